@@ -1,0 +1,46 @@
+# Every target sets itself up: nothing but Python (3.11 or newer), pip's registry and make is needed.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help run test check format lint types architecture lock clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+run: .venv/ready ## the demo: sandbox upstream, relay, simulated devices
+	$(BIN)/relay demo
+
+test: .venv/ready-dev ## every test that can run here
+	$(BIN)/pytest -n auto --dist loadfile
+
+check: .venv/ready-dev ## format, lint, types, architecture rules, quick tests
+	$(BIN)/ruff format --check relay tests bench
+	$(BIN)/ruff check relay tests bench
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -q -n auto --dist loadfile -m "not slow" tests/unit tests/property tests/contract
+
+format: .venv/ready-dev ## format and sort imports
+	$(BIN)/ruff format relay tests bench
+	$(BIN)/ruff check --fix relay tests bench
+
+lock: .venv/ready-dev ## write the lock files anew (hashes, no registry addresses)
+	$(BIN)/pip install --quiet pip-tools
+	$(BIN)/pip-compile --quiet --upgrade --generate-hashes --strip-extras --no-header --no-annotate --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --output-file requirements.lock pyproject.toml
+	$(BIN)/pip-compile --quiet --upgrade --generate-hashes --strip-extras --allow-unsafe --no-header --no-annotate --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --constraint requirements.lock --extra dev --output-file requirements-dev.lock pyproject.toml
+
+clean: ## remove what make made
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("the relay needs Python 3.11 or newer; set PYTHON=...")'
+	$(PYTHON) -m venv .venv
+
+.venv/ready: .venv/bin/python requirements.lock pyproject.toml
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $@
+
+.venv/ready-dev: .venv/ready requirements-dev.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	touch $@

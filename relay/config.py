@@ -1,0 +1,148 @@
+"""The settings: what may be set, from where, and every way in which it can be wrong.
+
+INTERFACE STUB: the structures below are the interface; loading is to be built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from relay.secret import Secret
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where a tenant's events go, and with which key."""
+
+    url: str
+    api_key: Secret
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upstream:
+    default: Route
+    tenants: Mapping[int, Route]
+    """Complete routes of tenants that have an override (url and key filled in from the default)."""
+    key_files: Sequence[Path]
+    """Files whose change means new keys."""
+    timeout_ms: int = 30_000
+    max_in_flight: int = 8
+    compression: Literal["none", "gzip"] = "none"
+    proxy: str = ""
+    ca_file: str = ""
+    client_cert_file: str = ""
+    client_key_file: str = ""
+    allow_http: bool = False
+
+    def route(self, tenant_id: int) -> Route:
+        return self.tenants.get(tenant_id, self.default)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Http:
+    listen: str = "127.0.0.1:8080"
+    unix_socket: str = ""
+    max_body_bytes: int = 1 << 20
+    max_event_bytes: int = 64 << 10
+    request_timeout_ms: int = 10_000
+    max_connections: int = 512
+    allowed_hosts: Sequence[str] = ()
+    allowed_origins: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Udp:
+    listen: str = "127.0.0.1:8125"
+    receive_buffer_bytes: int = 4 << 20
+    allowed_networks: Sequence[str] = ()
+    """CIDR; loopback is always allowed."""
+    ack: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ops:
+    listen: str = ""
+    token: Secret | None = None
+    """Content of ops.token_file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Defaults:
+    tenant_id: int | None = None
+    platform: str = ""
+    device_id: str = ""
+    """ "auto" is resolved by the service to a UUID kept beside the outbox. """
+    app_version: str = ""
+    os_version: str = ""
+    device_model: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutboxSettings:
+    path: Path = Path("data/outbox.db")
+    kind: Literal["sqlite"] = "sqlite"
+    max_size_bytes: int = 512 << 20
+    max_age_ms: int = 7 * 86_400_000
+    when_full: Literal["reject", "drop_oldest"] = "reject"
+    durability: Literal["full", "normal"] = "full"
+    dedupe_window: int = 100_000
+    max_dead_letters: int = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    linger_ms: int = 5_000
+    max_events: int = 500
+    max_bytes: int = 512 << 10
+    mix_devices: Literal["when_ip_limited", "never", "always"] = "when_ip_limited"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rate:
+    window_ms: int = 60_000
+    device_per_window: int = 120
+    ip_per_window: int = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    initial_ms: int = 1_000
+    max_ms: int = 300_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shutdown:
+    drain_ms: int = 5_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Log:
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "json", "console"] = "auto"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    upstream: Upstream
+    http: Http = field(default_factory=Http)
+    udp: Udp = field(default_factory=Udp)
+    ops: Ops = field(default_factory=Ops)
+    defaults: Defaults = field(default_factory=Defaults)
+    outbox: OutboxSettings = field(default_factory=OutboxSettings)
+    batch: Batch = field(default_factory=Batch)
+    rate: Rate = field(default_factory=Rate)
+    retry: Retry = field(default_factory=Retry)
+    shutdown: Shutdown = field(default_factory=Shutdown)
+    log: Log = field(default_factory=Log)
+
+
+class ConfigError(Exception):
+    """The configuration is wrong: file or variable, key, value, what is allowed, a near miss."""
+
+
+def load(config_file: Path | None, environ: Mapping[str, str]) -> Settings:
+    """The effective settings, secrets read. Raises ConfigError naming every fault."""
+    raise NotImplementedError
