@@ -1,0 +1,50 @@
+"""The shape of every answer of the operations interface: JSON or bytes, never cached, never framed.
+
+The policy of `SECURITY_HEADERS` lets the status page load its own files and ask its own relay, and
+nothing else; an answer that is opened as a document can do nothing at all beyond that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+JSON_TYPE = "application/json; charset=utf-8"
+SECURITY_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "Server": "relay",  # else aiohttp names its version and Python's
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+
+
+class Refused(Exception):
+    """A request that gets an error as its answer; nothing was changed."""
+
+    def __init__(self, status: int, error: str, headers: Mapping[str, str] = {}) -> None:
+        super().__init__(error)
+        self.status = status
+        self.error = error
+        self.headers = headers
+
+
+def json_answer(data: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] = {}) -> web.Response:
+    return bytes_answer(msgspec.json.encode(data), JSON_TYPE, status, headers)
+
+
+def error_answer(status: int, error: str, headers: Mapping[str, str] = {}) -> web.Response:
+    return json_answer({"success": False, "error": error}, status, headers)
+
+
+def bytes_answer(body: bytes, content_type: str, status: int = 200, headers: Mapping[str, str] = {}) -> web.Response:
+    return web.Response(body=body, status=status, headers={**SECURITY_HEADERS, **headers, "Content-Type": content_type})

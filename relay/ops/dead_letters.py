@@ -1,0 +1,113 @@
+"""The dead letters over HTTP: which ones are meant, and how one is shown.
+
+Rules: a choice is said, never implied, and a misspelt one is refused instead of meaning "all"; one
+request moves or shows a bounded number, so that a caller works through many in steps it can show.
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import Annotated, Any
+
+import msgspec
+from aiohttp import hdrs, web
+
+from relay.connection import read_body
+from relay.metrics import DEAD_REASONS
+from relay.ops.answer import Refused
+from relay.outbox import DeadLetter, Selection
+
+MAX_SHOWN = 100
+"""Dead letters in one answer: with the largest events, 64 KiB each, that is 6.4 MB."""
+MAX_MOVED = 1_000
+"""Dead letters requeued or discarded by one request."""
+MAX_REQUEST_BYTES = 64 << 10
+MAX_ID = 2**63 - 1
+
+Id = Annotated[int, msgspec.Meta(ge=1, le=MAX_ID)]
+
+
+class Choice(msgspec.Struct, forbid_unknown_fields=True):
+    """Body of a requeue or a discard: those that match every given field, or `all` alone."""
+
+    ids: Annotated[list[Id], msgspec.Meta(min_length=1, max_length=MAX_MOVED)] | None = None
+    device: str | None = None
+    reason: str | None = None
+    all: bool = False
+    limit: Annotated[int, msgspec.Meta(ge=1, le=MAX_MOVED)] = MAX_MOVED
+
+
+async def read_choice(request: web.BaseRequest) -> tuple[Selection, int]:
+    """What a POST chooses, and at most how many of it. Raises Refused (400, 413, 415), ConnectionResetError."""
+    if request.headers.get(hdrs.CONTENT_ENCODING, "identity") != "identity":
+        raise Refused(415, "send the body without Content-Encoding", {hdrs.ACCEPT_ENCODING: "identity"})
+    body = await read_body(request, MAX_REQUEST_BYTES)
+    if body == "too_large":
+        raise Refused(413, f"the body is larger than {MAX_REQUEST_BYTES} bytes")
+    if body == "malformed":
+        raise Refused(400, "the body does not end where its head says")
+    try:
+        choice = msgspec.json.decode(body, type=Choice)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise Refused(400, f"the body is not a choice of dead letters: {error}") from error
+    named = choice.ids is not None or choice.device is not None or choice.reason is not None
+    if named == choice.all:
+        raise Refused(400, 'choose by "ids", "device" or "reason", or say "all": true alone')
+    _require_reason(choice.reason)
+    return Selection(tuple(choice.ids or ()), choice.device, choice.reason, choice.all), choice.limit
+
+
+def read_query(request: web.BaseRequest) -> tuple[Selection, int, int]:
+    """What a GET asks for: selection, limit, after. Raises Refused (400)."""
+    query = dict(request.query)
+    device, reason = query.pop("device", None), query.pop("reason", None)
+    limit = _number(query.pop("limit", str(MAX_SHOWN)), "limit", 1, MAX_SHOWN)
+    after = _number(query.pop("after", "0"), "after", 0, MAX_ID)
+    if query:
+        raise Refused(400, f"unknown parameter {min(query)!r}: there are device, reason, limit and after")
+    _require_reason(reason)
+    return Selection((), device, reason, device is None and reason is None), limit, after
+
+
+def read_id(text: str) -> Selection:
+    """The one dead letter of this id. Raises Refused (404)."""
+    number = _whole(text)
+    if number is None or not 1 <= number <= MAX_ID:
+        raise Refused(404, f"no dead letter has the id {text[:40]!r}")
+    return Selection(ids=(number,))
+
+
+def shown(letter: DeadLetter) -> dict[str, Any]:
+    """A dead letter as JSON: `body` is the event as text, or `body_base64` what the disk made of it."""
+    tenant_id, platform, device_id = letter.lane_key
+    data = {
+        "id": letter.id,
+        "event_id": letter.event_id,
+        "tenant": tenant_id,
+        "platform": platform,
+        "device_id": device_id,
+        "reason": letter.reason,
+        "status": letter.status,
+        "words": letter.words,
+        "dead_at": letter.dead_at,
+    }
+    try:
+        return {**data, "body": letter.body.decode()}
+    except UnicodeDecodeError:
+        return {**data, "body_base64": base64.b64encode(letter.body).decode()}
+
+
+def _number(text: str, name: str, least: int, most: int) -> int:
+    number = _whole(text)
+    if number is None or not least <= number <= most:
+        raise Refused(400, f"{name} is a whole number from {least} to {most}, not {text[:40]!r}")
+    return number
+
+
+def _whole(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= len(str(MAX_ID)) else None
+
+
+def _require_reason(reason: str | None) -> None:
+    if reason is not None and reason not in DEAD_REASONS:
+        raise Refused(400, f"unknown reason {reason[:40]!r}: there are {', '.join(DEAD_REASONS)}")

@@ -1,0 +1,159 @@
+"""The operations interface: health, metrics, status, the page, and what an operator may change.
+
+Routes are one table; a request is looked up in it and gets its answer, errors as
+{"success": false, "error": "..."}. What only shows numbers is for everybody who reaches the listener;
+what changes state or shows event bodies is `guarded` (see `access`). Nothing here waits for the upstream.
+
+It must not know sockets, nor how events come in or go out. The listener's guard checks Host and Origin first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from aiohttp import hdrs, web
+from prometheus_client.exposition import choose_encoder
+
+from relay.metrics import Metrics
+from relay.ops.access import require_allowed
+from relay.ops.answer import Refused, bytes_answer, error_answer, json_answer
+from relay.ops.dead_letters import read_choice, read_id, read_query, shown
+from relay.ops.status import Status
+from relay.outbox import Outbox, OutboxError
+from relay.secret import Secret
+
+DEAD_LETTERS = "/dead-letters"
+PAGE = Path(__file__).parent / "page"
+PAGE_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
+
+
+class Control(Protocol):
+    """What an operator may ask of the running service."""
+
+    def flush(self) -> None:
+        """Send now what waits, within the limits, and probe held routes at once."""
+
+
+class Route(NamedTuple):
+    method: str
+    handler: Callable[[web.BaseRequest], Awaitable[web.Response]]
+    guarded: bool = False
+
+
+class Ops:
+    """Answers requests; one per service. `token` may be replaced when the configuration is read again."""
+
+    def __init__(
+        self,
+        *,
+        status: Status,
+        outbox: Outbox,
+        control: Control,
+        token: Secret | None,
+        metrics: Metrics,
+        refresh: Callable[[], None],
+    ) -> None:
+        """`refresh` is called before each scrape, for gauges that neither outbox nor schedule know."""
+        self.token = token
+        self._status = status
+        self._outbox = outbox
+        self._control = control
+        self._metrics = metrics
+        self._refresh = refresh
+        self._page = _read_page()
+        get, post = hdrs.METH_GET, hdrs.METH_POST
+        self._routes = {
+            "/livez": Route(get, self._livez),
+            "/readyz": Route(get, self._readyz),
+            "/metrics": Route(get, self._scrape),
+            "/status.json": Route(get, self._show_status),
+            "/flush": Route(post, self._flush, guarded=True),
+            DEAD_LETTERS: Route(get, self._list_dead, guarded=True),
+            f"{DEAD_LETTERS}/requeue": Route(post, self._requeue, guarded=True),
+            f"{DEAD_LETTERS}/discard": Route(post, self._discard, guarded=True),
+            **dict.fromkeys(self._page, Route(get, self._file)),
+        }
+        self._one_dead = Route(get, self._show_dead, guarded=True)
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """The answer to any request; an outbox that fails is 503. Raises ConnectionResetError if the client left."""
+        try:
+            route = self._find(request)
+            if route.guarded:
+                require_allowed(request, self.token)
+            return await route.handler(request)
+        except Refused as refused:
+            return error_answer(refused.status, refused.error, refused.headers)
+        except OutboxError as error:
+            return error_answer(503, str(error), {hdrs.RETRY_AFTER: "5"})
+
+    def _find(self, request: web.BaseRequest) -> Route:
+        route = self._routes.get(request.path)
+        if route is None and request.path.startswith(f"{DEAD_LETTERS}/"):
+            route = self._one_dead
+        if route is None:
+            raise Refused(404, f"there is nothing at {request.path[:80]!r}")
+        asked = hdrs.METH_GET if request.method == hdrs.METH_HEAD else request.method
+        if asked != route.method:
+            allowed = "GET, HEAD" if route.method == hdrs.METH_GET else route.method
+            raise Refused(405, f"this path answers {allowed}", {hdrs.ALLOW: allowed})
+        return route
+
+    async def _livez(self, _: web.BaseRequest) -> web.Response:
+        return json_answer({"alive": True})
+
+    async def _readyz(self, _: web.BaseRequest) -> web.Response:
+        problem = self._status.problem()
+        return json_answer({"ready": not problem, "problem": problem}, 503 if problem else 200)
+
+    async def _scrape(self, request: web.BaseRequest) -> web.Response:
+        self._status.export(self._metrics)
+        self._refresh()
+        encode, content_type = choose_encoder(request.headers.get(hdrs.ACCEPT, ""))
+        return bytes_answer(encode(self._metrics.registry), content_type)
+
+    async def _show_status(self, _: web.BaseRequest) -> web.Response:
+        return json_answer(self._status.data())
+
+    async def _file(self, request: web.BaseRequest) -> web.Response:
+        body, content_type = self._page[request.path]
+        return bytes_answer(body, content_type)
+
+    async def _flush(self, _: web.BaseRequest) -> web.Response:
+        self._control.flush()
+        return json_answer({"success": True})
+
+    async def _list_dead(self, request: web.BaseRequest) -> web.Response:
+        selection, limit, after = read_query(request)
+        letters = await self._outbox.dead_letters(selection, limit, after)
+        more_after = letters[-1].id if len(letters) == limit else None
+        return json_answer({"success": True, "dead_letters": [shown(one) for one in letters], "next_after": more_after})
+
+    async def _show_dead(self, request: web.BaseRequest) -> web.Response:
+        text = request.path.removeprefix(f"{DEAD_LETTERS}/")
+        letters = await self._outbox.dead_letters(read_id(text), 1)
+        if not letters:
+            raise Refused(404, f"no dead letter has the id {text}")
+        return json_answer({"success": True, "dead_letter": shown(letters[0])})
+
+    async def _requeue(self, request: web.BaseRequest) -> web.Response:
+        selection, limit = await read_choice(request)
+        requeued = await self._outbox.requeue(selection, limit)
+        return json_answer({"success": True, "requeued": requeued, "remaining": self._outbox.gauges().dead_letters})
+
+    async def _discard(self, request: web.BaseRequest) -> web.Response:
+        selection, limit = await read_choice(request)
+        discarded = await self._outbox.discard(selection, limit)
+        return json_answer({"success": True, "discarded": discarded, "remaining": self._outbox.gauges().dead_letters})
+
+
+def _read_page() -> dict[str, tuple[bytes, str]]:
+    """The page's files by path, read once: (bytes, content type)."""
+    files = {
+        f"/{file.name}": (file.read_bytes(), f"{PAGE_TYPES[file.suffix]}; charset=utf-8")
+        for file in sorted(PAGE.iterdir())
+        if file.suffix in PAGE_TYPES
+    }
+    return {"/": files.pop("/index.html"), **files}

@@ -1,0 +1,166 @@
+"""Ops over an outbox and a schedule that stand still; `conftest` serves it on a loopback port."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import ClientSession
+from relay.metrics import Metrics
+from relay.ops.server import Ops
+from relay.ops.status import Status
+from relay.outbox import DeadLetter, Gauges, Ledger, OutboxFull, Selection
+from relay.policy.schedule import LaneView, RouteView
+
+STARTED_MS = 5_000
+"""Monotonic."""
+
+
+WRITABLE = Gauges(4096, 1 << 20, 0, writable=True, dead_letters=0, problem="")
+
+
+class StillClock:
+    """Monotonic 5 s at the start; the wall clock can be set."""
+
+    boot_id = "boot"
+
+    def __init__(self) -> None:
+        self.monotonic = STARTED_MS
+        self.wall = 0
+
+    def monotonic_ms(self) -> int:
+        return self.monotonic
+
+    def wall_ms(self) -> int:
+        return self.wall
+
+    def chance(self) -> float:
+        return 0.5
+
+    def new_event_id(self) -> str:
+        return "00000000-0000-4000-8000-000000000000"
+
+
+@dataclass
+class StillSchedule:
+    shown_routes: list[RouteView] = field(default_factory=list)
+    busy: list[LaneView] = field(default_factory=list)
+    held: list[LaneView] = field(default_factory=list)
+
+    def routes(self, now: int) -> list[RouteView]:
+        return self.shown_routes
+
+    def busiest(self, limit: int, now: int) -> list[LaneView]:
+        return self.busy[:limit]
+
+    def most_held(self, limit: int, now: int) -> list[LaneView]:
+        return self.held[:limit]
+
+    def waiting_lanes(self) -> int:
+        return len(self.busy)
+
+    def held_lanes(self, now: int) -> int:
+        return len(self.held)
+
+
+@dataclass
+class DeadLetterOutbox:
+    """What ops uses of an outbox: totals, and dead letters that can be chosen."""
+
+    totals: Ledger = field(default_factory=Ledger)
+    state: Gauges = field(default_factory=lambda: WRITABLE)
+    letters: dict[int, DeadLetter] = field(default_factory=dict)
+    requeued: list[int] = field(default_factory=list)
+    fails: bool = False
+
+    def ledger(self) -> Ledger:
+        return self.totals
+
+    def gauges(self) -> Gauges:
+        return self.state._replace(dead_letters=len(self.letters))
+
+    async def dead_letters(self, selection: Selection, limit: int, after: int = 0) -> Sequence[DeadLetter]:
+        return [letter for letter in self._chosen(selection) if letter.id > after][:limit]
+
+    async def requeue(self, selection: Selection, limit: int) -> int:
+        if self.fails:
+            raise OutboxFull("the outbox is full: raise outbox.max_size")
+        chosen = [letter.id for letter in self._chosen(selection)][:limit]
+        self.requeued += chosen
+        return self._remove(chosen)
+
+    async def discard(self, selection: Selection, limit: int) -> int:
+        return self._remove([letter.id for letter in self._chosen(selection)][:limit])
+
+    def _chosen(self, selection: Selection) -> list[DeadLetter]:
+        assert selection.all or selection.ids or selection.device_id is not None or selection.reason is not None
+        return [
+            letter
+            for letter in self.letters.values()
+            if (not selection.ids or letter.id in selection.ids)
+            and selection.device_id in (None, letter.lane_key[2])
+            and selection.reason in (None, letter.reason)
+        ]
+
+    def _remove(self, ids: Sequence[int]) -> int:
+        for one in ids:
+            del self.letters[one]
+        return len(ids)
+
+
+class FlushCounter:
+    def __init__(self) -> None:
+        self.flushes = 0
+
+    def flush(self) -> None:
+        self.flushes += 1
+
+
+def dead_letter(number: int, *, device: str = "tv-1", reason: Any = "refused", body: bytes = b"{}") -> DeadLetter:
+    return DeadLetter(number, f"id-{number}", (1, "tv", device), reason, 422, "wrong", "2026-11-23T08:00:00.000Z", body)
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Served:
+    """Ops on a loopback port; `call` asks it."""
+
+    def __init__(self) -> None:
+        self.clock = StillClock()
+        self.schedule = StillSchedule()
+        self.outbox = DeadLetterOutbox()
+        self.control = FlushCounter()
+        self.metrics = Metrics()
+        self.refreshed = 0
+        self.status = Status(self.outbox, self.schedule, self.clock, lambda: 1.5)  # type: ignore[arg-type]
+        self.ops = Ops(
+            status=self.status,
+            outbox=self.outbox,  # type: ignore[arg-type]
+            control=self.control,
+            token=None,
+            metrics=self.metrics,
+            refresh=self._refresh,
+        )
+        self.base = ""
+        self.session: ClientSession
+
+    def _refresh(self) -> None:
+        self.refreshed += 1
+
+    async def call(self, path: str, method: str = "GET", **options: Any) -> Answer:
+        async with self.session.request(method, self.base + path, **options) as answer:
+            return Answer(answer.status, answer.headers, await answer.read())
+
+    async def post(self, path: str, data: Any, **headers: str) -> Answer:
+        body = data if isinstance(data, bytes) else json.dumps(data).encode()
+        return await self.call(path, "POST", data=body, headers={"Content-Type": "application/json", **headers})

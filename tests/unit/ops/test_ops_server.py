@@ -1,0 +1,385 @@
+"""What the operations interface answers, to whom, and what it refuses."""
+
+from __future__ import annotations
+
+import base64
+from html.parser import HTMLParser
+from pathlib import Path
+from unittest.mock import Mock
+
+import pytest
+from aiohttp import ClientSession, UnixConnector, web
+from aiohttp.test_utils import make_mocked_request
+from ops_harness import Served, dead_letter
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as read_text
+from relay.ops.access import is_local
+from relay.outbox import Gauges
+from relay.policy.schedule import RouteView
+from relay.secret import Secret
+
+GUARDED = [
+    ("POST", "/flush"),
+    ("GET", "/dead-letters"),
+    ("GET", "/dead-letters/1"),
+    ("POST", "/dead-letters/requeue"),
+    ("POST", "/dead-letters/discard"),
+]
+OPEN = ["/livez", "/readyz", "/metrics", "/status.json", "/", "/page.js", "/page.css"]
+
+
+async def guarded_call(served: Served, method: str, path: str, **headers: str) -> int:
+    if method == "POST":
+        return (await served.post(path, {"all": True}, **headers)).status
+    return (await served.call(path, headers=headers)).status
+
+
+class TestHealth:
+    async def test_alive_while_it_answers(self, served: Served) -> None:
+        assert (await served.call("/livez")).status == 200
+
+    async def test_ready_while_events_can_be_stored_whatever_the_upstream_says(self, served: Served) -> None:
+        served.schedule.shown_routes = [RouteView(1, "backing_off", 0, 60_000, "no answer")]
+
+        answer = await served.call("/readyz")
+
+        assert answer.status == 200
+        assert answer.json() == {"ready": True, "problem": ""}
+
+    @pytest.mark.parametrize(("problem", "said"), [("disk full", "disk full"), ("", "the outbox is not open yet")])
+    async def test_not_ready_when_events_cannot_be_stored_and_says_why(
+        self, served: Served, problem: str, said: str
+    ) -> None:
+        served.outbox.state = Gauges(0, 1, 0, writable=False, dead_letters=0, problem=problem)
+
+        answer = await served.call("/readyz")
+
+        assert answer.status == 503
+        assert answer.json() == {"ready": False, "problem": said}
+        assert (await served.call("/livez")).status == 200
+
+
+class TestMetrics:
+    async def test_prometheus_text_by_default_with_gauges_of_this_moment(self, served: Served) -> None:
+        answer = await served.call("/metrics")
+
+        families = {family.name: family for family in read_text(answer.body.decode())}
+        assert answer.headers["Content-Type"].startswith("text/plain")
+        assert families["relay_outbox_max_bytes"].samples[0].value == 1 << 20
+        assert served.refreshed == 1
+
+    async def test_openmetrics_when_asked_for(self, served: Served) -> None:
+        answer = await served.call("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
+
+        assert answer.headers["Content-Type"].startswith("application/openmetrics-text")
+        assert "relay_events_accepted" in {family.name for family in read_openmetrics(answer.body.decode())}
+
+    async def test_fewer_than_300_series(self, served: Served) -> None:
+        served.metrics.build_info("1", "3", "3")
+        for code in (*range(200, 206), *range(400, 430), *range(500, 505), "error"):
+            served.metrics.upstream_requests.labels(str(code))
+
+        answer = await served.call("/metrics")
+
+        series = [sample for family in read_text(answer.body.decode()) for sample in family.samples]
+        assert len(series) < 300
+
+
+class TestPage:
+    async def test_every_file_it_names_is_served_by_the_relay_itself(self, served: Served) -> None:
+        named: list[str] = []
+
+        class Links(HTMLParser):
+            def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+                named.extend(value or "" for name, value in attrs if name in ("src", "href") and value != "data:,")
+
+        page = await served.call("/")
+        Links().feed(page.body.decode())
+
+        assert {"page.css", "page.js"} <= set(named)
+        assert [(await served.call(f"/{path}")).status for path in named] == [200] * len(named)
+
+    @pytest.mark.parametrize("path", ["/", "/page.css", "/page.js"])
+    async def test_names_nothing_outside_and_has_no_inline_code(self, served: Served, path: str) -> None:
+        text = (await served.call(path)).body.decode()
+
+        assert "://" not in text
+        assert " style=" not in text
+        assert "<script>" not in text
+        assert " onclick=" not in text
+
+    @pytest.mark.parametrize("path", [*OPEN, "/dead-letters", "/nothing"])
+    async def test_every_answer_is_kept_from_other_sites_caches_and_guesses(self, served: Served, path: str) -> None:
+        headers = (await served.call(path)).headers
+
+        assert headers["Content-Security-Policy"].startswith("default-src 'none';")
+        assert "unsafe" not in headers["Content-Security-Policy"]
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert headers["Cache-Control"] == "no-store"
+        assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
+        assert "Access-Control-Allow-Origin" not in headers
+
+
+class TestRoutes:
+    @pytest.mark.parametrize("path", OPEN)
+    async def test_head_answers_like_get_without_a_body(self, served: Served, path: str) -> None:
+        answer = await served.call(path, "HEAD")
+
+        assert answer.status == 200
+        assert answer.body == b""
+
+    @pytest.mark.parametrize("path", ["/nothing", "/page", "/../server.py", "/page.js/", "/livez/"])
+    async def test_unknown_paths_are_404(self, served: Served, path: str) -> None:
+        answer = await served.call(path)
+
+        assert answer.status == 404
+        assert answer.json()["success"] is False
+
+    @pytest.mark.parametrize(
+        ("method", "path", "allowed"),
+        [
+            ("POST", "/livez", "GET, HEAD"),
+            ("DELETE", "/dead-letters/1", "GET, HEAD"),
+            ("GET", "/flush", "POST"),
+            ("TRACE", "/", "GET, HEAD"),
+            ("OPTIONS", "/flush", "POST"),
+        ],
+    )
+    async def test_other_methods_are_405_and_name_the_allowed(
+        self, served: Served, method: str, path: str, allowed: str
+    ) -> None:
+        answer = await served.call(path, method)
+
+        assert answer.status == 405
+        assert answer.headers["Allow"] == allowed
+
+
+class TestAccess:
+    @pytest.mark.parametrize(("method", "path"), GUARDED)
+    async def test_without_a_token_this_machine_may(self, served: Served, method: str, path: str) -> None:
+        served.outbox.letters = {1: dead_letter(1)}
+
+        assert await guarded_call(served, method, path) == 200
+
+    @pytest.mark.parametrize(("method", "path"), GUARDED)
+    async def test_with_a_token_only_who_shows_it_may(self, served: Served, method: str, path: str) -> None:
+        served.outbox.letters = {1: dead_letter(1)}
+        served.ops.token = Secret("s3cret")
+
+        assert await guarded_call(served, method, path) == 401
+        assert await guarded_call(served, method, path, Authorization="Bearer s3cre") == 401
+        assert await guarded_call(served, method, path, Authorization="Bearer é") == 401
+        assert await guarded_call(served, method, path, Authorization="Basic s3cret") == 401
+        assert await guarded_call(served, method, path, Authorization="Bearer s3cret") == 200
+
+    async def test_401_names_the_scheme_and_not_the_token(self, served: Served) -> None:
+        served.ops.token = Secret("s3cret")
+
+        answer = await served.post("/flush", {})
+
+        assert answer.headers["WWW-Authenticate"] == "Bearer"
+        assert b"s3cret" not in answer.body
+        assert served.control.flushes == 0
+
+    @pytest.mark.parametrize("path", OPEN)
+    async def test_numbers_need_no_token(self, served: Served, path: str) -> None:
+        served.ops.token = Secret("s3cret")
+
+        assert (await served.call(path)).status == 200
+
+    async def test_a_unix_socket_counts_as_this_machine(self, served: Served, tmp_path: Path) -> None:
+        runner = web.ServerRunner(web.Server(served.ops.handle, auto_decompress=False))
+        await runner.setup()
+        await web.UnixSite(runner, str(tmp_path / "relay.sock")).start()
+        connector = UnixConnector(str(tmp_path / "relay.sock"))
+
+        async with (
+            ClientSession(connector=connector) as session,
+            session.post("http://localhost/flush", json={}) as answer,
+        ):
+            assert answer.status == 200
+        await runner.cleanup()
+
+    async def test_without_a_token_other_machines_may_not(self, served: Served) -> None:
+        transport = Mock()
+        transport.get_extra_info = lambda name, default=None: {"peername": ("192.168.1.7", 50_000)}.get(name, default)
+        request = make_mocked_request("POST", "/flush", {"Content-Type": "application/json"}, transport=transport)
+
+        assert (await served.ops.handle(request)).status == 403
+        assert served.control.flushes == 0
+
+    @pytest.mark.parametrize(
+        ("peername", "local"),
+        [
+            (("127.0.0.1", 50_000), True),
+            (("127.8.9.1", 50_000), True),
+            (("::1", 50_000, 0, 0), True),
+            (("::ffff:127.0.0.1", 50_000, 0, 0), True),
+            ("", True),
+            (("192.168.1.7", 50_000), False),
+            (("::ffff:192.168.1.7", 50_000, 0, 0), False),
+            (("fe80::1%eth0", 50_000, 0, 2), False),
+            (None, False),
+        ],
+    )
+    async def test_this_machine_is_loopback_and_unix_sockets(self, peername: object, local: bool) -> None:
+        assert is_local(peername) is local
+
+    @pytest.mark.parametrize(
+        "content_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", ""]
+    )
+    async def test_what_a_form_can_send_is_refused(self, served: Served, content_type: str) -> None:
+        answer = await served.call("/flush", "POST", data=b"{}", headers={"Content-Type": content_type})
+
+        assert answer.status == 415
+        assert served.control.flushes == 0
+
+
+class TestFlush:
+    async def test_asks_the_service_once(self, served: Served) -> None:
+        answer = await served.post("/flush", {})
+
+        assert answer.json() == {"success": True}
+        assert served.control.flushes == 1
+
+
+class TestDeadLetters:
+    @pytest.fixture(autouse=True)
+    def letters(self, served: Served) -> None:
+        kinds = [("tv-1", "refused"), ("tv-1", "poison"), ("tv-2", "refused")]
+        served.outbox.letters = {
+            n: dead_letter(n, device=device, reason=reason) for n, (device, reason) in enumerate(kinds, start=1)
+        }
+
+    @pytest.mark.parametrize(
+        ("query", "ids"),
+        [
+            ("", [1, 2, 3]),
+            ("?device=tv-1", [1, 2]),
+            ("?reason=refused", [1, 3]),
+            ("?device=tv-1&reason=refused", [1]),
+            ("?after=1", [2, 3]),
+            ("?device=nobody", []),
+        ],
+    )
+    async def test_lists_those_that_match_by_id(self, served: Served, query: str, ids: list[int]) -> None:
+        answer = await served.call(f"/dead-letters{query}")
+
+        assert [letter["id"] for letter in answer.json()["dead_letters"]] == ids
+
+    async def test_pages_name_where_to_go_on_until_the_end(self, served: Served) -> None:
+        first = (await served.call("/dead-letters?limit=2")).json()
+        second = (await served.call(f"/dead-letters?limit=2&after={first['next_after']}")).json()
+
+        assert first["next_after"] == 2
+        assert [letter["id"] for letter in second["dead_letters"]] == [3]
+        assert second["next_after"] is None
+
+    async def test_shows_one_with_its_event_as_it_was_sent(self, served: Served) -> None:
+        body = '{"context": {"title":"Käse"} }'
+        served.outbox.letters[7] = dead_letter(7, body=body.encode())
+
+        letter = (await served.call("/dead-letters/7")).json()["dead_letter"]
+
+        assert letter == {
+            "id": 7,
+            "event_id": "id-7",
+            "tenant": 1,
+            "platform": "tv",
+            "device_id": "tv-1",
+            "reason": "refused",
+            "status": 422,
+            "words": "wrong",
+            "dead_at": "2026-11-23T08:00:00.000Z",
+            "body": body,
+        }
+
+    async def test_an_event_that_the_disk_made_no_text_of_is_shown_as_base64(self, served: Served) -> None:
+        served.outbox.letters[7] = dead_letter(7, reason="corrupt", body=b"\xff\x00")
+
+        letter = (await served.call("/dead-letters/7")).json()["dead_letter"]
+
+        assert base64.b64decode(letter["body_base64"]) == b"\xff\x00"
+        assert "body" not in letter
+
+    @pytest.mark.parametrize("wrong", ["9", "0", "-1", "abc", "9" * 40, "%C2%B2"])
+    async def test_an_id_that_is_not_there_is_404(self, served: Served, wrong: str) -> None:
+        assert (await served.call(f"/dead-letters/{wrong}")).status == 404
+
+    @pytest.mark.parametrize(
+        "query",
+        ["?limit=0", "?limit=101", "?limit=x", "?after=-1", "?reason=bad", "?devcie=tv-1", "?after=" + "9" * 30],
+    )
+    async def test_a_wrong_question_is_400_and_not_taken_for_all(self, served: Served, query: str) -> None:
+        assert (await served.call(f"/dead-letters{query}")).status == 400
+
+    @pytest.mark.parametrize(
+        ("choice", "left"),
+        [
+            ({"ids": [1, 3]}, [2]),
+            ({"device": "tv-1"}, [3]),
+            ({"reason": "poison"}, [1, 3]),
+            ({"all": True}, []),
+            ({"all": True, "limit": 2}, [3]),
+            ({"ids": [1, 2], "reason": "poison"}, [1, 3]),
+        ],
+    )
+    async def test_requeues_what_is_chosen_and_says_what_remains(
+        self, served: Served, choice: dict[str, object], left: list[int]
+    ) -> None:
+        answer = await served.post("/dead-letters/requeue", choice)
+
+        assert answer.json() == {"success": True, "requeued": 3 - len(left), "remaining": len(left)}
+        assert list(served.outbox.letters) == left
+        assert len(served.outbox.requeued) == 3 - len(left)
+
+    async def test_discards_what_is_chosen(self, served: Served) -> None:
+        answer = await served.post("/dead-letters/discard", {"ids": [2]})
+
+        assert answer.json() == {"success": True, "discarded": 1, "remaining": 2}
+        assert list(served.outbox.letters) == [1, 3]
+        assert served.outbox.requeued == []
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            b"",
+            b"[]",
+            b"{}",
+            b'{"all":false}',
+            b'{"ids":[]}',
+            b'{"ids":[0]}',
+            b'{"ids":[9223372036854775808]}',
+            b'{"devcie":"tv-1"}',
+            b'{"reason":"bad"}',
+            b'{"all":true,"device":"tv-1"}',
+            b'{"all":true,"limit":0}',
+            b'{"device":"\xff"}',
+            b'{"device":"\\ud800"}',
+            b"[" * 20_000,
+            b'{"ids":["1"]}',
+            b'{"all":true',
+        ],
+    )
+    async def test_an_unclear_choice_is_400_and_changes_nothing(self, served: Served, body: bytes) -> None:
+        for path in ("/dead-letters/discard", "/dead-letters/requeue"):
+            answer = await served.post(path, body)
+
+            assert (answer.status, answer.json()["success"]) == (400, False)
+        assert list(served.outbox.letters) == [1, 2, 3]
+
+    async def test_a_body_too_large_or_encoded_is_refused(self, served: Served) -> None:
+        large = await served.post("/dead-letters/discard", b'{"all":true}' + b" " * 65_536)
+        gzipped = await served.post("/dead-letters/discard", b"\x1f\x8b", **{"Content-Encoding": "gzip"})
+
+        assert (large.status, gzipped.status) == (413, 415)
+        assert list(served.outbox.letters) == [1, 2, 3]
+
+    async def test_an_outbox_that_cannot_is_503_with_its_words(self, served: Served) -> None:
+        served.outbox.fails = True
+
+        answer = await served.post("/dead-letters/requeue", {"all": True})
+
+        assert answer.status == 503
+        assert answer.json()["error"] == "the outbox is full: raise outbox.max_size"
+        assert "Retry-After" in answer.headers

@@ -1,0 +1,118 @@
+"""/status.json says what the contract promises, with times a person can read."""
+
+from __future__ import annotations
+
+import json
+
+from ops_harness import Served, dead_letter
+from relay.outbox import Gauges, Ledger
+from relay.policy.schedule import LaneView, RouteView
+
+WALL_2026 = 1_795_420_800_000
+"""2026-11-23T08:00:00Z."""
+
+
+async def test_has_every_field_of_the_contract(served: Served) -> None:
+    served.clock.wall = WALL_2026
+    served.outbox.totals = Ledger(accepted=9, requeued=1, delivered=5, dead_lettered=2, dropped=1, pending=2)
+    served.outbox.state = Gauges(8192, 1 << 20, 2_500, writable=True, dead_letters=0, problem="")
+    served.outbox.letters = {1: dead_letter(1)}
+    served.schedule.shown_routes = [RouteView(2, "unauthorized", 4_000, 35_000, "401 Unauthorized")]
+
+    status = (await served.call("/status.json")).json()
+
+    assert status["version"]
+    assert status["started_at"] == "2026-11-23T08:00:00.000Z"
+    assert status["ledger"] == {
+        "accepted": 9,
+        "requeued": 1,
+        "delivered": 5,
+        "dead_lettered": 2,
+        "dropped": 1,
+        "pending": 2,
+    }
+    assert status["outbox"] == {
+        "bytes": 8192,
+        "max_bytes": 1 << 20,
+        "oldest_age_seconds": 2.5,
+        "writable": True,
+        "problem": "",
+    }
+    assert status["upstreams"] == [
+        {
+            "tenant": 2,
+            "state": "unauthorized",
+            "since": "2026-11-23T07:59:59.000Z",
+            "next_attempt_at": "2026-11-23T08:00:30.000Z",
+            "last_error": "401 Unauthorized",
+        }
+    ]
+    assert status["dead_letters"]["count"] == 1
+    assert status["clock_skew_seconds"] == 1.5
+    assert status["devices"] == []
+
+
+async def test_a_clock_set_after_the_start_corrects_all_dates(served: Served) -> None:
+    served.clock.monotonic += 60_000
+    served.clock.wall = WALL_2026
+
+    status = served.status.data()
+
+    assert status["started_at"] == "2026-11-23T07:59:00.000Z"
+    assert status["uptime_seconds"] == 60
+
+
+async def test_devices_are_the_busiest_and_the_most_held_each_once_and_never_more_than_twenty(served: Served) -> None:
+    served.schedule.busy = [LaneView((1, "tv", f"busy-{n}"), 100 - n, None, "") for n in range(50)]
+    both = LaneView((1, "tv", "busy-0"), 100, 65_000, "limit")
+    served.schedule.held = [both, *(LaneView((1, "tv", f"held-{n}"), 1, 6_000, "limit") for n in range(50))]
+
+    devices = served.status.data()["devices"]
+
+    names = [device["device_id"] for device in devices]
+    assert names == [f"busy-{n}" for n in range(10)] + [f"held-{n}" for n in range(9)]
+    assert devices[0] == {
+        "tenant": 1,
+        "platform": "tv",
+        "device_id": "busy-0",
+        "pending": 100,
+        "held_until": "1970-01-01T00:01:00.000Z",
+        "why": "limit",
+    }
+
+
+async def test_no_event_body_is_shown(served: Served) -> None:
+    served.outbox.letters = {1: dead_letter(1, body=b'{"context":{"canary":"c4n4ry"}}')}
+
+    assert "c4n4ry" not in json.dumps(served.status.data())
+
+
+async def test_a_scrape_finds_the_same_figures_as_gauges(served: Served) -> None:
+    served.outbox.totals = Ledger(accepted=7, pending=7)
+    served.outbox.state = Gauges(8192, 1 << 20, 2_500, writable=False, dead_letters=0, problem="disk full")
+    served.outbox.letters = {1: dead_letter(1)}
+    served.schedule.shown_routes = [
+        RouteView(1, "ok", 0, None, ""),
+        RouteView(2, "ok", 0, None, ""),
+        RouteView(3, "backing_off", 0, None, ""),
+    ]
+    served.schedule.busy = [LaneView((1, "tv", "a"), 7, None, "")]
+
+    served.status.export(served.metrics)
+    served.schedule.shown_routes.pop()
+    served.status.export(served.metrics)
+
+    def value(name: str, **labels: str) -> float | None:
+        return served.metrics.registry.get_sample_value(f"relay_{name}", labels)
+
+    assert value("outbox_events") == 7
+    assert value("outbox_bytes") == 8192
+    assert value("outbox_max_bytes") == 1 << 20
+    assert value("outbox_oldest_event_age_seconds") == 2.5
+    assert value("outbox_writable") == 0
+    assert value("dead_letters") == 1
+    assert value("devices_waiting") == 1
+    assert value("devices_held") == 0
+    assert value("clock_skew_seconds") == 1.5
+    assert value("upstream_state", state="ok") == 2
+    assert value("upstream_state", state="backing_off") == 0
