@@ -1,6 +1,8 @@
-"""The settings: what may be set, from where, and every way in which it can be wrong.
+"""The settings as the parts see them: typed, complete, checked, in base units.
 
-INTERFACE STUB: the structures below are the interface; loading is to be built.
+Defaults stand here and nowhere else; the table in `keys` reads them from these classes. The fields
+carry the names of their keys, with the unit appended (`batch.linger` -> `Batch.linger_ms`).
+Nothing here knows where a value came from.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ class Upstream:
     timeout_ms: int = 30_000
     max_in_flight: int = 8
     compression: Literal["none", "gzip"] = "none"
-    proxy: str = ""
+    proxy: str = field(default="", repr=False)
+    """May hold a user and a password: never printed, and scrubbed from the log."""
     ca_file: str = ""
     client_cert_file: str = ""
     client_key_file: str = ""
@@ -50,6 +53,7 @@ class Http:
     request_timeout_ms: int = 10_000
     max_connections: int = 512
     allowed_hosts: Sequence[str] = ()
+    """Lower case, with or without a port; loopback names are always answered."""
     allowed_origins: Sequence[str] = ()
 
 
@@ -137,12 +141,3 @@ class Settings:
     retry: Retry = field(default_factory=Retry)
     shutdown: Shutdown = field(default_factory=Shutdown)
     log: Log = field(default_factory=Log)
-
-
-class ConfigError(Exception):
-    """The configuration is wrong: file or variable, key, value, what is allowed, a near miss."""
-
-
-def load(config_file: Path | None, environ: Mapping[str, str]) -> Settings:
-    """The effective settings, secrets read. Raises ConfigError naming every fault."""
-    raise NotImplementedError

@@ -1,0 +1,54 @@
+"""The configuration: what may be set, from where, and every way in which it can be wrong.
+
+Precedence: default < file < RELAY__SECTION__KEY < RELAY__SECTION__KEY_FILE < systemd credential.
+`keys` is the table of everything; `sources` finds what is given, `values` and `addresses` read it,
+`load` puts Settings together, `describe` shows and compares them.
+
+Imports nothing heavy: `relay healthcheck` starts with it.
+"""
+
+from relay.config.describe import describe, diff, needs_restart, secrets
+from relay.config.faults import ConfigError, Fault
+from relay.config.load import Loaded, default_config_file, load, load_for_client, load_with_origins
+from relay.config.settings import (
+    Batch,
+    Defaults,
+    Http,
+    Log,
+    Ops,
+    OutboxSettings,
+    Rate,
+    Retry,
+    Route,
+    Settings,
+    Shutdown,
+    Udp,
+    Upstream,
+)
+
+__all__ = [
+    "Batch",
+    "ConfigError",
+    "Defaults",
+    "Fault",
+    "Http",
+    "Loaded",
+    "Log",
+    "Ops",
+    "OutboxSettings",
+    "Rate",
+    "Retry",
+    "Route",
+    "Settings",
+    "Shutdown",
+    "Udp",
+    "Upstream",
+    "default_config_file",
+    "describe",
+    "diff",
+    "load",
+    "load_for_client",
+    "load_with_origins",
+    "needs_restart",
+    "secrets",
+]

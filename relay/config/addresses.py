@@ -1,0 +1,146 @@
+"""Kinds of value that name a place on a network: URLs, listen addresses, hosts, origins, networks.
+
+A URL the key travels to is read strictly: https, a host, no user, no fragment, nothing a parser
+elsewhere could read as another host. Whether plain http is allowed depends on a second key and is
+decided in `load`; `is_loopback` is the half of it that stands here.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from relay.config.values import Kind, Wrong
+
+MAX_URL_CHARS = 2_048
+
+_HOST = r"(?:[A-Za-z0-9](?:[A-Za-z0-9._-]{0,252})|\[[0-9A-Fa-f:.]{2,45}\])"
+_PORT = r"[0-9]{1,5}"
+
+
+@dataclass(frozen=True, slots=True)
+class Url(Kind):
+    """An http(s) URL; `userinfo` may stand in it only where it is for a proxy; "" for none where `optional`."""
+
+    userinfo: bool = False
+    optional: bool = False
+
+    @property
+    def allowed(self) -> str:
+        form = "http(s)://[user:password@]host[:port]" if self.userinfo else "https://host[:port]/path"
+        return form + (', or ""' if self.optional else "")
+
+    def read(self, raw: object) -> str | Wrong:
+        if not isinstance(raw, str):
+            return Wrong("is not text")
+        if not raw:
+            return raw if self.optional else Wrong("is empty")
+        if len(raw) > MAX_URL_CHARS or not re.fullmatch(r"[!-~]+", raw) or "\\" in raw:
+            return Wrong("is too long, or has spaces, backslashes or other characters than printable ASCII")
+        match = re.fullmatch(rf"(https?)://(?:([^/?#]*)@)?({_HOST})(?::({_PORT}))?(?:[/?].*)?", raw)
+        if "#" in raw:
+            return Wrong("has a fragment (#)")
+        if match is None:
+            return Wrong("is not a URL with http or https and a host")
+        if match[2] is not None and not self.userinfo:
+            return Wrong("has a user or password (@) before the host")
+        if not _is_host(match[3]) or not _is_port(match[4] or "1", least=1):
+            return Wrong("has a host or port that cannot be")
+        return raw
+
+
+class ProxyUrl(Url):
+    """May hold a password."""
+
+    secret = True
+
+
+class Listen(Kind):
+    """Host and port to listen at; port 0 lets the kernel choose; "" for none."""
+
+    @property
+    def allowed(self) -> str:
+        return '"host:port", "[IPv6]:port", or "" for off'
+
+    def read(self, raw: object) -> str | Wrong:
+        if raw == "":
+            return ""
+        match = re.fullmatch(rf"({_HOST}):({_PORT})", raw) if isinstance(raw, str) else None
+        if match is None or not _is_host(match[1]) or not _is_port(match[2], least=0):
+            return Wrong("is not host and port (0.0.0.0 and [::] listen on every interface)")
+        return match[0]
+
+
+class HostName(Kind):
+    """What a Host header may say, with or without a port."""
+
+    @property
+    def allowed(self) -> str:
+        return '"host" or "host:port"'
+
+    def read(self, raw: object) -> str | Wrong:
+        match = re.fullmatch(rf"({_HOST})(?::({_PORT}))?", raw) if isinstance(raw, str) else None
+        if match is None or not _is_host(match[1]) or not _is_port(match[2] or "1", least=1):
+            return Wrong("is not a host name")
+        return match[0].lower()
+
+
+class Origin(Kind):
+    """What a browser's Origin header says, to the letter; apps in a web view have schemes of their own."""
+
+    @property
+    def allowed(self) -> str:
+        return '"scheme://host[:port]" in lower case without a path, or "null"'
+
+    def read(self, raw: object) -> str | Wrong:
+        if raw == "null":
+            return "null"
+        pattern = rf"[a-z][a-z0-9+.-]{{0,31}}://({_HOST})(?::({_PORT}))?"
+        match = re.fullmatch(pattern, raw) if isinstance(raw, str) else None
+        if match is None or match[0] != match[0].lower() or not _is_host(match[1]):
+            return Wrong("is not an origin")
+        return match[0] if _is_port(match[2] or "1", least=1) else Wrong("has a port that cannot be")
+
+
+class Network(Kind):
+    """A network of senders."""
+
+    @property
+    def allowed(self) -> str:
+        return 'a network like "192.168.1.0/24" or "fd00::/8"'
+
+    def read(self, raw: object) -> Any:
+        if not isinstance(raw, str):
+            return Wrong("is not text")
+        try:
+            return str(ipaddress.ip_network(raw))
+        except ValueError:
+            return Wrong("is not a network, or has bits set right of its prefix")
+
+
+def is_loopback(url: str) -> bool:
+    """Whether a checked URL's host is this machine, by its form: no name is looked up."""
+    host = urlsplit(url).hostname or ""
+    return host == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback)
+
+
+def _is_host(text: str) -> bool:
+    """A name, or an address whose digits are one: a dotted number that is none could be read as another address."""
+    bare = text.strip("[]")
+    looks_like_address = text.startswith("[") or re.fullmatch(r"[0-9.]+|0x[0-9A-Fa-f]*", bare.rsplit(".", 1)[-1] or ".")
+    return _is_address(bare) if looks_like_address else ".." not in text
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_port(text: str, least: int) -> bool:
+    return least <= int(text) <= 65_535

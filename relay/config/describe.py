@@ -1,0 +1,59 @@
+"""Settings as text by key, secrets masked; what differs between two of them, and what a reload cannot apply."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from relay.config.keys import KEYS, lookup, tenant_key
+from relay.config.settings import Settings
+from relay.secret import MASK, Secret
+
+
+def describe(settings: Settings) -> dict[str, object]:
+    """The effective value of each key as TOML and JSON write it, secrets masked; None for a secret that is not set."""
+    shown: dict[str, object] = {}
+    for name, value in _values(settings).items():
+        key = lookup(name)
+        assert key is not None
+        shown[name] = (MASK if value else None) if key.kind.secret else key.kind.plain(value)
+    return shown
+
+
+def diff(old: Settings, new: Settings) -> list[str]:
+    """The keys whose values differ, in the table's order; a tenant that comes or goes shows as its keys."""
+    before, after = _values(old), _values(new)
+    return [name for name in {**before, **after} if before.get(name) != after.get(name)]
+
+
+def needs_restart(names: Iterable[str]) -> list[str]:
+    """Those of the keys that a reload cannot apply."""
+    return [name for name in names if (key := lookup(name)) is not None and key.restart]
+
+
+def secrets(settings: Settings) -> list[Secret]:
+    """Everything that must not be seen in a log or an answer, the proxy's password included."""
+    upstream = settings.upstream
+    found = [upstream.default.api_key, *(route.api_key for route in upstream.tenants.values())]
+    if settings.ops.token is not None:
+        found.append(settings.ops.token)
+    password = urlsplit(upstream.proxy).password
+    if password:
+        found += [Secret(upstream.proxy), Secret(password), Secret(unquote(password))]
+    return [secret for secret in dict.fromkeys(found) if secret.reveal()]
+
+
+def _values(settings: Settings) -> dict[str, Any]:
+    """The value of each key, but for the files that secrets were read from: their content is what counts."""
+    values: dict[str, Any] = {
+        "upstream.url": settings.upstream.default.url,
+        "upstream.api_key": settings.upstream.default.api_key,
+    }
+    for tenant_id, route in settings.upstream.tenants.items():
+        values[tenant_key(tenant_id, "url")] = route.url
+        values[tenant_key(tenant_id, "api_key")] = route.api_key
+    for key in KEYS:
+        if key.in_settings:
+            values[key.name] = getattr(getattr(settings, key.section), key.field)
+    return values

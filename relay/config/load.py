@@ -1,0 +1,186 @@
+"""From what is given to Settings: the strongest source wins, every value is checked, every fault is told at once.
+
+A value that a stronger source overrides is checked too: it would bite when that source goes. What
+two keys must be to each other stands in RULES. All files are read here and now, in this thread; they
+are few and bounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from relay.config.addresses import is_loopback
+from relay.config.faults import ConfigError, Fault
+from relay.config.keys import KEYS, SECTIONS, default_path, lookup, tenant_key, tenant_of
+from relay.config.settings import Route, Settings
+from relay.config.sources import Given, gather
+from relay.config.values import Wrong, toml
+from relay.secret import MASK, Secret
+
+MAX_SHOWN_CHARS = 120
+
+
+class Loaded(NamedTuple):
+    """Settings, and where each key's value came from."""
+
+    settings: Settings
+    origins: Mapping[str, str]
+    """By key, those of given tenants included: "default" | "file PATH" | "environment NAME" |
+    "file PATH named by NAME" | "credential NAME"."""
+
+
+class Rule(NamedTuple):
+    """What the values of two keys must be to each other."""
+
+    smaller: str
+    larger: str
+    why: str
+
+
+RULES = (
+    Rule("http.max_event", "http.max_body", "an event that fits must fit into a body"),
+    Rule("http.max_event", "batch.max_bytes", "an event that fits must fit into a batch"),
+    Rule("http.max_body", "outbox.max_size", "a body that fits must fit into the outbox"),
+    Rule("retry.initial", "retry.max", "backoff grows from the one to the other"),
+    Rule("batch.linger", "outbox.max_age", "an event would be dropped for its age while it waits for company"),
+)
+
+
+def load(config_file: Path | None, environ: Mapping[str, str]) -> Settings:
+    """The effective settings, secrets read; without a file, of environment and defaults alone.
+
+    Raises ConfigError naming every fault.
+    """
+    return load_with_origins(config_file, environ).settings
+
+
+def load_with_origins(config_file: Path | None, environ: Mapping[str, str]) -> Loaded:
+    """As `load`, with each key's origin."""
+    resolved = _Resolved(config_file, environ)
+    if resolved.faults:
+        raise ConfigError(resolved.faults)
+    return Loaded(resolved.settings(), resolved.origins)
+
+
+def load_for_client(config_file: Path | None, environ: Mapping[str, str]) -> Settings:
+    """As `load`, for commands that only talk to a running relay: whoever calls them need not be able to read its
+    keys. Faults of `upstream.*` and `ops.token` pass; where they struck, URL and key are empty and the token is None.
+    """
+    resolved = _Resolved(config_file, environ)
+    faults = [fault for fault in resolved.faults if not fault.key.startswith(("upstream.", "ops.token"))]
+    if faults:
+        raise ConfigError(faults)
+    return resolved.settings()
+
+
+def default_config_file() -> Path | None:
+    """What is read without --config: ./config.toml if it is there."""
+    path = Path("config.toml")
+    return path if path.exists() else None
+
+
+class _Resolved:
+    """The strongest allowed value of each key; wrong ones leave the default, and a fault."""
+
+    def __init__(self, config_file: Path | None, environ: Mapping[str, str]) -> None:
+        gathered = gather(config_file, environ)
+        self.faults = gathered.faults
+        self.values: dict[str, Any] = {key.name: key.default for key in KEYS if not key.of_tenant}
+        self.origins = dict.fromkeys(self.values, "default")
+        self._key_files: dict[str, Path] = {}
+        state = default_path(environ)
+        if state is not None:
+            self.values["outbox.path"] = state
+            self.origins["outbox.path"] = "environment STATE_DIRECTORY"
+        for given in gathered.given:
+            self._take(given)
+        self._check()
+
+    def settings(self) -> Settings:
+        return Settings(**{section: structure(**self._fields(section)) for section, structure in SECTIONS.items()})
+
+    def _fields(self, section: str) -> dict[str, Any]:
+        fields = {key.field: self.values[key.name] for key in KEYS if key.section == section and key.in_settings}
+        if section == "upstream":
+            default = Route(self.values["upstream.url"] or "", self.values["upstream.api_key"] or Secret(""))
+            fields |= {"default": default, "tenants": self._tenants(default), "key_files": self._key_files_read()}
+        return fields
+
+    def _tenants(self, default: Route) -> dict[int, Route]:
+        ids = sorted({tenant_of(name) for name in self.values if name.startswith("upstream.tenants.")})
+        return {
+            tenant_id: Route(
+                self.values.get(tenant_key(tenant_id, "url"), default.url),
+                self.values.get(tenant_key(tenant_id, "api_key"), default.api_key),
+            )
+            for tenant_id in ids
+        }
+
+    def _key_files_read(self) -> tuple[Path, ...]:
+        return tuple(dict.fromkeys(self._key_files.values()))
+
+    def _take(self, given: Given) -> None:
+        value = given.key.kind.read(given.raw)
+        if isinstance(value, Wrong):
+            shown = MASK if given.key.kind.secret or "@" in str(given.raw) else toml(given.raw)
+            problem = f"{value.why}; allowed: {given.key.kind.allowed}"
+            self.faults.append(Fault(given.origin, given.name, _cut(shown), problem))
+            return
+        self.values[given.name] = value
+        self.origins[given.name] = given.origin
+        if given.key.kind.secret and given.key.section == "upstream":
+            self._key_files.pop(given.name, None)
+            if given.file is not None:
+                self._key_files[given.name] = given.file
+
+    def _check(self) -> None:
+        """What no single value shows: what is missing, and what does not fit together."""
+        faulty = {fault.key for fault in self.faults}
+        if self.values["upstream.url"] is None and "upstream.url" not in faulty:
+            self._fault("upstream.url", "is required; give it in the configuration file or as RELAY__UPSTREAM__URL")
+        if self.values["upstream.api_key"] is None and not faulty & {"upstream.api_key", "upstream.api_key_file"}:
+            self._fault(
+                "upstream.api_key",
+                "is required; give it, or upstream.api_key_file, in the configuration file, "
+                "as RELAY__UPSTREAM__API_KEY or RELAY__UPSTREAM__API_KEY_FILE, "
+                "or as systemd credential upstream.api_key",
+            )
+        for rule in RULES:
+            if not faulty & {rule.smaller, rule.larger}:
+                self._check_rule(rule)
+        self._check_plain_http()
+        if self.values["upstream.client_key_file"] and not self.values["upstream.client_cert_file"]:
+            self._fault("upstream.client_key_file", "is of no use without upstream.client_cert_file")
+        ops = self.values["ops.listen"]
+        if ops and ops == self.values["http.listen"] and not ops.endswith(":0"):
+            self._fault("ops.listen", 'is the same as http.listen; "" serves both there')
+
+    def _check_rule(self, rule: Rule) -> None:
+        smaller, larger = (lookup(name) for name in (rule.smaller, rule.larger))
+        assert smaller is not None
+        assert larger is not None
+        if self.values[rule.smaller] > self.values[rule.larger]:
+            limit = toml(larger.kind.plain(self.values[rule.larger]))
+            self._fault(rule.smaller, f"is more than {rule.larger} = {limit} ({self.origins[rule.larger]}): {rule.why}")
+
+    def _check_plain_http(self) -> None:
+        if self.values["upstream.allow_http"]:
+            return
+        problem = "is plain http, allowed to loopback only: use https, or set upstream.allow_http = true"
+        for name, value in self.values.items():
+            is_route = name.startswith("upstream.") and name.endswith(".url")
+            if is_route and value and value.startswith("http:") and not is_loopback(value):
+                self._fault(name, problem)
+
+    def _fault(self, name: str, problem: str) -> None:
+        """About the value that is in effect, which is not a secret."""
+        key, value = lookup(name), self.values[name]
+        assert key is not None
+        shown = "" if value is None else _cut(toml(key.kind.plain(value)))
+        self.faults.append(Fault("" if value is None else self.origins[name], name, shown, problem))
+
+
+def _cut(shown: str) -> str:
+    return shown if len(shown) <= MAX_SHOWN_CHARS else f"{shown[:MAX_SHOWN_CHARS]}..."

@@ -1,0 +1,166 @@
+"""Where settings are given: configuration file, environment, key files, systemd credentials, weakest first.
+
+`gather` finds what is given, under which key and by whom; whether a value is allowed is not decided here.
+In every source `x_file` (or X_FILE) names the file that a secret `x` is read from; the line break at the
+file's end is not part of it. Credentials are files in $CREDENTIALS_DIRECTORY named as a secret's key,
+`upstream.api_key` or `upstream.tenants.2.api_key`; other files there are somebody else's.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from relay.config.faults import Fault
+from relay.config.keys import MAX_TENANTS, SECTIONS, Key, lookup, near, tenant_of
+from relay.config.values import Wrong
+
+PREFIX = "RELAY__"
+MAX_FILE_BYTES = 1 << 20
+MAX_SECRET_FILE_BYTES = 64 << 10
+
+
+class Given(NamedTuple):
+    """One value that one source gives to one key."""
+
+    name: str
+    """The key in full, a tenant's number included."""
+    key: Key
+    raw: object
+    """As TOML gives it; a text from elsewhere has gone through the kind's `from_text`."""
+    origin: str
+    file: Path | None = None
+    """The file a secret was read from."""
+
+
+class Gathered:
+    """All that is given, weakest source first, and what could not be read or is not known."""
+
+    def __init__(self) -> None:
+        self.given: list[Given] = []
+        self.faults: list[Fault] = []
+
+    def add(self, name: str, raw: object, origin: str) -> None:
+        """Take a value of a known key; where it names a secret's file, what is in there counts too."""
+        key = lookup(name)
+        assert key is not None
+        self.given.append(Given(name, key, raw, origin))
+        if key.of_secret and isinstance(raw, str) and raw and not isinstance(key.kind.read(raw), Wrong):
+            named_by = name if origin.startswith("file ") else origin.removeprefix("environment ")
+            self.add_file(name.removesuffix("_file"), Path(raw), f"file {raw} named by {named_by}")
+
+    def add_file(self, name: str, path: Path, origin: str) -> None:
+        """Take a secret from its file."""
+        content = _read(path, MAX_SECRET_FILE_BYTES)
+        if isinstance(content, Wrong):
+            self.faults.append(Fault(origin, name, "", content.why))
+            return
+        key = lookup(name)
+        assert key is not None
+        self.given.append(Given(name, key, content.rstrip("\r\n"), origin, path))
+
+    def add_unknown(self, origin: str, name: str, suggestion: str | None) -> None:
+        hint = f"; did you mean {suggestion}?" if suggestion else ""
+        self.faults.append(Fault(origin, name, "", f"is not a known key{hint}"))
+
+
+def gather(config_file: Path | None, environ: Mapping[str, str]) -> Gathered:
+    """Everything that is given; a later entry of a key overrides an earlier one."""
+    gathered = Gathered()
+    if config_file is not None:
+        _gather_file(gathered, config_file)
+    _gather_environment(gathered, environ)
+    _gather_credentials(gathered, environ)
+    tenants = {tenant_of(given.name) for given in gathered.given if given.key.of_tenant}
+    if len(tenants) > MAX_TENANTS:
+        gathered.faults.append(
+            Fault("", "upstream.tenants", "", f"names {len(tenants)} tenants; {MAX_TENANTS} are allowed")
+        )
+    return gathered
+
+
+def _gather_file(gathered: Gathered, config_file: Path) -> None:
+    origin = f"file {config_file}"
+    content = _read(config_file, MAX_FILE_BYTES)
+    if isinstance(content, Wrong):
+        gathered.faults.append(Fault(origin, "", "", content.why))
+        return
+    try:
+        tables = tomllib.loads(content)
+    except (ValueError, RecursionError) as error:
+        gathered.faults.append(Fault(origin, "", "", f"is not TOML: {error}"))
+        return
+    given = dict(_leaves(tables))
+    for path, raw in given.items():
+        name = ".".join(path)
+        file_path = (*path[:-1], f"{path[-1]}_file")
+        if lookup(name) is None or any("." in part for part in path):
+            gathered.add_unknown(origin, name, near(name))
+        elif given.get(file_path, "") != "":
+            gathered.faults.append(Fault(origin, name, "", f"is given twice: give either this or {name}_file"))
+        else:
+            gathered.add(name, raw, origin)
+
+
+def _leaves(table: Mapping[str, object], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], object]]:
+    """Each value with its path; an empty table counts as a value unless it is a section."""
+    for part, value in table.items():
+        path = (*above, part)
+        if not isinstance(value, dict):
+            yield path, value
+        elif value:
+            yield from _leaves(value, path)
+        elif ".".join(path) not in (*SECTIONS, "upstream.tenants"):
+            yield path, value
+
+
+def _gather_environment(gathered: Gathered, environ: Mapping[str, str]) -> None:
+    # X_FILE beats X, whatever the order of the variables
+    variables = sorted(
+        (name for name in environ if name.startswith(PREFIX)), key=lambda name: (name.endswith("_FILE"), name)
+    )
+    for variable in variables:
+        name = variable.removeprefix(PREFIX).lower().replace("__", ".")
+        key = lookup(name)
+        if key is None or variable != _variable(name):
+            suggestion = near(name)
+            gathered.add_unknown(f"environment {variable}", name, suggestion and _variable(suggestion))
+        else:
+            gathered.add(name, key.kind.from_text(environ[variable]), f"environment {variable}")
+
+
+def _gather_credentials(gathered: Gathered, environ: Mapping[str, str]) -> None:
+    directory = environ.get("CREDENTIALS_DIRECTORY")
+    if not directory:
+        return
+    try:
+        names = sorted(os.listdir(directory))
+    except OSError as error:
+        gathered.faults.append(Fault("environment CREDENTIALS_DIRECTORY", "", "", f"cannot be read: {error.strerror}"))
+        return
+    for name in names:
+        key = lookup(name)
+        if key is not None and key.kind.secret:
+            gathered.add_file(name, Path(directory) / name, f"credential {name}")
+
+
+def _variable(name: str) -> str:
+    return PREFIX + name.upper().replace(".", "__")
+
+
+def _read(path: Path, max_bytes: int) -> str | Wrong:
+    """A text file's content, bounded: the path may name a device that never ends."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(max_bytes + 1)
+    except OSError as error:
+        return Wrong(f"cannot be read: {error.strerror}")
+    if len(content) > max_bytes:
+        return Wrong(f"is larger than {max_bytes} bytes")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return Wrong("is not UTF-8")

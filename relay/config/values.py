@@ -1,0 +1,286 @@
+"""What kinds of value a key may have: how each is read, what it allows, how it is shown.
+
+A kind reads what TOML gives (`read`), after `from_text` where the source has only text (environment,
+key files). A value that is not allowed is a `Wrong`, never an exception. `plain` undoes `read`: what it
+gives back reads as the same value. Nothing here knows a key's name or where a value stands.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tomllib
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+from relay.secret import Secret
+
+DURATION_UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+SIZE_UNITS_BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+MAX_LIST_ITEMS = 64
+MAX_SECRET_CHARS = 4_096
+
+
+class Wrong(NamedTuple):
+    """A value that is not allowed, and why; never quotes the value."""
+
+    why: str
+
+
+class Kind(ABC):
+    """A set of allowed values."""
+
+    suffix: ClassVar[str] = ""
+    """Unit of the value in Settings, as the end of the field's name."""
+    secret: ClassVar[bool] = False
+
+    @property
+    @abstractmethod
+    def allowed(self) -> str:
+        """For people: what may stand there."""
+
+    @abstractmethod
+    def read(self, raw: object) -> Any:
+        """The value of a Settings field, or a Wrong."""
+
+    def from_text(self, text: str) -> object:
+        """What TOML would give for this text."""
+        return text
+
+    def plain(self, value: Any) -> object:
+        """As TOML and JSON show it."""
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Text(Kind):
+    """Any printable text, empty included."""
+
+    max_chars: int = 256
+
+    @property
+    def allowed(self) -> str:
+        return f"text, up to {self.max_chars} characters"
+
+    def read(self, raw: object) -> str | Wrong:
+        if not isinstance(raw, str):
+            return Wrong("is not text")
+        if len(raw) > self.max_chars:
+            return Wrong("is too long")
+        if not raw.isprintable():
+            return Wrong("has control or other unprintable characters")
+        return raw
+
+
+@dataclass(frozen=True, slots=True)
+class Choice(Kind):
+    """One of a few words."""
+
+    words: tuple[str, ...]
+
+    @property
+    def allowed(self) -> str:
+        return ", ".join(toml(word) for word in self.words)
+
+    def read(self, raw: object) -> str | Wrong:
+        return raw if isinstance(raw, str) and raw in self.words else Wrong("is none of the words allowed here")
+
+
+class Flag(Kind):
+    """True or false."""
+
+    @property
+    def allowed(self) -> str:
+        return "true, false"
+
+    def from_text(self, text: str) -> object:
+        return {"true": True, "false": False}.get(text, text)
+
+    def read(self, raw: object) -> bool | Wrong:
+        return raw if isinstance(raw, bool) else Wrong("is neither true nor false")
+
+
+@dataclass(frozen=True, slots=True)
+class Number(Kind):
+    """A whole number within bounds; None, written "", only where `optional`."""
+
+    least: int
+    most: int
+    optional: bool = False
+
+    @property
+    def allowed(self) -> str:
+        return f"{self.least} to {self.most}" + (', or ""' if self.optional else "")
+
+    def from_text(self, text: str) -> object:
+        return int(text) if re.fullmatch(r"-?[0-9]{1,20}", text) else text
+
+    def read(self, raw: object) -> int | Wrong | None:
+        if self.optional and raw == "":
+            return None
+        if not isinstance(raw, int) or isinstance(raw, bool):
+            return Wrong("is not a whole number")
+        return raw if self.least <= raw <= self.most else Wrong("is out of range")
+
+    def plain(self, value: Any) -> object:
+        return "" if value is None else value
+
+
+@dataclass(frozen=True, slots=True)
+class _Quantity(Kind):
+    """A whole number with one unit, as text; bounds are in base units."""
+
+    least: int
+    most: int
+    units: ClassVar[dict[str, int]]
+    zero: ClassVar[str]
+    sample: ClassVar[str]
+
+    @property
+    def allowed(self) -> str:
+        return f"{toml(self.plain(self.least))} to {toml(self.plain(self.most))}"
+
+    def read(self, raw: object) -> int | Wrong:
+        match = re.fullmatch(r"([0-9]{1,15})([A-Za-z]{1,3})", raw) if isinstance(raw, str) else None
+        if match is None or match[2] not in self.units:
+            return Wrong(f"is not a whole number with one of the units {', '.join(self.units)}, like {self.sample}")
+        amount = int(match[1]) * self.units[match[2]]
+        return amount if self.least <= amount <= self.most else Wrong("is out of range")
+
+    def plain(self, value: Any) -> object:
+        fitting = [unit for unit, amount in self.units.items() if value and value % amount == 0]
+        return f"{value // self.units[fitting[-1]]}{fitting[-1]}" if fitting else self.zero
+
+
+class Duration(_Quantity):
+    """A span of time; bounds and value in milliseconds."""
+
+    suffix = "_ms"
+    units = DURATION_UNITS_MS
+    zero = "0s"
+    sample = '"5s"'
+
+
+class Size(_Quantity):
+    """A number of bytes."""
+
+    suffix = "_bytes"
+    units = SIZE_UNITS_BYTES
+    zero = "0B"
+    sample = '"512KiB"'
+
+
+@dataclass(frozen=True, slots=True)
+class FilePath(Kind):
+    """A file for others to make; "" for none where `optional`."""
+
+    optional: bool = True
+    max_bytes: int = 4_096
+
+    @property
+    def allowed(self) -> str:
+        return f"a path of up to {self.max_bytes} bytes" + (', or ""' if self.optional else "")
+
+    def read(self, raw: object) -> str | Wrong:
+        if not isinstance(raw, str):
+            return Wrong("is not a path")
+        if not raw and not self.optional:
+            return Wrong("is empty")
+        if len(os.fsencode(raw)) > self.max_bytes:
+            return Wrong("is too long")
+        return raw if raw.isprintable() else Wrong("has control or other unprintable characters")
+
+
+class OutboxPath(FilePath):
+    """A path, as a Path."""
+
+    def read(self, raw: object) -> Any:
+        path = FilePath.read(self, raw)
+        return path if isinstance(path, Wrong) else Path(path)
+
+    def plain(self, value: Any) -> object:
+        return str(value)
+
+
+class ReadableFile(FilePath):
+    """A file that must be there and readable now."""
+
+    @property
+    def allowed(self) -> str:
+        return 'path of a readable file, or ""'
+
+    def read(self, raw: object) -> str | Wrong:
+        path = FilePath.read(self, raw)
+        if path and isinstance(path, str):
+            try:
+                with open(path, "rb"):
+                    pass
+            except OSError as error:
+                return Wrong(f"cannot be read: {error.strerror}")
+        return path
+
+
+class SecretText(Kind):
+    """Goes into an HTTP header: a space or a line break in it would be another header."""
+
+    secret = True
+
+    @property
+    def allowed(self) -> str:
+        return f"1 to {MAX_SECRET_CHARS} printable ASCII characters without spaces"
+
+    def read(self, raw: object) -> Secret | Wrong:
+        if not isinstance(raw, str):
+            return Wrong("is not text")
+        if not raw:
+            return Wrong("is empty")
+        if len(raw) > MAX_SECRET_CHARS or not re.fullmatch(r"[!-~]+", raw):
+            return Wrong("is too long, or has spaces, line breaks or other characters than printable ASCII")
+        return Secret(raw)
+
+
+@dataclass(frozen=True, slots=True)
+class Items(Kind):
+    """A list, each item of the kind `item`; as text: separated by commas, or a TOML array."""
+
+    item: Kind
+
+    @property
+    def allowed(self) -> str:
+        return f"a list of up to {MAX_LIST_ITEMS}: {self.item.allowed}"
+
+    def from_text(self, text: str) -> object:
+        if not text.lstrip().startswith("["):
+            return [item for part in text.split(",") if (item := part.strip())]
+        try:
+            parsed = tomllib.loads(f"items = {text}")
+        except (ValueError, RecursionError):
+            return text
+        return parsed["items"] if len(parsed) == 1 else text
+
+    def read(self, raw: object) -> tuple[Any, ...] | Wrong:
+        if not isinstance(raw, list):
+            return Wrong("is not a list")
+        if len(raw) > MAX_LIST_ITEMS:
+            return Wrong("has too many items")
+        items = tuple(self.item.read(item) for item in raw)
+        wrong = next((f"item {place}: {item.why}" for place, item in enumerate(items) if isinstance(item, Wrong)), None)
+        return Wrong(wrong) if wrong else items
+
+    def plain(self, value: Any) -> object:
+        return [self.item.plain(item) for item in value]
+
+
+def toml(plain: object) -> str:
+    """A plain value as TOML writes it, on one line, whatever its characters."""
+    if isinstance(plain, list | tuple):
+        return f"[{', '.join(toml(item) for item in plain)}]"
+    if isinstance(plain, str):
+        quoted = json.dumps(plain, ensure_ascii=False)
+        return "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in quoted)
+    if isinstance(plain, bool | int | float):
+        return json.dumps(plain)
+    return toml(str(plain))
