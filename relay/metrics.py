@@ -25,6 +25,7 @@ REJECT_REASONS = (
 DEAD_REASONS = ("refused", "too_large", "poison", "corrupt")
 DROP_REASONS = ("age", "size")
 UDP_DROP_REASONS = ("kernel", "network", "truncated")
+CODES_MAX = 40
 UPSTREAM_STATES = ("ok", "backing_off", "rate_limited", "unauthorized", "misconfigured")
 
 
@@ -33,6 +34,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._codes: set[str] = set()
         counter, gauge, histogram = self._counter, self._gauge, self._histogram
 
         self.events_received = counter("events_received", "Events that arrived, before any check.", "transport")
@@ -59,9 +61,7 @@ class Metrics:
         self.outbox_set_aside = counter(
             "outbox_set_aside", "Broken outbox files set aside at start; alert on any increase."
         )
-        self.outbox_written_bytes = counter(
-            "outbox_written_bytes", "Bytes written to database and write-ahead log."
-        )
+        self.outbox_written_bytes = counter("outbox_written_bytes", "Bytes written to database and write-ahead log.")
         self.outbox_commits = counter("outbox_commits", "Commits, one fsync each with outbox.durability full.")
         self.outbox_commit_duration_seconds = histogram(
             "outbox_commit_duration_seconds",
@@ -70,9 +70,7 @@ class Metrics:
         )
         self.dead_letters = gauge("dead_letters", "Dead letters kept.")
 
-        self.upstream_requests = counter(
-            "upstream_requests", "Requests by status code; `error` for no answer.", "code"
-        )
+        self.upstream_requests = counter("upstream_requests", "Requests by status code; `error` for no answer.", "code")
         self.upstream_request_duration_seconds = histogram(
             "upstream_request_duration_seconds",
             "Time of a request, from connecting to the end of the answer.",
@@ -112,6 +110,15 @@ class Metrics:
 
     def build_info(self, version: str, python: str, sqlite: str) -> None:
         self._build_info.labels(version, python, sqlite).set(1)
+
+    def code(self, status: int) -> str:
+        """The label of a status code; past CODES_MAX ones "other": an upstream must not choose our series."""
+        code = str(status)
+        if code not in self._codes:
+            if len(self._codes) >= CODES_MAX:
+                return "other"
+            self._codes.add(code)
+        return code
 
     def _touch(self) -> None:
         """Export every fixed label from the start: a series that appears late hides its first increase."""

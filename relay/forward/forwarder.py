@@ -1,0 +1,242 @@
+"""Asks the schedule what to send, moves the batches, and settles what became of them.
+
+One request's way: schedule.next -> outbox.take (journalled and read in one commit) -> upstream.post
+-> verdict -> schedule.answered -> outbox.settle -> schedule.settled. A slot of `upstream.max_in_flight`
+is taken for the whole of it, so what the upstream may have taken and the outbox does not yet know
+is never more than what is in flight.
+
+What happens to a batch in flight
+- at SIGTERM: `drain` waits for its answer within `shutdown.drain`, and settles it. What has no
+  answer by then is abandoned: it stays journalled.
+- at kill -9: its journal entry is on disk since before the first byte left. The next start sends
+  the same events again, first, and counts the request in the device's window.
+- when the disk fails after the upstream's yes: the settlement is tried again until it is on disk.
+
+It must not know what a status code means, or how an outbox stores.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import structlog
+
+from relay.clock import Clock
+from relay.forward.upstream import Client
+from relay.metrics import Metrics
+from relay.outbox import Backlog, Dead, Loaded, Outbox, OutboxError, Part, Settled
+from relay.policy import batch
+from relay.policy.backoff import full_jitter
+from relay.policy.schedule import Reply, Schedule, Send, Share, Wait
+from relay.policy.verdict import Answer, NoAnswer, server_date_ms, verdict
+from relay.tasks import Tasks
+
+log = structlog.get_logger("relay.forward")
+
+_DISK_RETRY_INITIAL_MS = 100
+_DISK_RETRY_MAX_MS = 5_000
+_HOUSEKEEPING_S = 1.0
+_FORGET_AT_ONCE = 500
+
+
+class Forwarder:
+    """Moves events from the outbox to the upstream for as long as it runs."""
+
+    def __init__(
+        self, outbox: Outbox, schedule: Schedule, client: Client, clock: Clock, metrics: Metrics, tasks: Tasks
+    ) -> None:
+        self._outbox = outbox
+        self._schedule = schedule
+        self._client = client
+        self._clock = clock
+        self._metrics = metrics
+        self._tasks = tasks
+        self._changed = asyncio.Event()
+        self._draining = False
+        self._states: dict[int, str] = {}
+        self.clock_skew_ms = 0
+        """How far our wall clock is ahead of the upstream's, by its last Date header."""
+
+    # -- fed by the outbox and the service -------------------------------------------------------
+
+    @property
+    def backlog(self) -> Backlog:
+        """To be told of what waits in which lane."""
+        return self._backlog
+
+    def _backlog(self, lane: int, key: tuple[int, str, str], events: int, body_bytes: int) -> None:
+        self._schedule.backlog(lane, key, events, body_bytes, self._clock.monotonic_ms())
+        self._changed.set()
+
+    def restore(self, loaded: Loaded) -> None:
+        """What the outbox knows of before: rate windows, and requests whose fate is unknown."""
+        now = self._clock.monotonic_ms()
+        for lane in loaded.lanes:
+            self._schedule.restore(lane.lane, lane.key, lane.window, now, same_boot=lane.same_boot)
+        self._schedule.resume([[Share(p.lane, p.events) for p in parts] for parts in loaded.unsettled], now)
+        self._changed.set()
+
+    def flush(self) -> None:
+        """Send now what waits, within the limits, and probe what is held."""
+        self._schedule.flush(self._clock.monotonic_ms())
+        self._changed.set()
+
+    def probe(self) -> None:
+        """Try held routes at once: a key or URL has changed."""
+        self._schedule.probe(self._clock.monotonic_ms())
+        self._changed.set()
+
+    # -- the loop ----------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Send what may be sent, for ever."""
+        while True:
+            self._changed.clear()
+            until = self._send_what_may_be_sent()
+            await self._wait(until)
+
+    async def drain(self) -> None:
+        """One attempt at everything that waits and may be sent; returns when nothing more may be.
+
+        The caller bounds it in time and has stopped `run` before.
+        """
+        self._schedule.flush(self._clock.monotonic_ms())
+        while True:
+            self._changed.clear()
+            self._send_what_may_be_sent()
+            if self._schedule.in_flight() == 0:
+                return
+            await self._changed.wait()
+
+    async def keep_house(self) -> None:
+        """Forget lanes that have nothing left to remember, now and then."""
+        while True:
+            await asyncio.sleep(_HOUSEKEEPING_S)
+            gone = self._schedule.forgettable(self._clock.monotonic_ms(), _FORGET_AT_ONCE)
+            if gone:
+                try:
+                    await self._outbox.forget(gone)
+                except OutboxError as error:
+                    # their rows stay until they are used and idle again
+                    log.debug("lanes not forgotten", lanes=len(gone), error=str(error))
+
+    def _send_what_may_be_sent(self) -> int | None:
+        """Start every request that may go now; returns when to ask again."""
+        while True:
+            step = self._schedule.next(self._clock.monotonic_ms())
+            if isinstance(step, Wait):
+                return step.until
+            self._tasks.start(f"send tenant {step.tenant_id}", self._send(step))
+
+    async def _wait(self, until: int | None) -> None:
+        if until is None:
+            await self._changed.wait()
+            return
+        try:
+            async with asyncio.timeout(max(0, until - self._clock.monotonic_ms()) / 1000):
+                await self._changed.wait()
+        except TimeoutError:
+            return
+
+    # -- one request ---------------------------------------------------------------------------------
+
+    async def _send(self, send: Send) -> None:
+        try:
+            taken = await self._take(send)
+            if taken is not None:
+                await self._exchange(send, taken)
+        finally:
+            self._schedule.settled(send, self._clock.monotonic_ms())
+            self._changed.set()
+
+    async def _take(self, send: Send) -> dict[int, Sequence[bytes]] | None:
+        """The bodies of each lane, journalled as in flight; None if the disk does not give them now."""
+        parts = self._parts(send)
+        try:
+            taken = await self._outbox.take(parts)
+        except OutboxError as error:
+            log.warning("outbox cannot be read, sending waits", error=str(error))
+            self._outbox.release([part.lane for part in parts])
+            self._schedule.pause(send, self._clock.monotonic_ms() + _DISK_RETRY_MAX_MS)
+            return None
+        return {part.lane: part.bodies for part in taken}
+
+    def _parts(self, send: Send) -> list[Part]:
+        """How many of each lane's events fit the request, by their sizes."""
+        now = self._clock.monotonic_ms()
+        parts: list[Part] = []
+        used_bytes = 0
+        for share in send.shares:
+            sizes = self._outbox.sizes(share.lane, share.max_events)
+            events = len(sizes) if send.exact else batch.cut(sizes, share.max_events, send.max_body_bytes, used_bytes)
+            if events:
+                used_bytes += sum(sizes[:events]) + events
+                parts.append(Part(share.lane, events, self._schedule.window_of(share.lane, now)))
+        return parts
+
+    async def _exchange(self, send: Send, taken: dict[int, Sequence[bytes]]) -> None:
+        bodies = [body for share in send.shares for body in taken.get(share.lane, ())]
+        if not bodies:
+            return
+        request = batch.body(bodies)
+        sent_at = self._clock.monotonic_ms()
+        answer = await self._post(send.tenant_id, request, len(bodies))
+        now = self._clock.monotonic_ms()
+        self._metrics.upstream_request_duration_seconds.observe((now - sent_at) / 1000)
+        reply = Reply(
+            {lane: len(lane_bodies) for lane, lane_bodies in taken.items()},
+            len(request),
+            verdict(answer, len(bodies)),
+            sent_at,
+        )
+        outcomes = self._schedule.answered(send, reply, now, self._clock.chance())
+        self._log_state_change(send.tenant_id, now)
+        settled = [
+            Settled(
+                outcome.lane,
+                outcome.delivered,
+                {index: Dead(*given_up) for index, given_up in outcome.given_up.items()},
+                self._schedule.window_of(outcome.lane, now),
+            )
+            for outcome in outcomes
+        ]
+        news = {outcome.lane for outcome in outcomes}
+        self._outbox.release([lane for lane in taken if lane not in news])
+        if settled:
+            await self._settle(settled)
+
+    async def _post(self, tenant_id: int, request: bytes, events: int) -> Answer | NoAnswer:
+        self._metrics.upstream_batch_events.observe(events)
+        self._metrics.upstream_batch_bytes.observe(len(request))
+        answer = await self._client.post(tenant_id, request)
+        if isinstance(answer, NoAnswer):
+            self._metrics.upstream_requests.labels("error").inc()
+            return answer
+        self._metrics.upstream_requests.labels(self._metrics.code(answer.status)).inc()
+        date_ms = server_date_ms(answer.headers)
+        if date_ms is not None:
+            self.clock_skew_ms = answer.wall_ms - date_ms
+        return answer
+
+    async def _settle(self, settled: Sequence[Settled]) -> None:
+        """The upstream has spoken: that must reach the disk, however long the disk takes to heal."""
+        attempt = 0
+        while True:
+            try:
+                await self._outbox.settle(settled)
+                return
+            except OutboxError as error:
+                if attempt == 0:
+                    log.warning("outbox cannot be written, a settlement waits", error=str(error))
+                u = self._clock.chance()
+                await asyncio.sleep(full_jitter(attempt, _DISK_RETRY_INITIAL_MS, _DISK_RETRY_MAX_MS, u) / 1000)
+                attempt += 1
+
+    def _log_state_change(self, tenant_id: int, now: int) -> None:
+        route = self._schedule.route(tenant_id, now)
+        before = self._states.get(tenant_id, "ok")
+        if route.state != before:
+            self._states[tenant_id] = route.state
+            say = log.info if route.state == "ok" else log.warning
+            say("upstream state", tenant_id=tenant_id, state=route.state, was=before, words=route.last_error)

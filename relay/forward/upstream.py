@@ -1,0 +1,172 @@
+"""The upstream's client: one request out, one value back.
+
+The only module that uses the aiohttp client, and the only one that reveals an API key: as a header
+of a request to the configured URL. Redirects are not followed, cookies not kept, proxies and
+credentials of the environment not used, certificates always verified. Every way in which a request
+can go wrong becomes a NoAnswer; nothing but cancellation leaves as an exception.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import ssl
+from collections.abc import Callable
+from typing import Protocol
+
+import aiohttp
+
+from relay import __version__
+from relay.clock import Clock
+from relay.config import Route, Upstream
+from relay.policy.verdict import Answer, NoAnswer, clean
+from relay.secret import MASK
+
+ANSWER_MAX_BYTES = 64 * 1024
+_HEADERS_OF_USE = ("date", "retry-after", "x-ratelimit-limit", "x-ratelimit-reset", "content-type")
+_KEEP_ALIVE_S = 15.0  # below the 60 to 75 s of the usual servers, so that they rarely close first
+_CONNECT_S = 10.0
+
+
+class Client(Protocol):
+    """What the forwarder needs of an upstream."""
+
+    async def post(self, tenant_id: int, body: bytes) -> Answer | NoAnswer:
+        """Send one batch on a tenant's route. Never raises for anything the network does."""
+
+
+class UpstreamClient:
+    """Posts batches. `configure` replaces routes, keys and transport for the requests to come."""
+
+    def __init__(self, settings: Upstream, clock: Clock) -> None:
+        self._clock = clock
+        self._settings = settings
+        self._session: aiohttp.ClientSession | None = None
+        self._retired: list[aiohttp.ClientSession] = []
+
+    def configure(self, settings: Upstream) -> None:
+        """Use these from the next request on; requests under way end as they began."""
+        if _transport(settings) != _transport(self._settings) and self._session:
+            self._retired.append(self._session)
+            self._session = None
+        self._settings = settings
+
+    async def close(self) -> None:
+        for session in [*self._retired, *([self._session] if self._session else [])]:
+            await session.close()
+        self._retired.clear()
+        self._session = None
+
+    async def post(self, tenant_id: int, body: bytes) -> Answer | NoAnswer:
+        settings = self._settings
+        route = settings.route(tenant_id)
+        try:
+            session = self._session = self._session or _session(settings)
+            async with session.post(
+                route.url,
+                data=gzip.compress(body, 6) if settings.compression == "gzip" else body,
+                headers=_headers(route, settings),
+                proxy=settings.proxy or None,
+                allow_redirects=False,
+            ) as response:
+                return await self._answer(response, route)
+        except TimeoutError:
+            return NoAnswer(f"no answer within {settings.timeout_ms / 1000:g} s")
+        except (aiohttp.ClientError, OSError, ssl.SSLError, ValueError) as error:
+            # aiohttp's own messages may quote headers of the request: only what is known to be harmless is kept
+            return NoAnswer(clean(_masker(route)(_harmless(error))))
+
+    async def _answer(self, response: aiohttp.ClientResponse, route: Route) -> Answer:
+        """The answer, read to its end or to the limit; the key masked wherever the upstream echoed it."""
+        chunks: list[bytes] = []
+        room = ANSWER_MAX_BYTES
+        while room > 0:
+            chunk = await response.content.read(room)
+            if not chunk:
+                break
+            chunks.append(chunk)
+            room -= len(chunk)
+        if room <= 0:
+            response.close()
+        mask = _masker(route)
+        headers = {name: mask(response.headers[name]) for name in _HEADERS_OF_USE if name in response.headers}
+        key = route.api_key.reveal().encode()
+        body = b"".join(chunks).replace(key, MASK.encode())
+        return Answer(response.status, headers, body, self._clock.wall_ms())
+
+
+def _session(settings: Upstream) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(
+            limit=0,  # the schedule bounds what is in flight
+            ssl=tls_context(settings),
+            keepalive_timeout=_KEEP_ALIVE_S,
+            ttl_dns_cache=30,
+        ),
+        timeout=aiohttp.ClientTimeout(total=settings.timeout_ms / 1000, sock_connect=_CONNECT_S),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        trust_env=False,
+    )
+
+
+def tls_context(settings: Upstream) -> ssl.SSLContext:
+    """Certificates are verified, always; `ca_file` adds an authority, the client certificate is ours."""
+    context = ssl.create_default_context(cafile=settings.ca_file or None)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if settings.client_cert_file:
+        context.load_cert_chain(settings.client_cert_file, settings.client_key_file or None)
+    return context
+
+
+def _headers(route: Route, settings: Upstream) -> dict[str, str]:
+    headers = {
+        "Content-Type": "application/json",
+        "Accept": "application/json",
+        "Accept-Encoding": "identity",
+        "User-Agent": f"relay/{__version__}",
+        "X-Events-Key": route.api_key.reveal(),
+    }
+    if settings.compression == "gzip":
+        headers["Content-Encoding"] = "gzip"
+    return headers
+
+
+def _transport(settings: Upstream) -> tuple[object, ...]:
+    """What a session is made of: if it changes, a new one is needed."""
+    return (
+        settings.timeout_ms,
+        settings.ca_file,
+        settings.client_cert_file,
+        settings.client_key_file,
+    )
+
+
+def _masker(route: Route) -> Callable[[str], str]:
+    key = route.api_key.reveal()
+    return lambda text: text.replace(key, MASK)
+
+
+def _harmless(error: BaseException) -> str:
+    """What went wrong, without anything of the request."""
+    match error:
+        case aiohttp.ClientConnectorCertificateError():
+            return f"certificate not accepted: {error.certificate_error}"
+        case aiohttp.ClientConnectorError() | aiohttp.ClientProxyConnectionError():
+            return f"cannot connect: {error.os_error.strerror or type(error.os_error).__name__}"
+        case aiohttp.ServerDisconnectedError():
+            return "connection closed before the answer"
+        case aiohttp.ClientPayloadError():
+            return "answer cut short"
+        case aiohttp.ClientResponseError():
+            return f"no valid HTTP answer ({type(error).__name__})"
+        case OSError():
+            return f"connection failed: {error.strerror or type(error).__name__}"
+        case _:
+            return f"request failed ({type(error).__name__})"
+
+
+async def check_tls(host: str, port: int, context: ssl.SSLContext) -> None:
+    """Connect, shake hands, hang up. Raises OSError or ssl.SSLError."""
+    _, writer = await asyncio.open_connection(host, port, ssl=context, server_hostname=host)
+    writer.close()

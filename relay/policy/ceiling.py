@@ -1,0 +1,110 @@
+"""A ceiling the relay was not told of: found by its 429s, obeyed, and left again.
+
+The upstream's per-IP limit, or a second relay behind the same NAT, shows only as 429s to devices
+that are below their own limit. Then the whole route is paced:
+
+- It starts at `rate.ip_per_window` requests per window, evenly spread.
+- A window that used its pace and saw no 429 is clean: the pace goes up one step. A step that is
+  refused is taken back and tried again only after twice as many windows (4, 8, ... 64), so a steady
+  ceiling costs at most one 429 in eighty requests.
+- A 429 at a pace that had been clean means that somebody else draws on the ceiling: halve.
+- One reduction per round trip: 429s to requests sent before the last change say nothing new.
+- After 32 clean windows that had no use for the pace, or once it is beyond use, it is forgotten.
+"""
+
+from __future__ import annotations
+
+from array import array
+
+MIN_PACE = 1 / 64
+BEYOND_USE = 1024
+_FIRST_PATIENCE = 4
+_MAX_PATIENCE = 64
+_FORGET_AFTER = 32
+
+
+class History:
+    """When a route's latest requests were answered, kept before any ceiling is known."""
+
+    __slots__ = ("_answered",)
+
+    def __init__(self) -> None:
+        self._answered = array("q")
+
+    def answered(self, now: int) -> None:
+        self._answered.append(now)
+        if len(self._answered) > 2 * BEYOND_USE:
+            del self._answered[:BEYOND_USE]
+
+    def free_at(self, now: int, limit: int, span_ms: int) -> int:
+        """When at most `limit` requests are in the window that ends then, the next one included."""
+        if len(self._answered) < limit:
+            return now
+        return self._answered[-limit] + span_ms + 1
+
+    def since(self, at: int) -> int:
+        """How many of the kept requests were answered at `at` or later."""
+        count = 0
+        for answered in reversed(self._answered):
+            if answered < at:
+                break
+            count += 1
+        return count
+
+
+class Ceiling:
+    """The pace of one route, in requests per window."""
+
+    __slots__ = ("_changed_at", "_clean_pace", "_idle_windows", "_patience", "_wait_windows", "_window_from", "pace")
+
+    def __init__(self, now: int, pace: float) -> None:
+        self.pace = pace
+        self._clean_pace = 0.0  # the highest pace that a whole used window bore
+        self._patience = _FIRST_PATIENCE
+        self._wait_windows = 0
+        self._idle_windows = 0
+        self._changed_at = now
+        self._window_from = now
+
+    def limit(self) -> int:
+        """Whole requests in any window."""
+        return max(1, int(self.pace))
+
+    def gap_ms(self, span_ms: int) -> int:
+        """Between two sends."""
+        return int(span_ms / self.pace)
+
+    def refused(self, sent_at: int, now: int) -> None:
+        """A 429 came to a request sent at `sent_at`."""
+        if sent_at < self._changed_at:
+            return
+        if self._clean_pace and self.pace > self._clean_pace:
+            self.pace = self._clean_pace
+            self._wait_windows = self._patience
+            self._patience = min(2 * self._patience, _MAX_PATIENCE)
+        else:
+            self.pace = max(MIN_PACE, self.pace / 2)
+            self._clean_pace = 0.0
+            self._wait_windows = 0
+        self._changed_at = self._window_from = now
+        self._idle_windows = 0
+
+    def tick(self, now: int, span_ms: int, history: History) -> bool:
+        """Count a window that is over; True if the ceiling is to be forgotten."""
+        # a pace below one a window is judged over as many windows as one request takes
+        span = span_ms if self.pace >= 1 else int(span_ms / self.pace)
+        if now - self._window_from < span:
+            return False
+        used = history.since(self._window_from) >= int(self.pace * 0.9)
+        self._window_from = now
+        if not used:
+            self._idle_windows += 1
+            return self._idle_windows >= _FORGET_AFTER
+        self._idle_windows = 0
+        self._clean_pace = max(self._clean_pace, self.pace)
+        if self._wait_windows > 0:
+            self._wait_windows -= 1
+            return False
+        self.pace += self.pace if self.pace < 1 else max(1, self.pace // 8)
+        self._changed_at = now
+        return self.pace > BEYOND_USE

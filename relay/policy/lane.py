@@ -1,0 +1,149 @@
+"""One device's queue, as the schedule sees it: how much waits, since when, and what holds it.
+
+Rules: one request in flight; always from the front. What is known of a bad event at the front is
+one number, `suspect`: that many leading events hold at least one.
+"""
+
+from __future__ import annotations
+
+from zlib import crc32
+
+from relay.event import LaneKey
+from relay.policy.window import Window
+
+POISON_TRIES = 10
+POISON_MS = 600_000
+_PATIENCE_TRIES = 3  # failures of one batch before smaller probes are tried
+
+
+class Lane:
+    """State of one device; times are monotonic milliseconds."""
+
+    __slots__ = (
+        "alone",
+        "alone_since",
+        "alone_tries",
+        "body_bytes",
+        "due",
+        "events",
+        "failures",
+        "grew_at",
+        "hold",
+        "id",
+        "in_flight",
+        "key",
+        "leftover",
+        "queued",
+        "reserved",
+        "small",
+        "smaller_served",
+        "suspect",
+        "wake_at",
+        "why",
+        "window",
+    )
+
+    def __init__(self, lane: int, key: LaneKey, window: Window) -> None:
+        self.id = lane
+        self.key = key
+        self.window = window
+        self.events = 0  # pending, in flight included
+        self.body_bytes = 0
+        self.due: int | None = None  # when the events have waited long enough for company
+        self.hold = 0  # not before
+        self.why = ""
+        self.wake_at: int | None = None  # of the valid entry in the schedule's heap
+        self.queued = False  # in its route's ready queue
+        self.in_flight = False
+        self.reserved = False  # part of an exact request that waits
+        self.leftover = False  # more waited than the request in flight took
+        self.grew_at: int | None = None  # first arrival while in flight
+        self.failures = 0  # of the batch at the front, in a row
+        self.suspect = 0
+        self.small = 0  # outage or poison? probe with at most this many events; 0: no doubt
+        self.smaller_served = False  # after failures of a batch, a smaller probe of it got through
+        self.alone = False  # not in company until it gets through
+        self.alone_since = 0  # the front event, alone, has failed since
+        self.alone_tries = 0
+
+    def max_events(self, limit: int) -> int:
+        """How many leading events the next request may take."""
+        if self.suspect:
+            limit = min(limit, max(1, self.suspect // 2))
+        if self.small:
+            limit = min(limit, self.small)
+        return limit
+
+    def by_itself(self) -> bool:
+        """Not in company with other lanes: it may hold a bad event."""
+        return bool(self.alone or self.suspect or self.small)
+
+    def held(self, until: int, why: str) -> None:
+        self.hold, self.why = until, why
+
+    def delivered(self, events: int) -> None:
+        """The first `events` events got through."""
+        self.failures = self.alone_tries = 0
+        self.suspect = max(0, self.suspect - events)
+        self.smaller_served = self.small > 0
+        self.small = 0
+        self.alone = False
+
+    def refused(self, events: int) -> bool:
+        """The upstream refused a request of the first `events` events without a name; True if one is found."""
+        self.suspect = 0 if events == 1 else events
+        return events == 1
+
+    def forget_doubts(self) -> None:
+        """The bad event is found and leaves."""
+        self.failures = self.alone_tries = self.suspect = self.small = 0
+        self.alone = False
+
+    def is_patient(self) -> bool:
+        """Too early to look for a bad event."""
+        return self.failures < _PATIENCE_TRIES
+
+    def failed(self, events: int, now: int, *, others_served: bool, in_company: bool) -> None:
+        """The first `events` events got no yes and no no: an outage, or one of them is poison?
+
+        While others, or smaller probes of this batch, get through, it is the batch: halve it. Without
+        that evidence it is the upstream, but the next probes are smaller, to have evidence when it heals.
+        """
+        self.failures += 1
+        self.alone = True
+        if in_company:
+            return
+        if events == 1:
+            if self.alone_tries == 0:
+                self.alone_since = now
+            self.alone_tries += 1
+        if self.is_patient():
+            return
+        if others_served or self.smaller_served:
+            self.suspect, self.small = events, 0
+        else:
+            self.small = max(1, events // 2)
+
+    def is_poisoned(self, now: int, route_served_at: int | None) -> bool:
+        """Its front event, alone, keeps failing while the route serves others."""
+        return (
+            self.alone_tries >= POISON_TRIES
+            and now - self.alone_since >= POISON_MS
+            and route_served_at is not None
+            and route_served_at > self.alone_since
+        )
+
+
+def due_at(key_phase: int, arrived: int, linger_ms: int) -> int:
+    """When an event that arrived has waited for company: its device's next beat, at most `linger_ms` away.
+
+    Each device has a beat of its own, so that a site that powers up together is no stampede.
+    """
+    if linger_ms <= 0:
+        return arrived
+    return arrived + linger_ms - (arrived - key_phase) % linger_ms
+
+
+def phase(key: LaneKey) -> int:
+    """A device's beat, the same in every process."""
+    return crc32(repr(key).encode("utf-8", "surrogatepass"))

@@ -1,0 +1,20 @@
+"""What the configuration says about pace and size, as the policies need it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    linger_ms: int
+    max_events: int
+    max_body_bytes: int
+    mix_devices: Literal["when_ip_limited", "never", "always"]
+    window_ms: int
+    device_per_window: int
+    ip_per_window: int
+    retry_initial_ms: int
+    retry_max_ms: int
+    max_in_flight: int

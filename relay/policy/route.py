@@ -1,0 +1,153 @@
+"""A tenant's URL and key, as the schedule sees it: its state, what holds it, and its pace.
+
+A route that fails, or needs a person, is held and probed: one request, then all. A state is not
+entered for one odd answer of one device while others are served.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Literal
+
+from relay.policy.ceiling import Ceiling, History
+from relay.policy.lane import Lane
+
+RouteState = Literal["ok", "backing_off", "rate_limited", "unauthorized", "misconfigured"]
+Trouble = Literal["backing_off", "unauthorized", "misconfigured"]
+_RECENT_MS = 10_000
+
+
+class Route:
+    """State of one route; times are monotonic milliseconds."""
+
+    __slots__ = (
+        "active",
+        "attempt",
+        "ceiling",
+        "exact",
+        "history",
+        "hold",
+        "in_flight",
+        "last_error",
+        "last_sent",
+        "limited_attempt",
+        "limited_from",
+        "max_body_bytes",
+        "ready",
+        "served_at",
+        "served_lanes",
+        "since",
+        "strangers",
+        "suspects",
+        "tenant_id",
+        "trouble",
+        "trouble_from",
+        "wake_at",
+    )
+
+    def __init__(self, tenant_id: int, now: int, max_body_bytes: int) -> None:
+        self.tenant_id = tenant_id
+        self.ready: deque[Lane] = deque()
+        self.exact: deque[tuple[tuple[Lane, int], ...]] = deque()  # requests to be sent just so, first
+        self.active = False  # in the schedule's rotation
+        self.wake_at: int | None = None
+        self.in_flight = 0
+        self.max_body_bytes = max_body_bytes  # lowered by 413s, remembered
+        self.trouble: Trouble | None = None
+        self.trouble_from = 0
+        self.attempt = 0
+        self.hold = 0
+        self.since = now
+        self.last_error = ""
+        self.served_at: int | None = None
+        self.served_lanes: frozenset[int] = frozenset()
+        self.suspects: set[int] = set()  # lanes that failed since the last success
+        self.strangers = 0  # lone events refused by a status not about events, since the last success
+        self.ceiling: Ceiling | None = None
+        self.history = History()
+        self.last_sent = 0
+        self.limited_attempt = 0  # 429s in a row, one counted per round trip
+        self.limited_from = 0
+
+    def state(self) -> RouteState:
+        if self.trouble:
+            return self.trouble
+        return "rate_limited" if self.ceiling else "ok"
+
+    def max_in_flight(self, all_slots: int) -> int:
+        """One probe in trouble; else all."""
+        return 1 if self.trouble else all_slots
+
+    def free_at(self, now: int, span_ms: int) -> int:
+        """When its hold and its pace allow the next request."""
+        at = self.hold
+        if self.ceiling:
+            at = max(
+                at,
+                self.last_sent + self.ceiling.gap_ms(span_ms),
+                self.history.free_at(now, self.ceiling.limit(), span_ms),
+            )
+        return at
+
+    def served(self, lanes: Sequence[int], now: int) -> None:
+        """It took events of these lanes."""
+        self.served_at = now
+        self.served_lanes = frozenset(lanes)
+        self.suspects.clear()
+        self.strangers = 0
+        self.limited_attempt = 0
+        self.alive(now)
+
+    def alive(self, now: int) -> None:
+        """It answers as it should, be it by refusing an event."""
+        if self.trouble:
+            self.trouble = None
+            self.attempt = 0
+            self.hold = 0
+            self.since = now
+
+    def others_served(self, lanes: Sequence[tuple[Lane, int]], sent_at: int, now: int) -> bool:
+        """Whether an odd answer is about these lanes: others were served lately, and none failed since."""
+        ids = {lane.id for lane, _ in lanes}
+        if self.served_at is None or not self.served_lanes - ids or self.suspects - ids:
+            return False
+        return self.served_at >= min(sent_at, now - _RECENT_MS)
+
+    def troubled(self, trouble: Trouble, words: str, sent_at: int, now: int) -> int | None:
+        """It fails as a whole. Returns how many times in a row it did before; None if this is old news.
+
+        Answers to requests sent before the trouble began do not make it worse.
+        """
+        self.last_error = words
+        if self.trouble != trouble:
+            self.trouble = trouble
+            self.since = self.trouble_from = now
+            self.attempt = 0
+        elif sent_at < self.trouble_from:
+            return None
+        self.attempt += 1
+        return self.attempt - 1
+
+    def limited(self, words: str, sent_at: int, now: int, assumed: int) -> int:
+        """A 429 below the device's own limit: a shared ceiling. Returns how many such in a row came before.
+
+        429s to requests sent before the last one was understood say nothing new.
+        """
+        self.last_error = words
+        self.alive(now)
+        if self.ceiling is None:
+            self.ceiling = Ceiling(now, assumed)
+            self.since = now
+        else:
+            self.ceiling.refused(sent_at, now)
+        attempt = self.limited_attempt
+        if sent_at >= self.limited_from:
+            self.limited_attempt += 1
+            self.limited_from = now
+        return attempt
+
+    def probe_now(self) -> None:
+        """Forget what holds it, but not its limits."""
+        if self.trouble:
+            self.hold = 0

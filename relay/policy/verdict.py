@@ -1,0 +1,218 @@
+"""What each answer of the upstream means: THE table of the contract's section 7.
+
+The only module that knows a status code. It says what an answer means for the request; what that
+means for devices and routes (hold, halve, probe) is `schedule`'s.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import msgspec
+
+WORDS_MAX_CHARS = 256
+_EPOCH_SECONDS_FROM = 1_000_000_000  # an X-RateLimit-Reset above this is a Unix time, below it a delay
+_NAMED = re.compile(r'events"?\s*[./\[,]+\s*"?(\d{1,9})\b')
+_TAG = re.compile(r"<(?:script|style)\b.*?</(?:script|style)>|<[^>]*>", re.DOTALL | re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer; `headers` by lower-case name, `body` at most 64 KiB, the key already masked in both."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    wall_ms: int
+    """Our wall clock when it came; used only where the server sent a date but no Date header."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoAnswer:
+    """Refused, timed out, cut short, not TLS, not HTTP: whether the upstream took the events is unknown."""
+
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """All events of the request are the upstream's now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """At least one event is bad. `named` maps indexes in the request to the upstream's words; empty: unnamed."""
+
+    status: int
+    words: str
+    named: Mapping[int, str] = field(default_factory=dict)
+    about_events: bool = True
+    """Whether the status is one for events (400, 422), or another 4xx that could be about anything."""
+
+
+@dataclass(frozen=True, slots=True)
+class TooLarge:
+    status: int
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimited:
+    words: str
+    asked_ms: int | None
+    limit: int | None
+    """X-RateLimit-Limit, if it was said."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unauthorized:
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class Misconfigured:
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failing:
+    words: str
+    asked_ms: int | None = None
+    status: int | None = None
+    """None if there was no answer."""
+
+
+Verdict = Delivered | Refused | TooLarge | RateLimited | Unauthorized | Misconfigured | Failing
+
+
+def verdict(answer: Answer | NoAnswer, events: int) -> Verdict:
+    """What the answer to a request with `events` events means."""
+    if isinstance(answer, NoAnswer):
+        return Failing(answer.words)
+    status, content = answer.status, _json(answer.body)
+    words = _words(answer, content)
+    match status:
+        case _ if 200 <= status < 300:
+            refused = isinstance(content, dict) and content.get("success") is False
+            return Failing(f"{status} but success is false: {words}", None, status) if refused else Delivered()
+        case 401 | 403:
+            return Unauthorized(words)
+        case 404 | 405 | 410 | 501:
+            return Misconfigured(words)
+        case 413:
+            return TooLarge(status, words)
+        case 429:
+            return RateLimited(words, _asked_ms(answer), _integer(answer.headers.get("x-ratelimit-limit")))
+        case 408 | 425 | 499:
+            return Failing(words, _asked_ms(answer), status)
+        case _ if 400 <= status < 500:
+            return Refused(status, words, _named(content, events), about_events=status in (400, 422))
+        case _ if 300 <= status < 400:
+            return Misconfigured(f"{words} (redirects are not followed: one would carry the key away)")
+        case _:
+            return Failing(words, _asked_ms(answer), status)
+
+
+def server_date_ms(headers: Mapping[str, str]) -> int | None:
+    """The upstream's own clock, Unix milliseconds, from its Date header."""
+    return _http_date_ms(headers.get("date"))
+
+
+def _named(content: Any, events: int) -> dict[int, str]:
+    """Which events a body names, by index; empty if it names none, or one that is not there.
+
+    Shapes: {"errors": {"events.3.source.platform": ["..."]}} and lists of objects or sentences that
+    hold such a path, under "errors" or "detail". A body that names an index out of range counts by
+    something we do not know: none of its names is believed.
+    """
+    if not isinstance(content, dict):
+        return {}
+    named: dict[int, list[str]] = {}
+    for path, words in _complaints(content.get("errors") or content.get("detail")):
+        found = _NAMED.search(path)
+        if found is None:
+            continue
+        index = int(found[1])
+        if index >= events:
+            return {}
+        named.setdefault(index, []).append(words)
+    return {index: clean("; ".join(words)) for index, words in named.items()}
+
+
+def _complaints(errors: Any) -> Iterator[tuple[str, str]]:
+    """(path, words) of every complaint in a validation error's body."""
+    if isinstance(errors, dict):
+        for path, words in errors.items():
+            texts = words if isinstance(words, list) else [words]
+            yield str(path), " ".join(text if isinstance(text, str) else _text(text) for text in texts)
+    elif isinstance(errors, list):
+        for complaint in errors:
+            text = complaint if isinstance(complaint, str) else _text(complaint)
+            yield text, text
+
+
+def _asked_ms(answer: Answer) -> int | None:
+    """How long the server asks us to wait; None if it does not say, or not in a way that makes sense.
+
+    Dates are taken relative to the server's own Date header: a TV box's clock may be decades off.
+    """
+    headers = answer.headers
+    server_now_ms = server_date_ms(headers) or answer.wall_ms
+    retry_after = headers.get("retry-after", "").strip()
+    seconds = _integer(retry_after)
+    if seconds is not None:
+        return max(0, seconds) * 1000
+    date_ms = _http_date_ms(retry_after)
+    if date_ms is not None:
+        return max(0, date_ms - server_now_ms)
+    reset = _integer(headers.get("x-ratelimit-reset"))
+    if reset is None or reset < 0:
+        return None
+    return max(0, reset * 1000 - server_now_ms) if reset >= _EPOCH_SECONDS_FROM else reset * 1000
+
+
+def _integer(text: str | None) -> int | None:
+    """A short decimal integer, else None."""
+    stripped = (text or "").strip()
+    return int(stripped) if re.fullmatch(r"-?[0-9]{1,15}", stripped) else None
+
+
+def _http_date_ms(text: str | None) -> int | None:
+    if not text:
+        return None
+    try:
+        return int(parsedate_to_datetime(text).timestamp() * 1000)
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _words(answer: Answer, content: Any) -> str:
+    """The upstream's own words, one line: the body's message if it has one, else its text."""
+    said = ""
+    if isinstance(content, dict):
+        said = next((content[k] for k in ("error", "message", "detail") if isinstance(content.get(k), str)), "")
+    if not said:
+        text = answer.body[: 16 * WORDS_MAX_CHARS].decode("utf-8", "replace")
+        said = _TAG.sub(" ", text) if "<" in text else text
+    return clean(f"{answer.status} {said}")
+
+
+def clean(text: str) -> str:
+    """One printable line of at most WORDS_MAX_CHARS: fit for logs, pages and the database."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return line if len(line) <= WORDS_MAX_CHARS else line[: WORDS_MAX_CHARS - 1] + "…"
+
+
+def _text(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
