@@ -25,6 +25,7 @@ from relay.config.settings import (
     Udp,
     Upstream,
 )
+from relay.config.values import toml
 
 __all__ = [
     "Batch",
@@ -51,4 +52,5 @@ __all__ = [
     "load_with_origins",
     "needs_restart",
     "secrets",
+    "toml",
 ]

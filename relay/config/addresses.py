@@ -29,6 +29,10 @@ class Url(Kind):
     optional: bool = False
 
     @property
+    def unit(self) -> str:
+        return "URL"
+
+    @property
     def allowed(self) -> str:
         form = "http(s)://[user:password@]host[:port]" if self.userinfo else "https://host[:port]/path"
         return form + (', or ""' if self.optional else "")
@@ -62,6 +66,10 @@ class Listen(Kind):
     """Host and port to listen at; port 0 lets the kernel choose; "" for none."""
 
     @property
+    def unit(self) -> str:
+        return "address"
+
+    @property
     def allowed(self) -> str:
         return '"host:port", "[IPv6]:port", or "" for off'
 
@@ -78,6 +86,10 @@ class HostName(Kind):
     """What a Host header may say, with or without a port."""
 
     @property
+    def unit(self) -> str:
+        return "host"
+
+    @property
     def allowed(self) -> str:
         return '"host" or "host:port"'
 
@@ -90,6 +102,10 @@ class HostName(Kind):
 
 class Origin(Kind):
     """What a browser's Origin header says, to the letter; apps in a web view have schemes of their own."""
+
+    @property
+    def unit(self) -> str:
+        return "origin"
 
     @property
     def allowed(self) -> str:
@@ -107,6 +123,10 @@ class Origin(Kind):
 
 class Network(Kind):
     """A network of senders."""
+
+    @property
+    def unit(self) -> str:
+        return "network"
 
     @property
     def allowed(self) -> str:

@@ -15,16 +15,14 @@ from typing import Any, NamedTuple
 
 from relay.config import settings as s
 from relay.config.addresses import HostName, Listen, Network, Origin, ProxyUrl, Url
+from relay.config.paths import FilePath, OutboxPath, ReadableFile
 from relay.config.values import (
     Choice,
     Duration,
-    FilePath,
     Flag,
     Items,
     Kind,
     Number,
-    OutboxPath,
-    ReadableFile,
     SecretText,
     Size,
     Text,
@@ -105,7 +103,7 @@ KEYS: tuple[Key, ...] = (
         "File with the key; a change of it is noticed within 5 s without a signal."),
     Key("upstream.timeout", Duration(_SECOND_MS, 10 * _MINUTE_MS),
         "One request, all in all; after it the batch counts as unanswered and is sent again."),
-    Key("upstream.max_in_flight", Number(1, 256),
+    Key("upstream.max_in_flight", Number(1, 256, "requests"),
         "Requests at once, over all devices; further batches wait in the outbox."),
     Key("upstream.compression", Choice(("none", "gzip")),
         "Content-Encoding of requests; gzip only where the upstream is known to read it."),
@@ -137,7 +135,7 @@ KEYS: tuple[Key, ...] = (
         "One event; a larger one gets 413, over UDP it is dropped and counted.", restart=True),
     Key("http.request_timeout", Duration(100, 10 * _MINUTE_MS),
         "Head and body of one request; a slower client gets 408 and is closed.", restart=True),
-    Key("http.max_connections", Number(1, 65_536),
+    Key("http.max_connections", Number(1, 65_536, "connections"),
         "Open connections; more are refused at once, and counted.", restart=True),
     Key("http.allowed_hosts", Items(HostName()),
         "Further Host values that are answered; loopback names always are, others get 403.", restart=True),
@@ -153,11 +151,11 @@ KEYS: tuple[Key, ...] = (
         "Answers each datagram once its events are stored.", restart=True),
     Key("ops.listen", Listen(),
         "Own listener for status page, metrics and health; empty: they are on http.listen.", restart=True),
-    Key("ops.token", SecretText(),
+    Key("ops.token", SecretText(optional=True),
         "Bearer token for what changes state or shows event bodies; without one these answer loopback only."),
     Key("ops.token_file", FilePath(),
         "File with ops.token; a change of it is noticed by SIGHUP."),
-    Key("defaults.tenant_id", Number(0, MAX_TENANT_ID, optional=True),
+    Key("defaults.tenant_id", Number(0, MAX_TENANT_ID, "id", optional=True),
         "Filled in where an event has no tenant_id; empty: such an event gets 422."),
     Key("defaults.platform", Choice(("", "ios", "android", "web", "tv")),
         "Filled in where an event has no source.platform; empty: such an event gets 422."),
@@ -180,13 +178,13 @@ KEYS: tuple[Key, ...] = (
         "reject: 503 to HTTP, counted drop on UDP; drop_oldest: the oldest events go, counted."),
     Key("outbox.durability", Choice(("full", "normal")), restart=True,
         effect="full: fsync before the 202; normal: survives a crash, may lose the last moments in a power cut."),
-    Key("outbox.dedupe_window", Number(0, 10_000_000),
+    Key("outbox.dedupe_window", Number(0, 10_000_000, "events"),
         "Latest event ids remembered, also across restarts; an older repeat is stored again.", restart=True),
-    Key("outbox.max_dead_letters", Number(1, 1_000_000),
+    Key("outbox.max_dead_letters", Number(1, 1_000_000, "events"),
         "Dead letters kept; beyond it the oldest go, counted.", restart=True),
     Key("batch.linger", Duration(0, 10 * _MINUTE_MS),
         "The longest an event waits for company; shorter means more requests."),
-    Key("batch.max_events", Number(1, 10_000),
+    Key("batch.max_events", Number(1, 10_000, "events"),
         "Events in a request; a full batch leaves at once."),
     Key("batch.max_bytes", Size(_KIB, 64 * _MIB),
         "Bytes of a request's body before compression; a full batch leaves at once."),
@@ -194,9 +192,9 @@ KEYS: tuple[Key, ...] = (
         "Whether one request may carry several devices of one tenant."),
     Key("rate.window", Duration(100, _HOUR_MS),
         "The span over which the upstream counts requests."),
-    Key("rate.device_per_window", Number(1, 1_000_000),
+    Key("rate.device_per_window", Number(1, 1_000_000, "requests"),
         "Requests for a device in any window, retries included; above the upstream's own limit it answers 429."),
-    Key("rate.ip_per_window", Number(1, 1_000_000),
+    Key("rate.ip_per_window", Number(1, 1_000_000, "requests"),
         "Requests of a route in a window, assumed at first once an unknown shared limit is noticed."),
     Key("retry.initial", Duration(10, _HOUR_MS),
         "Upper end of the first backoff; it doubles with each failure, with full jitter."),
@@ -207,7 +205,8 @@ KEYS: tuple[Key, ...] = (
     Key("log.level", Choice(("debug", "info", "warning", "error")),
         "The least serious lines that are written."),
     Key("log.format", Choice(("auto", "json", "console")),
-        "auto: console on a terminal, else json.", restart=True),)
+        "auto: console on a terminal, else json.", restart=True),
+)
 # fmt: on
 
 BY_NAME: Mapping[str, Key] = {key.name: key for key in KEYS}

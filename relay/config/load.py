@@ -28,7 +28,7 @@ class Loaded(NamedTuple):
     settings: Settings
     origins: Mapping[str, str]
     """By key, those of given tenants included: "default" | "file PATH" | "environment NAME" |
-    "file PATH named by NAME" | "credential NAME"."""
+    "file PATH named by NAME" | "credential NAME"; "upstream.url" and the like where a tenant has no own."""
 
 
 class Rule(NamedTuple):
@@ -61,7 +61,11 @@ def load_with_origins(config_file: Path | None, environ: Mapping[str, str]) -> L
     resolved = _Resolved(config_file, environ)
     if resolved.faults:
         raise ConfigError(resolved.faults)
-    return Loaded(resolved.settings(), resolved.origins)
+    settings = resolved.settings()
+    for tenant_id in settings.upstream.tenants:
+        for leaf in ("url", "api_key"):
+            resolved.origins.setdefault(tenant_key(tenant_id, leaf), f"upstream.{leaf}")
+    return Loaded(settings, resolved.origins)
 
 
 def load_for_client(config_file: Path | None, environ: Mapping[str, str]) -> Settings:

@@ -58,9 +58,12 @@ class Gathered:
         if isinstance(content, Wrong):
             self.faults.append(Fault(origin, name, "", content.why))
             return
-        key = lookup(name)
+        key, secret = lookup(name), content.rstrip("\r\n")
         assert key is not None
-        self.given.append(Given(name, key, content.rstrip("\r\n"), origin, path))
+        if secret:
+            self.given.append(Given(name, key, secret, origin, path))
+        else:
+            self.faults.append(Fault(origin, name, "", "is an empty file"))
 
     def add_unknown(self, origin: str, name: str, suggestion: str | None) -> None:
         hint = f"; did you mean {suggestion}?" if suggestion else ""

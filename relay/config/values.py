@@ -8,12 +8,10 @@ gives back reads as the same value. Nothing here knows a key's name or where a v
 from __future__ import annotations
 
 import json
-import os
 import re
 import tomllib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from relay.secret import Secret
@@ -36,6 +34,11 @@ class Kind(ABC):
     suffix: ClassVar[str] = ""
     """Unit of the value in Settings, as the end of the field's name."""
     secret: ClassVar[bool] = False
+
+    @property
+    def unit(self) -> str:
+        """For people: what the value counts, or what it is."""
+        return "text"
 
     @property
     @abstractmethod
@@ -82,6 +85,10 @@ class Choice(Kind):
     words: tuple[str, ...]
 
     @property
+    def unit(self) -> str:
+        return "word"
+
+    @property
     def allowed(self) -> str:
         return ", ".join(toml(word) for word in self.words)
 
@@ -91,6 +98,10 @@ class Choice(Kind):
 
 class Flag(Kind):
     """True or false."""
+
+    @property
+    def unit(self) -> str:
+        return "switch"
 
     @property
     def allowed(self) -> str:
@@ -109,7 +120,13 @@ class Number(Kind):
 
     least: int
     most: int
+    of: str
+    """What it counts."""
     optional: bool = False
+
+    @property
+    def unit(self) -> str:
+        return self.of
 
     @property
     def allowed(self) -> str:
@@ -137,7 +154,13 @@ class _Quantity(Kind):
     most: int
     units: ClassVar[dict[str, int]]
     zero: ClassVar[str]
+    rather_smaller: ClassVar[tuple[int, ...]] = ()
     sample: ClassVar[str]
+    of: ClassVar[str]
+
+    @property
+    def unit(self) -> str:
+        return self.of
 
     @property
     def allowed(self) -> str:
@@ -151,7 +174,10 @@ class _Quantity(Kind):
         return amount if self.least <= amount <= self.most else Wrong("is out of range")
 
     def plain(self, value: Any) -> object:
+        """With the largest unit that gives a whole number; of time, "60s" before "1m", as the contract writes it."""
         fitting = [unit for unit, amount in self.units.items() if value and value % amount == 0]
+        if value in self.rather_smaller:
+            fitting.pop()
         return f"{value // self.units[fitting[-1]]}{fitting[-1]}" if fitting else self.zero
 
 
@@ -161,7 +187,9 @@ class Duration(_Quantity):
     suffix = "_ms"
     units = DURATION_UNITS_MS
     zero = "0s"
+    rather_smaller = (60_000,)
     sample = '"5s"'
+    of = "time"
 
 
 class Size(_Quantity):
@@ -171,72 +199,31 @@ class Size(_Quantity):
     units = SIZE_UNITS_BYTES
     zero = "0B"
     sample = '"512KiB"'
+    of = "bytes"
 
 
 @dataclass(frozen=True, slots=True)
-class FilePath(Kind):
-    """A file for others to make; "" for none where `optional`."""
-
-    optional: bool = True
-    max_bytes: int = 4_096
-
-    @property
-    def allowed(self) -> str:
-        return f"a path of up to {self.max_bytes} bytes" + (', or ""' if self.optional else "")
-
-    def read(self, raw: object) -> str | Wrong:
-        if not isinstance(raw, str):
-            return Wrong("is not a path")
-        if not raw and not self.optional:
-            return Wrong("is empty")
-        if len(os.fsencode(raw)) > self.max_bytes:
-            return Wrong("is too long")
-        return raw if raw.isprintable() else Wrong("has control or other unprintable characters")
-
-
-class OutboxPath(FilePath):
-    """A path, as a Path."""
-
-    def read(self, raw: object) -> Any:
-        path = FilePath.read(self, raw)
-        return path if isinstance(path, Wrong) else Path(path)
-
-    def plain(self, value: Any) -> object:
-        return str(value)
-
-
-class ReadableFile(FilePath):
-    """A file that must be there and readable now."""
-
-    @property
-    def allowed(self) -> str:
-        return 'path of a readable file, or ""'
-
-    def read(self, raw: object) -> str | Wrong:
-        path = FilePath.read(self, raw)
-        if path and isinstance(path, str):
-            try:
-                with open(path, "rb"):
-                    pass
-            except OSError as error:
-                return Wrong(f"cannot be read: {error.strerror}")
-        return path
-
-
 class SecretText(Kind):
-    """Goes into an HTTP header: a space or a line break in it would be another header."""
+    """Goes into an HTTP header: a space or a line break in it would be another header. None, written "", where
+    `optional`.
+    """
 
+    optional: bool = False
     secret = True
+
+    @property
+    def unit(self) -> str:
+        return "secret"
 
     @property
     def allowed(self) -> str:
         return f"1 to {MAX_SECRET_CHARS} printable ASCII characters without spaces"
 
-    def read(self, raw: object) -> Secret | Wrong:
+    def read(self, raw: object) -> Secret | Wrong | None:
         if not isinstance(raw, str):
             return Wrong("is not text")
         if not raw:
-            return Wrong("is empty")
+            return None if self.optional else Wrong("is empty")
         if len(raw) > MAX_SECRET_CHARS or not re.fullmatch(r"[!-~]+", raw):
             return Wrong("is too long, or has spaces, line breaks or other characters than printable ASCII")
         return Secret(raw)
@@ -247,6 +234,10 @@ class Items(Kind):
     """A list, each item of the kind `item`; as text: separated by commas, or a TOML array."""
 
     item: Kind
+
+    @property
+    def unit(self) -> str:
+        return f"list of {self.item.unit}s"
 
     @property
     def allowed(self) -> str:
@@ -275,7 +266,9 @@ class Items(Kind):
 
 
 def toml(plain: object) -> str:
-    """A plain value as TOML writes it, on one line, whatever its characters."""
+    """A plain value as TOML writes it, on one line, whatever its characters; None, which TOML has not, as ""."""
+    if plain is None:
+        return '""'
     if isinstance(plain, list | tuple):
         return f"[{', '.join(toml(item) for item in plain)}]"
     if isinstance(plain, str):

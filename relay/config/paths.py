@@ -1,0 +1,64 @@
+"""Kinds of value that name a file. Relative paths start at the directory the relay is started in."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from relay.config.values import Kind, Wrong
+
+
+@dataclass(frozen=True, slots=True)
+class FilePath(Kind):
+    """A file for others to make; "" for none where `optional`."""
+
+    optional: bool = True
+    max_bytes: int = 4_096
+
+    @property
+    def unit(self) -> str:
+        return "path"
+
+    @property
+    def allowed(self) -> str:
+        return f"a path of up to {self.max_bytes} bytes" + (', or ""' if self.optional else "")
+
+    def read(self, raw: object) -> str | Wrong:
+        if not isinstance(raw, str):
+            return Wrong("is not a path")
+        if not raw and not self.optional:
+            return Wrong("is empty")
+        if len(os.fsencode(raw)) > self.max_bytes:
+            return Wrong("is too long")
+        return raw if raw.isprintable() else Wrong("has control or other unprintable characters")
+
+
+class OutboxPath(FilePath):
+    """A path, as a Path."""
+
+    def read(self, raw: object) -> Any:
+        path = FilePath.read(self, raw)
+        return path if isinstance(path, Wrong) else Path(path)
+
+    def plain(self, value: Any) -> object:
+        return str(value)
+
+
+class ReadableFile(FilePath):
+    """A file that must be there and readable now."""
+
+    @property
+    def allowed(self) -> str:
+        return 'path of a readable file, or ""'
+
+    def read(self, raw: object) -> str | Wrong:
+        path = FilePath.read(self, raw)
+        if path and isinstance(path, str):
+            try:
+                with open(path, "rb"):
+                    pass
+            except OSError as error:
+                return Wrong(f"cannot be read: {error.strerror}")
+        return path
