@@ -8,7 +8,6 @@ can go wrong becomes a NoAnswer; nothing but cancellation leaves as an exception
 
 from __future__ import annotations
 
-import asyncio
 import gzip
 import ssl
 from collections.abc import Callable
@@ -164,9 +163,3 @@ def _harmless(error: BaseException) -> str:
             return f"connection failed: {error.strerror or type(error).__name__}"
         case _:
             return f"request failed ({type(error).__name__})"
-
-
-async def check_tls(host: str, port: int, context: ssl.SSLContext) -> None:
-    """Connect, shake hands, hang up. Raises OSError or ssl.SSLError."""
-    _, writer = await asyncio.open_connection(host, port, ssl=context, server_hostname=host)
-    writer.close()

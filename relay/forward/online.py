@@ -1,0 +1,96 @@
+"""`check-config --online`: is the upstream there, is it who it says, does it take the key?
+
+No event is sent: an empty batch is refused by a service that knows the key, and by 401 by one that does not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from relay.clock import SystemClock
+from relay.config import Settings
+from relay.forward.upstream import UpstreamClient, tls_context
+from relay.policy.batch import body
+from relay.policy.verdict import Misconfigured, NoAnswer, RateLimited, Refused, Unauthorized, Verdict, verdict
+
+_STEP_S = 10.0
+
+
+class Step(NamedTuple):
+    name: str
+    ok: bool
+    words: str
+
+
+async def check(settings: Settings) -> list[Step]:
+    """The steps in order, for each route; a route's later steps are left out once one failed."""
+    tenants = [("", 0), *((f" of tenant {tenant_id}", tenant_id) for tenant_id in settings.upstream.tenants)]
+    steps: list[Step] = []
+    for whose, tenant_id in tenants:
+        steps += await _check_route(settings, whose, tenant_id)
+    return steps
+
+
+async def _check_route(settings: Settings, whose: str, tenant_id: int) -> list[Step]:
+    url = urlsplit(settings.upstream.route(tenant_id).url)
+    host = url.hostname or ""
+    port = url.port or (443 if url.scheme == "https" else 80)
+    steps: list[Step] = []
+    if not settings.upstream.proxy:
+        steps.append(await _resolve(whose, host, port))
+        if steps[-1].ok and url.scheme == "https":
+            steps.append(await _shake_hands(whose, host, port, settings))
+    if all(step.ok for step in steps):
+        steps.append(await _try_key(whose, tenant_id, settings))
+    return steps
+
+
+async def _resolve(whose: str, host: str, port: int) -> Step:
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        return Step(f"name{whose}", False, f"{host} is not found: {error.strerror}")
+    return Step(f"name{whose}", True, f"{host} is {found[0][4][0]}")
+
+
+async def _shake_hands(whose: str, host: str, port: int, settings: Settings) -> Step:
+    try:
+        async with asyncio.timeout(_STEP_S):
+            _, writer = await asyncio.open_connection(host, port, ssl=tls_context(settings.upstream))
+    except ssl.SSLCertVerificationError as error:
+        return Step(f"TLS{whose}", False, f"certificate of {host} not accepted: {error.verify_message}")
+    except (OSError, TimeoutError) as error:
+        return Step(f"TLS{whose}", False, f"{host}:{port}: {str(error) or 'no answer in time'}")
+    tls = writer.get_extra_info("ssl_object")
+    writer.close()
+    return Step(f"TLS{whose}", True, f"{tls.version()}, certificate accepted")
+
+
+async def _try_key(whose: str, tenant_id: int, settings: Settings) -> Step:
+    client = UpstreamClient(settings.upstream, SystemClock())
+    try:
+        answer = await client.post(tenant_id, body([]))
+    finally:
+        await client.close()
+    if isinstance(answer, NoAnswer):
+        return Step(f"key{whose}", False, answer.words)
+    return Step(f"key{whose}", *_meaning(verdict(answer, 0)))
+
+
+def _meaning(of: Verdict) -> tuple[bool, str]:
+    """Whether an answer to an empty batch shows that the key is good, and why."""
+    match of:
+        case Refused(words=words, about_events=True):
+            return True, f"accepted (an empty batch is refused as it should be: {words})"
+        case Unauthorized(words):
+            return False, f"refused: {words}"
+        case Misconfigured(words):
+            return False, f"the URL is not the events endpoint: {words}"
+        case RateLimited(words):
+            return False, f"rate limited, try again in a minute: {words}"
+        case _:
+            return False, f"unclear answer to an empty batch: {of}"

@@ -1,0 +1,350 @@
+"""The composition root: what starts and stops, in which order and why. The only module that sees all parts.
+
+Start
+1. log and secrets, so that whatever goes wrong next is told, and told without the key
+2. the outbox: without its lock nothing may be promised
+3. the listeners: apps' events are kept from now on, while
+4. the lane index is rebuilt and what was in flight at the last end is found, and then
+5. the forwarder sends: what was in flight first
+6. the watchers: disk, ages, key files
+
+Stop (SIGTERM, SIGINT)
+1. the listeners: no new event; an app still has what is refused
+2. the forwarder makes one attempt at what waits, within `shutdown.drain`; what has no answer by then
+   stays journalled and is sent again, first, at the next start
+3. the outbox: commits what was appended, checkpoints, unlocks
+A second signal exits at once. Nothing is lost either way: all that was answered 202 is on disk.
+
+A part that dies stops the service with its name and a non-zero code: a supervisor starts it anew,
+which is better than a relay that answers and does not send.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import structlog
+from aiohttp import web
+
+from relay import __version__, installation, log, process
+from relay.address import ListenError
+from relay.clock import Clock, SystemClock, rfc3339
+from relay.config import ConfigError, Settings, diff, load, needs_restart, secrets
+from relay.event import Defaults, Reader
+from relay.forward.forwarder import Forwarder
+from relay.forward.upstream import UpstreamClient
+from relay.ingest.guard import Guard
+from relay.ingest.http import HttpIngest
+from relay.ingest.udp import UdpIngest
+from relay.listener import Listener
+from relay.metrics import Metrics
+from relay.ops.server import Ops
+from relay.ops.status import Status
+from relay.outbox import OutboxError
+from relay.outbox.sqlite import SQLITE_VERSION, SqliteOutbox
+from relay.policy.limits import Limits
+from relay.policy.schedule import Schedule
+from relay.tasks import PartDied, Tasks
+
+EXIT_OK, EXIT_DIED = 0, 1
+_WATCH_S = 1.0
+_EXPIRE_EVERY = 10  # watches
+_KEYS_EVERY = 2  # watches; the contract promises 5 s
+_LISTENER_STOP_MS = 2_000
+
+_log = structlog.get_logger("relay.service")
+
+Loader = Callable[[], Settings]
+
+
+class Service:
+    """One relay: `start`, `wait` until it is told to stop or a part dies, `stop`."""
+
+    def __init__(self, settings: Settings, load_settings: Loader, clock: Clock) -> None:
+        """`load_settings` reads the configuration anew; it raises ConfigError."""
+        self.settings = settings
+        self.stopping = asyncio.Event()
+        self._load_settings = load_settings
+        self._clock = clock
+        self.metrics = Metrics()
+        self._tasks = Tasks()
+        self.outbox = SqliteOutbox(settings.outbox, clock, self.metrics, self._tasks)
+        self.schedule = Schedule(limits(settings))
+        self._client = UpstreamClient(settings.upstream, clock)
+        self._forwarder = Forwarder(self.outbox, self.schedule, self._client, clock, self.metrics, self._tasks)
+        reader = self._reader(settings)
+        self._http = HttpIngest(reader, self.outbox, settings.http, settings.outbox.durability, self.metrics)
+        self._udp = UdpIngest(reader, self.outbox, settings.udp, settings.http.max_body_bytes, self.metrics, clock)
+        self._ops = Ops(
+            status=Status(self.outbox, self.schedule, clock, lambda: self._forwarder.clock_skew_ms / 1000),
+            outbox=self.outbox,
+            control=self,
+            token=settings.ops.token,
+            metrics=self.metrics,
+            refresh=self._refresh,
+        )
+        self._listeners = self._make_listeners()
+        self._forwarding: asyncio.Task[None] | None = None
+        self._loaded = False
+        self.metrics.build_info(__version__, platform.python_version(), SQLITE_VERSION)
+        self.metrics.config_last_reload_successful.set(1)
+
+    # -- life --------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """See the module. Raises OutboxLocked and ListenError, with everything stopped again."""
+        await self.outbox.open()
+        try:
+            for listener in self._listeners:
+                await listener.start()
+            if self.settings.udp.listen:
+                await self._udp.start()
+        except ListenError:
+            await self._stop_listening()
+            await self.outbox.close()
+            raise
+        self._forwarding = self._tasks.start("forwarder", self._load_and_forward())
+        self._tasks.start("housekeeping", self._forwarder.keep_house())
+        self._tasks.start("watch", self._watch())
+        _log.info(
+            "relay started",
+            version=__version__,
+            http=self.http_addresses,
+            udp=self.udp_address,
+            upstream=self.settings.upstream.default.url,
+            outbox=str(self.settings.outbox.path),
+            pending=self.outbox.ledger().pending,
+        )
+
+    async def wait(self) -> PartDied | None:
+        """Until `stopping` is set or a part dies; the death, if it was one."""
+        died = self._tasks.died
+        ends: set[asyncio.Future[Any]] = {self._tasks.start("stop signal", self.stopping.wait()), died}
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        return died.result() if died.done() else None
+
+    async def stop(self) -> None:
+        """See the module. Takes `shutdown.drain` and the listeners' own bound at most, and a last commit."""
+        _log.info("stopping", pending=self.outbox.ledger().pending)
+        await self._stop_listening()
+        if self._loaded and not self._tasks.died.done():
+            await self._drain()
+        await self._tasks.cancel_all()
+        await self.outbox.close()
+        await self._client.close()
+        _log.info("stopped", **self.outbox.ledger()._asdict())
+
+    @property
+    def http_addresses(self) -> list[str]:
+        """What is listened on, ports as bound; the ops listener's last if it is one of its own."""
+        return [address for listener in self._listeners for address in listener.addresses]
+
+    @property
+    def udp_address(self) -> str:
+        return self._udp.address
+
+    # -- what may be asked of it while it runs -------------------------------------------------------
+
+    def flush(self) -> None:
+        """Send now what waits, within the limits, and probe held routes at once."""
+        self._forwarder.flush()
+
+    def reload(self) -> bool:
+        """Read the configuration and key files again; apply all of it or nothing. True if it was applied."""
+        try:
+            settings = self._load_settings()
+        except ConfigError as error:
+            self.metrics.config_last_reload_successful.set(0)
+            _log.error("configuration refused, the old one stays in force", error=str(error))
+            return False
+        changed = diff(self.settings, settings)
+        waits = needs_restart(changed)
+        log.configure(replace(settings.log, format=self.settings.log.format), secrets(settings))
+        self._client.configure(settings.upstream)
+        self.schedule.limits = limits(settings)
+        self.outbox.configure(settings.outbox)
+        self._ops.token = settings.ops.token
+        reader = self._reader(settings)
+        self._http.reader = self._udp.reader = reader
+        self.settings = settings
+        self._forwarder.probe()
+        self.metrics.config_last_reload_successful.set(1)
+        _log.info("configuration applied", changed=[key for key in changed if key not in waits], needs_restart=waits)
+        return True
+
+    # -- inside --------------------------------------------------------------------------------------
+
+    def _reader(self, settings: Settings) -> Reader:
+        given = settings.defaults
+        device_id = self._installation_id(settings) if given.device_id == "auto" else given.device_id
+        defaults = Defaults(
+            given.tenant_id, given.platform, device_id, given.app_version, given.os_version, given.device_model
+        )
+        clock = self._clock
+        return Reader(defaults, settings.http.max_event_bytes, clock.new_event_id, lambda: rfc3339(clock.wall_ms()))
+
+    def _installation_id(self, settings: Settings) -> str:
+        try:
+            return installation.device_id(settings.outbox.path.parent, self._clock.new_event_id)
+        except OSError as error:
+            made = self._clock.new_event_id()
+            _log.error("the device id cannot be kept, it will change at the next start", error=str(error), id=made)
+            return made
+
+    def _make_listeners(self) -> list[Listener]:
+        http, ops = self.settings.http, self.settings.ops
+        guard = Guard(http.allowed_hosts, http.allowed_origins)
+        if not ops.listen:
+            return [Listener(self._dispatch, http, guard, self.metrics, self._clock)]
+        own = replace(http, listen=ops.listen, unix_socket="")
+        return [
+            Listener(self._http.handle, http, guard, self.metrics, self._clock),
+            Listener(self._ops.handle, own, guard, self.metrics, self._clock),
+        ]
+
+    async def _dispatch(self, request: web.BaseRequest) -> web.StreamResponse:
+        if self._http.serves(request.raw_path):
+            return await self._http.handle(request)
+        return await self._ops.handle(request)
+
+    async def _load_and_forward(self) -> None:
+        while not self._loaded:
+            try:
+                self._forwarder.restore(await self.outbox.load(self._forwarder.backlog))
+                self._loaded = True
+            except OutboxError as error:
+                _log.warning("outbox cannot be read, sending waits", error=str(error))
+                await asyncio.sleep(_WATCH_S)
+        await self._forwarder.run()
+
+    async def _drain(self) -> None:
+        """One attempt at what waits; what has no answer in time stays journalled."""
+        if self._forwarding:
+            self._forwarding.cancel()
+        try:
+            async with asyncio.timeout(self.settings.shutdown.drain_ms / 1000):
+                await self._forwarder.drain()
+        except TimeoutError:
+            _log.info("drain ended by shutdown.drain", in_flight=self.schedule.in_flight())
+
+    async def _stop_listening(self) -> None:
+        for listener in self._listeners:
+            await listener.stop(_LISTENER_STOP_MS)
+        self._udp.stop()
+
+    async def _watch(self) -> None:
+        """The disk every second, key files every other, ages every tenth."""
+        keys = _fingerprint(self.settings)
+        turn = 0
+        while True:
+            await asyncio.sleep(_WATCH_S)
+            turn += 1
+            await self.outbox.check()
+            if turn % _KEYS_EVERY == 0 and (now := _fingerprint(self.settings)) != keys:
+                keys = now
+                _log.info("a key file has changed")
+                self.reload()
+            if turn % _EXPIRE_EVERY == 0:
+                await self._expire()
+
+    async def _expire(self) -> None:
+        try:
+            dropped = await self.outbox.expire()
+        except OutboxError as error:
+            _log.debug("ages are looked at again later", error=str(error))
+            return
+        if dropped:
+            _log.warning("events dropped for their age", events=dropped, max_age_ms=self.settings.outbox.max_age_ms)
+
+    def _refresh(self) -> None:
+        """Gauges that neither the outbox nor the schedule's status know."""
+        self._udp.refresh()
+        self.metrics.upstream_in_flight.set(self.schedule.in_flight())
+
+
+def limits(settings: Settings) -> Limits:
+    return Limits(
+        linger_ms=settings.batch.linger_ms,
+        max_events=settings.batch.max_events,
+        max_body_bytes=settings.batch.max_bytes,
+        mix_devices=settings.batch.mix_devices,
+        window_ms=settings.rate.window_ms,
+        device_per_window=settings.rate.device_per_window,
+        ip_per_window=settings.rate.ip_per_window,
+        retry_initial_ms=settings.retry.initial_ms,
+        retry_max_ms=settings.retry.max_ms,
+        max_in_flight=settings.upstream.max_in_flight,
+    )
+
+
+def main(config_file: Path | None) -> int:
+    """`relay run`: the exit code.
+
+    Raises ConfigError, OutboxLocked, OutboxError and ListenError when it cannot start.
+    """
+    process.harden()
+
+    def load_settings() -> Settings:
+        return load(config_file, os.environ)
+
+    settings = load_settings()
+    log.configure(settings.log, secrets(settings))
+    with asyncio.Runner(loop_factory=event_loop_factory()) as runner:
+        return runner.run(run(settings, load_settings))
+
+
+async def run(settings: Settings, load_settings: Loader) -> int:
+    """One relay from start to stop, driven by signals."""
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_loop_error)
+    service = Service(settings, load_settings, SystemClock())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _told_to_stop, service, number)
+    loop.add_signal_handler(signal.SIGHUP, service.reload)
+    await service.start()
+    death = await service.wait()
+    if death:
+        _log.critical("a part of the relay died, it stops", part=str(death), exc_info=death.__cause__)
+    await service.stop()
+    return EXIT_DIED if death else EXIT_OK
+
+
+def event_loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's where its wheel exists, else asyncio's own."""
+    try:
+        import uvloop  # noqa: PLC0415 - there is none for armv7
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+def _told_to_stop(service: Service, number: signal.Signals) -> None:
+    if service.stopping.is_set():
+        os._exit(128 + number)
+    _log.info("told to stop", signal=number.name)
+    service.stopping.set()
+
+
+def _loop_error(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What asyncio could not give to anybody: a failing accept, a callback's bug."""
+    error = context.get("exception")
+    _log.error("event loop", problem=context.get("message", ""), error=f"{type(error).__name__}: {error}")
+
+
+def _fingerprint(settings: Settings) -> list[tuple[int, ...]]:
+    """What tells whether a key file was changed or replaced; a missing one is a value too."""
+    prints: list[tuple[int, ...]] = []
+    for path in settings.upstream.key_files:
+        try:
+            at = path.stat()
+            prints.append((at.st_ino, at.st_mtime_ns, at.st_size))
+        except OSError:
+            prints.append(())
+    return prints
