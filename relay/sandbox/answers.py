@@ -1,0 +1,213 @@
+"""What the sandbox can answer: the documented answers, the framework's, a proxy's and a CDN's.
+
+An answer is named by its status (503) or by a name of `VARIANTS` ("503_maintenance"). Which shape a bare status
+has is decided here: the application's JSON, nginx's HTML for what a proxy says, Cloudflare's HTML from 520 on.
+Pure; knows nothing of connections.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from http import HTTPStatus
+from typing import NamedTuple
+
+import msgspec
+
+from relay.sandbox import validate
+
+Headers = tuple[tuple[str, str], ...]
+
+
+class Answer(NamedTuple):
+    status: int
+    body: bytes
+    headers: Headers = (("Content-Type", "application/json"),)
+    proxy: bool = False
+    """Given before the application is asked: no key, limit or validation comes first."""
+
+    def adding(self, headers: Sequence[tuple[str, str]]) -> Answer:
+        """With further headers, replacing those of the same name."""
+        names = {name.lower() for name, _ in headers}
+        kept = tuple(header for header in self.headers if header[0].lower() not in names)
+        return self._replace(headers=(*kept, *headers))
+
+
+class About(NamedTuple):
+    """The request that is answered."""
+
+    events: int
+    bad: Sequence[int]
+    """Indexes of the events an answer is to name, in order."""
+
+
+def reason_phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return {499: "Client Closed Request", 419: "unknown status"}.get(status, "")
+
+
+def _json(status: int, value: object) -> Answer:
+    return Answer(status, msgspec.json.encode(value))
+
+
+def _html(status: int, title: str, *, proxy: bool = True) -> Answer:
+    head, heading = f"<head><title>{title}</title></head>", f"<center><h1>{title}</h1></center>"
+    page = f"<html>\r\n{head}\r\n<body>\r\n{heading}\r\n</body>\r\n</html>\r\n"
+    return Answer(status, page.encode(), (("Content-Type", "text/html"),), proxy)
+
+
+def _nginx(status: int) -> Answer:
+    return _html(status, f"{status} {reason_phrase(status)}").adding([("Server", "nginx")])
+
+
+_CLOUDFLARE = {
+    520: "Web server is returning an unknown error",
+    521: "Web server is down",
+    522: "Connection timed out",
+    523: "Origin is unreachable",
+    524: "A timeout occurred",
+    525: "SSL handshake failed",
+    526: "Invalid SSL certificate",
+    527: "Railgun Error",
+    530: "Origin DNS error (error code: 1016)",
+}
+
+
+def _cloudflare(status: int, title: str) -> Answer:
+    return _html(status, f"playtv-api | {status}: {title}").adding([("Server", "cloudflare"), ("CF-RAY", "8f-SBX")])
+
+
+BAD_REQUEST = _nginx(400)
+ACCEPTED = _json(202, {"success": True})
+UNAUTHORIZED = _json(401, {"success": False, "error": "Invalid or missing API key"})
+TOO_MANY = _json(429, {"success": False, "error": "Too many requests"})
+NOT_FOUND = _json(404, {"message": "The route could not be found."})
+NOT_ALLOWED = _json(405, {"message": "The method is not supported for this route. Supported methods: POST."}).adding(
+    [("Allow", "POST")]
+)
+NGINX_TOO_LARGE = _nginx(413)
+LARAVEL_TOO_LARGE = _json(413, {"message": "The POST data is too large."})
+
+
+def invalid(errors: Mapping[str, list[str]]) -> Answer:
+    return Answer(422, validate.refusal(errors))
+
+
+def _redirect(status: int, location: str) -> Answer:
+    return _html(status, f"Redirecting to {location}", proxy=False).adding([("Location", location)])
+
+
+def for_browser(answer: Answer) -> Answer:
+    """What the framework says instead to a request without `Accept: application/json`."""
+    if answer.proxy:
+        return answer
+    if answer.status == 422:
+        return _redirect(302, "/")
+    if answer.status == 401:
+        return _redirect(302, "/login")
+    if answer.status == 429:
+        return _html(429, "Too Many Requests", proxy=False)
+    return answer
+
+
+_BY_STATUS = {
+    200: ACCEPTED._replace(status=200),
+    201: ACCEPTED._replace(status=201),
+    202: ACCEPTED,
+    204: Answer(204, b"", ()),
+    304: Answer(304, b"", (), proxy=True),
+    401: UNAUTHORIZED,
+    404: NOT_FOUND,
+    405: NOT_ALLOWED,
+    413: NGINX_TOO_LARGE,
+    419: _json(419, {"message": "CSRF token mismatch."}),
+    429: TOO_MANY,
+    500: _json(500, {"message": "Server Error"}),
+}
+_NGINX = (407, 408, 414, 431, 494, 499, 502, 503, 504, 507)
+
+
+def _of_status(status: int, about: About) -> Answer:
+    if status == 422:
+        return _invalid_named(about)
+    if status in _BY_STATUS:
+        return _BY_STATUS[status]
+    if 300 <= status < 400:
+        return _redirect(status, "/login")
+    if status in _NGINX:
+        return _nginx(status)
+    if status in _CLOUDFLARE:
+        return _cloudflare(status, _CLOUDFLARE[status])
+    return _json(status, {"message": reason_phrase(status)})
+
+
+_CONTEXT = "The {} field must be an array."
+
+
+def _invalid_named(about: About) -> Answer:
+    paths = [f"events.{index}.context" for index in about.bad]
+    return invalid({path: [_CONTEXT.format(path)] for path in paths})
+
+
+def _invalid_index(index: int) -> Answer:
+    return _invalid_named(About(0, (index,)))
+
+
+def _invalid_translated(about: About) -> Answer:
+    paths = [f"events.{index}.context" for index in about.bad]
+    errors = {path: [f"{path} muss ein Array sein."] for path in paths}
+    return _json(422, {"message": "Die angegebenen Daten waren ungültig.", "errors": errors})
+
+
+def _invalid_thousand(about: About) -> Answer:
+    paths = [f"events.{index}.context" for index in about.bad]
+    paths += [f"events.{paths[0].split('.')[1]}.context.field_{number}" for number in range(1000 - len(paths))]
+    return invalid({path: [_CONTEXT.format(path)] for path in paths})
+
+
+def _invalid_list(about: About) -> Answer:
+    errors = [{"index": index, "field": "context", "message": "must be an array"} for index in about.bad]
+    return _json(422, {"success": False, "errors": errors})
+
+
+def _partial(about: About) -> Answer:
+    rejected = [{"index": index, "errors": {"context": ["must be an array"]}} for index in about.bad]
+    return _json(202, {"success": True, "accepted": about.events - len(about.bad), "rejected": rejected})
+
+
+VARIANTS: dict[str, Callable[[About], Answer]] = {
+    "202_empty": lambda _: Answer(202, b"", ()),
+    "202_html": lambda _: _html(202, "Accepted", proxy=False),
+    "202_partial": _partial,
+    "202_success_false": lambda _: _json(202, {"success": False, "error": "Queue is unavailable"}),
+    "401_html": lambda _: _html(401, "401 Authorization Required"),
+    "403_html": lambda _: _html(403, "Attention Required! | Request blocked"),
+    "413_laravel": lambda _: LARAVEL_TOO_LARGE,
+    "422_unnamed": lambda _: _json(422, {"message": "The given data was invalid."}),
+    "422_events": lambda _: invalid({"events": ["The events field is required."]}),
+    "422_wildcard": lambda _: invalid({"events.*.context": [_CONTEXT.format("events.*.context")]}),
+    "422_out_of_range": lambda about: _invalid_index(about.events + 10),
+    "422_wrong_index": lambda about: _invalid_index((about.bad[-1] + 1) % max(1, about.events)),
+    "422_translated": _invalid_translated,
+    "422_thousand": _invalid_thousand,
+    "422_list": _invalid_list,
+    "429_html": lambda _: _html(429, "Too Many Requests", proxy=False),
+    "429_cloudflare": lambda _: _cloudflare(429, "You are being rate limited (error code: 1015)"),
+    "503_maintenance": lambda _: (
+        _json(503, {"message": "Service Unavailable"})._replace(proxy=True).adding([("Retry-After", "60")])
+    ),
+}
+
+
+def known(name: int | str) -> bool:
+    return name in VARIANTS if isinstance(name, str) else 200 <= name <= 599
+
+
+def is_proxys(name: int | str) -> bool:
+    return make(name, About(1, (0,))).proxy
+
+
+def make(name: int | str, about: About) -> Answer:
+    """The answer of that status or variant; `about.bad` is not empty."""
+    return VARIANTS[name](about) if isinstance(name, str) else _of_status(name, about)

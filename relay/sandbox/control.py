@@ -1,0 +1,88 @@
+"""Telling a running sandbox what to do, and asking what it saw, over its own port.
+
+Guarded by nothing: it is a toy on loopback. Requests under PREFIX are not recorded and get no faults but those
+at accept.
+
+GET    report      the Report                     GET    settings   all of them
+GET    delivered   event ids, one a line          PATCH  settings   {"latency_ms": 50}
+GET    requests    [[at_ms, peer, device, events, status, committed], ...]
+GET    faults      those live                     POST   faults     one Fault or a list of them
+DELETE faults      heal
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+
+import msgspec
+
+from relay.sandbox.answers import Answer
+from relay.sandbox.application import Application
+from relay.sandbox.faults import Fault
+
+PREFIX = "/_sandbox/"
+
+
+def control(application: Application, method: str, path: str, body: bytes) -> Answer:
+    """Does what is asked; the answer to it."""
+    do = _VERBS.get((method, path.removeprefix(PREFIX)))
+    if do is None:
+        return _answer(404, {"error": f"there is {', '.join(f'{verb} {name}' for verb, name in _VERBS)}"})
+    try:
+        return do(application, body)
+    except ValueError as error:  # msgspec's are ValueErrors too
+        return _answer(422, {"error": str(error)})
+
+
+def _answer(status: int, value: object) -> Answer:
+    return Answer(status, msgspec.json.encode(value))
+
+
+def _report(application: Application, body: bytes) -> Answer:
+    return _answer(200, application.report())
+
+
+def _delivered(application: Application, body: bytes) -> Answer:
+    lines = "".join(f"{uuid.UUID(bytes=event_id)}\n" for event_id in application.record.delivered())
+    return Answer(200, lines.encode(), (("Content-Type", "text/plain"),))
+
+
+def _requests(application: Application, body: bytes) -> Answer:
+    return _answer(200, list(application.record.requests()))
+
+
+def _settings(application: Application, body: bytes) -> Answer:
+    return _answer(200, application.settings)
+
+
+def _change(application: Application, body: bytes) -> Answer:
+    application.change(msgspec.json.decode(body, type=dict[str, object]))
+    return _settings(application, body)
+
+
+def _faults(application: Application, body: bytes) -> Answer:
+    return _answer(200, application.faults.live())
+
+
+def _add(application: Application, body: bytes) -> Answer:
+    faults = msgspec.json.decode(body, type=Fault | list[Fault])
+    application.faults.add(*(faults if isinstance(faults, list) else [faults]))
+    return _faults(application, body)
+
+
+def _heal(application: Application, body: bytes) -> Answer:
+    application.faults.heal()
+    return _faults(application, body)
+
+
+_VERBS: dict[tuple[str, str], Callable[[Application, bytes], Answer]] = {
+    ("GET", "report"): _report,
+    ("GET", "delivered"): _delivered,
+    ("GET", "requests"): _requests,
+    ("GET", "settings"): _settings,
+    ("PATCH", "settings"): _change,
+    ("GET", "faults"): _faults,
+    ("POST", "faults"): _add,
+    ("DELETE", "faults"): _heal,
+}

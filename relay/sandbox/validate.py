@@ -1,0 +1,260 @@
+"""Whether the upstream would take a body: the events in it, or the framework's validation errors.
+
+Rules: what is required and of which type is `upstream-api.md`; how it is said is the framework's ("The
+events.0.source.platform field is required."). All or nothing. Two ways through, one verdict: a typed
+decode that takes what is plainly right, and the rules, one by one, for everything else. Pure.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from typing import Annotated, Any, Literal, NamedTuple
+
+import msgspec
+
+from relay.sandbox import php
+
+Device = tuple[int, str, str]
+"""As the upstream tells devices apart: (tenant_id, platform, device_id)."""
+
+
+class Seen(msgspec.Struct, frozen=True, gc=False):
+    """What is kept of an event."""
+
+    event_id: bytes
+    """The UUID's 16 bytes."""
+    device: Device
+    n: int | None
+    """context.n, if it is an integer: its sender's count, by which order is judged."""
+
+
+class Read(NamedTuple):
+    """A body as the upstream sees it: its events if `errors` is empty."""
+
+    events: list[Seen]
+    errors: Mapping[str, list[str]]
+    """By path, in the framework's order."""
+    device: Device | None
+    """The first event's, if it can be told, errors or not."""
+
+
+def read(body: bytes) -> Read:
+    """All events of `body`, or every fault of them."""
+    events = _read_plain(body)
+    if events:
+        return Read(events, {}, events[0].device)
+    return _read_by_rules(php.decode(body))
+
+
+def refusal(errors: Mapping[str, list[str]]) -> bytes:
+    """The body of the 422."""
+    texts = [text for of_path in errors.values() for text in of_path]
+    more = len(texts) - 1
+    message = texts[0] + (f" (and {more} more error{'s' if more > 1 else ''})" if more else "")
+    return msgspec.json.encode({"message": message, "errors": errors})
+
+
+# --- the typed way -------------------------------------------------------------------------------------------
+
+_Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+
+
+class _Source(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    platform: Literal["ios", "android", "web", "tv"]
+    device_id: str
+    app_version: str | None = None
+    os_version: str | None = None
+    device_model: str | None = None
+
+
+class _Subject(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    type: str | None = None
+    id: str | None = None
+
+
+class _Event(msgspec.Struct, forbid_unknown_fields=True):
+    event_id: str
+    event_type: str
+    tenant_id: _Int64
+    source: _Source
+    subject: _Subject | None = None
+    context: dict[str, Any] | None = None
+    occurred_at: datetime | None = None
+
+
+class _Body(msgspec.Struct, forbid_unknown_fields=True):
+    events: list[_Event]
+
+
+_plain = msgspec.json.Decoder(_Body)
+# Three levels are above a context: body, events, event.
+_CONTEXT_DEPTH = php.MAX_DEPTH - 3
+
+
+def _read_plain(body: bytes) -> list[Seen]:
+    """The events, if nothing about them needs a second look; else nothing."""
+    try:
+        events = _plain.decode(body).events
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return []
+    seen = []
+    flat = 2
+    for event in events:
+        event_id, source, context = _uuid4(event.event_id), event.source, event.context
+        if event_id is None or not _is_clean(event.event_type) or not _is_clean(source.device_id):
+            return []
+        flat += 2 + (event.subject is not None) + (context is not None)
+        n = context.get("n") if context else None
+        seen.append(Seen(event_id, (event.tenant_id, source.platform, source.device_id), _count(n)))
+    # Brackets beyond those of flat events are the only way to be deep; few bodies have that many.
+    if body.count(b"{") + body.count(b"[") - flat >= _CONTEXT_DEPTH and any(
+        php.deeper_than(event.context, _CONTEXT_DEPTH) for event in events
+    ):
+        return []
+    return seen
+
+
+@functools.lru_cache(maxsize=10_000)
+def _is_clean(text: str) -> bool:
+    """Whether trimming leaves a text as it is, and not empty."""
+    return php.clean(text) == text
+
+
+# --- the rules -----------------------------------------------------------------------------------------------
+
+
+class _Rule(NamedTuple):
+    path: tuple[str, ...]
+    """Below the event; empty: the event itself."""
+    required: bool
+    holds: Callable[[object], bool]
+    otherwise: str
+    """{} is the path."""
+
+
+def _is_uuid4(value: object) -> bool:
+    return isinstance(value, str) and _uuid4(value) is not None
+
+
+def _is_string(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_array(value: object) -> bool:
+    return isinstance(value, dict | list)
+
+
+def _is_integer(value: object) -> bool:
+    """As PHP's FILTER_VALIDATE_INT, which looks at the value's text: 1, 1.0, "1" and true are integers."""
+    return _integer(value) is not None
+
+
+def _is_platform(value: object) -> bool:
+    return isinstance(value, str) and value in _PLATFORMS
+
+
+_PLATFORMS = ("ios", "android", "web", "tv")
+_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([Tt ][0-9]{2}:[0-9]{2}(:[0-9]{2}([.,][0-9]+)?)?([Zz]|[+-][0-9:]+)?)?\Z")
+
+
+def _is_time(value: object) -> bool:
+    """ISO 8601; second 60 is one, as in PHP."""
+    if not isinstance(value, str) or not _TIME.match(value):
+        return False
+    try:
+        datetime.fromisoformat(value.upper().replace(":60", ":59"))
+    except ValueError:
+        return False
+    return True
+
+
+_STRING, _ARRAY = "The {} field must be a string.", "The {} field must be an array."
+_RULES = (
+    _Rule((), True, _is_array, _ARRAY),
+    _Rule(("event_id",), True, _is_uuid4, "The {} field must be a valid UUID."),
+    _Rule(("event_type",), True, _is_string, _STRING),
+    _Rule(("tenant_id",), True, _is_integer, "The {} field must be an integer."),
+    _Rule(("source", "platform"), True, _is_platform, "The selected {} is invalid."),
+    _Rule(("source", "device_id"), True, _is_string, _STRING),
+    _Rule(("source", "app_version"), False, _is_string, _STRING),
+    _Rule(("source", "os_version"), False, _is_string, _STRING),
+    _Rule(("source", "device_model"), False, _is_string, _STRING),
+    _Rule(("subject",), False, _is_array, _ARRAY),
+    _Rule(("subject", "type"), False, _is_string, _STRING),
+    _Rule(("subject", "id"), False, _is_string, _STRING),
+    _Rule(("context",), False, _is_array, _ARRAY),
+    _Rule(("occurred_at",), False, _is_time, "The {} field must be a valid date."),
+)
+
+
+def _read_by_rules(value: object) -> Read:
+    events = php.clean(value.get("events")) if isinstance(value, dict) else None
+    if events is None or events in ([], {}):
+        return Read([], {"events": ["The events field is required."]}, None)
+    if not isinstance(events, dict | list):
+        return Read([], {"events": [_ARRAY.format("events")]}, None)
+    items = list(events.items() if isinstance(events, dict) else enumerate(events))
+    errors = {path: [text] for rule in _RULES for path, text in _broken(rule, items)}
+    if errors:
+        return Read([], errors, _device(items[0][1]))
+    seen = [_seen(event) for _, event in items]
+    return Read(seen, {}, seen[0].device)
+
+
+def _broken(rule: _Rule, items: list[tuple[Any, object]]) -> Iterator[tuple[str, str]]:
+    """Path and message of each event that breaks `rule`."""
+    for key, event in items:
+        value = _get(event, rule.path)
+        path = ".".join(("events", str(key), *rule.path))
+        if value is None or value in ([], {}):
+            if rule.required:
+                yield path, f"The {path} field is required."
+        elif not rule.holds(value):
+            yield path, rule.otherwise.format(path)
+
+
+def _get(value: object, path: tuple[str, ...]) -> object:
+    for name in path:
+        value = value.get(name) if isinstance(value, dict) else None
+    return php.clean(value)
+
+
+def _seen(event: object) -> Seen:
+    """Of an event that broke no rule."""
+    event_id, device = _uuid4(str(_get(event, ("event_id",)))), _device(event)
+    assert event_id is not None
+    assert device is not None
+    return Seen(event_id, device, _count(_get(event, ("context", "n"))))
+
+
+def _device(event: object) -> Device | None:
+    tenant_id = _integer(_get(event, ("tenant_id",)))
+    platform, device_id = _get(event, ("source", "platform")), _get(event, ("source", "device_id"))
+    if tenant_id is None or not isinstance(platform, str) or not isinstance(device_id, str):
+        return None
+    return tenant_id, platform, device_id
+
+
+def _integer(value: object) -> int | None:
+    if isinstance(value, bool):
+        return 1 if value else None
+    if isinstance(value, float):
+        return int(value) if value.is_integer() and abs(value) < 1e15 else None  # beyond it PHP writes 1.0E+15
+    if isinstance(value, str):
+        return int(value) if re.fullmatch(r"[+-]?(0|[1-9][0-9]{0,17})", value) else None
+    return value if isinstance(value, int) else None
+
+
+def _count(n: object) -> int | None:
+    return n if isinstance(n, int) and not isinstance(n, bool) else None
+
+
+_UUID4 = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-4[0-9a-fA-F]{3}-[89abAB][0-9a-fA-F]{3}-[0-9a-fA-F]{12}\Z")
+
+
+def _uuid4(text: str) -> bytes | None:
+    """The 16 bytes of a version 4 UUID in its hyphenated form, else None."""
+    return bytes.fromhex(text.replace("-", "")) if _UUID4.match(text) else None
