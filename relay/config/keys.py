@@ -132,7 +132,7 @@ KEYS: tuple[Key, ...] = (
     Key("http.max_body", Size(_KIB, 64 * _MIB),
         "A request's body after decompression; a larger one gets 413.", restart=True),
     Key("http.max_event", Size(256, 16 * _MIB),
-        "One event; a larger one gets 413, over UDP it is dropped and counted.", restart=True),
+        "One event; a larger one gets 413, over UDP it is dropped and counted."),
     Key("http.request_timeout", Duration(100, 10 * _MINUTE_MS),
         "Head and body of one request; a slower client gets 408 and is closed.", restart=True),
     Key("http.max_connections", Number(1, 65_536, "connections"),
@@ -233,7 +233,7 @@ def near(name: str) -> str | None:
     """The known key that a mistyped name is most like, with the tenant's number that was given."""
     from difflib import get_close_matches  # noqa: PLC0415 - slow to import, and needed for mistakes only
 
-    match = re.match(r"upstream\.tenants\.(\d+)\.", name)
+    match = re.match(r"upstream\.tenants\.(0|[1-9]\d*)\.", name)
     known = [key.name.replace("<id>", match[1]) if match else key.name for key in KEYS]
     same_leaf = [key for key in known if key.rpartition(".")[2] == name.rpartition(".")[2]]
     close = get_close_matches(name, known, n=1, cutoff=0.85) or same_leaf or get_close_matches(name, known, n=1)

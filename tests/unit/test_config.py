@@ -1,0 +1,262 @@
+"""Where the configuration's values come from, how they are shown, and what differs between two of them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from relay.config import (
+    ConfigError,
+    default_config_file,
+    describe,
+    diff,
+    load,
+    load_for_client,
+    load_with_origins,
+    needs_restart,
+    secrets,
+)
+from relay.config.keys import KEYS
+from relay.secret import MASK, Secret
+
+URL = "https://upstream.example/v1/events"
+CANARY = "CANARY-7f3a"
+ENOUGH = {"RELAY__UPSTREAM__URL": URL, "RELAY__UPSTREAM__API_KEY": CANARY}
+
+
+@pytest.fixture
+def config(tmp_path):
+    """Writes config.toml and returns its path."""
+
+    def write(text: str) -> Path:
+        file = tmp_path / "config.toml"
+        file.write_text(text)
+        return file
+
+    return write
+
+
+# -- where values come from ------------------------------------------------------------------------------
+
+
+def test_environment_alone_is_enough():
+    settings = load(None, ENOUGH)
+
+    assert settings.upstream.default.url == URL
+    assert settings.upstream.default.api_key == Secret(CANARY)
+    assert settings.batch.linger_ms == 5_000
+
+
+def test_each_source_beats_the_ones_before_it(config, tmp_path):
+    """Default < file < environment < file named by the environment < credential."""
+    credentials = tmp_path / "credentials"
+    credentials.mkdir()
+    (tmp_path / "key").write_text("of-the-named-file\n")
+    file = config(f'[upstream]\nurl = "{URL}"\napi_key = "of-the-file"\n')
+    environ = {"CREDENTIALS_DIRECTORY": str(credentials)}
+
+    def key_and_origin() -> tuple[str, str]:
+        settings, origins = load_with_origins(file, environ)
+        return settings.upstream.default.api_key.reveal(), origins["upstream.api_key"]
+
+    assert key_and_origin() == ("of-the-file", f"file {file}")
+    environ["RELAY__UPSTREAM__API_KEY"] = "of-the-environment"
+    assert key_and_origin() == ("of-the-environment", "environment RELAY__UPSTREAM__API_KEY")
+    environ["RELAY__UPSTREAM__API_KEY_FILE"] = str(tmp_path / "key")
+    named = f"file {tmp_path / 'key'} named by RELAY__UPSTREAM__API_KEY_FILE"
+    assert key_and_origin() == ("of-the-named-file", named)
+    (credentials / "upstream.api_key").write_text("of-the-credential")
+    assert key_and_origin() == ("of-the-credential", "credential upstream.api_key")
+
+
+def test_file_named_in_the_environment_beats_a_value_whatever_the_order_of_variables(tmp_path):
+    (tmp_path / "key").write_text("of-the-file")
+    variables = {**ENOUGH, "RELAY__UPSTREAM__API_KEY_FILE": str(tmp_path / "key")}
+
+    for environ in (variables, dict(reversed(variables.items()))):
+        assert load(None, environ).upstream.default.api_key == Secret("of-the-file")
+
+
+def test_every_key_has_an_origin(config):
+    file = config('[batch]\nlinger = "2s"\n')
+
+    settings, origins = load_with_origins(file, ENOUGH | {"RELAY__UPSTREAM__TENANTS__2__API_KEY": "two"})
+
+    assert set(describe(settings)) <= set(origins)
+    assert origins["batch.linger"] == f"file {file}"
+    assert origins["batch.max_events"] == "default"
+    assert origins["upstream.tenants.2.api_key"] == "environment RELAY__UPSTREAM__TENANTS__2__API_KEY"
+    assert origins["upstream.tenants.2.url"] == "upstream.url"
+
+
+def test_key_file_of_the_configuration_file_is_read_without_its_line_break(config, tmp_path):
+    (tmp_path / "key").write_bytes(b"of-the-file\r\n")
+    file = config(f'[upstream]\nurl = "{URL}"\napi_key_file = "{tmp_path / "key"}"\n')
+
+    settings, origins = load_with_origins(file, {})
+
+    assert settings.upstream.default.api_key == Secret("of-the-file")
+    assert settings.upstream.key_files == (tmp_path / "key",)
+    assert origins["upstream.api_key"] == f"file {tmp_path / 'key'} named by upstream.api_key_file"
+
+
+def test_key_files_are_those_that_keys_in_force_were_read_from(tmp_path):
+    (tmp_path / "one").write_text("one")
+    (tmp_path / "two").write_text("two")
+    environ = {
+        "RELAY__UPSTREAM__URL": URL,
+        "RELAY__UPSTREAM__API_KEY_FILE": str(tmp_path / "one"),
+        "RELAY__UPSTREAM__TENANTS__2__API_KEY_FILE": str(tmp_path / "two"),
+    }
+
+    assert load(None, environ).upstream.key_files == (tmp_path / "one", tmp_path / "two")
+
+    (tmp_path / "upstream.api_key").write_text("credential")
+    files = load(None, environ | {"CREDENTIALS_DIRECTORY": str(tmp_path)}).upstream.key_files
+    assert set(files) == {tmp_path / "upstream.api_key", tmp_path / "two"}
+
+
+def test_other_credentials_are_left_alone(tmp_path):
+    (tmp_path / "client.pem").write_text("")
+    (tmp_path / "batch.linger").write_text("1s")
+
+    assert load(None, ENOUGH | {"CREDENTIALS_DIRECTORY": str(tmp_path)}).batch.linger_ms == 5_000
+
+
+def test_tenant_takes_from_the_default_route_what_it_lacks(config):
+    file = config('[upstream.tenants.1]\nurl = "https://other.example/"\n[upstream.tenants.2]\napi_key = "two"\n')
+
+    upstream = load(file, ENOUGH).upstream
+
+    assert (upstream.route(1).url, upstream.route(1).api_key) == ("https://other.example/", Secret(CANARY))
+    assert (upstream.route(2).url, upstream.route(2).api_key) == (URL, Secret("two"))
+    assert upstream.route(3) is upstream.default
+
+
+def test_outbox_is_in_systemds_state_directory_unless_a_path_is_given():
+    environ = ENOUGH | {"STATE_DIRECTORY": "/var/lib/relay:/var/lib/other"}
+
+    settings, origins = load_with_origins(None, environ)
+
+    assert settings.outbox.path == Path("/var/lib/relay/outbox.db")
+    assert origins["outbox.path"] == "environment STATE_DIRECTORY"
+    assert load(None, environ | {"RELAY__OUTBOX__PATH": "x.db"}).outbox.path == Path("x.db")
+    assert load(None, ENOUGH).outbox.path == Path("data/outbox.db")
+
+
+@pytest.mark.parametrize("text", ["a.local, b.local:80", '["a.local", "b.local:80"]'])
+def test_list_in_the_environment_is_separated_by_commas_or_a_toml_array(text):
+    assert load(None, ENOUGH | {"RELAY__HTTP__ALLOWED_HOSTS": text}).http.allowed_hosts == ("a.local", "b.local:80")
+
+
+def test_values_of_the_environment_are_read_by_the_kind_of_their_key():
+    environ = {
+        "RELAY__UDP__ACK": "true",
+        "RELAY__UDP__LISTEN": "",
+        "RELAY__BATCH__MAX_EVENTS": "7",
+        "RELAY__OUTBOX__MAX_SIZE": "2GiB",
+        "RELAY__DEFAULTS__TENANT_ID": "2",
+        "RELAY__OPS__TOKEN": "token",
+    }
+
+    settings = load(None, ENOUGH | environ)
+
+    assert (settings.udp.ack, settings.udp.listen) == (True, "")
+    assert (settings.batch.max_events, settings.outbox.max_size_bytes) == (7, 2 << 30)
+    assert (settings.defaults.tenant_id, settings.ops.token) == (2, Secret("token"))
+
+
+def test_variables_that_are_not_the_relays_are_ignored():
+    """Container orchestrators set RELAY_PORT and the like for a service called relay."""
+    assert load(None, ENOUGH | {"RELAY_PORT": "tcp://10.0.0.1:80", "PATH": "/bin"}) == load(None, ENOUGH)
+
+
+def test_without_a_file_named_config_toml_of_the_working_directory_is_the_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert default_config_file() is None
+    (tmp_path / "config.toml").write_text("")
+    assert default_config_file() == Path("config.toml")
+
+
+# -- what is shown, what differs -------------------------------------------------------------------------
+
+TELLING = ENOUGH | {
+    "RELAY__UPSTREAM__PROXY": "http://user:CANARY%2Dpw@proxy.example:3128",
+    "RELAY__OPS__TOKEN": "CANARY-token",
+    "RELAY__UPSTREAM__TENANTS__2__API_KEY": "CANARY-two",
+}
+
+
+def test_secrets_are_shown_nowhere():
+    settings = load(None, TELLING)
+
+    shown = describe(settings)
+
+    assert "CANARY" not in f"{shown} {settings} {settings!r}"
+    for name in ("upstream.api_key", "upstream.tenants.2.api_key", "upstream.proxy", "ops.token"):
+        assert shown[name] == MASK
+    assert describe(load(None, ENOUGH))["ops.token"] is None
+
+
+def test_secrets_to_be_kept_from_the_log_are_all_of_them_the_proxys_password_too():
+    found = {secret.reveal() for secret in secrets(load(None, TELLING))}
+
+    password = {"CANARY%2Dpw", "CANARY-pw", TELLING["RELAY__UPSTREAM__PROXY"]}
+    assert found == {CANARY, "CANARY-two", "CANARY-token"} | password
+
+
+def test_diff_names_the_keys_that_changed_and_which_of_them_wait_for_a_restart():
+    old = load(None, ENOUGH)
+    new = load(
+        None,
+        ENOUGH
+        | {
+            "RELAY__UPSTREAM__API_KEY": "new",
+            "RELAY__UPSTREAM__TENANTS__2__URL": "https://two.example/",
+            "RELAY__BATCH__LINGER": "1s",
+            "RELAY__HTTP__LISTEN": "",
+            "RELAY__OUTBOX__DURABILITY": "normal",
+        },
+    )
+
+    changed = diff(old, new)
+
+    assert set(changed) == {
+        "upstream.api_key",
+        "upstream.tenants.2.url",
+        "upstream.tenants.2.api_key",
+        "batch.linger",
+        "http.listen",
+        "outbox.durability",
+    }
+    assert needs_restart(changed) == ["http.listen", "outbox.durability"]
+    assert diff(new, old) and set(diff(new, old)) == set(changed)
+    assert diff(old, load(None, ENOUGH)) == []
+
+
+def test_every_change_of_settings_is_seen_by_diff():
+    """A field that diff does not compare would be lost at a reload."""
+    old = load(None, ENOUGH)
+    for key in KEYS:
+        if key.in_settings:
+            section = replace(getattr(old, key.section), **{key.field: object()})
+            assert diff(old, replace(old, **{key.section: section})) == [key.name]
+
+
+# -- for commands that talk to a running relay -----------------------------------------------------------
+
+
+def test_client_needs_neither_url_nor_readable_keys(config):
+    file = config('[upstream]\napi_key_file = "/nowhere"\n[ops]\nlisten = "127.0.0.1:9"\ntoken_file = "/nowhere"\n')
+
+    settings = load_for_client(file, {})
+
+    assert settings.ops.listen == "127.0.0.1:9"
+    assert settings.ops.token is None
+    assert settings.upstream.default.api_key == Secret("")
+
+
+def test_client_is_told_of_other_faults(config):
+    with pytest.raises(ConfigError) as caught:
+        load_for_client(config('[http]\nlisten = "x"\n'), {})
+
+    assert [fault.key for fault in caught.value.faults] == ["http.listen"]

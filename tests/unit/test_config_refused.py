@@ -1,0 +1,301 @@
+"""Every way in which a configuration is refused, and that a fault says enough and never a secret."""
+
+import os
+from pathlib import Path
+
+import pytest
+from relay.config import ConfigError, load
+from relay.secret import MASK
+
+URL = "https://upstream.example/v1/events"
+CANARY = "CANARY-7f3a"
+ENOUGH = {"RELAY__UPSTREAM__URL": URL, "RELAY__UPSTREAM__API_KEY": CANARY}
+
+
+@pytest.fixture
+def config(tmp_path):
+    """Writes config.toml and returns its path."""
+
+    def write(text: str) -> Path:
+        file = tmp_path / "config.toml"
+        file.write_text(text)
+        return file
+
+    return write
+
+
+def faults(config_file: Path | None, environ: dict[str, str]) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load(config_file, environ)
+    return [str(fault) for fault in caught.value.faults]
+
+
+def only_fault(environ: dict[str, str], config_file: Path | None = None) -> str:
+    (fault,) = faults(config_file, ENOUGH | environ)
+    return fault
+
+
+def test_every_fault_is_told_at_once_with_source_key_value_and_what_is_allowed(config):
+    file = config('[upstream]\nmax_in_flight = 0\n[batch]\nlinger = "5 s"\n[htpp]\nlisten = "x"\n')
+
+    told = faults(file, {"RELAY__UDP__LISTEN": "8125"})
+
+    assert told == [
+        f"file {file}: htpp.listen: is not a known key; did you mean http.listen?",
+        f"file {file}: upstream.max_in_flight = 0: is out of range; allowed: 1 to 256",
+        f'file {file}: batch.linger = "5 s": is not a whole number with one of the units ms, s, m, h, d, '
+        'like "5s"; allowed: "0s" to "10m"',
+        'environment RELAY__UDP__LISTEN: udp.listen = "8125": is not host and port (0.0.0.0 and [::] listen on every '
+        'interface); allowed: "host:port", "[IPv6]:port", or "" for off',
+        "upstream.url: is required; give it in the configuration file or as RELAY__UPSTREAM__URL",
+        "upstream.api_key: is required; give it, or upstream.api_key_file, in the configuration file, as "
+        "RELAY__UPSTREAM__API_KEY or RELAY__UPSTREAM__API_KEY_FILE, or as systemd credential upstream.api_key",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("variable", "suggestion"),
+    [
+        ("RELAY__UPSTREAM__API_KYE", "RELAY__UPSTREAM__API_KEY"),
+        ("RELAY__HTTP__LINGER", "RELAY__BATCH__LINGER"),
+        ("RELAY__UPSTREAM__TENANTS__2__APIKEY", "RELAY__UPSTREAM__TENANTS__2__API_KEY"),
+        ("RELAY__batch__linger", "RELAY__BATCH__LINGER"),
+        ("RELAY__UPSTREAM__TENANTS__02__URL", "RELAY__UPSTREAM__TENANTS__<ID>__URL"),
+    ],
+)
+def test_mistyped_variable_is_refused_with_the_nearest_one_and_its_value_is_not_shown(variable, suggestion):
+    """It may be a mistyped secret."""
+    told = only_fault({variable: "CANARY-2"})
+
+    assert told.startswith(f"environment {variable}: ")
+    assert "is not a known key" in told
+    assert "CANARY" not in told
+    assert told.endswith(f"; did you mean {suggestion}?")
+
+
+def test_overridden_value_is_checked_too(config):
+    file = config("[batch]\nmax_events = 0\n")
+
+    assert "batch.max_events = 0" in only_fault({"RELAY__BATCH__MAX_EVENTS": "5"}, file)
+
+
+def test_secret_and_its_file_in_one_configuration_file_are_refused(config):
+    file = config('[upstream]\napi_key = "CANARY-2"\napi_key_file = "/nowhere"\n')
+
+    told = faults(file, ENOUGH)
+
+    assert f"file {file}: upstream.api_key: is given twice: give either this or upstream.api_key_file" in told
+    assert "CANARY" not in "".join(told)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("[upstream\n", "is not TOML: "),
+        ("a = 1\na = 2\n", "is not TOML: "),
+        ("a = " + "[" * 5_000, "is not TOML: "),
+        ("[http]\nlisten = '\udcff'\n", "is not UTF-8"),
+        ("#" * (1 << 20) + "\n", "is larger than 1048576 bytes"),
+    ],
+)
+def test_file_that_is_no_configuration_is_refused(tmp_path, content, problem):
+    file = tmp_path / "config.toml"
+    file.write_bytes(content.encode("utf-8", "surrogateescape"))
+
+    assert only_fault({}, file).startswith(f"file {file}: {problem}")
+
+
+def test_missing_configuration_file_is_refused(tmp_path):
+    assert only_fault({}, tmp_path / "none.toml").endswith("none.toml: cannot be read: No such file or directory")
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"", "is an empty file"),
+        (b"\n", "is an empty file"),
+        (b"\xff", "is not UTF-8"),
+        (b"k" * 70_000, "is larger than"),
+    ],
+)
+def test_file_that_is_no_secret_is_refused(tmp_path, content, problem):
+    (tmp_path / "key").write_bytes(content)
+
+    assert problem in only_fault({"RELAY__OPS__TOKEN_FILE": str(tmp_path / "key")})
+
+
+def test_unreadable_key_file_is_refused_and_does_not_fall_back(tmp_path):
+    told = only_fault({"RELAY__UPSTREAM__API_KEY_FILE": str(tmp_path / "gone")})
+
+    assert told == (
+        f"file {tmp_path / 'gone'} named by RELAY__UPSTREAM__API_KEY_FILE: upstream.api_key: "
+        "cannot be read: No such file or directory"
+    )
+
+
+@pytest.mark.parametrize(
+    "key", ["", "two words", f"{CANARY}\r\nX-Evil: 1", "\u0561", "k" * 4_097, f"{CANARY}\x7f", f"{CANARY}\u00a0"]
+)
+def test_key_that_cannot_stand_in_a_header_is_refused_without_being_shown(key):
+    """A line break in it would be another header."""
+    told = only_fault({"RELAY__UPSTREAM__API_KEY": key})
+
+    assert told.startswith(f"environment RELAY__UPSTREAM__API_KEY: upstream.api_key = {MASK}: ")
+    assert CANARY not in told
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "upstream.example/v1",
+        "file:///etc/passwd",
+        "ftp://upstream.example/",
+        "https://",
+        "https:///v1/events",
+        "https://user:CANARY@upstream.example/",
+        "https://user@upstream.example/",
+        "https://@upstream.example/",
+        "https://upstream.example/#",
+        "https://upstream.example/v1#x",
+        "https://upstream.example:0/",
+        "https://upstream.example:65536/",
+        "https://upstream.example:port/",
+        "https://upstream.example/a b",
+        "https://upstream.example/\n",
+        " https://upstream.example/",
+        "https://upstream.example\\@evil.example/",
+        "https://upstream..example/",
+        "https://b\u00fccher.example/",
+        "https://[::1/",
+        "https://[1.2.3.4]x/",
+        "https://1.2.3/",
+        "https://127.1/",
+        "https://0x7f000001/",
+        "https://" + "a" * 2_048 + "/",
+        "http://upstream.example/",
+        "http://169.254.169.254/latest",
+        "http://127.0.0.1.evil.example/",
+        "http://localhost.evil.example/",
+        "http://0.0.0.0/",
+    ],
+)
+def test_url_that_the_key_must_not_go_to_is_refused(url):
+    told = only_fault({"RELAY__UPSTREAM__URL": url})
+
+    assert "upstream.url" in told
+    assert "CANARY" not in told
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://upstream.example",
+        "https://upstream.example:8443/v1/events?x=1",
+        "https://10.0.0.7/v1",
+        "https://[2001:db8::1]:8443/",
+        "http://localhost:9000/v1/events",
+        "http://127.0.0.1/v1",
+        "http://127.8.9.1/v1",
+        "http://[::1]:9000/v1",
+    ],
+)
+def test_url_over_tls_or_to_this_machine_is_taken_as_it_is(url):
+    assert load(None, ENOUGH | {"RELAY__UPSTREAM__URL": url}).upstream.default.url == url
+
+
+def test_plain_http_to_another_machine_needs_allow_http_for_tenants_too():
+    environ = {"RELAY__UPSTREAM__TENANTS__2__URL": "http://upstream.example/"}
+
+    assert "upstream.tenants.2.url" in only_fault(environ)
+    allowed = load(None, ENOUGH | environ | {"RELAY__UPSTREAM__ALLOW_HTTP": "true"})
+    assert allowed.upstream.route(2).url == "http://upstream.example/"
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:8080", "localhost:0", "[::1]:8080", "[::]:1", "0.0.0.0:65535", ""])
+def test_listen_address(listen):
+    assert load(None, ENOUGH | {"RELAY__HTTP__LISTEN": listen}).http.listen == listen
+
+
+@pytest.mark.parametrize(
+    "listen", ["8080", ":8080", "127.0.0.1", "::1:8080", "[::1]", "a b:1", "127.0.0.1:65536", "1.2.3:1"]
+)
+def test_what_is_no_listen_address_is_refused(listen):
+    assert "http.listen" in only_fault({"RELAY__HTTP__LISTEN": listen})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("http.allowed_hosts", '["a b"]'),
+        ("http.allowed_hosts", '"a.local"'),
+        ("http.allowed_hosts", "[" + '"a",' * 65 + "]"),
+        ("http.allowed_origins", '["*"]'),
+        ("http.allowed_origins", '["https://a.example/"]'),
+        ("http.allowed_origins", '["https://A.example"]'),
+        ("udp.allowed_networks", '["192.168.1.7/24"]'),
+        ("udp.allowed_networks", "[10]"),
+        ("udp.ack", '"true"'),
+        ("upstream.max_in_flight", "true"),
+        ("upstream.max_in_flight", "8.0"),
+        ("upstream.max_in_flight", '"8"'),
+        ("upstream.compression", '"br"'),
+        ("upstream.ca_file", '"/nowhere/ca.pem"'),
+        ("defaults.platform", '"TV"'),
+        ("defaults.device_id", '"a\\u0000b"'),
+        ("outbox.path", '""'),
+        ("log.level", "10"),
+        ("batch.linger", "5"),
+        ("batch.linger", "{s = 5}"),
+        ("rate.window", "1979-05-27"),
+    ],
+)
+def test_value_of_another_kind_is_refused(config, key, value):
+    section, _, leaf = key.partition(".")
+
+    assert key in only_fault({}, config(f"[{section}]\n{leaf} = {value}\n"))
+
+
+@pytest.mark.parametrize(
+    ("environ", "words"),
+    [
+        (
+            {"RELAY__HTTP__MAX_EVENT": "2MiB", "RELAY__BATCH__MAX_BYTES": "4MiB"},
+            'more than http.max_body = "1MiB" (default)',
+        ),
+        ({"RELAY__BATCH__MAX_BYTES": "32KiB"}, "http.max_event"),
+        ({"RELAY__OUTBOX__MAX_SIZE": "1MiB", "RELAY__HTTP__MAX_BODY": "2MiB"}, "outbox.max_size"),
+        ({"RELAY__RETRY__INITIAL": "10m"}, "retry.max"),
+        ({"RELAY__OUTBOX__MAX_AGE": "2s"}, "batch.linger"),
+        ({"RELAY__OPS__LISTEN": "127.0.0.1:8080"}, "is the same as http.listen"),
+        ({"RELAY__UPSTREAM__CLIENT_KEY_FILE": __file__}, "upstream.client_cert_file"),
+    ],
+)
+def test_values_that_do_not_fit_together_are_refused(environ, words):
+    assert words in only_fault(environ)
+
+
+def test_value_in_a_fault_is_one_line_and_cut():
+    told = only_fault({"RELAY__LOG__LEVEL": "a\nb\x1b[31m" + "c" * 1_000})
+
+    assert told.isprintable()
+    assert len(told) < 400
+
+
+def test_tenants_are_bounded():
+    environ = {f"RELAY__UPSTREAM__TENANTS__{tenant}__API_KEY": "k" for tenant in range(65)}
+
+    assert "names 65 tenants; 64 are allowed" in only_fault(environ)
+
+
+def test_only_secrets_are_given_by_a_file_of_the_environment(tmp_path):
+    (tmp_path / "url").write_text("https://other.example/")
+
+    assert "is not a known key" in only_fault({"RELAY__UPSTREAM__URL_FILE": str(tmp_path / "url")})
+
+
+def test_reading_an_endless_file_ends():
+    if not os.path.exists("/dev/zero"):
+        pytest.skip("no /dev/zero here")
+
+    assert "is larger than" in only_fault({"RELAY__UPSTREAM__API_KEY_FILE": "/dev/zero"})

@@ -1,0 +1,104 @@
+"""Code, config.example.toml and docs/configuration.md say the same of every key."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from relay.config import Route, Settings, Upstream, load
+from relay.config.keys import KEYS, SECTIONS, TENANT, Key
+from relay.config.values import toml
+from relay.secret import Secret
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = (ROOT / "config.example.toml").read_text()
+DOCS = (ROOT / "docs" / "configuration.md").read_text()
+
+SETTING = re.compile(r"^#(\w+) = (.*)$")
+HEADER = re.compile(r"^#?\[(.+)\]$")
+
+
+def uncommented() -> str:
+    return re.sub(r"(?m)^#(?=[\w\[])", "", EXAMPLE)
+
+
+def example_entries() -> dict[str, tuple[str, str]]:
+    """Of each key in the example: what is written as its value, and the comment right above it."""
+    entries, section, comment = {}, "", []
+    for line in EXAMPLE.splitlines():
+        if match := HEADER.match(line):
+            section = re.sub(r"\.\d+$", ".<id>", match[1])
+        elif match := SETTING.match(line):
+            name = f"{section}.{match[1]}"
+            assert name not in entries, f"{name} stands twice in the example"
+            entries[name] = match[2], " ".join(comment)
+        comment = [*comment, line.removeprefix("# ")] if line.startswith("# ") else []
+    return entries
+
+
+def default_of(key: Key) -> str:
+    if key.required:
+        return "required"
+    return "none" if key.default is None else toml(key.kind.plain(key.default))
+
+
+def test_example_as_it_is_sets_nothing():
+    assert tomllib.loads(EXAMPLE) == {section: {} for section in SECTIONS}
+
+
+def test_example_with_every_line_uncommented_loads_and_equals_the_defaults(tmp_path):
+    file = tmp_path / "config.toml"
+    file.write_text(uncommented())
+    default = Route("https://playtv-api.forte.ws/v1/events", Secret("key-from-the-backend-team"))
+    tenant = Route("https://playtv-api.parlor.com/v1/events", Secret("key-of-tenant-2"))
+
+    settings = load(file, {})
+
+    assert settings == Settings(upstream=Upstream(default=default, tenants={2: tenant}, key_files=()))
+
+
+def test_example_has_every_key_and_no_other():
+    assert list(example_entries()) == [key.name for key in KEYS]
+
+
+@pytest.mark.parametrize("key", KEYS, ids=lambda key: key.name)
+def test_example_says_of_each_key_its_default_effect_unit_bounds_and_whether_it_needs_a_restart(key):
+    value, comment = example_entries()[key.name]
+
+    restart = " [restart]" if key.restart else ""
+    assert comment == f"{key.effect} Unit: {key.kind.unit}. Allowed: {key.kind.allowed}.{restart}"
+    if key.required or key.name.startswith(TENANT):
+        assert value  # an example's: there is no default
+    else:
+        assert value == toml(None if key.default is None else key.kind.plain(key.default))
+
+
+def test_docs_have_one_row_a_key_with_default_unit_bounds_effect_and_how_a_change_is_applied():
+    rows = [
+        [cell.strip() for cell in line.strip("|").split(" | ")]
+        for line in DOCS.splitlines()
+        if re.match(r"\| `\w+\.", line)
+    ]
+
+    def quoted(text: str) -> str:
+        return text if text in {"required", "none"} else f"`{text}`"
+
+    assert rows == [
+        [
+            f"`{key.name}`",
+            quoted(default_of(key)),
+            key.kind.unit,
+            key.kind.allowed,
+            key.effect,
+            "restart" if key.restart else "reload",
+        ]
+        for key in KEYS
+    ]
+
+
+def test_every_field_of_settings_is_set_by_a_key_or_built_from_keys():
+    """A field no key leads to could not be configured; a default in two places could part."""
+    built = {("upstream", "default"), ("upstream", "tenants"), ("upstream", "key_files"), ("outbox", "kind")}
+    fields = {(section, field) for section, type_ in SECTIONS.items() for field in type_.__dataclass_fields__}
+
+    assert {(key.section, key.field) for key in KEYS if key.in_settings} == fields - built
