@@ -1,0 +1,84 @@
+"""Answers of the relay's own API: small JSON, made into bytes once and sent as often as needed.
+
+An Answer holds no state of a request, so one object serves every request that is answered alike.
+Left out on purpose: `Server` (nobody's business) and `Date` (a box's clock may be decades off, and
+RFC 9110, 6.6.1 forbids a Date without a clock; nothing here is cached).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from http import HTTPStatus
+
+from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+
+Headers = Sequence[tuple[str, str]]
+
+RETRY_AFTER_S = 5
+"""What a 503 asks for; an app's own backoff decides from there."""
+RETRY_LATER: Headers = (("Retry-After", str(RETRY_AFTER_S)),)
+
+
+class Answer(web.StreamResponse):
+    """A whole response; `raw` is what goes over the wire."""
+
+    def __init__(self, status: int, body: bytes = b"", headers: Headers = (), *, close: bool = False) -> None:
+        super().__init__(status=status)
+        self._content = body
+        self._extra = tuple(headers)
+        self._closes = close
+        self._head = _head(status, len(body), self._extra, close)
+        self.raw = self._head + body
+
+    @property
+    def keep_alive(self) -> bool:
+        return not self._closes
+
+    @cached_property
+    def closing(self) -> Answer:
+        """The same answer, announcing that the connection ends with it."""
+        return self if self._closes else Answer(self.status, self._content, self._extra, close=True)
+
+    def with_headers(self, headers: Headers) -> Answer:
+        return Answer(self.status, self._content, (*self._extra, *headers), close=self._closes)
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Send all of it; waits while the client does not read. Raises ConnectionResetError if it left."""
+        transport = request.transport
+        if transport is None:
+            raise ConnectionResetError("the client left")
+        transport.write(self._head if request.method == "HEAD" else self.raw)
+        if request.protocol.writing_paused:
+            await request.writer.drain()
+        return None
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Nothing is left to send after `prepare`."""
+
+
+def error_answer(
+    status: int,
+    error: str,
+    errors: Mapping[str, Sequence[str]] | None = None,
+    headers: Headers = (),
+    *,
+    close: bool = False,
+) -> Answer:
+    """`{"success": false, "error": ...}`, with `errors` by path where given."""
+    content: dict[str, object] = {"success": False, "error": error}
+    if errors is not None:
+        content["errors"] = errors
+    return Answer(status, json.dumps(content).encode(), headers, close=close)
+
+
+def _head(status: int, body_bytes: int, headers: Headers, close: bool) -> bytes:
+    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}"]
+    if status != HTTPStatus.NO_CONTENT:  # which has neither (RFC 9110, 8.6)
+        lines += ["Content-Type: application/json", f"Content-Length: {body_bytes}"]
+    lines += [f"{name}: {value}" for name, value in headers]
+    if close:
+        lines.append("Connection: close")
+    return "\r\n".join((*lines, "", "")).encode("latin-1")

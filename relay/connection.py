@@ -1,0 +1,209 @@
+"""One connection of an app: aiohttp's protocol with the deadlines and the error answers it lacks.
+
+aiohttp (3.14) waits for ever for a head or a body, and answers what it cannot parse in plain text
+with a traceback in the log. Here the connection knows since when its client owes bytes, or has not
+taken answers, and is judged by `expired` each time the listener sweeps.
+
+Rules: a client owes from the connection's or a request's first byte until the body is complete, not
+while the relay itself is at work; an answer is never written into the middle of another. What comes
+behind a complete request in the same segment is not timed until its next byte; if none comes, the
+keep-alive timeout ends the connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Literal
+
+from aiohttp import web
+from aiohttp.http import HttpProcessingError, HttpVersion11
+from aiohttp.streams import StreamReader
+from aiohttp.web_protocol import RequestHandler, RequestPayloadError, _ErrInfo
+
+from relay.answer import RETRY_LATER, Answer, error_answer
+
+if TYPE_CHECKING:
+    from aiohttp.web_server import Server
+
+    from relay.listener import Listener
+
+BodyFault = Literal["too_large", "malformed"]
+
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_TIMEOUT = error_answer(408, "the request did not arrive within http.request_timeout", close=True)
+STOPPING = error_answer(503, "the relay is stopping", headers=RETRY_LATER, close=True)
+
+
+class Connection(RequestHandler):
+    """Reads requests of one client and answers them in order."""
+
+    __slots__ = (
+        "_closing_since_ms",
+        "_ended",
+        "_listener",
+        "_owing_since_ms",
+        "_receiving",
+        "_stalled_since_ms",
+        "_unanswered",
+        "_wire",
+    )
+
+    def __init__(self, server: Server, listener: Listener, loop: asyncio.AbstractEventLoop, **options: Any) -> None:
+        super().__init__(server, loop=loop, auto_decompress=False, **options)
+        self._listener = listener
+        self._wire: asyncio.Transport | None = None
+        """The transport until it is really gone; aiohttp forgets its own when it begins to close."""
+        self._receiving: StreamReader | None = None
+        """The body of the newest request, while it may be incomplete."""
+        self._unanswered = 0
+        """Requests whose head came and whose answer has not been made."""
+        self._ended = False
+        self._owing_since_ms: int | None = None
+        self._stalled_since_ms: int | None = None
+        self._closing_since_ms: int | None = None
+
+    # --- what the transport tells
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._wire = transport
+        refusal = self._listener.admit(self)
+        if refusal is not None:
+            self.transport = transport
+            self._answer_and_close(refusal)
+            return
+        self._owing_since_ms = self._listener.now_ms()
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._listener.forget(self)
+        self._wire = None
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if data and self._owing_since_ms is None:
+            self._owing_since_ms = self._listener.now_ms()
+        before = self._request_count
+        super().data_received(data)
+        if self._request_count != before:
+            self._unanswered += self._request_count - before
+            self._note_newest()
+        if self._receiving is not None and self._receiving.is_eof():
+            self._receiving = None
+            self._owing_since_ms = None
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # aiohttp never keeps the connection, asyncio allows it
+        """A client that is done sending still gets the answers to what it sent whole."""
+        self._ended = True
+        return self._receiving is None and self._unanswered > 0
+
+    def pause_writing(self) -> None:
+        self._stalled_since_ms = self._listener.now_ms()
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        self._stalled_since_ms = None
+        super().resume_writing()
+
+    def _note_newest(self) -> None:
+        message, payload = self._messages[-1]
+        if isinstance(message, _ErrInfo) and self._receiving is not None and not self._receiving.is_eof():
+            # aiohttp leaves the reader of a body that turns out malformed waiting for ever
+            self._receiving.set_exception(RequestPayloadError(message.message))
+        self._receiving = payload
+
+    # --- what the listener asks
+
+    def answered(self) -> None:
+        """A handler is done: what already came of the next request was held up by us, so it gets its full time."""
+        self._unanswered -= 1
+        if self._owing_since_ms is not None:
+            self._owing_since_ms = self._listener.now_ms()
+        if self._ended and not self._unanswered:
+            self.close()
+
+    def expired(self, now_ms: int, limit_ms: int) -> bool:
+        """Close the connection if its client was too slow; True if a request is lost by that.
+
+        Slow to send: answered with 408. Slow to take answers, or to let go: aborted.
+        """
+        if self._wire is None:
+            return False
+        if self._wire.is_closing() and self._closing_since_ms is None:
+            self._closing_since_ms = now_ms
+        for since_ms in (self._stalled_since_ms, self._closing_since_ms):
+            if since_ms is not None and now_ms - since_ms >= limit_ms:
+                self._wire.abort()
+                return False
+        if self._owing_since_ms is None or now_ms - self._owing_since_ms < limit_ms or not self._waits_for_client():
+            return False
+        self._answer_and_close(_TIMEOUT)
+        return True
+
+    def stop(self) -> None:
+        """Refuse what has not come whole, close what is idle; what is being answered closes after the answer."""
+        if not self._waits_for_client():
+            self.close()
+        elif self._owing_since_ms is not None:
+            self._answer_and_close(STOPPING)
+        else:
+            self.force_close()
+
+    def _waits_for_client(self) -> bool:
+        """Whether nothing but bytes of the client can move this connection on."""
+        if self._current_request is not None:
+            return not self._current_request.content.is_eof()
+        return self._waiter is not None and not self._waiter.done()
+
+    def _answer_and_close(self, answer: Answer) -> None:
+        if self.transport is not None:
+            self.transport.write(answer.raw)
+        self.force_close()
+
+    # --- what aiohttp cannot make sense of
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Bytes that are no HTTP: a client's fault, answered and counted, not logged."""
+        return self._listener.unparsable(message or "")
+
+
+async def read_body(request: web.BaseRequest, max_bytes: int) -> bytes | BodyFault:
+    """The whole body, as it came over the wire; asks for it where the client waits to be asked.
+
+    Nothing beyond `max_bytes` is kept. Raises ConnectionResetError if the client left.
+    """
+    content = request.content
+    try:
+        if content.is_eof():
+            body = content.read_nowait()
+            return body if len(body) <= max_bytes else "too_large"
+        if (request.content_length or 0) > max_bytes:
+            return "too_large"
+        _answer_expect(request)
+        parts: list[bytes] = []
+        room = max_bytes
+        while part := await content.readany():
+            room -= len(part)
+            if room < 0:
+                return "too_large"
+            parts.append(part)
+        return b"".join(parts)
+    except (RequestPayloadError, HttpProcessingError):
+        return "malformed"
+    except OSError as error:  # a broken connection, however the system calls it
+        raise ConnectionResetError("the client left") from error
+
+
+def _answer_expect(request: web.BaseRequest) -> None:
+    """RFC 9110, 10.1.1: only a client of HTTP/1.1 that has not begun its body waits for this."""
+    expected = request.headers.get("Expect")
+    if expected is not None and expected.lower() == "100-continue" and request.version == HttpVersion11:
+        transport = request.transport
+        if transport is not None:
+            transport.write(_CONTINUE)

@@ -1,0 +1,146 @@
+"""Who may talk to the relay: decisions on Host, Origin, Sec-Fetch-Site and the peer's network.
+
+The relay has no user and no password on loopback. What keeps the web out is decided here:
+
+1.  Only a Host that is a loopback name, or was allowed by the operator, is served, on every route.
+    A page whose own name was rebound to 127.0.0.1 still sends its own name (DNS rebinding), and
+    0.0.0.0 is no loopback name (browsers let pages reach it).
+2.  A request that names an Origin is served if the origin is the relay itself, or for the events API
+    (`EVENTS_API`) if the operator allowed it. Any other page is refused, whatever the content type.
+3.  Without an Origin a request that the browser calls cross-site is refused.
+
+Pure: nothing here knows sockets, requests or answers. Caches are bounded and hold decisions only.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import NamedTuple
+
+EVENTS_API = "/v1/"
+"""Allowed origins are served below this path and nowhere else: they may post, not operate."""
+
+_CACHED_DECISIONS = 1024
+_HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[^\s:@/\\?#\[\]]+)(?::[0-9]{0,5})?")
+_LOOPBACK_V4 = IPv4Network("127.0.0.0/8")
+_LOOPBACK_V6 = IPv6Address("::1")
+
+
+class Admitted(NamedTuple):
+    cors_origin: str = ""
+    """The allowed origin to name in the answer; empty if the request needs no CORS headers."""
+
+
+class Forbidden(NamedTuple):
+    error: str
+
+
+_ADMITTED = Admitted()
+_FORBIDDEN_HOST = Forbidden("Host is not allowed; see http.allowed_hosts")
+_FORBIDDEN_ORIGIN = Forbidden("Origin is not allowed; see http.allowed_origins")
+_FORBIDDEN_SITE = Forbidden("cross-site requests are not allowed")
+
+
+class Guard:
+    """The decisions for one configuration."""
+
+    def __init__(self, allowed_hosts: Sequence[str] = (), allowed_origins: Sequence[str] = ()) -> None:
+        """`allowed_hosts`: names besides the loopback ones, on any port; `allowed_origins`: as browsers write them."""
+        self._allowed_names = {name for host in allowed_hosts if (name := _host_name(host))}
+        self._allowed_origins = {origin.lower().removesuffix("/") for origin in allowed_origins}
+        self._hosts: dict[str, bool] = {}
+
+    def check(
+        self, path: str, host: str | None, origin: str | None, fetch_site: str | None, authority: str | None = None
+    ) -> Admitted | Forbidden:
+        """Whether a request is served.
+
+        `host`, `origin` and `fetch_site` are the headers, None where absent (without Host a request
+        must be HTTP/1.0, which no browser speaks); `authority` is that of an absolute target.
+        """
+        if (host is not None and not self._allows_host(host)) or (
+            authority is not None and not self._allows_host(authority)
+        ):
+            return _FORBIDDEN_HOST
+        if origin is not None:
+            return self._check_origin(path, host, origin.lower())
+        if fetch_site is not None and fetch_site.lower() == "cross-site":
+            return _FORBIDDEN_SITE
+        return _ADMITTED
+
+    def _check_origin(self, path: str, host: str | None, origin: str) -> Admitted | Forbidden:
+        if path.startswith(EVENTS_API) and origin in self._allowed_origins:
+            return Admitted(origin)
+        if host is not None and origin == "http://" + host.lower():
+            return _ADMITTED
+        return _FORBIDDEN_ORIGIN
+
+    def _allows_host(self, host: str) -> bool:
+        allowed = self._hosts.get(host)
+        if allowed is None:
+            name = _host_name(host)
+            allowed = name is not None and (_is_loopback_name(name) or name in self._allowed_names)
+            if len(self._hosts) >= _CACHED_DECISIONS:
+                self._hosts.clear()
+            self._hosts[host] = allowed
+        return allowed
+
+
+class Networks:
+    """Which senders are heard: loopback, and the networks the operator allowed."""
+
+    def __init__(self, allowed: Sequence[str]) -> None:
+        """`allowed` in CIDR notation. Raises ValueError for what is no network."""
+        self._allowed = [ip_network(cidr, strict=False) for cidr in allowed]
+        self._decisions: dict[str, bool] = {}
+
+    def allows(self, address: str) -> bool:
+        """`address` as a socket names its peer, without the port."""
+        allowed = self._decisions.get(address)
+        if allowed is None:
+            ip = _ip(address)
+            allowed = ip is not None and (_is_loopback_ip(ip) or any(_within(ip, network) for network in self._allowed))
+            if len(self._decisions) >= _CACHED_DECISIONS:
+                self._decisions.clear()
+            self._decisions[address] = allowed
+        return allowed
+
+
+def is_loopback_peer(peername: object) -> bool:
+    """Whether a transport's `peername` is on this machine: a unix socket's (text) is, an unknown one (None) is not."""
+    if isinstance(peername, tuple):
+        ip = _ip(peername[0])
+        return ip is not None and _is_loopback_ip(ip)
+    return isinstance(peername, str | bytes)
+
+
+def _host_name(host: str) -> str | None:
+    """The name of a Host header, lower case, without port and root dot; None if it is none."""
+    match = _HOST.fullmatch(host)
+    return match["name"].lower().removesuffix(".") if match else None
+
+
+def _is_loopback_name(name: str) -> bool:
+    if name == "localhost":
+        return True
+    ip = _ip(name.removeprefix("[").removesuffix("]"))
+    return ip is not None and _is_loopback_ip(ip)
+
+
+def _is_loopback_ip(ip: IPv4Address | IPv6Address) -> bool:
+    return ip in _LOOPBACK_V4 if isinstance(ip, IPv4Address) else ip == _LOOPBACK_V6
+
+
+def _within(ip: IPv4Address | IPv6Address, network: IPv4Network | IPv6Network) -> bool:
+    return ip.version == network.version and ip in network
+
+
+def _ip(text: str) -> IPv4Address | IPv6Address | None:
+    """An IPv4 address that a dual-stack socket maps into IPv6 is the IPv4 address; a zone is ignored."""
+    try:
+        ip = ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    return ip.ipv4_mapped or ip if isinstance(ip, IPv6Address) else ip

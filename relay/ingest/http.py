@@ -1,0 +1,214 @@
+"""HTTP for apps: a request to the events API becomes events in the outbox, and one honest answer.
+
+Rules: 202 only after the outbox said the events are kept; all or nothing per request; whatever an
+app sends gets an answer of the 4xx its fault deserves. The app's own headers (an API key among
+them) are neither read nor kept. Which hosts and origins get here, and how long they may take, is
+the listener's business; what an event is, the reader's.
+
+The way of a plain POST is kept short on purpose: lookups and answers are prepared, and nothing is
+logged per request.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Literal
+from urllib.parse import urlsplit
+
+from aiohttp import web
+from aiohttp.hdrs import CONTENT_ENCODING, CONTENT_TYPE
+
+from relay.answer import RETRY_LATER, Answer, error_answer
+from relay.config import Http
+from relay.connection import read_body
+from relay.event import Event, Reader, Refusal
+from relay.ingest.inflate import CODINGS, inflate
+from relay.metrics import REJECT_REASONS, Metrics
+from relay.outbox import Outbox, OutboxError, OutboxFull
+
+EVENTS_PATH = "/v1/events"
+
+BodyKind = Literal["json", "lines"]
+
+_KINDS: Mapping[str, BodyKind] = {
+    "": "json",
+    "application/json": "json",
+    "text/plain": "json",
+    "application/x-ndjson": "lines",
+}
+_CACHED_TYPES = 256
+_EVENT_ID = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
+_STATUS_OF_REFUSAL = {"malformed": 400, "invalid": 422, "too_large": 413}
+_NOT_STORED = (("Cache-Control", "no-store"),)
+_CORS_MAX_AGE_S = 600
+
+_NOT_FOUND = error_answer(404, "no such path; events go to POST /v1/events")
+_UNKNOWN_EVENT = error_answer(404, "this event is not known, or no longer", headers=_NOT_STORED)
+_EVENTS_METHODS = "POST, OPTIONS"
+_EVENT_METHODS = "GET, HEAD, OPTIONS"
+_WRONG_METHOD = {
+    methods: error_answer(405, f"this path answers {methods}", headers=(("Allow", methods),))
+    for methods in (_EVENTS_METHODS, _EVENT_METHODS)
+}
+_NO_PREFLIGHT = error_answer(403, "OPTIONS answers preflights of http.allowed_origins only")
+_WRONG_TYPE = error_answer(
+    415, "Content-Type must be application/json, text/plain, application/x-ndjson or absent, in UTF-8", close=True
+)
+_WRONG_CODING = error_answer(
+    415,
+    f"Content-Encoding must be one of {', '.join(CODINGS)}, or absent",
+    headers=(("Accept-Encoding", ", ".join(CODINGS)),),
+    close=True,
+)
+_BODY_ANSWERS = {
+    # closing, because the rest of the body may still be on its way
+    "too_large": error_answer(413, "the body is larger than http.max_body", close=True),
+    "malformed": error_answer(400, "the body is cut short or corrupt", close=True),
+}
+
+
+class HttpIngest:
+    """The handler of /v1/events for one configuration."""
+
+    def __init__(
+        self,
+        reader: Reader,
+        outbox: Outbox,
+        settings: Http,
+        durability: Literal["full", "normal"],
+        metrics: Metrics,
+    ) -> None:
+        self.reader = reader
+        """May be replaced when the configuration is read again."""
+        self._outbox = outbox
+        self._max_body_bytes = settings.max_body_bytes
+        self._stored = Answer(202, b'{"success": true}', (("Relay-Durability", durability),))
+        self._received = metrics.events_received.labels("http")
+        self._accepted = metrics.events_accepted.labels("http")
+        self._duplicate = metrics.events_duplicate.labels("http")
+        self._rejected = {reason: metrics.events_rejected.labels("http", reason) for reason in REJECT_REASONS}
+        self._kinds: dict[str, BodyKind | None] = {}
+
+    async def handle(self, request: web.BaseRequest) -> Answer:
+        """Answer a request that the listener's guard admitted; 404 for what is not the events API."""
+        path = request.raw_path
+        if path != EVENTS_PATH:
+            path = request.rel_url.raw_path
+        if path == EVENTS_PATH:
+            methods = _EVENTS_METHODS
+        elif path.startswith(EVENTS_PATH + "/"):
+            methods = _EVENT_METHODS
+        else:
+            return _NOT_FOUND
+        method = request.method
+        if method == "POST" and methods is _EVENTS_METHODS:
+            return await self._post(request)
+        if method == "OPTIONS":
+            return _preflight(request, methods)
+        if method in ("GET", "HEAD") and methods is _EVENT_METHODS:
+            return self._find(path.removeprefix(EVENTS_PATH + "/"))
+        return _WRONG_METHOD[methods]
+
+    def serves(self, path: str) -> bool:
+        """Whether a request's `raw_path`, which may be a whole URL, is this handler's."""
+        return (path if path[:1] == "/" else urlsplit(path).path).startswith(EVENTS_PATH)
+
+    async def _post(self, request: web.BaseRequest) -> Answer:
+        """What POST /v1/events answers; the order of the checks is the cheapest first."""
+        headers = request.headers
+        kind = self._kind(headers.get(CONTENT_TYPE, ""))
+        if kind is None:
+            return self._refused("media_type", _WRONG_TYPE)
+        coding = "identity"
+        if CONTENT_ENCODING in headers:
+            coding = ",".join(headers.getall(CONTENT_ENCODING)).strip().lower()
+            if coding not in ("identity", "", *CODINGS):
+                return self._refused("media_type", _WRONG_CODING)
+        body = await read_body(request, self._max_body_bytes)
+        if isinstance(body, bytes) and coding in CODINGS:
+            body = inflate(body, coding, self._max_body_bytes)
+        if isinstance(body, str):
+            return self._refused(body, _BODY_ANSWERS[body])
+        events = self.reader.read_json(body) if kind == "json" else self.reader.read_lines(body)
+        if isinstance(events, Refusal):
+            return self._refused(
+                events.reason,
+                error_answer(
+                    _STATUS_OF_REFUSAL[events.reason],
+                    events.error,
+                    events.errors if events.reason == "invalid" else None,
+                ),
+            )
+        return await self._append(events)
+
+    async def _append(self, events: list[Event]) -> Answer:
+        count = len(events)
+        self._received.inc(count)
+        try:
+            duplicates = await self._outbox.append(events)
+        except OutboxError as error:
+            reason = "full" if isinstance(error, OutboxFull) else "unavailable"
+            self._rejected[reason].inc(count)
+            return error_answer(503, str(error), headers=RETRY_LATER)
+        if duplicates:
+            self._duplicate.inc(duplicates)
+        self._accepted.inc(count - duplicates)
+        return self._stored
+
+    def _refused(self, reason: str, answer: Answer) -> Answer:
+        """Counts one event: what cannot be read as events cannot be counted as more."""
+        self._received.inc()
+        self._rejected[reason].inc()
+        return answer
+
+    def _kind(self, content_type: str) -> BodyKind | None:
+        """How a body is to be read by its Content-Type; None: not at all."""
+        try:
+            return self._kinds[content_type]
+        except KeyError:
+            kind = _body_kind(content_type)
+            if len(self._kinds) >= _CACHED_TYPES:
+                self._kinds.clear()
+            self._kinds[content_type] = kind
+            return kind
+
+    def _find(self, event_id: str) -> Answer:
+        if not _EVENT_ID.fullmatch(event_id):
+            return _UNKNOWN_EVENT
+        state = self._outbox.find(bytes.fromhex(event_id.replace("-", "")))
+        if state is None:
+            return _UNKNOWN_EVENT
+        return Answer(200, f'{{"event_id": "{event_id.lower()}", "state": "{state}"}}'.encode(), _NOT_STORED)
+
+
+def _body_kind(content_type: str) -> BodyKind | None:
+    """Only UTF-8 is read: another charset would have to be converted, and events are kept byte for byte."""
+    media_type, *parameters = content_type.split(";")
+    for parameter in parameters:
+        name, _, value = parameter.partition("=")
+        if name.strip().lower() == "charset" and value.strip().strip('"').lower() not in ("utf-8", "utf8"):
+            return None
+    return _KINDS.get(media_type.strip().lower())
+
+
+def _preflight(request: web.BaseRequest, methods: str) -> Answer:
+    """CORS preflight; the listener has judged the origin and adds it to the answer.
+
+    Chrome asks besides whether a page may reach into the private network (Private Network Access)
+    or the local one (Local Network Access).
+    """
+    asked = request.headers
+    if "Origin" not in asked:
+        return _NO_PREFLIGHT
+    headers = [
+        ("Access-Control-Allow-Methods", methods),
+        ("Access-Control-Allow-Headers", "content-type, content-encoding, x-events-key"),
+        ("Access-Control-Max-Age", str(_CORS_MAX_AGE_S)),
+    ]
+    headers += [
+        (f"Access-Control-Allow-{network}-Network", "true")
+        for network in ("Private", "Local")
+        if asked.get(f"Access-Control-Request-{network}-Network", "").lower() == "true"
+    ]
+    return Answer(204, b"", headers)

@@ -1,0 +1,234 @@
+"""A listener on a loopback port with a clock set by hand, and a client that speaks raw bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import socket
+import struct
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+from relay.config import Http
+from relay.event import Defaults, Event, Reader
+from relay.ingest.guard import Guard
+from relay.ingest.http import HttpIngest
+from relay.listener import Listener
+from relay.metrics import Metrics
+from relay.outbox import EventState
+
+ANSWERED_WITHIN_S = 20
+"""A bound for tests that fail, not a measure: everything here is a matter of milliseconds."""
+
+EVENT_ID = "550e8400-e29b-41d4-a716-446655440000"
+EVENT = {
+    "event_id": EVENT_ID,
+    "event_type": "video.play",
+    "tenant_id": 2,
+    "source": {"platform": "tv", "device_id": "A1B2C3D4-E5F6-7890-ABCD-EF1234567890"},
+}
+BODY = json.dumps(EVENT).encode()
+
+
+class HandClock:
+    """Stands still until it is moved."""
+
+    boot_id = "boot"
+
+    def __init__(self) -> None:
+        self.now_ms = 1_000_000
+        self._ids = 0
+
+    def monotonic_ms(self) -> int:
+        return self.now_ms
+
+    def wall_ms(self) -> int:
+        return 0
+
+    def chance(self) -> float:
+        return 0.5
+
+    def new_event_id(self) -> str:
+        self._ids += 1
+        return f"00000000-0000-4000-8000-{self._ids:012x}"
+
+
+@dataclass
+class ScriptedOutbox:
+    """The part of an outbox that ingest uses: keeps, refuses or waits, as the test says."""
+
+    error: Exception | None = None
+    duplicates: int = 0
+    room_events: int | None = None
+    """Appends beyond it fail with `error`; None: no limit."""
+    waits: bool = False
+    kept: list[Event] = field(default_factory=list)
+    appends: list[asyncio.Future[int]] = field(default_factory=list)
+    states: dict[bytes, EventState] = field(default_factory=dict)
+
+    def append(self, events: Sequence[Event]) -> asyncio.Future[int]:
+        outcome: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self.appends.append(outcome)
+        full = self.room_events is None or len(self.kept) + len(events) > self.room_events
+        if self.error is not None and full:
+            outcome.set_exception(self.error)
+            return outcome
+        self.kept.extend(events)
+        if not self.waits:
+            outcome.set_result(self.duplicates)
+        return outcome
+
+    def find(self, event_id: bytes) -> EventState | None:
+        return self.states.get(event_id)
+
+
+def new_reader(clock: HandClock, max_event_bytes: int = 64 << 10) -> Reader:
+    return Reader(Defaults(), max_event_bytes, clock.new_event_id, lambda: "2026-01-01T00:00:00.000Z")
+
+
+class Answer:
+    """One parsed response."""
+
+    def __init__(self, head: bytes, body: bytes) -> None:
+        status_line, *lines = head.decode("latin-1").split("\r\n")
+        self.status = int(status_line.split(" ")[1])
+        self.headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+        self.body = body
+
+    @property
+    def json(self) -> Any:
+        assert self.headers["content-type"] == "application/json"
+        return json.loads(self.body)
+
+
+class Client:
+    """One connection; sends exactly the bytes it is given."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self.writer = writer
+
+    @classmethod
+    async def connect(cls, address: str) -> Client:
+        if address.startswith("/"):
+            return cls(*await asyncio.open_unix_connection(address))
+        host, _, port = address.rpartition(":")
+        return cls(*await asyncio.open_connection(host.strip("[]"), int(port)))
+
+    def send(self, data: bytes) -> None:
+        self.writer.write(data)
+
+    async def answer(self, *, to_head: bool = False) -> Answer:
+        """The next response; skips nothing. `to_head`: it has no body whatever it announces."""
+        async with asyncio.timeout(ANSWERED_WITHIN_S):
+            head = (await self._reader.readuntil(b"\r\n\r\n"))[:-4]
+            answer = Answer(head, b"")
+            if not to_head:
+                answer.body = await self._reader.readexactly(int(answer.headers.get("content-length", "0")))
+        return answer
+
+    async def rest(self) -> bytes:
+        """Everything up to the end of the connection, which must come."""
+        async with asyncio.timeout(ANSWERED_WITHIN_S):
+            try:
+                return await self._reader.read()
+            except ConnectionResetError:
+                return b""
+
+    async def read(self, count: int) -> bytes:
+        async with asyncio.timeout(ANSWERED_WITHIN_S):
+            return await self._reader.readexactly(count)
+
+    def reset(self) -> None:
+        """Leave as a killed process does: the peer sees the connection reset."""
+        self.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.writer.transport.abort()
+
+
+class Served:
+    """A running listener with the events API behind it, or with another handler."""
+
+    def __init__(
+        self,
+        handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]] | None = None,
+        *,
+        allowed_origins: Sequence[str] = (),
+        **settings: Any,
+    ) -> None:
+        self.clock = HandClock()
+        self.metrics = Metrics()
+        self.outbox = ScriptedOutbox()
+        self.settings = Http(**{"listen": "127.0.0.1:0", "allowed_origins": allowed_origins, **settings})
+        reader = new_reader(self.clock, self.settings.max_event_bytes)
+        ingest = HttpIngest(reader, self.outbox, self.settings, "full", self.metrics)  # type: ignore[arg-type]
+        guard = Guard(self.settings.allowed_hosts, self.settings.allowed_origins)
+        self.listener = Listener(handler or ingest.handle, self.settings, guard, self.metrics, self.clock)
+        self._clients: list[Client] = []
+
+    async def __aenter__(self) -> Served:
+        await self.listener.start()
+        self._address = self.listener.addresses[0]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.listener.stop(within_ms=2_000)
+        for client in self._clients:
+            client.writer.close()
+
+    async def connect(self) -> Client:
+        client = await Client.connect(self._address)
+        self._clients.append(client)
+        return client
+
+    async def ask(self, raw: bytes, *, to_head: bool = False) -> Answer:
+        """The answer to one request on a connection of its own."""
+        client = await self.connect()
+        client.send(raw)
+        answer = await client.answer(to_head=to_head)
+        client.writer.close()
+        return answer
+
+    async def post(self, body: bytes = BODY, *headers: str) -> Answer:
+        return await self.ask(post(body, *headers))
+
+    def count(self, name: str, **labels: str) -> float:
+        value = self.metrics.registry.get_sample_value(f"relay_{name}", labels)
+        assert value is not None, name
+        return value
+
+    def rejected(self, reason: str) -> float:
+        return self.count("events_rejected_total", transport="http", reason=reason)
+
+    def pass_time(self, ms: int) -> None:
+        self.clock.now_ms += ms
+        self.listener.sweep(self.clock.now_ms)
+
+
+def post(body: bytes = BODY, *headers: str, host: str = "127.0.0.1:8080") -> bytes:
+    lines = ["POST /v1/events HTTP/1.1", f"Host: {host}", f"Content-Length: {len(body)}", *headers]
+    return "\r\n".join((*lines, "", "")).encode() + body
+
+
+def request(line: str, *headers: str, host: str = "localhost") -> bytes:
+    return "\r\n".join((line, f"Host: {host}", *headers, "", "")).encode()
+
+
+def gzipped(body: bytes) -> bytes:
+    return gzip.compress(body, mtime=0)
+
+
+def free_udp_socket(family: int = socket.AF_INET) -> socket.socket:
+    sending = socket.socket(family, socket.SOCK_DGRAM)
+    sending.bind(("::1" if family == socket.AF_INET6 else "127.0.0.1", 0))
+    sending.setblocking(False)
+    return sending
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the loop turn until something that must happen has happened."""
+    async with asyncio.timeout(ANSWERED_WITHIN_S):
+        while not condition():
+            await asyncio.sleep(0)

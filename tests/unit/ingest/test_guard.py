@@ -1,0 +1,141 @@
+"""Who may talk to the relay."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from relay.ingest.guard import Admitted, Forbidden, Guard, Networks, is_loopback_peer
+
+EVENTS = "/v1/events"
+BOX = "http://box.example"
+
+
+def admits_host(host: str, *allowed: str) -> bool:
+    return isinstance(Guard(allowed).check(EVENTS, host, None, None), Admitted)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "localhost", "LOCALHOST:8080", "localhost.", "localhost.:8080", "127.0.0.1", "127.0.0.1:1", "127.9.8.7:8080",
+        "[::1]", "[::1]:8080", "[0:0:0:0:0:0:0:1]:8080",
+    ],
+)  # fmt: skip
+def test_loopback_names_are_served_on_any_port(host: str) -> None:
+    assert admits_host(host)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "", "evil.example", "evil.example:8080", "0.0.0.0", "0.0.0.0:8080", "[::]", "[::]:8080", "0", "127.1",
+        "2130706433", "127.0.0.1.evil.example", "localhost.evil.example", "evil.localhost", "evil.example@localhost",
+        "localhost@evil.example", "localhost:80:80", "localhost:x", "127.0.0.01", "localhost..", "::1",
+        "localhost evil", "localhost,evil.example", "localhost/", "10.0.0.1", "[::1", "localhost\x00", "１２７.0.0.1",
+    ],
+)  # fmt: skip
+def test_any_other_host_is_refused(host: str) -> None:
+    assert not admits_host(host)
+
+
+def test_a_host_the_operator_allowed_is_served_on_any_port() -> None:
+    assert admits_host("Box.Local:9", "box.local:8080")
+    assert not admits_host("other.local", "box.local")
+
+
+def test_without_host_a_request_is_served() -> None:
+    assert Guard().check(EVENTS, None, None, None) == Admitted()
+
+
+def test_an_absolute_target_is_judged_like_a_host() -> None:
+    guard = Guard()
+    assert guard.check(EVENTS, "localhost", None, None, "localhost:8080") == Admitted()
+    assert isinstance(guard.check(EVENTS, "localhost", None, None, "evil.example"), Forbidden)
+    assert isinstance(guard.check(EVENTS, "localhost", None, None, "evil@localhost"), Forbidden)
+
+
+def test_many_different_hosts_change_no_decision() -> None:
+    guard = Guard()
+    for number in range(5_000):
+        assert isinstance(guard.check(EVENTS, f"h{number}.example", None, None), Forbidden)
+        assert guard.check(EVENTS, "localhost", None, None) == Admitted()
+
+
+@pytest.mark.parametrize("origin", [BOX, "HTTP://BOX.example"])
+def test_an_allowed_origin_is_named_in_the_answer(origin: str) -> None:
+    assert Guard(allowed_origins=[BOX]).check(EVENTS, "localhost", origin, "cross-site") == Admitted(BOX)
+
+
+@pytest.mark.parametrize("path", ["/", "/status.json", "/dead-letters/requeue", "/metrics", "/v2/events"])
+def test_an_allowed_origin_may_post_but_not_operate(path: str) -> None:
+    assert isinstance(Guard(allowed_origins=[BOX]).check(path, "localhost", BOX, None), Forbidden)
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "null",
+        "",
+        "http://evil.example",
+        "https://box.example",
+        "http://box.example:81",
+        "http://box.example.evil",
+        "file://",
+    ],
+)
+def test_any_other_origin_is_refused(origin: str) -> None:
+    assert isinstance(Guard(allowed_origins=[BOX]).check(EVENTS, "localhost:8080", origin, "same-origin"), Forbidden)
+
+
+def test_the_relays_own_pages_may_ask() -> None:
+    guard = Guard()
+    assert guard.check("/flush", "127.0.0.1:8080", "http://127.0.0.1:8080", "same-origin") == Admitted()
+    assert isinstance(guard.check("/flush", "127.0.0.1:8080", "http://127.0.0.1:3000", "same-site"), Forbidden)
+    assert isinstance(guard.check("/flush", "127.0.0.1:8080", "https://127.0.0.1:8080", "same-site"), Forbidden)
+
+
+def test_a_rebound_name_is_no_origin_of_the_relay() -> None:
+    decision = Guard().check("/flush", "evil.example:8080", "http://evil.example:8080", "same-origin")
+    assert isinstance(decision, Forbidden)
+
+
+@pytest.mark.parametrize(
+    ("site", "served"), [("cross-site", False), ("Cross-Site", False), ("none", True), ("same-origin", True)]
+)
+def test_without_origin_only_cross_site_requests_are_refused(site: str, served: bool) -> None:
+    assert isinstance(Guard().check("/", "localhost", None, site), Admitted) is served
+
+
+@given(st.text(), st.none() | st.text(), st.none() | st.text())
+def test_no_header_makes_the_guard_fail(host: str, origin: str | None, site: str | None) -> None:
+    decision = Guard([host], [origin or ""]).check(EVENTS, host, origin, site)
+    assert isinstance(decision, Admitted | Forbidden)
+
+
+@pytest.mark.parametrize("peer", ["127.0.0.1", "127.200.0.1", "::1", "::ffff:127.0.0.1"])
+def test_loopback_senders_are_always_heard(peer: str) -> None:
+    assert Networks([]).allows(peer)
+
+
+def test_senders_are_heard_from_allowed_networks_only() -> None:
+    networks = Networks(["192.168.1.0/24", "fd00::/8"])
+    heard = ["192.168.1.9", "::ffff:192.168.1.9", "fd00::1", "fd00::1%eth0"]
+    unheard = ["192.168.2.9", "10.0.0.1", "fe80::1%eth0", "::ffff:10.0.0.1", "", "x"]
+    assert [peer for peer in heard + unheard if networks.allows(peer)] == heard
+
+
+def test_a_network_that_is_none_is_an_error() -> None:
+    with pytest.raises(ValueError, match="nonsense"):
+        Networks(["nonsense"])
+
+
+@pytest.mark.parametrize(
+    ("peername", "local"),
+    [
+        (("127.0.0.1", 1), True), (("::1", 1, 0, 0), True), (("::ffff:127.0.0.1", 1, 0, 0), True), ("", True),
+        (("192.168.1.2", 1), False), (("fe80::1%eth0", 1, 0, 2), False), (None, False),
+    ],
+)  # fmt: skip
+def test_peers_of_this_machine_are_told_from_others(peername: object, local: bool) -> None:
+    assert is_loopback_peer(peername) is local

@@ -1,0 +1,352 @@
+"""What POST /v1/events and its neighbours answer, to the letter of the contract."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import zlib
+
+import pytest
+from relay.outbox import OutboxFull, OutboxUnavailable
+
+from tests.unit.ingest.harness import BODY, EVENT, EVENT_ID, Served, gzipped, post, request
+
+OTHER_ID = "550e8400-e29b-41d4-a716-446655440001"
+TWO = [EVENT, {**EVENT, "event_id": OTHER_ID}]
+ORIGIN = "http://app.example"
+
+# --- bodies that are taken
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        None, "", "application/json", "Application/JSON; charset=UTF-8", 'application/json; charset="utf-8"',
+        "text/plain", "text/plain;charset=UTF-8", "application/json; profile=x",
+    ],
+)  # fmt: skip
+async def test_an_event_is_stored_and_answered_202(content_type: str | None) -> None:
+    async with Served() as served:
+        headers = [] if content_type is None else [f"Content-Type: {content_type}"]
+        answer = await served.post(BODY, *headers)
+        assert (answer.status, answer.body) == (202, b'{"success": true}')
+        assert answer.headers["content-type"] == "application/json"
+        assert answer.headers["relay-durability"] == "full"
+        assert len(served.outbox.kept) == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        (json.dumps({"events": TWO}), "application/json"),
+        (json.dumps(TWO), "text/plain"),
+        ("\n".join(map(json.dumps, TWO)) + "\n", "application/x-ndjson"),
+        ("\n".join(map(json.dumps, TWO)), "application/x-ndjson; charset=utf-8"),
+    ],
+)
+async def test_a_batch_is_stored_whole(body: str, content_type: str) -> None:
+    async with Served() as served:
+        answer = await served.post(body.encode(), f"Content-Type: {content_type}")
+        assert answer.status == 202
+        assert [event.event_id[-1] for event in served.outbox.kept] == [0x00, 0x01]
+        assert served.count("events_received_total", transport="http") == 2
+        assert served.count("events_accepted_total", transport="http") == 2
+
+
+@pytest.mark.parametrize(
+    ("coding", "body"),
+    [
+        ("gzip", gzipped(BODY)),
+        ("GZIP", gzipped(BODY)),
+        ("deflate", zlib.compress(BODY)),
+        ("identity", BODY),
+    ],
+)
+async def test_a_compressed_body_is_read(coding: str, body: bytes) -> None:
+    async with Served() as served:
+        answer = await served.post(body, f"Content-Encoding: {coding}")
+        assert answer.status == 202
+        assert len(served.outbox.kept) == 1
+
+
+async def test_a_chunked_body_is_read() -> None:
+    async with Served() as served:
+        client = await served.connect()
+        client.send(request("POST /v1/events HTTP/1.1", "Transfer-Encoding: chunked"))
+        for start in range(0, len(BODY), 10):
+            piece = BODY[start : start + 10]
+            client.send(b"%x\r\n%s\r\n" % (len(piece), piece))
+        client.send(b"0\r\n\r\n")
+        assert (await client.answer()).status == 202
+
+
+async def test_a_query_or_an_absolute_target_finds_the_same_path() -> None:
+    async with Served() as served:
+        for target in ("/v1/events?source=app", "http://localhost/v1/events"):
+            client = await served.connect()
+            client.send(post().replace(b"/v1/events", target.encode(), 1))
+            assert (await client.answer()).status == 202
+
+
+async def test_a_key_and_other_headers_of_the_app_are_ignored() -> None:
+    async with Served() as served:
+        answer = await served.post(BODY, "X-Events-Key: CANARY", "Authorization: Bearer CANARY", "Cookie: a=CANARY")
+        assert answer.status == 202
+        assert b"CANARY" not in served.outbox.kept[0].body
+
+
+async def test_what_the_outbox_knew_already_is_answered_202_and_counted_as_duplicate() -> None:
+    async with Served() as served:
+        served.outbox.duplicates = 1
+        assert (await served.post(json.dumps(TWO).encode())).status == 202
+        assert served.count("events_duplicate_total", transport="http") == 1
+        assert served.count("events_accepted_total", transport="http") == 1
+
+
+async def test_no_answer_leaves_before_the_commit() -> None:
+    async with Served() as served:
+        served.outbox.waits = True
+        client = await served.connect()
+        client.send(post())
+        answer = asyncio.ensure_future(client.answer())
+        while not served.outbox.appends:
+            await asyncio.sleep(0)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not answer.done()
+        served.outbox.appends[0].set_result(0)
+        assert (await answer).status == 202
+
+
+# --- bodies that are refused
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 400), (b"{", 400), (b"[]", 400), (b'{"events": []}', 400), (b"\xff\xfe{\x00}\x00", 400), (b"NaN", 400),
+        (b"[" * 100_000, 400), (b"\xef\xbb\xbf" + BODY, 400), (b"form=1&b=2", 400), (b"\x00", 400),
+        (b'{"event_type": "x"}', 422), (b"[1]", 422), (b'"x"', 422),
+    ],
+)  # fmt: skip
+async def test_what_is_no_event_is_refused_whole(body: bytes, status: int) -> None:
+    async with Served() as served:
+        answer = await served.post(body)
+        assert answer.status == status
+        assert answer.json["success"] is False
+        assert answer.json["error"]
+        assert ("errors" in answer.json) == (status == 422)
+        assert served.outbox.appends == []
+        assert served.rejected("invalid" if status == 422 else "malformed") == 1
+        assert served.count("events_received_total", transport="http") == 1
+
+
+async def test_one_bad_event_refuses_its_batch_and_is_named_by_path() -> None:
+    async with Served() as served:
+        bad = {**EVENT, "source": {"platform": "fridge", "device_id": "x"}}
+        answer = await served.post(json.dumps({"events": [EVENT, bad]}).encode())
+        assert answer.status == 422
+        assert list(answer.json["errors"]) == ["events.1.source.platform"]
+        assert served.outbox.appends == []
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "application/xml", "text/html",
+        "application/json; charset=utf-7", "application/json; charset=utf-16", "text/plain; charset=latin-1", "json",
+        ";", "application/json, text/plain", "\xff\xfe",
+    ],
+)  # fmt: skip
+async def test_other_content_types_forms_included_are_415(content_type: str) -> None:
+    async with Served() as served:
+        answer = await served.post(BODY, f"Content-Type: {content_type}")
+        # ";" has no type at all, which is allowed
+        assert answer.status == (202 if content_type == ";" else 415)
+        assert served.rejected("media_type") == (0 if content_type == ";" else 1)
+
+
+@pytest.mark.parametrize("coding", ["br", "compress", "gzip, gzip", "gzip,deflate", "x", "\xff"])
+async def test_other_content_encodings_are_415_and_told_what_is_accepted(coding: str) -> None:
+    async with Served() as served:
+        answer = await served.post(BODY, f"Content-Encoding: {coding}")
+        assert answer.status == 415
+        assert answer.headers["accept-encoding"].startswith("gzip, deflate")
+
+
+async def test_two_content_encoding_lines_are_two_encodings() -> None:
+    async with Served() as served:
+        answer = await served.post(gzipped(BODY), "Content-Encoding: gzip", "Content-Encoding: deflate")
+        assert answer.status == 415
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (gzipped(BODY)[:-1], 400),
+        (gzipped(BODY) + b"x", 400),
+        (BODY, 400),
+        (gzipped(b"") * 20_000, 400),
+        (gzipped(bytes(30 << 20)), 413),
+    ],
+    ids=["truncated", "trailing", "plain", "20000 empty members", "bomb"],
+)
+async def test_hostile_gzip_is_refused(body: bytes, status: int) -> None:
+    async with Served() as served:
+        assert (await served.post(body, "Content-Encoding: gzip")).status == status
+
+
+async def test_a_body_over_the_limit_is_refused_by_its_length_before_it_comes() -> None:
+    async with Served() as served:
+        client = await served.connect()
+        client.send(request("POST /v1/events HTTP/1.1", f"Content-Length: {(1 << 20) + 1}"))
+        answer = await client.answer()
+        assert answer.status == 413
+        assert answer.headers["connection"] == "close"
+        assert served.rejected("too_large") == 1
+
+
+@pytest.mark.parametrize("whole", [True, False])
+async def test_a_body_over_the_limit_is_refused_while_it_comes(whole: bool) -> None:
+    async with Served(max_body_bytes=len(BODY) - 1) as served:
+        client = await served.connect()
+        client.send(request("POST /v1/events HTTP/1.1", "Transfer-Encoding: chunked"))
+        client.send(b"%x\r\n%s\r\n" % (len(BODY), BODY) + (b"0\r\n\r\n" if whole else b"ffff\r\n"))
+        assert (await client.answer()).status == 413
+
+
+async def test_a_body_of_exactly_the_limit_is_taken() -> None:
+    async with Served(max_body_bytes=len(BODY)) as served:
+        assert (await served.post()).status == 202
+
+
+async def test_an_event_over_its_own_limit_is_413() -> None:
+    async with Served(max_event_bytes=len(BODY) - 1) as served:
+        assert (await served.post()).status == 413
+
+
+async def test_a_chunked_body_that_turns_out_malformed_is_400() -> None:
+    async with Served() as served:
+        client = await served.connect()
+        client.send(request("POST /v1/events HTTP/1.1", "Transfer-Encoding: chunked") + b"5\r\nabcde\r\n")
+        while not served.listener.addresses or served.count("http_connections") < 1:
+            await asyncio.sleep(0)
+        client.send(b"not a size\r\n")
+        answer = await client.answer()
+        assert answer.status == 400
+        assert await client.rest() == b""
+
+
+# --- when the outbox does not keep it
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(OutboxFull("the outbox is full"), "full"), (OutboxUnavailable("the disk fails"), "unavailable")],
+)
+async def test_an_outbox_that_does_not_keep_it_is_503_with_retry_after(error: Exception, reason: str) -> None:
+    async with Served() as served:
+        served.outbox.error = error
+        answer = await served.post(json.dumps(TWO).encode())
+        assert answer.status == 503
+        assert answer.json == {"success": False, "error": str(error)}
+        assert int(answer.headers["retry-after"]) > 0
+        assert served.rejected(reason) == 2
+
+
+# --- other methods and paths
+
+
+@pytest.mark.parametrize(
+    ("line", "allow"),
+    [
+        ("GET /v1/events", "POST, OPTIONS"), ("HEAD /v1/events", "POST, OPTIONS"), ("PUT /v1/events", "POST, OPTIONS"),
+        ("TRACE /v1/events", "POST, OPTIONS"), (f"DELETE /v1/events/{EVENT_ID}", "GET, HEAD, OPTIONS"),
+        (f"POST /v1/events/{EVENT_ID}", "GET, HEAD, OPTIONS"),
+    ],
+)  # fmt: skip
+async def test_another_method_is_405_and_told_what_is_allowed(line: str, allow: str) -> None:
+    async with Served() as served:
+        answer = await served.ask(request(f"{line} HTTP/1.1"), to_head=line.startswith("HEAD"))
+        assert answer.status == 405
+        assert answer.headers["allow"] == allow
+
+
+@pytest.mark.parametrize("path", ["/", "/v1", "/v1/event", "/v1/eventsx", "/v1/../v1/events", "//v1/events", "*"])
+async def test_another_path_is_404(path: str) -> None:
+    async with Served() as served:
+        line = f"OPTIONS {path}" if path == "*" else f"GET {path}"
+        answer = await served.ask(request(f"{line} HTTP/1.1"))
+        assert answer.status == 404
+        assert answer.json["success"] is False
+
+
+@pytest.mark.parametrize("asked", [EVENT_ID, EVENT_ID.upper()])
+async def test_a_known_event_is_answered_with_its_state(asked: str) -> None:
+    async with Served() as served:
+        served.outbox.states[bytes.fromhex(EVENT_ID.replace("-", ""))] = "delivered"
+        answer = await served.ask(request(f"GET /v1/events/{asked} HTTP/1.1"))
+        assert answer.status == 200
+        assert answer.json == {"event_id": EVENT_ID, "state": "delivered"}
+        head = await served.ask(request(f"HEAD /v1/events/{asked} HTTP/1.1"), to_head=True)
+        assert (head.status, head.headers["content-length"]) == (200, answer.headers["content-length"])
+
+
+@pytest.mark.parametrize(
+    "asked", [OTHER_ID, "", "x", EVENT_ID + "0", "../../etc/passwd", "%00", EVENT_ID.replace("-", "")]
+)
+async def test_an_unknown_event_is_404(asked: str) -> None:
+    async with Served() as served:
+        served.outbox.states[bytes.fromhex(EVENT_ID.replace("-", ""))] = "pending"
+        answer = await served.ask(request(f"GET /v1/events/{asked} HTTP/1.1"))
+        assert answer.status == 404
+        assert answer.json["success"] is False
+
+
+# --- browsers
+
+
+async def test_a_preflight_of_an_allowed_origin_is_answered() -> None:
+    async with Served(allowed_origins=[ORIGIN]) as served:
+        asked = ["Access-Control-Request-Method: POST", "Access-Control-Request-Headers: content-type"]
+        networks = ["Access-Control-Request-Private-Network: true", "Access-Control-Request-Local-Network: true"]
+        line = "OPTIONS /v1/events HTTP/1.1"
+        answer = await served.ask(request(line, f"Origin: {ORIGIN}", *asked, *networks))
+        assert (answer.status, answer.body) == (204, b"")
+        assert "content-length" not in answer.headers
+        assert answer.headers["access-control-allow-origin"] == ORIGIN
+        assert answer.headers["vary"] == "Origin"
+        assert "POST" in answer.headers["access-control-allow-methods"]
+        assert {"content-type", "content-encoding"} <= set(answer.headers["access-control-allow-headers"].split(", "))
+        assert int(answer.headers["access-control-max-age"]) > 0
+        assert answer.headers["access-control-allow-private-network"] == "true"
+        assert answer.headers["access-control-allow-local-network"] == "true"
+        plain = await served.ask(request(line, f"Origin: {ORIGIN}", *asked))
+        assert not any("network" in name for name in plain.headers)
+
+
+@pytest.mark.parametrize("headers", [[], ["Origin: http://evil.example"], ["Origin: null"]])
+async def test_other_preflights_are_403(headers: list[str]) -> None:
+    async with Served(allowed_origins=[ORIGIN]) as served:
+        answer = await served.ask(request("OPTIONS /v1/events HTTP/1.1", *headers))
+        assert answer.status == 403
+        assert "access-control-allow-origin" not in answer.headers
+
+
+@pytest.mark.parametrize("body", [BODY, b"{"])
+async def test_every_answer_to_an_allowed_origin_can_be_read_by_it(body: bytes) -> None:
+    async with Served(allowed_origins=[ORIGIN]) as served:
+        answer = await served.post(body, f"Origin: {ORIGIN}", "Sec-Fetch-Site: cross-site")
+        assert answer.status == (202 if body is BODY else 400)
+        assert answer.headers["access-control-allow-origin"] == ORIGIN
+        assert answer.headers["vary"] == "Origin"
+
+
+@pytest.mark.parametrize("headers", [["Origin: http://evil.example"], ["Origin: null"], ["Sec-Fetch-Site: cross-site"]])
+async def test_a_foreign_page_stores_nothing(headers: list[str]) -> None:
+    async with Served(allowed_origins=[ORIGIN]) as served:
+        answer = await served.post(BODY, "Content-Type: text/plain", *headers)
+        assert answer.status == 403
+        assert answer.json["success"] is False
+        assert served.outbox.appends == []
+        assert served.rejected("forbidden") == 1

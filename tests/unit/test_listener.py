@@ -1,0 +1,465 @@
+"""Sockets, connections and deadlines of the HTTP side, over raw bytes and with a clock moved by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import stat
+from pathlib import Path
+
+import pytest
+import structlog
+from aiohttp import web
+from relay.address import ListenError
+from relay.outbox import OutboxUnavailable
+
+from tests.unit.ingest.harness import BODY, Client, Served, post, request, until
+
+TIMEOUT_MS = 10_000
+
+
+@pytest.fixture(autouse=True)
+def quiet(caplog: pytest.LogCaptureFixture):
+    """Whatever a client does, nothing is logged."""
+    caplog.set_level(logging.DEBUG)
+    with structlog.testing.capture_logs() as lines:
+        yield lines
+    assert [record for record in caplog.records if record.levelno >= logging.INFO] == []
+
+
+# --- what is no HTTP
+
+HEAD = b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\n"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"GARBAGE\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"\x00\x00\x00\x00\r\n\r\n",
+        b"POST /v1/events\r\n\r\n",
+        b"GET / HTTP/0.9\r\nHost: localhost\r\n\r\n",
+        b"GET / HTTP/2.0\r\nHost: localhost\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"POST /v1/events HTTP/1.1\r\nContent-Length: 0\r\n\r\n",
+        HEAD + b"Host: localhost\r\n\r\n",
+        HEAD + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        HEAD + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef",
+        HEAD + b"Content-Length: -1\r\n\r\n",
+        HEAD + b"Content-Length: +5\r\n\r\nabcde",
+        HEAD + b"Content-Length: 99999999999999999999999\r\n\r\n",
+        HEAD + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+        HEAD + b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+        HEAD + b"X-Bare: a\nContent-Length: 5\r\n\r\nabcde",
+        HEAD + b"X-Nul: a\x00b\r\n\r\n",
+        HEAD + b"X Space: a\r\n\r\n",
+        HEAD + b"X-Space : a\r\n\r\n",
+        HEAD + b" folded: a\r\n\r\n",
+        HEAD + b"".join(b"X-%d: 1\r\n" % number for number in range(5_000)) + b"\r\n",
+        HEAD + b"X-Large: " + b"a" * 20_000 + b"\r\n\r\n",
+        b"POST /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET http:///v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    ],
+)
+async def test_what_is_no_http_is_answered_400_and_closed(raw: bytes, quiet: list[object]) -> None:
+    async with Served() as served:
+        client = await served.connect()
+        client.send(raw)
+        answer = await client.answer()
+        assert answer.status == 400
+        assert answer.json["success"] is False
+        assert answer.headers["connection"] == "close"
+        assert await client.rest() == b""
+        assert served.outbox.appends == []
+        assert served.rejected("malformed") == 1
+        assert quiet == []
+
+
+async def test_a_request_smuggled_behind_another_is_not_read() -> None:
+    async with Served() as served:
+        client = await served.connect()
+        client.send(HEAD + b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + post())
+        assert (await client.answer()).status == 400
+        assert await client.rest() == b""
+        assert served.outbox.appends == []
+
+
+@pytest.mark.parametrize(
+    ("line", "host"),
+    [
+        ("GET /v1/events/x HTTP/1.1", "evil.example"), ("GET / HTTP/1.1", "evil.example"),
+        ("GET / HTTP/1.1", "0.0.0.0:8080"),
+        ("GET /metrics HTTP/1.1", "evil.example"), ("GET http://evil.example/ HTTP/1.1", "localhost"),
+        ("GET http://localhost/ HTTP/1.1", "evil.example"), ("CONNECT evil.example:443 HTTP/1.1", "localhost"),
+        ("OPTIONS * HTTP/1.1", "evil.example"), ("GET / HTTP/1.0", "evil.example"),
+    ],
+)  # fmt: skip
+async def test_every_route_is_guarded(line: str, host: str) -> None:
+    async def handler(_: web.BaseRequest) -> web.StreamResponse:
+        raise AssertionError("the handler must not see this")
+
+    async with Served(handler) as served:
+        answer = await served.ask(request(line, host=host))
+        assert answer.status == 403
+        assert answer.json["success"] is False
+
+
+async def test_without_host_only_http_1_0_is_served_and_closed() -> None:
+    async with Served() as served:
+        client = await served.connect()
+        client.send(
+            b"POST /v1/events HTTP/1.0\r\nConnection: keep-alive\r\nContent-Length: %d\r\n\r\n%s" % (len(BODY), BODY)
+        )
+        answer = await client.answer()
+        assert (answer.status, answer.headers["connection"]) == (202, "close")
+        assert await client.rest() == b""
+
+
+# --- requests in a row
+
+
+async def test_pipelined_requests_are_answered_in_order() -> None:
+    async with Served() as served:
+        client = await served.connect()
+        client.send(post() + request("GET /nowhere HTTP/1.1") + post(b"{") + post())
+        assert [(await client.answer()).status for _ in range(4)] == [202, 404, 400, 202]
+
+
+async def test_a_head_and_a_body_may_come_byte_by_byte() -> None:
+    async with Served() as served:
+        client = await served.connect()
+        for byte in post():
+            client.send(bytes([byte]))
+            await asyncio.sleep(0)
+        assert (await client.answer()).status == 202
+
+
+async def test_a_client_that_waits_to_be_asked_for_its_body_is_asked() -> None:
+    async with Served() as served:
+        client = await served.connect()
+        client.send(request("POST /v1/events HTTP/1.1", f"Content-Length: {len(BODY)}", "Expect: 100-Continue"))
+        assert await client.read(25) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        client.send(BODY)
+        assert (await client.answer()).status == 202
+
+
+@pytest.mark.parametrize(
+    ("header", "host", "status"),
+    [
+        ("Content-Length: 5", "evil.example", 403),
+        (f"Content-Length: {2 << 20}", "localhost", 413),
+        ("Content-Length: 5\r\nContent-Type: text/html", "localhost", 415),
+    ],
+)
+async def test_a_client_whose_body_is_refused_is_not_asked_for_it(header: str, host: str, status: int) -> None:
+    async with Served() as served:
+        answer = await served.ask(request("POST /v1/events HTTP/1.1", header, "Expect: 100-continue", host=host))
+        assert answer.status == status
+
+
+async def test_connection_close_is_obeyed() -> None:
+    async with Served() as served:
+        client = await served.connect()
+        client.send(post(BODY, "Connection: close"))
+        answer = await client.answer()
+        assert (answer.status, answer.headers["connection"]) == (202, "close")
+        assert await client.rest() == b""
+
+
+async def test_a_client_done_sending_still_gets_every_answer() -> None:
+    async with Served() as served:
+        client = await served.connect()
+        client.send(post() + post())
+        client.writer.write_eof()
+        assert [(await client.answer()).status for _ in range(2)] == [202, 202]
+        assert await client.rest() == b""
+
+
+async def test_an_upgrade_is_declined_by_an_ordinary_answer() -> None:
+    async with Served() as served:
+        client = await served.connect()
+        client.send(post(BODY, "Connection: Upgrade", "Upgrade: websocket") + post())
+        assert [(await client.answer()).status for _ in range(2)] == [202, 202]
+
+
+@pytest.mark.parametrize("sent", [b"", b"POST /v1", post()[:-5], post(), post() * 3])
+async def test_a_client_that_leaves_is_no_event_in_the_log(sent: bytes, quiet: list[object]) -> None:
+    async with Served() as served:
+        client = await served.connect()
+        client.send(sent)
+        await until(lambda: served.count("http_connections") == 1)
+        client.reset()
+        await until(lambda: served.count("http_connections") == 0)
+        assert quiet == []
+
+
+async def test_a_client_that_leaves_before_the_commit_harms_nothing(quiet: list[object]) -> None:
+    async with Served() as served:
+        served.outbox.waits = True
+        client = await served.connect()
+        client.send(post())
+        await until(lambda: bool(served.outbox.appends))
+        client.reset()
+        await until(lambda: served.count("http_connections") == 0)
+        served.outbox.appends[0].set_result(0)
+        await until(lambda: served.count("events_accepted_total", transport="http") == 1)
+        assert quiet == []
+
+
+# --- slow clients: the six shapes
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"POST /v1/ev",
+        HEAD + b"X-Slow: a",
+        HEAD + b"Content-Length: 100\r\n\r\n",
+        HEAD + b"Content-Length: 100\r\n\r\nabc",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n5\r\nab",
+    ],
+    ids=["silent", "request line", "header", "no body", "half a body", "half a chunk"],
+)
+async def test_a_slow_client_is_answered_408_and_closed(sent: bytes) -> None:
+    async with Served() as served:
+        client = await served.connect()
+        client.send(sent)
+        await until(lambda: served.count("http_connections") == 1)
+        await arrived(served, sent)
+        served.pass_time(TIMEOUT_MS - 1)
+        assert served.count("http_connections") == 1
+        served.pass_time(1)
+        answer = await client.answer()
+        assert answer.status == 408
+        assert answer.json["success"] is False
+        assert await client.rest() == b""
+        assert served.rejected("timeout") == 1
+        await until(lambda: served.count("http_connections") == 0)
+
+
+@pytest.mark.parametrize(
+    "start", [b"POST /", HEAD, HEAD + b"Content-Length: 100\r\n\r\n"], ids=["line", "headers", "body"]
+)
+async def test_dripping_gains_no_time(start: bytes) -> None:
+    async with Served() as served:
+        client = await served.connect()
+        client.send(start)
+        await arrived(served, start)
+        for _ in range(9):
+            client.send(b"a")
+            await arrived(served, b"a")
+            served.pass_time(TIMEOUT_MS // 10)
+        assert served.rejected("timeout") == 0
+        served.pass_time(TIMEOUT_MS // 10)
+        assert (await client.answer()).status == 408
+
+
+async def test_the_next_requests_time_begins_with_its_first_byte() -> None:
+    async with Served() as served:
+        client = await served.connect()
+        client.send(post())
+        assert (await client.answer()).status == 202
+        served.pass_time(TIMEOUT_MS * 3)
+        client.send(post()[:10])
+        await arrived(served, b"x")
+        served.pass_time(TIMEOUT_MS - 1)
+        client.send(post()[10:])
+        assert (await client.answer()).status == 202
+        assert served.rejected("timeout") == 0
+
+
+async def test_time_that_the_outbox_takes_is_not_the_clients() -> None:
+    async with Served() as served:
+        served.outbox.waits = True
+        client = await served.connect()
+        client.send(post() + post()[:-1])
+        await until(lambda: bool(served.outbox.appends))
+        served.pass_time(TIMEOUT_MS * 5)
+        served.outbox.appends[0].set_result(0)
+        assert (await client.answer()).status == 202
+        served.pass_time(TIMEOUT_MS - 1)
+        client.send(post()[-1:])
+        await until(lambda: len(served.outbox.appends) == 2)
+        served.outbox.appends[1].set_result(0)
+        assert (await client.answer()).status == 202
+        assert served.rejected("timeout") == 0
+
+
+async def test_a_slow_request_behind_a_finished_one_is_timed_out_in_its_turn() -> None:
+    async with Served() as served:
+        client = await served.connect()
+        client.send(post() + post()[:-1])
+        assert (await client.answer()).status == 202
+        served.pass_time(TIMEOUT_MS)
+        assert (await client.answer()).status == 408
+
+
+@pytest.mark.parametrize("header", ["Connection: keep-alive", "Connection: close"])
+async def test_a_client_that_does_not_take_its_answers_is_closed(header: str) -> None:
+    asked = asyncio.Event()
+
+    async def handler(_: web.BaseRequest) -> web.StreamResponse:
+        asked.set()
+        return web.Response(body=bytes(8 << 20))
+
+    async with Served(handler) as served:
+        client = await served.connect()
+        client.writer.transport.pause_reading()
+        client.send(request("GET / HTTP/1.1", header))
+        await asked.wait()
+        await arrived(served, b"x")
+        served.pass_time(TIMEOUT_MS - 1)
+        assert served.count("http_connections") == 1
+        await until(lambda: served.pass_time(TIMEOUT_MS) or served.count("http_connections") == 0)
+        assert served.rejected("timeout") == 0
+
+
+async def arrived(served: Served, sent: bytes) -> None:
+    """Let what a client sent over loopback reach the listener."""
+    for _ in range(20 if sent else 2):
+        await asyncio.sleep(0)
+
+
+# --- how many
+
+
+async def test_connections_beyond_the_limit_are_refused_at_once_and_counted() -> None:
+    async with Served(max_connections=2) as served:
+        kept = [await served.connect() for _ in range(2)]
+        await until(lambda: served.count("http_connections") == 2)
+        refused = await served.connect()
+        answer = await refused.answer()
+        assert answer.status == 503
+        assert int(answer.headers["retry-after"]) > 0
+        assert await refused.rest() == b""
+        assert served.count("http_connections_refused_total") == 1
+        kept[0].send(post())
+        assert (await kept[0].answer()).status == 202
+        kept[1].writer.close()
+        await until(lambda: served.count("http_connections") == 1)
+        assert (await served.post()).status == 202
+
+
+# --- bugs
+
+
+async def test_a_bug_is_answered_503_and_logged_once_without_locals(quiet: list[dict[str, object]]) -> None:
+    async def handler(_: web.BaseRequest) -> web.StreamResponse:
+        raise RuntimeError("a bug")
+
+    async with Served(handler) as served:
+        answers = [await served.ask(request("GET / HTTP/1.1")) for _ in range(3)]
+        assert {answer.status for answer in answers} == {503}
+        assert answers[0].json["success"] is False
+        assert "a bug" not in answers[0].json["error"]
+        assert [line["log_level"] for line in quiet] == ["error"]
+        assert quiet[0]["exc_info"] is True
+        assert served.count("log_lines_suppressed_total") == 2
+        served.pass_time(60_000)
+        await served.ask(request("GET / HTTP/1.1"))
+        assert len(quiet) == 2
+
+
+# --- start and stop
+
+
+async def test_ipv6_and_unix_sockets_are_served(tmp_path: Path) -> None:
+    path = tmp_path / "relay.sock"
+    async with Served(listen="[::1]:0", unix_socket=str(path)) as served:
+        tcp, unix = served.listener.addresses
+        assert tcp.startswith("[::1]:") and unix == str(path)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o660
+        for address in (tcp, unix):
+            client = await Client.connect(address)
+            client.send(post())
+            assert (await client.answer()).status == 202
+            client.writer.close()
+    assert not path.exists()
+
+
+async def test_a_socket_file_left_by_a_crash_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "relay.sock"
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))
+    async with Served(listen="", unix_socket=str(path)) as served:
+        assert (await served.post()).status == 202
+
+
+async def test_another_relays_socket_is_not_taken(tmp_path: Path) -> None:
+    path = tmp_path / "relay.sock"
+    async with Served(listen="", unix_socket=str(path)):
+        with pytest.raises(ListenError, match=r"relay\.sock.*http\.unix_socket"):
+            await Served(listen="", unix_socket=str(path)).listener.start()
+        client = await Client.connect(str(path))
+        client.send(post())
+        assert (await client.answer()).status == 202
+        client.writer.close()
+
+
+async def test_a_file_in_the_sockets_place_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "relay.sock"
+    path.write_text("precious")
+    with pytest.raises(ListenError):
+        await Served(listen="", unix_socket=str(path)).listener.start()
+    assert path.read_text() == "precious"
+
+
+async def test_an_address_in_use_is_named_and_nothing_stays_open(tmp_path: Path) -> None:
+    path = tmp_path / "relay.sock"
+    async with Served() as served:
+        taken = served.listener.addresses[0]
+        second = Served(listen=taken, unix_socket=str(path))
+        with pytest.raises(ListenError, match=rf"{taken}.*http\.listen"):
+            await second.listener.start()
+        assert second.listener.addresses == []
+        assert not path.exists()
+
+
+@pytest.mark.parametrize("address", ["8080", "localhost", "127.0.0.1:", "127.0.0.1:99999", "::1:80", "a b:80"])
+async def test_what_is_no_address_is_named(address: str) -> None:
+    with pytest.raises(ListenError, match="HOST:PORT"):
+        await Served(listen=address).listener.start()
+
+
+async def test_stopping_answers_what_came_whole_and_ends_the_rest() -> None:
+    async with Served() as served:
+        served.outbox.waits = True
+        idle, silent, half, whole = [await served.connect() for _ in range(4)]
+        idle.send(request("GET /nowhere HTTP/1.1"))
+        assert (await idle.answer()).status == 404
+        half.send(post()[:-1])
+        whole.send(post())
+        await until(lambda: bool(served.outbox.appends))
+        await arrived(served, b"x")
+        stopping = asyncio.ensure_future(served.listener.stop(within_ms=20_000))
+        assert await idle.rest() == b""
+        assert b" 503 " in await silent.rest()
+        assert b" 503 " in await half.rest()
+        with pytest.raises(ConnectionRefusedError):
+            await served.connect()
+        assert not stopping.done()
+        served.outbox.appends[0].set_result(0)
+        assert (await whole.answer()).status == 202
+        assert await whole.rest() == b""
+        await stopping
+        assert served.count("http_connections") == 0
+
+
+async def test_while_the_outbox_closes_apps_are_told_to_come_again() -> None:
+    async with Served() as served:
+        served.outbox.error = OutboxUnavailable("the relay is stopping")
+        answer = await served.post()
+        assert (answer.status, "retry-after" in answer.headers) == (503, True)
+
+
+async def test_stopping_waits_no_longer_than_its_bound() -> None:
+    async with Served() as served:
+        served.outbox.waits = True
+        client = await served.connect()
+        client.send(post())
+        await until(lambda: bool(served.outbox.appends))
+        await served.listener.stop(within_ms=20)
+        assert await client.rest() == b""
