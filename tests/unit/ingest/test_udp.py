@@ -1,0 +1,357 @@
+"""Datagrams over loopback: what is kept, what is counted, what is answered."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import structlog
+from hypothesis import given
+from hypothesis import strategies as st
+from relay.address import ListenError
+from relay.config import Udp
+from relay.ingest.udp import UdpIngest, error_ack, stored_ack
+from relay.metrics import Metrics
+from relay.outbox import OutboxFull, OutboxUnavailable
+
+from tests.unit.ingest.harness import (
+    ANSWERED_WITHIN_S,
+    BODY,
+    EVENT,
+    EVENT_ID,
+    HandClock,
+    ScriptedOutbox,
+    free_udp_socket,
+    gzipped,
+    new_reader,
+    until,
+)
+
+
+class Hearing:
+    """A running UDP ingest and a socket that sends to it."""
+
+    def __init__(
+        self, *, family: int = socket.AF_INET, max_body_bytes: int = 1 << 20, outbox: Any = None, **settings: Any
+    ) -> None:
+        self.clock = HandClock()
+        self.metrics = Metrics()
+        self.outbox = outbox or ScriptedOutbox()
+        host = "[::1]" if family == socket.AF_INET6 else "127.0.0.1"
+        self.udp = UdpIngest(
+            new_reader(self.clock),
+            self.outbox,
+            Udp(**{"listen": f"{host}:0", **settings}),
+            max_body_bytes,
+            self.metrics,
+            self.clock,
+        )
+        self.sender = free_udp_socket(family)
+
+    async def __aenter__(self) -> Hearing:
+        await self.udp.start()
+        host, _, port = self.udp.address.rpartition(":")
+        self._to = (host.strip("[]"), int(port))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.udp.stop()
+        self.sender.close()
+
+    def send(self, *datagrams: bytes) -> None:
+        for datagram in datagrams:
+            self.sender.sendto(datagram, self._to)
+
+    async def ack(self) -> bytes:
+        async with asyncio.timeout(ANSWERED_WITHIN_S):
+            return await asyncio.get_running_loop().sock_recv(self.sender, 65_536)
+
+    async def settled(self, datagrams: int) -> None:
+        """Until so many were kept, refused or dropped."""
+        await until(lambda: self.taken() + self.refused() + self.dropped() >= datagrams)
+
+    def count(self, name: str, **labels: str) -> float:
+        return self.metrics.registry.get_sample_value(f"relay_{name}", labels) or 0.0
+
+    def taken(self) -> float:
+        return sum(self.count(f"events_{what}_total", transport="udp") for what in ("accepted", "duplicate"))
+
+    def refused(self, reason: str | None = None) -> float:
+        reasons = [reason] if reason else ["malformed", "invalid", "too_large", "full", "unavailable"]
+        return sum(self.count("events_rejected_total", transport="udp", reason=each) for each in reasons)
+
+    def dropped(self, reason: str | None = None) -> float:
+        reasons = [reason] if reason else ["network", "truncated"]
+        return sum(self.count("udp_datagrams_dropped_total", reason=each) for each in reasons)
+
+
+def event(number: int, **more: object) -> bytes:
+    return json.dumps({**EVENT, "event_id": str(uuid.UUID(int=(4 << 76) + (2 << 62) + number)), **more}).encode()
+
+
+def kept_numbers(outbox: ScriptedOutbox) -> list[int]:
+    return [int.from_bytes(each.event_id[-4:], "big") for each in outbox.kept]
+
+
+# --- what is kept
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+async def test_a_datagram_becomes_an_event(family: int) -> None:
+    async with Hearing(family=family) as hearing:
+        hearing.send(BODY)
+        await hearing.settled(1)
+        assert [str(uuid.UUID(bytes=each.event_id)) for each in hearing.outbox.kept] == [EVENT_ID]
+        assert hearing.count("events_received_total", transport="udp") == 1
+
+
+@pytest.mark.parametrize(
+    "datagram",
+    [
+        b'{"events": [%s, %s]}' % (event(1), event(2)),
+        event(1) + b"\n" + event(2) + b"\n",
+        gzipped(event(1) + b"\n" + event(2)),
+    ],
+    ids=["events", "lines", "gzip"],
+)
+async def test_a_datagram_may_hold_several(datagram: bytes) -> None:
+    async with Hearing() as hearing:
+        hearing.send(datagram)
+        await hearing.settled(2)
+        assert kept_numbers(hearing.outbox) == [1, 2]
+
+
+async def test_datagrams_are_kept_in_the_order_they_came() -> None:
+    async with Hearing() as hearing:
+        hearing.send(*(event(number) for number in range(200)))
+        await hearing.settled(200)
+        assert kept_numbers(hearing.outbox) == list(range(200))
+
+
+async def test_what_came_together_is_appended_together() -> None:
+    async with Hearing() as hearing:
+        hearing.send(*(event(number) for number in range(50)))
+        await hearing.settled(50)
+        assert len(hearing.outbox.appends) < 5
+
+
+# --- what is not
+
+
+BAD = [
+    (b"", "malformed"), (b"{", "malformed"), (b"\x00", "malformed"), (b"\xff" * 100, "malformed"),
+    (b'{"event_type": "x"}', "invalid"), (event(1) + b"\n{}", "invalid"),
+    (gzipped(BODY)[:-1], "malformed"), (gzipped(BODY) + b"x", "malformed"), (gzipped(bytes(4 << 20)), "too_large"),
+    (event(1, context={"x": "y" * 50_000}), ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("datagram", "reason"), BAD)
+async def test_a_bad_datagram_is_counted_and_takes_no_other_along(datagram: bytes, reason: str) -> None:
+    async with Hearing() as hearing:
+        hearing.send(event(1), datagram, event(2))
+        await hearing.settled(3)
+        expected = [1, 2] if reason else [1, 1, 2]
+        assert kept_numbers(hearing.outbox) == expected
+        assert hearing.refused() == (1 if reason else 0)
+        assert not reason or hearing.refused(reason) == 1
+
+
+async def test_a_datagram_over_the_body_limit_is_counted_as_truncated() -> None:
+    async with Hearing(max_body_bytes=len(BODY)) as hearing:
+        hearing.send(BODY, BODY + b" ")
+        await hearing.settled(2)
+        assert (hearing.taken(), hearing.dropped("truncated")) == (1, 1)
+
+
+async def test_bad_datagrams_are_logged_once_a_second() -> None:
+    with structlog.testing.capture_logs() as lines:
+        async with Hearing() as hearing:
+            hearing.send(*[b"{"] * 100)
+            await hearing.settled(100)
+            assert [line["log_level"] for line in lines] == ["warning"]
+            assert hearing.count("log_lines_suppressed_total") == 99
+            hearing.clock.now_ms += 1_000
+            hearing.send(b"{", b"{")
+            await hearing.settled(102)
+            assert len(lines) == 2
+
+
+@given(st.lists(st.binary(max_size=80), max_size=8))
+def test_no_bytes_stop_it(datagrams: list[bytes]) -> None:
+    async def send_all() -> None:
+        async with Hearing(ack=True) as hearing:
+            hearing.send(*datagrams, BODY)
+            await hearing.settled(len(datagrams) + 1)
+            assert hearing.taken() == 1
+            assert hearing.refused() == len(datagrams)
+
+    asyncio.run(send_all())
+
+
+# --- when the outbox cannot keep up
+
+
+async def test_only_the_datagrams_without_room_are_refused() -> None:
+    async with Hearing(outbox=ScriptedOutbox(error=OutboxFull("full"), room_events=3)) as hearing:
+        hearing.send(*(event(number) for number in range(5)))
+        await hearing.settled(5)
+        assert kept_numbers(hearing.outbox) == [0, 1, 2]
+        assert (hearing.taken(), hearing.refused("full")) == (3, 2)
+
+
+async def test_a_datagram_is_refused_whole() -> None:
+    async with Hearing(outbox=ScriptedOutbox(error=OutboxFull("full"), room_events=3)) as hearing:
+        hearing.send(event(0) + b"\n" + event(1), event(2) + b"\n" + event(3), event(4))
+        await hearing.settled(5)
+        assert kept_numbers(hearing.outbox) == [0, 1, 4]
+        assert hearing.refused("full") == 2
+
+
+async def test_after_a_refusal_the_kernel_keeps_what_comes_until_there_is_room() -> None:
+    async with Hearing(outbox=ScriptedOutbox(error=OutboxUnavailable("the disk fails"), room_events=0)) as hearing:
+        hearing.send(event(0))
+        await hearing.settled(1)
+        assert hearing.refused("unavailable") == 1
+        hearing.send(event(1), event(2))
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert len(hearing.outbox.appends) == 1
+        hearing.outbox.error = None
+        await hearing.settled(3)
+        assert kept_numbers(hearing.outbox) == [1, 2]
+
+
+async def test_reading_stops_while_too_much_waits_for_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relay.ingest.udp._MAX_UNCOMMITTED", 100)
+    async with Hearing(outbox=ScriptedOutbox(waits=True)) as hearing:
+        hearing.send(*(event(number) for number in range(300)))
+        await until(lambda: len(hearing.outbox.kept) >= 100)
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert len(hearing.outbox.kept) < 200
+        answered = 0
+        while answered < len(hearing.outbox.appends) or hearing.taken() < 300:
+            for outcome in hearing.outbox.appends[answered:]:
+                answered += 1
+                outcome.set_result(0)
+            await asyncio.sleep(0)
+        assert kept_numbers(hearing.outbox) == list(range(300))
+
+
+async def test_what_the_kernel_drops_is_counted() -> None:
+    async with Hearing(
+        outbox=ScriptedOutbox(error=OutboxFull("full"), room_events=0), receive_buffer_bytes=5_000
+    ) as hearing:
+        hearing.send(event(0))
+        await hearing.settled(1)
+        hearing.send(*(event(number) for number in range(500)))
+        hearing.udp.refresh()
+        dropped = hearing.dropped("kernel")
+        assert 0 < dropped < 500
+        hearing.udp.refresh()
+        assert hearing.dropped("kernel") == dropped
+
+
+async def test_stopping_reads_what_the_kernel_still_holds() -> None:
+    async with Hearing() as hearing:
+        hearing.send(*(event(number) for number in range(100)))
+        hearing.udp.stop()
+        assert kept_numbers(hearing.outbox) == list(range(100))
+        hearing.udp.stop()
+
+
+# --- who is heard
+
+
+async def test_a_sender_outside_the_networks_is_dropped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relay.ingest.udp.Networks", Nobody)
+    async with Hearing(ack=True) as hearing:
+        hearing.send(BODY)
+        await hearing.settled(1)
+        assert hearing.dropped("network") == 1
+        assert hearing.count("events_received_total", transport="udp") == 0
+        with pytest.raises(BlockingIOError):
+            hearing.sender.recv(1)
+
+
+class Nobody:
+    """Networks as seen by a sender outside of them; loopback, where this test runs, is always inside."""
+
+    def __init__(self, _: Sequence[str]) -> None: ...
+
+    def allows(self, _: str) -> bool:
+        return False
+
+
+# --- answers
+
+
+async def test_without_ack_nothing_is_answered() -> None:
+    async with Hearing() as hearing:
+        hearing.send(BODY, b"{")
+        await hearing.settled(2)
+        with pytest.raises(BlockingIOError):
+            hearing.sender.recv(1)
+
+
+async def test_an_answer_names_what_is_stored_and_comes_after_the_commit() -> None:
+    async with Hearing(ack=True, outbox=ScriptedOutbox(waits=True)) as hearing:
+        hearing.send(BODY)
+        await until(lambda: bool(hearing.outbox.appends))
+        with pytest.raises(BlockingIOError):
+            hearing.sender.recv(1)
+        hearing.outbox.appends[0].set_result(0)
+        assert json.loads(await hearing.ack()) == {"stored": [EVENT_ID]}
+
+
+@pytest.mark.parametrize(
+    ("datagram", "error"),
+    [(b'{"event_type": "a", "tenant_id": 1}', None), (event(7), OutboxFull("the outbox is full"))],
+)
+async def test_an_error_is_answered_with_its_words(datagram: bytes, error: Exception | None) -> None:
+    async with Hearing(ack=True, outbox=ScriptedOutbox(error=error, room_events=0)) as hearing:
+        hearing.send(datagram)
+        ack = await hearing.ack()
+        assert len(ack) <= len(datagram)
+        assert list(json.loads(ack)) == ["error"]
+        assert error is None or json.loads(ack)["error"] == str(error)
+
+
+@given(st.lists(st.binary(min_size=16, max_size=16), min_size=1, max_size=40), st.integers(0, 2_000))
+def test_no_answer_is_larger_than_the_request(event_ids: list[bytes], max_bytes: int) -> None:
+    ack = stored_ack(event_ids, max_bytes)
+    assert len(ack) <= max_bytes
+    if ack not in (b"", b"{}"):
+        names = json.loads(ack)["stored"]
+        assert names == [str(uuid.UUID(bytes=each)) for each in event_ids[: len(names)]]
+        one_more = stored_ack(event_ids[: len(names) + 1], 100_000)
+        assert len(names) == len(event_ids) or len(one_more) > max_bytes
+
+
+@given(st.text(), st.integers(0, 200))
+def test_no_error_is_larger_than_the_request(error: str, max_bytes: int) -> None:
+    ack = error_ack(error, max_bytes)
+    assert len(ack) <= max_bytes
+    assert ack == b"" or isinstance(json.loads(ack), dict)
+
+
+# --- start
+
+
+async def test_the_receive_buffer_given_is_a_metric() -> None:
+    async with Hearing(receive_buffer_bytes=100_000) as hearing:
+        assert hearing.count("udp_receive_buffer_bytes") == 100_000
+
+
+async def test_an_address_in_use_is_named() -> None:
+    async with Hearing() as hearing:
+        second = Hearing(listen=hearing.udp.address)
+        with pytest.raises(ListenError, match=r"udp\.listen"):
+            await second.udp.start()
+        second.sender.close()
