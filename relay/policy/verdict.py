@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -16,7 +17,8 @@ import msgspec
 
 WORDS_MAX_CHARS = 256
 _EPOCH_SECONDS_FROM = 1_000_000_000  # an X-RateLimit-Reset above this is a Unix time, below it a delay
-_NAMED = re.compile(r'events"?\s*[./\[,]+\s*"?(\d{1,9})\b')
+_NAMED = re.compile(r'events"?\s*[./\[,]+\s*"?(\d+)\b', re.ASCII)
+_INDEX_MAX_DIGITS = 9
 _TAG = re.compile(r"<(?:script|style)\b.*?</(?:script|style)>|<[^>]*>", re.DOTALL | re.IGNORECASE)
 
 
@@ -51,7 +53,7 @@ class Refused:
     words: str
     named: Mapping[int, str] = field(default_factory=dict)
     about_events: bool = True
-    """Whether the status is one for events (400, 422), or another 4xx that could be about anything."""
+    """Whether the answer is one to events (400, 422), or another 4xx that could be about anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ class RateLimited:
     words: str
     asked_ms: int | None
     limit: int | None
-    """X-RateLimit-Limit, if it was said."""
+    """X-RateLimit-Limit, if one above 0 was said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +108,13 @@ def verdict(answer: Answer | NoAnswer, events: int) -> Verdict:
         case 413:
             return TooLarge(status, words)
         case 429:
-            return RateLimited(words, _asked_ms(answer), _integer(answer.headers.get("x-ratelimit-limit")))
+            return RateLimited(words, _asked_ms(answer), _positive(answer.headers.get("x-ratelimit-limit")))
         case 408 | 425 | 499:
             return Failing(words, _asked_ms(answer), status)
         case _ if 400 <= status < 500:
-            return Refused(status, words, _named(content, events), about_events=status in (400, 422))
+            # a 400 in HTML is a server's or proxy's own (plain HTTP to a TLS port, say), not the API's about an event
+            about_events = status == 422 or (status == 400 and not answer.body.lstrip().startswith(b"<"))
+            return Refused(status, words, _named(content, events), about_events)
         case _ if 300 <= status < 400:
             return Misconfigured(f"{words} (redirects are not followed: one would carry the key away)")
         case _:
@@ -136,9 +140,10 @@ def _named(content: Any, events: int) -> dict[int, str]:
         found = _NAMED.search(path)
         if found is None:
             continue
-        index = int(found[1])
-        if index >= events:
+        digits = found[1]
+        if len(digits) > _INDEX_MAX_DIGITS or int(digits) >= events:
             return {}
+        index = int(digits)
         named.setdefault(index, []).append(words)
     return {index: clean("; ".join(words)) for index, words in named.items()}
 
@@ -181,11 +186,18 @@ def _integer(text: str | None) -> int | None:
     return int(stripped) if re.fullmatch(r"-?[0-9]{1,15}", stripped) else None
 
 
+def _positive(text: str | None) -> int | None:
+    number = _integer(text)
+    return number if number is not None and number > 0 else None
+
+
 def _http_date_ms(text: str | None) -> int | None:
+    """Unix milliseconds. HTTP dates are UTC (RFC 9110, 5.6.7), also in the forms that do not say so."""
     if not text:
         return None
     try:
-        return int(parsedate_to_datetime(text).timestamp() * 1000)
+        date = parsedate_to_datetime(text)
+        return int((date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() * 1000)
     except (ValueError, TypeError, OverflowError):
         return None
 
