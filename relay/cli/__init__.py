@@ -1,0 +1,60 @@
+"""The command line, `relay COMMAND`.
+
+Rules: a command's module and what it needs are imported only when that command is called, so that
+`relay healthcheck` starts fast on a small box; each module of a command calls it `command`. What can
+go wrong is told in one sentence that says what to do, with an exit code of `exits`; a traceback is a bug.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+
+import click
+
+from relay import __version__
+
+COMMANDS: Mapping[str, str] = {
+    "run": "Run the relay.",
+    "check-config": "Print the effective configuration and where each value is from.",
+    "demo": "Sandbox upstream, relay and simulated devices, all at once.",
+    "sandbox": "Stand in for the upstream, for working offline.",
+    "send": "Send one event to a running relay.",
+    "status": "What comes in, goes out and waits.",
+    "flush": "Ask the running relay to send now what waits.",
+    "dead": "The dead letters: list, show, requeue, discard, export.",
+    "healthcheck": "Exit 0 if the relay lives and can store events.",
+}
+
+
+class LazyGroup(click.Group):
+    """Knows its commands by name and help; imports one only when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command = importlib.import_module(f"relay.cli.{cmd_name.replace('-', '_')}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Without importing any of them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 fine, 1 failed, 2 usage, 75 another relay holds this outbox, 78 configuration wrong.",
+)
+@click.version_option(__version__, prog_name="relay", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Keep events of the apps on this machine, and forward them upstream within its limits."""
+
+
+def main() -> None:
+    cli(prog_name="relay")

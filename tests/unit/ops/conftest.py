@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 from aiohttp import ClientSession, web
-from ops_harness import Served
+
+from tests.unit.ops.harness import Served
 
 
 @pytest.fixture

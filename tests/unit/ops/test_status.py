@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 
-from ops_harness import Served, dead_letter
 from relay.outbox import Gauges, Ledger
 from relay.policy.schedule import LaneView, RouteView
+
+from tests.unit.ops.harness import Served, dead_letter
 
 WALL_2026 = 1_795_420_800_000
 """2026-11-23T08:00:00Z."""

@@ -10,13 +10,14 @@ from unittest.mock import Mock
 import pytest
 from aiohttp import ClientSession, UnixConnector, web
 from aiohttp.test_utils import make_mocked_request
-from ops_harness import Served, dead_letter
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as read_text
 from relay.ops.access import is_local
 from relay.outbox import Gauges
 from relay.policy.schedule import RouteView
 from relay.secret import Secret
+
+from tests.unit.ops.harness import Served, dead_letter
 
 GUARDED = [
     ("POST", "/flush"),

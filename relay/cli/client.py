@@ -1,0 +1,102 @@
+"""Requests of the command line to a running relay: one connection each, JSON answers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+from http.client import HTTPConnection, HTTPException
+from typing import Any, NamedTuple
+from urllib.parse import urlencode
+
+from relay.cli import exits
+from relay.cli.common import Place, no_relay
+from relay.secret import Secret
+
+TIMEOUT_S = 30
+"""Of one request; requeueing takes a commit, which takes seconds on a busy disk."""
+
+
+class Reply(NamedTuple):
+    status: int
+    data: Any
+
+
+class Client:
+    """Asks the listener at `place`."""
+
+    def __init__(self, place: Place, token: Secret | None = None) -> None:
+        self.place = place
+        self._token = token
+
+    def is_there(self) -> bool:
+        """Whether anybody listens there. Raises Failed if that cannot be told."""
+        try:
+            self._exchange("GET", "/livez", None)
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        except OSError as error:
+            raise no_relay(self.place, error) from error
+        return True
+
+    def get(self, path: str, **query: object) -> Reply:
+        """Parameters that are None are left out. Raises as `ask`."""
+        given = {name: value for name, value in query.items() if value is not None}
+        return self.ask("GET", f"{path}?{urlencode(given)}" if given else path)
+
+    def post(self, path: str, data: object) -> Reply:
+        """Raises as `ask`."""
+        return self.ask("POST", path, json.dumps(data).encode())
+
+    def ask(self, method: str, path: str, body: bytes | None = None) -> Reply:
+        """The answer, whatever its status. Raises Failed if no relay answers."""
+        try:
+            return self._exchange(method, path, body)
+        except OSError as error:
+            raise no_relay(self.place, error) from error
+
+    def expect(self, reply: Reply) -> Any:
+        """The data of a reply that is fine. Raises Failed with the relay's words otherwise."""
+        if reply.status >= 300:
+            words = reply.data.get("error", "no reason given") if isinstance(reply.data, dict) else "no reason given"
+            raise exits.Failed(f"the relay at {self.place} refused ({reply.status}): {words}")
+        return reply.data
+
+    def _exchange(self, method: str, path: str, body: bytes | None) -> Reply:
+        """Raises OSError if nobody answers, Failed if it is no relay."""
+        # a loopback name is always allowed, an address the relay listens on may not be
+        headers = {"Host": "localhost", "Connection": "close"}
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        if self._token is not None:
+            headers["Authorization"] = f"Bearer {self._token.reveal()}"
+        try:
+            with contextlib.closing(_connection(self.place)) as connection:
+                connection.request(method, path, body, headers)
+                answer = connection.getresponse()
+                data = json.loads(answer.read())
+        except (HTTPException, ValueError) as error:
+            if isinstance(error, OSError):  # RemoteDisconnected is both
+                raise
+            raise exits.Failed(
+                f"what answers at {self.place} is not a relay: name the relay's configuration with --config, "
+                "or give it another address (http.listen, ops.listen)"
+            ) from error
+        return Reply(answer.status, data)
+
+
+def _connection(place: Place) -> HTTPConnection:
+    if place.socket_path:
+        return _UnixConnection(place.socket_path)
+    return HTTPConnection(place.host, place.port, timeout=TIMEOUT_S)
+
+
+class _UnixConnection(HTTPConnection):
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=TIMEOUT_S)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(TIMEOUT_S)
+        self.sock.connect(self._path)

@@ -1,0 +1,90 @@
+"""What commands that talk to a running relay share: its configuration, and where it listens.
+
+They need not be able to read its keys: faults of the upstream's settings do not concern them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+
+from relay.address import format_address, parse_address
+from relay.cli import exits
+from relay.config import ConfigError, Settings, default_config_file, load_for_client
+
+EVERY_INTERFACE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - nothing is bound here
+
+
+class Place(NamedTuple):
+    """Where a listener is: a unix socket if `socket_path` is set, else host and port."""
+
+    host: str
+    port: int
+    socket_path: str = ""
+
+    def __str__(self) -> str:
+        return self.socket_path or format_address((self.host, self.port))
+
+
+def config_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--config FILE, as `config_file`."""
+    return click.option(
+        "--config",
+        "config_file",
+        metavar="FILE",
+        type=click.Path(path_type=Path),
+        help="The relay's configuration; without it ./config.toml if it is there, else environment and defaults.",
+    )(command)
+
+
+def load_client_settings(config_file: Path | None) -> Settings:
+    """Settings without keys. Raises Failed (78)."""
+    try:
+        return load_for_client(config_file or default_config_file(), os.environ)
+    except ConfigError as error:
+        raise exits.Failed(str(error), exits.CONFIG_WRONG) from error
+
+
+def apps_place(settings: Settings) -> Place:
+    """Where apps reach the relay over HTTP. Raises Failed if it has no such listener."""
+    if settings.http.listen:
+        return _place(settings.http.listen, "http.listen")
+    if settings.http.unix_socket:
+        return Place("", 0, settings.http.unix_socket)
+    raise exits.Failed("the configured relay has no HTTP listener: set http.listen or http.unix_socket")
+
+
+def has_ops(settings: Settings) -> bool:
+    """Whether a relay of this configuration can be asked anything; one that hears UDP alone cannot."""
+    return bool(settings.ops.listen or settings.http.listen or settings.http.unix_socket)
+
+
+def ops_place(settings: Settings) -> Place:
+    """Where the operations interface is. Raises Failed if there is none."""
+    return _place(settings.ops.listen, "ops.listen") if settings.ops.listen else apps_place(settings)
+
+
+def udp_place(settings: Settings) -> Place:
+    """Where apps reach the relay over UDP. Raises Failed if it has no such listener."""
+    if not settings.udp.listen:
+        raise exits.Failed("the configured relay has no UDP listener: set udp.listen")
+    return _place(settings.udp.listen, "udp.listen")
+
+
+def no_relay(place: Place, error: OSError) -> exits.Failed:
+    """What a user is told when nobody answers."""
+    why = "no answer in time" if isinstance(error, TimeoutError) else (error.strerror or str(error)).lower()
+    return exits.Failed(
+        f"no relay answers at {place} ({why}): start one with `relay run`, or name its configuration with --config"
+    )
+
+
+def _place(listen: str, key: str) -> Place:
+    host, port = parse_address(listen)
+    if port == 0:
+        raise exits.Failed(f"{key} = {listen!r} lets the system choose a port, which only the relay's log tells")
+    return Place(EVERY_INTERFACE.get(host, host), port)

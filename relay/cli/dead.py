@@ -1,0 +1,210 @@
+"""`relay dead`: look at what the upstream refused, send it again, or let it go.
+
+Goes through the running relay; where none answers, to the outbox itself. What changes anything says
+which letters it means; a choice is never implied.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any, get_args
+
+import click
+
+from relay.cli import exits
+from relay.cli.client import Client
+from relay.cli.common import config_option, has_ops, load_client_settings, ops_place
+from relay.cli.dead_letters import PAGE, DeadLetters, Filter, Letter, RemoteDeadLetters, each
+from relay.cli.table import printable, table
+from relay.outbox import DeadReason
+
+Function = Callable[..., Any]
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def filter_options(function: Function) -> Function:
+    """--device and --reason."""
+    reasons = click.Choice(get_args(DeadReason))
+    function = click.option("--reason", type=reasons, help="Those given up for this reason.")(function)
+    return click.option("--device", metavar="ID", help="Those of this device_id.")(function)
+
+
+def choice_options(function: Function) -> Function:
+    """IDS, --device, --reason, --all."""
+    function = click.option("--all", "every", is_flag=True, help="All of them.")(filter_options(function))
+    return click.argument("ids", nargs=-1, type=click.IntRange(min=1))(function)
+
+
+@click.group("dead", context_settings={"help_option_names": ["-h", "--help"]})
+def command() -> None:
+    """The dead letters: events that the upstream refused, with its words."""
+
+
+@command.command("list")
+@filter_options
+@click.option("--limit", default=PAGE, show_default=True, type=click.IntRange(min=1), help="The oldest so many.")
+@json_option
+@config_option
+def list_letters(device: str | None, reason: str | None, limit: int, as_json: bool, config_file: Path | None) -> None:
+    """List dead letters, the oldest first."""
+    with _letters(config_file) as letters:
+        found = list(islice(each(letters, Filter(device, reason)), limit + 1))
+    more = len(found) > limit
+    if as_json:
+        click.echo(json.dumps({"dead_letters": found[:limit], "more": more}))
+        return
+    keys = ("reason", "status", "platform", "device_id", "dead_at", "words")
+    rows = [[str(letter["id"]), *(letter[key] for key in keys)] for letter in found[:limit]]
+    click.echo(table(("id", "reason", "status", "platform", "device", "since", "words"), rows) if rows else "none")
+    if more:
+        click.echo("there are more: raise --limit", err=True)
+
+
+@command.command("show")
+@click.argument("letter_id", metavar="ID", type=click.IntRange(min=1))
+@json_option
+@config_option
+def show(letter_id: int, as_json: bool, config_file: Path | None) -> None:
+    """Show one with the event as it was sent."""
+    with _letters(config_file) as letters:
+        letter = letters.find(letter_id)
+    if letter is None:
+        raise exits.Failed(f"no dead letter has the id {letter_id}; `relay dead list` has them all")
+    if as_json:
+        click.echo(json.dumps(letter))
+        return
+    width = max(map(len, letter))
+    for name, value in letter.items():
+        click.echo(f"{name.ljust(width)}  {'' if value is None else printable(str(value))}")
+
+
+@command.command("requeue")
+@choice_options
+@json_option
+@config_option
+def requeue(every: bool, as_json: bool, config_file: Path | None, **chosen: Any) -> None:
+    """Let dead letters wait again, to be sent as if they were new.
+
+    Chosen by IDS, --device, --reason or --all, as they are when the command begins.
+    """
+    _require_choice(every, **chosen)
+    with _letters(config_file) as letters:
+        _move(letters, letters.requeue, "requeued", as_json, **chosen)
+
+
+@command.command("discard")
+@choice_options
+@click.option("--yes", is_flag=True, help="Do not ask before discarding all.")
+@json_option
+@config_option
+def discard(every: bool, yes: bool, as_json: bool, config_file: Path | None, **chosen: Any) -> None:
+    """Forget dead letters for good."""
+    _require_choice(every, **chosen)
+    if every and not yes:
+        click.confirm("Forget all dead letters for good?", abort=True, err=True)
+    with _letters(config_file) as letters:
+        _move(letters, letters.discard, "discarded", as_json, **chosen)
+
+
+@command.command("export")
+@choice_options
+@click.option("--output", "-o", metavar="FILE", type=click.Path(path_type=Path), help="A new file, mode 0600.")
+@config_option
+def export(
+    every: bool,
+    output: Path | None,
+    config_file: Path | None,
+    ids: Sequence[int],
+    device: str | None,
+    reason: str | None,
+) -> None:
+    """Write dead letters as NDJSON, to standard output or FILE.
+
+    All of them, unless IDS, --device or --reason say otherwise.
+    """
+    if every and (ids or device or reason):
+        raise click.UsageError("--all stands alone")
+    with _letters(config_file) as letters, _opened(output) as file:
+        count = 0
+        for letter in _chosen(letters, ids, device, reason):
+            click.echo(json.dumps(letter), file=file)
+            count += 1
+    click.echo(f"{count} exported", err=True)
+
+
+@contextmanager
+def _letters(config_file: Path | None) -> Iterator[DeadLetters]:
+    """The running relay's, else the outbox's. Raises Failed."""
+    settings = load_client_settings(config_file)
+    if has_ops(settings):
+        client = Client(ops_place(settings), settings.ops.token)
+        if client.is_there():
+            yield RemoteDeadLetters(client)
+            return
+    # the outbox is slow to import, and needed for this only
+    from relay.cli.dead_on_disk import open_on_disk  # noqa: PLC0415
+
+    with open_on_disk(settings.outbox) as letters:
+        yield letters
+
+
+def _require_choice(every: bool, ids: Sequence[int], device: str | None, reason: str | None) -> None:
+    if every == bool(ids or device or reason):
+        raise click.UsageError("say which: IDS, --device or --reason, or --all alone")
+    if ids and (device or reason):
+        raise click.UsageError("give IDS, or --device and --reason")
+
+
+def _chosen(letters: DeadLetters, ids: Sequence[int], device: str | None, reason: str | None) -> Iterator[Letter]:
+    """Raises Failed for an id that is not there."""
+    if not ids:
+        yield from each(letters, Filter(device, reason))
+    for letter_id in ids:
+        letter = letters.find(letter_id)
+        if letter is None:
+            raise exits.Failed(f"no dead letter has the id {letter_id}")
+        yield letter
+
+
+def _move(
+    letters: DeadLetters,
+    move: Callable[[Sequence[int]], int],
+    done: str,
+    as_json: bool,
+    *,
+    ids: Sequence[int],
+    device: str | None,
+    reason: str | None,
+) -> None:
+    """Requeue or discard what is chosen, a page at a time, under a progress bar."""
+    wanted = list(dict.fromkeys(ids)) or [letter["id"] for letter in each(letters, Filter(device, reason))]
+    moved = 0
+    with click.progressbar(length=len(wanted), label=done, file=sys.stderr) as bar:
+        for first in range(0, len(wanted), PAGE):
+            page = wanted[first : first + PAGE]
+            moved += move(page)
+            bar.update(len(page))
+    click.echo(json.dumps({done: moved}) if as_json else f"{moved} {done}")
+    if ids and moved < len(wanted):
+        raise exits.Failed(f"{len(wanted) - moved} of these ids were not there")
+
+
+@contextmanager
+def _opened(output: Path | None) -> Iterator[IO[str]]:
+    """Standard output, or a new file that nobody else may read. Raises Failed."""
+    if output is None:
+        yield sys.stdout
+        return
+    try:
+        descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as error:
+        raise exits.Failed(f"cannot write {output}: {error.strerror}") from error
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        yield file

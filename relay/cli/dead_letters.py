@@ -1,0 +1,73 @@
+"""The dead letters as the command line works on them, wherever they are: in a running relay or on the disk.
+
+A letter is the JSON object of `GET /dead-letters`. What is requeued or discarded is named by id: what
+the upstream refuses a second time is a new dead letter, and must not be requeued in an endless round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from relay.cli.client import Client
+
+PATH = "/dead-letters"
+PAGE = 100
+"""Letters asked for, or moved, at once."""
+
+Letter = dict[str, Any]
+
+
+class Filter(NamedTuple):
+    """Those that match every given field; all if none is."""
+
+    device: str | None = None
+    reason: str | None = None
+
+
+class DeadLetters(Protocol):
+    """Raises Failed where the relay or the outbox cannot."""
+
+    def page(self, chosen: Filter, limit: int, after: int) -> Sequence[Letter]:
+        """Up to `limit` (at most PAGE) letters with id > `after`, by id."""
+
+    def find(self, letter_id: int) -> Letter | None: ...
+
+    def requeue(self, ids: Sequence[int]) -> int:
+        """How many of these (at most PAGE) were there, and wait again now."""
+
+    def discard(self, ids: Sequence[int]) -> int:
+        """How many of these (at most PAGE) were there, and are gone now."""
+
+
+class RemoteDeadLetters:
+    """Those of a running relay."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def page(self, chosen: Filter, limit: int, after: int) -> Sequence[Letter]:
+        reply = self._client.get(PATH, device=chosen.device, reason=chosen.reason, limit=limit, after=after)
+        letters: Sequence[Letter] = self._client.expect(reply)["dead_letters"]
+        return letters
+
+    def find(self, letter_id: int) -> Letter | None:
+        reply = self._client.get(f"{PATH}/{letter_id}")
+        if reply.status == 404:
+            return None
+        letter: Letter = self._client.expect(reply)["dead_letter"]
+        return letter
+
+    def requeue(self, ids: Sequence[int]) -> int:
+        return int(self._client.expect(self._client.post(f"{PATH}/requeue", {"ids": ids}))["requeued"])
+
+    def discard(self, ids: Sequence[int]) -> int:
+        return int(self._client.expect(self._client.post(f"{PATH}/discard", {"ids": ids}))["discarded"])
+
+
+def each(letters: DeadLetters, chosen: Filter) -> Iterator[Letter]:
+    """All that match, by id, a page at a time."""
+    after = 0
+    while page := letters.page(chosen, PAGE, after):
+        yield from page
+        after = page[-1]["id"]

@@ -1,0 +1,85 @@
+"""The dead letters of an outbox that no relay holds: this process takes its lock for the time being.
+
+Imports the whole outbox, so it is imported only when no relay answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from relay.cli import exits
+from relay.cli.dead_letters import Filter, Letter
+from relay.clock import SystemClock
+from relay.config import OutboxSettings
+from relay.metrics import Metrics
+from relay.ops.dead_letters import MAX_ID, shown
+from relay.outbox import Outbox, OutboxError, OutboxLocked, Selection
+from relay.outbox.sqlite import SqliteOutbox
+from relay.tasks import Tasks
+
+T = TypeVar("T")
+
+
+class DeadLettersOnDisk:
+    """Those of an open outbox; `runner` is the loop that the outbox lives on."""
+
+    def __init__(self, outbox: Outbox, runner: asyncio.Runner) -> None:
+        self._outbox = outbox
+        self._runner = runner
+
+    def page(self, chosen: Filter, limit: int, after: int) -> Sequence[Letter]:
+        selection = Selection((), chosen.device, chosen.reason, chosen == Filter())
+        return [shown(letter) for letter in self._run(self._outbox.dead_letters(selection, limit, after))]
+
+    def find(self, letter_id: int) -> Letter | None:
+        if not 1 <= letter_id <= MAX_ID:
+            return None
+        letters = self._run(self._outbox.dead_letters(Selection(ids=(letter_id,)), 1))
+        return shown(letters[0]) if letters else None
+
+    def requeue(self, ids: Sequence[int]) -> int:
+        return self._run(self._outbox.requeue(Selection(ids=ids), len(ids)))
+
+    def discard(self, ids: Sequence[int]) -> int:
+        return self._run(self._outbox.discard(Selection(ids=ids), len(ids)))
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        try:
+            return self._runner.run(work)
+        except OutboxError as error:
+            raise exits.Failed(str(error)) from error
+
+
+@contextmanager
+def open_on_disk(settings: OutboxSettings) -> Iterator[DeadLettersOnDisk]:
+    """The outbox, open for the time of the block. Raises Failed (75 if a relay holds it)."""
+    if not settings.path.exists():
+        raise exits.Failed(f"no relay answers, and there is no outbox at {settings.path}: name it with --config")
+    with asyncio.Runner() as runner:
+        outbox, tasks = runner.run(_open(settings))
+        try:
+            yield DeadLettersOnDisk(outbox, runner)
+        finally:
+            runner.run(_close(outbox, tasks))
+
+
+async def _open(settings: OutboxSettings) -> tuple[Outbox, Tasks]:
+    tasks = Tasks()
+    outbox = SqliteOutbox(settings, SystemClock(), Metrics(), tasks)
+    try:
+        await outbox.open()
+        await outbox.load(lambda lane, key, events, body_bytes: None)
+    except OutboxLocked as error:
+        raise exits.Failed(
+            f"a relay holds {settings.path}, but does not answer where the configuration says: {error}",
+            exits.OUTBOX_LOCKED,
+        ) from error
+    return outbox, tasks
+
+
+async def _close(outbox: Outbox, tasks: Tasks) -> None:
+    await outbox.close()
+    await tasks.cancel_all()

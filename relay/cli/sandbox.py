@@ -1,0 +1,59 @@
+"""`relay sandbox`: the stand-in upstream, for app developers without network or key."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+import click
+import msgspec
+
+from relay.address import ListenError, listen_error, parse_address
+from relay.cli import exits
+from relay.clock import SystemClock
+from relay.sandbox.server import Sandbox
+from relay.sandbox.settings import SandboxSettings
+
+EXAMPLE = (
+    '{"events":[{"event_id":"550e8400-e29b-41d4-a716-446655440000","event_type":"post.view",'
+    '"tenant_id":1,"source":{"platform":"tv","device_id":"tv-1"}}]}'
+)
+
+
+@click.command("sandbox")
+@click.option(
+    "--listen", default="127.0.0.1:8090", show_default=True, metavar="HOST:PORT", help="Port 0: any free one."
+)
+@click.option("--api-key", default="sandbox-key", show_default=True, metavar="KEY", help="The key it wants.")
+def command(listen: str, api_key: str) -> None:
+    """Stand in for the upstream: its key, its validation, its limits; nothing is kept on disk.
+
+    Ends with Ctrl-C, and then says what came. It can be told to misbehave over its own port, under /_sandbox/.
+    """
+    try:
+        host, port = parse_address(listen)
+        asyncio.run(_serve(Sandbox(SandboxSettings(host=host, port=port, api_key=api_key), SystemClock()), listen))
+    except ListenError as error:
+        raise exits.Failed(str(error)) from error
+
+
+async def _serve(standin: Sandbox, listen: str) -> None:
+    """From start to signal. Raises ListenError."""
+    told_to_stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, told_to_stop.set)
+    try:
+        await standin.start()
+    except OSError as error:
+        raise listen_error(listen, error, "--listen") from error
+    key = standin.settings.api_key
+    click.echo(f"the sandbox listens at {standin.url}")
+    click.echo(f"its key is {key}\n\ntry:")
+    click.echo(f"  curl {standin.url} -H 'Content-Type: application/json' -H 'X-Events-Key: {key}' -d '{EXAMPLE}'")
+    click.echo("\na relay that sends here:")
+    click.echo(f"  RELAY__UPSTREAM__URL={standin.url} RELAY__UPSTREAM__API_KEY={key} relay run\n")
+    await told_to_stop.wait()
+    await standin.stop()
+    for name, value in msgspec.to_builtins(standin.report()).items():
+        shown = ", ".join(f"{status}: {count}" for status, count in value.items()) if name == "by_status" else value
+        click.echo(f"{name.replace('_', ' ').ljust(16)}  {shown}")

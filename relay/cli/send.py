@@ -1,0 +1,163 @@
+"""`relay send`: one event of a person or a script, over the same ways apps have.
+
+What is not given is left to the relay's own defaults where its configuration has one, and filled in
+here where it has none, so that `relay send post.view` is a whole event.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import uuid
+from pathlib import Path
+from typing import Any
+
+import click
+
+from relay.cli import exits
+from relay.cli.client import Client, Reply
+from relay.cli.common import Place, apps_place, config_option, load_client_settings, no_relay, udp_place
+from relay.clock import SystemClock
+from relay.config import Defaults, Settings
+
+POLL_S = 0.25
+ACK_TIMEOUT_S = 5.0
+MAX_DATAGRAM_BYTES = 65_507
+PLATFORMS = ("ios", "android", "web", "tv")
+
+
+@click.command("send")
+@click.argument("event_type")
+@config_option
+@click.option("--udp", is_flag=True, help="As a datagram; without udp.ack nobody says whether it was stored.")
+@click.option("--wait", is_flag=True, help="Until the upstream has accepted it.")
+@click.option("--timeout", "timeout_s", default=60.0, show_default=True, metavar="SECONDS", help="Of --wait.")
+@click.option("--tenant-id", type=int, help="Default: defaults.tenant_id, else 1.")
+@click.option("--platform", type=click.Choice(PLATFORMS), help="Default: defaults.platform, else tv.")
+@click.option("--device-id", help="Default: defaults.device_id, else a UUID made of this machine's name.")
+@click.option("--subject-type", help="What the event is about; goes with --subject-id.")
+@click.option("--subject-id")
+@click.option("--context", metavar="JSON", help="Any further data, as a JSON object.")
+@click.option("--event-id", metavar="UUID", help="Default: a new one. One that was sent before is not stored again.")
+@click.option("--json", "as_json", is_flag=True, help="Say what became of it as JSON.")
+def command(
+    config_file: Path | None, udp: bool, wait: bool, timeout_s: float, event_id: str | None, as_json: bool, **given: Any
+) -> None:
+    """Send one event of EVENT_TYPE (post.view, video.play, ...) to a running relay.
+
+    Exits with 1 if the relay refused it, or did not get rid of it in time with --wait.
+    """
+    settings = load_client_settings(config_file)
+    event_id = event_id or SystemClock().new_event_id()
+    body = json.dumps(make_event(event_id, settings.defaults, **given), ensure_ascii=False).encode()
+    state = _send_datagram(settings, body) if udp else _post(Client(apps_place(settings)), body)
+    if wait:
+        state = _wait(Client(apps_place(settings)), event_id, timeout_s)
+    click.echo(json.dumps({"event_id": event_id, "state": state}) if as_json else f"{state}: {event_id}")
+
+
+def make_event(
+    event_id: str,
+    defaults: Defaults,
+    *,
+    event_type: str,
+    tenant_id: int | None,
+    platform: str | None,
+    device_id: str | None,
+    subject_type: str | None,
+    subject_id: str | None,
+    context: str | None,
+) -> dict[str, Any]:
+    """The event, without what the relay's defaults will fill in. Raises click.UsageError."""
+    if (subject_type is None) != (subject_id is None):
+        raise click.UsageError("--subject-type and --subject-id go together")
+    source = {
+        "platform": platform or (None if defaults.platform else "tv"),
+        "device_id": device_id or (None if defaults.device_id else _machine_id()),
+    }
+    event: dict[str, Any] = {
+        "event_id": event_id,
+        "event_type": event_type,
+        "tenant_id": tenant_id if tenant_id is not None or defaults.tenant_id is not None else 1,
+        "source": {name: value for name, value in source.items() if value is not None},
+        "subject": None if subject_type is None else {"type": subject_type, "id": subject_id},
+        "context": None if context is None else _object(context),
+    }
+    return {name: value for name, value in event.items() if value is not None}
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise click.BadParameter(f"is not JSON: {error}", param_hint="--context") from error
+    if not isinstance(value, dict):
+        raise click.BadParameter('is not a JSON object, as in {"key": "value"}', param_hint="--context")
+    return value
+
+
+def _machine_id() -> str:
+    """The same on every call on this machine."""
+    return str(uuid.uuid5(uuid.NAMESPACE_DNS, socket.gethostname()))
+
+
+def _post(client: Client, body: bytes) -> str:
+    """ "stored". Raises Failed with the relay's words."""
+    reply = client.ask("POST", "/v1/events", body)
+    if reply.status == 422:
+        raise exits.Failed("the relay refused the event:\n" + _faults(reply))
+    client.expect(reply)
+    return "stored"
+
+
+def _faults(reply: Reply) -> str:
+    """A line for each fault, by path."""
+    return "\n".join(f"  {path}: {' '.join(words)}" for path, words in reply.data.get("errors", {}).items())
+
+
+def _send_datagram(settings: Settings, body: bytes) -> str:
+    """ "stored" if the relay acknowledged it, else "sent". Raises Failed."""
+    place = udp_place(settings)
+    if len(body) > MAX_DATAGRAM_BYTES:
+        raise exits.Failed(f"the event has {len(body)} bytes, a datagram holds {MAX_DATAGRAM_BYTES}: send it over HTTP")
+    family = socket.AF_INET6 if ":" in place.host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as sending:
+            # connected, so that the kernel tells when nobody listens
+            sending.connect((place.host, place.port))
+            sending.send(body)
+            if not settings.udp.ack:
+                return "sent"
+            sending.settimeout(ACK_TIMEOUT_S)
+            return _acknowledged(place, sending.recv(MAX_DATAGRAM_BYTES))
+    except OSError as error:
+        raise no_relay(place, error) from error
+
+
+def _acknowledged(place: Place, answer: bytes) -> str:
+    try:
+        data = json.loads(answer)
+    except ValueError as error:
+        raise exits.Failed(f"what answers at {place} is not a relay") from error
+    if "error" in data:
+        raise exits.Failed(f"the relay at {place} refused: {data['error']}")
+    return "stored"
+
+
+def _wait(client: Client, event_id: str, timeout_s: float) -> str:
+    """ "delivered". Raises Failed if it is not in time, or becomes a dead letter."""
+    clock = SystemClock()
+    until_ms = clock.monotonic_ms() + int(timeout_s * 1000)
+    pause = threading.Event()
+    while True:
+        reply = client.get(f"/v1/events/{event_id}")
+        # over UDP a 404 may be an event that is still on its way to the disk
+        state = "not stored" if reply.status == 404 else str(client.expect(reply).get("state"))
+        if state == "delivered":
+            return state
+        if state == "dead_lettered":
+            raise exits.Failed(f"the upstream refused it; `relay dead list` has its words: {event_id}")
+        if clock.monotonic_ms() >= until_ms:
+            raise exits.Failed(f"{state} after {timeout_s:g} s (`relay status` says what it waits for): {event_id}")
+        pause.wait(POLL_S)

@@ -1,0 +1,158 @@
+"""What all commands have in common: help, versions, exit codes, a fast start, and words instead of tracebacks."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from relay import __version__
+from relay.cli import COMMANDS, cli
+
+from tests.unit.cli.harness import NotedRelay, answering, call
+
+HEAVY = (
+    "aiohttp",
+    "aiosqlite",
+    "asyncio",
+    "http.client",
+    "msgspec",
+    "prometheus_client",
+    "sqlite3",
+    "structlog",
+    "uvloop",
+)
+ASKING = [["status"], ["flush"], ["healthcheck"], ["send", "post.view"], ["status", "--json"], ["send", "x", "--wait"]]
+
+
+def heavy_modules_after(args: list[str], environ: dict[str, str]) -> list[str]:
+    """Which of HEAVY a fresh interpreter has imported when `relay ARGS` has ended."""
+    script = (
+        "import sys\nfrom relay.cli import cli\n"
+        f"try:\n    cli({args!r}, prog_name='relay')\nexcept SystemExit:\n    pass\n"
+        f"sys.stderr.write('heavy:' + ','.join(name for name in {HEAVY!r} if name in sys.modules))\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environ, check=True)
+    return [name for name in ended.stderr.rpartition("heavy:")[2].split(",") if name]
+
+
+def test_version() -> None:
+    result = call("--version", environ={})
+
+    assert (result.exit_code, result.stdout) == (0, f"relay {__version__}\n")
+
+
+@pytest.mark.parametrize("args", [["--version"], ["--help"], ["healthcheck"]])
+def test_what_runs_often_imports_nothing_heavy(args: list[str], relay: NotedRelay) -> None:
+    assert heavy_modules_after(args, relay.environ) == []
+
+
+def test_help_lists_every_command() -> None:
+    text = call("--help", environ={}).stdout
+
+    assert [name for name in COMMANDS if f"\n  {name} " not in text] == []
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_listed_command_is_there_and_has_help(name: str) -> None:
+    command = cli.get_command(click.Context(cli), name)
+
+    assert command is not None
+    assert command.name == name
+    assert call(name, "--help", environ={}).exit_code == 0
+
+
+@pytest.mark.parametrize("args", [["nothing"], ["status", "--no-such"], ["send"], ["dead", "show", "x"]])
+def test_a_wrong_call_is_a_usage_error(args: list[str]) -> None:
+    assert call(*args, environ={}).exit_code == 2
+
+
+@pytest.mark.parametrize("args", ASKING)
+def test_nobody_there_is_said_with_what_to_do(args: list[str], nobody: dict[str, str]) -> None:
+    result = call(*args, environ=nobody)
+
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert f"no relay answers at {nobody['RELAY__HTTP__LISTEN']} (connection refused)" in result.stderr
+    assert "relay run" in result.stderr
+    assert "--config" in result.stderr
+
+
+@pytest.mark.parametrize("args", [*ASKING, ["dead", "list"]])
+def test_a_wrong_configuration_is_78_and_names_the_key(args: list[str]) -> None:
+    result = call(*args, environ={"RELAY__HTTP__LISTEN": "nonsense"})
+
+    assert result.exit_code == 78
+    assert "RELAY__HTTP__LISTEN" in result.stderr
+
+
+@pytest.mark.parametrize("args", [["status"], ["flush"], ["healthcheck"], ["send", "post.view"], ["dead", "list"]])
+def test_a_missing_configuration_file_is_78(args: list[str]) -> None:
+    result = call(*args, "--config", "nowhere.toml", environ={})
+
+    assert result.exit_code == 78
+    assert "nowhere.toml" in result.stderr
+
+
+def test_the_relay_is_found_by_a_configuration_file(relay: NotedRelay, tmp_path: Path) -> None:
+    listen = relay.environ["RELAY__HTTP__LISTEN"]
+    (tmp_path / "named.toml").write_text(f'[http]\nlisten = "{listen}"\n')
+    (tmp_path / "config.toml").write_text(f'[http]\nlisten = "{listen}"\n')
+
+    assert call("flush", "--config", "named.toml", environ={}).exit_code == 0
+    assert call("flush", environ={}).exit_code == 0
+    assert relay.control.flushes == 2
+
+
+def test_the_relay_is_found_on_its_unix_socket(tmp_path: Path) -> None:
+    relay = NotedRelay()
+    with answering(relay, tmp_path / "s"):
+        ends = [call(*args, environ=relay.environ).exit_code for args in (["flush"], ["healthcheck"], ["status"])]
+
+    assert ends == [0, 0, 0]
+
+
+def test_a_listener_on_every_interface_is_asked_on_loopback_by_a_name_it_allows(relay: NotedRelay) -> None:
+    port = relay.environ["RELAY__HTTP__LISTEN"].rpartition(":")[2]
+
+    for args in (["flush"], ["healthcheck"]):
+        assert call(*args, environ={"RELAY__HTTP__LISTEN": f"0.0.0.0:{port}"}).exit_code == 0
+    assert set(relay.hosts) == {"localhost"}
+
+
+def test_operations_are_asked_at_their_own_listener(relay: NotedRelay, nobody: dict[str, str]) -> None:
+    environ = {**nobody, "RELAY__OPS__LISTEN": relay.environ["RELAY__HTTP__LISTEN"]}
+
+    assert call("flush", environ=environ).exit_code == 0
+    assert call("healthcheck", environ=environ).exit_code == 0
+
+
+def test_the_token_of_the_configuration_is_shown_to_the_relay(relay: NotedRelay, tmp_path: Path) -> None:
+    from relay.secret import Secret
+
+    relay.ops.token = Secret("token-of-sixteen-characters")
+    (tmp_path / "token").write_text("token-of-sixteen-characters\n")
+    with_token = {**relay.environ, "RELAY__OPS__TOKEN_FILE": str(tmp_path / "token")}
+
+    without = call("flush", environ=relay.environ)
+
+    assert (without.exit_code, relay.control.flushes) == (1, 0)
+    assert "ops.token_file" in without.stderr
+    assert call("flush", environ=with_token).exit_code == 0
+
+
+def test_what_is_no_relay_is_told_apart(relay: NotedRelay) -> None:
+    relay.ops.handle = relay_that_speaks_html  # type: ignore[method-assign]
+
+    result = call("status", environ=relay.environ)
+
+    assert result.exit_code == 1
+    assert "is not a relay" in result.stderr
+
+
+async def relay_that_speaks_html(request: object) -> object:
+    from aiohttp import web
+
+    return web.Response(text="<html>", content_type="text/html")

@@ -1,0 +1,174 @@
+"""`relay dead` through a running relay: every verb, every way to choose, and nothing by accident."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.unit.cli.harness import NotedRelay, call
+from tests.unit.ops.harness import dead_letter
+
+
+@pytest.fixture
+def kept(relay: NotedRelay) -> NotedRelay:
+    """Three dead letters: two of tv-1, two refused."""
+    kinds = [("tv-1", "refused"), ("tv-1", "poison"), ("tv-2", "refused")]
+    relay.outbox.letters = {
+        n: dead_letter(n, device=device, reason=reason) for n, (device, reason) in enumerate(kinds, start=1)
+    }
+    return relay
+
+
+@pytest.fixture
+def many(relay: NotedRelay) -> NotedRelay:
+    """More than fit into one answer."""
+    relay.outbox.letters = {n: dead_letter(n) for n in range(1, 251)}
+    return relay
+
+
+class TestList:
+    def test_says_where_what_and_why(self, kept: NotedRelay) -> None:
+        lines = call("dead", "list", environ=kept.environ).stdout.splitlines()
+
+        assert lines[0].split() == ["id", "reason", "status", "platform", "device", "since", "words"]
+        assert lines[1].split() == ["1", "refused", "422", "tv", "tv-1", "2026-11-23T08:00:00.000Z", "wrong"]
+        assert len(lines) == 4
+
+    @pytest.mark.parametrize(
+        ("options", "ids"),
+        [([], [1, 2, 3]), (["--device", "tv-1"], [1, 2]), (["--reason", "refused"], [1, 3])],
+    )
+    def test_json_has_those_that_match(self, kept: NotedRelay, options: list[str], ids: list[int]) -> None:
+        data = json.loads(call("dead", "list", "--json", *options, environ=kept.environ).stdout)
+
+        assert [letter["id"] for letter in data["dead_letters"]] == ids
+        assert data["more"] is False
+
+    def test_goes_on_over_pages_up_to_the_limit_and_says_that_there_are_more(self, many: NotedRelay) -> None:
+        result = call("dead", "list", "--json", "--limit", "220", environ=many.environ)
+
+        data = json.loads(result.stdout)
+        assert [letter["id"] for letter in data["dead_letters"]] == list(range(1, 221))
+        assert data["more"] is True
+
+    def test_none(self, relay: NotedRelay) -> None:
+        assert call("dead", "list", environ=relay.environ).stdout == "none\n"
+
+
+class TestShow:
+    def test_has_the_event_as_it_was_sent(self, kept: NotedRelay) -> None:
+        kept.outbox.letters[7] = dead_letter(7, body='{"title":"Käse"}'.encode())
+
+        assert 'body       {"title":"Käse"}' in call("dead", "show", "7", environ=kept.environ).stdout.splitlines()
+        assert json.loads(call("dead", "show", "7", "--json", environ=kept.environ).stdout)["id"] == 7
+
+    def test_one_that_is_not_there_is_a_failure(self, kept: NotedRelay) -> None:
+        result = call("dead", "show", "9", environ=kept.environ)
+
+        assert result.exit_code == 1
+        assert "no dead letter has the id 9" in result.stderr
+
+
+class TestRequeueAndDiscard:
+    @pytest.mark.parametrize(
+        ("choice", "left"),
+        [
+            (["1", "3"], [2]),
+            (["--device", "tv-1"], [3]),
+            (["--reason", "poison"], [1, 3]),
+            (["--device", "tv-1", "--reason", "refused"], [2, 3]),
+            (["--all"], []),
+        ],
+    )
+    def test_moves_what_is_chosen_and_nothing_else(self, kept: NotedRelay, choice: list[str], left: list[int]) -> None:
+        result = call("dead", "requeue", *choice, "--json", environ=kept.environ)
+
+        assert json.loads(result.stdout) == {"requeued": 3 - len(left)}
+        assert list(kept.outbox.letters) == left
+        assert len(kept.outbox.requeued) == 3 - len(left)
+
+    @pytest.mark.parametrize("choice", [[], ["--all", "1"], ["--all", "--device", "tv-1"], ["1", "--reason", "poison"]])
+    @pytest.mark.parametrize("verb", ["requeue", "discard"])
+    def test_an_unclear_choice_is_a_usage_error(self, kept: NotedRelay, verb: str, choice: list[str]) -> None:
+        assert call("dead", verb, *choice, environ=kept.environ).exit_code == 2
+        assert len(kept.outbox.letters) == 3
+
+    def test_many_go_in_steps(self, many: NotedRelay) -> None:
+        result = call("dead", "requeue", "--all", environ=many.environ)
+
+        assert result.stdout == "250 requeued\n"
+        assert many.outbox.requeued == list(range(1, 251))
+
+    def test_what_dies_again_meanwhile_is_left_alone(self, many: NotedRelay) -> None:
+        letters, move = many.outbox.letters, many.outbox.requeue
+
+        async def requeue_and_die_again(*args: object) -> int:
+            count = await move(*args)  # type: ignore[arg-type]
+            newest = max([*many.outbox.requeued, *letters]) + 1
+            letters.update({n: dead_letter(n) for n in range(newest, newest + count)})
+            return count
+
+        many.outbox.requeue = requeue_and_die_again  # type: ignore[method-assign,assignment]
+
+        assert call("dead", "requeue", "--all", environ=many.environ).stdout == "250 requeued\n"
+        assert len(letters) == 250
+
+    def test_an_id_that_is_not_there_is_told_after_the_others_are_done(self, kept: NotedRelay) -> None:
+        result = call("dead", "discard", "1", "9", environ=kept.environ)
+
+        assert (result.exit_code, result.stdout) == (1, "1 discarded\n")
+        assert list(kept.outbox.letters) == [2, 3]
+
+    @pytest.mark.parametrize(("answer", "left"), [("n\n", 3), ("", 3), ("y\n", 0)])
+    def test_all_are_discarded_only_after_a_yes(self, kept: NotedRelay, answer: str, left: int) -> None:
+        result = call("dead", "discard", "--all", environ=kept.environ, answer=answer)
+
+        assert result.exit_code == (1 if left else 0)
+        assert len(kept.outbox.letters) == left
+
+    def test_yes_can_be_said_before(self, kept: NotedRelay) -> None:
+        assert call("dead", "discard", "--all", "--yes", environ=kept.environ).exit_code == 0
+        assert kept.outbox.letters == {}
+
+    def test_a_full_outbox_is_told(self, kept: NotedRelay) -> None:
+        kept.outbox.fails = True
+
+        result = call("dead", "requeue", "--all", environ=kept.environ)
+
+        assert result.exit_code == 1
+        assert "the outbox is full: raise outbox.max_size" in result.stderr
+
+
+class TestExport:
+    def test_a_line_each_to_standard_output(self, many: NotedRelay) -> None:
+        result = call("dead", "export", environ=many.environ)
+
+        assert [json.loads(line)["id"] for line in result.stdout.splitlines()] == list(range(1, 251))
+        assert result.stderr == "250 exported\n"
+        assert len(many.outbox.letters) == 250
+
+    @pytest.mark.parametrize(
+        ("choice", "ids"), [(["3", "1"], [3, 1]), (["--device", "tv-2"], [3]), (["--all"], [1, 2, 3])]
+    )
+    def test_those_that_are_chosen(self, kept: NotedRelay, choice: list[str], ids: list[int]) -> None:
+        lines = call("dead", "export", *choice, environ=kept.environ).stdout.splitlines()
+
+        assert [json.loads(line)["id"] for line in lines] == ids
+
+    def test_a_file_is_for_nobody_elses_eyes(self, kept: NotedRelay, tmp_path: Path) -> None:
+        call("dead", "export", "-o", "out.ndjson", environ=kept.environ)
+
+        file = tmp_path / "out.ndjson"
+        assert file.stat().st_mode & 0o777 == 0o600
+        assert [json.loads(line)["body"] for line in file.read_text().splitlines()] == ["{}"] * 3
+
+    def test_a_file_that_is_there_is_left_alone(self, kept: NotedRelay, tmp_path: Path) -> None:
+        (tmp_path / "out.ndjson").write_text("precious")
+
+        result = call("dead", "export", "-o", "out.ndjson", environ=kept.environ)
+
+        assert result.exit_code == 1
+        assert "out.ndjson" in result.stderr
+        assert (tmp_path / "out.ndjson").read_text() == "precious"

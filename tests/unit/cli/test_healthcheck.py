@@ -1,0 +1,21 @@
+"""`relay healthcheck` ends with 0 exactly while the relay can do its work."""
+
+from __future__ import annotations
+
+from relay.outbox import Gauges
+
+from tests.unit.cli.harness import NotedRelay, call
+
+
+def test_fine_while_events_can_be_stored(relay: NotedRelay) -> None:
+    assert call("healthcheck", environ=relay.environ).exit_code == 0
+
+
+def test_failed_with_the_reason_while_they_cannot(relay: NotedRelay) -> None:
+    relay.outbox.state = Gauges(0, 1, 0, writable=False, dead_letters=0, problem="the disk is full")
+
+    result = call("healthcheck", environ=relay.environ)
+
+    assert result.exit_code == 1
+    assert "/readyz" in result.stderr
+    assert "the disk is full" in result.stderr

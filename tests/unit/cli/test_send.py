@@ -1,0 +1,179 @@
+"""`relay send` makes a whole event, sends it as an app would, and says what became of it."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from tests.unit.cli.harness import NotedRelay, call
+
+ID = "550e8400-e29b-41d4-a716-446655440000"
+
+
+def test_an_event_type_alone_makes_a_whole_event(relay: NotedRelay) -> None:
+    result = call("send", "post.view", environ=relay.environ)
+
+    event = relay.events[0]
+    assert result.exit_code == 0
+    assert result.stdout == f"stored: {event['event_id']}\n"
+    assert UUID(event.pop("event_id")).version == 4
+    assert UUID(event["source"].pop("device_id"))
+    assert event == {"event_type": "post.view", "tenant_id": 1, "source": {"platform": "tv"}}
+
+
+def test_the_device_of_this_machine_is_always_the_same_and_events_are_not(relay: NotedRelay) -> None:
+    call("send", "a", environ=relay.environ)
+    call("send", "b", environ=relay.environ)
+
+    first, second = relay.events
+    assert first["source"] == second["source"]
+    assert first["event_id"] != second["event_id"]
+
+
+def test_what_is_given_is_sent(relay: NotedRelay) -> None:
+    given = ["--tenant-id", "2", "--platform", "web", "--device-id", "d", "--event-id", ID, "--context", '{"ä": 1}']
+
+    result = call(
+        "send", "post.view", *given, "--subject-type", "post", "--subject-id", "7", "--json", environ=relay.environ
+    )
+
+    assert json.loads(result.stdout) == {"event_id": ID, "state": "stored"}
+    assert relay.events == [
+        {
+            "event_id": ID,
+            "event_type": "post.view",
+            "tenant_id": 2,
+            "source": {"platform": "web", "device_id": "d"},
+            "subject": {"type": "post", "id": "7"},
+            "context": {"ä": 1},
+        }
+    ]
+
+
+def test_what_the_relay_fills_in_is_left_out(relay: NotedRelay) -> None:
+    defaults = {"TENANT_ID": "2", "PLATFORM": "web", "DEVICE_ID": "auto"}
+
+    call("send", "x", environ=relay.environ | {f"RELAY__DEFAULTS__{name}": value for name, value in defaults.items()})
+
+    assert relay.events[0].keys() == {"event_id", "event_type", "source"}
+    assert relay.events[0]["source"] == {}
+
+
+@pytest.mark.parametrize("wrong", [["--context", "[1]"], ["--context", "{"], ["--subject-type", "post"]])
+def test_a_wrong_option_is_a_usage_error_and_nothing_is_sent(relay: NotedRelay, wrong: list[str]) -> None:
+    assert call("send", "x", *wrong, environ=relay.environ).exit_code == 2
+    assert relay.events == []
+
+
+def test_a_refused_event_is_told_with_every_fault(relay: NotedRelay) -> None:
+    faults = {"events.0.event_type": ["is empty"], "events.0.tenant_id": ["is missing", "really"]}
+    relay.refusal = (422, {"success": False, "error": "invalid", "errors": faults})
+
+    result = call("send", "", environ=relay.environ)
+
+    assert result.exit_code == 1
+    assert "events.0.event_type: is empty\n" in result.stderr
+    assert "events.0.tenant_id: is missing really\n" in result.stderr
+
+
+def test_a_full_outbox_is_told_in_the_relays_words(relay: NotedRelay) -> None:
+    relay.refusal = (503, {"success": False, "error": "the outbox is full"})
+
+    result = call("send", "x", environ=relay.environ)
+
+    assert result.exit_code == 1
+    assert "(503): the outbox is full" in result.stderr
+
+
+class TestWait:
+    def test_until_the_upstream_accepted_it(self, relay: NotedRelay) -> None:
+        relay.states = [None, "pending", "pending", "delivered"]
+
+        result = call("send", "x", "--wait", "--event-id", ID, environ=relay.environ)
+
+        assert (result.exit_code, result.stdout) == (0, f"delivered: {ID}\n")
+        assert relay.states == ["delivered"]
+
+    def test_a_dead_letter_is_a_failure(self, relay: NotedRelay) -> None:
+        relay.states = ["dead_lettered"]
+
+        result = call("send", "x", "--wait", environ=relay.environ)
+
+        assert result.exit_code == 1
+        assert "relay dead list" in result.stderr
+
+    @pytest.mark.parametrize(("state", "said"), [("pending", "pending after 0 s"), (None, "not stored after 0 s")])
+    def test_not_longer_than_the_timeout(self, relay: NotedRelay, state: str | None, said: str) -> None:
+        relay.states = [state]
+
+        result = call("send", "x", "--wait", "--timeout", "0", environ=relay.environ)
+
+        assert result.exit_code == 1
+        assert said in result.stderr
+
+
+class Datagrams:
+    """A socket where the relay's UDP listener would be, that answers the first datagram if told to."""
+
+    def __init__(self, answer: bytes | None = None) -> None:
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket.bind(("127.0.0.1", 0))
+        self.socket.settimeout(30)
+        self.environ = {"RELAY__UDP__LISTEN": f"127.0.0.1:{self.socket.getsockname()[1]}"}
+        self.event: Any = None
+        self._answer = answer
+        self._thread = threading.Thread(target=self._receive)
+
+    def _receive(self) -> None:
+        datagram, sender = self.socket.recvfrom(65_536)
+        self.event = json.loads(datagram)
+        if self._answer is not None:
+            self.socket.sendto(self._answer, sender)
+
+    def __enter__(self) -> Datagrams:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.join()
+        self.socket.close()
+
+
+class TestUdp:
+    def test_without_acknowledgement_it_is_sent_and_no_more_is_said(self) -> None:
+        with Datagrams() as datagrams:
+            result = call("send", "x", "--udp", "--event-id", ID, environ=datagrams.environ)
+
+        assert (result.exit_code, result.stdout) == (0, f"sent: {ID}\n")
+        assert datagrams.event["event_id"] == ID
+
+    def test_an_acknowledged_one_is_stored(self) -> None:
+        answer = json.dumps({"event_ids": [ID], "stored": True}).encode()
+        with Datagrams(answer) as datagrams:
+            result = call("send", "x", "--udp", environ=datagrams.environ | {"RELAY__UDP__ACK": "true"})
+
+        assert result.stdout.startswith("stored: ")
+
+    def test_a_refused_one_is_told(self) -> None:
+        with Datagrams(b'{"error": "too large"}') as datagrams:
+            result = call("send", "x", "--udp", environ=datagrams.environ | {"RELAY__UDP__ACK": "true"})
+
+        assert result.exit_code == 1
+        assert "too large" in result.stderr
+
+    def test_one_that_no_datagram_holds_is_told_before(self) -> None:
+        result = call("send", "x", "--udp", "--context", json.dumps({"a": "b" * 70_000}), environ={})
+
+        assert result.exit_code == 1
+        assert "over HTTP" in result.stderr
+
+    def test_a_relay_without_udp_is_told(self) -> None:
+        result = call("send", "x", "--udp", environ={"RELAY__UDP__LISTEN": ""})
+
+        assert result.exit_code == 1
+        assert "udp.listen" in result.stderr
