@@ -15,7 +15,6 @@ There is one log in a process, as in structlog and the standard library; `config
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
@@ -125,9 +124,9 @@ def set_level(level: str) -> None:
 
 def set_secrets(secrets: Iterable[Secret]) -> None:
     """What must be in no line from now on, instead of what was given before."""
-    forms = {form for secret in secrets for form in _forms(secret.reveal())}
-    _shared.in_text = _any_of(forms)
-    _shared.in_line = _any_of({form for form in forms if len(form) >= _MIN_IN_LINE_CHARS})
+    values = {secret.reveal() for secret in secrets}
+    _shared.in_text = _any_of(values)
+    _shared.in_line = _any_of({value for value in values if len(value) >= _MIN_IN_LINE_CHARS})
 
 
 def words(text: str) -> str:
@@ -283,11 +282,16 @@ _REPR = reprlib.Repr()  # unlike repr, never raises
 _REPR.maxother = 1_000_000  # cut after the scrubbing, never before
 
 
-def _forms(secret: str) -> set[str]:
-    """How a secret may be written: as it is, in JSON, in a URL, in a repr; an empty one cannot be found."""
-    return {secret, json.dumps(secret)[1:-1], quote(secret, safe=""), repr(secret)[1:-1]} if secret else set()
+def _any_of(secrets: set[str]) -> re.Pattern[str] | None:
+    """Matches each as it is, as a URL has it, and under any number of reprs and JSON encodings of each other.
+
+    The longest first, as one may begin another. An empty one cannot be found.
+    """
+    forms = {form for secret in secrets for form in (secret, quote(secret, safe="")) if form}
+    patterns = ("".join(_escaped(c) for c in form) for form in sorted(forms, key=len, reverse=True))
+    return re.compile("|".join(patterns)) if forms else None
 
 
-def _any_of(forms: set[str]) -> re.Pattern[str] | None:
-    """Matches the longest first: one secret may begin another."""
-    return re.compile("|".join(re.escape(form) for form in sorted(forms, key=len, reverse=True))) if forms else None
+def _escaped(c: str) -> str:
+    """Of printable ASCII, reprs and JSON put backslashes before these three only."""
+    return r"\\+" if c == "\\" else rf"\\*{c}" if c in "'\"" else re.escape(c)
