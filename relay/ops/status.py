@@ -17,7 +17,7 @@ from relay import __version__
 from relay.clock import Clock, rfc3339
 from relay.metrics import UPSTREAM_STATES, Metrics
 from relay.outbox import Outbox
-from relay.policy.schedule import LaneView, RouteView
+from relay.policy.views import LaneView, RouteView
 
 BUSIEST_DEVICES = 10
 MOST_HELD_DEVICES = 10

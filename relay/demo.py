@@ -1,0 +1,130 @@
+"""`relay demo`: a sandbox upstream, a relay and simulated boxes in one process, for a first look.
+
+Everything is real but the upstream: the sandbox enforces the real limits. Its state lives in a
+directory that is removed at the end. The usual ports are taken if they are free, else any.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import tempfile
+from pathlib import Path
+
+import click
+
+from relay import log
+from relay.clock import SystemClock
+from relay.config import Defaults, Http, Log, OutboxSettings, Route, Settings, Udp, Upstream, secrets
+from relay.sandbox.devices import Devices, Load
+from relay.sandbox.server import Sandbox
+from relay.sandbox.settings import SandboxSettings
+from relay.secret import Secret
+from relay.service import EXIT_DIED, EXIT_OK, Service, event_loop_factory
+from relay.tasks import Tasks
+
+_KEY = "demo-key"
+_REPORT_EVERY_S = 5.0
+_EVENTS_PER_DEVICE_PER_S = 0.5
+
+
+def main(devices: int, seconds: int | None) -> int:
+    """Run until Ctrl-C, SIGTERM or for `seconds`; the exit code."""
+    with (
+        tempfile.TemporaryDirectory(prefix="relay-demo-") as directory,
+        asyncio.Runner(loop_factory=event_loop_factory()) as runner,
+    ):
+        return runner.run(_demo(Path(directory), devices, seconds))
+
+
+async def _demo(directory: Path, devices: int, seconds: int | None) -> int:
+    clock = SystemClock()
+    sandbox = Sandbox(SandboxSettings(api_key=_KEY), clock)
+    await sandbox.start()
+    settings = _settings(sandbox.url, directory)
+    log.configure(settings.log, secrets(settings))
+    service = Service(settings, lambda: settings, clock)
+    await service.start()
+    http = service.http_addresses[0]
+    click.echo(_introduction(http, service.udp_address, sandbox.url, devices))
+    tasks = Tasks()
+    load = Load(target=f"http://{http}/v1/events", devices=devices, events_per_s=devices * _EVENTS_PER_DEVICE_PER_S)
+    tasks.start("devices", Devices(load, clock).run())
+    tasks.start("report", _report(service, sandbox))
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, service.stopping.set)
+    if seconds is not None:
+        loop.call_later(seconds, service.stopping.set)
+    death = await service.wait()
+    await tasks.cancel_all()
+    await service.stop()
+    click.echo(f"\nAt the end the sandbox had {_got(sandbox)}.")
+    await sandbox.stop()
+    return EXIT_DIED if death else EXIT_OK
+
+
+def _settings(url: str, directory: Path) -> Settings:
+    route = Route(url, Secret(_KEY))
+    return Settings(
+        upstream=Upstream(default=route, tenants={}, key_files=()),
+        http=Http(listen=_free(Http().listen, socket.SOCK_STREAM)),
+        udp=Udp(listen=_free(Udp().listen, socket.SOCK_DGRAM)),
+        defaults=Defaults(),
+        outbox=OutboxSettings(path=directory / "outbox.db"),
+        log=Log(level="warning"),
+    )
+
+
+def _free(address: str, kind: socket.SocketKind) -> str:
+    """The usual address if it can be had, else any port of it."""
+    host, _, port = address.rpartition(":")
+    with socket.socket(socket.AF_INET, kind) as probe:
+        if kind is socket.SOCK_STREAM:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, int(port)))
+        except OSError:
+            return f"{host}:0"
+    return address
+
+
+def _introduction(http: str, udp: str, upstream: str, devices: int) -> str:
+    return f"""
+A relay runs here, with {devices} simulated TV boxes that send it events, and a sandbox in place of the upstream.
+
+  apps post to       http://{http}/v1/events
+  or send to         udp {udp}
+  status page        http://{http}/
+  status             http://{http}/status.json
+  metrics            http://{http}/metrics
+  sandbox upstream   {upstream}  (the real limits: 120 requests a minute per device)
+
+Send an event of your own from a second terminal:
+
+  curl -i http://{http}/v1/events -H 'Content-Type: application/json' -d '{{"event_type": "post.view", "tenant_id": 1, \
+"source": {{"platform": "tv", "device_id": "my-box"}}}}'
+
+It answers 202 once the event is on disk, and the event is upstream within 5 seconds. Ctrl-C ends it all.
+"""
+
+
+async def _report(service: Service, sandbox: Sandbox) -> None:
+    """One line now and then: in, waiting, out."""
+    while True:
+        await asyncio.sleep(_REPORT_EVERY_S)
+        ledger = service.outbox.ledger()
+        click.echo(
+            f"accepted {ledger.accepted:,}   pending {ledger.pending:,}   delivered {ledger.delivered:,}   "
+            f"sandbox: {_got(sandbox)}"
+        )
+
+
+def _got(sandbox: Sandbox) -> str:
+    report = sandbox.report()
+    return (
+        f"{report.distinct:,} events of {report.devices} devices in {report.requests:,} requests, "
+        f"{report.duplicates} duplicates, {report.order_breaks} order breaks, "
+        f"{report.most_of_device} requests of a device at most in any window"
+    )
