@@ -1,13 +1,28 @@
 """What an event is, and the only way in: bytes -> events, or every fault by path.
 
-INTERFACE STUB: the names below are the interface; reading is to be built.
+A body is accepted whole or refused whole, and nothing is ever raised for what an app sent. An event's bytes
+stay as they came; what is missing (event_id, occurred_at, defaults) is spliced in right after the opening brace
+of the object it belongs to.
+
+There are two readers. The slow one is the truth: it parses strictly (`strict_json`), checks every field
+(`event_rules`) and finds the words for a refusal. The quick one (`event_quick`) may only accept, and only what
+it can prove; whatever it leaves, the slow one reads again. A refusal names the worst that was met: malformed
+before invalid before too large.
+
+Pure: clock and ids are arguments. Knows nothing of transports and of storing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+
+from relay import event_quick, strict_json
+from relay.event_rules import REQUIRED, Faults, check, is_blank, is_moment, uuid4_bytes
+from relay.strict_json import Cursor, Malformed
 
 LaneKey = tuple[int, str, str]
 """A device as the upstream tells devices apart: (tenant_id, platform, device_id)."""
@@ -28,7 +43,7 @@ class Refusal(NamedTuple):
     """HTTP answers 400, 422, 413."""
     error: str
     errors: Mapping[str, Sequence[str]] = {}
-    """With "invalid": every fault of every event, by path ("events.0.source.platform")."""
+    """With "invalid": every fault of every event, by path ("events.0.source.platform"); at most MAX_FAULTS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,21 +58,220 @@ class Defaults:
     device_model: str = ""
 
 
+_SOURCE_FIELDS = ("platform", "device_id", "app_version", "os_version", "device_model")
+_BATCH_OPENINGS = (b"[", b'{"events"')
+
+
 class Reader:
-    """Reads what apps send. One per configuration; keeps nothing of what it read."""
+    """Reads what apps send. One per configuration; keeps nothing of what it read.
+
+    `new_event_id` gives a version 4 UUID in its text form, `now` the time as `occurred_at` has it; `now` is
+    asked at most once a body.
+    """
 
     def __init__(
         self, defaults: Defaults, max_event_bytes: int, new_event_id: Callable[[], str], now: Callable[[], str]
-    ) -> None: ...
+    ) -> None:
+        self._max_event_bytes = max_event_bytes
+        self._new_event_id = new_event_id
+        self._now = now
+        self._received_at = b""
+        self._tenant_id = defaults.tenant_id
+        self._platform = defaults.platform
+        self._device_id = defaults.device_id
+        source = {name: getattr(defaults, name) for name in _SOURCE_FIELDS if getattr(defaults, name)}
+        self._source_members = [(name, _member(name, value)) for name, value in source.items()]
+        self._source = _member("source", source)
+        filled_in = {f"source.{name}" for name in source}
+        if defaults.tenant_id is not None:
+            filled_in.add("tenant_id")
+        self._required = REQUIRED - filled_in
 
     def read_json(self, body: bytes) -> list[Event] | Refusal:
         """One event object, {"events": [...]}, or a bare array."""
-        raise NotImplementedError
+        self._received_at = b""
+        body = body.strip(strict_json.SPACE)
+        if not body.startswith(_BATCH_OPENINGS):
+            event = self._read_quickly(body)
+            if event is not None and len(event.body) <= self._max_event_bytes:
+                return [event]
+        try:
+            bodies = event_quick.split(body) or _split(body)
+        except Malformed as error:
+            return _malformed("The body", error)
+        return bodies if isinstance(bodies, Refusal) else self._read_all(bodies)
 
     def read_lines(self, body: bytes) -> list[Event] | Refusal:
         """One event a line (NDJSON); empty lines are skipped."""
-        raise NotImplementedError
+        self._received_at = b""
+        lines = [line.strip(strict_json.SPACE) for line in body.split(b"\n")]
+        return self._read_all([line for line in lines if line])
 
     def read_datagram(self, body: bytes) -> list[Event] | Refusal:
         """What read_json reads, or one event a line; gzip is undone before, by the caller."""
-        raise NotImplementedError
+        first, _, rest = body.strip(strict_json.SPACE).partition(b"\n")
+        # nowhere inside one JSON value does an object start where another has just ended
+        if first.rstrip(strict_json.SPACE).endswith(b"}") and rest.lstrip(strict_json.SPACE).startswith(b"{"):
+            return self.read_lines(body)
+        return self.read_json(body)
+
+    def _read_all(self, bodies: Sequence[bytes]) -> list[Event] | Refusal:
+        """Events without space around them, in their order."""
+        if not bodies:
+            return Refusal("malformed", "The body holds no event.")
+        events: list[Event] = []
+        faults = Faults()
+        too_large = ""
+        for index, body in enumerate(bodies):
+            event = self._read_quickly(body)
+            if event is None:
+                try:
+                    event = self._read_strictly(body, f"events.{index}", faults)
+                except Malformed as error:
+                    return _malformed(f"events.{index}" if len(bodies) > 1 else "The body", error)
+                if faults.full:
+                    break
+                if event is None:
+                    continue
+            if len(event.body) > self._max_event_bytes:
+                too_large = f"events.{index} has {len(event.body)} bytes; at most {self._max_event_bytes} are allowed."
+            events.append(event)
+        if faults.by_path:
+            return Refusal("invalid", faults.summary(), faults.by_path)
+        return Refusal("too_large", too_large) if too_large else events
+
+    def _read_quickly(self, body: bytes) -> Event | None:
+        fields = event_quick.read(body)
+        if fields is None or is_blank(fields["event_type"]):
+            return None
+        return self._complete(body, fields, event_quick.source_opening)
+
+    def _read_strictly(self, body: bytes, path: str, faults: Faults) -> Event | None:
+        """Raises Malformed; None after adding to `faults`."""
+        pairs = strict_json.parse(strict_json.decode(body))
+        if not check(pairs, path, self._required, faults):
+            return None
+        fields: dict[str, Any] = dict(pairs)
+        if "source" in fields:
+            fields["source"] = dict(fields["source"])
+        event = self._complete(body, fields, _source_opening)
+        assert event is not None, "checked, and yet not complete"
+        return event
+
+    def _complete(self, body: bytes, fields: Mapping[str, Any], source_opening: Callable[[bytes], int]) -> Event | None:
+        """The event, what it lacks spliced in; None if its fields are not all there and valid.
+
+        Trusts the types of `fields`, not yet their presence, nor that texts are UUIDs, times and no blanks.
+        """
+        added = b""
+        event_id = fields.get("event_id")
+        if event_id is None:
+            event_id = self._new_event_id()
+            added = _member("event_id", event_id)
+        uuid = uuid4_bytes(event_id)
+        occurred_at = fields.get("occurred_at")
+        if occurred_at is None:
+            added += self._occurred_at()
+        elif not is_moment(occurred_at):
+            return None
+        tenant_id = fields.get("tenant_id")
+        if tenant_id is None:
+            tenant_id = self._tenant_id
+            added += _member("tenant_id", tenant_id)
+        source = fields.get("source")
+        if source is None:
+            source = {}
+            added += self._source
+        elif self._source_members:
+            missing = b"".join([member for name, member in self._source_members if name not in source])
+            if missing:
+                opening = source_opening(body)
+                if opening < 0:
+                    return None
+                body = _splice(body, opening, missing if source else missing[:-1])
+        platform = source.get("platform", self._platform)
+        device_id = source.get("device_id", self._device_id)
+        if not uuid or tenant_id is None or not platform or is_blank(device_id):
+            return None
+        return Event(uuid, (tenant_id, platform, device_id), _splice(body, 0, added) if added else body)
+
+    def _occurred_at(self) -> bytes:
+        if not self._received_at:
+            self._received_at = _member("occurred_at", self._now())
+        return self._received_at
+
+
+def _member(name: str, value: object) -> bytes:
+    return msgspec.json.encode({name: value})[1:-1] + b","
+
+
+def _splice(body: bytes, opening: int, members: bytes) -> bytes:
+    """The body with members put in after the brace at `opening`."""
+    return body[: opening + 1] + members + body[opening + 1 :]
+
+
+def _source_opening(body: bytes) -> int:
+    """Where the opening brace of the source is, in bytes, in a strictly parsed event that has one."""
+    text = body.decode()
+    cursor = Cursor(text)
+    for name in cursor.members():
+        start, _ = cursor.skip()
+        if name == "source":
+            return len(text[:start].encode())
+    raise AssertionError("no source in an event that has one")
+
+
+def _malformed(what: str, error: Malformed) -> Refusal:
+    return Refusal("malformed", f"{what} is not JSON that can be passed on: {error}.")
+
+
+def _split(body: bytes) -> list[bytes] | Refusal:
+    """What each event of a body is read from; all that lies around the events is checked. Raises Malformed."""
+    if not body.startswith(b"[") and b'events"' not in body and b"\\u" not in body:
+        return [body]
+    text = strict_json.decode(body)
+    cursor = Cursor(text)
+    if cursor.peek() == "[":
+        spans = _elements(cursor)
+        cursor.end()
+        return _slices(text, spans)
+    if cursor.peek() != "{":
+        return [body]
+    names: list[str] = []
+    array: list[tuple[int, int]] | None = None
+    around = text
+    for name in cursor.members():
+        names.append(name)
+        if name == "events" and cursor.peek() == "[":
+            start = cursor.at
+            array = _elements(cursor)
+            around = f"{text[:start]}[]{text[cursor.at :]}"
+        else:
+            cursor.skip()
+    cursor.end()
+    if "events" not in names or "event_type" in names:
+        return [body]
+    strict_json.parse(around)
+    faults = Faults()
+    if names.count("events") > 1:
+        faults.add("events", "must not be given twice")
+    elif array is None:
+        faults.add("events", "must be an array")
+    else:
+        return _slices(text, array)
+    return Refusal("invalid", faults.summary(), faults.by_path)
+
+
+def _elements(cursor: Cursor) -> list[tuple[int, int]]:
+    """Where the elements of the array at the cursor start and end; what is malformed is named by its index."""
+    spans: list[tuple[int, int]] = []
+    try:
+        for span in cursor.elements():
+            spans.append(span)  # noqa: PERF402 - how far it came is part of the message
+    except Malformed as error:
+        raise Malformed(f"events.{len(spans)}: {error}") from error
+    return spans
+
+
+def _slices(text: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+    return [text[start:end].encode() for start, end in spans]

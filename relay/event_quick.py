@@ -1,0 +1,115 @@
+"""The quick reader of events: accepts only what it can prove, and leaves the rest to the slow one.
+
+The proof: msgspec decodes an event into the types below and encodes what it got. If that gives the same text
+back (but for space between tokens, and `\\/`), then the text is strict JSON with no field twice, no integer
+beyond 64 bits, no half surrogates, and no deeper nesting than the types have. None of its answers is a refusal.
+What the types cannot say (presence, UUIDs, times, blanks) is the caller's to check.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal, Required, TypedDict
+
+import msgspec
+
+from relay.event_rules import MAX_DEVICE_ID_CHARACTERS
+
+_MAX_INTEGER = 2**63 - 1
+_Integer = Annotated[int, msgspec.Meta(ge=-_MAX_INTEGER - 1, le=_MAX_INTEGER)]
+_Plain = str | _Integer | float | bool | None
+# msgspec has recursive types for classes only; what is nested deeper is the slow reader's
+_Nested1 = _Plain | list[_Plain] | dict[str, _Plain]
+_Nested2 = _Plain | list[_Nested1] | dict[str, _Nested1]
+_Nested3 = _Plain | list[_Nested2] | dict[str, _Nested2]
+_Nested4 = _Plain | list[_Nested3] | dict[str, _Nested3]
+_Nested5 = _Plain | list[_Nested4] | dict[str, _Nested4]
+
+
+class Source(TypedDict, total=False):
+    platform: Literal["ios", "android", "web", "tv"]
+    device_id: Annotated[str, msgspec.Meta(max_length=MAX_DEVICE_ID_CHARACTERS)]
+    app_version: str
+    os_version: str
+    device_model: str
+
+
+class Subject(TypedDict):
+    type: str
+    id: str
+
+
+class Fields(TypedDict, total=False):
+    """An event's fields by name."""
+
+    event_id: str
+    event_type: Required[str]
+    tenant_id: Annotated[int, msgspec.Meta(ge=1, le=_MAX_INTEGER)]
+    source: Source
+    subject: Subject
+    context: dict[str, _Nested4]
+    occurred_at: str
+
+
+class _Frame(msgspec.Struct):
+    events: list[msgspec.Raw]
+
+
+_decode_fields = msgspec.json.Decoder(Fields).decode
+_decode_any = msgspec.json.Decoder(dict[str, _Nested5]).decode
+"""For events with fields that are not in Fields, which drops them."""
+_decode_frame = msgspec.json.Decoder(_Frame).decode
+_decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_encode = msgspec.json.Encoder().encode
+_format = msgspec.json.format
+_NOT_DECODED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""Everything msgspec raises for bytes it does not take; only the first is its own."""
+
+_BACKSLASH = ord("\\")
+_FRAME_STYLES = (
+    (b'{"events":[', b",", b"]}"),
+    (b'{"events": [', b", ", b"]}"),
+    (b"[", b",", b"]"),
+    (b"[", b", ", b"]"),
+)
+"""Opening, separator and closing of a batch as the common JSON writers put them."""
+
+
+def read(body: bytes) -> Fields | None:
+    """The fields of one event without space around it, or None if nothing is proven."""
+    try:
+        fields = _decode_fields(body)
+        canonical = _encode(fields)
+        if canonical != body:
+            # of a pair `\\` and `/` this makes an escaped slash: no string ends elsewhere, so the proof holds
+            compact = _format(body.replace(b"\\/", b"/"), indent=-1)
+            if canonical != compact and _encode(_decode_any(body)) != compact:
+                return None
+    except _NOT_DECODED:
+        return None
+    if _BACKSLASH in body and b"\\u0000" in body:
+        return None
+    return fields
+
+
+def source_opening(body: bytes) -> int:
+    """Where the source's opening brace is in a body that `read` took and that has a source; -1 if not sure."""
+    name = b'"source"'
+    # proven text writes names without needless escapes: if it is there once, it is the event's own
+    return body.index(b"{", body.index(name)) if body.count(name) == 1 else -1
+
+
+def split(body: bytes) -> Sequence[bytes] | None:
+    """The elements of a batch as they stand, or None if it is none in a common style.
+
+    Joined again they are the body: so it holds nothing else, and is strict if each of them is.
+    """
+    try:
+        raws = _decode_array(body) if body.startswith(b"[") else _decode_frame(body).events
+    except _NOT_DECODED:
+        return None
+    elements = [bytes(raw) for raw in raws]
+    for opening, comma, closing in _FRAME_STYLES:
+        if body.startswith(opening) and opening + comma.join(elements) + closing == body:
+            return elements
+    return None

@@ -1,0 +1,181 @@
+"""What an event must have: the upstream's fields and types, and the sentences that say what is wrong.
+
+Decides from a strictly parsed event; every fault is reported, under its path (`events.0.source.platform`)
+and worded as the upstream's framework (Laravel) words its own. Fields that are not named here pass.
+Sentences name fields and never repeat a value. Knows neither bytes nor defaults' values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Set
+from datetime import datetime
+from typing import TypeGuard
+
+from relay.strict_json import Object
+
+PLATFORMS = ("ios", "android", "web", "tv")
+MAX_DEVICE_ID_CHARACTERS = 255
+MAX_FAULTS = 100
+"""Sentences in one refusal; further faults are only counted."""
+MAX_NAME_CHARACTERS = 64
+"""Of an app's own field name in a path."""
+
+REQUIRED = frozenset({"event_type", "tenant_id", "source.platform", "source.device_id", "subject.type", "subject.id"})
+"""Dotted; what belongs to `subject` only where there is one."""
+
+Rule = Callable[[object], str]
+"""What a value must be ("a string"), or "" if it is."""
+
+
+class Faults:
+    """Every fault of every event of one request, by path."""
+
+    def __init__(self) -> None:
+        self.by_path: dict[str, list[str]] = {}
+        self.count = 0
+        """Those not kept included."""
+
+    def add(self, path: str, complaint: str) -> None:
+        self.count += 1
+        if self.count <= MAX_FAULTS:
+            self.by_path.setdefault(path, []).append(f"The {path} field {complaint}.")
+
+    @property
+    def full(self) -> bool:
+        """No further fault will be kept: reading on would only cost time."""
+        return self.count >= MAX_FAULTS
+
+    def summary(self) -> str:
+        """The first fault, and how many more."""
+        first = next(iter(self.by_path.values()))[0]
+        more = self.count - 1
+        return first if not more else f"{first} (and {more} more error{'s' if more > 1 else ''})"
+
+
+def uuid4_bytes(text: str) -> bytes:
+    """The 16 bytes of a version 4 UUID in 8-4-4-4-12 form, in either case; b"" if it is none (RFC 9562)."""
+    if len(text) != 36 or text[8:24:5] != "----":
+        return b""
+    try:
+        uuid = bytes.fromhex(text.replace("-", ""))
+    except ValueError:
+        return b""
+    # fromhex passes over spaces: then there are fewer bytes
+    return uuid if len(uuid) == 16 and uuid[6] & 0xF0 == 0x40 and uuid[8] & 0xC0 == 0x80 else b""
+
+
+def is_moment(text: str) -> bool:
+    """Whether a text is an ISO 8601 date and time with a zone."""
+    try:
+        return "T" in text and datetime.fromisoformat(text).tzinfo is not None
+    except ValueError:
+        return False
+
+
+def is_blank(text: str) -> bool:
+    """The upstream's framework trims strings and takes an empty one for a missing one."""
+    return not text.strip()
+
+
+def check(event: object, path: str, required: Set[str], faults: Faults) -> TypeGuard[Object]:
+    """Add every fault of one event; true if there was none.
+
+    `required` is REQUIRED without what defaults will fill in.
+    """
+    before = faults.count
+    if not isinstance(event, Object):
+        faults.add(path, "must be an object")
+        return False
+    fields = _check_object(event, path, "", required, faults)
+    for name in _PARTS:
+        part = fields.get(name, _NO_SOURCE if name == "source" else None)
+        if isinstance(part, Object):
+            _check_object(part, f"{path}.{name}", f"{name}.", required, faults)
+    return faults.count == before
+
+
+def _check_object(pairs: Object, path: str, prefix: str, required: Set[str], faults: Faults) -> dict[str, object]:
+    """Add the faults of one object, whose fields are known to _RULES as `prefix` and name; returns its fields."""
+    fields: dict[str, object] = {}
+    twice: dict[str, None] = {}
+    for name, value in pairs:
+        if name in fields:
+            twice[name] = None
+        fields[name] = value
+    for name in twice:
+        faults.add(f"{path}.{_shown(name)}", "must not be given twice")
+    for name, rule in _RULES[prefix].items():
+        if name in fields:
+            must_be = rule(fields[name])
+            if must_be:
+                faults.add(f"{path}.{name}", f"must be {must_be}")
+        elif prefix + name in required:
+            faults.add(f"{path}.{name}", "is required")
+    return fields
+
+
+def _shown(name: str) -> str:
+    """An app's own field name, fit for a path: it may be any text."""
+    name = name[:MAX_NAME_CHARACTERS]
+    return name if name.isprintable() else ascii(name)[1:-1]
+
+
+def _uuid4(value: object) -> str:
+    return "" if isinstance(value, str) and uuid4_bytes(value) else "a valid UUID (version 4)"
+
+
+def _moment(value: object) -> str:
+    if isinstance(value, str) and is_moment(value):
+        return ""
+    return "an ISO 8601 date and time with a zone, such as 2024-05-01T12:00:00.000Z"
+
+
+def _tenant(value: object) -> str:
+    # True is an int to Python, but not to JSON
+    return "" if type(value) is int and value >= 1 else "an integer of at least 1"
+
+
+def _object(value: object) -> str:
+    return "" if isinstance(value, Object) else "an object"
+
+
+def _string(value: object) -> str:
+    return "" if isinstance(value, str) else "a string"
+
+
+def _filled(value: object) -> str:
+    return "" if isinstance(value, str) and not is_blank(value) else "a string that is not blank"
+
+
+def _device(value: object) -> str:
+    if isinstance(value, str) and not is_blank(value) and len(value) <= MAX_DEVICE_ID_CHARACTERS:
+        return ""
+    return f"a string that is not blank and not greater than {MAX_DEVICE_ID_CHARACTERS} characters"
+
+
+def _platform(value: object) -> str:
+    return "" if value in PLATFORMS else f"one of {', '.join(PLATFORMS)}"
+
+
+_RULES: Mapping[str, Mapping[str, Rule]] = {
+    "": {
+        "event_id": _uuid4,
+        "event_type": _filled,
+        "tenant_id": _tenant,
+        "source": _object,
+        "subject": _object,
+        "context": _object,
+        "occurred_at": _moment,
+    },
+    "source.": {
+        "platform": _platform,
+        "device_id": _device,
+        "app_version": _string,
+        "os_version": _string,
+        "device_model": _string,
+    },
+    "subject.": {"type": _string, "id": _string},
+}
+_PARTS = ("source", "subject")
+_NO_SOURCE = Object()
+"""A source that is missing is judged as an empty one: defaults may fill in some of it."""

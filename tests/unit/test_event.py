@@ -1,0 +1,472 @@
+"""What an app sends becomes events with every byte kept, or one refusal that says all that is wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from relay.event import Defaults, Event, Reader, Refusal
+from relay.event_rules import MAX_FAULTS
+
+EVENT_ID = "550e8400-e29b-41d4-a716-446655440000"
+NEW_EVENT_ID = "0b0b0b0b-0b0b-4b0b-8b0b-0b0b0b0b0b0b"
+NOW = "2024-05-01T12:00:00.123Z"
+MAX_EVENT_BYTES = 2_000
+
+EVENT: dict[str, Any] = {
+    "event_id": EVENT_ID,
+    "event_type": "post.view",
+    "tenant_id": 1,
+    "source": {"platform": "ios", "device_id": "A1B2C3D4-E5F6-7890-ABCD-EF1234567890"},
+    "occurred_at": "2024-04-30T09:00:00Z",
+}
+BOX = Defaults(tenant_id=2, platform="tv", device_id="box-1", device_model='B"ox')
+
+
+def compact(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def event(**changes: object) -> dict[str, Any]:
+    """A complete event with fields changed; None removes one."""
+    return {name: value for name, value in {**EVENT, **changes}.items() if value is not None}
+
+
+def source(**changes: object) -> dict[str, Any]:
+    return {name: value for name, value in {**EVENT["source"], **changes}.items() if value is not None}
+
+
+def reader(defaults: Defaults | None = None) -> Reader:
+    return Reader(defaults or Defaults(), MAX_EVENT_BYTES, lambda: NEW_EVENT_ID, lambda: NOW)
+
+
+def accepted(body: bytes, defaults: Defaults | None = None) -> list[Event]:
+    result = reader(defaults).read_json(body)
+    assert isinstance(result, list), result
+    return result
+
+
+def refused(body: bytes, defaults: Defaults | None = None) -> Refusal:
+    result = reader(defaults).read_json(body)
+    assert isinstance(result, Refusal), result
+    return result
+
+
+class TestKeeping:
+    def test_a_complete_event_is_kept_as_it_came_under_its_id_and_device(self) -> None:
+        body = compact(EVENT)
+        assert accepted(body) == [
+            Event(bytes.fromhex(EVENT_ID.replace("-", "")), (1, "ios", EVENT["source"]["device_id"]), body)
+        ]
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            compact(event(unknown={"deep": [1, {"a": None}]})),
+            compact(event(source=source(locale="de"))),
+            json.dumps(EVENT).encode(),
+            json.dumps(EVENT, indent=4).replace('":', '"\t:\r\n').encode(),
+            compact(EVENT).replace(b"post.view", b"post\\/view\\u00e9"),
+            compact(EVENT).replace(b'"event_type"', b'"\\u0065vent_type"'),
+            compact(event(context={"n": 1})).replace(b":1}", b":1.50e+2}"),
+            compact(event(context={"n": 1})).replace(b":1}", b":1e-400}"),
+            compact(event(context={"n": -(2**63), "m": 2**63 - 1})),
+            compact(event(context={"title": 'Quote "me"\n\\u0000 is text', "snow": "☃ \U0001f600"})),
+            compact(event(context={"a": 1})).replace(b'"a":1', b'"a":1,"a":2'),
+            compact(event(context={"d": json.loads("[" * 30 + "]" * 30)})),
+        ],
+    )
+    def test_no_byte_changes_whatever_the_style(self, body: bytes) -> None:
+        assert accepted(body)[0].body == body
+
+    def test_space_around_an_event_is_not_part_of_it(self) -> None:
+        assert accepted(b" \r\n\t" + compact(EVENT) + b"\n ")[0].body == compact(EVENT)
+
+    def test_an_event_id_in_upper_case_is_the_same_id(self) -> None:
+        upper = accepted(compact(event(event_id=EVENT_ID.upper())))[0]
+        assert upper.event_id == accepted(compact(EVENT))[0].event_id
+        assert EVENT_ID.upper().encode() in upper.body
+
+    @pytest.mark.parametrize(
+        "moment", ["2024-05-01T12:00:00Z", "2024-05-01T12:00:00.123456+02:00", "20240501T120000Z", "2024-05-01T12-05"]
+    )
+    def test_any_iso_8601_time_with_a_zone_is_taken(self, moment: str) -> None:
+        assert len(accepted(compact(event(occurred_at=moment)))) == 1
+
+    def test_a_device_id_may_be_any_text_of_255_characters(self) -> None:
+        assert accepted(compact(event(source=source(device_id="ü" * 255))))[0].lane_key == (1, "ios", "ü" * 255)
+
+
+class TestSplicing:
+    def test_id_and_time_of_receipt_are_put_in_after_the_brace(self) -> None:
+        body = b'{ "event_type":"a","tenant_id":1,"source":{"platform":"tv","device_id":"d"}}'
+        assert accepted(body)[0] == Event(
+            bytes.fromhex(NEW_EVENT_ID.replace("-", "")),
+            (1, "tv", "d"),
+            f'{{"event_id":"{NEW_EVENT_ID}","occurred_at":"{NOW}",'.encode() + body[1:],
+        )
+
+    def test_a_missing_source_is_made_of_all_defaults(self) -> None:
+        (found,) = accepted(compact({"event_type": "a"}), BOX)
+        assert found.lane_key == (2, "tv", "box-1")
+        assert json.loads(found.body) == {
+            "event_id": NEW_EVENT_ID,
+            "occurred_at": NOW,
+            "tenant_id": 2,
+            "source": {"platform": "tv", "device_id": "box-1", "device_model": 'B"ox'},
+            "event_type": "a",
+        }
+
+    @pytest.mark.parametrize("given", [b"{}", b"{ }", b"{\n}"])
+    def test_an_empty_source_is_filled_without_a_comma_too_many(self, given: bytes) -> None:
+        body = compact(event(source="X")).replace(b'"X"', given)
+        (found,) = accepted(body, BOX)
+        assert json.loads(found.body) == event(source={"platform": "tv", "device_id": "box-1", "device_model": 'B"ox'})
+
+    def test_only_what_is_missing_is_filled_in(self) -> None:
+        (found,) = accepted(compact(event(source={"platform": "web", "x": 1})), BOX)
+        assert found.lane_key == (1, "web", "box-1")
+        assert found.body == compact(
+            event(source={"device_id": "box-1", "device_model": 'B"ox', "platform": "web", "x": 1})
+        )
+
+    @pytest.mark.parametrize(
+        "before",
+        [
+            b'"context":{"source":{"a":1}},',
+            b'"context":{"source" : {"a":1}},',
+            b'"context":{"x\\"source":{"a":1}},',
+            b'"context":{"x":"source","source":{}},',
+            '"context":{"ü":"☃"},'.encode(),
+        ],
+    )
+    @pytest.mark.parametrize("name", [b'"source":', b'"source" :\n ', b'"s\\u006furce":'])
+    def test_defaults_go_into_the_source_of_the_event_and_no_other(self, before: bytes, name: bytes) -> None:
+        body = b'{"event_type":"a","tenant_id":1,' + before + name + b'{"platform":"tv"}}'
+        (found,) = accepted(body, Defaults(device_id="box-1"))
+        start = f'{{"event_id":"{NEW_EVENT_ID}","occurred_at":"{NOW}",'.encode()
+        assert found.body == start + body[1:].replace(b'{"platform"', b'{"device_id":"box-1","platform"')
+
+    def test_the_clock_is_read_once_a_body_and_not_at_all_if_all_times_are_given(self) -> None:
+        times: Iterator[str] = iter([NOW, "2024-05-01T12:00:01.000Z"])
+        one = Reader(Defaults(), MAX_EVENT_BYTES, lambda: NEW_EVENT_ID, lambda: next(times))
+        one.read_json(compact(EVENT))
+        for expected in (NOW, "2024-05-01T12:00:01.000Z"):
+            events = one.read_json(compact([event(occurred_at=None)] * 3))
+            assert [json.loads(found.body)["occurred_at"] for found in events] == [expected] * 3
+
+
+class TestBatches:
+    @pytest.mark.parametrize(
+        "frame",
+        [
+            b'{"events":[%b,%b]}',
+            b'{"events": [%b, %b]}',
+            b"[%b,%b]",
+            b"[%b, %b]",
+            b" [ %b ,\n%b\t] ",
+            b'{ "events" :\n[%b , %b ] }',
+            b'{"client":{"v":[1]},"events":[%b,%b],"sent":null}',
+            b'{"\\u0065vents":[%b,%b]}',
+        ],
+    )
+    def test_each_event_of_a_batch_is_kept_as_it_came(self, frame: bytes) -> None:
+        first, second = compact(EVENT), json.dumps(event(event_type="böse ]},{"), indent=1, ensure_ascii=False).encode()
+        assert [found.body for found in accepted(frame % (first, second))] == [first, second]
+
+    def test_an_event_may_have_a_field_called_events(self) -> None:
+        body = compact({"events": [1], **EVENT})
+        assert [found.body for found in accepted(body)] == [body]
+
+    @pytest.mark.parametrize("body", [b'{"events":[]}', b"[]", b" [ ] ", b'{"events": [ ], "a": 1}'])
+    def test_a_batch_without_events_is_malformed(self, body: bytes) -> None:
+        assert refused(body) == Refusal("malformed", "The body holds no event.")
+
+    @pytest.mark.parametrize("given", [b"{}", b"null", b'"x"', b"7"])
+    def test_events_must_be_an_array(self, given: bytes) -> None:
+        assert refused(b'{"events":%b}' % given) == Refusal(
+            "invalid", "The events field must be an array.", {"events": ["The events field must be an array."]}
+        )
+
+    def test_events_must_not_be_given_twice(self) -> None:
+        one = compact([EVENT])
+        result = refused(b'{"events":%b,"events":%b}' % (one, one))
+        assert result.errors == {"events": ["The events field must not be given twice."]}
+
+    def test_one_bad_event_refuses_the_batch(self) -> None:
+        assert list(refused(compact([EVENT, event(event_type=None), EVENT])).errors) == ["events.1.event_type"]
+
+    def test_malformed_goes_before_invalid_and_names_the_event(self) -> None:
+        result = refused(b'[%b,{},{"a":NaN}]' % compact(EVENT))
+        assert result.reason == "malformed"
+        assert "events.2" in result.error
+        result = refused(b'[%b,{},{"a":"\\u0000"}]' % compact(EVENT))
+        assert result == Refusal("malformed", "events.2 is not JSON that can be passed on: a string contains U+0000.")
+
+    @pytest.mark.parametrize("around", [b'"a":1e999', b'"a":"\\ud800"', b'"\\u0000":1', b'"a":1' + b"0" * 30])
+    def test_what_lies_around_the_events_must_be_strict_too(self, around: bytes) -> None:
+        assert refused(b'{%b,"events":[%b]}' % (around, compact(EVENT))).reason == "malformed"
+        assert refused(b'{"events":[%b],%b}' % (compact(EVENT), around)).reason == "malformed"
+
+
+class TestLinesAndDatagrams:
+    def test_lines_are_events_and_empty_lines_are_none(self) -> None:
+        first, second = compact(EVENT), compact(event(event_type="b"))
+        for read in (reader().read_lines, reader().read_datagram):
+            result = read(b"\n" + first + b"\r\n \n\t" + second + b"\n")
+            assert [found.body for found in result] == [first, second]
+
+    def test_a_fault_names_the_line_by_its_place_among_the_events(self) -> None:
+        result = reader().read_lines(compact(EVENT) + b"\n\n" + compact(event(tenant_id="1")))
+        assert isinstance(result, Refusal) and list(result.errors) == ["events.1.tenant_id"]
+
+    @pytest.mark.parametrize("body", [b"", b"\n \n"])
+    def test_no_line_is_malformed(self, body: bytes) -> None:
+        assert reader().read_lines(body) == Refusal("malformed", "The body holds no event.")
+
+    def test_a_line_is_one_event_and_no_batch(self) -> None:
+        result = reader().read_lines(compact({"events": [EVENT]}))
+        assert isinstance(result, Refusal) and "events.0.event_type" in result.errors
+
+    @pytest.mark.parametrize("indent", [None, 2])
+    @pytest.mark.parametrize("value", [EVENT, {"events": [EVENT, EVENT]}, [EVENT, EVENT], event(context={"a": {}})])
+    def test_a_datagram_may_be_one_json_value_over_several_lines(self, value: object, indent: int | None) -> None:
+        body = json.dumps(value, indent=indent).encode()
+        assert reader().read_datagram(body) == reader().read_json(body)
+        assert isinstance(reader().read_datagram(body), list)
+
+
+MALFORMED = {
+    "nothing": b"",
+    "space": b" \n",
+    "text": b"hello",
+    "cut short": compact(EVENT)[:-1],
+    "something after it": compact(EVENT) + b"x",
+    "two values": compact(EVENT) * 2,
+    "a byte order mark": b"\xef\xbb\xbf" + compact(EVENT),
+    "UTF-16": compact(EVENT).decode().encode("utf-16"),
+    "a form feed around it": compact(EVENT) + b"\x0c",
+    "invalid UTF-8 in a value": compact(event(event_type="X")).replace(b"X", b"\xff"),
+    "invalid UTF-8 in a name": compact(event(X=1)).replace(b"X", b"\xc0\x80"),
+    "a surrogate in UTF-8": compact(event(event_type="X")).replace(b"X", b"\xed\xa0\x80"),
+    "half a surrogate pair": compact(event(event_type="X")).replace(b"X", b"\\ud83d"),
+    "two first halves": compact(event(event_type="X")).replace(b"X", b"\\ud83d\\ud83d"),
+    "half a pair in a name": compact(event(context={"X": 1})).replace(b"X", b"\\udc00"),
+    "half a pair in a value that is overwritten": compact(event(context={"X": 1})).replace(
+        b'"X":1', b'"X":"\\ud800","X":1'
+    ),
+    "U+0000 in a value": compact(event(event_type="a\0b")),
+    "U+0000 in a name": compact(event(context={"a\0b": 1})),
+    "U+0000 in a list": compact(event(context={"a": [["a\0b"]]})),
+    "a raw control character": compact(event(event_type="X")).replace(b"X", b"\x01"),
+    "NaN": compact(event(context={"a": float("nan")})),
+    "Infinity": compact(event(context={"a": -float("inf")})),
+    "beyond a double": compact(event(context={"a": "X"})).replace(b'"X"', b"1e400"),
+    "2**63": compact(event(context={"a": 2**63})),
+    "-2**63-1": compact(event(context={"a": [{"b": -(2**63) - 1}]})),
+    "2**64": compact(event(tenant_id=2**64)),
+    "five thousand digits": compact(event(context={"a": "X"})).replace(b'"X"', b"1" * 5_000),
+    "a leading zero": compact(event(context={"a": "X"})).replace(b'"X"', b"01"),
+    "a trailing comma": compact(EVENT)[:-1] + b",}",
+    "single quotes": compact(EVENT).replace(b'"', b"'"),
+    "33 levels": compact(event(context={"a": json.loads("[" * 31 + "]" * 31)})),
+    "33 levels, hidden": compact(event(context={"a": json.loads("[" * 31 + "]" * 31)})).replace(b"]}}", b'],"a":1}}'),
+    "a million brackets": b"[" * (1 << 20),
+    "a million braces": b'{"a":' * (1 << 17),
+    "a million backslashes": b'{"a":"' + b"\\" * (1 << 20),
+    "a million digits": b'{"event_type":' + b"1" * (1 << 20) + b"}",
+    "a million spaces": b"{" + b" " * (1 << 20),
+    "a million brackets in events": b'{"events":[' + b"[" * (1 << 20),
+    "a million NULs": b"\0" * (1 << 20),
+}
+
+
+class TestMalformed:
+    @pytest.mark.parametrize("body", MALFORMED.values(), ids=MALFORMED)
+    def test_it_is_refused_with_a_sentence(self, body: bytes) -> None:
+        for read in (reader().read_json, reader().read_lines, reader().read_datagram):
+            result = read(body)
+            assert isinstance(result, Refusal)
+            assert result.reason == "malformed"
+            assert result.error.endswith(".") and len(result.error) < 200
+            assert result.errors == {}
+
+    def test_the_sentence_says_what_and_where(self) -> None:
+        assert refused(b'{"a" 1}').error == (
+            "The body is not JSON that can be passed on: Expecting ':' delimiter at character 5."
+        )
+        assert refused(MALFORMED["33 levels"]).error.endswith("it is nested deeper than 32 levels.")
+
+
+def faults_of(**changes: object) -> dict[str, str]:
+    """Path below the event -> the one complaint, of an event with fields changed."""
+    errors = refused(compact(event(**changes))).errors
+    assert all(len(sentences) == 1 for sentences in errors.values())
+    return {
+        path.removeprefix("events.0."): sentences[0].removeprefix(f"The {path} field ").removesuffix(".")
+        for path, sentences in errors.items()
+    }
+
+
+IS_REQUIRED = "is required"
+NO_UUID = "must be a valid UUID (version 4)"
+NO_MOMENT = "must be an ISO 8601 date and time with a zone, such as 2024-05-01T12:00:00.000Z"
+NO_TENANT = "must be an integer of at least 1"
+NO_TYPE = "must be a string that is not blank"
+NO_DEVICE = "must be a string that is not blank and not greater than 255 characters"
+NO_PLATFORM = "must be one of ios, android, web, tv"
+NULL = "null"
+
+
+class TestInvalid:
+    def test_what_is_missing_is_required(self) -> None:
+        assert faults_of(event_type=None) == {"event_type": IS_REQUIRED}
+        assert faults_of(tenant_id=None) == {"tenant_id": IS_REQUIRED}
+        assert faults_of(source=None) == {"source.platform": IS_REQUIRED, "source.device_id": IS_REQUIRED}
+        assert faults_of(source={"platform": "tv"}) == {"source.device_id": IS_REQUIRED}
+        assert faults_of(subject={"x": 1}) == {"subject.type": IS_REQUIRED, "subject.id": IS_REQUIRED}
+
+    @pytest.mark.parametrize(
+        "event_id",
+        [
+            EVENT_ID.replace("-41d4-", "-11d4-"),
+            EVENT_ID.replace("-a716-", "-c716-"),
+            EVENT_ID.replace("-", ""),
+            "{" + EVENT_ID[1:-1] + "}",
+            EVENT_ID[:-1],
+            EVENT_ID[:-1] + "g",
+            EVENT_ID[:-2] + "  ",
+            EVENT_ID.replace("550e", "55-e"),
+            EVENT_ID.replace("0", "٠"),
+            "",
+            1,
+            [],
+        ],
+    )
+    def test_an_event_id_is_a_version_4_uuid(self, event_id: object) -> None:
+        assert faults_of(event_id=event_id) == {"event_id": NO_UUID}
+
+    @pytest.mark.parametrize(
+        "moment",
+        [
+            "",
+            "2024-05-01",
+            "2024-05-01T12:00:00",
+            "2024-05-01 12:00:00Z",
+            "2024-13-01T12:00:00Z",
+            "T",
+            "now",
+            1714560000,
+        ],
+    )
+    def test_a_time_has_date_and_zone(self, moment: object) -> None:
+        assert faults_of(occurred_at=moment) == {"occurred_at": NO_MOMENT}
+
+    @pytest.mark.parametrize("tenant_id", [0, -1, "1", True, 1.0, 1.5, []])
+    def test_a_tenant_is_a_positive_integer(self, tenant_id: object) -> None:
+        assert faults_of(tenant_id=tenant_id) == {"tenant_id": NO_TENANT}
+
+    @pytest.mark.parametrize("event_type", ["", " \t ", "\u3000", 1, ["a"]])
+    def test_an_event_type_says_something(self, event_type: object) -> None:
+        assert faults_of(event_type=event_type) == {"event_type": NO_TYPE}
+
+    @pytest.mark.parametrize("device_id", ["", "  ", "x" * 256, 7, {}])
+    def test_a_device_id_is_filled_and_bounded(self, device_id: object) -> None:
+        assert faults_of(source=source(device_id=device_id)) == {"source.device_id": NO_DEVICE}
+
+    @pytest.mark.parametrize("platform", ["", "iOS", "roku", 1, ["tv"], {}])
+    def test_a_platform_is_one_of_four(self, platform: object) -> None:
+        assert faults_of(source=source(platform=platform)) == {"source.platform": NO_PLATFORM}
+
+    def test_what_else_is_named_has_its_type(self) -> None:
+        assert faults_of(source=source(app_version=2, os_version=[], device_model={})) == {
+            "source.app_version": "must be a string",
+            "source.os_version": "must be a string",
+            "source.device_model": "must be a string",
+        }
+        assert faults_of(subject={"type": 1, "id": 2}) == {
+            "subject.type": "must be a string",
+            "subject.id": "must be a string",
+        }
+        assert faults_of(source="ios", subject=[], context="x") == {
+            "source": "must be an object",
+            "subject": "must be an object",
+            "context": "must be an object",
+        }
+
+    @pytest.mark.parametrize(
+        "name", ["event_id", "event_type", "tenant_id", "source", "subject", "context", "occurred_at"]
+    )
+    def test_null_is_given_and_of_no_type(self, name: str) -> None:
+        body = compact(event(**{name: NULL})).replace(b'"null"', b"null")
+        assert list(refused(body, BOX).errors) == [f"events.0.{name}"]
+
+    @pytest.mark.parametrize(
+        ("given", "twice", "path"),
+        [
+            (b'"tenant_id":1', b'"tenant_id":1,"tenant_id":1', "tenant_id"),
+            (b'"tenant_id":1', b'"tenant_id" :1, "tenant_id" :1', "tenant_id"),
+            (b'"tenant_id":1', b'"tenant_id":1,"ten\\u0061nt_id":1', "tenant_id"),
+            (b'"tenant_id":1', b'"tenant_id":1,"x":":","x":1', "x"),
+            (b'"platform":"ios"', b'"platform":"ios","platform":"ios"', "source.platform"),
+            (b'"tenant_id":1', b'"tenant_id":1,"subject":{"type":"a","id":"b","id":"b"}', "subject.id"),
+        ],
+    )
+    def test_no_field_is_given_twice(self, given: bytes, twice: bytes, path: str) -> None:
+        result = refused(compact(EVENT).replace(given, twice))
+        assert result.errors == {f"events.0.{path}": [f"The events.0.{path} field must not be given twice."]}
+
+    @pytest.mark.parametrize("value", [b"null", b"1", b'"x"', b"[]", b"true"])
+    def test_an_event_is_an_object(self, value: bytes) -> None:
+        result = reader().read_lines(value)
+        assert result == Refusal(
+            "invalid", "The events.0 field must be an object.", {"events.0": ["The events.0 field must be an object."]}
+        )
+
+    def test_every_fault_of_every_event_is_told_and_counted(self) -> None:
+        result = refused(compact({"events": [event(tenant_id=0), EVENT, event(event_type=1, occurred_at="x")]}))
+        assert result.reason == "invalid"
+        assert result.error == "The events.0.tenant_id field must be an integer of at least 1. (and 2 more errors)"
+        assert list(result.errors) == ["events.0.tenant_id", "events.2.event_type", "events.2.occurred_at"]
+
+    def test_faults_told_are_bounded(self) -> None:
+        result = refused(compact([{}] * 5_000))
+        assert result.reason == "invalid"
+        assert sum(len(sentences) for sentences in result.errors.values()) == MAX_FAULTS
+        result = refused(b"{" + b",".join(b'"f%d":1,"f%d":2' % (n, n) for n in range(5_000)) + b"}")
+        assert sum(len(sentences) for sentences in result.errors.values()) == MAX_FAULTS
+
+    def test_values_are_not_repeated_and_names_are_cut(self) -> None:
+        name, value = "n" * 1_000, "confidential"
+        body = compact(event(event_id=value, tenant_id=value, source={"platform": value})).replace(
+            b"{", b'{"%b":1,"%b":2,' % (name.encode(), name.encode()), 1
+        )
+        text = repr(refused(body))
+        assert value not in text
+        assert name[:64] in text and name[:65] not in text
+
+    def test_a_name_with_control_characters_is_shown_escaped(self) -> None:
+        body = compact(EVENT).replace(b"{", b'{"a\\nb":1,"a\\nb":2,', 1)
+        assert list(refused(body).errors) == ["events.0.a\\nb"]
+
+
+class TestSize:
+    def test_the_limit_holds_for_the_event_as_it_will_be_sent(self) -> None:
+        def padded(total_bytes: int, **changes: object) -> bytes:
+            empty = compact(event(context={"pad": ""}, **changes))
+            return empty.replace(b'"pad":"', b'"pad":"' + b"x" * (total_bytes - len(empty)))
+
+        assert len(accepted(padded(MAX_EVENT_BYTES))[0].body) == MAX_EVENT_BYTES
+        assert refused(padded(MAX_EVENT_BYTES + 1)) == Refusal(
+            "too_large", f"events.0 has {MAX_EVENT_BYTES + 1} bytes; at most {MAX_EVENT_BYTES} are allowed."
+        )
+        assert refused(padded(MAX_EVENT_BYTES, event_id=None)).reason == "too_large"
+
+    def test_a_batch_may_be_larger_than_an_event(self) -> None:
+        assert len(accepted(compact([EVENT] * 100))) == 100
+
+    def test_one_event_too_large_refuses_the_batch(self) -> None:
+        result = refused(compact([EVENT, event(context={"pad": "x" * MAX_EVENT_BYTES})]))
+        assert result.reason == "too_large" and result.error.startswith("events.1 ")
