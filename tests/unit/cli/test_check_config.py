@@ -1,0 +1,77 @@
+"""`relay check-config`: one line a key with its origin, secrets masked; or every fault and 78."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+from relay.config import describe, load
+from relay.secret import MASK
+
+from tests.unit.cli.harness import call
+
+ENOUGH = {"RELAY__UPSTREAM__URL": "https://upstream.example/v1/events", "RELAY__UPSTREAM__API_KEY": "CANARY-7f3a"}
+
+
+def test_prints_one_line_a_key_with_its_value_and_origin(tmp_path: Path) -> None:
+    file = tmp_path / "own.toml"
+    file.write_text('[batch]\nlinger = "2s"\n')
+
+    result = call("check-config", "--config", str(file), environ=ENOUGH)
+
+    lines = result.stdout.splitlines()
+    assert result.exit_code == 0
+    assert len(lines) == len(describe(load(file, ENOUGH)))
+    assert f'batch.linger = "2s"  # file {file}' in lines
+    assert "batch.max_events = 500  # default" in lines
+    assert f'upstream.api_key = "{MASK}"  # environment RELAY__UPSTREAM__API_KEY' in lines
+    assert "CANARY" not in result.output
+
+
+def test_what_it_prints_is_toml() -> None:
+    printed = tomllib.loads(call("check-config", environ=ENOUGH).stdout)
+
+    assert printed["outbox"]["max_size"] == "512MiB"
+
+
+def test_reads_config_toml_of_the_working_directory(empty_directory: Path) -> None:
+    (empty_directory / "config.toml").write_text("[batch]\nmax_events = 7\n")
+
+    assert "batch.max_events = 7  # file config.toml" in call("check-config", environ=ENOUGH).stdout.splitlines()
+
+
+def test_json_has_value_and_origin_of_each_key() -> None:
+    result = call("check-config", "--json", environ=ENOUGH)
+
+    settings = json.loads(result.stdout)["settings"]
+    assert settings["upstream.api_key"] == {"value": MASK, "origin": "environment RELAY__UPSTREAM__API_KEY"}
+    assert settings["http.allowed_hosts"] == {"value": [], "origin": "default"}
+    assert settings["ops.token"] == {"value": None, "origin": "default"}
+    assert "CANARY" not in result.output
+
+
+@pytest.mark.parametrize("options", [[], ["--json"], ["--online"]])
+def test_wrong_configuration_ends_with_78_and_every_fault_on_stderr(options: list[str]) -> None:
+    wrong = {"RELAY__HTP__LISTEN": "", "RELAY__BATCH__LINGER": "5", "RELAY__UPSTREAM__API_KEY": "CANARY 7f3a"}
+
+    result = call("check-config", *options, environ=ENOUGH | wrong)
+
+    assert result.exit_code == 78
+    assert result.stdout == ""
+    assert len(result.stderr.splitlines()) == 3
+    assert "did you mean RELAY__HTTP__LISTEN?" in result.stderr
+    assert "CANARY" not in result.output
+
+
+def test_online_says_which_step_failed_and_ends_with_1(nobody: dict[str, str]) -> None:
+    """The upstream is a port nobody listens on."""
+    url = {"RELAY__UPSTREAM__URL": f"http://{nobody['RELAY__HTTP__LISTEN']}/v1/events"}
+
+    result = call("check-config", "--online", environ=ENOUGH | url)
+    as_json = call("check-config", "--online", "--json", environ=ENOUGH | url)
+
+    assert (result.exit_code, as_json.exit_code) == (1, 1)
+    assert [line.split()[0] for line in result.stdout.splitlines() if " = " not in line] == ["ok", "FAILED"]
+    assert [step["ok"] for step in json.loads(as_json.stdout)["online"]] == [True, False]
