@@ -1,0 +1,97 @@
+"""The commands against a real relay, and the dead letters also without one."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+
+from relay.sandbox.faults import Fault
+from relay.sandbox.server import Sandbox
+
+from tests.e2e.harness import command, environment, event, running
+
+
+def free_port() -> int:
+    """A port that was free a moment ago; commands must know where the relay listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+async def test_send_status_flush_and_healthcheck_talk_to_the_running_relay(sandbox: Sandbox, tmp_path: Path) -> None:
+    port = free_port()
+    env = environment(sandbox.url, tmp_path, http__listen=f"127.0.0.1:{port}", batch__linger="10m")
+    code, _, words = await command(env, "healthcheck")
+    assert code == 1
+    assert f"127.0.0.1:{port}" in words
+    async with running(env):
+        assert (await command(env, "healthcheck"))[0] == 0
+        code, out, _ = await command(env, "send", "video.play", "--json")
+        assert code == 0
+        event_id = json.loads(out)["event_id"]
+        code, out, _ = await command(env, "status", "--json")
+        assert (code, json.loads(out)["ledger"]["pending"]) == (0, 1)
+        assert (await command(env, "flush"))[0] == 0
+        code, out, _ = await command(env, "send", "video.play", "--event-id", event_id, "--wait", "--json")
+        assert (code, json.loads(out)) == (0, {"event_id": event_id, "state": "delivered"})
+        code, out, _ = await command(env, "status")
+        assert code == 0
+        assert "delivered" in out
+    assert sandbox.report().events == 1
+
+
+async def test_dead_letters_are_listed_requeued_and_discarded_through_the_relay(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    sandbox.faults.add(Fault(answer=422, when="-0000-4000-8000-"))
+    env = environment(sandbox.url, tmp_path, http__listen=f"127.0.0.1:{free_port()}")
+    async with running(env) as relay:
+        for n in range(3):
+            assert await relay.post(event(n)) == 202
+        await relay.until(lambda status: status["ledger"]["dead_lettered"] == 3)
+        code, out, _ = await command(env, "dead", "list", "--json")
+        letters = json.loads(out)["dead_letters"]
+        assert (code, [letter["event_id"] for letter in letters]) == (0, [event(n)["event_id"] for n in range(3)])
+        code, out, _ = await command(env, "dead", "show", str(letters[0]["id"]), "--json")
+        assert json.loads(json.loads(out)["body"]) | event(0) == json.loads(json.loads(out)["body"])
+        sandbox.faults.heal()
+        code, _, _ = await command(env, "dead", "requeue", str(letters[0]["id"]), str(letters[1]["id"]))
+        assert code == 0
+        status = await relay.until(lambda status: status["ledger"]["delivered"] == 2)
+        assert status["ledger"] == {
+            "accepted": 3, "requeued": 2, "delivered": 2, "dead_lettered": 3, "dropped": 0, "pending": 0,
+        }  # fmt: skip
+        assert (await command(env, "dead", "discard", "--all", "--yes"))[0] == 0
+        assert (await relay.status())["dead_letters"]["count"] == 0
+
+
+async def test_dead_letters_are_reached_without_a_relay_too(sandbox: Sandbox, tmp_path: Path) -> None:
+    sandbox.faults.add(Fault(answer=422, when="-0000-4000-8000-"))
+    env = environment(sandbox.url, tmp_path, http__listen=f"127.0.0.1:{free_port()}")
+    async with running(env) as relay:
+        assert await relay.post(event(1)) == 202
+        await relay.until(lambda status: status["ledger"]["dead_lettered"] == 1)
+    code, out, _ = await command(env, "dead", "list", "--json")
+    (letter,) = json.loads(out)["dead_letters"]
+    assert (code, letter["event_id"]) == (0, event(1)["event_id"])
+    code, out, _ = await command(env, "dead", "export", "--all")
+    assert json.loads(out)["event_id"] == event(1)["event_id"]
+    assert (await command(env, "dead", "requeue", "--all"))[0] == 0
+    sandbox.faults.heal()
+    async with running(env) as relay:
+        status = await relay.until(lambda status: status["ledger"]["delivered"] == 1)
+        assert status["ledger"]["requeued"] == 1
+
+
+async def test_check_config_online_tries_name_and_key_without_an_event(sandbox: Sandbox, tmp_path: Path) -> None:
+    env = environment(sandbox.url, tmp_path)
+    code, out, err = await command(env, "check-config", "--online")
+    assert code == 0, out + err
+    env["RELAY__UPSTREAM__API_KEY"] = "wrong-key-4711"
+    code, out, err = await command(env, "check-config", "--online")
+    assert code == 1
+    assert "401" in out + err
+    assert "wrong-key-4711" not in out + err
+    assert sandbox.report().events == 0

@@ -1,0 +1,39 @@
+"""G7: the key is in requests to the upstream and nowhere else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from relay.sandbox.faults import Fault
+from relay.sandbox.server import Sandbox
+
+from tests.e2e.harness import KEY, command, environment, event, running
+
+
+async def test_the_key_is_nowhere_but_in_requests_to_the_upstream(sandbox: Sandbox, tmp_path: Path) -> None:
+    """An upstream that echoes the key in its words, at debug level: log, status, metrics, page, database, arguments."""
+    sandbox.faults.add(
+        Fault(answer=422, when=event(1)["event_id"], body=json.dumps({"message": f"bad key {KEY}"})),
+        Fault(answer=401, when=event(2)["event_id"], body=json.dumps({"error": f"no such key: {KEY}"}), count=1),
+    )
+    env = environment(sandbox.url, tmp_path, log__level="debug")
+    seen = b""
+    async with running(env) as relay:
+        assert await relay.post(event(1)) == 202
+        await relay.until(lambda status: status["ledger"]["dead_lettered"] == 1)
+        assert await relay.post(event(2)) == 202
+        await relay.until(lambda status: status["upstreams"][0]["state"] == "unauthorized")
+        for path in ("/", "/status.json", "/metrics", "/dead-letters", "/readyz", "/nothing"):
+            _, headers, body = await relay.request("GET", path, headers={"X-Events-Key": "an-apps-own"})
+            seen += json.dumps(headers).encode() + body
+        seen += Path(f"/proc/{relay.pid}/cmdline").read_bytes()
+        await relay.kill()
+        seen += json.dumps(relay.log).encode()
+    _, out, err = await command(env, "check-config")
+    seen += (out + err).encode()
+    for file in tmp_path.iterdir():
+        seen += file.read_bytes()
+    assert b"no such key: ****" in seen
+    assert KEY.encode() not in seen
+    assert b"an-apps-own" not in seen
