@@ -13,7 +13,7 @@ keep-alive timeout ends the connection.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from aiohttp import web
 from aiohttp.http import HttpProcessingError, HttpVersion11
@@ -65,11 +65,11 @@ class Connection(RequestHandler):
     # --- what the transport tells
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._wire = transport
+        wire = cast("asyncio.Transport", transport)  # uvloop's is no subclass of it
+        self._wire = wire
         refusal = self._listener.admit(self)
         if refusal is not None:
-            self.transport = transport
+            self.transport = wire
             self._answer_and_close(refusal)
             return
         self._owing_since_ms = self._listener.now_ms()
@@ -142,12 +142,16 @@ class Connection(RequestHandler):
 
     def stop(self) -> None:
         """Refuse what has not come whole, close what is idle; what is being answered closes after the answer."""
-        if not self._waits_for_client():
+        if self._waits_for_client():
+            if self._owing_since_ms is not None:
+                self._answer_and_close(STOPPING)
+            else:
+                self.force_close()
+        elif self._unanswered or self._task_handler is None:
             self.close()
-        elif self._owing_since_ms is not None:
-            self._answer_and_close(STOPPING)
         else:
-            self.force_close()
+            # answered: what still runs reads the rest of a refused body to throw it away
+            self._task_handler.cancel()
 
     def _waits_for_client(self) -> bool:
         """Whether nothing but bytes of the client can move this connection on."""
