@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
 import pytest
 from relay import __version__
 from relay.cli import COMMANDS, cli
+from relay.cli.common import load_client_settings, ops_place
+from relay.config import Http
 
 from tests.unit.cli.harness import NotedRelay, answering, call
 
@@ -120,6 +123,20 @@ def test_a_listener_on_every_interface_is_asked_on_loopback_by_a_name_it_allows(
     for args in (["flush"], ["healthcheck"]):
         assert call(*args, environ={"RELAY__HTTP__LISTEN": f"0.0.0.0:{port}"}).exit_code == 0
     assert set(relay.hosts) == {"localhost"}
+
+
+@pytest.mark.parametrize(("listen", "asked"), [("0.0.0.0:8080", "127.0.0.1:8080"), ("[::]:8080", "[::1]:8080")])
+def test_every_interface_is_no_place_to_connect_to(listen: str, asked: str) -> None:
+    settings = replace(load_client_settings(None), http=Http(listen=listen))
+
+    assert str(ops_place(settings)) == asked
+
+
+def test_a_port_that_only_the_system_knows_is_told() -> None:
+    result = call("status", environ={"RELAY__HTTP__LISTEN": "127.0.0.1:0"})
+
+    assert result.exit_code == 1
+    assert "http.listen" in result.stderr
 
 
 def test_operations_are_asked_at_their_own_listener(relay: NotedRelay, nobody: dict[str, str]) -> None:

@@ -352,6 +352,7 @@ class TestDeadLetters:
             b'{"ids":[0]}',
             b'{"ids":[9223372036854775808]}',
             b'{"devcie":"tv-1"}',
+            b'{"device":"tv-1","reasn":"poison"}',
             b'{"reason":"bad"}',
             b'{"all":true,"device":"tv-1"}',
             b'{"all":true,"limit":0}',
