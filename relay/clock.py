@@ -13,7 +13,6 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
-
 _EPOCH = datetime(1970, 1, 1)
 
 

@@ -166,7 +166,9 @@ class Service:
             return False
         changed = diff(self.settings, settings)
         waits = needs_restart(changed)
-        log.configure(replace(settings.log, format=self.settings.log.format), secrets(settings))
+        log.set_level(settings.log.level)
+        # the old ones too: a request under way may still be told of
+        log.set_secrets([*secrets(self.settings), *secrets(settings)])
         self._client.configure(settings.upstream)
         self.schedule.limits = limits(settings)
         self.outbox.configure(settings.outbox)
@@ -295,7 +297,6 @@ def main(config_file: Path | None) -> int:
         return load(config_file, os.environ)
 
     settings = load_settings()
-    log.configure(settings.log, secrets(settings))
     with asyncio.Runner(loop_factory=event_loop_factory()) as runner:
         return runner.run(run(settings, load_settings))
 
@@ -305,6 +306,7 @@ async def run(settings: Settings, load_settings: Loader) -> int:
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_loop_error)
     service = Service(settings, load_settings, SystemClock())
+    log.configure(settings.log, secrets(settings), suppressed=service.metrics.log_lines_suppressed)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _told_to_stop, service, number)
     loop.add_signal_handler(signal.SIGHUP, service.reload)
