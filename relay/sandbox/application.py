@@ -111,7 +111,7 @@ class Application:
     def _judge(self, head: Head, found: Read, peer: str) -> Answer:
         """The right answer, faults aside."""
         settings = self.settings
-        has_key = head.headers.get("x-events-key") == settings.api_key
+        has_key = not settings.api_key or head.headers.get("x-events-key") == settings.api_key
         device = found.device if has_key and settings.device_of == "first" else None
         admission = None
         if settings.validate or settings.ip_limit == "always":

@@ -20,6 +20,7 @@ class SandboxSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """0: any free port; `Sandbox.url` names it."""
     path: str = "/v1/events"
     api_key: str = "sandbox-key"
+    """Empty: none is asked for."""
 
     window_ms: Positive = 60_000
     device_per_window: Count = 120

@@ -1,0 +1,139 @@
+"""The script of faults: which request gets which, and for how long."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, get_args
+
+import msgspec
+import pytest
+from relay.sandbox import answers, misbehave
+from relay.sandbox.answers import About
+from relay.sandbox.faults import AtAccept, AtAnswer, AtHead, Fault, Faults
+
+from tests.unit.sandbox.harness import HandClock
+
+
+@pytest.fixture
+def script(clock: HandClock) -> Faults:
+    return Faults(clock)
+
+
+def picked(script: Faults, times: int, body: bytes = b"") -> list[int | str | None]:
+    found = [script.pick("proxy", body) for _ in range(times)]
+    return [fault.answer if fault else None for fault in found]
+
+
+def test_a_fault_lasts_for_its_count_and_the_next_follows(script: Faults) -> None:
+    script.add(Fault(answer=503, count=2), Fault(answer=502, count=1))
+    assert picked(script, 4) == [503, 503, 502, None]
+    assert script.live() == []
+
+
+def test_a_fault_without_count_lasts_until_healed(script: Faults) -> None:
+    script.add(Fault(answer=503))
+    assert picked(script, 3) == [503, 503, 503]
+    script.heal()
+    assert picked(script, 1) == [None]
+
+
+def test_skip_lets_requests_pass_first(script: Faults) -> None:
+    script.add(Fault(answer=503, skip=2, count=1))
+    assert picked(script, 4) == [None, None, 503, None]
+
+
+def test_when_picks_by_the_bodys_text(script: Faults) -> None:
+    script.add(Fault(answer=503, when="poison", count=1))
+    assert picked(script, 1, b"wine") == [None]
+    assert picked(script, 1, b"the poison") == [503]
+
+
+def test_for_ms_ends_a_fault(script: Faults, clock: HandClock) -> None:
+    script.add(Fault(answer=503, for_ms=30_000))
+    clock.now_ms += 29_999
+    assert picked(script, 1) == [503]
+    clock.now_ms += 1
+    assert picked(script, 1) == [None]
+
+
+def test_share_is_a_matter_of_chance(script: Faults, clock: HandClock) -> None:
+    clock.chances = [0.49, 0.5, 0.0, 0.99]
+    script.add(Fault(answer=503, share=0.5))
+    assert picked(script, 4) == [503, None, 503, None]
+
+
+@pytest.mark.parametrize(
+    ("given", "stage"),
+    [
+        ({"action": "reset_at_accept"}, "accept"),
+        ({"action": "reset_mid_request"}, "head"),
+        ({"answer": 503}, "proxy"),
+        ({"answer": 524}, "proxy"),
+        ({"answer": "403_html"}, "proxy"),
+        ({"answer": 504, "commit": "before"}, "application"),
+        ({"action": "reset_before_commit"}, "proxy"),
+        ({"action": "silence"}, "proxy"),
+        ({"action": "silence", "commit": "late"}, "application"),
+        ({"action": "reset_after_commit"}, "application"),
+        ({"answer": 422}, "application"),
+        ({"when": "poison"}, "application"),
+    ],
+)
+def test_a_fault_knows_how_far_its_request_comes(given: dict[str, Any], stage: str) -> None:
+    assert Fault(**given).stage == stage
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"count": 1},
+        {"answer": 99},
+        {"answer": "503_mainenance"},
+        {"action": "explode"},
+        {"action": "reset_at_accept", "when": "x"},
+        {"action": "reset_mid_request", "answer": 503},
+        {"answer": 503, "commit": "late"},
+        {"answer": 503, "count": 0},
+        {"answer": 503, "share": 0},
+        {"answer": 503, "cuont": 1},
+    ],
+)
+def test_a_fault_that_makes_no_sense_is_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.json.decode(json.dumps(given), type=Fault)
+
+
+def test_every_action_has_a_misbehaviour() -> None:
+    assert set(misbehave.ACTIONS) == {*get_args(AtAccept), *get_args(AtHead), *get_args(AtAnswer)}
+
+
+def test_every_answer_can_be_made() -> None:
+    for name in (*answers.VARIANTS, *range(200, 600)):
+        answer = answers.make(name, About(3, (1,)))
+        assert answer.status == int(str(name)[:3]), name
+        if dict(answer.headers).get("Content-Type") == "application/json" and name != "202_empty":
+            assert json.loads(answer.body), name
+
+
+@pytest.mark.parametrize(
+    ("name", "paths"),
+    [
+        (422, ["events.1.context"]),
+        ("422_wildcard", ["events.*.context"]),
+        ("422_out_of_range", ["events.13.context"]),
+        ("422_wrong_index", ["events.2.context"]),
+        ("422_translated", ["events.1.context"]),
+        ("422_events", ["events"]),
+    ],
+)
+def test_what_a_422_names(name: int | str, paths: list[str]) -> None:
+    assert list(json.loads(answers.make(name, About(3, (1,))).body)["errors"]) == paths
+
+
+def test_the_odd_422s() -> None:
+    about = About(3, (1,))
+    assert "errors" not in json.loads(answers.make("422_unnamed", about).body)
+    assert json.loads(answers.make("422_list", about).body)["errors"][0]["index"] == 1
+    assert len(json.loads(answers.make("422_thousand", about).body)["errors"]) == 1000
+    assert [at["index"] for at in json.loads(answers.make("202_partial", about).body)["rejected"]] == [1]
