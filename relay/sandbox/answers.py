@@ -38,6 +38,8 @@ class About(NamedTuple):
     events: int
     bad: Sequence[int]
     """Indexes of the events an answer is to name, in order."""
+    bad_ids: Sequence[str] = ("",)
+    """Their event_ids."""
 
 
 def reason_phrase(status: int) -> str:
@@ -79,6 +81,9 @@ def _cloudflare(status: int, title: str) -> Answer:
 
 
 BAD_REQUEST = _nginx(400)
+PARTIAL = "202_partial"
+"""Rejects the events it names and takes the others."""
+
 ACCEPTED = _json(202, {"success": True})
 UNAUTHORIZED = _json(401, {"success": False, "error": "Invalid or missing API key"})
 TOO_MANY = _json(429, {"success": False, "error": "Too many requests"})
@@ -172,14 +177,17 @@ def _invalid_list(about: About) -> Answer:
 
 
 def _partial(about: About) -> Answer:
-    rejected = [{"index": index, "errors": {"context": ["must be an array"]}} for index in about.bad]
+    rejected = [
+        {"index": index, "event_id": event_id, "errors": {"context": ["must be an array"]}}
+        for index, event_id in zip(about.bad, about.bad_ids, strict=True)
+    ]
     return _json(202, {"success": True, "accepted": about.events - len(about.bad), "rejected": rejected})
 
 
 VARIANTS: dict[str, Callable[[About], Answer]] = {
     "202_empty": lambda _: Answer(202, b"", ()),
     "202_html": lambda _: _html(202, "Accepted", proxy=False),
-    "202_partial": _partial,
+    PARTIAL: _partial,
     "202_success_false": lambda _: _json(202, {"success": False, "error": "Queue is unavailable"}),
     "401_html": lambda _: _html(401, "401 Authorization Required"),
     "403_html": lambda _: _html(403, "Attention Required! | Request blocked"),

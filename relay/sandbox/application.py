@@ -80,6 +80,9 @@ class Application:
         fault = self.faults.pick("application", body)
         if fault is None:
             return Plan(right, None, "before", events)
+        if fault.answer == answers.PARTIAL and not isinstance(events, int):
+            rejected = _about(body, fault.when).bad
+            events = [event for index, event in enumerate(events) if index not in rejected]
         answer = self._faulty(fault, right, head, body)
         return Plan(answer, fault, fault.commits(answer.status), events)
 
@@ -165,6 +168,10 @@ class _RawBody(msgspec.Struct):
     events: list[msgspec.Raw]
 
 
+class _Named(msgspec.Struct):
+    event_id: str = ""
+
+
 def _about(body: bytes, when: str) -> About:
     """How many events a body has, and which of them have the text `when` in them; the first if none has."""
     try:
@@ -173,4 +180,5 @@ def _about(body: bytes, when: str) -> About:
         return About(1, (0,))
     text = when.encode()
     bad = [index for index, event in enumerate(events) if text and text in bytes(event)]
-    return About(len(events), bad or (0,))
+    bad = bad or [0]
+    return About(len(events), bad, [msgspec.json.decode(events[index], type=_Named).event_id for index in bad])

@@ -31,7 +31,7 @@ def control(application: Application, method: str, path: str, body: bytes) -> An
         return _answer(404, {"error": f"there is {', '.join(f'{verb} {name}' for verb, name in _VERBS)}"})
     try:
         return do(application, body)
-    except ValueError as error:  # msgspec's are ValueErrors too
+    except (ValueError, RecursionError) as error:  # msgspec's are ValueErrors
         return _answer(422, {"error": str(error)})
 
 

@@ -118,11 +118,11 @@ class Sandbox:
             while head := await connection.read_head():
                 if not await self._serve(connection, head):
                     return
-        except ConnectionError as error:
+        except OSError as error:
             log.debug("sandbox client left", peer=connection.peer, error=str(error))
         except BadRequest as error:
             log.info("sandbox got what is not HTTP", peer=connection.peer, error=str(error))
-            with contextlib.suppress(ConnectionError):
+            with contextlib.suppress(OSError):
                 await connection.send(answers.BAD_REQUEST, keep_alive=False)
                 await connection.linger()
         finally:
@@ -165,7 +165,7 @@ class Sandbox:
                 await connection.send(plan.answer, keep_alive=head.keep_alive)
             else:
                 stays = await self._misbehave(connection, plan.fault, plan.answer)
-        except ConnectionError:
+        except OSError:
             self.record.answered(number, NO_ANSWER)
             raise
         if plan.commit == "late":

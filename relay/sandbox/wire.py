@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import socket
 import struct
 import zlib
@@ -20,6 +21,7 @@ from relay.sandbox.answers import Answer, Headers, reason_phrase
 HEAD_LIMIT_BYTES = 1 << 20
 """Also how much of a body is read ahead; a longer head is refused."""
 _LINGER_S = 1.0
+_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*[;\r]")
 _NO_LINGER = struct.pack("ii", 1, 0)
 
 
@@ -50,7 +52,7 @@ class Connection:
         self.peer: str = peer[0] if isinstance(peer, tuple) else ""
 
     async def read_head(self) -> Head | None:
-        """The next request's, or None when the client is done. Raises BadRequest, ConnectionError."""
+        """The next request's, or None when the client is done. Raises BadRequest, OSError."""
         try:
             raw = await self.reader.readuntil(b"\r\n\r\n")
         except asyncio.IncompleteReadError as error:
@@ -62,7 +64,7 @@ class Connection:
         return _parse_head(raw)
 
     async def read_body(self, head: Head, max_body_bytes: int) -> bytes:
-        """As it came, chunks joined; 0: no limit. Raises TooLarge, BadRequest, ConnectionError."""
+        """As it came, chunks joined; 0: no limit. Raises TooLarge, BadRequest, OSError."""
         chunked = head.headers.get("transfer-encoding", "").lower() == "chunked"
         length_bytes = _length(head)
         if max_body_bytes and length_bytes > max_body_bytes:
@@ -79,11 +81,10 @@ class Connection:
     async def _read_chunks(self, max_body_bytes: int) -> bytes:
         body = bytearray()
         while True:
-            size_line = await self.reader.readuntil(b"\r\n")
-            try:
-                size_bytes = int(size_line.split(b";")[0], 16)
-            except ValueError as error:
-                raise BadRequest("a chunk's size is no number") from error
+            size = _CHUNK_SIZE.match(await self.reader.readuntil(b"\r\n"))
+            if size is None:
+                raise BadRequest("a chunk's size is no number")
+            size_bytes = int(size[1], 16)
             if max_body_bytes and len(body) + size_bytes > max_body_bytes:
                 raise TooLarge
             if size_bytes == 0:
@@ -93,7 +94,7 @@ class Connection:
             body += (await self.reader.readexactly(size_bytes + 2))[:-2]
 
     async def send(self, answer: Answer, *, keep_alive: bool = True) -> None:
-        """Raises ConnectionError."""
+        """Raises OSError."""
         await self.write(serialize(answer, keep_alive=keep_alive))
 
     async def write(self, data: bytes) -> None:
@@ -102,7 +103,7 @@ class Connection:
 
     async def gone(self) -> None:
         """Wait until the client leaves; what it still sends is thrown away."""
-        with contextlib.suppress(ConnectionError):
+        with contextlib.suppress(OSError):
             while await self.reader.read(1 << 16):
                 pass
 
@@ -177,6 +178,6 @@ def _parse_head(raw: bytes) -> Head:
 
 def _length(head: Head) -> int:
     text = head.headers.get("content-length", "0")
-    if not (text.isascii() and text.isdigit()):
+    if not (text.isascii() and text.isdigit() and len(text) < 19):
         raise BadRequest("Content-Length is no number")
     return int(text)

@@ -152,6 +152,15 @@ async def test_a_body_above_the_limit_is_refused_before_it_is_read(start: Start)
     client.close()
 
 
+async def test_who_sends_on_can_still_read_the_refusal(start: Start) -> None:
+    sandbox = await start(max_body_bytes=1000)
+    client = await Client.open(sandbox.url)
+    client.send(bytes(8 << 20))
+    await client.writer.drain()
+    assert (await client.reply()).status == 413
+    client.close()
+
+
 async def test_a_body_above_the_limit_can_be_reset_or_refused_by_the_application(start: Start) -> None:
     sandbox = await start(max_body_bytes=1000, too_large="reset")
     client = await Client.open(sandbox.url)
@@ -164,8 +173,25 @@ async def test_a_body_above_the_limit_can_be_reset_or_refused_by_the_application
     client.close()
 
 
-async def test_what_is_not_http_is_400(client: Client) -> None:
-    client.writer.write(b"\x16\x03\x01 hello\r\n\r\n")
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"\x16\x03\x01 hello\r\n\r\n",
+        b"\r\n\r\n",
+        b"POST /v1/events\r\n\r\n",
+        b"POST /v1/events HTTP/2.0\r\n\r\n",
+        b"POST /v1/events HTTP/1.1\r\nno colon\r\n\r\n",
+        b"POST /v1/events HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
+        b"POST /v1/events HTTP/1.1\r\nContent-Length: \xb2\r\n\r\n",
+        b"POST /v1/events HTTP/1.1\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n",
+        b"POST /v1/events HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\n",
+        b"POST /v1/events HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0x5\r\n",
+        b"POST /v1/events HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1" * (1 << 21) + b"\r\n",
+        b"POST /v1/events HTTP/1.1\r\nX: " + b"x" * (1 << 21) + b"\r\n\r\n",
+    ],
+)
+async def test_what_is_not_http_is_400_and_ends_the_connection(client: Client, raw: bytes) -> None:
+    client.writer.write(raw)
     assert (await client.reply()).status == 400
     client.writer.write_eof()
     assert await client.rest() == b""
@@ -239,7 +265,8 @@ async def test_a_proxys_answer_does_not_count_against_the_limits(sandbox: Sandbo
 async def test_a_poisoned_event_fails_its_request_only(sandbox: Sandbox, client: Client) -> None:
     poison, wine = event(1), event(2)
     sandbox.faults.add(Fault(when=poison["event_id"]))
-    assert (await client.ask(body(wine, poison))).value == {"message": "Server Error"}
+    failed = await client.ask(body(wine, poison))
+    assert (failed.value, failed.headers["x-ratelimit-remaining"]) == ({"message": "Server Error"}, "119")
     assert (await client.ask(body(wine))).status == 202
     assert (await client.ask(body(poison))).status == 500
 
@@ -248,6 +275,14 @@ async def test_a_poisoned_event_is_named(sandbox: Sandbox, client: Client) -> No
     sandbox.faults.add(Fault(when=event(7)["event_id"], answer=422))
     reply = await client.ask(body(event(1), event(2), event(7)))
     assert list(reply.value["errors"]) == ["events.2.context"]
+
+
+async def test_a_partial_answer_names_what_it_does_not_commit(sandbox: Sandbox, client: Client) -> None:
+    poison = event(7)["event_id"]
+    sandbox.faults.add(Fault(when=poison, answer="202_partial"))
+    reply = await client.ask(body(event(1), event(7), event(3)))
+    assert (reply.status, reply.value["accepted"], sandbox.record.events) == (202, 2, 2)
+    assert [(it["index"], it["event_id"]) for it in reply.value["rejected"]] == [(1, poison)]
 
 
 async def test_a_fault_for_valid_requests_waits_for_one(sandbox: Sandbox, client: Client) -> None:
@@ -390,6 +425,8 @@ async def test_an_endless_body_goes_on_past_what_anybody_should_read(sandbox: Sa
     ill(sandbox, "endless_body")
     client.send(body(event()))
     await client.reader.readexactly(4 << 20)
+    client.close()
+    await asyncio.wait_for(sandbox.until(lambda record: record.report(1).by_status == {"none": 1}), 30)
 
 
 async def test_a_gzip_bomb_is_small_and_becomes_large(sandbox: Sandbox, client: Client) -> None:

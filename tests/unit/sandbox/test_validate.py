@@ -36,6 +36,7 @@ def test_documented_sample_is_taken() -> None:
         ("event_id", "550e8400e29b41d4a716446655440000", "The events.1.event_id field must be a valid UUID."),
         ("event_id", 5, "The events.1.event_id field must be a valid UUID."),
         ("event_type", None, "The events.1.event_type field is required."),
+        ("event_type", " ", "The events.1.event_type field is required."),
         ("event_type", 5, "The events.1.event_type field must be a string."),
         ("tenant_id", None, "The events.1.tenant_id field is required."),
         ("tenant_id", "one", "The events.1.tenant_id field must be an integer."),
