@@ -1,13 +1,23 @@
+"""The sandbox serves on asyncio's loop (its command) and on uvloop (the demo): its socket tests run on both."""
+
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 import pytest
+import uvloop
 from relay.sandbox.server import Sandbox
 from relay.sandbox.settings import SandboxSettings
 
 from tests.unit.sandbox.harness import Client, HandClock
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
 
 @pytest.fixture
