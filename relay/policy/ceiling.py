@@ -8,6 +8,7 @@ that are below their own limit. Then the whole route is paced:
   refused is taken back and tried again only after twice as many windows (4, 8, ... 64), so a steady
   ceiling costs at most one 429 in eighty requests.
 - A 429 at a pace that had been clean means that somebody else draws on the ceiling: halve.
+  If others were served around it, it may be that one device's own: take back one step only.
 - One reduction per round trip: 429s to requests sent before the last change say nothing new.
 - After 32 clean windows that had no use for the pace, or once it is beyond use, it is forgotten.
 """
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 from array import array
 
-MIN_PACE = 1 / 64
+MIN_PACE = 1 / 5  # of a request per window: no rarer than the probes of a route in trouble
 BEYOND_USE = 1024
 _FIRST_PATIENCE = 4
 _MAX_PATIENCE = 64
@@ -43,10 +44,10 @@ class History:
         return self._answered[-limit] + span_ms + 1
 
     def since(self, at: int) -> int:
-        """How many of the kept requests were answered at `at` or later."""
+        """How many of the kept requests were answered after `at`."""
         count = 0
         for answered in reversed(self._answered):
-            if answered < at:
+            if answered <= at:
                 break
             count += 1
         return count
@@ -78,16 +79,21 @@ class Ceiling:
         """A 429 came to a request sent at `sent_at`."""
         if sent_at < self._changed_at:
             return
-        if self._clean_pace and self.pace > self._clean_pace:
-            self.pace = self._clean_pace
-            self._wait_windows = self._patience
-            self._patience = min(2 * self._patience, _MAX_PATIENCE)
-        else:
+        if not self._step_taken_back():
             self.pace = max(MIN_PACE, self.pace / 2)
             self._clean_pace = 0.0
             self._wait_windows = 0
         self._changed_at = self._window_from = now
         self._idle_windows = 0
+
+    def doubted(self, sent_at: int, now: int) -> None:
+        """A 429 came to one device while others were served: this ceiling's, or that device's own."""
+        if sent_at < self._changed_at:
+            return
+        if not self._step_taken_back():
+            self.pace = max(min(self.pace, 1), self.pace - self._step())
+            self._clean_pace = min(self._clean_pace, self.pace)
+        self._changed_at = self._window_from = now
 
     def tick(self, now: int, span_ms: int, history: History) -> bool:
         """Count a window that is over; True if the ceiling is to be forgotten."""
@@ -105,6 +111,18 @@ class Ceiling:
         if self._wait_windows > 0:
             self._wait_windows -= 1
             return False
-        self.pace += self.pace if self.pace < 1 else max(1, self.pace // 8)
+        self.pace += self._step()
         self._changed_at = now
         return self.pace > BEYOND_USE
+
+    def _step(self) -> float:
+        return self.pace if self.pace < 1 else max(1, self.pace // 8)
+
+    def _step_taken_back(self) -> bool:
+        """Back to the pace that was clean, if this one is above it, and patient before the next step."""
+        if not self._clean_pace or self.pace <= self._clean_pace:
+            return False
+        self.pace = self._clean_pace
+        self._wait_windows = self._patience
+        self._patience = min(2 * self._patience, _MAX_PATIENCE)
+        return True

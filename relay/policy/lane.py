@@ -9,6 +9,7 @@ from __future__ import annotations
 from zlib import crc32
 
 from relay.event import LaneKey
+from relay.policy.limits import Limits
 from relay.policy.window import Window
 
 POISON_TRIES = 10
@@ -21,6 +22,7 @@ class Lane:
 
     __slots__ = (
         "alone",
+        "alone_at",
         "alone_since",
         "alone_tries",
         "body_bytes",
@@ -33,6 +35,7 @@ class Lane:
         "in_flight",
         "key",
         "leftover",
+        "listed_empty",
         "queued",
         "reserved",
         "small",
@@ -58,13 +61,19 @@ class Lane:
         self.reserved = False  # part of an exact request that waits
         self.leftover = False  # more waited than the request in flight took
         self.grew_at: int | None = None  # first arrival while in flight
+        self.listed_empty = False  # among those that may be forgotten one day
         self.failures = 0  # of the batch at the front, in a row
         self.suspect = 0
         self.small = 0  # outage or poison? probe with at most this many events; 0: no doubt
         self.smaller_served = False  # after failures of a batch, a smaller probe of it got through
         self.alone = False  # not in company until it gets through
         self.alone_since = 0  # the front event, alone, has failed since
+        self.alone_at = 0  # and last counted as failed
         self.alone_tries = 0
+
+    def free_at(self, now: int, limits: Limits) -> int:
+        """When its hold and its window allow the next request: a time not after `now` if they do now."""
+        return max(self.hold, self.window.free_at(now, limits.device_per_window, limits.window_ms))
 
     def max_events(self, limit: int) -> int:
         """How many leading events the next request may take."""
@@ -103,20 +112,22 @@ class Lane:
         """Too early to look for a bad event."""
         return self.failures < _PATIENCE_TRIES
 
-    def failed(self, events: int, now: int, *, others_served: bool, in_company: bool) -> None:
+    def failed_in_company(self, *, others_served: bool) -> None:
+        """A request that held events of this lane and of others got no yes and no no."""
+        self.failures += 1
+        self.alone = others_served or not self.is_patient()
+
+    def failed(self, events: int, now: int, *, others_served: bool, served_at: int | None) -> None:
         """The first `events` events got no yes and no no: an outage, or one of them is poison?
 
         While others, or smaller probes of this batch, get through, it is the batch: halve it. Without
         that evidence it is the upstream, but the next probes are smaller, to have evidence when it heals.
+        `served_at` is when the route last served anybody.
         """
         self.failures += 1
         self.alone = True
-        if in_company:
-            return
         if events == 1:
-            if self.alone_tries == 0:
-                self.alone_since = now
-            self.alone_tries += 1
+            self._failed_alone(now, served_at)
         if self.is_patient():
             return
         if others_served or self.smaller_served:
@@ -124,14 +135,18 @@ class Lane:
         else:
             self.small = max(1, events // 2)
 
-    def is_poisoned(self, now: int, route_served_at: int | None) -> bool:
+    def is_poisoned(self, now: int) -> bool:
         """Its front event, alone, keeps failing while the route serves others."""
-        return (
-            self.alone_tries >= POISON_TRIES
-            and now - self.alone_since >= POISON_MS
-            and route_served_at is not None
-            and route_served_at > self.alone_since
-        )
+        return self.alone_tries >= POISON_TRIES and now - self.alone_since >= POISON_MS
+
+    def _failed_alone(self, now: int, served_at: int | None) -> None:
+        """Only a failure with others served since the one before it counts: an outage is nobody's poison."""
+        if self.alone_tries == 0:
+            self.alone_since = now
+        elif served_at is None or served_at <= self.alone_at:
+            return
+        self.alone_tries += 1
+        self.alone_at = now
 
 
 def due_at(key_phase: int, arrived: int, linger_ms: int) -> int:

@@ -52,45 +52,38 @@ class Judgement(NamedTuple):
     """Send the request once more just so, or its lanes in two companies."""
 
 
-class Request(NamedTuple):
-    """An answered request: the lanes that had events in it, with how many."""
-
-    lanes: Sequence[tuple[Lane, int]]
-    body_bytes: int
-    sent_at: int
-    exact: bool
-
-
 class Case(NamedTuple):
-    """What a verdict is to be applied to, and the time and chance of it; `u` is uniform in [0, 1)."""
+    """An answered request, and the time and chance of its judgement."""
 
     limits: Limits
     route: Route
-    request: Request
+    lanes: Sequence[tuple[Lane, int]]
+    """Those that had events in it, with how many."""
+    body_bytes: int
+    sent_at: int
+    exact: bool
     now: int
     u: float
+    """Uniform in [0, 1)."""
 
     def jitter_ms(self, attempt: int) -> int:
         return full_jitter(attempt, self.limits.retry_initial_ms, self.limits.retry_max_ms, self.u)
 
 
 _NOTHING = Judgement(())
+_NONE_GIVEN_UP: Mapping[int, GivenUp] = {}
 
 
 def judge(case: Case, verdict: Verdict) -> Judgement:
     """Decide, and let the lanes and the route remember."""
-    route, request, now = case.route, case.request, case.now
-    if not request.lanes:
-        return _NOTHING
     match verdict:
+        case _ if not case.lanes:
+            return _NOTHING
         case Delivered():
-            route.served([lane.id for lane, _ in request.lanes], now)
-            for lane, events in request.lanes:
-                lane.delivered(events)
-            return Judgement([LaneOutcome(lane.id, True, {}) for lane, _ in request.lanes])
+            return _delivered(case)
         case Refused(named=named) if named:
-            route.alive(now)
-            return Judgement(_named(request, verdict))
+            case.route.alive(case.now)
+            return Judgement(_named(case, verdict))
         case Refused():
             return _unnamed(case, verdict)
         case TooLarge():
@@ -105,17 +98,26 @@ def judge(case: Case, verdict: Verdict) -> Judgement:
             return _failing(case, verdict)
 
 
+def _delivered(case: Case) -> Judgement:
+    outcomes = []
+    for lane, events in case.lanes:
+        lane.delivered(events)
+        outcomes.append(LaneOutcome(lane.id, True, _NONE_GIVEN_UP))
+    case.route.served([lane_id for lane_id, _, _ in outcomes], case.now)
+    return Judgement(outcomes)
+
+
 def _give_up(lane: Lane, given_up: GivenUp) -> Judgement:
     """The lane's first event is given up."""
     lane.forget_doubts()
     return Judgement([LaneOutcome(lane.id, False, {0: given_up})])
 
 
-def _named(request: Request, verdict: Refused) -> list[LaneOutcome]:
+def _named(case: Case, verdict: Refused) -> list[LaneOutcome]:
     """Only the events the upstream named are given up; indexes count through the whole request."""
     outcomes: list[LaneOutcome] = []
     first = 0
-    for lane, events in request.lanes:
+    for lane, events in case.lanes:
         given_up = {
             index - first: GivenUp("refused", verdict.status, f"{verdict.status} {words}")
             for index, words in verdict.named.items()
@@ -130,81 +132,102 @@ def _named(request: Request, verdict: Refused) -> list[LaneOutcome]:
 
 def _unnamed(case: Case, verdict: Refused) -> Judgement:
     """Some event is bad, and the body does not say which: halve, by lanes first, then by events."""
-    route, request = case.route, case.request
-    if len(request.lanes) > 1:
+    route = case.route
+    if not verdict.about_events and route.strangers >= STRANGERS_MAX:
+        return _troubled(case, "misconfigured", verdict.words)
+    if len(case.lanes) > 1:
         route.alive(case.now)
         return Judgement((), "halves")
-    lane, events = request.lanes[0]
+    lane, events = case.lanes[0]
     if not lane.refused(events):
         route.alive(case.now)
         return _NOTHING
     if not verdict.about_events:
         route.strangers += 1
-        if route.strangers > STRANGERS_MAX:
-            return _troubled(case, "misconfigured", verdict.words)
     route.alive(case.now)
     return _give_up(lane, GivenUp("refused", verdict.status, verdict.words))
 
 
 def _too_large(case: Case, verdict: TooLarge) -> Judgement:
     """Halve by bytes, and remember the size; an event that is too large alone is given up."""
-    route, request = case.route, case.request
+    route = case.route
     route.alive(case.now)
     route.last_error = verdict.words
-    lane, events = request.lanes[0]
-    if len(request.lanes) == 1 and events == 1:
+    lane, events = case.lanes[0]
+    if len(case.lanes) == 1 and events == 1:
         return _give_up(lane, GivenUp("too_large", verdict.status, verdict.words))
-    route.max_body_bytes = max(1, min(route.max_body_bytes, request.body_bytes) // 2)
+    route.max_body_bytes = max(1, min(route.max_body_bytes, case.body_bytes) // 2)
     return _NOTHING
 
 
 def _limited(case: Case, verdict: RateLimited) -> Judgement:
-    """The device's own limit holds the device; a 429 below it means a shared ceiling."""
-    limits, route, request, now = case.limits, case.route, case.request, case.now
-    again: Literal["", "exact"] = "exact" if request.exact else ""
-    lane, _ = request.lanes[0]
-    own_limit = len(request.lanes) == 1 and (
+    """The device's own limit holds the device; a 429 below it means a shared ceiling.
+
+    Unless it is one device's alone: a 429 to a device while others are served holds that device, too.
+    If the ceiling is a shared one, the next device meets it as well.
+    """
+    limits, route, now = case.limits, case.route, case.now
+    lane, _ = case.lanes[0]
+    company = len(case.lanes) > 1
+    own_limit = not company and (
         lane.window.count(now, limits.window_ms) >= limits.device_per_window
-        or (verdict.limit or 0) >= limits.device_per_window
+        or verdict.limit == limits.device_per_window
     )
-    if own_limit:
+    odd = not (company or own_limit) and route.others_served(case.lanes, case.sent_at, now)
+    if odd:
+        route.oddly_limited(lane.id, case.sent_at, now)
+    if odd or own_limit:
         lane.failures += 1
         lane.held(now + delay(case.jitter_ms(lane.failures - 1), verdict.asked_ms), "rate_limited")
     else:
-        attempt = route.limited(verdict.words, request.sent_at, now, verdict.limit or limits.ip_per_window)
-        route.hold = max(route.hold, now + delay(case.jitter_ms(attempt), verdict.asked_ms))
-    return Judgement((), again)
+        # a request likely counts against its first device: if it is that one's 429, it shows once it travels alone
+        lane.alone |= company
+        attempt = route.limited(verdict.words, case.sent_at, now, _assumed(case, verdict))
+        route.limited_until = max(route.limited_until, now + delay(case.jitter_ms(attempt), verdict.asked_ms))
+    return Judgement((), "exact" if case.exact else "")
+
+
+def _assumed(case: Case, verdict: RateLimited) -> int:
+    """A ceiling's first pace: as said, but no more than what was let through."""
+    limits = case.limits
+    if verdict.limit is None:
+        return limits.ip_per_window
+    through = case.route.history.since(case.now - limits.window_ms)
+    return min(verdict.limit, max(limits.ip_per_window, through))
 
 
 def _failing(case: Case, verdict: Failing) -> Judgement:
     """No yes and no no: the route is down, or the batch holds an event that brings the upstream down."""
-    route, request, now = case.route, case.request, case.now
-    others = route.others_served(request.lanes, request.sent_at, now)
-    for lane, events in request.lanes:
-        lane.failed(events, now, others_served=others, in_company=len(request.lanes) > 1)
-    lane, events = request.lanes[0]
-    if len(request.lanes) == 1 and events == 1 and lane.is_poisoned(now, route.served_at):
-        route.last_error = verdict.words
-        return _give_up(lane, GivenUp("poison", verdict.status, verdict.words))
+    route, now = case.route, case.now
+    others = route.others_served(case.lanes, case.sent_at, now)
+    lane, events = case.lanes[0]
+    if len(case.lanes) > 1:
+        for lane, _ in case.lanes:
+            lane.failed_in_company(others_served=others)
+    else:
+        lane.failed(events, now, others_served=others, served_at=route.served_at)
+        if events == 1 and lane.is_poisoned(now):
+            route.last_error = verdict.words
+            return _give_up(lane, GivenUp("poison", verdict.status, verdict.words))
     return _troubled(case, "backing_off", verdict.words, verdict.asked_ms)
 
 
 def _troubled(case: Case, trouble: Trouble, words: str, asked_ms: int | None = None) -> Judgement:
     """Hold the lanes if others are being served, else the route. An exact request stays so for its first tries."""
-    route, request, now = case.route, case.request, case.now
-    lanes = [lane for lane, _ in request.lanes]
-    if route.others_served(request.lanes, request.sent_at, now):
+    route, now = case.route, case.now
+    lanes = [lane for lane, _ in case.lanes]
+    if route.others_served(case.lanes, case.sent_at, now):
         route.last_error = words
         for lane in lanes:
             if trouble != "backing_off":
                 lane.failures += 1
             lane.held(now + _pause_ms(case, trouble, lane.failures - 1, asked_ms), trouble)
     else:
-        attempt = route.troubled(trouble, words, request.sent_at, now)
+        attempt = route.troubled(trouble, words, case.sent_at, now)
         if attempt is not None:
             route.hold = now + _pause_ms(case, trouble, attempt, asked_ms)
     route.suspects.update(lane.id for lane in lanes)
-    keep = request.exact and all(lane.is_patient() for lane in lanes)
+    keep = case.exact and all(lane.is_patient() for lane in lanes)
     return Judgement((), "exact" if keep else "")
 
 

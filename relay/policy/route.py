@@ -33,6 +33,7 @@ class Route:
         "last_sent",
         "limited_attempt",
         "limited_from",
+        "limited_until",
         "max_body_bytes",
         "ready",
         "served_at",
@@ -57,11 +58,11 @@ class Route:
         self.trouble: Trouble | None = None
         self.trouble_from = 0
         self.attempt = 0
-        self.hold = 0
+        self.hold = 0  # of the trouble, and over with it
         self.since = now
         self.last_error = ""
         self.served_at: int | None = None
-        self.served_lanes: frozenset[int] = frozenset()
+        self.served_lanes: Sequence[int] = ()
         self.suspects: set[int] = set()  # lanes that failed since the last success
         self.strangers = 0  # lone events refused by a status not about events, since the last success
         self.ceiling: Ceiling | None = None
@@ -69,6 +70,7 @@ class Route:
         self.last_sent = 0
         self.limited_attempt = 0  # 429s in a row, one counted per round trip
         self.limited_from = 0
+        self.limited_until = 0  # not before, by a 429: no success, no other failure and no flush ends it
 
     def state(self) -> RouteState:
         if self.trouble:
@@ -76,24 +78,27 @@ class Route:
         return "rate_limited" if self.ceiling else "ok"
 
     def max_in_flight(self, all_slots: int) -> int:
-        """One probe in trouble; else all."""
-        return 1 if self.trouble else all_slots
+        """One probe in trouble; else all, but no more than a whole window may have."""
+        if self.trouble:
+            return 1
+        return min(all_slots, self.ceiling.limit()) if self.ceiling else all_slots
 
     def free_at(self, now: int, span_ms: int) -> int:
-        """When its hold and its pace allow the next request."""
-        at = self.hold
+        """When its holds and its pace allow the next request."""
+        at = max(self.hold, self.limited_until)
         if self.ceiling:
+            unanswered = min(self.in_flight, self.ceiling.limit() - 1)
             at = max(
                 at,
                 self.last_sent + self.ceiling.gap_ms(span_ms),
-                self.history.free_at(now, self.ceiling.limit(), span_ms),
+                self.history.free_at(now, self.ceiling.limit() - unanswered, span_ms),
             )
         return at
 
     def served(self, lanes: Sequence[int], now: int) -> None:
         """It took events of these lanes."""
         self.served_at = now
-        self.served_lanes = frozenset(lanes)
+        self.served_lanes = lanes
         self.suspects.clear()
         self.strangers = 0
         self.limited_attempt = 0
@@ -110,7 +115,7 @@ class Route:
     def others_served(self, lanes: Sequence[tuple[Lane, int]], sent_at: int, now: int) -> bool:
         """Whether an odd answer is about these lanes: others were served lately, and none failed since."""
         ids = {lane.id for lane, _ in lanes}
-        if self.served_at is None or not self.served_lanes - ids or self.suspects - ids:
+        if self.served_at is None or ids.issuperset(self.served_lanes) or self.suspects - ids:
             return False
         return self.served_at >= min(sent_at, now - _RECENT_MS)
 
@@ -147,7 +152,12 @@ class Route:
             self.limited_from = now
         return attempt
 
+    def oddly_limited(self, lane: int, sent_at: int, now: int) -> None:
+        """A 429 to one device below its own limit, while others are served."""
+        self.suspects.add(lane)
+        if self.ceiling:
+            self.ceiling.doubted(sent_at, now)
+
     def probe_now(self) -> None:
         """Forget what holds it, but not its limits."""
-        if self.trouble:
-            self.hold = 0
+        self.hold = 0

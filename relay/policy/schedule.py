@@ -18,16 +18,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from heapq import heappop, heappush
-from itertools import count
 from typing import NamedTuple
 
 from relay.event import LaneKey
 from relay.policy.lane import Lane, due_at, phase
 from relay.policy.limits import Limits
-from relay.policy.outcome import Case, LaneOutcome, Request, judge
+from relay.policy.outcome import Case, LaneOutcome, judge
 from relay.policy.route import Route
-from relay.policy.verdict import Verdict
+from relay.policy.timers import Timers
+from relay.policy.verdict import Delivered, Verdict
 from relay.policy.views import LaneView, RouteView
 from relay.policy.window import Window
 
@@ -73,8 +72,7 @@ class Schedule:
         self._lanes: dict[int, Lane] = {}
         self._routes: dict[int, Route] = {}
         self._active: deque[Route] = deque()  # routes that may have something to send, in turn
-        self._timers: list[tuple[int, int, Lane | Route]] = []
-        self._tie = count()
+        self._timers: Timers[Lane | Route] = Timers()
         self._in_flight = 0
         self._empty: deque[tuple[int, Lane]] = deque()  # when which lane has nothing left to remember
 
@@ -87,8 +85,7 @@ class Schedule:
         if known:
             known.window = window
         else:
-            self._lanes[lane] = Lane(lane, key, window)
-            self._empty.append((now + self.limits.window_ms + 1, self._lanes[lane]))
+            self._list_empty(self._new_lane(lane, key, window, now), now)
 
     def resume(self, requests: Sequence[Sequence[Share]], now: int) -> None:
         """Requests in flight at a crash: the upstream may have seen each; send them again first, just so."""
@@ -97,19 +94,24 @@ class Schedule:
             for lane, _ in lanes:
                 lane.window.answered(now)
             if lanes:
-                self._route(lanes[0][0].key[0], now).history.answered(now)
-                self._put_back(lanes, now)
+                self._routes[lanes[0][0].key[0]].history.answered(now)
+                self._put_back(lanes)
 
     def backlog(self, lane_id: int, key: LaneKey, events: int, body_bytes: int, now: int) -> None:
         """A lane has this much pending now, in flight included."""
         lane = self._lanes.get(lane_id)
         if lane is None:
-            lane = self._lanes[lane_id] = Lane(lane_id, key, Window())
-        grew, lane.events, lane.body_bytes = events > lane.events, events, body_bytes
+            lane = self._new_lane(lane_id, key, Window(), now)
+        before, lane.events, lane.body_bytes = lane.events, events, body_bytes
         if lane.in_flight:
-            if grew and lane.grew_at is None:
+            if events > before and lane.grew_at is None:
                 lane.grew_at = now
             return
+        if events < before:
+            lane.forget_doubts()  # they were about events that were dropped
+        if not events:
+            lane.due = None
+            self._list_empty(lane, now)
         limits = self.limits
         if events >= limits.max_events or body_bytes >= limits.max_body_bytes:
             lane.due = now if lane.due is None else min(lane.due, now)
@@ -142,15 +144,11 @@ class Schedule:
     # -- what to do ----------------------------------------------------------------------------
 
     def next(self, now: int) -> Send | Wait:
-        timers = self._timers
-        while timers and timers[0][0] <= now:
-            at, _, what = heappop(timers)
-            if what.wake_at == at:
-                what.wake_at = None
-                if isinstance(what, Lane):
-                    self._arm(what, now)
-                else:
-                    self._activate(what)
+        while what := self._timers.ringing(now):
+            if isinstance(what, Lane):
+                self._arm(what, now)
+            else:
+                self._activate(what)
         if self._in_flight < self.limits.max_in_flight:
             for _ in range(len(self._active)):
                 route = self._active.popleft()
@@ -159,9 +157,7 @@ class Schedule:
                 if send:
                     self._activate(route)
                     return send
-        while timers and timers[0][2].wake_at != timers[0][0]:
-            heappop(timers)
-        return Wait(timers[0][0] if timers else None)
+        return Wait(self._timers.first())
 
     def _send(self, route: Route, now: int) -> Send | None:
         """The route's next request, or None if it may not or need not send now."""
@@ -171,23 +167,24 @@ class Schedule:
             route.ceiling, route.since = None, now
         free_at = route.free_at(now, self.limits.window_ms)
         if free_at > now:
-            self._wake(route, free_at)
+            self._timers.wake(route, free_at)
             return None
-        chosen = self._exact(route, now)
+        chosen = self._exact(route, now) if route.exact else []
         exact = bool(chosen)
         chosen = chosen or self._company(route, now)
         if not chosen:
             return None
+        shares = []
         for lane, events in chosen:
             lane.in_flight, lane.reserved = True, False
             lane.leftover = lane.events > events
             lane.grew_at = None
             lane.due = None
+            shares.append(Share(lane.id, events))
         route.in_flight += 1
         route.last_sent = now
         self._in_flight += 1
-        shares = tuple(Share(lane.id, events) for lane, events in chosen)
-        return Send(route.tenant_id, shares, route.max_body_bytes, exact)
+        return Send(route.tenant_id, tuple(shares), route.max_body_bytes, exact)
 
     def _slots(self, route: Route) -> int:
         """How many requests a route may have in flight: never all, if there is another route to serve."""
@@ -201,7 +198,7 @@ class Schedule:
             if any(lane.in_flight for lane, _ in request):
                 route.exact.append(request)
                 continue
-            free_at = max(self._free_at(lane, now) for lane, _ in request)
+            free_at = max(lane.free_at(now, self.limits) for lane, _ in request)
             if free_at <= now:
                 alive = [(lane, events) for lane, events in request if lane.events]
                 for lane, _ in request:
@@ -210,7 +207,7 @@ class Schedule:
                     return alive
                 continue
             route.exact.append(request)
-            self._wake(route, free_at)
+            self._timers.wake(route, free_at)
         return []
 
     def _company(self, route: Route, now: int) -> list[tuple[Lane, int]]:
@@ -224,7 +221,7 @@ class Schedule:
             lane.queued = False
             if not lane.events or lane.in_flight or lane.reserved:
                 continue
-            if self._free_at(lane, now) > now:
+            if lane.free_at(now, limits) > now:
                 self._arm(lane, now)
                 continue
             if chosen and lane.by_itself():
@@ -254,24 +251,23 @@ class Schedule:
         """What an answer means for the request's events; `u` is uniform in [0, 1)."""
         route = self._routes[send.tenant_id]
         route.history.answered(now)
+        delivered = isinstance(reply.verdict, Delivered)
         lanes = []
-        for share in send.shares:
-            lane, events = self._lanes[share.lane], reply.taken.get(share.lane, 0)
-            lane.window.answered(now)
-            lane.leftover |= events < share.max_events
+        for lane_id, max_events in send.shares:
+            lane, events = self._lanes[lane_id], reply.taken.get(lane_id, 0)
+            if events < max_events or not delivered:
+                lane.leftover = True
             if events:
+                lane.window.answered(now)
                 lanes.append((lane, events))
-        request = Request(lanes, reply.body_bytes, reply.sent_at, send.exact)
-        judgement = judge(Case(self.limits, route, request, now, u), reply.verdict)
-        news = {outcome.lane for outcome in judgement.outcomes}
-        for lane, _ in lanes:
-            lane.leftover |= lane.id not in news
+        case = Case(self.limits, route, lanes, reply.body_bytes, reply.sent_at, send.exact, now, u)
+        judgement = judge(case, reply.verdict)
         if judgement.again == "exact":
-            self._put_back(lanes, now)
+            self._put_back(lanes)
         elif judgement.again == "halves":
             middle = (len(lanes) + 1) // 2
-            self._put_back(lanes[:middle], now)
-            self._put_back(lanes[middle:], now)
+            self._put_back(lanes[:middle])
+            self._put_back(lanes[middle:])
         return judgement.outcomes
 
     def settled(self, send: Send, now: int) -> None:
@@ -279,15 +275,16 @@ class Schedule:
         route = self._routes[send.tenant_id]
         route.in_flight -= 1
         self._in_flight -= 1
-        for share in send.shares:
-            lane = self._lanes[share.lane]
+        # who came last may not have fitted in: it is first in the next company
+        for lane_id, _ in reversed(send.shares):
+            lane = self._lanes[lane_id]
             lane.in_flight = False
             if lane.events:
                 self._due_again(lane, now)
                 self._arm(lane, now)
             else:
                 lane.due = None
-                self._empty.append((now + self.limits.window_ms + 1, lane))
+                self._list_empty(lane, now)
         self._activate(route)
 
     def forgettable(self, now: int, limit: int) -> list[int]:
@@ -295,9 +292,12 @@ class Schedule:
         gone: list[int] = []
         while self._empty and self._empty[0][0] <= now and len(gone) < limit:
             _, lane = self._empty.popleft()
-            if lane.events or lane.in_flight or self._lanes.get(lane.id) is not lane:
+            lane.listed_empty = False
+            if lane.events or lane.in_flight:
                 continue
-            if lane.window.count(now, self.limits.window_ms) == 0 and lane.hold <= now:
+            if lane.window.count(now, self.limits.window_ms) or lane.hold > now:
+                self._list_empty(lane, now)
+            else:
                 del self._lanes[lane.id]
                 gone.append(lane.id)
         return gone
@@ -327,39 +327,34 @@ class Schedule:
         return sum(1 for lane in self._lanes.values() if lane.events)
 
     def held_lanes(self, now: int) -> int:
-        return sum(1 for lane in self._lanes.values() if lane.events and self._free_at(lane, now) > now)
+        return sum(1 for lane in self._lanes.values() if lane.events and lane.free_at(now, self.limits) > now)
 
     def in_flight(self) -> int:
         return self._in_flight
 
     def _view(self, lane: Lane, now: int) -> LaneView:
-        free_at = self._free_at(lane, now)
+        free_at = lane.free_at(now, self.limits)
         if free_at <= now:
             return LaneView(lane.key, lane.events, None, "")
         return LaneView(lane.key, lane.events, free_at, lane.why if lane.hold >= free_at else "limit")
 
     # -- inside --------------------------------------------------------------------------------
 
-    def _route(self, tenant_id: int, now: int) -> Route:
-        route = self._routes.get(tenant_id)
-        if route is None:
-            route = self._routes[tenant_id] = Route(tenant_id, now, self.limits.max_body_bytes)
-        return route
-
-    def _free_at(self, lane: Lane, now: int) -> int:
-        """When the lane's hold and window allow its next request."""
-        limits = self.limits
-        return max(lane.hold, lane.window.free_at(now, limits.device_per_window, limits.window_ms))
+    def _new_lane(self, lane_id: int, key: LaneKey, window: Window, now: int) -> Lane:
+        lane = self._lanes[lane_id] = Lane(lane_id, key, window)
+        if key[0] not in self._routes:
+            self._routes[key[0]] = Route(key[0], now, self.limits.max_body_bytes)
+        return lane
 
     def _arm(self, lane: Lane, now: int) -> None:
         """Queue the lane if it may send and has waited long enough, else wake it then."""
         if lane.in_flight or lane.queued or lane.reserved or lane.due is None or not lane.events:
             return
-        at = max(lane.due, self._free_at(lane, now))
+        at = max(lane.due, lane.free_at(now, self.limits))
         if at > now:
-            self._wake(lane, at)
+            self._timers.wake(lane, at)
             return
-        route = self._route(lane.key[0], now)
+        route = self._routes[lane.key[0]]
         lane.queued = True
         route.ready.append(lane)
         self._activate(route)
@@ -373,8 +368,14 @@ class Schedule:
         else:
             lane.due = due_at(phase(lane.key), lane.grew_at, limits.linger_ms)
 
-    def _put_back(self, request: Sequence[tuple[Lane, int]], now: int) -> None:
-        route = self._route(request[0][0].key[0], now)
+    def _list_empty(self, lane: Lane, now: int) -> None:
+        """Look at it again when its window must be free."""
+        if not lane.listed_empty:
+            lane.listed_empty = True
+            self._empty.append((now + self.limits.window_ms + 1, lane))
+
+    def _put_back(self, request: Sequence[tuple[Lane, int]]) -> None:
+        route = self._routes[request[0][0].key[0]]
         for lane, _ in request:
             lane.reserved = True
         route.exact.append(tuple(request))
@@ -384,8 +385,3 @@ class Schedule:
         if not route.active and (route.ready or route.exact):
             route.active = True
             self._active.append(route)
-
-    def _wake(self, what: Lane | Route, at: int) -> None:
-        if what.wake_at is None or at < what.wake_at:
-            what.wake_at = at
-            heappush(self._timers, (at, next(self._tie), what))

@@ -1,0 +1,46 @@
+"""When to look at what again: one alarm for each thing, the earliest that was asked for."""
+
+from __future__ import annotations
+
+from heapq import heappop, heappush
+from itertools import count
+from typing import Generic, Protocol, TypeVar
+
+
+class Sleeper(Protocol):
+    wake_at: int | None
+    """When its alarm rings, monotonic milliseconds; only Timers sets it."""
+
+
+S = TypeVar("S", bound=Sleeper)
+
+
+class Timers(Generic[S]):
+    """A heap; alarms that were moved forward stay in it, and are skipped."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[int, int, S]] = []
+        self._tie = count()
+
+    def wake(self, sleeper: S, at: int) -> None:
+        """Ring at `at`, unless it will ring before."""
+        if sleeper.wake_at is None or at < sleeper.wake_at:
+            sleeper.wake_at = at
+            heappush(self._heap, (at, next(self._tie), sleeper))
+
+    def ringing(self, now: int) -> S | None:
+        """The next whose alarm rings, or has rung; None if all others ring after `now`."""
+        heap = self._heap
+        while heap and heap[0][0] <= now:
+            at, _, sleeper = heappop(heap)
+            if sleeper.wake_at == at:
+                sleeper.wake_at = None
+                return sleeper
+        return None
+
+    def first(self) -> int | None:
+        """When the next one rings."""
+        heap = self._heap
+        while heap and heap[0][2].wake_at != heap[0][0]:
+            heappop(heap)
+        return heap[0][0] if heap else None

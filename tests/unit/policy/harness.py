@@ -1,0 +1,165 @@
+"""A schedule with an outbox that only counts and a clock moved by hand.
+
+Events are integers, numbered per lane from 0 in the order they were offered; all have one size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from relay.policy import batch
+from relay.policy.limits import Limits
+from relay.policy.outcome import GivenUp
+from relay.policy.schedule import Reply, Schedule, Send, Share, Wait
+from relay.policy.verdict import Delivered, Failing, Misconfigured, RateLimited, Refused, Unauthorized, Verdict
+
+LIMITS = Limits(
+    linger_ms=5_000,
+    max_events=500,
+    max_body_bytes=512 << 10,
+    mix_devices="when_ip_limited",
+    window_ms=60_000,
+    device_per_window=120,
+    ip_per_window=20,
+    retry_initial_ms=1_000,
+    retry_max_ms=300_000,
+    max_in_flight=8,
+)
+EVENT_BYTES = 400
+DELIVERED = Delivered()
+FAILING = Failing("503 down", None, 503)
+UNAUTHORIZED = Unauthorized("401 no")
+MISCONFIGURED = Misconfigured("404 gone")
+REFUSED = Refused(422, "422 bad")
+LIMITED = RateLimited("429 slow down", None, None)
+
+Taken = Mapping[int, Sequence[int]]
+
+
+class Desk:
+    """Offers events, sends what the schedule says, answers as told, and keeps the books."""
+
+    def __init__(self, schedule: Schedule | None = None, **changes: object) -> None:
+        self.limits = replace(LIMITS, **changes)  # type: ignore[arg-type]
+        self.schedule = schedule or Schedule(self.limits)
+        self.now = 1_000_000
+        self.sent_at: dict[Send, int] = {}
+        self.tenants: dict[int, int] = {}
+        self.pending: dict[int, list[int]] = {}
+        self.offered: dict[int, int] = {}
+        self.delivered: dict[int, list[int]] = {}
+        self.given_up: dict[int, dict[int, GivenUp]] = {}
+
+    def offer(self, lane: int, events: int = 1, *, tenant: int = 1) -> None:
+        first = self.offered.get(lane, 0)
+        self.offered[lane] = first + events
+        self.tenants[lane] = tenant
+        self.pending.setdefault(lane, []).extend(range(first, first + events))
+        self.report(lane)
+
+    def drop(self, lane: int, events: int) -> None:
+        """The outbox drops the lane's oldest events, by age or size."""
+        del self.pending[lane][:events]
+        self.report(lane)
+
+    def report(self, lane: int) -> None:
+        events = len(self.pending[lane])
+        key = (self.tenants[lane], "tv", f"device-{lane}")
+        self.schedule.backlog(lane, key, events, events * EVENT_BYTES, self.now)
+
+    def pass_time(self, ms: int) -> None:
+        self.now += ms
+
+    def next(self) -> Send | Wait:
+        step = self.schedule.next(self.now)
+        if isinstance(step, Send):
+            self.sent_at[step] = self.now
+        return step
+
+    def sends(self) -> list[Send]:
+        """All that may be sent now."""
+        sends = []
+        while isinstance(step := self.next(), Send):
+            sends.append(step)
+        return sends
+
+    def send(self) -> Send:
+        """The one next request, waited for if need be."""
+        while True:
+            step = self.next()
+            if isinstance(step, Send):
+                return step
+            assert step.until is not None, "nothing will ever be sent"
+            assert step.until > self.now
+            self.now = step.until
+
+    def taken(self, send: Send) -> dict[int, list[int]]:
+        """What the request holds, cut to size as the forwarder does."""
+        taken: dict[int, list[int]] = {}
+        used_bytes = 0
+        for share in send.shares:
+            waiting = self.pending[share.lane]
+            sizes = [EVENT_BYTES] * len(waiting)
+            events = batch.cut(sizes, share.max_events, send.max_body_bytes, used_bytes)
+            if send.exact:
+                events = min(share.max_events, len(waiting))
+            if events:
+                taken[share.lane] = waiting[:events]
+                used_bytes += events * (EVENT_BYTES + 1)
+        return taken
+
+    def answer(
+        self,
+        send: Send,
+        meant: Verdict | Callable[[Taken], Verdict] = DELIVERED,
+        *,
+        after_ms: int = 10,
+        u: float = 0.5,
+    ) -> Taken:
+        """The answer came: judge it, settle it. Returns what the request held."""
+        sent_at = self.sent_at.pop(send)
+        taken = self.taken(send)
+        verdict = meant(taken) if callable(meant) else meant
+        self.now += after_ms
+        events = {lane: len(numbers) for lane, numbers in taken.items()}
+        reply = Reply(events, sum(events.values()) * (EVENT_BYTES + 1) + 13, verdict, sent_at)
+        for outcome in self.schedule.answered(send, reply, self.now, u):
+            numbers = taken[outcome.lane]
+            for index, given_up in outcome.given_up.items():
+                self.given_up.setdefault(outcome.lane, {})[numbers[index]] = given_up
+            gone = {numbers[index] for index in outcome.given_up}
+            if outcome.delivered:
+                self.delivered.setdefault(outcome.lane, []).extend(n for n in numbers if n not in gone)
+                gone.update(numbers)
+            self.pending[outcome.lane] = [n for n in self.pending[outcome.lane] if n not in gone]
+            self.report(outcome.lane)
+        self.schedule.settled(send, self.now)
+        return taken
+
+    def round(self, meant: Verdict | Callable[[Taken], Verdict] = DELIVERED, *, u: float = 0.5) -> Taken:
+        """Send the next request, waiting for it, and answer it."""
+        return self.answer(self.send(), meant, u=u)
+
+    def drained(self, lane: int) -> bool:
+        return not self.pending.get(lane)
+
+
+def lanes(send: Send) -> list[int]:
+    return [share.lane for share in send.shares]
+
+
+def restarted(desk: Desk, *, same_boot: bool = True, unsettled: Sequence[Sequence[Share]] = ()) -> Desk:
+    """The same outbox after the relay died: pending events, packed windows and unsettled requests are all there is."""
+    after = Desk(Schedule(desk.limits))
+    after.limits = desk.limits
+    after.now = desk.now if same_boot else 5_000
+    after.tenants, after.pending, after.offered = desk.tenants, desk.pending, desk.offered
+    after.delivered, after.given_up = desk.delivered, desk.given_up
+    for lane in after.pending:
+        after.report(lane)
+        packed = desk.schedule.window_of(lane, desk.now)
+        key = (after.tenants[lane], "tv", f"device-{lane}")
+        after.schedule.restore(lane, key, packed, after.now, same_boot=same_boot)
+    after.schedule.resume(unsettled, after.now)
+    return after

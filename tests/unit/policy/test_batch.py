@@ -1,0 +1,40 @@
+"""What goes into one request."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from relay.policy.batch import body, cut
+
+FRAME_BYTES = len(b'{"events":[]}')
+
+
+@pytest.mark.parametrize(
+    ("sizes", "max_events", "max_body_bytes", "events"),
+    [
+        ([], 10, 1000, 0),
+        ([10, 10, 10], 2, 1000, 2),
+        ([10, 10, 10], 10, 1000, 3),
+        ([10, 10, 10], 10, FRAME_BYTES + 22, 2),
+        ([10, 10, 10], 10, FRAME_BYTES + 21, 1),
+        ([5000, 10], 10, 100, 1),
+        ([10, 5000, 10], 10, 100, 1),
+        ([10], 0, 1000, 0),
+        ([10], 10, 0, 1),
+    ],
+)
+def test_cut_takes_from_the_front_what_fits_and_one_event_always(
+    sizes: list[int], max_events: int, max_body_bytes: int, events: int
+) -> None:
+    assert cut(sizes, max_events, max_body_bytes) == events
+
+
+def test_into_a_body_that_holds_events_nothing_is_forced() -> None:
+    assert cut([5000], 10, 1000, used_bytes=500) == 0
+    assert cut([400, 400], 10, 1000, used_bytes=500) == 1
+
+
+def test_the_body_holds_the_events_byte_for_byte() -> None:
+    events = [b'{"a": 1.0}', b'{"b":"\xc3\xa9"}']
+    assert body(events) == b'{"events":[{"a": 1.0},{"b":"\xc3\xa9"}]}'
+    assert msgspec.json.decode(body(events)) == {"events": [{"a": 1.0}, {"b": "é"}]}

@@ -1,0 +1,128 @@
+"""A device's queue: its beat, and what it learns of a bad event at its front."""
+
+from __future__ import annotations
+
+import pytest
+from relay.policy.lane import POISON_MS, POISON_TRIES, Lane, due_at, phase
+from relay.policy.window import Window
+
+FULL = 500
+
+
+@pytest.fixture
+def lane() -> Lane:
+    return Lane(1, (1, "tv", "a"), Window())
+
+
+def fail(lane: Lane, events: int, now: int = 0, *, others_served: bool = False, served_at: int | None = None) -> None:
+    lane.failed(events, now, others_served=others_served, served_at=served_at)
+
+
+def test_a_refused_batch_is_halved_from_the_front(lane: Lane) -> None:
+    assert not lane.refused(500)
+    assert lane.max_events(FULL) == 250
+    assert not lane.refused(250)
+    assert lane.max_events(FULL) == 125
+
+
+def test_what_gets_through_narrows_the_rest(lane: Lane) -> None:
+    lane.refused(500)
+    lane.delivered(250)
+    assert lane.max_events(FULL) == 125
+
+
+def test_an_event_refused_alone_is_found(lane: Lane) -> None:
+    lane.refused(2)
+    assert lane.max_events(FULL) == 1
+    assert lane.refused(1)
+    assert lane.max_events(FULL) == FULL
+
+
+def test_a_suspect_batch_keeps_no_company_until_its_bad_event_is_found(lane: Lane) -> None:
+    lane.refused(500)
+    assert lane.by_itself()
+    lane.forget_doubts()
+    assert not lane.by_itself()
+
+
+def test_a_batch_that_keeps_failing_while_others_are_served_is_halved_after_three_tries(lane: Lane) -> None:
+    sizes = []
+    for _ in range(5):
+        fail(lane, lane.max_events(FULL), others_served=True)
+        sizes.append(lane.max_events(FULL))
+    assert sizes == [500, 500, 250, 125, 62]
+
+
+def test_in_an_outage_probes_get_smaller_but_nothing_is_suspected(lane: Lane) -> None:
+    for _ in range(20):
+        fail(lane, lane.max_events(FULL))
+    assert lane.max_events(FULL) == 1
+    assert not lane.suspect
+    lane.delivered(1)
+    assert lane.max_events(FULL) == FULL
+
+
+def test_a_smaller_probe_that_gets_through_is_evidence_against_the_batch(lane: Lane) -> None:
+    for _ in range(3):
+        fail(lane, 500)
+    lane.delivered(250)
+    for _ in range(3):
+        fail(lane, 500)
+    assert lane.suspect == 500
+
+
+def test_in_company_a_lane_is_patient_before_it_travels_by_itself(lane: Lane) -> None:
+    for alone in (False, False, True):
+        lane.failed_in_company(others_served=False)
+        assert lane.by_itself() is alone
+
+
+def test_a_company_that_fails_while_others_are_served_is_parted_at_once(lane: Lane) -> None:
+    lane.failed_in_company(others_served=True)
+    assert lane.by_itself()
+
+
+def test_poison_takes_ten_lone_failures_over_ten_minutes(lane: Lane) -> None:
+    gap_ms = POISON_MS // (POISON_TRIES - 1)
+    for i in range(POISON_TRIES):
+        assert not lane.is_poisoned(i * gap_ms)
+        fail(lane, 1, i * gap_ms, others_served=True, served_at=i * gap_ms - 1)
+    assert not lane.is_poisoned(POISON_MS - 1)
+    assert lane.is_poisoned(POISON_MS)
+
+
+def test_ten_quick_failures_are_not_enough(lane: Lane) -> None:
+    for i in range(100):
+        fail(lane, 1, i * 1_000, others_served=True, served_at=i * 1_000 - 1)
+    assert not lane.is_poisoned(100_000)
+
+
+def test_failures_of_an_outage_do_not_count_towards_poison(lane: Lane) -> None:
+    """Others were served once, right after its first failure; then nobody was."""
+    fail(lane, 1, 0)
+    for i in range(1, 100):
+        fail(lane, 1, i * 100_000, served_at=500)
+    assert not lane.is_poisoned(10_000_000)
+
+
+def test_failures_in_larger_batches_do_not_count_towards_poison(lane: Lane) -> None:
+    for i in range(100):
+        fail(lane, 2, i * 100_000, others_served=True, served_at=i * 100_000 - 1)
+    assert not lane.is_poisoned(10_000_000)
+
+
+@pytest.mark.parametrize("arrived", [0, 1, 4_999, 5_000, 123_456_789])
+def test_an_event_waits_for_company_until_its_devices_next_beat(arrived: int) -> None:
+    due = due_at(3, arrived, 5_000)
+    assert arrived < due <= arrived + 5_000
+    assert due % 5_000 == 3
+
+
+def test_without_linger_nothing_waits() -> None:
+    assert due_at(3, 17, 0) == 17
+
+
+def test_beats_differ_between_devices_and_last_for_ever() -> None:
+    beats = {phase((1, "tv", f"device-{i}")) % 5_000 for i in range(1_000)}
+    assert len(beats) > 850
+    assert phase((1, "tv", "device-7")) == 1845752627

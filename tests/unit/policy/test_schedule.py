@@ -1,0 +1,495 @@
+"""Pace, fairness and holds: when which lane may send how much."""
+
+from __future__ import annotations
+
+import pytest
+from relay.policy.lane import due_at, phase
+from relay.policy.schedule import Schedule, Share, Wait
+from relay.policy.verdict import Failing, RateLimited
+
+from tests.unit.policy.harness import (
+    FAILING,
+    LIMITED,
+    LIMITS,
+    REFUSED,
+    UNAUTHORIZED,
+    Desk,
+    lanes,
+    restarted,
+)
+
+# -- linger
+
+
+def test_with_nothing_to_do_it_waits_until_something_changes() -> None:
+    assert Desk().next() == Wait(None)
+
+
+def test_an_event_waits_for_company_until_its_devices_beat() -> None:
+    desk = Desk()
+    desk.offer(1)
+    due = due_at(phase((1, "tv", "device-1")), desk.now, LIMITS.linger_ms)
+    assert desk.next() == Wait(due)
+    desk.pass_time(due - desk.now - 1)
+    assert desk.next() == Wait(due)
+    desk.offer(1)
+    desk.pass_time(1)
+    assert desk.send().shares == (Share(1, 2),)
+
+
+def test_a_batch_full_by_count_leaves_at_once() -> None:
+    desk = Desk()
+    desk.offer(1, LIMITS.max_events - 1)
+    assert desk.sends() == []
+    desk.offer(1)
+    assert len(desk.sends()) == 1
+
+
+def test_a_batch_full_by_bytes_leaves_at_once() -> None:
+    desk = Desk(max_body_bytes=4_000)
+    desk.offer(1, 9)
+    assert desk.sends() == []
+    desk.offer(1)
+    assert len(desk.sends()) == 1
+
+
+def test_without_linger_events_leave_at_once() -> None:
+    desk = Desk(linger_ms=0)
+    desk.offer(1)
+    assert len(desk.sends()) == 1
+
+
+def test_what_a_full_batch_left_over_does_not_linger_again() -> None:
+    desk = Desk()
+    desk.offer(1, LIMITS.max_events + 1)
+    desk.round()
+    assert len(desk.sends()) == 1
+
+
+def test_what_came_during_a_request_lingers_from_its_own_arrival() -> None:
+    desk = Desk()
+    desk.offer(1)
+    send = desk.send()
+    desk.pass_time(100)
+    desk.offer(1)
+    due = due_at(phase((1, "tv", "device-1")), desk.now, LIMITS.linger_ms)
+    desk.answer(send)
+    assert desk.next() == Wait(due)
+
+
+def test_after_all_was_dropped_the_next_event_lingers_anew() -> None:
+    desk = Desk()
+    desk.offer(1)
+    desk.drop(1, 1)
+    desk.pass_time(60_000)
+    desk.offer(1)
+    assert desk.sends() == []
+
+
+def test_a_site_that_powers_up_together_is_spread_over_the_linger_time() -> None:
+    desk = Desk(max_in_flight=1_000)
+    for lane in range(1_000):
+        desk.offer(lane)
+    began, times = desk.now, []
+    while len(times) < 1_000:
+        desk.send()
+        times.append(desk.now - began)
+    assert times[-1] <= LIMITS.linger_ms
+    per_tenth = [sum(1 for at in times if tenth * 500 < at <= (tenth + 1) * 500) for tenth in range(10)]
+    assert max(per_tenth) < 200
+
+
+# -- one in flight, limits
+
+
+def test_a_lane_has_one_request_in_flight() -> None:
+    desk = Desk()
+    desk.offer(1, 5_000)
+    assert len(desk.sends()) == 1
+    desk.pass_time(1_000_000)
+    desk.offer(1, 5_000)
+    assert desk.sends() == []
+
+
+def test_no_more_than_max_in_flight_at_once() -> None:
+    desk = Desk(max_in_flight=3)
+    for lane in range(10):
+        desk.offer(lane, 500)
+    first = desk.sends()
+    assert len(first) == desk.schedule.in_flight() == 3
+    desk.answer(first[0])
+    assert len(desk.sends()) == 1
+
+
+def test_a_device_sends_no_more_than_its_limit_in_a_window() -> None:
+    desk = Desk(device_per_window=5)
+    desk.offer(1, 10_000)
+    began = desk.now
+    for _ in range(5):
+        desk.round(FAILING if desk.now % 2 else REFUSED, u=0.0)
+    assert desk.now - began < 1_000
+    desk.send()
+    assert desk.now - began > LIMITS.window_ms
+
+
+def test_a_full_window_is_the_reason_shown() -> None:
+    desk = Desk(device_per_window=1)
+    desk.offer(1, 1_000)
+    desk.round()
+    (view,) = desk.schedule.most_held(5, desk.now)
+    assert (view.why, view.held_until_ms) == ("limit", desk.now + LIMITS.window_ms + 1)
+    assert desk.schedule.held_lanes(desk.now) == 1
+
+
+def test_a_lane_with_no_room_left_in_a_request_is_not_charged_for_it() -> None:
+    desk = Desk(mix_devices="always", max_body_bytes=1_000)
+    desk.offer(1, 2)
+    desk.offer(2, 2)
+    desk.schedule.flush(desk.now)
+    send = desk.send()
+    taken = desk.answer(send)
+    left_out = set(lanes(send)) - set(taken)
+    assert all(desk.schedule.window_of(lane, desk.now) == b"" for lane in left_out)
+    assert desk.sends()
+
+
+# -- fairness
+
+
+def test_lanes_take_turns() -> None:
+    desk = Desk(max_in_flight=1)
+    for lane in range(5):
+        desk.offer(lane, 50_000)
+    order = [next(iter(desk.round())) for _ in range(15)]
+    assert order == [0, 1, 2, 3, 4] * 3
+
+
+def test_a_newcomer_waits_for_one_turn_of_the_others_at_most() -> None:
+    desk = Desk(max_in_flight=1)
+    for lane in range(5):
+        desk.offer(lane, 50_000)
+    desk.round()
+    desk.offer(9, 500)
+    assert 9 in [next(iter(desk.round())) for _ in range(6)]
+
+
+def test_routes_take_turns_whatever_their_number_of_lanes() -> None:
+    desk = Desk(max_in_flight=2)
+    for lane in range(50):
+        desk.offer(lane, 5_000, tenant=1)
+    desk.offer(100, 50_000, tenant=2)
+    order = [next(iter(desk.round())) for _ in range(20)]
+    assert sum(lane == 100 for lane in order) == 10
+
+
+def test_a_route_never_takes_all_slots_from_another() -> None:
+    desk = Desk(max_in_flight=8)
+    desk.offer(100, tenant=2)
+    for lane in range(50):
+        desk.offer(lane, 5_000, tenant=1)
+    desk.round()
+    assert len(desk.sends()) == 7
+    desk.offer(100, 500, tenant=2)
+    assert [send.tenant_id for send in desk.sends()] == [2]
+
+
+def test_a_held_lane_lets_the_others_pass() -> None:
+    desk = Desk()
+    desk.offer(1, 500)
+    desk.round()
+    desk.offer(2, 500)
+    desk.round(Failing("503", 3_600_000, 503))
+    desk.offer(1, 500)
+    desk.offer(3, 500)
+    assert sorted(lane for send in desk.sends() for lane in lanes(send)) == [1, 3]
+
+
+# -- company
+
+
+@pytest.mark.parametrize(("mix", "together"), [("never", 1), ("when_ip_limited", 1), ("always", 6)])
+def test_whether_devices_share_a_request(mix: str, together: int) -> None:
+    desk = Desk(mix_devices=mix)
+    for lane in range(6):
+        desk.offer(lane)
+    desk.schedule.flush(desk.now)
+    assert len(lanes(desk.send())) == together
+
+
+def test_tenants_never_share_a_request() -> None:
+    desk = Desk(mix_devices="always")
+    for lane in range(6):
+        desk.offer(lane, tenant=1 + lane % 2)
+    desk.schedule.flush(desk.now)
+    assert sorted(sorted(lanes(send)) for send in desk.sends()) == [[0, 2, 4], [1, 3, 5]]
+
+
+def test_a_company_is_no_larger_than_a_batch() -> None:
+    desk = Desk(mix_devices="always", max_events=10)
+    for lane in range(6):
+        desk.offer(lane, 4)
+    desk.schedule.flush(desk.now)
+    assert [share.max_events for share in desk.send().shares] == [4, 4, 2]
+
+
+def test_who_was_left_out_of_a_company_is_first_in_the_next() -> None:
+    desk = Desk(mix_devices="always", max_in_flight=1)
+    for lane in range(3):
+        desk.offer(lane, 100)
+    desk.schedule.flush(desk.now)
+    send = desk.send()
+    assert len(lanes(send)) == 3
+    desk.answer(send, FAILING)
+    again = desk.send()
+    assert lanes(again) == list(reversed(lanes(send)))
+
+
+def test_a_lane_under_suspicion_travels_by_itself() -> None:
+    desk = Desk(mix_devices="always")
+    desk.offer(1, 10)
+    desk.round(REFUSED)
+    for lane in (2, 3):
+        desk.offer(lane, 5)
+    desk.schedule.flush(desk.now)
+    assert sorted(sorted(lanes(send)) for send in desk.sends()) == [[1], [2, 3]]
+
+
+# -- flush, probe, pause
+
+
+def test_flush_ends_linger() -> None:
+    desk = Desk()
+    for lane in range(3):
+        desk.offer(lane)
+    desk.schedule.flush(desk.now)
+    assert len(desk.sends()) == 3
+
+
+def test_flush_stays_within_the_limit() -> None:
+    desk = Desk(device_per_window=1)
+    desk.offer(1, 1_000)
+    desk.round()
+    desk.schedule.flush(desk.now)
+    assert desk.sends() == []
+
+
+def test_flush_does_not_cut_short_what_a_429_asked_for() -> None:
+    desk = Desk()
+    desk.offer(1)
+    desk.round(RateLimited("429", 60_000, LIMITS.device_per_window))
+    desk.schedule.flush(desk.now)
+    assert desk.sends() == []
+
+
+def test_probe_leaves_lanes_that_back_off_alone() -> None:
+    desk = Desk()
+    desk.offer(1, 500)
+    desk.round()
+    desk.offer(2, 500)
+    desk.round(FAILING)
+    desk.schedule.probe(desk.now)
+    assert desk.sends() == []
+
+
+def test_probe_frees_a_lane_that_was_refused_for_its_key() -> None:
+    desk = Desk()
+    desk.offer(1, 500)
+    desk.round()
+    desk.offer(2, 500)
+    desk.round(UNAUTHORIZED)
+    desk.schedule.probe(desk.now)
+    assert len(desk.sends()) == 1
+
+
+def test_a_pause_for_the_disk_holds_the_lanes_of_the_request_only() -> None:
+    desk = Desk()
+    for lane in (1, 2):
+        desk.offer(lane, 500)
+    first, second = desk.sends()
+    desk.schedule.pause(first, desk.now + 5_000)
+    desk.schedule.settled(first, desk.now)
+    desk.answer(second)
+    desk.offer(2, 500)
+    assert [lanes(send) for send in desk.sends()] == [lanes(second)]
+    desk.pass_time(5_000)
+    assert [lanes(send) for send in desk.sends()] == [lanes(first)]
+
+
+# -- restart
+
+
+def test_after_a_crash_the_same_requests_are_sent_first_just_so() -> None:
+    desk = Desk(mix_devices="always")
+    for lane in (1, 2, 3):
+        desk.offer(lane, 10)
+    after = restarted(desk, unsettled=[[Share(2, 4)], [Share(1, 3), Share(3, 1)]])
+    sends = after.sends()
+    assert [(send.shares, send.exact) for send in sends] == [
+        ((Share(2, 4),), True),
+        ((Share(1, 3), Share(3, 1)), True),
+    ]
+    for send in sends:
+        after.answer(send)
+    assert after.delivered == {2: [0, 1, 2, 3], 1: [0, 1, 2], 3: [0]}
+
+
+def test_new_events_do_not_slip_into_what_is_sent_again() -> None:
+    desk = Desk()
+    desk.offer(1, 2)
+    after = restarted(desk, unsettled=[[Share(1, 2)]])
+    after.offer(1, 500)
+    assert after.round() == {1: [0, 1]}
+
+
+def test_what_was_in_flight_at_a_crash_counts_as_sent() -> None:
+    desk = Desk(device_per_window=2)
+    desk.offer(1, 500)
+    after = restarted(desk, unsettled=[[Share(1, 2)]])
+    began = after.now
+    after.round()
+    after.send()
+    assert after.now - began > LIMITS.window_ms
+
+
+def test_windows_survive_a_restart_in_the_same_boot() -> None:
+    desk = Desk(device_per_window=2)
+    desk.offer(1, 2_000)
+    desk.round()
+    answered_at = desk.now
+    desk.pass_time(30_000)
+    desk.round()
+    after = restarted(desk)
+    after.send()
+    assert after.now == answered_at + LIMITS.window_ms + 1
+
+
+def test_windows_of_another_boot_count_as_full() -> None:
+    desk = Desk(device_per_window=2)
+    desk.offer(1, 2_000)
+    desk.round()
+    after = restarted(desk, same_boot=False)
+    began = after.now
+    after.send()
+    assert after.now == began + LIMITS.window_ms + 1
+
+
+def test_what_is_sent_again_is_tried_just_so_a_few_times_and_then_as_any_other() -> None:
+    desk = Desk()
+    desk.offer(1, 500)
+    after = restarted(desk, unsettled=[[Share(1, 500)]])
+    exact = []
+    for _ in range(5):
+        send = after.send()
+        exact.append((send.exact, send.shares[0].max_events))
+        after.answer(send, FAILING)
+    assert exact == [(True, 500), (True, 500), (True, 500), (False, 250), (False, 125)]
+
+
+def test_an_unsettled_request_whose_events_are_gone_is_forgotten() -> None:
+    desk = Desk()
+    desk.offer(1, 2)
+    desk.drop(1, 2)
+    after = restarted(desk, unsettled=[[Share(1, 2)], [Share(99, 1)]])
+    assert after.next() == Wait(None)
+    after.offer(1)
+    assert not after.send().exact
+
+
+# -- forgetting
+
+
+def forgotten(desk: Desk) -> list[int]:
+    return desk.schedule.forgettable(desk.now, 100)
+
+
+def test_a_lane_with_nothing_to_remember_is_forgotten_one_window_later() -> None:
+    desk = Desk()
+    desk.offer(1)
+    desk.round()
+    assert forgotten(desk) == []
+    desk.pass_time(LIMITS.window_ms + 1)
+    assert forgotten(desk) == [1]
+    assert forgotten(desk) == []
+
+
+def test_a_lane_that_lost_its_events_otherwise_is_forgotten_too() -> None:
+    desk = Desk()
+    desk.offer(1)
+    desk.drop(1, 1)
+    desk.pass_time(LIMITS.window_ms + 1)
+    assert forgotten(desk) == [1]
+
+
+def test_a_restored_lane_with_nothing_pending_is_forgotten_too() -> None:
+    desk = Desk()
+    desk.schedule.restore(1, (1, "tv", "a"), b"", desk.now, same_boot=True)
+    desk.pass_time(LIMITS.window_ms + 1)
+    assert forgotten(desk) == [1]
+
+
+def test_a_held_lane_is_forgotten_only_after_its_hold() -> None:
+    desk = Desk()
+    desk.offer(1)
+    desk.round(RateLimited("429", 600_000, LIMITS.device_per_window))
+    desk.drop(1, 1)
+    desk.pass_time(2 * LIMITS.window_ms)
+    assert forgotten(desk) == []
+    desk.pass_time(600_000)
+    assert forgotten(desk) == [1]
+
+
+def test_a_lane_in_use_is_not_forgotten() -> None:
+    desk = Desk()
+    desk.offer(1)
+    desk.round()
+    desk.offer(1)
+    desk.pass_time(LIMITS.window_ms + 1)
+    assert forgotten(desk) == []
+
+
+def test_a_busy_lane_is_listed_once() -> None:
+    """Memory of an idle list is bounded by the number of lanes, not of requests."""
+    desk = Desk()
+    for _ in range(100):
+        desk.offer(1)
+        desk.schedule.flush(desk.now)
+        desk.round()
+    desk.pass_time(LIMITS.window_ms + 1)
+    desk.schedule.forgettable(desk.now, 1)
+    desk.pass_time(LIMITS.window_ms + 1)
+    assert len(forgotten(desk)) <= 1
+    assert Schedule(LIMITS).forgettable(desk.now, 10) == []
+
+
+# -- for people
+
+
+def test_the_busiest_and_the_most_held_are_shown_first() -> None:
+    desk = Desk(device_per_window=1)
+    for lane, events in ((1, 600), (2, 900), (3, 5)):
+        desk.offer(lane, events)
+    for _ in range(2):
+        desk.round()
+        desk.pass_time(10)
+    assert [view.key[2] for view in desk.schedule.busiest(2, desk.now)] == ["device-2", "device-1"]
+    assert [view.key[2] for view in desk.schedule.most_held(9, desk.now)] == ["device-2", "device-1"]
+    assert desk.schedule.waiting_lanes() == 3
+
+
+def test_a_route_says_since_when_it_is_in_a_state_and_why() -> None:
+    desk = Desk()
+    desk.offer(1, 500)
+    desk.pass_time(100)
+    desk.round(UNAUTHORIZED)
+    (view,) = desk.schedule.routes(desk.now)
+    assert (view.state, view.since_ms, view.last_error) == ("unauthorized", desk.now, "401 no")
+    assert view.next_attempt_ms == desk.now + 30_000
+    desk.round()
+    assert desk.schedule.route(1, desk.now).state == "ok"
+
+
+def test_a_paced_route_is_called_rate_limited() -> None:
+    desk = Desk()
+    desk.offer(1, 500)
+    desk.round(LIMITED)
+    assert desk.schedule.route(1, desk.now).state == "rate_limited"

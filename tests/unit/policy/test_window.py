@@ -1,0 +1,67 @@
+"""At most N sends in a window, counted from the answers; kept across restarts."""
+
+from __future__ import annotations
+
+from relay.policy.window import Window
+
+WINDOW_MS = 60_000
+LIMIT = 3
+
+
+def full_at(*times: int) -> Window:
+    window = Window()
+    for at in times:
+        window.answered(at)
+    return window
+
+
+def test_below_the_limit_a_send_is_free_at_once() -> None:
+    assert full_at(0, 10).free_at(20, LIMIT, WINDOW_MS) == 20
+
+
+def test_at_the_limit_the_oldest_slot_frees_one_window_after_its_answer() -> None:
+    window = full_at(0, 10, 20)
+    free_at = window.free_at(30, LIMIT, WINDOW_MS)
+    assert free_at == WINDOW_MS + 1
+    assert window.free_at(free_at - 1, LIMIT, WINDOW_MS) > free_at - 1
+    assert window.free_at(free_at, LIMIT, WINDOW_MS) == free_at
+
+
+def test_a_limit_that_was_lowered_waits_for_enough_slots() -> None:
+    assert full_at(0, 10, 20, 30).free_at(40, 2, WINDOW_MS) == 20 + WINDOW_MS + 1
+
+
+def test_count_forgets_what_is_free_again() -> None:
+    window = full_at(0, 10, 20)
+    assert window.count(WINDOW_MS, WINDOW_MS) == 3
+    assert window.count(WINDOW_MS + 1, WINDOW_MS) == 2
+    assert window.count(WINDOW_MS + 21, WINDOW_MS) == 0
+
+
+def test_an_empty_window_packs_to_nothing() -> None:
+    assert full_at(0).pack(WINDOW_MS + 1, WINDOW_MS) == b""
+    assert Window.unpack(b"", 5, LIMIT, same_boot=False).free_at(5, LIMIT, WINDOW_MS) == 5
+
+
+def test_in_the_same_boot_a_restart_remembers_every_answer() -> None:
+    packed = full_at(100, 200, 300).pack(400, WINDOW_MS)
+    window = Window.unpack(packed, 500, LIMIT, same_boot=True)
+    assert window.free_at(500, LIMIT, WINDOW_MS) == 100 + WINDOW_MS + 1
+
+
+def test_in_another_boot_the_window_counts_as_full_from_now() -> None:
+    packed = full_at(100).pack(400, WINDOW_MS)
+    window = Window.unpack(packed, 50, LIMIT, same_boot=False)
+    assert window.free_at(50, LIMIT, WINDOW_MS) == 50 + WINDOW_MS + 1
+
+
+def test_the_packed_state_is_small() -> None:
+    window = full_at(*range(120))
+    assert len(window.pack(200, WINDOW_MS)) == 8 + 4 * 120
+
+
+def test_answers_from_a_clock_that_stood_further_on_do_not_reach_into_the_future() -> None:
+    """Some machines set monotonic time back across a suspend: a slot is then held one window, not longer."""
+    packed = full_at(9_000_000).pack(9_000_000, WINDOW_MS)
+    window = Window.unpack(packed, 1_000, 1, same_boot=True)
+    assert window.free_at(1_000, 1, WINDOW_MS) == 1_000 + WINDOW_MS + 1
