@@ -16,11 +16,12 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from aiohttp import web
-from aiohttp.http import HttpProcessingError, HttpVersion11
+from aiohttp.http import HttpProcessingError, HttpVersion11, RawRequestMessage
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler, RequestPayloadError, _ErrInfo
 
 from relay.answer import RETRY_LATER, Answer, error_answer
+from relay.shortcut import Heads, Shortcut, Whole
 
 if TYPE_CHECKING:
     from aiohttp.web_server import Server
@@ -40,27 +41,39 @@ class Connection(RequestHandler):
     __slots__ = (
         "_closing_since_ms",
         "_ended",
+        "_held",
         "_listener",
+        "_newest",
         "_owing_since_ms",
         "_receiving",
+        "_shortcut",
+        "_shortcut_taken",
         "_stalled_since_ms",
         "_unanswered",
         "_wire",
     )
 
-    def __init__(self, server: Server, listener: Listener, loop: asyncio.AbstractEventLoop, **options: Any) -> None:
+    def __init__(
+        self, server: Server, listener: Listener, loop: asyncio.AbstractEventLoop, heads: Heads | None, **options: Any
+    ) -> None:
         super().__init__(server, loop=loop, auto_decompress=False, **options)
         self._listener = listener
         self._wire: asyncio.Transport | None = None
         """The transport until it is really gone; aiohttp forgets its own when it begins to close."""
         self._receiving: StreamReader | None = None
         """The body of the newest request, while it may be incomplete."""
+        self._newest: RawRequestMessage | None = None
         self._unanswered = 0
         """Requests whose head came and whose answer has not been made."""
         self._ended = False
         self._owing_since_ms: int | None = None
         self._stalled_since_ms: int | None = None
         self._closing_since_ms: int | None = None
+        self._shortcut = Shortcut(heads) if heads is not None else None
+        self._shortcut_taken = False
+        """Whether the request being answered took it: aiohttp knows nothing of it and idles."""
+        self._held = b""
+        """What came behind that request."""
 
     # --- what the transport tells
 
@@ -81,14 +94,38 @@ class Connection(RequestHandler):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        shortcut = self._shortcut
+        if shortcut is None:
+            self._begin_owing(data)
+            self._parse(data)
+            return
+        if self._shortcut_taken:
+            self._hold(data)
+            return
+        offered = shortcut.offer(data) if self._idles() else "parse"
+        if isinstance(offered, Whole):
+            self._take(offered)
+            return
+        self._begin_owing(data)
+        if offered == "parse":
+            for piece in shortcut.withdraw(data):
+                self._parse(piece)
+
+    def _begin_owing(self, data: bytes) -> None:
         if data and self._owing_since_ms is None:
             self._owing_since_ms = self._listener.now_ms()
+
+    def _parse(self, data: bytes) -> None:
         before = self._request_count
         super().data_received(data)
-        if self._request_count != before:
-            self._unanswered += self._request_count - before
+        requests = self._request_count - before
+        if requests:
+            self._unanswered += requests
             self._note_newest()
-        if self._receiving is not None and self._receiving.is_eof():
+        complete = self._receiving is not None and self._receiving.is_eof()
+        if self._shortcut is not None:
+            self._shortcut.parsed(data, self._newest, requests, complete=complete)
+        if complete:
             self._receiving = None
             self._owing_since_ms = None
 
@@ -110,12 +147,62 @@ class Connection(RequestHandler):
         if isinstance(message, _ErrInfo) and self._receiving is not None and not self._receiving.is_eof():
             # aiohttp leaves the reader of a body that turns out malformed waiting for ever
             self._receiving.set_exception(RequestPayloadError(message.message))
+        self._newest = None if isinstance(message, _ErrInfo) else message
         self._receiving = payload
+
+    # --- the shortcut
+
+    def _idles(self) -> bool:
+        """Whether aiohttp has nothing to do but to wait for a request."""
+        waiter = self._waiter
+        return waiter is not None and not waiter.done() and not self._close and not self._paused
+
+    def _take(self, whole: Whole) -> None:
+        self._owing_since_ms = None
+        self._unanswered += 1
+        self._shortcut_taken = True
+        # `shutdown` waits for a request in progress, and for this future when it is done
+        self._request_in_progress = True
+        try:
+            whole.take(whole.body, self._reply)
+        except Exception as bug:
+            self._reply(bug)
+
+    def _reply(self, outcome: Answer | Exception) -> None:
+        answer = outcome if isinstance(outcome, Answer) else self._listener.failed(outcome)
+        self._shortcut_taken = False
+        self._request_in_progress = False
+        if self.transport is not None:
+            self.transport.write(answer.raw)
+        self.answered()
+        if self._handler_waiter is not None and not self._handler_waiter.done():
+            self._handler_waiter.set_result(None)
+        if self._close or not answer.keep_alive:
+            self.force_close()
+            return
+        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        if self._held and self.transport is not None:
+            held, self._held = self._held, b""
+            self.transport.resume_reading()
+            self.data_received(held)
+
+    def _hold(self, data: bytes) -> None:
+        """Keep what comes behind a request that is being answered; a piece is little, and no second one is read."""
+        self._begin_owing(data)
+        if data:
+            self._held += data
+            if self.transport is not None:
+                self.transport.pause_reading()
+
+    def _process_keepalive(self) -> None:
+        if self._shortcut_taken:
+            self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        super()._process_keepalive()
 
     # --- what the listener asks
 
     def answered(self) -> None:
-        """A handler is done: what already came of the next request was held up by us, so it gets its full time."""
+        """An answer is made: what already came of the next request was held up by us, so it gets its full time."""
         self._unanswered -= 1
         if self._owing_since_ms is not None:
             self._owing_since_ms = self._listener.now_ms()
@@ -155,6 +242,8 @@ class Connection(RequestHandler):
 
     def _waits_for_client(self) -> bool:
         """Whether nothing but bytes of the client can move this connection on."""
+        if self._shortcut_taken:
+            return False
         if self._current_request is not None:
             return not self._current_request.content.is_eof()
         return self._waiter is not None and not self._waiter.done()
@@ -173,7 +262,9 @@ class Connection(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Bytes that are no HTTP: a client's fault, answered and counted, not logged."""
+        """Bytes that are no HTTP: a client's fault, answered and counted, not logged. One that left is no fault."""
+        if isinstance(exc, ConnectionResetError):
+            raise exc
         return self._listener.unparsable(message or "")
 
 
@@ -200,7 +291,10 @@ async def read_body(request: web.BaseRequest, max_bytes: int) -> bytes | BodyFau
         return b"".join(parts)
     except (RequestPayloadError, HttpProcessingError):
         return "malformed"
-    except OSError as error:  # a broken connection, however the system calls it
+    except (OSError, RuntimeError) as error:
+        # a broken connection, however the system calls it; aiohttp calls one that broke before a RuntimeError
+        if isinstance(error, RuntimeError) and request.transport is not None:
+            raise
         raise ConnectionResetError("the client left") from error
 
 

@@ -21,13 +21,13 @@ import contextlib
 import os
 import socket
 import stat
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import structlog
 from aiohttp import web
-from aiohttp.http import HttpProcessingError, HttpVersion10, HttpVersion11
+from aiohttp.http import HttpProcessingError, HttpVersion10, HttpVersion11, RawRequestMessage
 from aiohttp.web_protocol import RequestPayloadError
 from aiohttp.web_server import Server
 
@@ -36,9 +36,10 @@ from relay.answer import RETRY_LATER, Answer, error_answer
 from relay.clock import Clock
 from relay.config import Http
 from relay.connection import STOPPING, Connection
-from relay.ingest.guard import Forbidden, Guard
+from relay.ingest.guard import Admitted, Forbidden, Guard
 from relay.log import Gate
 from relay.metrics import Metrics
+from relay.shortcut import Heads, Judge, Take
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -64,8 +65,18 @@ _BUG = error_answer(503, "the relay failed on this request", headers=RETRY_LATER
 class Listener:
     """Serves one TCP address and one unix socket, either of which may be off (empty)."""
 
-    def __init__(self, handler: Handler, settings: Http, guard: Guard, metrics: Metrics, clock: Clock) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        settings: Http,
+        guard: Guard,
+        metrics: Metrics,
+        clock: Clock,
+        shortcut: Judge | None = None,
+    ) -> None:
+        """`shortcut` says of admitted requests which ones differ in their bodies only (see relay.shortcut)."""
         self._handler = handler
+        self._shortcut = shortcut
         self._settings = settings
         self._guard = guard
         self._metrics = metrics
@@ -94,8 +105,10 @@ class Listener:
         self._web = web_server
         self._open = True
 
+        heads = Heads(self._judge) if self._shortcut else None
+
         def connection() -> Connection:
-            return Connection(web_server, self, loop, **_CONNECTION_OPTIONS)
+            return Connection(web_server, self, loop, heads, **_CONNECTION_OPTIONS)
 
         try:
             if self._settings.listen:
@@ -161,6 +174,12 @@ class Listener:
         self._rejected["malformed"].inc()
         return error_answer(400, f"not a request of HTTP/1.1: {message.partition(':')[0][:100]}", close=True)
 
+    def failed(self, bug: Exception) -> Answer:
+        """The answer to a request on which a handler failed."""
+        if self._bug_gate.admit("bug", self.now_ms()) is not None:
+            _log.error("a request handler failed", exc_info=bug)
+        return _BUG
+
     # --- one request
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -178,15 +197,11 @@ class Listener:
         version = request.version
         if version not in (HttpVersion11, HttpVersion10):
             return self.unparsable("wrong version")
-        headers = request.headers
-        target = request.raw_path
-        decision = self._guard.check(
-            target if target[:1] == "/" else request.rel_url.raw_path,
-            headers.get("Host"),
-            headers.get("Origin"),
-            headers.get("Sec-Fetch-Site"),
-            None if target[:1] in ("/", "*") else request.url.raw_authority,
-        )
+        path, authority = request.raw_path, None
+        if path[:1] != "/":
+            path = request.rel_url.raw_path
+            authority = request.url.raw_authority if request.url.absolute else None
+        decision = self._admission(path, authority, request.headers)
         if isinstance(decision, Forbidden):
             if request.method == "POST":
                 self._received.inc()
@@ -199,14 +214,29 @@ class Listener:
         except (RequestPayloadError, HttpProcessingError) as error:
             return self.unparsable(str(error))
         except Exception as error:
-            if isinstance(error, OSError) and request.transport is None:
+            if isinstance(error, OSError | RuntimeError) and request.transport is None:
                 raise ConnectionResetError("the client left") from error
-            if self._bug_gate.admit("bug", self.now_ms()) is not None:
-                _log.exception("a request handler failed")
-            answer = _BUG
+            answer = self.failed(error)
         if decision.cors_origin and isinstance(answer, Answer):
             return answer.with_headers((("Access-Control-Allow-Origin", decision.cors_origin), ("Vary", "Origin")))
         return answer
+
+    def _admission(self, path: str, authority: str | None, headers: Mapping[str, str]) -> Admitted | Forbidden:
+        return self._guard.check(
+            path, headers.get("Host"), headers.get("Origin"), headers.get("Sec-Fetch-Site"), authority
+        )
+
+    def _judge(self, message: RawRequestMessage) -> Take | None:
+        """What takes the bodies of requests with this head, if it is admitted and nothing else matters."""
+        if (
+            self._shortcut is None
+            or message.path[:1] != "/"
+            or message.version != HttpVersion11
+            or message.should_close
+        ):
+            return None
+        decision = self._admission(message.path, None, message.headers)
+        return None if isinstance(decision, Forbidden) or decision.cors_origin else self._shortcut(message)
 
     def _schedule_sweep(self) -> None:
         period_s = self._settings.request_timeout_ms / 10_000

@@ -11,13 +11,16 @@ logged per request.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import Literal
 from urllib.parse import urlsplit
 
 from aiohttp import web
-from aiohttp.hdrs import CONTENT_ENCODING, CONTENT_TYPE
+from aiohttp.hdrs import CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT
+from aiohttp.http import RawRequestMessage
 
 from relay.answer import RETRY_LATER, Answer, error_answer
 from relay.config import Http
@@ -26,6 +29,7 @@ from relay.event import Event, Reader, Refusal
 from relay.ingest.inflate import CODINGS, inflate
 from relay.metrics import REJECT_REASONS, Metrics
 from relay.outbox import Outbox, OutboxError, OutboxFull
+from relay.shortcut import Reply, Take
 
 EVENTS_PATH = "/v1/events"
 
@@ -130,31 +134,65 @@ class HttpIngest:
             body = inflate(body, coding, self._max_body_bytes)
         if isinstance(body, str):
             return self._refused(body, _BODY_ANSWERS[body])
-        events = self.reader.read_json(body) if kind == "json" else self.reader.read_lines(body)
-        if isinstance(events, Refusal):
-            return self._refused(
-                events.reason,
-                error_answer(
-                    _STATUS_OF_REFUSAL[events.reason],
-                    events.error,
-                    events.errors if events.reason == "invalid" else None,
-                ),
-            )
-        return await self._append(events)
-
-    async def _append(self, events: list[Event]) -> Answer:
-        count = len(events)
-        self._received.inc(count)
+        events = self._read(kind, body)
+        if isinstance(events, Answer):
+            return events
         try:
             duplicates = await self._outbox.append(events)
         except OutboxError as error:
-            reason = "full" if isinstance(error, OutboxFull) else "unavailable"
-            self._rejected[reason].inc(count)
-            return error_answer(503, str(error), headers=RETRY_LATER)
+            return self._not_kept(len(events), error)
+        return self._kept(len(events), duplicates)
+
+    def shortcut(self, message: RawRequestMessage) -> Take | None:
+        """A plain POST, of which nothing but the body matters; see relay.shortcut."""
+        headers = message.headers
+        if message.method != "POST" or message.path != EVENTS_PATH or CONTENT_ENCODING in headers or EXPECT in headers:
+            return None
+        kind = self._kind(headers.get(CONTENT_TYPE, ""))
+        if kind is None or int(headers.get(CONTENT_LENGTH, "0")) > self._max_body_bytes:
+            return None
+        return partial(self._take, kind)
+
+    def _take(self, kind: BodyKind, body: bytes, reply: Reply) -> None:
+        """What `_post` does, without waiting."""
+        events = self._read(kind, body)
+        if isinstance(events, Answer):
+            reply(events)
+            return
+        count = len(events)
+
+        def appended(outcome: asyncio.Future[int]) -> None:
+            if outcome.cancelled():
+                reply(self._not_kept(count, OutboxError("the append was abandoned")))
+                return
+            error = outcome.exception()
+            if error is None:
+                reply(self._kept(count, outcome.result()))
+            elif isinstance(error, OutboxError):
+                reply(self._not_kept(count, error))
+            else:
+                reply(error if isinstance(error, Exception) else RuntimeError(repr(error)))
+
+        self._outbox.append(events).add_done_callback(appended)
+
+    def _read(self, kind: BodyKind, body: bytes) -> list[Event] | Answer:
+        events = self.reader.read_json(body) if kind == "json" else self.reader.read_lines(body)
+        if isinstance(events, Refusal):
+            status = _STATUS_OF_REFUSAL[events.reason]
+            errors = events.errors if events.reason == "invalid" else None
+            return self._refused(events.reason, error_answer(status, events.error, errors))
+        self._received.inc(len(events))
+        return events
+
+    def _kept(self, count: int, duplicates: int) -> Answer:
         if duplicates:
             self._duplicate.inc(duplicates)
         self._accepted.inc(count - duplicates)
         return self._stored
+
+    def _not_kept(self, count: int, error: OutboxError) -> Answer:
+        self._rejected["full" if isinstance(error, OutboxFull) else "unavailable"].inc(count)
+        return error_answer(503, str(error), headers=RETRY_LATER)
 
     def _refused(self, reason: str, answer: Answer) -> Answer:
         """Counts one event: what cannot be read as events cannot be counted as more."""

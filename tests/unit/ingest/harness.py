@@ -19,6 +19,7 @@ from relay.ingest.http import HttpIngest
 from relay.listener import Listener
 from relay.metrics import Metrics
 from relay.outbox import EventState
+from relay.shortcut import Judge
 
 ANSWERED_WITHIN_S = 20
 """A bound for tests that fail, not a measure: everything here is a matter of milliseconds."""
@@ -155,6 +156,8 @@ class Served:
         self,
         handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]] | None = None,
         *,
+        shortcut: bool = True,
+        judge: Judge | None = None,
         allowed_origins: Sequence[str] = (),
         **settings: Any,
     ) -> None:
@@ -165,7 +168,9 @@ class Served:
         reader = new_reader(self.clock, self.settings.max_event_bytes)
         ingest = HttpIngest(reader, self.outbox, self.settings, "full", self.metrics)  # type: ignore[arg-type]
         guard = Guard(self.settings.allowed_hosts, self.settings.allowed_origins)
-        self.listener = Listener(handler or ingest.handle, self.settings, guard, self.metrics, self.clock)
+        if shortcut and handler is None:
+            judge = ingest.shortcut
+        self.listener = Listener(handler or ingest.handle, self.settings, guard, self.metrics, self.clock, judge)
         self._clients: list[Client] = []
 
     async def __aenter__(self) -> Served:

@@ -1,0 +1,290 @@
+"""The short way of plain requests: it is taken, and nobody can tell from the answers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Sequence
+
+import pytest
+import structlog
+from aiohttp import web
+from aiohttp.http import RawRequestMessage
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from relay.address import parse_address
+from relay.answer import Answer
+from relay.outbox import OutboxFull, OutboxUnavailable
+from relay.shortcut import Reply, Take
+
+from tests.unit.ingest.harness import ANSWERED_WITHIN_S, BODY, Client, Served, gzipped, post, request, until
+
+TIMEOUT_MS = 10_000
+OTHER_BODY = BODY.replace(b"video.play", b"video.stop")
+assert len(OTHER_BODY) == len(BODY)
+
+
+async def taught(served: Served) -> Client:
+    """A connection of a listener that knows the head of `post()`."""
+    assert (await served.post()).status == 202
+    return await served.connect()
+
+
+def ordinary(served: Served) -> int:
+    """Requests that took the ordinary way."""
+    assert served.listener._web is not None
+    return served.listener._web.requests_count
+
+
+# --- it is taken
+
+
+async def test_a_known_head_is_not_parsed_again() -> None:
+    async with Served() as served:
+        client = await taught(served)
+        for body in (BODY, OTHER_BODY, b"x" * len(BODY), BODY):
+            client.send(post(body))
+            assert (await client.answer()).status == (400 if body[:1] == b"x" else 202)
+        assert ordinary(served) == 1
+        assert [b"stop" in event.body for event in served.outbox.kept] == [False, False, True, False]
+        assert served.count("events_received_total", transport="http") == 5
+        assert served.count("events_accepted_total", transport="http") == 4
+
+
+async def test_head_and_body_may_come_apart_and_what_comes_too_early_waits() -> None:
+    async with Served() as served:
+        client = await taught(served)
+        whole = post()
+        for cut in (len(whole) - len(BODY), len(whole) - 1):
+            client.send(whole[:cut])
+            for _ in range(20):
+                await asyncio.sleep(0)
+            client.send(whole[cut:])
+            assert (await client.answer()).status == 202
+        served.outbox.waits = True
+        client.send(whole)
+        await until(lambda: len(served.outbox.appends) == 4)
+        client.send(whole)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert len(served.outbox.appends) == 4
+        served.outbox.appends[3].set_result(0)
+        assert (await client.answer()).status == 202
+        await until(lambda: len(served.outbox.appends) == 5)
+        served.outbox.appends[4].set_result(0)
+        assert (await client.answer()).status == 202
+        assert ordinary(served) == 1
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        post(BODY, "Connection: close"),
+        post(BODY, "Expect: 100-continue"),
+        post(BODY, "Origin: http://localhost"),
+        post(gzipped(BODY), "Content-Encoding: gzip"),
+        post(BODY, "Content-Type: text/html"),
+        post(BODY, host="evil.example"),
+        post(BODY).replace(b"HTTP/1.1", b"HTTP/1.0"),
+        post(BODY).replace(b"/v1/events", b"/v1/events?x"),
+        request("GET /nowhere HTTP/1.1"),
+        request("POST /v1/events HTTP/1.1", "Transfer-Encoding: chunked") + b"0\r\n\r\n",
+    ],
+)
+async def test_where_more_than_the_body_matters_the_ordinary_way_is_taken(raw: bytes) -> None:
+    async with Served(allowed_origins=["http://localhost"]) as served:
+        first, second = await served.ask(raw), await served.ask(raw)
+        assert (first.status, first.headers, first.body) == (second.status, second.headers, second.body)
+        assert ordinary(served) == 2
+
+
+# --- nobody can tell
+
+PIECES = [
+    post(), post(OTHER_BODY), post(b"x" * len(BODY)), post(b""), post(b"[]"), post(BODY, "X-Id: 1"),
+    post(gzipped(BODY), "Content-Encoding: gzip"), request("GET /nowhere HTTP/1.1"),
+    post(BODY, "Content-Type: text/html"),
+    request("POST /v1/events HTTP/1.1", "Transfer-Encoding: chunked") + b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY),
+    b"\r\n" + post(), post() + b"\r\n", post(BODY, "Connection: close"), b"GARBAGE\r\n\r\n", post()[:-3],
+    post(BODY).replace(b"HTTP/1.1", b"HTTP/1.0"), post(host="evil.example"),
+]  # fmt: skip
+
+
+@given(
+    st.lists(st.sampled_from(PIECES) | st.sampled_from(PIECES[:3]), min_size=1, max_size=6),
+    st.lists(st.floats(0, 1), max_size=6),
+)
+@settings(max_examples=100, deadline=None)
+def test_any_stream_in_any_pieces_is_answered_alike(requests: list[bytes], cuts: list[float]) -> None:
+    stream = b"".join(requests)
+    at = sorted({int(cut * len(stream)) for cut in cuts} | {sum(map(len, requests[:n])) for n in range(len(requests))})
+    pieces = [stream[start:end] for start, end in zip([0, *at], [*at, len(stream)], strict=True) if start < end]
+    assert asyncio.run(answers(pieces, shortcut=True)) == asyncio.run(answers(pieces, shortcut=False))
+
+
+async def answers(pieces: Sequence[bytes], *, shortcut: bool) -> tuple[bytes, list[bytes], float, float]:
+    with structlog.testing.capture_logs():
+        async with Served(shortcut=shortcut) as served:
+            assert (await served.post()).status == 202
+            return (
+                await exchange(served.listener.addresses[0], pieces),
+                [event.body for event in served.outbox.kept],
+                served.count("events_received_total", transport="http"),
+                served.rejected("malformed"),
+            )
+
+
+async def exchange(address: str, pieces: Sequence[bytes]) -> bytes:
+    """All that is answered to the pieces; the listener may close before the last one."""
+    host, port = parse_address(address)
+    loop = asyncio.get_running_loop()
+    received = b""
+    with socket.socket() as client:
+        client.setblocking(False)
+        await loop.sock_connect(client, (host, port))
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            for piece in pieces:
+                await loop.sock_sendall(client, piece)
+                for _ in range(8):
+                    await asyncio.sleep(0)
+        with contextlib.suppress(OSError):
+            client.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(ConnectionResetError):
+            async with asyncio.timeout(ANSWERED_WITHIN_S):
+                while data := await loop.sock_recv(client, 65_536):
+                    received += data
+    return received
+
+
+# --- deadlines, trouble and the end
+
+
+async def test_a_known_head_gains_a_slow_client_no_time() -> None:
+    async with Served() as served:
+        client = await taught(served)
+        client.send(post()[:-1])
+        for _ in range(20):
+            await asyncio.sleep(0)
+        served.pass_time(TIMEOUT_MS - 1)
+        assert served.rejected("timeout") == 0
+        served.pass_time(1)
+        assert (await client.answer()).status == 408
+        assert await client.rest() == b""
+
+
+async def test_time_that_the_outbox_takes_is_not_the_clients() -> None:
+    async with Served() as served:
+        client = await taught(served)
+        served.outbox.waits = True
+        client.send(post())
+        await until(lambda: len(served.outbox.appends) == 2)
+        client.send(post()[:-1])
+        for _ in range(20):
+            await asyncio.sleep(0)
+        served.pass_time(TIMEOUT_MS * 9)
+        served.outbox.appends[1].set_result(0)
+        assert (await client.answer()).status == 202
+        served.pass_time(TIMEOUT_MS - 1)
+        assert served.rejected("timeout") == 0
+        served.pass_time(1)
+        assert (await client.answer()).status == 408
+
+
+@pytest.mark.parametrize("error", [OutboxFull("the outbox is full"), OutboxUnavailable("the disk fails")])
+async def test_an_outbox_that_does_not_keep_it_is_503(error: Exception) -> None:
+    async with Served() as served:
+        client = await taught(served)
+        served.outbox.error = error
+        client.send(post())
+        answer = await client.answer()
+        assert (answer.status, answer.json["error"]) == (503, str(error))
+        assert "retry-after" in answer.headers
+
+
+async def test_an_append_that_is_abandoned_is_503() -> None:
+    async with Served() as served:
+        client = await taught(served)
+        served.outbox.waits = True
+        client.send(post())
+        await until(lambda: len(served.outbox.appends) == 2)
+        served.outbox.appends[1].cancel()
+        assert (await client.answer()).status == 503
+
+
+async def test_a_bug_is_503_and_logged() -> None:
+    async with Served() as served:
+        client = await taught(served)
+        served.outbox.error = ZeroDivisionError("a bug")
+        with structlog.testing.capture_logs() as lines:
+            client.send(post())
+            assert (await client.answer()).status == 503
+        assert [type(line["exc_info"]) for line in lines] == [ZeroDivisionError]
+
+
+async def test_a_bug_before_the_outbox_is_503_and_logged() -> None:
+    async def handler(_: web.BaseRequest) -> web.StreamResponse:
+        return Answer(202, b"{}")
+
+    def take(_body: bytes, _reply: Reply) -> None:
+        raise ZeroDivisionError("a bug")
+
+    def judge(_: RawRequestMessage) -> Take:
+        return take
+
+    async with Served(handler, judge=judge) as served:
+        client = await taught(served)
+        with structlog.testing.capture_logs() as lines:
+            client.send(post())
+            assert (await client.answer()).status == 503
+        assert [type(line["exc_info"]) for line in lines] == [ZeroDivisionError]
+
+
+async def test_a_client_that_leaves_before_the_commit_harms_nothing() -> None:
+    async with Served() as served:
+        client = await taught(served)
+        served.outbox.waits = True
+        client.send(post())
+        await until(lambda: len(served.outbox.appends) == 2)
+        client.reset()
+        await until(lambda: served.count("http_connections") == 0)
+        served.outbox.appends[1].set_result(0)
+        await until(lambda: served.count("events_accepted_total", transport="http") == 2)
+
+
+async def test_a_client_done_sending_still_gets_its_answer() -> None:
+    async with Served() as served:
+        client = await taught(served)
+        served.outbox.waits = True
+        client.send(post())
+        client.writer.write_eof()
+        await until(lambda: len(served.outbox.appends) == 2)
+        served.outbox.appends[1].set_result(0)
+        assert (await client.answer()).status == 202
+        assert await client.rest() == b""
+
+
+async def test_stopping_waits_for_the_answer() -> None:
+    async with Served() as served:
+        client = await taught(served)
+        served.outbox.waits = True
+        client.send(post())
+        await until(lambda: len(served.outbox.appends) == 2)
+        stopping = asyncio.ensure_future(served.listener.stop(within_ms=20_000))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not stopping.done()
+        served.outbox.appends[1].set_result(0)
+        assert (await client.answer()).status == 202
+        assert await client.rest() == b""
+        await stopping
+
+
+async def test_stopping_waits_no_longer_than_its_bound() -> None:
+    async with Served() as served:
+        client = await taught(served)
+        served.outbox.waits = True
+        client.send(post())
+        await until(lambda: len(served.outbox.appends) == 2)
+        await served.listener.stop(within_ms=20)
+        assert await client.rest() == b""
