@@ -1,0 +1,135 @@
+"""`relay dead` where no relay runs: on the outbox itself, under its lock."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from relay.clock import SystemClock
+from relay.config import OutboxSettings
+from relay.event import Event
+from relay.metrics import Metrics
+from relay.outbox import Dead, Gauges, Ledger, Part, Settled
+from relay.outbox.sqlite import SqliteOutbox
+from relay.tasks import Tasks
+
+from tests.unit.cli.harness import call
+
+BODIES = [b'{"n":1}', b'{"n":2}', b'{"n":3}']
+HOLD = """
+import asyncio, pathlib, sys
+from tests.unit.cli.test_dead_on_disk import hold
+asyncio.run(hold(pathlib.Path(sys.argv[1])))
+"""
+
+
+class Opened:
+    """An outbox for the time of the block."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.lanes: list[int] = []
+
+    async def __aenter__(self) -> Opened:
+        self._tasks = Tasks()
+        self.outbox = SqliteOutbox(OutboxSettings(path=self._path), SystemClock(), Metrics(), self._tasks)
+        await self.outbox.open()
+        await self.outbox.load(lambda lane, key, events, body_bytes: self.lanes.append(lane))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.outbox.close()
+        await self._tasks.cancel_all()
+
+
+async def keep_dead_letters(path: Path) -> None:
+    async with Opened(path) as opened:
+        events = [Event(UUID(int=n).bytes, (1, "tv", "tv-1"), body) for n, body in enumerate(BODIES)]
+        await opened.outbox.append(events)
+        lane = opened.lanes[0]
+        await opened.outbox.take([Part(lane, 3)])
+        dead = {n: Dead("refused", 422, "wrong") for n in range(3)}
+        await opened.outbox.settle([Settled(lane, delivered=True, dead=dead, window=b"")])
+
+
+async def hold(path: Path) -> None:
+    async with Opened(path):
+        sys.stdout.write("held\n")
+        sys.stdout.flush()
+        sys.stdin.read()
+
+
+async def figures(path: Path) -> tuple[Ledger, Gauges]:
+    async with Opened(path) as opened:
+        return opened.outbox.ledger(), opened.outbox.gauges()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Of an outbox that keeps three dead letters of one device."""
+    path = tmp_path / "outbox.db"
+    asyncio.run(keep_dead_letters(path))
+    return path
+
+
+@pytest.fixture
+def environ(path: Path, nobody: dict[str, str]) -> dict[str, str]:
+    return {**nobody, "RELAY__OUTBOX__PATH": str(path)}
+
+
+def test_lists_shows_and_exports(environ: dict[str, str]) -> None:
+    listed = json.loads(call("dead", "list", "--json", environ=environ).stdout)["dead_letters"]
+    shown = json.loads(call("dead", "show", str(listed[1]["id"]), "--json", environ=environ).stdout)
+    exported = call("dead", "export", environ=environ).stdout.splitlines()
+
+    assert [letter["body"].encode() for letter in listed] == BODIES
+    assert shown == listed[1]
+    assert [json.loads(line) for line in exported] == listed
+
+
+def test_requeues_so_that_the_next_relay_finds_them_waiting(environ: dict[str, str], path: Path) -> None:
+    result = call("dead", "requeue", "--device", "tv-1", environ=environ)
+    ledger, gauges = asyncio.run(figures(path))
+
+    assert (result.exit_code, result.stdout) == (0, "3 requeued\n")
+    assert ledger == Ledger(accepted=3, requeued=3, dead_lettered=3, pending=3)
+    assert gauges.dead_letters == 0
+
+
+def test_discards(environ: dict[str, str], path: Path) -> None:
+    result = call("dead", "discard", "--reason", "refused", environ=environ)
+
+    assert (result.exit_code, result.stdout) == (0, "3 discarded\n")
+    assert asyncio.run(figures(path))[1].dead_letters == 0
+
+
+def test_works_without_any_http_listener(path: Path) -> None:
+    environ = {"RELAY__HTTP__LISTEN": "", "RELAY__OUTBOX__PATH": str(path)}
+
+    assert len(json.loads(call("dead", "list", "--json", environ=environ).stdout)["dead_letters"]) == 3
+
+
+def test_an_outbox_that_a_silent_relay_holds_is_75(environ: dict[str, str], path: Path) -> None:
+    root = Path(__file__).parents[3]
+    command = [sys.executable, "-c", HOLD, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        result = call("dead", "list", environ=environ)
+        holder.communicate("")
+
+    assert result.exit_code == 75
+    assert str(path) in result.stderr
+
+
+def test_an_outbox_that_is_not_there_is_told_and_not_made(nobody: dict[str, str], tmp_path: Path) -> None:
+    result = call("dead", "list", environ={**nobody, "RELAY__OUTBOX__PATH": str(tmp_path / "none.db")})
+
+    assert result.exit_code == 1
+    assert "none.db" in result.stderr
+    assert not (tmp_path / "none.db").exists()
