@@ -12,7 +12,6 @@ import contextlib
 import ssl
 from collections.abc import Callable
 
-import msgspec
 import structlog
 
 from relay.clock import Clock
@@ -184,17 +183,3 @@ class Sandbox:
     async def _misbehave(self, connection: Connection, fault: Fault, answer: answers.Answer) -> bool:
         assert fault.action is not None
         return await misbehave.ACTIONS[fault.action](connection, answer, fault.pause_ms)
-
-
-async def run_sandbox(settings: SandboxSettings, clock: Clock, stop: asyncio.Event) -> Report:
-    """A sandbox until `stop` is set. Raises OSError if it cannot listen, PartDied if it failed."""
-    sandbox = Sandbox(settings, clock)
-    await sandbox.start()
-    log.info("sandbox listens", url=sandbox.url, control=sandbox.origin + PREFIX)
-    try:
-        await stop.wait()
-    finally:
-        await sandbox.stop()
-    report = sandbox.report()
-    log.info("sandbox stopped", **msgspec.structs.asdict(report))
-    return report

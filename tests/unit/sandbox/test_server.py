@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 from relay.sandbox.faults import Fault
 from relay.sandbox.record import Record
-from relay.sandbox.server import Sandbox, run_sandbox
-from relay.sandbox.settings import SandboxSettings
+from relay.sandbox.server import Sandbox
 
 from tests.unit.sandbox.harness import DEVICE, Client, HandClock, Reply, body, event
 
@@ -507,9 +506,3 @@ async def test_what_was_seen_is_told_over_the_port(client: Client) -> None:
     assert (await told(client, "GET", "delivered")).body.decode() == event(1)["event_id"] + "\n"
     assert (await told(client, "GET", "requests")).value == [[1_000_000, "127.0.0.1", [1, "ios", DEVICE], 1, 202, True]]
     assert (await told(client, "GET", "nothing")).status == 404
-
-
-async def test_run_sandbox_reports_when_it_is_stopped(clock: HandClock) -> None:
-    stop = asyncio.Event()
-    stop.set()
-    assert (await run_sandbox(SandboxSettings(), clock, stop)).requests == 0
