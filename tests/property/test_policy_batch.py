@@ -1,0 +1,43 @@
+"""A cut is never too large, and never smaller than need be."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from relay.policy.batch import body, cut
+
+sizes_st = st.lists(st.integers(2, 200), max_size=30)
+limits_st = st.tuples(st.integers(0, 40), st.integers(0, 1_000))
+
+
+def body_bytes(sizes: list[int]) -> int:
+    return len(body([b"x" * size for size in sizes]))
+
+
+@given(sizes_st, limits_st)
+def test_a_body_fits_unless_its_only_event_does_not(sizes: list[int], limits: tuple[int, int]) -> None:
+    max_events, max_body_bytes = limits
+    events = cut(sizes, max_events, max_body_bytes)
+    assert events <= min(len(sizes), max_events)
+    assert events <= 1 or body_bytes(sizes[:events]) <= max_body_bytes
+
+
+@given(sizes_st, limits_st)
+def test_one_more_would_be_too_much(sizes: list[int], limits: tuple[int, int]) -> None:
+    max_events, max_body_bytes = limits
+    events = cut(sizes, max_events, max_body_bytes)
+    if events < min(len(sizes), max_events):
+        assert events
+        # one byte is kept free for the separator that the last event does not need
+        assert body_bytes(sizes[: events + 1]) > max_body_bytes - 1
+
+
+@given(st.lists(sizes_st, min_size=1, max_size=4), limits_st)
+def test_a_company_fits_as_a_whole(lanes: list[list[int]], limits: tuple[int, int]) -> None:
+    max_events, max_body_bytes = limits
+    together: list[int] = []
+    for sizes in lanes:
+        used_bytes = sum(together) + len(together)
+        events = cut(sizes, max_events, max_body_bytes, used_bytes)
+        together += sizes[:events]
+    assert len(together) <= 1 or body_bytes(together) <= max_body_bytes

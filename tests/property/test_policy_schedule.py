@@ -1,0 +1,193 @@
+"""Whatever arrives, is answered, dropped or dies, and whenever: the schedule keeps its promises and never stops."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from relay.policy.schedule import Send, Share, Wait
+from relay.policy.verdict import (
+    Delivered,
+    Failing,
+    Misconfigured,
+    RateLimited,
+    Refused,
+    TooLarge,
+    Unauthorized,
+    Verdict,
+)
+from tests.unit.policy.harness import Desk, restarted
+
+WINDOW_MS = 60_000
+LANES = 5
+TENANTS = 2
+
+verdicts: st.SearchStrategy[Verdict] = st.one_of(
+    st.just(Delivered()),
+    st.just(Delivered()),
+    st.builds(Refused, st.sampled_from([400, 422]), st.just("422 bad")),
+    st.builds(Refused, st.just(409), st.just("409 no"), st.just({}), st.just(False)),
+    st.builds(
+        Refused, st.just(422), st.just("422 bad"), st.dictionaries(st.integers(0, 3), st.just("bad"), min_size=1)
+    ),
+    st.just(TooLarge(413, "413")),
+    st.builds(
+        RateLimited,
+        st.just("429"),
+        st.sampled_from([None, 0, 10_000, 10**9]),
+        st.sampled_from([None, 1, 4, 20, 10**9]),
+    ),
+    st.just(Unauthorized("401")),
+    st.just(Misconfigured("404")),
+    st.builds(Failing, st.just("503"), st.sampled_from([None, 0, 60_000]), st.sampled_from([None, 500, 503])),
+)
+
+
+class Life(RuleBasedStateMachine):
+    """A schedule, an outbox that counts, an upstream without mercy."""
+
+    @initialize(
+        mix=st.sampled_from(["never", "when_ip_limited", "always"]),
+        limit=st.integers(1, 6),
+        slots=st.integers(1, 4),
+        max_events=st.integers(1, 12),
+    )
+    def start(self, mix: str, limit: int, slots: int, max_events: int) -> None:
+        self.desk = Desk(
+            mix_devices=mix, device_per_window=limit, max_in_flight=slots, max_events=max_events, window_ms=WINDOW_MS
+        )
+        self.in_flight: list[Send] = []
+        self.sent: dict[int, list[int]] = defaultdict(list)  # lane -> when a request with events of it left
+        self.dropped: dict[int, set[int]] = defaultdict(set)
+
+    # -- what may happen
+
+    @rule(lane=st.integers(0, LANES - 1), events=st.integers(1, 30))
+    def offer(self, lane: int, events: int) -> None:
+        self.desk.offer(lane, events, tenant=1 + lane % TENANTS)
+
+    @rule(ms=st.one_of(st.integers(0, 10), st.integers(0, 10_000), st.integers(0, 10 * WINDOW_MS)))
+    def pass_time(self, ms: int) -> None:
+        self.desk.pass_time(ms)
+
+    @rule()
+    def send(self) -> None:
+        for send in self.desk.sends():
+            self.note(send)
+
+    @precondition(lambda self: self.in_flight)
+    @rule(data=st.data(), verdict=verdicts, after_ms=st.integers(0, 40_000), u=st.floats(0, 1, exclude_max=True))
+    def answer(self, data: st.DataObject, verdict: Verdict, after_ms: int, u: float) -> None:
+        send = self.in_flight.pop(data.draw(st.integers(0, len(self.in_flight) - 1)))
+        if isinstance(verdict, Refused):
+            events = sum(map(len, self.desk.taken(send).values()))
+            named = {index: words for index, words in verdict.named.items() if index < events}
+            verdict = Refused(verdict.status, verdict.words, named, verdict.about_events)
+        self.desk.answer(send, verdict, after_ms=after_ms, u=u)
+
+    @precondition(lambda self: self.in_flight)
+    @rule()
+    def disk_says_no(self) -> None:
+        send = self.in_flight.pop()
+        for lane in self.desk.taken(send):
+            self.sent[lane].pop()
+        self.desk.schedule.pause(send, self.desk.now + 5_000)
+        self.desk.schedule.settled(send, self.desk.now)
+
+    @rule()
+    def flush(self) -> None:
+        self.desk.schedule.flush(self.desk.now)
+
+    @rule()
+    def probe(self) -> None:
+        self.desk.schedule.probe(self.desk.now)
+
+    @rule(lane=st.integers(0, LANES - 1), events=st.integers(1, 20))
+    def drop(self, lane: int, events: int) -> None:
+        """By age or size; never what is in flight."""
+        if any(share.lane == lane for send in self.in_flight for share in send.shares):
+            return
+        waiting = self.desk.pending.get(lane, [])
+        if waiting:
+            self.dropped[lane].update(waiting[:events])
+            self.desk.drop(lane, min(events, len(waiting)))
+
+    @rule()
+    def forget(self) -> None:
+        for lane in self.desk.schedule.forgettable(self.desk.now, 10):
+            assert not self.desk.pending.get(lane)
+
+    @rule(same_boot=st.booleans())
+    def die_and_start_again(self, same_boot: bool) -> None:
+        unsettled = [
+            [Share(lane, len(numbers)) for lane, numbers in self.desk.taken(send).items()] for send in self.in_flight
+        ]
+        before = self.desk.now
+        self.desk = restarted(self.desk, same_boot=same_boot, unsettled=unsettled)
+        self.in_flight = []
+        shift = self.desk.now - before
+        self.sent = defaultdict(list, {lane: [at + shift for at in times] for lane, times in self.sent.items()})
+
+    # -- what must hold
+
+    def note(self, send: Send) -> None:
+        for share in send.shares:
+            assert all(share.lane != other.lane for one in self.in_flight for other in one.shares), "one in flight"
+        self.in_flight.append(send)
+        taken = self.desk.taken(send)
+        for share in send.shares:
+            assert self.desk.tenants[share.lane] == send.tenant_id
+            if share.lane not in taken:
+                continue
+            self.sent[share.lane].append(self.desk.now)
+            latest = self.sent[share.lane][-self.desk.limits.device_per_window - 1 :]
+            if len(latest) > self.desk.limits.device_per_window:
+                assert latest[-1] - latest[0] > WINDOW_MS, "device limit"
+
+    @invariant()
+    def slots(self) -> None:
+        assert self.desk.schedule.in_flight() == len(self.in_flight) <= self.desk.limits.max_in_flight
+
+    @invariant()
+    def asking_again_is_never_due_in_the_past(self) -> None:
+        step = self.desk.next()
+        if isinstance(step, Send):
+            self.desk.sent_at[step] = self.desk.now
+            self.note(step)
+        else:
+            assert step.until is None or step.until > self.desk.now
+
+    @invariant()
+    def every_event_is_accounted_for_and_in_order(self) -> None:
+        desk = self.desk
+        for lane, offered in desk.offered.items():
+            delivered = desk.delivered.get(lane, [])
+            assert delivered == sorted(set(delivered)), "in order, once"
+            books = [*delivered, *desk.given_up.get(lane, ()), *self.dropped[lane], *desk.pending[lane]]
+            assert sorted(books) == list(range(offered)), "kept"
+
+    def teardown(self) -> None:
+        """All faults heal: everything drains, each step makes progress or moves time, and no lane starves."""
+        if not hasattr(self, "desk"):
+            return
+        desk = self.desk
+        for send in self.in_flight:
+            desk.answer(send, Delivered())
+        steps = 0
+        while desk.schedule.waiting_lanes():
+            step = desk.next()
+            if isinstance(step, Wait):
+                assert step.until is not None, "events wait, and nothing ever happens"
+                assert step.until > desk.now, "livelock"
+                desk.now = step.until
+            else:
+                desk.sent_at[step] = desk.now
+                desk.answer(step, Delivered())
+            steps += 1
+            assert steps < 5_000, "no end in sight"
+
+
+TestLife = Life.TestCase
+TestLife.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
