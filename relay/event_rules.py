@@ -23,6 +23,10 @@ MAX_NAME_CHARACTERS = 64
 REQUIRED = frozenset({"event_type", "tenant_id", "source.platform", "source.device_id", "subject.type", "subject.id"})
 """Dotted; what belongs to `subject` only where there is one."""
 
+_from_hex = bytes.fromhex
+_to_moment = datetime.fromisoformat
+# bound once: finding them on their classes takes a quarter of the time of a call
+
 Rule = Callable[[object], str]
 """What a value must be ("a string"), or "" if it is."""
 
@@ -54,27 +58,22 @@ class Faults:
 
 def uuid4_bytes(text: str) -> bytes:
     """The 16 bytes of a version 4 UUID in 8-4-4-4-12 form, in either case; b"" if it is none (RFC 9562)."""
-    if len(text) != 36 or text[8:24:5] != "----":
-        return b""
     try:
-        uuid = bytes.fromhex(text.replace("-", ""))
+        uuid = _from_hex(text.replace("-", ""))
     except ValueError:
         return b""
-    # fromhex passes over spaces: then there are fewer bytes
-    return uuid if len(uuid) == 16 and uuid[6] & 0xF0 == 0x40 and uuid[8] & 0xC0 == 0x80 else b""
+    # 36 characters, 4 of them dashes, and 16 bytes: no room for the spaces that fromhex passes over
+    if len(text) == 36 and text[8:24:5] == "----" and len(uuid) == 16 and uuid[6] >> 4 == 4 and uuid[8] >> 6 == 2:
+        return uuid
+    return b""
 
 
 def is_moment(text: str) -> bool:
     """Whether a text is an ISO 8601 date and time with a zone."""
     try:
-        return "T" in text and datetime.fromisoformat(text).tzinfo is not None
+        return "T" in text and _to_moment(text).tzinfo is not None
     except ValueError:
         return False
-
-
-def is_blank(text: str) -> bool:
-    """The upstream's framework trims strings and takes an empty one for a missing one."""
-    return not text.strip()
 
 
 def check(event: object, path: str, required: Set[str], faults: Faults) -> TypeGuard[Object]:
@@ -144,11 +143,12 @@ def _string(value: object) -> str:
 
 
 def _filled(value: object) -> str:
-    return "" if isinstance(value, str) and not is_blank(value) else "a string that is not blank"
+    # the upstream's framework trims strings, and takes an empty one for a missing one
+    return "" if isinstance(value, str) and value.strip() else "a string that is not blank"
 
 
 def _device(value: object) -> str:
-    if isinstance(value, str) and not is_blank(value) and len(value) <= MAX_DEVICE_ID_CHARACTERS:
+    if isinstance(value, str) and value.strip() and len(value) <= MAX_DEVICE_ID_CHARACTERS:
         return ""
     return f"a string that is not blank and not greater than {MAX_DEVICE_ID_CHARACTERS} characters"
 

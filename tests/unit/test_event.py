@@ -13,7 +13,7 @@ from relay.event_rules import MAX_FAULTS
 EVENT_ID = "550e8400-e29b-41d4-a716-446655440000"
 NEW_EVENT_ID = "0b0b0b0b-0b0b-4b0b-8b0b-0b0b0b0b0b0b"
 NOW = "2024-05-01T12:00:00.123Z"
-MAX_EVENT_BYTES = 2_000
+MAX_EVENT_BYTES = 20_000
 
 EVENT: dict[str, Any] = {
     "event_id": EVENT_ID,
@@ -131,6 +131,10 @@ class TestSplicing:
         assert found.body == compact(
             event(source={"device_id": "box-1", "device_model": 'B"ox', "platform": "web", "x": 1})
         )
+
+    def test_a_source_of_unknown_fields_only_is_not_empty(self) -> None:
+        (found,) = accepted(compact(event(source={"x": 1})), Defaults(platform="tv", device_id="d"))
+        assert found.body == compact(event(source={"platform": "tv", "device_id": "d", "x": 1}))
 
     @pytest.mark.parametrize(
         "before",
@@ -286,7 +290,8 @@ MALFORMED = {
 class TestMalformed:
     @pytest.mark.parametrize("body", MALFORMED.values(), ids=MALFORMED)
     def test_it_is_refused_with_a_sentence(self, body: bytes) -> None:
-        for read in (reader().read_json, reader().read_lines, reader().read_datagram):
+        one = Reader(Defaults(), 2 << 20, lambda: NEW_EVENT_ID, lambda: NOW)
+        for read in (one.read_json, one.read_lines, one.read_datagram):
             result = read(body)
             assert isinstance(result, Refusal)
             assert result.reason == "malformed"
@@ -338,6 +343,8 @@ class TestInvalid:
             EVENT_ID[:-1],
             EVENT_ID[:-1] + "g",
             EVENT_ID[:-2] + "  ",
+            EVENT_ID + " ",
+            EVENT_ID.replace("8400-", "840-0"),
             EVENT_ID.replace("550e", "55-e"),
             EVENT_ID.replace("0", "٠"),
             "",
@@ -435,7 +442,7 @@ class TestInvalid:
         result = refused(compact([{}] * 5_000))
         assert result.reason == "invalid"
         assert sum(len(sentences) for sentences in result.errors.values()) == MAX_FAULTS
-        result = refused(b"{" + b",".join(b'"f%d":1,"f%d":2' % (n, n) for n in range(5_000)) + b"}")
+        result = refused(b"{" + b",".join(b'"f%d":1,"f%d":2' % (n, n) for n in range(500)) + b"}")
         assert sum(len(sentences) for sentences in result.errors.values()) == MAX_FAULTS
 
     def test_values_are_not_repeated_and_names_are_cut(self) -> None:
@@ -463,6 +470,10 @@ class TestSize:
             "too_large", f"events.0 has {MAX_EVENT_BYTES + 1} bytes; at most {MAX_EVENT_BYTES} are allowed."
         )
         assert refused(padded(MAX_EVENT_BYTES, event_id=None)).reason == "too_large"
+
+    def test_what_came_too_large_is_not_read(self) -> None:
+        assert refused(b'{"a":' + b"[" * MAX_EVENT_BYTES).reason == "too_large"
+        assert reader().read_lines(b"\xff" * (MAX_EVENT_BYTES + 1)).reason == "too_large"
 
     def test_a_batch_may_be_larger_than_an_event(self) -> None:
         assert len(accepted(compact([EVENT] * 100))) == 100
