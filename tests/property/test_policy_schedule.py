@@ -116,7 +116,7 @@ class Life(RuleBasedStateMachine):
 
     @rule()
     def forget(self) -> None:
-        for lane in self.desk.schedule.forgettable(self.desk.now, 10):
+        for lane in self.desk.forget():
             assert not self.desk.pending.get(lane)
 
     @rule(same_boot=st.booleans())
@@ -190,4 +190,4 @@ class Life(RuleBasedStateMachine):
 
 
 TestLife = Life.TestCase
-TestLife.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+TestLife.settings = settings(max_examples=200, stateful_step_count=60, deadline=None)

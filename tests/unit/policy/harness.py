@@ -47,6 +47,8 @@ class Desk:
         self.sent_at: dict[Send, int] = {}
         self.tenants: dict[int, int] = {}
         self.pending: dict[int, list[int]] = {}
+        self.known: set[int] = set()
+        """Lanes that the schedule has not forgotten."""
         self.offered: dict[int, int] = {}
         self.delivered: dict[int, list[int]] = {}
         self.given_up: dict[int, dict[int, GivenUp]] = {}
@@ -64,9 +66,15 @@ class Desk:
         self.report(lane)
 
     def report(self, lane: int) -> None:
+        self.known.add(lane)
         events = len(self.pending[lane])
         key = (self.tenants[lane], "tv", f"device-{lane}")
         self.schedule.backlog(lane, key, events, events * EVENT_BYTES, self.now)
+
+    def forget(self) -> list[int]:
+        gone = self.schedule.forgettable(self.now, 100)
+        self.known.difference_update(gone)
+        return gone
 
     def pass_time(self, ms: int) -> None:
         self.now += ms
@@ -156,7 +164,7 @@ def restarted(desk: Desk, *, same_boot: bool = True, unsettled: Sequence[Sequenc
     after.now = desk.now if same_boot else 5_000
     after.tenants, after.pending, after.offered = desk.tenants, desk.pending, desk.offered
     after.delivered, after.given_up = desk.delivered, desk.given_up
-    for lane in after.pending:
+    for lane in sorted(desk.known):
         after.report(lane)
         packed = desk.schedule.window_of(lane, desk.now)
         key = (after.tenants[lane], "tv", f"device-{lane}")

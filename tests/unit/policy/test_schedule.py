@@ -398,18 +398,14 @@ def test_an_unsettled_request_whose_events_are_gone_is_forgotten() -> None:
 # -- forgetting
 
 
-def forgotten(desk: Desk) -> list[int]:
-    return desk.schedule.forgettable(desk.now, 100)
-
-
 def test_a_lane_with_nothing_to_remember_is_forgotten_one_window_later() -> None:
     desk = Desk()
     desk.offer(1)
     desk.round()
-    assert forgotten(desk) == []
+    assert desk.forget() == []
     desk.pass_time(LIMITS.window_ms + 1)
-    assert forgotten(desk) == [1]
-    assert forgotten(desk) == []
+    assert desk.forget() == [1]
+    assert desk.forget() == []
 
 
 def test_a_lane_that_lost_its_events_otherwise_is_forgotten_too() -> None:
@@ -417,14 +413,14 @@ def test_a_lane_that_lost_its_events_otherwise_is_forgotten_too() -> None:
     desk.offer(1)
     desk.drop(1, 1)
     desk.pass_time(LIMITS.window_ms + 1)
-    assert forgotten(desk) == [1]
+    assert desk.forget() == [1]
 
 
 def test_a_restored_lane_with_nothing_pending_is_forgotten_too() -> None:
     desk = Desk()
     desk.schedule.restore(1, (1, "tv", "a"), b"", desk.now, same_boot=True)
     desk.pass_time(LIMITS.window_ms + 1)
-    assert forgotten(desk) == [1]
+    assert desk.forget() == [1]
 
 
 def test_a_held_lane_is_forgotten_only_after_its_hold() -> None:
@@ -433,9 +429,9 @@ def test_a_held_lane_is_forgotten_only_after_its_hold() -> None:
     desk.round(RateLimited("429", 600_000, LIMITS.device_per_window))
     desk.drop(1, 1)
     desk.pass_time(2 * LIMITS.window_ms)
-    assert forgotten(desk) == []
+    assert desk.forget() == []
     desk.pass_time(600_000)
-    assert forgotten(desk) == [1]
+    assert desk.forget() == [1]
 
 
 def test_a_lane_in_use_is_not_forgotten() -> None:
@@ -444,7 +440,7 @@ def test_a_lane_in_use_is_not_forgotten() -> None:
     desk.round()
     desk.offer(1)
     desk.pass_time(LIMITS.window_ms + 1)
-    assert forgotten(desk) == []
+    assert desk.forget() == []
 
 
 def test_a_busy_lane_is_listed_once() -> None:
@@ -457,7 +453,7 @@ def test_a_busy_lane_is_listed_once() -> None:
     desk.pass_time(LIMITS.window_ms + 1)
     desk.schedule.forgettable(desk.now, 1)
     desk.pass_time(LIMITS.window_ms + 1)
-    assert len(forgotten(desk)) <= 1
+    assert len(desk.forget()) <= 1
     assert Schedule(LIMITS).forgettable(desk.now, 10) == []
 
 
