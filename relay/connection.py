@@ -124,7 +124,7 @@ class Connection(RequestHandler):
             self._note_newest()
         complete = self._receiving is not None and self._receiving.is_eof()
         if self._shortcut is not None:
-            self._shortcut.parsed(data, self._newest, requests, complete=complete)
+            self._shortcut.parsed(data, self._newest, complete=complete)
         if complete:
             self._receiving = None
             self._owing_since_ms = None
@@ -132,7 +132,11 @@ class Connection(RequestHandler):
     def eof_received(self) -> bool:  # type: ignore[override]  # aiohttp never keeps the connection, asyncio allows it
         """A client that is done sending still gets the answers to what it sent whole."""
         self._ended = True
-        return self._receiving is None and self._unanswered > 0
+        whole = self._unanswered
+        if self._receiving is not None:
+            self._receiving.set_exception(ConnectionResetError("the client left"))
+            whole -= 1
+        return whole > 0
 
     def pause_writing(self) -> None:
         self._stalled_since_ms = self._listener.now_ms()
@@ -187,7 +191,7 @@ class Connection(RequestHandler):
             self.data_received(held)
 
     def _hold(self, data: bytes) -> None:
-        """Keep what comes behind a request that is being answered; a piece is little, and no second one is read."""
+        """Keep what comes behind a request that is being answered: one piece, no more is read until then."""
         self._begin_owing(data)
         if data:
             self._held += data

@@ -27,6 +27,7 @@ from typing import Any
 
 import structlog
 from aiohttp import web
+from aiohttp.hdrs import UPGRADE
 from aiohttp.http import HttpProcessingError, HttpVersion10, HttpVersion11, RawRequestMessage
 from aiohttp.web_protocol import RequestPayloadError
 from aiohttp.web_server import Server
@@ -189,7 +190,10 @@ class Listener:
             answer = await self._answer(request)
         finally:
             connection.answered()
-        if isinstance(answer, Answer) and (not request.keep_alive or request.version == HttpVersion10):
+        if isinstance(answer, Answer) and (
+            not request.keep_alive or request.version == HttpVersion10 or UPGRADE in request.headers
+        ):
+            # aiohttp parses what comes behind an upgrade that was declined past all accounts of the connection
             return answer.closing
         return answer
 
@@ -209,7 +213,7 @@ class Listener:
             return error_answer(403, decision.error)
         try:
             answer = await self._handler(request)
-        except web.HTTPException:
+        except (web.HTTPException, ConnectionResetError):
             raise
         except (RequestPayloadError, HttpProcessingError) as error:
             return self.unparsable(str(error))
@@ -228,12 +232,9 @@ class Listener:
 
     def _judge(self, message: RawRequestMessage) -> Take | None:
         """What takes the bodies of requests with this head, if it is admitted and nothing else matters."""
-        if (
-            self._shortcut is None
-            or message.path[:1] != "/"
-            or message.version != HttpVersion11
-            or message.should_close
-        ):
+        if message.path[:1] != "/" or message.version != HttpVersion11 or message.should_close:
+            return None
+        if self._shortcut is None or UPGRADE in message.headers:
             return None
         decision = self._admission(message.path, None, message.headers)
         return None if isinstance(decision, Forbidden) or decision.cors_origin else self._shortcut(message)

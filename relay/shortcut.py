@@ -71,15 +71,13 @@ class Heads:
 class Shortcut:
     """What one connection knows of where its requests begin."""
 
-    __slots__ = ("_find", "_heads", "_parsed", "_requests", "_waiting")
+    __slots__ = ("_find", "_heads", "_parsed", "_waiting")
 
     def __init__(self, heads: Heads) -> None:
         self._heads = heads
         self._find = heads.find
         self._parsed: bytes | None = b""
         """Given to the parser since a request began; None once that is not known."""
-        self._requests = 0
-        """Heads that the parser found in it."""
         self._waiting = b""
         """A known head and the beginning of its body; the parser has not seen it."""
 
@@ -108,30 +106,24 @@ class Shortcut:
         waited, self._waiting = self._waiting, b""
         return (waited, data)
 
-    def parsed(self, data: bytes, newest: RawRequestMessage | None, requests: int, *, complete: bool) -> None:
-        """The parser was given `data` and found `requests` heads in it, that of `newest` last.
+    def parsed(self, data: bytes, newest: RawRequestMessage | None, *, complete: bool) -> None:
+        """The parser was given `data`; `newest` is the last request it began, None after an error.
 
-        `complete` says whether a body was complete after it; `newest` is None if there was an error.
+        `complete` says whether the body of `newest` came to its end with `data`.
         """
         if self._parsed is None:
             return
         given = self._parsed + data
-        self._requests += requests
-        if self._requests > 1 or len(given) > _MAX_HEAD_BYTES + MAX_BODY_BYTES:
-            self._parsed = None
-        elif self._requests == 0 or not complete:
-            self._parsed = given
-        elif newest is None or newest.chunked or newest.upgrade:
-            self._parsed = None
+        if complete:
+            self._parsed = b"" if newest is not None and self._was_all(given, newest) else None
         else:
-            self._begin_anew(given, newest)
+            self._parsed = given if len(given) <= _MAX_HEAD_BYTES + MAX_BODY_BYTES else None
 
-    def _begin_anew(self, given: bytes, message: RawRequestMessage) -> None:
+    def _was_all(self, given: bytes, message: RawRequestMessage) -> bool:
+        """Whether `given` is that one request: not two, nor part of the next, nor chunked. Its head is learnt then."""
         end = given.find(_HEAD_END) + len(_HEAD_END)
         body_bytes = int(message.headers.get("Content-Length", "0"))
         if end + body_bytes != len(given):
-            self._parsed = None
-            return
-        self._parsed = b""
-        self._requests = 0
+            return False
         self._heads.learn(given[:end], message, body_bytes)
+        return True

@@ -229,7 +229,7 @@ async def test_a_chunked_body_that_turns_out_malformed_is_400() -> None:
     async with Served() as served:
         client = await served.connect()
         client.send(request("POST /v1/events HTTP/1.1", "Transfer-Encoding: chunked") + b"5\r\nabcde\r\n")
-        while not served.listener.addresses or served.count("http_connections") < 1:
+        for _ in range(20):
             await asyncio.sleep(0)
         client.send(b"not a size\r\n")
         answer = await client.answer()
@@ -290,6 +290,14 @@ async def test_a_known_event_is_answered_with_its_state(asked: str) -> None:
         assert answer.json == {"event_id": EVENT_ID, "state": "delivered"}
         head = await served.ask(request(f"HEAD /v1/events/{asked} HTTP/1.1"), to_head=True)
         assert (head.status, head.headers["content-length"]) == (200, answer.headers["content-length"])
+
+
+async def test_a_head_is_answered_without_a_body() -> None:
+    async with Served() as served:
+        client = await served.connect()
+        client.send(request("HEAD /v1/events/x HTTP/1.1") + request("GET /v1/events/x HTTP/1.1"))
+        assert (await client.answer(to_head=True)).status == 404
+        assert (await client.answer()).json["success"] is False
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 import zlib
 
 import pytest
@@ -68,7 +69,12 @@ def test_a_bomb_is_not_inflated_beyond_the_limit(compress: object) -> None:
     assert callable(compress)
     bomb = compress(bytes(50 << 20))
     coding = "gzip" if compress is gzipped else "deflate"
-    assert inflate(bomb, coding, LIMIT) == "too_large"
+    tracemalloc.start()
+    try:
+        assert inflate(bomb, coding, LIMIT) == "too_large"
+        assert tracemalloc.get_traced_memory()[1] < 20 * LIMIT
+    finally:
+        tracemalloc.stop()
 
 
 @given(st.sampled_from(["gzip", "deflate"]), st.binary(max_size=200))

@@ -177,11 +177,16 @@ async def test_a_client_done_sending_still_gets_every_answer() -> None:
         assert await client.rest() == b""
 
 
-async def test_an_upgrade_is_declined_by_an_ordinary_answer() -> None:
+@pytest.mark.parametrize("protocol", ["websocket", "h2c"])
+async def test_an_upgrade_is_declined_by_the_last_answer(protocol: str) -> None:
     async with Served() as served:
-        client = await served.connect()
-        client.send(post(BODY, "Connection: Upgrade", "Upgrade: websocket") + post())
-        assert [(await client.answer()).status for _ in range(2)] == [202, 202]
+        for _ in range(2):
+            client = await served.connect()
+            client.send(post(BODY, "Connection: Upgrade", f"Upgrade: {protocol}") + post())
+            answer = await client.answer()
+            assert (answer.status, answer.headers["connection"]) == (202, "close")
+            assert await client.rest() == b""
+        assert len(served.outbox.kept) == 2
 
 
 @pytest.mark.parametrize("leave", ["reset", "close"])
@@ -300,6 +305,7 @@ async def test_a_slow_request_behind_a_finished_one_is_timed_out_in_its_turn() -
         client = await served.connect()
         client.send(post() + post()[:-1])
         assert (await client.answer()).status == 202
+        await arrived(served, b"x")
         served.pass_time(TIMEOUT_MS)
         assert (await client.answer()).status == 408
 

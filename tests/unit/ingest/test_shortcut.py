@@ -81,6 +81,8 @@ async def test_head_and_body_may_come_apart_and_what_comes_too_early_waits() -> 
     "raw",
     [
         post(BODY, "Connection: close"),
+        post(BODY, "Connection: Upgrade", "Upgrade: websocket"),
+        post(BODY, "Upgrade: h2c"),
         post(BODY, "Expect: 100-continue"),
         post(BODY, "Origin: http://localhost"),
         post(gzipped(BODY), "Content-Encoding: gzip"),
@@ -133,6 +135,39 @@ async def answers(pieces: Sequence[bytes], *, shortcut: bool) -> tuple[bytes, li
                 served.count("events_received_total", transport="http"),
                 served.rejected("malformed"),
             )
+
+
+@pytest.mark.parametrize(
+    "teacher",
+    [
+        post() + request("GET /a HTTP/1.1") + b"x",
+        request("POST /v1/events HTTP/1.1", "Transfer-Encoding: chunked")
+        + b"1\r\n{\r\n0\r\n\r\nPOST /v1/events HTTP/1.1",
+        post() + b"POST /v1/ev",
+        b"POST /v1/ev",
+        post()[:-1],
+    ],
+)
+async def test_in_the_middle_of_a_request_a_known_head_is_no_head(teacher: bytes) -> None:
+    """The bytes of a whole known request, sent while the parser is inside of another, are that one's."""
+    async with Served() as served:
+        client = await taught(served)
+        client.send(teacher)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        client.send(post())
+        for _ in range(20):
+            await asyncio.sleep(0)
+        kept = len(served.outbox.kept)
+        async with Served(shortcut=False) as plain:
+            other = await taught(plain)
+            other.send(teacher)
+            for _ in range(20):
+                await asyncio.sleep(0)
+            other.send(post())
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert kept == len(plain.outbox.kept)
 
 
 async def exchange(address: str, pieces: Sequence[bytes]) -> bytes:
@@ -261,6 +296,39 @@ async def test_a_client_done_sending_still_gets_its_answer() -> None:
         await until(lambda: len(served.outbox.appends) == 2)
         served.outbox.appends[1].set_result(0)
         assert (await client.answer()).status == 202
+        assert await client.rest() == b""
+
+
+@pytest.mark.parametrize("behind", [b"", post()[:-1], post(), post() + post()[:-1]])
+@pytest.mark.parametrize("shortcut", [True, False])
+async def test_a_client_done_sending_gets_the_answers_to_all_that_was_whole(behind: bytes, shortcut: bool) -> None:
+    async with Served(shortcut=shortcut) as served:
+        client = await taught(served)
+        served.outbox.waits = True
+        client.send(post())
+        await until(lambda: len(served.outbox.appends) == 2)
+        client.send(behind)
+        client.writer.write_eof()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        served.outbox.waits = False
+        served.outbox.appends[1].set_result(0)
+        assert (await client.rest()).count(b" 202 ") == 1 + behind.count(BODY)
+
+
+async def test_an_idle_connection_is_kept_while_its_answer_waits_for_the_commit() -> None:
+    async with Served() as served:
+        client = await taught(served)
+        served.outbox.waits = True
+        client.send(post())
+        await until(lambda: len(served.outbox.appends) == 2)
+        (connection,) = [each for each in served.listener._connections if each._shortcut_taken]
+        connection._next_keepalive_close_time = 0
+        connection._process_keepalive()
+        served.outbox.appends[1].set_result(0)
+        assert (await client.answer()).status == 202
+        connection._next_keepalive_close_time = 0
+        connection._process_keepalive()
         assert await client.rest() == b""
 
 
