@@ -6,7 +6,7 @@ way of reading took without loss: an own socket, drained per wake into one buffe
 Rules:
 1.  A datagram is kept whole or not at all, and none suffers for another: what one wake read is appended
     in one call, and if the outbox has no room for all of it, datagram by datagram.
-2.  While the outbox cannot keep up, or refuses, nothing is read: the kernel's buffer takes the wait, and
+2.  While the outbox has no room, cannot keep up, or fails, nothing is read: the kernel's buffer takes the wait, and
     what the kernel then drops is counted. Memory holds at most `_MAX_UNCOMMITTED` events and one wake's.
 3.  What is bad is counted by reason and logged at most once a second in all.
 4.  An answer (udp.ack) leaves only after the commit, only to allowed networks, never larger than the
@@ -154,9 +154,17 @@ class UdpIngest:
             asyncio.get_running_loop().remove_reader(self._socket)
             self._reading = False
 
+    def _wait_for_room(self) -> None:
+        self._pause()
+        if self._resume is None and self._socket is not None:
+            self._resume = asyncio.get_running_loop().call_later(_PAUSE_S, self._read_on)
+
     def _read_wake(self) -> bool:
-        """Drain up to `_DATAGRAMS_PER_WAKE`; False if there was nothing more to read."""
+        """Drain up to `_DATAGRAMS_PER_WAKE`; False if there is nothing more to read, or no room for it."""
         assert self._socket is not None
+        if not self._outbox.room():
+            self._wait_for_room()
+            return False
         receive = self._socket.recvfrom_into
         wake: list[_Datagram] = []
         more = True
@@ -247,9 +255,7 @@ class UdpIngest:
         if self._settings.ack:
             for each in datagrams:
                 self._send(error_ack(str(error), each.size_bytes), each.sender)
-        self._pause()
-        if self._resume is None and self._socket is not None:
-            self._resume = asyncio.get_running_loop().call_later(_PAUSE_S, self._read_on)
+        self._wait_for_room()
         if not isinstance(error, OutboxError):
             raise error
 

@@ -65,6 +65,7 @@ class ScriptedOutbox:
     duplicates: int = 0
     room_events: int | None = None
     """Appends beyond it fail with `error`; None: no limit."""
+    has_room: bool = True
     waits: bool = False
     kept: list[Event] = field(default_factory=list)
     appends: list[asyncio.Future[int]] = field(default_factory=list)
@@ -81,6 +82,9 @@ class ScriptedOutbox:
         if not self.waits:
             outcome.set_result(self.duplicates)
         return outcome
+
+    def room(self) -> bool:
+        return self.has_room
 
     def find(self, event_id: bytes) -> EventState | None:
         return self.states.get(event_id)
@@ -158,15 +162,16 @@ class Served:
         *,
         shortcut: bool = True,
         judge: Judge | None = None,
+        outbox: Any = None,
         allowed_origins: Sequence[str] = (),
         **settings: Any,
     ) -> None:
         self.clock = HandClock()
         self.metrics = Metrics()
-        self.outbox = ScriptedOutbox()
+        self.outbox: Any = outbox or ScriptedOutbox()
         self.settings = Http(**{"listen": "127.0.0.1:0", "allowed_origins": allowed_origins, **settings})
         reader = new_reader(self.clock, self.settings.max_event_bytes)
-        ingest = HttpIngest(reader, self.outbox, self.settings, "full", self.metrics)  # type: ignore[arg-type]
+        ingest = HttpIngest(reader, self.outbox, self.settings, "full", self.metrics)
         guard = Guard(self.settings.allowed_hosts, self.settings.allowed_origins)
         if shortcut and handler is None:
             judge = ingest.shortcut

@@ -227,6 +227,24 @@ async def test_after_a_refusal_the_kernel_keeps_what_comes_until_there_is_room()
         assert kept_numbers(hearing.outbox) == [1, 2]
 
 
+async def test_while_there_is_no_room_the_kernel_keeps_what_comes() -> None:
+    async with Hearing(outbox=ScriptedOutbox(has_room=False)) as hearing:
+        hearing.send(*(event(number) for number in range(100)))
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert hearing.outbox.appends == []
+        hearing.outbox.has_room = True
+        await hearing.settled(100)
+        assert kept_numbers(hearing.outbox) == list(range(100))
+
+
+async def test_stopping_without_room_reads_nothing() -> None:
+    async with Hearing(outbox=ScriptedOutbox(has_room=False)) as hearing:
+        hearing.send(event(0))
+        hearing.udp.stop()
+        assert hearing.outbox.appends == []
+
+
 async def test_reading_stops_while_too_much_waits_for_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("relay.ingest.udp._MAX_UNCOMMITTED", 100)
     async with Hearing(outbox=ScriptedOutbox(waits=True)) as hearing:

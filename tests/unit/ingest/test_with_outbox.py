@@ -1,0 +1,51 @@
+"""Ingest in front of a real outbox: what an app is told is what the outbox holds."""
+
+from __future__ import annotations
+
+import json
+
+from relay.config import OutboxSettings
+from relay.outbox.memory import MemoryOutbox
+
+from tests.unit.ingest.harness import BODY, EVENT, EVENT_ID, HandClock, Served, post, request
+
+
+async def served_by(outbox: MemoryOutbox) -> Served:
+    await outbox.open()
+    await outbox.load(lambda *_: None)
+    return Served(outbox=outbox)
+
+
+async def test_what_is_answered_202_is_pending_and_a_repeat_is_a_duplicate() -> None:
+    outbox = MemoryOutbox(OutboxSettings(), HandClock())
+    async with await served_by(outbox) as served:
+        assert [(await served.post()).status for _ in range(3)] == [202, 202, 202]
+        assert outbox.ledger().accepted == outbox.ledger().pending == 1
+        assert served.count("events_accepted_total", transport="http") == 1
+        assert served.count("events_duplicate_total", transport="http") == 2
+        answer = await served.ask(request(f"GET /v1/events/{EVENT_ID} HTTP/1.1"))
+        assert answer.json == {"event_id": EVENT_ID, "state": "pending"}
+
+
+async def test_a_full_outbox_is_503_until_there_is_room() -> None:
+    outbox = MemoryOutbox(OutboxSettings(max_size_bytes=len(BODY) * 3), HandClock())
+    async with await served_by(outbox) as served:
+        client = await served.connect()
+        statuses = []
+        for number in range(9):
+            client.send(post(json.dumps({**EVENT, "event_id": EVENT_ID[:-1] + str(number)}).encode()))
+            statuses.append((await client.answer()).status)
+        accepted = statuses.count(202)
+        assert statuses == [202] * accepted + [503] * (9 - accepted)
+        assert 0 < accepted < 9
+        assert outbox.ledger().accepted == accepted
+        assert served.rejected("full") == 9 - accepted
+
+
+async def test_a_closed_outbox_is_503() -> None:
+    outbox = MemoryOutbox(OutboxSettings(), HandClock())
+    async with await served_by(outbox) as served:
+        await outbox.close()
+        answer = await served.post()
+        assert (answer.status, "retry-after" in answer.headers) == (503, True)
+        assert served.rejected("unavailable") == 1
