@@ -204,10 +204,10 @@ class Service:
         http, ops = self.settings.http, self.settings.ops
         guard = Guard(http.allowed_hosts, http.allowed_origins)
         if not ops.listen:
-            return [Listener(self._dispatch, http, guard, self.metrics, self._clock)]
+            return [Listener(self._dispatch, http, guard, self.metrics, self._clock, self._http.shortcut)]
         own = replace(http, listen=ops.listen, unix_socket="")
         return [
-            Listener(self._http.handle, http, guard, self.metrics, self._clock),
+            Listener(self._http.handle, http, guard, self.metrics, self._clock, self._http.shortcut),
             Listener(self._ops.handle, own, guard, self.metrics, self._clock),
         ]
 
