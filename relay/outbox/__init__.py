@@ -49,6 +49,10 @@ class OutboxLocked(OutboxError):
     """Another relay holds this outbox."""
 
 
+class OutboxRefused(OutboxError):
+    """The path or what lies there must not be touched; the message says what to do."""
+
+
 DeadReason = Literal["refused", "too_large", "poison", "corrupt"]
 DropReason = Literal["age", "size"]
 EventState = Literal["pending", "delivered", "dead_lettered"]
@@ -120,9 +124,7 @@ class Ledger(NamedTuple):
 
     @property
     def balanced(self) -> bool:
-        return self.accepted + self.requeued == (
-            self.delivered + self.dead_lettered + self.dropped + self.pending
-        )
+        return self.accepted + self.requeued == (self.delivered + self.dead_lettered + self.dropped + self.pending)
 
 
 class Gauges(NamedTuple):
@@ -186,6 +188,9 @@ class Outbox(Protocol):
 
         All or nothing. The future fails with OutboxFull or OutboxUnavailable. Never blocks.
         """
+
+    def room(self) -> bool:
+        """Whether an append would be tried now; for those who can leave events where they are instead."""
 
     def sizes(self, lane: int, limit: int) -> Sequence[int]:
         """Body sizes in bytes of the lane's first `limit` pending events, in order."""

@@ -1,0 +1,54 @@
+"""The outbox's own time: what ages are measured in, so that no jump of a wall clock drops an event.
+
+Owns the rule: outbox time runs with monotonic time while the relay runs. Across a restart it moves
+on by the monotonic difference within one boot, else by the wall clock's difference if both its
+readings are plausible, else not at all: events live longer rather than shorter.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from relay.clock import Clock
+
+_EARLIEST_WALL_MS = 1_767_225_600_000
+"""2026-01-01T00:00:00Z: a TV box without a battery wakes up in 1970 or at its firmware's build date."""
+_LONGEST_OFF_MS = 30 * 86_400_000
+
+
+class Anchor(NamedTuple):
+    """The three clocks read at one moment, as kept on disk."""
+
+    outbox_ms: int
+    monotonic_ms: int
+    wall_ms: int
+    boot_id: str
+
+
+class OutboxTime:
+    """Outbox time in this process: starts where the last one left off."""
+
+    def __init__(self, clock: Clock, last: Anchor | None, not_before_ms: int = 0) -> None:
+        """`not_before_ms`: the newest event's time; what ran on after the anchor was written."""
+        self._clock = clock
+        self._ahead_ms = _resumed(clock, last, not_before_ms) - clock.monotonic_ms()
+
+    def now_ms(self) -> int:
+        return self._clock.monotonic_ms() + self._ahead_ms
+
+    def anchor(self) -> Anchor:
+        clock = self._clock
+        return Anchor(self.now_ms(), clock.monotonic_ms(), clock.wall_ms(), clock.boot_id)
+
+
+def _resumed(clock: Clock, last: Anchor | None, not_before_ms: int) -> int:
+    if last is None:
+        return not_before_ms
+    ran_on = max(0, not_before_ms - last.outbox_ms)
+    elapsed_ms = clock.monotonic_ms() - last.monotonic_ms
+    if last.boot_id == clock.boot_id and elapsed_ms >= 0:
+        return max(last.outbox_ms + elapsed_ms, not_before_ms)
+    was_ms, is_ms = last.wall_ms + ran_on, clock.wall_ms()
+    if was_ms >= _EARLIEST_WALL_MS and 0 <= is_ms - was_ms < _LONGEST_OFF_MS:
+        return last.outbox_ms + ran_on + is_ms - was_ms
+    return last.outbox_ms + ran_on

@@ -1,0 +1,402 @@
+"""The outbox in memory: the plain reference that tests compare with and simulations run on.
+
+Keeps every promise but durability, with lists and dictionaries and no cleverness. `crashed` gives
+the outbox that a restart would find, so that a simulation can kill a relay. No threads, no files;
+a commit takes one turn of the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from uuid import UUID
+from zlib import crc32
+
+from relay.clock import Clock, rfc3339
+from relay.config import OutboxSettings
+from relay.event import Event, LaneKey
+from relay.metrics import Metrics
+from relay.outbox import (
+    Backlog,
+    Dead,
+    DeadLetter,
+    DropReason,
+    EventState,
+    Gauges,
+    LaneState,
+    Ledger,
+    Loaded,
+    OutboxFull,
+    OutboxUnavailable,
+    Part,
+    Selection,
+    Settled,
+    Taken,
+)
+from relay.outbox.age import Anchor, OutboxTime
+
+_ROW_BYTES = 64
+"""What an event costs besides its body."""
+
+
+@dataclass(slots=True)
+class Stored:
+    """An event as it is kept; `crc` is of the body it was appended with."""
+
+    seq: int
+    event: Event
+    at_ms: int
+    crc: int
+
+
+@dataclass(slots=True)
+class _Lane:
+    key: LaneKey
+    pending: list[Stored] = field(default_factory=list)
+    window: bytes = b""
+    boot_id: str = ""
+    journal: tuple[int, int, list[int]] | None = None
+    """(request, which part of it, the seqs it holds)."""
+
+
+@dataclass(slots=True)
+class Disk:
+    """What a crash does not take."""
+
+    lanes: dict[int, _Lane] = field(default_factory=dict)
+    by_key: dict[LaneKey, int] = field(default_factory=dict)
+    used_bytes: int = 0
+    ledger: Ledger = field(default_factory=Ledger)
+    dead: dict[int, tuple[DeadLetter, Stored]] = field(default_factory=dict)
+    states: dict[bytes, tuple[int, EventState | None]] = field(default_factory=dict)
+    """The dedupe window: seq and state by event_id, oldest first."""
+    anchor: Anchor | None = None
+    next_seq: int = 1
+    next_lane: int = 1
+    next_dead: int = 1
+    next_request: int = 1
+
+
+class MemoryOutbox:
+    """See relay.outbox.Outbox for what it promises."""
+
+    def __init__(
+        self, settings: OutboxSettings, clock: Clock, metrics: Metrics | None = None, disk: Disk | None = None
+    ) -> None:
+        self.disk = disk or Disk()
+        self._settings = settings
+        self._clock = clock
+        self._metrics = metrics or Metrics()
+        self._time: OutboxTime | None = None
+        self._gathered: list[tuple[Sequence[Event], asyncio.Future[int]]] = []
+        self._in_flight: dict[int, list[int]] = {}
+        self._backlog: Backlog | None = None
+        self._open = False
+
+    def crashed(self) -> MemoryOutbox:
+        """The outbox that a restart finds after this one was killed now."""
+        self._open = False
+        self._refuse_gathered()
+        return MemoryOutbox(self._settings, self._clock, disk=deepcopy(self.disk))
+
+    async def open(self) -> None:
+        self._open = True
+        self._time = OutboxTime(self._clock, self.disk.anchor)
+        self._stamp()
+
+    async def load(self, backlog: Backlog) -> Loaded:
+        await self._commit_turn()
+        self._backlog = backlog
+        requests: dict[int, list[tuple[int, Part]]] = {}
+        states = []
+        for number, lane in self.disk.lanes.items():
+            states.append(LaneState(number, lane.key, lane.window, lane.boot_id == self._clock.boot_id))
+            if lane.journal is not None:
+                request, ordinal, seqs = lane.journal
+                if seqs == [stored.seq for stored in lane.pending[: len(seqs)]]:
+                    self._in_flight[number] = seqs
+                    requests.setdefault(request, []).append((ordinal, Part(number, len(seqs))))
+            if lane.pending:
+                self._tell(number)
+        return Loaded(states, [[part for _, part in sorted(requests[request])] for request in sorted(requests)])
+
+    def append(self, events: Sequence[Event]) -> asyncio.Future[int]:
+        answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        new_bytes = sum(len(event.body) + _ROW_BYTES for event in events)
+        gathered = sum(len(event.body) + _ROW_BYTES for waiting, _ in self._gathered for event in waiting)
+        excess = self._used_bytes() + gathered + new_bytes - self._settings.max_size_bytes
+        if not self._open:
+            answer.set_exception(OutboxUnavailable("the outbox is closed"))
+        elif excess > 0 and (self._settings.when_full == "reject" or new_bytes > self._settings.max_size_bytes):
+            answer.set_exception(OutboxFull("the outbox is full (outbox.max_size)"))
+        elif all(event.event_id in self.disk.states for event in events):
+            answer.set_result(len(events))
+        else:
+            self._gathered.append((events, answer))
+            asyncio.get_running_loop().call_soon(self._commit_gathered)
+        return answer
+
+    def room(self) -> bool:
+        full = self._used_bytes() >= self._settings.max_size_bytes
+        return self._open and not (full and self._settings.when_full == "reject")
+
+    def sizes(self, lane: int, limit: int) -> Sequence[int]:
+        known = self.disk.lanes.get(lane)
+        return [] if known is None else [len(stored.event.body) for stored in known.pending[:limit]]
+
+    async def take(self, parts: Sequence[Part]) -> Sequence[Taken]:
+        await self._commit_turn()
+        request, self.disk.next_request = self.disk.next_request, self.disk.next_request + 1
+        taken = []
+        for ordinal, (number, events, window) in enumerate(parts):
+            lane = self.disk.lanes.get(number)
+            if lane is None:
+                taken.append(Taken(number, []))
+                continue
+            wanted = lane.pending[:events]
+            corrupt = [stored for stored in wanted if crc32(stored.event.body) != stored.crc]
+            for stored in corrupt:
+                self._bury(number, stored, Dead("corrupt", None, "checksum does not match"))
+            good = [stored for stored in wanted if stored not in corrupt]
+            seqs = [stored.seq for stored in good]
+            lane.journal = (request, ordinal, seqs) if seqs else None
+            lane.window, lane.boot_id = window, self._clock.boot_id
+            self._in_flight.pop(number, None)
+            if seqs:
+                self._in_flight[number] = seqs
+            if corrupt:
+                self._tell(number)
+            taken.append(Taken(number, [stored.event.body for stored in good]))
+        return taken
+
+    async def settle(self, settled: Sequence[Settled]) -> None:
+        await self._commit_turn()
+        for number, delivered, dead, window in settled:
+            lane = self.disk.lanes.get(number)
+            if lane is None:
+                continue
+            seqs = self._in_flight.pop(number, [])
+            by_seq = {stored.seq: stored for stored in lane.pending[: len(seqs)]}
+            for index, why in dead.items():
+                self._bury(number, by_seq[seqs[index]], why)
+            if delivered:
+                rest = [seq for index, seq in enumerate(seqs) if index not in dead]
+                self._remove(number, rest, "delivered")
+                self._count(delivered=len(rest))
+                self._metrics.events_delivered.inc(len(rest))
+            lane.journal = None
+            lane.window, lane.boot_id = window, self._clock.boot_id
+            if delivered or dead:
+                self._tell(number)
+
+    def release(self, lanes: Sequence[int]) -> None:
+        for number in lanes:
+            self._in_flight.pop(number, None)
+
+    async def forget(self, lanes: Sequence[int]) -> None:
+        await self._commit_turn()
+        for number in lanes:
+            lane = self.disk.lanes.get(number)
+            if lane is not None and not lane.pending and number not in self._in_flight:
+                del self.disk.by_key[self.disk.lanes.pop(number).key]
+
+    async def expire(self) -> int:
+        await self._commit_turn()
+        oldest_ms = self._now_ms() - self._settings.max_age_ms
+        unwanted = [(number, stored) for number, stored in self._droppable() if stored.at_ms < oldest_ms]
+        self._drop("age", unwanted)
+        return len(unwanted)
+
+    def ledger(self) -> Ledger:
+        return self.disk.ledger
+
+    def gauges(self) -> Gauges:
+        oldest = min((lane.pending[0].at_ms for lane in self.disk.lanes.values() if lane.pending), default=None)
+        return Gauges(
+            bytes=self._used_bytes(),
+            max_bytes=self._settings.max_size_bytes,
+            oldest_age_ms=0 if oldest is None else self._now_ms() - oldest,
+            writable=self.room(),
+            dead_letters=len(self.disk.dead),
+            problem="" if self.room() else "the outbox is full or closed",
+        )
+
+    async def check(self) -> None:
+        self._stamp()
+
+    def find(self, event_id: bytes) -> EventState | None:
+        return self.disk.states.get(event_id, (0, None))[1]
+
+    async def dead_letters(self, selection: Selection, limit: int, after: int = 0) -> Sequence[DeadLetter]:
+        await self._commit_turn()
+        return [letter for letter in self._selected(selection) if letter.id > after][:limit]
+
+    async def requeue(self, selection: Selection, limit: int) -> int:
+        await self._commit_turn()
+        chosen = list(self._selected(selection))[:limit]
+        for letter in chosen:
+            _, stored = self.disk.dead.pop(letter.id)
+            self._store(stored.event, stored.crc)
+        self._count(requeued=len(chosen), pending=len(chosen))
+        self._metrics.events_requeued.inc(len(chosen))
+        self._tell_all({letter.lane_key for letter in chosen})
+        return len(chosen)
+
+    async def discard(self, selection: Selection, limit: int) -> int:
+        await self._commit_turn()
+        chosen = list(self._selected(selection))[:limit]
+        for letter in chosen:
+            del self.disk.dead[letter.id]
+        return len(chosen)
+
+    async def close(self) -> None:
+        if self._open:
+            await self._commit_turn()
+            self._stamp()
+        self._open = False
+        self._refuse_gathered()
+
+    # -- commits ------------------------------------------------------------------------------
+
+    async def _commit_turn(self) -> None:
+        """Others may run before a commit, as they do when it takes a disk."""
+        await asyncio.sleep(0)
+        if not self._open:
+            raise OutboxUnavailable("the outbox is closed")
+        self._commit_gathered()
+
+    def _commit_gathered(self) -> None:
+        gathered, self._gathered = self._gathered, []
+        for events, answer in gathered:
+            new_bytes = sum(len(event.body) + _ROW_BYTES for event in events)
+            if not self._make_room(new_bytes):
+                if not answer.done():
+                    answer.set_exception(OutboxFull("the outbox is full, and nothing in it can be dropped now"))
+                continue
+            fresh = 0
+            for event in events:
+                if event.event_id not in self.disk.states:
+                    self._store(event, crc32(event.body))
+                    fresh += 1
+            self._count(accepted=fresh, pending=fresh)
+            if not answer.done():
+                answer.set_result(len(events) - fresh)
+            self._tell_all({event.lane_key for event in events})
+
+    def _refuse_gathered(self) -> None:
+        for _, answer in self._gathered:
+            if not answer.done():
+                answer.set_exception(OutboxUnavailable("the outbox is closed"))
+        self._gathered = []
+
+    def _store(self, event: Event, crc: int) -> None:
+        disk = self.disk
+        number = disk.by_key.get(event.lane_key)
+        if number is None:
+            number, disk.next_lane = disk.next_lane, disk.next_lane + 1
+            disk.lanes[number] = _Lane(event.lane_key)
+            disk.by_key[event.lane_key] = number
+        disk.used_bytes += len(event.body) + _ROW_BYTES
+        disk.lanes[number].pending.append(Stored(disk.next_seq, event, self._now_ms(), crc))
+        disk.states.pop(event.event_id, None)
+        disk.states[event.event_id] = (disk.next_seq, "pending")
+        disk.next_seq += 1
+        while disk.states and next(iter(disk.states.values()))[0] < disk.next_seq - self._settings.dedupe_window:
+            del disk.states[next(iter(disk.states))]
+
+    def _remove(self, number: int, seqs: Iterable[int], state: EventState | None) -> None:
+        gone = set(seqs)
+        lane = self.disk.lanes[number]
+        for stored in lane.pending:
+            event_id = stored.event.event_id
+            if stored.seq in gone:
+                self.disk.used_bytes -= len(stored.event.body) + _ROW_BYTES
+                if event_id in self.disk.states:
+                    self.disk.states[event_id] = (stored.seq, state)
+        lane.pending = [stored for stored in lane.pending if stored.seq not in gone]
+        self._count(pending=-len(gone))
+
+    def _bury(self, number: int, stored: Stored, why: Dead) -> None:
+        disk = self.disk
+        event = stored.event
+        letter = DeadLetter(
+            disk.next_dead,
+            str(UUID(bytes=event.event_id)),
+            event.lane_key,
+            why.reason,
+            why.status,
+            why.words,
+            rfc3339(self._clock.wall_ms()),
+            event.body,
+        )
+        disk.dead[letter.id] = (letter, stored)
+        disk.next_dead += 1
+        self._remove(number, [stored.seq], "dead_lettered")
+        self._count(dead_lettered=1)
+        self._metrics.events_dead_lettered.labels(why.reason).inc()
+        while len(disk.dead) > self._settings.max_dead_letters:
+            del disk.dead[next(iter(disk.dead))]
+            self._metrics.dead_letters_discarded.inc()
+
+    def _make_room(self, new_bytes: int) -> bool:
+        excess = self._used_bytes() + new_bytes - self._settings.max_size_bytes
+        if excess <= 0:
+            return True
+        unwanted: list[tuple[int, Stored]] = []
+        for number, stored in sorted(self._droppable(), key=lambda each: each[1].seq):
+            if excess <= 0:
+                break
+            excess -= len(stored.event.body) + _ROW_BYTES
+            unwanted.append((number, stored))
+        self._drop("size", unwanted)
+        return excess <= 0
+
+    def _droppable(self) -> Iterable[tuple[int, Stored]]:
+        """(lane, event) of what is pending and not in flight."""
+        for number, lane in self.disk.lanes.items():
+            for stored in lane.pending[len(self._in_flight.get(number, ())) :]:
+                yield number, stored
+
+    def _drop(self, reason: DropReason, unwanted: Sequence[tuple[int, Stored]]) -> None:
+        for number in {number for number, _ in unwanted}:
+            self._remove(number, [stored.seq for lane, stored in unwanted if lane == number], None)
+            self._tell(number)
+        self._count(dropped=len(unwanted))
+        self._metrics.events_dropped.labels(reason).inc(len(unwanted))
+
+    def _count(self, **by: int) -> None:
+        ledger = self.disk.ledger
+        self.disk.ledger = ledger._replace(**{name: getattr(ledger, name) + more for name, more in by.items()})
+
+    def _used_bytes(self) -> int:
+        return self.disk.used_bytes + sum(len(letter.body) + _ROW_BYTES for letter, _ in self.disk.dead.values())
+
+    def _selected(self, selection: Selection) -> Iterable[DeadLetter]:
+        named = bool(selection.ids) or selection.device_id is not None or selection.reason is not None
+        for letter, _ in list(self.disk.dead.values()):
+            if (
+                (named or selection.all)
+                and (not selection.ids or letter.id in selection.ids)
+                and selection.device_id in (None, letter.lane_key[2])
+                and selection.reason in (None, letter.reason)
+            ):
+                yield letter
+
+    def _stamp(self) -> None:
+        assert self._time is not None
+        self.disk.anchor = self._time.anchor()
+
+    def _now_ms(self) -> int:
+        assert self._time is not None, "the outbox is not open"
+        return self._time.now_ms()
+
+    def _tell_all(self, keys: Iterable[LaneKey]) -> None:
+        for key in sorted(set(keys)):
+            self._tell(self.disk.by_key[key])
+
+    def _tell(self, number: int) -> None:
+        lane = self.disk.lanes[number]
+        if self._backlog is not None:
+            self._backlog(number, lane.key, len(lane.pending), sum(len(each.event.body) for each in lane.pending))

@@ -1,0 +1,263 @@
+"""What the outbox knows without asking the disk: as of the last commit, and nothing else.
+
+Owns the numbers in memory and how a commit changes them. Rule: nothing here changes before the
+commit that says so has returned (but for `release`, which changes no row). Used by the event loop
+only. Knows nothing of SQL.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from relay.clock import Clock
+from relay.config import OutboxSettings
+from relay.outbox import EventState, LaneState, Ledger, Part
+from relay.outbox.age import OutboxTime
+from relay.outbox.index import Index, Lane
+from relay.outbox.recent import DEAD, DROPPED, Recent
+from relay.outbox.sqlite.connection import PAGE_BYTES
+from relay.outbox.sqlite.start import Chunk, Opened
+from relay.outbox.sqlite.transactions import Buried, Graveyard, Range
+
+_GARBAGE_ROWS = 512
+"""So many done rows may lie about before a commit removes them: then a lonely event costs no delete of its own."""
+_GARBAGE_BYTES = 256 << 10
+_PREFIX_ROWS = 4096
+"""Deleted with one commit at most; some milliseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What outbox.max_size means for the parts of the file."""
+
+    max_bytes: int
+    wal_bytes: int
+    """The write-ahead log is copied back and begun anew before it is larger."""
+    append_bytes: int
+    """Used pages beyond which nothing is appended; the rest is kept for settles, lanes and dead letters."""
+    commit_bytes: int
+    """Bodies in one commit."""
+    dead_letter_bytes: int
+    sweep_rows: int
+    vacuum_pages: int
+    """Given back with one commit."""
+
+    @classmethod
+    def of(cls, settings: OutboxSettings) -> Limits:
+        size = settings.max_size_bytes
+        wal = max(min(4 << 20, size // 4), 16 * PAGE_BYTES)
+        return cls(
+            max_bytes=size,
+            wal_bytes=wal,
+            append_bytes=size - wal - size // 16,
+            commit_bytes=wal // 4,
+            dead_letter_bytes=size // 4,
+            sweep_rows=min(2048, wal // 1024),
+            vacuum_pages=wal // PAGE_BYTES // 4,
+        )
+
+
+@dataclass(slots=True)
+class Book:
+    """Everything that memory holds of one open file."""
+
+    settings: OutboxSettings
+    limits: Limits
+    time: OutboxTime
+    recent: Recent
+    boot: int
+    index: Index = field(default_factory=Index)
+    next_seq: int = 1
+    next_lane: int = 1
+    next_request: int = 1
+    requeued: int = 0
+    delivered: int = 0
+    dead_lettered: int = 0
+    dropped: int = 0
+    dead_letters: int = 0
+    dead_letter_bytes: int = 0
+    first_row: int = 1
+    """No row of the log is older."""
+    rows: int = 0
+    """In the log, done ones included; known once loaded."""
+    done_bytes: int = 0
+    """Bodies of done rows not yet deleted, since loaded."""
+    sweep_from: int = 1
+    pages: int = 0
+    free_pages: int = 0
+    wal_frames: int = 0
+    oldest_seq: int | None = None
+    """The pending event whose time of append was last read, and that time."""
+    oldest_at_ms: int = 0
+    loaded: bool = False
+    loading_from: int = 0
+    """Rows up to here are in `older` already."""
+    load_to: int = 0
+    older: Index = field(default_factory=Index)
+    """What the file held when it was opened, while it is being read."""
+    cursors: dict[int, int] = field(default_factory=dict)
+    opened: Opened | None = None
+    """What opening found, until loaded."""
+    lanes_at_load: Sequence[LaneState] = ()
+    unsettled: Sequence[Sequence[Part]] = ()
+    changed: set[int] = field(default_factory=set)
+    """Lanes whose backlog is to be told."""
+
+    @classmethod
+    def of(cls, opened: Opened, settings: OutboxSettings, clock: Clock) -> Book:
+        book = cls(
+            settings,
+            Limits.of(settings),
+            OutboxTime(clock, opened.anchor, opened.last_at_ms),
+            opened.recent,
+            opened.boot,
+            next_seq=opened.last_seq + 1,
+            next_lane=opened.next_lane,
+            next_request=max((row.request or 0 for row in opened.lanes), default=0) + 1,
+            requeued=opened.requeued,
+            delivered=opened.delivered,
+            dead_lettered=opened.dead_lettered,
+            dropped=opened.dropped,
+            dead_letters=opened.dead_letters,
+            dead_letter_bytes=opened.dead_letter_bytes,
+            first_row=opened.first_row,
+            sweep_from=opened.first_row,
+            pages=opened.pages,
+            free_pages=opened.free_pages,
+            loading_from=opened.first_row - 1,
+            load_to=opened.last_seq,
+            opened=opened,
+        )
+        for row in opened.lanes:
+            book.index.add(row.lane, row.key)
+            book.older.add(row.lane, row.key)
+            book.cursors[row.lane] = row.cursor
+        return book
+
+    def ledger(self) -> Ledger:
+        appended = self.next_seq - 1
+        done = self.delivered + self.dead_lettered + self.dropped
+        return Ledger(
+            appended - self.requeued, self.requeued, self.delivered, self.dead_lettered, self.dropped, appended - done
+        )
+
+    @property
+    def pending(self) -> int:
+        return self.next_seq - 1 - self.delivered - self.dead_lettered - self.dropped
+
+    @property
+    def used_bytes(self) -> int:
+        return (self.pages - self.free_pages) * PAGE_BYTES
+
+    @property
+    def wasteful(self) -> bool:
+        """Whether more than half of the file is free pages, and that is worth the work."""
+        return self.free_pages > max(self.pages - self.free_pages, self.limits.vacuum_pages)
+
+    def state_of(self, event_id: bytes) -> EventState | None:
+        found = self.recent.find(event_id)
+        if found is None or found.mark == DROPPED:
+            return None
+        if found.mark == DEAD:
+            return "dead_lettered"
+        lane = self.index.lanes.get(found.lane)
+        if lane is not None and found.seq in lane:
+            return "pending"
+        unread = not self.loaded and found.seq <= self.load_to
+        return "pending" if unread and found.seq > self.cursors.get(found.lane, found.seq) else "delivered"
+
+    def room_bytes(self) -> int:
+        """How much the used pages may grow by appends."""
+        return self.limits.append_bytes - self.used_bytes
+
+    def graveyard(self, clock: Clock) -> Graveyard:
+        return Graveyard(self.settings.max_dead_letters, self.limits.dead_letter_bytes, clock.wall_ms())
+
+    def buried(self, buried: Buried) -> None:
+        self.dead_lettered += buried.events
+        self.dead_letters += buried.events - buried.discarded
+        self.dead_letter_bytes += buried.body_bytes
+        self.rows -= buried.events
+
+    def remove(self, lane: Lane, events: int, start: int = 0) -> None:
+        """Events of a lane are done."""
+        before = lane.body_bytes
+        lane.remove(start, events)
+        self.done_bytes += before - lane.body_bytes
+
+    def stretch(self, first_seq: int, last_seq: int) -> Range:
+        kept_from, ids, marks = self.recent.packed(first_seq, last_seq)
+        return Range(first_seq, last_seq, kept_from, ids, marks, self.next_seq - 1 - self.recent.window)
+
+    def reclaimable(self) -> tuple[int, int, bool] | None:
+        """(first seq, last seq, whether pending events wait among them) of what is worth deleting now."""
+        garbage = self.rows - self.pending
+        crowded = self.room_bytes() < self.limits.append_bytes // 8
+        if not self.loaded or garbage <= 0:
+            return None
+        if garbage < _GARBAGE_ROWS and self.done_bytes < self.limits.max_bytes // 16 and not crowded:
+            return None
+        first_pending = self.index.first_seq()
+        prefix_end = (self.next_seq if first_pending is None else first_pending) - 1
+        if prefix_end - self.first_row + 1 >= min(garbage, _GARBAGE_ROWS):
+            return self.first_row, min(prefix_end, self.first_row + _PREFIX_ROWS - 1), False
+        if garbage * (8 if crowded else 2) > self.rows:
+            if not self.first_row <= self.sweep_from < self.next_seq:
+                self.sweep_from = max(self.first_row, prefix_end + 1)
+            return self.sweep_from, min(self.sweep_from + self.limits.sweep_rows, self.next_seq) - 1, True
+        return None
+
+    def reclaimed(self, first: int, last: int, pinned: bool, rows: int) -> None:
+        self.rows -= rows
+        if pinned:
+            self.sweep_from = last + 1
+        elif first <= self.first_row:
+            self.first_row = last + 1
+        if self.rows <= self.pending:
+            self.done_bytes = 0
+
+    def load(self, chunk: Chunk) -> None:
+        """Take in what was read of the log; `finish_loading` comes after the last chunk."""
+        lanes, cursors = self.older.lanes, self.cursors
+        for seq, number, size in zip(chunk.seqs, chunk.lanes, chunk.sizes, strict=True):
+            if seq > cursors.get(number, seq):
+                lanes[number].append(seq, size)
+        self.rows += len(chunk.seqs)
+        self.loading_from = chunk.last_seq
+
+    def finish_loading(self) -> None:
+        """Put what was found before what came since."""
+        opened = self.opened
+        assert opened is not None
+        for number, older in self.older.lanes.items():
+            lane = self.index.lanes.get(number)
+            if lane is not None and len(older):
+                lane.prepend(older)
+        self.lanes_at_load = [LaneState(row.lane, row.key, row.window, row.boot == self.boot) for row in opened.lanes]
+        self.unsettled = self._unsettled(opened)
+        self.older, self.cursors, self.opened = Index(), {}, None
+        self.loaded = True
+        self.changed.update(number for number, lane in self.index.lanes.items() if len(lane))
+
+    def inherit(self, old: Book) -> None:
+        """Keep what is in flight, and give no lane's number to another device while this process runs."""
+        self.next_lane = max(self.next_lane, old.next_lane)
+        for number, lane in old.index.lanes.items():
+            if lane.in_flight is not None and number in self.index.lanes:
+                self.index.lanes[number].in_flight = lane.in_flight
+
+    def _unsettled(self, opened: Opened) -> Sequence[Sequence[Part]]:
+        """The journal's requests whose events are all still there; promised to the next take."""
+        requests: dict[int, list[tuple[int, Part]]] = {}
+        for row in opened.lanes:
+            lane = self.index.lanes.get(row.lane)
+            if row.request is None or lane is None or lane.first_seq != row.first_seq:
+                continue
+            assert row.last_seq is not None
+            events = lane.count_to(row.last_seq)
+            if lane.in_flight is None:
+                lane.in_flight = array("Q", lane.seqs(events))
+            requests.setdefault(row.request, []).append((row.ordinal or 0, Part(row.lane, events)))
+        return [[part for _, part in sorted(requests[number])] for number in sorted(requests)]

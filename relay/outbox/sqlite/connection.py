@@ -1,0 +1,65 @@
+"""How SQLite is opened and spoken to: one connection, one thread, one hop per commit.
+
+Owns the PRAGMAs. Rules: whoever wants something of the database hands over a plain function that
+gets the sqlite3.Connection; nothing else touches it, so nothing can come between two statements.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Concatenate, Literal, ParamSpec, TypeVar, cast
+
+import aiosqlite
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+PAGE_BYTES = 4096
+SQLITE_VERSION = sqlite3.sqlite_version
+_CACHE_KIB = 2048
+_CACHED_STATEMENTS = 64
+
+
+class Connection(aiosqlite.Connection):
+    """aiosqlite's connection, with whole transactions as its unit.
+
+    Each awaited aiosqlite call is a thread hop of about 150 µs, other tasks' statements may come in
+    between, and a cancelled await leaves a transaction half made. `run` hands one function to the
+    thread: one hop a commit, nothing interleaves, and what was handed over runs to its end.
+    """
+
+    async def run(self, work: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """What `work(connection, ...)` returns, run on this connection's thread."""
+        return cast(T, await self._execute(work, self._conn, *args, **kwargs))  # type: ignore[no-untyped-call]
+
+
+def open_database(
+    path: Path, durability: Literal["full", "normal"], max_size_bytes: int, wal_bytes: int
+) -> sqlite3.Connection:
+    """An open connection with every PRAGMA set; sqlite3.Error if the file is no database."""
+    database = sqlite3.connect(
+        path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=_CACHED_STATEMENTS
+    )
+    try:
+        for pragma in (
+            f"page_size={PAGE_BYTES}",
+            "auto_vacuum=INCREMENTAL",  # counts only before the first table
+            "locking_mode=EXCLUSIVE",  # before WAL: then there is no -shm, and nobody else gets in
+            "journal_mode=WAL",
+            f"synchronous={durability}",
+            "wal_autocheckpoint=0",  # checkpoints run after the answers, see outbox.py
+            f"journal_size_limit={wal_bytes}",
+            f"cache_size=-{_CACHE_KIB}",
+            "cache_spill=0",  # a page spilled half way is written twice; commits are bounded
+            "secure_delete=0",  # some builds default to writing zeros over what is freed
+            "temp_store=MEMORY",
+            "mmap_size=0",
+            f"max_page_count={max(max_size_bytes // PAGE_BYTES, 16)}",
+        ):
+            database.execute(f"PRAGMA {pragma}").fetchall()
+    except BaseException:
+        database.close()
+        raise
+    return database

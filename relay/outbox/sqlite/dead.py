@@ -1,0 +1,212 @@
+"""The dead letters: looked at, requeued, discarded.
+
+Owns what a Selection means. Rules: looking writes nothing; what is requeued gets new seqs and keeps
+its checksum, so a corrupt event is found corrupt again and never sent.
+"""
+# ruff: noqa: S608 - conditions and column lists are ours, values are bound
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from relay.clock import rfc3339
+from relay.event import LaneKey
+from relay.metrics import Metrics
+from relay.outbox import DeadLetter, Selection
+from relay.outbox.recent import ID_BYTES
+from relay.outbox.sqlite.book import Book
+from relay.outbox.sqlite.draft import Draft, Op
+
+_LETTERS_AT_ONCE = 256
+"""Requeued or discarded with one commit."""
+
+
+class Chosen(NamedTuple):
+    """A dead letter about to be requeued."""
+
+    id: int
+    key: LaneKey
+    event_id: bytes
+    body_bytes: int
+
+
+class ReadDead(Op[Sequence[DeadLetter]]):
+    def __init__(self, selection: Selection, limit: int, after: int) -> None:
+        super().__init__()
+        self._choice = (selection, limit, after)
+
+    def plan(self, draft: Draft) -> bool:
+        selection, limit, after = self._choice
+        draft.add(self, partial(_read, selection=selection, limit=limit, after=after))
+        return True
+
+    def apply(self, book: Book, result: Sequence[DeadLetter]) -> Sequence[DeadLetter]:
+        return result
+
+
+class Choose(Op[Sequence[Chosen]]):
+    """Which dead letters one commit can requeue."""
+
+    def __init__(self, selection: Selection, limit: int) -> None:
+        super().__init__()
+        self._choice = (selection, limit)
+
+    def plan(self, draft: Draft) -> bool:
+        selection, limit = self._choice
+        draft.add(self, partial(_choose, selection=selection, limit=min(limit, _LETTERS_AT_ONCE)))
+        return True
+
+    def apply(self, book: Book, result: Sequence[Chosen]) -> Sequence[Chosen]:
+        fitting, body_bytes = 0, 0
+        for chosen in result:
+            body_bytes += chosen.body_bytes
+            if fitting and body_bytes > book.limits.commit_bytes:
+                break
+            fitting += 1
+        return result[:fitting]
+
+
+class Requeue(Op[int]):
+    def __init__(self, chosen: Sequence[Chosen], metrics: Metrics) -> None:
+        super().__init__()
+        self._chosen = chosen
+        self._metrics = metrics
+        self._lanes: list[int] = []
+
+    def plan(self, draft: Draft) -> bool:
+        self._lanes = [draft.lane(chosen.key) for chosen in self._chosen]
+        if draft.unclear.intersection(self._lanes):
+            return False
+        wanted = list(zip((chosen.id for chosen in self._chosen), self._lanes, strict=True))
+        draft.add(self, partial(_requeue, wanted=wanted, first_seq=draft.next_seq, at_ms=draft.now_ms))
+        draft.unclear.update(self._lanes)
+        return True
+
+    def apply(self, book: Book, result: set[int]) -> int:
+        """`result`: the ids that were still there."""
+        moved = [at for at, chosen in enumerate(self._chosen) if chosen.id in result]
+        ids = [self._chosen[at].event_id for at in moved]
+        lanes = [self._lanes[at] for at in moved]
+        book.recent.extend(book.next_seq, ids, lanes)
+        for at, lane in zip(moved, lanes, strict=True):
+            size = self._chosen[at].body_bytes
+            book.index.lanes[lane].append(book.next_seq, size)
+            book.next_seq += 1
+            book.dead_letter_bytes -= size
+        book.rows += len(moved)
+        book.requeued += len(moved)
+        book.dead_letters -= len(moved)
+        book.changed.update(lanes)
+        self._metrics.events_requeued.inc(len(moved))
+        return len(moved)
+
+
+class Discard(Op[int]):
+    def __init__(self, selection: Selection, limit: int) -> None:
+        super().__init__()
+        self._choice = (selection, limit)
+
+    def plan(self, draft: Draft) -> bool:
+        selection, limit = self._choice
+        draft.add(self, partial(_discard, selection=selection, limit=min(limit, _LETTERS_AT_ONCE)))
+        return True
+
+    def apply(self, book: Book, result: tuple[int, int]) -> int:
+        letters, body_bytes = result
+        book.dead_letters -= letters
+        book.dead_letter_bytes -= body_bytes
+        return letters
+
+
+def _read(database: sqlite3.Connection, selection: Selection, limit: int, after: int) -> Sequence[DeadLetter]:
+    where, values = _where(selection)
+    return [
+        DeadLetter(
+            id=number,
+            event_id=str(UUID(bytes=event_id)) if len(event_id) == ID_BYTES else event_id.hex(),
+            lane_key=(int(tenant_id), platform, device_id),
+            reason=reason,
+            status=status,
+            words=words,
+            dead_at=rfc3339(died_ms),
+            body=body,
+        )
+        for number, event_id, tenant_id, platform, device_id, reason, status, words, died_ms, body in database.execute(
+            "SELECT id, event_id, tenant_id, platform, device_id, reason, status, words, dead_at_ms, body"
+            f" FROM dead_letters WHERE id > ? AND {where} ORDER BY id LIMIT ?",
+            (after, *values, limit),
+        )
+    ]
+
+
+def _choose(database: sqlite3.Connection, selection: Selection, limit: int) -> Sequence[Chosen]:
+    where, values = _where(selection)
+    return [
+        Chosen(number, (int(tenant_id), platform, device_id), event_id.ljust(ID_BYTES, b"\0")[:ID_BYTES], body_bytes)
+        for number, tenant_id, platform, device_id, event_id, body_bytes in database.execute(
+            "SELECT id, tenant_id, platform, device_id, event_id, length(body)"
+            f" FROM dead_letters WHERE {where} ORDER BY id LIMIT ?",
+            (*values, limit),
+        )
+    ]
+
+
+def _requeue(database: sqlite3.Connection, wanted: Sequence[tuple[int, int]], first_seq: int, at_ms: int) -> set[int]:
+    """Append dead letters, given by (id, lane), to the log; returns the ids of those that were still there."""
+    moved: list[int] = []
+    for number, lane in wanted:
+        if database.execute(
+            "INSERT INTO log SELECT ?, ?, event_id, ?, crc, body FROM dead_letters WHERE id = ?",
+            (first_seq + len(moved), lane, at_ms, number),
+        ).rowcount:
+            moved.append(number)
+    database.execute("UPDATE ledger SET requeued = requeued + ?", (len(moved),))
+    _delete(database, moved)
+    return set(moved)
+
+
+def _discard(database: sqlite3.Connection, selection: Selection, limit: int) -> tuple[int, int]:
+    """Returns (dead letters, bytes of their bodies)."""
+    where, values = _where(selection)
+    numbers = [
+        number
+        for (number,) in database.execute(
+            f"SELECT id FROM dead_letters WHERE {where} ORDER BY id LIMIT ?",
+            (*values, limit),
+        )
+    ]
+    return len(numbers), _delete(database, numbers)
+
+
+def _delete(database: sqlite3.Connection, numbers: Sequence[int]) -> int:
+    """Delete dead letters; returns the bytes of their bodies."""
+    listed = json.dumps(numbers)
+    (body_bytes,) = database.execute(
+        "SELECT coalesce(sum(length(body)), 0) FROM dead_letters WHERE id IN (SELECT value FROM json_each(?))",
+        (listed,),
+    ).fetchone()
+    database.execute("DELETE FROM dead_letters WHERE id IN (SELECT value FROM json_each(?))", (listed,))
+    database.execute(
+        "UPDATE ledger SET dead_letters = dead_letters - ?, dead_letter_bytes = dead_letter_bytes - ?",
+        (len(numbers), body_bytes),
+    )
+    return int(body_bytes)
+
+
+def _where(selection: Selection) -> tuple[str, list[Any]]:
+    """The condition and its values; nothing is chosen by a selection that says nothing."""
+    conditions: dict[str, Any] = {}
+    if selection.ids:
+        conditions["id IN (SELECT value FROM json_each(?))"] = json.dumps(list(selection.ids))
+    if selection.device_id is not None:
+        conditions["device_id = ?"] = selection.device_id
+    if selection.reason is not None:
+        conditions["reason = ?"] = selection.reason
+    if not conditions:
+        return ("1" if selection.all else "0"), []
+    return " AND ".join(conditions), list(conditions.values())

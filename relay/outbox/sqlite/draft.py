@@ -1,0 +1,182 @@
+"""One commit in the making: what the waiting calls want, turned into steps for the thread.
+
+Owns the order inside a commit: what makes room, then new lanes and events, then the other calls in
+the order they came. Rules: planning changes nothing but the draft, so a commit that fails leaves no
+trace; what a call needs to know of an earlier one in the same commit stands in the draft, and a
+call that needs more waits for the next commit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from array import array
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Generic, TypeVar
+from zlib import crc32
+
+from relay.clock import Clock
+from relay.event import Event, LaneKey
+from relay.outbox.sqlite import transactions
+from relay.outbox.sqlite.book import Book
+from relay.outbox.sqlite.transactions import Committed, Step
+
+T = TypeVar("T")
+
+
+class Op(ABC, Generic[T]):
+    """A call that waits for its commit."""
+
+    def __init__(self) -> None:
+        self.answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+    @abstractmethod
+    def plan(self, draft: Draft) -> bool:
+        """Add steps to the draft; False: it has to wait for the next commit, and nothing was added."""
+
+    @abstractmethod
+    def apply(self, book: Book, result: Any) -> T:
+        """Change the book as the commit changed the file; returns the answer."""
+
+
+class Append:
+    """Events waiting to be appended, and who waits for them."""
+
+    __slots__ = ("answer", "body_bytes", "duplicates", "events")
+
+    def __init__(self, events: Sequence[Event], answer: asyncio.Future[int]) -> None:
+        self.events = events
+        self.body_bytes = sum([len(event.body) for event in events])
+        self.answer = answer
+        self.duplicates = 0
+
+
+def cost_bytes(body_bytes: int, events: int) -> int:
+    """At most so much do the used pages grow: a page holds one body of just over half of it."""
+    return 2 * body_bytes + 128 * events
+
+
+class Draft:
+    """What the next commit will do."""
+
+    def __init__(self, book: Book, clock: Clock) -> None:
+        self.book = book
+        self.clock = clock
+        self.now_ms = book.time.now_ms()
+        self.next_seq = book.next_seq
+        self.next_request = book.next_request
+        self.appends: list[Append] = []
+        self.body_bytes = 0
+        self.skipped: dict[int, int] = {}
+        """Lanes whose first so many events an earlier settle of this commit moves past."""
+        self.unclear: set[int] = set()
+        """Lanes of which a later call cannot know what they will hold."""
+        self._columns: list[Any] = []
+        self._sizes: list[int] = []
+        self._lanes: list[int] = []
+        self._ids: list[bytes] = []
+        self._fresh: set[bytes] = set()
+        self._new_lanes: dict[LaneKey, int] = {}
+        self._before: list[tuple[Op[Any], Step]] = []
+        self._after: list[tuple[Op[Any], Step]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self.appends or self._before or self._after)
+
+    @property
+    def events(self) -> int:
+        return len(self._sizes)
+
+    @property
+    def ops(self) -> Sequence[Op[Any]]:
+        return [op for op, _ in (*self._before, *self._after)]
+
+    def add(self, op: Op[Any], step: Step) -> None:
+        self._after.append((op, step))
+
+    def add_before(self, op: Op[Any], step: Step) -> None:
+        """For what makes room for the events of this commit."""
+        self._before.append((op, step))
+
+    def append(self, append: Append) -> None:
+        """Plan rows for the events that are not known yet, in this commit or before it."""
+        known, fresh, by_key = self.book.recent.known, self._fresh, self.book.index.by_key
+        columns, now_ms, seq = self._columns, self.now_ms, self.next_seq
+        for event_id, key, body in append.events:
+            if event_id in known or event_id in fresh:
+                append.duplicates += 1
+                continue
+            fresh.add(event_id)
+            lane = by_key.get(key) or self.lane(key)
+            columns += (seq, lane, event_id, now_ms, crc32(body), body)
+            self._lanes.append(lane)
+            self._ids.append(event_id)
+            self._sizes.append(len(body))
+            seq += 1
+        self.next_seq = seq
+        self.appends.append(append)
+        self.body_bytes += append.body_bytes
+
+    def lane(self, key: LaneKey) -> int:
+        """The lane of a device, a new one if it has none."""
+        lane = self.book.index.by_key.get(key) or self._new_lanes.get(key)
+        if lane is None:
+            lane = self._new_lanes[key] = self.book.next_lane + len(self._new_lanes)
+        return lane
+
+    def appends_to(self, lane: int) -> bool:
+        """Whether this commit appends to a lane."""
+        return lane in self._lanes
+
+    def steps(self) -> list[Step]:
+        steps = [step for _, step in self._before]
+        if self._new_lanes:
+            rows = [(lane, str(key[0]), *key[1:], self.book.next_seq - 1) for key, lane in self._new_lanes.items()]
+            steps.append(partial(transactions.add_lanes, lanes=rows))
+        if self._columns:
+            steps.append(partial(transactions.insert_events, columns=self._columns))
+        return steps + [step for _, step in self._after]
+
+    def apply(self, committed: Committed) -> None:
+        """The commit is on disk: change the book, answer everybody."""
+        book, results = self.book, list(committed.results)
+        book.pages, book.free_pages = committed.pages, committed.free_pages
+        before = results[: len(self._before)]
+        after = results[len(results) - len(self._after) :]
+        for (op, _), result in zip(self._before, before, strict=True):
+            _answer(op.answer, op.apply(book, result))
+        self._apply_rows()
+        for (op, _), result in zip(self._after, after, strict=True):
+            _answer(op.answer, op.apply(book, result))
+        for append in self.appends:
+            _answer(append.answer, append.duplicates)
+
+    def fail(self, error: Exception) -> None:
+        """The commit failed: nobody knows whether its events are on disk."""
+        for answer in (*(append.answer for append in self.appends), *(op.answer for op in self.ops)):
+            if not answer.done():
+                answer.set_exception(error)
+
+    def _apply_rows(self) -> None:
+        book = self.book
+        for key, lane in self._new_lanes.items():
+            book.index.add(lane, key)
+        book.next_lane += len(self._new_lanes)
+        if not self._sizes:
+            return
+        lanes = book.index.lanes
+        if not book.pending:
+            book.oldest_seq, book.oldest_at_ms = book.next_seq, self.now_ms
+        for seq, (lane, size) in enumerate(zip(self._lanes, self._sizes, strict=True), book.next_seq):
+            lanes[lane].append(seq, size)
+        book.recent.extend(book.next_seq, self._ids, array("I", self._lanes))
+        book.rows += len(self._sizes)
+        book.next_seq += len(self._sizes)
+        book.changed.update(self._lanes)
+
+
+def _answer(future: asyncio.Future[T], value: T) -> None:
+    """Whoever stopped waiting has cancelled the future; the work is done all the same."""
+    if not future.done():
+        future.set_result(value)

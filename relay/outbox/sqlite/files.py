@@ -1,0 +1,119 @@
+"""The outbox's files: made private, locked, recognised, set aside.
+
+Rules: the database is one regular file of mode 0600, never reached through a symbolic link;
+`<name>.lock` is flocked before anything else is touched; a broken file is renamed, never deleted.
+Knows nothing of what is inside.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+from pathlib import Path
+from typing import NamedTuple
+
+from relay.outbox import OutboxLocked, OutboxRefused
+
+
+def beside(path: Path, suffix: str) -> Path:
+    """outbox.db -> outbox.db<suffix>."""
+    return path.with_name(path.name + suffix)
+
+
+class Identity(NamedTuple):
+    """Which file is open; what is written to another one, or to an unlinked one, is lost."""
+
+    device: int
+    inode: int
+
+
+def identity(path: Path) -> Identity | None:
+    """None if there is no such file."""
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return None
+    return Identity(status.st_dev, status.st_ino)
+
+
+def lock(path: Path) -> int:
+    """Make the directory and take the lock; the descriptor holds it.
+
+    Raises OutboxLocked, or OutboxRefused where the path cannot be used by this user.
+    """
+    try:
+        _make_directory(path.parent)
+        name = beside(path, ".lock")
+        fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise OutboxRefused(f"outbox.path {path}: {error.strerror}: {error.filename}") from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(fd)
+        raise OutboxLocked(f"another relay holds {path} (its lock: {name})") from error
+    return fd
+
+
+def unlock(fd: int) -> None:
+    """The lock file stays: removing it would let two relays lock two files of one name."""
+    os.close(fd)
+
+
+def make_private(path: Path) -> None:
+    """Create the database file if it is missing, mode 0600; SQLite gives its -wal the same mode."""
+    for name in (path, beside(path, "-wal")):
+        try:
+            mode = name.lstat().st_mode
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise OutboxRefused(f"{name}: {error.strerror}") from error
+        if not stat.S_ISREG(mode):
+            what = "a symbolic link" if stat.S_ISLNK(mode) else "no regular file"
+            raise OutboxRefused(f"{name} is {what}: set outbox.path to the file itself")
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        os.fchmod(fd, 0o600)
+    finally:
+        os.close(fd)
+
+
+def set_aside(path: Path) -> Path:
+    """Rename the database and its -wal to the first free `<name>.broken-<n>`; returns that name."""
+    number = 1
+    while identity(aside := beside(path, f".broken-{number}")) is not None:
+        number += 1
+    # the -wal first: a kill in between leaves a database that lost its last moments, and that one is broken already
+    for suffix in ("-wal", ""):
+        if identity(beside(path, suffix)) is not None:
+            beside(path, suffix).rename(beside(aside, suffix))
+    _sync_directory(path.parent)
+    return aside
+
+
+def rename(old: Path, new: Path) -> None:
+    old.rename(new)
+    _sync_directory(new.parent)
+
+
+def remove(path: Path) -> None:
+    """Delete a database of our own making, and its -wal."""
+    for suffix in ("", "-wal"):
+        beside(path, suffix).unlink(missing_ok=True)
+
+
+def _make_directory(directory: Path) -> None:
+    missing = [directory, *directory.parents]
+    for each in reversed([each for each in missing if not each.exists()]):
+        each.mkdir(mode=0o700, exist_ok=True)
+        _sync_directory(each.parent)
+
+
+def _sync_directory(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,133 @@
+"""Opening an outbox whatever its file looks like: checked, mended, or set aside and salvaged.
+
+Owns the decision that a file is broken. Rules: one SQLITE_CORRUPT proves nothing (a dying file
+system answers so too), so a file is opened twice before it is set aside; a broken file is renamed,
+never deleted; a newer relay's file, or somebody else's, is refused and not touched.
+
+What is checked: schema, both ends of the log, and that the file is as long as it says; all of it by
+`quick_check` only after an unclean end and up to 64 MiB, or when SQLITE_CORRUPT was met before. A
+full backlog of 440 MB would take seconds to check, and its bodies have their checksums anyway.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from relay.config import OutboxSettings
+from relay.outbox.sqlite import files
+from relay.outbox.sqlite.connection import PAGE_BYTES, open_database
+from relay.outbox.sqlite.salvage import salvage
+from relay.outbox.sqlite.schema import migrate
+from relay.outbox.sqlite.start import Opened, read_opened, read_totals
+
+_log = structlog.get_logger("relay.outbox")
+
+_FRESH = ".salvaging"
+_CHECKED_BYTES = 64 << 20
+_BROKEN = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+class Broken(Exception):
+    """The file opens, but is not what an outbox looks like."""
+
+
+@dataclass(slots=True)
+class Mending:
+    """How to open, and what came of it; filled in on the connection's thread."""
+
+    path: Path
+    settings: OutboxSettings
+    wal_bytes: int
+    boot_id: str
+    suspect: bool = False
+    """SQLITE_CORRUPT was met since the file was last opened."""
+    opened: Opened | None = None
+    set_aside: Path | None = None
+
+
+def is_broken(error: BaseException) -> bool:
+    """Whether an error speaks of the file's content, not of the disk or of our own statements."""
+    return isinstance(error, Broken) or (
+        isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF in _BROKEN
+    )
+
+
+def open_mended(mending: Mending) -> sqlite3.Connection:
+    """An open, sound outbox; `mending.opened` says what it holds. sqlite3.Error or OSError if the disk fails."""
+    for _ in range(2):
+        try:
+            return _open_sound(mending)
+        except (sqlite3.Error, Broken) as error:
+            if not is_broken(error):
+                raise
+            reason = error
+    _replace(mending, str(reason))
+    return _open_sound(mending)
+
+
+def _replace(mending: Mending, reason: str) -> None:
+    """Salvage into a new file, set the broken one aside, and put the new one in its place.
+
+    In this order, so that a kill in between loses nothing: the old file is still there, or the new one is complete.
+    """
+    fresh = files.beside(mending.path, _FRESH)
+    files.remove(fresh)
+    database = _open(mending, fresh)
+    try:
+        migrate(database)
+        salvaged = salvage(mending.path, database)
+    finally:
+        database.close()
+    mending.set_aside = files.set_aside(mending.path)
+    files.rename(fresh, mending.path)
+    mending.suspect = False
+    _log.error("outbox set aside", file=str(mending.set_aside), reason=reason, **salvaged._asdict())
+
+
+def _open_sound(mending: Mending) -> sqlite3.Connection:
+    fresh = files.beside(mending.path, _FRESH)
+    if files.identity(mending.path) is None and files.identity(fresh) is not None:
+        files.rename(fresh, mending.path)  # a kill came just before it
+    database = _open(mending, mending.path)
+    try:
+        migrate(database)
+        _check(database, mending)
+        mending.opened = read_opened(database, mending.boot_id, mending.settings.dedupe_window)
+        database.execute("UPDATE ledger SET clean = 0")
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _open(mending: Mending, path: Path) -> sqlite3.Connection:
+    files.make_private(path)
+    settings = mending.settings
+    return open_database(path, settings.durability, settings.max_size_bytes, mending.wal_bytes)
+
+
+def _check(database: sqlite3.Connection, mending: Mending) -> None:
+    try:
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        row = database.execute("SELECT clean FROM ledger").fetchone()
+        if row is None:
+            raise Broken("the ledger is missing")
+        read_totals(database)
+        database.execute("SELECT * FROM log ORDER BY seq LIMIT 1").fetchone()
+        database.execute("SELECT * FROM log ORDER BY seq DESC LIMIT 1").fetchone()
+        (pages,) = database.execute("PRAGMA page_count").fetchone()
+        size_bytes = mending.path.stat().st_size
+        if size_bytes < pages * PAGE_BYTES:
+            raise Broken(f"the file is shorter than its {pages} pages")
+        if mending.suspect or (not row[0] and size_bytes <= _CHECKED_BYTES):
+            (verdict,) = database.execute("PRAGMA quick_check(1)").fetchone()
+            if verdict != "ok":
+                raise Broken(verdict)
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_ERROR:  # no such table, no such column
+            raise Broken(str(error)) from error
+        raise

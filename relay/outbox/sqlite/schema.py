@@ -1,0 +1,105 @@
+"""The tables, and how a file of an older relay becomes one of this.
+
+Rules: one migration per version, each in a transaction of its own, so that a kill in between
+resumes; a file of a newer relay is refused and never touched. `migrations[n]` leads to
+user_version n + 1.
+
+The log is append-only: a row is written once and deleted, never updated. An event is pending if
+its row exists and its seq is beyond its lane's cursor. `accepted + requeued` is the last seq, so
+that an append writes no counter; the other totals are the ledger row plus the lanes' `delivered`.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+
+from relay.outbox import OutboxRefused
+
+Migration = Callable[[sqlite3.Connection], None]
+
+_VERSION_1 = (
+    """CREATE TABLE log(
+        seq INTEGER PRIMARY KEY,
+        lane INTEGER NOT NULL,
+        event_id BLOB NOT NULL,     -- 16 bytes
+        at_ms INTEGER NOT NULL,     -- outbox time of the append
+        crc INTEGER NOT NULL,       -- CRC-32 of body
+        body BLOB NOT NULL)""",
+    """CREATE TABLE lanes(
+        lane INTEGER PRIMARY KEY,
+        tenant_id TEXT NOT NULL,
+        platform TEXT NOT NULL,
+        device_id TEXT NOT NULL,
+        cursor INTEGER NOT NULL,    -- what is done: every seq of the lane up to here
+        delivered INTEGER NOT NULL DEFAULT 0,
+        window BLOB NOT NULL DEFAULT x'',
+        boot INTEGER NOT NULL DEFAULT 0,    -- ledger.boot when window was written
+        request INTEGER,            -- the journal: which request is in flight, which part of it is this,
+        ordinal INTEGER,
+        first_seq INTEGER,          -- and what it holds: the pending events of first_seq..last_seq
+        last_seq INTEGER)""",
+    """CREATE TABLE ledger(
+        id INTEGER PRIMARY KEY CHECK (id = 1),
+        last_seq INTEGER NOT NULL DEFAULT 0,    -- at least; the log's last row may be later
+        next_lane INTEGER NOT NULL DEFAULT 1,   -- at least; a lane's number is not used twice
+        requeued INTEGER NOT NULL DEFAULT 0,
+        delivered INTEGER NOT NULL DEFAULT 0,   -- by lanes since forgotten
+        dead_lettered INTEGER NOT NULL DEFAULT 0,
+        dropped INTEGER NOT NULL DEFAULT 0,
+        dead_letters INTEGER NOT NULL DEFAULT 0,        -- kept now
+        dead_letter_bytes INTEGER NOT NULL DEFAULT 0,   -- of their bodies
+        clean INTEGER NOT NULL DEFAULT 1,       -- 0 while a relay runs
+        boot INTEGER NOT NULL DEFAULT 0,        -- counts the boots the outbox has seen
+        boot_id TEXT NOT NULL DEFAULT '',
+        outbox_ms INTEGER NOT NULL DEFAULT 0,
+        monotonic_ms INTEGER NOT NULL DEFAULT 0,
+        wall_ms INTEGER NOT NULL DEFAULT 0)""",
+    "INSERT INTO ledger(id) VALUES (1)",
+    """CREATE TABLE dead_letters(
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        seq INTEGER NOT NULL,
+        event_id BLOB NOT NULL,
+        tenant_id TEXT NOT NULL,
+        platform TEXT NOT NULL,
+        device_id TEXT NOT NULL,
+        reason TEXT NOT NULL,
+        status INTEGER,
+        words TEXT NOT NULL,
+        dead_at_ms INTEGER NOT NULL,    -- wall clock
+        crc INTEGER NOT NULL,
+        body BLOB NOT NULL)""",
+    """CREATE TABLE recent(             -- ids of rows no longer in the log, for the dedupe window
+        first_seq INTEGER PRIMARY KEY,
+        last_seq INTEGER NOT NULL,
+        ids BLOB NOT NULL,              -- 16 bytes a seq
+        marks BLOB NOT NULL)            -- a byte a seq, see relay.outbox.recent""",
+)
+
+
+def _version_1(database: sqlite3.Connection) -> None:
+    for statement in _VERSION_1:
+        database.execute(statement)
+
+
+MIGRATIONS: Sequence[Migration] = (_version_1,)
+
+
+def migrate(database: sqlite3.Connection, migrations: Sequence[Migration] = MIGRATIONS) -> None:
+    """Bring the file to the newest version. Raises OutboxRefused if it is newer than that."""
+    version = database.execute("PRAGMA user_version").fetchone()[0]
+    if version > len(migrations):
+        raise OutboxRefused(
+            f"the outbox was written by a newer relay (schema {version}, this one knows {len(migrations)}): "
+            "install that relay again, or set outbox.path to another file"
+        )
+    for number in range(version, len(migrations)):
+        database.execute("BEGIN IMMEDIATE")
+        try:
+            migrations[number](database)
+            database.execute(f"PRAGMA user_version={number + 1}")
+            database.execute("COMMIT")
+        except BaseException:
+            if database.in_transaction:
+                database.execute("ROLLBACK")
+            raise

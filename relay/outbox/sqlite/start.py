@@ -1,0 +1,198 @@
+"""Reading what a file holds when it is opened: plain functions of a connection, run on its thread.
+
+Owns every statement that rebuilds memory. Rules: what `read_opened` reads is bounded by lanes and
+by the dedupe window, never by what is pending; the log itself is read in chunks, between commits.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from array import array
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from relay.event import LaneKey
+from relay.outbox.age import Anchor
+from relay.outbox.recent import ID_BYTES, Recent, split_ids
+
+CHUNK_ROWS = 4096
+_READ_IDS = """
+    SELECT max(seq), group_concat(seq), group_concat(CAST(lane AS INTEGER)), CAST(group_concat(
+        CASE WHEN length(event_id) = 16 THEN event_id ELSE zeroblob(16) END, '') AS BLOB)
+    FROM (SELECT seq, lane, event_id FROM log WHERE seq > ? ORDER BY seq LIMIT ?)"""
+_READ_ROWS = """
+    SELECT max(seq), group_concat(seq), group_concat(CAST(lane AS INTEGER)), group_concat(coalesce(size, 0))
+    FROM (SELECT seq, lane, length(body) AS size FROM log WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?)"""
+
+
+class LaneRow(NamedTuple):
+    lane: int
+    key: LaneKey
+    cursor: int
+    window: bytes
+    boot: int
+    request: int | None
+    ordinal: int | None
+    first_seq: int | None
+    last_seq: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What a file says of itself."""
+
+    last_seq: int
+    next_lane: int
+    requeued: int
+    delivered: int
+    dead_lettered: int
+    dropped: int
+    dead_letters: int
+    dead_letter_bytes: int
+    boot: int
+    anchor: Anchor | None
+    """None: never used."""
+    first_row: int
+    last_at_ms: int
+    lanes: list[LaneRow]
+    recent: Recent
+    pages: int
+    free_pages: int
+
+
+class Chunk(NamedTuple):
+    """A stretch of the log without its bodies."""
+
+    seqs: array[int]
+    lanes: array[int]
+    sizes: array[int]
+    last_seq: int
+
+
+class Totals(NamedTuple):
+    """Enough to tell whether two readings of a file saw the same commit."""
+
+    last_seq: int
+    requeued: int
+    delivered: int
+    dead_lettered: int
+    dropped: int
+    dead_letters: int
+
+
+def read_totals(database: sqlite3.Connection) -> Totals:
+    return Totals(
+        *database.execute(
+            "SELECT max(last_seq, coalesce((SELECT max(seq) FROM log), 0)), requeued,"
+            " delivered + (SELECT coalesce(sum(delivered), 0) FROM lanes), dead_lettered, dropped, dead_letters"
+            " FROM ledger"
+        ).fetchone()
+    )
+
+
+def read_pages(database: sqlite3.Connection) -> tuple[int, int]:
+    """(pages of the database, free ones)."""
+    pages, free = database.execute(
+        "SELECT page_count, freelist_count FROM pragma_page_count, pragma_freelist_count"
+    ).fetchone()
+    return pages, free
+
+
+def read_opened(database: sqlite3.Connection, boot_id: str, dedupe_window: int) -> Opened:
+    totals = read_totals(database)
+    next_lane, dead_letter_bytes, boot, outbox_ms, monotonic_ms, wall_ms, last_boot_id = database.execute(
+        "SELECT next_lane, dead_letter_bytes, boot, outbox_ms, monotonic_ms, wall_ms, boot_id FROM ledger"
+    ).fetchone()
+    lanes = _read_lanes(database)
+    first_row = database.execute("SELECT min(seq) FROM log").fetchone()[0]
+    last_at_ms = database.execute("SELECT at_ms FROM log ORDER BY seq DESC LIMIT 1").fetchone()
+    pages, free_pages = read_pages(database)
+    return Opened(
+        last_seq=totals.last_seq,
+        next_lane=max(next_lane, max((row.lane for row in lanes), default=0) + 1),
+        requeued=totals.requeued,
+        delivered=totals.delivered,
+        dead_lettered=totals.dead_lettered,
+        dropped=totals.dropped,
+        dead_letters=totals.dead_letters,
+        dead_letter_bytes=dead_letter_bytes,
+        boot=boot if last_boot_id == boot_id else boot + 1,
+        anchor=Anchor(outbox_ms, monotonic_ms, wall_ms, last_boot_id) if last_boot_id else None,
+        first_row=totals.last_seq + 1 if first_row is None else first_row,
+        last_at_ms=0 if last_at_ms is None else last_at_ms[0],
+        lanes=lanes,
+        recent=_read_recent(database, dedupe_window, totals.last_seq),
+        pages=pages,
+        free_pages=free_pages,
+    )
+
+
+def read_chunk(database: sqlite3.Connection, after_seq: int, to_seq: int) -> Chunk | None:
+    """The next rows of the log; None if there are no more."""
+    last, seqs, lanes, sizes = database.execute(_READ_ROWS, (after_seq, to_seq, CHUNK_ROWS)).fetchone()
+    if last is None:
+        return None
+    return Chunk(_numbers(seqs), _numbers(lanes), _numbers(sizes), last)
+
+
+def last_older(database: sqlite3.Connection, first_seq: int, before_ms: int) -> int | None:
+    """The last seq of the next rows, `first_seq` included, that were all appended before a moment."""
+    times = database.execute(
+        "SELECT max(seq), min(CASE WHEN at_ms >= ?2 THEN seq END)"
+        " FROM (SELECT seq, at_ms FROM log WHERE seq >= ?1 ORDER BY seq LIMIT ?3)",
+        (first_seq, before_ms, CHUNK_ROWS),
+    ).fetchone()
+    last, first_younger = times
+    if last is None or first_younger == first_seq:
+        return None
+    return int(last if first_younger is None else first_younger - 1)
+
+
+def read_at_ms(database: sqlite3.Connection, seq: int) -> int | None:
+    row = database.execute("SELECT at_ms FROM log WHERE seq = ?", (seq,)).fetchone()
+    return None if row is None else row[0]
+
+
+def _numbers(text: str) -> array[int]:
+    return array("q", map(int, text.split(",")))
+
+
+def _read_lanes(database: sqlite3.Connection) -> list[LaneRow]:
+    return [
+        LaneRow(lane, (int(tenant_id), platform, device_id), *rest)
+        for lane, tenant_id, platform, device_id, *rest in database.execute(
+            "SELECT lane, tenant_id, platform, device_id, cursor, window, boot, request, ordinal, first_seq, last_seq"
+            " FROM lanes"
+        )
+    ]
+
+
+def _read_recent(database: sqlite3.Connection, window: int, last_seq: int) -> Recent:
+    """The dedupe window, from the log and from what is no longer in it."""
+    recent = Recent(window)
+    before = max(last_seq - window, 0)
+    events = last_seq - before
+    ids, marks, lanes = bytearray(events * ID_BYTES), bytearray(events), array("I", bytes(4 * events))
+    for first, last, some_ids, some_marks in database.execute(
+        "SELECT first_seq, last_seq, ids, marks FROM recent WHERE last_seq > ? ORDER BY first_seq", (before,)
+    ):
+        skip = max(before + 1 - first, 0)
+        at, end = first + skip - before - 1, last - before
+        if len(some_marks) == last - first + 1 and len(some_ids) == len(some_marks) * ID_BYTES and end <= events:
+            ids[at * ID_BYTES : end * ID_BYTES] = some_ids[skip * ID_BYTES :]
+            marks[at:end] = some_marks[skip:]
+    after = before
+    while events:
+        last, seqs, numbers, some_ids = database.execute(_READ_IDS, (after, CHUNK_ROWS)).fetchone()
+        if last is None:
+            break
+        for at, (seq, lane) in enumerate(zip(_numbers(seqs), _numbers(numbers), strict=True)):
+            slot = seq - before - 1
+            ids[slot * ID_BYTES : (slot + 1) * ID_BYTES] = some_ids[at * ID_BYTES : (at + 1) * ID_BYTES]
+            lanes[slot] = lane & 0xFFFFFFFF  # a flipped bit may have made it larger than any lane
+        after = last
+    recent.extend(before + 1, split_ids(bytes(ids)), lanes)
+    for slot, mark in enumerate(marks):
+        if mark:
+            recent.mark(before + 1 + slot, mark)
+    return recent

@@ -1,0 +1,149 @@
+"""One outbox file, opened: what runs on its connection, and what it costs.
+
+Owns the connection, the lock and the numbers of the write-ahead log. Rules: after any error of the
+disk the connection is closed, never used again; the lock is held from the first open to `close`.
+Knows nothing of what the calls mean.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
+
+from relay.clock import Clock
+from relay.config import OutboxSettings
+from relay.metrics import Metrics
+from relay.outbox.sqlite import files, transactions
+from relay.outbox.sqlite.connection import PAGE_BYTES, Connection
+from relay.outbox.sqlite.recovery import Mending, open_mended
+from relay.outbox.sqlite.start import Opened
+from relay.outbox.sqlite.transactions import Committed, Step
+from relay.outbox.sqlite.wal import FRAME_BYTES, Wal
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Store:
+    """A file that may be open; every call but `lock` and `connect` needs it to be."""
+
+    def __init__(self, settings: OutboxSettings, wal_bytes: int, clock: Clock, metrics: Metrics) -> None:
+        self.suspect = False
+        """SQLITE_CORRUPT was met: the next `connect` looks at every page."""
+        self.wal_file_bytes = 0
+        self._settings = settings
+        self._wal_bytes = wal_bytes
+        self._clock = clock
+        self._metrics = metrics
+        self._lock: int | None = None
+        self._connection: Connection | None = None
+        self._wal = Wal(files.beside(settings.path, "-wal"))
+        self._frames = 0
+        self._identities: tuple[files.Identity | None, files.Identity | None] = (None, None)
+
+    @property
+    def connected(self) -> bool:
+        return self._connection is not None
+
+    def lock(self) -> None:
+        """Raises OutboxLocked or OutboxRefused."""
+        if self._lock is None:
+            self._lock = files.lock(self._settings.path)
+
+    async def connect(self) -> tuple[Opened, bool]:
+        """Open the file, mending what is broken; returns what it holds and whether it had to be replaced.
+
+        sqlite3.Error or OSError if the disk fails; OutboxRefused.
+        """
+        mending = Mending(self._settings.path, self._settings, self._wal_bytes, self._clock.boot_id, self.suspect)
+        connection = Connection(lambda: open_mended(mending), iter_chunk_size=1)
+        await connection
+        self._connection = connection
+        if mending.set_aside is not None:
+            self._metrics.outbox_set_aside.inc()
+        self.suspect = mending.suspect = False
+        self._identities = self._look()
+        self._frames = 0
+        assert mending.opened is not None
+        return mending.opened, mending.set_aside is not None
+
+    async def disconnect(self) -> None:
+        """Close what can be closed; what was not committed is rolled back."""
+        connection, self._connection = self._connection, None
+        self._wal.close()
+        if connection is not None:
+            with suppress(sqlite3.Error):
+                await connection.close()
+
+    def unlock(self) -> None:
+        if self._lock is not None:
+            files.unlock(self._lock)
+            self._lock = None
+
+    async def run(self, work: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        assert self._connection is not None
+        return await self._connection.run(work, *args, **kwargs)
+
+    async def commit(self, steps: Sequence[Step]) -> Committed:
+        """All steps or none, on disk when this returns."""
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        committed = await self.run(transactions.commit, steps)
+        self._metrics.outbox_commits.inc()
+        self._metrics.outbox_commit_duration_seconds.observe(loop.time() - started)
+        return committed
+
+    async def tidy(self) -> None:
+        """Count what the last commit wrote, and copy the write-ahead log back once it is half as large as it may be."""
+        frames = self._wal.frames()
+        grown = frames - self._frames if frames >= self._frames else frames
+        self._frames = frames
+        self.wal_file_bytes = max(self.wal_file_bytes, frames * FRAME_BYTES)
+        self._metrics.outbox_written_bytes.inc(grown * FRAME_BYTES)
+        if frames * FRAME_BYTES > self._wal_bytes // 2:
+            pages = self._wal.distinct_pages()
+            await self.run(transactions.checkpoint)
+            self._metrics.outbox_written_bytes.inc(pages * PAGE_BYTES)
+
+    def problem(self) -> str:
+        """What happened to the files under us, and what to do; "" if nothing."""
+        path = self._settings.path
+        if self._look() == self._identities:
+            read_only = os.statvfs(path).f_flag & os.ST_RDONLY
+            return f"{path} is on a file system that became read-only: check the disk" if read_only else ""
+        if self.rescuable():
+            return f"{path} or its -wal was deleted: it is being written anew"
+        return f"{path} was replaced by another file: stop the relay, then put back the file to be kept"
+
+    def rescuable(self) -> bool:
+        """Whether a file was deleted of which we still hold the last link."""
+        database, wal = self._look()
+        here, wal_here = self._identities
+        return database is None or (database == here and wal is None and wal_here is not None)
+
+    async def rescue(self) -> None:
+        """Write the deleted files anew from what we hold, and close."""
+        path = self._settings.path
+        if files.identity(path) is None:
+            fresh = files.beside(path, ".rescued")
+            await self.run(_copy_to, fresh)
+            files.rename(fresh, path)
+        else:
+            await self.run(transactions.checkpoint)
+        await self.disconnect()
+
+    def _look(self) -> tuple[files.Identity | None, files.Identity | None]:
+        path = self._settings.path
+        return files.identity(path), files.identity(files.beside(path, "-wal"))
+
+
+def _copy_to(database: sqlite3.Connection, path: Path) -> None:
+    files.remove(path)
+    files.make_private(path)
+    with closing(sqlite3.connect(path)) as copy:
+        database.backup(copy)

@@ -1,0 +1,71 @@
+"""How far the write-ahead log has grown, read from its file.
+
+Owns the only reading of SQLite's file format: the WAL's header and its frames' headers, as in
+https://www.sqlite.org/fileformat2.html#walformat. SQLite tells its size only by a checkpoint, and
+a truncating checkpoint after every commit would cost an inode's update per fsync; so the log is
+reused in place, and frames of this round are known by the header's salts.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from relay.outbox.sqlite.connection import PAGE_BYTES
+
+_HEADER_BYTES = 32
+_FRAME_HEADER_BYTES = 24
+FRAME_BYTES = _FRAME_HEADER_BYTES + PAGE_BYTES
+_SALTS = slice(16, 24)
+_FRAMES_AT_ONCE = 64
+
+
+class Wal:
+    """One write-ahead log; opened when first asked, closed with `close`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd: int | None = None
+        self._salts = b""
+        self._frames = 0
+
+    def frames(self) -> int:
+        """Frames since the log last began anew. OSError if the file cannot be read."""
+        salts = self._read(0, _HEADER_BYTES)[_SALTS]
+        if salts != self._salts:
+            self._salts, self._frames = salts, 0
+        if len(salts) < 8:
+            return 0
+        step = 1
+        while self._is_ours(self._frames + step):
+            self._frames += step
+            step *= 2
+        while step > 1:
+            step //= 2
+            if self._is_ours(self._frames + step):
+                self._frames += step
+        return self._frames
+
+    def distinct_pages(self) -> int:
+        """How many pages a checkpoint of all frames writes."""
+        pages: set[bytes] = set()
+        frames = self.frames()
+        for first in range(0, frames, _FRAMES_AT_ONCE):
+            count = min(_FRAMES_AT_ONCE, frames - first)
+            chunk = self._read(_HEADER_BYTES + first * FRAME_BYTES, count * FRAME_BYTES)
+            pages.update(chunk[at : at + 4] for at in range(0, len(chunk), FRAME_BYTES))
+        return len(pages)
+
+    def close(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def _is_ours(self, frame: int) -> bool:
+        """Whether the `frame`-th frame (the first is 1) is of this round."""
+        return self._read(_HEADER_BYTES + (frame - 1) * FRAME_BYTES + 8, 8) == self._salts
+
+    def _read(self, offset: int, length: int) -> bytes:
+        if self._fd is None:
+            self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        return os.pread(self._fd, length, offset)
