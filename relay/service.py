@@ -171,7 +171,6 @@ class Service:
         log.set_secrets([*secrets(self.settings), *secrets(settings)])
         self._client.configure(settings.upstream)
         self.schedule.limits = limits(settings)
-        self.outbox.configure(settings.outbox)
         self._ops.token = settings.ops.token
         reader = self._reader(settings)
         self._http.reader = self._udp.reader = reader

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from relay import demo
+import relay.demo as demonstration
 
 
 @click.command("demo")
@@ -16,4 +16,4 @@ def command(ctx: click.Context, devices: int, seconds: int | None) -> None:
 
     Needs no configuration and no network; what it keeps is in a directory that is removed at the end.
     """
-    ctx.exit(demo.main(devices=devices, seconds=seconds))
+    ctx.exit(demonstration.main(devices=devices, seconds=seconds))

@@ -15,7 +15,7 @@ from tests.e2e.harness import KEY
 @pytest.fixture
 async def sandbox() -> AsyncIterator[Sandbox]:
     """The documented upstream, but for a window of 5 s."""
-    upstream = Sandbox(SandboxSettings(api_key=KEY, window_ms=5_000), SystemClock())
+    upstream = Sandbox(SandboxSettings(api_key=KEY, window_ms=5_000, keep_requests=True), SystemClock())
     await upstream.start()
     yield upstream
     await upstream.stop()

@@ -14,7 +14,6 @@ from tests.e2e.harness import KEY, PATIENCE_S, environment, event, running
 
 
 async def test_an_event_posted_reaches_the_upstream_byte_for_byte(sandbox: Sandbox, tmp_path: Path) -> None:
-    sandbox.change(keep_requests=True)
     body = b'{ "event_type":"post.view","tenant_id":1, "event_id":"550e8400-e29b-41d4-a716-446655440000",\n'
     body += b'  "occurred_at":"2026-11-23T08:00:00.123+01:00", "x":1.50, "source":{"platform":"tv","device_id":"D"} }'
     async with running(environment(sandbox.url, tmp_path)) as relay:
@@ -30,7 +29,6 @@ async def test_an_event_posted_reaches_the_upstream_byte_for_byte(sandbox: Sandb
 
 
 async def test_what_is_missing_is_added_and_nothing_else_changes(sandbox: Sandbox, tmp_path: Path) -> None:
-    sandbox.change(keep_requests=True)
     env = environment(
         sandbox.url, tmp_path, defaults__tenant_id="2", defaults__platform="tv", defaults__device_id="auto"
     )

@@ -30,6 +30,11 @@ class Connection(aiosqlite.Connection):
     thread: one hop a commit, nothing interleaves, and what was handed over runs to its end.
     """
 
+    def __init__(self, connector: Callable[[], sqlite3.Connection]) -> None:
+        super().__init__(connector, iter_chunk_size=64)
+        # a process that ends without `close` (a part died) must not wait for this thread for ever
+        self._thread.daemon = True
+
     async def run(self, work: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """What `work(connection, ...)` returns, run on this connection's thread."""
         return cast(T, await self._execute(work, self._conn, *args, **kwargs))  # type: ignore[no-untyped-call]

@@ -61,7 +61,7 @@ class Store:
         sqlite3.Error or OSError if the disk fails; OutboxRefused.
         """
         mending = Mending(self._settings.path, self._settings, self._wal_bytes, self._clock.boot_id, self.suspect)
-        connection = Connection(lambda: open_mended(mending), iter_chunk_size=1)
+        connection = Connection(lambda: open_mended(mending))
         await connection
         self._connection = connection
         if mending.set_aside is not None:
