@@ -8,9 +8,10 @@ a commit takes one turn of the event loop.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Iterable, Sequence
-from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from uuid import UUID
 from zlib import crc32
 
@@ -41,7 +42,7 @@ _ROW_BYTES = 64
 """What an event costs besides its body."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Stored:
     """An event as it is kept; `crc` is of the body it was appended with."""
 
@@ -54,7 +55,8 @@ class Stored:
 @dataclass(slots=True)
 class _Lane:
     key: LaneKey
-    pending: list[Stored] = field(default_factory=list)
+    pending: deque[Stored] = field(default_factory=deque)
+    body_bytes: int = 0
     window: bytes = b""
     boot_id: str = ""
     journal: tuple[int, int, list[int]] | None = None
@@ -78,6 +80,15 @@ class Disk:
     next_dead: int = 1
     next_request: int = 1
 
+    def copy(self) -> Disk:
+        return replace(
+            self,
+            lanes={number: replace(lane, pending=lane.pending.copy()) for number, lane in self.lanes.items()},
+            by_key=self.by_key.copy(),
+            dead=self.dead.copy(),
+            states=self.states.copy(),
+        )
+
 
 class MemoryOutbox:
     """See relay.outbox.Outbox for what it promises."""
@@ -99,7 +110,7 @@ class MemoryOutbox:
         """The outbox that a restart finds after this one was killed now."""
         self._open = False
         self._refuse_gathered()
-        return MemoryOutbox(self._settings, self._clock, disk=deepcopy(self.disk))
+        return MemoryOutbox(self._settings, self._clock, disk=self.disk.copy())
 
     async def open(self) -> None:
         self._open = True
@@ -115,7 +126,7 @@ class MemoryOutbox:
             states.append(LaneState(number, lane.key, lane.window, lane.boot_id == self._clock.boot_id))
             if lane.journal is not None:
                 request, ordinal, seqs = lane.journal
-                if seqs == [stored.seq for stored in lane.pending[: len(seqs)]]:
+                if seqs == [stored.seq for stored in islice(lane.pending, len(seqs))]:
                     self._in_flight[number] = seqs
                     requests.setdefault(request, []).append((ordinal, Part(number, len(seqs))))
             if lane.pending:
@@ -144,7 +155,7 @@ class MemoryOutbox:
 
     def sizes(self, lane: int, limit: int) -> Sequence[int]:
         known = self.disk.lanes.get(lane)
-        return [] if known is None else [len(stored.event.body) for stored in known.pending[:limit]]
+        return [] if known is None else [len(stored.event.body) for stored in islice(known.pending, limit)]
 
     async def take(self, parts: Sequence[Part]) -> Sequence[Taken]:
         await self._commit_turn()
@@ -155,7 +166,7 @@ class MemoryOutbox:
             if lane is None:
                 taken.append(Taken(number, []))
                 continue
-            wanted = lane.pending[:events]
+            wanted = list(islice(lane.pending, events))
             corrupt = [stored for stored in wanted if crc32(stored.event.body) != stored.crc]
             for stored in corrupt:
                 self._bury(number, stored, Dead("corrupt", None, "checksum does not match"))
@@ -178,7 +189,7 @@ class MemoryOutbox:
             if lane is None:
                 continue
             seqs = self._in_flight.pop(number, [])
-            by_seq = {stored.seq: stored for stored in lane.pending[: len(seqs)]}
+            by_seq = {stored.seq: stored for stored in islice(lane.pending, len(seqs))}
             for index, why in dead.items():
                 self._bury(number, by_seq[seqs[index]], why)
             if delivered:
@@ -300,6 +311,7 @@ class MemoryOutbox:
             disk.by_key[event.lane_key] = number
         disk.used_bytes += len(event.body) + _ROW_BYTES
         disk.lanes[number].pending.append(Stored(disk.next_seq, event, self._now_ms(), crc))
+        disk.lanes[number].body_bytes += len(event.body)
         disk.states.pop(event.event_id, None)
         disk.states[event.event_id] = (disk.next_seq, "pending")
         disk.next_seq += 1
@@ -309,14 +321,19 @@ class MemoryOutbox:
     def _remove(self, number: int, seqs: Iterable[int], state: EventState | None) -> None:
         gone = set(seqs)
         lane = self.disk.lanes[number]
-        for stored in lane.pending:
-            event_id = stored.event.event_id
-            if stored.seq in gone:
-                self.disk.used_bytes -= len(stored.event.body) + _ROW_BYTES
-                if event_id in self.disk.states:
-                    self.disk.states[event_id] = (stored.seq, state)
-        lane.pending = [stored for stored in lane.pending if stored.seq not in gone]
+        kept: list[Stored] = []
         self._count(pending=-len(gone))
+        while gone:
+            stored = lane.pending.popleft()
+            if stored.seq not in gone:
+                kept.append(stored)
+                continue
+            gone.remove(stored.seq)
+            lane.body_bytes -= len(stored.event.body)
+            self.disk.used_bytes -= len(stored.event.body) + _ROW_BYTES
+            if stored.event.event_id in self.disk.states:
+                self.disk.states[stored.event.event_id] = (stored.seq, state)
+        lane.pending.extendleft(reversed(kept))
 
     def _bury(self, number: int, stored: Stored, why: Dead) -> None:
         disk = self.disk
@@ -356,7 +373,7 @@ class MemoryOutbox:
     def _droppable(self) -> Iterable[tuple[int, Stored]]:
         """(lane, event) of what is pending and not in flight."""
         for number, lane in self.disk.lanes.items():
-            for stored in lane.pending[len(self._in_flight.get(number, ())) :]:
+            for stored in islice(lane.pending, len(self._in_flight.get(number, ())), None):
                 yield number, stored
 
     def _drop(self, reason: DropReason, unwanted: Sequence[tuple[int, Stored]]) -> None:
@@ -399,4 +416,4 @@ class MemoryOutbox:
     def _tell(self, number: int) -> None:
         lane = self.disk.lanes[number]
         if self._backlog is not None:
-            self._backlog(number, lane.key, len(lane.pending), sum(len(each.event.body) for each in lane.pending))
+            self._backlog(number, lane.key, len(lane.pending), lane.body_bytes)
