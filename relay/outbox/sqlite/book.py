@@ -23,9 +23,11 @@ from relay.outbox.sqlite.transactions import Buried, Graveyard, Range
 
 _GARBAGE_ROWS = 512
 """So many done rows may lie about before a commit removes them: then a lonely event costs no delete of its own."""
-_GARBAGE_BYTES = 256 << 10
-_PREFIX_ROWS = 4096
-"""Deleted with one commit at most; some milliseconds."""
+_IDLE_GARBAGE_ROWS = 4096
+"""The same for a commit without appends. Deleting beside an append is free: in WAL mode a freed page is written
+unless it is used again in the same commit."""
+_FREE_PAGES = 256
+"""So many free pages are not worth giving back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,8 @@ class Limits:
     commit_bytes: int
     """Bodies in one commit."""
     dead_letter_bytes: int
-    sweep_rows: int
+    reclaim_rows: int
+    """Deleted with one commit."""
     vacuum_pages: int
     """Given back with one commit."""
 
@@ -54,7 +57,7 @@ class Limits:
             append_bytes=size - wal - size // 16,
             commit_bytes=wal // 4,
             dead_letter_bytes=size // 4,
-            sweep_rows=min(2048, wal // 1024),
+            reclaim_rows=min(4096, wal // 1024),
             vacuum_pages=wal // PAGE_BYTES // 4,
         )
 
@@ -154,7 +157,7 @@ class Book:
     @property
     def wasteful(self) -> bool:
         """Whether more than half of the file is free pages, and that is worth the work."""
-        return self.free_pages > max(self.pages - self.free_pages, self.limits.vacuum_pages)
+        return self.free_pages > max(self.pages - self.free_pages, _FREE_PAGES)
 
     def state_of(self, event_id: bytes) -> EventState | None:
         found = self.recent.find(event_id)
@@ -191,22 +194,27 @@ class Book:
         kept_from, ids, marks = self.recent.packed(first_seq, last_seq)
         return Range(first_seq, last_seq, kept_from, ids, marks, self.next_seq - 1 - self.recent.window)
 
-    def reclaimable(self) -> tuple[int, int, bool] | None:
-        """(first seq, last seq, whether pending events wait among them) of what is worth deleting now."""
+    def reclaimable(self, appended: int) -> tuple[int, int, bool] | None:
+        """What is worth deleting in a commit that appends so many events.
+
+        (first seq, last seq, whether pending events wait among them)
+        """
         garbage = self.rows - self.pending
         crowded = self.room_bytes() < self.limits.append_bytes // 8
         if not self.loaded or garbage <= 0:
             return None
-        if garbage < _GARBAGE_ROWS and self.done_bytes < self.limits.max_bytes // 16 and not crowded:
+        lazy = garbage < (_GARBAGE_ROWS if appended else _IDLE_GARBAGE_ROWS)
+        if lazy and self.done_bytes < self.limits.max_bytes // 16 and not crowded:
             return None
+        rows = min(max(appended, _GARBAGE_ROWS) if appended else garbage, self.limits.reclaim_rows)
         first_pending = self.index.first_seq()
         prefix_end = (self.next_seq if first_pending is None else first_pending) - 1
         if prefix_end - self.first_row + 1 >= min(garbage, _GARBAGE_ROWS):
-            return self.first_row, min(prefix_end, self.first_row + _PREFIX_ROWS - 1), False
+            return self.first_row, min(prefix_end, self.first_row + rows - 1), False
         if garbage * (8 if crowded else 2) > self.rows:
             if not self.first_row <= self.sweep_from < self.next_seq:
                 self.sweep_from = max(self.first_row, prefix_end + 1)
-            return self.sweep_from, min(self.sweep_from + self.limits.sweep_rows, self.next_seq) - 1, True
+            return self.sweep_from, min(self.sweep_from + self.limits.reclaim_rows // 2, self.next_seq) - 1, True
         return None
 
     def reclaimed(self, first: int, last: int, pinned: bool, rows: int) -> None:

@@ -307,14 +307,15 @@ class SqliteOutbox:
     def _make_room(self, draft: Draft, appends: Sequence[Append]) -> OutboxFull | None:
         """Plan what has to go: done rows when there are enough, pending ones when the operator said so."""
         book = draft.book
-        cost = cost_bytes(sum(each.body_bytes for each in appends), sum(len(each.events) for each in appends))
+        events = sum(len(each.events) for each in appends)
+        cost = cost_bytes(sum(each.body_bytes for each in appends), events)
         missing_bytes = cost - book.room_bytes()
         if self._settings.when_full == "drop_oldest" and appends and missing_bytes > 0:
             last = book.index.oldest_droppable(missing_bytes) if book.loaded else None
             if last is None:
                 return OutboxFull("the outbox is full, and nothing in it can be dropped now")
             ops.Drop("size", book.first_row, last, self._metrics).plan(draft)
-        elif (stretch := book.reclaimable()) is not None:
+        elif (stretch := book.reclaimable(events)) is not None:
             ops.Reclaim(*stretch).plan(draft)
         return None
 
@@ -375,6 +376,7 @@ class SqliteOutbox:
                         if number not in book.index.lanes:
                             self._backlog(number, lane.key, 0, 0)
             self._book = book
+        await self._store.commit([ops.Stamp().step(self._known())])
         if self._failure is not None:
             _log.info("outbox available again", pending=book.pending)
         self._failure = None

@@ -97,7 +97,6 @@ def _open_sound(mending: Mending) -> sqlite3.Connection:
         migrate(database)
         _check(database, mending)
         mending.opened = read_opened(database, mending.boot_id, mending.settings.dedupe_window)
-        database.execute("UPDATE ledger SET clean = 0")
     except BaseException:
         database.close()
         raise

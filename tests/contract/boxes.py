@@ -1,0 +1,240 @@
+"""Outboxes to be held to the promise: opened, killed, restarted and damaged in the same words."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sqlite3
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from relay.config import OutboxSettings
+from relay.event import Event, LaneKey
+from relay.metrics import Metrics
+from relay.outbox import Dead, Loaded, Outbox, Part, Settled, Taken
+from relay.outbox.memory import MemoryOutbox
+from relay.outbox.sqlite import SqliteOutbox
+from relay.tasks import Tasks
+
+TV: LaneKey = (1, "tv", "tv-1")
+PHONE: LaneKey = (1, "ios", "phone-1")
+REFUSED = Dead("refused", 422, "no such subject")
+DAY_MS = 86_400_000
+
+
+@dataclass
+class FakeClock:
+    """Time that passes only when told to."""
+
+    boot_id: str = "boot-1"
+    monotonic: int = 5_000
+    wall: int = 1_795_000_000_000
+    events: int = 0
+
+    def monotonic_ms(self) -> int:
+        return self.monotonic
+
+    def wall_ms(self) -> int:
+        return self.wall
+
+    def chance(self) -> float:
+        return 0.5
+
+    def new_event_id(self) -> str:
+        raise NotImplementedError
+
+    def advance(self, ms: int) -> None:
+        self.monotonic += ms
+        self.wall += ms
+
+    def reboot(self, off_ms: int) -> None:
+        """Power off and on; the wall clock runs on a battery."""
+        self.boot_id += "'"
+        self.monotonic = 100
+        self.wall += off_ms
+
+
+def event(number: int, key: LaneKey = TV, body_bytes: int = 0) -> Event:
+    """The same number gives the same event_id, which is all that dedupe looks at."""
+    body = b'{"n":%d,"device":"%s"}' % (number, key[2].encode())
+    return Event(event_id(number), key, body.ljust(body_bytes))
+
+
+def event_id(number: int) -> bytes:
+    return (1 << 96 | number).to_bytes(16)
+
+
+def events(numbers: Iterable[int], key: LaneKey = TV, body_bytes: int = 0) -> list[Event]:
+    return [event(number, key, body_bytes) for number in numbers]
+
+
+def bodies(numbers: Iterable[int], key: LaneKey = TV, body_bytes: int = 0) -> list[bytes]:
+    return [event(number, key, body_bytes).body for number in numbers]
+
+
+@dataclass
+class Box(ABC):
+    """One outbox and what it told."""
+
+    settings: OutboxSettings
+    clock: FakeClock = field(default_factory=FakeClock)
+    metrics: Metrics = field(default_factory=Metrics)
+    backlog: dict[LaneKey, tuple[int, int]] = field(default_factory=dict)
+    """What it last told of each lane: events, bytes."""
+    lanes: dict[LaneKey, int] = field(default_factory=dict)
+    loaded: Loaded = field(default_factory=lambda: Loaded((), ()))
+
+    def __post_init__(self) -> None:
+        self.outbox = self.make()
+
+    @abstractmethod
+    def make(self) -> Outbox: ...
+
+    @abstractmethod
+    def corrupt(self, number: int) -> None:
+        """Change a byte of a stored body; the outbox is not open."""
+
+    @abstractmethod
+    def rows(self) -> int:
+        """Pending events on the disk, counted one by one."""
+
+    @abstractmethod
+    async def kill(self) -> Box:
+        """The box as it is found after a kill -9 at this moment, not yet opened."""
+
+    async def start(self) -> Box:
+        await self.outbox.open()
+        self.loaded = await self.outbox.load(self.told)
+        return self
+
+    async def restart(self) -> Box:
+        """Stop and start in good order."""
+        await self.outbox.close()
+        self.backlog.clear()
+        self.outbox = self.make()
+        return await self.start()
+
+    async def restart_after_kill(self) -> Box:
+        return await (await self.kill()).start()
+
+    def told(self, lane: int, key: LaneKey, events: int, body_bytes: int) -> None:
+        self.lanes[key] = lane
+        self.backlog[key] = (events, body_bytes)
+
+    async def append(self, numbers: Iterable[int], key: LaneKey = TV, body_bytes: int = 0) -> int:
+        return await self.outbox.append(events(numbers, key, body_bytes))
+
+    async def take(self, count: int, key: LaneKey = TV, window: bytes = b"") -> Taken:
+        (taken,) = await self.outbox.take([Part(self.lanes[key], count, window)])
+        return taken
+
+    async def settle(
+        self, *, delivered: bool = True, dead: dict[int, Dead] | None = None, key: LaneKey = TV, window: bytes = b""
+    ) -> None:
+        await self.outbox.settle([Settled(self.lanes[key], delivered, dead or {}, window)])
+
+    async def deliver(self, count: int, key: LaneKey = TV) -> Sequence[bytes]:
+        """Take and settle; returns what was delivered."""
+        taken = await self.take(count, key)
+        if taken.bodies:
+            await self.settle(key=key)
+        return taken.bodies
+
+    async def deliver_all(self, at_once: int = 500) -> list[bytes]:
+        found: list[bytes] = []
+        for key in list(self.lanes):
+            while some := await self.deliver(at_once, key):
+                found += some
+        return found
+
+    def check(self) -> None:
+        """The books are right: balanced, and true to the disk."""
+        ledger = self.outbox.ledger()
+        assert ledger.balanced
+        assert ledger.pending == self.rows()
+
+
+@dataclass
+class MemoryBox(Box):
+    def make(self) -> MemoryOutbox:
+        before = getattr(self, "outbox", None)
+        return MemoryOutbox(self.settings, self.clock, self.metrics, None if before is None else before.disk)
+
+    def corrupt(self, number: int) -> None:
+        for lane in self._memory.disk.lanes.values():
+            for at, stored in enumerate(lane.pending):
+                if stored.event.event_id == event_id(number):
+                    body = bytes([stored.event.body[0] ^ 1]) + stored.event.body[1:]
+                    lane.pending[at] = replace(stored, event=stored.event._replace(body=body))
+
+    def rows(self) -> int:
+        return sum(len(lane.pending) for lane in self._memory.disk.lanes.values())
+
+    async def kill(self) -> MemoryBox:
+        after = MemoryBox(self.settings, self.clock)
+        after.outbox = self._memory.crashed()
+        return after
+
+    @property
+    def _memory(self) -> MemoryOutbox:
+        assert isinstance(self.outbox, MemoryOutbox)
+        return self.outbox
+
+
+@dataclass
+class SqliteBox(Box):
+    killed: list[Box] = field(default_factory=list)
+    """Whose connections and threads have yet to be closed."""
+
+    def make(self) -> SqliteOutbox:
+        return SqliteOutbox(self.settings, self.clock, self.metrics, Tasks())
+
+    @property
+    def path(self) -> Path:
+        return self.settings.path
+
+    def database(self) -> sqlite3.Connection:
+        """The file, opened beside the outbox that is closed."""
+        return sqlite3.connect(self.path, isolation_level=None)
+
+    def corrupt(self, number: int) -> None:
+        database = self.database()
+        database.execute(
+            "UPDATE log SET body = CAST(x'00' || substr(body, 2) AS BLOB) WHERE event_id = ?", (event_id(number),)
+        )
+        assert database.execute("SELECT changes()").fetchone() == (1,)
+        database.close()
+
+    def rows(self) -> int:
+        copy = self.copy("counted")
+        database = sqlite3.connect(copy)
+        (rows,) = database.execute(
+            "SELECT count(*) FROM log JOIN lanes ON lanes.lane = log.lane WHERE log.seq > lanes.cursor"
+        ).fetchone()
+        database.close()
+        return int(rows)
+
+    def copy(self, name: str) -> Path:
+        """What is on the disk now, elsewhere."""
+        directory = self.path.parent / name
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir()
+        for suffix in ("", "-wal"):
+            file = self.path.with_name(self.path.name + suffix)
+            if file.exists():
+                shutil.copy(file, directory / file.name)
+        return directory / self.path.name
+
+    async def kill(self) -> SqliteBox:
+        path = self.copy(f"after-kill-{len(self.killed)}")
+        after = SqliteBox(replace(self.settings, path=path), self.clock)
+        after.killed = [*self.killed, self]
+        return after
+
+
+async def close(box: Box) -> None:
+    for each in (*getattr(box, "killed", ()), box):
+        await each.outbox.close()
+    await asyncio.sleep(0)

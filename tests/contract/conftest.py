@@ -1,0 +1,35 @@
+"""`make_box`: an outbox of each kind, closed at the end, its books checked."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relay.config import OutboxSettings
+from tests.contract.boxes import Box, MemoryBox, SqliteBox, close
+
+MakeBox = Callable[..., Box]
+
+
+@pytest.fixture(params=[MemoryBox, SqliteBox], ids=["memory", "sqlite"])
+async def make_box(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[MakeBox]:
+    """Takes outbox settings; what it returns is not open yet."""
+    boxes: list[Box] = []
+
+    def make(**settings: Any) -> Box:
+        box: Box = request.param(OutboxSettings(path=tmp_path / f"{len(boxes)}" / "outbox.db", **settings))
+        boxes.append(box)
+        return box
+
+    yield make
+    for box in boxes:
+        await close(box)
+
+
+@pytest.fixture
+async def box(make_box: MakeBox) -> Box:
+    """An open outbox with the defaults."""
+    return await make_box().start()

@@ -1,0 +1,570 @@
+"""What relay.outbox promises, held against every outbox there is."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from relay.outbox import (
+    Dead,
+    Ledger,
+    OutboxFull,
+    OutboxUnavailable,
+    Part,
+    Selection,
+    Settled,
+)
+from tests.contract.boxes import DAY_MS, PHONE, REFUSED, TV, Box, bodies, close, event, event_id, events
+from tests.contract.conftest import MakeBox
+
+ALL = Selection(all=True)
+KIB = 1 << 10
+
+
+class TestAppend:
+    async def test_what_was_answered_survives_a_kill(self, box: Box) -> None:
+        assert await box.append(range(10)) == 0
+        after = await box.restart_after_kill()
+        assert (await after.take(100)).bodies == bodies(range(10))
+        await close(after)
+
+    async def test_the_backlog_is_told_after_the_commit(self, box: Box) -> None:
+        appended = box.outbox.append(events(range(3)))
+        assert not appended.done() and box.backlog == {}
+        await appended
+        assert box.backlog == {TV: (3, sum(map(len, bodies(range(3)))))}
+
+    async def test_calls_gather_and_each_is_answered(self, box: Box) -> None:
+        answers = [box.outbox.append([event(number)]) for number in range(200)]
+        assert await asyncio.gather(*answers) == [0] * 200
+        assert box.outbox.ledger().accepted == 200
+        assert (await box.take(500)).bodies == bodies(range(200))
+
+    async def test_a_caller_that_gives_up_does_not_undo_its_events(self, box: Box) -> None:
+        box.outbox.append([event(1)]).cancel()
+        await box.append([2])
+        assert (await box.take(10)).bodies == bodies([1, 2])
+
+    async def test_nothing_is_appended_once_it_is_closed(self, box: Box) -> None:
+        await box.append([1])
+        await box.outbox.close()
+        with pytest.raises(OutboxUnavailable):
+            await box.append([2])
+        assert not box.outbox.room()
+
+    async def test_what_gathers_when_it_is_closed_is_kept(self, box: Box) -> None:
+        appended = box.outbox.append(events(range(5)))
+        await box.outbox.close()
+        assert await appended == 0
+        box.outbox = box.make()
+        await box.start()
+        assert (await box.take(10)).bodies == bodies(range(5))
+
+
+class TestOrder:
+    async def test_a_lane_leaves_in_the_order_it_was_appended(self, box: Box) -> None:
+        for number in range(0, 30, 3):
+            await box.append([number], TV)
+            await box.append([number + 1, number + 2], PHONE)
+        assert await box.deliver(4) == bodies(range(0, 12, 3))
+        assert await box.deliver(100) == bodies(range(12, 30, 3))
+        phone = [number for number in range(30) if number % 3]
+        assert await box.deliver(100, PHONE) == bodies(phone, PHONE)
+
+    async def test_one_request_can_hold_several_lanes(self, box: Box) -> None:
+        await box.append(range(5), TV)
+        await box.append(range(5, 9), PHONE)
+        taken = await box.outbox.take([Part(box.lanes[PHONE], 2), Part(box.lanes[TV], 3)])
+        assert [each.lane for each in taken] == [box.lanes[PHONE], box.lanes[TV]]
+        assert [list(each.bodies) for each in taken] == [bodies([5, 6], PHONE), bodies(range(3))]
+
+    async def test_released_events_come_again_first(self, box: Box) -> None:
+        await box.append(range(6))
+        first = await box.take(3)
+        box.outbox.release([first.lane])
+        assert (await box.take(4)).bodies == bodies(range(4))
+
+    async def test_sizes_are_those_of_the_first_pending_events_in_flight_included(self, box: Box) -> None:
+        for number, size in enumerate((50, 70, 60, 90)):
+            await box.append([number], body_bytes=size)
+        await box.take(2)
+        assert list(box.outbox.sizes(box.lanes[TV], 3)) == [50, 70, 60]
+        await box.settle()
+        assert list(box.outbox.sizes(box.lanes[TV], 3)) == [60, 90]
+
+    async def test_a_settle_and_the_next_take_may_share_a_commit(self, box: Box) -> None:
+        await box.append(range(6))
+        await box.take(3)
+        settled = box.outbox.settle([Settled(box.lanes[TV], True, {}, b"")])
+        taken = box.outbox.take([Part(box.lanes[TV], 3)])
+        _, ((_, found),) = await asyncio.gather(settled, taken)
+        assert list(found) == bodies(range(3, 6))
+        box.check()
+
+
+class TestSettle:
+    async def test_delivered_events_are_gone_and_counted(self, box: Box) -> None:
+        await box.append(range(10))
+        await box.deliver(4)
+        assert box.outbox.ledger() == Ledger(accepted=10, delivered=4, pending=6)
+        assert box.backlog[TV] == (6, sum(map(len, bodies(range(4, 10)))))
+        assert box.metrics.events_delivered._value.get() == 4
+        box.check()
+
+    async def test_the_dead_among_the_delivered(self, box: Box) -> None:
+        await box.append(range(5))
+        await box.take(4)
+        await box.settle(dead={1: REFUSED, 3: Dead("too_large", 413, "")})
+        assert box.outbox.ledger() == Ledger(accepted=5, delivered=2, dead_lettered=2, pending=1)
+        letters = await box.outbox.dead_letters(ALL, 10)
+        assert [(each.body, each.reason, each.status, each.words) for each in letters] == [
+            (event(1).body, "refused", 422, "no such subject"),
+            (event(3).body, "too_large", 413, ""),
+        ]
+        assert (await box.take(10)).bodies == bodies([4])
+        box.check()
+
+    async def test_only_the_dead_leave_what_was_not_delivered(self, box: Box) -> None:
+        await box.append(range(5))
+        await box.take(3)
+        await box.settle(delivered=False, dead={1: REFUSED})
+        assert box.outbox.ledger() == Ledger(accepted=5, dead_lettered=1, pending=4)
+        assert (await box.take(10)).bodies == bodies([0, 2, 3, 4])
+        box.check()
+
+    async def test_it_survives_a_kill(self, box: Box) -> None:
+        await box.append(range(5))
+        await box.take(3)
+        await box.settle(delivered=False, dead={1: REFUSED})
+        await box.deliver(2)
+        after = await box.restart_after_kill()
+        assert after.outbox.ledger() == Ledger(accepted=5, delivered=2, dead_lettered=1, pending=2)
+        assert after.loaded.unsettled == []
+        assert (await after.take(10)).bodies == bodies([3, 4])
+        after.check()
+        await close(after)
+
+    async def test_what_was_taken_in_part_is_settled_in_part(self, box: Box) -> None:
+        """Appends that came while a request was away are not settled with it."""
+        await box.append(range(3))
+        await box.take(10)
+        await box.append(range(3, 6))
+        await box.settle()
+        assert (await box.take(10)).bodies == bodies(range(3, 6))
+
+
+class TestJournal:
+    async def test_after_a_kill_the_same_requests_are_named_with_the_same_bytes(self, box: Box) -> None:
+        await box.append(range(10), TV)
+        await box.append(range(10, 20), PHONE)
+        await box.take(3, PHONE)
+        await box.settle(key=PHONE)
+        await box.outbox.take([Part(box.lanes[PHONE], 2), Part(box.lanes[TV], 4)])
+        await box.append(range(20, 30), TV)
+        after = await box.restart_after_kill()
+        ((first, second),) = after.loaded.unsettled
+        assert (first, second) == (Part(box.lanes[PHONE], 2), Part(box.lanes[TV], 4))
+        again = await after.outbox.take([first, second])
+        assert [list(each.bodies) for each in again] == [bodies([13, 14], PHONE), bodies(range(4))]
+        await close(after)
+
+    async def test_requests_are_named_oldest_first(self, box: Box) -> None:
+        await box.append(range(4), TV)
+        await box.append(range(4, 8), PHONE)
+        await box.take(1, PHONE)
+        await box.take(2, TV)
+        after = await box.restart_after_kill()
+        assert after.loaded.unsettled == [[Part(box.lanes[PHONE], 1)], [Part(box.lanes[TV], 2)]]
+        await close(after)
+
+    async def test_windows_are_kept_with_take_and_settle(self, box: Box) -> None:
+        await box.append(range(4), TV)
+        await box.append(range(4, 8), PHONE)
+        await box.take(1, TV, window=b"taken")
+        await box.take(1, PHONE, window=b"taken")
+        await box.settle(key=PHONE, window=b"settled")
+        after = await box.restart_after_kill()
+        assert {lane.key: (lane.window, lane.same_boot) for lane in after.loaded.lanes} == {
+            TV: (b"taken", True),
+            PHONE: (b"settled", True),
+        }
+        rebooted = await after.kill()
+        rebooted.clock.reboot(1_000)
+        await rebooted.start()
+        assert [lane.same_boot for lane in rebooted.loaded.lanes] == [False, False]
+        await close(rebooted)
+
+    async def test_a_clean_stop_names_what_was_abandoned_too(self, box: Box) -> None:
+        await box.append(range(4))
+        await box.take(2)
+        await box.restart()
+        assert box.loaded.unsettled == [[Part(box.lanes[TV], 2)]]
+
+    async def test_what_was_named_is_not_dropped_before_it_is_taken_again(self, make_box: MakeBox) -> None:
+        box = await make_box(max_age_ms=DAY_MS).start()
+        await box.append(range(4))
+        await box.take(2)
+        await box.restart()
+        box.clock.advance(2 * DAY_MS)
+        assert await box.outbox.expire() == 2
+        assert (await box.take(10)).bodies == bodies(range(2))
+
+
+class TestCorrupt:
+    async def test_a_changed_body_becomes_a_dead_letter_and_is_not_handed_out(self, box: Box) -> None:
+        await box.append(range(5))
+        await box.outbox.close()
+        box.corrupt(2)
+        box.outbox = box.make()
+        await box.start()
+        assert (await box.take(4)).bodies == bodies([0, 1, 3])
+        assert box.outbox.ledger() == Ledger(accepted=5, dead_lettered=1, pending=4)
+        (letter,) = await box.outbox.dead_letters(ALL, 10)
+        assert letter.reason == "corrupt"
+        assert box.outbox.find(event_id(2)) == "dead_lettered"
+        await box.settle()
+        assert (await box.take(10)).bodies == bodies([4])
+        box.check()
+
+    async def test_nothing_is_in_flight_if_nothing_was_left(self, box: Box) -> None:
+        await box.append([1])
+        await box.outbox.close()
+        box.corrupt(1)
+        box.outbox = box.make()
+        await box.start()
+        assert list((await box.take(4)).bodies) == []
+        await box.append([2])
+        assert (await box.take(4)).bodies == bodies([2])
+
+
+class TestDedupe:
+    async def test_a_known_id_is_answered_and_not_stored(self, box: Box) -> None:
+        await box.append(range(3))
+        assert await box.append([1, 2, 3]) == 2
+        assert (await box.take(10)).bodies == bodies(range(4))
+        assert box.outbox.ledger().accepted == 4
+
+    async def test_within_one_call_and_within_one_commit(self, box: Box) -> None:
+        calls = [box.outbox.append(events(numbers)) for numbers in ([1, 1, 2], [2, 3], [3])]
+        assert await asyncio.gather(*calls) == [1, 1, 1]
+        assert (await box.take(10)).bodies == bodies([1, 2, 3])
+
+    async def test_a_duplicate_of_an_uncommitted_event_is_answered_with_its_commit(self, box: Box) -> None:
+        first, again = box.outbox.append([event(1)]), box.outbox.append([event(1)])
+        assert not again.done()
+        assert [await first, await again] == [0, 1]
+
+    async def test_a_duplicate_of_a_committed_event_is_answered_at_once(self, box: Box) -> None:
+        await box.append([1])
+        assert box.outbox.append([event(1)]).done()
+
+    @pytest.mark.parametrize("deliver", [False, True])
+    async def test_across_a_restart_and_after_delivery(self, box: Box, deliver: bool) -> None:
+        await box.append(range(600))
+        if deliver:
+            await box.deliver(600)
+            await box.append([1000])
+        after = await box.restart_after_kill()
+        assert await after.append([0, 599, 2000]) == 2
+        await after.restart()
+        assert await after.append([0, 599, 2000]) == 3
+        await close(after)
+
+    async def test_ids_beyond_the_window_are_forgotten(self, make_box: MakeBox) -> None:
+        box = await make_box(dedupe_window=10).start()
+        await box.append(range(15))
+        assert await box.append([5, 14]) == 2
+        assert await box.append([4]) == 0
+        await box.restart()
+        assert await box.append([6, 4]) == 2
+        assert await box.append([5]) == 0
+
+    async def test_a_dead_letter_is_not_stored_again(self, box: Box) -> None:
+        await box.append(range(3))
+        await box.take(3)
+        await box.settle(delivered=False, dead={0: REFUSED})
+        await box.outbox.discard(ALL, 10)
+        await box.restart()
+        assert await box.append([0]) == 1
+
+
+class TestFind:
+    async def test_it_follows_an_event(self, make_box: MakeBox) -> None:
+        box = await make_box(max_age_ms=DAY_MS).start()
+        await box.append(range(3))
+        find = box.outbox.find
+        assert [find(event_id(number)) for number in range(4)] == ["pending", "pending", "pending", None]
+        await box.take(2)
+        await box.settle(dead={1: REFUSED})
+        assert [find(event_id(number)) for number in range(3)] == ["delivered", "dead_lettered", "pending"]
+        await box.outbox.requeue(ALL, 10)
+        assert find(event_id(1)) == "pending"
+
+    async def test_a_dropped_event_is_not_called_delivered(self, make_box: MakeBox) -> None:
+        box = await make_box(max_age_ms=DAY_MS).start()
+        await box.append([1])
+        box.clock.advance(DAY_MS + 1)
+        await box.append([2])
+        assert await box.outbox.expire() == 1
+        after = await box.restart_after_kill()
+        assert after.outbox.find(event_id(1)) is None
+        assert after.outbox.find(event_id(2)) == "pending"
+        assert await after.append([1]) == 1, "it is still a duplicate"
+        await close(after)
+
+    async def test_it_remembers_across_a_restart(self, box: Box) -> None:
+        await box.append(range(3))
+        await box.take(2)
+        await box.settle(dead={1: REFUSED})
+        after = await box.restart_after_kill()
+        states = [after.outbox.find(event_id(number)) for number in range(3)]
+        assert states == ["delivered", "dead_lettered", "pending"]
+        await close(after)
+
+
+class TestAge:
+    async def test_what_is_too_old_is_dropped_and_counted(self, make_box: MakeBox) -> None:
+        box = await make_box(max_age_ms=DAY_MS).start()
+        await box.append(range(5), TV)
+        box.clock.advance(DAY_MS // 2)
+        await box.append(range(5, 8), PHONE)
+        assert await box.outbox.expire() == 0
+        box.clock.advance(DAY_MS // 2 + 1)
+        assert await box.outbox.expire() == 5
+        assert box.outbox.ledger() == Ledger(accepted=8, dropped=5, pending=3)
+        assert box.backlog[TV] == (0, 0)
+        assert box.metrics.events_dropped.labels("age")._value.get() == 5
+        box.check()
+
+    async def test_what_is_in_flight_is_not_dropped(self, make_box: MakeBox) -> None:
+        box = await make_box(max_age_ms=DAY_MS).start()
+        await box.append(range(6))
+        await box.take(2)
+        box.clock.advance(2 * DAY_MS)
+        assert await box.outbox.expire() == 4
+        assert box.backlog[TV][0] == 2
+        await box.settle()
+        assert box.outbox.ledger() == Ledger(accepted=6, delivered=2, dropped=4)
+        box.check()
+
+    @pytest.mark.parametrize("jump_ms", [-20_000 * DAY_MS, 10 * DAY_MS, 4_000 * DAY_MS])
+    async def test_a_jump_of_the_wall_clock_drops_nothing(self, make_box: MakeBox, jump_ms: int) -> None:
+        box = await make_box(max_age_ms=DAY_MS).start()
+        await box.append(range(3))
+        box.clock.wall += jump_ms
+        await box.outbox.check()
+        assert await box.outbox.expire() == 0
+        await box.restart()
+        assert await box.outbox.expire() == 0
+        box.clock.advance(DAY_MS + 1)
+        assert await box.outbox.expire() == 3
+
+    @pytest.mark.parametrize(
+        ("off_ms", "dropped"), [(DAY_MS - 10, 0), (DAY_MS + 10, 3), (-DAY_MS, 0), (40 * DAY_MS, 0)]
+    )
+    async def test_time_without_power_counts_if_the_wall_clock_can_be_believed(
+        self, make_box: MakeBox, off_ms: int, dropped: int
+    ) -> None:
+        box = await make_box(max_age_ms=DAY_MS).start()
+        await box.append(range(3))
+        after = await box.kill()
+        after.clock.reboot(off_ms)
+        await after.start()
+        assert await after.outbox.expire() == dropped
+        await close(after)
+
+    async def test_the_age_of_the_oldest_event(self, box: Box) -> None:
+        assert box.outbox.gauges().oldest_age_ms == 0
+        await box.append([1])
+        box.clock.advance(700)
+        await box.append([2])
+        box.clock.advance(300)
+        await box.outbox.check()
+        assert box.outbox.gauges().oldest_age_ms == 1_000
+        await box.deliver(1)
+        await box.outbox.check()
+        assert box.outbox.gauges().oldest_age_ms == 300
+        await box.restart()
+        await box.outbox.check()
+        assert box.outbox.gauges().oldest_age_ms == 300
+        await box.deliver(1)
+        assert box.outbox.gauges().oldest_age_ms == 0
+
+
+class TestFull:
+    async def test_reject_refuses_drains_and_takes_again_and_again(self, make_box: MakeBox) -> None:
+        box = await make_box(max_size_bytes=512 * KIB, when_full="reject").start()
+        number = 0
+        for _ in range(3):
+            kept = []
+            while True:
+                batch = range(number, number + 20)
+                number += 20
+                try:
+                    await box.append(batch, body_bytes=400)
+                except OutboxFull:
+                    break
+                kept += batch
+            assert not box.outbox.gauges().writable or len(kept) > 200
+            assert box.outbox.gauges().bytes <= 512 * KIB
+            assert await box.deliver_all() == bodies(kept, body_bytes=400)
+            box.check()
+        assert box.outbox.ledger().dropped == 0
+
+    async def test_drop_oldest_keeps_the_newest_and_counts(self, make_box: MakeBox) -> None:
+        box = await make_box(max_size_bytes=512 * KIB, when_full="drop_oldest").start()
+        for number in range(0, 4_000, 20):
+            key = TV if number % 40 else PHONE
+            await box.append(range(number, number + 20), key, body_bytes=400)
+            assert box.outbox.gauges().bytes <= 512 * KIB
+        ledger = box.outbox.ledger()
+        assert ledger.accepted == 4_000
+        assert ledger.dropped == 4_000 - ledger.pending
+        assert box.metrics.events_dropped.labels("size")._value.get() == ledger.dropped
+        assert sum(count for count, _ in box.backlog.values()) == ledger.pending
+        box.check()
+        kept = sorted(await box.deliver_all())
+        newest = range(4_000 - ledger.pending, 4_000)
+        assert kept == sorted(event(n, PHONE if n // 20 % 2 == 0 else TV, 400).body for n in newest)
+
+    async def test_drop_oldest_spares_what_is_in_flight(self, make_box: MakeBox) -> None:
+        box = await make_box(max_size_bytes=512 * KIB, when_full="drop_oldest").start()
+        await box.append(range(50), body_bytes=400)
+        taken = await box.take(10)
+        for number in range(50, 3_000, 50):
+            await box.append(range(number, number + 50), body_bytes=400)
+        assert box.outbox.ledger().dropped > 40
+        after = await box.restart_after_kill()
+        assert after.loaded.unsettled == [[Part(box.lanes[TV], 10)]]
+        assert (await after.take(10)).bodies == taken.bodies == bodies(range(10), body_bytes=400)
+        await after.settle()
+        after.check()
+        await close(after)
+
+    async def test_an_append_that_can_never_fit_is_refused(self, make_box: MakeBox) -> None:
+        box = await make_box(max_size_bytes=512 * KIB, when_full="drop_oldest").start()
+        with pytest.raises(OutboxFull):
+            await box.append(range(20), body_bytes=60 * KIB)
+        assert await box.append([100]) == 0
+
+
+class TestDeadLetters:
+    async def buried(self, box: Box) -> None:
+        """Events 0 and 1 of the TV refused, 10 of the phone too large."""
+        await box.append(range(5), TV)
+        await box.append(range(10, 13), PHONE)
+        await box.take(2, TV)
+        await box.settle(dead={0: REFUSED, 1: REFUSED}, key=TV)
+        await box.take(1, PHONE)
+        await box.settle(dead={0: Dead("too_large", 413, "4 MiB")}, key=PHONE)
+
+    async def test_a_selection_is_what_matches_everything_it_says(self, box: Box) -> None:
+        await self.buried(box)
+        everything = await box.outbox.dead_letters(ALL, 10)
+        assert [letter.body for letter in everything] == [event(0).body, event(1).body, event(10, PHONE).body]
+        first, second, third = everything
+
+        async def chosen(selection: Selection, limit: int = 10, after: int = 0) -> list[object]:
+            return list(await box.outbox.dead_letters(selection, limit, after))
+
+        assert await chosen(Selection(device_id="tv-1")) == [first, second]
+        assert await chosen(Selection(reason="too_large")) == [third]
+        assert await chosen(Selection(ids=[second.id, third.id])) == [second, third]
+        assert await chosen(Selection(ids=[second.id], reason="too_large")) == []
+        assert await chosen(Selection()) == []
+        assert await chosen(ALL, limit=1, after=first.id) == [second]
+        assert (third.status, third.words, third.lane_key) == (413, "4 MiB", PHONE)
+        assert third.dead_at == "2026-11-18T11:06:40.000Z"
+
+    async def test_a_requeued_event_waits_again_last_and_is_counted(self, box: Box) -> None:
+        await self.buried(box)
+        assert await box.outbox.requeue(Selection(device_id="tv-1"), 10) == 2
+        assert box.outbox.ledger() == Ledger(accepted=8, requeued=2, dead_lettered=3, pending=7)
+        assert box.outbox.gauges().dead_letters == 1
+        assert (await box.take(10)).bodies == bodies([2, 3, 4, 0, 1])
+        box.check()
+        after = await box.restart_after_kill()
+        assert (await after.take(10)).bodies == bodies([2, 3, 4, 0, 1])
+        await close(after)
+
+    async def test_requeue_makes_a_lane_that_was_forgotten(self, box: Box) -> None:
+        await self.buried(box)
+        await box.deliver_all()
+        await box.outbox.forget(list(box.lanes.values()))
+        assert await box.outbox.requeue(ALL, 10) == 3
+        assert await box.deliver_all() == [event(0).body, event(1).body, event(10, PHONE).body]
+        box.check()
+
+    async def test_requeue_and_discard_stop_at_their_limit(self, box: Box) -> None:
+        await self.buried(box)
+        assert await box.outbox.requeue(ALL, 1) == 1
+        assert await box.outbox.discard(ALL, 1) == 1
+        assert [letter.body for letter in await box.outbox.dead_letters(ALL, 10)] == [event(10, PHONE).body]
+
+    async def test_discarded_ones_stay_counted(self, box: Box) -> None:
+        await self.buried(box)
+        assert await box.outbox.discard(Selection(reason="refused"), 10) == 2
+        assert box.outbox.ledger().dead_lettered == 3
+        assert box.outbox.gauges().dead_letters == 1
+        box.check()
+
+    async def test_the_oldest_go_when_there_are_too_many(self, make_box: MakeBox) -> None:
+        box = await make_box(max_dead_letters=3).start()
+        await box.append(range(5))
+        await box.take(5)
+        await box.settle(dead=dict.fromkeys(range(5), REFUSED))
+        assert [letter.body for letter in await box.outbox.dead_letters(ALL, 10)] == bodies([2, 3, 4])
+        assert box.metrics.dead_letters_discarded._value.get() == 2
+        assert box.outbox.ledger().dead_lettered == 5
+        box.check()
+
+
+class TestForget:
+    async def test_an_idle_lane_is_forgotten_and_its_deliveries_stay_counted(self, box: Box) -> None:
+        await box.append(range(3))
+        await box.deliver(3)
+        await box.outbox.forget([box.lanes[TV]])
+        assert box.outbox.ledger() == Ledger(accepted=3, delivered=3)
+        await box.restart()
+        assert box.loaded.lanes == []
+        assert box.outbox.ledger() == Ledger(accepted=3, delivered=3)
+        await box.append([9])
+        assert await box.deliver_all() == bodies([9])
+
+    async def test_a_lane_with_pending_events_is_not(self, box: Box) -> None:
+        await box.append(range(3))
+        await box.outbox.forget([box.lanes[TV]])
+        assert await box.deliver(10) == bodies(range(3))
+
+    async def test_a_lane_that_comes_back_does_not_bring_back_its_past(self, box: Box) -> None:
+        await box.append(range(3), TV)
+        await box.append(range(3, 6), PHONE)
+        await box.deliver(3, PHONE)
+        await box.outbox.forget([box.lanes[PHONE]])
+        await box.restart()
+        await box.append([7], PHONE)
+        after = await box.restart_after_kill()
+        assert await after.deliver(10, PHONE) == bodies([7], PHONE)
+        assert await after.deliver(10, TV) == bodies(range(3))
+        after.check()
+        await close(after)
+
+
+class TestLoad:
+    async def test_events_are_accepted_before_and_while_it_loads(self, box: Box) -> None:
+        await box.append(range(0, 20, 2))
+        await box.outbox.close()
+        box.outbox = box.make()
+        await box.outbox.open()
+        assert await box.append([1, 3, 4]) == 1
+        box.backlog.clear()
+        box.loaded = await box.outbox.load(box.told)
+        assert box.backlog[TV][0] == 12
+        assert (await box.take(100)).bodies == bodies([*range(0, 20, 2), 1, 3])
+        box.check()
+
+    async def test_an_empty_outbox(self, box: Box) -> None:
+        assert (list(box.loaded.lanes), list(box.loaded.unsettled)) == ([], [])
+        assert box.outbox.ledger() == Ledger()
+        assert box.outbox.gauges().writable
