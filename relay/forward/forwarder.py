@@ -124,10 +124,11 @@ class Forwarder:
     def _send_what_may_be_sent(self) -> int | None:
         """Start every request that may go now; returns when to ask again."""
         while True:
-            step = self._schedule.next(self._clock.monotonic_ms())
+            now = self._clock.monotonic_ms()
+            step = self._schedule.next(now)
             if isinstance(step, Wait):
                 return step.until
-            self._tasks.start(f"send tenant {step.tenant_id}", self._send(step))
+            self._tasks.start(f"send tenant {step.tenant_id}", self._send(step, now))
 
     async def _wait(self, until: int | None) -> None:
         if until is None:
@@ -141,11 +142,11 @@ class Forwarder:
 
     # -- one request ---------------------------------------------------------------------------------
 
-    async def _send(self, send: Send) -> None:
+    async def _send(self, send: Send, chosen_at: int) -> None:
         try:
             taken = await self._take(send)
             if taken is not None:
-                await self._exchange(send, taken)
+                await self._exchange(send, taken, chosen_at)
         finally:
             self._schedule.settled(send, self._clock.monotonic_ms())
             self._changed.set()
@@ -175,7 +176,7 @@ class Forwarder:
                 parts.append(Part(share.lane, events, self._schedule.window_of(share.lane, now)))
         return parts
 
-    async def _exchange(self, send: Send, taken: dict[int, Sequence[bytes]]) -> None:
+    async def _exchange(self, send: Send, taken: dict[int, Sequence[bytes]], chosen_at: int) -> None:
         bodies = [body for share in send.shares for body in taken.get(share.lane, ())]
         if not bodies:
             return
@@ -188,7 +189,7 @@ class Forwarder:
             {lane: len(lane_bodies) for lane, lane_bodies in taken.items()},
             len(request),
             verdict(answer, len(bodies)),
-            sent_at,
+            chosen_at,
         )
         outcomes = self._schedule.answered(send, reply, now, self._clock.chance())
         self._log_state_change(send.tenant_id, now)

@@ -56,6 +56,7 @@ class Reply(NamedTuple):
     body_bytes: int
     verdict: Verdict
     sent_at: int
+    """When `next` chose it: what was learnt between that and the first byte did not stop it any more."""
 
 
 class Wait(NamedTuple):

@@ -26,7 +26,7 @@ async def test_the_wal_is_synced_before_each_202(sandbox: Sandbox, tmp_path: Pat
     trace = tmp_path / "trace"
     assert STRACE is not None
     calls = "trace=fdatasync,fsync,pwrite64,sendto,sendmsg,write,writev"
-    tracer = [STRACE, "-f", "-y", "-s", "40", "--seccomp-bpf", "-e", calls, "-o", str(trace)]
+    tracer = [STRACE, "-D", "-f", "-y", "-s", "40", "--seccomp-bpf", "-e", calls, "-o", str(trace)]
     env = environment(sandbox.url, tmp_path, batch__linger="1s")
     async with running(env, *tracer, sys.executable, "-m", "relay", "run") as relay:
         for n in range(50):
