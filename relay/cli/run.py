@@ -7,8 +7,11 @@ from pathlib import Path
 import click
 
 from relay import service
+from relay.address import ListenError
+from relay.cli import exits
 from relay.cli.common import config_option
-from relay.config import default_config_file
+from relay.config import ConfigError, default_config_file
+from relay.outbox import OutboxError, OutboxLocked
 
 
 @click.command("run")
@@ -19,4 +22,11 @@ def command(ctx: click.Context, config_file: Path | None) -> None:
 
     Exits with 75 if another relay holds the outbox, with 78 if the configuration is wrong.
     """
-    ctx.exit(service.main(config_file or default_config_file()))
+    try:
+        ctx.exit(service.main(config_file or default_config_file()))
+    except ConfigError as error:
+        raise exits.Failed(str(error), exits.CONFIG_WRONG) from error
+    except OutboxLocked as error:
+        raise exits.Failed(str(error), exits.OUTBOX_LOCKED) from error
+    except (ListenError, OutboxError) as error:
+        raise exits.Failed(str(error)) from error
