@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help run test check format lint types architecture lock clean
+.PHONY: help run test check bench format lint types architecture lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -19,6 +19,9 @@ check: .venv/ready-dev ## format, lint, types, architecture rules, quick tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest -q -n auto --dist loadfile -m "not slow" tests/unit tests/property tests/contract
+
+bench: .venv/ready ## what it costs, beside its floors; one scenario: make bench SCENARIO=accept; longer: FULL=1
+	$(BIN)/python -m bench $(SCENARIO) $(if $(FULL),--full)
 
 format: .venv/ready-dev ## format and sort imports
 	$(BIN)/ruff format relay tests bench

@@ -1,0 +1,110 @@
+"""Child processes, and what the kernel knows of them.
+
+Rules: every process started here is ended here, by its pid; its output goes to a file, so that nobody has to
+read along. Figures come from /proc, so that the measured program need not be believed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+PATIENCE_S = 120.0
+"""For a broken program only, far above what a slow machine needs."""
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+_POLL_S = 0.002
+
+
+class Child:
+    """A running program; ended at the end of its `with`."""
+
+    def __init__(self, command: Sequence[str], log: Path, env: Mapping[str, str] | None = None) -> None:
+        self.started_at = time.monotonic()
+        self._log = log
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(
+                command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=env
+            )
+        self.pid = self._process.pid
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def said(self, key: str) -> dict[str, Any]:
+        """The first JSON line with this key, waited for."""
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            ended = self._process.poll() is not None
+            for line in self.lines():
+                if key in line:
+                    return line
+            if ended or time.monotonic() > deadline:
+                raise RuntimeError(f"{self._process.args} did not say {key!r}:\n{self._log.read_text()[-2000:]}")
+            time.sleep(_POLL_S)
+
+    def lines(self) -> list[dict[str, Any]]:
+        """What it said so far, of lines that are whole JSON objects."""
+        found = []
+        for line in self._log.read_text(errors="replace").splitlines():
+            try:
+                value = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(value, dict):
+                found.append(value)
+        return found
+
+    def stop(self) -> int:
+        """SIGTERM, and SIGKILL for one that does not obey; its exit code."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(30)
+            except subprocess.TimeoutExpired:
+                self.kill()
+        return self._process.wait()
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    # -- what the kernel knows
+
+    def cpu_s(self) -> float:
+        """User and system time of all threads so far, in steps of a clock tick."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(") ")[2].split()
+        return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
+
+    def rss_bytes(self) -> int:
+        return self._status_kib("VmRSS") * 1024
+
+    def peak_bytes(self) -> int:
+        return self._status_kib("VmHWM") * 1024
+
+    def written_bytes(self) -> int:
+        """What it caused to be sent to the disk, as pages of the page cache that became dirty (proc(5))."""
+        lines = Path(f"/proc/{self.pid}/io").read_text().splitlines()
+        return int(dict(line.split(": ") for line in lines)["write_bytes"])
+
+    def descriptors(self) -> int:
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    def _status_kib(self, name: str) -> int:
+        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            if line.startswith(f"{name}:"):
+                return int(line.split()[1])
+        raise RuntimeError(f"no {name} for process {self.pid}")
+
+
+def python(module: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", module, *arguments]

@@ -1,0 +1,129 @@
+"""The policies alone, with a clock moved by hand: decisions a second with 10,000 lanes, and the same trace twice."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from random import Random
+from zlib import crc32
+
+from relay.policy.limits import Limits
+from relay.policy.schedule import Reply, Schedule, Send
+from relay.policy.verdict import Delivered, Failing, RateLimited, Verdict
+
+from bench.report import Row, at_least, at_most
+from bench.setup import Bench
+
+_LIMITS = Limits(
+    linger_ms=5_000,
+    max_events=500,
+    max_body_bytes=512 << 10,
+    mix_devices="when_ip_limited",
+    window_ms=60_000,
+    device_per_window=120,
+    ip_per_window=20,
+    retry_initial_ms=1_000,
+    retry_max_ms=300_000,
+    max_in_flight=8,
+)
+_LANES = 10_000
+_EVENT_BYTES = 400
+
+
+def policy(bench: Bench) -> Iterator[Row]:
+    """Timed without a trace, in processor time: the machine's other work is none of its business."""
+    requests = int(bench.size(40_000, 300_000))
+    rates = []
+    for _ in range(bench.pairs):
+        world = _World(seed=7, lanes=_LANES, requests=requests)
+        began = time.process_time()
+        world.run()
+        rates.append(world.decisions / (time.process_time() - began))
+    yield Row(
+        "policy decisions, 10,000 lanes",
+        statistics.median(rates),
+        "/s",
+        at_least(200_000),
+        (min(rates), max(rates)),
+        f"calls of backlog, next, answered and settled, of processor time; {requests:,} requests a run",
+    )
+    traces = {_World(seed=7, lanes=_LANES, requests=requests // 4).traced() for _ in range(2)}
+    yield Row("  same seed, same trace: different traces", len(traces) - 1, "", at_most(0))
+
+
+class _World:
+    """An upstream that nearly always says yes after 20 ms, and devices that go on sending."""
+
+    def __init__(self, seed: int, lanes: int, requests: int) -> None:
+        rng = Random(seed)
+        self.decisions = 0
+        self._requests = requests
+        self._schedule = Schedule(_LIMITS)
+        self._keys = [(1 + lane % 2, "tv", f"device-{lane}") for lane in range(lanes)]
+        self._pending = [rng.randrange(1, 50) for _ in range(lanes)]
+        self._verdicts = [_verdict(rng) for _ in range(10_007)]
+        self._chances = [rng.random() for _ in range(10_009)]
+        self._arrivals = [(rng.randrange(lanes), rng.randrange(1, 20)) for _ in range(10_037)]
+
+    def traced(self) -> int:
+        """Run; a checksum of all that was decided, and when."""
+        trace = 0
+
+        def note(now: int, send: Send) -> None:
+            nonlocal trace
+            trace = crc32(repr((now, send)).encode(), trace)
+
+        self.run(note)
+        return trace
+
+    def run(self, note: Callable[[int, Send], None] | None = None) -> None:
+        schedule, now, sent = self._schedule, 1_000_000, 0
+        for lane, events in enumerate(self._pending):
+            self._grow(lane, events, 0, now)
+        on_the_way: deque[tuple[int, Send]] = deque()
+        while sent < self._requests:
+            self.decisions += 1
+            step = schedule.next(now)
+            if isinstance(step, Send):
+                on_the_way.append((now, step))
+                sent += 1
+                if note:
+                    note(now, step)
+            elif on_the_way:
+                sent_at, send = on_the_way.popleft()
+                now = max(now, sent_at + 20)
+                self._answer(send, sent_at, now, sent)
+            elif step.until is not None:
+                now = max(now, step.until)
+            else:
+                raise RuntimeError(f"the schedule waits for ever: {schedule.routes(now)}, {sum(self._pending)} pending")
+
+    def _answer(self, send: Send, sent_at: int, now: int, turn: int) -> None:
+        schedule, pending = self._schedule, self._pending
+        taken = {share.lane: min(share.max_events, pending[share.lane]) for share in send.shares}
+        verdict = self._verdicts[turn % len(self._verdicts)]
+        reply = Reply(taken, sum(taken.values()) * _EVENT_BYTES, verdict, sent_at)
+        for outcome in schedule.answered(send, reply, now, self._chances[turn % len(self._chances)]):
+            if outcome.delivered:
+                self._grow(outcome.lane, 0, taken[outcome.lane], now)
+        for which in (2 * turn, 2 * turn + 1):
+            lane, events = self._arrivals[which % len(self._arrivals)]
+            self._grow(lane, events, 0, now)
+        schedule.settled(send, now)
+        self.decisions += 2
+
+    def _grow(self, lane: int, appended: int, delivered: int, now: int) -> None:
+        events = self._pending[lane] = self._pending[lane] + appended - delivered
+        self._schedule.backlog(lane, self._keys[lane], events, events * _EVENT_BYTES, now)
+        self.decisions += 1
+
+
+def _verdict(rng: Random) -> Verdict:
+    draw = rng.random()
+    if draw < 0.001:
+        return Failing("503 down", None, 503)
+    if draw < 0.002:
+        return RateLimited("429 slow down", None, None)
+    return Delivered()

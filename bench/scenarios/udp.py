@@ -1,0 +1,109 @@
+"""UDP from a thousand devices, stored and forwarded to a sandbox at the same time."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import NamedTuple
+
+from bench import events
+from bench.datagrams import Datagrams
+from bench.process import Child, python
+from bench.report import Row, at_least, at_most
+from bench.setup import NO_LIMITS, Bench
+
+
+class Flow(NamedTuple):
+    """What became of one stretch of datagrams."""
+
+    sent: int
+    stored: int
+    delivered: int
+    delivered_per_s: float
+    """From the first datagram until the last event's delivery, the linger of the last batches left out."""
+    stored_per_s: float
+    """While they were sent."""
+    cpu_us: float
+    """Of the relay, an event, over its whole life."""
+    per_commit: float
+    kernel_drops: int
+
+
+def udp(bench: Bench) -> Iterator[Row]:
+    seconds = bench.size(12, 30)
+    steady = flow(bench, 20_000, seconds)
+    lost = steady.sent - steady.delivered
+    yield Row(
+        "UDP stored and forwarded, 20,000/s sent: lost",
+        lost,
+        "events",
+        at_most(0),
+        note=f"{steady.sent:,} sent in {seconds:.0f} s, {steady.kernel_drops} dropped by the kernel",
+    )
+    yield Row("  CPU an event over its whole life", steady.cpu_us, "µs", at_most(30))
+    floods = [flow(bench, 60_000, seconds) for _ in range(bench.pairs if bench.full else 3)]
+    rates = sorted(each.delivered_per_s for each in floods)
+    flood = sorted(floods, key=lambda each: each.delivered_per_s)[len(floods) // 2]
+    yield Row(
+        "UDP stored and forwarded at once, 60,000/s sent",
+        flood.delivered_per_s,
+        "events/s",
+        at_least(30_000),
+        (rates[0], rates[-1]),
+        f"stored {flood.stored_per_s:,.0f}/s while sent; {flood.cpu_us:.1f} µs of CPU an event;"
+        f" {flood.per_commit:,.0f} events a commit; kernel dropped {flood.kernel_drops:,} of {flood.sent:,}",
+    )
+    floor = bench.sqlite_floor(flood.stored, int(flood.per_commit))
+    yield Row(
+        "  / bare sqlite3 appends",
+        flood.delivered_per_s / floor,
+        "x",
+        at_least(0.3),
+        note=f"{floor:,.0f} rows/s",
+    )
+    received, sent = _bare_socket(bench, 60_000, min(seconds, 5.0))
+    yield Row("  a bare socket, the same datagrams", received, "datagrams/s", note=f"{sent:,.0f}/s sent")
+
+
+def flow(bench: Bench, per_s: float, seconds: float) -> Flow:
+    with (
+        bench.upstream(validate=False) as upstream,
+        bench.relay(upstream__url=upstream.url, **NO_LIMITS) as relay,
+    ):
+        cpu_s, began = relay.cpu_s(), time.monotonic()
+        sent = _send(bench, relay.udp, per_s, seconds)
+        stored_by_then = relay.metric("events_accepted_total", 'transport="udp"')
+        sent_s = time.monotonic() - began
+        relay.ask("POST", "/flush")
+        relay.until_pending(0)
+        took_s = time.monotonic() - began
+        stored = int(relay.metric("events_accepted_total", 'transport="udp"'))
+        return Flow(
+            sent,
+            stored,
+            int(upstream.ask("report")["events"]),
+            stored / took_s,
+            stored_by_then / sent_s,
+            (relay.cpu_s() - cpu_s) / max(1, stored) * 1e6,
+            stored / relay.metric("outbox_commits_total"),
+            int(relay.metric("udp_datagrams_dropped_total", 'reason="kernel"')),
+        )
+
+
+def _send(bench: Bench, address: str, per_s: float, seconds: float) -> int:
+    order = Datagrams(address=address, run=events.new_run(), per_s=per_s, seconds=seconds)
+    log = bench.new_directory() / "datagrams.log"
+    with Child(python("bench.datagrams", json.dumps(asdict(order))), log, os.environ) as sender:
+        return int(sender.said("sent")["sent"])
+
+
+def _bare_socket(bench: Bench, per_s: float, seconds: float) -> tuple[float, float]:
+    """(received, sent) a second."""
+    with bench.floor("udp") as (floor, address):
+        sent = _send(bench, address, per_s, seconds)
+        time.sleep(0.2)
+        floor.stop()
+        return floor.said("received")["received"] / seconds, sent / seconds

@@ -1,0 +1,34 @@
+"""Accepting while a million events wait, against an empty outbox."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from bench.pairs import compare
+from bench.report import Row, at_least
+from bench.setup import Bench
+
+
+def waiting(bench: Bench) -> Iterator[Row]:
+    """Both start anew for each pair: what a run adds must not meet the next one."""
+    full = bench.filled(bench.waiting, 1000)
+
+    def ours() -> float:
+        with bench.relay(full) as relay:
+            relay.until_waiting(1000)
+            return relay.post(seconds=bench.seconds).per_s
+
+    def floor() -> float:
+        with bench.relay() as relay:
+            return relay.post(seconds=bench.seconds).per_s
+
+    compared = compare(bench.pairs, ours, floor)
+    yield Row(
+        f"single accepts with {bench.waiting:,} waiting / empty",
+        compared.ratio,
+        "x",
+        at_least(0.95),
+        compared.spread,
+        f"{compared.rate:,.0f}/s against {compared.floor:,.0f}/s",
+        {"ours": compared.ours, "floor": compared.floors},
+    )

@@ -1,0 +1,217 @@
+"""What scenarios are made of: a directory, a relay, an upstream, floors, and outboxes that are full already."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from relay.sandbox.settings import SandboxSettings
+
+from bench import events
+from bench.client import Order
+from bench.load import Answered, send
+from bench.process import PATIENCE_S, Child, python
+
+KEY = "bench-key"
+NOWHERE = "http://127.0.0.1:9/v1/events"
+"""Nobody listens there: everything waits."""
+NO_LIMITS = {"rate__device_per_window": "1000000", "rate__window": "1s"}
+
+
+class Relay(Child):
+    """`relay run`, driven from outside."""
+
+    def __init__(self, directory: Path, settings: Mapping[str, str], env: Mapping[str, str], port: int) -> None:
+        self.address = f"127.0.0.1:{port}"
+        self._directory = directory
+        given = {
+            "upstream__url": NOWHERE,
+            "upstream__api_key": KEY,
+            "http__listen": self.address,
+            "udp__listen": "127.0.0.1:0",
+            "outbox__path": str(directory / "outbox.db"),
+            "outbox__max_size": "64GiB",
+            "log__format": "json",
+        } | settings
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("RELAY__")}
+        made = inherited | {f"RELAY__{name.upper()}": value for name, value in given.items()} | env
+        super().__init__(python("relay", "run"), directory / "relay.log", made)
+
+    @property
+    def udp(self) -> str:
+        return str(self.said("udp")["udp"])
+
+    def post(self, *, processes: int = 1, **order: Any) -> Answered:
+        return send(Order(address=self.address, run=events.new_run(), **order), self._directory, processes=processes)
+
+    def ask(self, method: str, path: str) -> bytes:
+        connection = http.client.HTTPConnection(self.address, timeout=PATIENCE_S)
+        try:
+            connection.request(method, path, headers={"Content-Type": "application/json"})
+            return connection.getresponse().read()
+        finally:
+            connection.close()
+
+    def status(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.ask("GET", "/status.json"))
+        return found
+
+    def metric(self, name: str, labels: str = "") -> float:
+        """A series' value; `labels` as in the exposition, `transport="udp"`."""
+        start = f"relay_{name}{{{labels}}} " if labels else f"relay_{name} "
+        for line in self.ask("GET", "/metrics").decode().splitlines():
+            if line.startswith(start):
+                return float(line.removeprefix(start))
+        raise RuntimeError(f"no metric {start}")
+
+    def until_ready(self) -> float:
+        """Seconds from its start until /readyz said 200."""
+        while time.monotonic() < self.started_at + PATIENCE_S:
+            try:
+                if json.loads(self.ask("GET", "/readyz")).get("ready"):
+                    return time.monotonic() - self.started_at
+            except OSError:
+                time.sleep(0.002)
+        raise RuntimeError(f"the relay is not ready: {self._directory / 'relay.log'}")
+
+    def until_waiting(self, devices: int) -> None:
+        """Until so many devices' events are known to wait: a start goes on reading after it is ready."""
+        deadline = time.monotonic() + PATIENCE_S
+        while (waiting := self.status()["devices_waiting"]) != devices:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{waiting} devices wait")
+            time.sleep(0.1)
+
+    def until_pending(self, at_most: int, within_s: float = PATIENCE_S) -> None:
+        deadline = time.monotonic() + within_s
+        while (pending := self.status()["ledger"]["pending"]) > at_most:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{pending} events still wait")
+            time.sleep(0.1)
+
+
+class Upstream(Child):
+    """The sandbox in its own process."""
+
+    def __init__(self, directory: Path, settings: SandboxSettings) -> None:
+        super().__init__(python("bench.upstream", msgspec.json.encode(settings).decode()), directory / "upstream.log")
+        self.url = str(self.said("url")["url"])
+
+    def ask(self, what: str) -> Any:
+        address, _, _ = self.url.removeprefix("http://").partition("/")
+        connection = http.client.HTTPConnection(address, timeout=PATIENCE_S)
+        try:
+            connection.request("GET", f"/_sandbox/{what}")
+            return json.loads(connection.getresponse().read())
+        finally:
+            connection.close()
+
+
+class Bench:
+    """One run of the benchmarks: its size, its directory, what it made so far."""
+
+    def __init__(self, directory: Path, *, full: bool) -> None:
+        self.directory = directory
+        self.full = full
+        self.pairs = 9 if full else 5
+        self.seconds = 5.0 if full else 2.0
+        self.waiting = 1_000_000
+        self._made = 0
+        self._filled: dict[tuple[int, int], Path] = {}
+
+    def size(self, quick: float, full: float) -> float:
+        return full if self.full else quick
+
+    def new_directory(self) -> Path:
+        self._made += 1
+        path = self.directory / f"{self._made:03d}"
+        path.mkdir()
+        return path
+
+    @contextmanager
+    def relay(
+        self, outbox: Path | None = None, env: Mapping[str, str] | None = None, **settings: str
+    ) -> Iterator[Relay]:
+        """One that is ready; on a copy of the files of `outbox` if given. Its files are gone afterwards."""
+        directory = self.new_directory()
+        if outbox is not None:
+            for path in outbox.glob("outbox.db*"):
+                shutil.copy(path, directory)
+        with Relay(directory, settings, env or {}, free_port()) as relay:
+            relay.until_ready()
+            yield relay
+        shutil.rmtree(directory)
+
+    @contextmanager
+    def upstream(self, **settings: Any) -> Iterator[Upstream]:
+        directory = self.new_directory()
+        with Upstream(directory, SandboxSettings(api_key=KEY, **settings)) as upstream:
+            yield upstream
+
+    @contextmanager
+    def floor(self, which: str, env: Mapping[str, str] | None = None) -> Iterator[tuple[Child, str]]:
+        """A floor that listens, and its address."""
+        directory = self.new_directory()
+        with Child(python("bench.floors", which), directory / "floor.log", {**os.environ, **(env or {})}) as floor:
+            yield floor, str(floor.said("address")["address"])
+
+    def sqlite_floor(self, rows: int, per_commit: int, event_bytes: int = 400) -> float:
+        """Rows a second that a bare loop appends, in a process of its own."""
+        directory = self.new_directory()
+        arguments = (str(directory / "floor.db"), str(rows), str(max(1, per_commit)), str(event_bytes))
+        with Child(python("bench.floors", "sqlite", *arguments), directory / "floor.log") as floor:
+            rate = float(floor.said("rows_per_s")["rows_per_s"])
+        shutil.rmtree(directory)
+        return rate
+
+    def filled(self, count: int, devices: int, consecutive: int = 1) -> Path:
+        """A directory with the outbox of a relay that stopped while so many events waited."""
+        key = (count, devices)
+        if key not in self._filled:
+            directory = self.new_directory()
+            with Relay(directory, {}, {}, free_port()) as relay:
+                relay.until_ready()
+                fill(relay, count, devices, consecutive)
+            self._filled[key] = directory
+        return self._filled[key]
+
+
+def fill(relay: Relay, count: int, devices: int, consecutive: int = 1) -> None:
+    """Post so many events, the same number for each device; `consecutive` in a row are of one device."""
+    per_request = min(100, count)
+    relay.post(
+        requests=count // per_request,
+        events_per_request=per_request,
+        devices=devices,
+        consecutive=consecutive,
+        connections=8,
+    )
+    if relay.status()["ledger"]["pending"] != count:
+        raise RuntimeError(f"{relay.status()['ledger']} after {count} events")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def bench(*, full: bool, directory: Path | None) -> Iterator[Bench]:
+    """In a directory of its own below `directory` (default: the system's for such files), removed afterwards."""
+    with ExitStack() as stack:
+        made = stack.enter_context(tempfile.TemporaryDirectory(prefix="relay-bench-", dir=directory))
+        if not shutil.which("wrk"):
+            print("wrk is not installed: the own client generates the load", file=sys.stderr)
+        yield Bench(Path(made), full=full)
