@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from relay.config import OutboxSettings
+
 from tests.contract.boxes import Box, MemoryBox, SqliteBox, close
 
 MakeBox = Callable[..., Box]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-
 from relay.outbox import (
     Dead,
     Ledger,
@@ -15,6 +14,7 @@ from relay.outbox import (
     Selection,
     Settled,
 )
+
 from tests.contract.boxes import DAY_MS, PHONE, REFUSED, TV, Box, bodies, close, event, event_id, events
 from tests.contract.conftest import MakeBox
 

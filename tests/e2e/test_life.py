@@ -135,7 +135,7 @@ async def test_a_wrong_configuration_exits_78_and_names_the_near_miss(tmp_path: 
     code, _, words = await command(env, "run")
     assert code == 78
     assert "RELAY__BATCH__LINGR" in words
-    assert "batch.linger" in words
+    assert "RELAY__BATCH__LINGER" in words
 
 
 async def test_a_refused_reload_changes_nothing_and_shows(sandbox: Sandbox, tmp_path: Path) -> None:

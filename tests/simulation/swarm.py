@@ -1,0 +1,96 @@
+"""Swarm testing: each seed draws what kind of world it is, then the world.
+
+After Groce et al., "Swarm Testing" (ISSTA 2012): leaving whole features out of a run finds what a run with
+everything in it hides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from random import Random
+
+from tests.simulation.upstream import Flaw, Spell
+from tests.simulation.world import HOUR_MS, LIMITS, MINUTE_MS, Crash, Device, Plan, World
+
+
+def plan(seed: int, *, devices: int, hours: float) -> Plan:
+    rng = Random(f"plan {seed}")
+    duration_ms = int(hours * HOUR_MS)
+    latency_ms = rng.choice([(1, 5), (5, 200), (100, 4_000)])
+    limits = replace(
+        LIMITS,
+        linger_ms=rng.choice([0, 1_000, 5_000, 10_000]),
+        max_events=rng.choice([20, 500]),
+        mix_devices=rng.choice(["never", "when_ip_limited", "always"]),
+        max_in_flight=rng.choice([1, 2, 8]) if latency_ms[1] < 1_000 else 8,
+    )
+    return Plan(
+        devices=[_device(number, rng, devices) for number in range(devices)],
+        duration_ms=duration_ms,
+        limits=limits,
+        crashes=_crashes(rng, duration_ms) if rng.random() < 0.6 else (),
+        spells=_spells(rng, duration_ms, devices) if rng.random() < 0.8 else [],
+        ip_limit=rng.choice([None, None, 60, 300]),
+        says_retry_after=rng.random() < 0.5,
+        max_body_bytes=rng.choice([1 << 20, 1 << 20, 20_000]),
+        latency_ms=latency_ms,
+        acts=[(rng.randrange(duration_ms), _wall_jump(rng)) for _ in range(rng.randrange(4))],
+        drain_ms=24 * HOUR_MS,
+    )
+
+
+def _device(number: int, rng: Random, devices: int) -> Device:
+    """Most are quiet; a few talk much, start with a backlog, or have an app that makes bad events."""
+    device = Device(number, tenant=1 + number % 2, gap_ms=rng.choice([5, 10, 30]) * MINUTE_MS)
+    kind = rng.random() * devices
+    if kind < 3:
+        device.gap_ms, device.burst = 2_000, rng.choice([1, 20])
+    elif kind < 6:
+        device.backlog = rng.choice([600, 5_000])
+    elif kind < 9:
+        device.flaw = _flaws(rng)
+    if rng.random() < 0.02:
+        device.pad = "x" * rng.randrange(2_000)
+    return device
+
+
+def _flaws(rng: Random) -> Callable[[int], Flaw]:
+    """Every so manieth event is bad, in one way."""
+    flaw: Flaw = rng.choice(["named", "unnamed", "crash"])
+    every, offset = rng.choice([3, 10, 50]), rng.randrange(3)
+    return lambda n: flaw if n % every == offset else ""
+
+
+def _wall_jump(rng: Random) -> Callable[[World], None]:
+    """The wall clock is set, by decades at worst."""
+    by_ms = rng.randrange(-(10**12), 10**12)
+
+    def jump(world: World) -> None:
+        world.clock.wall_offset_ms += by_ms
+
+    return jump
+
+
+def _crashes(rng: Random, duration_ms: int) -> list[Crash]:
+    return [
+        Crash(rng.randrange(duration_ms), rng.choice([300, 5_000, 10 * MINUTE_MS]), rng.random() < 0.3)
+        for _ in range(rng.randrange(1, 8))
+    ]
+
+
+def _spells(rng: Random, duration_ms: int, devices: int) -> list[Spell]:
+    spells = []
+    for _ in range(rng.randrange(1, 6)):
+        since = rng.randrange(duration_ms)
+        until = since + rng.choice([2_000, MINUTE_MS, 20 * MINUTE_MS])
+        spells.append(
+            Spell(
+                rng.choice(["refused", "blackhole", "503", "401", "404", "lossy", "429 device"]),
+                since,
+                until,
+                tenant=rng.choice([None, 1, 2]),
+                devices=frozenset(rng.sample(range(devices), min(devices, 3))),
+            )
+        )
+    return spells

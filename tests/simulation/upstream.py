@@ -1,0 +1,212 @@
+"""A simulated upstream: limits as the real one's framework keeps them, faults as the plan says, a record of everything.
+
+It sees requests at their arrival, some time between send and answer. Its limiters are fixed windows anchored at
+their first request; a refused request does not count. What it takes, it takes at the arrival: an answer that is
+lost afterwards leaves the relay in doubt, not the upstream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from email.utils import formatdate
+from random import Random
+from typing import Literal
+
+import msgspec
+from relay.policy.verdict import Answer, NoAnswer
+
+from tests.simulation.virtual import SimClock
+
+EventKey = tuple[int, int]
+"""(device, number): which event it is."""
+Flaw = Literal["", "named", "unnamed", "crash"]
+TIMEOUT_S = 30.0
+HTML = b"<html><head><title>503</title></head><body>Service Unavailable</body></html>"
+
+
+class SimEvent(msgspec.Struct, frozen=True):
+    """What the simulation reads of an event."""
+
+    device: int
+    n: int
+    tenant: int
+    flaw: Flaw = ""
+    pad: str = ""
+
+
+class _Body(msgspec.Struct):
+    events: list[SimEvent]
+
+
+@dataclass(slots=True)
+class Spell:
+    """Something is wrong from `since` until `until` (true milliseconds)."""
+
+    kind: Literal["refused", "blackhole", "503", "401", "404", "lossy", "429 device"]
+    since: int
+    until: int
+    tenant: int | None = None
+    """Only there; None: everywhere."""
+    devices: frozenset[int] = frozenset()
+
+
+@dataclass(slots=True)
+class Arrival:
+    sent_at: int
+    at: int
+    tenant: int
+    events: list[EventKey]
+    answer: Answer | None = None
+    """None if nothing is ever answered."""
+    returned_at: int | None = None
+    """When the relay had the answer in hand."""
+
+    @property
+    def status(self) -> int:
+        return self.answer.status if self.answer else 0
+
+
+@dataclass
+class Limiter:
+    """Fixed window from its first request; what is refused does not count."""
+
+    limit: int
+    window_ms: int
+    counts: dict[object, tuple[int, int]] = field(default_factory=dict)
+
+    def refused_for_ms(self, key: object, now: int) -> int | None:
+        """None if the request is within the limit (and counted), else how long the window still lasts."""
+        opened, count = self.counts.get(key, (now, 0))
+        if now - opened >= self.window_ms:
+            opened, count = now, 0
+        if count >= self.limit:
+            return self.window_ms - (now - opened)
+        self.counts[key] = (opened, count + 1)
+        return None
+
+
+class SimUpstream:
+    """The forwarder's Client in the simulation."""
+
+    def __init__(
+        self,
+        clock: SimClock,
+        rng: Random,
+        *,
+        device_limit: int = 120,
+        ip_limit: int | None = None,
+        says_retry_after: bool = True,
+        max_body_bytes: int = 1 << 20,
+        latency_ms: tuple[int, int] = (5, 200),
+        spells: list[Spell] | None = None,
+        trace: Callable[..., None] = lambda *_: None,
+    ) -> None:
+        self.clock = clock
+        self.spells = spells or []
+        self.device_limiter = Limiter(device_limit, 60_000)
+        self.ip_limiter = Limiter(ip_limit, 60_000) if ip_limit else None
+        self.says_retry_after = says_retry_after
+        self.max_body_bytes = max_body_bytes
+        self.latency_ms = latency_ms
+        self.posts: list[int] = []
+        """When each request was begun, also those that never arrived."""
+        self.arrivals: list[Arrival] = []
+        self.taken: dict[EventKey, list[Arrival]] = defaultdict(list)
+        self.tries: dict[EventKey, list[int]] = defaultdict(list)
+        """When each event that brings the upstream down came alone."""
+        self._rng = rng
+        self._trace = trace
+
+    async def post(self, tenant_id: int, body: bytes) -> Answer | NoAnswer:
+        loop = asyncio.get_running_loop()
+        sent_at = self.clock.true_ms()
+        self.posts.append(sent_at)
+        there_ms, back_ms = (self._rng.randint(*self.latency_ms) for _ in range(2))
+        if self._spell("refused", tenant_id):
+            await asyncio.sleep(0.001)
+            return NoAnswer("cannot connect: Connection refused")
+        arrived: asyncio.Future[Arrival] = loop.create_future()
+        # what has left the box arrives, whether the relay lives or not
+        loop.call_later(there_ms / 1000, self._arrive, sent_at, tenant_id, body, arrived)
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                arrival = await arrived
+                if arrival.answer is None:
+                    await loop.create_future()
+                await asyncio.sleep(back_ms / 1000)
+        except TimeoutError:
+            return NoAnswer("no answer within 30 s")
+        arrival.returned_at = self.clock.true_ms()
+        assert arrival.answer is not None
+        return arrival.answer
+
+    def _arrive(self, sent_at: int, tenant_id: int, body: bytes, arrived: asyncio.Future[Arrival]) -> None:
+        now = self.clock.true_ms()
+        events = msgspec.json.decode(body, type=_Body).events
+        arrival = Arrival(sent_at, now, tenant_id, [(event.device, event.n) for event in events])
+        self.arrivals.append(arrival)
+        arrival.answer = self._answer(tenant_id, len(body), events, arrival, now)
+        self._trace("arrival", now, tenant_id, arrival.events[0], len(events), arrival.status)
+        if not arrived.done():
+            arrived.set_result(arrival)
+
+    def _answer(
+        self, tenant_id: int, body_bytes: int, events: list[SimEvent], arrival: Arrival, now: int
+    ) -> Answer | None:
+        device = events[0].device
+        if self._spell("blackhole", tenant_id):
+            return None
+        if self._spell("503", tenant_id):
+            return self._say(self._rng.choice([502, 503, 504]), HTML)
+        if self._spell("401", tenant_id):
+            return self._say(401, b'{"success":false,"error":"Invalid or missing API key"}')
+        if self._spell("404", tenant_id):
+            return self._say(404, b'{"message":"Not Found"}')
+        if body_bytes > self.max_body_bytes:
+            return self._say(413, b"<html><h1>413 Request Entity Too Large</h1></html>")
+        for limiter, key in ((self.device_limiter, device), (self.ip_limiter, "ip")):
+            refused_for_ms = limiter.refused_for_ms(key, now) if limiter else None
+            if refused_for_ms is not None:
+                return self._too_many(refused_for_ms)
+        if self._spell("429 device", tenant_id, device):
+            return self._too_many(self._rng.randrange(60_000))
+        if any(event.flaw == "crash" for event in events):
+            if len(events) == 1:
+                self.tries[arrival.events[0]].append(now)
+            return self._say(500, b'{"message":"Server Error"}')
+        if any(event.flaw for event in events):
+            return self._say(422, _validation(events))
+        for key in arrival.events:
+            self.taken[key].append(arrival)
+        if self._spell("lossy", tenant_id) and self._rng.random() < 0.3:
+            return None
+        return self._say(202, b'{"success":true}')
+
+    def _too_many(self, refused_for_ms: int) -> Answer:
+        wish = {"retry-after": str(-(-refused_for_ms // 1000))} if self.says_retry_after else {}
+        return self._say(429, b'{"success":false,"error":"Too many requests"}', wish)
+
+    def _say(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> Answer:
+        date = {"date": formatdate(1_795_420_800 + self.clock.true_ms() // 1000, usegmt=True)}
+        return Answer(status, {**date, **(headers or {})}, body, self.clock.wall_ms())
+
+    def _spell(self, kind: str, tenant_id: int, device: int | None = None) -> bool:
+        now = self.clock.true_ms()
+        return any(
+            spell.kind == kind
+            and spell.since <= now < spell.until
+            and spell.tenant in (None, tenant_id)
+            and (device is None or device in spell.devices)
+            for spell in self.spells
+        )
+
+
+def _validation(events: list[SimEvent]) -> bytes:
+    """A 422 that names what it can; one unnamed flaw spoils it for all."""
+    if any(event.flaw == "unnamed" for event in events):
+        return b'{"message":"The given data was invalid.","errors":{"events":["The events field is required."]}}'
+    errors = {f"events.{i}.event_type": ["is invalid"] for i, event in enumerate(events) if event.flaw == "named"}
+    return msgspec.json.encode({"message": "The given data was invalid.", "errors": errors})

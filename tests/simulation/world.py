@@ -1,0 +1,309 @@
+"""One box, or one site: apps, a relay that may die, an upstream; everything drawn from one seed.
+
+The relay is the real Schedule and the real Forwarder over the memory outbox. An app offers the events of its
+device one batch after the other, and offers a batch again until it is answered 202. What the world remembers
+is what the checks (`checks`) judge by.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from itertools import islice
+from random import Random
+
+import msgspec
+from relay.config import OutboxSettings
+from relay.event import Event
+from relay.forward.forwarder import Forwarder
+from relay.metrics import Metrics
+from relay.outbox import DeadLetter, Part, Selection
+from relay.outbox.memory import MemoryOutbox
+from relay.policy.limits import Limits
+from relay.policy.schedule import Schedule
+from relay.tasks import Tasks
+
+from tests.simulation.upstream import EventKey, Flaw, SimEvent, SimUpstream, Spell
+from tests.simulation.virtual import SimClock
+
+LIMITS = Limits(
+    linger_ms=5_000,
+    max_events=500,
+    max_body_bytes=512 << 10,
+    mix_devices="when_ip_limited",
+    window_ms=60_000,
+    device_per_window=120,
+    ip_per_window=20,
+    retry_initial_ms=1_000,
+    retry_max_ms=300_000,
+    max_in_flight=8,
+)
+MINUTE_MS = 60_000
+HOUR_MS = 60 * MINUTE_MS
+_APP_RETRY_MS = 1_000
+_SETTLING_MS = 100
+_POLITE = 1_000_000
+
+
+@dataclass(slots=True)
+class Device:
+    """What one app does: a batch of `burst` events about every `gap_ms`, until the world tells it to stop."""
+
+    number: int
+    tenant: int = 1
+    gap_ms: int = MINUTE_MS
+    burst: int = 1
+    backlog: int = 0
+    """Events at the very beginning, besides."""
+    flaw: Callable[[int], Flaw] = lambda n: ""
+    pad: str = ""
+    offered: int = 0
+    """Events answered 202: the numbers below it."""
+    trying: int = 0
+    """Size of the batch that is being offered; 0: none."""
+
+
+@dataclass(slots=True)
+class Crash:
+    at: int
+    down_ms: int = 1_000
+    reboot: bool = False
+
+
+@dataclass
+class Plan:
+    """What happens; times are milliseconds since the beginning."""
+
+    devices: Sequence[Device]
+    duration_ms: int = HOUR_MS
+    limits: Limits = LIMITS
+    crashes: Sequence[Crash] = ()
+    spells: list[Spell] = field(default_factory=list)
+    device_limit: int = 120
+    ip_limit: int | None = None
+    says_retry_after: bool = True
+    max_body_bytes: int = 1 << 20
+    latency_ms: tuple[int, int] = (5, 200)
+    acts: Sequence[tuple[int, Callable[[World], None]]] = ()
+    """(when, what is done to the world)."""
+    drain_ms: int = 3 * HOUR_MS
+    """How long after the end of all faults everything must have drained."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    at: int
+    unsettled: list[list[EventKey]]
+    """What the outbox said was in flight at the last end."""
+
+
+class World:
+    def __init__(self, plan: Plan, seed: int) -> None:
+        self.plan = plan
+        self.seed = seed
+        self.rng = Random(seed)
+        self.clock = SimClock(Random(self.rng.random()))
+        self.upstream = SimUpstream(
+            self.clock,
+            Random(self.rng.random()),
+            device_limit=plan.device_limit,
+            ip_limit=plan.ip_limit,
+            says_retry_after=plan.says_retry_after,
+            max_body_bytes=plan.max_body_bytes,
+            latency_ms=plan.latency_ms,
+            spells=plan.spells,
+            trace=self.trace,
+        )
+        self.devices = {device.number: device for device in plan.devices}
+        self.offered_at: dict[EventKey, int] = {}
+        self.in_doubt: set[int] = set()
+        """Requests (by id of their Arrival) whose answer the relay may have had and not yet kept when it died."""
+        self.crashes = 0
+        self.starts: list[Start] = []
+        self.ended_at = 0
+        self.dead_letters: Sequence[DeadLetter] = ()
+        self.outbox = MemoryOutbox(OutboxSettings(), self.clock)
+        self.relay: Relay | None = None
+        self._due: list[tuple[int, int]] = []
+        self._hash = hashlib.sha256()
+
+    @property
+    def fingerprint(self) -> str:
+        """The same for two runs only if they took the same steps."""
+        return self._hash.hexdigest()[:16]
+
+    def trace(self, *what: object) -> None:
+        self._hash.update(repr(what).encode())
+
+    # -- life --------------------------------------------------------------------------------------
+
+    async def live(self) -> None:
+        """The plan's time, with all its faults; then peace until nothing is pending."""
+        await self.start()
+        acts: list[tuple[int, Crash | Callable[[World], None]]] = [(crash.at, crash) for crash in self.plan.crashes]
+        acts += self.plan.acts
+        acts.sort(key=lambda act: act[0])
+        apps = Tasks().start("apps", self._apps())
+        for at, act in acts:
+            await self.until(at)
+            if isinstance(act, Crash):
+                await self._crash_and_restart(act)
+            else:
+                act(self)
+        await self.until(self.plan.duration_ms)
+        apps.cancel()
+        await self.peace()
+
+    async def peace(self) -> None:
+        """Every fault is over, and nothing new is offered but by one well-behaved device of each tenant.
+
+        Without those, nobody could tell an event that brings the upstream down from an upstream that is down.
+        """
+        self.upstream.spells.clear()
+        end = self.clock.true_ms() + self.plan.drain_ms
+        polite = [Device(_POLITE + tenant, tenant) for tenant in {device.tenant for device in self.devices.values()}]
+        self.devices.update((device.number, device) for device in polite)
+        while self.outbox.ledger().pending > sum(map(self._waiting, polite)):
+            assert self.clock.true_ms() < end, f"{self.outbox.ledger()} after all faults were over"
+            for device in polite:
+                if not device.trying:
+                    device.trying = 1
+                    self._offer(device)
+            await asyncio.sleep(10.0)
+            self.check_alive()
+        while self.outbox.ledger().pending or any(device.trying for device in self.devices.values()):
+            assert self.clock.true_ms() < end
+            await asyncio.sleep(1.0)
+        await asyncio.sleep(1.0)
+        self.dead_letters = await self.outbox.dead_letters(Selection(all=True), 1_000_000)
+        self.ended_at = self.clock.true_ms()
+        self.trace("end", self.ended_at, self.outbox.ledger())
+
+    def _waiting(self, device: Device) -> int:
+        """Events of the device that were accepted and not taken: none of a polite one's is given up."""
+        return device.offered - sum((device.number, n) in self.upstream.taken for n in range(device.offered))
+
+    async def until(self, at: int) -> None:
+        while self.clock.true_ms() < at:
+            await asyncio.sleep(min(MINUTE_MS, at - self.clock.true_ms()) / 1000)
+            self.check_alive()
+
+    def check_alive(self) -> None:
+        assert self.relay, "nobody is to look while the relay is down"
+        self.relay.check_alive()
+        assert self.outbox.ledger().balanced
+
+    async def start(self) -> None:
+        self.relay = Relay(self)
+        unsettled = await self.relay.start()
+        self.starts.append(Start(self.clock.true_ms(), [self._events(request) for request in unsettled]))
+        self.trace("start", self.starts[-1])
+        for device in self.devices.values():
+            if device.trying:
+                self._offer(device)
+
+    def _events(self, request: Sequence[Part]) -> list[EventKey]:
+        """Which events a journalled request holds."""
+        held = []
+        for part in request:
+            for stored in islice(self.outbox.disk.lanes[part.lane].pending, part.events):
+                event = msgspec.json.decode(stored.event.body, type=SimEvent)
+                held.append((event.device, event.n))
+        return held
+
+    async def _crash_and_restart(self, crash: Crash) -> None:
+        await self.crash()
+        await asyncio.sleep(crash.down_ms / 1000)
+        if crash.reboot:
+            self.clock.reboot()
+        await self.start()
+
+    async def crash(self) -> None:
+        """kill -9: what is on disk is all that is left."""
+        assert self.relay
+        now = self.clock.true_ms()
+        unsettled = [a for a in self.upstream.arrivals[-1000:] if a.returned_at and a.returned_at >= now - _SETTLING_MS]
+        self.in_doubt.update(id(arrival) for arrival in unsettled)
+        self.crashes += 1
+        relay, self.relay = self.relay, None
+        self.outbox = self.outbox.crashed()
+        await relay.die()
+        self.trace("crash", now)
+
+    # -- apps --------------------------------------------------------------------------------------
+
+    async def _apps(self) -> None:
+        for device in self.devices.values():
+            if device.backlog:
+                device.trying = device.backlog
+                self._offer(device)
+            heappush(self._due, (self.rng.randrange(device.gap_ms), device.number))
+        while True:
+            at, number = self._due[0]
+            if at > self.clock.true_ms():
+                await asyncio.sleep((at - self.clock.true_ms()) / 1000)
+                continue
+            heappop(self._due)
+            device = self.devices[number]
+            heappush(self._due, (at + 1 + int(device.gap_ms * self.rng.expovariate(1.0)), number))
+            if not device.trying:
+                device.trying = device.burst
+                self._offer(device)
+
+    def _offer(self, device: Device) -> None:
+        """Offer a device's next batch, and go on offering it until it is answered 202."""
+        if self.relay is None:
+            return  # the next start offers it again
+        numbers = range(device.offered, device.offered + device.trying)
+        answer = self.outbox.append([_event(device, n) for n in numbers])
+        relay = self.relay
+
+        def answered(answer: asyncio.Future[int]) -> None:
+            refused = answer.exception()
+            if relay is not self.relay or device.offered != numbers.start:
+                return
+            if refused:
+                asyncio.get_running_loop().call_later(_APP_RETRY_MS / 1000, self._offer, device)
+                return
+            now = self.clock.true_ms()
+            for n in numbers:
+                self.offered_at[(device.number, n)] = now
+            device.offered += device.trying
+            device.trying = 0
+
+        answer.add_done_callback(answered)
+
+
+class Relay:
+    """The parts under test, as the service puts them together."""
+
+    def __init__(self, world: World) -> None:
+        self.tasks = Tasks()
+        self.outbox = world.outbox
+        self.schedule = Schedule(world.plan.limits)
+        self.forwarder = Forwarder(self.outbox, self.schedule, world.upstream, world.clock, Metrics(), self.tasks)
+
+    async def start(self) -> Sequence[Sequence[Part]]:
+        """Returns what was in flight at the last end."""
+        await self.outbox.open()
+        loaded = await self.outbox.load(self.forwarder.backlog)
+        self.forwarder.restore(loaded)
+        self.tasks.start("forwarder", self.forwarder.run())
+        self.tasks.start("housekeeping", self.forwarder.keep_house())
+        return loaded.unsettled
+
+    def check_alive(self) -> None:
+        if self.tasks.died.done():
+            raise self.tasks.died.result()
+
+    async def die(self) -> None:
+        await self.tasks.cancel_all()
+
+
+def _event(device: Device, n: int) -> Event:
+    body = msgspec.json.encode(SimEvent(device.number, n, device.tenant, device.flaw(n), device.pad))
+    event_id = (device.number << 64 | n).to_bytes(16)
+    return Event(event_id, (device.tenant, "tv", f"device-{device.number}"), body)
