@@ -10,22 +10,23 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 from relay.clock import Clock
 from relay.config import OutboxSettings
 from relay.outbox import EventState, LaneState, Ledger, Part
 from relay.outbox.age import OutboxTime
-from relay.outbox.index import Index, Lane
+from relay.outbox.index import Index
 from relay.outbox.recent import DEAD, DROPPED, Recent
 from relay.outbox.sqlite.connection import PAGE_BYTES
 from relay.outbox.sqlite.start import Chunk, Opened
 from relay.outbox.sqlite.transactions import Buried, Graveyard, Range
 
 _GARBAGE_ROWS = 512
-"""So many done rows may lie about before a commit removes them: then a lonely event costs no delete of its own."""
+"""So many done rows may lie about before any are deleted: then a lonely event costs no delete of its own."""
 _IDLE_GARBAGE_ROWS = 4096
-"""The same for a commit without appends. Deleting beside an append is free: in WAL mode a freed page is written
-unless it is used again in the same commit."""
+_TRUNCATED_ROWS = 20_000
+"""The largest log that is emptied at once when nothing is pending; some ten milliseconds."""
 _FREE_PAGES = 256
 """So many free pages are not worth giving back."""
 
@@ -62,6 +63,15 @@ class Limits:
         )
 
 
+class Stretch(NamedTuple):
+    """Rows to delete."""
+
+    first_seq: int
+    last_seq: int
+    kind: Literal["front", "holes", "all"]
+    """All done and oldest; done ones among pending ones; the whole log, nothing being pending."""
+
+
 @dataclass(slots=True)
 class Book:
     """Everything that memory holds of one open file."""
@@ -85,8 +95,6 @@ class Book:
     """No row of the log is older."""
     rows: int = 0
     """In the log, done ones included; known once loaded."""
-    done_bytes: int = 0
-    """Bodies of done rows not yet deleted, since loaded."""
     sweep_from: int = 1
     pages: int = 0
     free_pages: int = 0
@@ -184,47 +192,48 @@ class Book:
         self.dead_letter_bytes += buried.body_bytes
         self.rows -= buried.events
 
-    def remove(self, lane: Lane, events: int, start: int = 0) -> None:
-        """Events of a lane are done."""
-        before = lane.body_bytes
-        lane.remove(start, events)
-        self.done_bytes += before - lane.body_bytes
-
-    def stretch(self, first_seq: int, last_seq: int) -> Range:
+    def range(self, first_seq: int, last_seq: int) -> Range:
+        """A stretch of the log with what has to be kept of it."""
         kept_from, ids, marks = self.recent.packed(first_seq, last_seq)
         return Range(first_seq, last_seq, kept_from, ids, marks, self.next_seq - 1 - self.recent.window)
 
-    def reclaimable(self, appended: int) -> tuple[int, int, bool] | None:
-        """What is worth deleting in a commit that appends so many events.
+    def reclaimable(self, body_bytes: int | None) -> Stretch | None:
+        """What to delete in a commit that appends so many bytes of bodies; None: in one that has nothing else to do.
 
-        (first seq, last seq, whether pending events wait among them)
+        A page that a delete frees is written like any other, unless it is used again in the same
+        commit. So done rows are left alone until an append needs their pages, room runs out, or the
+        outbox is idle. Emptying the whole log writes none of its pages.
         """
         garbage = self.rows - self.pending
-        crowded = self.room_bytes() < self.limits.append_bytes // 8
         if not self.loaded or garbage <= 0:
             return None
-        lazy = garbage < (_GARBAGE_ROWS if appended else _IDLE_GARBAGE_ROWS)
-        if lazy and self.done_bytes < self.limits.max_bytes // 16 and not crowded:
+        crowded = self.room_bytes() < self.limits.append_bytes // 8
+        if self.rows == garbage and _GARBAGE_ROWS <= self.rows <= _TRUNCATED_ROWS:
+            return Stretch(self.first_row, self.next_seq - 1, "all")
+        if body_bytes is None:
+            wanted = garbage >= max(_IDLE_GARBAGE_ROWS, 3 * self.pending)
+        else:
+            wanted = garbage >= _GARBAGE_ROWS and self.free_pages * PAGE_BYTES < body_bytes * 5 // 4
+        if not (wanted or crowded):
             return None
-        rows = min(max(appended, _GARBAGE_ROWS) if appended else garbage, self.limits.reclaim_rows)
+        most = self.limits.reclaim_rows
+        rows = most if crowded or body_bytes is None else min(max(body_bytes // 400, _GARBAGE_ROWS), most)
         first_pending = self.index.first_seq()
         prefix_end = (self.next_seq if first_pending is None else first_pending) - 1
         if prefix_end - self.first_row + 1 >= min(garbage, _GARBAGE_ROWS):
-            return self.first_row, min(prefix_end, self.first_row + rows - 1), False
+            return Stretch(self.first_row, min(prefix_end, self.first_row + rows - 1), "front")
         if garbage * (8 if crowded else 2) > self.rows:
             if not self.first_row <= self.sweep_from < self.next_seq:
                 self.sweep_from = max(self.first_row, prefix_end + 1)
-            return self.sweep_from, min(self.sweep_from + self.limits.reclaim_rows // 2, self.next_seq) - 1, True
+            return Stretch(self.sweep_from, min(self.sweep_from + most // 2, self.next_seq) - 1, "holes")
         return None
 
-    def reclaimed(self, first: int, last: int, pinned: bool, rows: int) -> None:
+    def reclaimed(self, stretch: Stretch, rows: int) -> None:
         self.rows -= rows
-        if pinned:
-            self.sweep_from = last + 1
-        elif first <= self.first_row:
-            self.first_row = last + 1
-        if self.rows <= self.pending:
-            self.done_bytes = 0
+        if stretch.kind == "holes":
+            self.sweep_from = stretch.last_seq + 1
+        elif stretch.first_seq <= self.first_row:
+            self.first_row = stretch.last_seq + 1
 
     def load(self, chunk: Chunk) -> None:
         """Take in what was read of the log; `finish_loading` comes after the last chunk."""

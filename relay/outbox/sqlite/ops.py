@@ -13,7 +13,7 @@ from relay.metrics import Metrics
 from relay.outbox import DropReason, Part, Settled, Taken
 from relay.outbox.recent import DEAD, DROPPED
 from relay.outbox.sqlite import start, transactions
-from relay.outbox.sqlite.book import Book
+from relay.outbox.sqlite.book import Book, Stretch
 from relay.outbox.sqlite.draft import Draft, Op
 from relay.outbox.sqlite.transactions import Buried, Grave, Move, Read, Step, Wanted
 
@@ -110,7 +110,7 @@ class Settle(Op[None]):
             if cursor:
                 events = lane.count_to(cursor)
                 assert events == delivered
-                book.remove(lane, events)
+                lane.remove(0, events)
                 book.delivered += events
                 self._metrics.events_delivered.inc(events)
                 book.changed.add(number)
@@ -166,7 +166,7 @@ class Drop(Op[int]):
             events = lane.count_to(self._last) - len(in_flight)
             if events > 0:
                 self._from.append((number, len(in_flight), lane.seqs(events, len(in_flight))))
-        stretch = book.stretch(self._first, self._last)
+        stretch = book.range(self._first, self._last)
         marks = bytearray(stretch.marks)
         for _, _, seqs in self._from:
             for seq in seqs:
@@ -194,26 +194,25 @@ class Drop(Op[int]):
                 book.recent.mark(seq, DROPPED)
         book.dropped += events
         self._metrics.events_dropped.labels(self._reason).inc(events)
-        book.reclaimed(self._first, min(self._kept, default=self._last + 1) - 1, pinned=False, rows=result)
+        last = min(self._kept, default=self._last + 1) - 1
+        book.reclaimed(Stretch(self._first, last, "front"), result)
         return events
 
 
 class Reclaim(Op[None]):
     """Delete what is done, see Book.reclaimable."""
 
-    def __init__(self, first_seq: int, last_seq: int, pinned: bool) -> None:
+    def __init__(self, stretch: Stretch) -> None:
         super().__init__()
-        self._first = first_seq
-        self._last = last_seq
-        self._pinned = pinned
+        self._stretch = stretch
 
     def plan(self, draft: Draft) -> bool:
-        stretch = draft.book.stretch(self._first, self._last)
-        draft.add_before(self, partial(transactions.reclaim, stretch=stretch, pinned=self._pinned))
+        first_seq, last_seq, kind = self._stretch
+        draft.add_before(self, partial(transactions.reclaim, stretch=draft.book.range(first_seq, last_seq), kind=kind))
         return True
 
     def apply(self, book: Book, result: int) -> None:
-        book.reclaimed(self._first, self._last, self._pinned, result)
+        book.reclaimed(self._stretch, result)
 
 
 class Vacuum(Op[None]):

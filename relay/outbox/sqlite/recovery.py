@@ -31,7 +31,7 @@ _CHECKED_BYTES = 64 << 20
 _BROKEN = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
-class Broken(Exception):
+class Broken(sqlite3.DatabaseError):
     """The file opens, but is not what an outbox looks like."""
 
 

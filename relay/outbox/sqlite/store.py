@@ -127,7 +127,7 @@ class Store:
         return database is None or (database == here and wal is None and wal_here is not None)
 
     async def rescue(self) -> None:
-        """Write the deleted files anew from what we hold, and close."""
+        """Write the deleted files anew from what we hold; `disconnect` has to follow."""
         path = self._settings.path
         if files.identity(path) is None:
             fresh = files.beside(path, ".rescued")
@@ -135,7 +135,6 @@ class Store:
             files.rename(fresh, path)
         else:
             await self.run(transactions.checkpoint)
-        await self.disconnect()
 
     def _look(self) -> tuple[files.Identity | None, files.Identity | None]:
         path = self._settings.path

@@ -15,7 +15,7 @@ import sqlite3
 from array import array
 from collections.abc import Callable, Sequence
 from itertools import accumulate, islice, pairwise
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 from zlib import crc32
 
 from relay.outbox import Dead
@@ -210,12 +210,15 @@ def bury(database: sqlite3.Connection, graves: Sequence[Grave], graveyard: Grave
     return Buried(len(graves), discarded, body_bytes - freed_bytes)
 
 
-def reclaim(database: sqlite3.Connection, stretch: Range, pinned: bool) -> int:
-    """Delete what is done of a stretch (all of it, unless `pinned` events wait among it); returns how many rows."""
+def reclaim(database: sqlite3.Connection, stretch: Range, kind: Literal["front", "holes", "all"]) -> int:
+    """Delete what is done of a stretch, see Stretch.kind; returns how many rows."""
     _remember(database, stretch)
-    done = " AND seq <= coalesce((SELECT cursor FROM lanes WHERE lanes.lane = log.lane), seq)" if pinned else ""
+    if kind == "all":
+        return database.execute("DELETE FROM log").rowcount
+    done = " AND seq <= coalesce((SELECT cursor FROM lanes WHERE lanes.lane = log.lane), seq)"
     return database.execute(
-        "DELETE FROM log WHERE seq BETWEEN ? AND ?" + done, (stretch.first_seq, stretch.last_seq)
+        "DELETE FROM log WHERE seq BETWEEN ? AND ?" + (done if kind == "holes" else ""),
+        (stretch.first_seq, stretch.last_seq),
     ).rowcount
 
 

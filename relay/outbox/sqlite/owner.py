@@ -1,0 +1,358 @@
+"""The one task that drives a SQLite file: one connection, one commit at a time.
+
+Owns group commit and what happens when the disk fails. While a commit runs, calls gather; the next
+commit takes them all, so one lonely event waits for one fsync and nothing waits for a timer.
+
+-   Memory changes after the commit that says so. A failed commit is rolled back, whoever waits for
+    it is told "unknown", and the connection is closed and opened again: never is an fsync alone
+    retried. The file is the truth then; if it differs from memory, memory is built anew.
+-   While the disk fails, calls fail at once and the file is tried again at growing intervals.
+-   Checkpoints, deletes and vacuuming are bounded and come after the answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import structlog
+
+from relay.clock import Clock
+from relay.config import OutboxSettings
+from relay.metrics import Metrics
+from relay.outbox import Backlog, Gauges, OutboxError, OutboxFull, OutboxRefused, OutboxUnavailable
+from relay.outbox.sqlite import ops, start
+from relay.outbox.sqlite.book import Book, Limits
+from relay.outbox.sqlite.connection import PAGE_BYTES
+from relay.outbox.sqlite.draft import Append, Draft, Op, cost_bytes
+from relay.outbox.sqlite.recovery import is_broken
+from relay.outbox.sqlite.store import Store
+
+T = TypeVar("T")
+
+_log = structlog.get_logger("relay.outbox")
+
+_GATHER_BYTES = 32 << 20
+"""Bodies that may wait for their commit in memory."""
+_RETRY_FIRST_MS, _RETRY_LAST_MS = 50, 5_000
+_DISK_ERRORS = (sqlite3.Error, OSError, OutboxRefused)
+
+
+class Owner:
+    """Takes calls from the event loop and makes commits of them; `run` is its task."""
+
+    def __init__(self, settings: OutboxSettings, clock: Clock, metrics: Metrics) -> None:
+        self.store = Store(settings, Limits.of(settings).wal_bytes, clock, metrics)
+        self.book: Book | None = None
+        """None until the file was opened once."""
+        self.promised: set[int] = set()
+        """Lanes of the journal that `load` named and nobody took yet."""
+        self.closing = False
+        self._settings = settings
+        self._limits = Limits.of(settings)
+        self._clock = clock
+        self._metrics = metrics
+        self._appends: deque[Append] = deque()
+        self._ops: deque[Op[Any]] = deque()
+        self._gathered_bytes = 0
+        self._gathered_events = 0
+        self._backlog: Backlog | None = None
+        self._loaded: asyncio.Future[None] | None = None
+        self._wake: asyncio.Future[None] | None = None
+        self._failure: OutboxError | None = None
+        """Why the file is not open."""
+        self._failures = 0
+        """Since the last commit."""
+        self._blocked = ""
+        """Why nothing may be appended though the file is open."""
+        self._rescue = False
+
+    # -- called by the event loop -----------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Open the file, or leave that to `run` if the disk fails now. Raises OutboxLocked, OutboxRefused."""
+        self.store.lock()
+        try:
+            await self._connect()
+        except (sqlite3.Error, OSError) as error:
+            await self._failed(error)
+        except BaseException:
+            self.store.unlock()
+            raise
+
+    async def load(self, backlog: Backlog) -> Book:
+        self._backlog = backlog
+        self._loaded = asyncio.get_running_loop().create_future()
+        self.poke()
+        await self._loaded
+        return self.known
+
+    @property
+    def known(self) -> Book:
+        assert self.book is not None, "the outbox is not open"
+        return self.book
+
+    def enqueue(self, append: Append) -> None:
+        self._appends.append(append)
+        self._gathered_bytes += append.body_bytes
+        self._gathered_events += len(append.events)
+        self.poke()
+
+    async def submit(self, op: Op[T]) -> T:
+        if self._failure is not None:
+            raise self._failure
+        if self.closing or self.book is None:
+            raise OutboxUnavailable("the outbox is closed")
+        self._ops.append(op)
+        self.poke()
+        return await op.answer
+
+    def look_at_files(self) -> None:
+        """Block appends if the files are gone or read-only; write them anew if that can be done."""
+        self._blocked = self.store.problem()
+        if self._blocked and self.store.rescuable():
+            self._rescue = True
+            self.poke()
+
+    def refusal(self, body_bytes: int, events: int) -> OutboxError | None:
+        """Why so much more cannot be appended now."""
+        if self._failure is not None:
+            return self._failure
+        if self.closing or self.book is None:
+            return OutboxUnavailable("the outbox is closed")
+        if self._blocked:
+            return OutboxUnavailable(self._blocked)
+        if self._gathered_bytes + body_bytes > _GATHER_BYTES:
+            return OutboxFull("more events are waiting for the disk than memory may hold")
+        cost = cost_bytes(self._gathered_bytes + body_bytes, self._gathered_events + events)
+        drops = self._settings.when_full == "drop_oldest"
+        if cost > (self._limits.append_bytes if drops else self.book.room_bytes()):
+            return OutboxFull("the outbox is full (outbox.max_size)")
+        return None
+
+    def gauges(self) -> Gauges:
+        refusal = self.refusal(0, 0)
+        problem = "" if refusal is None else str(refusal)
+        book = self.book
+        if book is None:
+            return Gauges(0, self._limits.max_bytes, 0, False, 0, problem)
+        aged = book.pending and book.oldest_seq is not None
+        return Gauges(
+            bytes=book.pages * PAGE_BYTES + self.store.wal_file_bytes,
+            max_bytes=self._limits.max_bytes,
+            oldest_age_ms=max(book.time.now_ms() - book.oldest_at_ms, 0) if aged else 0,
+            writable=refusal is None,
+            dead_letters=book.dead_letters,
+            problem=problem,
+        )
+
+    def poke(self) -> None:
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    # -- the task -----------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        try:
+            while not self.closing or self._appends:
+                try:
+                    await self._turn()
+                except _DISK_ERRORS as error:
+                    await self._failed(error)
+            if self.store.connected:
+                await self.store.commit([ops.Stamp(clean=True).step(self.known)])
+        except (sqlite3.Error, OSError) as error:
+            _log.error("outbox not closed cleanly", error=str(error))
+        finally:
+            self.closing = True
+            self._fail_waiting(OutboxUnavailable("the outbox is closed"))
+
+    async def _turn(self) -> None:
+        """One thing that has to be done, or wait until there is one."""
+        if not self.store.connected:
+            await self._reconnect()
+        elif self._rescue:
+            self._rescue = False
+            await self._write_anew()
+        elif draft := self._draft():
+            await self._commit(draft)
+            if not self.known.loaded and self._backlog is not None:
+                await self._load_more()
+        elif not self.known.loaded and self._backlog is not None:
+            await self._load_more()
+        else:
+            await self._idle(None)
+
+    def _draft(self) -> Draft:
+        """What the next commit does with what has gathered."""
+        book = self.known
+        draft = Draft(book, self._clock)
+        appends = self._next_appends(book.limits.commit_bytes)
+        refusal = self._make_room(draft, appends)
+        for append in appends:
+            if refusal is None:
+                draft.append(append)
+            else:
+                self._done_with(append)
+                if not append.answer.done():
+                    append.answer.set_exception(refusal)
+        while book.loaded and self._ops and self._ops[0].plan(draft):
+            self._ops.popleft()
+        if not draft and (stretch := book.reclaimable(None)) is not None:
+            ops.Reclaim(stretch).plan(draft)
+        elif not draft and book.loaded and book.wasteful:
+            ops.Vacuum().plan(draft)
+        return draft
+
+    def _next_appends(self, body_bytes: int) -> list[Append]:
+        appends = []
+        while self._appends and body_bytes > 0:
+            append = self._appends.popleft()
+            appends.append(append)
+            body_bytes -= append.body_bytes
+        return appends
+
+    def _make_room(self, draft: Draft, appends: Sequence[Append]) -> OutboxFull | None:
+        """Plan what has to go: done rows when there are enough, pending ones when the operator said so."""
+        book = draft.book
+        body_bytes = sum(each.body_bytes for each in appends)
+        cost = cost_bytes(body_bytes, sum(len(each.events) for each in appends))
+        missing_bytes = cost - book.room_bytes()
+        if self._settings.when_full == "drop_oldest" and appends and missing_bytes > 0:
+            last = book.index.oldest_droppable(missing_bytes) if book.loaded else None
+            if last is None:
+                return OutboxFull("the outbox is full, and nothing in it can be dropped now")
+            ops.Drop("size", book.first_row, last, self._metrics).plan(draft)
+        elif appends and (stretch := book.reclaimable(body_bytes)) is not None:
+            ops.Reclaim(stretch).plan(draft)
+        return None
+
+    async def _commit(self, draft: Draft) -> None:
+        try:
+            committed = await self.store.commit(draft.steps())
+        except Exception as error:
+            draft.fail(_failure(error))
+            raise
+        finally:
+            for append in draft.appends:
+                self._done_with(append)
+        draft.apply(committed)
+        self._failures = 0
+        self._tell()
+        await self.store.tidy()
+
+    def _tell(self) -> None:
+        book = self.known
+        if self._backlog is None or not book.loaded:
+            return
+        changed, book.changed = book.changed, set()
+        for number in changed:
+            lane = book.index.lanes.get(number)
+            if lane is not None:
+                self._backlog(number, lane.key, len(lane), lane.body_bytes)
+
+    async def _load_more(self) -> None:
+        """Read the next stretch of the log; after the last, answer `load`."""
+        book = self.known
+        chunk = await self.store.run(start.read_chunk, book.loading_from, book.load_to)
+        if chunk is not None:
+            book.load(chunk)
+            return
+        book.finish_loading()
+        missing = book.pending - sum(len(lane) for lane in book.index.lanes.values())
+        if missing:
+            _log.error("outbox ledger mended", missing_events=missing)
+            draft = Draft(book, self._clock)
+            ops.Reconcile(missing, self._metrics).plan(draft)
+            await self._commit(draft)
+        self.promised = {part.lane for request in book.unsettled for part in request}
+        self._tell()
+        if self._loaded is not None and not self._loaded.done():
+            self._loaded.set_result(None)
+
+    async def _connect(self) -> None:
+        """Open the file; memory is built anew unless the file holds exactly what memory holds."""
+        opened, set_aside = await self.store.connect()
+        old, book = self.book, Book.of(opened, self._settings, self._clock)
+        if old is not None and not set_aside and old.ledger() == book.ledger():
+            old.pages, old.free_pages = book.pages, book.free_pages
+        else:
+            if old is not None:
+                book.inherit(old)
+                if self._backlog is not None:
+                    for number, lane in old.index.lanes.items():
+                        if number not in book.index.lanes:
+                            self._backlog(number, lane.key, 0, 0)
+            self.book = book
+        await self.store.commit([ops.Stamp().step(self.known)])
+        if self._failure is not None:
+            _log.info("outbox available again", pending=book.pending)
+        self._failure = None
+
+    async def _write_anew(self) -> None:
+        """The files were deleted under us, but we still hold them open."""
+        try:
+            await self.store.rescue()
+        except (sqlite3.Error, OSError) as error:  # keep what we hold, and try again at the next look
+            _log.error("outbox files are gone and cannot be written anew", reason=str(error))
+            return
+        _log.warning("outbox files were deleted, and written anew")
+        await self.store.disconnect()
+        await self._connect()
+        self._blocked = ""
+
+    async def _reconnect(self) -> None:
+        delay_ms = min(_RETRY_FIRST_MS << min(self._failures, 16), _RETRY_LAST_MS)
+        await self._idle(delay_ms / 1000)
+        if not self.closing:
+            await self._connect()
+
+    async def _failed(self, error: Exception) -> None:
+        """The disk failed: tell everybody, and let go of the file."""
+        failure = _failure(error)
+        if self._failure is None:
+            _log.error("outbox unavailable", reason=str(failure))
+        self._failure = failure
+        self._failures += 1
+        self.store.suspect = self.store.suspect or is_broken(error)
+        self._fail_waiting(failure)
+        await self.store.disconnect()
+
+    def _fail_waiting(self, failure: OutboxError) -> None:
+        while self._appends:
+            append = self._appends.popleft()
+            self._done_with(append)
+            if not append.answer.done():
+                append.answer.set_exception(failure)
+        while self._ops:
+            op = self._ops.popleft()
+            if not op.answer.done():
+                op.answer.set_exception(failure)
+        if self.closing and self._loaded is not None and not self._loaded.done():
+            self._loaded.set_exception(failure)
+
+    def _done_with(self, append: Append) -> None:
+        self._gathered_bytes -= append.body_bytes
+        self._gathered_events -= len(append.events)
+
+    async def _idle(self, timeout_s: float | None) -> None:
+        """Until there is something to do, or so long."""
+        self._wake = asyncio.get_running_loop().create_future()
+        await asyncio.wait((self._wake,), timeout=timeout_s)
+        self._wake = None
+
+
+def _failure(error: Exception) -> OutboxError:
+    """What to tell whoever waits; the cause is kept."""
+    failure: OutboxError
+    if isinstance(error, OutboxError):
+        failure = OutboxUnavailable(str(error))
+    elif isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
+        failure = OutboxFull("the disk is full")
+    else:
+        failure = OutboxUnavailable(f"the disk fails ({error}): whether the events were stored is unknown")
+    failure.__cause__ = error
+    return failure
