@@ -1,11 +1,11 @@
-"""What must hold of every run, whatever happened in it: the contract's promises, as the upstream and the apps see them."""
+"""What must hold of every run, whatever happened in it: the promises, as the upstream and the apps see them."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
 
-from tests.simulation.upstream import Arrival, EventKey
+from tests.simulation.upstream import EventKey, Request
 from tests.simulation.world import World
 
 
@@ -43,8 +43,8 @@ def check_kept(world: World) -> None:
 
 def check_once(world: World) -> None:
     """G3: an event is taken again only if the relay cannot have known: the answer was lost, or it died on it."""
-    for key, arrivals in world.upstream.taken.items():
-        known = [arrival for arrival in arrivals if arrival.returned_at and id(arrival) not in world.in_doubt]
+    for key, requests in world.upstream.taken.items():
+        known = [request for request in requests if request.returned_at and id(request) not in world.in_doubt]
         assert len(known) <= 1, f"{key} was known to be delivered, and sent again"
     per_crash = world.plan.limits.max_in_flight
     assert len(world.in_doubt) <= per_crash * world.crashes
@@ -53,17 +53,11 @@ def check_once(world: World) -> None:
 def check_order(world: World) -> None:
     """G4: the events of a device are first taken in the order in which they were accepted."""
     latest: dict[int, int] = defaultdict(lambda: -1)
-    first_taken = {key: arrivals[0].at for key, arrivals in world.upstream.taken.items()}
-    seen: set[EventKey] = set()
-    for arrival in world.upstream.arrivals:
-        if arrival.events[0] not in first_taken:
-            continue
-        for device, n in arrival.events:
-            if first_taken.get((device, n)) != arrival.at or (device, n) in seen:
-                continue
-            seen.add((device, n))
-            assert n > latest[device], f"device {device}: {n} after {latest[device]}"
-            latest[device] = n
+    for request in world.upstream.arrivals:
+        for device, n in request.keys:
+            if world.upstream.taken.get((device, n), [None])[0] is request:
+                assert n > latest[device], f"device {device}: {n} after {latest[device]}"
+                latest[device] = n
 
 
 def check_device_limits(world: World) -> None:
@@ -82,18 +76,18 @@ def check_resent_first(world: World) -> None:
     """After a crash, what was in flight is sent again before anything else of its devices, just so."""
     ends = [start.at for start in world.starts[1:]] + [world.ended_at + 1]
     for start, end in zip(world.starts, ends, strict=True):
-        sent = sorted((a for a in world.upstream.arrivals if start.at <= a.sent_at < end), key=lambda a: a.sent_at)
-        for request in start.unsettled:
-            devices = {device for device, _ in request}
-            first = next((a for a in sent if devices & {device for device, _ in a.events}), None)
-            assert first is None or first.events == request, "something else was sent before what had been in flight"
+        sent = [request.keys for request in world.upstream.sent if start.at <= request.sent_at < end]
+        for unsettled in start.unsettled:
+            devices = {device for device, _ in unsettled}
+            first = next((keys for keys in sent if any(device in devices for device, _ in keys)), None)
+            assert first in (None, unsettled), "something else was sent before what had been in flight"
 
 
-def arrivals_by_device(arrivals: Sequence[Arrival]) -> dict[int, list[int]]:
+def arrivals_by_device(arrivals: Sequence[Request]) -> dict[int, list[int]]:
     times: dict[int, list[int]] = defaultdict(list)
-    for arrival in arrivals:
-        for device in {device for device, _ in arrival.events}:
-            times[device].append(arrival.at)
+    for request in arrivals:
+        for device in {event.device for event in request.events}:
+            times[device].append(request.at)
     return times
 
 

@@ -54,15 +54,23 @@ class Spell:
 
 
 @dataclass(slots=True)
-class Arrival:
+class Request:
+    """One request, from the relay's first byte to the answer in its hand."""
+
     sent_at: int
-    at: int
     tenant: int
-    events: list[EventKey]
+    events: list[SimEvent]
+    body_bytes: int
+    at: int = -1
+    """When the upstream saw it; -1 if it never did."""
     answer: Answer | None = None
     """None if nothing is ever answered."""
     returned_at: int | None = None
     """When the relay had the answer in hand."""
+
+    @property
+    def keys(self) -> list[EventKey]:
+        return [(event.device, event.n) for event in self.events]
 
     @property
     def status(self) -> int:
@@ -111,10 +119,9 @@ class SimUpstream:
         self.says_retry_after = says_retry_after
         self.max_body_bytes = max_body_bytes
         self.latency_ms = latency_ms
-        self.posts: list[int] = []
-        """When each request was begun, also those that never arrived."""
-        self.arrivals: list[Arrival] = []
-        self.taken: dict[EventKey, list[Arrival]] = defaultdict(list)
+        self.sent: list[Request] = []
+        self.arrivals: list[Request] = []
+        self.taken: dict[EventKey, list[Request]] = defaultdict(list)
         self.tries: dict[EventKey, list[int]] = defaultdict(list)
         """When each event that brings the upstream down came alone."""
         self._rng = rng
@@ -122,40 +129,37 @@ class SimUpstream:
 
     async def post(self, tenant_id: int, body: bytes) -> Answer | NoAnswer:
         loop = asyncio.get_running_loop()
-        sent_at = self.clock.true_ms()
-        self.posts.append(sent_at)
+        request = Request(self.clock.true_ms(), tenant_id, msgspec.json.decode(body, type=_Body).events, len(body))
+        self.sent.append(request)
         there_ms, back_ms = (self._rng.randint(*self.latency_ms) for _ in range(2))
         if self._spell("refused", tenant_id):
             await asyncio.sleep(0.001)
             return NoAnswer("cannot connect: Connection refused")
-        arrived: asyncio.Future[Arrival] = loop.create_future()
+        arrived: asyncio.Future[None] = loop.create_future()
         # what has left the box arrives, whether the relay lives or not
-        loop.call_later(there_ms / 1000, self._arrive, sent_at, tenant_id, body, arrived)
+        loop.call_later(there_ms / 1000, self._arrive, request, arrived)
         try:
             async with asyncio.timeout(TIMEOUT_S):
-                arrival = await arrived
-                if arrival.answer is None:
+                await arrived
+                if request.answer is None:
                     await loop.create_future()
                 await asyncio.sleep(back_ms / 1000)
         except TimeoutError:
             return NoAnswer("no answer within 30 s")
-        arrival.returned_at = self.clock.true_ms()
-        assert arrival.answer is not None
-        return arrival.answer
+        request.returned_at = self.clock.true_ms()
+        assert request.answer is not None
+        return request.answer
 
-    def _arrive(self, sent_at: int, tenant_id: int, body: bytes, arrived: asyncio.Future[Arrival]) -> None:
-        now = self.clock.true_ms()
-        events = msgspec.json.decode(body, type=_Body).events
-        arrival = Arrival(sent_at, now, tenant_id, [(event.device, event.n) for event in events])
-        self.arrivals.append(arrival)
-        arrival.answer = self._answer(tenant_id, len(body), events, arrival, now)
-        self._trace("arrival", now, tenant_id, arrival.events[0], len(events), arrival.status)
+    def _arrive(self, request: Request, arrived: asyncio.Future[None]) -> None:
+        request.at = self.clock.true_ms()
+        self.arrivals.append(request)
+        request.answer = self._answer(request)
+        self._trace("arrival", request.at, request.tenant, request.keys[0], len(request.events), request.status)
         if not arrived.done():
-            arrived.set_result(arrival)
+            arrived.set_result(None)
 
-    def _answer(
-        self, tenant_id: int, body_bytes: int, events: list[SimEvent], arrival: Arrival, now: int
-    ) -> Answer | None:
+    def _answer(self, request: Request) -> Answer | None:
+        tenant_id, events, now = request.tenant, request.events, request.at
         device = events[0].device
         if self._spell("blackhole", tenant_id):
             return None
@@ -165,7 +169,7 @@ class SimUpstream:
             return self._say(401, b'{"success":false,"error":"Invalid or missing API key"}')
         if self._spell("404", tenant_id):
             return self._say(404, b'{"message":"Not Found"}')
-        if body_bytes > self.max_body_bytes:
+        if request.body_bytes > self.max_body_bytes:
             return self._say(413, b"<html><h1>413 Request Entity Too Large</h1></html>")
         for limiter, key in ((self.device_limiter, device), (self.ip_limiter, "ip")):
             refused_for_ms = limiter.refused_for_ms(key, now) if limiter else None
@@ -175,12 +179,12 @@ class SimUpstream:
             return self._too_many(self._rng.randrange(60_000))
         if any(event.flaw == "crash" for event in events):
             if len(events) == 1:
-                self.tries[arrival.events[0]].append(now)
+                self.tries[request.keys[0]].append(now)
             return self._say(500, b'{"message":"Server Error"}')
         if any(event.flaw for event in events):
             return self._say(422, _validation(events))
-        for key in arrival.events:
-            self.taken[key].append(arrival)
+        for key in request.keys:
+            self.taken[key].append(request)
         if self._spell("lossy", tenant_id) and self._rng.random() < 0.3:
             return None
         return self._say(202, b'{"success":true}')

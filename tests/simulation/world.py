@@ -120,7 +120,7 @@ class World:
         self.devices = {device.number: device for device in plan.devices}
         self.offered_at: dict[EventKey, int] = {}
         self.in_doubt: set[int] = set()
-        """Requests (by id of their Arrival) whose answer the relay may have had and not yet kept when it died."""
+        """Requests (by id) whose answer the relay may have had and not yet kept when it died."""
         self.crashes = 0
         self.starts: list[Start] = []
         self.ended_at = 0
