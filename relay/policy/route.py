@@ -144,7 +144,7 @@ class Route:
         if self.ceiling is None:
             self.ceiling = Ceiling(now, assumed)
             self.since = now
-        else:
+        elif sent_at > self.limited_from:  # not in the very millisecond in which the last one was understood
             self.ceiling.refused(sent_at, now)
         attempt = self.limited_attempt
         if sent_at >= self.limited_from:
