@@ -158,7 +158,10 @@ async def test_one_tenants_wrong_key_does_not_hold_the_other(sandbox: Sandbox, t
 
 
 async def test_a_shared_ceiling_known_only_by_its_429s_is_found_and_obeyed(sandbox: Sandbox, tmp_path: Path) -> None:
-    """50 devices behind 20 requests per window and IP: nine tenths of it within three windows."""
+    """50 devices behind 20 requests per window and IP: found, and then at most one answer in twenty is a 429.
+
+    How much of the ceiling is used is a figure of speed: `make bench` shows it.
+    """
     window_ms = 2_000
     sandbox.change(ip_limit="always", ip_per_window=20, announce_limits=False, window_ms=window_ms)
     env = environment(sandbox.url, tmp_path, rate__window="2s", batch__max_events="5", batch__mix_devices="never")
@@ -176,8 +179,6 @@ async def test_a_shared_ceiling_known_only_by_its_429s_is_found_and_obeyed(sandb
     began = answers[0][0]
     later = [status for at, status in answers if at >= began + 3 * window_ms]
     assert later.count(429) * 20 <= len(later)
-    windows = (answers[-1][0] - began - 3 * window_ms) / window_ms
-    assert len([status for status in later if status < 300]) >= 0.9 * 20 * (windows - 1)
 
 
 def _this_python(command: tuple[str, ...]) -> tuple[str, ...]:
