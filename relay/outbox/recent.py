@@ -79,6 +79,8 @@ class Recent:
     def packed(self, first_seq: int, last_seq: int) -> tuple[int, bytes, bytes]:
         """What the window holds of a range: (its first seq, ids, marks), to be kept on disk."""
         first_seq = max(first_seq, self._last - self.window + 1)
+        if self.window == 0:
+            return first_seq, b"", b""
         ids, marks = bytearray(), bytearray()
         seq = first_seq
         while seq <= last_seq:

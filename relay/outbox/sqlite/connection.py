@@ -39,32 +39,42 @@ class Connection(aiosqlite.Connection):
         """What `work(connection, ...)` returns, run on this connection's thread."""
         return cast(T, await self._execute(work, self._conn, *args, **kwargs))  # type: ignore[no-untyped-call]
 
+    async def open(self) -> None:
+        """Start the thread and open the file; if that fails, the thread has ended when this raises."""
+        try:
+            await self
+        except BaseException:
+            self._thread.join()  # aiosqlite has told it to stop; it must not speak to a loop that is closed by then
+            raise
 
-def open_database(
-    path: Path, durability: Literal["full", "normal"], max_size_bytes: int, wal_bytes: int
-) -> sqlite3.Connection:
-    """An open connection with every PRAGMA set; sqlite3.Error if the file is no database."""
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection that nobody shares; writes nothing yet. The file must exist."""
     database = sqlite3.connect(
         path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=_CACHED_STATEMENTS
     )
-    try:
-        for pragma in (
-            f"page_size={PAGE_BYTES}",
-            "auto_vacuum=INCREMENTAL",  # counts only before the first table
-            "locking_mode=EXCLUSIVE",  # before WAL: then there is no -shm, and nobody else gets in
-            "journal_mode=WAL",
-            f"synchronous={durability}",
-            "wal_autocheckpoint=0",  # checkpoints run after the answers, see outbox.py
-            f"journal_size_limit={wal_bytes}",
-            f"cache_size=-{_CACHE_KIB}",
-            "cache_spill=0",  # a page spilled half way is written twice; commits are bounded
-            "secure_delete=0",  # some builds default to writing zeros over what is freed
-            "temp_store=MEMORY",
-            "mmap_size=0",
-            f"max_page_count={max(max_size_bytes // PAGE_BYTES, 16)}",
-        ):
-            database.execute(f"PRAGMA {pragma}").fetchall()
-    except BaseException:
-        database.close()
-        raise
+    # before anything is read in WAL mode: then there is no -shm, and nobody else gets in
+    database.execute("PRAGMA locking_mode=EXCLUSIVE").fetchall()
     return database
+
+
+def configure(
+    database: sqlite3.Connection, durability: Literal["full", "normal"], max_size_bytes: int, wal_bytes: int
+) -> None:
+    """Set every PRAGMA. sqlite3.DatabaseError if the file is no database."""
+    pragmas = [
+        "journal_mode=WAL",
+        f"synchronous={durability}",
+        "wal_autocheckpoint=0",  # checkpoints run after the answers, see Store.tidy
+        f"journal_size_limit={wal_bytes}",
+        f"cache_size=-{_CACHE_KIB}",
+        "cache_spill=0",  # a page spilled half way is written twice; commits are bounded
+        "secure_delete=0",  # some builds default to writing zeros over what is freed
+        "temp_store=MEMORY",
+        "mmap_size=0",
+        f"max_page_count={max(max_size_bytes // PAGE_BYTES, 16)}",
+    ]
+    if database.execute("PRAGMA page_count").fetchone() == (0,):
+        pragmas = [f"page_size={PAGE_BYTES}", "auto_vacuum=INCREMENTAL", *pragmas]
+    for pragma in pragmas:
+        database.execute(f"PRAGMA {pragma}").fetchall()

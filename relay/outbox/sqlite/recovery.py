@@ -18,10 +18,11 @@ from pathlib import Path
 import structlog
 
 from relay.config import OutboxSettings
+from relay.outbox import OutboxRefused
 from relay.outbox.sqlite import files
-from relay.outbox.sqlite.connection import PAGE_BYTES, open_database
+from relay.outbox.sqlite.connection import PAGE_BYTES, configure, connect
 from relay.outbox.sqlite.salvage import salvage
-from relay.outbox.sqlite.schema import migrate
+from relay.outbox.sqlite.schema import MIGRATIONS, migrate
 from relay.outbox.sqlite.start import Opened, read_opened, read_totals
 
 _log = structlog.get_logger("relay.outbox")
@@ -78,7 +79,6 @@ def _replace(mending: Mending, reason: str) -> None:
     files.remove(fresh)
     database = _open(mending, fresh)
     try:
-        migrate(database)
         salvaged = salvage(mending.path, database)
     finally:
         database.close()
@@ -94,7 +94,6 @@ def _open_sound(mending: Mending) -> sqlite3.Connection:
         files.rename(fresh, mending.path)  # a kill came just before it
     database = _open(mending, mending.path)
     try:
-        migrate(database)
         _check(database, mending)
         mending.opened = read_opened(database, mending.boot_id, mending.settings.dedupe_window)
     except BaseException:
@@ -105,8 +104,31 @@ def _open_sound(mending: Mending) -> sqlite3.Connection:
 
 def _open(mending: Mending, path: Path) -> sqlite3.Connection:
     files.make_private(path)
-    settings = mending.settings
-    return open_database(path, settings.durability, settings.max_size_bytes, mending.wal_bytes)
+    database = connect(path)
+    try:
+        _recognise(database, path)
+        settings = mending.settings
+        configure(database, settings.durability, settings.max_size_bytes, mending.wal_bytes)
+        migrate(database)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _recognise(database: sqlite3.Connection, path: Path) -> None:
+    """Refuse a database that is not an outbox, before anything is written to it."""
+    (version,) = database.execute("PRAGMA user_version").fetchone()
+    tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if version > len(MIGRATIONS):
+        raise OutboxRefused(
+            f"{path} was written by a newer relay (schema {version}, this one knows {len(MIGRATIONS)}): "
+            "install that relay again, or set outbox.path to another file"
+        )
+    if version == 0 and {"log", "ledger"} <= tables:
+        raise Broken("the schema's version is lost")
+    if version == 0 and tables:
+        raise OutboxRefused(f"{path} is a database, but not an outbox: set outbox.path to another file")
 
 
 def _check(database: sqlite3.Connection, mending: Mending) -> None:

@@ -1,8 +1,7 @@
 """The tables, and how a file of an older relay becomes one of this.
 
 Rules: one migration per version, each in a transaction of its own, so that a kill in between
-resumes; a file of a newer relay is refused and never touched. `migrations[n]` leads to
-user_version n + 1.
+resumes; `migrations[n]` leads to user_version n + 1. A file of a newer relay never gets here.
 
 The log is append-only: a row is written once and deleted, never updated. An event is pending if
 its row exists and its seq is beyond its lane's cursor. `accepted + requeued` is the last seq, so
@@ -13,8 +12,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Sequence
-
-from relay.outbox import OutboxRefused
 
 Migration = Callable[[sqlite3.Connection], None]
 
@@ -86,13 +83,8 @@ MIGRATIONS: Sequence[Migration] = (_version_1,)
 
 
 def migrate(database: sqlite3.Connection, migrations: Sequence[Migration] = MIGRATIONS) -> None:
-    """Bring the file to the newest version. Raises OutboxRefused if it is newer than that."""
+    """Bring the file to the newest version."""
     version = database.execute("PRAGMA user_version").fetchone()[0]
-    if version > len(migrations):
-        raise OutboxRefused(
-            f"the outbox was written by a newer relay (schema {version}, this one knows {len(migrations)}): "
-            "install that relay again, or set outbox.path to another file"
-        )
     for number in range(version, len(migrations)):
         database.execute("BEGIN IMMEDIATE")
         try:

@@ -62,7 +62,7 @@ class Store:
         """
         mending = Mending(self._settings.path, self._settings, self._wal_bytes, self._clock.boot_id, self.suspect)
         connection = Connection(lambda: open_mended(mending))
-        await connection
+        await connection.open()
         self._connection = connection
         if mending.set_aside is not None:
             self._metrics.outbox_set_aside.inc()

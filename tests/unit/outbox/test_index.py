@@ -1,0 +1,76 @@
+"""The lane index, against a plain list."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from relay.outbox.index import Index, Lane
+
+KEY = (1, "tv", "tv-1")
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("append"), st.integers(1, 3_000)),
+        st.tuples(st.just("front"), st.integers(0, 2_500)),
+        st.tuples(st.just("middle"), st.tuples(st.integers(0, 50), st.integers(0, 50))),
+        st.tuples(st.just("seq"), st.integers(0, 400)),
+    ),
+    max_size=30,
+)
+
+
+@given(STEPS)
+def test_a_lane_is_a_list_of_seqs_and_sizes(steps: list[tuple[str, object]]) -> None:
+    lane, model, seq = Lane(KEY), [], 0
+    for what, value in steps:
+        match what, value:
+            case "append", int(count):
+                for _ in range(count):
+                    seq += 2
+                    lane.append(seq, seq % 97)
+                    model.append((seq, seq % 97))
+            case "front", int(count):
+                count = min(count, len(model))
+                lane.remove(0, count)
+                del model[:count]
+            case "middle", (int(start), int(count)):
+                start = min(start, len(model))
+                count = min(count, len(model) - start)
+                lane.remove(start, count)
+                del model[start : start + count]
+            case "seq", int(wanted):
+                assert lane.remove_seq(wanted) == any(each == wanted for each, _ in model)
+                model = [each for each in model if each[0] != wanted]
+    assert list(zip(lane.seqs(len(model) + 9), lane.sizes(len(model) + 9), strict=True)) == model
+    assert len(lane) == len(model)
+    assert lane.body_bytes == sum(size for _, size in model)
+    assert lane.first_seq == (model[0][0] if model else None)
+    for probe in (0, 1, seq // 2, seq, seq + 1):
+        assert (probe in lane) == any(each == probe for each, _ in model)
+        assert lane.count_to(probe) == sum(each <= probe for each, _ in model)
+
+
+def test_older_events_are_put_before_newer_ones() -> None:
+    older, lane = Lane(KEY), Lane(KEY)
+    for seq in range(1, 6):
+        older.append(seq, 10)
+    older.remove(0, 2)
+    lane.append(8, 7)
+    lane.prepend(older)
+    assert list(lane.seqs(9)) == [3, 4, 5, 8]
+    assert lane.body_bytes == 37
+
+
+def test_the_oldest_to_drop_are_chosen_over_all_lanes_but_not_in_flight() -> None:
+    index = Index()
+    first, second = index.add(1, KEY), index.add(2, (1, "tv", "tv-2"))
+    for seq in (1, 2, 5):
+        first.append(seq, 100)
+    for seq in (3, 4):
+        second.append(seq, 100)
+    first.in_flight = first.seqs(1)
+    assert index.oldest_droppable(1) == 2
+    assert index.oldest_droppable(250) == 4
+    assert index.oldest_droppable(10_000) == 5
+    second.in_flight = second.seqs(2)
+    first.in_flight = first.seqs(3)
+    assert index.oldest_droppable(1) is None

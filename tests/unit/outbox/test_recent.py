@@ -1,0 +1,66 @@
+"""The dedupe window, against a plain list of all ids ever appended."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from relay.outbox.recent import DEAD, DROPPED, Recent, split_ids
+
+
+def number_id(number: int) -> bytes:
+    return (1 << 100 | number).to_bytes(16)
+
+
+@given(st.integers(1, 12), st.lists(st.lists(st.integers(0, 30), max_size=20), max_size=12))
+def test_it_knows_the_last_ids_and_where_they_came_last(window: int, batches: list[list[int]]) -> None:
+    """Ids may come again: those of requeued events do."""
+    recent = Recent(window)
+    seen: list[int] = []
+    for batch in batches:
+        recent.extend(len(seen) + 1, [number_id(n) for n in batch], [n + 7 for n in batch])
+        seen += batch
+    known = seen[-window:]
+    assert recent.known == {number_id(n) for n in known}
+    for number in range(31):
+        found = recent.find(number_id(number))
+        if number in known:
+            assert found is not None
+            assert found.seq == len(seen) - seen[::-1].index(number)
+            assert found.lane == number + 7
+        else:
+            assert found is None
+
+
+@given(st.integers(1, 12), st.lists(st.integers(0, 1_000), unique=True, max_size=40), st.data())
+def test_what_it_packs_is_what_it_holds(window: int, numbers: list[int], data: st.DataObject) -> None:
+    recent = Recent(window)
+    for at, number in enumerate(numbers):
+        recent.extend(at + 1, [number_id(number)], [1])
+    first = data.draw(st.integers(1, len(numbers) + 1))
+    last = data.draw(st.integers(first - 1, len(numbers)))
+    from_seq, ids, marks = recent.packed(first, last)
+    held = range(max(first, len(numbers) - window + 1), last + 1)
+    assert split_ids(ids) == [number_id(numbers[seq - 1]) for seq in held]
+    assert len(marks) == len(held)
+    assert from_seq == held.start
+
+
+def test_marks_stay_with_their_event_and_leave_with_it() -> None:
+    recent = Recent(3)
+    recent.extend(1, [number_id(n) for n in (1, 2, 3)], [1, 1, 1])
+    recent.mark(1, DEAD)
+    recent.mark(2, DROPPED)
+    marks = [found.mark for n in (1, 2, 3) if (found := recent.find(number_id(n)))]
+    assert marks == [DEAD, DROPPED, 0]
+    recent.extend(4, [number_id(4)], [1])
+    found = recent.find(number_id(4))
+    assert found is not None and found.mark == 0
+    recent.mark(1, DEAD)
+    assert recent.packed(2, 4)[2] == bytes([DROPPED, 0, 0])
+
+
+def test_a_window_of_nothing_knows_nothing() -> None:
+    recent = Recent(0)
+    recent.extend(1, [number_id(1)], [1])
+    assert recent.find(number_id(1)) is None
+    assert recent.packed(1, 1)[1:] == (b"", b"")
