@@ -20,9 +20,17 @@ from relay.clock import Clock
 from relay.event import Event, LaneKey
 from relay.outbox.sqlite import transactions
 from relay.outbox.sqlite.book import Book
+from relay.outbox.sqlite.connection import PAGE_BYTES
 from relay.outbox.sqlite.transactions import Committed, Step
 
 T = TypeVar("T")
+
+_LOCAL_BYTES = PAGE_BYTES - 35
+"""The longest row that needs no page of its own (https://www.sqlite.org/fileformat2.html#payload_overflow)."""
+_ROW_BYTES = 60
+"""What a row holds besides its body, at most."""
+_SMALL_BYTES = 600
+"""Pages of rows up to here are at least four fifths full."""
 
 
 class Op(ABC, Generic[T]):
@@ -43,18 +51,28 @@ class Op(ABC, Generic[T]):
 class Append:
     """Events waiting to be appended, and who waits for them."""
 
-    __slots__ = ("answer", "body_bytes", "duplicates", "events")
+    __slots__ = ("answer", "body_bytes", "cost_bytes", "duplicates", "events")
 
     def __init__(self, events: Sequence[Event], answer: asyncio.Future[int]) -> None:
+        sizes = [len(event.body) for event in events]
         self.events = events
-        self.body_bytes = sum([len(event.body) for event in events])
+        self.body_bytes = sum(sizes)
+        self.cost_bytes = (
+            sum(map(cost_bytes, sizes))
+            if max(sizes, default=0) > _SMALL_BYTES
+            else (self.body_bytes * 5 // 4 + _ROW_BYTES * len(sizes))
+        )
+        """At most so much do the used pages grow."""
         self.answer = answer
         self.duplicates = 0
 
 
-def cost_bytes(body_bytes: int, events: int) -> int:
-    """At most so much do the used pages grow: a page holds one body of just over half of it."""
-    return 2 * body_bytes + 128 * events
+def cost_bytes(body_bytes: int) -> int:
+    """The pages that one event takes: its share of one that holds several, or its own ones."""
+    row_bytes = body_bytes + _ROW_BYTES
+    if row_bytes > _LOCAL_BYTES:
+        return row_bytes + 2 * PAGE_BYTES
+    return PAGE_BYTES // (_LOCAL_BYTES // row_bytes) + _ROW_BYTES
 
 
 class Draft:

@@ -76,7 +76,7 @@ class SqliteOutbox:
     def append(self, events: Sequence[Event]) -> asyncio.Future[int]:
         answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         append = Append(events, answer)
-        refusal = self._owner.refusal(append.body_bytes, len(events))
+        refusal = self._owner.refusal(append.body_bytes, append.cost_bytes)
         if refusal is not None:
             answer.set_exception(refusal)
         elif all(event.event_id in self._owner.known.recent.known for event in events):
@@ -86,7 +86,7 @@ class SqliteOutbox:
         return answer
 
     def room(self) -> bool:
-        return self._owner.refusal(0, 0) is None
+        return self._owner.room()
 
     # -- forwarding ----------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ import asyncio
 import sqlite3
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import structlog
@@ -27,7 +28,7 @@ from relay.outbox import Backlog, Gauges, OutboxError, OutboxFull, OutboxRefused
 from relay.outbox.sqlite import ops, start
 from relay.outbox.sqlite.book import Book, Limits
 from relay.outbox.sqlite.connection import PAGE_BYTES
-from relay.outbox.sqlite.draft import Append, Draft, Op, cost_bytes
+from relay.outbox.sqlite.draft import Append, Draft, Op
 from relay.outbox.sqlite.recovery import is_broken
 from relay.outbox.sqlite.store import Store
 
@@ -37,6 +38,8 @@ _log = structlog.get_logger("relay.outbox")
 
 _GATHER_BYTES = 32 << 20
 """Bodies that may wait for their commit in memory."""
+_ROOM_BYTES = 1 << 20
+"""What `room` keeps of it, for those who asked before."""
 _RETRY_FIRST_MS, _RETRY_LAST_MS = 50, 5_000
 _DISK_ERRORS = (sqlite3.Error, OSError, OutboxRefused)
 
@@ -58,7 +61,7 @@ class Owner:
         self._appends: deque[Append] = deque()
         self._ops: deque[Op[Any]] = deque()
         self._gathered_bytes = 0
-        self._gathered_events = 0
+        self._gathered_cost_bytes = 0
         self._backlog: Backlog | None = None
         self._loaded: asyncio.Future[None] | None = None
         self._wake: asyncio.Future[None] | None = None
@@ -98,7 +101,7 @@ class Owner:
     def enqueue(self, append: Append) -> None:
         self._appends.append(append)
         self._gathered_bytes += append.body_bytes
-        self._gathered_events += len(append.events)
+        self._gathered_cost_bytes += append.cost_bytes
         self.poke()
 
     async def submit(self, op: Op[T]) -> T:
@@ -117,8 +120,8 @@ class Owner:
             self._rescue = True
             self.poke()
 
-    def refusal(self, body_bytes: int, events: int) -> OutboxError | None:
-        """Why so much more cannot be appended now."""
+    def refusal(self, body_bytes: int, cost_bytes: int) -> OutboxError | None:
+        """Why so much more cannot be appended now; see Append."""
         if self._failure is not None:
             return self._failure
         if self.closing or self.book is None:
@@ -127,11 +130,14 @@ class Owner:
             return OutboxUnavailable(self._blocked)
         if self._gathered_bytes + body_bytes > _GATHER_BYTES:
             return OutboxFull("more events are waiting for the disk than memory may hold")
-        cost = cost_bytes(self._gathered_bytes + body_bytes, self._gathered_events + events)
         drops = self._settings.when_full == "drop_oldest"
-        if cost > (self._limits.append_bytes if drops else self.book.room_bytes()):
+        room_bytes = self._limits.append_bytes if drops else self.book.room_bytes() - self._gathered_cost_bytes
+        if cost_bytes > room_bytes:
             return OutboxFull("the outbox is full (outbox.max_size)")
         return None
+
+    def room(self) -> bool:
+        return self._gathered_bytes <= _GATHER_BYTES - _ROOM_BYTES and self.refusal(0, 0) is None
 
     def gauges(self) -> Gauges:
         refusal = self.refusal(0, 0)
@@ -219,8 +225,7 @@ class Owner:
         """Plan what has to go: done rows when there are enough, pending ones when the operator said so."""
         book = draft.book
         body_bytes = sum(each.body_bytes for each in appends)
-        cost = cost_bytes(body_bytes, sum(len(each.events) for each in appends))
-        missing_bytes = cost - book.room_bytes()
+        missing_bytes = sum(each.cost_bytes for each in appends) - book.room_bytes()
         if self._settings.when_full == "drop_oldest" and appends and missing_bytes > 0:
             last = book.index.oldest_droppable(missing_bytes) if book.loaded else None
             if last is None:
@@ -336,12 +341,14 @@ class Owner:
 
     def _done_with(self, append: Append) -> None:
         self._gathered_bytes -= append.body_bytes
-        self._gathered_events -= len(append.events)
+        self._gathered_cost_bytes -= append.cost_bytes
 
     async def _idle(self, timeout_s: float | None) -> None:
         """Until there is something to do, or so long."""
         self._wake = asyncio.get_running_loop().create_future()
-        await asyncio.wait((self._wake,), timeout=timeout_s)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._wake
         self._wake = None
 
 

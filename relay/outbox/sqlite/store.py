@@ -94,8 +94,9 @@ class Store:
         loop = asyncio.get_running_loop()
         started = loop.time()
         committed = await self.run(transactions.commit, steps)
-        self._metrics.outbox_commits.inc()
-        self._metrics.outbox_commit_duration_seconds.observe(loop.time() - started)
+        if committed.wrote:
+            self._metrics.outbox_commits.inc()
+            self._metrics.outbox_commit_duration_seconds.observe(loop.time() - started)
         return committed
 
     async def tidy(self) -> None:

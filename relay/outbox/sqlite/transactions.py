@@ -59,6 +59,8 @@ class Committed(NamedTuple):
     pages: int
     """Of the database, free ones included."""
     free_pages: int
+    wrote: bool
+    """False if the steps only read."""
 
 
 class Grave(NamedTuple):
@@ -128,7 +130,8 @@ class Range(NamedTuple):
 
 def commit(database: sqlite3.Connection, steps: Sequence[Step]) -> Committed:
     """All steps in one transaction; on any error none of them, and the error."""
-    database.execute("BEGIN IMMEDIATE")
+    changes = database.total_changes
+    database.execute("BEGIN")
     try:
         results = [step(database) for step in steps]
         pages, free = database.execute(
@@ -139,7 +142,7 @@ def commit(database: sqlite3.Connection, steps: Sequence[Step]) -> Committed:
         if database.in_transaction:
             database.execute("ROLLBACK")
         raise
-    return Committed(results, pages, free)
+    return Committed(results, pages, free, database.total_changes > changes)
 
 
 def checkpoint(database: sqlite3.Connection) -> None:

@@ -1,0 +1,117 @@
+"""What a commit costs: how many there are, and how much they write."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.contract.boxes import PHONE, TV, SqliteBox, bodies, event, events
+from tests.unit.outbox.conftest import MakeBox
+
+FRAME = 4096 + 24
+
+
+def commits(box: SqliteBox) -> float:
+    return box.metrics.outbox_commits._value.get()
+
+
+def written(box: SqliteBox) -> float:
+    return box.metrics.outbox_written_bytes._value.get()
+
+
+async def test_appends_of_one_moment_share_a_commit(box: SqliteBox) -> None:
+    before = commits(box)
+    await asyncio.gather(*(box.outbox.append([event(number)]) for number in range(500)))
+    assert commits(box) == before + 1
+
+
+async def test_what_comes_during_a_commit_shares_the_next(box: SqliteBox) -> None:
+    before = commits(box)
+    wal = box.path.with_name("outbox.db-wal")
+    size = wal.stat().st_size
+    first = box.outbox.append([event(0)])
+    while wal.stat().st_size == size:
+        await asyncio.sleep(0)
+    later = [box.outbox.append([event(number)]) for number in range(1, 100)]
+    await asyncio.gather(first, *later)
+    assert commits(box) == before + 2
+
+
+async def test_a_lonely_append_is_one_commit_of_one_page(box: SqliteBox) -> None:
+    await box.append([0])
+    commits_before, written_before = commits(box), written(box)
+    await box.append([1])
+    await box.outbox.check()
+    assert commits(box) == commits_before + 1
+    assert written(box) == written_before + FRAME
+
+
+async def test_the_whole_life_of_a_lonely_event_writes_three_pages(box: SqliteBox) -> None:
+    """Its append, its journal entry, its settlement: deletes are put off and shared."""
+    await box.append([0])
+    await box.deliver(1)
+    before = written(box)
+    for number in range(1, 101):
+        await box.append([number], body_bytes=400)
+        await box.deliver(1)
+    assert (written(box) - before) / 100 <= 3.5 * FRAME
+
+
+async def test_a_life_at_saturation_writes_less_than_four_times_the_event(box: SqliteBox) -> None:
+    """1000 devices, 500 events a commit, each delivered soon after."""
+    lanes = [(1, "tv", f"device-{number:04}") for number in range(1000)]
+    before, count = written(box), 0
+    for base in range(0, 60_000, 1_000):
+        for start in (base, base + 500):
+            await box.outbox.append(
+                [event(n, lanes[n * 7919 % 50 + base // 1_000 * 50 % 1000], 400) for n in range(start, start + 500)]
+            )
+        for key in [key for key, (waiting, _) in box.backlog.items() if waiting]:
+            count += len(await box.deliver(500, key))
+    assert count == 60_000
+    assert (written(box) - before) / count <= 1_700
+
+
+async def test_the_write_ahead_log_stays_bounded(make_box: MakeBox) -> None:
+    box = make_box(max_size_bytes=16 << 20)
+    await box.start()
+    wal = box.path.with_name("outbox.db-wal")
+    largest = 0
+    for base in range(0, 20_000, 500):
+        await box.append(range(base, base + 500), body_bytes=400)
+        if base % 2_000 == 0:
+            await box.deliver(1_500)
+        largest = max(largest, wal.stat().st_size)
+    assert largest <= 4 << 20
+    assert box.outbox.gauges().bytes >= box.path.stat().st_size + largest
+
+
+async def test_a_large_gathering_is_cut_into_several_commits(box: SqliteBox) -> None:
+    before = commits(box)
+    await asyncio.gather(
+        *(box.outbox.append(events(range(base, base + 10), body_bytes=20_000)) for base in range(0, 300, 10))
+    )
+    assert commits(box) - before >= 5
+    box.check()
+
+
+async def test_memory_is_bounded_while_the_disk_is_busy(box: SqliteBox) -> None:
+    """Beyond 32 MiB of waiting bodies an append is refused, and `room` says so before."""
+    answers = []
+    for base in range(0, 10_000, 100):
+        if not box.outbox.room():
+            break
+        answers.append(box.outbox.append(events(range(base, base + 100), body_bytes=10_000)))
+    assert 30 <= len(answers) <= 36
+    results = await asyncio.gather(*answers, return_exceptions=True)
+    assert sum(isinstance(each, Exception) for each in results) <= 1
+    assert box.outbox.room()
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 63, 64, 65, 72, 137])
+async def test_any_number_of_rows_is_written_and_read(box: SqliteBox, count: int) -> None:
+    await box.append(range(count))
+    await box.append(range(count, 2 * count), PHONE)
+    assert (await box.take(1_000, TV)).bodies == bodies(range(count))
+    assert (await box.take(1_000, PHONE)).bodies == bodies(range(count, 2 * count), PHONE)
