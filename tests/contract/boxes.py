@@ -58,7 +58,13 @@ class FakeClock:
 
 def event(number: int, key: LaneKey = TV, body_bytes: int = 0) -> Event:
     """The same number gives the same event_id, which is all that dedupe looks at."""
-    body = b'{"n":%d,"device":"%s"}' % (number, key[2].encode())
+    tenant_id, platform, device_id = key
+    body = b'{"n":%d,"tenant_id":%d,"source":{"platform":"%s","device_id":"%s"}}' % (
+        number,
+        tenant_id,
+        platform.encode(),
+        device_id.encode(),
+    )
     return Event(event_id(number), key, body.ljust(body_bytes))
 
 

@@ -61,6 +61,7 @@ def salvage(broken: Path, new: sqlite3.Connection) -> Salvaged:
         return Salvaged(0, 0, 0)
     try:
         old.execute("PRAGMA locking_mode=EXCLUSIVE").fetchall()
+        old.execute("PRAGMA writable_schema=ON")  # else a file shorter than it says is not read at all
         return _copy(old, new)
     finally:
         with suppress(sqlite3.Error):
@@ -96,6 +97,7 @@ def _copy_table(old: sqlite3.Connection, new: sqlite3.Connection, table: str, co
 def _copy_log(old: sqlite3.Connection, new: sqlite3.Connection) -> tuple[int, int]:
     """Copy pending events; returns (how many, the last seq seen)."""
     cursors: dict[int, int] = dict(new.execute("SELECT lane, cursor FROM lanes"))
+    ids = _Ids(new)
     events = last_seq = uncommitted_bytes = 0
     for row in _readable(
         old,
@@ -118,6 +120,7 @@ def _copy_log(old: sqlite3.Connection, new: sqlite3.Connection) -> tuple[int, in
             )
             cursors[lane] = 0
         if seq <= cursors[lane]:
+            ids.add(seq, event_id)
             continue
         new.execute("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?)", row)
         events += 1
@@ -127,7 +130,33 @@ def _copy_log(old: sqlite3.Connection, new: sqlite3.Connection) -> tuple[int, in
             new.execute("COMMIT")
             new.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             new.execute("BEGIN IMMEDIATE")
+    ids.flush()
     return events, last_seq
+
+
+class _Ids:
+    """Ids of events that are done and need not be copied, in runs of seqs, for the dedupe window."""
+
+    def __init__(self, new: sqlite3.Connection) -> None:
+        self._new = new
+        self._first = 0
+        self._run = bytearray()
+
+    def add(self, seq: int, event_id: bytes) -> None:
+        if seq != self._first + len(self._run) // ID_BYTES:
+            self.flush()
+        if not self._run:
+            self._first = seq
+        self._run += event_id
+
+    def flush(self) -> None:
+        events = len(self._run) // ID_BYTES
+        if events:
+            self._new.execute(
+                "INSERT OR REPLACE INTO recent VALUES (?, ?, ?, zeroblob(?))",
+                (self._first, self._first + events - 1, bytes(self._run), events),
+            )
+        self._run.clear()
 
 
 def _balance(new: sqlite3.Connection, ledger: tuple[Any, ...] | None, events: int, last_seq: int) -> None:
@@ -153,9 +182,12 @@ def _readable(old: sqlite3.Connection, query: str) -> Iterator[tuple[Any, ...]]:
     after, errors = -1, 0
     while errors < _MOST_ERRORS:
         rows, whole = _some(old, query, after)
-        yield from rows
-        if rows:
-            after = rows[-1][0]
+        before = after
+        for row in rows:
+            if isinstance(row[0], int) and row[0] > after:  # a broken tree may lead to a page twice
+                after = row[0]
+                yield row
+        whole = whole and (not rows or after > before)
         if whole:
             if not rows:
                 return

@@ -1,0 +1,265 @@
+"""A disk that fails while the relay runs: what callers are told, and that it recovers without a restart."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import sqlite3
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import pytest
+from relay.outbox import Ledger, OutboxError, OutboxFull, OutboxUnavailable, Part
+from relay.outbox.sqlite import transactions
+
+from tests.contract.boxes import PHONE, TV, SqliteBox, bodies, close, event, event_id, events
+from tests.unit.outbox.conftest import MakeBox
+
+T = TypeVar("T")
+
+
+@contextmanager
+def no_file_may_grow_beyond(size: int) -> Iterator[None]:
+    """Writes past it fail in the kernel (EFBIG), for this whole process."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+async def again(call: Callable[[], Awaitable[T]]) -> T:
+    """Until the outbox can do it: what an app and the forwarder do."""
+    while True:
+        try:
+            return await call()
+        except OutboxError:
+            await asyncio.sleep(0.01)
+
+
+def fail_commits(monkeypatch: pytest.MonkeyPatch, times: int, error: sqlite3.Error, *, but_write: bool) -> None:
+    """The next commits fail, with their content on the disk or not."""
+    commit, left = transactions.commit, times
+
+    def failing(database: sqlite3.Connection, steps: Any) -> Any:
+        nonlocal left
+        if left and steps:
+            left -= 1
+            if but_write:
+                commit(database, steps)
+            raise error
+        return commit(database, steps)
+
+    monkeypatch.setattr(transactions, "commit", failing)
+
+
+async def test_writes_that_fail_are_told_and_forgotten_once_the_disk_heals(box: SqliteBox) -> None:
+    await box.append(range(10))
+    wal = box.path.with_name("outbox.db-wal").stat().st_size
+    with no_file_may_grow_beyond(wal + 100):
+        with pytest.raises(OutboxUnavailable, match="unknown"):
+            await box.append(range(10, 200), body_bytes=400)
+        assert not box.outbox.gauges().writable
+        assert "disk" in box.outbox.gauges().problem
+        with pytest.raises(OutboxUnavailable):
+            await box.append([500])
+        assert not box.outbox.room()
+    assert await again(lambda: box.append([600])) == 0
+    assert box.outbox.gauges().writable
+    assert await box.deliver_all() == bodies([*range(10), 600])
+    box.check()
+
+
+async def test_a_full_disk_is_called_by_its_name(box: SqliteBox) -> None:
+    await box.append(range(10))
+    pages = await box.outbox._owner.store.run(lambda database: database.execute("PRAGMA page_count").fetchone()[0])
+    await box.outbox._owner.store.run(lambda database: database.execute(f"PRAGMA max_page_count={pages}").fetchall())
+    with pytest.raises(OutboxFull, match="disk is full"):
+        await box.append(range(10, 200), body_bytes=400)
+    assert await again(lambda: box.append([600])) == 0
+    assert await box.deliver_all() == bodies([*range(10), 600])
+    box.check()
+
+
+async def test_what_came_back_after_a_failed_commit_is_there_and_counted_once(
+    box: SqliteBox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fsync failed but the frames are in the file: the file is the truth."""
+    await box.append(range(10), TV)
+    fail_commits(monkeypatch, 1, sqlite3.OperationalError("disk I/O error"), but_write=True)
+    with pytest.raises(OutboxUnavailable):
+        await box.append(range(10, 20), PHONE)
+    assert await again(lambda: box.append(range(10, 20), PHONE)) == 10
+    assert box.outbox.ledger() == Ledger(accepted=20, pending=20)
+    assert box.backlog[PHONE][0] == 10
+    assert await box.deliver(100, PHONE) == bodies(range(10, 20), PHONE)
+    box.check()
+
+
+async def test_what_was_rolled_back_is_not_counted(box: SqliteBox, monkeypatch: pytest.MonkeyPatch) -> None:
+    await box.append(range(10), TV)
+    fail_commits(monkeypatch, 1, sqlite3.OperationalError("disk I/O error"), but_write=False)
+    with pytest.raises(OutboxUnavailable):
+        await box.append(range(10, 20), PHONE)
+    assert await again(lambda: box.append(range(10, 20), PHONE)) == 0
+    assert box.outbox.ledger() == Ledger(accepted=20, pending=20)
+    box.check()
+
+
+@pytest.mark.parametrize("but_write", [False, True])
+async def test_what_is_in_flight_can_be_settled_after_the_disk_healed(
+    box: SqliteBox, monkeypatch: pytest.MonkeyPatch, but_write: bool
+) -> None:
+    await box.append(range(10))
+    await box.take(4)
+    fail_commits(monkeypatch, 1, sqlite3.OperationalError("disk I/O error"), but_write=but_write)
+    with pytest.raises(OutboxUnavailable):
+        await box.settle()
+    await again(box.settle)
+    assert box.outbox.ledger() == Ledger(accepted=10, delivered=4, pending=6)
+    assert (await box.take(10)).bodies == bodies(range(4, 10))
+    box.check()
+
+
+@pytest.mark.parametrize("but_write", [False, True])
+async def test_a_take_that_failed_can_be_tried_again(
+    box: SqliteBox, monkeypatch: pytest.MonkeyPatch, but_write: bool
+) -> None:
+    await box.append(range(10))
+    fail_commits(monkeypatch, 1, sqlite3.OperationalError("disk I/O error"), but_write=but_write)
+    with pytest.raises(OutboxUnavailable):
+        await box.take(4)
+    taken = await again(lambda: box.take(6))
+    assert taken.bodies == bodies(range(6))
+    after = await box.restart_after_kill()
+    assert after.loaded.unsettled == [[Part(box.lanes[TV], 6)]]
+    await close(after)
+
+
+async def test_a_duplicate_of_a_failed_append_is_not_answered_as_stored(
+    box: SqliteBox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_commits(monkeypatch, 1, sqlite3.OperationalError("disk I/O error"), but_write=False)
+    first, second = box.outbox.append([event(1)]), box.outbox.append([event(1)])
+    results = await asyncio.gather(first, second, return_exceptions=True)
+    assert [type(each) for each in results] == [OutboxUnavailable, OutboxUnavailable]
+    assert box.outbox.find(event_id(1)) is None
+    assert await again(lambda: box.append([1])) == 0
+
+
+async def test_it_starts_on_a_disk_that_fails_and_works_once_it_does_not(make_box: MakeBox) -> None:
+    box = make_box()
+    with no_file_may_grow_beyond(1_000):
+        await box.outbox.open()
+        assert not box.outbox.gauges().writable
+        with pytest.raises(OutboxUnavailable):
+            await box.append([1])
+    box.loaded = await box.outbox.load(box.told)
+    assert await box.append([1]) == 0
+
+
+async def test_a_disk_that_fails_for_long_is_not_hammered(box: SqliteBox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often apps try."""
+    tried = 0
+
+    def failing(database: sqlite3.Connection, steps: Any) -> Any:
+        nonlocal tried
+        tried += 1
+        raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(transactions, "commit", failing)
+    for _ in range(50):
+        with pytest.raises(OutboxUnavailable):
+            await box.append([1])
+        await asyncio.sleep(0.005)
+    assert tried <= 8
+
+
+async def test_a_page_that_breaks_while_it_runs_costs_its_own_events_only(make_box: MakeBox) -> None:
+    box = make_box(max_size_bytes=64 << 20)
+    await box.start()
+    for base in range(0, 30_000, 500):
+        await box.append(range(base, base + 500), body_bytes=400)
+    with box.path.open("r+b") as file:
+        file.seek(os.fstat(file.fileno()).st_size // 2 // 4096 * 4096)
+        file.write(os.urandom(3 * 4096))
+    delivered: list[bytes] = []
+    while box.outbox.ledger().pending:
+        delivered += await again(lambda: box.deliver(500))
+    assert len(delivered) >= 29_900
+    assert set(delivered) <= set(bodies(range(30_000), body_bytes=400))
+    ledger = box.outbox.ledger()
+    assert ledger == Ledger(accepted=30_000, delivered=len(delivered), dead_lettered=30_000 - len(delivered))
+    assert box.metrics.outbox_set_aside._value.get() == 1
+    assert await box.append([99_999]) == 0
+
+
+class TestFilesUnderUs:
+    @pytest.mark.parametrize("names", [("outbox.db",), ("outbox.db-wal",), ("outbox.db", "outbox.db-wal")])
+    async def test_deleted_files_are_written_anew(self, box: SqliteBox, names: tuple[str, ...]) -> None:
+        await box.append(range(500))
+        await box.take(3)
+        for name in names:
+            box.path.with_name(name).unlink()
+        await box.outbox.check()
+        assert await again(lambda: box.append([1_000])) == 0
+        await box.settle()
+        await box.outbox.check()
+        assert box.outbox.gauges().writable
+        after = await box.restart_after_kill()
+        assert (await after.take(1_000)).bodies == bodies([*range(3, 500), 1_000])
+        await close(after)
+
+    async def test_another_file_in_its_place_is_not_written_to(self, box: SqliteBox) -> None:
+        await box.append(range(5))
+        other = box.path.with_name("other")
+        other.write_bytes(b"precious")
+        other.rename(box.path)
+        await box.outbox.check()
+        with pytest.raises(OutboxUnavailable, match="replaced by another file"):
+            await box.append([6])
+        assert not box.outbox.gauges().writable
+        assert await box.deliver(10) == bodies(range(5)), "what it holds can still be sent"
+        await box.outbox.close()
+        assert box.path.read_bytes() == b"precious"
+
+    async def test_a_directory_that_is_gone_is_told(self, box: SqliteBox) -> None:
+        await box.append(range(5))
+        for each in box.path.parent.iterdir():
+            each.unlink()
+        box.path.parent.rmdir()
+        await box.outbox.check()
+        with pytest.raises(OutboxUnavailable, match="deleted"):
+            await box.append([6])
+        box.path.parent.mkdir()
+        await box.outbox.check()
+        assert await again(lambda: box.append([6])) == 0
+        assert await box.deliver(10) == bodies([0, 1, 2, 3, 4, 6])
+
+
+async def test_events_are_answered_while_others_fail(box: SqliteBox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every call gets an answer, whatever the disk does between."""
+    commit, calls = transactions.commit, 0
+
+    def every_third_fails(database: sqlite3.Connection, steps: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls % 3 == 0:
+            raise sqlite3.OperationalError("disk I/O error")
+        return commit(database, steps)
+
+    monkeypatch.setattr(transactions, "commit", every_third_fails)
+    stored: list[int] = []
+    for number in range(30):
+        if number == 20:
+            monkeypatch.setattr(transactions, "commit", commit)
+        results = await asyncio.gather(box.outbox.append(events([number])), return_exceptions=True)
+        if results == [0]:
+            stored.append(number)
+        await asyncio.sleep(0.02)
+    assert await again(lambda: box.append([100])) == 0
+    assert await box.deliver_all() == bodies([*stored, 100])
+    box.check()

@@ -1,0 +1,209 @@
+"""A broken file: set aside, salvaged, and the relay starts; every way in which a disk breaks one."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from relay.outbox import Ledger, Selection
+from relay.outbox.sqlite.connection import PAGE_BYTES
+
+from tests.contract.boxes import PHONE, REFUSED, TV, SqliteBox, bodies, close
+from tests.unit.outbox.conftest import MakeBox
+
+ALL = Selection(all=True)
+EVENTS = 2_000
+
+
+def set_aside(box: SqliteBox) -> list[str]:
+    names = [each.name for each in box.path.parent.iterdir() if ".broken-" in each.name]
+    return sorted(name for name in names if not name.endswith(("-wal", ".page1")))
+
+
+def overwrite(path: Path, offset: int, content: bytes) -> None:
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(content)
+
+
+def zero_header(path: Path) -> None:
+    overwrite(path, 0, bytes(100))
+
+
+def zero_first_page(path: Path) -> None:
+    overwrite(path, 0, bytes(PAGE_BYTES))
+
+
+def no_database(path: Path) -> None:
+    path.write_bytes(b"this is no database, and it is longer than a header of one hundred bytes. " * 99)
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2 // PAGE_BYTES * PAGE_BYTES)
+
+
+def truncate_within_a_page(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - PAGE_BYTES // 2)
+
+
+def garbage_in_the_middle(path: Path) -> None:
+    overwrite(path, path.stat().st_size // 2 // PAGE_BYTES * PAGE_BYTES, os.urandom(4 * PAGE_BYTES))
+
+
+def lost_ledger(path: Path) -> None:
+    database = sqlite3.connect(path)
+    database.execute("DROP TABLE ledger")
+    database.commit()
+    database.close()
+
+
+def lost_lanes(path: Path) -> None:
+    database = sqlite3.connect(path)
+    (page,) = database.execute("SELECT rootpage FROM sqlite_master WHERE name = 'lanes'").fetchone()
+    database.close()
+    overwrite(path, (page - 1) * PAGE_BYTES, os.urandom(PAGE_BYTES))
+
+
+async def filled(box: SqliteBox) -> None:
+    """Two lanes of EVENTS events each, ten of the TV's delivered, one dead, and killed."""
+    await box.start()
+    for base in range(0, EVENTS, 500):
+        await box.append(range(base, base + 500), TV, body_bytes=300)
+        await box.append(range(10_000 + base, 10_500 + base), PHONE, body_bytes=300)
+    await box.deliver(10)
+    await box.take(1)
+    await box.settle(dead={0: REFUSED})
+
+
+@pytest.mark.parametrize(
+    ("damage", "at_least"),
+    [
+        (zero_header, 2 * EVENTS - 11),
+        (zero_first_page, 2 * EVENTS - 11),
+        (truncate, EVENTS // 2),
+        (truncate_within_a_page, 2 * EVENTS - 30),
+        (garbage_in_the_middle, 2 * EVENTS - 100),
+        (lost_ledger, 2 * EVENTS - 11),
+        (lost_lanes, 2 * EVENTS - 11),
+        (no_database, 0),
+    ],
+)
+async def test_it_starts_with_what_can_be_read(
+    make_box: MakeBox, damage: Callable[[Path], None], at_least: int
+) -> None:
+    box = make_box()
+    await filled(box)
+    after = await box.kill()
+    checkpoint(after.path)
+    damage(after.path)
+    await after.start()
+    assert set_aside(after) == ["outbox.db.broken-1"]
+    assert after.metrics.outbox_set_aside._value.get() == 1
+    ledger = after.outbox.ledger()
+    assert at_least <= ledger.pending <= 2 * EVENTS
+    after.check()
+    assert await after.append([99_999], PHONE, body_bytes=300) == 0
+    expected = {*bodies(range(EVENTS), TV, 300), *bodies(range(10_000, 10_000 + EVENTS), PHONE, 300)}
+    delivered = await after.deliver_all()
+    assert len(delivered) == ledger.pending + 1
+    assert set(delivered) <= expected | set(bodies([99_999], PHONE, 300))
+    assert after.outbox.ledger().pending == 0
+    await close(after)
+
+
+def checkpoint(path: Path) -> None:
+    """Copy the -wal into the database, so that damage to the database is damage to the newest."""
+    database = sqlite3.connect(path)
+    database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    database.close()
+
+
+async def test_what_is_salvaged_is_what_it_was(make_box: MakeBox) -> None:
+    """Ledger, cursors, dead letters, known ids and the journal survive a broken page of the log."""
+    box = make_box()
+    await filled(box)
+    await box.take(5, PHONE, window=b"w")
+    before = box.outbox.ledger()
+    after = await box.kill()
+    checkpoint(after.path)
+    garbage_in_the_middle(after.path)
+    await after.start()
+    ledger = after.outbox.ledger()
+    lost = ledger.dead_lettered - before.dead_lettered
+    assert 0 < lost < 100
+    assert ledger == before._replace(dead_lettered=1 + lost, pending=before.pending - lost)
+    assert [letter.body for letter in await after.outbox.dead_letters(ALL, 10)] == bodies([10], TV, 300)
+    assert {lane.key: lane.window for lane in after.loaded.lanes} == {TV: b"", PHONE: b"w"}
+    ((part,),) = after.loaded.unsettled
+    (taken,) = await after.outbox.take([part])
+    assert taken.bodies == bodies(range(10_000, 10_005), PHONE, 300)
+    assert await after.append([0, 10, 11]) == 3
+    await close(after)
+
+
+async def test_a_second_broken_file_gets_a_number_of_its_own(make_box: MakeBox) -> None:
+    box = make_box()
+    for number in (1, 2):
+        await box.start()
+        await box.append([number])
+        await box.outbox.close()
+        no_database(box.path)
+        box.outbox = box.make()
+    await box.start()
+    assert set_aside(box) == ["outbox.db.broken-1", "outbox.db.broken-2"]
+
+
+async def test_nothing_is_set_aside_after_a_mere_kill(make_box: MakeBox) -> None:
+    box = make_box()
+    await filled(box)
+    after = await box.restart_after_kill()
+    assert set_aside(after) == []
+    assert after.outbox.ledger() == Ledger(accepted=2 * EVENTS, delivered=10, dead_lettered=1, pending=2 * EVENTS - 11)
+    await close(after)
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: os.truncate(path, path.stat().st_size // 2)])
+async def test_a_lost_log_of_the_last_moments_does_not_keep_it_from_starting(
+    make_box: MakeBox, damage: Callable[[Path], None]
+) -> None:
+    """What was in it is gone, and SQLite cannot tell; what was there before is not."""
+    box = make_box()
+    await box.start()
+    await box.append(range(100))
+    await box.restart()
+    await box.append(range(100, 1_000))
+    after = await box.kill()
+    damage(after.path.with_name("outbox.db-wal"))
+    await after.start()
+    delivered = await after.deliver_all()
+    assert delivered[:100] == bodies(range(100))
+    assert delivered == bodies(range(len(delivered)))
+    await close(after)
+
+
+async def test_an_empty_file_is_a_new_outbox(make_box: MakeBox) -> None:
+    box = make_box()
+    box.path.parent.mkdir()
+    box.path.touch()
+    await box.start()
+    assert await box.append([1]) == 0
+    assert set_aside(box) == []
+
+
+async def test_a_kill_in_the_middle_of_salvage_loses_nothing(make_box: MakeBox) -> None:
+    """Before the new file took its place the old one is still there; after, the new one is complete."""
+    box = make_box()
+    await filled(box)
+    before = await box.kill()
+    before.path.with_name("outbox.db.salvaging").write_bytes(b"half")
+    await before.start()
+    assert before.outbox.ledger().pending == 2 * EVENTS - 11
+    await before.outbox.close()
+    before.path.rename(before.path.with_name("outbox.db.salvaging"))
+    before.outbox = before.make()
+    await before.start()
+    assert before.outbox.ledger().pending == 2 * EVENTS - 11
+    await close(before)
