@@ -8,9 +8,7 @@ a commit takes one turn of the event loop.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
 from itertools import islice
 from uuid import UUID
 from zlib import crc32
@@ -36,58 +34,8 @@ from relay.outbox import (
     Settled,
     Taken,
 )
-from relay.outbox.age import Anchor, OutboxTime
-
-_ROW_BYTES = 64
-"""What an event costs besides its body."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """An event as it is kept; `crc` is of the body it was appended with."""
-
-    seq: int
-    event: Event
-    at_ms: int
-    crc: int
-
-
-@dataclass(slots=True)
-class _Lane:
-    key: LaneKey
-    pending: deque[Stored] = field(default_factory=deque)
-    body_bytes: int = 0
-    window: bytes = b""
-    boot_id: str = ""
-    journal: tuple[int, int, list[int]] | None = None
-    """(request, which part of it, the seqs it holds)."""
-
-
-@dataclass(slots=True)
-class Disk:
-    """What a crash does not take."""
-
-    lanes: dict[int, _Lane] = field(default_factory=dict)
-    by_key: dict[LaneKey, int] = field(default_factory=dict)
-    used_bytes: int = 0
-    ledger: Ledger = field(default_factory=Ledger)
-    dead: dict[int, tuple[DeadLetter, Stored]] = field(default_factory=dict)
-    states: dict[bytes, tuple[int, EventState | None]] = field(default_factory=dict)
-    """The dedupe window: seq and state by event_id, oldest first."""
-    anchor: Anchor | None = None
-    next_seq: int = 1
-    next_lane: int = 1
-    next_dead: int = 1
-    next_request: int = 1
-
-    def copy(self) -> Disk:
-        return replace(
-            self,
-            lanes={number: replace(lane, pending=lane.pending.copy()) for number, lane in self.lanes.items()},
-            by_key=self.by_key.copy(),
-            dead=self.dead.copy(),
-            states=self.states.copy(),
-        )
+from relay.outbox.age import OutboxTime
+from relay.outbox.memory_disk import ROW_BYTES, Disk, Stored
 
 
 class MemoryOutbox:
@@ -135,9 +83,9 @@ class MemoryOutbox:
 
     def append(self, events: Sequence[Event]) -> asyncio.Future[int]:
         answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        new_bytes = sum(len(event.body) + _ROW_BYTES for event in events)
-        gathered = sum(len(event.body) + _ROW_BYTES for waiting, _ in self._gathered for event in waiting)
-        excess = self._used_bytes() + gathered + new_bytes - self._settings.max_size_bytes
+        new_bytes = sum(len(event.body) + ROW_BYTES for event in events)
+        gathered = sum(len(event.body) + ROW_BYTES for waiting, _ in self._gathered for event in waiting)
+        excess = self.disk.size_bytes() + gathered + new_bytes - self._settings.max_size_bytes
         if not self._open:
             answer.set_exception(OutboxUnavailable("the outbox is closed"))
         elif excess > 0 and (self._settings.when_full == "reject" or new_bytes > self._settings.max_size_bytes):
@@ -150,7 +98,7 @@ class MemoryOutbox:
         return answer
 
     def room(self) -> bool:
-        full = self._used_bytes() >= self._settings.max_size_bytes
+        full = self.disk.size_bytes() >= self._settings.max_size_bytes
         return self._open and not (full and self._settings.when_full == "reject")
 
     def sizes(self, lane: int, limit: int) -> Sequence[int]:
@@ -194,8 +142,8 @@ class MemoryOutbox:
                 self._bury(number, by_seq[seqs[index]], why)
             if delivered:
                 rest = [seq for index, seq in enumerate(seqs) if index not in dead]
-                self._remove(number, rest, "delivered")
-                self._count(delivered=len(rest))
+                self.disk.remove(number, rest, "delivered")
+                self.disk.count(delivered=len(rest))
                 self._metrics.events_delivered.inc(len(rest))
             lane.journal = None
             lane.window, lane.boot_id = window, self._clock.boot_id
@@ -226,7 +174,7 @@ class MemoryOutbox:
     def gauges(self) -> Gauges:
         oldest = min((lane.pending[0].at_ms for lane in self.disk.lanes.values() if lane.pending), default=None)
         return Gauges(
-            bytes=self._used_bytes(),
+            bytes=self.disk.size_bytes(),
             max_bytes=self._settings.max_size_bytes,
             oldest_age_ms=0 if oldest is None else self._now_ms() - oldest,
             writable=self.room(),
@@ -242,22 +190,23 @@ class MemoryOutbox:
 
     async def dead_letters(self, selection: Selection, limit: int, after: int = 0) -> Sequence[DeadLetter]:
         await self._commit_turn()
-        return [letter for letter in self._selected(selection) if letter.id > after][:limit]
+        return [letter for letter in self.disk.selected(selection) if letter.id > after][:limit]
 
     async def requeue(self, selection: Selection, limit: int) -> int:
         await self._commit_turn()
-        chosen = list(self._selected(selection))[:limit]
+        chosen = list(self.disk.selected(selection))[:limit]
         for letter in chosen:
             _, stored = self.disk.dead.pop(letter.id)
-            self._store(stored.event, stored.crc)
-        self._count(requeued=len(chosen), pending=len(chosen))
+            self.disk.store(stored.event, stored.crc, self._now_ms())
+        self.disk.forget_ids(self._settings.dedupe_window)
+        self.disk.count(requeued=len(chosen), pending=len(chosen))
         self._metrics.events_requeued.inc(len(chosen))
         self._tell_all({letter.lane_key for letter in chosen})
         return len(chosen)
 
     async def discard(self, selection: Selection, limit: int) -> int:
         await self._commit_turn()
-        chosen = list(self._selected(selection))[:limit]
+        chosen = list(self.disk.selected(selection))[:limit]
         for letter in chosen:
             del self.disk.dead[letter.id]
         return len(chosen)
@@ -281,59 +230,27 @@ class MemoryOutbox:
     def _commit_gathered(self) -> None:
         gathered, self._gathered = self._gathered, []
         for events, answer in gathered:
-            new_bytes = sum(len(event.body) + _ROW_BYTES for event in events)
+            new_bytes = sum(len(event.body) + ROW_BYTES for event in events)
             if not self._make_room(new_bytes):
                 if not answer.done():
                     answer.set_exception(OutboxFull("the outbox is full, and nothing in it can be dropped now"))
                 continue
-            fresh = 0
+            fresh: list[Event] = []
             for event in events:
                 if event.event_id not in self.disk.states:
-                    self._store(event, crc32(event.body))
-                    fresh += 1
-            self._count(accepted=fresh, pending=fresh)
+                    self.disk.store(event, crc32(event.body), self._now_ms())
+                    fresh.append(event)
+            self.disk.count(accepted=len(fresh), pending=len(fresh))
             if not answer.done():
-                answer.set_result(len(events) - fresh)
-            self._tell_all({event.lane_key for event in events})
+                answer.set_result(len(events) - len(fresh))
+            self._tell_all({event.lane_key for event in fresh})
+        self.disk.forget_ids(self._settings.dedupe_window)
 
     def _refuse_gathered(self) -> None:
         for _, answer in self._gathered:
             if not answer.done():
                 answer.set_exception(OutboxUnavailable("the outbox is closed"))
         self._gathered = []
-
-    def _store(self, event: Event, crc: int) -> None:
-        disk = self.disk
-        number = disk.by_key.get(event.lane_key)
-        if number is None:
-            number, disk.next_lane = disk.next_lane, disk.next_lane + 1
-            disk.lanes[number] = _Lane(event.lane_key)
-            disk.by_key[event.lane_key] = number
-        disk.used_bytes += len(event.body) + _ROW_BYTES
-        disk.lanes[number].pending.append(Stored(disk.next_seq, event, self._now_ms(), crc))
-        disk.lanes[number].body_bytes += len(event.body)
-        disk.states.pop(event.event_id, None)
-        disk.states[event.event_id] = (disk.next_seq, "pending")
-        disk.next_seq += 1
-        while disk.states and next(iter(disk.states.values()))[0] < disk.next_seq - self._settings.dedupe_window:
-            del disk.states[next(iter(disk.states))]
-
-    def _remove(self, number: int, seqs: Iterable[int], state: EventState | None) -> None:
-        gone = set(seqs)
-        lane = self.disk.lanes[number]
-        kept: list[Stored] = []
-        self._count(pending=-len(gone))
-        while gone:
-            stored = lane.pending.popleft()
-            if stored.seq not in gone:
-                kept.append(stored)
-                continue
-            gone.remove(stored.seq)
-            lane.body_bytes -= len(stored.event.body)
-            self.disk.used_bytes -= len(stored.event.body) + _ROW_BYTES
-            if stored.event.event_id in self.disk.states:
-                self.disk.states[stored.event.event_id] = (stored.seq, state)
-        lane.pending.extendleft(reversed(kept))
 
     def _bury(self, number: int, stored: Stored, why: Dead) -> None:
         disk = self.disk
@@ -350,22 +267,22 @@ class MemoryOutbox:
         )
         disk.dead[letter.id] = (letter, stored)
         disk.next_dead += 1
-        self._remove(number, [stored.seq], "dead_lettered")
-        self._count(dead_lettered=1)
+        self.disk.remove(number, [stored.seq], "dead_lettered")
+        self.disk.count(dead_lettered=1)
         self._metrics.events_dead_lettered.labels(why.reason).inc()
         while len(disk.dead) > self._settings.max_dead_letters:
             del disk.dead[next(iter(disk.dead))]
             self._metrics.dead_letters_discarded.inc()
 
     def _make_room(self, new_bytes: int) -> bool:
-        excess = self._used_bytes() + new_bytes - self._settings.max_size_bytes
+        excess = self.disk.size_bytes() + new_bytes - self._settings.max_size_bytes
         if excess <= 0:
             return True
         unwanted: list[tuple[int, Stored]] = []
         for number, stored in sorted(self._droppable(), key=lambda each: each[1].seq):
             if excess <= 0:
                 break
-            excess -= len(stored.event.body) + _ROW_BYTES
+            excess -= len(stored.event.body) + ROW_BYTES
             unwanted.append((number, stored))
         self._drop("size", unwanted)
         return excess <= 0
@@ -378,28 +295,10 @@ class MemoryOutbox:
 
     def _drop(self, reason: DropReason, unwanted: Sequence[tuple[int, Stored]]) -> None:
         for number in {number for number, _ in unwanted}:
-            self._remove(number, [stored.seq for lane, stored in unwanted if lane == number], None)
+            self.disk.remove(number, [stored.seq for lane, stored in unwanted if lane == number], None)
             self._tell(number)
-        self._count(dropped=len(unwanted))
+        self.disk.count(dropped=len(unwanted))
         self._metrics.events_dropped.labels(reason).inc(len(unwanted))
-
-    def _count(self, **by: int) -> None:
-        ledger = self.disk.ledger
-        self.disk.ledger = ledger._replace(**{name: getattr(ledger, name) + more for name, more in by.items()})
-
-    def _used_bytes(self) -> int:
-        return self.disk.used_bytes + sum(len(letter.body) + _ROW_BYTES for letter, _ in self.disk.dead.values())
-
-    def _selected(self, selection: Selection) -> Iterable[DeadLetter]:
-        named = bool(selection.ids) or selection.device_id is not None or selection.reason is not None
-        for letter, _ in list(self.disk.dead.values()):
-            if (
-                (named or selection.all)
-                and (not selection.ids or letter.id in selection.ids)
-                and selection.device_id in (None, letter.lane_key[2])
-                and selection.reason in (None, letter.reason)
-            ):
-                yield letter
 
     def _stamp(self) -> None:
         assert self._time is not None

@@ -172,7 +172,7 @@ class MemoryBox(Box):
         for lane in self._memory.disk.lanes.values():
             for at, stored in enumerate(lane.pending):
                 if stored.event.event_id == event_id(number):
-                    body = bytes([stored.event.body[0] ^ 1]) + stored.event.body[1:]
+                    body = b"\0" + stored.event.body[1:]
                     lane.pending[at] = replace(stored, event=stored.event._replace(body=body))
 
     def rows(self) -> int:
@@ -210,7 +210,7 @@ class SqliteBox(Box):
         database.execute(
             "UPDATE log SET body = CAST(x'00' || substr(body, 2) AS BLOB) WHERE event_id = ?", (event_id(number),)
         )
-        assert database.execute("SELECT changes()").fetchone() == (1,)
+        assert database.execute("SELECT changes()").fetchone() != (0,)
         database.close()
 
     def rows(self) -> int:

@@ -86,12 +86,12 @@ class TestOrder:
         assert (await box.take(4)).bodies == bodies(range(4))
 
     async def test_sizes_are_those_of_the_first_pending_events_in_flight_included(self, box: Box) -> None:
-        for number, size in enumerate((50, 70, 60, 90)):
+        for number, size in enumerate((150, 170, 160, 190)):
             await box.append([number], body_bytes=size)
         await box.take(2)
-        assert list(box.outbox.sizes(box.lanes[TV], 3)) == [50, 70, 60]
+        assert list(box.outbox.sizes(box.lanes[TV], 3)) == [150, 170, 160]
         await box.settle()
-        assert list(box.outbox.sizes(box.lanes[TV], 3)) == [60, 90]
+        assert list(box.outbox.sizes(box.lanes[TV], 3)) == [160, 190]
 
     async def test_a_settle_and_the_next_take_may_share_a_commit(self, box: Box) -> None:
         await box.append(range(6))

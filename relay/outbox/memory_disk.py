@@ -1,0 +1,119 @@
+"""What the outbox in memory keeps through a crash: its disk, as plain lists and dictionaries.
+
+Owns the rows and the ledger, and changes them together; when to change them is `memory`'s.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from relay.event import Event, LaneKey
+from relay.outbox import DeadLetter, EventState, Ledger, Selection
+from relay.outbox.age import Anchor
+
+ROW_BYTES = 64
+"""What an event costs besides its body."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """An event as it is kept; `crc` is of the body it was appended with."""
+
+    seq: int
+    event: Event
+    at_ms: int
+    crc: int
+
+
+@dataclass(slots=True)
+class MemoryLane:
+    key: LaneKey
+    pending: deque[Stored] = field(default_factory=deque)
+    body_bytes: int = 0
+    window: bytes = b""
+    boot_id: str = ""
+    journal: tuple[int, int, list[int]] | None = None
+    """(request, which part of it, the seqs it holds)."""
+
+
+@dataclass(slots=True)
+class Disk:
+    """What a crash does not take."""
+
+    lanes: dict[int, MemoryLane] = field(default_factory=dict)
+    by_key: dict[LaneKey, int] = field(default_factory=dict)
+    used_bytes: int = 0
+    ledger: Ledger = field(default_factory=Ledger)
+    dead: dict[int, tuple[DeadLetter, Stored]] = field(default_factory=dict)
+    states: dict[bytes, tuple[int, EventState | None]] = field(default_factory=dict)
+    """The dedupe window: seq and state by event_id, oldest first."""
+    anchor: Anchor | None = None
+    next_seq: int = 1
+    next_lane: int = 1
+    next_dead: int = 1
+    next_request: int = 1
+
+    def copy(self) -> Disk:
+        return replace(
+            self,
+            lanes={number: replace(lane, pending=lane.pending.copy()) for number, lane in self.lanes.items()},
+            by_key=self.by_key.copy(),
+            dead=self.dead.copy(),
+            states=self.states.copy(),
+        )
+
+    def store(self, event: Event, crc: int, at_ms: int) -> None:
+        number = self.by_key.get(event.lane_key)
+        if number is None:
+            number, self.next_lane = self.next_lane, self.next_lane + 1
+            self.lanes[number] = MemoryLane(event.lane_key)
+            self.by_key[event.lane_key] = number
+        self.used_bytes += len(event.body) + ROW_BYTES
+        self.lanes[number].pending.append(Stored(self.next_seq, event, at_ms, crc))
+        self.lanes[number].body_bytes += len(event.body)
+        self.states.pop(event.event_id, None)
+        self.states[event.event_id] = (self.next_seq, "pending")
+        self.next_seq += 1
+
+    def forget_ids(self, window: int) -> None:
+        """The dedupe window moves once a commit."""
+        states = self.states
+        while states and next(iter(states.values()))[0] < self.next_seq - window:
+            del states[next(iter(states))]
+
+    def remove(self, number: int, seqs: Iterable[int], state: EventState | None) -> None:
+        gone = set(seqs)
+        lane = self.lanes[number]
+        kept: list[Stored] = []
+        self.count(pending=-len(gone))
+        while gone:
+            stored = lane.pending.popleft()
+            if stored.seq not in gone:
+                kept.append(stored)
+                continue
+            gone.remove(stored.seq)
+            lane.body_bytes -= len(stored.event.body)
+            self.used_bytes -= len(stored.event.body) + ROW_BYTES
+            if self.states.get(stored.event.event_id, (0, None))[0] == stored.seq:
+                self.states[stored.event.event_id] = (stored.seq, state)
+        lane.pending.extendleft(reversed(kept))
+
+    def count(self, **by: int) -> None:
+        ledger = self.ledger
+        self.ledger = ledger._replace(**{name: getattr(ledger, name) + more for name, more in by.items()})
+
+    def size_bytes(self) -> int:
+        return self.used_bytes + sum(len(letter.body) + ROW_BYTES for letter, _ in self.dead.values())
+
+    def selected(self, selection: Selection) -> Iterable[DeadLetter]:
+        named = bool(selection.ids) or selection.device_id is not None or selection.reason is not None
+        for letter, _ in list(self.dead.values()):
+            if (
+                (named or selection.all)
+                and (not selection.ids or letter.id in selection.ids)
+                and selection.device_id in (None, letter.lane_key[2])
+                and selection.reason in (None, letter.reason)
+            ):
+                yield letter
