@@ -1,7 +1,7 @@
 """UDP for apps: datagrams become events in the outbox, as many per wake as are there.
 
 asyncio's datagram transport reads one datagram per turn of the loop and lost 40 % at a rate that this
-way of reading took without loss: an own socket, drained per wake into one buffer.
+way of reading took without loss: an own socket, drained per wake by one call of the kernel.
 
 Rules:
 1.  A datagram is kept whole or not at all, and none suffers for another: what one wake read is appended
@@ -30,6 +30,7 @@ from relay.address import format_address, listen_error, parse_address
 from relay.clock import Clock
 from relay.config import Udp
 from relay.event import Event, Reader, Refusal
+from relay.ingest.burst import Burst, burst
 from relay.ingest.guard import Networks
 from relay.ingest.inflate import GZIP_MAGIC, inflate
 from relay.log import Gate
@@ -41,8 +42,6 @@ _DATAGRAMS_PER_WAKE = 64
 _WAKES_AT_STOP = 256
 _MAX_UNCOMMITTED = 10_000
 _PAUSE_S = 0.1
-_BUFFER_BYTES = 65_536
-"""More than a datagram can be (65,507 bytes, RFC 768), so that none is cut."""
 _LOG_INTERVAL_MS = 1_000
 
 _SO_RCVBUFFORCE = 33
@@ -86,7 +85,7 @@ class UdpIngest:
         self._duplicate = metrics.events_duplicate.labels("udp")
         self._rejected = {reason: metrics.events_rejected.labels("udp", reason) for reason in REJECT_REASONS}
         self._dropped = {reason: metrics.udp_datagrams_dropped.labels(reason) for reason in UDP_DROP_REASONS}
-        self._buffer = memoryview(bytearray(_BUFFER_BYTES))
+        self._burst: Burst | None = None
         self._socket: socket.socket | None = None
         self._reading = False
         self._resume: asyncio.TimerHandle | None = None
@@ -107,6 +106,7 @@ class UdpIngest:
             self._socket = _bind(found[0][0], found[0][4])
         except OSError as error:
             raise listen_error(self._settings.listen, error, "udp.listen") from error
+        self._burst = burst(self._socket, _DATAGRAMS_PER_WAKE)
         given = _ask_receive_buffer(self._socket, self._settings.receive_buffer_bytes)
         self._metrics.udp_receive_buffer_bytes.set(given)
         self._read_on()
@@ -161,38 +161,28 @@ class UdpIngest:
 
     def _read_wake(self) -> bool:
         """Drain up to `_DATAGRAMS_PER_WAKE`; False if there is nothing more to read, or no room for it."""
-        assert self._socket is not None
+        assert self._burst is not None
         if not self._outbox.room():
             self._wait_for_room()
             return False
-        receive = self._socket.recvfrom_into
-        wake: list[_Datagram] = []
-        more = True
-        for _ in range(_DATAGRAMS_PER_WAKE):
-            try:
-                size_bytes, sender = receive(self._buffer)
-            except BlockingIOError:
-                more = False
-                break
-            except OSError as error:
-                self._log_bad("the socket failed", str(error))
-                more = False
-                break
-            datagram = self._read_datagram(size_bytes, sender)
-            if datagram is not None:
-                wake.append(datagram)
+        try:
+            read = self._burst()
+        except OSError as error:
+            self._log_bad("the socket failed", str(error))
+            return False
+        wake = [datagram for data, sender in read if (datagram := self._read_datagram(data, sender)) is not None]
         if wake:
             self._append(wake)
-        return more
+        return len(read) == _DATAGRAMS_PER_WAKE
 
-    def _read_datagram(self, size_bytes: int, sender: Any) -> _Datagram | None:
+    def _read_datagram(self, data: bytes, sender: Any) -> _Datagram | None:
         if not self._networks.allows(sender[0]):
             self._drop("network", sender)
             return None
+        size_bytes = len(data)
         if size_bytes > self._max_body_bytes:
             self._drop("truncated", sender)
             return None
-        data = bytes(self._buffer[:size_bytes])
         body = inflate(data, "gzip", self._max_body_bytes) if data[:2] == GZIP_MAGIC else data
         events = (
             self.reader.read_datagram(body)
