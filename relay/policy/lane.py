@@ -28,6 +28,7 @@ class Lane:
         "body_bytes",
         "due",
         "events",
+        "failed_at",
         "failures",
         "grew_at",
         "hold",
@@ -36,6 +37,7 @@ class Lane:
         "key",
         "leftover",
         "listed_empty",
+        "own_trouble",
         "queued",
         "reserved",
         "small",
@@ -63,6 +65,8 @@ class Lane:
         self.grew_at: int | None = None  # first arrival while in flight
         self.listed_empty = False  # among those that may be forgotten one day
         self.failures = 0  # of the batch at the front, in a row
+        self.failed_at: int | None = None  # the latest of them
+        self.own_trouble = False  # others were served between two of them
         self.suspect = 0
         self.small = 0  # outage or poison? probe with at most this many events; 0: no doubt
         self.smaller_served = False  # after failures of a batch, a smaller probe of it got through
@@ -92,11 +96,11 @@ class Lane:
 
     def delivered(self, events: int) -> None:
         """The first `events` events got through."""
-        self.failures = self.alone_tries = 0
-        self.suspect = max(0, self.suspect - events)
+        suspect = max(0, self.suspect - events)
         self.smaller_served = self.small > 0
-        self.small = 0
-        self.alone = False
+        if self.failed_at is not None or self.by_itself():
+            self.forget_doubts()
+        self.suspect = suspect
 
     def refused(self, events: int) -> bool:
         """The upstream refused a request of the first `events` events without a name; True if one is found."""
@@ -106,7 +110,14 @@ class Lane:
     def forget_doubts(self) -> None:
         """The bad event is found and leaves."""
         self.failures = self.alone_tries = self.suspect = self.small = 0
-        self.alone = False
+        self.failed_at = None
+        self.alone = self.own_trouble = False
+
+    def failed_again(self, now: int, served_at: int | None) -> None:
+        """It failed once more; `served_at` is when the route last served anybody: others, if since the last failure."""
+        if self.failed_at is not None and served_at is not None and served_at > self.failed_at:
+            self.own_trouble = True
+        self.failed_at = now
 
     def is_patient(self) -> bool:
         """Too early to look for a bad event."""

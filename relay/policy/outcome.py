@@ -173,15 +173,15 @@ def _limited(case: Case, verdict: RateLimited) -> Judgement:
         lane.window.count(now, limits.window_ms) >= limits.device_per_window
         or verdict.limit == limits.device_per_window
     )
-    odd = not (company or own_limit) and route.others_served(case.lanes, case.sent_at, now)
+    odd = not (company or own_limit) and _theirs(case)
     if odd:
-        route.oddly_limited(lane.id, case.sent_at, now)
+        route.oddly_limited(case.sent_at, now)
     if odd or own_limit:
         lane.failures += 1
         lane.held(now + delay(case.jitter_ms(lane.failures - 1), verdict.asked_ms), "rate_limited")
     else:
         # a request likely counts against its first device: if it is that one's 429, it shows once it travels alone
-        lane.alone |= company
+        lane.alone = True
         attempt = route.limited(verdict.words, case.sent_at, now, _assumed(case, verdict))
         route.limited_until = max(route.limited_until, now + delay(case.jitter_ms(attempt), verdict.asked_ms))
     return Judgement((), "exact" if case.exact else "")
@@ -199,35 +199,56 @@ def _assumed(case: Case, verdict: RateLimited) -> int:
 def _failing(case: Case, verdict: Failing) -> Judgement:
     """No yes and no no: the route is down, or the batch holds an event that brings the upstream down."""
     route, now = case.route, case.now
-    others = route.others_served(case.lanes, case.sent_at, now)
-    lane, events = case.lanes[0]
+    theirs = _theirs(case)
     if len(case.lanes) > 1:
         for lane, _ in case.lanes:
-            lane.failed_in_company(others_served=others)
+            lane.failed_in_company(others_served=theirs)
     else:
-        lane.failed(events, now, others_served=others, served_at=route.served_at)
+        lane, events = case.lanes[0]
+        lane.failed(events, now, others_served=theirs, served_at=route.served_at)
         if events == 1 and lane.is_poisoned(now):
             route.last_error = verdict.words
             return _give_up(lane, GivenUp("poison", verdict.status, verdict.words))
-    return _troubled(case, "backing_off", verdict.words, verdict.asked_ms)
+    return _held(case, theirs, "backing_off", verdict.words, verdict.asked_ms)
 
 
-def _troubled(case: Case, trouble: Trouble, words: str, asked_ms: int | None = None) -> Judgement:
-    """Hold the lanes if others are being served, else the route. An exact request stays so for its first tries."""
+def _troubled(case: Case, trouble: Trouble, words: str) -> Judgement:
+    """The route needs a person, or so it looks from here."""
+    theirs = _theirs(case)
+    if theirs:
+        for lane, _ in case.lanes:
+            lane.failures += 1
+    return _held(case, theirs, trouble, words, None)
+
+
+def _theirs(case: Case) -> bool:
+    """Whether what went wrong is about the request's devices, not about the route; the devices remember it.
+
+    It is theirs if others were served lately, and none failed since; and if others were served between
+    their failures, for as long as anybody is served at all.
+    """
     route, now = case.route, case.now
-    lanes = [lane for lane, _ in case.lanes]
-    if route.others_served(case.lanes, case.sent_at, now):
+    for lane, _ in case.lanes:
+        lane.failed_again(now, route.served_at)
+    theirs = route.others_served([lane.id for lane, _ in case.lanes], case.sent_at, now)
+    if not theirs and route.is_serving(now):
+        theirs = all(lane.own_trouble for lane, _ in case.lanes)
+    route.suspects.update(lane.id for lane, _ in case.lanes if not lane.own_trouble)
+    return theirs
+
+
+def _held(case: Case, theirs: bool, trouble: Trouble, words: str, asked_ms: int | None) -> Judgement:
+    """Hold the lanes or the route. An exact request stays so for its first tries."""
+    route, now = case.route, case.now
+    if theirs:
         route.last_error = words
-        for lane in lanes:
-            if trouble != "backing_off":
-                lane.failures += 1
+        for lane, _ in case.lanes:
             lane.held(now + _pause_ms(case, trouble, lane.failures - 1, asked_ms), trouble)
     else:
         attempt = route.troubled(trouble, words, case.sent_at, now)
         if attempt is not None:
             route.hold = now + _pause_ms(case, trouble, attempt, asked_ms)
-    route.suspects.update(lane.id for lane in lanes)
-    keep = case.exact and all(lane.is_patient() for lane in lanes)
+    keep = case.exact and all(lane.is_patient() for lane, _ in case.lanes)
     return Judgement((), "exact" if keep else "")
 
 

@@ -16,6 +16,7 @@ from relay.policy.lane import Lane
 RouteState = Literal["ok", "backing_off", "rate_limited", "unauthorized", "misconfigured"]
 Trouble = Literal["backing_off", "unauthorized", "misconfigured"]
 _RECENT_MS = 10_000
+_SERVING_MS = 600_000
 
 
 class Route:
@@ -37,6 +38,7 @@ class Route:
         "max_body_bytes",
         "ready",
         "served_at",
+        "served_before",
         "served_lanes",
         "since",
         "strangers",
@@ -63,6 +65,7 @@ class Route:
         self.last_error = ""
         self.served_at: int | None = None
         self.served_lanes: Sequence[int] = ()
+        self.served_before: tuple[Sequence[int], int | None] = ((), None)  # other lanes than those, and when
         self.suspects: set[int] = set()  # lanes that failed since the last success
         self.strangers = 0  # lone events refused by a status not about events, since the last success
         self.ceiling: Ceiling | None = None
@@ -97,6 +100,8 @@ class Route:
 
     def served(self, lanes: Sequence[int], now: int) -> None:
         """It took events of these lanes."""
+        if lanes != self.served_lanes:
+            self.served_before = (self.served_lanes, self.served_at)
         self.served_at = now
         self.served_lanes = lanes
         self.suspects.clear()
@@ -112,12 +117,24 @@ class Route:
             self.hold = 0
             self.since = now
 
-    def others_served(self, lanes: Sequence[tuple[Lane, int]], sent_at: int, now: int) -> bool:
-        """Whether an odd answer is about these lanes: others were served lately, and none failed since."""
-        ids = {lane.id for lane, _ in lanes}
-        if self.served_at is None or ids.issuperset(self.served_lanes) or self.suspects - ids:
+    def others_served(self, lanes: Sequence[int], sent_at: int, now: int) -> bool:
+        """Whether others were served lately, and none of them failed since."""
+        ids = set(lanes)
+        if self.suspects - ids:
             return False
-        return self.served_at >= min(sent_at, now - _RECENT_MS)
+        served = (self.served_lanes, self.served_at) if not ids.issuperset(self.served_lanes) else self.served_before
+        return served[1] is not None and served[1] >= min(sent_at, now - _RECENT_MS)
+
+    def is_serving(self, now: int) -> bool:
+        """Whether anybody was served in the last minutes."""
+        return self.served_at is not None and self.served_at >= now - _SERVING_MS
+
+    def prefer_unfailed(self) -> None:
+        """A lane without failures comes next, if one is ready: the better probe."""
+        for _ in range(len(self.ready)):
+            if not self.ready[0].failures:
+                return
+            self.ready.rotate(-1)
 
     def troubled(self, trouble: Trouble, words: str, sent_at: int, now: int) -> int | None:
         """It fails as a whole. Returns how many times in a row it did before; None if this is old news.
@@ -152,9 +169,8 @@ class Route:
             self.limited_from = now
         return attempt
 
-    def oddly_limited(self, lane: int, sent_at: int, now: int) -> None:
+    def oddly_limited(self, sent_at: int, now: int) -> None:
         """A 429 to one device below its own limit, while others are served."""
-        self.suspects.add(lane)
         if self.ceiling:
             self.ceiling.doubted(sent_at, now)
 

@@ -170,6 +170,8 @@ class Schedule:
         if free_at > now:
             self._timers.wake(route, free_at)
             return None
+        if route.trouble:
+            route.prefer_unfailed()
         chosen = self._exact(route, now) if route.exact else []
         exact = bool(chosen)
         chosen = chosen or self._company(route, now)

@@ -23,6 +23,7 @@ from relay.metrics import Metrics
 from relay.outbox import DeadLetter, Part, Selection
 from relay.outbox.memory import MemoryOutbox
 from relay.policy.limits import Limits
+from relay.policy.route import RouteState
 from relay.policy.schedule import Schedule
 from relay.tasks import Tasks
 
@@ -124,6 +125,8 @@ class World:
         self.crashes = 0
         self.starts: list[Start] = []
         self.ended_at = 0
+        self.states: dict[int, RouteState] = {}
+        """Of the routes at the end."""
         self.dead_letters: Sequence[DeadLetter] = ()
         self.outbox = MemoryOutbox(OutboxSettings(), self.clock)
         self.relay: Relay | None = None
@@ -180,6 +183,8 @@ class World:
         await asyncio.sleep(1.0)
         self.dead_letters = await self.outbox.dead_letters(Selection(all=True), 1_000_000)
         self.ended_at = self.clock.true_ms()
+        assert self.relay
+        self.states = {view.tenant_id: view.state for view in self.relay.schedule.routes(self.clock.monotonic_ms())}
         self.trace("end", self.ended_at, self.outbox.ledger())
 
     def _waiting(self, device: Device) -> int:
@@ -225,8 +230,8 @@ class World:
         """kill -9: what is on disk is all that is left."""
         assert self.relay
         now = self.clock.true_ms()
-        unsettled = [a for a in self.upstream.arrivals[-1000:] if a.returned_at and a.returned_at >= now - _SETTLING_MS]
-        self.in_doubt.update(id(arrival) for arrival in unsettled)
+        latest = self.upstream.sent[-1000:]
+        self.in_doubt.update(id(one) for one in latest if one.returned_at and one.returned_at >= now - _SETTLING_MS)
         self.crashes += 1
         relay, self.relay = self.relay, None
         self.outbox = self.outbox.crashed()

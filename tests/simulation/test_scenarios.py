@@ -1,0 +1,312 @@
+"""Troubles that have a name, each lived through by the real schedule and forwarder in virtual time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from math import ceil, log2
+from random import Random
+from typing import Literal
+
+import pytest
+
+from tests.simulation.checks import arrivals_by_device, check_all, dead
+from tests.simulation.upstream import Flaw, Spell
+from tests.simulation.virtual import run
+from tests.simulation.world import HOUR_MS, LIMITS, MINUTE_MS, Crash, Device, Plan, World
+
+SEED = 1
+SMALL_BATCHES = replace(LIMITS, max_events=5)
+PATIENCE_MS = LIMITS.linger_ms + 3_000
+"""What an event of an undisturbed device waits at most: linger, and a request before it."""
+
+
+def lived(plan: Plan, seed: int = SEED) -> World:
+    world = World(plan, seed)
+    run(world.live())
+    check_all(world)
+    return world
+
+
+def polite(count: int, *, first: int = 0, gap_ms: int = MINUTE_MS, tenant: int = 1) -> list[Device]:
+    return [Device(first + i, tenant=tenant, gap_ms=gap_ms) for i in range(count)]
+
+
+def waits_ms(world: World, numbers: range, since: int = 0) -> list[int]:
+    """From each event's 202 to when the upstream took it, shortest first; of events accepted before the peace."""
+    return sorted(
+        world.upstream.taken[key][0].at - at
+        for key, at in world.offered_at.items()
+        if key[0] in numbers and since <= at < world.plan.duration_ms
+    )
+
+
+def longest_wait_ms(world: World, numbers: range, since: int = 0) -> int:
+    return waits_ms(world, numbers, since)[-1]
+
+
+def flawed_at(flaw: Flaw, *numbers: int) -> Callable[[int], Flaw]:
+    return lambda n: flaw if n in numbers else ""
+
+
+# -- a route in trouble
+
+
+@pytest.mark.parametrize("kind", ["401", "404"], ids=["wrong key", "wrong URL"])
+def test_what_needs_a_person_is_probed_slowly_keeps_everything_and_heals(kind: str) -> None:
+    since, until = 10 * MINUTE_MS, 190 * MINUTE_MS
+    world = lived(Plan(polite(20), duration_ms=4 * HOUR_MS, spells=[Spell(kind, since, until)]))
+
+    tried = [request for request in world.upstream.sent if since <= request.sent_at < until]
+    assert len(tried) <= LIMITS.max_in_flight + 5 + (until - since) // (5 * MINUTE_MS)
+    assert dead(world) == set()
+    after = [request.at for request in world.upstream.arrivals if request.at > until]
+    assert after[0] - until <= 5 * MINUTE_MS
+    assert longest_wait_ms(world, range(20), since=until + 6 * MINUTE_MS) <= PATIENCE_MS
+
+
+@pytest.mark.parametrize("kind", ["refused", "503", "blackhole"])
+def test_a_dead_upstream_is_tried_rarely_and_everything_is_delivered_when_it_is_back(kind: str) -> None:
+    since, until = 10 * MINUTE_MS, 70 * MINUTE_MS
+    world = lived(Plan(polite(50), duration_ms=2 * HOUR_MS, spells=[Spell(kind, since, until)]))
+
+    tried = [request for request in world.upstream.sent if since <= request.sent_at < until]
+    assert 12 <= len(tried) <= 80
+    assert dead(world) == set()
+    assert longest_wait_ms(world, range(50), since=until + 6 * MINUTE_MS) <= PATIENCE_MS
+
+
+def test_outages_of_hours_give_nothing_up() -> None:
+    """Long ones, short ones, one right after the other, some devices with a single event."""
+    rng = Random(SEED)
+    spells = [Spell("503", at * MINUTE_MS, at * MINUTE_MS + rng.randrange(3_000, 40_000)) for at in range(5, 60, 2)]
+    spells += [Spell("503", HOUR_MS, 7 * HOUR_MS), Spell("blackhole", 8 * HOUR_MS, 14 * HOUR_MS)]
+    devices = [*polite(10), *polite(5, first=10, gap_ms=8 * HOUR_MS), Device(20, backlog=2_000, gap_ms=HOUR_MS)]
+    world = lived(Plan(devices, duration_ms=15 * HOUR_MS, spells=spells))
+
+    assert dead(world) == set()
+
+
+def test_a_tenant_with_a_bad_key_does_not_disturb_the_other() -> None:
+    spell = Spell("401", 10 * MINUTE_MS, 3 * HOUR_MS, tenant=2)
+    devices = [*polite(20, tenant=1), *polite(20, first=100, tenant=2)]
+    world = lived(Plan(devices, duration_ms=4 * HOUR_MS, spells=[spell]))
+
+    assert longest_wait_ms(world, range(20)) <= PATIENCE_MS
+    assert longest_wait_ms(world, range(100, 120), since=spell.until + 6 * MINUTE_MS) <= PATIENCE_MS
+
+
+def test_a_tenant_whose_upstream_swallows_everything_does_not_disturb_the_other() -> None:
+    spell = Spell("blackhole", 10 * MINUTE_MS, 2 * HOUR_MS, tenant=2)
+    devices = [*polite(20, tenant=1), *polite(50, first=100, tenant=2, gap_ms=10_000)]
+    world = lived(Plan(devices, duration_ms=2 * HOUR_MS, spells=[spell]))
+
+    assert longest_wait_ms(world, range(20)) <= PATIENCE_MS
+
+
+# -- poison
+
+
+@pytest.mark.parametrize(("flaw", "requests"), [("named", 2), ("unnamed", 2 * ceil(log2(500)) + 2)])
+def test_one_bad_event_among_500_is_found_within_the_same_budget(flaw: Flaw, requests: int) -> None:
+    device = Device(1, backlog=500, gap_ms=10 * HOUR_MS, flaw=flawed_at(flaw, 321))
+    world = lived(Plan([device], duration_ms=5 * MINUTE_MS))
+
+    assert dead(world) == {(1, 321)}
+    assert len([request for request in world.upstream.sent if request.events[0].device == 1]) <= requests
+
+
+def test_an_event_that_brings_the_upstream_down_is_given_up_late_and_disturbs_nobody() -> None:
+    device = Device(1, backlog=500, gap_ms=MINUTE_MS, flaw=flawed_at("crash", 321))
+    world = lived(Plan([device, *polite(20, first=100)], duration_ms=4 * HOUR_MS))
+
+    assert dead(world) == {(1, 321)}
+    (letter,) = world.dead_letters
+    assert (letter.reason, letter.status) == ("poison", 500)
+    alone = world.upstream.tries[(1, 321)]
+    assert len(alone) >= 10
+    assert alone[-1] - alone[0] >= 10 * MINUTE_MS
+    assert longest_wait_ms(world, range(100, 120)) <= PATIENCE_MS
+
+
+def test_ten_devices_with_such_events_hold_up_the_others_for_seconds_at_most() -> None:
+    devices = [Device(i, gap_ms=20_000, flaw=lambda n: "crash" if n % 20 == 7 else "") for i in range(10)]
+    world = lived(Plan([*devices, *polite(40, first=100)], duration_ms=2 * HOUR_MS, drain_ms=48 * HOUR_MS))
+
+    assert longest_wait_ms(world, range(100, 140)) <= PATIENCE_MS
+
+
+def test_such_an_event_is_not_given_up_for_failures_in_an_outage() -> None:
+    """Nine of its ten tries fall into an outage: they do not count."""
+    device = Device(1, gap_ms=30 * HOUR_MS, backlog=1, flaw=flawed_at("crash", 0))
+    spell = Spell("503", MINUTE_MS, 5 * HOUR_MS)
+    world = lived(Plan([device, *polite(5, first=100)], duration_ms=8 * HOUR_MS, spells=[spell]))
+
+    assert dead(world) == {(1, 0)}
+    before_and_after = [at for at in world.upstream.tries[(1, 0)] if not spell.since <= at < spell.until]
+    assert len(before_and_after) >= 9
+
+
+# -- limits
+
+
+def test_draining_uses_what_the_device_limit_allows_without_one_429() -> None:
+    windows = 20
+    device = Device(1, backlog=(windows + 2) * 120 * SMALL_BATCHES.max_events, gap_ms=10 * HOUR_MS)
+    world = lived(Plan([device], duration_ms=windows * MINUTE_MS, limits=SMALL_BATCHES, latency_ms=(5, 50)))
+
+    arrivals = [request for request in world.upstream.arrivals if request.at < windows * MINUTE_MS]
+    assert all(request.status == 202 for request in arrivals)
+    assert len(arrivals) >= 0.99 * 120 * windows
+
+
+def test_the_device_limit_holds_across_restarts_in_the_same_and_in_another_boot() -> None:
+    device = Device(1, backlog=20_000, gap_ms=10 * HOUR_MS)
+    crashes = [Crash(5_000 + 17_000 * i, down_ms=500, reboot=i % 3 == 2) for i in range(30)]
+    world = lived(Plan([device], duration_ms=10 * MINUTE_MS, limits=SMALL_BATCHES, crashes=crashes))
+
+    assert world.crashes == 30
+    assert all(request.status == 202 for request in world.upstream.arrivals)
+
+
+@pytest.mark.parametrize("says_retry_after", [True, False])
+def test_a_shared_ceiling_nobody_told_of_is_found_and_used(says_retry_after: bool) -> None:
+    """Fifty devices behind 20 requests a minute: from the third window on at least 18 of them, and 1 in 20 a 429."""
+    windows = 60
+    devices = [Device(i, backlog=200, gap_ms=10 * HOUR_MS) for i in range(50)]
+    plan = Plan(
+        devices,
+        duration_ms=windows * MINUTE_MS,
+        limits=SMALL_BATCHES,
+        ip_limit=20,
+        says_retry_after=says_retry_after,
+        drain_ms=24 * HOUR_MS,
+    )
+    world = lived(plan)
+
+    later = [r for r in world.upstream.arrivals if 3 * MINUTE_MS <= r.at < windows * MINUTE_MS]
+    refused = sum(request.status == 429 for request in later)
+    assert len(later) - refused >= 0.9 * 20 * (windows - 3)
+    assert refused <= len(later) / 20
+
+
+@pytest.mark.parametrize("mix", ["when_ip_limited", "always"])
+def test_under_a_shared_ceiling_devices_share_requests_and_wait_for_seconds(
+    mix: Literal["when_ip_limited", "always"],
+) -> None:
+    """Each alone would need three hundred requests a minute, where twenty are allowed."""
+    plan = Plan(polite(50, gap_ms=10_000), duration_ms=HOUR_MS, limits=replace(LIMITS, mix_devices=mix), ip_limit=20)
+    world = lived(plan)
+
+    later = [r for r in world.upstream.arrivals if 3 * MINUTE_MS <= r.at < HOUR_MS]
+    assert sum(request.status == 429 for request in later) <= len(later) / 20
+    waits = waits_ms(world, range(50), since=3 * MINUTE_MS)
+    assert waits[len(waits) * 99 // 100] <= 20_000
+
+
+def test_a_second_relay_behind_the_same_address_is_made_room_for() -> None:
+    """Half of the ceiling goes to somebody else from the first hour on."""
+    devices = [Device(i, backlog=400, gap_ms=10 * HOUR_MS) for i in range(50)]
+
+    def share(world: World) -> None:
+        assert world.upstream.ip_limiter
+        world.upstream.ip_limiter.limit = 10
+
+    plan = Plan(
+        devices,
+        duration_ms=2 * HOUR_MS,
+        limits=SMALL_BATCHES,
+        ip_limit=20,
+        acts=[(HOUR_MS, share)],
+        drain_ms=24 * HOUR_MS,
+    )
+    world = lived(plan)
+
+    later = [r for r in world.upstream.arrivals if HOUR_MS + 10 * MINUTE_MS <= r.at < 2 * HOUR_MS]
+    refused = sum(request.status == 429 for request in later)
+    assert len(later) - refused >= 0.9 * 10 * 50
+    assert refused <= len(later) / 20
+
+
+def test_when_the_shared_ceiling_goes_away_the_pace_comes_back() -> None:
+    devices = polite(50, gap_ms=20_000)
+
+    def lift(world: World) -> None:
+        world.upstream.ip_limiter = None
+
+    plan = Plan(devices, duration_ms=3 * HOUR_MS, ip_limit=20, acts=[(HOUR_MS, lift)])
+    world = lived(plan)
+
+    assert longest_wait_ms(world, range(50), since=HOUR_MS + 90 * MINUTE_MS) <= PATIENCE_MS
+    assert world.states == {1: "ok"}
+
+
+def test_an_hour_of_nothing_but_429_is_recovered_from_within_the_hour() -> None:
+    devices = polite(50, gap_ms=5 * MINUTE_MS)
+
+    def close(world: World) -> None:
+        assert world.upstream.ip_limiter
+        world.upstream.ip_limiter.limit = 0
+
+    def open_again(world: World) -> None:
+        assert world.upstream.ip_limiter
+        world.upstream.ip_limiter.limit = 1_000
+
+    acts = [(10 * MINUTE_MS, close), (70 * MINUTE_MS, open_again)]
+    world = lived(Plan(devices, duration_ms=3 * HOUR_MS, ip_limit=1_000, says_retry_after=False, acts=acts))
+
+    tried = [r for r in world.upstream.arrivals if 10 * MINUTE_MS <= r.at < 70 * MINUTE_MS]
+    assert len(tried) <= 40
+    assert longest_wait_ms(world, range(50), since=130 * MINUTE_MS) <= MINUTE_MS
+
+
+# -- neighbours
+
+
+def test_a_device_that_is_throttled_by_itself_does_not_delay_the_others() -> None:
+    spell = Spell("429 device", 5 * MINUTE_MS, 2 * HOUR_MS, devices=frozenset({1}))
+    devices = [Device(1, gap_ms=5_000), *polite(30, first=100)]
+    world = lived(Plan(devices, duration_ms=150 * MINUTE_MS, spells=[spell]))
+
+    assert longest_wait_ms(world, range(100, 130)) <= PATIENCE_MS
+
+
+def test_a_device_that_floods_does_not_delay_the_others() -> None:
+    hog = Device(1, backlog=20_000, gap_ms=1_000, burst=10)
+    world = lived(Plan([hog, *polite(30, first=100)], duration_ms=20 * MINUTE_MS))
+
+    assert longest_wait_ms(world, range(100, 130)) <= PATIENCE_MS
+
+
+def test_devices_at_their_own_limit_do_not_delay_the_others() -> None:
+    hogs = [Device(i, backlog=3_000, gap_ms=10 * HOUR_MS) for i in range(10)]
+    plan = Plan([*hogs, *polite(30, first=100)], duration_ms=5 * MINUTE_MS, limits=SMALL_BATCHES)
+    world = lived(plan)
+
+    assert longest_wait_ms(world, range(100, 130)) <= PATIENCE_MS
+    assert max(map(len, arrivals_by_device(world.upstream.arrivals).values())) > 120
+
+
+# -- crashes
+
+
+def test_what_was_in_flight_at_a_crash_is_sent_again_first_just_so() -> None:
+    devices = [Device(i, backlog=300, gap_ms=30_000) for i in range(20)]
+    crashes = [Crash(at) for at in (3_000, 60_000, 200_000)]
+    world = lived(Plan(devices, duration_ms=10 * MINUTE_MS, crashes=crashes, latency_ms=(1_000, 4_000)))
+
+    assert all(start.unsettled for start in world.starts[1:])
+    twice = [key for key, requests in world.upstream.taken.items() if len(requests) > 1]
+    assert twice, "nothing was in flight: the scenario proves nothing"
+    journalled = {key for start in world.starts for request in start.unsettled for key in request}
+    assert set(twice) <= journalled
+
+
+def test_lost_answers_are_the_only_duplicates_without_a_crash() -> None:
+    spell = Spell("lossy", MINUTE_MS, 20 * MINUTE_MS)
+    world = lived(Plan(polite(20, gap_ms=10_000), duration_ms=30 * MINUTE_MS, spells=[spell]))
+
+    twice = {key for key, requests in world.upstream.taken.items() if len(requests) > 1}
+    assert twice
+    lost = {key for request in world.upstream.arrivals if request.returned_at is None for key in request.keys}
+    assert twice <= lost
