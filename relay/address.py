@@ -1,8 +1,13 @@
-"""Addresses as the configuration writes them: "127.0.0.1:8080", "[::1]:8080", "localhost:8080"."""
+"""Addresses: as the configuration writes them ("127.0.0.1:8080", "[::1]:8080"), and which ones are this machine.
+
+What is this machine decides who may operate and whose datagrams are heard, so it is decided here once:
+127.0.0.0/8, ::1, their form on a dual-stack socket, and whoever comes over a unix socket. No name is looked up.
+"""
 
 from __future__ import annotations
 
 import re
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
 _ADDRESS = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.%\w]+)\]|(?P<host>[^\s:\[\]]+)):(?P<port>[0-9]{1,5})")
@@ -33,3 +38,20 @@ def listen_error(address: str, cause: OSError, setting: str) -> ListenError:
     return ListenError(
         f"cannot listen on {address}: {cause.strerror or cause}; stop what else listens there or change {setting}"
     )
+
+
+def ip_of(text: str) -> IPv4Address | IPv6Address | None:
+    """The IP address in a text; one that a dual-stack socket maps into IPv6 is the IPv4 address; a zone is ignored."""
+    try:
+        ip = ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    return ip.ipv4_mapped or ip if isinstance(ip, IPv6Address) else ip
+
+
+def is_loopback_peer(peername: object) -> bool:
+    """Whether a transport's `peername` is on this machine: a unix socket's (text) is, an unknown one (None) is not."""
+    if isinstance(peername, tuple):
+        ip = ip_of(peername[0])
+        return ip is not None and ip.is_loopback
+    return isinstance(peername, str | bytes)

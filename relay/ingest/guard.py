@@ -16,16 +16,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from typing import NamedTuple
+
+from relay.address import ip_of
 
 EVENTS_API = "/v1/"
 """Allowed origins are served below this path and nowhere else: they may post, not operate."""
 
 _CACHED_DECISIONS = 1024
 _HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[^\s:@/\\?#\[\]]+)(?::[0-9]{0,5})?")
-_LOOPBACK_V4 = IPv4Network("127.0.0.0/8")
-_LOOPBACK_V6 = IPv6Address("::1")
 
 
 class Admitted(NamedTuple):
@@ -100,20 +100,12 @@ class Networks:
         """`address` as a socket names its peer, without the port."""
         allowed = self._decisions.get(address)
         if allowed is None:
-            ip = _ip(address)
-            allowed = ip is not None and (_is_loopback_ip(ip) or any(_within(ip, network) for network in self._allowed))
+            ip = ip_of(address)
+            allowed = ip is not None and (ip.is_loopback or any(_within(ip, network) for network in self._allowed))
             if len(self._decisions) >= _CACHED_DECISIONS:
                 self._decisions.clear()
             self._decisions[address] = allowed
         return allowed
-
-
-def is_loopback_peer(peername: object) -> bool:
-    """Whether a transport's `peername` is on this machine: a unix socket's (text) is, an unknown one (None) is not."""
-    if isinstance(peername, tuple):
-        ip = _ip(peername[0])
-        return ip is not None and _is_loopback_ip(ip)
-    return isinstance(peername, str | bytes)
 
 
 def _host_name(host: str) -> str | None:
@@ -125,22 +117,9 @@ def _host_name(host: str) -> str | None:
 def _is_loopback_name(name: str) -> bool:
     if name == "localhost":
         return True
-    ip = _ip(name.removeprefix("[").removesuffix("]"))
-    return ip is not None and _is_loopback_ip(ip)
-
-
-def _is_loopback_ip(ip: IPv4Address | IPv6Address) -> bool:
-    return ip in _LOOPBACK_V4 if isinstance(ip, IPv4Address) else ip == _LOOPBACK_V6
+    ip = ip_of(name.removeprefix("[").removesuffix("]"))
+    return ip is not None and ip.is_loopback
 
 
 def _within(ip: IPv4Address | IPv6Address, network: IPv4Network | IPv6Network) -> bool:
     return ip.version == network.version and ip in network
-
-
-def _ip(text: str) -> IPv4Address | IPv6Address | None:
-    """An IPv4 address that a dual-stack socket maps into IPv6 is the IPv4 address; a zone is ignored."""
-    try:
-        ip = ip_address(text.partition("%")[0])
-    except ValueError:
-        return None
-    return ip.ipv4_mapped or ip if isinstance(ip, IPv6Address) else ip

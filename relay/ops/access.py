@@ -9,10 +9,10 @@ refused here once more.
 from __future__ import annotations
 
 import hmac
-from ipaddress import IPv6Address, ip_address
 
 from aiohttp import hdrs, web
 
+from relay.address import is_loopback_peer
 from relay.ops.answer import Refused
 from relay.secret import Secret
 
@@ -21,20 +21,10 @@ def require_allowed(request: web.BaseRequest, token: Secret | None) -> None:
     """Raise Refused (401, 403, 415) unless this request may change state or see event bodies."""
     if token is not None:
         _require_token(request, token)
-    elif not is_local(request.get_extra_info("peername")):
+    elif not is_loopback_peer(request.get_extra_info("peername")):
         raise Refused(403, "only peers on this machine may do this, unless ops.token_file is set")
     if request.method == hdrs.METH_POST and request.content_type != "application/json":
         raise Refused(415, "send Content-Type: application/json")
-
-
-def is_local(peername: object) -> bool:
-    """Whether a transport's `peername` is on this machine: loopback, or a unix socket's, which is text."""
-    if not isinstance(peername, tuple):
-        return isinstance(peername, str | bytes)
-    address = ip_address(peername[0])
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
-    return address.is_loopback
 
 
 def _require_token(request: web.BaseRequest, token: Secret) -> None:

@@ -12,7 +12,6 @@ from aiohttp import ClientSession, UnixConnector, web
 from aiohttp.test_utils import make_mocked_request
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as read_text
-from relay.ops.access import is_local
 from relay.outbox import Gauges
 from relay.policy.schedule import RouteView
 from relay.secret import Secret
@@ -208,23 +207,6 @@ class TestAccess:
 
         assert (await served.ops.handle(request)).status == 403
         assert served.control.flushes == 0
-
-    @pytest.mark.parametrize(
-        ("peername", "local"),
-        [
-            (("127.0.0.1", 50_000), True),
-            (("127.8.9.1", 50_000), True),
-            (("::1", 50_000, 0, 0), True),
-            (("::ffff:127.0.0.1", 50_000, 0, 0), True),
-            ("", True),
-            (("192.168.1.7", 50_000), False),
-            (("::ffff:192.168.1.7", 50_000, 0, 0), False),
-            (("fe80::1%eth0", 50_000, 0, 2), False),
-            (None, False),
-        ],
-    )
-    async def test_this_machine_is_loopback_and_unix_sockets(self, peername: object, local: bool) -> None:
-        assert is_local(peername) is local
 
     @pytest.mark.parametrize(
         "content_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", ""]
