@@ -253,6 +253,8 @@ class Connection(RequestHandler):
         return self._waiter is not None and not self._waiter.done()
 
     def _answer_and_close(self, answer: Answer) -> None:
+        if self._current_request is not None:
+            answer = self._listener.readable(answer, self._current_request)
         if self.transport is not None:
             self.transport.write(answer.raw)
         self.force_close()

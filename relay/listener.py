@@ -181,6 +181,11 @@ class Listener:
             _log.error("a request handler failed", exc_info=bug)
         return _BUG
 
+    def readable(self, answer: Answer, request: web.BaseRequest) -> Answer:
+        """An answer made in the handler's stead, so that the page that asked may read it."""
+        path, authority = _target(request)
+        return _readable(answer, self._admission(path, authority, request.headers))
+
     # --- one request
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -201,10 +206,7 @@ class Listener:
         version = request.version
         if version not in (HttpVersion11, HttpVersion10):
             return self.unparsable("wrong version")
-        path, authority = request.raw_path, None
-        if path[:1] != "/":
-            path = request.rel_url.raw_path
-            authority = request.url.raw_authority if request.url.absolute else None
+        path, authority = _target(request)
         decision = self._admission(path, authority, request.headers)
         if isinstance(decision, Forbidden):
             if request.method == "POST":
@@ -216,14 +218,12 @@ class Listener:
         except (web.HTTPException, ConnectionResetError):
             raise
         except (RequestPayloadError, HttpProcessingError) as error:
-            return self.unparsable(str(error))
+            answer = self.unparsable(str(error))
         except Exception as error:
             if isinstance(error, OSError | RuntimeError) and request.transport is None:
                 raise ConnectionResetError("the client left") from error
             answer = self.failed(error)
-        if decision.cors_origin and isinstance(answer, Answer):
-            return answer.with_headers((("Access-Control-Allow-Origin", decision.cors_origin), ("Vary", "Origin")))
-        return answer
+        return _readable(answer, decision) if isinstance(answer, Answer) else answer
 
     def _admission(self, path: str, authority: str | None, headers: Mapping[str, str]) -> Admitted | Forbidden:
         return self._guard.check(
@@ -255,6 +255,21 @@ class Listener:
             if os.stat(self._settings.unix_socket).st_ino == self._unix_inode:
                 os.unlink(self._settings.unix_socket)
         self._unix_inode = None
+
+
+def _target(request: web.BaseRequest) -> tuple[str, str | None]:
+    """Path and authority of a request's target; without an authority (None) it is a path."""
+    path = request.raw_path
+    if path[:1] == "/":
+        return path, None
+    return request.rel_url.raw_path, request.url.raw_authority if request.url.absolute else None
+
+
+def _readable(answer: Answer, decision: Admitted | Forbidden) -> Answer:
+    """With the CORS headers that the decision allows."""
+    if isinstance(decision, Forbidden) or not decision.cors_origin:
+        return answer
+    return answer.with_headers((("Access-Control-Allow-Origin", decision.cors_origin), ("Vary", "Origin")))
 
 
 def _sockets(server: asyncio.AbstractServer) -> tuple[socket.socket, ...]:

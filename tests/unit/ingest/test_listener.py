@@ -252,6 +252,20 @@ async def test_a_slow_client_is_answered_408_and_closed(sent: bytes) -> None:
         await until(lambda: served.count("http_connections") == 0)
 
 
+async def test_a_page_may_read_why_its_slow_request_was_ended() -> None:
+    origin = "http://box.example"
+    async with Served(allowed_origins=[origin], request_timeout_ms=1_000) as served:
+        client = await served.connect()
+        begun = post(BODY, f"Origin: {origin}")[:-1]
+        client.send(begun)
+        await arrived(served, begun)
+        served.pass_time(1_000)
+        answer = await client.answer()
+    assert answer.status == 408
+    assert answer.headers["access-control-allow-origin"] == origin
+    assert answer.headers["vary"] == "Origin"
+
+
 @pytest.mark.parametrize(
     "start", [b"POST /", HEAD, HEAD + b"Content-Length: 100\r\n\r\n"], ids=["line", "headers", "body"]
 )
