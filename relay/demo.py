@@ -68,7 +68,7 @@ async def _demo(directory: Path, devices: int, seconds: int | None) -> int:
 def _settings(url: str, directory: Path) -> Settings:
     route = Route(url, Secret(_KEY))
     return Settings(
-        upstream=Upstream(default=route, tenants={}, key_files=()),
+        upstream=Upstream(default=route, tenants={}),
         http=Http(listen=_free(Http().listen, socket.SOCK_STREAM)),
         udp=Udp(listen=_free(Udp().listen, socket.SOCK_DGRAM)),
         defaults=Defaults(),

@@ -1,6 +1,10 @@
-"""A value that must not be seen: it prints as a mask, and only `reveal` gives it away."""
+"""A value that must not be seen: it prints as a mask, and only `reveal` gives it away. And the files it lies in."""
 
 from __future__ import annotations
+
+import stat
+from collections.abc import Iterable
+from pathlib import Path
 
 MASK = "********"
 
@@ -29,3 +33,28 @@ class Secret:
 
     def __reduce__(self) -> tuple[type[Secret], tuple[str]]:
         raise TypeError("a secret is not pickled")
+
+
+def exposed(files: Iterable[Path]) -> list[str]:
+    """A sentence for each file that others than its owner can read; those that are not there are passed over.
+
+    A directory that others cannot enter protects what lies in it, whatever the file's mode: systemd's credentials.
+    """
+    return [
+        f"{path} can be read by others than its owner (mode {mode:04o}): chmod 600 {path}"
+        for path in files
+        if (mode := _mode(path)) & _readers(_mode(path.absolute().parent))
+    ]
+
+
+def _readers(directory_mode: int) -> int:
+    """The read bits of those, besides the owner, who may enter the directory."""
+    group = stat.S_IRGRP if directory_mode & stat.S_IXGRP else 0
+    return group | (stat.S_IROTH if directory_mode & stat.S_IXOTH else 0)
+
+
+def _mode(path: Path) -> int:
+    try:
+        return stat.S_IMODE(path.stat().st_mode)
+    except OSError:
+        return 0

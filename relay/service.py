@@ -51,6 +51,7 @@ from relay.outbox import OutboxError
 from relay.outbox.sqlite import SQLITE_VERSION, SqliteOutbox
 from relay.policy.limits import Limits
 from relay.policy.schedule import Schedule
+from relay.secret import exposed
 from relay.tasks import PartDied, Tasks
 
 EXIT_OK, EXIT_DIED = 0, 1
@@ -110,6 +111,7 @@ class Service:
             await self._stop_listening()
             await self.outbox.close()
             raise
+        _warn_of_exposed(self.settings)
         self._forwarding = self._tasks.start("forwarder", self._load_and_forward())
         self._tasks.start("housekeeping", self._forwarder.keep_house())
         self._tasks.start("watch", self._watch())
@@ -175,6 +177,7 @@ class Service:
         reader = self._reader(settings)
         self._http.reader = self._udp.reader = reader
         self.settings = settings
+        _warn_of_exposed(settings)
         self._forwarder.probe()
         self.metrics.config_last_reload_successful.set(1)
         _log.info("configuration applied", changed=[key for key in changed if key not in waits], needs_restart=waits)
@@ -339,10 +342,15 @@ def _loop_error(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     _log.error("event loop", problem=context.get("message", ""), error=f"{type(error).__name__}: {error}")
 
 
+def _warn_of_exposed(settings: Settings) -> None:
+    for problem in exposed(settings.secret_files):
+        _log.warning("a secret is exposed", problem=problem)
+
+
 def _fingerprint(settings: Settings) -> list[tuple[int, ...]]:
-    """What tells whether a key file was changed or replaced; a missing one is a value too."""
+    """What tells whether a secret's file was changed or replaced; a missing one is a value too."""
     prints: list[tuple[int, ...]] = []
-    for path in settings.upstream.key_files:
+    for path in settings.secret_files:
         try:
             at = path.stat()
             prints.append((at.st_ino, at.st_mtime_ns, at.st_size))

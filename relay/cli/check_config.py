@@ -18,6 +18,7 @@ import click
 from relay.cli.common import config_option
 from relay.cli.exits import CONFIG_WRONG, FAILED, Failed
 from relay.config import ConfigError, Settings, default_config_file, describe, load_with_origins, toml
+from relay.secret import exposed
 
 
 @click.command("check-config")
@@ -34,15 +35,18 @@ def command(config_file: Path | None, online: bool, as_json: bool) -> None:
     except ConfigError as error:
         raise Failed(str(error), CONFIG_WRONG) from None
     shown = {name: {"value": value, "origin": origins[name]} for name, value in describe(settings).items()}
+    warnings = exposed(settings.secret_files)
     steps = _try_upstream(settings) if online else ()
     if as_json:
-        answer: dict[str, object] = {"settings": shown}
+        answer: dict[str, object] = {"settings": shown, "warnings": warnings}
         if online:
             answer["online"] = [{"step": step, "ok": ok, "words": words} for step, ok, words in steps]
         click.echo(json.dumps(answer, indent=2))
     else:
         for name, entry in shown.items():
             click.echo(f"{name} = {toml(entry['value'])}  # {entry['origin']}")
+        for warning in warnings:
+            click.echo(f"warning: {warning}", err=True)
         for step, ok, words in steps:
             click.echo(f"{'ok    ' if ok else 'FAILED'} {step}: {words}")
     if not all(ok for _, ok, _ in steps):

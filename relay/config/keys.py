@@ -154,7 +154,7 @@ KEYS: tuple[Key, ...] = (
     Key("ops.token", SecretText(optional=True),
         "Bearer token for what changes state or shows event bodies; without one these answer loopback only."),
     Key("ops.token_file", FilePath(),
-        "File with ops.token; a change of it is noticed by SIGHUP."),
+        "File with ops.token; a change of it is noticed within 5 s."),
     Key("defaults.tenant_id", Number(0, MAX_TENANT_ID, "id", optional=True),
         "Filled in where an event has no tenant_id; empty: such an event gets 422."),
     Key("defaults.platform", Choice(("", "ios", "android", "web", "tv")),

@@ -93,7 +93,7 @@ class _Resolved:
         self.faults = gathered.faults
         self.values: dict[str, Any] = {key.name: key.default for key in KEYS if not key.of_tenant}
         self.origins = dict.fromkeys(self.values, "default")
-        self._key_files: dict[str, Path] = {}
+        self._secret_files: dict[str, Path] = {}
         state = default_path(environ)
         if state is not None:
             self.values["outbox.path"] = state
@@ -103,13 +103,14 @@ class _Resolved:
         self._check()
 
     def settings(self) -> Settings:
-        return Settings(**{section: structure(**self._fields(section)) for section, structure in SECTIONS.items()})
+        sections = {section: structure(**self._fields(section)) for section, structure in SECTIONS.items()}
+        return Settings(**sections, secret_files=tuple(dict.fromkeys(self._secret_files.values())))
 
     def _fields(self, section: str) -> dict[str, Any]:
         fields = {key.field: self.values[key.name] for key in KEYS if key.section == section and key.in_settings}
         if section == "upstream":
             default = Route(self.values["upstream.url"] or "", self.values["upstream.api_key"] or Secret(""))
-            fields |= {"default": default, "tenants": self._tenants(default), "key_files": self._key_files_read()}
+            fields |= {"default": default, "tenants": self._tenants(default)}
         return fields
 
     def _tenants(self, default: Route) -> dict[int, Route]:
@@ -122,9 +123,6 @@ class _Resolved:
             for tenant_id in ids
         }
 
-    def _key_files_read(self) -> tuple[Path, ...]:
-        return tuple(dict.fromkeys(self._key_files.values()))
-
     def _take(self, given: Given) -> None:
         value = given.key.kind.read(given.raw)
         if isinstance(value, Wrong):
@@ -134,10 +132,9 @@ class _Resolved:
             return
         self.values[given.name] = value
         self.origins[given.name] = given.origin
-        if given.key.kind.secret and given.key.section == "upstream":
-            self._key_files.pop(given.name, None)
-            if given.file is not None:
-                self._key_files[given.name] = given.file
+        self._secret_files.pop(given.name, None)
+        if given.file is not None:
+            self._secret_files[given.name] = given.file
 
     def _check(self) -> None:
         """What no single value shows: what is missing, and what does not fit together."""

@@ -28,8 +28,6 @@ class Upstream:
     default: Route
     tenants: Mapping[int, Route]
     """Complete routes of tenants that have an override (url and key filled in from the default)."""
-    key_files: Sequence[Path]
-    """Files whose change means new keys."""
     timeout_ms: int = 30_000
     max_in_flight: int = 8
     compression: Literal["none", "gzip"] = "none"
@@ -131,6 +129,8 @@ class Log:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     upstream: Upstream
+    secret_files: Sequence[Path] = ()
+    """What the secrets in force were read from: a change means new ones."""
     http: Http = field(default_factory=Http)
     udp: Udp = field(default_factory=Udp)
     ops: Ops = field(default_factory=Ops)

@@ -95,11 +95,11 @@ def test_key_file_of_the_configuration_file_is_read_without_its_line_break(confi
     settings, origins = load_with_origins(file, {})
 
     assert settings.upstream.default.api_key == Secret("of-the-file")
-    assert settings.upstream.key_files == (tmp_path / "key",)
+    assert settings.secret_files == (tmp_path / "key",)
     assert origins["upstream.api_key"] == f"file {tmp_path / 'key'} named by upstream.api_key_file"
 
 
-def test_key_files_are_those_that_keys_in_force_were_read_from(tmp_path):
+def test_secret_files_are_those_that_secrets_in_force_were_read_from(tmp_path):
     (tmp_path / "one").write_text("one")
     (tmp_path / "two").write_text("two")
     environ = {
@@ -108,10 +108,10 @@ def test_key_files_are_those_that_keys_in_force_were_read_from(tmp_path):
         "RELAY__UPSTREAM__TENANTS__2__API_KEY_FILE": str(tmp_path / "two"),
     }
 
-    assert load(None, environ).upstream.key_files == (tmp_path / "one", tmp_path / "two")
+    assert load(None, environ).secret_files == (tmp_path / "one", tmp_path / "two")
 
     (tmp_path / "upstream.api_key").write_text("credential")
-    files = load(None, environ | {"CREDENTIALS_DIRECTORY": str(tmp_path)}).upstream.key_files
+    files = load(None, environ | {"CREDENTIALS_DIRECTORY": str(tmp_path)}).secret_files
     assert set(files) == {tmp_path / "upstream.api_key", tmp_path / "two"}
 
 

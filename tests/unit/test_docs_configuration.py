@@ -54,7 +54,7 @@ def test_example_with_every_line_uncommented_loads_and_equals_the_defaults(tmp_p
 
     settings = load(file, {})
 
-    assert settings == Settings(upstream=Upstream(default=default, tenants={2: tenant}, key_files=()))
+    assert settings == Settings(upstream=Upstream(default=default, tenants={2: tenant}))
 
 
 def test_example_has_every_key_and_no_other():
@@ -98,7 +98,7 @@ def test_docs_have_one_row_a_key_with_default_unit_bounds_effect_and_how_a_chang
 
 def test_every_field_of_settings_is_set_by_a_key_or_built_from_keys():
     """A field no key leads to could not be configured; a default in two places could part."""
-    built = {("upstream", "default"), ("upstream", "tenants"), ("upstream", "key_files"), ("outbox", "kind")}
+    built = {("upstream", "default"), ("upstream", "tenants"), ("outbox", "kind")}
     fields = {(section, field) for section, type_ in SECTIONS.items() for field in type_.__dataclass_fields__}
 
     assert {(key.section, key.field) for key in KEYS if key.in_settings} == fields - built

@@ -75,3 +75,19 @@ def test_online_says_which_step_failed_and_ends_with_1(nobody: dict[str, str]) -
     assert (result.exit_code, as_json.exit_code) == (1, 1)
     assert [line.split()[0] for line in result.stdout.splitlines() if " = " not in line] == ["ok", "FAILED"]
     assert [step["ok"] for step in json.loads(as_json.stdout)["online"]] == [True, False]
+
+
+def test_a_key_file_that_others_can_read_is_told_of_without_its_key(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    key_file = tmp_path / "key"
+    key_file.write_text("CANARY-7f3a")
+    key_file.chmod(0o644)
+    environ = {name: value for name, value in ENOUGH.items() if not name.endswith("API_KEY")}
+    environ["RELAY__UPSTREAM__API_KEY_FILE"] = str(key_file)
+
+    plain, as_json = call("check-config", environ=environ), call("check-config", "--json", environ=environ)
+
+    assert plain.exit_code == 0
+    assert f"warning: {key_file} can be read by others than its owner (mode 0644)" in plain.stderr
+    assert [warning[: len(str(key_file))] for warning in json.loads(as_json.stdout)["warnings"]] == [str(key_file)]
+    assert "CANARY" not in plain.output + as_json.output

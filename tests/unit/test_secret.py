@@ -1,0 +1,59 @@
+"""Secrets do not print, and files that show them to others are told of."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from pathlib import Path
+
+import pytest
+from relay.secret import MASK, Secret, exposed
+
+
+@pytest.fixture
+def key_file(tmp_path: Path) -> Path:
+    """In a directory that all may enter."""
+    directory = tmp_path / "etc"
+    directory.mkdir()
+    directory.chmod(0o755)
+    file = directory / "key"
+    file.write_text("canary")
+    return file
+
+
+def test_no_way_of_printing_shows_it() -> None:
+    secret = Secret("canary")
+    assert {str(secret), repr(secret), f"{secret}", "%s" % secret, str([secret])} == {MASK, f"[{MASK}]"}  # noqa: UP031
+
+
+@pytest.mark.parametrize("spread", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_it_is_not_copied_or_written(spread: object) -> None:
+    with pytest.raises(TypeError):
+        spread(Secret("canary"))  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o400, 0o700, 0o620])
+def test_a_file_that_only_its_owner_reads_is_not_told_of(key_file: Path, mode: int) -> None:
+    key_file.chmod(mode)
+    assert exposed([key_file]) == []
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o644, 0o444])
+def test_a_file_that_others_can_read_is_named_with_its_mode_and_the_remedy(key_file: Path, mode: int) -> None:
+    key_file.chmod(mode)
+    assert exposed([key_file]) == [
+        f"{key_file} can be read by others than its owner (mode {mode:04o}): chmod 600 {key_file}"
+    ]
+
+
+@pytest.mark.parametrize(("directory_mode", "mode"), [(0o700, 0o644), (0o750, 0o604), (0o705, 0o640)])
+def test_a_directory_that_readers_cannot_enter_protects_the_file(
+    key_file: Path, directory_mode: int, mode: int
+) -> None:
+    key_file.chmod(mode)
+    key_file.parent.chmod(directory_mode)
+    assert exposed([key_file]) == []
+
+
+def test_a_file_that_is_gone_is_passed_over(tmp_path: Path) -> None:
+    assert exposed([tmp_path / "none"]) == []
