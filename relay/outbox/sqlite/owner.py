@@ -183,14 +183,32 @@ class Owner:
         elif self._rescue:
             self._rescue = False
             await self._write_anew()
-        elif draft := self._draft():
-            await self._commit(draft)
-            if not self.known.loaded and self._backlog is not None:
-                await self._load_more()
         elif not self.known.loaded and self._backlog is not None:
+            if self._appends:
+                await self._commit(self._draft())
             await self._load_more()
-        else:
+        elif self._appends or (self._ops and self.known.loaded):
+            await self._commit(self._draft())
+        elif (chore := self._chore()) is not None:
+            await self._commit(chore)
+        elif self.store.untidy:
+            await self.store.tidy()
+        else:  # nothing may be awaited between the questions and this: a poke would be lost
             await self._idle(None)
+
+    def _chore(self) -> Draft | None:
+        """What is worth doing when nothing else is."""
+        book = self.known
+        chore: Op[None] | None = None
+        if (stretch := book.reclaimable(None)) is not None:
+            chore = ops.Reclaim(stretch)
+        elif book.loaded and book.wasteful:
+            chore = ops.Vacuum()
+        if chore is None:
+            return None
+        draft = Draft(book, self._clock)
+        chore.plan(draft)
+        return draft
 
     def _draft(self) -> Draft:
         """What the next commit does with what has gathered."""
@@ -207,10 +225,6 @@ class Owner:
                     append.answer.set_exception(refusal)
         while book.loaded and self._ops and self._ops[0].plan(draft):
             self._ops.popleft()
-        if not draft and (stretch := book.reclaimable(None)) is not None:
-            ops.Reclaim(stretch).plan(draft)
-        elif not draft and book.loaded and book.wasteful:
-            ops.Vacuum().plan(draft)
         return draft
 
     def _next_appends(self, body_bytes: int) -> list[Append]:
@@ -223,15 +237,19 @@ class Owner:
 
     def _make_room(self, draft: Draft, appends: Sequence[Append]) -> OutboxFull | None:
         """Plan what has to go: done rows when there are enough, pending ones when the operator said so."""
+        if not appends:
+            return None
         book = draft.book
-        body_bytes = sum(each.body_bytes for each in appends)
-        missing_bytes = sum(each.cost_bytes for each in appends) - book.room_bytes()
-        if self._settings.when_full == "drop_oldest" and appends and missing_bytes > 0:
+        cost = sum([each.cost_bytes for each in appends])
+        missing_bytes = cost - book.room_bytes()
+        if self._settings.when_full == "drop_oldest" and missing_bytes > 0:
+            # a limit that was lowered is reached step by step
+            missing_bytes = min(missing_bytes, cost + book.limits.commit_bytes)
             last = book.index.oldest_droppable(missing_bytes) if book.loaded else None
             if last is None:
                 return OutboxFull("the outbox is full, and nothing in it can be dropped now")
             ops.Drop("size", book.first_row, last, self._metrics).plan(draft)
-        elif appends and (stretch := book.reclaimable(body_bytes)) is not None:
+        elif (stretch := book.reclaimable(sum([each.body_bytes for each in appends]))) is not None:
             ops.Reclaim(stretch).plan(draft)
         return None
 
@@ -244,10 +262,11 @@ class Owner:
         finally:
             for append in draft.appends:
                 self._done_with(append)
+        moved_pages = abs(committed.pages - draft.book.pages)
         draft.apply(committed)
         self._failures = 0
         self._tell()
-        await self.store.tidy()
+        await self.store.tidy_if_much(draft.body_bytes, committed.changed_rows - draft.events + 2 * moved_pages)
 
     def _tell(self) -> None:
         book = self.known
@@ -346,9 +365,12 @@ class Owner:
     async def _idle(self, timeout_s: float | None) -> None:
         """Until there is something to do, or so long."""
         self._wake = asyncio.get_running_loop().create_future()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
-                await self._wake
+        if timeout_s is None:
+            await self._wake
+        else:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    await self._wake
         self._wake = None
 
 

@@ -28,6 +28,9 @@ from relay.outbox.sqlite.wal import FRAME_BYTES, Wal
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_COMMIT_PAGES = 16
+"""What a commit writes besides bodies and the rows it changes: inner pages, page 1, the map of pages."""
+
 
 class Store:
     """A file that may be open; every call but `lock` and `connect` needs it to be."""
@@ -43,8 +46,14 @@ class Store:
         self._lock: int | None = None
         self._connection: Connection | None = None
         self._wal = Wal(files.beside(settings.path, "-wal"))
-        self._frames = 0
+        self._guessed_bytes = 0
+        """At most so much was written since the frames were counted."""
         self._identities: tuple[files.Identity | None, files.Identity | None] = (None, None)
+
+    @property
+    def untidy(self) -> bool:
+        """Whether something was written that is not counted yet."""
+        return self._guessed_bytes > 0
 
     @property
     def connected(self) -> bool:
@@ -68,7 +77,6 @@ class Store:
             self._metrics.outbox_set_aside.inc()
         self.suspect = mending.suspect = False
         self._identities = self._look()
-        self._frames = 0
         assert mending.opened is not None
         return mending.opened, mending.set_aside is not None
 
@@ -94,22 +102,30 @@ class Store:
         loop = asyncio.get_running_loop()
         started = loop.time()
         committed = await self.run(transactions.commit, steps)
-        if committed.wrote:
+        if committed.changed_rows:
             self._metrics.outbox_commits.inc()
             self._metrics.outbox_commit_duration_seconds.observe(loop.time() - started)
         return committed
 
     async def tidy(self) -> None:
-        """Count what the last commit wrote, and copy the write-ahead log back once it is half as large as it may be."""
-        frames = self._wal.frames()
-        grown = frames - self._frames if frames >= self._frames else frames
-        self._frames = frames
-        self.wal_file_bytes = max(self.wal_file_bytes, frames * FRAME_BYTES)
-        self._metrics.outbox_written_bytes.inc(grown * FRAME_BYTES)
-        if frames * FRAME_BYTES > self._wal_bytes // 2:
+        """Count what was written, and copy the write-ahead log back once it is half as large as it may be."""
+        self._guessed_bytes = 0
+        self._metrics.outbox_written_bytes.inc(self._wal.grown() * FRAME_BYTES)
+        wal_bytes = self._wal.frames * FRAME_BYTES
+        self.wal_file_bytes = max(self.wal_file_bytes, wal_bytes)
+        if wal_bytes > self._wal_bytes // 2:
             pages = self._wal.distinct_pages()
             await self.run(transactions.checkpoint)
             self._metrics.outbox_written_bytes.inc(pages * PAGE_BYTES)
+
+    async def tidy_if_much(self, body_bytes: int, changed_pages: int) -> None:
+        """After a commit of so much: `tidy`, but not before the log may have grown by a quarter of what it may be.
+
+        Counting reads the file, which a commit of one event would spend as much time on as on its event.
+        """
+        self._guessed_bytes += 2 * body_bytes + (_COMMIT_PAGES + changed_pages) * FRAME_BYTES
+        if self._guessed_bytes >= self._wal_bytes // 4:
+            await self.tidy()
 
     def problem(self) -> str:
         """What happened to the files under us, and what to do; "" if nothing."""

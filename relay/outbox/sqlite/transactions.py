@@ -59,8 +59,8 @@ class Committed(NamedTuple):
     pages: int
     """Of the database, free ones included."""
     free_pages: int
-    wrote: bool
-    """False if the steps only read."""
+    changed_rows: int
+    """0 if the steps only read, or only moved pages."""
 
 
 class Grave(NamedTuple):
@@ -142,7 +142,7 @@ def commit(database: sqlite3.Connection, steps: Sequence[Step]) -> Committed:
         if database.in_transaction:
             database.execute("ROLLBACK")
         raise
-    return Committed(results, pages, free, database.total_changes > changes)
+    return Committed(results, pages, free, database.total_changes - changes)
 
 
 def checkpoint(database: sqlite3.Connection) -> None:

@@ -24,34 +24,39 @@ class Wal:
     """One write-ahead log; opened when first asked, closed with `close`."""
 
     def __init__(self, path: Path) -> None:
+        self.frames = 0
+        """Since the log last began anew, as of the last `grown`."""
         self._path = path
         self._fd: int | None = None
         self._salts = b""
-        self._frames = 0
 
-    def frames(self) -> int:
-        """Frames since the log last began anew. OSError if the file cannot be read."""
+    def grown(self) -> int:
+        """How many frames were written since this was last asked. OSError if the file cannot be read.
+
+        At most one beginning anew may lie between two calls.
+        """
         salts = self._read(0, _HEADER_BYTES)[_SALTS]
         if salts != self._salts:
-            self._salts, self._frames = salts, 0
+            self._salts, self.frames = salts, 0
         if len(salts) < 8:
             return 0
+        before = self.frames
         step = 1
-        while self._is_ours(self._frames + step):
-            self._frames += step
+        while self._is_ours(self.frames + step):
+            self.frames += step
             step *= 2
         while step > 1:
             step //= 2
-            if self._is_ours(self._frames + step):
-                self._frames += step
-        return self._frames
+            if self._is_ours(self.frames + step):
+                self.frames += step
+        return self.frames - before
 
     def distinct_pages(self) -> int:
         """How many pages a checkpoint of all frames writes."""
+        self.grown()
         pages: set[bytes] = set()
-        frames = self.frames()
-        for first in range(0, frames, _FRAMES_AT_ONCE):
-            count = min(_FRAMES_AT_ONCE, frames - first)
+        for first in range(0, self.frames, _FRAMES_AT_ONCE):
+            count = min(_FRAMES_AT_ONCE, self.frames - first)
             chunk = self._read(_HEADER_BYTES + first * FRAME_BYTES, count * FRAME_BYTES)
             pages.update(chunk[at : at + 4] for at in range(0, len(chunk), FRAME_BYTES))
         return len(pages)
@@ -60,6 +65,7 @@ class Wal:
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
+            self._salts, self.frames = b"", 0
 
     def _is_ours(self, frame: int) -> bool:
         """Whether the `frame`-th frame (the first is 1) is of this round."""
