@@ -54,6 +54,11 @@ class SystemClock:
         return str(uuid.uuid4())
 
 
+def monotonic_us() -> int:
+    """Microseconds of CLOCK_MONOTONIC, for a service manager that compares them with its own."""
+    return time.monotonic_ns() // 1000
+
+
 def rfc3339(wall_ms: int) -> str:
     """UTC, milliseconds, `Z`: 2026-11-23T08:00:00.000Z. Years outside 1..9999 are clamped."""
     clamped = min(max(wall_ms, -62_135_596_800_000), 253_402_300_799_999)

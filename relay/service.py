@@ -7,6 +7,7 @@ Start
 4. the lane index is rebuilt and what was in flight at the last end is found, and then
 5. the forwarder sends: what was in flight first
 6. the watchers: disk, ages, key files
+The service manager is told "ready" after 3: from then on an app's event is kept, whatever 4 takes.
 
 Stop (SIGTERM, SIGINT)
 1. the listeners: no new event; an app still has what is refused
@@ -16,7 +17,8 @@ Stop (SIGTERM, SIGINT)
 A second signal exits at once. Nothing is lost either way: all that was answered 202 is on disk.
 
 A part that dies stops the service with its name and a non-zero code: a supervisor starts it anew,
-which is better than a relay that answers and does not send.
+which is better than a relay that answers and does not send. So does a part that hangs: the keep-alive
+to the service manager is sent by the watcher, after the outbox's task has answered it.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ import os
 import platform
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,11 +50,12 @@ from relay.listener import Listener
 from relay.metrics import Metrics
 from relay.ops.server import Ops
 from relay.ops.status import Status
-from relay.outbox import OutboxError
+from relay.outbox import OutboxError, Selection
 from relay.outbox.sqlite import SQLITE_VERSION, SqliteOutbox
 from relay.policy.limits import Limits
 from relay.policy.schedule import Schedule
 from relay.secret import exposed
+from relay.supervisor import Supervisor
 from relay.tasks import PartDied, Tasks
 
 EXIT_OK, EXIT_DIED = 0, 1
@@ -68,9 +72,12 @@ Loader = Callable[[], Settings]
 class Service:
     """One relay: `start`, `wait` until it is told to stop or a part dies, `stop`."""
 
-    def __init__(self, settings: Settings, load_settings: Loader, clock: Clock) -> None:
-        """`load_settings` reads the configuration anew; it raises ConfigError."""
+    def __init__(
+        self, settings: Settings, load_settings: Loader, clock: Clock, supervisor: Supervisor | None = None
+    ) -> None:
+        """`load_settings` reads the configuration anew; it raises ConfigError. Without `supervisor` nobody is told."""
         self.settings = settings
+        self._supervisor = supervisor or Supervisor({})
         self.stopping = asyncio.Event()
         self._load_settings = load_settings
         self._clock = clock
@@ -112,6 +119,7 @@ class Service:
             await self.outbox.close()
             raise
         _warn_of_exposed(self.settings)
+        self._supervisor.ready()
         self._forwarding = self._tasks.start("forwarder", self._load_and_forward())
         self._tasks.start("housekeeping", self._forwarder.keep_house())
         self._tasks.start("watch", self._watch())
@@ -135,6 +143,7 @@ class Service:
     async def stop(self) -> None:
         """See the module. Takes `shutdown.drain` and the listeners' own bound at most, and a last commit."""
         _log.info("stopping", pending=self.outbox.ledger().pending)
+        self._supervisor.stopping()
         await self._stop_listening()
         if self._loaded and not self._tasks.died.done():
             await self._drain()
@@ -160,6 +169,14 @@ class Service:
 
     def reload(self) -> bool:
         """Read the configuration and key files again; apply all of it or nothing. True if it was applied."""
+        self._supervisor.reloading()
+        applied = self._reload()
+        self._supervisor.ready()
+        return applied
+
+    # -- inside --------------------------------------------------------------------------------------
+
+    def _reload(self) -> bool:
         try:
             settings = self._load_settings()
         except ConfigError as error:
@@ -182,8 +199,6 @@ class Service:
         self.metrics.config_last_reload_successful.set(1)
         _log.info("configuration applied", changed=[key for key in changed if key not in waits], needs_restart=waits)
         return True
-
-    # -- inside --------------------------------------------------------------------------------------
 
     def _reader(self, settings: Settings) -> Reader:
         given = settings.defaults
@@ -257,6 +272,19 @@ class Service:
                 self.reload()
             if turn % _EXPIRE_EVERY == 0:
                 await self._expire()
+            await self._keep_alive()
+
+    async def _keep_alive(self) -> None:
+        """Tell the service manager that the relay works, once the outbox's task has answered a question.
+
+        An outbox that fails has answered: a restart does not mend a disk. While one is loaded it answers nobody.
+        """
+        if self._supervisor.watches and self._loaded:
+            with suppress(OutboxError):
+                await self.outbox.dead_letters(Selection(), 1)  # chooses none
+        routes = self.schedule.routes(self._clock.monotonic_ms())
+        states = ", ".join(sorted({route.state for route in routes})) or "not tried yet"
+        self._supervisor.alive(f"{self.outbox.ledger().pending} events wait, upstream {states}")
 
     async def _expire(self) -> None:
         try:
@@ -307,7 +335,7 @@ async def run(settings: Settings, load_settings: Loader) -> int:
     """One relay from start to stop, driven by signals."""
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_loop_error)
-    service = Service(settings, load_settings, SystemClock())
+    service = Service(settings, load_settings, SystemClock(), Supervisor(os.environ))
     log.configure(settings.log, secrets(settings), suppressed=service.metrics.log_lines_suppressed)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _told_to_stop, service, number)

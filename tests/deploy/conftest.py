@@ -1,0 +1,7 @@
+"""What these tests share with the end-to-end tests: a sandbox upstream."""
+
+from __future__ import annotations
+
+from tests.e2e.conftest import sandbox
+
+__all__ = ["sandbox"]

@@ -1,0 +1,134 @@
+"""The real relay under a service manager: a unix datagram socket that reads what systemd would."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from relay.sandbox.server import Sandbox
+
+from tests.e2e.harness import PATIENCE_S, environment, event, launch, running
+
+STRACE = shutil.which("strace")
+
+
+class Manager:
+    """What systemd hears."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(path))
+        self._socket.setblocking(False)
+
+    async def hears(self, start: str) -> list[str]:
+        """The messages up to the first that starts so."""
+        heard: list[str] = []
+        async with asyncio.timeout(PATIENCE_S):
+            while not heard or not heard[-1].startswith(start):
+                heard.append((await asyncio.get_running_loop().sock_recv(self._socket, 4096)).decode())
+        return heard
+
+    def heard(self) -> list[str]:
+        """What has come and was not read yet."""
+        found = []
+        try:
+            while True:
+                found.append(self._socket.recv(4096).decode())
+        except BlockingIOError:
+            return found
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[Manager]:
+    listening = Manager(tmp_path / "notify")
+    yield listening
+    listening.close()
+
+
+def supervised(manager: Manager, sandbox: Sandbox, tmp_path: Path, **settings: str) -> dict[str, str]:
+    asked = {"NOTIFY_SOCKET": str(manager.path), "WATCHDOG_USEC": "120000000"}
+    return environment(sandbox.url, tmp_path, **settings) | asked
+
+
+async def test_a_life_is_told(sandbox: Sandbox, tmp_path: Path, manager: Manager) -> None:
+    """Ready when events are accepted, alive with a status, reloading until ready again, stopping."""
+    async with running(supervised(manager, sandbox, tmp_path)) as relay:
+        assert await manager.hears("READY=1") == ["READY=1"]
+        assert (await manager.hears("WATCHDOG=1"))[-1] == "WATCHDOG=1\nSTATUS=0 events wait, upstream not tried yet"
+
+        relay.signal(signal.SIGHUP)
+        reload = (await manager.hears("RELOADING=1"))[-1]
+        assert reload.split("\n")[1].startswith("MONOTONIC_USEC=")
+        assert (await manager.hears("READY=1"))[-1] == "READY=1"
+
+        relay.signal(signal.SIGTERM)
+        assert (await manager.hears("STOPPING=1"))[-1] == "STOPPING=1"
+        assert await relay.ended() == 0
+
+
+async def test_a_refused_reload_ends_too(sandbox: Sandbox, tmp_path: Path, manager: Manager) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text("")
+    env = supervised(manager, sandbox, tmp_path)
+    async with running(env, sys.executable, "-m", "relay", "run", "--config", str(config)) as relay:
+        await manager.hears("READY=1")
+        config.write_text("[batch]\nlingr = '5s'\n")
+
+        relay.signal(signal.SIGHUP)
+
+        await manager.hears("RELOADING=1")
+        await manager.hears("READY=1")
+        await relay.logged("configuration refused, the old one stays in force")
+
+
+async def test_who_cannot_start_is_never_ready(sandbox: Sandbox, tmp_path: Path, manager: Manager) -> None:
+    env = supervised(manager, sandbox, tmp_path, http__listen="203.0.113.1:80")
+    relay = await launch(env)
+
+    assert await relay.ended() == 1
+    assert manager.heard() == []
+
+
+@pytest.mark.skipif(STRACE is None, reason="strace is not installed")
+@pytest.mark.skipif(os.geteuid() != 0, reason="a relay lets only root trace it")
+async def test_a_hanging_disk_silences_the_keep_alive(sandbox: Sandbox, tmp_path: Path, manager: Manager) -> None:
+    """A keep-alive a second, but none while a commit hangs, after the one under way: the outbox answers for it."""
+    async with running(supervised(manager, sandbox, tmp_path)) as relay, every_sync_taking(6, relay.pid):
+        await manager.hears("WATCHDOG=1")
+
+        posting = asyncio.create_task(relay.post(event(1)))
+        manager.heard()
+        assert await posting == 202
+
+        assert len(manager.heard()) <= 2
+        await manager.hears("WATCHDOG=1")
+
+
+@asynccontextmanager
+async def every_sync_taking(seconds: int, pid: int) -> AsyncIterator[None]:
+    assert STRACE is not None
+    inject = ["-e", "trace=fdatasync", "-e", f"inject=fdatasync:delay_enter={seconds}s"]
+    tracer = await asyncio.create_subprocess_exec(
+        STRACE, "-f", *inject, "-o", "/dev/null", "-p", str(pid), stderr=asyncio.subprocess.PIPE
+    )
+    assert tracer.stderr is not None
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            said = await tracer.stderr.readline()
+        assert b"attached" in said, said
+        yield
+    finally:
+        tracer.kill()
+        await tracer.wait()

@@ -1,0 +1,150 @@
+"""The unit is clean, hardened, and does not forbid what the relay does."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from relay.sandbox.server import Sandbox
+
+from tests.e2e.harness import KEY, PATIENCE_S, environment, event, running
+
+UNIT = Path(__file__).parents[2] / "deploy" / "systemd" / "relay.service"
+ANALYZE, STRACE = shutil.which("systemd-analyze"), shutil.which("strace")
+MAX_EXPOSURE = 1.5
+PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN = 65, 1  # prctl(2)
+
+needs_systemd = pytest.mark.skipif(ANALYZE is None, reason="systemd-analyze is not installed")
+
+
+def settings() -> dict[str, list[str]]:
+    """The unit's settings; one that is given twice has two values."""
+    found: dict[str, list[str]] = {}
+    for line in UNIT.read_text().splitlines():
+        name, given, value = line.partition("=")
+        if given and not line.startswith("#"):
+            found.setdefault(name, []).append(value)
+    return found
+
+
+def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
+    assert ANALYZE is not None
+    return subprocess.run([ANALYZE, *arguments], capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+
+
+def installed(tmp_path: Path) -> Path:
+    """The unit with this Python's relay as its program."""
+    program = Path(sys.executable).with_name("relay")
+    unit = tmp_path / "relay.service"
+    unit.write_text(UNIT.read_text().replace("/opt/relay/bin/relay", str(program)))
+    return unit
+
+
+@needs_systemd
+def test_systemd_has_nothing_to_say_about_the_unit(tmp_path: Path) -> None:
+    said = analyze("verify", "--man=no", str(installed(tmp_path)))
+
+    assert (said.returncode, said.stdout + said.stderr) == (0, "")
+
+
+@needs_systemd
+def test_exposure_is_low(tmp_path: Path) -> None:
+    said = analyze("security", "--offline=true", "--no-pager", str(installed(tmp_path)))
+    if "unrecognized option" in said.stderr:
+        pytest.skip("this systemd-analyze cannot judge a unit that is not installed")
+
+    exposure = re.search(r"Overall exposure level for relay\.service: ([0-9.]+)", said.stdout)
+
+    assert exposure is not None, said.stderr
+    assert float(exposure[1]) <= MAX_EXPOSURE
+
+
+def test_its_sandbox_gives_way_to_what_the_relay_needs() -> None:
+    """The boot id is read from /proc/sys, the notify socket is a unix socket, the outbox is in the state directory."""
+    unit = settings()
+
+    assert "ProcSubset" not in unit
+    assert "AF_UNIX" in unit["RestrictAddressFamilies"][0].split()
+    assert unit["StateDirectory"] == ["relay"]
+    assert unit["LoadCredential"] == ["upstream.api_key:/etc/relay/key"]
+
+
+@needs_systemd
+@pytest.mark.skipif(STRACE is None, reason="strace is not installed")
+async def test_its_system_calls_are_all_allowed(sandbox: Sandbox, tmp_path: Path) -> None:
+    """A whole life, started as the unit starts it: no call that SystemCallFilter would refuse."""
+    trace = tmp_path / "trace"
+    assert STRACE is not None
+    tracer = [STRACE, "-D", "-f", "-qq", "-o", str(trace)]
+    env = environment(sandbox.url, tmp_path) | as_systemd_starts_it(tmp_path)
+    del env["RELAY__OUTBOX__PATH"], env["RELAY__UPSTREAM__API_KEY"]
+    async with running(env, *tracer, sys.executable, "-m", "relay", "run") as relay:
+        assert await relay.post(event(1)) == 202
+        await relay.until(lambda status: status["ledger"]["delivered"] == 1)
+        relay.signal(signal.SIGHUP)
+        await relay.logged("configuration applied")
+        relay.signal(signal.SIGTERM)
+        assert await relay.ended() == 0
+
+    called = set(re.findall(r"^\d+ +(\w+)\(", trace.read_text(errors="replace"), re.MULTILINE))
+
+    assert {"fdatasync", "sendto"} <= called
+    as_root = {"fchown"} if os.geteuid() == 0 else set()  # SQLite's, of root alone, which DynamicUser is not
+    assert called - allowed() - as_root == set()
+    assert (tmp_path / "state" / "outbox.db").stat().st_mode & 0o777 == 0o600
+
+
+async def test_it_runs_without_writable_code(sandbox: Sandbox, tmp_path: Path) -> None:
+    """MemoryDenyWriteExecute=, by the kernel's own switch for it (Linux 6.3)."""
+    forbid = (
+        "import ctypes, os, sys\n"
+        f"ctypes.CDLL(None).prctl({PR_SET_MDWE}, {PR_MDWE_REFUSE_EXEC_GAIN}, 0, 0, 0) and sys.exit(77)\n"
+        "os.execv(sys.executable, [sys.executable, '-m', 'relay', 'run'])"
+    )
+    if (
+        subprocess.run([sys.executable, "-c", forbid, "probe"], env={}, check=False, capture_output=True).returncode
+        == 77
+    ):
+        pytest.skip("this kernel cannot forbid it")
+    async with running(environment(sandbox.url, tmp_path), sys.executable, "-c", forbid) as relay:
+        assert await relay.post(event(1)) == 202
+        await relay.until(lambda status: status["ledger"]["delivered"] == 1)
+
+
+def as_systemd_starts_it(tmp_path: Path) -> dict[str, str]:
+    """Credential, state directory and notify socket."""
+    credentials = tmp_path / "credentials"
+    credentials.mkdir()
+    (credentials / "upstream.api_key").write_text(KEY)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+    return {
+        "CREDENTIALS_DIRECTORY": str(credentials),
+        "STATE_DIRECTORY": str(tmp_path / "state"),
+        "NOTIFY_SOCKET": str(tmp_path / "notify"),
+        "WATCHDOG_USEC": "120000000",
+    }
+
+
+def allowed() -> set[str]:
+    """What SystemCallFilter lets through, by this systemd's own tables."""
+    first, *rest = settings()["SystemCallFilter"]
+    calls = expanded(first)
+    for more in rest:
+        assert more.startswith("~")
+        for group in more.removeprefix("~").split():
+            calls -= expanded(group)
+    return calls
+
+
+def expanded(group: str) -> set[str]:
+    lines = [line.strip() for line in analyze("syscall-filter", "--no-pager", group).stdout.splitlines()]
+    names = [line for line in lines if line and not line.startswith("#") and line != group]
+    return set().union(*(expanded(name) if name.startswith("@") else {name} for name in names))
