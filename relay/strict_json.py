@@ -65,16 +65,16 @@ class Cursor:
     """
 
     def __init__(self, text: str) -> None:
-        self._text = text
+        self.text = text
         self.at = 0
         """Characters passed."""
 
     def peek(self) -> str:
         """The next character that is no space; "" at the end."""
-        match = _spaces(self._text, self.at)
+        match = _spaces(self.text, self.at)
         assert match is not None  # the pattern matches nothing at all, too
         self.at = match.end()
-        return self._text[self.at : self.at + 1]
+        return self.text[self.at : self.at + 1]
 
     def take(self, expected: str) -> str:
         """Pass the next character, which must be one of `expected`."""
@@ -124,7 +124,7 @@ class Cursor:
 
     def _value(self) -> object:
         try:
-            value, self.at = _lenient.raw_decode(self._text, self.at)
+            value, self.at = _lenient.raw_decode(self.text, self.at)
         except JSONDecodeError as error:
             raise _at(error) from error
         except RecursionError as error:

@@ -6,7 +6,7 @@ them) are neither read nor kept. Which hosts and origins get here, and how long 
 the listener's business; what an event is, the reader's.
 
 The way of a plain POST is kept short on purpose: lookups and answers are prepared, and nothing is
-logged per request.
+logged per request. Only bodies beyond `_READ_AT_ONCE_BYTES` wait for their turn to be read (see `turns`).
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from relay.config import Http
 from relay.connection import read_body
 from relay.event import Event, Reader, Refusal
 from relay.ingest.inflate import CODINGS, inflate
+from relay.ingest.turns import Turns
 from relay.metrics import REJECT_REASONS, Metrics
 from relay.outbox import Outbox, OutboxError, OutboxFull
 from relay.shortcut import Reply, Take
@@ -42,6 +43,8 @@ _KINDS: Mapping[str, BodyKind] = {
     "application/x-ndjson": "lines",
 }
 _CACHED_TYPES = 256
+_READ_AT_ONCE_BYTES = 16_384
+"""At most 900 events, some milliseconds."""
 _EVENT_ID = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 _STATUS_OF_REFUSAL = {"malformed": 400, "invalid": 422, "too_large": 413}
 _NOT_STORED = (("Cache-Control", "no-store"),)
@@ -93,6 +96,7 @@ class HttpIngest:
         self._duplicate = metrics.events_duplicate.labels("http")
         self._rejected = {reason: metrics.events_rejected.labels("http", reason) for reason in REJECT_REASONS}
         self._kinds: dict[str, BodyKind | None] = {}
+        self._turns: Turns[list[Event] | Refusal] = Turns()
 
     async def handle(self, request: web.BaseRequest) -> Answer:
         """Answer a request that the listener's guard admitted; 404 for what is not the events API."""
@@ -134,7 +138,7 @@ class HttpIngest:
             body = inflate(body, coding, self._max_body_bytes)
         if isinstance(body, str):
             return self._refused(body, _BODY_ANSWERS[body])
-        events = self._read(kind, body)
+        events = self._taken(await self._read_in_turn(kind, body)) if _is_long(body) else self._read(kind, body)
         if isinstance(events, Answer):
             return events
         try:
@@ -155,7 +159,20 @@ class HttpIngest:
 
     def _take(self, kind: BodyKind, body: bytes, reply: Reply) -> None:
         """What `_post` does, without waiting."""
-        events = self._read(kind, body)
+        if not _is_long(body):
+            self._append(self._read(kind, body), reply)
+            return
+
+        def was_read(outcome: asyncio.Future[list[Event] | Refusal]) -> None:
+            bug = outcome.exception()
+            if bug is None:
+                self._append(self._taken(outcome.result()), reply)
+            else:
+                reply(bug if isinstance(bug, Exception) else RuntimeError(repr(bug)))
+
+        self._read_in_turn(kind, body).add_done_callback(was_read)
+
+    def _append(self, events: list[Event] | Answer, reply: Reply) -> None:
         if isinstance(events, Answer):
             reply(events)
             return
@@ -176,7 +193,14 @@ class HttpIngest:
         self._outbox.append(events).add_done_callback(appended)
 
     def _read(self, kind: BodyKind, body: bytes) -> list[Event] | Answer:
-        events = self.reader.read_json(body) if kind == "json" else self.reader.read_lines(body)
+        return self._taken(self.reader.read_json(body) if kind == "json" else self.reader.read_lines(body))
+
+    def _read_in_turn(self, kind: BodyKind, body: bytes) -> asyncio.Future[list[Event] | Refusal]:
+        reader = self.reader
+        return self._turns.add(reader.reading_json(body) if kind == "json" else reader.reading_lines(body))
+
+    def _taken(self, events: list[Event] | Refusal) -> list[Event] | Answer:
+        """Counts what was read; the answer to what cannot be."""
         if isinstance(events, Refusal):
             status = _STATUS_OF_REFUSAL[events.reason]
             errors = events.errors if events.reason == "invalid" else None
@@ -218,6 +242,10 @@ class HttpIngest:
         if state is None:
             return _UNKNOWN_EVENT
         return Answer(200, f'{{"event_id": "{event_id.lower()}", "state": "{state}"}}'.encode(), _NOT_STORED)
+
+
+def _is_long(body: bytes) -> bool:
+    return len(body) > _READ_AT_ONCE_BYTES
 
 
 def _body_kind(content_type: str) -> BodyKind | None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from relay.event import Defaults, Event, Reader, Refusal
+from relay.event import Defaults, Event, Reader, Reading, Refusal
 from relay.event_rules import MAX_FAULTS
 
 EVENT_ID = "550e8400-e29b-41d4-a716-446655440000"
@@ -481,3 +481,76 @@ class TestSize:
     def test_one_event_too_large_refuses_the_batch(self) -> None:
         result = refused(compact([EVENT, event(context={"pad": "x" * MAX_EVENT_BYTES})]))
         assert result.reason == "too_large" and result.error.startswith("events.1 ")
+
+
+class TestSlices:
+    MANY = b"[%b]" % b",".join([b'{"event_type":"a"}'] * 3_000)
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            MANY,
+            MANY.replace(b"},", b"} ,"),
+            b'{"events":%b}' % MANY,
+            b'{"events": %b , "more": 1}' % MANY,
+            MANY[:-1],
+            MANY.replace(b'"a"}]', b'""}]'),
+            b"[%b]" % b",".join([b"0"] * 10_000),
+            b"[%b]" % b" ,".join([b"0"] * 10_000),
+            b"[%b" % (b"[]," * 10_000),
+        ],
+    )
+    def test_what_is_read_in_slices_is_what_is_read_at_once(self, body: bytes) -> None:
+        steps, read = in_slices(reader(BOX).reading_json(body))
+        assert read == reader(BOX).read_json(body)
+        assert steps >= 1
+
+    def test_lines_too(self) -> None:
+        body = b"\n".join([b'{"event_type":"a"}', b""] * 2_000)
+        steps, read = in_slices(reader(BOX).reading_lines(body))
+        assert read == reader(BOX).read_lines(body)
+        assert steps >= 10
+
+    def test_a_slice_holds_a_bounded_number_of_events(self) -> None:
+        asked = 0
+
+        def new_event_id() -> str:
+            nonlocal asked
+            asked += 1
+            return NEW_EVENT_ID
+
+        reading = Reader(BOX, MAX_EVENT_BYTES, new_event_id, lambda: NOW).reading_json(self.MANY)
+        counts = [asked for _ in reading]
+        assert max(after - before for before, after in zip([0, *counts], counts, strict=False)) <= 128
+        assert asked == 3_000
+
+    def test_bodies_read_between_each_others_slices_keep_their_own_time_of_receipt(self) -> None:
+        times = iter(range(100))
+        shared = Reader(BOX, MAX_EVENT_BYTES, lambda: NEW_EVENT_ID, lambda: f"2024-05-01T12:00:{next(times):02d}Z")
+        readings = [shared.reading_json(self.MANY), shared.reading_json(self.MANY)]
+        read: list[list[Event] | Refusal] = []
+        while readings:
+            for reading in list(readings):
+                try:
+                    next(reading)
+                except StopIteration as done:
+                    read.append(done.value)
+                    readings.remove(reading)
+        for second, events in enumerate(read):
+            assert isinstance(events, list)
+            assert all(b":%02dZ" % second in event.body for event in events)
+
+    def test_much_around_the_events_is_too_large(self) -> None:
+        around = b'"more":"%b"' % (b"a" * MAX_EVENT_BYTES)
+        assert refused(b'{%b,"events":[%b]}' % (around, compact(EVENT))).reason == "too_large"
+
+
+def in_slices(reading: Reading) -> tuple[int, list[Event] | Refusal]:
+    """How many times others had their turn, and what was read."""
+    steps = 0
+    while True:
+        try:
+            next(reading)
+        except StopIteration as done:
+            return steps, done.value
+        steps += 1

@@ -220,6 +220,24 @@ async def test_a_body_of_exactly_the_limit_is_taken() -> None:
         assert (await served.post()).status == 202
 
 
+def many(events: int) -> bytes:
+    body = json.dumps({name: value for name, value in EVENT.items() if name != "event_id"}).encode()
+    return b"[%b]" % b",".join([body] * events)
+
+
+@pytest.mark.parametrize("shortcut", [True, False])
+@pytest.mark.parametrize(("body", "status"), [(many(300), 202), (many(300)[:-1], 400), (many(5_000), 202)])
+async def test_a_long_body_is_read_in_turns_and_answered_like_any_other(
+    shortcut: bool, body: bytes, status: int
+) -> None:
+    async with Served(shortcut=shortcut) as served:
+        client = await served.connect()
+        for _ in range(3):  # the first teaches the head
+            client.send(post(body))
+            assert (await client.answer()).status == status
+        assert len(served.outbox.kept) == (3 * body.count(b"event_type") if status == 202 else 0)
+
+
 async def test_an_event_over_its_own_limit_is_413() -> None:
     async with Served(max_event_bytes=len(BODY) - 1) as served:
         assert (await served.post()).status == 413

@@ -1,0 +1,58 @@
+"""Long readings take turns: a slice each, and everything else in between."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Generator
+from itertools import pairwise
+
+import pytest
+from relay.ingest.turns import Turns
+
+
+def reading(name: str, slices: int, trace: list[str]) -> Generator[None, None, str]:
+    for number in range(slices):
+        trace.append(f"{name}{number}")
+        yield
+    return name
+
+
+async def test_each_gets_a_slice_in_its_turn_and_a_short_one_ends_before_a_long_one() -> None:
+    trace: list[str] = []
+    turns: Turns[str] = Turns()
+    long, short = turns.add(reading("a", 4, trace)), turns.add(reading("b", 2, trace))
+    assert await asyncio.gather(long, short) == ["a", "b"]
+    assert trace == ["a0", "b0", "a1", "b1", "a2", "a3"]
+
+
+async def test_the_loop_turns_after_every_slice_however_many_are_reading() -> None:
+    trace: list[str] = []
+    turns: Turns[str] = Turns()
+    readings = [turns.add(reading(str(number), 3, trace)) for number in range(50)]
+    seen = []
+    while not all(read.done() for read in readings):
+        seen.append(len(trace))
+        await asyncio.sleep(0)
+    assert max(after - before for before, after in pairwise(seen)) == 1
+
+
+async def test_a_bug_in_one_is_told_to_whoever_waits_for_it_and_to_nobody_else() -> None:
+    def broken() -> Generator[None, None, str]:
+        yield
+        raise ZeroDivisionError
+
+    turns: Turns[str] = Turns()
+    bad, good = turns.add(broken()), turns.add(reading("a", 3, []))
+    with pytest.raises(ZeroDivisionError):
+        await bad
+    assert await good == "a"
+
+
+async def test_what_nobody_waits_for_any_more_is_not_read_on() -> None:
+    trace: list[str] = []
+    turns: Turns[str] = Turns()
+    left, stayed = turns.add(reading("a", 100, trace)), turns.add(reading("b", 3, trace))
+    left.cancel()
+    assert await stayed == "b"
+    assert trace == ["b0", "b1", "b2"]
+    assert await turns.add(reading("c", 1, trace)) == "c"
