@@ -20,6 +20,7 @@ import json
 import socket
 import struct
 import uuid
+from collections import deque
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -30,7 +31,7 @@ from relay.address import format_address, listen_error, parse_address
 from relay.clock import Clock
 from relay.config import Udp
 from relay.event import Event, Reader, Refusal
-from relay.ingest.burst import Burst, burst
+from relay.ingest.burst import Burst, Datagram, burst
 from relay.ingest.guard import Networks
 from relay.ingest.inflate import GZIP_MAGIC, inflate
 from relay.log import Gate
@@ -39,6 +40,8 @@ from relay.outbox import Outbox, OutboxError, OutboxFull
 
 _DATAGRAMS_PER_WAKE = 64
 """About a millisecond of work; HTTP is served in between."""
+_BYTES_PER_WAKE = 65_536
+"""Likewise, where datagrams hold many events; what was read beyond it is for the next turn of the loop."""
 _WAKES_AT_STOP = 256
 _MAX_UNCOMMITTED = 10_000
 _PAUSE_S = 0.1
@@ -87,6 +90,11 @@ class UdpIngest:
         self._dropped = {reason: metrics.udp_datagrams_dropped.labels(reason) for reason in UDP_DROP_REASONS}
         self._burst: Burst | None = None
         self._socket: socket.socket | None = None
+        self._left: deque[Datagram] = deque()
+        """Read from the socket by the last wake, and not looked at yet."""
+        self._read_left: asyncio.Handle | None = None
+        self._wake_bytes = 0
+        """Looked at in this turn, inflated."""
         self._reading = False
         self._resume: asyncio.TimerHandle | None = None
         self._uncommitted = 0
@@ -121,6 +129,8 @@ class UdpIngest:
         for _ in range(_WAKES_AT_STOP):
             if not self._reading or not self._read_wake():
                 break
+        while self._left:
+            self._take_in()
         self._pause()
         if self._resume is not None:
             self._resume.cancel()
@@ -148,6 +158,7 @@ class UdpIngest:
         if self._socket is not None and not self._reading and self._uncommitted < _MAX_UNCOMMITTED:
             asyncio.get_running_loop().add_reader(self._socket, self._read_wake)
             self._reading = True
+            self._read_left_soon()
 
     def _pause(self) -> None:
         if self._socket is not None and self._reading:
@@ -160,20 +171,43 @@ class UdpIngest:
             self._resume = asyncio.get_running_loop().call_later(_PAUSE_S, self._read_on)
 
     def _read_wake(self) -> bool:
-        """Drain up to `_DATAGRAMS_PER_WAKE`; False if there is nothing more to read, or no room for it."""
+        """Take in what the last wake left, or what a new one reads; False if that was all, or there is no room."""
         assert self._burst is not None
         if not self._outbox.room():
             self._wait_for_room()
             return False
-        try:
-            read = self._burst()
-        except OSError as error:
-            self._log_bad("the socket failed", str(error))
-            return False
-        wake = [datagram for data, sender in read if (datagram := self._read_datagram(data, sender)) is not None]
+        more = bool(self._left)
+        if not more:
+            try:
+                self._left.extend(self._burst())
+            except OSError as error:
+                self._log_bad("the socket failed", str(error))
+                return False
+            more = len(self._left) == _DATAGRAMS_PER_WAKE
+        self._take_in()
+        self._read_left_soon()
+        return more
+
+    def _take_in(self) -> None:
+        """Append what some of the datagrams hold."""
+        wake: list[_Datagram] = []
+        self._wake_bytes = 0
+        while self._left and self._wake_bytes < _BYTES_PER_WAKE:
+            datagram = self._read_datagram(*self._left.popleft())
+            if datagram is not None:
+                wake.append(datagram)
         if wake:
             self._append(wake)
-        return len(read) == _DATAGRAMS_PER_WAKE
+
+    def _read_left_soon(self) -> None:
+        """The socket may have nothing more, and then nobody wakes us."""
+        if self._left and self._read_left is None:
+            self._read_left = asyncio.get_running_loop().call_soon(self._take_left)
+
+    def _take_left(self) -> None:
+        self._read_left = None
+        if self._left and self._reading:
+            self._read_wake()
 
     def _read_datagram(self, data: bytes, sender: Any) -> _Datagram | None:
         if not self._networks.allows(sender[0]):
@@ -184,6 +218,7 @@ class UdpIngest:
             self._drop("truncated", sender)
             return None
         body = inflate(data, "gzip", self._max_body_bytes) if data[:2] == GZIP_MAGIC else data
+        self._wake_bytes += len(body) if isinstance(body, bytes) else self._max_body_bytes
         events = (
             self.reader.read_datagram(body)
             if isinstance(body, bytes)

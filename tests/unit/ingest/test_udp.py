@@ -276,6 +276,35 @@ async def test_what_the_kernel_drops_is_counted() -> None:
         assert hearing.dropped("kernel") == dropped
 
 
+def large(number: int) -> bytes:
+    return event(number, context={"a": "b" * 40_000})
+
+
+async def test_large_datagrams_are_taken_in_over_several_turns_of_the_loop_and_in_order() -> None:
+    async with Hearing(receive_buffer_bytes=4 << 20) as hearing:
+        hearing.send(*(large(number) for number in range(20)))
+        await hearing.settled(20)
+        assert kept_numbers(hearing.outbox) == list(range(20))
+        assert len(hearing.outbox.appends) == 10
+
+
+async def test_a_small_datagram_that_inflates_counts_as_what_it_becomes() -> None:
+    async with Hearing() as hearing:
+        hearing.send(*(gzipped(large(number) + b"\n" + event(100 + number)) for number in range(4)))
+        await hearing.settled(8)
+        assert len(hearing.outbox.appends) == 2
+
+
+@pytest.mark.parametrize("has_room", [True, False])
+async def test_stopping_takes_in_what_an_earlier_wake_left(has_room: bool) -> None:
+    async with Hearing(receive_buffer_bytes=4 << 20) as hearing:
+        hearing.send(*(large(number) for number in range(20)))
+        await hearing.settled(1)
+        hearing.outbox.has_room = has_room
+        hearing.udp.stop()
+        assert kept_numbers(hearing.outbox) == list(range(20))
+
+
 async def test_stopping_reads_what_the_kernel_still_holds() -> None:
     async with Hearing() as hearing:
         hearing.send(*(event(number) for number in range(100)))
