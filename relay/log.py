@@ -8,6 +8,8 @@ Rules:
 - A traceback is plain text without local variables; in JSON it is one string.
 - Writing never raises: a full disk or a closed pipe under the log must not stop a part. The first line
   that gets through again says how many were lost (`lines_lost`).
+- The last lines are kept in memory as they were written, for operators and `relay support-bundle`: a box
+  may have no journal, or one that its owner cannot reach.
 - No line per event above debug. What apps or the network can repeat goes through a Gate.
 
 There is one log in a process, as in structlog and the standard library; `configure` may be called again.
@@ -21,8 +23,9 @@ import os
 import re
 import reprlib
 import sys
+from collections import deque
 from collections.abc import Hashable, Iterable, Mapping
-from typing import Any, NamedTuple, Protocol, TextIO
+from typing import Any, ClassVar, NamedTuple, Protocol, TextIO
 from urllib.parse import quote
 
 import structlog
@@ -36,6 +39,9 @@ from relay.secret import MASK, Secret
 WORDS_CHARS = 256
 FIELD_CHARS = 2_000
 TRACEBACK_CHARS = 16_000
+KEPT_LINES = 300
+KEPT_CHARS = 2_000
+"""Of each kept line."""
 MAX_ITEMS = 50
 """Of one list or table in a field."""
 MAX_DEPTH = 4
@@ -134,9 +140,15 @@ def words(text: str) -> str:
     return _clean(text, WORDS_CHARS)
 
 
-class _Shared:
-    """What loggers that exist must see change."""
+def last_lines() -> list[str]:
+    """The last KEPT_LINES lines, the oldest first."""
+    return list(_shared.kept)
 
+
+class _Shared:
+    """What loggers that exist must see change, and what the whole process has said."""
+
+    kept: ClassVar[deque[str]] = deque(maxlen=KEPT_LINES)
     threshold = LEVELS["info"]
     in_text: re.Pattern[str] | None = None
     in_line: re.Pattern[str] | None = None
@@ -166,6 +178,7 @@ class _Pipe:
         return _Logger(name, self)
 
     def write(self, line: str) -> None:
+        _shared.kept.append(line[:KEPT_CHARS])
         try:
             self._stream.write(f"{line}\n")
             self._stream.flush()

@@ -120,6 +120,11 @@ class Metrics:
             self._codes.add(code)
         return code
 
+    def answers(self) -> dict[str, int]:
+        """How many requests the upstream answered, by code; "error" for no answer."""
+        (family,) = self.upstream_requests.collect()
+        return {one.labels["code"]: int(one.value) for one in family.samples if one.name.endswith("_total")}
+
     def _touch(self) -> None:
         """Export every fixed label from the start: a series that appears late hides its first increase."""
         for transport in TRANSPORTS:

@@ -39,15 +39,17 @@ from aiohttp import web
 from relay import __version__, installation, log, process
 from relay.address import ListenError
 from relay.clock import Clock, SystemClock, rfc3339
-from relay.config import ConfigError, Settings, diff, load, needs_restart, secrets
+from relay.config import ConfigError, Fault, Settings, changes, diff, load, needs_restart, secrets
 from relay.event import Defaults, Reader
 from relay.forward.forwarder import Forwarder
-from relay.forward.upstream import UpstreamClient
+from relay.forward.upstream import UpstreamClient, transport_problem
 from relay.ingest.guard import Guard
 from relay.ingest.http import HttpIngest
 from relay.ingest.udp import UdpIngest
 from relay.listener import Listener
 from relay.metrics import Metrics
+from relay.ops.history import History
+from relay.ops.live import Live
 from relay.ops.server import Ops
 from relay.ops.status import Status
 from relay.outbox import OutboxError, Selection
@@ -76,7 +78,7 @@ class Service:
         self, settings: Settings, load_settings: Loader, clock: Clock, supervisor: Supervisor | None = None
     ) -> None:
         """`load_settings` reads the configuration anew; it raises ConfigError. Without `supervisor` nobody is told."""
-        self.settings = settings
+        self.settings = self._started_with = settings
         self._supervisor = supervisor or Supervisor({})
         self.stopping = asyncio.Event()
         self._load_settings = load_settings
@@ -90,8 +92,19 @@ class Service:
         reader = self._reader(settings)
         self._http = HttpIngest(reader, self.outbox, settings.http, settings.outbox.durability, self.metrics)
         self._udp = UdpIngest(reader, self.outbox, settings.udp, settings.http.max_body_bytes, self.metrics, clock)
+        self._history = History(self.outbox, self.metrics, clock)
+        status = Status(
+            self.outbox,
+            self.schedule,
+            self._history,
+            clock,
+            tenants=lambda: self.settings.upstream.tenants,
+            clock_skew_seconds=lambda: self._forwarder.clock_skew_ms / 1000,
+        )
+        self._live = Live(status, self._history, clock)
         self._ops = Ops(
-            status=Status(self.outbox, self.schedule, clock, lambda: self._forwarder.clock_skew_ms / 1000),
+            status=status,
+            live=self._live,
             outbox=self.outbox,
             control=self,
             token=settings.ops.token,
@@ -123,6 +136,7 @@ class Service:
         self._forwarding = self._tasks.start("forwarder", self._load_and_forward())
         self._tasks.start("housekeeping", self._forwarder.keep_house())
         self._tasks.start("watch", self._watch())
+        self._tasks.start("history", self._history.keep())
         _log.info(
             "relay started",
             version=__version__,
@@ -183,8 +197,9 @@ class Service:
             self.metrics.config_last_reload_successful.set(0)
             _log.error("configuration refused, the old one stays in force", error=str(error))
             return False
-        changed = diff(self.settings, settings)
-        waits = needs_restart(changed)
+        # what waits for a restart is told until there was one
+        waits = needs_restart(diff(self._started_with, settings))
+        changed = changes(self.settings, settings)
         log.set_level(settings.log.level)
         # the old ones too: a request under way may still be told of
         log.set_secrets([*secrets(self.settings), *secrets(settings)])
@@ -197,7 +212,11 @@ class Service:
         _warn_of_exposed(settings)
         self._forwarder.probe()
         self.metrics.config_last_reload_successful.set(1)
-        _log.info("configuration applied", changed=[key for key in changed if key not in waits], needs_restart=waits)
+        _log.info(
+            "configuration applied",
+            changed={key: change for key, change in changed.items() if key not in waits},
+            needs_restart=waits,
+        )
         return True
 
     def _reader(self, settings: Settings) -> Reader:
@@ -254,6 +273,7 @@ class Service:
             _log.info("drain ended by shutdown.drain", in_flight=self.schedule.in_flight())
 
     async def _stop_listening(self) -> None:
+        self._live.stop()
         for listener in self._listeners:
             await listener.stop(_LISTENER_STOP_MS)
         self._udp.stop()
@@ -324,7 +344,10 @@ def main(config_file: Path | None) -> int:
     process.harden()
 
     def load_settings() -> Settings:
-        return load(config_file, os.environ)
+        settings = load(config_file, os.environ)
+        if problem := transport_problem(settings.upstream):
+            raise ConfigError([Fault("", "upstream", "", problem)])
+        return settings
 
     settings = load_settings()
     with asyncio.Runner(loop_factory=event_loop_factory()) as runner:

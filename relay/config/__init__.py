@@ -7,7 +7,7 @@ Precedence: default < file < RELAY__SECTION__KEY < RELAY__SECTION__KEY_FILE < sy
 Imports nothing heavy: `relay healthcheck` starts with it.
 """
 
-from relay.config.describe import describe, diff, needs_restart, secrets
+from relay.config.describe import changes, describe, diff, needs_restart, secrets
 from relay.config.faults import ConfigError, Fault
 from relay.config.load import Loaded, default_config_file, load, load_for_client, load_with_origins
 from relay.config.settings import (
@@ -44,6 +44,7 @@ __all__ = [
     "Shutdown",
     "Udp",
     "Upstream",
+    "changes",
     "default_config_file",
     "describe",
     "diff",

@@ -8,6 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 from relay.config.keys import KEYS, lookup, tenant_key
 from relay.config.settings import Settings
+from relay.config.values import toml
 from relay.secret import MASK, Secret
 
 
@@ -27,6 +28,12 @@ def diff(old: Settings, new: Settings) -> list[str]:
     return [name for name in {**before, **after} if before.get(name) != after.get(name)]
 
 
+def changes(old: Settings, new: Settings) -> dict[str, str]:
+    """What `diff` names, each as "before -> after" in TOML, secrets masked; "(none)" where there is no value."""
+    before, after = describe(old), describe(new)
+    return {name: f"{_shown(before.get(name))} -> {_shown(after.get(name))}" for name in diff(old, new)}
+
+
 def needs_restart(names: Iterable[str]) -> list[str]:
     """Those of the keys that a reload cannot apply."""
     return [name for name in names if (key := lookup(name)) is not None and key.restart]
@@ -42,6 +49,10 @@ def secrets(settings: Settings) -> list[Secret]:
     if password:
         found += [Secret(upstream.proxy), Secret(password), Secret(unquote(password))]
     return [secret for secret in dict.fromkeys(found) if secret.reveal()]
+
+
+def _shown(value: object) -> str:
+    return "(none)" if value is None else toml(value)
 
 
 def _values(settings: Settings) -> dict[str, Any]:

@@ -109,6 +109,18 @@ def _session(settings: Upstream) -> aiohttp.ClientSession:
     )
 
 
+def transport_problem(settings: Upstream) -> str:
+    """Why no request could be made with these certificates and keys; "" if one can. Reads files."""
+    if not (settings.ca_file or settings.client_cert_file):
+        return ""
+    try:
+        tls_context(settings)
+    except (OSError, ValueError) as error:
+        names = "upstream.ca_file, upstream.client_cert_file or upstream.client_key_file"
+        return f"no certificate or key in PEM format, or one that does not fit the other ({names}): {error}"
+    return ""
+
+
 def tls_context(settings: Upstream) -> ssl.SSLContext:
     """Certificates are verified, always; `ca_file` adds an authority, the client certificate is ours."""
     context = ssl.create_default_context(cafile=settings.ca_file or None)

@@ -1,13 +1,14 @@
 """The dead letters over HTTP: which ones are meant, and how one is shown.
 
 Rules: a choice is said, never implied, and a misspelt one is refused instead of meaning "all"; one
-request moves or shows a bounded number, so that a caller works through many in steps it can show.
+request moves, shows or searches a bounded number, so that a caller works through many in steps it can show.
 """
 
 from __future__ import annotations
 
 import base64
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 from aiohttp import hdrs, web
@@ -15,12 +16,15 @@ from aiohttp import hdrs, web
 from relay.connection import read_body
 from relay.metrics import DEAD_REASONS
 from relay.ops.answer import Refused
-from relay.outbox import DeadLetter, Selection
+from relay.outbox import DeadLetter, Outbox, Selection
 
 MAX_SHOWN = 100
 """Dead letters in one answer: with the largest events, 64 KiB each, that is 6.4 MB."""
 MAX_MOVED = 1_000
 """Dead letters requeued or discarded by one request."""
+MAX_SEARCHED = 1_000
+"""Dead letters that one request looks through for a text."""
+MAX_SEARCH_CHARS = 200
 MAX_REQUEST_BYTES = 64 << 10
 MAX_ID = 2**63 - 1
 
@@ -57,16 +61,54 @@ async def read_choice(request: web.BaseRequest) -> tuple[Selection, int]:
     return Selection(tuple(choice.ids or ()), choice.device, choice.reason, choice.all), choice.limit
 
 
-def read_query(request: web.BaseRequest) -> tuple[Selection, int, int]:
-    """What a GET asks for: selection, limit, after. Raises Refused (400)."""
+class Query(NamedTuple):
+    """What a GET asks for."""
+
+    selection: Selection
+    search: str
+    """In any case, anywhere in the letter; "" for all."""
+    limit: int
+    after: int
+    with_bodies: bool
+
+
+def read_query(request: web.BaseRequest) -> Query:
+    """Raises Refused (400)."""
     query = dict(request.query)
     device, reason = query.pop("device", None), query.pop("reason", None)
+    search, bodies = query.pop("search", ""), query.pop("bodies", "true")
     limit = _number(query.pop("limit", str(MAX_SHOWN)), "limit", 1, MAX_SHOWN)
     after = _number(query.pop("after", "0"), "after", 0, MAX_ID)
     if query:
-        raise Refused(400, f"unknown parameter {min(query)!r}: there are device, reason, limit and after")
+        raise Refused(
+            400, f"unknown parameter {min(query)!r}: there are device, reason, search, bodies, limit and after"
+        )
     _require_reason(reason)
-    return Selection((), device, reason, device is None and reason is None), limit, after
+    if bodies not in ("true", "false"):
+        raise Refused(400, f"bodies is true or false, not {bodies[:40]!r}")
+    if len(search) > MAX_SEARCH_CHARS:
+        raise Refused(400, f"search has at most {MAX_SEARCH_CHARS} characters")
+    return Query(
+        Selection((), device, reason, device is None and reason is None), search, limit, after, bodies == "true"
+    )
+
+
+async def found(outbox: Outbox, query: Query) -> tuple[list[DeadLetter], int | None]:
+    """What a query finds, and the id to go on after; None at the end. A page may be short, or empty, before it."""
+    letters: list[DeadLetter] = []
+    after, needle, looked_at = query.after, query.search.casefold(), 0
+    while looked_at < MAX_SEARCHED:
+        page = await outbox.dead_letters(query.selection, query.limit, after)
+        for letter in page:
+            after = letter.id
+            if not needle or needle in _text(letter):
+                letters.append(letter)
+                if len(letters) == query.limit:
+                    return letters, after
+        if len(page) < query.limit:
+            return letters, None
+        looked_at += len(page)
+    return letters, after
 
 
 def read_id(text: str) -> Selection:
@@ -77,7 +119,7 @@ def read_id(text: str) -> Selection:
     return Selection(ids=(number,))
 
 
-def shown(letter: DeadLetter) -> dict[str, Any]:
+def shown(letter: DeadLetter, *, with_body: bool = True) -> dict[str, Any]:
     """A dead letter as JSON: `body` is the event as text, or `body_base64` what the disk made of it."""
     tenant_id, platform, device_id = letter.lane_key
     data = {
@@ -91,10 +133,18 @@ def shown(letter: DeadLetter) -> dict[str, Any]:
         "words": letter.words,
         "dead_at": letter.dead_at,
     }
+    if not with_body:
+        return data
     try:
         return {**data, "body": letter.body.decode()}
     except UnicodeDecodeError:
         return {**data, "body_base64": base64.b64encode(letter.body).decode()}
+
+
+def _text(letter: DeadLetter) -> str:
+    """All that a person may know of it, to be searched."""
+    known: Sequence[object] = (letter.id, letter.event_id, *letter.lane_key, letter.reason, letter.status, letter.words)
+    return "\n".join([*map(str, known), letter.body.decode(errors="replace")]).casefold()
 
 
 def _number(text: str, name: str, least: int, most: int) -> int:

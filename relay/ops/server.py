@@ -16,10 +16,12 @@ from typing import NamedTuple, Protocol
 from aiohttp import hdrs, web
 from prometheus_client.exposition import choose_encoder
 
+from relay import log
 from relay.metrics import Metrics
 from relay.ops.access import require_allowed
 from relay.ops.answer import Refused, bytes_answer, error_answer, json_answer
-from relay.ops.dead_letters import read_choice, read_id, read_query, shown
+from relay.ops.dead_letters import found, read_choice, read_id, read_query, shown
+from relay.ops.live import Live
 from relay.ops.status import Status
 from relay.outbox import Outbox, OutboxError
 from relay.secret import Secret
@@ -38,7 +40,7 @@ class Control(Protocol):
 
 class Route(NamedTuple):
     method: str
-    handler: Callable[[web.BaseRequest], Awaitable[web.Response]]
+    handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
     guarded: bool = False
 
 
@@ -49,6 +51,7 @@ class Ops:
         self,
         *,
         status: Status,
+        live: Live,
         outbox: Outbox,
         control: Control,
         token: Secret | None,
@@ -69,6 +72,8 @@ class Ops:
             "/readyz": Route(get, self._readyz),
             "/metrics": Route(get, self._scrape),
             "/status.json": Route(get, self._show_status),
+            "/status/stream": Route(get, live.stream),
+            "/log": Route(get, self._show_log, guarded=True),
             "/flush": Route(post, self._flush, guarded=True),
             DEAD_LETTERS: Route(get, self._list_dead, guarded=True),
             f"{DEAD_LETTERS}/requeue": Route(post, self._requeue, guarded=True),
@@ -117,6 +122,9 @@ class Ops:
     async def _show_status(self, _: web.BaseRequest) -> web.Response:
         return json_answer(self._status.data())
 
+    async def _show_log(self, _: web.BaseRequest) -> web.Response:
+        return bytes_answer("".join(f"{line}\n" for line in log.last_lines()).encode(), "text/plain; charset=utf-8")
+
     async def _file(self, request: web.BaseRequest) -> web.Response:
         body, content_type = self._page[request.path]
         return bytes_answer(body, content_type)
@@ -126,10 +134,10 @@ class Ops:
         return json_answer({"success": True})
 
     async def _list_dead(self, request: web.BaseRequest) -> web.Response:
-        selection, limit, after = read_query(request)
-        letters = await self._outbox.dead_letters(selection, limit, after)
-        more_after = letters[-1].id if len(letters) == limit else None
-        return json_answer({"success": True, "dead_letters": [shown(one) for one in letters], "next_after": more_after})
+        query = read_query(request)
+        letters, next_after = await found(self._outbox, query)
+        data = [shown(letter, with_body=query.with_bodies) for letter in letters]
+        return json_answer({"success": True, "dead_letters": data, "next_after": next_after})
 
     async def _show_dead(self, request: web.BaseRequest) -> web.Response:
         text = request.path.removeprefix(f"{DEAD_LETTERS}/")

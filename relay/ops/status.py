@@ -1,7 +1,7 @@
 """What the relay says about itself: /status.json, readiness, and the gauges that say the same.
 
 Rules: everything is read at the moment of asking, from the outbox and the schedule; nothing is kept
-but when the relay started. Monotonic times become wall times only here, with today's wall clock, so
+but when the relay started, and the history. Monotonic times become wall times only here, with today's wall clock, so
 that a clock which was set after the start does not leave dates of 1970 behind. Event bodies and
 secrets never appear; device ids do, of a bounded number of devices.
 
@@ -10,12 +10,14 @@ It must not know how events come in or go out.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Protocol
 
 from relay import __version__
 from relay.clock import Clock, rfc3339
 from relay.metrics import UPSTREAM_STATES, Metrics
+from relay.ops import words
+from relay.ops.history import History
 from relay.outbox import Outbox
 from relay.policy.views import LaneView, RouteView
 
@@ -41,24 +43,39 @@ class Status:
     """Reads outbox, schedule and clock for people and monitoring."""
 
     def __init__(
-        self, outbox: Outbox, schedule: ScheduleView, clock: Clock, clock_skew_seconds: Callable[[], float]
+        self,
+        outbox: Outbox,
+        schedule: ScheduleView,
+        history: History,
+        clock: Clock,
+        *,
+        tenants: Callable[[], Collection[int]],
+        clock_skew_seconds: Callable[[], float],
     ) -> None:
-        """`clock_skew_seconds`: how far this machine is ahead of the upstream, 0 until known."""
+        """`tenants`: those with a route of their own; `clock_skew_seconds`: how far this machine is ahead
+        of the upstream, 0 until known."""
         self._outbox = outbox
         self._schedule = schedule
+        self._history = history
         self._clock = clock
+        self._tenants = tenants
         self._clock_skew_seconds = clock_skew_seconds
         self._started_ms = clock.monotonic_ms()
 
     def data(self) -> dict[str, Any]:
         """/status.json: the contract's fields, times as RFC 3339 or null."""
         now = self._clock.monotonic_ms()
-        gauges = self._outbox.gauges()
+        gauges, ledger = self._outbox.gauges(), self._outbox.ledger()
+        routes, held = self._routes(now), self._schedule.held_lanes(now)
+        rates = self._history.rates()
         return {
             "version": __version__,
             "started_at": self._wall(self._started_ms, now),
+            "now": self._wall(now, now),
             "uptime_seconds": (now - self._started_ms) // 1000,
-            "ledger": self._outbox.ledger()._asdict(),
+            "summary": words.summary(gauges, ledger.pending, held, [route.state for _, route in routes])._asdict(),
+            "rates": {"accepted_per_second": rates.accepted, "delivered_per_second": rates.delivered},
+            "ledger": ledger._asdict(),
             "outbox": {
                 "bytes": gauges.bytes,
                 "max_bytes": gauges.max_bytes,
@@ -66,9 +83,9 @@ class Status:
                 "writable": gauges.writable,
                 "problem": gauges.problem,
             },
-            "upstreams": [self._route(route, now) for route in self._schedule.routes(now)],
+            "upstreams": [self._route(tenant_id, route, now) for tenant_id, route in routes],
             "devices_waiting": self._schedule.waiting_lanes(),
-            "devices_held": self._schedule.held_lanes(now),
+            "devices_held": held,
             "devices": self._devices(now),
             "dead_letters": {"count": gauges.dead_letters},
             "clock_skew_seconds": self._clock_skew_seconds(),
@@ -92,14 +109,26 @@ class Status:
         metrics.devices_waiting.set(self._schedule.waiting_lanes())
         metrics.devices_held.set(self._schedule.held_lanes(now))
         metrics.clock_skew_seconds.set(self._clock_skew_seconds())
-        states: list[str] = [route.state for route in self._schedule.routes(now)]
+        states: list[str] = [route.state for _, route in self._routes(now)]
         for state in UPSTREAM_STATES:
             metrics.upstream_state.labels(state).set(states.count(state))
 
-    def _route(self, route: RouteView, now: int) -> dict[str, Any]:
+    def _routes(self, now: int) -> list[tuple[int | None, RouteView]]:
+        """By tenant: those in use, those configured; None, the default, while no tenant uses it."""
+        used: dict[int | None, RouteView] = {route.tenant_id: route for route in self._schedule.routes(now)}
+        own = self._tenants()
+        unused: list[int | None] = [tenant_id for tenant_id in own if tenant_id not in used]
+        if used.keys() <= set(own):
+            unused.insert(0, None)
+        return [*used.items(), *((tenant_id, RouteView(0, "ok", self._started_ms, None, "")) for tenant_id in unused)]
+
+    def _route(self, tenant_id: int | None, route: RouteView, now: int) -> dict[str, Any]:
+        meaning = words.ROUTE[route.state]
         return {
-            "tenant": route.tenant_id,
+            "tenant": tenant_id,
             "state": route.state,
+            "words": meaning.words,
+            "to_do": meaning.to_do,
             "since": self._wall(route.since_ms, now),
             "next_attempt_at": self._wall(route.next_attempt_ms, now),
             "last_error": route.last_error,
@@ -119,6 +148,7 @@ class Status:
             "pending": lane.events,
             "held_until": self._wall(lane.held_until_ms, now),
             "why": lane.why,
+            "words": words.LANE.get(lane.why, lane.why),
         }
 
     def _wall(self, monotonic_ms: int | None, now: int) -> str | None:

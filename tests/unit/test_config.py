@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from relay.config import (
     ConfigError,
+    changes,
     default_config_file,
     describe,
     diff,
@@ -231,6 +232,26 @@ def test_diff_names_the_keys_that_changed_and_which_of_them_wait_for_a_restart()
     assert needs_restart(changed) == ["http.listen", "outbox.durability"]
     assert diff(new, old) and set(diff(new, old)) == set(changed)
     assert diff(old, load(None, ENOUGH)) == []
+
+
+def test_changes_say_what_was_and_what_is_and_mask_secrets():
+    old = load(None, ENOUGH)
+    new = load(
+        None,
+        ENOUGH
+        | {
+            "RELAY__UPSTREAM__API_KEY": "CANARY-new",
+            "RELAY__UPSTREAM__TENANTS__2__URL": "https://two.example/",
+            "RELAY__BATCH__LINGER": "1s",
+        },
+    )
+
+    assert changes(old, new) == {
+        "upstream.api_key": f'"{MASK}" -> "{MASK}"',
+        "upstream.tenants.2.url": '(none) -> "https://two.example/"',
+        "upstream.tenants.2.api_key": f'(none) -> "{MASK}"',
+        "batch.linger": '"5s" -> "1s"',
+    }
 
 
 def test_every_change_of_settings_is_seen_by_diff():

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from relay import log
 from relay.config import Log
-from relay.log import FIELD_CHARS, MAX_ITEMS, TRACEBACK_CHARS, WORDS_CHARS, Gate, words
+from relay.log import FIELD_CHARS, KEPT_CHARS, KEPT_LINES, MAX_ITEMS, TRACEBACK_CHARS, WORDS_CHARS, Gate, words
 from relay.metrics import Metrics
 from relay.secret import MASK, Secret
 
@@ -207,6 +207,18 @@ def test_secrets_are_replaced_at_a_reload(json_log, stream):
     json_log.info("reloaded", key="CANARY-new")
 
     assert lines(stream)[0]["key"] == MASK
+
+
+def test_the_last_lines_are_kept_as_they_were_written_within_bounds(json_log, stream):
+    for n in range(KEPT_LINES + 5):
+        json_log.info(CANARY, n=n, long=["x" * FIELD_CHARS] * 5)
+
+    kept = log.last_lines()
+
+    assert len(kept) == KEPT_LINES
+    assert max(map(len, kept)) == KEPT_CHARS
+    assert CANARY not in "".join(kept)
+    assert stream.getvalue().splitlines()[-1].startswith(kept[-1])
 
 
 def test_secret_across_a_cut_is_masked_before_it_is_cut(json_log, stream):

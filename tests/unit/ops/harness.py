@@ -9,6 +9,8 @@ from typing import Any
 
 from aiohttp import ClientSession
 from relay.metrics import Metrics
+from relay.ops.history import History
+from relay.ops.live import Live
 from relay.ops.server import Ops
 from relay.ops.status import Status
 from relay.outbox import DeadLetter, Gauges, Ledger, OutboxFull, Selection
@@ -142,9 +144,20 @@ class Served:
         self.control = FlushCounter()
         self.metrics = Metrics()
         self.refreshed = 0
-        self.status = Status(self.outbox, self.schedule, self.clock, lambda: 1.5)  # type: ignore[arg-type]
+        self.history = History(self.outbox, self.metrics, self.clock)  # type: ignore[arg-type]
+        self.tenants: list[int] = []
+        self.status = Status(
+            self.outbox,  # type: ignore[arg-type]
+            self.schedule,
+            self.history,
+            self.clock,
+            tenants=lambda: self.tenants,
+            clock_skew_seconds=lambda: 1.5,
+        )
+        self.live = Live(self.status, self.history, self.clock)
         self.ops = Ops(
             status=self.status,
+            live=self.live,
             outbox=self.outbox,  # type: ignore[arg-type]
             control=self.control,
             token=None,

@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 import base64
+import json
 from html.parser import HTMLParser
+from io import StringIO
 from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
+import structlog
 from aiohttp import ClientSession, UnixConnector, web
 from aiohttp.test_utils import make_mocked_request
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as read_text
+from relay import log
+from relay.config import Log
+from relay.ops.dead_letters import MAX_SEARCHED
 from relay.outbox import Gauges
 from relay.policy.schedule import RouteView
-from relay.secret import Secret
+from relay.secret import MASK, Secret
 
 from tests.unit.ops.harness import Served, dead_letter
 
 GUARDED = [
     ("POST", "/flush"),
+    ("GET", "/log"),
     ("GET", "/dead-letters"),
     ("GET", "/dead-letters/1"),
     ("POST", "/dead-letters/requeue"),
     ("POST", "/dead-letters/discard"),
 ]
-OPEN = ["/livez", "/readyz", "/metrics", "/status.json", "/", "/page.js", "/page.css"]
+OPEN = ["/livez", "/readyz", "/metrics", "/status.json", "/status/stream", "/", "/page.js", "/page.css"]
 
 
 async def guarded_call(served: Served, method: str, path: str, **headers: str) -> int:
@@ -108,12 +115,13 @@ class TestPage:
         assert "<script>" not in text
         assert " onclick=" not in text
 
-    @pytest.mark.parametrize("path", [*OPEN, "/dead-letters", "/nothing"])
+    @pytest.mark.parametrize("path", [*OPEN, "/dead-letters", "/log", "/nothing"])
     async def test_every_answer_is_kept_from_other_sites_caches_and_guesses(self, served: Served, path: str) -> None:
-        headers = (await served.call(path)).headers
+        headers = (await served.call(path, "HEAD")).headers
 
         assert headers["Content-Security-Policy"].startswith("default-src 'none';")
         assert "unsafe" not in headers["Content-Security-Policy"]
+        assert "require-trusted-types-for 'script'" in headers["Content-Security-Policy"]
         assert headers["X-Content-Type-Options"] == "nosniff"
         assert headers["Cache-Control"] == "no-store"
         assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
@@ -185,7 +193,7 @@ class TestAccess:
     async def test_numbers_need_no_token(self, served: Served, path: str) -> None:
         served.ops.token = Secret("s3cret")
 
-        assert (await served.call(path)).status == 200
+        assert (await served.call(path, "HEAD")).status == 200
 
     async def test_a_unix_socket_counts_as_this_machine(self, served: Served, tmp_path: Path) -> None:
         runner = web.ServerRunner(web.Server(served.ops.handle, auto_decompress=False))
@@ -226,6 +234,19 @@ class TestFlush:
         assert served.control.flushes == 1
 
 
+class TestLog:
+    async def test_shows_the_last_lines_as_they_were_written(self, served: Served) -> None:
+        log.configure(Log(format="json"), [Secret("s3cret-k3y")], stream=StringIO())
+        structlog.get_logger("relay").info("one of many", key="s3cret-k3y")
+
+        answer = await served.call("/log")
+
+        assert answer.headers["Content-Type"].startswith("text/plain")
+        last = json.loads(answer.body.decode().splitlines()[-1])
+        assert (last["event"], last["key"]) == ("one of many", MASK)
+        structlog.reset_defaults()
+
+
 class TestDeadLetters:
     @pytest.fixture(autouse=True)
     def letters(self, served: Served) -> None:
@@ -249,6 +270,35 @@ class TestDeadLetters:
         answer = await served.call(f"/dead-letters{query}")
 
         assert [letter["id"] for letter in answer.json()["dead_letters"]] == ids
+
+    @pytest.mark.parametrize(
+        ("text", "ids"),
+        [("KÄSE", [4]), ("tv-2", [3]), ("poison", [2]), ("id-1", [1]), ("422", [1, 2, 3, 4]), ("wrong", [1, 2, 3, 4])],
+    )
+    async def test_a_text_is_searched_in_all_that_is_known_of_a_letter(
+        self, served: Served, text: str, ids: list[int]
+    ) -> None:
+        served.outbox.letters[4] = dead_letter(4, device="tv-3", body='{"title":"Käse"}'.encode())
+
+        answer = await served.call("/dead-letters", params={"search": text})
+
+        assert [letter["id"] for letter in answer.json()["dead_letters"]] == ids
+
+    async def test_one_request_looks_through_a_bounded_number_and_says_where_to_go_on(self, served: Served) -> None:
+        served.outbox.letters = {n: dead_letter(n, device=f"box-{n}") for n in range(1, 1_501)}
+
+        first = (await served.call("/dead-letters?search=box-1400&limit=100")).json()
+        second = (await served.call(f"/dead-letters?search=box-1400&limit=100&after={first['next_after']}")).json()
+
+        assert (first["dead_letters"], first["next_after"]) == ([], MAX_SEARCHED)
+        assert [letter["id"] for letter in second["dead_letters"]] == [1_400]
+        assert second["next_after"] is None
+
+    async def test_bodies_can_be_left_out(self, served: Served) -> None:
+        letters = (await served.call("/dead-letters?bodies=false")).json()["dead_letters"]
+
+        assert [letter["id"] for letter in letters] == [1, 2, 3]
+        assert not any("body" in letter for letter in letters)
 
     async def test_pages_name_where_to_go_on_until_the_end(self, served: Served) -> None:
         first = (await served.call("/dead-letters?limit=2")).json()
@@ -291,7 +341,17 @@ class TestDeadLetters:
 
     @pytest.mark.parametrize(
         "query",
-        ["?limit=0", "?limit=101", "?limit=x", "?after=-1", "?reason=bad", "?devcie=tv-1", "?after=" + "9" * 30],
+        [
+            "?limit=0",
+            "?limit=101",
+            "?limit=x",
+            "?after=-1",
+            "?reason=bad",
+            "?devcie=tv-1",
+            "?bodies=no",
+            "?search=" + "x" * 201,
+            "?after=" + "9" * 30,
+        ],
     )
     async def test_a_wrong_question_is_400_and_not_taken_for_all(self, served: Served, query: str) -> None:
         assert (await served.call(f"/dead-letters{query}")).status == 400

@@ -43,11 +43,15 @@ async def test_has_every_field_of_the_contract(served: Served) -> None:
         {
             "tenant": 2,
             "state": "unauthorized",
+            "words": "It does not take the key. Everything is kept.",
+            "to_do": "Put the right key into upstream.api_key_file; it is noticed within 5 seconds.",
             "since": "2026-11-23T07:59:59.000Z",
             "next_attempt_at": "2026-11-23T08:00:30.000Z",
             "last_error": "401 Unauthorized",
         }
     ]
+    assert status["now"] == "2026-11-23T08:00:00.000Z"
+    assert status["rates"] == {"accepted_per_second": None, "delivered_per_second": None}
     assert status["dead_letters"]["count"] == 1
     assert status["clock_skew_seconds"] == 1.5
     assert status["devices"] == []
@@ -61,6 +65,45 @@ async def test_a_clock_set_after_the_start_corrects_all_dates(served: Served) ->
 
     assert status["started_at"] == "2026-11-23T07:59:00.000Z"
     assert status["uptime_seconds"] == 60
+
+
+class TestRoutes:
+    """An upstream is shown before the first event, and each once."""
+
+    def tenants(self, served: Served) -> list[object]:
+        return [upstream["tenant"] for upstream in served.status.data()["upstreams"]]
+
+    async def test_the_default_and_every_tenant_of_the_configuration_are_there_from_the_start(
+        self, served: Served
+    ) -> None:
+        served.tenants = [2, 7]
+
+        upstreams = served.status.data()["upstreams"]
+
+        assert [(one["tenant"], one["state"], one["last_error"]) for one in upstreams] == [
+            (None, "ok", ""),
+            (2, "ok", ""),
+            (7, "ok", ""),
+        ]
+
+    async def test_the_default_is_shown_as_the_tenants_that_use_it(self, served: Served) -> None:
+        served.tenants = [2]
+        served.schedule.shown_routes = [RouteView(1, "ok", 0, None, "")]
+
+        assert self.tenants(served) == [1, 2]
+
+    async def test_a_tenant_with_a_route_of_its_own_does_not_use_the_default(self, served: Served) -> None:
+        served.tenants = [2]
+        served.schedule.shown_routes = [RouteView(2, "ok", 0, None, "")]
+
+        assert self.tenants(served) == [2, None]
+
+    async def test_a_scrape_counts_them_too(self, served: Served) -> None:
+        served.tenants = [2]
+
+        served.status.export(served.metrics)
+
+        assert served.metrics.registry.get_sample_value("relay_upstream_state", {"state": "ok"}) == 2
 
 
 async def test_devices_are_the_busiest_and_the_most_held_each_once_and_never_more_than_twenty(served: Served) -> None:
@@ -79,6 +122,7 @@ async def test_devices_are_the_busiest_and_the_most_held_each_once_and_never_mor
         "pending": 100,
         "held_until": "1970-01-01T00:01:00.000Z",
         "why": "limit",
+        "words": "has used up its requests of this window",
     }
 
 

@@ -1,0 +1,90 @@
+"""The status page's stream of server-sent events: the history once, then the status as it changes.
+
+Rules: at most MAX_STREAMS at once, which are told apart from the apps' connections by nothing else; a
+stream that is not read is ended by the listener's deadline for answers; all end when the relay stops.
+Nothing is computed while nobody looks, and once for all who look within a second.
+
+Events: `history` (every sample there is), `sample` (those since), `status` (as /status.json).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+from aiohttp import hdrs, web
+
+from relay.clock import Clock
+from relay.ops.answer import SECURITY_HEADERS, Refused
+from relay.ops.history import History
+from relay.ops.status import Status
+
+MAX_STREAMS = 8
+STATUS_EVERY_S = 2.0
+_SAME_MS = 1_000
+"""How long one rendering of the status serves all streams."""
+_RECONNECT_MS = 3_000
+_HEADERS = {
+    **SECURITY_HEADERS,
+    hdrs.CONTENT_TYPE: "text/event-stream; charset=utf-8",
+    "X-Accel-Buffering": "no",  # a proxy that gathers would show everything late
+}
+
+
+class Live:
+    """All streams of one service; `stop` ends them."""
+
+    def __init__(self, status: Status, history: History, clock: Clock) -> None:
+        self._status = status
+        self._history = history
+        self._clock = clock
+        self._streams = 0
+        self._stopping = asyncio.Event()
+        self._rendered = (-_SAME_MS, b"")
+
+    def stop(self) -> None:
+        """End every stream now, and begin none."""
+        self._stopping.set()
+
+    async def stream(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Until the client leaves or the relay stops. Raises Refused (503), ConnectionResetError."""
+        if self._stopping.is_set():
+            raise Refused(503, "the relay is stopping", {hdrs.RETRY_AFTER: "5"})
+        if self._streams >= MAX_STREAMS:
+            raise Refused(503, f"{MAX_STREAMS} status pages are open already", {hdrs.RETRY_AFTER: "30"})
+        response = web.StreamResponse(headers=_HEADERS)
+        self._streams += 1
+        try:
+            await response.prepare(request)
+            if request.method != hdrs.METH_HEAD:
+                await self._tell(response)
+        finally:
+            self._streams -= 1
+        return response
+
+    async def _tell(self, response: web.StreamResponse) -> None:
+        samples = self._history.samples()
+        await response.write(b"retry: %d\n\n" % _RECONNECT_MS + _event("history", samples) + self._status_event())
+        while not await self._stops_within(STATUS_EVERY_S):
+            news = self._history.samples(samples[-1]["at_ms"] if samples else -1)
+            samples = news or samples
+            await response.write((_event("sample", news) if news else b"") + self._status_event())
+
+    async def _stops_within(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._stopping.wait()
+        except TimeoutError:
+            return False
+
+    def _status_event(self) -> bytes:
+        now = self._clock.monotonic_ms()
+        if now - self._rendered[0] >= _SAME_MS:
+            self._rendered = (now, _event("status", self._status.data()))
+        return self._rendered[1]
+
+
+def _event(name: str, data: Any) -> bytes:
+    """JSON has no line break, so one `data` line holds it."""
+    return b"event: %s\ndata: %s\n\n" % (name.encode(), msgspec.json.encode(data))

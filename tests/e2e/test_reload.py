@@ -1,0 +1,135 @@
+"""Reading the configuration again: all of it or nothing, told in the log, without a secret and without a stop."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from relay.sandbox.server import Sandbox
+
+from tests.e2e.harness import KEY, RelayProcess, environment, event, running
+
+APPLIED, REFUSED = "configuration applied", "configuration refused, the old one stays in force"
+
+
+class Box:
+    """A relay with a configuration file that can be rewritten under it."""
+
+    def __init__(self, relay: RelayProcess, file: Path) -> None:
+        self.relay = relay
+        self._file = file
+
+    def write(self, toml: str) -> None:
+        self._file.write_text(toml)
+
+    def reload(self, toml: str) -> None:
+        self.write(toml)
+        self.relay.signal(signal.SIGHUP)
+
+    async def successful(self) -> float:
+        _, _, text = await self.relay.request("GET", "/metrics")
+        (line,) = [one for one in text.splitlines() if one.startswith(b"relay_config_last_reload_successful ")]
+        return float(line.split()[1])
+
+    async def works(self, n: int) -> None:
+        before = (await self.relay.status())["ledger"]["delivered"]
+        assert await self.relay.post(event(n)) == 202
+        await self.relay.until(lambda status: status["ledger"]["delivered"] == before + 1)
+
+
+@pytest.fixture
+async def box(sandbox: Sandbox, tmp_path: Path) -> AsyncIterator[Box]:
+    file = tmp_path / "config.toml"
+    file.write_text("[rate]\ndevice_per_window = 100\n")
+    command = (sys.executable, "-m", "relay", "run", "--config", str(file))
+    async with running(environment(sandbox.url, tmp_path), *command) as relay:
+        yield Box(relay, file)
+
+
+async def test_what_changed_is_applied_and_told_with_before_and_after(box: Box) -> None:
+    box.reload('[rate]\ndevice_per_window = 90\n[log]\nlevel = "debug"\n')
+
+    applied = await box.relay.logged(APPLIED)
+
+    assert applied["changed"] == {"rate.device_per_window": "100 -> 90", "log.level": '"info" -> "debug"'}
+    assert applied["needs_restart"] == []
+    assert await box.successful() == 1
+    await box.works(1)
+
+
+@pytest.mark.parametrize(
+    ("toml", "said"),
+    [
+        ("[rate]\ndevice_per_window = 'many'\n[log]\nlevel = 'debug'\n", "rate.device_per_window"),
+        ("[rate]\ndevice_per_windw = 90\n[log]\nlevel = 'debug'\n", "rate.device_per_window"),
+        ("[rate\n", "config.toml"),
+        ("[log]\nlevel = 'debug'\n[upstream]\nca_file = 'config.toml'\n", "upstream.ca_file"),
+    ],
+)
+async def test_one_fault_refuses_all_of_it_and_the_relay_goes_on(
+    box: Box, toml: str, said: str, tmp_path: Path
+) -> None:
+    box.reload(toml.replace("'config.toml'", f"'{tmp_path / 'config.toml'}'"))
+
+    refused = await box.relay.logged(REFUSED)
+
+    assert said in refused["error"]
+    assert await box.successful() == 0
+    await box.works(1)
+    # the log level of the refused file is not in force: nothing was
+    assert not any(line.get("level") == "debug" for line in box.relay.log)
+    box.reload("[rate]\ndevice_per_window = 90\n")
+    assert (await box.relay.logged(APPLIED))["changed"] == {"rate.device_per_window": "100 -> 90"}
+    assert await box.successful() == 1
+
+
+async def test_what_waits_for_a_restart_is_named_every_time_until_there_is_one(box: Box) -> None:
+    waits = '[outbox]\nmax_age = "1d"\n'
+    box.reload(waits)
+    first = await box.relay.logged(APPLIED)
+    assert (first["changed"], first["needs_restart"]) == ({"rate.device_per_window": "100 -> 120"}, ["outbox.max_age"])
+
+    box.reload(waits + "[rate]\ndevice_per_window = 90\n")
+    second = await box.relay.logged(APPLIED, changed={"rate.device_per_window": "120 -> 90"})
+
+    assert second["needs_restart"] == ["outbox.max_age"]
+
+
+async def test_a_changed_key_file_is_taken_without_a_signal_and_shows_nowhere(sandbox: Sandbox, tmp_path: Path) -> None:
+    key_file = tmp_path / "key"
+    key_file.write_text("canary-wrong-1a2b3c\n")
+    env = environment(sandbox.url, tmp_path, upstream__api_key_file=str(key_file))
+    del env["RELAY__UPSTREAM__API_KEY"]
+    async with running(env) as relay:
+        assert await relay.post(event(1)) == 202
+        await relay.until(lambda status: status["upstreams"][0]["state"] == "unauthorized")
+        # replaced as careful people do it: the relay must not read half a file
+        (tmp_path / "new").write_text(KEY + "\n")
+        (tmp_path / "new").rename(key_file)
+
+        applied = await relay.logged(APPLIED)
+
+        assert list(applied["changed"]) == ["upstream.api_key"]
+        await relay.until(lambda status: status["ledger"]["delivered"] == 1)
+        told = json.dumps(relay.log)
+    assert KEY not in told
+    assert "canary-wrong" not in told
+
+
+async def test_a_key_file_that_goes_away_refuses_and_the_old_key_stays(sandbox: Sandbox, tmp_path: Path) -> None:
+    key_file = tmp_path / "key"
+    key_file.write_text(KEY + "\n")
+    env = environment(sandbox.url, tmp_path, upstream__api_key_file=str(key_file))
+    del env["RELAY__UPSTREAM__API_KEY"]
+    async with running(env) as relay:
+        key_file.unlink()
+
+        refused = await relay.logged(REFUSED)
+
+        assert str(key_file) in refused["error"]
+        assert await relay.post(event(1)) == 202
+        await relay.until(lambda status: status["ledger"]["delivered"] == 1)

@@ -1,0 +1,76 @@
+"""The status page's stream: history, then status, bounded, and over when the relay stops."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+from aiohttp import ClientResponse
+from relay.ops.live import MAX_STREAMS
+
+from tests.unit.ops.harness import Served
+
+STREAM = "/status/stream"
+
+
+async def event(stream: ClientResponse) -> tuple[str, Any]:
+    """The next event: its name and its data."""
+    name = data = ""
+    while line := (await stream.content.readline()).decode():
+        if line == "\n" and name:
+            return name, json.loads(data)
+        field, _, value = line.rstrip("\n").partition(": ")
+        name, data = (value, data) if field == "event" else (name, value if field == "data" else data)
+    raise EOFError
+
+
+async def test_tells_the_history_at_once_and_then_the_status(served: Served) -> None:
+    served.history.sample()
+    served.clock.monotonic += 5_000
+    served.history.sample()
+
+    async with served.session.get(served.base + STREAM) as stream:
+        assert stream.headers["Content-Type"].startswith("text/event-stream")
+        assert stream.headers["Content-Security-Policy"].startswith("default-src 'none';")
+        assert await event(stream) == ("history", served.history.samples())
+        assert await event(stream) == ("status", json.loads(json.dumps(served.status.data())))
+
+
+async def test_goes_on_with_new_samples_and_the_status_of_the_moment(served: Served) -> None:
+    served.history.sample()
+    async with served.session.get(served.base + STREAM) as stream:
+        assert await event(stream) == ("history", [])
+        await event(stream)
+        served.clock.monotonic += 5_000
+        served.outbox.totals = served.outbox.totals._replace(accepted=3, pending=3)
+        served.history.sample()
+
+        assert await event(stream) == ("sample", served.history.samples())
+        name, status = await event(stream)
+        assert (name, status["ledger"]["pending"]) == ("status", 3)
+
+
+async def test_only_so_many_may_look_at_once_and_a_place_is_free_again(served: Served) -> None:
+    streams = [await served.session.get(served.base + STREAM) for _ in range(MAX_STREAMS)]
+    for stream in streams:
+        await event(stream)
+
+    refused = await served.call(STREAM)
+    assert refused.status == 503
+    assert "Retry-After" in refused.headers
+
+    for stream in streams:
+        stream.close()
+    async with asyncio.timeout(30):
+        while (await served.call(STREAM, "HEAD")).status != 200:
+            await asyncio.sleep(0.05)
+
+
+async def test_ends_when_the_relay_stops_and_none_begins_after(served: Served) -> None:
+    async with served.session.get(served.base + STREAM) as stream:
+        await event(stream)
+        served.live.stop()
+        assert (await asyncio.wait_for(stream.read(), 30)).endswith(b"\n\n")
+
+    assert (await served.call(STREAM)).status == 503
