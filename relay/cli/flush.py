@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
@@ -12,12 +13,15 @@ from relay.cli.common import config_option, load_client_settings, ops_place
 
 @click.command("flush")
 @config_option
-def command(config_file: Path | None) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def command(config_file: Path | None, as_json: bool) -> None:
     """Ask the running relay to send now what waits, still within the limits.
 
     A held route (wrong key, wrong URL, no answer) is probed at once.
     """
     settings = load_client_settings(config_file)
     client = Client(ops_place(settings), settings.ops.token)
-    client.expect(client.post("/flush", {}))
-    click.echo("asked to send")
+    said = client.expect(client.post("/flush", {}))
+    click.echo(
+        json.dumps(said) if as_json else f"asked to send {said['pending']:,} events, as fast as the limits allow"
+    )

@@ -11,76 +11,100 @@ import click
 
 from relay.cli.client import Client
 from relay.cli.common import config_option, load_client_settings, ops_place
-from relay.cli.table import bytes_text, duration_text, table
+from relay.cli.exits import Failed
+from relay.cli.table import bytes_text, duration_text, printable, table
 
 WATCH_S = 2.0
 
 
 @click.command("status")
 @config_option
-@click.option("--json", "as_json", is_flag=True, help="Print /status.json.")
+@click.option("--json", "as_json", is_flag=True, help="Print /status.json; with --watch one line each time.")
 @click.option("--watch", is_flag=True, help="Again every two seconds, until Ctrl-C.")
 def command(config_file: Path | None, as_json: bool, watch: bool) -> None:
-    """What came in and went out, what waits and why, and what the upstream says."""
+    """What came in and went out, what waits and why, and what to do about it."""
     client = Client(ops_place(load_client_settings(config_file)))
+    if not watch:
+        data = client.expect(client.get("/status.json"))
+        click.echo(json.dumps(data) if as_json else describe(data))
+        return
     pause = threading.Event()
     try:
         while True:
-            data = client.expect(client.get("/status.json"))
-            if watch and not as_json:
-                click.clear()
-            click.echo(json.dumps(data) if as_json else describe(data))
-            if not watch:
-                return
+            _show_once(client, as_json)
             pause.wait(WATCH_S)
     except KeyboardInterrupt:
         return
 
 
+def _show_once(client: Client, as_json: bool) -> None:
+    """A relay that is away for a moment, to be restarted perhaps, is no reason to stop watching."""
+    try:
+        data = client.expect(client.get("/status.json"))
+    except Failed as away:
+        if not as_json:
+            click.clear()
+        click.echo(away.message, err=True)
+        return
+    if as_json:
+        click.echo(json.dumps(data))
+        return
+    click.clear()
+    click.echo(describe(data))
+
+
 def describe(data: dict[str, Any]) -> str:
-    """Some twenty lines of text."""
-    ledger, outbox = data["ledger"], data["outbox"]
+    """Some twenty lines of text, the most important first."""
+    ledger, outbox, summary, rates = data["ledger"], data["outbox"], data["summary"], data["rates"]
     able = "yes" if outbox["writable"] else f"NO: {outbox['problem']}"
     facts = [
-        ("relay", f"{data['version']}, up {duration_text(data['uptime_seconds'])} (since {data['started_at']})"),
-        ("can store events", able),
-        ("outbox", f"{bytes_text(outbox['bytes'])} of {bytes_text(outbox['max_bytes'])}"),
-        ("oldest event waits", duration_text(outbox["oldest_age_seconds"])),
+        ("coming in", f"{_rate(rates['accepted_per_second'])}, {ledger['accepted']:,} in all"),
+        ("going out", f"{_rate(rates['delivered_per_second'])}, {ledger['delivered']:,} in all"),
+        ("waiting", f"{ledger['pending']:,}, the oldest for {duration_text(outbox['oldest_age_seconds'])}"),
         ("devices", f"{data['devices_waiting']:,} waiting, {data['devices_held']:,} held back"),
         ("dead letters", f"{data['dead_letters']['count']:,}"),
+        ("can store events", able),
+        ("outbox", f"{bytes_text(outbox['bytes'])} of {bytes_text(outbox['max_bytes'])}"),
         ("clock", f"{data['clock_skew_seconds']:+.1f} s against the upstream's"),
+        ("relay", f"{data['version']}, up {duration_text(data['uptime_seconds'])} (since {data['started_at']})"),
     ]
     width = max(len(name) for name, _ in facts)
-    sections = [
-        "\n".join(f"{name.ljust(width)}  {value}" for name, value in facts),
-        table([name.replace("_", " ") for name in ledger], [list(ledger.values())]),
-        _upstreams(data["upstreams"]),
-        _devices(data["devices"]),
-    ]
-    return "\n\n".join(sections)
+    return "\n\n".join(
+        [
+            f"{_LEVELS[summary['level']]}  {printable(summary['words'])}" + _to_do(summary["to_do"]),
+            "\n".join(f"{name.ljust(width)}  {value}" for name, value in facts),
+            table([name.replace("_", " ") for name in ledger], [list(ledger.values())]),
+            *(_upstream(route) for route in data["upstreams"]),
+            _devices(data["devices"]),
+        ]
+    )
 
 
-def _upstreams(routes: list[dict[str, Any]]) -> str:
-    if not routes:
-        return "upstream: nothing sent yet"
-    keys = ("tenant", "state", "since", "next_attempt_at", "last_error")
-    # a tenant is a name, not a quantity
-    rows = [[str(route["tenant"]), *(route[key] for key in keys[1:])] for route in routes]
-    return table(("tenant", "upstream", "since", "next attempt", "last error"), rows)
+_LEVELS = {"ok": "OK", "slow": "SLOW", "trouble": "TROUBLE"}
+
+
+def _rate(per_second: float | None) -> str:
+    return "not measured yet" if per_second is None else f"{per_second:,.4g} events/s"
+
+
+def _to_do(words: str) -> str:
+    return f"\n  what to do: {words}" if words else ""
+
+
+def _upstream(route: dict[str, Any]) -> str:
+    name = "upstream" if route["tenant"] is None else f"upstream of tenant {route['tenant']}"
+    lines = [f"{name}: {route['state']} since {route['since']}", f"  {route['words']}"]
+    if route["next_attempt_at"]:
+        lines.append(f"  next attempt: {route['next_attempt_at']}")
+    if route["last_error"]:
+        lines.append(f"  last error: {printable(route['last_error'])}")
+    return "\n".join(lines) + _to_do(route["to_do"])
 
 
 def _devices(devices: list[dict[str, Any]]) -> str:
     if not devices:
         return "devices: nothing waits"
-    rows = [
-        (
-            str(device["tenant"]),
-            device["platform"],
-            device["device_id"],
-            device["pending"],
-            device["held_until"],
-            device["why"],
-        )
-        for device in devices
-    ]
+    keys = ("platform", "device_id", "pending", "held_until", "words")
+    # a tenant is a name, not a quantity
+    rows = [[str(device["tenant"]), *(device[key] for key in keys)] for device in devices]
     return table(("tenant", "platform", "device", "waiting", "held until", "why"), rows)

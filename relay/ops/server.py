@@ -131,7 +131,7 @@ class Ops:
 
     async def _flush(self, _: web.BaseRequest) -> web.Response:
         self._control.flush()
-        return json_answer({"success": True})
+        return json_answer({"success": True, "pending": self._outbox.ledger().pending})
 
     async def _list_dead(self, request: web.BaseRequest) -> web.Response:
         query = read_query(request)

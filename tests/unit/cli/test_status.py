@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
 
+import pytest
 from relay.cli.table import bytes_text, duration_text, table
 from relay.outbox import Gauges, Ledger
 from relay.policy.schedule import LaneView, RouteView
@@ -19,45 +25,104 @@ def test_json_is_what_the_relay_says(relay: NotedRelay) -> None:
     assert json.loads(result.stdout) == json.loads(json.dumps(relay.status.data()))
 
 
-def test_text_has_what_waits_and_why(relay: NotedRelay) -> None:
+def test_text_says_first_what_is_wrong_and_what_to_do(relay: NotedRelay) -> None:
     relay.outbox.totals = Ledger(accepted=12_345, delivered=12_000, pending=345)
     relay.outbox.state = Gauges(1_536, 1 << 20, 93_784_000, writable=False, dead_letters=0, problem="disk full")
-    relay.schedule.shown_routes = [RouteView(2, "unauthorized", 0, 35_000, "401 Invalid or missing API key")]
+    relay.schedule.shown_routes = [RouteView(2, "unauthorized", 0, 35_000, "401 Invalid\x1b[2J or missing API key")]
     relay.schedule.busy = [LaneView((2, "tv", "tv-17"), 345, None, "unauthorized")]
 
-    lines = call("status", environ=relay.environ).stdout.splitlines()
+    text = call("status", environ=relay.environ).stdout
+    lines = text.splitlines()
 
-    assert "can store events    NO: disk full" in lines
-    assert "outbox              1.5 KiB of 1 MiB" in lines
-    assert "oldest event waits  1 d 2 h" in lines
+    assert lines[0] == "TROUBLE  Events cannot be stored: disk full."
+    assert lines[1].startswith("  what to do: ")
+    assert "waiting           345, the oldest for 1 d 2 h" in lines
+    assert "can store events  NO: disk full" in lines
+    assert "outbox            1.5 KiB of 1 MiB" in lines
     ledger = lines.index("accepted  requeued  delivered  dead lettered  dropped  pending")
     assert lines[ledger + 1] == "  12,345         0     12,000              0        0      345"
-    upstream = next(line for line in lines if line.startswith("2 ") and "401" in line)
-    assert upstream.split() == [
-        "2",
-        "unauthorized",
-        *upstream.split()[2:4],
-        "401",
-        "Invalid",
-        "or",
-        "missing",
-        "API",
-        "key",
-    ]
-    assert any(line.split() == ["2", "tv", "tv-17", "345", "unauthorized"] for line in lines)
+    upstream = next(n for n, line in enumerate(lines) if line.startswith("upstream of tenant 2: unauthorized since "))
+    assert lines[upstream + 1] == "  It does not take the key. Everything is kept."
+    assert lines[upstream + 2].startswith("  next attempt: 1970-01-01T00:00:")
+    assert lines[upstream + 3] == "  last error: 401 Invalid [2J or missing API key"
+    assert lines[upstream + 4].startswith("  what to do: Put the right key into upstream.api_key_file")
+    assert any(line.startswith("2       tv        tv-17       345") for line in lines)
+    assert "\x1b" not in text
 
 
 def test_text_of_a_fresh_relay(relay: NotedRelay) -> None:
     result = call("status", environ=relay.environ)
 
     assert result.exit_code == 0
-    assert "upstream: nothing sent yet" in result.stdout
+    assert result.stdout.startswith("OK  Nothing waits")
+    assert "coming in         not measured yet, 0 in all\n" in result.stdout
+    assert "upstream: ok since 1970" in result.stdout
     assert "devices: nothing waits" in result.stdout
 
 
-def test_flush_reaches_the_service(relay: NotedRelay) -> None:
-    assert call("flush", environ=relay.environ).exit_code == 0
-    assert relay.control.flushes == 1
+def test_text_has_the_rates(relay: NotedRelay) -> None:
+    relay.history.sample()
+    relay.clock.monotonic += 10_000
+    relay.outbox.totals = Ledger(accepted=12_345, delivered=5, pending=12_340)
+
+    text = call("status", environ=relay.environ).stdout
+
+    assert "coming in         1,234 events/s, 12,345 in all\n" in text
+    assert "going out         0.5 events/s, 5 in all\n" in text
+
+
+class TestWatch:
+    """In a process of its own, ended by Ctrl-C as a person does it."""
+
+    @pytest.fixture
+    def watching(self, relay: NotedRelay) -> Iterator[subprocess.Popen[str]]:
+        watching = subprocess.Popen(
+            [sys.executable, "-m", "relay", "status", "--watch", "--json"],
+            env={**os.environ, **relay.environ},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        with watching:
+            yield watching
+            watching.kill()
+
+    def test_goes_on_until_it_is_interrupted(self, relay: NotedRelay, watching: subprocess.Popen[str]) -> None:
+        assert watching.stdout is not None
+        assert json.loads(watching.stdout.readline())["ledger"]["accepted"] == 0
+        relay.outbox.totals = Ledger(accepted=3, pending=3)
+
+        assert json.loads(watching.stdout.readline())["ledger"]["accepted"] == 3
+        watching.send_signal(signal.SIGINT)
+
+        assert watching.wait(30) == 0
+
+    def test_a_relay_that_is_away_for_a_moment_does_not_end_it(
+        self, relay: NotedRelay, watching: subprocess.Popen[str]
+    ) -> None:
+        assert watching.stdout is not None
+        assert watching.stderr is not None
+        watching.stdout.readline()
+        answers, relay.ops.handle = relay.ops.handle, says_nothing  # type: ignore[method-assign]
+        assert "relay" in watching.stderr.readline()
+
+        relay.ops.handle = answers  # type: ignore[method-assign]
+
+        assert json.loads(watching.stdout.readline())["version"]
+
+
+async def says_nothing(request: object) -> object:
+    raise ConnectionResetError
+
+
+def test_flush_reaches_the_service_and_says_how_many_wait(relay: NotedRelay) -> None:
+    relay.outbox.totals = Ledger(accepted=1_234, pending=1_234)
+
+    text, data = call("flush", environ=relay.environ), call("flush", "--json", environ=relay.environ)
+
+    assert (text.exit_code, text.stdout) == (0, "asked to send 1,234 events, as fast as the limits allow\n")
+    assert (data.exit_code, json.loads(data.stdout)) == (0, {"success": True, "pending": 1_234})
+    assert relay.control.flushes == 2
 
 
 class TestTable:

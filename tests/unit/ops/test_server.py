@@ -230,7 +230,7 @@ class TestFlush:
     async def test_asks_the_service_once(self, served: Served) -> None:
         answer = await served.post("/flush", {})
 
-        assert answer.json() == {"success": True}
+        assert answer.json() == {"success": True, "pending": 0}
         assert served.control.flushes == 1
 
 
