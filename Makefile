@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help run test check bench format lint types architecture lock clean
+.PHONY: help run test test-faults check bench format lint types architecture lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -12,6 +12,9 @@ run: .venv/ready ## the demo: sandbox upstream, relay, simulated devices
 
 test: .venv/ready-dev ## every test that can run here
 	$(BIN)/pytest -n auto --dist loadfile
+
+test-faults: .venv/ready-dev ## the faults of tests/fault at their nightly size (as root for all of them; RELAY_SEED=n for another run)
+	RELAY_NIGHTLY=1 $(BIN)/pytest -n auto --dist loadfile tests/fault
 
 check: .venv/ready-dev ## format, lint, types, architecture rules, quick tests
 	$(BIN)/ruff format --check relay tests bench

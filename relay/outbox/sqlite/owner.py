@@ -28,7 +28,7 @@ from relay.outbox import Backlog, Gauges, OutboxError, OutboxFull, OutboxRefused
 from relay.outbox.sqlite import ops, start
 from relay.outbox.sqlite.book import Book, Limits
 from relay.outbox.sqlite.connection import PAGE_BYTES
-from relay.outbox.sqlite.draft import Append, Draft, Op
+from relay.outbox.sqlite.draft import Append, Draft, Op, cost_bytes
 from relay.outbox.sqlite.recovery import is_broken
 from relay.outbox.sqlite.store import Store
 
@@ -40,6 +40,8 @@ _GATHER_BYTES = 32 << 20
 """Bodies that may wait for their commit in memory."""
 _ROOM_BYTES = 1 << 20
 """What `room` keeps of it, for those who asked before."""
+_COMMON_EVENT_BYTES = 1024
+"""There is room as long as an event of this size would be taken."""
 _RETRY_FIRST_MS, _RETRY_LAST_MS = 50, 5_000
 _DISK_ERRORS = (sqlite3.Error, OSError, OutboxRefused)
 
@@ -136,11 +138,14 @@ class Owner:
             return OutboxFull("the outbox is full (outbox.max_size)")
         return None
 
+    def _common_refusal(self) -> OutboxError | None:
+        return self.refusal(_COMMON_EVENT_BYTES, cost_bytes(_COMMON_EVENT_BYTES))
+
     def room(self) -> bool:
-        return self._gathered_bytes <= _GATHER_BYTES - _ROOM_BYTES and self.refusal(0, 0) is None
+        return self._gathered_bytes <= _GATHER_BYTES - _ROOM_BYTES and self._common_refusal() is None
 
     def gauges(self) -> Gauges:
-        refusal = self.refusal(0, 0)
+        refusal = self._common_refusal()
         problem = "" if refusal is None else str(refusal)
         book = self.book
         if book is None:

@@ -1,0 +1,1 @@
+"""Faults of the field, injected into the real relay process. Sizes and seeds: `sizes`."""

@@ -1,0 +1,89 @@
+"""File systems of a test's own: small ones, and ones that die. Mounting needs root and a kernel that allows it."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+
+def run(*command: str) -> str:
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, f"{' '.join(command)}: {done.stderr.strip()}"
+    return done.stdout.strip()
+
+
+@functools.cache
+def refusal(kind: str) -> str:
+    """Why no such file system can be mounted here; "" if it can."""
+    if os.geteuid() != 0:
+        return "mounting needs root"
+    tools = {"ext4": ("mkfs.ext4", "losetup")}.get(kind, ())
+    missing = [tool for tool in ("mount", *tools) if shutil.which(tool) is None]
+    if missing:
+        return f"{', '.join(missing)} is not installed"
+    try:
+        with tempfile.TemporaryDirectory() as directory, {"tmpfs": tmpfs, "ext4": ext4}[kind](Path(directory), 4):
+            return ""
+    except AssertionError as error:
+        return f"{kind} cannot be mounted here: {error}"
+
+
+def needs(kind: str) -> None:
+    """Skip the test that calls it where there is no such file system to be had."""
+    if why := refusal(kind):
+        pytest.skip(why)
+
+
+@contextmanager
+def mounted(directory: Path, *how: str) -> Iterator[Path]:
+    """Something, mounted below a directory."""
+    at = directory / "mounted"
+    at.mkdir()
+    run("mount", *how, str(at))
+    try:
+        yield at
+    finally:
+        run("umount", "--lazy", str(at))  # also while something of a failed test is still open there
+
+
+@contextmanager
+def tmpfs(directory: Path, mib: int) -> Iterator[Path]:
+    with mounted(directory, "-t", "tmpfs", "-o", f"size={mib}m,mode=0700", "none") as at:
+        yield at
+
+
+@contextmanager
+def ext4(directory: Path, mib: int, options: str = "errors=remount-ro") -> Iterator[Path]:
+    """A file system on a disk image of its own."""
+    image = directory / "disk.img"
+    with image.open("wb") as file:
+        file.truncate(mib << 20)
+    run("mkfs.ext4", "-q", "-m", "0", str(image))
+    with mounted(directory, "-o", f"loop,{options}", str(image)) as at:
+        yield at
+
+
+def loop_device(mount_point: Path) -> str:
+    """The block device that is mounted there, e.g. loop3."""
+    return Path(run("findmnt", "-n", "-o", "SOURCE", str(mount_point))).name
+
+
+def fill(directory: Path) -> Path:
+    """Take all the room there is; remove the file to give it back."""
+    filler = directory / "filler"
+    with filler.open("wb", buffering=0) as file:
+        for chunk_bytes in (1 << 16, 1 << 12, 1):
+            try:
+                while file.write(bytes(chunk_bytes)) == chunk_bytes:
+                    pass
+            except OSError:  # not one more of this size
+                continue
+    return filler

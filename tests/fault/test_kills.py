@@ -1,0 +1,96 @@
+"""The relay dies at any instant: the plug of the box is pulled, the kernel kills it for memory, a watchdog shoots."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from relay.sandbox.server import Sandbox
+
+from tests.e2e.harness import RelayProcess, launch, running
+from tests.fault.apps import MAX_IN_FLIGHT, Fleet, all_settled, balanced, settings
+from tests.fault.shim import Shim, needs_cc
+from tests.fault.sizes import LONG_S, chance, size
+
+DEVICES = 20
+
+
+@pytest.mark.timeout(LONG_S)
+async def test_kill_9_at_random_instants(sandbox: Sandbox, tmp_path: Path) -> None:
+    """The out-of-memory killer, or a box switched off at the wall, under load, again and again."""
+    random, kills = chance("kill 9"), size(10, 100)
+    env, fleet = settings(sandbox.url, tmp_path), Fleet(DEVICES)
+    async with fleet.sending():
+        for _ in range(kills):
+            async with running(env) as relay:
+                fleet.address = relay.http
+                await asyncio.sleep(random.uniform(0, 0.6))
+                assert balanced(await relay.status())
+        relay = await start(env, fleet)
+    await all_settled(relay, sandbox, fleet, repeats=kills * MAX_IN_FLIGHT)
+    await relay.kill()
+    assert len(fleet.kept) > kills
+
+
+@needs_cc
+@pytest.mark.timeout(LONG_S)
+async def test_killed_while_it_makes_its_file(sandbox: Sandbox, tmp_path: Path) -> None:
+    """A box that loses power during its very first start, or while a new version migrates the file.
+
+    Killed before the first call that changes the disk, then before the second, and so on until it lives:
+    the next start finds what is half made, and makes it whole.
+    """
+    fleet, at, lived = Fleet(1), 1, False
+    while not lived:
+        env = settings(sandbox.url, tmp_path / str(at))
+        lived = await lives_on(Shim(tmp_path / "orders"), env, kill_at=at)
+        await one_more(env, fleet)
+        at += size(15, 1)
+    assert at > 30
+    assert len(sandbox.record.delivered()) == len(fleet.kept)
+
+
+@needs_cc
+@pytest.mark.timeout(LONG_S)
+async def test_killed_while_it_opens_what_a_kill_left(sandbox: Sandbox, tmp_path: Path) -> None:
+    """A loose plug: power goes while the relay still recovers from the last time it went."""
+    env, fleet, at, lived = settings(sandbox.url, tmp_path / "state"), Fleet(5), 1, False
+    relay = await start(env, fleet)
+    async with fleet.sending():
+        await fleet.until(kept=50)
+        await relay.kill()
+        while not lived:
+            lived = await lives_on(Shim(tmp_path / "orders"), env, kill_at=at)
+            at += size(4, 1)
+        relay = await start(env, fleet)
+    await all_settled(relay, sandbox, fleet, repeats=at * MAX_IN_FLIGHT)
+    await relay.kill()
+
+
+async def start(env: dict[str, str], fleet: Fleet) -> RelayProcess:
+    relay = await launch(env)
+    fleet.address = relay.http = (await relay.logged("relay started"))["http"][0]
+    return relay
+
+
+async def lives_on(shim: Shim, env: dict[str, str], kill_at: int) -> bool:
+    """Whether a start is over before so many calls have changed the disk; it is killed either way."""
+    shim.kill_at(kill_at)
+    relay = await launch(shim.around(env))
+    with suppress(AssertionError):  # it ended without saying so
+        await relay.logged("relay started")
+    await relay.kill()
+    return any(line["event"] == "relay started" for line in relay.log)
+
+
+async def one_more(env: dict[str, str], fleet: Fleet) -> None:
+    """The same relay, unharmed, takes and delivers an event."""
+    async with running(env) as relay:
+        fleet.address = relay.http
+        async with fleet.sending():
+            await fleet.until(kept=1)
+        status = await relay.until(lambda status: status["ledger"]["pending"] == 0)
+        assert balanced(status)
+        assert status["ledger"]["delivered"] == status["ledger"]["accepted"] > 0
