@@ -36,7 +36,7 @@ from relay.ingest.guard import Networks
 from relay.ingest.inflate import GZIP_MAGIC, inflate
 from relay.log import Gate
 from relay.metrics import REJECT_REASONS, UDP_DROP_REASONS, Metrics
-from relay.outbox import Outbox, OutboxError, OutboxFull
+from relay.outbox import Outbox, OutboxError, OutboxFull, OutboxShareTaken
 
 _DATAGRAMS_PER_WAKE = 64
 """About a millisecond of work; HTTP is served in between."""
@@ -280,7 +280,10 @@ class UdpIngest:
         if self._settings.ack:
             for each in datagrams:
                 self._send(error_ack(str(error), each.size_bytes), each.sender)
-        self._wait_for_room()
+        if not isinstance(error, OutboxShareTaken):
+            self._wait_for_room()
+        elif self._resume is None:
+            self._read_on()  # other devices' datagrams may be kept
         if not isinstance(error, OutboxError):
             raise error
 

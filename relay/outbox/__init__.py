@@ -41,6 +41,10 @@ class OutboxFull(OutboxError):
     """A size limit is reached and `when_full` is "reject", or the disk is full."""
 
 
+class OutboxShareTaken(OutboxFull):
+    """The outbox is nearly full and this device holds more than its share; others may still append (see share)."""
+
+
 class OutboxUnavailable(OutboxError):
     """The disk fails, or the outbox is closing: whether the events were stored is unknown."""
 
@@ -136,6 +140,7 @@ class Gauges(NamedTuple):
     oldest_age_ms: int
     """Age of the oldest pending event on the outbox's own clock; 0 if none."""
     writable: bool
+    """Whether every device's events can be stored."""
     dead_letters: int
     problem: str
     """Why it is not writable, for people; "" if it is."""
@@ -190,7 +195,7 @@ class Outbox(Protocol):
         """
 
     def room(self) -> bool:
-        """Whether an append would be tried now; for those who can leave events where they are instead."""
+        """Whether some device's append would be tried now; for those who can leave events where they are instead."""
 
     def sizes(self, lane: int, limit: int) -> Sequence[int]:
         """Body sizes in bytes of the lane's first `limit` pending events, in order."""

@@ -28,6 +28,7 @@ from relay.outbox import (
     Ledger,
     Loaded,
     OutboxFull,
+    OutboxShareTaken,
     OutboxUnavailable,
     Part,
     Selection,
@@ -36,6 +37,7 @@ from relay.outbox import (
 )
 from relay.outbox.age import OutboxTime
 from relay.outbox.memory_disk import ROW_BYTES, Disk, Stored
+from relay.outbox.share import reserve_bytes, share_bytes
 
 
 class MemoryOutbox:
@@ -90,6 +92,8 @@ class MemoryOutbox:
             answer.set_exception(OutboxUnavailable("the outbox is closed"))
         elif excess > 0 and (self._settings.when_full == "reject" or new_bytes > self._settings.max_size_bytes):
             answer.set_exception(OutboxFull("the outbox is full (outbox.max_size)"))
+        elif self._in_reserve(excess - new_bytes) and self._over_share({event.lane_key for event in events}):
+            answer.set_exception(OutboxShareTaken("the outbox is nearly full, and the device over its share"))
         elif all(event.event_id in self.disk.states for event in events):
             answer.set_result(len(events))
         else:
@@ -100,6 +104,15 @@ class MemoryOutbox:
     def room(self) -> bool:
         full = self.disk.size_bytes() >= self._settings.max_size_bytes
         return self._open and not (full and self._settings.when_full == "reject")
+
+    def _in_reserve(self, excess_bytes: int) -> bool:
+        size_bytes = self._settings.max_size_bytes
+        return self._settings.when_full == "reject" and excess_bytes > -reserve_bytes(size_bytes)
+
+    def _over_share(self, keys: Iterable[LaneKey]) -> bool:
+        most_bytes = share_bytes(self._settings.max_size_bytes, len(self.disk.lanes))
+        lanes = [self.disk.lanes[number] for key in keys if (number := self.disk.by_key.get(key)) is not None]
+        return any(lane.body_bytes + ROW_BYTES * len(lane.pending) > most_bytes for lane in lanes)
 
     def sizes(self, lane: int, limit: int) -> Sequence[int]:
         known = self.disk.lanes.get(lane)
@@ -172,14 +185,15 @@ class MemoryOutbox:
         return self.disk.ledger
 
     def gauges(self) -> Gauges:
+        writable = self.room() and not self._in_reserve(self.disk.size_bytes() - self._settings.max_size_bytes)
         oldest = min((lane.pending[0].at_ms for lane in self.disk.lanes.values() if lane.pending), default=None)
         return Gauges(
             bytes=self.disk.size_bytes(),
             max_bytes=self._settings.max_size_bytes,
             oldest_age_ms=0 if oldest is None else self._now_ms() - oldest,
-            writable=self.room(),
+            writable=writable,
             dead_letters=len(self.disk.dead),
-            problem="" if self.room() else "the outbox is full or closed",
+            problem="" if writable else "the outbox is full, nearly full, or closed",
         )
 
     async def check(self) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
+from relay.event import LaneKey
 from relay.outbox import (
     Dead,
     Ledger,
     OutboxFull,
+    OutboxShareTaken,
     OutboxUnavailable,
     Part,
     Selection,
@@ -392,6 +395,16 @@ class TestAge:
         assert box.outbox.gauges().oldest_age_ms == 0
 
 
+async def fill(box: Box, keys: Sequence[LaneKey]) -> int:
+    """Append one by one, each device in its turn, until one is refused; how many were taken."""
+    for number in range(100_000):
+        try:
+            await box.append([number], keys[number % len(keys)], body_bytes=2_000)
+        except OutboxFull:
+            return number
+    raise AssertionError("never full")
+
+
 class TestFull:
     async def test_reject_refuses_drains_and_takes_again_and_again(self, make_box: MakeBox) -> None:
         box = await make_box(max_size_bytes=512 * KIB, when_full="reject").start()
@@ -411,6 +424,25 @@ class TestFull:
             assert await box.deliver_all() == bodies(kept, body_bytes=400)
             box.check()
         assert box.outbox.ledger().dropped == 0
+
+    async def test_what_a_noisy_device_cannot_fill_is_kept_for_the_others(self, make_box: MakeBox) -> None:
+        box = await make_box(max_size_bytes=2 * 1024 * KIB, when_full="reject").start()
+        number = await fill(box, [TV])
+        assert not box.outbox.gauges().writable
+        assert box.outbox.room()
+        assert await box.append(range(100_000, 100_100), PHONE, body_bytes=400) == 0
+        with pytest.raises(OutboxShareTaken):
+            await box.append([number], TV)
+        with pytest.raises(OutboxShareTaken):
+            await box.outbox.append([event(200_000, PHONE), event(number, TV)])
+        assert box.outbox.find(event_id(200_000)) is None
+        await box.deliver(number - 100, TV)
+        assert await box.append([number], TV) == 0
+
+    async def test_devices_that_share_evenly_use_what_is_kept_from_a_noisy_one(self, make_box: MakeBox) -> None:
+        alone = await make_box(max_size_bytes=2 * 1024 * KIB, when_full="reject").start()
+        even = await make_box(max_size_bytes=2 * 1024 * KIB, when_full="reject").start()
+        assert await fill(even, [(1, "tv", f"tv-{n}") for n in range(40)]) > await fill(alone, [TV])
 
     async def test_drop_oldest_keeps_the_newest_and_counts(self, make_box: MakeBox) -> None:
         box = await make_box(max_size_bytes=512 * KIB, when_full="drop_oldest").start()

@@ -8,16 +8,18 @@ only. Knows nothing of SQL.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from relay.clock import Clock
 from relay.config import OutboxSettings
-from relay.outbox import EventState, LaneState, Ledger, Part
+from relay.event import LaneKey
+from relay.outbox import EventState, LaneState, Ledger, OutboxShareTaken, Part
 from relay.outbox.age import OutboxTime
 from relay.outbox.index import Index
 from relay.outbox.recent import DEAD, DROPPED, Recent
+from relay.outbox.share import reserve_bytes, share_bytes
 from relay.outbox.sqlite.connection import PAGE_BYTES
 from relay.outbox.sqlite.start import Chunk, Opened
 from relay.outbox.sqlite.transactions import Buried, Graveyard, Range
@@ -27,6 +29,7 @@ _GARBAGE_ROWS = 512
 _IDLE_GARBAGE_ROWS = 4096
 _TRUNCATED_ROWS = 20_000
 """The largest log that is emptied at once when nothing is pending; some ten milliseconds."""
+_ROW_BYTES = 60
 _FREE_PAGES = 256
 """So many free pages are not worth giving back."""
 
@@ -40,6 +43,8 @@ class Limits:
     """The write-ahead log is copied back and begun anew before it is larger."""
     append_bytes: int
     """Used pages beyond which nothing is appended; the rest is kept for settles, lanes and dead letters."""
+    reserve_bytes: int
+    """The last part of them, see relay.outbox.share."""
     commit_bytes: int
     """Bodies in one commit."""
     dead_letter_bytes: int
@@ -56,6 +61,7 @@ class Limits:
             max_bytes=size,
             wal_bytes=wal,
             append_bytes=size - wal - size // 16,
+            reserve_bytes=reserve_bytes(size - wal - size // 16),
             commit_bytes=wal // 4,
             dead_letter_bytes=size // 4,
             reclaim_rows=min(4096, wal // 1024),
@@ -182,6 +188,17 @@ class Book:
     def room_bytes(self) -> int:
         """How much the used pages may grow by appends."""
         return self.limits.append_bytes - self.used_bytes
+
+    def share_refusal(self, keys: Iterable[LaneKey], room_bytes: int) -> OutboxShareTaken | None:
+        """Why one of these devices may not append where so much room is left, see relay.outbox.share."""
+        if room_bytes >= self.limits.reserve_bytes:
+            return None
+        most_bytes = share_bytes(self.limits.append_bytes, len(self.index.lanes))
+        lanes, by_key = self.index.lanes, self.index.by_key
+        for lane in (lanes[number] for key in keys if (number := by_key.get(key)) is not None):
+            if lane.body_bytes + _ROW_BYTES * len(lane) > most_bytes:
+                return OutboxShareTaken("the outbox is nearly full, and the device holds more than its share of it")
+        return None
 
     def graveyard(self, clock: Clock) -> Graveyard:
         return Graveyard(self.settings.max_dead_letters, self.limits.dead_letter_bytes, clock.wall_ms())

@@ -76,7 +76,7 @@ class SqliteOutbox:
     def append(self, events: Sequence[Event]) -> asyncio.Future[int]:
         answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         append = Append(events, answer)
-        refusal = self._owner.refusal(append.body_bytes, append.cost_bytes)
+        refusal = self._owner.refusal(append.body_bytes, append.cost_bytes, (event.lane_key for event in events))
         if refusal is not None:
             answer.set_exception(refusal)
         elif all(event.event_id in self._owner.known.recent.known for event in events):

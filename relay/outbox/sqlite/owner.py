@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -23,6 +23,7 @@ import structlog
 
 from relay.clock import Clock
 from relay.config import OutboxSettings
+from relay.event import LaneKey
 from relay.metrics import Metrics
 from relay.outbox import Backlog, Gauges, OutboxError, OutboxFull, OutboxRefused, OutboxUnavailable
 from relay.outbox.sqlite import ops, start
@@ -122,8 +123,8 @@ class Owner:
             self._rescue = True
             self.poke()
 
-    def refusal(self, body_bytes: int, cost_bytes: int) -> OutboxError | None:
-        """Why so much more cannot be appended now; see Append."""
+    def refusal(self, body_bytes: int, cost_bytes: int, keys: Iterable[LaneKey] = ()) -> OutboxError | None:
+        """Why so much more of these devices cannot be appended now; see Append."""
         if self._failure is not None:
             return self._failure
         if self.closing or self.book is None:
@@ -136,7 +137,7 @@ class Owner:
         room_bytes = self._limits.append_bytes if drops else self.book.room_bytes() - self._gathered_cost_bytes
         if cost_bytes > room_bytes:
             return OutboxFull("the outbox is full (outbox.max_size)")
-        return None
+        return None if drops else self.book.share_refusal(keys, room_bytes)
 
     def _common_refusal(self) -> OutboxError | None:
         return self.refusal(_COMMON_EVENT_BYTES, cost_bytes(_COMMON_EVENT_BYTES))
@@ -150,12 +151,15 @@ class Owner:
         book = self.book
         if book is None:
             return Gauges(0, self._limits.max_bytes, 0, False, 0, problem)
+        crowded = book.room_bytes() - self._gathered_cost_bytes < self._limits.reserve_bytes
+        if not problem and crowded and self._settings.when_full == "reject":
+            problem = "the outbox is nearly full: devices that hold more than their share are refused"
         aged = book.pending and book.oldest_seq is not None
         return Gauges(
             bytes=book.pages * PAGE_BYTES + self.store.wal_file_bytes,
             max_bytes=self._limits.max_bytes,
             oldest_age_ms=max(book.time.now_ms() - book.oldest_at_ms, 0) if aged else 0,
-            writable=refusal is None,
+            writable=not problem,
             dead_letters=book.dead_letters,
             problem=problem,
         )
