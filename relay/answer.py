@@ -2,7 +2,7 @@
 
 An Answer holds no state of a request, so one object serves every request that is answered alike.
 Left out on purpose: `Server` (nobody's business) and `Date` (a box's clock may be decades off, and
-RFC 9110, 6.6.1 forbids a Date without a clock; nothing here is cached).
+RFC 9110, 6.6.1 forbids a Date without a clock; a cache takes the time of receipt, RFC 9111, 4.2.3).
 """
 
 from __future__ import annotations
@@ -25,12 +25,21 @@ RETRY_LATER: Headers = (("Retry-After", str(RETRY_AFTER_S)),)
 class Answer(web.StreamResponse):
     """A whole response; `raw` is what goes over the wire."""
 
-    def __init__(self, status: int, body: bytes = b"", headers: Headers = (), *, close: bool = False) -> None:
+    def __init__(
+        self,
+        status: int,
+        body: bytes = b"",
+        headers: Headers = (),
+        *,
+        close: bool = False,
+        content_type: str = "application/json",
+    ) -> None:
         super().__init__(status=status)
         self._content = body
         self._extra = tuple(headers)
         self._closes = close
-        self._head = _head(status, len(body), self._extra, close)
+        self._type = content_type
+        self._head = _head(status, content_type, len(body), self._extra, close)
         self.raw = self._head + body
 
     @property
@@ -40,10 +49,13 @@ class Answer(web.StreamResponse):
     @cached_property
     def closing(self) -> Answer:
         """The same answer, announcing that the connection ends with it."""
-        return self if self._closes else Answer(self.status, self._content, self._extra, close=True)
+        if self._closes:
+            return self
+        return Answer(self.status, self._content, self._extra, close=True, content_type=self._type)
 
     def with_headers(self, headers: Headers) -> Answer:
-        return Answer(self.status, self._content, (*self._extra, *headers), close=self._closes)
+        extra = (*self._extra, *headers)
+        return Answer(self.status, self._content, extra, close=self._closes, content_type=self._type)
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         """Send all of it; waits while the client does not read. Raises ConnectionResetError if it left."""
@@ -74,10 +86,10 @@ def error_answer(
     return Answer(status, json.dumps(content).encode(), headers, close=close)
 
 
-def _head(status: int, body_bytes: int, headers: Headers, close: bool) -> bytes:
+def _head(status: int, content_type: str, body_bytes: int, headers: Headers, close: bool) -> bytes:
     lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}"]
-    if status != HTTPStatus.NO_CONTENT:  # which has neither (RFC 9110, 8.6)
-        lines += ["Content-Type: application/json", f"Content-Length: {body_bytes}"]
+    if status not in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED):  # which have neither (RFC 9110, 8.6)
+        lines += [f"Content-Type: {content_type}", f"Content-Length: {body_bytes}"]
     lines += [f"{name}: {value}" for name, value in headers]
     if close:
         lines.append("Connection: close")

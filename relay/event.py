@@ -85,7 +85,7 @@ class Reader:
     def __init__(
         self, defaults: Defaults, max_event_bytes: int, new_event_id: Callable[[], str], now: Callable[[], str]
     ) -> None:
-        self._max_event_bytes = max_event_bytes
+        self.max_event_bytes = max_event_bytes
         self._new_event_id = new_event_id
         self._now = now
         self._received_at = b""
@@ -98,15 +98,16 @@ class Reader:
         filled_in = {f"source.{name}" for name in source}
         if defaults.tenant_id is not None:
             filled_in.add("tenant_id")
-        self._required = REQUIRED - filled_in
+        self.required = REQUIRED - filled_in
+        """Fields that an app must give, dotted."""
 
     def read_json(self, body: bytes) -> list[Event] | Refusal:
         """One event object, {"events": [...]}, or a bare array."""
         body = body.strip(strict_json.SPACE)
         self._received_at = b""
-        if len(body) <= self._max_event_bytes and not body.startswith(_BATCH_OPENINGS):
+        if len(body) <= self.max_event_bytes and not body.startswith(_BATCH_OPENINGS):
             event = self._read_quickly(body)
-            if event is not None and len(event.body) <= self._max_event_bytes:
+            if event is not None and len(event.body) <= self.max_event_bytes:
                 return [event]
         return _finish(self.reading_json(body))
 
@@ -160,7 +161,7 @@ class Reader:
                 received_at = self._received_at
                 yield
                 self._received_at = received_at  # other bodies may have been read
-            if event_bytes <= self._max_event_bytes:
+            if event_bytes <= self.max_event_bytes:
                 try:
                     event = self._read_quickly(body) or self._read_strictly(body, f"events.{index}", faults)
                 except Malformed as error:
@@ -171,8 +172,8 @@ class Reader:
                     continue
                 event_bytes = len(event.body)
                 events.append(event)
-            if event_bytes > self._max_event_bytes:
-                too_large = f"events.{index} has {event_bytes} bytes; at most {self._max_event_bytes} are allowed."
+            if event_bytes > self.max_event_bytes:
+                too_large = f"events.{index} has {event_bytes} bytes; at most {self.max_event_bytes} are allowed."
         if faults.by_path:
             return Refusal("invalid", faults.summary(), faults.by_path)
         return Refusal("too_large", too_large) if too_large else events
@@ -204,10 +205,8 @@ class Reader:
         if "events" not in names or "event_type" in names:
             return [body]
         around = f"{text[:start]}[]{text[end:]}" if array is not None else text
-        if len(around) > self._max_event_bytes:
-            return Refusal(
-                "too_large", f"What lies around the events has more than {self._max_event_bytes} characters."
-            )
+        if len(around) > self.max_event_bytes:
+            return Refusal("too_large", f"What lies around the events has more than {self.max_event_bytes} characters.")
         strict_json.parse(around)
         faults = Faults()
         if names.count("events") > 1:
@@ -227,7 +226,7 @@ class Reader:
     def _read_strictly(self, body: bytes, path: str, faults: Faults) -> Event | None:
         """Raises Malformed; None after adding to `faults`."""
         pairs = strict_json.parse(strict_json.decode(body))
-        if not check(pairs, path, self._required, faults):
+        if not check(pairs, path, self.required, faults):
             return None
         fields: dict[str, Any] = dict(pairs)
         if "source" in fields:

@@ -94,7 +94,7 @@ def check(event: object, path: str, required: Set[str], faults: Faults) -> TypeG
 
 
 def _check_object(pairs: Object, path: str, prefix: str, required: Set[str], faults: Faults) -> dict[str, object]:
-    """Add the faults of one object, whose fields are known to _RULES as `prefix` and name; returns its fields."""
+    """Add the faults of one object, whose fields are known to RULES as `prefix` and name; returns its fields."""
     fields: dict[str, object] = {}
     twice: dict[str, None] = {}
     for name, value in pairs:
@@ -103,7 +103,7 @@ def _check_object(pairs: Object, path: str, prefix: str, required: Set[str], fau
         fields[name] = value
     for name in twice:
         faults.add(f"{path}.{_shown(name)}", "must not be given twice")
-    for name, rule in _RULES[prefix].items():
+    for name, rule in RULES[prefix].items():
         if name in fields:
             must_be = rule(fields[name])
             if must_be:
@@ -119,62 +119,63 @@ def _shown(name: str) -> str:
     return name if name.isprintable() else ascii(name)[1:-1]
 
 
-def _uuid4(value: object) -> str:
+def uuid4(value: object) -> str:
     return "" if isinstance(value, str) and uuid4_bytes(value) else "a valid UUID (version 4)"
 
 
-def _moment(value: object) -> str:
+def moment(value: object) -> str:
     if isinstance(value, str) and is_moment(value):
         return ""
     return "an ISO 8601 date and time with a zone, such as 2024-05-01T12:00:00.000Z"
 
 
-def _tenant(value: object) -> str:
+def tenant(value: object) -> str:
     # True is an int to Python, but not to JSON
     return "" if type(value) is int and value >= 1 else "an integer of at least 1"
 
 
-def _object(value: object) -> str:
+def an_object(value: object) -> str:
     return "" if isinstance(value, Object) else "an object"
 
 
-def _string(value: object) -> str:
+def string(value: object) -> str:
     return "" if isinstance(value, str) else "a string"
 
 
-def _filled(value: object) -> str:
+def filled(value: object) -> str:
     # the upstream's framework trims strings, and takes an empty one for a missing one
     return "" if isinstance(value, str) and value.strip() else "a string that is not blank"
 
 
-def _device(value: object) -> str:
+def device(value: object) -> str:
     if isinstance(value, str) and value.strip() and len(value) <= MAX_DEVICE_ID_CHARACTERS:
         return ""
     return f"a string that is not blank and not greater than {MAX_DEVICE_ID_CHARACTERS} characters"
 
 
-def _platform(value: object) -> str:
+def platform(value: object) -> str:
     return "" if value in PLATFORMS else f"one of {', '.join(PLATFORMS)}"
 
 
-_RULES: Mapping[str, Mapping[str, Rule]] = {
+RULES: Mapping[str, Mapping[str, Rule]] = {
+    # by prefix and name; the API's description is made from it, too
     "": {
-        "event_id": _uuid4,
-        "event_type": _filled,
-        "tenant_id": _tenant,
-        "source": _object,
-        "subject": _object,
-        "context": _object,
-        "occurred_at": _moment,
+        "event_id": uuid4,
+        "event_type": filled,
+        "tenant_id": tenant,
+        "source": an_object,
+        "subject": an_object,
+        "context": an_object,
+        "occurred_at": moment,
     },
     "source.": {
-        "platform": _platform,
-        "device_id": _device,
-        "app_version": _string,
-        "os_version": _string,
-        "device_model": _string,
+        "platform": platform,
+        "device_id": device,
+        "app_version": string,
+        "os_version": string,
+        "device_model": string,
     },
-    "subject.": {"type": _string, "id": _string},
+    "subject.": {"type": string, "id": string},
 }
 _PARTS = ("source", "subject")
 _NO_SOURCE = Object()

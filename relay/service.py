@@ -29,12 +29,10 @@ import platform
 import signal
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import structlog
-from aiohttp import web
 
 from relay import __version__, installation, log, process
 from relay.address import ListenError
@@ -43,10 +41,8 @@ from relay.config import ConfigError, Fault, Settings, changes, diff, load, need
 from relay.event import Defaults, Reader
 from relay.forward.forwarder import Forwarder
 from relay.forward.upstream import UpstreamClient, transport_problem
-from relay.ingest.guard import Guard
 from relay.ingest.http import HttpIngest
 from relay.ingest.udp import UdpIngest
-from relay.listener import Listener
 from relay.metrics import Metrics
 from relay.ops.history import History
 from relay.ops.live import Live
@@ -56,6 +52,7 @@ from relay.outbox import OutboxError, Selection
 from relay.outbox.sqlite import SQLITE_VERSION, SqliteOutbox
 from relay.policy.limits import Limits
 from relay.policy.schedule import Schedule
+from relay.routes import Routes
 from relay.secret import exposed
 from relay.supervisor import Supervisor
 from relay.tasks import PartDied, Tasks
@@ -111,7 +108,8 @@ class Service:
             metrics=self.metrics,
             refresh=self._refresh,
         )
-        self._listeners = self._make_listeners()
+        self._routes = Routes(settings, self._http, self._ops)
+        self._listeners = self._routes.listeners(self.metrics, clock)
         self._forwarding: asyncio.Task[None] | None = None
         self._loaded = False
         self.metrics.build_info(__version__, platform.python_version(), SQLITE_VERSION)
@@ -208,6 +206,7 @@ class Service:
         self._ops.token = settings.ops.token
         reader = self._reader(settings)
         self._http.reader = self._udp.reader = reader
+        self._routes.reloaded()
         self.settings = settings
         _warn_of_exposed(settings)
         self._forwarder.probe()
@@ -235,22 +234,6 @@ class Service:
             made = self._clock.new_event_id()
             _log.error("the device id cannot be kept, it will change at the next start", error=str(error), id=made)
             return made
-
-    def _make_listeners(self) -> list[Listener]:
-        http, ops = self.settings.http, self.settings.ops
-        guard = Guard(http.allowed_hosts, http.allowed_origins)
-        if not ops.listen:
-            return [Listener(self._dispatch, http, guard, self.metrics, self._clock, self._http.shortcut)]
-        own = replace(http, listen=ops.listen, unix_socket="")
-        return [
-            Listener(self._http.handle, http, guard, self.metrics, self._clock, self._http.shortcut),
-            Listener(self._ops.handle, own, guard, self.metrics, self._clock),
-        ]
-
-    async def _dispatch(self, request: web.BaseRequest) -> web.StreamResponse:
-        if self._http.serves(request.raw_path):
-            return await self._http.handle(request)
-        return await self._ops.handle(request)
 
     async def _load_and_forward(self) -> None:
         while not self._loaded:

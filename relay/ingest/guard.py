@@ -5,8 +5,8 @@ The relay has no user and no password on loopback. What keeps the web out is dec
 1.  Only a Host that is a loopback name, or was allowed by the operator, is served, on every route.
     A page whose own name was rebound to 127.0.0.1 still sends its own name (DNS rebinding), and
     0.0.0.0 is no loopback name (browsers let pages reach it).
-2.  A request that names an Origin is served if the origin is the relay itself, or for the events API
-    (`EVENTS_API`) if the operator allowed it. Any other page is refused, whatever the content type.
+2.  A request that names an Origin is served if the origin is the relay itself, or for what apps use
+    (`FOR_APPS`) if the operator allowed it. Any other page is refused, whatever the content type.
 3.  Without an Origin a request that the browser calls cross-site is refused.
 
 Pure: nothing here knows sockets, requests or answers. Caches are bounded and hold decisions only.
@@ -21,8 +21,8 @@ from typing import NamedTuple
 
 from relay.address import ip_of
 
-EVENTS_API = "/v1/"
-"""Allowed origins are served below this path and nowhere else: they may post, not operate."""
+FOR_APPS = ("/v1/", "/relay.js", "/openapi.json")
+"""Allowed origins are served on these paths and nowhere else: they may post and learn how, not operate."""
 
 _CACHED_DECISIONS = 1024
 _HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[^\s:@/\\?#\[\]]+)(?::[0-9]{0,5})?")
@@ -71,7 +71,7 @@ class Guard:
         return _ADMITTED
 
     def _check_origin(self, path: str, host: str | None, origin: str) -> Admitted | Forbidden:
-        if path.startswith(EVENTS_API) and origin in self._allowed_origins:
+        if path.startswith(FOR_APPS) and origin in self._allowed_origins:
             return Admitted(origin)
         if host is not None and origin == "http://" + host.lower():
             return _ADMITTED

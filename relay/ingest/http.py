@@ -36,7 +36,7 @@ EVENTS_PATH = "/v1/events"
 
 BodyKind = Literal["json", "lines"]
 
-_KINDS: Mapping[str, BodyKind] = {
+KINDS: Mapping[str, BodyKind] = {
     "": "json",
     "application/json": "json",
     "text/plain": "json",
@@ -48,7 +48,8 @@ _READ_AT_ONCE_BYTES = 16_384
 _EVENT_ID = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 _STATUS_OF_REFUSAL = {"malformed": 400, "invalid": 422, "too_large": 413}
 _NOT_STORED = (("Cache-Control", "no-store"),)
-_CORS_MAX_AGE_S = 600
+CORS_MAX_AGE_S = 600
+CORS_HEADERS = "content-type, content-encoding, x-events-key"
 
 _NOT_FOUND = error_answer(404, "no such path; events go to POST /v1/events")
 _UNKNOWN_EVENT = error_answer(404, "this event is not known, or no longer", headers=_NOT_STORED)
@@ -255,7 +256,7 @@ def _body_kind(content_type: str) -> BodyKind | None:
         name, _, value = parameter.partition("=")
         if name.strip().lower() == "charset" and value.strip().strip('"').lower() not in ("utf-8", "utf8"):
             return None
-    return _KINDS.get(media_type.strip().lower())
+    return KINDS.get(media_type.strip().lower())
 
 
 def _preflight(request: web.BaseRequest, methods: str) -> Answer:
@@ -269,8 +270,8 @@ def _preflight(request: web.BaseRequest, methods: str) -> Answer:
         return _NO_PREFLIGHT
     headers = [
         ("Access-Control-Allow-Methods", methods),
-        ("Access-Control-Allow-Headers", "content-type, content-encoding, x-events-key"),
-        ("Access-Control-Max-Age", str(_CORS_MAX_AGE_S)),
+        ("Access-Control-Allow-Headers", CORS_HEADERS),
+        ("Access-Control-Max-Age", str(CORS_MAX_AGE_S)),
     ]
     headers += [
         (f"Access-Control-Allow-{network}-Network", "true")

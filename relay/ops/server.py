@@ -9,7 +9,7 @@ It must not know sockets, nor how events come in or go out. The listener's guard
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -81,6 +81,11 @@ class Ops:
             **dict.fromkeys(self._page, Route(get, self._file)),
         }
         self._one_dead = Route(get, self._show_dead, guarded=True)
+
+    @property
+    def routes(self) -> Mapping[str, Route]:
+        """Every path there is, as the API's description names them."""
+        return {**self._routes, f"{DEAD_LETTERS}/{{id}}": self._one_dead}
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """The answer to any request; an outbox that fails is 503. Raises ConnectionResetError if the client left."""

@@ -1,0 +1,305 @@
+/* The relay's client for web pages: relay.send("video.play", {context: {...}}) and think no more of it.
+ *
+ * Rules:
+ * 1. Nothing here ever throws into the page, whatever it is called with and whatever the browser lacks.
+ * 2. An event stays in memory, and in localStorage where there is one, until the relay has answered for it. Both
+ *    are bounded: the oldest go first, and `relay.dropped` counts them.
+ * 3. Sending again is harmless: every event has its id, and the relay stores an id once.
+ * 4. When the page is hidden or left, what waits goes out by sendBeacon; as that says nothing of success, it also
+ *    stays in localStorage for the next visit.
+ * No dependency, no build, and no syntax newer than ES5: TV browsers are old.
+ */
+(function (root) {
+  "use strict";
+
+  var MAX_EVENTS = 1000;
+  var MAX_CHARS = 1000000; // of all that waits; localStorage holds 5 MB for the whole origin
+  var MAX_EVENT_CHARS = 60000; // the relay takes 64 KiB
+  var MAX_BATCH_EVENTS = 100;
+  var MAX_BATCH_BYTES = 60000; // browsers keep 64 KiB alive beyond the page, all requests together
+  var GATHER_MS = 50;
+  var TIMEOUT_MS = 30000;
+  var RETRY_FIRST_MS = 1000;
+  var RETRY_MAX_MS = 60000;
+  var PREFIX = "relay.event.";
+  var TYPE = "text/plain;charset=UTF-8"; // with it a page needs no preflight, and sendBeacon sends the same
+
+  function Relay(options) {
+    this.pending = 0; // events that wait for an answer
+    this.dropped = 0; // events given up: queue full, refused, or no JSON
+    this._options = {};
+    this._queue = []; // of {key, body, bytes}, oldest first
+    this._chars = 0;
+    this._count = 0;
+    this._most = MAX_BATCH_EVENTS;
+    this._failures = 0;
+    this._timer = null;
+    this._sending = [];
+    this.configure(options);
+    var relay = this;
+    safely(function () { relay._load(); });
+    safely(function () { relay._watch(); });
+  }
+
+  // options: url of the events API; event: fields that every event gets, such as tenant_id and source
+  Relay.prototype.configure = function (options) {
+    var mine = this._options;
+    safely(function () {
+      for (var name in options || {}) mine[name] = options[name];
+    });
+    return this;
+  };
+
+  // The event's id, or null if the event cannot be sent. `fields` go into the event as they are.
+  Relay.prototype.send = function (eventType, fields) {
+    var relay = this;
+    var id = safely(function () {
+      var event = { event_id: newId(), event_type: eventType, occurred_at: new Date().toISOString() };
+      merge(event, relay._options.event);
+      merge(event, fields);
+      var body = JSON.stringify(event);
+      if (typeof event.event_id !== "string" || body.length > MAX_EVENT_CHARS) return null;
+      relay._keep(body);
+      relay._wake(GATHER_MS);
+      return event.event_id;
+    });
+    if (!id) this.dropped += 1;
+    return id || null;
+  };
+
+  // Send now what waits, without the pause after a failure.
+  Relay.prototype.flush = function () {
+    var relay = this;
+    safely(function () { relay._wake(0, true); });
+    return this;
+  };
+
+  Relay.prototype._keep = function (body) {
+    this._count += 1;
+    var order = ("0000000000" + Date.now().toString(36)).slice(-10) + ("00000" + this._count.toString(36)).slice(-6);
+    this._add({ key: PREFIX + order + newId().slice(0, 8), body: body, bytes: byteLength(body) });
+    var item = this._queue[this._queue.length - 1];
+    safely(function () { root.localStorage.setItem(item.key, item.body); });
+  };
+
+  Relay.prototype._add = function (item) {
+    this._queue.push(item);
+    this._chars += item.body.length;
+    while (this._queue.length > MAX_EVENTS || this._chars > MAX_CHARS) {
+      this._remove(this._queue[0]);
+      this.dropped += 1;
+    }
+    this.pending = this._queue.length;
+  };
+
+  Relay.prototype._remove = function (item) {
+    var at = this._queue.indexOf(item);
+    if (at >= 0) {
+      this._queue.splice(at, 1);
+      this._chars -= item.body.length;
+    }
+    this.pending = this._queue.length;
+    safely(function () { root.localStorage.removeItem(item.key); });
+  };
+
+  // What earlier pages left.
+  Relay.prototype._load = function () {
+    var storage = root.localStorage;
+    if (!storage) return;
+    var keys = [];
+    for (var i = 0; i < storage.length; i++) {
+      var key = storage.key(i);
+      if (key && key.indexOf(PREFIX) === 0) keys.push(key);
+    }
+    keys.sort();
+    for (var j = 0; j < keys.length; j++) {
+      var body = storage.getItem(keys[j]);
+      if (body) this._add({ key: keys[j], body: body, bytes: byteLength(body) });
+    }
+    if (this._queue.length) this._wake(GATHER_MS);
+  };
+
+  Relay.prototype._watch = function () {
+    if (!root.addEventListener) return;
+    var relay = this;
+    function leave() { safely(function () { relay._beacon(); }); }
+    root.addEventListener("pagehide", leave);
+    root.addEventListener("online", function () { relay.flush(); });
+    root.document.addEventListener("visibilitychange", function () {
+      if (root.document.visibilityState === "hidden") leave();
+    });
+  };
+
+  Relay.prototype._wake = function (ms, anew) {
+    var relay = this;
+    if (this._timer !== null && anew) {
+      clearTimeout(this._timer);
+      this._timer = null;
+    }
+    if (this._timer !== null || this._sending.length || !this._queue.length) return;
+    this._timer = setTimeout(function () {
+      relay._timer = null;
+      safely(function () { relay._send(); });
+    }, ms);
+    if (this._timer && this._timer.unref && relay._options.unref) this._timer.unref();
+  };
+
+  // The oldest events that fit one request.
+  Relay.prototype._batch = function (from) {
+    var batch = [];
+    var bytes = 0;
+    for (var i = from; i < this._queue.length && batch.length < this._most; i++) {
+      bytes += this._queue[i].bytes + 1;
+      if (batch.length && bytes > MAX_BATCH_BYTES) break;
+      batch.push(this._queue[i]);
+    }
+    return batch;
+  };
+
+  Relay.prototype._send = function () {
+    var relay = this;
+    var batch = (this._sending = this._batch(0));
+    if (!batch.length) return;
+    var settled = false;
+    function settle(status, retryAfter) {
+      if (settled) return;
+      settled = true;
+      clearTimeout(timeout);
+      relay._sending = [];
+      safely(function () { relay._settle(batch, status, retryAfter); });
+    }
+    var timeout = setTimeout(function () { settle(0); }, TIMEOUT_MS);
+    if (timeout && timeout.unref && this._options.unref) timeout.unref();
+    try {
+      post(this._url(), bodyOf(batch), settle);
+    } catch (error) {
+      settle(0);
+    }
+  };
+
+  Relay.prototype._settle = function (batch, status, retryAfter) {
+    if (status >= 200 && status < 300) {
+      for (var i = 0; i < batch.length; i++) this._remove(batch[i]);
+      this._failures = 0;
+      this._most = Math.min(this._most * 2, MAX_BATCH_EVENTS);
+      this._wake(0);
+    } else if (status === 400 || status === 413 || status === 415 || status === 422) {
+      // the same bytes would be refused again: find the bad event by halving, and give only that one up
+      if (batch.length === 1) {
+        this._remove(batch[0]);
+        this.dropped += 1;
+        complain("event refused with " + status + ": " + batch[0].body.slice(0, 200));
+      }
+      this._most = Math.max(1, Math.floor(batch.length / 2));
+      this._wake(0);
+    } else {
+      this._failures += 1;
+      if (this._failures === 1 && status) complain("the relay answered " + status + "; events wait");
+      var ceiling = Math.min(RETRY_MAX_MS, RETRY_FIRST_MS * Math.pow(2, Math.min(this._failures - 1, 10)));
+      this._wake(Math.max(Math.random() * ceiling, Math.min(RETRY_MAX_MS, (Number(retryAfter) || 0) * 1000), 100));
+    }
+  };
+
+  // All that waits and is not on its way, in bodies that the browser takes; nothing is forgotten by it.
+  Relay.prototype._beacon = function () {
+    var navigator = root.navigator;
+    if (!navigator || !navigator.sendBeacon) return;
+    var from = this._sending.length;
+    while (from < this._queue.length) {
+      var batch = this._batch(from);
+      if (!navigator.sendBeacon(this._url(), new Blob([bodyOf(batch)], { type: TYPE }))) return;
+      from += batch.length;
+    }
+  };
+
+  Relay.prototype._url = function () {
+    return this._options.url || "http://127.0.0.1:8080/v1/events";
+  };
+
+  function bodyOf(batch) {
+    var bodies = [];
+    for (var i = 0; i < batch.length; i++) bodies.push(batch[i].body);
+    return '{"events":[' + bodies.join(",") + "]}";
+  }
+
+  function post(url, body, settle) {
+    if (root.fetch) {
+      var keepalive = byteLength(body) <= MAX_BATCH_BYTES + 100;
+      root
+        .fetch(url, { method: "POST", body: body, headers: { "Content-Type": TYPE }, keepalive: keepalive })
+        .then(
+          function (answer) { settle(answer.status, answer.headers.get("Retry-After")); },
+          function () { settle(0); }
+        );
+      return;
+    }
+    var request = new root.XMLHttpRequest();
+    request.open("POST", url);
+    request.setRequestHeader("Content-Type", TYPE);
+    request.onloadend = function () { settle(request.status); };
+    request.send(body);
+  }
+
+  function newId() {
+    var crypto = root.crypto;
+    if (crypto && crypto.randomUUID) return crypto.randomUUID(); // in secure contexts only
+    var bytes = [];
+    if (crypto && crypto.getRandomValues) bytes = crypto.getRandomValues(new Uint8Array(16));
+    else for (var i = 0; i < 16; i++) bytes.push(Math.floor(Math.random() * 256));
+    var hex = "";
+    for (var j = 0; j < 16; j++) {
+      var byte = j === 6 ? (bytes[j] & 15) | 64 : j === 8 ? (bytes[j] & 63) | 128 : bytes[j];
+      hex += (byte + 256).toString(16).slice(1) + (j === 3 || j === 5 || j === 7 || j === 9 ? "-" : "");
+    }
+    return hex;
+  }
+
+  // Fields of objects within go beside those that are there: {source: {app_version: "2"}} keeps source.platform.
+  function merge(into, fields) {
+    for (var name in fields || {}) {
+      var value = fields[name];
+      if (value === undefined) continue;
+      into[name] = isPlain(value) && name === "source" ? merge(merge({}, into[name]), value) : value;
+    }
+    return into;
+  }
+
+  function isPlain(value) {
+    return Object.prototype.toString.call(value) === "[object Object]";
+  }
+
+  function byteLength(text) {
+    var bytes = text.length;
+    for (var i = 0; i < text.length; i++) {
+      var code = text.charCodeAt(i);
+      if (code > 127) bytes += code > 2047 && (code < 0xd800 || code > 0xdfff) ? 2 : 1;
+    }
+    return bytes;
+  }
+
+  function safely(act) {
+    try {
+      return act();
+    } catch (error) {
+      return undefined;
+    }
+  }
+
+  function complain(words) {
+    safely(function () { root.console.warn("relay: " + words); });
+  }
+
+  // A script tag configures it: <script src="http://127.0.0.1:8080/relay.js" crossorigin data-event='{...}'>
+  function fromTag() {
+    var tag = root.document && root.document.currentScript;
+    var options = {};
+    if (tag && tag.src) options.url = tag.src.replace(/\/relay\.js.*$/, "/v1/events");
+    if (tag && tag.getAttribute("data-url")) options.url = tag.getAttribute("data-url");
+    if (tag && tag.getAttribute("data-event")) options.event = JSON.parse(tag.getAttribute("data-event"));
+    return options;
+  }
+
+  var relay = new Relay(safely(fromTag));
+  if (typeof module === "object" && module.exports) module.exports = relay;
+  else root.relay = relay;
+})(typeof globalThis === "object" ? globalThis : typeof window === "object" ? window : this);

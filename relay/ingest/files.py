@@ -1,0 +1,92 @@
+"""The files apps may fetch: the client for web pages, and the API's description.
+
+Rules: a file is made at the first request for it and kept; it carries an ETag of its bytes, and who shows that
+ETag gets 304. Scripts and pages of allowed origins may load them with CORS (`<script crossorigin>`), and nobody
+without: the listener's guard refuses what is cross-site and names no origin, and
+`Cross-Origin-Resource-Policy` says the same to a browser that tells us nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from importlib import resources
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from aiohttp import hdrs, web
+
+from relay.answer import Answer, Headers, error_answer
+
+CLIENT_PATH = "/relay.js"
+DESCRIPTION_PATH = "/openapi.json"
+JAVASCRIPT = "text/javascript; charset=utf-8"
+
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+_CLIENT_MAX_AGE_S = 300
+"""How long a page may run an old client after the relay was upgraded."""
+_METHODS = "GET, HEAD"
+_WRONG_METHOD = error_answer(405, f"this path answers {_METHODS}", headers=(("Allow", _METHODS),))
+
+
+class File(NamedTuple):
+    content_type: str
+    cache_control: str
+    body: bytes
+
+
+class Files:
+    """Answers requests for its files and leaves the others to another handler."""
+
+    def __init__(self, makers: Mapping[str, Callable[[], File]], others: Handler) -> None:
+        self._makers = makers
+        self._others = others
+        self._made: dict[str, tuple[Answer, Answer, str]] = {}
+        """By path: the file, the answer that it is unchanged, and its ETag."""
+
+    def forget(self) -> None:
+        """Make every file anew at the next request: the configuration that they tell of has changed."""
+        self._made.clear()
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        path = request.raw_path
+        path = path.partition("?")[0] if path[:1] == "/" else urlsplit(path).path
+        if path not in self._makers:
+            return await self._others(request)
+        if request.method not in ("GET", "HEAD"):
+            return _WRONG_METHOD
+        whole, unchanged, etag = self._find(path)
+        return unchanged if _shows(etag, request.headers.get(hdrs.IF_NONE_MATCH, "")) else whole
+
+    def _find(self, path: str) -> tuple[Answer, Answer, str]:
+        if path not in self._made:
+            file = self._makers[path]()
+            etag = f'"{hashlib.sha256(file.body).hexdigest()[:32]}"'
+            headers: Headers = (
+                ("ETag", etag),
+                ("Cache-Control", file.cache_control),
+                ("X-Content-Type-Options", "nosniff"),
+                ("Cross-Origin-Resource-Policy", "same-origin"),
+                ("Vary", "Origin"),
+            )
+            whole = Answer(200, file.body, headers, content_type=file.content_type)
+            self._made[path] = (whole, Answer(304, b"", headers), etag)
+        return self._made[path]
+
+
+def client() -> File:
+    """`relay.js`."""
+    body = resources.files("relay").joinpath("clients", "relay.js").read_bytes()
+    return File(JAVASCRIPT, f"public, max-age={_CLIENT_MAX_AGE_S}", body)
+
+
+def description(data: Mapping[str, Any]) -> File:
+    return File("application/json", "no-cache", json.dumps(data, indent=1).encode())
+
+
+def _shows(etag: str, if_none_match: str) -> bool:
+    """Weak comparison, as RFC 9110, 13.1.2 asks for."""
+    shown = [each.strip().removeprefix("W/") for each in if_none_match.split(",")]
+    return etag in shown or shown == ["*"]

@@ -1,0 +1,184 @@
+"""What the description says of the events API and of the files for apps (contract, section 4)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple, get_args
+
+from relay.answer import RETRY_AFTER_S
+from relay.event_rules import MAX_FAULTS, REQUIRED
+from relay.ingest.files import CLIENT_PATH, DESCRIPTION_PATH, JAVASCRIPT
+from relay.ingest.http import CORS_HEADERS, CORS_MAX_AGE_S, EVENTS_PATH, KINDS
+from relay.ingest.inflate import CODINGS
+from relay.openapi.schemas import Schema, body_schemas
+from relay.openapi.shape import Operation, content, operation_object, ref
+from relay.outbox import EventState
+
+_EVERY_HEADERS = ("Access-Control-Allow-Origin", "Vary")
+_EXAMPLE = {
+    "event_id": "550e8400-e29b-41d4-a716-446655440000",
+    "event_type": "post.view",
+    "tenant_id": 1,
+    "source": {"platform": "tv", "device_id": "A1B2C3D4-E5F6-7890-ABCD-EF1234567890"},
+}
+
+
+class Limits(NamedTuple):
+    """What of the configuration the description tells."""
+
+    max_body_bytes: int
+    max_event_bytes: int
+    durability: Literal["full", "normal"]
+    required: frozenset[str] = REQUIRED
+    """Dotted; without what `defaults` fill in."""
+
+
+def paths(limits: Limits) -> dict[str, Any]:
+    return {
+        EVENTS_PATH: {"post": _post(limits), "options": _preflight("Ask as a browser whether a page may post.")},
+        EVENTS_PATH + "/{event_id}": {
+            "parameters": [{"name": "event_id", "in": "path", "required": True, "schema": {"type": "string"}}],
+            "get": _find(),
+            "options": _preflight("Ask as a browser whether a page may read."),
+        },
+        CLIENT_PATH: {"get": _file("The client for web pages.", content(JAVASCRIPT, {"type": "string"}))},
+        **own_path(),
+    }
+
+
+def own_path() -> dict[str, Any]:
+    return {DESCRIPTION_PATH: {"get": _file("This description.", content("application/json", {"type": "object"}))}}
+
+
+def schemas(limits: Limits) -> dict[str, Schema]:
+    """Components of the events API, by name."""
+    uuid: Schema = {"type": "string", "format": "uuid"}
+    return {
+        **body_schemas(limits.required),
+        "Stored": {"type": "object", "properties": {"success": {"const": True}}, "required": ["success"]},
+        "EventState": {
+            "type": "object",
+            "properties": {"event_id": uuid, "state": {"type": "string", "enum": list(get_args(EventState))}},
+            "required": ["event_id", "state"],
+        },
+        "InvalidEvents": {
+            "type": "object",
+            "properties": {
+                "success": {"const": False},
+                "error": {"type": "string"},
+                "errors": {
+                    "type": "object",
+                    "description": f"Every fault of every event, by path; at most {MAX_FAULTS} sentences.",
+                    "minProperties": 1,
+                    "propertyNames": {"pattern": r"^events(\.|$)"},
+                    "additionalProperties": {"type": "array", "items": {"type": "string"}, "minItems": 1},
+                    "examples": [{"events.0.source.platform": ["The events.0.source.platform field is required."]}],
+                },
+            },
+            "required": ["success", "error", "errors"],
+        },
+    }
+
+
+def headers(limits: Limits) -> dict[str, Any]:
+    """Components: every header of an answer that means something to an app."""
+    return {
+        **file_headers(),
+        "Relay-Durability": {
+            "description": "full: on disk and fsynced. normal: survives a crash of the process, not every power cut.",
+            "required": True,
+            "schema": {"type": "string", "const": limits.durability},
+        },
+        "Access-Control-Allow-Methods": {"schema": {"type": "string"}},
+        "Access-Control-Allow-Headers": {"schema": {"type": "string", "const": CORS_HEADERS}},
+        "Access-Control-Max-Age": {"schema": {"type": "integer", "const": CORS_MAX_AGE_S}},
+        "Access-Control-Allow-Private-Network": {"description": "If it was asked for.", "schema": {"const": "true"}},
+        "Access-Control-Allow-Local-Network": {"description": "If it was asked for.", "schema": {"const": "true"}},
+    }
+
+
+def file_headers() -> dict[str, Any]:
+    text: Schema = {"type": "string"}
+    return {
+        "Access-Control-Allow-Origin": {"description": "The allowed origin of a page that asked.", "schema": text},
+        "Vary": {"description": "The answer depends on the Origin.", "schema": text},
+        "ETag": {"schema": text},
+        "Cache-Control": {"schema": text},
+    }
+
+
+def _post(limits: Limits) -> dict[str, Any]:
+    too_large = f"The body has more than {limits.max_body_bytes} bytes inflated, or an event more than"
+    operation = Operation(
+        "Keep one event or several, all or nothing.",
+        {
+            "202": "Stored, and on disk as Relay-Durability says; events that were stored before included.",
+            "400": "Not JSON, bad encoding, or no event in it.",
+            "413": f"{too_large} {limits.max_event_bytes}.",
+            "415": "Content-Type, charset or Content-Encoding not served; Accept-Encoding names the codings that are.",
+            "422": "At least one event is invalid; nothing of the request was stored.",
+            "503": f"Outbox or disk full, disk failing, or shutting down. Keep the event for {RETRY_AFTER_S} s.",
+        },
+        content("application/json", ref("Stored")),
+        headers=("Relay-Durability",),
+        every_headers=_EVERY_HEADERS,
+        parameters=[
+            {
+                "name": "Content-Encoding",
+                "in": "header",
+                "description": "How the body is compressed.",
+                "schema": {"type": "string", "enum": ["identity", *CODINGS]},
+            }
+        ],
+    )
+    described = operation_object(operation)
+    described["description"] = "The body may come without a Content-Type: it is read as application/json then."
+    described["requestBody"] = {
+        "required": True,
+        "content": {media_type: _body_content(media_type) for media_type in KINDS if media_type},
+    }
+    return described
+
+
+def _body_content(media_type: str) -> dict[str, Any]:
+    """A body in JSON is described as such; one in another type is a string that holds JSON."""
+    if media_type == "application/json":
+        return {"schema": ref("Body"), "example": _EXAMPLE}
+    if KINDS[media_type] == "json":
+        held = {"contentMediaType": "application/json", "contentSchema": ref("Body")}
+        return {"schema": {"type": "string", "description": "The same JSON, as `sendBeacon` sends it.", **held}}
+    return {"schema": {"type": "string", "description": "One event a line; empty lines are skipped."}}
+
+
+def _find() -> dict[str, Any]:
+    operation = Operation(
+        "What became of a recent event.",
+        {"200": "It is known.", "404": "It is not known, or no longer (`outbox.dedupe_window`)."},
+        content("application/json", ref("EventState")),
+        headers=("Cache-Control",),
+        every_headers=_EVERY_HEADERS,
+    )
+    return operation_object(operation)
+
+
+def _preflight(summary: str) -> dict[str, Any]:
+    cors = [f"Access-Control-Allow-{name}" for name in ("Methods", "Headers", "Private-Network", "Local-Network")]
+    operation = Operation(
+        summary,
+        {"204": "It may."},
+        {},
+        headers=(*cors, "Access-Control-Max-Age"),
+        every_headers=_EVERY_HEADERS,
+    )
+    return operation_object(operation)
+
+
+def _file(summary: str, contents: dict[str, Any]) -> dict[str, Any]:
+    operation = Operation(
+        summary,
+        {"200": "The file.", "304": "The ETag that was sent is its present one."},
+        contents,
+        headers=("ETag", "Cache-Control"),
+        every_headers=_EVERY_HEADERS,
+        parameters=[{"name": "If-None-Match", "in": "header", "schema": {"type": "string"}}],
+    )
+    return operation_object(operation)

@@ -1,0 +1,232 @@
+"""What the description says of each path of the operations interface (contract, section 6).
+
+Bodies that are read are described from the types that read them. A route of `ops.server` without an entry here
+is described as a file, which the tests allow for the page's own files only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from relay.metrics import DEAD_REASONS, UPSTREAM_STATES
+from relay.openapi.shape import Operation, Schema, content, operation_object, ref
+from relay.ops.dead_letters import MAX_ID, MAX_SEARCH_CHARS, MAX_SHOWN, Choice
+from relay.ops.server import Route
+from relay.outbox import Ledger
+
+_COUNT: Schema = {"type": "integer", "minimum": 0}
+_TIME: Schema = {"type": ["string", "null"], "format": "date-time"}
+_ID: Schema = {"type": "integer", "minimum": 1, "maximum": MAX_ID}
+_REASON: Schema = {"type": "string", "enum": list(DEAD_REASONS)}
+_GUARDED: Mapping[str, str] = {
+    "401": "The token of `ops.token_file` is missing or wrong.",
+    "403": "Host or Origin not allowed, or a peer of another machine and no `ops.token_file`.",
+}
+_UNAVAILABLE = "The outbox cannot be asked or changed, or the relay is stopping or has too many connections."
+
+
+class _Doc(NamedTuple):
+    summary: str
+    contents: Mapping[str, Any]
+    """Of the 200."""
+    statuses: Mapping[str, str] = {}
+    parameters: Sequence[Mapping[str, Any]] = ()
+    body: str = ""
+    """The component that is the request's JSON body; empty: the body is ignored."""
+
+
+def _query(name: str, schema: Schema, description: str) -> dict[str, Any]:
+    return {"name": name, "in": "query", "schema": schema, "description": description}
+
+
+_CHOOSING: Mapping[str, str] = {
+    "400": "Not a choice of dead letters, or not a request of HTTP/1.1.",
+    "413": "The body is too large.",
+    "415": "Content-Type is not `application/json`, or there is a Content-Encoding.",
+    "503": _UNAVAILABLE,
+}
+DOCS: Mapping[str, _Doc] = {
+    "/livez": _Doc("Is the process alive?", content("application/json", ref("Alive"))),
+    "/readyz": _Doc(
+        "Can events be stored? The upstream has no say in it.",
+        content("application/json", ref("Ready")),
+        {"503": "Events cannot be stored, and why; or the relay is stopping."},
+    ),
+    "/metrics": _Doc(
+        "Metrics for Prometheus, in its own text format or as OpenMetrics, whichever is accepted.",
+        {
+            media_type: {"schema": {"type": "string"}}
+            for media_type in ("text/plain; version=0.0.4; charset=utf-8", "application/openmetrics-text")
+        },
+    ),
+    "/status.json": _Doc("What comes in, goes out and waits, and why.", content("application/json", ref("Status"))),
+    "/status/stream": _Doc(
+        "Server-sent events: `history` once, then `sample` and `status` (as /status.json) as they change.",
+        content("text/event-stream; charset=utf-8", {"type": "string"}),
+        {"503": "Too many streams are open, or the relay is stopping or has too many connections."},
+    ),
+    "/log": _Doc("The last lines of the log.", content("text/plain; charset=utf-8", {"type": "string"})),
+    "/flush": _Doc(
+        "Send what waits, within the limits, and probe held routes at once.",
+        content("application/json", ref("Flushed")),
+        {"415": "Content-Type is not `application/json`."},
+    ),
+    "/dead-letters": _Doc(
+        "Dead letters in the order of their ids, bodies included.",
+        content("application/json", ref("DeadLetters")),
+        {"400": "An unknown parameter or reason, or a number out of range.", "503": _UNAVAILABLE},
+        [
+            _query("device", {"type": "string"}, "Only of this device."),
+            _query("reason", _REASON, "Only of this reason."),
+            _query("search", {"type": "string", "maxLength": MAX_SEARCH_CHARS}, "Only with this text in them."),
+            _query("bodies", {"type": "string", "enum": ["true", "false"]}, "Whether bodies are shown."),
+            _query(
+                "limit",
+                {"type": "integer", "minimum": 1, "maximum": MAX_SHOWN, "default": MAX_SHOWN},
+                "At most so many.",
+            ),
+            _query(
+                "after", {"type": "integer", "minimum": 0, "maximum": MAX_ID, "default": 0}, "Only with greater ids."
+            ),
+        ],
+    ),
+    "/dead-letters/{id}": _Doc(
+        "One dead letter.",
+        content("application/json", ref("OneDeadLetter")),
+        {"404": "No dead letter has this id.", "503": _UNAVAILABLE},
+        [{"name": "id", "in": "path", "required": True, "schema": _ID}],
+    ),
+    "/dead-letters/requeue": _Doc(
+        "Append dead letters to the outbox again.",
+        content("application/json", ref("Requeued")),
+        _CHOOSING,
+        body="Choice",
+    ),
+    "/dead-letters/discard": _Doc(
+        "Forget dead letters for good.", content("application/json", ref("Discarded")), _CHOOSING, body="Choice"
+    ),
+}
+
+
+def paths(routes: Iterable[tuple[str, Route]]) -> dict[str, Any]:
+    """A path item for each route of the operations interface."""
+    return {path: _path_item(path, route) for path, route in routes}
+
+
+def schemas() -> dict[str, Schema]:
+    """Components of the operations interface, by name."""
+    _, components = msgspec.json.schema_components([Choice], ref_template="#/components/schemas/{name}")
+    choice = components["Choice"]
+    choice["oneOf"] = [
+        {"properties": {"all": {"const": True}}, "required": ["all"], "not": _any_of("ids", "device", "reason")},
+        {"properties": {"all": {"const": False}}, **_any_of("ids", "device", "reason")},
+    ]
+    letter = _object(
+        {
+            "id": _ID,
+            "event_id": {"type": "string"},
+            "tenant": {"type": "integer"},
+            "platform": {"type": "string"},
+            "device_id": {"type": "string"},
+            "reason": _REASON,
+            "status": {"type": ["integer", "null"]},
+            "words": {"type": "string"},
+            "dead_at": {"type": "string"},
+        }
+    )
+    letter["properties"] |= {
+        "body": {"type": "string", "description": "The event as it would be sent."},
+        "body_base64": {"type": "string", "contentEncoding": "base64", "description": "What the disk made of it."},
+    }
+    return {
+        "Choice": choice,
+        "Alive": _object({"alive": {"const": True}}),
+        "Ready": _object({"ready": {"type": "boolean"}, "problem": {"type": "string"}}),
+        "Status": _status(),
+        "Flushed": _success({"pending": _COUNT}),
+        "DeadLetter": letter,
+        "DeadLetters": _success(
+            {
+                "dead_letters": {"type": "array", "items": ref("DeadLetter"), "maxItems": MAX_SHOWN},
+                "next_after": {"type": ["integer", "null"], "description": "`after` for the next ones; null: no more."},
+            }
+        ),
+        "OneDeadLetter": _success({"dead_letter": ref("DeadLetter")}),
+        "Requeued": _success({"requeued": _COUNT, "remaining": _COUNT}),
+        "Discarded": _success({"discarded": _COUNT, "remaining": _COUNT}),
+    }
+
+
+def _path_item(path: str, route: Route) -> dict[str, Any]:
+    doc = DOCS.get(path) or _Doc("A file of the status page.", {"*/*": {"schema": {"type": "string"}}})
+    statuses = {"200": "Done.", **(_GUARDED if route.guarded else {}), **doc.statuses}
+    operation = operation_object(
+        Operation(doc.summary, statuses, doc.contents, parameters=doc.parameters, tag="operations")
+    )
+    if path == "/readyz":
+        operation["responses"]["503"]["content"] = content("application/json", {"anyOf": [ref("Ready"), ref("Error")]})
+    if route.guarded:
+        # with a token whoever shows it; without one, peers on this machine
+        operation["security"] = [{"token": []}, {}]
+    if doc.body:
+        operation["requestBody"] = {"required": True, "content": content("application/json", ref(doc.body))}
+    elif route.method == "POST":
+        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": {}}}}
+    return {route.method.lower(): operation}
+
+
+def _status() -> Schema:
+    number: Schema = {"type": "number"}
+    upstream = {
+        "tenant": {"type": ["integer", "null"]},
+        "state": {"type": "string", "enum": list(UPSTREAM_STATES)},
+        "since": _TIME,
+        "next_attempt_at": _TIME,
+        "last_error": {"type": ["string", "null"]},
+    }
+    outbox = {
+        "bytes": _COUNT,
+        "max_bytes": _COUNT,
+        "oldest_age_seconds": number,
+        "writable": {"type": "boolean"},
+        "problem": {"type": "string"},
+    }
+    device = {
+        "tenant": {"type": "integer"},
+        "platform": {"type": "string"},
+        "device_id": {"type": "string"},
+        "pending": _COUNT,
+        "held_until": _TIME,
+        "why": {"type": ["string", "null"]},
+    }
+    return _object(
+        {
+            "version": {"type": "string"},
+            "started_at": _TIME,
+            "uptime_seconds": _COUNT,
+            "ledger": _object(dict.fromkeys((*Ledger._fields, "pending"), _COUNT)),
+            "outbox": _object(outbox),
+            "upstreams": {"type": "array", "items": _object(upstream)},
+            "devices_waiting": _COUNT,
+            "devices_held": _COUNT,
+            "devices": {"type": "array", "items": _object(device)},
+            "dead_letters": _object({"count": _COUNT}),
+            "clock_skew_seconds": number,
+        }
+    )
+
+
+def _object(properties: Mapping[str, Any]) -> Schema:
+    """All of them required; more may come with later versions."""
+    return {"type": "object", "properties": dict(properties), "required": sorted(properties)}
+
+
+def _success(properties: Mapping[str, Any]) -> Schema:
+    return _object({"success": {"const": True}, **properties})
+
+
+def _any_of(*names: str) -> Schema:
+    return {"anyOf": [{"required": [name]} for name in names]}

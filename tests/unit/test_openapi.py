@@ -1,0 +1,420 @@
+"""The description says what the relay does: fields, types and statuses are compared with what validates and answers."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from aiohttp import web
+from jsonschema import Draft202012Validator
+from openapi_spec_validator import OpenAPIV31SpecValidator
+from relay import event_quick, openapi
+from relay.config import Http
+from relay.event import Defaults, Reader, Refusal
+from relay.event_rules import PLATFORMS, RULES
+from relay.ingest import files
+from relay.ingest.files import Files
+from relay.ingest.http import EVENTS_PATH, KINDS, HttpIngest
+from relay.ingest.inflate import CODINGS
+from relay.metrics import Metrics
+from relay.openapi import Limits, describe, operations
+from relay.ops.server import PAGE_TYPES
+from relay.outbox import OutboxFull
+from relay.secret import Secret
+
+from tests.unit.ingest.harness import BODY, EVENT, EVENT_ID, Answer, HandClock, ScriptedOutbox, Served, gzipped, request
+from tests.unit.ops.harness import WRITABLE, dead_letter
+from tests.unit.ops.harness import Served as Operations
+
+ORIGIN = "http://app.example"
+TOKEN = "a-token"
+MAX_EVENT_BYTES = 64 << 10
+LIMITS = Limits(1 << 20, MAX_EVENT_BYTES, "full")
+SOURCE_OF_ANSWERS = ("answer.py", "connection.py", "listener.py", "ingest/*.py", "ops/*.py")
+
+
+class Stage:
+    """Both interfaces behind one listener, over an outbox each that does as it is told."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.operations = Operations()
+        self.dead = self.operations.outbox
+        self.dead.letters = {1: dead_letter(1), 2: dead_letter(2)}
+        self.ops = self.operations.ops
+        self.outbox = ScriptedOutbox(states={bytes.fromhex(EVENT_ID.replace("-", "")): "pending"})
+        clock = HandClock()
+        reader = Reader(Defaults(), MAX_EVENT_BYTES, clock.new_event_id, lambda: "2026-01-01T00:00:00.000Z")
+        self.http = HttpIngest(reader, self.outbox, Http(), "full", Metrics())  # type: ignore[arg-type]
+        makers = {
+            files.CLIENT_PATH: files.client,
+            files.DESCRIPTION_PATH: lambda: files.description(describe(LIMITS, self.ops.routes.items())),
+        }
+        self.files = Files(makers, self._dispatch)
+        self.served = Served(self.files.handle, allowed_origins=[ORIGIN], **settings)
+
+    async def _dispatch(self, request: web.BaseRequest) -> web.StreamResponse:
+        serving = self.http if self.http.serves(request.raw_path) else self.ops
+        return await serving.handle(request)
+
+
+@pytest.fixture
+async def stage() -> AsyncIterator[Stage]:
+    stage = Stage()
+    async with stage.served:
+        yield stage
+
+
+def all_routes() -> Any:
+    return Stage().ops.routes.items()
+
+
+DESCRIPTION = describe(LIMITS, all_routes())
+OPERATIONS = [
+    (method, path)
+    for path, item in DESCRIPTION["paths"].items()
+    for method in item
+    if method in ("get", "head", "post", "options")
+]
+
+
+def validator(component: str, description: dict[str, Any] = DESCRIPTION) -> Draft202012Validator:
+    schema = {"$ref": f"#/components/schemas/{component}", "components": description["components"]}
+    return Draft202012Validator(schema, format_checker=Draft202012Validator.FORMAT_CHECKER)
+
+
+# --- it is OpenAPI
+
+
+@pytest.mark.parametrize(
+    "description",
+    [DESCRIPTION, describe(LIMITS), describe(None, all_routes())],
+    ids=["one listener", "events API alone", "operations alone"],
+)
+def test_each_listener_s_description_is_valid_openapi_3_1(description: dict[str, Any]) -> None:
+    OpenAPIV31SpecValidator(description).validate()
+    assert description["openapi"].startswith("3.1")
+
+
+def test_each_listener_describes_what_it_serves() -> None:
+    apps, operations_alone = describe(LIMITS)["paths"], describe(None, all_routes())["paths"]
+
+    assert set(apps) == {EVENTS_PATH, f"{EVENTS_PATH}/{{event_id}}", "/relay.js", "/openapi.json"}
+    assert set(operations_alone) == {*Stage().ops.routes, "/openapi.json"}
+    assert set(DESCRIPTION["paths"]) == {*apps, *operations_alone}
+
+
+def test_every_reference_leads_to_a_component_and_every_component_is_referred_to() -> None:
+    text = json.dumps(DESCRIPTION)
+    for kind in ("schemas", "headers"):
+        for name in DESCRIPTION["components"][kind]:
+            assert f'"#/components/{kind}/{name}"' in text, name
+
+
+# --- an event
+
+
+def test_the_description_has_the_fields_that_the_rules_and_the_quick_reader_know() -> None:
+    event = DESCRIPTION["components"]["schemas"]["Event"]
+    for prefix, known in (("", event_quick.Fields), ("source.", event_quick.Source), ("subject.", event_quick.Subject)):
+        described = event["properties"][prefix.rstrip(".")] if prefix else event
+        assert set(described["properties"]) == set(RULES[prefix]) == set(known.__annotations__)
+
+
+def reader(**defaults: Any) -> Reader:
+    return Reader(Defaults(**defaults), MAX_EVENT_BYTES, lambda: EVENT_ID, lambda: "2026-01-01T00:00:00.000Z")
+
+
+FULL_EVENT = {
+    **EVENT,
+    "source": {**EVENT["source"], "app_version": "1", "os_version": "2", "device_model": "3"},  # type: ignore[dict-item]
+    "subject": {"type": "video", "id": "1"},
+    "context": {"a": [1, {}]},
+    "occurred_at": "2026-11-23T08:00:00.123+01:00",
+}
+FIELDS = [f"{prefix}{name}" for prefix, rules in RULES.items() for name in rules]
+VALUES = [
+    None, True, False, 0, 1, -1, 2, 2**63 - 1, 1.5, "", " ", "\t\n", "x", "x" * 255, "x" * 256, [], {}, ["x"],
+    {"x": 1}, {"platform": "tv", "device_id": "d"}, {"type": "a", "id": "b"}, *PLATFORMS, "TV",
+    EVENT_ID, EVENT_ID.upper(), EVENT_ID.replace("-4", "-1"), EVENT_ID.replace("-", ""),
+    "2026-11-23T08:00:00Z", "2026-11-23T08:00:00", "2026-11-23", "2026-13-23T08:00:00Z",
+]  # fmt: skip
+
+
+def with_field(event: dict[str, Any], field: str, change: Callable[[dict[str, Any], str], object]) -> dict[str, Any]:
+    """A copy with a change made to the object that holds the dotted field."""
+    changed: dict[str, Any] = json.loads(json.dumps(event))
+    holder, _, name = field.rpartition(".")
+    change(changed[holder] if holder else changed, name)
+    return changed
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_a_value_is_valid_by_the_description_when_the_relay_takes_it(field: str) -> None:
+    taken = []
+    for value in VALUES:
+        event = with_field(FULL_EVENT, field, lambda holder, name, value=value: holder.update({name: value}))
+        accepted = isinstance(reader().read_json(json.dumps(event).encode()), list)
+        assert validator("Event").is_valid(event) == accepted, value
+        taken.append(accepted)
+    assert True in taken and False in taken
+
+
+@pytest.mark.parametrize(
+    "defaults",
+    [
+        {},
+        {"tenant_id": 1},
+        {"platform": "tv"},
+        {"device_id": "d"},
+        {"tenant_id": 1, "platform": "tv", "device_id": "d"},
+    ],
+    ids=str,
+)
+def test_a_field_is_required_by_the_description_when_the_relay_needs_it(defaults: dict[str, Any]) -> None:
+    reading = reader(**defaults)
+    description = describe(LIMITS._replace(required=reading.required))
+    needed = []
+    for field in FIELDS:
+        event = with_field(FULL_EVENT, field, lambda holder, name: holder.pop(name))
+        accepted = isinstance(reading.read_json(json.dumps(event).encode()), list)
+        assert validator("Event", description).is_valid(event) == accepted, field
+        needed += [] if accepted else [field]
+    assert "event_type" in needed and "event_id" not in needed
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        EVENT, [EVENT], [EVENT, EVENT], {"events": [EVENT]}, {"events": [EVENT], "x": 1}, {**EVENT, "events": [1]},
+        [], {}, {"events": []}, {"events": EVENT}, {"events": None}, {"events": [EVENT], "event_type": 1}, 1, None, "x",
+        [[EVENT]], [{}], [EVENT, {}], {"events": [EVENT, {}]}, {"event": [EVENT]},
+    ],
+    ids=lambda body: json.dumps(body)[:30],
+)  # fmt: skip
+def test_a_body_is_valid_by_the_description_when_the_relay_takes_it(body: Any) -> None:
+    accepted = not isinstance(reader().read_json(json.dumps(body).encode()), Refusal)
+    assert validator("Body").is_valid(body) == accepted
+
+
+# --- media types and codings
+
+
+async def test_described_media_types_and_codings_are_taken_and_others_are_415(stage: Stage) -> None:
+    operation = DESCRIPTION["paths"][EVENTS_PATH]["post"]
+    assert set(operation["requestBody"]["content"]) == set(KINDS) - {""}
+    for media_type in operation["requestBody"]["content"]:
+        assert (await stage.served.post(BODY, f"Content-Type: {media_type}")).status == 202
+    assert (await stage.served.post(BODY, "Content-Type: application/xml")).status == 415
+    (coding,) = operation["parameters"]
+    assert coding["schema"]["enum"] == ["identity", *CODINGS]
+    answer = await stage.served.post(BODY, "Content-Encoding: br")
+    assert (answer.status, answer.headers["accept-encoding"]) == (415, ", ".join(CODINGS))
+
+
+# --- statuses
+
+
+class Try(NamedTuple):
+    """A request whose answer is one of an operation's, and what must be so before."""
+
+    raw: bytes
+    before: Callable[[Stage], None] = lambda stage: None
+
+
+def sent(method: str, path: str, *headers: str, body: bytes = b"") -> bytes:
+    return request(f"{method} {path} HTTP/1.1", f"Content-Length: {len(body)}", *headers) + body
+
+
+def chosen(path: str, body: bytes = b'{"all": true}', *headers: str) -> bytes:
+    return sent("POST", path, *(headers or ("Content-Type: application/json",)), body=body)
+
+
+def outbox_full(stage: Stage) -> None:
+    stage.outbox.error = OutboxFull("the outbox is full")
+    stage.outbox.room_events = 0
+    stage.dead.fails = True
+
+
+def with_token(stage: Stage) -> None:
+    stage.ops.token = Secret(TOKEN)
+
+
+def unready(stage: Stage) -> None:
+    stage.dead.state = WRITABLE._replace(writable=False, problem="the disk is full")
+
+
+POST = EVENTS_PATH
+FIND = f"{EVENTS_PATH}/{EVENT_ID}"
+PREFLIGHT = (f"Origin: {ORIGIN}", "Access-Control-Request-Method: POST", "Access-Control-Request-Local-Network: true")
+CURRENT = "If-None-Match: *"
+MOVES = {
+    f"/dead-letters/{what}": [
+        Try(chosen(f"/dead-letters/{what}")),
+        Try(chosen(f"/dead-letters/{what}"), with_token),
+        Try(chosen(f"/dead-letters/{what}", b'{"everything": 1}')),
+        Try(chosen(f"/dead-letters/{what}", b" " * (65 << 10))),
+        Try(chosen(f"/dead-letters/{what}", b"{}", "Content-Type: text/plain")),
+    ]
+    for what in ("requeue", "discard")
+}
+TRIES: dict[tuple[str, str], list[Try]] = {
+    ("post", POST): [
+        Try(sent("POST", POST, body=BODY)),
+        Try(sent("POST", POST, body=b"{")),
+        Try(sent("POST", POST, body=b'{"event_type": "x"}')),
+        Try(sent("POST", POST, "Content-Encoding: gzip", body=gzipped(b" " * (2 << 20)))),
+        Try(sent("POST", POST, "Content-Type: multipart/form-data", body=BODY)),
+        Try(sent("POST", POST, body=BODY), outbox_full),
+    ],
+    ("options", POST): [Try(sent("OPTIONS", POST, *PREFLIGHT)), Try(sent("OPTIONS", POST))],
+    ("get", FIND): [Try(sent("GET", FIND)), Try(sent("GET", f"{POST}/unknown"))],
+    ("options", FIND): [Try(sent("OPTIONS", FIND, *PREFLIGHT))],
+    ("get", "/relay.js"): [Try(sent("GET", "/relay.js")), Try(sent("GET", "/relay.js", CURRENT))],
+    ("get", "/openapi.json"): [Try(sent("GET", "/openapi.json")), Try(sent("GET", "/openapi.json", CURRENT))],
+    ("get", "/livez"): [Try(sent("GET", "/livez"))],
+    ("get", "/readyz"): [Try(sent("GET", "/readyz")), Try(sent("GET", "/readyz"), unready)],
+    ("get", "/metrics"): [
+        Try(sent("GET", "/metrics")),
+        Try(sent("GET", "/metrics", "Accept: application/openmetrics-text; version=1.0.0")),
+    ],
+    ("get", "/log"): [Try(sent("GET", "/log")), Try(sent("GET", "/log"), with_token)],
+    ("get", "/status.json"): [Try(sent("GET", "/status.json"))],
+    ("post", "/flush"): [
+        Try(chosen("/flush", b"")),
+        Try(chosen("/flush", b""), with_token),
+        Try(chosen("/flush", b"", "Content-Type: text/plain")),
+    ],
+    ("get", "/dead-letters"): [
+        Try(sent("GET", "/dead-letters")),
+        Try(sent("GET", "/dead-letters?x=1")),
+        Try(sent("GET", "/dead-letters"), with_token),
+    ],
+    ("get", "/dead-letters/{id}"): [
+        Try(sent("GET", "/dead-letters/1")),
+        Try(sent("GET", "/dead-letters/9")),
+        Try(sent("GET", "/dead-letters/1"), with_token),
+    ],
+    **{("post", path): tries for path, tries in MOVES.items()},
+}
+
+
+def tries_of(method: str, path: str) -> list[Try]:
+    """HEAD is asked as GET is; the page's own files need no more than being asked for."""
+    asked = path.replace("{event_id}", EVENT_ID)
+    found = TRIES.get(("get" if method == "head" else method, asked), [Try(sent("GET", asked))])
+    if method != "head":
+        return found
+    return [Try(one.raw.replace(b"GET", b"HEAD", 1), one.before) for one in found]
+
+
+async def listener_answers(method: str, target: str) -> AsyncIterator[Answer]:
+    """What the listener itself answers to a request for any path: 400, 403, 408, 503."""
+    line = f"{method.upper()} {target} HTTP/1.1\r\n".encode()
+    async with Stage().served as served:
+        yield await served.ask(line + b"Host: evil.example\r\n\r\n", to_head=method == "head")
+        yield await served.ask(line + b"Host: localhost\r\nContent-Length: x\r\n\r\n")
+    async with Stage(max_connections=1).served as served:
+        client = await served.connect()
+        client.send(line)
+        yield await served.ask(line + b"Host: localhost\r\n\r\n")
+        served.pass_time(20_000)
+        yield await client.answer()
+
+
+def check_answer(operation: dict[str, Any], answer: Answer, *, to_head: bool) -> None:
+    """The answer is one that the operation describes: headers, media type, body."""
+    described = operation["responses"][str(answer.status)]
+    for name, header in described.get("headers", {}).items():
+        schema = DESCRIPTION["components"]["headers"][header["$ref"].rpartition("/")[2]] if header else {}
+        if schema.get("required") or (name == "Retry-After" and "events" in operation["tags"]):
+            assert name.lower() in answer.headers
+    if to_head or "content" not in described:
+        return
+    media_types = {name.partition(";")[0]: shape for name, shape in described["content"].items()}
+    media_type = answer.headers["content-type"].partition(";")[0]
+    shape = media_types.get(media_type) or media_types["*/*"]
+    if media_type == "application/json":
+        schema = {**shape["schema"], "components": DESCRIPTION["components"]}
+        Draft202012Validator(schema).validate(json.loads(answer.body))
+
+
+@pytest.mark.parametrize(("method", "path"), OPERATIONS, ids=[f"{method} {path}" for method, path in OPERATIONS])
+async def test_an_operation_answers_with_each_described_status_and_no_other(method: str, path: str) -> None:
+    operation = DESCRIPTION["paths"][path][method]
+    seen = set()
+    for one in tries_of(method, path):
+        stage = Stage()
+        async with stage.served as served:
+            one.before(stage)
+            answer = await served.ask(one.raw, to_head=method == "head")
+        check_answer(operation, answer, to_head=method == "head")
+        seen.add(str(answer.status))
+    async for answer in listener_answers(method, path.replace("{event_id}", EVENT_ID)):
+        check_answer(operation, answer, to_head=method == "head")
+        seen.add(str(answer.status))
+    assert seen == set(operation["responses"])
+
+
+@pytest.mark.parametrize(("method", "path"), OPERATIONS, ids=[f"{method} {path}" for method, path in OPERATIONS])
+async def test_other_methods_are_405_as_described(method: str, path: str, stage: Stage) -> None:
+    answer = await stage.served.ask(sent("PATCH", path.replace("{event_id}", EVENT_ID)))
+    allowed = answer.headers["allow"].split(", ")
+    assert answer.status == 405
+    assert {one.upper() for one in DESCRIPTION["paths"][path] if one != "parameters"} == set(allowed)
+    validator("Error").validate(json.loads(answer.body))
+
+
+async def test_any_other_path_is_404_as_described(stage: Stage) -> None:
+    for path in ("/nothing", f"{EVENTS_PATH}x", "/relay.js.map"):
+        answer = await stage.served.ask(sent("GET", path))
+        assert answer.status == 404
+        validator("Error").validate(json.loads(answer.body))
+
+
+def statuses_in_the_source() -> set[str]:
+    """Every status that is written as an answer's or a refusal's first argument, and those of refusals of events."""
+    found: set[int] = set()
+    package = Path(openapi.__file__).parents[1]
+    for file in (each for pattern in SOURCE_OF_ANSWERS for each in package.glob(pattern)):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute):
+                name = node.func.id if isinstance(node.func, ast.Name) else node.func.attr
+                if name in ("error_answer", "Answer", "Refused", "json_answer", "bytes_answer"):
+                    found |= {each.value for each in ast.walk(node) if is_status(each)}
+            if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "_STATUS_OF_REFUSAL":
+                found |= {each.value for each in ast.walk(node) if is_status(each)}
+    return {str(status) for status in found}
+
+
+def is_status(node: ast.AST) -> bool:
+    return isinstance(node, ast.Constant) and type(node.value) is int and 200 <= node.value < 600
+
+
+def test_every_status_that_the_source_can_answer_is_described() -> None:
+    described = {status for method, path in OPERATIONS for status in DESCRIPTION["paths"][path][method]["responses"]}
+    assert statuses_in_the_source() - described == {"405"}  # of methods that are no operation
+
+
+# --- operations
+
+
+def test_every_route_but_the_page_s_files_is_described_by_hand() -> None:
+    plain = [path for path in Stage().ops.routes if path not in operations.DOCS and path != "/"]
+    assert all(Path(path).suffix in PAGE_TYPES for path in plain), plain
+
+
+def test_what_is_described_by_hand_is_a_route() -> None:
+    assert set(operations.DOCS) <= set(Stage().ops.routes)
+
+
+# --- how it is served
+
+
+async def test_the_description_is_served_as_it_was_made_and_its_paths_are_guarded(stage: Stage) -> None:
+    answer = await stage.served.ask(sent("GET", "/openapi.json"))
+    assert answer.json == json.loads(json.dumps(DESCRIPTION))
+    assert (await stage.served.ask(request("GET /openapi.json HTTP/1.1", host="evil.example"))).status == 403
