@@ -1,0 +1,92 @@
+"""A base image made of this machine: its Python, the few programs the Dockerfile calls, and the locked wheels.
+
+Stands in for `python:3.13-slim` where no registry is reachable. It is laid out the same way (Python in
+/usr/local), and pip in it takes packages from /wheels alone, so that the build needs no network.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterable
+from pathlib import Path
+
+PROGRAMS = (
+    "sh", "cat", "chmod", "env", "groupadd", "head", "id", "install", "ls", "mkdir", "rm", "sleep", "touch", "uname",
+    "useradd",
+)  # fmt: skip
+LEFT_OUT = ("test", "tests", "site-packages", "dist-packages", "idlelib", "tkinter", "turtledemo", "lib2to3",
+            "__pycache__", "config-*", "_tkinter*", "_test*")  # fmt: skip
+LIBC_PARTS = ("libpthread", "libdl", "librt", "libutil")
+"""What wheels made for an older libc are linked with."""
+FILES = {
+    "etc/passwd": "root:x:0:0:root:/root:/bin/sh\n",
+    "etc/group": "root:x:0:\n",
+    "etc/shadow": "root:*:19000:0:99999:7:::\n",
+    "etc/gshadow": "root:*::\n",
+    "etc/login.defs": "SYS_UID_MAX 99999\nSYS_GID_MAX 99999\n",
+    "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
+    "etc/pip.conf": "[global]\nno-index = true\nfind-links = /wheels\n",
+}
+
+
+def make(lock: Path, root: Path) -> None:
+    """Fill `root`. Raises CalledProcessError if the wheels cannot be had."""
+    for name, content in FILES.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(content)
+    for name in ("tmp", "proc", "dev"):
+        (root / name).mkdir()
+    (root / "tmp").chmod(0o1777)
+    _fetch_wheels(lock, root / "wheels")
+    python = _copy_python(root)
+    programs = [Path(found) for name in PROGRAMS if (found := shutil.which(name))]
+    for program in programs:
+        _put(program, root / "usr/bin" / program.name)
+    for link in ("bin", "sbin"):
+        (root / link).symlink_to("usr/bin")
+    for library in _libraries([*programs, *python]):
+        _put(library, root / library.relative_to("/"))
+
+
+def _fetch_wheels(lock: Path, wheels: Path) -> None:
+    download = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--dest",
+        str(wheels),
+    ]
+    subprocess.run([*download, "--require-hashes", "-r", str(lock)], check=True, capture_output=True)
+    subprocess.run([*download, "setuptools>=77"], check=True, capture_output=True)
+
+
+def _copy_python(root: Path) -> list[Path]:
+    """The interpreter and standard library, in /usr/local; returns what was copied that needs libraries."""
+    interpreter = Path(sys.base_prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
+    stdlib = Path(sysconfig.get_path("stdlib"))
+    shutil.copytree(stdlib, root / "usr/local/lib" / stdlib.name, ignore=shutil.ignore_patterns(*LEFT_OUT))
+    _put(interpreter, root / "usr/local/bin" / interpreter.name)
+    for name in ("python", "python3"):
+        (root / "usr/local/bin" / name).symlink_to(interpreter.name)
+    return [interpreter, *(stdlib / "lib-dynload").glob("*.so")]
+
+
+def _libraries(programs: Iterable[Path]) -> set[Path]:
+    """The loader and shared libraries of programs and modules, but those of modules that were left out."""
+    wanted = [str(program) for program in programs if not program.name.startswith(("_tkinter", "_test"))]
+    said = subprocess.run(["ldd", *wanted], capture_output=True, text=True, check=False).stdout
+    found = {Path(path) for path in re.findall(r"(?:=> |^\t)(/\S+) \(0x", said, re.MULTILINE)}
+    libc = next(path for path in found if path.name.startswith("libc.so"))
+    return found | {extra for name in LIBC_PARTS for extra in libc.parent.glob(f"{name}.so.[0-9]")}
+
+
+def _put(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy2(source, target, follow_symlinks=True)
