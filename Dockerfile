@@ -27,7 +27,7 @@ FROM ${PYTHON}
 # python's slim images come without the standard library's bytecode
 RUN groupadd --system --gid 65532 relay && useradd --system --uid 65532 --gid relay --no-create-home relay \
     && install -d -o relay -g relay -m 0700 /data \
-    && python -m compileall -q -j 0 --invalidation-mode unchecked-hash -x '/(test|tests|idlelib|lib2to3|site-packages)/' \
+    && python -m compileall -q -j 0 --invalidation-mode unchecked-hash -x '/(test|tests|idlelib|lib2to3|ensurepip|pydoc_data|site-packages)/' \
        "$(python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')"
 COPY --from=build /opt/relay /opt/relay
 ENV PATH=/opt/relay/bin:$PATH \
