@@ -23,8 +23,8 @@ check: .venv/ready-dev ## format, lint, types, architecture rules, quick tests
 	$(BIN)/lint-imports
 	$(BIN)/pytest -q -n auto --dist loadfile -m "not slow" tests/unit tests/property tests/contract
 
-bench: .venv/ready ## what it costs, beside its floors; one scenario: make bench SCENARIO=accept; longer: FULL=1
-	$(BIN)/python -m bench $(SCENARIO) $(if $(FULL),--full)
+bench: .venv/ready ## what it costs, beside its floors; one scenario: SCENARIO=accept; hours, not minutes: FULL=1; as a page: PAGE=docs/benchmarks.md
+	$(BIN)/python -m bench $(SCENARIO) $(if $(FULL),--full) $(if $(PAGE),--page $(PAGE))
 
 format: .venv/ready-dev ## format and sort imports
 	$(BIN)/ruff format relay tests bench

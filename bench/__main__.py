@@ -3,44 +3,85 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from bench.report import Row, heading, line, save
-from bench.scenarios import SCENARIOS
-from bench.setup import bench
+from bench.machine import Others
+from bench.page import page
+from bench.report import Ran, Results, Row, heading, line, verdicts
+from bench.scenarios import HEAVY, LIGHT, SCENARIOS
+from bench.setup import Bench, bench
+
+_BUDGET_MINUTES = 15.0
 
 
 def main() -> int:
     """Exit code 0 if everything could be measured, whatever it said."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=", ".join(SCENARIOS))
+    parser.add_argument("--full", action="store_true", help="longer runs, larger sizes, no bound of time")
     parser.add_argument(
-        "--full", action="store_true", help="longer runs, larger sizes, and the scenarios that take long"
+        "--minutes",
+        type=float,
+        default=_BUDGET_MINUTES,
+        help="start no scenario later than this without --full (default: %(default)g)",
     )
     parser.add_argument("--directory", type=Path, help="on whose disk the outboxes are (default: the temporary files')")
+    parser.add_argument("--page", type=Path, help="write the table as Markdown, too")
     given = parser.parse_args()
     unknown = set(given.scenarios) - set(SCENARIOS)
     if unknown:
         parser.error(f"no scenario {', '.join(sorted(unknown))}; there are {', '.join(SCENARIOS)}")
     names = given.scenarios or list(SCENARIOS)
-    failed = []
-    print(heading())
-    for name in names:
-        rows: list[Row] = []
-        began = time.monotonic()
-        try:
-            with bench(full=given.full, directory=given.directory) as made:
-                for row in SCENARIOS[name](made):
-                    rows.append(row)
-                    print(line(row), flush=True)
-        except (RuntimeError, OSError) as error:
-            failed.append(name)
-            print(f"{name} failed: {error}", file=sys.stderr, flush=True)
-        path = save(name, "full" if given.full else "quick", rows)
-        print(f"  [{name}: {time.monotonic() - began:.0f} s, {path.name}]", flush=True)
+    results = Results("full" if given.full else "default")
+    rows: list[Row] = []
+    failed = False
+    print(heading(), flush=True)
+    with bench(full=given.full, directory=given.directory) as made:
+        over_at = float("inf") if given.full else time.monotonic() + given.minutes * 60
+        for ran in _run(made, names, over_at):
+            for row in ran.rows:
+                print(line(row))
+            if ran.failed:
+                print(f"{ran.scenario} failed: {ran.failed}", file=sys.stderr)
+            print(f"  [{ran.scenario}: {ran.seconds:.0f} s, others kept {ran.others_busy:.1f} processors busy]")
+            sys.stdout.flush()
+            results.add(ran)
+            rows += ran.rows
+            failed = failed or bool(ran.failed)
+    print(f"{verdicts(rows)}; bench/results/{results.path.name}")
+    if given.page:
+        given.page.write_text(page(json.loads(results.path.read_text())))
     return 1 if failed else 0
+
+
+def _run(made: Bench, names: list[str], over_at: float) -> Iterator[Ran]:
+    """The heavy ones one by one, then the light ones all at once: they wait for clocks, not for the machine."""
+    for name in [name for name in HEAVY if name in names]:
+        yield _one(made, name, over_at)
+    light = [name for name in LIGHT if name in names]
+    if light:
+        with ThreadPoolExecutor(len(light)) as pool:
+            for done in as_completed([pool.submit(_one, made, name, over_at) for name in light]):
+                yield done.result()
+
+
+def _one(made: Bench, name: str, over_at: float) -> Ran:
+    rows: list[Row] = []
+    failed = ""
+    began, others = time.monotonic(), Others()
+    if began > over_at:
+        rows.append(Row(name, None, "", note="no time was left; run it alone, or all with FULL=1"))
+    else:
+        try:
+            rows.extend(SCENARIOS[name](made))
+        except (RuntimeError, OSError, ValueError) as error:
+            failed = str(error)
+    return Ran(name, time.monotonic() - began, others.busy(), rows, failed)
 
 
 if __name__ == "__main__":

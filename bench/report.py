@@ -1,22 +1,22 @@
-"""Rows of the table: a figure, its target, a verdict. Printed for people, written as JSON for comparison."""
+"""Rows of the table: a figure, its target, a verdict. Printed for people, written as JSON for comparison.
+
+Verdicts: "reached"; "NOT REACHED"; "noise" where the median missed the target and the better end of the spread
+did not, so that the run says neither; "skipped" where nothing could be measured.
+"""
 
 from __future__ import annotations
 
 import json
-import os
-import platform
-import sqlite3
-import subprocess
-import sys
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
+from bench.machine import circumstances
+
 RESULTS = Path(__file__).parent / "results"
-_PACKAGES = ("relay", "aiohttp", "aiosqlite", "msgspec", "uvloop", "prometheus-client", "structlog")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,9 @@ class Row:
             return "skipped"
         if self.target is None:
             return ""
-        return "reached" if self.target.met(self.figure) else "MISSED"
+        if self.target.met(self.figure):
+            return "reached"
+        return "noise" if any(map(self.target.met, self.spread or ())) else "NOT REACHED"
 
 
 def number(value: float) -> str:
@@ -71,59 +73,54 @@ def number(value: float) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
+def figure(row: Row) -> str:
+    """With its unit, and its spread."""
+    if row.figure is None:
+        return "-"
+    text = f"{number(row.figure)} {row.unit}".strip()
+    return text if row.spread is None else f"{text} ({number(row.spread[0])} to {number(row.spread[1])})"
+
+
+def target(row: Row) -> str:
+    return "" if row.target is None else f"{row.target} {row.unit}".strip()
+
+
 def line(row: Row) -> str:
-    figure = "-" if row.figure is None else f"{number(row.figure)} {row.unit}".strip()
-    if row.spread:
-        figure += f"  ({number(row.spread[0])} to {number(row.spread[1])})"
-    target = "" if row.target is None else f"{row.target} {row.unit}".strip()
-    return f"{row.what:<66} {target:<18} {figure:<44} {row.verdict:<8} {row.note}".rstrip()
+    return f"{row.what:<72} {target(row):<18} {figure(row):<40} {row.verdict:<11} {row.note}".rstrip()
 
 
 def heading() -> str:
-    return f"{'what':<66} {'target':<18} {'figure (least to greatest)':<44} {'verdict':<8} note"
+    return f"{'what':<72} {'target':<18} {'figure (least to greatest)':<40} {'verdict':<11} note"
 
 
-def save(scenario: str, size: str, rows: Iterable[Row]) -> Path:
-    """One file per run of a scenario."""
-    now = datetime.now(UTC)
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{now:%Y%m%dT%H%M%SZ}-{scenario}.json"
-    written = [asdict(row) | {"target": str(row.target or ""), "verdict": row.verdict} for row in rows]
-    content = {"scenario": scenario, "size": size, "at": now.isoformat(), **_circumstances(), "rows": written}
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    return path
+def verdicts(rows: Iterable[Row]) -> str:
+    """How many rows got which verdict."""
+    counted = Counter(row.verdict for row in rows if row.verdict)
+    return ", ".join(f"{count} {verdict}" for verdict, count in counted.most_common()) or "no targets"
 
 
-def _circumstances() -> dict[str, Any]:
-    return {
-        "commit": _git("rev-parse", "HEAD"),
-        "changed": bool(_git("status", "--porcelain", "--", "relay")),
-        "versions": {name: _version(name) for name in _PACKAGES}
-        | {"python": sys.version.split()[0], "sqlite": sqlite3.sqlite_version},
-        "machine": {
-            "system": platform.platform(),
-            "processor": _first("/proc/cpuinfo", "model name"),
-            "processors": os.cpu_count(),
-            "memory_kib": _first("/proc/meminfo", "MemTotal").split()[0],
-            "load_average": os.getloadavg(),
-        },
-    }
+@dataclass(slots=True)
+class Ran:
+    """What came of one scenario."""
+
+    scenario: str
+    seconds: float
+    others_busy: float
+    """Processors that others kept busy meanwhile."""
+    rows: list[Row]
+    failed: str = ""
 
 
-def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=RESULTS.parent, check=False)
-    return done.stdout.strip()
+class Results:
+    """One run of the benchmarks as one file, complete after each scenario."""
 
+    def __init__(self, size: str) -> None:
+        at = datetime.now(UTC)
+        RESULTS.mkdir(exist_ok=True)
+        self.path = RESULTS / f"{at:%Y%m%dT%H%M%SZ}.json"
+        self._content: dict[str, Any] = {"at": at.isoformat(), "size": size, **circumstances(), "scenarios": []}
 
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return ""
-
-
-def _first(path: str, name: str) -> str:
-    for each in Path(path).read_text().splitlines():
-        if each.startswith(name):
-            return each.partition(":")[2].strip()
-    return "0"
+    def add(self, ran: Ran) -> None:
+        rows = [asdict(row) | {"target": target(row), "shown": figure(row), "verdict": row.verdict} for row in ran.rows]
+        self._content["scenarios"].append(asdict(ran) | {"rows": rows})
+        self.path.write_text(json.dumps(self._content, indent=1, ensure_ascii=False) + "\n")

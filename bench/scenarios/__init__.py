@@ -1,26 +1,55 @@
-"""The scenarios by name, in the order in which they run. Each is a function from a Bench to rows."""
+"""The scenarios by name, in the order in which they run. Each is a function from a Bench to rows.
+
+HEAVY ones use up the machine and run alone; LIGHT ones wait for windows and clocks, and run beside each other.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
 from bench.report import Row
-from bench.scenarios import accept, batch, drain, idle, limits, policy, start, udp, waiting, wear
+from bench.scenarios import (
+    accept,
+    batch,
+    drain,
+    forms,
+    growth,
+    idle,
+    limits,
+    outage,
+    policy,
+    slow,
+    soak,
+    start,
+    udp,
+    waiting,
+    wear,
+)
 from bench.setup import Bench
 
 Scenario = Callable[[Bench], Iterator[Row]]
 
-SCENARIOS: dict[str, Scenario] = {
+HEAVY: dict[str, Scenario] = {
     "accept": accept.accept,
     "batch": batch.batch,
     "udp": udp.udp,
     "drain": drain.drain,
     "waiting": waiting.waiting,
     "wear": wear.wear,
-    "memory": idle.memory,
     "start": start.start,
+    "memory": idle.memory,
+    "policy": policy.policy,
+    "slow": slow.slow,
+    "outage": outage.outage,
+    "forms": forms.forms,
+    "loops": accept.loops,
+    "growth": growth.growth,
+    "soak": soak.soak,
+}
+LIGHT: dict[str, Scenario] = {
+    "lonely": wear.lonely,
     "idle": idle.idle,
     "limits": limits.limits,
     "ceiling": limits.ceiling,
-    "policy": policy.policy,
 }
+SCENARIOS: dict[str, Scenario] = HEAVY | LIGHT

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 from bench import events
 from bench.client import Order
@@ -15,53 +17,87 @@ FLOOR = at_least(0.95)
 GOAL = at_least(2.5)
 
 
+_PROCESSOR = "  / bare aiohttp, in processor time an event"
+
+
 def accept(bench: Bench) -> Iterator[Row]:
-    for devices in (1, 1000, 10_000) if bench.full else (1, 1000):
+    for devices in (1000, 1, 10_000):
         compared, last = against_aiohttp(bench, devices=devices)
-        what = f"single accepts / bare aiohttp, {devices:,} device{'s' * (devices > 1)}"
+        what = f"single durable accepts / bare aiohttp, {devices:,} device{'s' * (devices > 1)}"
         yield from _rows(what, compared, last, FLOOR)
         if devices == 1000:
             yield Row("  the goal beyond", compared.ratio, "x", GOAL, compared.spread)
+            processor = Compared(last.floor_cpu_us, last.cpu_us)
+            yield Row(_PROCESSOR, processor.ratio, "x", None, processor.spread, "the floor's through ours")
+    compared, last = against_aiohttp(bench, connections=256)
+    yield from _rows("single durable accepts / bare aiohttp, 256 connections", compared, last, GOAL)
     yield _alone(bench)
 
 
+def loops(bench: Bench) -> Iterator[Row]:
+    """Both on asyncio's own event loop, as where uvloop has no wheel."""
+    compared, last = against_aiohttp(bench, env=_without_uvloop(bench))
+    yield from _rows("single durable accepts / bare aiohttp, both without uvloop", compared, last, FLOOR)
+
+
+def _without_uvloop(bench: Bench) -> dict[str, str]:
+    """Variables with which Python finds no uvloop."""
+    directory = bench.new_directory()
+    (directory / "uvloop.py").write_text("raise ImportError\n")
+    return {"PYTHONPATH": str(directory)}
+
+
+@dataclass(slots=True)
+class Seen:
+    """What is known of the runs besides their rates."""
+
+    ours: Answered | None = None
+    cpu_us: list[float] = field(default_factory=list)
+    """Of the relay, an event."""
+    floor_cpu_us: list[float] = field(default_factory=list)
+
+
 def against_aiohttp(
-    bench: Bench, env: dict[str, str] | None = None, **order: object
-) -> tuple[Compared, dict[str, Answered]]:
+    bench: Bench, env: dict[str, str] | None = None, pairs: int = 0, **order: object
+) -> tuple[Compared, Seen]:
     """Requests a second of both; a fresh outbox for each run, so that all meet the same."""
-    last: dict[str, Answered] = {}
+    seen = Seen()
     seconds = bench.seconds
-    with bench.floor("http", env) as (_, address):
+    with bench.floor("http", env) as (floor_process, address):
 
         def ours() -> float:
             with bench.relay(env=env) as relay:
                 cpu_s = relay.cpu_s()
-                last["ours"] = relay.post(seconds=seconds, **order)
-                last["cpu"] = (relay.cpu_s() - cpu_s) / last["ours"].requests * 1e6
+                seen.ours = answered = relay.post(seconds=seconds, **order)
+                seen.cpu_us.append((relay.cpu_s() - cpu_s) / answered.requests * 1e6)
                 accepted = relay.status()["ledger"]["accepted"]
-                if accepted < last["ours"].requests:
-                    raise RuntimeError(f"{accepted} stored of {last['ours'].requests} answered 202")
-            return last["ours"].per_s
+                if accepted < answered.requests:
+                    raise RuntimeError(f"{accepted} stored of {answered.requests} answered 202")
+            return answered.per_s
 
         def floor() -> float:
             made = Order(address=address, run=events.new_run(), seconds=seconds, **order)
-            last["floor"] = send(made, bench.directory)
-            return last["floor"].per_s
+            cpu_s = floor_process.cpu_s()
+            answered = send(made, bench.directory)
+            seen.floor_cpu_us.append((floor_process.cpu_s() - cpu_s) / answered.requests * 1e6)
+            return answered.per_s
 
-        return compare(bench.pairs, ours, floor), last
+        return compare(pairs or bench.pairs, ours, floor), seen
 
 
-def _rows(what: str, compared: Compared, last: dict[str, Answered], target: Target) -> Iterator[Row]:
-    ours = last["ours"]
+def _rows(what: str, compared: Compared, seen: Seen, target: Target) -> Iterator[Row]:
+    ours = seen.ours
+    assert ours is not None
     yield Row(
         what,
         compared.ratio,
         "x",
         target,
         compared.spread,
-        f"{compared.rate:,.0f}/s against {compared.floor:,.0f}/s; {last['cpu']:.0f} µs of CPU an event;"
+        f"{compared.rate:,.0f}/s against {compared.floor:,.0f}/s;"
+        f" {statistics.median(seen.cpu_us):.0f} against {statistics.median(seen.floor_cpu_us):.0f} µs of CPU an event;"
         f" p50 {ours.p50_ms:.1f} ms, p99 {ours.p99_ms:.1f} ms; {ours.by} used {ours.cpu:.0%} of a core",
-        {"ours": compared.ours, "floor": compared.floors},
+        {"ours": compared.ours, "floor": compared.floors, "cpu_us": seen.cpu_us, "floor_cpu_us": seen.floor_cpu_us},
     )
 
 

@@ -8,74 +8,87 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from bench.pairs import compare
 from bench.report import Row, at_least
 from bench.setup import NO_LIMITS, Bench, Relay, Upstream, fill
 
 _DEVICES = 1000
 _PER_LANE = 125
 """Events of a device in the comparison of backlogs: the same batches whatever waits."""
+_FEW = 1_000
+_FILLS_OF_FEW = 15
+_SECONDS = 3.0
+"""A longer backlog is not drained to its end."""
 
 
 class Drained(NamedTuple):
     per_s: float
     """From the first request's arrival to the last one's."""
     cpu_us: float
-    per_commit: float
+    """Of the relay, an event."""
+    written_bytes: float
+    """An event."""
 
 
 def drain(bench: Bench) -> Iterator[Row]:
-    waiting = bench.waiting if bench.full else 300_000
-    rates, ratios, seen = [], [], []
-    outbox = bench.filled(waiting, _DEVICES)
-    for _ in range(bench.pairs if bench.full else 3):
+    outbox = bench.filled(bench.waiting, _DEVICES)
+    cpu_us: list[float] = []
+
+    def ours() -> float:
         drained = drain_files(bench, outbox)
-        floor = bench.sqlite_floor(waiting, 500)
-        seen.append(drained)
-        rates.append(drained.per_s)
-        ratios.append(drained.per_s / floor)
+        cpu_us.append(drained.cpu_us)
+        return drained.per_s
+
+    compared = compare(bench.pairs, ours, lambda: bench.sqlite_floor(200_000, 500))
     note = (
-        f"{waiting:,} events of 1,000 devices; {statistics.median(each.cpu_us for each in seen):.1f} µs of CPU an event"
+        f"{bench.waiting:,} events of 1,000 devices, for {_SECONDS:g} s;"
+        f" {statistics.median(cpu_us):.1f} µs of CPU an event"
     )
+    yield Row("draining a backlog, limits off", compared.rate, "events/s", at_least(60_000), compared.rate_spread, note)
     yield Row(
-        "draining a backlog, limits off",
-        statistics.median(rates),
-        "events/s",
-        at_least(60_000),
-        (min(rates), max(rates)),
-        note,
+        "  / bare sqlite3 appends",
+        compared.ratio,
+        "x",
+        at_least(0.6),
+        compared.spread,
+        f"{compared.floor:,.0f} rows/s, 500 a commit",
+        {"ours": compared.ours, "floor": compared.floors, "cpu_us": cpu_us},
     )
-    yield Row("  / bare sqlite3 appends", statistics.median(ratios), "x", at_least(0.6), (min(ratios), max(ratios)))
-    yield from _growth(bench)
+    yield _growth(bench)
 
 
-def drain_files(bench: Bench, outbox: Path) -> Drained:
-    """How fast a relay that starts with these files gets rid of them."""
+def drain_files(bench: Bench, outbox: Path, devices: int = _DEVICES) -> Drained:
+    """How fast a relay that starts with these files of so many devices gets rid of them."""
     with bench.upstream(validate=False) as upstream, bench.relay(outbox, **_settings(upstream)) as relay:
-        relay.until_waiting(_DEVICES)
+        relay.until_waiting(devices)
         return _flush(relay, upstream)
 
 
-def _growth(bench: Bench) -> Iterator[Row]:
-    """Events a second, in batches of one size, by how many wait."""
-    sizes = [1_000, 10_000, 100_000] + ([1_000_000] if bench.full else [])
-    rates: dict[int, list[float]] = {size: [] for size in sizes}
-    for _ in range(3):
-        for size in sizes:
-            with bench.upstream(validate=False) as upstream, bench.relay(**_settings(upstream)) as relay:
-                for _ in range(5 if size == 1_000 else 1):
-                    fill(relay, size, size // _PER_LANE, _PER_LANE)
-                    rates[size].append(_flush(relay, upstream).per_s)
-    small = statistics.median(rates[sizes[0]])
-    for size in sizes:
-        median = statistics.median(rates[size])
-        yield Row(
-            f"  draining {size:,} against {sizes[0]:,} waiting, batches of {_PER_LANE}",
-            median / small,
-            "x",
-            at_least(0.9) if size == sizes[-1] else None,
-            (min(rates[size]) / small, max(rates[size]) / small),
-            f"{median:,.0f} events/s",
-        )
+def _growth(bench: Bench) -> Row:
+    """Events a second with a million waiting, through those with a thousand, both in batches of one size."""
+    many = bench.filled(bench.waiting, bench.waiting // _PER_LANE, _PER_LANE)
+
+    def ours() -> float:
+        return drain_files(bench, many, bench.waiting // _PER_LANE).per_s
+
+    def few() -> float:
+        with bench.upstream(validate=False) as upstream, bench.relay(**_settings(upstream)) as relay:
+            rates = []
+            for _ in range(_FILLS_OF_FEW):
+                fill(relay, _FEW, _FEW // _PER_LANE, _PER_LANE)
+                rates.append(_flush(relay, upstream).per_s)
+            return statistics.median(rates)
+
+    compared = compare(bench.pairs, ours, few)
+    return Row(
+        f"  draining {bench.waiting:,} / {_FEW:,} waiting, batches of {_PER_LANE}",
+        compared.ratio,
+        "x",
+        at_least(0.9),
+        compared.spread,
+        f"{compared.rate:,.0f} against {compared.floor:,.0f} events/s",
+        {"many": compared.ours, "few": compared.floors},
+    )
 
 
 def _settings(upstream: Upstream) -> dict[str, str]:
@@ -84,19 +97,19 @@ def _settings(upstream: Upstream) -> dict[str, str]:
 
 
 def _flush(relay: Relay, upstream: Upstream) -> Drained:
+    """Send what waits, for so many seconds at most."""
     before = len(upstream.ask("requests"))
-    waiting = relay.status()["ledger"]["pending"]
-    cpu_s, commits = relay.cpu_s(), relay.metric("outbox_commits_total")
+    waiting, written = relay.pending(), relay.written_bytes_said()
+    cpu_s, began = relay.cpu_s(), time.monotonic()
     relay.ask("POST", "/flush")
-    began = time.monotonic()
-    while (pending := relay.status()["ledger"]["pending"]) > 0:
-        if time.monotonic() - began > 120:
-            raise RuntimeError(f"{pending} events still wait")
+    while (pending := relay.pending()) > 0 and time.monotonic() - began < _SECONDS:
         time.sleep(min(0.1, waiting / 1e6))
-    times = [request[0] for request in upstream.ask("requests")[before:]]
-    span_s = max(1, times[-1] - times[0]) / 1000 * len(times) / max(1, len(times) - 1)
-    return Drained(
-        waiting / span_s,
-        (relay.cpu_s() - cpu_s) / waiting * 1e6,
-        waiting / (relay.metric("outbox_commits_total") - commits),
-    )
+    used_s, written = relay.cpu_s() - cpu_s, relay.written_bytes_said() - written
+    requests = upstream.ask("requests")[before:]
+    if len(requests) < 2 or pending == waiting:
+        raise RuntimeError(f"{pending} of {waiting} events still wait")
+    sent = waiting - pending
+    counted = [(at, events) for at, _, _, events, *_ in requests]
+    # the first request's arrival starts the clock, so what it brought is not counted
+    span_s = max(1, counted[-1][0] - counted[0][0]) / 1000
+    return Drained(sum(events for _, events in counted[1:]) / span_s, used_s / sent * 1e6, written / sent)

@@ -36,7 +36,7 @@ def limits(bench: Bench) -> Iterator[Row]:
 
 def ceiling(bench: Bench) -> Iterator[Row]:
     """A limit per address of which the relay was not told, and of which no header speaks."""
-    window_ms, windows, devices = int(bench.size(10_000, 60_000)), 9, 50
+    window_ms, windows, devices = int(bench.size(6_000, 60_000)), 9, 50
     settings = {"rate__window": f"{window_ms}ms", "batch__linger": "1s"}
     with (
         bench.upstream(

@@ -17,9 +17,9 @@ from bench.setup import Bench, Relay, free_port
 def start(bench: Bench) -> Iterator[Row]:
     imports = statistics.median(_import_s() for _ in range(bench.pairs))
     note = f"of which {imports:.2f} s are Python with aiohttp's import"
-    yield _row("start to ready, empty", 0.7, [_start_s(bench, None) for _ in range(bench.pairs)], note)
+    yield _row("start to ready, empty", 0.7, [start_s(bench, None) for _ in range(bench.pairs)], note)
     full = bench.filled(bench.waiting, 1000)
-    times = [_start_s(bench, full) for _ in range(bench.pairs)]
+    times = [start_s(bench, full) for _ in range(bench.pairs)]
     yield _row(f"start to ready with {bench.waiting:,} waiting", 1.0, times)
     killed = bench.new_directory()
     _copy(full, killed)
@@ -27,11 +27,11 @@ def start(bench: Bench) -> Iterator[Row]:
         relay.until_ready()
         relay.post(seconds=1)
         relay.kill()
-    times = [_start_s(bench, killed) for _ in range(bench.pairs)]
+    times = [start_s(bench, killed) for _ in range(bench.pairs)]
     yield _row("  the same after kill -9 under load", 1.0, times)
 
 
-def _start_s(bench: Bench, outbox: Path | None) -> float:
+def start_s(bench: Bench, outbox: Path | None) -> float:
     directory = bench.new_directory()
     if outbox is not None:
         _copy(outbox, directory)

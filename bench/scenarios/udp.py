@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from bench import events
 from bench.datagrams import Datagrams
+from bench.pairs import compare
 from bench.process import Child, python
 from bench.report import Row, at_least, at_most
 from bench.setup import NO_LIMITS, Bench
@@ -33,7 +34,7 @@ class Flow(NamedTuple):
 
 
 def udp(bench: Bench) -> Iterator[Row]:
-    seconds = bench.size(12, 30)
+    seconds = bench.size(5, 30)
     steady = flow(bench, 20_000, seconds)
     lost = steady.sent - steady.delivered
     yield Row(
@@ -44,37 +45,48 @@ def udp(bench: Bench) -> Iterator[Row]:
         note=f"{steady.sent:,} sent in {seconds:.0f} s, {steady.kernel_drops} dropped by the kernel",
     )
     yield Row("  CPU an event over its whole life", steady.cpu_us, "µs", at_most(30))
-    floods = [flow(bench, 60_000, seconds) for _ in range(bench.pairs if bench.full else 3)]
-    rates = sorted(each.delivered_per_s for each in floods)
+    floods: list[Flow] = []
+
+    def ours() -> float:
+        floods.append(flow(bench, 60_000, seconds))
+        return floods[-1].delivered_per_s
+
+    def floor() -> float:
+        last = floods[-1]
+        return bench.sqlite_floor(max(50_000, last.stored), int(last.per_commit))
+
+    ours()  # tells the floor how many rows a commit has
+    compared = compare(bench.pairs, ours, floor)
     flood = sorted(floods, key=lambda each: each.delivered_per_s)[len(floods) // 2]
     yield Row(
         "UDP stored and forwarded at once, 60,000/s sent",
-        flood.delivered_per_s,
+        compared.rate,
         "events/s",
         at_least(30_000),
-        (rates[0], rates[-1]),
+        compared.rate_spread,
         f"stored {flood.stored_per_s:,.0f}/s while sent; {flood.cpu_us:.1f} µs of CPU an event;"
         f" {flood.per_commit:,.0f} events a commit; kernel dropped {flood.kernel_drops:,} of {flood.sent:,}",
     )
-    floor = bench.sqlite_floor(flood.stored, int(flood.per_commit))
     yield Row(
         "  / bare sqlite3 appends",
-        flood.delivered_per_s / floor,
+        compared.ratio,
         "x",
         at_least(0.3),
-        note=f"{floor:,.0f} rows/s",
+        compared.spread,
+        f"{compared.floor:,.0f} rows/s",
+        {"ours": compared.ours, "floor": compared.floors},
     )
     received, sent = _bare_socket(bench, 60_000, min(seconds, 5.0))
     yield Row("  a bare socket, the same datagrams", received, "datagrams/s", note=f"{sent:,.0f}/s sent")
 
 
-def flow(bench: Bench, per_s: float, seconds: float) -> Flow:
+def flow(bench: Bench, per_s: float, seconds: float, event_bytes: int = 400) -> Flow:
     with (
         bench.upstream(validate=False) as upstream,
         bench.relay(upstream__url=upstream.url, **NO_LIMITS) as relay,
     ):
         cpu_s, began = relay.cpu_s(), time.monotonic()
-        sent = _send(bench, relay.udp, per_s, seconds)
+        sent = _send(bench, relay.udp, per_s, seconds, event_bytes)
         stored_by_then = relay.metric("events_accepted_total", 'transport="udp"')
         sent_s = time.monotonic() - began
         relay.ask("POST", "/flush")
@@ -93,8 +105,8 @@ def flow(bench: Bench, per_s: float, seconds: float) -> Flow:
         )
 
 
-def _send(bench: Bench, address: str, per_s: float, seconds: float) -> int:
-    order = Datagrams(address=address, run=events.new_run(), per_s=per_s, seconds=seconds)
+def _send(bench: Bench, address: str, per_s: float, seconds: float, event_bytes: int = 400) -> int:
+    order = Datagrams(address=address, run=events.new_run(), per_s=per_s, seconds=seconds, event_bytes=event_bytes)
     log = bench.new_directory() / "datagrams.log"
     with Child(python("bench.datagrams", json.dumps(asdict(order))), log, os.environ) as sender:
         return int(sender.said("sent")["sent"])

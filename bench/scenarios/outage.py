@@ -1,0 +1,67 @@
+"""A day in the life: steady traffic, an upstream that goes away, and its return while fresh events arrive."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+from bench.load import Answered
+from bench.report import Row, at_least, at_most
+from bench.setup import NO_LIMITS, Bench, Relay, free_port
+
+_PER_S = 1_000
+_DEVICES = 1000
+
+
+def outage(bench: Bench) -> Iterator[Row]:
+    """One relay lives through all of it; single events at a pace that leaves room."""
+    seconds = bench.size(6, 60)
+    port = free_port()
+    settings = {"upstream__url": f"http://127.0.0.1:{port}/v1/events", "batch__linger": "1s", **NO_LIMITS}
+    with bench.relay(**settings) as relay:
+        with bench.upstream(validate=False, port=port):
+            yield _phase("steady state", relay, _paced(relay, seconds))
+            relay.ask("POST", "/flush")
+            relay.until_pending(0)
+        yield _phase("the upstream away", relay, _paced(relay, seconds))
+        relay.post(requests=int(bench.size(2_000, 20_000)), events_per_request=100, connections=8)
+        waiting = relay.pending()
+        with bench.upstream(validate=False, port=port), ThreadPoolExecutor(1) as pool:
+            fresh = pool.submit(_paced, relay, seconds)
+            relay.ask("POST", "/flush")
+            began = time.monotonic()
+            while relay.pending() > _PER_S * 3:
+                if time.monotonic() - began > 120:
+                    raise RuntimeError(f"{relay.pending()} events still wait")
+                time.sleep(0.02)
+            caught_up_s = time.monotonic() - began
+            answered = fresh.result()
+            relay.ask("POST", "/flush")
+            relay.until_pending(0)
+        yield _phase("draining the outage", relay, answered)
+        ledger = relay.status()["ledger"]
+    yield Row(
+        "  backlog sent while fresh events arrive",
+        waiting / caught_up_s,
+        "events/s",
+        None,
+        note=f"{waiting:,} waited, {caught_up_s:.1f} s until the fresh ones were all that was left",
+    )
+    lost = ledger["accepted"] - ledger["delivered"]
+    yield Row("  accepted and not delivered", lost, "events", at_most(0), note=f"of {ledger['accepted']:,}")
+
+
+def _paced(relay: Relay, seconds: float) -> Answered:
+    requests = int(seconds * _PER_S)
+    return relay.post(requests=requests, requests_per_s=_PER_S, connections=32, devices=_DEVICES)
+
+
+def _phase(name: str, relay: Relay, answered: Answered) -> Row:
+    return Row(
+        f"{name}: of {_PER_S:,} events/s, accepted",
+        answered.per_s / _PER_S * 100,
+        "%",
+        at_least(99),
+        note=f"202 after {answered.p50_ms:.1f} ms, p99 {answered.p99_ms:.1f} ms; {relay.rss_bytes() / 1e6:.0f} MB RSS",
+    )

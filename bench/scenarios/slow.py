@@ -1,0 +1,69 @@
+"""A disk whose syncs take 20 ms: throughput holds by group commit, and an answer waits for one or two of them.
+
+The delay is a small library that is compiled here and preloaded; without a C compiler the scenario is skipped.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from bench.pairs import compare
+from bench.report import Row, at_least, at_most
+from bench.setup import Bench
+
+_DELAY_MS = 20
+_SOURCE = Path(__file__).parent.parent / "slow_fsync.c"
+
+
+def slow(bench: Bench) -> Iterator[Row]:
+    compiler = shutil.which("cc")
+    if compiler is None:
+        yield Row("a disk with syncs of 20 ms", None, "", note="no C compiler (cc) to build the slow disk with")
+        return
+    library = bench.new_directory() / "slow_fsync.so"
+    subprocess.run([compiler, "-O2", "-shared", "-fPIC", "-o", str(library), str(_SOURCE), "-ldl"], check=True)
+    env = {"LD_PRELOAD": str(library), "FSYNC_DELAY_MS": str(_DELAY_MS)}
+    if "LD_PRELOAD" in os.environ:
+        env["LD_PRELOAD"] += f":{os.environ['LD_PRELOAD']}"
+    for connections in (1, 64):
+        yield _waiting(bench, env, connections)
+    yield _throughput(bench, env)
+
+
+def _waiting(bench: Bench, env: dict[str, str], connections: int) -> Row:
+    """How many commits an answer waits for: its own, and the rest of the one before."""
+    with bench.relay(env=env) as relay:
+        answered = relay.post(seconds=bench.seconds, connections=connections)
+        commit_ms = (
+            relay.metric("outbox_commit_duration_seconds_sum") / relay.metric("outbox_commit_duration_seconds_count")
+        ) * 1000
+    who = "a lonely event" if connections == 1 else f"{connections} connections"
+    return Row(
+        f"disk with syncs of {_DELAY_MS} ms: {who}, median wait for 202",
+        answered.p50_ms / commit_ms,
+        "commits",
+        at_most(1.25 if connections == 1 else 2.25),
+        note=f"{answered.p50_ms:.1f} ms, p99 {answered.p99_ms:.1f} ms; a commit takes {commit_ms:.1f} ms",
+    )
+
+
+def _throughput(bench: Bench, env: dict[str, str]) -> Row:
+    """Batches, so that what gathers during a commit is more than can be accepted meanwhile."""
+
+    def rate(which: dict[str, str]) -> float:
+        with bench.relay(env=which) as relay:
+            return relay.post(seconds=bench.seconds, events_per_request=100, connections=64).per_s * 100
+
+    compared = compare(bench.pairs, lambda: rate(env), lambda: rate({}))
+    return Row(
+        "  batch accepts / with the disk as it is",
+        compared.ratio,
+        "x",
+        at_least(0.8),
+        compared.spread,
+        f"{compared.rate:,.0f} against {compared.floor:,.0f} events/s",
+    )
