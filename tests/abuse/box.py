@@ -1,0 +1,122 @@
+"""A relay under abuse, seen from outside: its memory, its metrics, raw connections to it, and whether it still serves.
+
+Bounds on time are for a broken relay only (`PATIENCE_S`); no test measures how fast it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from relay.sandbox.server import Sandbox
+
+from tests.abuse.judge import strict
+from tests.e2e.harness import PATIENCE_S, RelayProcess, event
+from tests.unit.ingest.harness import Client, post
+
+NIGHTLY = os.environ.get("RELAY_NIGHTLY") == "1"
+HOST = "127.0.0.1"
+
+
+def times(ci: int, nightly: int) -> int:
+    return nightly if NIGHTLY else ci
+
+
+def peak_memory_bytes(pid: int) -> int:
+    """The most that was ever resident (VmHWM)."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    found = re.search(r"VmHWM:\s+(\d+) kB", status)
+    assert found is not None
+    return int(found[1]) * 1024
+
+
+async def metrics(relay: RelayProcess) -> dict[str, float]:
+    """Every series by name and labels, without the prefix."""
+    _, _, text = await relay.request("GET", "/metrics")
+    lines = [line.rpartition(" ") for line in text.decode().splitlines() if not line.startswith("#")]
+    return {series.removeprefix("relay_"): float(value) for series, _, value in lines}
+
+
+async def rejected(relay: RelayProcess, reason: str, transport: str = "http") -> float:
+    return (await metrics(relay))[f'events_rejected_total{{reason="{reason}",transport="{transport}"}}']
+
+
+async def connect(relay: RelayProcess) -> Client:
+    return await Client.connect(relay.http)
+
+
+async def ask(relay: RelayProcess, raw: bytes) -> tuple[int, bytes]:
+    """Status and all bytes of what a fresh connection answers until it is closed, which the caller asks for."""
+    client = await connect(relay)
+    client.send(raw)
+    said = await client.rest()
+    client.writer.close()
+    return int(said[9:12] or b"0"), said
+
+
+def datagram_socket() -> socket.socket:
+    sending = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sending.setblocking(False)
+    return sending
+
+
+def udp_address(relay: RelayProcess) -> tuple[str, int]:
+    host, _, port = relay.udp.rpartition(":")
+    return host, int(port)
+
+
+class Healthy:
+    """An app that behaves, beside those that do not: posts an event at a time and must get its 202 each time."""
+
+    def __init__(self, relay: RelayProcess) -> None:
+        self._relay = relay
+        self._stop = asyncio.Event()
+        self.answered = 0
+
+    async def __aenter__(self) -> Healthy:
+        self._task = asyncio.create_task(self._run())
+        return self
+
+    async def __aexit__(self, kind: object, *_: object) -> None:
+        self._stop.set()
+        await self._task
+        if kind is None:
+            assert self.answered > 0
+
+    async def served(self, further: int = 3) -> None:
+        """Until it was answered so many times more."""
+        goal = self.answered + further
+        async with asyncio.timeout(PATIENCE_S):
+            while self.answered < goal:
+                assert not self._task.done(), self._task.exception()
+                await asyncio.sleep(0.01)
+
+    async def _run(self) -> None:
+        client = await connect(self._relay)
+        try:
+            while not self._stop.is_set():
+                client.send(post(json.dumps(event(self.answered, "healthy")).encode()))
+                answer = await client.answer()
+                assert answer.status == 202, answer.body
+                self.answered += 1
+                await asyncio.sleep(0.01)
+        finally:
+            client.writer.close()
+
+
+async def all_that_was_taken_is_strict(relay: RelayProcess, sandbox: Sandbox) -> int:
+    """Waits until the outbox is empty; then every event taken was delivered, as strict JSON. How many there were."""
+    status = await relay.until(lambda status: status["ledger"]["pending"] == 0)
+    ledger: Mapping[str, Any] = status["ledger"]
+    assert (ledger["dead_lettered"], ledger["dropped"]) == (0, 0), "the upstream refused what the relay had taken"
+    for request in sandbox.record.kept:
+        strict(request.body)
+    delivered: int = ledger["delivered"]
+    assert delivered == ledger["accepted"]
+    return delivered

@@ -1,0 +1,123 @@
+"""Hostile bodies and datagrams, known and made up: never a 500, never a hang, never an event that is not strict.
+
+What is taken is delivered to the sandbox, which refuses what PHP would not decode, and a judge reads it once more.
+`RELAY_NIGHTLY=1` makes it a hundred times as many, `RELAY_SEED` repeats a run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import os
+from itertools import islice
+
+import pytest
+from relay.sandbox.server import Sandbox
+
+from tests.abuse.box import (
+    all_that_was_taken_is_strict,
+    connect,
+    datagram_socket,
+    metrics,
+    times,
+    udp_address,
+)
+from tests.abuse.hostile import BODIES, GOOD, describe, mutants, wire_mutants
+from tests.e2e.harness import PATIENCE_S, RelayProcess, event
+from tests.unit.ingest.harness import post
+
+SEED = int(os.environ.get("RELAY_SEED", "20240501"))
+ANSWERS = {202, 400, 413, 422}
+
+
+async def still_serves(relay: RelayProcess) -> None:
+    assert await relay.post(event(999_999)) == 202
+    assert (await relay.request("GET", "/livez"))[0] == 200
+    assert [line for line in relay.log if line.get("level") in ("error", "critical") or "exception" in line] == []
+
+
+async def test_each_known_one_is_refused_with_its_status_and_stores_nothing(relay: RelayProcess) -> None:
+    answers = {}
+    client = await connect(relay)
+    for name, (body, _) in BODIES.items():
+        client.send(post(body))
+        answer = await client.answer()
+        assert answer.json["success"] is False
+        answers[name] = answer.status
+    client.writer.close()
+    assert answers == {name: status for name, (_, status) in BODIES.items()}
+    assert (await relay.status())["ledger"]["accepted"] == 0
+    await still_serves(relay)
+
+
+async def test_each_known_datagram_is_counted_and_stores_nothing(relay: RelayProcess) -> None:
+    bodies = [body for body, _ in BODIES.values() if len(body) < 60_000]
+    sending = datagram_socket()
+    for body in bodies:
+        sending.sendto(body, udp_address(relay))
+    async with asyncio.timeout(PATIENCE_S):
+        while (now := await metrics(relay))['events_received_total{transport="udp"}'] < len(bodies):
+            await asyncio.sleep(0.02)
+    sending.close()
+    assert now['events_accepted_total{transport="udp"}'] == 0
+    await still_serves(relay)
+
+
+async def test_made_up_bodies_are_answered_and_what_is_taken_is_strict(relay: RelayProcess, sandbox: Sandbox) -> None:
+    client = await connect(relay)
+    taken = 0
+    for number, body in enumerate(islice(mutants(SEED), times(4_000, 400_000))):
+        headers = ["Content-Type: application/x-ndjson"] if number % 5 == 0 else []
+        if number % 7 == 0:
+            body, headers = gzip.compress(body, 1), [*headers, "Content-Encoding: gzip"]  # noqa: PLW2901
+        client.send(post(body, *headers))
+        answer = await client.answer()
+        assert answer.status in ANSWERS, describe(body)
+        taken += answer.status == 202
+    client.writer.close()
+    assert taken > 0
+    await still_serves(relay)
+    assert await all_that_was_taken_is_strict(relay, sandbox) >= 1
+
+
+async def test_made_up_datagrams_are_counted_and_what_is_taken_is_strict(relay: RelayProcess, sandbox: Sandbox) -> None:
+    sending, to = datagram_socket(), udp_address(relay)
+    sent = 0
+    for number, body in enumerate(islice(mutants(SEED + 1), times(4_000, 400_000))):
+        sending.sendto((gzip.compress(body, 1) if number % 7 == 0 else body)[:60_000], to)
+        sent += 1
+        if sent % 50 == 0:
+            await asyncio.sleep(0)
+    sending.sendto(GOOD[0], to)
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            now = await metrics(relay)
+            seen = now['events_received_total{transport="udp"}'] + now['udp_datagrams_dropped_total{reason="kernel"}']
+            if seen > sent:
+                break
+            await asyncio.sleep(0.05)
+    sending.close()
+    assert now['events_accepted_total{transport="udp"}'] > 0
+    await still_serves(relay)
+    assert await all_that_was_taken_is_strict(relay, sandbox) >= 1
+
+
+@pytest.mark.parametrize("part", range(2))
+async def test_made_up_requests_end_in_an_answer_or_a_closed_connection(
+    relay: RelayProcess, sandbox: Sandbox, part: int
+) -> None:
+    async def one(raw: bytes) -> None:
+        client = await connect(relay)
+        client.send(raw)
+        client.writer.write_eof()
+        said = await client.rest()
+        client.writer.close()
+        if said:
+            assert said.startswith((b"HTTP/1.1 ", b"HTTP/1.0 ")), describe(raw)
+            assert int(said[9:12]) < 500, describe(raw)
+
+    requests = wire_mutants(SEED + 10 + part)
+    for _ in range(times(40, 4_000)):
+        await asyncio.gather(*(one(raw) for raw in islice(requests, 20)))
+    await still_serves(relay)
+    await all_that_was_taken_is_strict(relay, sandbox)
