@@ -10,7 +10,7 @@ It must not know how events come in or go out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol
 
 from relay import __version__
@@ -86,7 +86,7 @@ class Status:
             "upstreams": [self._route(tenant_id, route, now) for tenant_id, route in routes],
             "devices_waiting": self._schedule.waiting_lanes(),
             "devices_held": held,
-            "devices": self._devices(now),
+            "devices": self._devices(routes, now),
             "dead_letters": {"count": gauges.dead_letters},
             "clock_skew_seconds": self._clock_skew_seconds(),
         }
@@ -134,13 +134,16 @@ class Status:
             "last_error": route.last_error,
         }
 
-    def _devices(self, now: int) -> list[dict[str, Any]]:
+    def _devices(self, routes: Sequence[tuple[int | None, RouteView]], now: int) -> list[dict[str, Any]]:
         """The busiest, then the most held back that are not among them."""
         lanes = self._schedule.busiest(BUSIEST_DEVICES, now) + self._schedule.most_held(MOST_HELD_DEVICES, now)
-        return [self._device(lane, now) for lane in {lane.key: lane for lane in lanes}.values()]
+        held = {tenant_id for tenant_id, route in routes if route.next_attempt_ms is not None}
+        each = {lane.key: lane for lane in lanes}.values()
+        return [self._device(lane, now, route_held=lane.key[0] in held) for lane in each]
 
-    def _device(self, lane: LaneView, now: int) -> dict[str, Any]:
+    def _device(self, lane: LaneView, now: int, *, route_held: bool) -> dict[str, Any]:
         tenant_id, platform, device_id = lane.key
+        said = words.LANE.get(lane.why, lane.why)
         return {
             "tenant": tenant_id,
             "platform": platform,
@@ -148,7 +151,7 @@ class Status:
             "pending": lane.events,
             "held_until": self._wall(lane.held_until_ms, now),
             "why": lane.why,
-            "words": words.LANE.get(lane.why, lane.why),
+            "words": words.ROUTE_HELD if route_held and not said else said,
         }
 
     def _wall(self, monotonic_ms: int | None, now: int) -> str | None:

@@ -49,6 +49,7 @@ LANE: Mapping[str, str] = {
     "unauthorized": "the upstream does not take the key",
     "misconfigured": "the upstream's URL is wrong",
 }
+ROUTE_HELD = "waits with its upstream"
 
 
 class Summary(NamedTuple):

@@ -1,172 +1,123 @@
-// Shows /status.json every two seconds while somebody looks. Text is set as text, never as markup:
-// device ids and the upstream's words are written by others. The token stays in this page's memory.
-"use strict";
+// The status page: listens to /status/stream while somebody looks, and shows what it says. When the stream
+// cannot be had (too many pages, a proxy), it asks for /status.json now and then. Nothing is asked of anybody else.
 
-const POLL_MS = 2000;
-const SHOWN_DEAD_LETTERS = 20;
-const MOVED_AT_ONCE = 100;
-const byId = (id) => document.getElementById(id);
-const number = (value) => value.toLocaleString("en");
-const time = (text) => (text ? new Date(text).toLocaleString() : "");
-let token = "";
-let last = null;
+import { add, begin } from "./charts.js";
+import { byId, bytes, duration, element, fill, fromNow, number, rate, say } from "./dom.js";
+import { changed, post } from "./letters.js";
 
-function cell(value, className = "") {
-  const td = document.createElement("td");
-  td.textContent = value ?? "";
-  td.className = className;
-  return td;
-}
+const RETRY_MS = 5000;
+let stream = null;
+let retry = 0;
 
-function fill(id, rows, whenEmpty) {
-  const lines = rows.map((cells) => {
-    const tr = document.createElement("tr");
-    tr.append(...cells);
-    return tr;
+function listen() {
+  clearTimeout(retry);
+  stream?.close();
+  stream = new EventSource("status/stream");
+  stream.addEventListener("history", (event) => begin(JSON.parse(event.data)));
+  stream.addEventListener("sample", (event) => add(JSON.parse(event.data)));
+  stream.addEventListener("status", (event) => show(JSON.parse(event.data), "live"));
+  stream.addEventListener("error", () => {
+    if (stream.readyState !== EventSource.CLOSED) return lost();
+    stream.close();
+    ask();
+    retry = setTimeout(listen, RETRY_MS);
   });
-  if (!lines.length) {
-    const td = cell(whenEmpty);
-    td.colSpan = 99;
-    lines.push(document.createElement("tr"));
-    lines[0].append(td);
+}
+
+async function ask() {
+  try {
+    const answer = await fetch("status.json");
+    if (!answer.ok) throw new Error(`${answer.status}`);
+    show(await answer.json(), "not live: asked every 5 seconds");
+  } catch {
+    lost();
   }
-  byId(id).replaceChildren(...lines);
 }
 
-function tiles(id, entries) {
-  byId(id).replaceChildren(...entries.map(([name, value]) => {
-    const div = document.createElement("div");
-    const [dt, dd] = [document.createElement("dt"), document.createElement("dd")];
-    dt.textContent = name;
-    dd.textContent = value;
-    div.append(dt, dd);
-    return div;
-  }));
+function lost() {
+  say("link", "The relay does not answer. What is shown is of before.");
+  byId("link").className = "lost";
 }
 
-function health(text, good) {
-  byId("health").textContent = text;
-  byId("health").className = good ? "good" : "bad";
+// Nobody looks: nothing is asked.
+document.addEventListener("visibilitychange", () => {
+  if (!document.hidden) return listen();
+  clearTimeout(retry);
+  stream?.close();
+});
+
+function show(status, link) {
+  const { ledger, outbox, rates, summary } = status;
+  say("link", link);
+  byId("link").className = "";
+  say("version", status.version);
+  byId("summary").dataset.level = summary.level;
+  say("summary-words", summary.words);
+  say("summary-to-do", summary.to_do);
+  say("in-rate", rate(rates.accepted_per_second));
+  say("in-total", `${number(ledger.accepted)} in all`);
+  say("out-rate", rate(rates.delivered_per_second));
+  say("out-total", `${number(ledger.delivered)} in all`);
+  say("waiting", number(ledger.pending));
+  say("oldest", ledger.pending ? `the oldest for ${duration(outbox.oldest_age_seconds)}` : "nothing");
+  say("dead-count", number(status.dead_letters.count));
+  document.title = summary.level === "ok" ? "Relay" : `${summary.level}: Relay`;
+  upstreams(status);
+  devices(status);
+  keeping(status);
+  changed(status.dead_letters.count);
 }
 
-// Events per second since the answer before.
-function rate(status, name) {
-  if (!last) return "";
-  const seconds = (status.at - last.at) / 1000;
-  return `${((status.ledger[name] - last.ledger[name]) / seconds).toFixed(1)}/s`;
+function upstreams({ upstreams: routes, now }) {
+  const list = byId("upstreams");
+  fill(list, JSON.stringify([routes, routes.some((route) => route.state !== "ok") ? now : ""]), () =>
+    routes.map((route) => {
+      const name = route.tenant === null ? "Every tenant" : `Tenant ${route.tenant}`;
+      const lines = [
+        element("h3", { text: `${name}: ${route.state.replace("_", " ")}` }),
+        element("p", { text: route.words }),
+      ];
+      if (route.to_do) lines.push(element("p", { className: "to-do", text: route.to_do }));
+      const facts = [`since ${new Date(route.since).toLocaleString()}`];
+      if (route.next_attempt_at) facts.push(`next attempt ${fromNow(route.next_attempt_at, now)}`);
+      lines.push(element("p", { className: "soft", text: facts.join(", ") }));
+      if (route.last_error) {
+        const when = route.state === "ok" ? "Last fault" : "It said";
+        lines.push(element("p", { className: "soft", text: `${when}: ${route.last_error}` }));
+      }
+      return element("li", { "data-state": route.state }, ...lines);
+    }));
 }
 
-function show(status) {
-  const { ledger, outbox } = status;
-  byId("version").textContent = status.version;
-  health(outbox.writable ? "events can be stored" : `events cannot be stored: ${outbox.problem}`, outbox.writable);
-  tiles("ledger", [
-    ["coming in", rate(status, "accepted")],
-    ["going out", rate(status, "delivered")],
-    ...Object.entries(ledger).map(([name, value]) => [name.replace("_", " "), number(value)]),
-  ]);
-  tiles("outbox", [
-    ["disk used", `${(100 * outbox.bytes / Math.max(1, outbox.max_bytes)).toFixed(1)} %`],
-    ["oldest waits", `${Math.round(outbox.oldest_age_seconds)} s`],
-    ["devices waiting", number(status.devices_waiting)],
-    ["devices held back", number(status.devices_held)],
-    ["clock ahead by", `${status.clock_skew_seconds.toFixed(1)} s`],
-    ["started", time(status.started_at)],
-  ]);
-  fill("upstreams", status.upstreams.map((route) => [
-    cell(route.tenant), cell(route.state.replace("_", " "), route.state === "ok" ? "good" : "bad"),
-    cell(time(route.since)), cell(time(route.next_attempt_at)), cell(route.last_error),
-  ]), "nothing sent yet");
-  fill("devices", status.devices.map((device) => [
-    cell(device.tenant), cell(device.platform), cell(device.device_id), cell(number(device.pending)),
-    cell(time(device.held_until)), cell(device.why.replace("_", " ")),
-  ]), "nothing waits");
-  byId("dead-count").textContent = number(status.dead_letters.count);
-  last = status;
+function devices({ devices: shown, devices_waiting: waiting, devices_held: held, now }) {
+  say("devices-counts", waiting
+    ? `${number(waiting)} with events that wait, ${number(held)} of them held back.`
+    : "No device has events that wait.");
+  byId("devices").hidden = !shown.length;
+  fill(byId("device-rows"), JSON.stringify([shown, shown.some((one) => one.held_until) ? now : ""]), () =>
+    shown.map((one) => element("tr", {},
+      element("th", { scope: "row" }, element("span", { text: one.device_id }), " ",
+        element("span", { className: "soft", text: `${one.platform}, tenant ${one.tenant}` })),
+      element("td", { className: "number", text: number(one.pending) }),
+      element("td", { text: one.held_until ? `${one.words}; free ${fromNow(one.held_until, now)}` : one.words || "no" }))));
 }
 
-async function poll() {
-  if (!document.hidden) {
-    try {
-      const answer = await fetch("status.json");
-      if (!answer.ok) throw new Error(`status ${answer.status}`);
-      show({ ...(await answer.json()), at: performance.now() });
-    } catch (error) {
-      health(`no answer from the relay: ${error.message}`, false);
-    }
-  }
-  setTimeout(poll, POLL_MS);
+function keeping({ ledger, outbox, clock_skew_seconds: skew, uptime_seconds: uptime, started_at: started }) {
+  say("ledger", `${number(ledger.accepted)} accepted + ${number(ledger.requeued)} requeued = `
+    + `${number(ledger.delivered)} delivered + ${number(ledger.dead_lettered)} dead-lettered + `
+    + `${number(ledger.dropped)} dropped + ${number(ledger.pending)} waiting`);
+  const used = outbox.bytes / Math.max(1, outbox.max_bytes);
+  byId("disk").value = used;
+  say("disk-words", `${bytes(outbox.bytes)} of ${bytes(outbox.max_bytes)} (${(100 * used).toFixed(1)} %)`);
+  say("writable", outbox.writable ? "yes" : `no: ${outbox.problem}`);
+  const off = Math.abs(skew);
+  say("clock", off < 1 ? "agrees with the upstream’s" : `${duration(off)} ${skew > 0 ? "ahead of" : "behind"} the upstream’s`);
+  say("running", `for ${duration(uptime)}, since ${new Date(started).toLocaleString()}`);
 }
 
-// Resolves to the answer's JSON; an error is shown and thrown on, a missing token asked for.
-async function call(path, body) {
-  const headers = token ? { Authorization: `Bearer ${token}` } : {};
-  const options = body === undefined
-    ? { headers }
-    : { method: "POST", headers: { ...headers, "Content-Type": "application/json" }, body: JSON.stringify(body) };
-  const answer = await fetch(path, options);
-  const data = await answer.json();
-  byId("token-form").hidden = answer.status !== 401;
-  if (!data.success) throw new Error(data.error);
-  return data;
-}
+byId("flush").addEventListener("click", async () => {
+  const said = await post("flush", {});
+  say("flush-said", said.success ? `Asked to send ${number(said.pending)} events, as fast as the limits allow.` : said.error);
+});
 
-function action(work) {
-  return async () => {
-    byId("message").textContent = "";
-    try {
-      byId("message").textContent = (await work()) ?? "";
-    } catch (error) {
-      byId("message").textContent = error.message;
-    }
-  };
-}
-
-async function showDead() {
-  const data = await call(`dead-letters?limit=${SHOWN_DEAD_LETTERS}`);
-  byId("dead-table").hidden = false;
-  fill("dead", data.dead_letters.map((letter) => {
-    const again = document.createElement("button");
-    again.type = "button";
-    again.textContent = "Requeue";
-    again.onclick = action(() => requeue({ ids: [letter.id] }));
-    const end = cell("");
-    end.append(again);
-    return [
-      cell(letter.id), cell(letter.device_id), cell(letter.reason), cell(letter.status), cell(letter.words),
-      cell(time(letter.dead_at)), end,
-    ];
-  }), "none");
-}
-
-async function requeue(choice) {
-  const { requeued } = await call("dead-letters/requeue", choice);
-  await showDead();
-  return `${number(requeued)} requeued`;
-}
-
-// No more than there were at first: what the upstream refuses again comes back as a new dead letter.
-async function requeueAll() {
-  const wanted = last ? last.dead_letters.count : 0;
-  let done = 0;
-  while (done < wanted) {
-    const limit = Math.min(MOVED_AT_ONCE, wanted - done);
-    const { requeued } = await call("dead-letters/requeue", { all: true, limit });
-    if (!requeued) break;
-    done += requeued;
-    byId("message").textContent = `${number(done)} of ${number(wanted)} requeued`;
-  }
-  await showDead();
-  return `${number(done)} requeued`;
-}
-
-byId("flush").onclick = action(async () => (await call("flush", {})) && "asked to send");
-byId("dead-show").onclick = action(showDead);
-byId("dead-requeue").onclick = action(requeueAll);
-byId("token-form").onsubmit = (event) => {
-  event.preventDefault();
-  token = byId("token").value;
-  byId("token-form").hidden = true;
-  byId("message").textContent = "token taken; try again";
-};
-poll();
+listen();

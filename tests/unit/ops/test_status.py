@@ -126,6 +126,13 @@ async def test_devices_are_the_busiest_and_the_most_held_each_once_and_never_mor
     }
 
 
+async def test_a_device_that_could_send_says_so_when_its_upstream_is_held(served: Served) -> None:
+    served.schedule.shown_routes = [RouteView(1, "backing_off", 0, 60_000, ""), RouteView(2, "ok", 0, None, "")]
+    served.schedule.busy = [LaneView((1, "tv", "a"), 5, None, ""), LaneView((2, "tv", "b"), 4, None, "")]
+
+    assert [device["words"] for device in served.status.data()["devices"]] == ["waits with its upstream", ""]
+
+
 async def test_no_event_body_is_shown(served: Served) -> None:
     served.outbox.letters = {1: dead_letter(1, body=b'{"context":{"canary":"c4n4ry"}}')}
 

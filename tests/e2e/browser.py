@@ -1,0 +1,166 @@
+"""A real Chromium, driven through chromedriver by the WebDriver protocol: what a person sees and does.
+
+Commands run in a thread, so that what the page talks to may live in the test's own loop. Waiting is for what
+the page shows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+from tests.e2e.harness import PATIENCE_S
+
+PROGRAMS = (("chromium", "chromium-browser", "google-chrome"), ("chromedriver",))
+_ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
+_FLAGS = [
+    "--headless",
+    "--no-sandbox",  # root has none; nothing but our own pages is opened
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--force-color-profile=srgb",
+    "--hide-scrollbars",
+]
+
+
+class Browser:
+    """One window. Elements are named by CSS selectors, each of which must find one."""
+
+    def __init__(self, base: str, session: str) -> None:
+        self._base = f"{base}/session/{session}"
+
+    async def open(self, url: str) -> None:
+        await self._command("POST", "/url", {"url": url})
+
+    async def run(self, script: str, *arguments: Any) -> Any:
+        """The value a script returns, or its promise's."""
+        return await self._command("POST", "/execute/sync", {"script": script, "args": list(arguments)})
+
+    async def devtools(self, name: str, **parameters: Any) -> Any:
+        return await self._command("POST", "/goog/cdp/execute", {"cmd": name, "params": parameters})
+
+    async def text(self, selector: str) -> str:
+        """As a person sees it: hidden text is not there."""
+        found: str = await self.run("return document.querySelector(arguments[0]).innerText", selector)
+        return found
+
+    async def click(self, selector: str) -> None:
+        await self._command("POST", f"/element/{await self._find(selector)}/click", {})
+
+    async def type(self, selector: str, text: str) -> None:
+        await self._command("POST", f"/element/{await self._find(selector)}/value", {"text": text})
+
+    async def press(self, *keys: str) -> None:
+        """One key to whatever has the focus, with others held down before it."""
+        actions = [{"type": "keyDown", "value": key} for key in keys]
+        actions += [{"type": "keyUp", "value": key} for key in reversed(keys)]
+        await self._command("POST", "/actions", {"actions": [{"type": "key", "id": "keyboard", "actions": actions}]})
+
+    async def until(self, condition: str, *arguments: Any) -> None:
+        """Wait until a JavaScript expression is true."""
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                while not await self.run(f"return Boolean({condition})", *arguments):
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            seen = await self.run("return document.body.innerText")
+            raise AssertionError(f"never came true: {condition} {arguments}\n{seen}") from None
+
+    async def until_text(self, selector: str, text: str) -> None:
+        await self.until("document.querySelector(arguments[0]).innerText.includes(arguments[1])", selector, text)
+
+    async def screen(self, width: int, height: int, scale: float = 1) -> None:
+        """The window's size in CSS pixels, and how many real ones each is."""
+        await self.devtools(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=scale,
+            mobile=width < 600,
+        )
+
+    async def scheme(self, name: str) -> None:
+        """ "light" or "dark"."""
+        features = [
+            {"name": "prefers-color-scheme", "value": name},
+            {"name": "prefers-reduced-motion", "value": "reduce"},
+        ]
+        await self.devtools("Emulation.setEmulatedMedia", features=features)
+
+    async def complaints(self) -> list[str]:
+        """What the console has said since the last call, violations of the content security policy included."""
+        return [entry["message"] for entry in await self._command("POST", "/se/log", {"type": "browser"})]
+
+    async def picture(self, name: str) -> None:
+        """For people: the whole page as a PNG, if RELAY_SCREENSHOTS names a directory."""
+        if directory := os.environ.get("RELAY_SCREENSHOTS"):
+            shot = await self.devtools("Page.captureScreenshot", captureBeyondViewport=True)
+            Path(directory, f"{name}.png").write_bytes(base64.b64decode(shot["data"]))
+
+    async def _find(self, selector: str) -> str:
+        found = await self._command("POST", "/element", {"using": "css selector", "value": selector})
+        element: str = found[_ELEMENT]
+        return element
+
+    async def _command(self, method: str, path: str, data: Any = None) -> Any:
+        return await asyncio.to_thread(_ask, method, self._base + path, data)
+
+
+@contextmanager
+def chromium(profile: Path) -> Iterator[Browser]:
+    """A fresh browser with a profile of its own. Raises LookupError if this machine has none."""
+    found = [next(filter(None, map(shutil.which, names)), None) for names in PROGRAMS]
+    if None in found:
+        raise LookupError("needs Chromium and its driver: apt-get install chromium chromium-driver")
+    browser, driver = found
+    options = {"binary": browser, "args": [*_FLAGS, f"--user-data-dir={profile}"]}
+    wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
+    with subprocess.Popen(
+        [driver, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        try:
+            base = f"http://127.0.0.1:{_port(process)}"
+            session = _ask("POST", f"{base}/session", {"capabilities": {"alwaysMatch": wanted}})["sessionId"]
+            try:
+                yield Browser(base, session)
+            finally:
+                _ask("DELETE", f"{base}/session/{session}", None)
+        finally:
+            process.terminate()
+
+
+def _port(driver: subprocess.Popen[str]) -> int:
+    assert driver.stdout is not None
+    for line in driver.stdout:
+        if started := re.search(r"started successfully on port (\d+)", line):
+            return int(started[1])
+    raise AssertionError("chromedriver did not start")
+
+
+def _ask(method: str, url: str, data: Any) -> Any:
+    """One WebDriver command's value."""
+    body = None if data is None else json.dumps(data).encode()
+    request = Request(url, body, {"Content-Type": "application/json"}, method=method)
+    try:
+        with urlopen(request, timeout=PATIENCE_S) as answer:
+            return json.load(answer)["value"]
+    except HTTPError as error:
+        with error:
+            said = json.load(error)["value"]
+        raise AssertionError(f"{url}: {said['error']}: {said['message'].splitlines()[0]}") from None

@@ -1,0 +1,406 @@
+"""The status page in a real Chromium, of a real relay: what a person sees, does, and is kept from.
+
+RELAY_SCREENSHOTS=DIRECTORY keeps pictures of what the tests look at; those in docs/ were made so.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from relay.sandbox.faults import Fault
+from relay.sandbox.server import Sandbox
+
+from tests.e2e.browser import Browser, chromium
+from tests.e2e.harness import PATIENCE_S, RelayProcess, environment, event, running
+from tests.e2e.test_commands import free_port
+
+pytestmark = pytest.mark.timeout(4 * PATIENCE_S)
+TAB, ENTER, SPACE, SHIFT = "\ue004", "\ue007", " ", "\ue008"
+TOKEN = "canary-token-of-operators"
+SIZES = {"phone": (360, 740, 2), "narrow": (320, 640, 1), "at 200 %": (640, 450, 2), "desk": (1280, 900, 1)}
+SCRIPTS = Path(__file__).parent / "page"
+CONTRASTS = (SCRIPTS / "contrast.js").read_text()
+TOO_WIDE = (SCRIPTS / "too_wide.js").read_text()
+NAMES = (SCRIPTS / "names.js").read_text()
+
+
+@pytest.fixture(scope="module")
+def chrome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    try:
+        with chromium(tmp_path_factory.mktemp("profile")) as browser:
+            yield browser
+    except LookupError as missing:
+        pytest.skip(str(missing))
+
+
+@pytest.fixture
+async def browser(chrome: Browser) -> AsyncIterator[Browser]:
+    """A blank page on a desk; at the end nothing may have gone against the page's own policy."""
+    await chrome.screen(*SIZES["desk"])
+    await chrome.scheme("light")
+    await chrome.open("about:blank")
+    await chrome.complaints()
+    yield chrome
+    said = [line for line in await chrome.complaints() if "status of 503" not in line and "status of 401" not in line]
+    assert [line for line in said if "net::ERR_" not in line] == []
+
+
+@pytest.fixture
+async def relay(sandbox: Sandbox, tmp_path: Path) -> AsyncIterator[RelayProcess]:
+    async with running(environment(sandbox.url, tmp_path)) as relay:
+        yield relay
+
+
+async def look(browser: Browser, relay: RelayProcess) -> None:
+    await browser.open(f"http://{relay.http}/")
+    await browser.until_text("#link", "live")
+
+
+async def give_up(relay: RelayProcess, sandbox: Sandbox, count: int, **extra: Any) -> None:
+    """So many dead letters of a device each."""
+    sandbox.faults.add(Fault(answer=422, when='"wrong"'))
+    for n in range(count):
+        assert await relay.post(event(n, f"box-{n}") | {"event_type": "wrong"} | extra) == 202
+    await relay.until(lambda status: status["dead_letters"]["count"] == count)
+
+
+class TestOneLook:
+    async def test_what_comes_in_and_goes_out_shows_without_reloading(
+        self, browser: Browser, relay: RelayProcess
+    ) -> None:
+        await look(browser, relay)
+        await browser.run("window.neverReloaded = true")
+        assert await browser.text("#upstreams h3") == "Every tenant: ok"
+
+        for n in range(3):
+            assert await relay.post(event(n)) == 202
+
+        await browser.until_text("#in-total", "3 in all")
+        await browser.until_text("#out-total", "3 in all")
+        await browser.until_text(
+            "#ledger", "3 accepted + 0 requeued = 3 delivered + 0 dead-lettered + 0 dropped + 0 waiting"
+        )
+        assert await browser.text("#summary-words") == "Nothing waits: what came in has gone out."
+        assert await browser.text("#upstreams h3") == "Tenant 1: ok"
+        assert await browser.run("return window.neverReloaded")
+
+    async def test_charts_show_what_was_sampled_in_pictures_words_and_figures(
+        self, browser: Browser, relay: RelayProcess
+    ) -> None:
+        for n in range(7):
+            await relay.post(event(n))
+        await look(browser, relay)
+        label = "document.querySelectorAll('.plot')[arguments[0]]?.getAttribute('aria-label')"
+
+        await browser.until(
+            f"/between 0.*and [1-9].* in the last 15/.test({label}) || /now, between [0-9.]+/.test({label})", 0
+        )
+        await browser.until(f"/taken \\(2xx\\) [1-9].*too many \\(429\\) 0/.test({label})", 3)
+
+        assert await browser.run("return document.querySelectorAll('.plot .curve').length") == 3
+        assert await browser.run("return document.querySelectorAll('.plot rect.taken').length") >= 1
+        await browser.click("#minutes summary")
+        await browser.until_text("#minute-rows", "202: ")
+        assert "\t7\t7\t0\t" in await browser.text("#minute-rows tr")
+
+    async def test_an_upstream_in_trouble_is_told_in_words_with_the_next_attempt_and_what_to_do(
+        self, browser: Browser, sandbox: Sandbox, tmp_path: Path
+    ) -> None:
+        env = environment(sandbox.url, tmp_path, upstream__api_key="canary-wrong-9z")
+        async with running(env) as relay:
+            await look(browser, relay)
+            await relay.post(event(1))
+
+            await browser.until_text("#summary-words", "refuses the key: nothing can be sent")
+            assert await browser.run("return document.querySelector('#summary').dataset.level") == "trouble"
+            assert "upstream.api_key_file" in await browser.text("#summary-to-do")
+            await browser.until_text("#upstreams", "Tenant 1: unauthorized")
+            await browser.until_text("#upstreams", "next attempt in ")
+            assert "401" in await browser.text("#upstreams")
+            await browser.until_text("#device-rows", "waits with its upstream")
+            assert "canary" not in await browser.run("return document.documentElement.outerHTML")
+            await browser.picture("trouble")
+
+    async def test_a_relay_that_stops_ends_the_stream_and_one_that_starts_is_found_again(
+        self, browser: Browser, sandbox: Sandbox, tmp_path: Path
+    ) -> None:
+        env = environment(sandbox.url, tmp_path, http__listen=f"127.0.0.1:{free_port()}")
+        async with running(env) as relay:
+            await look(browser, relay)
+            relay.signal(signal.SIGTERM)
+            assert await relay.ended() == 0
+        await browser.until_text("#link", "does not answer")
+        async with running(env):
+            await browser.until("document.querySelector('#link').innerText === 'live'")
+
+    async def test_what_others_wrote_is_text_and_nothing_else(
+        self, browser: Browser, relay: RelayProcess, sandbox: Sandbox
+    ) -> None:
+        evil = "<img src=x onerror=window.hacked=1><script>window.hacked=1</script>"
+        sandbox.faults.add(Fault(answer=422, when="wrong"))
+        body = event(1, evil) | {"event_type": "wrong", "context": {"html": evil}}
+        assert await relay.post(body) == 202
+        await relay.until(lambda status: status["dead_letters"]["count"] == 1)
+
+        await look(browser, relay)
+        await browser.until_text("#letters-list", evil)
+
+        assert await browser.run("return [window.hacked, document.querySelectorAll('main img').length]") == [None, 0]
+
+    async def test_nothing_is_asked_of_anybody_but_the_relay(self, browser: Browser, relay: RelayProcess) -> None:
+        await look(browser, relay)
+
+        asked = await browser.run("return performance.getEntriesByType('resource').map((entry) => entry.name)")
+
+        assert len(asked) >= 6
+        assert [url for url in asked if not url.startswith((f"http://{relay.http}/", "data:"))] == []
+
+
+class TestDeadLetters:
+    async def test_are_shown_with_reason_words_and_body_and_can_be_searched(
+        self, browser: Browser, relay: RelayProcess, sandbox: Sandbox
+    ) -> None:
+        await give_up(relay, sandbox, 3, context={"title": "Käse"})
+        await look(browser, relay)
+        await browser.until("document.querySelectorAll('#letters-list > li').length === 3")
+        assert "refused by the upstream" in await browser.text("#letters-list > li")
+
+        await browser.click("#letters-list summary")
+        assert '"title": "K\\u00e4se"' in await browser.text("#letters-list pre")
+        await browser.picture("dead-letters")
+
+        await browser.type("#letters-search", "BOX-2" + ENTER)
+        await browser.until_text("#letters-said", "1 found")
+        assert "box-2" in await browser.text("#letters-list")
+        await browser.run("document.querySelector('#letters-search').value = ''")
+        await browser.run("document.querySelector('#letters-reason').value = 'poison'")
+        await browser.click("#letters-filter button")
+        await browser.until_text("#letters-said", "None found")
+
+    async def test_one_is_requeued_and_sent(self, browser: Browser, relay: RelayProcess, sandbox: Sandbox) -> None:
+        await give_up(relay, sandbox, 2)
+        sandbox.faults.heal()
+        await look(browser, relay)
+        await browser.until("document.querySelectorAll('#letters-list > li').length === 2")
+
+        await browser.click("#letters-list .acts button")
+
+        await browser.until_text("#letters-said", "1 of 1 requeued")
+        await relay.until(lambda status: status["ledger"]["delivered"] == 1)
+        await browser.until_text("#dead-count", "1")
+
+    async def test_chosen_ones_are_discarded_by_keyboard_alone_after_a_question(
+        self, browser: Browser, relay: RelayProcess, sandbox: Sandbox
+    ) -> None:
+        await give_up(relay, sandbox, 3)
+        await look(browser, relay)
+        await browser.until("document.querySelectorAll('#letters-list > li').length === 3")
+
+        await self.tab_to(browser, "Choose letter 2 of box-1")
+        await browser.press(SPACE)
+        await self.tab_to(browser, "Discard chosen", back=True)
+        await browser.press(ENTER)
+        await browser.until("document.querySelector('#confirm').open")
+        assert await browser.run("return document.activeElement.id") == "confirm-no"
+        await browser.press(ENTER)
+        await browser.until("!document.querySelector('#confirm').open")
+        assert (await relay.status())["dead_letters"]["count"] == 3
+        assert await browser.run("return document.activeElement.id") == "discard-chosen"
+
+        await browser.press(ENTER)
+        await browser.until("document.querySelector('#confirm').open")
+        await browser.press(TAB)
+        await browser.press(ENTER)
+
+        await browser.until_text("#letters-said", "1 of 1 discarded")
+        assert (await relay.status())["dead_letters"]["count"] == 2
+        assert "box-1" not in await browser.text("#letters-list")
+
+    async def test_all_of_a_reason_are_moved_beyond_those_shown_and_each_once(
+        self, browser: Browser, relay: RelayProcess, sandbox: Sandbox
+    ) -> None:
+        """The upstream refuses them again: they come back as new letters, and must not go round."""
+        events = [event(n, f"box-{n % 7}") | {"event_type": "wrong"} for n in range(130)]
+        sandbox.faults.add(Fault(answer=422, when='"wrong"'))
+        status, _, _ = await relay.request("POST", "/v1/events", json.dumps(events).encode())
+        assert status == 202
+        await relay.until(lambda status: status["dead_letters"]["count"] == 130)
+        await look(browser, relay)
+        await browser.until_text("#letters-said", "The oldest 20 shown")
+        await browser.run("document.querySelector('#letters-reason').value = 'refused'")
+        await browser.click("#letters-filter button")
+        await browser.until_text("#requeue-all", "Requeue all that are found")
+
+        await browser.click("#requeue-all")
+
+        await browser.until_text("#letters-said", "130 of 130 requeued")
+        status = await relay.until(lambda status: status["dead_letters"]["count"] == 130)
+        assert status["ledger"]["requeued"] == 130
+
+    async def tab_to(self, browser: Browser, name: str, *, back: bool = False) -> None:
+        """Press Tab until what has this name has the focus; whatever has it on the way must show it."""
+        for _ in range(80):
+            await browser.press(*((SHIFT, TAB) if back else (TAB,)))
+            focus, outline = await browser.run(
+                "const at = document.activeElement; const style = getComputedStyle(at);"
+                "return [at.getAttribute('aria-label') || at.innerText, style.outlineStyle + style.outlineWidth]"
+            )
+            assert outline == "solid3px", focus
+            if focus == name:
+                return
+        raise AssertionError(f"Tab never reaches {name!r}")
+
+
+class TestAccess:
+    @pytest.fixture
+    async def relay(self, sandbox: Sandbox, tmp_path: Path) -> AsyncIterator[RelayProcess]:
+        file = tmp_path / "token"
+        file.write_text(TOKEN)
+        file.chmod(0o600)
+        async with running(environment(sandbox.url, tmp_path, ops__token_file=str(file))) as relay:
+            yield relay
+
+    async def test_bodies_and_changes_need_the_token_and_figures_do_not(
+        self, browser: Browser, relay: RelayProcess, sandbox: Sandbox
+    ) -> None:
+        await give_up(relay, sandbox, 1)
+        await look(browser, relay)
+        await browser.until_text("#dead-count", "1")
+        await browser.until("!document.querySelector('#token-form').hidden")
+        assert await browser.run("return document.querySelectorAll('#letters-list > li').length") == 0
+
+        await browser.type("#token", "wrong" + ENTER)
+        await browser.until_text("#letters-said", "ops.token_file")
+        await browser.type("#token", TOKEN + ENTER)
+
+        await browser.until("document.querySelectorAll('#letters-list > li').length === 1")
+        assert not await browser.run("return document.querySelector('#token-form').checkVisibility()")
+        await browser.click("#flush")
+        await browser.until_text("#flush-said", "Asked to send")
+        kept = await browser.run(
+            "return JSON.stringify([localStorage, sessionStorage, document.cookie, document.documentElement.outerHTML])"
+        )
+        assert TOKEN not in kept
+
+
+async def test_a_page_of_another_site_can_neither_read_nor_change(
+    browser: Browser, relay: RelayProcess, sandbox: Sandbox
+) -> None:
+    """An operator's browser on the relay's machine is a loopback peer: only the guard stands between."""
+    await give_up(relay, sandbox, 1)
+    runner = web.ServerRunner(web.Server(lambda request: _blank()))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    await browser.open(f"http://127.0.0.1:{runner.addresses[0][1]}/")
+    attempts = await browser.run(
+        """
+        const base = arguments[0], body = JSON.stringify({all: true});
+        const type = {"Content-Type": "application/json"};
+        const attempt = (path, options) =>
+          fetch(base + path, options).then((a) => `${a.type} ${a.status}`, () => "refused");
+        const blind = { method: "POST", body, mode: "no-cors" };
+        const framed = document.createElement("iframe");
+        framed.src = base + "/";
+        document.body.append(framed);
+        return Promise.all([
+          attempt("/dead-letters"),
+          attempt("/status.json"),
+          attempt("/dead-letters/discard", {method: "POST", body, headers: type}),
+          attempt("/dead-letters/discard", blind),
+          attempt("/dead-letters/discard", {...blind, headers: {"Content-Type": "text/plain"}}),
+          navigator.sendBeacon(base + "/dead-letters/discard", body),
+          new Promise((resolve) => framed.addEventListener("load", () => {
+            try { resolve("framed " + framed.contentDocument.body.innerText); } catch { resolve("refused"); }
+          })),
+        ]);
+        """,
+        f"http://{relay.http}",
+    )
+    await runner.cleanup()
+    await browser.complaints()
+
+    assert attempts[:3] == ["refused"] * 3
+    assert attempts[6] in ("refused", "framed ")
+    assert (await relay.status())["dead_letters"]["count"] == 1
+
+
+async def _blank() -> web.Response:
+    return web.Response(text="<!doctype html><title>Another site</title>", content_type="text/html")
+
+
+class TestReading:
+    """On any screen, in both schemes, with eyes or ears."""
+
+    @pytest.fixture
+    async def busy(self, browser: Browser, relay: RelayProcess, sandbox: Sandbox) -> Browser:
+        """A page with something in every part of it."""
+        await give_up(relay, sandbox, 2)
+        sandbox.faults.add(Fault(answer=503, when="box-9"))
+        await relay.post(event(1, "box-9-with-a-name-that-is-very-long-and-has-no-place-to-break-" + "x" * 60))
+        await relay.until(lambda status: status["upstreams"][0]["last_error"] != "")
+        await look(browser, relay)
+        await browser.until("document.querySelectorAll('#letters-list > li').length === 2")
+        await browser.until("document.querySelectorAll('.plot .curve').length === 3")
+        await browser.until("document.querySelector('#device-rows').children.length")
+        await browser.run("for (const each of document.querySelectorAll('details')) each.open = true")
+        return browser
+
+    async def test_fits_every_screen_without_scrolling_sideways(self, busy: Browser) -> None:
+        for name, (width, height, scale) in SIZES.items():
+            await busy.screen(width, height, scale)
+            assert await busy.run(TOO_WIDE, width) == [], name
+            await busy.picture(f"page-{name.replace(' ', '-').replace('%', 'percent')}")
+        await busy.run("document.documentElement.style.fontSize = '200%'")
+        assert await busy.run(TOO_WIDE, width) == [], "text alone at 200 %"
+
+    async def test_every_text_stands_out_from_what_is_behind_it(self, busy: Browser) -> None:
+        """WCAG 2.2, 1.4.3 (text: 4.5) and 1.4.11 (controls and curves: 3)."""
+        backs = set()
+        for scheme in ("light", "dark"):
+            await busy.scheme(scheme)
+            await busy.picture(f"page-{scheme}")
+
+            measured = await busy.run(CONTRASTS)
+
+            assert len(measured) > 60
+            assert [each for each in measured if each["contrast"] < each["least"]] == []
+            backs.add(await busy.run("return getComputedStyle(document.body).backgroundColor"))
+        assert len(backs) == 2
+
+    async def test_a_screen_reader_hears_a_name_for_everything_in_order(self, busy: Browser) -> None:
+        tree = await busy.devtools("Accessibility.getFullAXTree")
+        nodes = [node for node in tree["nodes"] if not node.get("ignored")]
+        roles: dict[str, list[str]] = {}
+        for node in nodes:
+            roles.setdefault(node["role"]["value"], []).append(node.get("name", {}).get("value", ""))
+
+        for role in (
+            "button",
+            "link",
+            "checkbox",
+            "textbox",
+            "searchbox",
+            "combobox",
+            "image",
+            "region",
+            "meter",
+            "table",
+        ):
+            assert "" not in roles.get(role, []) or role == "table", f"a {role} without a name: {roles[role]}"
+        assert len(roles["main"]) == len(roles["banner"]) == len(roles["contentinfo"]) == 1
+        assert len(roles["image"]) == 4
+        assert len(roles["columnheader"]) == 8
+        assert "status" in roles
+        found = await busy.run(NAMES)
+
+        assert found["levels"][0] == 1
+        assert all(after - before <= 1 for before, after in zip(found["levels"], found["levels"][1:], strict=False))
+        assert found["doubles"] == []
+        assert found["dangling"] == []
+        assert found["language"] == "en"
