@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 import aiohttp
+from aiohttp.connector import Connection
 
 from relay import __version__
 from relay.clock import Clock
@@ -25,6 +26,23 @@ ANSWER_MAX_BYTES = 64 * 1024
 _HEADERS_OF_USE = ("date", "retry-after", "x-ratelimit-limit", "x-ratelimit-reset", "content-type")
 _KEEP_ALIVE_S = 15.0  # below the 60 to 75 s of the usual servers, so that they rarely close first
 _CONNECT_S = 10.0
+
+
+class _UnaskedAnswer(aiohttp.ClientConnectionError):
+    """Nothing was sent: the connection already held an answer."""
+
+
+class _Request(aiohttp.ClientRequest):
+    """Sent only where nothing has been answered yet.
+
+    An answer that nobody asked for may wait on a kept connection (a proxy that answered twice, late). The
+    library would take it for the answer to the next request, and events the upstream never took for delivered.
+    """
+
+    async def send(self, conn: Connection) -> aiohttp.ClientResponse:
+        if conn.protocol is not None and conn.protocol.should_close:
+            raise _UnaskedAnswer
+        return await super().send(conn)
 
 
 class Client(Protocol):
@@ -106,6 +124,7 @@ def _session(settings: Upstream) -> aiohttp.ClientSession:
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
         trust_env=False,
+        request_class=_Request,
     )
 
 
@@ -165,6 +184,8 @@ def _harmless(error: BaseException) -> str:
             return f"certificate not accepted: {error.certificate_error}"
         case aiohttp.ClientConnectorError() | aiohttp.ClientProxyConnectionError():
             return f"cannot connect: {error.os_error.strerror or type(error.os_error).__name__}"
+        case _UnaskedAnswer():
+            return "an answer came that nobody asked for: the connection is given up"
         case aiohttp.ServerDisconnectedError():
             return "connection closed before the answer"
         case aiohttp.ClientPayloadError():

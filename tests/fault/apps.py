@@ -48,6 +48,7 @@ class Fleet:
         """How many of each status; 0 is no answer."""
         self._devices = [f"device-{number:02}" for number in range(devices)]
         self._tenant_id = tenant_id
+        self._sent = dict.fromkeys(self._devices, 0)
         self._stop = asyncio.Event()
 
     @asynccontextmanager
@@ -62,6 +63,14 @@ class Fleet:
         finally:
             for sender in senders:
                 sender.cancel()
+
+    async def send(self, each: int) -> None:
+        """Each app sends so many, and every one of them is taken at once."""
+        for device in self._devices:
+            for _ in range(each):
+                body = self._next(device)
+                assert await self._post(body), "not taken"
+                self.kept.append(json.loads(body)["event_id"])
 
     def stop(self) -> None:
         """Let each app finish the event it is at, and no more."""
@@ -83,15 +92,18 @@ class Fleet:
         return status
 
     async def _send(self, device: str) -> None:
-        n = sum(1 for id_ in self.kept if id_.startswith(stamped(0, device, self._tenant_id)["event_id"][:8]))
         while not self._stop.is_set():
-            one = stamped(n, device, self._tenant_id)
-            body = json.dumps(one).encode()
-            self.offered[one["event_id"]] = body
+            body = self._next(device)
             while not await self._post(body):
                 await asyncio.sleep(_AGAIN_S)
-            self.kept.append(one["event_id"])
-            n += 1
+            self.kept.append(json.loads(body)["event_id"])
+
+    def _next(self, device: str) -> bytes:
+        """A device's next event, offered from here on."""
+        one = stamped(self._sent[device], device, self._tenant_id)
+        self._sent[device] += 1
+        body = self.offered[one["event_id"]] = json.dumps(one).encode()
+        return body
 
     async def _post(self, body: bytes) -> bool:
         try:
@@ -121,6 +133,12 @@ async def ready(relay: RelayProcess) -> bool:
     return status == 200
 
 
+async def flush(relay: RelayProcess) -> None:
+    """`relay flush`: send now what waits, and probe what is held."""
+    status, _, _ = await relay.request("POST", "/flush", b"{}", {"Content-Type": "application/json"})
+    assert status < 300, status
+
+
 async def until_ready(relay: RelayProcess, wanted: bool = True) -> None:
     async with asyncio.timeout(60):
         while await ready(relay) is not wanted:
@@ -128,12 +146,19 @@ async def until_ready(relay: RelayProcess, wanted: bool = True) -> None:
 
 
 async def all_settled(
-    relay: RelayProcess, sandbox: Sandbox, fleet: Fleet, *, repeats: int = 0, dead: int = 0, limited: int = 0
+    relay: RelayProcess,
+    sandbox: Sandbox,
+    fleet: Fleet,
+    *,
+    repeats: int = 0,
+    dead: int = 0,
+    limited: int = 0,
+    states: tuple[str, ...] = ("ok",),
 ) -> dict[str, Any]:
     """Once the relay is healthy again: everything drains, and every promise held. The status then.
 
     `repeats`: how many requests may have been sent twice (G3), by kills and by answers that were lost.
-    `dead`: events that had to be given up. `limited`: 429s that were the upstream's whim.
+    `dead`: events that had to be given up. `limited`: 429s that were the upstream's whim. `states`: of the routes.
     """
     await until_ready(relay)
     status = await relay.until(lambda status: status["ledger"]["pending"] == 0)
@@ -141,7 +166,7 @@ async def all_settled(
     assert status["outbox"]["writable"]
     ledger = status["ledger"]
     assert (ledger["dead_lettered"], ledger["dropped"]) == (dead, 0)
-    assert all(route["state"] == "ok" for route in status["upstreams"]), status["upstreams"]
+    assert all(route["state"] in states for route in status["upstreams"]), status["upstreams"]
     held_to_promises(sandbox, fleet, repeats=repeats, limited=limited, dead=await dead_ids(relay))
     return status
 

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import os
 import random
+from typing import TypeVar
 
 NIGHTLY = os.environ.get("RELAY_NIGHTLY") == "1"
 SEED = int(os.environ.get("RELAY_SEED", "1"))
+T = TypeVar("T")
 LONG_S = 1800
 """The bound of a nightly test."""
 
 
 def size(ci: int, nightly: int) -> int:
     return nightly if NIGHTLY else ci
+
+
+def some(ci: list[T], more: list[T]) -> list[T]:
+    """Rows of a table: those tried in CI, and the others, which the unit tests of its parts cover there."""
+    return [*ci, *more] if NIGHTLY else ci
 
 
 def chance(name: str) -> random.Random:

@@ -1,0 +1,64 @@
+"""One trouble of the upstream, from its beginning until it heals: what the relay must do in any of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from relay.sandbox.faults import Fault
+from relay.sandbox.server import Sandbox
+
+from tests.e2e.harness import RelayProcess, running
+from tests.fault.apps import MAX_IN_FLIGHT, Fleet, all_settled, balanced, flush, ready, settings, state
+
+DEVICES = 3
+EACH = 5
+WATCHED_S = 0.6
+"""How long the pace is watched, in which a hot loop makes hundreds of requests."""
+PACE = {"backing_off": 25, "unauthorized": DEVICES, "misconfigured": DEVICES, "rate_limited": 25}
+"""Most requests in that time: a probe per 150 ms (retry.max is 300 ms here) and what was under way; to a route that
+a person has to mend, only the latter."""
+HELD = ("unauthorized", "misconfigured")
+
+
+@asynccontextmanager
+async def relay_and_apps(sandbox: Sandbox, tmp_path: Path, **more: str) -> AsyncIterator[tuple[RelayProcess, Fleet]]:
+    """The apps have sent EACH events, and all were answered 202: the upstream has no say in that."""
+    fleet = Fleet(DEVICES)
+    env = settings(sandbox.url, tmp_path, **({"upstream__timeout": "1s", "retry__max": "300ms"} | more))
+    async with running(env) as relay:
+        fleet.address = relay.http
+        await fleet.send(EACH)
+        yield relay, fleet
+
+
+async def suffers_and_heals(sandbox: Sandbox, tmp_path: Path, expected: str, *faults: Fault, dead: int = 0) -> None:
+    """The state tells it, everything is kept, the pace is bounded; healed, everything arrives, once and in order."""
+    sandbox.faults.add(*faults)
+    async with relay_and_apps(sandbox, tmp_path) as (relay, fleet):
+        status = await relay.until(lambda status: state(status) == expected)
+        assert status["upstreams"][0]["last_error"]
+        before = sandbox.report().requests
+        await asyncio.sleep(WATCHED_S)
+        assert sandbox.report().requests - before <= PACE[expected]
+        status = await relay.status()
+        assert balanced(status)
+        assert await ready(relay), "an upstream in trouble is no reason to refuse events"
+        assert status["ledger"]["pending"] == DEVICES * EACH
+        await fleet.send(1)
+        faulted = sandbox.report().requests
+        sandbox.faults.heal()
+        if expected in HELD:
+            await flush(relay)
+        await all_settled(
+            relay, sandbox, fleet, repeats=faulted + MAX_IN_FLIGHT, limited=faulted, states=("ok", "rate_limited")
+        )
+
+
+async def arrives_all_the_same(sandbox: Sandbox, tmp_path: Path, *faults: Fault, repeats: int = 0) -> None:
+    """Odd, but a yes: nothing is given up, nothing is stuck though it never heals."""
+    sandbox.faults.add(*faults)
+    async with relay_and_apps(sandbox, tmp_path) as (relay, fleet):
+        await all_settled(relay, sandbox, fleet, repeats=repeats)
