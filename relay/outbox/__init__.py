@@ -191,7 +191,8 @@ class Outbox(Protocol):
     def append(self, events: Sequence[Event]) -> asyncio.Future[int]:
         """Keep events; resolves after the commit to the number that were duplicates.
 
-        All or nothing. The future fails with OutboxFull or OutboxUnavailable. Never blocks.
+        All or nothing. The future fails with OutboxFull or OutboxUnavailable; not with OutboxFull if every event is
+        known already. Never blocks.
         """
 
     def room(self) -> bool:

@@ -97,7 +97,7 @@ class Lane:
     def droppable(self) -> Iterator[tuple[int, int]]:
         """(seq, body bytes) of what is not in flight, oldest first."""
         start = self._head + (len(self.in_flight) if self.in_flight is not None else 0)
-        return zip(self._seqs[start:], self._sizes[start:], strict=True)
+        return ((self._seqs[at], self._sizes[at]) for at in range(start, len(self._seqs)))
 
 
 class Index:

@@ -88,14 +88,15 @@ class MemoryOutbox:
         new_bytes = sum(len(event.body) + ROW_BYTES for event in events)
         gathered = sum(len(event.body) + ROW_BYTES for waiting, _ in self._gathered for event in waiting)
         excess = self.disk.size_bytes() + gathered + new_bytes - self._settings.max_size_bytes
+        known = all(event.event_id in self.disk.states for event in events)
         if not self._open:
             answer.set_exception(OutboxUnavailable("the outbox is closed"))
+        elif known:
+            answer.set_result(len(events))
         elif excess > 0 and (self._settings.when_full == "reject" or new_bytes > self._settings.max_size_bytes):
             answer.set_exception(OutboxFull("the outbox is full (outbox.max_size)"))
         elif self._in_reserve(excess - new_bytes) and self._over_share({event.lane_key for event in events}):
             answer.set_exception(OutboxShareTaken("the outbox is nearly full, and the device over its share"))
-        elif all(event.event_id in self.disk.states for event in events):
-            answer.set_result(len(events))
         else:
             self._gathered.append((events, answer))
             asyncio.get_running_loop().call_soon(self._commit_gathered)

@@ -474,6 +474,12 @@ class TestFull:
         after.check()
         await close(after)
 
+    async def test_a_known_event_is_answered_though_there_is_no_room(self, make_box: MakeBox) -> None:
+        """Its app still has it and asks again until it is told that it is stored."""
+        box = await make_box(max_size_bytes=512 * KIB).start()
+        stored = await fill(box, [TV])
+        assert await box.append([0, stored - 1]) == 2
+
     async def test_an_append_that_can_never_fit_is_refused(self, make_box: MakeBox) -> None:
         box = await make_box(max_size_bytes=512 * KIB, when_full="drop_oldest").start()
         with pytest.raises(OutboxFull):

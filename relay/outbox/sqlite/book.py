@@ -115,6 +115,8 @@ class Book:
     older: Index = field(default_factory=Index)
     """What the file held when it was opened, while it is being read."""
     cursors: dict[int, int] = field(default_factory=dict)
+    orphans: int = 0
+    """Rows read so far whose lane is not known: done ones of a lane since forgotten, or a broken disk's."""
     opened: Opened | None = None
     """What opening found, until loaded."""
     lanes_at_load: Sequence[LaneState] = ()
@@ -256,10 +258,17 @@ class Book:
         """Take in what was read of the log; `finish_loading` comes after the last chunk."""
         lanes, cursors = self.older.lanes, self.cursors
         for seq, number, size in zip(chunk.seqs, chunk.lanes, chunk.sizes, strict=True):
-            if seq > cursors.get(number, seq):
+            cursor = cursors.get(number)
+            if cursor is None:
+                self.orphans += 1
+            elif seq > cursor:
                 lanes[number].append(seq, size)
         self.rows += len(chunk.seqs)
         self.loading_from = chunk.last_seq
+
+    def missing(self) -> int:
+        """How many events the ledger calls pending and the log, read to its end, does not hold."""
+        return self.pending - sum(len(lane) for index in (self.index, self.older) for lane in index.lanes.values())
 
     def finish_loading(self) -> None:
         """Put what was found before what came since."""
@@ -274,6 +283,14 @@ class Book:
         self.older, self.cursors, self.opened = Index(), {}, None
         self.loaded = True
         self.changed.update(number for number, lane in self.index.lanes.items() if len(lane))
+
+    def agrees_with(self, reopened: Book) -> bool:
+        """Whether the file holds what this says, after a commit of which nobody knows whether it was made."""
+        return (
+            self.ledger() == reopened.ledger()
+            and self.dead_letters == reopened.dead_letters
+            and self.index.lanes.keys() == reopened.index.lanes.keys()
+        )
 
     def inherit(self, old: Book) -> None:
         """Keep what is in flight, and give no lane's number to another device while this process runs."""

@@ -72,7 +72,7 @@ def configure(
         "secure_delete=0",  # some builds default to writing zeros over what is freed
         "temp_store=MEMORY",
         "mmap_size=0",
-        f"max_page_count={max(max_size_bytes // PAGE_BYTES, 16)}",
+        f"max_page_count={max((max_size_bytes - wal_bytes) // PAGE_BYTES, 16)}",
     ]
     if database.execute("PRAGMA page_count").fetchone() == (0,):
         pragmas = [f"page_size={PAGE_BYTES}", "auto_vacuum=INCREMENTAL", *pragmas]

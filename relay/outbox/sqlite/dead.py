@@ -11,17 +11,21 @@ import json
 import sqlite3
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from uuid import UUID
 
 from relay.clock import rfc3339
 from relay.event import LaneKey
 from relay.metrics import Metrics
-from relay.outbox import DeadLetter, Selection
+from relay.outbox import DeadLetter, DeadReason, Selection
 from relay.outbox.recent import ID_BYTES
 from relay.outbox.sqlite.book import Book
 from relay.outbox.sqlite.draft import Draft, Op
 
+_WHOLE = (
+    "typeof(event_id) = 'blob' AND length(event_id) = 16 AND typeof(crc) = 'integer' AND typeof(body) = 'blob'"
+    " AND typeof(tenant_id) = 'text' AND typeof(platform) = 'text' AND typeof(device_id) = 'text'"
+)
 _LETTERS_AT_ONCE = 256
 """Requeued or discarded with one commit."""
 
@@ -124,40 +128,76 @@ class Discard(Op[int]):
 
 
 def _read(database: sqlite3.Connection, selection: Selection, limit: int, after: int) -> Sequence[DeadLetter]:
+    """Texts are read as bytes: one that the disk has changed is shown as well as it can be."""
     where, values = _where(selection)
     return [
         DeadLetter(
             id=number,
             event_id=str(UUID(bytes=event_id)) if len(event_id) == ID_BYTES else event_id.hex(),
-            lane_key=(int(tenant_id), platform, device_id),
-            reason=reason,
-            status=status,
-            words=words,
-            dead_at=rfc3339(died_ms),
+            lane_key=(_number(tenant_id), _text(platform), _text(device_id)),
+            reason=cast(DeadReason, _text(reason)),
+            status=status if isinstance(status, int) else None,
+            words=_text(words),
+            dead_at=_time(died_ms),
             body=body,
         )
         for number, event_id, tenant_id, platform, device_id, reason, status, words, died_ms, body in database.execute(
-            "SELECT id, event_id, tenant_id, platform, device_id, reason, status, words, dead_at_ms, body"
+            "SELECT id, coalesce(CAST(event_id AS BLOB), x''), CAST(tenant_id AS BLOB), CAST(platform AS BLOB),"
+            " CAST(device_id AS BLOB), CAST(reason AS BLOB), CAST(status AS INTEGER), CAST(words AS BLOB),"
+            " CAST(dead_at_ms AS INTEGER), coalesce(CAST(body AS BLOB), x'')"
             f" FROM dead_letters WHERE id > ? AND {where} ORDER BY id LIMIT ?",
             (after, *values, limit),
         )
     ]
 
 
+def _text(value: bytes | None) -> str:
+    return (value or b"").decode(errors="replace")
+
+
+def _number(value: bytes | None) -> int:
+    """A tenant; 0 if it cannot be read."""
+    try:
+        return int(value or b"")
+    except ValueError:
+        return 0
+
+
+def _time(died_ms: int | None) -> str:
+    try:
+        return rfc3339(died_ms or 0)
+    except (ValueError, OverflowError, OSError):
+        return ""
+
+
 def _choose(database: sqlite3.Connection, selection: Selection, limit: int) -> Sequence[Chosen]:
+    """Those that are whole: others can only be looked at, exported and discarded."""
     where, values = _where(selection)
     return [
-        Chosen(number, (int(tenant_id), platform, device_id), event_id.ljust(ID_BYTES, b"\0")[:ID_BYTES], body_bytes)
+        Chosen(number, (int(tenant_id), _text(platform), _text(device_id)), event_id, body_bytes)
         for number, tenant_id, platform, device_id, event_id, body_bytes in database.execute(
-            "SELECT id, tenant_id, platform, device_id, event_id, length(body)"
-            f" FROM dead_letters WHERE {where} ORDER BY id LIMIT ?",
+            "SELECT id, CAST(tenant_id AS BLOB), CAST(platform AS BLOB), CAST(device_id AS BLOB), event_id,"
+            f" length(body) FROM dead_letters WHERE {_WHOLE} AND {where} ORDER BY id LIMIT ?",
             (*values, limit),
         )
+        if _is_key(tenant_id, platform, device_id)
     ]
 
 
+def _is_key(tenant_id: bytes, *names: bytes) -> bool:
+    try:
+        int(tenant_id)
+        b"".join(names).decode()
+    except ValueError:
+        return False
+    return True
+
+
 def _requeue(database: sqlite3.Connection, wanted: Sequence[tuple[int, int]], first_seq: int, at_ms: int) -> set[int]:
-    """Append dead letters, given by (id, lane), to the log; returns the ids of those that were still there."""
+    """Append dead letters, given by (id, lane), to the log; returns the ids of those that were still there.
+
+    One by one, so that a full outbox needs room for no more than one of them.
+    """
     moved: list[int] = []
     for number, lane in wanted:
         if database.execute(
@@ -165,8 +205,8 @@ def _requeue(database: sqlite3.Connection, wanted: Sequence[tuple[int, int]], fi
             (first_seq + len(moved), lane, at_ms, number),
         ).rowcount:
             moved.append(number)
+            _delete(database, [number])
     database.execute("UPDATE ledger SET requeued = requeued + ?", (len(moved),))
-    _delete(database, moved)
     return set(moved)
 
 

@@ -143,9 +143,9 @@ class Draft:
             lane = self._new_lanes[key] = self.book.next_lane + len(self._new_lanes)
         return lane
 
-    def appends_to(self, lane: int) -> bool:
-        """Whether this commit appends to a lane."""
-        return lane in self._lanes
+    def appended_to(self) -> set[int]:
+        """The lanes that this commit appends to."""
+        return set(self._lanes)
 
     def steps(self) -> list[Step]:
         steps = [step for _, step in self._before]

@@ -29,10 +29,10 @@ class Identity(NamedTuple):
 
 
 def identity(path: Path) -> Identity | None:
-    """None if there is no such file."""
+    """None if there is no such file. OSError if the disk does not tell."""
     try:
         status = path.lstat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return Identity(status.st_dev, status.st_ino)
 
@@ -61,8 +61,8 @@ def unlock(fd: int) -> None:
     os.close(fd)
 
 
-def make_private(path: Path) -> None:
-    """Create the database file if it is missing, mode 0600; SQLite gives its -wal the same mode."""
+def create(path: Path) -> None:
+    """Create the database file if it is missing, mode 0600. OutboxRefused if what lies there is no file."""
     for name in (path, beside(path, "-wal")):
         try:
             mode = name.lstat().st_mode
@@ -73,7 +73,12 @@ def make_private(path: Path) -> None:
         if not stat.S_ISREG(mode):
             what = "a symbolic link" if stat.S_ISLNK(mode) else "no regular file"
             raise OutboxRefused(f"{name} is {what}: set outbox.path to the file itself")
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+
+
+def make_private(path: Path) -> None:
+    """Mode 0600, once it is known to be ours; SQLite gives its -wal the same mode."""
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         os.fchmod(fd, 0o600)
     finally:

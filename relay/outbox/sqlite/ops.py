@@ -125,14 +125,14 @@ class Forget(Op[None]):
     def plan(self, draft: Draft) -> bool:
         if draft.unclear.intersection(self._lanes):
             return False
-        lanes = draft.book.index.lanes
+        lanes, appended_to = draft.book.index.lanes, draft.appended_to()
         self._idle = [
             number
             for number in self._lanes
             if (lane := lanes.get(number)) is not None
             and not len(lane)
             and lane.in_flight is None
-            and not draft.appends_to(number)
+            and number not in appended_to
         ]
         draft.unclear.update(self._idle)
         draft.add(self, partial(transactions.forget, lanes=self._idle, next_lane=draft.book.next_lane))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 
 from relay.clock import Clock
 from relay.config import OutboxSettings
@@ -20,6 +21,8 @@ from relay.outbox import (
     Gauges,
     Ledger,
     Loaded,
+    OutboxError,
+    OutboxFull,
     Part,
     Selection,
     Settled,
@@ -77,13 +80,18 @@ class SqliteOutbox:
         answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         append = Append(events, answer)
         refusal = self._owner.refusal(append.body_bytes, append.cost_bytes, (event.lane_key for event in events))
-        if refusal is not None:
-            answer.set_exception(refusal)
-        elif all(event.event_id in self._owner.known.recent.known for event in events):
+        if (refusal is None or isinstance(refusal, OutboxFull)) and self._knows(events):
             answer.set_result(len(events))
+        elif refusal is not None:
+            answer.set_exception(refusal)
         else:
             self._owner.enqueue(append)
         return answer
+
+    def _knows(self, events: Sequence[Event]) -> bool:
+        """Whether all of them are stored already."""
+        book = self._owner.book
+        return book is not None and all(event.event_id in book.recent.known for event in events)
 
     def room(self) -> bool:
         return self._owner.room()
@@ -142,12 +150,13 @@ class SqliteOutbox:
         if not book.loaded:
             return
         ahead_ms = self._clock.wall_ms() - self._clock.monotonic_ms()
-        if abs(ahead_ms - self._wall_ahead_ms) > _WALL_JUMP_MS:
-            self._wall_ahead_ms = ahead_ms
-            await self._owner.submit(ops.Stamp())
         first = book.index.first_seq()
-        if first is not None and first != book.oldest_seq:
-            await self._owner.submit(ops.FindOldest(first))
+        with suppress(OutboxError):  # whoever appends is told; this is asked again in a second
+            if abs(ahead_ms - self._wall_ahead_ms) > _WALL_JUMP_MS:
+                await self._owner.submit(ops.Stamp())
+                self._wall_ahead_ms = ahead_ms
+            if first is not None and first != book.oldest_seq:
+                await self._owner.submit(ops.FindOldest(first))
 
     # -- dead letters --------------------------------------------------------------------------------
 

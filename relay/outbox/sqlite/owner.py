@@ -25,13 +25,15 @@ from relay.clock import Clock
 from relay.config import OutboxSettings
 from relay.event import LaneKey
 from relay.metrics import Metrics
-from relay.outbox import Backlog, Gauges, OutboxError, OutboxFull, OutboxRefused, OutboxUnavailable
+from relay.outbox import Backlog, Gauges, OutboxError, OutboxFull, OutboxUnavailable
 from relay.outbox.sqlite import ops, start
 from relay.outbox.sqlite.book import Book, Limits
 from relay.outbox.sqlite.connection import PAGE_BYTES
 from relay.outbox.sqlite.draft import Append, Draft, Op, cost_bytes
 from relay.outbox.sqlite.recovery import is_broken
+from relay.outbox.sqlite.start import Broken
 from relay.outbox.sqlite.store import Store
+from relay.outbox.sqlite.trouble import DISK_ERRORS, failure_of
 
 T = TypeVar("T")
 
@@ -44,7 +46,6 @@ _ROOM_BYTES = 1 << 20
 _COMMON_EVENT_BYTES = 1024
 """There is room as long as an event of this size would be taken."""
 _RETRY_FIRST_MS, _RETRY_LAST_MS = 50, 5_000
-_DISK_ERRORS = (sqlite3.Error, OSError, OutboxRefused)
 
 
 class Owner:
@@ -75,6 +76,8 @@ class Owner:
         self._blocked = ""
         """Why nothing may be appended though the file is open."""
         self._rescue = False
+        self._told = ""
+        """The last reason that was logged for files that cannot be written anew."""
 
     # -- called by the event loop -----------------------------------------------------------------
 
@@ -83,7 +86,7 @@ class Owner:
         self.store.lock()
         try:
             await self._connect()
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, MemoryError) as error:
             await self._failed(error)
         except BaseException:
             self.store.unlock()
@@ -118,9 +121,12 @@ class Owner:
 
     def look_at_files(self) -> None:
         """Block appends if the files are gone or read-only; write them anew if that can be done."""
-        self._blocked = self.store.problem()
-        if self._blocked and self.store.rescuable():
-            self._rescue = True
+        try:
+            self._blocked = self.store.problem()
+            self._rescue = bool(self._blocked) and self.store.rescuable()
+        except OSError as error:
+            self._blocked = f"{error.filename} cannot be looked at ({error.strerror}): check the disk"
+        if self._rescue:
             self.poke()
 
     def refusal(self, body_bytes: int, cost_bytes: int, keys: Iterable[LaneKey] = ()) -> OutboxError | None:
@@ -175,7 +181,7 @@ class Owner:
             while not self.closing or self._appends:
                 try:
                     await self._turn()
-                except _DISK_ERRORS as error:
+                except DISK_ERRORS as error:
                     await self._failed(error)
             if self.store.connected:
                 await self.store.commit([ops.Stamp(clean=True).step(self.known)])
@@ -246,9 +252,11 @@ class Owner:
 
     def _make_room(self, draft: Draft, appends: Sequence[Append]) -> OutboxFull | None:
         """Plan what has to go: done rows when there are enough, pending ones when the operator said so."""
-        if not appends:
-            return None
         book = draft.book
+        if not appends:  # what is delivered makes room for what is refused
+            if (stretch := book.reclaimable(0)) is not None:
+                ops.Reclaim(stretch).plan(draft)
+            return None
         cost = sum([each.cost_bytes for each in appends])
         missing_bytes = cost - book.room_bytes()
         if self._settings.when_full == "drop_oldest" and missing_bytes > 0:
@@ -266,7 +274,7 @@ class Owner:
         try:
             committed = await self.store.commit(draft.steps())
         except Exception as error:
-            draft.fail(_failure(error))
+            draft.fail(failure_of(error))
             raise
         finally:
             for append in draft.appends:
@@ -294,8 +302,12 @@ class Owner:
         if chunk is not None:
             book.load(chunk)
             return
+        missing = book.missing()
+        if missing > 0 and book.orphans and not self.store.thorough:
+            self.store.condemned = f"{book.orphans} rows of the log belong to no device"
+        if missing > 0 and not self.store.thorough:
+            raise Broken(f"{missing} events are missing from the log")
         book.finish_loading()
-        missing = book.pending - sum(len(lane) for lane in book.index.lanes.values())
         if missing:
             _log.error("outbox ledger mended", missing_events=missing)
             draft = Draft(book, self._clock)
@@ -310,7 +322,7 @@ class Owner:
         """Open the file; memory is built anew unless the file holds exactly what memory holds."""
         opened, set_aside = await self.store.connect()
         old, book = self.book, Book.of(opened, self._settings, self._clock)
-        if old is not None and not set_aside and old.ledger() == book.ledger():
+        if old is not None and not set_aside and old.agrees_with(book):
             old.pages, old.free_pages = book.pages, book.free_pages
         else:
             if old is not None:
@@ -330,8 +342,11 @@ class Owner:
         try:
             await self.store.rescue()
         except (sqlite3.Error, OSError) as error:  # keep what we hold, and try again at the next look
-            _log.error("outbox files are gone and cannot be written anew", reason=str(error))
+            if str(error) != self._told:
+                self._told = str(error)
+                _log.error("outbox files are gone and cannot be written anew", reason=self._told)
             return
+        self._told = ""
         _log.warning("outbox files were deleted, and written anew")
         await self.store.disconnect()
         await self._connect()
@@ -345,7 +360,7 @@ class Owner:
 
     async def _failed(self, error: Exception) -> None:
         """The disk failed: tell everybody, and let go of the file."""
-        failure = _failure(error)
+        failure = failure_of(error)
         if self._failure is None:
             _log.error("outbox unavailable", reason=str(failure))
         self._failure = failure
@@ -381,16 +396,3 @@ class Owner:
                 async with asyncio.timeout(timeout_s):
                     await self._wake
         self._wake = None
-
-
-def _failure(error: Exception) -> OutboxError:
-    """What to tell whoever waits; the cause is kept."""
-    failure: OutboxError
-    if isinstance(error, OutboxError):
-        failure = OutboxUnavailable(str(error))
-    elif isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
-        failure = OutboxFull("the disk is full")
-    else:
-        failure = OutboxUnavailable(f"the disk fails ({error}): whether the events were stored is unknown")
-    failure.__cause__ = error
-    return failure

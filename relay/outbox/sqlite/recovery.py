@@ -4,14 +4,16 @@ Owns the decision that a file is broken. Rules: one SQLITE_CORRUPT proves nothin
 system answers so too), so a file is opened twice before it is set aside; a broken file is renamed,
 never deleted; a newer relay's file, or somebody else's, is refused and not touched.
 
-What is checked: schema, both ends of the log, and that the file is as long as it says; all of it by
-`quick_check` only after an unclean end and up to 64 MiB, or when SQLITE_CORRUPT was met before. A
-full backlog of 440 MB would take seconds to check, and its bodies have their checksums anyway.
+What is checked: schema, both ends of the log, that the file is as long as it says, and that every
+value of lanes and ledger can be what it is; all of it by `quick_check` only after an unclean end and
+up to 64 MiB, or when SQLITE_CORRUPT was met before. A full backlog of 440 MB would take seconds to
+check, and its bodies have their checksums anyway. What loading finds wrong comes here by `condemned`.
 """
 
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,19 +23,17 @@ from relay.config import OutboxSettings
 from relay.outbox import OutboxRefused
 from relay.outbox.sqlite import files
 from relay.outbox.sqlite.connection import PAGE_BYTES, configure, connect
-from relay.outbox.sqlite.salvage import salvage
+from relay.outbox.sqlite.salvage import Salvaged, salvage
 from relay.outbox.sqlite.schema import MIGRATIONS, migrate
-from relay.outbox.sqlite.start import Opened, read_opened, read_totals
+from relay.outbox.sqlite.start import Broken, Opened, read_opened, read_totals
 
 _log = structlog.get_logger("relay.outbox")
 
 _FRESH = ".salvaging"
 _CHECKED_BYTES = 64 << 20
 _BROKEN = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-
-
-class Broken(sqlite3.DatabaseError):
-    """The file opens, but is not what an outbox looks like."""
+_UNDECODABLE = "Could not decode to UTF-8"
+"""What the sqlite3 module says of a text that is none; it has no error code."""
 
 
 @dataclass(slots=True)
@@ -46,6 +46,8 @@ class Mending:
     boot_id: str
     suspect: bool = False
     """SQLITE_CORRUPT was met since the file was last opened."""
+    condemned: str = ""
+    """What was found wrong since then that no check of SQLite sees."""
     opened: Opened | None = None
     set_aside: Path | None = None
 
@@ -53,20 +55,22 @@ class Mending:
 def is_broken(error: BaseException) -> bool:
     """Whether an error speaks of the file's content, not of the disk or of our own statements."""
     return isinstance(error, Broken) or (
-        isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF in _BROKEN
+        isinstance(error, sqlite3.Error)
+        and (getattr(error, "sqlite_errorcode", 0) & 0xFF in _BROKEN or _UNDECODABLE in str(error))
     )
 
 
 def open_mended(mending: Mending) -> sqlite3.Connection:
     """An open, sound outbox; `mending.opened` says what it holds. sqlite3.Error or OSError if the disk fails."""
-    for _ in range(2):
+    reason = mending.condemned
+    for _ in range(0 if reason else 2):
         try:
             return _open_sound(mending)
-        except (sqlite3.Error, Broken) as error:
+        except sqlite3.Error as error:
             if not is_broken(error):
                 raise
-            reason = error
-    _replace(mending, str(reason))
+            reason = str(error)
+    _replace(mending, reason)
     return _open_sound(mending)
 
 
@@ -76,16 +80,32 @@ def _replace(mending: Mending, reason: str) -> None:
     In this order, so that a kill in between loses nothing: the old file is still there, or the new one is complete.
     """
     fresh = files.beside(mending.path, _FRESH)
-    files.remove(fresh)
-    database = _open(mending, fresh)
     try:
-        salvaged = salvage(mending.path, database)
-    finally:
-        database.close()
+        salvaged = _salvaged(mending, fresh)
+    except BaseException:
+        files.remove(fresh)
+        raise
     mending.set_aside = files.set_aside(mending.path)
     files.rename(fresh, mending.path)
-    mending.suspect = False
+    mending.suspect, mending.condemned = False, ""
     _log.error("outbox set aside", file=str(mending.set_aside), reason=reason, **salvaged._asdict())
+
+
+def _salvaged(mending: Mending, fresh: Path) -> Salvaged:
+    """Fill a new file; an empty one, if what was salvaged is broken too: else each start would set one more aside."""
+    files.remove(fresh)
+    with closing(_open(mending, fresh)) as database:
+        salvaged = salvage(mending.path, database)
+        try:
+            _read(database, mending)
+            return salvaged
+        except sqlite3.Error as error:
+            if not is_broken(error):
+                raise
+            _log.error("what was salvaged is broken too", reason=str(error))
+    files.remove(fresh)
+    _open(mending, fresh).close()
+    return Salvaged(0, 0, 0)
 
 
 def _open_sound(mending: Mending) -> sqlite3.Connection:
@@ -95,18 +115,26 @@ def _open_sound(mending: Mending) -> sqlite3.Connection:
     database = _open(mending, mending.path)
     try:
         _check(database, mending)
-        mending.opened = read_opened(database, mending.boot_id, mending.settings.dedupe_window)
+        mending.opened = _read(database, mending)
     except BaseException:
         database.close()
         raise
     return database
 
 
+def _read(database: sqlite3.Connection, mending: Mending) -> Opened:
+    try:
+        return read_opened(database, mending.boot_id, mending.settings.dedupe_window)
+    except (TypeError, ValueError, OverflowError, LookupError) as error:
+        raise Broken(f"a value that was never written: {error}") from error
+
+
 def _open(mending: Mending, path: Path) -> sqlite3.Connection:
-    files.make_private(path)
+    files.create(path)
     database = connect(path)
     try:
         _recognise(database, path)
+        files.make_private(path)
         settings = mending.settings
         configure(database, settings.durability, settings.max_size_bytes, mending.wal_bytes)
         migrate(database)

@@ -1,9 +1,11 @@
 """What can be read of a broken file, copied into a new one.
 
 Rules: everything is tried and nothing is required; what cannot be read is skipped over, row by row
-in the end; seqs, lanes and ids stay what they were; the new file's ledger is balanced (what the old
-ledger promised and the log no longer holds is found missing when the log is loaded). Bounded by the
-file's size and by the number of unreadable stretches.
+in the end; seqs, lanes and ids stay what they were, and a row whose lane is lost goes to the lane of
+the device that its body names; a body that has changed is copied too, and found corrupt when it is
+taken; the new file's ledger is balanced (what the old ledger promised and the log no longer holds is
+found missing when the log is loaded). The broken file ends as it was found. Bounded by the file's
+size and by the number of unreadable stretches.
 """
 # ruff: noqa: S608 - tables and columns are ours, values are bound
 
@@ -11,7 +13,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +25,7 @@ from relay.event import LaneKey
 from relay.outbox.recent import ID_BYTES
 from relay.outbox.sqlite import files
 from relay.outbox.sqlite.connection import PAGE_BYTES
+from relay.outbox.sqlite.start import MOST_LANES, LaneRow, is_sound_lane
 
 _ROWS_AT_ONCE = 512
 _MOST_ERRORS = 20_000
@@ -54,7 +57,7 @@ class _Body(msgspec.Struct):
 
 def salvage(broken: Path, new: sqlite3.Connection) -> Salvaged:
     """Copy what `broken` still holds into a fresh outbox. Never fails because of what `broken` looks like."""
-    _lend_first_page(broken, new)
+    first_page = _lend_first_page(broken, new)
     try:
         old = sqlite3.connect(f"file:{quote(str(broken.absolute()))}", uri=True, isolation_level=None)
     except sqlite3.Error:
@@ -66,20 +69,61 @@ def salvage(broken: Path, new: sqlite3.Connection) -> Salvaged:
     finally:
         with suppress(sqlite3.Error):
             old.close()
+        if first_page is not None:
+            _give_back_first_page(broken, first_page)
 
 
 def _copy(old: sqlite3.Connection, new: sqlite3.Connection) -> Salvaged:
     new.execute("BEGIN IMMEDIATE")
     ledger = _first_readable(old, f"SELECT {_LEDGER_COLUMNS} FROM ledger")
-    lanes = _copy_table(old, new, "lanes", _LANE_COLUMNS)
+    lanes = _Lanes(old, new)
     letters = _copy_table(old, new, "dead_letters", _DEAD_COLUMNS)
     _copy_table(old, new, "recent", "first_seq, last_seq, ids, marks")
-    events, last_seq = _copy_log(old, new)
+    events, last_seq = _copy_log(old, new, lanes)
     _balance(new, ledger, events, last_seq)
     new.execute("COMMIT")
     new.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-    (lanes,) = new.execute("SELECT count(*) FROM lanes").fetchone()
-    return Salvaged(events, letters, lanes)
+    return Salvaged(events, letters, len(lanes.cursors))
+
+
+class _Lanes:
+    """The lanes of the new file: those of the old one that are sound, and one for each device found without."""
+
+    def __init__(self, old: sqlite3.Connection, new: sqlite3.Connection) -> None:
+        self.cursors: dict[int, int] = {}
+        self._by_key: dict[LaneKey, int] = {}
+        self._new = new
+        for row in _readable(
+            old, f"SELECT {_LANE_COLUMNS} FROM lanes WHERE lane > ? ORDER BY lane LIMIT {_ROWS_AT_ONCE}"
+        ):
+            self._copy(row)
+
+    def of(self, lane: Any, body: bytes) -> int | None:
+        """The lane of a row that says it is of `lane`; None if nothing tells whose it is."""
+        if isinstance(lane, int) and lane in self.cursors:
+            return lane
+        key = _key_of(body)
+        if key is None:
+            return None
+        known = self._by_key.get(key)
+        if known is not None:
+            return known
+        number = lane if isinstance(lane, int) and 0 < lane < MOST_LANES // 2 else max(self.cursors, default=0) + 1
+        self._add((number, str(key[0]), *key[1:], 0, 0, b"", 0, None, None, None, None), key)
+        return number
+
+    def _copy(self, row: tuple[Any, ...]) -> None:
+        lane, tenant_id, platform, device_id, cursor, delivered, *rest = row
+        with suppress(TypeError, ValueError):
+            key = (int(tenant_id), platform, device_id)
+            sound = is_sound_lane(LaneRow(lane, key, cursor, *rest)) and isinstance(delivered, int)
+            if sound and key not in self._by_key:
+                self._add(row, key)
+
+    def _add(self, row: tuple[Any, ...], key: LaneKey) -> None:
+        self._new.execute(f"INSERT INTO lanes({_LANE_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+        self.cursors[row[0]] = row[4]
+        self._by_key[key] = row[0]
 
 
 def _copy_table(old: sqlite3.Connection, new: sqlite3.Connection, table: str, columns: str) -> int:
@@ -94,35 +138,24 @@ def _copy_table(old: sqlite3.Connection, new: sqlite3.Connection, table: str, co
     return rows
 
 
-def _copy_log(old: sqlite3.Connection, new: sqlite3.Connection) -> tuple[int, int]:
+def _copy_log(old: sqlite3.Connection, new: sqlite3.Connection, lanes: _Lanes) -> tuple[int, int]:
     """Copy pending events; returns (how many, the last seq seen)."""
-    cursors: dict[int, int] = dict(new.execute("SELECT lane, cursor FROM lanes"))
     ids = _Ids(new)
-    events = last_seq = uncommitted_bytes = 0
-    for row in _readable(
+    events = last_seq = last_at_ms = uncommitted_bytes = 0
+    for seq, *values in _readable(
         old,
         f"SELECT seq, lane, event_id, at_ms, crc, body FROM log WHERE seq > ? ORDER BY seq LIMIT {_ROWS_AT_ONCE}",
     ):
-        seq, lane, event_id, at_ms, crc, body = row
         last_seq = seq
-        numbers_sound = all(isinstance(value, int) for value in (lane, at_ms, crc))
-        if not (
-            numbers_sound and isinstance(event_id, bytes) and len(event_id) == ID_BYTES and isinstance(body, bytes)
-        ):
+        lane, event_id, at_ms, crc, body = _as_written(values, last_at_ms)
+        last_at_ms = at_ms
+        number = lanes.of(lane, body)
+        if number is None:
             continue
-        if lane not in cursors:
-            key = _key_of(body)
-            if key is None:
-                continue
-            new.execute(
-                "INSERT INTO lanes(lane, tenant_id, platform, device_id, cursor) VALUES (?, ?, ?, ?, 0)",
-                (lane, str(key[0]), *key[1:]),
-            )
-            cursors[lane] = 0
-        if seq <= cursors[lane]:
+        if seq <= lanes.cursors[number]:
             ids.add(seq, event_id)
             continue
-        new.execute("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?)", row)
+        new.execute("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?)", (seq, number, event_id, at_ms, crc, body))
         events += 1
         uncommitted_bytes += len(body)
         if uncommitted_bytes > 1 << 20:
@@ -132,6 +165,19 @@ def _copy_log(old: sqlite3.Connection, new: sqlite3.Connection) -> tuple[int, in
             new.execute("BEGIN IMMEDIATE")
     ids.flush()
     return events, last_seq
+
+
+def _as_written(values: Sequence[Any], last_at_ms: int) -> tuple[Any, bytes, int, int, bytes]:
+    """A row's values, each of the kind that is written; a body of another kind does not match its checksum."""
+    lane, event_id, at_ms, crc, body = values
+    whole = isinstance(body, bytes) and isinstance(crc, int)
+    return (
+        lane,
+        event_id if isinstance(event_id, bytes) and len(event_id) == ID_BYTES else bytes(ID_BYTES),
+        at_ms if isinstance(at_ms, int) else last_at_ms,
+        crc if whole else -1,
+        body if isinstance(body, bytes) else b"",
+    )
 
 
 class _Ids:
@@ -162,14 +208,16 @@ class _Ids:
 def _balance(new: sqlite3.Connection, ledger: tuple[Any, ...] | None, events: int, last_seq: int) -> None:
     """Write the ledger: the old one if it can be read, else one that takes what is gone for delivered."""
     letters, letter_bytes = new.execute("SELECT count(*), coalesce(sum(length(body)), 0) FROM dead_letters").fetchone()
-    (by_lanes,) = new.execute("SELECT coalesce(sum(delivered), 0) FROM lanes").fetchone()
-    if ledger is None or not all(isinstance(value, int) for value in ledger[:7]):
-        ledger = (last_seq, 1, 0, max(last_seq - events - letters - by_lanes, 0), letters, 0, 0, "", 0, 0, 0)
-    ledger = (max(ledger[0], last_seq), *ledger[1:])
+    by_lanes, boot = new.execute("SELECT coalesce(sum(delivered), 0), coalesce(max(boot), 0) FROM lanes").fetchone()
+    totals, clocks = (None, None) if ledger is None else (ledger[:6], ledger[6:])
+    if totals is None or not all(isinstance(value, int) for value in totals):
+        totals = (last_seq, 1, 0, max(last_seq - events - letters - by_lanes, 0), letters, 0)
+    if clocks is None or [type(value) for value in clocks] != [int, str, int, int, int]:
+        clocks = (boot + 1, "", 0, 0, 0)
     new.execute(
         f"UPDATE ledger SET ({_LEDGER_COLUMNS}) = (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?),"
         " dead_letters = ?, dead_letter_bytes = ?",
-        (*ledger, letters, letter_bytes),
+        (max(totals[0], last_seq), *totals[1:], *clocks, letters, letter_bytes),
     )
 
 
@@ -183,10 +231,9 @@ def _readable(old: sqlite3.Connection, query: str) -> Iterator[tuple[Any, ...]]:
     while errors < _MOST_ERRORS:
         rows, whole = _some(old, query, after)
         before = after
-        for row in rows:
-            if isinstance(row[0], int) and row[0] > after:  # a broken tree may lead to a page twice
-                after = row[0]
-                yield row
+        for row in _in_order(rows, after):
+            after = row[0]
+            yield row
         whole = whole and (not rows or after > before)
         if whole:
             if not rows:
@@ -203,6 +250,20 @@ def _readable(old: sqlite3.Connection, query: str) -> Iterator[tuple[Any, ...]]:
         after = high
         if step >= 1 << 62:
             return
+
+
+def _in_order(rows: Sequence[tuple[Any, ...]], after: int) -> Iterator[tuple[Any, ...]]:
+    """Rows of growing keys. One whose key is out of order gets a key of its place, if there is one.
+
+    The last of many is left for the next reading, which shows what follows it.
+    """
+    for at, (key, *values) in enumerate(rows if len(rows) < _ROWS_AT_ONCE else rows[:-1]):
+        following = rows[at + 1][0] if at + 1 < len(rows) else key + 1
+        place = after + 1
+        fits = place <= key and (key < following or following < place)
+        if fits or place < following:
+            after = key if fits else place
+            yield (after, *values)
 
 
 def _some(old: sqlite3.Connection, query: str, after: int) -> tuple[list[tuple[Any, ...]], bool]:
@@ -238,17 +299,18 @@ def _key_of(body: bytes) -> LaneKey | None:
     return found.tenant_id, found.source.platform, found.source.device_id
 
 
-def _lend_first_page(broken: Path, new: sqlite3.Connection) -> None:
+def _lend_first_page(broken: Path, new: sqlite3.Connection) -> bytes | None:
     """If the file's head is gone, put a new outbox's there: its tables begin at the same pages.
 
-    The page that was there is kept beside it. Offsets: https://www.sqlite.org/fileformat2.html#the_database_header
+    Returns what was there, which is kept beside it too until it is given back.
+    Offsets: https://www.sqlite.org/fileformat2.html#the_database_header
     """
     try:
         with broken.open("r+b") as file:
             first = file.read(PAGE_BYTES)
             pages = os.fstat(file.fileno()).st_size // PAGE_BYTES
             if first.startswith(_MAGIC) or pages < 2:
-                return
+                return None
             new.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             with Path(new.execute("PRAGMA database_list").fetchone()[2]).open("rb") as fresh:
                 lent = bytearray(fresh.read(PAGE_BYTES))
@@ -257,5 +319,12 @@ def _lend_first_page(broken: Path, new: sqlite3.Connection) -> None:
             lent[32:40] = bytes(8)
             file.seek(0)
             file.write(lent)
+            return first
     except OSError:
-        return
+        return None
+
+
+def _give_back_first_page(broken: Path, first: bytes) -> None:
+    with suppress(OSError), broken.open("r+b") as file:
+        file.write(first)
+        files.beside(broken, ".page1").unlink()

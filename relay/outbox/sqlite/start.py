@@ -16,6 +16,8 @@ from relay.outbox.age import Anchor
 from relay.outbox.recent import ID_BYTES, Recent, split_ids
 
 CHUNK_ROWS = 4096
+MOST_LANES = 1 << 31
+"""Beyond any number that was given to a lane, and within what memory keeps of it."""
 _READ_IDS = """
     SELECT max(seq), group_concat(seq), group_concat(CAST(lane AS INTEGER)), CAST(group_concat(
         CASE WHEN length(event_id) = 16 THEN event_id ELSE zeroblob(16) END, '') AS BLOB)
@@ -23,6 +25,10 @@ _READ_IDS = """
 _READ_ROWS = """
     SELECT max(seq), group_concat(seq), group_concat(CAST(lane AS INTEGER)), group_concat(coalesce(size, 0))
     FROM (SELECT seq, lane, length(body) AS size FROM log WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?)"""
+
+
+class Broken(sqlite3.DatabaseError):
+    """The file opens, but is not what an outbox looks like."""
 
 
 class LaneRow(NamedTuple):
@@ -103,9 +109,11 @@ def read_opened(database: sqlite3.Connection, boot_id: str, dedupe_window: int) 
     next_lane, dead_letter_bytes, boot, outbox_ms, monotonic_ms, wall_ms, last_boot_id = database.execute(
         "SELECT next_lane, dead_letter_bytes, boot, outbox_ms, monotonic_ms, wall_ms, boot_id FROM ledger"
     ).fetchone()
+    numbers = (*totals, next_lane, dead_letter_bytes, boot, outbox_ms, monotonic_ms, wall_ms)
+    if not (all(isinstance(value, int) for value in numbers) and isinstance(last_boot_id, str)):
+        raise ValueError("the ledger is not what it was")
     lanes = _read_lanes(database)
     first_row = database.execute("SELECT min(seq) FROM log").fetchone()[0]
-    last_at_ms = database.execute("SELECT at_ms FROM log ORDER BY seq DESC LIMIT 1").fetchone()
     pages, free_pages = read_pages(database)
     return Opened(
         last_seq=totals.last_seq,
@@ -119,7 +127,7 @@ def read_opened(database: sqlite3.Connection, boot_id: str, dedupe_window: int) 
         boot=boot if last_boot_id == boot_id else boot + 1,
         anchor=Anchor(outbox_ms, monotonic_ms, wall_ms, last_boot_id) if last_boot_id else None,
         first_row=totals.last_seq + 1 if first_row is None else first_row,
-        last_at_ms=0 if last_at_ms is None else last_at_ms[0],
+        last_at_ms=_last_at_ms(database),
         lanes=lanes,
         recent=_read_recent(database, dedupe_window, totals.last_seq),
         pages=pages,
@@ -128,11 +136,20 @@ def read_opened(database: sqlite3.Connection, boot_id: str, dedupe_window: int) 
 
 
 def read_chunk(database: sqlite3.Connection, after_seq: int, to_seq: int) -> Chunk | None:
-    """The next rows of the log; None if there are no more."""
-    last, seqs, lanes, sizes = database.execute(_READ_ROWS, (after_seq, to_seq, CHUNK_ROWS)).fetchone()
+    """The next rows of the log; None if there are no more.
+
+    Broken if they are not what was appended: rows out of order hide others, and one without a lane belongs to nobody.
+    """
+    last, *texts = database.execute(_READ_ROWS, (after_seq, to_seq, CHUNK_ROWS)).fetchone()
     if last is None:
         return None
-    return Chunk(_numbers(seqs), _numbers(lanes), _numbers(sizes), last)
+    try:
+        seqs, lanes, sizes = map(_numbers, texts)
+    except (AttributeError, ValueError, OverflowError) as error:
+        raise Broken(f"a row of the log after {after_seq} holds what was never written") from error
+    if len(seqs) != len(lanes) or seqs.tolist() != sorted(seqs) or seqs[0] <= after_seq:
+        raise Broken(f"the rows of the log after {after_seq} are out of order")
+    return Chunk(seqs, lanes, sizes, last)
 
 
 def last_older(database: sqlite3.Connection, first_seq: int, before_ms: int) -> int | None:
@@ -149,8 +166,15 @@ def last_older(database: sqlite3.Connection, first_seq: int, before_ms: int) -> 
 
 
 def read_at_ms(database: sqlite3.Connection, seq: int) -> int | None:
-    row = database.execute("SELECT at_ms FROM log WHERE seq = ?", (seq,)).fetchone()
+    row = database.execute("SELECT coalesce(CAST(at_ms AS INTEGER), 0) FROM log WHERE seq = ?", (seq,)).fetchone()
     return None if row is None else row[0]
+
+
+def _last_at_ms(database: sqlite3.Connection) -> int:
+    """When the newest event was appended; one time that the disk has changed must not make all others old."""
+    rows = database.execute("SELECT at_ms FROM log ORDER BY seq DESC LIMIT 3").fetchall()
+    times = sorted(at_ms for (at_ms,) in rows if isinstance(at_ms, int))
+    return times[(len(times) - 1) // 2] if times else 0
 
 
 def _numbers(text: str) -> array[int]:
@@ -158,13 +182,32 @@ def _numbers(text: str) -> array[int]:
 
 
 def _read_lanes(database: sqlite3.Connection) -> list[LaneRow]:
-    return [
+    """ValueError, TypeError or OverflowError for a row that was never written so."""
+    lanes = [
         LaneRow(lane, (int(tenant_id), platform, device_id), *rest)
         for lane, tenant_id, platform, device_id, *rest in database.execute(
             "SELECT lane, tenant_id, platform, device_id, cursor, window, boot, request, ordinal, first_seq, last_seq"
             " FROM lanes"
         )
     ]
+    for row in lanes:
+        if not is_sound_lane(row):
+            raise ValueError(f"lane {row.lane} is not what it was")
+    if len({row.key for row in lanes}) < len(lanes):
+        raise ValueError("two lanes of one device")
+    return lanes
+
+
+def is_sound_lane(row: LaneRow) -> bool:
+    """Whether each value is of its kind."""
+    request = (row.request, row.ordinal, row.first_seq, row.last_seq)
+    return (
+        all(isinstance(value, int) for value in (row.lane, row.key[0], row.cursor, row.boot))
+        and 0 < row.lane < MOST_LANES
+        and (row.request is None or all(isinstance(value, int) for value in request))
+        and all(isinstance(value, str) for value in row.key[1:])
+        and isinstance(row.window, bytes)
+    )
 
 
 def _read_recent(database: sqlite3.Connection, window: int, last_seq: int) -> Recent:
@@ -176,6 +219,8 @@ def _read_recent(database: sqlite3.Connection, window: int, last_seq: int) -> Re
     for first, last, some_ids, some_marks in database.execute(
         "SELECT first_seq, last_seq, ids, marks FROM recent WHERE last_seq > ? ORDER BY first_seq", (before,)
     ):
+        if not (isinstance(last, int) and isinstance(some_ids, bytes) and isinstance(some_marks, bytes)):
+            continue
         skip = max(before + 1 - first, 0)
         at, end = first + skip - before - 1, last - before
         if len(some_marks) == last - first + 1 and len(some_ids) == len(some_marks) * ID_BYTES and end <= events:

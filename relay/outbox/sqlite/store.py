@@ -38,6 +38,10 @@ class Store:
     def __init__(self, settings: OutboxSettings, wal_bytes: int, clock: Clock, metrics: Metrics) -> None:
         self.suspect = False
         """SQLITE_CORRUPT was met: the next `connect` looks at every page."""
+        self.condemned = ""
+        """Why the next `connect` sets the file aside without another look; "" if it does not."""
+        self.thorough = False
+        """Whether the last `connect` looked at every page, or made them."""
         self.wal_file_bytes = 0
         self._settings = settings
         self._wal_bytes = wal_bytes
@@ -69,13 +73,16 @@ class Store:
 
         sqlite3.Error or OSError if the disk fails; OutboxRefused.
         """
-        mending = Mending(self._settings.path, self._settings, self._wal_bytes, self._clock.boot_id, self.suspect)
+        mending = Mending(
+            self._settings.path, self._settings, self._wal_bytes, self._clock.boot_id, self.suspect, self.condemned
+        )
         connection = Connection(lambda: open_mended(mending))
         await connection.open()
         self._connection = connection
         if mending.set_aside is not None:
             self._metrics.outbox_set_aside.inc()
-        self.suspect = mending.suspect = False
+        self.thorough = self.suspect or mending.set_aside is not None
+        self.suspect, self.condemned = False, ""
         self._identities = self._look()
         assert mending.opened is not None
         return mending.opened, mending.set_aside is not None
@@ -128,7 +135,7 @@ class Store:
             await self.tidy()
 
     def problem(self) -> str:
-        """What happened to the files under us, and what to do; "" if nothing."""
+        """What happened to the files under us, and what to do; "" if nothing. OSError if the disk does not tell."""
         path = self._settings.path
         if self._look() == self._identities:
             read_only = os.statvfs(path).f_flag & os.ST_RDONLY
@@ -160,6 +167,6 @@ class Store:
 
 def _copy_to(database: sqlite3.Connection, path: Path) -> None:
     files.remove(path)
-    files.make_private(path)
+    files.create(path)
     with closing(sqlite3.connect(path)) as copy:
         database.backup(copy)

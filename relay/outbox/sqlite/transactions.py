@@ -41,7 +41,10 @@ _BURY = """
     SELECT ?1, coalesce(log.event_id, zeroblob(16)), lanes.tenant_id, lanes.platform, lanes.device_id, ?3, ?4, ?5, ?6,
         coalesce(log.crc, 0), coalesce(CAST(log.body AS BLOB), x'')
     FROM lanes LEFT JOIN log ON log.seq = ?1 WHERE lanes.lane = ?2"""
-_KEEP_ID = "INSERT OR REPLACE INTO recent SELECT seq, seq, event_id, ? FROM log WHERE seq = ?"
+_KEEP_ID = """
+    INSERT OR REPLACE INTO recent
+    SELECT seq, seq, iif(typeof(event_id) = 'blob' AND length(event_id) = 16, event_id, zeroblob(16)), ?
+    FROM log WHERE seq = ?"""
 _COUNT_BURIED = """
     UPDATE ledger SET dead_lettered = dead_lettered + ?1, last_seq = max(last_seq, ?3),
         dead_letters = dead_letters + ?1, dead_letter_bytes = dead_letter_bytes + ?2"""
@@ -270,7 +273,7 @@ def _read_bodies(database: sqlite3.Connection, seqs: Sequence[int], sizes: Seque
     All in one value, cut up by the sizes; if one does not fit, the disk has changed something, and each is read alone.
     """
     crcs, joined = database.execute(_READ_TOGETHER, (json.dumps(seqs),)).fetchone()
-    if crcs is not None and len(joined) == sum(sizes):
+    if crcs is not None and joined is not None and len(joined) == sum(sizes):
         ends = list(accumulate(sizes, initial=0))
         bodies = [joined[start:end] for start, end in pairwise(ends)]
         if crcs == ",".join([str(crc32(body)) for body in bodies]):
@@ -293,7 +296,7 @@ def _discard_oldest(database: sqlite3.Connection, letters: int, body_bytes: int)
     gone: list[int] = []
     gone_bytes = 0
     if letters > 0 or body_bytes > 0:
-        for number, size in database.execute("SELECT id, length(body) FROM dead_letters ORDER BY id"):
+        for number, size in database.execute("SELECT id, coalesce(length(body), 0) FROM dead_letters ORDER BY id"):
             if len(gone) >= letters and gone_bytes >= body_bytes:
                 break
             gone.append(number)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import pytest
-from relay.outbox import Ledger, OutboxError, OutboxFull, OutboxUnavailable, Part
+from relay.outbox import Dead, Ledger, OutboxError, OutboxFull, OutboxUnavailable, Part, Selection
 from relay.outbox.sqlite import transactions
 
 from tests.contract.boxes import PHONE, TV, SqliteBox, bodies, close, event, event_id, events
@@ -93,6 +93,8 @@ async def test_what_came_back_after_a_failed_commit_is_there_and_counted_once(
     with pytest.raises(OutboxUnavailable):
         await box.append(range(10, 20), PHONE)
     assert await again(lambda: box.append(range(10, 20), PHONE)) == 10
+    while PHONE not in box.backlog:
+        await asyncio.sleep(0.01)
     assert box.outbox.ledger() == Ledger(accepted=20, pending=20)
     assert box.backlog[PHONE][0] == 10
     assert await box.deliver(100, PHONE) == bodies(range(10, 20), PHONE)
@@ -197,7 +199,87 @@ async def test_a_page_that_breaks_while_it_runs_costs_its_own_events_only(make_b
     assert await box.append([99_999]) == 0
 
 
+async def test_a_lane_forgotten_by_a_commit_that_seemed_to_fail_is_made_anew(
+    box: SqliteBox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await box.append(range(3))
+    await box.deliver(3)
+    fail_commits(monkeypatch, 1, sqlite3.OperationalError("disk I/O error"), but_write=True)
+    with pytest.raises(OutboxUnavailable):
+        await box.outbox.forget([box.lanes[TV]])
+    await again(lambda: box.append([10, 11, 12]))
+    assert await box.deliver(1) == bodies([10])
+    after = await box.restart_after_kill()
+    assert after.outbox.ledger() == Ledger(accepted=6, delivered=4, pending=2)
+    assert await after.deliver_all() == bodies([11, 12])
+    await close(after)
+
+
+async def test_discarding_that_seemed_to_fail_is_counted_once(box: SqliteBox, monkeypatch: pytest.MonkeyPatch) -> None:
+    await box.append(range(3))
+    await box.take(3)
+    await box.settle(dead={0: Dead("refused", 422, "no"), 1: Dead("refused", 422, "no")})
+    fail_commits(monkeypatch, 1, sqlite3.OperationalError("disk I/O error"), but_write=True)
+    with pytest.raises(OutboxUnavailable):
+        await box.outbox.discard(Selection(ids=[1]), 1)
+    await again(lambda: box.append([10]))
+    assert box.outbox.gauges().dead_letters == 1
+
+
+async def test_a_look_at_the_files_survives_a_failing_disk(box: SqliteBox, monkeypatch: pytest.MonkeyPatch) -> None:
+    await box.append(range(3))
+    await box.deliver(1)
+    fail_commits(monkeypatch, 1, sqlite3.OperationalError("disk I/O error"), but_write=False)
+    await box.outbox.check()
+    await again(lambda: box.append([10]))
+    await box.outbox.check()
+    assert box.outbox.gauges().writable
+
+
+async def test_no_memory_for_a_commit_is_no_end(box: SqliteBox, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit, left = transactions.commit, 1
+
+    def failing(database: sqlite3.Connection, steps: Any) -> Any:
+        nonlocal left
+        if left:
+            left = 0
+            raise MemoryError
+        return commit(database, steps)
+
+    monkeypatch.setattr(transactions, "commit", failing)
+    with pytest.raises(OutboxUnavailable):
+        await box.append([1])
+    assert await again(lambda: box.append([1])) == 0
+
+
+async def test_a_file_that_another_program_has_open_is_called_so(make_box: MakeBox) -> None:
+    box = make_box()
+    await box.start()
+    await box.outbox.close()
+    other = box.database()
+    other.execute("BEGIN IMMEDIATE")
+    box.outbox = box.make()
+    await box.outbox.open()
+    assert "another program" in box.outbox.gauges().problem
+    other.close()
+    assert await again(lambda: box.append([1])) == 0
+
+
 class TestFilesUnderUs:
+    async def test_a_path_that_leads_nowhere_is_told(self, box: SqliteBox) -> None:
+        await box.append(range(5))
+        directory = box.path.parent
+        moved = directory.rename(directory.with_name("moved"))
+        directory.touch()
+        await box.outbox.check()
+        with pytest.raises(OutboxUnavailable):
+            await box.append([6])
+        directory.unlink()
+        moved.rename(directory)
+        await box.outbox.check()
+        assert await again(lambda: box.append([6])) == 0
+        assert await box.deliver(10) == bodies([0, 1, 2, 3, 4, 6])
+
     @pytest.mark.parametrize("names", [("outbox.db",), ("outbox.db-wal",), ("outbox.db", "outbox.db-wal")])
     async def test_deleted_files_are_written_anew(self, box: SqliteBox, names: tuple[str, ...]) -> None:
         await box.append(range(500))

@@ -13,6 +13,7 @@ from relay.outbox.sqlite.connection import PAGE_BYTES
 
 from tests.contract.boxes import PHONE, REFUSED, TV, SqliteBox, bodies, close
 from tests.unit.outbox.conftest import MakeBox
+from tests.unit.outbox.test_failure import no_file_may_grow_beyond
 
 ALL = Selection(all=True)
 EVENTS = 2_000
@@ -119,6 +120,37 @@ def checkpoint(path: Path) -> None:
     database = sqlite3.connect(path)
     database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     database.close()
+
+
+async def test_the_broken_file_is_kept_as_it_was_found(make_box: MakeBox) -> None:
+    box = make_box()
+    await filled(box)
+    after = await box.kill()
+    checkpoint(after.path)
+    zero_first_page(after.path)
+    before = after.path.read_bytes()
+    await after.start()
+    assert after.path.with_name("outbox.db.broken-1").read_bytes() == before
+    assert after.outbox.ledger().pending == 2 * EVENTS - 11
+    await close(after)
+
+
+async def test_salvage_that_does_not_fit_the_disk_leaves_nothing_behind(make_box: MakeBox) -> None:
+    """It is tried again, and the broken file stays what it is meanwhile."""
+    box = make_box()
+    await filled(box)
+    after = await box.kill()
+    checkpoint(after.path)
+    garbage_in_the_middle(after.path)
+    before = after.path.read_bytes()
+    with no_file_may_grow_beyond(200_000):
+        await after.outbox.open()
+        assert not after.outbox.gauges().writable
+        assert sorted(each.name for each in after.path.parent.iterdir()) == ["outbox.db", "outbox.db.lock"]
+        assert after.path.read_bytes() == before
+    after.loaded = await after.outbox.load(after.told)
+    assert after.outbox.ledger().pending > EVENTS
+    await close(after)
 
 
 async def test_what_is_salvaged_is_what_it_was(make_box: MakeBox) -> None:

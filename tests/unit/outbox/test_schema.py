@@ -68,7 +68,9 @@ async def test_somebody_elses_database_is_refused_and_not_touched(make_box: Make
     database.execute("CREATE TABLE customers(name)")
     database.commit()
     database.close()
+    path.chmod(0o640)
     before = path.read_bytes()
     with pytest.raises(OutboxRefused, match="not an outbox"):
         await make_box(path=path).outbox.open()
     assert path.read_bytes() == before
+    assert path.stat().st_mode & 0o777 == 0o640

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
+
+from relay.outbox import OutboxFull, Selection
 
 from tests.contract.boxes import PHONE, REFUSED, TV, SqliteBox, bodies, close
 from tests.unit.outbox.conftest import MakeBox
@@ -82,4 +85,57 @@ async def test_dead_letters_cannot_fill_the_file(make_box: MakeBox) -> None:
     assert box.outbox.ledger().dead_lettered == 200
     assert 20 <= box.outbox.gauges().dead_letters <= 40
     assert await box.append(range(1_000, 1_010), body_bytes=30_000) == 0
+    box.check()
+
+
+async def test_a_full_outbox_takes_events_again_while_it_drains_without_a_pause(make_box: MakeBox) -> None:
+    """What was delivered makes room at once, not when there is nothing left to deliver."""
+    box = make_box(max_size_bytes=8 * MIB)
+    await box.start()
+    number = 0
+    while True:
+        try:
+            await box.append(range(number, number + 100), body_bytes=1_000)
+        except OutboxFull:
+            break
+        number += 100
+    accepted = 0
+    while not accepted and box.outbox.ledger().pending > number // 4:
+        draining = asyncio.ensure_future(box.deliver(100))
+        while not draining.done():
+            with suppress(OutboxFull):
+                await box.append([number + accepted], body_bytes=1_000)
+                accepted += 1
+            await asyncio.sleep(0)
+        await draining
+    assert accepted
+    assert box.outbox.ledger().pending > number // 2
+
+
+async def test_database_and_log_together_stay_below_the_limit(make_box: MakeBox) -> None:
+    """Counted by the file system, whatever is free inside."""
+    box = make_box(max_size_bytes=4 * MIB, when_full="drop_oldest")
+    await box.start()
+    wal = box.path.with_name("outbox.db-wal")
+    for base in range(0, 6_000, 50):
+        await box.append(range(base, base + 50), body_bytes=100 if base % 1_000 < 500 else 4_000)
+        taken = await box.take(20)
+        await box.settle(delivered=base % 300 == 0, dead={0: REFUSED} if taken.bodies else {})
+        assert box.path.stat().st_size + wal.stat().st_size <= 4 * MIB
+
+
+async def test_requeueing_into_a_full_outbox_needs_no_room(make_box: MakeBox) -> None:
+    box = make_box(max_size_bytes=4 * MIB)
+    await box.start()
+    for base in range(0, 200, 10):
+        await box.append(range(base, base + 10), body_bytes=5_000)
+        taken = await box.take(10)
+        await box.settle(dead=dict.fromkeys(range(len(taken.bodies)), REFUSED))
+    with suppress(OutboxFull):
+        for number in range(1_000, 20_000):
+            await box.append([number], body_bytes=500)
+    letters = box.outbox.gauges().dead_letters
+    assert letters > 100
+    assert not box.outbox.room() or box.outbox.ledger().accepted < 19_000
+    assert await box.outbox.requeue(Selection(all=True), 1_000) == letters
     box.check()
