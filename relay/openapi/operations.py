@@ -124,6 +124,7 @@ def schemas() -> dict[str, Schema]:
         {"properties": {"all": {"const": True}}, "required": ["all"], "not": _any_of("ids", "device", "reason")},
         {"properties": {"all": {"const": False}}, **_any_of("ids", "device", "reason")},
     ]
+    choice["properties"]["reason"] = {"enum": [*DEAD_REASONS, None]}
     letter = _object(
         {
             "id": _ID,
@@ -229,4 +230,5 @@ def _success(properties: Mapping[str, Any]) -> Schema:
 
 
 def _any_of(*names: str) -> Schema:
-    return {"anyOf": [{"required": [name]} for name in names]}
+    """At least one of them is given; null is not."""
+    return {"anyOf": [{"required": [name], "properties": {name: {"not": {"type": "null"}}}} for name in names]}

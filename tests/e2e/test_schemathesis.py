@@ -1,0 +1,52 @@
+"""schemathesis asks a live relay whatever its description allows, and what it does not.
+
+It must find each answer's status, headers, media type and body as described; what the description allows taken, and
+what it forbids refused; and nothing a 500. Left out: the status stream, which does not end, and compression, for
+schemathesis would name a coding and not use it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+
+from relay.sandbox.server import Sandbox
+
+from tests.e2e.harness import environment, running
+
+ROOT = Path(__file__).parents[2]
+NIGHTLY = bool(os.environ.get("RELAY_NIGHTLY"))
+EXAMPLES, SEED = ("500", []) if NIGHTLY else ("8", ["--seed", "1"])
+"""Requests of each operation and kind; the quick run is the same each time."""
+METHODS = ("get", "head", "post", "options")
+TIMEOUT_S = 1_800 if NIGHTLY else 110
+
+
+async def test_the_live_relay_does_what_its_description_says(sandbox: Sandbox, tmp_path: Path) -> None:
+    (tmp_path / "schemathesis.toml").write_text('[parameters]\n"header.Content-Encoding" = "identity"\n')
+    async with running(environment(sandbox.url, tmp_path)) as relay:
+        program = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "schemathesis.cli", "--config-file", "schemathesis.toml"),
+            *("run", f"http://{relay.http}/openapi.json", "--exclude-path", "/status/stream"),
+            *("--phases", "examples,coverage,fuzzing", "--max-examples", EXAMPLES, *SEED),
+            *("--generation-database", "none", "--warnings", "off", "--no-color"),
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "SCHEMATHESIS_HOOKS": "tests.e2e.schemathesis_hooks"},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        async with asyncio.timeout(TIMEOUT_S):
+            out, _ = await program.communicate()
+        said = out.decode()
+        assert program.returncode == 0, said[said.find("= FAILURES") :]
+        _, _, description = await relay.request("GET", "/openapi.json")
+        operations = [one for item in json.loads(description)["paths"].values() for one in item if one in METHODS]
+        left_out = 3  # the stream's GET and HEAD, and the GET of the description itself
+        assert f"Tested: {len(operations) - left_out}\n" in said
+        ledger = (await relay.status())["ledger"]
+    assert ledger["accepted"] > 0
+    assert not [line for line in relay.log if line.get("level") in ("error", "critical")]
