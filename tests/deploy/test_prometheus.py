@@ -1,0 +1,227 @@
+"""Alerts and dashboard: the rules' own tests, and a real Prometheus with them that scrapes a real relay."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import shutil
+import subprocess
+import urllib.parse
+import urllib.request
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from relay.sandbox.server import Sandbox
+
+from tests.deploy.links import anchors
+from tests.e2e.harness import PATIENCE_S, RelayProcess, environment, event, http, running
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+ALERTS = DEPLOY / "prometheus" / "alerts.yml"
+DASHBOARD = DEPLOY / "grafana" / "relay.json"
+PROMTOOL, PROMETHEUS = shutil.which("promtool"), shutil.which("prometheus")
+UNITS = {"none", "s", "bytes", "Bps", "cps", "reqps", "percentunit"}
+
+needs_promtool = pytest.mark.skipif(PROMTOOL is None, reason="promtool is not installed")
+needs_prometheus = pytest.mark.skipif(PROMETHEUS is None, reason="prometheus is not installed")
+
+
+def rules() -> list[dict[str, Any]]:
+    return [rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]]
+
+
+def panels() -> list[dict[str, Any]]:
+    """The dashboard's panels that show something."""
+    return [panel for panel in json.loads(DASHBOARD.read_text())["panels"] if panel["type"] != "row"]
+
+
+def promtool(*arguments: str, said: bytes = b"") -> tuple[int, str]:
+    assert PROMTOOL is not None
+    done = subprocess.run(
+        [PROMTOOL, *arguments], input=said, capture_output=True, cwd=ALERTS.parent, timeout=PATIENCE_S, check=False
+    )
+    return done.returncode, (done.stdout + done.stderr).decode()
+
+
+@needs_promtool
+def test_the_files_are_what_prometheus_reads() -> None:
+    code, said = promtool("check", "config", "prometheus.yml")
+
+    assert code == 0, said
+
+
+@needs_promtool
+def test_each_alert_fires_on_what_it_is_for_and_not_before() -> None:
+    code, said = promtool("test", "rules", "alerts_test.yml")
+
+    assert code == 0, said
+
+
+def test_each_alert_is_tested() -> None:
+    cases = {case["name"] for case in yaml.safe_load(ALERTS.with_name("alerts_test.yml").read_text())["tests"]}
+
+    assert {rule["alert"] for rule in rules()} == cases - {"a healthy relay"}
+
+
+@pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule["alert"])
+def test_each_alert_says_what_is_wrong_and_where_to_read_on(rule: dict[str, Any]) -> None:
+    page, _, anchor = rule["annotations"]["runbook_url"].partition("#")
+
+    assert rule["labels"]["severity"] in {"critical", "warning"}
+    assert "$labels.instance" in rule["annotations"]["summary"]
+    assert rule["annotations"]["description"]
+    assert anchor == rule["alert"].lower()
+    assert anchor in anchors(ROOT / page)
+
+
+def test_the_runbook_knows_no_other_alerts() -> None:
+    headings = re.findall(r"^### (Relay\w+)$", (ROOT / "docs" / "runbook.md").read_text(), re.MULTILINE)
+
+    assert sorted(headings) == sorted(rule["alert"] for rule in rules())
+
+
+def test_the_dashboard_explains_each_panel() -> None:
+    for panel in panels():
+        title = panel["title"]
+        assert panel["description"].endswith("."), title
+        assert panel["fieldConfig"]["defaults"]["unit"] in UNITS, title
+        assert {target["datasource"]["uid"] for target in panel["targets"]} == {"${datasource}"}, title
+        assert all("$instance" in target["expr"] and "$job" in target["expr"] for target in panel["targets"]), title
+
+
+def test_the_dashboards_panels_do_not_overlap() -> None:
+    taken: dict[tuple[int, int], str] = {}
+    found = json.loads(DASHBOARD.read_text())["panels"]
+    for panel in found:
+        at = panel["gridPos"]
+        assert at["x"] + at["w"] <= 24
+        for cell in ((x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])):
+            assert taken.setdefault(cell, panel["title"]) == panel["title"]
+    assert len({panel["id"] for panel in found}) == len(found)
+
+
+@needs_prometheus
+@needs_promtool
+async def test_a_real_prometheus_answers_every_query(sandbox: Sandbox, tmp_path: Path) -> None:
+    """Each query of the dashboard finds something, each alert can be evaluated, and /metrics has nothing to mend."""
+    settings = {"shutdown__drain": "0s", "batch__linger": "50ms"}
+    async with (
+        running(environment(sandbox.url, tmp_path, **settings)) as relay,
+        scraping(relay, tmp_path) as prometheus,
+    ):
+        posting = asyncio.create_task(keep_posting(relay))
+        try:
+            await until_something(prometheus, 'rate(relay_events_delivered_total{job="relay"}[2s]) > 0')
+            empty = [expr for expr in queries() if not await prometheus.query(expr)]
+            evaluated = await prometheus.until_evaluated()
+        finally:
+            posting.cancel()
+        _, _, exposition = await relay.request("GET", "/metrics")
+
+    assert empty == []
+    assert {rule["name"]: rule["lastError"] for rule in evaluated if rule["health"] != "ok"} == {}
+    assert len(evaluated) == len(rules())
+    assert promtool("check", "metrics", said=exposition) == (0, "")
+
+
+class Prometheus:
+    """Its HTTP interface."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+
+    async def until_ready(self) -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            while (await http(self.address, "GET", "/-/ready"))[0] != 200:
+                await asyncio.sleep(0.05)
+
+    async def query(self, expr: str) -> list[Any]:
+        found: list[Any] = (await self._ask(f"/api/v1/query?query={urllib.parse.quote(expr)}"))["result"]
+        return found
+
+    async def until_evaluated(self) -> list[dict[str, Any]]:
+        """All rules, once each was evaluated."""
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                groups = (await self._ask("/api/v1/rules"))["groups"]
+                found = [rule for group in groups for rule in group["rules"]]
+                if all(rule["health"] != "unknown" for rule in found):
+                    return found
+                await asyncio.sleep(0.1)
+
+    async def _ask(self, path: str) -> dict[str, Any]:
+        data: dict[str, Any] = await asyncio.to_thread(self._get, path)
+        return data
+
+    def _get(self, path: str) -> Any:
+        with urllib.request.urlopen(f"http://{self.address}{path}", timeout=PATIENCE_S) as answer:
+            return json.load(answer)["data"]
+
+
+def queries() -> list[str]:
+    """The dashboard's, as Grafana would send them with all jobs and instances chosen."""
+    values = {"$job": ".+", "$instance": ".+", "$__rate_interval": "4s"}
+    found = []
+    for panel in panels():
+        for target in panel["targets"]:
+            expr = target["expr"]
+            for name, value in values.items():
+                expr = expr.replace(name, value)
+            found.append(expr)
+    return found
+
+
+async def keep_posting(relay: RelayProcess) -> None:
+    n = 0
+    while True:
+        n += 1
+        assert await relay.post(event(n)) == 202
+        await asyncio.sleep(0.05)
+
+
+async def until_something(prometheus: Prometheus, expr: str) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not await prometheus.query(expr):
+            await asyncio.sleep(0.2)
+
+
+@asynccontextmanager
+async def scraping(relay: RelayProcess, directory: Path) -> AsyncIterator[Prometheus]:
+    """A Prometheus with our rules that scrapes the relay several times a second."""
+    assert PROMETHEUS is not None
+    config = {
+        "global": {"scrape_interval": "300ms", "scrape_timeout": "300ms", "evaluation_interval": "300ms"},
+        "rule_files": [str(ALERTS)],
+        "scrape_configs": [{"job_name": "relay", "static_configs": [{"targets": [relay.http]}]}],
+    }
+    (directory / "prometheus.yml").write_text(json.dumps(config))
+    process = await asyncio.create_subprocess_exec(
+        PROMETHEUS,
+        f"--config.file={directory / 'prometheus.yml'}",
+        f"--storage.tsdb.path={directory / 'tsdb'}",
+        "--web.listen-address=127.0.0.1:0",
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        address = await asyncio.wait_for(address_in(process.stderr), PATIENCE_S)
+        prometheus = Prometheus(address)
+        await prometheus.until_ready()
+        yield prometheus
+    finally:
+        process.kill()
+        await process.communicate()
+
+
+async def address_in(log: asyncio.StreamReader | None) -> str:
+    """Where it listens, by its own word."""
+    assert log is not None
+    async for line in log:
+        if found := re.search(rb'(?:Listening on"? address=|address=)(127\.0\.0\.1:[1-9]\d*)', line):
+            return found[1].decode()
+    raise AssertionError("prometheus ended before it listened")
