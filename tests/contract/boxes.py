@@ -178,6 +178,18 @@ class MemoryBox(Box):
     def rows(self) -> int:
         return sum(len(lane.pending) for lane in self._memory.disk.lanes.values())
 
+    def drop_oldest(self, count: int) -> None:
+        """Drop so many of what is not in flight, as a full outbox does."""
+        oldest = sorted(self._memory._droppable(), key=lambda each: each[1].seq)[:count]
+        assert len(oldest) == count
+        self._memory._drop("size", oldest)
+
+    def forget_dead(self, most_bytes: int) -> None:
+        """Forget the oldest dead letters until the rest is no larger."""
+        dead = self._memory.disk.dead
+        while sum(len(letter.body) for letter, _ in dead.values()) > most_bytes:
+            del dead[next(iter(dead))]
+
     async def kill(self) -> MemoryBox:
         after = MemoryBox(self.settings, self.clock)
         after.outbox = self._memory.crashed()

@@ -270,8 +270,11 @@ class Book:
         """How many events the ledger calls pending and the log, read to its end, does not hold."""
         return self.pending - sum(len(lane) for index in (self.index, self.older) for lane in index.lanes.values())
 
-    def finish_loading(self) -> None:
-        """Put what was found before what came since."""
+    def finish_loading(self, *, promise: bool) -> None:
+        """Put what was found before what came since.
+
+        `promise`: the journal's requests are to be sent again. While this process runs, whoever sends knows better.
+        """
         opened = self.opened
         assert opened is not None
         for number, older in self.older.lanes.items():
@@ -279,7 +282,7 @@ class Book:
             if lane is not None and len(older):
                 lane.prepend(older)
         self.lanes_at_load = [LaneState(row.lane, row.key, row.window, row.boot == self.boot) for row in opened.lanes]
-        self.unsettled = self._unsettled(opened)
+        self.unsettled = self._unsettled(opened) if promise else ()
         self.older, self.cursors, self.opened = Index(), {}, None
         self.loaded = True
         self.changed.update(number for number, lane in self.index.lanes.items() if len(lane))

@@ -307,13 +307,15 @@ class Owner:
             self.store.condemned = f"{book.orphans} rows of the log belong to no device"
         if missing > 0 and not self.store.thorough:
             raise Broken(f"{missing} events are missing from the log")
-        book.finish_loading()
+        waited_for = self._loaded is not None and not self._loaded.done()
+        book.finish_loading(promise=waited_for)
         if missing:
             _log.error("outbox ledger mended", missing_events=missing)
             draft = Draft(book, self._clock)
             ops.Reconcile(missing, self._metrics).plan(draft)
             await self._commit(draft)
-        self.promised = {part.lane for request in book.unsettled for part in request}
+        if waited_for:
+            self.promised = {part.lane for request in book.unsettled for part in request}
         self._tell()
         if self._loaded is not None and not self._loaded.done():
             self._loaded.set_result(None)
