@@ -208,6 +208,8 @@ async def test_a_lane_forgotten_by_a_commit_that_seemed_to_fail_is_made_anew(
     with pytest.raises(OutboxUnavailable):
         await box.outbox.forget([box.lanes[TV]])
     await again(lambda: box.append([10, 11, 12]))
+    while box.backlog[TV][0] != 3:
+        await asyncio.sleep(0.01)
     assert await box.deliver(1) == bodies([10])
     after = await box.restart_after_kill()
     assert after.outbox.ledger() == Ledger(accepted=6, delivered=4, pending=2)
