@@ -35,6 +35,7 @@ class Relay(Child):
 
     def __init__(self, directory: Path, settings: Mapping[str, str], env: Mapping[str, str], port: int) -> None:
         self.address = f"127.0.0.1:{port}"
+        self.ready_after_s = 0.0
         self._directory = directory
         given = {
             "upstream__url": NOWHERE,
@@ -85,7 +86,8 @@ class Relay(Child):
         while time.monotonic() < self.started_at + PATIENCE_S:
             try:
                 if json.loads(self.ask("GET", "/readyz")).get("ready"):
-                    return time.monotonic() - self.started_at
+                    self.ready_after_s = time.monotonic() - self.started_at
+                    return self.ready_after_s
             except OSError:
                 time.sleep(0.002)
         raise RuntimeError(f"the relay is not ready: {self._directory / 'relay.log'}")

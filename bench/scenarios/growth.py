@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 
 from bench.report import Row
 from bench.scenarios.drain import drain_files
-from bench.scenarios.start import start_s
 from bench.setup import Bench
 
 _WAITING = (1_000, 10_000, 100_000, 1_000_000)
@@ -58,6 +57,7 @@ def growth(bench: Bench) -> Iterator[Row]:
 def _measure(bench: Bench, waiting: int, devices: int) -> Point:
     outbox = bench.filled(waiting, devices)
     with bench.relay(outbox) as relay:
+        start_s = relay.ready_after_s
         relay.until_waiting(devices)
         memory_mb = relay.rss_bytes() / 1e6
         cpu_s, written = relay.cpu_s(), relay.written_bytes_said()
@@ -67,7 +67,7 @@ def _measure(bench: Bench, waiting: int, devices: int) -> Point:
     return Point(
         waiting,
         devices,
-        start_s(bench, outbox),
+        start_s,
         memory_mb,
         answered.per_s,
         cpu_s / answered.requests * 1e6,
