@@ -173,7 +173,8 @@ class Connection(RequestHandler):
             self._reply(bug)
 
     def _reply(self, outcome: Answer | Exception) -> None:
-        answer = outcome if isinstance(outcome, Answer) else self._listener.failed(outcome)
+        # not by `isinstance(outcome, Answer)`: aiohttp's responses are an abstract base class, and dear to ask about
+        answer = self._listener.failed(outcome) if isinstance(outcome, Exception) else outcome
         self._shortcut_taken = False
         self._request_in_progress = False
         if self.transport is not None:

@@ -26,6 +26,7 @@ from relay.answer import RETRY_LATER, Answer, error_answer
 from relay.config import Http
 from relay.connection import read_body
 from relay.event import Event, Reader, Refusal
+from relay.ingest.gather import Gather
 from relay.ingest.inflate import CODINGS, inflate
 from relay.ingest.turns import Turns
 from relay.metrics import REJECT_REASONS, Metrics
@@ -97,6 +98,7 @@ class HttpIngest:
         self._duplicate = metrics.events_duplicate.labels("http")
         self._rejected = {reason: metrics.events_rejected.labels("http", reason) for reason in REJECT_REASONS}
         self._kinds: dict[str, BodyKind | None] = {}
+        self._gather = Gather(outbox, self._count_kept)
         self._turns: Turns[list[Event] | Refusal] = Turns()
 
     async def handle(self, request: web.BaseRequest) -> Answer:
@@ -146,7 +148,8 @@ class HttpIngest:
             duplicates = await self._outbox.append(events)
         except OutboxError as error:
             return self._not_kept(len(events), error)
-        return self._kept(len(events), duplicates)
+        self._count_kept(len(events), duplicates)
+        return self._stored
 
     def shortcut(self, message: RawRequestMessage) -> Take | None:
         """A plain POST, of which nothing but the body matters; see relay.shortcut."""
@@ -174,24 +177,20 @@ class HttpIngest:
         self._read_in_turn(kind, body).add_done_callback(was_read)
 
     def _append(self, events: list[Event] | Answer, reply: Reply) -> None:
-        if isinstance(events, Answer):
+        if not isinstance(events, list):
             reply(events)
             return
         count = len(events)
 
-        def appended(outcome: asyncio.Future[int]) -> None:
-            if outcome.cancelled():
-                reply(self._not_kept(count, OutboxError("the append was abandoned")))
-                return
-            error = outcome.exception()
+        def appended(error: BaseException | None) -> None:
             if error is None:
-                reply(self._kept(count, outcome.result()))
+                reply(self._stored)
             elif isinstance(error, OutboxError):
                 reply(self._not_kept(count, error))
             else:
                 reply(error if isinstance(error, Exception) else RuntimeError(repr(error)))
 
-        self._outbox.append(events).add_done_callback(appended)
+        self._gather.append(events, appended)
 
     def _read(self, kind: BodyKind, body: bytes) -> list[Event] | Answer:
         return self._taken(self.reader.read_json(body) if kind == "json" else self.reader.read_lines(body))
@@ -209,11 +208,10 @@ class HttpIngest:
         self._received.inc(len(events))
         return events
 
-    def _kept(self, count: int, duplicates: int) -> Answer:
+    def _count_kept(self, count: int, duplicates: int) -> None:
         if duplicates:
             self._duplicate.inc(duplicates)
         self._accepted.inc(count - duplicates)
-        return self._stored
 
     def _not_kept(self, count: int, error: OutboxError) -> Answer:
         self._rejected["full" if isinstance(error, OutboxFull) else "unavailable"].inc(count)
