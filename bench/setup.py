@@ -197,7 +197,8 @@ class Bench:
         key = (count, devices, consecutive)
         if key not in self._filled:
             directory = self.new_directory()
-            with Relay(directory, {}, {}, free_port()) as relay:
+            # nothing may be on its way when it stops: that would be sent first by those who start with a copy
+            with Relay(directory, {"batch__linger": "10m"}, {}, free_port()) as relay:
                 relay.until_ready()
                 fill(relay, count, devices, consecutive)
             self._filled[key] = directory
