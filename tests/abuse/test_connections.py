@@ -1,0 +1,192 @@
+"""Clients that are slow, too many, or speak in riddles: each is ended, and an app that behaves is served meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from relay.sandbox.server import Sandbox
+
+from tests.abuse.box import Healthy, ask, connect, metrics, peak_memory_bytes, rejected, times
+from tests.e2e.harness import PATIENCE_S, RelayProcess, environment, event, running
+from tests.unit.ingest.harness import BODY, Client, post
+
+HEAD = b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\n"
+MOST = 100
+
+
+@pytest.fixture
+async def tight(sandbox: Sandbox, tmp_path: Path) -> AsyncIterator[RelayProcess]:
+    """A relay that gives a request a second, and has room for `MOST` connections."""
+    env = environment(sandbox.url, tmp_path, http__request_timeout="1s", http__max_connections=str(MOST))
+    async with running(env) as process:
+        yield process
+
+
+async def drip(client: Client, rest: bytes) -> None:
+    """A byte now and then until the relay has enough."""
+    for byte in rest:
+        client.send(bytes([byte]))
+        await asyncio.sleep(0.1)
+
+
+SLOW_SHAPES = {
+    "silent": (b"", b""),
+    "line": (b"POST /v1", b""),
+    "headers": (HEAD + b"X-Slow: a", b"b" * 600),
+    "no body": (HEAD + b"Content-Length: 600\r\n\r\n", b""),
+    "body": (HEAD + b"Content-Length: 600\r\n\r\n", b"b" * 600),
+    "chunks": (HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\na\r\n" * 100),
+}
+
+
+async def test_slow_clients_of_every_shape_are_closed_while_others_are_served(tight: RelayProcess) -> None:
+    async with Healthy(tight) as healthy:
+        clients, drips = [], []
+        for begun, rest in SLOW_SHAPES.values():
+            for _ in range(10):
+                client = await connect(tight)
+                client.send(begun)
+                clients.append(client)
+                drips.append(asyncio.create_task(drip(client, rest)))
+        await healthy.served()
+        for client in clients:
+            assert (await client.answer()).status == 408
+            assert await client.rest() == b""
+            client.writer.close()
+        for task in drips:
+            task.cancel()
+        await healthy.served()
+    assert await rejected(tight, "timeout") == len(clients)
+
+
+async def test_a_client_that_takes_no_answers_is_closed_while_others_are_served(tight: RelayProcess) -> None:
+    async with Healthy(tight) as healthy:
+        client = await connect(tight)
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        asked = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n" * 200
+        async with asyncio.timeout(PATIENCE_S):
+            while (await metrics(tight))["http_connections"] > 2:  # the healthy one and the one that asks
+                client.send(asked)
+                await healthy.served(1)
+        client.writer.transport.abort()
+
+
+async def test_a_flood_of_connections_is_refused_at_once_and_passes(tight: RelayProcess) -> None:
+    async with Healthy(tight) as healthy:
+        idle = [await connect(tight) for _ in range(MOST - 1)]
+        for _ in range(times(10, 500)):
+            refused = await connect(tight)
+            answer = await refused.answer()
+            assert (answer.status, answer.headers["retry-after"]) == (503, "5")
+            assert await refused.rest() == b""
+            refused.writer.close()
+        await healthy.served()
+        for client in idle:
+            client.writer.close()
+        async with asyncio.timeout(PATIENCE_S):
+            while (await ask(tight, b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"))[0] != 200:
+                await asyncio.sleep(0.02)
+        await healthy.served()
+    now = await metrics(tight)
+    assert now["http_connections_refused_total"] >= times(10, 500)
+    assert now["http_max_connections"] == MOST
+
+
+async def test_connections_that_come_and_go_leave_nothing_behind(tight: RelayProcess) -> None:
+    async def come_and_go(number: int) -> None:
+        client = await connect(tight)
+        client.send((b"", b"POST", post(BODY)[:-1], HEAD + b"Content-Length: 9\r\n\r\n")[number % 4])
+        client.reset()
+
+    descriptors = f"/proc/{tight.pid}/fd"
+    async with Healthy(tight) as healthy:
+        await healthy.served()
+        before = len(os.listdir(descriptors))
+        for _ in range(times(20, 500)):
+            await asyncio.gather(*(come_and_go(number) for number in range(40)))
+        await healthy.served()
+        async with asyncio.timeout(PATIENCE_S):
+            while (await metrics(tight))["http_connections"] > 2 or len(os.listdir(descriptors)) > before:
+                await asyncio.sleep(0.02)
+    assert all(line.get("level") in ("info", "debug") for line in tight.log), tight.log
+
+
+async def test_floods_of_headers_are_refused_within_bounded_memory(relay: RelayProcess) -> None:
+    memory = peak_memory_bytes(relay.pid)
+    async with Healthy(relay) as healthy:
+        for raw in (
+            HEAD + b"".join(b"X-%d: 1\r\n" % number for number in range(50_000)) + b"\r\n",
+            HEAD + b"X-Long: " + b"a" * 5_000_000 + b"\r\n\r\n",
+            b"GET /" + b"a" * 5_000_000 + b" HTTP/1.1\r\n\r\n",
+            HEAD + b"Cookie: " + b"a=b; " * 500_000 + b"\r\n\r\n",
+        ):
+            for _ in range(times(5, 100)):
+                status, _ = await ask(relay, raw)
+                # the answer may be lost to a reset while we still write
+                assert status in (400, 0)
+        await healthy.served()
+    assert peak_memory_bytes(relay.pid) - memory < 64 << 20
+
+
+VALID = post(BODY)
+SMUGGLING = {
+    "length and chunks": HEAD + b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "chunks and length": HEAD + b"Transfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n",
+    "two lengths": HEAD + b"Content-Length: 0\r\nContent-Length: %d\r\n\r\n" % len(VALID),
+    "a list of lengths": HEAD + b"Content-Length: 0, 0\r\n\r\n",
+    "a signed length": HEAD + b"Content-Length: +0\r\n\r\n",
+    "a length in hex": HEAD + b"Content-Length: 0x0\r\n\r\n",
+    "a length with an underscore": HEAD + b"Content-Length: 0_0\r\n\r\n",
+    "an obscured coding": HEAD + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+    "two codings": HEAD + b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+    "a coding with a vertical tab": HEAD + b"Transfer-Encoding:\x0bchunked\r\n\r\n0\r\n\r\n",
+    "space before the colon": HEAD + b"Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
+    "a folded header": HEAD + b"X: a\r\n Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "a bare line feed": HEAD + b"X: a\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "a bare carriage return": HEAD + b"X: a\rTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "a NUL": HEAD + b"X: a\x00\r\n\r\n",
+    "a chunk size beyond 64 bits": HEAD + b"Transfer-Encoding: chunked\r\n\r\n10000000000000000\r\n",
+    "a negative chunk size": HEAD + b"Transfer-Encoding: chunked\r\n\r\n-1\r\n\r\n",
+    "a chunk longer than told": HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\nab\r\n0\r\n\r\n",
+    "two hosts": HEAD + b"Host: evil.example\r\n\r\n",
+    "no host": b"POST /v1/events HTTP/1.1\r\n\r\n",
+    "version 0.9": b"POST /v1/events HTTP/0.9\r\nHost: localhost\r\n\r\n",
+    "version 2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+}
+
+
+BEHIND = post(b'{"event_type":"a","tenant_id":1,"source":{"platform":"tv","device_id":"smuggled"}}')
+
+
+@pytest.mark.parametrize("taught", [False, True], ids=["new connection", "after a known head"])
+async def test_nothing_smuggled_behind_a_riddle_is_read(relay: RelayProcess, taught: bool) -> None:
+    """One 400, then the end: the valid request behind it is not answered and its event not stored."""
+    for name, raw in SMUGGLING.items():
+        client = await connect(relay)
+        for _ in range(2 * taught):
+            client.send(VALID)
+            assert (await client.answer()).status == 202
+        client.send(raw + BEHIND)
+        answer = await client.answer()
+        assert (answer.status, answer.headers["connection"]) == (400, "close"), name
+        assert await client.rest() == b"", name
+        client.writer.close()
+    assert (await relay.status())["ledger"]["accepted"] == taught
+
+
+async def test_the_next_request_on_a_kept_connection_is_read_from_its_first_byte(relay: RelayProcess) -> None:
+    """Bodies that look like requests stay bodies."""
+    client = await connect(relay)
+    inner = post(b"{}")
+    for _ in range(3):
+        client.send(post(inner))
+        assert (await client.answer()).status == 400
+    client.send(post(b"[%b]" % BODY) + post(inner) + b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert [(await client.answer()).status for _ in range(3)] == [202, 400, 200]
+    client.writer.close()
+    assert await relay.post(event(1)) == 202
