@@ -42,7 +42,10 @@ class OutboxFull(OutboxError):
 
 
 class OutboxShareTaken(OutboxFull):
-    """The outbox is nearly full and this device holds more than its share; others may still append (see share)."""
+    """The outbox is nearly full and this device holds too much of it; others may still append (see share)."""
+
+    def __init__(self) -> None:
+        super().__init__("the outbox is nearly full (outbox.max_size), and the device holds too much of it")
 
 
 class OutboxUnavailable(OutboxError):

@@ -37,7 +37,7 @@ from relay.outbox import (
 )
 from relay.outbox.age import OutboxTime
 from relay.outbox.memory_disk import ROW_BYTES, Disk, Stored
-from relay.outbox.share import reserve_bytes, share_bytes
+from relay.outbox.share import over_share
 
 
 class MemoryOutbox:
@@ -95,8 +95,8 @@ class MemoryOutbox:
             answer.set_result(len(events))
         elif excess > 0 and (self._settings.when_full == "reject" or new_bytes > self._settings.max_size_bytes):
             answer.set_exception(OutboxFull("the outbox is full (outbox.max_size)"))
-        elif self._in_reserve(excess - new_bytes) and self._over_share({event.lane_key for event in events}):
-            answer.set_exception(OutboxShareTaken("the outbox is nearly full, and the device over its share"))
+        elif self._over_share(new_bytes - excess, {event.lane_key for event in events}):
+            answer.set_exception(OutboxShareTaken())
         else:
             self._gathered.append((events, answer))
             asyncio.get_running_loop().call_soon(self._commit_gathered)
@@ -106,14 +106,10 @@ class MemoryOutbox:
         full = self.disk.size_bytes() >= self._settings.max_size_bytes
         return self._open and not (full and self._settings.when_full == "reject")
 
-    def _in_reserve(self, excess_bytes: int) -> bool:
-        size_bytes = self._settings.max_size_bytes
-        return self._settings.when_full == "reject" and excess_bytes > -reserve_bytes(size_bytes)
-
-    def _over_share(self, keys: Iterable[LaneKey]) -> bool:
-        most_bytes = share_bytes(self._settings.max_size_bytes, len(self.disk.lanes))
+    def _over_share(self, room_bytes: int, keys: Iterable[LaneKey]) -> bool:
         lanes = [self.disk.lanes[number] for key in keys if (number := self.disk.by_key.get(key)) is not None]
-        return any(lane.body_bytes + ROW_BYTES * len(lane.pending) > most_bytes for lane in lanes)
+        held = [lane.body_bytes + ROW_BYTES * len(lane.pending) for lane in lanes]
+        return self._settings.when_full == "reject" and any(over_share(each, room_bytes) for each in held)
 
     def sizes(self, lane: int, limit: int) -> Sequence[int]:
         known = self.disk.lanes.get(lane)
@@ -186,7 +182,8 @@ class MemoryOutbox:
         return self.disk.ledger
 
     def gauges(self) -> Gauges:
-        writable = self.room() and not self._in_reserve(self.disk.size_bytes() - self._settings.max_size_bytes)
+        room_bytes = self._settings.max_size_bytes - self.disk.size_bytes()
+        writable = self.room() and not self._over_share(room_bytes, self.disk.by_key)
         oldest = min((lane.pending[0].at_ms for lane in self.disk.lanes.values() if lane.pending), default=None)
         return Gauges(
             bytes=self.disk.size_bytes(),

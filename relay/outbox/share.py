@@ -1,8 +1,9 @@
-"""What a nearly full outbox still takes, and from whom: the last part of the room is for those who use little of it.
+"""Whose events a nearly full outbox still takes: a device may hold fifteen times the room that is left, and no more.
 
-With `when_full = "reject"` one noisy device could fill the outbox while the upstream is away, and every other device
-would be refused with it. So the last sixteenth (the reserve) takes events of devices only that hold no more than an
-even share of the room, one further device counted in. A device alone is refused there too: the next one may come.
+With `when_full = "reject"` a noisy device could fill the outbox while the upstream is away, and every other device
+would be refused with it. By this rule a device alone stops at fifteen sixteenths, two at thirty of 31 parts, and
+whoever holds little is taken as long as there is room at all; nobody has to know how many devices there will be.
+(The dynamic threshold of Choudhury and Hahne, IEEE/ACM Transactions on Networking 6(2), 1998, for switches.)
 
 Whoever makes up device ids without end has a share with each: apps on a box are not told apart otherwise.
 
@@ -11,14 +12,14 @@ Pure.
 
 from __future__ import annotations
 
-_RESERVE = 16
+_ROOMS = 15
 
 
-def reserve_bytes(capacity_bytes: int) -> int:
-    """So much of the room is the reserve."""
-    return capacity_bytes // _RESERVE
+def is_crowded(room_bytes: int, capacity_bytes: int) -> bool:
+    """Whether there can be a device over its share at all."""
+    return room_bytes * (_ROOMS + 1) < capacity_bytes
 
 
-def share_bytes(capacity_bytes: int, devices: int) -> int:
-    """An even share, beside the `devices` that are known."""
-    return capacity_bytes // (devices + 1)
+def over_share(held_bytes: int, room_bytes: int) -> bool:
+    """Whether a device that holds so much must leave the rest of the room to others."""
+    return held_bytes > _ROOMS * room_bytes

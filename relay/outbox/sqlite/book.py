@@ -15,11 +15,11 @@ from typing import Literal, NamedTuple
 from relay.clock import Clock
 from relay.config import OutboxSettings
 from relay.event import LaneKey
-from relay.outbox import EventState, LaneState, Ledger, OutboxShareTaken, Part
+from relay.outbox import EventState, LaneState, Ledger, Part
 from relay.outbox.age import OutboxTime
 from relay.outbox.index import Index
 from relay.outbox.recent import DEAD, DROPPED, Recent
-from relay.outbox.share import reserve_bytes, share_bytes
+from relay.outbox.share import is_crowded, over_share
 from relay.outbox.sqlite.connection import PAGE_BYTES
 from relay.outbox.sqlite.start import Chunk, Opened
 from relay.outbox.sqlite.transactions import Buried, Graveyard, Range
@@ -43,8 +43,6 @@ class Limits:
     """The write-ahead log is copied back and begun anew before it is larger."""
     append_bytes: int
     """Used pages beyond which nothing is appended; the rest is kept for settles, lanes and dead letters."""
-    reserve_bytes: int
-    """The last part of them, see relay.outbox.share."""
     commit_bytes: int
     """Bodies in one commit."""
     dead_letter_bytes: int
@@ -61,7 +59,6 @@ class Limits:
             max_bytes=size,
             wal_bytes=wal,
             append_bytes=size - wal - size // 16,
-            reserve_bytes=reserve_bytes(size - wal - size // 16),
             commit_bytes=wal // 4,
             dead_letter_bytes=size // 4,
             reclaim_rows=min(4096, wal // 1024),
@@ -191,16 +188,14 @@ class Book:
         """How much the used pages may grow by appends."""
         return self.limits.append_bytes - self.used_bytes
 
-    def share_refusal(self, keys: Iterable[LaneKey], room_bytes: int) -> OutboxShareTaken | None:
-        """Why one of these devices may not append where so much room is left, see relay.outbox.share."""
-        if room_bytes >= self.limits.reserve_bytes:
-            return None
-        most_bytes = share_bytes(self.limits.append_bytes, len(self.index.lanes))
+    def someone_over_share(self, room_bytes: int, keys: Iterable[LaneKey] | None = None) -> bool:
+        """Whether one of these devices, or of all, may not append while so much room is left (relay.outbox.share)."""
+        if not is_crowded(room_bytes, self.limits.append_bytes):
+            return False
         lanes, by_key = self.index.lanes, self.index.by_key
-        for lane in (lanes[number] for key in keys if (number := by_key.get(key)) is not None):
-            if lane.body_bytes + _ROW_BYTES * len(lane) > most_bytes:
-                return OutboxShareTaken("the outbox is nearly full, and the device holds more than its share of it")
-        return None
+        numbers = lanes if keys is None else [number for key in keys if (number := by_key.get(key)) is not None]
+        held = (lanes[number].body_bytes + _ROW_BYTES * len(lanes[number]) for number in numbers)
+        return any(over_share(each, room_bytes) for each in held)
 
     def graveyard(self, clock: Clock) -> Graveyard:
         return Graveyard(self.settings.max_dead_letters, self.limits.dead_letter_bytes, clock.wall_ms())

@@ -25,7 +25,7 @@ from relay.clock import Clock
 from relay.config import OutboxSettings
 from relay.event import LaneKey
 from relay.metrics import Metrics
-from relay.outbox import Backlog, Gauges, OutboxError, OutboxFull, OutboxUnavailable
+from relay.outbox import Backlog, Gauges, OutboxError, OutboxFull, OutboxShareTaken, OutboxUnavailable
 from relay.outbox.sqlite import ops, start
 from relay.outbox.sqlite.book import Book, Limits
 from relay.outbox.sqlite.connection import PAGE_BYTES
@@ -140,10 +140,12 @@ class Owner:
         if self._gathered_bytes + body_bytes > _GATHER_BYTES:
             return OutboxFull("more events are waiting for the disk than memory may hold")
         drops = self._settings.when_full == "drop_oldest"
-        room_bytes = self._limits.append_bytes if drops else self.book.room_bytes() - self._gathered_cost_bytes
+        room_bytes = self._limits.append_bytes if drops else self._room_bytes()
         if cost_bytes > room_bytes:
             return OutboxFull("the outbox is full (outbox.max_size)")
-        return None if drops else self.book.share_refusal(keys, room_bytes)
+        if not drops and self.book.someone_over_share(room_bytes, keys):
+            return OutboxShareTaken()
+        return None
 
     def _common_refusal(self) -> OutboxError | None:
         return self.refusal(_COMMON_EVENT_BYTES, cost_bytes(_COMMON_EVENT_BYTES))
@@ -157,9 +159,8 @@ class Owner:
         book = self.book
         if book is None:
             return Gauges(0, self._limits.max_bytes, 0, False, 0, problem)
-        crowded = book.room_bytes() - self._gathered_cost_bytes < self._limits.reserve_bytes
-        if not problem and crowded and self._settings.when_full == "reject":
-            problem = "the outbox is nearly full: devices that hold more than their share are refused"
+        if not problem and self._settings.when_full == "reject" and book.someone_over_share(self._room_bytes()):
+            problem = str(OutboxShareTaken())
         aged = book.pending and book.oldest_seq is not None
         return Gauges(
             bytes=book.pages * PAGE_BYTES + self.store.wal_file_bytes,
@@ -169,6 +170,9 @@ class Owner:
             dead_letters=book.dead_letters,
             problem=problem,
         )
+
+    def _room_bytes(self) -> int:
+        return self.known.room_bytes() - self._gathered_cost_bytes
 
     def poke(self) -> None:
         if self._wake is not None and not self._wake.done():

@@ -1,0 +1,108 @@
+"""Small requests that want to become large: bounded memory, the status they deserve, and others served meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import zlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from relay.sandbox.server import Sandbox
+
+from tests.abuse.box import Healthy, ask, connect, datagram_socket, metrics, peak_memory_bytes, times, udp_address
+from tests.e2e.harness import PATIENCE_S, RelayProcess, environment, running
+from tests.unit.ingest.harness import post
+
+ROOM_BYTES = 96 << 20
+"""What the peak of memory may grow by, whatever comes; one bomb alone would take more."""
+HEAD = b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\n"
+CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+TINY = b'{"event_type":"a"}'
+
+
+def inflated(body: bytes) -> bytes:
+    return post(gzip.compress(body, 9), "Content-Encoding: gzip")
+
+
+def tiny(events: int) -> bytes:
+    return b"[" + b",".join([TINY] * events) + b"]"
+
+
+BOMBS = {
+    "gzip of 200 MiB": (inflated(bytes(200 << 20)), 413),
+    "deflate of 200 MiB": (post(zlib.compress(bytes(200 << 20), 9), "Content-Encoding: deflate"), 413),
+    "gzip in gzip": (inflated(gzip.compress(bytes(200 << 20), 9)), 413),
+    "20,000 empty gzip members": (post(gzip.compress(b"") * 20_000, "Content-Encoding: gzip"), 400),
+    "gzip of brackets": (inflated(b"[" * 1_000_000), 400),
+    "gzip of empty arrays": (
+        post(gzip.compress(tiny(0)[:1] + b"[]," * 340_000 + b"[]]", 9), "Content-Encoding: gzip"),
+        422,
+    ),
+    "gzip of 55,000 events": (inflated(tiny(55_000)), 202),
+    "300,000 chunks of a byte": (
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\n[\r\n" * 300_000 + b"0\r\n\r\n",
+        400,
+    ),
+    "a million empty lines": (post(b"\n" * 1_000_000, "Content-Type: application/x-ndjson"), 400),
+    "a promise of 4 GiB": (HEAD + b"Content-Length: 4294967296\r\n\r\n", 413),
+    "more than was promised to be too much": (post(b"a" * (5 << 20)), 413),
+}
+
+
+@pytest.fixture
+async def filling(sandbox: Sandbox, tmp_path: Path) -> AsyncIterator[RelayProcess]:
+    """A relay that fills in what a tiny event lacks."""
+    defaults = {"defaults__tenant_id": "1", "defaults__platform": "tv", "defaults__device_id": "box"}
+    async with running(environment(sandbox.url, tmp_path, rate__device_per_window="100000", **defaults)) as process:
+        yield process
+
+
+async def test_bombs_are_defused_and_others_are_served(filling: RelayProcess) -> None:
+    async with Healthy(filling) as healthy:
+        for name, (raw, status) in BOMBS.items():
+            client = await connect(filling)
+            client.send(raw)
+            assert (await client.answer()).status == status, name
+            client.writer.transport.abort()
+            await healthy.served(1)
+    assert peak_memory_bytes(filling.pid) < (64 << 20) + ROOM_BYTES
+
+
+async def test_many_bombs_at_once_are_defused_and_others_are_served(filling: RelayProcess) -> None:
+    """Their work is done in turns: the app that behaves gets its answers in between."""
+
+    async def throw(raw: bytes) -> None:
+        client = await connect(filling)
+        client.send(raw)
+        await client.answer()
+        client.writer.transport.abort()
+
+    chosen = [raw for raw, status in BOMBS.values() if status in (202, 413, 422) and len(raw) < 2 << 20]
+    async with Healthy(filling) as healthy:
+        thrown = [asyncio.create_task(throw(raw)) for _ in range(times(2, 40)) for raw in chosen]
+        while not all(task.done() for task in thrown):
+            await healthy.served(1)
+        for task in thrown:
+            await task
+    assert peak_memory_bytes(filling.pid) < (64 << 20) + ROOM_BYTES
+
+
+async def test_bombs_by_datagram_are_counted_and_others_are_served(filling: RelayProcess) -> None:
+    bomb = gzip.compress(bytes(40 << 20), 9)
+    crowd = gzip.compress(tiny(50_000), 9)
+    sending = datagram_socket()
+    rounds = times(10, 1_000)
+    async with Healthy(filling) as healthy:
+        for _ in range(rounds):
+            sending.sendto(bomb, udp_address(filling))
+            await healthy.served(1)
+        sending.sendto(crowd, udp_address(filling))
+        async with asyncio.timeout(PATIENCE_S):
+            while (now := await metrics(filling))['events_accepted_total{transport="udp"}'] < 50_000:
+                await healthy.served(1)
+    sending.close()
+    assert now['events_rejected_total{reason="too_large",transport="udp"}'] == rounds
+    assert peak_memory_bytes(filling.pid) < (64 << 20) + ROOM_BYTES
+    assert (await ask(filling, b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"))[0] == 200

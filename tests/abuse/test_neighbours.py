@@ -1,0 +1,114 @@
+"""A noisy app beside one that behaves: accepting, storing and sending go on for the one that behaves (G6)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from pathlib import Path
+from typing import Any
+
+from relay.sandbox.server import Sandbox
+
+from tests.abuse.box import Healthy, connect, datagram_socket, metrics, times, udp_address
+from tests.e2e.harness import PATIENCE_S, RelayProcess, environment, event, running
+from tests.unit.ingest.harness import post
+
+BATCH = 200
+
+
+def noise(start: int) -> bytes:
+    pad = "x" * 200
+    batch = [event(n, "noisy") | {"context": {"n": n, "pad": pad}} for n in range(start, start + BATCH)]
+    return json.dumps(batch).encode()
+
+
+def id_of(sent: dict[str, Any]) -> bytes:
+    return uuid.UUID(sent["event_id"]).bytes
+
+
+class Noisy:
+    """An app that posts batches as fast as it is answered, and sends datagrams as fast as it can."""
+
+    def __init__(self, relay: RelayProcess) -> None:
+        self._relay = relay
+        self.statuses: dict[int, int] = {}
+
+    async def __aenter__(self) -> Noisy:
+        self._tasks = [asyncio.create_task(self._post(app)) for app in range(8)]
+        self._tasks.append(asyncio.create_task(self._send()))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def answered(self, status: int, goal: int) -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            while self.statuses.get(status, 0) < goal:
+                await asyncio.sleep(0.01)
+
+    async def _post(self, app: int) -> None:
+        client = await connect(self._relay)
+        start = (app + 1) * 10_000_000
+        try:
+            while True:
+                client.send(post(noise(start)))
+                status = (await client.answer()).status
+                self.statuses[status] = self.statuses.get(status, 0) + 1
+                start += BATCH
+        finally:
+            client.writer.close()
+
+    async def _send(self) -> None:
+        sending, to = datagram_socket(), udp_address(self._relay)
+        number = 0
+        try:
+            while True:
+                for _ in range(20):
+                    number += 1
+                    sending.sendto(json.dumps(event(number, "noisy-udp")).encode(), to)
+                await asyncio.sleep(0)
+        finally:
+            sending.close()
+
+
+async def test_while_an_app_floods_another_is_accepted_and_its_events_are_sent(
+    relay: RelayProcess, sandbox: Sandbox
+) -> None:
+    async with Noisy(relay) as noisy, Healthy(relay) as healthy:
+        await noisy.answered(202, times(20, 1_000))
+        await healthy.served(5)
+        async with asyncio.timeout(PATIENCE_S):
+            await sandbox.until(
+                lambda record: record.has(bytes.fromhex(event(0, "healthy")["event_id"].replace("-", "")))
+            )
+        await healthy.served(5)
+
+
+async def test_a_device_that_fills_the_outbox_leaves_room_for_others_and_their_events_are_sent_first(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """The upstream is away, one device has filled its share: it gets 503, the others' events are taken. Then
+    the upstream comes back, and they do not wait for the long backlog before them."""
+    sandbox.close_port()
+    env = environment(
+        sandbox.url, tmp_path, outbox__max_size="8MiB", batch__max_events="10", batch__mix_devices="never"
+    )
+    async with running(env | {"RELAY__RATE__DEVICE_PER_WINDOW": "100000"}) as relay:
+        async with Noisy(relay) as noisy:
+            await noisy.answered(503, 8)
+            polite = [event(n, f"polite-{n % 3}") for n in range(30)]
+            assert [await relay.post(each) for each in polite] == [202] * 30
+        full = await relay.status()
+        assert not full["outbox"]["writable"]
+        assert full["outbox"]["bytes"] <= 8 << 20
+        assert (await relay.request("GET", "/readyz"))[0] == 503
+        assert (await metrics(relay))['events_rejected_total{reason="full",transport="http"}'] > 0
+        await sandbox.open_port()
+        ids = [id_of(each) for each in polite]
+        async with asyncio.timeout(PATIENCE_S):
+            await sandbox.until(lambda record: all(map(record.has, ids)))
+        assert (await relay.status())["ledger"]["pending"] > 1_000
+        assert not any(status >= 500 and status != 503 for status in noisy.statuses)
