@@ -1,4 +1,4 @@
-"""Requests of the command line to a running relay: one connection each, JSON answers."""
+"""Requests of the command line to a running relay: one connection each."""
 
 from __future__ import annotations
 
@@ -15,6 +15,12 @@ from relay.secret import Secret
 
 TIMEOUT_S = 30
 """Of one request; requeueing takes a commit, which takes seconds on a busy disk."""
+
+
+_WHAT_TO_DO = {
+    401: "; run this with the relay's own configuration (--config), as a user who can read its ops.token_file",
+    403: "; run this on the relay's own machine, or set ops.token_file in its configuration",
+}
 
 
 class Reply(NamedTuple):
@@ -50,19 +56,35 @@ class Client:
 
     def ask(self, method: str, path: str, body: bytes | None = None) -> Reply:
         """The answer, whatever its status. Raises Failed if no relay answers."""
+        status, content = self._ask(method, path, body)
         try:
-            return self._exchange(method, path, body)
-        except OSError as error:
-            raise no_relay(self.place, error) from error
+            return Reply(status, json.loads(content))
+        except ValueError as error:
+            raise self._no_relay_there() from error
+
+    def text(self, path: str) -> str:
+        """An answer that is no JSON. Raises Failed if no relay answers, or refuses."""
+        status, content = self._ask("GET", path, None)
+        if status >= 300:
+            self.expect(self.ask("GET", path))
+        return content.decode(errors="replace")
 
     def expect(self, reply: Reply) -> Any:
         """The data of a reply that is fine. Raises Failed with the relay's words otherwise."""
         if reply.status >= 300:
             words = reply.data.get("error", "no reason given") if isinstance(reply.data, dict) else "no reason given"
-            raise exits.Failed(f"the relay at {self.place} refused ({reply.status}): {words}")
+            raise exits.Failed(
+                f"the relay at {self.place} refused ({reply.status}): {words}{_WHAT_TO_DO.get(reply.status, '')}"
+            )
         return reply.data
 
-    def _exchange(self, method: str, path: str, body: bytes | None) -> Reply:
+    def _ask(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
+        try:
+            return self._exchange(method, path, body)
+        except OSError as error:
+            raise no_relay(self.place, error) from error
+
+    def _exchange(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
         """Raises OSError if nobody answers, Failed if it is no relay."""
         # a loopback name is always allowed, an address the relay listens on may not be
         headers = {"Host": "localhost", "Connection": "close"}
@@ -74,15 +96,17 @@ class Client:
             with contextlib.closing(_connection(self.place)) as connection:
                 connection.request(method, path, body, headers)
                 answer = connection.getresponse()
-                data = json.loads(answer.read())
-        except (HTTPException, ValueError) as error:
+                return answer.status, answer.read()
+        except HTTPException as error:
             if isinstance(error, OSError):  # RemoteDisconnected is both
                 raise
-            raise exits.Failed(
-                f"what answers at {self.place} is not a relay: name the relay's configuration with --config, "
-                "or give it another address (http.listen, ops.listen)"
-            ) from error
-        return Reply(answer.status, data)
+            raise self._no_relay_there() from error
+
+    def _no_relay_there(self) -> exits.Failed:
+        return exits.Failed(
+            f"what answers at {self.place} is not a relay: name the relay's configuration with --config, "
+            "or give it another address (http.listen, ops.listen)"
+        )
 
 
 def _connection(place: Place) -> HTTPConnection:

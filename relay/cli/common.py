@@ -5,8 +5,11 @@ They need not be able to read its keys: faults of the upstream's settings do not
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +31,27 @@ class Place(NamedTuple):
 
     def __str__(self) -> str:
         return self.socket_path or format_address((self.host, self.port))
+
+
+def open_private(path: Path) -> int:
+    """Descriptor of a new file with mode 0600. Raises Failed if there is one already, or it cannot be made."""
+    try:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as error:
+        why = "it is there already; name another file" if isinstance(error, FileExistsError) else error.strerror
+        raise exits.Failed(f"cannot write {path}: {why}") from error
+
+
+@contextmanager
+def progress(label: str, length: int | None = None) -> Iterator[Callable[[int], None]]:
+    """A bar on standard error, moved by calling what is given; nothing where that is no terminal."""
+    if not sys.stderr.isatty():
+        yield lambda steps: None
+        return
+    # without a length it only shows that it moves
+    steps = itertools.count() if length is None else range(length)
+    with click.progressbar(steps, label=label, file=sys.stderr) as bar:
+        yield bar.update
 
 
 def config_option(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -19,7 +19,7 @@ import click
 
 from relay.cli import exits
 from relay.cli.client import Client
-from relay.cli.common import config_option, has_ops, load_client_settings, ops_place
+from relay.cli.common import config_option, has_ops, load_client_settings, open_private, ops_place, progress
 from relay.cli.dead_letters import PAGE, DeadLetters, Filter, Letter, RemoteDeadLetters, each
 from relay.cli.table import printable, table
 from relay.outbox import DeadReason
@@ -131,11 +131,12 @@ def export(
     """
     if every and (ids or device or reason):
         raise click.UsageError("--all stands alone")
-    with _letters(config_file) as letters, _opened(output) as file:
+    with _letters(config_file) as letters, _opened(output) as file, progress("exporting") as step:
         count = 0
         for letter in _chosen(letters, ids, device, reason):
             click.echo(json.dumps(letter), file=file)
             count += 1
+            step(1)
     click.echo(f"{count} exported", err=True)
 
 
@@ -173,6 +174,15 @@ def _chosen(letters: DeadLetters, ids: Sequence[int], device: str | None, reason
         yield letter
 
 
+def _ids(letters: DeadLetters, chosen: Filter) -> list[int]:
+    found = []
+    with progress("looking for them") as step:
+        for letter in each(letters, chosen, with_bodies=False):
+            found.append(letter["id"])
+            step(1)
+    return found
+
+
 def _move(
     letters: DeadLetters,
     move: Callable[[Sequence[int]], int],
@@ -184,13 +194,13 @@ def _move(
     reason: str | None,
 ) -> None:
     """Requeue or discard what is chosen, a page at a time, under a progress bar."""
-    wanted = list(dict.fromkeys(ids)) or [letter["id"] for letter in each(letters, Filter(device, reason))]
+    wanted = list(dict.fromkeys(ids)) or _ids(letters, Filter(device, reason))
     moved = 0
-    with click.progressbar(length=len(wanted), label=done, file=sys.stderr) as bar:
+    with progress(done, len(wanted)) as step:
         for first in range(0, len(wanted), PAGE):
             page = wanted[first : first + PAGE]
             moved += move(page)
-            bar.update(len(page))
+            step(len(page))
     click.echo(json.dumps({done: moved}) if as_json else f"{moved} {done}")
     if ids and moved < len(wanted):
         raise exits.Failed(f"{len(wanted) - moved} of these ids were not there")
@@ -202,9 +212,5 @@ def _opened(output: Path | None) -> Iterator[IO[str]]:
     if output is None:
         yield sys.stdout
         return
-    try:
-        descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except OSError as error:
-        raise exits.Failed(f"cannot write {output}: {error.strerror}") from error
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+    with os.fdopen(open_private(output), "w", encoding="utf-8") as file:
         yield file

@@ -28,7 +28,7 @@ class Filter(NamedTuple):
 class DeadLetters(Protocol):
     """Raises Failed where the relay or the outbox cannot."""
 
-    def page(self, chosen: Filter, limit: int, after: int) -> Sequence[Letter]:
+    def page(self, chosen: Filter, limit: int, after: int, *, with_bodies: bool) -> Sequence[Letter]:
         """Up to `limit` (at most PAGE) letters with id > `after`, by id."""
 
     def find(self, letter_id: int) -> Letter | None: ...
@@ -46,8 +46,11 @@ class RemoteDeadLetters:
     def __init__(self, client: Client) -> None:
         self._client = client
 
-    def page(self, chosen: Filter, limit: int, after: int) -> Sequence[Letter]:
-        reply = self._client.get(PATH, device=chosen.device, reason=chosen.reason, limit=limit, after=after)
+    def page(self, chosen: Filter, limit: int, after: int, *, with_bodies: bool) -> Sequence[Letter]:
+        bodies = None if with_bodies else "false"
+        reply = self._client.get(
+            PATH, device=chosen.device, reason=chosen.reason, bodies=bodies, limit=limit, after=after
+        )
         letters: Sequence[Letter] = self._client.expect(reply)["dead_letters"]
         return letters
 
@@ -65,9 +68,9 @@ class RemoteDeadLetters:
         return int(self._client.expect(self._client.post(f"{PATH}/discard", {"ids": ids}))["discarded"])
 
 
-def each(letters: DeadLetters, chosen: Filter) -> Iterator[Letter]:
+def each(letters: DeadLetters, chosen: Filter, *, with_bodies: bool = True) -> Iterator[Letter]:
     """All that match, by id, a page at a time."""
     after = 0
-    while page := letters.page(chosen, PAGE, after):
+    while page := letters.page(chosen, PAGE, after, with_bodies=with_bodies):
         yield from page
         after = page[-1]["id"]

@@ -30,9 +30,12 @@ class DeadLettersOnDisk:
         self._outbox = outbox
         self._runner = runner
 
-    def page(self, chosen: Filter, limit: int, after: int) -> Sequence[Letter]:
+    def page(self, chosen: Filter, limit: int, after: int, *, with_bodies: bool) -> Sequence[Letter]:
         selection = Selection((), chosen.device, chosen.reason, chosen == Filter())
-        return [shown(letter) for letter in self._run(self._outbox.dead_letters(selection, limit, after))]
+        return [
+            shown(letter, with_body=with_bodies)
+            for letter in self._run(self._outbox.dead_letters(selection, limit, after))
+        ]
 
     def find(self, letter_id: int) -> Letter | None:
         if not 1 <= letter_id <= MAX_ID:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import socket
+import tarfile
 from pathlib import Path
 
 from relay.sandbox.faults import Fault
 from relay.sandbox.server import Sandbox
 
-from tests.e2e.harness import command, environment, event, running
+from tests.e2e.harness import KEY, command, environment, event, running
 
 
 def free_port() -> int:
@@ -95,3 +96,56 @@ async def test_check_config_online_tries_name_and_key_without_an_event(sandbox: 
     assert "401" in out + err
     assert "wrong-key-4711" not in out + err
     assert sandbox.report().events == 0
+
+
+async def test_a_receipt_follows_an_event_over_udp_from_the_disk_to_the_upstream(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    ports = {"http__listen": f"127.0.0.1:{free_port()}", "udp__listen": f"127.0.0.1:{free_port()}"}
+    env = environment(sandbox.url, tmp_path, udp__ack="true", batch__linger="10m", **ports)
+    async with running(env) as relay:
+        code, out, err = await command(env, "send", "video.play", "--udp", "--json")
+        assert code == 0, err
+        receipt = json.loads(out)
+        assert receipt["state"] == "stored"
+        _, _, body = await relay.request("GET", f"/v1/events/{receipt['event_id']}")
+        assert json.loads(body) == {"event_id": receipt["event_id"], "state": "pending"}
+        assert (await command(env, "flush"))[0] == 0
+        code, out, _ = await command(env, "send", "video.play", "--udp", "--wait", "--event-id", receipt["event_id"])
+        assert (code, out) == (0, f"delivered: {receipt['event_id']}\n")
+        _, _, body = await relay.request("GET", f"/v1/events/{receipt['event_id']}")
+        assert json.loads(body)["state"] == "delivered"
+    assert sandbox.report().events == 1
+
+
+async def test_a_receipt_of_what_the_upstream_refuses_says_so(sandbox: Sandbox, tmp_path: Path) -> None:
+    sandbox.faults.add(Fault(answer=422, when='"wrong"'))
+    env = environment(sandbox.url, tmp_path, http__listen=f"127.0.0.1:{free_port()}")
+    async with running(env) as relay:
+        code, _, words = await command(env, "send", "wrong", "--wait")
+        assert code == 1
+        assert "relay dead list" in words
+        event_id = words.split()[-1]
+        _, _, body = await relay.request("GET", f"/v1/events/{event_id}")
+        assert json.loads(body) == {"event_id": event_id, "state": "dead_lettered"}
+        status, _, _ = await relay.request("GET", "/v1/events/00000000-0000-4000-8000-000000000000")
+        assert status == 404
+
+
+async def test_a_support_bundle_of_a_running_relay_has_its_log_and_neither_key_nor_event(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    env = environment(sandbox.url, tmp_path, http__listen=f"127.0.0.1:{free_port()}")
+    file = tmp_path / "bundle.tar.gz"
+    async with running(env):
+        code, _, _ = await command(env, "send", "video.play", "--context", '{"secret": "canary-event"}', "--wait")
+        assert code == 0
+        code, out, err = await command(env, "support-bundle", str(file), "--json")
+    assert (code, err, json.loads(out)["missing"]) == (0, "", {})
+    with tarfile.open(file) as archive:
+        parts = {entry.name: archive.extractfile(entry).read() for entry in archive}  # type: ignore[union-attr]
+    assert b'"event":"relay started"' in parts["relay-support/log.txt"].replace(b'": "', b'":"')
+    assert json.loads(parts["relay-support/schema.json"])["version_of_file"] == 1
+    everything = b"".join(parts.values())
+    assert KEY.encode() not in everything
+    assert b"canary-event" not in everything

@@ -70,7 +70,7 @@ function framed(title, now, svg, top, ...more) {
 function roundUp(value) {
   if (value <= 0) return 1;
   const unit = 10 ** Math.floor(Math.log10(value));
-  return [1, 2, 5, 10].map((factor) => factor * unit).find((step) => step >= value);
+  return [1, 1.5, 2, 3, 4, 5, 6, 8, 10].map((factor) => factor * unit).find((step) => step >= value);
 }
 
 function curve(kind, title, values, format) {

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Sequence
+from contextlib import closing
 
 Migration = Callable[[sqlite3.Connection], None]
 
@@ -95,3 +96,12 @@ def migrate(database: sqlite3.Connection, migrations: Sequence[Migration] = MIGR
             if database.in_transaction:
                 database.execute("ROLLBACK")
             raise
+
+
+def statements() -> list[str]:
+    """The tables of the newest version as SQL, for people."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as database:
+        migrate(database)
+        return [
+            sql for (sql,) in database.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY rowid")
+        ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -65,6 +66,40 @@ def test_every_listed_command_is_there_and_has_help(name: str) -> None:
     assert command is not None
     assert command.name == name
     assert call(name, "--help", environ={}).exit_code == 0
+
+
+def completions(line: str) -> list[str]:
+    """What a shell offers at the end of the line."""
+    words = line.split(" ")
+    environ = {**os.environ, "_RELAY_COMPLETE": "bash_complete", "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}
+    ended = subprocess.run([sys.executable, "-m", "relay"], env=environ, capture_output=True, text=True, check=False)
+    return [offer.partition(",")[2] for offer in ended.stdout.split()]
+
+
+class TestCompletion:
+    """As bash, zsh and fish ask for it."""
+
+    def test_a_shell_is_told_how_to_ask(self) -> None:
+        environ = {**os.environ, "_RELAY_COMPLETE": "zsh_source"}
+        ended = subprocess.run(
+            [sys.executable, "-m", "relay"], env=environ, capture_output=True, text=True, check=False
+        )
+
+        assert "_RELAY_COMPLETE=zsh_complete relay" in ended.stdout
+
+    @pytest.mark.parametrize(
+        ("line", "offers"),
+        [
+            ("relay he", ["healthcheck"]),
+            ("relay s", ["sandbox", "send", "status", "support-bundle"]),
+            ("relay dead re", ["requeue"]),
+            ("relay dead list --reason p", ["poison"]),
+            ("relay status --w", ["--watch"]),
+            ("relay --ver", ["--version"]),
+        ],
+    )
+    def test_commands_options_and_values_are_offered(self, line: str, offers: list[str]) -> None:
+        assert completions(line) == offers
 
 
 @pytest.mark.parametrize("args", [["nothing"], ["status", "--no-such"], ["send"], ["dead", "show", "x"]])
@@ -156,7 +191,8 @@ def test_the_token_of_the_configuration_is_shown_to_the_relay(relay: NotedRelay,
     without = call("flush", environ=relay.environ)
 
     assert (without.exit_code, relay.control.flushes) == (1, 0)
-    assert "ops.token_file" in without.stderr
+    assert "(401)" in without.stderr
+    assert "run this with the relay's own configuration (--config)" in without.stderr
     assert call("flush", environ=with_token).exit_code == 0
 
 

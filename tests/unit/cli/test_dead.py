@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -172,3 +176,42 @@ class TestExport:
         assert result.exit_code == 1
         assert "out.ndjson" in result.stderr
         assert (tmp_path / "out.ndjson").read_text() == "precious"
+
+
+class TestProgress:
+    """On a terminal, long work shows how far it is; elsewhere there is nothing in the way of scripts."""
+
+    def on_a_terminal(self, *args: str, environ: dict[str, str]) -> str:
+        """What a person sees of standard error."""
+        ours, theirs = os.openpty()
+        with subprocess.Popen(
+            [sys.executable, "-m", "relay", *args],
+            env={**os.environ, "TERM": "xterm", **environ},
+            stdout=subprocess.DEVNULL,
+            stderr=theirs,
+        ) as process:
+            os.close(theirs)
+            seen = b""
+            with contextlib.suppress(OSError):  # how a terminal says that nobody writes to it any more
+                while part := os.read(ours, 4096):
+                    seen += part
+        os.close(ours)
+        assert process.returncode == 0
+        return seen.decode()
+
+    def test_of_many_that_move(self, many: NotedRelay) -> None:
+        seen = self.on_a_terminal("dead", "requeue", "--all", environ=many.environ)
+
+        assert "looking for them" in seen
+        assert "requeued" in seen
+        assert "40%" in seen
+        assert "100%" in seen
+
+    def test_of_an_export(self, many: NotedRelay, tmp_path: Path) -> None:
+        seen = self.on_a_terminal("dead", "export", "-o", str(tmp_path / "all.ndjson"), environ=many.environ)
+
+        assert "exporting" in seen
+        assert "250 exported" in seen
+
+    def test_nowhere_else(self, many: NotedRelay) -> None:
+        assert call("dead", "requeue", "--all", environ=many.environ).stderr == ""

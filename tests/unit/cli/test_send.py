@@ -153,7 +153,7 @@ class TestUdp:
         assert datagrams.event["event_id"] == ID
 
     def test_an_acknowledged_one_is_stored(self) -> None:
-        answer = json.dumps({"event_ids": [ID], "stored": True}).encode()
+        answer = json.dumps({"stored": [ID]}).encode()
         with Datagrams(answer) as datagrams:
             result = call("send", "x", "--udp", environ=datagrams.environ | {"RELAY__UDP__ACK": "true"})
 

@@ -1,0 +1,186 @@
+"""`relay support-bundle`: one file for somebody who is to help, fit to be sent to them.
+
+Rules: no secret and no event is in it. The configuration is masked where it is described, the log where it
+is written, and every part is searched once more for the secrets that this process can read. What cannot be
+had (no relay runs, it does not take our token) is named in it, and is no reason to write nothing.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import platform
+import tarfile
+from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+
+from relay import __version__
+from relay.cli.client import Client
+from relay.cli.common import config_option, has_ops, load_client_settings, open_private, ops_place
+from relay.cli.exits import Failed
+from relay.clock import SystemClock
+from relay.config import ConfigError, Settings, default_config_file, describe, load_with_origins, secrets
+from relay.secret import MASK, Secret
+
+PACKAGES = ("aiohttp", "aiosqlite", "click", "msgspec", "prometheus-client", "structlog", "uvloop")
+_USER_VERSION_AT = 60
+"""Bytes into a SQLite file, four of them, big-endian (sqlite.org/fileformat.html)."""
+_README = """\
+Written by `relay support-bundle` for somebody who is to help.
+
+versions.json       relay, Python, packages, system
+configuration.json  each key with its value and origin; secrets are masked
+schema.json         the outbox's files, their sizes, and the tables of this relay's version
+status.json         what /status.json said: totals, upstream state and words, ids of at most 20 devices
+readyz.json         whether events can be stored
+metrics.txt         what /metrics said
+log.txt             the last lines of the running relay's log
+missing.json        what could not be had, and why
+
+No event and no key or token is in here. Device ids and the upstream's addresses are.
+"""
+
+
+class Part(NamedTuple):
+    name: str
+    make: Callable[[], str]
+
+
+@click.command("support-bundle")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Say what is in it as JSON.")
+@config_option
+def command(file: Path, as_json: bool, config_file: Path | None) -> None:
+    """Write configuration, status, metrics, log and versions into FILE, a new .tar.gz with mode 0600.
+
+    Without secrets and without events. Parts that cannot be had are named in it.
+    """
+    settings = load_client_settings(config_file)
+    parts, missing = _collect(settings, config_file)
+    content = _packed(parts, _known_secrets(config_file))
+    with os.fdopen(open_private(file), "wb") as out:
+        out.write(content)
+    if as_json:
+        click.echo(json.dumps({"file": str(file), "parts": sorted(parts), "missing": missing}))
+        return
+    click.echo(f"{file}: {', '.join(sorted(parts))}")
+    for name, why in missing.items():
+        click.echo(f"without {name}: {why}", err=True)
+
+
+def _collect(settings: Settings, config_file: Path | None) -> tuple[dict[str, str], dict[str, str]]:
+    """The parts by name, and why others are missing."""
+    made, missing = {"README.txt": _README}, {}
+    for part in (*_local_parts(settings, config_file), *_relays_parts(settings)):
+        try:
+            made[part.name] = part.make()
+        except Failed as failed:
+            missing[part.name] = failed.message
+    made["missing.json"] = _pretty(missing)
+    return made, missing
+
+
+def _local_parts(settings: Settings, config_file: Path | None) -> Iterator[Part]:
+    yield Part("versions.json", _versions)
+    yield Part("configuration.json", lambda: _configuration(settings, config_file))
+    yield Part("schema.json", lambda: _schema(settings.outbox.path))
+
+
+def _relays_parts(settings: Settings) -> Iterator[Part]:
+    if not has_ops(settings):
+        return
+    client = Client(ops_place(settings), settings.ops.token)
+    yield Part("status.json", lambda: _pretty(client.expect(client.get("/status.json"))))
+    yield Part("readyz.json", lambda: _pretty(client.get("/readyz").data))
+    yield Part("metrics.txt", lambda: client.text("/metrics"))
+    yield Part("log.txt", lambda: client.text("/log"))
+
+
+def _versions() -> str:
+    packages = {}
+    for name in PACKAGES:
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            packages[name] = "not installed"
+    return _pretty(
+        {
+            "relay": __version__,
+            "python": platform.python_version(),
+            "implementation": platform.python_implementation(),
+            "system": platform.platform(),
+            "machine": platform.machine(),
+            "packages": packages,
+        }
+    )
+
+
+def _configuration(settings: Settings, config_file: Path | None) -> str:
+    """As check-config shows it; where it is wrong, what is wrong and what this process made of it."""
+    try:
+        settings, origins = load_with_origins(config_file or default_config_file(), os.environ)
+    except ConfigError as error:
+        return _pretty({"wrong": str(error).splitlines(), "without_keys": describe(settings)})
+    return _pretty({name: {"value": value, "origin": origins[name]} for name, value in describe(settings).items()})
+
+
+def _schema(path: Path) -> str:
+    # the outbox is slow to import, and needed for this only
+    from relay.outbox.sqlite.schema import MIGRATIONS, statements  # noqa: PLC0415
+
+    files: dict[str, object] = {}
+    for file in sorted(path.parent.glob(f"{path.name}*")):
+        files[file.name] = file.stat().st_size
+    return _pretty(
+        {
+            "path": str(path),
+            "file_bytes": files,
+            "version_of_file": _user_version(path),
+            "version_of_relay": len(MIGRATIONS),
+            "tables": statements(),
+        }
+    )
+
+
+def _user_version(path: Path) -> int | str:
+    """Read past the relay that holds the file; what is in its write-ahead log only is not seen."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(_USER_VERSION_AT + 4)
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    return int.from_bytes(head[_USER_VERSION_AT:], "big") if len(head) == _USER_VERSION_AT + 4 else "an empty file"
+
+
+def _known_secrets(config_file: Path | None) -> list[Secret]:
+    try:
+        return secrets(load_with_origins(config_file or default_config_file(), os.environ).settings)
+    except ConfigError:
+        return []
+
+
+def _packed(parts: dict[str, str], hidden: list[Secret]) -> bytes:
+    """A .tar.gz of one directory; its files belong to nobody in particular."""
+    packed, now_s = io.BytesIO(), SystemClock().wall_ms() // 1000
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        for name, text in parts.items():
+            content = _masked(text, hidden).encode()
+            entry = tarfile.TarInfo(f"relay-support/{name}")
+            entry.size, entry.mode, entry.mtime = len(content), 0o600, now_s
+            archive.addfile(entry, io.BytesIO(content))
+    return packed.getvalue()
+
+
+def _masked(text: str, hidden: list[Secret]) -> str:
+    for secret in hidden:
+        text = text.replace(secret.reveal(), MASK)
+    return text
+
+
+def _pretty(data: Any) -> str:
+    return json.dumps(data, indent=2, ensure_ascii=False, default=str) + "\n"

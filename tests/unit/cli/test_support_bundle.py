@@ -1,0 +1,135 @@
+"""What is in a support bundle, and what is in none."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import tarfile
+from contextlib import closing
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+from click.testing import Result
+from relay import __version__, log
+from relay.config import Log
+from relay.secret import Secret
+
+from tests.unit.cli.harness import NotedRelay, call
+from tests.unit.ops.harness import dead_letter
+
+KEY, TOKEN, PASSWORD = "canary-key-1f", "canary-token-of-sixteen", "canary-password"
+
+
+@pytest.fixture
+def environ(tmp_path: Path) -> dict[str, str]:
+    """A configuration with one of every kind of secret."""
+    (tmp_path / "token").write_text(TOKEN)
+    (tmp_path / "token").chmod(0o600)
+    return {
+        "RELAY__UPSTREAM__URL": "https://upstream.example/v1/events",
+        "RELAY__UPSTREAM__API_KEY": KEY,
+        "RELAY__UPSTREAM__PROXY": f"http://user:{PASSWORD}@proxy.example:3128",
+        "RELAY__OPS__TOKEN_FILE": str(tmp_path / "token"),
+        "RELAY__OUTBOX__PATH": str(tmp_path / "outbox.db"),
+    }
+
+
+def bundle(environ: dict[str, str], name: str = "b.tar.gz") -> tuple[Result, dict[str, str]]:
+    result = call("support-bundle", name, "--json", environ=environ)
+    with tarfile.open(name) as archive:
+        files = {entry.name: archive.extractfile(entry) for entry in archive}
+        return result, {
+            path.removeprefix("relay-support/"): file.read().decode() for path, file in files.items() if file
+        }
+
+
+def test_has_configuration_status_metrics_log_versions_and_schema(relay: NotedRelay, environ: dict[str, str]) -> None:
+    relay.ops.token = Secret(TOKEN)
+    log.configure(Log(format="json"), stream=StringIO())
+    structlog.get_logger("relay").warning("the upstream is away")
+    structlog.reset_defaults()
+    with closing(sqlite3.connect(environ["RELAY__OUTBOX__PATH"])) as database:
+        database.execute("PRAGMA user_version=1")
+
+    result, parts = bundle(environ | relay.environ)
+
+    said = json.loads(result.stdout)
+    assert (result.exit_code, said["missing"]) == (0, {})
+    assert set(said["parts"]) == parts.keys()
+    assert json.loads(parts["versions.json"])["relay"] == __version__
+    assert json.loads(parts["versions.json"])["packages"]["aiohttp"][0].isdigit()
+    assert json.loads(parts["configuration.json"])["batch.linger"] == {"value": "5s", "origin": "default"}
+    assert json.loads(parts["status.json"])["ledger"]["accepted"] == 0
+    assert json.loads(parts["readyz.json"])["ready"] is True
+    assert "relay_events_accepted_total" in parts["metrics.txt"]
+    assert json.loads(parts["log.txt"].splitlines()[-1])["event"] == "the upstream is away"
+    schema = json.loads(parts["schema.json"])
+    assert (schema["version_of_file"], schema["version_of_relay"]) == (1, 1)
+    assert any(table.startswith("CREATE TABLE log(") for table in schema["tables"])
+    assert "outbox.db" in schema["file_bytes"]
+
+
+def test_no_secret_and_no_event_is_in_any_part(relay: NotedRelay, environ: dict[str, str]) -> None:
+    relay.ops.token = Secret(TOKEN)
+    relay.outbox.letters = {1: dead_letter(1, body=b'{"context":"canary-event"}')}
+    relay.outbox.state = relay.outbox.state._replace(writable=False, problem=f"somebody said {KEY}")
+
+    _, parts = bundle(environ | relay.environ)
+
+    assert len(parts) == 9
+    assert "somebody said" in parts["status.json"]
+    assert [name for name, text in parts.items() if "canary" in text] == []
+
+
+def test_is_for_its_owner_only_and_replaces_nothing(relay: NotedRelay, environ: dict[str, str]) -> None:
+    bundle(environ | relay.environ)
+    file = Path("b.tar.gz")
+    before = file.read_bytes()
+
+    result = call("support-bundle", "b.tar.gz", environ=environ | relay.environ)
+
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert result.exit_code == 1
+    assert "b.tar.gz" in result.stderr
+    assert "name another file" in result.stderr
+    assert file.read_bytes() == before
+
+
+def test_without_a_relay_it_has_the_rest_and_says_what_is_missing(
+    environ: dict[str, str], nobody: dict[str, str]
+) -> None:
+    result, parts = bundle(environ | nobody)
+
+    missing = json.loads(result.stdout)["missing"]
+    assert result.exit_code == 0
+    assert set(missing) == {"status.json", "readyz.json", "metrics.txt", "log.txt"}
+    assert "no relay answers" in missing["status.json"]
+    assert json.loads(parts["missing.json"]) == missing
+    assert "upstream.url" in parts["configuration.json"]
+    assert "cannot be read" in parts["schema.json"]
+
+
+def test_a_relay_that_does_not_take_the_token_is_no_reason_to_write_nothing(
+    relay: NotedRelay, environ: dict[str, str]
+) -> None:
+    relay.ops.token = Secret("another-token-of-sixteen")
+
+    result, parts = bundle(environ | relay.environ)
+
+    missing: dict[str, Any] = json.loads(result.stdout)["missing"]
+    assert set(missing) == {"log.txt"}
+    assert "ops.token_file" in missing["log.txt"]
+    assert "metrics.txt" in parts
+
+
+def test_a_wrong_configuration_is_in_it_with_what_is_wrong(relay: NotedRelay, environ: dict[str, str]) -> None:
+    del environ["RELAY__UPSTREAM__API_KEY"]
+
+    _, parts = bundle(environ | relay.environ)
+
+    wrong = json.loads(parts["configuration.json"])
+    assert "upstream.api_key" in wrong["wrong"][0]
+    assert wrong["without_keys"]["batch.linger"] == "5s"
