@@ -141,7 +141,6 @@
       relay._timer = null;
       safely(function () { relay._send(); });
     }, ms);
-    if (this._timer && this._timer.unref && relay._options.unref) this._timer.unref();
   };
 
   // The oldest events that fit one request.
@@ -169,7 +168,6 @@
       safely(function () { relay._settle(batch, status, retryAfter); });
     }
     var timeout = setTimeout(function () { settle(0); }, TIMEOUT_MS);
-    if (timeout && timeout.unref && this._options.unref) timeout.unref();
     try {
       post(this._url(), bodyOf(batch), settle);
     } catch (error) {
@@ -200,11 +198,12 @@
     }
   };
 
-  // All that waits and is not on its way, in bodies that the browser takes; nothing is forgotten by it.
+  // All that waits, in bodies that the browser takes; nothing is forgotten by it. What is in flight too: an old
+  // browser's fetch may end with the page.
   Relay.prototype._beacon = function () {
     var navigator = root.navigator;
     if (!navigator || !navigator.sendBeacon) return;
-    var from = this._sending.length;
+    var from = 0;
     while (from < this._queue.length) {
       var batch = this._batch(from);
       if (!navigator.sendBeacon(this._url(), new Blob([bodyOf(batch)], { type: TYPE }))) return;

@@ -1,0 +1,167 @@
+"""relay.js and the page's snippets of docs/apps.md: in Node with a world made by hand, and in a real Chromium.
+
+The page comes from http://localhost on a port of its own: another origin than the relay's, which allows it or does not.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from relay.sandbox.server import Sandbox
+
+from tests.e2e.browser import Browser, chromium
+from tests.e2e.harness import PATIENCE_S, RelayProcess, environment, running
+from tests.e2e.test_clients import at, delivered, found_in, run, snippet
+from tests.e2e.test_commands import free_port
+
+pytestmark = pytest.mark.timeout(4 * PATIENCE_S)
+NODE_TESTS = Path(__file__).parent / "clients" / "relay.test.cjs"
+HTML = ("With the relay's own client", "html")
+BY_HAND = ("By hand", "js")
+EVENT = '{"tenant_id": 2, "source": {"platform": "web", "device_id": "d"}}'
+
+
+async def test_relay_js_in_worlds_made_by_hand(tmp_path: Path) -> None:
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("needs node: apt-get install nodejs")
+    said = await run(tmp_path, node, "--test", str(NODE_TESTS))
+    assert "fail 0" in said
+
+
+class Page:
+    """A web page of a site of its own; `html` may be set at any time."""
+
+    def __init__(self) -> None:
+        self.html = ""
+        self.origin = ""
+
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.path == "/favicon.ico":
+            return web.Response(status=204)
+        return web.Response(text=f"<!doctype html><title>Kiosk</title>{self.html}", content_type="text/html")
+
+
+@pytest.fixture
+async def page() -> AsyncIterator[Page]:
+    page = Page()
+    runner = web.ServerRunner(web.Server(page.answer))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    page.origin = f"http://localhost:{runner.addresses[0][1]}"
+    yield page
+    await runner.cleanup()
+
+
+@pytest.fixture(scope="module")
+def chrome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    try:
+        with chromium(tmp_path_factory.mktemp("profile")) as browser:
+            yield browser
+    except LookupError as missing:
+        pytest.skip(str(missing))
+
+
+@pytest.fixture
+async def browser(chrome: Browser, page: Page) -> AsyncIterator[Browser]:
+    """A blank page and an empty log."""
+    await chrome.open("about:blank")
+    await chrome.complaints()
+    yield chrome
+    await chrome.open("about:blank")
+
+
+def settings(sandbox: Sandbox, directory: Path, page: Page, **more: str) -> dict[str, str]:
+    return environment(sandbox.url, directory, http__allowed_origins=json.dumps([page.origin]), **more)
+
+
+def tag(relay: RelayProcess, attributes: str = "crossorigin") -> str:
+    return f"<script src='http://{relay.http}/relay.js' {attributes} data-event='{EVENT}'></script>"
+
+
+async def test_the_snippet_with_relay_js_sends_from_a_page(
+    sandbox: Sandbox, tmp_path: Path, browser: Browser, page: Page
+) -> None:
+    async with running(settings(sandbox, tmp_path, page)) as relay:
+        page.html = at(relay, snippet(*HTML))
+        await browser.open(page.origin)
+        event = await delivered(sandbox, "page.sent")
+        await browser.until("relay.pending === 0")
+        assert event["context"] == {"answer": 42}
+        assert await browser.run("return [relay.dropped, localStorage.length]") == [0, 0]
+        assert await browser.complaints() == []
+
+
+async def test_the_snippet_by_hand_sends_at_once_and_again_when_the_page_is_left(
+    sandbox: Sandbox, tmp_path: Path, browser: Browser, page: Page
+) -> None:
+    async with running(settings(sandbox, tmp_path, page)) as relay:
+        page.html = f"<script>{at(relay, snippet(*BY_HAND))}</script>"
+        await browser.open(page.origin)
+        await delivered(sandbox, "page.tracked")
+        await browser.until("waiting.size === 0")
+        await browser.run("window.fetch = () => new Promise(() => {}); track('page.left.tracked')")
+        assert await browser.run("return waiting.size") == 1
+        await browser.open("about:blank")
+        await delivered(sandbox, "page.left.tracked")
+        assert await browser.complaints() == []
+
+
+async def test_what_waits_leaves_by_beacon_and_survives_until_the_next_visit(
+    sandbox: Sandbox, tmp_path: Path, browser: Browser, page: Page
+) -> None:
+    port = free_port()
+    env = settings(sandbox, tmp_path, page, http__listen=f"127.0.0.1:{port}")
+    async with running(env) as relay:
+        page.html = tag(relay)
+        await browser.open(page.origin)
+        await browser.run("window.fetch = () => new Promise(() => {}); relay.send('by.beacon')")
+        await browser.open("about:blank")
+        await delivered(sandbox, "by.beacon")
+        await browser.open(page.origin)
+        await browser.until("relay.pending === 0")
+    await browser.run("relay.send('while.away')")
+    await browser.until("localStorage.length === 1")
+    async with running(env) as relay:
+        await browser.open(page.origin)
+        await browser.until("relay.pending === 0 && localStorage.length === 0")
+        await delivered(sandbox, "while.away")
+    assert len(found_in(sandbox, "by.beacon")) == 1
+
+
+async def test_the_client_is_loaded_by_pages_of_allowed_origins_that_name_it(
+    sandbox: Sandbox, tmp_path: Path, browser: Browser, page: Page
+) -> None:
+    async with running(settings(sandbox, tmp_path, page)) as relay:
+        for attributes, loaded in (("", False), ("crossorigin", True), ("type=module crossorigin", True)):
+            page.html = tag(relay, attributes)
+            await browser.open(page.origin)
+            assert await browser.run("return Boolean(window.relay)") == loaded, attributes
+    async with running(environment(sandbox.url, tmp_path)) as relay:
+        page.html = tag(relay)
+        await browser.open(page.origin)
+        assert not await browser.run("return Boolean(window.relay)")
+
+
+async def test_a_page_may_ask_what_became_of_its_event_and_read_the_description(
+    sandbox: Sandbox, tmp_path: Path, browser: Browser, page: Page
+) -> None:
+    async with running(settings(sandbox, tmp_path, page)) as relay:
+        page.html = tag(relay)
+        await browser.open(page.origin)
+        event_id = await browser.run("return relay.send('asked.about')")
+        await delivered(sandbox, "asked.about")
+        state: Any = await browser.run(
+            "return fetch(arguments[0]).then((answer) => answer.json())", f"http://{relay.http}/v1/events/{event_id}"
+        )
+        assert state["event_id"] == event_id
+        found = await browser.run(
+            "return fetch(arguments[0]).then((answer) => answer.json())", f"http://{relay.http}/openapi.json"
+        )
+        assert found["openapi"].startswith("3.1")

@@ -1,0 +1,146 @@
+"""Every snippet of docs/apps.md, run as it stands there (but for the ports) against a live relay and upstream.
+
+Each sends one event whose type ends in "sent" or "tracked"; the upstream must get it. One whose tool is missing is
+skipped and says so; Swift, which has no compiler here, is parsed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+import tree_sitter_swift
+from relay.sandbox.server import Sandbox
+from tree_sitter import Language, Parser
+
+from tests.e2e.harness import PATIENCE_S, RelayProcess, environment, running
+
+DOCS = Path(__file__).parents[2] / "docs" / "apps.md"
+FENCE = re.compile(r"^ *```(\w+)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+TOOLS = {
+    "curl": ("curl", "curl"),
+    "Shell, with nc": ("nc", "netcat-openbsd"),
+    "Python": (sys.executable, "python3"),
+    "Node": ("node", "nodejs"),
+    "C, over UDP": ("cc", "gcc libc6-dev"),
+    "Kotlin (Android TV)": ("kotlinc", "kotlin"),
+}
+
+
+def snippet(heading: str, language: str) -> str:
+    """The one block of a language under a heading."""
+    section = re.split(rf"^### {re.escape(heading)}$", DOCS.read_text(), flags=re.MULTILINE)[1]
+    section = re.split(r"^##", section, flags=re.MULTILINE)[0]
+    (found,) = [code for name, code in FENCE.findall(section) if name == language]
+    assert isinstance(found, str)
+    return found
+
+
+def at(relay: RelayProcess, code: str) -> str:
+    """The code with this relay's ports in the places of the default ones."""
+    http_port, udp_port = relay.http.rpartition(":")[2], relay.udp.rpartition(":")[2]
+    assert "8080" in code or "8125" in code
+    return code.replace("8080", http_port).replace("8125", udp_port)
+
+
+def tool(heading: str) -> str:
+    command, package = TOOLS[heading]
+    found = shutil.which(command)
+    if found is None:
+        pytest.skip(f"needs {command}: apt-get install {package}")
+    return found
+
+
+async def run(directory: Path, *command: str) -> str:
+    """What a program prints; it must end well."""
+    env = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    program = await asyncio.create_subprocess_exec(
+        *command, cwd=directory, env=env, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    async with asyncio.timeout(2 * PATIENCE_S):
+        out, _ = await program.communicate()
+    assert program.returncode == 0, out.decode()
+    return out.decode()
+
+
+async def delivered(sandbox: Sandbox, event_type: str) -> dict[str, Any]:
+    """The event of this type as the upstream got it."""
+    async with asyncio.timeout(PATIENCE_S):
+        await sandbox.until(lambda record: bool(found_in(sandbox, event_type)))
+    (event,) = found_in(sandbox, event_type)
+    return event
+
+
+def found_in(sandbox: Sandbox, event_type: str) -> list[dict[str, Any]]:
+    events = [event for request in sandbox.record.kept for event in json.loads(request.body)["events"]]
+    return [event for event in events if event["event_type"] == event_type]
+
+
+async def test_curl(sandbox: Sandbox, tmp_path: Path) -> None:
+    tool("curl")
+    async with running(environment(sandbox.url, tmp_path)) as relay:
+        assert json.loads(await run(tmp_path, "sh", "-c", at(relay, snippet("curl", "sh")))) == {"success": True}
+        assert (await delivered(sandbox, "curl.sent"))["source"]["platform"] == "tv"
+
+
+async def test_shell_with_nc(sandbox: Sandbox, tmp_path: Path) -> None:
+    tool("Shell, with nc")
+    async with running(environment(sandbox.url, tmp_path)) as relay:
+        await run(tmp_path, "sh", "-c", at(relay, snippet("Shell, with nc", "sh")))
+        assert (await delivered(sandbox, "nc.sent"))["source"]["device_id"] == "box-7"
+
+
+async def test_python(sandbox: Sandbox, tmp_path: Path) -> None:
+    async with running(environment(sandbox.url, tmp_path)) as relay:
+        await run(tmp_path, sys.executable, "-W", "error", "-c", at(relay, snippet("Python", "python")))
+        assert (await delivered(sandbox, "python.sent"))["context"] == {"answer": 42}
+
+
+async def test_node(sandbox: Sandbox, tmp_path: Path) -> None:
+    node = tool("Node")
+    async with running(environment(sandbox.url, tmp_path)) as relay:
+        (tmp_path / "send.mjs").write_text(at(relay, snippet("Node", "js")))
+        await run(tmp_path, node, "send.mjs")
+        assert (await delivered(sandbox, "node.sent"))["context"] == {"answer": 42}
+
+
+async def test_c_over_udp(sandbox: Sandbox, tmp_path: Path) -> None:
+    cc = tool("C, over UDP")
+    async with running(environment(sandbox.url, tmp_path)) as relay:
+        (tmp_path / "send.c").write_text(at(relay, snippet("C, over UDP", "c")))
+        await run(tmp_path, cc, "-Wall", "-Wextra", "-Werror", "-o", "send", "send.c")
+        await run(tmp_path, str(tmp_path / "send"))
+        assert (await delivered(sandbox, "c.sent"))["source"]["device_id"] == "box-7"
+
+
+async def test_kotlin(sandbox: Sandbox, tmp_path: Path) -> None:
+    kotlinc = tool("Kotlin (Android TV)")
+    async with running(environment(sandbox.url, tmp_path)) as relay:
+        (tmp_path / "Send.kt").write_text(at(relay, snippet("Kotlin (Android TV)", "kotlin")))
+        await run(tmp_path, kotlinc, "Send.kt", "-include-runtime", "-d", "send.jar")
+        await run(tmp_path, "java", "-cp", "send.jar", "SendKt")
+        assert (await delivered(sandbox, "kotlin.sent"))["context"] == {"answer": 42}
+
+
+def test_swift_parses() -> None:
+    """No more than that: a compiler is not to be had."""
+    code = snippet("Swift (tvOS)", "swift").encode()
+    tree = Parser(Language(tree_sitter_swift.language())).parse(code)
+    assert not tree.root_node.has_error, tree.root_node
+    assert [node.type for node in tree.root_node.children if node.type == "function_declaration"]
+
+
+def test_json_and_xml_of_the_page_parse() -> None:
+    for language, code in FENCE.findall(DOCS.read_text()):
+        if language == "json":
+            json.loads(code)
+        if language == "xml":
+            ElementTree.fromstring(code)
