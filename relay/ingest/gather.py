@@ -29,9 +29,10 @@ _MAX_EVENTS = 1_000
 class Gather:
     """Stands before an outbox's `append`."""
 
-    def __init__(self, outbox: Outbox, kept: Callable[[int, int], None]) -> None:
-        """`kept` is told of all events that were kept, and how many of them were duplicates."""
+    def __init__(self, outbox: Outbox, came: Callable[[int], None], kept: Callable[[int, int], None]) -> None:
+        """`came` is told how many events are to be appended, `kept` how many were kept and were duplicates of those."""
         self._outbox = outbox
+        self._came = came
         self._kept = kept
         self._waiting: _Waiting = []
         self._events = 0
@@ -45,8 +46,10 @@ class Gather:
             self._append_waiting()
 
     def _append_waiting(self) -> None:
-        waiting, self._waiting, self._events = self._waiting, [], 0
+        waiting, events = self._waiting, self._events
+        self._waiting, self._events = [], 0
         if waiting:
+            self._came(events)
             self._append_all(waiting)
 
     def _append_all(self, waiting: _Waiting) -> None:

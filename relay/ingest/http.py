@@ -98,7 +98,7 @@ class HttpIngest:
         self._duplicate = metrics.events_duplicate.labels("http")
         self._rejected = {reason: metrics.events_rejected.labels("http", reason) for reason in REJECT_REASONS}
         self._kinds: dict[str, BodyKind | None] = {}
-        self._gather = Gather(outbox, self._count_kept)
+        self._gather = Gather(outbox, self._received.inc, self._count_kept)
         self._turns: Turns[list[Event] | Refusal] = Turns()
 
     async def handle(self, request: web.BaseRequest) -> Answer:
@@ -144,6 +144,7 @@ class HttpIngest:
         events = self._taken(await self._read_in_turn(kind, body)) if _is_long(body) else self._read(kind, body)
         if isinstance(events, Answer):
             return events
+        self._received.inc(len(events))
         try:
             duplicates = await self._outbox.append(events)
         except OutboxError as error:
@@ -200,12 +201,11 @@ class HttpIngest:
         return self._turns.add(reader.reading_json(body) if kind == "json" else reader.reading_lines(body))
 
     def _taken(self, events: list[Event] | Refusal) -> list[Event] | Answer:
-        """Counts what was read; the answer to what cannot be."""
+        """The answer to what cannot be read."""
         if isinstance(events, Refusal):
             status = _STATUS_OF_REFUSAL[events.reason]
             errors = events.errors if events.reason == "invalid" else None
             return self._refused(events.reason, error_answer(status, events.error, errors))
-        self._received.inc(len(events))
         return events
 
     def _count_kept(self, count: int, duplicates: int) -> None:

@@ -1,0 +1,114 @@
+"""Appends of one turn of the event loop become one, and nobody can tell."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from relay.event import Event
+from relay.ingest.gather import Gather
+from relay.outbox import OutboxFull, OutboxUnavailable
+
+from tests.unit.ingest.harness import ScriptedOutbox
+
+
+def events(first: int, count: int = 1) -> list[Event]:
+    return [Event(n.to_bytes(16, "big"), (1, "tv", f"device {n}"), b"{}") for n in range(first, first + count)]
+
+
+class Answers:
+    """What each caller was told, by its first event's number; and what was counted."""
+
+    def __init__(self, outbox: ScriptedOutbox) -> None:
+        self.told: dict[int, BaseException | None] = {}
+        self.came = 0
+        self.kept: list[tuple[int, int]] = []
+        self._gather = Gather(outbox, self._count_came, lambda count, duplicates: self.kept.append((count, duplicates)))
+
+    def append(self, first: int, count: int = 1) -> None:
+        self._gather.append(events(first, count), lambda error: self.told.update({first: error}))
+
+    def _count_came(self, count: int) -> None:
+        self.came += count
+
+
+async def a_few_turns() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_a_turns_appends_are_one_in_the_order_they_came() -> None:
+    outbox = ScriptedOutbox(duplicates=1)
+    answers = Answers(outbox)
+    for first, count in ((1, 1), (2, 3), (5, 1)):
+        answers.append(first, count)
+    await a_few_turns()
+    assert len(outbox.appends) == 1
+    assert outbox.kept == events(1, 5)
+    assert answers.told == {1: None, 2: None, 5: None}
+    assert (answers.came, answers.kept) == (5, [(5, 1)])
+    answers.append(6)
+    await a_few_turns()
+    assert len(outbox.appends) == 2
+
+
+async def test_nobody_is_told_before_the_outbox_said_so() -> None:
+    outbox = ScriptedOutbox(waits=True)
+    answers = Answers(outbox)
+    answers.append(1)
+    await a_few_turns()
+    assert answers.told == {}
+    outbox.appends[0].set_result(0)
+    await a_few_turns()
+    assert answers.told == {1: None}
+
+
+async def test_what_has_room_is_kept_when_not_all_has() -> None:
+    full = OutboxFull("the outbox is full")
+    outbox = ScriptedOutbox(error=full, room_events=4)
+    answers = Answers(outbox)
+    for first, count in ((1, 3), (4, 2), (6, 1)):
+        answers.append(first, count)
+    await a_few_turns()
+    assert answers.told == {1: None, 4: full, 6: None}
+    assert outbox.kept == events(1, 3) + events(6)
+    assert (answers.came, answers.kept) == (6, [(3, 0), (1, 0)])
+
+
+@pytest.mark.parametrize("error", [OutboxUnavailable("the disk fails"), ZeroDivisionError("a bug")])
+async def test_what_fails_for_another_reason_fails_for_all_and_is_not_tried_again(error: Exception) -> None:
+    outbox = ScriptedOutbox(error=error)
+    answers = Answers(outbox)
+    answers.append(1)
+    answers.append(2)
+    await a_few_turns()
+    assert answers.told == {1: error, 2: error}
+    assert len(outbox.appends) == 1
+
+
+async def test_a_bug_in_what_one_is_told_is_nobody_elses() -> None:
+    outbox = ScriptedOutbox()
+    told: list[BaseException | None] = []
+    bugs: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: bugs.append(context["exception"]))
+    gather = Gather(outbox, lambda count: None, lambda count, duplicates: None)
+    bug = ZeroDivisionError("a bug")
+
+    def fail(_: BaseException | None) -> None:
+        raise bug
+
+    gather.append(events(1), fail)
+    gather.append(events(2), told.append)
+    await a_few_turns()
+    assert told == [None]
+    assert bugs == [bug]
+
+
+async def test_a_turn_that_brings_very_much_is_several_appends() -> None:
+    outbox = ScriptedOutbox()
+    answers = Answers(outbox)
+    for first in range(0, 2_500, 100):
+        answers.append(first, 100)
+    await a_few_turns()
+    assert [len(outbox.appends), answers.came, sum(count for count, _ in answers.kept)] == [3, 2_500, 2_500]
+    assert outbox.kept == events(0, 2_500)
