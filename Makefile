@@ -1,8 +1,9 @@
 # Every target sets itself up: nothing but Python (3.11 or newer), pip's registry and make is needed.
 PYTHON ?= python3
 BIN := .venv/bin
+TOOLS := .venv-tools/bin
 
-.PHONY: help run test test-faults check bench format lint types architecture lock clean
+.PHONY: help run test test-faults check bench format lint types architecture lock wheel tools sbom audit clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -34,9 +35,25 @@ lock: .venv/ready-dev ## write the lock files anew (hashes, no registry addresse
 	$(BIN)/pip install --quiet pip-tools
 	$(BIN)/pip-compile --quiet --upgrade --generate-hashes --strip-extras --no-header --no-annotate --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --output-file requirements.lock pyproject.toml
 	$(BIN)/pip-compile --quiet --upgrade --generate-hashes --strip-extras --allow-unsafe --no-header --no-annotate --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --constraint requirements.lock --extra dev --output-file requirements-dev.lock pyproject.toml
+	$(BIN)/pip-compile --quiet --upgrade --generate-hashes --strip-extras --allow-unsafe --no-header --no-annotate --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --constraint requirements.lock --extra tools --output-file requirements-tools.lock pyproject.toml
+
+wheel: .venv/ready ## dist/relay-VERSION-py3-none-any.whl
+	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+
+sbom: .venv-tools/ready ## dist/sbom.json: what an installed relay consists of (CycloneDX)
+	$(PYTHON) -m venv --clear build/sbom && mkdir -p dist
+	build/sbom/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	build/sbom/bin/pip install --quiet --disable-pip-version-check --no-deps .
+	build/sbom/bin/pip uninstall --quiet --yes setuptools pip
+	$(TOOLS)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --of JSON -o dist/sbom.json build/sbom/bin/python
+
+audit: .venv-tools/ready ## known vulnerabilities of what is locked; asks a service on the internet
+	$(TOOLS)/pip-audit --strict --disable-pip --require-hashes --requirement requirements.lock
+
+tools: .venv-tools/ready ## what checks deployment files and dependencies, in an environment of its own
 
 clean: ## remove what make made
-	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-tools build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("the relay needs Python 3.11 or newer; set PYTHON=...")'
@@ -49,4 +66,9 @@ clean: ## remove what make made
 
 .venv/ready-dev: .venv/ready requirements-dev.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	touch $@
+
+.venv-tools/ready: requirements-tools.lock
+	$(PYTHON) -m venv .venv-tools
+	$(TOOLS)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-tools.lock
 	touch $@

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Iterable
 from pathlib import Path
@@ -39,18 +40,27 @@ def exposed(files: Iterable[Path]) -> list[str]:
     """A sentence for each file that others than its owner can read; those that are not there are passed over.
 
     A directory that others cannot enter protects what lies in it, whatever the file's mode: systemd's credentials.
+    A file of another owner may be read by its group, for that is how we read it: Kubernetes' secrets.
     """
     return [
         f"{path} can be read by others than its owner (mode {mode:04o}): chmod 600 {path}"
         for path in files
-        if (mode := _mode(path)) & _readers(_mode(path.absolute().parent))
+        if (mode := _mode(path)) & _readers(path)
     ]
 
 
-def _readers(directory_mode: int) -> int:
-    """The read bits of those, besides the owner, who may enter the directory."""
-    group = stat.S_IRGRP if directory_mode & stat.S_IXGRP else 0
+def _readers(path: Path) -> int:
+    """The read bits of those, besides who owns it or is meant to, who may enter the file's directory."""
+    directory_mode = _mode(path.absolute().parent)
+    group = stat.S_IRGRP if directory_mode & stat.S_IXGRP and _is_ours(path) else 0
     return group | (stat.S_IROTH if directory_mode & stat.S_IXOTH else 0)
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        return path.stat().st_uid == os.geteuid()
+    except OSError:
+        return False
 
 
 def _mode(path: Path) -> int:

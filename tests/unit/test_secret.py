@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
 from pathlib import Path
 
@@ -53,6 +54,15 @@ def test_a_directory_that_readers_cannot_enter_protects_the_file(
     key_file.chmod(mode)
     key_file.parent.chmod(directory_mode)
     assert exposed([key_file]) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+@pytest.mark.parametrize(("mode", "told"), [(0o440, False), (0o640, False), (0o444, True)])
+def test_a_file_of_another_owner_may_be_read_by_its_group(key_file: Path, mode: int, told: bool) -> None:
+    """As Kubernetes mounts a secret: root's, and readable by the group it gave to the relay."""
+    key_file.chmod(mode)
+    os.chown(key_file, 1, -1)
+    assert bool(exposed([key_file])) is told
 
 
 def test_a_file_that_is_gone_is_passed_over(tmp_path: Path) -> None:

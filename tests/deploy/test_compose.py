@@ -1,0 +1,91 @@
+"""deploy/compose.yaml by compose itself, and what it gives the relay by the relay itself."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.deploy.environments import faults_of
+
+ROOT = Path(__file__).parents[2]
+FILE = ROOT / "deploy" / "compose.yaml"
+COMPOSE = shutil.which("docker-compose")
+
+
+def services() -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = yaml.safe_load(FILE.read_text())["services"]
+    return found
+
+
+@pytest.mark.skipif(COMPOSE is None, reason="docker-compose is not installed")
+def test_compose_takes_it(tmp_path: Path) -> None:
+    assert COMPOSE is not None
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("COMPOSE_")}
+    done = subprocess.run(
+        [COMPOSE, "-f", str(FILE), "--profile", "monitoring", "config", "--quiet"],
+        env=environ | {"HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_monitoring_starts_only_when_it_is_asked_for() -> None:
+    by_default = {name for name, service in services().items() if "profiles" not in service}
+
+    assert by_default == {"app", "relay"}
+
+
+def test_the_relay_takes_what_it_is_given(tmp_path: Path) -> None:
+    given = services()["relay"]["environment"] | {"RELAY__UPSTREAM__URL": "https://upstream.example/v1/events"}
+
+    assert faults_of(given, tmp_path, key_file="RELAY__UPSTREAM__API_KEY_FILE") == ""
+
+
+def test_the_app_shares_the_relays_localhost() -> None:
+    relay, app = services()["relay"], services()["app"]
+
+    assert app["network_mode"] == "service:relay"
+    assert relay["environment"]["RELAY__HTTP__LISTEN"] == "127.0.0.1:8080"
+    assert "http://127.0.0.1:8080/v1/events" in " ".join(app["command"])
+
+
+def test_the_relay_is_confined() -> None:
+    relay = services()["relay"]
+
+    assert relay["read_only"] is True
+    assert relay["cap_drop"] == ["ALL"]
+    assert relay["security_opt"] == ["no-new-privileges:true"]
+
+
+def test_what_is_published_is_published_to_this_machine_only() -> None:
+    published = [port for service in services().values() for port in service.get("ports", [])]
+
+    assert published
+    assert all(port.startswith("127.0.0.1:") for port in published)
+
+
+def test_prometheus_asks_where_the_relay_listens_by_a_name_it_answers_to() -> None:
+    config = yaml.safe_load((FILE.parent / "prometheus" / "prometheus.yml").read_text())
+    [target] = config["scrape_configs"][0]["static_configs"][0]["targets"]
+    host, _, port = target.partition(":")
+    given = services()["relay"]["environment"]
+
+    assert host in services()
+    assert given["RELAY__HTTP__ALLOWED_HOSTS"] == host
+    assert given["RELAY__OPS__LISTEN"].endswith(f":{port}")
+
+
+def test_mounted_files_exist() -> None:
+    mounts = [mount.split(":")[0] for service in services().values() for mount in service.get("volumes", [])]
+
+    assert [mount for mount in mounts if mount.startswith(".") and not (FILE.parent / mount).exists()] == []

@@ -1,0 +1,134 @@
+"""The kustomize component, rendered onto its example and checked against Kubernetes' own schemas."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.deploy.environments import faults_of
+
+ROOT = Path(__file__).parents[2]
+KUBERNETES = ROOT / "deploy" / "kubernetes"
+VALIDATE = ROOT / ".venv-tools" / "bin" / "kubernetes-validate"
+VERSIONS = ("1.29", "1.37")
+"""The first with native sidecars, and the newest that the validator knows."""
+
+
+@cache
+def kustomize() -> list[str]:
+    """The command that renders a directory; kubectl has it built in, with components since 1.21."""
+    if shutil.which("kustomize"):
+        return ["kustomize", "build"]
+    if shutil.which("kubectl"):
+        version = subprocess.run(["kubectl", "version", "--client"], capture_output=True, text=True, check=False).stdout
+        if "Kustomize Version: v5" in version or "Kustomize Version: v4" in version:
+            return ["kubectl", "kustomize"]
+    return []
+
+
+@pytest.fixture(scope="module")
+def rendered() -> list[dict[str, Any]]:
+    if not kustomize():
+        pytest.skip("neither kustomize nor a kubectl that has it is installed")
+    done = subprocess.run(
+        [*kustomize(), str(KUBERNETES / "example")], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return list(yaml.safe_load_all(done.stdout))
+
+
+def pod(objects: list[dict[str, Any]]) -> dict[str, Any]:
+    [stateful_set] = [each for each in objects if each["kind"] == "StatefulSet"]
+    template: dict[str, Any] = stateful_set["spec"]["template"]
+    return template
+
+
+def relay_of(objects: list[dict[str, Any]]) -> dict[str, Any]:
+    [container] = pod(objects)["spec"]["initContainers"]
+    assert container["name"] == "relay"
+    found: dict[str, Any] = container
+    return found
+
+
+@pytest.mark.skipif(not VALIDATE.exists(), reason="kubernetes-validate is not installed: make tools")
+@pytest.mark.parametrize("version", VERSIONS)
+def test_kubernetes_takes_it(rendered: list[dict[str, Any]], version: str, tmp_path: Path) -> None:
+    """All but the PodMonitor, which is the Prometheus operator's."""
+    ours = [each for each in rendered if each["kind"] != "PodMonitor"]
+    file = tmp_path / "objects.yaml"
+    file.write_text(yaml.safe_dump_all(ours))
+
+    done = subprocess.run(
+        [str(VALIDATE), "--strict", "-k", version, str(file)], capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_relay_takes_what_it_is_given(rendered: list[dict[str, Any]], tmp_path: Path) -> None:
+    given = {each["name"]: each.get("value", "10.0.0.7") for each in relay_of(rendered)["env"]}
+    given = {name: value.replace("$(POD_IP)", given["POD_IP"]) for name, value in given.items()}
+
+    assert faults_of(given, tmp_path, key_file="RELAY__UPSTREAM__API_KEY_FILE") == ""
+
+
+def test_it_is_a_sidecar_that_starts_before_the_app(rendered: list[dict[str, Any]]) -> None:
+    assert relay_of(rendered)["restartPolicy"] == "Always"
+    assert [each["name"] for each in pod(rendered)["spec"]["containers"]] == ["app"]
+
+
+def test_a_full_disk_under_the_relay_leaves_the_app_in_service(rendered: list[dict[str, Any]]) -> None:
+    assert "readinessProbe" not in relay_of(rendered)
+
+
+def test_it_is_confined_as_the_restricted_standard_asks(rendered: list[dict[str, Any]]) -> None:
+    """https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted, and a read-only root."""
+    context = relay_of(rendered)["securityContext"]
+
+    assert context["runAsNonRoot"] is True
+    assert context["allowPrivilegeEscalation"] is False
+    assert context["readOnlyRootFilesystem"] is True
+    assert context["capabilities"] == {"drop": ["ALL"]}
+    assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+
+
+def test_its_user_is_the_images_and_can_write_its_volume(rendered: list[dict[str, Any]]) -> None:
+    user = relay_of(rendered)["securityContext"]["runAsUser"]
+
+    assert f"USER {user}:{user}" in (ROOT / "Dockerfile").read_text()
+    assert pod(rendered)["spec"]["securityContext"]["fsGroup"] == user
+
+
+def test_every_volume_it_mounts_is_there(rendered: list[dict[str, Any]]) -> None:
+    [stateful_set] = [each for each in rendered if each["kind"] == "StatefulSet"]
+    claims = [each["metadata"]["name"] for each in stateful_set["spec"]["volumeClaimTemplates"]]
+    volumes = [each["name"] for each in pod(rendered)["spec"]["volumes"]]
+
+    assert {each["name"] for each in relay_of(rendered)["volumeMounts"]} == {*claims, *volumes}
+
+
+def test_probes_and_scrapes_ask_where_it_listens(rendered: list[dict[str, Any]]) -> None:
+    relay = relay_of(rendered)
+    listen = {each["name"]: each.get("value", "") for each in relay["env"]}["RELAY__OPS__LISTEN"]
+    [port] = relay["ports"]
+    [monitor] = [each for each in rendered if each["kind"] == "PodMonitor"]
+    [endpoint] = monitor["spec"]["podMetricsEndpoints"]
+
+    assert listen == f"0.0.0.0:{port['containerPort']}"
+    assert {relay[probe]["httpGet"]["port"] for probe in ("startupProbe", "livenessProbe")} == {port["name"]}
+    assert endpoint["port"] == port["name"]
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= pod(rendered)["metadata"]["labels"].items()
+
+
+def test_the_alerts_know_the_job_it_is_scraped_as() -> None:
+    monitor = yaml.safe_load((KUBERNETES / "monitoring" / "podmonitor.yaml").read_text())
+    relabelings = monitor["spec"]["podMetricsEndpoints"][0]["relabelings"]
+
+    assert {"targetLabel": "job", "replacement": "relay"} in relabelings
+    assert 'up{job="relay"}' in (ROOT / "deploy" / "prometheus" / "alerts.yml").read_text()
