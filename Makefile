@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 TOOLS := .venv-tools/bin
 
-.PHONY: help run test test-faults check bench format lint types architecture lock wheel tools sbom audit clean
+.PHONY: help run test test-faults check bench plots format lint types architecture lock wheel tools sbom audit clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -24,8 +24,12 @@ check: .venv/ready-dev ## format, lint, types, architecture rules, quick tests
 	$(BIN)/lint-imports
 	$(BIN)/pytest -q -n auto --dist loadfile -m "not slow" tests/unit tests/property tests/contract
 
-bench: .venv/ready ## what it costs, beside its floors; one scenario: SCENARIO=accept; hours, not minutes: FULL=1; as a page: PAGE=docs/benchmarks.md
+bench: .venv/ready ## what it costs, beside its floors; one scenario: SCENARIO=accept; longer: FULL=1; as a page: PAGE=docs/benchmarks.md
 	$(BIN)/python -m bench $(SCENARIO) $(if $(FULL),--full) $(if $(PAGE),--page $(PAGE))
+
+plots: .venv/ready ## draw what grows, from the newest result of `make bench` (installs matplotlib)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e .[bench]
+	$(BIN)/python -m bench.plots
 
 format: .venv/ready-dev ## format and sort imports
 	$(BIN)/ruff format relay tests bench

@@ -1,0 +1,71 @@
+"""`python -m bench.plots [FILE]`: draws what grows into docs, from a result file that holds the scenario `growth`.
+
+Without FILE: from the newest such one. Needs matplotlib, which only this module does (`make plots` installs it).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+
+from bench.report import RESULTS
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+class Panel(NamedTuple):
+    title: str
+    lines: Sequence[tuple[str, str]]
+    """Label, and the name of a figure of bench.scenarios.growth.Point."""
+
+
+_PANELS = (
+    Panel("events a second", (("accept", "accepts_per_s"), ("drain", "drained_per_s"))),
+    Panel("µs of processor an event", (("accept", "accepted_cpu_us"), ("drain", "drained_cpu_us"))),
+    Panel("bytes written an event", (("accept", "accepted_written_bytes"), ("drain", "drained_written_bytes"))),
+    Panel("memory, MB", (("resident", "memory_mb"),)),
+    Panel("start to ready, s", (("start", "start_s"),)),
+)
+
+
+def draw(run: dict[str, Any], along: str, other: str, label: str, path: Path) -> None:
+    """One column of panels against `along`, of the points where `other` is the usual one."""
+    points = [row["detail"] for each in run["scenarios"] if each["scenario"] == "growth" for row in each["rows"]]
+    values = [point[other] for point in points]
+    usual = max(set(values), key=values.count)
+    line = sorted((point for point in points if point[other] == usual), key=lambda point: point[along])
+    figure, axes = plt.subplots(len(_PANELS), 1, figsize=(6, 11), sharex=True, layout="constrained")
+    for panel, axis in zip(_PANELS, axes, strict=True):
+        for name, key in panel.lines:
+            axis.plot([point[along] for point in line], [point[key] for point in line], marker="o", label=name)
+        axis.set_title(panel.title, fontsize=9, loc="left")
+        axis.set_xscale("log")
+        axis.set_ylim(bottom=0)
+        axis.grid(visible=True, alpha=0.3)
+        axis.legend(fontsize=8)
+    axes[-1].set_xlabel(label.format(usual))
+    figure.suptitle(f"{run['at'][:10]}, commit {run['commit'][:12]}", fontsize=8)
+    figure.savefig(path, dpi=100, metadata={"Software": None})
+
+
+def main(*arguments: str) -> None:
+    newest_first = [Path(each) for each in arguments] or sorted(RESULTS.glob("*.json"), reverse=True)
+    for path in newest_first:
+        run = json.loads(path.read_text())
+        if any(each["scenario"] == "growth" and each["rows"] for each in run["scenarios"]):
+            draw(run, "waiting", "devices", "events waiting ({:,} devices)", DOCS / "growth-waiting.png")
+            draw(run, "devices", "waiting", "devices ({:,} events waiting)", DOCS / "growth-devices.png")
+            return
+    sys.exit("no result of the scenario growth: run `make bench SCENARIO=growth` first")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
