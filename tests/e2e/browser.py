@@ -123,13 +123,13 @@ class Browser:
 
 
 @contextmanager
-def chromium(profile: Path) -> Iterator[Browser]:
-    """A fresh browser with a profile of its own. Raises LookupError if this machine has none."""
+def chromium(profile: Path, *flags: str) -> Iterator[Browser]:
+    """A fresh browser with a profile of its own, and further flags. Raises LookupError if this machine has none."""
     found = [next(filter(None, map(shutil.which, names)), None) for names in PROGRAMS]
     if None in found:
         raise LookupError("needs Chromium and its driver: apt-get install chromium chromium-driver")
     browser, driver = found
-    options = {"binary": browser, "args": [*_FLAGS, f"--user-data-dir={profile}"]}
+    options = {"binary": browser, "args": [*_FLAGS, *flags, f"--user-data-dir={profile}"]}
     wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
     with subprocess.Popen(
         [driver, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True

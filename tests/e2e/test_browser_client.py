@@ -5,6 +5,7 @@ The page comes from http://localhost on a port of its own: another origin than t
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 from collections.abc import AsyncIterator, Iterator
@@ -22,6 +23,7 @@ from tests.e2e.test_commands import free_port
 
 pytestmark = pytest.mark.timeout(4 * PATIENCE_S)
 NODE_TESTS = Path(__file__).parent / "clients" / "relay.test.cjs"
+CLIENT = Path(__file__).parents[2] / "relay" / "clients" / "relay.js"
 HTML = ("With the relay's own client", "html")
 BY_HAND = ("By hand", "js")
 EVENT = '{"tenant_id": 2, "source": {"platform": "web", "device_id": "d"}}'
@@ -165,3 +167,29 @@ async def test_a_page_may_ask_what_became_of_its_event_and_read_the_description(
             "return fetch(arguments[0]).then((answer) => answer.json())", f"http://{relay.http}/openapi.json"
         )
         assert found["openapi"].startswith("3.1")
+
+
+async def test_a_page_of_the_public_internet_needs_leave_for_loopback_and_its_events_wait_for_it(
+    sandbox: Sandbox, tmp_path: Path, page: Page, chrome: Browser
+) -> None:
+    """Chrome's local network access; the page is called public, and is secure as every page of localhost is."""
+    public = f"--ip-address-space-overrides={page.origin.replace('http://localhost', '127.0.0.1')}=public"
+    async with running(settings(sandbox, tmp_path, page)) as relay:
+        where = f"data-url='http://{relay.http}/v1/events' data-event='{EVENT}'"
+        page.html = f"<script {where}>{CLIENT.read_text()}</script>"
+        with chromium(tmp_path / "profile", public) as browser:
+            await browser.open(page.origin)
+            await browser.run("relay.send('with.leave')")
+            async with asyncio.timeout(PATIENCE_S):
+                while "`loopback` address space" not in "".join(await browser.complaints()):
+                    await asyncio.sleep(0.05)
+            assert await browser.run("return relay.pending") == 1
+            await browser.devtools(
+                "Browser.setPermission",
+                permission={"name": "loopback-network"},
+                setting="granted",
+                origin=page.origin,
+            )
+            await browser.run("relay.flush()")
+            await browser.until("relay.pending === 0")
+        await delivered(sandbox, "with.leave")
