@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -44,6 +45,8 @@ class Fleet:
         """Body by id."""
         self.kept: list[str] = []
         """Ids answered 202."""
+        self.kept_at: dict[str, float] = {}
+        """When, by time.monotonic()."""
         self.answers: dict[int, int] = {}
         """How many of each status; 0 is no answer."""
         self._devices = [f"device-{number:02}" for number in range(devices)]
@@ -70,7 +73,7 @@ class Fleet:
             for _ in range(each):
                 body = self._next(device)
                 assert await self._post(body), "not taken"
-                self.kept.append(json.loads(body)["event_id"])
+                self._keep(body)
 
     def stop(self) -> None:
         """Let each app finish the event it is at, and no more."""
@@ -88,7 +91,7 @@ class Fleet:
         self.offered[one["event_id"]] = json.dumps(one).encode()
         status, _, _ = await http(self.address, "POST", "/v1/events", self.offered[one["event_id"]])
         if status == 202:
-            self.kept.append(one["event_id"])
+            self._keep(self.offered[one["event_id"]])
         return status
 
     async def _send(self, device: str) -> None:
@@ -96,7 +99,7 @@ class Fleet:
             body = self._next(device)
             while not await self._post(body):
                 await asyncio.sleep(_AGAIN_S)
-            self.kept.append(json.loads(body)["event_id"])
+            self._keep(body)
 
     def _next(self, device: str) -> bytes:
         """A device's next event, offered from here on."""
@@ -104,6 +107,11 @@ class Fleet:
         self._sent[device] += 1
         body = self.offered[one["event_id"]] = json.dumps(one).encode()
         return body
+
+    def _keep(self, body: bytes) -> None:
+        event_id: str = json.loads(body)["event_id"]
+        self.kept.append(event_id)
+        self.kept_at[event_id] = time.monotonic()
 
     async def _post(self, body: bytes) -> bool:
         try:

@@ -46,7 +46,7 @@ def needs(kind: str) -> None:
 def mounted(directory: Path, *how: str) -> Iterator[Path]:
     """Something, mounted below a directory."""
     at = directory / "mounted"
-    at.mkdir()
+    at.mkdir(exist_ok=True)
     run("mount", *how, str(at))
     try:
         yield at

@@ -1,0 +1,117 @@
+"""A block device that forgets: every write and flush is logged, and the disk is rebuilt as a power cut would leave it.
+
+What a flush was answered for is there; of what was written after the last one, any part may be, and the last
+write of all may be torn between sectors. A real ext4 on it, its journal replayed at each mount.
+"""
+
+from __future__ import annotations
+
+import bisect
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from random import Random
+from typing import NamedTuple
+
+from tests.fault import mounts
+from tests.fault.fuse import Served
+
+SIZE_BYTES = 24 << 20
+SECTOR_BYTES = 512
+
+
+class Write(NamedTuple):
+    at: float
+    """time.monotonic() when it was done."""
+    offset: int
+    data: bytes
+
+
+class LoggedDisk:
+    """The bytes, and how they came there since `begin`."""
+
+    size = SIZE_BYTES
+
+    def __init__(self) -> None:
+        self._bytes = bytearray(SIZE_BYTES)
+        self._first = b""
+        self._writes: list[Write] = []
+        self._flushes: list[tuple[float, int]] = []
+        """(when, how many writes were done by then)."""
+
+    def read(self, offset: int, length: int) -> bytes:
+        return bytes(self._bytes[offset : offset + length])
+
+    def write(self, offset: int, data: bytes) -> None:
+        self._bytes[offset : offset + len(data)] = data
+        self._writes.append(Write(time.monotonic(), offset, data))
+
+    def flush(self) -> None:
+        self._flushes.append((time.monotonic(), len(self._writes)))
+
+    def begin(self) -> None:
+        """What is here now is on the disk for good."""
+        self._first = bytes(self._bytes)
+        self._writes.clear()
+        self._flushes = [(0.0, 0)]
+
+    @property
+    def flushes(self) -> int:
+        return len(self._flushes) - 1
+
+    def cut_at(self, instant: float, random: Random) -> bytes:
+        """The disk, had the power gone then."""
+        found = bytearray(self._first)
+        flushed = self._flushes[bisect.bisect_right(self._flushes, (instant, 1 << 62)) - 1][1]
+        for write in self._writes[:flushed]:
+            found[write.offset : write.offset + len(write.data)] = write.data
+        for write in self._writes[flushed:]:
+            if write.at > instant:
+                break
+            if random.random() < 0.5:
+                kept = write.data
+                if random.random() < 0.2:
+                    kept = kept[: random.randrange(0, len(kept) + 1, SECTOR_BYTES)]
+                found[write.offset : write.offset + len(kept)] = kept
+        return bytes(found)
+
+
+@contextmanager
+def forgetful(directory: Path) -> Iterator[tuple[LoggedDisk, Path]]:
+    """A mounted ext4 on such a disk."""
+    disk, served_at = LoggedDisk(), directory / "fuse"
+    served_at.mkdir()
+    served = Served(served_at, disk)
+    try:
+        device = mounts.run("losetup", "--find", "--show", str(served.path))
+        try:
+            mounts.run("mkfs.ext4", "-q", "-m", "0", "-E", "nodiscard,lazy_itable_init=0", device)
+            with mounts.mounted(directory, device) as at:
+                mounts.run("sync", "--file-system", str(at))
+                disk.begin()
+                yield disk, at
+        finally:
+            mounts.run("losetup", "--detach", device)
+    finally:
+        served.close()
+
+
+@contextmanager
+def rebuilt(directory: Path, content: bytes) -> Iterator[Path]:
+    """The file system on a disk with this content."""
+    image = directory / "rebuilt.img"
+    image.write_bytes(content)
+    try:
+        with mounts.mounted(directory, "-o", "loop", str(image)) as at:
+            yield at
+    finally:
+        image.unlink()
+
+
+def refusal() -> str:
+    """Why there is no such disk here; "" if there is."""
+    why = mounts.refusal("ext4")
+    if why or Path("/dev/fuse").exists():
+        return why
+    return "there is no /dev/fuse"
