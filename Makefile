@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 TOOLS := .venv-tools/bin
 
-.PHONY: help run test test-faults check bench plots format lint types architecture lock wheel tools sbom audit clean
+.PHONY: help run test test-faults mutants check bench plots format lint types architecture lock wheel tools sbom audit clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -16,6 +16,9 @@ test: .venv/ready-dev ## every test that can run here
 
 test-faults: .venv/ready-dev ## the faults of tests/fault at their nightly size (as root for all of them; RELAY_SEED=n for another run)
 	RELAY_NIGHTLY=1 $(BIN)/pytest -n auto --dist loadfile tests/fault
+
+mutants: .venv/ready-dev ## relays that break one promise each: every one must be caught by its test (minutes)
+	$(BIN)/python -m tests.mutants
 
 check: .venv/ready-dev ## format, lint, types, architecture rules, quick tests
 	$(BIN)/ruff format --check relay tests bench

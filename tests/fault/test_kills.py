@@ -10,7 +10,7 @@ import pytest
 from relay.sandbox.server import Sandbox
 
 from tests.e2e.harness import RelayProcess, launch, running
-from tests.fault.apps import MAX_IN_FLIGHT, Fleet, all_settled, balanced, settings
+from tests.fault.apps import MAX_IN_FLIGHT, PER_WINDOW, Fleet, all_settled, balanced, settings
 from tests.fault.shim import Shim, needs_cc
 from tests.fault.sizes import LONG_S, chance, size
 
@@ -32,6 +32,18 @@ async def test_kill_9_at_random_instants(sandbox: Sandbox, tmp_path: Path) -> No
     await all_settled(relay, sandbox, fleet, repeats=kills * MAX_IN_FLIGHT)
     await relay.kill()
     assert len(fleet.kept) > kills
+
+
+async def test_a_kill_does_not_free_the_window(sandbox: Sandbox, tmp_path: Path) -> None:
+    """A crash loop of the box: each start knows of the requests of the one before (G5)."""
+    env, fleet = settings(sandbox.url, tmp_path, batch__linger="0s", retry__max="100ms"), Fleet(1)
+    for goal in (PER_WINDOW - 2, 2 * PER_WINDOW, 3 * PER_WINDOW):
+        async with running(env) as relay:
+            fleet.address = relay.http
+            async with fleet.sending():
+                await relay.until(lambda _, goal=goal: sandbox.report().requests >= goal)
+    async with running(env) as relay:
+        await all_settled(relay, sandbox, fleet, repeats=4)
 
 
 @needs_cc

@@ -1,0 +1,85 @@
+"""`make mutants`: each mutant is built in a copy of its own, and its test must fail there.
+
+First the same tests run on the copy unchanged: a test that fails anyway would catch everything. Prints a table;
+exit code 1 if a mutant survives. Arguments: only mutants whose name holds one of them.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from shutil import copytree, ignore_patterns
+
+from tests.mutants.catalogue import MUTANTS, Mutant
+
+ROOT = Path(__file__).parents[2]
+JOBS = max(1, (os.cpu_count() or 2) // 2)
+PATIENCE_S = 300
+_LEFT_OUT = ignore_patterns(".*", "*.egg-info", "__pycache__", "build", "dist")
+
+
+def build(mutant: Mutant | None, directory: Path) -> Path:
+    """A copy of the project with the mutant's mistakes in it."""
+    copy = directory / "copy"
+    copytree(ROOT, copy, ignore=_LEFT_OUT)
+    for edit in mutant.edits if mutant else ():
+        path = copy / edit.file
+        path.write_text(path.read_text().replace(edit.before, edit.after))
+    return copy
+
+
+def passes(copy: Path, *tests: str) -> tuple[bool, str]:
+    """Whether the tests pass there (skipped is not passed), and what pytest says at the end."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", *tests],
+        cwd=copy,
+        env=os.environ | {"PYTHONPATH": str(copy)},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    if done.returncode not in (0, 1):
+        raise SystemExit(f"pytest could not run {tests}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    words = done.stdout.strip().splitlines()[-1]
+    return done.returncode == 0 and "passed" in words, words
+
+
+def survives(mutant: Mutant) -> bool:
+    with tempfile.TemporaryDirectory(prefix="relay-mutant-") as directory:
+        survived, _ = passes(build(mutant, Path(directory)), mutant.caught_by)
+    return survived
+
+
+def unmutated(mutants: list[Mutant]) -> dict[str, str]:
+    """Tests that do not pass as they are, with pytest's last line."""
+    with tempfile.TemporaryDirectory(prefix="relay-mutant-") as directory:
+        copy = build(None, Path(directory))
+        tests = sorted({mutant.caught_by for mutant in mutants})
+        with ThreadPoolExecutor(JOBS) as pool:
+            results = dict(zip(tests, pool.map(lambda test: passes(copy, test), tests), strict=True))
+    return {test: words for test, (passed, words) in results.items() if not passed}
+
+
+def main(wanted: list[str]) -> int:
+    mutants = [mutant for mutant in MUTANTS if not wanted or any(text in mutant.name for text in wanted)]
+    unfit = unmutated(mutants)
+    with ThreadPoolExecutor(JOBS) as pool:
+        alive = list(pool.map(survives, mutants))
+    bad = 0
+    for mutant, survived in zip(mutants, alive, strict=True):
+        verdict = "test unfit: " + unfit[mutant.caught_by] if mutant.caught_by in unfit else "caught"
+        if survived:
+            verdict = "SURVIVED"
+        bad += verdict != "caught"
+        print(f"{mutant.breaks:<11}{mutant.name:<45}{verdict:<10}{mutant.caught_by.removeprefix('tests/')}")
+    print(f"{len(mutants) - bad} of {len(mutants)} caught")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
