@@ -21,6 +21,7 @@ SAMPLE_EVERY_S = 5
 SAMPLES = 180
 RATE_SAMPLES = 12
 """What a rate is taken over: a minute, and the moments since."""
+_FIRST_SAMPLE_S = 1
 _SHORTEST_MS = 1_000
 """A rate over less says nothing."""
 
@@ -60,7 +61,9 @@ class History:
         self._last: _Totals | None = None
 
     async def keep(self) -> None:
-        """Take samples for ever."""
+        """Take samples for ever; the first one early, so that a page opened at the start is not empty."""
+        self.sample()
+        await asyncio.sleep(_FIRST_SAMPLE_S)
         while True:
             self.sample()
             await asyncio.sleep(SAMPLE_EVERY_S)

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import web
+from aiohttp import ClientSession, web
+from relay.ops.live import MAX_STREAMS
 from relay.sandbox.faults import Fault
 from relay.sandbox.server import Sandbox
 
@@ -138,6 +139,20 @@ class TestOneLook:
             assert await relay.ended() == 0
         await browser.until_text("#link", "does not answer")
         async with running(env):
+            await browser.until("document.querySelector('#link').innerText === 'live'")
+
+    async def test_one_page_too_many_is_not_live_and_becomes_so_when_a_place_is_free(
+        self, browser: Browser, relay: RelayProcess
+    ) -> None:
+        async with ClientSession() as session:
+            others = [await session.get(f"http://{relay.http}/status/stream") for _ in range(MAX_STREAMS)]
+            await browser.open(f"http://{relay.http}/")
+
+            await browser.until_text("#link", "not live: asked every 5 seconds")
+            assert await browser.text("#summary-words") == "Nothing waits: what came in has gone out."
+            for other in others:
+                other.close()
+
             await browser.until("document.querySelector('#link').innerText === 'live'")
 
     async def test_what_others_wrote_is_text_and_nothing_else(
