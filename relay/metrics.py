@@ -122,8 +122,12 @@ class Metrics:
 
     def answers(self) -> dict[str, int]:
         """How many requests the upstream answered, by code; "error" for no answer."""
-        (family,) = self.upstream_requests.collect()
-        return {one.labels["code"]: int(one.value) for one in family.samples if one.name.endswith("_total")}
+        return _counts(self.upstream_requests, "code")
+
+    def refusals(self) -> dict[str, int]:
+        """Events and datagrams that came and were not kept, by reason; those reasons only that there were."""
+        counts = {**_counts(self.events_rejected, "reason"), **_counts(self.udp_datagrams_dropped, "reason")}
+        return {reason: count for reason, count in counts.items() if count}
 
     def _touch(self) -> None:
         """Export every fixed label from the start: a series that appears late hides its first increase."""
@@ -150,3 +154,13 @@ class Metrics:
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(f"relay_{name}", text, buckets=buckets, registry=self.registry)
+
+
+def _counts(counter: Counter, label: str) -> dict[str, int]:
+    """Values by one label, summed over the others."""
+    (family,) = counter.collect()
+    counts: dict[str, int] = {}
+    for sample in family.samples:
+        if sample.name.endswith("_total"):
+            counts[sample.labels[label]] = counts.get(sample.labels[label], 0) + int(sample.value)
+    return counts

@@ -95,6 +95,7 @@ class Service:
             self.schedule,
             self._history,
             clock,
+            refusals=self.metrics.refusals,
             tenants=lambda: self.settings.upstream.tenants,
             clock_skew_seconds=lambda: self._forwarder.clock_skew_ms / 1000,
         )

@@ -58,7 +58,10 @@ def describe(data: dict[str, Any]) -> str:
     ledger, outbox, summary, rates = data["ledger"], data["outbox"], data["summary"], data["rates"]
     able = "yes" if outbox["writable"] else f"NO: {outbox['problem']}"
     facts = [
-        ("coming in", f"{_rate(rates['accepted_per_second'])}, {ledger['accepted']:,} in all"),
+        (
+            "coming in",
+            f"{_rate(rates['accepted_per_second'])}, {ledger['accepted']:,} in all{_refused(data['refused'])}",
+        ),
         ("going out", f"{_rate(rates['delivered_per_second'])}, {ledger['delivered']:,} in all"),
         ("waiting", f"{ledger['pending']:,}, the oldest for {duration_text(outbox['oldest_age_seconds'])}"),
         ("devices", f"{data['devices_waiting']:,} waiting, {data['devices_held']:,} held back"),
@@ -85,6 +88,11 @@ _LEVELS = {"ok": "OK", "slow": "SLOW", "trouble": "TROUBLE"}
 
 def _rate(per_second: float | None) -> str:
     return "not measured yet" if per_second is None else f"{per_second:,.4g} events/s"
+
+
+def _refused(reasons: dict[str, int]) -> str:
+    each = ", ".join(f"{reason.replace('_', ' ')} {count:,}" for reason, count in reasons.items())
+    return f"; refused since the start: {each}" if each else ""
 
 
 def _to_do(words: str) -> str:

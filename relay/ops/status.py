@@ -10,7 +10,7 @@ It must not know how events come in or go out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from relay import __version__
@@ -49,15 +49,17 @@ class Status:
         history: History,
         clock: Clock,
         *,
+        refusals: Callable[[], Mapping[str, int]],
         tenants: Callable[[], Collection[int]],
         clock_skew_seconds: Callable[[], float],
     ) -> None:
-        """`tenants`: those with a route of their own; `clock_skew_seconds`: how far this machine is ahead
-        of the upstream, 0 until known."""
+        """`refusals`: what came and was not kept, by reason; `tenants`: those with a route of their own;
+        `clock_skew_seconds`: how far this machine is ahead of the upstream, 0 until known."""
         self._outbox = outbox
         self._schedule = schedule
         self._history = history
         self._clock = clock
+        self._refusals = refusals
         self._tenants = tenants
         self._clock_skew_seconds = clock_skew_seconds
         self._started_ms = clock.monotonic_ms()
@@ -75,6 +77,7 @@ class Status:
             "uptime_seconds": (now - self._started_ms) // 1000,
             "summary": words.summary(gauges, ledger.pending, held, [route.state for _, route in routes])._asdict(),
             "rates": {"accepted_per_second": rates.accepted, "delivered_per_second": rates.delivered},
+            "refused": dict(self._refusals()),
             "ledger": ledger._asdict(),
             "outbox": {
                 "bytes": gauges.bytes,

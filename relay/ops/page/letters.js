@@ -36,7 +36,7 @@ export function changed(now) {
   if (before === now || busy) return;
   const working = byId("letters-list").querySelector("details[open], :checked, :focus")
     || byId("letters").contains(document.activeElement);
-  if (before !== null && working) return say("letters-said", `There are ${number(now)} dead letters now.`);
+  if (before !== null && working) return say("letters-news", `There are ${number(now)} now.`);
   if (now || before) showFirst();
 }
 
@@ -50,6 +50,7 @@ function query(after, more = {}) {
 
 async function showFirst() {
   byId("letters-list").replaceChildren();
+  say("letters-news", "");
   nextAfter = 0;
   await showMore();
 }

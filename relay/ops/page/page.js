@@ -6,6 +6,11 @@ import { byId, bytes, duration, element, fill, fromNow, number, rate, say } from
 import { changed, post } from "./letters.js";
 
 const RETRY_MS = 5000;
+const REFUSALS = {
+  malformed: "not JSON", invalid: "a field wrong", too_large: "too large", media_type: "content type not served",
+  forbidden: "Host, Origin or network not allowed", timeout: "too slow", full: "no room", unavailable: "disk failing or stopping",
+  kernel: "lost before they were read", network: "network not allowed", truncated: "datagram too large",
+};
 let stream = null;
 let retry = 0;
 
@@ -65,6 +70,7 @@ function show(status, link) {
   upstreams(status);
   devices(status);
   keeping(status);
+  refusals(status.refused);
   changed(status.dead_letters.count);
 }
 
@@ -100,6 +106,14 @@ function devices({ devices: shown, devices_waiting: waiting, devices_held: held,
         element("span", { className: "soft", text: `${one.platform}, tenant ${one.tenant}` })),
       element("td", { className: "number", text: number(one.pending) }),
       element("td", { text: one.held_until ? `${one.words}; free ${fromNow(one.held_until, now)}` : one.words || "no" }))));
+}
+
+function refusals(refused) {
+  const total = Object.values(refused).reduce((a, b) => a + b, 0);
+  say("refused-total", total ? `, ${number(total)} refused` : "");
+  byId("refused-fact").hidden = !total;
+  const each = Object.entries(refused).map(([reason, count]) => `${number(count)} ${REFUSALS[reason] ?? reason}`);
+  say("refused", `${each.join(", ")} (since the start; the log says more)`);
 }
 
 function keeping({ ledger, outbox, clock_skew_seconds: skew, uptime_seconds: uptime, started_at: started }) {

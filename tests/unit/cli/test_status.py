@@ -71,6 +71,14 @@ def test_text_has_the_rates(relay: NotedRelay) -> None:
     assert "going out         0.5 events/s, 5 in all\n" in text
 
 
+def test_text_says_what_came_and_was_refused(relay: NotedRelay) -> None:
+    relay.metrics.events_rejected.labels("http", "too_large").inc(1_200)
+
+    text = call("status", environ=relay.environ).stdout
+
+    assert "coming in         not measured yet, 0 in all; refused since the start: too large 1,200\n" in text
+
+
 class TestWatch:
     """In a process of its own, ended by Ctrl-C as a person does it."""
 

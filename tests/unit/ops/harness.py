@@ -151,6 +151,7 @@ class Served:
             self.schedule,
             self.history,
             self.clock,
+            refusals=self.metrics.refusals,
             tenants=lambda: self.tenants,
             clock_skew_seconds=lambda: 1.5,
         )

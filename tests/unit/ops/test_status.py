@@ -39,6 +39,7 @@ async def test_has_every_field_of_the_contract(served: Served) -> None:
         "writable": True,
         "problem": "",
     }
+    assert status["refused"] == {}
     assert status["upstreams"] == [
         {
             "tenant": 2,
@@ -124,6 +125,14 @@ async def test_devices_are_the_busiest_and_the_most_held_each_once_and_never_mor
         "why": "limit",
         "words": "has used up its requests of this window",
     }
+
+
+async def test_what_came_and_was_not_kept_is_counted_by_reason_over_both_ways(served: Served) -> None:
+    served.metrics.events_rejected.labels("http", "invalid").inc(2)
+    served.metrics.events_rejected.labels("udp", "invalid").inc()
+    served.metrics.udp_datagrams_dropped.labels("kernel").inc(7)
+
+    assert served.status.data()["refused"] == {"invalid": 3, "kernel": 7}
 
 
 async def test_a_device_that_could_send_says_so_when_its_upstream_is_held(served: Served) -> None:
