@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Protocol
 
 _EPOCH = datetime(1970, 1, 1)
+_STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""Monotonic, and where there is one, a clock that goes on while the box sleeps: the upstream's minute does, too."""
 
 
 class Clock(Protocol):
@@ -42,7 +44,7 @@ class SystemClock:
         self.boot_id = _boot_id()
 
     def monotonic_ms(self) -> int:
-        return time.monotonic_ns() // 1_000_000
+        return time.clock_gettime_ns(_STEADY) // 1_000_000
 
     def wall_ms(self) -> int:
         return time.time_ns() // 1_000_000

@@ -37,6 +37,8 @@ class Event(NamedTuple):
     lane_key: LaneKey
     body: bytes
     """The JSON object as it will be sent: as it came, with what was missing spliced in."""
+    stamped: bool = False
+    """Whether its `occurred_at` was spliced in: then it may be corrected, see relay.stamp."""
 
 
 class Refusal(NamedTuple):
@@ -272,7 +274,7 @@ class Reader:
             return None
         if added:
             body = _splice(body, 0, added)
-        return _new_event(Event, (uuid, (tenant_id, platform, device_id), body))
+        return _new_event(Event, (uuid, (tenant_id, platform, device_id), body, occurred_at is None))
 
     def _occurred_at(self) -> bytes:
         if not self._received_at:

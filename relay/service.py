@@ -36,7 +36,7 @@ import structlog
 
 from relay import __version__, installation, log, process
 from relay.address import ListenError
-from relay.clock import Clock, SystemClock, rfc3339
+from relay.clock import Clock, SystemClock
 from relay.config import ConfigError, Fault, Settings, changes, diff, load, needs_restart, secrets
 from relay.event import Defaults, Reader
 from relay.forward.forwarder import Forwarder
@@ -225,8 +225,7 @@ class Service:
         defaults = Defaults(
             given.tenant_id, given.platform, device_id, given.app_version, given.os_version, given.device_model
         )
-        clock = self._clock
-        return Reader(defaults, settings.http.max_event_bytes, clock.new_event_id, lambda: rfc3339(clock.wall_ms()))
+        return Reader(defaults, settings.http.max_event_bytes, self._clock.new_event_id, self._forwarder.stamp)
 
     def _installation_id(self, settings: Settings) -> str:
         try:

@@ -22,14 +22,16 @@ from collections.abc import Sequence
 
 import structlog
 
-from relay.clock import Clock
+from relay.clock import Clock, rfc3339
 from relay.forward.upstream import Client
 from relay.metrics import Metrics
-from relay.outbox import Backlog, Dead, Loaded, Outbox, OutboxError, Part, Settled
+from relay.outbox import Backlog, Dead, Loaded, Outbox, OutboxError, Part, Settled, Taken
 from relay.policy import batch
 from relay.policy.backoff import full_jitter
 from relay.policy.schedule import Reply, Schedule, Send, Share, Wait
-from relay.policy.verdict import Answer, NoAnswer, server_date_ms, verdict
+from relay.policy.true_time import EARLIEST_MS, TrueTime
+from relay.policy.verdict import Answer, Delivered, Failing, NoAnswer, Refused, TooLarge, server_date_ms, verdict
+from relay.stamp import corrected
 from relay.tasks import Tasks
 
 log = structlog.get_logger("relay.forward")
@@ -55,8 +57,8 @@ class Forwarder:
         self._changed = asyncio.Event()
         self._draining = False
         self._states: dict[int, str] = {}
-        self.clock_skew_ms = 0
-        """How far our wall clock is ahead of the upstream's, by its last Date header."""
+        self._true_time = TrueTime()
+        self._must_ask_the_time = False
 
     # -- fed by the outbox and the service -------------------------------------------------------
 
@@ -86,6 +88,19 @@ class Forwarder:
         """Try held routes at once: a key or URL has changed."""
         self._schedule.probe(self._clock.monotonic_ms())
         self._changed.set()
+
+    @property
+    def clock_skew_ms(self) -> int:
+        """How far our wall clock is ahead of the true time; 0 while that is not known."""
+        true_ms = self._true_time.now_ms(self._clock.monotonic_ms())
+        return 0 if true_ms is None else self._clock.wall_ms() - true_ms
+
+    def stamp(self) -> str:
+        """The time for an event that comes now and has none: our clock's, unless it is known to be wrong."""
+        stamp_ms = self._true_time.stamp_ms(self._clock.monotonic_ms(), self._clock.wall_ms())
+        if stamp_ms < EARLIEST_MS:
+            self._must_ask_the_time = True
+        return rfc3339(stamp_ms)
 
     # -- the loop ----------------------------------------------------------------------------------
 
@@ -144,24 +159,46 @@ class Forwarder:
 
     async def _send(self, send: Send, chosen_at: int) -> None:
         try:
-            taken = await self._take(send)
+            taken = await self._take(send) if await self._knows_the_time(send, chosen_at) else None
             if taken is not None:
                 await self._exchange(send, taken, chosen_at)
         finally:
             self._schedule.settled(send, self._clock.monotonic_ms())
             self._changed.set()
 
+    async def _knows_the_time(self, send: Send, chosen_at: int) -> bool:
+        """Whether the events may go. False: what an empty batch was answered to learn the time is the answer.
+
+        Asked once, by a relay that has stamped events by a clock that was never set: else they would leave with
+        that clock's time. A body without events is refused by an upstream that is well.
+        """
+        clock = self._clock
+        if not self._must_ask_the_time or self._true_time.now_ms(clock.monotonic_ms()) is not None:
+            return True
+        request = batch.body([])
+        answer = await self._post(send.tenant_id, request, 0)
+        self._must_ask_the_time = isinstance(answer, NoAnswer)
+        meaning = verdict(answer, 0)
+        now = clock.monotonic_ms()
+        if isinstance(meaning, Delivered | Refused | TooLarge):
+            self._schedule.asked(send.tenant_id, now)
+            return True
+        reply = Reply(dict(send.shares), len(request), meaning, chosen_at)
+        self._schedule.answered(send, reply, now, clock.chance())
+        self._log_state_change(send.tenant_id, now)
+        return False
+
     async def _take(self, send: Send) -> dict[int, Sequence[bytes]] | None:
         """The bodies of each lane, journalled as in flight; None if the disk does not give them now."""
         parts = self._parts(send)
         try:
-            taken = await self._outbox.take(parts)
+            taken = await self._outbox.take(parts, self._true_time.now_ms(self._clock.monotonic_ms()))
         except OutboxError as error:
             log.warning("outbox cannot be read, sending waits", error=str(error))
             self._outbox.release([part.lane for part in parts])
             self._schedule.pause(send, self._clock.monotonic_ms() + _DISK_RETRY_MAX_MS)
             return None
-        return {part.lane: part.bodies for part in taken}
+        return {part.lane: _corrected(part) for part in taken}
 
     def _parts(self, send: Send) -> list[Part]:
         """How many of each lane's events fit the request, by their sizes."""
@@ -203,13 +240,15 @@ class Forwarder:
             for outcome in outcomes
         ]
         news = {outcome.lane for outcome in outcomes}
-        self._outbox.release([lane for lane in taken if lane not in news])
+        perhaps_taken = isinstance(reply.verdict, Failing) and not (isinstance(answer, NoAnswer) and answer.never_sent)
+        self._outbox.release([lane for lane in taken if lane not in news], perhaps_taken=perhaps_taken)
         if settled:
             await self._settle(settled)
 
     async def _post(self, tenant_id: int, request: bytes, events: int) -> Answer | NoAnswer:
         self._metrics.upstream_batch_events.observe(events)
         self._metrics.upstream_batch_bytes.observe(len(request))
+        sent_at = self._clock.monotonic_ms()
         answer = await self._client.post(tenant_id, request)
         if isinstance(answer, NoAnswer):
             self._metrics.upstream_requests.labels("error").inc()
@@ -217,7 +256,7 @@ class Forwarder:
         self._metrics.upstream_requests.labels(self._metrics.code(answer.status)).inc()
         date_ms = server_date_ms(answer.headers)
         if date_ms is not None:
-            self.clock_skew_ms = answer.wall_ms - date_ms
+            self._true_time.heard(date_ms, sent_at, self._clock.monotonic_ms())
         return answer
 
     async def _settle(self, settled: Sequence[Settled]) -> None:
@@ -241,3 +280,13 @@ class Forwarder:
             self._states[tenant_id] = route.state
             say = log.info if route.state == "ok" else log.warning
             say("upstream state", tenant_id=tenant_id, state=route.state, was=before, words=route.last_error)
+
+
+def _corrected(taken: Taken) -> Sequence[bytes]:
+    """The bodies as they are sent: byte for byte as stored, but for stamps of ours that were wrong."""
+    if not taken.stamps:
+        return taken.bodies
+    bodies = list(taken.bodies)
+    for index, stamp in taken.stamps.items():
+        bodies[index] = corrected(bodies[index], stamp.true_ms, same_boot=stamp.same_boot)
+    return bodies

@@ -91,7 +91,8 @@ class UpstreamClient:
             return NoAnswer(f"no answer within {settings.timeout_ms / 1000:g} s")
         except (aiohttp.ClientError, OSError, ssl.SSLError, ValueError) as error:
             # aiohttp's own messages may quote headers of the request: only what is known to be harmless is kept
-            return NoAnswer(clean(_masker(route)(_harmless(error))))
+            never_sent = isinstance(error, aiohttp.ClientConnectorError | aiohttp.ClientProxyConnectionError)
+            return NoAnswer(clean(_masker(route)(_harmless(error))), never_sent)
 
     async def _answer(self, response: aiohttp.ClientResponse, route: Route) -> Answer:
         """The answer, read to its end or to the limit; the key masked wherever the upstream echoed it."""

@@ -28,6 +28,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Literal, NamedTuple, Protocol
 
 from relay.event import Event, LaneKey
@@ -74,11 +75,21 @@ class Part(NamedTuple):
     """The lane's rate window as of now, opaque here; kept with the journal entry."""
 
 
+class Stamp(NamedTuple):
+    """When an event really came, by what `take` was told of the time."""
+
+    true_ms: int
+    """Unix time; of another boot's event the latest that it may be."""
+    same_boot: bool
+
+
 class Taken(NamedTuple):
     """What one Part became: may be fewer events than asked for (corrupt ones are left out)."""
 
     lane: int
     bodies: Sequence[bytes]
+    stamps: Mapping[int, Stamp] = MappingProxyType({})
+    """By index, of events whose `occurred_at` the relay put in; empty if the time was not known."""
 
 
 class Dead(NamedTuple):
@@ -204,17 +215,22 @@ class Outbox(Protocol):
     def sizes(self, lane: int, limit: int) -> Sequence[int]:
         """Body sizes in bytes of the lane's first `limit` pending events, in order."""
 
-    async def take(self, parts: Sequence[Part]) -> Sequence[Taken]:
+    async def take(self, parts: Sequence[Part], true_ms: int | None = None) -> Sequence[Taken]:
         """Journal one request and read it. Committed before it returns.
 
         A lane may be in one request at a time. If no body is left (all were corrupt) nothing is in flight.
+        `true_ms` is the Unix time now, if it is known, for the stamps. A lane whose last request the
+        upstream may have taken gets the stamps of that time again, also after a restart.
         """
 
     async def settle(self, settled: Sequence[Settled]) -> None:
         """Commit what an answer means for what was taken."""
 
-    def release(self, lanes: Sequence[int]) -> None:
-        """Nothing was learned: what these lanes had in flight waits again, first. No commit."""
+    def release(self, lanes: Sequence[int], *, perhaps_taken: bool = False) -> None:
+        """Nothing was learned: what these lanes had in flight waits again, first. No commit.
+
+        `perhaps_taken`: the upstream may have taken it, see `take`.
+        """
 
     async def forget(self, lanes: Sequence[int]) -> None:
         """Drop the rows of lanes that have nothing pending and whose window is empty."""

@@ -10,9 +10,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from relay.clock import Clock
+from relay.policy.true_time import EARLIEST_MS
 
-_EARLIEST_WALL_MS = 1_767_225_600_000
-"""2026-01-01T00:00:00Z: a TV box without a battery wakes up in 1970 or at its firmware's build date."""
 _LONGEST_OFF_MS = 30 * 86_400_000
 
 
@@ -49,6 +48,6 @@ def _resumed(clock: Clock, last: Anchor | None, not_before_ms: int) -> int:
     if last.boot_id == clock.boot_id and elapsed_ms >= 0:
         return max(last.outbox_ms + elapsed_ms, not_before_ms)
     was_ms, is_ms = last.wall_ms + ran_on, clock.wall_ms()
-    if was_ms >= _EARLIEST_WALL_MS and 0 <= is_ms - was_ms < _LONGEST_OFF_MS:
+    if was_ms >= EARLIEST_MS and 0 <= is_ms - was_ms < _LONGEST_OFF_MS:
         return last.outbox_ms + ran_on + is_ms - was_ms
     return last.outbox_ms + ran_on

@@ -21,13 +21,15 @@ _SLACK_EVENTS = 1024
 class Lane:
     """One lane's pending events, oldest first."""
 
-    __slots__ = ("_head", "_seqs", "_sizes", "body_bytes", "in_flight", "key")
+    __slots__ = ("_head", "_seqs", "_sizes", "body_bytes", "in_flight", "key", "shift_ms")
 
     def __init__(self, key: LaneKey) -> None:
         self.key = key
         self.body_bytes = 0
         self.in_flight: array[int] | None = None
         """The seqs handed out, or promised by `load`; a prefix of what is pending. None if nothing is."""
+        self.shift_ms: int | None = None
+        """By how much the first events were shifted when the upstream may have taken them, see Outbox.take; 0: not."""
         self._seqs: array[int] = array("Q")
         self._sizes: array[int] = array("I")
         self._head = 0

@@ -11,7 +11,6 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from uuid import UUID
-from zlib import crc32
 
 from relay.clock import Clock, rfc3339
 from relay.config import OutboxSettings
@@ -33,9 +32,11 @@ from relay.outbox import (
     Part,
     Selection,
     Settled,
+    Stamp,
     Taken,
 )
 from relay.outbox.age import OutboxTime
+from relay.outbox.checksum import checksum, stamped
 from relay.outbox.memory_disk import ROW_BYTES, Disk, Stored
 from relay.outbox.share import over_share
 
@@ -53,6 +54,8 @@ class MemoryOutbox:
         self._time: OutboxTime | None = None
         self._gathered: list[tuple[Sequence[Event], asyncio.Future[int]]] = []
         self._in_flight: dict[int, list[int]] = {}
+        self._shift_ms: dict[int, int] = {}
+        """Of lanes whose last request the upstream may have taken."""
         self._backlog: Backlog | None = None
         self._open = False
 
@@ -65,6 +68,8 @@ class MemoryOutbox:
     async def open(self) -> None:
         self._open = True
         self._time = OutboxTime(self._clock, self.disk.anchor)
+        if self.disk.anchor is None or self.disk.anchor.boot_id != self._clock.boot_id:
+            self.disk.boot_from_ms = self._now_ms()
         self._stamp()
 
     async def load(self, backlog: Backlog) -> Loaded:
@@ -75,9 +80,10 @@ class MemoryOutbox:
         for number, lane in self.disk.lanes.items():
             states.append(LaneState(number, lane.key, lane.window, lane.boot_id == self._clock.boot_id))
             if lane.journal is not None:
-                request, ordinal, seqs = lane.journal
+                request, ordinal, seqs, shift_ms = lane.journal
                 if seqs == [stored.seq for stored in islice(lane.pending, len(seqs))]:
                     self._in_flight[number] = seqs
+                    self._shift_ms[number] = shift_ms
                     requests.setdefault(request, []).append((ordinal, Part(number, len(seqs))))
             if lane.pending:
                 self._tell(number)
@@ -115,8 +121,9 @@ class MemoryOutbox:
         known = self.disk.lanes.get(lane)
         return [] if known is None else [len(stored.event.body) for stored in islice(known.pending, limit)]
 
-    async def take(self, parts: Sequence[Part]) -> Sequence[Taken]:
+    async def take(self, parts: Sequence[Part], true_ms: int | None = None) -> Sequence[Taken]:
         await self._commit_turn()
+        shift_now_ms = 0 if true_ms is None else true_ms - self._now_ms()
         request, self.disk.next_request = self.disk.next_request, self.disk.next_request + 1
         taken = []
         for ordinal, (number, events, window) in enumerate(parts):
@@ -125,19 +132,26 @@ class MemoryOutbox:
                 taken.append(Taken(number, []))
                 continue
             wanted = list(islice(lane.pending, events))
-            corrupt = [stored for stored in wanted if crc32(stored.event.body) != stored.crc]
+            corrupt = [stored for stored in wanted if stamped(stored.event.body, stored.crc) is None]
             for stored in corrupt:
                 self._bury(number, stored, Dead("corrupt", None, "checksum does not match"))
             good = [stored for stored in wanted if stored not in corrupt]
             seqs = [stored.seq for stored in good]
-            lane.journal = (request, ordinal, seqs) if seqs else None
+            shift_ms = self._shift_ms.pop(number, shift_now_ms)
+            lane.journal = (request, ordinal, seqs, shift_ms) if seqs else None
             lane.window, lane.boot_id = window, self._clock.boot_id
             self._in_flight.pop(number, None)
             if seqs:
                 self._in_flight[number] = seqs
+                self._shift_ms[number] = shift_ms
             if corrupt:
                 self._tell(number)
-            taken.append(Taken(number, [stored.event.body for stored in good]))
+            stamps = {
+                index: Stamp(stored.at_ms + shift_ms, stored.at_ms >= self.disk.boot_from_ms)
+                for index, stored in enumerate(good)
+                if shift_ms and stamped(stored.event.body, stored.crc)
+            }
+            taken.append(Taken(number, [stored.event.body for stored in good], stamps))
         return taken
 
     async def settle(self, settled: Sequence[Settled]) -> None:
@@ -147,6 +161,7 @@ class MemoryOutbox:
             if lane is None:
                 continue
             seqs = self._in_flight.pop(number, [])
+            self._shift_ms.pop(number, None)
             by_seq = {stored.seq: stored for stored in islice(lane.pending, len(seqs))}
             for index, why in dead.items():
                 self._bury(number, by_seq[seqs[index]], why)
@@ -160,9 +175,11 @@ class MemoryOutbox:
             if delivered or dead:
                 self._tell(number)
 
-    def release(self, lanes: Sequence[int]) -> None:
+    def release(self, lanes: Sequence[int], *, perhaps_taken: bool = False) -> None:
         for number in lanes:
             self._in_flight.pop(number, None)
+            if not perhaps_taken:
+                self._shift_ms.pop(number, None)
 
     async def forget(self, lanes: Sequence[int]) -> None:
         await self._commit_turn()
@@ -208,7 +225,7 @@ class MemoryOutbox:
         await self._commit_turn()
         chosen = list(self.disk.selected(selection))[:limit]
         for letter in chosen:
-            _, stored = self.disk.dead.pop(letter.id)
+            stored = self.disk.take_out(letter.id)
             self.disk.store(stored.event, stored.crc, self._now_ms())
         self.disk.forget_ids(self._settings.dedupe_window)
         self.disk.count(requeued=len(chosen), pending=len(chosen))
@@ -220,7 +237,7 @@ class MemoryOutbox:
         await self._commit_turn()
         chosen = list(self.disk.selected(selection))[:limit]
         for letter in chosen:
-            del self.disk.dead[letter.id]
+            self.disk.take_out(letter.id)
         return len(chosen)
 
     async def close(self) -> None:
@@ -250,7 +267,7 @@ class MemoryOutbox:
             fresh: list[Event] = []
             for event in events:
                 if event.event_id not in self.disk.states:
-                    self.disk.store(event, crc32(event.body), self._now_ms())
+                    self.disk.store(event, checksum(event.body, event.stamped), self._now_ms())
                     fresh.append(event)
             self.disk.count(accepted=len(fresh), pending=len(fresh))
             if not answer.done():
@@ -277,13 +294,12 @@ class MemoryOutbox:
             rfc3339(self._clock.wall_ms()),
             event.body,
         )
-        disk.dead[letter.id] = (letter, stored)
-        disk.next_dead += 1
+        disk.lay_out(letter, stored)
         self.disk.remove(number, [stored.seq], "dead_lettered")
         self.disk.count(dead_lettered=1)
         self._metrics.events_dead_lettered.labels(why.reason).inc()
         while len(disk.dead) > self._settings.max_dead_letters:
-            del disk.dead[next(iter(disk.dead))]
+            disk.take_out(next(iter(disk.dead)))
             self._metrics.dead_letters_discarded.inc()
 
     def _make_room(self, new_bytes: int) -> bool:

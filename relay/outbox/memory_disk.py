@@ -5,7 +5,7 @@ Owns the rows and the ledger, and changes them together; when to change them is 
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
@@ -19,7 +19,7 @@ ROW_BYTES = 64
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """An event as it is kept; `crc` is of the body it was appended with."""
+    """An event as it is kept; `crc` is the checksum of the body it was appended with."""
 
     seq: int
     event: Event
@@ -34,8 +34,8 @@ class MemoryLane:
     body_bytes: int = 0
     window: bytes = b""
     boot_id: str = ""
-    journal: tuple[int, int, list[int]] | None = None
-    """(request, which part of it, the seqs it holds)."""
+    journal: tuple[int, int, list[int], int] | None = None
+    """(request, which part of it, the seqs it holds, by how much its stamps were shifted or 0)."""
 
 
 @dataclass(slots=True)
@@ -47,9 +47,11 @@ class Disk:
     used_bytes: int = 0
     ledger: Ledger = field(default_factory=Ledger)
     dead: dict[int, tuple[DeadLetter, Stored]] = field(default_factory=dict)
-    states: dict[bytes, tuple[int, EventState | None]] = field(default_factory=dict)
-    """The dedupe window: seq and state by event_id, oldest first."""
+    dead_bytes: int = 0
+    states: OrderedDict[bytes, tuple[int, EventState | None]] = field(default_factory=OrderedDict)
+    """The dedupe window: seq and state by event_id, oldest first. (A plain dict's first is behind all that left.)"""
     anchor: Anchor | None = None
+    boot_from_ms: int = 0
     next_seq: int = 1
     next_lane: int = 1
     next_dead: int = 1
@@ -104,8 +106,18 @@ class Disk:
         ledger = self.ledger
         self.ledger = ledger._replace(**{name: getattr(ledger, name) + more for name, more in by.items()})
 
+    def lay_out(self, letter: DeadLetter, stored: Stored) -> None:
+        self.dead[letter.id] = (letter, stored)
+        self.dead_bytes += len(letter.body) + ROW_BYTES
+        self.next_dead += 1
+
+    def take_out(self, dead: int) -> Stored:
+        letter, stored = self.dead.pop(dead)
+        self.dead_bytes -= len(letter.body) + ROW_BYTES
+        return stored
+
     def size_bytes(self) -> int:
-        return self.used_bytes + sum(len(letter.body) + ROW_BYTES for letter, _ in self.dead.values())
+        return self.used_bytes + self.dead_bytes
 
     def selected(self, selection: Selection) -> Iterable[DeadLetter]:
         named = bool(selection.ids) or selection.device_id is not None or selection.reason is not None

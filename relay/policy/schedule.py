@@ -273,6 +273,10 @@ class Schedule:
             self._put_back(lanes[middle:])
         return judgement.outcomes
 
+    def asked(self, tenant_id: int, now: int) -> None:
+        """A request without events was answered: it was no device's, but one of the route's."""
+        self._routes[tenant_id].history.answered(now)
+
     def settled(self, send: Send, now: int) -> None:
         """What the answer meant is on disk, or nothing had to be: the lanes may send again."""
         route = self._routes[send.tenant_id]

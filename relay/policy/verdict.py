@@ -38,6 +38,8 @@ class NoAnswer:
     """Refused, timed out, cut short, not TLS, not HTTP: whether the upstream took the events is unknown."""
 
     words: str
+    never_sent: bool = False
+    """There was no connection, so it was none of the upstream's business."""
 
 
 @dataclass(frozen=True, slots=True)

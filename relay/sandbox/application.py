@@ -65,6 +65,14 @@ class Application:
 
     def plan(self, number: int, head: Head, raw: bytes, peer: str) -> Plan:
         """Of the request recorded as `number`, whose body came as `raw`. Counts it against its limits."""
+        plan = self._plan(number, head, raw, peer)
+        if any(name.lower() == "date" for name, _ in plan.answer.headers):
+            return plan
+        return plan._replace(
+            answer=plan.answer.adding([("Date", formatdate(self._clock.wall_ms() / 1000, usegmt=True))])
+        )
+
+    def _plan(self, number: int, head: Head, raw: bytes, peer: str) -> Plan:
         body, found = self._read(head, raw)
         self.record.read(number, found.device, found.events, Kept(head.headers, body))
         early = self._before_application(head, raw)

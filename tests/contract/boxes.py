@@ -56,7 +56,7 @@ class FakeClock:
         self.wall += off_ms
 
 
-def event(number: int, key: LaneKey = TV, body_bytes: int = 0) -> Event:
+def event(number: int, key: LaneKey = TV, body_bytes: int = 0, *, stamped: bool = False) -> Event:
     """The same number gives the same event_id, which is all that dedupe looks at."""
     tenant_id, platform, device_id = key
     body = b'{"n":%d,"tenant_id":%d,"source":{"platform":"%s","device_id":"%s"}}' % (
@@ -65,7 +65,7 @@ def event(number: int, key: LaneKey = TV, body_bytes: int = 0) -> Event:
         platform.encode(),
         device_id.encode(),
     )
-    return Event(event_id(number), key, body.ljust(body_bytes))
+    return Event(event_id(number), key, body.ljust(body_bytes), stamped)
 
 
 def event_id(number: int) -> bytes:
@@ -132,8 +132,8 @@ class Box(ABC):
     async def append(self, numbers: Iterable[int], key: LaneKey = TV, body_bytes: int = 0) -> int:
         return await self.outbox.append(events(numbers, key, body_bytes))
 
-    async def take(self, count: int, key: LaneKey = TV, window: bytes = b"") -> Taken:
-        (taken,) = await self.outbox.take([Part(self.lanes[key], count, window)])
+    async def take(self, count: int, key: LaneKey = TV, window: bytes = b"", true_ms: int | None = None) -> Taken:
+        (taken,) = await self.outbox.take([Part(self.lanes[key], count, window)], true_ms)
         return taken
 
     async def settle(

@@ -16,6 +16,7 @@ from relay.outbox import (
     Part,
     Selection,
     Settled,
+    Stamp,
 )
 
 from tests.contract.boxes import DAY_MS, PHONE, REFUSED, TV, Box, bodies, close, event, event_id, events
@@ -101,8 +102,8 @@ class TestOrder:
         await box.take(3)
         settled = box.outbox.settle([Settled(box.lanes[TV], True, {}, b"")])
         taken = box.outbox.take([Part(box.lanes[TV], 3)])
-        _, ((_, found),) = await asyncio.gather(settled, taken)
-        assert list(found) == bodies(range(3, 6))
+        _, (found,) = await asyncio.gather(settled, taken)
+        assert list(found.bodies) == bodies(range(3, 6))
         box.check()
 
 
@@ -155,6 +156,77 @@ class TestSettle:
         await box.append(range(3, 6))
         await box.settle()
         assert (await box.take(10)).bodies == bodies(range(3, 6))
+
+
+class TestStamps:
+    """Of events whose time the relay put in, `take` says when they came by better knowledge."""
+
+    NOW = 1_795_420_800_000
+
+    async def append(self, box: Box, numbers: range) -> None:
+        await box.outbox.append([event(number, stamped=number % 2 == 0) for number in numbers])
+
+    async def test_the_time_since_the_append_is_taken_off(self, box: Box) -> None:
+        await self.append(box, range(2))
+        box.clock.advance(5_000)
+        await self.append(box, range(2, 4))
+        box.clock.advance(1_000)
+        taken = await box.take(4, true_ms=self.NOW)
+        assert taken.stamps == {0: Stamp(self.NOW - 6_000, True), 2: Stamp(self.NOW - 1_000, True)}
+        assert taken.bodies == bodies(range(4))
+
+    async def test_none_are_said_while_the_time_is_not_known(self, box: Box) -> None:
+        await self.append(box, range(2))
+        assert not (await box.take(2)).stamps
+
+    async def test_they_are_exact_after_a_restart_and_marked_after_a_reboot(self, box: Box) -> None:
+        await self.append(box, range(1))
+        box.clock.advance(7_000)
+        after = await box.restart_after_kill()
+        assert (await after.take(1, true_ms=self.NOW)).stamps == {0: Stamp(self.NOW - 7_000, True)}
+        after.outbox.release([after.lanes[TV]])
+        killed = await after.kill()
+        killed.clock.reboot(10)
+        rebooted = await killed.start()
+        await self.append(rebooted, range(2, 3))
+        rebooted.outbox.release([rebooted.lanes[TV]])
+        stamps = (await rebooted.take(2, true_ms=self.NOW)).stamps
+        assert [stamps[index].same_boot for index in range(2)] == [False, True]
+        await close(rebooted)
+
+    async def test_what_the_upstream_may_have_taken_keeps_its_stamps(self, box: Box) -> None:
+        await self.append(box, range(1))
+        before = await box.take(1, true_ms=self.NOW)
+        box.outbox.release([before.lane], perhaps_taken=True)
+        box.clock.advance(1_000)
+        assert (await box.take(1, true_ms=self.NOW + 50_000)).stamps == before.stamps
+        after = await box.restart_after_kill()
+        assert (await after.take(1, true_ms=self.NOW + 90_000)).stamps == before.stamps
+        await close(after)
+
+    async def test_what_the_upstream_may_have_taken_without_stamps_gets_none(self, box: Box) -> None:
+        await self.append(box, range(1))
+        await box.take(1)
+        after = await box.restart_after_kill()
+        assert not (await after.take(1, true_ms=self.NOW)).stamps
+        await close(after)
+
+    async def test_what_the_upstream_has_not_taken_may_get_better_ones(self, box: Box) -> None:
+        await self.append(box, range(2))
+        before = await box.take(1)
+        box.outbox.release([before.lane])
+        assert (await box.take(1, true_ms=self.NOW)).stamps == {0: Stamp(self.NOW, True)}
+        await box.settle()
+        box.clock.advance(10)
+        await self.append(box, range(2, 3))
+        assert (await box.take(2, true_ms=self.NOW)).stamps == {1: Stamp(self.NOW, True)}
+
+    async def test_a_dead_letter_that_is_queued_again_is_still_marked(self, box: Box) -> None:
+        await self.append(box, range(1))
+        await box.take(1)
+        await box.settle(delivered=False, dead={0: Dead("refused", 422, "no")})
+        await box.outbox.requeue(Selection(all=True), 10)
+        assert (await box.take(1, true_ms=self.NOW)).stamps == {0: Stamp(self.NOW, True)}
 
 
 class TestJournal:

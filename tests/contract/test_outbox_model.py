@@ -31,6 +31,8 @@ T = TypeVar("T")
 KEYS: list[LaneKey] = [(1, "tv", "a"), (1, "tv", "b"), (2, "ios", "c")]
 NUMBERS = 61
 MAX_AGE_MS = 1_000
+TIMES = (None, 2_000_000_000_000, 3_000_000_000_000)
+"""That a relay may know the time to be."""
 SMALL_BYTES, LARGE_BYTES = 0, 20_000
 FULL_BYTES = 512 << 10
 """A dozen large events fill it."""
@@ -52,19 +54,21 @@ class Life:
     async def append(self, chosen: list[tuple[int, int]], body_bytes: int) -> int | None:
         """How many were known; None if there is no room."""
         try:
-            return await self.box.outbox.append([event(number, KEYS[at], body_bytes) for at, number in chosen])
+            return await self.box.outbox.append(
+                [event(number, KEYS[at], body_bytes, stamped=number % 3 == 0) for at, number in chosen]
+            )
         except OutboxFull:
             return None
 
-    async def take(self, chosen: list[tuple[int, int]]) -> object:
+    async def take(self, chosen: list[tuple[int, int]], true_ms: int | None) -> object:
         parts = {at: count for at, count in chosen if KEYS[at] in self.box.lanes and at not in self.in_flight}
         taken = await self.box.outbox.take(
-            [Part(self.box.lanes[KEYS[at]], count, b"%d" % count) for at, count in parts.items()]
+            [Part(self.box.lanes[KEYS[at]], count, b"%d" % count) for at, count in parts.items()], true_ms
         )
-        for at, (_, bodies) in zip(parts, taken, strict=True):
+        for at, (_, bodies, _) in zip(parts, taken, strict=True):
             if bodies:
                 self.in_flight[at] = len(bodies)
-        return [list(bodies) for _, bodies in taken]
+        return [(list(bodies), dict(stamps)) for _, bodies, stamps in taken]
 
     async def answer(self, at: int, delivered: bool, dead: set[int], window: bytes) -> object:
         if at in self.in_flight:
@@ -73,9 +77,9 @@ class Life:
             await self.box.outbox.settle([Settled(self.box.lanes[KEYS[at]], delivered, fates, window)])
         return None
 
-    async def release(self, at: int) -> object:
+    async def release(self, at: int, perhaps_taken: bool) -> object:
         if self.in_flight.pop(at, 0):
-            self.box.outbox.release([self.box.lanes[KEYS[at]]])
+            self.box.outbox.release([self.box.lanes[KEYS[at]]], perhaps_taken=perhaps_taken)
         return None
 
     async def corrupt(self, number: int) -> object:
@@ -123,11 +127,11 @@ class Life:
         self.box.lanes |= {key: lane for lane, key in names.items()}
         again: list[object] = []
         for request in self.box.loaded.unsettled:
-            taken = await self.box.outbox.take(request)
-            for lane, bodies in taken:
+            taken = await self.box.outbox.take(request, TIMES[-1])
+            for lane, bodies, _ in taken:
                 if bodies:
                     self.in_flight[KEYS.index(names[lane])] = len(bodies)
-            again.append([(names[lane], list(bodies)) for lane, bodies in taken])
+            again.append([(names[lane], list(bodies), dict(stamps)) for lane, bodies, stamps in taken])
         windows = sorted((lane.key, lane.window, lane.same_boot) for lane in self.box.loaded.lanes)
         return again, windows
 
@@ -197,9 +201,9 @@ class BothLives(RuleBasedStateMachine):
             assert known == self.run(self.plain.append(chosen, body_bytes))
         self.same()
 
-    @rule(chosen=st.lists(st.tuples(key, st.integers(1, 6)), min_size=1, max_size=3))
-    def take(self, chosen: list[tuple[int, int]]) -> None:
-        self.both(lambda life: life.take(chosen))
+    @rule(chosen=st.lists(st.tuples(key, st.integers(1, 6)), min_size=1, max_size=3), true_ms=st.sampled_from(TIMES))
+    def take(self, chosen: list[tuple[int, int]], true_ms: int | None) -> None:
+        self.both(lambda life: life.take(chosen, true_ms))
 
     @rule(at=key, delivered=st.booleans(), dead=st.sets(st.integers(0, 5), max_size=2), window=st.binary(max_size=3))
     def answer(self, at: int, delivered: bool, dead: set[int], window: bytes) -> None:
@@ -214,9 +218,9 @@ class BothLives(RuleBasedStateMachine):
         assert isinstance(plain, MemoryBox)
         plain.forget_dead(FULL_BYTES // 4)
 
-    @rule(at=key)
-    def release(self, at: int) -> None:
-        self.both(lambda life: life.release(at))
+    @rule(at=key, perhaps_taken=st.booleans())
+    def release(self, at: int, perhaps_taken: bool) -> None:
+        self.both(lambda life: life.release(at, perhaps_taken))
 
     @rule(chosen=number)
     def corrupt(self, chosen: int) -> None:
@@ -346,7 +350,7 @@ async def test_a_thousand_events_live_alike(tmp_path: Path) -> None:
             for life in lives:
                 await life.append([(n % 3, n) for n in range(round_ * 100, round_ * 100 + 100)], SMALL_BYTES)
                 for at in range(3):
-                    await life.take([(at, 60)])
+                    await life.take([(at, 60)], None)
                     await life.answer(at, round_ % 5 != at, {round_ % 7}, b"w")
                 if round_ % 13 == 12:
                     await life.kill()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from datetime import datetime
 
 from tests.simulation.upstream import EventKey, Request
+from tests.simulation.virtual import RIGHT_MS
 from tests.simulation.world import World
 
 
@@ -13,6 +15,7 @@ def check_all(world: World) -> None:
     """The promises at the end of a run, when everything has drained."""
     check_kept(world)
     check_once(world)
+    check_same_bytes(world)
     check_order(world)
     check_device_limits(world)
     check_resent_first(world)
@@ -48,6 +51,26 @@ def check_once(world: World) -> None:
         assert len(known) <= 1, f"{key} was known to be delivered, and sent again"
     per_crash = world.plan.limits.max_in_flight
     assert len(world.in_doubt) <= per_crash * world.crashes
+
+
+def check_same_bytes(world: World) -> None:
+    """What is sent a second time, because the upstream may have it, is what was sent the first time."""
+    for key, requests in world.upstream.taken.items():
+        if len(requests) > 1:
+            sent = {event for request in requests for event in request.events if (event.device, event.n) == key}
+            assert len(sent) == 1, f"{key} was sent as {sent}"
+
+
+def check_stamps(world: World, off_ms: int) -> None:
+    """The times that the relay puts in are right to within `off_ms`, the apps' own as they came."""
+    for (device, n), requests in world.upstream.taken.items():
+        own_time, accepted = world.devices[device].own_time, world.offered_at[(device, n)]
+        (said,) = {event.occurred_at for event in requests[0].events if (event.device, event.n) == (device, n)}
+        if own_time:
+            assert said == own_time
+        else:
+            late_ms = datetime.fromisoformat(said).timestamp() * 1000 - RIGHT_MS - accepted
+            assert abs(late_ms) <= off_ms, f"device {device}: {n} came at {accepted} ms, and is said to be of {said}"
 
 
 def check_order(world: World) -> None:

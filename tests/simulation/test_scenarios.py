@@ -10,39 +10,10 @@ from typing import Literal
 
 import pytest
 
-from tests.simulation.checks import arrivals_by_device, check_all, dead
+from tests.simulation.checks import arrivals_by_device, dead
+from tests.simulation.scenario import PATIENCE_MS, SEED, SMALL_BATCHES, lived, longest_wait_ms, polite, waits_ms
 from tests.simulation.upstream import Flaw, Spell
-from tests.simulation.virtual import run
 from tests.simulation.world import HOUR_MS, LIMITS, MINUTE_MS, Crash, Device, Plan, World
-
-SEED = 1
-SMALL_BATCHES = replace(LIMITS, max_events=5)
-PATIENCE_MS = LIMITS.linger_ms + 3_000
-"""What an event of an undisturbed device waits at most: linger, and a request before it."""
-
-
-def lived(plan: Plan, seed: int = SEED) -> World:
-    world = World(plan, seed)
-    run(world.live())
-    check_all(world)
-    return world
-
-
-def polite(count: int, *, first: int = 0, gap_ms: int = MINUTE_MS, tenant: int = 1) -> list[Device]:
-    return [Device(first + i, tenant=tenant, gap_ms=gap_ms) for i in range(count)]
-
-
-def waits_ms(world: World, numbers: range, since: int = 0) -> list[int]:
-    """From each event's 202 to when the upstream took it, shortest first; of events accepted before the peace."""
-    return sorted(
-        world.upstream.taken[key][0].at - at
-        for key, at in world.offered_at.items()
-        if key[0] in numbers and since <= at < world.plan.duration_ms
-    )
-
-
-def longest_wait_ms(world: World, numbers: range, since: int = 0) -> int:
-    return waits_ms(world, numbers, since)[-1]
 
 
 def flawed_at(flaw: Flaw, *numbers: int) -> Callable[[int], Flaw]:

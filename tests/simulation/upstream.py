@@ -18,7 +18,7 @@ from typing import Literal
 import msgspec
 from relay.policy.verdict import Answer, NoAnswer
 
-from tests.simulation.virtual import SimClock
+from tests.simulation.virtual import RIGHT_MS, SimClock
 
 EventKey = tuple[int, int]
 """(device, number): which event it is."""
@@ -27,7 +27,7 @@ TIMEOUT_S = 30.0
 HTML = b"<html><head><title>503</title></head><body>Service Unavailable</body></html>"
 
 
-class SimEvent(msgspec.Struct, frozen=True):
+class SimEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     """What the simulation reads of an event."""
 
     device: int
@@ -35,6 +35,7 @@ class SimEvent(msgspec.Struct, frozen=True):
     tenant: int
     flaw: Flaw = ""
     pad: str = ""
+    occurred_at: str = ""
 
 
 class _Body(msgspec.Struct):
@@ -124,12 +125,16 @@ class SimUpstream:
         self.taken: dict[EventKey, list[Request]] = defaultdict(list)
         self.tries: dict[EventKey, list[int]] = defaultdict(list)
         """When each event that brings the upstream down came alone."""
+        self.asked = 0
+        """Requests without events."""
         self._rng = rng
         self._trace = trace
 
     async def post(self, tenant_id: int, body: bytes) -> Answer | NoAnswer:
         loop = asyncio.get_running_loop()
         request = Request(self.clock.true_ms(), tenant_id, msgspec.json.decode(body, type=_Body).events, len(body))
+        if not request.events:
+            return await self._asked()
         self.sent.append(request)
         there_ms, back_ms = (self._rng.randint(*self.latency_ms) for _ in range(2))
         if self._spell("refused", tenant_id):
@@ -149,6 +154,12 @@ class SimUpstream:
         request.returned_at = self.clock.true_ms()
         assert request.answer is not None
         return request.answer
+
+    async def _asked(self) -> Answer | NoAnswer:
+        """A request without events, by a relay that wants to know the time."""
+        await asyncio.sleep(0.02)
+        self.asked += 1
+        return self._say(422, b'{"message":"The events field is required."}')
 
     def _arrive(self, request: Request, arrived: asyncio.Future[None]) -> None:
         request.at = self.clock.true_ms()
@@ -194,7 +205,7 @@ class SimUpstream:
         return self._say(429, b'{"success":false,"error":"Too many requests"}', wish)
 
     def _say(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> Answer:
-        date = {"date": formatdate(1_795_420_800 + self.clock.true_ms() // 1000, usegmt=True)}
+        date = {"date": formatdate((RIGHT_MS + self.clock.true_ms()) // 1000, usegmt=True)}
         return Answer(status, {**date, **(headers or {})}, body, self.clock.wall_ms())
 
     def _spell(self, kind: str, tenant_id: int, device: int | None = None) -> bool:

@@ -13,6 +13,9 @@ from random import Random
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+DAY_MS = 86_400_000
+RIGHT_MS = 1_795_420_800_000
+"""True time when a simulation begins: 2026-11-23T08:00:00Z."""
 
 
 class Stuck(Exception):
@@ -53,7 +56,7 @@ class SimClock:
 
     def __init__(self, rng: Random) -> None:
         self.boot_id = "boot-0"
-        self.wall_offset_ms = 1_795_420_800_000
+        self.wall_offset_ms = RIGHT_MS
         self._rng = rng
         self._boots = 0
         self._booted_at_ms = -rng.randrange(10**9)

@@ -61,8 +61,12 @@ class Device:
     """Events at the very beginning, besides."""
     flaw: Callable[[int], Flaw] = lambda n: ""
     pad: str = ""
+    own_time: str = ""
+    """The app's own `occurred_at`; "": the relay has to stamp its events."""
     offered: int = 0
     """Events answered 202: the numbers below it."""
+    taken: int = 0
+    """Events the upstream was seen to have: the numbers below it."""
     trying: int = 0
     """Size of the batch that is being offered; 0: none."""
 
@@ -189,7 +193,9 @@ class World:
 
     def _waiting(self, device: Device) -> int:
         """Events of the device that were accepted and not taken: none of a polite one's is given up."""
-        return device.offered - sum((device.number, n) in self.upstream.taken for n in range(device.offered))
+        while (device.number, device.taken) in self.upstream.taken:
+            device.taken += 1
+        return device.offered - device.taken
 
     async def until(self, at: int) -> None:
         while self.clock.true_ms() < at:
@@ -263,8 +269,9 @@ class World:
         if self.relay is None:
             return  # the next start offers it again
         numbers = range(device.offered, device.offered + device.trying)
-        answer = self.outbox.append([_event(device, n) for n in numbers])
         relay = self.relay
+        stamp = device.own_time or relay.forwarder.stamp()
+        answer = self.outbox.append([_event(device, n, stamp) for n in numbers])
 
         def answered(answer: asyncio.Future[int]) -> None:
             refused = answer.exception()
@@ -308,7 +315,8 @@ class Relay:
         await self.tasks.cancel_all()
 
 
-def _event(device: Device, n: int) -> Event:
-    body = msgspec.json.encode(SimEvent(device.number, n, device.tenant, device.flaw(n), device.pad))
+def _event(device: Device, n: int, stamp: str) -> Event:
+    rest = msgspec.json.encode(SimEvent(device.number, n, device.tenant, device.flaw(n), device.pad))
+    body = b'{"occurred_at":"%s",%s' % (stamp.encode(), rest[1:])
     event_id = (device.number << 64 | n).to_bytes(16)
-    return Event(event_id, (device.tenant, "tv", f"device-{device.number}"), body)
+    return Event(event_id, (device.tenant, "tv", f"device-{device.number}"), body, not device.own_time)

@@ -106,6 +106,7 @@ class TestSplicing:
             bytes.fromhex(NEW_EVENT_ID.replace("-", "")),
             (1, "tv", "d"),
             f'{{"event_id":"{NEW_EVENT_ID}","occurred_at":"{NOW}",'.encode() + body[1:],
+            stamped=True,
         )
 
     def test_a_missing_source_is_made_of_all_defaults(self) -> None:

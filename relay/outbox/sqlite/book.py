@@ -84,6 +84,8 @@ class Book:
     time: OutboxTime
     recent: Recent
     boot: int
+    boot_from_ms: int
+    """Outbox time when this boot began."""
     index: Index = field(default_factory=Index)
     next_seq: int = 1
     next_lane: int = 1
@@ -123,12 +125,14 @@ class Book:
 
     @classmethod
     def of(cls, opened: Opened, settings: OutboxSettings, clock: Clock) -> Book:
+        time = OutboxTime(clock, opened.anchor, opened.last_at_ms)
         book = cls(
             settings,
             Limits.of(settings),
-            OutboxTime(clock, opened.anchor, opened.last_at_ms),
+            time,
             opened.recent,
             opened.boot,
+            time.now_ms() if opened.boot_from_ms is None else opened.boot_from_ms,
             next_seq=opened.last_seq + 1,
             next_lane=opened.next_lane,
             next_request=max((row.request or 0 for row in opened.lanes), default=0) + 1,
@@ -296,6 +300,7 @@ class Book:
         for number, lane in old.index.lanes.items():
             if lane.in_flight is not None and number in self.index.lanes:
                 self.index.lanes[number].in_flight = lane.in_flight
+                self.index.lanes[number].shift_ms = lane.shift_ms
 
     def _unsettled(self, opened: Opened) -> Sequence[Sequence[Part]]:
         """The journal's requests whose events are all still there; promised to the next take."""
@@ -308,5 +313,6 @@ class Book:
             events = lane.count_to(row.last_seq)
             if lane.in_flight is None:
                 lane.in_flight = array("Q", lane.seqs(events))
+                lane.shift_ms = row.shift_ms
             requests.setdefault(row.request, []).append((row.ordinal or 0, Part(row.lane, events)))
         return [[part for _, part in sorted(requests[number])] for number in sorted(requests)]

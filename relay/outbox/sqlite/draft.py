@@ -14,10 +14,10 @@ from array import array
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Generic, TypeVar
-from zlib import crc32
 
 from relay.clock import Clock
 from relay.event import Event, LaneKey
+from relay.outbox.checksum import checksum
 from relay.outbox.sqlite import transactions
 from relay.outbox.sqlite.book import Book
 from relay.outbox.sqlite.connection import PAGE_BYTES
@@ -121,13 +121,13 @@ class Draft:
         """Plan rows for the events that are not known yet, in this commit or before it."""
         known, fresh, by_key = self.book.recent.known, self._fresh, self.book.index.by_key
         columns, now_ms, seq = self._columns, self.now_ms, self.next_seq
-        for event_id, key, body in append.events:
+        for event_id, key, body, stamped in append.events:
             if event_id in known or event_id in fresh:
                 append.duplicates += 1
                 continue
             fresh.add(event_id)
             lane = by_key.get(key) or self.lane(key)
-            columns += (seq, lane, event_id, now_ms, crc32(body), body)
+            columns += (seq, lane, event_id, now_ms, checksum(body, stamped), body)
             self._lanes.append(lane)
             self._ids.append(event_id)
             self._sizes.append(len(body))

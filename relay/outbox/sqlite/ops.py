@@ -19,9 +19,10 @@ from relay.outbox.sqlite.transactions import Buried, Grave, Move, Read, Step, Wa
 
 
 class Take(Op[Sequence[Taken]]):
-    def __init__(self, parts: Sequence[Part], promised: set[int], metrics: Metrics) -> None:
+    def __init__(self, parts: Sequence[Part], true_ms: int | None, promised: set[int], metrics: Metrics) -> None:
         super().__init__()
         self._parts = parts
+        self._true_ms = true_ms
         self._promised = promised
         self._metrics = metrics
 
@@ -29,20 +30,24 @@ class Take(Op[Sequence[Taken]]):
         book = draft.book
         if any(part.lane in draft.unclear for part in self._parts):
             return False
+        shift_ms = 0 if self._true_ms is None else self._true_ms - draft.now_ms
         wanted = []
         for lane, events, window in self._parts:
             skip = draft.skipped.get(lane, 0)
             held = book.index.lanes.get(lane)
             if held is None:  # lost with a broken file
-                wanted.append(Wanted(lane, array("Q"), array("I"), window))
+                wanted.append(Wanted(lane, array("Q"), array("I"), window, 0))
                 continue
             busy = held.in_flight is not None and not skip and lane not in self._promised
             assert not busy, f"lane {lane} is in flight already"
-            wanted.append(Wanted(lane, held.seqs(events, skip), held.sizes(events, skip), window))
+            sent_ms = None if skip else held.shift_ms
+            shift = shift_ms if sent_ms is None else sent_ms
+            wanted.append(Wanted(lane, held.seqs(events, skip), held.sizes(events, skip), window, shift))
         step = partial(
             transactions.take,
             request=draft.next_request,
             boot=book.boot,
+            boot_from_ms=book.boot_from_ms,
             wanted=wanted,
             graveyard=book.graveyard(draft.clock),
         )
@@ -61,8 +66,9 @@ class Take(Op[Sequence[Taken]]):
                 _lose(book, number, seq)
             if number in book.index.lanes:
                 book.index.lanes[number].in_flight = part.seqs if part.seqs else None
+                book.index.lanes[number].shift_ms = part.shift_ms if part.seqs else None
             self._promised.discard(number)
-            taken.append(Taken(number, part.bodies))
+            taken.append(Taken(number, part.bodies, part.stamps))
         return taken
 
 
@@ -105,7 +111,7 @@ class Settle(Op[None]):
             _lose(book, grave.lane, grave.seq)
         for cursor, delivered, _, _, number in self._moves:
             lane = book.index.lanes[number]
-            lane.in_flight = None
+            lane.in_flight = lane.shift_ms = None
             self._promised.discard(number)
             if cursor:
                 events = lane.count_to(cursor)
@@ -238,7 +244,8 @@ class Stamp(Op[None]):
         return True
 
     def step(self, book: Book) -> Step:
-        return partial(transactions.anchor, now=book.time.anchor(), boot=book.boot, clean=self._clean)
+        boot = (book.boot, book.boot_from_ms)
+        return partial(transactions.anchor, now=book.time.anchor(), boot=boot, clean=self._clean)
 
     def apply(self, book: Book, result: None) -> None:
         """Only a restart reads it."""

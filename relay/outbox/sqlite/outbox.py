@@ -102,17 +102,18 @@ class SqliteOutbox:
         known = self._owner.known.index.lanes.get(lane)
         return () if known is None else known.sizes(limit)
 
-    async def take(self, parts: Sequence[Part]) -> Sequence[Taken]:
-        return await self._owner.submit(ops.Take(parts, self._owner.promised, self._metrics))
+    async def take(self, parts: Sequence[Part], true_ms: int | None = None) -> Sequence[Taken]:
+        return await self._owner.submit(ops.Take(parts, true_ms, self._owner.promised, self._metrics))
 
     async def settle(self, settled: Sequence[Settled]) -> None:
         await self._owner.submit(ops.Settle(settled, self._owner.promised, self._metrics))
 
-    def release(self, lanes: Sequence[int]) -> None:
+    def release(self, lanes: Sequence[int], *, perhaps_taken: bool = False) -> None:
         for number in lanes:
             lane = self._owner.known.index.lanes.get(number)
             if lane is not None:
                 lane.in_flight = None
+                lane.shift_ms = lane.shift_ms if perhaps_taken else None
             self._owner.promised.discard(number)
 
     async def forget(self, lanes: Sequence[int]) -> None:

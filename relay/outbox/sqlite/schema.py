@@ -22,7 +22,7 @@ _VERSION_1 = (
         lane INTEGER NOT NULL,
         event_id BLOB NOT NULL,     -- 16 bytes
         at_ms INTEGER NOT NULL,     -- outbox time of the append
-        crc INTEGER NOT NULL,       -- CRC-32 of body
+        crc INTEGER NOT NULL,       -- of body, see relay.outbox.checksum
         body BLOB NOT NULL)""",
     """CREATE TABLE lanes(
         lane INTEGER PRIMARY KEY,
@@ -80,7 +80,13 @@ def _version_1(database: sqlite3.Connection) -> None:
         database.execute(statement)
 
 
-MIGRATIONS: Sequence[Migration] = (_version_1,)
+def _version_2(database: sqlite3.Connection) -> None:
+    """The time that events were sent with, see Outbox.take: part of the journal; and when this boot began."""
+    database.execute("ALTER TABLE lanes ADD COLUMN shift_ms INTEGER")
+    database.execute("ALTER TABLE ledger ADD COLUMN boot_from_ms INTEGER")
+
+
+MIGRATIONS: Sequence[Migration] = (_version_1, _version_2)
 
 
 def migrate(database: sqlite3.Connection, migrations: Sequence[Migration] = MIGRATIONS) -> None:

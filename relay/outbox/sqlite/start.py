@@ -41,6 +41,7 @@ class LaneRow(NamedTuple):
     ordinal: int | None
     first_seq: int | None
     last_seq: int | None
+    shift_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,8 @@ class Opened:
     dead_letters: int
     dead_letter_bytes: int
     boot: int
+    boot_from_ms: int | None
+    """Outbox time when this boot began; None: it begins now."""
     anchor: Anchor | None
     """None: never used."""
     first_row: int
@@ -106,10 +109,10 @@ def read_pages(database: sqlite3.Connection) -> tuple[int, int]:
 
 def read_opened(database: sqlite3.Connection, boot_id: str, dedupe_window: int) -> Opened:
     totals = read_totals(database)
-    next_lane, dead_letter_bytes, boot, outbox_ms, monotonic_ms, wall_ms, last_boot_id = database.execute(
-        "SELECT next_lane, dead_letter_bytes, boot, outbox_ms, monotonic_ms, wall_ms, boot_id FROM ledger"
+    next_lane, dead_letter_bytes, boot, boot_from_ms, outbox_ms, monotonic_ms, wall_ms, last_boot_id = database.execute(
+        "SELECT next_lane, dead_letter_bytes, boot, boot_from_ms, outbox_ms, monotonic_ms, wall_ms, boot_id FROM ledger"
     ).fetchone()
-    numbers = (*totals, next_lane, dead_letter_bytes, boot, outbox_ms, monotonic_ms, wall_ms)
+    numbers = (*totals, next_lane, dead_letter_bytes, boot, boot_from_ms or 0, outbox_ms, monotonic_ms, wall_ms)
     if not (all(isinstance(value, int) for value in numbers) and isinstance(last_boot_id, str)):
         raise ValueError("the ledger is not what it was")
     lanes = _read_lanes(database)
@@ -125,6 +128,7 @@ def read_opened(database: sqlite3.Connection, boot_id: str, dedupe_window: int) 
         dead_letters=totals.dead_letters,
         dead_letter_bytes=dead_letter_bytes,
         boot=boot if last_boot_id == boot_id else boot + 1,
+        boot_from_ms=boot_from_ms if last_boot_id == boot_id else None,
         anchor=Anchor(outbox_ms, monotonic_ms, wall_ms, last_boot_id) if last_boot_id else None,
         first_row=totals.last_seq + 1 if first_row is None else first_row,
         last_at_ms=_last_at_ms(database),
@@ -186,8 +190,8 @@ def _read_lanes(database: sqlite3.Connection) -> list[LaneRow]:
     lanes = [
         LaneRow(lane, (int(tenant_id), platform, device_id), *rest)
         for lane, tenant_id, platform, device_id, *rest in database.execute(
-            "SELECT lane, tenant_id, platform, device_id, cursor, window, boot, request, ordinal, first_seq, last_seq"
-            " FROM lanes"
+            "SELECT lane, tenant_id, platform, device_id, cursor, window, boot, request, ordinal, first_seq, last_seq,"
+            " shift_ms FROM lanes"
         )
     ]
     for row in lanes:
@@ -207,6 +211,7 @@ def is_sound_lane(row: LaneRow) -> bool:
         and (row.request is None or all(isinstance(value, int) for value in request))
         and all(isinstance(value, str) for value in row.key[1:])
         and isinstance(row.window, bytes)
+        and isinstance(row.shift_ms, int | None)
     )
 
 

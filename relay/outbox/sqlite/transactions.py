@@ -14,12 +14,13 @@ import json
 import sqlite3
 from array import array
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import accumulate, islice, pairwise
 from typing import Any, Literal, NamedTuple
-from zlib import crc32
 
-from relay.outbox import Dead
+from relay.outbox import Dead, Stamp
 from relay.outbox.age import Anchor
+from relay.outbox.checksum import stamped
 from relay.outbox.recent import DEAD
 
 Step = Callable[[sqlite3.Connection], Any]
@@ -33,6 +34,9 @@ _INSERT_EVENTS = {
 }
 _READ_TOGETHER = """
     SELECT group_concat(crc), CAST(group_concat(body, '') AS BLOB)
+    FROM json_each(?) AS wanted CROSS JOIN log ON log.seq = wanted.value"""
+_READ_TIMES = """
+    SELECT group_concat(coalesce(CAST(at_ms AS INTEGER), 0))
     FROM json_each(?) AS wanted CROSS JOIN log ON log.seq = wanted.value"""
 _READ_ONE = "SELECT crc, CAST(body AS BLOB) FROM log WHERE seq = ?"
 _BURY = """
@@ -49,10 +53,11 @@ _COUNT_BURIED = """
     UPDATE ledger SET dead_lettered = dead_lettered + ?1, last_seq = max(last_seq, ?3),
         dead_letters = dead_letters + ?1, dead_letter_bytes = dead_letter_bytes + ?2"""
 _JOURNAL = """
-    UPDATE lanes SET window = ?, boot = ?, request = ?, ordinal = ?, first_seq = ?, last_seq = ? WHERE lane = ?"""
+    UPDATE lanes SET window = ?, boot = ?, request = ?, ordinal = ?, first_seq = ?, last_seq = ?,
+        shift_ms = ? WHERE lane = ?"""
 _SETTLE = """
     UPDATE lanes SET cursor = max(cursor, ?), delivered = delivered + ?, window = ?, boot = ?,
-        request = NULL, ordinal = NULL, first_seq = NULL, last_seq = NULL
+        request = NULL, ordinal = NULL, first_seq = NULL, last_seq = NULL, shift_ms = NULL
     WHERE lane = ?"""
 
 
@@ -109,6 +114,8 @@ class Wanted(NamedTuple):
     sizes: array[int]
     """Bytes of the bodies."""
     window: bytes
+    shift_ms: int
+    """From outbox time to true time, for the stamps; 0: unknown."""
 
 
 class Read(NamedTuple):
@@ -117,6 +124,8 @@ class Read(NamedTuple):
     seqs: array[int]
     bodies: list[bytes]
     corrupt: list[int]
+    stamps: dict[int, Stamp]
+    shift_ms: int
 
 
 class Range(NamedTuple):
@@ -171,7 +180,12 @@ def insert_events(database: sqlite3.Connection, columns: Sequence[Any]) -> None:
 
 
 def take(
-    database: sqlite3.Connection, request: int, boot: int, wanted: Sequence[Wanted], graveyard: Graveyard
+    database: sqlite3.Connection,
+    request: int,
+    boot: int,
+    boot_from_ms: int,
+    wanted: Sequence[Wanted],
+    graveyard: Graveyard,
 ) -> tuple[list[Read], Buried]:
     """Read a request's bodies, bury the corrupt ones, and write the request into the journal."""
     seqs = [seq for part in wanted for seq in part.seqs]
@@ -179,11 +193,17 @@ def take(
     read, graves, journal = [], [], []
     for ordinal, part in enumerate(wanted):
         bodies = list(islice(found, len(part.seqs)))
-        good = array("Q", [seq for seq, body in zip(part.seqs, bodies, strict=True) if body is not None])
+        good = [(seq, *body) for seq, body in zip(part.seqs, bodies, strict=True) if body is not None]
         corrupt = [seq for seq, body in zip(part.seqs, bodies, strict=True) if body is None]
-        read.append(Read(good, [body for body in bodies if body is not None], corrupt))
+        ours = {index: seq for index, (seq, _, is_stamped) in enumerate(good) if is_stamped} if part.shift_ms else {}
+        times = _read_times(database, list(ours.values())) if ours else []
+        stamps = {
+            index: Stamp(at_ms + part.shift_ms, at_ms >= boot_from_ms) for index, at_ms in zip(ours, times, strict=True)
+        }
+        good_seqs = array("Q", [seq for seq, _, _ in good])
+        read.append(Read(good_seqs, [body for _, body, _ in good], corrupt, stamps, part.shift_ms))
         graves += [Grave(seq, part.lane, Dead("corrupt", None, "checksum does not match")) for seq in corrupt]
-        entry = (request, ordinal, good[0], good[-1]) if good else (None, None, None, None)
+        entry = (request, ordinal, good_seqs[0], good_seqs[-1], part.shift_ms) if good else (None,) * 5
         journal.append((part.window, boot, *entry, part.lane))
     database.executemany(_JOURNAL, journal)
     return read, bury(database, graves, graveyard)
@@ -254,10 +274,12 @@ def vacuum(database: sqlite3.Connection, pages: int) -> None:
     database.execute(f"PRAGMA incremental_vacuum({pages})").fetchall()
 
 
-def anchor(database: sqlite3.Connection, now: Anchor, boot: int, clean: bool) -> None:
+def anchor(database: sqlite3.Connection, now: Anchor, boot: tuple[int, int], clean: bool) -> None:
+    """`boot`: its number, and the outbox time when it began."""
     database.execute(
-        "UPDATE ledger SET outbox_ms = ?, monotonic_ms = ?, wall_ms = ?, boot_id = ?, boot = ?, clean = ?",
-        (*now, boot, clean),
+        "UPDATE ledger SET outbox_ms = ?, monotonic_ms = ?, wall_ms = ?, boot_id = ?, boot = ?, boot_from_ms = ?,"
+        " clean = ?",
+        (*now, *boot, clean),
     )
 
 
@@ -267,8 +289,10 @@ def reconcile(database: sqlite3.Connection, missing: int) -> None:
     database.execute(f"UPDATE ledger SET {total} = {total} + ?", (missing,))
 
 
-def _read_bodies(database: sqlite3.Connection, seqs: Sequence[int], sizes: Sequence[int]) -> list[bytes | None]:
-    """The bodies, in order; None where the checksum does not match.
+def _read_bodies(
+    database: sqlite3.Connection, seqs: Sequence[int], sizes: Sequence[int]
+) -> list[tuple[bytes, bool] | None]:
+    """(body, whether the relay stamped it), in order; None where the checksum does not match.
 
     All in one value, cut up by the sizes; if one does not fit, the disk has changed something, and each is read alone.
     """
@@ -276,14 +300,23 @@ def _read_bodies(database: sqlite3.Connection, seqs: Sequence[int], sizes: Seque
     if crcs is not None and joined is not None and len(joined) == sum(sizes):
         ends = list(accumulate(sizes, initial=0))
         bodies = [joined[start:end] for start, end in pairwise(ends)]
-        if crcs == ",".join([str(crc32(body)) for body in bodies]):
-            return list(bodies)
+        with suppress(ValueError):  # a checksum that is no number
+            marks = [stamped(body, int(crc)) for body, crc in zip(bodies, crcs.split(","), strict=True)]
+            if None not in marks:
+                return [(body, mark is True) for body, mark in zip(bodies, marks, strict=True)]
     return [_read_body(database, seq) for seq in seqs]
 
 
-def _read_body(database: sqlite3.Connection, seq: int) -> bytes | None:
+def _read_body(database: sqlite3.Connection, seq: int) -> tuple[bytes, bool] | None:
     row = database.execute(_READ_ONE, (seq,)).fetchone()
-    return row[1] if row is not None and isinstance(row[1], bytes) and crc32(row[1]) == row[0] else None
+    mark = stamped(row[1], row[0]) if row is not None and isinstance(row[1], bytes) else None
+    return None if mark is None else (row[1], mark)
+
+
+def _read_times(database: sqlite3.Connection, seqs: Sequence[int]) -> list[int]:
+    """When events were appended, in outbox time, in order."""
+    (times,) = database.execute(_READ_TIMES, (json.dumps(seqs),)).fetchone()
+    return [int(at_ms) for at_ms in times.split(",")]
 
 
 def _body_bytes(database: sqlite3.Connection, seq: int) -> int:

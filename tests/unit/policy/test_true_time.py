@@ -1,0 +1,72 @@
+"""The time by the upstream's Date headers, whatever our own clock shows."""
+
+from __future__ import annotations
+
+import pytest
+from relay.policy.true_time import EARLIEST_MS, WRONG_FROM_MS, TrueTime
+
+NOON = 1_795_420_800_000
+
+
+def heard(*answers: tuple[int, int, int]) -> TrueTime:
+    """(date, sent, came), each in milliseconds after noon or after our start."""
+    true_time = TrueTime()
+    for date_ms, sent_at, came_at in answers:
+        true_time.heard(NOON + date_ms, sent_at, came_at)
+    return true_time
+
+
+def test_unknown_until_an_answer_had_a_date() -> None:
+    assert TrueTime().now_ms(5) is None
+
+
+def test_one_answer_tells_the_time_to_within_its_way_and_a_second() -> None:
+    now_ms = heard((10_000, 500, 700)).now_ms(700)
+    assert now_ms is not None
+    assert NOON + 10_000 <= now_ms <= NOON + 11_200
+
+
+def test_it_runs_with_monotonic_time() -> None:
+    true_time = heard((10_000, 500, 700))
+    before, after = true_time.now_ms(700), true_time.now_ms(86_400_700)
+    assert before is not None
+    assert after == before + 86_400_000
+
+
+def test_several_answers_tell_it_better_than_one() -> None:
+    """A slow answer leaves 21 s open, a quick one just before the second turns 20 ms."""
+    true_time = heard((10_000, 0, 20_000), (29_000, 19_000, 19_010), (30_000, 19_020, 19_030))
+    now_ms = true_time.now_ms(19_030)
+    assert now_ms is not None
+    assert abs(now_ms - (NOON + 30_010)) <= 20
+
+
+def test_one_answer_that_contradicts_the_others_is_not_believed() -> None:
+    true_time = heard((10_000, 0, 10), (9_000_000, 20, 30), (10_000, 40, 50))
+    assert abs((true_time.now_ms(50) or 0) - NOON - 10_500) <= 1_000
+
+
+def test_two_in_a_row_are() -> None:
+    true_time = heard((10_000, 0, 10), (9_000_000, 20, 30), (9_000_000, 40, 50))
+    assert abs((true_time.now_ms(50) or 0) - NOON - 9_000_500) <= 1_000
+
+
+def test_an_upstream_whose_own_clock_was_never_set_tells_nothing() -> None:
+    true_time = TrueTime()
+    true_time.heard(EARLIEST_MS - 1, 0, 10)
+    assert true_time.now_ms(10) is None
+
+
+@pytest.mark.parametrize("wrong_ms", [-56 * 365 * 86_400_000, 10 * 86_400_000, WRONG_FROM_MS + 2_000])
+def test_a_wrong_wall_clock_does_not_stamp(wrong_ms: int) -> None:
+    true_time = heard((0, 0, 0))
+    assert true_time.stamp_ms(0, NOON + wrong_ms) == true_time.now_ms(0)
+
+
+@pytest.mark.parametrize("off_ms", [0, -20_000, 20_000])
+def test_a_wall_clock_that_is_about_right_does(off_ms: int) -> None:
+    assert heard((0, 0, 0)).stamp_ms(0, NOON + off_ms) == NOON + off_ms
+
+
+def test_a_wall_clock_of_which_nothing_is_known_does() -> None:
+    assert TrueTime().stamp_ms(7, 1_000) == 1_000

@@ -1,0 +1,56 @@
+"""The relay's own occurred_at is corrected where it is wrong, and nothing else of the event moves."""
+
+from __future__ import annotations
+
+import pytest
+from relay.clock import rfc3339
+from relay.event import Defaults, Event, Reader
+from relay.stamp import corrected
+
+NOON = 1_795_420_800_000
+ID = "550e8400-e29b-41d4-a716-446655440000"
+REST = b'"event_type":"a","tenant_id":1,"source":{"platform":"tv","device_id":"d"}}'
+BODIES = [b"{" + REST, b'{"event_id":"' + ID.encode() + b'",' + REST, b'{ "event_id" : "' + ID.encode() + b'" ,' + REST]
+
+
+def received(body: bytes, wall_ms: int) -> Event:
+    """As the relay stores it when its clock shows `wall_ms`."""
+    (event,) = list(Reader(Defaults(), 1 << 16, lambda: ID, lambda: rfc3339(wall_ms)).read_json(body))
+    assert isinstance(event, Event)
+    return event
+
+
+@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("wall_ms", [0, 5_123, NOON - 86_400_000, NOON + 10 * 86_400_000, -62_135_596_800_000])
+def test_a_wrong_stamp_becomes_the_right_one_and_nothing_else_changes(body: bytes, wall_ms: int) -> None:
+    event = received(body, wall_ms)
+    assert event.stamped
+    assert corrected(event.body, NOON, same_boot=True) == received(body, NOON).body
+
+
+@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("off_ms", [0, 30_000, -30_000])
+def test_a_stamp_that_is_about_right_stays(body: bytes, off_ms: int) -> None:
+    event = received(body, NOON + off_ms)
+    assert corrected(event.body, NOON, same_boot=True) == event.body
+
+
+@pytest.mark.parametrize(
+    ("wall_ms", "becomes_ms"),
+    [
+        (5_123, NOON),
+        (NOON + 86_400_000, NOON),
+        (NOON - 86_400_000, NOON - 86_400_000),
+    ],
+    ids=["never set", "later than it can be", "earlier: the box may have been off since"],
+)
+def test_of_another_boot_only_what_cannot_be_right_is_corrected(wall_ms: int, becomes_ms: int) -> None:
+    event = received(BODIES[0], wall_ms)
+    assert corrected(event.body, NOON, same_boot=False) == received(BODIES[0], becomes_ms).body
+
+
+def test_an_app_s_own_time_is_no_stamp_even_where_the_relay_would_put_it() -> None:
+    body = b'{"occurred_at":"1970-01-01T00:00:05.123Z","event_id":"' + ID.encode() + b'",' + REST
+    event = received(body, NOON)
+    assert not event.stamped
+    assert event.body == body
