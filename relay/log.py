@@ -26,7 +26,6 @@ import sys
 from collections import deque
 from collections.abc import Hashable, Iterable, Mapping
 from typing import Any, ClassVar, NamedTuple, Protocol, TextIO
-from urllib.parse import quote
 
 import structlog
 from structlog.dev import plain_traceback
@@ -34,7 +33,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from relay.clock import Clock, SystemClock, rfc3339
 from relay.config import Log
-from relay.secret import MASK, Secret
+from relay.secret import MASK, Secret, pattern
 
 WORDS_CHARS = 256
 FIELD_CHARS = 2_000
@@ -296,15 +295,6 @@ _REPR.maxother = 1_000_000  # cut after the scrubbing, never before
 
 
 def _any_of(secrets: set[str]) -> re.Pattern[str] | None:
-    """Matches each as it is, as a URL has it, and under any number of reprs and JSON encodings of each other.
-
-    The longest first, as one may begin another. An empty one cannot be found.
-    """
-    forms = {form for secret in secrets for form in (secret, quote(secret, safe="")) if form}
-    patterns = ("".join(_escaped(c) for c in form) for form in sorted(forms, key=len, reverse=True))
-    return re.compile("|".join(patterns)) if forms else None
-
-
-def _escaped(c: str) -> str:
-    """Of printable ASCII, reprs and JSON put backslashes before these three only."""
-    return r"\\+" if c == "\\" else rf"\\*{c}" if c in "'\"" else re.escape(c)
+    """Matches each, in whatever form; the longest first, as one may begin another. An empty one cannot be found."""
+    longest_first = sorted((secret for secret in secrets if secret), key=len, reverse=True)
+    return re.compile("|".join(map(pattern, longest_first))) if longest_first else None

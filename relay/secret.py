@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import os
+import re
 import stat
 from collections.abc import Iterable
 from pathlib import Path
@@ -34,6 +36,21 @@ class Secret:
 
     def __reduce__(self) -> tuple[type[Secret], tuple[str]]:
         raise TypeError("a secret is not pickled")
+
+
+def pattern(secret: str) -> str:
+    """A regular expression for a secret as it is, under any number of JSON encodings and reprs, in a URL and in HTML.
+
+    Whoever repeats a key to us does so in a form of its own: PHP writes `/`, which base64 has, as `\\/`.
+    """
+    return "".join(c if c.isalnum() else _forms(c) for c in secret)
+
+
+def _forms(c: str) -> str:
+    code = f"{ord(c):02x}"
+    forms = {r"\\+" if c == "\\" else rf"\\*{re.escape(c)}", rf"\\+(?i:u00{code})", rf"(?i:%{code})"}
+    forms |= {re.escape(html.escape(c))} - {re.escape(c)}
+    return f"(?:{'|'.join(sorted(forms))})"
 
 
 def exposed(files: Iterable[Path]) -> list[str]:

@@ -9,8 +9,10 @@ can go wrong becomes a NoAnswer; nothing but cancellation leaves as an exception
 from __future__ import annotations
 
 import gzip
+import re
 import ssl
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Protocol
 
 import aiohttp
@@ -20,7 +22,7 @@ from relay import __version__
 from relay.clock import Clock
 from relay.config import Route, Upstream
 from relay.policy.verdict import Answer, NoAnswer, clean
-from relay.secret import MASK
+from relay.secret import MASK, Secret, pattern
 
 ANSWER_MAX_BYTES = 64 * 1024
 _HEADERS_OF_USE = ("date", "retry-after", "x-ratelimit-limit", "x-ratelimit-reset", "content-type")
@@ -108,8 +110,8 @@ class UpstreamClient:
             response.close()
         mask = _masker(route)
         headers = {name: mask(response.headers[name]) for name in _HEADERS_OF_USE if name in response.headers}
-        key = route.api_key.reveal().encode()
-        body = b"".join(chunks).replace(key, MASK.encode())
+        # as latin-1 every byte is a character, and comes back as it was
+        body = mask(b"".join(chunks).decode("latin-1")).encode("latin-1")
         return Answer(response.status, headers, body, self._clock.wall_ms())
 
 
@@ -174,8 +176,14 @@ def _transport(settings: Upstream) -> tuple[object, ...]:
 
 
 def _masker(route: Route) -> Callable[[str], str]:
-    key = route.api_key.reveal()
-    return lambda text: text.replace(key, MASK)
+    """Masks the key in whatever form the upstream gives it back."""
+    in_text = _compiled(route.api_key)
+    return lambda text: in_text.sub(MASK, text)
+
+
+@lru_cache(maxsize=256)
+def _compiled(key: Secret) -> re.Pattern[str]:
+    return re.compile(pattern(key.reveal()))
 
 
 def _harmless(error: BaseException) -> str:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import copy
+import html
+import json
 import os
 import pickle
+import re
+from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
-from relay.secret import MASK, Secret, exposed
+from relay.secret import MASK, Secret, exposed, pattern
 
 
 @pytest.fixture
@@ -31,6 +36,33 @@ def test_no_way_of_printing_shows_it() -> None:
 def test_it_is_not_copied_or_written(spread: object) -> None:
     with pytest.raises(TypeError):
         spread(Secret("canary"))  # type: ignore[operator]
+
+
+def php_json(text: str) -> str:
+    return json.dumps(text).replace("/", "\\/")
+
+
+def all_escaped(text: str) -> str:
+    return "".join(c if c.isalnum() else f"\\u00{ord(c):02X}" for c in text)
+
+
+@pytest.mark.parametrize(
+    "secret", ["Zm9v/+YmFy==", "quo\"te'd", "back\\slash", "a&b<c>d", "plain-key_1.2~3", "$^.*[x](y)|?"]
+)
+@pytest.mark.parametrize(
+    "write",
+    [
+        str, repr, json.dumps, php_json, quote, lambda text: quote(text, safe=""), html.escape, all_escaped,
+        lambda text: repr(repr(text)), lambda text: json.dumps(php_json(text)), lambda text: php_json(json.dumps(text)),
+        lambda text: repr({"headers": json.dumps({"key": text})}),
+    ],
+)  # fmt: skip
+def test_the_pattern_finds_a_secret_in_every_form_it_is_written_in(secret: str, write: Callable[[str], str]) -> None:
+    assert MASK in re.sub(pattern(secret), MASK, f"before {write(secret)} after")
+
+
+def test_the_pattern_finds_nothing_else() -> None:
+    assert re.search(pattern("a/b"), "a//b a\\b ab a%2eb a b") is None
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o400, 0o700, 0o620])

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 from relay.clock import Clock
 from relay.config import OutboxSettings
 from relay.event import LaneKey
-from relay.outbox import EventState, LaneState, Ledger, Part
+from relay.outbox import EventState, LaneState, Ledger, OutboxShareTaken, Part
 from relay.outbox.age import OutboxTime
 from relay.outbox.index import Index
 from relay.outbox.recent import DEAD, DROPPED, Recent
@@ -192,14 +192,14 @@ class Book:
         """How much the used pages may grow by appends."""
         return self.limits.append_bytes - self.used_bytes
 
-    def someone_over_share(self, room_bytes: int, keys: Iterable[LaneKey] | None = None) -> bool:
-        """Whether one of these devices, or of all, may not append while so much room is left (relay.outbox.share)."""
-        if not is_crowded(room_bytes, self.limits.append_bytes):
-            return False
+    def share_problem(self, room_bytes: int, keys: Iterable[LaneKey] | None = None) -> str:
+        """Why one of these devices, or of all, may not append while so much room is left, or ""; relay.outbox.share."""
+        if self.settings.when_full != "reject" or not is_crowded(room_bytes, self.limits.append_bytes):
+            return ""
         lanes, by_key = self.index.lanes, self.index.by_key
         numbers = lanes if keys is None else [number for key in keys if (number := by_key.get(key)) is not None]
         held = (lanes[number].body_bytes + _ROW_BYTES * len(lanes[number]) for number in numbers)
-        return any(over_share(each, room_bytes) for each in held)
+        return str(OutboxShareTaken()) if any(over_share(each, room_bytes) for each in held) else ""
 
     def graveyard(self, clock: Clock) -> Graveyard:
         return Graveyard(self.settings.max_dead_letters, self.limits.dead_letter_bytes, clock.wall_ms())

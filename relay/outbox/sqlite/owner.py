@@ -139,13 +139,10 @@ class Owner:
             return OutboxUnavailable(self._blocked)
         if self._gathered_bytes + body_bytes > _GATHER_BYTES:
             return OutboxFull("more events are waiting for the disk than memory may hold")
-        drops = self._settings.when_full == "drop_oldest"
-        room_bytes = self._limits.append_bytes if drops else self._room_bytes()
+        room_bytes = self._room_bytes() if self._settings.when_full == "reject" else self._limits.append_bytes
         if cost_bytes > room_bytes:
             return OutboxFull("the outbox is full (outbox.max_size)")
-        if not drops and self.book.someone_over_share(room_bytes, keys):
-            return OutboxShareTaken()
-        return None
+        return OutboxShareTaken() if self.book.share_problem(room_bytes, keys) else None
 
     def _common_refusal(self) -> OutboxError | None:
         return self.refusal(_COMMON_EVENT_BYTES, cost_bytes(_COMMON_EVENT_BYTES))
@@ -159,8 +156,7 @@ class Owner:
         book = self.book
         if book is None:
             return Gauges(0, self._limits.max_bytes, 0, False, 0, problem)
-        if not problem and self._settings.when_full == "reject" and book.someone_over_share(self._room_bytes()):
-            problem = str(OutboxShareTaken())
+        problem = problem or book.share_problem(self._room_bytes())
         aged = book.pending and book.oldest_seq is not None
         return Gauges(
             bytes=book.pages * PAGE_BYTES + self.store.wal_file_bytes,
