@@ -57,6 +57,9 @@ _BACKLOG = 512
 _SOCKET_MODE = 0o660
 _BUG_LOG_INTERVAL_MS = 10_000
 
+_READABLE = (("Access-Control-Expose-Headers", "Relay-Durability, Retry-After"),)
+"""What a page of an allowed origin may read besides status and body."""
+
 _log = structlog.get_logger(__name__)
 
 _TOO_MANY = error_answer(503, "too many connections; see http.max_connections", headers=RETRY_LATER, close=True)
@@ -269,7 +272,7 @@ def _readable(answer: Answer, decision: Admitted | Forbidden) -> Answer:
     """With the CORS headers that the decision allows."""
     if isinstance(decision, Forbidden) or not decision.cors_origin:
         return answer
-    return answer.with_headers((("Access-Control-Allow-Origin", decision.cors_origin), ("Vary", "Origin")))
+    return answer.with_headers((("Access-Control-Allow-Origin", decision.cors_origin), *_READABLE, ("Vary", "Origin")))
 
 
 def _sockets(server: asyncio.AbstractServer) -> tuple[socket.socket, ...]:

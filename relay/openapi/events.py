@@ -13,7 +13,7 @@ from relay.openapi.schemas import Schema, body_schemas
 from relay.openapi.shape import Operation, content, operation_object, ref
 from relay.outbox import EventState
 
-_EVERY_HEADERS = ("Access-Control-Allow-Origin", "Vary")
+_EVERY_HEADERS = ("Access-Control-Allow-Origin", "Access-Control-Expose-Headers", "Vary")
 _EXAMPLE = {
     "event_id": "550e8400-e29b-41d4-a716-446655440000",
     "event_type": "post.view",
@@ -100,6 +100,7 @@ def file_headers() -> dict[str, Any]:
     text: Schema = {"type": "string"}
     return {
         "Access-Control-Allow-Origin": {"description": "The allowed origin of a page that asked.", "schema": text},
+        "Access-Control-Expose-Headers": {"description": "What such a page may read besides.", "schema": text},
         "Vary": {"description": "The answer depends on the Origin.", "schema": text},
         "ETag": {"schema": text},
         "Cache-Control": {"schema": text},
