@@ -45,6 +45,18 @@ class LazyGroup(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """A mistyped name is told with the one that is most like it."""
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            from difflib import get_close_matches  # noqa: PLC0415 - slow to import, and needed for mistakes only
+
+            near = get_close_matches(args[0], COMMANDS, n=1)
+            meant = f"; did you mean {near[0]}?" if near else f": there are {', '.join(COMMANDS)}"
+            raise click.UsageError(f"no such command {args[0]!r}{meant}", ctx)
+        return super().resolve_command(ctx, args)
+
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """Without importing any of them."""
         from click.shell_completion import CompletionItem  # noqa: PLC0415 - a shell asks for it, nobody else

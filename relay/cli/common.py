@@ -110,5 +110,7 @@ def no_relay(place: Place, error: OSError) -> exits.Failed:
 def _place(listen: str, key: str) -> Place:
     host, port = parse_address(listen)
     if port == 0:
-        raise exits.Failed(f"{key} = {listen!r} lets the system choose a port, which only the relay's log tells")
+        raise exits.Failed(
+            f"{key} = {listen!r} lets the system choose a port, which only the relay's log tells: name one"
+        )
     return Place(EVERY_INTERFACE.get(host, host), port)

@@ -1,7 +1,7 @@
 """`relay healthcheck`: for HEALTHCHECK of a container, and for watchdogs of a box.
 
 It runs every few seconds beside the relay, on small processors: it imports no HTTP library, and
-reads of an answer only the status.
+reads of an answer the status; what else it says is passed on as it is.
 """
 
 from __future__ import annotations
@@ -20,18 +20,23 @@ MAX_ANSWER_BYTES = 4096
 @click.command("healthcheck")
 @config_option
 @click.option("--timeout", "timeout_s", default=5.0, show_default=True, metavar="SECONDS", help="Of each question.")
-def command(config_file: Path | None, timeout_s: float) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print what /readyz said, or what is wrong, as one JSON object.")
+def command(config_file: Path | None, timeout_s: float, as_json: bool) -> None:
     """Exit 0 if the relay lives (/livez) and can store events (/readyz).
 
     An upstream that does not answer is no fault of the relay's.
     """
     place = ops_place(load_client_settings(config_file))
+    said = ""
     for path in ("/livez", "/readyz"):
         answer = _ask(place, path, timeout_s)
-        if not answer.startswith((b"HTTP/1.1 200 ", b"HTTP/1.0 200 ")):
-            said = answer.partition(b"\r\n\r\n")[2] or answer.partition(b"\r\n")[0]
-            raise exits.Failed(f"{place}{path}: {said.decode(errors='replace') or 'an empty answer'}")
-    click.echo("fine")
+        head, _, body = answer.partition(b"\r\n\r\n")
+        said = (body or head.partition(b"\r\n")[0]).decode(errors="replace")
+        if not head.startswith((b"HTTP/1.1 200 ", b"HTTP/1.0 200 ")):
+            if as_json:
+                click.echo(said)
+            raise exits.Failed(f"{place}{path}: {said or 'an empty answer'}")
+    click.echo(said if as_json else "fine")
 
 
 def _ask(place: Place, path: str, timeout_s: float) -> bytes:

@@ -69,8 +69,8 @@ def command(file: Path, as_json: bool, config_file: Path | None) -> None:
         click.echo(json.dumps({"file": str(file), "parts": sorted(parts), "missing": missing}))
         return
     click.echo(f"{file}: {', '.join(sorted(parts))}")
-    for name, why in missing.items():
-        click.echo(f"without {name}: {why}", err=True)
+    for why in dict.fromkeys(missing.values()):
+        click.echo(f"without {', '.join(name for name in missing if missing[name] == why)}: {why}", err=True)
 
 
 def _collect(settings: Settings, config_file: Path | None) -> tuple[dict[str, str], dict[str, str]]:

@@ -107,6 +107,16 @@ def test_a_wrong_call_is_a_usage_error(args: list[str]) -> None:
     assert call(*args, environ={}).exit_code == 2
 
 
+@pytest.mark.parametrize(
+    ("typed", "said"), [("stauts", "did you mean status?"), ("xyz", "there are run, check-config")]
+)
+def test_a_mistyped_command_is_told_with_what_there_is(typed: str, said: str) -> None:
+    result = call(typed, environ={})
+
+    assert result.exit_code == 2
+    assert said in result.stderr
+
+
 @pytest.mark.parametrize("args", ASKING)
 def test_nobody_there_is_said_with_what_to_do(args: list[str], nobody: dict[str, str]) -> None:
     result = call(*args, environ=nobody)

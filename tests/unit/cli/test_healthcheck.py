@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from relay.outbox import Gauges
 
 from tests.unit.cli.harness import NotedRelay, call
@@ -19,3 +21,12 @@ def test_failed_with_the_reason_while_they_cannot(relay: NotedRelay) -> None:
     assert result.exit_code == 1
     assert "/readyz" in result.stderr
     assert "the disk is full" in result.stderr
+
+
+def test_json_is_what_the_relay_said(relay: NotedRelay) -> None:
+    fine = call("healthcheck", "--json", environ=relay.environ)
+    relay.outbox.state = Gauges(0, 1, 0, writable=False, dead_letters=0, problem="the disk is full")
+    failed = call("healthcheck", "--json", environ=relay.environ)
+
+    assert (fine.exit_code, json.loads(fine.stdout)) == (0, {"ready": True, "problem": ""})
+    assert (failed.exit_code, json.loads(failed.stdout)) == (1, {"ready": False, "problem": "the disk is full"})

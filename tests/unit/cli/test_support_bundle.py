@@ -112,6 +112,14 @@ def test_without_a_relay_it_has_the_rest_and_says_what_is_missing(
     assert "cannot be read" in parts["schema.json"]
 
 
+def test_a_person_is_told_once_why_parts_are_missing(environ: dict[str, str], nobody: dict[str, str]) -> None:
+    result = call("support-bundle", "b.tar.gz", environ=environ | nobody)
+
+    assert result.stdout == "b.tar.gz: README.txt, configuration.json, missing.json, schema.json, versions.json\n"
+    assert result.stderr.startswith("without status.json, readyz.json, metrics.txt, log.txt: no relay answers at ")
+    assert result.stderr.count("\n") == 1
+
+
 def test_a_relay_that_does_not_take_the_token_is_no_reason_to_write_nothing(
     relay: NotedRelay, environ: dict[str, str]
 ) -> None:
