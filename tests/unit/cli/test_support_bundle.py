@@ -15,6 +15,7 @@ import structlog
 from click.testing import Result
 from relay import __version__, log
 from relay.config import Log
+from relay.outbox.sqlite.schema import MIGRATIONS
 from relay.secret import Secret
 
 from tests.unit.cli.harness import NotedRelay, call
@@ -67,7 +68,7 @@ def test_has_configuration_status_metrics_log_versions_and_schema(relay: NotedRe
     assert "relay_events_accepted_total" in parts["metrics.txt"]
     assert json.loads(parts["log.txt"].splitlines()[-1])["event"] == "the upstream is away"
     schema = json.loads(parts["schema.json"])
-    assert (schema["version_of_file"], schema["version_of_relay"]) == (1, 1)
+    assert (schema["version_of_file"], schema["version_of_relay"]) == (1, len(MIGRATIONS))
     assert any(table.startswith("CREATE TABLE log(") for table in schema["tables"])
     assert "outbox.db" in schema["file_bytes"]
 
