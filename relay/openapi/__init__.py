@@ -42,7 +42,7 @@ def describe(limits: Limits | None, routes: Iterable[tuple[str, Route]] = ()) ->
     headers: dict[str, Any] = {
         "Retry-After": {
             "description": "Seconds; every 503 of an app's request has it.",
-            "schema": {"type": "integer", "const": RETRY_AFTER_S},
+            "schema": {"type": "integer", "minimum": RETRY_AFTER_S},
         },
         "WWW-Authenticate": {"schema": {"type": "string", "const": "Bearer"}},
         "Allow": {"description": "The methods there are.", "schema": {"type": "string"}},

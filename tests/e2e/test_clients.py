@@ -23,6 +23,7 @@ from tree_sitter import Language, Parser
 
 from tests.e2e.harness import PATIENCE_S, RelayProcess, environment, running
 
+pytestmark = pytest.mark.timeout(4 * PATIENCE_S)
 DOCS = Path(__file__).parents[2] / "docs" / "apps.md"
 FENCE = re.compile(r"^ *```(\w+)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 TOOLS = {

@@ -77,6 +77,11 @@ class World {
   sent() { return this.requests.map((request) => JSON.parse(request.body).events.map((event) => event.event_type)); }
 }
 
+test("the client has no syntax that an old TV's browser cannot read", () => {
+  const code = SOURCE.replace(/\/\*[^]*?\*\/|\/\/.*/g, "");
+  assert.doesNotMatch(code, /=>|`|\.\.\.|\?\.|\?\?|\b(const|let|class|async|await|for\s*\([^)]* of)\b/);
+});
+
 test("events of one moment travel in one request, in order, with what the tag says", async () => {
   const world = new World({ tag: { "data-event": '{"tenant_id": 2, "source": {"platform": "web", "device_id": "d"}}' } });
   const ids = ["a", "b"].map((type) => world.relay.send(type, { source: { app_version: "1" }, subject: { id: "7" } }));
