@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import NamedTuple
 
-from bench.report import Row, at_most
+from bench.report import Row, at_most, number
 from bench.setup import NO_LIMITS, Bench, Relay
 
 
@@ -17,23 +20,54 @@ def wear(bench: Bench) -> Iterator[Row]:
         yield _measured(bench, f"at saturation, 1,000 devices, {transport}", 1_700, "full", load)
 
 
+class _Pace(NamedTuple):
+    name: str
+    per_s: float
+    linger: str
+    per_minute: Sequence[int]
+    """The everyday paces that this one stands for."""
+
+
+_PACES = (
+    _Pace("at one event per second", 1.0, "5s", ()),
+    _Pace("each sent alone, as at 10 a minute or fewer", 1.0, "0s", (1, 10)),
+    _Pace("at 100 a minute", 100 / 60, "5s", (100,)),
+)
+_MINUTES_A_YEAR = 525_600
+
+
 def lonely(bench: Bench) -> Iterator[Row]:
-    """Alone in their commits, by the pace of one device; and what `normal` makes of it."""
-    for durability in ("full", "normal"):
-        requests = int(bench.size(30, 300))
-        load = {"requests": requests, "requests_per_s": 1.0, "connections": 1, "devices": 1}
-        yield _measured(bench, f"at one event per second, {durability}", 16 * 1024, durability, load)
+    """Alone in their commits, by the pace of one device; side by side, because all they do is wait."""
+    seconds = bench.size(40, 300)
+    cases = [(durability, pace) for durability in ("full", "normal") for pace in _PACES]
+    with ThreadPoolExecutor(len(cases)) as pool:
+        yield from pool.map(lambda case: _paced(bench, seconds, *case), cases)
 
 
-def _measured(bench: Bench, when: str, target: float, durability: str, load: dict[str, float]) -> Row:
+def _paced(bench: Bench, seconds: float, durability: str, pace: _Pace) -> Row:
+    load = {
+        "requests": int(seconds * pace.per_s),
+        "requests_per_s": pace.per_s,
+        "connections": 1,
+        "devices": 1,
+    }
+    row = _measured(bench, f"{pace.name}, {durability}", 16 * 1024, durability, load, batch__linger=pace.linger)
+    bytes_an_event = row.detail["by_kernel"] / row.detail["events"]
+    years = [f"{number(each * _MINUTES_A_YEAR * bytes_an_event / 1e9)} at {each}/min" for each in pace.per_minute]
+    return replace(row, note=f"{row.note}; GB a year: {', '.join(years)}") if years else row
+
+
+def _measured(
+    bench: Bench, when: str, target: float, durability: str, load: Mapping[str, float], **settings: str
+) -> Row:
     with (
         bench.upstream(validate=False) as upstream,
-        bench.relay(upstream__url=upstream.url, outbox__durability=durability, **NO_LIMITS) as relay,
+        bench.relay(upstream__url=upstream.url, outbox__durability=durability, **NO_LIMITS, **settings) as relay,
     ):
         return _row(relay, when, target, load)
 
 
-def _row(relay: Relay, when: str, target: float, load: dict[str, float]) -> Row:
+def _row(relay: Relay, when: str, target: float, load: Mapping[str, float]) -> Row:
     before, by_kernel, commits = relay.written_bytes_said(), relay.written_bytes(), relay.metric("outbox_commits_total")
     relay.post(**load)
     relay.ask("POST", "/flush")
