@@ -119,6 +119,8 @@ class Reader:
 
     def read_datagram(self, body: bytes) -> list[Event] | Refusal:
         """What read_json reads, or one event a line; gzip is undone before, by the caller."""
+        if b"\n" not in body:
+            return self.read_json(body)
         first, _, rest = body.strip(strict_json.SPACE).partition(b"\n")
         # nowhere inside one JSON value does an object start where another has just ended
         if first.rstrip(strict_json.SPACE).endswith(b"}") and rest.lstrip(strict_json.SPACE).startswith(b"{"):

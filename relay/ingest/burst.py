@@ -22,6 +22,7 @@ DATAGRAM_BYTES = 65_536
 """More than a datagram can be (65,507 bytes, RFC 768), so that none is cut."""
 _NAME_BYTES = 28
 """sizeof(struct sockaddr_in6), the larger one."""
+_NAME = struct.Struct(f"{_NAME_BYTES}s")
 _SENDERS = 1_024
 """Kept in Python's form; an app keeps its port."""
 
@@ -90,16 +91,19 @@ class _Together:
         self._recvmmsg = recvmmsg
         # not a bytearray: of this, only pages that hold a datagram become memory
         self._bytes = mmap.mmap(-1, limit * DATAGRAM_BYTES)
-        self._names = bytearray(limit * _NAME_BYTES)
         bytes_at = ctypes.addressof(ctypes.c_char.from_buffer(self._bytes))
-        names_at = ctypes.addressof(ctypes.c_char.from_buffer(self._names))
+        names = bytearray(limit * _NAME_BYTES)
+        names_at = ctypes.addressof(ctypes.c_char.from_buffer(names))
         self._pieces = (_Iovec * limit)(
             *[_Iovec(bytes_at + at * DATAGRAM_BYTES, DATAGRAM_BYTES) for at in range(limit)]
         )
-        self._messages = (_Message * limit)()
+        headers = bytearray(limit * ctypes.sizeof(_Message))
+        self._messages = (_Message * limit).from_buffer(headers)
         for at, message in enumerate(self._messages):
             message.header = _Header(names_at + at * _NAME_BYTES, _NAME_BYTES, ctypes.pointer(self._pieces[at]), 1)
-        self._view = memoryview(self._bytes)
+        # what the kernel fills in, read without an object of ctypes for each
+        self._lengths = memoryview(headers).cast("I")[_Message.received.offset // 4 :: ctypes.sizeof(_Message) // 4]
+        self._names = names
         self._senders: dict[bytes, Any] = {}
 
     def __call__(self) -> list[Datagram]:
@@ -109,14 +113,13 @@ class _Together:
             if number in (errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR):
                 return []
             raise OSError(number, os.strerror(number))
-        view, names, senders = self._view, self._names, self._senders
+        received, senders = self._bytes, self._senders
+        names = _NAME.iter_unpack(self._names[: count * _NAME_BYTES])
         read: list[Datagram] = []
-        start = name_at = 0
-        for message in self._messages[:count]:
-            name = bytes(names[name_at : name_at + _NAME_BYTES])
-            read.append((bytes(view[start : start + message.received]), senders.get(name) or self._sender(name)))
+        start = 0
+        for length, (name,) in zip(self._lengths[:count].tolist(), names, strict=True):
+            read.append((received[start : start + length], senders.get(name) or self._sender(name)))
             start += DATAGRAM_BYTES
-            name_at += _NAME_BYTES
         return read
 
     def _sender(self, name: bytes) -> Any:

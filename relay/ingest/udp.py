@@ -191,12 +191,15 @@ class UdpIngest:
     def _take_in(self) -> None:
         """Append what some of the datagrams hold."""
         wake: list[_Datagram] = []
+        count = 0
         self._wake_bytes = 0
         while self._left and self._wake_bytes < _BYTES_PER_WAKE:
             datagram = self._read_datagram(*self._left.popleft())
             if datagram is not None:
                 wake.append(datagram)
+                count += len(datagram.events)
         if wake:
+            self._received.inc(count)
             self._append(wake)
 
     def _read_left_soon(self) -> None:
@@ -227,7 +230,6 @@ class UdpIngest:
         if isinstance(events, Refusal):
             self._refuse(events, size_bytes, sender)
             return None
-        self._received.inc(len(events))
         return _Datagram(events, size_bytes, sender)
 
     def _drop(self, reason: str, sender: Any) -> None:
