@@ -49,6 +49,8 @@ class Fleet:
         """When, by time.monotonic()."""
         self.answers: dict[int, int] = {}
         """How many of each status; 0 is no answer."""
+        self.forgiven = 0
+        """Requests whose repetition is explained so far, where a test has several troubles."""
         self._devices = [f"device-{number:02}" for number in range(devices)]
         self._tenant_id = tenant_id
         self._sent = dict.fromkeys(self._devices, 0)

@@ -12,7 +12,7 @@ from tests.e2e.harness import running
 from tests.fault import mounts
 from tests.fault.apps import Fleet, all_settled, balanced, ready, settings, until_ready
 from tests.fault.shim import ANY, SYNC, WRITE, Shim, needs_cc
-from tests.fault.sizes import LONG_S, size
+from tests.fault.sizes import LONG_S, size, some
 
 DEVICES = 5
 pytestmark = pytest.mark.timeout(LONG_S)
@@ -21,12 +21,10 @@ pytestmark = pytest.mark.timeout(LONG_S)
 @needs_cc
 @pytest.mark.parametrize(
     ("which", "error"),
-    [
-        pytest.param(SYNC, errno.EIO, id="fsync-EIO"),
-        pytest.param(WRITE, errno.EIO, id="write-EIO"),
-        pytest.param(WRITE, errno.ENOSPC, id="write-ENOSPC"),
-        pytest.param(ANY, errno.EROFS, id="all-EROFS"),
-    ],
+    some(
+        [pytest.param(SYNC, errno.EIO, id="fsync-EIO"), pytest.param(WRITE, errno.ENOSPC, id="write-ENOSPC")],
+        [pytest.param(WRITE, errno.EIO, id="write-EIO"), pytest.param(ANY, errno.EROFS, id="all-EROFS")],
+    ),
 )
 async def test_a_disk_that_fails_for_a_while(sandbox: Sandbox, tmp_path: Path, which: int, error: int) -> None:
     """Bad blocks, a controller that resets: no 202 is given, and it goes on by itself once the disk does."""
