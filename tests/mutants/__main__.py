@@ -68,15 +68,15 @@ def unmutated(mutants: list[Mutant]) -> dict[str, str]:
 def main(wanted: list[str]) -> int:
     mutants = [mutant for mutant in MUTANTS if not wanted or any(text in mutant.name for text in wanted)]
     unfit = unmutated(mutants)
-    with ThreadPoolExecutor(JOBS) as pool:
-        alive = list(pool.map(survives, mutants))
     bad = 0
-    for mutant, survived in zip(mutants, alive, strict=True):
-        verdict = "test unfit: " + unfit[mutant.caught_by] if mutant.caught_by in unfit else "caught"
-        if survived:
-            verdict = "SURVIVED"
-        bad += verdict != "caught"
-        print(f"{mutant.breaks:<11}{mutant.name:<45}{verdict:<10}{mutant.caught_by.removeprefix('tests/')}")
+    with ThreadPoolExecutor(JOBS) as pool:
+        for mutant, survived in zip(mutants, pool.map(survives, mutants), strict=True):
+            verdict = "test unfit: " + unfit[mutant.caught_by] if mutant.caught_by in unfit else "caught"
+            if survived:
+                verdict = "SURVIVED"
+            bad += verdict != "caught"
+            test = mutant.caught_by.removeprefix("tests/")
+            print(f"{mutant.breaks:<11}{mutant.name:<45}{verdict:<10}{test}", flush=True)
     print(f"{len(mutants) - bad} of {len(mutants)} caught")
     return 1 if bad else 0
 
