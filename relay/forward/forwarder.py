@@ -191,6 +191,8 @@ class Forwarder:
     async def _take(self, send: Send) -> dict[int, Sequence[bytes]] | None:
         """The bodies of each lane, journalled as in flight; None if the disk does not give them now."""
         parts = self._parts(send)
+        if not parts:
+            return None
         try:
             taken = await self._outbox.take(parts, self._true_time.now_ms(self._clock.monotonic_ms()))
         except OutboxError as error:
@@ -278,6 +280,8 @@ class Forwarder:
         before = self._states.get(tenant_id, "ok")
         if route.state != before:
             self._states[tenant_id] = route.state
+            if route.state == "ok":
+                del self._states[tenant_id]
             say = log.info if route.state == "ok" else log.warning
             say("upstream state", tenant_id=tenant_id, state=route.state, was=before, words=route.last_error)
 

@@ -26,7 +26,7 @@ from relay.policy.verdict import (
 )
 
 STRANGERS_MAX = 3
-"""Lone events refused in a row by a status that is not about events, before it is the route that is wrong."""
+"""Lone events given up in a row by a status that is not about events, before it is the route that is wrong."""
 
 
 class GivenUp(NamedTuple):
@@ -104,6 +104,7 @@ def _delivered(case: Case) -> Judgement:
         lane.delivered(events)
         outcomes.append(LaneOutcome(lane.id, True, _NONE_GIVEN_UP))
     case.route.served([lane_id for lane_id, _, _ in outcomes], case.now)
+    case.route.body_size.served(case.body_bytes, case.now)
     return Judgement(outcomes)
 
 
@@ -135,29 +136,45 @@ def _unnamed(case: Case, verdict: Refused) -> Judgement:
     route = case.route
     if not verdict.about_events and route.strangers >= STRANGERS_MAX:
         return _troubled(case, "misconfigured", verdict.words)
-    if len(case.lanes) > 1:
+    if verdict.about_events and route.refuses_everything(case.now):
+        _troubled(case, "misconfigured", verdict.words)  # and yet the bad events are found, at the pace of probes
+    else:
         route.alive(case.now)
+    if len(case.lanes) > 1:
         return Judgement((), "halves")
     lane, events = case.lanes[0]
     if not lane.refused(events):
-        route.alive(case.now)
         return _NOTHING
-    if not verdict.about_events:
+    if verdict.about_events:
+        route.refused(lane.id)
+    else:
         route.strangers += 1
-    route.alive(case.now)
     return _give_up(lane, GivenUp("refused", verdict.status, verdict.words))
 
 
 def _too_large(case: Case, verdict: TooLarge) -> Judgement:
-    """Halve by bytes, and remember the size; an event that is too large alone is given up."""
-    route = case.route
-    route.alive(case.now)
-    route.last_error = verdict.words
+    """Halve by bytes, and remember the size; an event that is too large alone is given up.
+
+    Not at once if larger bodies were served, and only a few if nobody is served: then it is hardly the size.
+    """
+    route, now = case.route, case.now
     lane, events = case.lanes[0]
-    if len(case.lanes) == 1 and events == 1:
-        return _give_up(lane, GivenUp("too_large", verdict.status, verdict.words))
-    route.max_body_bytes = max(1, min(route.max_body_bytes, case.body_bytes) // 2)
-    return _NOTHING
+    if len(case.lanes) > 1 or events > 1:
+        route.alive(now)
+        route.last_error = verdict.words
+        route.body_size.refused(case.body_bytes, now)
+        return _NOTHING
+    if route.strangers >= STRANGERS_MAX:
+        return _troubled(case, "misconfigured", verdict.words)
+    route.alive(now)
+    route.last_error = verdict.words
+    lane.failures += 1
+    if case.body_bytes <= route.body_size.largest_served and lane.is_patient():
+        lane.suspect = 1
+        lane.held(now + case.jitter_ms(lane.failures - 1), "backing_off")
+        return _NOTHING
+    route.strangers += 1
+    return _give_up(lane, GivenUp("too_large", verdict.status, verdict.words))
 
 
 def _limited(case: Case, verdict: RateLimited) -> Judgement:

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Literal
 
+from relay.policy.body_size import BodySize
 from relay.policy.ceiling import Ceiling, History
 from relay.policy.lane import Lane
 
@@ -17,6 +18,7 @@ RouteState = Literal["ok", "backing_off", "rate_limited", "unauthorized", "misco
 Trouble = Literal["backing_off", "unauthorized", "misconfigured"]
 _RECENT_MS = 10_000
 _SERVING_MS = 600_000
+_REFUSALS_MAX = 20
 
 
 class Route:
@@ -25,18 +27,21 @@ class Route:
     __slots__ = (
         "active",
         "attempt",
+        "body_size",
         "ceiling",
         "exact",
         "history",
         "hold",
         "in_flight",
+        "lanes",
         "last_error",
         "last_sent",
         "limited_attempt",
         "limited_from",
         "limited_until",
-        "max_body_bytes",
         "ready",
+        "refusals",
+        "refused_lanes",
         "served_at",
         "served_before",
         "served_lanes",
@@ -56,7 +61,8 @@ class Route:
         self.active = False  # in the schedule's rotation
         self.wake_at: int | None = None
         self.in_flight = 0
-        self.max_body_bytes = max_body_bytes  # lowered by 413s, remembered
+        self.lanes = 0  # that the schedule knows
+        self.body_size = BodySize(max_body_bytes)
         self.trouble: Trouble | None = None
         self.trouble_from = 0
         self.attempt = 0
@@ -67,7 +73,9 @@ class Route:
         self.served_lanes: Sequence[int] = ()
         self.served_before: tuple[Sequence[int], int | None] = ((), None)  # other lanes than those, and when
         self.suspects: set[int] = set()  # lanes that failed since the last success
-        self.strangers = 0  # lone events refused by a status not about events, since the last success
+        self.strangers = 0  # lone events given up by a status not about events, since the last success
+        self.refusals = 0  # lone events refused without being named, since the last success
+        self.refused_lanes: set[int] = set()  # and whose
         self.ceiling: Ceiling | None = None
         self.history = History()
         self.last_sent = 0
@@ -105,7 +113,8 @@ class Route:
         self.served_at = now
         self.served_lanes = lanes
         self.suspects.clear()
-        self.strangers = 0
+        self.strangers = self.refusals = 0
+        self.refused_lanes.clear()
         self.limited_attempt = 0
         self.alive(now)
 
@@ -125,14 +134,23 @@ class Route:
         served = (self.served_lanes, self.served_at) if not ids.issuperset(self.served_lanes) else self.served_before
         return served[1] is not None and served[1] >= min(sent_at, now - _RECENT_MS)
 
+    def refused(self, lane: int) -> None:
+        """It refused a lone event of this lane, in words about events."""
+        self.refusals += 1
+        self.refused_lanes.add(lane)
+
+    def refuses_everything(self, now: int) -> bool:
+        """Whether it is the URL that is wrong, not event after event: nobody is served any more."""
+        return self.refusals > _REFUSALS_MAX and (len(self.refused_lanes) > 1 or not self.is_serving(now))
+
     def is_serving(self, now: int) -> bool:
         """Whether anybody was served in the last minutes."""
         return self.served_at is not None and self.served_at >= now - _SERVING_MS
 
     def prefer_unfailed(self) -> None:
-        """A lane without failures comes next, if one is ready: the better probe."""
+        """A lane without failures and refusals comes next, if one is ready: the better probe."""
         for _ in range(len(self.ready)):
-            if not self.ready[0].failures:
+            if not self.ready[0].failures and self.ready[0].id not in self.refused_lanes:
                 return
             self.ready.rotate(-1)
 

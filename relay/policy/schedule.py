@@ -30,6 +30,8 @@ from relay.policy.verdict import Delivered, Verdict
 from relay.policy.views import LaneView, RouteView
 from relay.policy.window import Window
 
+_KEPT_ROUTES = 100
+
 
 class Share(NamedTuple):
     """One lane's part of a request: its first events, at most so many."""
@@ -187,7 +189,7 @@ class Schedule:
         route.in_flight += 1
         route.last_sent = now
         self._in_flight += 1
-        return Send(route.tenant_id, tuple(shares), route.max_body_bytes, exact)
+        return Send(route.tenant_id, tuple(shares), route.body_size.max_bytes, exact)
 
     def _slots(self, route: Route) -> int:
         """How many requests a route may have in flight: never all, if there is another route to serve."""
@@ -218,7 +220,7 @@ class Schedule:
         limits = self.limits
         mix = limits.mix_devices == "always" or (limits.mix_devices == "when_ip_limited" and route.ceiling is not None)
         chosen: list[tuple[Lane, int]] = []
-        room_events, room_bytes = limits.max_events, route.max_body_bytes
+        room_events, room_bytes = limits.max_events, route.body_size.max_bytes
         for _ in range(len(route.ready)):
             lane = route.ready.popleft()
             lane.queued = False
@@ -307,7 +309,17 @@ class Schedule:
             else:
                 del self._lanes[lane.id]
                 gone.append(lane.id)
+                self._leave(self._routes[lane.key[0]])
         return gone
+
+    def _leave(self, route: Route) -> None:
+        """One lane less. A route without any is forgotten: a tenant is whatever an app writes.
+
+        But for what it knows of a ceiling, while routes are few.
+        """
+        route.lanes -= 1
+        if route.lanes == 0 and (route.ceiling is None or len(self._routes) > _KEPT_ROUTES):
+            del self._routes[route.tenant_id]
 
     # -- for people ----------------------------------------------------------------------------
 
@@ -351,6 +363,7 @@ class Schedule:
         lane = self._lanes[lane_id] = Lane(lane_id, key, window)
         if key[0] not in self._routes:
             self._routes[key[0]] = Route(key[0], now, self.limits.max_body_bytes)
+        self._routes[key[0]].lanes += 1
         return lane
 
     def _arm(self, lane: Lane, now: int) -> None:

@@ -154,6 +154,33 @@ def test_an_odd_4xx_to_one_bad_event_gives_it_up() -> None:
     assert list(desk.given_up[1]) == [5]
 
 
+def test_a_url_that_refuses_everything_as_if_it_were_about_events_does_not_drain_the_outbox() -> None:
+    """Some other endpoint's 422: after twenty events it is the route that is wrong, and one goes with each probe."""
+    desk = Desk()
+    for lane in range(20):
+        desk.offer(lane, 500)
+    desk.round()
+    began = desk.now
+    while desk.now < began + 3_600_000:
+        desk.round(REFUSED)
+    assert sum(map(len, desk.given_up.values())) <= 50
+    assert state(desk) == "misconfigured"
+    while any(desk.pending.values()):
+        desk.round()
+    assert state(desk) == "ok"
+
+
+def test_a_device_that_makes_only_bad_events_is_not_taken_for_a_wrong_url_while_others_are_served() -> None:
+    desk = Desk()
+    desk.offer(2)
+    desk.round()
+    desk.offer(1, 60)
+    while not desk.drained(1):
+        desk.round(REFUSED)
+    assert len(desk.given_up[1]) == 60
+    assert state(desk) == "ok"
+
+
 # -- too large
 
 
@@ -180,6 +207,64 @@ def test_an_event_too_large_alone_is_given_up() -> None:
         desk.round(poisoned(1, verdict=TooLarge(413, "413 too large")))
     assert desk.given_up == {1: {1: GivenUp("too_large", 413, "413 too large")}}
     assert desk.delivered[1] == [0, 2]
+
+
+def test_a_moment_of_413_for_everything_gives_up_nothing_that_was_not_too_large_before() -> None:
+    desk = Desk()
+    desk.offer(1, 500)
+    desk.round()
+    desk.offer(1)
+    for _ in range(2):
+        desk.round(TooLarge(413, "413"))
+    assert state(desk) == "ok"
+    desk.round()
+    assert not desk.given_up
+    assert desk.delivered[1] == list(range(501))
+
+
+def test_hours_of_413_for_everything_give_up_a_few_events_then_all_is_kept_and_probed_slowly() -> None:
+    desk = Desk()
+    for lane in range(20):
+        desk.offer(lane, 500)
+    began = desk.now
+    while desk.now < began + 3_600_000:
+        desk.round(TooLarge(413, "413"))
+    assert sum(map(len, desk.given_up.values())) == STRANGERS_MAX
+    assert state(desk) == "misconfigured"
+
+
+def test_the_size_grows_back_when_the_limit_was_a_moment_s() -> None:
+    desk = Desk()
+    desk.offer(1, 500)
+    desk.round(TooLarge(413, "413"))
+    assert len(desk.round()[1]) < 500
+    for _ in range(40):
+        desk.pass_time(60_000)
+        desk.offer(1, 500)
+        while not desk.drained(1):
+            desk.round()
+    desk.offer(1, 500)
+    assert len(desk.round()[1]) == 500
+
+
+def test_a_limit_that_stays_is_met_more_and_more_rarely() -> None:
+    desk = Desk()
+    refused = []
+
+    def small_proxy(taken: Taken) -> Verdict:
+        if sum(map(len, taken.values())) * EVENT_BYTES <= 100_000:
+            return DELIVERED
+        refused.append(desk.now)
+        return TooLarge(413, "413")
+
+    for _ in range(3 * 24 * 6):
+        desk.offer(1, 500)
+        while not desk.drained(1):
+            desk.round(small_proxy)
+        desk.pass_time(600_000)
+    assert len(refused) <= 12
+    assert refused[-1] - refused[-2] >= 12 * 3_600_000
+    assert not desk.given_up
 
 
 # -- 429

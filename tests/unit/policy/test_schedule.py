@@ -173,6 +173,19 @@ def test_a_newcomer_waits_for_one_turn_of_the_others_at_most() -> None:
     assert 9 in [next(iter(desk.round())) for _ in range(6)]
 
 
+def test_a_tenant_without_devices_is_forgotten() -> None:
+    """A tenant is whatever an app writes: ten thousand of them must not stay."""
+    desk = Desk()
+    for lane in range(1_000):
+        desk.offer(lane, tenant=lane)
+    while any(desk.pending.values()):
+        desk.round()
+    desk.pass_time(desk.limits.window_ms + 1)
+    while desk.forget():
+        pass
+    assert desk.schedule.routes(desk.now) == []
+
+
 def test_routes_take_turns_whatever_their_number_of_lanes() -> None:
     desk = Desk(max_in_flight=2)
     for lane in range(50):
