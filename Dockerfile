@@ -12,15 +12,16 @@ FROM ${PYTHON} AS build
 RUN if [ "$(uname -m)" = armv7l ]; then \
       apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*; \
     fi
-RUN python -m venv /opt/relay
+# no pip in what is shipped: the base image's installs into it from outside
+RUN python -m venv --without-pip /opt/relay
+ENV PIP_PYTHON=/opt/relay/bin/python
 WORKDIR /src
 COPY requirements.lock ./
-RUN /opt/relay/bin/pip install --no-cache-dir --no-compile --require-hashes -r requirements.lock
+RUN python -m pip install --no-cache-dir --no-compile --require-hashes -r requirements.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY relay ./relay
 # bytecode that is never compared with its source: the root file system is read-only, and starting takes half the time
-RUN /opt/relay/bin/pip install --no-cache-dir --no-compile --no-deps . \
-    && /opt/relay/bin/pip uninstall -q -y setuptools pip \
+RUN python -m pip install --no-cache-dir --no-compile --no-deps . \
     && python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/relay
 
 FROM ${PYTHON}

@@ -14,6 +14,8 @@ import sysconfig
 from collections.abc import Iterable
 from pathlib import Path
 
+import pip
+
 PROGRAMS = (
     "sh", "cat", "chmod", "env", "groupadd", "head", "id", "install", "ls", "mkdir", "rm", "sleep", "touch", "uname",
     "useradd",
@@ -63,15 +65,17 @@ def _fetch_wheels(lock: Path, wheels: Path) -> None:
         "--dest",
         str(wheels),
     ]
-    subprocess.run([*download, "--require-hashes", "-r", str(lock)], check=True, capture_output=True)
+    subprocess.run([*download, "--no-deps", "--require-hashes", "-r", str(lock)], check=True, capture_output=True)
     subprocess.run([*download, "setuptools>=77"], check=True, capture_output=True)
 
 
 def _copy_python(root: Path) -> list[Path]:
-    """The interpreter and standard library, in /usr/local; returns what was copied that needs libraries."""
+    """The interpreter, standard library and pip, in /usr/local; returns what was copied that needs libraries."""
     interpreter = Path(sys.base_prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
     stdlib = Path(sysconfig.get_path("stdlib"))
     shutil.copytree(stdlib, root / "usr/local/lib" / stdlib.name, ignore=shutil.ignore_patterns(*LEFT_OUT))
+    for part in Path(pip.__file__).parents[1].glob("pip*"):
+        shutil.copytree(part, root / "usr/local/lib" / stdlib.name / "site-packages" / part.name)
     _put(interpreter, root / "usr/local/bin" / interpreter.name)
     for name in ("python", "python3"):
         (root / "usr/local/bin" / name).symlink_to(interpreter.name)
