@@ -9,12 +9,12 @@ without: the listener's guard refuses what is cross-site and names no origin, an
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Awaitable, Callable, Mapping
 from importlib import resources
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+import msgspec
 from aiohttp import hdrs, web
 
 from relay.answer import Answer, Headers, error_answer
@@ -83,7 +83,7 @@ def client() -> File:
 
 
 def description(data: Mapping[str, Any]) -> File:
-    return File("application/json", "no-cache", json.dumps(data, indent=1).encode())
+    return File("application/json", "no-cache", msgspec.json.format(msgspec.json.encode(data), indent=1))
 
 
 def _shows(etag: str, if_none_match: str) -> bool:
