@@ -330,7 +330,7 @@ async def healed(box: Box) -> None:
             await asyncio.sleep(0.005)
 
 
-TestBothLives = BothLives.TestCase
+TestBothLives = pytest.mark.timeout(3_600 if NIGHTLY else 120)(BothLives.TestCase)
 TestBothLives.settings = settings(
     max_examples=1_000 if NIGHTLY else 40,
     stateful_step_count=60 if NIGHTLY else 30,

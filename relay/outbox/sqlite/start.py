@@ -19,11 +19,11 @@ CHUNK_ROWS = 4096
 MOST_LANES = 1 << 31
 """Beyond any number that was given to a lane, and within what memory keeps of it."""
 _READ_IDS = """
-    SELECT max(seq), group_concat(seq), group_concat(CAST(lane AS INTEGER)), CAST(group_concat(
+    SELECT min(seq), max(seq), group_concat(seq), group_concat(CAST(lane AS INTEGER)), CAST(group_concat(
         CASE WHEN length(event_id) = 16 THEN event_id ELSE zeroblob(16) END, '') AS BLOB)
     FROM (SELECT seq, lane, event_id FROM log WHERE seq > ? ORDER BY seq LIMIT ?)"""
 _READ_ROWS = """
-    SELECT max(seq), group_concat(seq), group_concat(CAST(lane AS INTEGER)), group_concat(coalesce(size, 0))
+    SELECT min(seq), max(seq), group_concat(seq), group_concat(CAST(lane AS INTEGER)), group_concat(coalesce(size, 0))
     FROM (SELECT seq, lane, length(body) AS size FROM log WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?)"""
 
 
@@ -144,11 +144,12 @@ def read_chunk(database: sqlite3.Connection, after_seq: int, to_seq: int) -> Chu
 
     Broken if they are not what was appended: rows out of order hide others, and one without a lane belongs to nobody.
     """
-    last, *texts = database.execute(_READ_ROWS, (after_seq, to_seq, CHUNK_ROWS)).fetchone()
+    first, last, seqs_text, *texts = database.execute(_READ_ROWS, (after_seq, to_seq, CHUNK_ROWS)).fetchone()
     if last is None:
         return None
     try:
-        seqs, lanes, sizes = map(_numbers, texts)
+        lanes, sizes = map(_numbers, texts)
+        seqs = _seqs(first, last, len(lanes), seqs_text)
     except (AttributeError, ValueError, OverflowError) as error:
         raise Broken(f"a row of the log after {after_seq} holds what was never written") from error
     if len(seqs) != len(lanes) or seqs.tolist() != sorted(seqs) or seqs[0] <= after_seq:
@@ -179,6 +180,11 @@ def _last_at_ms(database: sqlite3.Connection) -> int:
     rows = database.execute("SELECT at_ms FROM log ORDER BY seq DESC LIMIT 3").fetchall()
     times = sorted(at_ms for (at_ms,) in rows if isinstance(at_ms, int))
     return times[(len(times) - 1) // 2] if times else 0
+
+
+def _seqs(first: int, last: int, rows: int, text: str) -> array[int]:
+    """The seqs of so many rows; most stretches have no gap, and need not be read number by number."""
+    return array("q", range(first, last + 1)) if last - first + 1 == rows else _numbers(text)
 
 
 def _numbers(text: str) -> array[int]:
@@ -233,13 +239,20 @@ def _read_recent(database: sqlite3.Connection, window: int, last_seq: int) -> Re
             marks[at:end] = some_marks[skip:]
     after = before
     while events:
-        last, seqs, numbers, some_ids = database.execute(_READ_IDS, (after, CHUNK_ROWS)).fetchone()
+        first, last, seqs, numbers, some_ids = database.execute(_READ_IDS, (after, CHUNK_ROWS)).fetchone()
         if last is None:
             break
-        for at, (seq, lane) in enumerate(zip(_numbers(seqs), _numbers(numbers), strict=True)):
-            slot = seq - before - 1
-            ids[slot * ID_BYTES : (slot + 1) * ID_BYTES] = some_ids[at * ID_BYTES : (at + 1) * ID_BYTES]
-            lanes[slot] = lane & 0xFFFFFFFF  # a flipped bit may have made it larger than any lane
+        # a flipped bit may have made a lane larger than any
+        some_lanes = array("I", [lane & 0xFFFFFFFF for lane in _numbers(numbers)])
+        if last - first + 1 == len(some_lanes):
+            start = first - before - 1
+            ids[start * ID_BYTES : (last - before) * ID_BYTES] = some_ids
+            lanes[start : last - before] = some_lanes
+        else:
+            for at, (seq, lane) in enumerate(zip(_numbers(seqs), some_lanes, strict=True)):
+                slot = seq - before - 1
+                ids[slot * ID_BYTES : (slot + 1) * ID_BYTES] = some_ids[at * ID_BYTES : (at + 1) * ID_BYTES]
+                lanes[slot] = lane
         after = last
     recent.extend(before + 1, split_ids(bytes(ids)), lanes)
     for slot, mark in enumerate(marks):
