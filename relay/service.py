@@ -203,6 +203,7 @@ class Service:
         # the old ones too: a request under way may still be told of
         log.set_secrets([*secrets(self.settings), *secrets(settings)])
         self._client.configure(settings.upstream)
+        self.outbox.configure(settings.outbox)
         self.schedule.limits = limits(settings)
         self._ops.token = settings.ops.token
         reader = self._reader(settings)

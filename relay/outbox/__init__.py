@@ -31,6 +31,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal, NamedTuple, Protocol
 
+from relay.config import OutboxSettings
 from relay.event import Event, LaneKey
 
 
@@ -257,6 +258,13 @@ class Outbox(Protocol):
 
     async def discard(self, selection: Selection, limit: int) -> int:
         """Forget up to `limit` chosen dead letters; returns how many."""
+
+    def configure(self, settings: OutboxSettings) -> None:
+        """Apply `max_size`, `max_age` and `when_full` while it runs; anything else waits for the next start.
+
+        A limit that is lowered below what is kept is reached by draining, or step by step with each append if
+        `when_full` is "drop_oldest".
+        """
 
     async def close(self) -> None:
         """Commit what was appended, checkpoint, unlock. Later appends fail with OutboxUnavailable."""

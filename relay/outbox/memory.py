@@ -37,6 +37,7 @@ from relay.outbox import (
 )
 from relay.outbox.age import OutboxTime
 from relay.outbox.checksum import checksum, stamped
+from relay.outbox.limits import limited
 from relay.outbox.memory_disk import ROW_BYTES, Disk, Stored
 from relay.outbox.share import over_share
 
@@ -239,6 +240,9 @@ class MemoryOutbox:
         for letter in chosen:
             self.disk.take_out(letter.id)
         return len(chosen)
+
+    def configure(self, settings: OutboxSettings) -> None:
+        self._settings = limited(self._settings, settings)
 
     async def close(self) -> None:
         if self._open:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from relay.config import OutboxSettings
 from relay.event import LaneKey
 from relay.outbox import (
     Dead,
@@ -557,6 +560,58 @@ class TestFull:
         with pytest.raises(OutboxFull):
             await box.append(range(20), body_bytes=60 * KIB)
         assert await box.append([100]) == 0
+
+
+class TestConfigure:
+    async def test_a_raised_limit_takes_events_again(self, make_box: MakeBox) -> None:
+        box = await make_box(max_size_bytes=512 * KIB).start()
+        stored = await fill(box, [TV])
+        box.outbox.configure(OutboxSettings(max_size_bytes=2 * 1024 * KIB))
+        assert await fill(box, [TV]) > 2 * stored
+        assert box.outbox.gauges().max_bytes == 2 * 1024 * KIB
+        box.check()
+
+    async def test_a_lowered_limit_refuses_and_still_drains(self, make_box: MakeBox) -> None:
+        box = await make_box(max_size_bytes=4 * 1024 * KIB).start()
+        stored = await fill(box, [TV])
+        box.outbox.configure(OutboxSettings(max_size_bytes=1024 * KIB))
+        with pytest.raises(OutboxFull):
+            await box.append([100_000])
+        assert len(await box.deliver_all(100)) == stored
+        assert await box.append([100_000]) == 0
+
+    async def test_a_limit_lowered_by_a_restart_refuses_and_still_drains(self, make_box: MakeBox) -> None:
+        box = await make_box(max_size_bytes=4 * 1024 * KIB).start()
+        stored = await fill(box, [TV])
+        box.settings = replace(box.settings, max_size_bytes=1024 * KIB)
+        await box.restart()
+        with pytest.raises(OutboxFull):
+            await box.append([100_000])
+        assert len(await box.deliver_all(20)) == stored
+        assert await box.append([100_000]) == 0
+
+    async def test_drop_oldest_can_be_chosen_when_it_is_full(self, make_box: MakeBox) -> None:
+        box = await make_box(max_size_bytes=512 * KIB).start()
+        stored = await fill(box, [TV])
+        box.outbox.configure(OutboxSettings(max_size_bytes=512 * KIB, when_full="drop_oldest"))
+        for number in range(100_000, 100_050):
+            assert await box.append([number], body_bytes=2_000) == 0
+        assert 0 < box.outbox.ledger().dropped < stored
+        box.check()
+
+    async def test_an_age_that_is_lowered_drops_at_once(self, make_box: MakeBox) -> None:
+        box = await make_box().start()
+        await box.append([1])
+        box.clock.advance(DAY_MS)
+        box.outbox.configure(OutboxSettings(max_age_ms=DAY_MS // 2))
+        assert await box.outbox.expire() == 1
+
+    async def test_what_needs_a_restart_is_left_alone(self, make_box: MakeBox) -> None:
+        box = await make_box(dedupe_window=10).start()
+        await box.append([1])
+        box.outbox.configure(OutboxSettings(path=Path("elsewhere.db"), dedupe_window=1))
+        await box.append([2])
+        assert await box.append([1]) == 1
 
 
 class TestDeadLetters:

@@ -88,15 +88,15 @@ async def test_one_fault_refuses_all_of_it_and_the_relay_goes_on(
 
 
 async def test_what_waits_for_a_restart_is_named_every_time_until_there_is_one(box: Box) -> None:
-    waits = '[outbox]\nmax_age = "1d"\n'
+    waits = "[outbox]\nmax_dead_letters = 99\n"
     box.reload(waits)
     first = await box.relay.logged(APPLIED)
-    assert (first["changed"], first["needs_restart"]) == ({"rate.device_per_window": "100 -> 120"}, ["outbox.max_age"])
+    assert (first["changed"], first["needs_restart"]) == ({"rate.device_per_window": "100 -> 120"}, ["outbox.max_dead_letters"])
 
     box.reload(waits + "[rate]\ndevice_per_window = 90\n")
     second = await box.relay.logged(APPLIED, changed={"rate.device_per_window": "120 -> 90"})
 
-    assert second["needs_restart"] == ["outbox.max_age"]
+    assert second["needs_restart"] == ["outbox.max_dead_letters"]
 
 
 async def test_a_changed_key_file_is_taken_without_a_signal_and_shows_nowhere(sandbox: Sandbox, tmp_path: Path) -> None:

@@ -103,7 +103,8 @@ class Book:
     sweep_from: int = 1
     pages: int = 0
     free_pages: int = 0
-    wal_frames: int = 0
+    vacuum_useless_at: int = 0
+    """So many pages there were when a vacuum gave none back: the file was once copied in a way that forbids it."""
     oldest_seq: int | None = None
     """The pending event whose time of append was last read, and that time."""
     oldest_at_ms: int = 0
@@ -173,8 +174,8 @@ class Book:
 
     @property
     def wasteful(self) -> bool:
-        """Whether more than half of the file is free pages, and that is worth the work."""
-        return self.free_pages > max(self.pages - self.free_pages, _FREE_PAGES)
+        """Whether more than half of the file is free pages, and giving them back is worth the work."""
+        return self.free_pages > max(self.pages - self.free_pages, _FREE_PAGES) and self.pages != self.vacuum_useless_at
 
     def state_of(self, event_id: bytes) -> EventState | None:
         found = self.recent.find(event_id)

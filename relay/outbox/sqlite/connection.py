@@ -20,6 +20,7 @@ PAGE_BYTES = 4096
 SQLITE_VERSION = sqlite3.sqlite_version
 _CACHE_KIB = 2048
 _CACHED_STATEMENTS = 64
+_SETTLED_SHARE = 64
 
 
 class Connection(aiosqlite.Connection):
@@ -66,15 +67,25 @@ def configure(
         "journal_mode=WAL",
         f"synchronous={durability}",
         "wal_autocheckpoint=0",  # checkpoints run after the answers, see Store.tidy
-        f"journal_size_limit={wal_bytes}",
         f"cache_size=-{_CACHE_KIB}",
         "cache_spill=0",  # a page spilled half way is written twice; commits are bounded
         "secure_delete=0",  # some builds default to writing zeros over what is freed
         "temp_store=MEMORY",
         "mmap_size=0",
-        f"max_page_count={max((max_size_bytes - wal_bytes) // PAGE_BYTES, 16)}",
     ]
     if database.execute("PRAGMA page_count").fetchone() == (0,):
         pragmas = [f"page_size={PAGE_BYTES}", "auto_vacuum=INCREMENTAL", *pragmas]
     for pragma in pragmas:
         database.execute(f"PRAGMA {pragma}").fetchall()
+    limit(database, max_size_bytes, wal_bytes)
+
+
+def limit(database: sqlite3.Connection, max_size_bytes: int, wal_bytes: int) -> None:
+    """How large the files may become.
+
+    A file that is larger already may still grow by what settlements need: else nothing could ever be drained.
+    """
+    (pages,) = database.execute("PRAGMA page_count").fetchone()
+    most = max((max_size_bytes - wal_bytes) // PAGE_BYTES, pages + max_size_bytes // _SETTLED_SHARE // PAGE_BYTES, 16)
+    database.execute(f"PRAGMA max_page_count={most}").fetchall()
+    database.execute(f"PRAGMA journal_size_limit={wal_bytes}").fetchall()

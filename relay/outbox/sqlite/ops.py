@@ -224,12 +224,18 @@ class Reclaim(Op[None]):
 class Vacuum(Op[None]):
     """Give free pages back to the file system."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._pages_before = 0
+
     def plan(self, draft: Draft) -> bool:
+        self._pages_before = draft.book.pages
         draft.add(self, partial(transactions.vacuum, pages=draft.book.limits.vacuum_pages))
         return True
 
     def apply(self, book: Book, result: None) -> None:
-        """Nothing but the pages changed, and every commit reports those."""
+        if book.pages >= self._pages_before:
+            book.vacuum_useless_at = book.pages
 
 
 class Stamp(Op[None]):

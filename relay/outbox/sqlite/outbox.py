@@ -28,6 +28,7 @@ from relay.outbox import (
     Settled,
     Taken,
 )
+from relay.outbox.limits import limited
 from relay.outbox.sqlite import dead, ops
 from relay.outbox.sqlite.draft import Append
 from relay.outbox.sqlite.owner import Owner
@@ -61,6 +62,10 @@ class SqliteOutbox:
     async def load(self, backlog: Backlog) -> Loaded:
         book = await self._owner.load(backlog)
         return Loaded(book.lanes_at_load, book.unsettled)
+
+    def configure(self, settings: OutboxSettings) -> None:
+        self._settings = limited(self._settings, settings)
+        self._owner.configure(self._settings)
 
     async def close(self) -> None:
         self._owner.closing = True

@@ -14,10 +14,9 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import structlog
 
@@ -30,6 +29,7 @@ from relay.outbox.sqlite import ops, start
 from relay.outbox.sqlite.book import Book, Limits
 from relay.outbox.sqlite.connection import PAGE_BYTES
 from relay.outbox.sqlite.draft import Append, Draft, Op, cost_bytes
+from relay.outbox.sqlite.gathered import Gathered, chore
 from relay.outbox.sqlite.recovery import is_broken
 from relay.outbox.sqlite.start import Broken
 from relay.outbox.sqlite.store import Store
@@ -62,10 +62,7 @@ class Owner:
         self._limits = Limits.of(settings)
         self._clock = clock
         self._metrics = metrics
-        self._appends: deque[Append] = deque()
-        self._ops: deque[Op[Any]] = deque()
-        self._gathered_bytes = 0
-        self._gathered_cost_bytes = 0
+        self._gathered = Gathered(clock, metrics)
         self._backlog: Backlog | None = None
         self._loaded: asyncio.Future[None] | None = None
         self._wake: asyncio.Future[None] | None = None
@@ -76,6 +73,7 @@ class Owner:
         self._blocked = ""
         """Why nothing may be appended though the file is open."""
         self._rescue = False
+        self._resize = False
         self._told = ""
         """The last reason that was logged for files that cannot be written anew."""
 
@@ -92,6 +90,15 @@ class Owner:
             self.store.unlock()
             raise
 
+    def configure(self, settings: OutboxSettings) -> None:
+        """Other limits: of appends at once, of the file before the next commit."""
+        self._settings, self._limits = settings, Limits.of(settings)
+        self.store.configure(settings, self._limits.wal_bytes)
+        if self.book is not None:
+            self.book.settings, self.book.limits = self._settings, self._limits
+        self._resize = True
+        self.poke()
+
     async def load(self, backlog: Backlog) -> Book:
         self._backlog = backlog
         self._loaded = asyncio.get_running_loop().create_future()
@@ -105,9 +112,7 @@ class Owner:
         return self.book
 
     def enqueue(self, append: Append) -> None:
-        self._appends.append(append)
-        self._gathered_bytes += append.body_bytes
-        self._gathered_cost_bytes += append.cost_bytes
+        self._gathered.add(append)
         self.poke()
 
     async def submit(self, op: Op[T]) -> T:
@@ -115,7 +120,7 @@ class Owner:
             raise self._failure
         if self.closing or self.book is None:
             raise OutboxUnavailable("the outbox is closed")
-        self._ops.append(op)
+        self._gathered.ops.append(op)
         self.poke()
         return await op.answer
 
@@ -137,7 +142,7 @@ class Owner:
             return OutboxUnavailable("the outbox is closed")
         if self._blocked:
             return OutboxUnavailable(self._blocked)
-        if self._gathered_bytes + body_bytes > _GATHER_BYTES:
+        if self._gathered.body_bytes + body_bytes > _GATHER_BYTES:
             return OutboxFull("more events are waiting for the disk than memory may hold")
         room_bytes = self._room_bytes() if self._settings.when_full == "reject" else self._limits.append_bytes
         if cost_bytes > room_bytes:
@@ -148,7 +153,7 @@ class Owner:
         return self.refusal(_COMMON_EVENT_BYTES, cost_bytes(_COMMON_EVENT_BYTES))
 
     def room(self) -> bool:
-        return self._gathered_bytes <= _GATHER_BYTES - _ROOM_BYTES and self._common_refusal() is None
+        return self._gathered.body_bytes <= _GATHER_BYTES - _ROOM_BYTES and self._common_refusal() is None
 
     def gauges(self) -> Gauges:
         refusal = self._common_refusal()
@@ -168,7 +173,7 @@ class Owner:
         )
 
     def _room_bytes(self) -> int:
-        return self.known.room_bytes() - self._gathered_cost_bytes
+        return self.known.room_bytes() - self._gathered.cost_bytes
 
     def poke(self) -> None:
         if self._wake is not None and not self._wake.done():
@@ -178,7 +183,7 @@ class Owner:
 
     async def run(self) -> None:
         try:
-            while not self.closing or self._appends:
+            while not self.closing or self._gathered.appends:
                 try:
                     await self._turn()
                 except DISK_ERRORS as error:
@@ -198,77 +203,21 @@ class Owner:
         elif self._rescue:
             self._rescue = False
             await self._write_anew()
+        elif self._resize:
+            self._resize = False
+            await self.store.resize()
         elif not self.known.loaded and self._backlog is not None:
-            if self._appends:
-                await self._commit(self._draft())
+            if self._gathered.appends:
+                await self._commit(self._gathered.draft(self.known, self._settings))
             await self._load_more()
-        elif self._appends or (self._ops and self.known.loaded):
-            await self._commit(self._draft())
-        elif (chore := self._chore()) is not None:
-            await self._commit(chore)
+        elif self._gathered.appends or (self._gathered.ops and self.known.loaded):
+            await self._commit(self._gathered.draft(self.known, self._settings))
+        elif (draft := chore(self.known, self._clock)) is not None:
+            await self._commit(draft)
         elif self.store.untidy:
             await self.store.tidy()
         else:  # nothing may be awaited between the questions and this: a poke would be lost
             await self._idle(None)
-
-    def _chore(self) -> Draft | None:
-        """What is worth doing when nothing else is."""
-        book = self.known
-        chore: Op[None] | None = None
-        if (stretch := book.reclaimable(None)) is not None:
-            chore = ops.Reclaim(stretch)
-        elif book.loaded and book.wasteful:
-            chore = ops.Vacuum()
-        if chore is None:
-            return None
-        draft = Draft(book, self._clock)
-        chore.plan(draft)
-        return draft
-
-    def _draft(self) -> Draft:
-        """What the next commit does with what has gathered."""
-        book = self.known
-        draft = Draft(book, self._clock)
-        appends = self._next_appends(book.limits.commit_bytes)
-        refusal = self._make_room(draft, appends)
-        for append in appends:
-            if refusal is None:
-                draft.append(append)
-            else:
-                self._done_with(append)
-                if not append.answer.done():
-                    append.answer.set_exception(refusal)
-        while book.loaded and self._ops and self._ops[0].plan(draft):
-            self._ops.popleft()
-        return draft
-
-    def _next_appends(self, body_bytes: int) -> list[Append]:
-        appends = []
-        while self._appends and body_bytes > 0:
-            append = self._appends.popleft()
-            appends.append(append)
-            body_bytes -= append.body_bytes
-        return appends
-
-    def _make_room(self, draft: Draft, appends: Sequence[Append]) -> OutboxFull | None:
-        """Plan what has to go: done rows when there are enough, pending ones when the operator said so."""
-        book = draft.book
-        if not appends:  # what is delivered makes room for what is refused
-            if (stretch := book.reclaimable(0)) is not None:
-                ops.Reclaim(stretch).plan(draft)
-            return None
-        cost = sum([each.cost_bytes for each in appends])
-        missing_bytes = cost - book.room_bytes()
-        if self._settings.when_full == "drop_oldest" and missing_bytes > 0:
-            # a limit that was lowered is reached step by step
-            missing_bytes = min(missing_bytes, cost + book.limits.commit_bytes)
-            last = book.index.oldest_droppable(missing_bytes) if book.loaded else None
-            if last is None:
-                return OutboxFull("the outbox is full, and nothing in it can be dropped now")
-            ops.Drop("size", book.first_row, last, self._metrics).plan(draft)
-        elif (stretch := book.reclaimable(sum([each.body_bytes for each in appends]))) is not None:
-            ops.Reclaim(stretch).plan(draft)
-        return None
 
     async def _commit(self, draft: Draft) -> None:
         try:
@@ -278,7 +227,7 @@ class Owner:
             raise
         finally:
             for append in draft.appends:
-                self._done_with(append)
+                self._gathered.done(append)
         moved_pages = abs(committed.pages - draft.book.pages)
         draft.apply(committed)
         self._failures = 0
@@ -372,21 +321,9 @@ class Owner:
         await self.store.disconnect()
 
     def _fail_waiting(self, failure: OutboxError) -> None:
-        while self._appends:
-            append = self._appends.popleft()
-            self._done_with(append)
-            if not append.answer.done():
-                append.answer.set_exception(failure)
-        while self._ops:
-            op = self._ops.popleft()
-            if not op.answer.done():
-                op.answer.set_exception(failure)
+        self._gathered.fail(failure)
         if self.closing and self._loaded is not None and not self._loaded.done():
             self._loaded.set_exception(failure)
-
-    def _done_with(self, append: Append) -> None:
-        self._gathered_bytes -= append.body_bytes
-        self._gathered_cost_bytes -= append.cost_bytes
 
     async def _idle(self, timeout_s: float | None) -> None:
         """Until there is something to do, or so long."""

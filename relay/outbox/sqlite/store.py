@@ -18,7 +18,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 from relay.clock import Clock
 from relay.config import OutboxSettings
 from relay.metrics import Metrics
-from relay.outbox.sqlite import files, transactions
+from relay.outbox.sqlite import connection, files, transactions
 from relay.outbox.sqlite.connection import PAGE_BYTES, Connection
 from relay.outbox.sqlite.recovery import Mending, open_mended
 from relay.outbox.sqlite.start import Opened
@@ -63,6 +63,14 @@ class Store:
     def connected(self) -> bool:
         return self._connection is not None
 
+    def configure(self, settings: OutboxSettings, wal_bytes: int) -> None:
+        """Other limits from the next `connect` or `resize` on."""
+        self._settings, self._wal_bytes = settings, wal_bytes
+
+    async def resize(self) -> None:
+        """Tell the open file its limits."""
+        await self.run(connection.limit, self._settings.max_size_bytes, self._wal_bytes)
+
     def lock(self) -> None:
         """Raises OutboxLocked or OutboxRefused."""
         if self._lock is None:
@@ -76,9 +84,9 @@ class Store:
         mending = Mending(
             self._settings.path, self._settings, self._wal_bytes, self._clock.boot_id, self.suspect, self.condemned
         )
-        connection = Connection(lambda: open_mended(mending))
-        await connection.open()
-        self._connection = connection
+        opening = Connection(lambda: open_mended(mending))
+        await opening.open()
+        self._connection = opening
         if mending.set_aside is not None:
             self._metrics.outbox_set_aside.inc()
         self.thorough = self.suspect or mending.set_aside is not None
@@ -89,11 +97,11 @@ class Store:
 
     async def disconnect(self) -> None:
         """Close what can be closed; what was not committed is rolled back."""
-        connection, self._connection = self._connection, None
+        open_one, self._connection = self._connection, None
         self._wal.close()
-        if connection is not None:
+        if open_one is not None:
             with suppress(sqlite3.Error):
-                await connection.close()
+                await open_one.close()
 
     def unlock(self) -> None:
         if self._lock is not None:

@@ -1,0 +1,111 @@
+"""The calls that wait for the next commit, and what that commit makes of them.
+
+Owns what may wait in memory, and the order of a commit's work: room is made first, by deleting what
+is done, or what is pending if the operator said so; then events, then the other calls. Rule: nothing
+here changes before the commit has returned; a call that cannot be planned beside the others waits on.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from relay.clock import Clock
+from relay.config import OutboxSettings
+from relay.metrics import Metrics
+from relay.outbox import OutboxError, OutboxFull
+from relay.outbox.sqlite import ops
+from relay.outbox.sqlite.book import Book
+from relay.outbox.sqlite.draft import Append, Draft, Op
+
+
+class Gathered:
+    """What has gathered since the last commit was begun."""
+
+    def __init__(self, clock: Clock, metrics: Metrics) -> None:
+        self.appends: deque[Append] = deque()
+        self.ops: deque[Op[Any]] = deque()
+        self.body_bytes = 0
+        """Of appends that wait or are being committed."""
+        self.cost_bytes = 0
+        """What they may take of the file, see Append."""
+        self._clock = clock
+        self._metrics = metrics
+
+    def add(self, append: Append) -> None:
+        self.appends.append(append)
+        self.body_bytes += append.body_bytes
+        self.cost_bytes += append.cost_bytes
+
+    def done(self, append: Append) -> None:
+        """It is committed, or refused."""
+        self.body_bytes -= append.body_bytes
+        self.cost_bytes -= append.cost_bytes
+
+    def fail(self, failure: OutboxError) -> None:
+        """Tell everybody who waits."""
+        while self.appends:
+            self._refuse(self.appends.popleft(), failure)
+        while self.ops:
+            op = self.ops.popleft()
+            if not op.answer.done():
+                op.answer.set_exception(failure)
+
+    def draft(self, book: Book, settings: OutboxSettings) -> Draft:
+        """What the next commit does with what has gathered."""
+        draft = Draft(book, self._clock)
+        appends = self._next_appends(book.limits.commit_bytes)
+        refusal = self._make_room(draft, appends, settings)
+        for append in appends:
+            if refusal is None:
+                draft.append(append)
+            else:
+                self._refuse(append, refusal)
+        while book.loaded and self.ops and self.ops[0].plan(draft):
+            self.ops.popleft()
+        return draft
+
+    def _refuse(self, append: Append, failure: OutboxError) -> None:
+        self.done(append)
+        if not append.answer.done():
+            append.answer.set_exception(failure)
+
+    def _next_appends(self, body_bytes: int) -> list[Append]:
+        appends = []
+        while self.appends and body_bytes > 0:
+            append = self.appends.popleft()
+            appends.append(append)
+            body_bytes -= append.body_bytes
+        return appends
+
+    def _make_room(self, draft: Draft, appends: Sequence[Append], settings: OutboxSettings) -> OutboxFull | None:
+        """Plan what has to go: done rows when there are enough, pending ones when the operator said so."""
+        book = draft.book
+        cost_bytes = sum([each.cost_bytes for each in appends])
+        missing_bytes = cost_bytes - book.room_bytes()
+        if appends and settings.when_full == "drop_oldest" and missing_bytes > 0:
+            # a limit that was lowered is reached step by step
+            missing_bytes = min(missing_bytes, cost_bytes + book.limits.commit_bytes)
+            last = book.index.oldest_droppable(missing_bytes) if book.loaded else None
+            if last is None:
+                return OutboxFull("the outbox is full, and nothing in it can be dropped now")
+            ops.Drop("size", book.first_row, last, self._metrics).plan(draft)
+        # without appends too: what is delivered makes room for those that are refused meanwhile
+        elif (stretch := book.reclaimable(sum([each.body_bytes for each in appends]))) is not None:
+            ops.Reclaim(stretch).plan(draft)
+        return None
+
+
+def chore(book: Book, clock: Clock) -> Draft | None:
+    """What is worth doing when nothing else is."""
+    wanted: Op[None] | None = None
+    if (stretch := book.reclaimable(None)) is not None:
+        wanted = ops.Reclaim(stretch)
+    elif book.loaded and book.wasteful:
+        wanted = ops.Vacuum()
+    if wanted is None:
+        return None
+    draft = Draft(book, clock)
+    wanted.plan(draft)
+    return draft
