@@ -91,7 +91,10 @@ async def test_what_waits_for_a_restart_is_named_every_time_until_there_is_one(b
     waits = "[outbox]\nmax_dead_letters = 99\n"
     box.reload(waits)
     first = await box.relay.logged(APPLIED)
-    assert (first["changed"], first["needs_restart"]) == ({"rate.device_per_window": "100 -> 120"}, ["outbox.max_dead_letters"])
+    assert (first["changed"], first["needs_restart"]) == (
+        {"rate.device_per_window": "100 -> 120"},
+        ["outbox.max_dead_letters"],
+    )
 
     box.reload(waits + "[rate]\ndevice_per_window = 90\n")
     second = await box.relay.logged(APPLIED, changed={"rate.device_per_window": "120 -> 90"})
