@@ -1,14 +1,16 @@
-"""What the relay asks of the operating system for itself, once, at start: no core dumps, no spectators.
+"""What the relay asks of the operating system for itself: no core dumps, no spectators; what the disk has left.
 
-Both keep the API key in this process's memory. Neither is worth not starting for.
+The first two, once at start, keep the API key in this process's memory. Nothing here is worth not starting for.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import resource
 import sys
+from pathlib import Path
 
 _PR_SET_DUMPABLE = 4  # prctl(2)
 
@@ -20,3 +22,12 @@ def harden() -> None:
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def free_bytes(path: Path) -> int | None:
+    """What the disk that this file is on has left for us; None if it cannot be told."""
+    try:
+        disk = os.statvfs(path.parent)
+    except OSError:
+        return None
+    return disk.f_bavail * disk.f_frsize

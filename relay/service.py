@@ -96,6 +96,7 @@ class Service:
             self._history,
             clock,
             refusals=self.metrics.refusals,
+            disk_free_bytes=lambda: process.free_bytes(settings.outbox.path),
             tenants=lambda: self.settings.upstream.tenants,
             clock_skew_seconds=lambda: self._forwarder.clock_skew_ms / 1000,
         )

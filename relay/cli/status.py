@@ -67,7 +67,7 @@ def describe(data: dict[str, Any]) -> str:
         ("devices", f"{data['devices_waiting']:,} waiting, {data['devices_held']:,} held back"),
         ("dead letters", f"{data['dead_letters']['count']:,}"),
         ("can store events", able),
-        ("outbox", f"{bytes_text(outbox['bytes'])} of {bytes_text(outbox['max_bytes'])}"),
+        ("outbox", f"{bytes_text(outbox['bytes'])} of {bytes_text(outbox['max_bytes'])}{_free(outbox)}"),
         ("clock", f"{data['clock_skew_seconds']:+.1f} s against the upstream's"),
         ("relay", f"{data['version']}, up {duration_text(data['uptime_seconds'])} (since {data['started_at']})"),
     ]
@@ -88,6 +88,11 @@ _LEVELS = {"ok": "OK", "slow": "SLOW", "trouble": "TROUBLE"}
 
 def _rate(per_second: float | None) -> str:
     return "not measured yet" if per_second is None else f"{per_second:,.4g} events/s"
+
+
+def _free(outbox: dict[str, Any]) -> str:
+    free = outbox["disk_free_bytes"]
+    return "" if free is None else f"; {bytes_text(free)} free on the disk"
 
 
 def _refused(reasons: dict[str, int]) -> str:

@@ -51,16 +51,19 @@ class Status:
         *,
         refusals: Callable[[], Mapping[str, int]],
         tenants: Callable[[], Collection[int]],
+        disk_free_bytes: Callable[[], int | None],
         clock_skew_seconds: Callable[[], float],
     ) -> None:
         """`refusals`: what came and was not kept, by reason; `tenants`: those with a route of their own;
-        `clock_skew_seconds`: how far this machine is ahead of the upstream, 0 until known."""
+        `disk_free_bytes`: where the outbox lies, None if that cannot be told; `clock_skew_seconds`: how far
+        this machine is ahead of the upstream, 0 until known."""
         self._outbox = outbox
         self._schedule = schedule
         self._history = history
         self._clock = clock
         self._refusals = refusals
         self._tenants = tenants
+        self._disk_free_bytes = disk_free_bytes
         self._clock_skew_seconds = clock_skew_seconds
         self._started_ms = clock.monotonic_ms()
 
@@ -82,6 +85,7 @@ class Status:
             "outbox": {
                 "bytes": gauges.bytes,
                 "max_bytes": gauges.max_bytes,
+                "disk_free_bytes": self._disk_free_bytes(),
                 "oldest_age_seconds": gauges.oldest_age_ms / 1000,
                 "writable": gauges.writable,
                 "problem": gauges.problem,

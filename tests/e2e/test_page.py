@@ -110,8 +110,8 @@ class TestOneLook:
         assert await browser.run("return document.querySelectorAll('.plot .curve').length") == 3
         assert await browser.run("return document.querySelectorAll('.plot rect.taken').length") >= 1
         await browser.click("#minutes summary")
-        await browser.until_text("#minute-rows", "202: ")
-        assert "\t7\t7\t0\t" in await browser.text("#minute-rows tr")
+        # in, out and waiting of this minute
+        await browser.until("document.querySelector('#minute-rows tr').innerText.includes('\t7\t7\t0\t202: ')")
 
     async def test_an_upstream_in_trouble_is_told_in_words_with_the_next_attempt_and_what_to_do(
         self, browser: Browser, sandbox: Sandbox, tmp_path: Path

@@ -78,7 +78,8 @@ function upstreams({ upstreams: routes, now }) {
   const list = byId("upstreams");
   fill(list, JSON.stringify([routes, routes.some((route) => route.state !== "ok") ? now : ""]), () =>
     routes.map((route) => {
-      const name = route.tenant === null ? "Every tenant" : `Tenant ${route.tenant}`;
+      const others = routes.length > 1 ? "Every other tenant" : "Every tenant";
+      const name = route.tenant === null ? others : `Tenant ${route.tenant}`;
       const lines = [
         element("h3", { text: `${name}: ${route.state.replace("_", " ")}` }),
         element("p", { text: route.words }),
@@ -122,7 +123,8 @@ function keeping({ ledger, outbox, clock_skew_seconds: skew, uptime_seconds: upt
     + `${number(ledger.dropped)} dropped + ${number(ledger.pending)} waiting`);
   const used = outbox.bytes / Math.max(1, outbox.max_bytes);
   byId("disk").value = used;
-  say("disk-words", `${bytes(outbox.bytes)} of ${bytes(outbox.max_bytes)} (${(100 * used).toFixed(1)} %)`);
+  const free = outbox.disk_free_bytes === null ? "" : `; ${bytes(outbox.disk_free_bytes)} free on the disk`;
+  say("disk-words", `${bytes(outbox.bytes)} of ${bytes(outbox.max_bytes)} (${(100 * used).toFixed(1)} %)${free}`);
   say("writable", outbox.writable ? "yes" : `no: ${outbox.problem}`);
   const off = Math.abs(skew);
   say("clock", off < 1 ? "agrees with the upstream’s" : `${duration(off)} ${skew > 0 ? "ahead of" : "behind"} the upstream’s`);

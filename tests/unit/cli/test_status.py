@@ -38,7 +38,7 @@ def test_text_says_first_what_is_wrong_and_what_to_do(relay: NotedRelay) -> None
     assert lines[1].startswith("  what to do: ")
     assert "waiting           345, the oldest for 1 d 2 h" in lines
     assert "can store events  NO: disk full" in lines
-    assert "outbox            1.5 KiB of 1 MiB" in lines
+    assert "outbox            1.5 KiB of 1 MiB; 1 GiB free on the disk" in lines
     ledger = lines.index("accepted  requeued  delivered  dead lettered  dropped  pending")
     assert lines[ledger + 1] == "  12,345         0     12,000              0        0      345"
     upstream = next(n for n, line in enumerate(lines) if line.startswith("upstream of tenant 2: unauthorized since "))

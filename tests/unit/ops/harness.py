@@ -152,6 +152,7 @@ class Served:
             self.history,
             self.clock,
             refusals=self.metrics.refusals,
+            disk_free_bytes=lambda: 1 << 30,
             tenants=lambda: self.tenants,
             clock_skew_seconds=lambda: 1.5,
         )

@@ -35,6 +35,7 @@ async def test_has_every_field_of_the_contract(served: Served) -> None:
     assert status["outbox"] == {
         "bytes": 8192,
         "max_bytes": 1 << 20,
+        "disk_free_bytes": 1 << 30,
         "oldest_age_seconds": 2.5,
         "writable": True,
         "problem": "",
