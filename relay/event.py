@@ -119,13 +119,11 @@ class Reader:
 
     def read_datagram(self, body: bytes) -> list[Event] | Refusal:
         """What read_json reads, or one event a line; gzip is undone before, by the caller."""
-        if b"\n" not in body:
-            return self.read_json(body)
-        first, _, rest = body.strip(strict_json.SPACE).partition(b"\n")
-        # nowhere inside one JSON value does an object start where another has just ended
-        if first.rstrip(strict_json.SPACE).endswith(b"}") and rest.lstrip(strict_json.SPACE).startswith(b"{"):
-            return self.read_lines(body)
-        return self.read_json(body)
+        return self.read_lines(body) if b"\n" in body and _has_lines(body) else self.read_json(body)
+
+    def reading_datagram(self, body: bytes) -> Reading:
+        """What `read_datagram` does, in slices."""
+        return self.reading_lines(body) if _has_lines(body) else self.reading_json(body)
 
     def reading_json(self, body: bytes) -> Reading:
         """What `read_json` does, in slices."""
@@ -309,6 +307,12 @@ def _source_opening(body: bytes) -> int:
 
 def _malformed(what: str, error: Malformed) -> Refusal:
     return Refusal("malformed", f"{what} is not JSON that can be passed on: {error}.")
+
+
+def _has_lines(body: bytes) -> bool:
+    """Whether a datagram holds one event a line: nowhere inside one JSON value does an object start where one ended."""
+    first, _, rest = body.strip(strict_json.SPACE).partition(b"\n")
+    return first.rstrip(strict_json.SPACE).endswith(b"}") and rest.lstrip(strict_json.SPACE).startswith(b"{")
 
 
 def _elements(cursor: Cursor) -> Generator[None, None, list[bytes]]:

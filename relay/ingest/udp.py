@@ -30,7 +30,7 @@ import structlog
 from relay.address import format_address, listen_error, parse_address
 from relay.clock import Clock
 from relay.config import Udp
-from relay.event import Event, Reader, Refusal
+from relay.event import Event, Reader, Reading, Refusal
 from relay.ingest.burst import Burst, Datagram, burst
 from relay.ingest.guard import Networks
 from relay.ingest.inflate import GZIP_MAGIC, inflate
@@ -42,6 +42,8 @@ _DATAGRAMS_PER_WAKE = 64
 """About a millisecond of work; HTTP is served in between."""
 _BYTES_PER_WAKE = 65_536
 """Likewise, where datagrams hold many events; what was read beyond it is for the next turn of the loop."""
+_SLICE_BYTES = 32_768
+"""What a slice of a datagram that inflates to more counts."""
 _WAKES_AT_STOP = 256
 _MAX_UNCOMMITTED = 10_000
 _PAUSE_S = 0.1
@@ -58,6 +60,14 @@ _log = structlog.get_logger(__name__)
 
 class _Datagram(NamedTuple):
     events: list[Event]
+    size_bytes: int
+    sender: Any
+
+
+class _Long(NamedTuple):
+    """A datagram that inflates to more than a wake may read, on its way."""
+
+    reading: Reading
     size_bytes: int
     sender: Any
 
@@ -92,6 +102,8 @@ class UdpIngest:
         self._socket: socket.socket | None = None
         self._left: deque[Datagram] = deque()
         """Read from the socket by the last wake, and not looked at yet."""
+        self._long: _Long | None = None
+        """Came before those."""
         self._read_left: asyncio.Handle | None = None
         self._wake_bytes = 0
         """Looked at in this turn, inflated."""
@@ -129,7 +141,7 @@ class UdpIngest:
         for _ in range(_WAKES_AT_STOP):
             if not self._reading or not self._read_wake():
                 break
-        while self._left:
+        while self._is_behind():
             self._take_in()
         self._pause()
         if self._resume is not None:
@@ -176,7 +188,7 @@ class UdpIngest:
         if not self._outbox.room():
             self._wait_for_room()
             return False
-        more = bool(self._left)
+        more = self._is_behind()
         if not more:
             try:
                 self._left.extend(self._burst())
@@ -193,8 +205,8 @@ class UdpIngest:
         wake: list[_Datagram] = []
         count = 0
         self._wake_bytes = 0
-        while self._left and self._wake_bytes < _BYTES_PER_WAKE:
-            datagram = self._read_datagram(*self._left.popleft())
+        while self._is_behind() and self._wake_bytes < _BYTES_PER_WAKE:
+            datagram = self._read_slice(self._long) if self._long else self._read_datagram(*self._left.popleft())
             if datagram is not None:
                 wake.append(datagram)
                 count += len(datagram.events)
@@ -202,14 +214,18 @@ class UdpIngest:
             self._received.inc(count)
             self._append(wake)
 
+    def _is_behind(self) -> bool:
+        """Whether not all is looked at that was read from the socket."""
+        return bool(self._left) or self._long is not None
+
     def _read_left_soon(self) -> None:
         """The socket may have nothing more, and then nobody wakes us."""
-        if self._left and self._read_left is None:
+        if self._is_behind() and self._read_left is None:
             self._read_left = asyncio.get_running_loop().call_soon(self._take_left)
 
     def _take_left(self) -> None:
         self._read_left = None
-        if self._left and self._reading:
+        if self._is_behind() and self._reading:
             self._read_wake()
 
     def _read_datagram(self, data: bytes, sender: Any) -> _Datagram | None:
@@ -221,12 +237,27 @@ class UdpIngest:
             self._drop("truncated", sender)
             return None
         body = inflate(data, "gzip", self._max_body_bytes) if data[:2] == GZIP_MAGIC else data
-        self._wake_bytes += len(body) if isinstance(body, bytes) else self._max_body_bytes
-        events = (
-            self.reader.read_datagram(body)
-            if isinstance(body, bytes)
-            else Refusal(body, "the datagram's gzip is corrupt or inflates to more than http.max_body")
-        )
+        if isinstance(body, str):
+            self._wake_bytes += self._max_body_bytes
+            refusal = Refusal(body, "the datagram's gzip is corrupt or inflates to more than http.max_body")
+            return self._taken(refusal, size_bytes, sender)
+        if len(body) > _BYTES_PER_WAKE:
+            self._long = _Long(self.reader.reading_datagram(body), size_bytes, sender)
+            return None
+        self._wake_bytes += len(body)
+        return self._taken(self.reader.read_datagram(body), size_bytes, sender)
+
+    def _read_slice(self, long: _Long) -> _Datagram | None:
+        self._wake_bytes += _SLICE_BYTES
+        try:
+            next(long.reading)
+        except StopIteration as done:
+            self._long = None
+            return self._taken(done.value, long.size_bytes, long.sender)
+        return None
+
+    def _taken(self, events: list[Event] | Refusal, size_bytes: int, sender: Any) -> _Datagram | None:
+        """Counts what was read."""
         if isinstance(events, Refusal):
             self._refuse(events, size_bytes, sender)
             return None

@@ -47,8 +47,12 @@ async def rejected(relay: RelayProcess, reason: str, transport: str = "http") ->
     return (await metrics(relay))[f'events_rejected_total{{reason="{reason}",transport="{transport}"}}']
 
 
+class Patient(Client):
+    patience_s = PATIENCE_S
+
+
 async def connect(relay: RelayProcess) -> Client:
-    return await Client.connect(relay.http)
+    return await Patient.connect(relay.http)
 
 
 async def ask(relay: RelayProcess, raw: bytes) -> tuple[int, bytes]:

@@ -112,6 +112,8 @@ class Answer:
 class Client:
     """One connection; sends exactly the bytes it is given."""
 
+    patience_s: float = ANSWERED_WITHIN_S
+
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self.writer = writer
@@ -128,7 +130,7 @@ class Client:
 
     async def answer(self, *, to_head: bool = False) -> Answer:
         """The next response; skips nothing. `to_head`: it has no body whatever it announces."""
-        async with asyncio.timeout(ANSWERED_WITHIN_S):
+        async with asyncio.timeout(self.patience_s):
             head = (await self._reader.readuntil(b"\r\n\r\n"))[:-4]
             answer = Answer(head, b"")
             if not to_head:
@@ -137,14 +139,14 @@ class Client:
 
     async def rest(self) -> bytes:
         """Everything up to the end of the connection, which must come."""
-        async with asyncio.timeout(ANSWERED_WITHIN_S):
+        async with asyncio.timeout(self.patience_s):
             try:
                 return await self._reader.read()
             except ConnectionResetError:
                 return b""
 
     async def read(self, count: int) -> bytes:
-        async with asyncio.timeout(ANSWERED_WITHIN_S):
+        async with asyncio.timeout(self.patience_s):
             return await self._reader.readexactly(count)
 
     def reset(self) -> None:

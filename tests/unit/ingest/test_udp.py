@@ -295,6 +295,20 @@ async def test_a_small_datagram_that_inflates_counts_as_what_it_becomes() -> Non
         assert len(hearing.outbox.appends) == 2
 
 
+async def test_what_inflates_to_much_is_read_in_slices_and_in_its_order() -> None:
+    async with Hearing() as hearing:
+        many = b"\n".join(event(number) for number in range(2_000))
+        hearing.send(gzipped(many), event(2_000), gzipped(many[:-1]), event(2_001))
+        turns = 0
+        async with asyncio.timeout(ANSWERED_WITHIN_S):
+            while hearing.taken() < 2_002:
+                turns += 1
+                await asyncio.sleep(0)
+        assert kept_numbers(hearing.outbox) == list(range(2_002))
+        assert hearing.refused("malformed") == 1
+        assert turns > 10
+
+
 @pytest.mark.parametrize("has_room", [True, False])
 async def test_stopping_takes_in_what_an_earlier_wake_left(has_room: bool) -> None:
     async with Hearing(receive_buffer_bytes=4 << 20) as hearing:
