@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from bench import events
 from bench.datagrams import Datagrams
+from bench.pairs import compare
 from bench.process import Child, python
 from bench.report import Row, at_least, at_most
 from bench.setup import NO_LIMITS, Bench
@@ -55,7 +56,7 @@ def udp(bench: Bench) -> Iterator[Row]:
         return bench.sqlite_floor(max(50_000, last.stored), int(last.per_commit))
 
     ours()  # tells the floor how many rows a commit has
-    compared = bench.compare(ours, floor)
+    compared = compare(bench.pairs, ours, floor)
     flood = sorted(floods, key=lambda each: each.delivered_per_s)[len(floods) // 2]
     yield Row(
         "UDP stored and forwarded at once, 60,000/s sent",

@@ -181,15 +181,17 @@ class HttpIngest:
         if not isinstance(events, list):
             reply(events)
             return
-        self._gather.append(events, partial(self._appended, len(events), reply))
+        count = len(events)
 
-    def _appended(self, count: int, reply: Reply, error: BaseException | None) -> None:
-        if error is None:
-            reply(self._stored)
-        elif isinstance(error, OutboxError):
-            reply(self._not_kept(count, error))
-        else:
-            reply(error if isinstance(error, Exception) else RuntimeError(repr(error)))
+        def appended(error: BaseException | None) -> None:
+            if error is None:
+                reply(self._stored)
+            elif isinstance(error, OutboxError):
+                reply(self._not_kept(count, error))
+            else:
+                reply(error if isinstance(error, Exception) else RuntimeError(repr(error)))
+
+        self._gather.append(events, appended)
 
     def _read(self, kind: BodyKind, body: bytes) -> list[Event] | Answer:
         return self._taken(self.reader.read_json(body) if kind == "json" else self.reader.read_lines(body))

@@ -66,7 +66,7 @@ async def test_each_known_datagram_is_counted_and_stores_nothing(relay: RelayPro
 async def test_made_up_bodies_are_answered_and_what_is_taken_is_strict(relay: RelayProcess, sandbox: Sandbox) -> None:
     client = await connect(relay)
     taken = 0
-    for number, body in enumerate(islice(mutants(SEED), times(2_000, 200_000))):
+    for number, body in enumerate(islice(mutants(SEED), times(4_000, 400_000))):
         headers = ["Content-Type: application/x-ndjson"] if number % 5 == 0 else []
         if number % 7 == 0:
             body, headers = gzip.compress(body, 1), [*headers, "Content-Encoding: gzip"]  # noqa: PLW2901
@@ -83,7 +83,7 @@ async def test_made_up_bodies_are_answered_and_what_is_taken_is_strict(relay: Re
 async def test_made_up_datagrams_are_counted_and_what_is_taken_is_strict(relay: RelayProcess, sandbox: Sandbox) -> None:
     sending, to = datagram_socket(), udp_address(relay)
     sent = 0
-    for number, body in enumerate(islice(mutants(SEED + 1), times(2_000, 200_000))):
+    for number, body in enumerate(islice(mutants(SEED + 1), times(4_000, 400_000))):
         sending.sendto((gzip.compress(body, 1) if number % 7 == 0 else body)[:60_000], to)
         sent += 1
         if sent % 50 == 0:
@@ -117,7 +117,7 @@ async def test_made_up_requests_end_in_an_answer_or_a_closed_connection(
             assert int(said[9:12]) < 500, describe(raw)
 
     requests = wire_mutants(SEED + 10 + part)
-    for _ in range(times(20, 2_000)):
+    for _ in range(times(40, 4_000)):
         await asyncio.gather(*(one(raw) for raw in islice(requests, 20)))
     await still_serves(relay)
     await all_that_was_taken_is_strict(relay, sandbox)

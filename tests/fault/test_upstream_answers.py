@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -156,6 +155,8 @@ async def test_a_wish_for_years_is_obeyed_for_an_hour_at_most(sandbox: Sandbox, 
 
 
 def within_the_hour(next_attempt_at: str, started_at: str) -> bool:
+    from datetime import datetime, timedelta
+
     wait = datetime.fromisoformat(next_attempt_at) - datetime.fromisoformat(started_at)
     return timedelta(minutes=50) < wait < timedelta(minutes=62)
 

@@ -14,7 +14,8 @@ from tests.simulation.upstream import Flaw, Spell
 from tests.simulation.world import HOUR_MS, LIMITS, MINUTE_MS, Crash, Device, Plan, World
 
 
-def plan(seed: int, *, devices: int, hours: float) -> Plan:
+def plan(seed: int, *, devices: int, hours: float, gap_min: tuple[int, ...] = (5, 10, 30)) -> Plan:
+    """`gap_min`: minutes between the events of an ordinary device."""
     rng = Random(f"plan {seed}")
     duration_ms = int(hours * HOUR_MS)
     latency_ms = rng.choice([(1, 5), (5, 200), (100, 4_000)])
@@ -26,7 +27,7 @@ def plan(seed: int, *, devices: int, hours: float) -> Plan:
         max_in_flight=rng.choice([1, 2, 8]) if latency_ms[1] < 1_000 else 8,
     )
     return Plan(
-        devices=[_device(number, rng, devices) for number in range(devices)],
+        devices=[_device(number, rng, devices, gap_min) for number in range(devices)],
         duration_ms=duration_ms,
         limits=limits,
         crashes=_crashes(rng, duration_ms) if rng.random() < 0.6 else (),
@@ -40,12 +41,13 @@ def plan(seed: int, *, devices: int, hours: float) -> Plan:
     )
 
 
-def _device(number: int, rng: Random, devices: int) -> Device:
+def _device(number: int, rng: Random, devices: int, gap_min: tuple[int, ...]) -> Device:
     """Most are quiet; a few talk much, start with a backlog, or have an app that makes bad events."""
-    device = Device(number, tenant=1 + number % 2, gap_ms=rng.choice([5, 10, 30]) * MINUTE_MS)
+    device = Device(number, tenant=1 + number % 2, gap_ms=rng.choice(gap_min) * MINUTE_MS)
     kind = rng.random() * devices
     if kind < 3:
-        device.gap_ms, device.burst = 2_000, rng.choice([1, 20])
+        device.burst = rng.choice([1, 20])
+        device.gap_ms = gap_min[0] * 400 * (10 if device.burst > 1 else 1)
     elif kind < 6:
         device.backlog = rng.choice([600, 5_000])
     elif kind < 9:

@@ -1,32 +1,36 @@
 """Worlds drawn from seeds: every promise holds in all of them, and everything drains once the faults are over.
 
-`SIM_SEED=123 pytest tests/simulation/test_swarm.py` replays one seed; a failure names its seed.
+`SIM_SEED=123 pytest tests/simulation/test_swarm.py -k small` replays one seed; a failure names its seed, and the
+first step that broke a promise ends the run. RELAY_NIGHTLY=1: more and larger ones.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 import pytest
 
 from tests.simulation import swarm
 from tests.simulation.checks import check_all
 from tests.simulation.virtual import run
-from tests.simulation.world import World
+from tests.simulation.world import Plan, World
 
+NIGHTLY = os.environ.get("RELAY_NIGHTLY") == "1"
 REGRESSIONS: list[int] = []
-"""Seeds that failed once."""
-QUICK = range(1, 7)
-LARGE = range(100, 103)
+"""Seeds of small worlds that failed once."""
+SMALL = range(1, 201) if NIGHTLY else range(1, 5)
+LARGE = range(100, 110) if NIGHTLY else range(100, 101)
+DAYS = range(200, 205) if NIGHTLY else range(200, 201)
 _ASKED_FOR = os.environ.get("SIM_SEED")
 
 
-def seeds(kept: range | list[int]) -> list[int]:
+def seeds(kept: Sequence[int]) -> list[int]:
     return [int(_ASKED_FOR)] if _ASKED_FOR else list(kept)
 
 
-def live(seed: int, *, devices: int, hours: float) -> World:
-    world = World(swarm.plan(seed, devices=devices, hours=hours), seed)
+def live(plan: Plan, seed: int) -> World:
+    world = World(plan, seed)
     try:
         run(world.live())
         check_all(world)
@@ -36,18 +40,30 @@ def live(seed: int, *, devices: int, hours: float) -> World:
     return world
 
 
-@pytest.mark.parametrize("seed", seeds([*QUICK, *REGRESSIONS]))
+def small(seed: int, hours: float = 0.5) -> World:
+    return live(swarm.plan(seed, devices=20, hours=hours), seed)
+
+
+@pytest.mark.parametrize("seed", seeds([*SMALL, *REGRESSIONS]))
 def test_a_small_world(seed: int) -> None:
-    live(seed, devices=20, hours=1)
+    small(seed, hours=1 if NIGHTLY else 0.5)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", seeds(LARGE))
-def test_a_thousand_devices_for_hours(seed: int) -> None:
-    live(seed, devices=1_000, hours=2)
+def test_a_busy_site(seed: int) -> None:
+    size = {"devices": 1_000, "hours": 2} if NIGHTLY else {"devices": 200, "hours": 1}
+    live(swarm.plan(seed, **size), seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", seeds(DAYS))
+def test_thousands_of_quiet_devices_for_days(seed: int) -> None:
+    size = {"devices": 10_000, "hours": 48} if NIGHTLY else {"devices": 2_000, "hours": 12}
+    live(swarm.plan(seed, **size, gap_min=(360, 720, 1_440)), seed)
 
 
 def test_the_same_seed_takes_the_same_steps_and_another_does_not() -> None:
-    first, again, other = (live(seed, devices=20, hours=0.5) for seed in (7, 7, 8))
+    first, again, other = (small(seed, hours=0.1) for seed in (7, 7, 8))
     assert first.fingerprint == again.fingerprint
     assert first.fingerprint != other.fingerprint

@@ -19,6 +19,7 @@ import msgspec
 from relay.policy.verdict import Answer, NoAnswer
 
 from tests.simulation.virtual import RIGHT_MS, SimClock
+from tests.simulation.watch import Watch
 
 EventKey = tuple[int, int]
 """(device, number): which event it is."""
@@ -112,6 +113,7 @@ class SimUpstream:
         latency_ms: tuple[int, int] = (5, 200),
         spells: list[Spell] | None = None,
         trace: Callable[..., None] = lambda *_: None,
+        watch: Watch,
     ) -> None:
         self.clock = clock
         self.spells = spells or []
@@ -129,13 +131,21 @@ class SimUpstream:
         """Requests without events."""
         self._rng = rng
         self._trace = trace
+        self._watch = watch
 
     async def post(self, tenant_id: int, body: bytes) -> Answer | NoAnswer:
-        loop = asyncio.get_running_loop()
         request = Request(self.clock.true_ms(), tenant_id, msgspec.json.decode(body, type=_Body).events, len(body))
         if not request.events:
             return await self._asked()
         self.sent.append(request)
+        self._watch.sent(request)
+        try:
+            return await self._exchange(request)
+        finally:
+            self._watch.answered(request)
+
+    async def _exchange(self, request: Request) -> Answer | NoAnswer:
+        loop, tenant_id = asyncio.get_running_loop(), request.tenant
         there_ms, back_ms = (self._rng.randint(*self.latency_ms) for _ in range(2))
         if self._spell("refused", tenant_id):
             await asyncio.sleep(0.001)
@@ -164,6 +174,7 @@ class SimUpstream:
     def _arrive(self, request: Request, arrived: asyncio.Future[None]) -> None:
         request.at = self.clock.true_ms()
         self.arrivals.append(request)
+        self._watch.arrived(request)
         request.answer = self._answer(request)
         self._trace("arrival", request.at, request.tenant, request.keys[0], len(request.events), request.status)
         if not arrived.done():
@@ -194,6 +205,7 @@ class SimUpstream:
             return self._say(500, b'{"message":"Server Error"}')
         if any(event.flaw for event in events):
             return self._say(422, _validation(events))
+        self._watch.took(request)
         for key in request.keys:
             self.taken[key].append(request)
         if self._spell("lossy", tenant_id) and self._rng.random() < 0.3:

@@ -41,14 +41,27 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._jump = _Jump()
         super().__init__(self._jump)
 
+        self.broken: BaseException | None = None
+        """What a callback raised: it ends the run."""
+
     def time(self) -> float:
         return self._jump.now
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        self.broken = self.broken or context.get("exception")
+        self.stop()
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
     """Like asyncio.run, in virtual time."""
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        return runner.run(work)
+    loop = VirtualLoop()
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        try:
+            return runner.run(work)
+        except RuntimeError:
+            if loop.broken:
+                raise loop.broken from None
+            raise
 
 
 class SimClock:

@@ -20,7 +20,7 @@ from relay.config import OutboxSettings
 from relay.event import Event
 from relay.forward.forwarder import Forwarder
 from relay.metrics import Metrics
-from relay.outbox import DeadLetter, Part, Selection
+from relay.outbox import DeadLetter, Ledger, Part, Selection
 from relay.outbox.memory import MemoryOutbox
 from relay.policy.limits import Limits
 from relay.policy.route import RouteState
@@ -29,6 +29,7 @@ from relay.tasks import Tasks
 
 from tests.simulation.upstream import EventKey, Flaw, SimEvent, SimUpstream, Spell
 from tests.simulation.virtual import SimClock
+from tests.simulation.watch import Watch
 
 LIMITS = Limits(
     linger_ms=5_000,
@@ -111,6 +112,7 @@ class World:
         self.seed = seed
         self.rng = Random(seed)
         self.clock = SimClock(Random(self.rng.random()))
+        self.watch = Watch(plan.limits, self.ledger)
         self.upstream = SimUpstream(
             self.clock,
             Random(self.rng.random()),
@@ -121,11 +123,10 @@ class World:
             latency_ms=plan.latency_ms,
             spells=plan.spells,
             trace=self.trace,
+            watch=self.watch,
         )
         self.devices = {device.number: device for device in plan.devices}
         self.offered_at: dict[EventKey, int] = {}
-        self.in_doubt: set[int] = set()
-        """Requests (by id) whose answer the relay may have had and not yet kept when it died."""
         self.crashes = 0
         self.starts: list[Start] = []
         self.ended_at = 0
@@ -141,6 +142,10 @@ class World:
     def fingerprint(self) -> str:
         """The same for two runs only if they took the same steps."""
         return self._hash.hexdigest()[:16]
+
+    def ledger(self) -> Ledger:
+        """Of the outbox there is, whatever crash it came out of."""
+        return self.outbox.ledger()
 
     def trace(self, *what: object) -> None:
         self._hash.update(repr(what).encode())
@@ -211,6 +216,7 @@ class World:
         self.relay = Relay(self)
         unsettled = await self.relay.start()
         self.starts.append(Start(self.clock.true_ms(), [self._events(request) for request in unsettled]))
+        self.watch.started(self.starts[-1].unsettled)
         self.trace("start", self.starts[-1])
         for device in self.devices.values():
             if device.trying:
@@ -237,7 +243,9 @@ class World:
         assert self.relay
         now = self.clock.true_ms()
         latest = self.upstream.sent[-1000:]
-        self.in_doubt.update(id(one) for one in latest if one.returned_at and one.returned_at >= now - _SETTLING_MS)
+        self.watch.in_doubt.update(
+            id(one) for one in latest if one.returned_at and one.returned_at >= now - _SETTLING_MS
+        )
         self.crashes += 1
         relay, self.relay = self.relay, None
         self.outbox = self.outbox.crashed()

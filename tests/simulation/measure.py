@@ -1,0 +1,155 @@
+"""What the shaping reaches, in virtual time: `python -m tests.simulation.measure [NAME ...]` prints a table.
+
+Real schedule and forwarder, simulated upstream with the framework's fixed windows. Same seed, same figures.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from math import inf
+
+import structlog
+
+from tests.simulation import swarm
+from tests.simulation.checks import check_all
+from tests.simulation.scenario import SMALL_BATCHES, lived, polite, waits_ms
+from tests.simulation.upstream import Limiter, Spell
+from tests.simulation.virtual import run
+from tests.simulation.world import HOUR_MS, MINUTE_MS, Crash, Device, Plan, World
+
+Row = tuple[str, str]
+CEILING = 20
+
+
+def device_limit() -> Iterator[Row]:
+    """One device with more than its limit lets through."""
+    windows = 20
+    device = Device(1, backlog=(windows + 2) * 120 * 5, gap_ms=10 * HOUR_MS)
+    world = lived(Plan([device], duration_ms=windows * MINUTE_MS, limits=SMALL_BATCHES, latency_ms=(5, 50)))
+    sent = [request.status for request in world.upstream.arrivals if request.at < windows * MINUTE_MS]
+    yield "requests of those that 120 per minute allow", f"{len(sent) / (120 * windows):.1%} of {120 * windows}"
+    yield "429s", str(sent.count(429))
+
+
+def shared_ceiling() -> Iterator[Row]:
+    """50 devices, each with a backlog, behind 20 requests a minute that nobody told of; lifted after an hour."""
+
+    def lift(world: World) -> None:
+        world.upstream.ip_limiter = None
+
+    devices = [Device(i, backlog=1_500, gap_ms=10 * HOUR_MS) for i in range(50)]
+    limits = replace(SMALL_BATCHES, mix_devices="never")
+    plan = Plan(devices, 3 * HOUR_MS, limits, ip_limit=CEILING, acts=[(HOUR_MS, lift)], drain_ms=48 * HOUR_MS)
+    world = lived(plan)
+    used = [
+        sum(request.status == 202 for request in world.upstream.arrivals if at <= request.at < at + MINUTE_MS)
+        for at in range(0, 3 * HOUR_MS, MINUTE_MS)
+    ]
+    found = next(window + 1 for window, count in enumerate(used) if count >= 0.9 * CEILING)
+    later = [request.status for request in world.upstream.arrivals if 3 * MINUTE_MS <= request.at < HOUR_MS]
+    yield "windows until 90 % of a ceiling of 20 is used", str(found)
+    yield "used of it from the third window on", f"{sum(used[3:60]) / (57 * CEILING):.1%}"
+    yield "429s from the third window on", f"{later.count(429) / len(later):.1%} of {len(later)} answers"
+    for times in (2, 10, 50):
+        left = next((minute for minute, count in enumerate(used[60:], 1) if count >= times * CEILING), inf)
+        yield f"minutes after it is lifted until {times} times its pace", str(left)
+
+
+def fairness() -> Iterator[Row]:
+    """30 polite devices beside ten that have more than their limit, one with poison and one that is throttled."""
+    hogs = [Device(i, backlog=30_000, gap_ms=10 * HOUR_MS) for i in range(10)]
+    poisoned = Device(20, gap_ms=20_000, flaw=lambda n: "crash" if n % 10 == 7 else "")
+    throttled = Device(21, gap_ms=5_000)
+    spell = Spell("429 device", 0, HOUR_MS, devices=frozenset({21}))
+    devices = [*hogs, poisoned, throttled, *polite(30, first=100, gap_ms=20_000)]
+    world = lived(Plan(devices, 30 * MINUTE_MS, SMALL_BATCHES, spells=[spell], drain_ms=48 * HOUR_MS))
+    for name, numbers in (("polite", range(100, 130)), ("hogs", range(10)), ("poisoned", range(20, 21))):
+        waits = waits_ms(world, numbers)
+        yield (
+            f"oldest waiting event, {name} devices",
+            f"{waits[-1] / 1000:.1f} s (median {waits[len(waits) // 2] / 1000:.1f} s)",
+        )
+
+
+def restart_under_a_ceiling() -> Iterator[Row]:
+    """The ceiling is not kept over a restart: what it costs to find it again."""
+    devices = [Device(i, backlog=600, gap_ms=10 * HOUR_MS) for i in range(50)]
+    crashes = [Crash(at * 10 * MINUTE_MS) for at in range(1, 6)]
+    world = lived(Plan(devices, HOUR_MS, SMALL_BATCHES, ip_limit=CEILING, crashes=crashes, drain_ms=48 * HOUR_MS))
+    answers = [request.status for request in world.upstream.arrivals if request.at < HOUR_MS]
+    yield "429s in an hour with five restarts", f"{answers.count(429)} of {len(answers)} answers"
+    yield "used of the ceiling", f"{answers.count(202) / (60 * CEILING):.1%}"
+
+
+def site() -> Iterator[Row]:
+    """200 relays behind one address power up together, five events waiting in each, then one a minute."""
+    for limit in (600, 120):
+        yield from (
+            (f"{what}, {limit} requests a minute for all of them", value)
+            for what, value in _site(limit, 20 * MINUTE_MS)
+        )
+
+
+def _site(limit: int, duration_ms: int) -> Iterator[Row]:
+    ip = Limiter(limit, MINUTE_MS)
+
+    async def all_of_them() -> list[World]:
+        device = {"gap_ms": MINUTE_MS, "backlog": 5}
+        worlds = [
+            World(Plan([Device(n, **device)], duration_ms, ip_limit=1, drain_ms=12 * HOUR_MS), n) for n in range(200)
+        ]
+        for world in worlds:
+            world.upstream.ip_limiter = ip
+        await asyncio.gather(*(world.live() for world in worlds))
+        return worlds
+
+    worlds = run(all_of_them())
+    for world in worlds:
+        check_all(world)
+    answers = sorted((r.at, r.status) for world in worlds for r in world.upstream.arrivals if r.at < duration_ms)
+    per_second = max(sum(at // 1000 == second for at, _ in answers if at < MINUTE_MS) for second in range(60))
+    first = [min(r.at for r in world.upstream.arrivals if r.status == 202) for world in worlds]
+    later = [status for at, status in answers if at >= 3 * MINUTE_MS]
+    yield "most requests in one second of the first minute", str(per_second)
+    yield "first delivery of the last relay", f"{max(first) / 1000:.1f} s"
+    yield "429s from the third minute on", f"{later.count(429)} of {len(later)} answers"
+
+
+def scale() -> Iterator[Row]:
+    """10,000 devices for two days: faults drawn from the seed, every promise checked at every step."""
+    began = time.process_time()
+    world = World(swarm.plan(200, devices=10_000, hours=48, gap_min=(360, 720, 1_440)), 200)
+    run(world.live())
+    check_all(world)
+    spent_s = time.process_time() - began
+    days = world.ended_at / (24 * HOUR_MS)
+    yield "simulated", f"{days:.2f} days, {len(world.offered_at):,} events, {len(world.upstream.sent):,} requests"
+    yield "simulated days a minute of processor time", f"{days / spent_s * 60:.1f}"
+
+
+MEASUREMENTS: list[Callable[[], Iterator[Row]]] = [
+    device_limit,
+    shared_ceiling,
+    fairness,
+    restart_under_a_ceiling,
+    site,
+    scale,
+]
+
+
+def main() -> None:
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+    wanted = set(sys.argv[1:])
+    for measure in MEASUREMENTS:
+        if not wanted or measure.__name__ in wanted:
+            print(f"\n{measure.__name__}: {measure.__doc__}")
+            for what, value in measure():
+                print(f"  {what}: {value}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""What must hold after every step of a run: a run that breaks a promise ends where it does.
+
+The promises as the upstream sees them: once (G3), in order and one request at a time (G4), within the device's limit
+(G5); what was in flight at a crash first, just so; and the ledger balanced (G2).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from relay.outbox import Ledger
+from relay.policy.limits import Limits
+
+if TYPE_CHECKING:
+    from tests.simulation.upstream import EventKey, Request
+
+
+class Watch:
+    def __init__(self, limits: Limits, ledger: Callable[[], Ledger]) -> None:
+        self.in_doubt: set[int] = set()
+        """Requests (by id) whose answer the relay may have had and not yet kept when it died."""
+        self._limits = limits
+        self._ledger = ledger
+        self._open: dict[int, Request] = {}  # by device
+        self._requests = 0
+        self._first: dict[int, list[EventKey]] = {}  # what each of these devices has to be sent first
+        self._taken: dict[EventKey, list[Request]] = defaultdict(list)
+        self._latest: dict[int, int] = defaultdict(lambda: -1)
+        self._arrivals: dict[int, deque[int]] = defaultdict(lambda: deque(maxlen=limits.device_per_window))
+
+    def started(self, unsettled: Sequence[list[EventKey]]) -> None:
+        self._open.clear()
+        self._requests = 0
+        self._first = {device: request for request in unsettled for device, _ in request}
+
+    def sent(self, request: Request) -> None:
+        self._requests += 1
+        assert self._requests <= self._limits.max_in_flight, "more in flight than allowed"
+        keys = request.keys
+        for device in {device for device, _ in keys}:
+            assert device not in self._open, f"device {device}: a second request in flight"
+            self._open[device] = request
+            first = self._first.pop(device, keys)
+            assert first == keys, f"device {device}: something else was sent before what had been in flight"
+
+    def answered(self, request: Request) -> None:
+        self._requests -= 1
+        for device in {device for device, _ in request.keys}:
+            self._open.pop(device, None)
+
+    def arrived(self, request: Request) -> None:
+        assert self._ledger().balanced
+        for device in {device for device, _ in request.keys}:
+            times = self._arrivals[device]
+            if len(times) == self._limits.device_per_window:
+                assert request.at - times[0] >= self._limits.window_ms, f"device {device}: too many since {times[0]} ms"
+            times.append(request.at)
+
+    def took(self, request: Request) -> None:
+        for key in request.keys:
+            before = self._taken[key]
+            if not before:
+                device, n = key
+                assert n > self._latest[device], f"device {device}: {n} after {self._latest[device]}"
+                self._latest[device] = n
+            known = [one for one in before if one.returned_at is not None and id(one) not in self.in_doubt]
+            assert not known, f"{key} was known to be delivered, and sent again"
+            before.append(request)
