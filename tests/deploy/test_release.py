@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from relay import __version__
 ROOT = Path(__file__).parents[2]
 SOURCES = ("relay", "pyproject.toml", "README.md", "LICENSE")
 pytestmark = pytest.mark.timeout(600)
+CYCLONEDX = ROOT / ".venv-tools" / "bin" / "cyclonedx-py"
 LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-tools.lock")
 
 
@@ -46,23 +48,43 @@ def test_it_holds_every_file_of_the_package(wheel: Path) -> None:
     assert held == ours
 
 
-def test_it_runs_in_an_environment_of_its_own(wheel: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment with the wheel and the locked runtime dependencies: its `bin`."""
+    environment = tmp_path_factory.mktemp("installed") / "venv"
+    subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True, capture_output=True)
+    install = [str(environment / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    lock = ("--require-hashes", "-r", str(ROOT / "requirements.lock"))
+    subprocess.run([*install, "--no-compile", *lock], check=True, capture_output=True)
+    subprocess.run([*install, "--no-compile", "--no-deps", str(wheel)], check=True, capture_output=True)
+    return environment / "bin"
+
+
+def said(directory: Path, *command: str | Path) -> str:
+    """What a command prints; it has to succeed."""
+    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_it_runs_in_an_environment_of_its_own(installed: Path, tmp_path: Path) -> None:
     """The locked runtime dependencies are enough, and agree with what the wheel asks for."""
-    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True, capture_output=True)
-    python = str(tmp_path / "venv" / "bin" / "python")
-    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
-    subprocess.run([*install, "--require-hashes", "-r", str(ROOT / "requirements.lock")], check=True)
-    subprocess.run([*install, "--no-deps", str(wheel)], check=True)
+    python = installed / "python"
+    page = "import relay.service, relay.ops.server as server; print(server.PAGE)"
 
-    def said(*command: str) -> str:
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+    assert __version__ in said(tmp_path, installed / "relay", "--version")
+    assert said(tmp_path, python, "-m", "pip", "check").strip() == "No broken requirements found."
+    assert "relay/ops/page" in said(tmp_path, python, "-c", page)
 
-    relay = str(tmp_path / "venv" / "bin" / "relay")
-    assert __version__ in said(relay, "--version")
-    assert said(python, "-m", "pip", "check").strip() == "No broken requirements found."
-    assert "relay/ops/page" in said(python, "-c", "import relay.service, relay.ops.server as s; print(s.PAGE)")
+
+@pytest.mark.skipif(not CYCLONEDX.exists(), reason="cyclonedx-bom is not installed: make tools")
+def test_its_bill_of_materials_names_what_is_locked(installed: Path, tmp_path: Path) -> None:
+    """As `make sbom` writes it."""
+    bill = json.loads(said(tmp_path, CYCLONEDX, "environment", "--of", "JSON", installed / "python"))
+    named = {f"{part['name'].replace('_', '-')}=={part['version']}" for part in bill["components"]}
+    locked = re.findall(r"^([a-z0-9_.-]+==[^ ]+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+
+    assert {*locked, f"relay=={__version__}"} <= named
 
 
 @pytest.mark.parametrize("lock", LOCKS)
