@@ -43,6 +43,7 @@ class Store:
         self.thorough = False
         """Whether the last `connect` looked at every page, or made them."""
         self.wal_file_bytes = 0
+        """As of the last `tidy`."""
         self._settings = settings
         self._wal_bytes = wal_bytes
         self._clock = clock
@@ -126,9 +127,8 @@ class Store:
         """Count what was written, and copy the write-ahead log back once it is half as large as it may be."""
         self._guessed_bytes = 0
         self._metrics.outbox_written_bytes.inc(self._wal.grown() * FRAME_BYTES)
-        wal_bytes = self._wal.frames * FRAME_BYTES
-        self.wal_file_bytes = max(self.wal_file_bytes, wal_bytes)
-        if wal_bytes > self._wal_bytes // 2:
+        self.wal_file_bytes = self._wal.file_bytes()
+        if self._wal.frames * FRAME_BYTES > self._wal_bytes // 2:
             pages = self._wal.distinct_pages()
             await self.run(transactions.checkpoint)
             self._metrics.outbox_written_bytes.inc(pages * PAGE_BYTES)

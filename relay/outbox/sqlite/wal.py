@@ -51,6 +51,10 @@ class Wal:
                 self.frames += step
         return self.frames - before
 
+    def file_bytes(self) -> int:
+        """The file's size: frames of earlier rounds are in it too."""
+        return 0 if self._fd is None else os.fstat(self._fd).st_size
+
     def distinct_pages(self) -> int:
         """How many pages a checkpoint of all frames writes."""
         self.grown()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
+from relay.config import OutboxSettings
 from relay.outbox import OutboxFull, Selection
 
 from tests.contract.boxes import PHONE, REFUSED, TV, SqliteBox, bodies, close
@@ -147,6 +148,23 @@ async def test_database_and_log_together_stay_below_the_limit(make_box: MakeBox)
         taken = await box.take(20)
         await box.settle(delivered=base % 300 == 0, dead={0: REFUSED} if taken.bodies else {})
         assert box.path.stat().st_size + wal.stat().st_size <= 4 * MIB
+
+
+async def test_a_lowered_limit_is_reached_by_both_files(make_box: MakeBox) -> None:
+    box = make_box(max_size_bytes=64 * MIB)
+    await box.start()
+    for base in range(0, 10_000, 500):
+        await box.append(range(base, base + 500), body_bytes=1_000)
+    box.outbox.configure(OutboxSettings(max_size_bytes=2 * MIB))
+    await box.deliver_all()
+    await settled_down(box)
+    for number in range(10_000, 10_400):
+        await box.append([number], body_bytes=1_000)
+        await box.deliver(1)
+    await settled_down(box)
+    wal = box.path.with_name("outbox.db-wal")
+    assert box.path.stat().st_size + wal.stat().st_size <= 2 * MIB
+    assert box.outbox.gauges().bytes <= 2 * MIB
 
 
 async def test_requeueing_into_a_full_outbox_needs_no_room(make_box: MakeBox) -> None:
