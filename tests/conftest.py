@@ -1,4 +1,4 @@
-"""Properties are not timed: a busy machine proves nothing."""
+"""No test is timed: a busy machine proves nothing. What hangs is ended by pytest-timeout."""
 
 from __future__ import annotations
 

@@ -321,21 +321,21 @@ def assert_spliced(after: bytes, body: bytes, members: list[tuple[str, Any]], in
     assert any(candidate in body for candidate in candidates)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(bodies, any_defaults)
 @example(b'{"event_type":"a","tenant_id" :1,"tenant_id" :1,"x":":","source":{}}', DEFAULTS[2])
 def test_what_apps_write_is_judged_as_the_contract_says(body: bytes, defaults: Defaults) -> None:
     assert_as_judged(body, reader(defaults).read_json(body), defaults)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(mutated(), any_defaults)
 def test_mutated_events_are_judged_as_the_contract_says(body: bytes, defaults: Defaults) -> None:
     stripped = body.strip(SPACE)
     assert_as_judged(stripped, reader(defaults).read_json(body), defaults)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.one_of(st.binary(max_size=200), mutated(), st.lists(mutated(), max_size=3).map(b"\n".join)), any_defaults)
 def test_no_bytes_make_a_reader_raise(body: bytes, defaults: Defaults) -> None:
     one = reader(defaults)
@@ -347,7 +347,7 @@ def test_no_bytes_make_a_reader_raise(body: bytes, defaults: Defaults) -> None:
             assert bool(result.errors) == (result.reason == "invalid")
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(
     st.lists(
         st.one_of(events.map(lambda e: write(e, COMPACT).encode(errors="surrogatepass")), mutated()),
@@ -365,7 +365,7 @@ def test_lines_are_judged_as_the_elements_of_an_array(lines: list[bytes]) -> Non
         assert result == reader(DEFAULTS[2]).read_json(b"[" + b",".join(lines) + b"]")
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(st.one_of(bodies, mutated()), any_defaults)
 def test_what_the_quick_reader_takes_the_slow_one_reads_the_same(body: bytes, defaults: Defaults) -> None:
     body = body.strip(SPACE)
@@ -375,7 +375,7 @@ def test_what_the_quick_reader_takes_the_slow_one_reads_the_same(body: bytes, de
         assert one._read_strictly(body, "events.0", Faults()) == quick
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.one_of(bodies, mutated()))
 def test_what_the_quick_reader_splits_is_the_whole_batch(body: bytes) -> None:
     elements = event_quick.split(body)

@@ -190,4 +190,4 @@ class Life(RuleBasedStateMachine):
 
 
 TestLife = Life.TestCase
-TestLife.settings = settings(max_examples=200, stateful_step_count=60, deadline=None)
+TestLife.settings = settings(max_examples=200, stateful_step_count=60)

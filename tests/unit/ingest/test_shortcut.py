@@ -128,7 +128,7 @@ PAUSES_MS = [0, 0, 0, TIMEOUT_MS // 2, TIMEOUT_MS - 1, TIMEOUT_MS]
     st.lists(st.floats(0, 1), max_size=6),
     st.lists(st.sampled_from(PAUSES_MS), min_size=12, max_size=12),
 )
-@settings(max_examples=60 if os.environ.get("RELAY_NIGHTLY") is None else 10_000, deadline=None)
+@settings(max_examples=60 if os.environ.get("RELAY_NIGHTLY") is None else 10_000)
 def test_any_stream_in_any_pieces_at_any_pace_is_answered_alike(
     requests: list[bytes], cuts: list[float], pauses_ms: list[int]
 ) -> None:
