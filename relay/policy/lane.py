@@ -38,6 +38,7 @@ class Lane:
         "leftover",
         "listed_empty",
         "own_trouble",
+        "phase",
         "queued",
         "reserved",
         "small",
@@ -51,6 +52,7 @@ class Lane:
     def __init__(self, lane: int, key: LaneKey, window: Window) -> None:
         self.id = lane
         self.key = key
+        self.phase = phase(key)
         self.window = window
         self.events = 0  # pending, in flight included
         self.body_bytes = 0
@@ -77,7 +79,8 @@ class Lane:
 
     def free_at(self, now: int, limits: Limits) -> int:
         """When its hold and its window allow the next request: a time not after `now` if they do now."""
-        return max(self.hold, self.window.free_at(now, limits.device_per_window, limits.window_ms))
+        at = self.window.free_at(now, limits.device_per_window, limits.window_ms)
+        return at if at > self.hold else self.hold
 
     def max_events(self, limit: int) -> int:
         """How many leading events the next request may take."""
@@ -160,14 +163,14 @@ class Lane:
         self.alone_at = now
 
 
-def due_at(key_phase: int, arrived: int, linger_ms: int) -> int:
+def due_at(phase: int, arrived: int, linger_ms: int) -> int:
     """When an event that arrived has waited for company: its device's next beat, at most `linger_ms` away.
 
     Each device has a beat of its own, so that a site that powers up together is no stampede.
     """
     if linger_ms <= 0:
         return arrived
-    return arrived + linger_ms - (arrived - key_phase) % linger_ms
+    return arrived + linger_ms - (arrived - phase) % linger_ms
 
 
 def phase(key: LaneKey) -> int:

@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from relay.event import LaneKey
-from relay.policy.lane import Lane, due_at, phase
+from relay.policy.lane import Lane, due_at
 from relay.policy.limits import Limits
 from relay.policy.outcome import Case, LaneOutcome, judge
 from relay.policy.route import Route
@@ -118,8 +118,10 @@ class Schedule:
         limits = self.limits
         if events >= limits.max_events or body_bytes >= limits.max_body_bytes:
             lane.due = now if lane.due is None else min(lane.due, now)
+        elif lane.due is not None and (lane.queued or lane.wake_at is not None):
+            return  # nothing becomes due sooner by one more
         elif lane.due is None and events:
-            lane.due = due_at(phase(key), now, limits.linger_ms)
+            lane.due = due_at(lane.phase, now, limits.linger_ms)
         self._arm(lane, now)
 
     def flush(self, now: int) -> None:
@@ -386,7 +388,7 @@ class Schedule:
         if lane.leftover or full or lane.grew_at is None:
             lane.due = now
         else:
-            lane.due = due_at(phase(lane.key), lane.grew_at, limits.linger_ms)
+            lane.due = due_at(lane.phase, lane.grew_at, limits.linger_ms)
 
     def _list_empty(self, lane: Lane, now: int) -> None:
         """Look at it again when its window must be free."""
