@@ -15,7 +15,7 @@ test: .venv/ready-dev ## every test that can run here
 	$(BIN)/pytest -n auto --dist loadfile
 
 test-faults: .venv/ready-dev ## the faults of tests/fault at their nightly size (as root for all of them; RELAY_SEED=n for another run)
-	RELAY_NIGHTLY=1 $(BIN)/pytest -n auto --dist loadfile tests/fault
+	RELAY_NIGHTLY=1 $(BIN)/pytest -n auto --dist loadfile tests/fault tests/abuse
 
 mutants: .venv/ready-dev ## relays that break one promise each: every one must be caught by its test (minutes)
 	$(BIN)/python -m tests.mutants

@@ -3,7 +3,7 @@
 With `when_full = "reject"` a noisy device could fill the outbox while the upstream is away, and every other device
 would be refused with it. By this rule a device alone stops at fifteen sixteenths, two at thirty of 31 parts, and
 whoever holds little is taken as long as there is room at all; nobody has to know how many devices there will be.
-(The dynamic threshold of Choudhury and Hahne, IEEE/ACM Transactions on Networking 6(2), 1998, for switches.)
+(The dynamic threshold of Choudhury and Hahne, IEEE/ACM Transactions on Networking 6(2), 1998; docs/decisions/0006.)
 
 Whoever makes up device ids without end has a share with each: apps on a box are not told apart otherwise.
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 import socket
 from collections.abc import Mapping
@@ -20,12 +19,7 @@ from tests.abuse.judge import strict
 from tests.e2e.harness import PATIENCE_S, RelayProcess, event
 from tests.unit.ingest.harness import Client, post
 
-NIGHTLY = os.environ.get("RELAY_NIGHTLY") == "1"
 HOST = "127.0.0.1"
-
-
-def times(ci: int, nightly: int) -> int:
-    return nightly if NIGHTLY else ci
 
 
 def peak_memory_bytes(pid: int) -> int:

@@ -11,6 +11,14 @@ from relay.sandbox.server import Sandbox
 from relay.sandbox.settings import SandboxSettings
 
 from tests.e2e.harness import KEY, RelayProcess, environment, running
+from tests.fault.sizes import LONG_S, NIGHTLY
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The nightly sizes take long."""
+    for item in items:
+        if NIGHTLY and Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.timeout(LONG_S))
 
 
 @pytest.fixture

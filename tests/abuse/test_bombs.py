@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from relay.sandbox.server import Sandbox
 
-from tests.abuse.box import Healthy, ask, connect, datagram_socket, metrics, peak_memory_bytes, times, udp_address
+from tests.abuse.box import Healthy, ask, connect, datagram_socket, metrics, peak_memory_bytes, udp_address
 from tests.e2e.harness import PATIENCE_S, RelayProcess, environment, running
+from tests.fault.sizes import size
 from tests.unit.ingest.harness import post
 
 ROOM_BYTES = 96 << 20
@@ -81,7 +82,7 @@ async def test_many_bombs_at_once_are_defused_and_others_are_served(filling: Rel
 
     chosen = [raw for raw, status in BOMBS.values() if status in (202, 413, 422) and len(raw) < 2 << 20]
     async with Healthy(filling) as healthy:
-        thrown = [asyncio.create_task(throw(raw)) for _ in range(times(1, 40)) for raw in chosen]
+        thrown = [asyncio.create_task(throw(raw)) for _ in range(size(1, 40)) for raw in chosen]
         while not all(task.done() for task in thrown):
             await healthy.served(1)
         for task in thrown:
@@ -93,7 +94,7 @@ async def test_bombs_by_datagram_are_counted_and_others_are_served(filling: Rela
     bomb = gzip.compress(bytes(40 << 20), 9)
     crowd = gzip.compress(tiny(50_000), 9)
     sending = datagram_socket()
-    rounds = times(10, 1_000)
+    rounds = size(10, 1_000)
     async with Healthy(filling) as healthy:
         for _ in range(rounds):
             sending.sendto(bomb, udp_address(filling))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import os
 from itertools import islice
 
 import pytest
@@ -19,14 +18,13 @@ from tests.abuse.box import (
     connect,
     datagram_socket,
     metrics,
-    times,
     udp_address,
 )
 from tests.abuse.hostile import BODIES, GOOD, describe, mutants, wire_mutants
 from tests.e2e.harness import PATIENCE_S, RelayProcess, event
+from tests.fault.sizes import SEED, size
 from tests.unit.ingest.harness import post
 
-SEED = int(os.environ.get("RELAY_SEED", "20240501"))
 ANSWERS = {202, 400, 413, 422}
 
 
@@ -66,7 +64,7 @@ async def test_each_known_datagram_is_counted_and_stores_nothing(relay: RelayPro
 async def test_made_up_bodies_are_answered_and_what_is_taken_is_strict(relay: RelayProcess, sandbox: Sandbox) -> None:
     client = await connect(relay)
     taken = 0
-    for number, body in enumerate(islice(mutants(SEED), times(4_000, 400_000))):
+    for number, body in enumerate(islice(mutants(SEED), size(2_000, 200_000))):
         headers = ["Content-Type: application/x-ndjson"] if number % 5 == 0 else []
         if number % 7 == 0:
             body, headers = gzip.compress(body, 1), [*headers, "Content-Encoding: gzip"]  # noqa: PLW2901
@@ -83,7 +81,7 @@ async def test_made_up_bodies_are_answered_and_what_is_taken_is_strict(relay: Re
 async def test_made_up_datagrams_are_counted_and_what_is_taken_is_strict(relay: RelayProcess, sandbox: Sandbox) -> None:
     sending, to = datagram_socket(), udp_address(relay)
     sent = 0
-    for number, body in enumerate(islice(mutants(SEED + 1), times(4_000, 400_000))):
+    for number, body in enumerate(islice(mutants(SEED + 1), size(2_000, 200_000))):
         sending.sendto((gzip.compress(body, 1) if number % 7 == 0 else body)[:60_000], to)
         sent += 1
         if sent % 50 == 0:
@@ -117,7 +115,7 @@ async def test_made_up_requests_end_in_an_answer_or_a_closed_connection(
             assert int(said[9:12]) < 500, describe(raw)
 
     requests = wire_mutants(SEED + 10 + part)
-    for _ in range(times(40, 4_000)):
+    for _ in range(size(20, 2_000)):
         await asyncio.gather(*(one(raw) for raw in islice(requests, 20)))
     await still_serves(relay)
     await all_that_was_taken_is_strict(relay, sandbox)

@@ -10,8 +10,9 @@ from typing import Any
 
 from relay.sandbox.server import Sandbox
 
-from tests.abuse.box import Healthy, connect, datagram_socket, metrics, times, udp_address
+from tests.abuse.box import Healthy, connect, datagram_socket, metrics, udp_address
 from tests.e2e.harness import PATIENCE_S, RelayProcess, environment, event, running
+from tests.fault.sizes import size
 from tests.unit.ingest.harness import post
 
 BATCH = 200
@@ -78,7 +79,7 @@ async def test_while_an_app_floods_another_is_accepted_and_its_events_are_sent(
     relay: RelayProcess, sandbox: Sandbox
 ) -> None:
     async with Noisy(relay) as noisy, Healthy(relay) as healthy:
-        await noisy.answered(202, times(20, 1_000))
+        await noisy.answered(202, size(20, 1_000))
         await healthy.served(5)
         async with asyncio.timeout(PATIENCE_S):
             await sandbox.until(
