@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -38,10 +39,12 @@ class Compared(NamedTuple):
         return statistics.median(self.floors)
 
 
-def compare(pairs: int, ours: Callable[[], float], floor: Callable[[], float]) -> Compared:
-    """Interleaved; who goes first alternates."""
+def compare(pairs: int, ours: Callable[[], float], floor: Callable[[], float], over_at: float) -> Compared:
+    """Interleaved; who goes first alternates. After `over_at` (monotonic time) no pair is begun but the first."""
     measured: tuple[list[float], list[float]] = ([], [])
     for pair in range(pairs):
+        if pair and time.monotonic() > over_at:
+            break
         for which in (0, 1) if pair % 2 else (1, 0):
             measured[which].append((ours, floor)[which]())
     return Compared(*measured)

@@ -11,7 +11,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from relay.sandbox.settings import SandboxSettings
 from bench import events
 from bench.client import Order
 from bench.load import Answered, send
+from bench.pairs import Compared, compare
 from bench.process import PATIENCE_S, Child, python
 
 KEY = "bench-key"
@@ -143,11 +144,19 @@ class Bench:
         """For figures without a target."""
         self.seconds = 5.0 if full else 1.5
         self.waiting = 1_000_000
+        self.over_at = float("inf")
+        """Monotonic time after which comparisons are cut short."""
+        self.cut_short = False
         self._made = itertools.count(1)
         self._filled: dict[tuple[int, int, int], Path] = {}
 
     def size(self, quick: float, full: float) -> float:
         return full if self.full else quick
+
+    def compare(self, ours: Callable[[], float], floor: Callable[[], float], pairs: int = 0) -> Compared:
+        compared = compare(pairs or self.pairs, ours, floor, self.over_at)
+        self.cut_short = self.cut_short or len(compared.ours) < (pairs or self.pairs)
+        return compared
 
     def new_directory(self) -> Path:
         path = self.directory / f"{next(self._made):03d}"

@@ -77,6 +77,8 @@ class Service:
         """`load_settings` reads the configuration anew; it raises ConfigError. Without `supervisor` nobody is told."""
         self.settings = self._started_with = settings
         self._supervisor = supervisor or Supervisor({})
+        # taken as soon as they were read: a file that is changed while the relay starts has changed
+        self._keys_at_start = _fingerprint(settings)
         self.stopping = asyncio.Event()
         self._load_settings = load_settings
         self._clock = clock
@@ -265,7 +267,7 @@ class Service:
 
     async def _watch(self) -> None:
         """The disk every second, key files every other, ages every tenth."""
-        keys = _fingerprint(self.settings)
+        keys = self._keys_at_start
         turn = 0
         while True:
             await asyncio.sleep(_WATCH_S)

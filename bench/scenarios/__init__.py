@@ -41,10 +41,10 @@ HEAVY: dict[str, Scenario] = {
     "policy": policy.policy,
     "slow": slow.slow,
     "outage": outage.outage,
-    "forms": forms.forms,
-    "loops": accept.loops,
     "growth": growth.growth,
     "soak": soak.soak,
+    "loops": accept.loops,
+    "forms": forms.forms,
 }
 LIGHT: dict[str, Scenario] = {
     "lonely": wear.lonely,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from bench import events
 from bench.client import Order
 from bench.load import Answered, send
-from bench.pairs import Compared, compare
+from bench.pairs import Compared
 from bench.report import Row, Target, at_least
 from bench.setup import Bench
 
@@ -82,7 +82,7 @@ def against_aiohttp(
             seen.floor_cpu_us.append((floor_process.cpu_s() - cpu_s) / answered.requests * 1e6)
             return answered.per_s
 
-        return compare(pairs or bench.pairs, ours, floor), seen
+        return bench.compare(ours, floor, pairs), seen
 
 
 def _rows(what: str, compared: Compared, seen: Seen, target: Target) -> Iterator[Row]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bench.pairs import compare
 from bench.report import Row, at_least
 from bench.setup import Bench
 
@@ -37,7 +36,7 @@ def rows_of(bench: Bench, what: str, *, seconds: float, events_per_request: int,
         return bench.sqlite_floor(int(seen["rows"]), int(seen["per_commit"]), int(order.get("event_bytes", 400)))
 
     ours()  # tells the floor how many rows a commit has
-    compared = compare(bench.pairs, ours, floor)
+    compared = bench.compare(ours, floor)
     note = (
         f"{seen['cpu_us']:.1f} µs of CPU an event; {seen['per_commit']:,.0f} events a commit;"
         f" the client used {seen['client']:.0%} of a core"

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.pairs import compare
 from bench.report import Row, at_least
 from bench.setup import NO_LIMITS, Bench, Relay, Upstream, fill
 
@@ -42,7 +41,7 @@ def drain(bench: Bench) -> Iterator[Row]:
         cpu_us.append(drained.cpu_us)
         return drained.per_s
 
-    compared = compare(bench.pairs, ours, lambda: bench.sqlite_floor(200_000, 500))
+    compared = bench.compare(ours, lambda: bench.sqlite_floor(200_000, 500))
     note = (
         f"{bench.waiting:,} events of 1,000 devices, for {_SECONDS:g} s;"
         f" {statistics.median(cpu_us):.1f} µs of CPU an event"
@@ -82,7 +81,7 @@ def _growth(bench: Bench) -> Row:
                 rates.append(_flush(relay, upstream).per_s)
             return statistics.median(rates)
 
-    compared = compare(bench.pairs, ours, few)
+    compared = bench.compare(ours, few)
     return Row(
         f"  draining {bench.waiting:,} / {_FEW:,} waiting, batches of {_PER_LANE}",
         compared.ratio,

@@ -8,7 +8,6 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator
 
-from bench.pairs import compare
 from bench.report import Row
 from bench.scenarios.accept import against_aiohttp
 from bench.scenarios.udp import flow
@@ -62,8 +61,10 @@ def _batch(bench: Bench, size_bytes: int, form: str, per_request: int) -> Row:
             return answered.per_s * per_request
 
     rows = max(500, 20_000_000 // size_bytes)
-    compared = compare(
-        bench.few_pairs, ours, lambda: bench.sqlite_floor(rows, per_request * _CONNECTIONS // 2, size_bytes)
+    compared = bench.compare(
+        ours,
+        lambda: bench.sqlite_floor(rows, per_request * _CONNECTIONS // 2, size_bytes),
+        bench.few_pairs,
     )
     name = {"json": "batches", "ndjson": "NDJSON", "gzip": "batches, gzip"}[form]
     return Row(

@@ -11,7 +11,6 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.pairs import compare
 from bench.report import Row, at_least, at_most
 from bench.setup import Bench
 
@@ -58,7 +57,7 @@ def _throughput(bench: Bench, env: dict[str, str]) -> Row:
         with bench.relay(env=which) as relay:
             return relay.post(seconds=bench.seconds, events_per_request=100, connections=64).per_s * 100
 
-    compared = compare(bench.pairs, lambda: rate(env), lambda: rate({}))
+    compared = bench.compare(lambda: rate(env), lambda: rate({}))
     return Row(
         "  batch accepts / with the disk as it is",
         compared.ratio,

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 from bench import events
 from bench.datagrams import Datagrams
-from bench.pairs import compare
 from bench.process import Child, python
 from bench.report import Row, at_least, at_most
 from bench.setup import NO_LIMITS, Bench
@@ -56,7 +55,7 @@ def udp(bench: Bench) -> Iterator[Row]:
         return bench.sqlite_floor(max(50_000, last.stored), int(last.per_commit))
 
     ours()  # tells the floor how many rows a commit has
-    compared = compare(bench.pairs, ours, floor)
+    compared = bench.compare(ours, floor)
     flood = sorted(floods, key=lambda each: each.delivered_per_s)[len(floods) // 2]
     yield Row(
         "UDP stored and forwarded at once, 60,000/s sent",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bench.pairs import compare
 from bench.report import Row, at_least
 from bench.setup import Bench
 
@@ -22,7 +21,7 @@ def waiting(bench: Bench) -> Iterator[Row]:
         with bench.relay() as relay:
             return relay.post(seconds=bench.seconds).per_s
 
-    compared = compare(bench.pairs, ours, floor)
+    compared = bench.compare(ours, floor)
     yield Row(
         f"single accepts with {bench.waiting:,} waiting / empty",
         compared.ratio,

@@ -181,17 +181,15 @@ class HttpIngest:
         if not isinstance(events, list):
             reply(events)
             return
-        count = len(events)
+        self._gather.append(events, partial(self._appended, len(events), reply))
 
-        def appended(error: BaseException | None) -> None:
-            if error is None:
-                reply(self._stored)
-            elif isinstance(error, OutboxError):
-                reply(self._not_kept(count, error))
-            else:
-                reply(error if isinstance(error, Exception) else RuntimeError(repr(error)))
-
-        self._gather.append(events, appended)
+    def _appended(self, count: int, reply: Reply, error: BaseException | None) -> None:
+        if error is None:
+            reply(self._stored)
+        elif isinstance(error, OutboxError):
+            reply(self._not_kept(count, error))
+        else:
+            reply(error if isinstance(error, Exception) else RuntimeError(repr(error)))
 
     def _read(self, kind: BodyKind, body: bytes) -> list[Event] | Answer:
         return self._taken(self.reader.read_json(body) if kind == "json" else self.reader.read_lines(body))

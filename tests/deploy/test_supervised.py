@@ -119,7 +119,7 @@ async def test_a_hanging_disk_silences_the_keep_alive(sandbox: Sandbox, tmp_path
 @asynccontextmanager
 async def every_sync_taking(seconds: int, pid: int) -> AsyncIterator[None]:
     assert STRACE is not None
-    inject = ["-e", "trace=fdatasync", "-e", f"inject=fdatasync:delay_enter={seconds}s"]
+    inject = ["-e", "trace=fdatasync", "-e", f"inject=fdatasync:delay_enter={seconds}000000"]
     tracer = await asyncio.create_subprocess_exec(
         STRACE, "-f", *inject, "-o", "/dev/null", "-p", str(pid), stderr=asyncio.subprocess.PIPE
     )

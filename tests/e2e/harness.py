@@ -2,6 +2,9 @@
 
 Waiting is for things: a line of its log, a change of its status, a request at the sandbox. The bound on
 each wait is for a broken relay only, and far above what a slow machine needs.
+
+The key is a canary: whatever a test is about, it fails if the key is in a line of the log, in an answer, or in what
+a command prints.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ class RelayProcess:
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
         self.log: list[dict[str, Any]] = []
+        self._leaks: list[bytes] = []
         self.http = ""
         self.udp = ""
         self._line = asyncio.Condition()
@@ -83,6 +87,7 @@ class RelayProcess:
         async with asyncio.timeout(PATIENCE_S):
             code = await self.process.wait()
             await self._reader
+        assert not self._leaks, "the key is in the log"
         return code
 
     async def kill(self) -> None:
@@ -93,6 +98,8 @@ class RelayProcess:
     async def _read(self) -> None:
         assert self.process.stderr is not None
         async for raw in self.process.stderr:
+            if KEY.encode() in raw:
+                self._leaks.append(raw)
             async with self._line:
                 try:
                     self.log.append(json.loads(raw))
@@ -156,6 +163,7 @@ async def http(
             raw = await reader.read()
     finally:
         writer.close()
+    assert KEY.encode() not in raw, "the key is in an answer"
     head, _, answer = raw.partition(b"\r\n\r\n")
     first, *rest = head.decode("latin-1").split("\r\n")
     found = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in rest)}
@@ -177,6 +185,7 @@ async def command(env: Mapping[str, str], *arguments: str) -> tuple[int, str, st
     async with asyncio.timeout(PATIENCE_S):
         out, err = await process.communicate()
     assert process.returncode is not None
+    assert KEY.encode() not in out + err, "the key is in what a command prints"
     return process.returncode, out.decode(), err.decode()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import sys
@@ -9,9 +10,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from relay.clock import SystemClock
+from relay.config import load
 from relay.sandbox.server import Sandbox
+from relay.service import Service
 
-from tests.e2e.harness import KEY, RelayProcess, environment, event, running
+from tests.e2e.harness import KEY, PATIENCE_S, RelayProcess, environment, event, running
 
 APPLIED, REFUSED = "configuration applied", "configuration refused, the old one stays in force"
 
@@ -136,3 +140,19 @@ async def test_a_key_file_that_goes_away_refuses_and_the_old_key_stays(sandbox: 
         assert str(key_file) in refused["error"]
         assert await relay.post(event(1)) == 202
         await relay.until(lambda status: status["ledger"]["delivered"] == 1)
+
+
+async def test_a_key_file_that_changes_while_the_relay_starts_is_noticed(sandbox: Sandbox, tmp_path: Path) -> None:
+    key_file = tmp_path / "key"
+    key_file.write_text("canary-old-4d5e6f\n")
+    key_file.chmod(0o600)
+    env = environment(sandbox.url, tmp_path, upstream__api_key_file=str(key_file))
+    del env["RELAY__UPSTREAM__API_KEY"]
+    service = Service(load(None, env), lambda: load(None, env), SystemClock())
+    key_file.write_text(KEY + "\n")
+
+    await service.start()
+    async with asyncio.timeout(PATIENCE_S):
+        while service.settings.upstream.default.api_key.reveal() != KEY:
+            await asyncio.sleep(0.05)
+    await service.stop()

@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from relay.sandbox.server import Sandbox
 
 from tests.e2e.harness import RelayProcess, environment, event, http
@@ -51,31 +52,32 @@ class Fleet:
         """How many of each status; 0 is no answer."""
         self.forgiven = 0
         """Requests whose repetition is explained so far, where a test has several troubles."""
-        self._devices = [f"device-{number:02}" for number in range(devices)]
+        self.devices = [f"device-{number:02}" for number in range(devices)]
         self._tenant_id = tenant_id
-        self._sent = dict.fromkeys(self._devices, 0)
+        self._sent = dict.fromkeys(self.devices, 0)
         self._stop = asyncio.Event()
+        self._senders: list[asyncio.Task[None]] = []
 
     @asynccontextmanager
     async def sending(self) -> AsyncIterator[None]:
         """Every app sends as fast as it is answered; at the end each finishes the event it is at."""
         self._stop.clear()
-        senders = [asyncio.create_task(self._send(device)) for device in self._devices]
+        self._senders = [asyncio.create_task(self._send(device)) for device in self.devices]
         try:
             yield
             self.stop()
-            await asyncio.gather(*senders)
+            await asyncio.gather(*self._senders)
         finally:
-            for sender in senders:
+            for sender in self._senders:
                 sender.cancel()
 
     async def send(self, each: int) -> None:
         """Each app sends so many, and every one of them is taken at once."""
-        for device in self._devices:
+        for device in self.devices:
             for _ in range(each):
-                body = self._next(device)
+                body = self.offer(device)
                 assert await self._post(body), "not taken"
-                self._keep(body)
+                self.keep(body)
 
     def stop(self) -> None:
         """Let each app finish the event it is at, and no more."""
@@ -85,6 +87,9 @@ class Fleet:
         """Until so many more events are answered 202."""
         goal = len(self.kept) + kept
         while len(self.kept) < goal:
+            for sender in self._senders:
+                if sender.done():
+                    sender.result()  # what it died of
             await asyncio.sleep(_AGAIN_S)
 
     async def post_one(self) -> int:
@@ -93,24 +98,25 @@ class Fleet:
         self.offered[one["event_id"]] = json.dumps(one).encode()
         status, _, _ = await http(self.address, "POST", "/v1/events", self.offered[one["event_id"]])
         if status == 202:
-            self._keep(self.offered[one["event_id"]])
+            self.keep(self.offered[one["event_id"]])
         return status
 
     async def _send(self, device: str) -> None:
         while not self._stop.is_set():
-            body = self._next(device)
+            body = self.offer(device)
             while not await self._post(body):
                 await asyncio.sleep(_AGAIN_S)
-            self._keep(body)
+            self.keep(body)
 
-    def _next(self, device: str) -> bytes:
+    def offer(self, device: str) -> bytes:
         """A device's next event, offered from here on."""
         one = stamped(self._sent[device], device, self._tenant_id)
         self._sent[device] += 1
         body = self.offered[one["event_id"]] = json.dumps(one).encode()
         return body
 
-    def _keep(self, body: bytes) -> None:
+    def keep(self, body: bytes) -> None:
+        """It was answered 202, or is where a 202 would have brought it."""
         event_id: str = json.loads(body)["event_id"]
         self.kept.append(event_id)
         self.kept_at[event_id] = time.monotonic()
@@ -193,7 +199,7 @@ def held_to_promises(
     got = delivered(sandbox)
     lost = [id_ for id_ in fleet.kept if id_ not in got and id_ not in (dead or ())]
     assert lost == []
-    altered = [id_ for id_, one in got.items() if json.loads(fleet.offered[id_]) != one]
+    altered = [id_ for id_, raw in got.items() if fleet.offered[id_] != raw]
     assert altered == []
     report = sandbox.report()
     assert report.order_breaks == 0
@@ -203,11 +209,12 @@ def held_to_promises(
     assert report.duplicates <= repeats * largest
 
 
-def delivered(sandbox: Sandbox) -> dict[str, Any]:
-    """Events that the sandbox committed, by id, as they arrived."""
-    return {
-        one["event_id"]: one
-        for kept in sandbox.record.kept
-        for one in json.loads(kept.body)["events"]
-        if sandbox.record.has(bytes.fromhex(one["event_id"].replace("-", "")))
-    }
+def delivered(sandbox: Sandbox) -> dict[str, bytes]:
+    """Events that the sandbox committed, by id, each as its bytes arrived."""
+    arrived = (bytes(raw) for kept in sandbox.record.kept for raw in msgspec.json.decode(kept.body, type=_Batch).events)
+    by_id = {json.loads(raw)["event_id"]: raw for raw in arrived}
+    return {id_: raw for id_, raw in by_id.items() if sandbox.record.has(bytes.fromhex(id_.replace("-", "")))}
+
+
+class _Batch(msgspec.Struct):
+    events: list[msgspec.Raw]

@@ -9,8 +9,8 @@ from typing import TypeVar
 NIGHTLY = os.environ.get("RELAY_NIGHTLY") == "1"
 SEED = int(os.environ.get("RELAY_SEED", "1"))
 T = TypeVar("T")
-LONG_S = 1800
-"""The bound of a nightly test."""
+LONG_S = 1800 if NIGHTLY else 120
+"""The bound of a test with many rounds."""
 
 
 def size(ci: int, nightly: int) -> int:

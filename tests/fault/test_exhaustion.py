@@ -10,7 +10,7 @@ from pathlib import Path
 
 from relay.sandbox.server import Sandbox
 
-from tests.e2e.harness import running
+from tests.e2e.harness import http, running
 from tests.fault.apps import Fleet, all_settled, settings, stamped, until_ready
 
 LOG_LINES = 60
@@ -82,8 +82,6 @@ def many(part: int) -> list[dict[str, object]]:
 
 
 async def post_many(address: str, part: int) -> int:
-    from tests.e2e.harness import http
-
     try:
         status, _, _ = await http(address, "POST", "/v1/events", json.dumps(many(part)).encode())
     except (OSError, IndexError, ValueError):

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+import json
+import sqlite3
+import uuid
+from contextlib import closing, suppress
 from pathlib import Path
+from zlib import crc32
 
 import pytest
+from relay.outbox.sqlite.schema import MIGRATIONS, migrate
 from relay.sandbox.server import Sandbox
 
 from tests.e2e.harness import RelayProcess, launch, running
-from tests.fault.apps import MAX_IN_FLIGHT, PER_WINDOW, Fleet, all_settled, balanced, settings
+from tests.fault.apps import MAX_IN_FLIGHT, PER_WINDOW, Fleet, all_settled, balanced, held_to_promises, settings
 from tests.fault.shim import Shim, needs_cc
 from tests.fault.sizes import LONG_S, chance, size
 
@@ -66,6 +71,22 @@ async def test_killed_while_it_makes_its_file(sandbox: Sandbox, tmp_path: Path) 
 
 @needs_cc
 @pytest.mark.timeout(LONG_S)
+async def test_killed_while_it_migrates_an_older_relays_file(sandbox: Sandbox, tmp_path: Path) -> None:
+    """An update of the box, and the plug is pulled during its first start: what the old relay kept is all there."""
+    at, lived = 1, False
+    while not lived:
+        env, fleet = settings(sandbox.url, tmp_path / str(at)), Fleet(1)
+        older_file(Path(env["RELAY__OUTBOX__PATH"]), fleet, events=10)
+        lived = await lives_on(Shim(tmp_path / "orders"), env, kill_at=at)
+        async with running(env) as relay:
+            await relay.until(lambda status: status["ledger"]["delivered"] == 10)
+        held_to_promises(sandbox, fleet, repeats=at)
+        at += size(6, 1)
+    assert at > 6
+
+
+@needs_cc
+@pytest.mark.timeout(LONG_S)
 async def test_killed_while_it_opens_what_a_kill_left(sandbox: Sandbox, tmp_path: Path) -> None:
     """A loose plug: power goes while the relay still recovers from the last time it went."""
     env, fleet, at, lived = settings(sandbox.url, tmp_path / "state"), Fleet(5), 1, False
@@ -106,3 +127,21 @@ async def one_more(env: dict[str, str], fleet: Fleet) -> None:
         status = await relay.until(lambda status: status["ledger"]["pending"] == 0)
         assert balanced(status)
         assert status["ledger"]["delivered"] == status["ledger"]["accepted"] > 0
+
+
+def older_file(path: Path, fleet: Fleet, events: int) -> None:
+    """What the first relay there was left of a device's events."""
+    path.parent.mkdir(mode=0o700)
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.execute("PRAGMA auto_vacuum=INCREMENTAL")
+        database.execute("PRAGMA journal_mode=WAL").fetchall()
+        migrate(database, MIGRATIONS[:1])
+        database.execute(
+            "INSERT INTO lanes(lane, tenant_id, platform, device_id, cursor) VALUES (1, '1', 'tv', ?, 0)",
+            (fleet.devices[0],),
+        )
+        for seq in range(1, events + 1):
+            body = fleet.offer(fleet.devices[0])
+            event_id = uuid.UUID(json.loads(body)["event_id"]).bytes
+            database.execute("INSERT INTO log VALUES (?, 1, ?, 0, ?, ?)", (seq, event_id, crc32(body), body))
+            fleet.keep(body)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -155,8 +156,6 @@ async def test_a_wish_for_years_is_obeyed_for_an_hour_at_most(sandbox: Sandbox, 
 
 
 def within_the_hour(next_attempt_at: str, started_at: str) -> bool:
-    from datetime import datetime, timedelta
-
     wait = datetime.fromisoformat(next_attempt_at) - datetime.fromisoformat(started_at)
     return timedelta(minutes=50) < wait < timedelta(minutes=62)
 

@@ -17,7 +17,7 @@ from shutil import copytree, ignore_patterns
 from tests.mutants.catalogue import MUTANTS, Mutant
 
 ROOT = Path(__file__).parents[2]
-JOBS = max(1, (os.cpu_count() or 2) // 2)
+JOBS = os.cpu_count() or 2
 PATIENCE_S = 300
 _LEFT_OUT = ignore_patterns(".*", "*.egg-info", "__pycache__", "build", "dist")
 

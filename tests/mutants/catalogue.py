@@ -176,7 +176,7 @@ MUTANTS = (
     _mutant(
         "slot freed at send",
         "G5",
-        "tests/property/test_policy_schedule.py",
+        "tests/unit/policy/test_schedule.py::test_a_slot_is_free_one_window_after_the_answer_not_after_the_send",
         (
             "relay/policy/schedule.py",
             "                lane.window.answered(now)\n                lanes",

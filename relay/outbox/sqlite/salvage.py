@@ -34,7 +34,8 @@ _LEDGER_COLUMNS = (
     "last_seq, next_lane, requeued, delivered, dead_lettered, dropped, boot, boot_id, outbox_ms, monotonic_ms, wall_ms"
 )
 _LANE_COLUMNS = (
-    "lane, tenant_id, platform, device_id, cursor, delivered, window, boot, request, ordinal, first_seq, last_seq"
+    "lane, tenant_id, platform, device_id, cursor, delivered, window, boot, request, ordinal, first_seq, last_seq,"
+    " shift_ms"
 )
 _DEAD_COLUMNS = "id, seq, event_id, tenant_id, platform, device_id, reason, status, words, dead_at_ms, crc, body"
 
@@ -109,7 +110,7 @@ class _Lanes:
         if known is not None:
             return known
         number = lane if isinstance(lane, int) and 0 < lane < MOST_LANES // 2 else max(self.cursors, default=0) + 1
-        self._add((number, str(key[0]), *key[1:], 0, 0, b"", 0, None, None, None, None), key)
+        self._add((number, str(key[0]), *key[1:], 0, 0, b"", 0, None, None, None, None, None), key)
         return number
 
     def _copy(self, row: tuple[Any, ...]) -> None:
@@ -121,7 +122,7 @@ class _Lanes:
                 self._add(row, key)
 
     def _add(self, row: tuple[Any, ...], key: LaneKey) -> None:
-        self._new.execute(f"INSERT INTO lanes({_LANE_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+        self._new.execute(f"INSERT INTO lanes({_LANE_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
         self.cursors[row[0]] = row[4]
         self._by_key[key] = row[0]
 

@@ -15,12 +15,12 @@ import sqlite3
 from array import array
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from itertools import accumulate, islice, pairwise
+from itertools import accumulate, pairwise
 from typing import Any, Literal, NamedTuple
 
 from relay.outbox import Dead, Stamp
 from relay.outbox.age import Anchor
-from relay.outbox.checksum import stamped
+from relay.outbox.checksum import checksum, stamped
 from relay.outbox.recent import DEAD
 
 Step = Callable[[sqlite3.Connection], Any]
@@ -189,24 +189,34 @@ def take(
 ) -> tuple[list[Read], Buried]:
     """Read a request's bodies, bury the corrupt ones, and write the request into the journal."""
     seqs = [seq for part in wanted for seq in part.seqs]
-    found = iter(_read_bodies(database, seqs, [size for part in wanted for size in part.sizes]))
+    found, marks = _read_bodies(database, seqs, [size for part in wanted for size in part.sizes])
     read, graves, journal = [], [], []
+    start = 0
     for ordinal, part in enumerate(wanted):
-        bodies = list(islice(found, len(part.seqs)))
-        good = [(seq, *body) for seq, body in zip(part.seqs, bodies, strict=True) if body is not None]
-        corrupt = [seq for seq, body in zip(part.seqs, bodies, strict=True) if body is None]
-        ours = {index: seq for index, (seq, _, is_stamped) in enumerate(good) if is_stamped} if part.shift_ms else {}
-        times = _read_times(database, list(ours.values())) if ours else []
-        stamps = {
-            index: Stamp(at_ms + part.shift_ms, at_ms >= boot_from_ms) for index, at_ms in zip(ours, times, strict=True)
-        }
-        good_seqs = array("Q", [seq for seq, _, _ in good])
-        read.append(Read(good_seqs, [body for _, body, _ in good], corrupt, stamps, part.shift_ms))
+        end = start + len(part.seqs)
+        here = [at for at in range(start, end) if found[at] is not None]
+        good = array("Q", [seqs[at] for at in here])
+        corrupt = [seqs[at] for at in range(start, end) if found[at] is None] if len(good) < end - start else []
+        stamps = _stamps(database, part.shift_ms, boot_from_ms, good, [marks[at] for at in here])
+        bodies = [body for body in found[start:end] if body is not None]
+        start = end
+        read.append(Read(good, bodies, corrupt, stamps, part.shift_ms))
         graves += [Grave(seq, part.lane, Dead("corrupt", None, "checksum does not match")) for seq in corrupt]
-        entry = (request, ordinal, good_seqs[0], good_seqs[-1], part.shift_ms) if good else (None,) * 5
+        entry = (request, ordinal, good[0], good[-1], part.shift_ms) if good else (None,) * 5
         journal.append((part.window, boot, *entry, part.lane))
     database.executemany(_JOURNAL, journal)
     return read, bury(database, graves, graveyard)
+
+
+def _stamps(
+    database: sqlite3.Connection, shift_ms: int, boot_from_ms: int, seqs: Sequence[int], marks: Sequence[bool]
+) -> dict[int, Stamp]:
+    """The true times of those that the relay stamped, by index; none if the shift is unknown."""
+    if not (shift_ms and any(marks)):
+        return {}
+    ours = [index for index, is_stamped in enumerate(marks) if is_stamped]
+    times = _read_times(database, [seqs[index] for index in ours])
+    return {index: Stamp(at_ms + shift_ms, at_ms >= boot_from_ms) for index, at_ms in zip(ours, times, strict=True)}
 
 
 def settle(
@@ -291,8 +301,8 @@ def reconcile(database: sqlite3.Connection, missing: int) -> None:
 
 def _read_bodies(
     database: sqlite3.Connection, seqs: Sequence[int], sizes: Sequence[int]
-) -> list[tuple[bytes, bool] | None]:
-    """(body, whether the relay stamped it), in order; None where the checksum does not match.
+) -> tuple[list[bytes | None], list[bool]]:
+    """The bodies, in order, None where the checksum does not match; and whether the relay stamped each.
 
     All in one value, cut up by the sizes; if one does not fit, the disk has changed something, and each is read alone.
     """
@@ -300,17 +310,20 @@ def _read_bodies(
     if crcs is not None and joined is not None and len(joined) == sum(sizes):
         ends = list(accumulate(sizes, initial=0))
         bodies = [joined[start:end] for start, end in pairwise(ends)]
+        if crcs == ",".join([str(checksum(body, False)) for body in bodies]):
+            return list(bodies), [False] * len(bodies)
         with suppress(ValueError):  # a checksum that is no number
             marks = [stamped(body, int(crc)) for body, crc in zip(bodies, crcs.split(","), strict=True)]
             if None not in marks:
-                return [(body, mark is True) for body, mark in zip(bodies, marks, strict=True)]
-    return [_read_body(database, seq) for seq in seqs]
+                return list(bodies), [mark is True for mark in marks]
+    found = [_read_body(database, seq) for seq in seqs]
+    return [body for body, _ in found], [is_stamped for _, is_stamped in found]
 
 
-def _read_body(database: sqlite3.Connection, seq: int) -> tuple[bytes, bool] | None:
+def _read_body(database: sqlite3.Connection, seq: int) -> tuple[bytes | None, bool]:
     row = database.execute(_READ_ONE, (seq,)).fetchone()
     mark = stamped(row[1], row[0]) if row is not None and isinstance(row[1], bytes) else None
-    return None if mark is None else (row[1], mark)
+    return (None, False) if mark is None else (row[1], mark)
 
 
 def _read_times(database: sqlite3.Connection, seqs: Sequence[int]) -> list[int]:

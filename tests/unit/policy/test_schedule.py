@@ -132,6 +132,16 @@ def test_a_device_sends_no_more_than_its_limit_in_a_window() -> None:
     assert desk.now - began > LIMITS.window_ms
 
 
+def test_a_slot_is_free_one_window_after_the_answer_not_after_the_send() -> None:
+    """The upstream may have seen the request at any moment before its answer: just before it, on a slow network."""
+    desk = Desk(device_per_window=1)
+    desk.offer(1, 1_000)
+    desk.answer(desk.send(), after_ms=20_000)
+    answered = desk.now
+    desk.send()
+    assert desk.now > answered + LIMITS.window_ms
+
+
 def test_a_full_window_is_the_reason_shown() -> None:
     desk = Desk(device_per_window=1)
     desk.offer(1, 1_000)
