@@ -56,7 +56,7 @@ MUTANTS = (
     _mutant(
         "a failed commit answered as stored",
         "G1",
-        "tests/fault/test_disk_failing.py::test_a_disk_that_fails_for_a_while[fsync-EIO]",
+        "tests/unit/outbox/test_failure.py::test_writes_that_fail_are_told_and_forgotten_once_the_disk_heals",
         (
             f"{_SQLITE}/draft.py",
             "        for answer in (*(append.answer for append in self.appends), *(op.answer for op in self.ops)):\n",
@@ -196,7 +196,7 @@ MUTANTS = (
     _mutant(
         "no backoff",
         "G5",
-        "tests/fault/test_upstream_answers.py::test_an_upstream_that_fails",
+        "tests/unit/policy/test_backoff.py",
         ("relay/policy/backoff.py", "    return int(u * min(", "    return 0 * int(u * min("),
     ),
     _mutant(
@@ -222,7 +222,7 @@ MUTANTS = (
     _mutant(
         "key in the log",
         "G7",
-        "tests/e2e/test_secret.py",
+        "tests/unit/test_log.py",
         (
             "relay/log.py",
             "    return _shared.in_line.sub(MASK, line) if _shared.in_line is not None else line\n",
@@ -231,12 +231,17 @@ MUTANTS = (
         (
             "relay/log.py",
             "def _clean(text: str, max_chars: int) -> str:\n    if _shared.in_text is not None:",
-            "def _clean(text: str, max_chars: int) -> str:\n    if not text:",
+            "def _clean(text: str, max_chars: int) -> str:\n    if _shared.in_text is not None and not text:",
         ),
+    ),
+    _mutant(
+        "the upstream's echo of the key shown",
+        "G7",
+        "tests/e2e/test_secret.py",
         (
             "relay/forward/upstream.py",
-            "clean(_masker(route)(_harmless(error)))",
-            "clean(repr((error, route.api_key.reveal())))",
+            "    return lambda text: in_text.sub(MASK, text)\n",
+            "    return lambda text: text if in_text else MASK\n",
         ),
     ),
     _mutant(
