@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 from pathlib import Path
 
 import pytest
@@ -128,7 +129,9 @@ async def test_a_file_system_that_turns_read_only(sandbox: Sandbox, tmp_path: Pa
                 assert await fleet.post_one() == 503
                 assert (await relay.request("GET", "/livez"))[0] == 200
             mounts.run("umount", str(disk))
-            mounts.run("mount", "-o", "loop", str(tmp_path / "disk.img"), str(disk))
+            # a copy, as a repair makes it: the kernel may still hold the old file system, read-only, for that image
+            repaired = shutil.copy(tmp_path / "disk.img", tmp_path / "repaired.img")
+            mounts.run("mount", "-o", "loop", str(repaired), str(disk))
             async with running(settings(sandbox.url, disk)) as relay:
                 fleet.address = relay.http
                 await fleet.until(kept=20)
