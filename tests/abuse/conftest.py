@@ -33,5 +33,6 @@ async def sandbox() -> AsyncIterator[Sandbox]:
 @pytest.fixture
 async def relay(sandbox: Sandbox, tmp_path: Path) -> AsyncIterator[RelayProcess]:
     """The relay with its defaults, but for what the harness sets, and for limits that would slow the test."""
-    async with running(environment(sandbox.url, tmp_path, rate__device_per_window="1000000")) as process:
+    env = environment(sandbox.url, tmp_path, rate__device_per_window="1000000", log__level="debug")
+    async with running(env) as process:
         yield process
