@@ -97,6 +97,10 @@ class Lane:
     def held(self, until: int, why: str) -> None:
         self.hold, self.why = until, why
 
+    def is_full(self, limits: Limits) -> bool:
+        """Enough for a whole request: no more company is waited for."""
+        return self.events >= limits.max_events or self.body_bytes >= limits.max_body_bytes
+
     def delivered(self, events: int) -> None:
         """The first `events` events got through."""
         suspect = max(0, self.suspect - events)

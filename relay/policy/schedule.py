@@ -17,17 +17,17 @@ It must not know what an event says, how it is stored, or how it travels.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from relay.event import LaneKey
+from relay.policy import views
 from relay.policy.lane import Lane, due_at
 from relay.policy.limits import Limits
 from relay.policy.outcome import Case, LaneOutcome, judge
 from relay.policy.route import Route
 from relay.policy.timers import Timers
 from relay.policy.verdict import Delivered, Verdict
-from relay.policy.views import LaneView, RouteView
 from relay.policy.window import Window
 
 _KEPT_ROUTES = 100
@@ -115,13 +115,12 @@ class Schedule:
         if not events:
             lane.due = None
             self._list_empty(lane, now)
-        limits = self.limits
-        if events >= limits.max_events or body_bytes >= limits.max_body_bytes:
+        if lane.is_full(self.limits):
             lane.due = now if lane.due is None else min(lane.due, now)
         elif lane.due is not None and (lane.queued or lane.wake_at is not None):
             return  # nothing becomes due sooner by one more
         elif lane.due is None and events:
-            lane.due = due_at(lane.phase, now, limits.linger_ms)
+            lane.due = due_at(lane.phase, now, self.limits.linger_ms)
         self._arm(lane, now)
 
     def flush(self, now: int) -> None:
@@ -325,41 +324,35 @@ class Schedule:
 
     # -- for people ----------------------------------------------------------------------------
 
-    def routes(self, now: int) -> list[RouteView]:
+    def routes(self, now: int) -> list[views.RouteView]:
         return [self.route(tenant_id, now) for tenant_id in self._routes]
 
-    def route(self, tenant_id: int, now: int) -> RouteView:
+    def route(self, tenant_id: int, now: int) -> views.RouteView:
         route = self._routes[tenant_id]
         at = route.free_at(now, self.limits.window_ms)
-        return RouteView(tenant_id, route.state(), route.since, at if at > now else None, route.last_error)
+        return views.RouteView(tenant_id, route.state(), route.since, at if at > now else None, route.last_error)
 
-    def busiest(self, limit: int, now: int) -> list[LaneView]:
+    def busiest(self, limit: int, now: int) -> list[views.LaneView]:
         """Lanes with most pending events first."""
-        lanes = sorted((lane for lane in self._lanes.values() if lane.events), key=lambda lane: -lane.events)
-        return [self._view(lane, now) for lane in lanes[:limit]]
+        return views.busiest(self._waiting(), limit, self.limits, now)
 
-    def most_held(self, limit: int, now: int) -> list[LaneView]:
+    def most_held(self, limit: int, now: int) -> list[views.LaneView]:
         """Lanes held longest into the future first."""
-        views = (self._view(lane, now) for lane in self._lanes.values() if lane.events)
-        held = [view for view in views if view.held_until_ms is not None]
-        return sorted(held, key=lambda view: -(view.held_until_ms or 0))[:limit]
+        return views.most_held(self._waiting(), limit, self.limits, now)
 
     def waiting_lanes(self) -> int:
-        return sum(1 for lane in self._lanes.values() if lane.events)
+        return sum(1 for _ in self._waiting())
 
     def held_lanes(self, now: int) -> int:
-        return sum(1 for lane in self._lanes.values() if lane.events and lane.free_at(now, self.limits) > now)
+        return sum(1 for lane in self._waiting() if lane.free_at(now, self.limits) > now)
 
     def in_flight(self) -> int:
         return self._in_flight
 
-    def _view(self, lane: Lane, now: int) -> LaneView:
-        free_at = lane.free_at(now, self.limits)
-        if free_at <= now:
-            return LaneView(lane.key, lane.events, None, "")
-        return LaneView(lane.key, lane.events, free_at, lane.why if lane.hold >= free_at else "limit")
-
     # -- inside --------------------------------------------------------------------------------
+
+    def _waiting(self) -> Iterator[Lane]:
+        return (lane for lane in self._lanes.values() if lane.events)
 
     def _new_lane(self, lane_id: int, key: LaneKey, window: Window, now: int) -> Lane:
         lane = self._lanes[lane_id] = Lane(lane_id, key, window)
@@ -383,12 +376,10 @@ class Schedule:
 
     def _due_again(self, lane: Lane, now: int) -> None:
         """After a request: what was left over has waited; what came meanwhile waits for company from then."""
-        limits = self.limits
-        full = lane.events >= limits.max_events or lane.body_bytes >= limits.max_body_bytes
-        if lane.leftover or full or lane.grew_at is None:
+        if lane.leftover or lane.grew_at is None or lane.is_full(self.limits):
             lane.due = now
         else:
-            lane.due = due_at(lane.phase, lane.grew_at, limits.linger_ms)
+            lane.due = due_at(lane.phase, lane.grew_at, self.limits.linger_ms)
 
     def _list_empty(self, lane: Lane, now: int) -> None:
         """Look at it again when its window must be free."""

@@ -14,7 +14,7 @@ from relay.ops.live import Live
 from relay.ops.server import Ops
 from relay.ops.status import Status
 from relay.outbox import DeadLetter, Gauges, Ledger, OutboxFull, Selection
-from relay.policy.schedule import LaneView, RouteView
+from relay.policy.views import LaneView, RouteView
 
 STARTED_MS = 5_000
 """Monotonic."""

@@ -19,7 +19,7 @@ from relay import log
 from relay.config import Log
 from relay.ops.dead_letters import MAX_SEARCHED
 from relay.outbox import Gauges
-from relay.policy.schedule import RouteView
+from relay.policy.views import RouteView
 from relay.secret import MASK, Secret
 
 from tests.unit.ops.harness import Served, dead_letter

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from relay.outbox import Gauges, Ledger
-from relay.policy.schedule import LaneView, RouteView
+from relay.policy.views import LaneView, RouteView
 
 from tests.unit.ops.harness import Served, dead_letter
 
