@@ -1,6 +1,8 @@
 # Every target sets itself up: nothing but Python (3.11 or newer), pip's registry and make is needed.
 PYTHON ?= python3
 BIN := .venv/bin
+# two for each processor: half of what the longer tests do is waiting
+WORKERS ?= $(shell expr 2 \* $$(getconf _NPROCESSORS_ONLN))
 TOOLS := .venv-tools/bin
 
 .PHONY: help run test test-faults mutants check bench plots format lint types architecture lock wheel tools sbom audit clean
@@ -12,7 +14,7 @@ run: .venv/ready ## the demo: sandbox upstream, relay, simulated devices
 	$(BIN)/relay demo
 
 test: .venv/ready-dev ## every test that can run here
-	$(BIN)/pytest -n auto --dist loadfile
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile
 
 test-faults: .venv/ready-dev ## the faults of tests/fault at their nightly size (as root for all of them; RELAY_SEED=n for another run)
 	RELAY_NIGHTLY=1 $(BIN)/pytest -n auto --dist loadfile tests/fault tests/abuse

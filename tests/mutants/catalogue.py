@@ -215,8 +215,8 @@ MUTANTS = (
         "tests/unit/policy/test_schedule.py::test_a_held_lane_lets_the_others_pass",
         (
             "relay/policy/lane.py",
-            "        return max(self.hold, self.window.free_at(",
-            "        return max(0, self.window.free_at(",
+            "        return at if at > self.hold else self.hold\n",
+            "        return at\n",
         ),
     ),
     _mutant(
