@@ -5,7 +5,7 @@ BIN := .venv/bin
 WORKERS ?= $(shell expr 2 \* $$(getconf _NPROCESSORS_ONLN))
 TOOLS := .venv-tools/bin
 
-.PHONY: help run test test-faults mutants check bench plots format lint types architecture lock wheel tools sbom audit clean
+.PHONY: help run test test-faults mutants check bench soak plots format lint types architecture lock wheel tools sbom audit clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -31,6 +31,9 @@ check: .venv/ready-dev ## format, lint, types, architecture rules, quick tests
 
 bench: .venv/ready ## what it costs, beside its floors; one scenario: SCENARIO=accept; longer: FULL=1; as a page: PAGE=docs/benchmarks.md
 	$(BIN)/python -m bench $(SCENARIO) $(if $(FULL),--full) $(if $(PAGE),--page $(PAGE))
+
+soak: .venv/ready ## twenty minutes at half speed: memory, descriptors, log size and event-loop lag must stay flat
+	$(BIN)/python -m bench soak --full
 
 plots: .venv/ready ## draw what grows, from the newest result of `make bench` (installs matplotlib)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e .[bench]

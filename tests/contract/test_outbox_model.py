@@ -334,7 +334,6 @@ TestBothLives = pytest.mark.timeout(3_600 if NIGHTLY else 120)(BothLives.TestCas
 TestBothLives.settings = settings(
     max_examples=1_000 if NIGHTLY else 40,
     stateful_step_count=60 if NIGHTLY else 30,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
 
