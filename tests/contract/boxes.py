@@ -178,6 +178,10 @@ class MemoryBox(Box):
     def rows(self) -> int:
         return sum(len(lane.pending) for lane in self._memory.disk.lanes.values())
 
+    def knows(self, number: int) -> bool:
+        """Whether an append of it would be a repetition."""
+        return event_id(number) in self._memory.disk.states
+
     def drop_oldest(self, count: int) -> None:
         """Drop so many of what is not in flight, as a full outbox does."""
         oldest = sorted(self._memory._droppable(), key=lambda each: each[1].seq)[:count]

@@ -426,6 +426,19 @@ class TestAge:
         assert box.outbox.ledger() == Ledger(accepted=6, delivered=2, dropped=4)
         box.check()
 
+    async def test_what_aged_behind_a_request_in_flight_is_known_after_a_kill(self, make_box: MakeBox) -> None:
+        """What is kept of the stretch a second time, or of its first event alone, does not cut off the rest."""
+        box = await make_box(max_age_ms=DAY_MS).start()
+        await box.append(range(8))
+        await box.take(4)
+        box.clock.advance(2 * DAY_MS)
+        assert await box.outbox.expire() == 4
+        await box.outbox.expire()
+        await box.settle(delivered=False, dead={0: Dead("refused", 422, "no")})
+        after = await box.restart_after_kill()
+        assert await after.append(range(8)) == 8
+        await close(after)
+
     @pytest.mark.parametrize("jump_ms", [-20_000 * DAY_MS, 10 * DAY_MS, 4_000 * DAY_MS])
     async def test_a_jump_of_the_wall_clock_drops_nothing(self, make_box: MakeBox, jump_ms: int) -> None:
         box = await make_box(max_age_ms=DAY_MS).start()

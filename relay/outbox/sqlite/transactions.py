@@ -45,10 +45,11 @@ _BURY = """
     SELECT ?1, coalesce(log.event_id, zeroblob(16)), lanes.tenant_id, lanes.platform, lanes.device_id, ?3, ?4, ?5, ?6,
         coalesce(log.crc, 0), coalesce(CAST(log.body AS BLOB), x'')
     FROM lanes LEFT JOIN log ON log.seq = ?1 WHERE lanes.lane = ?2"""
-_KEEP_ID = """
-    INSERT OR REPLACE INTO recent
-    SELECT seq, seq, iif(typeof(event_id) = 'blob' AND length(event_id) = 16, event_id, zeroblob(16)), ?
-    FROM log WHERE seq = ?"""
+_READ_ID = """
+    SELECT iif(typeof(event_id) = 'blob' AND length(event_id) = 16, event_id, zeroblob(16)) FROM log WHERE seq = ?"""
+_READ_REMEMBERED = """
+    SELECT last_seq, CAST(ids AS BLOB), CAST(marks AS BLOB) FROM recent
+    WHERE first_seq = ? AND typeof(last_seq) = 'integer' AND ids IS NOT NULL AND marks IS NOT NULL"""
 _COUNT_BURIED = """
     UPDATE ledger SET dead_lettered = dead_lettered + ?1, last_seq = max(last_seq, ?3),
         dead_letters = dead_letters + ?1, dead_letter_bytes = dead_letter_bytes + ?2"""
@@ -236,7 +237,8 @@ def bury(database: sqlite3.Connection, graves: Sequence[Grave], graveyard: Grave
         values = (seq, lane, dead.reason, dead.status, dead.words, graveyard.now_ms)
         body_bytes += _body_bytes(database, seq)
         database.execute(_BURY, values)
-        database.execute(_KEEP_ID, (bytes([DEAD]), seq))
+        for (event_id,) in database.execute(_READ_ID, (seq,)).fetchall():
+            _remember(database, seq, seq, event_id, bytes([DEAD]))
         database.execute("DELETE FROM log WHERE seq = ?", (seq,))
     database.execute(_COUNT_BURIED, (len(graves), body_bytes, max(grave.seq for grave in graves)))
     letters, kept_bytes = database.execute("SELECT dead_letters, dead_letter_bytes FROM ledger").fetchone()
@@ -248,7 +250,7 @@ def bury(database: sqlite3.Connection, graves: Sequence[Grave], graveyard: Grave
 
 def reclaim(database: sqlite3.Connection, stretch: Range, kind: Literal["front", "holes", "all"]) -> int:
     """Delete what is done of a stretch, see Stretch.kind; returns how many rows."""
-    _remember(database, stretch)
+    _remember_stretch(database, stretch)
     if kind == "all":
         return database.execute("DELETE FROM log").rowcount
     done = " AND seq <= coalesce((SELECT cursor FROM lanes WHERE lanes.lane = log.lane), seq)"
@@ -260,7 +262,7 @@ def reclaim(database: sqlite3.Connection, stretch: Range, kind: Literal["front",
 
 def drop(database: sqlite3.Connection, stretch: Range, events: int, in_flight: Sequence[int]) -> int:
     """Delete a stretch but for what is in flight; `events` of it were pending. Returns how many rows went."""
-    _remember(database, stretch)
+    _remember_stretch(database, stretch)
     database.execute("UPDATE ledger SET dropped = dropped + ?", (events,))
     return database.execute(
         "DELETE FROM log WHERE seq BETWEEN ? AND ? AND seq NOT IN (SELECT value FROM json_each(?))",
@@ -356,11 +358,16 @@ def _discard_oldest(database: sqlite3.Connection, letters: int, body_bytes: int)
     return len(gone), gone_bytes
 
 
-def _remember(database: sqlite3.Connection, stretch: Range) -> None:
+def _remember(database: sqlite3.Connection, first_seq: int, last_seq: int, ids: bytes, marks: bytes) -> None:
+    """Keep ids whose rows go. What was kept from the same seq on may reach further: its own row stayed, in flight."""
+    for last, kept_ids, kept_marks in database.execute(_READ_REMEMBERED, (first_seq,)).fetchall():
+        if last > last_seq:
+            last_seq, ids, marks = last, ids + kept_ids[len(ids) :], marks + kept_marks[len(marks) :]
+    database.execute("INSERT OR REPLACE INTO recent VALUES (?, ?, ?, ?)", (first_seq, last_seq, ids, marks))
+
+
+def _remember_stretch(database: sqlite3.Connection, stretch: Range) -> None:
     if stretch.ids:
-        database.execute(
-            "INSERT OR REPLACE INTO recent VALUES (?, ?, ?, ?)",
-            (stretch.kept_from_seq, stretch.last_seq, stretch.ids, stretch.marks),
-        )
+        _remember(database, stretch.kept_from_seq, stretch.last_seq, stretch.ids, stretch.marks)
     database.execute("DELETE FROM recent WHERE last_seq <= ?", (stretch.forget_to_seq,))
     database.execute("UPDATE ledger SET last_seq = max(last_seq, ?)", (stretch.last_seq,))
