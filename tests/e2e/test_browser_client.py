@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -59,15 +59,6 @@ async def page() -> AsyncIterator[Page]:
     page.origin = f"http://localhost:{runner.addresses[0][1]}"
     yield page
     await runner.cleanup()
-
-
-@pytest.fixture(scope="module")
-def chrome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    try:
-        with chromium(tmp_path_factory.mktemp("profile")) as browser:
-            yield browser
-    except LookupError as missing:
-        pytest.skip(str(missing))
 
 
 @pytest.fixture

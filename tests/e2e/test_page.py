@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from relay.ops.live import MAX_STREAMS
 from relay.sandbox.faults import Fault
 from relay.sandbox.server import Sandbox
 
-from tests.e2e.browser import Browser, chromium
+from tests.e2e.browser import Browser
 from tests.e2e.harness import PATIENCE_S, RelayProcess, environment, event, running
 from tests.e2e.test_commands import free_port
 
@@ -30,15 +30,6 @@ SCRIPTS = Path(__file__).parent / "page"
 CONTRASTS = (SCRIPTS / "contrast.js").read_text()
 TOO_WIDE = (SCRIPTS / "too_wide.js").read_text()
 NAMES = (SCRIPTS / "names.js").read_text()
-
-
-@pytest.fixture(scope="module")
-def chrome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    try:
-        with chromium(tmp_path_factory.mktemp("profile")) as browser:
-            yield browser
-    except LookupError as missing:
-        pytest.skip(str(missing))
 
 
 @pytest.fixture
