@@ -30,14 +30,16 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 
 
 def filter_options(function: Function) -> Function:
-    """--device and --reason."""
+    """--device, --reason and --search."""
     reasons = click.Choice(get_args(DeadReason))
+    search = "Those with this text in the event, the device or the upstream's words, in any case."
+    function = click.option("--search", metavar="TEXT", help=search)(function)
     function = click.option("--reason", type=reasons, help="Those given up for this reason.")(function)
     return click.option("--device", metavar="ID", help="Those of this device_id.")(function)
 
 
 def choice_options(function: Function) -> Function:
-    """IDS, --device, --reason, --all."""
+    """IDS, --device, --reason, --search, --all."""
     function = click.option("--all", "every", is_flag=True, help="All of them.")(filter_options(function))
     return click.argument("ids", nargs=-1, type=click.IntRange(min=1))(function)
 
@@ -52,10 +54,10 @@ def command() -> None:
 @click.option("--limit", default=PAGE, show_default=True, type=click.IntRange(min=1), help="The oldest so many.")
 @json_option
 @config_option
-def list_letters(device: str | None, reason: str | None, limit: int, as_json: bool, config_file: Path | None) -> None:
+def list_letters(limit: int, as_json: bool, config_file: Path | None, **matching: str | None) -> None:
     """List dead letters, the oldest first."""
     with _letters(config_file) as letters:
-        found = list(islice(each(letters, Filter(device, reason)), limit + 1))
+        found = list(islice(each(letters, Filter(**matching)), limit + 1))
     more = len(found) > limit
     if as_json:
         click.echo(json.dumps({"dead_letters": found[:limit], "more": more}))
@@ -89,14 +91,15 @@ def show(letter_id: int, as_json: bool, config_file: Path | None) -> None:
 @choice_options
 @json_option
 @config_option
-def requeue(every: bool, as_json: bool, config_file: Path | None, **chosen: Any) -> None:
+def requeue(ids: Sequence[int], every: bool, as_json: bool, config_file: Path | None, **matching: str | None) -> None:
     """Let dead letters wait again, to be sent as if they were new.
 
-    Chosen by IDS, --device, --reason or --all, as they are when the command begins.
+    Chosen by IDS, --device, --reason, --search or --all, as they are when the command begins.
     """
-    _require_choice(every, **chosen)
+    chosen = Filter(**matching)
+    _require_choice(every, ids, chosen)
     with _letters(config_file) as letters:
-        _move(letters, letters.requeue, "requeued", as_json, **chosen)
+        _move(letters, letters.requeue, "requeued", as_json, ids, chosen)
 
 
 @command.command("discard")
@@ -104,13 +107,19 @@ def requeue(every: bool, as_json: bool, config_file: Path | None, **chosen: Any)
 @click.option("--yes", is_flag=True, help="Do not ask before discarding all.")
 @json_option
 @config_option
-def discard(every: bool, yes: bool, as_json: bool, config_file: Path | None, **chosen: Any) -> None:
-    """Forget dead letters for good."""
-    _require_choice(every, **chosen)
+def discard(
+    ids: Sequence[int], every: bool, yes: bool, as_json: bool, config_file: Path | None, **matching: str | None
+) -> None:
+    """Forget dead letters for good.
+
+    Chosen by IDS, --device, --reason, --search or --all, as they are when the command begins.
+    """
+    chosen = Filter(**matching)
+    _require_choice(every, ids, chosen)
     if every and not yes:
         click.confirm("Forget all dead letters for good?", abort=True, err=True)
     with _letters(config_file) as letters:
-        _move(letters, letters.discard, "discarded", as_json, **chosen)
+        _move(letters, letters.discard, "discarded", as_json, ids, chosen)
 
 
 @command.command("export")
@@ -118,22 +127,18 @@ def discard(every: bool, yes: bool, as_json: bool, config_file: Path | None, **c
 @click.option("--output", "-o", metavar="FILE", type=click.Path(path_type=Path), help="A new file, mode 0600.")
 @config_option
 def export(
-    every: bool,
-    output: Path | None,
-    config_file: Path | None,
-    ids: Sequence[int],
-    device: str | None,
-    reason: str | None,
+    ids: Sequence[int], every: bool, output: Path | None, config_file: Path | None, **matching: str | None
 ) -> None:
     """Write dead letters as NDJSON, to standard output or FILE.
 
-    All of them, unless IDS, --device or --reason say otherwise.
+    All of them, unless IDS, --device, --reason or --search say otherwise.
     """
-    if every and (ids or device or reason):
-        raise click.UsageError("--all stands alone")
+    chosen = Filter(**matching)
+    if ids or any(chosen):
+        _require_choice(every, ids, chosen)
     with _letters(config_file) as letters, _opened(output) as file, progress("exporting") as step:
         count = 0
-        for letter in _chosen(letters, ids, device, reason):
+        for letter in _chosen(letters, ids, chosen):
             click.echo(json.dumps(letter), file=file)
             count += 1
             step(1)
@@ -156,17 +161,17 @@ def _letters(config_file: Path | None) -> Iterator[DeadLetters]:
         yield letters
 
 
-def _require_choice(every: bool, ids: Sequence[int], device: str | None, reason: str | None) -> None:
-    if every == bool(ids or device or reason):
-        raise click.UsageError("say which: IDS, --device or --reason, or --all alone")
-    if ids and (device or reason):
-        raise click.UsageError("give IDS, or --device and --reason")
+def _require_choice(every: bool, ids: Sequence[int], chosen: Filter) -> None:
+    if every == bool(ids or any(chosen)):
+        raise click.UsageError("say which: IDS, --device, --reason or --search, or --all alone")
+    if ids and any(chosen):
+        raise click.UsageError("give IDS, or --device, --reason and --search")
 
 
-def _chosen(letters: DeadLetters, ids: Sequence[int], device: str | None, reason: str | None) -> Iterator[Letter]:
+def _chosen(letters: DeadLetters, ids: Sequence[int], chosen: Filter) -> Iterator[Letter]:
     """Raises Failed for an id that is not there."""
     if not ids:
-        yield from each(letters, Filter(device, reason))
+        yield from each(letters, chosen)
     for letter_id in ids:
         letter = letters.find(letter_id)
         if letter is None:
@@ -188,13 +193,11 @@ def _move(
     move: Callable[[Sequence[int]], int],
     done: str,
     as_json: bool,
-    *,
     ids: Sequence[int],
-    device: str | None,
-    reason: str | None,
+    chosen: Filter,
 ) -> None:
     """Requeue or discard what is chosen, a page at a time, under a progress bar."""
-    wanted = list(dict.fromkeys(ids)) or _ids(letters, Filter(device, reason))
+    wanted = list(dict.fromkeys(ids)) or _ids(letters, chosen)
     moved = 0
     with progress(done, len(wanted)) as step:
         for first in range(0, len(wanted), PAGE):

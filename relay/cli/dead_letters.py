@@ -23,13 +23,21 @@ class Filter(NamedTuple):
 
     device: str | None = None
     reason: str | None = None
+    search: str | None = None
+    """A text anywhere in the letter, in any case."""
+
+
+class Page(NamedTuple):
+    letters: Sequence[Letter]
+    next_after: int | None
+    """The id to go on after, None at the end; a search may find nothing on a page and more on the next."""
 
 
 class DeadLetters(Protocol):
     """Raises Failed where the relay or the outbox cannot."""
 
-    def page(self, chosen: Filter, limit: int, after: int, *, with_bodies: bool) -> Sequence[Letter]:
-        """Up to `limit` (at most PAGE) letters with id > `after`, by id."""
+    def page(self, chosen: Filter, after: int, *, with_bodies: bool) -> Page:
+        """Up to PAGE letters with id > `after`, by id."""
 
     def find(self, letter_id: int) -> Letter | None: ...
 
@@ -46,13 +54,10 @@ class RemoteDeadLetters:
     def __init__(self, client: Client) -> None:
         self._client = client
 
-    def page(self, chosen: Filter, limit: int, after: int, *, with_bodies: bool) -> Sequence[Letter]:
+    def page(self, chosen: Filter, after: int, *, with_bodies: bool) -> Page:
         bodies = None if with_bodies else "false"
-        reply = self._client.get(
-            PATH, device=chosen.device, reason=chosen.reason, bodies=bodies, limit=limit, after=after
-        )
-        letters: Sequence[Letter] = self._client.expect(reply)["dead_letters"]
-        return letters
+        data = self._client.expect(self._client.get(PATH, **chosen._asdict(), bodies=bodies, limit=PAGE, after=after))
+        return Page(data["dead_letters"], data["next_after"])
 
     def find(self, letter_id: int) -> Letter | None:
         reply = self._client.get(f"{PATH}/{letter_id}")
@@ -70,7 +75,7 @@ class RemoteDeadLetters:
 
 def each(letters: DeadLetters, chosen: Filter, *, with_bodies: bool = True) -> Iterator[Letter]:
     """All that match, by id, a page at a time."""
-    after = 0
-    while page := letters.page(chosen, PAGE, after, with_bodies=with_bodies):
+    after: int | None = 0
+    while after is not None:
+        page, after = letters.page(chosen, after, with_bodies=with_bodies)
         yield from page
-        after = page[-1]["id"]

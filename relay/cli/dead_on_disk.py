@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from relay.cli import exits
-from relay.cli.dead_letters import Filter, Letter
+from relay.cli.dead_letters import PAGE, Filter, Letter, Page
 from relay.clock import SystemClock
 from relay.config import OutboxSettings
 from relay.metrics import Metrics
-from relay.ops.dead_letters import MAX_ID, shown
+from relay.ops.dead_letters import MAX_ID, Query, found, shown
 from relay.outbox import Outbox, OutboxError, OutboxLocked, Selection
 from relay.outbox.sqlite import SqliteOutbox
 from relay.tasks import Tasks
@@ -30,12 +30,11 @@ class DeadLettersOnDisk:
         self._outbox = outbox
         self._runner = runner
 
-    def page(self, chosen: Filter, limit: int, after: int, *, with_bodies: bool) -> Sequence[Letter]:
-        selection = Selection((), chosen.device, chosen.reason, chosen == Filter())
-        return [
-            shown(letter, with_body=with_bodies)
-            for letter in self._run(self._outbox.dead_letters(selection, limit, after))
-        ]
+    def page(self, chosen: Filter, after: int, *, with_bodies: bool) -> Page:
+        selection = Selection((), chosen.device, chosen.reason, chosen.device is None and chosen.reason is None)
+        query = Query(selection, chosen.search or "", PAGE, after, with_bodies)
+        letters, next_after = self._run(found(self._outbox, query))
+        return Page([shown(letter, with_body=with_bodies) for letter in letters], next_after)
 
     def find(self, letter_id: int) -> Letter | None:
         if not 1 <= letter_id <= MAX_ID:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from relay.ops.dead_letters import MAX_SEARCH_CHARS, MAX_SEARCHED
 
 from tests.unit.cli.harness import NotedRelay, call
 from tests.unit.ops.harness import dead_letter
@@ -42,7 +43,14 @@ class TestList:
 
     @pytest.mark.parametrize(
         ("options", "ids"),
-        [([], [1, 2, 3]), (["--device", "tv-1"], [1, 2]), (["--reason", "refused"], [1, 3])],
+        [
+            ([], [1, 2, 3]),
+            (["--device", "tv-1"], [1, 2]),
+            (["--reason", "refused"], [1, 3]),
+            (["--search", "TV-2"], [3]),
+            (["--search", "id-2", "--device", "tv-1"], [2]),
+            (["--search", "nowhere in any"], []),
+        ],
     )
     def test_json_has_those_that_match(self, kept: NotedRelay, options: list[str], ids: list[int]) -> None:
         data = json.loads(call("dead", "list", "--json", *options, environ=kept.environ).stdout)
@@ -56,6 +64,20 @@ class TestList:
         data = json.loads(result.stdout)
         assert [letter["id"] for letter in data["dead_letters"]] == list(range(1, 221))
         assert data["more"] is True
+
+    def test_a_search_goes_on_where_one_answer_found_nothing(self, relay: NotedRelay) -> None:
+        last = MAX_SEARCHED + 1
+        relay.outbox.letters = {n: dead_letter(n, body=b'"needle"' if n == last else b"{}") for n in range(1, last + 1)}
+
+        data = json.loads(call("dead", "list", "--json", "--search", "Needle", environ=relay.environ).stdout)
+
+        assert [letter["id"] for letter in data["dead_letters"]] == [last]
+
+    def test_a_text_too_long_to_search_for_is_told(self, kept: NotedRelay) -> None:
+        result = call("dead", "list", "--search", "x" * (MAX_SEARCH_CHARS + 1), environ=kept.environ)
+
+        assert result.exit_code == 1
+        assert f"at most {MAX_SEARCH_CHARS} characters" in result.stderr
 
     def test_none(self, relay: NotedRelay) -> None:
         assert call("dead", "list", environ=relay.environ).stdout == "none\n"
@@ -83,6 +105,8 @@ class TestRequeueAndDiscard:
             (["--device", "tv-1"], [3]),
             (["--reason", "poison"], [1, 3]),
             (["--device", "tv-1", "--reason", "refused"], [2, 3]),
+            (["--search", "poison"], [1, 3]),
+            (["--search", "tv-", "--reason", "refused"], [2]),
             (["--all"], []),
         ],
     )
@@ -93,7 +117,18 @@ class TestRequeueAndDiscard:
         assert list(kept.outbox.letters) == left
         assert len(kept.outbox.requeued) == 3 - len(left)
 
-    @pytest.mark.parametrize("choice", [[], ["--all", "1"], ["--all", "--device", "tv-1"], ["1", "--reason", "poison"]])
+    @pytest.mark.parametrize(
+        "choice",
+        [
+            [],
+            ["--search", ""],
+            ["--all", "1"],
+            ["--all", "--device", "tv-1"],
+            ["--all", "--search", "tv-1"],
+            ["1", "--reason", "poison"],
+            ["1", "--search", "poison"],
+        ],
+    )
     @pytest.mark.parametrize("verb", ["requeue", "discard"])
     def test_an_unclear_choice_is_a_usage_error(self, kept: NotedRelay, verb: str, choice: list[str]) -> None:
         assert call("dead", verb, *choice, environ=kept.environ).exit_code == 2
@@ -154,7 +189,8 @@ class TestExport:
         assert len(many.outbox.letters) == 250
 
     @pytest.mark.parametrize(
-        ("choice", "ids"), [(["3", "1"], [3, 1]), (["--device", "tv-2"], [3]), (["--all"], [1, 2, 3])]
+        ("choice", "ids"),
+        [(["3", "1"], [3, 1]), (["--device", "tv-2"], [3]), (["--search", "TV-1"], [1, 2]), (["--all"], [1, 2, 3])],
     )
     def test_those_that_are_chosen(self, kept: NotedRelay, choice: list[str], ids: list[int]) -> None:
         lines = call("dead", "export", *choice, environ=kept.environ).stdout.splitlines()

@@ -92,6 +92,12 @@ def test_lists_shows_and_exports(environ: dict[str, str]) -> None:
     assert [json.loads(line) for line in exported] == listed
 
 
+def test_finds_a_text(environ: dict[str, str]) -> None:
+    found = json.loads(call("dead", "list", "--json", "--search", '"N":2', environ=environ).stdout)["dead_letters"]
+
+    assert [letter["body"].encode() for letter in found] == BODIES[1:2]
+
+
 def test_requeues_so_that_the_next_relay_finds_them_waiting(environ: dict[str, str], path: Path) -> None:
     result = call("dead", "requeue", "--device", "tv-1", environ=environ)
     ledger, gauges = asyncio.run(figures(path))
