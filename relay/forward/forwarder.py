@@ -59,6 +59,8 @@ class Forwarder:
         self._states: dict[int, str] = {}
         self._true_time = TrueTime()
         self._must_ask_the_time = False
+        self._take_failures = 0
+        self._take_again_at = 0
 
     # -- fed by the outbox and the service -------------------------------------------------------
 
@@ -140,6 +142,8 @@ class Forwarder:
         """Start every request that may go now; returns when to ask again."""
         while True:
             now = self._clock.monotonic_ms()
+            if now < self._take_again_at:
+                return self._take_again_at
             step = self._schedule.next(now)
             if isinstance(step, Wait):
                 return step.until
@@ -159,7 +163,7 @@ class Forwarder:
 
     async def _send(self, send: Send, chosen_at: int) -> None:
         try:
-            taken = await self._take(send) if await self._knows_the_time(send, chosen_at) else None
+            taken = await self._take(send, chosen_at) if await self._knows_the_time(send, chosen_at) else None
             if taken is not None:
                 await self._exchange(send, taken, chosen_at)
         finally:
@@ -188,7 +192,7 @@ class Forwarder:
         self._log_state_change(send.tenant_id, now)
         return False
 
-    async def _take(self, send: Send) -> dict[int, Sequence[bytes]] | None:
+    async def _take(self, send: Send, chosen_at: int) -> dict[int, Sequence[bytes]] | None:
         """The bodies of each lane, journalled as in flight; None if the disk does not give them now."""
         parts = self._parts(send)
         if not parts:
@@ -196,11 +200,22 @@ class Forwarder:
         try:
             taken = await self._outbox.take(parts, self._true_time.now_ms(self._clock.monotonic_ms()))
         except OutboxError as error:
-            log.warning("outbox cannot be read, sending waits", error=str(error))
-            self._outbox.release([part.lane for part in parts])
-            self._schedule.pause(send, self._clock.monotonic_ms() + _DISK_RETRY_MAX_MS)
+            # the upstream may have had them before: their stamps stay as they were sent
+            self._outbox.release([part.lane for part in parts], perhaps_taken=True)
+            self._schedule.pause(send, self._after_failed_take(chosen_at, str(error)))
             return None
+        self._take_failures = 0
         return {part.lane: _corrected(part) for part in taken}
+
+    def _after_failed_take(self, chosen_at: int, words: str) -> int:
+        """When anything is taken again: the disk is everybody's. Takes that failed together count once."""
+        if chosen_at >= self._take_again_at:
+            if self._take_failures == 0:
+                log.warning("outbox cannot be read, sending waits", error=words)
+            wait_ms = full_jitter(self._take_failures, _DISK_RETRY_INITIAL_MS, _DISK_RETRY_MAX_MS, self._clock.chance())
+            self._take_again_at = self._clock.monotonic_ms() + wait_ms
+            self._take_failures += 1
+        return self._take_again_at
 
     def _parts(self, send: Send) -> list[Part]:
         """How many of each lane's events fit the request, by their sizes."""

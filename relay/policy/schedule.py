@@ -157,8 +157,7 @@ class Schedule:
             for _ in range(len(self._active)):
                 route = self._active.popleft()
                 route.active = False
-                send = self._send(route, now)
-                if send:
+                if send := self._send(route, now):
                     self._activate(route)
                     return send
         return Wait(self._timers.first())
@@ -175,22 +174,20 @@ class Schedule:
             return None
         if route.trouble:
             route.prefer_unfailed()
-        chosen = self._exact(route, now) if route.exact else []
-        exact = bool(chosen)
-        chosen = chosen or self._company(route, now)
+        exact = self._exact(route, now)
+        chosen = exact or self._company(route, now)
         if not chosen:
             return None
         shares = []
         for lane, events in chosen:
             lane.in_flight, lane.reserved = True, False
             lane.leftover = lane.events > events
-            lane.grew_at = None
-            lane.due = None
+            lane.grew_at = lane.due = None
             shares.append(Share(lane.id, events))
         route.in_flight += 1
         route.last_sent = now
         self._in_flight += 1
-        return Send(route.tenant_id, tuple(shares), route.body_size.max_bytes, exact)
+        return Send(route.tenant_id, tuple(shares), route.body_size.max_bytes, bool(exact))
 
     def _slots(self, route: Route) -> int:
         """How many requests a route may have in flight: never all, if there is another route to serve."""
@@ -244,8 +241,11 @@ class Schedule:
 
     def pause(self, send: Send, until: int) -> None:
         """Nothing left for the upstream, for a reason of our own: hold the lanes. `settled` follows."""
-        for share in send.shares:
-            self._lanes[share.lane].held(until, "outbox")
+        lanes = [(self._lanes[share.lane], share.max_events) for share in send.shares]
+        for lane, _ in lanes:
+            lane.held(until, "outbox")
+        if send.exact:
+            self._put_back(lanes)
 
     # -- what became of it ---------------------------------------------------------------------
 

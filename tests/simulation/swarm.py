@@ -36,7 +36,10 @@ def plan(seed: int, *, devices: int, hours: float, gap_min: tuple[int, ...] = (5
         says_retry_after=rng.random() < 0.5,
         max_body_bytes=rng.choice([1 << 20, 1 << 20, 20_000]),
         latency_ms=latency_ms,
-        acts=[(rng.randrange(duration_ms), _wall_jump(rng)) for _ in range(rng.randrange(4))],
+        acts=[
+            *((rng.randrange(duration_ms), _wall_jump(rng)) for _ in range(rng.randrange(4))),
+            *(_disk_trouble(rng, duration_ms) if rng.random() < 0.4 else ()),
+        ],
         drain_ms=24 * HOUR_MS,
     )
 
@@ -72,6 +75,21 @@ def _wall_jump(rng: Random) -> Callable[[World], None]:
         world.clock.wall_offset_ms += by_ms
 
     return jump
+
+
+def _disk_trouble(rng: Random, duration_ms: int) -> list[tuple[int, Callable[[World], None]]]:
+    """The disk fails each call for a while, or every so manieth."""
+    acts: list[tuple[int, Callable[[World], None]]] = []
+    for _ in range(rng.randrange(1, 4)):
+        since = rng.randrange(duration_ms)
+        chance = rng.choice([0.02, 0.5, 1.0])
+        for_ms = rng.choice([2_000, MINUTE_MS, 5 * MINUTE_MS])
+        acts += [(since, _failing(chance)), (since + for_ms, _failing(0.0))]
+    return acts
+
+
+def _failing(chance: float) -> Callable[[World], None]:
+    return lambda world: world.fail_disk(chance)
 
 
 def _crashes(rng: Random, duration_ms: int) -> list[Crash]:

@@ -260,6 +260,47 @@ def test_devices_at_their_own_limit_do_not_delay_the_others() -> None:
     assert max(map(len, arrivals_by_device(world.upstream.arrivals).values())) > 120
 
 
+# -- a disk that fails
+
+
+def failing(chance: float) -> Callable[[World], None]:
+    return lambda world: world.fail_disk(chance)
+
+
+def test_one_read_that_fails_costs_a_moment() -> None:
+    """A bad block met once: not a pause of seconds for whom it met."""
+
+    def fail_once(world: World) -> None:
+        world.outbox.fail_next_take = True
+
+    acts = [(at, fail_once) for at in range(MINUTE_MS, 20 * MINUTE_MS, 20_000)]
+    world = lived(Plan(polite(10), duration_ms=20 * MINUTE_MS, acts=acts))
+
+    assert world.outbox.refused_takes > 40
+    assert longest_wait_ms(world, range(10)) <= LIMITS.linger_ms + 1_000
+
+
+def test_a_disk_that_fails_is_asked_rarely_and_everything_is_delivered_when_it_heals() -> None:
+    since, until = 10 * MINUTE_MS, 40 * MINUTE_MS
+    acts = [(since, failing(1.0)), (until, failing(0.0))]
+    world = lived(Plan(polite(200), duration_ms=HOUR_MS, acts=acts))
+
+    rounds = (until - since) // 2_000
+    assert 100 < world.outbox.refused_takes <= rounds * LIMITS.max_in_flight
+    assert longest_wait_ms(world, range(200), since=until + 6_000) <= PATIENCE_MS
+
+
+def test_what_was_in_flight_at_a_crash_is_sent_first_just_so_by_a_disk_that_fails_now_and_then() -> None:
+    devices = [Device(i, backlog=300, gap_ms=30_000) for i in range(20)]
+    crashes = [Crash(at) for at in (3_000, 60_000, 200_000)]
+    acts = [(1, failing(0.5)), (5 * MINUTE_MS, failing(0.0))]
+    world = lived(
+        Plan(devices, duration_ms=10 * MINUTE_MS, crashes=crashes, acts=acts, latency_ms=(1_000, 4_000)),
+    )
+
+    assert all(start.unsettled for start in world.starts[1:])
+
+
 # -- crashes
 
 

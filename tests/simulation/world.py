@@ -16,17 +16,16 @@ from itertools import islice
 from random import Random
 
 import msgspec
-from relay.config import OutboxSettings
 from relay.event import Event
 from relay.forward.forwarder import Forwarder
 from relay.metrics import Metrics
 from relay.outbox import DeadLetter, Ledger, Part, Selection
-from relay.outbox.memory import MemoryOutbox
 from relay.policy.limits import Limits
 from relay.policy.route import RouteState
 from relay.policy.schedule import Schedule
 from relay.tasks import Tasks
 
+from tests.simulation.outbox import SimOutbox
 from tests.simulation.upstream import EventKey, Flaw, SimEvent, SimUpstream, Spell
 from tests.simulation.virtual import SimClock
 from tests.simulation.watch import Watch
@@ -47,6 +46,8 @@ MINUTE_MS = 60_000
 HOUR_MS = 60 * MINUTE_MS
 _APP_RETRY_MS = 1_000
 _SETTLING_MS = 100
+_SETTLED_AGAIN_MS = 6_000
+"""After the disk has healed."""
 _POLITE = 1_000_000
 
 
@@ -133,9 +134,10 @@ class World:
         self.states: dict[int, RouteState] = {}
         """Of the routes at the end."""
         self.dead_letters: Sequence[DeadLetter] = ()
-        self.outbox = MemoryOutbox(OutboxSettings(), self.clock)
+        self.outbox = SimOutbox(self.clock, Random(f"disk {seed}"))
         self.relay: Relay | None = None
         self._due: list[tuple[int, int]] = []
+        self._disk_failed_at = self._disk_healed_at = -_SETTLED_AGAIN_MS
         self._hash = hashlib.sha256()
 
     @property
@@ -175,6 +177,8 @@ class World:
         Without those, nobody could tell an event that brings the upstream down from an upstream that is down.
         """
         self.upstream.spells.clear()
+        if self.outbox.failing:
+            self.fail_disk(0)
         end = self.clock.true_ms() + self.plan.drain_ms
         polite = [Device(_POLITE + tenant, tenant) for tenant in {device.tenant for device in self.devices.values()}]
         self.devices.update((device.number, device) for device in polite)
@@ -201,6 +205,17 @@ class World:
         while (device.number, device.taken) in self.upstream.taken:
             device.taken += 1
         return device.offered - device.taken
+
+    def _is_pending(self, keys: Sequence[EventKey]) -> bool:
+        return any(self.outbox.find(_event_id(device, n)) == "pending" for device, n in keys)
+
+    def fail_disk(self, chance: float) -> None:
+        """From now on each call of the outbox fails with this chance; 0: never."""
+        now = self.clock.true_ms()
+        if chance and not self.outbox.failing:
+            self._disk_failed_at = now
+        self._disk_healed_at = 1 << 62 if chance else now
+        self.outbox.failing = chance
 
     async def until(self, at: int) -> None:
         while self.clock.true_ms() < at:
@@ -242,9 +257,14 @@ class World:
         """kill -9: what is on disk is all that is left."""
         assert self.relay
         now = self.clock.true_ms()
+        settling_since = now - _SETTLING_MS
+        if now < self._disk_healed_at + _SETTLED_AGAIN_MS:
+            settling_since = min(settling_since, self._disk_failed_at)
         latest = self.upstream.sent[-1000:]
         self.watch.in_doubt.update(
-            id(one) for one in latest if one.returned_at and one.returned_at >= now - _SETTLING_MS
+            id(one)
+            for one in latest
+            if one.returned_at and one.returned_at >= settling_since and self._is_pending(one.keys)
         )
         self.crashes += 1
         relay, self.relay = self.relay, None
@@ -326,5 +346,10 @@ class Relay:
 def _event(device: Device, n: int, stamp: str) -> Event:
     rest = msgspec.json.encode(SimEvent(device.number, n, device.tenant, device.flaw(n), device.pad))
     body = b'{"occurred_at":"%s",%s' % (stamp.encode(), rest[1:])
-    event_id = (device.number << 64 | n).to_bytes(16)
-    return Event(event_id, (device.tenant, "tv", f"device-{device.number}"), body, not device.own_time)
+    return Event(
+        _event_id(device.number, n), (device.tenant, "tv", f"device-{device.number}"), body, not device.own_time
+    )
+
+
+def _event_id(device: int, n: int) -> bytes:
+    return (device << 64 | n).to_bytes(16)

@@ -1,0 +1,66 @@
+"""The outbox in memory on a disk that fails now and then, for simulations.
+
+What it refuses may be written all the same, as with a real disk: an answer of "no" means unknown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from random import Random
+
+from relay.clock import Clock
+from relay.config import OutboxSettings
+from relay.event import Event
+from relay.outbox import OutboxUnavailable, Part, Settled, Taken
+from relay.outbox.memory import MemoryOutbox
+from relay.outbox.memory_disk import Disk
+
+
+class SimOutbox(MemoryOutbox):
+    """Fails each call with a chance of `failing`, a half of them after the work is done."""
+
+    def __init__(self, clock: Clock, rng: Random, disk: Disk | None = None) -> None:
+        super().__init__(OutboxSettings(), clock, disk=disk)
+        self.failing = 0.0
+        self.fail_next_take = False
+        self.refused_takes = 0
+        self._rng = rng
+        self._written: Sequence[Settled] = ()
+        """A settlement that was refused after it was done."""
+
+    def crashed(self) -> SimOutbox:
+        super().crashed()
+        after = SimOutbox(self._clock, self._rng, self.disk.copy())
+        after.failing = self.failing
+        return after
+
+    def append(self, events: Sequence[Event]) -> asyncio.Future[int]:
+        if not self._fails():
+            return super().append(events)
+        if self._rng.random() < 0.5:
+            super().append(events)
+        refused: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        refused.set_exception(OutboxUnavailable("the disk fails"))
+        return refused
+
+    async def take(self, parts: Sequence[Part], true_ms: int | None = None) -> Sequence[Taken]:
+        fails = self._fails() or self.fail_next_take
+        self.fail_next_take = False
+        if not fails or self._rng.random() < 0.5:
+            taken = await super().take(parts, true_ms)
+        if fails:
+            self.refused_takes += 1
+            raise OutboxUnavailable("the disk fails")
+        return taken
+
+    async def settle(self, settled: Sequence[Settled]) -> None:
+        fails = self._fails()
+        if settled is not self._written and (not fails or self._rng.random() < 0.5):
+            await super().settle(settled)
+            self._written = settled
+        if fails:
+            raise OutboxUnavailable("the disk fails")
+
+    def _fails(self) -> bool:
+        return self.failing > 0 and self._rng.random() < self.failing
