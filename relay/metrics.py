@@ -94,6 +94,8 @@ class Metrics:
         self.http_connections_refused = counter(
             "http_connections_refused", "Connections closed at once: http.max_connections was reached."
         )
+        self.status_streams = gauge("status_streams", "Open status pages that are live.")
+        self.status_max_streams = gauge("status_max_streams", "The limit of relay_status_streams; a fixed one.")
         self.udp_datagrams_dropped = counter(
             "udp_datagrams_dropped", "Datagrams lost before they were read as events.", "reason"
         )

@@ -102,7 +102,7 @@ class Service:
             tenants=lambda: self.settings.upstream.tenants,
             clock_skew_seconds=lambda: self._forwarder.clock_skew_ms / 1000,
         )
-        self._live = Live(status, self._history, clock)
+        self._live = Live(status, self._history, clock, self.metrics)
         self._ops = Ops(
             status=status,
             live=self._live,

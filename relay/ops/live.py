@@ -16,6 +16,7 @@ import msgspec
 from aiohttp import hdrs, web
 
 from relay.clock import Clock
+from relay.metrics import Metrics
 from relay.ops.answer import SECURITY_HEADERS, Refused
 from relay.ops.history import History
 from relay.ops.status import Status
@@ -35,10 +36,12 @@ _HEADERS = {
 class Live:
     """All streams of one service; `stop` ends them."""
 
-    def __init__(self, status: Status, history: History, clock: Clock) -> None:
+    def __init__(self, status: Status, history: History, clock: Clock, metrics: Metrics) -> None:
         self._status = status
         self._history = history
         self._clock = clock
+        self._metrics = metrics
+        metrics.status_max_streams.set(MAX_STREAMS)
         self._streams = 0
         self._stopping = asyncio.Event()
         self._rendered = (-_SAME_MS, b"")
@@ -54,14 +57,18 @@ class Live:
         if self._streams >= MAX_STREAMS:
             raise Refused(503, f"{MAX_STREAMS} status pages are open already", {hdrs.RETRY_AFTER: "30"})
         response = web.StreamResponse(headers=_HEADERS)
-        self._streams += 1
+        self._count(1)
         try:
             await response.prepare(request)
             if request.method != hdrs.METH_HEAD:
                 await self._tell(response)
         finally:
-            self._streams -= 1
+            self._count(-1)
         return response
+
+    def _count(self, change: int) -> None:
+        self._streams += change
+        self._metrics.status_streams.set(self._streams)
 
     async def _tell(self, response: web.StreamResponse) -> None:
         samples = self._history.samples()

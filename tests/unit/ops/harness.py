@@ -156,7 +156,7 @@ class Served:
             tenants=lambda: self.tenants,
             clock_skew_seconds=lambda: 1.5,
         )
-        self.live = Live(self.status, self.history, self.clock)
+        self.live = Live(self.status, self.history, self.clock, self.metrics)
         self.ops = Ops(
             status=self.status,
             live=self.live,

@@ -59,11 +59,16 @@ async def test_only_so_many_may_look_at_once_and_a_place_is_free_again(served: S
     refused = await served.call(STREAM)
     assert refused.status == 503
     assert "Retry-After" in refused.headers
+    scraped = (await served.call("/metrics")).body.decode()
+    assert f"\nrelay_status_streams {MAX_STREAMS}.0\n" in scraped
+    assert f"\nrelay_status_max_streams {MAX_STREAMS}.0\n" in scraped
 
     for stream in streams:
         stream.close()
     async with asyncio.timeout(30):
         while (await served.call(STREAM, "HEAD")).status != 200:
+            await asyncio.sleep(0.05)
+        while b"\nrelay_status_streams 0.0\n" not in (await served.call("/metrics")).body:
             await asyncio.sleep(0.05)
 
 
