@@ -62,9 +62,9 @@ def list_letters(limit: int, as_json: bool, config_file: Path | None, **matching
     if as_json:
         click.echo(json.dumps({"dead_letters": found[:limit], "more": more}))
         return
-    keys = ("reason", "status", "platform", "device_id", "dead_at", "words")
+    keys = ("reason", "platform", "device_id", "dead_at", "words")
     rows = [[str(letter["id"]), *(letter[key] for key in keys)] for letter in found[:limit]]
-    click.echo(table(("id", "reason", "status", "platform", "device", "since", "words"), rows) if rows else "none")
+    click.echo(table(("id", "reason", "platform", "device", "since", "words"), rows) if rows else "none")
     if more:
         click.echo("there are more: raise --limit", err=True)
 

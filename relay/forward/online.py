@@ -15,7 +15,16 @@ from relay.clock import SystemClock
 from relay.config import Settings
 from relay.forward.upstream import UpstreamClient, tls_context
 from relay.policy.batch import body
-from relay.policy.verdict import Misconfigured, NoAnswer, RateLimited, Refused, Unauthorized, Verdict, verdict
+from relay.policy.verdict import (
+    Delivered,
+    Misconfigured,
+    NoAnswer,
+    RateLimited,
+    Refused,
+    Unauthorized,
+    Verdict,
+    verdict,
+)
 
 _STEP_S = 10.0
 
@@ -92,5 +101,7 @@ def _meaning(of: Verdict) -> tuple[bool, str]:
             return False, f"the URL is not the events endpoint: {words}"
         case RateLimited(words):
             return False, f"rate limited, try again in a minute: {words}"
+        case Delivered():
+            return False, "the URL is not the events endpoint: it takes an empty batch"
         case _:
-            return False, f"unclear answer to an empty batch: {of}"
+            return False, f"unclear answer to an empty batch: {of.words}"

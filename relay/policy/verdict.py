@@ -15,11 +15,12 @@ from typing import Any
 
 import msgspec
 
+from relay.policy.html_words import html_words, without_status
+
 WORDS_MAX_CHARS = 256
 _EPOCH_SECONDS_FROM = 1_000_000_000  # an X-RateLimit-Reset above this is a Unix time, below it a delay
 _NAMED = re.compile(r'events"?\s*[./\[,]+\s*"?(\d+)\b', re.ASCII)
 _INDEX_MAX_DIGITS = 9
-_TAG = re.compile(r"<(?:script|style)\b.*?</(?:script|style)>|<[^>]*>", re.DOTALL | re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +99,12 @@ def verdict(answer: Answer | NoAnswer, events: int) -> Verdict:
     if isinstance(answer, NoAnswer):
         return Failing(answer.words)
     status, content = answer.status, _json(answer.body)
-    words = _words(answer, content)
+    said = _said(answer, content)
+    words = clean(f"{status} {said}")
     match status:
         case _ if 200 <= status < 300:
             refused = isinstance(content, dict) and content.get("success") is False
-            return Failing(f"{status} but success is false: {words}", None, status) if refused else Delivered()
+            return Failing(clean(f"{status} but success is false: {said}"), None, status) if refused else Delivered()
         case 401 | 403:
             return Unauthorized(words)
         case 404 | 405 | 410 | 501:
@@ -211,15 +213,14 @@ def _json(body: bytes) -> Any:
         return None
 
 
-def _words(answer: Answer, content: Any) -> str:
-    """The upstream's own words, one line: the body's message if it has one, else its text."""
+def _said(answer: Answer, content: Any) -> str:
+    """The upstream's own words without the status: the body's message if it has one, else its text."""
     said = ""
     if isinstance(content, dict):
         said = next((content[k] for k in ("error", "message", "detail") if isinstance(content.get(k), str)), "")
-    if not said:
-        text = answer.body[: 16 * WORDS_MAX_CHARS].decode("utf-8", "replace")
-        said = _TAG.sub(" ", text) if "<" in text else text
-    return clean(f"{answer.status} {said}")
+    if not said and b"<" in answer.body:
+        return html_words(answer.body.decode("utf-8", "replace"), answer.status)
+    return without_status(said or answer.body[: 4 * WORDS_MAX_CHARS].decode("utf-8", "replace"), answer.status)
 
 
 def clean(text: str) -> str:

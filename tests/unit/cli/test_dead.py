@@ -37,8 +37,8 @@ class TestList:
     def test_says_where_what_and_why(self, kept: NotedRelay) -> None:
         lines = call("dead", "list", environ=kept.environ).stdout.splitlines()
 
-        assert lines[0].split() == ["id", "reason", "status", "platform", "device", "since", "words"]
-        assert lines[1].split() == ["1", "refused", "422", "tv", "tv-1", "2026-11-23T08:00:00.000Z", "wrong"]
+        assert lines[0].split() == ["id", "reason", "platform", "device", "since", "words"]
+        assert lines[1].split() == ["1", "refused", "tv", "tv-1", "2026-11-23T08:00:00.000Z", "wrong"]
         assert len(lines) == 4
 
     @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def test_any_2xx_is_delivered(status: int, body: bytes) -> None:
 
 def test_a_2xx_that_says_success_false_is_treated_as_5xx() -> None:
     assert judged(202, {"success": False, "error": "queue is down"}) == Failing(
-        "202 but success is false: 202 queue is down", None, 202
+        "202 but success is false: queue is down", None, 202
     )
 
 
@@ -103,7 +103,7 @@ def test_a_maintenance_answer_keeps_its_retry_after() -> None:
 
 def test_413_is_too_large() -> None:
     assert judged(413, b"<html><h1>413 Request Entity Too Large</h1></html>") == TooLarge(
-        413, "413 413 Request Entity Too Large"
+        413, "413 Request Entity Too Large"
     )
 
 
@@ -270,7 +270,10 @@ def test_only_400_and_422_are_surely_about_events(status: int, body: bytes, abou
     [
         (b'{"success":false,"error":"Too many requests"}', "500 Too many requests"),
         (b'{"message":"Server Error","error":{"code":1}}', "500 Server Error"),
-        (b"<html><style>p{color:red}</style><h1>Oops</h1>\n<script>x()</script>sorry</html>", "500 Oops sorry"),
+        (b"<html><style>p{color:red}</style><h1>Oops</h1>\n<script>x()</script>sorry</html>", "500 Oops; sorry"),
+        (b'{"message":"500 Server Error"}', "500 Server Error"),
+        (b"500: Server Error", "500 Server Error"),
+        (b"5000 errors, 500 of mine", "500 5000 errors, 500 of mine"),
         (b"plain\r\ntext\x1b[31m", "500 plain text [31m"),
         (b"\xff", "500 \ufffd"),
         (b"", "500"),
@@ -278,6 +281,12 @@ def test_only_400_and_422_are_surely_about_events(status: int, body: bytes, abou
 )
 def test_the_upstreams_words_become_one_printable_line(body: bytes, words: str) -> None:
     assert judged(500, body) == Failing(words, None, 500)
+
+
+def test_a_page_of_html_says_each_thing_once_whether_in_words_or_as_a_refusal() -> None:
+    page = b"<html><title>403 Forbidden</title><h1>403 Forbidden</h1><hr>nginx</html>"
+
+    assert judged(403, page) == Unauthorized("403 Forbidden; nginx")
 
 
 def test_words_are_cut() -> None:
