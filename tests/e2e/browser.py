@@ -103,6 +103,13 @@ class Browser:
         ]
         await self.devtools("Emulation.setEmulatedMedia", features=features)
 
+    async def hide(self) -> None:
+        """As a person who minimizes the window."""
+        await self._command("POST", "/window/minimize", {})
+
+    async def show(self) -> None:
+        await self._command("POST", "/window/rect", {"width": 1280, "height": 900})
+
     async def complaints(self) -> list[str]:
         """What the console has said since the last call, violations of the content security policy included."""
         return [entry["message"] for entry in await self._command("POST", "/se/log", {"type": "browser"})]

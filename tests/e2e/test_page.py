@@ -5,6 +5,7 @@ RELAY_SCREENSHOTS=DIRECTORY keeps pictures of what the tests look at; those in d
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import signal
@@ -53,6 +54,13 @@ async def relay(sandbox: Sandbox, tmp_path: Path) -> AsyncIterator[RelayProcess]
 async def look(browser: Browser, relay: RelayProcess) -> None:
     await browser.open(f"http://{relay.http}/")
     await browser.until_text("#link", "live")
+
+
+async def until_live(relay: RelayProcess, pages: int) -> None:
+    """Until so many pages hold a stream."""
+    async with asyncio.timeout(PATIENCE_S):
+        while f"\nrelay_status_streams {pages}.0\n".encode() not in (await relay.request("GET", "/metrics"))[2]:
+            await asyncio.sleep(0.05)
 
 
 async def give_up(relay: RelayProcess, sandbox: Sandbox, count: int, **extra: Any) -> None:
@@ -147,6 +155,25 @@ class TestOneLook:
                 other.close()
 
             await browser.until("document.querySelector('#link').innerText === 'live'")
+
+    async def test_a_hidden_page_asks_nothing_and_one_that_is_looked_at_again_is_live(
+        self, browser: Browser, relay: RelayProcess
+    ) -> None:
+        await look(browser, relay)
+        await until_live(relay, 1)
+        try:
+            await browser.hide()
+            await browser.until("document.hidden")
+
+            await until_live(relay, 0)
+            await relay.post(event(1))
+            await relay.until(lambda status: status["ledger"]["delivered"] == 1)
+            assert await browser.text("#out-total") == "0 in all"
+        finally:
+            await browser.show()
+
+        await browser.until_text("#out-total", "1 in all")
+        await until_live(relay, 1)
 
     async def test_what_others_wrote_is_text_and_nothing_else(
         self, browser: Browser, relay: RelayProcess, sandbox: Sandbox
