@@ -33,6 +33,6 @@ async def sandbox() -> AsyncIterator[Sandbox]:
 @pytest.fixture
 async def relay(sandbox: Sandbox, tmp_path: Path) -> AsyncIterator[RelayProcess]:
     """The relay with its defaults, but for what the harness sets, and for limits that would slow the test."""
-    env = environment(sandbox.url, tmp_path, rate__device_per_window="1000000", log__level="debug")
+    env = environment(sandbox.url, tmp_path, rate__device_per_window="1000000")
     async with running(env) as process:
         yield process

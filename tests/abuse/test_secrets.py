@@ -86,7 +86,7 @@ def own_environment(url: str, directory: Path, **settings: str) -> dict[str, str
         (directory / name).write_text(secret + "\n")
         (directory / name).chmod(0o600)
     files = {"upstream__api_key_file": str(directory / "key"), "ops__token_file": str(directory / "token")}
-    env = environment(url, directory / "state", log__level="debug", **files, **settings)
+    env = environment(url, directory / "state", **files, **settings)
     del env["RELAY__UPSTREAM__API_KEY"]
     return env
 

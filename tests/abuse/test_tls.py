@@ -77,7 +77,7 @@ async def test_a_server_that_cannot_be_trusted_never_sees_the_key_and_the_events
         opened = [await each.__aenter__() for each in upstreams]
         urls = [each.url for each in opened] + [f"https://127.0.0.1:{plain.port}/v1/events"]
         tenants = {f"upstream__tenants__{n}__url": url for n, url in enumerate(urls, 1)}
-        env = environment(urls[0], tmp_path, upstream__ca_file=str(authority.file), log__level="debug", **tenants)
+        env = environment(urls[0], tmp_path, upstream__ca_file=str(authority.file), **tenants)
         async with running(env) as relay:
             for n in range(1, len(urls) + 1):
                 assert await relay.post(event(n, tenant_id=n)) == 202
@@ -161,7 +161,7 @@ async def test_a_configured_proxy_carries_the_tunnel_and_sees_no_key(authority: 
     async with serving(authority.server("good")) as upstream:
         server = await asyncio.start_server(tunnel, "127.0.0.1", 0)
         proxy = f"http://user:canary-password@127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        env = environment(upstream.url, tmp_path, upstream__ca_file=str(authority.file), log__level="debug")
+        env = environment(upstream.url, tmp_path, upstream__ca_file=str(authority.file))
         async with running(env | {"RELAY__UPSTREAM__PROXY": proxy}) as relay:
             assert await relay.post(event(1)) == 202
             await relay.until(lambda status: status["ledger"]["delivered"] == 1)

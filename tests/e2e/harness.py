@@ -3,8 +3,8 @@
 Waiting is for things: a line of its log, a change of its status, a request at the sandbox. The bound on
 each wait is for a broken relay only, and far above what a slow machine needs.
 
-The key is a canary: whatever a test is about, it fails if the key is in a line of the log, in an answer, or in what
-a command prints.
+The key is a canary, and the log is at debug level: whatever a test is about, it fails if the key is in a line of the
+log, in an answer, in what a command prints, or, when a relay has ended, in a file beside its outbox.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ KEY = "canary-key-5f1c0d"
 class RelayProcess:
     """One run of `relay run`; its ports are as bound, its log is read as JSON."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, outbox: Path) -> None:
         self.process = process
+        self._outbox = outbox
         self.log: list[dict[str, Any]] = []
         self._leaks: list[bytes] = []
         self.http = ""
@@ -88,6 +89,7 @@ class RelayProcess:
             code = await self.process.wait()
             await self._reader
         assert not self._leaks, "the key is in the log"
+        assert not any(map(_holds_key, self._outbox.parent.glob(f"{self._outbox.name}*"))), "the key is on the disk"
         return code
 
     async def kill(self) -> None:
@@ -110,6 +112,13 @@ class RelayProcess:
             self._line.notify_all()
 
 
+def _holds_key(file: Path) -> bool:
+    try:
+        return KEY.encode() in file.read_bytes()
+    except OSError:  # what a test did to the disk
+        return False
+
+
 def environment(url: str, directory: Path, **settings: str) -> dict[str, str]:
     """The relay's environment: a fresh port each, quick linger, and `section__key` settings."""
     given = {
@@ -122,6 +131,7 @@ def environment(url: str, directory: Path, **settings: str) -> dict[str, str]:
         "retry__initial": "50ms",
         "retry__max": "500ms",
         "log__format": "json",
+        "log__level": "debug",
     } | settings
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("RELAY__")}
     return inherited | {f"RELAY__{name.upper()}": value for name, value in given.items()}
@@ -132,7 +142,8 @@ async def launch(env: Mapping[str, str], *command: str) -> RelayProcess:
     return RelayProcess(
         await asyncio.create_subprocess_exec(
             *(command or (sys.executable, "-m", "relay", "run")), env=dict(env), stderr=asyncio.subprocess.PIPE
-        )
+        ),
+        Path(env.get("RELAY__OUTBOX__PATH", "data/outbox.db")),
     )
 
 

@@ -50,7 +50,9 @@ async def box(sandbox: Sandbox, tmp_path: Path) -> AsyncIterator[Box]:
     file = tmp_path / "config.toml"
     file.write_text("[rate]\ndevice_per_window = 100\n")
     command = (sys.executable, "-m", "relay", "run", "--config", str(file))
-    async with running(environment(sandbox.url, tmp_path), *command) as relay:
+    env = environment(sandbox.url, tmp_path)
+    del env["RELAY__LOG__LEVEL"]  # the file says it
+    async with running(env, *command) as relay:
         yield Box(relay, file)
 
 

@@ -17,7 +17,7 @@ async def test_the_key_is_nowhere_but_in_requests_to_the_upstream(sandbox: Sandb
         Fault(answer=422, when=event(1)["event_id"], body=json.dumps({"message": f"bad key {KEY}"})),
         Fault(answer=401, when=event(2)["event_id"], body=json.dumps({"error": f"no such key: {KEY}"}), count=1),
     )
-    env = environment(sandbox.url, tmp_path, log__level="debug")
+    env = environment(sandbox.url, tmp_path)
     seen = b""
     async with running(env) as relay:
         assert await relay.post(event(1)) == 202
