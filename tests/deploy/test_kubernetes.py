@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from functools import cache
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from jsonschema import Draft202012Validator
 
 from tests.deploy.environments import faults_of
 
@@ -18,6 +20,27 @@ KUBERNETES = ROOT / "deploy" / "kubernetes"
 VALIDATE = ROOT / ".venv-tools" / "bin" / "kubernetes-validate"
 VERSIONS = ("1.29", "1.37")
 """The first with native sidecars, and the newest that the validator knows."""
+TEXT = {"type": "string"}
+POD_MONITOR = {
+    "apiVersion": {"const": "monitoring.coreos.com/v1"},
+    "kind": {"const": "PodMonitor"},
+    "metadata": {"name": TEXT, "namespace": TEXT, "labels": {"type": "object"}},
+    "spec": {
+        "selector": {"matchLabels": {"type": "object", "additionalProperties": TEXT}},
+        "podMetricsEndpoints": [
+            {
+                "port": TEXT,
+                "path": TEXT,
+                "interval": {
+                    "pattern": "^(0|(([0-9]+)y)?(([0-9]+)w)?(([0-9]+)d)?(([0-9]+)h)?(([0-9]+)m)?(([0-9]+)s)?)$"
+                },
+                "relabelings": [{"sourceLabels": [TEXT], "targetLabel": TEXT, "replacement": TEXT}],
+            }
+        ],
+    },
+}
+"""The fields that the PodMonitor uses, as its definition has them (prometheus-operator,
+example/prometheus-operator-crd/monitoring.coreos.com_podmonitors.yaml); of the others there it knows nothing."""
 
 
 @cache
@@ -69,6 +92,30 @@ def test_kubernetes_takes_it(rendered: list[dict[str, Any]], version: str, tmp_p
     )
 
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_pod_monitor_has_only_fields_that_the_operator_knows(rendered: list[dict[str, Any]]) -> None:
+    """A field that it does not know, the cluster would drop without a word."""
+    [monitor] = [each for each in rendered if each["kind"] == "PodMonitor"]
+    mistyped = json.loads(json.dumps(monitor).replace('"targetLabel"', '"targetlabel"'))
+
+    faults = [list(Draft202012Validator(schema_of(POD_MONITOR)).iter_errors(each)) for each in (monitor, mistyped)]
+
+    assert faults[0] == []
+    assert {fault.validator for fault in faults[1]} == {"additionalProperties"}
+
+
+def schema_of(known: dict[str, Any] | list[Any]) -> dict[str, Any]:
+    """A JSON schema of an object with these fields and no others, or of a list of one kind of thing."""
+    if isinstance(known, list):
+        return {"type": "array", "minItems": 1, "items": schema_of(known[0])}
+    if known.keys() & {"type", "const", "pattern"}:
+        return known
+    return {
+        "type": "object",
+        "properties": {name: schema_of(each) for name, each in known.items()},
+        "additionalProperties": False,
+    }
 
 
 def test_the_relay_takes_what_it_is_given(rendered: list[dict[str, Any]], tmp_path: Path) -> None:
