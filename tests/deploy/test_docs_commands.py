@@ -1,0 +1,126 @@
+"""Commands that pages tell people to paste, pasted: each ends well, with a relay that was started as the README says.
+
+Those of other programs (docker, kubectl, systemctl) are checked where their files are; the snippets of docs/apps.md
+in tests/e2e/test_clients.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from relay.sandbox.faults import Fault
+from relay.sandbox.server import Sandbox
+
+from tests.deploy.test_docs import ROOT, code_of, pages
+from tests.e2e.harness import KEY, PATIENCE_S, RelayProcess, environment, event, running
+from tests.e2e.test_commands import free_port
+
+pytestmark = pytest.mark.timeout(4 * PATIENCE_S)
+README = (ROOT / "README.md").read_text()
+MENTIONED = {
+    "relay COMMAND --help", "relay dead", "relay dead requeue", "relay support-bundle",
+    "relay demo", "relay run", ".venv/bin/relay run",
+}  # fmt: skip
+"""Commands that are named in a sentence, not told; and those that go on until they are ended."""
+
+
+class Shell:
+    """A directory as a clone's, where the README's configuration was pasted."""
+
+    def __init__(self, directory: Path, sandbox: Sandbox) -> None:
+        self.env = environment(sandbox.url, directory, http__listen=f"127.0.0.1:{free_port()}")
+        self.port = self.env["RELAY__HTTP__LISTEN"].rpartition(":")[2]
+        for name in ("URL", "API_KEY"):
+            del self.env[f"RELAY__UPSTREAM__{name}"]
+        programs = Path(sys.executable).parent
+        self.env["PATH"] = f"{programs}:{self.env['PATH']}"
+        self.directory = directory
+        self._url = sandbox.url
+        (directory / ".venv").symlink_to(programs.parent)
+
+    async def paste(self, text: str) -> tuple[int, str]:
+        """Exit code of the last failure, and all that was said."""
+        ours = {
+            "https://playtv-api.forte.ws/v1/events": self._url,
+            "THE-KEY-OF-THE-BACKEND-TEAM": KEY,
+            "8080": self.port,
+        }
+        for theirs, here in ours.items():
+            text = text.replace(theirs, here)
+        process = await asyncio.create_subprocess_exec(
+            "bash", "-ec", text, env=self.env, cwd=self.directory,
+            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        )  # fmt: skip
+        async with asyncio.timeout(PATIENCE_S):
+            said, _ = await process.communicate()
+        assert process.returncode is not None
+        return process.returncode, said.decode()
+
+
+@pytest.fixture
+async def shell(tmp_path: Path, sandbox: Sandbox) -> Shell:
+    return Shell(tmp_path, sandbox)
+
+
+@pytest.fixture
+async def relay(shell: Shell, sandbox: Sandbox) -> AsyncIterator[RelayProcess]:
+    """Configured, checked and started by what stands under "Run it for real"; three events are refused for good."""
+    *before, run = block("Run it for real").strip().splitlines()
+    assert run == ".venv/bin/relay run"
+    code, said = await shell.paste("\n".join(before))
+    assert code == 0, said
+    assert "accepted" in said
+    sandbox.faults.add(Fault(answer=422, when='"wrong"'))
+    async with running(shell.env, "bash", "-c", f"cd {shell.directory} && exec {run}") as relay:
+        for n in range(3):
+            assert await relay.post(event(n) | {"event_type": "wrong"}) == 202
+        await relay.until(lambda status: status["dead_letters"]["count"] == 3)
+        yield relay
+
+
+def block(heading: str, nth: int = 0) -> str:
+    """What the README tells to paste under a heading."""
+    section = README.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    found: str = re.findall(r"^```sh\n(.*?)^```", section, re.MULTILINE | re.DOTALL)[nth]
+    return found
+
+
+async def test_the_readmes_event_is_taken_and_every_look_answers(shell: Shell, relay: RelayProcess) -> None:
+    sent, looked = await shell.paste(block("Try it", 1)), await shell.paste(block("Watch it"))
+
+    assert sent[1].splitlines()[-1] == '{"success": true}'
+    assert looked[0] == 0, looked[1]
+
+
+def told() -> list[str]:
+    """Every `relay` command of every page once, with a configuration, a file and a type in the places of theirs."""
+    lines = {line.strip() for page in pages() for line in code_of(page).splitlines()}
+    pasted = {line for line in lines if re.match(r"(?:RELAY\w+=\S+ )?(?:\S*/)?relay(?: |$)", line)} - MENTIONED
+    return sorted({filled(line) for line in pasted})
+
+
+def filled(command: str) -> str:
+    command = re.sub(r"^(RELAY\w+=\S+ )?\S*/relay ", r"\1relay ", command)
+    command = command.replace("/etc/relay/key", "key").replace("/etc/relay/config.toml", "FILE")
+    command = command.replace("--config FILE", "").replace("EVENT_TYPE", "docs.pasted")
+    return " ".join(re.sub(r"\bFILE\b|[\w-]+\.tar\.gz", "$new", command).split())
+
+
+async def test_each_relay_command_of_each_page_ends_well(shell: Shell, relay: RelayProcess) -> None:
+    failed = {}
+    for n, command in enumerate(told()):
+        await relay.until(lambda status: status["dead_letters"]["count"] > 0)
+        _, _, letters = await relay.request("GET", "/dead-letters?limit=1")
+        letter_id = json.loads(letters)["dead_letters"][0]["id"]
+        code, said = await shell.paste(f"new=new-{n}; " + re.sub(r"\bID(?:\.\.\.|\b)", str(letter_id), command))
+        if code:
+            failed[command] = said
+
+    assert len(told()) > 12
+    assert failed == {}
