@@ -17,7 +17,7 @@ Pure: clock and ids are arguments. Knows nothing of transports and of storing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -77,6 +77,15 @@ _SLICE_SPANS = 2_048
 """Elements or lines that are only told apart, not read."""
 
 
+@dataclass(slots=True)
+class _Found:
+    """What a body held so far."""
+
+    events: list[Event]
+    faults: Faults
+    too_large: str = ""
+
+
 class Reader:
     """Reads what apps send. One per configuration; keeps nothing of what it read.
 
@@ -121,6 +130,11 @@ class Reader:
         """What read_json reads, or one event a line; gzip is undone before, by the caller."""
         return self.read_lines(body) if b"\n" in body and _has_lines(body) else self.read_json(body)
 
+    def read_datagrams(self, bodies: Sequence[bytes]) -> list[Event] | None:
+        """Of datagrams that hold an event each the events, read together; None: read each with `read_datagram`."""
+        self._received_at = b""
+        return self._read_together(bodies)
+
     def reading_datagram(self, body: bytes) -> Reading:
         """What `read_datagram` does, in slices."""
         return self.reading_lines(body) if _has_lines(body) else self.reading_json(body)
@@ -149,36 +163,56 @@ class Reader:
         if not bodies:
             return Refusal("malformed", "The body holds no event.")
         self._received_at = b""
-        events: list[Event] = []
-        faults = Faults()
-        too_large = ""
-        slice_events = slice_bytes = 0
-        for index, body in enumerate(bodies):
-            event = None
-            event_bytes = len(body)
-            slice_events += 1
-            slice_bytes += event_bytes
-            if slice_events > _SLICE_EVENTS or slice_bytes > _SLICE_BYTES:
-                slice_events, slice_bytes = 1, event_bytes
+        found = _Found([], Faults())
+        for first, slice_ in _slices(bodies):
+            if first:
                 received_at = self._received_at
                 yield
                 self._received_at = received_at  # other bodies may have been read
+            together = self._read_together(slice_)
+            if together is not None:
+                found.events += together
+            elif malformed := self._read_each(slice_, first, found):
+                path, error = malformed
+                return _malformed(path if len(bodies) > 1 else "The body", error)
+            if found.faults.full:
+                break
+        if found.faults.by_path:
+            return Refusal("invalid", found.faults.summary(), found.faults.by_path)
+        return Refusal("too_large", found.too_large) if found.too_large else found.events
+
+    def _read_together(self, bodies: Sequence[bytes]) -> list[Event] | None:
+        """The events of plain bodies; None if one of them needs a closer look."""
+        if max(map(len, bodies)) > self.max_event_bytes:
+            return None
+        together = event_quick.read_together(bodies)
+        if together is None:
+            return None
+        events = []
+        for body, fields in zip(bodies, together, strict=True):
+            event = self._proven(body, fields)
+            if event is None or len(event.body) > self.max_event_bytes:
+                return None
+            events.append(event)
+        return events
+
+    def _read_each(self, bodies: Sequence[bytes], first: int, found: _Found) -> tuple[str, Malformed] | None:
+        """Add what they are to `found`; the path of one that is malformed, and why, if there is one."""
+        for index, body in enumerate(bodies, first):
+            path, event_bytes = f"events.{index}", len(body)
             if event_bytes <= self.max_event_bytes:
                 try:
-                    event = self._read_quickly(body) or self._read_strictly(body, f"events.{index}", faults)
+                    event = self._read_quickly(body) or self._read_strictly(body, path, found.faults)
                 except Malformed as error:
-                    return _malformed(f"events.{index}" if len(bodies) > 1 else "The body", error)
-                if event is None:
-                    if faults.full:
-                        break
-                    continue
-                event_bytes = len(event.body)
-                events.append(event)
+                    return path, error
+                if event is not None:
+                    event_bytes = len(event.body)
+                    found.events.append(event)
+                elif found.faults.full:
+                    return None
             if event_bytes > self.max_event_bytes:
-                too_large = f"events.{index} has {event_bytes} bytes; at most {self.max_event_bytes} are allowed."
-        if faults.by_path:
-            return Refusal("invalid", faults.summary(), faults.by_path)
-        return Refusal("too_large", too_large) if too_large else events
+                found.too_large = f"{path} has {event_bytes} bytes; at most {self.max_event_bytes} are allowed."
+        return None
 
     def _split(self, body: bytes) -> Generator[None, None, list[bytes] | Refusal]:
         """What each event of a body is read from; all that lies around the events is checked. Raises Malformed."""
@@ -221,9 +255,11 @@ class Reader:
 
     def _read_quickly(self, body: bytes) -> Event | None:
         fields = event_quick.read(body)
-        if fields is None or not fields["event_type"].strip():
-            return None
-        return self._complete(body, fields, event_quick.source_opening)
+        return None if fields is None else self._proven(body, fields)
+
+    def _proven(self, body: bytes, fields: event_quick.Fields) -> Event | None:
+        """An event of what the quick reader proved; None if a closer look is needed."""
+        return self._complete(body, fields, event_quick.source_opening) if fields["event_type"].strip() else None
 
     def _read_strictly(self, body: bytes, path: str, faults: Faults) -> Event | None:
         """Raises Malformed; None after adding to `faults`."""
@@ -326,6 +362,17 @@ def _elements(cursor: Cursor) -> Generator[None, None, list[bytes]]:
     except Malformed as error:
         raise Malformed(f"events.{len(elements)}: {error}") from error
     return elements
+
+
+def _slices(bodies: Sequence[bytes]) -> Iterator[tuple[int, Sequence[bytes]]]:
+    """The bodies in slices that take about a millisecond, each with the index of its first."""
+    first = slice_bytes = 0
+    for index, body in enumerate(bodies):
+        slice_bytes += len(body)
+        if index > first and (index - first == _SLICE_EVENTS or slice_bytes > _SLICE_BYTES):
+            yield first, bodies[first:index]
+            first, slice_bytes = index, len(body)
+    yield first, bodies[first:]
 
 
 def _finish(reading: Reading) -> list[Event] | Refusal:

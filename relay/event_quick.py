@@ -60,7 +60,9 @@ _decode_any = msgspec.json.Decoder(dict[str, _Nested5]).decode
 """For events with fields that are not in Fields, which drops them."""
 _decode_frame = msgspec.json.Decoder(_Frame).decode
 _decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_decode_lines = msgspec.json.Decoder(Fields).decode_lines
 _encode = msgspec.json.Encoder().encode
+_encode_lines = msgspec.json.Encoder().encode_lines
 _format = msgspec.json.format
 _NOT_DECODED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """Everything msgspec raises for bytes it does not take; only the first is its own."""
@@ -91,6 +93,24 @@ def read(body: bytes) -> Fields | None:
     if _BACKSLASH in body and b"\\u0000" in body:
         return None
     return fields
+
+
+def read_together(bodies: Sequence[bytes]) -> Sequence[Fields] | None:
+    """What `read` says of each, at two thirds of its price; None unless all are proven and written without spaces.
+
+    Joined by line breaks they are decoded and encoded at once. As many come out as went in, so that none of them
+    holds a line break itself, and each line is the proof of one.
+    """
+    try:
+        if _encode(_decode_fields(bodies[0])) != bodies[0]:
+            return None  # one writer wrote them all, most likely
+        lines = b"\n".join(bodies)
+        fields = _decode_lines(lines)
+        if len(fields) != len(bodies) or _encode_lines(fields) != lines + b"\n":
+            return None
+    except _NOT_DECODED:
+        return None
+    return None if _BACKSLASH in lines and b"\\u0000" in lines else fields
 
 
 def source_opening(body: bytes) -> int:

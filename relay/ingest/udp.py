@@ -16,12 +16,10 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-import json
 import socket
 import struct
-import uuid
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -31,6 +29,7 @@ from relay.address import format_address, listen_error, parse_address
 from relay.clock import Clock
 from relay.config import Udp
 from relay.event import Event, Reader, Reading, Refusal
+from relay.ingest.ack import error_ack, stored_ack
 from relay.ingest.burst import Burst, Datagram, burst
 from relay.ingest.guard import Networks
 from relay.ingest.inflate import GZIP_MAGIC, inflate
@@ -47,6 +46,8 @@ _SLICE_BYTES = 32_768
 _WAKES_AT_STOP = 256
 _MAX_UNCOMMITTED = 10_000
 _PAUSE_S = 0.1
+_REST_S = 0.002
+"""After a wake that read something, until the next: where much comes, a wake for each datagram costs more than it."""
 _LOG_INTERVAL_MS = 1_000
 
 _SO_RCVBUFFORCE = 33
@@ -58,10 +59,26 @@ _MEMINFO_DROPS = 8
 _log = structlog.get_logger(__name__)
 
 
-class _Datagram(NamedTuple):
-    events: list[Event]
+class _Origin(NamedTuple):
+    """A datagram that was read."""
+
+    events: int
     size_bytes: int
     sender: Any
+
+
+class _Wake(NamedTuple):
+    """What is appended in one call."""
+
+    events: list[Event]
+    origins: list[_Origin]
+
+    def apart(self) -> Iterator[_Wake]:
+        """Each datagram's events by themselves."""
+        start = 0
+        for origin in self.origins:
+            yield _Wake(self.events[start : start + origin.events], [origin])
+            start += origin.events
 
 
 class _Long(NamedTuple):
@@ -104,11 +121,12 @@ class UdpIngest:
         """Read from the socket by the last wake, and not looked at yet."""
         self._long: _Long | None = None
         """Came before those."""
-        self._read_left: asyncio.Handle | None = None
         self._wake_bytes = 0
         """Looked at in this turn, inflated."""
-        self._reading = False
-        self._resume: asyncio.TimerHandle | None = None
+        self._watching = False
+        """Whether the event loop wakes us when a datagram comes."""
+        self._next_wake: asyncio.Handle | None = None
+        """Else we wake by ourselves; with neither, when an append ends."""
         self._uncommitted = 0
         self._kernel_drops = 0
         self._bad_gate = Gate(metrics.log_lines_suppressed, per_ms=_LOG_INTERVAL_MS)
@@ -138,15 +156,12 @@ class UdpIngest:
         """
         if self._socket is None:
             return
+        self._sleep()
+        self._take_in_all()
         for _ in range(_WAKES_AT_STOP):
-            if not self._reading or not self._read_wake():
+            if not self._outbox.room() or not self._read():
                 break
-        while self._is_behind():
-            self._take_in()
-        self._pause()
-        if self._resume is not None:
-            self._resume.cancel()
-            self._resume = None
+            self._take_in_all()
         self.refresh()
         self._socket.close()
         self._socket = None
@@ -166,102 +181,131 @@ class UdpIngest:
     # --- reading
 
     def _read_on(self) -> None:
-        self._resume = None
-        if self._socket is not None and not self._reading and self._uncommitted < _MAX_UNCOMMITTED:
-            asyncio.get_running_loop().add_reader(self._socket, self._read_wake)
-            self._reading = True
-            self._read_left_soon()
+        """Wake when there is something to read, unless that is settled already."""
+        if self._socket is None or self._watching or self._next_wake is not None:
+            return
+        loop = asyncio.get_running_loop()
+        if self._is_behind():
+            self._next_wake = loop.call_soon(self._wake)
+        elif self._uncommitted < _MAX_UNCOMMITTED:
+            loop.add_reader(self._socket, self._wake)
+            self._watching = True
 
-    def _pause(self) -> None:
-        if self._socket is not None and self._reading:
-            asyncio.get_running_loop().remove_reader(self._socket)
-            self._reading = False
+    def _sleep(self, delay_s: float | None = None) -> None:
+        """Read nothing for so long, or until `_read_on`."""
+        loop = asyncio.get_running_loop()
+        if self._watching and self._socket is not None:
+            loop.remove_reader(self._socket)
+            self._watching = False
+        if self._next_wake is not None:
+            self._next_wake.cancel()
+            self._next_wake = None
+        if delay_s is not None:
+            self._next_wake = loop.call_later(delay_s, self._wake)
 
-    def _wait_for_room(self) -> None:
-        self._pause()
-        if self._resume is None and self._socket is not None:
-            self._resume = asyncio.get_running_loop().call_later(_PAUSE_S, self._read_on)
-
-    def _read_wake(self) -> bool:
-        """Take in what the last wake left, or what a new one reads; False if that was all, or there is no room."""
-        assert self._burst is not None
+    def _wake(self) -> None:
+        """Take in what the last wake left, or else what the socket holds."""
+        self._next_wake = None
         if not self._outbox.room():
-            self._wait_for_room()
-            return False
-        more = self._is_behind()
-        if not more:
-            try:
-                self._left.extend(self._burst())
-            except OSError as error:
-                self._log_bad("the socket failed", str(error))
-                return False
-            more = len(self._left) == _DATAGRAMS_PER_WAKE
+            self._sleep(_PAUSE_S)
+            return
+        read = 0 if self._is_behind() else self._read()
         self._take_in()
-        self._read_left_soon()
-        return more
+        if self._uncommitted >= _MAX_UNCOMMITTED:
+            self._sleep()
+        elif read == _DATAGRAMS_PER_WAKE or self._is_behind():
+            self._sleep(0)
+        elif read:
+            self._sleep(_REST_S)
+        else:
+            self._read_on()
+
+    def _read(self) -> int:
+        """How many datagrams of the socket are to be taken in now."""
+        assert self._burst is not None
+        try:
+            self._left.extend(self._burst())
+        except OSError as error:
+            self._log_bad("the socket failed", str(error))
+        return len(self._left)
 
     def _take_in(self) -> None:
         """Append what some of the datagrams hold."""
-        wake: list[_Datagram] = []
-        count = 0
-        self._wake_bytes = 0
-        while self._is_behind() and self._wake_bytes < _BYTES_PER_WAKE:
-            datagram = self._read_slice(self._long) if self._long else self._read_datagram(*self._left.popleft())
-            if datagram is not None:
-                wake.append(datagram)
-                count += len(datagram.events)
-        if wake:
-            self._received.inc(count)
+        wake = self._read_together() or self._read_each()
+        if wake.events:
+            self._received.inc(len(wake.events))
             self._append(wake)
+
+    def _take_in_all(self) -> None:
+        while self._is_behind():
+            self._take_in()
 
     def _is_behind(self) -> bool:
         """Whether not all is looked at that was read from the socket."""
         return bool(self._left) or self._long is not None
 
-    def _read_left_soon(self) -> None:
-        """The socket may have nothing more, and then nobody wakes us."""
-        if self._is_behind() and self._read_left is None:
-            self._read_left = asyncio.get_running_loop().call_soon(self._take_left)
+    def _read_together(self) -> _Wake | None:
+        """All that is left, if each is a plain event and comes from where it may."""
+        if len(self._left) < 2 or self._long is not None:
+            return None
+        bodies = [data for data, _ in self._left]
+        sizes = list(map(len, bodies))
+        if sum(sizes) > _BYTES_PER_WAKE or max(sizes) > self._max_body_bytes:
+            return None
+        senders = [sender for _, sender in self._left]
+        if not all(self._networks.allows(sender[0]) for sender in set(senders)):
+            return None
+        events = self.reader.read_datagrams(bodies)
+        if events is None:
+            return None
+        self._left.clear()
+        return _Wake(events, [_Origin(1, size, sender) for size, sender in zip(sizes, senders, strict=True)])
 
-    def _take_left(self) -> None:
-        self._read_left = None
-        if self._is_behind() and self._reading:
-            self._read_wake()
+    def _read_each(self) -> _Wake:
+        """What is left, one by one, up to a wake's bytes."""
+        wake = _Wake([], [])
+        wake_bytes = 0
+        while self._is_behind() and wake_bytes < _BYTES_PER_WAKE:
+            if self._long is not None:
+                wake_bytes += _SLICE_BYTES
+                self._read_slice(self._long, wake)
+            else:
+                wake_bytes += self._read_datagram(*self._left.popleft(), wake)
+        return wake
 
-    def _read_datagram(self, data: bytes, sender: Any) -> _Datagram | None:
+    def _read_datagram(self, data: bytes, sender: Any, wake: _Wake) -> int:
+        """Returns how many bytes were looked at, inflated."""
         if not self._networks.allows(sender[0]):
             self._drop("network", sender)
-            return None
+            return 0
         size_bytes = len(data)
         if size_bytes > self._max_body_bytes:
             self._drop("truncated", sender)
-            return None
+            return 0
         body = inflate(data, "gzip", self._max_body_bytes) if data[:2] == GZIP_MAGIC else data
         if isinstance(body, str):
-            self._wake_bytes += self._max_body_bytes
             refusal = Refusal(body, "the datagram's gzip is corrupt or inflates to more than http.max_body")
-            return self._taken(refusal, size_bytes, sender)
+            self._refuse(refusal, size_bytes, sender)
+            return self._max_body_bytes
         if len(body) > _BYTES_PER_WAKE:
             self._long = _Long(self.reader.reading_datagram(body), size_bytes, sender)
-            return None
-        self._wake_bytes += len(body)
-        return self._taken(self.reader.read_datagram(body), size_bytes, sender)
+            return 0
+        self._taken(self.reader.read_datagram(body), size_bytes, sender, wake)
+        return len(body)
 
-    def _read_slice(self, long: _Long) -> _Datagram | None:
-        self._wake_bytes += _SLICE_BYTES
+    def _read_slice(self, long: _Long, wake: _Wake) -> None:
         try:
             next(long.reading)
         except StopIteration as done:
             self._long = None
-            return self._taken(done.value, long.size_bytes, long.sender)
-        return None
+            self._taken(done.value, long.size_bytes, long.sender, wake)
 
-    def _taken(self, events: list[Event] | Refusal, size_bytes: int, sender: Any) -> _Datagram | None:
-        """Counts what was read."""
+    def _taken(self, events: list[Event] | Refusal, size_bytes: int, sender: Any, wake: _Wake) -> None:
         if isinstance(events, Refusal):
             self._refuse(events, size_bytes, sender)
-            return None
-        return _Datagram(events, size_bytes, sender)
+        else:
+            wake.events.extend(events)
+            wake.origins.append(_Origin(len(events), size_bytes, sender))
 
     def _drop(self, reason: str, sender: Any) -> None:
         self._dropped[reason].inc()
@@ -280,50 +324,43 @@ class UdpIngest:
 
     # --- keeping
 
-    def _append(self, datagrams: list[_Datagram]) -> None:
-        events = datagrams[0].events if len(datagrams) == 1 else [event for each in datagrams for event in each.events]
-        self._uncommitted += len(events)
-        self._outbox.append(events).add_done_callback(partial(self._appended, datagrams, len(events)))
-        if self._uncommitted >= _MAX_UNCOMMITTED:
-            self._pause()
+    def _append(self, wake: _Wake) -> None:
+        self._uncommitted += len(wake.events)
+        self._outbox.append(wake.events).add_done_callback(partial(self._appended, wake))
 
-    def _appended(self, datagrams: list[_Datagram], count: int, outcome: asyncio.Future[int]) -> None:
+    def _appended(self, wake: _Wake, outcome: asyncio.Future[int]) -> None:
         """What the outbox said of one append."""
+        count = len(wake.events)
         self._uncommitted -= count
         error = OutboxError("the append was abandoned") if outcome.cancelled() else outcome.exception()
         if error is None:
             duplicates = outcome.result()
             self._accepted.inc(count - duplicates)
             self._duplicate.inc(duplicates)
-            self._acknowledge(datagrams)
-        elif isinstance(error, OutboxFull) and len(datagrams) > 1:
-            for each in datagrams:
-                self._append([each])
-            return
+            if self._settings.ack:
+                self._acknowledge(wake)
+        elif isinstance(error, OutboxFull) and len(wake.origins) > 1:
+            for each in wake.apart():
+                self._append(each)
         else:
-            self._not_kept(datagrams, count, error)
-            return
-        if self._resume is None:
-            self._read_on()
+            self._not_kept(wake, error)
+        self._read_on()
 
-    def _not_kept(self, datagrams: list[_Datagram], count: int, error: BaseException) -> None:
+    def _not_kept(self, wake: _Wake, error: BaseException) -> None:
         """Count the loss, and leave the next ones to the kernel's buffer for a moment."""
-        self._rejected["full" if isinstance(error, OutboxFull) else "unavailable"].inc(count)
+        self._rejected["full" if isinstance(error, OutboxFull) else "unavailable"].inc(len(wake.events))
         self._log_bad("the outbox did not take it", str(error))
         if self._settings.ack:
-            for each in datagrams:
-                self._send(error_ack(str(error), each.size_bytes), each.sender)
-        if not isinstance(error, OutboxShareTaken):
-            self._wait_for_room()
-        elif self._resume is None:
-            self._read_on()  # other devices' datagrams may be kept
+            for origin in wake.origins:
+                self._send(error_ack(str(error), origin.size_bytes), origin.sender)
+        if not isinstance(error, OutboxShareTaken):  # then other devices' datagrams may be kept
+            self._sleep(_PAUSE_S)
         if not isinstance(error, OutboxError):
             raise error
 
-    def _acknowledge(self, datagrams: list[_Datagram]) -> None:
-        if self._settings.ack:
-            for each in datagrams:
-                self._send(stored_ack([event.event_id for event in each.events], each.size_bytes), each.sender)
+    def _acknowledge(self, wake: _Wake) -> None:
+        for events, (origin,) in wake.apart():
+            self._send(stored_ack([event.event_id for event in events], origin.size_bytes), origin.sender)
 
     def _send(self, ack: bytes, receiver: Any) -> None:
         if self._socket is None or not ack:
@@ -332,28 +369,6 @@ class UdpIngest:
             self._socket.sendto(ack, receiver)
         except OSError as error:  # an answer is a courtesy: the sender may be gone, or its buffer full
             _log.debug("an answer was not sent", error=str(error))
-
-
-def stored_ack(event_ids: Sequence[bytes], max_bytes: int) -> bytes:
-    """`{"stored": [...]}` with as many of the 16-byte ids as fit into `max_bytes`; else `{}`, else nothing."""
-    names = [str(uuid.UUID(bytes=event_id)) for event_id in event_ids]
-    fit = min(len(names), (max_bytes - len('{"stored":[]}') + 1) // len(f'"{uuid.UUID(int=0)}",'))
-    return _compact({"stored": names[:fit]}) if fit > 0 else b"{}"[: max_bytes // 2 * 2]
-
-
-def error_ack(error: str, max_bytes: int) -> bytes:
-    """`{"error": "..."}`, the text cut to fit into `max_bytes`; else `{}`, else nothing."""
-    text = error.encode("ascii", "replace").decode()
-    while text:
-        ack = _compact({"error": text})
-        if len(ack) <= max_bytes:
-            return ack
-        text = text[: max_bytes - len(ack)]
-    return b"{}"[: max_bytes // 2 * 2]
-
-
-def _compact(content: dict[str, Any]) -> bytes:
-    return json.dumps(content, separators=(",", ":")).encode()
 
 
 def _bind(family: int, address: Any) -> socket.socket:

@@ -245,6 +245,8 @@ BYTES_THAT_MATTER = [
     *(b'"', b"{", b"}", b"[", b"]", b",", b":", b" ", b"\n", b"-", b".", b"0", b"null", b"NaN", b"1e999", b"9" * 19),
     *(b"\\", b"\\u0000", b"\\ud800", b"\\udc00", b"\xff", b"\0", b"[" * 33, b'"tenant_id":1,', b'"x":1,'),
 ]
+HALVES = [VALID[: VALID.index(b",")], VALID[VALID.index(b",") :], VALID + b"\n" + VALID]
+"""Joined by line breaks or commas they may be events; none of them is one."""
 fragments = st.one_of(st.binary(max_size=3), st.sampled_from(BYTES_THAT_MATTER))
 
 
@@ -373,6 +375,20 @@ def test_what_the_quick_reader_takes_the_slow_one_reads_the_same(body: bytes, de
     quick = one._read_quickly(body)
     if quick is not None:
         assert one._read_strictly(body, "events.0", Faults()) == quick
+
+
+@settings(max_examples=150)
+@given(
+    st.lists(st.one_of(st.just(VALID), mutated(), bodies, st.sampled_from(HALVES)), min_size=1, max_size=6),
+    any_defaults,
+)
+@example(HALVES[:3], DEFAULTS[2])
+@example([VALID, VALID], DEFAULTS[2])
+@example([VALID, VALID.replace(b"{", b"{\n", 1)], DEFAULTS[2])
+def test_datagrams_that_are_read_together_are_what_they_are_alone(datagrams: list[bytes], defaults: Defaults) -> None:
+    together = reader(defaults).read_datagrams(datagrams)
+    if together is not None:
+        assert [[event] for event in together] == [reader(defaults).read_datagram(each) for each in datagrams]
 
 
 @settings(max_examples=150)

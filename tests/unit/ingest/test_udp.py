@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from relay.address import ListenError
 from relay.config import Udp
-from relay.ingest.udp import UdpIngest, error_ack, stored_ack
+from relay.ingest.ack import error_ack, stored_ack
+from relay.ingest.udp import UdpIngest
 from relay.metrics import Metrics
 from relay.outbox import OutboxFull, OutboxUnavailable
 
@@ -167,6 +168,14 @@ async def test_a_datagram_over_the_body_limit_is_counted_as_truncated() -> None:
         hearing.send(BODY, BODY + b" ")
         await hearing.settled(2)
         assert (hearing.taken(), hearing.dropped("truncated")) == (1, 1)
+
+
+async def test_datagrams_that_come_one_after_the_other_need_no_other_to_wake_for_them() -> None:
+    async with Hearing() as hearing:
+        for number in range(5):
+            hearing.send(event(number))
+            await hearing.settled(number + 1)
+        assert kept_numbers(hearing.outbox) == list(range(5))
 
 
 async def test_bad_datagrams_are_logged_once_a_second() -> None:
