@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import http.client
 import itertools
 import json
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import relay as measured
 from relay.sandbox.settings import SandboxSettings
 
 from bench import events
@@ -48,6 +50,7 @@ class Relay(Child):
             "log__format": "json",
         } | settings
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("RELAY__")}
+        inherited.pop("PYTHONDONTWRITEBYTECODE", None)  # what is installed is compiled, see `bench`
         made = inherited | {f"RELAY__{name.upper()}": value for name, value in given.items()} | env
         super().__init__(python("relay", "run"), directory / "relay.log", made)
 
@@ -93,12 +96,15 @@ class Relay(Child):
                 time.sleep(0.002)
         raise RuntimeError(f"the relay is not ready: {self._directory / 'relay.log'}")
 
-    def until_waiting(self, devices: int) -> None:
-        """Until so many devices' events are known to wait: a start goes on reading after it is ready."""
+    def until_loaded(self) -> None:
+        """Until it knows whose events wait, which it learns of all devices at once: a start reads on when it is ready.
+
+        How many they are says nothing: some events may be sent by then.
+        """
         deadline = time.monotonic() + PATIENCE_S
-        while (waiting := self.status()["devices_waiting"]) != devices:
+        while not self.metric("devices_waiting"):
             if time.monotonic() > deadline:
-                raise RuntimeError(f"{waiting} devices wait")
+                raise RuntimeError("the log is not read")
             time.sleep(0.1)
 
     def pending(self) -> int:
@@ -170,8 +176,7 @@ class Bench:
         """One that is ready; on a copy of the files of `outbox` if given. Its files are gone afterwards."""
         directory = self.new_directory()
         if outbox is not None:
-            for path in outbox.glob("outbox.db*"):
-                shutil.copy(path, directory)
+            copy(outbox, directory)
         try:
             with Relay(directory, settings, env or {}, free_port()) as relay:
                 relay.until_ready()
@@ -229,6 +234,13 @@ def fill(relay: Relay, count: int, devices: int, consecutive: int = 1) -> None:
         raise RuntimeError(f"{accepted} events stored of {count}")
 
 
+def copy(outbox: Path, directory: Path) -> None:
+    """Copy an outbox's files, down to the disk: else the first fsync of whoever opens the copy waits for all of it."""
+    for path in outbox.glob("outbox.db*"):
+        with Path(shutil.copy(path, directory)).open("rb") as made:
+            os.fsync(made.fileno())
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -238,6 +250,8 @@ def free_port() -> int:
 @contextmanager
 def bench(*, full: bool, directory: Path | None) -> Iterator[Bench]:
     """In a directory of its own below `directory` (default: the system's for such files), removed afterwards."""
+    # as an installed relay is; one that is compiled at each start would be measured with that
+    compileall.compile_dir(Path(measured.__file__).parent, quiet=2)
     with ExitStack() as stack:
         made = stack.enter_context(tempfile.TemporaryDirectory(prefix="relay-bench-", dir=directory))
         if not shutil.which("wrk"):

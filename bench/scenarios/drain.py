@@ -59,10 +59,10 @@ def drain(bench: Bench) -> Iterator[Row]:
     yield _growth(bench)
 
 
-def drain_files(bench: Bench, outbox: Path, devices: int = _DEVICES) -> Drained:
-    """How fast a relay that starts with these files of so many devices gets rid of them."""
+def drain_files(bench: Bench, outbox: Path) -> Drained:
+    """How fast a relay that starts with these files gets rid of what waits in them."""
     with bench.upstream(validate=False) as upstream, bench.relay(outbox, **_settings(upstream)) as relay:
-        relay.until_waiting(devices)
+        relay.until_loaded()
         return _flush(relay, upstream)
 
 
@@ -71,7 +71,7 @@ def _growth(bench: Bench) -> Row:
     many = bench.filled(bench.waiting, bench.waiting // _PER_LANE, _PER_LANE)
 
     def ours() -> float:
-        return drain_files(bench, many, bench.waiting // _PER_LANE).per_s
+        return drain_files(bench, many).per_s
 
     def few() -> float:
         with bench.upstream(validate=False) as upstream, bench.relay(**_settings(upstream)) as relay:

@@ -14,7 +14,7 @@ def waiting(bench: Bench) -> Iterator[Row]:
 
     def ours() -> float:
         with bench.relay(full) as relay:
-            relay.until_waiting(1000)
+            relay.until_loaded()
             return relay.post(seconds=bench.seconds).per_s
 
     def floor() -> float:

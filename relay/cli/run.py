@@ -6,12 +6,15 @@ from pathlib import Path
 
 import click
 
-from relay import service
-from relay.address import ListenError
 from relay.cli import exits
 from relay.cli.common import config_option
-from relay.config import ConfigError, default_config_file
-from relay.outbox import OutboxError, OutboxLocked
+from relay.cli.quick_imports import quick_imports
+
+with quick_imports():
+    from relay import service
+    from relay.address import ListenError
+    from relay.config import ConfigError, default_config_file
+    from relay.outbox import OutboxError, OutboxLocked
 
 
 @click.command("run")

@@ -8,6 +8,7 @@ can go wrong becomes a NoAnswer; nothing but cancellation leaves as an exception
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import re
 import ssl
@@ -61,6 +62,7 @@ class UpstreamClient:
         self._clock = clock
         self._settings = settings
         self._session: aiohttp.ClientSession | None = None
+        self._opening = asyncio.Lock()
         self._retired: list[aiohttp.ClientSession] = []
 
     def configure(self, settings: Upstream) -> None:
@@ -80,7 +82,7 @@ class UpstreamClient:
         settings = self._settings
         route = settings.route(tenant_id)
         try:
-            session = self._session = self._session or _session(settings)
+            session = self._session or await self._open()
             async with session.post(
                 route.url,
                 data=gzip.compress(body, 6) if settings.compression == "gzip" else body,
@@ -95,6 +97,16 @@ class UpstreamClient:
             # aiohttp's own messages may quote headers of the request: only what is known to be harmless is kept
             never_sent = isinstance(error, aiohttp.ClientConnectorError | aiohttp.ClientProxyConnectionError)
             return NoAnswer(clean(_masker(route)(_harmless(error))), never_sent)
+
+    async def _open(self) -> aiohttp.ClientSession:
+        """The session for the settings in force. Authorities are read in a thread: that takes 40 to 100 ms."""
+        async with self._opening:
+            while self._session is None:
+                settings = self._settings
+                tls = await asyncio.to_thread(tls_context, settings)
+                if _transport(settings) == _transport(self._settings):
+                    self._session = _session(settings, tls)
+            return self._session
 
     async def _answer(self, response: aiohttp.ClientResponse, route: Route) -> Answer:
         """The answer, read to its end or to the limit; the key masked wherever the upstream echoed it."""
@@ -115,11 +127,11 @@ class UpstreamClient:
         return Answer(response.status, headers, body, self._clock.wall_ms())
 
 
-def _session(settings: Upstream) -> aiohttp.ClientSession:
+def _session(settings: Upstream, tls: ssl.SSLContext) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(
             limit=0,  # the schedule bounds what is in flight
-            ssl=tls_context(settings),
+            ssl=tls,
             keepalive_timeout=_KEEP_ALIVE_S,
             ttl_dns_cache=30,
         ),
@@ -144,12 +156,21 @@ def transport_problem(settings: Upstream) -> str:
 
 
 def tls_context(settings: Upstream) -> ssl.SSLContext:
-    """Certificates are verified, always; `ca_file` adds an authority, the client certificate is ours."""
-    context = ssl.create_default_context(cafile=settings.ca_file or None)
+    """Certificates are verified, always; `ca_file` names the authorities in the system's place, the client
+    certificate is ours. Where nothing is https, none are read, and nobody would be trusted."""
+    if _uses_tls(settings) or settings.ca_file:
+        context = ssl.create_default_context(cafile=settings.ca_file or None)
+    else:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if settings.client_cert_file:
         context.load_cert_chain(settings.client_cert_file, settings.client_key_file or None)
     return context
+
+
+def _uses_tls(settings: Upstream) -> bool:
+    urls = (settings.default.url, *(route.url for route in settings.tenants.values()), settings.proxy)
+    return any(url.lower().startswith("https:") for url in urls)
 
 
 def _headers(route: Route, settings: Upstream) -> dict[str, str]:
@@ -168,6 +189,7 @@ def _headers(route: Route, settings: Upstream) -> dict[str, str]:
 def _transport(settings: Upstream) -> tuple[object, ...]:
     """What a session is made of: if it changes, a new one is needed."""
     return (
+        _uses_tls(settings),
         settings.timeout_ms,
         settings.ca_file,
         settings.client_cert_file,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import shutil
+import signal
 import ssl
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -201,3 +203,24 @@ async def test_with_the_clock_at_1970_events_are_held_and_delivered_when_it_come
             assert list(upstream.record.requests()) == []
             clock.write_text("+0\n")
             await relay.until(lambda status: status["ledger"]["delivered"] == 1)
+
+
+async def test_the_systems_authorities_are_trusted_from_the_moment_a_route_needs_them(
+    authority: Authority, tmp_path: Path
+) -> None:
+    """They are not read for plain HTTP, which is what the relay starts with here."""
+    toml = "[upstream]\nurl = '{}'\n"
+    file = tmp_path / "config.toml"
+    async with serving(None) as plain, serving(authority.server("good")) as encrypted:
+        file.write_text(toml.format(plain.url))
+        env = environment("", tmp_path) | {"SSL_CERT_FILE": str(authority.file)}
+        del env["RELAY__UPSTREAM__URL"]
+        async with running(env, sys.executable, "-m", "relay", "run", "--config", str(file)) as relay:
+            assert await relay.post(event(1)) == 202
+            await relay.until(lambda status: status["ledger"]["delivered"] == 1)
+            file.write_text(toml.format(encrypted.url))
+            relay.signal(signal.SIGHUP)
+            await relay.logged("configuration applied")
+            assert await relay.post(event(2)) == 202
+            await relay.until(lambda status: status["ledger"]["delivered"] == 2)
+        assert [len(list(each.record.requests())) for each in (plain, encrypted)] == [1, 1]

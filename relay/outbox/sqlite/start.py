@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import sqlite3
 from array import array
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
+
+import msgspec
 
 from relay.event import LaneKey
 from relay.outbox.age import Anchor
@@ -19,12 +22,16 @@ CHUNK_ROWS = 4096
 MOST_LANES = 1 << 31
 """Beyond any number that was given to a lane, and within what memory keeps of it."""
 _READ_IDS = """
-    SELECT min(seq), max(seq), group_concat(seq), group_concat(CAST(lane AS INTEGER)), CAST(group_concat(
-        CASE WHEN length(event_id) = 16 THEN event_id ELSE zeroblob(16) END, '') AS BLOB)
-    FROM (SELECT seq, lane, event_id FROM log WHERE seq > ? ORDER BY seq LIMIT ?)"""
+    SELECT count(*), min(seq), max(seq), min(length(event_id)), max(length(event_id)),
+        group_concat(CAST(lane AS INTEGER)), CAST(group_concat(event_id, '') AS BLOB)
+    FROM log WHERE seq > ? AND seq <= ?"""
+_READ_ID_ROWS = """
+    SELECT seq, CAST(lane AS INTEGER), CAST(event_id AS BLOB) FROM log WHERE seq > ? AND seq <= ? ORDER BY seq"""
 _READ_ROWS = """
     SELECT min(seq), max(seq), group_concat(seq), group_concat(CAST(lane AS INTEGER)), group_concat(coalesce(size, 0))
     FROM (SELECT seq, lane, length(body) AS size FROM log WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?)"""
+
+_decode_numbers = msgspec.json.Decoder(list[int]).decode
 
 
 class Broken(sqlite3.DatabaseError):
@@ -188,7 +195,11 @@ def _seqs(first: int, last: int, rows: int, text: str) -> array[int]:
 
 
 def _numbers(text: str) -> array[int]:
-    return array("q", map(int, text.split(",")))
+    """ValueError or OverflowError if it holds anything else. A JSON reader is three times as fast as splitting."""
+    try:
+        return array("q", _decode_numbers(f"[{text}]"))
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"no integers: {text}") from error
 
 
 def _read_lanes(database: sqlite3.Connection) -> list[LaneRow]:
@@ -237,25 +248,33 @@ def _read_recent(database: sqlite3.Connection, window: int, last_seq: int) -> Re
         if len(some_marks) == last - first + 1 and len(some_ids) == len(some_marks) * ID_BYTES and end <= events:
             ids[at * ID_BYTES : end * ID_BYTES] = some_ids[skip * ID_BYTES :]
             marks[at:end] = some_marks[skip:]
-    after = before
-    while events:
-        first, last, seqs, numbers, some_ids = database.execute(_READ_IDS, (after, CHUNK_ROWS)).fetchone()
-        if last is None:
-            break
-        # a flipped bit may have made a lane larger than any
-        some_lanes = array("I", [lane & 0xFFFFFFFF for lane in _numbers(numbers)])
-        if last - first + 1 == len(some_lanes):
-            start = first - before - 1
-            ids[start * ID_BYTES : (last - before) * ID_BYTES] = some_ids
-            lanes[start : last - before] = some_lanes
-        else:
-            for at, (seq, lane) in enumerate(zip(_numbers(seqs), some_lanes, strict=True)):
-                slot = seq - before - 1
-                ids[slot * ID_BYTES : (slot + 1) * ID_BYTES] = some_ids[at * ID_BYTES : (at + 1) * ID_BYTES]
-                lanes[slot] = lane
-        after = last
+    for low in range(before, last_seq, CHUNK_ROWS):
+        for seq, some_lanes, some_ids in _read_ids(database, low, min(low + CHUNK_ROWS, last_seq)):
+            at, end = seq - before - 1, seq - before - 1 + len(some_lanes)
+            ids[at * ID_BYTES : end * ID_BYTES], lanes[at:end] = some_ids, some_lanes
     recent.extend(before + 1, split_ids(bytes(ids)), lanes)
     for slot, mark in enumerate(marks):
         if mark:
             recent.mark(before + 1 + slot, mark)
     return recent
+
+
+def _read_ids(database: sqlite3.Connection, after_seq: int, to_seq: int) -> Iterator[tuple[int, array[int], bytes]]:
+    """(first seq, lanes, ids) of stretches of the log: one if it has no gap and each id its length, else row by row."""
+    stretch = (after_seq, to_seq)
+    rows, first, last, shortest, longest, lanes_text, ids = database.execute(_READ_IDS, stretch).fetchone()
+    if not rows:
+        return
+    lanes = _lanes(_numbers(lanes_text))
+    whole = after_seq < first and last <= to_seq and rows == last - first + 1 == len(lanes)
+    if whole and shortest == longest == ID_BYTES and len(ids) == rows * ID_BYTES:
+        yield first, lanes, ids
+        return
+    for seq, lane, event_id in database.execute(_READ_ID_ROWS, stretch):
+        if after_seq < seq <= to_seq and event_id is not None and len(event_id) == ID_BYTES:
+            yield seq, _lanes([lane]), event_id
+
+
+def _lanes(numbers: Iterable[int]) -> array[int]:
+    """As the window keeps them; a flipped bit may have made a lane larger than any."""
+    return array("I", [number & 0xFFFFFFFF for number in numbers])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from relay.outbox import Selection
 
-from tests.contract.boxes import PHONE, REFUSED, TV, SqliteBox, bodies, close, event_id
+from tests.contract.boxes import PHONE, REFUSED, TV, SqliteBox, bodies, close, event_id, events
 from tests.unit.outbox.conftest import MakeBox
 
 ALL = Selection(all=True)
@@ -167,3 +167,24 @@ async def test_a_row_out_of_order_does_not_hide_those_behind_it(make_box: MakeBo
     assert await found(box) >= {*bodies(range(500), body_bytes=200), *bodies(range(501, 1_000), body_bytes=200)}
     assert box.outbox.ledger().pending == 0
     await close(box)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE log SET event_id = CASE seq WHEN 5 THEN substr(event_id, 2) ELSE event_id || x'00' END"
+        " WHERE seq IN (5, 6)",
+        "UPDATE log SET event_id = NULL WHERE seq IN (5, 6)",
+        "UPDATE log SET event_id = CAST(x'c3a9c3a9c3a9c3a9c3a9c3a9c3a9c3a9' AS TEXT) WHERE seq IN (5, 6)",
+        "DELETE FROM log WHERE seq IN (5, 6)",
+    ],
+    ids=["lengths", "nothing", "text", "gone"],
+)
+async def test_an_id_that_was_lost_does_not_shift_the_others(make_box: MakeBox, change: str) -> None:
+    box = await stopped(make_box)
+    execute(box, change)
+    await box.start()
+    lost, known = {4, 5}, {*range(20), *range(100, 110)} - {4, 5}
+    assert {number for number in known | lost if box.outbox.find(event_id(number)) is not None} == known
+    assert await box.outbox.append(events(known, TV)) == len(known)
+    assert box.outbox.ledger().accepted == 30
