@@ -117,6 +117,11 @@ class Index:
     def forget(self, lane: int) -> None:
         del self.by_key[self.lanes.pop(lane).key]
 
+    @property
+    def busy(self) -> bool:
+        """Whether anything is in flight; O(lanes)."""
+        return any(lane.in_flight is not None for lane in self.lanes.values())
+
     def first_seq(self) -> int | None:
         """The oldest pending event's; O(lanes)."""
         return min((seq for lane in self.lanes.values() if (seq := lane.first_seq) is not None), default=None)

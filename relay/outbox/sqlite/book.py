@@ -22,7 +22,7 @@ from relay.outbox.recent import DEAD, DROPPED, Recent
 from relay.outbox.share import is_crowded, over_share
 from relay.outbox.sqlite.connection import PAGE_BYTES
 from relay.outbox.sqlite.start import Chunk, Opened
-from relay.outbox.sqlite.transactions import Buried, Graveyard, Range
+from relay.outbox.sqlite.transactions import Buried, Graveyard, Range, Reclaimed
 
 _GARBAGE_ROWS = 512
 """So many done rows may lie about before any are deleted: then a lonely event costs no delete of its own."""
@@ -47,7 +47,9 @@ class Limits:
     """Bodies in one commit."""
     dead_letter_bytes: int
     reclaim_rows: int
-    """Deleted with one commit."""
+    """Deleted with one commit,"""
+    reclaim_pages: int
+    """if they take no more than this."""
     vacuum_pages: int
     """Given back with one commit."""
 
@@ -62,6 +64,7 @@ class Limits:
             commit_bytes=wal // 4,
             dead_letter_bytes=size // 4,
             reclaim_rows=min(4096, wal // 1024),
+            reclaim_pages=wal // PAGE_BYTES // 2,
             vacuum_pages=wal // PAGE_BYTES // 4,
         )
 
@@ -71,8 +74,8 @@ class Stretch(NamedTuple):
 
     first_seq: int
     last_seq: int
-    kind: Literal["front", "holes", "all"]
-    """All done and oldest; done ones among pending ones; the whole log, nothing being pending."""
+    kind: Literal["front", "holes", "tail", "all"]
+    """All done and oldest; done ones among pending ones; newest ones or the whole log, nothing being pending."""
 
 
 @dataclass(slots=True)
@@ -98,6 +101,8 @@ class Book:
     dead_letter_bytes: int = 0
     first_row: int = 1
     """No row of the log is older."""
+    last_row: int = 0
+    """No row of the log is newer."""
     rows: int = 0
     """In the log, done ones included; known once loaded."""
     sweep_from: int = 1
@@ -144,6 +149,7 @@ class Book:
             dead_letters=opened.dead_letters,
             dead_letter_bytes=opened.dead_letter_bytes,
             first_row=opened.first_row,
+            last_row=opened.last_seq,
             sweep_from=opened.first_row,
             pages=opened.pages,
             free_pages=opened.free_pages,
@@ -171,6 +177,11 @@ class Book:
     @property
     def used_bytes(self) -> int:
         return (self.pages - self.free_pages) * PAGE_BYTES
+
+    @property
+    def crowded(self) -> bool:
+        """Whether what is done has to make room at once."""
+        return self.room_bytes() < self.limits.append_bytes // 8
 
     @property
     def wasteful(self) -> bool:
@@ -221,38 +232,41 @@ class Book:
 
         A page that a delete frees is written like any other, unless it is used again in the same
         commit. So done rows are left alone until an append needs their pages, room runs out, or the
-        outbox is idle. Emptying the whole log writes none of its pages.
+        outbox is idle. Emptying the whole log writes none of its pages, and no more do the newest rows
+        of a log that grew with its file: their pages are the file's last, and are cut off with the same commit.
         """
         garbage = self.rows - self.pending
         if not self.loaded or garbage <= 0:
             return None
-        crowded = self.room_bytes() < self.limits.append_bytes // 8
         if self.rows == garbage and _GARBAGE_ROWS <= self.rows <= _TRUNCATED_ROWS:
             return Stretch(self.first_row, self.next_seq - 1, "all")
         if body_bytes is None:
-            wanted = garbage >= max(_IDLE_GARBAGE_ROWS, 3 * self.pending)
+            wanted = garbage >= max(_IDLE_GARBAGE_ROWS, 3 * self.pending) and not self.index.busy
         else:
             wanted = garbage >= _GARBAGE_ROWS and self.free_pages * PAGE_BYTES < body_bytes * 5 // 4
-        if not (wanted or crowded):
+        if not (wanted or self.crowded):
             return None
-        most = self.limits.reclaim_rows
-        rows = most if crowded or body_bytes is None else min(max(body_bytes // 400, _GARBAGE_ROWS), most)
+        leaves = max(min(self.rows, self.pages - self.free_pages), 1)
+        most = min(self.limits.reclaim_rows, self.limits.reclaim_pages * self.rows // leaves)
+        rows = most if self.crowded or body_bytes is None else min(max(body_bytes // 400, _GARBAGE_ROWS), most)
+        if not self.pending and not body_bytes:
+            return Stretch(max(self.first_row, self.last_row - rows + 1), self.last_row, "tail")
         first_pending = self.index.first_seq()
         prefix_end = (self.next_seq if first_pending is None else first_pending) - 1
         if prefix_end - self.first_row + 1 >= min(garbage, _GARBAGE_ROWS):
             return Stretch(self.first_row, min(prefix_end, self.first_row + rows - 1), "front")
-        if garbage * (8 if crowded else 2) > self.rows:
+        if garbage * (8 if self.crowded else 2) > self.rows:
             if not self.first_row <= self.sweep_from < self.next_seq:
                 self.sweep_from = max(self.first_row, prefix_end + 1)
             return Stretch(self.sweep_from, min(self.sweep_from + most // 2, self.next_seq) - 1, "holes")
         return None
 
-    def reclaimed(self, stretch: Stretch, rows: int) -> None:
-        self.rows -= rows
+    def reclaimed(self, stretch: Stretch, reclaimed: Reclaimed) -> None:
+        self.rows -= reclaimed.rows
         if stretch.kind == "holes":
             self.sweep_from = stretch.last_seq + 1
-        elif stretch.first_seq <= self.first_row:
-            self.first_row = stretch.last_seq + 1
+        self.first_row = self.next_seq if reclaimed.first_row is None else reclaimed.first_row
+        self.last_row = self.next_seq - 1 if reclaimed.last_row is None else reclaimed.last_row
 
     def load(self, chunk: Chunk) -> None:
         """Take in what was read of the log; `finish_loading` comes after the last chunk."""

@@ -191,6 +191,7 @@ class Draft:
         book.recent.extend(book.next_seq, self._ids, array("I", self._lanes))
         book.rows += len(self._sizes)
         book.next_seq += len(self._sizes)
+        book.last_row = book.next_seq - 1
         book.changed.update(self._lanes)
 
 

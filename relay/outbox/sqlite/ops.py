@@ -15,7 +15,7 @@ from relay.outbox.recent import DEAD, DROPPED
 from relay.outbox.sqlite import start, transactions
 from relay.outbox.sqlite.book import Book, Stretch
 from relay.outbox.sqlite.draft import Draft, Op
-from relay.outbox.sqlite.transactions import Buried, Grave, Move, Read, Step, Wanted
+from relay.outbox.sqlite.transactions import Buried, Grave, Move, Read, Reclaimed, Step, Wanted
 
 
 class Take(Op[Sequence[Taken]]):
@@ -200,8 +200,8 @@ class Drop(Op[int]):
                 book.recent.mark(seq, DROPPED)
         book.dropped += events
         self._metrics.events_dropped.labels(self._reason).inc(events)
-        last = min(self._kept, default=self._last + 1) - 1
-        book.reclaimed(Stretch(self._first, last, "front"), result)
+        first_left = min(self._kept, default=self._last + 1) if self._first <= book.first_row else book.first_row
+        book.reclaimed(Stretch(self._first, self._last, "front"), Reclaimed(result, first_left, book.last_row))
         return events
 
 
@@ -214,10 +214,12 @@ class Reclaim(Op[None]):
 
     def plan(self, draft: Draft) -> bool:
         first_seq, last_seq, kind = self._stretch
-        draft.add_before(self, partial(transactions.reclaim, stretch=draft.book.range(first_seq, last_seq), kind=kind))
+        book = draft.book
+        stretch, pages = book.range(first_seq, last_seq), book.limits.reclaim_pages
+        draft.add_before(self, partial(transactions.reclaim, stretch=stretch, kind=kind, pages=pages))
         return True
 
-    def apply(self, book: Book, result: int) -> None:
+    def apply(self, book: Book, result: Reclaimed) -> None:
         book.reclaimed(self._stretch, result)
 
 

@@ -45,6 +45,8 @@ _ROOM_BYTES = 1 << 20
 """What `room` keeps of it, for those who asked before."""
 _COMMON_EVENT_BYTES = 1024
 """There is room as long as an event of this size would be taken."""
+_REST_S = 0.1
+"""Nothing was asked for so long: then it is no pause between two requests of a backlog."""
 _RETRY_FIRST_MS, _RETRY_LAST_MS = 50, 5_000
 
 
@@ -68,6 +70,8 @@ class Owner:
         self._wake: asyncio.Future[None] | None = None
         self._failure: OutboxError | None = None
         """Why the file is not open."""
+        self._rested = False
+        """Nothing was asked since `_rests` said so."""
         self._failures = 0
         """Since the last commit."""
         self._blocked = ""
@@ -176,6 +180,7 @@ class Owner:
         return self.known.room_bytes() - self._gathered.cost_bytes
 
     def poke(self) -> None:
+        self._rested = False
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
 
@@ -213,7 +218,8 @@ class Owner:
         elif self._gathered.appends or (self._gathered.ops and self.known.loaded):
             await self._commit(self._gathered.draft(self.known, self._settings))
         elif (draft := chore(self.known, self._clock)) is not None:
-            await self._commit(draft)
+            if self.known.crowded or await self._rests():
+                await self._commit(draft)
         elif self.store.untidy:
             await self.store.tidy()
         else:  # nothing may be awaited between the questions and this: a poke would be lost
@@ -324,6 +330,13 @@ class Owner:
         self._gathered.fail(failure)
         if self.closing and self._loaded is not None and not self._loaded.done():
             self._loaded.set_exception(failure)
+
+    async def _rests(self) -> bool:
+        """Whether there is time for chores; waits a moment to find out."""
+        if not self._rested:
+            self._rested = True  # until something is asked
+            await self._idle(_REST_S)
+        return self._rested
 
     async def _idle(self, timeout_s: float | None) -> None:
         """Until there is something to do, or so long."""

@@ -141,6 +141,13 @@ class Range(NamedTuple):
     """Older ids are out of the dedupe window."""
 
 
+class Reclaimed(NamedTuple):
+    rows: int
+    first_row: int | None
+    """The log's oldest; None if it is empty."""
+    last_row: int | None
+
+
 def commit(database: sqlite3.Connection, steps: Sequence[Step]) -> Committed:
     """All steps in one transaction; on any error none of them, and the error."""
     changes = database.total_changes
@@ -248,16 +255,24 @@ def bury(database: sqlite3.Connection, graves: Sequence[Grave], graveyard: Grave
     return Buried(len(graves), discarded, body_bytes - freed_bytes)
 
 
-def reclaim(database: sqlite3.Connection, stretch: Range, kind: Literal["front", "holes", "all"]) -> int:
-    """Delete what is done of a stretch, see Stretch.kind; returns how many rows."""
+def reclaim(
+    database: sqlite3.Connection, stretch: Range, kind: Literal["front", "holes", "tail", "all"], pages: int
+) -> Reclaimed:
+    """Delete what is done of a stretch, see Stretch.kind; up to `pages` that a tail frees are given back."""
     _remember_stretch(database, stretch)
     if kind == "all":
-        return database.execute("DELETE FROM log").rowcount
+        return Reclaimed(database.execute("DELETE FROM log").rowcount, None, None)
+    (free_before,) = database.execute("PRAGMA freelist_count").fetchone()
     done = " AND seq <= coalesce((SELECT cursor FROM lanes WHERE lanes.lane = log.lane), seq)"
-    return database.execute(
+    rows = database.execute(
         "DELETE FROM log WHERE seq BETWEEN ? AND ?" + (done if kind == "holes" else ""),
         (stretch.first_seq, stretch.last_seq),
     ).rowcount
+    if kind == "tail":
+        (free,) = database.execute("PRAGMA freelist_count").fetchone()
+        vacuum(database, min(free - free_before, pages))
+    first, last = database.execute("SELECT (SELECT min(seq) FROM log), (SELECT max(seq) FROM log)").fetchone()
+    return Reclaimed(rows, first, last)
 
 
 def drop(database: sqlite3.Connection, stretch: Range, events: int, in_flight: Sequence[int]) -> int:
@@ -283,7 +298,8 @@ def forget(database: sqlite3.Connection, lanes: Sequence[int], next_lane: int) -
 
 def vacuum(database: sqlite3.Connection, pages: int) -> None:
     """Give up to `pages` free pages back to the file system."""
-    database.execute(f"PRAGMA incremental_vacuum({pages})").fetchall()
+    for _ in range(pages):  # SQLite gives one back a step, and sqlite3 makes one step of a statement without columns
+        database.execute("PRAGMA incremental_vacuum(1)")
 
 
 def anchor(database: sqlite3.Connection, now: Anchor, boot: tuple[int, int], clean: bool) -> None:

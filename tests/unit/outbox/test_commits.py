@@ -102,6 +102,24 @@ async def test_deleting_a_drained_backlog_keeps_the_write_ahead_log_bounded(make
     assert 0 < largest <= 4 << 20
 
 
+async def test_deleting_a_drained_backlog_writes_next_to_nothing(make_box: MakeBox) -> None:
+    """The log's newest rows lie at the end of the file, and are cut off with it."""
+    box = make_box(max_size_bytes=64 << 20)
+    await box.start()
+    for base in range(0, 40_000, 500):
+        await box.append(range(base, base + 500), body_bytes=400)
+    full = box.outbox.gauges().bytes
+    await box.deliver_all()
+    written_before, commits_before = written(box), commits(box)
+    while box.outbox.gauges().bytes > full // 3:
+        await asyncio.sleep(0.001)
+    await box.append([40_000])
+    assert (written(box) - written_before) / 40_000 <= 150
+    assert commits(box) - commits_before <= 60
+    await box.deliver_all()
+    assert await box.append(range(39_000, 40_002)) == 1_001
+
+
 async def test_a_large_gathering_is_cut_into_several_commits(box: SqliteBox) -> None:
     before = commits(box)
     await asyncio.gather(

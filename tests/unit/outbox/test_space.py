@@ -7,6 +7,7 @@ from contextlib import suppress
 
 from relay.config import OutboxSettings
 from relay.outbox import OutboxFull, Selection
+from relay.outbox.sqlite.gathered import chore
 
 from tests.contract.boxes import PHONE, REFUSED, TV, SqliteBox, bodies, close
 from tests.unit.outbox.conftest import MakeBox
@@ -66,7 +67,8 @@ async def test_a_file_that_cannot_shrink_is_left_alone(make_box: MakeBox) -> Non
 
 async def settled_down(box: SqliteBox) -> None:
     """Until it has no chores left and waits for calls."""
-    while box.outbox._owner._wake is None or box.outbox.ledger().pending:
+    owner = box.outbox._owner
+    while owner._wake is None or owner.known.pending or chore(owner.known, box.clock) is not None:
         await asyncio.sleep(0.005)
 
 
