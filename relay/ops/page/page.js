@@ -66,6 +66,7 @@ function show(status, link) {
   say("waiting", number(ledger.pending));
   say("oldest", ledger.pending ? `the oldest for ${duration(outbox.oldest_age_seconds)}` : "nothing");
   say("dead-count", number(status.dead_letters.count));
+  byId("dead-link").hidden = !status.dead_letters.count;
   document.title = summary.level === "ok" ? "Relay" : `${summary.level}: Relay`;
   upstreams(status);
   devices(status);
@@ -74,9 +75,9 @@ function show(status, link) {
   changed(status.dead_letters.count);
 }
 
-function upstreams({ upstreams: routes, now }) {
+function upstreams({ upstreams: routes, now, summary }) {
   const list = byId("upstreams");
-  fill(list, JSON.stringify([routes, routes.some((route) => route.state !== "ok") ? now : ""]), () =>
+  fill(list, JSON.stringify([routes, summary.to_do, routes.some((route) => route.state !== "ok") ? now : ""]), () =>
     routes.map((route) => {
       const others = routes.length > 1 ? "Every other tenant" : "Every tenant";
       const name = route.tenant === null ? others : `Tenant ${route.tenant}`;
@@ -84,7 +85,8 @@ function upstreams({ upstreams: routes, now }) {
         element("h3", { text: `${name}: ${route.state.replace("_", " ")}` }),
         element("p", { text: route.words }),
       ];
-      if (route.to_do) lines.push(element("p", { className: "to-do", text: route.to_do }));
+      // what the summary above says already is not said again
+      if (route.to_do && route.to_do !== summary.to_do) lines.push(element("p", { className: "to-do", text: route.to_do }));
       const facts = [`since ${new Date(route.since).toLocaleString()}`];
       if (route.next_attempt_at) facts.push(`next attempt ${fromNow(route.next_attempt_at, now)}`);
       lines.push(element("p", { className: "soft", text: facts.join(", ") }));
