@@ -5,7 +5,7 @@ BIN := .venv/bin
 WORKERS ?= $(shell expr 2 \* $$(getconf _NPROCESSORS_ONLN))
 TOOLS := .venv-tools/bin
 
-.PHONY: help run test test-faults mutants check bench soak plots format lint types architecture lock wheel tools sbom audit clean
+.PHONY: help run test test-faults mutants check bench newest soak plots format lint types architecture lock wheel tools sbom audit clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -29,11 +29,20 @@ check: .venv/ready-dev ## format, lint, types, architecture rules, quick tests
 	$(BIN)/lint-imports
 	$(BIN)/pytest -q -n auto --dist loadfile -m "not slow" tests/unit tests/property tests/contract
 
-bench: .venv/ready ## what it costs, beside its floors; one scenario: SCENARIO=accept; longer: FULL=1; as a page: PAGE=docs/benchmarks.md
+bench: .venv/ready newest ## what it costs, beside its floors; one scenario: SCENARIO=accept; longer: FULL=1; as a page: PAGE=docs/benchmarks.md
 	$(BIN)/python -m bench $(SCENARIO) $(if $(FULL),--full) $(if $(PAGE),--page $(PAGE))
 
-soak: .venv/ready ## twenty minutes at half speed: memory, descriptors, log size and event-loop lag must stay flat
-	$(BIN)/python -m bench soak --full
+soak: .venv/ready ## twenty minutes at half speed: memory, descriptors, log size and event-loop lag must stay flat; PAGE= as for bench
+	$(BIN)/python -m bench soak --full $(if $(PAGE),--page $(PAGE))
+
+newest: .venv/ready # the newest Python at hand beside ours, for the benchmark of event loops; NEWEST=/path/to/python for another
+	@test -e .venv-newest/ready || for python in $(NEWEST) $$(printf 'python3.%s ' 16 15 14 13 12) \
+	    $$(ls -r $(HOME)/.pyenv/versions/3.1[2-9]*/bin/python3 2>/dev/null); do \
+	  $$python -c '' 2>/dev/null || continue; \
+	  $$python -m venv .venv-newest \
+	  && .venv-newest/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock \
+	  && .venv-newest/bin/pip install --quiet --disable-pip-version-check --no-deps -e . \
+	  && touch .venv-newest/ready; break; done; true
 
 plots: .venv/ready ## draw what grows, from the newest result of `make bench` (installs matplotlib)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e .[bench]
@@ -65,7 +74,7 @@ audit: .venv-tools/ready ## known vulnerabilities of what is locked; asks a serv
 tools: .venv-tools/ready ## what checks deployment files and dependencies, in an environment of its own
 
 clean: ## remove what make made
-	rm -rf .venv .venv-tools build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-tools .venv-newest build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("the relay needs Python 3.11 or newer; set PYTHON=...")'

@@ -1,41 +1,75 @@
-"""`python -m bench.page FILE`: the page of docs that shows one run's results, on standard output."""
+"""`python -m bench.page FILE`: the page of docs that shows a result, on standard output.
+
+What that run left out (the soak, a scenario that was run again alone) is taken from other runs of the same commit.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.scenarios import SCENARIOS
+
 _OPENING = """# Benchmarks
 
-One run of `make bench`, written by `make bench PAGE=docs/benchmarks.md` and not by hand. Ratios are medians of
-interleaved pairs, in brackets the least and the greatest; what each floor is, is in [performance](performance.md).
+Written by `make bench PAGE=docs/benchmarks.md` and `make soak PAGE=docs/benchmarks.md`, not by hand. Ratios are medians
+of interleaved pairs, in brackets the least and the greatest; what each floor is, is in [performance](performance.md).
 "noise": the median missed the target, the better end of the spread did not.
 """
 _BUSY = 0.2
 """Processors; with more than that used by others, a scenario's rates are not the relay's alone."""
 
 
-def page(run: dict[str, Any]) -> str:
-    machine, versions = run["machine"], run["versions"]
+def page(runs: Sequence[dict[str, Any]]) -> str:
+    """Of runs of one commit on one machine, oldest first: each scenario as it was last measured."""
+    newest: dict[str, dict[str, Any]] = {}
+    for run in runs:
+        for scenario in run["scenarios"]:
+            if scenario["scenario"] not in newest or not _skipped(scenario):
+                newest[scenario["scenario"]] = scenario
+    scenarios = [newest[name] for name in SCENARIOS if name in newest]
+    last = runs[-1]
+    machine, versions = last["machine"], last["versions"]
+    taken = ", ".join(f"{run['at'][:16]}Z (size {run['size']})" for run in runs if _shown(run, scenarios))
     parts = [
         _OPENING,
-        f"- at {run['at'][:16]}Z, commit `{run['commit'][:12]}`{' with changes' * run['changed']}, size {run['size']}",
+        f"- commit `{last['commit'][:12]}`{' with changes' * last['changed']}, at {taken}",
         f"- {machine['processors']} processors ({machine['processor']}), {machine['system']}",
         "- " + ", ".join(f"{name} {version}" for name, version in versions.items() if version),
         "",
         "| what | target | figure | verdict | note |",
         "|---|---|---|---|---|",
     ]
-    for scenario in run["scenarios"]:
+    for scenario in scenarios:
         parts += [_row(row) for row in scenario["rows"]]
         if scenario["failed"]:
             parts.append(f"| {scenario['scenario']} | | | failed | {_cell(scenario['failed'])} |")
-    busy = [f"{each['scenario']} {each['others_busy']:.1f}" for each in run["scenarios"] if each["others_busy"] > _BUSY]
+    parts += [f"| {name} | | | not run | `make bench SCENARIO={name}` |" for name in SCENARIOS if name not in newest]
+    busy = [f"{each['scenario']} {each['others_busy']:.1f}" for each in scenarios if each["others_busy"] > _BUSY]
     if busy:
         parts += ["", f"Processors that other programs kept busy meanwhile: {', '.join(busy)}."]
     return "\n".join(parts) + "\n"
+
+
+def results_of_commit(path: Path) -> list[dict[str, Any]]:
+    """The runs that were measured as the one in `path` was, itself last: same commit, versions and machine."""
+    wanted = json.loads(path.read_text())
+    if wanted["changed"]:
+        return [wanted]
+    found = [json.loads(each.read_text()) for each in sorted(path.parent.glob("*.json")) if each.name < path.name]
+    same = ("commit", "changed", "versions", "machine")
+    return [*(run for run in found if all(run.get(key) == wanted[key] for key in same)), wanted]
+
+
+def _skipped(scenario: dict[str, Any]) -> bool:
+    return not scenario["failed"] and all(row["figure"] is None for row in scenario["rows"])
+
+
+def _shown(run: dict[str, Any], scenarios: Sequence[dict[str, Any]]) -> bool:
+    return any(scenario is each for scenario in run["scenarios"] for each in scenarios)
 
 
 def _row(row: dict[str, Any]) -> str:
@@ -50,4 +84,4 @@ def _cell(text: str) -> str:
 
 
 if __name__ == "__main__":
-    print(page(json.loads(Path(sys.argv[1]).read_text())), end="")
+    print(page(results_of_commit(Path(sys.argv[1]))), end="")

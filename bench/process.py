@@ -106,5 +106,5 @@ class Child:
         raise RuntimeError(f"no {name} for process {self.pid}")
 
 
-def python(module: str, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", module, *arguments]
+def python(module: str, *arguments: str, interpreter: str = sys.executable) -> list[str]:
+    return [interpreter, "-m", module, *arguments]

@@ -30,13 +30,21 @@ from bench.process import PATIENCE_S, Child, python
 KEY = "bench-key"
 NOWHERE = "http://127.0.0.1:9/v1/events"
 """Nobody listens there: everything waits."""
+_POLL_S = 0.1
 NO_LIMITS = {"rate__device_per_window": "1000000", "rate__window": "1s"}
 
 
 class Relay(Child):
     """`relay run`, driven from outside."""
 
-    def __init__(self, directory: Path, settings: Mapping[str, str], env: Mapping[str, str], port: int) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        settings: Mapping[str, str],
+        env: Mapping[str, str],
+        port: int,
+        interpreter: str = sys.executable,
+    ) -> None:
         self.address = f"127.0.0.1:{port}"
         self.ready_after_s = 0.0
         self._directory = directory
@@ -52,7 +60,7 @@ class Relay(Child):
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("RELAY__")}
         inherited.pop("PYTHONDONTWRITEBYTECODE", None)  # what is installed is compiled, see `bench`
         made = inherited | {f"RELAY__{name.upper()}": value for name, value in given.items()} | env
-        super().__init__(python("relay", "run"), directory / "relay.log", made)
+        super().__init__(python("relay", "run", interpreter=interpreter), directory / "relay.log", made)
 
     @property
     def udp(self) -> str:
@@ -60,6 +68,12 @@ class Relay(Child):
 
     def post(self, *, processes: int = 1, **order: Any) -> Answered:
         return send(Order(address=self.address, run=events.new_run(), **order), self._directory, processes=processes)
+
+    def udp_waiting_bytes(self) -> int:
+        """What the kernel holds for it that it has not read: /proc/net/udp, so that it is not asked."""
+        port = f":{int(self.udp.rpartition(':')[2]):04X}"
+        lines = (line.split() for line in Path("/proc/net/udp").read_text().splitlines())
+        return sum(int(fields[4].rpartition(":")[2], 16) for fields in lines if fields[1].endswith(port))
 
     def wal_bytes(self) -> int:
         path = self._directory / "outbox.db-wal"
@@ -105,10 +119,10 @@ class Relay(Child):
         while not self.metric("devices_waiting"):
             if time.monotonic() > deadline:
                 raise RuntimeError("the log is not read")
-            time.sleep(0.1)
+            time.sleep(_POLL_S)
 
     def pending(self) -> int:
-        return int(self.status()["ledger"]["pending"])
+        return int(self.metric("outbox_events"))
 
     def written_bytes_said(self) -> float:
         """What it says that it wrote to database and write-ahead log."""
@@ -119,7 +133,7 @@ class Relay(Child):
         while (pending := self.pending()) > at_most:
             if time.monotonic() > deadline:
                 raise RuntimeError(f"{pending} events still wait")
-            time.sleep(0.1)
+            time.sleep(_POLL_S)
 
 
 class Upstream(Child):
@@ -171,14 +185,18 @@ class Bench:
 
     @contextmanager
     def relay(
-        self, outbox: Path | None = None, env: Mapping[str, str] | None = None, **settings: str
+        self,
+        outbox: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        interpreter: str = sys.executable,
+        **settings: str,
     ) -> Iterator[Relay]:
         """One that is ready; on a copy of the files of `outbox` if given. Its files are gone afterwards."""
         directory = self.new_directory()
         if outbox is not None:
             copy(outbox, directory)
         try:
-            with Relay(directory, settings, env or {}, free_port()) as relay:
+            with Relay(directory, settings, env or {}, free_port(), interpreter) as relay:
                 relay.until_ready()
                 yield relay
         finally:
@@ -191,10 +209,13 @@ class Bench:
             yield upstream
 
     @contextmanager
-    def floor(self, which: str, env: Mapping[str, str] | None = None) -> Iterator[tuple[Child, str]]:
+    def floor(
+        self, which: str, env: Mapping[str, str] | None = None, interpreter: str = sys.executable
+    ) -> Iterator[tuple[Child, str]]:
         """A floor that listens, and its address."""
         directory = self.new_directory()
-        with Child(python("bench.floors", which), directory / "floor.log", {**os.environ, **(env or {})}) as floor:
+        command = python("bench.floors", which, interpreter=interpreter)
+        with Child(command, directory / "floor.log", {**os.environ, **(env or {})}) as floor:
             yield floor, str(floor.said("address")["address"])
 
     def sqlite_floor(self, rows: int, per_commit: int, event_bytes: int = 400) -> float:

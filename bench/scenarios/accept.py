@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import statistics
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from bench import events
 from bench.client import Order
@@ -15,6 +18,8 @@ from bench.setup import Bench
 
 FLOOR = at_least(0.95)
 GOAL = at_least(2.5)
+NEWEST = Path(__file__).parent.parent.parent / ".venv-newest/bin/python"
+"""The newest Python at hand with the relay's dependencies: `make newest`."""
 
 
 _PROCESSOR = "  / bare aiohttp, in processor time an event"
@@ -35,9 +40,19 @@ def accept(bench: Bench) -> Iterator[Row]:
 
 
 def loops(bench: Bench) -> Iterator[Row]:
-    """Both on asyncio's own event loop, as where uvloop has no wheel."""
-    compared, last = against_aiohttp(bench, env=_without_uvloop(bench))
-    yield from _rows("single durable accepts / bare aiohttp, both without uvloop", compared, last, FLOOR)
+    """Relay and floor on uvloop and on asyncio's own event loop, with this Python and the newest one at hand."""
+    without_uvloop = _without_uvloop(bench)
+    interpreters = [sys.executable]
+    if NEWEST.exists():
+        interpreters.append(str(NEWEST))
+    else:
+        yield Row("single durable accepts with a newer Python", None, "", note="none was found by `make newest`")
+    for interpreter in interpreters:
+        version = subprocess.run([interpreter, "-V"], capture_output=True, text=True, check=True).stdout.strip()
+        for loop, env in (("uvloop", {}), ("asyncio's loop", without_uvloop)):
+            compared, last = against_aiohttp(bench, env, interpreter=interpreter)
+            what = f"single durable accepts / bare aiohttp, {version}, {loop}"
+            yield from _rows(what, compared, last, FLOOR)
 
 
 def _without_uvloop(bench: Bench) -> dict[str, str]:
@@ -58,15 +73,19 @@ class Seen:
 
 
 def against_aiohttp(
-    bench: Bench, env: dict[str, str] | None = None, pairs: int = 0, **order: object
+    bench: Bench,
+    env: dict[str, str] | None = None,
+    pairs: int = 0,
+    interpreter: str = sys.executable,
+    **order: object,
 ) -> tuple[Compared, Seen]:
     """Requests a second of both; a fresh outbox for each run, so that all meet the same."""
     seen = Seen()
     seconds = bench.seconds
-    with bench.floor("http", env) as (floor_process, address):
+    with bench.floor("http", env, interpreter) as (floor_process, address):
 
         def ours() -> float:
-            with bench.relay(env=env) as relay:
+            with bench.relay(env=env, interpreter=interpreter) as relay:
                 cpu_s = relay.cpu_s()
                 seen.ours = answered = relay.post(seconds=seconds, **order)
                 seen.cpu_us.append((relay.cpu_s() - cpu_s) / answered.requests * 1e6)

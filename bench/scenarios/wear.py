@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import NamedTuple
 
 from bench.report import Row, at_most, number
+from bench.scenarios.udp import send
 from bench.setup import NO_LIMITS, Bench, Relay
+
+Load = Callable[[Relay], object]
+_DATAGRAMS_PER_S = 40_000
 
 
 def wear(bench: Bench) -> Iterator[Row]:
     """At saturation, where a commit holds many events, over UDP and HTTP."""
-    for transport in ("single events over HTTP", "batches of 100"):
-        load = {"seconds": bench.size(4, 30)}
-        if transport.startswith("batches"):
-            load |= {"events_per_request": 100, "connections": 16}
+    seconds = bench.size(4, 30)
+    loads: dict[str, Load] = {
+        "single events over HTTP": lambda relay: relay.post(seconds=seconds),
+        "batches of 100": lambda relay: relay.post(seconds=seconds, events_per_request=100, connections=16),
+        "UDP": lambda relay: send(bench, relay.udp, _DATAGRAMS_PER_S, seconds),
+    }
+    for transport, load in loads.items():
         yield _measured(bench, f"at saturation, 1,000 devices, {transport}", 1_700, "full", load)
 
 
@@ -45,21 +52,17 @@ def lonely(bench: Bench) -> Iterator[Row]:
 
 
 def _paced(bench: Bench, seconds: float, durability: str, pace: _Pace) -> Row:
-    load = {
-        "requests": int(seconds * pace.per_s),
-        "requests_per_s": pace.per_s,
-        "connections": 1,
-        "devices": 1,
-    }
+
+    def load(relay: Relay) -> None:
+        relay.post(requests=int(seconds * pace.per_s), requests_per_s=pace.per_s, connections=1, devices=1)
+
     row = _measured(bench, f"{pace.name}, {durability}", 16 * 1024, durability, load, batch__linger=pace.linger)
     bytes_an_event = row.detail["by_kernel"] / row.detail["events"]
     years = [f"{number(each * _MINUTES_A_YEAR * bytes_an_event / 1e9)} at {each}/min" for each in pace.per_minute]
     return replace(row, note=f"{row.note}; GB a year: {', '.join(years)}") if years else row
 
 
-def _measured(
-    bench: Bench, when: str, target: float, durability: str, load: Mapping[str, float], **settings: str
-) -> Row:
+def _measured(bench: Bench, when: str, target: float, durability: str, load: Load, **settings: str) -> Row:
     with (
         bench.upstream(validate=False) as upstream,
         bench.relay(upstream__url=upstream.url, outbox__durability=durability, **NO_LIMITS, **settings) as relay,
@@ -67,9 +70,9 @@ def _measured(
         return _row(relay, when, target, load)
 
 
-def _row(relay: Relay, when: str, target: float, load: Mapping[str, float]) -> Row:
+def _row(relay: Relay, when: str, target: float, load: Load) -> Row:
     before, by_kernel, commits = relay.written_bytes_said(), relay.written_bytes(), relay.metric("outbox_commits_total")
-    relay.post(**load)
+    load(relay)
     relay.ask("POST", "/flush")
     relay.until_pending(0)
     count = relay.status()["ledger"]["delivered"]
