@@ -8,32 +8,27 @@ from bench.report import Row, at_least
 from bench.setup import Bench
 
 _CONNECTIONS = 16
+_PER_REQUEST = 100
 
 
 def batch(bench: Bench) -> Iterator[Row]:
-    yield from rows_of(bench, "batch accepts, 100 a request", seconds=bench.seconds, events_per_request=100)
-
-
-def rows_of(bench: Bench, what: str, *, seconds: float, events_per_request: int, **order: object) -> Iterator[Row]:
     seen: dict[str, float] = {"per_commit": 1_000, "rows": 100_000}
 
     def ours() -> float:
         with bench.relay() as relay:
             cpu_s = relay.cpu_s()
-            answered = relay.post(
-                seconds=seconds, events_per_request=events_per_request, connections=_CONNECTIONS, **order
-            )
-            count = answered.requests * events_per_request
+            answered = relay.post(seconds=bench.seconds, events_per_request=_PER_REQUEST, connections=_CONNECTIONS)
+            count = answered.requests * _PER_REQUEST
             seen["cpu_us"] = (relay.cpu_s() - cpu_s) / count * 1e6
             seen["client"] = answered.cpu
             seen["per_commit"] = count / relay.metric("outbox_commits_total")
             seen["rows"] = count
             if relay.status()["ledger"]["accepted"] < count:
                 raise RuntimeError("fewer stored than answered 202")
-        return answered.per_s * events_per_request
+        return answered.per_s * _PER_REQUEST
 
     def floor() -> float:
-        return bench.sqlite_floor(int(seen["rows"]), int(seen["per_commit"]), int(order.get("event_bytes", 400)))
+        return bench.sqlite_floor(int(seen["rows"]), int(seen["per_commit"]))
 
     ours()  # tells the floor how many rows a commit has
     compared = bench.compare(ours, floor)
@@ -41,7 +36,7 @@ def rows_of(bench: Bench, what: str, *, seconds: float, events_per_request: int,
         f"{seen['cpu_us']:.1f} µs of CPU an event; {seen['per_commit']:,.0f} events a commit;"
         f" the client used {seen['client']:.0%} of a core"
     )
-    yield Row(what, compared.rate, "events/s", at_least(60_000), compared.rate_spread, note)
+    yield Row("batch accepts, 100 a request", compared.rate, "events/s", at_least(60_000), compared.rate_spread, note)
     yield Row(
         "  / bare sqlite3 appends",
         compared.ratio,
