@@ -125,9 +125,15 @@ def discard(
 @command.command("export")
 @choice_options
 @click.option("--output", "-o", metavar="FILE", type=click.Path(path_type=Path), help="A new file, mode 0600.")
+@click.option("--json", "as_json", is_flag=True, help="Print how many as JSON; the letters are NDJSON in any case.")
 @config_option
 def export(
-    ids: Sequence[int], every: bool, output: Path | None, config_file: Path | None, **matching: str | None
+    ids: Sequence[int],
+    every: bool,
+    output: Path | None,
+    as_json: bool,
+    config_file: Path | None,
+    **matching: str | None,
 ) -> None:
     """Write dead letters as NDJSON, to standard output or FILE.
 
@@ -142,7 +148,8 @@ def export(
             click.echo(json.dumps(letter), file=file)
             count += 1
             step(1)
-    click.echo(f"{count} exported", err=True)
+    # standard output may be the export
+    click.echo(json.dumps({"exported": count}) if as_json else f"{count} exported", err=not as_json or output is None)
 
 
 @contextmanager

@@ -197,6 +197,13 @@ class TestExport:
 
         assert [json.loads(line)["id"] for line in lines] == ids
 
+    def test_json_says_how_many_beside_the_letters(self, kept: NotedRelay) -> None:
+        beside = call("dead", "export", "--json", "-o", "out.ndjson", environ=kept.environ)
+        mixed = call("dead", "export", "--json", environ=kept.environ)
+
+        assert (json.loads(beside.stdout), beside.stderr) == ({"exported": 3}, "")
+        assert (len(mixed.stdout.splitlines()), json.loads(mixed.stderr)) == (3, {"exported": 3})
+
     def test_a_file_is_for_nobody_elses_eyes(self, kept: NotedRelay, tmp_path: Path) -> None:
         call("dead", "export", "-o", "out.ndjson", environ=kept.environ)
 
