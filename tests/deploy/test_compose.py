@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from relay.cli.sandbox import command as sandbox
 
 from tests.deploy.environments import faults_of
 
@@ -28,7 +30,7 @@ def test_compose_takes_it(tmp_path: Path) -> None:
     assert COMPOSE is not None
     environ = {name: value for name, value in os.environ.items() if not name.startswith("COMPOSE_")}
     done = subprocess.run(
-        [COMPOSE, "-f", str(FILE), "--profile", "monitoring", "config", "--quiet"],
+        [COMPOSE, "-f", str(FILE), "--profile", "monitoring", "--profile", "sandbox", "config", "--quiet"],
         env=environ | {"HOME": str(tmp_path)},
         capture_output=True,
         text=True,
@@ -39,7 +41,7 @@ def test_compose_takes_it(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
-def test_monitoring_starts_only_when_it_is_asked_for() -> None:
+def test_monitoring_and_sandbox_start_only_when_they_are_asked_for() -> None:
     by_default = {name for name, service in services().items() if "profiles" not in service}
 
     assert by_default == {"app", "relay"}
@@ -48,6 +50,19 @@ def test_monitoring_starts_only_when_it_is_asked_for() -> None:
 def test_the_relay_takes_what_it_is_given(tmp_path: Path) -> None:
     given = services()["relay"]["environment"] | {"RELAY__UPSTREAM__URL": "https://upstream.example/v1/events"}
 
+    assert faults_of(given, tmp_path, key_file="RELAY__UPSTREAM__API_KEY_FILE") == ""
+
+
+def test_the_sandbox_is_where_the_page_says_and_wants_its_key(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "deployment.md").read_text()
+    [url] = re.findall(r"^RELAY_URL=(\S+) docker compose .* --profile sandbox ", page, re.MULTILINE)
+    [key] = re.findall(r"^echo (\S+) \| install .* deploy/key$", page, re.MULTILINE)
+    by_name = {option.name: option.default for option in sandbox.params}
+    given = services()["relay"]["environment"] | {"RELAY__UPSTREAM__URL": url}
+
+    assert services()["sandbox"]["command"] == ["sandbox"]
+    assert services()["sandbox"]["network_mode"] == "service:relay"
+    assert (url, key) == (f"http://{by_name['listen']}/v1/events", by_name["api_key"])
     assert faults_of(given, tmp_path, key_file="RELAY__UPSTREAM__API_KEY_FILE") == ""
 
 
