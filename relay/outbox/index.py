@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from relay.event import LaneKey
 
@@ -113,6 +113,15 @@ class Index:
         added = self.lanes[lane] = Lane(key)
         self.by_key[key] = lane
         return added
+
+    def append(self, first_seq: int, numbers: Sequence[int], sizes: Sequence[int]) -> None:
+        """The events first_seq, first_seq + 1, ...: the lane and the body size of each."""
+        lanes = self.lanes
+        for seq, (number, size) in enumerate(zip(numbers, sizes, strict=True), first_seq):
+            lane = lanes[number]
+            lane._seqs.append(seq)
+            lane._sizes.append(size)
+            lane.body_bytes += size
 
     def forget(self, lane: int) -> None:
         del self.by_key[self.lanes.pop(lane).key]

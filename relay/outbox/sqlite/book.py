@@ -106,6 +106,8 @@ class Book:
     rows: int = 0
     """In the log, done ones included; known once loaded."""
     sweep_from: int = 1
+    look_again_at: int = 0
+    """With less done rows none can be deleted: looking asks every lane."""
     pages: int = 0
     free_pages: int = 0
     vacuum_useless_at: int = 0
@@ -244,7 +246,7 @@ class Book:
             wanted = garbage >= max(_IDLE_GARBAGE_ROWS, 3 * self.pending) and not self.index.busy
         else:
             wanted = garbage >= _GARBAGE_ROWS and self.free_pages * PAGE_BYTES < body_bytes * 5 // 4
-        if not (wanted or self.crowded):
+        if not (self.crowded or (wanted and garbage >= self.look_again_at)):
             return None
         leaves = max(min(self.rows, self.pages - self.free_pages), 1)
         most = min(self.limits.reclaim_rows, self.limits.reclaim_pages * self.rows // leaves)
@@ -259,10 +261,12 @@ class Book:
             if not self.first_row <= self.sweep_from < self.next_seq:
                 self.sweep_from = max(self.first_row, prefix_end + 1)
             return Stretch(self.sweep_from, min(self.sweep_from + most // 2, self.next_seq) - 1, "holes")
+        self.look_again_at = garbage + _GARBAGE_ROWS
         return None
 
     def reclaimed(self, stretch: Stretch, reclaimed: Reclaimed) -> None:
         self.rows -= reclaimed.rows
+        self.look_again_at = 0
         if stretch.kind == "holes":
             self.sweep_from = stretch.last_seq + 1
         self.first_row = self.next_seq if reclaimed.first_row is None else reclaimed.first_row

@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Sequence
 from functools import partial
+from itertools import chain, repeat
 from typing import Any, Generic, TypeVar
 
 from relay.clock import Clock
@@ -93,8 +94,7 @@ class Draft:
         self._columns: list[Any] = []
         self._sizes: list[int] = []
         self._lanes: list[int] = []
-        self._ids: list[bytes] = []
-        self._fresh: set[bytes] = set()
+        self._ids: Sequence[bytes] = ()
         self._new_lanes: dict[LaneKey, int] = {}
         self._before: list[tuple[Op[Any], Step]] = []
         self._after: list[tuple[Op[Any], Step]] = []
@@ -117,24 +117,39 @@ class Draft:
         """For what makes room for the events of this commit."""
         self._before.append((op, step))
 
-    def append(self, append: Append) -> None:
-        """Plan rows for the events that are not known yet, in this commit or before it."""
-        known, fresh, by_key = self.book.recent.known, self._fresh, self.book.index.by_key
-        columns, now_ms, seq = self._columns, self.now_ms, self.next_seq
-        for event_id, key, body, stamped in append.events:
-            if event_id in known or event_id in fresh:
-                append.duplicates += 1
-                continue
-            fresh.add(event_id)
-            lane = by_key.get(key) or self.lane(key)
-            columns += (seq, lane, event_id, now_ms, checksum(body, stamped), body)
-            self._lanes.append(lane)
-            self._ids.append(event_id)
-            self._sizes.append(len(body))
-            seq += 1
-        self.next_seq = seq
-        self.appends.append(append)
-        self.body_bytes += append.body_bytes
+    def append(self, appends: Sequence[Append]) -> None:
+        """Plan rows for the events that are not known yet, in this commit or before it; called once."""
+        self.appends += appends
+        self.body_bytes += sum([append.body_bytes for append in appends])
+        events = self._unknown(appends)
+        if not events:
+            return
+        # by columns: a call for each event of each column would cost more than all that is done here
+        ids, keys, bodies, stamped = zip(*events, strict=True)
+        by_key, new_lane = self.book.index.by_key, self.lane
+        self._ids = ids
+        self._lanes = [by_key.get(key) or new_lane(key) for key in keys]
+        self._sizes = list(map(len, bodies))
+        seqs = range(self.next_seq, self.next_seq + len(events))
+        crcs = map(checksum, bodies, stamped)
+        self._columns = list(chain.from_iterable(zip(seqs, self._lanes, ids, repeat(self.now_ms), crcs, bodies)))
+        self.next_seq = seqs.stop
+
+    def _unknown(self, appends: Sequence[Append]) -> Sequence[Event]:
+        """Those that are to be stored; what each append has besides is counted in it."""
+        known = self.book.recent.known
+        events = [event for append in appends for event in append.events]
+        ids = {event.event_id for event in events}
+        if len(ids) == len(events) and known.isdisjoint(ids):
+            return events
+        fresh: dict[bytes, Event] = {}
+        for append in appends:
+            before = len(fresh)
+            for event in append.events:
+                if event.event_id not in known:
+                    fresh.setdefault(event.event_id, event)
+            append.duplicates = len(append.events) - (len(fresh) - before)
+        return list(fresh.values())
 
     def lane(self, key: LaneKey) -> int:
         """The lane of a device, a new one if it has none."""
@@ -183,11 +198,9 @@ class Draft:
         book.next_lane += len(self._new_lanes)
         if not self._sizes:
             return
-        lanes = book.index.lanes
         if not book.pending:
             book.oldest_seq, book.oldest_at_ms = book.next_seq, self.now_ms
-        for seq, (lane, size) in enumerate(zip(self._lanes, self._sizes, strict=True), book.next_seq):
-            lanes[lane].append(seq, size)
+        book.index.append(book.next_seq, self._lanes, self._sizes)
         book.recent.extend(book.next_seq, self._ids, array("I", self._lanes))
         book.rows += len(self._sizes)
         book.next_seq += len(self._sizes)

@@ -57,10 +57,10 @@ class Gathered:
         draft = Draft(book, self._clock)
         appends = self._next_appends(book.limits.commit_bytes)
         refusal = self._make_room(draft, appends, settings)
-        for append in appends:
-            if refusal is None:
-                draft.append(append)
-            else:
+        if refusal is None:
+            draft.append(appends)
+        else:
+            for append in appends:
                 self._refuse(append, refusal)
         while book.loaded and self.ops and self.ops[0].plan(draft):
             self.ops.popleft()
