@@ -338,6 +338,19 @@ def test_a_pause_for_the_disk_holds_the_lanes_of_the_request_only() -> None:
     assert [lanes(send) for send in desk.sends()] == [lanes(first)]
 
 
+def test_a_pause_for_the_disk_keeps_what_is_sent_again_just_so() -> None:
+    desk = Desk(mix_devices="always")
+    for lane in (1, 2, 3):
+        desk.offer(lane, 10)
+    after = restarted(desk, unsettled=[[Share(1, 3), Share(3, 1)]])
+    (first,) = after.sends()
+    after.schedule.pause(first, after.now + 100)
+    after.schedule.settled(first, after.now)
+    assert after.sends() == []
+    after.pass_time(100)
+    assert after.sends()[0] == first
+
+
 # -- restart
 
 

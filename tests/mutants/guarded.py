@@ -1,0 +1,164 @@
+"""Mutants that tell the key, change events, or know no bounds: G7 to G9, and what guards the doors."""
+
+from __future__ import annotations
+
+from tests.mutants.mutant import CONTRACT, SQLITE, mutant
+
+MUTANTS = (
+    mutant(
+        "key in the log",
+        "G7",
+        "tests/unit/test_log.py",
+        (
+            "relay/log.py",
+            "    return _shared.in_line.sub(MASK, line) if _shared.in_line is not None else line\n",
+            "    return line\n",
+        ),
+        (
+            "relay/log.py",
+            "def _clean(text: str, max_chars: int) -> str:\n    if _shared.in_text is not None:",
+            "def _clean(text: str, max_chars: int) -> str:\n    if _shared.in_text is not None and not text:",
+        ),
+    ),
+    mutant(
+        "the upstream's echo of the key shown",
+        "G7",
+        "tests/e2e/test_secret.py",
+        (
+            "relay/forward/upstream.py",
+            "    return lambda text: in_text.sub(MASK, text)\n",
+            "    return lambda text: text if in_text else MASK\n",
+        ),
+    ),
+    mutant(
+        "redirects followed",
+        "G7",
+        "tests/e2e/test_upstream_trouble.py::test_a_redirect_is_not_followed",
+        ("relay/forward/upstream.py", "allow_redirects=False", "allow_redirects=True"),
+    ),
+    mutant(
+        "CRC unchecked",
+        "G8",
+        f"{CONTRACT}::TestCorrupt::test_a_changed_body_becomes_a_dead_letter_and_is_not_handed_out",
+        (
+            "relay/outbox/checksum.py",
+            "    return True if crc32(body, _STAMPED) == crc else None\n",
+            "    return True if crc32(body, _STAMPED) == crc else False\n",
+        ),
+    ),
+    mutant(
+        "no limit of size",
+        "G9",
+        f"{CONTRACT}::TestFull::test_reject_refuses_drains_and_takes_again_and_again",
+        (
+            f"{SQLITE}/book.py",
+            "        return self.limits.append_bytes - self.used_bytes\n",
+            "        return 1 << 40\n",
+        ),
+    ),
+    mutant(
+        "an answer read to its end, whatever its size",
+        "G9",
+        "tests/fault/test_upstream_transport.py::test_an_answer_that_is_odd_but_a_yes[endless_body]",
+        ("relay/forward/upstream.py", "            room -= len(chunk)\n", "            room -= 0\n"),
+    ),
+    mutant(
+        "ready though nothing can be stored",
+        "contract 6",
+        "tests/fault/test_disk_full.py::test_the_relays_own_limit_pushes_out_nothing_accepted",
+        ("relay/ops/status.py", '        return "" if gauges.writable else', '        return "" if gauges else'),
+    ),
+    mutant(
+        "proxies of the environment used",
+        "G7",
+        "tests/abuse/test_tls.py::test_proxies_and_credentials_of_the_environment_are_not_used",
+        ("relay/forward/upstream.py", "trust_env=False", "trust_env=True"),
+    ),
+    mutant(
+        "certificates unverified",
+        "G7",
+        "tests/abuse/test_tls.py::test_a_server_that_cannot_be_trusted_never_sees_the_key_and_the_events_wait_until_it_can",
+        (
+            "relay/forward/upstream.py",
+            "    context.minimum_version = ssl.TLSVersion.TLSv1_2\n",
+            "    context.check_hostname = False\n    context.verify_mode = ssl.CERT_NONE\n",
+        ),
+    ),
+    mutant(
+        "a core may be dumped",
+        "G7",
+        "tests/abuse/test_secrets.py::test_a_relay_that_is_aborted_leaves_no_core",
+        (
+            "relay/process.py",
+            "(resource.RLIMIT_CORE, (0, 0))",
+            "(resource.RLIMIT_CORE, resource.getrlimit(resource.RLIMIT_CORE))",
+        ),
+        ("relay/process.py", "prctl(_PR_SET_DUMPABLE, 0,", "prctl(_PR_SET_DUMPABLE, 1,"),
+    ),
+    mutant(
+        "an app's own time taken for ours",
+        "G8",
+        f"{CONTRACT}::TestStamps::test_the_time_since_the_append_is_taken_off",
+        ("relay/outbox/checksum.py", "crc32(body, _STAMPED) if stamped else crc32(body)", "crc32(body, _STAMPED)"),
+    ),
+    mutant(
+        "half a surrogate pair taken",
+        "contract 4",
+        "tests/unit/test_event.py",
+        ("relay/strict_json.py", "    if found is not None:\n", '    if found is not None and found[0] == "\\0":\n'),
+    ),
+    mutant(
+        "any Host served",
+        "contract 4",
+        "tests/unit/ingest/test_guard.py::test_any_other_host_is_refused",
+        ("relay/ingest/guard.py", "            return _FORBIDDEN_HOST\n", "            return _ADMITTED\n"),
+    ),
+    mutant(
+        "any Origin served",
+        "contract 4",
+        "tests/unit/ingest/test_guard.py::test_any_other_origin_is_refused",
+        ("relay/ingest/guard.py", "        return _FORBIDDEN_ORIGIN\n", "        return _ADMITTED\n"),
+    ),
+    mutant(
+        "a bomb inflated to its end",
+        "G9",
+        "tests/unit/ingest/test_inflate.py::test_a_bomb_is_not_inflated_beyond_the_limit",
+        (
+            "relay/ingest/inflate.py",
+            "            part = member.decompress(data, room + 1)\n",
+            "            part = member.decompress(data, 0)\n",
+        ),
+    ),
+    mutant(
+        "slow clients waited for",
+        "G9",
+        "tests/unit/ingest/test_listener.py::test_a_slow_client_is_answered_408_and_closed",
+        (
+            "relay/listener.py",
+            "connection.expired(now_ms, self._settings.request_timeout_ms)",
+            "connection.expired(now_ms, 1 << 40)",
+        ),
+    ),
+    mutant(
+        "connections without end",
+        "G9",
+        "tests/unit/ingest/test_listener.py::test_connections_beyond_the_limit_are_refused_at_once_and_counted",
+        (
+            "relay/listener.py",
+            "len(self._connections) >= self._settings.max_connections",
+            "len(self._connections) >= 1 << 20",
+        ),
+    ),
+    mutant(
+        "dead letters without end",
+        "G9",
+        f"{CONTRACT}::TestDeadLetters::test_the_oldest_go_when_there_are_too_many",
+        (f"{SQLITE}/transactions.py", "letters - graveyard.max_letters", "0"),
+    ),
+    mutant(
+        "shutdown waits for the upstream",
+        "G9",
+        "tests/e2e/test_life.py::test_sigterm_with_the_upstream_silent_keeps_what_it_could_not_send",
+        ("relay/service.py", "asyncio.timeout(self.settings.shutdown.drain_ms / 1000)", "asyncio.timeout(None)"),
+    ),
+)

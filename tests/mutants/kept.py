@@ -1,0 +1,232 @@
+"""Mutants that lose, miscount or repeat events: G1 to G3."""
+
+from __future__ import annotations
+
+from tests.mutants.mutant import CONTRACT, FSYNC, SQLITE, mutant
+
+MUTANTS = (
+    mutant(
+        "synchronous=NORMAL",
+        "G1",
+        FSYNC,
+        (f"{SQLITE}/connection.py", 'f"synchronous={durability}"', '"synchronous=NORMAL"'),
+    ),
+    mutant(
+        "synchronous=NORMAL, by a power cut",
+        "G1",
+        "tests/fault/test_power_cut.py::test_a_power_cut_at_random_instants_loses_nothing",
+        (f"{SQLITE}/connection.py", 'f"synchronous={durability}"', '"synchronous=NORMAL"'),
+    ),
+    mutant(
+        "answer before commit",
+        "G1",
+        FSYNC,
+        (
+            f"{SQLITE}/outbox.py",
+            "            self._owner.enqueue(append)\n",
+            "            self._owner.enqueue(append)\n            answer.set_result(0)\n",
+        ),
+    ),
+    mutant(
+        "a failed commit answered as stored",
+        "G1",
+        "tests/unit/outbox/test_failure.py::test_writes_that_fail_are_told_and_forgotten_once_the_disk_heals",
+        (
+            f"{SQLITE}/draft.py",
+            "        for answer in (*(append.answer for append in self.appends), *(op.answer for op in self.ops)):\n",
+            "        for append in self.appends:\n            _answer(append.answer, 0)\n"
+            "        for answer in (op.answer for op in self.ops):\n",
+        ),
+    ),
+    mutant(
+        "delete before the 2xx",
+        "G1",
+        "tests/e2e/test_upstream_trouble.py::test_an_upstream_down_for_a_while_backs_off_and_recovers[503]",
+        (
+            "relay/forward/forwarder.py",
+            "        answer = await self._post(send.tenant_id, request, len(bodies))\n",
+            "        await self._settle([Settled(n, True, {}, self._schedule.window_of(n, sent_at)) for n in taken])\n"
+            "        answer = await self._post(send.tenant_id, request, len(bodies))\n",
+        ),
+        ("relay/forward/forwarder.py", "        if settled:\n", "        if not settled:\n"),
+    ),
+    mutant(
+        "no answer taken for a yes",
+        "G1",
+        "tests/e2e/test_upstream_trouble.py::test_an_upstream_down_for_a_while_backs_off_and_recovers[silence]",
+        ("relay/policy/verdict.py", "        return Failing(answer.words)\n", "        return Delivered()\n"),
+    ),
+    mutant(
+        "an answer nobody asked for believed",
+        "G1",
+        "tests/fault/test_upstream_transport.py::test_an_answer_nobody_asked_for_is_not_believed",
+        ("relay/forward/upstream.py", "conn.protocol.should_close:", "not conn.protocol:"),
+    ),
+    mutant(
+        "a wrong key's events given up",
+        "G1",
+        "tests/e2e/test_upstream_trouble.py::test_a_wrong_key_keeps_everything_and_delivery_resumes_when_the_key_file_changes",
+        (
+            "relay/policy/verdict.py",
+            "            return Unauthorized(words)\n",
+            "            return Refused(status, words)\n",
+        ),
+    ),
+    mutant(
+        "poison after one failure",
+        "G1",
+        "tests/fault/test_upstream_answers.py::test_an_event_that_brings_the_upstream_down_delays_nobody_else",
+        ("relay/policy/lane.py", "POISON_TRIES = 10\nPOISON_MS = 600_000\n", "POISON_TRIES = 1\nPOISON_MS = 0\n"),
+    ),
+    mutant(
+        "files deleted unnoticed",
+        "G1",
+        "tests/fault/test_broken_files.py::test_a_directory_deleted_under_the_running_relay",
+        (f"{SQLITE}/owner.py", "        self._blocked = self.store.problem()\n", '        self._blocked = ""\n'),
+    ),
+    mutant(
+        "age by the wall clock",
+        "G1",
+        f"{CONTRACT}::TestAge::test_a_jump_of_the_wall_clock_drops_nothing",
+        (
+            "relay/outbox/age.py",
+            "        return self._clock.monotonic_ms() + self._ahead_ms\n",
+            "        return self._clock.wall_ms()\n",
+        ),
+    ),
+    mutant(
+        "delivered not counted",
+        "G2",
+        f"{CONTRACT}::TestSettle::test_it_survives_a_kill",
+        (f"{SQLITE}/transactions.py", "delivered = delivered + ?, window", "delivered = delivered + 0 * ?, window"),
+    ),
+    mutant(
+        "no dedupe",
+        "G3",
+        f"{CONTRACT}::TestDedupe::test_a_known_id_is_answered_and_not_stored",
+        (
+            f"{SQLITE}/draft.py",
+            "            if event_id in known or event_id in fresh:\n",
+            "            if not event_id:\n",
+        ),
+        (f"{SQLITE}/outbox.py", "        return book is not None and all(", "        return book is None and all("),
+    ),
+    mutant(
+        "no journal",
+        "G3",
+        f"{CONTRACT}::TestJournal::test_after_a_kill_the_same_requests_are_named_with_the_same_bytes",
+        (
+            f"{SQLITE}/transactions.py",
+            "    database.executemany(_JOURNAL, journal)\n",
+            "    database.executemany(_JOURNAL, journal[:0])\n",
+        ),
+    ),
+    mutant(
+        "a 2xx believed that says no",
+        "G1",
+        "tests/unit/policy/test_verdict.py::test_a_2xx_that_says_success_false_is_treated_as_5xx",
+        ("relay/policy/verdict.py", 'content.get("success") is False', "not content"),
+    ),
+    mutant(
+        "a wrong URL's events given up",
+        "G1",
+        "tests/unit/policy/test_verdict.py::test_a_route_that_is_not_there_is_misconfigured",
+        (
+            "relay/policy/verdict.py",
+            "        case 404 | 405 | 410 | 501:\n            return Misconfigured(words)\n",
+            "        case 404 | 405 | 410 | 501:\n            return Refused(status, words)\n",
+        ),
+    ),
+    mutant(
+        "a batch that is too large given up without being halved",
+        "G1",
+        "tests/unit/policy/test_outcome.py::test_413_halves_by_bytes_and_the_size_is_remembered_for_every_device",
+        ("relay/policy/outcome.py", "    if len(case.lanes) > 1 or events > 1:\n", "    if len(case.lanes) > 1:\n"),
+    ),
+    mutant(
+        "an unnamed refusal not halved",
+        "G1",
+        "tests/unit/policy/test_outcome.py::test_an_unnamed_bad_event_is_found_by_halving_and_the_rest_delivered_in_order",
+        (
+            "relay/policy/lane.py",
+            "        return events == 1\n\n    def forget_doubts",
+            "        return True\n\n    def forget_doubts",
+        ),
+    ),
+    mutant(
+        "a whole batch given up for one named event",
+        "G1",
+        "tests/unit/policy/test_outcome.py::test_only_named_events_are_given_up_with_the_upstreams_words_and_the_rest_is_sent_at_once",
+        (
+            "relay/policy/outcome.py",
+            "            for index, words in verdict.named.items()\n",
+            '            for index, words in dict.fromkeys(range(first, first + events), "").items()\n',
+        ),
+    ),
+    mutant(
+        "an outage taken for poison",
+        "G1",
+        "tests/unit/policy/test_outcome.py::test_an_outage_gives_nothing_up_even_if_others_were_served_at_its_beginning",
+        (
+            "relay/policy/lane.py",
+            "        elif served_at is None or served_at <= self.alone_at:\n            return\n",
+            "",
+        ),
+    ),
+    mutant(
+        "a datagram answered before the commit",
+        "G1",
+        "tests/unit/ingest/test_udp.py::test_an_answer_names_what_is_stored_and_comes_after_the_commit",
+        (
+            "relay/ingest/udp.py",
+            "        self._uncommitted += len(events)\n",
+            "        self._uncommitted += len(events)\n        self._acknowledge(datagrams)\n",
+        ),
+    ),
+    mutant(
+        "what gathers at the end forgotten",
+        "G1",
+        f"{CONTRACT}::TestAppend::test_what_gathers_when_it_is_closed_is_kept",
+        (f"{SQLITE}/owner.py", "not self.closing or self._gathered.appends:", "not self.closing:"),
+    ),
+    mutant(
+        "what is in flight dropped for its age",
+        "G1",
+        f"{CONTRACT}::TestAge::test_what_is_in_flight_is_not_dropped",
+        (f"{SQLITE}/transactions.py", "json.dumps(in_flight)", '"[]"'),
+    ),
+    mutant(
+        "a settlement that fails once forgotten",
+        "G3",
+        "tests/simulation/test_scenarios.py::test_what_was_in_flight_at_a_crash_is_sent_first_just_so_by_a_disk_that_fails_now_and_then",
+        ("relay/forward/forwarder.py", "                attempt += 1\n", "                return\n"),
+    ),
+    mutant(
+        "dropped not counted",
+        "G2",
+        f"{CONTRACT}::TestAge::test_what_is_too_old_is_dropped_and_counted",
+        (f"{SQLITE}/transactions.py", "SET dropped = dropped + ?", "SET dropped = dropped + 0 * ?"),
+    ),
+    mutant(
+        "requeued not counted",
+        "G2",
+        f"{CONTRACT}::TestDeadLetters::test_a_requeued_event_waits_again_last_and_is_counted",
+        (f"{SQLITE}/dead.py", "SET requeued = requeued + ?", "SET requeued = requeued + 0 * ?"),
+    ),
+    mutant(
+        "ids forgotten with their events",
+        "G3",
+        f"{CONTRACT}::TestDedupe::test_across_a_restart_and_after_delivery",
+        (
+            f"{SQLITE}/transactions.py",
+            "    if stretch.ids:\n        _remember(",
+            "    if not stretch:\n        _remember(",
+        ),
+    ),
+    mutant(
+        "what was in flight at a kill not first",
+        "G3",
+        "tests/unit/policy/test_schedule.py::test_after_a_crash_the_same_requests_are_sent_first_just_so",
+        ("relay/policy/schedule.py", "        exact = self._exact(route, now)\n", "        exact = []\n"),
+    ),
+)

@@ -1,0 +1,138 @@
+"""Mutants that send out of order, too much, or at the expense of others: G4 to G6."""
+
+from __future__ import annotations
+
+from tests.mutants.mutant import CONTRACT, mutant
+
+MUTANTS = (
+    mutant(
+        "two requests of a device in flight",
+        "G4",
+        "tests/unit/policy/test_schedule.py::test_a_lane_has_one_request_in_flight",
+        (
+            "relay/policy/schedule.py",
+            "        if lane.in_flight or lane.queued or lane.reserved",
+            "        if lane.queued or lane.reserved",
+        ),
+        (
+            "relay/policy/schedule.py",
+            "if not lane.events or lane.in_flight or lane.reserved:",
+            "if not lane.events or lane.reserved:",
+        ),
+        (
+            "relay/policy/schedule.py",
+            "        if lane.in_flight:\n            if events > before",
+            "        if lane.in_flight and events < before:\n            if events > before",
+        ),
+    ),
+    mutant(
+        "window in memory only",
+        "G5",
+        "tests/fault/test_kills.py::test_a_kill_does_not_free_the_window",
+        ("relay/forward/forwarder.py", "lane.key, lane.window, now", 'lane.key, b"", now'),
+    ),
+    mutant(
+        "slot freed at send",
+        "G5",
+        "tests/unit/policy/test_schedule.py::test_a_slot_is_free_one_window_after_the_answer_not_after_the_send",
+        (
+            "relay/policy/schedule.py",
+            "                lane.window.answered(now)\n                lanes",
+            "                lane.window.answered(reply.sent_at)\n                lanes",
+        ),
+    ),
+    mutant(
+        "what was in flight at a kill not counted",
+        "G5",
+        "tests/unit/policy/test_schedule.py::test_what_was_in_flight_at_a_crash_counts_as_sent",
+        (
+            "relay/policy/schedule.py",
+            "            for lane, _ in lanes:\n                lane.window.answered(now)\n            if lanes:",
+            "            if lanes:",
+        ),
+    ),
+    mutant(
+        "no backoff",
+        "G5",
+        "tests/unit/policy/test_backoff.py",
+        ("relay/policy/backoff.py", "    return int(u * min(", "    return 0 * int(u * min("),
+    ),
+    mutant(
+        "Retry-After not obeyed",
+        "G5",
+        "tests/fault/test_upstream_answers.py::test_maintenance_is_waited_for_as_long_as_it_says",
+        (
+            "relay/policy/backoff.py",
+            "    return max(jitter_ms, min(asked_ms or 0, SERVER_WISH_MAX_MS))",
+            "    return jitter_ms",
+        ),
+    ),
+    mutant(
+        "hold per batch instead of per device",
+        "G6",
+        "tests/unit/policy/test_schedule.py::test_a_held_lane_lets_the_others_pass",
+        (
+            "relay/policy/lane.py",
+            "        return at if at > self.hold else self.hold\n",
+            "        return at\n",
+        ),
+    ),
+    mutant(
+        "what was in flight at a kill loses its place when the disk fails",
+        "G4",
+        "tests/unit/policy/test_schedule.py::test_a_pause_for_the_disk_keeps_what_is_sent_again_just_so",
+        ("relay/policy/schedule.py", "        if send.exact:\n            self._put_back(lanes)\n", ""),
+    ),
+    mutant(
+        "a reboot frees the window",
+        "G5",
+        "tests/unit/policy/test_schedule.py::test_windows_of_another_boot_count_as_full",
+        ("relay/policy/window.py", "            window._answered.extend([now] * limit)\n", ""),
+    ),
+    mutant(
+        "a shared ceiling's 429 taken for the device's own",
+        "G5",
+        "tests/unit/policy/test_outcome.py::test_a_429_below_the_devices_limit_means_a_shared_ceiling_and_paces_the_route",
+        ("relay/policy/outcome.py", "    if odd or own_limit:\n", "    if odd or not own_limit:\n"),
+    ),
+    mutant(
+        "a 429 that slows nothing down",
+        "G5",
+        "tests/unit/policy/test_ceiling.py::test_a_pace_that_was_never_clean_is_halved_by_a_429",
+        ("relay/policy/ceiling.py", "self.pace / 2)", "self.pace)"),
+    ),
+    mutant(
+        "a route that comes back takes all at once",
+        "G5",
+        "tests/unit/policy/test_outcome.py::test_a_failing_route_is_held_with_full_jitter_and_probed_by_one_request",
+        ("relay/policy/route.py", "        if self.trouble:\n            return 1\n", ""),
+    ),
+    mutant(
+        "a site that powers up together sends together",
+        "G5",
+        "tests/unit/policy/test_schedule.py::test_a_site_that_powers_up_together_is_spread_over_the_linger_time",
+        ("relay/policy/lane.py", "        self.phase = phase(key)\n", "        self.phase = 0\n"),
+    ),
+    mutant(
+        "one route takes all slots",
+        "G6",
+        "tests/unit/policy/test_schedule.py::test_a_route_never_takes_all_slots_from_another",
+        ("relay/policy/schedule.py", "if len(self._routes) == 1 else max(1, slots - 1)", "if self._routes else 1"),
+    ),
+    mutant(
+        "a device sends until it is done",
+        "G6",
+        "tests/unit/policy/test_schedule.py::test_lanes_take_turns",
+        (
+            "relay/policy/schedule.py",
+            "        lane.queued = True\n        route.ready.append(lane)\n        self",
+            "        lane.queued = True\n        route.ready.appendleft(lane)\n        self",
+        ),
+    ),
+    mutant(
+        "a noisy device fills the outbox",
+        "G6",
+        f"{CONTRACT}::TestFull::test_what_a_noisy_device_cannot_fill_is_kept_for_the_others",
+        ("relay/outbox/share.py", "    return held_bytes > _ROOMS * room_bytes\n", "    return held_bytes > 1 << 40\n"),
+    ),
+)
