@@ -13,7 +13,7 @@ from pathlib import Path
 from relay.config import OutboxSettings
 from relay.event import Event, LaneKey
 from relay.metrics import Metrics
-from relay.outbox import Dead, Loaded, Outbox, Part, Settled, Taken
+from relay.outbox import Dead, Ledger, Loaded, Outbox, Part, Settled, Taken
 from relay.outbox.memory import MemoryOutbox
 from relay.outbox.sqlite import SqliteOutbox
 from relay.tasks import Tasks
@@ -103,8 +103,8 @@ class Box(ABC):
         """Change a byte of a stored body; the outbox is not open."""
 
     @abstractmethod
-    def rows(self) -> int:
-        """Pending events on the disk, counted one by one."""
+    def on_disk(self) -> Ledger:
+        """The ledger that the disk has, its pending events counted one by one."""
 
     @abstractmethod
     async def kill(self) -> Box:
@@ -159,7 +159,7 @@ class Box(ABC):
         """The books are right: balanced, and true to the disk."""
         ledger = self.outbox.ledger()
         assert ledger.balanced
-        assert ledger.pending == self.rows()
+        assert ledger == self.on_disk()
 
 
 @dataclass
@@ -175,8 +175,9 @@ class MemoryBox(Box):
                     body = b"\0" + stored.event.body[1:]
                     lane.pending[at] = replace(stored, event=stored.event._replace(body=body))
 
-    def rows(self) -> int:
-        return sum(len(lane.pending) for lane in self._memory.disk.lanes.values())
+    def on_disk(self) -> Ledger:
+        pending = sum(len(lane.pending) for lane in self._memory.disk.lanes.values())
+        return self._memory.disk.ledger._replace(pending=pending)
 
     def knows(self, number: int) -> bool:
         """Whether an append of it would be a repetition."""
@@ -229,14 +230,18 @@ class SqliteBox(Box):
         assert database.execute("SELECT changes()").fetchone() != (0,)
         database.close()
 
-    def rows(self) -> int:
+    def on_disk(self) -> Ledger:
         copy = self.copy("counted")
         database = sqlite3.connect(copy)
-        (rows,) = database.execute(
+        appended, requeued, delivered, dead_lettered, dropped = database.execute(
+            "SELECT max(last_seq, coalesce((SELECT max(seq) FROM log), 0)), requeued,"
+            " delivered + (SELECT coalesce(sum(delivered), 0) FROM lanes), dead_lettered, dropped FROM ledger"
+        ).fetchone()
+        (pending,) = database.execute(
             "SELECT count(*) FROM log JOIN lanes ON lanes.lane = log.lane WHERE log.seq > lanes.cursor"
         ).fetchone()
         database.close()
-        return int(rows)
+        return Ledger(appended - requeued, requeued, delivered, dead_lettered, dropped, pending)
 
     def copy(self, name: str) -> Path:
         """What is on the disk now, elsewhere."""

@@ -5,6 +5,7 @@ strace sees the system calls of the whole process; the test reads them in order.
 
 from __future__ import annotations
 
+import asyncio
 import re
 import shutil
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 from relay.sandbox.server import Sandbox
 
-from tests.e2e.harness import environment, event, running
+from tests.e2e.harness import PATIENCE_S, environment, event, running
 
 STRACE = shutil.which("strace")
 _FINISHED_SYNC = re.compile(r"(fdatasync\(\d+<[^>]*-wal>\)|<\.\.\. fdatasync resumed>\)?).*= 0")
@@ -32,9 +33,18 @@ async def test_the_wal_is_synced_before_each_202(sandbox: Sandbox, tmp_path: Pat
         for n in range(50):
             assert await relay.post(event(n)) == 202
         await relay.until(lambda status: status["ledger"]["delivered"] == 50)
-    accepted, unsynced = answers_before_sync(trace.read_text(errors="replace").splitlines())
+    accepted, unsynced = answers_before_sync(await finished(trace, relay.pid))
     assert accepted == 50
     assert unsynced == 0
+
+
+async def finished(trace: Path, pid: int) -> list[str]:
+    """The lines of the trace once it ends: strace writes on after the process is gone."""
+    end = re.compile(rf"^{pid} +\+\+\+ (killed|exited)", re.MULTILINE)
+    async with asyncio.timeout(PATIENCE_S):
+        while not end.search(text := trace.read_text(errors="replace")):
+            await asyncio.sleep(0.02)
+    return text.splitlines()
 
 
 def answers_before_sync(trace: list[str]) -> tuple[int, int]:
