@@ -64,7 +64,7 @@ def describe(data: dict[str, Any]) -> str:
         ),
         ("going out", f"{_rate(rates['delivered_per_second'])}, {ledger['delivered']:,} in all"),
         ("waiting", f"{ledger['pending']:,}, the oldest for {duration_text(outbox['oldest_age_seconds'])}"),
-        ("devices", f"{data['devices_waiting']:,} waiting, {data['devices_held']:,} held back"),
+        ("devices", f"{data['devices_waiting']:,} waiting, {data['devices_held']:,} held back on their own"),
         ("dead letters", f"{data['dead_letters']['count']:,}"),
         ("can store events", able),
         ("outbox", f"{bytes_text(outbox['bytes'])} of {bytes_text(outbox['max_bytes'])}{_free(outbox)}"),

@@ -34,14 +34,14 @@ export function bytes(count) {
   return `${Number(count.toPrecision(4))} ${units[unit]}`;
 }
 
-// The two largest units.
+// The two largest units; a number does not part from its own.
 export function duration(seconds) {
   let left = Math.max(0, Math.round(seconds));
   const parts = [];
   for (const [unit, length] of [["d", 86400], ["h", 3600], ["min", 60], ["s", 1]]) {
     const count = Math.floor(left / length);
     left -= count * length;
-    if (count || (unit === "s" && !parts.length)) parts.push(`${count} ${unit}`);
+    if (count || (unit === "s" && !parts.length)) parts.push(`${count}\u00a0${unit}`);
   }
   return parts.slice(0, 2).join(" ");
 }
@@ -51,8 +51,8 @@ export function rate(perSecond) {
   return `${Number(perSecond.toPrecision(3)).toLocaleString("en")}/s`;
 }
 
-// A time of the relay's clock, as far from its now; the clock of whoever looks may be wrong.
+// A time to come of the relay's clock, as far from its now; the clock of whoever looks may be wrong.
 export function fromNow(text, now) {
   const seconds = (Date.parse(text) - Date.parse(now)) / 1000;
-  return seconds > 0 ? `in ${duration(seconds)}` : `${duration(-seconds)} ago`;
+  return seconds < 1 ? "now" : `in ${duration(seconds)}`;
 }

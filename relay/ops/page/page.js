@@ -100,7 +100,7 @@ function upstreams({ upstreams: routes, now, summary }) {
 
 function devices({ devices: shown, devices_waiting: waiting, devices_held: held, now }) {
   say("devices-counts", waiting
-    ? `${number(waiting)} with events that wait, ${number(held)} of them held back.`
+    ? `${number(waiting)} with events that wait, ${number(held)} of them held back by a limit or fault of their own.`
     : "No device has events that wait.");
   byId("devices").hidden = !shown.length;
   fill(byId("device-rows"), JSON.stringify([shown, shown.some((one) => one.held_until) ? now : ""]), () =>
