@@ -33,6 +33,11 @@ class Gathered:
         self._clock = clock
         self._metrics = metrics
 
+    @property
+    def calls(self) -> int:
+        """How many wait."""
+        return len(self.appends) + len(self.ops)
+
     def add(self, append: Append) -> None:
         self.appends.append(append)
         self.body_bytes += append.body_bytes

@@ -1,7 +1,9 @@
 """The one task that drives a SQLite file: one connection, one commit at a time.
 
 Owns group commit and what happens when the disk fails. While a commit runs, calls gather; the next
-commit takes them all, so one lonely event waits for one fsync and nothing waits for a timer.
+commit takes them all, and what the event loop has at hand besides: a small commit costs as much as a
+larger one, and its thread and the loop hinder each other. One lonely event waits for one fsync, and
+nothing waits for a timer.
 
 -   Memory changes after the commit that says so. A failed commit is rolled back, whoever waits for
     it is told "unknown", and the connection is closed and opened again: never is an fsync alone
@@ -48,6 +50,10 @@ _COMMON_EVENT_BYTES = 1024
 _REST_S = 0.1
 """Nothing was asked for so long: then it is no pause between two requests of a backlog."""
 _RETRY_FIRST_MS, _RETRY_LAST_MS = 50, 5_000
+_TURNS, _QUIET_TURNS = 6, 2
+"""Of the event loop before a commit, each a look at the sockets; a call is made in the turn after its bytes came."""
+_WORTH_A_COMMIT_BYTES = 128 << 10
+"""Bodies for which no turn is waited."""
 
 
 class Owner:
@@ -216,6 +222,7 @@ class Owner:
                 await self._commit(self._gathered.draft(self.known, self._settings))
             await self._load_more()
         elif self._gathered.appends or (self._gathered.ops and self.known.loaded):
+            await self._gather()
             await self._commit(self._gathered.draft(self.known, self._settings))
         elif (draft := chore(self.known, self._clock)) is not None:
             if self.known.crowded or await self._rests():
@@ -224,6 +231,16 @@ class Owner:
             await self.store.tidy()
         else:  # nothing may be awaited between the questions and this: a poke would be lost
             await self._idle(None)
+
+    async def _gather(self) -> None:
+        """Let the loop bring what it has at hand, as long as there is more of it."""
+        gathered, quiet_turns = self._gathered, 0
+        for _ in range(_TURNS):
+            if quiet_turns == _QUIET_TURNS or gathered.body_bytes >= _WORTH_A_COMMIT_BYTES:
+                return
+            before = gathered.calls
+            await asyncio.sleep(0)
+            quiet_turns = quiet_turns + 1 if gathered.calls == before else 0
 
     async def _commit(self, draft: Draft) -> None:
         try:

@@ -26,6 +26,16 @@ async def test_appends_of_one_moment_share_a_commit(box: SqliteBox) -> None:
     assert commits(box) == before + 1
 
 
+async def test_appends_of_one_turn_after_the_other_share_a_commit(box: SqliteBox) -> None:
+    before = commits(box)
+    appends = []
+    for number in range(4):
+        appends.append(box.outbox.append([event(number)]))
+        await asyncio.sleep(0)
+    await asyncio.gather(*appends)
+    assert commits(box) == before + 1
+
+
 async def test_what_comes_during_a_commit_shares_the_next(box: SqliteBox) -> None:
     before = commits(box)
     wal = box.path.with_name("outbox.db-wal")
