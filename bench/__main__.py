@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from bench.machine import Others
-from bench.page import page, results_of_commit
+from bench.page import page, results_beside
 from bench.report import Ran, Results, Row, heading, line, verdicts
 from bench.scenarios import HEAVY, LIGHT, SCENARIOS
 from bench.setup import Bench, bench
@@ -35,7 +35,9 @@ def main() -> int:
         help="without --full, begin no heavy scenario and no further pair after this (default: %(default)g)",
     )
     parser.add_argument("--directory", type=Path, help="on whose disk the outboxes are (default: the temporary files')")
-    parser.add_argument("--page", type=Path, help="write the table as Markdown, too, beside this commit's earlier")
+    parser.add_argument(
+        "--page", type=Path, help="write the table as Markdown, too, with what earlier runs of this code have besides"
+    )
     given = parser.parse_args()
     unknown = set(given.scenarios) - set(SCENARIOS)
     if unknown:
@@ -64,7 +66,7 @@ def main() -> int:
             print("time was short: some comparisons have fewer pairs than they should; run them alone, or FULL=1")
     print(f"{verdicts(rows)}; bench/results/{results.path.name}")
     if given.page:
-        given.page.write_text(page(results_of_commit(results.path)))
+        given.page.write_text(page(results_beside(results.path)))
     return 1 if failed else 0
 
 

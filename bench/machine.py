@@ -22,6 +22,7 @@ _IDLE_FIELDS = (3, 4)
 def circumstances() -> dict[str, Any]:
     return {
         "commit": _git("rev-parse", "HEAD"),
+        "trees": _git("rev-parse", "HEAD:relay", "HEAD:bench").split(),
         "changed": bool(_git("status", "--porcelain", "--", "relay", "bench")),
         "versions": {name: _version(name) for name in _PACKAGES}
         | {"python": sys.version.split()[0], "sqlite": sqlite3.sqlite_version},

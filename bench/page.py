@@ -1,6 +1,6 @@
 """`python -m bench.page FILE`: the page of docs that shows a result, on standard output.
 
-What that run left out (the soak, a scenario that was run again alone) is taken from other runs of the same commit.
+What that run left out (the soak, a scenario that was run again alone) is taken from other runs of the same code.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _BUSY = 0.2
 
 
 def page(runs: Sequence[dict[str, Any]]) -> str:
-    """Of runs of one commit on one machine, oldest first: each scenario as it was last measured."""
+    """Of runs of the same code on one machine, oldest first: each scenario as it was last measured."""
     newest: dict[str, dict[str, Any]] = {}
     for run in runs:
         for scenario in run["scenarios"]:
@@ -54,13 +54,13 @@ def page(runs: Sequence[dict[str, Any]]) -> str:
     return "\n".join(parts) + "\n"
 
 
-def results_of_commit(path: Path) -> list[dict[str, Any]]:
-    """The runs that were measured as the one in `path` was, itself last: same commit, versions and machine."""
+def results_beside(path: Path) -> list[dict[str, Any]]:
+    """The runs that measured the same as the one in `path`, itself last: same relay, benchmarks, versions, machine."""
     wanted = json.loads(path.read_text())
     if wanted["changed"]:
         return [wanted]
     found = [json.loads(each.read_text()) for each in sorted(path.parent.glob("*.json")) if each.name < path.name]
-    same = ("commit", "changed", "versions", "machine")
+    same = ("trees", "changed", "versions", "machine")
     return [*(run for run in found if all(run.get(key) == wanted[key] for key in same)), wanted]
 
 
@@ -84,4 +84,4 @@ def _cell(text: str) -> str:
 
 
 if __name__ == "__main__":
-    print(page(results_of_commit(Path(sys.argv[1]))), end="")
+    print(page(results_beside(Path(sys.argv[1]))), end="")
