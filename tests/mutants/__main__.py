@@ -70,6 +70,7 @@ def main(wanted: list[str]) -> int:
     mutants = [mutant for mutant in MUTANTS if not wanted or any(text in mutant.name for text in wanted)]
     unfit = unmutated(mutants)
     bad = 0
+    width = max(len(mutant.name) for mutant in mutants) + 2
     with ThreadPoolExecutor(JOBS) as pool:
         for mutant, survived in zip(mutants, pool.map(survives, mutants), strict=True):
             verdict = "test unfit: " + unfit[mutant.caught_by] if mutant.caught_by in unfit else "caught"
@@ -77,7 +78,7 @@ def main(wanted: list[str]) -> int:
                 verdict = "SURVIVED"
             bad += verdict != "caught"
             test = mutant.caught_by.removeprefix("tests/")
-            print(f"{mutant.breaks:<11}{mutant.name:<45}{verdict:<10}{test}", flush=True)
+            print(f"{mutant.breaks:<12}{mutant.name:<{width}}{verdict:<10}{test}", flush=True)
     print(f"{len(mutants) - bad} of {len(mutants)} caught")
     return 1 if bad else 0
 

@@ -59,6 +59,19 @@ def shared_ceiling() -> Iterator[Row]:
         yield f"minutes after it is lifted until {times} times its pace", str(left)
 
 
+def two_tenants() -> Iterator[Row]:
+    """Two tenants, 25 devices with a backlog each, behind 20 requests a minute: each is paced for itself."""
+    devices = [Device(i, tenant=1 + i % 2, backlog=1_000, gap_ms=10 * HOUR_MS) for i in range(50)]
+    limits = replace(SMALL_BATCHES, mix_devices="never")
+    world = lived(Plan(devices, HOUR_MS, limits, ip_limit=CEILING, drain_ms=96 * HOUR_MS))
+    later = [request for request in world.upstream.arrivals if 3 * MINUTE_MS <= request.at < HOUR_MS]
+    taken = [sum(request.status == 202 and request.tenant == tenant for request in later) for tenant in (1, 2)]
+    refused = len(later) - sum(taken)
+    yield "used of the ceiling from the third window on", f"{sum(taken) / (57 * CEILING):.1%}"
+    yield "429s from the third window on", f"{refused / len(later):.1%} of {len(later)} answers"
+    yield "requests served, by tenant", f"{taken[0]} and {taken[1]}"
+
+
 def fairness() -> Iterator[Row]:
     """30 polite devices beside ten that have more than their limit, one with poison and one that is throttled."""
     hogs = [Device(i, backlog=30_000, gap_ms=10 * HOUR_MS) for i in range(10)]
@@ -134,6 +147,7 @@ def scale() -> Iterator[Row]:
 MEASUREMENTS: list[Callable[[], Iterator[Row]]] = [
     device_limit,
     shared_ceiling,
+    two_tenants,
     fairness,
     restart_under_a_ceiling,
     site,

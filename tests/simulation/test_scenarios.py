@@ -177,6 +177,20 @@ def test_under_a_shared_ceiling_devices_share_requests_and_wait_for_seconds(
     assert waits[len(waits) * 99 // 100] <= 20_000
 
 
+def test_two_tenants_behind_one_address_share_its_ceiling() -> None:
+    """Each route is paced for itself, and neither starves."""
+    windows = 30
+    devices = [Device(i, tenant=1 + i % 2, backlog=400, gap_ms=10 * HOUR_MS) for i in range(20)]
+    limits = replace(SMALL_BATCHES, mix_devices="never")
+    world = lived(Plan(devices, windows * MINUTE_MS, limits, ip_limit=20, drain_ms=24 * HOUR_MS))
+
+    later = [r for r in world.upstream.arrivals if 3 * MINUTE_MS <= r.at < windows * MINUTE_MS]
+    served = [sum(r.status == 202 and r.tenant == tenant for r in later) for tenant in (1, 2)]
+    assert sum(served) >= 0.9 * 20 * (windows - 3)
+    assert len(later) - sum(served) <= len(later) / 20
+    assert min(served) >= sum(served) / 3
+
+
 def test_a_second_relay_behind_the_same_address_is_made_room_for() -> None:
     """Half of the ceiling goes to somebody else from the first hour on."""
     devices = [Device(i, backlog=400, gap_ms=10 * HOUR_MS) for i in range(50)]
