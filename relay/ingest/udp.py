@@ -46,8 +46,11 @@ _SLICE_BYTES = 32_768
 _WAKES_AT_STOP = 256
 _MAX_UNCOMMITTED = 10_000
 _PAUSE_S = 0.1
-_REST_S = 0.002
-"""After a wake that read something, until the next: where much comes, a wake for each datagram costs more than it."""
+_REST_S, _LONG_REST_S = 0.002, 0.01
+"""After a wake that read something, until the next: each wake and its commit cost more than an event."""
+_LONG_REST_BYTES = 2 << 20
+"""Of the kernel's buffer: room for a burst of a thousand datagrams, whatever we do. With less, or with somebody
+waiting for an answer, the rest is short."""
 _LOG_INTERVAL_MS = 1_000
 
 _SO_RCVBUFFORCE = 33
@@ -123,6 +126,7 @@ class UdpIngest:
         """Came before those."""
         self._wake_bytes = 0
         """Looked at in this turn, inflated."""
+        self._rest_s = _REST_S
         self._watching = False
         """Whether the event loop wakes us when a datagram comes."""
         self._next_wake: asyncio.Handle | None = None
@@ -147,6 +151,8 @@ class UdpIngest:
         self._burst = burst(self._socket, _DATAGRAMS_PER_WAKE)
         given = _ask_receive_buffer(self._socket, self._settings.receive_buffer_bytes)
         self._metrics.udp_receive_buffer_bytes.set(given)
+        if given >= _LONG_REST_BYTES and not self._settings.ack:
+            self._rest_s = _LONG_REST_S
         self._read_on()
 
     def stop(self) -> None:
@@ -216,7 +222,7 @@ class UdpIngest:
         elif read == _DATAGRAMS_PER_WAKE or self._is_behind():
             self._sleep(0)
         elif read:
-            self._sleep(_REST_S)
+            self._sleep(self._rest_s)
         else:
             self._read_on()
 
