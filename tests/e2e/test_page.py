@@ -89,6 +89,7 @@ class TestOneLook:
         )
         assert await browser.text("#summary-words") == "Nothing waits: what came in has gone out."
         assert await browser.text("#upstreams h3") == "Tenant 1: ok"
+        assert "look at them" not in await browser.text("#now")
         assert await relay.post({"event_type": ""}) == 422
         await browser.until_text("#refused", "1 a field wrong")
         assert await browser.run("return window.neverReloaded")
@@ -124,6 +125,7 @@ class TestOneLook:
             assert await browser.run("return document.querySelector('#summary').dataset.level") == "trouble"
             assert "upstream.api_key_file" in await browser.text("#summary-to-do")
             await browser.until_text("#upstreams", "Tenant 1: unauthorized")
+            assert "upstream.api_key_file" not in await browser.text("#upstreams"), "said twice"
             await browser.until_text("#upstreams", "next attempt in ")
             assert "401" in await browser.text("#upstreams")
             await browser.until_text("#device-rows", "waits with its upstream")
