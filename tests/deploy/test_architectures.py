@@ -1,0 +1,50 @@
+"""What is locked can be had, by its hashes, for the architectures that the image is built for besides amd64."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LOCK = (ROOT / "requirements.lock").read_text()
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+COMPILED = {"aarch64": set[str](), "armv7l": {"msgspec"}}
+"""By machine, what has no wheel; on armv7l the image's first stage has a compiler for it."""
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("machine", COMPILED)
+def test_every_dependency_is_a_wheel_there_or_compiled(machine: str, tmp_path: Path) -> None:
+    [python] = re.findall(r"^ARG PYTHON=python:([0-9.]+)-slim$", DOCKERFILE, re.MULTILINE)
+    wanted = {name: block for name, block in locked(machine).items() if name not in COMPILED[machine]}
+    (tmp_path / "wheels.lock").write_text("\n".join(wanted.values()))
+    platforms = [f"--platform={glibc}_{machine}" for glibc in ("manylinux2014", "manylinux_2_28", "manylinux_2_31")]
+
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"),
+            *(*platforms, f"--python-version={python}", "--only-binary=:all:", "--require-hashes"),
+            *("--dest", str(tmp_path / "wheels"), "-r", str(tmp_path / "wheels.lock")),
+        ],
+        capture_output=True, text=True, timeout=250, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "wheels").glob("*.whl"))) == len(wanted)
+
+
+def test_the_image_has_a_compiler_where_one_is_needed() -> None:
+    [machine] = [machine for machine, names in COMPILED.items() if names]
+
+    assert f'if [ "$(uname -m)" = {machine} ]; then' in DOCKERFILE
+    assert COMPILED[machine] <= locked(machine).keys()
+
+
+def locked(machine: str) -> dict[str, str]:
+    """The lock's blocks by name, without those that a marker leaves out on this machine."""
+    blocks = re.split(r"\n(?=\S)", LOCK.strip())
+    return {block.split("==")[0]: block for block in blocks if f'platform_machine != "{machine}"' not in block}
