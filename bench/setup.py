@@ -143,11 +143,18 @@ class Upstream(Child):
         super().__init__(python("bench.upstream", msgspec.json.encode(settings).decode()), directory / "upstream.log")
         self.url = str(self.said("url")["url"])
 
-    def ask(self, what: str) -> Any:
+    def refuse(self) -> None:
+        """Answer 401: a relay keeps all it has, and tries one request in half a minute or when it is told to flush."""
+        self.ask("faults", "POST", '{"answer": 401}')
+
+    def heal(self) -> None:
+        self.ask("faults", "DELETE")
+
+    def ask(self, what: str, method: str = "GET", body: str | None = None) -> Any:
         address, _, _ = self.url.removeprefix("http://").partition("/")
         connection = http.client.HTTPConnection(address, timeout=PATIENCE_S)
         try:
-            connection.request("GET", f"/_sandbox/{what}")
+            connection.request(method, f"/_sandbox/{what}", body)
             return json.loads(connection.getresponse().read())
         finally:
             connection.close()
@@ -191,13 +198,15 @@ class Bench:
         interpreter: str = sys.executable,
         **settings: str,
     ) -> Iterator[Relay]:
-        """One that is ready; on a copy of the files of `outbox` if given. Its files are gone afterwards."""
+        """One that is ready; on a copy of the files of `outbox` if given, and then it has read them. Removed afterwards."""
         directory = self.new_directory()
         if outbox is not None:
             copy(outbox, directory)
         try:
             with Relay(directory, settings, env or {}, free_port(), interpreter) as relay:
                 relay.until_ready()
+                if outbox is not None:
+                    relay.until_loaded()
                 yield relay
         finally:
             shutil.rmtree(directory)

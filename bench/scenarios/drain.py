@@ -61,9 +61,11 @@ def drain(bench: Bench) -> Iterator[Row]:
 
 def drain_files(bench: Bench, outbox: Path) -> Drained:
     """How fast a relay that starts with these files gets rid of what waits in them."""
-    with bench.upstream(validate=False) as upstream, bench.relay(outbox, **_settings(upstream)) as relay:
-        relay.until_loaded()
-        return _flush(relay, upstream)
+    with bench.upstream(validate=False) as upstream:
+        upstream.refuse()  # full batches would leave while the log is read
+        with bench.relay(outbox, **_settings(upstream)) as relay:
+            upstream.heal()
+            return _flush(relay, upstream)
 
 
 def _growth(bench: Bench) -> Row:

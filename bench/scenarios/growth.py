@@ -58,7 +58,6 @@ def _measure(bench: Bench, waiting: int, devices: int) -> Point:
     outbox = bench.filled(waiting, devices)
     with bench.relay(outbox) as relay:
         start_s = relay.ready_after_s
-        relay.until_loaded()
         memory_mb = relay.rss_bytes() / 1e6
         cpu_s, written = relay.cpu_s(), relay.written_bytes_said()
         answered = relay.post(seconds=1, devices=devices)
