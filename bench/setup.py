@@ -198,7 +198,7 @@ class Bench:
         interpreter: str = sys.executable,
         **settings: str,
     ) -> Iterator[Relay]:
-        """One that is ready; on a copy of the files of `outbox` if given, and then it has read them. Removed afterwards."""
+        """One that is ready; on a copy of the files of `outbox` if given, which it has read. Its files are removed."""
         directory = self.new_directory()
         if outbox is not None:
             copy(outbox, directory)
