@@ -422,6 +422,7 @@ class TestAge:
         box.clock.advance(2 * DAY_MS)
         assert await box.outbox.expire() == 4
         assert box.backlog[TV][0] == 2
+        box.check()
         await box.settle()
         assert box.outbox.ledger() == Ledger(accepted=6, delivered=2, dropped=4)
         box.check()

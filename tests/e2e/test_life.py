@@ -95,7 +95,7 @@ async def test_sigterm_sends_what_waits_and_exits_0(sandbox: Sandbox, tmp_path: 
 
 async def test_sigterm_with_the_upstream_silent_keeps_what_it_could_not_send(sandbox: Sandbox, tmp_path: Path) -> None:
     sandbox.faults.add(Fault(action="silence"))
-    env = environment(sandbox.url, tmp_path, shutdown__drain="200ms")
+    env = environment(sandbox.url, tmp_path, shutdown__drain="200ms", upstream__timeout="5m")
     async with running(env) as relay:
         assert await relay.post(event(1)) == 202
         relay.signal(signal.SIGTERM)
