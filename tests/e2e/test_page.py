@@ -1,6 +1,6 @@
 """The status page in a real Chromium, of a real relay: what a person sees, does, and is kept from.
 
-RELAY_SCREENSHOTS=DIRECTORY keeps pictures of what the tests look at; those in docs/ were made so.
+RELAY_SCREENSHOTS=DIRECTORY keeps pictures of what the tests look at.
 """
 
 from __future__ import annotations
