@@ -30,6 +30,8 @@ _LOCAL_BYTES = PAGE_BYTES - 35
 """The longest row that needs no page of its own (https://www.sqlite.org/fileformat2.html#payload_overflow)."""
 _ROW_BYTES = 60
 """What a row holds besides its body, at most."""
+LANE_PAGES = 2
+"""A lane's row that is written anew, and its neighbour if it has grown."""
 _SMALL_BYTES = 600
 """Pages of rows up to here are at least four fifths full."""
 
@@ -39,6 +41,11 @@ class Op(ABC, Generic[T]):
 
     def __init__(self) -> None:
         self.answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+    @property
+    def pages(self) -> int | None:
+        """At most so many pages does it write; None: that is not known."""
+        return None
 
     @abstractmethod
     def plan(self, draft: Draft) -> bool:
@@ -105,6 +112,16 @@ class Draft:
     @property
     def events(self) -> int:
         return len(self._sizes)
+
+    @property
+    def pages(self) -> int | None:
+        """At most so many pages does the commit write, but for inner ones; None: that is not known."""
+        pages = sum([append.cost_bytes for append in self.appends]) // PAGE_BYTES + LANE_PAGES * len(self._new_lanes)
+        for op in self.ops:
+            if op.pages is None:
+                return None
+            pages += op.pages
+        return pages
 
     @property
     def ops(self) -> Sequence[Op[Any]]:

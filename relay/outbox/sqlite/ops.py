@@ -14,7 +14,7 @@ from relay.outbox import DropReason, Part, Settled, Taken
 from relay.outbox.recent import DEAD, DROPPED
 from relay.outbox.sqlite import start, transactions
 from relay.outbox.sqlite.book import Book, Stretch
-from relay.outbox.sqlite.draft import Draft, Op
+from relay.outbox.sqlite.draft import LANE_PAGES, Draft, Op
 from relay.outbox.sqlite.transactions import Buried, Grave, Move, Read, Reclaimed, Step, Wanted
 
 
@@ -25,6 +25,10 @@ class Take(Op[Sequence[Taken]]):
         self._true_ms = true_ms
         self._promised = promised
         self._metrics = metrics
+
+    @property
+    def pages(self) -> int | None:
+        return LANE_PAGES * len(self._parts)
 
     def plan(self, draft: Draft) -> bool:
         book = draft.book
@@ -80,6 +84,10 @@ class Settle(Op[None]):
         self._metrics = metrics
         self._moves: list[Move] = []
         self._graves: list[Grave] = []
+
+    @property
+    def pages(self) -> int | None:
+        return None if self._graves else LANE_PAGES * len(self._settled)
 
     def plan(self, draft: Draft) -> bool:
         book = draft.book

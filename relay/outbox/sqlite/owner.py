@@ -244,6 +244,7 @@ class Owner:
 
     async def _commit(self, draft: Draft) -> None:
         try:
+            await self.store.make_way(draft.pages)
             committed = await self.store.commit(draft.steps())
         except Exception as error:
             draft.fail(failure_of(error))
@@ -255,7 +256,7 @@ class Owner:
         draft.apply(committed)
         self._failures = 0
         self._tell()
-        await self.store.tidy_if_much(draft.body_bytes, committed.changed_rows - draft.events + 2 * moved_pages)
+        self.store.wrote(draft.body_bytes, committed.changed_rows - draft.events + 2 * moved_pages)
 
     def _tell(self) -> None:
         book = self.known

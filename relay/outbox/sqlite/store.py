@@ -125,22 +125,43 @@ class Store:
 
     async def tidy(self) -> None:
         """Count what was written, and copy the write-ahead log back once it is half as large as it may be."""
-        self._guessed_bytes = 0
-        self._metrics.outbox_written_bytes.inc(self._wal.grown() * FRAME_BYTES)
-        self.wal_file_bytes = self._wal.file_bytes()
+        self._count()
         if self._wal.frames * FRAME_BYTES > self._wal_bytes // 2:
-            pages = self._wal.distinct_pages()
-            await self.run(transactions.checkpoint)
-            self._metrics.outbox_written_bytes.inc(pages * PAGE_BYTES)
+            await self._copy_back()
 
-    async def tidy_if_much(self, body_bytes: int, changed_pages: int) -> None:
-        """After a commit of so much: `tidy`, but not before the log may have grown by a quarter of what it may be.
+    async def make_way(self, pages: int | None) -> None:
+        """Before a commit that writes at most so many pages (None: half of what the log holds): the log will hold them.
+
+        Each copying back costs three syncs, so it waits as long as the log has room.
+        """
+        new_bytes = self._wal_bytes // 2 if pages is None else (pages + _COMMIT_PAGES) * FRAME_BYTES
+        room_bytes = self._wal_bytes - new_bytes
+        if self._wal.frames * FRAME_BYTES + self._guessed_bytes > room_bytes:
+            self._count()
+            if self._wal.frames * FRAME_BYTES > room_bytes:
+                await self._copy_back()
+
+    def wrote(self, body_bytes: int, changed_pages: int) -> None:
+        """After a commit of so much: count, but not before the log may have grown by a quarter of what it may be.
 
         Counting reads the file, which a commit of one event would spend as much time on as on its event.
         """
         self._guessed_bytes += 2 * body_bytes + (_COMMIT_PAGES + changed_pages) * FRAME_BYTES
         if self._guessed_bytes >= self._wal_bytes // 4:
-            await self.tidy()
+            self._count()
+
+    def _count(self) -> None:
+        self._guessed_bytes = 0
+        self._metrics.outbox_written_bytes.inc(self._wal.grown() * FRAME_BYTES)
+        self.wal_file_bytes = self._wal.file_bytes()
+
+    async def _copy_back(self) -> None:
+        def work(database: sqlite3.Connection) -> int:
+            pages = self._wal.distinct_pages()
+            transactions.checkpoint(database)
+            return pages
+
+        self._metrics.outbox_written_bytes.inc(await self.run(work) * PAGE_BYTES)
 
     def problem(self) -> str:
         """What happened to the files under us, and what to do; "" if nothing. OSError if the disk does not tell."""
