@@ -2,8 +2,9 @@
 
 One request's way: schedule.next -> outbox.take (journalled and read in one commit) -> upstream.post
 -> verdict -> schedule.answered -> outbox.settle -> schedule.settled. A slot of `upstream.max_in_flight`
-is taken for the whole of it, so what the upstream may have taken and the outbox does not yet know
-is never more than what is in flight.
+is free again with the answer, and the next request's take shares the commit of this one's settle. The
+outbox keeps their order, and a request whose settlement fails takes a slot again until it is on disk: so
+what the upstream may have taken and the disk does not know of is never more than what may be in flight.
 
 What happens to a batch in flight
 - at SIGTERM: `drain` waits for its answer within `shutdown.drain`, and settles it. What has no
@@ -61,6 +62,8 @@ class Forwarder:
         self._must_ask_the_time = False
         self._take_failures = 0
         self._take_again_at = 0
+        self._sending = 0
+        """Requests that are not settled."""
 
     # -- fed by the outbox and the service -------------------------------------------------------
 
@@ -70,8 +73,8 @@ class Forwarder:
         return self._backlog
 
     def _backlog(self, lane: int, key: tuple[int, str, str], events: int, body_bytes: int) -> None:
-        self._schedule.backlog(lane, key, events, body_bytes, self._clock.monotonic_ms())
-        self._changed.set()
+        if self._schedule.backlog(lane, key, events, body_bytes, self._clock.monotonic_ms()):
+            self._changed.set()
 
     def restore(self, loaded: Loaded) -> None:
         """What the outbox knows of before: rate windows, and requests whose fate is unknown."""
@@ -122,7 +125,7 @@ class Forwarder:
         while True:
             self._changed.clear()
             self._send_what_may_be_sent()
-            if self._schedule.in_flight() == 0:
+            if not self._sending:
                 return
             await self._changed.wait()
 
@@ -147,17 +150,19 @@ class Forwarder:
             step = self._schedule.next(now)
             if isinstance(step, Wait):
                 return step.until
+            self._sending += 1
             self._tasks.start(f"send tenant {step.tenant_id}", self._send(step, now))
 
     async def _wait(self, until: int | None) -> None:
-        if until is None:
-            await self._changed.wait()
-            return
+        alarm = None
+        if until is not None:
+            delay_s = max(0, until - self._clock.monotonic_ms()) / 1000
+            alarm = asyncio.get_running_loop().call_later(delay_s, self._changed.set)
         try:
-            async with asyncio.timeout(max(0, until - self._clock.monotonic_ms()) / 1000):
-                await self._changed.wait()
-        except TimeoutError:
-            return
+            await self._changed.wait()
+        finally:
+            if alarm is not None:
+                alarm.cancel()
 
     # -- one request ---------------------------------------------------------------------------------
 
@@ -167,6 +172,7 @@ class Forwarder:
             if taken is not None:
                 await self._exchange(send, taken, chosen_at)
         finally:
+            self._sending -= 1
             self._schedule.settled(send, self._clock.monotonic_ms())
             self._changed.set()
 
@@ -235,10 +241,8 @@ class Forwarder:
         if not bodies:
             return
         request = batch.body(bodies)
-        sent_at = self._clock.monotonic_ms()
         answer = await self._post(send.tenant_id, request, len(bodies))
         now = self._clock.monotonic_ms()
-        self._metrics.upstream_request_duration_seconds.observe((now - sent_at) / 1000)
         reply = Reply(
             {lane: len(lane_bodies) for lane, lane_bodies in taken.items()},
             len(request),
@@ -246,6 +250,7 @@ class Forwarder:
             chosen_at,
         )
         outcomes = self._schedule.answered(send, reply, now, self._clock.chance())
+        self._changed.set()  # for another request; its take comes after this one's settle
         self._log_state_change(send.tenant_id, now)
         settled = [
             Settled(
@@ -260,23 +265,25 @@ class Forwarder:
         perhaps_taken = isinstance(reply.verdict, Failing) and not (isinstance(answer, NoAnswer) and answer.never_sent)
         self._outbox.release([lane for lane in taken if lane not in news], perhaps_taken=perhaps_taken)
         if settled:
-            await self._settle(settled)
+            await self._settle(send, settled)
 
     async def _post(self, tenant_id: int, request: bytes, events: int) -> Answer | NoAnswer:
         self._metrics.upstream_batch_events.observe(events)
         self._metrics.upstream_batch_bytes.observe(len(request))
         sent_at = self._clock.monotonic_ms()
         answer = await self._client.post(tenant_id, request)
+        came_at = self._clock.monotonic_ms()
+        self._metrics.upstream_request_duration_seconds.observe((came_at - sent_at) / 1000)
         if isinstance(answer, NoAnswer):
             self._metrics.upstream_requests.labels("error").inc()
             return answer
         self._metrics.upstream_requests.labels(self._metrics.code(answer.status)).inc()
         date_ms = server_date_ms(answer.headers)
         if date_ms is not None:
-            self._true_time.heard(date_ms, sent_at, self._clock.monotonic_ms())
+            self._true_time.heard(date_ms, sent_at, came_at)
         return answer
 
-    async def _settle(self, settled: Sequence[Settled]) -> None:
+    async def _settle(self, send: Send, settled: Sequence[Settled]) -> None:
         """The upstream has spoken: that must reach the disk, however long the disk takes to heal."""
         attempt = 0
         while True:
@@ -286,8 +293,9 @@ class Forwarder:
             except OutboxError as error:
                 if attempt == 0:
                     log.warning("outbox cannot be written, a settlement waits", error=str(error))
-                u = self._clock.chance()
-                await asyncio.sleep(full_jitter(attempt, _DISK_RETRY_INITIAL_MS, _DISK_RETRY_MAX_MS, u) / 1000)
+                    self._schedule.not_settled(send)
+                wait_ms = full_jitter(attempt, _DISK_RETRY_INITIAL_MS, _DISK_RETRY_MAX_MS, self._clock.chance())
+                await asyncio.sleep(wait_ms / 1000)
                 attempt += 1
 
     def _log_state_change(self, tenant_id: int, now: int) -> None:

@@ -225,7 +225,11 @@ class Outbox(Protocol):
         """
 
     async def settle(self, settled: Sequence[Settled]) -> None:
-        """Commit what an answer means for what was taken."""
+        """Commit what an answer means for what was taken.
+
+        A take that is asked for later is committed later, or with it: if this fails, so does every take until the
+        caller has been told.
+        """
 
     def release(self, lanes: Sequence[int], *, perhaps_taken: bool = False) -> None:
         """Nothing was learned: what these lanes had in flight waits again, first. No commit.

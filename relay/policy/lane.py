@@ -32,6 +32,7 @@ class Lane:
         "failures",
         "grew_at",
         "hold",
+        "holds_slot",
         "id",
         "in_flight",
         "key",
@@ -62,6 +63,7 @@ class Lane:
         self.wake_at: int | None = None  # of the valid entry in the schedule's heap
         self.queued = False  # in its route's ready queue
         self.in_flight = False
+        self.holds_slot = False  # of max_in_flight, for the request that it is first in
         self.reserved = False  # part of an exact request that waits
         self.leftover = False  # more waited than the request in flight took
         self.grew_at: int | None = None  # first arrival while in flight

@@ -1,8 +1,8 @@
 """When may which lane send how much? The one place that decides pace, fairness and holds.
 
 `next(now)` says what to do now: send this, or wait. `answered(...)` says what an answer means for
-the events of a request, and remembers what it means for its lanes and route; `settled(...)` frees
-the lanes once that is on disk.
+the events of a request, remembers what it means for its lanes and route, and frees the request's slot;
+`settled(...)` frees the lanes once that is on disk.
 
 Rules:
 - One request in flight per lane, always its first events (G4); a lane takes a slot of its window
@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from relay.event import LaneKey
 from relay.policy import views
+from relay.policy.company import company
 from relay.policy.lane import Lane, due_at
 from relay.policy.limits import Limits
 from relay.policy.outcome import Case, LaneOutcome, judge
@@ -41,7 +42,7 @@ class Share(NamedTuple):
 
 
 class Send(NamedTuple):
-    """Send this now. The shares' lanes are in flight until `settled` or `released`."""
+    """Send this now. Its slot is free again once it is `answered`, its lanes once that is `settled`."""
 
     tenant_id: int
     shares: tuple[Share, ...]
@@ -100,8 +101,8 @@ class Schedule:
                 self._routes[lanes[0][0].key[0]].history.answered(now)
                 self._put_back(lanes)
 
-    def backlog(self, lane_id: int, key: LaneKey, events: int, body_bytes: int, now: int) -> None:
-        """A lane has this much pending now, in flight included."""
+    def backlog(self, lane_id: int, key: LaneKey, events: int, body_bytes: int, now: int) -> bool:
+        """A lane has this much pending now, in flight included. True if `next` may now answer otherwise than before."""
         lane = self._lanes.get(lane_id)
         if lane is None:
             lane = self._new_lane(lane_id, key, Window(), now)
@@ -109,7 +110,9 @@ class Schedule:
         if lane.in_flight:
             if events > before and lane.grew_at is None:
                 lane.grew_at = now
-            return
+            return False
+        if events >= before and lane.due is not None and lane.queued:
+            return False
         if events < before:
             lane.forget_doubts()  # they were about events that were dropped
         if not events:
@@ -117,11 +120,11 @@ class Schedule:
             self._list_empty(lane, now)
         if lane.is_full(self.limits):
             lane.due = now if lane.due is None else min(lane.due, now)
-        elif lane.due is not None and (lane.queued or lane.wake_at is not None):
-            return  # nothing becomes due sooner by one more
+        elif lane.due is not None and lane.wake_at is not None:
+            return False  # nothing becomes due sooner by one more
         elif lane.due is None and events:
             lane.due = due_at(lane.phase, now, self.limits.linger_ms)
-        self._arm(lane, now)
+        return self._arm(lane, now)
 
     def flush(self, now: int) -> None:
         """Send now what waits, and probe what is held; still within the limits."""
@@ -175,7 +178,7 @@ class Schedule:
         if route.trouble:
             route.prefer_unfailed()
         exact = self._exact(route, now)
-        chosen = exact or self._company(route, now)
+        chosen = exact or company(route, self.limits, now, self._arm)
         if not chosen:
             return None
         shares = []
@@ -184,6 +187,7 @@ class Schedule:
             lane.leftover = lane.events > events
             lane.grew_at = lane.due = None
             shares.append(Share(lane.id, events))
+        chosen[0][0].holds_slot = True
         route.in_flight += 1
         route.last_sent = now
         self._in_flight += 1
@@ -212,32 +216,6 @@ class Schedule:
             route.exact.append(request)
             self._timers.wake(route, free_at)
         return []
-
-    def _company(self, route: Route, now: int) -> list[tuple[Lane, int]]:
-        """The next lane in turn, and, where devices may mix, those after it that still fit."""
-        limits = self.limits
-        mix = limits.mix_devices == "always" or (limits.mix_devices == "when_ip_limited" and route.ceiling is not None)
-        chosen: list[tuple[Lane, int]] = []
-        room_events, room_bytes = limits.max_events, route.body_size.max_bytes
-        for _ in range(len(route.ready)):
-            lane = route.ready.popleft()
-            lane.queued = False
-            if not lane.events or lane.in_flight or lane.reserved:
-                continue
-            if lane.free_at(now, limits) > now:
-                self._arm(lane, now)
-                continue
-            if chosen and lane.by_itself():
-                lane.queued = True
-                route.ready.append(lane)
-                continue
-            events = min(lane.max_events(limits.max_events), lane.events, room_events)
-            chosen.append((lane, events))
-            room_events -= events
-            room_bytes -= lane.body_bytes * events // lane.events
-            if not mix or room_events <= 0 or room_bytes <= 0 or lane.by_itself():
-                break
-        return chosen
 
     def pause(self, send: Send, until: int) -> None:
         """Nothing left for the upstream, for a reason of our own: hold the lanes. `settled` follows."""
@@ -274,6 +252,7 @@ class Schedule:
             middle = (len(lanes) + 1) // 2
             self._put_back(lanes[:middle])
             self._put_back(lanes[middle:])
+        self._free_slot(route, send)
         return judgement.outcomes
 
     def asked(self, tenant_id: int, now: int) -> None:
@@ -283,8 +262,7 @@ class Schedule:
     def settled(self, send: Send, now: int) -> None:
         """What the answer meant is on disk, or nothing had to be: the lanes may send again."""
         route = self._routes[send.tenant_id]
-        route.in_flight -= 1
-        self._in_flight -= 1
+        self._free_slot(route, send)
         # who came last may not have fitted in: it is first in the next company
         for lane_id, _ in reversed(send.shares):
             lane = self._lanes[lane_id]
@@ -296,6 +274,20 @@ class Schedule:
                 lane.due = None
                 self._list_empty(lane, now)
         self._activate(route)
+
+    def not_settled(self, send: Send) -> None:
+        """What the answer meant did not reach the disk at once: the request has a slot until it is `settled`."""
+        self._lanes[send.shares[0].lane].holds_slot = True
+        self._routes[send.tenant_id].in_flight += 1
+        self._in_flight += 1
+
+    def _free_slot(self, route: Route, send: Send) -> None:
+        first = self._lanes[send.shares[0].lane]
+        if first.holds_slot:
+            first.holds_slot = False
+            route.in_flight -= 1
+            self._in_flight -= 1
+            self._activate(route)
 
     def forgettable(self, now: int, limit: int) -> list[int]:
         """Lanes with nothing pending and nothing in their window; forgotten here by being returned."""
@@ -347,6 +339,7 @@ class Schedule:
         return sum(1 for lane in self._waiting() if lane.free_at(now, self.limits) > now)
 
     def in_flight(self) -> int:
+        """Requests that are not answered."""
         return self._in_flight
 
     # -- inside --------------------------------------------------------------------------------
@@ -361,18 +354,19 @@ class Schedule:
         self._routes[key[0]].lanes += 1
         return lane
 
-    def _arm(self, lane: Lane, now: int) -> None:
-        """Queue the lane if it may send and has waited long enough, else wake it then."""
+    def _arm(self, lane: Lane, now: int) -> bool:
+        """Queue the lane if it may send and has waited long enough, else wake it then. True if it is the next thing."""
         if lane.in_flight or lane.queued or lane.reserved or lane.due is None or not lane.events:
-            return
-        at = max(lane.due, lane.free_at(now, self.limits))
+            return False
+        at = lane.free_at(now, self.limits)
+        at = max(at, lane.due)
         if at > now:
-            self._timers.wake(lane, at)
-            return
+            return self._timers.wake(lane, at)
         route = self._routes[lane.key[0]]
         lane.queued = True
         route.ready.append(lane)
         self._activate(route)
+        return True
 
     def _due_again(self, lane: Lane, now: int) -> None:
         """After a request: what was left over has waited; what came meanwhile waits for company from then."""

@@ -22,11 +22,13 @@ class Timers(Generic[S]):
         self._heap: list[tuple[int, int, S]] = []
         self._tie = count()
 
-    def wake(self, sleeper: S, at: int) -> None:
-        """Ring at `at`, unless it will ring before."""
-        if sleeper.wake_at is None or at < sleeper.wake_at:
-            sleeper.wake_at = at
-            heappush(self._heap, (at, next(self._tie), sleeper))
+    def wake(self, sleeper: S, at: int) -> bool:
+        """Ring at `at`, unless it will ring before. True if that is now the earliest of all."""
+        if sleeper.wake_at is not None and at >= sleeper.wake_at:
+            return False
+        sleeper.wake_at = at
+        heappush(self._heap, (at, next(self._tie), sleeper))
+        return self.first() == at
 
     def ringing(self, now: int) -> S | None:
         """The next whose alarm rings, or has rung; None if all others ring after `now`."""
@@ -41,6 +43,9 @@ class Timers(Generic[S]):
     def first(self) -> int | None:
         """When the next one rings."""
         heap = self._heap
-        while heap and heap[0][2].wake_at != heap[0][0]:
+        while heap:
+            at, _, sleeper = heap[0]
+            if sleeper.wake_at == at:
+                return at
             heappop(heap)
-        return heap[0][0] if heap else None
+        return None

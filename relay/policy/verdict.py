@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -91,6 +92,8 @@ class Failing:
     """None if there was no answer."""
 
 
+_DELIVERED = Delivered()
+
 Verdict = Delivered | Refused | TooLarge | RateLimited | Unauthorized | Misconfigured | Failing
 
 
@@ -99,12 +102,14 @@ def verdict(answer: Answer | NoAnswer, events: int) -> Verdict:
     if isinstance(answer, NoAnswer):
         return Failing(answer.words)
     status, content = answer.status, _json(answer.body)
+    succeeded = 200 <= status < 300
+    if succeeded and not (isinstance(content, dict) and content.get("success") is False):
+        return _DELIVERED
     said = _said(answer, content)
     words = clean(f"{status} {said}")
     match status:
-        case _ if 200 <= status < 300:
-            refused = isinstance(content, dict) and content.get("success") is False
-            return Failing(clean(f"{status} but success is false: {said}"), None, status) if refused else Delivered()
+        case _ if succeeded:
+            return Failing(clean(f"{status} but success is false: {said}"), None, status)
         case 401 | 403:
             return Unauthorized(words)
         case 404 | 405 | 410 | 501:
@@ -195,6 +200,7 @@ def _positive(text: str | None) -> int | None:
     return number if number is not None and number > 0 else None
 
 
+@lru_cache(maxsize=8)  # all answers of a second have one date
 def _http_date_ms(text: str | None) -> int | None:
     """Unix milliseconds. HTTP dates are UTC (RFC 9110, 5.6.7), also in the forms that do not say so."""
     if not text:
@@ -225,7 +231,7 @@ def _said(answer: Answer, content: Any) -> str:
 
 def clean(text: str) -> str:
     """One printable line of at most WORDS_MAX_CHARS: fit for logs, pages and the database."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    line = " ".join((text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)).split())
     return line if len(line) <= WORDS_MAX_CHARS else line[: WORDS_MAX_CHARS - 1] + "…"
 
 

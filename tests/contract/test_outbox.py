@@ -109,6 +109,26 @@ class TestOrder:
         assert list(found.bodies) == bodies(range(3, 6))
         box.check()
 
+    async def test_a_take_that_is_asked_for_after_a_settle_is_committed_after_it(self, box: Box) -> None:
+        await box.append(range(2), TV)
+        await box.append(range(2, 4), PHONE)
+        await box.take(2, TV)
+        order: list[str] = []
+
+        async def settle() -> None:
+            await box.settle(key=TV)
+            order.append("settled")
+
+        async def take() -> None:
+            await box.take(2, PHONE)
+            order.append("taken")
+
+        await asyncio.gather(settle(), take())
+        assert order == ["settled", "taken"]
+        after = await box.restart_after_kill()
+        assert after.loaded.unsettled == [[Part(box.lanes[PHONE], 2)]]
+        await close(after)
+
 
 class TestSettle:
     async def test_delivered_events_are_gone_and_counted(self, box: Box) -> None:

@@ -141,6 +141,20 @@ async def test_a_take_that_failed_can_be_tried_again(
     await close(after)
 
 
+async def test_a_take_fails_with_the_settle_that_was_asked_for_before_it(
+    box: SqliteBox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that gathered while the settle's commit ran: else more could be sent than the disk knows of."""
+    await box.append(range(2))
+    await box.append(range(2, 4), PHONE)
+    await box.take(2)
+    fail_commits(monkeypatch, 1, sqlite3.OperationalError("disk I/O error"), but_write=False)
+    settled = asyncio.ensure_future(box.settle())
+    await asyncio.sleep(0)  # its commit is begun
+    results = await asyncio.gather(settled, box.take(2, PHONE), return_exceptions=True)
+    assert [type(each) for each in results] == [OutboxUnavailable, OutboxUnavailable]
+
+
 async def test_a_duplicate_of_a_failed_append_is_not_answered_as_stored(
     box: SqliteBox, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 from relay.policy.lane import due_at, phase
-from relay.policy.schedule import Schedule, Share, Wait
+from relay.policy.schedule import Reply, Schedule, Send, Share, Wait
 from relay.policy.verdict import Failing, RateLimited
 
 from tests.unit.policy.harness import (
+    DELIVERED,
     FAILING,
     LIMITED,
     LIMITS,
@@ -109,6 +110,51 @@ def test_a_lane_has_one_request_in_flight() -> None:
     desk.pass_time(1_000_000)
     desk.offer(1, 5_000)
     assert desk.sends() == []
+
+
+def test_the_slot_is_free_once_a_request_is_answered_its_lane_once_that_is_settled() -> None:
+    desk = Desk(max_in_flight=1, linger_ms=0)
+    desk.offer(1, 600)
+    desk.offer(2)
+    schedule = desk.schedule
+    first = desk.send()
+    assert isinstance(desk.next(), Wait)
+    schedule.answered(first, Reply({1: 500}, 1000, DELIVERED, desk.now), desk.now, 0.5)
+    second = desk.send()
+    assert [share.lane for share in second.shares] == [2]
+    schedule.answered(second, Reply({2: 1}, 1000, DELIVERED, desk.now), desk.now, 0.5)
+    assert desk.next() == Wait(None)
+    schedule.settled(first, desk.now)
+    assert [share.lane for share in desk.send().shares] == [1]
+
+
+def test_a_request_that_cannot_be_settled_has_a_slot_until_it_is() -> None:
+    desk = Desk(max_in_flight=1, linger_ms=0)
+    desk.offer(1)
+    desk.offer(2)
+    schedule = desk.schedule
+    first = desk.send()
+    schedule.answered(first, Reply({1: 1}, 400, DELIVERED, desk.now), desk.now, 0.5)
+    schedule.not_settled(first)
+    assert desk.next() == Wait(None)
+    schedule.settled(first, desk.now)
+    assert [share.lane for share in desk.send().shares] == [2]
+
+
+def test_only_what_brings_something_to_do_sooner_is_worth_a_look() -> None:
+    desk = Desk()
+    key = (1, "tv", "device-1")
+
+    def grew(events: int, body_bytes: int = 400) -> bool:
+        return desk.schedule.backlog(1, key, events, body_bytes, desk.now)
+
+    assert grew(1)
+    assert not grew(2)
+    assert grew(3, desk.limits.max_body_bytes), "a whole request waits for no company"
+    assert not grew(4)
+    send = desk.schedule.next(desk.now)
+    assert isinstance(send, Send)
+    assert not grew(5), "one request in flight"
 
 
 def test_no_more_than_max_in_flight_at_once() -> None:
