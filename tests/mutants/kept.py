@@ -106,8 +106,8 @@ MUTANTS = (
         f"{CONTRACT}::TestDedupe::test_a_known_id_is_answered_and_not_stored",
         (
             f"{SQLITE}/draft.py",
-            "            if event_id in known or event_id in fresh:\n",
-            "            if not event_id:\n",
+            "        if len(ids) == len(events) and known.isdisjoint(ids):\n",
+            "        if events:\n",
         ),
         (f"{SQLITE}/outbox.py", "        return book is not None and all(", "        return book is None and all("),
     ),
