@@ -179,8 +179,8 @@ MUTANTS = (
         "tests/unit/ingest/test_udp.py::test_an_answer_names_what_is_stored_and_comes_after_the_commit",
         (
             "relay/ingest/udp.py",
-            "        self._uncommitted += len(events)\n",
-            "        self._uncommitted += len(events)\n        self._acknowledge(datagrams)\n",
+            "        self._uncommitted += len(wake.events)\n",
+            "        self._uncommitted += len(wake.events)\n        self._acknowledge(wake)\n",
         ),
     ),
     mutant(
