@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
+import pytest
 from relay.config import OutboxSettings
 from relay.outbox import OutboxFull, Selection
+from relay.outbox.sqlite import book
 from relay.outbox.sqlite.gathered import chore
 
 from tests.contract.boxes import PHONE, REFUSED, TV, SqliteBox, bodies, close
@@ -44,6 +46,28 @@ async def test_the_file_shrinks_after_a_backlog_is_drained(make_box: MakeBox) ->
     await box.outbox.close()
     assert box.path.stat().st_size < full // 4
     assert log_rows(box) == 0
+
+
+async def test_a_log_cut_from_its_end_goes_on_there(make_box: MakeBox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The newest rows are gone, older ones are not, and seqs go on behind the gap; also after a kill."""
+    monkeypatch.setattr(book, "_TRUNCATED_ROWS", 0)
+    monkeypatch.setattr(book, "_IDLE_GARBAGE_ROWS", 512)
+    box = make_box(max_size_bytes=2 * MIB)
+    await box.start()
+    await box.append(range(1_500), body_bytes=400)
+    await box.deliver_all()
+    while box.outbox._owner.known.last_row == 1_500:
+        await asyncio.sleep(0.005)
+    assert await box.append(range(1_400, 1_600)) == 100
+    box = await box.kill()
+    await box.start()
+    box.check()
+    assert await box.append(range(1_600)) == 1_600
+    assert len(await box.deliver_all()) == 100
+    await settled_down(box)
+    assert box.outbox._owner.known.rows < 512
+    box.check()
+    await close(box)
 
 
 async def test_a_file_that_cannot_shrink_is_left_alone(make_box: MakeBox) -> None:
