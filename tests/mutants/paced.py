@@ -15,7 +15,7 @@ MUTANTS = (
             "        if lane.queued or lane.reserved",
         ),
         (
-            "relay/policy/schedule.py",
+            "relay/policy/company.py",
             "if not lane.events or lane.in_flight or lane.reserved:",
             "if not lane.events or lane.reserved:",
         ),
