@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
-import os
 import socket
 import termios
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from relay.metrics import REJECT_REASONS
 from relay.outbox import OutboxFull, OutboxUnavailable
 from relay.shortcut import Reply, Take
 
+from tests.fault.sizes import LONG_S, size
 from tests.unit.ingest.harness import ANSWERED_WITHIN_S, BODY, Client, Served, gzipped, post, request, until
 
 TIMEOUT_MS = 10_000
@@ -123,12 +123,13 @@ PIECES = [
 PAUSES_MS = [0, 0, 0, TIMEOUT_MS // 2, TIMEOUT_MS - 1, TIMEOUT_MS]
 
 
+@pytest.mark.timeout(LONG_S)
 @given(
     st.lists(st.sampled_from(PIECES) | st.sampled_from(PIECES[:3]), min_size=1, max_size=6),
     st.lists(st.floats(0, 1), max_size=6),
     st.lists(st.sampled_from(PAUSES_MS), min_size=12, max_size=12),
 )
-@settings(max_examples=60 if os.environ.get("RELAY_NIGHTLY") is None else 10_000)
+@settings(max_examples=size(60, 10_000))
 def test_any_stream_in_any_pieces_at_any_pace_is_answered_alike(
     requests: list[bytes], cuts: list[float], pauses_ms: list[int]
 ) -> None:
