@@ -177,10 +177,10 @@ class UdpIngest:
         if self._socket is None:
             return
         try:
-            meminfo = self._socket.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size)
-        except OSError:  # a kernel before 4.12 does not tell
+            meminfo = _MEMINFO.unpack(self._socket.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size))
+        except (OSError, struct.error):  # a kernel before 4.12 does not tell, nor do emulated ones, with 4 bytes
             return
-        drops = _MEMINFO.unpack(meminfo)[_MEMINFO_DROPS]
+        drops = meminfo[_MEMINFO_DROPS]
         self._dropped["kernel"].inc((drops - self._kernel_drops) % 2**32)
         self._kernel_drops = drops
 
