@@ -26,8 +26,8 @@ class SimOutbox(MemoryOutbox):
         self.fail_next_take = False
         self.refused_takes = 0
         self._rng = rng
-        self._written: Sequence[Settled] = ()
-        """A settlement that was refused after it was done."""
+        self._written: list[Sequence[Settled]] = []
+        """Settlements that were refused after they were done."""
 
     def crashed(self) -> SimOutbox:
         super().crashed()
@@ -56,9 +56,11 @@ class SimOutbox(MemoryOutbox):
 
     async def settle(self, settled: Sequence[Settled]) -> None:
         fails = self._fails()
-        if settled is not self._written and (not fails or self._rng.random() < 0.5):
+        written = any(settled is one for one in self._written)
+        if not written and (not fails or self._rng.random() < 0.5):
             await super().settle(settled)
-            self._written = settled
+            if fails:
+                self._written.append(settled)
         if fails:
             raise OutboxUnavailable("the disk fails")
 
