@@ -39,7 +39,7 @@ class SimOutbox(MemoryOutbox):
         if not self._fails():
             return super().append(events)
         if self._rng.random() < 0.5:
-            super().append(events)
+            super().append(events).add_done_callback(asyncio.Future.exception)  # nobody else hears of it
         refused: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         refused.set_exception(OutboxUnavailable("the disk fails"))
         return refused

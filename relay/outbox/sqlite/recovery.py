@@ -53,8 +53,11 @@ class Mending:
 
 
 def is_broken(error: BaseException) -> bool:
-    """Whether an error speaks of the file's content, not of the disk or of our own statements."""
-    return isinstance(error, Broken) or (
+    """Whether an error speaks of the file's content, not of the disk or of our own statements.
+
+    A UnicodeDecodeError is the sqlite3 module's: SQLite's words quote a name of the schema that is no text any more.
+    """
+    return isinstance(error, Broken | UnicodeDecodeError) or (
         isinstance(error, sqlite3.Error)
         and (getattr(error, "sqlite_errorcode", 0) & 0xFF in _BROKEN or _UNDECODABLE in str(error))
     )
@@ -66,7 +69,7 @@ def open_mended(mending: Mending) -> sqlite3.Connection:
     for _ in range(0 if reason else 2):
         try:
             return _open_sound(mending)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             if not is_broken(error):
                 raise
             reason = str(error)

@@ -39,6 +39,9 @@ _LANE_COLUMNS = (
 )
 _DEAD_COLUMNS = "id, seq, event_id, tenant_id, platform, device_id, reason, status, words, dead_at_ms, crc, body"
 
+_UNREADABLE = (sqlite3.Error, OverflowError, UnicodeDecodeError)
+"""The last one is of SQLite's own words, where they quote what is no text."""
+
 
 class Salvaged(NamedTuple):
     events: int
@@ -273,7 +276,7 @@ def _some(old: sqlite3.Connection, query: str, after: int) -> tuple[list[tuple[A
     try:
         for row in old.execute(query, (after,)):
             rows.append(row)  # noqa: PERF402 - what came before the error is kept
-    except (sqlite3.Error, OverflowError):
+    except _UNREADABLE:
         return rows, False
     return rows, True
 
@@ -286,7 +289,7 @@ def _is_readable(old: sqlite3.Connection, query: str, after: int) -> bool:
 def _first_readable(old: sqlite3.Connection, query: str) -> tuple[Any, ...] | None:
     try:
         row: tuple[Any, ...] | None = old.execute(query).fetchone()
-    except (sqlite3.Error, OverflowError):
+    except _UNREADABLE:
         return None
     return row
 

@@ -54,6 +54,15 @@ def garbage_in_the_middle(path: Path) -> None:
     overwrite(path, path.stat().st_size // 2 // PAGE_BYTES * PAGE_BYTES, os.urandom(4 * PAGE_BYTES))
 
 
+def name_that_is_no_text(path: Path) -> None:
+    """SQLite quotes it when it complains, and the sqlite3 module cannot read the complaint."""
+    overwrite(path, path.read_bytes().index(b"tablelaneslanes") + len(b"table"), b"\xec")
+
+
+def statement_that_is_no_text(path: Path) -> None:
+    overwrite(path, path.read_bytes().index(b"CREATE TABLE log"), b"\xc3")
+
+
 def lost_ledger(path: Path) -> None:
     database = sqlite3.connect(path)
     database.execute("DROP TABLE ledger")
@@ -87,6 +96,8 @@ async def filled(box: SqliteBox) -> None:
         (truncate, EVENTS // 2),
         (truncate_within_a_page, 2 * EVENTS - 30),
         (garbage_in_the_middle, 2 * EVENTS - 100),
+        (name_that_is_no_text, 2 * EVENTS - 11),
+        (statement_that_is_no_text, 0),
         (lost_ledger, 2 * EVENTS - 11),
         (lost_lanes, 2 * EVENTS - 11),
         (no_database, 0),
