@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -63,11 +63,10 @@ def salvage(broken: Path, new: sqlite3.Connection) -> Salvaged:
     """Copy what `broken` still holds into a fresh outbox. Never fails because of what `broken` looks like."""
     first_page = _lend_first_page(broken, new)
     try:
-        old = sqlite3.connect(f"file:{quote(str(broken.absolute()))}", uri=True, isolation_level=None)
+        old = _opened(broken)
     except sqlite3.Error:
         return Salvaged(0, 0, 0)
     try:
-        old.execute("PRAGMA locking_mode=EXCLUSIVE").fetchall()
         old.execute("PRAGMA writable_schema=ON")  # else a file shorter than it says is not read at all
         return _copy(old, new)
     finally:
@@ -75,6 +74,12 @@ def salvage(broken: Path, new: sqlite3.Connection) -> Salvaged:
             old.close()
         if first_page is not None:
             _give_back_first_page(broken, first_page)
+
+
+def _opened(broken: Path) -> sqlite3.Connection:
+    old = sqlite3.connect(f"file:{quote(str(broken.absolute()))}", uri=True, isolation_level=None)
+    old.execute("PRAGMA locking_mode=EXCLUSIVE").fetchall()
+    return old
 
 
 def _copy(old: sqlite3.Connection, new: sqlite3.Connection) -> Salvaged:
@@ -304,16 +309,17 @@ def _key_of(body: bytes) -> LaneKey | None:
 
 
 def _lend_first_page(broken: Path, new: sqlite3.Connection) -> bytes | None:
-    """If the file's head is gone, put a new outbox's there: its tables begin at the same pages.
+    """If the file's head or schema is gone, put a new outbox's there: its tables begin at the same pages.
 
     Returns what was there, which is kept beside it too until it is given back.
     Offsets: https://www.sqlite.org/fileformat2.html#the_database_header
     """
+    schema_is_gone = _has_lost_its_schema(broken)
     try:
         with broken.open("r+b") as file:
             first = file.read(PAGE_BYTES)
             pages = os.fstat(file.fileno()).st_size // PAGE_BYTES
-            if first.startswith(_MAGIC) or pages < 2:
+            if (first.startswith(_MAGIC) and not schema_is_gone) or pages < 2:
                 return None
             new.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             with Path(new.execute("PRAGMA database_list").fetchone()[2]).open("rb") as fresh:
@@ -326,6 +332,18 @@ def _lend_first_page(broken: Path, new: sqlite3.Connection) -> bytes | None:
             return first
     except OSError:
         return None
+
+
+def _has_lost_its_schema(broken: Path) -> bool:
+    """Whether a name or statement in it is not what it was: its table would be missing, whole as it is."""
+    try:
+        with closing(_opened(broken)) as old:
+            old.execute("SELECT 1 FROM sqlite_master").fetchone()
+    except UnicodeDecodeError:
+        return True
+    except sqlite3.Error as error:
+        return "malformed database schema" in str(error)
+    return False
 
 
 def _give_back_first_page(broken: Path, first: bytes) -> None:

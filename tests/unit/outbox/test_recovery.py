@@ -97,7 +97,7 @@ async def filled(box: SqliteBox) -> None:
         (truncate_within_a_page, 2 * EVENTS - 30),
         (garbage_in_the_middle, 2 * EVENTS - 100),
         (name_that_is_no_text, 2 * EVENTS - 11),
-        (statement_that_is_no_text, 0),
+        (statement_that_is_no_text, 2 * EVENTS - 11),
         (lost_ledger, 2 * EVENTS - 11),
         (lost_lanes, 2 * EVENTS - 11),
         (no_database, 0),
