@@ -130,6 +130,10 @@ def _read(database: sqlite3.Connection, mending: Mending) -> Opened:
         return read_opened(database, mending.boot_id, mending.settings.dedupe_window)
     except (TypeError, ValueError, OverflowError, LookupError) as error:
         raise Broken(f"a value that was never written: {error}") from error
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_ERROR:  # no such table, no such column
+            raise Broken(str(error)) from error
+        raise
 
 
 def _open(mending: Mending, path: Path) -> sqlite3.Connection:

@@ -63,6 +63,10 @@ def statement_that_is_no_text(path: Path) -> None:
     overwrite(path, path.read_bytes().index(b"CREATE TABLE log"), b"\xc3")
 
 
+def column_with_another_name(path: Path) -> None:
+    overwrite(path, path.read_bytes().index(b"first_seq INTEGER") + 4, b"u")
+
+
 def lost_ledger(path: Path) -> None:
     database = sqlite3.connect(path)
     database.execute("DROP TABLE ledger")
@@ -98,6 +102,7 @@ async def filled(box: SqliteBox) -> None:
         (garbage_in_the_middle, 2 * EVENTS - 100),
         (name_that_is_no_text, 2 * EVENTS - 11),
         (statement_that_is_no_text, 2 * EVENTS - 11),
+        (column_with_another_name, 0),
         (lost_ledger, 2 * EVENTS - 11),
         (lost_lanes, 2 * EVENTS - 11),
         (no_database, 0),
