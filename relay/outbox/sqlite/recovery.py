@@ -131,7 +131,7 @@ def _read(database: sqlite3.Connection, mending: Mending) -> Opened:
     except (TypeError, ValueError, OverflowError, LookupError) as error:
         raise Broken(f"a value that was never written: {error}") from error
     except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode == sqlite3.SQLITE_ERROR:  # no such table, no such column
+        if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_ERROR:  # no such table, no such column
             raise Broken(str(error)) from error
         raise
 
@@ -184,6 +184,6 @@ def _check(database: sqlite3.Connection, mending: Mending) -> None:
             if verdict != "ok":
                 raise Broken(verdict)
     except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode == sqlite3.SQLITE_ERROR:  # no such table, no such column
+        if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_ERROR:  # no such table, no such column
             raise Broken(str(error)) from error
         raise
