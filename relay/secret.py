@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 MASK = "********"
+_SLASHES = r"(?:\\{1,16})"
+"""As many as four JSON encodings make; bounded, or a text of backslashes would take quadratic time."""
 
 
 class Secret:
@@ -39,16 +41,17 @@ class Secret:
 
 
 def pattern(secret: str) -> str:
-    """A regular expression for a secret as it is, under any number of JSON encodings and reprs, in a URL and in HTML.
+    """A regular expression for a secret as it is, under several JSON encodings and reprs, in a URL and in HTML.
 
     Whoever repeats a key to us does so in a form of its own: PHP writes `/`, which base64 has, as `\\/`.
     """
-    return "".join(c if c.isalnum() else _forms(c) for c in secret)
+    return "".join(_forms(c) for c in secret)
 
 
 def _forms(c: str) -> str:
     code = f"{ord(c):02x}"
-    forms = {r"\\+" if c == "\\" else rf"\\*{re.escape(c)}", rf"\\+(?i:u00{code})", rf"(?i:%{code})"}
+    forms = {rf"{_SLASHES}(?i:u00{code})", rf"(?i:%{code})", rf"&#(?:0*{ord(c)}|(?i:x0*{code}));"}
+    forms |= {c if c.isalnum() else _SLASHES if c == "\\" else rf"{_SLASHES}?{re.escape(c)}"}
     forms |= {re.escape(html.escape(c))} - {re.escape(c)}
     return f"(?:{'|'.join(sorted(forms))})"
 

@@ -83,6 +83,8 @@ class UpstreamClient:
         route = settings.route(tenant_id)
         try:
             session = self._session or await self._open()
+            settings = self._settings  # opening takes long enough for a reload
+            route = settings.route(tenant_id)
             async with session.post(
                 route.url,
                 data=gzip.compress(body, 6) if settings.compression == "gzip" else body,
@@ -124,7 +126,7 @@ class UpstreamClient:
         headers = {name: mask(response.headers[name]) for name in _HEADERS_OF_USE if name in response.headers}
         # as latin-1 every byte is a character, and comes back as it was
         body = mask(b"".join(chunks).decode("latin-1")).encode("latin-1")
-        return Answer(response.status, headers, body, self._clock.wall_ms())
+        return Answer(response.status, headers, body, self._clock.wall_ms(), mask)
 
 
 def _session(settings: Upstream, tls: ssl.SSLContext) -> aiohttp.ClientSession:

@@ -7,6 +7,7 @@ whatever an upstream makes of it. It must not know what the page means.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 HTML_MAX_CHARS = 120
 # each also ends where the page ends: a tag that is never closed would otherwise be looked for from every "<"
@@ -16,10 +17,10 @@ _BETWEEN = re.compile(
 )
 
 
-def html_words(page: str, status: int) -> str:
-    """Its texts in order, without the status and what was said before; "" if it says nothing."""
+def html_words(page: str, status: int, mask: Callable[[str], str] = str) -> str:
+    """Its texts in order, without the status and what was said before, masked and then cut; "" if it says nothing."""
     texts = (" ".join(text.split()) for text in _BETWEEN.split(_IN_A_LINE.sub("", page)))
-    said = "; ".join(filter(None, dict.fromkeys(without_status(text, status) for text in texts)))
+    said = mask("; ".join(filter(None, dict.fromkeys(without_status(text, status) for text in texts))))
     return said if len(said) <= HTML_MAX_CHARS else said[: HTML_MAX_CHARS - 1].rstrip() + "…"
 
 

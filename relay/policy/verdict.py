@@ -7,7 +7,7 @@ means for devices and routes (hold, halve, probe) is `schedule`'s.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import parsedate_to_datetime
@@ -33,6 +33,8 @@ class Answer:
     body: bytes
     wall_ms: int
     """Our wall clock when it came; used only where the server sent a date but no Date header."""
+    mask: Callable[[str], str] = str
+    """Masks the key once more in what was made of the body: undoing escapes and tags may put it together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +108,10 @@ def verdict(answer: Answer | NoAnswer, events: int) -> Verdict:
     if succeeded and not (isinstance(content, dict) and content.get("success") is False):
         return _DELIVERED
     said = _said(answer, content)
-    words = clean(f"{status} {said}")
+    words = clean(f"{status} {said}", answer.mask)
     match status:
         case _ if succeeded:
-            return Failing(clean(f"{status} but success is false: {said}"), None, status)
+            return Failing(clean(f"{status} but success is false: {said}", answer.mask), None, status)
         case 401 | 403:
             return Unauthorized(words)
         case 404 | 405 | 410 | 501:
@@ -123,7 +125,7 @@ def verdict(answer: Answer | NoAnswer, events: int) -> Verdict:
         case _ if 400 <= status < 500:
             # a 400 in HTML is a server's or proxy's own (plain HTTP to a TLS port, say), not the API's about an event
             about_events = status == 422 or (status == 400 and not answer.body.lstrip().startswith(b"<"))
-            return Refused(status, words, _named(content, events), about_events)
+            return Refused(status, words, _named(content, events, answer.mask), about_events)
         case _ if 300 <= status < 400:
             return Misconfigured(f"{words} (redirects are not followed: one would carry the key away)")
         case _:
@@ -135,7 +137,7 @@ def server_date_ms(headers: Mapping[str, str]) -> int | None:
     return _http_date_ms(headers.get("date"))
 
 
-def _named(content: Any, events: int) -> dict[int, str]:
+def _named(content: Any, events: int, mask: Callable[[str], str]) -> dict[int, str]:
     """Which events a body names, by index; empty if it names none, or one that is not there.
 
     Shapes: {"errors": {"events.3.source.platform": ["..."]}} and lists of objects or sentences that
@@ -154,7 +156,7 @@ def _named(content: Any, events: int) -> dict[int, str]:
             return {}
         index = int(digits)
         named.setdefault(index, []).append(words)
-    return {index: clean("; ".join(words)) for index, words in named.items()}
+    return {index: clean("; ".join(words), mask) for index, words in named.items()}
 
 
 def _complaints(errors: Any) -> Iterator[tuple[str, str]]:
@@ -224,14 +226,18 @@ def _said(answer: Answer, content: Any) -> str:
     said = ""
     if isinstance(content, dict):
         said = next((content[k] for k in ("error", "message", "detail") if isinstance(content.get(k), str)), "")
-    if not said and b"<" in answer.body:
-        return html_words(answer.body.decode("utf-8", "replace"), answer.status)
-    return without_status(said or answer.body[: 4 * WORDS_MAX_CHARS].decode("utf-8", "replace"), answer.status)
+    if said:
+        return without_status(said, answer.status)
+    text = answer.body.decode("utf-8", "replace")
+    if "<" in text:
+        return html_words(text, answer.status, answer.mask)
+    return without_status(answer.mask(text)[: 4 * WORDS_MAX_CHARS], answer.status)
 
 
-def clean(text: str) -> str:
-    """One printable line of at most WORDS_MAX_CHARS: fit for logs, pages and the database."""
+def clean(text: str, mask: Callable[[str], str] = str) -> str:
+    """One printable line of at most WORDS_MAX_CHARS: fit for logs, pages and the database; masked before it is cut."""
     line = " ".join((text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)).split())
+    line = mask(line)
     return line if len(line) <= WORDS_MAX_CHARS else line[: WORDS_MAX_CHARS - 1] + "…"
 
 

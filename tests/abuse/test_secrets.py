@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from relay.policy.html_words import HTML_MAX_CHARS
 from relay.sandbox.server import Sandbox
 
 from tests.e2e.harness import PATIENCE_S, command, environment, event, launch, running
@@ -20,6 +21,10 @@ KEY = 'canary-"key\\5f1c0d/+&=%'
 TOKEN = "canary-token-77aa"
 PASSWORD = "canary-password-33bb"
 FORMS = [KEY, json.dumps(KEY)[1:-1], repr(KEY)[1:-1], "canary-%22key", TOKEN, PASSWORD, "canary-"]
+
+
+ESCAPED = "".join(f"\\u{ord(character):04x}" for character in KEY)
+"""As JSON may write it."""
 
 
 def head(status: str, *headers: str) -> bytes:
@@ -47,6 +52,10 @@ ECHOES: list[Callable[[bytes], bytes]] = [
     lambda _: whole("429 Too Many", KEY, f"Retry-After: {KEY}", f"X-RateLimit-Limit: {KEY}", f"Date: {KEY}"),
     lambda _: whole("500 Server Error", repr({"headers": {"X-Events-Key": KEY}}), f"Content-Type: {KEY}"),
     lambda _: whole("503 Unavailable", KEY.encode("utf-16").decode("latin-1"), f"Content-Encoding: {KEY}"),
+    lambda _: whole("500 Server Error", json.dumps({"message": "@"}).replace("@", ESCAPED)),
+    lambda _: whole("422 Unprocessable", json.dumps({"errors": {"events.0.@": ["@"]}}).replace("@", ESCAPED)),
+    lambda _: whole("502 Bad Gateway", "<h1>502</h1>" + "<b></b>".join((KEY[:3], KEY[3:9], KEY[9:]))),
+    lambda _: whole("503 Unavailable", "<h1>503</h1>" + "x" * (HTML_MAX_CHARS - 9) + f" {KEY}"),
     lambda _: b"",
 ]
 
