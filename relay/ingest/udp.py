@@ -124,8 +124,6 @@ class UdpIngest:
         """Read from the socket by the last wake, and not looked at yet."""
         self._long: _Long | None = None
         """Came before those."""
-        self._wake_bytes = 0
-        """Looked at in this turn, inflated."""
         self._rest_s = _REST_S
         self._watching = False
         """Whether the event loop wakes us when a datagram comes."""
@@ -191,9 +189,11 @@ class UdpIngest:
         if self._socket is None or self._watching or self._next_wake is not None:
             return
         loop = asyncio.get_running_loop()
+        if self._uncommitted >= _MAX_UNCOMMITTED:
+            return
         if self._is_behind():
             self._next_wake = loop.call_soon(self._wake)
-        elif self._uncommitted < _MAX_UNCOMMITTED:
+        else:
             loop.add_reader(self._socket, self._wake)
             self._watching = True
 
@@ -206,19 +206,22 @@ class UdpIngest:
         if self._next_wake is not None:
             self._next_wake.cancel()
             self._next_wake = None
-        if delay_s is not None:
+        if delay_s is not None and self._socket is not None:
             self._next_wake = loop.call_later(delay_s, self._wake)
 
     def _wake(self) -> None:
         """Take in what the last wake left, or else what the socket holds."""
         self._next_wake = None
+        if self._uncommitted >= _MAX_UNCOMMITTED:
+            self._sleep()
+            return
         if not self._outbox.room():
             self._sleep(_PAUSE_S)
             return
         read = 0 if self._is_behind() else self._read()
         self._take_in()
         if self._uncommitted >= _MAX_UNCOMMITTED:
-            self._sleep()
+            self._sleep()  # until an append ends
         elif read == _DATAGRAMS_PER_WAKE or self._is_behind():
             self._sleep(0)
         elif read:

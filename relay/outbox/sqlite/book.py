@@ -107,7 +107,7 @@ class Book:
     """In the log, done ones included; known once loaded."""
     sweep_from: int = 1
     look_again_at: int = 0
-    """With less done rows none can be deleted: looking asks every lane."""
+    """With fewer done rows it is not looked again which can be deleted: looking asks every lane."""
     pages: int = 0
     free_pages: int = 0
     vacuum_useless_at: int = 0

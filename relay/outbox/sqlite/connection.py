@@ -66,7 +66,7 @@ def configure(
     pragmas = [
         "journal_mode=WAL",
         f"synchronous={durability}",
-        "wal_autocheckpoint=0",  # checkpoints run after the answers, see Store.tidy
+        "wal_autocheckpoint=0",  # checkpoints are ours, see Store.make_way
         f"cache_size=-{_CACHE_KIB}",
         "cache_spill=0",  # a page spilled half way is written twice; commits are bounded
         "secure_delete=0",  # some builds default to writing zeros over what is freed

@@ -103,6 +103,7 @@ class Requeue(Op[int]):
             book.next_seq += 1
             book.dead_letter_bytes -= size
         book.rows += len(moved)
+        book.last_row = book.next_seq - 1
         book.requeued += len(moved)
         book.dead_letters -= len(moved)
         book.changed.update(lanes)

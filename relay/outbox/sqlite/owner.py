@@ -9,7 +9,7 @@ nothing waits for a timer.
     it is told "unknown", and the connection is closed and opened again: never is an fsync alone
     retried. The file is the truth then; if it differs from memory, memory is built anew.
 -   While the disk fails, calls fail at once and the file is tried again at growing intervals.
--   Checkpoints, deletes and vacuuming are bounded and come after the answers.
+-   Checkpoints, deletes and vacuuming are bounded; they wait for a rest, but not when room runs out or for long.
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ _COMMON_EVENT_BYTES = 1024
 """There is room as long as an event of this size would be taken."""
 _REST_S = 0.1
 """Nothing was asked for so long: then it is no pause between two requests of a backlog."""
+_CHORE_WAITS_MS = 5_000
+"""For a rest: where there is none, a chore is done so often all the same, or the file would never shrink."""
 _RETRY_FIRST_MS, _RETRY_LAST_MS = 50, 5_000
 _TURNS, _QUIET_TURNS = 6, 2
 """Of the event loop before a commit, each a look at the sockets; a call is made in the turn after its bytes came."""
@@ -77,7 +79,8 @@ class Owner:
         self._failure: OutboxError | None = None
         """Why the file is not open."""
         self._rested = False
-        """Nothing was asked since `_rests` said so."""
+        """Nothing was asked since `_has_time` said so."""
+        self._chore_waits_since_ms: int | None = None
         self._failures = 0
         """Since the last commit."""
         self._blocked = ""
@@ -224,8 +227,8 @@ class Owner:
         elif self._gathered.appends or (self._gathered.ops and self.known.loaded):
             await self._gather()
             await self._commit(self._gathered.draft(self.known, self._settings))
-        elif (draft := chore(self.known, self._clock)) is not None:
-            if self.known.crowded or await self._rests():
+        elif (draft := self._chore()) is not None:
+            if self.known.crowded or await self._has_time():
                 await self._commit(draft)
         elif self.store.untidy:
             await self.store.tidy()
@@ -349,8 +352,20 @@ class Owner:
         if self.closing and self._loaded is not None and not self._loaded.done():
             self._loaded.set_exception(failure)
 
-    async def _rests(self) -> bool:
-        """Whether there is time for chores; waits a moment to find out."""
+    def _chore(self) -> Draft | None:
+        draft = chore(self.known, self._clock)
+        if draft is None:
+            self._chore_waits_since_ms = None
+        return draft
+
+    async def _has_time(self) -> bool:
+        """Whether a chore may be done now; waits a moment to find out."""
+        now_ms = self._clock.monotonic_ms()
+        if self._chore_waits_since_ms is None:
+            self._chore_waits_since_ms = now_ms
+        elif now_ms - self._chore_waits_since_ms >= _CHORE_WAITS_MS:
+            self._chore_waits_since_ms = now_ms
+            return True
         if not self._rested:
             self._rested = True  # until something is asked
             await self._idle(_REST_S)

@@ -43,7 +43,7 @@ class Store:
         self.thorough = False
         """Whether the last `connect` looked at every page, or made them."""
         self.wal_file_bytes = 0
-        """As of the last `tidy`."""
+        """When it was last counted."""
         self._settings = settings
         self._wal_bytes = wal_bytes
         self._clock = clock
@@ -126,19 +126,22 @@ class Store:
     async def tidy(self) -> None:
         """Count what was written, and copy the write-ahead log back once it is half as large as it may be."""
         self._count()
-        if self._wal.frames * FRAME_BYTES > self._wal_bytes // 2:
+        if self._wal.waiting * FRAME_BYTES > self._wal_bytes // 2:
             await self._copy_back()
 
     async def make_way(self, pages: int | None) -> None:
-        """Before a commit that writes at most so many pages (None: half of what the log holds): the log will hold them.
+        """Before a commit that writes at most so many pages, or nobody knows how many: the log will hold them.
 
-        Each copying back costs three syncs, so it waits as long as the log has room.
+        Each copying back costs three syncs, so it waits as long as the log has room; half of it is room for any commit,
+        also for one whose lanes' pages are counted by the lane though many lanes share one.
         """
-        new_bytes = self._wal_bytes // 2 if pages is None else (pages + _COMMIT_PAGES) * FRAME_BYTES
+        new_bytes = self._wal_bytes // 2
+        if pages is not None:
+            new_bytes = min((pages + _COMMIT_PAGES) * FRAME_BYTES, new_bytes)
         room_bytes = self._wal_bytes - new_bytes
-        if self._wal.frames * FRAME_BYTES + self._guessed_bytes > room_bytes:
+        if self._wal.waiting * FRAME_BYTES + self._guessed_bytes > room_bytes:
             self._count()
-            if self._wal.frames * FRAME_BYTES > room_bytes:
+            if self._wal.waiting * FRAME_BYTES > room_bytes:
                 await self._copy_back()
 
     def wrote(self, body_bytes: int, changed_pages: int) -> None:
@@ -159,6 +162,7 @@ class Store:
         def work(database: sqlite3.Connection) -> int:
             pages = self._wal.distinct_pages()
             transactions.checkpoint(database)
+            self._wal.copied_back()
             return pages
 
         self._metrics.outbox_written_bytes.inc(await self.run(work) * PAGE_BYTES)

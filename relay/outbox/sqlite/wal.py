@@ -26,6 +26,8 @@ class Wal:
     def __init__(self, path: Path) -> None:
         self.frames = 0
         """Since the log last began anew, as of the last `grown`."""
+        self._copied_back = 0
+        """As many of them as there were when the log was copied back."""
         self._path = path
         self._fd: int | None = None
         self._salts = b""
@@ -37,7 +39,7 @@ class Wal:
         """
         salts = self._read(0, _HEADER_BYTES)[_SALTS]
         if salts != self._salts:
-            self._salts, self.frames = salts, 0
+            self._salts, self.frames, self._copied_back = salts, 0, 0
         if len(salts) < 8:
             return 0
         before = self.frames
@@ -50,6 +52,15 @@ class Wal:
             if self._is_ours(self.frames + step):
                 self.frames += step
         return self.frames - before
+
+    @property
+    def waiting(self) -> int:
+        """Frames to be copied back: none if nothing came since, for then the next write begins the log anew."""
+        return self.frames if self.frames > self._copied_back else 0
+
+    def copied_back(self) -> None:
+        """All of them are in the database."""
+        self._copied_back = self.frames
 
     def file_bytes(self) -> int:
         """The file's size: frames of earlier rounds are in it too."""
@@ -69,7 +80,7 @@ class Wal:
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
-            self._salts, self.frames = b"", 0
+            self._salts, self.frames, self._copied_back = b"", 0, 0
 
     def _is_ours(self, frame: int) -> bool:
         """Whether the `frame`-th frame (the first is 1) is of this round."""

@@ -7,6 +7,7 @@ import json
 import socket
 import uuid
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -269,6 +270,31 @@ async def test_reading_stops_while_too_much_waits_for_its_commit(monkeypatch: py
                 outcome.set_result(0)
             await asyncio.sleep(0)
         assert kept_numbers(hearing.outbox) == list(range(300))
+
+
+async def test_no_slice_is_read_while_too_much_waits_for_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relay.ingest.udp._MAX_UNCOMMITTED", 1_000)
+    many = gzipped(b"\n".join(event(number) for number in range(600)))
+    async with Hearing(outbox=ScriptedOutbox(waits=True)) as hearing:
+        for number in range(20):
+            hearing.send(event(number))
+            await until(partial(lambda sent: len(hearing.outbox.appends) > sent, number))
+        hearing.send(*[many] * 10)
+        await until(lambda: len(hearing.outbox.kept) >= 1_000)
+        for outcome in hearing.outbox.appends[:20]:
+            outcome.set_result(0)
+            for _ in range(100):
+                await asyncio.sleep(0)
+        assert len(hearing.outbox.kept) < 2_000
+
+
+async def test_what_fails_after_the_end_wakes_nobody() -> None:
+    async with Hearing(outbox=ScriptedOutbox(waits=True)) as hearing:
+        hearing.send(BODY)
+        await until(lambda: bool(hearing.outbox.appends))
+    hearing.outbox.appends[0].set_exception(OutboxUnavailable("the disk fails"))
+    await asyncio.sleep(0)
+    assert hearing.udp._next_wake is None
 
 
 async def test_what_the_kernel_drops_is_counted() -> None:

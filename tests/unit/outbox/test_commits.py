@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from relay.outbox import Part, Settled
 
 from tests.contract.boxes import PHONE, TV, SqliteBox, bodies, event, events
 from tests.unit.outbox.conftest import MakeBox
@@ -128,6 +129,49 @@ async def test_deleting_a_drained_backlog_writes_next_to_nothing(make_box: MakeB
     assert commits(box) - commits_before <= 60
     await box.deliver_all()
     assert await box.append(range(39_000, 40_002)) == 1_001
+
+
+async def test_beside_steady_traffic_a_drained_backlog_is_given_back_all_the_same(make_box: MakeBox) -> None:
+    box = make_box(max_size_bytes=64 << 20)
+    await box.start()
+    for base in range(0, 10_000, 500):
+        await box.append(range(base, base + 500), body_bytes=1_000)
+    full = box.outbox.gauges().bytes
+    await box.deliver_all()
+    for number in range(10_000, 10_400):
+        await box.append([number])
+        await box.deliver(1)
+        box.clock.advance(1_000)
+    assert box.outbox.gauges().bytes < full // 2
+
+
+async def test_what_was_copied_back_is_neither_copied_nor_counted_again(make_box: MakeBox) -> None:
+    box = make_box(max_size_bytes=64 << 20)
+    await box.start()
+    await box.append(range(2_400), body_bytes=1_000)  # more than half of what the log may hold, and less than all
+    await box.outbox._owner.store._copy_back()
+    before = written(box)
+    await box.outbox.forget([9_999])
+    await box.append([2_400])
+    await box.outbox.check()
+    assert written(box) - before <= 10 * FRAME
+
+
+async def test_a_commit_of_many_lanes_copies_back_no_more_than_any_other(make_box: MakeBox) -> None:
+    """What their rows may write at most is more than the log may hold; what they write is little."""
+    box = make_box(max_size_bytes=512 << 20)
+    await box.start()
+    keys = [(1, "tv", f"tv-{number}") for number in range(500)]
+    for base in range(0, 10_000, 500):
+        await box.outbox.append([event(base + at, key, 400) for at, key in enumerate(keys)])
+    checkpoints = []
+    database = box.outbox._owner.store._connection._conn
+    database.set_trace_callback(lambda sql: checkpoints.append(sql) if "wal_checkpoint" in sql else None)
+    for _ in range(10):
+        lanes = [box.lanes[key] for key in keys]
+        await box.outbox.take([Part(lane, 1, b"") for lane in lanes])
+        await box.outbox.settle([Settled(lane, True, {}, b"") for lane in lanes])
+    assert len(checkpoints) <= 4
 
 
 async def test_a_large_gathering_is_cut_into_several_commits(box: SqliteBox) -> None:
