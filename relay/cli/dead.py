@@ -29,13 +29,20 @@ Function = Callable[..., Any]
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
+def _filled(_: click.Context, option: click.Parameter, text: str | None) -> str | None:
+    """What a script's unset variable leaves behind must not mean "all"."""
+    if text == "":
+        raise click.BadParameter("is empty: leave the option out, or say which ones", param=option)
+    return text
+
+
 def filter_options(function: Function) -> Function:
     """--device, --reason and --search."""
     reasons = click.Choice(get_args(DeadReason))
     search = "Those with this text in the event, the device or the upstream's words, in any case."
-    function = click.option("--search", metavar="TEXT", help=search)(function)
+    function = click.option("--search", metavar="TEXT", callback=_filled, help=search)(function)
     function = click.option("--reason", type=reasons, help="Those given up for this reason.")(function)
-    return click.option("--device", metavar="ID", help="Those of this device_id.")(function)
+    return click.option("--device", metavar="ID", callback=_filled, help="Those of this device_id.")(function)
 
 
 def choice_options(function: Function) -> Function:

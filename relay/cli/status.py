@@ -78,6 +78,7 @@ def describe(data: dict[str, Any]) -> str:
             "\n".join(f"{name.ljust(width)}  {value}" for name, value in facts),
             table([name.replace("_", " ") for name in ledger], [list(ledger.values())]),
             *(_upstream(route) for route in data["upstreams"]),
+            *([f"and {left:,} upstreams more"] if (left := data["upstreams_left_out"]) else []),
             _devices(data["devices"]),
         ]
     )

@@ -25,6 +25,7 @@ import structlog
 
 from relay.clock import Clock, rfc3339
 from relay.forward.upstream import Client
+from relay.log import Gate
 from relay.metrics import Metrics
 from relay.outbox import Backlog, Dead, Loaded, Outbox, OutboxError, Part, Settled, Taken
 from relay.policy import batch
@@ -40,6 +41,8 @@ log = structlog.get_logger("relay.forward")
 _DISK_RETRY_INITIAL_MS = 100
 _DISK_RETRY_MAX_MS = 5_000
 _HOUSEKEEPING_S = 1.0
+_STATE_LINE_MS, _STATE_LINES = 10_000, 16
+"""So often a tenant is said to be in one state, and so many of them: apps can make up tenants without end."""
 _FORGET_AT_ONCE = 500
 
 
@@ -58,6 +61,7 @@ class Forwarder:
         self._changed = asyncio.Event()
         self._draining = False
         self._states: dict[int, str] = {}
+        self._state_gate = Gate(metrics.log_lines_suppressed, per_ms=_STATE_LINE_MS, max_keys=_STATE_LINES)
         self._true_time = TrueTime()
         self._must_ask_the_time = False
         self._take_failures = 0
@@ -305,6 +309,8 @@ class Forwarder:
             self._states[tenant_id] = route.state
             if route.state == "ok":
                 del self._states[tenant_id]
+            if self._state_gate.admit((tenant_id, route.state), now) is None:
+                return
             say = log.info if route.state == "ok" else log.warning
             say("upstream state", tenant_id=tenant_id, state=route.state, was=before, words=route.last_error)
 

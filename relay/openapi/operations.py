@@ -213,6 +213,7 @@ def _status() -> Schema:
             "upstreams": {"type": "array", "items": _object(upstream)},
             "devices_waiting": _COUNT,
             "devices_held": _COUNT,
+            "upstreams_left_out": _COUNT,
             "devices": {"type": "array", "items": _object(device)},
             "dead_letters": _object({"count": _COUNT}),
             "clock_skew_seconds": number,

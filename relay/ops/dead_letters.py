@@ -6,6 +6,7 @@ request moves, shows or searches a bounded number, so that a caller works throug
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple
@@ -61,6 +62,12 @@ async def read_choice(request: web.BaseRequest) -> tuple[Selection, int]:
     return Selection(tuple(choice.ids or ()), choice.device, choice.reason, choice.all), choice.limit
 
 
+_TURN_BYTES = 64 << 10
+"""Of bodies; searching them takes a millisecond, then apps have their turn."""
+_PAGE_BYTES = 1 << 20
+"""A page ends with the body that reaches it: larger ones would keep apps waiting while they are written as JSON."""
+
+
 class Query(NamedTuple):
     """What a GET asks for."""
 
@@ -97,13 +104,19 @@ async def found(outbox: Outbox, query: Query) -> tuple[list[DeadLetter], int | N
     """What a query finds, and the id to go on after; None at the end. A page may be short, or empty, before it."""
     letters: list[DeadLetter] = []
     after, needle, looked_at = query.after, query.search.casefold(), 0
+    found_bytes = turn_bytes = 0
     while looked_at < MAX_SEARCHED:
         page = await outbox.dead_letters(query.selection, query.limit, after)
         for letter in page:
             after = letter.id
+            turn_bytes += len(letter.body)
+            if turn_bytes > _TURN_BYTES:
+                turn_bytes = 0
+                await asyncio.sleep(0)
             if not needle or needle in _text(letter):
                 letters.append(letter)
-                if len(letters) == query.limit:
+                found_bytes += len(letter.body) if query.with_bodies else 0
+                if len(letters) == query.limit or found_bytes >= _PAGE_BYTES:
                     return letters, after
         if len(page) < query.limit:
             return letters, None

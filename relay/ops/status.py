@@ -23,6 +23,7 @@ from relay.policy.views import LaneView, RouteView
 
 BUSIEST_DEVICES = 10
 MOST_HELD_DEVICES = 10
+MAX_UPSTREAMS = 50
 
 
 class ScheduleView(Protocol):
@@ -90,7 +91,8 @@ class Status:
                 "writable": gauges.writable,
                 "problem": gauges.problem,
             },
-            "upstreams": [self._route(tenant_id, route, now) for tenant_id, route in routes],
+            "upstreams": [self._route(tenant_id, route, now) for tenant_id, route in self._shown(routes)],
+            "upstreams_left_out": max(len(routes) - MAX_UPSTREAMS, 0),
             "devices_waiting": self._schedule.waiting_lanes(),
             "devices_held": held,
             "devices": self._devices(routes, now),
@@ -128,6 +130,13 @@ class Status:
         if used.keys() <= set(own):
             unused.insert(0, None)
         return [*used.items(), *((tenant_id, RouteView(0, "ok", self._started_ms, None, "")) for tenant_id in unused)]
+
+    def _shown(self, routes: Sequence[tuple[int | None, RouteView]]) -> Sequence[tuple[int | None, RouteView]]:
+        """At most MAX_UPSTREAMS, as apps can make up tenants: those configured first, then those in trouble."""
+        if len(routes) <= MAX_UPSTREAMS:
+            return routes
+        own = {None, *self._tenants()}
+        return sorted(routes, key=lambda each: (each[0] not in own, each[1].state == "ok"))[:MAX_UPSTREAMS]
 
     def _route(self, tenant_id: int | None, route: RouteView, now: int) -> dict[str, Any]:
         meaning = words.ROUTE[route.state]

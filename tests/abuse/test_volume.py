@@ -64,6 +64,24 @@ async def test_ten_thousand_devices_and_paths_grow_neither_metrics_nor_log_nor_s
     assert len(json.dumps(relay.log)) < 64 << 10
 
 
+async def test_made_up_tenants_grow_neither_log_nor_status(relay: RelayProcess, sandbox: Sandbox) -> None:
+    """Each is a route of its own, and each of them fails."""
+    sandbox.faults.add(Fault(answer=500))
+    client = await connect(relay)
+    for start in range(1, 1_000, 100):
+        batch = [{**event(n, f"device-{n}"), "tenant_id": n} for n in range(start, start + 100)]
+        client.send(post(json.dumps(batch).encode()))
+        assert (await client.answer()).status == 202
+    client.writer.close()
+    status = await relay.until(lambda status: status["upstreams_left_out"] > 500)
+    assert len(status["upstreams"]) == 50
+    assert len(json.dumps(status)) < 32 << 10
+    async with asyncio.timeout(PATIENCE_S):
+        while sandbox.report().requests < 500:
+            await asyncio.sleep(0.02)
+    assert len([line for line in relay.log if line["event"] == "upstream state"]) < 100
+
+
 async def test_no_text_of_others_forges_a_line_of_the_log(relay: RelayProcess, sandbox: Sandbox) -> None:
     forged = 'x\n{"level":"critical","event":"forged"}\r\n\x1b[2J\x9b31m'
     words = json.dumps({"message": forged, "errors": {"events.0.event_type": [forged]}})

@@ -75,9 +75,9 @@ function show(status, link) {
   changed(status.dead_letters.count);
 }
 
-function upstreams({ upstreams: routes, now, summary }) {
+function upstreams({ upstreams: routes, upstreams_left_out: left, now, summary }) {
   const list = byId("upstreams");
-  fill(list, JSON.stringify([routes, summary.to_do, routes.some((route) => route.state !== "ok") ? now : ""]), () =>
+  fill(list, JSON.stringify([routes, left, summary.to_do, routes.some((route) => route.state !== "ok") ? now : ""]), () =>
     routes.map((route) => {
       const others = routes.length > 1 ? "Every other tenant" : "Every tenant";
       const name = route.tenant === null ? others : `Tenant ${route.tenant}`;
@@ -95,7 +95,7 @@ function upstreams({ upstreams: routes, now, summary }) {
         lines.push(element("p", { className: "soft", text: `${when}: ${route.last_error}` }));
       }
       return element("li", { "data-state": route.state }, ...lines);
-    }));
+    }).concat(left ? [element("li", { text: `and ${number(left)} more` })] : []));
 }
 
 function devices({ devices: shown, devices_waiting: waiting, devices_held: held, now }) {

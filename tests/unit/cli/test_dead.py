@@ -79,6 +79,16 @@ class TestList:
         assert result.exit_code == 1
         assert f"at most {MAX_SEARCH_CHARS} characters" in result.stderr
 
+    @pytest.mark.parametrize("option", ["--search", "--device"])
+    def test_an_empty_choice_is_no_choice(self, kept: NotedRelay, option: str) -> None:
+        letters = dict(kept.outbox.letters)
+
+        result = call("dead", "discard", "--reason", "refused", option, "", environ=kept.environ)
+
+        assert result.exit_code == 2
+        assert "is empty" in result.stderr
+        assert kept.outbox.letters == letters
+
     def test_none(self, relay: NotedRelay) -> None:
         assert call("dead", "list", environ=relay.environ).stdout == "none\n"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from html.parser import HTMLParser
@@ -17,8 +18,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as read_text
 from relay import log
 from relay.config import Log
-from relay.ops.dead_letters import MAX_SEARCHED
-from relay.outbox import Gauges
+from relay.ops.dead_letters import MAX_SEARCHED, Query, found
+from relay.outbox import Gauges, Selection
 from relay.policy.views import RouteView
 from relay.secret import MASK, Secret
 
@@ -299,6 +300,34 @@ class TestDeadLetters:
 
         assert [letter["id"] for letter in letters] == [1, 2, 3]
         assert not any("body" in letter for letter in letters)
+
+    async def test_a_page_of_long_bodies_is_short_and_goes_on(self, served: Served) -> None:
+        served.outbox.letters = {n: dead_letter(n, body=b"x" * (600 << 10)) for n in range(1, 6)}
+
+        pages, after = [], 0
+        while after is not None:
+            page = (await served.call(f"/dead-letters?after={after}")).json()
+            pages.append([letter["id"] for letter in page["dead_letters"]])
+            after = page["next_after"]
+
+        assert pages == [[1, 2], [3, 4], [5]]
+
+    async def test_a_search_lets_others_have_their_turn(self, served: Served) -> None:
+        served.outbox.letters = {n: dead_letter(n, body=b"x" * (64 << 10)) for n in range(1, 51)}
+        turns = 0
+
+        async def count() -> None:
+            nonlocal turns
+            while True:
+                await asyncio.sleep(0)
+                turns += 1
+
+        counting = asyncio.create_task(count())
+        found_none = await found(served.outbox, Query(Selection((), None, None, True), "y", 100, 0, True))
+        counting.cancel()
+
+        assert found_none == ([], None)
+        assert turns >= 20
 
     async def test_pages_name_where_to_go_on_until_the_end(self, served: Served) -> None:
         first = (await served.call("/dead-letters?limit=2")).json()

@@ -94,6 +94,18 @@ class TestRoutes:
 
         assert self.tenants(served) == [1, 2]
 
+    async def test_of_more_than_can_be_shown_those_configured_and_those_in_trouble_are(self, served: Served) -> None:
+        served.tenants = [99]
+        served.schedule.shown_routes = [
+            RouteView(number, "backing_off" if number > 90 else "ok", 0, None, "") for number in range(100)
+        ]
+
+        status = served.status.data()
+
+        shown = [upstream["tenant"] for upstream in status["upstreams"]]
+        assert shown[:10] == [99, *range(91, 99), 0]
+        assert (len(shown), status["upstreams_left_out"]) == (50, 50)
+
     async def test_a_tenant_with_a_route_of_its_own_does_not_use_the_default(self, served: Served) -> None:
         served.tenants = [2]
         served.schedule.shown_routes = [RouteView(2, "ok", 0, None, "")]
