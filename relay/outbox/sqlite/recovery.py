@@ -24,7 +24,7 @@ from relay.outbox import OutboxRefused
 from relay.outbox.sqlite import files
 from relay.outbox.sqlite.connection import PAGE_BYTES, configure, connect
 from relay.outbox.sqlite.salvage import Salvaged, salvage
-from relay.outbox.sqlite.schema import MIGRATIONS, migrate
+from relay.outbox.sqlite.schema import MIGRATIONS, is_newest, migrate
 from relay.outbox.sqlite.start import Broken, Opened, read_opened, read_totals
 
 _log = structlog.get_logger("relay.outbox")
@@ -172,6 +172,8 @@ def _check(database: sqlite3.Connection, mending: Mending) -> None:
         row = database.execute("SELECT clean FROM ledger").fetchone()
         if row is None:
             raise Broken("the ledger is missing")
+        if not is_newest(database):
+            raise Broken("a table has lost a column")
         read_totals(database)
         database.execute("SELECT * FROM log ORDER BY seq LIMIT 1").fetchone()
         database.execute("SELECT * FROM log ORDER BY seq DESC LIMIT 1").fetchone()

@@ -25,6 +25,7 @@ from relay.event import LaneKey
 from relay.outbox.recent import ID_BYTES
 from relay.outbox.sqlite import files
 from relay.outbox.sqlite.connection import PAGE_BYTES
+from relay.outbox.sqlite.schema import MIGRATIONS, is_newest
 from relay.outbox.sqlite.start import MOST_LANES, LaneRow, is_sound_lane
 
 _ROWS_AT_ONCE = 512
@@ -339,11 +340,12 @@ def _has_lost_its_schema(broken: Path) -> bool:
     try:
         with closing(_opened(broken)) as old:
             old.execute("SELECT 1 FROM sqlite_master").fetchone()
+            (version,) = old.execute("PRAGMA user_version").fetchone()
+            return version == len(MIGRATIONS) and not is_newest(old)
     except UnicodeDecodeError:
         return True
     except sqlite3.Error as error:
         return "malformed database schema" in str(error)
-    return False
 
 
 def _give_back_first_page(broken: Path, first: bytes) -> None:

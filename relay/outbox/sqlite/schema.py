@@ -104,6 +104,18 @@ def migrate(database: sqlite3.Connection, migrations: Sequence[Migration] = MIGR
             raise
 
 
+def is_newest(database: sqlite3.Connection) -> bool:
+    """Whether every table has the columns of the newest version: a flipped bit may have renamed one."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as made:
+        migrate(made)
+        return _columns(made) <= _columns(database)
+
+
+def _columns(database: sqlite3.Connection) -> set[tuple[str, int, str]]:
+    columns = "SELECT m.name, c.cid, c.name FROM sqlite_master AS m, pragma_table_info(m.name) AS c"
+    return set(database.execute(f"{columns} WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite_%'"))
+
+
 def statements() -> list[str]:
     """The tables of the newest version as SQL, for people."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as database:

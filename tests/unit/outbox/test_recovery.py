@@ -67,6 +67,10 @@ def column_with_another_name(path: Path) -> None:
     overwrite(path, path.read_bytes().index(b"first_seq INTEGER") + 4, b"u")
 
 
+def checksum_with_another_name(path: Path) -> None:
+    overwrite(path, path.read_bytes().index(b"crc INTEGER"), b"b")
+
+
 def lost_ledger(path: Path) -> None:
     database = sqlite3.connect(path)
     database.execute("DROP TABLE ledger")
@@ -102,7 +106,8 @@ async def filled(box: SqliteBox) -> None:
         (garbage_in_the_middle, 2 * EVENTS - 100),
         (name_that_is_no_text, 2 * EVENTS - 11),
         (statement_that_is_no_text, 2 * EVENTS - 11),
-        (column_with_another_name, 0),
+        (column_with_another_name, 2 * EVENTS - 11),
+        (checksum_with_another_name, 2 * EVENTS - 11),
         (lost_ledger, 2 * EVENTS - 11),
         (lost_lanes, 2 * EVENTS - 11),
         (no_database, 0),
