@@ -13,15 +13,15 @@ from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Sequence
 from functools import partial
-from itertools import chain, repeat
 from typing import Any, Generic, TypeVar
 
 from relay.clock import Clock
 from relay.event import Event, LaneKey
-from relay.outbox.checksum import checksum
+from relay.outbox.checksum import checksums
 from relay.outbox.sqlite import transactions
 from relay.outbox.sqlite.book import Book
 from relay.outbox.sqlite.connection import PAGE_BYTES
+from relay.outbox.sqlite.rows import NewRows
 from relay.outbox.sqlite.transactions import Committed, Step
 
 T = TypeVar("T")
@@ -98,7 +98,7 @@ class Draft:
         """Lanes whose first so many events an earlier settle of this commit moves past."""
         self.unclear: set[int] = set()
         """Lanes of which a later call cannot know what they will hold."""
-        self._columns: list[Any] = []
+        self._rows: NewRows | None = None
         self._sizes: list[int] = []
         self._lanes: list[int] = []
         self._ids: Sequence[bytes] = ()
@@ -147,10 +147,9 @@ class Draft:
         self._ids = ids
         self._lanes = [by_key.get(key) or new_lane(key) for key in keys]
         self._sizes = list(map(len, bodies))
-        seqs = range(self.next_seq, self.next_seq + len(events))
-        crcs = map(checksum, bodies, stamped)
-        self._columns = list(chain.from_iterable(zip(seqs, self._lanes, ids, repeat(self.now_ms), crcs, bodies)))
-        self.next_seq = seqs.stop
+        crcs = checksums(bodies, stamped)
+        self._rows = NewRows.joined(self.next_seq, self.now_ms, self._lanes, ids, crcs, bodies)
+        self.next_seq += len(events)
 
     def _unknown(self, appends: Sequence[Append]) -> Sequence[Event]:
         """Those that are to be stored; what each append has besides is counted in it."""
@@ -184,8 +183,8 @@ class Draft:
         if self._new_lanes:
             rows = [(lane, str(key[0]), *key[1:], self.book.next_seq - 1) for key, lane in self._new_lanes.items()]
             steps.append(partial(transactions.add_lanes, lanes=rows))
-        if self._columns:
-            steps.append(partial(transactions.insert_events, columns=self._columns))
+        if self._rows is not None:
+            steps.append(self._rows)
         return steps + [step for _, step in self._after]
 
     def apply(self, committed: Committed) -> None:

@@ -22,16 +22,11 @@ from relay.outbox import Dead, Stamp
 from relay.outbox.age import Anchor
 from relay.outbox.checksum import checksum, stamped
 from relay.outbox.recent import DEAD
+from relay.outbox.sqlite.rows import NewRows
 
 Step = Callable[[sqlite3.Connection], Any]
 
-LOG_COLUMNS = 6
-_ROWS_AT_ONCE = (64, 8, 1)
-"""Fixed, so that the statements stay prepared."""
-_INSERT_EVENTS = {
-    rows: "INSERT INTO log(seq, lane, event_id, at_ms, crc, body) VALUES " + ", ".join(["(?,?,?,?,?,?)"] * rows)
-    for rows in _ROWS_AT_ONCE
-}
+_PAGES = "SELECT page_count, freelist_count FROM pragma_page_count, pragma_freelist_count"
 _READ_TOGETHER = """
     SELECT group_concat(crc), CAST(group_concat(body, '') AS BLOB)
     FROM json_each(?) AS wanted CROSS JOIN log ON log.seq = wanted.value"""
@@ -151,12 +146,14 @@ class Reclaimed(NamedTuple):
 def commit(database: sqlite3.Connection, steps: Sequence[Step]) -> Committed:
     """All steps in one transaction; on any error none of them, and the error."""
     changes = database.total_changes
+    if len(steps) == 1 and isinstance(steps[0], NewRows):
+        steps[0](database)  # one statement is a transaction by itself
+        pages, free = database.execute(_PAGES).fetchone()
+        return Committed([None], pages, free, database.total_changes - changes)
     database.execute("BEGIN")
     try:
         results = [step(database) for step in steps]
-        pages, free = database.execute(
-            "SELECT page_count, freelist_count FROM pragma_page_count, pragma_freelist_count"
-        ).fetchone()
+        pages, free = database.execute(_PAGES).fetchone()
         database.execute("COMMIT")
     except BaseException:
         if database.in_transaction:
@@ -175,16 +172,6 @@ def add_lanes(database: sqlite3.Connection, lanes: Sequence[tuple[int, str, str,
     database.executemany(
         "INSERT INTO lanes(lane, tenant_id, platform, device_id, cursor) VALUES (?, ?, ?, ?, ?)", lanes
     )
-
-
-def insert_events(database: sqlite3.Connection, columns: Sequence[Any]) -> None:
-    """Append rows, given as one flat sequence of LOG_COLUMNS values each."""
-    done = 0
-    for rows in _ROWS_AT_ONCE:
-        width = rows * LOG_COLUMNS
-        while len(columns) - done >= width:
-            database.execute(_INSERT_EVENTS[rows], columns[done : done + width])
-            done += width
 
 
 def take(

@@ -1,0 +1,57 @@
+"""What is joined for one statement is in the log as it was, whatever bytes it has."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from relay.outbox.sqlite.connection import connect
+from relay.outbox.sqlite.rows import NewRows
+from relay.outbox.sqlite.schema import migrate
+
+GREATEST = 2**32 - 1
+ROWS = [
+    (1, bytes(range(16)), GREATEST, b"\x00" * 5),
+    (GREATEST, bytes(16), 0, b"{"),
+    (7, b"\xff" * 16, 10**9, '{"a":"\u00e9\u20ac\U0001f600"}'.encode()),
+    (7, b"0123456789abcdef", 1, bytes(range(256)) * 1024),
+    (2, b"\xe2\x82\xac" * 5 + b"\n", 12, b"%d %s 'x' \xff"),
+]
+"""(lane, id, checksum, body)"""
+
+
+def database_at(path: Path) -> sqlite3.Connection:
+    path.touch()
+    database = connect(path)
+    migrate(database)
+    return database
+
+
+@pytest.mark.parametrize("rows", [ROWS, ROWS[:1], ROWS * 300], ids=["some", "one", "many"])
+def test_rows_are_stored_as_they_were_given(rows: list[tuple[int, bytes, int, bytes]], tmp_path: Path) -> None:
+    with closing(database_at(tmp_path / "outbox.db")) as database:
+        lanes, ids, crcs, bodies = zip(*rows, strict=True)
+
+        NewRows.joined(2**40, 1_795_420_800_000, lanes, ids, crcs, bodies)(database)
+
+        stored = database.execute("SELECT seq, lane, event_id, at_ms, crc, body FROM log ORDER BY seq").fetchall()
+        assert stored == [
+            (2**40 + at, lane, event_id, 1_795_420_800_000, crc, body)
+            for at, (lane, event_id, crc, body) in enumerate(rows)
+        ]
+        kinds = "typeof(seq), typeof(lane), typeof(event_id), typeof(at_ms), typeof(crc), typeof(body)"
+        assert database.execute(f"SELECT DISTINCT {kinds} FROM log").fetchall() == [
+            ("integer", "integer", "blob", "integer", "integer", "blob")
+        ]
+
+
+def test_a_row_that_cannot_be_stored_leaves_none_of_them(tmp_path: Path) -> None:
+    with closing(database_at(tmp_path / "outbox.db")) as database:
+        NewRows.joined(3, 0, [1], [bytes(16)], [0], [b"first"])(database)
+
+        with pytest.raises(sqlite3.IntegrityError):
+            NewRows.joined(1, 0, [1] * 3, [bytes(16)] * 3, [0] * 3, [b"a", b"b", b"c"])(database)
+
+        assert database.execute("SELECT seq, body FROM log").fetchall() == [(3, b"first")]
