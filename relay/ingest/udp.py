@@ -335,7 +335,8 @@ class UdpIngest:
 
     def _append(self, wake: _Wake) -> None:
         self._uncommitted += len(wake.events)
-        self._outbox.append(wake.events).add_done_callback(partial(self._appended, wake))
+        appended = self._outbox.append(wake.events, patient=not self._settings.ack)
+        appended.add_done_callback(partial(self._appended, wake))
 
     def _appended(self, wake: _Wake, outcome: asyncio.Future[int]) -> None:
         """What the outbox said of one append."""

@@ -187,7 +187,7 @@ MUTANTS = (
         "what gathers at the end forgotten",
         "G1",
         f"{CONTRACT}::TestAppend::test_what_gathers_when_it_is_closed_is_kept",
-        (f"{SQLITE}/owner.py", "not self.closing or self._gathered.appends:", "not self.closing:"),
+        (f"{SQLITE}/owner.py", "not self.closing or self._gathered.appends or", "not self.closing or"),
     ),
     mutant(
         "what is in flight dropped for its age",

@@ -35,11 +35,13 @@ class SimOutbox(MemoryOutbox):
         after.failing = self.failing
         return after
 
-    def append(self, events: Sequence[Event]) -> asyncio.Future[int]:
+    def append(self, events: Sequence[Event], *, patient: bool = False) -> asyncio.Future[int]:
         if not self._fails():
-            return super().append(events)
+            return super().append(events, patient=patient)
         if self._rng.random() < 0.5:
-            super().append(events).add_done_callback(asyncio.Future.exception)  # nobody else hears of it
+            super().append(events, patient=patient).add_done_callback(
+                asyncio.Future.exception
+            )  # nobody else hears of it
         refused: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         refused.set_exception(OutboxUnavailable("the disk fails"))
         return refused

@@ -39,6 +39,9 @@ _SMALL_BYTES = 600
 class Op(ABC, Generic[T]):
     """A call that waits for its commit."""
 
+    patient = False
+    """Whether the commit may be put off for some milliseconds, see pace."""
+
     def __init__(self) -> None:
         self.answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
 
@@ -59,11 +62,13 @@ class Op(ABC, Generic[T]):
 class Append:
     """Events waiting to be appended, and who waits for them."""
 
-    __slots__ = ("answer", "body_bytes", "cost_bytes", "duplicates", "events")
+    __slots__ = ("answer", "awaited_events", "body_bytes", "cost_bytes", "duplicates", "events")
 
-    def __init__(self, events: Sequence[Event], answer: asyncio.Future[int]) -> None:
+    def __init__(self, events: Sequence[Event], answer: asyncio.Future[int], *, patient: bool = False) -> None:
         sizes = [len(event.body) for event in events]
         self.events = events
+        self.awaited_events = 0 if patient else len(events)
+        """For whose answer somebody waits."""
         self.body_bytes = sum(sizes)
         self.cost_bytes = (
             sum(map(cost_bytes, sizes))

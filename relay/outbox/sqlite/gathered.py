@@ -30,6 +30,8 @@ class Gathered:
         """Of appends that wait or are being committed."""
         self.cost_bytes = 0
         """What they may take of the file, see Append."""
+        self.awaited_events = 0
+        """Of appends that wait, those for whose answer somebody waits."""
         self._clock = clock
         self._metrics = metrics
 
@@ -38,8 +40,14 @@ class Gathered:
         """How many wait."""
         return len(self.appends) + len(self.ops)
 
+    @property
+    def is_pressing(self) -> bool:
+        """Whether somebody waits for one of them."""
+        return self.awaited_events > 0 or any(not op.patient for op in self.ops)
+
     def add(self, append: Append) -> None:
         self.appends.append(append)
+        self.awaited_events += append.awaited_events
         self.body_bytes += append.body_bytes
         self.cost_bytes += append.cost_bytes
 
@@ -51,7 +59,7 @@ class Gathered:
     def fail(self, failure: OutboxError) -> None:
         """Tell everybody who waits."""
         while self.appends:
-            self._refuse(self.appends.popleft(), failure)
+            self._refuse(self._pop(), failure)
         while self.ops:
             op = self.ops.popleft()
             if not op.answer.done():
@@ -76,10 +84,15 @@ class Gathered:
         if not append.answer.done():
             append.answer.set_exception(failure)
 
+    def _pop(self) -> Append:
+        append = self.appends.popleft()
+        self.awaited_events -= append.awaited_events
+        return append
+
     def _next_appends(self, body_bytes: int) -> list[Append]:
         appends = []
         while self.appends and body_bytes > 0:
-            append = self.appends.popleft()
+            append = self._pop()
             appends.append(append)
             body_bytes -= append.body_bytes
         return appends

@@ -19,6 +19,8 @@ from relay.outbox.sqlite.transactions import Buried, Grave, Move, Read, Reclaime
 
 
 class Take(Op[Sequence[Taken]]):
+    patient = True
+
     def __init__(self, parts: Sequence[Part], true_ms: int | None, promised: set[int], metrics: Metrics) -> None:
         super().__init__()
         self._parts = parts
@@ -77,6 +79,8 @@ class Take(Op[Sequence[Taken]]):
 
 
 class Settle(Op[None]):
+    patient = True
+
     def __init__(self, settled: Sequence[Settled], promised: set[int], metrics: Metrics) -> None:
         super().__init__()
         self._settled = settled

@@ -1,9 +1,8 @@
 """The one task that drives a SQLite file: one connection, one commit at a time.
 
 Owns group commit and what happens when the disk fails. While a commit runs, calls gather; the next
-commit takes them all, and what the event loop has at hand besides: a small commit costs as much as a
-larger one, and its thread and the loop hinder each other. One lonely event waits for one fsync, and
-nothing waits for a timer.
+commit takes them all, and those who are likely to come at once (see `pace`). One lonely event waits
+for one fsync, and nothing that somebody waits for waits for a timer.
 
 -   Memory changes after the commit that says so. A failed commit is rolled back, whoever waits for
     it is told "unknown", and the connection is closed and opened again: never is an fsync alone
@@ -32,6 +31,7 @@ from relay.outbox.sqlite.book import Book, Limits
 from relay.outbox.sqlite.connection import PAGE_BYTES
 from relay.outbox.sqlite.draft import Append, Draft, Op, cost_bytes
 from relay.outbox.sqlite.gathered import Gathered, chore
+from relay.outbox.sqlite.pace import Pace
 from relay.outbox.sqlite.recovery import is_broken
 from relay.outbox.sqlite.start import Broken
 from relay.outbox.sqlite.store import Store
@@ -52,10 +52,6 @@ _REST_S = 0.1
 _CHORE_WAITS_MS = 5_000
 """For a rest: where there is none, a chore is done so often all the same, or the file would never shrink."""
 _RETRY_FIRST_MS, _RETRY_LAST_MS = 50, 5_000
-_TURNS, _QUIET_TURNS = 6, 2
-"""Of the event loop before a commit, each a look at the sockets; a call is made in the turn after its bytes came."""
-_WORTH_A_COMMIT_BYTES = 128 << 10
-"""Bodies for which no turn is waited."""
 
 
 class Owner:
@@ -73,6 +69,7 @@ class Owner:
         self._clock = clock
         self._metrics = metrics
         self._gathered = Gathered(clock, metrics)
+        self._pace = Pace()
         self._backlog: Backlog | None = None
         self._loaded: asyncio.Future[None] | None = None
         self._wake: asyncio.Future[None] | None = None
@@ -197,7 +194,7 @@ class Owner:
 
     async def run(self) -> None:
         try:
-            while not self.closing or self._gathered.appends:
+            while not self.closing or self._gathered.appends or (self._gathered.ops and self.known.loaded):
                 try:
                     await self._turn()
                 except DISK_ERRORS as error:
@@ -225,8 +222,7 @@ class Owner:
                 await self._commit(self._gathered.draft(self.known, self._settings))
             await self._load_more()
         elif self._gathered.appends or (self._gathered.ops and self.known.loaded):
-            await self._gather()
-            await self._commit(self._gathered.draft(self.known, self._settings))
+            await self._commit_gathered()
         elif (draft := self._chore()) is not None:
             if self.known.crowded or await self._has_time():
                 await self._commit(draft)
@@ -235,20 +231,23 @@ class Owner:
         else:  # nothing may be awaited between the questions and this: a poke would be lost
             await self._idle(None)
 
-    async def _gather(self) -> None:
-        """Let the loop bring what it has at hand, as long as there is more of it."""
-        gathered, quiet_turns = self._gathered, 0
-        for _ in range(_TURNS):
-            if quiet_turns == _QUIET_TURNS or gathered.body_bytes >= _WORTH_A_COMMIT_BYTES:
-                return
-            before = gathered.calls
-            await asyncio.sleep(0)
-            quiet_turns = quiet_turns + 1 if gathered.calls == before else 0
+    async def _commit_gathered(self) -> None:
+        """Commit what has gathered, or put that off for a moment."""
+        now_s = asyncio.get_running_loop().time
+        put_off_s = 0.0 if self.closing else self._pace.put_off_s(self._gathered, now_s())
+        if put_off_s > 0:
+            await self._idle(put_off_s)
+        else:
+            await self._pace.gather(self._gathered, now_s)
+            await self._commit(self._gathered.draft(self.known, self._settings))
 
     async def _commit(self, draft: Draft) -> None:
+        now_s = asyncio.get_running_loop().time
         try:
             await self.store.make_way(draft.pages)
+            began_s = now_s()
             committed = await self.store.commit(draft.steps())
+            self._pace.committed(began_s, now_s())
         except Exception as error:
             draft.fail(failure_of(error))
             raise

@@ -398,6 +398,14 @@ class Nobody:
 # --- answers
 
 
+@pytest.mark.parametrize("ack", [False, True])
+async def test_a_commit_is_put_off_only_for_datagrams_without_an_answer(ack: bool) -> None:
+    async with Hearing(ack=ack) as hearing:
+        hearing.send(BODY)
+        await hearing.settled(1)
+        assert hearing.outbox.patient == [not ack]
+
+
 async def test_without_ack_nothing_is_answered() -> None:
     async with Hearing() as hearing:
         hearing.send(BODY, b"{")

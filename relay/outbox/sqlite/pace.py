@@ -1,0 +1,62 @@
+"""When a commit begins: at once, or a moment later with more in it.
+
+A commit of one event costs nearly as much as one of thirty, and its thread and the event loop hinder each other. So:
+
+-   Callers that were answered by the last commits mostly send again at once. As many are waited for, by letting
+    the loop look at its sockets, until none has come for a quarter of a commit's time. A lonely caller waits for
+    its own fsync and no longer.
+-   What nobody waits for (datagrams without an answer, journal entries, settlements) is committed at least
+    `_APART_S` after the commit before it began, and with any other sooner.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from relay.outbox.sqlite.gathered import Gathered
+
+_APART_S = 0.005
+_QUIET_SHARE, _QUIET_MOST_S = 0.25, 0.001
+_TURNS, _QUIET_TURNS = 6, 2
+"""Of the event loop, each a look at the sockets; a call is made in the turn after its bytes came."""
+_WORTH_A_COMMIT_BYTES = 128 << 10
+"""Bodies for which nothing is waited."""
+
+
+class Pace:
+    """What the last commits say about the next."""
+
+    def __init__(self) -> None:
+        self._began_s = float("-inf")
+        self._took_s = 0.0
+        self._expected = 1
+        """Events whose senders are likely to come; falls by a quarter with each commit that had fewer."""
+
+    def put_off_s(self, gathered: Gathered, now_s: float) -> float:
+        """How much later the commit had better begin, if nothing else comes; 0 or less: now."""
+        if gathered.is_pressing or gathered.body_bytes >= _WORTH_A_COMMIT_BYTES:
+            return 0.0
+        return self._began_s + _APART_S - now_s
+
+    async def gather(self, gathered: Gathered, now_s: Callable[[], float]) -> None:
+        """Let the loop bring what it has at hand, and those who are likely to come."""
+        quiet_s = min(self._took_s * _QUIET_SHARE, _QUIET_MOST_S)
+        came_s, turns, quiet_turns = now_s(), 0, 0
+        while gathered.body_bytes < _WORTH_A_COMMIT_BYTES:
+            complete = gathered.awaited_events >= self._expected
+            if (complete and turns >= _TURNS) or (
+                quiet_turns >= _QUIET_TURNS and (complete or now_s() - came_s >= quiet_s)
+            ):
+                break
+            before = gathered.calls
+            await asyncio.sleep(0)
+            turns += 1
+            if gathered.calls == before:
+                quiet_turns += 1
+            else:
+                came_s, quiet_turns = now_s(), 0
+        self._expected = max(gathered.awaited_events, (3 * self._expected + gathered.awaited_events) // 4, 1)
+
+    def committed(self, began_s: float, ended_s: float) -> None:
+        self._began_s, self._took_s = began_s, ended_s - began_s
