@@ -153,7 +153,7 @@ class Draft:
         self._lanes = [by_key.get(key) or new_lane(key) for key in keys]
         self._sizes = list(map(len, bodies))
         crcs = checksums(bodies, stamped)
-        self._rows = NewRows.joined(self.next_seq, self.now_ms, self._lanes, ids, crcs, bodies)
+        self._rows = NewRows.joined(self.next_seq, self.now_ms, self._lanes, ids, crcs, bodies, self._sizes)
         self.next_seq += len(events)
 
     def _unknown(self, appends: Sequence[Append]) -> Sequence[Event]:

@@ -247,7 +247,8 @@ class Owner:
             await self.store.make_way(draft.pages)
             began_s = now_s()
             committed = await self.store.commit(draft.steps())
-            self._pace.committed(began_s, now_s())
+            flowing = any(not append.awaited_events for append in draft.appends)
+            self._pace.committed(began_s, now_s(), flowing=flowing)
         except Exception as error:
             draft.fail(failure_of(error))
             raise

@@ -5,8 +5,8 @@ A commit of one event costs nearly as much as one of thirty, and its thread and 
 -   Callers that were answered by the last commits mostly send again at once. As many are waited for, by letting
     the loop look at its sockets, until none has come for a quarter of a commit's time. A lonely caller waits for
     its own fsync and no longer.
--   What nobody waits for (datagrams without an answer, journal entries, settlements) is committed at least
-    `_APART_S` after the commit before it began, and with any other sooner.
+-   While events flow in for whose answer nobody waits (datagrams), commits of what nobody waits for (journal
+    entries and settlements, too) begin `_APART_S` after each other: they would be many small ones.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from collections.abc import Callable
 from relay.outbox.sqlite.gathered import Gathered
 
 _APART_S = 0.005
+_FLOWING_S = 0.02
+"""So long after the last such event more are expected; datagrams are read every 10 ms at most."""
 _QUIET_SHARE, _QUIET_MOST_S = 0.25, 0.001
 _TURNS, _QUIET_TURNS = 6, 2
 """Of the event loop, each a look at the sockets; a call is made in the turn after its bytes came."""
@@ -28,14 +30,15 @@ class Pace:
     """What the last commits say about the next."""
 
     def __init__(self) -> None:
-        self._began_s = float("-inf")
+        self._began_s = self._flowed_s = float("-inf")
         self._took_s = 0.0
         self._expected = 1
         """Events whose senders are likely to come; falls by a quarter with each commit that had fewer."""
 
     def put_off_s(self, gathered: Gathered, now_s: float) -> float:
         """How much later the commit had better begin, if nothing else comes; 0 or less: now."""
-        if gathered.is_pressing or gathered.body_bytes >= _WORTH_A_COMMIT_BYTES:
+        flowing = now_s - self._flowed_s < _FLOWING_S
+        if not flowing or gathered.is_pressing or gathered.body_bytes >= _WORTH_A_COMMIT_BYTES:
             return 0.0
         return self._began_s + _APART_S - now_s
 
@@ -58,5 +61,8 @@ class Pace:
                 came_s, quiet_turns = now_s(), 0
         self._expected = max(gathered.awaited_events, (3 * self._expected + gathered.awaited_events) // 4, 1)
 
-    def committed(self, began_s: float, ended_s: float) -> None:
+    def committed(self, began_s: float, ended_s: float, *, flowing: bool = False) -> None:
+        """`flowing`: it had events for whose answer nobody waits."""
         self._began_s, self._took_s = began_s, ended_s - began_s
+        if flowing:
+            self._flowed_s = began_s

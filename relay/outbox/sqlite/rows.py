@@ -13,7 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain
 
+import msgspec
+
 from relay.outbox.recent import ID_BYTES
+
+_encode = msgspec.json.Encoder().encode
 
 _SPAN_BITS = 32
 _DIGITS = 10
@@ -24,7 +28,7 @@ _INSERT = f"""
         substr(?4, key * {ID_BYTES} + 1, {ID_BYTES}), ?2,
         CAST(substr(?3, key * {2 * _DIGITS} + {_DIGITS + 1}, {_DIGITS}) AS INTEGER),
         substr(?5, value >> {_SPAN_BITS}, value & {(1 << _SPAN_BITS) - 1})
-    FROM json_each(?6)"""  # noqa: S608 - the parts are ours, values are bound
+    FROM json_each(CAST(?6 AS TEXT))"""  # noqa: S608 - the parts are ours, values are bound
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +41,7 @@ class NewRows:
     """Lane and checksum of each, in _DIGITS digits each."""
     ids: bytes
     bodies: bytes
-    spans: str
+    spans: bytes
     """Where in `bodies` each body lies: a JSON array of (position, counted from 1) << _SPAN_BITS | bytes."""
 
     @classmethod
@@ -49,11 +53,12 @@ class NewRows:
         ids: Sequence[bytes],
         crcs: Sequence[int],
         bodies: Sequence[bytes],
+        sizes: Sequence[int],
     ) -> NewRows:
-        sizes = list(map(len, bodies))
+        """`sizes`: of the bodies, in bytes."""
         numbers = (f"%0{_DIGITS}d%0{_DIGITS}d" * len(lanes)) % tuple(chain.from_iterable(zip(lanes, crcs, strict=True)))
         spans = [at << _SPAN_BITS | size for at, size in zip(accumulate(sizes, initial=1), sizes, strict=False)]
-        return cls(first_seq, at_ms, numbers.encode(), b"".join(ids), b"".join(bodies), str(spans))
+        return cls(first_seq, at_ms, numbers.encode(), b"".join(ids), b"".join(bodies), _encode(spans))
 
     def __call__(self, database: sqlite3.Connection) -> None:
         values = (self.first_seq, self.at_ms, self.numbers, self.ids, self.bodies, self.spans)

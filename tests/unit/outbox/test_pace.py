@@ -91,19 +91,27 @@ async def test_a_worthy_commit_waits_for_nobody(pace: Pace) -> None:
     assert await gather(pace, gathered([append(200_000)])) == 1
 
 
-async def test_what_nobody_waits_for_is_put_off_until_some_time_after_the_last_commit(pace: Pace) -> None:
-    waiting = gathered([append(patient=True)])
+async def test_while_datagrams_flow_what_nobody_waits_for_is_put_off(pace: Pace) -> None:
+    pace.committed(0.0, COMMIT_S, flowing=True)
+    waiting = gathered()
     waiting.ops.append(Settle([], set(), Metrics()))
     assert pace.put_off_s(waiting, 0.001) == pytest.approx(0.004)
     assert pace.put_off_s(waiting, 0.005) <= 0
+    pace.committed(0.006, 0.007)
+    assert pace.put_off_s(waiting, 0.007) == pytest.approx(0.004)
+    pace.committed(0.019, 0.020)
+    assert pace.put_off_s(waiting, 0.0201) == 0
 
 
-async def test_alone_after_a_pause_it_is_not_put_off() -> None:
-    assert Pace().put_off_s(gathered([append(patient=True)]), 0.0) <= 0
+async def test_where_none_flow_it_is_not_put_off(pace: Pace) -> None:
+    waiting = gathered([append(patient=True)])
+    waiting.ops.append(Settle([], set(), Metrics()))
+    assert pace.put_off_s(waiting, 0.001) == 0
 
 
 @pytest.mark.parametrize("pressing", ["append", "op", "bytes"])
 async def test_it_goes_along_with_what_somebody_waits_for(pace: Pace, pressing: str) -> None:
+    pace.committed(0.0, COMMIT_S, flowing=True)
     waiting = gathered([append(200_000 if pressing == "bytes" else 0, patient=True)])
     if pressing == "append":
         waiting.add(append())

@@ -34,7 +34,7 @@ def test_rows_are_stored_as_they_were_given(rows: list[tuple[int, bytes, int, by
     with closing(database_at(tmp_path / "outbox.db")) as database:
         lanes, ids, crcs, bodies = zip(*rows, strict=True)
 
-        NewRows.joined(2**40, 1_795_420_800_000, lanes, ids, crcs, bodies)(database)
+        NewRows.joined(2**40, 1_795_420_800_000, lanes, ids, crcs, bodies, list(map(len, bodies)))(database)
 
         stored = database.execute("SELECT seq, lane, event_id, at_ms, crc, body FROM log ORDER BY seq").fetchall()
         assert stored == [
@@ -49,9 +49,9 @@ def test_rows_are_stored_as_they_were_given(rows: list[tuple[int, bytes, int, by
 
 def test_a_row_that_cannot_be_stored_leaves_none_of_them(tmp_path: Path) -> None:
     with closing(database_at(tmp_path / "outbox.db")) as database:
-        NewRows.joined(3, 0, [1], [bytes(16)], [0], [b"first"])(database)
+        NewRows.joined(3, 0, [1], [bytes(16)], [0], [b"first"], [5])(database)
 
         with pytest.raises(sqlite3.IntegrityError):
-            NewRows.joined(1, 0, [1] * 3, [bytes(16)] * 3, [0] * 3, [b"a", b"b", b"c"])(database)
+            NewRows.joined(1, 0, [1] * 3, [bytes(16)] * 3, [0] * 3, [b"a", b"b", b"c"], [1] * 3)(database)
 
         assert database.execute("SELECT seq, body FROM log").fetchall() == [(3, b"first")]
