@@ -27,8 +27,8 @@ _MAX_ORDERS = 32
 """Each takes a third of a millisecond to make, and is kept: those met first, so that nobody can have them made
 again and again by changing the order."""
 
-_SLICE_EVENTS = 128
-_SLICE_BYTES = 32_768
+SLICE_EVENTS = 128
+SLICE_BYTES = 32_768
 
 _DecodeLines = Callable[[bytes], list[Any]]
 
@@ -97,7 +97,7 @@ def slices(bodies: Sequence[bytes]) -> Iterator[tuple[int, Sequence[bytes]]]:
     first = slice_bytes = 0
     for index, body in enumerate(bodies):
         slice_bytes += len(body)
-        if index > first and (index - first == _SLICE_EVENTS or slice_bytes > _SLICE_BYTES):
+        if index > first and (index - first == SLICE_EVENTS or slice_bytes > SLICE_BYTES):
             yield first, bodies[first:index]
             first, slice_bytes = index, len(body)
     yield first, bodies[first:]

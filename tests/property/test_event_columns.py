@@ -15,7 +15,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from relay import event_quick
-from relay.event import Defaults, Event, Reader, Refusal
+from relay.event import FEWEST_TOGETHER, Defaults, Event, Reader, Refusal
 from relay.event_rules import all_uuid4_bytes, uuid4_bytes
 
 NEW_EVENT_ID = "0b0b0b0b-0b0b-4b0b-8b0b-0b0b0b0b0b0b"
@@ -163,7 +163,7 @@ def slices(draw: st.DrawFn) -> list[bytes]:
     if draw(st.booleans()) and "occurred_at" in order:
         order.remove("occurred_at")
     kinds = draw(st.sampled_from([8, 40, 40]))
-    bodies = draw(st.lists(variants(order, kinds), min_size=4, max_size=9))
+    bodies = draw(st.lists(variants(order, kinds), min_size=FEWEST_TOGETHER, max_size=9))
     if draw(st.integers(0, 9)) == 1:
         at = draw(st.integers(0, len(bodies) - 1))
         cut = draw(st.integers(1, len(bodies[at]) - 1))
@@ -175,16 +175,18 @@ def slices(draw: st.DrawFn) -> list[bytes]:
 
 @settings(max_examples=600)
 @given(slices(), any_defaults)
-@example([VALID] * 4, DEFAULTS[0])
-@example([VALID, VALID, VALID, VALID + b"\n" + VALID], DEFAULTS[0])
-@example([VALID[:50], VALID[50:] + b"\n" + VALID, VALID, VALID], DEFAULTS[0])
-@example([VALID, VALID.replace(ID.encode(), ID[:-1].encode()), VALID.replace(b'"550e', b'"0550e'), VALID], DEFAULTS[0])
+@example([VALID] * 5, DEFAULTS[0])
+@example([VALID, VALID, VALID, VALID, VALID + b"\n" + VALID], DEFAULTS[0])
+@example([VALID[:50], VALID[50:] + b"\n" + VALID, VALID, VALID, VALID], DEFAULTS[0])
+@example(
+    [VALID, VALID.replace(ID.encode(), ID[:-1].encode()), VALID.replace(b'"550e', b'"0550e'), VALID, VALID], DEFAULTS[0]
+)
 def test_events_read_together_are_what_they_are_alone(bodies: list[bytes], defaults: Defaults) -> None:
     assert_alike(bodies, defaults)
 
 
 def assert_alike(bodies: list[bytes], defaults: Defaults) -> None:
-    together = reader(defaults).read_datagrams(bodies)
+    together = reader(defaults).read_singles(bodies)
     alone = [reader(defaults).read_datagram(body) for body in bodies]
     if together is not None:
         assert [[event] for event in together] == alone
@@ -213,14 +215,17 @@ STRANGE_BODIES = [
 @pytest.mark.parametrize("strange", STRANGE_BODIES)
 def test_a_strange_one_among_valid_ones_is_what_it_is_alone(strange: bytes) -> None:
     for defaults in DEFAULTS:
-        assert_alike([VALID, strange, VALID, VALID], defaults)
-        assert_alike([strange, VALID, VALID, VALID], defaults)
-        assert_alike([strange] * 4, defaults)
+        assert_alike([VALID, strange, VALID, VALID, VALID], defaults)
+        assert_alike([strange, VALID, VALID, VALID, VALID], defaults)
+        assert_alike([strange] * 5, defaults)
 
 
 @settings(max_examples=200)
 @given(
-    st.permutations(list(FIELDS)), st.booleans(), st.lists(st.uuids(version=4), min_size=4, max_size=200), any_defaults
+    st.permutations(list(FIELDS)),
+    st.booleans(),
+    st.lists(st.uuids(version=4), min_size=FEWEST_TOGETHER, max_size=200),
+    any_defaults,
 )
 def test_what_one_program_writes_is_proven_by_column(
     order: list[str], timed: bool, uuids: list[Any], defaults: Defaults
@@ -241,7 +246,7 @@ def test_what_one_program_writes_is_proven_by_column(
         Event(uuid.bytes, lane_key, b"{" + added + body[1:], not timed)
         for uuid, body in zip(uuids, bodies, strict=True)
     ]
-    read = one.read_datagrams(bodies)
+    read = one.read_singles(bodies)
     assert read == expected
     assert {type(event) for event in read} == {Event}
 
@@ -251,9 +256,9 @@ def test_an_event_that_becomes_too_large_by_its_time_is_refused_among_others() -
     room = MAX_EVENT_BYTES - len(written(fields | {"context": {"a": ""}})) - len(b'"occurred_at":"",') - len(NOW)
     fits, too_large = (written(fields | {"context": {"a": "x" * size}}) for size in (room, room + 1))
     one = reader(DEFAULTS[0])
-    assert len(one.read_datagrams([fits] * 4) or ()) == 4
-    assert one.read_datagrams([fits, fits, too_large, fits]) is None
-    refusal = one.read_lines(b"\n".join([fits, fits, too_large, fits]))
+    assert len(one.read_singles([fits] * 5) or ()) == 5
+    assert one.read_singles([fits, fits, too_large, fits, fits]) is None
+    refusal = one.read_lines(b"\n".join([fits, fits, too_large, fits, fits]))
     assert isinstance(refusal, Refusal)
     assert refusal.reason == "too_large"
     assert refusal.error.startswith("events.2 ")
@@ -264,5 +269,5 @@ def test_orders_beyond_those_kept_are_read_all_the_same() -> None:
     for names in islice(permutations(FIELDS), 40):
         body = written({name: FIELDS[name] for name in names})
         expected = Event(bytes.fromhex(ID.replace("-", "")), (1, "ios", "A1B2"), body)
-        assert one.read_datagrams([body] * 4) == [expected] * 4
+        assert one.read_singles([body] * 5) == [expected] * 5
     assert len(one._column_reader._decoders) == 32
