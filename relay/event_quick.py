@@ -8,12 +8,14 @@ What the types cannot say (presence, UUIDs, times, blanks) is the caller's to ch
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Literal, Required, TypedDict
+from collections.abc import Callable, Sequence
+from typing import Annotated, Literal, Required, TypedDict, TypeVar
 
 import msgspec
 
 from relay.event_rules import MAX_DEVICE_ID_CHARACTERS
+
+T = TypeVar("T")
 
 _MAX_INTEGER = 2**63 - 1
 _Integer = Annotated[int, msgspec.Meta(ge=-_MAX_INTEGER - 1, le=_MAX_INTEGER)]
@@ -60,7 +62,7 @@ _decode_any = msgspec.json.Decoder(dict[str, _Nested5]).decode
 """For events with fields that are not in Fields, which drops them."""
 _decode_frame = msgspec.json.Decoder(_Frame).decode
 _decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
-_decode_lines = msgspec.json.Decoder(Fields).decode_lines
+decode_lines = msgspec.json.Decoder(Fields).decode_lines
 _encode = msgspec.json.Encoder().encode
 _encode_lines = msgspec.json.Encoder().encode_lines
 _format = msgspec.json.format
@@ -95,17 +97,25 @@ def read(body: bytes) -> Fields | None:
     return fields
 
 
-def read_together(bodies: Sequence[bytes]) -> Sequence[Fields] | None:
+def read_compact(body: bytes) -> Fields | None:
+    """What `read` says of an event that is written without spaces; None of any other."""
+    try:
+        fields = _decode_fields(body)
+        return fields if _encode(fields) == body else None
+    except _NOT_DECODED:
+        return None
+
+
+def read_together(bodies: Sequence[bytes], decode_lines: Callable[[bytes], list[T]]) -> Sequence[T] | None:
     """What `read` says of each, at two thirds of its price; None unless all are proven and written without spaces.
 
     Joined by line breaks they are decoded and encoded at once. As many come out as went in, so that none of them
-    holds a line break itself, and each line is the proof of one.
+    holds a line break itself, and each line is the proof of one. `decode_lines` decodes into Fields, or into other
+    types that take no more than Fields does.
     """
+    lines = b"\n".join(bodies)
     try:
-        if _encode(_decode_fields(bodies[0])) != bodies[0]:
-            return None  # one writer wrote them all, most likely
-        lines = b"\n".join(bodies)
-        fields = _decode_lines(lines)
+        fields = decode_lines(lines)
         if len(fields) != len(bodies) or _encode_lines(fields) != lines + b"\n":
             return None
     except _NOT_DECODED:

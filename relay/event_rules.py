@@ -7,8 +7,9 @@ Sentences name fields and never repeat a value. Knows neither bytes nor defaults
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from datetime import datetime
+from struct import unpack
 from typing import TypeGuard
 
 from relay.strict_json import Object
@@ -66,6 +67,24 @@ def uuid4_bytes(text: str) -> bytes:
     if len(text) == 36 and text[8:24:5] == "----" and len(uuid) == 16 and uuid[6] >> 4 == 4 and uuid[8] >> 6 == 2:
         return uuid
     return b""
+
+
+def all_uuid4_bytes(texts: Sequence[str]) -> Sequence[bytes]:
+    """What uuid4_bytes makes of each, at a third of its price; empty if one of them is no such UUID."""
+    joined, count = "".join(texts), len(texts)
+    # with 36 characters each, a step of 36 goes through the same place of all of them
+    if set(map(len, texts)) != {36} or not (
+        joined[8::36] == joined[13::36] == joined[18::36] == joined[23::36] == "-" * count
+        and joined[14::36] == "4" * count
+        and not joined[19::36].strip("89abAB")
+    ):
+        return ()
+    try:
+        uuids = _from_hex(joined.replace("-", ""))
+    except ValueError:
+        return ()
+    # 4 dashes in each at least, so 32 digits at most: 16 bytes each leave no room for more dashes, nor for spaces
+    return unpack("16s" * count, uuids) if len(uuids) == 16 * count else ()
 
 
 def is_moment(text: str) -> bool:

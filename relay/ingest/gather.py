@@ -1,7 +1,8 @@
-"""What many connections append in one turn of the event loop, appended in one call.
+"""What many connections bring in one turn of the event loop, read together and appended in one call.
 
 An append of its own costs a future, a callback and a share of the outbox's bookkeeping, together as much as
-reading a small event. Apps that send single events pay that once per turn instead.
+reading a small event; read by itself, that costs twice what it costs among others. Apps that send single events pay
+the former once per turn instead, and the latter half.
 
 Rules:
 1.  Nobody suffers for another: if the outbox has no room for all, each is appended by itself, and a bug in what one
@@ -14,12 +15,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
+from typing import TypeVar
 
 from relay.event import Event
+from relay.event_columns import SLICE_BYTES, SLICE_EVENTS
 from relay.outbox import Outbox, OutboxError, OutboxFull
+from relay.shortcut import Reply
+
+T = TypeVar("T")
 
 Appended = Callable[[BaseException | None], None]
 """Called once: None when the events are kept, else why not."""
+Unread = list[tuple[bytes, Reply]]
+"""Bodies, and who waits for an answer to each."""
 _Waiting = list[tuple[list[Event], Appended]]
 
 _MAX_EVENTS = 1_000
@@ -27,23 +35,64 @@ _MAX_EVENTS = 1_000
 
 
 class Gather:
-    """Stands before an outbox's `append`."""
+    """Stands before an outbox's `append`, and before what reads bodies to append them."""
 
-    def __init__(self, outbox: Outbox, came: Callable[[int], None], kept: Callable[[int, int], None]) -> None:
-        """`came` is told how many events are to be appended, `kept` how many were kept and were duplicates of those."""
+    def __init__(
+        self,
+        outbox: Outbox,
+        came: Callable[[int], None],
+        kept: Callable[[int, int], None],
+        read: Callable[[Unread], None],
+    ) -> None:
+        """`came` is told how many events are to be appended, `kept` how many were kept and were duplicates of those.
+
+        `read` appends what the bodies hold, or answers, and raises nothing.
+        """
         self._outbox = outbox
         self._came = came
         self._kept = kept
+        self._read = read
+        self._unread: Unread = []
+        """Came after what waits to be appended."""
+        self._unread_bytes = 0
         self._waiting: _Waiting = []
         self._events = 0
+        self._turn_is_seen = False
+        """Whether we are called at its end."""
+
+    def read(self, body: bytes, reply: Reply) -> None:
+        """Have it read with what else comes in this turn, up to a slice of it."""
+        if not self._turn_is_seen:
+            self._see_turn()
+        self._unread.append((body, reply))
+        self._unread_bytes += len(body)
+        if len(self._unread) >= SLICE_EVENTS or self._unread_bytes >= SLICE_BYTES:
+            self.read_now()
+
+    def read_now(self) -> None:
+        """Have read what waits for it; to be called before events are appended that came later."""
+        if self._unread:
+            unread = self._unread
+            self._unread, self._unread_bytes = [], 0
+            self._read(unread)
 
     def append(self, events: list[Event], appended: Appended) -> None:
-        if not self._waiting:
-            asyncio.get_running_loop().call_soon(self._append_waiting)
+        if not self._turn_is_seen:
+            self._see_turn()
         self._waiting.append((events, appended))
         self._events += len(events)
         if self._events >= _MAX_EVENTS:
             self._append_waiting()
+
+    def _see_turn(self) -> None:
+        self._turn_is_seen = True
+        asyncio.get_running_loop().call_soon(self._end_turn)
+
+    def _end_turn(self) -> None:
+        # what is answered below may bring the next request at once: that one is of the next turn
+        self._turn_is_seen = False
+        self.read_now()
+        self._append_waiting()
 
     def _append_waiting(self) -> None:
         waiting, events = self._waiting, self._events
@@ -65,7 +114,16 @@ class Gather:
         if error is None:
             self._kept(count, outcome.result())
         for _, appended in waiting:
-            try:
-                appended(error)
-            except Exception as bug:
-                outcome.get_loop().call_exception_handler({"message": "an answer failed", "exception": bug})
+            tell(appended, error)
+
+
+def tell(told: Callable[[T], None], what: T) -> None:
+    """A bug in it is the loop's to report, and does not end what else there is to do."""
+    try:
+        told(what)
+    except Exception as bug:
+        report("an answer failed", bug)
+
+
+def report(message: str, bug: Exception) -> None:
+    asyncio.get_running_loop().call_exception_handler({"message": message, "exception": bug})

@@ -264,7 +264,7 @@ class UdpIngest:
         senders = [sender for _, sender in self._left]
         if not all(self._networks.allows(sender[0]) for sender in set(senders)):
             return None
-        events = self.reader.read_datagrams(bodies)
+        events = self.reader.read_singles(bodies)
         if events is None:
             return None
         self._left.clear()

@@ -386,7 +386,7 @@ def test_what_the_quick_reader_takes_the_slow_one_reads_the_same(body: bytes, de
 @example([VALID, VALID], DEFAULTS[2])
 @example([VALID, VALID.replace(b"{", b"{\n", 1)], DEFAULTS[2])
 def test_datagrams_that_are_read_together_are_what_they_are_alone(datagrams: list[bytes], defaults: Defaults) -> None:
-    together = reader(defaults).read_datagrams(datagrams)
+    together = reader(defaults).read_singles(datagrams)
     if together is not None:
         assert [[event] for event in together] == [reader(defaults).read_datagram(each) for each in datagrams]
 

@@ -1,0 +1,103 @@
+"""Many events of one writer, proven column by column: all ids at once, all times at once, and so on.
+
+A program writes the fields of its events in one order, again and again. So a slice of events is decoded into
+structs that have the fields in the order of its first event: these are made and encoded faster than dictionaries,
+0.75 against 1.1 µs an event of 400 bytes. What comes out the same is proven as `event_quick` says, and what is
+left to check costs a call for all of them.
+
+Like the quick reader this one may only accept, and it takes only what needs nothing put in but the time. Whatever
+else there is, another order in between, an id that is none, is read again event by event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, get_type_hints
+
+import msgspec
+
+from relay import event_quick
+from relay.event_rules import all_uuid4_bytes, is_moment
+
+_FIELDS = {**get_type_hints(event_quick.Fields, include_extras=True), "event_type": str}
+_SOURCE_FIELDS = get_type_hints(event_quick.Source, include_extras=True)
+_NEEDED = frozenset({"event_id", "event_type", "tenant_id", "source"})
+_NEEDED_OF_SOURCE = frozenset({"platform", "device_id"})
+_MAX_ORDERS = 32
+"""Each takes a third of a millisecond to make, and is kept: those met first, so that nobody can have them made
+again and again by changing the order."""
+
+SLICE_EVENTS = 128
+SLICE_BYTES = 32_768
+
+_DecodeLines = Callable[[bytes], list[Any]]
+
+
+class Columns(NamedTuple):
+    """What the events of some bodies are, in their order."""
+
+    event_ids: Sequence[bytes]
+    lane_keys: Sequence[tuple[int, str, str]]
+    timeless: bool
+    """Whether all of them lack `occurred_at`, or else none."""
+
+
+class ColumnReader:
+    """Keeps no more of what it read than the orders of fields."""
+
+    def __init__(self, filled_in: Iterable[str]) -> None:
+        """`filled_in`: fields of the source that would have to be put in where an event lacks them."""
+        self._needed_of_source = _NEEDED_OF_SOURCE.union(filled_in)
+        self._decoders: dict[tuple[str, ...], _DecodeLines] = {}
+
+    def read(self, bodies: Sequence[bytes], first: event_quick.Fields) -> Columns | None:
+        """`first` are the fields of the first of them; None unless all are proven, and valid as they are."""
+        decode_lines = self._decoder(first)
+        events = event_quick.read_together(bodies, decode_lines) if decode_lines is not None else None
+        if events is None:
+            return None
+        moments = {event.occurred_at for event in events}
+        timeless = moments == {msgspec.UNSET}
+        if not timeless and (msgspec.UNSET in moments or not all(map(is_moment, moments))):
+            return None
+        lane_keys = [(event.tenant_id, (source := event.source).platform, source.device_id) for event in events]
+        filled = (*[event.event_type for event in events], *[device_id for _, _, device_id in lane_keys])
+        if not all(map(str.strip, filled)):
+            return None
+        event_ids = all_uuid4_bytes([event.event_id for event in events])
+        return Columns(event_ids, lane_keys, timeless) if event_ids else None
+
+    def _decoder(self, first: event_quick.Fields) -> _DecodeLines | None:
+        """Of lines whose fields have the order of `first`; None if it lacks some, or if no more orders are kept."""
+        source = first.get("source", {})
+        if not (first.keys() >= _NEEDED and source.keys() >= self._needed_of_source):
+            return None
+        order = (*first, *source)
+        decode_lines = self._decoders.get(order)
+        if decode_lines is None and len(self._decoders) < _MAX_ORDERS:
+            ordered_source = _struct(source, _SOURCE_FIELDS, self._needed_of_source)
+            ordered = _struct(first, {**_FIELDS, "source": ordered_source}, _NEEDED)
+            decode_lines = self._decoders[order] = msgspec.json.Decoder(ordered).decode_lines
+        return decode_lines
+
+
+def _struct(first: Iterable[str], types: dict[str, Any], needed: frozenset[str]) -> type[msgspec.Struct]:
+    """Fields in the order of `first`, behind them those that it lacks; decoding fails without the needed ones."""
+    names = dict.fromkeys((*first, *types))
+    fields = [
+        (name, types[name]) if name in needed else (name, types[name] | msgspec.UnsetType, msgspec.UNSET)
+        for name in names
+    ]
+    # nothing in them can form a cycle, so the garbage collector need not look at them
+    return msgspec.defstruct("Ordered", fields, gc=False, kw_only=True)
+
+
+def slices(bodies: Sequence[bytes]) -> Iterator[tuple[int, Sequence[bytes]]]:
+    """The bodies in slices that take about a millisecond, each with the index of its first."""
+    first = slice_bytes = 0
+    for index, body in enumerate(bodies):
+        slice_bytes += len(body)
+        if index > first and (index - first == SLICE_EVENTS or slice_bytes > SLICE_BYTES):
+            yield first, bodies[first:index]
+            first, slice_bytes = index, len(body)
+    yield first, bodies[first:]

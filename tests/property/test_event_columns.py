@@ -1,0 +1,273 @@
+"""Events that are read together are what they are alone, however close to valid one of them is.
+
+The bodies here are all written as one program would write them, so that nearly all that is drawn gets as far as the
+proofs by column; each proof is then tried with what passes only if events are confused with one another.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from itertools import islice, permutations
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from relay import event_quick
+from relay.event import FEWEST_TOGETHER, Defaults, Event, Reader, Refusal
+from relay.event_rules import all_uuid4_bytes, uuid4_bytes
+
+NEW_EVENT_ID = "0b0b0b0b-0b0b-4b0b-8b0b-0b0b0b0b0b0b"
+NOW = "2024-05-01T12:00:00.123Z"
+MAX_EVENT_BYTES = 600
+ID = "550e8400-e29b-41d4-a716-446655440000"
+DEFAULTS = [
+    Defaults(),
+    Defaults(tenant_id=2, platform="tv", device_id="box-1"),
+    Defaults(device_id='bo"x\u2603', app_version="1"),
+]
+any_defaults = st.sampled_from(DEFAULTS)
+
+
+def reader(defaults: Defaults) -> Reader:
+    return Reader(defaults, MAX_EVENT_BYTES, lambda: NEW_EVENT_ID, lambda: NOW)
+
+
+# Ids that are none, some of them only until they are joined
+
+STRANGE_IDS = [
+    "", ID[:-1], ID + "0", ID[1:], "0" + ID, ID.upper(), ID.replace("-", ""), "{" + ID + "}", "urn:uuid:" + ID,
+    ID.replace("-41", "-11"), ID.replace("-41", "-51"), ID.replace("-a7", "-77"), ID.replace("-a7", "-c7"),
+    ID.replace("-a7", "-A7"), ID.replace("-a7", "-b7"), ID.replace("-a7", "-87"), ID.replace("-a7", "- 7"),
+    ID.replace("55", " 5", 1), ID.replace("0000", "00  "), ID.replace("0000", "\u0660\u0660\u0660\u0660"),
+    ID[:7] + "-0" + ID[9:], ID[:12] + "-0" + ID[14:], ID[:18] + "7-" + ID[20:], ID[:22] + "-6" + ID[24:],
+    ID[:9] + "-" + ID[10:], ID[:34] + "--", ID.replace("-", "0"), ID.replace("-", " "),
+    ID[:-2] + "g0", ID[:-2] + "\n\t", "-" * 36, " " * 36, "4" * 36, "\U0001f600" * 36, ID.replace("-", "\u2010"),
+]  # fmt: skip
+ids = st.one_of(st.uuids(version=4).map(str), st.uuids(version=4).map(str), st.sampled_from(STRANGE_IDS))
+
+
+@st.composite
+def edited_ids(draw: st.DrawFn) -> list[str]:
+    """Valid ids of which one has a character too many that another lacks, or two are written over."""
+    texts = [str(draw(st.uuids(version=4))) for _ in range(draw(st.integers(2, 5)))]
+    for _ in range(draw(st.integers(1, 2))):
+        one, other = draw(st.permutations(range(len(texts))))[:2]
+        at = draw(st.integers(0, len(texts[one]) - 1))
+        taken = texts[one][at]
+        texts[one] = texts[one][:at] + draw(st.sampled_from(["", "", " ", "-", "4", "g"])) + texts[one][at + 1 :]
+        to = draw(st.one_of(st.just(at), st.sampled_from([0, 8, 14, 36]), st.integers(0, 36)))
+        texts[other] = texts[other][:to] + draw(st.sampled_from(["", taken, taken])) + texts[other][to:]
+    return texts
+
+
+@settings(max_examples=400)
+@given(st.one_of(st.lists(ids, max_size=6), edited_ids()))
+@example([ID[:-1], "0" + ID])
+@example([ID + "0", ID[:-1]])
+@example([ID, " " * 36])
+@example([ID, ID[:9] + "-" + ID[10:]])
+@example([ID] * 200)
+def test_ids_proven_together_are_what_they_are_alone(texts: list[str]) -> None:
+    alone = [uuid4_bytes(text) for text in texts]
+    assert list(all_uuid4_bytes(texts)) == (alone if all(alone) else [])
+
+
+@pytest.mark.parametrize("text", STRANGE_IDS)
+def test_one_id_that_is_none_spoils_all(text: str) -> None:
+    expected = [uuid4_bytes(each) for each in (ID, text, ID)]
+    assert list(all_uuid4_bytes([ID, text, ID])) == (expected if all(expected) else [])
+
+
+# Whole events
+
+
+def written(fields: dict[str, Any]) -> bytes:
+    return json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode(errors="surrogatepass")
+
+
+SOURCE = {"platform": "ios", "device_id": "A1B2", "app_version": "2.1.0"}
+FIELDS: dict[str, Any] = {
+    "event_id": ID,
+    "event_type": "post.view",
+    "tenant_id": 1,
+    "source": SOURCE,
+    "subject": {"type": "post", "id": "01HQ"},
+    "occurred_at": "2024-05-01T12:00:00Z",
+    "context": {"n": -1.5, "l": [1, {"a": None}]},
+}
+VALID = written(FIELDS)
+STRANGE: dict[str, list[Any]] = {
+    "event_id": [*STRANGE_IDS, None, 1],
+    "event_type": ["", " \t", "\u3000", "a\nb", "\0", None, 7],
+    "tenant_id": [0, -1, 2**63 - 1, 2**63, 2**64, 1.0, True, "1", None],
+    "subject": [{}, {"type": "a"}, {"type": "a", "id": 1}, {"type": "a", "id": "b", "more": 1}, None, []],
+    "occurred_at": [
+        "2024-05-01", "2024-05-01T12:00:00", "2024-05-01 12:00:00Z", "2024-13-01T12:00:00Z", "", NOW, None, 5,
+        "2024-05-01T12:00:00+02:00", "2024-05-01T12:00:00Z ",
+    ],
+    "context": [{}, [], None, {"a": "\ud800"}, {"a": "\0"}, {"a": "\\u0000"}, {"a": float("nan")}, {"a": "b\nc"},
+                {"a": 2**64}, {"a": [[[[[[1]]]]]]}, {"a": 1e300}, {"a": "x" * MAX_EVENT_BYTES}, {"a": "x" * 280}],
+    "more": [1],
+}  # fmt: skip
+STRANGE_SOURCES: dict[str, list[Any]] = {
+    "platform": ["tv", "Tv", "", None],
+    "device_id": ["", " ", "\u2003", "x" * 255, "x" * 256, "\u2603", 1],
+    "app_version": ["", None, 2],
+    "more": ["x"],
+}
+RAW_EDITS = [
+    (b'"tenant_id":1', b'"tenant_id":1,"tenant_id":1'), (b'"tenant_id"', b'"tenant\\u005fid"'),
+    (b'"A1B2"', b'"A1\\u00422"'), (b'"platform":"ios",', b'"platform":"ios","platform":"ios",'),
+    (b"{", b"{ "), (b"}", b"} "), (b"}", b"}\n"), (b",", b"\n"), (b",", b",\n"), (b"}}", b"}"), (b"}}", b"}}}"),
+    (b"{", b"["), (b"{", b""), (b"-1.5", b"-1.50"), (b"-1.5", b"1e1"), (b"-1.5", b"NaN"),
+    (b"post.view", b"post\\/view"), (b"post.view", b"a\\nb"), (b"post.view", b"\xff"), (b"post.view", b"\xed\xa0\x80"),
+    (b"post.view", b"\\ud800"), (b"post.view", b"\\u0000"), (b"post.view", b"\\\\u0000"),
+]  # fmt: skip
+
+
+@st.composite
+def variants(draw: st.DrawFn, order: Sequence[str], kinds: int = 8) -> bytes:
+    """An event in this order of fields, most often valid."""
+    fields = {name: FIELDS[name] for name in order}
+    if "event_id" in fields:
+        fields["event_id"] = str(draw(st.uuids(version=4)))
+    if "occurred_at" in fields:
+        fields["occurred_at"] = draw(st.sampled_from([NOW, "2024-05-01T12:00:00Z", "2024-05-01T12:00:00+02:00"]))
+    kind = draw(st.integers(0, kinds))
+    if kind == 1:
+        name = draw(st.sampled_from(sorted(STRANGE)))
+        fields[name] = draw(st.sampled_from(STRANGE[name]))
+    elif kind == 2:
+        name = draw(st.sampled_from(sorted(STRANGE_SOURCES)))
+        fields["source"] = SOURCE | {name: draw(st.sampled_from(STRANGE_SOURCES[name]))}
+    elif kind == 3:
+        fields.pop(draw(st.sampled_from(sorted(FIELDS))), None)
+    elif kind == 4:
+        name = draw(st.sampled_from(sorted(SOURCE)))
+        fields["source"] = {key: value for key, value in SOURCE.items() if key != name}
+    elif kind == 5:
+        fields = dict(draw(st.permutations(list(fields.items()))))
+    body = written(fields)
+    if kind == 6:
+        body = body.replace(*draw(st.sampled_from(RAW_EDITS)), 1)
+    return body
+
+
+@st.composite
+def slices(draw: st.DrawFn) -> list[bytes]:
+    """Bodies of one program, with a few that are cut in two between bodies."""
+    names = draw(st.permutations(list(FIELDS)))
+    order = names[: draw(st.sampled_from([7, 7, 7, 6, 5]))]
+    if draw(st.booleans()) and "occurred_at" in order:
+        order.remove("occurred_at")
+    kinds = draw(st.sampled_from([8, 40, 40]))
+    bodies = draw(st.lists(variants(order, kinds), min_size=FEWEST_TOGETHER, max_size=9))
+    if draw(st.integers(0, 9)) == 1:
+        at = draw(st.integers(0, len(bodies) - 1))
+        cut = draw(st.integers(1, len(bodies[at]) - 1))
+        bodies[at : at + 1] = [bodies[at][:cut], bodies[at][cut:]]
+        if draw(st.booleans()):
+            bodies = [b"\n".join(bodies[:2]), *bodies[2:]]
+    return [body for body in bodies if body]
+
+
+@settings(max_examples=600)
+@given(slices(), any_defaults)
+@example([VALID] * 5, DEFAULTS[0])
+@example([VALID, VALID, VALID, VALID, VALID + b"\n" + VALID], DEFAULTS[0])
+@example([VALID[:50], VALID[50:] + b"\n" + VALID, VALID, VALID, VALID], DEFAULTS[0])
+@example(
+    [VALID, VALID.replace(ID.encode(), ID[:-1].encode()), VALID.replace(b'"550e', b'"0550e'), VALID, VALID], DEFAULTS[0]
+)
+def test_events_read_together_are_what_they_are_alone(bodies: list[bytes], defaults: Defaults) -> None:
+    assert_alike(bodies, defaults)
+
+
+def assert_alike(bodies: list[bytes], defaults: Defaults) -> None:
+    together = reader(defaults).read_singles(bodies)
+    alone = [reader(defaults).read_datagram(body) for body in bodies]
+    if together is not None:
+        assert [[event] for event in together] == alone
+    if not any(b"\n" in body for body in bodies):
+        lines = reader(defaults).read_lines(b"\n".join(bodies))
+        refused = [each for each in alone if isinstance(each, Refusal)]
+        if refused:
+            assert isinstance(lines, Refusal)
+            assert lines.reason in {each.reason for each in refused}
+        else:
+            assert [[event] for event in lines] == alone
+
+
+STRANGE_BODIES = [
+    *[written(FIELDS | {name: value}) for name, values in STRANGE.items() for value in values],
+    *[
+        written(FIELDS | {"source": SOURCE | {name: value}})
+        for name, values in STRANGE_SOURCES.items()
+        for value in values
+    ],
+    *[written({name: value for name, value in FIELDS.items() if name != missing}) for missing in FIELDS],
+    *[VALID.replace(before, after, 1) for before, after in RAW_EDITS],
+]
+
+
+@pytest.mark.parametrize("strange", STRANGE_BODIES)
+def test_a_strange_one_among_valid_ones_is_what_it_is_alone(strange: bytes) -> None:
+    for defaults in DEFAULTS:
+        assert_alike([VALID, strange, VALID, VALID, VALID], defaults)
+        assert_alike([strange, VALID, VALID, VALID, VALID], defaults)
+        assert_alike([strange] * 5, defaults)
+
+
+@settings(max_examples=200)
+@given(
+    st.permutations(list(FIELDS)),
+    st.booleans(),
+    st.lists(st.uuids(version=4), min_size=FEWEST_TOGETHER, max_size=200),
+    any_defaults,
+)
+def test_what_one_program_writes_is_proven_by_column(
+    order: list[str], timed: bool, uuids: list[Any], defaults: Defaults
+) -> None:
+    """The other properties would hold, too, if nothing was."""
+    if not timed:
+        order.remove("occurred_at")
+    bodies = [written({name: str(uuid) if name == "event_id" else FIELDS[name] for name in order}) for uuid in uuids]
+    first = event_quick.read_compact(bodies[0])
+    assert first is not None
+    one = reader(defaults)
+    columns = one._column_reader.read(bodies, first)
+    assert columns is not None
+    assert columns.timeless is not timed
+    lane_key = (1, "ios", "A1B2")
+    added = b"" if timed else b'"occurred_at":"%s",' % NOW.encode()
+    expected = [
+        Event(uuid.bytes, lane_key, b"{" + added + body[1:], not timed)
+        for uuid, body in zip(uuids, bodies, strict=True)
+    ]
+    read = one.read_singles(bodies)
+    assert read == expected
+    assert {type(event) for event in read} == {Event}
+
+
+def test_an_event_that_becomes_too_large_by_its_time_is_refused_among_others() -> None:
+    fields = {name: value for name, value in FIELDS.items() if name != "occurred_at"}
+    room = MAX_EVENT_BYTES - len(written(fields | {"context": {"a": ""}})) - len(b'"occurred_at":"",') - len(NOW)
+    fits, too_large = (written(fields | {"context": {"a": "x" * size}}) for size in (room, room + 1))
+    one = reader(DEFAULTS[0])
+    assert len(one.read_singles([fits] * 5) or ()) == 5
+    assert one.read_singles([fits, fits, too_large, fits, fits]) is None
+    refusal = one.read_lines(b"\n".join([fits, fits, too_large, fits, fits]))
+    assert isinstance(refusal, Refusal)
+    assert refusal.reason == "too_large"
+    assert refusal.error.startswith("events.2 ")
+
+
+def test_orders_beyond_those_kept_are_read_all_the_same() -> None:
+    one = reader(DEFAULTS[0])
+    for names in islice(permutations(FIELDS), 40):
+        body = written({name: FIELDS[name] for name in names})
+        expected = Event(bytes.fromhex(ID.replace("-", "")), (1, "ios", "A1B2"), body)
+        assert one.read_singles([body] * 5) == [expected] * 5
+    assert len(one._column_reader._decoders) == 32

@@ -1,0 +1,271 @@
+"""Single events of one turn of the event loop are read together, and nobody can tell."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from itertools import count
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from relay.answer import Answer
+from relay.config import Http
+from relay.event import FEWEST_TOGETHER, Defaults, Event, Reader, Reading, Refusal
+from relay.ingest.http import EVENTS_PATH, HttpIngest
+from relay.metrics import REJECT_REASONS, Metrics
+from relay.outbox import OutboxFull
+
+from tests.unit.ingest.harness import EVENT, HandClock, ScriptedOutbox, until
+
+NEW_EVENT_ID = "0b0b0b0b-0b0b-4b0b-8b0b-0b0b0b0b0b0b"
+LINES = "application/x-ndjson"
+
+
+def compact(value: Any) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def body(number: int, **fields: Any) -> bytes:
+    return compact(EVENT | {"event_id": f"00000000-0000-4000-8000-{number:012x}"} | fields)
+
+
+def number_of(event: Event) -> int:
+    return int.from_bytes(event.event_id[10:])
+
+
+class ScriptedReader(Reader):
+    """Counts what it is asked; a body that holds "bug" is one to it."""
+
+    def __init__(self) -> None:
+        super().__init__(Defaults(), 64 << 10, lambda: NEW_EVENT_ID, lambda: "2026-01-01T00:00:00.000Z")
+        self.together: list[int] = []
+        self.alone = 0
+        self.long_is_read: Callable[[], None] = lambda: None
+
+    def reading_json(self, body: bytes) -> Reading:
+        read = yield from super().reading_json(body)
+        self.long_is_read()
+        return read
+
+    def read_singles(self, bodies: Sequence[bytes]) -> list[Event] | None:
+        self.together.append(len(bodies))
+        assert not any(b"bug" in body for body in bodies), "a bug"
+        return super().read_singles(bodies)
+
+    def read_json(self, body: bytes) -> list[Event] | Refusal:
+        self.alone += 1
+        assert b"bug" not in body, "a bug"
+        return super().read_json(body)
+
+
+class Ingest:
+    """HTTP ingest as a listener's shortcut sees it."""
+
+    def __init__(self, outbox: ScriptedOutbox | None = None) -> None:
+        self.outbox = outbox or ScriptedOutbox()
+        self.metrics = Metrics()
+        self.reader = ScriptedReader()
+        self.http = HttpIngest(self.reader, self.outbox, Http(), "full", self.metrics)
+        self.answers: dict[int, Answer | Exception] = {}
+        """By the number of the request, in the order of the answers."""
+        self.bugs: list[object] = []
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: self.bugs.append(context["exception"]))
+
+    def post(self, number: int, body: bytes, content_type: str = "") -> None:
+        class Message:
+            method, path, headers = "POST", EVENTS_PATH, {"Content-Type": content_type}
+
+        take = self.http.shortcut(Message)  # type: ignore[arg-type]
+        assert take is not None
+        take(body, lambda answer: self.answers.update({number: answer}))
+
+    def post_each(self, bodies: Sequence[bytes]) -> None:
+        for number, each in enumerate(bodies):
+            self.post(number, each)
+
+    @property
+    def statuses(self) -> dict[int, int]:
+        return {number: each.status for number, each in sorted(self.answers.items()) if isinstance(each, Answer)}
+
+    def counts(self) -> dict[str, float | None]:
+        value = self.metrics.registry.get_sample_value
+        names = ("received", "accepted", "duplicate")
+        return {name: value(f"relay_events_{name}_total", {"transport": "http"}) for name in names} | {
+            reason: value("relay_events_rejected_total", {"transport": "http", "reason": reason})
+            for reason in REJECT_REASONS
+        }
+
+
+async def a_few_turns() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_events_of_one_turn_are_read_by_one_call_in_the_order_they_came() -> None:
+    ingest = Ingest()
+    ingest.post_each([body(number) for number in range(9)])
+    assert ingest.outbox.appends == []
+    await a_few_turns()
+    assert (ingest.reader.together, ingest.reader.alone) == ([9], 0)
+    assert len(ingest.outbox.appends) == 1
+    assert list(map(number_of, ingest.outbox.kept)) == list(range(9))
+    assert list(ingest.answers) == list(range(9))
+    assert set(ingest.statuses.values()) == {202}
+    assert (ingest.counts()["received"], ingest.counts()["accepted"]) == (9, 9)
+
+
+@pytest.mark.parametrize("events", [1, FEWEST_TOGETHER - 1])
+async def test_few_are_read_by_themselves(events: int) -> None:
+    ingest = Ingest()
+    ingest.post_each([body(number) for number in range(events)])
+    await a_few_turns()
+    assert (ingest.reader.together, ingest.reader.alone) == ([], events)
+    assert list(ingest.statuses.values()) == [202] * events
+
+
+async def test_a_refusal_is_told_to_its_own_request_only() -> None:
+    ingest = Ingest()
+    bodies = [body(number) for number in range(8)]
+    bodies[2] = b"no event"
+    bodies[5] = body(5, tenant_id=0)
+    ingest.post_each(bodies)
+    await a_few_turns()
+    assert ingest.statuses == {0: 202, 1: 202, 2: 400, 3: 202, 4: 202, 5: 422, 6: 202, 7: 202}
+    assert list(map(number_of, ingest.outbox.kept)) == [0, 1, 3, 4, 6, 7]
+    counts = ingest.counts()
+    assert [counts[name] for name in ("received", "accepted", "malformed", "invalid")] == [8, 6, 1, 1]
+
+
+async def test_a_bug_in_reading_one_body_is_nobody_elses() -> None:
+    ingest = Ingest()
+    bodies = [body(number) for number in range(8)]
+    bodies[3] = body(3, event_type="bug")
+    ingest.post_each(bodies)
+    await a_few_turns()
+    assert ingest.statuses == dict.fromkeys([0, 1, 2, 4, 5, 6, 7], 202)
+    assert isinstance(ingest.answers[3], AssertionError)
+    assert len(ingest.bugs) == 1
+
+
+async def test_a_bug_in_answering_one_refusal_is_nobody_elses() -> None:
+    ingest = Ingest()
+    take = ingest.http.shortcut(type("Message", (), {"method": "POST", "path": EVENTS_PATH, "headers": {}}))  # type: ignore[arg-type]
+    assert take is not None
+    bug = ZeroDivisionError("a bug")
+
+    def fail(_: Answer | Exception) -> None:
+        raise bug
+
+    ingest.post(0, body(0))
+    take(b"no event", fail)
+    ingest.post(2, body(2))
+    await a_few_turns()
+    assert ingest.statuses == {0: 202, 2: 202}
+    assert ingest.bugs == [bug]
+
+
+async def test_what_has_room_is_kept_when_not_all_has() -> None:
+    ingest = Ingest(ScriptedOutbox(error=OutboxFull("the outbox is full"), room_events=6))
+    ingest.post_each([body(number) for number in range(8)])
+    await a_few_turns()
+    assert ingest.reader.together == [8]
+    assert list(ingest.statuses.values()) == [202] * 6 + [503] * 2
+    assert (ingest.counts()["received"], ingest.counts()["full"]) == (8, 2)
+
+
+async def test_what_is_read_in_another_way_keeps_its_place() -> None:
+    ingest = Ingest()
+    ingest.post(0, body(0))
+    ingest.post(1, body(1) + b"\n" + body(2), LINES)
+    ingest.post(2, body(3))
+    ingest.post(3, compact([EVENT | {"event_id": json.loads(body(number))["event_id"]} for number in (4, 5)]))
+    ingest.post(4, body(6))
+    await a_few_turns()
+    assert list(map(number_of, ingest.outbox.kept)) == list(range(7))
+    assert len(ingest.outbox.appends) == 1
+
+
+async def test_what_waited_for_its_turn_comes_behind_what_came_before_it_was_read() -> None:
+    ingest = Ingest()
+    numbers = count(100)
+    posted: list[int] = []
+    before: list[int] = []
+
+    def post_one() -> None:
+        """In each turn, until the long one is read, one that waits for the turn's end."""
+        if 0 not in ingest.answers:
+            posted.append(next(numbers))
+            ingest.post(posted[-1], body(posted[-1]))
+            asyncio.get_running_loop().call_soon(post_one)
+
+    post_one()
+    ingest.reader.long_is_read = lambda: before.extend([*posted, posted[-1] + 1])  # what it is, is told a turn later
+    ingest.post(0, compact([json.loads(body(number)) for number in range(100)]))
+    await until(lambda: 0 in ingest.answers)
+    await a_few_turns()
+    kept = list(map(number_of, ingest.outbox.kept))
+    assert kept == before + list(range(100)) + posted[len(before) :]
+
+
+async def test_the_reader_may_be_replaced_between_turns() -> None:
+    ingest = Ingest()
+    ingest.post_each([body(number) for number in range(6)])
+    await a_few_turns()
+    ingest.http.reader = Reader(Defaults(), 10, HandClock().new_event_id, lambda: "")
+    ingest.post_each([body(number) for number in range(6)])
+    await a_few_turns()
+    assert list(ingest.statuses.values()) == [413] * 6
+    assert ingest.reader.together == [6]
+
+
+async def test_where_reading_together_fails_it_is_tried_less_and_less_and_again_once_it_succeeds() -> None:
+    ingest = Ingest()
+    good = [body(number) for number in range(8)]
+    bad = [*good[:4], b"[" + good[4] + b"]", *good[5:]]
+    tried = []
+    for turn in range(400):
+        ingest.post_each(bad if turn < 200 else good)
+        await a_few_turns()
+        if len(ingest.reader.together) > len(tried):
+            tried.append(turn)
+    assert tried[:7] == [0, 2, 6, 14, 30, 62, 126]
+    assert tried[7:9] == [190, 254]
+    assert tried[8:] == list(range(254, 400))
+    assert set(ingest.statuses.values()) == {202}
+
+
+POSTS = [
+    *[(body(number), "") for number in range(6)], (body(7, occurred_at=None), ""), (body(8, more=1), ""),
+    (compact({k: v for k, v in EVENT.items() if k != "event_id"}), ""), (compact([EVENT, EVENT]), ""),
+    (compact({"events": [EVENT]}), ""), (b"", ""), (b"[]", ""), (b"{", ""), (b"\xff", ""), (body(9) + b"\n", ""),
+    (body(10) + b"\n" + body(11), ""), (body(12) + b"\n" + body(13), LINES), (body(14)[:-1], LINES),
+    (b" " + body(15), ""), (body(16, event_type="\0"), ""), (body(17).replace(b"tv", b"\\ud800"), ""),
+    (body(18)[:40], ""), (body(18)[40:] + b"\n" + body(19), ""), (body(20, context={"a": "x" * 20_000}), ""),
+    (body(21, event_id="00000000-0000-4000-8000-00000000001"), ""), (b"bug", ""),
+]  # fmt: skip
+
+
+@settings(max_examples=150)
+@given(st.lists(st.sampled_from(POSTS[:6]) | st.sampled_from(POSTS), min_size=1, max_size=20))
+def test_a_turn_of_many_is_answered_as_many_turns_of_one(posts: list[tuple[bytes, str]]) -> None:
+    assert asyncio.run(outcome(posts, in_one_turn=True)) == asyncio.run(outcome(posts, in_one_turn=False))
+
+
+async def outcome(posts: Sequence[tuple[bytes, str]], *, in_one_turn: bool) -> tuple[Any, ...]:
+    """What is answered, kept and counted; long bodies are read over several turns, so their place is left open."""
+    ingest = Ingest()
+    for number, (sent, content_type) in enumerate(posts):
+        ingest.post(number, sent, content_type)
+        if not in_one_turn:
+            await until(lambda: number in ingest.answers)  # noqa: B023
+    await until(lambda: len(ingest.answers) == len(posts))
+    kept = [(event.event_id, event.body) for event in ingest.outbox.kept]
+    short = [each for each in kept if len(each[1]) < 16_384]
+    answers = [
+        (answer.raw if isinstance(answer, Answer) else type(answer)) for _, answer in sorted(ingest.answers.items())
+    ]
+    return answers, short, sorted(kept), ingest.counts()
