@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import struct
 from collections import deque
 from collections.abc import Iterator
 from functools import partial
@@ -29,6 +28,7 @@ from relay.address import format_address, listen_error, parse_address
 from relay.clock import Clock
 from relay.config import Udp
 from relay.event import Event, Reader, Reading, Refusal
+from relay.ingest import udp_socket
 from relay.ingest.ack import error_ack, stored_ack
 from relay.ingest.burst import Burst, Datagram, burst
 from relay.ingest.guard import Networks
@@ -52,12 +52,6 @@ _LONG_REST_BYTES = 2 << 20
 """Of the kernel's buffer: room for a burst of a thousand datagrams, whatever we do. With less, or with somebody
 waiting for an answer, the rest is short."""
 _LOG_INTERVAL_MS = 1_000
-
-_SO_RCVBUFFORCE = 33
-_SO_MEMINFO = 55
-"""asm-generic/socket.h; Python has no names for them."""
-_MEMINFO = struct.Struct("9I")
-_MEMINFO_DROPS = 8
 
 _log = structlog.get_logger(__name__)
 
@@ -143,11 +137,11 @@ class UdpIngest:
         host, port = parse_address(self._settings.listen)
         try:
             found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_DGRAM)
-            self._socket = _bind(found[0][0], found[0][4])
+            self._socket = udp_socket.bind(found[0][0], found[0][4])
         except OSError as error:
             raise listen_error(self._settings.listen, error, "udp.listen") from error
         self._burst = burst(self._socket, _DATAGRAMS_PER_WAKE)
-        given = _ask_receive_buffer(self._socket, self._settings.receive_buffer_bytes)
+        given = udp_socket.ask_receive_buffer(self._socket, self._settings.receive_buffer_bytes)
         self._metrics.udp_receive_buffer_bytes.set(given)
         if given >= _LONG_REST_BYTES and not self._settings.ack:
             self._rest_s = _LONG_REST_S
@@ -172,15 +166,10 @@ class UdpIngest:
 
     def refresh(self) -> None:
         """Count what the kernel dropped since the last call; it keeps a 32-bit counter per socket."""
-        if self._socket is None:
-            return
-        try:
-            meminfo = _MEMINFO.unpack(self._socket.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size))
-        except (OSError, struct.error):  # a kernel before 4.12 does not tell, nor do emulated ones, with 4 bytes
-            return
-        drops = meminfo[_MEMINFO_DROPS]
-        self._dropped["kernel"].inc((drops - self._kernel_drops) % 2**32)
-        self._kernel_drops = drops
+        drops = None if self._socket is None else udp_socket.kernel_drops(self._socket)
+        if drops is not None:
+            self._dropped["kernel"].inc((drops - self._kernel_drops) % 2**32)
+            self._kernel_drops = drops
 
     # --- reading
 
@@ -379,25 +368,3 @@ class UdpIngest:
             self._socket.sendto(ack, receiver)
         except OSError as error:  # an answer is a courtesy: the sender may be gone, or its buffer full
             _log.debug("an answer was not sent", error=str(error))
-
-
-def _bind(family: int, address: Any) -> socket.socket:
-    receiving = socket.socket(family, socket.SOCK_DGRAM)
-    try:
-        receiving.setblocking(False)
-        if family == socket.AF_INET6:
-            receiving.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        receiving.bind(address)
-    except OSError:
-        receiving.close()
-        raise
-    return receiving
-
-
-def _ask_receive_buffer(receiving: socket.socket, wanted_bytes: int) -> int:
-    """What the kernel gave. Beyond net.core.rmem_max it gives only to CAP_NET_ADMIN; it counts double (socket(7))."""
-    try:
-        receiving.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, wanted_bytes)
-    except PermissionError:
-        receiving.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, wanted_bytes)
-    return receiving.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2

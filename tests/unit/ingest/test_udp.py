@@ -313,7 +313,7 @@ async def test_what_the_kernel_drops_is_counted() -> None:
 
 async def test_a_kernel_that_does_not_tell_what_it_drops_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four bytes where nine counters are asked for, as an emulated or a much older kernel answers."""
-    monkeypatch.setattr("relay.ingest.udp._SO_MEMINFO", socket.SO_RCVBUF)
+    monkeypatch.setattr("relay.ingest.udp_socket._SO_MEMINFO", socket.SO_RCVBUF)
     async with Hearing() as hearing:
         hearing.send(event(0))
         await hearing.settled(1)
