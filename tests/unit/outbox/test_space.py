@@ -176,8 +176,9 @@ async def test_database_and_log_together_stay_below_the_limit(make_box: MakeBox)
         assert box.path.stat().st_size + wal.stat().st_size <= 4 * MIB
 
 
-async def test_a_lowered_limit_is_reached_by_both_files(make_box: MakeBox) -> None:
-    box = make_box(max_size_bytes=64 * MIB)
+@pytest.mark.parametrize("before", [64 * MIB, 512 * MIB])
+async def test_a_lowered_limit_is_reached_by_both_files(make_box: MakeBox, before: int) -> None:
+    box = make_box(max_size_bytes=before)
     await box.start()
     for base in range(0, 10_000, 500):
         await box.append(range(base, base + 500), body_bytes=1_000)
