@@ -124,6 +124,15 @@ class Relay(Child):
     def pending(self) -> int:
         return int(self.metric("outbox_events"))
 
+    def until_quiet(self) -> None:
+        """Until it has deleted what is done: no commit within a second."""
+        deadline, commits = time.monotonic() + PATIENCE_S, -1.0
+        while (now := self.metric("outbox_commits_total")) != commits:
+            if time.monotonic() > deadline:
+                raise RuntimeError("it does not come to rest")
+            commits = now
+            time.sleep(1)
+
     def written_bytes_said(self) -> float:
         """What it says that it wrote to database and write-ahead log."""
         return self.metric("outbox_written_bytes_total")

@@ -75,6 +75,7 @@ def _row(relay: Relay, when: str, target: float, load: Load) -> Row:
     load(relay)
     relay.ask("POST", "/flush")
     relay.until_pending(0)
+    relay.until_quiet()
     count = relay.status()["ledger"]["delivered"]
     written, by_kernel = relay.written_bytes_said() - before, relay.written_bytes() - by_kernel
     commits = relay.metric("outbox_commits_total") - commits

@@ -18,7 +18,7 @@ from relay.event import LaneKey
 from relay.outbox import EventState, LaneState, Ledger, OutboxShareTaken, Part
 from relay.outbox.age import OutboxTime
 from relay.outbox.index import Index
-from relay.outbox.recent import DEAD, DROPPED, Recent
+from relay.outbox.recent import DEAD, DROPPED, ID_BYTES, Recent
 from relay.outbox.share import is_crowded, over_share
 from relay.outbox.sqlite.connection import PAGE_BYTES
 from relay.outbox.sqlite.start import Chunk, Opened
@@ -30,6 +30,7 @@ _IDLE_GARBAGE_ROWS = 4096
 _TRUNCATED_ROWS = 20_000
 """The largest log that is emptied at once when nothing is pending; some ten milliseconds."""
 _ROW_BYTES = 60
+_COMMON_ROW_BYTES = 400
 _FREE_PAGES = 256
 """So many free pages are not worth giving back."""
 _STEP_BYTES = 4 << 20
@@ -196,6 +197,11 @@ class Book:
         """Whether more than half of the file is free pages, and giving them back is worth the work."""
         return self.free_pages > max(self.pages - self.free_pages, _FREE_PAGES) and self.pages != self.vacuum_useless_at
 
+    @property
+    def littered(self) -> bool:
+        """Whether so many rows are done that some are worth deleting by a commit of their own."""
+        return self.rows - self.pending >= max(_IDLE_GARBAGE_ROWS, 3 * self.pending)
+
     def state_of(self, event_id: bytes) -> EventState | None:
         found = self.recent.find(event_id)
         if found is None or found.mark == DROPPED:
@@ -238,10 +244,10 @@ class Book:
     def reclaimable(self, body_bytes: int | None) -> Stretch | None:
         """What to delete in a commit that appends so many bytes of bodies; None: in one that has nothing else to do.
 
-        A page that a delete frees is written like any other, unless it is used again in the same
-        commit. So done rows are left alone until an append needs their pages, room runs out, or the
-        outbox is idle. Emptying the whole log writes none of its pages, and no more do the newest rows
-        of a log that grew with its file: their pages are the file's last, and are cut off with the same commit.
+        A page that a delete frees is written like any other, unless it is used again in the same commit. So done
+        rows are left alone until an append needs their pages, room runs out, or the outbox is idle, and those before
+        pending ones for longer (see Owner). Emptying the whole log writes none of its pages, and no more do the newest
+        rows of a log that grew with its file: their pages are the file's last, and are cut off with the same commit.
         """
         garbage = self.rows - self.pending
         if not self.loaded or garbage <= 0:
@@ -249,15 +255,23 @@ class Book:
         if self.rows == garbage and _GARBAGE_ROWS <= self.rows <= _TRUNCATED_ROWS:
             return Stretch(self.first_row, self.next_seq - 1, "all")
         if body_bytes is None:
-            wanted = garbage >= max(_IDLE_GARBAGE_ROWS, 3 * self.pending) and not self.index.busy
+            wanted = self.littered and not self.index.busy
         else:
             wanted = garbage >= _GARBAGE_ROWS and self.free_pages * PAGE_BYTES < body_bytes * 5 // 4
         if not (self.crowded or (wanted and garbage >= self.look_again_at)):
             return None
         leaves = max(min(self.rows, self.pages - self.free_pages), 1)
         most = min(self.limits.reclaim_rows, self.limits.reclaim_pages * self.rows // leaves)
-        rows = most if self.crowded or body_bytes is None else min(max(body_bytes // 400, _GARBAGE_ROWS), most)
+        rows = (
+            most
+            if self.crowded or body_bytes is None
+            else min(max(body_bytes // _COMMON_ROW_BYTES, _GARBAGE_ROWS), most)
+        )
         if not self.pending and not body_bytes:
+            missing_bytes = self._bytes_to_remember() - self.free_pages * PAGE_BYTES
+            if missing_bytes > 0:
+                rows = min(missing_bytes // _COMMON_ROW_BYTES + 1, most)
+                return Stretch(self.first_row, self.first_row + rows - 1, "front")
             return Stretch(max(self.first_row, self.last_row - rows + 1), self.last_row, "tail")
         first_pending = self.index.first_seq()
         prefix_end = (self.next_seq if first_pending is None else first_pending) - 1
@@ -269,6 +283,14 @@ class Book:
             return Stretch(self.sweep_from, min(self.sweep_from + most // 2, self.next_seq) - 1, "holes")
         self.look_again_at = garbage + _GARBAGE_ROWS
         return None
+
+    def _bytes_to_remember(self) -> int:
+        """What the ids of rows in the dedupe window will take once the rows go.
+
+        If that lay behind the log's rows, it would be moved with each piece of the file's end that is cut off.
+        """
+        rows = min(self.last_row - (self.next_seq - 1 - self.recent.window), self.rows)
+        return max(rows, 0) * (ID_BYTES + 1)
 
     def reclaimed(self, stretch: Stretch, reclaimed: Reclaimed) -> None:
         self.rows -= reclaimed.rows

@@ -41,6 +41,8 @@ class Op(ABC, Generic[T]):
 
     patient = False
     """Whether the commit may be put off for some milliseconds, see pace."""
+    frees_dearly = False
+    """Whether pages that it frees are written, and would not be once nothing is pending; known once planned."""
 
     def __init__(self) -> None:
         self.answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
@@ -127,6 +129,11 @@ class Draft:
                 return None
             pages += op.pages
         return pages
+
+    @property
+    def writes_what_it_frees(self) -> bool:
+        """Whether it deletes rows before pending ones: then each page that gets free is written once more."""
+        return any(op.frees_dearly for op in self.ops)
 
     @property
     def ops(self) -> Sequence[Op[Any]]:

@@ -227,6 +227,7 @@ class Reclaim(Op[None]):
     def plan(self, draft: Draft) -> bool:
         first_seq, last_seq, kind = self._stretch
         book = draft.book
+        self.frees_dearly = kind in ("front", "holes") and book.pending > 0
         stretch, pages = book.range(first_seq, last_seq), book.limits.reclaim_pages
         draft.add_before(self, partial(transactions.reclaim, stretch=stretch, kind=kind, pages=pages))
         return True

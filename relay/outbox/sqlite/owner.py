@@ -51,6 +51,8 @@ _REST_S = 0.1
 """Nothing was asked for so long: then it is no pause between two requests of a backlog."""
 _CHORE_WAITS_MS = 5_000
 """For a rest: where there is none, a chore is done so often all the same, or the file would never shrink."""
+_DEAR_CHORE_WAITS_MS = 10_000
+"""For what is pending to be done, too: twice the common linger. Then the pages go unwritten, see Book.reclaimable."""
 _RETRY_FIRST_MS, _RETRY_LAST_MS = 50, 5_000
 
 
@@ -77,7 +79,9 @@ class Owner:
         """Why the file is not open."""
         self._rested = False
         """Nothing was asked since `_has_time` said so."""
-        self._chore_waits_since_ms: int | None = None
+        self._chore_wanted_ms: int | None = None
+        """Since when there is one to do."""
+        self._chore_done_ms = 0
         self._failures = 0
         """Since the last commit."""
         self._blocked = ""
@@ -224,7 +228,7 @@ class Owner:
         elif self._gathered.appends or (self._gathered.ops and self.known.loaded):
             await self._commit_gathered()
         elif (draft := self._chore()) is not None:
-            if self.known.crowded or await self._has_time():
+            if self.known.crowded or await self._has_time(dear=draft.writes_what_it_frees):
                 await self._commit(draft)
         elif self.store.untidy:
             await self.store.tidy()
@@ -354,22 +358,27 @@ class Owner:
 
     def _chore(self) -> Draft | None:
         draft = chore(self.known, self._clock)
-        if draft is None:
-            self._chore_waits_since_ms = None
+        if draft is None and not self.known.littered:
+            self._chore_wanted_ms = None
         return draft
 
-    async def _has_time(self) -> bool:
+    async def _has_time(self, *, dear: bool) -> bool:
         """Whether a chore may be done now; waits a moment to find out."""
         now_ms = self._clock.monotonic_ms()
-        if self._chore_waits_since_ms is None:
-            self._chore_waits_since_ms = now_ms
-        elif now_ms - self._chore_waits_since_ms >= _CHORE_WAITS_MS:
-            self._chore_waits_since_ms = now_ms
-            return True
-        if not self._rested:
-            self._rested = True  # until something is asked
-            await self._idle(_REST_S)
-        return self._rested
+        if self._chore_wanted_ms is None:
+            self._chore_wanted_ms = self._chore_done_ms = now_ms
+        patience_ms = self._chore_wanted_ms + _DEAR_CHORE_WAITS_MS - now_ms
+        if dear and patience_ms > 0:
+            await self._idle(patience_ms / 1000)
+            return False
+        if now_ms - self._chore_done_ms < _CHORE_WAITS_MS:
+            if not self._rested:
+                self._rested = True  # until something is asked
+                await self._idle(_REST_S)
+            if not self._rested:
+                return False
+        self._chore_done_ms = now_ms
+        return True
 
     async def _idle(self, timeout_s: float | None) -> None:
         """Until there is something to do, or so long."""

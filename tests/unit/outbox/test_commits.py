@@ -194,6 +194,40 @@ async def test_deleting_a_drained_backlog_writes_next_to_nothing(make_box: MakeB
     assert await box.append(range(39_000, 40_002)) == 1_001
 
 
+async def test_what_has_to_be_remembered_of_deleted_events_is_not_moved_again_and_again(make_box: MakeBox) -> None:
+    """Their ids lie in pages that the first of them left, not behind the log whose end is cut off piece by piece."""
+    box = make_box(max_size_bytes=256 << 20)
+    await box.start()
+    for base in range(0, 80_000, 1_000):
+        await box.append(range(base, base + 1_000), body_bytes=400)
+    await box.deliver_all()
+    before = written(box)
+    while box.outbox._owner.known.rows:
+        await asyncio.sleep(0.001)
+    await box.append([80_000])
+    assert (written(box) - before) / 80_000 <= 130
+    assert await box.append(range(79_000, 80_001)) == 1_001
+
+
+async def test_what_lies_before_pending_events_is_deleted_only_if_they_wait_for_long(make_box: MakeBox) -> None:
+    """Once they are done, too, the pages of all of them go unwritten."""
+    box = make_box(max_size_bytes=64 << 20)
+    await box.start()
+    for base in range(0, 10_000, 500):
+        await box.append(range(base, base + 500), body_bytes=400)
+    for _ in range(19):
+        await box.deliver(500)
+    book = box.outbox._owner.known
+    for _ in range(9):
+        await box.outbox.forget([9_999])
+        box.clock.advance(1_000)
+    assert (book.rows, book.pending) == (10_000, 500)
+    box.clock.advance(2_000)
+    while book.rows == 10_000:
+        await box.outbox.forget([9_999])
+    assert book.pending == 500
+
+
 async def test_beside_steady_traffic_a_drained_backlog_is_given_back_all_the_same(make_box: MakeBox) -> None:
     box = make_box(max_size_bytes=64 << 20)
     await box.start()
