@@ -112,6 +112,8 @@ class Book:
     """No row of the log is newer."""
     rows: int = 0
     """In the log, done ones included; known once loaded."""
+    done_to: int = 0
+    """Nothing up to here is pending; looked up again, which asks every lane, once it is not enough."""
     sweep_from: int = 1
     look_again_at: int = 0
     """With fewer done rows it is not looked again which can be deleted: looking asks every lane."""
@@ -273,13 +275,14 @@ class Book:
                 rows = min(missing_bytes // _COMMON_ROW_BYTES + 1, most)
                 return Stretch(self.first_row, self.first_row + rows - 1, "front")
             return Stretch(max(self.first_row, self.last_row - rows + 1), self.last_row, "tail")
-        first_pending = self.index.first_seq()
-        prefix_end = (self.next_seq if first_pending is None else first_pending) - 1
-        if prefix_end - self.first_row + 1 >= min(garbage, _GARBAGE_ROWS):
-            return Stretch(self.first_row, min(prefix_end, self.first_row + rows - 1), "front")
+        if self.done_to - self.first_row + 1 < min(garbage, rows):
+            first_pending = self.index.first_seq()
+            self.done_to = (self.next_seq if first_pending is None else first_pending) - 1
+        if self.done_to - self.first_row + 1 >= min(garbage, _GARBAGE_ROWS):
+            return Stretch(self.first_row, min(self.done_to, self.first_row + rows - 1), "front")
         if garbage * (8 if self.crowded else 2) > self.rows:
             if not self.first_row <= self.sweep_from < self.next_seq:
-                self.sweep_from = max(self.first_row, prefix_end + 1)
+                self.sweep_from = max(self.first_row, self.done_to + 1)
             return Stretch(self.sweep_from, min(self.sweep_from + most // 2, self.next_seq) - 1, "holes")
         self.look_again_at = garbage + _GARBAGE_ROWS
         return None

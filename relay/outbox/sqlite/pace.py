@@ -16,8 +16,8 @@ from collections.abc import Callable
 
 from relay.outbox.sqlite.gathered import Gathered
 
-_APART_S = 0.005
-_FLOWING_S = 0.02
+_APART_S = 0.01
+_FLOWING_S = 0.03
 """So long after the last such event more are expected; datagrams are read every 10 ms at most."""
 _QUIET_SHARE, _QUIET_MOST_S = 0.25, 0.001
 _TURNS, _QUIET_TURNS = 6, 2

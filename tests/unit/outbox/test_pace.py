@@ -95,12 +95,12 @@ async def test_while_datagrams_flow_what_nobody_waits_for_is_put_off(pace: Pace)
     pace.committed(0.0, COMMIT_S, flowing=True)
     waiting = gathered()
     waiting.ops.append(Settle([], set(), Metrics()))
-    assert pace.put_off_s(waiting, 0.001) == pytest.approx(0.004)
-    assert pace.put_off_s(waiting, 0.005) <= 0
-    pace.committed(0.006, 0.007)
-    assert pace.put_off_s(waiting, 0.007) == pytest.approx(0.004)
-    pace.committed(0.019, 0.020)
-    assert pace.put_off_s(waiting, 0.0201) == 0
+    assert pace.put_off_s(waiting, 0.001) == pytest.approx(0.009)
+    assert pace.put_off_s(waiting, 0.010) <= 0
+    pace.committed(0.011, 0.012)
+    assert pace.put_off_s(waiting, 0.012) == pytest.approx(0.009)
+    pace.committed(0.029, 0.030)
+    assert pace.put_off_s(waiting, 0.031) == 0
 
 
 async def test_where_none_flow_it_is_not_put_off(pace: Pace) -> None:
