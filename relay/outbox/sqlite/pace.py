@@ -20,6 +20,8 @@ _APART_S = 0.01
 _FLOWING_S = 0.03
 """So long after the last such event more are expected; datagrams are read every 10 ms at most."""
 _QUIET_SHARE, _QUIET_MOST_S = 0.25, 0.001
+_IDLE_TURN_S = 0.00005
+"""A turn of the loop that took longer was none of waiting: it answered those who will come."""
 _TURNS, _QUIET_TURNS = 6, 2
 """Of the event loop, each a look at the sockets; a call is made in the turn after its bytes came."""
 _WORTH_A_COMMIT_BYTES = 128 << 10
@@ -44,21 +46,20 @@ class Pace:
 
     async def gather(self, gathered: Gathered, now_s: Callable[[], float]) -> None:
         """Let the loop bring what it has at hand, and those who are likely to come."""
-        quiet_s = min(self._took_s * _QUIET_SHARE, _QUIET_MOST_S)
-        came_s, turns, quiet_turns = now_s(), 0, 0
+        patience_s = min(self._took_s * _QUIET_SHARE, _QUIET_MOST_S)
+        turns, quiet_turns, quiet_s, turned_s = 0, 0, 0.0, now_s()
         while gathered.body_bytes < _WORTH_A_COMMIT_BYTES:
             complete = gathered.awaited_events >= self._expected
-            if (complete and turns >= _TURNS) or (
-                quiet_turns >= _QUIET_TURNS and (complete or now_s() - came_s >= quiet_s)
-            ):
+            if (complete and turns >= _TURNS) or (quiet_turns >= _QUIET_TURNS and (complete or quiet_s >= patience_s)):
                 break
-            before = gathered.calls
+            before, began_s = gathered.calls, turned_s
             await asyncio.sleep(0)
-            turns += 1
+            turns, turned_s = turns + 1, now_s()
             if gathered.calls == before:
                 quiet_turns += 1
+                quiet_s += min(turned_s - began_s, _IDLE_TURN_S)
             else:
-                came_s, quiet_turns = now_s(), 0
+                quiet_turns, quiet_s = 0, 0.0
         self._expected = max(gathered.awaited_events, (3 * self._expected + gathered.awaited_events) // 4, 1)
 
     def committed(self, began_s: float, ended_s: float, *, flowing: bool = False) -> None:

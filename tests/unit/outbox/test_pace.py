@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -64,25 +65,41 @@ async def test_those_whom_the_last_commit_answered_are_waited_for(pace: Pace) ->
     assert await gather(pace, waiting) == 3
 
 
+def ticking(tick_s: float) -> Callable[[], float]:
+    """A clock that moves on each time it is asked, once a turn of the loop."""
+    ticks = itertools.count()
+    return lambda: next(ticks) * tick_s
+
+
 async def test_they_are_not_waited_for_longer_than_a_quarter_of_a_commit(pace: Pace) -> None:
-    waiting, asked = gathered([append()]), 0
+    waiting = gathered([append()])
+    asked: list[float] = []
+    clock = ticking(COMMIT_S / 40)
 
     def now_s() -> float:
-        nonlocal asked
-        asked += 1
-        return asked * COMMIT_S / 10
+        asked.append(clock())
+        return asked[-1]
 
     assert await gather(pace, waiting, now_s) == 1
-    assert asked <= 6
+    assert asked[-1] == pytest.approx(COMMIT_S / 4)
+
+
+async def test_turns_in_which_the_loop_was_busy_are_not_waiting(pace: Pace) -> None:
+    waiting = gathered([append()])
+    tasks = Tasks()
+
+    async def come() -> None:
+        await turns(3)
+        waiting.add(append())
+        waiting.add(append())
+
+    tasks.start("callers", come())
+    assert await gather(pace, waiting, ticking(10 * COMMIT_S)) == 3
 
 
 async def test_a_lonely_caller_is_soon_alone_again(pace: Pace) -> None:
-    def late() -> Callable[[], float]:
-        times = iter(number * COMMIT_S for number in range(100))
-        return lambda: next(times)
-
     for _ in range(4):
-        await gather(pace, gathered([append()]), late())
+        await gather(pace, gathered([append()]), ticking(COMMIT_S))
         pace.committed(0.0, COMMIT_S)
     assert await gather(pace, gathered([append()])) == 1
 
