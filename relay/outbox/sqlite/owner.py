@@ -369,7 +369,10 @@ class Owner:
             self._chore_wanted_ms = self._chore_done_ms = now_ms
         patience_ms = self._chore_wanted_ms + _DEAR_CHORE_WAITS_MS - now_ms
         if dear and patience_ms > 0:
-            await self._idle(patience_ms / 1000)
+            if self.store.untidy:
+                await self.store.tidy()
+            else:
+                await self._idle(patience_ms / 1000)
             return False
         if now_ms - self._chore_done_ms < _CHORE_WAITS_MS:
             if not self._rested:
