@@ -57,7 +57,8 @@ class SystemClock:
 
 
 def monotonic_us() -> int:
-    """Microseconds of CLOCK_MONOTONIC, for a service manager that compares them with its own."""
+    """Microseconds of CLOCK_MONOTONIC: for a service manager that compares them with its own, and for what takes less
+    than a Clock's millisecond; an event loop's time is no finer (uvloop's), and stands still within a turn."""
     return time.monotonic_ns() // 1000
 
 

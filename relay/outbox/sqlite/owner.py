@@ -2,7 +2,7 @@
 
 Owns group commit and what happens when the disk fails. While a commit runs, calls gather; the next
 commit takes them all, and those who are likely to come at once (see `pace`). One lonely event waits
-for one fsync, and nothing that somebody waits for waits for a timer.
+for one fsync, and no event that somebody waits for waits for a timer.
 
 -   Memory changes after the commit that says so. A failed commit is rolled back, whoever waits for
     it is told "unknown", and the connection is closed and opened again: never is an fsync alone
@@ -21,7 +21,7 @@ from typing import TypeVar
 
 import structlog
 
-from relay.clock import Clock
+from relay.clock import Clock, monotonic_us
 from relay.config import OutboxSettings
 from relay.event import LaneKey
 from relay.metrics import Metrics
@@ -52,7 +52,8 @@ _REST_S = 0.1
 _CHORE_WAITS_MS = 5_000
 """For a rest: where there is none, a chore is done so often all the same, or the file would never shrink."""
 _DEAR_CHORE_WAITS_MS = 10_000
-"""For what is pending to be done, too: twice the common linger. Then the pages go unwritten, see Book.reclaimable."""
+"""After the first was wanted, for what is pending to be done, too: twice the common linger. Then the pages go
+unwritten, see Book.reclaimable."""
 _RETRY_FIRST_MS, _RETRY_LAST_MS = 50, 5_000
 
 
@@ -82,6 +83,7 @@ class Owner:
         self._chore_wanted_ms: int | None = None
         """Since when there is one to do."""
         self._chore_done_ms = 0
+        """When one was done, or first wanted."""
         self._failures = 0
         """Since the last commit."""
         self._blocked = ""
@@ -237,22 +239,20 @@ class Owner:
 
     async def _commit_gathered(self) -> None:
         """Commit what has gathered, or put that off for a moment."""
-        now_s = asyncio.get_running_loop().time
-        put_off_s = 0.0 if self.closing else self._pace.put_off_s(self._gathered, now_s())
-        if put_off_s > 0:
-            await self._idle(put_off_s)
+        put_off_us = 0 if self.closing else self._pace.put_off_us(self._gathered, monotonic_us())
+        if put_off_us > 0:
+            await self._idle(put_off_us / 1_000_000)
         else:
-            await self._pace.gather(self._gathered, now_s)
+            await self._pace.gather(self._gathered, monotonic_us)
             await self._commit(self._gathered.draft(self.known, self._settings))
 
     async def _commit(self, draft: Draft) -> None:
-        now_s = asyncio.get_running_loop().time
         try:
             await self.store.make_way(draft.pages)
-            began_s = now_s()
+            began_us = monotonic_us()
             committed = await self.store.commit(draft.steps())
             flowing = any(not append.awaited_events for append in draft.appends)
-            self._pace.committed(began_s, now_s(), flowing=flowing)
+            self._pace.committed(began_us, monotonic_us(), flowing=flowing)
         except Exception as error:
             draft.fail(failure_of(error))
             raise

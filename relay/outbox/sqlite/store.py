@@ -7,7 +7,6 @@ Knows nothing of what the calls mean.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -15,7 +14,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
-from relay.clock import Clock
+from relay.clock import Clock, monotonic_us
 from relay.config import OutboxSettings
 from relay.metrics import Metrics
 from relay.outbox.sqlite import connection, files, transactions
@@ -117,12 +116,11 @@ class Store:
 
     async def commit(self, steps: Sequence[Step]) -> Committed:
         """All steps or none, on disk when this returns."""
-        loop = asyncio.get_running_loop()
-        started = loop.time()
+        began_us = monotonic_us()
         committed = await self.run(transactions.commit, steps)
         if committed.changed_rows:
             self._metrics.outbox_commits.inc()
-            self._metrics.outbox_commit_duration_seconds.observe(loop.time() - started)
+            self._metrics.outbox_commit_duration_seconds.observe((monotonic_us() - began_us) / 1_000_000)
         return committed
 
     async def tidy(self) -> None:
