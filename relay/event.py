@@ -89,7 +89,7 @@ class _Found:
 
 
 class Reader:
-    """Reads what apps send. One per configuration; keeps nothing of what it read.
+    """Reads what apps send. One per configuration; keeps no more of what it read than the orders of fields.
 
     `new_event_id` gives a version 4 UUID in its text form, `now` the time as `occurred_at` has it; `now` is
     asked at most once a body.
@@ -148,7 +148,7 @@ class Reader:
         try:
             bodies = event_quick.split(body) or (yield from self._split(body))
         except Malformed as error:
-            return _malformed("The body", error)
+            return _malformed("The body", str(error))
         return bodies if isinstance(bodies, Refusal) else (yield from self._read_all(bodies))
 
     def reading_lines(self, body: bytes) -> Reading:
@@ -215,7 +215,7 @@ class Reader:
         rows = zip(columns.event_ids, columns.lane_keys, bodies, repeat(columns.timeless), strict=False)
         return list(map(_new_event, repeat(Event), rows))
 
-    def _read_each(self, bodies: Sequence[bytes], first: int, found: _Found) -> tuple[str, Malformed] | None:
+    def _read_each(self, bodies: Sequence[bytes], first: int, found: _Found) -> tuple[str, str] | None:
         """Add what they are to `found`; the path of one that is malformed, and why, if there is one."""
         for index, body in enumerate(bodies, first):
             path, event_bytes = f"events.{index}", len(body)
@@ -223,7 +223,7 @@ class Reader:
                 try:
                     event = self._read_quickly(body) or self._read_strictly(body, path, found.faults)
                 except Malformed as error:
-                    return path, error
+                    return path, str(error)  # the error itself would hold the bodies until the garbage collector comes
                 if event is not None:
                     event_bytes = len(event.body)
                     found.events.append(event)
@@ -360,7 +360,7 @@ def _source_opening(body: bytes) -> int:
     raise AssertionError("no source in an event that has one")
 
 
-def _malformed(what: str, error: Malformed) -> Refusal:
+def _malformed(what: str, error: str) -> Refusal:
     return Refusal("malformed", f"{what} is not JSON that can be passed on: {error}.")
 
 

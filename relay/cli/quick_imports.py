@@ -3,9 +3,6 @@
 Two things cost a third of the time and bring nothing: aiohttp reads the system's certificate authorities
 when it is imported, for a default that nobody here uses (`forward.upstream` makes its own); and the garbage
 collector walks again and again over what modules are made of, none of which is ever garbage.
-
-Afterwards the collector, which only finds what refers to itself, looks more seldom than by default: a hundred
-events on their way are a thousand objects, and none of them is for it.
 """
 
 from __future__ import annotations
@@ -15,9 +12,6 @@ import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-
-_COLLECT_EVERY = (20_000, 20, 100)
-"""Objects more than were freed, and collections of the younger generation, before each generation is looked through."""
 
 
 @contextmanager
@@ -31,7 +25,6 @@ def quick_imports() -> Iterator[None]:
     finally:
         ssl.create_default_context = made
         gc.freeze()
-        gc.set_threshold(*_COLLECT_EVERY)
         gc.enable()
 
 

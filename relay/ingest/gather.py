@@ -103,7 +103,9 @@ class Gather:
 
     def _append_all(self, waiting: _Waiting) -> None:
         events = waiting[0][0] if len(waiting) == 1 else [event for each, _ in waiting for event in each]
-        self._outbox.append(events).add_done_callback(partial(self._all_appended, waiting, len(events)))
+        self._outbox.append(events, callers=len(waiting)).add_done_callback(
+            partial(self._all_appended, waiting, len(events))
+        )
 
     def _all_appended(self, waiting: _Waiting, count: int, outcome: asyncio.Future[int]) -> None:
         error = OutboxError("the append was abandoned") if outcome.cancelled() else outcome.exception()

@@ -31,6 +31,7 @@ from relay.event import Event, Reader, Reading, Refusal
 from relay.ingest import udp_socket
 from relay.ingest.ack import error_ack, stored_ack
 from relay.ingest.burst import Burst, Datagram, burst
+from relay.ingest.gather import report
 from relay.ingest.guard import Networks
 from relay.ingest.inflate import GZIP_MAGIC, inflate
 from relay.log import Gate
@@ -253,7 +254,11 @@ class UdpIngest:
         senders = [sender for _, sender in self._left]
         if not all(self._networks.allows(sender[0]) for sender in set(senders)):
             return None
-        events = self.reader.read_singles(bodies)
+        try:
+            events = self.reader.read_singles(bodies)
+        except Exception as bug:  # whose datagram it is shows when each is read by itself
+            report("datagrams could not be read together", bug)
+            events = None
         if events is None:
             return None
         self._left.clear()
@@ -324,7 +329,7 @@ class UdpIngest:
 
     def _append(self, wake: _Wake) -> None:
         self._uncommitted += len(wake.events)
-        appended = self._outbox.append(wake.events, patient=not self._settings.ack)
+        appended = self._outbox.append(wake.events, callers=len(wake.origins) if self._settings.ack else 0)
         appended.add_done_callback(partial(self._appended, wake))
 
     def _appended(self, wake: _Wake, outcome: asyncio.Future[int]) -> None:

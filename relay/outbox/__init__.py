@@ -203,12 +203,12 @@ class Outbox(Protocol):
         `backlog` has been told of every lane with pending events when this returns.
         """
 
-    def append(self, events: Sequence[Event], *, patient: bool = False) -> asyncio.Future[int]:
+    def append(self, events: Sequence[Event], *, callers: int = 1) -> asyncio.Future[int]:
         """Keep events; resolves after the commit to the number that were duplicates.
 
         All or nothing. The future fails with OutboxFull or OutboxUnavailable; not with OutboxFull if every event is
-        known already. Never blocks. `patient`: nobody waits for the answer; its commit may be put off for some
-        milliseconds, for more to share it.
+        known already. Never blocks. `callers`: how many wait for the answer; where nobody does, the commit may be
+        put off for some milliseconds, for more to share it.
         """
 
     def room(self) -> bool:

@@ -90,7 +90,7 @@ class MemoryOutbox:
                 self._tell(number)
         return Loaded(states, [[part for _, part in sorted(requests[request])] for request in sorted(requests)])
 
-    def append(self, events: Sequence[Event], *, patient: bool = False) -> asyncio.Future[int]:
+    def append(self, events: Sequence[Event], *, callers: int = 1) -> asyncio.Future[int]:
         answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         new_bytes = sum(len(event.body) + ROW_BYTES for event in events)
         gathered = sum(len(event.body) + ROW_BYTES for waiting, _ in self._gathered for event in waiting)

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from relay import event_quick
-from relay.event import Defaults, Event, Reader, Refusal
+from relay.event import FEWEST_TOGETHER, Defaults, Event, Reader, Refusal
 from relay.event_rules import Faults
 
 NEW_EVENT_ID = "0b0b0b0b-0b0b-4b0b-8b0b-0b0b0b0b0b0b"
@@ -379,12 +379,16 @@ def test_what_the_quick_reader_takes_the_slow_one_reads_the_same(body: bytes, de
 
 @settings(max_examples=150)
 @given(
-    st.lists(st.one_of(st.just(VALID), mutated(), bodies, st.sampled_from(HALVES)), min_size=1, max_size=6),
+    st.lists(
+        st.one_of(st.just(VALID), mutated(), bodies, st.sampled_from(HALVES)),
+        min_size=FEWEST_TOGETHER,
+        max_size=FEWEST_TOGETHER + 4,
+    ),
     any_defaults,
 )
-@example(HALVES[:3], DEFAULTS[2])
-@example([VALID, VALID], DEFAULTS[2])
-@example([VALID, VALID.replace(b"{", b"{\n", 1)], DEFAULTS[2])
+@example([*HALVES[:3], *[VALID] * FEWEST_TOGETHER], DEFAULTS[2])
+@example([VALID] * FEWEST_TOGETHER, DEFAULTS[2])
+@example([*[VALID] * FEWEST_TOGETHER, VALID.replace(b"{", b"{\n", 1)], DEFAULTS[2])
 def test_datagrams_that_are_read_together_are_what_they_are_alone(datagrams: list[bytes], defaults: Defaults) -> None:
     together = reader(defaults).read_singles(datagrams)
     if together is not None:

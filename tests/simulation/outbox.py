@@ -35,11 +35,11 @@ class SimOutbox(MemoryOutbox):
         after.failing = self.failing
         return after
 
-    def append(self, events: Sequence[Event], *, patient: bool = False) -> asyncio.Future[int]:
+    def append(self, events: Sequence[Event], *, callers: int = 1) -> asyncio.Future[int]:
         if not self._fails():
-            return super().append(events, patient=patient)
+            return super().append(events, callers=callers)
         if self._rng.random() < 0.5:
-            super().append(events, patient=patient).add_done_callback(
+            super().append(events, callers=callers).add_done_callback(
                 asyncio.Future.exception
             )  # nobody else hears of it
         refused: asyncio.Future[int] = asyncio.get_running_loop().create_future()

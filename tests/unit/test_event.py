@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -555,3 +556,30 @@ def in_slices(reading: Reading) -> tuple[int, list[Event] | Refusal]:
         except StopIteration as done:
             return steps, done.value
         steps += 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"a":"' + b"x" * 60_000,
+        b"[" + compact(event()) + b',{"a":"\xff"}]',
+        b'{"events":[{"a":"\\ud800"}]}',
+        b'{"events":[1',
+        compact(event(event_id="none")),
+        compact(event(context={"a": 10**400})),
+    ],
+    ids=["cut short", "no UTF-8", "surrogate", "array", "no UUID", "number"],
+)
+@pytest.mark.parametrize("lines", [False, True])
+def test_a_refusal_leaves_nothing_for_the_garbage_collector(body: bytes, lines: bool) -> None:
+    """What refers to itself stays until it looks: with the bodies of a thousand requests."""
+    one = reader()
+    read = one.read_lines if lines else one.read_json
+    read(body)
+    gc.collect()
+    gc.disable()
+    try:
+        assert isinstance(read(body), Refusal)
+        assert gc.collect() == 0
+    finally:
+        gc.enable()

@@ -64,13 +64,13 @@ class Op(ABC, Generic[T]):
 class Append:
     """Events waiting to be appended, and who waits for them."""
 
-    __slots__ = ("answer", "awaited_events", "body_bytes", "cost_bytes", "duplicates", "events")
+    __slots__ = ("answer", "body_bytes", "callers", "cost_bytes", "duplicates", "events")
 
-    def __init__(self, events: Sequence[Event], answer: asyncio.Future[int], *, patient: bool = False) -> None:
+    def __init__(self, events: Sequence[Event], answer: asyncio.Future[int], callers: int) -> None:
         sizes = [len(event.body) for event in events]
         self.events = events
-        self.awaited_events = 0 if patient else len(events)
-        """For whose answer somebody waits."""
+        self.callers = callers
+        """Who wait for the answer."""
         self.body_bytes = sum(sizes)
         self.cost_bytes = (
             sum(map(cost_bytes, sizes))

@@ -30,8 +30,8 @@ class Gathered:
         """Of appends that wait or are being committed."""
         self.cost_bytes = 0
         """What they may take of the file, see Append."""
-        self.awaited_events = 0
-        """Of appends that wait, those for whose answer somebody waits."""
+        self.callers = 0
+        """Who wait for appends that wait."""
         self._clock = clock
         self._metrics = metrics
 
@@ -43,11 +43,11 @@ class Gathered:
     @property
     def is_pressing(self) -> bool:
         """Whether somebody waits for one of them."""
-        return self.awaited_events > 0 or any(not op.patient for op in self.ops)
+        return self.callers > 0 or any(not op.patient for op in self.ops)
 
     def add(self, append: Append) -> None:
         self.appends.append(append)
-        self.awaited_events += append.awaited_events
+        self.callers += append.callers
         self.body_bytes += append.body_bytes
         self.cost_bytes += append.cost_bytes
 
@@ -86,7 +86,7 @@ class Gathered:
 
     def _pop(self) -> Append:
         append = self.appends.popleft()
-        self.awaited_events -= append.awaited_events
+        self.callers -= append.callers
         return append
 
     def _next_appends(self, body_bytes: int) -> list[Append]:

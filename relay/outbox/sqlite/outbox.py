@@ -81,9 +81,9 @@ class SqliteOutbox:
 
     # -- ingest --------------------------------------------------------------------------------------
 
-    def append(self, events: Sequence[Event], *, patient: bool = False) -> asyncio.Future[int]:
+    def append(self, events: Sequence[Event], *, callers: int = 1) -> asyncio.Future[int]:
         answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        append = Append(events, answer, patient=patient)
+        append = Append(events, answer, callers)
         refusal = self._owner.refusal(append.body_bytes, append.cost_bytes, (event.lane_key for event in events))
         if (refusal is None or isinstance(refusal, OutboxFull)) and self._knows(events):
             answer.set_result(len(events))

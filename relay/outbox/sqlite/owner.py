@@ -251,7 +251,7 @@ class Owner:
             await self.store.make_way(draft.pages)
             began_us = monotonic_us()
             committed = await self.store.commit(draft.steps())
-            flowing = any(not append.awaited_events for append in draft.appends)
+            flowing = any(not append.callers for append in draft.appends)
             self._pace.committed(began_us, monotonic_us(), flowing=flowing)
         except Exception as error:
             draft.fail(failure_of(error))

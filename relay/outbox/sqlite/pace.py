@@ -24,6 +24,8 @@ _FLOWING_US = 30_000
 """So long after the last such event more are expected; the socket of datagrams rests for 10 ms at most."""
 _PATIENCE_SHARE, _PATIENCE_MOST_US = 4, 1_000
 """A commit's time divided by so much; and where syncs are slow no more than what nobody notices beside them."""
+_MOST_US = 10_000
+"""For a commit to begin, however busy the loop is with those who come: 512 callers take some 9 ms."""
 _IDLE_TURN_US = 50
 """A turn of the loop that took longer was none of waiting: it answered those who will come."""
 _TURNS, _QUIET_TURNS = 6, 2
@@ -40,7 +42,7 @@ class Pace:
         self._began_us = self._flowed_us = _LONG_AGO_US
         self._took_us = 0
         self._expected = 0
-        """Events whose senders are likely to come; falls by a quarter with each commit that had fewer."""
+        """Callers who are likely to come; falls by a quarter with each commit that had fewer."""
 
     def put_off_us(self, gathered: Gathered, now_us: int) -> int:
         """How much later the commit had better begin, if nothing else comes; 0 or less: now."""
@@ -54,9 +56,10 @@ class Pace:
         patience_us = min(self._took_us // _PATIENCE_SHARE, _PATIENCE_MOST_US)
         turns = quiet_turns = waited_us = 0
         turned_us = now_us()
+        end_us = turned_us + _MOST_US
         while gathered.body_bytes < _WORTH_A_COMMIT_BYTES:
-            complete, quiet = gathered.awaited_events >= self._expected, quiet_turns >= _QUIET_TURNS
-            if (complete and (quiet or turns >= _TURNS)) or (quiet and waited_us >= patience_us):
+            complete, quiet = gathered.callers >= self._expected, quiet_turns >= _QUIET_TURNS
+            if (complete and (quiet or turns >= _TURNS)) or (quiet and waited_us >= patience_us) or turned_us >= end_us:
                 break
             before, began_us = gathered.calls, turned_us
             await asyncio.sleep(0)
@@ -66,7 +69,7 @@ class Pace:
                 waited_us += min(turned_us - began_us, _IDLE_TURN_US)
             else:
                 quiet_turns = 0
-        self._expected = max(gathered.awaited_events, (3 * self._expected + gathered.awaited_events) // 4)
+        self._expected = max(gathered.callers, (3 * self._expected + gathered.callers) // 4)
 
     def committed(self, began_us: int, ended_us: int, *, flowing: bool = False) -> None:
         """`flowing`: it had events for whose answer nobody waits."""

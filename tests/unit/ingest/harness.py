@@ -69,14 +69,14 @@ class ScriptedOutbox:
     waits: bool = False
     kept: list[Event] = field(default_factory=list)
     appends: list[asyncio.Future[int]] = field(default_factory=list)
-    patient: list[bool] = field(default_factory=list)
+    callers: list[int] = field(default_factory=list)
     """Of each append."""
     states: dict[bytes, EventState] = field(default_factory=dict)
 
-    def append(self, events: Sequence[Event], *, patient: bool = False) -> asyncio.Future[int]:
+    def append(self, events: Sequence[Event], *, callers: int = 1) -> asyncio.Future[int]:
         outcome: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.appends.append(outcome)
-        self.patient.append(patient)
+        self.callers.append(callers)
         full = self.room_events is None or len(self.kept) + len(events) > self.room_events
         if self.error is not None and full:
             outcome.set_exception(self.error)
