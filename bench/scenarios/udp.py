@@ -39,7 +39,7 @@ class Flow(NamedTuple):
 
 
 def udp(bench: Bench) -> Iterator[Row]:
-    seconds = bench.size(5, 30)
+    seconds = bench.size(12, 30)  # more than twice the linger: then as much is sent on as comes
     steady = flow(bench, 20_000, seconds)
     lost = steady.sent - steady.delivered
     yield Row(
