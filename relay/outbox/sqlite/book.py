@@ -33,11 +33,6 @@ _ROW_BYTES = 60
 _COMMON_ROW_BYTES = 400
 _FREE_PAGES = 256
 """So many free pages are not worth giving back."""
-_STEP_BYTES = 4 << 20
-"""What a commit of chores is measured by: whoever waits for it waits as long in a large outbox as in a small one."""
-_WAL_BYTES = 12 << 20
-"""15 MiB gained nothing: as many events a second with slow syncs, 1 % fewer bytes an event. What it costs is a start
-after a kill, which reads the log and copies it back, and the wait of those who come while it is copied."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +45,7 @@ class Limits:
     append_bytes: int
     """Used pages beyond which nothing is appended; the rest is kept for settles, lanes and dead letters."""
     commit_bytes: int
-    """Bodies in one commit. More gain nothing with slow syncs, and keep the event loop from its turn."""
+    """Bodies in one commit."""
     dead_letter_bytes: int
     reclaim_rows: int
     """Deleted with one commit,"""
@@ -62,17 +57,16 @@ class Limits:
     @classmethod
     def of(cls, settings: OutboxSettings) -> Limits:
         size = settings.max_size_bytes
-        step = max(min(_STEP_BYTES, size // 4), 16 * PAGE_BYTES)
-        wal = max(step, min(_WAL_BYTES, size // 32))
+        wal = max(min(4 << 20, size // 4), 16 * PAGE_BYTES)
         return cls(
             max_bytes=size,
             wal_bytes=wal,
             append_bytes=size - wal - size // 16,
-            commit_bytes=max(step // 4, wal // 8),
+            commit_bytes=wal // 4,
             dead_letter_bytes=size // 4,
-            reclaim_rows=min(4096, step // 1024),
-            reclaim_pages=step // PAGE_BYTES // 2,
-            vacuum_pages=step // PAGE_BYTES // 4,
+            reclaim_rows=min(4096, wal // 1024),
+            reclaim_pages=wal // PAGE_BYTES // 2,
+            vacuum_pages=wal // PAGE_BYTES // 4,
         )
 
 

@@ -29,8 +29,6 @@ T = TypeVar("T")
 
 _COMMIT_PAGES = 16
 """What a commit writes besides bodies and the rows it changes: inner pages, page 1, the map of pages."""
-_UNCOUNTED_BYTES = 1 << 20
-"""What the metrics say of the disk lags behind it by no more."""
 
 
 class Store:
@@ -124,10 +122,7 @@ class Store:
         return committed
 
     async def tidy(self) -> None:
-        """Count what was written, and copy the write-ahead log back once it is half as large as it may be.
-
-        Seldom, though there is time: the pages of lanes are in it again and again, and are copied once.
-        """
+        """Count what was written, and copy the write-ahead log back once it is half as large as it may be."""
         self._count()
         if self._wal.waiting * FRAME_BYTES > self._wal_bytes // 2:
             await self._copy_back()
@@ -148,12 +143,12 @@ class Store:
                 await self._copy_back()
 
     def wrote(self, body_bytes: int, changed_pages: int) -> None:
-        """After a commit of so much: count, but not before the log may have grown by a good part of what it may be.
+        """After a commit of so much: count, but not before the log may have grown by a quarter of what it may be.
 
         Counting reads the file, which a commit of one event would spend as much time on as on its event.
         """
         self._guessed_bytes += 2 * body_bytes + (_COMMIT_PAGES + changed_pages) * FRAME_BYTES
-        if self._guessed_bytes >= min(self._wal_bytes // 4, _UNCOUNTED_BYTES):
+        if self._guessed_bytes >= self._wal_bytes // 4:
             self._count()
 
     def _count(self) -> None:
