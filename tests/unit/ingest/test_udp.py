@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from relay.address import ListenError
 from relay.config import Udp
+from relay.event import Defaults, Event, Reader
 from relay.ingest.ack import error_ack, stored_ack
 from relay.ingest.udp import UdpIngest
 from relay.metrics import Metrics
@@ -393,6 +394,23 @@ class Nobody:
 
     def allows(self, _: str) -> bool:
         return False
+
+
+async def test_a_bug_in_reading_together_costs_no_datagram() -> None:
+    class Broken(Reader):
+        def read_singles(self, bodies: Sequence[bytes]) -> list[Event] | None:
+            raise RuntimeError("a bug")
+
+    bugs: list[Exception] = []
+    async with Hearing() as hearing:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: bugs.append(context["exception"]))
+        hearing.udp.reader = Broken(
+            Defaults(), 64 << 10, hearing.clock.new_event_id, lambda: "2026-01-01T00:00:00.000Z"
+        )
+        hearing.send(*[event(number) for number in range(20)])
+        await hearing.settled(20)
+        assert kept_numbers(hearing.outbox) == list(range(20))
+    assert {str(bug) for bug in bugs} == {"a bug"}
 
 
 # --- answers
