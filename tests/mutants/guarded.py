@@ -161,4 +161,29 @@ MUTANTS = (
         "tests/e2e/test_life.py::test_sigterm_with_the_upstream_silent_keeps_what_it_could_not_send",
         ("relay/service.py", "asyncio.timeout(self.settings.shutdown.drain_ms / 1000)", "asyncio.timeout(None)"),
     ),
+    mutant(
+        "a refused body kept by its error",
+        "G9",
+        "tests/unit/test_event.py::test_a_refusal_leaves_nothing_for_the_garbage_collector[True-surrogate]",
+        ("relay/event.py", "return path, str(error)", "return path, error  # type: ignore[return-value]"),
+    ),
+    mutant(
+        "a commit that waits as long as callers come",
+        "G6",
+        "tests/unit/outbox/test_pace.py::test_a_commit_begins_in_the_end_however_busy_the_loop_is",
+        (f"{SQLITE}/pace.py", " or turned_us >= end_us:", ":"),
+    ),
+    mutant(
+        "callers waited for one by one",
+        "G6",
+        "tests/unit/outbox/test_pace.py::test_they_are_waited_for_a_quarter_of_a_commit_in_all",
+        (f"{SQLITE}/pace.py", "                quiet_turns = 0\n", "                quiet_turns = waited_us = 0\n"),
+    ),
+    mutant(
+        "ids to be remembered behind the log",
+        "G9",
+        "tests/unit/outbox/test_commits.py::"
+        "test_what_has_to_be_remembered_of_deleted_events_is_not_moved_again_and_again",
+        (f"{SQLITE}/book.py", "if missing_bytes > 0:", "if missing_bytes > 1 << 40:"),
+    ),
 )
