@@ -258,11 +258,9 @@ class Book:
             return None
         leaves = max(min(self.rows, self.pages - self.free_pages), 1)
         most = min(self.limits.reclaim_rows, self.limits.reclaim_pages * self.rows // leaves)
-        rows = (
-            most
-            if self.crowded or body_bytes is None
-            else min(max(body_bytes // _COMMON_ROW_BYTES, _GARBAGE_ROWS), most)
-        )
+        rows = most
+        if body_bytes is not None and not self.crowded:
+            rows = min(max(body_bytes // _COMMON_ROW_BYTES, _GARBAGE_ROWS), most)
         if not self.pending and not body_bytes:
             missing_bytes = self._bytes_to_remember() - self.free_pages * PAGE_BYTES
             if missing_bytes > 0:
