@@ -83,7 +83,7 @@ class Browser:
             raise AssertionError(f"never came true: {condition} {arguments}\n{seen}") from None
 
     async def until_text(self, selector: str, text: str) -> None:
-        await self.until("document.querySelector(arguments[0]).innerText.includes(arguments[1])", selector, text)
+        await self.until("document.querySelector(arguments[0])?.innerText.includes(arguments[1])", selector, text)
 
     async def screen(self, width: int, height: int, scale: float = 1) -> None:
         """The window's size in CSS pixels, and how many real ones each is."""

@@ -12,6 +12,7 @@ let token = "";
 let nextAfter = 0;
 let busy = false;
 let count = null;
+let asked = 0; // how often the list was; an answer that is not to the last question is dropped
 
 async function call(path, options = {}) {
   const headers = { ...options.headers };
@@ -41,11 +42,11 @@ export function changed(now) {
 }
 
 function query(after, more = {}) {
-  const asked = new URLSearchParams({ after, ...more });
+  const wanted = new URLSearchParams({ after, ...more });
   const [reason, search] = [byId("letters-reason").value, byId("letters-search").value.trim()];
-  if (reason) asked.set("reason", reason);
-  if (search) asked.set("search", search);
-  return `dead-letters?${asked}`;
+  if (reason) wanted.set("reason", reason);
+  if (search) wanted.set("search", search);
+  return `dead-letters?${wanted}`;
 }
 
 async function showFirst() {
@@ -57,9 +58,11 @@ async function showFirst() {
 
 async function showMore() {
   const list = byId("letters-list");
+  const question = ++asked;
   let found = 0;
   do {
     const data = await call(query(nextAfter, { limit: SHOWN_AT_ONCE }));
+    if (question !== asked) return;
     if (!data.success) return say("letters-said", data.error);
     list.append(...data.dead_letters.map(row));
     found += data.dead_letters.length;
@@ -133,8 +136,9 @@ async function move(verb, ids) {
     progress.value = first + AT_ONCE;
   }
   progress.hidden = true;
-  busy = false;
   await showFirst();
+  busy = false;
+  chosenChanged();
   say("letters-said", `${number(moved)} of ${number(ids.length)} ${DONE[verb]}.${problem}`);
   byId("letters-title").focus();
 }
