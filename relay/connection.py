@@ -281,6 +281,8 @@ async def read_body(request: web.BaseRequest, max_bytes: int) -> bytes | BodyFau
     Nothing beyond `max_bytes` is kept. Raises ConnectionResetError if the client left.
     """
     content = request.content
+    parts: list[bytes] = []
+    part = b""
     try:
         if content.is_eof():
             body = content.read_nowait()
@@ -288,7 +290,6 @@ async def read_body(request: web.BaseRequest, max_bytes: int) -> bytes | BodyFau
         if (request.content_length or 0) > max_bytes:
             return "too_large"
         _answer_expect(request)
-        parts: list[bytes] = []
         room = max_bytes
         while part := await content.readany():
             room -= len(part)
@@ -303,6 +304,10 @@ async def read_body(request: web.BaseRequest, max_bytes: int) -> bytes | BodyFau
         if isinstance(error, RuntimeError) and request.transport is not None:
             raise
         raise ConnectionResetError("the client left") from error
+    finally:
+        # aiohttp's error holds this frame until the garbage collector comes; it shall not hold the body, too
+        parts.clear()
+        part = b""
 
 
 def _answer_expect(request: web.BaseRequest) -> None:

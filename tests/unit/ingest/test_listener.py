@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import socket
 import stat
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -205,6 +207,36 @@ async def test_a_client_that_leaves_at_any_moment_is_neither_logged_nor_counted(
         await until(lambda: served.count("http_connections") == 0)
         assert quiet == []
         assert served.rejected("malformed") == 0
+
+
+@pytest.mark.parametrize("shortcut", [True, False])
+@pytest.mark.parametrize("framing", ["Content-Length: 900000", "Transfer-Encoding: chunked"])
+async def test_a_body_that_breaks_off_is_let_go_of_at_once(framing: str, shortcut: bool) -> None:
+    """Not when the garbage collector comes: by then there may be hundreds."""
+    piece = b"[" + b" " * 99_999
+    if "chunked" in framing:
+        piece = b"%x\r\n%b\r\n" % (len(piece), piece)
+    async with Served(shortcut=shortcut) as served:
+
+        async def break_off() -> None:
+            client = await served.connect()
+            client.send(request("POST /v1/events HTTP/1.1", framing) + piece * 8)
+            client.writer.close()
+            await until(lambda: served.count("http_connections") == 1)
+            await until(lambda: served.count("http_connections") == 0)
+
+        await break_off()
+        gc.collect()
+        gc.disable()
+        tracemalloc.start()
+        try:
+            for _ in range(5):
+                await break_off()
+            kept_bytes, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+            gc.enable()
+        assert kept_bytes < 400_000, "of 4,000,000 that came"
 
 
 async def test_a_client_that_leaves_before_the_commit_harms_nothing(quiet: list[object]) -> None:
