@@ -7,7 +7,7 @@ proofs by column; each proof is then tried with what passes only if events are c
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice, permutations
 from typing import Any
 
@@ -267,7 +267,32 @@ def test_an_event_that_becomes_too_large_by_its_time_is_refused_among_others() -
 def test_orders_beyond_those_kept_are_read_all_the_same() -> None:
     one = reader(DEFAULTS[0])
     for names in islice(permutations(FIELDS), 40):
-        body = written({name: FIELDS[name] for name in names})
-        expected = Event(bytes.fromhex(ID.replace("-", "")), (1, "ios", "A1B2"), body)
-        assert one.read_singles([body] * 5) == [expected] * 5
+        read_five(one, names)
     assert len(one._column_reader._decoders) == 32
+
+
+def test_an_order_that_stays_takes_the_place_of_an_old_one() -> None:
+    """A program may begin to write another order each time it starts: that shall not cost the others theirs."""
+    one = reader(DEFAULTS[0])
+    *old, new = islice(permutations(FIELDS), 33)
+    for names in old:
+        read_five(one, names)
+    decoders = one._column_reader._decoders
+    first, *kept = decoders
+
+    for _ in range(15):
+        read_five(one, new)
+    assert list(decoders) == [first, *kept], "made anew for whoever changes the order"
+    read_five(one, new)
+
+    assert list(decoders)[:-1] == kept
+    learnt = decoders[list(decoders)[-1]]
+    read_five(one, new)
+    assert decoders[list(decoders)[-1]] is learnt
+
+
+def read_five(one: Reader, names: Iterable[str]) -> None:
+    """Five events of this order are read for what they are."""
+    body = written({name: FIELDS[name] for name in names})
+    expected = Event(bytes.fromhex(ID.replace("-", "")), (1, "ios", "A1B2"), body)
+    assert one.read_singles([body] * 5) == [expected] * 5
