@@ -18,7 +18,6 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import deque
-from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -34,6 +33,7 @@ from relay.ingest.burst import Burst, Datagram, burst
 from relay.ingest.gather import report
 from relay.ingest.guard import Networks
 from relay.ingest.inflate import GZIP_MAGIC, inflate
+from relay.ingest.wake import Origin, Wake
 from relay.log import Gate
 from relay.metrics import REJECT_REASONS, UDP_DROP_REASONS, Metrics
 from relay.outbox import Outbox, OutboxError, OutboxFull, OutboxShareTaken
@@ -55,28 +55,6 @@ waiting for an answer, the rest is short."""
 _LOG_INTERVAL_MS = 1_000
 
 _log = structlog.get_logger(__name__)
-
-
-class _Origin(NamedTuple):
-    """A datagram that was read."""
-
-    events: int
-    size_bytes: int
-    sender: Any
-
-
-class _Wake(NamedTuple):
-    """What is appended in one call."""
-
-    events: list[Event]
-    origins: list[_Origin]
-
-    def apart(self) -> Iterator[_Wake]:
-        """Each datagram's events by themselves."""
-        start = 0
-        for origin in self.origins:
-            yield _Wake(self.events[start : start + origin.events], [origin])
-            start += origin.events
 
 
 class _Long(NamedTuple):
@@ -243,7 +221,7 @@ class UdpIngest:
         """Whether not all is looked at that was read from the socket."""
         return bool(self._left) or self._long is not None
 
-    def _read_together(self) -> _Wake | None:
+    def _read_together(self) -> Wake | None:
         """All that is left, if each is a plain event and comes from where it may."""
         if len(self._left) < 2 or self._long is not None:
             return None
@@ -262,11 +240,11 @@ class UdpIngest:
         if events is None:
             return None
         self._left.clear()
-        return _Wake(events, [_Origin(1, size, sender) for size, sender in zip(sizes, senders, strict=True)])
+        return Wake(events, [Origin(1, size, sender) for size, sender in zip(sizes, senders, strict=True)])
 
-    def _read_each(self) -> _Wake:
+    def _read_each(self) -> Wake:
         """What is left, one by one, up to a wake's bytes."""
-        wake = _Wake([], [])
+        wake = Wake([], [])
         wake_bytes = 0
         while self._is_behind() and wake_bytes < _BYTES_PER_WAKE:
             if self._long is not None:
@@ -276,7 +254,7 @@ class UdpIngest:
                 wake_bytes += self._read_datagram(*self._left.popleft(), wake)
         return wake
 
-    def _read_datagram(self, data: bytes, sender: Any, wake: _Wake) -> int:
+    def _read_datagram(self, data: bytes, sender: Any, wake: Wake) -> int:
         """Returns how many bytes were looked at, inflated."""
         if not self._networks.allows(sender[0]):
             self._drop("network", sender)
@@ -296,19 +274,19 @@ class UdpIngest:
         self._taken(self.reader.read_datagram(body), size_bytes, sender, wake)
         return len(body)
 
-    def _read_slice(self, long: _Long, wake: _Wake) -> None:
+    def _read_slice(self, long: _Long, wake: Wake) -> None:
         try:
             next(long.reading)
         except StopIteration as done:
             self._long = None
             self._taken(done.value, long.size_bytes, long.sender, wake)
 
-    def _taken(self, events: list[Event] | Refusal, size_bytes: int, sender: Any, wake: _Wake) -> None:
+    def _taken(self, events: list[Event] | Refusal, size_bytes: int, sender: Any, wake: Wake) -> None:
         if isinstance(events, Refusal):
             self._refuse(events, size_bytes, sender)
         else:
             wake.events.extend(events)
-            wake.origins.append(_Origin(len(events), size_bytes, sender))
+            wake.origins.append(Origin(len(events), size_bytes, sender))
 
     def _drop(self, reason: str, sender: Any) -> None:
         self._dropped[reason].inc()
@@ -327,12 +305,12 @@ class UdpIngest:
 
     # --- keeping
 
-    def _append(self, wake: _Wake) -> None:
+    def _append(self, wake: Wake) -> None:
         self._uncommitted += len(wake.events)
         appended = self._outbox.append(wake.events, callers=len(wake.origins) if self._settings.ack else 0)
         appended.add_done_callback(partial(self._appended, wake))
 
-    def _appended(self, wake: _Wake, outcome: asyncio.Future[int]) -> None:
+    def _appended(self, wake: Wake, outcome: asyncio.Future[int]) -> None:
         """What the outbox said of one append."""
         count = len(wake.events)
         self._uncommitted -= count
@@ -350,7 +328,7 @@ class UdpIngest:
             self._not_kept(wake, error)
         self._read_on()
 
-    def _not_kept(self, wake: _Wake, error: BaseException) -> None:
+    def _not_kept(self, wake: Wake, error: BaseException) -> None:
         """Count the loss, and leave the next ones to the kernel's buffer for a moment."""
         self._rejected["full" if isinstance(error, OutboxFull) else "unavailable"].inc(len(wake.events))
         self._log_bad("the outbox did not take it", str(error))
@@ -362,7 +340,7 @@ class UdpIngest:
         if not isinstance(error, OutboxError):
             raise error
 
-    def _acknowledge(self, wake: _Wake) -> None:
+    def _acknowledge(self, wake: Wake) -> None:
         for events, (origin,) in wake.apart():
             self._send(stored_ack([event.event_id for event in events], origin.size_bytes), origin.sender)
 
