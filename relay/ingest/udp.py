@@ -11,6 +11,8 @@ Rules:
 3.  What is bad is counted by reason and logged at most once a second in all.
 4.  An answer (udp.ack) leaves only after the commit, only to allowed networks, never larger than the
     datagram it answers, so that nobody's address can be flooded through the relay.
+5.  A bug costs the datagram in which it shows, counted as unavailable; the event loop is told at most once a second.
+    Whatever fails, the socket is read on.
 """
 
 from __future__ import annotations
@@ -134,14 +136,16 @@ class UdpIngest:
         if self._socket is None:
             return
         self._sleep()
-        self._take_in_all()
-        for _ in range(_WAKES_AT_STOP):
-            if not self._outbox.room() or not self._read():
-                break
+        try:
             self._take_in_all()
-        self.refresh()
-        self._socket.close()
-        self._socket = None
+            for _ in range(_WAKES_AT_STOP):
+                if not self._outbox.room() or not self._read():
+                    break
+                self._take_in_all()
+            self.refresh()
+        finally:
+            self._socket.close()
+            self._socket = None
 
     def refresh(self) -> None:
         """Count what the kernel dropped since the last call; it keeps a 32-bit counter per socket."""
@@ -178,8 +182,15 @@ class UdpIngest:
             self._next_wake = loop.call_later(delay_s, self._wake)
 
     def _wake(self) -> None:
-        """Take in what the last wake left, or else what the socket holds."""
         self._next_wake = None
+        try:
+            self._take_turn()
+        except BaseException:
+            self._sleep(_PAUSE_S)  # else nothing might wake us any more, or the same bug at once
+            raise
+
+    def _take_turn(self) -> None:
+        """Take in what the last wake left, or else what the socket holds, and settle when to wake next."""
         if self._uncommitted >= _MAX_UNCOMMITTED:
             self._sleep()
             return
@@ -208,7 +219,12 @@ class UdpIngest:
 
     def _take_in(self) -> None:
         """Append what some of the datagrams hold."""
-        wake = self._read_together() or self._read_each()
+        try:
+            wake = self._read_together()
+        except Exception as bug:  # whose datagram it is shows when each is read by itself
+            self._report("datagrams could not be read together", bug)
+            wake = None
+        wake = wake or self._read_each()
         if wake.events:
             self._received.inc(len(wake.events))
             self._append(wake)
@@ -232,15 +248,12 @@ class UdpIngest:
         senders = [sender for _, sender in self._left]
         if not all(self._networks.allows(sender[0]) for sender in set(senders)):
             return None
-        try:
-            events = self.reader.read_singles(bodies)
-        except Exception as bug:  # whose datagram it is shows when each is read by itself
-            report("datagrams could not be read together", bug)
-            events = None
+        events = self.reader.read_singles(bodies)
         if events is None:
             return None
+        wake = Wake(events, [Origin(1, size, sender) for size, sender in zip(sizes, senders, strict=True)])
         self._left.clear()
-        return Wake(events, [Origin(1, size, sender) for size, sender in zip(sizes, senders, strict=True)])
+        return wake
 
     def _read_each(self) -> Wake:
         """What is left, one by one, up to a wake's bytes."""
@@ -250,8 +263,13 @@ class UdpIngest:
             if self._long is not None:
                 wake_bytes += _SLICE_BYTES
                 self._read_slice(self._long, wake)
-            else:
-                wake_bytes += self._read_datagram(*self._left.popleft(), wake)
+                continue
+            data, sender = self._left.popleft()
+            try:
+                wake_bytes += self._read_datagram(data, sender, wake)
+            except Exception as bug:
+                self._failed(bug, len(data), sender)
+                break  # nobody knows how long it took
         return wake
 
     def _read_datagram(self, data: bytes, sender: Any, wake: Wake) -> int:
@@ -266,7 +284,7 @@ class UdpIngest:
         body = inflate(data, "gzip", self._max_body_bytes) if data[:2] == GZIP_MAGIC else data
         if isinstance(body, str):
             refusal = Refusal(body, "the datagram's gzip is corrupt or inflates to more than http.max_body")
-            self._refuse(refusal, size_bytes, sender)
+            self._taken(refusal, size_bytes, sender, wake)
             return self._max_body_bytes
         if len(body) > _BYTES_PER_WAKE:
             self._long = _Long(self.reader.reading_datagram(body), size_bytes, sender)
@@ -280,10 +298,14 @@ class UdpIngest:
         except StopIteration as done:
             self._long = None
             self._taken(done.value, long.size_bytes, long.sender, wake)
+        except Exception as bug:
+            self._long = None
+            self._failed(bug, long.size_bytes, long.sender)
 
     def _taken(self, events: list[Event] | Refusal, size_bytes: int, sender: Any, wake: Wake) -> None:
         if isinstance(events, Refusal):
-            self._refuse(events, size_bytes, sender)
+            self._log_bad(events.reason, events.error)
+            self._refuse(events.reason, events.error, size_bytes, sender)
         else:
             wake.events.extend(events)
             wake.origins.append(Origin(len(events), size_bytes, sender))
@@ -292,22 +314,33 @@ class UdpIngest:
         self._dropped[reason].inc()
         self._log_bad(reason, sender[0])
 
-    def _refuse(self, refusal: Refusal, size_bytes: int, sender: Any) -> None:
+    def _failed(self, bug: Exception, size_bytes: int, sender: Any) -> None:
+        self._report("a datagram could not be read", bug)
+        self._refuse("unavailable", "the relay failed on this datagram", size_bytes, sender)
+
+    def _refuse(self, reason: str, error: str, size_bytes: int, sender: Any) -> None:
         self._received.inc()
-        self._rejected[refusal.reason].inc()
-        self._log_bad(refusal.reason, refusal.error)
+        self._rejected[reason].inc()
         if self._settings.ack:
-            self._send(error_ack(refusal.error, size_bytes), sender)
+            self._send(error_ack(error, size_bytes), sender)
 
     def _log_bad(self, reason: str, detail: str) -> None:
         if self._bad_gate.admit("bad", self._now_ms()) is not None:
             _log.warning("a datagram was not taken", reason=reason, detail=detail)
 
+    def _report(self, message: str, bug: Exception) -> None:
+        if self._bad_gate.admit(message, self._now_ms()) is not None:
+            report(message, bug)
+
     # --- keeping
 
     def _append(self, wake: Wake) -> None:
         self._uncommitted += len(wake.events)
-        appended = self._outbox.append(wake.events, callers=len(wake.origins) if self._settings.ack else 0)
+        try:
+            appended = self._outbox.append(wake.events, callers=len(wake.origins) if self._settings.ack else 0)
+        except Exception as bug:  # as if it had failed later: so it is counted, answered and told
+            appended = asyncio.get_running_loop().create_future()
+            appended.set_exception(bug)
         appended.add_done_callback(partial(self._appended, wake))
 
     def _appended(self, wake: Wake, outcome: asyncio.Future[int]) -> None:
@@ -315,18 +348,20 @@ class UdpIngest:
         count = len(wake.events)
         self._uncommitted -= count
         error = OutboxError("the append was abandoned") if outcome.cancelled() else outcome.exception()
-        if error is None:
-            duplicates = outcome.result()
-            self._accepted.inc(count - duplicates)
-            self._duplicate.inc(duplicates)
-            if self._settings.ack:
-                self._acknowledge(wake)
-        elif isinstance(error, OutboxFull) and len(wake.origins) > 1:
-            for each in wake.apart():
-                self._append(each)
-        else:
-            self._not_kept(wake, error)
-        self._read_on()
+        try:
+            if error is None:
+                duplicates = outcome.result()
+                self._accepted.inc(count - duplicates)
+                self._duplicate.inc(duplicates)
+                if self._settings.ack:
+                    self._acknowledge(wake)
+            elif isinstance(error, OutboxFull) and len(wake.origins) > 1:
+                for each in wake.apart():
+                    self._append(each)
+            else:
+                self._not_kept(wake, error)
+        finally:
+            self._read_on()
 
     def _not_kept(self, wake: Wake, error: BaseException) -> None:
         """Count the loss, and leave the next ones to the kernel's buffer for a moment."""

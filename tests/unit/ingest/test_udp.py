@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from relay.address import ListenError
 from relay.config import Udp
-from relay.event import Defaults, Event, Reader
+from relay.event import Defaults, Event, Reader, Reading, Refusal
 from relay.ingest.ack import error_ack, stored_ack
 from relay.ingest.udp import UdpIngest
 from relay.metrics import Metrics
@@ -396,21 +396,187 @@ class Nobody:
         return False
 
 
-async def test_a_bug_in_reading_together_costs_no_datagram() -> None:
-    class Broken(Reader):
-        def read_singles(self, bodies: Sequence[bytes]) -> list[Event] | None:
-            raise RuntimeError("a bug")
+class NobodyKnows(Nobody):
+    def allows(self, _: str) -> bool:
+        raise RuntimeError("a bug")
 
-    bugs: list[Exception] = []
+
+# --- when the relay itself fails
+
+
+class Broken(Reader):
+    """Fails on whatever it is told to, and always when it reads together."""
+
+    def __init__(self, bug: Exception) -> None:
+        super().__init__(Defaults(), 64 << 10, HandClock().new_event_id, lambda: "2026-01-01T00:00:00.000Z")
+        self._bug = bug
+
+    def read_singles(self, bodies: Sequence[bytes]) -> list[Event] | None:
+        raise self._bug
+
+    def read_datagram(self, body: bytes) -> list[Event] | Refusal:
+        if b"bug" in body:
+            raise self._bug
+        return super().read_datagram(body)
+
+    def reading_datagram(self, body: bytes) -> Reading:
+        reading = super().reading_datagram(body)
+        if b"bug" in body:
+            yield next(reading)
+            raise self._bug
+        return (yield from reading)
+
+
+class Failing(ScriptedOutbox):
+    """Fails once when asked for `room`, or to append."""
+
+    def __init__(self, call: str) -> None:
+        super().__init__()
+        self.call = call
+
+    def fail(self, call: str) -> None:
+        if call == self.call:
+            self.call = ""
+            raise MemoryError("a bug")
+
+    def room(self) -> bool:
+        self.fail("room")
+        return super().room()
+
+    def append(self, events: Sequence[Event], *, callers: int = 1) -> asyncio.Future[int]:
+        self.fail("append")
+        return super().append(events, callers=callers)
+
+
+SHORT_BUG = event(99, context={"a": "bug"})
+LONG_BUG = gzipped(b"\n".join(event(number, context={"a": "bug"}) for number in range(1_000)))
+"""Read in slices; what shows in a later one costs all of it."""
+
+
+def bugs_told() -> list[str]:
+    """Filled with what the loop is told."""
+    bugs: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: bugs.append(repr(context["exception"])))
+    return bugs
+
+
+async def test_a_bug_in_reading_together_costs_no_datagram() -> None:
     async with Hearing() as hearing:
-        asyncio.get_running_loop().set_exception_handler(lambda _, context: bugs.append(context["exception"]))
-        hearing.udp.reader = Broken(
-            Defaults(), 64 << 10, hearing.clock.new_event_id, lambda: "2026-01-01T00:00:00.000Z"
-        )
+        bugs = bugs_told()
+        hearing.udp.reader = Broken(RuntimeError("a bug"))
         hearing.send(*[event(number) for number in range(20)])
         await hearing.settled(20)
         assert kept_numbers(hearing.outbox) == list(range(20))
-    assert {str(bug) for bug in bugs} == {"a bug"}
+    assert bugs == [repr(RuntimeError("a bug"))]
+
+
+async def test_a_bug_in_telling_who_may_send_costs_the_datagram_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relay.ingest.udp.Networks", NobodyKnows)
+    async with Hearing() as hearing:
+        bugs_told()
+        hearing.send(event(0), event(1))
+        await hearing.settled(2)
+        assert hearing.refused("unavailable") == 2
+
+
+@pytest.mark.parametrize("bug", [RuntimeError("a bug"), MemoryError()], ids=["bug", "memory"])
+@pytest.mark.parametrize("datagram", [SHORT_BUG, LONG_BUG], ids=["short", "long"])
+async def test_a_bug_in_a_datagram_costs_that_one_only_and_is_told(datagram: bytes, bug: Exception) -> None:
+    async with Hearing(ack=True) as hearing:
+        bugs = bugs_told()
+        hearing.udp.reader = Broken(bug)
+        hearing.send(event(0))
+        await hearing.settled(1)
+        # a timer wakes for it: who was woken by the socket would be woken again
+        hearing.send(datagram)
+        await hearing.settled(2)
+        hearing.send(event(1))
+        await hearing.settled(3)
+        assert kept_numbers(hearing.outbox) == [0, 1]
+        assert hearing.refused("unavailable") == 1
+        assert hearing.count("events_received_total", transport="udp") == 3
+        assert [list(json.loads(await hearing.ack())) for _ in range(3)] == [["stored"], ["error"], ["stored"]]
+    assert bugs == [repr(bug)]
+
+
+@pytest.mark.parametrize("datagram", [SHORT_BUG, LONG_BUG], ids=["short", "long"])
+async def test_a_bug_takes_no_datagram_along_that_is_read_with_it(datagram: bytes) -> None:
+    async with Hearing() as hearing:
+        bugs_told()
+        hearing.udp.reader = Broken(MemoryError())
+        hearing.send(event(0), datagram, event(1))
+        await hearing.settled(3)
+        assert kept_numbers(hearing.outbox) == [0, 1]
+        assert hearing.count("events_received_total", transport="udp") == 3
+
+
+@pytest.mark.parametrize("datagram", [SHORT_BUG, LONG_BUG], ids=["short", "long"])
+async def test_a_bug_in_a_datagram_does_not_end_the_stop(datagram: bytes) -> None:
+    async with Hearing() as hearing:
+        bugs_told()
+        hearing.udp.reader = Broken(MemoryError())
+        hearing.send(event(0), datagram, *[event(number) for number in range(1, 100)])
+        hearing.udp.stop()
+        assert kept_numbers(hearing.outbox) == list(range(100))
+        assert hearing.refused("unavailable") == 1
+        assert hearing.udp.address == ""
+
+
+async def test_bugs_are_told_once_a_second() -> None:
+    async with Hearing() as hearing:
+        bugs = bugs_told()
+        hearing.udp.reader = Broken(RuntimeError("a bug"))
+        for number in range(20):
+            hearing.send(SHORT_BUG)
+            await hearing.settled(number + 1)
+        assert len(bugs) == 1
+        assert hearing.count("log_lines_suppressed_total") == 19
+        hearing.clock.now_ms += 1_000
+        hearing.send(SHORT_BUG)
+        await hearing.settled(21)
+        assert len(bugs) == 2
+
+
+@pytest.mark.parametrize("call", ["room", "append"])
+async def test_whatever_fails_the_socket_is_read_on(call: str) -> None:
+    async with Hearing(outbox=Failing("")) as hearing:
+        bugs = bugs_told()
+        hearing.send(event(0))
+        await hearing.settled(1)
+        hearing.outbox.call = call
+        hearing.send(event(1))
+        await until(lambda: bool(bugs))
+        hearing.send(event(2))
+        await hearing.settled(3)
+        lost = [1] if call == "append" else []
+        assert kept_numbers(hearing.outbox) == [number for number in range(3) if number not in lost]
+        assert hearing.refused("unavailable") == len(lost)
+    assert bugs == [repr(MemoryError("a bug"))]
+
+
+async def test_an_answer_that_fails_ends_no_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relay.ingest.udp._MAX_UNCOMMITTED", 1)
+    answers = iter([MemoryError("a bug")])
+
+    def failing_ack(event_ids: Sequence[bytes], max_bytes: int) -> bytes:
+        for bug in answers:
+            raise bug
+        return stored_ack(event_ids, max_bytes)
+
+    monkeypatch.setattr("relay.ingest.udp.stored_ack", failing_ack)
+    async with Hearing(ack=True) as hearing:
+        bugs = bugs_told()
+        hearing.send(event(0))
+        await until(lambda: bool(bugs))
+        hearing.send(event(1))
+        assert json.loads(await hearing.ack()) == {"stored": [json.loads(event(1))["event_id"]]}
+
+
+async def test_a_stop_that_fails_closes_the_socket_all_the_same() -> None:
+    async with Hearing(outbox=Failing("room")) as hearing:
+        with pytest.raises(MemoryError):
+            hearing.udp.stop()
+        assert hearing.udp.address == ""
 
 
 # --- answers
