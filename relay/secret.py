@@ -69,6 +69,18 @@ def exposed(files: Iterable[Path]) -> list[str]:
     ]
 
 
+def fingerprint(files: Iterable[Path]) -> list[tuple[int, ...]]:
+    """What tells whether a file was changed or replaced; a missing one is a value too."""
+    prints: list[tuple[int, ...]] = []
+    for path in files:
+        try:
+            at = path.stat()
+            prints.append((at.st_ino, at.st_mtime_ns, at.st_size))
+        except OSError:
+            prints.append(())
+    return prints
+
+
 def _readers(path: Path) -> int:
     """The read bits of those, besides who owns it or is meant to, who may enter the file's directory."""
     directory_mode = _mode(path.absolute().parent)

@@ -14,7 +14,8 @@ Stop (SIGTERM, SIGINT)
 2. the forwarder makes one attempt at what waits, within `shutdown.drain`; what has no answer by then
    stays journalled and is sent again, first, at the next start
 3. the outbox: commits what was appended, checkpoints, unlocks
-A second signal exits at once. Nothing is lost either way: all that was answered 202 is on disk.
+A bug in 1 or 2 is logged and keeps nothing from what comes after it. A second signal exits at once.
+Nothing is lost either way: all that was answered 202 is on disk.
 
 A part that dies stops the service with its name and a non-zero code: a supervisor starts it anew,
 which is better than a relay that answers and does not send. So does a part that hangs: the keep-alive
@@ -27,8 +28,8 @@ import asyncio
 import os
 import platform
 import signal
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ from relay.outbox.sqlite import SQLITE_VERSION, SqliteOutbox
 from relay.policy.limits import Limits
 from relay.policy.schedule import Schedule
 from relay.routes import Routes
-from relay.secret import exposed
+from relay.secret import exposed, fingerprint
 from relay.supervisor import Supervisor
 from relay.tasks import PartDied, Tasks
 
@@ -78,7 +79,7 @@ class Service:
         self.settings = self._started_with = settings
         self._supervisor = supervisor or Supervisor({})
         # taken as soon as they were read: a file that is changed while the relay starts has changed
-        self._keys_at_start = _fingerprint(settings)
+        self._keys_at_start = fingerprint(settings.secret_files)
         self.stopping = asyncio.Event()
         self._load_settings = load_settings
         self._clock = clock
@@ -162,7 +163,8 @@ class Service:
         self._supervisor.stopping()
         await self._stop_listening()
         if self._loaded and not self._tasks.died.done():
-            await self._drain()
+            with _bug_logged("drain"):
+                await self._drain()
         await self._tasks.cancel_all()
         await self.outbox.close()
         await self._client.close()
@@ -262,8 +264,10 @@ class Service:
     async def _stop_listening(self) -> None:
         self._live.stop()
         for listener in self._listeners:
-            await listener.stop(_LISTENER_STOP_MS)
-        self._udp.stop()
+            with _bug_logged("listener"):
+                await listener.stop(_LISTENER_STOP_MS)
+        with _bug_logged("udp"):
+            self._udp.stop()
 
     async def _watch(self) -> None:
         """The disk every second, key files every other, ages every tenth."""
@@ -273,7 +277,7 @@ class Service:
             await asyncio.sleep(_WATCH_S)
             turn += 1
             await self.outbox.check()
-            if turn % _KEYS_EVERY == 0 and (now := _fingerprint(self.settings)) != keys:
+            if turn % _KEYS_EVERY == 0 and (now := fingerprint(self.settings.secret_files)) != keys:
                 keys = now
                 _log.info("a key file has changed")
                 self.reload()
@@ -380,18 +384,15 @@ def _loop_error(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     _log.error("event loop", problem=context.get("message", ""), error=f"{type(error).__name__}: {error}")
 
 
+@contextmanager
+def _bug_logged(step: str) -> Iterator[None]:
+    """For a step of the stop, so that the next ones are taken all the same."""
+    try:
+        yield
+    except Exception as bug:
+        _log.error("a step of the stop failed", step=step, exc_info=bug)
+
+
 def _warn_of_exposed(settings: Settings) -> None:
     for problem in exposed(settings.secret_files):
         _log.warning("a secret is exposed", problem=problem)
-
-
-def _fingerprint(settings: Settings) -> list[tuple[int, ...]]:
-    """What tells whether a secret's file was changed or replaced; a missing one is a value too."""
-    prints: list[tuple[int, ...]] = []
-    for path in settings.secret_files:
-        try:
-            at = path.stat()
-            prints.append((at.st_ino, at.st_mtime_ns, at.st_size))
-        except OSError:
-            prints.append(())
-    return prints

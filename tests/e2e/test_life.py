@@ -10,8 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
+from relay.clock import SystemClock
+from relay.config import load
+from relay.outbox import OutboxUnavailable
 from relay.sandbox.faults import Fault
 from relay.sandbox.server import Sandbox
+from relay.service import Service
 
 from tests.e2e.harness import command, environment, event, http, launch, running
 
@@ -104,6 +109,37 @@ async def test_sigterm_with_the_upstream_silent_keeps_what_it_could_not_send(san
     async with running(env) as relay:
         await relay.until(lambda status: status["ledger"]["delivered"] == 1)
     assert sandbox.report().distinct == 1
+
+
+@pytest.mark.parametrize(
+    ("broken", "step", "sent"),
+    [
+        ("relay.listener.Listener._remove_unix_socket", "listener", 1),
+        ("relay.ingest.udp_socket.kernel_drops", "udp", 1),
+        ("relay.forward.forwarder.Forwarder.drain", "drain", 0),
+    ],
+)
+async def test_a_bug_in_a_step_of_the_stop_is_logged_and_the_outbox_is_closed(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str, step: str, sent: int
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("a bug")
+
+    env = environment(sandbox.url, tmp_path, batch__linger="10m")
+    service = Service(load(None, env), lambda: load(None, env), SystemClock())
+    await service.start()
+    status, _, _ = await http(service.http_addresses[0], "POST", "/v1/events", json.dumps(event(1)).encode())
+    assert status == 202
+    monkeypatch.setattr(broken, fail)
+    with structlog.testing.capture_logs() as lines:
+        await service.stop()
+    failed = [line for line in lines if line["log_level"] == "error"]
+    assert [(line["step"], repr(line["exc_info"])) for line in failed] == [(step, repr(RuntimeError("a bug")))]
+    assert service.udp_address == ""
+    assert sandbox.report().distinct == sent
+    with pytest.raises(OutboxUnavailable):
+        await service.outbox.append([])
+    assert not (tmp_path / "outbox.db-wal").exists()
 
 
 async def test_a_second_signal_exits_at_once_and_loses_nothing(sandbox: Sandbox, tmp_path: Path) -> None:
