@@ -13,7 +13,7 @@ from typing import Annotated, Literal, Required, TypedDict, TypeVar
 
 import msgspec
 
-from relay.event_rules import MAX_DEVICE_ID_CHARACTERS
+from relay.event_rules import MAX_DEVICE_ID_CHARACTERS, MAX_TENANT_ID, MIN_TENANT_ID
 
 T = TypeVar("T")
 
@@ -46,7 +46,7 @@ class Fields(TypedDict, total=False):
 
     event_id: str
     event_type: Required[str]
-    tenant_id: Annotated[int, msgspec.Meta(ge=1, le=_MAX_INTEGER)]
+    tenant_id: Annotated[int, msgspec.Meta(ge=MIN_TENANT_ID, le=MAX_TENANT_ID)]
     source: Source
     subject: Subject
     context: dict[str, _Nested4]

@@ -15,6 +15,8 @@ from typing import TypeGuard
 from relay.strict_json import Object
 
 PLATFORMS = ("ios", "android", "web", "tv")
+MIN_TENANT_ID, MAX_TENANT_ID = 1, 2**63 - 1
+"""No larger integer is JSON to us, see relay.strict_json."""
 MAX_DEVICE_ID_CHARACTERS = 255
 MAX_FAULTS = 100
 """Sentences in one refusal; further faults are only counted."""
@@ -150,7 +152,7 @@ def moment(value: object) -> str:
 
 def tenant(value: object) -> str:
     # True is an int to Python, but not to JSON
-    return "" if type(value) is int and value >= 1 else "an integer of at least 1"
+    return "" if type(value) is int and value >= MIN_TENANT_ID else f"an integer of at least {MIN_TENANT_ID}"
 
 
 def an_object(value: object) -> str:

@@ -27,6 +27,7 @@ from relay.config.values import (
     Size,
     Text,
 )
+from relay.event_rules import MAX_DEVICE_ID_CHARACTERS, MAX_TENANT_ID, MIN_TENANT_ID, PLATFORMS
 
 SECTIONS: dict[str, Any] = {
     "upstream": s.Upstream,
@@ -43,7 +44,6 @@ SECTIONS: dict[str, Any] = {
 }
 TENANT = "upstream.tenants.<id>."
 MAX_TENANTS = 64
-MAX_TENANT_ID = (1 << 63) - 1
 
 _SECOND_MS, _MINUTE_MS, _HOUR_MS, _DAY_MS = 1_000, 60_000, 3_600_000, 86_400_000
 _KIB, _MIB, _GIB, _TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
@@ -155,11 +155,11 @@ KEYS: tuple[Key, ...] = (
         "Bearer token for what changes state or shows event bodies; without one these answer loopback only."),
     Key("ops.token_file", FilePath(),
         "File with ops.token; a change of it is noticed within 5 s."),
-    Key("defaults.tenant_id", Number(0, MAX_TENANT_ID, "id", optional=True),
+    Key("defaults.tenant_id", Number(MIN_TENANT_ID, MAX_TENANT_ID, "id", optional=True),
         "Filled in where an event has no tenant_id; empty: such an event gets 422."),
-    Key("defaults.platform", Choice(("", "ios", "android", "web", "tv")),
+    Key("defaults.platform", Choice(("", *PLATFORMS)),
         "Filled in where an event has no source.platform; empty: such an event gets 422."),
-    Key("defaults.device_id", Text(),
+    Key("defaults.device_id", Text(MAX_DEVICE_ID_CHARACTERS, blank=False),
         'Filled in where an event has no source.device_id; "auto": a UUID kept beside the outbox; '
         "empty: such an event gets 422."),
     Key("defaults.app_version", Text(),

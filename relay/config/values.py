@@ -63,10 +63,14 @@ class Text(Kind):
     """Any printable text, empty included."""
 
     max_chars: int = 256
+    blank: bool = True
+    """Whether it may be of spaces alone."""
 
     @property
     def allowed(self) -> str:
-        return f"text, up to {self.max_chars} characters"
+        if self.blank:
+            return f"text, up to {self.max_chars} characters"
+        return f'text that is not blank, up to {self.max_chars} characters, or ""'
 
     def read(self, raw: object) -> str | Wrong:
         if not isinstance(raw, str):
@@ -75,6 +79,8 @@ class Text(Kind):
             return Wrong("is too long")
         if not raw.isprintable():
             return Wrong("has control or other unprintable characters")
+        if raw.isspace() and not self.blank:
+            return Wrong("is blank")
         return raw
 
 

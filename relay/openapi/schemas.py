@@ -11,7 +11,7 @@ from collections.abc import Mapping, Set
 from typing import Any
 
 from relay import event_rules
-from relay.event_rules import MAX_DEVICE_ID_CHARACTERS, PLATFORMS, RULES, Rule
+from relay.event_rules import MAX_DEVICE_ID_CHARACTERS, MAX_TENANT_ID, MIN_TENANT_ID, PLATFORMS, RULES, Rule
 from relay.strict_json import MAX_DEPTH
 
 Schema = dict[str, Any]
@@ -30,7 +30,7 @@ _SCHEMAS: Mapping[Rule, Schema] = {
         "format": "date-time",
         "description": "ISO 8601 with a zone; what RFC 3339 allows is taken, but for leap seconds.",
     },
-    event_rules.tenant: {"type": "integer", "minimum": 1, "maximum": 2**63 - 1},
+    event_rules.tenant: {"type": "integer", "minimum": MIN_TENANT_ID, "maximum": MAX_TENANT_ID},
     event_rules.an_object: {"type": "object"},
     event_rules.string: {"type": "string"},
     event_rules.filled: _FILLED,

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 from relay.config import ConfigError, load
+from relay.config.keys import KEYS
+from relay.config.values import Wrong
+from relay.event import Defaults, Reader
 from relay.secret import MASK
 
 URL = "https://upstream.example/v1/events"
@@ -254,6 +257,42 @@ def test_value_of_another_kind_is_refused(config, key, value):
     section, _, leaf = key.partition(".")
 
     assert key in only_fault({}, config(f"[{section}]\n{leaf} = {value}\n"))
+
+
+@pytest.mark.parametrize(
+    ("leaf", "value", "told"),
+    [
+        ("TENANT_ID", "0", 'tenant_id = 0: is out of range; allowed: 1 to 9223372036854775807, or ""'),
+        ("DEVICE_ID", " ", 'is blank; allowed: text that is not blank, up to 255 characters, or ""'),
+        ("DEVICE_ID", "x" * 256, 'is too long; allowed: text that is not blank, up to 255 characters, or ""'),
+    ],
+)
+def test_default_that_no_event_may_have_is_refused(leaf, value, told):
+    assert only_fault({f"RELAY__DEFAULTS__{leaf}": value}).endswith(told)
+
+
+@pytest.mark.parametrize("key", [key for key in KEYS if key.section == "defaults"], ids=lambda key: key.name)
+@pytest.mark.parametrize(
+    "value",
+    [0, 1, 2**63 - 1, 2**63, True, "", " ", "   ", "tv", "TV", "x" * 255, "x" * 256, "x" * 257, " x ", "\0", '"\\/'],
+    ids=lambda value: ascii(value)[:8],
+)
+def test_event_made_of_a_default_would_be_taken_as_it_is(key, value):
+    """Else every event that needs it is refused by the upstream, or fails here."""
+    default = key.kind.read(value)
+    if isinstance(default, Wrong) or default in (None, ""):
+        return
+    defaults = {"tenant_id": 1, "platform": "tv", "device_id": "box"} | {key.field: default}
+
+    (event,) = reader(Defaults(**defaults)).read_json(b'{"event_type": "x"}')
+
+    assert reader(Defaults()).read_json(event.body) == [event._replace(stamped=False)]
+
+
+def reader(defaults: Defaults) -> Reader:
+    return Reader(
+        defaults, 64 << 10, lambda: "550e8400-e29b-41d4-a716-446655440000", lambda: "2026-01-01T00:00:00.000Z"
+    )
 
 
 @pytest.mark.parametrize(
