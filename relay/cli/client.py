@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 from relay.cli import exits
-from relay.cli.common import Place, no_relay
+from relay.cli.common import Place, is_config_named, no_relay
 from relay.secret import Secret
 
 TIMEOUT_S = 30
@@ -103,9 +103,10 @@ class Client:
             raise self._no_relay_there() from error
 
     def _no_relay_there(self) -> exits.Failed:
+        otherwise = "" if is_config_named() else "name the relay's configuration with --config, or "
         return exits.Failed(
-            f"what answers at {self.place} is not a relay: name the relay's configuration with --config, "
-            "or give it another address (http.listen, ops.listen)"
+            f"what answers at {self.place} is not a relay: {otherwise}"
+            "give the relay another address (http.listen, ops.listen)"
         )
 
 

@@ -65,6 +65,12 @@ def config_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+def is_config_named() -> bool:
+    """Whether the running command was given --config: then nobody has to be told of it."""
+    context = click.get_current_context(silent=True)
+    return context is not None and context.params.get("config_file") is not None
+
+
 def load_client_settings(config_file: Path | None) -> Settings:
     """Settings without keys. Raises Failed (78)."""
     try:
@@ -102,9 +108,8 @@ def udp_place(settings: Settings) -> Place:
 def no_relay(place: Place, error: OSError) -> exits.Failed:
     """What a user is told when nobody answers."""
     why = "no answer in time" if isinstance(error, TimeoutError) else (error.strerror or str(error)).lower()
-    return exits.Failed(
-        f"no relay answers at {place} ({why}): start one with `relay run`, or name its configuration with --config"
-    )
+    otherwise = "" if is_config_named() else ", or name its configuration with --config"
+    return exits.Failed(f"no relay answers at {place} ({why}): start one with `relay run`{otherwise}")
 
 
 def _place(listen: str, key: str) -> Place:

@@ -8,9 +8,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 from relay.cli import exits
+from relay.cli.common import is_config_named
 from relay.cli.dead_letters import PAGE, Filter, Letter, Page
 from relay.clock import SystemClock
 from relay.config import OutboxSettings
@@ -58,14 +60,31 @@ class DeadLettersOnDisk:
 @contextmanager
 def open_on_disk(settings: OutboxSettings) -> Iterator[DeadLettersOnDisk]:
     """The outbox, open for the time of the block. Raises Failed (75 if a relay holds it)."""
-    if not settings.path.exists():
-        raise exits.Failed(f"no relay answers, and there is no outbox at {settings.path}: name it with --config")
+    _require(settings.path)
     with asyncio.Runner() as runner:
         outbox, tasks = runner.run(_open(settings))
         try:
             yield DeadLettersOnDisk(outbox, runner)
         finally:
             runner.run(_close(outbox, tasks))
+
+
+def _require(path: Path) -> None:
+    """Raises Failed if no file is there: opening would make one."""
+    try:
+        path.stat()
+    except PermissionError as error:
+        raise exits.Failed(
+            f"no relay answers, and this user may not read the outbox at {path}: "
+            "run this as root, or as the relay's user"
+        ) from error
+    except OSError as error:
+        what_to_do = (
+            "set outbox.path, or STATE_DIRECTORY as systemd does for its unit"
+            if is_config_named()
+            else "name the relay's configuration with --config"
+        )
+        raise exits.Failed(f"no relay answers, and there is no outbox at {path}: {what_to_do}") from error
 
 
 async def _open(settings: OutboxSettings) -> tuple[Outbox, Tasks]:
@@ -79,6 +98,8 @@ async def _open(settings: OutboxSettings) -> tuple[Outbox, Tasks]:
             f"a relay holds {settings.path}, but does not answer where the configuration says: {error}",
             exits.OUTBOX_LOCKED,
         ) from error
+    except OutboxError as error:
+        raise exits.Failed(str(error)) from error
     return outbox, tasks
 
 

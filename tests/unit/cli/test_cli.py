@@ -128,6 +128,16 @@ def test_nobody_there_is_said_with_what_to_do(args: list[str], nobody: dict[str,
     assert "--config" in result.stderr
 
 
+@pytest.mark.parametrize("args", ASKING)
+def test_whoever_named_a_configuration_is_not_told_to(args: list[str], nobody: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "named.toml").write_text("")
+
+    result = call(*args, "--config", "named.toml", environ=nobody)
+
+    assert "no relay answers" in result.stderr
+    assert "--config" not in result.stderr
+
+
 @pytest.mark.parametrize("args", [*ASKING, ["dead", "list"]])
 def test_a_wrong_configuration_is_78_and_names_the_key(args: list[str]) -> None:
     result = call(*args, environ={"RELAY__HTTP__LISTEN": "nonsense"})

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import UUID
 
@@ -67,6 +70,17 @@ async def hold(path: Path) -> None:
 async def figures(path: Path) -> tuple[Ledger, Gauges]:
     async with Opened(path) as opened:
         return opened.outbox.ledger(), opened.outbox.gauges()
+
+
+@contextmanager
+def another_user() -> Iterator[None]:
+    """Where root runs the tests, who may read everything; else this user is as good."""
+    us = os.geteuid()
+    os.seteuid(us or 65_534)
+    try:
+        yield
+    finally:
+        os.seteuid(us)
 
 
 @pytest.fixture
@@ -139,3 +153,43 @@ def test_an_outbox_that_is_not_there_is_told_and_not_made(nobody: dict[str, str]
     assert result.exit_code == 1
     assert "none.db" in result.stderr
     assert not (tmp_path / "none.db").exists()
+
+
+def test_whoever_named_a_configuration_is_not_told_to(nobody: dict[str, str], tmp_path: Path) -> None:
+    environ = {**nobody, "RELAY__OUTBOX__PATH": str(tmp_path / "none.db")}
+    (tmp_path / "named.toml").write_text("")
+
+    unnamed = call("dead", "list", environ=environ)
+    named = call("dead", "list", "--config", "named.toml", environ=environ)
+
+    assert "name the relay's configuration with --config" in unnamed.stderr
+    assert "--config" not in named.stderr
+    assert "STATE_DIRECTORY" in named.stderr
+
+
+def test_the_outbox_of_the_systemd_unit_is_found_by_its_state_directory(path: Path, nobody: dict[str, str]) -> None:
+    result = call("dead", "list", "--json", environ={**nobody, "STATE_DIRECTORY": str(path.parent)})
+
+    assert len(json.loads(result.stdout)["dead_letters"]) == 3
+
+
+def test_an_outbox_that_this_user_may_not_read_is_told(
+    environ: dict[str, str], path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir("/")
+    path.parent.chmod(0)
+    with another_user():
+        result = call("dead", "list", environ=environ)
+    path.parent.chmod(0o700)
+
+    assert result.exit_code == 1
+    assert str(path) in result.stderr
+    assert "root" in result.stderr
+
+
+def test_what_is_no_outbox_is_told_with_its_words(environ: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "directory").mkdir()
+    result = call("dead", "list", environ={**environ, "RELAY__OUTBOX__PATH": str(tmp_path / "directory")})
+
+    assert result.exit_code == 1
+    assert "is no regular file" in result.stderr
