@@ -17,7 +17,7 @@ REJECT_REASONS = (
     "invalid",  # 422: a field is missing or wrong
     "too_large",  # 413: body, event or inflated size over its limit
     "media_type",  # 415: Content-Type or Content-Encoding not served
-    "forbidden",  # 403: Host, Origin or sender's network not allowed
+    "forbidden",  # 403: Host or Origin not allowed
     "timeout",  # 408: the client was slower than http.request_timeout
     "full",  # 503: outbox or disk full
     "unavailable",  # 503: disk failing, or shutting down
@@ -92,7 +92,7 @@ class Metrics:
         self.http_connections = gauge("http_connections", "Open connections of apps.")
         self.http_max_connections = gauge("http_max_connections", "The limit of relay_http_connections.")
         self.http_connections_refused = counter(
-            "http_connections_refused", "Connections closed at once: http.max_connections was reached."
+            "http_connections_refused", "Connections answered 503 and closed: http.max_connections was reached."
         )
         self.status_streams = gauge("status_streams", "Open status pages that are live.")
         self.status_max_streams = gauge("status_max_streams", "The limit of relay_status_streams; a fixed one.")

@@ -8,7 +8,7 @@ import { changed, post } from "./letters.js";
 const RETRY_MS = 5000;
 const REFUSALS = {
   malformed: "not JSON", invalid: "a field wrong", too_large: "too large", media_type: "content type not served",
-  forbidden: "Host, Origin or network not allowed", timeout: "too slow", full: "no room", unavailable: "disk failing or stopping",
+  forbidden: "Host or Origin not allowed", timeout: "too slow", full: "no room", unavailable: "disk failing or stopping",
   kernel: "lost before they were read", network: "network not allowed", truncated: "datagram too large",
 };
 let stream = null;
