@@ -25,7 +25,7 @@ pytestmark = pytest.mark.timeout(4 * PATIENCE_S)
 README = (ROOT / "README.md").read_text()
 MENTIONED = {
     "relay COMMAND --help", "relay dead", "relay dead requeue", "relay support-bundle",
-    "relay demo", "relay run", ".venv/bin/relay run",
+    "relay demo", "relay run", "relay sandbox", ".venv/bin/relay run",
 }  # fmt: skip
 """Commands that are named in a sentence, not told; and those that go on until they are ended."""
 
@@ -96,6 +96,16 @@ async def test_the_readmes_event_is_taken_and_every_look_answers(shell: Shell, r
 
     assert sent[1].splitlines()[-1] == '{"success": true}'
     assert looked[0] == 0, looked[1]
+
+
+async def test_the_sandbox_is_told_to_misbehave_as_the_page_for_apps_says(shell: Shell, sandbox: Sandbox) -> None:
+    page = (ROOT / "docs" / "apps.md").read_text().split("\n## An upstream that misbehaves\n")[1]
+    told = page.split("```sh\n")[1].split("```")[0].replace("http://127.0.0.1:8090", sandbox.origin)
+
+    code, said = await shell.paste(told.replace("curl ", "curl --silent --show-error --fail-with-body "))
+
+    assert (code, said.count("_sandbox"), told.count("_sandbox")) == (0, 0, 6), said
+    assert (sandbox.settings.device_per_window, sandbox.faults.live()) == (5, [])
 
 
 def told() -> list[str]:
