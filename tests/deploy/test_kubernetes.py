@@ -125,6 +125,19 @@ def test_the_relay_takes_what_it_is_given(rendered: list[dict[str, Any]], tmp_pa
     assert faults_of(given, tmp_path, key_file="RELAY__UPSTREAM__API_KEY_FILE") == ""
 
 
+def test_the_relay_takes_what_the_page_says_for_ipv6(rendered: list[dict[str, Any]], tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "deployment.md").read_text()
+    [instead] = [block.split("```")[0] for block in page.split("```yaml\n")[1:]]
+    given = {
+        each["name"]: each.get("value", "fd00::7") for each in [*relay_of(rendered)["env"], *yaml.safe_load(instead)]
+    }
+    given = {name: value.replace("$(POD_IP)", given["POD_IP"]) for name, value in given.items()}
+    as_for_ipv4 = given | {"RELAY__HTTP__ALLOWED_HOSTS": given["POD_IP"]}
+
+    assert faults_of(given, tmp_path, key_file="RELAY__UPSTREAM__API_KEY_FILE") == ""
+    assert "http.allowed_hosts" in faults_of(as_for_ipv4, tmp_path, key_file="RELAY__UPSTREAM__API_KEY_FILE")
+
+
 def test_it_is_a_sidecar_that_starts_before_the_app(rendered: list[dict[str, Any]]) -> None:
     assert relay_of(rendered)["restartPolicy"] == "Always"
     assert [each["name"] for each in pod(rendered)["spec"]["containers"]] == ["app"]
