@@ -32,6 +32,8 @@ BodyFault = Literal["too_large", "malformed"]
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _TIMEOUT = error_answer(408, "the request did not arrive within http.request_timeout", close=True)
+_CLIENTS_FAULTS = (OSError, RequestPayloadError, HttpProcessingError)
+"""How a body ends that breaks off, or whose framing is none."""
 STOPPING = error_answer(503, "the relay is stopping", headers=RETRY_LATER, close=True)
 
 
@@ -273,6 +275,11 @@ class Connection(RequestHandler):
         if isinstance(exc, ConnectionResetError):
             raise exc
         return self._listener.unparsable(message or "")
+
+    def log_exception(self, *args: Any, **kwargs: Any) -> None:
+        """Called for bugs, and for what breaks while aiohttp throws away the rest of a refused body: a client's doing."""
+        if not isinstance(kwargs.get("exc_info"), _CLIENTS_FAULTS):
+            super().log_exception(*args, **kwargs)
 
 
 async def read_body(request: web.BaseRequest, max_bytes: int) -> bytes | BodyFault:

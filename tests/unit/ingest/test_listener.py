@@ -27,7 +27,7 @@ def quiet(caplog: pytest.LogCaptureFixture):
     caplog.set_level(logging.DEBUG)
     with structlog.testing.capture_logs() as lines:
         yield lines
-    assert [record for record in caplog.records if record.levelno >= logging.INFO] == []
+    assert [record for record in caplog.get_records("call") if record.levelno >= logging.INFO] == []
 
 
 # --- what is no HTTP
@@ -237,6 +237,25 @@ async def test_a_body_that_breaks_off_is_let_go_of_at_once(framing: str, shortcu
             tracemalloc.stop()
             gc.enable()
         assert kept_bytes < 400_000, "of 4,000,000 that came"
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 100", "Transfer-Encoding: chunked"])
+@pytest.mark.parametrize("leave", ["eof", "reset", "nonsense"])
+async def test_what_breaks_behind_a_refusal_is_not_logged(framing: str, leave: str, quiet: list[object]) -> None:
+    """The rest of the body is read only to be thrown away."""
+    async with Served() as served:
+        client = await served.connect()
+        client.send(request("POST /nowhere HTTP/1.1", framing) + b"5\r\nabcde\r\n")
+        assert (await client.answer()).status == 404
+        if leave == "eof":
+            client.writer.write_eof()
+        elif leave == "reset":
+            client.reset()
+        else:
+            client.send(b"not a size\r\n")
+            client.writer.write_eof()
+        await until(lambda: served.count("http_connections") == 0)
+    assert quiet == []
 
 
 async def test_a_client_that_leaves_before_the_commit_harms_nothing(quiet: list[object]) -> None:
