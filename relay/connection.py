@@ -150,9 +150,12 @@ class Connection(RequestHandler):
 
     def _note_newest(self) -> None:
         message, payload = self._messages[-1]
-        if isinstance(message, _ErrInfo) and self._receiving is not None and not self._receiving.is_eof():
-            # aiohttp leaves the reader of a body that turns out malformed waiting for ever
-            self._receiving.set_exception(RequestPayloadError(message.message))
+        if isinstance(message, _ErrInfo):
+            # else it holds the frame that holds it, and what came, until the garbage collector comes
+            message.exc.with_traceback(None).__context__ = None
+            if self._receiving is not None and not self._receiving.is_eof():
+                # aiohttp leaves the reader of a body that turns out malformed waiting for ever
+                self._receiving.set_exception(RequestPayloadError(message.message))
         self._newest = None if isinstance(message, _ErrInfo) else message
         self._receiving = payload
 
@@ -277,7 +280,7 @@ class Connection(RequestHandler):
         return self._listener.unparsable(message or "")
 
     def log_exception(self, *args: Any, **kwargs: Any) -> None:
-        """Called for bugs, and for what breaks while aiohttp throws away the rest of a refused body: a client's doing."""
+        """Of bugs, and of what breaks while aiohttp throws away the rest of a refused body: a client's doing."""
         if not isinstance(kwargs.get("exc_info"), _CLIENTS_FAULTS):
             super().log_exception(*args, **kwargs)
 
