@@ -30,6 +30,8 @@ _LOCAL_BYTES = PAGE_BYTES - 35
 """The longest row that needs no page of its own (https://www.sqlite.org/fileformat2.html#payload_overflow)."""
 _ROW_BYTES = 60
 """What a row holds besides its body, at most."""
+EVENT_MEMORY_BYTES = 320
+"""What an event takes in memory besides its body: itself, its id, its device's name."""
 LANE_PAGES = 2
 """A lane's row that is written anew, and its neighbour if it has grown."""
 _SMALL_BYTES = 600
@@ -64,7 +66,7 @@ class Op(ABC, Generic[T]):
 class Append:
     """Events waiting to be appended, and who waits for them."""
 
-    __slots__ = ("answer", "body_bytes", "callers", "cost_bytes", "duplicates", "events")
+    __slots__ = ("answer", "body_bytes", "callers", "cost_bytes", "duplicates", "events", "memory_bytes")
 
     def __init__(self, events: Sequence[Event], answer: asyncio.Future[int], callers: int) -> None:
         sizes = [len(event.body) for event in events]
@@ -72,6 +74,7 @@ class Append:
         self.callers = callers
         """Who wait for the answer."""
         self.body_bytes = sum(sizes)
+        self.memory_bytes = self.body_bytes + EVENT_MEMORY_BYTES * len(sizes)
         self.cost_bytes = (
             sum(map(cost_bytes, sizes))
             if max(sizes, default=0) > _SMALL_BYTES
@@ -121,9 +124,14 @@ class Draft:
         return len(self._sizes)
 
     @property
+    def appended_pages(self) -> int:
+        """At most so many of them hold new events."""
+        return sum([append.cost_bytes for append in self.appends]) // PAGE_BYTES
+
+    @property
     def pages(self) -> int | None:
         """At most so many pages does the commit write, but for inner ones; None: that is not known."""
-        pages = sum([append.cost_bytes for append in self.appends]) // PAGE_BYTES + LANE_PAGES * len(self._new_lanes)
+        pages = self.appended_pages + LANE_PAGES * len(self._new_lanes)
         for op in self.ops:
             if op.pages is None:
                 return None

@@ -18,6 +18,7 @@ from relay.outbox import OutboxError, OutboxFull
 from relay.outbox.sqlite import ops
 from relay.outbox.sqlite.book import Book
 from relay.outbox.sqlite.draft import Append, Draft, Op
+from relay.outbox.sqlite.trouble import failure_of
 
 
 class Gathered:
@@ -28,12 +29,16 @@ class Gathered:
         self.ops: deque[Op[Any]] = deque()
         self.body_bytes = 0
         """Of appends that wait or are being committed."""
+        self.memory_bytes = 0
+        """What they take of the memory, and"""
         self.cost_bytes = 0
-        """What they may take of the file, see Append."""
+        """may take of the file, see Append."""
         self.callers = 0
         """Who wait for appends that wait."""
         self._clock = clock
         self._metrics = metrics
+        self._ops_first = False
+        """Whether the next commit takes no appends."""
 
     @property
     def calls(self) -> int:
@@ -49,11 +54,13 @@ class Gathered:
         self.appends.append(append)
         self.callers += append.callers
         self.body_bytes += append.body_bytes
+        self.memory_bytes += append.memory_bytes
         self.cost_bytes += append.cost_bytes
 
     def done(self, append: Append) -> None:
         """It is committed, or refused."""
         self.body_bytes -= append.body_bytes
+        self.memory_bytes -= append.memory_bytes
         self.cost_bytes -= append.cost_bytes
 
     def fail(self, failure: OutboxError) -> None:
@@ -66,18 +73,29 @@ class Gathered:
                 op.answer.set_exception(failure)
 
     def draft(self, book: Book, settings: OutboxSettings) -> Draft:
-        """What the next commit does with what has gathered."""
+        """What the next commit does with what has gathered. Whoever is in it is told if it cannot even be planned."""
         draft = Draft(book, self._clock)
-        appends = self._next_appends(book.limits.commit_bytes)
-        refusal = self._make_room(draft, appends, settings)
-        if refusal is None:
-            draft.append(appends)
-        else:
+        appends = [] if self._ops_first else self._next_appends(book.limits.commit_bytes)
+        try:
+            self._plan(draft, appends, settings)
+        except Exception as error:
+            failure = failure_of(error)
             for append in appends:
-                self._refuse(append, refusal)
-        while book.loaded and self.ops and self.ops[0].plan(draft):
-            self.ops.popleft()
+                self._refuse(append, failure)
+            draft.fail(failure)
+            raise
+        # an op cannot be planned beside a drop from its lane: with a drop in each commit it would wait for ever
+        self._ops_first = bool(self.ops) and any(isinstance(op, ops.Drop) for op in draft.ops)
         return draft
+
+    def _plan(self, draft: Draft, appends: list[Append], settings: OutboxSettings) -> None:
+        refusal = self._make_room(draft, appends, settings)
+        if refusal is not None:
+            while appends:
+                self._refuse(appends.pop(0), refusal)
+        draft.append(appends)
+        while draft.book.loaded and self.ops and self.ops[0].plan(draft):
+            self.ops.popleft()
 
     def _refuse(self, append: Append, failure: OutboxError) -> None:
         self.done(append)

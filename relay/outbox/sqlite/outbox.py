@@ -84,7 +84,7 @@ class SqliteOutbox:
     def append(self, events: Sequence[Event], *, callers: int = 1) -> asyncio.Future[int]:
         answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         append = Append(events, answer, callers)
-        refusal = self._owner.refusal(append.body_bytes, append.cost_bytes, (event.lane_key for event in events))
+        refusal = self._owner.refusal(append.memory_bytes, append.cost_bytes, (event.lane_key for event in events))
         if (refusal is None or isinstance(refusal, OutboxFull)) and self._knows(events):
             answer.set_result(len(events))
         elif refusal is not None:

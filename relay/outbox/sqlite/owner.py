@@ -41,8 +41,8 @@ T = TypeVar("T")
 
 _log = structlog.get_logger("relay.outbox")
 
-_GATHER_BYTES = 32 << 20
-"""Bodies that may wait for their commit in memory."""
+_GATHER_BYTES = 36 << 20
+"""Of memory for events that wait for their commit; one request may take more, if nothing else waits."""
 _ROOM_BYTES = 1 << 20
 """What `room` keeps of it, for those who asked before."""
 _COMMON_EVENT_BYTES = 1024
@@ -150,7 +150,7 @@ class Owner:
         if self._rescue:
             self.poke()
 
-    def refusal(self, body_bytes: int, cost_bytes: int, keys: Iterable[LaneKey] = ()) -> OutboxError | None:
+    def refusal(self, memory_bytes: int, cost_bytes: int, keys: Iterable[LaneKey] = ()) -> OutboxError | None:
         """Why so much more of these devices cannot be appended now; see Append."""
         if self._failure is not None:
             return self._failure
@@ -158,10 +158,11 @@ class Owner:
             return OutboxUnavailable("the outbox is closed")
         if self._blocked:
             return OutboxUnavailable(self._blocked)
-        if self._gathered.body_bytes + body_bytes > _GATHER_BYTES:
+        if 0 < self._gathered.memory_bytes > _GATHER_BYTES - memory_bytes:
             return OutboxFull("more events are waiting for the disk than memory may hold")
         room_bytes = self._room_bytes() if self._settings.when_full == "reject" else self._limits.append_bytes
-        if cost_bytes > room_bytes:
+        # a commit that the write-ahead log has no room for makes it larger
+        if cost_bytes + max(0, cost_bytes - self._limits.wal_bytes) > room_bytes:
             return OutboxFull("the outbox is full (outbox.max_size)")
         return OutboxShareTaken() if self.book.share_problem(room_bytes, keys) else None
 
@@ -169,7 +170,7 @@ class Owner:
         return self.refusal(_COMMON_EVENT_BYTES, cost_bytes(_COMMON_EVENT_BYTES))
 
     def room(self) -> bool:
-        return self._gathered.body_bytes <= _GATHER_BYTES - _ROOM_BYTES and self._common_refusal() is None
+        return self._gathered.memory_bytes <= _GATHER_BYTES - _ROOM_BYTES and self._common_refusal() is None
 
     def gauges(self) -> Gauges:
         refusal = self._common_refusal()
@@ -248,19 +249,19 @@ class Owner:
 
     async def _commit(self, draft: Draft) -> None:
         try:
-            await self.store.make_way(draft.pages)
+            await self.store.make_way(draft.pages, draft.appended_pages)
             began_us = monotonic_us()
             committed = await self.store.commit(draft.steps())
             flowing = any(not append.callers for append in draft.appends)
             self._pace.committed(began_us, monotonic_us(), flowing=flowing)
+            moved_pages = abs(committed.pages - draft.book.pages)
+            draft.apply(committed)
         except Exception as error:
             draft.fail(failure_of(error))
             raise
         finally:
             for append in draft.appends:
                 self._gathered.done(append)
-        moved_pages = abs(committed.pages - draft.book.pages)
-        draft.apply(committed)
         self._failures = 0
         self._tell()
         self.store.wrote(draft.body_bytes, committed.changed_rows - draft.events + 2 * moved_pages)

@@ -32,6 +32,8 @@ _log = structlog.get_logger("relay.outbox")
 _FRESH = ".salvaging"
 _CHECKED_BYTES = 64 << 20
 _BROKEN = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_IDS_SHARE, _ID_FILE_BYTES = 4, 17
+"""Remembered ids take no more than so small a part of the file; what each takes."""
 _UNDECODABLE = "Could not decode to UTF-8"
 """What the sqlite3 module says of a text that is none; it has no error code."""
 
@@ -126,8 +128,10 @@ def _open_sound(mending: Mending) -> sqlite3.Connection:
 
 
 def _read(database: sqlite3.Connection, mending: Mending) -> Opened:
+    # ids of deleted rows take room in the file, and a small one that was full of them could take nothing else
+    most = mending.settings.max_size_bytes // _IDS_SHARE // _ID_FILE_BYTES
     try:
-        return read_opened(database, mending.boot_id, mending.settings.dedupe_window)
+        return read_opened(database, mending.boot_id, min(mending.settings.dedupe_window, most))
     except (TypeError, ValueError, OverflowError, LookupError) as error:
         raise Broken(f"a value that was never written: {error}") from error
     except sqlite3.OperationalError as error:

@@ -127,16 +127,17 @@ class Store:
         if self._wal.waiting * FRAME_BYTES > self._wal_bytes // 2:
             await self._copy_back()
 
-    async def make_way(self, pages: int | None) -> None:
+    async def make_way(self, pages: int | None, appended_pages: int) -> None:
         """Before a commit that writes at most so many pages, or nobody knows how many: the log will hold them.
 
         Each copying back costs three syncs, so it waits as long as the log has room; half of it is room for any commit,
-        also for one whose lanes' pages are counted by the lane though many lanes share one.
+        also for one whose lanes' pages are counted by the lane though many lanes share one. If its events alone need
+        more, the log begins with them.
         """
         new_bytes = self._wal_bytes // 2
         if pages is not None:
             new_bytes = min((pages + _COMMIT_PAGES) * FRAME_BYTES, new_bytes)
-        room_bytes = self._wal_bytes - new_bytes
+        room_bytes = self._wal_bytes - new_bytes if appended_pages * FRAME_BYTES <= self._wal_bytes // 2 else 0
         if self._wal.waiting * FRAME_BYTES + self._guessed_bytes > room_bytes:
             self._count()
             if self._wal.waiting * FRAME_BYTES > room_bytes:

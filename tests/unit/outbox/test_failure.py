@@ -12,12 +12,17 @@ from typing import Any, TypeVar
 
 import pytest
 from relay.outbox import Dead, Ledger, OutboxError, OutboxFull, OutboxUnavailable, Part, Selection
+from relay.outbox.index import Index
 from relay.outbox.sqlite import transactions
+from relay.outbox.sqlite.rows import NewRows
 
 from tests.contract.boxes import PHONE, TV, SqliteBox, bodies, close, event, event_id, events
 from tests.unit.outbox.conftest import MakeBox
 
 T = TypeVar("T")
+
+PATIENCE_S = 20
+"""For what never comes."""
 
 
 @contextmanager
@@ -266,6 +271,28 @@ async def test_no_memory_for_a_commit_is_no_end(box: SqliteBox, monkeypatch: pyt
     with pytest.raises(OutboxUnavailable):
         await box.append([1])
     assert await again(lambda: box.append([1])) == 0
+
+
+@pytest.mark.parametrize("where", ["planning", "remembering"])
+async def test_no_memory_around_a_commit_leaves_nobody_without_an_answer(
+    where: str, box: SqliteBox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before its thread was asked, or when all is on disk."""
+    owner, name = (NewRows, "joined") if where == "planning" else (Index, "append")
+
+    def fails(*_: Any) -> None:
+        monkeypatch.undo()
+        raise MemoryError
+
+    monkeypatch.setattr(owner, name, fails)
+    with pytest.raises(OutboxUnavailable):
+        async with asyncio.timeout(PATIENCE_S):
+            await box.append(range(10))
+
+    await again(lambda: box.append([99]))
+    ledger = box.outbox.ledger()
+    assert ledger.pending == ledger.accepted == (1 if where == "planning" else 11)
+    assert box.outbox._owner._gathered.memory_bytes == 0, "room that nobody has any more"
 
 
 async def test_a_file_that_another_program_has_open_is_called_so(make_box: MakeBox) -> None:

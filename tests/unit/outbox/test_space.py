@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from itertools import count
 
 import pytest
 from relay.config import OutboxSettings
@@ -11,7 +12,7 @@ from relay.outbox import OutboxFull, Selection
 from relay.outbox.sqlite import book
 from relay.outbox.sqlite.gathered import chore
 
-from tests.contract.boxes import PHONE, REFUSED, TV, SqliteBox, bodies, close
+from tests.contract.boxes import PHONE, REFUSED, TV, SqliteBox, bodies, close, events
 from tests.unit.outbox.conftest import MakeBox
 
 MIB = 1 << 20
@@ -125,6 +126,63 @@ async def test_a_full_outbox_of_large_events_drains_and_fills_again(make_box: Ma
     before = box.outbox.ledger().dropped
     await box.append(range(1_000, 1_050), body_bytes=30_000)
     assert box.outbox.ledger().dropped == before
+
+
+async def test_remembered_ids_cannot_fill_the_file(make_box: MakeBox) -> None:
+    """What is delivered leaves its ids; in a small file not as many as outbox.dedupe_window."""
+    box = make_box(max_size_bytes=1 << 20, dedupe_window=100_000)
+    await box.start()
+    for first in range(0, 50_000, 500):
+        await box.append(range(first, first + 500), TV, 100)
+        await box.deliver_all()
+    assert box.outbox.gauges().problem == ""
+    assert await box.append([49_999], TV) == 1, "still known"
+
+
+async def test_a_request_larger_than_the_write_ahead_log_stays_below_the_limit(make_box: MakeBox) -> None:
+    box = make_box(max_size_bytes=64 * MIB)
+    await box.start()
+    largest = 0
+
+    async def append(first: int, how_many: int) -> None:
+        nonlocal largest
+        answer = box.outbox.append(events(range(first, first + how_many), TV, 60_000))
+        while not answer.done():
+            await asyncio.sleep(0)
+        largest = max(largest, sum(path.stat().st_size for path in box.path.parent.glob("outbox.db*")))
+        await answer
+
+    for first in range(0, 480, 16):
+        await append(first, 16)
+    with pytest.raises(OutboxFull):
+        await append(1_000, 380)
+    await append(2_000, 120)
+    assert largest < 64 * MIB
+
+
+async def test_takes_and_settles_get_through_though_each_append_drops_something(make_box: MakeBox) -> None:
+    box = make_box(max_size_bytes=8 << 20, when_full="drop_oldest", dedupe_window=1_000)
+    await box.start()
+    hundreds = (range(first, first + 100) for first in count(0, 100))
+    while box.outbox.ledger().dropped == 0:
+        await box.append(next(hundreds), TV, 400)
+    await box.append([1 << 40], PHONE)
+    flooding = True
+
+    async def flood() -> None:
+        while flooding:
+            await box.append(next(hundreds), TV, 400)
+
+    flooder = asyncio.create_task(flood())
+    try:
+        async with asyncio.timeout(20):
+            for key in (TV, PHONE):
+                await box.take(1, key)
+                await box.settle(key=key)
+    finally:
+        flooding = False
+        await flooder
+    assert box.outbox.ledger().delivered == 2
 
 
 async def test_dead_letters_cannot_fill_the_file(make_box: MakeBox) -> None:
