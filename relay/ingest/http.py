@@ -16,7 +16,7 @@ import asyncio
 import re
 from collections.abc import Mapping
 from functools import partial
-from typing import Literal
+from typing import Literal, cast
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -26,7 +26,7 @@ from aiohttp.http import RawRequestMessage
 from relay.answer import RETRY_LATER, Answer, error_answer
 from relay.config import Http
 from relay.connection import read_body
-from relay.event import FEWEST_TOGETHER, Event, Reader, Refusal
+from relay.event import FEWEST_TOGETHER, Event, Reader, Reading, Refusal
 from relay.ingest.gather import Gather, Unread, report, tell
 from relay.ingest.inflate import CODINGS, inflate
 from relay.ingest.turns import Turns
@@ -47,6 +47,8 @@ KINDS: Mapping[str, BodyKind] = {
 _CACHED_TYPES = 256
 _READ_AT_ONCE_BYTES = 16_384
 """At most 900 events, some milliseconds."""
+_INFLATED_WAITING_BYTES = 16 << 20
+"""Beyond it, bodies that wait to be read wait as small as they came, and are inflated once more in their turn."""
 _MAX_PAUSE_TURNS = 63
 _EVENT_ID = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 _STATUS_OF_REFUSAL = {"malformed": 400, "invalid": 422, "too_large": 413}
@@ -141,12 +143,7 @@ class HttpIngest:
             coding = ",".join(headers.getall(CONTENT_ENCODING)).strip().lower()
             if coding not in ("identity", "", *CODINGS):
                 return self._refused("media_type", _WRONG_CODING)
-        body = await read_body(request, self._max_body_bytes)
-        if isinstance(body, bytes) and coding in CODINGS:
-            body = inflate(body, coding, self._max_body_bytes)
-        if isinstance(body, str):
-            return self._refused(body, _BODY_ANSWERS[body])
-        events = self._taken(await self._read_in_turn(kind, body)) if _is_long(body) else self._read(kind, body)
+        events = await self._read_request(request, kind, coding)
         if isinstance(events, Answer):
             return events
         self._received.inc(len(events))
@@ -156,6 +153,26 @@ class HttpIngest:
             return self._not_kept(len(events), error)
         self._count_kept(len(events), duplicates)
         return self._stored
+
+    async def _read_request(self, request: web.BaseRequest, kind: BodyKind, coding: str) -> list[Event] | Answer:
+        """The body as events; nothing of it is kept when this returns."""
+        packed = body = await read_body(request, self._max_body_bytes)
+        if isinstance(packed, bytes) and coding in CODINGS:
+            body = inflate(packed, coding, self._max_body_bytes)
+        if isinstance(body, str):
+            return self._refused(body, _BODY_ANSWERS[body])
+        if not _is_long(body):
+            return self._read(kind, body)
+        if body is packed or self._turns.waiting_bytes < _INFLATED_WAITING_BYTES:
+            return self._taken(await self._read_in_turn(kind, body))
+        again, size_bytes = self._inflate_in_turn(kind, cast("bytes", packed), coding), len(body)
+        del body
+        return self._taken(await self._turns.add(again, size_bytes))
+
+    def _inflate_in_turn(self, kind: BodyKind, packed: bytes, coding: str) -> Reading:
+        body = inflate(packed, coding, self._max_body_bytes)
+        assert isinstance(body, bytes), "it could be inflated before"
+        return (yield from self._reading(kind, body))
 
     def shortcut(self, message: RawRequestMessage) -> Take | None:
         """A plain POST, of which nothing but the body matters; see relay.shortcut."""
@@ -243,8 +260,10 @@ class HttpIngest:
         return self._taken(self.reader.read_json(body) if kind == "json" else self.reader.read_lines(body))
 
     def _read_in_turn(self, kind: BodyKind, body: bytes) -> asyncio.Future[list[Event] | Refusal]:
-        reader = self.reader
-        return self._turns.add(reader.reading_json(body) if kind == "json" else reader.reading_lines(body))
+        return self._turns.add(self._reading(kind, body), len(body))
+
+    def _reading(self, kind: BodyKind, body: bytes) -> Reading:
+        return self.reader.reading_json(body) if kind == "json" else self.reader.reading_lines(body)
 
     def _taken(self, events: list[Event] | Refusal) -> list[Event] | Answer:
         """The answer to what cannot be read."""

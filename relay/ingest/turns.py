@@ -2,7 +2,11 @@
 
 Owns the order in which bodies are read that take longer than a millisecond: one slice of one of them per turn of
 the event loop, round and round. So a hundred such requests delay everything else by one slice, not by a hundred
-bodies, and each other evenly. Knows nothing of events.
+bodies, and each other evenly.
+
+What is read takes many times the memory of its body (a mebibyte of tiny events: 33 MB). So those under way have
+`AT_ONCE_BYTES` together; of those that wait, the smallest and the oldest are next by turns: a small one waits for
+few others, and none for ever. Knows nothing of events.
 """
 
 from __future__ import annotations
@@ -10,38 +14,71 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Generator
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
+AT_ONCE_BYTES = 1 << 20
+"""Of bodies; a larger one is read alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Long(Generic[T]):
+    reading: Generator[None, None, T]
+    body_bytes: int
+    read: asyncio.Future[T]
+
 
 class Turns(Generic[T]):
-    """Readings under way."""
+    """Readings under way, and those that wait for it."""
 
     def __init__(self) -> None:
-        self._waiting: deque[tuple[Generator[None, None, T], asyncio.Future[T]]] = deque()
+        self.waiting_bytes = 0
+        """Of the bodies of which nothing was read yet."""
+        self._under_way: deque[_Long[T]] = deque()
+        self._under_way_bytes = 0
+        self._waiting: list[_Long[T]] = []
+        """In the order they came."""
+        self._oldest_is_next = True
 
-    def add(self, reading: Generator[None, None, T]) -> asyncio.Future[T]:
+    def add(self, reading: Generator[None, None, T], body_bytes: int = 0) -> asyncio.Future[T]:
         """What the reading returns, or its bug, when it is done; a reading whose future is cancelled is dropped."""
         loop = asyncio.get_running_loop()
         read: asyncio.Future[T] = loop.create_future()
-        self._waiting.append((reading, read))
-        if len(self._waiting) == 1:
+        if not self._under_way and not self._waiting:
             loop.call_soon(self._turn)
+        self._waiting.append(_Long(reading, body_bytes, read))
+        self.waiting_bytes += body_bytes
         return read
 
     def _turn(self) -> None:
-        reading, read = self._waiting[0]
-        if not read.done():
+        self._begin()
+        long = self._under_way[0]
+        if not long.read.done():
             try:
-                next(reading)
+                next(long.reading)
             except StopIteration as done:
-                read.set_result(done.value)
+                long.read.set_result(done.value)
             except Exception as bug:
-                read.set_exception(bug)
-        if read.done():
-            self._waiting.popleft()
+                long.read.set_exception(bug)
+        if long.read.done():
+            self._under_way.popleft()
+            self._under_way_bytes -= long.body_bytes
         else:
-            self._waiting.rotate(-1)
-        if self._waiting:
+            self._under_way.rotate(-1)
+        if self._under_way or self._waiting:
             asyncio.get_running_loop().call_soon(self._turn)
+
+    def _begin(self) -> None:
+        """As many as may be under way."""
+        while self._waiting:
+            sizes = [long.body_bytes for long in self._waiting]
+            at = 0 if self._oldest_is_next else sizes.index(min(sizes))
+            if self._under_way and self._under_way_bytes + sizes[at] > AT_ONCE_BYTES:
+                break
+            self._oldest_is_next = not self._oldest_is_next
+            long = self._waiting.pop(at)
+            self.waiting_bytes -= long.body_bytes
+            self._under_way_bytes += long.body_bytes
+            self._under_way.append(long)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import zlib
+from typing import Any
 
 import pytest
+from relay.ingest import http
 from relay.outbox import OutboxFull, OutboxUnavailable
 
 from tests.unit.ingest.harness import BODY, EVENT, EVENT_ID, Served, gzipped, post, request
@@ -236,6 +238,25 @@ async def test_a_long_body_is_read_in_turns_and_answered_like_any_other(
             client.send(post(body))
             assert (await client.answer()).status == status
         assert len(served.outbox.kept) == (3 * body.count(b"event_type") if status == 202 else 0)
+
+
+@pytest.mark.parametrize(("body", "status"), [(many(300), 202), (many(300)[:-1], 400)])
+async def test_a_compressed_body_that_waits_as_small_as_it_came_is_answered_like_any_other(
+    body: bytes, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inflated = []
+
+    def inflate(*arguments: Any) -> bytes | str:
+        inflated.append(1)
+        return real(*arguments)
+
+    real = http.inflate
+    monkeypatch.setattr(http, "inflate", inflate)
+    monkeypatch.setattr(http, "_INFLATED_WAITING_BYTES", 0)
+    async with Served() as served:
+        assert (await served.post(gzipped(body), "Content-Encoding: gzip")).status == status
+        assert len(served.outbox.kept) == (300 if status == 202 else 0)
+    assert len(inflated) == 2
 
 
 async def test_an_event_over_its_own_limit_is_413() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Generator
 from itertools import pairwise
 
 import pytest
-from relay.ingest.turns import Turns
+from relay.ingest.turns import AT_ONCE_BYTES, Turns
 
 
 def reading(name: str, slices: int, trace: list[str]) -> Generator[None, None, str]:
@@ -56,3 +56,33 @@ async def test_what_nobody_waits_for_any_more_is_not_read_on() -> None:
     assert await stayed == "b"
     assert trace == ["b0", "b1", "b2"]
     assert await turns.add(reading("c", 1, trace)) == "c"
+
+
+async def test_bodies_under_way_together_are_bounded_and_a_larger_one_is_read_alone() -> None:
+    under_way = [0]
+    seen = []
+
+    def sized(size_bytes: int) -> Generator[None, None, int]:
+        under_way[0] += size_bytes
+        for _ in range(5):
+            seen.append(under_way[0])
+            yield
+        under_way[0] -= size_bytes
+        return size_bytes
+
+    turns: Turns[int] = Turns()
+    sizes = [AT_ONCE_BYTES // 3] * 9 + [3 * AT_ONCE_BYTES]
+    assert await asyncio.gather(*[turns.add(sized(size), size) for size in sizes]) == sizes
+    assert max(seen) == 3 * AT_ONCE_BYTES
+    assert max(each for each in seen if each != 3 * AT_ONCE_BYTES) == AT_ONCE_BYTES // 3 * 3
+
+
+async def test_of_those_that_wait_the_smallest_and_the_oldest_are_next_by_turns() -> None:
+    trace: list[str] = []
+    turns: Turns[str] = Turns()
+    large = [turns.add(reading(f"large{number}-", 1, trace), AT_ONCE_BYTES) for number in range(4)]
+    small = [turns.add(reading(f"small{number}-", 1, trace), AT_ONCE_BYTES - 1) for number in range(2)]
+    assert turns.waiting_bytes == 4 * AT_ONCE_BYTES + 2 * (AT_ONCE_BYTES - 1)
+    await asyncio.gather(*large, *small)
+    assert trace == ["large0-0", "small0-0", "large1-0", "small1-0", "large2-0", "large3-0"]
+    assert turns.waiting_bytes == 0
