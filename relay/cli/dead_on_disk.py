@@ -6,10 +6,13 @@ Imports the whole outbox, so it is imported only when no relay answers.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
+
+import structlog
 
 from relay.cli import exits
 from relay.cli.common import is_config_named
@@ -19,7 +22,7 @@ from relay.config import OutboxSettings
 from relay.metrics import Metrics
 from relay.ops.dead_letters import MAX_ID, Query, found, shown
 from relay.outbox import Outbox, OutboxError, OutboxLocked, Selection
-from relay.outbox.sqlite import SqliteOutbox
+from relay.outbox.sqlite import SqliteOutbox, files
 from relay.tasks import Tasks
 
 T = TypeVar("T")
@@ -60,8 +63,14 @@ class DeadLettersOnDisk:
 @contextmanager
 def open_on_disk(settings: OutboxSettings) -> Iterator[DeadLettersOnDisk]:
     """The outbox, open for the time of the block. Raises Failed (75 if a relay holds it)."""
-    _require(settings.path)
-    with asyncio.Runner() as runner:
+    if not _is_there(settings.path):
+        what_to_do = (
+            "set outbox.path, or STATE_DIRECTORY as systemd does for its unit"
+            if is_config_named()
+            else "name the relay's configuration with --config"
+        )
+        raise exits.Failed(f"no relay answers, and there is no outbox at {settings.path}: {what_to_do}")
+    with _unlogged(), asyncio.Runner() as runner:
         outbox, tasks = runner.run(_open(settings))
         try:
             yield DeadLettersOnDisk(outbox, runner)
@@ -69,22 +78,12 @@ def open_on_disk(settings: OutboxSettings) -> Iterator[DeadLettersOnDisk]:
             runner.run(_close(outbox, tasks))
 
 
-def _require(path: Path) -> None:
-    """Raises Failed if no file is there: opening would make one."""
+def _is_there(path: Path) -> bool:
+    """Raises Failed if this user is not told."""
     try:
-        path.stat()
-    except PermissionError as error:
-        raise exits.Failed(
-            f"no relay answers, and this user may not read the outbox at {path}: "
-            "run this as root, or as the relay's user"
-        ) from error
+        return files.identity(path) is not None
     except OSError as error:
-        what_to_do = (
-            "set outbox.path, or STATE_DIRECTORY as systemd does for its unit"
-            if is_config_named()
-            else "name the relay's configuration with --config"
-        )
-        raise exits.Failed(f"no relay answers, and there is no outbox at {path}: {what_to_do}") from error
+        raise _closed_to_us(path, error) from error
 
 
 async def _open(settings: OutboxSettings) -> tuple[Outbox, Tasks]:
@@ -92,17 +91,45 @@ async def _open(settings: OutboxSettings) -> tuple[Outbox, Tasks]:
     outbox = SqliteOutbox(settings, SystemClock(), Metrics(), tasks)
     try:
         await outbox.open()
-        await outbox.load(lambda lane, key, events, body_bytes: None)
-    except OutboxLocked as error:
-        raise exits.Failed(
-            f"a relay holds {settings.path}, but does not answer where the configuration says: {error}",
-            exits.OUTBOX_LOCKED,
-        ) from error
+        loading = tasks.start("load", outbox.load(lambda lane, key, events, body_bytes: None))
+        # answered after the load; where the disk fails, the load waits for it to heal, and this does not
+        await outbox.dead_letters(Selection(ids=(1,)), 1)
+        await loading
     except OutboxError as error:
-        raise exits.Failed(str(error)) from error
+        await _close(outbox, tasks)
+        raise _failed(settings.path, error) from error
     return outbox, tasks
 
 
 async def _close(outbox: Outbox, tasks: Tasks) -> None:
     await outbox.close()
     await tasks.cancel_all()
+
+
+def _failed(path: Path, error: OutboxError) -> exits.Failed:
+    """Why an outbox cannot be opened."""
+    if isinstance(error, OutboxLocked):
+        return exits.Failed(
+            f"a relay holds {path}, but does not answer where the configuration says: {error}", exits.OUTBOX_LOCKED
+        )
+    if isinstance(error.__cause__, PermissionError):
+        return _closed_to_us(path, error.__cause__)
+    return exits.Failed(str(error))
+
+
+def _closed_to_us(path: Path, error: OSError) -> exits.Failed:
+    what_to_do = (
+        "run this as root, or as the user of the relay" if isinstance(error, PermissionError) else "check outbox.path"
+    )
+    return exits.Failed(f"{path}: {error.strerror}: {error.filename}: {what_to_do}")
+
+
+@contextmanager
+def _unlogged() -> Iterator[None]:
+    """What an outbox logs is for a relay's log; here errors are told, and standard output is the answer."""
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    try:
+        yield
+    finally:
+        structlog.configure(**before)

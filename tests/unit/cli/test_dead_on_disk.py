@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from uuid import UUID
 
@@ -70,17 +71,6 @@ async def hold(path: Path) -> None:
 async def figures(path: Path) -> tuple[Ledger, Gauges]:
     async with Opened(path) as opened:
         return opened.outbox.ledger(), opened.outbox.gauges()
-
-
-@contextmanager
-def another_user() -> Iterator[None]:
-    """Where root runs the tests, who may read everything; else this user is as good."""
-    us = os.geteuid()
-    os.seteuid(us or 65_534)
-    try:
-        yield
-    finally:
-        os.seteuid(us)
 
 
 @pytest.fixture
@@ -173,23 +163,81 @@ def test_the_outbox_of_the_systemd_unit_is_found_by_its_state_directory(path: Pa
     assert len(json.loads(result.stdout)["dead_letters"]) == 3
 
 
-def test_an_outbox_that_this_user_may_not_read_is_told(
-    environ: dict[str, str], path: Path, monkeypatch: pytest.MonkeyPatch
+def a_symbolic_link(path: Path) -> None:
+    path.rename(path.with_name("elsewhere.db"))
+    path.symlink_to(path.with_name("elsewhere.db"))
+
+
+def a_link_to_nothing(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path.with_name("none.db"))
+
+
+def a_directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def of_a_newer_relay(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA user_version=9999")
+
+
+@pytest.mark.parametrize(
+    ("put_there", "said"),
+    [
+        (a_symbolic_link, "is a symbolic link"),
+        (a_link_to_nothing, "is a symbolic link"),
+        (a_directory, "is no regular file"),
+        (of_a_newer_relay, "newer relay (schema 9999"),
+    ],
+)
+def test_what_is_no_outbox_of_ours_is_told(
+    environ: dict[str, str], path: Path, put_there: Callable[[Path], None], said: str
 ) -> None:
-    monkeypatch.chdir("/")
-    path.parent.chmod(0)
-    with another_user():
-        result = call("dead", "list", environ=environ)
-    path.parent.chmod(0o700)
+    put_there(path)
 
-    assert result.exit_code == 1
-    assert str(path) in result.stderr
-    assert "root" in result.stderr
+    result = call("dead", "list", "--json", environ=environ)
+
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert f"{path} " in result.stderr
+    assert said in result.stderr
 
 
-def test_what_is_no_outbox_is_told_with_its_words(environ: dict[str, str], tmp_path: Path) -> None:
-    (tmp_path / "directory").mkdir()
-    result = call("dead", "list", environ={**environ, "RELAY__OUTBOX__PATH": str(tmp_path / "directory")})
+@contextmanager
+def somebody_else() -> Iterator[None]:
+    """Root may open anything; others are whoever runs the tests."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
 
-    assert result.exit_code == 1
-    assert "is no regular file" in result.stderr
+
+@pytest.mark.parametrize("closed", ["state", "state/outbox.db", "state/outbox.db.lock"])
+def test_what_another_user_keeps_for_himself_is_told(nobody: dict[str, str], tmp_path: Path, closed: str) -> None:
+    asyncio.run(keep_dead_letters(tmp_path / "state" / "outbox.db"))
+    for directory in (tmp_path, tmp_path / "state"):
+        directory.chmod(0o777)
+    (tmp_path / closed).chmod(0)
+
+    with somebody_else():
+        # a relative path, for the directories above are pytest's, and closed to others too
+        result = call("dead", "list", "--json", environ={**nobody, "RELAY__OUTBOX__PATH": "state/outbox.db"})
+    (tmp_path / closed).chmod(0o700)
+
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "state/outbox.db: Permission denied" in result.stderr
+    assert "as the user of the relay" in result.stderr
+
+
+def test_a_disk_that_fails_is_told_and_not_waited_for(environ: dict[str, str], path: Path) -> None:
+    with closing(sqlite3.connect(path)) as another:
+        another.execute("BEGIN IMMEDIATE")
+        result = call("dead", "list", "--json", environ=environ)
+
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "another program has the outbox's file open" in result.stderr
