@@ -1,5 +1,6 @@
 """The dead letters of an outbox that no relay holds: this process takes its lock for the time being.
 
+A broken file is left as it is: to set it aside is the relay's decision, and its log's to tell.
 Imports the whole outbox, so it is imported only when no relay answers.
 """
 
@@ -23,6 +24,7 @@ from relay.metrics import Metrics
 from relay.ops.dead_letters import MAX_ID, Query, found, shown
 from relay.outbox import Outbox, OutboxError, OutboxLocked, Selection
 from relay.outbox.sqlite import SqliteOutbox, files
+from relay.outbox.sqlite.recovery import broken, is_broken, unmended
 from relay.tasks import Tasks
 
 T = TypeVar("T")
@@ -31,7 +33,8 @@ T = TypeVar("T")
 class DeadLettersOnDisk:
     """Those of an open outbox; `runner` is the loop that the outbox lives on."""
 
-    def __init__(self, outbox: Outbox, runner: asyncio.Runner) -> None:
+    def __init__(self, path: Path, outbox: Outbox, runner: asyncio.Runner) -> None:
+        self._path = path
         self._outbox = outbox
         self._runner = runner
 
@@ -57,7 +60,7 @@ class DeadLettersOnDisk:
         try:
             return self._runner.run(work)
         except OutboxError as error:
-            raise exits.Failed(str(error)) from error
+            raise _failed(self._path, error) from error
 
 
 @contextmanager
@@ -70,10 +73,10 @@ def open_on_disk(settings: OutboxSettings) -> Iterator[DeadLettersOnDisk]:
             else "name the relay's configuration with --config"
         )
         raise exits.Failed(f"no relay answers, and there is no outbox at {settings.path}: {what_to_do}")
-    with _unlogged(), asyncio.Runner() as runner:
+    with _unlogged(), unmended(), asyncio.Runner() as runner:
         outbox, tasks = runner.run(_open(settings))
         try:
-            yield DeadLettersOnDisk(outbox, runner)
+            yield DeadLettersOnDisk(settings.path, outbox, runner)
         finally:
             runner.run(_close(outbox, tasks))
 
@@ -107,13 +110,16 @@ async def _close(outbox: Outbox, tasks: Tasks) -> None:
 
 
 def _failed(path: Path, error: OutboxError) -> exits.Failed:
-    """Why an outbox cannot be opened."""
+    """Why an outbox cannot be opened, or used."""
     if isinstance(error, OutboxLocked):
         return exits.Failed(
             f"a relay holds {path}, but does not answer where the configuration says: {error}", exits.OUTBOX_LOCKED
         )
-    if isinstance(error.__cause__, PermissionError):
-        return _closed_to_us(path, error.__cause__)
+    cause = error.__cause__
+    if isinstance(cause, PermissionError):
+        return _closed_to_us(path, cause)
+    if cause is not None and is_broken(cause):
+        return exits.Failed(str(broken(path, str(cause))))
     return exits.Failed(str(error))
 
 

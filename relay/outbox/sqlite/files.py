@@ -1,7 +1,8 @@
 """The outbox's files: made private, locked, recognised, set aside.
 
 Rules: the database is one regular file of mode 0600, never reached through a symbolic link;
-`<name>.lock` is flocked before anything else is touched; a broken file is renamed, never deleted.
+`<name>.lock` is flocked before anything else is touched; a broken file is renamed, never deleted;
+what root creates belongs to whom the database belongs, or a relay without root's rights could not open it.
 Knows nothing of what is inside.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,7 +47,7 @@ def lock(path: Path) -> int:
     try:
         _make_directory(path.parent)
         name = beside(path, ".lock")
-        fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fd = _open_private(name, path)
     except OSError as error:
         raise OutboxRefused(f"outbox.path {path}: {error.strerror}: {error.filename}") from error
     try:
@@ -61,8 +63,11 @@ def unlock(fd: int) -> None:
     os.close(fd)
 
 
-def create(path: Path) -> None:
-    """Create the database file if it is missing, mode 0600. OutboxRefused if what lies there is no file."""
+def create(path: Path, stands_for: Path | None = None) -> None:
+    """Create the database file if it is missing, mode 0600. OutboxRefused if what lies there is no file.
+
+    `stands_for`: the database that it will replace.
+    """
     for name in (path, beside(path, "-wal")):
         try:
             mode = name.lstat().st_mode
@@ -73,7 +78,26 @@ def create(path: Path) -> None:
         if not stat.S_ISREG(mode):
             what = "a symbolic link" if stat.S_ISLNK(mode) else "no regular file"
             raise OutboxRefused(f"{name} is {what}: set outbox.path to the file itself")
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+    os.close(_open_private(path, stands_for or path))
+
+
+def _open_private(path: Path, database: Path) -> int:
+    """Open a file, or create it with mode 0600 and, if we are root, the database's owner, else its directory's.
+
+    Only a file of our own making is given away: another may be a hard link to any file of the system.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    owner = None
+    if os.geteuid() == 0:
+        owner = database.lstat() if identity(database) is not None else database.parent.stat()
+    try:
+        fd = os.open(path, flags | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return os.open(path, flags, 0o600)
+    if owner is not None:
+        with suppress(PermissionError):  # root of a container may not
+            os.fchown(fd, owner.st_uid, owner.st_gid)
+    return fd
 
 
 def make_private(path: Path) -> None:

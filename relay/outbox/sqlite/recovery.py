@@ -2,7 +2,8 @@
 
 Owns the decision that a file is broken. Rules: one SQLITE_CORRUPT proves nothing (a dying file
 system answers so too), so a file is opened twice before it is set aside; a broken file is renamed,
-never deleted; a newer relay's file, or somebody else's, is refused and not touched.
+never deleted; a newer relay's file, or somebody else's, is refused and not touched. Who only looks
+at the dead letters mends nothing: see `unmended`.
 
 What is checked: schema, both ends of the log, that the file is as long as it says, and that every
 value of lanes and ledger can be what it is; all of it by `quick_check` only after an unclean end and
@@ -13,8 +14,10 @@ check, and its bodies have their checksums anyway. What loading finds wrong come
 from __future__ import annotations
 
 import sqlite3
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
@@ -36,6 +39,22 @@ _IDS_SHARE, _ID_FILE_BYTES = 4, 17
 """Remembered ids take no more than so small a part of the file; what each takes."""
 _UNDECODABLE = "Could not decode to UTF-8"
 """What the sqlite3 module says of a text that is none; it has no error code."""
+_mends = ContextVar("_mends", default=True)
+
+
+@contextmanager
+def unmended() -> Iterator[None]:
+    """An outbox that is opened in this block, or by a task that it starts, is refused if its file is broken."""
+    token = _mends.set(False)
+    try:
+        yield
+    finally:
+        _mends.reset(token)
+
+
+def broken(path: Path, reason: str) -> OutboxRefused:
+    """What whoever may not mend it is told."""
+    return OutboxRefused(f"{path} is broken ({reason}): start the relay, it sets the file aside and keeps what it can")
 
 
 @dataclass(slots=True)
@@ -52,6 +71,7 @@ class Mending:
     """What was found wrong since then that no check of SQLite sees."""
     opened: Opened | None = None
     set_aside: Path | None = None
+    allowed: bool = field(default_factory=_mends.get)
 
 
 def is_broken(error: BaseException) -> bool:
@@ -75,6 +95,8 @@ def open_mended(mending: Mending) -> sqlite3.Connection:
             if not is_broken(error):
                 raise
             reason = str(error)
+    if not mending.allowed:
+        raise broken(mending.path, reason)
     _replace(mending, reason)
     return _open_sound(mending)
 
@@ -141,7 +163,7 @@ def _read(database: sqlite3.Connection, mending: Mending) -> Opened:
 
 
 def _open(mending: Mending, path: Path) -> sqlite3.Connection:
-    files.create(path)
+    files.create(path, mending.path)
     database = connect(path)
     try:
         _recognise(database, path)

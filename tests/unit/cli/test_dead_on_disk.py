@@ -241,3 +241,78 @@ def test_a_disk_that_fails_is_told_and_not_waited_for(environ: dict[str, str], p
 
     assert (result.exit_code, result.stdout) == (1, "")
     assert "another program has the outbox's file open" in result.stderr
+
+
+def no_database(path: Path) -> None:
+    path.write_bytes(b"this is no database, and it is longer than a header of one hundred bytes. " * 99)
+
+
+def a_lost_row(path: Path) -> None:
+    """What no check of SQLite sees: the ledger speaks of an event that the log does not have."""
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("DELETE FROM log WHERE seq = (SELECT min(seq) FROM log)")
+        database.commit()
+
+
+@pytest.mark.parametrize("damage", [no_database, a_lost_row])
+def test_a_broken_outbox_is_left_for_the_relay_to_mend(
+    environ: dict[str, str], path: Path, damage: Callable[[Path], None]
+) -> None:
+    call("dead", "requeue", "--all", environ=environ)
+    damage(path)
+    before = path.stat().st_ino
+
+    result = call("dead", "list", "--json", environ=environ)
+
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert f"{path} is broken" in result.stderr
+    assert "start the relay" in result.stderr
+    assert path.stat().st_ino == before
+    assert list(path.parent.glob("*.broken-*")) == []
+    assert asyncio.run(figures(path))[1].writable
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+class TestAsRoot:
+    """The relay's user must be able to open whatever root leaves behind."""
+
+    @pytest.fixture(autouse=True)
+    def of_the_relays_user(self, path: Path) -> None:
+        path.with_name("outbox.db.lock").unlink()
+        for each in (path.parent, path):
+            os.chown(each, 65533, 65532)
+
+    def owners(self, path: Path) -> dict[str, tuple[int, int]]:
+        return {each.name: (each.stat().st_uid, each.stat().st_gid) for each in path.parent.glob("outbox.db*")}
+
+    def test_what_is_made_beside_the_outbox_is_the_relays(self, environ: dict[str, str], path: Path) -> None:
+        os.chown(path.parent, 0, 0)
+
+        assert call("dead", "list", environ=environ).exit_code == 0
+        assert self.owners(path) == dict.fromkeys(["outbox.db", "outbox.db.lock"], (65533, 65532))
+
+    def test_so_is_the_log_that_a_kill_leaves(self, path: Path) -> None:
+        root = Path(__file__).parents[3]
+        command = [sys.executable, "-c", HOLD, str(path)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=root) as holder:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == b"held\n"
+            holder.kill()
+
+        assert self.owners(path)["outbox.db-wal"] == (65533, 65532)
+
+    def test_so_is_a_new_outbox_and_one_in_the_place_of_a_broken_one(self, path: Path) -> None:
+        asyncio.run(figures(path.with_name("outbox.db-2")))
+        no_database(path)
+        os.chown(path.parent, 0, 0)
+        asyncio.run(figures(path))
+
+        assert self.owners(path).keys() > {"outbox.db", "outbox.db-2", "outbox.db.broken-1"}
+        assert set(self.owners(path).values()) == {(65533, 65532)}
+
+    def test_what_was_there_is_not_given_away(self, environ: dict[str, str], path: Path, tmp_path: Path) -> None:
+        (tmp_path / "of root").touch()
+        path.with_name("outbox.db.lock").hardlink_to(tmp_path / "of root")
+
+        assert call("dead", "list", environ=environ).exit_code == 0
+        assert (tmp_path / "of root").stat().st_uid == 0
