@@ -65,7 +65,7 @@ class DeadLettersOnDisk:
 
 @contextmanager
 def open_on_disk(settings: OutboxSettings) -> Iterator[DeadLettersOnDisk]:
-    """The outbox, open for the time of the block. Raises Failed (75 if a relay holds it)."""
+    """The outbox, open for the time of the block. Raises Failed (75 if somebody else holds it)."""
     if not _is_there(settings.path):
         what_to_do = (
             "set outbox.path, or STATE_DIRECTORY as systemd does for its unit"
@@ -112,9 +112,7 @@ async def _close(outbox: Outbox, tasks: Tasks) -> None:
 def _failed(path: Path, error: OutboxError) -> exits.Failed:
     """Why an outbox cannot be opened, or used."""
     if isinstance(error, OutboxLocked):
-        return exits.Failed(
-            f"a relay holds {path}, but does not answer where the configuration says: {error}", exits.OUTBOX_LOCKED
-        )
+        return exits.Failed(f"no relay answers where the configuration says, but {error}", exits.OUTBOX_LOCKED)
     cause = error.__cause__
     if isinstance(cause, PermissionError):
         return _closed_to_us(path, cause)

@@ -23,7 +23,7 @@ with quick_imports():
 def command(ctx: click.Context, config_file: Path | None) -> None:
     """Run the relay until SIGTERM or SIGINT; SIGHUP reads the configuration again.
 
-    Exits with 75 if another relay holds the outbox, with 78 if the configuration is wrong.
+    Exits with 75 if another relay, or `relay dead`, holds the outbox, with 78 if the configuration is wrong.
     """
     try:
         ctx.exit(service.main(config_file or default_config_file()))

@@ -54,7 +54,7 @@ def lock(path: Path) -> int:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(fd)
-        raise OutboxLocked(f"another relay holds {path} (its lock: {name})") from error
+        raise OutboxLocked(f"another relay, or a `relay dead` command, holds {path} (its lock: {name})") from error
     return fd
 
 

@@ -124,17 +124,27 @@ def test_works_without_any_http_listener(path: Path) -> None:
     assert len(json.loads(call("dead", "list", "--json", environ=environ).stdout)["dead_letters"]) == 3
 
 
-def test_an_outbox_that_a_silent_relay_holds_is_75(environ: dict[str, str], path: Path) -> None:
+@pytest.mark.parametrize("args", [["dead", "list"], ["run"]])
+def test_an_outbox_that_a_silent_relay_or_a_command_holds_is_75(
+    environ: dict[str, str], path: Path, args: list[str]
+) -> None:
+    upstream = {"RELAY__UPSTREAM__URL": "http://127.0.0.1:9/v1/events", "RELAY__UPSTREAM__API_KEY": "key-of-nobody"}
     root = Path(__file__).parents[3]
     command = [sys.executable, "-c", HOLD, str(path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        result = call("dead", "list", environ=environ)
+        result = subprocess.run(
+            [sys.executable, "-m", "relay", *args],
+            env={**os.environ, "PYTHONPATH": str(root), **environ, **upstream},
+            check=False,
+            capture_output=True,
+            text=True,
+        )
         holder.communicate("")
 
-    assert result.exit_code == 75
-    assert str(path) in result.stderr
+    assert result.returncode == 75
+    assert f"another relay, or a `relay dead` command, holds {path} (its lock: {path}.lock)" in result.stderr
 
 
 def test_an_outbox_that_is_not_there_is_told_and_not_made(nobody: dict[str, str], tmp_path: Path) -> None:
