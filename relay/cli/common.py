@@ -6,6 +6,7 @@ They need not be able to read its keys: faults of the upstream's settings do not
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -31,6 +32,33 @@ class Place(NamedTuple):
 
     def __str__(self) -> str:
         return self.socket_path or format_address((self.host, self.port))
+
+
+class Seconds(click.FloatRange):
+    """A timeout, at most a day; nan passes every comparison, so click's own range lets it in."""
+
+    name = "seconds"
+
+    def __init__(self, *, above_zero: bool = False) -> None:
+        super().__init__(min=0, max=86_400, min_open=above_zero)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        return number
+
+
+class Utf8(click.types.StringParamType):
+    """A text that can be sent: a terminal hands over any bytes."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(super().convert(value, param, ctx))
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            self.fail(f"{text!r} is not UTF-8: check the encoding of the terminal or script.", param, ctx)
+        return text
 
 
 def open_private(path: Path) -> int:

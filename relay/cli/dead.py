@@ -19,7 +19,7 @@ import click
 
 from relay.cli import exits
 from relay.cli.client import Client
-from relay.cli.common import config_option, has_ops, load_client_settings, open_private, ops_place, progress
+from relay.cli.common import Utf8, config_option, has_ops, load_client_settings, open_private, ops_place, progress
 from relay.cli.dead_letters import PAGE, DeadLetters, Filter, Letter, RemoteDeadLetters, each
 from relay.cli.table import printable, table
 from relay.outbox import DeadReason
@@ -40,9 +40,10 @@ def filter_options(function: Function) -> Function:
     """--device, --reason and --search."""
     reasons = click.Choice(get_args(DeadReason))
     search = "Those with this text in the event, the device or the upstream's words, in any case."
-    function = click.option("--search", metavar="TEXT", callback=_filled, help=search)(function)
+    function = click.option("--search", type=Utf8(), metavar="TEXT", callback=_filled, help=search)(function)
     function = click.option("--reason", type=reasons, help="Those given up for this reason.")(function)
-    return click.option("--device", metavar="ID", callback=_filled, help="Those of this device_id.")(function)
+    device = "Those of this device_id."
+    return click.option("--device", type=Utf8(), metavar="ID", callback=_filled, help=device)(function)
 
 
 def choice_options(function: Function) -> Function:

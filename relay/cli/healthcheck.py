@@ -12,14 +12,22 @@ from pathlib import Path
 import click
 
 from relay.cli import exits
-from relay.cli.common import Place, config_option, load_client_settings, no_relay, ops_place
+from relay.cli.common import Place, Seconds, config_option, load_client_settings, no_relay, ops_place
 
 MAX_ANSWER_BYTES = 4096
 
 
 @click.command("healthcheck")
 @config_option
-@click.option("--timeout", "timeout_s", default=5.0, show_default=True, metavar="SECONDS", help="Of each question.")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    default=5.0,
+    show_default=True,
+    type=Seconds(above_zero=True),
+    metavar="SECONDS",
+    help="Of each question.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print what /readyz said, or what is wrong, as one JSON object.")
 def command(config_file: Path | None, timeout_s: float, as_json: bool) -> None:
     """Exit 0 if the relay lives (/livez) and can store events (/readyz).

@@ -10,6 +10,7 @@ import msgspec
 
 from relay.address import ListenError, listen_error, parse_address
 from relay.cli import exits
+from relay.cli.common import Utf8
 from relay.clock import SystemClock
 from relay.sandbox.server import Sandbox
 from relay.sandbox.settings import SandboxSettings
@@ -24,7 +25,9 @@ EXAMPLE = (
 @click.option(
     "--listen", default="127.0.0.1:8090", show_default=True, metavar="HOST:PORT", help="Port 0: any free one."
 )
-@click.option("--api-key", default="sandbox-key", show_default=True, metavar="KEY", help="The key it wants.")
+@click.option(
+    "--api-key", default="sandbox-key", show_default=True, type=Utf8(), metavar="KEY", help="The key it wants."
+)
 def command(listen: str, api_key: str) -> None:
     """Stand in for the upstream: its key, its validation, its limits; nothing is kept on disk.
 

@@ -17,7 +17,7 @@ import click
 
 from relay.cli import exits
 from relay.cli.client import Client, Reply
-from relay.cli.common import Place, apps_place, config_option, load_client_settings, no_relay, udp_place
+from relay.cli.common import Place, Seconds, Utf8, apps_place, config_option, load_client_settings, no_relay, udp_place
 from relay.clock import SystemClock
 from relay.config import Defaults, Settings
 
@@ -28,18 +28,25 @@ PLATFORMS = ("ios", "android", "web", "tv")
 
 
 @click.command("send")
-@click.argument("event_type")
+@click.argument("event_type", type=Utf8())
 @config_option
 @click.option("--udp", is_flag=True, help="As a datagram; without udp.ack nobody says whether it was stored.")
 @click.option("--wait", is_flag=True, help="Until the upstream has accepted it.")
-@click.option("--timeout", "timeout_s", default=60.0, show_default=True, metavar="SECONDS", help="Of --wait.")
+@click.option(
+    "--timeout", "timeout_s", default=60.0, show_default=True, type=Seconds(), metavar="SECONDS", help="Of --wait."
+)
 @click.option("--tenant-id", type=int, help="Default: defaults.tenant_id, else 1.")
 @click.option("--platform", type=click.Choice(PLATFORMS), help="Default: defaults.platform, else tv.")
-@click.option("--device-id", help="Default: defaults.device_id, else a UUID made of this machine's name.")
-@click.option("--subject-type", help="What the event is about; goes with --subject-id.")
-@click.option("--subject-id")
-@click.option("--context", metavar="JSON", help="Any further data, as a JSON object.")
-@click.option("--event-id", metavar="UUID", help="Default: a new one. One that was sent before is not stored again.")
+@click.option("--device-id", type=Utf8(), help="Default: defaults.device_id, else a UUID made of this machine's name.")
+@click.option("--subject-type", type=Utf8(), help="What the event is about; goes with --subject-id.")
+@click.option("--subject-id", type=Utf8())
+@click.option("--context", type=Utf8(), metavar="JSON", help="Any further data, as a JSON object.")
+@click.option(
+    "--event-id",
+    type=Utf8(),
+    metavar="UUID",
+    help="Default: a new one. One that was sent before is not stored again.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Say what became of it as JSON.")
 def command(
     config_file: Path | None, udp: bool, wait: bool, timeout_s: float, event_id: str | None, as_json: bool, **given: Any
@@ -90,8 +97,9 @@ def make_event(
 def _object(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
-    except ValueError as error:
-        raise click.BadParameter(f"is not JSON: {error}", param_hint="--context") from error
+        json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair can be read, but not be sent
+    except (ValueError, RecursionError) as error:
+        raise click.BadParameter(f"is not JSON that can be sent: {error}", param_hint="--context") from error
     if not isinstance(value, dict):
         raise click.BadParameter('is not a JSON object, as in {"key": "value"}', param_hint="--context")
     return value

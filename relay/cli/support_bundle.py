@@ -68,7 +68,7 @@ def command(file: Path, as_json: bool, config_file: Path | None) -> None:
     if as_json:
         click.echo(json.dumps({"file": str(file), "parts": sorted(parts), "missing": missing}))
         return
-    click.echo(f"{file}: {', '.join(sorted(parts))}")
+    click.echo(f"{click.format_filename(file)}: {', '.join(sorted(parts))}")
     for why in dict.fromkeys(missing.values()):
         click.echo(f"without {', '.join(name for name in missing if missing[name] == why)}: {why}", err=True)
 

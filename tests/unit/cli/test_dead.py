@@ -89,6 +89,13 @@ class TestList:
         assert "is empty" in result.stderr
         assert kept.outbox.letters == letters
 
+    @pytest.mark.parametrize("option", ["--search", "--device"])
+    def test_a_text_that_is_not_utf_8_is_a_usage_error(self, kept: NotedRelay, option: str) -> None:
+        result = call("dead", "list", option, "\udcff", environ=kept.environ)
+
+        assert result.exit_code == 2
+        assert "is not UTF-8" in result.stderr
+
     def test_none(self, relay: NotedRelay) -> None:
         assert call("dead", "list", environ=relay.environ).stdout == "none\n"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from relay.outbox import Gauges
 
 from tests.unit.cli.harness import NotedRelay, call
@@ -30,3 +31,11 @@ def test_json_is_what_the_relay_said(relay: NotedRelay) -> None:
 
     assert (fine.exit_code, json.loads(fine.stdout)) == (0, {"ready": True, "problem": ""})
     assert (failed.exit_code, json.loads(failed.stdout)) == (1, {"ready": False, "problem": "the disk is full"})
+
+
+@pytest.mark.parametrize("seconds", ["-1", "0", "nan", "inf", "1e9"])
+def test_a_timeout_that_is_none_is_a_usage_error(relay: NotedRelay, seconds: str) -> None:
+    result = call("healthcheck", "--timeout", seconds, environ=relay.environ)
+
+    assert result.exit_code == 2
+    assert "--timeout" in result.stderr

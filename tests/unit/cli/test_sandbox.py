@@ -54,3 +54,10 @@ def test_what_is_no_address_is_told() -> None:
 
     assert result.exit_code == 1
     assert "HOST:PORT" in result.stderr
+
+
+def test_a_key_that_is_not_utf_8_is_a_usage_error() -> None:
+    result = call("sandbox", "--api-key", "\udcff", environ={})
+
+    assert result.exit_code == 2
+    assert "is not UTF-8" in result.stderr

@@ -64,9 +64,33 @@ def test_what_the_relay_fills_in_is_left_out(relay: NotedRelay) -> None:
     assert relay.events[0]["source"] == {}
 
 
-@pytest.mark.parametrize("wrong", [["--context", "[1]"], ["--context", "{"], ["--subject-type", "post"]])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--context", "[1]"],
+        ["--context", "{"],
+        ["--context", '{"a":' * 50_000 + "1" + "}" * 50_000],
+        ["--context", r'{"a": "\ud800"}'],
+        ["--subject-type", "post"],
+        ["--wait", "--timeout", "nan"],
+        ["--wait", "--timeout", "inf"],
+        ["--wait", "--timeout", "-1"],
+    ],
+)
 def test_a_wrong_option_is_a_usage_error_and_nothing_is_sent(relay: NotedRelay, wrong: list[str]) -> None:
     assert call("send", "x", *wrong, environ=relay.environ).exit_code == 2
+    assert relay.events == []
+
+
+@pytest.mark.parametrize(
+    "before", [[], *([f"--{name}"] for name in ("device-id", "subject-id", "event-id", "context"))]
+)
+def test_a_text_that_is_not_utf_8_is_a_usage_error(relay: NotedRelay, before: list[str]) -> None:
+    """As the shell's $'a\\xff' arrives in sys.argv."""
+    result = call("send", "--subject-type", "post", *before, "a\udcff", environ=relay.environ)
+
+    assert result.exit_code == 2
+    assert "is not UTF-8" in result.stderr
     assert relay.events == []
 
 

@@ -121,6 +121,13 @@ def test_a_person_is_told_once_why_parts_are_missing(environ: dict[str, str], no
     assert result.stderr.count("\n") == 1
 
 
+def test_a_file_whose_name_is_not_utf_8_is_named_all_the_same(environ: dict[str, str], nobody: dict[str, str]) -> None:
+    result = call("support-bundle", "b\udcff.tar.gz", environ=environ | nobody)
+
+    assert result.exit_code == 0
+    assert "b\ufffd.tar.gz: README.txt" in result.stdout
+
+
 def test_a_relay_that_does_not_take_the_token_is_no_reason_to_write_nothing(
     relay: NotedRelay, environ: dict[str, str]
 ) -> None:
