@@ -31,9 +31,10 @@ class Reply(NamedTuple):
 class Client:
     """Asks the listener at `place`."""
 
-    def __init__(self, place: Place, token: Secret | None = None) -> None:
+    def __init__(self, place: Place, token: Secret | None = None, *, timeout_s: float = TIMEOUT_S) -> None:
         self.place = place
         self._token = token
+        self._timeout_s = timeout_s
 
     def is_there(self) -> bool:
         """Whether anybody listens there. Raises Failed if that cannot be told."""
@@ -93,7 +94,7 @@ class Client:
         if self._token is not None:
             headers["Authorization"] = f"Bearer {self._token.reveal()}"
         try:
-            with contextlib.closing(_connection(self.place)) as connection:
+            with contextlib.closing(_connection(self.place, self._timeout_s)) as connection:
                 connection.request(method, path, body, headers)
                 answer = connection.getresponse()
                 return answer.status, answer.read()
@@ -110,18 +111,18 @@ class Client:
         )
 
 
-def _connection(place: Place) -> HTTPConnection:
+def _connection(place: Place, timeout_s: float) -> HTTPConnection:
     if place.socket_path:
-        return _UnixConnection(place.socket_path)
-    return HTTPConnection(place.host, place.port, timeout=TIMEOUT_S)
+        return _UnixConnection(place.socket_path, timeout_s)
+    return HTTPConnection(place.host, place.port, timeout=timeout_s)
 
 
 class _UnixConnection(HTTPConnection):
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=TIMEOUT_S)
+    def __init__(self, path: str, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
         self._path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(TIMEOUT_S)
+        self.sock.settimeout(self.timeout)
         self.sock.connect(self._path)

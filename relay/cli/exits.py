@@ -18,3 +18,7 @@ class Failed(click.ClickException):
     def __init__(self, message: str, exit_code: int = FAILED) -> None:
         super().__init__(message)
         self.exit_code = exit_code  # type: ignore[misc]  # click has one a class, we one an end
+
+
+class NoAnswer(Failed):
+    """No relay answers: what became of the request is not known."""

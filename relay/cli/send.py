@@ -16,12 +16,14 @@ from typing import Any
 import click
 
 from relay.cli import exits
-from relay.cli.client import Client, Reply
+from relay.cli.client import TIMEOUT_S, Client, Reply
 from relay.cli.common import Place, Seconds, Utf8, apps_place, config_option, load_client_settings, no_relay, udp_place
 from relay.clock import SystemClock
 from relay.config import Defaults, Settings
 
 POLL_S = 0.25
+LAST_QUESTION_S = 1.0
+"""It has so long for its answer, though time is up."""
 ACK_TIMEOUT_S = 5.0
 MAX_DATAGRAM_BYTES = 65_507
 PLATFORMS = ("ios", "android", "web", "tv")
@@ -58,9 +60,13 @@ def command(
     settings = load_client_settings(config_file)
     event_id = event_id or SystemClock().new_event_id()
     body = json.dumps(make_event(event_id, settings.defaults, **given), ensure_ascii=False).encode()
-    state = _send_datagram(settings, body) if udp else _post(Client(apps_place(settings)), body)
-    if wait:
-        state = _wait(Client(apps_place(settings)), event_id, timeout_s)
+    try:
+        state = _send_datagram(settings, body) if udp else _post(Client(apps_place(settings)), body)
+        if wait:
+            state = _wait(apps_place(settings), event_id, timeout_s)
+    except exits.Failed as failed:
+        # by its id it can be asked for, and sent again without being stored twice
+        raise exits.Failed(f"{failed.message}\nevent_id: {event_id}", failed.exit_code) from failed
     click.echo(json.dumps({"event_id": event_id, "state": state}) if as_json else f"{state}: {event_id}")
 
 
@@ -153,19 +159,29 @@ def _acknowledged(place: Place, answer: bytes) -> str:
     return "stored"
 
 
-def _wait(client: Client, event_id: str, timeout_s: float) -> str:
+def _wait(place: Place, event_id: str, timeout_s: float) -> str:
     """ "delivered". Raises Failed if it is not in time, or becomes a dead letter."""
     clock = SystemClock()
     until_ms = clock.monotonic_ms() + int(timeout_s * 1000)
     pause = threading.Event()
     while True:
-        reply = client.get(f"/v1/events/{event_id}")
-        # over UDP a 404 may be an event that is still on its way to the disk
-        state = "not stored" if reply.status == 404 else str(client.expect(reply).get("state"))
+        rest_s = max((until_ms - clock.monotonic_ms()) / 1000, LAST_QUESTION_S)
+        state, why = _state(Client(place, timeout_s=min(rest_s, TIMEOUT_S)), event_id)
         if state == "delivered":
             return state
         if state == "dead_lettered":
-            raise exits.Failed(f"the upstream refused it; `relay dead list` has its words: {event_id}")
+            raise exits.Failed("the upstream refused it; `relay dead list` has its words")
         if clock.monotonic_ms() >= until_ms:
-            raise exits.Failed(f"{state} after {timeout_s:g} s (`relay status` says what it waits for): {event_id}")
+            raise exits.Failed(f"{state} after {timeout_s:g} s ({why})")
         pause.wait(POLL_S)
+
+
+def _state(client: Client, event_id: str) -> tuple[str, str]:
+    """What became of it, and what is to be said of that if time is up."""
+    try:
+        reply = client.get(f"/v1/events/{event_id}")
+    except exits.NoAnswer as error:  # it may be starting again
+        return "not known", error.message
+    # over UDP a 404 may be an event that is still on its way to the disk
+    state = "not stored" if reply.status == 404 else str(client.expect(reply).get("state"))
+    return state, "`relay status` says what it waits for"

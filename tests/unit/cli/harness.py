@@ -16,6 +16,8 @@ from relay.cli import cli
 
 from tests.unit.ops.harness import Served
 
+GONE = "gone"
+
 
 class NotedRelay(Served):
     """Answers on loopback from a thread of its own; what a test sets before a command is what it says."""
@@ -27,7 +29,7 @@ class NotedRelay(Served):
         self.hosts: list[str] = []
         self.refusal: tuple[int, dict[str, Any]] | None = None
         self.states: list[str | None] = []
-        """What GET /v1/events/ID says next; None for 404. The last one stays."""
+        """What GET /v1/events/ID says next; None for 404, GONE for no answer. The last one stays."""
         self.stop: asyncio.Event
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -40,6 +42,8 @@ class NotedRelay(Served):
             self.events.append(json.loads(await request.read()))
             return web.json_response({"success": True}, status=202, headers={"Relay-Durability": "full"})
         state = self.states.pop(0) if len(self.states) > 1 else self.states[0]
+        if state == GONE and request.transport is not None:
+            request.transport.abort()
         if state is None:
             return web.json_response({"success": False, "error": "unknown"}, status=404)
         return web.json_response({"event_id": request.path.rpartition("/")[2], "state": state})

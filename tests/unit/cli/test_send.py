@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import socket
 import threading
+import time
 from typing import Any
 from uuid import UUID
 
 import pytest
 
-from tests.unit.cli.harness import NotedRelay, call
+from tests.unit.cli.harness import GONE, NotedRelay, call
 
 ID = "550e8400-e29b-41d4-a716-446655440000"
 
@@ -114,6 +115,13 @@ def test_a_full_outbox_is_told_in_the_relays_words(relay: NotedRelay) -> None:
     assert "(503): the outbox is full" in result.stderr
 
 
+def test_an_event_that_was_not_stored_is_named(nobody: dict[str, str]) -> None:
+    result = call("send", "x", environ=nobody)
+
+    assert result.exit_code == 1
+    assert UUID(result.stderr.splitlines()[-1].removeprefix("event_id: "))
+
+
 class TestWait:
     def test_until_the_upstream_accepted_it(self, relay: NotedRelay) -> None:
         relay.states = [None, "pending", "pending", "delivered"]
@@ -126,19 +134,35 @@ class TestWait:
     def test_a_dead_letter_is_a_failure(self, relay: NotedRelay) -> None:
         relay.states = ["dead_lettered"]
 
-        result = call("send", "x", "--wait", environ=relay.environ)
+        result = call("send", "x", "--wait", "--event-id", ID, environ=relay.environ)
 
         assert result.exit_code == 1
         assert "relay dead list" in result.stderr
+        assert result.stderr.endswith(f"\nevent_id: {ID}\n")
 
-    @pytest.mark.parametrize(("state", "said"), [("pending", "pending after 0 s"), (None, "not stored after 0 s")])
+    def test_a_relay_that_starts_again_meanwhile_is_waited_for(self, relay: NotedRelay) -> None:
+        relay.states = [GONE, "pending", GONE, "delivered"]
+
+        result = call("send", "x", "--wait", "--event-id", ID, environ=relay.environ)
+
+        assert (result.exit_code, result.stdout) == (0, f"delivered: {ID}\n")
+
+    @pytest.mark.parametrize(
+        ("state", "said"),
+        [
+            ("pending", "pending after 0 s (`relay status`"),
+            (None, "not stored after 0 s (`relay status`"),
+            (GONE, "not known after 0 s (no relay answers at "),
+        ],
+    )
     def test_not_longer_than_the_timeout(self, relay: NotedRelay, state: str | None, said: str) -> None:
         relay.states = [state]
 
-        result = call("send", "x", "--wait", "--timeout", "0", environ=relay.environ)
+        result = call("send", "x", "--wait", "--timeout", "0", "--event-id", ID, environ=relay.environ)
 
         assert result.exit_code == 1
         assert said in result.stderr
+        assert result.stderr.endswith(f"\nevent_id: {ID}\n")
 
 
 class Datagrams:
@@ -201,3 +225,12 @@ class TestUdp:
 
         assert result.exit_code == 1
         assert "udp.listen" in result.stderr
+
+    def test_a_relay_that_says_nothing_is_not_waited_for_longer_than_told(self) -> None:
+        began_s = time.monotonic()
+        with socket.create_server(("127.0.0.1", 0)) as silent, Datagrams() as datagrams:
+            listen = {"RELAY__HTTP__LISTEN": f"127.0.0.1:{silent.getsockname()[1]}"}
+            result = call("send", "x", "--udp", "--wait", "--timeout", "0.1", environ=datagrams.environ | listen)
+
+        assert "not known after 0.1 s (no relay answers at " in result.stderr
+        assert time.monotonic() - began_s < 15
