@@ -214,11 +214,15 @@ def _move(
     """Requeue or discard what is chosen, a page at a time, under a progress bar."""
     wanted = list(dict.fromkeys(ids)) or _ids(letters, chosen)
     moved = 0
-    with progress(done, len(wanted)) as step:
-        for first in range(0, len(wanted), PAGE):
-            page = wanted[first : first + PAGE]
-            moved += move(page)
-            step(len(page))
+    try:
+        with progress(done, len(wanted)) as step:
+            for first in range(0, len(wanted), PAGE):
+                page = wanted[first : first + PAGE]
+                moved += move(page)
+                step(len(page))
+    except exits.Failed as failed:
+        # of the page that failed some may have moved too
+        raise exits.Failed(f"{failed.message}\n{done} so far: {moved} of {len(wanted)}", failed.exit_code) from failed
     click.echo(json.dumps({done: moved}) if as_json else f"{moved} {done}")
     if ids and moved < len(wanted):
         raise exits.Failed(f"{len(wanted) - moved} of these ids were not there")

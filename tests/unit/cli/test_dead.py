@@ -188,6 +188,20 @@ class TestRequeueAndDiscard:
         assert call("dead", "discard", "--all", "--yes", environ=kept.environ).exit_code == 0
         assert kept.outbox.letters == {}
 
+    def test_a_failure_half_way_is_told_with_what_was_done(self, many: NotedRelay) -> None:
+        move = many.outbox.requeue
+
+        async def requeue_and_fail(*args: object) -> int:
+            many.outbox.fails = len(many.outbox.requeued) == 200
+            return await move(*args)  # type: ignore[arg-type]
+
+        many.outbox.requeue = requeue_and_fail  # type: ignore[method-assign,assignment]
+        result = call("dead", "requeue", "--all", environ=many.environ)
+
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert "the outbox is full" in result.stderr
+        assert result.stderr.endswith("\nrequeued so far: 200 of 250\n")
+
     def test_a_full_outbox_is_told(self, kept: NotedRelay) -> None:
         kept.outbox.fails = True
 
