@@ -11,6 +11,7 @@ import io
 import json
 import os
 import platform
+import re
 import tarfile
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
@@ -25,7 +26,7 @@ from relay.cli.common import config_option, has_ops, load_client_settings, open_
 from relay.cli.exits import Failed
 from relay.clock import SystemClock
 from relay.config import ConfigError, Settings, default_config_file, describe, load_with_origins, secrets
-from relay.secret import MASK, Secret
+from relay.secret import MASK, Secret, pattern
 
 PACKAGES = ("aiohttp", "aiosqlite", "click", "msgspec", "prometheus-client", "structlog", "uvloop")
 _USER_VERSION_AT = 60
@@ -177,8 +178,9 @@ def _packed(parts: dict[str, str], hidden: list[Secret]) -> bytes:
 
 
 def _masked(text: str, hidden: list[Secret]) -> str:
-    for secret in hidden:
-        text = text.replace(secret.reveal(), MASK)
+    """Whatever form they are written in: the parts are JSON, and what they quote may have been escaped before."""
+    for secret in sorted(hidden, key=lambda secret: len(secret.reveal()), reverse=True):  # one may hold another
+        text = re.sub(pattern(secret.reveal()), MASK, text)
     return text
 
 

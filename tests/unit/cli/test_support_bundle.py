@@ -9,6 +9,7 @@ from contextlib import closing
 from io import StringIO
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import structlog
@@ -83,6 +84,20 @@ def test_no_secret_and_no_event_is_in_any_part(relay: NotedRelay, environ: dict[
     assert len(parts) == 9
     assert "somebody said" in parts["status.json"]
     assert [name for name, text in parts.items() if "canary" in text] == []
+
+
+def test_a_secret_is_found_in_whatever_form_it_is_written(relay: NotedRelay, environ: dict[str, str]) -> None:
+    key = 'canary"key/1f'
+    environ["RELAY__UPSTREAM__API_KEY"] = key
+    said = f"{key} and {json.dumps(key)} and {quote(key, safe='')}"
+    relay.outbox.state = relay.outbox.state._replace(writable=False, problem=f"somebody said {said}")
+    relay.ops.token = Secret(TOKEN)
+
+    _, parts = bundle(environ | relay.environ)
+
+    assert "somebody said" in parts["readyz.json"]
+    assert [name for name, text in parts.items() if "canary" in text] == []
+    json.loads(parts["readyz.json"])
 
 
 def test_is_for_its_owner_only_and_replaces_nothing(relay: NotedRelay, environ: dict[str, str]) -> None:
