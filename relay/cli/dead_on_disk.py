@@ -24,7 +24,7 @@ from relay.metrics import Metrics
 from relay.ops.dead_letters import MAX_ID, Query, found, shown
 from relay.outbox import Outbox, OutboxError, OutboxLocked, Selection
 from relay.outbox.sqlite import SqliteOutbox, files
-from relay.outbox.sqlite.recovery import broken, is_broken, unmended
+from relay.outbox.sqlite.recovery import broken, is_broken
 from relay.tasks import Tasks
 
 T = TypeVar("T")
@@ -73,7 +73,7 @@ def open_on_disk(settings: OutboxSettings) -> Iterator[DeadLettersOnDisk]:
             else "name the relay's configuration with --config"
         )
         raise exits.Failed(f"no relay answers, and there is no outbox at {settings.path}: {what_to_do}")
-    with _unlogged(), unmended(), asyncio.Runner() as runner:
+    with _unlogged(), asyncio.Runner() as runner:
         outbox, tasks = runner.run(_open(settings))
         try:
             yield DeadLettersOnDisk(settings.path, outbox, runner)
@@ -91,7 +91,7 @@ def _is_there(path: Path) -> bool:
 
 async def _open(settings: OutboxSettings) -> tuple[Outbox, Tasks]:
     tasks = Tasks()
-    outbox = SqliteOutbox(settings, SystemClock(), Metrics(), tasks)
+    outbox = SqliteOutbox(settings, SystemClock(), Metrics(), tasks, mends=False)
     try:
         await outbox.open()
         loading = tasks.start("load", outbox.load(lambda lane, key, events, body_bytes: None))

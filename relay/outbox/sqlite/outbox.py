@@ -40,14 +40,17 @@ _WALL_JUMP_MS = 60_000
 class SqliteOutbox:
     """See relay.outbox.Outbox for what it promises."""
 
-    def __init__(self, settings: OutboxSettings, clock: Clock, metrics: Metrics, tasks: Tasks) -> None:
+    def __init__(
+        self, settings: OutboxSettings, clock: Clock, metrics: Metrics, tasks: Tasks, *, mends: bool = True
+    ) -> None:
+        """`mends`: whether a broken file is set aside and salvaged; else opening it raises OutboxRefused."""
         self._settings = settings
         self._clock = clock
         self._metrics = metrics
         self._tasks = tasks
         self._own_tasks = Tasks()
         """The owner's: it outlives `tasks.cancel_all`, so that a commit under way at shutdown is not cut off."""
-        self._owner = Owner(settings, clock, metrics)
+        self._owner = Owner(settings, clock, metrics, mends=mends)
         self._task: asyncio.Task[None] | None = None
         self._dead_letter_lock = asyncio.Lock()
         self._wall_ahead_ms = clock.wall_ms() - clock.monotonic_ms()

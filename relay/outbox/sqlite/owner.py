@@ -60,8 +60,8 @@ _RETRY_FIRST_MS, _RETRY_LAST_MS = 50, 5_000
 class Owner:
     """Takes calls from the event loop and makes commits of them; `run` is its task."""
 
-    def __init__(self, settings: OutboxSettings, clock: Clock, metrics: Metrics) -> None:
-        self.store = Store(settings, Limits.of(settings).wal_bytes, clock, metrics)
+    def __init__(self, settings: OutboxSettings, clock: Clock, metrics: Metrics, *, mends: bool = True) -> None:
+        self.store = Store(settings, Limits.of(settings).wal_bytes, clock, metrics, mends=mends)
         self.book: Book | None = None
         """None until the file was opened once."""
         self.promised: set[int] = set()

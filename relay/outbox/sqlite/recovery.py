@@ -2,8 +2,8 @@
 
 Owns the decision that a file is broken. Rules: one SQLITE_CORRUPT proves nothing (a dying file
 system answers so too), so a file is opened twice before it is set aside; a broken file is renamed,
-never deleted; a newer relay's file, or somebody else's, is refused and not touched. Who only looks
-at the dead letters mends nothing: see `unmended`.
+never deleted; a newer relay's file, or somebody else's, is refused and not touched, and so is a
+broken one where whoever opens it only looks (`Mending.allowed`).
 
 What is checked: schema, both ends of the log, that the file is as long as it says, and that every
 value of lanes and ledger can be what it is; all of it by `quick_check` only after an unclean end and
@@ -14,10 +14,8 @@ check, and its bodies have their checksums anyway. What loading finds wrong come
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, field
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -39,17 +37,6 @@ _IDS_SHARE, _ID_FILE_BYTES = 4, 17
 """Remembered ids take no more than so small a part of the file; what each takes."""
 _UNDECODABLE = "Could not decode to UTF-8"
 """What the sqlite3 module says of a text that is none; it has no error code."""
-_mends = ContextVar("_mends", default=True)
-
-
-@contextmanager
-def unmended() -> Iterator[None]:
-    """An outbox that is opened in this block, or by a task that it starts, is refused if its file is broken."""
-    token = _mends.set(False)
-    try:
-        yield
-    finally:
-        _mends.reset(token)
 
 
 def broken(path: Path, reason: str) -> OutboxRefused:
@@ -69,9 +56,10 @@ class Mending:
     """SQLITE_CORRUPT was met since the file was last opened."""
     condemned: str = ""
     """What was found wrong since then that no check of SQLite sees."""
+    allowed: bool = True
+    """Whether a broken file may be set aside; else it is refused."""
     opened: Opened | None = None
     set_aside: Path | None = None
-    allowed: bool = field(default_factory=_mends.get)
 
 
 def is_broken(error: BaseException) -> bool:

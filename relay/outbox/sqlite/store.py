@@ -34,7 +34,10 @@ _COMMIT_PAGES = 16
 class Store:
     """A file that may be open; every call but `lock` and `connect` needs it to be."""
 
-    def __init__(self, settings: OutboxSettings, wal_bytes: int, clock: Clock, metrics: Metrics) -> None:
+    def __init__(
+        self, settings: OutboxSettings, wal_bytes: int, clock: Clock, metrics: Metrics, *, mends: bool = True
+    ) -> None:
+        """`mends`: whether a broken file may be set aside and salvaged."""
         self.suspect = False
         """SQLITE_CORRUPT was met: the next `connect` looks at every page."""
         self.condemned = ""
@@ -45,6 +48,7 @@ class Store:
         """When it was last counted."""
         self._settings = settings
         self._wal_bytes = wal_bytes
+        self._mends = mends
         self._clock = clock
         self._metrics = metrics
         self._lock: int | None = None
@@ -82,7 +86,13 @@ class Store:
         sqlite3.Error or OSError if the disk fails; OutboxRefused.
         """
         mending = Mending(
-            self._settings.path, self._settings, self._wal_bytes, self._clock.boot_id, self.suspect, self.condemned
+            self._settings.path,
+            self._settings,
+            self._wal_bytes,
+            self._clock.boot_id,
+            self.suspect,
+            self.condemned,
+            self._mends,
         )
         opening = Connection(lambda: open_mended(mending))
         await opening.open()
