@@ -32,6 +32,8 @@ CONTRASTS = (SCRIPTS / "contrast.js").read_text()
 TOO_WIDE = (SCRIPTS / "too_wide.js").read_text()
 NAMES = (SCRIPTS / "names.js").read_text()
 HELD_LISTS = (SCRIPTS / "held_lists.js").read_text()
+LOST = (SCRIPTS / "lost.js").read_text()
+ROWS = "document.querySelectorAll('#letters-list > li').length"
 
 
 @pytest.fixture
@@ -70,6 +72,18 @@ async def give_up(relay: RelayProcess, sandbox: Sandbox, count: int, **extra: An
     for n in range(count):
         assert await relay.post(event(n, f"box-{n}") | {"event_type": "wrong"} | extra) == 202
     await relay.until(lambda status: status["dead_letters"]["count"] == count)
+
+
+async def look_at_dead(browser: Browser, relay: RelayProcess, sandbox: Sandbox, count: int) -> None:
+    await give_up(relay, sandbox, count)
+    await look(browser, relay)
+    await browser.until(f"{ROWS} === {count}")
+
+
+async def one_more(browser: Browser, relay: RelayProcess, count: int) -> None:
+    """Until the page knows of one more dead letter, which makes so many."""
+    assert await relay.post(event(100 + count, f"late-{count}") | {"event_type": "wrong"}) == 202
+    await browser.until_text("#dead-count", f"{count}")
 
 
 class TestOneLook:
@@ -210,7 +224,7 @@ class TestDeadLetters:
     ) -> None:
         await give_up(relay, sandbox, 3, context={"title": "Käse"})
         await look(browser, relay)
-        await browser.until("document.querySelectorAll('#letters-list > li').length === 3")
+        await browser.until(f"{ROWS} === 3")
         assert "refused by the upstream" in await browser.text("#letters-list > li")
 
         await browser.click("#letters-list summary")
@@ -229,7 +243,7 @@ class TestDeadLetters:
         await give_up(relay, sandbox, 2)
         sandbox.faults.heal()
         await look(browser, relay)
-        await browser.until("document.querySelectorAll('#letters-list > li').length === 2")
+        await browser.until(f"{ROWS} === 2")
 
         await browser.click("#letters-list .acts button")
 
@@ -242,7 +256,7 @@ class TestDeadLetters:
     ) -> None:
         await give_up(relay, sandbox, 3)
         await look(browser, relay)
-        await browser.until("document.querySelectorAll('#letters-list > li').length === 3")
+        await browser.until(f"{ROWS} === 3")
 
         await self.tab_to(browser, "Choose letter [123] of box-1")
         await browser.press(SPACE)
@@ -290,7 +304,7 @@ class TestDeadLetters:
     ) -> None:
         await give_up(relay, sandbox, 3)
         await look(browser, relay)
-        await browser.until("document.querySelectorAll('#letters-list > li').length === 3")
+        await browser.until(f"{ROWS} === 3")
         await browser.run(HELD_LISTS)
 
         await browser.click("#letters-list .acts button.grave")
@@ -301,24 +315,196 @@ class TestDeadLetters:
 
         assert await browser.text("#letters-said") == "1 of 1 discarded."
         assert await browser.run("return held.length") == 0, "asked for it once more"
-        assert await browser.run("return document.querySelectorAll('#letters-list > li').length") == 2
+        assert await browser.run(f"return {ROWS}") == 2
 
     async def test_a_list_asked_for_twice_is_shown_once(
         self, browser: Browser, relay: RelayProcess, sandbox: Sandbox
     ) -> None:
         await give_up(relay, sandbox, 3)
         await look(browser, relay)
-        await browser.until("document.querySelectorAll('#letters-list > li').length === 3")
+        await browser.until(f"{ROWS} === 3")
         await browser.run(HELD_LISTS)
 
         await browser.click("#letters-filter button")
         await browser.type("#letters-search", "BOX-2" + ENTER)
         await browser.until("held.length === 2")
+        assert await browser.run("return held.map((each) => each.signal.aborted)") == [True, False]
         await browser.run("return held.pop()()")
         await browser.run("return held.pop()()")
 
         assert await browser.text("#letters-said") == "1 found."
-        assert await browser.run("return document.querySelectorAll('#letters-list > li').length") == 1
+        assert await browser.run(f"return {ROWS}") == 1
+
+    async def test_buttons_mean_what_is_shown_and_not_what_is_being_typed(
+        self, browser: Browser, relay: RelayProcess, sandbox: Sandbox
+    ) -> None:
+        await look_at_dead(browser, relay, sandbox, 3)
+        await browser.type("#letters-search", "BOX-2" + ENTER)
+        await browser.until_text("#letters-said", "1 found")
+
+        await browser.run("document.querySelector('#letters-search').value = ''")
+        await browser.click("#discard-all")
+        await browser.until("document.querySelector('#confirm').open")
+        assert await browser.text("#confirm-words") == "Discard this event? Nobody can bring it back."
+        await browser.click("#confirm-yes")
+
+        await browser.until_text("#letters-said", "1 of 1 discarded")
+        assert (await relay.status())["dead_letters"]["count"] == 2
+        assert await browser.run(f"return {ROWS}") == 0, "of the search that was submitted"
+
+    async def test_more_are_of_the_search_that_is_shown(
+        self, browser: Browser, relay: RelayProcess, sandbox: Sandbox
+    ) -> None:
+        await give_up(relay, sandbox, 22)
+        await look(browser, relay)
+        await browser.until_text("#letters-said", "The oldest 20 shown")
+
+        await browser.type("#letters-search", "BOX-2")
+        await browser.click("#letters-more")
+
+        await browser.until_text("#letters-said", "22 shown")
+        assert await browser.text("#discard-all") == "Discard all"
+
+    async def test_all_wait_for_the_list_of_a_search_just_submitted(
+        self, browser: Browser, relay: RelayProcess, sandbox: Sandbox
+    ) -> None:
+        await look_at_dead(browser, relay, sandbox, 3)
+        await browser.run(HELD_LISTS)
+
+        await browser.type("#letters-search", "BOX-2" + ENTER)
+        await browser.until("held.length === 1")
+        disabled = "['requeue-all', 'discard-all'].map((id) => document.getElementById(id).disabled)"
+        assert await browser.run(f"return [{ROWS}, ...{disabled}]") == [3, True, True]
+        await browser.run("return held.shift()()")
+
+        assert await browser.run(f"return [{ROWS}, ...{disabled}]") == [1, False, False]
+
+    async def test_one_move_at_a_time_from_the_button_on(
+        self, browser: Browser, relay: RelayProcess, sandbox: Sandbox
+    ) -> None:
+        await look_at_dead(browser, relay, sandbox, 3)
+        await browser.run(HELD_LISTS)
+
+        for button in ("#discard-all", "#discard-all", "#requeue-all", "#letters-list .acts button"):
+            await browser.click(button)
+        assert await browser.run("return held.length") == 1
+        assert await browser.text("#letters-said") == "Looking for all of them …"
+        await browser.run("return held.shift()()")
+        await browser.until("document.querySelector('#confirm').open")
+        await browser.click("#confirm-yes")
+        await browser.until("held.length === 1")
+        await browser.run("return held.shift()()")
+
+        assert await browser.text("#letters-said") == "3 of 3 discarded."
+        ledger = (await relay.status())["ledger"]
+        assert ledger["requeued"] == 0
+        assert await browser.run("return held.length") == 0
+
+    async def test_after_a_no_everything_is_as_before(
+        self, browser: Browser, relay: RelayProcess, sandbox: Sandbox
+    ) -> None:
+        await look_at_dead(browser, relay, sandbox, 2)
+
+        for _ in range(2):
+            await browser.click("#discard-all")
+            await browser.until("document.querySelector('#confirm').open")
+            await browser.press(ENTER)
+            await browser.until_text("#letters-said", "Nothing was discarded.")
+            assert await browser.run("return document.activeElement.id") == "discard-all"
+        assert (await relay.status())["dead_letters"]["count"] == 2
+
+    async def test_a_list_on_its_way_is_not_asked_for_again_by_each_change(
+        self, browser: Browser, relay: RelayProcess, sandbox: Sandbox
+    ) -> None:
+        await look_at_dead(browser, relay, sandbox, 3)
+        await browser.run(HELD_LISTS)
+
+        await one_more(browser, relay, 4)
+        await browser.until("held.length === 1")
+        await one_more(browser, relay, 5)
+        assert await browser.run(f"return [held.length, {ROWS}]") == [1, 3], "what is shown stays"
+        await browser.run("return held.shift()()")
+
+        assert await browser.run(f"return [held.length, {ROWS}]") == [1, 5], "once more for the change meanwhile"
+        await browser.run("return held.shift()()")
+        assert await browser.run(f"return [held.length, {ROWS}]") == [0, 5]
+
+    async def test_who_began_to_choose_while_the_list_was_on_its_way_is_told_instead(
+        self, browser: Browser, relay: RelayProcess, sandbox: Sandbox
+    ) -> None:
+        await look_at_dead(browser, relay, sandbox, 2)
+        await browser.run(HELD_LISTS)
+
+        await one_more(browser, relay, 3)
+        await browser.until("held.length === 1")
+        await browser.click("#letters-list input")
+        await browser.run("return held.shift()()")
+
+        assert await browser.text("#letters-news") == "There are 3 now."
+        assert await browser.run(f"return [{ROWS}, document.querySelector('#letters-list input').checked]") == [2, True]
+
+    async def test_a_list_that_failed_comes_by_itself(
+        self, browser: Browser, relay: RelayProcess, sandbox: Sandbox
+    ) -> None:
+        await look_at_dead(browser, relay, sandbox, 3)
+        await browser.run(LOST, "dead-letters?")
+
+        await one_more(browser, relay, 4)
+        await browser.until_text("#letters-said", "does not answer")
+        assert await browser.run(f"return {ROWS}") == 3
+        await browser.run("lost = ''")
+        await browser.until_text("#letters-said", "4 shown")
+
+        await browser.run("lost = 'dead-letters?'")
+        await browser.type("#letters-search", "BOX-2" + ENTER)
+        await browser.until_text("#letters-said", "does not answer")
+        await browser.run("lost = ''")
+        await browser.until_text("#letters-said", "1 found")
+
+    async def test_a_change_while_the_page_asks_back_is_told_afterwards(
+        self, browser: Browser, relay: RelayProcess, sandbox: Sandbox
+    ) -> None:
+        await look_at_dead(browser, relay, sandbox, 2)
+
+        await browser.click("#letters-list .acts button.grave")
+        await browser.until("document.querySelector('#confirm').open")
+        await one_more(browser, relay, 3)
+        await browser.click("#confirm-no")
+
+        await browser.until_text("#letters-news", "There are 3 now.")
+
+    async def test_what_was_moved_and_that_the_list_failed_are_both_said(
+        self, browser: Browser, relay: RelayProcess, sandbox: Sandbox
+    ) -> None:
+        await look_at_dead(browser, relay, sandbox, 3)
+        await browser.run(LOST, "dead-letters?")
+
+        await browser.click("#letters-list .acts button.grave")
+        await browser.click("#confirm-yes")
+
+        await browser.until_text("#letters-said", "1 of 1 discarded. The relay does not answer.")
+        await browser.run("lost = ''")
+        await browser.until(f"{ROWS} === 2")
+        assert await browser.text("#letters-said") == "1 of 1 discarded."
+
+    async def test_a_move_without_an_answer_is_not_told_as_one_that_moved_none(
+        self, browser: Browser, relay: RelayProcess, sandbox: Sandbox
+    ) -> None:
+        await look_at_dead(browser, relay, sandbox, 3)
+        await browser.run(LOST, "dead-letters/discard")
+
+        await browser.click("#letters-list .acts button.grave")
+        await browser.click("#confirm-yes")
+        await browser.until(f"{ROWS} === 2")
+        assert await browser.text("#letters-said") == (
+            "It is not known whether it was discarded. The relay does not answer."
+        )
+        await browser.click("#discard-all")
+        await browser.click("#confirm-yes")
+        await browser.until(f"{ROWS} === 0")
+        assert await browser.text("#letters-said") == (
+            "It is not known how many of 2 were discarded. The relay does not answer."
+        )
 
     async def tab_to(self, browser: Browser, pattern: str, *, back: bool = False) -> None:
         """Press Tab until what has such a name has the focus; whatever has it on the way must show it."""
@@ -350,13 +536,13 @@ class TestAccess:
         await look(browser, relay)
         await browser.until_text("#dead-count", "1")
         await browser.until("!document.querySelector('#token-form').hidden")
-        assert await browser.run("return document.querySelectorAll('#letters-list > li').length") == 0
+        assert await browser.run(f"return {ROWS}") == 0
 
         await browser.type("#token", "wrong" + ENTER)
         await browser.until_text("#letters-said", "ops.token_file")
         await browser.type("#token", TOKEN + ENTER)
 
-        await browser.until("document.querySelectorAll('#letters-list > li').length === 1")
+        await browser.until(f"{ROWS} === 1")
         assert not await browser.run("return document.querySelector('#token-form').checkVisibility()")
         await browser.click("#flush")
         await browser.until_text("#flush-said", "Asked to send")
@@ -422,7 +608,7 @@ class TestReading:
         await relay.post(event(1, "box-9-with-a-name-that-is-very-long-and-has-no-place-to-break-" + "x" * 60))
         await relay.until(lambda status: status["upstreams"][0]["last_error"] != "")
         await look(browser, relay)
-        await browser.until("document.querySelectorAll('#letters-list > li').length === 2")
+        await browser.until(f"{ROWS} === 2")
         await browser.until("document.querySelectorAll('.plot .curve').length === 3")
         await browser.until("document.querySelector('#device-rows').children.length")
         await browser.run("for (const each of document.querySelectorAll('details')) each.open = true")

@@ -1,84 +1,147 @@
-// The dead letters: shown, searched, requeued and discarded. What is to be moved is named by id and found out
-// first: what the upstream refuses a second time is a new dead letter, and must not go round for ever.
-// The token stays in this page's memory.
+// The list of dead letters: searched, shown, chosen from, and brought up to date.
+//
+// Rules: what is shown stays until what comes after it is there, and buttons mean what is shown, not what is being
+// typed. One question at a time: the user's ends the one before, a change of their number waits for it. The list
+// follows that number by itself only while nobody works in it, and tries again what failed with the next status.
 
+import { call, useToken } from "./call.js";
 import { byId, element, number, say } from "./dom.js";
 
-const AT_ONCE = 100;
 const SHOWN_AT_ONCE = 20;
-const DONE = { requeue: "requeued", discard: "discarded" };
+const ALL_AT_ONCE = 100;
 const REASONS = new Map([...byId("letters-reason").options].map((option) => [option.value, option.textContent]));
-let token = "";
-let nextAfter = 0;
-let busy = false;
-let count = null;
-let asked = 0; // how often the list was; an answer that is not to the last question is dropped
+let count = 0; // as the status says
+let listed = 0; // as it was when the list shown was asked for; null if a later one failed
+let wanted = null; // the filter submitted last
+let shown = null; // {filter, nextAfter} of the rows
+let owed = null; // words to go with a list that the user waits for; null: waits for none
+let question = null; // what would abort the one under way
+let paused = false;
 
-async function call(path, options = {}) {
-  const headers = { ...options.headers };
-  if (token) headers.Authorization = `Bearer ${token}`;
-  let data;
-  try {
-    const answer = await fetch(path, { ...options, headers });
-    data = await answer.json();
-    byId("token-form").hidden = answer.status !== 401;
-  } catch {
-    data = { success: false, error: "The relay does not answer." };
-  }
-  return data;
-}
-
-export const post = (path, data) =>
-  call(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(data) });
-
-// The status says how many there are. The list follows by itself only while nobody works in it.
 export function changed(now) {
-  const [before] = [count, (count = now)];
-  if (before === now || busy) return;
-  const working = byId("letters-list").querySelector("details[open], :checked, :focus")
-    || byId("letters").contains(document.activeElement);
-  if (before !== null && working) return say("letters-news", `There are ${number(now)} now.`);
-  if (now || before) showFirst();
+  count = now;
+  follow();
 }
 
-function query(after, more = {}) {
-  const wanted = new URLSearchParams({ after, ...more });
-  const [reason, search] = [byId("letters-reason").value, byId("letters-search").value.trim()];
-  if (reason) wanted.set("reason", reason);
-  if (search) wanted.set("search", search);
-  return `dead-letters?${wanted}`;
+// Until `goOn` no row goes and none comes: some are being moved.
+export function pause() {
+  paused = true;
+  question?.abort();
+  question = null;
 }
 
-async function showFirst() {
+// `words` say what was done; null: nothing was.
+export async function goOn(words) {
+  paused = false;
+  if (words === null) follow();
+  else await show(words);
+}
+
+// The list anew, because the user did something; `words` go with it.
+async function show(words) {
+  owed = words;
+  byId("requeue-all").disabled = byId("discard-all").disabled = true;
+  say("letters-said", words || "Looking …");
+  if (!paused) await load();
+}
+
+export const chosen = () => boxes().filter((box) => box.checked).map((box) => Number(box.value));
+
+// Every id that the filter of what is shown finds, as there are now. Raises Error.
+export async function everyId() {
+  const ids = [];
+  let after = 0;
+  while (after !== null) {
+    const data = await call(query(shown.filter, after, { limit: ALL_AT_ONCE, bodies: "false" }));
+    if (!data.success) throw new Error(data.error);
+    ids.push(...data.dead_letters.map((letter) => letter.id));
+    after = data.next_after;
+  }
+  return ids;
+}
+
+function follow() {
+  if (paused || question) return;
+  if (owed === null) {
+    if (!byId("token-form").hidden) return;
+    if (count === listed) return say("letters-news", "");
+    if (shown && working()) return say("letters-news", `There are ${number(count)} now.`);
+  }
+  load();
+}
+
+function working() {
+  return byId("letters-list").querySelector("details[open], :checked") || byId("letters").contains(document.activeElement);
+}
+
+async function load() {
+  const asked = count;
+  const filter = (wanted ??= typed());
+  const data = await ask(filter, 0);
+  if (!data) return;
+  if (!data.success) return failed(data);
+  if (owed === null && shown && working()) return follow();
+  listed = asked;
+  const words = owed;
+  owed = null;
   byId("letters-list").replaceChildren();
   say("letters-news", "");
-  nextAfter = 0;
-  await showMore();
+  add(filter, data, words);
+  follow();
+}
+
+function failed({ status, error }) {
+  listed = null;
+  say("letters-said", owed && !owed.includes(error) ? `${owed} ${error}` : owed || error);
+  if (status === 401) owed = null; // only the token helps, which asks again
 }
 
 async function showMore() {
-  const list = byId("letters-list");
-  const question = ++asked;
-  let found = 0;
+  if (paused) return;
+  const data = await ask(shown.filter, shown.nextAfter);
+  if (!data) return;
+  if (data.success) add(shown.filter, data, "");
+  else say("letters-said", data.error);
+  follow();
+}
+
+// The next that a filter finds; null if something else was done before they came.
+async function ask(filter, after) {
+  question?.abort();
+  const mine = (question = new AbortController());
+  let data;
   do {
-    const data = await call(query(nextAfter, { limit: SHOWN_AT_ONCE }));
-    if (question !== asked) return;
-    if (!data.success) return say("letters-said", data.error);
-    list.append(...data.dead_letters.map(row));
-    found += data.dead_letters.length;
-    nextAfter = data.next_after;
-  } while (nextAfter !== null && !found);
-  byId("letters-more").hidden = nextAfter === null;
-  byId("letters-tools").hidden = !list.children.length;
+    data = await call(query(filter, after, { limit: SHOWN_AT_ONCE }), { signal: mine.signal });
+    after = data.next_after;
+  } while (data.success && !data.dead_letters.length && after !== null);
+  if (question !== mine) return null;
+  question = null;
+  return data;
+}
+
+const query = (filter, after, more) => `dead-letters?${new URLSearchParams({ after, ...more, ...filter })}`;
+
+function typed() {
+  const fields = { reason: byId("letters-reason").value, search: byId("letters-search").value.trim() };
+  return Object.fromEntries(Object.entries(fields).filter(([, value]) => value));
+}
+
+function add(filter, data, words) {
+  const list = byId("letters-list");
+  const narrowed = Object.keys(filter).length > 0;
+  shown = { filter, nextAfter: data.next_after };
+  list.append(...data.dead_letters.map(row));
+  const rows = list.children.length;
+  byId("letters-more").hidden = shown.nextAfter === null;
+  byId("letters-tools").hidden = !rows;
   byId("letters-every").checked = false;
-  const narrowed = byId("letters-reason").value || byId("letters-search").value.trim();
-  const some = nextAfter === null ? "" : "The oldest ";
-  say("letters-said", list.children.length
-    ? `${some}${number(list.children.length)} ${narrowed ? "found" : "shown"}.`
-    : narrowed ? "None found." : "There are none.");
+  byId("requeue-all").disabled = byId("discard-all").disabled = owed !== null;
   byId("requeue-all").textContent = narrowed ? "Requeue all that are found" : "Requeue all";
   byId("discard-all").textContent = narrowed ? "Discard all that are found" : "Discard all";
-  chosenChanged();
+  const some = shown.nextAfter === null ? "" : "The oldest ";
+  const none = narrowed ? "None found." : "There are none.";
+  say("letters-said", words || (rows ? `${some}${number(rows)} ${narrowed ? "found" : "shown"}.` : none));
+  choiceChanged();
 }
 
 function row(letter) {
@@ -86,11 +149,8 @@ function row(letter) {
   const box = element("input", { type: "checkbox", "aria-label": `Choose ${name}`, value: letter.id });
   const words = letter.words || (letter.status ? `Answered ${letter.status} without a word` : "Never sent");
   const body = letter.body ?? `(not text any more, in base64) ${letter.body_base64}`;
-  const act = (text, verb, className = "") => {
-    const button = element("button", { type: "button", text, className, "aria-label": `${text} ${name}` });
-    button.addEventListener("click", () => move(verb, [letter.id]));
-    return button;
-  };
+  const act = (text, verb, className = "") =>
+    element("button", { type: "button", text, className, "aria-label": `${text} ${name}`, "data-verb": verb, value: letter.id });
   return element("li", {}, box, element("div", {},
     element("p", { className: "words", text: words }),
     element("p", { text: `${REASONS.get(letter.reason) ?? letter.reason}, ${new Date(letter.dead_at).toLocaleString()}` }),
@@ -101,81 +161,25 @@ function row(letter) {
 }
 
 const boxes = () => [...byId("letters-list").querySelectorAll("input[type=checkbox]")];
-const chosen = () => boxes().filter((box) => box.checked).map((box) => Number(box.value));
 
-function chosenChanged() {
-  const any = chosen().length > 0;
-  byId("requeue-chosen").disabled = byId("discard-chosen").disabled = !any || busy;
-  byId("requeue-all").disabled = byId("discard-all").disabled = busy;
+function choiceChanged() {
+  byId("requeue-chosen").disabled = byId("discard-chosen").disabled = !chosen().length;
 }
 
-// Every id that matches, as there are now.
-async function everyId() {
-  const ids = [];
-  let after = 0;
-  while (after !== null) {
-    const data = await call(query(after, { limit: AT_ONCE, bodies: "false" }));
-    if (!data.success) throw new Error(data.error);
-    ids.push(...data.dead_letters.map((letter) => letter.id));
-    after = data.next_after;
-  }
-  return ids;
-}
-
-async function move(verb, ids) {
-  if (busy || (verb === "discard" && !(await confirmed(ids.length)))) return;
-  busy = true;
-  chosenChanged();
-  const progress = byId("letters-progress");
-  Object.assign(progress, { hidden: ids.length <= AT_ONCE, max: ids.length, value: 0 });
-  let [moved, problem] = [0, ""];
-  for (let first = 0; first < ids.length && !problem; first += AT_ONCE) {
-    const data = await post(`dead-letters/${verb}`, { ids: ids.slice(first, first + AT_ONCE) });
-    if (data.success) moved += data[DONE[verb]];
-    else problem = ` ${data.error}`;
-    progress.value = first + AT_ONCE;
-  }
-  progress.hidden = true;
-  await showFirst();
-  busy = false;
-  chosenChanged();
-  say("letters-said", `${number(moved)} of ${number(ids.length)} ${DONE[verb]}.${problem}`);
-  byId("letters-title").focus();
-}
-
-async function moveAll(verb) {
-  try {
-    await move(verb, await everyId());
-  } catch (error) {
-    say("letters-said", error.message);
-  }
-}
-
-function confirmed(many) {
-  const dialog = byId("confirm");
-  say("confirm-words", `Discard ${many === 1 ? "this event" : `these ${number(many)} events`}? Nobody can bring ${many === 1 ? "it" : "them"} back.`);
-  dialog.returnValue = "";
-  dialog.showModal();
-  byId("confirm-no").focus();
-  return new Promise((resolve) => dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), { once: true }));
-}
-
-byId("confirm-yes").addEventListener("click", () => byId("confirm").close("yes"));
-byId("confirm-no").addEventListener("click", () => byId("confirm").close(""));
-byId("letters-list").addEventListener("change", chosenChanged);
+byId("letters-list").addEventListener("change", choiceChanged);
 byId("letters-every").addEventListener("change", (event) => {
   for (const box of boxes()) box.checked = event.target.checked;
-  chosenChanged();
+  choiceChanged();
 });
-byId("requeue-chosen").addEventListener("click", () => move("requeue", chosen()));
-byId("discard-chosen").addEventListener("click", () => move("discard", chosen()));
-byId("requeue-all").addEventListener("click", () => moveAll("requeue"));
-byId("discard-all").addEventListener("click", () => moveAll("discard"));
 byId("letters-more").addEventListener("click", showMore);
-byId("letters-filter").addEventListener("submit", (event) => { event.preventDefault(); showFirst(); });
+byId("letters-filter").addEventListener("submit", (event) => {
+  event.preventDefault();
+  wanted = typed();
+  show("");
+});
 byId("token-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  token = byId("token").value.trim();
+  useToken(byId("token").value.trim());
   byId("token").value = "";
-  showFirst();
+  show("");
 });

@@ -1,9 +1,11 @@
 // The status page: listens to /status/stream while somebody looks, and shows what it says. When the stream
 // cannot be had (too many pages, a proxy), it asks for /status.json now and then. Nothing is asked of anybody else.
 
+import { post } from "./call.js";
 import { add, begin } from "./charts.js";
 import { byId, bytes, duration, element, fill, fromNow, number, rate, say } from "./dom.js";
-import { changed, post } from "./letters.js";
+import { changed } from "./letters.js";
+import "./moves.js";
 
 const RETRY_MS = 5000;
 const REFUSALS = {
