@@ -10,6 +10,7 @@ import json
 import re
 import signal
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ CONTRASTS = (SCRIPTS / "contrast.js").read_text()
 TOO_WIDE = (SCRIPTS / "too_wide.js").read_text()
 NAMES = (SCRIPTS / "names.js").read_text()
 HELD_LISTS = (SCRIPTS / "held_lists.js").read_text()
+HELD_STATUS = (SCRIPTS / "held_status.js").read_text()
+STREAMS = (SCRIPTS / "streams.js").read_text()
 LOST = (SCRIPTS / "lost.js").read_text()
 ROWS = "document.querySelectorAll('#letters-list > li').length"
 
@@ -57,6 +60,16 @@ async def relay(sandbox: Sandbox, tmp_path: Path) -> AsyncIterator[RelayProcess]
 async def look(browser: Browser, relay: RelayProcess) -> None:
     await browser.open(f"http://{relay.http}/")
     await browser.until_text("#link", "live")
+
+
+@asynccontextmanager
+async def before_the_page(browser: Browser, script: str) -> AsyncIterator[None]:
+    """Each page that is opened meanwhile runs the script before its own."""
+    added = await browser.devtools("Page.addScriptToEvaluateOnNewDocument", source=f"{{{script}}}")
+    try:
+        yield
+    finally:
+        await browser.devtools("Page.removeScriptToEvaluateOnNewDocument", **added)
 
 
 async def until_live(relay: RelayProcess, pages: int) -> None:
@@ -175,6 +188,42 @@ class TestOneLook:
                 other.close()
 
             await browser.until("document.querySelector('#link').innerText === 'live'")
+
+    async def test_an_answer_that_comes_when_the_page_is_live_again_is_too_old(
+        self, browser: Browser, relay: RelayProcess
+    ) -> None:
+        async with ClientSession() as session, before_the_page(browser, HELD_STATUS):
+            others = [await session.get(f"http://{relay.http}/status/stream") for _ in range(MAX_STREAMS)]
+            await browser.open(f"http://{relay.http}/")
+            await browser.until("held.length === 1")
+            for other in others:
+                other.close()
+            await browser.until_text("#link", "live")
+            await browser.run(
+                "window.links = []; const link = document.querySelector('#link');"
+                "new MutationObserver(() => links.push(link.innerText)).observe(link, {childList: true})"
+            )
+
+            await browser.run("return held.shift()()")
+
+            assert await browser.run("return links") == []
+
+    async def test_a_page_opened_where_nobody_looks_asks_nothing_until_somebody_does(
+        self, browser: Browser, relay: RelayProcess
+    ) -> None:
+        await look(browser, relay)
+        async with before_the_page(browser, STREAMS):
+            try:
+                await browser.hide()
+                await browser.until("document.hidden")
+                await browser.run("window.before = true; location.reload()")
+                await browser.until("!window.before && document.readyState === 'complete'")
+
+                assert await browser.run("return [document.hidden, streams]") == [True, 0]
+            finally:
+                await browser.show()
+            await browser.until_text("#link", "live")
+            assert await browser.run("return streams") == 1
 
     async def test_a_hidden_page_asks_nothing_and_one_that_is_looked_at_again_is_live(
         self, browser: Browser, relay: RelayProcess

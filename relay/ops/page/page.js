@@ -15,6 +15,7 @@ const REFUSALS = {
 };
 let stream = null;
 let retry = 0;
+let question = new AbortController(); // a status that comes by the stream is newer than one asked for before
 
 function listen() {
   clearTimeout(retry);
@@ -22,7 +23,10 @@ function listen() {
   stream = new EventSource("status/stream");
   stream.addEventListener("history", (event) => begin(JSON.parse(event.data)));
   stream.addEventListener("sample", (event) => add(JSON.parse(event.data)));
-  stream.addEventListener("status", (event) => show(JSON.parse(event.data), "live"));
+  stream.addEventListener("status", (event) => {
+    question.abort();
+    show(JSON.parse(event.data), "live");
+  });
   stream.addEventListener("error", () => {
     if (stream.readyState !== EventSource.CLOSED) return lost();
     stream.close();
@@ -32,12 +36,14 @@ function listen() {
 }
 
 async function ask() {
+  question.abort();
+  const { signal } = (question = new AbortController());
   try {
-    const answer = await fetch("status.json");
+    const answer = await fetch("status.json", { signal });
     if (!answer.ok) throw new Error(`${answer.status}`);
     show(await answer.json(), "not live: asked every 5 seconds");
   } catch {
-    lost();
+    if (!signal.aborted) lost();
   }
 }
 
@@ -140,4 +146,4 @@ byId("flush").addEventListener("click", async () => {
   say("flush-said", said.success ? `Asked to send ${number(said.pending)} events, as fast as the limits allow.` : said.error);
 });
 
-listen();
+if (!document.hidden) listen();
