@@ -294,7 +294,12 @@
     var options = {};
     if (tag && tag.src) options.url = tag.src.replace(/\/relay\.js.*$/, "/v1/events");
     if (tag && tag.getAttribute("data-url")) options.url = tag.getAttribute("data-url");
-    if (tag && tag.getAttribute("data-event")) options.event = JSON.parse(tag.getAttribute("data-event"));
+    var event = tag && tag.getAttribute("data-event");
+    if (event) options.event = safely(function () { return JSON.parse(event); });
+    if (event && !isPlain(options.event)) {
+      complain("data-event is no JSON object, and left out: " + event.slice(0, 200));
+      delete options.event;
+    }
     return options;
   }
 

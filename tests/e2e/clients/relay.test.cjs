@@ -37,6 +37,7 @@ class World {
       clearTimeout: (id) => { if (id) this.timers[id - 1].on = false; },
       fetch: (url, request) => this.fetch(url, request),
       crypto: globalThis.crypto,
+      AbortController: globalThis.AbortController,
       localStorage: new Storage(),
       navigator: { sendBeacon: (url, blob) => { this.beacons.push({ url, blob }); return true; } },
       document: { currentScript: script, visibilityState: "visible", addEventListener: listen },
@@ -153,6 +154,18 @@ test("memory and storage are bounded, the oldest go first and are counted", asyn
   assert.ok(held <= 1_000_000, `${held} characters`);
 });
 
+for (const wrong of ['{"tenant_id": 2', '"text"', "null"]) {
+  test(`a data-event that is no object is told, and costs no other option: ${wrong}`, async () => {
+    const world = new World({ tag: { "data-url": "http://10.0.0.5:9000/v1/events", "data-event": wrong } });
+    world.relay.send("a");
+    await world.pass(1000);
+    assert.deepEqual(world.requests.map((request) => request.url), ["http://10.0.0.5:9000/v1/events"]);
+    assert.equal(JSON.parse(world.requests[0].body).events[0][0], undefined);
+    assert.equal(world.warnings.length, 1);
+    assert.match(world.warnings[0], /data-event/);
+  });
+}
+
 test("a request stays below what browsers keep alive", async () => {
   const world = new World();
   for (let i = 0; i < 300; i++) world.relay.send("é".repeat(200));
@@ -239,7 +252,8 @@ test("nothing throws, whatever it is called with", async () => {
 test("nothing throws, whatever the browser lacks or refuses", async () => {
   const thrower = () => { throw new Error("refused"); };
   const broken = new Proxy({}, { get: thrower });
-  const names = ["fetch", "crypto", "localStorage", "navigator", "document", "console", "Blob", "addEventListener"];
+  const names = ["fetch", "crypto", "localStorage", "navigator", "document", "console", "Blob", "addEventListener",
+    "AbortController"];
   for (const name of names) {
     for (const world of [new World({ without: [name] }), new World({ [name]: name === "fetch" ? thrower : broken })]) {
       world.relay.send("a");
