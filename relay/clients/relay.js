@@ -167,9 +167,13 @@
       relay._sending = [];
       safely(function () { relay._settle(batch, status, retryAfter); });
     }
-    var timeout = setTimeout(function () { settle(0); }, TIMEOUT_MS);
+    var abort = null;
+    var timeout = setTimeout(function () {
+      settle(0);
+      safely(abort);
+    }, TIMEOUT_MS);
     try {
-      post(this._url(), bodyOf(batch), settle);
+      abort = post(this._url(), bodyOf(batch), settle);
     } catch (error) {
       settle(0);
     }
@@ -223,20 +227,27 @@
 
   function post(url, body, settle) {
     if (root.fetch) {
-      var keepalive = byteLength(body) <= MAX_BATCH_BYTES + 100;
+      var controller = safely(function () { return new root.AbortController(); });
       root
-        .fetch(url, { method: "POST", body: body, headers: { "Content-Type": TYPE }, keepalive: keepalive })
+        .fetch(url, {
+          method: "POST",
+          body: body,
+          headers: { "Content-Type": TYPE },
+          keepalive: byteLength(body) <= MAX_BATCH_BYTES + 100,
+          signal: controller && controller.signal,
+        })
         .then(
           function (answer) { settle(answer.status, answer.headers.get("Retry-After")); },
           function () { settle(0); }
         );
-      return;
+      return function () { controller.abort(); };
     }
     var request = new root.XMLHttpRequest();
     request.open("POST", url);
     request.setRequestHeader("Content-Type", TYPE);
     request.onloadend = function () { settle(request.status); };
     request.send(body);
+    return function () { request.abort(); };
   }
 
   function newId() {

@@ -166,6 +166,15 @@ for (const wrong of ['{"tenant_id": 2', '"text"', "null"]) {
   });
 }
 
+test("a request that takes too long is ended", async () => {
+  const world = new World({ answer: null });
+  world.relay.send("a");
+  await world.pass(200_000);
+  const ended = world.requests.map((request) => request.signal.aborted);
+  assert.ok(ended.length >= 3);
+  assert.deepEqual(ended.slice(0, -1), ended.slice(0, -1).map(() => true));
+});
+
 test("a request stays below what browsers keep alive", async () => {
   const world = new World();
   for (let i = 0; i < 300; i++) world.relay.send("é".repeat(200));
@@ -233,6 +242,23 @@ test("an old browser without fetch sends by XMLHttpRequest", async () => {
   await world.pass(1000);
   assert.deepEqual(sent, [["POST http://127.0.0.1:8080/v1/events", "Content-Type: text/plain;charset=UTF-8", 1]]);
   assert.equal(world.relay.pending, 0);
+});
+
+test("an old browser's request that takes too long is ended, too", async () => {
+  const requests = [];
+  class XMLHttpRequest {
+    constructor() { requests.push(this); }
+    open() {}
+    setRequestHeader() {}
+    send() {}
+    abort() { this.aborted = true; this.status = 0; this.onloadend(); }
+  }
+  const world = new World({ without: ["fetch", "AbortController"], XMLHttpRequest });
+  world.relay.send("a");
+  await world.pass(200_000);
+  assert.ok(requests.length >= 3);
+  assert.ok(requests.slice(0, -1).every((request) => request.aborted));
+  assert.equal(world.relay.pending, 1);
 });
 
 test("nothing throws, whatever it is called with", async () => {
