@@ -3,7 +3,8 @@
  * Rules:
  * 1. Nothing here ever throws into the page, whatever it is called with and whatever the browser lacks.
  * 2. An event stays in memory, and in localStorage where there is one, until the relay has answered for it. Both
- *    are bounded: the oldest go first, and `relay.dropped` counts them.
+ *    are bounded, localStorage for all pages of an origin together: the oldest go first, what is being sent stays.
+ *    `relay.dropped` counts what left this page's memory.
  * 3. Sending again is harmless: every event has its id, and the relay stores an id once.
  * 4. When the page is hidden or left, what waits goes out by sendBeacon; as that says nothing of success, it also
  *    stays in localStorage for the next visit.
@@ -13,7 +14,8 @@
   "use strict";
 
   var MAX_EVENTS = 1000;
-  var MAX_CHARS = 1000000; // of all that waits; localStorage holds 5 MB for the whole origin
+  var MAX_CHARS = 1000000; // of all that waits; localStorage holds 5 MB for the whole origin, the page's own included
+  var LOOK_CHARS = 50000; // a page stores so much more, or 50 events, before it looks again what all have stored
   var MAX_EVENT_CHARS = 60000; // the relay takes 64 KiB
   var MAX_BATCH_EVENTS = 100;
   var MAX_BATCH_BYTES = 60000; // browsers keep 64 KiB alive beyond the page, all requests together
@@ -31,6 +33,7 @@
     this._queue = []; // of {key, body, bytes}, oldest first
     this._chars = 0;
     this._count = 0;
+    this._unseen = LOOK_CHARS; // stored since it looked
     this._most = MAX_BATCH_EVENTS;
     this._failures = 0;
     this._timer = null;
@@ -79,6 +82,11 @@
     var order = ("0000000000" + Date.now().toString(36)).slice(-10) + ("00000" + this._count.toString(36)).slice(-6);
     this._add({ key: PREFIX + order + newId().slice(0, 8), body: body, bytes: byteLength(body) });
     var item = this._queue[this._queue.length - 1];
+    this._unseen += Math.max(body.length, LOOK_CHARS / 50);
+    if (this._unseen > LOOK_CHARS) {
+      this._unseen = 0;
+      safely(function () { makeRoom(body.length); });
+    }
     safely(function () { root.localStorage.setItem(item.key, item.body); });
   };
 
@@ -86,7 +94,7 @@
     this._queue.push(item);
     this._chars += item.body.length;
     while (this._queue.length > MAX_EVENTS || this._chars > MAX_CHARS) {
-      this._remove(this._queue[0]);
+      this._remove(this._queue[this._sending.length]); // what is being sent lies before it
       this.dropped += 1;
     }
     this.pending = this._queue.length;
@@ -104,17 +112,11 @@
 
   // What earlier pages left.
   Relay.prototype._load = function () {
-    var storage = root.localStorage;
-    if (!storage) return;
-    var keys = [];
-    for (var i = 0; i < storage.length; i++) {
-      var key = storage.key(i);
-      if (key && key.indexOf(PREFIX) === 0) keys.push(key);
-    }
-    keys.sort();
-    for (var j = 0; j < keys.length; j++) {
-      var body = storage.getItem(keys[j]);
-      if (body) this._add({ key: keys[j], body: body, bytes: byteLength(body) });
+    if (!root.localStorage) return;
+    var keys = storedKeys();
+    for (var i = 0; i < keys.length; i++) {
+      var body = root.localStorage.getItem(keys[i]);
+      if (body) this._add({ key: keys[i], body: body, bytes: byteLength(body) });
     }
     if (this._queue.length) this._wake(GATHER_MS);
   };
@@ -225,6 +227,28 @@
     return '{"events":[' + bodies.join(",") + "]}";
   }
 
+  // What this origin's pages have stored, oldest first.
+  function storedKeys() {
+    var storage = root.localStorage;
+    var keys = [];
+    for (var i = 0; i < storage.length; i++) {
+      var key = storage.key(i);
+      if (key && key.indexOf(PREFIX) === 0) keys.push(key);
+    }
+    return keys.sort();
+  }
+
+  // For one event more. Whichever page stored what goes still has it in its memory, if it is open.
+  function makeRoom(chars) {
+    var storage = root.localStorage;
+    var keys = storedKeys();
+    for (var i = keys.length - 1; i >= 0; i--) {
+      chars += (storage.getItem(keys[i]) || "").length;
+      if (chars > MAX_CHARS || keys.length - i >= MAX_EVENTS) storage.removeItem(keys[i]);
+    }
+  }
+
+  // Gives back what ends the request.
   function post(url, body, settle) {
     if (root.fetch) {
       var controller = safely(function () { return new root.AbortController(); });

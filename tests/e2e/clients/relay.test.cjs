@@ -154,6 +154,36 @@ test("memory and storage are bounded, the oldest go first and are counted", asyn
   assert.ok(held <= 1_000_000, `${held} characters`);
 });
 
+test("storage is bounded for all pages of an origin together, and the oldest of all go first", async () => {
+  const storage = new Storage({ "the page's own": "x".repeat(2_000_000) });
+  const pages = Array.from({ length: 6 }, () => new World({ answer: 0, localStorage: storage }));
+  for (let i = 0; i < 25; i++) {
+    for (const page of pages) page.relay.send(`large ${i}`, { context: { text: "x".repeat(39_000) } });
+  }
+  const stored = () => [...storage.items].filter(([key]) => key.startsWith("relay.event.")).map(([, body]) => body);
+  assert.ok(stored().join("").length <= 1_000_000 + 6 * 50_000);
+  assert.ok(stored().length >= 24 && stored().every((body) => /"large 2\d"/.test(body)), `${stored().length} left`);
+  assert.equal(storage.getItem("the page's own").length, 2_000_000);
+  assert.deepEqual(pages.map((page) => [page.relay.pending, page.relay.dropped]), pages.map(() => [25, 0]));
+
+  for (let i = 0; i < 300; i++) for (const page of pages) page.relay.send("small");
+  assert.ok(stored().length >= 1000 && stored().length <= 1000 + 6 * 50, `${stored().length} left`);
+});
+
+test("what is being sent is not dropped for what comes after it", async () => {
+  const world = new World({ answer: null });
+  for (let i = 0; i < 100; i++) world.relay.send(`first ${i}`);
+  await world.pass(100);
+  world.answer = 202;
+  for (let i = 0; i < 1000; i++) world.relay.send(`more ${i}`);
+  assert.equal(world.relay.dropped, 100);
+  await world.pass(200_000);
+  const taken = world.sent().slice(1).flat();
+  assert.deepEqual(taken.slice(0, 101), [...Array(100).keys()].map((i) => `first ${i}`).concat("more 100"));
+  assert.equal(taken.length, 1000);
+  assert.equal(world.relay.dropped, 100);
+});
+
 for (const wrong of ['{"tenant_id": 2', '"text"', "null"]) {
   test(`a data-event that is no object is told, and costs no other option: ${wrong}`, async () => {
     const world = new World({ tag: { "data-url": "http://10.0.0.5:9000/v1/events", "data-event": wrong } });
