@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from aiohttp import hdrs, web
-from prometheus_client.exposition import choose_encoder
 
 from relay import log
 from relay.metrics import Metrics
+from relay.ops import exposition
 from relay.ops.access import require_allowed
 from relay.ops.answer import Refused, bytes_answer, error_answer, json_answer
 from relay.ops.dead_letters import found, read_choice, read_id, read_query, shown
@@ -121,7 +121,7 @@ class Ops:
     async def _scrape(self, request: web.BaseRequest) -> web.Response:
         self._status.export(self._metrics)
         self._refresh()
-        encode, content_type = choose_encoder(request.headers.get(hdrs.ACCEPT, ""))
+        encode, content_type = exposition.chosen(request.headers.get(hdrs.ACCEPT, ""))
         return bytes_answer(encode(self._metrics.registry), content_type)
 
     async def _show_status(self, _: web.BaseRequest) -> web.Response:

@@ -33,6 +33,12 @@ GUARDED = [
     ("POST", "/dead-letters/requeue"),
     ("POST", "/dead-letters/discard"),
 ]
+PLAIN_TEXT = "text/plain; version=0.0.4; charset=utf-8"
+STRANGE_ACCEPTS = [
+    "text/plain; version=abc",
+    "application/openmetrics-text; version=abc",
+    "application/openmetrics-text; version=9999999999.\t0",
+]
 OPEN = ["/livez", "/readyz", "/metrics", "/status.json", "/status/stream", "/", "/page.js", "/page.css"]
 
 
@@ -81,6 +87,12 @@ class TestMetrics:
 
         assert answer.headers["Content-Type"].startswith("application/openmetrics-text")
         assert "relay_events_accepted" in {family.name for family in read_openmetrics(answer.body.decode())}
+
+    async def test_a_strange_accept_gets_plain_text_and_nothing_of_it_comes_back(self, served: Served) -> None:
+        for accept in STRANGE_ACCEPTS:
+            answer = await served.call("/metrics", headers={"Accept": accept})
+
+            assert (answer.status, answer.headers["Content-Type"]) == (200, PLAIN_TEXT), accept
 
     async def test_fewer_than_300_series(self, served: Served) -> None:
         served.metrics.build_info("1", "3", "3")

@@ -1,0 +1,69 @@
+"""Every Accept header gets a format that is known, and no byte of it comes back."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from prometheus_client.exposition import choose_encoder
+from relay.metrics import Metrics
+from relay.ops.exposition import chosen
+
+OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+TEXT = "text/plain; version=1.0.0; charset=utf-8"
+PLAIN_TEXT = "text/plain; version=0.0.4; charset=utf-8"
+ESCAPINGS = ("allow-utf-8", "underscores", "dots", "values")
+KNOWN = {OPENMETRICS, PLAIN_TEXT, *(f"{known}; escaping={how}" for known in (OPENMETRICS, TEXT) for how in ESCAPINGS)}
+
+PROMETHEUS_2 = (
+    "application/openmetrics-text;version=1.0.0;q=0.5,application/openmetrics-text;version=0.0.1;q=0.4,"
+    "text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
+)
+PROMETHEUS_3 = (
+    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
+    "application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,"
+    "text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
+)
+
+
+@pytest.mark.parametrize(
+    ("accept", "content_type"),
+    [
+        (PROMETHEUS_2, f"{OPENMETRICS}; escaping=underscores"),
+        (PROMETHEUS_3, f"{OPENMETRICS}; escaping=allow-utf-8"),
+        ("application/openmetrics-text", OPENMETRICS),
+        ("text/plain;version=1.0.0;escaping=dots", f"{TEXT}; escaping=dots"),
+        ("text/plain;version=0.0.4", PLAIN_TEXT),
+        ("*/*", PLAIN_TEXT),
+        ("", PLAIN_TEXT),
+    ],
+)
+def test_scrapers_get_what_prometheus_clients_give_them(accept: str, content_type: str) -> None:
+    registry = Metrics().registry
+    encode, said = chosen(accept)
+    expected_encode, expected = choose_encoder(accept)
+
+    assert said == expected == content_type
+    assert encode(registry) == expected_encode(registry)
+
+
+@given(
+    st.text()
+    | st.lists(
+        st.tuples(
+            st.sampled_from(["application/openmetrics-text", "text/plain", "*/*"]),
+            st.sampled_from(["version", "escaping", "q", "charset"]),
+            st.text() | st.sampled_from(["1.0.0", *ESCAPINGS]),
+        )
+    ).map(lambda each: ",".join(f"{media_type};{key}={value}" for media_type, key, value in each))
+)
+@example("text/plain; version=abc")
+@example("application/openmetrics-text; version=abc")
+@example("application/openmetrics-text; version=9999999999.\t0")
+@example("application/openmetrics-text; version=" + "9" * 5_000)
+@example("application/openmetrics-text; version=1.0.0; escaping=\r\nX: 1")
+@example("application/openmetrics-text; version; =;;,")
+def test_nothing_that_is_accepted_fails_or_comes_back(accept: str) -> None:
+    _, content_type = chosen(accept)
+
+    assert content_type in KNOWN
