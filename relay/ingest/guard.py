@@ -7,6 +7,8 @@ The relay has no user and no password on loopback. What keeps the web out is dec
     0.0.0.0 is no loopback name (browsers let pages reach it).
 2.  A request that names an Origin is served if the origin is the relay itself, or for what apps use
     (`FOR_APPS`) if the operator allowed it. Any other page is refused, whatever the content type.
+    The relay itself is http or https of the Host, as a proxy may have spoken TLS for it. Which of
+    the two only the browser knows: where it tells (Sec-Fetch-Site), a page of the other is refused.
 3.  Without an Origin a request that the browser calls cross-site is refused.
 
 Pure: nothing here knows sockets, requests or answers. Caches are bounded and hold decisions only.
@@ -65,15 +67,16 @@ class Guard:
         ):
             return _FORBIDDEN_HOST
         if origin is not None:
-            return self._check_origin(path, host, origin.lower())
+            return self._check_origin(path, host, origin.lower(), fetch_site)
         if fetch_site is not None and fetch_site.lower() == "cross-site":
             return _FORBIDDEN_SITE
         return _ADMITTED
 
-    def _check_origin(self, path: str, host: str | None, origin: str) -> Admitted | Forbidden:
+    def _check_origin(self, path: str, host: str | None, origin: str, fetch_site: str | None) -> Admitted | Forbidden:
         if path.startswith(FOR_APPS) and origin in self._allowed_origins:
             return Admitted(origin)
-        if host is not None and origin == "http://" + host.lower():
+        own = host is not None and origin in ("http://" + host.lower(), "https://" + host.lower())
+        if own and (fetch_site is None or fetch_site.lower() == "same-origin"):
             return _ADMITTED
         return _FORBIDDEN_ORIGIN
 

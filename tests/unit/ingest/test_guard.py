@@ -95,8 +95,35 @@ def test_the_relays_own_pages_may_ask() -> None:
     assert isinstance(guard.check("/flush", "127.0.0.1:8080", "https://127.0.0.1:8080", "same-site"), Forbidden)
 
 
-def test_a_rebound_name_is_no_origin_of_the_relay() -> None:
-    decision = Guard().check("/flush", "evil.example:8080", "http://evil.example:8080", "same-origin")
+@pytest.mark.parametrize("host", ["box.example", "Box.example:8443"])
+@pytest.mark.parametrize("fetch_site", [None, "same-origin", "Same-Origin"])
+def test_the_relays_own_pages_may_ask_through_a_proxy_that_speaks_tls(host: str, fetch_site: str | None) -> None:
+    assert Guard(["box.example"]).check("/flush", host, f"https://{host.lower()}", fetch_site) == Admitted()
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "https://box.example:444", "https://box.example.evil", "https://evil.example", "https://box.example@evil.example",
+        "https://evil.box.example", "https://box.example/", "wss://box.example", "https://", "https:box.example",
+    ],
+)  # fmt: skip
+def test_behind_tls_too_any_other_origin_is_refused(origin: str) -> None:
+    assert isinstance(Guard(["box.example"]).check("/flush", "box.example", origin, "same-origin"), Forbidden)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("fetch_site", ["cross-site", "same-site", "none", ""])
+def test_a_page_of_the_same_name_but_another_scheme_is_refused_where_the_browser_tells(
+    scheme: str, fetch_site: str
+) -> None:
+    decision = Guard(["box.example"]).check("/flush", "box.example", f"{scheme}://box.example", fetch_site)
+    assert isinstance(decision, Forbidden)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_rebound_name_is_no_origin_of_the_relay(scheme: str) -> None:
+    decision = Guard().check("/flush", "evil.example:8080", f"{scheme}://evil.example:8080", "same-origin")
     assert isinstance(decision, Forbidden)
 
 
