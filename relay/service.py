@@ -293,9 +293,8 @@ class Service:
         if self._supervisor.watches and self._loaded:
             with suppress(OutboxError):
                 await self.outbox.dead_letters(Selection(), 1)  # chooses none
-        routes = self.schedule.routes(self._clock.monotonic_ms())
-        states = ", ".join(sorted({route.state for route in routes})) or "not tried yet"
-        self._supervisor.alive(f"{self.outbox.ledger().pending} events wait, upstream {states}")
+        states = ", ".join(sorted(state for state, count in self.schedule.states().items() if count))
+        self._supervisor.alive(f"{self.outbox.ledger().pending} events wait, upstream {states or 'not tried yet'}")
 
     async def _expire(self) -> None:
         try:

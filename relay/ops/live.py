@@ -19,12 +19,10 @@ from relay.clock import Clock
 from relay.metrics import Metrics
 from relay.ops.answer import SECURITY_HEADERS, Refused
 from relay.ops.history import History
-from relay.ops.status import Status
+from relay.ops.status import SAME_MS, Status
 
 MAX_STREAMS = 8
 STATUS_EVERY_S = 2.0
-_SAME_MS = 1_000
-"""How long one rendering of the status serves all streams."""
 _RECONNECT_MS = 3_000
 _HEADERS = {
     **SECURITY_HEADERS,
@@ -44,7 +42,7 @@ class Live:
         metrics.status_max_streams.set(MAX_STREAMS)
         self._streams = 0
         self._stopping = asyncio.Event()
-        self._rendered = (-_SAME_MS, b"")
+        self._rendered = (-SAME_MS, b"")
 
     def stop(self) -> None:
         """End every stream now, and begin none."""
@@ -87,7 +85,7 @@ class Live:
 
     def _status_event(self) -> bytes:
         now = self._clock.monotonic_ms()
-        if now - self._rendered[0] >= _SAME_MS:
+        if now - self._rendered[0] >= SAME_MS:
             self._rendered = (now, _event("status", self._status.data()))
         return self._rendered[1]
 

@@ -1,7 +1,8 @@
 """What the relay says about itself: /status.json, readiness, and the gauges that say the same.
 
-Rules: everything is read at the moment of asking, from the outbox and the schedule; nothing is kept
-but when the relay started, and the history. Monotonic times become wall times only here, with today's wall clock, so
+Rules: everything is read at the moment of asking, from the outbox and the schedule; but a look at many
+lanes is kept for a second, however many ask, as events wait for it. Nothing else is kept but when the
+relay started, and the history. Monotonic times become wall times only here, with today's wall clock, so
 that a clock which was set after the start does not leave dates of 1970 behind. Event bodies and
 secrets never appear; device ids do, of a bounded number of devices.
 
@@ -10,34 +11,48 @@ It must not know how events come in or go out.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from relay import __version__
 from relay.clock import Clock, rfc3339
-from relay.metrics import UPSTREAM_STATES, Metrics
+from relay.metrics import Metrics
 from relay.ops import words
 from relay.ops.history import History
 from relay.outbox import Outbox
-from relay.policy.views import LaneView, RouteView
+from relay.policy.route import RouteState
+from relay.policy.views import Lanes, LaneView, RouteView
 
-BUSIEST_DEVICES = 10
-MOST_HELD_DEVICES = 10
+BUSIEST_DEVICES = MOST_HELD_DEVICES = 10
 MAX_UPSTREAMS = 50
+SAME_MS = 1_000
+"""How long one look at many lanes serves all who ask."""
+MANY_LANES = 1_000
+"""A look at so many takes less than a millisecond."""
 
 
 class ScheduleView(Protocol):
     """What is shown of the schedule; `now` is monotonic milliseconds."""
 
-    def routes(self, now: int) -> list[RouteView]: ...
+    def states(self) -> Mapping[RouteState, int]: ...
 
-    def busiest(self, limit: int, now: int) -> list[LaneView]: ...
+    def routes(self, now: int, first: Collection[int], others: int) -> list[RouteView]: ...
 
-    def most_held(self, limit: int, now: int) -> list[LaneView]: ...
+    def lanes(self, limit: int, now: int) -> Lanes: ...
 
-    def waiting_lanes(self) -> int: ...
 
-    def held_lanes(self, now: int) -> int: ...
+class _Look(NamedTuple):
+    """The schedule at one moment."""
+
+    at_ms: int
+    states: Mapping[RouteState, int]
+    """How many upstreams are in which; those configured count before they are used."""
+    upstreams: Sequence[tuple[int | None, RouteView]]
+    """Those that are shown, by tenant; None is the default."""
+    lanes: Lanes
+    held_tenants: Collection[int]
+    """Whose upstream is held, of the lanes that are shown."""
 
 
 class Status:
@@ -67,19 +82,20 @@ class Status:
         self._disk_free_bytes = disk_free_bytes
         self._clock_skew_seconds = clock_skew_seconds
         self._started_ms = clock.monotonic_ms()
+        self._last_look: _Look | None = None
 
     def data(self) -> dict[str, Any]:
         """/status.json: the contract's fields, times as RFC 3339 or null."""
         now = self._clock.monotonic_ms()
         gauges, ledger = self._outbox.gauges(), self._outbox.ledger()
-        routes, held = self._routes(now), self._schedule.held_lanes(now)
+        look = self._look(now)
         rates = self._history.rates()
         return {
             "version": __version__,
             "started_at": self._wall(self._started_ms, now),
             "now": self._wall(now, now),
             "uptime_seconds": (now - self._started_ms) // 1000,
-            "summary": words.summary(gauges, ledger.pending, held, [route.state for _, route in routes])._asdict(),
+            "summary": words.summary(gauges, ledger.pending, look.lanes.held, look.states)._asdict(),
             "rates": {"accepted_per_second": rates.accepted, "delivered_per_second": rates.delivered},
             "refused": dict(self._refusals()),
             "ledger": ledger._asdict(),
@@ -91,11 +107,11 @@ class Status:
                 "writable": gauges.writable,
                 "problem": gauges.problem,
             },
-            "upstreams": [self._route(tenant_id, route, now) for tenant_id, route in self._shown(routes)],
-            "upstreams_left_out": max(len(routes) - MAX_UPSTREAMS, 0),
-            "devices_waiting": self._schedule.waiting_lanes(),
-            "devices_held": held,
-            "devices": self._devices(routes, now),
+            "upstreams": [self._route(tenant_id, route, now) for tenant_id, route in look.upstreams],
+            "upstreams_left_out": sum(look.states.values()) - len(look.upstreams),
+            "devices_waiting": look.lanes.waiting,
+            "devices_held": look.lanes.held,
+            "devices": self._devices(look, now),
             "dead_letters": {"count": gauges.dead_letters},
             "clock_skew_seconds": self._clock_skew_seconds(),
         }
@@ -107,7 +123,7 @@ class Status:
 
     def export(self, metrics: Metrics) -> None:
         """Set the gauges that a scrape reads from outbox and schedule."""
-        now = self._clock.monotonic_ms()
+        look = self._look(self._clock.monotonic_ms())
         gauges = self._outbox.gauges()
         metrics.outbox_events.set(self._outbox.ledger().pending)
         metrics.outbox_bytes.set(gauges.bytes)
@@ -115,28 +131,45 @@ class Status:
         metrics.outbox_oldest_event_age_seconds.set(gauges.oldest_age_ms / 1000)
         metrics.outbox_writable.set(gauges.writable)
         metrics.dead_letters.set(gauges.dead_letters)
-        metrics.devices_waiting.set(self._schedule.waiting_lanes())
-        metrics.devices_held.set(self._schedule.held_lanes(now))
+        metrics.devices_waiting.set(look.lanes.waiting)
+        metrics.devices_held.set(look.lanes.held)
         metrics.clock_skew_seconds.set(self._clock_skew_seconds())
-        states: list[str] = [route.state for _, route in self._routes(now)]
-        for state in UPSTREAM_STATES:
-            metrics.upstream_state.labels(state).set(states.count(state))
+        for state in words.ROUTE:
+            metrics.upstream_state.labels(state).set(look.states.get(state, 0))
 
-    def _routes(self, now: int) -> list[tuple[int | None, RouteView]]:
-        """By tenant: those in use, those configured; None, the default, while no tenant uses it."""
-        used: dict[int | None, RouteView] = {route.tenant_id: route for route in self._schedule.routes(now)}
+    def _look(self, now: int) -> _Look:
+        last = self._last_look
+        if last is None or last.lanes.known <= MANY_LANES or now - last.at_ms >= SAME_MS:
+            last = self._last_look = self._look_anew(now)
+        return last
+
+    def _look_anew(self, now: int) -> _Look:
         own = self._tenants()
+        states: Counter[RouteState] = Counter(self._schedule.states())
+        routes = self._schedule.routes(now, own, MAX_UPSTREAMS)
+        used = {route.tenant_id for route in routes}
         unused: list[int | None] = [tenant_id for tenant_id in own if tenant_id not in used]
-        if used.keys() <= set(own):
+        if states.total() == len(own) - len(unused):  # no tenant uses the default
             unused.insert(0, None)
-        return [*used.items(), *((tenant_id, RouteView(0, "ok", self._started_ms, None, "")) for tenant_id in unused)]
+        states["ok"] += len(unused)
+        upstreams: list[tuple[int | None, RouteView]] = [(route.tenant_id, route) for route in routes]
+        upstreams += [(tenant_id, RouteView(0, "ok", self._started_ms, None, "")) for tenant_id in unused]
+        lanes = self._schedule.lanes(max(BUSIEST_DEVICES, MOST_HELD_DEVICES), now)
+        tenants = {lane.key[0] for lane in (*lanes.busiest, *lanes.most_held)}
+        held = {
+            route.tenant_id for route in self._schedule.routes(now, tenants, 0) if route.next_attempt_ms is not None
+        }
+        return _Look(now, states, self._shown(upstreams, own), lanes, held)
 
-    def _shown(self, routes: Sequence[tuple[int | None, RouteView]]) -> Sequence[tuple[int | None, RouteView]]:
+    @staticmethod
+    def _shown(
+        upstreams: Sequence[tuple[int | None, RouteView]], own: Collection[int]
+    ) -> Sequence[tuple[int | None, RouteView]]:
         """At most MAX_UPSTREAMS, as apps can make up tenants: those configured first, then those in trouble."""
-        if len(routes) <= MAX_UPSTREAMS:
-            return routes
-        own = {None, *self._tenants()}
-        return sorted(routes, key=lambda each: (each[0] not in own, each[1].state == "ok"))[:MAX_UPSTREAMS]
+        if len(upstreams) <= MAX_UPSTREAMS:
+            return upstreams
+        first = {None, *own}
+        return sorted(upstreams, key=lambda each: (each[0] not in first, each[1].state == "ok"))[:MAX_UPSTREAMS]
 
     def _route(self, tenant_id: int | None, route: RouteView, now: int) -> dict[str, Any]:
         meaning = words.ROUTE[route.state]
@@ -150,12 +183,11 @@ class Status:
             "last_error": route.last_error,
         }
 
-    def _devices(self, routes: Sequence[tuple[int | None, RouteView]], now: int) -> list[dict[str, Any]]:
+    def _devices(self, look: _Look, now: int) -> list[dict[str, Any]]:
         """The busiest, then the most held back that are not among them."""
-        lanes = self._schedule.busiest(BUSIEST_DEVICES, now) + self._schedule.most_held(MOST_HELD_DEVICES, now)
-        held = {tenant_id for tenant_id, route in routes if route.next_attempt_ms is not None}
+        lanes = (*look.lanes.busiest, *look.lanes.most_held)
         each = {lane.key: lane for lane in lanes}.values()
-        return [self._device(lane, now, route_held=lane.key[0] in held) for lane in each]
+        return [self._device(lane, now, route_held=lane.key[0] in look.held_tenants) for lane in each]
 
     def _device(self, lane: LaneView, now: int, *, route_held: bool) -> dict[str, Any]:
         tenant_id, platform, device_id = lane.key

@@ -7,7 +7,7 @@ not know the relay.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 from relay.outbox import Gauges
@@ -60,8 +60,12 @@ class Summary(NamedTuple):
     to_do: str
 
 
-def summary(gauges: Gauges, pending: int, held: int, states: Sequence[RouteState]) -> Summary:
-    """The worst thing first. `held`: devices with pending events that may not send yet."""
+def summary(gauges: Gauges, pending: int, held: int, states: Mapping[RouteState, int]) -> Summary:
+    """The worst thing first.
+
+    `held`: devices with pending events that may not send yet; `states`: how many upstreams are in which.
+    """
+    upstreams = sum(states.values())
     if not gauges.writable:
         return Summary(
             "trouble",
@@ -69,10 +73,10 @@ def summary(gauges: Gauges, pending: int, held: int, states: Sequence[RouteState
             "Apps get 503 and keep what they have to say. Free space on the disk, or raise outbox.max_size.",
         )
     for state in ("unauthorized", "misconfigured", "backing_off"):
-        if count := states.count(state):
-            which = "The upstream" if count == len(states) else f"One upstream of {len(states)}"
-            if 1 < count < len(states):
-                which = f"{count} upstreams of {len(states)}"
+        if count := states.get(state, 0):
+            which = "The upstream" if count == upstreams else f"One upstream of {upstreams}"
+            if 1 < count < upstreams:
+                which = f"{count} upstreams of {upstreams}"
             said = {
                 "unauthorized": "refuses the key: nothing can be sent",
                 "misconfigured": "is not where upstream.url says: nothing can be sent",
@@ -81,7 +85,7 @@ def summary(gauges: Gauges, pending: int, held: int, states: Sequence[RouteState
             return Summary("trouble", f"{which} {said}.", ROUTE[state].to_do)
     if not pending:
         return Summary("ok", "Nothing waits: what came in has gone out.", "")
-    if "rate_limited" in states:
+    if states.get("rate_limited", 0):
         return Summary("slow", "Events go out as fast as the upstream allows; some wait.", ROUTE["rate_limited"].to_do)
     if held:
         devices = "One device waits" if held == 1 else f"{held:,} devices wait"

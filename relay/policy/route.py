@@ -6,7 +6,7 @@ entered for one odd answer of one device while others are served.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from typing import Literal
 
@@ -46,6 +46,7 @@ class Route:
         "served_before",
         "served_lanes",
         "since",
+        "states",
         "strangers",
         "suspects",
         "tenant_id",
@@ -54,8 +55,11 @@ class Route:
         "wake_at",
     )
 
-    def __init__(self, tenant_id: int, now: int, max_body_bytes: int) -> None:
+    def __init__(self, tenant_id: int, now: int, max_body_bytes: int, states: Counter[RouteState]) -> None:
+        """`states` counts all routes by state, this one from now on."""
         self.tenant_id = tenant_id
+        self.states = states
+        states["ok"] += 1
         self.ready: deque[Lane] = deque()
         self.exact: deque[tuple[tuple[Lane, int], ...]] = deque()  # requests to be sent just so, first
         self.active = False  # in the schedule's rotation
@@ -121,7 +125,7 @@ class Route:
     def alive(self, now: int) -> None:
         """It answers as it should, be it by refusing an event."""
         if self.trouble:
-            self.trouble = None
+            self._become(None, self.ceiling)
             self.attempt = 0
             self.hold = 0
             self.since = now
@@ -161,7 +165,7 @@ class Route:
         """
         self.last_error = words
         if self.trouble != trouble:
-            self.trouble = trouble
+            self._become(trouble, self.ceiling)
             self.since = self.trouble_from = now
             self.attempt = 0
         elif sent_at < self.trouble_from:
@@ -177,7 +181,7 @@ class Route:
         self.last_error = words
         self.alive(now)
         if self.ceiling is None:
-            self.ceiling = Ceiling(now, assumed)
+            self._become(None, Ceiling(now, assumed))
             self.since = now
         elif sent_at > self.limited_from:  # not in the very millisecond in which the last one was understood
             self.ceiling.refused(sent_at, now)
@@ -192,6 +196,21 @@ class Route:
         if self.ceiling:
             self.ceiling.doubted(sent_at, now)
 
+    def tick(self, now: int, span_ms: int) -> None:
+        """Count a window of its ceiling that is over; the ceiling may be forgotten by that."""
+        if self.ceiling and self.ceiling.tick(now, span_ms, self.history):
+            self._become(self.trouble, None)
+            self.since = now
+
     def probe_now(self) -> None:
         """Forget what holds it, but not its limits."""
         self.hold = 0
+
+    def forgotten(self) -> None:
+        """It is no route any more."""
+        self.states[self.state()] -= 1
+
+    def _become(self, trouble: Trouble | None, ceiling: Ceiling | None) -> None:
+        self.states[self.state()] -= 1
+        self.trouble, self.ceiling = trouble, ceiling
+        self.states[self.state()] += 1

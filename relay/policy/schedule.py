@@ -16,8 +16,9 @@ It must not know what an event says, how it is stored, or how it travels.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Collection, Mapping, Sequence
+from sys import maxsize
 from typing import NamedTuple
 
 from relay.event import LaneKey
@@ -26,7 +27,7 @@ from relay.policy.company import company
 from relay.policy.lane import Lane, due_at
 from relay.policy.limits import Limits
 from relay.policy.outcome import Case, LaneOutcome, judge
-from relay.policy.route import Route
+from relay.policy.route import Route, RouteState
 from relay.policy.timers import Timers
 from relay.policy.verdict import Delivered, Verdict
 from relay.policy.window import Window
@@ -75,6 +76,7 @@ class Schedule:
         self.limits = limits
         self._lanes: dict[int, Lane] = {}
         self._routes: dict[int, Route] = {}
+        self._states: Counter[RouteState] = Counter()  # routes by state
         self._active: deque[Route] = deque()  # routes that may have something to send, in turn
         self._timers: Timers[Lane | Route] = Timers()
         self._in_flight = 0
@@ -169,8 +171,7 @@ class Schedule:
         """The route's next request, or None if it may not or need not send now."""
         if not (route.exact or route.ready) or route.in_flight >= self._slots(route):
             return None
-        if route.ceiling and route.ceiling.tick(now, self.limits.window_ms, route.history):
-            route.ceiling, route.since = None, now
+        route.tick(now, self.limits.window_ms)
         free_at = route.free_at(now, self.limits.window_ms)
         if free_at > now:
             self._timers.wake(route, free_at)
@@ -313,30 +314,26 @@ class Schedule:
         route.lanes -= 1
         if route.lanes == 0 and (route.ceiling is None or len(self._routes) > _KEPT_ROUTES):
             del self._routes[route.tenant_id]
+            route.forgotten()
 
     # -- for people ----------------------------------------------------------------------------
 
-    def routes(self, now: int) -> list[views.RouteView]:
-        return [self.route(tenant_id, now) for tenant_id in self._routes]
+    def states(self) -> Mapping[RouteState, int]:
+        """How many routes are in which state. Counted as they change: apps can make up any number."""
+        return self._states
+
+    def routes(self, now: int, first: Collection[int] = (), others: int = maxsize) -> list[views.RouteView]:
+        """As `views.shown` chooses: those of the tenants `first`, and at most so many others."""
+        return [self.route(tenant_id, now) for tenant_id in views.shown(self._routes, first, others)]
 
     def route(self, tenant_id: int, now: int) -> views.RouteView:
         route = self._routes[tenant_id]
         at = route.free_at(now, self.limits.window_ms)
         return views.RouteView(tenant_id, route.state(), route.since, at if at > now else None, route.last_error)
 
-    def busiest(self, limit: int, now: int) -> list[views.LaneView]:
-        """Lanes with most pending events first."""
-        return views.busiest(self._waiting(), limit, self.limits, now)
-
-    def most_held(self, limit: int, now: int) -> list[views.LaneView]:
-        """Lanes held longest into the future first."""
-        return views.most_held(self._waiting(), limit, self.limits, now)
-
-    def waiting_lanes(self) -> int:
-        return sum(1 for _ in self._waiting())
-
-    def held_lanes(self, now: int) -> int:
-        return sum(1 for lane in self._waiting() if lane.free_at(now, self.limits) > now)
+    def lanes(self, limit: int, now: int) -> views.Lanes:
+        """At most `limit` of the busiest, and of the most held. Looks at every lane: not for every request."""
+        return views.look(self._lanes.values(), limit, self.limits, now)
 
     def in_flight(self) -> int:
         """Requests that are not answered."""
@@ -344,13 +341,10 @@ class Schedule:
 
     # -- inside --------------------------------------------------------------------------------
 
-    def _waiting(self) -> Iterator[Lane]:
-        return (lane for lane in self._lanes.values() if lane.events)
-
     def _new_lane(self, lane_id: int, key: LaneKey, window: Window, now: int) -> Lane:
         lane = self._lanes[lane_id] = Lane(lane_id, key, window)
         if key[0] not in self._routes:
-            self._routes[key[0]] = Route(key[0], now, self.limits.max_body_bytes)
+            self._routes[key[0]] = Route(key[0], now, self.limits.max_body_bytes, self._states)
         self._routes[key[0]].lanes += 1
         return lane
 

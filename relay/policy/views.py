@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from heapq import nlargest
+from itertools import chain, islice
+from operator import attrgetter, itemgetter
 from typing import NamedTuple
 
 from relay.event import LaneKey
 from relay.policy.lane import Lane
 from relay.policy.limits import Limits
-from relay.policy.route import RouteState
+from relay.policy.route import Route, RouteState
 
 
 class RouteView(NamedTuple):
@@ -31,15 +33,47 @@ class LaneView(NamedTuple):
     """Why it is held: "", "limit" (its window is full), "outbox" (the disk), or the state that holds it."""
 
 
-def busiest(lanes: Iterable[Lane], limit: int, limits: Limits, now: int) -> list[LaneView]:
-    """Lanes with most pending events first."""
-    return [_view(lane, limits, now) for lane in nlargest(limit, lanes, key=lambda lane: lane.events)]
+class Lanes(NamedTuple):
+    """All lanes, in one look."""
+
+    known: int
+    """Those without pending events, too."""
+    waiting: int
+    """With pending events."""
+    held: int
+    """Of those, how many may not send yet."""
+    busiest: Sequence[LaneView]
+    """With most pending events first."""
+    most_held: Sequence[LaneView]
+    """Held longest into the future first."""
 
 
-def most_held(lanes: Iterable[Lane], limit: int, limits: Limits, now: int) -> list[LaneView]:
-    """Lanes held longest into the future first."""
-    held = ((free_at, lane) for lane in lanes if (free_at := lane.free_at(now, limits)) > now)
-    return [_view(lane, limits, now) for _, lane in nlargest(limit, held, key=lambda one: one[0])]
+def look(lanes: Collection[Lane], limit: int, limits: Limits, now: int) -> Lanes:
+    """What is to be shown of all of them, in one pass."""
+    waiting = [lane for lane in lanes if lane.events]
+    held = [(free_at, lane) for lane in waiting if (free_at := lane.free_at(now, limits)) > now]
+    return Lanes(
+        len(lanes),
+        len(waiting),
+        len(held),
+        [_view(lane, limits, now) for lane in nlargest(limit, waiting, key=attrgetter("events"))],
+        [_view(lane, limits, now) for _, lane in nlargest(limit, held, key=itemgetter(0))],
+    )
+
+
+def shown(routes: Mapping[int, Route], first: Collection[int], others: int) -> list[int]:
+    """Tenants: all, as they came, if no more than `others`.
+
+    Else those `first`, then at most so many others, those in trouble before the rest.
+    """
+    if len(routes) <= others:
+        return list(routes)
+
+    def strangers(*, ok: bool) -> Iterator[int]:
+        return (each for each, route in routes.items() if (route.state() == "ok") is ok and each not in first)
+
+    known = [tenant_id for tenant_id in first if tenant_id in routes]
+    return known + list(islice(chain(strangers(ok=False), strangers(ok=True)), others))
 
 
 def _view(lane: Lane, limits: Limits, now: int) -> LaneView:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -151,6 +151,12 @@ class Life(RuleBasedStateMachine):
         assert self.desk.schedule.in_flight() == len(self.in_flight) <= self.desk.limits.max_in_flight
 
     @invariant()
+    def routes_are_counted_by_state(self) -> None:
+        views = self.desk.schedule.routes(self.desk.now)
+        counts = {state: count for state, count in self.desk.schedule.states().items() if count}
+        assert counts == Counter(view.state for view in views)
+
+    @invariant()
     def asking_again_is_never_due_in_the_past(self) -> None:
         step = self.desk.next()
         if isinstance(step, Send):
@@ -176,7 +182,7 @@ class Life(RuleBasedStateMachine):
         for send in self.in_flight:
             desk.answer(send, Delivered())
         steps = 0
-        while desk.schedule.waiting_lanes():
+        while any(desk.pending.values()):
             step = desk.next()
             if isinstance(step, Wait):
                 assert step.until is not None, "events wait, and nothing ever happens"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +15,8 @@ from relay.ops.live import Live
 from relay.ops.server import Ops
 from relay.ops.status import Status
 from relay.outbox import DeadLetter, Gauges, Ledger, OutboxFull, Selection
-from relay.policy.views import LaneView, RouteView
+from relay.policy.route import RouteState
+from relay.policy.views import Lanes, LaneView, RouteView
 
 STARTED_MS = 5_000
 """Monotonic."""
@@ -51,20 +53,27 @@ class StillSchedule:
     busy: list[LaneView] = field(default_factory=list)
     held: list[LaneView] = field(default_factory=list)
 
-    def routes(self, now: int) -> list[RouteView]:
-        return self.shown_routes
+    idle_lanes: int = 0
+    looks: int = 0
+    """How often all lanes were looked at."""
+    viewed: int = 0
+    """How many views of routes were made."""
 
-    def busiest(self, limit: int, now: int) -> list[LaneView]:
-        return self.busy[:limit]
+    def states(self) -> Mapping[RouteState, int]:
+        return Counter(route.state for route in self.shown_routes)
 
-    def most_held(self, limit: int, now: int) -> list[LaneView]:
-        return self.held[:limit]
+    def routes(self, now: int, first: Collection[int], others: int) -> list[RouteView]:
+        strangers = [route for route in self.shown_routes if route.tenant_id not in first]
+        strangers.sort(key=lambda route: len(self.shown_routes) > others and route.state == "ok")
+        chosen = {*first, *(route.tenant_id for route in strangers[:others])}
+        views = [route for route in self.shown_routes if route.tenant_id in chosen]
+        self.viewed += len(views)
+        return views
 
-    def waiting_lanes(self) -> int:
-        return len(self.busy)
-
-    def held_lanes(self, now: int) -> int:
-        return len(self.held)
+    def lanes(self, limit: int, now: int) -> Lanes:
+        self.looks += 1
+        known = self.idle_lanes + len(self.busy)
+        return Lanes(known, len(self.busy), len(self.held), self.busy[:limit], self.held[:limit])
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from relay.ops.status import MANY_LANES, MAX_UPSTREAMS, SAME_MS
 from relay.outbox import Gauges, Ledger
 from relay.policy.views import LaneView, RouteView
 
@@ -118,6 +119,48 @@ class TestRoutes:
         served.status.export(served.metrics)
 
         assert served.metrics.registry.get_sample_value("relay_upstream_state", {"state": "ok"}) == 2
+
+
+class TestLooks:
+    """A look at every lane takes time that apps' events wait for, and anybody may ask."""
+
+    def ask_often(self, served: Served) -> None:
+        for _ in range(5):
+            served.status.data()
+            served.status.export(served.metrics)
+
+    async def test_many_lanes_are_looked_at_once_a_second_whoever_asks(self, served: Served) -> None:
+        served.schedule.idle_lanes = MANY_LANES + 1
+
+        self.ask_often(served)
+        looks = served.schedule.looks
+        served.clock.monotonic += SAME_MS
+        self.ask_often(served)
+
+        assert (looks, served.schedule.looks) == (1, 2)
+
+    async def test_few_lanes_are_shown_as_they_are_now(self, served: Served) -> None:
+        served.schedule.idle_lanes = MANY_LANES - 1
+        served.status.data()
+        served.schedule.busy = [LaneView((1, "tv", "a"), 7, None, "")]
+
+        assert served.status.data()["devices_waiting"] == 1
+
+    async def test_what_is_not_the_schedules_is_of_this_moment_all_the_same(self, served: Served) -> None:
+        served.schedule.idle_lanes = MANY_LANES + 1
+        served.status.data()
+        served.outbox.totals = Ledger(accepted=1, pending=1)
+
+        assert served.status.data()["ledger"]["pending"] == 1
+
+    async def test_of_many_made_up_tenants_no_more_are_viewed_than_are_shown(self, served: Served) -> None:
+        made_up = [RouteView(number, "ok", 0, None, "") for number in range(500)]
+        served.schedule.shown_routes = made_up
+
+        status = served.status.data()
+
+        assert served.schedule.viewed <= 2 * MAX_UPSTREAMS
+        assert (len(status["upstreams"]), status["upstreams_left_out"]) == (MAX_UPSTREAMS, 450)
 
 
 async def test_devices_are_the_busiest_and_the_most_held_each_once_and_never_more_than_twenty(served: Served) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import get_args
 
 import pytest
@@ -16,7 +17,7 @@ NOT_WRITABLE = WRITABLE._replace(writable=False, problem="the disk is full")
 def look(
     states: list[RouteState] | None = None, *, gauges: Gauges = WRITABLE, pending: int = 5, held: int = 0
 ) -> Summary:
-    return summary(gauges, pending, held, states or ["ok"])
+    return summary(gauges, pending, held, Counter(states or ["ok"]))
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ def test_an_unnamed_refusal_of_a_company_is_halved_by_lanes_first() -> None:
         desk.offer(lane, 2)
     desk.schedule.flush(desk.now)
     requests = 0
-    while desk.schedule.waiting_lanes():
+    while any(desk.pending.values()):
         desk.round(poisoned(1))
         requests += 1
     assert list(desk.given_up) == [1]
@@ -287,7 +287,7 @@ def test_at_the_devices_own_limit_a_429_holds_the_device_alone() -> None:
     desk.answer(sends[2])
     assert state(desk) == "ok"
     assert held_ms(desk) == 0
-    held = desk.schedule.most_held(1, desk.now)[0]
+    held = desk.schedule.lanes(1, desk.now).most_held[0]
     assert held.why == "rate_limited"
     assert held.held_until_ms is not None
     assert held.held_until_ms - desk.now >= 89_980
@@ -632,7 +632,7 @@ def test_an_odd_401_to_one_device_while_others_are_served_holds_that_device_alon
     desk.offer(2, 500)
     desk.round(Unauthorized("403 blocked"))
     assert state(desk) == "ok"
-    assert desk.schedule.most_held(1, desk.now)[0].why == "unauthorized"
+    assert desk.schedule.lanes(1, desk.now).most_held[0].why == "unauthorized"
 
 
 def test_each_tenant_is_a_route_of_its_own() -> None:
