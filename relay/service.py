@@ -44,6 +44,7 @@ from relay.forward.forwarder import Forwarder
 from relay.forward.upstream import UpstreamClient, transport_problem
 from relay.ingest.http import HttpIngest
 from relay.ingest.udp import UdpIngest
+from relay.key_watch import watch_keys
 from relay.metrics import Metrics
 from relay.ops.history import History
 from relay.ops.live import Live
@@ -61,7 +62,6 @@ from relay.tasks import PartDied, Tasks
 EXIT_OK, EXIT_DIED = 0, 1
 _WATCH_S = 1.0
 _EXPIRE_EVERY = 10  # watches
-_KEYS_EVERY = 2  # watches; the contract promises 5 s
 _LISTENER_STOP_MS = 2_000
 
 _log = structlog.get_logger("relay.service")
@@ -139,6 +139,7 @@ class Service:
         self._forwarding = self._tasks.start("forwarder", self._load_and_forward())
         self._tasks.start("housekeeping", self._forwarder.keep_house())
         self._tasks.start("watch", self._watch())
+        self._tasks.start("key watch", watch_keys(lambda: self.settings.secret_files, self._keys_at_start, self.reload))
         self._tasks.start("history", self._history.keep())
         _log.info(
             "relay started",
@@ -270,17 +271,12 @@ class Service:
             self._udp.stop()
 
     async def _watch(self) -> None:
-        """The disk every second, key files every other, ages every tenth."""
-        keys = self._keys_at_start
+        """The disk every second, ages every tenth."""
         turn = 0
         while True:
             await asyncio.sleep(_WATCH_S)
             turn += 1
             await self.outbox.check()
-            if turn % _KEYS_EVERY == 0 and (now := fingerprint(self.settings.secret_files)) != keys:
-                keys = now
-                _log.info("a key file has changed")
-                self.reload()
             if turn % _EXPIRE_EVERY == 0:
                 await self._expire()
             await self._keep_alive()

@@ -8,10 +8,12 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from relay.clock import SystemClock
 from relay.config import load
+from relay.outbox.sqlite.outbox import SqliteOutbox
 from relay.sandbox.server import Sandbox
 from relay.service import Service
 
@@ -54,6 +56,29 @@ async def box(sandbox: Sandbox, tmp_path: Path) -> AsyncIterator[Box]:
     del env["RELAY__LOG__LEVEL"]  # the file says it
     async with running(env, *command) as relay:
         yield Box(relay, file)
+
+
+async def test_a_key_is_noticed_though_the_disk_hangs(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hang(_: Any) -> None:
+        await asyncio.Event().wait()
+
+    key = tmp_path / "key"
+    key.write_text(KEY)
+    key.chmod(0o600)
+    env = environment(sandbox.url, tmp_path, upstream__api_key_file=str(key))
+    del env["RELAY__UPSTREAM__API_KEY"]
+    monkeypatch.setattr(SqliteOutbox, "check", hang)
+    service = Service(load(None, env), lambda: load(None, env), SystemClock())
+    await service.start()
+    try:
+        key.write_text("another")
+        async with asyncio.timeout(PATIENCE_S):
+            while service.settings.upstream.default.api_key.reveal() != "another":
+                await asyncio.sleep(0.02)
+    finally:
+        await service.stop()
 
 
 async def test_what_changed_is_applied_and_told_with_before_and_after(box: Box) -> None:
