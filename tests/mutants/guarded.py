@@ -186,4 +186,28 @@ MUTANTS = (
         "test_what_has_to_be_remembered_of_deleted_events_is_not_moved_again_and_again",
         (f"{SQLITE}/book.py", "if missing_bytes > 0:", "if missing_bytes > 1 << 40:"),
     ),
+    mutant(
+        "calls that wait as long as something is dropped",
+        "G6",
+        "tests/unit/outbox/test_space.py::test_takes_and_settles_get_through_though_each_append_drops_something",
+        (f"{SQLITE}/gathered.py", "self._ops_first = bool(self.ops) and", "self._ops_first = False and"),
+    ),
+    mutant(
+        "as many ids as the window says, however small the file",
+        "G9",
+        "tests/unit/outbox/test_space.py::test_remembered_ids_cannot_fill_the_file",
+        (f"{SQLITE}/recovery.py", "min(mending.settings.dedupe_window, most)", "mending.settings.dedupe_window"),
+    ),
+    mutant(
+        "all long bodies read at once",
+        "G9",
+        "tests/unit/ingest/test_turns.py::test_bodies_under_way_together_are_bounded_and_a_larger_one_is_read_alone",
+        ("relay/ingest/turns.py", "self._under_way_bytes + sizes[at] > AT_ONCE_BYTES", "not sizes"),
+    ),
+    mutant(
+        "a body that broke off kept",
+        "G9",
+        "tests/unit/ingest/test_listener.py::test_a_body_that_breaks_off_is_let_go_of_at_once",
+        ("relay/connection.py", "        parts.clear()\n", ""),
+    ),
 )
