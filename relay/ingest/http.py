@@ -47,7 +47,7 @@ KINDS: Mapping[str, BodyKind] = {
 _CACHED_TYPES = 256
 _READ_AT_ONCE_BYTES = 16_384
 """At most 900 events, some milliseconds."""
-_INFLATED_WAITING_BYTES = 16 << 20
+_INFLATED_WAITING_BYTES = 8 << 20
 """Beyond it, bodies that wait to be read wait as small as they came, and are inflated once more in their turn."""
 _MAX_PAUSE_TURNS = 63
 _EVENT_ID = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")

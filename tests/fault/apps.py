@@ -71,12 +71,14 @@ class Fleet:
             for sender in self._senders:
                 sender.cancel()
 
-    async def send(self, each: int) -> None:
-        """Each app sends so many, and every one of them is taken at once."""
+    async def send(self, each: int, *, patient: bool = False) -> None:
+        """Each app sends so many, and every one of them is taken at once; or, if they are patient, in the end."""
         for device in self.devices:
             for _ in range(each):
                 body = self.offer(device)
-                assert await self._post(body), "not taken"
+                while not await self._post(body):
+                    assert patient, "not taken"
+                    await asyncio.sleep(0.05)
                 self.keep(body)
 
     def stop(self) -> None:
@@ -188,8 +190,14 @@ async def all_settled(
 
 
 async def dead_ids(relay: RelayProcess) -> set[str]:
-    _, _, body = await relay.request("GET", "/dead-letters")
-    return {letter["event_id"] for letter in json.loads(body)["dead_letters"]}
+    ids: set[str] = set()
+    after: int | None = 0
+    while after is not None:
+        _, _, body = await relay.request("GET", f"/dead-letters?after={after}")
+        page = json.loads(body)
+        ids.update(letter["event_id"] for letter in page["dead_letters"])
+        after = page["next_after"]
+    return ids
 
 
 def held_to_promises(

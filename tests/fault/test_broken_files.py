@@ -65,7 +65,8 @@ async def goes_on(relay: RelayProcess, fleet: Fleet) -> None:
     fleet.address = relay.http
     await until_ready(relay)
     before = (await relay.status())["ledger"]["delivered"]
-    await fleet.send(1)
+    # what is broken may show with the first write only, which is refused then
+    await fleet.send(1, patient=True)
     status = await relay.until(lambda status: status["ledger"]["pending"] == 0)
     assert balanced(status)
     assert status["ledger"]["delivered"] > before
@@ -113,6 +114,7 @@ async def test_bits_flipped_by_the_disk_are_never_sent(sandbox: Sandbox, tmp_pat
     random = chance("bits")
     env = settings(sandbox.url, tmp_path / "state")
     fleet = Fleet(3)
+    buried: set[str] = set()
     for _ in range(size(4, 150)):
         clean = random.random() < 0.5
         path = await filled(sandbox, env, fleet, clean=clean)
@@ -121,14 +123,15 @@ async def test_bits_flipped_by_the_disk_are_never_sent(sandbox: Sandbox, tmp_pat
                 flip(name, random.randrange(name.stat().st_size * 8))
         async with running(env) as relay:
             await goes_on(relay, fleet)
-            dead = await dead_ids(relay)
+            buried.update(await dead_ids(relay))
             got = delivered(sandbox)
-            missing = [id_ for id_ in fleet.kept if id_ not in got and id_ not in dead]
+            missing = [id_ for id_ in fleet.kept if id_ not in got and id_ not in buried]
             status = await relay.status()
             relay.process.terminate()
             await relay.ended()
         unaltered(sandbox, fleet)
         assert balanced(status)
+        # a dead letter was told of, whatever the disk does to it afterwards;
         # without a clean end the last moments are in the -wal, and what SQLite leaves out of one it tells nobody
         assert not (missing and clean) or any(line["event"] in TOLD for line in relay.log), missing
         for id_ in missing:

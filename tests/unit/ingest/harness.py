@@ -145,7 +145,7 @@ class Client:
         async with asyncio.timeout(self.patience_s):
             try:
                 return await self._reader.read()
-            except ConnectionResetError:
+            except (ConnectionResetError, BrokenPipeError):
                 return b""
 
     async def read(self, count: int) -> bytes:
