@@ -80,9 +80,13 @@ def load_for_client(config_file: Path | None, environ: Mapping[str, str]) -> Set
 
 
 def default_config_file() -> Path | None:
-    """What is read without --config: ./config.toml if it is there."""
+    """What is read without --config: ./config.toml if it is there, and this user may look."""
     path = Path("config.toml")
-    return path if path.exists() else None
+    try:
+        path.stat()
+    except OSError:
+        return None
+    return path
 
 
 class _Resolved:

@@ -1,5 +1,6 @@
 """Where the configuration's values come from, how they are shown, and what differs between two of them."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,6 +35,22 @@ def config(tmp_path):
         return file
 
     return write
+
+
+def test_a_directory_that_this_user_may_not_enter_has_no_configuration(tmp_path, monkeypatch):
+    """As for `sudo -u relay relay status` from root's home."""
+    (tmp_path / "config.toml").write_text("")
+    monkeypatch.chdir(tmp_path)
+    us = os.geteuid()
+    tmp_path.chmod(0)
+    os.seteuid(us or 65_534)
+    try:
+        found = default_config_file()
+    finally:
+        os.seteuid(us)
+        tmp_path.chmod(0o700)
+    assert found is None
+    assert default_config_file() == Path("config.toml")
 
 
 # -- where values come from ------------------------------------------------------------------------------
