@@ -158,7 +158,8 @@ class Owner:
             return OutboxUnavailable("the outbox is closed")
         if self._blocked:
             return OutboxUnavailable(self._blocked)
-        if 0 < self._gathered.memory_bytes > _GATHER_BYTES - memory_bytes:
+        waiting_bytes = self._gathered.memory_bytes
+        if waiting_bytes and waiting_bytes + memory_bytes > _GATHER_BYTES:
             return OutboxFull("more events are waiting for the disk than memory may hold")
         room_bytes = self._room_bytes() if self._settings.when_full == "reject" else self._limits.append_bytes
         # a commit that the write-ahead log has no room for makes it larger
