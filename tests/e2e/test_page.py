@@ -303,9 +303,7 @@ class TestDeadLetters:
     async def test_chosen_ones_are_discarded_by_keyboard_alone_after_a_question(
         self, browser: Browser, relay: RelayProcess, sandbox: Sandbox
     ) -> None:
-        await give_up(relay, sandbox, 3)
-        await look(browser, relay)
-        await browser.until(f"{ROWS} === 3")
+        await look_at_dead(browser, relay, sandbox, 3)
 
         await self.tab_to(browser, "Choose letter [123] of box-1")
         await browser.press(SPACE)
@@ -351,9 +349,7 @@ class TestDeadLetters:
     async def test_what_was_done_stays_said_however_late_the_list_comes(
         self, browser: Browser, relay: RelayProcess, sandbox: Sandbox
     ) -> None:
-        await give_up(relay, sandbox, 3)
-        await look(browser, relay)
-        await browser.until(f"{ROWS} === 3")
+        await look_at_dead(browser, relay, sandbox, 3)
         await browser.run(HELD_LISTS)
 
         await browser.click("#letters-list .acts button.grave")
@@ -369,9 +365,7 @@ class TestDeadLetters:
     async def test_a_list_asked_for_twice_is_shown_once(
         self, browser: Browser, relay: RelayProcess, sandbox: Sandbox
     ) -> None:
-        await give_up(relay, sandbox, 3)
-        await look(browser, relay)
-        await browser.until(f"{ROWS} === 3")
+        await look_at_dead(browser, relay, sandbox, 3)
         await browser.run(HELD_LISTS)
 
         await browser.click("#letters-filter button")
