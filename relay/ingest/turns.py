@@ -4,7 +4,7 @@ Owns the order in which bodies are read that take longer than a millisecond: one
 the event loop, round and round. So a hundred such requests delay everything else by one slice, not by a hundred
 bodies, and each other evenly.
 
-What is read takes many times the memory of its body (a mebibyte of tiny events: 33 MB). So those under way have
+What is read takes many times the memory of its body (a mebibyte of tiny events: 30 MB). So those under way have
 `AT_ONCE_BYTES` together; of those that wait, the smallest and the oldest are next by turns: a small one waits for
 few others, and none for ever. Knows nothing of events.
 """
