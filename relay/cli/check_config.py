@@ -17,7 +17,7 @@ import click
 
 from relay.cli.common import config_option
 from relay.cli.exits import CONFIG_WRONG, FAILED, Failed
-from relay.config import ConfigError, Settings, default_config_file, describe, load_with_origins, toml
+from relay.config import ConfigError, Settings, describe, find_config_file, load_with_origins, toml
 from relay.secret import exposed
 
 
@@ -26,19 +26,21 @@ from relay.secret import exposed
 @click.option("--online", is_flag=True, help="Also try the upstream's name, TLS and key; no event is stored there.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(config_file: Path | None, online: bool, as_json: bool) -> None:
-    """Print the effective configuration, secrets masked, each value with its origin.
+    """Print the effective configuration with secrets masked, the origin of each value, and a verdict.
 
-    Exits with 78 if the configuration is wrong, with 1 if a step of --online failed.
+    Exits with 78 if the configuration is not valid, with 1 if a step of --online failed.
     """
     try:
-        settings, origins = load_with_origins(config_file or default_config_file(), os.environ)
+        settings, origins = load_with_origins(find_config_file(config_file, os.environ), os.environ)
     except ConfigError as error:
-        raise Failed(str(error), CONFIG_WRONG) from None
+        faults = len(error.faults)
+        verdict = f"configuration is not valid: {faults} {'fault' if faults == 1 else 'faults'}"
+        raise Failed(f"{error}\n{verdict}", CONFIG_WRONG) from None
     shown = {name: {"value": value, "origin": origins[name]} for name, value in describe(settings).items()}
     warnings = exposed(settings.secret_files)
     steps = _try_upstream(settings) if online else ()
     if as_json:
-        answer: dict[str, object] = {"settings": shown, "warnings": warnings}
+        answer: dict[str, object] = {"valid": True, "settings": shown, "warnings": warnings}
         if online:
             answer["online"] = [{"step": step, "ok": ok, "words": words} for step, ok, words in steps]
         click.echo(json.dumps(answer, indent=2))
@@ -49,8 +51,22 @@ def command(config_file: Path | None, online: bool, as_json: bool) -> None:
             click.echo(f"warning: {warning}", err=True)
         for step, ok, words in steps:
             click.echo(f"{'ok    ' if ok else 'FAILED'} {step}: {words}")
+        click.echo(_verdict(len(warnings), [step for step, ok, _ in steps if not ok]))
     if not all(ok for _, ok, _ in steps):
         sys.exit(FAILED)
+
+
+def _verdict(warnings: int, failed_steps: Sequence[str]) -> str:
+    """Return the last line of the output: whether the relay would start, and what needs attention.
+
+    It is a TOML comment, as the origins are: the output can be used as a configuration file.
+    """
+    line = "# configuration is valid"
+    if warnings:
+        line += f", with {warnings} {'warning' if warnings == 1 else 'warnings'}"
+    if failed_steps:
+        line += f"; the upstream check failed: {', '.join(failed_steps)}"
+    return line
 
 
 def _try_upstream(settings: Settings) -> Sequence[tuple[str, bool, str]]:

@@ -18,7 +18,7 @@ import click
 
 from relay.address import format_address, parse_address
 from relay.cli import exits
-from relay.config import ConfigError, Settings, default_config_file, load_for_client
+from relay.config import ConfigError, Settings, find_config_file, load_for_client
 
 EVERY_INTERFACE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - nothing is bound here
 
@@ -89,7 +89,7 @@ def config_option(command: Callable[..., Any]) -> Callable[..., Any]:
         "config_file",
         metavar="FILE",
         type=click.Path(path_type=Path),
-        help="The relay's configuration; without it ./config.toml if it is there, else environment and defaults.",
+        help="Configuration file; without it the file named by RELAY_CONFIG, ./config.toml or /etc/relay/config.toml.",
     )(command)
 
 
@@ -102,7 +102,7 @@ def is_config_named() -> bool:
 def load_client_settings(config_file: Path | None) -> Settings:
     """Settings without keys. Raises Failed (78)."""
     try:
-        return load_for_client(config_file or default_config_file(), os.environ)
+        return load_for_client(find_config_file(config_file, os.environ), os.environ)
     except ConfigError as error:
         raise exits.Failed(str(error), exits.CONFIG_WRONG) from error
 

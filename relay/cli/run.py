@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -13,7 +14,7 @@ from relay.cli.quick_imports import quick_imports
 with quick_imports():
     from relay import service
     from relay.address import ListenError
-    from relay.config import ConfigError, default_config_file
+    from relay.config import ConfigError, find_config_file
     from relay.outbox import OutboxError, OutboxLocked
 
 
@@ -26,7 +27,7 @@ def command(ctx: click.Context, config_file: Path | None) -> None:
     Exits with 75 if another relay, or `relay dead`, holds the outbox, with 78 if the configuration is wrong.
     """
     try:
-        ctx.exit(service.main(config_file or default_config_file()))
+        ctx.exit(service.main(find_config_file(config_file, os.environ)))
     except ConfigError as error:
         raise exits.Failed(str(error), exits.CONFIG_WRONG) from error
     except OutboxLocked as error:

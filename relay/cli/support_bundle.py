@@ -25,7 +25,7 @@ from relay.cli.client import Client
 from relay.cli.common import config_option, has_ops, load_client_settings, open_private, ops_place
 from relay.cli.exits import Failed
 from relay.clock import SystemClock
-from relay.config import ConfigError, Settings, default_config_file, describe, load_with_origins, secrets
+from relay.config import ConfigError, Settings, describe, find_config_file, load_with_origins, secrets
 from relay.secret import MASK, Secret, pattern
 
 PACKAGES = ("aiohttp", "aiosqlite", "click", "msgspec", "prometheus-client", "structlog", "uvloop")
@@ -124,7 +124,7 @@ def _versions() -> str:
 def _configuration(settings: Settings, config_file: Path | None) -> str:
     """As check-config shows it; where it is wrong, what is wrong and what this process made of it."""
     try:
-        settings, origins = load_with_origins(config_file or default_config_file(), os.environ)
+        settings, origins = load_with_origins(find_config_file(config_file, os.environ), os.environ)
     except ConfigError as error:
         return _pretty({"wrong": str(error).splitlines(), "without_keys": describe(settings)})
     return _pretty({name: {"value": value, "origin": origins[name]} for name, value in describe(settings).items()})
@@ -160,7 +160,7 @@ def _user_version(path: Path) -> int | str:
 
 def _known_secrets(config_file: Path | None) -> list[Secret]:
     try:
-        return secrets(load_with_origins(config_file or default_config_file(), os.environ).settings)
+        return secrets(load_with_origins(find_config_file(config_file, os.environ), os.environ).settings)
     except ConfigError:
         return []
 

@@ -9,7 +9,7 @@ Imports nothing heavy: `relay healthcheck` starts with it.
 
 from relay.config.describe import changes, describe, diff, needs_restart, secrets
 from relay.config.faults import ConfigError, Fault
-from relay.config.load import Loaded, default_config_file, load, load_for_client, load_with_origins
+from relay.config.load import Loaded, find_config_file, load, load_for_client, load_with_origins
 from relay.config.settings import (
     Batch,
     Defaults,
@@ -45,9 +45,9 @@ __all__ = [
     "Udp",
     "Upstream",
     "changes",
-    "default_config_file",
     "describe",
     "diff",
+    "find_config_file",
     "load",
     "load_for_client",
     "load_with_origins",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from relay.config.values import Kind, Wrong
+from relay.config.values import Kind, Wrong, typing_mistake
 
 MAX_URL_CHARS = 2_048
 
@@ -27,6 +27,8 @@ class Url(Kind):
 
     userinfo: bool = False
     optional: bool = False
+    path: bool = True
+    """Whether a path is required."""
 
     @property
     def unit(self) -> str:
@@ -42,9 +44,11 @@ class Url(Kind):
             return Wrong("is not text")
         if not raw:
             return raw if self.optional else Wrong("is empty")
+        if mistake := typing_mistake(raw):
+            return Wrong(mistake)
         if len(raw) > MAX_URL_CHARS or not re.fullmatch(r"[!-~]+", raw) or "\\" in raw:
             return Wrong("is too long, or has spaces, backslashes or other characters than printable ASCII")
-        match = re.fullmatch(rf"(https?)://(?:([^/?#]*)@)?({_HOST})(?::({_PORT}))?(?:[/?].*)?", raw)
+        match = re.fullmatch(rf"(https?)://(?:([^/?#]*)@)?({_HOST})(?::({_PORT}))?(/.*)?", raw)
         if "#" in raw:
             return Wrong("has a fragment (#)")
         if match is None:
@@ -53,6 +57,8 @@ class Url(Kind):
             return Wrong("has a user or password (@) before the host")
         if not _is_host(match[3]) or not _is_port(match[4] or "1", least=1):
             return Wrong("has a host or port that cannot be")
+        if self.path and match[5] is None:
+            return Wrong("has no path: write the full URL of the events API, for example https://HOST/v1/events")
         return raw
 
 

@@ -107,7 +107,7 @@ KEYS: tuple[Key, ...] = (
         "Requests at once, over all devices; further batches wait in the outbox."),
     Key("upstream.compression", Choice(("none", "gzip")),
         "Content-Encoding of requests; gzip only where the upstream is known to read it."),
-    Key("upstream.proxy", ProxyUrl(userinfo=True, optional=True),
+    Key("upstream.proxy", ProxyUrl(userinfo=True, optional=True, path=False),
         "HTTP proxy to go through; proxy variables of the environment are not obeyed."),
     Key("upstream.proxy_file", FilePath(),
         "File with upstream.proxy, for a proxy that wants a password."),

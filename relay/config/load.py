@@ -7,7 +7,7 @@ are few and bounded.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from relay.config.values import Wrong, toml
 from relay.secret import MASK, Secret
 
 MAX_SHOWN_CHARS = 120
+CONFIG_FILES = (Path("config.toml"), Path("/etc/relay/config.toml"))
 
 
 class Loaded(NamedTuple):
@@ -79,14 +80,27 @@ def load_for_client(config_file: Path | None, environ: Mapping[str, str]) -> Set
     return resolved.settings()
 
 
-def default_config_file() -> Path | None:
-    """What is read without --config: ./config.toml if it is there, and this user may look."""
-    path = Path("config.toml")
+def find_config_file(
+    given: Path | None, environ: Mapping[str, str], places: Sequence[Path] = CONFIG_FILES
+) -> Path | None:
+    """Return the configuration file to read: `given` (--config), else the file that RELAY_CONFIG names, else the
+    first of `places` that exists and that this user may look at, else None.
+
+    A file that --config or RELAY_CONFIG names may be missing: reading it then reports the fault.
+    """
+    if given is not None:
+        return given
+    if environ.get("RELAY_CONFIG"):
+        return Path(environ["RELAY_CONFIG"])
+    return next((path for path in places if _exists(path)), None)
+
+
+def _exists(path: Path) -> bool:
     try:
         path.stat()
     except OSError:
-        return None
-    return path
+        return False
+    return True
 
 
 class _Resolved:
@@ -95,6 +109,8 @@ class _Resolved:
     def __init__(self, config_file: Path | None, environ: Mapping[str, str]) -> None:
         gathered = gather(config_file, environ)
         self.faults = gathered.faults
+        self._config_file = config_file
+        self._is_file_readable = gathered.is_file_readable
         self.values: dict[str, Any] = {key.name: key.default for key in KEYS if not key.of_tenant}
         self.origins = dict.fromkeys(self.values, "default")
         self._secret_files: dict[str, Path] = {}
@@ -141,17 +157,12 @@ class _Resolved:
             self._secret_files[given.name] = given.file
 
     def _check(self) -> None:
-        """What no single value shows: what is missing, and what does not fit together."""
+        """Report what no single value shows: missing values, and values that do not fit together."""
         faulty = {fault.key for fault in self.faults}
-        if self.values["upstream.url"] is None and "upstream.url" not in faulty:
-            self._fault("upstream.url", "is required; give it in the configuration file or as RELAY__UPSTREAM__URL")
-        if self.values["upstream.api_key"] is None and not faulty & {"upstream.api_key", "upstream.api_key_file"}:
-            self._fault(
-                "upstream.api_key",
-                "is required; give it, or upstream.api_key_file, in the configuration file, "
-                "as RELAY__UPSTREAM__API_KEY or RELAY__UPSTREAM__API_KEY_FILE, "
-                "or as systemd credential upstream.api_key",
-            )
+        if self._is_file_readable:
+            self._check_required(faulty)
+        self._check_listeners()
+        self._check_moved_outbox()
         for rule in RULES:
             if not faulty & {rule.smaller, rule.larger}:
                 self._check_rule(rule)
@@ -161,6 +172,43 @@ class _Resolved:
         ops = self.values["ops.listen"]
         if ops and ops == self.values["http.listen"] and not ops.endswith(":0"):
             self._fault("ops.listen", 'is the same as http.listen; "" serves both there')
+
+    def _check_required(self, faulty: Set[str]) -> None:
+        """Report missing values, but not for an unreadable file: it may well contain them."""
+        if self.values["upstream.url"] is None and "upstream.url" not in faulty:
+            self._fault("upstream.url", "is required; give it in the configuration file or as RELAY__UPSTREAM__URL")
+        if self.values["upstream.api_key"] is None and not faulty & {"upstream.api_key", "upstream.api_key_file"}:
+            self._fault(
+                "upstream.api_key",
+                "is required; give it, or upstream.api_key_file, in the configuration file, "
+                "as RELAY__UPSTREAM__API_KEY or RELAY__UPSTREAM__API_KEY_FILE, "
+                "or as systemd credential upstream.api_key",
+            )
+
+    def _check_listeners(self) -> None:
+        if not any(self.values[name] for name in ("http.listen", "http.unix_socket", "udp.listen")):
+            self._fault(
+                "http.listen",
+                "leaves no way for an event to reach the relay: "
+                "set at least one of http.listen, http.unix_socket and udp.listen",
+            )
+
+    def _check_moved_outbox(self) -> None:
+        """Report an outbox that only the place of earlier versions has, which resolved every path against the
+        working directory: a relay that started with a new, empty outbox would never send its events."""
+        if self._config_file is None or self.origins["outbox.path"] != f"file {self._config_file}":
+            return
+        path, directory = self.values["outbox.path"], self._config_file.parent
+        if not path.is_relative_to(directory):
+            return
+        earlier = Path.cwd() / path.relative_to(directory)
+        if _exists(earlier) and not _exists(path):
+            self._fault(
+                "outbox.path",
+                f"does not exist, but {_cut(str(earlier))} does: relative paths in a configuration file are relative "
+                f"to that file ({_cut(str(directory.absolute()))}), no longer to the working directory; "
+                "move the outbox, or write its absolute path",
+            )
 
     def _check_rule(self, rule: Rule) -> None:
         smaller, larger = (lookup(name) for name in (rule.smaller, rule.larger))

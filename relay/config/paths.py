@@ -1,4 +1,7 @@
-"""Kinds of value that name a file. Relative paths start at the directory the relay is started in."""
+"""Kinds of value that name a file.
+
+A relative path in a configuration file is relative to that file; anywhere else, to the working directory.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from relay.config.values import Kind, Wrong
+from relay.config.values import Kind, Wrong, typing_mistake
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +35,14 @@ class FilePath(Kind):
             return Wrong("is empty")
         if len(os.fsencode(raw)) > self.max_bytes:
             return Wrong("is too long")
-        return raw if raw.isprintable() else Wrong("has control or other unprintable characters")
+        if not raw.isprintable():
+            return Wrong("has control or other unprintable characters")
+        if mistake := typing_mistake(raw):
+            return Wrong(mistake)
+        return raw
+
+    def located(self, raw: object, directory: Path) -> object:
+        return str(directory / raw) if isinstance(raw, str) and raw else raw
 
 
 class OutboxPath(FilePath):

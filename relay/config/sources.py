@@ -1,15 +1,17 @@
 """Where settings are given: configuration file, environment, key files, systemd credentials, weakest first.
 
 `gather` finds what is given, under which key and by whom; whether a value is allowed is not decided here.
-In every source `x_file` (or X_FILE) names the file that a secret `x` is read from; the line break at the
-file's end is not part of it. Credentials are files in $CREDENTIALS_DIRECTORY named as a secret's key,
-`upstream.api_key` or `upstream.tenants.2.api_key`; other files there are somebody else's.
+In every source `x_file` (or X_FILE) names the file that a secret `x` is read from; whitespace around the
+secret is not part of it. A relative path in the configuration file is relative to that file. Credentials are
+files in $CREDENTIALS_DIRECTORY named as a secret's key, `upstream.api_key` or `upstream.tenants.2.api_key`;
+other files there belong to other programs.
 """
 
 from __future__ import annotations
 
 import os
 import tomllib
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -42,6 +44,8 @@ class Gathered:
     def __init__(self) -> None:
         self.given: list[Given] = []
         self.faults: list[Fault] = []
+        self.is_file_readable = True
+        """False if the configuration file gave no values because it cannot be read or is not TOML."""
 
     def add(self, name: str, raw: object, origin: str) -> None:
         """Take a value of a known key; where it names a secret's file, what is in there counts too."""
@@ -53,12 +57,12 @@ class Gathered:
             self.add_file(name.removesuffix("_file"), Path(raw), f"file {raw} named by {named_by}")
 
     def add_file(self, name: str, path: Path, origin: str) -> None:
-        """Take a secret from its file."""
+        """Read a secret from its file. Whitespace around the secret, which editors and shells add, is removed."""
         content = _read(path, MAX_SECRET_FILE_BYTES)
         if isinstance(content, Wrong):
             self.faults.append(Fault(origin, name, "", content.why))
             return
-        key, secret = lookup(name), content.rstrip("\r\n")
+        key, secret = lookup(name), content.strip()
         assert key is not None
         if secret:
             self.given.append(Given(name, key, secret, origin, path))
@@ -90,22 +94,25 @@ def _gather_file(gathered: Gathered, config_file: Path) -> None:
     content = _read(config_file, MAX_FILE_BYTES)
     if isinstance(content, Wrong):
         gathered.faults.append(Fault(origin, "", "", content.why))
+        gathered.is_file_readable = False
         return
     try:
         tables = tomllib.loads(content)
     except (ValueError, RecursionError) as error:
         gathered.faults.append(Fault(origin, "", "", f"is not TOML: {error}"))
+        gathered.is_file_readable = False
         return
     given = dict(_leaves(tables))
     for path, raw in given.items():
         name = ".".join(path)
         file_path = (*path[:-1], f"{path[-1]}_file")
-        if lookup(name) is None or any("." in part for part in path):
+        key = lookup(name)
+        if key is None or any("." in part for part in path):
             gathered.add_unknown(origin, name, near(name))
         elif given.get(file_path, "") != "":
             gathered.faults.append(Fault(origin, name, "", f"is given twice: give either this or {name}_file"))
         else:
-            gathered.add(name, raw, origin)
+            gathered.add(name, key.kind.located(raw, config_file.parent), origin)
 
 
 def _leaves(table: Mapping[str, object], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], object]]:
@@ -164,6 +171,7 @@ def _read(path: Path, max_bytes: int) -> str | Wrong:
     if len(content) > max_bytes:
         return Wrong(f"is larger than {max_bytes} bytes")
     try:
-        return content.decode("utf-8-sig")
+        # PowerShell's redirection writes UTF-16 with a byte order mark.
+        return content.decode("utf-16" if content[:2] in (BOM_UTF16_LE, BOM_UTF16_BE) else "utf-8-sig")
     except UnicodeDecodeError:
-        return Wrong("is not UTF-8")
+        return Wrong("is neither UTF-8 nor UTF-16 with a byte order mark")

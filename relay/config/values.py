@@ -12,6 +12,7 @@ import re
 import tomllib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from relay.secret import Secret
@@ -20,6 +21,16 @@ DURATION_UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_4
 SIZE_UNITS_BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 MAX_LIST_ITEMS = 64
 MAX_SECRET_CHARS = 4_096
+
+
+_VARIABLE = re.compile(r".*\$\{.*|\$[A-Za-z_][A-Za-z0-9_]*", re.DOTALL)
+_ASSIGNMENT = re.compile(r"(?:export\s+)?[A-Z][A-Z0-9_]{2,}=[^=\s]")
+_HEADER_LINE = re.compile(r"[A-Za-z][A-Za-z-]*:\s")
+_PLACEHOLDER = re.compile(
+    r"the-key-of-the-backend-team|<.*>|\{\{.*\}\}|x{3,}|your[-_ ]?(?:api[-_ ]?)?key|my[-_ ]?api[-_ ]?key"
+    r"|(?:change|replace)[-_ ]?me|todo",
+    re.IGNORECASE,
+)
 
 
 class Wrong(NamedTuple):
@@ -52,6 +63,10 @@ class Kind(ABC):
     def from_text(self, text: str) -> object:
         """What TOML would give for this text."""
         return text
+
+    def located(self, raw: object, directory: Path) -> object:
+        """Return `raw` with a relative path resolved against `directory`; other kinds return it unchanged."""
+        return raw
 
     def plain(self, value: Any) -> object:
         """As TOML and JSON show it."""
@@ -230,6 +245,8 @@ class SecretText(Kind):
             return Wrong("is not text")
         if not raw:
             return None if self.optional else Wrong("is empty")
+        if mistake := secret_mistake(raw):
+            return Wrong(mistake)
         if len(raw) > MAX_SECRET_CHARS or not re.fullmatch(r"[!-~]+", raw):
             return Wrong("is too long, or has spaces, line breaks or other characters than printable ASCII")
         return Secret(raw)
@@ -269,6 +286,26 @@ class Items(Kind):
 
     def plain(self, value: Any) -> object:
         return [self.item.plain(item) for item in value]
+
+
+def typing_mistake(text: str) -> str | None:
+    """Return what a person who typed `text` as a value got wrong, or None. The result never quotes the text."""
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'`":
+        return "is in quotes, and the quotes are part of the value: remove them"
+    if _VARIABLE.fullmatch(text):
+        return "contains a variable such as ${NAME}; the relay does not expand variables: write the value itself"
+    return None
+
+
+def secret_mistake(text: str) -> str | None:
+    """Return why `text` cannot be meant as a key although its characters are allowed, or None."""
+    if _ASSIGNMENT.match(text):
+        return "has the form NAME=value: write only the value"
+    if _HEADER_LINE.match(text):
+        return "has the form of a header line (Name: value): write only the value"
+    if _PLACEHOLDER.fullmatch(text):
+        return "is a placeholder: replace it with the key that the backend team issued"
+    return typing_mistake(text)
 
 
 def toml(plain: object) -> str:

@@ -8,9 +8,9 @@ import pytest
 from relay.config import (
     ConfigError,
     changes,
-    default_config_file,
     describe,
     diff,
+    find_config_file,
     load,
     load_for_client,
     load_with_origins,
@@ -18,6 +18,7 @@ from relay.config import (
     secrets,
 )
 from relay.config.keys import KEYS
+from relay.config.load import CONFIG_FILES
 from relay.secret import MASK, Secret
 
 URL = "https://upstream.example/v1/events"
@@ -45,12 +46,12 @@ def test_a_directory_that_this_user_may_not_enter_has_no_configuration(tmp_path,
     tmp_path.chmod(0)
     os.seteuid(us or 65_534)
     try:
-        found = default_config_file()
+        found = find_config_file(None, {})
     finally:
         os.seteuid(us)
         tmp_path.chmod(0o700)
     assert found is None
-    assert default_config_file() == Path("config.toml")
+    assert find_config_file(None, {}) == Path("config.toml")
 
 
 # -- where values come from ------------------------------------------------------------------------------
@@ -188,11 +189,58 @@ def test_variables_that_are_not_the_relays_are_ignored():
     assert load(None, ENOUGH | {"RELAY_PORT": "tcp://10.0.0.1:80", "PATH": "/bin"}) == load(None, ENOUGH)
 
 
-def test_without_a_file_named_config_toml_of_the_working_directory_is_the_one(tmp_path, monkeypatch):
+def test_config_file_is_the_given_one_else_that_of_relay_config_else_the_working_directorys(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert default_config_file() is None
-    (tmp_path / "config.toml").write_text("")
-    assert default_config_file() == Path("config.toml")
+    given, named = Path("given.toml"), {"RELAY_CONFIG": "named.toml"}
+
+    assert find_config_file(None, {}) is None
+    Path("config.toml").write_text("")
+    assert find_config_file(None, {}) == Path("config.toml")
+    assert find_config_file(None, {"RELAY_CONFIG": ""}) == Path("config.toml")
+    assert find_config_file(None, named) == Path("named.toml")
+    assert find_config_file(given, named) == given
+
+
+def test_config_file_of_the_machine_is_read_where_the_working_directory_has_none(tmp_path, monkeypatch):
+    machine = tmp_path / "etc" / "config.toml"
+    places = (CONFIG_FILES[0], machine)
+    monkeypatch.chdir(tmp_path)
+
+    assert (Path("config.toml"), Path("/etc/relay/config.toml")) == CONFIG_FILES
+    assert find_config_file(None, {}, places) is None
+    machine.parent.mkdir()
+    machine.write_text("")
+    assert find_config_file(None, {}, places) == machine
+
+
+def test_relative_path_of_a_file_is_relative_to_that_file(config, tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "key").write_text(CANARY)
+    (tmp_path / "ca.pem").write_text("")
+    file = config(
+        f'[upstream]\nurl = "{URL}"\napi_key_file = "key"\nca_file = "ca.pem"\n'
+        '[outbox]\npath = "data/outbox.db"\n[http]\nunix_socket = "relay.sock"\n'
+    )
+    monkeypatch.chdir(tmp_path / "elsewhere")
+
+    settings = load(file, {})
+
+    assert settings.upstream.default.api_key == Secret(CANARY)
+    assert settings.upstream.ca_file == str(tmp_path / "ca.pem")
+    assert settings.outbox.path == tmp_path / "data/outbox.db"
+    assert settings.http.unix_socket == str(tmp_path / "relay.sock")
+    assert settings.secret_files == (tmp_path / "key",)
+
+
+def test_relative_path_of_the_environment_or_a_default_is_relative_to_the_working_directory(config, tmp_path):
+    settings = load(config(""), ENOUGH | {"RELAY__HTTP__UNIX_SOCKET": "relay.sock"})
+
+    assert settings.http.unix_socket == "relay.sock"
+    assert settings.outbox.path == Path("data/outbox.db")
+
+
+def test_absolute_path_of_a_file_stays_as_it_is(config):
+    assert load(config('[outbox]\npath = "/var/outbox.db"\n'), ENOUGH).outbox.path == Path("/var/outbox.db")
 
 
 # -- what is shown, what differs -------------------------------------------------------------------------

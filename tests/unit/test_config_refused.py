@@ -8,7 +8,7 @@ from relay.config import ConfigError, load
 from relay.config.keys import KEYS
 from relay.config.values import Wrong
 from relay.event import Defaults, Reader
-from relay.secret import MASK
+from relay.secret import MASK, Secret
 
 URL = "https://upstream.example/v1/events"
 CANARY = "CANARY-7f3a"
@@ -97,7 +97,7 @@ def test_secret_and_its_file_in_one_configuration_file_are_refused(config):
         ("[upstream\n", "is not TOML: "),
         ("a = 1\na = 2\n", "is not TOML: "),
         ("a = " + "[" * 5_000, "is not TOML: "),
-        ("[http]\nlisten = '\udcff'\n", "is not UTF-8"),
+        ("[http]\nlisten = '\udcff'\n", "is neither UTF-8 nor UTF-16"),
         ("#" * (1 << 20) + "\n", "is larger than 1048576 bytes"),
     ],
 )
@@ -117,7 +117,8 @@ def test_missing_configuration_file_is_refused(tmp_path):
     [
         (b"", "is an empty file"),
         (b"\n", "is an empty file"),
-        (b"\xff", "is not UTF-8"),
+        (b" \t\n", "is an empty file"),
+        (b"\xff", "is neither UTF-8 nor UTF-16"),
         (b"k" * 70_000, "is larger than"),
     ],
 )
@@ -193,7 +194,7 @@ def test_url_that_the_key_must_not_go_to_is_refused(url):
 @pytest.mark.parametrize(
     "url",
     [
-        "https://upstream.example",
+        "https://upstream.example/",
         "https://upstream.example:8443/v1/events?x=1",
         "https://10.0.0.7/v1",
         "https://[2001:db8::1]:8443/",
@@ -338,3 +339,105 @@ def test_reading_an_endless_file_ends():
         pytest.skip("no /dev/zero here")
 
     assert "is larger than" in only_fault({"RELAY__UPSTREAM__API_KEY_FILE": "/dev/zero"})
+
+
+# -- what people type by mistake ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "problem"),
+    [
+        (f'"{CANARY}"', "is in quotes"),
+        (f"'{CANARY}'", "is in quotes"),
+        (f"API_KEY={CANARY}", "has the form NAME=value"),
+        (f"export API_KEY={CANARY}", "has the form NAME=value"),
+        (f"X-Events-Key: {CANARY}", "has the form of a header line"),
+        ("${EVENTS_KEY}", "does not expand variables"),
+        ("$EVENTS_KEY", "does not expand variables"),
+        ("THE-KEY-OF-THE-BACKEND-TEAM", "is a placeholder"),
+        ("<your key>", "is a placeholder"),
+        ("your-api-key", "is a placeholder"),
+        ("changeme", "is a placeholder"),
+    ],
+)
+def test_key_that_cannot_be_meant_is_rejected_with_the_mistake(tmp_path, key, problem):
+    (tmp_path / "key").write_text(key + "\n")
+    for environ in ({"RELAY__UPSTREAM__API_KEY": key}, {"RELAY__UPSTREAM__API_KEY_FILE": str(tmp_path / "key")}):
+        fault = only_fault(environ)
+        assert problem in fault
+        assert CANARY not in fault
+
+
+@pytest.mark.parametrize("key", ["bar-Key_123/abc+=", "QUJDREVG==", "a$b$C", "k:v", "Xx", "MYKEY", "todo-list-7"])
+def test_unusual_key_is_accepted(key):
+    assert load(None, ENOUGH | {"RELAY__UPSTREAM__API_KEY": key}).upstream.default.api_key == Secret(key)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"bar-Key_123",
+        b"bar-Key_123\n\n",
+        b"\xef\xbb\xbfbar-Key_123\r\n",
+        "bar-Key_123\r\n".encode("utf-16"),
+        b"\n bar-Key_123 \t\n",
+        "bar-Key_123\u00a0\n".encode(),
+    ],
+)
+def test_what_editors_and_shells_add_around_a_key_is_removed(tmp_path, content):
+    (tmp_path / "key").write_bytes(content)
+
+    settings = load(None, {"RELAY__UPSTREAM__URL": URL, "RELAY__UPSTREAM__API_KEY_FILE": str(tmp_path / "key")})
+
+    assert settings.upstream.default.api_key == Secret("bar-Key_123")
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("https://upstream.example", "has no path"),
+        ("https://upstream.example:8443", "has no path"),
+        ("https://${HOST}/v1/events", "does not expand variables"),
+        (f'"{URL}"', "is in quotes"),
+    ],
+)
+def test_url_that_cannot_be_meant_is_rejected_with_the_mistake(url, problem):
+    assert problem in only_fault({"RELAY__UPSTREAM__URL": url})
+
+
+def test_proxy_needs_no_path():
+    assert load(None, ENOUGH | {"RELAY__UPSTREAM__PROXY": "http://proxy:3128"}).upstream.proxy == "http://proxy:3128"
+
+
+def test_path_with_a_variable_is_rejected(config):
+    assert "does not expand variables" in only_fault({}, config('[outbox]\npath = "${HOME}/outbox.db"\n'))
+
+
+def test_configuration_without_any_listener_is_rejected():
+    fault = only_fault({"RELAY__HTTP__LISTEN": "", "RELAY__UDP__LISTEN": ""})
+
+    assert "http.listen" in fault
+    assert "no way for an event to reach the relay" in fault
+
+
+def test_syntax_error_is_the_only_fault_of_a_file(config):
+    """URL and key may well stand in the file: that they are missing would be a false report."""
+    (fault,) = faults(config("[upstream\n"), {})
+
+    assert "is not TOML" in fault
+
+
+def test_outbox_that_only_the_place_of_earlier_versions_has_is_reported_with_both_paths(config, tmp_path, monkeypatch):
+    earlier = tmp_path / "elsewhere" / "data" / "outbox.db"
+    earlier.parent.mkdir(parents=True)
+    earlier.write_bytes(b"")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    file = config('[outbox]\npath = "data/outbox.db"\n')
+
+    fault = only_fault({}, file)
+
+    assert str(earlier) in fault
+    assert str(tmp_path / "data" / "outbox.db") in fault
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "outbox.db").write_bytes(b"")
+    assert load(file, ENOUGH).outbox.path == tmp_path / "data" / "outbox.db"

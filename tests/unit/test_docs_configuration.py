@@ -46,8 +46,9 @@ def test_example_as_it_is_sets_nothing():
     assert tomllib.loads(EXAMPLE) == {section: {} for section in SECTIONS}
 
 
-def test_example_with_every_line_uncommented_loads_and_equals_the_defaults(tmp_path):
-    file = tmp_path / "config.toml"
+def test_example_with_every_line_uncommented_loads_and_equals_the_defaults(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a relative path in the file is relative to the file
+    file = Path("config.toml")
     file.write_text(uncommented())
     default = Route("https://playtv-api.forte.ws/v1/events", Secret("key-from-the-backend-team"))
     tenant = Route("https://playtv-api.parlor.com/v1/events", Secret("key-of-tenant-2"))

@@ -23,7 +23,7 @@ def test_prints_one_line_a_key_with_its_value_and_origin(tmp_path: Path) -> None
 
     lines = result.stdout.splitlines()
     assert result.exit_code == 0
-    assert len(lines) == len(describe(load(file, ENOUGH)))
+    assert len(lines) == len(describe(load(file, ENOUGH))) + 1
     assert f'batch.linger = "2s"  # file {file}' in lines
     assert "batch.max_events = 500  # default" in lines
     assert f'upstream.api_key = "{MASK}"  # environment RELAY__UPSTREAM__API_KEY' in lines
@@ -60,7 +60,8 @@ def test_wrong_configuration_ends_with_78_and_every_fault_on_stderr(options: lis
 
     assert result.exit_code == 78
     assert result.stdout == ""
-    assert len(result.stderr.splitlines()) == 3
+    assert len(result.stderr.splitlines()) == 4
+    assert result.stderr.splitlines()[-1] == "configuration is not valid: 3 faults"
     assert "did you mean RELAY__HTTP__LISTEN?" in result.stderr
     assert "CANARY" not in result.output
 
@@ -73,7 +74,7 @@ def test_online_says_which_step_failed_and_ends_with_1(nobody: dict[str, str]) -
     as_json = call("check-config", "--online", "--json", environ=ENOUGH | url)
 
     assert (result.exit_code, as_json.exit_code) == (1, 1)
-    assert [line.split()[0] for line in result.stdout.splitlines() if " = " not in line] == ["ok", "FAILED"]
+    assert [line.split()[0] for line in result.stdout.splitlines() if " = " not in line] == ["ok", "FAILED", "#"]
     assert [step["ok"] for step in json.loads(as_json.stdout)["online"]] == [True, False]
 
 
@@ -91,3 +92,20 @@ def test_a_key_file_that_others_can_read_is_told_of_without_its_key(tmp_path: Pa
     assert f"warning: {key_file} can be read by others than its owner (mode 0644)" in plain.stderr
     assert [warning[: len(str(key_file))] for warning in json.loads(as_json.stdout)["warnings"]] == [str(key_file)]
     assert "CANARY" not in plain.output + as_json.output
+
+
+def test_last_line_is_the_verdict(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("CANARY-7f3a")
+    key.chmod(0o644)
+    tmp_path.chmod(0o755)
+    exposed = {"RELAY__UPSTREAM__URL": ENOUGH["RELAY__UPSTREAM__URL"], "RELAY__UPSTREAM__API_KEY_FILE": str(key)}
+
+    assert call("check-config", environ=ENOUGH).stdout.splitlines()[-1] == "# configuration is valid"
+    assert call("check-config", environ=exposed).stdout.splitlines()[-1] == "# configuration is valid, with 1 warning"
+    wrong = call("check-config", environ=ENOUGH | {"RELAY__BATCH__LINGER": "5"})
+    assert wrong.stderr.splitlines()[-1].endswith("configuration is not valid: 1 fault")
+
+
+def test_json_has_the_verdict() -> None:
+    assert json.loads(call("check-config", "--json", environ=ENOUGH).stdout)["valid"] is True
