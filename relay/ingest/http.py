@@ -16,7 +16,7 @@ import asyncio
 import re
 from collections.abc import Mapping
 from functools import partial
-from typing import Literal, cast
+from typing import Literal
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -28,7 +28,7 @@ from relay.config import Http
 from relay.connection import read_body
 from relay.event import FEWEST_TOGETHER, Event, Reader, Reading, Refusal
 from relay.ingest.gather import Gather, Unread, report, tell
-from relay.ingest.inflate import CODINGS, inflate
+from relay.ingest.inflate import CODINGS, InflateFault, inflate_at_once, inflating
 from relay.ingest.turns import Turns
 from relay.metrics import REJECT_REASONS, Metrics
 from relay.outbox import Outbox, OutboxError, OutboxFull
@@ -47,8 +47,6 @@ KINDS: Mapping[str, BodyKind] = {
 _CACHED_TYPES = 256
 _READ_AT_ONCE_BYTES = 16_384
 """At most 900 events, some milliseconds."""
-_INFLATED_WAITING_BYTES = 8 << 20
-"""Beyond it, bodies that wait to be read wait as small as they came, and are inflated once more in their turn."""
 _MAX_PAUSE_TURNS = 63
 _EVENT_ID = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 _STATUS_OF_REFUSAL = {"malformed": 400, "invalid": 422, "too_large": 413}
@@ -74,10 +72,14 @@ _WRONG_CODING = error_answer(
     headers=(("Accept-Encoding", ", ".join(CODINGS)),),
     close=True,
 )
+_BODY_ERRORS: Mapping[InflateFault, str] = {
+    "too_large": "the body is larger than http.max_body",
+    "malformed": "the body is cut short or corrupt",
+}
 _BODY_ANSWERS = {
     # closing, because the rest of the body may still be on its way
-    "too_large": error_answer(413, "the body is larger than http.max_body", close=True),
-    "malformed": error_answer(400, "the body is cut short or corrupt", close=True),
+    "too_large": error_answer(413, _BODY_ERRORS["too_large"], close=True),
+    "malformed": error_answer(400, _BODY_ERRORS["malformed"], close=True),
 }
 
 
@@ -155,23 +157,26 @@ class HttpIngest:
         return self._stored
 
     async def _read_request(self, request: web.BaseRequest, kind: BodyKind, coding: str) -> list[Event] | Answer:
-        """The body as events; nothing of it is kept when this returns."""
-        packed = body = await read_body(request, self._max_body_bytes)
-        if isinstance(packed, bytes) and coding in CODINGS:
-            body = inflate(packed, coding, self._max_body_bytes)
+        """Return the body as events; nothing of the body is held when this returns."""
+        packed = await read_body(request, self._max_body_bytes)
+        if isinstance(packed, str):
+            return self._refused(packed, _BODY_ANSWERS[packed])
+        if coding not in CODINGS:
+            return self._taken(await self._read_in_turn(kind, packed)) if _is_long(packed) else self._read(kind, packed)
+        body = inflate_at_once(packed, coding, self._max_body_bytes)
         if isinstance(body, str):
             return self._refused(body, _BODY_ANSWERS[body])
-        if not _is_long(body):
+        if body is not None and not _is_long(body):
             return self._read(kind, body)
-        if body is packed or self._turns.waiting_bytes < _INFLATED_WAITING_BYTES:
-            return self._taken(await self._read_in_turn(kind, body))
-        again, size_bytes = self._inflate_in_turn(kind, cast("bytes", packed), coding), len(body)
+        # A long body waits for its turn as small as it was received, and is inflated then.
+        size_bytes = self._max_body_bytes if body is None else len(body)
         del body
-        return self._taken(await self._turns.add(again, size_bytes))
+        return self._taken(await self._turns.add(self._inflating(kind, packed, coding), size_bytes))
 
-    def _inflate_in_turn(self, kind: BodyKind, packed: bytes, coding: str) -> Reading:
-        body = inflate(packed, coding, self._max_body_bytes)
-        assert isinstance(body, bytes), "it could be inflated before"
+    def _inflating(self, kind: BodyKind, packed: bytes, coding: str) -> Reading:
+        body = yield from inflating(packed, coding, self._max_body_bytes)
+        if isinstance(body, str):
+            return Refusal(body, _BODY_ERRORS[body])
         return (yield from self._reading(kind, body))
 
     def shortcut(self, message: RawRequestMessage) -> Take | None:

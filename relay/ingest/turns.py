@@ -34,8 +34,6 @@ class Turns(Generic[T]):
     """Readings under way, and those that wait for it."""
 
     def __init__(self) -> None:
-        self.waiting_bytes = 0
-        """Of the bodies of which nothing was read yet."""
         self._under_way: deque[_Long[T]] = deque()
         self._under_way_bytes = 0
         self._waiting: list[_Long[T]] = []
@@ -49,7 +47,6 @@ class Turns(Generic[T]):
         if not self._under_way and not self._waiting:
             loop.call_soon(self._turn)
         self._waiting.append(_Long(reading, body_bytes, read))
-        self.waiting_bytes += body_bytes
         return read
 
     def _turn(self) -> None:
@@ -79,6 +76,5 @@ class Turns(Generic[T]):
                 break
             self._oldest_is_next = not self._oldest_is_next
             long = self._waiting.pop(at)
-            self.waiting_bytes -= long.body_bytes
             self._under_way_bytes += long.body_bytes
             self._under_way.append(long)

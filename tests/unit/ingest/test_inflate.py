@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import tracemalloc
 import zlib
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from relay.ingest.inflate import CODINGS, inflate
+from relay.ingest.inflate import CODINGS, inflate, inflate_at_once, inflating
 
 from tests.unit.ingest.harness import gzipped
+from tests.unit.steps import LONGEST_STEP_S, measured
 
 LIMIT = 10_000
 TEXT = b'{"event_type": "video.play"}' * 20
@@ -60,8 +62,36 @@ def test_members_of_one_gzip_are_one_body() -> None:
     assert inflate(gzipped(b"ab") + gzipped(b"c"), "gzip", 2) == "too_large"
 
 
-def test_many_empty_members_are_refused_without_being_opened() -> None:
-    assert inflate(gzipped(b"") * 20_000, "gzip", LIMIT) == "malformed"
+@pytest.mark.parametrize("member", [b"", b"a"])
+def test_a_gzip_may_have_any_number_of_members(member: bytes) -> None:
+    assert inflate(gzipped(member) * 20_000, "gzip", 20_000) == member * 20_000
+
+
+def test_members_are_bounded_by_their_output() -> None:
+    assert inflate(gzipped(b"a") * 20_000, "gzip", 19_999) == "too_large"
+
+
+@pytest.mark.parametrize("data", [gzipped(b"") * 20_000, gzipped(bytes(1 << 20)), gzipped(os.urandom(1 << 20))])
+def test_a_long_stream_takes_several_steps_and_no_step_exceeds_the_bound_of_the_contract(data: bytes) -> None:
+    steps = inflating(data, "gzip", 1 << 20)
+    result = measured(steps)
+    assert result.value == inflate(data, "gzip", 1 << 20)
+    assert result.steps > 5
+    assert result.longest_s < LONGEST_STEP_S
+
+
+def test_one_step_is_enough_for_a_short_stream_only() -> None:
+    assert inflate_at_once(gzipped(TEXT), "gzip", LIMIT) == TEXT
+    assert inflate_at_once(gzipped(TEXT)[:-1], "gzip", LIMIT) == "malformed"
+    assert inflate_at_once(gzipped(bytes(1 << 20)), "gzip", LIMIT) == "too_large"
+    assert inflate_at_once(gzipped(bytes(1 << 20)), "gzip", 1 << 20) is None
+
+
+def test_only_a_datagram_may_have_nul_bytes_behind_it() -> None:
+    for padding in (b"\0", bytes(9)):
+        assert inflate(gzipped(TEXT) + padding, "gzip", LIMIT) == "malformed"
+        assert measured(inflating(gzipped(TEXT) + padding, "gzip", LIMIT, padded=True)).value == TEXT
+    assert measured(inflating(gzipped(TEXT) + b"\0x", "gzip", LIMIT, padded=True)).value == "malformed"
 
 
 @pytest.mark.parametrize("compress", [gzipped, zlib.compress])
