@@ -1,6 +1,7 @@
 """The identity of this installation: the UUID that `defaults.device_id = "auto"` stands for.
 
-It is made once and kept beside the outbox, so that it lives and dies with the box's state.
+The relay generates the UUID once and stores it beside the outbox, together with the identity of the machine: a copy on
+another machine (an image that was flashed to many boxes) gets a UUID of its own.
 """
 
 from __future__ import annotations
@@ -9,28 +10,75 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
+
+import structlog
+
+from relay.machine import MachineIds, identity, is_other_machine
+
+_log = structlog.get_logger("relay.installation")
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_DEVICE_ID, _MACHINE = "device_id", "machine_identity"
 
 
-def device_id(directory: Path, new_id: Callable[[], str]) -> str:
-    """The id kept in `directory`/device_id, made if there is none or what is there is no UUID.
+class Installation(NamedTuple):
+    """What identifies this installation."""
 
-    Raises OSError if it can neither be read nor kept.
+    device_id: str
+    was_moved: bool
+    """Whether the files beside the outbox belonged to another machine."""
+
+
+def identify(directory: Path, ids: MachineIds | None, new_id: Callable[[], str]) -> Installation:
+    """Return the identity of the installation in `directory`, see `read_or_make`.
+
+    If it can neither be read nor stored, the relay starts with an id that changes at the next start, and logs that.
     """
-    path = directory / "device_id"
     try:
-        kept = path.read_text("ascii").strip()
+        return read_or_make(directory, ids, new_id)
+    except OSError as error:
+        made = Installation(new_id(), False)
+        _log.error("installation id cannot be stored", error=str(error), id=made.device_id, until="next start")
+        return made
+
+
+def read_or_make(directory: Path, ids: MachineIds | None, new_id: Callable[[], str]) -> Installation:
+    """Return the installation id stored in `directory`. Generate one if there is none, if the file contains no UUID, or
+    if it belongs to another machine than that of `ids`; with None, the machine is not compared.
+
+    Raises OSError if the files can neither be read nor written.
+    """
+    stored, owner = _read(directory / _DEVICE_ID), _read(directory / _MACHINE)
+    was_moved = ids is not None and is_other_machine(owner, ids)
+    if was_moved or not _UUID.fullmatch(stored):
+        stored = new_id()
+        _write(directory / _DEVICE_ID, stored)
+    if ids is not None and (mine := identity("" if was_moved else owner, ids, new_id())) != owner:
+        # The id is written first: a crash in between generates another one, never keeps the other machine's.
+        _write(directory / _MACHINE, mine)
+    return Installation(stored, was_moved)
+
+
+def forget(directory: Path) -> None:
+    """Remove the installation id and the identity of its machine. Raises OSError."""
+    for name in (_DEVICE_ID, _MACHINE):
+        (directory / name).unlink(missing_ok=True)
+
+
+def _read(path: Path) -> str:
+    """Return the text of a file; "" if it does not exist or is not text. Raises OSError."""
+    try:
+        return path.read_text("ascii").strip()
     except (FileNotFoundError, UnicodeDecodeError):
-        kept = ""
-    if _UUID.fullmatch(kept):
-        return kept
-    made = new_id()
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return ""
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     new = path.with_suffix(".new")
     with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="ascii") as file:
-        file.write(made + "\n")
+        file.write(text + "\n")
         file.flush()
         os.fsync(file.fileno())
     new.replace(path)
-    return made

@@ -23,7 +23,7 @@ REJECT_REASONS = (
     "unavailable",  # 503: disk failing, or shutting down
 )
 DEAD_REASONS = ("refused", "too_large", "poison", "corrupt")
-DROP_REASONS = ("age", "size")
+DROP_REASONS = ("age", "size", "discarded")
 UDP_DROP_REASONS = ("kernel", "network", "truncated")
 CODES_MAX = 40
 UPSTREAM_STATES = ("ok", "backing_off", "rate_limited", "unauthorized", "misconfigured")
@@ -69,6 +69,12 @@ class Metrics:
             (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
         )
         self.dead_letters = gauge("dead_letters", "Dead letters kept.")
+        self.events_quarantined = gauge(
+            "events_quarantined", "Pending events of another machine that wait for `relay adopt`."
+        )
+        self.installation_changed = counter(
+            "installation_changed", "Starts at which the installation turned out to be a copy from another machine."
+        )
 
         self.upstream_requests = counter("upstream_requests", "Requests by status code; `error` for no answer.", "code")
         self.upstream_request_duration_seconds = histogram(

@@ -45,6 +45,7 @@ from relay.forward.upstream import UpstreamClient, transport_problem
 from relay.ingest.http import HttpIngest
 from relay.ingest.udp import UdpIngest
 from relay.key_watch import watch_keys
+from relay.machine import read_machine_ids
 from relay.metrics import Metrics
 from relay.ops.history import History
 from relay.ops.live import Live
@@ -85,7 +86,9 @@ class Service:
         self._clock = clock
         self.metrics = Metrics()
         self._tasks = Tasks()
-        self.outbox = SqliteOutbox(settings.outbox, clock, self.metrics, self._tasks)
+        self._ids = None if settings.outbox.identity == "fixed" else read_machine_ids()
+        self._was_moved = False
+        self.outbox = SqliteOutbox(settings.outbox, clock, self.metrics, self._tasks, ids=self._ids)
         self.schedule = Schedule(limits(settings))
         self._client = UpstreamClient(settings.upstream, clock)
         self._forwarder = Forwarder(self.outbox, self.schedule, self._client, clock, self.metrics, self._tasks)
@@ -135,6 +138,7 @@ class Service:
             await self.outbox.close()
             raise
         _warn_of_exposed(self.settings)
+        self._report_move()
         self._supervisor.ready()
         self._forwarding = self._tasks.start("forwarder", self._load_and_forward())
         self._tasks.start("housekeeping", self._forwarder.keep_house())
@@ -235,12 +239,18 @@ class Service:
         return Reader(defaults, settings.http.max_event_bytes, self._clock.new_event_id, self._forwarder.stamp)
 
     def _installation_id(self, settings: Settings) -> str:
-        try:
-            return installation.device_id(settings.outbox.path.parent, self._clock.new_event_id)
-        except OSError as error:
-            made = self._clock.new_event_id()
-            _log.error("the device id cannot be kept, it will change at the next start", error=str(error), id=made)
-            return made
+        found = installation.identify(settings.outbox.path.parent, self._ids, self._clock.new_event_id)
+        self._was_moved |= found.was_moved
+        return found.device_id
+
+    def _report_move(self) -> None:
+        if self.outbox.was_moved or self._was_moved:
+            self.metrics.installation_changed.inc()
+            _log.warning(
+                "this installation is a copy from another machine, or its disk was moved",
+                installation_id="new" if self._was_moved else "unchanged",
+                pending_events="adopted" if self.settings.outbox.adopt else "quarantined until `relay adopt`",
+            )
 
     async def _load_and_forward(self) -> None:
         while not self._loaded:

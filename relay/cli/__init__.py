@@ -27,6 +27,8 @@ COMMANDS: Mapping[str, str] = {
     "status": "What comes in, goes out and waits.",
     "flush": "Ask the running relay to send now what waits.",
     "dead": "The dead letters: list, show, requeue, discard, export.",
+    "adopt": "Send the quarantined events of another machine, or drop them.",
+    "prepare-image": "Prepare this installation for cloning.",
     "support-bundle": "Write what somebody needs who is to help, without secrets and events.",
     "healthcheck": "Exit 0 if the relay lives and can store events.",
 }

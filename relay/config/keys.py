@@ -178,6 +178,12 @@ KEYS: tuple[Key, ...] = (
         "reject: 503 to HTTP, counted drop on UDP; drop_oldest: the oldest events go, counted."),
     Key("outbox.durability", Choice(("full", "normal")), restart=True,
         effect="full: fsync before the 202; normal: survives a crash, may lose the last moments in a power cut."),
+    Key("outbox.identity", Choice(("machine", "fixed")),
+        "machine: an outbox from another machine is recognized and its pending events are quarantined; "
+        "fixed: for volumes that move between machines.", restart=True),
+    Key("outbox.adopt", Flag(),
+        "Sends the pending events of an outbox from another machine at the next change of machine, without quarantine.",
+        restart=True),
     Key("outbox.dedupe_window", Number(0, 10_000_000, "events"),
         "Latest event ids remembered, also across restarts; an older repeat is stored again.", restart=True),
     Key("outbox.max_dead_letters", Number(1, 1_000_000, "events"),

@@ -86,6 +86,8 @@ class Defaults:
 class OutboxSettings:
     path: Path = Path("data/outbox.db")
     kind: Literal["sqlite"] = "sqlite"
+    identity: Literal["machine", "fixed"] = "machine"
+    adopt: bool = False
     max_size_bytes: int = 512 << 20
     max_age_ms: int = 7 * 86_400_000
     when_full: Literal["reject", "drop_oldest"] = "reject"

@@ -108,6 +108,16 @@ DOCS: Mapping[str, _Doc] = {
     "/dead-letters/discard": _Doc(
         "Forget dead letters for good.", content("application/json", ref("Discarded")), _CHOOSING, body="Choice"
     ),
+    "/quarantine/adopt": _Doc(
+        "Send up to 4,096 quarantined events of another machine; repeat it until none is adopted.",
+        content("application/json", ref("Adopted")),
+        {"415": "Content-Type is not `application/json`.", "503": _UNAVAILABLE},
+    ),
+    "/quarantine/discard": _Doc(
+        "Drop up to 4,096 quarantined events of another machine; repeat it until none is discarded.",
+        content("application/json", ref("Discarded")),
+        {"415": "Content-Type is not `application/json`.", "503": _UNAVAILABLE},
+    ),
 }
 
 
@@ -157,6 +167,7 @@ def schemas() -> dict[str, Schema]:
         ),
         "OneDeadLetter": _success({"dead_letter": ref("DeadLetter")}),
         "Requeued": _success({"requeued": _COUNT, "remaining": _COUNT}),
+        "Adopted": _success({"adopted": _COUNT, "remaining": _COUNT}),
         "Discarded": _success({"discarded": _COUNT, "remaining": _COUNT}),
     }
 
@@ -194,6 +205,7 @@ def _status() -> Schema:
         "oldest_age_seconds": number,
         "writable": {"type": "boolean"},
         "problem": {"type": "string"},
+        "quarantined_events": _COUNT,
     }
     device = {
         "tenant": {"type": "integer"},

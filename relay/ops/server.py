@@ -27,6 +27,9 @@ from relay.outbox import Outbox, OutboxError
 from relay.secret import Secret
 
 DEAD_LETTERS = "/dead-letters"
+QUARANTINE = "/quarantine"
+ADOPTED_AT_ONCE = 4096
+"""Quarantined events that one request adopts or discards at most."""
 PAGE = Path(__file__).parent / "page"
 PAGE_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 
@@ -78,6 +81,8 @@ class Ops:
             DEAD_LETTERS: Route(get, self._list_dead, guarded=True),
             f"{DEAD_LETTERS}/requeue": Route(post, self._requeue, guarded=True),
             f"{DEAD_LETTERS}/discard": Route(post, self._discard, guarded=True),
+            f"{QUARANTINE}/adopt": Route(post, self._adopt, guarded=True),
+            f"{QUARANTINE}/discard": Route(post, self._discard_quarantined, guarded=True),
             **dict.fromkeys(self._page, Route(get, self._file)),
         }
         self._one_dead = Route(get, self._show_dead, guarded=True)
@@ -160,6 +165,14 @@ class Ops:
         selection, limit = await read_choice(request)
         discarded = await self._outbox.discard(selection, limit)
         return json_answer({"success": True, "discarded": discarded, "remaining": self._outbox.gauges().dead_letters})
+
+    async def _adopt(self, _: web.BaseRequest) -> web.Response:
+        adopted = await self._outbox.adopt(ADOPTED_AT_ONCE)
+        return json_answer({"success": True, "adopted": adopted, "remaining": self._outbox.gauges().quarantined})
+
+    async def _discard_quarantined(self, _: web.BaseRequest) -> web.Response:
+        discarded = await self._outbox.discard_quarantined(ADOPTED_AT_ONCE)
+        return json_answer({"success": True, "discarded": discarded, "remaining": self._outbox.gauges().quarantined})
 
 
 def _read_page() -> dict[str, tuple[bytes, str]]:

@@ -106,6 +106,7 @@ class Status:
                 "oldest_age_seconds": gauges.oldest_age_ms / 1000,
                 "writable": gauges.writable,
                 "problem": gauges.problem,
+                "quarantined_events": gauges.quarantined,
             },
             "upstreams": [self._route(tenant_id, route, now) for tenant_id, route in look.upstreams],
             "upstreams_left_out": sum(look.states.values()) - len(look.upstreams),
@@ -131,6 +132,7 @@ class Status:
         metrics.outbox_oldest_event_age_seconds.set(gauges.oldest_age_ms / 1000)
         metrics.outbox_writable.set(gauges.writable)
         metrics.dead_letters.set(gauges.dead_letters)
+        metrics.events_quarantined.set(gauges.quarantined)
         metrics.devices_waiting.set(look.lanes.waiting)
         metrics.devices_held.set(look.lanes.held)
         metrics.clock_skew_seconds.set(self._clock_skew_seconds())

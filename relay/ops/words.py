@@ -83,6 +83,13 @@ def summary(gauges: Gauges, pending: int, held: int, states: Mapping[RouteState,
                 "backing_off": "does not answer: events wait",
             }[state]
             return Summary("trouble", f"{which} {said}.", ROUTE[state].to_do)
+    if gauges.quarantined:
+        return Summary(
+            "trouble",
+            f"{gauges.quarantined:,} events were stored by another machine and are not sent: "
+            "this installation is a copy, or its disk was moved.",
+            "Run `relay adopt` to send them, or `relay adopt --discard` if the original machine sends them.",
+        )
     if not pending:
         return Summary("ok", "Nothing waits: what came in has gone out.", "")
     if states.get("rate_limited", 0):

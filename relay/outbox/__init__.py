@@ -63,7 +63,7 @@ class OutboxRefused(OutboxError):
 
 
 DeadReason = Literal["refused", "too_large", "poison", "corrupt"]
-DropReason = Literal["age", "size"]
+DropReason = Literal["age", "size", "discarded"]
 EventState = Literal["pending", "delivered", "dead_lettered"]
 
 
@@ -159,6 +159,8 @@ class Gauges(NamedTuple):
     dead_letters: int
     problem: str
     """Why it is not writable, for people; "" if it is."""
+    quarantined: int = 0
+    """Pending events that another machine stored; they are not sent until an operator decides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +265,12 @@ class Outbox(Protocol):
 
     async def discard(self, selection: Selection, limit: int) -> int:
         """Forget up to `limit` chosen dead letters; returns how many."""
+
+    async def adopt(self, limit: int) -> int:
+        """Append up to `limit` quarantined events again, oldest first, so that they are sent. Return how many."""
+
+    async def discard_quarantined(self, limit: int) -> int:
+        """Drop up to `limit` quarantined events, oldest first. Return how many."""
 
     def configure(self, settings: OutboxSettings) -> None:
         """Apply `max_size`, `max_age` and `when_full` while it runs; anything else waits for the next start.

@@ -24,6 +24,11 @@ def stamped(body: bytes, crc: int) -> bool | None:
     return True if crc32(body, _STAMPED) == crc else None
 
 
+def unmarked(body: bytes, crc: int) -> int:
+    """Return the checksum that says the body is whole but not that the relay inserted its time; `crc` if it is not."""
+    return checksum(body, False) if stamped(body, crc) else crc
+
+
 def checksums(bodies: Sequence[bytes], marks: Sequence[bool]) -> list[int]:
     """The checksum of each body; `marks` says which times are the relay's."""
     return list(map(checksum, bodies, marks)) if any(marks) else list(map(crc32, bodies))

@@ -8,6 +8,7 @@ what is in flight is a lane's first events and is still pending. Knows nothing o
 from __future__ import annotations
 
 import heapq
+import itertools
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
@@ -21,7 +22,7 @@ _SLACK_EVENTS = 1024
 class Lane:
     """One lane's pending events, oldest first."""
 
-    __slots__ = ("_head", "_seqs", "_sizes", "body_bytes", "in_flight", "key", "shift_ms")
+    __slots__ = ("_head", "_seqs", "_sizes", "body_bytes", "in_flight", "key", "quarantined", "shift_ms")
 
     def __init__(self, key: LaneKey) -> None:
         self.key = key
@@ -30,6 +31,8 @@ class Lane:
         """The seqs handed out, or promised by `load`; a prefix of what is pending. None if nothing is."""
         self.shift_ms: int | None = None
         """By how much the first events were shifted when the upstream may have taken them, see Outbox.take; 0: not."""
+        self.quarantined: array[int] = array("Q")
+        """The seqs of events that another machine stored, oldest first; they are not part of the queue."""
         self._seqs: array[int] = array("Q")
         self._sizes: array[int] = array("I")
         self._head = 0
@@ -130,6 +133,20 @@ class Index:
     def busy(self) -> bool:
         """Whether anything is in flight; O(lanes)."""
         return any(lane.in_flight is not None for lane in self.lanes.values())
+
+    def first_quarantined(self, limit: int) -> list[tuple[int, int]]:
+        """Return (seq, lane) of the oldest quarantined events, at most `limit`."""
+        queues = (
+            [(seq, number) for seq in lane.quarantined[:limit]]
+            for number, lane in self.lanes.items()
+            if lane.quarantined
+        )
+        return list(itertools.islice(heapq.merge(*queues), limit))
+
+    def first_row_seq(self) -> int | None:
+        """Return the seq of the oldest row that must stay, quarantined ones included; O(lanes)."""
+        quarantined = (lane.quarantined[0] for lane in self.lanes.values() if lane.quarantined)
+        return min((seq for seq in (self.first_seq(), min(quarantined, default=None)) if seq is not None), default=None)
 
     def first_seq(self) -> int | None:
         """The oldest pending event's; O(lanes)."""

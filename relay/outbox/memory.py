@@ -241,6 +241,13 @@ class MemoryOutbox:
             self.disk.take_out(letter.id)
         return len(chosen)
 
+    async def adopt(self, limit: int) -> int:
+        """Nothing is quarantined: what is in memory belongs to no other machine."""
+        return 0
+
+    async def discard_quarantined(self, limit: int) -> int:
+        return 0
+
     def configure(self, settings: OutboxSettings) -> None:
         self._settings = limited(self._settings, settings)
 

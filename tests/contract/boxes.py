@@ -12,6 +12,7 @@ from pathlib import Path
 
 from relay.config import OutboxSettings
 from relay.event import Event, LaneKey
+from relay.machine import MachineIds
 from relay.metrics import Metrics
 from relay.outbox import Dead, Ledger, Loaded, Outbox, Part, Settled, Taken
 from relay.outbox.memory import MemoryOutbox
@@ -43,7 +44,8 @@ class FakeClock:
         return 0.5
 
     def new_event_id(self) -> str:
-        raise NotImplementedError
+        """Only the salt of a machine's identity: events bring their ids."""
+        return "00000000-0000-4000-8000-000000000001"
 
     def advance(self, ms: int) -> None:
         self.monotonic += ms
@@ -210,9 +212,11 @@ class MemoryBox(Box):
 class SqliteBox(Box):
     killed: list[Box] = field(default_factory=list)
     """Whose connections and threads have yet to be closed."""
+    ids: MachineIds | None = None
+    """Of the machine that it is on; None: it does not matter."""
 
     def make(self) -> SqliteOutbox:
-        return SqliteOutbox(self.settings, self.clock, self.metrics, Tasks())
+        return SqliteOutbox(self.settings, self.clock, self.metrics, Tasks(), ids=self.ids)
 
     @property
     def path(self) -> Path:
@@ -234,11 +238,12 @@ class SqliteBox(Box):
         copy = self.copy("counted")
         database = sqlite3.connect(copy)
         appended, requeued, delivered, dead_lettered, dropped = database.execute(
-            "SELECT max(last_seq, coalesce((SELECT max(seq) FROM log), 0)), requeued,"
+            "SELECT max(last_seq, coalesce((SELECT max(seq) FROM log), 0)) - adopted, requeued,"
             " delivered + (SELECT coalesce(sum(delivered), 0) FROM lanes), dead_lettered, dropped FROM ledger"
         ).fetchone()
         (pending,) = database.execute(
             "SELECT count(*) FROM log JOIN lanes ON lanes.lane = log.lane WHERE log.seq > lanes.cursor"
+            " OR (log.seq > lanes.quarantined_after AND log.seq <= lanes.quarantined_to)"
         ).fetchone()
         database.close()
         return Ledger(appended - requeued, requeued, delivered, dead_lettered, dropped, pending)
@@ -256,7 +261,7 @@ class SqliteBox(Box):
 
     async def kill(self) -> SqliteBox:
         path = self.copy(f"after-kill-{len(self.killed)}")
-        after = SqliteBox(replace(self.settings, path=path), self.clock)
+        after = SqliteBox(replace(self.settings, path=path), self.clock, ids=self.ids)
         after.killed = [*self.killed, self]
         return after
 

@@ -25,9 +25,9 @@ pytestmark = pytest.mark.timeout(4 * PATIENCE_S)
 README = (ROOT / "README.md").read_text()
 MENTIONED = {
     "relay COMMAND --help", "relay dead", "relay dead requeue", "relay support-bundle",
-    "relay demo", "relay run", "relay sandbox", ".venv/bin/relay run",
+    "relay prepare-image", "relay demo", "relay run", "relay sandbox", ".venv/bin/relay run",
 }  # fmt: skip
-"""Commands that are named in a sentence, not told; and those that go on until they are ended."""
+"""Commands that a sentence only names, that run until they are stopped, or that need a stopped relay."""
 
 
 class Shell:

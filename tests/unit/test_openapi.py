@@ -261,6 +261,15 @@ MOVES = {
     ]
     for what in ("requeue", "discard")
 }
+QUARANTINE = {
+    ("post", path): [
+        Try(chosen(path, b"{}")),
+        Try(chosen(path, b"{}"), with_token),
+        Try(chosen(path, b"{}"), outbox_full),
+        Try(chosen(path, b"{}", "Content-Type: text/plain")),
+    ]
+    for path in ("/quarantine/adopt", "/quarantine/discard")
+}
 TRIES: dict[tuple[str, str], list[Try]] = {
     ("post", POST): [
         Try(sent("POST", POST, body=BODY)),
@@ -299,6 +308,7 @@ TRIES: dict[tuple[str, str], list[Try]] = {
         Try(sent("GET", "/dead-letters/1"), with_token),
     ],
     **{("post", path): tries for path, tries in MOVES.items()},
+    **QUARANTINE,
 }
 
 

@@ -98,6 +98,10 @@ class Book:
     delivered: int = 0
     dead_lettered: int = 0
     dropped: int = 0
+    adopted: int = 0
+    """Rows appended a second time by `adopt`."""
+    quarantined: int = 0
+    """Pending events of another machine; known once loaded."""
     dead_letters: int = 0
     dead_letter_bytes: int = 0
     first_row: int = 1
@@ -125,6 +129,8 @@ class Book:
     older: Index = field(default_factory=Index)
     """What the file held when it was opened, while it is being read."""
     cursors: dict[int, int] = field(default_factory=dict)
+    quarantined_ranges: dict[int, range] = field(default_factory=dict)
+    """The seqs of each device queue that may be quarantined, while the log is being read."""
     orphans: int = 0
     """Rows read so far whose lane is not known: done ones of a lane since forgotten, or a broken disk's."""
     opened: Opened | None = None
@@ -151,6 +157,7 @@ class Book:
             delivered=opened.delivered,
             dead_lettered=opened.dead_lettered,
             dropped=opened.dropped,
+            adopted=opened.adopted,
             dead_letters=opened.dead_letters,
             dead_letter_bytes=opened.dead_letter_bytes,
             first_row=opened.first_row,
@@ -166,10 +173,12 @@ class Book:
             book.index.add(row.lane, row.key)
             book.older.add(row.lane, row.key)
             book.cursors[row.lane] = row.cursor
+            if row.quarantined_to is not None:
+                book.quarantined_ranges[row.lane] = range((row.quarantined_after or 0) + 1, row.quarantined_to + 1)
         return book
 
     def ledger(self) -> Ledger:
-        appended = self.next_seq - 1
+        appended = self.next_seq - 1 - self.adopted
         done = self.delivered + self.dead_lettered + self.dropped
         return Ledger(
             appended - self.requeued, self.requeued, self.delivered, self.dead_lettered, self.dropped, appended - done
@@ -177,7 +186,12 @@ class Book:
 
     @property
     def pending(self) -> int:
-        return self.next_seq - 1 - self.delivered - self.dead_lettered - self.dropped
+        return self.next_seq - 1 - self.adopted - self.delivered - self.dead_lettered - self.dropped
+
+    @property
+    def queued(self) -> int:
+        """Pending events that are not quarantined."""
+        return self.pending - self.quarantined
 
     @property
     def used_bytes(self) -> int:
@@ -205,7 +219,7 @@ class Book:
         if found.mark == DEAD:
             return "dead_lettered"
         lane = self.index.lanes.get(found.lane)
-        if lane is not None and found.seq in lane:
+        if lane is not None and (found.seq in lane or found.seq in lane.quarantined):
             return "pending"
         unread = not self.loaded and found.seq <= self.load_to
         return "pending" if unread and found.seq > self.cursors.get(found.lane, found.seq) else "delivered"
@@ -268,7 +282,7 @@ class Book:
                 return Stretch(self.first_row, self.first_row + rows - 1, "front")
             return Stretch(max(self.first_row, self.last_row - rows + 1), self.last_row, "tail")
         if self.done_to - self.first_row + 1 < min(garbage, rows):
-            first_pending = self.index.first_seq()
+            first_pending = self.index.first_row_seq()
             self.done_to = (self.next_seq if first_pending is None else first_pending) - 1
         if self.done_to - self.first_row + 1 >= min(garbage, _GARBAGE_ROWS):
             return Stretch(self.first_row, min(self.done_to, self.first_row + rows - 1), "front")
@@ -297,19 +311,23 @@ class Book:
 
     def load(self, chunk: Chunk) -> None:
         """Take in what was read of the log; `finish_loading` comes after the last chunk."""
-        lanes, cursors = self.older.lanes, self.cursors
+        lanes, cursors, quarantined = self.older.lanes, self.cursors, self.quarantined_ranges
         for seq, number, size in zip(chunk.seqs, chunk.lanes, chunk.sizes, strict=True):
             cursor = cursors.get(number)
             if cursor is None:
                 self.orphans += 1
             elif seq > cursor:
                 lanes[number].append(seq, size)
+            elif number in quarantined and seq in quarantined[number]:
+                lanes[number].quarantined.append(seq)
         self.rows += len(chunk.seqs)
         self.loading_from = chunk.last_seq
 
     def missing(self) -> int:
         """How many events the ledger calls pending and the log, read to its end, does not hold."""
-        return self.pending - sum(len(lane) for index in (self.index, self.older) for lane in index.lanes.values())
+        return self.pending - sum(
+            len(lane) + len(lane.quarantined) for index in (self.index, self.older) for lane in index.lanes.values()
+        )
 
     def finish_loading(self, *, promise: bool) -> None:
         """Put what was found before what came since.
@@ -322,9 +340,12 @@ class Book:
             lane = self.index.lanes.get(number)
             if lane is not None and len(older):
                 lane.prepend(older)
+            if lane is not None:
+                lane.quarantined = older.quarantined
+                self.quarantined += len(lane.quarantined)
         self.lanes_at_load = [LaneState(row.lane, row.key, row.window, row.boot == self.boot) for row in opened.lanes]
         self.unsettled = self._unsettled(opened) if promise else ()
-        self.older, self.cursors, self.opened = Index(), {}, None
+        self.older, self.cursors, self.opened, self.quarantined_ranges = Index(), {}, None, {}
         self.loaded = True
         self.changed.update(number for number, lane in self.index.lanes.items() if len(lane))
 

@@ -234,7 +234,7 @@ class Draft:
         book.next_lane += len(self._new_lanes)
         if not self._sizes:
             return
-        if not book.pending:
+        if not book.queued:
             book.oldest_seq, book.oldest_at_ms = book.next_seq, self.now_ms
         book.index.append(book.next_seq, self._lanes, self._sizes)
         book.recent.extend(book.next_seq, self._ids, array("I", self._lanes))

@@ -149,6 +149,7 @@ class Forget(Op[None]):
             for number in self._lanes
             if (lane := lanes.get(number)) is not None
             and not len(lane)
+            and not lane.quarantined
             and lane.in_flight is None
             and number not in appended_to
         ]
@@ -198,6 +199,7 @@ class Drop(Op[int]):
                 stretch=stretch._replace(marks=bytes(marks)),
                 events=sum(len(seqs) for _, _, seqs in self._from),
                 in_flight=self._kept,
+                quarantined=book.quarantined > 0,
             ),
         )
         return True
@@ -212,7 +214,9 @@ class Drop(Op[int]):
                 book.recent.mark(seq, DROPPED)
         book.dropped += events
         self._metrics.events_dropped.labels(self._reason).inc(events)
-        first_left = min(self._kept, default=self._last + 1) if self._first <= book.first_row else book.first_row
+        first_left = book.first_row
+        if self._first <= book.first_row and not book.quarantined:
+            first_left = min(self._kept, default=self._last + 1)
         book.reclaimed(Stretch(self._first, self._last, "front"), Reclaimed(result, first_left, book.last_row))
         return events
 

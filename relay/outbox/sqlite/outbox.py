@@ -13,6 +13,7 @@ from contextlib import suppress
 from relay.clock import Clock
 from relay.config import OutboxSettings
 from relay.event import Event
+from relay.machine import MachineIds
 from relay.metrics import Metrics
 from relay.outbox import (
     Backlog,
@@ -29,28 +30,44 @@ from relay.outbox import (
     Taken,
 )
 from relay.outbox.limits import limited
-from relay.outbox.sqlite import dead, ops
+from relay.outbox.sqlite import dead, ops, quarantine
+from relay.outbox.sqlite.book import Limits
 from relay.outbox.sqlite.draft import Append
 from relay.outbox.sqlite.owner import Owner
+from relay.outbox.sqlite.store import Store
 from relay.tasks import Tasks
 
 _WALL_JUMP_MS = 60_000
+_DISCARD_ROWS = 4096
+"""Seqs whose events one commit discards."""
 
 
 class SqliteOutbox:
     """See relay.outbox.Outbox for what it promises."""
 
     def __init__(
-        self, settings: OutboxSettings, clock: Clock, metrics: Metrics, tasks: Tasks, *, mends: bool = True
+        self,
+        settings: OutboxSettings,
+        clock: Clock,
+        metrics: Metrics,
+        tasks: Tasks,
+        *,
+        mends: bool = True,
+        ids: MachineIds | None = None,
     ) -> None:
-        """`mends`: whether a broken file is set aside and salvaged; else opening it raises OutboxRefused."""
+        """`mends`: whether a broken file is set aside and salvaged; else opening it raises OutboxRefused.
+
+        `ids`: of this machine. If the outbox belongs to another one, its pending events are quarantined when it is
+        opened. None: that is not checked.
+        """
         self._settings = settings
         self._clock = clock
         self._metrics = metrics
         self._tasks = tasks
         self._own_tasks = Tasks()
         """The owner's: it outlives `tasks.cancel_all`, so that a commit under way at shutdown is not cut off."""
-        self._owner = Owner(settings, clock, metrics, mends=mends)
+        store = Store(settings, Limits.of(settings).wal_bytes, clock, metrics, mends=mends, ids=ids)
+        self._owner = Owner(settings, clock, metrics, store)
         self._task: asyncio.Task[None] | None = None
         self._dead_letter_lock = asyncio.Lock()
         self._wall_ahead_ms = clock.wall_ms() - clock.monotonic_ms()
@@ -191,3 +208,40 @@ class SqliteOutbox:
                     break
                 gone += letters
         return gone
+
+    # -- cloned installations ------------------------------------------------------------------------
+
+    @property
+    def was_moved(self) -> bool:
+        """Whether the outbox belonged to another machine when it was opened."""
+        return self._owner.store.was_moved
+
+    async def adopt(self, limit: int) -> int:
+        adopted = 0
+        async with self._dead_letter_lock:
+            while adopted < limit and (events := await self._owner.submit(quarantine.Adopt(limit - adopted))):
+                adopted += events
+        return adopted
+
+    async def discard_quarantined(self, limit: int) -> int:
+        gone = 0
+        async with self._dead_letter_lock:
+            while gone < limit and (
+                events := await self._owner.submit(quarantine.DiscardQuarantined(limit - gone, self._metrics))
+            ):
+                gone += events
+        return gone
+
+    async def discard_pending(self) -> int:
+        """Drop every pending event, quarantined ones included; nothing may be sending. Return how many."""
+        book = self._owner.known
+        self.release(list(book.index.lanes))
+        gone = await self.discard_quarantined(book.quarantined)
+        while (first := book.index.first_seq()) is not None:
+            last = min(first + _DISCARD_ROWS, book.next_seq) - 1
+            gone += await self._owner.submit(ops.Drop("discarded", first, last, self._metrics))
+        return gone
+
+    async def disown(self) -> None:
+        """Forget which machine the outbox belongs to: the next one that opens it is its owner."""
+        await self._owner.submit(quarantine.Disown())

@@ -60,8 +60,8 @@ _RETRY_FIRST_MS, _RETRY_LAST_MS = 50, 5_000
 class Owner:
     """Takes calls from the event loop and makes commits of them; `run` is its task."""
 
-    def __init__(self, settings: OutboxSettings, clock: Clock, metrics: Metrics, *, mends: bool = True) -> None:
-        self.store = Store(settings, Limits.of(settings).wal_bytes, clock, metrics, mends=mends)
+    def __init__(self, settings: OutboxSettings, clock: Clock, metrics: Metrics, store: Store) -> None:
+        self.store = store
         self.book: Book | None = None
         """None until the file was opened once."""
         self.promised: set[int] = set()
@@ -180,7 +180,7 @@ class Owner:
         if book is None:
             return Gauges(0, self._limits.max_bytes, 0, False, 0, problem)
         problem = problem or book.share_problem(self._room_bytes())
-        aged = book.pending and book.oldest_seq is not None
+        aged = book.queued and book.oldest_seq is not None
         return Gauges(
             bytes=book.pages * PAGE_BYTES + self.store.wal_file_bytes,
             max_bytes=self._limits.max_bytes,
@@ -188,6 +188,7 @@ class Owner:
             writable=not problem,
             dead_letters=book.dead_letters,
             problem=problem,
+            quarantined=book.quarantined,
         )
 
     def _room_bytes(self) -> int:

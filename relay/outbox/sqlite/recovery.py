@@ -24,6 +24,7 @@ from relay.config import OutboxSettings
 from relay.outbox import OutboxRefused
 from relay.outbox.sqlite import files
 from relay.outbox.sqlite.connection import PAGE_BYTES, configure, connect
+from relay.outbox.sqlite.quarantine import Claimant, claim
 from relay.outbox.sqlite.salvage import Salvaged, salvage
 from relay.outbox.sqlite.schema import MIGRATIONS, is_newest, migrate
 from relay.outbox.sqlite.start import Broken, Opened, read_opened, read_totals
@@ -58,6 +59,10 @@ class Mending:
     """What was found wrong since then that no check of SQLite sees."""
     allowed: bool = True
     """Whether a broken file may be set aside; else it is refused."""
+    owner: Claimant | None = None
+    """The machine that opens the outbox; None: the outbox stays the machine's that it belongs to."""
+    was_moved: bool = False
+    """Whether the outbox belonged to another machine."""
     opened: Opened | None = None
     set_aside: Path | None = None
 
@@ -130,6 +135,8 @@ def _open_sound(mending: Mending) -> sqlite3.Connection:
     database = _open(mending, mending.path)
     try:
         _check(database, mending)
+        if mending.owner is not None:
+            mending.was_moved |= claim(database, mending.owner)
         mending.opened = _read(database, mending)
     except BaseException:
         database.close()

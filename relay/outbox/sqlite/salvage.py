@@ -32,11 +32,12 @@ _ROWS_AT_ONCE = 512
 _MOST_ERRORS = 20_000
 _MAGIC = b"SQLite format 3\0"
 _LEDGER_COLUMNS = (
-    "last_seq, next_lane, requeued, delivered, dead_lettered, dropped, boot, boot_id, outbox_ms, monotonic_ms, wall_ms"
+    "last_seq, next_lane, requeued, delivered, dead_lettered, dropped, adopted,"
+    " boot, boot_id, outbox_ms, monotonic_ms, wall_ms, identity"
 )
 _LANE_COLUMNS = (
     "lane, tenant_id, platform, device_id, cursor, delivered, window, boot, request, ordinal, first_seq, last_seq,"
-    " shift_ms"
+    " shift_ms, quarantined_after, quarantined_to"
 )
 _DEAD_COLUMNS = "id, seq, event_id, tenant_id, platform, device_id, reason, status, words, dead_at_ms, crc, body"
 
@@ -102,11 +103,16 @@ class _Lanes:
     def __init__(self, old: sqlite3.Connection, new: sqlite3.Connection) -> None:
         self.cursors: dict[int, int] = {}
         self._by_key: dict[LaneKey, int] = {}
+        self._quarantined: dict[int, range] = {}
         self._new = new
         for row in _readable(
             old, f"SELECT {_LANE_COLUMNS} FROM lanes WHERE lane > ? ORDER BY lane LIMIT {_ROWS_AT_ONCE}"
         ):
             self._copy(row)
+
+    def is_done(self, lane: int, seq: int) -> bool:
+        """Return whether an event of a known lane is neither pending nor quarantined."""
+        return seq <= self.cursors[lane] and seq not in self._quarantined[lane]
 
     def of(self, lane: Any, body: bytes) -> int | None:
         """The lane of a row that says it is of `lane`; None if nothing tells whose it is."""
@@ -119,7 +125,7 @@ class _Lanes:
         if known is not None:
             return known
         number = lane if isinstance(lane, int) and 0 < lane < MOST_LANES // 2 else max(self.cursors, default=0) + 1
-        self._add((number, str(key[0]), *key[1:], 0, 0, b"", 0, None, None, None, None, None), key)
+        self._add((number, str(key[0]), *key[1:], 0, 0, b"", 0, *(None,) * 7), key)
         return number
 
     def _copy(self, row: tuple[Any, ...]) -> None:
@@ -131,8 +137,9 @@ class _Lanes:
                 self._add(row, key)
 
     def _add(self, row: tuple[Any, ...], key: LaneKey) -> None:
-        self._new.execute(f"INSERT INTO lanes({_LANE_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+        self._new.execute(f"INSERT INTO lanes({_LANE_COLUMNS}) VALUES ({', '.join('?' * len(row))})", row)
         self.cursors[row[0]] = row[4]
+        self._quarantined[row[0]] = range((row[-2] or 0) + 1, (row[-1] or 0) + 1)
         self._by_key[key] = row[0]
 
 
@@ -162,7 +169,7 @@ def _copy_log(old: sqlite3.Connection, new: sqlite3.Connection, lanes: _Lanes) -
         number = lanes.of(lane, body)
         if number is None:
             continue
-        if seq <= lanes.cursors[number]:
+        if lanes.is_done(number, seq):
             ids.add(seq, event_id)
             continue
         new.execute("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?)", (seq, number, event_id, at_ms, crc, body))
@@ -219,15 +226,22 @@ def _balance(new: sqlite3.Connection, ledger: tuple[Any, ...] | None, events: in
     """Write the ledger: the old one if it can be read, else one that takes what is gone for delivered."""
     letters, letter_bytes = new.execute("SELECT count(*), coalesce(sum(length(body)), 0) FROM dead_letters").fetchone()
     by_lanes, boot = new.execute("SELECT coalesce(sum(delivered), 0), coalesce(max(boot), 0) FROM lanes").fetchone()
-    totals, clocks = (None, None) if ledger is None else (ledger[:6], ledger[6:])
+    totals, clocks, identity = (None, None, "") if ledger is None else (ledger[:7], ledger[7:12], ledger[12])
     if totals is None or not all(isinstance(value, int) for value in totals):
-        totals = (last_seq, 1, 0, max(last_seq - events - letters - by_lanes, 0), letters, 0)
+        totals = (last_seq, 1, 0, max(last_seq - events - letters - by_lanes, 0), letters, 0, 0)
     if clocks is None or [type(value) for value in clocks] != [int, str, int, int, int]:
         clocks = (boot + 1, "", 0, 0, 0)
     new.execute(
-        f"UPDATE ledger SET ({_LEDGER_COLUMNS}) = (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?),"
+        f"UPDATE ledger SET ({_LEDGER_COLUMNS}) = (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?),"
         " dead_letters = ?, dead_letter_bytes = ?",
-        (max(totals[0], last_seq), *totals[1:], *clocks, letters, letter_bytes),
+        (
+            max(totals[0], last_seq),
+            *totals[1:],
+            *clocks,
+            identity if isinstance(identity, str) else "",
+            letters,
+            letter_bytes,
+        ),
     )
 
 

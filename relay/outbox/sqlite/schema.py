@@ -4,8 +4,9 @@ Rules: one migration per version, each in a transaction of its own, so that a ki
 resumes; `migrations[n]` leads to user_version n + 1. A file of a newer relay never gets here.
 
 The log is append-only: a row is written once and deleted, never updated. An event is pending if
-its row exists and its seq is beyond its lane's cursor. `accepted + requeued` is the last seq, so
-that an append writes no counter; the other totals are the ledger row plus the lanes' `delivered`.
+its row exists and its seq is beyond its lane's cursor, or if it is quarantined. `accepted + requeued` is the last
+seq minus `adopted`, so that an append writes no counter; the other totals are the ledger row plus the lanes'
+`delivered`.
 """
 
 from __future__ import annotations
@@ -86,7 +87,19 @@ def _version_2(database: sqlite3.Connection) -> None:
     database.execute("ALTER TABLE ledger ADD COLUMN boot_from_ms INTEGER")
 
 
-MIGRATIONS: Sequence[Migration] = (_version_1, _version_2)
+def _version_3(database: sqlite3.Connection) -> None:
+    """Quarantined events: the machine that the outbox belongs to, and what a clone must not send.
+
+    The rows of a lane with quarantined_after < seq <= quarantined_to are quarantined although its cursor is beyond
+    them. `adopted` counts rows that were appended a second time, which the last seq counts, too.
+    """
+    database.execute("ALTER TABLE ledger ADD COLUMN identity TEXT NOT NULL DEFAULT ''")
+    database.execute("ALTER TABLE ledger ADD COLUMN adopted INTEGER NOT NULL DEFAULT 0")
+    database.execute("ALTER TABLE lanes ADD COLUMN quarantined_after INTEGER")
+    database.execute("ALTER TABLE lanes ADD COLUMN quarantined_to INTEGER")
+
+
+MIGRATIONS: Sequence[Migration] = (_version_1, _version_2, _version_3)
 
 
 def migrate(database: sqlite3.Connection, migrations: Sequence[Migration] = MIGRATIONS) -> None:

@@ -49,6 +49,8 @@ class LaneRow(NamedTuple):
     first_seq: int | None
     last_seq: int | None
     shift_ms: int | None = None
+    quarantined_after: int | None = None
+    quarantined_to: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,7 @@ class Opened:
     delivered: int
     dead_lettered: int
     dropped: int
+    adopted: int
     dead_letters: int
     dead_letter_bytes: int
     boot: int
@@ -93,6 +96,7 @@ class Totals(NamedTuple):
     delivered: int
     dead_lettered: int
     dropped: int
+    adopted: int
     dead_letters: int
 
 
@@ -100,8 +104,8 @@ def read_totals(database: sqlite3.Connection) -> Totals:
     return Totals(
         *database.execute(
             "SELECT max(last_seq, coalesce((SELECT max(seq) FROM log), 0)), requeued,"
-            " delivered + (SELECT coalesce(sum(delivered), 0) FROM lanes), dead_lettered, dropped, dead_letters"
-            " FROM ledger"
+            " delivered + (SELECT coalesce(sum(delivered), 0) FROM lanes), dead_lettered, dropped, adopted,"
+            " dead_letters FROM ledger"
         ).fetchone()
     )
 
@@ -132,6 +136,7 @@ def read_opened(database: sqlite3.Connection, boot_id: str, dedupe_window: int) 
         delivered=totals.delivered,
         dead_lettered=totals.dead_lettered,
         dropped=totals.dropped,
+        adopted=totals.adopted,
         dead_letters=totals.dead_letters,
         dead_letter_bytes=dead_letter_bytes,
         boot=boot if last_boot_id == boot_id else boot + 1,
@@ -208,7 +213,7 @@ def _read_lanes(database: sqlite3.Connection) -> list[LaneRow]:
         LaneRow(lane, (int(tenant_id), platform, device_id), *rest)
         for lane, tenant_id, platform, device_id, *rest in database.execute(
             "SELECT lane, tenant_id, platform, device_id, cursor, window, boot, request, ordinal, first_seq, last_seq,"
-            " shift_ms FROM lanes"
+            " shift_ms, quarantined_after, quarantined_to FROM lanes"
         )
     ]
     for row in lanes:
@@ -229,6 +234,8 @@ def is_sound_lane(row: LaneRow) -> bool:
         and all(isinstance(value, str) for value in row.key[1:])
         and isinstance(row.window, bytes)
         and isinstance(row.shift_ms, int | None)
+        and isinstance(row.quarantined_after, int | None)
+        and isinstance(row.quarantined_to, int | None)
     )
 
 

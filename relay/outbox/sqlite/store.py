@@ -16,9 +16,11 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from relay.clock import Clock, monotonic_us
 from relay.config import OutboxSettings
+from relay.machine import MachineIds
 from relay.metrics import Metrics
 from relay.outbox.sqlite import connection, files, transactions
 from relay.outbox.sqlite.connection import PAGE_BYTES, Connection
+from relay.outbox.sqlite.quarantine import Claimant
 from relay.outbox.sqlite.recovery import Mending, open_mended
 from relay.outbox.sqlite.start import Opened
 from relay.outbox.sqlite.transactions import Committed, Step
@@ -35,9 +37,18 @@ class Store:
     """A file that may be open; every call but `lock` and `connect` needs it to be."""
 
     def __init__(
-        self, settings: OutboxSettings, wal_bytes: int, clock: Clock, metrics: Metrics, *, mends: bool = True
+        self,
+        settings: OutboxSettings,
+        wal_bytes: int,
+        clock: Clock,
+        metrics: Metrics,
+        *,
+        mends: bool = True,
+        ids: MachineIds | None = None,
     ) -> None:
-        """`mends`: whether a broken file may be set aside and salvaged."""
+        """`mends`: whether a broken file may be set aside and salvaged; `ids`: of this machine, see `Mending.owner`."""
+        self.was_moved = False
+        """Whether the file belonged to another machine when it was first opened."""
         self.suspect = False
         """SQLITE_CORRUPT was met: the next `connect` looks at every page."""
         self.condemned = ""
@@ -49,6 +60,7 @@ class Store:
         self._settings = settings
         self._wal_bytes = wal_bytes
         self._mends = mends
+        self._ids = ids
         self._clock = clock
         self._metrics = metrics
         self._lock: int | None = None
@@ -93,12 +105,14 @@ class Store:
             self.suspect,
             self.condemned,
             self._mends,
+            None if self._ids is None else Claimant(self._ids, self._clock.new_event_id(), self._settings.adopt),
         )
         opening = Connection(lambda: open_mended(mending))
         await opening.open()
         self._connection = opening
         if mending.set_aside is not None:
             self._metrics.outbox_set_aside.inc()
+        self.was_moved |= mending.was_moved
         self.thorough = self.suspect or mending.set_aside is not None
         self.suspect, self.condemned = False, ""
         self._identities = self._look()

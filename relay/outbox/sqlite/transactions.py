@@ -26,6 +26,9 @@ from relay.outbox.sqlite.rows import NewRows
 
 Step = Callable[[sqlite3.Connection], Any]
 
+_NOT_QUARANTINED = """ AND NOT EXISTS (
+    SELECT 1 FROM lanes
+    WHERE lanes.lane = log.lane AND log.seq > lanes.quarantined_after AND log.seq <= lanes.quarantined_to)"""
 _PAGES = "SELECT page_count, freelist_count FROM pragma_page_count, pragma_freelist_count"
 _READ_TOGETHER = """
     SELECT group_concat(crc), CAST(group_concat(body, '') AS BLOB)
@@ -232,7 +235,7 @@ def bury(database: sqlite3.Connection, graves: Sequence[Grave], graveyard: Grave
         body_bytes += _body_bytes(database, seq)
         database.execute(_BURY, values)
         for (event_id,) in database.execute(_READ_ID, (seq,)).fetchall():
-            _remember(database, seq, seq, event_id, bytes([DEAD]))
+            remember(database, seq, seq, event_id, bytes([DEAD]))
         database.execute("DELETE FROM log WHERE seq = ?", (seq,))
     database.execute(_COUNT_BURIED, (len(graves), body_bytes, max(grave.seq for grave in graves)))
     letters, kept_bytes = database.execute("SELECT dead_letters, dead_letter_bytes FROM ledger").fetchone()
@@ -250,7 +253,7 @@ def reclaim(
     if kind == "all":
         return Reclaimed(database.execute("DELETE FROM log").rowcount, None, None)
     (free_before,) = database.execute("PRAGMA freelist_count").fetchone()
-    done = " AND seq <= coalesce((SELECT cursor FROM lanes WHERE lanes.lane = log.lane), seq)"
+    done = f" AND seq <= coalesce((SELECT cursor FROM lanes WHERE lanes.lane = log.lane), seq) {_NOT_QUARANTINED}"
     rows = database.execute(
         "DELETE FROM log WHERE seq BETWEEN ? AND ?" + (done if kind == "holes" else ""),
         (stretch.first_seq, stretch.last_seq),
@@ -262,12 +265,18 @@ def reclaim(
     return Reclaimed(rows, first, last)
 
 
-def drop(database: sqlite3.Connection, stretch: Range, events: int, in_flight: Sequence[int]) -> int:
-    """Delete a stretch but for what is in flight; `events` of it were pending. Returns how many rows went."""
+def drop(
+    database: sqlite3.Connection, stretch: Range, events: int, in_flight: Sequence[int], *, quarantined: bool
+) -> int:
+    """Delete a stretch except events in flight and, if there are any, quarantined events.
+
+    `events` of it were pending. Returns the number of deleted rows.
+    """
     _remember_stretch(database, stretch)
     database.execute("UPDATE ledger SET dropped = dropped + ?", (events,))
     return database.execute(
-        "DELETE FROM log WHERE seq BETWEEN ? AND ? AND seq NOT IN (SELECT value FROM json_each(?))",
+        "DELETE FROM log WHERE seq BETWEEN ? AND ? AND seq NOT IN (SELECT value FROM json_each(?))"
+        + (_NOT_QUARANTINED if quarantined else ""),
         (stretch.first_seq, stretch.last_seq, json.dumps(in_flight)),
     ).rowcount
 
@@ -361,7 +370,7 @@ def _discard_oldest(database: sqlite3.Connection, letters: int, body_bytes: int)
     return len(gone), gone_bytes
 
 
-def _remember(database: sqlite3.Connection, first_seq: int, last_seq: int, ids: bytes, marks: bytes) -> None:
+def remember(database: sqlite3.Connection, first_seq: int, last_seq: int, ids: bytes, marks: bytes) -> None:
     """Keep ids whose rows go. What was kept from the same seq on may reach further: its own row stayed, in flight."""
     for last, kept_ids, kept_marks in database.execute(_READ_REMEMBERED, (first_seq,)).fetchall():
         if last > last_seq:
@@ -371,6 +380,6 @@ def _remember(database: sqlite3.Connection, first_seq: int, last_seq: int, ids: 
 
 def _remember_stretch(database: sqlite3.Connection, stretch: Range) -> None:
     if stretch.ids:
-        _remember(database, stretch.kept_from_seq, stretch.last_seq, stretch.ids, stretch.marks)
+        remember(database, stretch.kept_from_seq, stretch.last_seq, stretch.ids, stretch.marks)
     database.execute("DELETE FROM recent WHERE last_seq <= ?", (stretch.forget_to_seq,))
     database.execute("UPDATE ledger SET last_seq = max(last_seq, ?)", (stretch.last_seq,))

@@ -105,6 +105,19 @@ class DeadLetterOutbox:
     async def discard(self, selection: Selection, limit: int) -> int:
         return self._remove([letter.id for letter in self._chosen(selection)][:limit])
 
+    async def adopt(self, limit: int) -> int:
+        return self._decide(limit)
+
+    async def discard_quarantined(self, limit: int) -> int:
+        return self._decide(limit)
+
+    def _decide(self, limit: int) -> int:
+        if self.fails:
+            raise OutboxFull("the outbox is full: raise outbox.max_size")
+        decided = min(limit, self.state.quarantined)
+        self.state = self.state._replace(quarantined=self.state.quarantined - decided)
+        return decided
+
     def _chosen(self, selection: Selection) -> list[DeadLetter]:
         assert selection.all or selection.ids or selection.device_id is not None or selection.reason is not None
         return [

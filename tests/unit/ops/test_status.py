@@ -40,6 +40,7 @@ async def test_has_every_field_of_the_contract(served: Served) -> None:
         "oldest_age_seconds": 2.5,
         "writable": True,
         "problem": "",
+        "quarantined_events": 0,
     }
     assert status["refused"] == {}
     assert status["upstreams"] == [

@@ -1,0 +1,58 @@
+"""`relay adopt`: decide about the events that a cloned installation found in its outbox."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from relay.cli.client import Client
+from relay.cli.common import config_option, has_ops, load_client_settings, ops_place, progress
+from relay.config import OutboxSettings
+
+_EVENTS_AT_ONCE = 4096
+
+
+@click.command("adopt")
+@config_option
+@click.option("--discard", is_flag=True, help="Drop the events instead of sending them.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def command(config_file: Path | None, discard: bool, as_json: bool) -> None:
+    """Send the quarantined events of another machine, or drop them with --discard.
+
+    An outbox that was copied from another machine, or that moved with its disk, quarantines its pending events: the
+    original may send them, too. Works on the outbox directly if no relay is running.
+    """
+    settings = load_client_settings(config_file)
+    done = "discarded" if discard else "adopted"
+    if has_ops(settings) and (client := Client(ops_place(settings), settings.ops.token)).is_there():
+        events = _through_relay(client, discard, done)
+    else:
+        events = _on_disk(settings.outbox, discard)
+    click.echo(json.dumps({done: events}) if as_json else f"{events:,} events {done}")
+
+
+def _through_relay(client: Client, discard: bool, done: str) -> int:
+    path = f"/quarantine/{'discard' if discard else 'adopt'}"
+    events = 0
+    with progress(done) as step:
+        while True:
+            reply = client.expect(client.post(path, {}))
+            moved = int(reply[done])
+            events += moved
+            step(moved)
+            if not moved:
+                return events
+
+
+def _on_disk(settings: OutboxSettings, discard: bool) -> int:
+    from relay.cli.outbox_on_disk import open_on_disk  # noqa: PLC0415 - slow to import, and needed without a relay only
+
+    with open_on_disk(settings) as disk:
+        outbox = disk.outbox
+        total = outbox.gauges().quarantined
+        with progress("events", total) as step:
+            while moved := disk.run((outbox.discard_quarantined if discard else outbox.adopt)(_EVENTS_AT_ONCE)):
+                step(moved)
+        return total

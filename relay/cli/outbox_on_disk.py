@@ -1,0 +1,120 @@
+"""An outbox that no relay holds: this process takes its lock for the time being.
+
+A broken file stays as it is: only the relay quarantines it, and logs that.
+Imports the whole outbox, so it is imported only when no relay answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import structlog
+
+from relay.cli import exits
+from relay.cli.common import is_config_named
+from relay.clock import SystemClock
+from relay.config import OutboxSettings
+from relay.metrics import Metrics
+from relay.outbox import Outbox, OutboxError, OutboxLocked, Selection
+from relay.outbox.sqlite import SqliteOutbox, files
+from relay.outbox.sqlite.recovery import broken, is_broken
+from relay.tasks import Tasks
+
+T = TypeVar("T")
+
+
+class OutboxOnDisk:
+    """An open outbox; `run` waits for one of its calls."""
+
+    def __init__(self, path: Path, outbox: SqliteOutbox, runner: asyncio.Runner) -> None:
+        self.outbox = outbox
+        self._path = path
+        self._runner = runner
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Return what `work` returns. Raises Failed if the outbox fails."""
+        try:
+            return self._runner.run(work)
+        except OutboxError as error:
+            raise _failed(self._path, error) from error
+
+
+@contextmanager
+def open_on_disk(settings: OutboxSettings) -> Iterator[OutboxOnDisk]:
+    """Open the outbox for the time of the block. Raises Failed (75 if another process holds it)."""
+    if not _is_there(settings.path):
+        what_to_do = (
+            "set outbox.path, or STATE_DIRECTORY as systemd does for its unit"
+            if is_config_named()
+            else "name the relay's configuration with --config"
+        )
+        raise exits.Failed(f"no relay answers, and there is no outbox at {settings.path}: {what_to_do}")
+    with _unlogged(), asyncio.Runner() as runner:
+        outbox, tasks = runner.run(_open(settings))
+        try:
+            yield OutboxOnDisk(settings.path, outbox, runner)
+        finally:
+            runner.run(_close(outbox, tasks))
+
+
+def _is_there(path: Path) -> bool:
+    """Raises Failed if this user is not told."""
+    try:
+        return files.identity(path) is not None
+    except OSError as error:
+        raise _closed_to_us(path, error) from error
+
+
+async def _open(settings: OutboxSettings) -> tuple[SqliteOutbox, Tasks]:
+    tasks = Tasks()
+    outbox = SqliteOutbox(settings, SystemClock(), Metrics(), tasks, mends=False)
+    try:
+        await outbox.open()
+        loading = tasks.start("load", outbox.load(lambda lane, key, events, body_bytes: None))
+        # answered after the load; where the disk fails, the load waits for it to heal, and this does not
+        await outbox.dead_letters(Selection(ids=(1,)), 1)
+        await loading
+    except OutboxError as error:
+        await _close(outbox, tasks)
+        raise _failed(settings.path, error) from error
+    return outbox, tasks
+
+
+async def _close(outbox: Outbox, tasks: Tasks) -> None:
+    await outbox.close()
+    await tasks.cancel_all()
+
+
+def _failed(path: Path, error: OutboxError) -> exits.Failed:
+    """Why an outbox cannot be opened, or used."""
+    if isinstance(error, OutboxLocked):
+        return exits.Failed(f"no relay answers where the configuration says, but {error}", exits.OUTBOX_LOCKED)
+    cause = error.__cause__
+    if isinstance(cause, PermissionError):
+        return _closed_to_us(path, cause)
+    if cause is not None and is_broken(cause):
+        return exits.Failed(str(broken(path, str(cause))))
+    return exits.Failed(str(error))
+
+
+def _closed_to_us(path: Path, error: OSError) -> exits.Failed:
+    what_to_do = (
+        "run this as root, or as the user of the relay" if isinstance(error, PermissionError) else "check outbox.path"
+    )
+    return exits.Failed(f"{path}: {error.strerror}: {error.filename}: {what_to_do}")
+
+
+@contextmanager
+def _unlogged() -> Iterator[None]:
+    """What an outbox logs is for a relay's log; here errors are told, and standard output is the answer."""
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    try:
+        yield
+    finally:
+        structlog.configure(**before)

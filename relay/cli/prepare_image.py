@@ -1,0 +1,52 @@
+"""`relay prepare-image`: make this installation ready to be cloned."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from relay import installation
+from relay.cli import exits
+from relay.cli.client import Client
+from relay.cli.common import config_option, has_ops, load_client_settings, ops_place
+from relay.config import OutboxSettings
+
+
+@click.command("prepare-image")
+@config_option
+@click.option("--discard", is_flag=True, help="Drop pending events; without it they are a reason to stop.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def command(config_file: Path | None, discard: bool, as_json: bool) -> None:
+    """Prepare this installation for cloning: no pending event and no installation id goes into the image.
+
+    Stop the relay first. Exits with 75 while one runs, and with 1, without a change, if events are pending and
+    --discard is not given.
+    """
+    settings = load_client_settings(config_file)
+    if has_ops(settings) and Client(ops_place(settings), settings.ops.token).is_there():
+        raise exits.Failed(f"a relay is running at {ops_place(settings)}: stop it first", exits.OUTBOX_LOCKED)
+    discarded = _empty(settings.outbox, discard) if settings.outbox.path.exists() else 0
+    try:
+        installation.forget(settings.outbox.path.parent)
+    except OSError as error:
+        raise exits.Failed(f"cannot remove the installation id: {error.strerror}: {error.filename}") from error
+    text = f"ready to be cloned: {discarded:,} events discarded, installation id removed"
+    click.echo(json.dumps({"discarded": discarded}) if as_json else text)
+
+
+def _empty(settings: OutboxSettings, discard: bool) -> int:
+    """Return the number of discarded events. Raises Failed if there are any and `discard` is False."""
+    from relay.cli.outbox_on_disk import open_on_disk  # noqa: PLC0415 - slow to import
+
+    with open_on_disk(settings) as disk:
+        pending = disk.outbox.ledger().pending
+        if pending and not discard:
+            raise exits.Failed(
+                f"{pending:,} events are pending in {settings.path}: run the relay until they are delivered, "
+                "or give --discard to drop them; nothing was changed"
+            )
+        discarded = disk.run(disk.outbox.discard_pending())
+        disk.run(disk.outbox.disown())
+        return discarded

@@ -1,0 +1,201 @@
+"""Events that a cloned installation found in its outbox: they stay pending, and only an operator decides about them.
+
+Owns what `quarantined_after` and `quarantined_to` of a device queue's row mean: its events with
+quarantined_after < seq <= quarantined_to are quarantined although the cursor is beyond them. Rules: the change of
+the owner and the quarantine are one transaction; an event that is adopted is appended again, so that the queue's
+cursor only grows; the ledger's totals do not change by either.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+from relay.machine import MachineIds, identity, is_other_machine
+from relay.metrics import Metrics
+from relay.outbox.checksum import unmarked
+from relay.outbox.recent import DROPPED
+from relay.outbox.sqlite.book import Book
+from relay.outbox.sqlite.draft import Draft, Op
+from relay.outbox.sqlite.start import read_totals
+from relay.outbox.sqlite.transactions import remember
+
+_EVENTS_AT_ONCE = 256
+"""Adopted or discarded in one commit."""
+_DELETE_DONE = """
+    DELETE FROM log WHERE EXISTS (
+        SELECT 1 FROM lanes
+        WHERE lanes.lane = log.lane AND log.seq > lanes.quarantined_to AND log.seq <= lanes.cursor)"""
+_QUARANTINE = """
+    UPDATE lanes SET quarantined_after = coalesce(quarantined_after, cursor), quarantined_to = ?1,
+        cursor = max(cursor, ?1), request = NULL, ordinal = NULL, first_seq = NULL, last_seq = NULL, shift_ms = NULL"""
+_READ = """
+    SELECT iif(typeof(event_id) = 'blob' AND length(event_id) = 16, event_id, zeroblob(16)), coalesce(crc, 0),
+        coalesce(CAST(body AS BLOB), x'')
+    FROM log WHERE seq = ?"""
+_APPEND = "INSERT INTO log(seq, lane, event_id, at_ms, crc, body) VALUES (?, ?, ?, ?, ?, ?)"
+
+
+class Claimant(NamedTuple):
+    """Whom an outbox belongs to when it is opened."""
+
+    ids: MachineIds
+    salt: str
+    """For an outbox that has no identity yet."""
+    adopts: bool
+    """Whether pending events of another machine are sent, not quarantined (outbox.adopt)."""
+
+
+class Moved(NamedTuple):
+    """An event that was appended again."""
+
+    seq: int
+    lane: int
+    event_id: bytes
+    body_bytes: int
+
+
+def claim(database: sqlite3.Connection, owner: Claimant) -> bool:
+    """Make the outbox this machine's. Return whether it was another machine's; its pending events are quarantined."""
+    (stored,) = database.execute("SELECT CAST(identity AS TEXT) FROM ledger").fetchone()
+    is_moved = is_other_machine(stored or "", owner.ids)
+    new = identity("" if is_moved else stored or "", owner.ids, owner.salt)
+    if new == stored:
+        return False
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        if is_moved and not owner.adopts:
+            quarantine(database)
+        database.execute("UPDATE ledger SET identity = ?", (new,))
+        database.execute("COMMIT")
+    except BaseException:
+        if database.in_transaction:
+            database.execute("ROLLBACK")
+        raise
+    return is_moved
+
+
+def quarantine(database: sqlite3.Connection) -> None:
+    """Quarantine every pending event, requests in flight included."""
+    # A queue has one range: its settled rows between an earlier quarantine and the cursor have to go first.
+    database.execute(_DELETE_DONE)
+    database.execute(_QUARANTINE, (read_totals(database).last_seq,))
+
+
+class Adopt(Op[int]):
+    """Append the oldest quarantined events again, at most `limit`."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self._limit = min(limit, _EVENTS_AT_ONCE)
+        self._chosen: Sequence[tuple[int, int]] = ()
+
+    def plan(self, draft: Draft) -> bool:
+        book = draft.book
+        self._chosen = book.index.first_quarantined(self._limit)
+        lanes = {lane for _, lane in self._chosen}
+        if draft.unclear & lanes:
+            return False
+        most_bytes = book.limits.commit_bytes
+        step = partial(_adopt, chosen=self._chosen, first_seq=draft.next_seq, at_ms=draft.now_ms, most_bytes=most_bytes)
+        draft.add(self, step)
+        draft.unclear.update(lanes)
+        return True
+
+    def apply(self, book: Book, result: tuple[int, Sequence[Moved]]) -> int:
+        tried, moved = result
+        _take_out(book, self._chosen[:tried])
+        book.recent.extend(book.next_seq, [each.event_id for each in moved], [each.lane for each in moved])
+        for each in moved:
+            book.index.lanes[each.lane].append(book.next_seq, each.body_bytes)
+            book.next_seq += 1
+        book.last_row = book.next_seq - 1
+        book.adopted += len(moved)
+        book.changed.update(each.lane for each in moved)
+        return tried
+
+
+class DiscardQuarantined(Op[int]):
+    """Drop the oldest quarantined events, at most `limit`."""
+
+    def __init__(self, limit: int, metrics: Metrics) -> None:
+        super().__init__()
+        self._limit = min(limit, _EVENTS_AT_ONCE)
+        self._metrics = metrics
+        self._chosen: Sequence[tuple[int, int]] = ()
+
+    def plan(self, draft: Draft) -> bool:
+        self._chosen = draft.book.index.first_quarantined(self._limit)
+        draft.add(self, partial(_discard, seqs=[seq for seq, _ in self._chosen]))
+        return True
+
+    def apply(self, book: Book, result: int) -> int:
+        _take_out(book, self._chosen)
+        for seq, _ in self._chosen:
+            book.recent.mark(seq, DROPPED)
+        book.rows -= result
+        book.dropped += result
+        self._metrics.events_dropped.labels("discarded").inc(result)
+        return len(self._chosen)
+
+
+class Disown(Op[None]):
+    """Forget which machine the outbox belongs to: the next one that opens it is its owner."""
+
+    def plan(self, draft: Draft) -> bool:
+        draft.add(self, _disown)
+        return True
+
+    def apply(self, book: Book, result: None) -> None:
+        """Only the next start reads it."""
+
+
+def _take_out(book: Book, chosen: Sequence[tuple[int, int]]) -> None:
+    for number, events in Counter(lane for _, lane in chosen).items():
+        del book.index.lanes[number].quarantined[:events]
+    book.quarantined -= len(chosen)
+
+
+def _adopt(
+    database: sqlite3.Connection, chosen: Sequence[tuple[int, int]], first_seq: int, at_ms: int, most_bytes: int
+) -> tuple[int, Sequence[Moved]]:
+    """Append events again. Return how many were tried, and those whose row is still there.
+
+    They lose the mark of an inserted timestamp: the clock of another machine cannot be corrected.
+    """
+    moved: list[Moved] = []
+    tried = body_bytes = 0
+    for seq, lane in chosen:
+        tried += 1
+        for event_id, crc, body in database.execute(_READ, (seq,)).fetchall():
+            database.execute(_APPEND, (first_seq + len(moved), lane, event_id, at_ms, unmarked(body, crc), body))
+            database.execute("DELETE FROM log WHERE seq = ?", (seq,))
+            moved.append(Moved(seq, lane, event_id, len(body)))
+            body_bytes += len(body)
+        if body_bytes >= most_bytes:
+            break
+    database.execute(
+        "UPDATE ledger SET adopted = adopted + ?, last_seq = max(last_seq, ?)",
+        (len(moved), first_seq + len(moved) - 1),
+    )
+    return tried, moved
+
+
+def _discard(database: sqlite3.Connection, seqs: Sequence[int]) -> int:
+    """Delete rows and remember their ids as dropped. Return how many were there."""
+    rows = 0
+    for seq in seqs:
+        for event_id, _, _ in database.execute(_READ, (seq,)).fetchall():
+            remember(database, seq, seq, event_id, bytes([DROPPED]))
+            database.execute("DELETE FROM log WHERE seq = ?", (seq,))
+            rows += 1
+    last_seq = max(seqs, default=0)
+    database.execute("UPDATE ledger SET dropped = dropped + ?, last_seq = max(last_seq, ?)", (rows, last_seq))
+    return rows
+
+
+def _disown(database: sqlite3.Connection) -> None:
+    database.execute("UPDATE ledger SET identity = ''")
