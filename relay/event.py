@@ -9,8 +9,9 @@ There are two readers. The slow one is the truth: it parses strictly (`strict_js
 once) may only accept, and only what it can prove; whatever it leaves, the slow one reads again. A refusal names the
 worst that was met: malformed before invalid before too large. An event that is too large as it came is not read at all.
 
-A body of many events takes long, 55,000 of them in 1 MiB a third of a second. So it can be read in slices (`Reading`),
-between which whoever reads it lets others have their turn; what comes out is the same.
+A body of many events takes long: 55,000 events in 1 MiB take a third of a second. So a body is read in steps
+(`Reading`), between which the caller lets others have their turn; the result is the same. `event_split` finds the
+events in a body.
 
 Pure: clock and ids are arguments. Knows nothing of transports and of storing.
 """
@@ -20,13 +21,15 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
 from relay import event_quick, strict_json
 from relay.event_columns import ColumnReader, Columns, slices
-from relay.event_rules import REQUIRED, Faults, check, is_moment, uuid4_bytes
+from relay.event_rules import MAX_FAULT_BYTES, REQUIRED, Faults, check, is_moment, uuid4_bytes
+from relay.event_split import Parts, Splitting, splitting_json, splitting_lines
+from relay.event_split import Refusal as Refusal  # noqa: PLC0414 - callers of a Reader find its result here
 from relay.strict_json import Cursor, Malformed
 
 LaneKey = tuple[int, str, str]
@@ -43,18 +46,8 @@ class Event(NamedTuple):
     """Whether its `occurred_at` was spliced in: then it may be corrected, see relay.stamp."""
 
 
-class Refusal(NamedTuple):
-    """Why bytes are not events."""
-
-    reason: Literal["malformed", "invalid", "too_large"]
-    """HTTP answers 400, 422, 413."""
-    error: str
-    errors: Mapping[str, Sequence[str]] = {}
-    """With "invalid": every fault of every event, by path ("events.0.source.platform"); at most MAX_FAULTS."""
-
-
 Reading = Generator[None, None, list[Event] | Refusal]
-"""One body on its way: each step reads a slice, a millisecond or a few; the last returns what the body is."""
+"""One body on its way. Each step takes a few milliseconds at most; the last one returns what the body is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +68,8 @@ _new_event = tuple.__new__
 _BATCH_OPENINGS = (b"[", b'{"events"')
 FEWEST_TOGETHER = 5
 """The calls around reading together take some 7 µs, an event 1.4 then, and 3 by itself."""
-_SLICE_SPANS = 2_048
-"""Elements or lines that are only told apart, not read."""
+_LEAST_FAULT_BYTES = 64
+"""Path and sentence of a fault at least; so many faults fill a response."""
 
 
 @dataclass(slots=True)
@@ -86,6 +79,8 @@ class _Found:
     events: list[Event]
     faults: Faults
     too_large: str = ""
+    last: int = 0
+    """The index of the last event that was read alone."""
 
 
 class Reader:
@@ -117,21 +112,16 @@ class Reader:
 
     def read_json(self, body: bytes) -> list[Event] | Refusal:
         """One event object, {"events": [...]}, or a bare array."""
-        body = body.strip(strict_json.SPACE)
-        self._received_at = b""
-        if len(body) <= self.max_event_bytes and not body.startswith(_BATCH_OPENINGS):
-            event = self._read_quickly(body)
-            if event is not None and len(event.body) <= self.max_event_bytes:
-                return [event]
-        return _finish(self.reading_json(body))
+        return self._read_single(body) or _finish(self.reading_json(body))
 
     def read_lines(self, body: bytes) -> list[Event] | Refusal:
         """One event a line (NDJSON); empty lines are skipped."""
         return _finish(self.reading_lines(body))
 
     def read_datagram(self, body: bytes) -> list[Event] | Refusal:
-        """What read_json reads, or one event a line; gzip is undone before, by the caller."""
-        return self.read_lines(body) if b"\n" in body and _has_lines(body) else self.read_json(body)
+        """Read what `read_json` reads, or one event per line, up to the first error. The caller undoes gzip before."""
+        has_lines = b"\n" in body and _has_lines(body)
+        return (None if has_lines else self._read_single(body)) or _finish(self.reading_datagram(body))
 
     def read_singles(self, bodies: Sequence[bytes]) -> list[Event] | None:
         """The events of bodies that hold one each, read together; None: each must be read by itself."""
@@ -139,34 +129,45 @@ class Reader:
         return self._read_together(bodies)
 
     def reading_datagram(self, body: bytes) -> Reading:
-        """What `read_datagram` does, in slices."""
-        return self.reading_lines(body) if _has_lines(body) else self.reading_json(body)
+        """Do what `read_datagram` does, in steps, up to the first fault: nobody needs the list of all faults."""
+        splitting = splitting_lines(body) if _has_lines(body) else self._splitting_json(body, max_odd=1)
+        return self._reading(splitting, Faults(max_bytes=1))
 
     def reading_json(self, body: bytes) -> Reading:
-        """What `read_json` does, in slices."""
-        body = body.strip(strict_json.SPACE)
-        try:
-            bodies = event_quick.split(body) or (yield from self._split(body))
-        except Malformed as error:
-            return _malformed("The body", str(error))
-        return bodies if isinstance(bodies, Refusal) else (yield from self._read_all(bodies))
+        """Do what `read_json` does, in steps."""
+        return self._reading(self._splitting_json(body, MAX_FAULT_BYTES // _LEAST_FAULT_BYTES), Faults())
 
     def reading_lines(self, body: bytes) -> Reading:
-        """What `read_lines` does, in slices."""
-        bodies = []
-        for number, line in enumerate(body.split(b"\n"), 1):
-            if event := line.strip(strict_json.SPACE):
-                bodies.append(event)
-            if number % _SLICE_SPANS == 0:
-                yield
-        return (yield from self._read_all(bodies))
+        """Do what `read_lines` does, in steps."""
+        return self._reading(splitting_lines(body), Faults())
 
-    def _read_all(self, bodies: Sequence[bytes]) -> Reading:
-        """Events without space around them, in their order."""
+    def _read_single(self, body: bytes) -> list[Event] | None:
+        """The event of a body that is one plain event; None if it needs a closer look."""
+        body = body.strip(strict_json.SPACE)
+        self._received_at = b""
+        if len(body) <= self.max_event_bytes and not body.startswith(_BATCH_OPENINGS):
+            event = self._read_quickly(body)
+            if event is not None and len(event.body) <= self.max_event_bytes:
+                return [event]
+        return None
+
+    def _splitting_json(self, body: bytes, max_odd: int) -> Splitting:
+        return splitting_json(body.strip(strict_json.SPACE), self.max_event_bytes, max_odd)
+
+    def _reading(self, splitting: Splitting, faults: Faults) -> Reading:
+        try:
+            parts = yield from splitting
+        except Malformed as error:
+            return _malformed("The body", str(error))
+        return parts if isinstance(parts, Refusal) else (yield from self._read_all(parts, faults))
+
+    def _read_all(self, parts: Parts, faults: Faults) -> Reading:
+        """Read events without space around them, in their order."""
+        bodies = parts.bodies
         if not bodies:
             return Refusal("malformed", "The body holds no event.")
         self._received_at = b""
-        found = _Found([], Faults())
+        found = _Found([], faults)
         for first, slice_ in slices(bodies):
             if first:
                 received_at = self._received_at
@@ -178,10 +179,14 @@ class Reader:
             elif malformed := self._read_each(slice_, first, found):
                 path, error = malformed
                 return _malformed(path if len(bodies) > 1 else "The body", error)
-            if found.faults.full:
+            if faults.full:
                 break
-        if found.faults.by_path:
-            return Refusal("invalid", found.faults.summary(), found.faults.by_path)
+        assert parts.complete or faults.by_path, "cut short without a reason to reject it"
+        if faults.by_path:
+            last = len(bodies) - 1
+            if faults.full and (found.last < last or not parts.complete):
+                faults.unread_after = f"events.{found.last}"
+            return Refusal("invalid", faults.summary(), faults.by_path)
         return Refusal("too_large", found.too_large) if found.too_large else found.events
 
     def _read_together(self, bodies: Sequence[bytes]) -> list[Event] | None:
@@ -219,6 +224,7 @@ class Reader:
         """Add what they are to `found`; the path of one that is malformed, and why, if there is one."""
         for index, body in enumerate(bodies, first):
             path, event_bytes = f"events.{index}", len(body)
+            found.last = index
             if event_bytes <= self.max_event_bytes:
                 try:
                     event = self._read_quickly(body) or self._read_strictly(body, path, found.faults)
@@ -232,45 +238,6 @@ class Reader:
             if event_bytes > self.max_event_bytes:
                 found.too_large = f"{path} has {event_bytes} bytes; at most {self.max_event_bytes} are allowed."
         return None
-
-    def _split(self, body: bytes) -> Generator[None, None, list[bytes] | Refusal]:
-        """What each event of a body is read from; all that lies around the events is checked. Raises Malformed."""
-        if not body.startswith(b"[") and b'events"' not in body and b"\\u" not in body:
-            return [body]
-        text = strict_json.decode(body)
-        cursor = Cursor(text)
-        if cursor.peek() == "[":
-            elements = yield from _elements(cursor)
-            cursor.end()
-            return elements
-        if cursor.peek() != "{":
-            return [body]
-        names: list[str] = []
-        array: list[bytes] | None = None
-        start = end = 0
-        for name in cursor.members():
-            names.append(name)
-            if name == "events" and cursor.peek() == "[":
-                start = cursor.at
-                array = yield from _elements(cursor)
-                end = cursor.at
-            else:
-                cursor.skip()
-        cursor.end()
-        if "events" not in names or "event_type" in names:
-            return [body]
-        around = f"{text[:start]}[]{text[end:]}" if array is not None else text
-        if len(around) > self.max_event_bytes:
-            return Refusal("too_large", f"What lies around the events has more than {self.max_event_bytes} characters.")
-        strict_json.parse(around)
-        faults = Faults()
-        if names.count("events") > 1:
-            faults.add("events", "must not be given twice")
-        elif array is None:
-            faults.add("events", "must be an array")
-        else:
-            return array
-        return Refusal("invalid", faults.summary(), faults.by_path)
 
     def _read_quickly(self, body: bytes) -> Event | None:
         fields = event_quick.read(body)
@@ -352,7 +319,7 @@ def _splice(body: bytes, opening: int, members: bytes) -> bytes:
 def _source_opening(body: bytes) -> int:
     """Where the opening brace of the source is, in bytes, in a strictly parsed event that has one."""
     text = body.decode()
-    cursor = Cursor(text)
+    cursor = Cursor(text, len(text))
     for name in cursor.members():
         start, _ = cursor.skip()
         if name == "source":
@@ -368,19 +335,6 @@ def _has_lines(body: bytes) -> bool:
     """Whether a datagram holds one event a line: nowhere inside one JSON value does an object start where one ended."""
     first, _, rest = body.strip(strict_json.SPACE).partition(b"\n")
     return first.rstrip(strict_json.SPACE).endswith(b"}") and rest.lstrip(strict_json.SPACE).startswith(b"{")
-
-
-def _elements(cursor: Cursor) -> Generator[None, None, list[bytes]]:
-    """The elements of the array at the cursor; what is malformed is named by its index."""
-    elements: list[bytes] = []
-    try:
-        for start, end in cursor.elements():
-            elements.append(cursor.text[start:end].encode())
-            if len(elements) % _SLICE_SPANS == 0:
-                yield
-    except Malformed as error:
-        raise Malformed(f"events.{len(elements)}: {error}") from error
-    return elements
 
 
 def _finish(reading: Reading) -> list[Event] | Refusal:

@@ -8,7 +8,7 @@ What the types cannot say (presence, UUIDs, times, blanks) is the caller's to ch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Annotated, Literal, Required, TypedDict, TypeVar
 
 import msgspec
@@ -53,14 +53,9 @@ class Fields(TypedDict, total=False):
     occurred_at: str
 
 
-class _Frame(msgspec.Struct):
-    events: list[msgspec.Raw]
-
-
 _decode_fields = msgspec.json.Decoder(Fields).decode
 _decode_any = msgspec.json.Decoder(dict[str, _Nested5]).decode
 """For events with fields that are not in Fields, which drops them."""
-_decode_frame = msgspec.json.Decoder(_Frame).decode
 _decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
 decode_lines = msgspec.json.Decoder(Fields).decode_lines
 _encode = msgspec.json.Encoder().encode
@@ -78,6 +73,12 @@ _FRAME_STYLES = (
     (b"[", b", ", b"]"),
 )
 """Opening, separator and closing of a batch as the common JSON writers put them."""
+_PIECE_BYTES = 32_768
+"""Of a batch, split in one step; a piece of larger events may have four times as many."""
+_MAX_OPENING_BYTES = 64
+"""Of an element, up to the colon behind its first name; one writer begins all elements with these bytes."""
+_CUTS = 4
+"""Places where one piece may be cut, before the batch is left to the slow reader."""
 
 
 def read(body: bytes) -> Fields | None:
@@ -130,19 +131,56 @@ def source_opening(body: bytes) -> int:
     return body.index(b"{", body.index(name)) if body.count(name) == 1 else -1
 
 
-def split(body: bytes) -> Sequence[bytes] | None:
-    """The elements of a batch as they stand, or None if it is none in a common style.
+def splitting(body: bytes, piece_bytes: int = _PIECE_BYTES) -> Generator[None, None, list[bytes] | None]:
+    """Return the elements of a batch as they stand, in steps; None if the body is no batch in a common style.
 
-    Joined again they are the body: so it holds nothing else, and is strict if each of them is.
+    Joined again they are the body. So the body contains nothing else, and is strict if each element is.
     """
+    for opening, comma, closing in _FRAME_STYLES:
+        if body.startswith(opening) and body.endswith(closing):
+            elements = yield from _splitting(body, len(opening), len(body) - len(closing), comma, piece_bytes)
+            if elements:
+                return elements
+    return None
+
+
+def _splitting(
+    body: bytes, start: int, end: int, comma: bytes, piece_bytes: int
+) -> Generator[None, None, list[bytes] | None]:
+    """Cut the body where an element may begin as the first one does, and prove each piece."""
+    elements: list[bytes] = []
+    separator = comma + body[start : start + _MAX_OPENING_BYTES].partition(b":")[0]
+    while start < end:
+        cut = _cut(body, start, end, separator, piece_bytes)
+        for _ in range(_CUTS):
+            piece = _elements(body[start:cut], comma) if cut > 0 else None
+            if piece or cut in (-1, end):
+                break
+            cut = body.rfind(separator, start + 1, cut)  # it may be inside a nested array
+        if not piece:
+            return None
+        elements += piece
+        start = cut + len(comma)
+        yield
+    return elements
+
+
+def _cut(body: bytes, start: int, end: int, separator: bytes, piece_bytes: int) -> int:
+    """Where the piece that begins at `start` may end; -1 if it would be too long."""
+    if end - start <= piece_bytes:
+        return end
+    cut = body.rfind(separator, start + 1, start + piece_bytes)
+    if cut < 0:
+        cut = body.find(separator, start + 1, start + 4 * piece_bytes)
+    return end if cut < 0 and end - start <= 4 * piece_bytes else cut
+
+
+def _elements(piece: bytes, comma: bytes) -> list[bytes] | None:
     try:
-        raws = _decode_array(body) if body.startswith(b"[") else _decode_frame(body).events
+        raws = _decode_array(b"[%b]" % piece)
     except _NOT_DECODED:
         return None
-    if len(raws) * _LEAST_EVENT_BYTES > len(body):
-        return None  # these are no events; the slow reader takes its time in slices
+    if len(raws) * _LEAST_EVENT_BYTES > len(piece):
+        return None  # these are no events; the slow reader takes its time in steps
     elements = [bytes(raw) for raw in raws]
-    for opening, comma, closing in _FRAME_STYLES:
-        if body.startswith(opening) and opening + comma.join(elements) + closing == body:
-            return elements
-    return None
+    return elements if comma.join(elements) == piece else None

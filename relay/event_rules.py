@@ -18,8 +18,8 @@ PLATFORMS = ("ios", "android", "web", "tv")
 MIN_TENANT_ID, MAX_TENANT_ID = 1, 2**63 - 1
 """No larger integer is JSON to us, see relay.strict_json."""
 MAX_DEVICE_ID_CHARACTERS = 255
-MAX_FAULTS = 100
-"""Sentences in one refusal; further faults are only counted."""
+MAX_FAULT_BYTES = 262_144
+"""Of paths and sentences in one response; further faults are only counted."""
 MAX_NAME_CHARACTERS = 64
 """Of an app's own field name in a path."""
 
@@ -37,26 +37,40 @@ Rule = Callable[[object], str]
 class Faults:
     """Every fault of every event of one request, by path."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_bytes: int = MAX_FAULT_BYTES) -> None:
+        """With `max_bytes` of 1 there is room for one sentence."""
         self.by_path: dict[str, list[str]] = {}
         self.count = 0
-        """Those not kept included."""
+        """Those that are left out included."""
+        self.unread_after = ""
+        """The path of the last event that was read, if others were left unread because the list was full."""
+        self._room_bytes = max_bytes
+        self._left_out = 0
 
     def add(self, path: str, complaint: str) -> None:
         self.count += 1
-        if self.count <= MAX_FAULTS:
-            self.by_path.setdefault(path, []).append(f"The {path} field {complaint}.")
+        if self.full:
+            self._left_out += 1
+            return
+        sentence = f"The {path} field {complaint}."
+        self._room_bytes -= len(path) + len(sentence)
+        self.by_path.setdefault(path, []).append(sentence)
 
     @property
     def full(self) -> bool:
-        """No further fault will be kept: reading on would only cost time."""
-        return self.count >= MAX_FAULTS
+        """Whether no further sentence fits: more reading would only cost time."""
+        return self._room_bytes <= 0
 
     def summary(self) -> str:
-        """The first fault, and how many more."""
+        """Return the first fault, how many more there are, and what the list leaves out."""
         first = next(iter(self.by_path.values()))[0]
         more = self.count - 1
-        return first if not more else f"{first} (and {more} more error{'s' if more > 1 else ''})"
+        notes = [f"and {more} more error{'s' if more > 1 else ''}"] if more else []
+        if self._left_out:
+            notes.append(f"{self._left_out} of them are not listed")
+        if self.unread_after:
+            notes.append(f"events after {self.unread_after} were not checked")
+        return f"{first} ({', '.join(notes)})" if notes else first
 
 
 def uuid4_bytes(text: str) -> bytes:

@@ -23,6 +23,8 @@ MAX_DEPTH = 32
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _MAX_INTEGER_CHARACTERS = 20
 """Of a signed 64-bit integer; checked before int(), whose time grows with the square of the digits."""
+_LONGEST_TAIL = 16
+"""Characters at the end of a cut text whose meaning the rest may change: of a literal, an escape, an exponent."""
 
 _spaces = re.compile(r"[ \t\n\r]*").match
 _unsafe = re.compile("[\x00\ud800-\udfff]").search
@@ -58,16 +60,26 @@ def parse(text: str) -> object:
     return value
 
 
+class TooLong(Exception):
+    """A value is longer than the caller accepts."""
+
+
 class Cursor:
     """Walks the outer levels of a text to learn where values lie; every method may raise Malformed.
 
-    Checks the grammar of what it passes, not the further rules: `parse` what is kept.
+    Checks the grammar of what it passes, not the further rules: `parse` what is used. No single call works on more
+    than `max_value_characters`: the values are looked for in a window of the text, which begins where a value did not
+    fit into the previous one.
     """
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, max_value_characters: int) -> None:
         self.text = text
         self.at = 0
         """Characters passed."""
+        self._window_characters = max_value_characters + _LONGEST_TAIL
+        self._window = text[: self._window_characters]
+        self._window_at = 0
+        """Where the window begins in the text."""
 
     def peek(self) -> str:
         """The next character that is no space; "" at the end."""
@@ -85,7 +97,7 @@ class Cursor:
         return character
 
     def skip(self) -> tuple[int, int]:
-        """Pass a value; where it starts and ends, in characters."""
+        """Pass a value; return where it starts and ends, in characters. Raises TooLong, and stays before the value."""
         self.peek()
         start = self.at
         self._value()
@@ -123,12 +135,25 @@ class Cursor:
             raise Malformed(f"extra data at character {self.at}")
 
     def _value(self) -> object:
+        window, start = self._window, self.at - self._window_at
         try:
-            value, self.at = _lenient.raw_decode(self.text, self.at)
+            value, end = _lenient.raw_decode(window, start)
+            unsure = end > len(window) - _LONGEST_TAIL
+            problem = None
         except JSONDecodeError as error:
-            raise _at(error) from error
+            unsure = error.pos > len(window) - _LONGEST_TAIL or error.msg.startswith("Unterminated string")
+            problem = error
         except RecursionError as error:
             raise _too_deep() from error
+        if unsure and self._window_at + len(window) < len(self.text):
+            if start == 0:
+                raise TooLong
+            self._window_at = self.at
+            self._window = self.text[self.at : self.at + self._window_characters]
+            return self._value()
+        if problem is not None:
+            raise _at(problem, self._window_at) from problem
+        self.at = self._window_at + end
         return value
 
 
@@ -158,8 +183,8 @@ def _inspect_string(text: str) -> None:
         raise Malformed("a string contains U+0000" if found[0] == "\0" else "a string contains half a surrogate pair")
 
 
-def _at(error: JSONDecodeError) -> Malformed:
-    return Malformed(f"{error.msg.removesuffix(': ').removesuffix(' at')} at character {error.pos}")
+def _at(error: JSONDecodeError, text_at: int = 0) -> Malformed:
+    return Malformed(f"{error.msg.removesuffix(': ').removesuffix(' at')} at character {text_at + error.pos}")
 
 
 def _too_deep() -> Malformed:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal, NamedTuple, get_args
 
 from relay.answer import RETRY_AFTER_S
-from relay.event_rules import MAX_FAULTS, REQUIRED
+from relay.event_rules import MAX_FAULT_BYTES, REQUIRED
 from relay.ingest.files import CLIENT_PATH, DESCRIPTION_PATH, JAVASCRIPT
 from relay.ingest.http import CORS_HEADERS, CORS_MAX_AGE_S, EVENTS_PATH, KINDS
 from relay.ingest.inflate import CODINGS
@@ -67,7 +67,8 @@ def schemas(limits: Limits) -> dict[str, Schema]:
                 "error": {"type": "string"},
                 "errors": {
                     "type": "object",
-                    "description": f"Every fault of every event, by path; at most {MAX_FAULTS} sentences.",
+                    "description": "Every error of every event, by path. Of more than "
+                    f"{MAX_FAULT_BYTES >> 10} KiB, `error` says how many are left out.",
                     "minProperties": 1,
                     "propertyNames": {"pattern": r"^events(\.|$)"},
                     "additionalProperties": {"type": "array", "items": {"type": "string"}, "minItems": 1},

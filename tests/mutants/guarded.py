@@ -120,13 +120,19 @@ MUTANTS = (
         ("relay/ingest/guard.py", "        return _FORBIDDEN_ORIGIN\n", "        return _ADMITTED\n"),
     ),
     mutant(
+        "all that lies around the events read to its end",
+        "G9",
+        "tests/unit/test_event_steps.py::test_a_datagram_is_read_no_further_than_until_it_is_certainly_rejected",
+        ("relay/event_split.py", "if cursor.at - (end - start) > max_event_bytes:", "if False:"),
+    ),
+    mutant(
         "a bomb inflated to its end",
         "G9",
         "tests/unit/ingest/test_inflate.py::test_a_bomb_is_not_inflated_beyond_the_limit",
         (
             "relay/ingest/inflate.py",
-            "            part = member.decompress(data, room + 1)\n",
-            "            part = member.decompress(data, 0)\n",
+            "                part = member.decompress(piece, min(room + 1, _STEP_BYTES))\n",
+            "                part = member.decompress(piece, 0)\n",
         ),
     ),
     mutant(

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from relay import event_quick
 from relay.event import FEWEST_TOGETHER, Defaults, Event, Reader, Refusal
 from relay.event_rules import Faults
+from tests.unit.steps import measured
 
 NEW_EVENT_ID = "0b0b0b0b-0b0b-4b0b-8b0b-0b0b0b0b0b0b"
 NOW = "2024-05-01T12:00:00.123Z"
@@ -396,12 +397,27 @@ def test_datagrams_that_are_read_together_are_what_they_are_alone(datagrams: lis
 
 
 @settings(max_examples=150)
-@given(st.one_of(bodies, mutated()))
-def test_what_the_quick_reader_splits_is_the_whole_batch(body: bytes) -> None:
-    elements = event_quick.split(body)
+@given(st.one_of(bodies, mutated()), st.sampled_from([40, 300, 32_768]))
+def test_what_the_quick_reader_splits_is_the_whole_batch(body: bytes, piece_bytes: int) -> None:
+    elements = split(body, piece_bytes)
     if elements is not None:
         array = b"[" + b",".join(elements) + b"]"
         assert reader(DEFAULTS[2]).read_json(array) == reader(DEFAULTS[2]).read_json(body)
+
+
+@pytest.mark.parametrize("separators", [(",", ":"), (", ", ": ")])
+@pytest.mark.parametrize("is_framed", [True, False])
+def test_the_quick_reader_splits_what_common_writers_write_in_pieces(
+    separators: tuple[str, str], is_framed: bool
+) -> None:
+    events = [{"id": n, "context": [{"id": 1, "text": '},{"id": [}'}] * 3} for n in range(50)]
+    texts = [json.dumps(event, separators=separators).encode() for event in events]
+    batch = {"events": events} if is_framed else events
+    assert split(json.dumps(batch, separators=separators).encode(), 500) == texts
+
+
+def split(body: bytes, piece_bytes: int) -> list[bytes] | None:
+    return measured(event_quick.splitting(body, piece_bytes)).value
 
 
 @pytest.mark.parametrize("indent", [None, 0])

@@ -192,7 +192,8 @@ def assert_alike(bodies: list[bytes], defaults: Defaults) -> None:
         assert [[event] for event in together] == alone
     if not any(b"\n" in body for body in bodies):
         lines = reader(defaults).read_lines(b"\n".join(bodies))
-        refused = [each for each in alone if isinstance(each, Refusal)]
+        # A datagram is read up to its first fault, a line to its end.
+        refused = [each for body in bodies if isinstance(each := reader(defaults).read_json(body), Refusal)]
         if refused:
             assert isinstance(lines, Refusal)
             assert lines.reason in {each.reason for each in refused}

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from relay.event import Defaults, Event, Reader, Reading, Refusal
-from relay.event_rules import MAX_FAULTS
+from relay.event_rules import MAX_FAULT_BYTES
 
 EVENT_ID = "550e8400-e29b-41d4-a716-446655440000"
 NEW_EVENT_ID = "0b0b0b0b-0b0b-4b0b-8b0b-0b0b0b0b0b0b"
@@ -440,12 +440,42 @@ class TestInvalid:
         assert result.error == "The events.0.tenant_id field must be an integer of at least 1. (and 2 more errors)"
         assert list(result.errors) == ["events.0.tenant_id", "events.2.event_type", "events.2.occurred_at"]
 
-    def test_faults_told_are_bounded(self) -> None:
+    def test_many_errors_of_many_events_are_all_listed(self) -> None:
+        result = refused(compact([event(tenant_id=0)] * 1_000))
+        assert list(result.errors) == [f"events.{n}.tenant_id" for n in range(1_000)]
+        assert result.error.endswith("(and 999 more errors)")
+
+    def test_a_response_says_which_errors_it_leaves_out(self) -> None:
         result = refused(compact([{}] * 5_000))
-        assert result.reason == "invalid"
-        assert sum(len(sentences) for sentences in result.errors.values()) == MAX_FAULTS
-        result = refused(b"{" + b",".join(b'"f%d":1,"f%d":2' % (n, n) for n in range(500)) + b"}")
-        assert sum(len(sentences) for sentences in result.errors.values()) == MAX_FAULTS
+        listed = sum(len(sentences) for sentences in result.errors.values())
+        last = int(list(result.errors)[-1].split(".")[1])
+        assert 500 < last < 4_000
+        found = 4 * last + 4
+        assert result.error.endswith(
+            f"(and {found - 1} more errors, {found - listed} of them are not listed, "
+            f"events after events.{last} were not checked)"
+        )
+        assert listed_bytes(result) < MAX_FAULT_BYTES + 200
+
+    def test_the_errors_of_one_event_are_bounded_too(self) -> None:
+        one = Reader(Defaults(), 1 << 20, lambda: NEW_EVENT_ID, lambda: NOW)
+        result = one.read_json(b"{" + b",".join(b'"field%d":1,"field%d":2' % (n, n) for n in range(5_000)) + b"}")
+        assert isinstance(result, Refusal)
+        listed = sum(len(sentences) for sentences in result.errors.values())
+        assert result.error.endswith(f"(and 5003 more errors, {5_004 - listed} of them are not listed)")
+        assert listed_bytes(result) < MAX_FAULT_BYTES + 200
+
+    def test_a_datagram_is_read_up_to_its_first_error(self) -> None:
+        body = compact([event(tenant_id=0)] * 1_000)
+        assert in_slices(reader().reading_datagram(body)) == (
+            in_slices(reader().reading_datagram(body[:-1] + b",{}]"))[0],
+            Refusal(
+                "invalid",
+                "The events.0.tenant_id field must be an integer of at least 1. "
+                "(events after events.0 were not checked)",
+                {"events.0.tenant_id": ["The events.0.tenant_id field must be an integer of at least 1."]},
+            ),
+        )
 
     def test_values_are_not_repeated_and_names_are_cut(self) -> None:
         name, value = "n" * 1_000, "confidential"
@@ -545,6 +575,11 @@ class TestSlices:
     def test_much_around_the_events_is_too_large(self) -> None:
         around = b'"more":"%b"' % (b"a" * MAX_EVENT_BYTES)
         assert refused(b'{%b,"events":[%b]}' % (around, compact(EVENT))).reason == "too_large"
+
+
+def listed_bytes(refusal: Refusal) -> int:
+    """Of paths and sentences."""
+    return sum(len(path) + len(text) for path, sentences in refusal.errors.items() for text in sentences)
 
 
 def in_slices(reading: Reading) -> tuple[int, list[Event] | Refusal]:

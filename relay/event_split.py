@@ -1,0 +1,154 @@
+"""Find the events in a body: the elements of a batch, or the lines.
+
+Rules:
+1.  No step works longer than a millisecond or two, whatever the body contains. Between steps the caller yields to the
+    event loop.
+2.  Reading stops as soon as the body is certainly rejected: what surrounds the events, or one event, is larger than an
+    event may be, or enough elements are no objects to fill a response.
+3.  All that surrounds the events is checked here, with strict_json's grammar. The events themselves are only told
+    apart.
+
+Two ways lead to the elements. `event_quick.splitting` proves plain batches, piece by piece. A `Cursor` walks any other
+text, value by value. Pure. Knows nothing of what an event must contain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from typing import Literal, NamedTuple
+
+from relay import event_quick, strict_json
+from relay.event_rules import Faults
+from relay.strict_json import Cursor, Malformed, TooLong
+
+_STEP_VALUES = 512
+"""Values that a step passes, at 1 us each."""
+_STEP_CHARACTERS = 32_768
+"""Characters that a step passes; a value may be longer."""
+_STEP_LINES_BYTES = 16_384
+
+
+class Refusal(NamedTuple):
+    """Why bytes are not events."""
+
+    reason: Literal["malformed", "invalid", "too_large"]
+    """HTTP answers 400, 422, 413."""
+    error: str
+    errors: Mapping[str, Sequence[str]] = {}
+    """With "invalid": every fault of every event, by path ("events.0.source.platform"); the size is bounded."""
+
+
+class Parts(NamedTuple):
+    """The events of a body, without the space around them."""
+
+    bodies: Sequence[bytes]
+    complete: bool = True
+    """Whether these are all events. False only where these are enough to reject the body."""
+
+
+Splitting = Generator[None, None, Parts | Refusal]
+
+
+def splitting_json(body: bytes, max_event_bytes: int, max_odd: int) -> Splitting:
+    """Split a body without space around it. It stops after `max_odd` elements that are no objects. Raises Malformed."""
+    if body.startswith((b"[", b"{")):
+        elements = yield from event_quick.splitting(body)
+        if elements:
+            return Parts(elements)
+        if not body.startswith(b"[") and b'events"' not in body and b"\\u" not in body:
+            return Parts([body])
+    return (yield from _walking(strict_json.decode(body), body, max_event_bytes, max_odd))
+
+
+def splitting_lines(body: bytes) -> Splitting:
+    """Split a body into its lines; empty lines are skipped."""
+    bodies: list[bytes] = []
+    start = 0
+    while start <= len(body):
+        end = len(body)
+        if end - start > _STEP_LINES_BYTES:
+            end = body.rfind(b"\n", start, start + _STEP_LINES_BYTES)
+            if end < 0:
+                end = body.find(b"\n", start + _STEP_LINES_BYTES)
+            if end < 0:
+                end = len(body)
+        bodies += [event for line in body[start:end].split(b"\n") if (event := line.strip(strict_json.SPACE))]
+        start = end + 1
+        if start <= len(body):
+            yield
+    return Parts(bodies)
+
+
+def _walking(text: str, body: bytes, max_event_bytes: int, max_odd: int) -> Splitting:
+    cursor = Cursor(text, max_event_bytes)
+    if cursor.peek() == "[":
+        parts = yield from _elements(cursor, max_event_bytes, max_odd, is_batch=True)
+        if isinstance(parts, Parts) and parts.complete:
+            cursor.end()
+        return parts
+    if cursor.peek() != "{":
+        return Parts([body])
+    names: list[str] = []
+    array: Parts | None = None
+    start = end = passed = 0
+    try:
+        for name in cursor.members():
+            names.append(name)
+            if name == "events" and cursor.peek() == "[":
+                start = cursor.at
+                found = yield from _elements(cursor, max_event_bytes, max_odd, is_batch=False)
+                if isinstance(found, Refusal) or not found.complete:
+                    return found
+                array, end = found, cursor.at
+            else:
+                cursor.skip()
+            if cursor.at - (end - start) > max_event_bytes:
+                raise TooLong
+            if len(names) % _STEP_VALUES == 0 or cursor.at - passed > _STEP_CHARACTERS:
+                passed = cursor.at
+                yield
+    except TooLong:
+        return _too_much_around(names, body, max_event_bytes)
+    cursor.end()
+    if "events" not in names or "event_type" in names:
+        return Parts([body])
+    strict_json.parse(f"{text[:start]}[]{text[end:]}" if array is not None else text)
+    return array if array is not None and names.count("events") == 1 else _no_array(names)
+
+
+def _elements(cursor: Cursor, max_event_bytes: int, max_odd: int, *, is_batch: bool) -> Splitting:
+    """Return the elements of the array at the cursor. What is malformed is named by its index.
+
+    Unless `is_batch`, the array may still turn out to be a field of an event, while it fits into one.
+    """
+    elements: list[bytes] = []
+    odd, passed, started_at = 0, cursor.at, cursor.at
+    try:
+        for start, end in cursor.elements():
+            elements.append(cursor.text[start:end].encode())
+            if cursor.text[start] != "{":
+                odd += 1
+                if odd >= max_odd and (is_batch or end - started_at > max_event_bytes):
+                    return Parts(elements, complete=False)
+            if len(elements) % _STEP_VALUES == 0 or cursor.at - passed > _STEP_CHARACTERS:
+                passed = cursor.at
+                yield
+    except TooLong:
+        path = f"events.{len(elements)}"
+        return Refusal("too_large", f"{path} has more than {max_event_bytes} bytes, the largest size allowed.")
+    except Malformed as error:
+        raise Malformed(f"events.{len(elements)}: {error}") from error
+    return Parts(elements)
+
+
+def _too_much_around(names: Sequence[str], body: bytes, max_event_bytes: int) -> Parts | Refusal:
+    """Reject a body of which more than an event may have lies outside of `events`."""
+    if "events" not in names:
+        return Parts([body])  # as one event, which is larger than an event may be
+    return Refusal("too_large", f"What lies around the events has more than {max_event_bytes} characters.")
+
+
+def _no_array(names: Sequence[str]) -> Refusal:
+    faults = Faults()
+    faults.add("events", "must not be given twice" if names.count("events") > 1 else "must be an array")
+    return Refusal("invalid", faults.summary(), faults.by_path)
