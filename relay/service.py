@@ -14,8 +14,8 @@ Stop (SIGTERM, SIGINT)
 2. the forwarder makes one attempt at what waits, within `shutdown.drain`; what has no answer by then
    stays journalled and is sent again, first, at the next start
 3. the outbox: commits what was appended, checkpoints, unlocks
-A bug in 1 or 2 is logged and keeps nothing from what comes after it. A second signal exits at once.
-Nothing is lost either way: all that was answered 202 is on disk.
+A bug in 1 or 2 is logged, and the next step follows. The process ends within `shutdown.drain` and 3 s after the
+signal, whatever hangs. A second signal ends it at once. No end loses an event that received a 202.
 
 A part that dies stops the service with its name and a non-zero code: a supervisor starts it anew,
 which is better than a relay that answers and does not send. So does a part that hangs: the keep-alive
@@ -30,12 +30,13 @@ import platform
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import structlog
 
-from relay import __version__, installation, log, process
+from relay import __version__, installation, log, process, signals
 from relay.address import ListenError
 from relay.clock import Clock, SystemClock
 from relay.config import ConfigError, Fault, Settings, changes, diff, load, needs_restart, secrets
@@ -45,6 +46,7 @@ from relay.forward.upstream import UpstreamClient, transport_problem
 from relay.ingest.http import HttpIngest
 from relay.ingest.udp import UdpIngest
 from relay.key_watch import watch_keys
+from relay.listener import Listener
 from relay.machine import read_machine_ids
 from relay.metrics import Metrics
 from relay.ops.history import History
@@ -184,6 +186,11 @@ class Service:
     def udp_address(self) -> str:
         return self._udp.address
 
+    @property
+    def longest_stop_s(self) -> float:
+        """The seconds after which a stop is cut short."""
+        return self.settings.shutdown.drain_ms / 1000 + signals.GRACE_S
+
     # -- what may be asked of it while it runs -------------------------------------------------------
 
     def flush(self) -> None:
@@ -274,9 +281,7 @@ class Service:
 
     async def _stop_listening(self) -> None:
         self._live.stop()
-        for listener in self._listeners:
-            with _bug_logged("listener"):
-                await listener.stop(_LISTENER_STOP_MS)
+        await asyncio.gather(*map(_stop_listener, self._listeners))
         with _bug_logged("udp"):
             self._udp.stop()
 
@@ -356,12 +361,12 @@ async def run(settings: Settings, load_settings: Loader) -> int:
     loop.set_exception_handler(_loop_error)
     service = Service(settings, load_settings, SystemClock(), Supervisor(os.environ))
     log.configure(settings.log, secrets(settings), suppressed=service.metrics.log_lines_suppressed)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, _told_to_stop, service, number)
+    signals.receive(partial(_told_to_stop, loop, service))
     loop.add_signal_handler(signal.SIGHUP, service.reload)
     await service.start()
     death = await service.wait()
     if death:
+        signals.end_within(service.longest_stop_s, EXIT_DIED)
         _log.critical("a part of the relay died, it stops", part=str(death), exc_info=death.__cause__)
     await service.stop()
     return EXIT_DIED if death else EXIT_OK
@@ -376,11 +381,21 @@ def event_loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-def _told_to_stop(service: Service, number: signal.Signals) -> None:
-    if service.stopping.is_set():
-        os._exit(128 + number)
-    _log.info("told to stop", signal=number.name)
-    service.stopping.set()
+def _told_to_stop(loop: asyncio.AbstractEventLoop, service: Service, number: signal.Signals) -> float:
+    """Ask the loop, from another thread, to stop the service; the seconds that a stop takes at most."""
+
+    def stop() -> None:
+        _log.info("told to stop", signal=number.name)
+        service.stopping.set()
+
+    with suppress(RuntimeError):  # the loop is closed: the process is about to end
+        loop.call_soon_threadsafe(stop)
+    return service.longest_stop_s
+
+
+async def _stop_listener(listener: Listener) -> None:
+    with _bug_logged("listener"):
+        await listener.stop(_LISTENER_STOP_MS)
 
 
 def _loop_error(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -6,13 +6,13 @@ No event is sent: an empty batch is refused by a service that knows the key, and
 from __future__ import annotations
 
 import asyncio
-import socket
 import ssl
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from relay.clock import SystemClock
 from relay.config import Settings
+from relay.forward.resolver import Resolver
 from relay.forward.upstream import UpstreamClient, tls_context
 from relay.policy.batch import body
 from relay.policy.verdict import (
@@ -50,7 +50,7 @@ async def _check_route(settings: Settings, whose: str, tenant_id: int) -> list[S
     port = url.port or (443 if url.scheme == "https" else 80)
     steps: list[Step] = []
     if not settings.upstream.proxy:
-        steps.append(await _resolve(whose, host, port))
+        steps.append(await _resolve(whose, host))
         if steps[-1].ok and url.scheme == "https":
             steps.append(await _shake_hands(whose, host, port, settings))
     if all(step.ok for step in steps):
@@ -58,12 +58,12 @@ async def _check_route(settings: Settings, whose: str, tenant_id: int) -> list[S
     return steps
 
 
-async def _resolve(whose: str, host: str, port: int) -> Step:
+async def _resolve(whose: str, host: str) -> Step:
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        found = await Resolver().resolve(host)
     except OSError as error:
         return Step(f"name{whose}", False, f"{host} is not found: {error.strerror}")
-    return Step(f"name{whose}", True, f"{host} is {found[0][4][0]}")
+    return Step(f"name{whose}", True, f"{host} is {found[0]['host']}")
 
 
 async def _shake_hands(whose: str, host: str, port: int, settings: Settings) -> Step:

@@ -14,7 +14,7 @@ import re
 import ssl
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import aiohttp
 from aiohttp.connector import Connection
@@ -22,6 +22,7 @@ from aiohttp.connector import Connection
 from relay import __version__
 from relay.clock import Clock
 from relay.config import Route, Upstream
+from relay.forward.resolver import Resolver
 from relay.policy.verdict import Answer, NoAnswer, clean
 from relay.secret import MASK, Secret, pattern
 
@@ -42,7 +43,12 @@ class _Request(aiohttp.ClientRequest):
     library would take it for the answer to the next request, and events the upstream never took for delivered.
     """
 
+    resolver: ClassVar[Resolver]
+
     async def send(self, conn: Connection) -> aiohttp.ClientResponse:
+        peer = conn.transport.get_extra_info("peername") if conn.transport else None
+        if peer:
+            self.resolver.connected(peer[0])
         if conn.protocol is not None and conn.protocol.should_close:
             raise _UnaskedAnswer
         return await super().send(conn)
@@ -62,6 +68,7 @@ class UpstreamClient:
         self._clock = clock
         self._settings = settings
         self._session: aiohttp.ClientSession | None = None
+        self._resolver = Resolver()
         self._opening = asyncio.Lock()
         self._retired: list[aiohttp.ClientSession] = []
 
@@ -107,7 +114,7 @@ class UpstreamClient:
                 settings = self._settings
                 tls = await asyncio.to_thread(tls_context, settings)
                 if _transport(settings) == _transport(self._settings):
-                    self._session = _session(settings, tls)
+                    self._session = _session(settings, tls, self._resolver)
             return self._session
 
     async def _answer(self, response: aiohttp.ClientResponse, route: Route) -> Answer:
@@ -129,19 +136,20 @@ class UpstreamClient:
         return Answer(response.status, headers, body, self._clock.wall_ms(), mask)
 
 
-def _session(settings: Upstream, tls: ssl.SSLContext) -> aiohttp.ClientSession:
+def _session(settings: Upstream, tls: ssl.SSLContext, resolver: Resolver) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(
             limit=0,  # the schedule bounds what is in flight
             ssl=tls,
             keepalive_timeout=_KEEP_ALIVE_S,
+            resolver=resolver,
             ttl_dns_cache=30,
         ),
         timeout=aiohttp.ClientTimeout(total=settings.timeout_ms / 1000, sock_connect=_CONNECT_S),
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
         trust_env=False,
-        request_class=_Request,
+        request_class=type("_ResolvedRequest", (_Request,), {"resolver": resolver}),
     )
 
 

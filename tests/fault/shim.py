@@ -73,10 +73,10 @@ class Shim:
 
 
 @functools.cache
-def library() -> str:
-    """shim.c, compiled once per test process."""
+def library(name: str = "shim.c") -> str:
+    """The path of a library of this directory, compiled once per test process."""
     built = Path(tempfile.mkdtemp(prefix="relay-shim-")) / "shim.so"
-    source = Path(__file__).with_name("shim.c")
+    source = Path(__file__).with_name(name)
     compiler = ["cc", "-shared", "-fPIC", "-O1", "-Wall", "-o", str(built), str(source), "-ldl"]
     subprocess.run(compiler, check=True, env=os.environ)
     return str(built)

@@ -1,0 +1,14 @@
+"""A name service that is silent for some names. Needs a C compiler and LD_PRELOAD, no privileges. See names.c."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tests.fault.shim import library
+
+SILENT, LOCAL = "events.silent.test", "events.local.test"
+
+
+def with_silent_names(env: Mapping[str, str]) -> dict[str, str]:
+    """The environment in which lookups of SILENT hang, and LOCAL is 127.0.0.1."""
+    return dict(env) | {"LD_PRELOAD": library("names.c")}
