@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import re
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import Any
+from typing import Any, NamedTuple
 
+Listen = str | tuple[str, ...]
+"""The value of a `listen` key: "" for none, one address, or several."""
+ANY_IPV4, ANY_IPV6 = "0.0.0.0", "::"  # noqa: S104 - the operator chooses them
+_LOOPBACKS = ("127.0.0.1", "::1")
 _ADDRESS = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.%\w]+)\]|(?P<host>[^\s:\[\]]+)):(?P<port>[0-9]{1,5})")
 
 
@@ -55,3 +59,61 @@ def is_loopback_peer(peername: object) -> bool:
         ip = ip_of(peername[0])
         return ip is not None and ip.is_loopback
     return isinstance(peername, str | bytes)
+
+
+class Binding(NamedTuple):
+    """One socket to bind."""
+
+    host: str
+    """An IP address, with a zone where one was given; a name before the lookup."""
+    port: int
+    """0 lets the kernel choose."""
+    is_dual_stack: bool = False
+    """Whether the IPv6 socket also receives IPv4."""
+    is_optional: bool = False
+    """Whether the socket is left out where the host has no IPv6."""
+
+
+def addresses(listen: Listen) -> tuple[str, ...]:
+    """Return the addresses of a setting in the order given; () if the listener is off."""
+    if isinstance(listen, str):
+        return (listen,) if listen else ()
+    return listen
+
+
+def bindings(listen: Listen, default: Listen) -> list[Binding]:
+    """Return the sockets that `listen` means, in order, without repetition; names are not looked up.
+
+    `localhost` means both loopback addresses. `[::]` receives IPv4, too, unless `listen` has an IPv4 address with the
+    same port: two sockets cannot share it. An IPv4-mapped address is the IPv4 address. `default` is the key's
+    default: its IPv6 addresses are optional. Raises ListenError for a text that is no
+    address.
+    """
+    is_default = listen == default
+    places = [(host, port) for each in addresses(listen) for host, port in _places(each)]
+    ipv4_ports = {port for host, port in places if "." in host}
+    optional = {("::1", port) for host, port in map(parse_address, addresses(listen)) if host.lower() == "localhost"}
+    found = [
+        Binding(
+            host,
+            port,
+            is_dual_stack=host == ANY_IPV6 and port not in ipv4_ports,
+            is_optional=":" in host and (is_default or (host, port) in optional),
+        )
+        for host, port in places
+    ]
+    return list(dict.fromkeys(found))
+
+
+def overlap(one: Listen, other: Listen) -> bool:
+    """Whether two settings contain the same address; port 0 never is the same."""
+    places = ({place for each in addresses(listen) for place in _places(each) if place[1]} for listen in (one, other))
+    return bool(next(places) & next(places))
+
+
+def _places(address: str) -> list[tuple[str, int]]:
+    host, port = parse_address(address)
+    if host.lower() == "localhost":
+        return [(loopback, port) for loopback in _LOOPBACKS]
+    ip = ip_of(host)
+    return [(host if ip is None or "%" in host else str(ip), port)]

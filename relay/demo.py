@@ -69,8 +69,8 @@ def _settings(url: str, directory: Path) -> Settings:
     route = Route(url, Secret(_KEY))
     return Settings(
         upstream=Upstream(default=route, tenants={}),
-        http=Http(listen=_free(Http().listen, socket.SOCK_STREAM)),
-        udp=Udp(listen=_free(Udp().listen, socket.SOCK_DGRAM)),
+        http=Http(listen=_free("127.0.0.1:8080", socket.SOCK_STREAM)),
+        udp=Udp(listen=_free("127.0.0.1:8125", socket.SOCK_DGRAM)),
         defaults=Defaults(),
         outbox=OutboxSettings(path=directory / "outbox.db"),
         log=Log(level="warning"),

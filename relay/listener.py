@@ -32,12 +32,13 @@ from aiohttp.http import HttpProcessingError, HttpVersion10, HttpVersion11, RawR
 from aiohttp.web_protocol import RequestPayloadError
 from aiohttp.web_server import Server
 
-from relay.address import ListenError, format_address, listen_error, parse_address
+from relay.address import ListenError, format_address, listen_error
 from relay.answer import RETRY_LATER, Answer, error_answer
 from relay.clock import Clock
 from relay.config import Http
 from relay.connection import STOPPING, Connection
 from relay.ingest.guard import Admitted, Forbidden, Guard
+from relay.listening import open_sockets
 from relay.log import Gate
 from relay.metrics import Metrics
 from relay.shortcut import Heads, Judge, Take
@@ -116,11 +117,10 @@ class Listener:
 
         try:
             if self._settings.listen:
-                host, port = parse_address(self._settings.listen)
-                try:
-                    self._servers.append(await loop.create_server(connection, host, port, backlog=_BACKLOG))
-                except OSError as error:
-                    raise listen_error(self._settings.listen, error, "http.listen") from error
+                for opened in await open_sockets(
+                    self._settings.listen, Http().listen, socket.SOCK_STREAM, "http.listen"
+                ):
+                    self._servers.append(await loop.create_server(connection, sock=opened, backlog=_BACKLOG))
             if self._settings.unix_socket:
                 listening = _bind_unix(Path(self._settings.unix_socket))
                 self._unix_inode = os.stat(self._settings.unix_socket).st_ino

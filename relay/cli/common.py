@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from relay.address import format_address, parse_address
+from relay.address import Listen, bindings, format_address
 from relay.cli import exits
 from relay.config import ConfigError, Settings, find_config_file, load_for_client
 
@@ -140,8 +140,10 @@ def no_relay(place: Place, error: OSError) -> exits.NoAnswer:
     return exits.NoAnswer(f"no relay answers at {place} ({why}): start one with `relay run`{otherwise}")
 
 
-def _place(listen: str, key: str) -> Place:
-    host, port = parse_address(listen)
+def _place(listen: Listen, key: str) -> Place:
+    """Return the first address of `listen`. Raises Failed if only the running relay knows its port."""
+    first = bindings(listen, listen)[0]
+    host, port = first.host, first.port
     if port == 0:
         raise exits.Failed(
             f"{key} = {listen!r} lets the system choose a port, which only the relay's log tells: name one"

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from relay.config.values import Kind, Wrong, typing_mistake
+from relay.address import Listen
+from relay.config.values import MAX_LIST_ITEMS, Items, Kind, Wrong, typing_mistake
 
 MAX_URL_CHARS = 2_048
 
@@ -68,24 +69,47 @@ class ProxyUrl(Url):
     secret = True
 
 
-class Listen(Kind):
-    """Host and port to listen at; port 0 lets the kernel choose; "" for none."""
+class ListenAddresses(Kind):
+    """One address to listen on, or a list; port 0 lets the kernel choose; "" and [] for none."""
 
     @property
     def unit(self) -> str:
-        return "address"
+        return "addresses"
 
     @property
     def allowed(self) -> str:
-        return '"host:port", "[IPv6]:port", or "" for off'
+        return f'"host:port", "[IPv6]:port", a list of up to {MAX_LIST_ITEMS} of these, or "" for off'
 
-    def read(self, raw: object) -> str | Wrong:
-        if raw == "":
-            return ""
-        match = re.fullmatch(rf"({_HOST}):({_PORT})", raw) if isinstance(raw, str) else None
-        if match is None or not _is_host(match[1]) or not _is_port(match[2], least=0):
-            return Wrong("is not host and port (0.0.0.0 and [::] listen on every interface)")
-        return match[0]
+    def from_text(self, text: str) -> object:
+        """Return a list if `text` is a TOML array or has commas. An IPv6 address starts with a bracket, too."""
+        if re.match(r"""\s*\[\s*["'\]]""", text):
+            return Items(self).from_text(text)
+        return [item for part in text.split(",") if (item := part.strip())] if "," in text else text
+
+    def read(self, raw: object) -> Listen | Wrong:
+        if not isinstance(raw, list):
+            return _read_listen(raw)
+        if len(raw) > MAX_LIST_ITEMS:
+            return Wrong("has too many items")
+        items = [_read_listen(item) for item in raw]
+        for place, item in enumerate(items):
+            if isinstance(item, Wrong):
+                return Wrong(f"item {place}: {item.why}")
+            if not item:
+                return Wrong(f"item {place}: is empty")
+        return tuple(str(item) for item in items) or ""
+
+    def plain(self, value: Any) -> object:
+        return list(value) if isinstance(value, tuple) else value
+
+
+def _read_listen(raw: object) -> str | Wrong:
+    if raw == "":
+        return ""
+    match = re.fullmatch(rf"({_HOST}):({_PORT})", raw) if isinstance(raw, str) else None
+    if match is None or not _is_host(match[1]) or not _is_port(match[2], least=0):
+        return Wrong("is not host and port (0.0.0.0 and [::] listen on every interface)")
+    return match[0]
 
 
 class HostName(Kind):

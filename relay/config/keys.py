@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from relay.config import settings as s
-from relay.config.addresses import HostName, Listen, Network, Origin, ProxyUrl, Url
+from relay.config.addresses import HostName, ListenAddresses, Network, Origin, ProxyUrl, Url
 from relay.config.paths import FilePath, OutboxPath, ReadableFile
 from relay.config.values import (
     Choice,
@@ -125,8 +125,9 @@ KEYS: tuple[Key, ...] = (
         "This tenant's key, where it is not upstream.api_key."),
     Key(f"{TENANT}api_key_file", FilePath(),
         "File with this tenant's key; a change of it is noticed within 5 s."),
-    Key("http.listen", Listen(),
-        "Where apps post events; empty: no HTTP over TCP.", restart=True),
+    Key("http.listen", ListenAddresses(),
+        "Where apps post events; empty: no HTTP over TCP. localhost means both loopback addresses, [::] every "
+        "interface over IPv4 and IPv6.", restart=True),
     Key("http.unix_socket", FilePath(max_bytes=107),
         "Path of a further listener; empty: none.", restart=True),
     Key("http.max_body", Size(_KIB, 64 * _MIB),
@@ -141,15 +142,15 @@ KEYS: tuple[Key, ...] = (
         "Further Host values that are answered; loopback names always are, others get 403.", restart=True),
     Key("http.allowed_origins", Items(Origin()),
         "Browser origins that may post (CORS); others get 403.", restart=True),
-    Key("udp.listen", Listen(),
-        "Where apps send datagrams; empty: no UDP.", restart=True),
+    Key("udp.listen", ListenAddresses(),
+        "Where apps send datagrams; empty: no UDP. Addresses are read as for http.listen.", restart=True),
     Key("udp.receive_buffer", Size(4 * _KIB, _GIB),
         "Asked of the kernel; what it gave is a metric, and what does not fit into it is lost.", restart=True),
     Key("udp.allowed_networks", Items(Network()),
         "Senders besides loopback that are heard; others are dropped and counted.", restart=True),
     Key("udp.ack", Flag(),
         "Answers each datagram once its events are stored.", restart=True),
-    Key("ops.listen", Listen(),
+    Key("ops.listen", ListenAddresses(),
         "Own listener for status page, metrics and health; empty: they are on http.listen.", restart=True),
     Key("ops.token", SecretText(optional=True),
         "Bearer token for what changes state or shows event bodies; without one these answer loopback only."),

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from relay.address import overlap
 from relay.config.addresses import is_loopback
 from relay.config.faults import ConfigError, Fault
 from relay.config.keys import KEYS, SECTIONS, default_path, lookup, tenant_key, tenant_of
@@ -170,8 +171,8 @@ class _Resolved:
         if self.values["upstream.client_key_file"] and not self.values["upstream.client_cert_file"]:
             self._fault("upstream.client_key_file", "is of no use without upstream.client_cert_file")
         ops = self.values["ops.listen"]
-        if ops and ops == self.values["http.listen"] and not ops.endswith(":0"):
-            self._fault("ops.listen", 'is the same as http.listen; "" serves both there')
+        if overlap(ops, self.values["http.listen"]):
+            self._fault("ops.listen", 'has an address of http.listen; "" serves both there')
 
     def _check_required(self, faulty: Set[str]) -> None:
         """Report missing values, but not for an unreadable file: it may well contain them."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from relay.address import Listen
 from relay.secret import Secret
 
 
@@ -44,7 +45,7 @@ class Upstream:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Http:
-    listen: str = "127.0.0.1:8080"
+    listen: Listen = ("127.0.0.1:8080", "[::1]:8080")
     unix_socket: str = ""
     max_body_bytes: int = 1 << 20
     max_event_bytes: int = 64 << 10
@@ -57,7 +58,7 @@ class Http:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Udp:
-    listen: str = "127.0.0.1:8125"
+    listen: Listen = ("127.0.0.1:8125", "[::1]:8125")
     receive_buffer_bytes: int = 4 << 20
     allowed_networks: Sequence[str] = ()
     """CIDR; loopback is always allowed."""
@@ -66,7 +67,7 @@ class Udp:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ops:
-    listen: str = ""
+    listen: Listen = ""
     token: Secret | None = None
     """Content of ops.token_file."""
 

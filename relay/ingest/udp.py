@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import structlog
 
-from relay.address import format_address, listen_error, parse_address
+from relay.address import addresses, format_address
 from relay.clock import Clock
 from relay.config import Udp
 from relay.event import Event, Reader, Reading, Refusal
@@ -36,6 +36,7 @@ from relay.ingest.gather import report
 from relay.ingest.guard import Networks
 from relay.ingest.inflate import GZIP_MAGIC, inflate
 from relay.ingest.wake import Origin, Wake
+from relay.listening import open_sockets
 from relay.log import Gate
 from relay.metrics import REJECT_REASONS, UDP_DROP_REASONS, Metrics
 from relay.outbox import Outbox, OutboxError, OutboxFull, OutboxShareTaken
@@ -115,12 +116,10 @@ class UdpIngest:
 
     async def start(self) -> None:
         """Listen. Raises ListenError."""
-        host, port = parse_address(self._settings.listen)
-        try:
-            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_DGRAM)
-            self._socket = udp_socket.bind(found[0][0], found[0][4])
-        except OSError as error:
-            raise listen_error(self._settings.listen, error, "udp.listen") from error
+        first = addresses(self._settings.listen)[:1]
+        self._socket, *others = await open_sockets(first, Udp().listen, socket.SOCK_DGRAM, "udp.listen")
+        for each in others:
+            each.close()
         self._burst = burst(self._socket, _DATAGRAMS_PER_WAKE)
         given = udp_socket.ask_receive_buffer(self._socket, self._settings.receive_buffer_bytes)
         self._metrics.udp_receive_buffer_bytes.set(given)

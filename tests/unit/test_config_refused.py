@@ -49,7 +49,7 @@ def test_every_fault_is_told_at_once_with_source_key_value_and_what_is_allowed(c
         f'file {file}: batch.linger = "5 s": is not a whole number with one of the units ms, s, m, h, d, '
         'like "5s"; allowed: "0s" to "10m"',
         'environment RELAY__UDP__LISTEN: udp.listen = "8125": is not host and port (0.0.0.0 and [::] listen on every '
-        'interface); allowed: "host:port", "[IPv6]:port", or "" for off',
+        'interface); allowed: "host:port", "[IPv6]:port", a list of up to 64 of these, or "" for off',
         "upstream.url: is required; give it in the configuration file or as RELAY__UPSTREAM__URL",
         "upstream.api_key: is required; give it, or upstream.api_key_file, in the configuration file, as "
         "RELAY__UPSTREAM__API_KEY or RELAY__UPSTREAM__API_KEY_FILE, or as systemd credential upstream.api_key",
@@ -222,6 +222,33 @@ def test_listen_address(listen):
 
 
 @pytest.mark.parametrize(
+    ("text", "listen"),
+    [
+        ("127.0.0.1:1,[::1]:1", ("127.0.0.1:1", "[::1]:1")),
+        ("[::1]:1, 127.0.0.1:1 ,", ("[::1]:1", "127.0.0.1:1")),
+        ('["[::1]:1", "localhost:2"]', ("[::1]:1", "localhost:2")),
+        ("[]", ""),
+    ],
+)
+def test_listen_addresses_as_a_list(text, listen):
+    assert load(None, ENOUGH | {"RELAY__UDP__LISTEN": text}).udp.listen == listen
+
+
+@pytest.mark.parametrize(
+    "text", ["127.0.0.1:1,8080", '["127.0.0.1:1", 8080]', '["127.0.0.1:1", ""]', ",".join(["[::1]:1"] * 65)]
+)
+def test_one_wrong_address_of_a_list_is_named(text):
+    assert "item 1: is" in only_fault({"RELAY__HTTP__LISTEN": text}) or "too many" in only_fault(
+        {"RELAY__HTTP__LISTEN": text}
+    )
+
+
+@pytest.mark.parametrize("ops", ["localhost:8080", "[::ffff:127.0.0.1]:8080", "127.0.0.1:1,[0:0::1]:8080"])
+def test_ops_and_http_have_no_address_in_common(ops):
+    assert "has an address of http.listen" in only_fault({"RELAY__OPS__LISTEN": ops})
+
+
+@pytest.mark.parametrize(
     "listen", ["8080", ":8080", "127.0.0.1", "::1:8080", "[::1]", "a b:1", "127.0.0.1:65536", "1.2.3:1"]
 )
 def test_what_is_no_listen_address_is_refused(listen):
@@ -307,7 +334,7 @@ def reader(defaults: Defaults) -> Reader:
         ({"RELAY__OUTBOX__MAX_SIZE": "1MiB", "RELAY__HTTP__MAX_BODY": "2MiB"}, "outbox.max_size"),
         ({"RELAY__RETRY__INITIAL": "10m"}, "retry.max"),
         ({"RELAY__OUTBOX__MAX_AGE": "2s"}, "batch.linger"),
-        ({"RELAY__OPS__LISTEN": "127.0.0.1:8080"}, "is the same as http.listen"),
+        ({"RELAY__OPS__LISTEN": "127.0.0.1:8080"}, "has an address of http.listen"),
         ({"RELAY__UPSTREAM__CLIENT_KEY_FILE": __file__}, "upstream.client_cert_file"),
     ],
 )
