@@ -64,7 +64,7 @@ class Relay(Child):
 
     @property
     def udp(self) -> str:
-        return str(self.said("udp")["udp"])
+        return str(self.said("udp")["udp"][0])
 
     def post(self, *, processes: int = 1, **order: Any) -> Answered:
         return send(Order(address=self.address, run=events.new_run(), **order), self._directory, processes=processes)

@@ -62,6 +62,11 @@ def monotonic_us() -> int:
     return time.monotonic_ns() // 1000
 
 
+def thread_cpu_ns() -> int:
+    """Nanoseconds of CPU time that the calling thread has used: what it worked, without what it waited."""
+    return time.thread_time_ns()
+
+
 def rfc3339(wall_ms: int) -> str:
     """UTC, milliseconds, `Z`: 2026-11-23T08:00:00.000Z. Years outside 1..9999 are clamped."""
     clamped = min(max(wall_ms, -62_135_596_800_000), 253_402_300_799_999)

@@ -47,7 +47,7 @@ async def _demo(directory: Path, devices: int, seconds: int | None) -> int:
     service = Service(settings, lambda: settings, clock)
     await service.start()
     http = service.http_addresses[0]
-    click.echo(_introduction(http, service.udp_address, sandbox.url, devices))
+    click.echo(_introduction(http, service.udp_addresses[0], sandbox.url, devices))
     tasks = Tasks()
     load = Load(target=f"http://{http}/v1/events", devices=devices, events_per_s=devices * _EVENTS_PER_DEVICE_PER_S)
     tasks.start("devices", Devices(load, clock).run())

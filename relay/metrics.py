@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from relay.longest_step import LongestStep
+
 TRANSPORTS = ("http", "udp")
 REJECT_REASONS = (
     "malformed",  # 400: not JSON, not UTF-8, truncated, an empty batch
@@ -24,7 +26,7 @@ REJECT_REASONS = (
 )
 DEAD_REASONS = ("refused", "too_large", "poison", "corrupt")
 DROP_REASONS = ("age", "size", "discarded")
-UDP_DROP_REASONS = ("kernel", "network", "truncated")
+UDP_DROP_REASONS = ("kernel", "network", "truncated", "backlog")
 CODES_MAX = 40
 UPSTREAM_STATES = ("ok", "backing_off", "rate_limited", "unauthorized", "misconfigured")
 
@@ -106,6 +108,10 @@ class Metrics:
             "udp_datagrams_dropped", "Datagrams lost before they were read as events.", "reason"
         )
         self.udp_receive_buffer_bytes = gauge("udp_receive_buffer_bytes", "What the kernel gave of udp.receive_buffer.")
+        self.event_loop_longest_step_seconds = gauge(
+            "event_loop_longest_step_seconds", "Longest reading step since the start, in CPU time of the thread."
+        )
+        self.longest_step = LongestStep(self.event_loop_longest_step_seconds)
         self.clock_skew_seconds = gauge(
             "clock_skew_seconds", "How far this machine's clock is ahead of the upstream's; 0 until known."
         )

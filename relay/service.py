@@ -151,7 +151,7 @@ class Service:
             "relay started",
             version=__version__,
             http=self.http_addresses,
-            udp=self.udp_address,
+            udp=self.udp_addresses,
             upstream=self.settings.upstream.default.url,
             outbox=str(self.settings.outbox.path),
             pending=self.outbox.ledger().pending,
@@ -183,8 +183,9 @@ class Service:
         return [address for listener in self._listeners for address in listener.addresses]
 
     @property
-    def udp_address(self) -> str:
-        return self._udp.address
+    def udp_addresses(self) -> list[str]:
+        """What is listened on over UDP, ports as bound."""
+        return self._udp.addresses
 
     @property
     def longest_stop_s(self) -> float:

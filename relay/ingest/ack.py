@@ -1,4 +1,10 @@
-"""What a datagram is answered (udp.ack): never more bytes than it had, so that nobody can be flooded through the relay.
+"""Responses to datagrams (udp.ack): what they say, and which datagrams get none.
+
+Rules:
+1.  A response is smaller than its datagram. So no address can be flooded through the relay, and an exchange of
+    responses ends.
+2.  A datagram that is a response gets none, nor does a sender that is one of the relay's own sockets or a service
+    that replies to everything. So one forged datagram starts no exchange without end.
 
 Pure.
 """
@@ -6,28 +12,51 @@ Pure.
 from __future__ import annotations
 
 import json
+import re
 import uuid
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+CHATTY_PORTS = frozenset({7, 13, 17, 19, 37})
+"""echo, daytime, qotd, chargen, time (RFC 862, 867, 865, 864, 868): they reply to whatever they receive."""
+
+_LEAST_ERROR = b'{"error":"invalid"}'
+_KEYS = frozenset({"stored", "count", "error"})
+_looks_like_response = re.compile(rb'[ \t\r\n]*\{[ \t\r\n]*"(?:stored|count|error)"').match
+_decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
-def stored_ack(event_ids: Sequence[bytes], max_bytes: int) -> bytes:
-    """`{"stored": [...]}` with as many of the 16-byte ids as fit into `max_bytes`; else `{}`, else nothing."""
-    names = [str(uuid.UUID(bytes=event_id)) for event_id in event_ids]
-    fit = min(len(names), (max_bytes - len('{"stored":[]}') + 1) // len(f'"{uuid.UUID(int=0)}",'))
-    return _compact({"stored": names[:fit]}) if fit > 0 else b"{}"[: max_bytes // 2 * 2]
+def stored_response(event_ids: Sequence[bytes], datagram_bytes: int) -> bytes:
+    """Return `{"stored":[...],"count":N}`, or `{"count":N}` if the ids do not fit, or b"" if that does not fit either.
+
+    `event_ids` are UUIDs of 16 bytes; `datagram_bytes` is the size of the datagram, which the response stays below.
+    """
+    count = len(event_ids)
+    # 36 characters, two quotes and a comma for each id
+    if 39 * count + len('{"stored":[],"count":}') - 1 + len(str(count)) < datagram_bytes:
+        return _compact({"stored": [str(uuid.UUID(bytes=event_id)) for event_id in event_ids], "count": count})
+    counted = _compact({"count": count})
+    return counted if len(counted) < datagram_bytes else b""
 
 
-def error_ack(error: str, max_bytes: int) -> bytes:
-    """`{"error": "..."}`, the text cut to fit into `max_bytes`; else `{}`, else nothing."""
-    text = error.encode("ascii", "replace").decode()
-    while text:
-        ack = _compact({"error": text})
-        if len(ack) <= max_bytes:
-            return ack
-        text = text[: max_bytes - len(ack)]
-    return b"{}"[: max_bytes // 2 * 2]
+def error_response(error: str, datagram_bytes: int) -> bytes:
+    """Return `{"error":"..."}`; `{"error":"invalid"}` if the text does not fit; b"" if that does not fit either."""
+    response = _compact({"error": error.encode("ascii", "replace").decode()})
+    if len(response) < datagram_bytes:
+        return response
+    return _LEAST_ERROR if len(_LEAST_ERROR) < datagram_bytes else b""
 
 
-def _compact(content: dict[str, Any]) -> bytes:
+def is_response(datagram: bytes) -> bool:
+    """Whether a datagram that was not stored is a response of a relay, perhaps a damaged one."""
+    if not _looks_like_response(datagram):
+        return False
+    try:
+        return _decode_object(datagram).keys() <= _KEYS
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return True
+
+
+def _compact(content: Mapping[str, object]) -> bytes:
     return json.dumps(content, separators=(",", ":")).encode()

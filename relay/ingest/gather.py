@@ -43,15 +43,18 @@ class Gather:
         came: Callable[[int], None],
         kept: Callable[[int, int], None],
         read: Callable[[Unread], None],
+        measured: Callable[[Callable[[], None]], Callable[[], None]] = lambda step: step,
     ) -> None:
         """`came` is told how many events are to be appended, `kept` how many were kept and were duplicates of those.
 
-        `read` appends what the bodies hold, or answers, and raises nothing.
+        `read` appends what the bodies hold, or answers, and raises nothing. `measured` is applied to what a turn of the
+        event loop calls.
         """
         self._outbox = outbox
         self._came = came
         self._kept = kept
         self._read = read
+        self._measured_end_turn = measured(self._end_turn)
         self._unread: Unread = []
         """Came after what waits to be appended."""
         self._unread_bytes = 0
@@ -86,7 +89,7 @@ class Gather:
 
     def _see_turn(self) -> None:
         self._turn_is_seen = True
-        asyncio.get_running_loop().call_soon(self._end_turn)
+        asyncio.get_running_loop().call_soon(self._measured_end_turn)
 
     def _end_turn(self) -> None:
         # what is answered below may bring the next request at once: that one is of the next turn

@@ -104,11 +104,12 @@ class HttpIngest:
         self._duplicate = metrics.events_duplicate.labels("http")
         self._rejected = {reason: metrics.events_rejected.labels("http", reason) for reason in REJECT_REASONS}
         self._kinds: dict[str, BodyKind | None] = {}
-        self._gather = Gather(outbox, self._received.inc, self._count_kept, self._read_gathered)
+        measured = metrics.longest_step.measured
+        self._gather = Gather(outbox, self._received.inc, self._count_kept, self._read_gathered, measured)
         self._pause = 0
         """How many turns bodies were not read together after that failed last."""
         self._pause_left = 0
-        self._turns: Turns[list[Event] | Refusal] = Turns()
+        self._turns: Turns[list[Event] | Refusal] = Turns(measured)
 
     async def handle(self, request: web.BaseRequest) -> Answer:
         """Answer a request that the listener's guard admitted; 404 for what is not the events API."""

@@ -59,10 +59,10 @@ def inflate(data: bytes, coding: str, max_bytes: int) -> bytes | InflateFault:
             return body
 
 
-def inflate_at_once(data: bytes, coding: str, max_bytes: int) -> bytes | InflateFault | None:
-    """Return what `inflate` returns if one step is enough, else None."""
+def inflate_at_once(data: bytes, coding: str, max_bytes: int, *, padded: bool = False) -> bytes | InflateFault | None:
+    """Return what `inflating` returns if one step is enough, else None."""
     try:
-        next(inflating(data, coding, max_bytes))
+        next(inflating(data, coding, max_bytes, padded=padded))
     except StopIteration as done:
         body: bytes | InflateFault = done.value
         return body

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -33,7 +33,9 @@ class _Long(Generic[T]):
 class Turns(Generic[T]):
     """Readings under way, and those that wait for it."""
 
-    def __init__(self) -> None:
+    def __init__(self, measured: Callable[[Callable[[], None]], Callable[[], None]] = lambda step: step) -> None:
+        """`measured` is applied to what a turn of the event loop calls."""
+        self._measured_turn = measured(self._turn)
         self._under_way: deque[_Long[T]] = deque()
         self._under_way_bytes = 0
         self._waiting: list[_Long[T]] = []
@@ -45,7 +47,7 @@ class Turns(Generic[T]):
         loop = asyncio.get_running_loop()
         read: asyncio.Future[T] = loop.create_future()
         if not self._under_way and not self._waiting:
-            loop.call_soon(self._turn)
+            loop.call_soon(self._measured_turn)
         self._waiting.append(_Long(reading, body_bytes, read))
         return read
 
@@ -65,7 +67,7 @@ class Turns(Generic[T]):
         else:
             self._under_way.rotate(-1)
         if self._under_way or self._waiting:
-            asyncio.get_running_loop().call_soon(self._turn)
+            asyncio.get_running_loop().call_soon(self._measured_turn)
 
     def _begin(self) -> None:
         """As many as may be under way."""

@@ -1,18 +1,19 @@
 """UDP for apps: datagrams become events in the outbox, as many per wake as are there.
 
-asyncio's datagram transport reads one datagram per turn of the loop and lost 40 % at a rate that this
-way of reading took without loss: an own socket, drained per wake by one call of the kernel.
+asyncio's datagram transport reads one datagram per turn of the loop and lost 40 % at a rate that this way of reading
+took without loss: own sockets, drained per wake by one call of the kernel each.
 
 Rules:
-1.  A datagram is kept whole or not at all, and none suffers for another: what one wake read is appended
+1.  A datagram is stored whole or not at all, and none suffers for another: what one wake read of a socket is appended
     in one call, and if the outbox has no room for all of it, datagram by datagram.
 2.  While the outbox has no room, cannot keep up, or fails, nothing is read: the kernel's buffer takes the wait, and
     what the kernel then drops is counted. Memory holds at most `_MAX_UNCOMMITTED` events and one wake's.
-3.  What is bad is counted by reason and logged at most once a second in all.
-4.  An answer (udp.ack) leaves only after the commit, only to allowed networks, never larger than the
-    datagram it answers, so that nobody's address can be flooded through the relay.
-5.  A bug costs the datagram in which it shows, counted as unavailable; the event loop is told at most once a second.
-    Whatever fails, the socket is read on.
+3.  Small datagrams are read before expensive ones (`datagrams`): each wake reads the sockets, and then takes one step
+    of the backlog.
+4.  What is bad is counted by reason and logged at most once a second in all.
+5.  A response (udp.ack) is sent only after the commit, and only to allowed networks; see `ack`.
+6.  A bug costs the datagram in which it shows, counted as unavailable; the event loop is told at most once a second.
+    Whatever fails, the sockets are read on.
 """
 
 from __future__ import annotations
@@ -21,55 +22,69 @@ import asyncio
 import socket
 from collections import deque
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import structlog
 
-from relay.address import addresses, format_address
+from relay.address import format_address
 from relay.clock import Clock
 from relay.config import Udp
-from relay.event import Event, Reader, Reading, Refusal
+from relay.event import Reader, Refusal
 from relay.ingest import udp_socket
-from relay.ingest.ack import error_ack, stored_ack
-from relay.ingest.burst import Burst, Datagram, burst
+from relay.ingest.burst import Datagram, burst
+from relay.ingest.datagrams import Datagrams, Received
 from relay.ingest.gather import report
 from relay.ingest.guard import Networks
-from relay.ingest.inflate import GZIP_MAGIC, inflate
-from relay.ingest.wake import Origin, Wake
+from relay.ingest.udp_responses import Responses
+from relay.ingest.wake import Wake
 from relay.listening import open_sockets
 from relay.log import Gate
 from relay.metrics import REJECT_REASONS, UDP_DROP_REASONS, Metrics
 from relay.outbox import Outbox, OutboxError, OutboxFull, OutboxShareTaken
 
 _DATAGRAMS_PER_WAKE = 64
-"""About a millisecond of work; HTTP is served in between."""
-_BYTES_PER_WAKE = 65_536
-"""Likewise, where datagrams hold many events; what was read beyond it is for the next turn of the loop."""
-_SLICE_BYTES = 32_768
-"""What a slice of a datagram that inflates to more counts."""
+"""Of each socket: about a millisecond of work; HTTP is served in between."""
 _WAKES_AT_STOP = 256
+_STEPS_AT_STOP = 256
+"""Of the backlog: less than a second, so that expensive datagrams do not delay the stop."""
 _MAX_UNCOMMITTED = 10_000
 _PAUSE_S = 0.1
 _REST_S, _LONG_REST_S = 0.002, 0.01
 """After a wake that read something, until the next: each wake and its commit cost more than an event."""
 _LONG_REST_BYTES = 2 << 20
 """Of the kernel's buffer: room for a burst of a thousand datagrams, whatever we do. With less, or with somebody
-waiting for an answer, the rest is short."""
+waiting for a response, the rest is short."""
 _LOG_INTERVAL_MS = 1_000
 
 _log = structlog.get_logger(__name__)
 
 
-class _Long(NamedTuple):
-    """A datagram that inflates to more than a wake may read, on its way."""
+class _Source:
+    """A socket, and what was read from it and not looked at yet."""
 
-    reading: Reading
-    size_bytes: int
-    sender: Any
+    def __init__(self, receiving: socket.socket) -> None:
+        self.socket = receiving
+        self.left: deque[Datagram] = deque()
+        self._burst = burst(receiving, _DATAGRAMS_PER_WAKE)
+        self._kernel_drops = 0
+
+    def read(self) -> int:
+        """Read datagrams unless some are left; return how many there are to look at. Raises OSError."""
+        if not self.left:
+            self.left.extend(self._burst())
+        return len(self.left)
+
+    def new_kernel_drops(self) -> int:
+        """Return how many datagrams the kernel dropped since the last call; it has a 32-bit counter per socket."""
+        drops = udp_socket.kernel_drops(self.socket)
+        if drops is None:
+            return 0
+        before, self._kernel_drops = self._kernel_drops, drops
+        return (drops - before) % 2**32
 
 
 class UdpIngest:
-    """Reads one socket from `start` to `stop`."""
+    """Reads the sockets of `udp.listen` from `start` to `stop`."""
 
     def __init__(
         self,
@@ -80,48 +95,49 @@ class UdpIngest:
         metrics: Metrics,
         clock: Clock,
     ) -> None:
-        """`max_body_bytes` bounds a datagram and what a compressed one becomes. Raises ValueError for a bad network."""
-        self.reader = reader
-        """May be replaced when the configuration is read again."""
+        """`max_body_bytes` bounds a datagram as it comes. Raises ValueError for a bad network."""
         self._outbox = outbox
         self._settings = settings
-        self._max_body_bytes = max_body_bytes
         self._metrics = metrics
         self._now_ms = clock.monotonic_ms
-        self._networks = Networks(settings.allowed_networks)
         self._received = metrics.events_received.labels("udp")
         self._accepted = metrics.events_accepted.labels("udp")
         self._duplicate = metrics.events_duplicate.labels("udp")
         self._rejected = {reason: metrics.events_rejected.labels("udp", reason) for reason in REJECT_REASONS}
         self._dropped = {reason: metrics.udp_datagrams_dropped.labels(reason) for reason in UDP_DROP_REASONS}
-        self._burst: Burst | None = None
-        self._socket: socket.socket | None = None
-        self._left: deque[Datagram] = deque()
-        """Read from the socket by the last wake, and not looked at yet."""
-        self._long: _Long | None = None
-        """Came before those."""
+        networks = Networks(settings.allowed_networks)
+        self._datagrams = Datagrams(reader, max_body_bytes, settings.receive_buffer_bytes, networks, self)
+        self._sources: list[_Source] = []
+        self._responses = Responses((), enabled=False)
         self._rest_s = _REST_S
         self._watching = False
         """Whether the event loop wakes us when a datagram comes."""
         self._next_wake: asyncio.Handle | None = None
         """Else we wake by ourselves; with neither, when an append ends."""
         self._uncommitted = 0
-        self._kernel_drops = 0
         self._bad_gate = Gate(metrics.log_lines_suppressed, per_ms=_LOG_INTERVAL_MS)
+        self._wake_measured = metrics.longest_step.measured(self._wake)
 
     @property
-    def address(self) -> str:
-        """What is listened on, the port as bound; empty before `start`."""
-        return format_address(self._socket.getsockname()) if self._socket else ""
+    def reader(self) -> Reader:
+        """May be replaced when the configuration is read again."""
+        return self._datagrams.reader
+
+    @reader.setter
+    def reader(self, reader: Reader) -> None:
+        self._datagrams.reader = reader
+
+    @property
+    def addresses(self) -> list[str]:
+        """What is listened on, ports as bound; empty before `start`."""
+        return [format_address(source.socket.getsockname()) for source in self._sources]
 
     async def start(self) -> None:
         """Listen. Raises ListenError."""
-        first = addresses(self._settings.listen)[:1]
-        self._socket, *others = await open_sockets(first, Udp().listen, socket.SOCK_DGRAM, "udp.listen")
-        for each in others:
-            each.close()
-        self._burst = burst(self._socket, _DATAGRAMS_PER_WAKE)
-        given = udp_socket.ask_receive_buffer(self._socket, self._settings.receive_buffer_bytes)
+        sockets = await open_sockets(self._settings.listen, Udp().listen, socket.SOCK_DGRAM, "udp.listen")
+        self._sources = [_Source(each) for each in sockets]
+        self._responses = Responses(sockets, enabled=self._settings.ack)
+        given = min(udp_socket.ask_receive_buffer(each, self._settings.receive_buffer_bytes) for each in sockets)
         self._metrics.udp_receive_buffer_bytes.set(given)
         if given >= _LONG_REST_BYTES and not self._settings.ack:
             self._rest_s = _LONG_REST_S
@@ -130,9 +146,10 @@ class UdpIngest:
     def stop(self) -> None:
         """Read what the kernel still holds, as far as the outbox takes it, and close.
 
-        What was read is committed by the outbox's own close; answers to it are not sent any more.
+        What was read is committed by the outbox's own close; responses to it are not sent any more. Expensive
+        datagrams that cannot be read within a second are dropped and counted.
         """
-        if self._socket is None:
+        if not self._sources:
             return
         self._sleep()
         try:
@@ -141,44 +158,46 @@ class UdpIngest:
                 if not self._outbox.room() or not self._read():
                     break
                 self._take_in_all()
+            self._end_backlog()
             self.refresh()
         finally:
-            self._socket.close()
-            self._socket = None
+            for source in self._sources:
+                source.socket.close()
+            self._sources = []
 
     def refresh(self) -> None:
-        """Count what the kernel dropped since the last call; it keeps a 32-bit counter per socket."""
-        drops = None if self._socket is None else udp_socket.kernel_drops(self._socket)
-        if drops is not None:
-            self._dropped["kernel"].inc((drops - self._kernel_drops) % 2**32)
-            self._kernel_drops = drops
+        """Count what the kernel dropped since the last call."""
+        for source in self._sources:
+            self._dropped["kernel"].inc(source.new_kernel_drops())
 
     # --- reading
 
     def _read_on(self) -> None:
         """Wake when there is something to read, unless that is settled already."""
-        if self._socket is None or self._watching or self._next_wake is not None:
+        if not self._sources or self._watching or self._next_wake is not None:
             return
         loop = asyncio.get_running_loop()
         if self._uncommitted >= _MAX_UNCOMMITTED:
             return
         if self._is_behind():
-            self._next_wake = loop.call_soon(self._wake)
+            self._next_wake = loop.call_soon(self._wake_measured)
         else:
-            loop.add_reader(self._socket, self._wake)
+            for source in self._sources:
+                loop.add_reader(source.socket, self._wake_measured)
             self._watching = True
 
     def _sleep(self, delay_s: float | None = None) -> None:
         """Read nothing for so long, or until `_read_on`."""
         loop = asyncio.get_running_loop()
-        if self._watching and self._socket is not None:
-            loop.remove_reader(self._socket)
+        if self._watching:
+            for source in self._sources:
+                loop.remove_reader(source.socket)
             self._watching = False
         if self._next_wake is not None:
             self._next_wake.cancel()
             self._next_wake = None
-        if delay_s is not None and self._socket is not None:
-            self._next_wake = loop.call_later(delay_s, self._wake)
+        if delay_s is not None and self._sources:
+            self._next_wake = loop.call_later(delay_s, self._wake_measured)
 
     def _wake(self) -> None:
         self._next_wake = None
@@ -189,18 +208,20 @@ class UdpIngest:
             raise
 
     def _take_turn(self) -> None:
-        """Take in what the last wake left, or else what the socket holds, and settle when to wake next."""
+        """Take in what the last wake left or else what the sockets hold, and settle when to wake next."""
         if self._uncommitted >= _MAX_UNCOMMITTED:
             self._sleep()
             return
         if not self._outbox.room():
             self._sleep(_PAUSE_S)
             return
-        read = 0 if self._is_behind() else self._read()
+        read = self._read()
         self._take_in()
+        if self._datagrams.has_backlog and self._uncommitted < _MAX_UNCOMMITTED:
+            self._append(self._datagrams.read_step())
         if self._uncommitted >= _MAX_UNCOMMITTED:
             self._sleep()  # until an append ends
-        elif read == _DATAGRAMS_PER_WAKE or self._is_behind():
+        elif read >= _DATAGRAMS_PER_WAKE or self._is_behind():
             self._sleep(0)
         elif read:
             self._sleep(self._rest_s)
@@ -208,120 +229,58 @@ class UdpIngest:
             self._read_on()
 
     def _read(self) -> int:
-        """How many datagrams of the socket are to be taken in now."""
-        assert self._burst is not None
-        try:
-            self._left.extend(self._burst())
-        except OSError as error:
-            self._log_bad("the socket failed", str(error))
-        return len(self._left)
+        """Return how many datagrams of the sockets are to be taken in now, at most of one socket."""
+        most = 0
+        for source in self._sources:
+            try:
+                most = max(most, source.read())
+            except OSError as error:
+                self._log_bad("the socket failed", str(error))
+        return most
 
     def _take_in(self) -> None:
         """Append what some of the datagrams hold."""
-        try:
-            wake = self._read_together()
-        except Exception as bug:  # whose datagram it is shows when each is read by itself
-            self._report("datagrams could not be read together", bug)
-            wake = None
-        wake = wake or self._read_each()
-        if wake.events:
-            self._received.inc(len(wake.events))
-            self._append(wake)
+        for source in self._sources:
+            if source.left:
+                self._append(self._datagrams.read_small(source.left, source.socket))
 
     def _take_in_all(self) -> None:
-        while self._is_behind():
+        while any(source.left for source in self._sources):
             self._take_in()
 
+    def _end_backlog(self) -> None:
+        """Read as much of the backlog as a stop may."""
+        for _ in range(_STEPS_AT_STOP):
+            if not self._datagrams.has_backlog:
+                return
+            self._append(self._datagrams.read_step())
+        self._datagrams.drop_backlog()
+
     def _is_behind(self) -> bool:
-        """Whether not all is looked at that was read from the socket."""
-        return bool(self._left) or self._long is not None
+        """Whether not all is looked at that was read from the sockets."""
+        return self._datagrams.has_backlog or any(source.left for source in self._sources)
 
-    def _read_together(self) -> Wake | None:
-        """All that is left, if each is a plain event and comes from where it may."""
-        if len(self._left) < 2 or self._long is not None:
-            return None
-        bodies = [data for data, _ in self._left]
-        sizes = list(map(len, bodies))
-        if sum(sizes) > _BYTES_PER_WAKE or max(sizes) > self._max_body_bytes:
-            return None
-        senders = [sender for _, sender in self._left]
-        if not all(self._networks.allows(sender[0]) for sender in set(senders)):
-            return None
-        events = self.reader.read_singles(bodies)
-        if events is None:
-            return None
-        wake = Wake(events, [Origin(1, size, sender) for size, sender in zip(sizes, senders, strict=True)])
-        self._left.clear()
-        return wake
+    # --- what is not events
 
-    def _read_each(self) -> Wake:
-        """What is left, one by one, up to a wake's bytes."""
-        wake = Wake([], [])
-        wake_bytes = 0
-        while self._is_behind() and wake_bytes < _BYTES_PER_WAKE:
-            if self._long is not None:
-                wake_bytes += _SLICE_BYTES
-                self._read_slice(self._long, wake)
-                continue
-            data, sender = self._left.popleft()
-            try:
-                wake_bytes += self._read_datagram(data, sender, wake)
-            except Exception as bug:
-                self._failed(bug, len(data), sender)
-                break  # nobody knows how long it took
-        return wake
-
-    def _read_datagram(self, data: bytes, sender: Any, wake: Wake) -> int:
-        """Returns how many bytes were looked at, inflated."""
-        if not self._networks.allows(sender[0]):
-            self._drop("network", sender)
-            return 0
-        size_bytes = len(data)
-        if size_bytes > self._max_body_bytes:
-            self._drop("truncated", sender)
-            return 0
-        body = inflate(data, "gzip", self._max_body_bytes) if data[:2] == GZIP_MAGIC else data
-        if isinstance(body, str):
-            refusal = Refusal(body, "the datagram's gzip is corrupt or inflates to more than http.max_body")
-            self._taken(refusal, size_bytes, sender, wake)
-            return self._max_body_bytes
-        if len(body) > _BYTES_PER_WAKE:
-            self._long = _Long(self.reader.reading_datagram(body), size_bytes, sender)
-            return 0
-        self._taken(self.reader.read_datagram(body), size_bytes, sender, wake)
-        return len(body)
-
-    def _read_slice(self, long: _Long, wake: Wake) -> None:
-        try:
-            next(long.reading)
-        except StopIteration as done:
-            self._long = None
-            self._taken(done.value, long.size_bytes, long.sender, wake)
-        except Exception as bug:
-            self._long = None
-            self._failed(bug, long.size_bytes, long.sender)
-
-    def _taken(self, events: list[Event] | Refusal, size_bytes: int, sender: Any, wake: Wake) -> None:
-        if isinstance(events, Refusal):
-            self._log_bad(events.reason, events.error)
-            self._refuse(events.reason, events.error, size_bytes, sender)
-        else:
-            wake.events.extend(events)
-            wake.origins.append(Origin(len(events), size_bytes, sender))
-
-    def _drop(self, reason: str, sender: Any) -> None:
+    def dropped(self, reason: str, sender: Any) -> None:
         self._dropped[reason].inc()
         self._log_bad(reason, sender[0])
 
-    def _failed(self, bug: Exception, size_bytes: int, sender: Any) -> None:
-        self._report("a datagram could not be read", bug)
-        self._refuse("unavailable", "the relay failed on this datagram", size_bytes, sender)
+    def refused(self, refusal: Refusal, received: Received) -> None:
+        self._log_bad(refusal.reason, refusal.error)
+        self._refuse(refusal.reason, refusal.error, received)
 
-    def _refuse(self, reason: str, error: str, size_bytes: int, sender: Any) -> None:
+    def failed(self, bug: Exception, received: Received) -> None:
+        self._report("a datagram could not be read", bug)
+        self._refuse("unavailable", "the relay failed on this datagram", received)
+
+    def could_not_read_together(self, bug: Exception) -> None:
+        self._report("datagrams could not be read together", bug)
+
+    def _refuse(self, reason: str, error: str, received: Received) -> None:
         self._received.inc()
         self._rejected[reason].inc()
-        if self._settings.ack:
-            self._send(error_ack(error, size_bytes), sender)
+        self._responses.refused(error, received)
 
     def _log_bad(self, reason: str, detail: str) -> None:
         if self._bad_gate.admit("bad", self._now_ms()) is not None:
@@ -331,13 +290,19 @@ class UdpIngest:
         if self._bad_gate.admit(message, self._now_ms()) is not None:
             report(message, bug)
 
-    # --- keeping
+    # --- storing
 
-    def _append(self, wake: Wake) -> None:
+    def _append(self, wake: Wake | None) -> None:
+        if wake is None or not wake.events:
+            return
+        self._received.inc(len(wake.events))
+        self._append_received(wake)
+
+    def _append_received(self, wake: Wake) -> None:
         self._uncommitted += len(wake.events)
         try:
             appended = self._outbox.append(wake.events, callers=len(wake.origins) if self._settings.ack else 0)
-        except Exception as bug:  # as if it had failed later: so it is counted, answered and told
+        except Exception as bug:  # as if it had failed later: so it is counted, responded to and reported
             appended = asyncio.get_running_loop().create_future()
             appended.set_exception(bug)
         appended.add_done_callback(partial(self._appended, wake))
@@ -352,36 +317,21 @@ class UdpIngest:
                 duplicates = outcome.result()
                 self._accepted.inc(count - duplicates)
                 self._duplicate.inc(duplicates)
-                if self._settings.ack:
-                    self._acknowledge(wake)
+                self._responses.stored(wake)
             elif isinstance(error, OutboxFull) and len(wake.origins) > 1:
                 for each in wake.apart():
-                    self._append(each)
+                    self._append_received(each)
             else:
-                self._not_kept(wake, error)
+                self._not_stored(wake, error)
         finally:
             self._read_on()
 
-    def _not_kept(self, wake: Wake, error: BaseException) -> None:
+    def _not_stored(self, wake: Wake, error: BaseException) -> None:
         """Count the loss, and leave the next ones to the kernel's buffer for a moment."""
         self._rejected["full" if isinstance(error, OutboxFull) else "unavailable"].inc(len(wake.events))
         self._log_bad("the outbox did not take it", str(error))
-        if self._settings.ack:
-            for origin in wake.origins:
-                self._send(error_ack(str(error), origin.size_bytes), origin.sender)
-        if not isinstance(error, OutboxShareTaken):  # then other devices' datagrams may be kept
+        self._responses.not_stored(wake, str(error))
+        if not isinstance(error, OutboxShareTaken):  # then other devices' datagrams may be stored
             self._sleep(_PAUSE_S)
         if not isinstance(error, OutboxError):
             raise error
-
-    def _acknowledge(self, wake: Wake) -> None:
-        for events, (origin,) in wake.apart():
-            self._send(stored_ack([event.event_id for event in events], origin.size_bytes), origin.sender)
-
-    def _send(self, ack: bytes, receiver: Any) -> None:
-        if self._socket is None or not ack:
-            return
-        try:
-            self._socket.sendto(ack, receiver)
-        except OSError as error:  # an answer is a courtesy: the sender may be gone, or its buffer full
-            _log.debug("an answer was not sent", error=str(error))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import socket
 import struct
-from typing import Any
 
 _SO_RCVBUFFORCE = 33
 _SO_MEMINFO = 55
@@ -15,18 +14,15 @@ _MEMINFO = struct.Struct("9I")
 _MEMINFO_DROPS = 8
 
 
-def bind(family: int, address: Any) -> socket.socket:
-    """A socket that does not block; raises OSError."""
-    receiving = socket.socket(family, socket.SOCK_DGRAM)
+def is_local(host: str) -> bool:
+    """Whether an address belongs to this host: a socket can be bound to it."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        receiving.setblocking(False)
-        if family == socket.AF_INET6:
-            receiving.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        receiving.bind(address)
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind((host, 0))
     except OSError:
-        receiving.close()
-        raise
-    return receiving
+        return False
+    return True
 
 
 def ask_receive_buffer(receiving: socket.socket, wanted_bytes: int) -> int:

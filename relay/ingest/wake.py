@@ -1,10 +1,11 @@
-"""What one wake of the UDP listener read: events, and the datagrams they came in.
+"""What one wake of the UDP listener read from one socket: events, and the datagrams that contained them.
 
-Knows nothing of sockets and of reading.
+Knows nothing of reading.
 """
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -24,10 +25,12 @@ class Wake(NamedTuple):
 
     events: list[Event]
     origins: list[Origin]
+    through: socket.socket
+    """Received the datagrams, and sends the responses."""
 
     def apart(self) -> Iterator[Wake]:
         """Each datagram's events by themselves."""
         start = 0
         for origin in self.origins:
-            yield Wake(self.events[start : start + origin.events], [origin])
+            yield Wake(self.events[start : start + origin.events], [origin], self.through)
             start += origin.events

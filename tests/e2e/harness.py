@@ -154,7 +154,7 @@ async def running(env: Mapping[str, str], *command: str) -> AsyncIterator[RelayP
     try:
         started = await relay.logged("relay started")
         relay.http = started["http"][0] if started["http"] else ""
-        relay.udp = started["udp"]
+        relay.udp = started["udp"][0] if started["udp"] else ""
         yield relay
     finally:
         await relay.kill()

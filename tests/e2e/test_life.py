@@ -135,7 +135,7 @@ async def test_a_bug_in_a_step_of_the_stop_is_logged_and_the_outbox_is_closed(
         await service.stop()
     failed = [line for line in lines if line["log_level"] == "error"]
     assert [(line["step"], repr(line["exc_info"])) for line in failed] == [(step, repr(RuntimeError("a bug")))]
-    assert service.udp_address == ""
+    assert service.udp_addresses == []
     assert sandbox.report().distinct == sent
     with pytest.raises(OutboxUnavailable):
         await service.outbox.append([])

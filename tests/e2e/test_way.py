@@ -54,7 +54,7 @@ async def test_a_datagram_is_kept_and_forwarded(sandbox: Sandbox, tmp_path: Path
             app.send(json.dumps(event(1)).encode())
             async with asyncio.timeout(PATIENCE_S):
                 answer = await asyncio.get_running_loop().sock_recv(app, 65536)
-        assert json.loads(answer) == {"stored": [event(1)["event_id"]]}
+        assert json.loads(answer) == {"stored": [event(1)["event_id"]], "count": 1}
         await relay.until(lambda status: status["ledger"]["delivered"] == 1)
     assert sandbox.record.distinct == 1
 

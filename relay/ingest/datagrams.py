@@ -1,0 +1,206 @@
+"""Datagrams become events: small ones at once, expensive ones later and in steps.
+
+Rules:
+1.  A datagram is small if it has at most `SMALL_BYTES`, or inflates to at most `SMALL_INFLATED_BYTES` in one step. Any
+    other is expensive and waits in a backlog: of one that is being read, one step is taken per call. So no number of
+    expensive datagrams delays a small one by more than a step.
+2.  The backlog is bounded. Beyond it an expensive datagram is dropped and counted, and the small ones are read on.
+3.  A datagram inflates to at most `MAX_INFLATED_BYTES`, and is read up to its first error. NUL bytes at its end are
+    ignored.
+4.  A bug costs the datagram in which it shows.
+
+Knows nothing of sockets, of the outbox and of responses: what becomes of a datagram that is not read as events is told
+to the `Outcomes`.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import deque
+from collections.abc import Generator
+from typing import Any, NamedTuple, Protocol
+
+from relay.event import Event, Reader, Reading, Refusal
+from relay.ingest.burst import Datagram
+from relay.ingest.guard import Networks
+from relay.ingest.inflate import GZIP_MAGIC, InflateFault, inflate_at_once, inflating
+from relay.ingest.wake import Origin, Wake
+
+SMALL_BYTES = 8_192
+SMALL_INFLATED_BYTES = 2_048
+"""Fewer than `SMALL_BYTES`: a compressed datagram costs its sender little."""
+MAX_INFLATED_BYTES = 256 << 10
+_BYTES_PER_CALL = 65_536
+"""Read together in one call: about a millisecond of work."""
+_BYTES_EACH = 32_768
+"""Read one by one in one call: some 3 ms at most."""
+_OVERHEAD_BYTES = 512
+"""Of memory that a waiting datagram uses beside its content, as the kernel counts for its own buffer."""
+
+NUL = b"\0"
+
+
+class Received(NamedTuple):
+    """A datagram, its sender and the socket that received it."""
+
+    data: bytes
+    sender: Any
+    through: socket.socket
+
+
+class Outcomes(Protocol):
+    """What is done about datagrams that are not events."""
+
+    def dropped(self, reason: str, sender: Any) -> None: ...
+
+    def refused(self, refusal: Refusal, received: Received) -> None: ...
+
+    def failed(self, bug: Exception, received: Received) -> None: ...
+
+    def could_not_read_together(self, bug: Exception) -> None: ...
+
+
+class Datagrams:
+    """Reads what one or more sockets received."""
+
+    def __init__(
+        self, reader: Reader, max_datagram_bytes: int, max_backlog_bytes: int, networks: Networks, outcomes: Outcomes
+    ) -> None:
+        self.reader = reader
+        """May be replaced when the configuration is read again."""
+        self.max_backlog_bytes = max_backlog_bytes
+        self._max_datagram_bytes = max_datagram_bytes
+        self._max_inflated_bytes = min(max_datagram_bytes, MAX_INFLATED_BYTES)
+        self._networks = networks
+        self._outcomes = outcomes
+        self._backlog: deque[Received] = deque()
+        """The first one is being read, if `_reading` is set."""
+        self._backlog_bytes = 0
+        self._reading: Reading | None = None
+
+    @property
+    def has_backlog(self) -> bool:
+        """Whether expensive datagrams wait."""
+        return bool(self._backlog)
+
+    def read_small(self, left: deque[Datagram], through: socket.socket) -> Wake:
+        """Read datagrams of one socket, as many as a call may; what is not looked at stays in `left`."""
+        try:
+            wake = self._read_together(left, through)
+        except Exception as bug:  # whose datagram it is shows when each is read by itself
+            self._outcomes.could_not_read_together(bug)
+            wake = None
+        return wake or self._read_each(left, through)
+
+    def read_step(self) -> Wake | None:
+        """Take one step of reading the backlog; return the events of a datagram that is read to its end."""
+        received = self._backlog[0]
+        self._reading = self._reading or self._reading_expensive(received.data)
+        try:
+            next(self._reading)
+            return None
+        except StopIteration as done:
+            self._end_reading(received)
+            return self._wake_of(done.value, received)
+        except Exception as bug:
+            self._end_reading(received)
+            self._outcomes.failed(bug, received)
+            return None
+
+    def drop_backlog(self) -> None:
+        """Drop and count what waits."""
+        self._reading = None
+        self._backlog_bytes = 0
+        while self._backlog:
+            self._outcomes.dropped("backlog", self._backlog.popleft().sender)
+
+    def _read_together(self, left: deque[Datagram], through: socket.socket) -> Wake | None:
+        """All that is left, if each is a small plain event and comes from where it may."""
+        if len(left) < 2:
+            return None
+        bodies = [data.rstrip(NUL) for data, _ in left]
+        sizes = [len(data) for data, _ in left]
+        if sum(sizes) > _BYTES_PER_CALL or max(sizes) > min(SMALL_BYTES, self._max_datagram_bytes):
+            return None
+        senders = [sender for _, sender in left]
+        if not all(self._networks.allows(sender[0]) for sender in set(senders)):
+            return None
+        events = self.reader.read_singles(bodies)
+        if events is None:
+            return None
+        origins = [Origin(1, size, sender) for size, sender in zip(sizes, senders, strict=True)]
+        left.clear()
+        return Wake(events, origins, through)
+
+    def _read_each(self, left: deque[Datagram], through: socket.socket) -> Wake:
+        """What is left, one by one; expensive ones go to the backlog."""
+        wake = Wake([], [], through)
+        read_bytes = 0
+        while left and read_bytes < _BYTES_EACH:
+            received = Received(*left.popleft(), through)
+            try:
+                read_bytes += self._read_one(received, wake)
+            except Exception as bug:
+                self._outcomes.failed(bug, received)
+                break  # nobody knows how long it took
+        return wake
+
+    def _read_one(self, received: Received, wake: Wake) -> int:
+        """Returns how many bytes were looked at, inflated."""
+        data, sender, _ = received
+        if not self._networks.allows(sender[0]):
+            self._outcomes.dropped("network", sender)
+            return 0
+        if len(data) > self._max_datagram_bytes:
+            self._outcomes.dropped("truncated", sender)
+            return 0
+        body: bytes | InflateFault | None = data
+        if data[:2] == GZIP_MAGIC:
+            body = None
+            if len(data) <= SMALL_BYTES:
+                body = inflate_at_once(data, "gzip", SMALL_INFLATED_BYTES, padded=True)
+        if body == "malformed":
+            self._outcomes.refused(self._not_inflated(body), received)
+            return len(data)
+        if not isinstance(body, bytes) or len(body) > SMALL_BYTES:
+            self._defer(received)
+            return len(data)
+        events = self.reader.read_datagram(body.rstrip(NUL))
+        if isinstance(events, Refusal):
+            self._outcomes.refused(events, received)
+        else:
+            wake.events.extend(events)
+            wake.origins.append(Origin(len(events), len(data), sender))
+        return len(body)
+
+    def _defer(self, received: Received) -> None:
+        size_bytes = len(received.data) + _OVERHEAD_BYTES
+        if self._backlog and self._backlog_bytes + size_bytes > self.max_backlog_bytes:
+            self._outcomes.dropped("backlog", received.sender)
+            return
+        self._backlog.append(received)
+        self._backlog_bytes += size_bytes
+
+    def _reading_expensive(self, data: bytes) -> Generator[None, None, list[Event] | Refusal]:
+        if data[:2] == GZIP_MAGIC:
+            body = yield from inflating(data, "gzip", self._max_inflated_bytes, padded=True)
+            if not isinstance(body, bytes):
+                return self._not_inflated(body)
+            data = body
+        return (yield from self.reader.reading_datagram(data.rstrip(NUL)))
+
+    def _not_inflated(self, fault: InflateFault) -> Refusal:
+        if fault == "malformed":
+            return Refusal(fault, "The datagram's gzip is truncated or corrupt.")
+        return Refusal(fault, f"The datagram inflates to more than {self._max_inflated_bytes} bytes.")
+
+    def _end_reading(self, received: Received) -> None:
+        self._reading = None
+        self._backlog.popleft()
+        self._backlog_bytes -= len(received.data) + _OVERHEAD_BYTES
+
+    def _wake_of(self, events: list[Event] | Refusal, received: Received) -> Wake | None:
+        if isinstance(events, Refusal):
+            self._outcomes.refused(events, received)
+            return None
+        return Wake(events, [Origin(len(events), len(received.data), received.sender)], received.through)

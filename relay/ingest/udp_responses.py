@@ -1,0 +1,77 @@
+"""Sends the responses of udp.ack: to whom, and through which socket.
+
+What a response says, and which datagrams get none, is decided in `ack`.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable
+from ipaddress import IPv6Address
+from typing import Any
+
+import structlog
+
+from relay.address import ip_of
+from relay.ingest import udp_socket
+from relay.ingest.ack import CHATTY_PORTS, error_response, is_response, stored_response
+from relay.ingest.datagrams import Received
+from relay.ingest.wake import Wake
+
+_CACHED_SENDERS = 1_024
+
+_log = structlog.get_logger(__name__)
+
+
+class Responses:
+    """Responds to datagrams that `sockets` received. Without `enabled` it sends nothing."""
+
+    def __init__(self, sockets: Iterable[socket.socket], *, enabled: bool) -> None:
+        self.enabled = enabled
+        names = [each.getsockname() for each in sockets]
+        self._own = {(ip_of(name[0]), name[1]) for name in names}
+        self._every_interface_ports = {port for ip, port in self._own if ip is not None and ip.is_unspecified}
+        self._silent: dict[tuple[str, int], bool] = {}
+        """By host and port of a sender: whether it gets no response."""
+
+    def stored(self, wake: Wake) -> None:
+        """Tell each sender which events are stored."""
+        if self.enabled:
+            for events, (origin,), through in wake.apart():
+                ids = [event.event_id for event in events]
+                self._send(stored_response(ids, origin.size_bytes), origin.sender, through)
+
+    def not_stored(self, wake: Wake, error: str) -> None:
+        """Tell each sender why its events are not stored."""
+        if self.enabled:
+            for origin in wake.origins:
+                self._send(error_response(error, origin.size_bytes), origin.sender, wake.through)
+
+    def refused(self, error: str, received: Received) -> None:
+        """Tell the sender of a datagram that is not events what is wrong with it."""
+        if self.enabled and not is_response(received.data):
+            self._send(error_response(error, len(received.data)), received.sender, received.through)
+
+    def _send(self, response: bytes, sender: Any, through: socket.socket) -> None:
+        if not response or self._is_silent(sender[0], sender[1]) or through.fileno() < 0:
+            return
+        try:
+            through.sendto(response, sender)
+        except OSError as error:  # a response is a courtesy: the sender may be gone, or its buffer full
+            _log.debug("a response was not sent", error=str(error))
+
+    def _is_silent(self, host: str, port: int) -> bool:
+        """Whether a response could start an exchange without end."""
+        silent = self._silent.get((host, port))
+        if silent is None:
+            ip = ip_of(host)
+            place = host if isinstance(ip, IPv6Address) else str(ip)
+            silent = (
+                port in CHATTY_PORTS
+                or (ip, port) in self._own
+                or (port in self._every_interface_ports and udp_socket.is_local(place))
+            )
+            if len(self._silent) >= _CACHED_SENDERS:
+                self._silent.clear()
+            self._silent[host, port] = silent
+        return silent

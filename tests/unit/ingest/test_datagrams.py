@@ -1,0 +1,100 @@
+"""Which datagrams are read at once, which ones wait, and what becomes of too many of them."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import pytest
+from relay.event import Refusal
+from relay.ingest.datagrams import SMALL_BYTES, Datagrams, Received
+from relay.ingest.guard import Networks
+
+from tests.unit.ingest.harness import BODY, HandClock, gzipped, new_reader
+
+SENDER = ("127.0.0.1", 40_000)
+EXPENSIVE = gzipped(BODY * 1_000)
+PADDED = BODY + b" " * (SMALL_BYTES - len(BODY))
+NO_SOCKET: Any = None
+
+
+class Told:
+    """What became of datagrams that are not events."""
+
+    def __init__(self) -> None:
+        self.drops: list[str] = []
+        self.refusals: list[str] = []
+
+    def dropped(self, reason: str, sender: Any) -> None:
+        assert sender == SENDER
+        self.drops.append(reason)
+
+    def refused(self, refusal: Refusal, received: Received) -> None:
+        self.refusals.append(refusal.reason)
+
+    def failed(self, bug: Exception, received: Received) -> None:
+        raise bug
+
+    def could_not_read_together(self, bug: Exception) -> None:
+        raise bug
+
+
+def datagrams(told: Told, max_backlog_bytes: int = 1 << 20) -> Datagrams:
+    return Datagrams(new_reader(HandClock()), 1 << 20, max_backlog_bytes, Networks(()), told)
+
+
+def read(reading: Datagrams, *data: bytes) -> int:
+    """How many events were read at once."""
+    left = deque((each, SENDER) for each in data)
+    events = 0
+    while left:
+        events += len(reading.read_small(left, NO_SOCKET).events)
+    return events
+
+
+@pytest.mark.parametrize(
+    ("data", "waits"),
+    [
+        (BODY, False),
+        (PADDED, False),
+        (PADDED + b" ", True),
+        (gzipped(BODY), False),
+        (gzipped(PADDED), True),
+        (EXPENSIVE, True),
+    ],
+)
+def test_a_datagram_waits_if_it_is_large_or_inflates_to_much(data: bytes, waits: bool) -> None:
+    reading = datagrams(Told())
+    assert read(reading, data) == (0 if waits else 1)
+    assert reading.has_backlog is waits
+
+
+def test_beyond_its_bound_the_backlog_takes_nothing_and_small_datagrams_are_read_on() -> None:
+    told = Told()
+    reading = datagrams(told, max_backlog_bytes=20 * (len(EXPENSIVE) + 512))
+    assert read(reading, *[EXPENSIVE, BODY] * 30) == 30
+    assert told.drops == ["backlog"] * 10
+    while reading.has_backlog:
+        reading.read_step()
+    assert told.refusals == ["too_large"] * 20
+    assert read(reading, EXPENSIVE) == 0
+    assert reading.has_backlog
+
+
+def test_a_single_datagram_fits_into_any_backlog() -> None:
+    reading = datagrams(Told(), max_backlog_bytes=1)
+    read(reading, EXPENSIVE)
+    assert reading.has_backlog
+
+
+def test_what_waits_can_be_dropped_also_while_it_is_read() -> None:
+    told = Told()
+    reading = datagrams(told)
+    read(reading, gzipped(b"\n".join([BODY] * 1_000)), EXPENSIVE)
+    assert reading.read_step() is None
+    reading.drop_backlog()
+    assert told.drops == ["backlog"] * 2
+    assert not reading.has_backlog
+    read(reading, PADDED + b" ")
+    wake = reading.read_step()
+    assert wake is not None and len(wake.events) == 1
