@@ -32,7 +32,7 @@ from relay.policy import batch
 from relay.policy.backoff import full_jitter
 from relay.policy.schedule import Reply, Schedule, Send, Share, Wait
 from relay.policy.true_time import EARLIEST_MS, TrueTime
-from relay.policy.verdict import Answer, Delivered, Failing, NoAnswer, Refused, TooLarge, server_date_ms, verdict
+from relay.policy.verdict import Again, Answer, Delivered, Failing, NoAnswer, Refused, TooLarge, server_date_ms, verdict
 from relay.stamp import corrected
 from relay.tasks import Tasks
 
@@ -190,7 +190,7 @@ class Forwarder:
         if not self._must_ask_the_time or self._true_time.now_ms(clock.monotonic_ms()) is not None:
             return True
         request = batch.body([])
-        answer = await self._post(send.tenant_id, request, 0)
+        answer = await self._post(send.tenant_id, request, 0, fresh=True)
         self._must_ask_the_time = isinstance(answer, NoAnswer)
         meaning = verdict(answer, 0)
         now = clock.monotonic_ms()
@@ -245,7 +245,8 @@ class Forwarder:
         if not bodies:
             return
         request = batch.body(bodies)
-        answer = await self._post(send.tenant_id, request, len(bodies))
+        # An exact request may be one that met a connection about to close: another kept one may be no better.
+        answer = await self._post(send.tenant_id, request, len(bodies), fresh=send.exact)
         now = self._clock.monotonic_ms()
         reply = Reply(
             {lane: len(lane_bodies) for lane, lane_bodies in taken.items()},
@@ -266,16 +267,18 @@ class Forwarder:
             for outcome in outcomes
         ]
         news = {outcome.lane for outcome in outcomes}
-        perhaps_taken = isinstance(reply.verdict, Failing) and not (isinstance(answer, NoAnswer) and answer.never_sent)
+        perhaps_taken = isinstance(reply.verdict, Failing | Again) and not (
+            isinstance(answer, NoAnswer) and answer.never_sent
+        )
         self._outbox.release([lane for lane in taken if lane not in news], perhaps_taken=perhaps_taken)
         if settled:
             await self._settle(send, settled)
 
-    async def _post(self, tenant_id: int, request: bytes, events: int) -> Answer | NoAnswer:
+    async def _post(self, tenant_id: int, request: bytes, events: int, *, fresh: bool) -> Answer | NoAnswer:
         self._metrics.upstream_batch_events.observe(events)
         self._metrics.upstream_batch_bytes.observe(len(request))
         sent_at = self._clock.monotonic_ms()
-        answer = await self._client.post(tenant_id, request)
+        answer = await self._client.post(tenant_id, request, fresh=fresh)
         came_at = self._clock.monotonic_ms()
         self._metrics.upstream_request_duration_seconds.observe((came_at - sent_at) / 1000)
         if isinstance(answer, NoAnswer):

@@ -22,12 +22,14 @@ from aiohttp.connector import Connection
 from relay import __version__
 from relay.clock import Clock
 from relay.config import Route, Upstream
+from relay.forward import wire
 from relay.forward.resolver import Resolver
-from relay.policy.verdict import Answer, NoAnswer, clean
+from relay.forward.response_head import MAX_LINE_BYTES, MAX_LINES
+from relay.policy.verdict import Answer, NoAnswer, clean, redirect_target
 from relay.secret import MASK, Secret, pattern
 
 ANSWER_MAX_BYTES = 64 * 1024
-_HEADERS_OF_USE = ("date", "retry-after", "x-ratelimit-limit", "x-ratelimit-reset", "content-type")
+_HEADERS_OF_USE = ("date", "retry-after", "x-ratelimit-limit", "x-ratelimit-reset", "content-type", "location")
 _KEEP_ALIVE_S = 15.0  # below the 60 to 75 s of the usual servers, so that they rarely close first
 _CONNECT_S = 10.0
 
@@ -46,19 +48,20 @@ class _Request(aiohttp.ClientRequest):
     resolver: ClassVar[Resolver]
 
     async def send(self, conn: Connection) -> aiohttp.ClientResponse:
-        peer = conn.transport.get_extra_info("peername") if conn.transport else None
-        if peer:
-            self.resolver.connected(peer[0])
         if conn.protocol is not None and conn.protocol.should_close:
             raise _UnaskedAnswer
+        wire.prepare(conn, self.resolver)
         return await super().send(conn)
 
 
 class Client(Protocol):
     """What the forwarder needs of an upstream."""
 
-    async def post(self, tenant_id: int, body: bytes) -> Answer | NoAnswer:
-        """Send one batch on a tenant's route. Never raises for anything the network does."""
+    async def post(self, tenant_id: int, body: bytes, *, fresh: bool = False) -> Answer | NoAnswer:
+        """Send one batch to a tenant's endpoint. Never raises for anything the network does.
+
+        `fresh`: on no kept connection.
+        """
 
 
 class UpstreamClient:
@@ -85,7 +88,17 @@ class UpstreamClient:
         self._retired.clear()
         self._session = None
 
-    async def post(self, tenant_id: int, body: bytes) -> Answer | NoAnswer:
+    async def post(self, tenant_id: int, body: bytes, *, fresh: bool = False) -> Answer | NoAnswer:
+        """See Client. Each kept connection that a fresh exchange meets is closed."""
+        while True:
+            exchange = wire.Exchange(fresh)
+            wire.exchange.set(exchange)
+            answer = await self._exchange(exchange, tenant_id, body)
+            if answer is not None:
+                return answer
+
+    async def _exchange(self, exchange: wire.Exchange, tenant_id: int, body: bytes) -> Answer | NoAnswer | None:
+        """Return the response; None if a kept connection was closed in place of being used."""
         settings = self._settings
         route = settings.route(tenant_id)
         try:
@@ -102,10 +115,15 @@ class UpstreamClient:
                 return await self._answer(response, route)
         except TimeoutError:
             return NoAnswer(f"no answer within {settings.timeout_ms / 1000:g} s")
+        except wire.NotFresh:
+            return None
+        except aiohttp.ClientHttpProxyError as error:
+            return NoAnswer(clean(_masker(route)(_harmless(error))), True, proxy_status=error.status)
         except (aiohttp.ClientError, OSError, ssl.SSLError, ValueError) as error:
             # aiohttp's own messages may quote headers of the request: only what is known to be harmless is kept
             never_sent = isinstance(error, aiohttp.ClientConnectorError | aiohttp.ClientProxyConnectionError)
-            return NoAnswer(clean(_masker(route)(_harmless(error))), never_sent)
+            lost = exchange.lost_kept_connection and isinstance(error, aiohttp.ClientConnectionError)
+            return NoAnswer(clean(_masker(route)(_harmless(error))), never_sent, lost_kept_connection=lost)
 
     async def _open(self) -> aiohttp.ClientSession:
         """The session for the settings in force. Authorities are read in a thread: that takes 40 to 100 ms."""
@@ -148,6 +166,10 @@ def _session(settings: Upstream, tls: ssl.SSLContext, resolver: Resolver) -> aio
         timeout=aiohttp.ClientTimeout(total=settings.timeout_ms / 1000, sock_connect=_CONNECT_S),
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
+        # the guard checks the same bounds first, and says what was wrong
+        max_line_size=2 * MAX_LINE_BYTES,
+        max_field_size=2 * MAX_LINE_BYTES,
+        max_headers=2 * MAX_LINES,
         trust_env=False,
         request_class=type("_ResolvedRequest", (_Request,), {"resolver": resolver}),
     )
@@ -227,12 +249,19 @@ def _harmless(error: BaseException) -> str:
             return f"cannot connect: {error.os_error.strerror or type(error.os_error).__name__}"
         case _UnaskedAnswer():
             return "an answer came that nobody asked for: the connection is given up"
+        case wire.UnreadableResponse():
+            return f"the response cannot be read: {error}"
         case aiohttp.ServerDisconnectedError():
             return "connection closed before the answer"
+        case aiohttp.ClientHttpProxyError():
+            advice = ": check user and password in upstream.proxy" if error.status == 407 else ""
+            target = redirect_target(error.headers.get("Location", "") if error.headers else "")
+            return f"the proxy rejected the connection with {error.status} {error.message}{target}{advice}"
         case aiohttp.ClientPayloadError():
             return "answer cut short"
         case aiohttp.ClientResponseError():
-            return f"no valid HTTP answer ({type(error).__name__})"
+            # The parser's own message quotes bytes of the response, never of the request.
+            return f"the response is no valid HTTP: {error.message}"
         case OSError():
             return f"connection failed: {error.strerror or type(error).__name__}"
         case _:

@@ -15,6 +15,7 @@ from relay.policy.lane import Lane
 from relay.policy.limits import Limits
 from relay.policy.route import Route, Trouble
 from relay.policy.verdict import (
+    Again,
     Delivered,
     Failing,
     Misconfigured,
@@ -96,6 +97,8 @@ def judge(case: Case, verdict: Verdict) -> Judgement:
             return _troubled(case, "misconfigured", words)
         case Failing():
             return _failing(case, verdict)
+        case Again():
+            return Judgement((), "exact")
 
 
 def _delivered(case: Case) -> Judgement:

@@ -13,6 +13,7 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -44,6 +45,10 @@ class NoAnswer:
     words: str
     never_sent: bool = False
     """There was no connection, so it was none of the upstream's business."""
+    lost_kept_connection: bool = False
+    """A kept connection closed before the first byte of the response."""
+    proxy_status: int | None = None
+    """The status with which the proxy refused the connection; `words` say that it was the proxy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,15 +99,22 @@ class Failing:
     """None if there was no answer."""
 
 
+@dataclass(frozen=True, slots=True)
+class Again:
+    """The very same request is to be sent again at once, on a fresh connection: it met one that was about to close."""
+
+    words: str
+
+
 _DELIVERED = Delivered()
 
-Verdict = Delivered | Refused | TooLarge | RateLimited | Unauthorized | Misconfigured | Failing
+Verdict = Delivered | Refused | TooLarge | RateLimited | Unauthorized | Misconfigured | Failing | Again
 
 
 def verdict(answer: Answer | NoAnswer, events: int) -> Verdict:
     """What the answer to a request with `events` events means."""
     if isinstance(answer, NoAnswer):
-        return Failing(answer.words)
+        return _no_answer(answer)
     status, content = answer.status, _json(answer.body)
     succeeded = 200 <= status < 300
     if succeeded and not (isinstance(content, dict) and content.get("success") is False):
@@ -127,9 +139,38 @@ def verdict(answer: Answer | NoAnswer, events: int) -> Verdict:
             about_events = status == 422 or (status == 400 and not answer.body.lstrip().startswith(b"<"))
             return Refused(status, words, _named(content, events, answer.mask), about_events)
         case _ if 300 <= status < 400:
+            target = redirect_target(answer.headers.get("location", ""))
+            words = clean(f"{status}{target} {said}", answer.mask)
             return Misconfigured(f"{words} (redirects are not followed: one would carry the key away)")
         case _:
             return Failing(words, _asked_ms(answer), status)
+
+
+def _no_answer(answer: NoAnswer) -> Verdict:
+    """What it means that there was no response: a proxy's own status is judged as the upstream's would be."""
+    if answer.lost_kept_connection:
+        return Again(answer.words)
+    match answer.proxy_status:
+        case 401 | 403 | 407:
+            return Unauthorized(answer.words)
+        case 404 | 405 | 410 | 501 | 511:
+            return Misconfigured(answer.words)
+        case status if status is not None and 300 <= status < 400:
+            return Misconfigured(answer.words)
+        case _:
+            return Failing(answer.words)
+
+
+def redirect_target(location: str) -> str:
+    """Return words for the scheme and host of a Location header. Its path and query may hold secrets."""
+    try:
+        url = urlsplit(location)
+        host = url.hostname or ""
+    except ValueError:
+        return ""
+    if not host:
+        return " redirects to another path of the same host" if location else ""
+    return f" redirects to {url.scheme or 'the same scheme'}://{host}"
 
 
 def server_date_ms(headers: Mapping[str, str]) -> int | None:

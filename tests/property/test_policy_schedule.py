@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from relay.policy.schedule import Send, Share, Wait
 from relay.policy.verdict import (
+    Again,
     Delivered,
     Failing,
     Misconfigured,
@@ -41,6 +42,7 @@ verdicts: st.SearchStrategy[Verdict] = st.one_of(
     ),
     st.just(Unauthorized("401")),
     st.just(Misconfigured("404")),
+    st.builds(Again, st.just("closed")),
     st.builds(Failing, st.just("503"), st.sampled_from([None, 0, 60_000]), st.sampled_from([None, 500, 503])),
 )
 

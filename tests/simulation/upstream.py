@@ -133,7 +133,7 @@ class SimUpstream:
         self._trace = trace
         self._watch = watch
 
-    async def post(self, tenant_id: int, body: bytes) -> Answer | NoAnswer:
+    async def post(self, tenant_id: int, body: bytes, *, fresh: bool = False) -> Answer | NoAnswer:
         request = Request(self.clock.true_ms(), tenant_id, msgspec.json.decode(body, type=_Body).events, len(body))
         if not request.events:
             return await self._asked()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from relay.policy.lane import due_at, phase
 from relay.policy.schedule import Reply, Schedule, Send, Share, Wait
-from relay.policy.verdict import Failing, RateLimited
+from relay.policy.verdict import Again, Failing, RateLimited
 
 from tests.unit.policy.harness import (
     DELIVERED,
@@ -606,3 +606,28 @@ def test_a_paced_route_is_called_rate_limited() -> None:
     desk.offer(1, 500)
     desk.round(LIMITED)
     assert desk.schedule.route(1, desk.now).state == "rate_limited"
+
+
+def test_a_request_that_met_a_closing_connection_is_sent_again_at_once_just_so_and_counted() -> None:
+    desk = Desk(linger_ms=0, device_per_window=2)
+    desk.offer(1, 3)
+    taken = desk.round(Again("closed"))
+    desk.offer(1, 2)
+    again = desk.next()
+    assert isinstance(again, Send)
+    assert again.exact
+    assert desk.answer(again) == taken
+    assert isinstance(desk.next(), Wait), "both requests count in the device's window"
+    assert desk.schedule.route(1, desk.now).state == "ok"
+
+
+def test_a_company_that_met_a_closing_connection_is_sent_again_as_it_was() -> None:
+    desk = Desk(linger_ms=0, mix_devices="always")
+    desk.offer(1)
+    desk.offer(2)
+    first = desk.send()
+    assert lanes(first) == [1, 2]
+    desk.answer(first, Again("closed"))
+    again = desk.next()
+    assert isinstance(again, Send)
+    assert (lanes(again), again.exact) == ([1, 2], True)

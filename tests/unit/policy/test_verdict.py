@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from relay.policy.verdict import (
     WORDS_MAX_CHARS,
+    Again,
     Answer,
     Delivered,
     Failing,
@@ -292,3 +293,47 @@ def test_a_page_of_html_says_each_thing_once_whether_in_words_or_as_a_refusal() 
 def test_words_are_cut() -> None:
     assert clean("x" * 10_000) == "x" * (WORDS_MAX_CHARS - 1) + "…"
     assert len(clean("x" * WORDS_MAX_CHARS)) == WORDS_MAX_CHARS
+
+
+def test_a_kept_connection_that_closed_means_the_same_request_again() -> None:
+    assert verdict(NoAnswer("closed", lost_kept_connection=True), EVENTS) == Again("closed")
+
+
+@pytest.mark.parametrize(
+    ("status", "meaning"),
+    [
+        (401, Unauthorized),
+        (403, Unauthorized),
+        (407, Unauthorized),
+        (302, Misconfigured),
+        (404, Misconfigured),
+        (405, Misconfigured),
+        (511, Misconfigured),
+        (400, Failing),
+        (422, Failing),
+        (413, Failing),
+        (429, Failing),
+        (502, Failing),
+        (503, Failing),
+    ],
+)
+def test_a_status_of_the_proxy_never_concerns_an_event(status: int, meaning: type) -> None:
+    assert verdict(NoAnswer("the proxy", True, proxy_status=status), EVENTS) == meaning("the proxy")
+
+
+@pytest.mark.parametrize(
+    ("location", "target"),
+    [
+        ("https://portal.example/login?token=x#y", " redirects to https://portal.example"),
+        ("http://user:pw@[2001:db8::1]:8080/", " redirects to http://2001:db8::1"),
+        ("//portal.example/", " redirects to the same scheme://portal.example"),
+        ("/v2/events?token=x", " redirects to another path of the same host"),
+        ("https://[", ""),
+        ("", ""),
+    ],
+)
+def test_a_redirect_is_described_by_scheme_and_host_of_its_target(location: str, target: str) -> None:
+    judgement = judged(302, b"moved", {"location": location})
+    assert isinstance(judgement, Misconfigured)
+    assert judgement.words.startswith(f"302{target} moved (")
+    assert "token" not in judgement.words and "pw" not in judgement.words
