@@ -55,8 +55,8 @@ def splitting_json(body: bytes, max_event_bytes: int, max_odd: int) -> Splitting
         elements = yield from event_quick.splitting(body)
         if elements:
             return Parts(elements)
-        if not body.startswith(b"[") and b'events"' not in body and b"\\u" not in body:
-            return Parts([body])
+    if not body.startswith(b"[") and b'events"' not in body and b"\\u" not in body:
+        return Parts([body])
     return (yield from _walking(strict_json.decode(body), body, max_event_bytes, max_odd))
 
 

@@ -505,7 +505,8 @@ class TestSize:
 
     def test_what_came_too_large_is_not_read(self) -> None:
         assert refused(b'{"a":' + b"[" * MAX_EVENT_BYTES).reason == "too_large"
-        assert reader().read_lines(b"\xff" * (MAX_EVENT_BYTES + 1)).reason == "too_large"
+        for read in (reader().read_lines, reader().read_json, reader().read_datagram):
+            assert read(b"\xff" * (MAX_EVENT_BYTES + 1)).reason == "too_large"
 
     def test_a_batch_may_be_larger_than_an_event(self) -> None:
         assert len(accepted(compact([EVENT] * 100))) == 100
