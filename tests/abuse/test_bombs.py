@@ -15,6 +15,7 @@ from tests.abuse.box import Healthy, ask, connect, datagram_socket, metrics, pea
 from tests.e2e.harness import PATIENCE_S, RelayProcess, environment, running
 from tests.fault.sizes import size
 from tests.unit.ingest.harness import post
+from tests.unit.steps import LONGEST_STEP_S
 
 ROOM_BYTES = 96 << 20
 """What the peak of memory may grow by, whatever comes; one bomb alone would take more."""
@@ -96,7 +97,7 @@ async def test_many_bombs_at_once_are_defused_and_others_are_served(filling: Rel
 
 async def test_bombs_by_datagram_are_counted_and_others_are_served(filling: RelayProcess) -> None:
     bomb = gzip.compress(bytes(40 << 20), 9)
-    crowd = gzip.compress(tiny(50_000), 9)
+    crowd = gzip.compress(tiny(13_000), 9)
     sending = datagram_socket()
     rounds = size(10, 1_000)
     async with Healthy(filling) as healthy:
@@ -105,9 +106,38 @@ async def test_bombs_by_datagram_are_counted_and_others_are_served(filling: Rela
             await healthy.served(1)
         sending.sendto(crowd, udp_address(filling))
         async with asyncio.timeout(PATIENCE_S):
-            while (now := await metrics(filling))['events_accepted_total{transport="udp"}'] < 50_000:
+            while (now := await metrics(filling))['events_accepted_total{transport="udp"}'] < 13_000:
                 await healthy.served(1)
     sending.close()
     assert now['events_rejected_total{reason="too_large",transport="udp"}'] == rounds
     assert peak_memory_bytes(filling.pid) < (64 << 20) + ROOM_BYTES
     assert (await ask(filling, b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"))[0] == 200
+
+
+async def test_expensive_datagrams_delay_neither_small_ones_nor_requests(filling: RelayProcess) -> None:
+    """A thousand of them delayed every other event by seconds, and for minutes."""
+    hostile = [
+        gzip.compress(opening + unit * (250_000 // len(unit)) + closing, 9)
+        for opening, unit, closing in (
+            (b'{"events":[],', b'"a":1,', b'"a":1}'),
+            (b"[", b"1,", b"1]"),
+            (b'{"events":[', b"1,", b"1]}"),
+            (b"[", b"{},", b"{}]"),
+        )
+    ]
+    sending = datagram_socket()
+    rounds = size(100, 1_000)
+    async with Healthy(filling) as healthy:
+        for number in range(rounds):
+            for datagram in hostile:
+                sending.sendto(datagram, udp_address(filling))
+            if number % 20 == 0:
+                await healthy.served(1)
+        for number in range(10):
+            sending.sendto(TINY, udp_address(filling))
+            await healthy.served(1)
+            async with asyncio.timeout(PATIENCE_S):
+                while (now := await metrics(filling))['events_accepted_total{transport="udp"}'] <= number:
+                    await healthy.served(1)
+    sending.close()
+    assert 0 < now["event_loop_longest_step_seconds"] < LONGEST_STEP_S

@@ -126,6 +126,28 @@ MUTANTS = (
         ("relay/event_split.py", "if cursor.at - (end - start) > max_event_bytes:", "if False:"),
     ),
     mutant(
+        "a response to a response",
+        "G9",
+        "tests/unit/ingest/test_udp.py::test_a_response_that_is_sent_back_gets_no_response",
+        ("relay/ingest/udp_responses.py", "if self.enabled and not is_response(received.data):", "if self.enabled:"),
+    ),
+    mutant(
+        "a response to the relay's own socket",
+        "G9",
+        "tests/unit/ingest/test_ack.py::test_the_relays_own_addresses_get_no_response",
+        ("relay/ingest/udp_responses.py", "                or (ip, port) in self._own\n", ""),
+    ),
+    mutant(
+        "expensive datagrams read as they come",
+        "G6",
+        "tests/unit/ingest/test_datagrams.py::test_a_datagram_waits_if_it_is_large_or_inflates_to_much",
+        (
+            "relay/ingest/datagrams.py",
+            "if not isinstance(body, bytes) or len(body) > SMALL_BYTES:",
+            "if not isinstance(body, bytes):",
+        ),
+    ),
+    mutant(
         "a bomb inflated to its end",
         "G9",
         "tests/unit/ingest/test_inflate.py::test_a_bomb_is_not_inflated_beyond_the_limit",
