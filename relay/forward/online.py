@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from contextlib import suppress
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -50,26 +51,29 @@ async def _check_route(settings: Settings, whose: str, tenant_id: int) -> list[S
     port = url.port or (443 if url.scheme == "https" else 80)
     steps: list[Step] = []
     if not settings.upstream.proxy:
-        steps.append(await _resolve(whose, host))
-        if steps[-1].ok and url.scheme == "https":
-            steps.append(await _shake_hands(whose, host, port, settings))
+        step, addresses = await _resolve(whose, host)
+        steps.append(step)
+        if step.ok and url.scheme == "https":
+            steps.append(await _shake_hands(whose, host, addresses, port, settings))
     if all(step.ok for step in steps):
         steps.append(await _try_key(whose, tenant_id, settings))
     return steps
 
 
-async def _resolve(whose: str, host: str) -> Step:
+async def _resolve(whose: str, host: str) -> tuple[Step, list[str]]:
+    """Return the step and the addresses of the host."""
     try:
         found = await Resolver().resolve(host)
     except OSError as error:
-        return Step(f"name{whose}", False, f"{host} is not found: {error.strerror}")
-    return Step(f"name{whose}", True, f"{host} is {found[0]['host']}")
+        return Step(f"name{whose}", False, f"{host} is not found: {error.strerror}"), []
+    addresses = [entry["host"] for entry in found]
+    return Step(f"name{whose}", True, f"{host} is {addresses[0]}"), addresses
 
 
-async def _shake_hands(whose: str, host: str, port: int, settings: Settings) -> Step:
+async def _shake_hands(whose: str, host: str, addresses: list[str], port: int, settings: Settings) -> Step:
     try:
         async with asyncio.timeout(_STEP_S):
-            _, writer = await asyncio.open_connection(host, port, ssl=tls_context(settings.upstream))
+            writer = await _connect(host, addresses, port, tls_context(settings.upstream))
     except ssl.SSLCertVerificationError as error:
         return Step(f"TLS{whose}", False, f"certificate of {host} not accepted: {error.verify_message}")
     except (OSError, TimeoutError) as error:
@@ -77,6 +81,14 @@ async def _shake_hands(whose: str, host: str, port: int, settings: Settings) -> 
     tls = writer.get_extra_info("ssl_object")
     writer.close()
     return Step(f"TLS{whose}", True, f"{tls.version()}, certificate accepted")
+
+
+async def _connect(host: str, addresses: list[str], port: int, tls: ssl.SSLContext) -> asyncio.StreamWriter:
+    """Connect to the first address that accepts; no second lookup, which could hang. Raises OSError."""
+    for address in addresses[:-1]:
+        with suppress(OSError):
+            return (await asyncio.open_connection(address, port, ssl=tls, server_hostname=host))[1]
+    return (await asyncio.open_connection(addresses[-1], port, ssl=tls, server_hostname=host))[1]
 
 
 async def _try_key(whose: str, tenant_id: int, settings: Settings) -> Step:

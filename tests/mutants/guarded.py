@@ -238,4 +238,23 @@ MUTANTS = (
         "tests/unit/ingest/test_listener.py::test_a_body_that_breaks_off_is_let_go_of_at_once",
         ("relay/connection.py", "        parts.clear()\n", ""),
     ),
+    mutant(
+        "informational responses without end",
+        "G9",
+        "tests/unit/forward/test_response_head.py::test_a_flood_of_informational_responses_is_an_error",
+        ("relay/forward/response_head.py", "self._informational > MAX_INFORMATIONAL", "self._informational < 0"),
+    ),
+    mutant(
+        "a thread for each lookup of a host",
+        "G9",
+        "tests/unit/forward/test_resolver.py::test_a_host_has_one_thread_however_often_it_is_looked_up",
+        ("relay/forward/resolver.py", "self._running.get(host) or self._start(", "self._start("),
+    ),
+    mutant(
+        "a lost kept connection counted as a failure",
+        "G6",
+        "tests/unit/policy/test_schedule.py::"
+        "test_a_request_that_met_a_closing_connection_is_sent_again_at_once_just_so_and_counted",
+        ("relay/policy/outcome.py", 'return Judgement((), "exact")\n', "return _NOTHING\n"),
+    ),
 )

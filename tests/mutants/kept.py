@@ -44,9 +44,9 @@ MUTANTS = (
         "tests/e2e/test_upstream_trouble.py::test_an_upstream_down_for_a_while_backs_off_and_recovers[503]",
         (
             "relay/forward/forwarder.py",
-            "        answer = await self._post(send.tenant_id, request, len(bodies))\n",
+            "        answer = await self._post(send.tenant_id, request, len(bodies), fresh=send.exact)\n",
             "        await self._settle([Settled(n, True, {}, self._schedule.window_of(n, sent_at)) for n in taken])\n"
-            "        answer = await self._post(send.tenant_id, request, len(bodies))\n",
+            "        answer = await self._post(send.tenant_id, request, len(bodies), fresh=send.exact)\n",
         ),
         ("relay/forward/forwarder.py", "        if settled:\n", "        if not settled:\n"),
     ),
