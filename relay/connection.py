@@ -4,7 +4,7 @@ aiohttp (3.14) waits for ever for a head or a body, and answers what it cannot p
 with a traceback in the log. Here the connection knows since when its client owes bytes, or has not
 taken answers, and is judged by `expired` each time the listener sweeps.
 
-Rules: a client owes from the connection's or a request's first byte until the body is complete, not
+Rules: a client owes from a request's first byte until the body is complete, not
 while the relay itself is at work; an answer is never written into the middle of another. What comes
 behind a complete request in the same segment is not timed until its next byte; if none comes, the
 keep-alive timeout ends the connection.
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from aiohttp import web
 from aiohttp.http import HttpProcessingError, HttpVersion11, RawRequestMessage
+from aiohttp.http_exceptions import LineTooLong
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler, RequestPayloadError, _ErrInfo
 
@@ -34,6 +35,11 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _TIMEOUT = error_answer(408, "the request did not arrive within http.request_timeout", close=True)
 _CLIENTS_FAULTS = (OSError, RequestPayloadError, HttpProcessingError)
 """How a body ends that breaks off, or whose framing is none."""
+MAX_HEAD_BYTES = 32_768
+"""Browsers send the cookies of every web app of 127.0.0.1 here, too."""
+HEAD_TOO_LARGE = error_answer(
+    431, f"the request head has more than {MAX_HEAD_BYTES} bytes; send fewer or shorter headers", close=True
+)
 STOPPING = error_answer(503, "the relay is stopping", headers=RETRY_LATER, close=True)
 
 
@@ -43,23 +49,35 @@ class Connection(RequestHandler):
     __slots__ = (
         "_closing_since_ms",
         "_ended",
+        "_head_bytes",
         "_held",
+        "_idle_since_ms",
         "_listener",
         "_newest",
         "_owing_since_ms",
         "_receiving",
         "_shortcut",
         "_shortcut_taken",
+        "_spoke",
         "_stalled_since_ms",
         "_unanswered",
         "_wire",
+        "is_unix",
     )
 
     def __init__(
-        self, server: Server, listener: Listener, loop: asyncio.AbstractEventLoop, heads: Heads | None, **options: Any
+        self,
+        server: Server,
+        listener: Listener,
+        loop: asyncio.AbstractEventLoop,
+        heads: Heads | None,
+        *,
+        is_unix: bool,
+        **options: Any,
     ) -> None:
         super().__init__(server, loop=loop, auto_decompress=False, **options)
         self._listener = listener
+        self.is_unix = is_unix
         self._wire: asyncio.Transport | None = None
         """The transport until it is really gone; aiohttp forgets its own when it begins to close."""
         self._receiving: StreamReader | None = None
@@ -69,6 +87,12 @@ class Connection(RequestHandler):
         """Requests whose head came and whose answer has not been made."""
         self._ended = False
         self._owing_since_ms: int | None = None
+        self._idle_since_ms = 0
+        """When the last response was made, or the connection; of meaning only while it is idle."""
+        self._spoke = False
+        """Whether the client sent a byte yet."""
+        self._head_bytes = 0
+        """What came of a head that is not complete."""
         self._stalled_since_ms: int | None = None
         self._closing_since_ms: int | None = None
         self._shortcut = Shortcut(heads) if heads is not None else None
@@ -87,7 +111,7 @@ class Connection(RequestHandler):
             self.transport = wire
             self._answer_and_close(refusal)
             return
-        self._owing_since_ms = self._listener.now_ms()
+        self._idle_since_ms = self._listener.now_ms()
         super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -115,21 +139,37 @@ class Connection(RequestHandler):
 
     def _begin_owing(self, data: bytes) -> None:
         if data and self._owing_since_ms is None:
+            self._spoke = True
             self._owing_since_ms = self._listener.now_ms()
 
     def _parse(self, data: bytes) -> None:
+        if self._head_bytes > MAX_HEAD_BYTES:
+            return
         before = self._request_count
         super().data_received(data)
         requests = self._request_count - before
         if requests:
             self._unanswered += requests
             self._note_newest()
+        self._head_bytes = self._head_bytes + len(data) if self._receiving is None and not requests else 0
+        if self._head_bytes > MAX_HEAD_BYTES:
+            if not self._unanswered:
+                self._reject_head()
+            return
         complete = self._receiving is not None and self._receiving.is_eof()
         if self._shortcut is not None:
             self._shortcut.parsed(data, self._newest, complete=complete)
         if complete:
             self._receiving = None
             self._owing_since_ms = None
+
+    def _reject_head(self) -> None:
+        """Respond to a head beyond the limit. What still comes is dropped for a while, as a reset takes the response
+        away from a client that still sends."""
+        if self.transport is not None:
+            self.transport.write(self._listener.head_too_large().raw)
+        self._closing_since_ms = self._listener.now_ms()
+        self._loop.call_later(self._lingering_time, self.force_close)
 
     def eof_received(self) -> bool:  # type: ignore[override]  # aiohttp never keeps the connection, asyncio allows it
         """A client that is done sending still gets the answers to what it sent whole."""
@@ -167,6 +207,7 @@ class Connection(RequestHandler):
         return waiter is not None and not waiter.done() and not self._close and not self._paused
 
     def _take(self, whole: Whole) -> None:
+        self._spoke = True
         self._owing_since_ms = None
         self._unanswered += 1
         self._shortcut_taken = True
@@ -214,15 +255,28 @@ class Connection(RequestHandler):
     def answered(self) -> None:
         """An answer is made: what already came of the next request was held up by us, so it gets its full time."""
         self._unanswered -= 1
+        self._idle_since_ms = self._listener.now_ms()
         if self._owing_since_ms is not None:
-            self._owing_since_ms = self._listener.now_ms()
-        if self._ended and not self._unanswered:
+            self._owing_since_ms = self._idle_since_ms
+        if self._unanswered:
+            return
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self._loop.call_soon(self._reject_head)  # behind the response that is about to be written
+        if self._ended:
             self.close()
+
+    @property
+    def idle_since_ms(self) -> int | None:
+        """Since when the client owes nothing and is owed nothing; None if it is not so, or the connection ends."""
+        if self._owing_since_ms is not None or self._unanswered or self._stalled_since_ms is not None:
+            return None
+        return None if self._wire is None or self._wire.is_closing() else self._idle_since_ms
 
     def expired(self, now_ms: int, limit_ms: int) -> bool:
         """Close the connection if its client was too slow; True if a request is lost by that.
 
-        Slow to send: answered with 408. Slow to take answers, or to let go: aborted.
+        Slow to send: answered with 408. Slow to take answers, or to let go: aborted. Without a byte since it came:
+        closed silently, as browsers open connections in advance.
         """
         if self._wire is None:
             return False
@@ -232,6 +286,9 @@ class Connection(RequestHandler):
             if since_ms is not None and now_ms - since_ms >= limit_ms:
                 self._wire.abort()
                 return False
+        if not self._spoke and now_ms - self._idle_since_ms >= limit_ms:
+            self.force_close()
+            return False
         if self._owing_since_ms is None or now_ms - self._owing_since_ms < limit_ms or not self._waits_for_client():
             return False
         self._answer_and_close(_TIMEOUT)
@@ -240,7 +297,7 @@ class Connection(RequestHandler):
     def stop(self) -> None:
         """Refuse what has not come whole, close what is idle; what is being answered closes after the answer."""
         if self._waits_for_client():
-            if self._owing_since_ms is not None:
+            if self._owing_since_ms is not None and self._closing_since_ms is None:
                 self._answer_and_close(STOPPING)
             else:
                 self.force_close()
@@ -277,6 +334,8 @@ class Connection(RequestHandler):
         """Bytes that are no HTTP: a client's fault, answered and counted, not logged. One that left is no fault."""
         if isinstance(exc, ConnectionResetError):
             raise exc
+        if isinstance(exc, LineTooLong) or (message or "").startswith("Too many headers"):
+            return self._listener.head_too_large()
         return self._listener.unparsable(message or "")
 
     def log_exception(self, *args: Any, **kwargs: Any) -> None:

@@ -4,24 +4,24 @@ A Listener owns its listening sockets and open connections, and hands each reque
 admits to one handler. Every route of every listener is guarded here. It knows no route.
 
 Rules:
-1.  A connection beyond `http.max_connections` is answered 503 and closed at once.
-2.  A client that is slower than `http.request_timeout`, sending or taking its answer, is closed. One
-    timer sweeps all connections ten times per timeout, so it takes at most a tenth longer.
+1.  At `http.max_connections` the longest idle connection makes room for a new one. If none is idle, the
+    new one receives a 503, is counted, and is closed at once.
+2.  A client that is slower than `http.request_timeout`, sending or taking its answer, is closed; a client
+    that sends no byte within that time is closed silently. One timer sweeps all connections ten times per
+    timeout, so it takes at most a tenth longer.
 3.  Nothing a client sends is answered with a 500 or logged. A bug in a handler is answered 503 and
     logged with a plain traceback (no local variables), at most once in ten seconds.
 4.  `stop` lets requests that came whole finish within a bound and ends everything else at once.
-
-The unix socket has mode 0660: apps reach it as the relay's user or group.
+5.  A head has at most 32 KiB; a larger one is answered 431.
+6.  Over the unix socket any Host is accepted: browsers cannot reach it. `check` creates its file again.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import socket
-import stat
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,12 @@ from aiohttp.http import HttpProcessingError, HttpVersion10, HttpVersion11, RawR
 from aiohttp.web_protocol import RequestPayloadError
 from aiohttp.web_server import Server
 
-from relay.address import ListenError, format_address, listen_error
+from relay import unix_socket
+from relay.address import ListenError, format_address
 from relay.answer import RETRY_LATER, Answer, error_answer
 from relay.clock import Clock
 from relay.config import Http
-from relay.connection import STOPPING, Connection
+from relay.connection import HEAD_TOO_LARGE, MAX_HEAD_BYTES, STOPPING, Connection
 from relay.ingest.guard import Admitted, Forbidden, Guard
 from relay.listening import open_sockets
 from relay.log import Gate
@@ -53,13 +54,22 @@ _CONNECTION_OPTIONS: dict[str, Any] = {
     "keepalive_timeout": KEEPALIVE_S,
     "lingering_time": _LINGERING_S,
     "access_log": None,
+    # The whole head is bounded below; aiohttp's bounds of its parts must not be the smaller ones.
+    "max_line_size": MAX_HEAD_BYTES,
+    "max_field_size": MAX_HEAD_BYTES,
+    "max_headers": MAX_HEAD_BYTES,
 }
 _BACKLOG = 512
-_SOCKET_MODE = 0o660
 _BUG_LOG_INTERVAL_MS = 10_000
+_SOCKET_LOG_INTERVAL_MS = 60_000
 
-_READABLE = (("Access-Control-Expose-Headers", "Relay-Durability, Retry-After"),)
-"""What a page of an allowed origin may read besides status and body."""
+_READABLE = (
+    ("Access-Control-Allow-Credentials", "true"),
+    ("Access-Control-Expose-Headers", "Relay-Event-Ids, Relay-Durability, Retry-After"),
+    ("Vary", "Origin"),
+)
+"""What a response to a page of an allowed origin has besides the origin. Without the first one a browser hides the
+response to a request with credentials, which `sendBeacon` always is."""
 
 _log = structlog.get_logger(__name__)
 
@@ -91,9 +101,13 @@ class Listener:
         }
         self.now_ms = clock.monotonic_ms
         self._bug_gate = Gate(metrics.log_lines_suppressed, per_ms=_BUG_LOG_INTERVAL_MS)
+        self._socket_gate = Gate(metrics.log_lines_suppressed, per_ms=_SOCKET_LOG_INTERVAL_MS)
         self._open = False
-        self._connections: set[Connection] = set()
+        self._connections: dict[Connection, None] = {}
+        """In the order in which they came."""
         self._servers: list[asyncio.AbstractServer] = []
+        self._unix_factory: Callable[[], Connection] | None = None
+        self._unix_server: asyncio.AbstractServer | None = None
         self._unix_inode: int | None = None
         self._web: Server | None = None
         self._sweeper: asyncio.TimerHandle | None = None
@@ -110,25 +124,20 @@ class Listener:
         self._web = web_server
         self._open = True
 
-        heads = Heads(self._judge) if self._shortcut else None
-
-        def connection() -> Connection:
-            return Connection(web_server, self, loop, heads, **_CONNECTION_OPTIONS)
-
+        tcp = self._connections_of(web_server, is_unix=False)
+        self._unix_factory = self._connections_of(web_server, is_unix=True)
         try:
             if self._settings.listen:
                 for opened in await open_sockets(
                     self._settings.listen, Http().listen, socket.SOCK_STREAM, "http.listen"
                 ):
-                    self._servers.append(await loop.create_server(connection, sock=opened, backlog=_BACKLOG))
+                    self._servers.append(await loop.create_server(tcp, sock=opened, backlog=_BACKLOG))
             if self._settings.unix_socket:
-                listening = _bind_unix(Path(self._settings.unix_socket))
-                self._unix_inode = os.stat(self._settings.unix_socket).st_ino
-                self._servers.append(await loop.create_unix_server(connection, sock=listening, backlog=_BACKLOG))
+                await self._listen_unix()
         except ListenError:
             await self.stop(0)
             raise
-        self._metrics.http_max_connections.set(self._settings.max_connections)
+        self._metrics.max_connections.set(self._settings.max_connections)
         self._schedule_sweep()
 
     async def stop(self, within_ms: int) -> None:
@@ -137,6 +146,7 @@ class Listener:
         for server in self._servers:
             server.close()
         self._servers.clear()
+        self._unix_server = None
         if self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper = None
@@ -146,6 +156,22 @@ class Listener:
         if self._web is not None:
             # aiohttp waits once for the handler and once for the connection; 0 would mean for ever
             await self._web.shutdown(max(within_ms, 1) / 2000)
+
+    async def check(self) -> None:
+        """Create the unix socket's file again if it was removed: apps that connect would find nothing."""
+        path = Path(self._settings.unix_socket)
+        if not self._open or self._unix_server is None or unix_socket.exists(path):
+            return
+        removed = self._unix_server
+        try:
+            await self._listen_unix()
+        except ListenError as error:
+            if self._socket_gate.admit("socket", self.now_ms()) is not None:
+                _log.warning("the unix socket was removed and cannot be created again", error=str(error))
+            return
+        self._servers.remove(removed)
+        removed.close()
+        _log.warning("the unix socket was removed; created again", path=str(path))
 
     def sweep(self, now_ms: int) -> None:
         """End the connections of clients that are too slow."""
@@ -160,22 +186,26 @@ class Listener:
         """Count a connection in, or say why not: the system may hand one over that came before `stop`."""
         if not self._open:
             return STOPPING
-        if len(self._connections) >= self._settings.max_connections:
-            self._metrics.http_connections_refused.inc()
+        if len(self._connections) >= self._settings.max_connections and not self._make_room():
+            self._metrics.connections_rejected.inc()
             return _TOO_MANY
-        self._connections.add(connection)
-        self._metrics.http_connections.inc()
+        self._connections[connection] = None
+        self._metrics.connections.inc()
         return None
 
     def forget(self, connection: Connection) -> None:
         if connection in self._connections:
-            self._connections.remove(connection)
-            self._metrics.http_connections.dec()
+            del self._connections[connection]
+            self._metrics.connections.dec()
+
+    def head_too_large(self) -> Answer:
+        """Count a head beyond the limit, and return the response to it."""
+        self._count_malformed()
+        return HEAD_TOO_LARGE
 
     def unparsable(self, message: str) -> Answer:
         """The answer to bytes that are no HTTP request; `message` is the parser's."""
-        self._received.inc()
-        self._rejected["malformed"].inc()
+        self._count_malformed()
         return error_answer(400, f"not a request of HTTP/1.1: {message.partition(':')[0][:100]}", close=True)
 
     def failed(self, bug: Exception) -> Answer:
@@ -187,7 +217,23 @@ class Listener:
     def readable(self, answer: Answer, request: web.BaseRequest) -> Answer:
         """An answer made in the handler's stead, so that the page that asked may read it."""
         path, authority = _target(request)
-        return _readable(answer, self._admission(path, authority, request.headers))
+        return _readable(answer, self._admission(path, authority, request.headers, is_unix=_is_unix(request)))
+
+    def _count_malformed(self) -> None:
+        self._received.inc()
+        self._rejected["malformed"].inc()
+
+    def _make_room(self) -> bool:
+        """Close the connection that has been idle longest; False if none is idle."""
+        idle = [
+            (since_ms, place, each)
+            for place, each in enumerate(self._connections)
+            if (since_ms := each.idle_since_ms) is not None
+        ]
+        if not idle:
+            return False
+        min(idle)[2].force_close()
+        return True
 
     # --- one request
 
@@ -209,8 +255,10 @@ class Listener:
         version = request.version
         if version not in (HttpVersion11, HttpVersion10):
             return self.unparsable("wrong version")
+        if _head_bytes(request) > MAX_HEAD_BYTES:
+            return self.head_too_large()
         path, authority = _target(request)
-        decision = self._admission(path, authority, request.headers)
+        decision = self._admission(path, authority, request.headers, is_unix=_is_unix(request))
         if isinstance(decision, Forbidden):
             if request.method == "POST":
                 self._received.inc()
@@ -228,18 +276,21 @@ class Listener:
             answer = self.failed(error)
         return _readable(answer, decision) if isinstance(answer, Answer) else answer
 
-    def _admission(self, path: str, authority: str | None, headers: Mapping[str, str]) -> Admitted | Forbidden:
-        return self._guard.check(
-            path, headers.get("Host"), headers.get("Origin"), headers.get("Sec-Fetch-Site"), authority
-        )
+    def _admission(
+        self, path: str, authority: str | None, headers: Mapping[str, str], *, is_unix: bool
+    ) -> Admitted | Forbidden:
+        host, origin, site = headers.get("Host"), headers.get("Origin"), headers.get("Sec-Fetch-Site")
+        if is_unix:
+            return self._guard.check(path, None, origin, site)
+        return self._guard.check(path, host, origin, site, authority)
 
-    def _judge(self, message: RawRequestMessage) -> Take | None:
+    def _judge(self, is_unix: bool, message: RawRequestMessage) -> Take | None:
         """What takes the bodies of requests with this head, if it is admitted and nothing else matters."""
         if message.path[:1] != "/" or message.version != HttpVersion11 or message.should_close:
             return None
         if self._shortcut is None or UPGRADE in message.headers:
             return None
-        decision = self._admission(message.path, None, message.headers)
+        decision = self._admission(message.path, None, message.headers, is_unix=is_unix)
         return None if isinstance(decision, Forbidden) or decision.cors_origin else self._shortcut(message)
 
     def _schedule_sweep(self) -> None:
@@ -250,13 +301,25 @@ class Listener:
         self._schedule_sweep()
         self.sweep(self.now_ms())
 
+    def _connections_of(self, web_server: Server, *, is_unix: bool) -> Callable[[], Connection]:
+        """Return what makes the connections of the TCP sockets, or of the unix socket."""
+        loop = asyncio.get_running_loop()
+        heads = Heads(partial(self._judge, is_unix)) if self._shortcut else None
+        return lambda: Connection(web_server, self, loop, heads, is_unix=is_unix, **_CONNECTION_OPTIONS)
+
+    async def _listen_unix(self) -> None:
+        """Create the unix socket and listen on it. Raises ListenError."""
+        assert self._unix_factory is not None
+        path = Path(self._settings.unix_socket)
+        listening = unix_socket.bind_unix(path)
+        self._unix_inode = unix_socket.inode(path)
+        loop = asyncio.get_running_loop()
+        self._unix_server = await loop.create_unix_server(self._unix_factory, sock=listening, backlog=_BACKLOG)
+        self._servers.append(self._unix_server)
+
     def _remove_unix_socket(self) -> None:
-        """Only our own: another relay may have replaced it."""
-        if self._unix_inode is None:
-            return
-        with contextlib.suppress(FileNotFoundError):
-            if os.stat(self._settings.unix_socket).st_ino == self._unix_inode:
-                os.unlink(self._settings.unix_socket)
+        if self._settings.unix_socket:
+            unix_socket.remove(Path(self._settings.unix_socket), self._unix_inode)
         self._unix_inode = None
 
 
@@ -268,48 +331,26 @@ def _target(request: web.BaseRequest) -> tuple[str, str | None]:
     return request.rel_url.raw_path, request.url.raw_authority if request.url.absolute else None
 
 
+def _is_unix(request: web.BaseRequest) -> bool:
+    connection = request.protocol
+    assert isinstance(connection, Connection)
+    return connection.is_unix
+
+
+def _head_bytes(request: web.BaseRequest) -> int:
+    """Return the size of a request's head, as good as on the wire."""
+    fields = sum(len(name) + len(value) + len(": \r\n") for name, value in request.raw_headers)
+    return fields + len(request.method) + len(request.raw_path) + len("  HTTP/1.1\r\n\r\n")
+
+
 def _readable(answer: Answer, decision: Admitted | Forbidden) -> Answer:
     """With the CORS headers that the decision allows."""
     if isinstance(decision, Forbidden) or not decision.cors_origin:
         return answer
-    return answer.with_headers((("Access-Control-Allow-Origin", decision.cors_origin), *_READABLE, ("Vary", "Origin")))
+    return answer.with_headers((("Access-Control-Allow-Origin", decision.cors_origin), *_READABLE))
 
 
 def _sockets(server: asyncio.AbstractServer) -> tuple[socket.socket, ...]:
     """typeshed's AbstractServer lacks them; both event loops' servers have them."""
     sockets: tuple[socket.socket, ...] = tuple(server.sockets)  # type: ignore[attr-defined]
     return sockets
-
-
-def _bind_unix(path: Path) -> socket.socket:
-    """Bound but not yet listening, so that nobody connects before the mode is set.
-
-    A socket that nobody listens on any more is replaced; one that answers, or any other file, is not.
-    """
-    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        if _is_stale_socket(path):
-            path.unlink()
-        listening.bind(str(path))
-        path.chmod(_SOCKET_MODE)
-    except OSError as error:
-        listening.close()
-        raise listen_error(str(path), error, "http.unix_socket") from error
-    return listening
-
-
-def _is_stale_socket(path: Path) -> bool:
-    try:
-        if not stat.S_ISSOCK(path.stat(follow_symlinks=False).st_mode):
-            return False
-    except FileNotFoundError:
-        return False
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            return True
-        except BlockingIOError:  # its backlog is full: somebody is there
-            return False
-    return False

@@ -97,10 +97,11 @@ class Metrics:
         self.devices_waiting = gauge("devices_waiting", "Devices with pending events.")
         self.devices_held = gauge("devices_held", "Devices that may not send yet: limit, hold or backoff.")
 
-        self.http_connections = gauge("http_connections", "Open connections of apps.")
-        self.http_max_connections = gauge("http_max_connections", "The limit of relay_http_connections.")
-        self.http_connections_refused = counter(
-            "http_connections_refused", "Connections answered 503 and closed: http.max_connections was reached."
+        self.connections = gauge("connections", "Open connections of apps.")
+        self.max_connections = gauge("max_connections", "The limit of relay_connections.")
+        self.connections_rejected = counter(
+            "connections_rejected",
+            "Connections that received a 503: http.max_connections was reached, and none was idle.",
         )
         self.status_streams = gauge("status_streams", "Open status pages that are live.")
         self.status_max_streams = gauge("status_max_streams", "The limit of relay_status_streams; a fixed one.")

@@ -292,6 +292,8 @@ class Service:
         while True:
             await asyncio.sleep(_WATCH_S)
             turn += 1
+            for listener in self._listeners:
+                await listener.check()
             await self.outbox.check()
             if turn % _EXPIRE_EVERY == 0:
                 await self._expire()

@@ -37,7 +37,7 @@ def command(config_file: Path | None, online: bool, as_json: bool) -> None:
         verdict = f"configuration is not valid: {faults} {'fault' if faults == 1 else 'faults'}"
         raise Failed(f"{error}\n{verdict}", CONFIG_WRONG) from None
     shown = {name: {"value": value, "origin": origins[name]} for name, value in describe(settings).items()}
-    warnings = exposed(settings.secret_files)
+    warnings = [*exposed(settings.secret_files), *_cautions(settings)]
     steps = _try_upstream(settings) if online else ()
     if as_json:
         answer: dict[str, object] = {"valid": True, "settings": shown, "warnings": warnings}
@@ -54,6 +54,13 @@ def command(config_file: Path | None, online: bool, as_json: bool) -> None:
         click.echo(_verdict(len(warnings), [step for step, ok, _ in steps if not ok]))
     if not all(ok for _, ok, _ in steps):
         sys.exit(FAILED)
+
+
+def _cautions(settings: Settings) -> Sequence[str]:
+    """Return what is allowed and admits more than an operator may expect."""
+    if "null" not in settings.http.allowed_origins:
+        return ()
+    return ('http.allowed_origins contains "null", which admits any sandboxed page of any site',)
 
 
 def _verdict(warnings: int, failed_steps: Sequence[str]) -> str:

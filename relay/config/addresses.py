@@ -20,6 +20,7 @@ MAX_URL_CHARS = 2_048
 
 _HOST = r"(?:[A-Za-z0-9](?:[A-Za-z0-9._-]{0,252})|\[[0-9A-Fa-f:.]{2,45}\])"
 _PORT = r"[0-9]{1,5}"
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +132,7 @@ class HostName(Kind):
 
 
 class Origin(Kind):
-    """What a browser's Origin header says, to the letter; apps in a web view have schemes of their own."""
+    """The value of a browser's Origin header; apps in a web view have schemes of their own."""
 
     @property
     def unit(self) -> str:
@@ -139,16 +140,24 @@ class Origin(Kind):
 
     @property
     def allowed(self) -> str:
-        return '"scheme://host[:port]" in lower case without a path, or "null"'
+        return '"scheme://host[:port]" in lower case without a path, "file://", an app\'s "app://.", or "null"'
 
     def read(self, raw: object) -> str | Wrong:
-        if raw == "null":
-            return "null"
-        pattern = rf"[a-z][a-z0-9+.-]{{0,31}}://({_HOST})(?::({_PORT}))?"
+        """Return the origin as browsers write it: without the default port of http and https."""
+        if raw in ("null", "file://"):
+            return str(raw)
+        pattern = rf"([a-z][a-z0-9+.-]{{0,31}})://({_HOST}|[.])(?::({_PORT}))?"
         match = re.fullmatch(pattern, raw) if isinstance(raw, str) else None
-        if match is None or match[0] != match[0].lower() or not _is_host(match[1]):
+        if match is None or match[0] != match[0].lower():
             return Wrong("is not an origin")
-        return match[0] if _is_port(match[2] or "1", least=1) else Wrong("has a port that cannot be")
+        scheme, host, port = match.groups()
+        if not _is_port(port or "1", least=1):
+            return Wrong("has a port that cannot be")
+        if scheme in _DEFAULT_PORTS:
+            if not _is_host(host) or host == ".":
+                return Wrong("is not an origin")
+            port = None if port and int(port) == _DEFAULT_PORTS[scheme] else port
+        return f"{scheme}://{host}" + (f":{port}" if port else "")
 
 
 class Network(Kind):

@@ -137,7 +137,8 @@ KEYS: tuple[Key, ...] = (
     Key("http.request_timeout", Duration(100, 10 * _MINUTE_MS),
         "Head and body of one request; a slower client gets 408 and is closed.", restart=True),
     Key("http.max_connections", Number(1, 65_536, "connections"),
-        "Open connections; more are refused at once, and counted.", restart=True),
+        "Open connections. Beyond it the longest idle one is closed; if none is idle, the new one receives a 503 and "
+        "is counted.", restart=True),
     Key("http.allowed_hosts", Items(HostName()),
         "Further Host values that are answered; loopback names always are, others get 403.", restart=True),
     Key("http.allowed_origins", Items(Origin()),

@@ -2,9 +2,10 @@
 
 The relay has no user and no password on loopback. What keeps the web out is decided here:
 
-1.  Only a Host that is a loopback name, or was allowed by the operator, is served, on every route.
-    A page whose own name was rebound to 127.0.0.1 still sends its own name (DNS rebinding), and
-    0.0.0.0 is no loopback name (browsers let pages reach it).
+1.  Only a Host that is a loopback name (`localhost`, a name under it, a loopback address), or was allowed
+    by the operator, is served, on every route of a TCP listener. A page whose own name was rebound to
+    127.0.0.1 still sends its own name (DNS rebinding), and 0.0.0.0 is no loopback name (browsers let pages
+    reach it).
 2.  A request that names an Origin is served if the origin is the relay itself, or for what apps use
     (`FOR_APPS`) if the operator allowed it. Any other page is refused, whatever the content type.
     The relay itself is http or https of the Host, as a proxy may have spoken TLS for it. Which of
@@ -51,7 +52,7 @@ class Guard:
     def __init__(self, allowed_hosts: Sequence[str] = (), allowed_origins: Sequence[str] = ()) -> None:
         """`allowed_hosts`: names besides the loopback ones, on any port; `allowed_origins`: as browsers write them."""
         self._allowed_names = {name for host in allowed_hosts if (name := _host_name(host))}
-        self._allowed_origins = {origin.lower().removesuffix("/") for origin in allowed_origins}
+        self._allowed_origins = {_trimmed(origin.lower()) for origin in allowed_origins}
         self._hosts: dict[str, bool] = {}
 
     def check(
@@ -111,6 +112,11 @@ class Networks:
         return allowed
 
 
+def _trimmed(origin: str) -> str:
+    """Return an origin without a path of "/"; in `file://` the slashes are no path."""
+    return origin if origin.endswith("://") else origin.removesuffix("/")
+
+
 def _host_name(host: str) -> str | None:
     """The name of a Host header, lower case, without port and root dot; None if it is none."""
     match = _HOST.fullmatch(host)
@@ -118,7 +124,7 @@ def _host_name(host: str) -> str | None:
 
 
 def _is_loopback_name(name: str) -> bool:
-    if name == "localhost":
+    if name == "localhost" or name.endswith(".localhost"):  # RFC 6761, 6.3: resolvers never ask the network for it
         return True
     ip = ip_of(name.removeprefix("[").removesuffix("]"))
     return ip is not None and ip.is_loopback

@@ -35,6 +35,8 @@ from relay.outbox import Outbox, OutboxError, OutboxFull
 from relay.shortcut import Reply, Take
 
 EVENTS_PATH = "/v1/events"
+_EVENTS_PATHS = (EVENTS_PATH, EVENTS_PATH + "/")
+"""The upstream's framework ignores a trailing slash, too."""
 
 BodyKind = Literal["json", "lines"]
 
@@ -52,6 +54,7 @@ _EVENT_ID = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 _STATUS_OF_REFUSAL = {"malformed": 400, "invalid": 422, "too_large": 413}
 _NOT_STORED = (("Cache-Control", "no-store"),)
 CORS_MAX_AGE_S = 600
+_HEADER_NAMES = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:[ \t]*,[ \t]*[!#$%&'*+.^_`|~0-9A-Za-z-]+)*")
 CORS_HEADERS = "content-type, content-encoding, x-events-key"
 
 _NOT_FOUND = error_answer(404, "no such path; events go to POST /v1/events")
@@ -116,7 +119,7 @@ class HttpIngest:
         path = request.raw_path
         if path != EVENTS_PATH:
             path = request.rel_url.raw_path
-        if path == EVENTS_PATH:
+        if path in _EVENTS_PATHS:
             methods = _EVENTS_METHODS
         elif path.startswith(EVENTS_PATH + "/"):
             methods = _EVENT_METHODS
@@ -183,7 +186,12 @@ class HttpIngest:
     def shortcut(self, message: RawRequestMessage) -> Take | None:
         """A plain POST, of which nothing but the body matters; see relay.shortcut."""
         headers = message.headers
-        if message.method != "POST" or message.path != EVENTS_PATH or CONTENT_ENCODING in headers or EXPECT in headers:
+        if (
+            message.method != "POST"
+            or message.path not in _EVENTS_PATHS
+            or CONTENT_ENCODING in headers
+            or EXPECT in headers
+        ):
             return None
         kind = self._kind(headers.get(CONTENT_TYPE, ""))
         if kind is None or int(headers.get(CONTENT_LENGTH, "0")) > self._max_body_bytes:
@@ -328,6 +336,14 @@ def _body_kind(content_type: str) -> BodyKind | None:
     return KINDS.get(media_type.strip().lower())
 
 
+def _allowed_headers(requested: str) -> str:
+    """Return the requested header names, which a tracing SDK may have added; the usual ones if none is requested.
+
+    The relay reads none of them. With credentials a browser takes "*" for a header's name.
+    """
+    return requested if _HEADER_NAMES.fullmatch(requested) else CORS_HEADERS
+
+
 def _preflight(request: web.BaseRequest, methods: str) -> Answer:
     """CORS preflight; the listener has judged the origin and adds it to the answer.
 
@@ -339,7 +355,7 @@ def _preflight(request: web.BaseRequest, methods: str) -> Answer:
         return _NO_PREFLIGHT
     headers = [
         ("Access-Control-Allow-Methods", methods),
-        ("Access-Control-Allow-Headers", CORS_HEADERS),
+        ("Access-Control-Allow-Headers", _allowed_headers(asked.get("Access-Control-Request-Headers", ""))),
         ("Access-Control-Max-Age", str(CORS_MAX_AGE_S)),
     ]
     headers += [

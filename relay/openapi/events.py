@@ -13,7 +13,12 @@ from relay.openapi.schemas import Schema, body_schemas
 from relay.openapi.shape import Operation, content, operation_object, ref
 from relay.outbox import EventState
 
-_EVERY_HEADERS = ("Access-Control-Allow-Origin", "Access-Control-Expose-Headers", "Vary")
+_EVERY_HEADERS = (
+    "Access-Control-Allow-Origin",
+    "Access-Control-Allow-Credentials",
+    "Access-Control-Expose-Headers",
+    "Vary",
+)
 _EXAMPLE = {
     "event_id": "550e8400-e29b-41d4-a716-446655440000",
     "event_type": "post.view",
@@ -90,7 +95,10 @@ def headers(limits: Limits) -> dict[str, Any]:
             "schema": {"type": "string", "const": limits.durability},
         },
         "Access-Control-Allow-Methods": {"schema": {"type": "string"}},
-        "Access-Control-Allow-Headers": {"schema": {"type": "string", "const": CORS_HEADERS}},
+        "Access-Control-Allow-Headers": {
+            "description": f"The requested headers; {CORS_HEADERS} if none is requested.",
+            "schema": {"type": "string"},
+        },
         "Access-Control-Max-Age": {"schema": {"type": "integer", "const": CORS_MAX_AGE_S}},
         "Access-Control-Allow-Private-Network": {"description": "If it was asked for.", "schema": {"const": "true"}},
         "Access-Control-Allow-Local-Network": {"description": "If it was asked for.", "schema": {"const": "true"}},
@@ -101,6 +109,7 @@ def file_headers() -> dict[str, Any]:
     text: Schema = {"type": "string"}
     return {
         "Access-Control-Allow-Origin": {"description": "The allowed origin of a page that asked.", "schema": text},
+        "Access-Control-Allow-Credentials": {"description": "To such a page.", "schema": {"const": "true"}},
         "Access-Control-Expose-Headers": {"description": "What such a page may read besides.", "schema": text},
         "Vary": {"description": "The answer depends on the Origin.", "schema": text},
         "ETag": {"schema": text},

@@ -11,6 +11,7 @@ _LISTENER: Mapping[str, str] = {
     "400": "Not a request of HTTP/1.1.",
     "403": "Host or Origin not allowed (`http.allowed_hosts`, `http.allowed_origins`).",
     "408": "The request did not arrive within `http.request_timeout`; the connection is closed.",
+    "431": "The request head has more than 32 KiB; the connection is closed.",
     "503": "The relay is stopping, or has too many connections.",
 }
 """What the listener may answer to any request."""

@@ -170,7 +170,7 @@ MUTANTS = (
     mutant(
         "connections without end",
         "G9",
-        "tests/unit/ingest/test_listener.py::test_connections_beyond_the_limit_are_refused_at_once_and_counted",
+        "tests/unit/ingest/test_listener.py::test_if_no_connection_is_idle_the_new_one_receives_503_and_is_counted",
         (
             "relay/listener.py",
             "len(self._connections) >= self._settings.max_connections",

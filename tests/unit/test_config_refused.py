@@ -264,6 +264,10 @@ def test_what_is_no_listen_address_is_refused(listen):
         ("http.allowed_origins", '["*"]'),
         ("http.allowed_origins", '["https://a.example/"]'),
         ("http.allowed_origins", '["https://A.example"]'),
+        ("http.allowed_origins", '["https://."]'),
+        ("http.allowed_origins", '["https://a.example:65536"]'),
+        ("http.allowed_origins", '["http://"]'),
+        ("http.allowed_origins", '["app://./page"]'),
         ("udp.allowed_networks", '["192.168.1.7/24"]'),
         ("udp.allowed_networks", "[10]"),
         ("udp.ack", '"true"'),
@@ -468,3 +472,21 @@ def test_outbox_that_only_the_place_of_earlier_versions_has_is_reported_with_bot
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "outbox.db").write_bytes(b"")
     assert load(file, ENOUGH).outbox.path == tmp_path / "data" / "outbox.db"
+
+
+@pytest.mark.parametrize(
+    ("text", "origin"),
+    [
+        ("https://kiosk.example:443", "https://kiosk.example"),
+        ("http://kiosk.example:80", "http://kiosk.example"),
+        ("http://kiosk.example:443", "http://kiosk.example:443"),
+        ("https://[::1]:0443", "https://[::1]"),
+        ("app://.", "app://."),
+        ("capacitor://localhost", "capacitor://localhost"),
+        ("chrome-extension://abcdefgh", "chrome-extension://abcdefgh"),
+        ("file://", "file://"),
+        ("null", "null"),
+    ],
+)
+def test_origins_are_read_as_browsers_write_them(text, origin):
+    assert load(None, ENOUGH | {"RELAY__HTTP__ALLOWED_ORIGINS": text}).http.allowed_origins == (origin,)

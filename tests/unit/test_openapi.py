@@ -322,11 +322,12 @@ def tries_of(method: str, path: str) -> list[Try]:
 
 
 async def listener_answers(method: str, target: str) -> AsyncIterator[Answer]:
-    """What the listener itself answers to a request for any path: 400, 403, 408, 503."""
+    """What the listener itself answers to a request for any path: 400, 403, 408, 431, 503."""
     line = f"{method.upper()} {target} HTTP/1.1\r\n".encode()
     async with Stage().served as served:
         yield await served.ask(line + b"Host: evil.example\r\n\r\n", to_head=method == "head")
         yield await served.ask(line + b"Host: localhost\r\nContent-Length: x\r\n\r\n")
+        yield await served.ask(line + b"Host: localhost\r\nCookie: " + b"a" * 40_000 + b"\r\n\r\n")
     async with Stage(max_connections=1).served as served:
         client = await served.connect()
         client.send(line)

@@ -109,3 +109,11 @@ def test_last_line_is_the_verdict(tmp_path: Path) -> None:
 
 def test_json_has_the_verdict() -> None:
     assert json.loads(call("check-config", "--json", environ=ENOUGH).stdout)["valid"] is True
+
+
+@pytest.mark.parametrize(("origins", "warned"), [("null", True), ("https://a.example,null", True), ("file://", False)])
+def test_the_origin_null_is_warned_of(origins: str, warned: bool) -> None:
+    result = call("check-config", environ=ENOUGH | {"RELAY__HTTP__ALLOWED_ORIGINS": origins})
+
+    assert result.exit_code == 0
+    assert ("any sandboxed page" in result.stderr) is warned

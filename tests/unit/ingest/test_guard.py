@@ -19,7 +19,7 @@ def admits_host(host: str, *allowed: str) -> bool:
     "host",
     [
         "localhost", "LOCALHOST:8080", "localhost.", "localhost.:8080", "127.0.0.1", "127.0.0.1:1", "127.9.8.7:8080",
-        "[::1]", "[::1]:8080", "[0:0:0:0:0:0:0:1]:8080",
+        "kiosk.localhost", "kiosk.localhost:8080", "a.b.LOCALHOST.", "[::1]", "[::1]:8080", "[0:0:0:0:0:0:0:1]:8080",
     ],
 )  # fmt: skip
 def test_loopback_names_are_served_on_any_port(host: str) -> None:
@@ -30,7 +30,7 @@ def test_loopback_names_are_served_on_any_port(host: str) -> None:
     "host",
     [
         "", "evil.example", "evil.example:8080", "0.0.0.0", "0.0.0.0:8080", "[::]", "[::]:8080", "0", "127.1",
-        "2130706433", "127.0.0.1.evil.example", "localhost.evil.example", "evil.localhost", "evil.example@localhost",
+        "2130706433", "127.0.0.1.evil.example", "localhost.evil.example", "evillocalhost", "evil.example@localhost",
         "localhost@evil.example", "localhost:80:80", "localhost:x", "127.0.0.01", "localhost..", "::1",
         "localhost evil", "localhost,evil.example", "localhost/", "10.0.0.1", "[::1", "localhost\x00", "１２７.0.0.1",
     ],

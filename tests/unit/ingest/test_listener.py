@@ -60,9 +60,6 @@ HEAD = b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\n"
         HEAD + b"X Space: a\r\n\r\n",
         HEAD + b"X-Space : a\r\n\r\n",
         HEAD + b" folded: a\r\n\r\n",
-        HEAD + b"".join(b"X-%d: 1\r\n" % number for number in range(5_000)) + b"\r\n",
-        HEAD + b"X-Large: " + b"a" * 20_000 + b"\r\n\r\n",
-        b"POST /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
         b"GET http:///v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n",
     ],
 )
@@ -78,6 +75,54 @@ async def test_what_is_no_http_is_answered_400_and_closed(raw: bytes, quiet: lis
         assert served.outbox.appends == []
         assert served.rejected("malformed") == 1
         assert quiet == []
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        HEAD + b"".join(b"X-%d: 1\r\n" % number for number in range(5_000)) + b"\r\n",
+        HEAD + b"X-Large: " + b"a" * 32_768 + b"\r\n\r\n",
+        HEAD + b"Cookie: " + b"a" * 20_000 + b"\r\nX-Large: " + b"a" * 20_000 + b"\r\n\r\n",
+        HEAD + b"Cookie: " + b"a" * 20_000 + b"\r\nX-Large: " + b"a" * 20_000,
+        b"POST /" + b"a" * 32_768 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    ],
+    ids=["fields", "field", "two fields", "incomplete", "target"],
+)
+@pytest.mark.parametrize("piece_bytes", [1 << 20, 32_000, 5_000])
+async def test_a_head_beyond_32_kib_receives_431_and_is_closed(
+    raw: bytes, piece_bytes: int, quiet: list[object]
+) -> None:
+    async with Served() as served:
+        client = await served.connect()
+        for at in range(0, len(raw), piece_bytes):
+            client.send(raw[at : at + piece_bytes])
+            await arrived(served, raw)
+        answer = await client.answer()
+        assert answer.status == 431
+        assert "32768 bytes" in answer.json["error"]
+        assert answer.headers["connection"] == "close"
+        assert served.rejected("malformed") == 1
+        assert served.outbox.appends == []
+        assert quiet == []
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [["Cookie: " + "a" * 8_300], ["Cookie: " + "a" * 32_600], [f"X-{number}: {number}" for number in range(2_000)]],
+    ids=["8300", "32600", "2000 fields"],
+)
+async def test_a_head_within_32_kib_is_served(headers: list[str]) -> None:
+    async with Served() as served:
+        assert (await served.post(BODY, *headers)).status == 202
+
+
+async def test_a_trailing_slash_changes_nothing() -> None:
+    async with Served() as served:
+        client = await served.connect()
+        for _ in range(3):
+            client.send(post().replace(b"/v1/events ", b"/v1/events/ "))
+            assert (await client.answer()).status == 202
+        assert (await served.ask(request("GET /v1/events/ HTTP/1.1"))).status == 405
 
 
 async def test_a_request_smuggled_behind_another_is_not_read() -> None:
@@ -205,7 +250,7 @@ async def test_a_client_that_leaves_at_any_moment_is_neither_logged_nor_counted(
             await asyncio.sleep(0)
         client.reset() if leave == "reset" else client.writer.close()
         await arrived(served, b"x")
-        await until(lambda: served.count("http_connections") == 0)
+        await until(lambda: served.count("connections") == 0)
         assert quiet == []
         assert served.rejected("malformed") == 0
 
@@ -223,8 +268,8 @@ async def test_a_body_that_breaks_off_is_let_go_of_at_once(framing: str, shortcu
             client = await served.connect()
             client.send(request("POST /v1/events HTTP/1.1", framing) + piece * 8)
             client.writer.close()
-            await until(lambda: served.count("http_connections") == 1)
-            await until(lambda: served.count("http_connections") == 0)
+            await until(lambda: served.count("connections") == 1)
+            await until(lambda: served.count("connections") == 0)
 
         assert await kept_bytes(break_off) < 400_000, "of 4,000,000 that came"
 
@@ -237,10 +282,10 @@ async def test_a_head_that_is_too_long_is_let_go_of_at_once(start: bytes, shortc
         async def flood() -> None:
             client = await served.connect()
             client.send(start + b"a=b; " * 160_000 + b"\r\n\r\n")
-            await until(lambda: served.count("http_connections") == 1)
+            await until(lambda: served.count("connections") == 1)
             await client.rest()
             client.writer.close()
-            await until(lambda: served.count("http_connections") == 0)
+            await until(lambda: served.count("connections") == 0)
 
         assert await kept_bytes(flood) < 400_000, "of 4,000,000 that came"
 
@@ -276,7 +321,7 @@ async def test_what_breaks_behind_a_refusal_is_not_logged(framing: str, leave: s
         else:
             client.send(b"not a size\r\n")
             client.writer.write_eof()
-        await until(lambda: served.count("http_connections") == 0)
+        await until(lambda: served.count("connections") == 0)
     assert quiet == []
 
 
@@ -287,7 +332,7 @@ async def test_a_client_that_leaves_before_the_commit_harms_nothing(quiet: list[
         client.send(post())
         await until(lambda: bool(served.outbox.appends))
         client.reset()
-        await until(lambda: served.count("http_connections") == 0)
+        await until(lambda: served.count("connections") == 0)
         served.outbox.appends[0].set_result(0)
         await until(lambda: served.count("events_accepted_total", transport="http") == 1)
         assert quiet == []
@@ -299,30 +344,43 @@ async def test_a_client_that_leaves_before_the_commit_harms_nothing(quiet: list[
 @pytest.mark.parametrize(
     "sent",
     [
-        b"",
         b"POST /v1/ev",
         HEAD + b"X-Slow: a",
         HEAD + b"Content-Length: 100\r\n\r\n",
         HEAD + b"Content-Length: 100\r\n\r\nabc",
         HEAD + b"Transfer-Encoding: chunked\r\n\r\n5\r\nab",
     ],
-    ids=["silent", "request line", "header", "no body", "half a body", "half a chunk"],
+    ids=["request line", "header", "no body", "half a body", "half a chunk"],
 )
 async def test_a_slow_client_is_answered_408_and_closed(sent: bytes) -> None:
     async with Served() as served:
         client = await served.connect()
         client.send(sent)
-        await until(lambda: served.count("http_connections") == 1)
+        await until(lambda: served.count("connections") == 1)
         await arrived(served, sent)
         served.pass_time(TIMEOUT_MS - 1)
-        assert served.count("http_connections") == 1
+        assert served.count("connections") == 1
         served.pass_time(1)
         answer = await client.answer()
         assert answer.status == 408
         assert answer.json["success"] is False
         assert await client.rest() == b""
         assert served.rejected("timeout") == 1
-        await until(lambda: served.count("http_connections") == 0)
+        await until(lambda: served.count("connections") == 0)
+
+
+@pytest.mark.parametrize("shortcut", [True, False])
+async def test_a_connection_that_sends_no_byte_is_closed_silently(shortcut: bool) -> None:
+    async with Served(shortcut=shortcut) as served:
+        client = await served.connect()
+        await until(lambda: served.count("connections") == 1)
+        served.pass_time(TIMEOUT_MS - 1)
+        assert served.count("connections") == 1
+        served.pass_time(1)
+        assert await client.rest() == b""
+        assert served.count("events_received_total", transport="http") == 0
+        assert served.rejected("timeout") == 0
+        await until(lambda: served.count("connections") == 0)
 
 
 async def test_a_page_may_read_why_its_slow_request_was_ended() -> None:
@@ -412,8 +470,8 @@ async def test_a_client_that_does_not_take_its_answers_is_closed(header: str) ->
         await asked.wait()
         await arrived(served, b"x")
         served.pass_time(TIMEOUT_MS - 1)
-        assert served.count("http_connections") == 1
-        await until(lambda: served.pass_time(TIMEOUT_MS) or served.count("http_connections") == 0)
+        assert served.count("connections") == 1
+        await until(lambda: served.pass_time(TIMEOUT_MS) or served.count("connections") == 0)
         assert served.rejected("timeout") == 0
 
 
@@ -426,21 +484,51 @@ async def arrived(served: Served, sent: bytes) -> None:
 # --- how many
 
 
-async def test_connections_beyond_the_limit_are_refused_at_once_and_counted() -> None:
+async def test_beyond_the_limit_the_longest_idle_connection_makes_room() -> None:
+    async with Served(max_connections=3) as served:
+        first, second, third = [await served.connect() for _ in range(3)]
+        for client in (second, first, third, second):
+            served.clock.now_ms += 1
+            client.send(post())
+            assert (await client.answer()).status == 202
+        newest = await served.connect()
+        assert await first.rest() == b""
+        for client in (second, third, newest):
+            client.send(post())
+            assert (await client.answer()).status == 202
+        assert served.count("connections_rejected_total") == 0
+
+
+async def test_one_app_that_closes_nothing_does_not_shut_out_another() -> None:
+    async with Served(max_connections=5) as served:
+        for _ in range(20):
+            served.clock.now_ms += 1
+            leaky = await served.connect()
+            leaky.send(post())
+            assert (await leaky.answer()).status == 202
+        assert (await served.post()).status == 202
+        assert served.count("connections_rejected_total") == 0
+        assert served.count("connections") <= 5
+
+
+async def test_if_no_connection_is_idle_the_new_one_receives_503_and_is_counted() -> None:
     async with Served(max_connections=2) as served:
-        kept = [await served.connect() for _ in range(2)]
-        await until(lambda: served.count("http_connections") == 2)
-        refused = await served.connect()
-        answer = await refused.answer()
+        served.outbox.waits = True
+        half, whole = [await served.connect() for _ in range(2)]
+        half.send(post()[:-1])
+        whole.send(post())
+        await until(lambda: bool(served.outbox.appends))
+        await arrived(served, b"x")
+        rejected = await served.connect()
+        answer = await rejected.answer()
         assert answer.status == 503
         assert int(answer.headers["retry-after"]) > 0
-        assert await refused.rest() == b""
-        assert served.count("http_connections_refused_total") == 1
-        kept[0].send(post())
-        assert (await kept[0].answer()).status == 202
-        kept[1].writer.close()
-        await until(lambda: served.count("http_connections") == 1)
-        assert (await served.post()).status == 202
+        assert await rejected.rest() == b""
+        assert served.count("connections_rejected_total") == 1
+        served.outbox.waits = False
+        served.outbox.appends[0].set_result(0)
+        half.send(post()[-1:])
+        assert [(await client.answer()).status for client in (half, whole)] == [202, 202]
 
 
 # --- bugs
@@ -478,6 +566,69 @@ async def test_ipv6_and_unix_sockets_are_served(tmp_path: Path) -> None:
             assert (await client.answer()).status == 202
             client.writer.close()
     assert not path.exists()
+
+
+@pytest.mark.parametrize("host", ["", "/run/relay/relay.sock", "%2Frun%2Frelay%2Frelay.sock", "unix", "relay.sock"])
+async def test_over_the_unix_socket_any_host_is_accepted(tmp_path: Path, host: str) -> None:
+    async with Served(listen="", unix_socket=str(tmp_path / "relay.sock")) as served:
+        client = await Client.connect(served.listener.addresses[0])
+        for _ in range(3):
+            client.send(post(host=host))
+            assert (await client.answer()).status == 202
+        client.writer.close()
+
+
+async def test_a_head_that_the_unix_socket_served_is_still_forbidden_over_tcp(tmp_path: Path) -> None:
+    async with Served(unix_socket=str(tmp_path / "relay.sock")) as served:
+        tcp, unix = [await Client.connect(address) for address in served.listener.addresses]
+        for _ in range(3):
+            unix.send(post(host="evil.example"))
+            assert (await unix.answer()).status == 202
+        tcp.send(post(host="evil.example"))
+        assert (await tcp.answer()).status == 403
+        for client in (tcp, unix):
+            client.writer.close()
+
+
+async def test_over_the_unix_socket_a_page_of_another_origin_is_still_forbidden(tmp_path: Path) -> None:
+    async with Served(listen="", unix_socket=str(tmp_path / "relay.sock")) as served:
+        assert (await served.post(BODY, "Origin: https://evil.example")).status == 403
+
+
+async def test_a_removed_socket_file_is_created_again_with_a_warning(
+    tmp_path: Path, quiet: list[dict[str, object]]
+) -> None:
+    path = tmp_path / "relay.sock"
+    async with Served(listen="", unix_socket=str(path)) as served:
+        before = await served.connect()
+        await served.listener.check()
+        assert quiet == []
+        path.unlink()
+        await served.listener.check()
+        assert [(line["log_level"], line["path"]) for line in quiet] == [("warning", str(path))]
+        assert stat.S_IMODE(path.stat().st_mode) == 0o660
+        assert served.listener.addresses == [str(path)]
+        for client in (before, await served.connect()):
+            client.send(post())
+            assert (await client.answer()).status == 202
+    assert not path.exists()
+
+
+async def test_a_socket_file_that_cannot_be_created_again_is_reported_once_and_tried_again(
+    tmp_path: Path, quiet: list[dict[str, object]]
+) -> None:
+    directory = tmp_path / "run"
+    directory.mkdir()
+    path = directory / "relay.sock"
+    async with Served(listen="", unix_socket=str(path)) as served:
+        path.unlink()
+        directory.rmdir()
+        await served.listener.check()
+        await served.listener.check()
+        assert [line["log_level"] for line in quiet] == ["warning"]
+        directory.mkdir()
+        await served.listener.check()
+        assert (await served.post()).status == 202
 
 
 async def test_a_socket_file_left_by_a_crash_is_replaced(tmp_path: Path) -> None:
@@ -536,7 +687,7 @@ async def test_stopping_answers_what_came_whole_and_ends_the_rest() -> None:
         await arrived(served, b"x")
         stopping = asyncio.ensure_future(served.listener.stop(within_ms=20_000))
         assert await idle.rest() == b""
-        assert b" 503 " in await silent.rest()
+        assert await silent.rest() == b""
         assert b" 503 " in await half.rest()
         with pytest.raises(ConnectionRefusedError):
             await served.connect()
@@ -545,7 +696,7 @@ async def test_stopping_answers_what_came_whole_and_ends_the_rest() -> None:
         assert (await whole.answer()).status == 202
         assert await whole.rest() == b""
         await stopping
-        assert served.count("http_connections") == 0
+        assert served.count("connections") == 0
 
 
 async def test_while_the_outbox_closes_apps_are_told_to_come_again() -> None:

@@ -317,7 +317,7 @@ async def test_a_client_that_leaves_before_the_commit_harms_nothing() -> None:
         client.send(post())
         await until(lambda: len(served.outbox.appends) == 2)
         client.reset()
-        await until(lambda: served.count("http_connections") == 0)
+        await until(lambda: served.count("connections") == 0)
         served.outbox.appends[1].set_result(0)
         await until(lambda: served.count("events_accepted_total", transport="http") == 2)
 
