@@ -73,7 +73,7 @@ _FRAME_STYLES = (
     (b"[", b", ", b"]"),
 )
 """Opening, separator and closing of a batch as the common JSON writers put them."""
-_PIECE_BYTES = 32_768
+PIECE_BYTES = 32_768
 """Of a batch, split in one step; a piece of larger events may have four times as many."""
 _MAX_OPENING_BYTES = 64
 """Of an element, up to the colon behind its first name; one writer begins all elements with these bytes."""
@@ -131,7 +131,17 @@ def source_opening(body: bytes) -> int:
     return body.index(b"{", body.index(name)) if body.count(name) == 1 else -1
 
 
-def splitting(body: bytes, piece_bytes: int = _PIECE_BYTES) -> Generator[None, None, list[bytes] | None]:
+def split(body: bytes) -> list[bytes] | None:
+    """Return what `splitting` returns, in one step: for a body of at most `PIECE_BYTES`."""
+    for opening, comma, closing in _FRAME_STYLES:
+        if body.startswith(opening) and body.endswith(closing):
+            elements = _elements(body[len(opening) : -len(closing)], comma)
+            if elements:
+                return elements
+    return None
+
+
+def splitting(body: bytes, piece_bytes: int = PIECE_BYTES) -> Generator[None, None, list[bytes] | None]:
     """Return the elements of a batch as they stand, in steps; None if the body is no batch in a common style.
 
     Joined again they are the body. So the body contains nothing else, and is strict if each element is.

@@ -52,7 +52,8 @@ Splitting = Generator[None, None, Parts | Refusal]
 def splitting_json(body: bytes, max_event_bytes: int, max_odd: int) -> Splitting:
     """Split a body without space around it. It stops after `max_odd` elements that are no objects. Raises Malformed."""
     if body.startswith((b"[", b"{")):
-        elements = yield from event_quick.splitting(body)
+        is_short = len(body) <= event_quick.PIECE_BYTES
+        elements = event_quick.split(body) if is_short else (yield from event_quick.splitting(body))
         if elements:
             return Parts(elements)
     if not body.startswith(b"[") and b'events"' not in body and b"\\u" not in body:
