@@ -150,7 +150,7 @@ KEYS: tuple[Key, ...] = (
     Key("udp.allowed_networks", Items(Network()),
         "Senders besides loopback that are heard; others are dropped and counted.", restart=True),
     Key("udp.ack", Flag(),
-        "Answers each datagram once its events are stored.", restart=True),
+        "Sends one response per datagram, once its events are stored.", restart=True),
     Key("ops.listen", ListenAddresses(),
         "Own listener for status page, metrics and health; empty: they are on http.listen.", restart=True),
     Key("ops.token", SecretText(optional=True),
