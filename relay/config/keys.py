@@ -102,9 +102,11 @@ KEYS: tuple[Key, ...] = (
     Key("upstream.api_key_file", FilePath(),
         "File with the key; a change of it is noticed within 5 s without a signal."),
     Key("upstream.timeout", Duration(_SECOND_MS, 10 * _MINUTE_MS),
-        "One request, all in all; after it the batch counts as unanswered and is sent again."),
+        "Longest time without progress of one request, and longest wait for its response; ten times as long in total. "
+        "Then the relay resets the connection and sends the batch again."),
     Key("upstream.max_in_flight", Number(1, 256, "requests"),
-        "Requests at once, over all devices; further batches wait in the outbox."),
+        "Maximum number of concurrent requests, over all devices. A request without progress for 5 s does not count; "
+        "at most eight times as many connections are open."),
     Key("upstream.compression", Choice(("none", "gzip")),
         "Content-Encoding of requests; gzip only where the upstream is known to read it."),
     Key("upstream.proxy", ProxyUrl(userinfo=True, optional=True, path=False),

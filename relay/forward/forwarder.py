@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 
 import structlog
 
@@ -190,7 +191,7 @@ class Forwarder:
         if not self._must_ask_the_time or self._true_time.now_ms(clock.monotonic_ms()) is not None:
             return True
         request = batch.body([])
-        answer = await self._post(send.tenant_id, request, 0, fresh=True)
+        answer = await self._post(send, request, 0, fresh=True)
         self._must_ask_the_time = isinstance(answer, NoAnswer)
         meaning = verdict(answer, 0)
         now = clock.monotonic_ms()
@@ -246,7 +247,7 @@ class Forwarder:
             return
         request = batch.body(bodies)
         # An exact request may be one that met a connection about to close: another kept one may be no better.
-        answer = await self._post(send.tenant_id, request, len(bodies), fresh=send.exact)
+        answer = await self._post(send, request, len(bodies), fresh=send.exact)
         now = self._clock.monotonic_ms()
         reply = Reply(
             {lane: len(lane_bodies) for lane, lane_bodies in taken.items()},
@@ -274,11 +275,11 @@ class Forwarder:
         if settled:
             await self._settle(send, settled)
 
-    async def _post(self, tenant_id: int, request: bytes, events: int, *, fresh: bool) -> Answer | NoAnswer:
+    async def _post(self, send: Send, request: bytes, events: int, *, fresh: bool) -> Answer | NoAnswer:
         self._metrics.upstream_batch_events.observe(events)
         self._metrics.upstream_batch_bytes.observe(len(request))
         sent_at = self._clock.monotonic_ms()
-        answer = await self._client.post(tenant_id, request, fresh=fresh)
+        answer = await self._client.post(send.tenant_id, request, partial(self._stalled, send), fresh=fresh)
         came_at = self._clock.monotonic_ms()
         self._metrics.upstream_request_duration_seconds.observe((came_at - sent_at) / 1000)
         if isinstance(answer, NoAnswer):
@@ -289,6 +290,10 @@ class Forwarder:
         if date_ms is not None:
             self._true_time.heard(date_ms, sent_at, came_at)
         return answer
+
+    def _stalled(self, send: Send, stalled: bool) -> None:
+        self._schedule.stalled(send, stalled=stalled)
+        self._changed.set()
 
     async def _settle(self, send: Send, settled: Sequence[Settled]) -> None:
         """The upstream has spoken: that must reach the disk, however long the disk takes to heal."""

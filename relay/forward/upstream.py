@@ -13,8 +13,9 @@ import gzip
 import re
 import ssl
 from collections.abc import Callable
+from contextvars import ContextVar
 from functools import lru_cache
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, cast
 
 import aiohttp
 from aiohttp.connector import Connection
@@ -23,6 +24,7 @@ from relay import __version__
 from relay.clock import Clock
 from relay.config import Route, Upstream
 from relay.forward import wire
+from relay.forward.progress import TOTAL_FACTOR, Sockets, Watch
 from relay.forward.resolver import Resolver
 from relay.forward.response_head import MAX_LINE_BYTES, MAX_LINES
 from relay.policy.verdict import Answer, NoAnswer, clean, redirect_target
@@ -32,6 +34,9 @@ ANSWER_MAX_BYTES = 64 * 1024
 _HEADERS_OF_USE = ("date", "retry-after", "x-ratelimit-limit", "x-ratelimit-reset", "content-type", "location")
 _KEEP_ALIVE_S = 15.0  # below the 60 to 75 s of the usual servers, so that they rarely close first
 _CONNECT_S = 10.0
+
+_WATCHED: ContextVar[tuple[Watch, Sockets]] = ContextVar("_WATCHED")
+"""The watch of this task's request, which is told of the connection once there is one."""
 
 
 class _UnaskedAnswer(aiohttp.ClientConnectionError):
@@ -51,15 +56,21 @@ class _Request(aiohttp.ClientRequest):
         if conn.protocol is not None and conn.protocol.should_close:
             raise _UnaskedAnswer
         wire.prepare(conn, self.resolver)
+        if conn.transport is not None:
+            watch, sockets = _WATCHED.get()
+            watch.attach(cast("asyncio.WriteTransport", conn.transport), sockets)
         return await super().send(conn)
 
 
 class Client(Protocol):
     """What the forwarder needs of an upstream."""
 
-    async def post(self, tenant_id: int, body: bytes, *, fresh: bool = False) -> Answer | NoAnswer:
+    async def post(
+        self, tenant_id: int, body: bytes, stalled: Callable[[bool], None], *, fresh: bool = False
+    ) -> Answer | NoAnswer:
         """Send one batch to a tenant's endpoint. Never raises for anything the network does.
 
+        `stalled` is called with True when the request makes no progress for 5 s, and with False when this is over.
         `fresh`: on no kept connection.
         """
 
@@ -72,6 +83,7 @@ class UpstreamClient:
         self._settings = settings
         self._session: aiohttp.ClientSession | None = None
         self._resolver = Resolver()
+        self._sockets = Sockets()
         self._opening = asyncio.Lock()
         self._retired: list[aiohttp.ClientSession] = []
 
@@ -88,33 +100,28 @@ class UpstreamClient:
         self._retired.clear()
         self._session = None
 
-    async def post(self, tenant_id: int, body: bytes, *, fresh: bool = False) -> Answer | NoAnswer:
+    async def post(
+        self, tenant_id: int, body: bytes, stalled: Callable[[bool], None] = lambda _: None, *, fresh: bool = False
+    ) -> Answer | NoAnswer:
         """See Client. Each kept connection that a fresh exchange meets is closed."""
         while True:
             exchange = wire.Exchange(fresh)
             wire.exchange.set(exchange)
-            answer = await self._exchange(exchange, tenant_id, body)
+            watch = Watch(self._clock, self._settings.timeout_ms, stalled)
+            answer = await self._exchange(exchange, watch, tenant_id, body)
             if answer is not None:
                 return answer
 
-    async def _exchange(self, exchange: wire.Exchange, tenant_id: int, body: bytes) -> Answer | NoAnswer | None:
+    async def _exchange(
+        self, exchange: wire.Exchange, watch: Watch, tenant_id: int, body: bytes
+    ) -> Answer | NoAnswer | None:
         """Return the response; None if a kept connection was closed in place of being used."""
         settings = self._settings
         route = settings.route(tenant_id)
         try:
-            session = self._session or await self._open()
-            settings = self._settings  # opening takes long enough for a reload
-            route = settings.route(tenant_id)
-            async with session.post(
-                route.url,
-                data=gzip.compress(body, 6) if settings.compression == "gzip" else body,
-                headers=_headers(route, settings),
-                proxy=settings.proxy or None,
-                allow_redirects=False,
-            ) as response:
-                return await self._answer(response, route)
+            return await watch.run(self._request(watch, tenant_id, body))
         except TimeoutError:
-            return NoAnswer(f"no answer within {settings.timeout_ms / 1000:g} s")
+            return _timed_out(watch, settings)
         except wire.NotFresh:
             return None
         except aiohttp.ClientHttpProxyError as error:
@@ -125,6 +132,25 @@ class UpstreamClient:
             lost = exchange.lost_kept_connection and isinstance(error, aiohttp.ClientConnectionError)
             return NoAnswer(clean(_masker(route)(_harmless(error))), never_sent, lost_kept_connection=lost)
 
+    async def _request(self, watch: Watch, tenant_id: int, body: bytes) -> Answer:
+        """Return the response to one request. Raises what the library and the network raise."""
+        session = self._session or await self._open()
+        settings = self._settings  # opening takes long enough for a reload
+        route = settings.route(tenant_id)
+        _WATCHED.set((watch, self._sockets))
+        async with session.post(
+            route.url,
+            data=gzip.compress(body, 6) if settings.compression == "gzip" else body,
+            headers=_headers(route, settings),
+            proxy=settings.proxy or None,
+            allow_redirects=False,
+        ) as response:
+            answer = await self._answer(response, route)
+            if response.connection is not None and watch.unsent():
+                # The response came before the whole body was sent. Nobody needs the rest.
+                watch.abort()
+            return answer
+
     async def _open(self) -> aiohttp.ClientSession:
         """The session for the settings in force. Authorities are read in a thread: that takes 40 to 100 ms."""
         async with self._opening:
@@ -132,7 +158,7 @@ class UpstreamClient:
                 settings = self._settings
                 tls = await asyncio.to_thread(tls_context, settings)
                 if _transport(settings) == _transport(self._settings):
-                    self._session = _session(settings, tls, self._resolver)
+                    self._session = _session(settings, tls, self._resolver, self._sockets)
             return self._session
 
     async def _answer(self, response: aiohttp.ClientResponse, route: Route) -> Answer:
@@ -154,7 +180,15 @@ class UpstreamClient:
         return Answer(response.status, headers, body, self._clock.wall_ms(), mask)
 
 
-def _session(settings: Upstream, tls: ssl.SSLContext, resolver: Resolver) -> aiohttp.ClientSession:
+def _timed_out(watch: Watch, settings: Upstream) -> NoAnswer:
+    seconds = f"{settings.timeout_ms / 1000:g} s"
+    if watch.while_sending:
+        words = f"the request did not arrive: no progress for {seconds}, or not done in {TOTAL_FACTOR} times as long"
+        return NoAnswer(words, while_sending=True)
+    return NoAnswer(f"no answer within {seconds}", never_sent=not watch.connected)
+
+
+def _session(settings: Upstream, tls: ssl.SSLContext, resolver: Resolver, sockets: Sockets) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(
             limit=0,  # the schedule bounds what is in flight
@@ -162,8 +196,9 @@ def _session(settings: Upstream, tls: ssl.SSLContext, resolver: Resolver) -> aio
             keepalive_timeout=_KEEP_ALIVE_S,
             resolver=resolver,
             ttl_dns_cache=30,
+            socket_factory=sockets.open,
         ),
-        timeout=aiohttp.ClientTimeout(total=settings.timeout_ms / 1000, sock_connect=_CONNECT_S),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S),  # the watch bounds a request
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
         # the guard checks the same bounds first, and says what was wrong
@@ -222,7 +257,6 @@ def _transport(settings: Upstream) -> tuple[object, ...]:
     """What a session is made of: if it changes, a new one is needed."""
     return (
         _uses_tls(settings),
-        settings.timeout_ms,
         settings.ca_file,
         settings.client_cert_file,
         settings.client_key_file,

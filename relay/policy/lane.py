@@ -44,6 +44,7 @@ class Lane:
         "reserved",
         "small",
         "smaller_served",
+        "stalled",
         "suspect",
         "wake_at",
         "why",
@@ -64,6 +65,7 @@ class Lane:
         self.queued = False  # in its route's ready queue
         self.in_flight = False
         self.holds_slot = False  # of max_in_flight, for the request that it is first in
+        self.stalled = False  # That request makes no progress.
         self.reserved = False  # part of an exact request that waits
         self.leftover = False  # more waited than the request in flight took
         self.grew_at: int | None = None  # first arrival while in flight

@@ -216,8 +216,20 @@ def _assumed(case: Case, verdict: RateLimited) -> int:
     return min(verdict.limit, max(limits.ip_per_window, through))
 
 
+def _too_slow(case: Case, verdict: Failing) -> Judgement:
+    """Halve a batch that timed out while the relay sent it. Its size is the reason, not one of its events."""
+    case.route.body_size.timed_out(case.body_bytes, case.now)
+    for lane, _ in case.lanes:
+        lane.failures += 1
+    _held(case, _theirs(case), "backing_off", verdict.words, None)
+    # An exact request is no longer exact: the relay sends its events again in smaller batches.
+    return Judgement((), "halves" if case.exact and len(case.lanes) > 1 else "")
+
+
 def _failing(case: Case, verdict: Failing) -> Judgement:
     """No yes and no no: the route is down, or the batch holds an event that brings the upstream down."""
+    if verdict.while_sending and sum(events for _, events in case.lanes) > 1:
+        return _too_slow(case, verdict)
     route, now = case.route, case.now
     theirs = _theirs(case)
     if len(case.lanes) > 1:

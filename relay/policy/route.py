@@ -46,6 +46,7 @@ class Route:
         "served_before",
         "served_lanes",
         "since",
+        "stalled",
         "states",
         "strangers",
         "suspects",
@@ -65,6 +66,7 @@ class Route:
         self.active = False  # in the schedule's rotation
         self.wake_at: int | None = None
         self.in_flight = 0
+        self.stalled = 0  # The requests in flight that make no progress.
         self.lanes = 0  # that the schedule knows
         self.body_size = BodySize(max_body_bytes)
         self.trouble: Trouble | None = None
@@ -97,6 +99,16 @@ class Route:
         if self.trouble:
             return 1
         return min(all_slots, self.ceiling.limit()) if self.ceiling else all_slots
+
+    def has_room(self, request_slots: int, connections: int, now: int) -> bool:
+        """Return whether one more request may be in flight, with these numbers of request slots and connections.
+
+        A stalled request needs a connection only, unless the endpoint is being probed or limited. An endpoint
+        without a recent success gets a quarter of the connections.
+        """
+        most = connections if self.is_serving(now) else max(1, connections // 4)
+        counted = self.in_flight - (self.stalled if self.state() == "ok" else 0)
+        return counted < self.max_in_flight(request_slots) and self.in_flight < most
 
     def free_at(self, now: int, span_ms: int) -> int:
         """When its holds and its pace allow the next request."""

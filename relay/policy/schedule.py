@@ -33,6 +33,7 @@ from relay.policy.verdict import Delivered, Verdict
 from relay.policy.window import Window
 
 _KEPT_ROUTES = 100
+CONNECTIONS_PER_SLOT = 8
 
 
 class Share(NamedTuple):
@@ -80,6 +81,7 @@ class Schedule:
         self._active: deque[Route] = deque()  # routes that may have something to send, in turn
         self._timers: Timers[Lane | Route] = Timers()
         self._in_flight = 0
+        self._stalled = 0  # The requests in flight that make no progress.
         self._empty: deque[tuple[int, Lane]] = deque()  # when which lane has nothing left to remember
 
     # -- what waits ----------------------------------------------------------------------------
@@ -158,7 +160,8 @@ class Schedule:
                 self._arm(what, now)
             else:
                 self._activate(what)
-        if self._in_flight < self.limits.max_in_flight:
+        slots = self.limits.max_in_flight
+        if self._in_flight - self._stalled < slots and self._in_flight < CONNECTIONS_PER_SLOT * slots:
             for _ in range(len(self._active)):
                 route = self._active.popleft()
                 route.active = False
@@ -169,7 +172,10 @@ class Schedule:
 
     def _send(self, route: Route, now: int) -> Send | None:
         """The route's next request, or None if it may not or need not send now."""
-        if not (route.exact or route.ready) or route.in_flight >= self._slots(route):
+        # An endpoint never gets all request slots if there is another one to serve.
+        slots = self.limits.max_in_flight
+        own_slots = slots if len(self._routes) == 1 else max(1, slots - 1)
+        if not (route.exact or route.ready) or not route.has_room(own_slots, CONNECTIONS_PER_SLOT * slots, now):
             return None
         route.tick(now, self.limits.window_ms)
         free_at = route.free_at(now, self.limits.window_ms)
@@ -193,11 +199,6 @@ class Schedule:
         route.last_sent = now
         self._in_flight += 1
         return Send(route.tenant_id, tuple(shares), route.body_size.max_bytes, bool(exact))
-
-    def _slots(self, route: Route) -> int:
-        """How many requests a route may have in flight: never all, if there is another route to serve."""
-        slots = self.limits.max_in_flight
-        return route.max_in_flight(slots if len(self._routes) == 1 else max(1, slots - 1))
 
     def _exact(self, route: Route, now: int) -> list[tuple[Lane, int]]:
         """The first exact request whose lanes may all send."""
@@ -225,6 +226,16 @@ class Schedule:
             lane.held(until, "outbox")
         if send.exact:
             self._put_back(lanes)
+
+    def stalled(self, send: Send, *, stalled: bool) -> None:
+        """A request makes no progress: until it does again, it occupies a connection, but no request slot."""
+        route, first = self._routes[send.tenant_id], self._lanes[send.shares[0].lane]
+        if first.holds_slot and first.stalled != stalled:
+            first.stalled = stalled
+            change = 1 if stalled else -1
+            route.stalled += change
+            self._stalled += change
+            self._activate(route)
 
     # -- what became of it ---------------------------------------------------------------------
 
@@ -283,6 +294,7 @@ class Schedule:
         self._in_flight += 1
 
     def _free_slot(self, route: Route, send: Send) -> None:
+        self.stalled(send, stalled=False)
         first = self._lanes[send.shares[0].lane]
         if first.holds_slot:
             first.holds_slot = False

@@ -49,6 +49,8 @@ class NoAnswer:
     """A kept connection closed before the first byte of the response."""
     proxy_status: int | None = None
     """The status with which the proxy refused the connection; `words` say that it was the proxy."""
+    while_sending: bool = False
+    """The request timed out before the upstream's host had acknowledged all of its bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,8 @@ class Failing:
     asked_ms: int | None = None
     status: int | None = None
     """None if there was no answer."""
+    while_sending: bool = False
+    """The batch timed out while the relay was sending it: the link is slow, or nobody reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +162,7 @@ def _no_answer(answer: NoAnswer) -> Verdict:
         case status if status is not None and 300 <= status < 400:
             return Misconfigured(answer.words)
         case _:
-            return Failing(answer.words)
+            return Failing(answer.words, while_sending=answer.while_sending)
 
 
 def redirect_target(location: str) -> str:

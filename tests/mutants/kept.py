@@ -44,9 +44,9 @@ MUTANTS = (
         "tests/e2e/test_upstream_trouble.py::test_an_upstream_down_for_a_while_backs_off_and_recovers[503]",
         (
             "relay/forward/forwarder.py",
-            "        answer = await self._post(send.tenant_id, request, len(bodies), fresh=send.exact)\n",
+            "        answer = await self._post(send, request, len(bodies), fresh=send.exact)\n",
             "        await self._settle([Settled(n, True, {}, self._schedule.window_of(n, sent_at)) for n in taken])\n"
-            "        answer = await self._post(send.tenant_id, request, len(bodies), fresh=send.exact)\n",
+            "        answer = await self._post(send, request, len(bodies), fresh=send.exact)\n",
         ),
         ("relay/forward/forwarder.py", "        if settled:\n", "        if not settled:\n"),
     ),
@@ -54,7 +54,17 @@ MUTANTS = (
         "no answer taken for a yes",
         "G1",
         "tests/e2e/test_upstream_trouble.py::test_an_upstream_down_for_a_while_backs_off_and_recovers[silence]",
-        ("relay/policy/verdict.py", "        return Failing(answer.words)\n", "        return Delivered()\n"),
+        (
+            "relay/policy/verdict.py",
+            "        return Failing(answer.words, while_sending=answer.while_sending)\n",
+            "        return Delivered()\n",
+        ),
+    ),
+    mutant(
+        "a request that timed out is sent all the same",
+        "G3",
+        "tests/unit/forward/test_progress.py::test_a_request_that_times_out_is_reset_and_its_body_never_arrives",
+        ("relay/forward/progress.py", "        self._transport.abort()\n", "        self._transport.close()\n"),
     ),
     mutant(
         "an answer nobody asked for believed",

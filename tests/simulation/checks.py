@@ -6,6 +6,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime
 
+from relay.policy.schedule import CONNECTIONS_PER_SLOT
+
 from tests.simulation.upstream import EventKey, Request
 from tests.simulation.virtual import RIGHT_MS
 from tests.simulation.world import World
@@ -15,7 +17,7 @@ def check_all(world: World) -> None:
     """The promises at the end of a run, when everything has drained; what holds at every step is `watch`'s."""
     check_kept(world)
     check_same_bytes(world)
-    assert len(world.watch.in_doubt) <= world.plan.limits.max_in_flight * world.crashes
+    assert len(world.watch.in_doubt) <= CONNECTIONS_PER_SLOT * world.plan.limits.max_in_flight * world.crashes
 
 
 def dead(world: World) -> set[EventKey]:

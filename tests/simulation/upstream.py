@@ -24,6 +24,7 @@ from tests.simulation.watch import Watch
 EventKey = tuple[int, int]
 """(device, number): which event it is."""
 Flaw = Literal["", "named", "unnamed", "crash"]
+STALLED_S = 5
 TIMEOUT_S = 30.0
 HTML = b"<html><head><title>503</title></head><body>Service Unavailable</body></html>"
 
@@ -133,15 +134,24 @@ class SimUpstream:
         self._trace = trace
         self._watch = watch
 
-    async def post(self, tenant_id: int, body: bytes, *, fresh: bool = False) -> Answer | NoAnswer:
+    async def post(
+        self, tenant_id: int, body: bytes, stalled: Callable[[bool], None], *, fresh: bool = False
+    ) -> Answer | NoAnswer:
         request = Request(self.clock.true_ms(), tenant_id, msgspec.json.decode(body, type=_Body).events, len(body))
         if not request.events:
             return await self._asked()
         self.sent.append(request)
         self._watch.sent(request)
+
+        def without_progress() -> None:
+            self._watch.stalled(request)
+            stalled(True)
+
+        alarm = asyncio.get_running_loop().call_later(STALLED_S, without_progress)
         try:
             return await self._exchange(request)
         finally:
+            alarm.cancel()
             self._watch.answered(request)
 
     async def _exchange(self, request: Request) -> Answer | NoAnswer:

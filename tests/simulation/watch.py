@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from relay.outbox import Ledger
 from relay.policy.limits import Limits
+from relay.policy.schedule import CONNECTIONS_PER_SLOT
 
 if TYPE_CHECKING:
     from tests.simulation.upstream import EventKey, Request
@@ -25,6 +26,7 @@ class Watch:
         self._ledger = ledger
         self._open: dict[int, Request] = {}  # by device
         self._requests = 0
+        self._stalled: set[int] = set()  # requests (by id) without progress
         self._first: dict[int, list[EventKey]] = {}  # what each of these devices has to be sent first
         self._taken: dict[EventKey, list[Request]] = defaultdict(list)
         self._latest: dict[int, int] = defaultdict(lambda: -1)
@@ -33,11 +35,14 @@ class Watch:
     def started(self, unsettled: Sequence[list[EventKey]]) -> None:
         self._open.clear()
         self._requests = 0
+        self._stalled.clear()
         self._first = {device: request for request in unsettled for device, _ in request}
 
     def sent(self, request: Request) -> None:
         self._requests += 1
-        assert self._requests <= self._limits.max_in_flight, "more in flight than allowed"
+        slots = self._limits.max_in_flight
+        assert self._requests - len(self._stalled) <= slots, "more in flight than allowed"
+        assert self._requests <= CONNECTIONS_PER_SLOT * slots, "more connections than allowed"
         keys = request.keys
         for device in {device for device, _ in keys}:
             assert device not in self._open, f"device {device}: a second request in flight"
@@ -45,8 +50,13 @@ class Watch:
             first = self._first.pop(device, keys)
             assert first == keys, f"device {device}: something else was sent before what had been in flight"
 
+    def stalled(self, request: Request) -> None:
+        """The request makes no progress: it needs no request slot."""
+        self._stalled.add(id(request))
+
     def answered(self, request: Request) -> None:
         self._requests -= 1
+        self._stalled.discard(id(request))
         for device in {device for device, _ in request.keys}:
             self._open.pop(device, None)
 

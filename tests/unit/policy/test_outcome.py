@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 from relay.policy.backoff import SERVER_WISH_MAX_MS
 from relay.policy.outcome import STRANGERS_MAX, GivenUp
-from relay.policy.schedule import Send
+from relay.policy.schedule import Send, Share
 from relay.policy.verdict import Failing, Misconfigured, RateLimited, Refused, TooLarge, Unauthorized, Verdict
 
 from tests.unit.policy.harness import (
@@ -653,3 +653,53 @@ def test_an_answer_to_nothing_changes_nothing() -> None:
     desk.pending[1] = []
     desk.answer(send, UNAUTHORIZED)
     assert state(desk) == "ok"
+
+
+SLOW = Failing("the request did not arrive", while_sending=True)
+
+
+def test_a_batch_that_times_out_while_the_relay_sends_it_is_halved_until_it_arrives() -> None:
+    """The size that arrived is remembered, as after a 413; no event is blamed for the slow link."""
+    desk = Desk()
+    desk.offer(1, 500)
+    requests: list[int] = []
+
+    def link(taken: Taken) -> Verdict:
+        requests.append(len(taken[1]))
+        return SLOW if len(taken[1]) * EVENT_BYTES > 60_000 else DELIVERED
+
+    while desk.pending[1]:
+        desk.round(link)
+    assert requests[:3] == [500, 249, 124]
+    assert all(size <= 124 for size in requests[2:])
+    assert desk.delivered[1] == list(range(500))
+    assert not desk.given_up.get(1)
+
+
+def test_an_upstream_that_reads_nothing_for_hours_leaves_batches_of_16_kib() -> None:
+    desk = Desk()
+    desk.offer(1, 500)
+    for _ in range(40):
+        desk.round(SLOW)
+    taken = desk.round()
+    assert 16 * 1024 - EVENT_BYTES - 14 <= len(taken[1]) * EVENT_BYTES <= 16 * 1024
+    assert not desk.given_up.get(1)
+
+
+def test_an_exact_request_of_several_devices_that_is_too_slow_is_sent_in_halves() -> None:
+    desk = Desk()
+    for lane in (1, 2):
+        desk.offer(lane, 100)
+    desk.schedule.resume([[Share(1, 100), Share(2, 100)]], desk.now)
+    assert sorted(desk.round(SLOW)) == [1, 2]
+    assert len(desk.round()) == 1
+    assert len(desk.round()) == 1
+    assert desk.delivered == {1: list(range(100)), 2: list(range(100))}
+
+
+def test_a_single_event_that_times_out_counts_as_any_failure() -> None:
+    desk = Desk()
+    desk.offer(1)
+    desk.round(SLOW)
+    assert desk.pending[1] == [0]
+    assert state(desk) == "backing_off"

@@ -631,3 +631,65 @@ def test_a_company_that_met_a_closing_connection_is_sent_again_as_it_was() -> No
     again = desk.next()
     assert isinstance(again, Send)
     assert (lanes(again), again.exact) == ([1, 2], True)
+
+
+def stalled_desk(*, served: bool, devices: int = 100) -> Desk:
+    """A desk with many due devices and two request slots."""
+    desk = Desk(max_in_flight=2)
+    if served:
+        desk.offer(1)
+        desk.round()
+        desk.now += 60_000
+    for lane in range(10, 10 + devices):
+        desk.offer(lane)
+    desk.schedule.flush(desk.now)
+    return desk
+
+
+def test_a_request_without_progress_frees_its_request_slot() -> None:
+    desk = stalled_desk(served=True)
+    first, second = desk.sends()
+    assert isinstance(desk.next(), Wait)
+    desk.schedule.stalled(first, stalled=True)
+    assert len(desk.sends()) == 1
+    desk.schedule.stalled(second, stalled=True)
+    desk.schedule.stalled(second, stalled=True)
+    assert len(desk.sends()) == 1
+
+
+def test_a_request_that_makes_progress_again_occupies_its_request_slot_again() -> None:
+    desk = stalled_desk(served=True)
+    first, second = desk.sends()
+    desk.schedule.stalled(first, stalled=True)
+    (third,) = desk.sends()
+    desk.schedule.stalled(first, stalled=False)
+    desk.answer(second)
+    assert isinstance(desk.next(), Wait)
+    desk.answer(third)
+    assert len(desk.sends()) == 1
+
+
+@pytest.mark.parametrize(("served", "connections"), [(True, 16), (False, 4)])
+def test_stalled_requests_occupy_at_most_eight_times_the_request_slots(served: bool, connections: int) -> None:
+    """A quarter of these for an endpoint that served nobody lately."""
+    desk = stalled_desk(served=served)
+    sent: list[Send] = []
+    while sends := desk.sends():
+        sent += sends
+        for send in sends:
+            desk.schedule.stalled(send, stalled=True)
+    assert len(sent) == connections
+    for send in sent:
+        desk.answer(send)
+    assert desk.schedule.in_flight() == 0
+    assert len(desk.sends()) == 2
+
+
+def test_an_endpoint_in_trouble_has_one_probe_though_the_probe_stalls() -> None:
+    desk = stalled_desk(served=False)
+    for send in desk.sends():
+        desk.answer(send, FAILING)
+    probe = desk.send()
+    desk.schedule.stalled(probe, stalled=True)
+    desk.now += 20_000
+    assert isinstance(desk.next(), Wait)
