@@ -6,10 +6,10 @@ Rules:
 - What others say (apps, the upstream, exceptions) cannot forge a line or drive a terminal: control
   characters are written as escapes, and every string is cut.
 - A traceback is plain text without local variables; in JSON it is one string.
-- Writing never raises: a full disk or a closed pipe under the log must not stop a part. The first line
-  that gets through again says how many were lost (`lines_lost`).
-- The last lines are kept in memory as they were written, for operators and `relay support-bundle`: a box
-  may have no journal, or one that its owner cannot reach.
+- Writing never raises and never waits: a full disk, a closed pipe or a stalled reader of the log stops no
+  part. `log_queue` writes in a thread of its own; a notice stands in place of the lines that it lost.
+- The last lines stay in memory, for operators and `relay support-bundle`: a box may have no journal, or one
+  that its owner cannot reach.
 - No line per event above debug. What apps or the network can repeat goes through a Gate.
 
 There is one log in a process, as in structlog and the standard library; `configure` may be called again.
@@ -17,6 +17,7 @@ There is one log in a process, as in structlog and the standard library; `config
 
 from __future__ import annotations
 
+import atexit
 import logging
 import math
 import os
@@ -25,7 +26,7 @@ import reprlib
 import sys
 from collections import deque
 from collections.abc import Hashable, Iterable, Mapping
-from typing import Any, ClassVar, NamedTuple, Protocol, TextIO
+from typing import Any, ClassVar, NamedTuple, TextIO
 
 import structlog
 from structlog.dev import plain_traceback
@@ -33,6 +34,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from relay.clock import Clock, SystemClock, rfc3339
 from relay.config import Log
+from relay.log_queue import Counts, LogQueue
 from relay.secret import MASK, Secret, pattern
 
 WORDS_CHARS = 256
@@ -41,6 +43,8 @@ TRACEBACK_CHARS = 16_000
 KEPT_LINES = 300
 KEPT_CHARS = 2_000
 """Of each kept line."""
+EXIT_FLUSH_S = 0.4
+"""A stop has 0.5 s beside the deadline of `signals`."""
 MAX_ITEMS = 50
 """Of one list or table in a field."""
 MAX_DEPTH = 4
@@ -48,12 +52,6 @@ LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 
 _MIN_IN_LINE_CHARS = 8
 """A shorter secret is looked for in the fields only: in the rendered line it would hit the line's own syntax."""
-
-
-class Counts(Protocol):
-    """A counter, as prometheus_client has them."""
-
-    def inc(self, amount: float = 1) -> None: ...
 
 
 class Gate:
@@ -97,14 +95,20 @@ def configure(
     stream: TextIO | None = None,
     clock: Clock | None = None,
     suppressed: Counts | None = None,
+    lost: Counts | None = None,
 ) -> None:
-    """Send everything that structlog, the standard library's logging and warnings say through the pipe.
+    """Send all lines of structlog, of the standard library's logging and of warnings through the pipe.
 
-    `stream` is stderr unless given. `suppressed` counts the libraries' lines beyond one a second.
+    `stream` is stderr unless given. `suppressed` counts the libraries' lines beyond one a second, `lost` the
+    lines that the stream did not take. The first line starts a thread. The end of the process writes the
+    queued lines, for at most EXIT_FLUSH_S.
     """
     stream = sys.stderr if stream is None else stream
     clock = SystemClock() if clock is None else clock
-    pipe = _Pipe(stream, clock, console=log.format == "console" or (log.format == "auto" and stream.isatty()))
+    pipe = _Pipe(stream, clock, lost, console=log.format == "console" or (log.format == "auto" and stream.isatty()))
+    close()
+    _shared.queue = pipe.queue
+    atexit.register(close)
     set_level(log.level)
     set_secrets(secrets)
     structlog.configure(
@@ -120,6 +124,19 @@ def configure(
     root.addHandler(_Libraries(Gate(suppressed), clock))
     root.setLevel(logging.WARNING)
     logging.captureWarnings(True)
+
+
+def flush(timeout_s: float) -> bool:
+    """Wait until the stream has all lines; False if the time is over first."""
+    return _shared.queue is None or _shared.queue.flush(timeout_s)
+
+
+def close() -> None:
+    """Write the queued lines, for at most EXIT_FLUSH_S, and end the thread. Later lines stay in memory only."""
+    atexit.unregister(close)
+    if _shared.queue is not None:
+        _shared.queue.close(EXIT_FLUSH_S)
+        _shared.queue = None
 
 
 def set_level(level: str) -> None:
@@ -148,6 +165,7 @@ class _Shared:
     """What loggers that exist must see change, and what the whole process has said."""
 
     kept: ClassVar[deque[str]] = deque(maxlen=KEPT_LINES)
+    queue: LogQueue | None = None
     threshold = LEVELS["info"]
     in_text: re.Pattern[str] | None = None
     in_line: re.Pattern[str] | None = None
@@ -159,33 +177,34 @@ _shared = _Shared()
 class _Pipe:
     """From an event's fields to a line in the stream."""
 
-    def __init__(self, stream: TextIO, clock: Clock, console: bool) -> None:
+    def __init__(self, stream: TextIO, clock: Clock, lost: Counts | None, console: bool) -> None:
         self._stream = stream
         self._clock = clock
         self._console = console
-        self._lines_lost = 0
+        self._render: Processor = structlog.processors.JSONRenderer()
+        if console:
+            colors = stream.isatty() and "NO_COLOR" not in os.environ
+            # The traceback is text by then. plain_traceback only says that no prettier one is missing.
+            self._render = structlog.dev.ConsoleRenderer(
+                colors=colors, sort_keys=False, exception_formatter=plain_traceback
+            )
+        self.queue = LogQueue(stream, self._notice, lost)
 
     def processors(self) -> list[Processor]:
-        render: Processor = structlog.processors.JSONRenderer()
-        if self._console:
-            colors = self._stream.isatty() and "NO_COLOR" not in os.environ
-            # the traceback is text by then; plain_traceback only says that no prettier one is missed
-            render = structlog.dev.ConsoleRenderer(colors=colors, sort_keys=False, exception_formatter=plain_traceback)
-        return [_drop_below_level, structlog.processors.format_exc_info, self._shape, render, _scrub_line]
+        return [_drop_below_level, structlog.processors.format_exc_info, self._shape, self._render, _scrub_line]
 
     def logger(self, name: str = "", *_: object) -> _Logger:
         return _Logger(name, self)
 
     def write(self, line: str) -> None:
         _shared.kept.append(line[:KEPT_CHARS])
-        try:
-            self._stream.write(f"{line}\n")
-            self._stream.flush()
-        except (OSError, ValueError):
-            # ValueError: the stream is closed
-            self._lines_lost += 1
-        else:
-            self._lines_lost = 0
+        self.queue.put(line)
+
+    def _notice(self, lines: int) -> str:
+        """Render the line that stands in place of lost ones."""
+        logger = _Logger("relay.log", self)
+        shaped = self._shape(logger, "warning", {"event": "log lines are missing", "lines": lines})
+        return str(self._render(logger, "warning", shaped))
 
     def _shape(self, logger: WrappedLogger, method: str, fields: EventDict) -> EventDict:
         """The line's fields in order, fit to be written."""
@@ -197,8 +216,6 @@ class _Pipe:
         for name, value in fields.items():
             if name not in shaped:
                 shaped[name] = _plain(value)
-        if self._lines_lost:
-            shaped["lines_lost"] = self._lines_lost
         if traceback is not None:
             shaped["exception"] = _traceback(str(traceback), indent="    " if self._console else "")
         return shaped

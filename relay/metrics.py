@@ -120,6 +120,7 @@ class Metrics:
             "config_last_reload_successful", "1 if the last reload was applied, 0 if it was refused."
         )
         self.log_lines_suppressed = counter("log_lines_suppressed", "Log lines left out by rate limits of the log.")
+        self.log_lines_lost = counter("log_lines_lost", "Log lines that stderr did not take: stalled, closed or full.")
         self._build_info = gauge("build_info", "Constant 1; the labels say what runs.", "version", "python", "sqlite")
         self._touch()
 

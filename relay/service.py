@@ -363,8 +363,10 @@ async def run(settings: Settings, load_settings: Loader) -> int:
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_loop_error)
     service = Service(settings, load_settings, SystemClock(), Supervisor(os.environ))
-    log.configure(settings.log, secrets(settings), suppressed=service.metrics.log_lines_suppressed)
+    # Before the log: the log's thread must inherit the mask of signals.
     signals.receive(partial(_told_to_stop, loop, service))
+    metrics = service.metrics
+    log.configure(settings.log, secrets(settings), suppressed=metrics.log_lines_suppressed, lost=metrics.log_lines_lost)
     loop.add_signal_handler(signal.SIGHUP, service.reload)
     await service.start()
     death = await service.wait()

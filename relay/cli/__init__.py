@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from relay import __version__
+from relay.standard_streams import open_standard_streams
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -83,4 +84,5 @@ def cli() -> None:
 
 
 def main() -> None:
+    open_standard_streams()
     cli(prog_name="relay")

@@ -57,11 +57,20 @@ class BrokenStream(io.StringIO):
         return super().write(text)
 
 
+WAIT_S = 10.0
+
+
+def count(counter) -> float:
+    (family,) = counter.collect()
+    return next(sample.value for sample in family.samples if sample.name.endswith("_total"))
+
+
 @pytest.fixture(autouse=True)
 def restore_global_logging():
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     yield
+    log.close()
     logging.captureWarnings(False)
     root.handlers[:] = handlers
     root.setLevel(level)
@@ -93,8 +102,13 @@ def console_log(stream, clock):
     return structlog.get_logger("relay.test")
 
 
+def written(stream: io.StringIO) -> str:
+    assert log.flush(WAIT_S)
+    return stream.getvalue()
+
+
 def lines(stream: io.StringIO) -> list[dict]:
-    return [json.loads(line) for line in stream.getvalue().splitlines()]
+    return [json.loads(line) for line in written(stream).splitlines()]
 
 
 # -- form ------------------------------------------------------------------------------------------------
@@ -121,7 +135,7 @@ def test_json_line_has_time_level_logger_event_and_fields(json_log, stream):
 def test_console_line_is_for_a_person(console_log, stream):
     console_log.warning("route held", tenant=2)
 
-    (line,) = stream.getvalue().splitlines()
+    (line,) = written(stream).splitlines()
     assert re.fullmatch(r"2026-11-23T08:00:00.000Z \[warning *\] route held +\[relay.test\] tenant=2", line)
 
 
@@ -132,7 +146,7 @@ def test_auto_is_console_on_a_terminal_and_json_elsewhere(stream_type, is_json, 
 
     structlog.get_logger().info("started")
 
-    assert stream.getvalue().startswith("{") is is_json
+    assert written(stream).startswith("{") is is_json
 
 
 def test_colors_are_for_terminals_that_want_them(clock, monkeypatch):
@@ -142,7 +156,7 @@ def test_colors_are_for_terminals_that_want_them(clock, monkeypatch):
 
     structlog.get_logger().info("started")
 
-    assert "\x1b" not in stream.getvalue()
+    assert "\x1b" not in written(stream)
 
 
 def test_level_can_change_under_loggers_that_exist(json_log, stream):
@@ -163,7 +177,7 @@ def test_configuring_again_writes_each_line_once_to_the_new_stream(json_log, str
     json_log.info("own")
     logging.getLogger("library").warning("foreign")
 
-    assert stream.getvalue() == ""
+    assert written(stream) == ""
     assert [line["event"] for line in lines(other)] == ["own", "foreign"]
 
 
@@ -189,8 +203,8 @@ def test_secret_is_in_no_line_however_it_gets_there(format_, secret, stream, clo
         logger.exception("failed", error=error)
         logging.getLogger("aiohttp.client").error("key %s", secret, exc_info=error)
 
-    assert "CANARY" not in stream.getvalue()
-    assert MASK in stream.getvalue()
+    assert "CANARY" not in written(stream)
+    assert MASK in written(stream)
 
 
 def test_longer_secret_that_a_shorter_one_begins_is_masked_whole(stream, clock):
@@ -218,7 +232,7 @@ def test_the_last_lines_are_kept_as_they_were_written_within_bounds(json_log, st
     assert len(kept) == KEPT_LINES
     assert max(map(len, kept)) == KEPT_CHARS
     assert CANARY not in "".join(kept)
-    assert stream.getvalue().splitlines()[-1].startswith(kept[-1])
+    assert written(stream).splitlines()[-1].startswith(kept[-1])
 
 
 def test_secret_across_a_cut_is_masked_before_it_is_cut(json_log, stream):
@@ -228,8 +242,8 @@ def test_secret_across_a_cut_is_masked_before_it_is_cut(json_log, stream):
     except ValueError:
         json_log.exception("y")
 
-    assert "CANA" not in stream.getvalue()
-    assert CANARY[-4:] not in stream.getvalue()
+    assert "CANA" not in written(stream)
+    assert CANARY[-4:] not in written(stream)
 
 
 def test_a_line_stays_json_whatever_the_secret_is(stream, clock):
@@ -248,7 +262,7 @@ FORGED = 'a\n2026-11-23T08:00:00Z [error] forged\r\x1b[31mred\x00\x7f\x9b31m\u20
 def test_control_characters_of_values_reach_no_console(console_log, stream):
     console_log.info(FORGED, device=FORGED, nested={FORGED: [FORGED]}, raw=FORGED.encode())
 
-    (line,) = stream.getvalue().splitlines()
+    (line,) = written(stream).splitlines()
     assert line.isprintable()
 
 
@@ -259,7 +273,7 @@ def test_any_text_gives_one_printable_line(event, value):
 
     structlog.get_logger().info(event, value=value)
 
-    (line,) = stream.getvalue().removesuffix("\n").split("\n")
+    (line,) = written(stream).removesuffix("\n").split("\n")
     assert line.isprintable()
 
 
@@ -273,7 +287,7 @@ def test_any_value_gives_one_line_of_strict_json(value):
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is not JSON")
 
-    (line,) = stream.getvalue().splitlines()
+    (line,) = written(stream).splitlines()
     json.loads(line, parse_constant=refuse)
     assert line.isascii()
 
@@ -335,7 +349,7 @@ def test_no_line_of_a_traceback_on_the_console_can_pass_for_a_log_line(console_l
     except ValueError:
         console_log.exception("part died")
 
-    first, *others = stream.getvalue().removesuffix("\n").split("\n")
+    first, *others = written(stream).removesuffix("\n").split("\n")
     assert first.startswith("2026-11-23T08:00:00.000Z [error")
     assert len(others) > 2
     assert all(line.startswith("    ") and line.isprintable() for line in others)
@@ -411,20 +425,22 @@ def test_level_of_the_log_holds_for_libraries_too(stream, clock):
 # -- a log that cannot be written ------------------------------------------------------------------------
 
 
-def test_broken_stream_stops_nobody_and_the_lines_lost_are_told_once_it_works_again(clock):
-    stream = BrokenStream()
-    log.configure(Log(format="json"), stream=stream, clock=clock)
+def test_broken_stream_stops_nobody_and_a_notice_stands_in_place_of_the_lost_lines(clock):
+    stream, lost = BrokenStream(), Metrics().log_lines_lost
+    log.configure(Log(format="json"), stream=stream, clock=clock, lost=lost)
     logger = structlog.get_logger()
 
     logger.error("lost")
     logger.error("lost")
+    assert log.flush(WAIT_S)
     stream.broken = False
     logger.info("back")
     logger.info("next")
 
-    back, following = lines(stream)
-    assert (back["event"], back["lines_lost"]) == ("back", 2)
-    assert "lines_lost" not in following
+    notice, back, following = lines(stream)
+    assert (notice["event"], notice["lines"], notice["level"]) == ("log lines are missing", 2, "warning")
+    assert (back["event"], following["event"]) == ("back", "next")
+    assert count(lost) == 2
 
 
 def test_closed_stream_stops_nobody(json_log, stream):
@@ -437,6 +453,7 @@ def test_without_a_stream_the_log_goes_to_stderr(capsys, clock):
     log.configure(Log(format="json"), clock=clock)
 
     structlog.get_logger().info("started")
+    assert log.flush(WAIT_S)
 
     captured = capsys.readouterr()
     assert captured.out == ""
