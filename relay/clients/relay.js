@@ -4,7 +4,7 @@
  * 1. Nothing here ever throws into the page, whatever it is called with and whatever the browser lacks.
  * 2. An event stays in memory, and in localStorage where there is one, until the relay has answered for it. Both
  *    are bounded, localStorage for all pages of an origin together: the oldest go first, what is being sent stays.
- *    `relay.dropped` counts what left this page's memory.
+ *    `relay.dropped` counts what left this page's memory, and `onerror` receives the reason.
  * 3. Sending again is harmless: every event has its id, and the relay stores an id once.
  * 4. When the page is hidden or left, what waits goes out by sendBeacon; as that says nothing of success, it also
  *    stays in localStorage for the next visit.
@@ -16,7 +16,9 @@
   var MAX_EVENTS = 1000;
   var MAX_CHARS = 1000000; // of all that waits; localStorage holds 5 MB for the whole origin, the page's own included
   var LOOK_CHARS = 50000; // a page stores so much more, or 50 events, before it looks again what all have stored
-  var MAX_EVENT_CHARS = 60000; // the relay takes 64 KiB
+  var MAX_EVENT_BYTES = 60000; // the relay accepts 64 KiB
+  var MAX_REASON_CHARS = 500;
+  var TWO_63 = 9223372036854775808;
   var MAX_BATCH_EVENTS = 100;
   var MAX_BATCH_BYTES = 60000; // browsers keep 64 KiB alive beyond the page, all requests together
   var GATHER_MS = 50;
@@ -28,7 +30,7 @@
 
   function Relay(options) {
     this.pending = 0; // events that wait for an answer
-    this.dropped = 0; // events given up: queue full, refused, or no JSON
+    this.dropped = 0; // events given up: queue full, rejected, too large, or not expressible in JSON
     this._options = {};
     this._queue = []; // of {key, body, bytes}, oldest first
     this._chars = 0;
@@ -44,7 +46,8 @@
     safely(function () { relay._watch(); });
   }
 
-  // options: url of the events API; event: fields that every event gets, such as tenant_id and source
+  // options: url of the events API; event: fields that every event gets, such as tenant_id and source;
+  // onerror: function (reason, body) that is called for each dropped event; body is its JSON, or null
   Relay.prototype.configure = function (options) {
     var mine = this._options;
     safely(function () {
@@ -53,21 +56,40 @@
     return this;
   };
 
-  // The event's id, or null if the event cannot be sent. `fields` go into the event as they are.
+  // Return the event's id, or null if the event cannot be sent. `fields` go into the event; values that the relay
+  // rejects are mended (see `mended`). Without `occurred_at` the relay adds the time of receipt, which it can correct.
   Relay.prototype.send = function (eventType, fields) {
     var relay = this;
-    var id = safely(function () {
-      var event = { event_id: newId(), event_type: eventType, occurred_at: new Date().toISOString() };
+    var reason = "the event cannot be sent";
+    var id = null;
+    var body = null;
+    try {
+      var event = { event_id: newId(), event_type: eventType };
       merge(event, relay._options.event);
       merge(event, fields);
-      var body = JSON.stringify(event);
-      if (typeof event.event_id !== "string" || body.length > MAX_EVENT_CHARS) return null;
-      relay._keep(body);
-      relay._wake(GATHER_MS);
-      return event.event_id;
+      body = JSON.stringify(event, mended);
+      if (typeof event.event_id !== "string") reason = "event_id is not a string";
+      else if (byteLength(body) > MAX_EVENT_BYTES) {
+        reason = "the event has " + byteLength(body) + " bytes; the limit is " + MAX_EVENT_BYTES;
+      } else {
+        relay._keep(body);
+        id = event.event_id;
+        relay._wake(GATHER_MS);
+      }
+    } catch (error) {
+      reason = "the event cannot be written as JSON: " + (safely(function () { return error.message; }) || "unknown");
+    }
+    if (!id) this._drop(reason, body);
+    return id;
+  };
+
+  Relay.prototype._drop = function (reason, body) {
+    var relay = this;
+    this.dropped += 1;
+    complain("event dropped: " + reason);
+    safely(function () {
+      if (relay._options.onerror) relay._options.onerror(reason, body);
     });
-    if (!id) this.dropped += 1;
-    return id || null;
   };
 
   // Send now what waits, without the pause after a failure.
@@ -94,8 +116,9 @@
     this._queue.push(item);
     this._chars += item.body.length;
     while (this._queue.length > MAX_EVENTS || this._chars > MAX_CHARS) {
-      this._remove(this._queue[this._sending.length]); // what is being sent lies before it
-      this.dropped += 1;
+      var oldest = this._queue[this._sending.length]; // what is being sent lies before it
+      this._remove(oldest);
+      this._drop("the queue is full", oldest.body);
     }
     this.pending = this._queue.length;
   };
@@ -162,12 +185,12 @@
     var batch = (this._sending = this._batch(0));
     if (!batch.length) return;
     var settled = false;
-    function settle(status, retryAfter) {
+    function settle(status, retryAfter, text) {
       if (settled) return;
       settled = true;
       clearTimeout(timeout);
       relay._sending = [];
-      safely(function () { relay._settle(batch, status, retryAfter); });
+      safely(function () { relay._settle(batch, status, retryAfter, text); });
     }
     var abort = null;
     var timeout = setTimeout(function () {
@@ -181,7 +204,7 @@
     }
   };
 
-  Relay.prototype._settle = function (batch, status, retryAfter) {
+  Relay.prototype._settle = function (batch, status, retryAfter, text) {
     if (status >= 200 && status < 300) {
       for (var i = 0; i < batch.length; i++) this._remove(batch[i]);
       this._failures = 0;
@@ -191,8 +214,7 @@
       // the same bytes would be refused again: find the bad event by halving, and give only that one up
       if (batch.length === 1) {
         this._remove(batch[0]);
-        this.dropped += 1;
-        complain("event refused with " + status + ": " + batch[0].body.slice(0, 200));
+        this._drop("the relay rejected it with " + status + ": " + reasonIn(text), batch[0].body);
       }
       this._most = Math.max(1, Math.floor(batch.length / 2));
       this._wake(0);
@@ -261,7 +283,12 @@
           signal: controller && controller.signal,
         })
         .then(
-          function (answer) { settle(answer.status, answer.headers.get("Retry-After")); },
+          function (answer) {
+            var retryAfter = answer.headers.get("Retry-After");
+            if (answer.status < 400 || !answer.text) return settle(answer.status, retryAfter);
+            function read(text) { settle(answer.status, retryAfter, text); }
+            answer.text().then(read, function () { read(""); });
+          },
           function () { settle(0); }
         );
       return function () { controller.abort(); };
@@ -269,7 +296,9 @@
     var request = new root.XMLHttpRequest();
     request.open("POST", url);
     request.setRequestHeader("Content-Type", TYPE);
-    request.onloadend = function () { settle(request.status); };
+    request.onloadend = function () {
+      settle(request.status, safely(function () { return request.getResponseHeader("Retry-After"); }), request.responseText);
+    };
     request.send(body);
     return function () { request.abort(); };
   }
@@ -296,6 +325,40 @@
       into[name] = isPlain(value) && name === "source" ? merge(merge({}, into[name]), value) : value;
     }
     return into;
+  }
+
+  // A replacer for JSON.stringify: half of a surrogate pair and U+0000 become U+FFFD, an integer beyond 64 bits
+  // becomes a string. The relay rejects them, as one such value would make the upstream reject a whole batch.
+  function mended(key, value) {
+    if (typeof value === "string") return mendedText(value);
+    if (typeof value === "bigint") return Math.abs(Number(value)) <= 9007199254740991 ? Number(value) : String(value);
+    if (typeof value === "number" && Math.floor(value) === value && Math.abs(value) < 1e21) {
+      return Math.abs(value) >= TWO_63 ? String(value) : value;
+    }
+    if (!isPlain(value)) return value;
+    var names = Object.keys(value);
+    for (var i = 0; i < names.length; i++) if (mendedText(names[i]) !== names[i]) return withMendedNames(value, names);
+    return value;
+  }
+
+  function withMendedNames(value, names) {
+    var copy = {};
+    for (var i = 0; i < names.length; i++) copy[mendedText(names[i])] = value[names[i]];
+    return copy;
+  }
+
+  function mendedText(text) {
+    return text.replace(/[\uD800-\uDBFF][\uDC00-\uDFFF]|[\u0000\uD800-\uDFFF]/g, function (found) {
+      return found.length === 2 ? found : "\uFFFD";
+    });
+  }
+
+  // The relay's reason in the body of a response, with every error of a 422.
+  function reasonIn(text) {
+    var answer = safely(function () { return JSON.parse(text); }) || {};
+    var reason = answer.error || String(text || "no reason given");
+    if (answer.errors) reason += " " + JSON.stringify(answer.errors);
+    return reason.slice(0, MAX_REASON_CHARS);
   }
 
   function isPlain(value) {
