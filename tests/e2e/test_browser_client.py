@@ -184,3 +184,46 @@ async def test_a_page_of_the_public_internet_needs_leave_for_loopback_and_its_ev
             await browser.run("relay.flush()")
             await browser.until("relay.pending === 0")
         await delivered(sandbox, "with.leave")
+
+
+BEACON = """
+const id = crypto.randomUUID();
+const event = {event_id: id, event_type: "by.json.beacon", tenant_id: 2, source: {platform: "web", device_id: "b"}};
+const body = new Blob([JSON.stringify(event)], {type: "application/json"});
+return [navigator.sendBeacon(arguments[0], body), id];
+"""
+XHR = """
+return new Promise((settle) => {
+  const request = new XMLHttpRequest();
+  request.open("POST", arguments[0]);
+  request.withCredentials = true;
+  for (const name of ["traceparent", "sentry-trace", "X-Requested-With", "Authorization"])
+    request.setRequestHeader(name, "1");
+  request.setRequestHeader("Content-Type", "application/json");
+  request.onloadend = () => settle([request.status, request.getResponseHeader("Relay-Durability")]);
+  request.send(JSON.stringify(
+    {event_type: "by.xhr", tenant_id: 2, source: {platform: "web", device_id: "b"}}));
+});
+"""
+
+
+async def test_a_beacon_with_a_json_blob_is_stored(
+    sandbox: Sandbox, tmp_path: Path, browser: Browser, page: Page
+) -> None:
+    async with running(settings(sandbox, tmp_path, page)) as relay:
+        page.html = ""
+        await browser.open(page.origin)
+        sent, event_id = await browser.run(BEACON, f"http://{relay.http}/v1/events")
+        assert sent
+        event = await delivered(sandbox, "by.json.beacon")
+        assert event["event_id"] == event_id
+
+
+async def test_a_request_with_credentials_and_headers_of_a_tracing_sdk_is_stored_and_may_be_read(
+    sandbox: Sandbox, tmp_path: Path, browser: Browser, page: Page
+) -> None:
+    async with running(settings(sandbox, tmp_path, page)) as relay:
+        await browser.open(page.origin)
+        assert await browser.run(XHR, f"http://{relay.http}/v1/events") == [202, "full"]
+        await delivered(sandbox, "by.xhr")
+        assert await browser.complaints() == []
