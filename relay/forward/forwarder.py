@@ -33,7 +33,18 @@ from relay.policy import batch
 from relay.policy.backoff import full_jitter
 from relay.policy.schedule import Reply, Schedule, Send, Share, Wait
 from relay.policy.true_time import EARLIEST_MS, TrueTime
-from relay.policy.verdict import Again, Answer, Delivered, Failing, NoAnswer, Refused, TooLarge, server_date_ms, verdict
+from relay.policy.verdict import (
+    Again,
+    Answer,
+    Delivered,
+    Failing,
+    NoAnswer,
+    Refused,
+    TooLarge,
+    is_from_api,
+    server_date_ms,
+    verdict,
+)
 from relay.stamp import corrected
 from relay.tasks import Tasks
 
@@ -287,8 +298,8 @@ class Forwarder:
             return answer
         self._metrics.upstream_requests.labels(self._metrics.code(answer.status)).inc()
         date_ms = server_date_ms(answer.headers)
-        if date_ms is not None:
-            self._true_time.heard(date_ms, sent_at, came_at)
+        if date_ms is not None and is_from_api(answer):
+            self._true_time.heard(date_ms, sent_at, came_at, self._clock.wall_ms())
         return answer
 
     def _stalled(self, send: Send, stalled: bool) -> None:

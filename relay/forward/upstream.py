@@ -27,11 +27,12 @@ from relay.forward import wire
 from relay.forward.progress import TOTAL_FACTOR, Sockets, Watch
 from relay.forward.resolver import Resolver
 from relay.forward.response_head import MAX_LINE_BYTES, MAX_LINES
+from relay.policy import requested_delay
 from relay.policy.verdict import Answer, NoAnswer, clean, redirect_target
 from relay.secret import MASK, Secret, pattern
 
 ANSWER_MAX_BYTES = 64 * 1024
-_HEADERS_OF_USE = ("date", "retry-after", "x-ratelimit-limit", "x-ratelimit-reset", "content-type", "location")
+_HEADERS_OF_USE = ("content-encoding", "content-type", "location", "x-ratelimit-limit", *requested_delay.HEADERS)
 _KEEP_ALIVE_S = 15.0  # below the 60 to 75 s of the usual servers, so that they rarely close first
 _CONNECT_S = 10.0
 

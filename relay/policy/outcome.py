@@ -81,7 +81,7 @@ def judge(case: Case, verdict: Verdict) -> Judgement:
         case _ if not case.lanes:
             return _NOTHING
         case Delivered():
-            return _delivered(case)
+            return _delivered(case, verdict)
         case Refused(named=named) if named:
             case.route.alive(case.now)
             return Judgement(_named(case, verdict))
@@ -101,14 +101,28 @@ def judge(case: Case, verdict: Verdict) -> Judgement:
             return Judgement((), "exact")
 
 
-def _delivered(case: Case) -> Judgement:
+def _delivered(case: Case, verdict: Delivered) -> Judgement:
+    """The events are delivered, except those that the response rejects by name."""
     outcomes = []
+    first = 0
     for lane, events in case.lanes:
         lane.delivered(events)
-        outcomes.append(LaneOutcome(lane.id, True, _NONE_GIVEN_UP))
+        outcomes.append(LaneOutcome(lane.id, True, _given_up(verdict.rejected, verdict.status, first, events)))
+        first += events
     case.route.served([lane_id for lane_id, _, _ in outcomes], case.now)
     case.route.body_size.served(case.body_bytes, case.now)
     return Judgement(outcomes)
+
+
+def _given_up(messages: Mapping[int, str], status: int, first: int, events: int) -> Mapping[int, GivenUp]:
+    """Return those of a queue's events that a response names; its `events` begin at index `first` of the request."""
+    if not messages:
+        return _NONE_GIVEN_UP
+    return {
+        index - first: GivenUp("refused", status, f"{status} {message}")
+        for index, message in messages.items()
+        if first <= index < first + events
+    }
 
 
 def _give_up(lane: Lane, given_up: GivenUp) -> Judgement:
@@ -122,11 +136,7 @@ def _named(case: Case, verdict: Refused) -> list[LaneOutcome]:
     outcomes: list[LaneOutcome] = []
     first = 0
     for lane, events in case.lanes:
-        given_up = {
-            index - first: GivenUp("refused", verdict.status, f"{verdict.status} {words}")
-            for index, words in verdict.named.items()
-            if first <= index < first + events
-        }
+        given_up = _given_up(verdict.named, verdict.status, first, events)
         first += events
         lane.forget_doubts()
         if given_up:

@@ -5,8 +5,8 @@ and the answer's last: an interval for the difference between true and monotonic
 answers say is what their intervals have in common (K. Marzullo and S. Owicki, "Maintaining the Time in
 a Distributed System", 1983).
 
-Rules: only monotonic time is reckoned with, so nothing here outlives a boot. An answer that contradicts
-the others changes nothing until the next one bears it out: a proxy's clock may be wrong, too.
+Rules: only monotonic time is reckoned with, so nothing here outlives a boot. A response that contradicts the others, or
+a plausible wall clock, changes nothing until a second response confirms it: the clock of an upstream may be wrong, too.
 """
 
 from __future__ import annotations
@@ -39,18 +39,24 @@ class TrueTime:
         self._ahead: _Ahead | None = None
         self._doubt: _Ahead | None = None  # contradicts `_ahead`
 
-    def heard(self, date_ms: int, sent_at: int, came_at: int) -> None:
-        """An answer's Date, and when its request began and ended."""
+    def heard(self, date_ms: int, sent_at: int, came_at: int, wall_ms: int) -> None:
+        """Learn from a response's Date. `sent_at`, `came_at`: when its request began and ended, monotonic
+        milliseconds; `wall_ms`: this machine's Unix time at the end."""
         if date_ms < EARLIEST_MS:
             return
         said = _Ahead(date_ms - came_at, date_ms + _DATE_STEP_MS - sent_at)
-        common = said.common(self._ahead) if self._ahead else said
+        common = said.common(self._ahead) if self._ahead else self._unless_doubtful(said, wall_ms, came_at)
         if common is None:
             common = said.common(self._doubt) if self._doubt else None
             if common is None:
                 self._doubt = said
                 return
         self._ahead, self._doubt = common, None
+
+    def _unless_doubtful(self, said: _Ahead, wall_ms: int, came_at: int) -> _Ahead | None:
+        """Return what the first response says; of two in a row that contradict a plausible wall clock, the second's."""
+        agrees = said.least - WRONG_FROM_MS <= wall_ms - came_at <= said.most + WRONG_FROM_MS
+        return said if agrees or wall_ms < EARLIEST_MS else None
 
     def now_ms(self, now: int) -> int | None:
         """The time at `now`; None: unknown."""

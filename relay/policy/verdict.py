@@ -7,20 +7,25 @@ means for devices and routes (hold, halve, probe) is `schedule`'s.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from datetime import UTC
-from email.utils import parsedate_to_datetime
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
 
 from relay.policy.html_words import html_words, without_status
+from relay.policy.requested_delay import http_date_ms, requested_ms
+from relay.policy.response_body import content_of, decoded
 
 WORDS_MAX_CHARS = 256
-_EPOCH_SECONDS_FROM = 1_000_000_000  # an X-RateLimit-Reset above this is a Unix time, below it a delay
+_NOT_ABOUT_EVENTS = frozenset(
+    (402, 404, 405, 406, 409, 410, 411, 412, 415, 417, 418, 419, 421, 423, 424, 426, 428, 431, 451, 501)
+)
+"""Statuses of proxies, hosters and CDNs that are about the connection, the account or the place."""
+_REJECTED = ("rejected", "failed", "invalid", "rejected_events", "failed_events", "rejected_count", "failed_count")
+"""Members by which a success lists or counts events that it rejected."""
+_OF_THE_API = {"success", "errors", "message"}
 _NAMED = re.compile(r'events"?\s*[./\[,]+\s*"?(\d+)\b', re.ASCII)
 _INDEX_MAX_DIGITS = 9
 
@@ -55,7 +60,11 @@ class NoAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """All events of the request are the upstream's now."""
+    """The upstream accepted the events of the request, except those it rejected by name."""
+
+    status: int = 202
+    rejected: Mapping[int, str] = field(default_factory=dict)
+    """The upstream's message by index in the request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +119,6 @@ class Again:
     words: str
 
 
-_DELIVERED = Delivered()
-
 Verdict = Delivered | Refused | TooLarge | RateLimited | Unauthorized | Misconfigured | Failing | Again
 
 
@@ -119,18 +126,21 @@ def verdict(answer: Answer | NoAnswer, events: int) -> Verdict:
     """What the answer to a request with `events` events means."""
     if isinstance(answer, NoAnswer):
         return _no_answer(answer)
-    status, content = answer.status, _json(answer.body)
-    succeeded = 200 <= status < 300
-    if succeeded and not (isinstance(content, dict) and content.get("success") is False):
-        return _DELIVERED
-    said = _said(answer, content)
-    words = clean(f"{status} {said}", answer.mask)
+    answer = replace(answer, body=decoded(answer.body, answer.headers))
+    status, content = answer.status, content_of(answer.body)
+    if 200 <= status < 300:
+        return _success(answer, content, events)
+    words = clean(f"{status} {_said(answer, content)}", answer.mask)
     match status:
-        case _ if succeeded:
-            return Failing(clean(f"{status} but success is false: {said}", answer.mask), None, status)
-        case 401 | 403:
+        case 401 | 403 | 407:
             return Unauthorized(words)
-        case 404 | 405 | 410 | 501:
+        case 511:
+            return Misconfigured(words)
+        case _ if 300 <= status < 400:
+            target = redirect_target(answer.headers.get("location", ""))
+            words = clean(f"{status}{target} {_said(answer, content)}", answer.mask)
+            return Misconfigured(f"{words} (redirects are not followed: one would carry the key away)")
+        case _ if status in _NOT_ABOUT_EVENTS or (status == 400 and answer.body.lstrip().startswith(b"<")):
             return Misconfigured(words)
         case 413:
             return TooLarge(status, words)
@@ -139,13 +149,7 @@ def verdict(answer: Answer | NoAnswer, events: int) -> Verdict:
         case 408 | 425 | 499:
             return Failing(words, _asked_ms(answer), status)
         case _ if 400 <= status < 500:
-            # a 400 in HTML is a server's or proxy's own (plain HTTP to a TLS port, say), not the API's about an event
-            about_events = status == 422 or (status == 400 and not answer.body.lstrip().startswith(b"<"))
-            return Refused(status, words, _named(content, events, answer.mask), about_events)
-        case _ if 300 <= status < 400:
-            target = redirect_target(answer.headers.get("location", ""))
-            words = clean(f"{status}{target} {said}", answer.mask)
-            return Misconfigured(f"{words} (redirects are not followed: one would carry the key away)")
+            return Refused(status, words, _named(content, events, answer.mask), status in (400, 422))
         case _:
             return Failing(words, _asked_ms(answer), status)
 
@@ -157,9 +161,7 @@ def _no_answer(answer: NoAnswer) -> Verdict:
     match answer.proxy_status:
         case 401 | 403 | 407:
             return Unauthorized(answer.words)
-        case 404 | 405 | 410 | 501 | 511:
-            return Misconfigured(answer.words)
-        case status if status is not None and 300 <= status < 400:
+        case status if status is not None and (status in _NOT_ABOUT_EVENTS or status == 511 or 300 <= status < 400):
             return Misconfigured(answer.words)
         case _:
             return Failing(answer.words, while_sending=answer.while_sending)
@@ -177,9 +179,67 @@ def redirect_target(location: str) -> str:
     return f" redirects to {url.scheme or 'the same scheme'}://{host}"
 
 
+def _success(answer: Answer, content: Any, events: int) -> Verdict:
+    """What a 2xx means: it counts as delivered only if the API itself responded, and accepted the events.
+
+    Captive portals, firewalls, error pages and single-page applications respond 200 in the API's place.
+    """
+    status = answer.status
+    if status in (201, 202, 204) and not answer.body.strip():
+        return Delivered(status)
+    if not isinstance(content, dict) or not ("success" in content or _has_error(content)):
+        return Misconfigured(_not_the_api(answer))
+    if content.get("success") is not True or _has_error(content):
+        return Failing(clean(f"{status} but success is false: {_said(answer, content)}", answer.mask), None, status)
+    if status not in (200, 201, 202):
+        return Misconfigured(_not_the_api(answer))
+    rejected = [content[name] for name in _REJECTED if content.get(name)]
+    if not rejected:
+        return Delivered(status)
+    named = _rejected_by_index(rejected, events, answer.mask)
+    if named:
+        return Delivered(status, named)
+    return Refused(status, clean(f"{status} with rejected events: {_said(answer, content)}", answer.mask))
+
+
+def is_from_api(answer: Answer) -> bool:
+    """Return whether the API itself responded, not a proxy or portal in its place: only then its Date is believed."""
+    content = content_of(decoded(answer.body, answer.headers))
+    if 200 <= answer.status < 300:
+        return not isinstance(_success(answer, content, 0), Misconfigured)
+    return answer.status in (401, 422, 429) and isinstance(content, dict) and bool(_OF_THE_API & content.keys())
+
+
+def _has_error(content: Mapping[str, Any]) -> bool:
+    return bool(content.get("error") or content.get("errors"))
+
+
+def _not_the_api(answer: Answer) -> str:
+    """Return a message that says so and quotes the beginning of the response."""
+    said = _said(answer, None) or "an empty body"
+    return clean(
+        f"{answer.status} is not the API's response but a portal's, proxy's or web page's: {said}", answer.mask
+    )
+
+
+def _rejected_by_index(lists: Sequence[Any], events: int, mask: Callable[[str], str]) -> dict[int, str]:
+    """Return the messages of rejected events by index; empty if not all are named by an index that is there."""
+    named: dict[int, str] = {}
+    for rejected in lists:
+        for each in rejected if isinstance(rejected, list) else [rejected]:
+            index = each.get("index") if isinstance(each, dict) else None
+            if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < events:
+                return {}
+            named[index] = clean(_text(each), mask)
+    return named
+
+
 def server_date_ms(headers: Mapping[str, str]) -> int | None:
-    """The upstream's own clock, Unix milliseconds, from its Date header."""
-    return _http_date_ms(headers.get("date"))
+    """Return the upstream's clock, Unix milliseconds, from its Date and Age; None without a Date."""
+    date_ms = http_date_ms(headers.get("date"))
+    age_s = _integer(headers.get("age")) if date_ms is not None else None
+    # A cache adds how long it has kept the response (RFC 9111, 5.1).
+    return date_ms if date_ms is None or age_s is None or age_s < 0 else date_ms + 1000 * age_s
 
 
 def _named(content: Any, events: int, mask: Callable[[str], str]) -> dict[int, str]:
@@ -217,23 +277,8 @@ def _complaints(errors: Any) -> Iterator[tuple[str, str]]:
 
 
 def _asked_ms(answer: Answer) -> int | None:
-    """How long the server asks us to wait; None if it does not say, or not in a way that makes sense.
-
-    Dates are taken relative to the server's own Date header: a TV box's clock may be decades off.
-    """
-    headers = answer.headers
-    server_now_ms = server_date_ms(headers) or answer.wall_ms
-    retry_after = headers.get("retry-after", "").strip()
-    seconds = _integer(retry_after)
-    if seconds is not None:
-        return max(0, seconds) * 1000
-    date_ms = _http_date_ms(retry_after)
-    if date_ms is not None:
-        return max(0, date_ms - server_now_ms)
-    reset = _integer(headers.get("x-ratelimit-reset"))
-    if reset is None or reset < 0:
-        return None
-    return max(0, reset * 1000 - server_now_ms) if reset >= _EPOCH_SECONDS_FROM else reset * 1000
+    """How long the server asks us to wait; None if it does not say, or not in a way that makes sense."""
+    return requested_ms(answer.headers, answer.wall_ms)
 
 
 def _integer(text: str | None) -> int | None:
@@ -245,25 +290,6 @@ def _integer(text: str | None) -> int | None:
 def _positive(text: str | None) -> int | None:
     number = _integer(text)
     return number if number is not None and number > 0 else None
-
-
-@lru_cache(maxsize=8)  # all answers of a second have one date
-def _http_date_ms(text: str | None) -> int | None:
-    """Unix milliseconds. HTTP dates are UTC (RFC 9110, 5.6.7), also in the forms that do not say so."""
-    if not text:
-        return None
-    try:
-        date = parsedate_to_datetime(text)
-        return int((date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() * 1000)
-    except (ValueError, TypeError, OverflowError):
-        return None
-
-
-def _json(body: bytes) -> Any:
-    try:
-        return msgspec.json.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return None
 
 
 def _said(answer: Answer, content: Any) -> str:

@@ -134,8 +134,24 @@ MUTANTS = (
     mutant(
         "a 2xx believed that says no",
         "G1",
-        "tests/unit/policy/test_verdict.py::test_a_2xx_that_says_success_false_is_treated_as_5xx",
-        ("relay/policy/verdict.py", 'content.get("success") is False', "not content"),
+        "tests/unit/policy/test_verdict.py::test_2xx_without_success_true_or_with_an_error_is_treated_as_5xx",
+        ("relay/policy/verdict.py", 'content.get("success") is not True', 'content.get("success") is None'),
+    ),
+    mutant(
+        "a 2xx of a captive portal believed",
+        "G1",
+        "tests/unit/policy/test_verdict.py::test_any_other_2xx_is_not_the_apis_response",
+        (
+            "relay/policy/verdict.py",
+            "        return Misconfigured(_not_the_api(answer))\n    if content.get",
+            "        return Delivered(status)\n    if content.get",
+        ),
+    ),
+    mutant(
+        "events that a success rejects by name counted as delivered",
+        "G1",
+        "tests/unit/policy/test_outcome.py::test_events_that_a_success_rejects_by_name_are_given_up_and_the_rest_is_delivered",
+        ("relay/policy/outcome.py", "    if not messages:\n", "    if status == 202:\n"),
     ),
     mutant(
         "a wrong URL's events given up",
@@ -143,8 +159,8 @@ MUTANTS = (
         "tests/unit/policy/test_verdict.py::test_a_route_that_is_not_there_is_misconfigured",
         (
             "relay/policy/verdict.py",
-            "        case 404 | 405 | 410 | 501:\n            return Misconfigured(words)\n",
-            "        case 404 | 405 | 410 | 501:\n            return Refused(status, words)\n",
+            'startswith(b"<")):\n            return Misconfigured(words)\n',
+            'startswith(b"<")):\n            return Refused(status, words)\n',
         ),
     ),
     mutant(
@@ -169,8 +185,8 @@ MUTANTS = (
         "tests/unit/policy/test_outcome.py::test_only_named_events_are_given_up_with_the_upstreams_words_and_the_rest_is_sent_at_once",
         (
             "relay/policy/outcome.py",
-            "            for index, words in verdict.named.items()\n",
-            '            for index, words in dict.fromkeys(range(first, first + events), "").items()\n',
+            "        for index, message in messages.items()\n",
+            '        for index, message in dict.fromkeys(range(first, first + events), "").items()\n',
         ),
     ),
     mutant(
@@ -229,8 +245,8 @@ MUTANTS = (
         f"{CONTRACT}::TestDedupe::test_across_a_restart_and_after_delivery",
         (
             f"{SQLITE}/transactions.py",
-            "    if stretch.ids:\n        _remember(",
-            "    if not stretch:\n        _remember(",
+            "    if stretch.ids:\n        remember(",
+            "    if not stretch:\n        remember(",
         ),
     ),
     mutant(

@@ -8,7 +8,16 @@ import pytest
 from relay.policy.backoff import SERVER_WISH_MAX_MS
 from relay.policy.outcome import STRANGERS_MAX, GivenUp
 from relay.policy.schedule import Send, Share
-from relay.policy.verdict import Failing, Misconfigured, RateLimited, Refused, TooLarge, Unauthorized, Verdict
+from relay.policy.verdict import (
+    Delivered,
+    Failing,
+    Misconfigured,
+    RateLimited,
+    Refused,
+    TooLarge,
+    Unauthorized,
+    Verdict,
+)
 
 from tests.unit.policy.harness import (
     DELIVERED,
@@ -74,6 +83,20 @@ def test_only_named_events_are_given_up_with_the_upstreams_words_and_the_rest_is
     assert desk.now - at < 100
     assert desk.given_up == {1: {n: GivenUp("refused", 422, "422 no good") for n in (3, 7)}}
     assert desk.delivered[1] == [n for n in range(501) if n not in (3, 7)]
+
+
+def test_events_that_a_success_rejects_by_name_are_given_up_and_the_rest_is_delivered() -> None:
+    desk = Desk(mix_devices="always")
+    for lane in (1, 2):
+        desk.offer(lane, 3)
+    desk.schedule.flush(desk.now)
+    first, second = lanes(send := desk.send())
+    desk.answer(send, Delivered(202, {1: "too old", 3: "unknown type"}))
+    assert desk.given_up == {
+        first: {1: GivenUp("refused", 202, "202 too old")},
+        second: {0: GivenUp("refused", 202, "202 unknown type")},
+    }
+    assert (desk.delivered[first], desk.delivered[second]) == ([0, 2], [1, 2])
 
 
 def test_the_rest_of_a_named_batch_does_not_linger_with_what_came_meanwhile() -> None:

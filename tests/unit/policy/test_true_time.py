@@ -8,12 +8,24 @@ from relay.policy.true_time import EARLIEST_MS, WRONG_FROM_MS, TrueTime
 NOON = 1_795_420_800_000
 
 
-def heard(*answers: tuple[int, int, int]) -> TrueTime:
-    """(date, sent, came), each in milliseconds after noon or after our start."""
+def heard(*answers: tuple[int, int, int], wall_ms: int = 0) -> TrueTime:
+    """(date, sent, came), each in milliseconds after noon or after our start; the wall clock was never set."""
     true_time = TrueTime()
     for date_ms, sent_at, came_at in answers:
-        true_time.heard(NOON + date_ms, sent_at, came_at)
+        true_time.heard(NOON + date_ms, sent_at, came_at, wall_ms)
     return true_time
+
+
+@pytest.mark.parametrize("off_ms", [10_800_000, -10_800_000, 30 * 86_400_000])
+def test_a_plausible_wall_clock_is_contradicted_by_two_responses_only(off_ms: int) -> None:
+    assert heard((off_ms, 0, 10), wall_ms=NOON).now_ms(10) is None
+    confirmed = heard((off_ms, 0, 10), (off_ms + 1_000, 1_000, 1_010), wall_ms=NOON).now_ms(1_010)
+    assert confirmed is not None
+    assert abs(confirmed - (NOON + off_ms + 1_500)) <= 1_000
+
+
+def test_a_plausible_wall_clock_is_confirmed_by_one_response() -> None:
+    assert heard((0, 0, 10), wall_ms=NOON + WRONG_FROM_MS // 2).now_ms(10) is not None
 
 
 def test_unknown_until_an_answer_had_a_date() -> None:
@@ -53,7 +65,7 @@ def test_two_in_a_row_are() -> None:
 
 def test_an_upstream_whose_own_clock_was_never_set_tells_nothing() -> None:
     true_time = TrueTime()
-    true_time.heard(EARLIEST_MS - 1, 0, 10)
+    true_time.heard(EARLIEST_MS - 1, 0, 10, 0)
     assert true_time.now_ms(10) is None
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import time
+import zlib
 from collections.abc import Iterator, Mapping
 
 import msgspec
@@ -22,6 +24,7 @@ from relay.policy.verdict import (
     Unauthorized,
     Verdict,
     clean,
+    is_from_api,
     server_date_ms,
     verdict,
 )
@@ -45,39 +48,137 @@ def judged(
         (200, b'{"success": true}'),
         (201, b""),
         (202, b'{"success": true}'),
-        (202, b"<html>fine</html>"),
-        (202, b'{"success": "maybe"}'),
-        (202, b'[{"success": false}]'),
+        (202, b'{"success": true, "error": null, "errors": []}'),
+        (202, b'{"success": true, "error": "", "errors": {}, "rejected": 0}'),
+        (202, b'{"success": true, "accepted": 3, "rejected": []}'),
+        (202, b" \n"),
         (204, b""),
-        (299, b"\xff\xfe"),
+        (202, b'\xef\xbb\xbf{"success": true}'),
+        (202, '{"success": true}'.encode("utf-16")),
+        (202, b'{"success": true, "echo": "' + b"x" * 70_000),
     ],
 )
-def test_any_2xx_is_delivered(status: int, body: bytes) -> None:
-    assert judged(status, body) == Delivered()
+def test_success_of_the_api_is_delivered(status: int, body: bytes) -> None:
+    assert judged(status, body[: 64 << 10]) == Delivered(status)
 
 
-def test_a_2xx_that_says_success_false_is_treated_as_5xx() -> None:
-    assert judged(202, {"success": False, "error": "queue is down"}) == Failing(
-        "202 but success is false: queue is down", None, 202
-    )
+@pytest.mark.parametrize("coding", ["gzip", "x-gzip", "deflate", "GZIP", "identity, gzip"])
+def test_content_encoding_is_undone_first(coding: str) -> None:
+    compress = zlib.compress if coding == "deflate" else gzip.compress
+    headers = {"content-encoding": coding}
+
+    assert judged(202, compress(b'{"success": true}'), headers) == Delivered(202)
+    assert isinstance(judged(200, compress(b'{"success": false}'), headers), Failing)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"success": false, "error": "queue is down"}',
+        b'\xef\xbb\xbf{"success": false, "error": "queue is down"}',
+        '{"success": false, "error": "queue is down"}'.encode("utf-16"),
+        b'{"success": "false", "error": "queue is down"}',
+        b'{"success": "true", "error": "queue is down"}',
+        b'{"success": 0, "error": "queue is down"}',
+        b'{"success": 1, "error": "queue is down"}',
+        b'{"success": null, "error": "queue is down"}',
+        b'{"success": true, "error": "queue is down"}',
+        b'{"error": "queue is down"}',
+    ],
+)
+@pytest.mark.parametrize("status", [200, 202, 207])
+def test_2xx_without_success_true_or_with_an_error_is_treated_as_5xx(status: int, body: bytes) -> None:
+    assert judged(status, body) == Failing(f"{status} but success is false: queue is down", None, status)
+
+
+def test_2xx_with_an_error_object_is_treated_as_5xx() -> None:
+    assert isinstance(judged(200, {"success": True, "errors": {"events.3.id": ["x"]}}), Failing)
+    assert isinstance(judged(200, {"error": {"code": 500}}), Failing)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "quoted"),
+    [
+        (200, b"<!DOCTYPE html><html><head><title>Guest WiFi - Sign in</title></head></html>", "Guest WiFi - Sign in"),
+        (202, b"<html>fine</html>", "fine"),
+        (200, b"<br />\n<b>Fatal error</b>: memory exhausted", "memory exhausted"),
+        (200, b'<br /><b>Warning</b>: x<br />{"success": true}', "Warning"),
+        (200, b"", "an empty body"),
+        (200, b"null", "null"),
+        (200, b"true", "true"),
+        (202, b"[]", "[]"),
+        (202, b'[{"success": true}]', "success"),
+        (202, b"OK", "OK"),
+        (200, b'{"status": "error", "message": "no such tenant"}', "no such tenant"),
+        (200, b"{}", "{}"),
+        (203, b'{"success": true}', "success"),
+        (206, b'{"success": true}', "success"),
+        (207, b'{"success": true, "results": [{"index": 0, "status": 500}]}', "results"),
+        (206, b"", "an empty body"),
+        (299, b"\xff\xfe", "299"),
+    ],
+)
+def test_any_other_2xx_is_not_the_apis_response(status: int, body: bytes, quoted: str) -> None:
+    """A captive portal, a firewall or a web page responded in the API's place: the events are not delivered."""
+    found = judged(status, body)
+
+    assert isinstance(found, Misconfigured)
+    assert "is not the API's response" in found.words
+    assert quoted in found.words
+
+
+def test_rejected_events_that_a_success_names_are_settled_one_by_one() -> None:
+    found = judged(202, {"success": True, "accepted": 8, "rejected": [{"index": 3, "reason": "old"}, {"index": 9}]})
+
+    assert found == Delivered(202, {3: '{"index":3,"reason":"old"}', 9: '{"index":9}'})
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"rejected": 1},
+        {"rejected_count": 2},
+        {"failed": [{"event_id": "550e8400-e29b-41d4-a716-446655440000"}]},
+        {"rejected": [{"index": 3}, {"index": EVENTS}]},
+        {"rejected": [{"index": True}]},
+        {"invalid": {"events.3": ["no"]}},
+    ],
+)
+def test_rejected_events_that_a_success_does_not_name_are_looked_for_as_after_a_422(extra: dict[str, object]) -> None:
+    found = judged(202, {"success": True} | extra)
+
+    assert isinstance(found, Refused)
+    assert (found.status, found.named, found.about_events) == (202, {}, True)
 
 
 @pytest.mark.parametrize("status", [300, 301, 302, 303, 304, 307, 308])
 def test_a_redirect_is_never_followed_and_means_a_wrong_url(status: int) -> None:
-    found = judged(status, b"", {"location": "https://elsewhere.example/"})
+    found = judged(status, b"", {"location": "https://portal.example:8443/login?back=SECRET"})
     assert isinstance(found, Misconfigured)
-    assert "redirects are not followed" in found.words
+    assert "redirects to https://portal.example" in found.words
+    assert "SECRET" not in found.words
 
 
-@pytest.mark.parametrize("status", [401, 403])
+def test_a_captive_portal_that_says_so_is_misconfigured() -> None:
+    assert isinstance(judged(511, b"<html>Network Authentication Required</html>"), Misconfigured)
+
+
+@pytest.mark.parametrize("status", [401, 403, 407])
 @pytest.mark.parametrize("body", [b'{"message":"Unauthenticated."}', b"<html><h1>403</h1></html>", b""])
-def test_401_and_403_are_about_the_key(status: int, body: bytes) -> None:
+def test_401_403_and_407_are_about_the_key(status: int, body: bytes) -> None:
     assert isinstance(judged(status, body), Unauthorized)
 
 
-@pytest.mark.parametrize("status", [404, 405, 410, 501])
+@pytest.mark.parametrize(
+    "status", [402, 404, 405, 406, 409, 410, 411, 412, 415, 417, 418, 419, 421, 423, 424, 426, 428, 431, 451, 501]
+)
 def test_a_route_that_is_not_there_is_misconfigured(status: int) -> None:
     assert judged(status, {"message": "Not Found"}) == Misconfigured(f"{status} Not Found")
+
+
+def test_a_400_in_html_is_a_servers_own() -> None:
+    page = b"<html>The plain HTTP request was sent to HTTPS port</html>"
+    assert isinstance(judged(400, page), Misconfigured)
 
 
 @pytest.mark.parametrize("status", [408, 425, 499, 500, 502, 503, 504, 520, 521, 522, 523, 524, 525, 526, 530, 599])
@@ -116,7 +217,25 @@ def test_413_is_too_large() -> None:
         ({"retry-after": " 17 "}, 17_000),
         ({"retry-after": "0"}, 0),
         ({"retry-after": "-5"}, 0),
-        ({"retry-after": "99999999999"}, 99_999_999_999_000),
+        ({"retry-after": "999999999"}, 999_999_999_000),
+        ({"retry-after": "30.0"}, 30_000),
+        ({"retry-after": "29.57"}, 29_570),
+        ({"retry-after": "30s"}, 30_000),
+        ({"retry-after": "+30"}, 30_000),
+        ({"retry-after": "30, 60"}, 30_000),
+        ({"retry-after": "2026-11-23T08:00:30Z", "date": SERVER_DATE}, 30_000),
+        ({"retry-after": "2026-11-23 09:00:30+01:00", "date": SERVER_DATE}, 30_000),
+        ({"retry-after": str(SERVER_DATE_S + 30), "date": SERVER_DATE}, 30_000),
+        ({"ratelimit-reset": "30"}, 30_000),
+        ({"ratelimit": "limit=20, remaining=0, reset=30"}, 30_000),
+        ({"ratelimit": '"default";r=0;t=30'}, 30_000),
+        ({"ratelimit": '"default";r=0', "x-ratelimit-reset": "7"}, 7_000),
+        ({"x-ratelimit-reset": str((SERVER_DATE_S + 30) * 1000), "date": SERVER_DATE}, 30_000),
+        ({"x-ratelimit-reset": f"{SERVER_DATE_S + 30}.5", "date": SERVER_DATE}, 30_500),
+        ({"x-ratelimit-reset": "Mon, 23 Nov 2026 08:00:30 GMT", "date": SERVER_DATE}, 30_000),
+        ({"x-rate-limit-reset": "30"}, 30_000),
+        ({"retry-after-ms": "30000"}, 30_000),
+        ({"retry-after-ms": "5", "ratelimit-reset": "30"}, 30_000),
         ({"retry-after": "1e9"}, None),
         ({"retry-after": "soon"}, None),
         ({"retry-after": "١٧"}, None),
@@ -129,7 +248,7 @@ def test_413_is_too_large() -> None:
         ({"x-ratelimit-reset": str(SERVER_DATE_S + 42), "date": SERVER_DATE}, 42_000),
         ({"x-ratelimit-reset": str(SERVER_DATE_S - 42), "date": SERVER_DATE}, 0),
         ({"x-ratelimit-reset": "42"}, 42_000),
-        ({"x-ratelimit-reset": "-42"}, None),
+        ({"x-ratelimit-reset": "-42"}, 0),
         ({"x-ratelimit-reset": "later"}, None),
         ({"retry-after": "soon", "x-ratelimit-reset": "42"}, 42_000),
         ({"retry-after": "7", "x-ratelimit-reset": "42"}, 7_000),
@@ -185,7 +304,7 @@ def test_no_date_and_a_garbled_one_are_none() -> None:
 FIELD_REQUIRED = "The events.3.source.platform field is required."
 
 
-@pytest.mark.parametrize("status", [400, 409, 422])
+@pytest.mark.parametrize("status", [400, 416, 422])
 @pytest.mark.parametrize(
     ("body", "named"),
     [
@@ -251,13 +370,9 @@ def test_a_thousand_named_events_are_all_named() -> None:
     [
         (400, b'{"message":"bad"}', True),
         (400, b"", True),
-        (400, b"<html>The plain HTTP request was sent to HTTPS port</html>", False),
         (422, b'{"message":"bad"}', True),
         (422, b"<html>bad</html>", True),
-        *(
-            (status, b"", False)
-            for status in (402, 406, 407, 409, 411, 414, 415, 416, 418, 419, 421, 424, 426, 431, 451)
-        ),
+        *((status, b"", False) for status in (414, 416, 420, 430, 450, 498)),
     ],
 )
 def test_only_400_and_422_are_surely_about_events(status: int, body: bytes, about_events: bool) -> None:
@@ -307,7 +422,9 @@ def test_a_kept_connection_that_closed_means_the_same_request_again() -> None:
         (407, Unauthorized),
         (302, Misconfigured),
         (404, Misconfigured),
+        (402, Misconfigured),
         (405, Misconfigured),
+        (406, Misconfigured),
         (511, Misconfigured),
         (400, Failing),
         (422, Failing),
@@ -337,3 +454,32 @@ def test_a_redirect_is_described_by_scheme_and_host_of_its_target(location: str,
     assert isinstance(judgement, Misconfigured)
     assert judgement.words.startswith(f"302{target} moved (")
     assert "token" not in judgement.words and "pw" not in judgement.words
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "is_the_apis"),
+    [
+        (202, {"success": True}, True),
+        (202, {"success": False}, True),
+        (204, b"", True),
+        (401, {"success": False, "error": "Invalid or missing API key"}, True),
+        (422, {"errors": {}}, True),
+        (429, {"message": "Too Many Attempts."}, True),
+        (200, b"<html>portal</html>", False),
+        (302, b"", False),
+        (401, b"<html>401</html>", False),
+        (407, {"message": "Proxy Authentication Required"}, False),
+        (422, [], False),
+        (429, b"", False),
+        (500, {"message": "Server Error"}, False),
+        (503, {"message": "Service Unavailable"}, False),
+    ],
+)
+def test_whose_date_is_believed(status: int, body: object, is_the_apis: bool) -> None:
+    content = body if isinstance(body, bytes) else msgspec.json.encode(body)
+    assert is_from_api(Answer(status, {}, content, 0)) is is_the_apis
+
+
+def test_a_cache_adds_the_age_of_its_response() -> None:
+    assert server_date_ms({"date": SERVER_DATE, "age": "86400"}) == (SERVER_DATE_S + 86_400) * 1000
+    assert server_date_ms({"date": SERVER_DATE, "age": "-1"}) == SERVER_DATE_S * 1000
