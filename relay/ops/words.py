@@ -36,8 +36,8 @@ ROUTE: Mapping[RouteState, Meaning] = {
         "Put the right key into upstream.api_key_file; it is noticed within 5 seconds.",
     ),
     "misconfigured": Meaning(
-        "There is no events API at its URL, or the URL redirects elsewhere. Everything is kept.",
-        "Correct upstream.url, then have the configuration read again (SIGHUP, systemctl reload relay).",
+        "Something else responds in the place of the events API, or the URL redirects. All events stay in the outbox.",
+        "Look at last_error. Sign in to the network, or correct upstream.url and reload (systemctl reload relay).",
     ),
 }
 LANE: Mapping[str, str] = {
@@ -47,7 +47,7 @@ LANE: Mapping[str, str] = {
     "backing_off": "failed, and is tried again",
     "rate_limited": "the upstream asked it to wait",
     "unauthorized": "the upstream does not take the key",
-    "misconfigured": "the upstream's URL is wrong",
+    "misconfigured": "something else responds in the upstream's place",
 }
 ROUTE_HELD = "waits with its upstream"
 
@@ -79,7 +79,7 @@ def summary(gauges: Gauges, pending: int, held: int, states: Mapping[RouteState,
                 which = f"{count} upstreams of {upstreams}"
             said = {
                 "unauthorized": "refuses the key: nothing can be sent",
-                "misconfigured": "is not where upstream.url says: nothing can be sent",
+                "misconfigured": "is not what responds at upstream.url: nothing can be sent",
                 "backing_off": "does not answer: events wait",
             }[state]
             return Summary("trouble", f"{which} {said}.", ROUTE[state].to_do)

@@ -59,7 +59,7 @@ def _inflated(body: bytes) -> bytes:
 
 
 def _whole_members(text: str) -> dict[str, Any] | None:
-    """Return the members of an object that break off nowhere; None if the text does not begin with an object."""
+    """Return the whole members of an object that was cut; None if the text is not the beginning of one object."""
     text = text.lstrip(_SPACE)
     if not text.startswith("{"):
         return None
@@ -70,6 +70,10 @@ def _whole_members(text: str) -> dict[str, Any] | None:
             name, at = _member(text, _skip(text, at, "{,"))
             value, at = _member(text, _skip(text, at, ":"))
             members[name] = value
+            end = text[at:].lstrip(_SPACE) if text[at : at + 1] not in ("", ",") else ""
+            if end.startswith("}"):
+                # The object ends here: a page after it makes it another response.
+                return None if end[1:].strip(_SPACE) else members
     except (ValueError, IndexError, RecursionError, TypeError):
         return members
 

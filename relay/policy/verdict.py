@@ -7,14 +7,14 @@ means for devices and routes (hold, halve, probe) is `schedule`'s.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
-import msgspec
-
 from relay.policy.html_words import html_words, without_status
+from relay.policy.named_events import named, rejected_in_success
 from relay.policy.requested_delay import http_date_ms, requested_ms
 from relay.policy.response_body import content_of, decoded
 
@@ -23,11 +23,7 @@ _NOT_ABOUT_EVENTS = frozenset(
     (402, 404, 405, 406, 409, 410, 411, 412, 415, 417, 418, 419, 421, 423, 424, 426, 428, 431, 451, 501)
 )
 """Statuses of proxies, hosters and CDNs that are about the connection, the account or the place."""
-_REJECTED = ("rejected", "failed", "invalid", "rejected_events", "failed_events", "rejected_count", "failed_count")
-"""Members by which a success lists or counts events that it rejected."""
 _OF_THE_API = {"success", "errors", "message"}
-_NAMED = re.compile(r'events"?\s*[./\[,]+\s*"?(\d+)\b', re.ASCII)
-_INDEX_MAX_DIGITS = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +145,8 @@ def verdict(answer: Answer | NoAnswer, events: int) -> Verdict:
         case 408 | 425 | 499:
             return Failing(words, _asked_ms(answer), status)
         case _ if 400 <= status < 500:
-            return Refused(status, words, _named(content, events, answer.mask), status in (400, 422))
+            found = named(content, events, partial(clean, mask=answer.mask))
+            return Refused(status, words, found, status in (400, 422))
         case _:
             return Failing(words, _asked_ms(answer), status)
 
@@ -193,25 +190,29 @@ def _success(answer: Answer, content: Any, events: int) -> Verdict:
         return Failing(clean(f"{status} but success is false: {_said(answer, content)}", answer.mask), None, status)
     if status not in (200, 201, 202):
         return Misconfigured(_not_the_api(answer))
-    rejected = [content[name] for name in _REJECTED if content.get(name)]
-    if not rejected:
+    rejected = rejected_in_success(content, events, partial(clean, mask=answer.mask))
+    if rejected is None:
         return Delivered(status)
-    named = _rejected_by_index(rejected, events, answer.mask)
-    if named:
-        return Delivered(status, named)
-    return Refused(status, clean(f"{status} with rejected events: {_said(answer, content)}", answer.mask))
+    if 0 < len(rejected) < events:
+        return Delivered(status, rejected)
+    return Refused(status, clean(f"{status} with rejected events: {_said(answer, content)}", answer.mask), rejected)
 
 
 def is_from_api(answer: Answer) -> bool:
     """Return whether the API itself responded, not a proxy or portal in its place: only then its Date is believed."""
     content = content_of(decoded(answer.body, answer.headers))
     if 200 <= answer.status < 300:
-        return not isinstance(_success(answer, content, 0), Misconfigured)
+        return isinstance(_success(answer, content, 0), Delivered | Refused)
     return answer.status in (401, 422, 429) and isinstance(content, dict) and bool(_OF_THE_API & content.keys())
 
 
 def _has_error(content: Mapping[str, Any]) -> bool:
-    return bool(content.get("error") or content.get("errors"))
+    return _is_error(content.get("error")) or _is_error(content.get("errors"))
+
+
+def _is_error(value: Any) -> bool:
+    """Return whether a member says that something failed. A number does, also 0."""
+    return not (value is None or value is False or (isinstance(value, str | list | dict) and not value))
 
 
 def _not_the_api(answer: Answer) -> str:
@@ -222,58 +223,12 @@ def _not_the_api(answer: Answer) -> str:
     )
 
 
-def _rejected_by_index(lists: Sequence[Any], events: int, mask: Callable[[str], str]) -> dict[int, str]:
-    """Return the messages of rejected events by index; empty if not all are named by an index that is there."""
-    named: dict[int, str] = {}
-    for rejected in lists:
-        for each in rejected if isinstance(rejected, list) else [rejected]:
-            index = each.get("index") if isinstance(each, dict) else None
-            if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < events:
-                return {}
-            named[index] = clean(_text(each), mask)
-    return named
-
-
 def server_date_ms(headers: Mapping[str, str]) -> int | None:
     """Return the upstream's clock, Unix milliseconds, from its Date and Age; None without a Date."""
     date_ms = http_date_ms(headers.get("date"))
     age_s = _integer(headers.get("age")) if date_ms is not None else None
     # A cache adds how long it has kept the response (RFC 9111, 5.1).
     return date_ms if date_ms is None or age_s is None or age_s < 0 else date_ms + 1000 * age_s
-
-
-def _named(content: Any, events: int, mask: Callable[[str], str]) -> dict[int, str]:
-    """Which events a body names, by index; empty if it names none, or one that is not there.
-
-    Shapes: {"errors": {"events.3.source.platform": ["..."]}} and lists of objects or sentences that
-    hold such a path, under "errors" or "detail". A body that names an index out of range counts by
-    something we do not know: none of its names is believed.
-    """
-    if not isinstance(content, dict):
-        return {}
-    named: dict[int, list[str]] = {}
-    for path, words in _complaints(content.get("errors") or content.get("detail")):
-        found = _NAMED.search(path)
-        if found is None:
-            continue
-        digits = found[1]
-        if len(digits) > _INDEX_MAX_DIGITS or int(digits) >= events:
-            return {}
-        index = int(digits)
-        named.setdefault(index, []).append(words)
-    return {index: clean("; ".join(words), mask) for index, words in named.items()}
-
-
-def _complaints(errors: Any) -> Iterator[tuple[str, str]]:
-    """(path, words) of every complaint in a validation error's body."""
-    if isinstance(errors, dict):
-        for path, words in errors.items():
-            texts = words if isinstance(words, list) else [words]
-            yield str(path), " ".join(text if isinstance(text, str) else _text(text) for text in texts)
-    elif isinstance(errors, list):
-        for complaint in errors:
-            text = complaint if isinstance(complaint, str) else _text(complaint)
-            yield text, text
 
 
 def _asked_ms(answer: Answer) -> int | None:
@@ -310,7 +265,3 @@ def clean(text: str, mask: Callable[[str], str] = str) -> str:
     line = " ".join((text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)).split())
     line = mask(line)
     return line if len(line) <= WORDS_MAX_CHARS else line[: WORDS_MAX_CHARS - 1] + "…"
-
-
-def _text(value: Any) -> str:
-    return msgspec.json.encode(value).decode()

@@ -31,7 +31,7 @@ def look(
         (look(["rate_limited"], pending=0), "ok", "Nothing waits"),
         (look(["backing_off"]), "trouble", "The upstream does not answer"),
         (look(["unauthorized"], pending=0), "trouble", "refuses the key"),
-        (look(["ok", "misconfigured"]), "trouble", "One upstream of 2 is not where"),
+        (look(["ok", "misconfigured"]), "trouble", "One upstream of 2 is not what"),
         (look(["ok", "backing_off", "unauthorized"]), "trouble", "One upstream of 3 refuses the key"),
         (look(["unauthorized"], gauges=NOT_WRITABLE), "trouble", "cannot be stored: the disk is full"),
     ],

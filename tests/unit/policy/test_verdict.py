@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 import pytest
+from relay.policy.response_body import MAX_BYTES
 from relay.policy.verdict import (
     WORDS_MAX_CHARS,
     Again,
@@ -94,6 +95,14 @@ def test_2xx_without_success_true_or_with_an_error_is_treated_as_5xx(status: int
 def test_2xx_with_an_error_object_is_treated_as_5xx() -> None:
     assert isinstance(judged(200, {"success": True, "errors": {"events.3.id": ["x"]}}), Failing)
     assert isinstance(judged(200, {"error": {"code": 500}}), Failing)
+    assert isinstance(judged(200, {"success": True, "error": 0}), Failing)
+
+
+def test_a_page_after_a_success_is_not_the_apis_response_however_long() -> None:
+    for padding in (b"<html>", b"<html>" + b"x" * MAX_BYTES):
+        assert isinstance(judged(200, b'{"success": true}' + padding), Misconfigured)
+    assert judged(200, b'{"success": true}' + b" " * MAX_BYTES) == Delivered(200)
+    assert judged(200, b'{"success": true, "padding": "' + b"x" * MAX_BYTES) == Delivered(200)
 
 
 @pytest.mark.parametrize(
@@ -127,10 +136,43 @@ def test_any_other_2xx_is_not_the_apis_response(status: int, body: bytes, quoted
     assert quoted in found.words
 
 
-def test_rejected_events_that_a_success_names_are_settled_one_by_one() -> None:
-    found = judged(202, {"success": True, "accepted": 8, "rejected": [{"index": 3, "reason": "old"}, {"index": 9}]})
+@pytest.mark.parametrize(
+    ("extra", "rejected"),
+    [
+        ({"accepted": 8, "rejected": [{"index": 3, "reason": "old"}, {"index": 9}]}, {3: "old", 9: '{"index":9}'}),
+        ({"rejected": [{"index": 3, "error": "old"}], "rejected_count": 1}, {3: "old"}),
+        ({"rejected": [3, 4]}, {3: "rejected without a reason", 4: "rejected without a reason"}),
+        ({"failed": {"3": "old"}}, {3: "old"}),
+        ({"invalid": {"events.3": ["old"]}}, {3: '["old"]'}),
+        ({"failed_events": [{"event_index": 0, "message": "old"}]}, {0: "old"}),
+        ({"results": [{"index": 3, "status": 422, "error": "old"}, {"index": 1, "status": 201}]}, {3: "old"}),
+        ({"results": [{"status": "ok"}] * 9 + [{"status": "failed", "message": "old"}]}, {9: "old"}),
+        ({"items": [{"index": 3, "success": False, "errors": ["old"]}]}, {3: '["old"]'}),
+    ],
+)
+def test_rejected_events_that_a_success_names_are_settled_one_by_one(
+    extra: dict[str, object], rejected: dict[int, str]
+) -> None:
+    assert judged(202, {"success": True} | extra) == Delivered(202, rejected)
 
-    assert found == Delivered(202, {3: '{"index":3,"reason":"old"}', 9: '{"index":9}'})
+
+def test_a_success_that_names_every_event_as_rejected_delivers_none() -> None:
+    found = judged(202, {"success": True, "rejected": list(range(EVENTS))})
+
+    assert isinstance(found, Refused)
+    assert sorted(found.named) == list(range(EVENTS))
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"accepted": 7, "duplicates": 3},
+        {"rejected": 0, "failed": [], "invalid": False, "failed_count": "0"},
+        {"results": [{"index": 0, "status": 201}, {"index": 1, "status": "ok", "error": None}]},
+    ],
+)
+def test_a_success_that_counts_no_rejected_event_is_delivered(extra: dict[str, object]) -> None:
+    assert judged(202, {"success": True} | extra) == Delivered(202)
 
 
 @pytest.mark.parametrize(
@@ -138,10 +180,16 @@ def test_rejected_events_that_a_success_names_are_settled_one_by_one() -> None:
     [
         {"rejected": 1},
         {"rejected_count": 2},
+        {"invalid_count": "2"},
+        {"accepted": 0},
+        {"accepted": 9},
+        {"failed": True},
         {"failed": [{"event_id": "550e8400-e29b-41d4-a716-446655440000"}]},
+        {"rejected": [{"index": 3}, {"event_id": "550e8400-e29b-41d4-a716-446655440000"}]},
+        {"rejected": [{"index": 3}], "rejected_count": 2},
         {"rejected": [{"index": 3}, {"index": EVENTS}]},
         {"rejected": [{"index": True}]},
-        {"invalid": {"events.3": ["no"]}},
+        {"results": [{"status": 500}]},
     ],
 )
 def test_rejected_events_that_a_success_does_not_name_are_looked_for_as_after_a_422(extra: dict[str, object]) -> None:
@@ -460,7 +508,8 @@ def test_a_redirect_is_described_by_scheme_and_host_of_its_target(location: str,
     ("status", "body", "is_the_apis"),
     [
         (202, {"success": True}, True),
-        (202, {"success": False}, True),
+        (202, {"success": False}, False),
+        (202, {"success": True, "rejected": 1}, True),
         (204, b"", True),
         (401, {"success": False, "error": "Invalid or missing API key"}, True),
         (422, {"errors": {}}, True),
