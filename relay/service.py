@@ -195,7 +195,7 @@ class Service:
     # -- what may be asked of it while it runs -------------------------------------------------------
 
     def flush(self) -> None:
-        """Send now what waits, within the limits, and probe held routes at once."""
+        """Send pending events now, within the limits, and end every pause that no server named."""
         self._forwarder.flush()
 
     def reload(self) -> bool:

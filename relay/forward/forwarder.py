@@ -101,12 +101,12 @@ class Forwarder:
         self._changed.set()
 
     def flush(self) -> None:
-        """Send now what waits, within the limits, and probe what is held."""
+        """Send pending events now, within the limits, and end every pause that no server named."""
         self._schedule.flush(self._clock.monotonic_ms())
         self._changed.set()
 
     def probe(self) -> None:
-        """Try held routes at once: a key or URL has changed."""
+        """End every pause that no server named: the configuration was read again."""
         self._schedule.probe(self._clock.monotonic_ms())
         self._changed.set()
 

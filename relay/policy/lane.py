@@ -38,6 +38,7 @@ class Lane:
         "key",
         "leftover",
         "listed_empty",
+        "named_until",
         "own_trouble",
         "phase",
         "queued",
@@ -60,6 +61,7 @@ class Lane:
         self.body_bytes = 0
         self.due: int | None = None  # when the events have waited long enough for company
         self.hold = 0  # not before
+        self.named_until = 0  # the part of `hold` that a server named
         self.why = ""
         self.wake_at: int | None = None  # of the valid entry in the schedule's heap
         self.queued = False  # in its route's ready queue
@@ -98,8 +100,13 @@ class Lane:
         """Not in company with other lanes: it may hold a bad event."""
         return bool(self.alone or self.suspect or self.small)
 
-    def held(self, until: int, why: str) -> None:
-        self.hold, self.why = until, why
+    def held(self, until: int, why: str, named_until: int = 0) -> None:
+        """Pause the device. `named_until`: the time that a server named, 0 if none did."""
+        self.hold, self.why, self.named_until = until, why, named_until
+
+    def end_pause(self) -> None:
+        """End the pause, except the part that a server named."""
+        self.hold = min(self.hold, self.named_until)
 
     def is_full(self, limits: Limits) -> bool:
         """Enough for a whole request: no more company is waited for."""

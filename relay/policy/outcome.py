@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from relay.policy.backoff import delay, full_jitter, probe_delay
+from relay.policy.backoff import delay, full_jitter, named_until, probe_delay
 from relay.policy.lane import Lane
 from relay.policy.limits import Limits
 from relay.policy.route import Route, Trouble
@@ -208,12 +208,14 @@ def _limited(case: Case, verdict: RateLimited) -> Judgement:
         route.oddly_limited(case.sent_at, now)
     if odd or own_limit:
         lane.failures += 1
-        lane.held(now + delay(case.jitter_ms(lane.failures - 1), verdict.asked_ms), "rate_limited")
+        until = now + delay(case.jitter_ms(lane.failures - 1), verdict.asked_ms)
+        lane.held(until, "rate_limited", named_until(now, verdict.asked_ms))
     else:
         # a request likely counts against its first device: if it is that one's 429, it shows once it travels alone
         lane.alone = True
         attempt = route.limited(verdict.words, case.sent_at, now, _assumed(case, verdict))
         route.limited_until = max(route.limited_until, now + delay(case.jitter_ms(attempt), verdict.asked_ms))
+        route.named_limit_until = max(route.named_limit_until, named_until(now, verdict.asked_ms))
     return Judgement((), "exact" if case.exact else "")
 
 
@@ -285,11 +287,12 @@ def _held(case: Case, theirs: bool, trouble: Trouble, words: str, asked_ms: int 
     if theirs:
         route.last_error = words
         for lane, _ in case.lanes:
-            lane.held(now + _pause_ms(case, trouble, lane.failures - 1, asked_ms), trouble)
+            lane.held(now + _pause_ms(case, trouble, lane.failures - 1, asked_ms), trouble, named_until(now, asked_ms))
     else:
         attempt = route.troubled(trouble, words, case.sent_at, now)
         if attempt is not None:
             route.hold = now + _pause_ms(case, trouble, attempt, asked_ms)
+            route.named_until = named_until(now, asked_ms)
     keep = case.exact and all(lane.is_patient() for lane, _ in case.lanes)
     return Judgement((), "exact" if keep else "")
 

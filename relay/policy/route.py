@@ -39,6 +39,8 @@ class Route:
         "limited_attempt",
         "limited_from",
         "limited_until",
+        "named_limit_until",
+        "named_until",
         "ready",
         "refusals",
         "refused_lanes",
@@ -73,6 +75,7 @@ class Route:
         self.trouble_from = 0
         self.attempt = 0
         self.hold = 0  # of the trouble, and over with it
+        self.named_until = 0  # the part of `hold` that a server named
         self.since = now
         self.last_error = ""
         self.served_at: int | None = None
@@ -87,7 +90,8 @@ class Route:
         self.last_sent = 0
         self.limited_attempt = 0  # 429s in a row, one counted per round trip
         self.limited_from = 0
-        self.limited_until = 0  # not before, by a 429: no success, no other failure and no flush ends it
+        self.limited_until = 0  # not before, by a 429: no success and no other failure ends it
+        self.named_limit_until = 0  # the part of `limited_until` that a server named
 
     def state(self) -> RouteState:
         if self.trouble:
@@ -215,8 +219,9 @@ class Route:
             self.since = now
 
     def probe_now(self) -> None:
-        """Forget what holds it, but not its limits."""
-        self.hold = 0
+        """End every pause, except the part that a server named. The limits stay."""
+        self.hold = min(self.hold, self.named_until)
+        self.limited_until = min(self.limited_until, self.named_limit_until)
 
     def forgotten(self) -> None:
         """It is no route any more."""

@@ -131,26 +131,24 @@ class Schedule:
         return self._arm(lane, now)
 
     def flush(self, now: int) -> None:
-        """Send now what waits, and probe what is held; still within the limits."""
+        """Send pending events now and end every pause that no server named; still within the limits."""
         for route in self._routes.values():
             route.probe_now()
             self._activate(route)
         for lane in self._lanes.values():
             if lane.events and not lane.in_flight:
                 lane.due = now
-                if lane.why != "rate_limited":
-                    lane.hold = 0
+                lane.end_pause()
                 self._arm(lane, now)
 
     def probe(self, now: int) -> None:
-        """Try held routes at once: a key or a URL may be right now."""
+        """End every pause that no server named: the configuration was read again."""
         for route in self._routes.values():
             route.probe_now()
             self._activate(route)
         for lane in self._lanes.values():
-            if lane.why in ("unauthorized", "misconfigured"):
-                lane.hold = 0
-                self._arm(lane, now)
+            lane.end_pause()
+            self._arm(lane, now)
 
     # -- what to do ----------------------------------------------------------------------------
 

@@ -134,7 +134,7 @@ MUTANTS = (
     mutant(
         "a 2xx believed that says no",
         "G1",
-        "tests/unit/policy/test_verdict.py::test_2xx_without_success_true_or_with_an_error_is_treated_as_5xx",
+        "tests/unit/policy/test_verdict.py::test_2xx_whose_success_is_not_true_is_treated_as_5xx_also_without_an_error",
         ("relay/policy/verdict.py", 'content.get("success") is not True', 'content.get("success") is None'),
     ),
     mutant(

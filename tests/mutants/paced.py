@@ -78,6 +78,12 @@ MUTANTS = (
         ),
     ),
     mutant(
+        "a flush cuts short a pause that a server named",
+        "G5",
+        "tests/unit/policy/test_schedule.py::test_a_pause_that_a_server_named_is_not_cut_short",
+        ("relay/policy/lane.py", "        self.hold = min(self.hold, self.named_until)\n", "        self.hold = 0\n"),
+    ),
+    mutant(
         "what was in flight at a kill loses its place when the disk fails",
         "G4",
         "tests/unit/policy/test_schedule.py::test_a_pause_for_the_disk_keeps_what_is_sent_again_just_so",

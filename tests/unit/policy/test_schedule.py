@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from relay.policy.lane import due_at, phase
+from relay.policy.route import Route
 from relay.policy.schedule import Reply, Schedule, Send, Share, Wait
-from relay.policy.verdict import Again, Failing, RateLimited
+from relay.policy.verdict import Again, Failing, Misconfigured, RateLimited, Verdict
 
 from tests.unit.policy.harness import (
     DELIVERED,
@@ -344,32 +347,75 @@ def test_flush_stays_within_the_limit() -> None:
     assert desk.sends() == []
 
 
-def test_flush_does_not_cut_short_what_a_429_asked_for() -> None:
+ENDS_PAUSES = pytest.mark.parametrize("act", ["flush", "probe"])
+
+
+@ENDS_PAUSES
+@pytest.mark.parametrize(
+    "verdict",
+    [
+        RateLimited("429", 60_000, LIMITS.device_per_window),
+        RateLimited("429", 60_000, None),
+        Failing("503", 60_000, 503),
+    ],
+)
+def test_a_pause_that_a_server_named_is_not_cut_short(act: str, verdict: Verdict) -> None:
     desk = Desk()
-    desk.offer(1)
-    desk.round(RateLimited("429", 60_000, LIMITS.device_per_window))
+    desk.offer(1, 500)
+    desk.round(verdict)
+    named_until = desk.now + 60_000
+    getattr(desk.schedule, act)(desk.now)
+    assert desk.sends() == []
+    desk.send()
+    assert desk.now >= named_until
+
+
+@ENDS_PAUSES
+@pytest.mark.parametrize(
+    "verdict",
+    [
+        RateLimited("429", None, LIMITS.device_per_window),
+        FAILING,
+        UNAUTHORIZED,
+        Misconfigured("404"),
+    ],
+)
+@pytest.mark.parametrize("others_are_served", [False, True])
+def test_a_pause_that_no_server_named_ends(act: str, verdict: Verdict, others_are_served: bool) -> None:
+    desk = Desk()
+    if others_are_served:
+        desk.offer(1, 500)
+        desk.round()
+    desk.offer(2, 500)
+    desk.round(verdict, u=0.99)
+    paused_until = desk.schedule.next(desk.now)
+    assert not isinstance(paused_until, Send)
+    getattr(desk.schedule, act)(desk.now)
+    desk.send()
+    assert paused_until.until is not None
+    assert desk.now < paused_until.until
+
+
+@pytest.mark.parametrize(("named_until", "free_at"), [(0, 0), (40_000, 40_000), (100_000, 100_000)])
+def test_the_backoff_after_a_429_of_a_shared_limit_ends_except_what_the_server_named(
+    named_until: int, free_at: int
+) -> None:
+    route = Route(1, 0, LIMITS.max_body_bytes, Counter())
+    route.limited_until, route.named_limit_until = 100_000, named_until
+    route.probe_now()
+    assert route.free_at(0, LIMITS.window_ms) == free_at
+
+
+def test_a_named_pause_ends_at_its_time_where_the_backoff_is_longer() -> None:
+    desk = Desk()
+    desk.offer(1, 500)
+    for _ in range(6):
+        desk.round(FAILING, u=0.99)
+    desk.round(Failing("503", 1_000, 503), u=0.99)
+    named_until = desk.now + 1_000
     desk.schedule.flush(desk.now)
-    assert desk.sends() == []
-
-
-def test_probe_leaves_lanes_that_back_off_alone() -> None:
-    desk = Desk()
-    desk.offer(1, 500)
-    desk.round()
-    desk.offer(2, 500)
-    desk.round(FAILING)
-    desk.schedule.probe(desk.now)
-    assert desk.sends() == []
-
-
-def test_probe_frees_a_lane_that_was_refused_for_its_key() -> None:
-    desk = Desk()
-    desk.offer(1, 500)
-    desk.round()
-    desk.offer(2, 500)
-    desk.round(UNAUTHORIZED)
-    desk.schedule.probe(desk.now)
-    assert len(desk.sends()) == 1
+    desk.send()
+    assert desk.now == named_until
 
 
 def test_a_pause_for_the_disk_holds_the_lanes_of_the_request_only() -> None:

@@ -92,6 +92,14 @@ def test_2xx_without_success_true_or_with_an_error_is_treated_as_5xx(status: int
     assert judged(status, body) == Failing(f"{status} but success is false: queue is down", None, status)
 
 
+@pytest.mark.parametrize("success", [False, None, 0, 1, "false", "true", {}, []])
+@pytest.mark.parametrize("status", [200, 201, 202, 207])
+def test_2xx_whose_success_is_not_true_is_treated_as_5xx_also_without_an_error(status: int, success: object) -> None:
+    found = judged(status, {"success": success})
+    assert isinstance(found, Failing)
+    assert found.status == status
+
+
 def test_2xx_with_an_error_object_is_treated_as_5xx() -> None:
     assert isinstance(judged(200, {"success": True, "errors": {"events.3.id": ["x"]}}), Failing)
     assert isinstance(judged(200, {"error": {"code": 500}}), Failing)
