@@ -11,6 +11,9 @@ import os
 import resource
 import sys
 from pathlib import Path
+from typing import NoReturn
+
+from relay import log
 
 _PR_SET_DUMPABLE = 4  # prctl(2)
 
@@ -31,3 +34,16 @@ def free_bytes(path: Path) -> int | None:
     except OSError:
         return None
     return disk.f_bavail * disk.f_frsize
+
+
+def end(code: int) -> NoReturn:
+    """End the process with this exit code, once the log is written.
+
+    The interpreter's own exit would end the threads that still wait (in a name lookup, for signals, for a reader of
+    the log) by pthread_exit(3), for which glibc loads libgcc_s: an image without this library would abort.
+    """
+    log.close()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)

@@ -100,7 +100,7 @@ async def test_pages_of_allowed_origins_may_load_and_read_it(served: Served) -> 
     for headers in ((f"Origin: {ORIGIN}",), (f"Origin: {ORIGIN}", "Sec-Fetch-Site: cross-site")):
         answer = await get(served, "/relay.js", *headers)
         assert (answer.status, answer.headers["access-control-allow-origin"]) == (200, ORIGIN)
-        assert answer.headers["access-control-expose-headers"] == "Relay-Durability, Retry-After"
+        assert answer.headers["access-control-expose-headers"] == "Relay-Event-Ids, Relay-Durability, Retry-After"
 
 
 @pytest.mark.parametrize("path", ["/relay.js", "/openapi.json"])
