@@ -27,13 +27,14 @@ import msgspec
 
 from relay import event_quick, strict_json
 from relay.event_columns import ColumnReader, Columns, slices
-from relay.event_rules import MAX_FAULT_BYTES, REQUIRED, Faults, check, is_moment, uuid4_bytes
+from relay.event_rules import MAX_FAULT_BYTES, REQUIRED, Faults, check
 from relay.event_split import Parts, Splitting, splitting_json, splitting_lines
 from relay.event_split import Refusal as Refusal  # noqa: PLC0414 - callers of a Reader find its result here
-from relay.strict_json import Cursor, Malformed
+from relay.event_values import BLANK_ENDS, is_moment, trimmed, uuid4_bytes, whole
+from relay.strict_json import Cursor, Malformed, Object
 
 LaneKey = tuple[int, str, str]
-"""A device as the upstream tells devices apart: (tenant_id, platform, device_id)."""
+"""A device as the upstream tells devices apart: (tenant_id, platform, device_id), without the blanks around them."""
 
 
 class Event(NamedTuple):
@@ -99,7 +100,7 @@ class Reader:
         self._received_at = b""
         self._tenant_id = defaults.tenant_id
         self._platform = defaults.platform
-        self._device_id = defaults.device_id
+        self._device_id = trimmed(defaults.device_id)
         source = {name: getattr(defaults, name) for name in _SOURCE_FIELDS if getattr(defaults, name)}
         self._source_members = [(name, _member(name, value)) for name, value in source.items()]
         self._source = _member("source", source)
@@ -245,24 +246,23 @@ class Reader:
 
     def _proven(self, body: bytes, fields: event_quick.Fields) -> Event | None:
         """An event of what the quick reader proved; None if a closer look is needed."""
-        return self._complete(body, fields, event_quick.source_opening) if fields["event_type"].strip() else None
+        if fields["event_type"][:1] in BLANK_ENDS:
+            return None
+        return self._complete(body, fields, event_quick.source_opening)
 
     def _read_strictly(self, body: bytes, path: str, faults: Faults) -> Event | None:
         """Raises Malformed; None after adding to `faults`."""
         pairs = strict_json.parse(strict_json.decode(body))
         if not check(pairs, path, self.required, faults):
             return None
-        fields: dict[str, Any] = dict(pairs)
-        if "source" in fields:
-            fields["source"] = dict(fields["source"])
-        event = self._complete(body, fields, _source_opening)
+        event = self._complete(body, _as_upstream_reads(pairs), _source_opening)
         assert event is not None, "checked, and yet not complete"
         return event
 
     def _complete(self, body: bytes, fields: Mapping[str, Any], source_opening: Callable[[bytes], int]) -> Event | None:
-        """The event, what it lacks spliced in; None if its fields are not all there and valid.
+        """Return the event with what it lacks spliced in; None if its fields are not all there and valid.
 
-        Trusts the types of `fields`, not yet their presence, nor that texts are UUIDs, times and no blanks.
+        Trust the types of `fields`, not yet their presence, nor that texts are UUIDs, times and without blanks around.
         """
         added = b""
         event_id = fields.get("event_id")
@@ -292,7 +292,9 @@ class Reader:
                 body = _splice(body, opening, missing)
         platform = source.get("platform", self._platform)
         device_id = source.get("device_id", self._device_id)
-        if not uuid or tenant_id is None or not platform or not device_id.strip():
+        if not uuid or tenant_id is None or not platform:
+            return None
+        if device_id[:1] in BLANK_ENDS or device_id[-1:] in BLANK_ENDS:
             return None
         if added:
             body = _splice(body, 0, added)
@@ -304,20 +306,41 @@ class Reader:
         return self._received_at
 
 
+def _as_upstream_reads(pairs: Object) -> dict[str, Any]:
+    """Return the fields of a checked event by name, as the upstream reads those that the relay looks at."""
+    fields: dict[str, Any] = dict(pairs)
+    for name in ("event_id", "occurred_at"):
+        if name in fields:
+            fields[name] = trimmed(fields[name])
+    if "tenant_id" in fields:
+        fields["tenant_id"] = whole(fields["tenant_id"])
+    if "source" in fields:
+        source = fields["source"] = dict(fields["source"])
+        for name in ("platform", "device_id"):
+            if name in source:
+                source[name] = trimmed(source[name])
+    return fields
+
+
 def _member(name: str, value: object) -> bytes:
     return msgspec.json.encode({name: value})[1:-1] + b","
 
 
 def _splice(body: bytes, opening: int, members: bytes) -> bytes:
-    """The body with members, each ending in a comma, put in after the brace at `opening`."""
+    """Return the body with members, each ending in a comma, inserted after the brace at `opening`.
+
+    An empty array there becomes an object: for the upstream's framework it is one.
+    """
     rest = body[opening + 1 :]
+    if body[opening : opening + 1] == b"[":
+        return body[:opening] + b"{" + members[:-1] + b"}" + rest[rest.index(b"]") + 1 :]
     if rest.lstrip(strict_json.SPACE).startswith(b"}"):
         members = members[:-1]
     return body[: opening + 1] + members + rest
 
 
 def _source_opening(body: bytes) -> int:
-    """Where the opening brace of the source is, in bytes, in a strictly parsed event that has one."""
+    """Return where the source begins, in bytes, in a strictly parsed event that has one."""
     text = body.decode()
     cursor = Cursor(text, len(text))
     for name in cursor.members():

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, get_type_hints
 import msgspec
 
 from relay import event_quick
-from relay.event_rules import all_uuid4_bytes, is_moment
+from relay.event_values import BLANK_ENDS, all_uuid4_bytes, are_moments, are_trimmed
 
 _FIELDS = {**get_type_hints(event_quick.Fields, include_extras=True), "event_type": str}
 _SOURCE_FIELDS = get_type_hints(event_quick.Source, include_extras=True)
@@ -62,11 +62,12 @@ class ColumnReader:
             return None
         moments = {event.occurred_at for event in events}
         timeless = moments == {msgspec.UNSET}
-        if not timeless and (msgspec.UNSET in moments or not all(map(is_moment, moments))):
+        if not timeless and (msgspec.UNSET in moments or not are_moments(list(moments))):
             return None
         lane_keys = [(event.tenant_id, (source := event.source).platform, source.device_id) for event in events]
-        filled = (*[event.event_type for event in events], *[device_id for _, _, device_id in lane_keys])
-        if not all(map(str.strip, filled)):
+        if not BLANK_ENDS.isdisjoint([event.event_type[:1] for event in events]):
+            return None
+        if not are_trimmed({device_id for _, _, device_id in lane_keys}):
             return None
         event_ids = all_uuid4_bytes([event.event_id for event in events])
         return Columns(event_ids, lane_keys, timeless) if event_ids else None

@@ -7,11 +7,10 @@ Sentences name fields and never repeat a value. Knows neither bytes nor defaults
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Set
-from datetime import datetime
-from struct import unpack
+from collections.abc import Callable, Mapping, Set
 from typing import TypeGuard
 
+from relay.event_values import is_blank, is_moment, trimmed, uuid4_bytes, whole
 from relay.strict_json import Object
 
 PLATFORMS = ("ios", "android", "web", "tv")
@@ -25,10 +24,6 @@ MAX_NAME_CHARACTERS = 64
 
 REQUIRED = frozenset({"event_type", "tenant_id", "source.platform", "source.device_id", "subject.type", "subject.id"})
 """Dotted; what belongs to `subject` only where there is one."""
-
-_from_hex = bytes.fromhex
-_to_moment = datetime.fromisoformat
-# bound once: finding them on their classes takes a quarter of the time of a call
 
 Rule = Callable[[object], str]
 """What a value must be ("a string"), or "" if it is."""
@@ -73,44 +68,6 @@ class Faults:
         return f"{first} ({', '.join(notes)})" if notes else first
 
 
-def uuid4_bytes(text: str) -> bytes:
-    """The 16 bytes of a version 4 UUID in 8-4-4-4-12 form, in either case; b"" if it is none (RFC 9562)."""
-    try:
-        uuid = _from_hex(text.replace("-", ""))
-    except ValueError:
-        return b""
-    # 36 characters, 4 of them dashes, and 16 bytes: no room for the spaces that fromhex passes over
-    if len(text) == 36 and text[8:24:5] == "----" and len(uuid) == 16 and uuid[6] >> 4 == 4 and uuid[8] >> 6 == 2:
-        return uuid
-    return b""
-
-
-def all_uuid4_bytes(texts: Sequence[str]) -> Sequence[bytes]:
-    """What uuid4_bytes makes of each, at a third of its price; empty if one of them is no such UUID."""
-    joined, count = "".join(texts), len(texts)
-    # with 36 characters each, a step of 36 goes through the same place of all of them
-    if set(map(len, texts)) != {36} or not (
-        joined[8::36] == joined[13::36] == joined[18::36] == joined[23::36] == "-" * count
-        and joined[14::36] == "4" * count
-        and not joined[19::36].strip("89abAB")
-    ):
-        return ()
-    try:
-        uuids = _from_hex(joined.replace("-", ""))
-    except ValueError:
-        return ()
-    # 4 dashes in each at least, so 32 digits at most: 16 bytes each leave no room for more dashes, nor for spaces
-    return unpack("16s" * count, uuids) if len(uuids) == 16 * count else ()
-
-
-def is_moment(text: str) -> bool:
-    """Whether a text is an ISO 8601 date and time with a zone."""
-    try:
-        return "T" in text and _to_moment(text).tzinfo is not None
-    except ValueError:
-        return False
-
-
 def check(event: object, path: str, required: Set[str], faults: Faults) -> TypeGuard[Object]:
     """Add every fault of one event; true if there was none.
 
@@ -122,7 +79,9 @@ def check(event: object, path: str, required: Set[str], faults: Faults) -> TypeG
         return False
     fields = _check_object(event, path, "", required, faults)
     for name in _PARTS:
-        part = fields.get(name, _NO_SOURCE if name == "source" else None)
+        part = fields.get(name, _EMPTY if name == "source" else None)
+        if part == []:
+            part = _EMPTY
         if isinstance(part, Object):
             _check_object(part, f"{path}.{name}", f"{name}.", required, faults)
     return faults.count == before
@@ -155,22 +114,23 @@ def _shown(name: str) -> str:
 
 
 def uuid4(value: object) -> str:
-    return "" if isinstance(value, str) and uuid4_bytes(value) else "a valid UUID (version 4)"
+    return "" if isinstance(value, str) and uuid4_bytes(trimmed(value)) else "a valid UUID (version 4)"
 
 
 def moment(value: object) -> str:
-    if isinstance(value, str) and is_moment(value):
+    if isinstance(value, str) and is_moment(trimmed(value)):
         return ""
     return "an ISO 8601 date and time with a zone, such as 2024-05-01T12:00:00.000Z"
 
 
 def tenant(value: object) -> str:
-    # True is an int to Python, but not to JSON
-    return "" if type(value) is int and value >= MIN_TENANT_ID else f"an integer of at least {MIN_TENANT_ID}"
+    number = whole(value)
+    return "" if number is not None and number >= MIN_TENANT_ID else f"an integer of at least {MIN_TENANT_ID}"
 
 
 def an_object(value: object) -> str:
-    return "" if isinstance(value, Object) else "an object"
+    # PHP and Lua write an empty object as [], and the upstream's framework takes one for the other.
+    return "" if isinstance(value, Object) or value == [] else "an object"
 
 
 def string(value: object) -> str:
@@ -178,18 +138,17 @@ def string(value: object) -> str:
 
 
 def filled(value: object) -> str:
-    # the upstream's framework trims strings, and takes an empty one for a missing one
-    return "" if isinstance(value, str) and value.strip() else "a string that is not blank"
+    return "" if isinstance(value, str) and not is_blank(value) else "a string that is not blank"
 
 
 def device(value: object) -> str:
-    if isinstance(value, str) and value.strip() and len(value) <= MAX_DEVICE_ID_CHARACTERS:
+    if isinstance(value, str) and 0 < len(trimmed(value)) <= MAX_DEVICE_ID_CHARACTERS:
         return ""
     return f"a string that is not blank and not greater than {MAX_DEVICE_ID_CHARACTERS} characters"
 
 
 def platform(value: object) -> str:
-    return "" if value in PLATFORMS else f"one of {', '.join(PLATFORMS)}"
+    return "" if isinstance(value, str) and trimmed(value) in PLATFORMS else f"one of {', '.join(PLATFORMS)}"
 
 
 RULES: Mapping[str, Mapping[str, Rule]] = {
@@ -213,5 +172,5 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
     "subject.": {"type": string, "id": string},
 }
 _PARTS = ("source", "subject")
-_NO_SOURCE = Object()
-"""A source that is missing is judged as an empty one: defaults may fill in some of it."""
+_EMPTY = Object()
+"""An object without fields. A missing source is judged as one, because defaults may fill in some of it."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+from relay.event_values import is_blank
 from relay.secret import Secret
 
 DURATION_UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
@@ -79,7 +80,7 @@ class Text(Kind):
 
     max_chars: int = 256
     blank: bool = True
-    """Whether it may be of spaces alone."""
+    """Whether it may consist of blanks."""
 
     @property
     def allowed(self) -> str:
@@ -94,7 +95,7 @@ class Text(Kind):
             return Wrong("is too long")
         if not raw.isprintable():
             return Wrong("has control or other unprintable characters")
-        if raw.isspace() and not self.blank:
+        if raw and is_blank(raw) and not self.blank:
             return Wrong("is blank")
         return raw
 

@@ -12,38 +12,50 @@ from typing import Any
 
 from relay import event_rules
 from relay.event_rules import MAX_DEVICE_ID_CHARACTERS, MAX_TENANT_ID, MIN_TENANT_ID, PLATFORMS, RULES, Rule
+from relay.event_values import BLANK_CLASS, MOMENT
 from relay.strict_json import MAX_DEPTH
 
 Schema = dict[str, Any]
 
 _HEX = "[0-9A-Fa-f]"
+_AROUND = f"{BLANK_CLASS}*"
+_INK = f"[^{BLANK_CLASS[1:]}"
 UUID4: Schema = {
     "type": "string",
-    "format": "uuid",
-    "pattern": f"^{_HEX}{{8}}-{_HEX}{{4}}-4{_HEX}{{3}}-[89ABab]{_HEX}{{3}}-{_HEX}{{12}}$",
+    "pattern": f"^{_AROUND}{_HEX}{{8}}-{_HEX}{{4}}-4{_HEX}{{3}}-[89ABab]{_HEX}{{3}}-{_HEX}{{12}}{_AROUND}$",
+    "examples": ["550e8400-e29b-41d4-a716-446655440000"],
 }
-_FILLED: Schema = {"type": "string", "minLength": 1, "pattern": r"\S"}
+_EMPTY_ARRAY: Schema = {"type": ["object", "array"], "maxItems": 0}
+"""An object. An empty one may be written as an empty array."""
 _SCHEMAS: Mapping[Rule, Schema] = {
     event_rules.uuid4: UUID4,
     event_rules.moment: {
         "type": "string",
-        "format": "date-time",
-        "description": "ISO 8601 with a zone; what RFC 3339 allows is taken, but for leap seconds.",
+        "pattern": f"^{_AROUND}(?:{MOMENT}){_AROUND}$",
+        "examples": ["2026-11-27T12:00:00.000Z"],
     },
     event_rules.tenant: {"type": "integer", "minimum": MIN_TENANT_ID, "maximum": MAX_TENANT_ID},
-    event_rules.an_object: {"type": "object"},
+    event_rules.an_object: _EMPTY_ARRAY,
     event_rules.string: {"type": "string"},
-    event_rules.filled: _FILLED,
-    event_rules.device: {**_FILLED, "maxLength": MAX_DEVICE_ID_CHARACTERS},
-    event_rules.platform: {"type": "string", "enum": list(PLATFORMS)},
+    event_rules.filled: {"type": "string", "pattern": _INK},
+    event_rules.device: {
+        "type": "string",
+        "pattern": f"^{_AROUND}{_INK}(?:[\\s\\S]{{0,{MAX_DEVICE_ID_CHARACTERS - 2}}}{_INK})?{_AROUND}$",
+    },
+    event_rules.platform: {
+        "type": "string",
+        "anyOf": [{"enum": list(PLATFORMS)}, {"pattern": f"^{_AROUND}(?:{'|'.join(PLATFORMS)}){_AROUND}$"}],
+    },
 }
 _MEANINGS: Mapping[str, str] = {
-    "event_id": "Made by the app; sent again it is not stored twice. Added if missing.",
+    "event_id": "UUID version 4, made by the app; sent again it is not stored twice. Added if missing.",
     "event_type": "What happened, such as `video.play`.",
-    "tenant_id": "1 = Parlor, 2 = PlayTV.",
-    "source.device_id": "Persistent, of the device; with tenant and platform it is what the upstream limits.",
-    "context": "Anything else the app wants to tell.",
-    "occurred_at": "When it happened. Added if missing: the time of receipt.",
+    "tenant_id": "1 = Parlor, 2 = PlayTV. It may be written as 2.0 up to 15 digits.",
+    "source.device_id": "Persistent id of the device; the upstream limits the requests per device id, tenant and "
+    f"platform. At most {MAX_DEVICE_ID_CHARACTERS} characters, without the blanks around them.",
+    "context": "Any further data of the event.",
+    "occurred_at": "Time of the event: RFC 3339, or ISO 8601 with a zone. The relay adds the time of receipt if it is "
+    "missing.",
 }
 
 
@@ -51,14 +63,15 @@ def event_schema(required: Set[str]) -> Schema:
     """One event; `required` is dotted, as in `event_rules.REQUIRED`."""
     schema = _object_schema("", required)
     for name in ("source", "subject"):
-        schema["properties"][name] |= _object_schema(f"{name}.", required)
+        schema["properties"][name] = _object_schema(f"{name}.", required)
     if "required" in schema["properties"]["source"]:
         # a source that is missing is judged as an empty one; a subject may be missing
         schema["required"] = sorted({*schema.get("required", ()), "source"})
     schema["description"] = (
-        "Unknown fields are passed on untouched, and nothing else changes a byte but what is added where it is "
-        "missing. `null` is not missing. Refused besides: a field given twice, integers beyond 64 bits, numbers "
-        f"beyond a double, U+0000 and half surrogate pairs in strings, nesting deeper than {MAX_DEPTH}."
+        "The relay forwards an event byte for byte, unknown fields included, and only adds missing fields. `null` is "
+        "not missing. The upstream ignores white space and invisible characters around strings, and so does the relay "
+        "when it checks them. The relay also rejects a field that occurs twice, integers beyond 64 bits, numbers "
+        f"beyond a double, U+0000 and lone surrogates in strings, and nesting deeper than {MAX_DEPTH}."
     )
     return schema
 
@@ -86,6 +99,8 @@ def _object_schema(prefix: str, required: Set[str]) -> Schema:
         properties[name] = dict(_SCHEMAS[rule])
         if prefix + name in _MEANINGS:
             properties[name]["description"] = _MEANINGS[prefix + name]
-    schema: Schema = {"type": "object", "properties": properties}
     needed = sorted(name for name in properties if prefix + name in required)
-    return {**schema, "required": needed} if needed else schema
+    if needed:
+        # JSON Schema asks no array for properties, so an empty one would be valid.
+        return {"type": "object", "properties": properties, "required": needed}
+    return {**(_EMPTY_ARRAY if prefix else {"type": "object"}), "properties": properties}

@@ -111,7 +111,7 @@ class Application:
 
     def _before_application(self, head: Head, raw: bytes) -> Answer | None:
         """Answers that need no look at the key: no such route, or larger than PHP takes."""
-        if head.path != self.settings.path:
+        if head.path not in (self.settings.path, f"{self.settings.path}/"):
             return answers.NOT_FOUND
         if head.method != "POST":
             return answers.NOT_ALLOWED

@@ -1,18 +1,36 @@
-"""What a PHP application makes of a JSON body.
+"""Read a JSON body, texts and times as a PHP application reads them.
 
 Owns the quirks of the language and of the framework's input middleware, so that `validate` can be rules
 only. Sources: PHP's json_decode (depth 512, integers beyond 64 bits become floats, the whole body is null for
-invalid UTF-8, a byte order mark, a lone surrogate, NaN) and Laravel's TrimStrings and ConvertEmptyStringsToNull.
+invalid UTF-8, a byte order mark, a lone surrogate, NaN), Laravel's TrimStrings and ConvertEmptyStringsToNull, and
+PHP's strtotime and date_parse. The relay's own rules share no code with these, so that each tests the other.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import unicodedata
+from datetime import date
 from typing import NoReturn
 
 MAX_DEPTH = 512
-_TRIMMED = "\0\ufeff\u200b\u200e" + "".join(filter(str.isspace, map(chr, range(0x3001))))
+_TRIMMED_CATEGORIES = frozenset({"Zs", "Zl", "Zp", "Cc", "Cf"})
+"""Of Unicode: white space, control and format characters."""
+_TRIMMED_LETTERS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2065\u2800\u3164\uffa0\U0001d159")
+_DATE = re.compile(
+    r"(?:(?P<year>[0-9]{4})-(?P<month>[0-9]{2})-(?P<day>[0-9]{2})"
+    r"|(?P<basic_year>[0-9]{4})(?P<basic_month>[0-9]{2})(?P<basic_day>[0-9]{2})"
+    r"|(?P<week_year>[0-9]{4})-?W(?:0[1-9]|[1-4][0-9]|5[0-3])(?:-?[0-7])?)"
+    r"(?P<rest>.*)",
+    re.DOTALL,
+)
+_TIME = re.compile(
+    r"(?:[Tt](?:[01]?[0-9]|2[0-4])(?:[0-5][0-9](?:[0-5][0-9]|60)?)?"
+    r"|[Tt ](?:[01]?[0-9]|2[0-4]):[0-5]?[0-9](?::(?:[0-5]?[0-9]|60)(?P<fraction>\.[0-9]+)?)?)?"
+    r"(?: ?(?:Z|UTC|GMT|[+-](?:[01]?[0-9]|2[0-3])(?::?[0-5][0-9])?))?",
+    re.IGNORECASE,
+)
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -44,8 +62,42 @@ def deeper_than(value: object, depth: int) -> bool:
 
 
 def clean(value: object) -> object:
-    """As the input middleware leaves a value: strings trimmed, empty ones null."""
-    return value.strip(_TRIMMED) or None if isinstance(value, str) else value
+    """Return what the input middleware leaves of a value: strings are trimmed, and empty ones become null."""
+    if not isinstance(value, str):
+        return value
+    start, end = 0, len(value)
+    while start < end and _is_trimmed(value[start]):
+        start += 1
+    while start < end and _is_trimmed(value[end - 1]):
+        end -= 1
+    return value[start:end] or None
+
+
+def _is_trimmed(character: str) -> bool:
+    return unicodedata.category(character) in _TRIMMED_CATEGORIES or character in _TRIMMED_LETTERS
+
+
+def is_date(text: str) -> bool:
+    """Return whether `strtotime`, `date_parse` and `checkdate` take a trimmed text for a date.
+
+    Knows the ISO 8601 forms only. PHP also reads names of months and "@" with an epoch.
+    """
+    found = _DATE.fullmatch(text)
+    if found is None:
+        return False
+    time = _TIME.fullmatch(found["rest"])
+    if time is None or (found["basic_year"] and time["fraction"]):
+        return False
+    if found["week_year"]:
+        return found["week_year"] != "0000"
+    numbers = (
+        found.group("year", "month", "day") if found["year"] else found.group("basic_year", "basic_month", "basic_day")
+    )
+    try:
+        date(*map(int, numbers))
+    except ValueError:
+        return False
+    return True
 
 
 def _integer(digits: str) -> int | float:

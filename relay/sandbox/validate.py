@@ -157,18 +157,10 @@ def _is_platform(value: object) -> bool:
 
 
 _PLATFORMS = ("ios", "android", "web", "tv")
-_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([Tt ][0-9]{2}:[0-9]{2}(:[0-9]{2}([.,][0-9]+)?)?([Zz]|[+-][0-9:]+)?)?\Z")
 
 
 def _is_time(value: object) -> bool:
-    """ISO 8601; second 60 is one, as in PHP."""
-    if not isinstance(value, str) or not _TIME.match(value):
-        return False
-    try:
-        datetime.fromisoformat(value.upper().replace(":60", ":59"))
-    except ValueError:
-        return False
-    return True
+    return isinstance(value, str) and php.is_date(value)
 
 
 _STRING, _ARRAY = "The {} field must be a string.", "The {} field must be an array."

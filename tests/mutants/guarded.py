@@ -108,6 +108,22 @@ MUTANTS = (
         ("relay/strict_json.py", "    if found is not None:\n", '    if found is not None and found[0] == "\\0":\n'),
     ),
     mutant(
+        "a device id kept with the blanks around it",
+        "G5",
+        "tests/unit/test_framework_table.py::TestBlanks::test_one_device_in_several_spellings_is_one_device",
+        (
+            "relay/event.py",
+            "        if device_id[:1] in BLANK_ENDS or device_id[-1:] in BLANK_ENDS:",
+            "        if not device_id.strip():",
+        ),
+    ),
+    mutant(
+        "a time with a comma accepted among many",
+        "contract 4",
+        "tests/unit/test_framework_table.py",
+        ("relay/event_values.py", 'joined[19::size] == ("." if size == 24 else "Z") * count', "True"),
+    ),
+    mutant(
         "any Host served",
         "contract 4",
         "tests/unit/ingest/test_guard.py::test_any_other_host_is_refused",

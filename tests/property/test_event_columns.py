@@ -16,7 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from relay import event_quick
 from relay.event import FEWEST_TOGETHER, Defaults, Event, Reader, Refusal
-from relay.event_rules import all_uuid4_bytes, uuid4_bytes
+from relay.event_values import all_uuid4_bytes, uuid4_bytes
 
 NEW_EVENT_ID = "0b0b0b0b-0b0b-4b0b-8b0b-0b0b0b0b0b0b"
 NOW = "2024-05-01T12:00:00.123Z"

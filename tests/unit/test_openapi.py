@@ -26,6 +26,7 @@ from relay.ops.server import PAGE_TYPES
 from relay.outbox import OutboxFull
 from relay.secret import Secret
 
+from tests.unit import framework_table
 from tests.unit.ingest.harness import BODY, EVENT, EVENT_ID, Answer, HandClock, ScriptedOutbox, Served, gzipped, request
 from tests.unit.ops.harness import WRITABLE, dead_letter
 from tests.unit.ops.harness import Served as Operations
@@ -141,6 +142,8 @@ VALUES = [
     {"x": 1}, {"platform": "tv", "device_id": "d"}, {"type": "a", "id": "b"}, *PLATFORMS, "TV",
     EVENT_ID, EVENT_ID.upper(), EVENT_ID.replace("-4", "-1"), EVENT_ID.replace("-", ""),
     "2026-11-23T08:00:00Z", "2026-11-23T08:00:00", "2026-11-23", "2026-13-23T08:00:00Z",
+    2.0, f" {EVENT_ID}\n", "\u200btv\u3164", "\u200b", "\U000e0020", " " * 9 + "x" * 255, " " * 9 + "x" * 256,
+    *framework_table.TIMES, *framework_table.NO_TIMES, *framework_table.TIMES_WITHOUT_ZONE,
 ]  # fmt: skip
 
 
