@@ -17,37 +17,45 @@ SLOW_MIN_BYTES = 16 * 1024
 
 
 class BodySize:
-    """Bytes of a request's body; times are monotonic milliseconds."""
+    """Learned size of a request's body in bytes; times are monotonic milliseconds.
 
-    __slots__ = ("_changed_at", "_grown", "_most", "_patience_ms", "largest_served", "max_bytes")
+    The configured limit (`most`) is an argument of each call, so that a reload applies at once.
+    """
 
-    def __init__(self, most: int) -> None:
-        self.max_bytes = most
+    __slots__ = ("_changed_at", "_grown", "_learned", "_patience_ms", "largest_served")
+
+    def __init__(self) -> None:
         self.largest_served = 0
-        self._most = most
+        self._learned: int | None = None  # None: nothing was too large yet
         self._changed_at = 0
         self._grown = False  # tried larger, and not refused since
         self._patience_ms = _FIRST_PATIENCE_MS
 
-    def refused(self, body_bytes: int, now: int) -> None:
+    def max_bytes(self, most: int) -> int:
+        """Return the largest body to send."""
+        return most if self._learned is None else min(self._learned, most)
+
+    def refused(self, body_bytes: int, now: int, most: int) -> None:
         """A 413 to a request that could be smaller."""
         if self._grown:
             self._patience_ms = min(2 * self._patience_ms, _MAX_PATIENCE_MS)
         self._grown = False
         self._changed_at = now
-        self.max_bytes = max(1, min(self.max_bytes, body_bytes) // 2)
+        self._learned = max(1, min(self.max_bytes(most), body_bytes) // 2)
 
-    def timed_out(self, body_bytes: int, now: int) -> None:
+    def timed_out(self, body_bytes: int, now: int, most: int) -> None:
         """Halve the size after a batch that timed out while the relay sent it."""
         if body_bytes > SLOW_MIN_BYTES:
-            least = min(self.max_bytes, SLOW_MIN_BYTES)
-            self.refused(body_bytes, now)
-            self.max_bytes = max(self.max_bytes, least)
+            least = min(self.max_bytes(most), SLOW_MIN_BYTES)
+            self.refused(body_bytes, now, most)
+            self._learned = max(self.max_bytes(most), least)
 
-    def served(self, body_bytes: int, now: int) -> None:
+    def served(self, body_bytes: int, now: int, most: int) -> None:
+        """Note a body that arrived; a learned size that was used for long enough grows."""
         self.largest_served = max(self.largest_served, body_bytes)
-        used = body_bytes > self.max_bytes // 2
-        if self.max_bytes < self._most and used and now - self._changed_at >= self._patience_ms:
+        if self._learned is None or self._learned >= most:
+            return
+        if body_bytes > self._learned // 2 and now - self._changed_at >= self._patience_ms:
             self._grown = True
             self._changed_at = now
-            self.max_bytes = min(2 * self.max_bytes, self._most)
+            self._learned = min(2 * self._learned, most)

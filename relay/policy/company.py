@@ -21,7 +21,7 @@ def company(
     """
     mix = limits.mix_devices == "always" or (limits.mix_devices == "when_ip_limited" and route.ceiling is not None)
     chosen: list[tuple[Lane, int]] = []
-    room_events, room_bytes = limits.max_events, route.body_size.max_bytes
+    room_events, room_bytes = limits.max_events, route.body_size.max_bytes(limits.max_body_bytes)
     ready = route.ready
     for _ in range(len(ready)):
         lane = ready.popleft()

@@ -110,7 +110,7 @@ def _delivered(case: Case, verdict: Delivered) -> Judgement:
         outcomes.append(LaneOutcome(lane.id, True, _given_up(verdict.rejected, verdict.status, first, events)))
         first += events
     case.route.served([lane_id for lane_id, _, _ in outcomes], case.now)
-    case.route.body_size.served(case.body_bytes, case.now)
+    case.route.body_size.served(case.body_bytes, case.now, case.limits.max_body_bytes)
     return Judgement(outcomes)
 
 
@@ -175,7 +175,7 @@ def _too_large(case: Case, verdict: TooLarge) -> Judgement:
     if len(case.lanes) > 1 or events > 1:
         route.alive(now)
         route.last_error = verdict.words
-        route.body_size.refused(case.body_bytes, now)
+        route.body_size.refused(case.body_bytes, now, case.limits.max_body_bytes)
         return _NOTHING
     if route.strangers >= STRANGERS_MAX:
         return _troubled(case, "misconfigured", verdict.words)
@@ -230,7 +230,7 @@ def _assumed(case: Case, verdict: RateLimited) -> int:
 
 def _too_slow(case: Case, verdict: Failing) -> Judgement:
     """Halve a batch that timed out while the relay sent it. Its size is the reason, not one of its events."""
-    case.route.body_size.timed_out(case.body_bytes, case.now)
+    case.route.body_size.timed_out(case.body_bytes, case.now, case.limits.max_body_bytes)
     for lane, _ in case.lanes:
         lane.failures += 1
     _held(case, _theirs(case), "backing_off", verdict.words, None)

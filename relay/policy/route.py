@@ -58,7 +58,7 @@ class Route:
         "wake_at",
     )
 
-    def __init__(self, tenant_id: int, now: int, max_body_bytes: int, states: Counter[RouteState]) -> None:
+    def __init__(self, tenant_id: int, now: int, states: Counter[RouteState]) -> None:
         """`states` counts all routes by state, this one from now on."""
         self.tenant_id = tenant_id
         self.states = states
@@ -70,7 +70,7 @@ class Route:
         self.in_flight = 0
         self.stalled = 0  # The requests in flight that make no progress.
         self.lanes = 0  # that the schedule knows
-        self.body_size = BodySize(max_body_bytes)
+        self.body_size = BodySize()
         self.trouble: Trouble | None = None
         self.trouble_from = 0
         self.attempt = 0

@@ -196,7 +196,7 @@ class Schedule:
         route.in_flight += 1
         route.last_sent = now
         self._in_flight += 1
-        return Send(route.tenant_id, tuple(shares), route.body_size.max_bytes, bool(exact))
+        return Send(route.tenant_id, tuple(shares), route.body_size.max_bytes(self.limits.max_body_bytes), bool(exact))
 
     def _exact(self, route: Route, now: int) -> list[tuple[Lane, int]]:
         """The first exact request whose lanes may all send."""
@@ -354,7 +354,7 @@ class Schedule:
     def _new_lane(self, lane_id: int, key: LaneKey, window: Window, now: int) -> Lane:
         lane = self._lanes[lane_id] = Lane(lane_id, key, window)
         if key[0] not in self._routes:
-            self._routes[key[0]] = Route(key[0], now, self.limits.max_body_bytes, self._states)
+            self._routes[key[0]] = Route(key[0], now, self._states)
         self._routes[key[0]].lanes += 1
         return lane
 

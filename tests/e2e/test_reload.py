@@ -183,3 +183,18 @@ async def test_a_key_file_that_changes_while_the_relay_starts_is_noticed(sandbox
         while service.settings.upstream.default.api_key.reveal() != KEY:
             await asyncio.sleep(0.05)
     await service.stop()
+
+
+async def test_a_smaller_batch_size_holds_for_a_tenant_that_was_served_before(box: Box, sandbox: Sandbox) -> None:
+    await box.works(1)
+    box.reload('[batch]\nmax_bytes = "64KiB"\nlinger = "500ms"\n[http]\nmax_event = "64KiB"\n')
+    applied = await box.relay.logged(APPLIED)
+    assert "batch.max_bytes" in applied["changed"]
+    before = sandbox.report().requests
+    padding = "x" * 20_000
+    for n in range(2, 10):
+        assert await box.relay.post(event(n) | {"context": {"n": n, "padding": padding}}) == 202
+
+    await box.relay.until(lambda status: status["ledger"]["delivered"] == 9)
+
+    assert sandbox.report().requests - before >= 3, "eight events of 20 kB do not fit two requests of 64 KiB"

@@ -400,7 +400,7 @@ def test_a_pause_that_no_server_named_ends(act: str, verdict: Verdict, others_ar
 def test_the_backoff_after_a_429_of_a_shared_limit_ends_except_what_the_server_named(
     named_until: int, free_at: int
 ) -> None:
-    route = Route(1, 0, LIMITS.max_body_bytes, Counter())
+    route = Route(1, 0, Counter())
     route.limited_until, route.named_limit_until = 100_000, named_until
     route.probe_now()
     assert route.free_at(0, LIMITS.window_ms) == free_at

@@ -1,0 +1,33 @@
+"""The size of a request's body on one endpoint: what was learned, within what is configured now."""
+
+from __future__ import annotations
+
+from relay.policy.body_size import BodySize
+
+MOST = 512 << 10
+MINUTE_MS = 60_000
+
+
+def test_configured_limit_applies_at_once_in_both_directions() -> None:
+    size = BodySize()
+    size.served(1_000, 0, MOST)
+
+    assert size.max_bytes(64 << 10) == 64 << 10
+    assert size.max_bytes(1 << 20) == 1 << 20
+
+
+def test_learned_size_stays_when_the_configured_limit_changes() -> None:
+    size = BodySize()
+    size.refused(400_000, 0, MOST)
+
+    assert size.max_bytes(MOST) == 200_000
+    assert size.max_bytes(1 << 20) == 200_000
+    assert size.max_bytes(100_000) == 100_000
+
+
+def test_learned_size_grows_up_to_the_limit_that_is_configured_then() -> None:
+    size = BodySize()
+    size.refused(400_000, 0, MOST)
+    size.served(190_000, 10 * MINUTE_MS, 300_000)
+
+    assert size.max_bytes(MOST) == 300_000
