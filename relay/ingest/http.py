@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from functools import partial
 from typing import Literal
 from urllib.parse import urlsplit
@@ -27,8 +27,17 @@ from relay.answer import RETRY_LATER, Answer, error_answer
 from relay.config import Http
 from relay.connection import read_body
 from relay.event import FEWEST_TOGETHER, Event, Reader, Reading, Refusal
+from relay.ingest.content_type import (
+    BodyKind,
+    BodyType,
+    body_type,
+    content_coding,
+    wrong_charset,
+    wrong_coding,
+    wrong_type,
+)
 from relay.ingest.gather import Gather, Unread, report, tell
-from relay.ingest.inflate import CODINGS, InflateFault, inflate_at_once, inflating
+from relay.ingest.inflate import InflateFault, inflate_at_once, inflating
 from relay.ingest.turns import Turns
 from relay.metrics import REJECT_REASONS, Metrics
 from relay.outbox import Outbox, OutboxError, OutboxFull
@@ -38,14 +47,6 @@ EVENTS_PATH = "/v1/events"
 _EVENTS_PATHS = (EVENTS_PATH, EVENTS_PATH + "/")
 """The upstream's framework ignores a trailing slash, too."""
 
-BodyKind = Literal["json", "lines"]
-
-KINDS: Mapping[str, BodyKind] = {
-    "": "json",
-    "application/json": "json",
-    "text/plain": "json",
-    "application/x-ndjson": "lines",
-}
 _CACHED_TYPES = 256
 _READ_AT_ONCE_BYTES = 16_384
 """At most 900 events, some milliseconds."""
@@ -66,15 +67,6 @@ _WRONG_METHOD = {
     for methods in (_EVENTS_METHODS, _EVENT_METHODS)
 }
 _NO_PREFLIGHT = error_answer(403, "OPTIONS answers preflights of http.allowed_origins only")
-_WRONG_TYPE = error_answer(
-    415, "Content-Type must be application/json, text/plain, application/x-ndjson or absent, in UTF-8", close=True
-)
-_WRONG_CODING = error_answer(
-    415,
-    f"Content-Encoding must be one of {', '.join(CODINGS)}, or absent",
-    headers=(("Accept-Encoding", ", ".join(CODINGS)),),
-    close=True,
-)
 _BODY_ERRORS: Mapping[InflateFault, str] = {
     "too_large": "the body is larger than http.max_body",
     "malformed": "the body is cut short or corrupt",
@@ -84,6 +76,11 @@ _BODY_ANSWERS = {
     "too_large": error_answer(413, _BODY_ERRORS["too_large"], close=True),
     "malformed": error_answer(400, _BODY_ERRORS["malformed"], close=True),
 }
+
+
+_Outcome = list[Event] | Refusal | Answer
+"""What a body is: its events, or why it holds none, or a 415."""
+_OutcomeReading = Generator[None, None, _Outcome]
 
 
 class HttpIngest:
@@ -106,13 +103,13 @@ class HttpIngest:
         self._accepted = metrics.events_accepted.labels("http")
         self._duplicate = metrics.events_duplicate.labels("http")
         self._rejected = {reason: metrics.events_rejected.labels("http", reason) for reason in REJECT_REASONS}
-        self._kinds: dict[str, BodyKind | None] = {}
+        self._types: dict[str, BodyType | Answer] = {}
         measured = metrics.longest_step.measured
         self._gather = Gather(outbox, self._received.inc, self._count_kept, self._read_gathered, measured)
         self._pause = 0
         """How many turns bodies were not read together after that failed last."""
         self._pause_left = 0
-        self._turns: Turns[list[Event] | Refusal] = Turns(measured)
+        self._turns: Turns[_Outcome] = Turns(measured)
 
     async def handle(self, request: web.BaseRequest) -> Answer:
         """Answer a request that the listener's guard admitted; 404 for what is not the events API."""
@@ -141,15 +138,14 @@ class HttpIngest:
     async def _post(self, request: web.BaseRequest) -> Answer:
         """What POST /v1/events answers; the order of the checks is the cheapest first."""
         headers = request.headers
-        kind = self._kind(headers.get(CONTENT_TYPE, ""))
-        if kind is None:
-            return self._refused("media_type", _WRONG_TYPE)
-        coding = "identity"
-        if CONTENT_ENCODING in headers:
-            coding = ",".join(headers.getall(CONTENT_ENCODING)).strip().lower()
-            if coding not in ("identity", "", *CODINGS):
-                return self._refused("media_type", _WRONG_CODING)
-        events = await self._read_request(request, kind, coding)
+        content_type = headers.get(CONTENT_TYPE, "")
+        type_ = self._type(content_type)
+        if isinstance(type_, Answer):
+            return self._refused("media_type", type_)
+        coding = content_coding(headers.getall(CONTENT_ENCODING)) if CONTENT_ENCODING in headers else ""
+        if coding is None:
+            return self._refused("media_type", wrong_coding(headers.getall(CONTENT_ENCODING)))
+        events = await self._read_request(request, type_, coding)
         if isinstance(events, Answer):
             return events
         self._received.inc(len(events))
@@ -160,12 +156,16 @@ class HttpIngest:
         self._count_kept(len(events), duplicates)
         return self._stored
 
-    async def _read_request(self, request: web.BaseRequest, kind: BodyKind, coding: str) -> list[Event] | Answer:
+    async def _read_request(self, request: web.BaseRequest, type_: BodyType, coding: str) -> list[Event] | Answer:
         """Return the body as events; nothing of the body is held when this returns."""
+        kind = type_.kind
         packed = await read_body(request, self._max_body_bytes)
         if isinstance(packed, str):
             return self._refused(packed, _BODY_ANSWERS[packed])
-        if coding not in CODINGS:
+        if type_.ascii_only:
+            reading = self._reading_ascii(request.headers[CONTENT_TYPE], kind, packed, coding)
+            return self._taken(await self._turns.add(reading, self._max_body_bytes if coding else len(packed)))
+        if not coding:
             return self._taken(await self._read_in_turn(kind, packed)) if _is_long(packed) else self._read(kind, packed)
         body = inflate_at_once(packed, coding, self._max_body_bytes)
         if isinstance(body, str):
@@ -183,6 +183,15 @@ class HttpIngest:
             return Refusal(body, _BODY_ERRORS[body])
         return (yield from self._reading(kind, body))
 
+    def _reading_ascii(self, content_type: str, kind: BodyKind, packed: bytes, coding: str) -> _OutcomeReading:
+        """Read a body whose charset agrees with UTF-8 where both are ASCII."""
+        body = (yield from inflating(packed, coding, self._max_body_bytes)) if coding else packed
+        if isinstance(body, str):
+            return Refusal(body, _BODY_ERRORS[body])
+        if not body.isascii():
+            return wrong_charset(content_type)
+        return (yield from self._reading(kind, body))
+
     def shortcut(self, message: RawRequestMessage) -> Take | None:
         """A plain POST, of which nothing but the body matters; see relay.shortcut."""
         headers = message.headers
@@ -193,10 +202,12 @@ class HttpIngest:
             or EXPECT in headers
         ):
             return None
-        kind = self._kind(headers.get(CONTENT_TYPE, ""))
-        if kind is None or int(headers.get(CONTENT_LENGTH, "0")) > self._max_body_bytes:
+        type_ = self._type(headers.get(CONTENT_TYPE, ""))
+        if isinstance(type_, Answer) or type_.ascii_only:
             return None
-        return self._take_json if kind == "json" else partial(self._take, kind)
+        if int(headers.get(CONTENT_LENGTH, "0")) > self._max_body_bytes:
+            return None
+        return self._take_json if type_.kind == "json" else partial(self._take, type_.kind)
 
     def _take_json(self, body: bytes, reply: Reply) -> None:
         """What `_take` does, together with others of this turn."""
@@ -212,7 +223,7 @@ class HttpIngest:
             self._append(self._read(kind, body), reply)
             return
 
-        def was_read(outcome: asyncio.Future[list[Event] | Refusal]) -> None:
+        def was_read(outcome: asyncio.Future[_Outcome]) -> None:
             self._gather.read_now()
             bug = outcome.exception()
             if bug is None:
@@ -273,14 +284,16 @@ class HttpIngest:
     def _read(self, kind: BodyKind, body: bytes) -> list[Event] | Answer:
         return self._taken(self.reader.read_json(body) if kind == "json" else self.reader.read_lines(body))
 
-    def _read_in_turn(self, kind: BodyKind, body: bytes) -> asyncio.Future[list[Event] | Refusal]:
+    def _read_in_turn(self, kind: BodyKind, body: bytes) -> asyncio.Future[_Outcome]:
         return self._turns.add(self._reading(kind, body), len(body))
 
     def _reading(self, kind: BodyKind, body: bytes) -> Reading:
         return self.reader.reading_json(body) if kind == "json" else self.reader.reading_lines(body)
 
-    def _taken(self, events: list[Event] | Refusal) -> list[Event] | Answer:
-        """The answer to what cannot be read."""
+    def _taken(self, events: _Outcome) -> list[Event] | Answer:
+        """Return the events, or the answer to what cannot be read."""
+        if isinstance(events, Answer):
+            return self._refused("media_type", events)
         if isinstance(events, Refusal):
             status = _STATUS_OF_REFUSAL[events.reason]
             errors = events.errors if events.reason == "invalid" else None
@@ -302,16 +315,16 @@ class HttpIngest:
         self._rejected[reason].inc()
         return answer
 
-    def _kind(self, content_type: str) -> BodyKind | None:
-        """How a body is to be read by its Content-Type; None: not at all."""
+    def _type(self, content_type: str) -> BodyType | Answer:
+        """Return how a body is to be read by its Content-Type, or the answer if not at all."""
         try:
-            return self._kinds[content_type]
+            return self._types[content_type]
         except KeyError:
-            kind = _body_kind(content_type)
-            if len(self._kinds) >= _CACHED_TYPES:
-                self._kinds.clear()
-            self._kinds[content_type] = kind
-            return kind
+            type_ = body_type(content_type) or wrong_type(content_type)
+            if len(self._types) >= _CACHED_TYPES:
+                self._types.clear()
+            self._types[content_type] = type_
+            return type_
 
     def _find(self, event_id: str) -> Answer:
         if not _EVENT_ID.fullmatch(event_id):
@@ -324,16 +337,6 @@ class HttpIngest:
 
 def _is_long(body: bytes) -> bool:
     return len(body) > _READ_AT_ONCE_BYTES
-
-
-def _body_kind(content_type: str) -> BodyKind | None:
-    """Only UTF-8 is read: another charset would have to be converted, and events are kept byte for byte."""
-    media_type, *parameters = content_type.split(";")
-    for parameter in parameters:
-        name, _, value = parameter.partition("=")
-        if name.strip().lower() == "charset" and value.strip().strip('"').lower() not in ("utf-8", "utf8"):
-            return None
-    return KINDS.get(media_type.strip().lower())
 
 
 def _allowed_headers(requested: str) -> str:

@@ -6,9 +6,9 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from relay.answer import RETRY_AFTER_S
 from relay.event_rules import MAX_FAULT_BYTES, REQUIRED
+from relay.ingest.content_type import CODING_NAMES, KINDS
 from relay.ingest.files import CLIENT_PATH, DESCRIPTION_PATH, JAVASCRIPT
-from relay.ingest.http import CORS_HEADERS, CORS_MAX_AGE_S, EVENTS_PATH, KINDS
-from relay.ingest.inflate import CODINGS
+from relay.ingest.http import CORS_HEADERS, CORS_MAX_AGE_S, EVENTS_PATH
 from relay.openapi.schemas import Schema, body_schemas
 from relay.openapi.shape import Operation, content, operation_object, ref
 from relay.outbox import EventState
@@ -125,7 +125,7 @@ def _post(limits: Limits) -> dict[str, Any]:
             "202": "Stored, and on disk as Relay-Durability says; events that were stored before included.",
             "400": "Not JSON, bad encoding, or no event in it.",
             "413": f"{too_large} {limits.max_event_bytes}.",
-            "415": "Content-Type, charset or Content-Encoding not served; Accept-Encoding names the codings that are.",
+            "415": "Content-Type, charset or Content-Encoding not accepted; the error names the received one.",
             "422": "At least one event is invalid; nothing of the request was stored.",
             "503": f"Outbox or disk full, disk failing, or shutting down. Keep the event for {RETRY_AFTER_S} s.",
         },
@@ -137,12 +137,16 @@ def _post(limits: Limits) -> dict[str, Any]:
                 "name": "Content-Encoding",
                 "in": "header",
                 "description": "How the body is compressed.",
-                "schema": {"type": "string", "enum": ["identity", *CODINGS]},
+                "schema": {"type": "string", "enum": ["identity", *CODING_NAMES]},
             }
         ],
     )
     described = operation_object(operation)
-    described["description"] = "The body may come without a Content-Type: it is read as application/json then."
+    described["description"] = (
+        "A body without a Content-Type is read as application/json, and so is every type that contains `/json` or "
+        "`+json`, except JSON text sequences (json-seq). The charset is UTF-8; another one is accepted if the body "
+        "is ASCII."
+    )
     described["requestBody"] = {
         "required": True,
         "content": {media_type: _body_content(media_type) for media_type in KINDS if media_type},

@@ -18,9 +18,9 @@ EVENTS = st.builds(
 )
 
 schemathesis.openapi.media_type("text/plain", EVENTS.map(str.encode))
-schemathesis.openapi.media_type(
-    "application/x-ndjson", st.lists(EVENTS, min_size=1, max_size=3).map("\n".join).map(str.encode)
-)
+LINES = st.lists(EVENTS, min_size=1, max_size=3).map("\n".join).map(str.encode)
+for lines in ("application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines"):
+    schemathesis.openapi.media_type(lines, LINES)
 
 
 @schemathesis.hook

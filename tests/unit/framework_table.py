@@ -158,3 +158,52 @@ RAW_TENANTS_OF_THE_FRAMEWORK = ('"2"', "true", "0", "-1", "0.0")
 
 OBJECTS: tuple[Any, ...] = ({}, [], {"a": 1})
 NO_OBJECTS: tuple[Any, ...] = ("x", 1, True)
+
+JSON_TYPES = (
+    "application/json",
+    "application/json; charset=utf-8",
+    "application/json;charset=UTF-8",
+    'application/json; charset="utf-8"',
+    "application/json; charset=",
+    "application/json; charset=us-ascii",
+    "application/json; charset=iso-8859-1",
+    "application/json; charset=utf-16; profile=x",
+    "application/json, application/json",
+    "application/json, text/plain",
+    "application/vnd.api+json",
+    "application/cloudevents+json; charset=utf-8",
+    "application/reports+json",
+    "application/csp-report+json",
+    "text/json",
+    "application/jsonrequest",
+)
+"""The framework reads a body as JSON with these, and the relay reads an ASCII body."""
+OTHER_JSON_TYPES = (
+    "",
+    "text/plain",
+    "text/plain;charset=UTF-8",
+    "text/plain; charset=latin-1",
+    ";",
+    "Application/JSON",
+)
+"""The relay reads a body as JSON with these, too. It sends application/json to the upstream."""
+LINE_TYPES = (
+    "application/x-ndjson",
+    "application/ndjson",
+    "application/jsonl",
+    "application/x-jsonlines; charset=utf-8",
+    "Application/X-NDJSON",
+)
+NO_TYPES = (
+    "application/json-seq",
+    "application/geo+json-seq",
+    "application/x-www-form-urlencoded",
+    "multipart/form-data; boundary=/json",
+    "application/xml; type=a+json",
+    "application/xml",
+    "text/html",
+    "application/javascript",
+    "application/octet-stream",
+    "json",
+    "\xff\xfe",
+)

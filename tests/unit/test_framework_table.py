@@ -11,9 +11,14 @@ from typing import Any, Literal
 import pytest
 from relay.event import Defaults, Event, Reader, Refusal
 from relay.event_values import BLANKS, are_moments, is_moment, trimmed
+from relay.ingest.content_type import body_type
 from relay.sandbox import php, validate
+from relay.sandbox.application import Application
+from relay.sandbox.settings import SandboxSettings
+from relay.sandbox.wire import Head
 
 from tests.unit import framework_table as table
+from tests.unit.sandbox.harness import HandClock
 
 DEVICE_ID = "BOX-1"
 NOW = "2026-01-01T00:00:00.000Z"
@@ -288,3 +293,40 @@ def test_the_relay_rejects_null(field: str) -> None:
 @pytest.mark.parametrize("field", ["platform", "device_id", "app_version", "os_version", "device_model"])
 def test_the_relay_rejects_null_in_a_source(field: str) -> None:
     assert relay_says(written(event(**{f"source__{field}": None})))[0] == "rejected"
+
+
+class TestContentTypes:
+    @pytest.mark.parametrize("content_type", table.JSON_TYPES)
+    def test_a_json_type_is_read_as_json_by_both(self, content_type: str) -> None:
+        type_ = body_type(content_type)
+        assert type_ is not None
+        assert type_.kind == "json"
+        assert sandbox_reads(content_type)
+
+    @pytest.mark.parametrize("content_type", table.OTHER_JSON_TYPES)
+    def test_some_types_are_json_to_the_relay(self, content_type: str) -> None:
+        type_ = body_type(content_type)
+        assert type_ is not None
+        assert type_.kind == "json"
+
+    @pytest.mark.parametrize("content_type", table.LINE_TYPES)
+    def test_a_type_of_lines_is_one_for_lines(self, content_type: str) -> None:
+        assert body_type(content_type) == ("lines", False)
+
+    @pytest.mark.parametrize("content_type", table.NO_TYPES)
+    def test_another_type_is_not_read(self, content_type: str) -> None:
+        assert body_type(content_type) is None
+
+    def test_the_sandbox_reads_no_form(self) -> None:
+        assert not sandbox_reads("application/x-www-form-urlencoded")
+        assert not sandbox_reads("text/plain")
+
+
+def sandbox_reads(content_type: str) -> bool:
+    application = Application(SandboxSettings(api_key="k"), HandClock())
+    headers = {"content-type": content_type, "x-events-key": "k", "accept": "application/json"}
+    head = Head("POST", SandboxSettings().path, headers, False)
+    number = application.record.arrived(0, "127.0.0.1")
+    return (
+        application.plan(number, head, f'{{"events":[{written(event())}]}}'.encode(), "127.0.0.1").answer.status == 202
+    )
