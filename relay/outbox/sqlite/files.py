@@ -8,6 +8,7 @@ Knows nothing of what is inside.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
@@ -15,7 +16,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+import structlog
+
 from relay.outbox import OutboxLocked, OutboxRefused
+
+_log = structlog.get_logger("relay.outbox")
+
+_NOT_PERMITTED = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
+"""Errors of fchmod on file systems with fixed modes, for example vfat and CIFS."""
+_NOT_SYNCED = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
+"""Errors of fsync on file systems that cannot sync a directory; fsync(2) documents EINVAL."""
 
 
 def beside(path: Path, suffix: str) -> Path:
@@ -40,9 +50,10 @@ def identity(path: Path) -> Identity | None:
 
 
 def lock(path: Path) -> int:
-    """Make the directory and take the lock; the descriptor holds it.
+    """Make the directory, take the lock and return the descriptor that holds it.
 
-    Raises OutboxLocked, or OutboxRefused where the path cannot be used by this user.
+    Raises OutboxLocked if another process holds the lock. Raises OutboxRefused if this user cannot use the path or
+    the file system cannot lock files.
     """
     try:
         _make_directory(path.parent)
@@ -54,6 +65,11 @@ def lock(path: Path) -> int:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(fd)
+        if not isinstance(error, BlockingIOError):
+            raise OutboxRefused(
+                f"outbox.path {path}: the file system cannot lock {name} ({error.strerror}):"
+                " set outbox.path to a file on a local disk"
+            ) from error
         raise OutboxLocked(f"another relay, or a `relay dead` command, holds {path} (its lock: {name})") from error
     return fd
 
@@ -101,10 +117,14 @@ def _open_private(path: Path, database: Path) -> int:
 
 
 def make_private(path: Path) -> None:
-    """Mode 0600, once it is known to be ours; SQLite gives its -wal the same mode."""
+    """Set mode 0600 on a file of the relay; SQLite gives its -wal the same mode. Log a warning if modes are fixed."""
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         os.fchmod(fd, 0o600)
+    except OSError as error:
+        if error.errno not in _NOT_PERMITTED:
+            raise
+        _log.warning("outbox file mode not set", path=str(path), reason=error.strerror)
     finally:
         os.close(fd)
 
@@ -144,5 +164,9 @@ def _sync_directory(directory: Path) -> None:
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
+    except OSError as error:
+        if error.errno not in _NOT_SYNCED:
+            raise
+        _log.warning("directory not synced", path=str(directory), reason=error.strerror)
     finally:
         os.close(fd)

@@ -5,6 +5,7 @@ Rule: after any of them the outcome of a commit is unknown, so nobody is told "n
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 
 from relay.outbox import OutboxError, OutboxFull, OutboxRefused, OutboxUnavailable
@@ -13,12 +14,15 @@ DISK_ERRORS = (sqlite3.Error, OSError, MemoryError, OutboxRefused)
 
 
 def failure_of(error: Exception) -> OutboxError:
-    """What to tell whoever waits; the cause is kept."""
+    """Return the error for the callers of a failed commit or open. Its cause is `error`."""
     failure: OutboxError
+    number = error.errno if isinstance(error, OSError) else None
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if isinstance(error, OutboxError):
         failure = OutboxUnavailable(str(error))
-    elif code == sqlite3.SQLITE_FULL:
+    elif number == errno.EDQUOT:
+        failure = OutboxFull("the disk is full: the disk quota of the relay's user is used up")
+    elif code == sqlite3.SQLITE_FULL or number == errno.ENOSPC:
         failure = OutboxFull("the disk is full")
     elif code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         failure = OutboxUnavailable("another program has the outbox's file open: close it")
