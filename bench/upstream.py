@@ -9,9 +9,9 @@ import sys
 
 import msgspec
 from relay.clock import SystemClock
+from relay.run_service import event_loop_factory
 from relay.sandbox.server import Sandbox
 from relay.sandbox.settings import SandboxSettings
-from relay.service import event_loop_factory
 
 
 async def _serve(settings: SandboxSettings) -> None:

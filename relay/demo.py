@@ -17,11 +17,12 @@ import click
 from relay import log
 from relay.clock import SystemClock
 from relay.config import Defaults, Http, Log, OutboxSettings, Route, Settings, Udp, Upstream, secrets
+from relay.run_service import EXIT_DIED, EXIT_OK, event_loop_factory
 from relay.sandbox.devices import Devices, Load
 from relay.sandbox.server import Sandbox
 from relay.sandbox.settings import SandboxSettings
 from relay.secret import Secret
-from relay.service import EXIT_DIED, EXIT_OK, Service, event_loop_factory
+from relay.service import Service
 from relay.tasks import Tasks
 
 _KEY = "demo-key"

@@ -25,12 +25,9 @@ to the service manager is sent by the watcher, after the outbox's task has answe
 from __future__ import annotations
 
 import asyncio
-import os
 import platform
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +35,11 @@ import structlog
 
 from relay import __version__, installation, log, process, signals
 from relay.address import ListenError
-from relay.clock import Clock, SystemClock
-from relay.config import ConfigError, Fault, Settings, changes, diff, load, needs_restart, secrets
+from relay.clock import Clock
+from relay.config import ConfigError, Settings, changes, diff, needs_restart, secrets, with_files_of
 from relay.event import Defaults, Reader
 from relay.forward.forwarder import Forwarder
-from relay.forward.upstream import UpstreamClient, transport_problem
+from relay.forward.upstream import UpstreamClient
 from relay.ingest.http import HttpIngest
 from relay.ingest.udp import UdpIngest
 from relay.key_watch import watch_keys
@@ -62,7 +59,6 @@ from relay.secret import exposed, fingerprint
 from relay.supervisor import Supervisor
 from relay.tasks import PartDied, Tasks
 
-EXIT_OK, EXIT_DIED = 0, 1
 _WATCH_S = 1.0
 _EXPIRE_EVERY = 10  # watches
 _LISTENER_STOP_MS = 2_000
@@ -82,7 +78,7 @@ class Service:
         self.settings = self._started_with = settings
         self._supervisor = supervisor or Supervisor({})
         # taken as soon as they were read: a file that is changed while the relay starts has changed
-        self._keys_at_start = fingerprint(settings.secret_files)
+        self._keys_at_start = fingerprint([*settings.secret_files, *settings.upstream.transport_files])
         self.stopping = asyncio.Event()
         self._load_settings = load_settings
         self._clock = clock
@@ -145,7 +141,7 @@ class Service:
         self._forwarding = self._tasks.start("forwarder", self._load_and_forward())
         self._tasks.start("housekeeping", self._forwarder.keep_house())
         self._tasks.start("watch", self._watch())
-        self._tasks.start("key watch", watch_keys(lambda: self.settings.secret_files, self._keys_at_start, self.reload))
+        self._tasks.start("key watch", watch_keys(self._watched_files, self._keys_at_start, self._reload_files))
         self._tasks.start("history", self._history.keep())
         _log.info(
             "relay started",
@@ -201,19 +197,32 @@ class Service:
     def reload(self) -> bool:
         """Read the configuration and key files again; apply all of it or nothing. True if it was applied."""
         self._supervisor.reloading()
-        applied = self._reload()
+        settings = self._read_settings()
+        if settings is not None:
+            self._apply(settings)
         self._supervisor.ready()
-        return applied
+        return settings is not None
 
     # -- inside --------------------------------------------------------------------------------------
 
-    def _reload(self) -> bool:
+    def _reload_files(self) -> None:
+        """Apply changed key and certificate files, and no other change of the configuration."""
+        settings = self._read_settings()
+        if settings is not None:
+            self._apply(with_files_of(self.settings, settings))
+
+    def _watched_files(self) -> list[Path]:
+        return [*self.settings.secret_files, *self.settings.upstream.transport_files]
+
+    def _read_settings(self) -> Settings | None:
         try:
-            settings = self._load_settings()
+            return self._load_settings()
         except ConfigError as error:
             self.metrics.config_last_reload_successful.set(0)
             _log.error("configuration refused, the old one stays in force", error=str(error))
-            return False
+            return None
+
+    def _apply(self, settings: Settings) -> None:
         # what waits for a restart is told until there was one
         waits = needs_restart(diff(self._started_with, settings))
         changed = changes(self.settings, settings)
@@ -236,7 +245,6 @@ class Service:
             changed={key: change for key, change in changed.items() if key not in waits},
             needs_restart=waits,
         )
-        return True
 
     def _reader(self, settings: Settings) -> Reader:
         given = settings.defaults
@@ -340,73 +348,9 @@ def limits(settings: Settings) -> Limits:
     )
 
 
-def main(config_file: Path | None) -> int:
-    """`relay run`: the exit code.
-
-    Raises ConfigError, OutboxLocked, OutboxError and ListenError when it cannot start.
-    """
-    process.harden()
-
-    def load_settings() -> Settings:
-        settings = load(config_file, os.environ)
-        if problem := transport_problem(settings.upstream):
-            raise ConfigError([Fault("", "upstream", "", problem)])
-        return settings
-
-    settings = load_settings()
-    with asyncio.Runner(loop_factory=event_loop_factory()) as runner:
-        return runner.run(run(settings, load_settings))
-
-
-async def run(settings: Settings, load_settings: Loader) -> int:
-    """One relay from start to stop, driven by signals."""
-    loop = asyncio.get_running_loop()
-    loop.set_exception_handler(_loop_error)
-    service = Service(settings, load_settings, SystemClock(), Supervisor(os.environ))
-    # Before the log: the log's thread must inherit the mask of signals.
-    signals.receive(partial(_told_to_stop, loop, service))
-    metrics = service.metrics
-    log.configure(settings.log, secrets(settings), suppressed=metrics.log_lines_suppressed, lost=metrics.log_lines_lost)
-    loop.add_signal_handler(signal.SIGHUP, service.reload)
-    await service.start()
-    death = await service.wait()
-    if death:
-        signals.end_within(service.longest_stop_s, EXIT_DIED)
-        _log.critical("a part of the relay died, it stops", part=str(death), exc_info=death.__cause__)
-    await service.stop()
-    return EXIT_DIED if death else EXIT_OK
-
-
-def event_loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop's where its wheel exists, else asyncio's own."""
-    try:
-        import uvloop  # noqa: PLC0415 - there is none for armv7
-    except ImportError:
-        return None
-    return uvloop.new_event_loop
-
-
-def _told_to_stop(loop: asyncio.AbstractEventLoop, service: Service, number: signal.Signals) -> float:
-    """Ask the loop, from another thread, to stop the service; the seconds that a stop takes at most."""
-
-    def stop() -> None:
-        _log.info("told to stop", signal=number.name)
-        service.stopping.set()
-
-    with suppress(RuntimeError):  # the loop is closed: the process is about to end
-        loop.call_soon_threadsafe(stop)
-    return service.longest_stop_s
-
-
 async def _stop_listener(listener: Listener) -> None:
     with _bug_logged("listener"):
         await listener.stop(_LISTENER_STOP_MS)
-
-
-def _loop_error(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """What asyncio could not give to anybody: a failing accept, a callback's bug."""
-    error = context.get("exception")
-    _log.error("event loop", problem=context.get("message", ""), error=f"{type(error).__name__}: {error}")
 
 
 @contextmanager

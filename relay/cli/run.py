@@ -12,7 +12,7 @@ from relay.cli.common import config_option
 from relay.cli.quick_imports import quick_imports
 
 with quick_imports():
-    from relay import process, service
+    from relay import process, run_service
     from relay.address import ListenError
     from relay.config import ConfigError, find_config_file
     from relay.outbox import OutboxError, OutboxLocked
@@ -26,7 +26,7 @@ def command(config_file: Path | None) -> None:
     Exits with 75 if another relay, or `relay dead`, holds the outbox, with 78 if the configuration is wrong.
     """
     try:
-        process.end(service.main(find_config_file(config_file, os.environ)))
+        process.end(run_service.main(find_config_file(config_file, os.environ)))
     except ConfigError as error:
         raise exits.Failed(str(error), exits.CONFIG_WRONG) from error
     except OutboxLocked as error:

@@ -7,7 +7,7 @@ Precedence: default < file < RELAY__SECTION__KEY < RELAY__SECTION__KEY_FILE < sy
 Imports nothing heavy: `relay healthcheck` starts with it.
 """
 
-from relay.config.describe import changes, describe, diff, needs_restart, secrets
+from relay.config.describe import changes, describe, diff, needs_restart, secrets, with_files_of
 from relay.config.faults import ConfigError, Fault
 from relay.config.load import Loaded, find_config_file, load, load_for_client, load_with_origins
 from relay.config.settings import (
@@ -54,4 +54,5 @@ __all__ = [
     "needs_restart",
     "secrets",
     "toml",
+    "with_files_of",
 ]

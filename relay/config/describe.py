@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -49,6 +50,22 @@ def secrets(settings: Settings) -> list[Secret]:
     if password:
         found += [Secret(upstream.proxy), Secret(password), Secret(unquote(password))]
     return [secret for secret in dict.fromkeys(found) if secret.reveal()]
+
+
+def with_files_of(old: Settings, new: Settings) -> Settings:
+    """Return `old` with the secrets of `new`: what a changed key or certificate file means without a reload."""
+    upstream, read = old.upstream, new.upstream
+    tenants = {
+        tenant_id: replace(route, api_key=read.route(tenant_id).api_key)
+        for tenant_id, route in upstream.tenants.items()
+    }
+    default = replace(upstream.default, api_key=read.default.api_key)
+    return replace(
+        old,
+        upstream=replace(upstream, default=default, tenants=tenants, proxy=read.proxy),
+        ops=replace(old.ops, token=new.ops.token),
+        secret_files=new.secret_files,
+    )
 
 
 def _shown(value: object) -> str:

@@ -39,6 +39,11 @@ class Upstream:
     client_key_file: str = ""
     allow_http: bool = False
 
+    @property
+    def transport_files(self) -> Sequence[Path]:
+        """The files that a connection's certificates and keys are read from."""
+        return [Path(name) for name in (self.ca_file, self.client_cert_file, self.client_key_file) if name]
+
     def route(self, tenant_id: int) -> Route:
         return self.tenants.get(tenant_id, self.default)
 

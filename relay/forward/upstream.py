@@ -29,7 +29,7 @@ from relay.forward.resolver import Resolver
 from relay.forward.response_head import MAX_LINE_BYTES, MAX_LINES
 from relay.policy import requested_delay
 from relay.policy.verdict import Answer, NoAnswer, clean, redirect_target
-from relay.secret import MASK, Secret, pattern
+from relay.secret import MASK, Secret, fingerprint, pattern
 
 ANSWER_MAX_BYTES = 64 * 1024
 _HEADERS_OF_USE = ("content-encoding", "content-type", "location", "x-ratelimit-limit", *requested_delay.HEADERS)
@@ -83,6 +83,8 @@ class UpstreamClient:
         self._clock = clock
         self._settings = settings
         self._session: aiohttp.ClientSession | None = None
+        self._opened_with: tuple[object, ...] = ()
+        """What the session was opened with, see `_transport`."""
         self._resolver = Resolver()
         self._sockets = Sockets()
         self._opening = asyncio.Lock()
@@ -90,7 +92,7 @@ class UpstreamClient:
 
     def configure(self, settings: Upstream) -> None:
         """Use these from the next request on; requests under way end as they began."""
-        if _transport(settings) != _transport(self._settings) and self._session:
+        if self._session and self._opened_with != _transport(settings):
             self._retired.append(self._session)
             self._session = None
         self._settings = settings
@@ -157,8 +159,10 @@ class UpstreamClient:
         async with self._opening:
             while self._session is None:
                 settings = self._settings
+                transport = _transport(settings)  # before the files are read: a later change opens another session
                 tls = await asyncio.to_thread(tls_context, settings)
-                if _transport(settings) == _transport(self._settings):
+                if transport == _transport(self._settings):
+                    self._opened_with = transport
                     self._session = _session(settings, tls, self._resolver, self._sockets)
             return self._session
 
@@ -255,13 +259,12 @@ def _headers(route: Route, settings: Upstream) -> dict[str, str]:
 
 
 def _transport(settings: Upstream) -> tuple[object, ...]:
-    """What a session is made of: if it changes, a new one is needed."""
-    return (
-        _uses_tls(settings),
-        settings.ca_file,
-        settings.client_cert_file,
-        settings.client_key_file,
-    )
+    """Return what a session is made of: if it changes, the client needs a new one.
+
+    A certificate that was renewed at the same path is another one: the files count, not only their names.
+    """
+    files = settings.transport_files
+    return (_uses_tls(settings), settings.ca_file, settings.client_cert_file, *files, *fingerprint(files))
 
 
 def _masker(route: Route) -> Callable[[str], str]:

@@ -198,3 +198,20 @@ async def test_a_smaller_batch_size_holds_for_a_tenant_that_was_served_before(bo
     await box.relay.until(lambda status: status["ledger"]["delivered"] == 9)
 
     assert sandbox.report().requests - before >= 3, "eight events of 20 kB do not fit two requests of 64 KiB"
+
+
+async def test_a_changed_key_file_applies_nothing_else_of_the_configuration(sandbox: Sandbox, tmp_path: Path) -> None:
+    file, key_file = tmp_path / "config.toml", tmp_path / "key"
+    file.write_text("[batch]\nmax_events = 7\n")
+    key_file.write_text("canary-wrong-1a2b3c\n")
+    env = environment(sandbox.url, tmp_path, upstream__api_key_file=str(key_file))
+    del env["RELAY__UPSTREAM__API_KEY"]
+    async with running(env, sys.executable, "-m", "relay", "run", "--config", str(file)) as relay:
+        file.write_text("[batch]\nmax_events = 8\n")
+        key_file.write_text(KEY + "\n")
+
+        applied = await relay.logged(APPLIED)
+
+        assert list(applied["changed"]) == ["upstream.api_key"]
+        relay.signal(signal.SIGHUP)
+        await relay.logged(APPLIED, changed={"batch.max_events": "7 -> 8"})
