@@ -117,10 +117,14 @@ def _open_private(path: Path, database: Path) -> int:
 
 
 def make_private(path: Path) -> None:
-    """Set mode 0600 on a file of the relay; SQLite gives its -wal the same mode. Log a warning if modes are fixed."""
-    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    """Set mode 0600 on a file of the relay; SQLite gives its -wal the same mode. Log a warning if modes are fixed.
+
+    The descriptor is of the path only. To close any other descriptor of the database would release SQLite's locks on it
+    (fcntl(2)): another program could then open the file under the running relay, and delete the -wal when it closes it.
+    """
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
-        os.fchmod(fd, 0o600)
+        os.chmod(f"/proc/self/fd/{fd}", 0o600)
     except OSError as error:
         if error.errno not in _NOT_PERMITTED:
             raise

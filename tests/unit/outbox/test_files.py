@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import stat
+import sys
 from pathlib import Path
 
 import pytest
@@ -62,6 +64,17 @@ async def test_a_symbolic_link_in_place_of_a_file_is_refused(make_box: MakeBox, 
     with pytest.raises(OutboxRefused):
         await box.outbox.open()
     assert target.read_bytes() == b"precious"
+
+
+async def test_another_program_is_kept_out_of_an_outbox_that_existed(box: SqliteBox) -> None:
+    """It would copy the -wal back and delete it under the running relay."""
+    for _ in range(2):
+        code = "import sqlite3, sys; sqlite3.connect(sys.argv[1], timeout=0).execute('SELECT count(*) FROM log')"
+        other = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", code, str(box.path), stderr=asyncio.subprocess.PIPE
+        )
+        assert b"database is locked" in (await other.communicate())[1]
+        await box.restart()
 
 
 async def test_a_directory_in_place_of_the_file_is_refused(make_box: MakeBox, tmp_path: Path) -> None:

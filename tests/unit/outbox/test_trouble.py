@@ -51,7 +51,7 @@ def test_only_a_held_lock_is_another_relay(
         files.lock(tmp_path / "outbox.db")
 
 
-@pytest.mark.parametrize(("call", "number"), [("fchmod", errno.EPERM), ("fsync", errno.EINVAL)])
+@pytest.mark.parametrize(("call", "number"), [("chmod", errno.EPERM), ("fsync", errno.EINVAL)])
 def test_a_file_system_without_modes_or_directory_sync_is_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int
 ) -> None:
