@@ -316,6 +316,8 @@ class TestDeadLetters:
         assert (await relay.status())["dead_letters"]["count"] == 3
         assert await browser.run("return document.activeElement.id") == "discard-chosen"
 
+        # One move at a time: the button takes the next press once the page is done with this one.
+        await browser.until("document.querySelector('#discard-chosen').getAttribute('aria-disabled') !== 'true'")
         await browser.press(ENTER)
         await browser.until("document.querySelector('#confirm').open")
         await browser.press(TAB)
