@@ -25,7 +25,7 @@ from relay.cli.client import Client
 from relay.cli.common import config_option, has_ops, load_client_settings, open_private, ops_place
 from relay.cli.exits import Failed
 from relay.clock import SystemClock
-from relay.config import ConfigError, Settings, describe, find_config_file, load_with_origins, secrets
+from relay.config import ConfigError, Settings, describe, find_config_file, load_with_origins, possible_secrets, secrets
 from relay.secret import MASK, Secret, pattern
 
 PACKAGES = ("aiohttp", "aiosqlite", "click", "msgspec", "prometheus-client", "structlog", "uvloop")
@@ -159,10 +159,13 @@ def _user_version(path: Path) -> int | str:
 
 
 def _known_secrets(config_file: Path | None) -> list[Secret]:
+    """Return what no part may show. A wrong configuration may hold a key in a wrong place."""
+    file = find_config_file(config_file, os.environ)
+    possible = possible_secrets(file, os.environ)
     try:
-        return secrets(load_with_origins(find_config_file(config_file, os.environ), os.environ).settings)
+        return [*secrets(load_with_origins(file, os.environ).settings), *possible]
     except ConfigError:
-        return []
+        return possible
 
 
 def _packed(parts: dict[str, str], hidden: list[Secret]) -> bytes:

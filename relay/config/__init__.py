@@ -9,7 +9,7 @@ Imports nothing heavy: `relay healthcheck` starts with it.
 
 from relay.config.describe import changes, describe, diff, needs_restart, secrets, with_files_of
 from relay.config.faults import ConfigError, Fault
-from relay.config.load import Loaded, find_config_file, load, load_for_client, load_with_origins
+from relay.config.load import Loaded, find_config_file, load, load_for_client, load_with_origins, possible_secrets
 from relay.config.settings import (
     Batch,
     Defaults,
@@ -52,6 +52,7 @@ __all__ = [
     "load_for_client",
     "load_with_origins",
     "needs_restart",
+    "possible_secrets",
     "secrets",
     "toml",
     "with_files_of",

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import parse_qsl, urlsplit
 
 from relay.address import overlap
-from relay.config.addresses import is_loopback
+from relay.config.addresses import Url, is_loopback
 from relay.config.faults import ConfigError, Fault
 from relay.config.keys import KEYS, SECTIONS, default_path, lookup, tenant_key, tenant_of
 from relay.config.settings import Route, Settings
@@ -21,6 +22,8 @@ from relay.config.values import Wrong, toml
 from relay.secret import MASK, Secret
 
 MAX_SHOWN_CHARS = 120
+MIN_QUERY_SECRET_CHARS = 8
+"""A shorter value in a URL's query is no key, and to hide it would hide half of any text."""
 CONFIG_FILES = (Path("config.toml"), Path("/etc/relay/config.toml"))
 
 
@@ -79,6 +82,21 @@ def load_for_client(config_file: Path | None, environ: Mapping[str, str]) -> Set
     if faults:
         raise ConfigError(faults)
     return resolved.settings()
+
+
+def possible_secrets(config_file: Path | None, environ: Mapping[str, str]) -> list[Secret]:
+    """Return all text of a configuration that may be a secret, also where it is wrong: given secrets, what stands in
+    the place of a secret's file and names none, and the values of a URL's query."""
+    found: list[str] = []
+    for given in gather(config_file, environ).given:
+        raw = given.raw if isinstance(given.raw, str) else ""
+        if given.key.kind.secret:
+            found.append(raw)
+        elif given.key.of_secret and (isinstance(given.key.kind.read(raw), Wrong) or not _exists(Path(raw))):
+            found += [raw, Path(raw).name]
+        elif isinstance(given.key.kind, Url):
+            found += [value for _, value in parse_qsl(urlsplit(raw).query) if len(value) >= MIN_QUERY_SECRET_CHARS]
+    return [Secret(text) for text in dict.fromkeys(found) if text]
 
 
 def find_config_file(

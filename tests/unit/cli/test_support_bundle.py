@@ -164,3 +164,34 @@ def test_a_wrong_configuration_is_in_it_with_what_is_wrong(relay: NotedRelay, en
     wrong = json.loads(parts["configuration.json"])
     assert "upstream.api_key" in wrong["wrong"][0]
     assert wrong["without_keys"]["batch.linger"] == "5s"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"RELAY__UPSTREAM__API_KEY_FILE": KEY},
+        {"RELAY__OPS__TOKEN_FILE": KEY},
+        {"RELAY__UPSTREAM__API_KEY": f"{KEY} with a space"},
+        {"RELAY__UPSTREAM__URL": f"http://upstream.example/v1/events?key={KEY}"},
+        {"RELAY__UPSTREAM__URL": f"https://upstream.example/v1/events?key={KEY}"},
+    ],
+)
+def test_a_key_in_a_wrong_place_is_in_no_part(
+    relay: NotedRelay, environ: dict[str, str], wrong: dict[str, str]
+) -> None:
+    result, parts = bundle(environ | relay.environ | wrong)
+
+    assert result.exit_code == 0
+    assert [name for name, text in parts.items() if KEY in text] == []
+
+
+def test_a_key_in_a_file_field_of_a_configuration_file_is_in_no_part(
+    relay: NotedRelay, environ: dict[str, str], tmp_path: Path
+) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(f'[upstream]\napi_key_file = "{KEY}"\n[ops]\ntoken_file = "{KEY}\\u0000"\n')
+    del environ["RELAY__UPSTREAM__API_KEY"]
+
+    _, parts = bundle(environ | relay.environ | {"RELAY_CONFIG": str(file)})
+
+    assert [name for name, text in parts.items() if KEY in text] == []
