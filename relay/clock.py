@@ -11,7 +11,10 @@ import time
 import uuid
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import asyncio
 
 _EPOCH = datetime(1970, 1, 1)
 _STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
@@ -60,6 +63,11 @@ def monotonic_us() -> int:
     """Microseconds of CLOCK_MONOTONIC: for a service manager that compares them with its own, and for what takes less
     than a Clock's millisecond; an event loop's time is no finer (uvloop's), and stands still within a turn."""
     return time.monotonic_ns() // 1000
+
+
+def loop_s(loop: asyncio.AbstractEventLoop) -> float:
+    """Return the event loop's own time, in seconds, for a library that compares its deadlines with that."""
+    return loop.time()
 
 
 def thread_cpu_ns() -> int:

@@ -13,7 +13,8 @@ keep-alive timeout ends the connection.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Literal, cast
+from collections.abc import Callable
+from typing import Any, Literal, Protocol, cast
 
 from aiohttp import web
 from aiohttp.http import HttpProcessingError, HttpVersion11, RawRequestMessage
@@ -22,12 +23,8 @@ from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler, RequestPayloadError, _ErrInfo
 
 from relay.answer import RETRY_LATER, Answer, error_answer
+from relay.clock import loop_s
 from relay.shortcut import Heads, Shortcut, Whole
-
-if TYPE_CHECKING:
-    from aiohttp.web_server import Server
-
-    from relay.listener import Listener
 
 BodyFault = Literal["too_large", "malformed"]
 
@@ -41,6 +38,19 @@ HEAD_TOO_LARGE = error_answer(
     431, f"the request head has more than {MAX_HEAD_BYTES} bytes; send fewer or shorter headers", close=True
 )
 STOPPING = error_answer(503, "the relay is stopping", headers=RETRY_LATER, close=True)
+
+
+class ConnectionOwner(Protocol):
+    """What a connection needs of the listener that accepted it."""
+
+    @property
+    def now_ms(self) -> Callable[[], int]: ...
+    def admit(self, connection: Connection) -> Answer | None: ...
+    def forget(self, connection: Connection) -> None: ...
+    def head_too_large(self) -> Answer: ...
+    def unparsable(self, message: str) -> Answer: ...
+    def failed(self, bug: Exception) -> Answer: ...
+    def readable(self, answer: Answer, request: web.BaseRequest) -> Answer: ...
 
 
 class Connection(RequestHandler):
@@ -67,8 +77,8 @@ class Connection(RequestHandler):
 
     def __init__(
         self,
-        server: Server,
-        listener: Listener,
+        server: web.Server,
+        listener: ConnectionOwner,
         loop: asyncio.AbstractEventLoop,
         heads: Heads | None,
         *,
@@ -231,7 +241,7 @@ class Connection(RequestHandler):
         if self._close or not answer.keep_alive:
             self.force_close()
             return
-        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        self._next_keepalive_close_time = loop_s(self._loop) + self._keepalive_timeout
         if self._held and self.transport is not None:
             held, self._held = self._held, b""
             self.transport.resume_reading()
@@ -247,7 +257,7 @@ class Connection(RequestHandler):
 
     def _process_keepalive(self) -> None:
         if self._shortcut_taken:
-            self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+            self._next_keepalive_close_time = loop_s(self._loop) + self._keepalive_timeout
         super()._process_keepalive()
 
     # --- what the listener asks

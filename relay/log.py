@@ -26,14 +26,13 @@ import reprlib
 import sys
 from collections import deque
 from collections.abc import Hashable, Iterable, Mapping
-from typing import Any, ClassVar, NamedTuple, TextIO
+from typing import Any, ClassVar, NamedTuple, Protocol, TextIO
 
 import structlog
 from structlog.dev import plain_traceback
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from relay.clock import Clock, SystemClock, rfc3339
-from relay.config import Log
 from relay.log_queue import Counts, LogQueue
 from relay.secret import MASK, Secret, pattern
 
@@ -88,8 +87,18 @@ class _Held(NamedTuple):
 _OVERFLOW = object()
 
 
+class LogSettings(Protocol):
+    """The `[log]` section of the configuration, as this module needs it."""
+
+    @property
+    def level(self) -> str: ...
+
+    @property
+    def format(self) -> str: ...
+
+
 def configure(
-    log: Log,
+    log: LogSettings,
     secrets: Iterable[Secret] = (),
     *,
     stream: TextIO | None = None,

@@ -37,8 +37,18 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._codes: set[str] = set()
-        counter, gauge, histogram = self._counter, self._gauge, self._histogram
+        self._register_events()
+        self._register_outbox()
+        self._register_upstream()
+        self._register_listeners()
+        self._register_process()
+        self._touch()
 
+    def build_info(self, version: str, python: str, sqlite: str) -> None:
+        self._build_info.labels(version, python, sqlite).set(1)
+
+    def _register_events(self) -> None:
+        counter = self._counter
         self.events_received = counter("events_received", "Events that arrived, before any check.", "transport")
         self.events_accepted = counter("events_accepted", "Events stored and answered so.", "transport")
         self.events_rejected = counter("events_rejected", "Events refused, by reason.", "transport", "reason")
@@ -53,6 +63,8 @@ class Metrics:
             "dead_letters_discarded", "Dead letters forgotten because outbox.max_dead_letters was reached."
         )
 
+    def _register_outbox(self) -> None:
+        counter, gauge, histogram = self._counter, self._gauge, self._histogram
         self.outbox_events = gauge("outbox_events", "Events pending.")
         self.outbox_bytes = gauge("outbox_bytes", "Size of database and write-ahead log together.")
         self.outbox_max_bytes = gauge("outbox_max_bytes", "The limit of relay_outbox_bytes (outbox.max_size).")
@@ -78,6 +90,8 @@ class Metrics:
             "installation_changed", "Starts at which the installation turned out to be a copy from another machine."
         )
 
+    def _register_upstream(self) -> None:
+        counter, gauge, histogram = self._counter, self._gauge, self._histogram
         self.upstream_requests = counter("upstream_requests", "Requests by status code; `error` for no answer.", "code")
         self.upstream_request_duration_seconds = histogram(
             "upstream_request_duration_seconds",
@@ -97,6 +111,8 @@ class Metrics:
         self.devices_waiting = gauge("devices_waiting", "Devices with pending events.")
         self.devices_held = gauge("devices_held", "Devices that may not send yet: limit, hold or backoff.")
 
+    def _register_listeners(self) -> None:
+        counter, gauge = self._counter, self._gauge
         self.connections = gauge("connections", "Open connections of apps.")
         self.max_connections = gauge("max_connections", "The limit of relay_connections.")
         self.connections_rejected = counter(
@@ -113,6 +129,9 @@ class Metrics:
             "event_loop_longest_step_seconds", "Longest reading step since the start, in CPU time of the thread."
         )
         self.longest_step = LongestStep(self.event_loop_longest_step_seconds)
+
+    def _register_process(self) -> None:
+        counter, gauge = self._counter, self._gauge
         self.clock_skew_seconds = gauge(
             "clock_skew_seconds", "How far this machine's clock is ahead of the upstream's; 0 until known."
         )
@@ -122,10 +141,6 @@ class Metrics:
         self.log_lines_suppressed = counter("log_lines_suppressed", "Log lines left out by rate limits of the log.")
         self.log_lines_lost = counter("log_lines_lost", "Log lines that stderr did not take: stalled, closed or full.")
         self._build_info = gauge("build_info", "Constant 1; the labels say what runs.", "version", "python", "sqlite")
-        self._touch()
-
-    def build_info(self, version: str, python: str, sqlite: str) -> None:
-        self._build_info.labels(version, python, sqlite).set(1)
 
     def code(self, status: int) -> str:
         """The label of a status code; past CODES_MAX ones "other": an upstream must not choose our series."""
