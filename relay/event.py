@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -30,7 +30,7 @@ from relay.event_columns import ColumnReader, Columns, slices
 from relay.event_rules import MAX_FAULT_BYTES, REQUIRED, Faults, check
 from relay.event_split import Parts, Splitting, splitting_json, splitting_lines
 from relay.event_split import Refusal as Refusal  # noqa: PLC0414 - callers of a Reader find its result here
-from relay.event_values import BLANK_ENDS, is_moment, trimmed, uuid4_bytes, whole
+from relay.event_values import BLANK_ENDS, is_blank, is_moment, trimmed, uuid4_bytes, whole
 from relay.strict_json import Cursor, Malformed, Object
 
 LaneKey = tuple[int, str, str]
@@ -64,6 +64,8 @@ class Defaults:
 
 
 _SOURCE_FIELDS = ("platform", "device_id", "app_version", "os_version", "device_model")
+_PARTS: tuple[Literal["source", "subject"], ...] = ("source", "subject")
+"""Objects of an event that hold strings only, as the quick reader knows them."""
 _new_event = tuple.__new__
 """A NamedTuple's own constructor is a Python function and takes half as long again."""
 _BATCH_OPENINGS = (b"[", b'{"events"')
@@ -101,7 +103,7 @@ class Reader:
         self._tenant_id = defaults.tenant_id
         self._platform = defaults.platform
         self._device_id = trimmed(defaults.device_id)
-        source = {name: getattr(defaults, name) for name in _SOURCE_FIELDS if getattr(defaults, name)}
+        source = {name: text for name in _SOURCE_FIELDS if not is_blank(text := getattr(defaults, name))}
         self._source_members = [(name, _member(name, value)) for name, value in source.items()]
         self._source = _member("source", source)
         self._column_reader = ColumnReader(source)
@@ -246,7 +248,12 @@ class Reader:
 
     def _proven(self, body: bytes, fields: event_quick.Fields) -> Event | None:
         """An event of what the quick reader proved; None if a closer look is needed."""
-        if fields["event_type"][:1] in BLANK_ENDS:
+        firsts = [fields["event_type"][:1]]
+        for name in _PARTS:
+            if name in fields:
+                part: Mapping[str, Any] = fields[name]
+                firsts += [text[:1] for text in part.values()]
+        if not BLANK_ENDS.isdisjoint(firsts):
             return None
         return self._complete(body, fields, event_quick.source_opening)
 

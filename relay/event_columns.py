@@ -65,7 +65,7 @@ class ColumnReader:
         if not timeless and (msgspec.UNSET in moments or not are_moments(list(moments))):
             return None
         lane_keys = [(event.tenant_id, (source := event.source).platform, source.device_id) for event in events]
-        if not BLANK_ENDS.isdisjoint([event.event_type[:1] for event in events]):
+        if not BLANK_ENDS.isdisjoint([event.event_type[:1] for event in events]) or _some_may_be_blank(events):
             return None
         if not are_trimmed({device_id for _, _, device_id in lane_keys}):
             return None
@@ -93,6 +93,17 @@ class ColumnReader:
         ordered = _struct(first, {**_FIELDS, "source": ordered_source}, _NEEDED)
         decode_lines = self._decoders[order] = msgspec.json.Decoder(ordered).decode_lines
         return decode_lines
+
+
+def _some_may_be_blank(events: Sequence[Any]) -> bool:
+    """Return whether an optional string of an event begins with a blank, or is empty."""
+    sources = {((source := event.source).app_version, source.os_version, source.device_model) for event in events}
+    firsts = {text[:1] for of_source in sources for text in of_source if text is not msgspec.UNSET}
+    for subject in [event.subject for event in events]:
+        if subject is not msgspec.UNSET:
+            firsts.add(subject["type"][:1])
+            firsts.add(subject["id"][:1])
+    return not BLANK_ENDS.isdisjoint(firsts)
 
 
 def _struct(first: Iterable[str], types: dict[str, Any], needed: frozenset[str]) -> type[msgspec.Struct]:

@@ -133,10 +133,6 @@ def an_object(value: object) -> str:
     return "" if isinstance(value, Object) or value == [] else "an object"
 
 
-def string(value: object) -> str:
-    return "" if isinstance(value, str) else "a string"
-
-
 def filled(value: object) -> str:
     return "" if isinstance(value, str) and not is_blank(value) else "a string that is not blank"
 
@@ -165,11 +161,12 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
     "source.": {
         "platform": platform,
         "device_id": device,
-        "app_version": string,
-        "os_version": string,
-        "device_model": string,
+        # The upstream's framework reads a blank string as null, which fails the rules of an optional field, too.
+        "app_version": filled,
+        "os_version": filled,
+        "device_model": filled,
     },
-    "subject.": {"type": string, "id": string},
+    "subject.": {"type": filled, "id": filled},
 }
 _PARTS = ("source", "subject")
 _EMPTY = Object()

@@ -36,7 +36,6 @@ _SCHEMAS: Mapping[Rule, Schema] = {
     },
     event_rules.tenant: {"type": "integer", "minimum": MIN_TENANT_ID, "maximum": MAX_TENANT_ID},
     event_rules.an_object: _EMPTY_ARRAY,
-    event_rules.string: {"type": "string"},
     event_rules.filled: {"type": "string", "pattern": _INK},
     event_rules.device: {
         "type": "string",

@@ -65,14 +65,14 @@ _Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 class _Source(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     platform: Literal["ios", "android", "web", "tv"]
     device_id: str
-    app_version: str | None = None
-    os_version: str | None = None
-    device_model: str | None = None
+    app_version: str | msgspec.UnsetType = msgspec.UNSET
+    os_version: str | msgspec.UnsetType = msgspec.UNSET
+    device_model: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class _Subject(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    type: str | None = None
-    id: str | None = None
+    type: str | msgspec.UnsetType = msgspec.UNSET
+    id: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class _Event(msgspec.Struct, forbid_unknown_fields=True):
@@ -80,9 +80,9 @@ class _Event(msgspec.Struct, forbid_unknown_fields=True):
     event_type: str
     tenant_id: _Int64
     source: _Source
-    subject: _Subject | None = None
-    context: dict[str, Any] | None = None
-    occurred_at: datetime | None = None
+    subject: _Subject | msgspec.UnsetType = msgspec.UNSET
+    context: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+    occurred_at: datetime | msgspec.UnsetType = msgspec.UNSET
 
 
 class _Body(msgspec.Struct, forbid_unknown_fields=True):
@@ -106,7 +106,12 @@ def _read_plain(body: bytes) -> list[Seen]:
         event_id, source, context = _uuid4(event.event_id), event.source, event.context
         if event_id is None or not _is_clean(event.event_type) or not _is_clean(source.device_id):
             return []
-        flat += 2 + (event.subject is not None) + (context is not None)
+        if _some_blank(source.app_version, source.os_version, source.device_model):
+            return []
+        subject = event.subject
+        if subject is not msgspec.UNSET and _some_blank(subject.type, subject.id):
+            return []
+        flat += 2 + (subject is not msgspec.UNSET) + (context is not msgspec.UNSET)
         n = context.get("n") if context else None
         seen.append(Seen(event_id, (event.tenant_id, source.platform, source.device_id), _count(n)))
     # Brackets beyond those of flat events are the only way to be deep; few bodies have that many.
@@ -115,6 +120,11 @@ def _read_plain(body: bytes) -> list[Seen]:
     ):
         return []
     return seen
+
+
+def _some_blank(*texts: str | msgspec.UnsetType) -> bool:
+    """Return whether one of these optional strings is given and blank."""
+    return any(php.clean(text) is None for text in texts if text is not msgspec.UNSET)
 
 
 @functools.lru_cache(maxsize=10_000)
@@ -197,20 +207,29 @@ def _read_by_rules(value: object) -> Read:
 
 
 def _broken(rule: _Rule, items: list[tuple[Any, object]]) -> Iterator[tuple[str, str]]:
-    """Path and message of each event that breaks `rule`."""
+    """Yield path and message of each event that breaks `rule`.
+
+    The framework does not skip a null, nor a blank string or an empty array, of an optional field: no rule of the
+    sandbox is `nullable`.
+    """
     for key, event in items:
         value = _get(event, rule.path)
         path = ".".join(("events", str(key), *rule.path))
-        if value is None or value in ([], {}):
-            if rule.required:
-                yield path, f"The {path} field is required."
-        elif not rule.holds(value):
+        if rule.required and (value is _MISSING or value is None or value in ([], {})):
+            yield path, f"The {path} field is required."
+        elif value is not _MISSING and not rule.holds(value):
             yield path, rule.otherwise.format(path)
 
 
+_MISSING = object()
+
+
 def _get(value: object, path: tuple[str, ...]) -> object:
+    """Return the value at a path as the framework reads it, or _MISSING."""
     for name in path:
-        value = value.get(name) if isinstance(value, dict) else None
+        if not isinstance(value, dict) or name not in value:
+            return _MISSING
+        value = value[name]
     return php.clean(value)
 
 

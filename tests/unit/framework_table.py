@@ -131,6 +131,9 @@ OTHER_BLANKS = "\u034f\u17b4\u17b5\u2065\U0001d159"
 BLANKS = (*WHITE_SPACE, *CONTROLS, *INVISIBLE, *BLANK_LETTERS, *OTHER_BLANKS, " \u200b\n\u3164", "\ufeff\u0001")
 NOT_BLANK = ("\u0301", "\U0001f600", "_", "0", "\u00b7", "\u200bx\u200b")
 
+OPTIONAL_STRINGS = ("source__app_version", "source__os_version", "source__device_model", "subject__type", "subject__id")
+"""Fields that may be missing. Given as a blank, the framework reads null, which fails a rule without `nullable`."""
+
 IDS = (EVENT_ID, EVENT_ID.upper(), EVENT_ID + "\n", f" {EVENT_ID}\u00a0", f"\ufeff{EVENT_ID}")
 NO_IDS = (
     EVENT_ID.replace("-41d4-", "-11d4-"),

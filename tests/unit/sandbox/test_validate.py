@@ -44,6 +44,11 @@ def test_documented_sample_is_taken() -> None:
         ("tenant_id", 2**63, "The events.1.tenant_id field must be an integer."),
         ("tenant_id", False, "The events.1.tenant_id field must be an integer."),
         ("source.platform", None, "The events.1.source.platform field is required."),
+        ("source.app_version", None, "The events.1.source.app_version field must be a string."),
+        ("source.os_version", " ", "The events.1.source.os_version field must be a string."),
+        ("subject", None, "The events.1.subject field must be an array."),
+        ("context", None, "The events.1.context field must be an array."),
+        ("occurred_at", "", "The events.1.occurred_at field must be a valid date."),
         ("source.platform", "roku", "The selected events.1.source.platform is invalid."),
         ("source.platform", ["tv"], "The selected events.1.source.platform is invalid."),
         ("source.device_id", "\u200b", "The events.1.source.device_id field is required."),
@@ -79,7 +84,6 @@ def test_each_rule_names_event_and_field(path: str, value: object, message: str)
         {"tenant_id": 7},
         {"event_id": "550E8400-E29B-41D4-A716-446655440000"},
         {"event_type": " post.view "},
-        {"subject": None, "context": None, "occurred_at": ""},
         {"subject": {}, "context": []},
         {"occurred_at": "2026-11-23T08:00:00.123456789Z"},
         {"occurred_at": "2026-11-23 08:00:00+02:00"},
@@ -161,7 +165,7 @@ def test_the_device_of_a_refused_body_is_its_first_events() -> None:
 
 
 def test_order_is_the_integer_n_of_the_context() -> None:
-    numbers = [event(n=7), event(context={"n": "7"}), event(context={"n": True}), event(context=None)]
+    numbers = [event(n=7), event(context={"n": "7"}), event(context={"n": True}), event(context={})]
     assert [seen.n for seen in validate.read(body(*numbers)).events] == [7, None, None, None]
 
 
