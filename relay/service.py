@@ -231,14 +231,13 @@ class Service:
         log.set_secrets([*secrets(self.settings), *secrets(settings)])
         self._client.configure(settings.upstream)
         self.outbox.configure(settings.outbox)
-        self.schedule.limits = limits(settings)
         self._ops.token = settings.ops.token
         reader = self._reader(settings)
         self._http.reader = self._udp.reader = reader
         self._routes.reloaded()
         self.settings = settings
         _warn_of_exposed(settings)
-        self._forwarder.probe()
+        self._forwarder.configure(limits(settings))
         self.metrics.config_last_reload_successful.set(1)
         _log.info(
             "configuration applied",

@@ -31,6 +31,7 @@ from relay.metrics import Metrics
 from relay.outbox import Backlog, Dead, Loaded, Outbox, OutboxError, Part, Settled, Taken
 from relay.policy import batch
 from relay.policy.backoff import full_jitter
+from relay.policy.limits import Limits
 from relay.policy.schedule import Reply, Schedule, Send, Share, Wait
 from relay.policy.true_time import EARLIEST_MS, TrueTime
 from relay.policy.verdict import (
@@ -105,9 +106,9 @@ class Forwarder:
         self._schedule.flush(self._clock.monotonic_ms())
         self._changed.set()
 
-    def probe(self) -> None:
-        """End every pause that no server named: the configuration was read again."""
-        self._schedule.probe(self._clock.monotonic_ms())
+    def configure(self, limits: Limits) -> None:
+        """Apply other limits, to pending events too, and end every pause that no server named."""
+        self._schedule.configure(limits, self._clock.monotonic_ms())
         self._changed.set()
 
     @property

@@ -141,13 +141,16 @@ class Schedule:
                 lane.end_pause()
                 self._arm(lane, now)
 
-    def probe(self, now: int) -> None:
-        """End every pause that no server named: the configuration was read again."""
+    def configure(self, limits: Limits, now: int) -> None:
+        """Apply other limits, to pending events too, and end every pause that no server named."""
+        self.limits = limits
         for route in self._routes.values():
             route.probe_now()
             self._activate(route)
         for lane in self._lanes.values():
             lane.end_pause()
+            if lane.due is not None:
+                lane.due = min(lane.due, now if lane.is_full(limits) else due_at(lane.phase, now, limits.linger_ms))
             self._arm(lane, now)
 
     # -- what to do ----------------------------------------------------------------------------
@@ -362,8 +365,7 @@ class Schedule:
         """Queue the lane if it may send and has waited long enough, else wake it then. True if it is the next thing."""
         if lane.in_flight or lane.queued or lane.reserved or lane.due is None or not lane.events:
             return False
-        at = lane.free_at(now, self.limits)
-        at = max(at, lane.due)
+        at = max(lane.free_at(now, self.limits), lane.due)
         if at > now:
             return self._timers.wake(lane, at)
         route = self._routes[lane.key[0]]

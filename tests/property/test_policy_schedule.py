@@ -103,8 +103,8 @@ class Life(RuleBasedStateMachine):
         self.desk.schedule.flush(self.desk.now)
 
     @rule()
-    def probe(self) -> None:
-        self.desk.schedule.probe(self.desk.now)
+    def configure(self) -> None:
+        self.desk.schedule.configure(self.desk.limits, self.desk.now)
 
     @rule(lane=st.integers(0, LANES - 1), events=st.integers(1, 20))
     def drop(self, lane: int, events: int) -> None:

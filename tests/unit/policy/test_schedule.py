@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from relay.policy.lane import due_at, phase
@@ -12,6 +14,7 @@ from relay.policy.verdict import Again, Failing, Misconfigured, RateLimited, Ver
 
 from tests.unit.policy.harness import (
     DELIVERED,
+    EVENT_BYTES,
     FAILING,
     LIMITED,
     LIMITS,
@@ -347,7 +350,15 @@ def test_flush_stays_within_the_limit() -> None:
     assert desk.sends() == []
 
 
-ENDS_PAUSES = pytest.mark.parametrize("act", ["flush", "probe"])
+def flush(desk: Desk) -> None:
+    desk.schedule.flush(desk.now)
+
+
+def reload(desk: Desk) -> None:
+    desk.schedule.configure(desk.limits, desk.now)
+
+
+ENDS_PAUSES = pytest.mark.parametrize("act", [flush, reload])
 
 
 @ENDS_PAUSES
@@ -359,12 +370,12 @@ ENDS_PAUSES = pytest.mark.parametrize("act", ["flush", "probe"])
         Failing("503", 60_000, 503),
     ],
 )
-def test_a_pause_that_a_server_named_is_not_cut_short(act: str, verdict: Verdict) -> None:
+def test_a_pause_that_a_server_named_is_not_cut_short(act: Callable[[Desk], None], verdict: Verdict) -> None:
     desk = Desk()
     desk.offer(1, 500)
     desk.round(verdict)
     named_until = desk.now + 60_000
-    getattr(desk.schedule, act)(desk.now)
+    act(desk)
     assert desk.sends() == []
     desk.send()
     assert desk.now >= named_until
@@ -381,7 +392,9 @@ def test_a_pause_that_a_server_named_is_not_cut_short(act: str, verdict: Verdict
     ],
 )
 @pytest.mark.parametrize("others_are_served", [False, True])
-def test_a_pause_that_no_server_named_ends(act: str, verdict: Verdict, others_are_served: bool) -> None:
+def test_a_pause_that_no_server_named_ends(
+    act: Callable[[Desk], None], verdict: Verdict, others_are_served: bool
+) -> None:
     desk = Desk()
     if others_are_served:
         desk.offer(1, 500)
@@ -390,7 +403,7 @@ def test_a_pause_that_no_server_named_ends(act: str, verdict: Verdict, others_ar
     desk.round(verdict, u=0.99)
     paused_until = desk.schedule.next(desk.now)
     assert not isinstance(paused_until, Send)
-    getattr(desk.schedule, act)(desk.now)
+    act(desk)
     desk.send()
     assert paused_until.until is not None
     assert desk.now < paused_until.until
@@ -739,3 +752,39 @@ def test_an_endpoint_in_trouble_has_one_probe_though_the_probe_stalls() -> None:
     desk.schedule.stalled(probe, stalled=True)
     desk.now += 20_000
     assert isinstance(desk.next(), Wait)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"linger_ms": 0}, {"max_events": 2}, {"max_body_bytes": 2 * EVENT_BYTES}], ids=lambda c: str(*c)
+)
+def test_other_limits_apply_to_events_that_are_pending_already(changes: dict[str, int]) -> None:
+    desk = Desk(linger_ms=600_000)
+    desk.offer(1, 2)
+    assert isinstance(desk.next(), Wait)
+
+    desk.schedule.configure(replace(desk.limits, **changes), desk.now)  # type: ignore[arg-type]
+
+    assert isinstance(desk.next(), Send)
+
+
+@pytest.mark.parametrize("changes", [{"window_ms": 100}, {"device_per_window": 2}], ids=lambda c: str(*c))
+def test_a_higher_rate_ends_the_wait_for_the_old_one(changes: dict[str, int]) -> None:
+    desk = Desk(linger_ms=0, window_ms=3_600_000, device_per_window=1)
+    desk.offer(1)
+    desk.round()
+    desk.offer(1)
+    desk.pass_time(1_000)
+    assert isinstance(desk.next(), Wait)
+
+    desk.schedule.configure(replace(desk.limits, **changes), desk.now)  # type: ignore[arg-type]
+
+    assert isinstance(desk.next(), Send)
+
+
+def test_a_longer_linger_does_not_delay_events_that_are_pending_already() -> None:
+    desk = Desk()
+    desk.offer(1)
+    desk.schedule.configure(replace(desk.limits, linger_ms=600_000), desk.now)
+    desk.pass_time(5_000)
+
+    assert isinstance(desk.next(), Send)
