@@ -23,6 +23,10 @@ from urllib.request import Request, urlopen
 from tests.e2e.harness import PATIENCE_S
 
 PROGRAMS = (("chromium", "chromium-browser", "google-chrome"), ("chromedriver",))
+READY = (
+    "(at => at?.checkVisibility() && !at.disabled && at.getAttribute('aria-disabled') !== 'true')"
+    "(document.querySelector(arguments[0]))"
+)
 _ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
 _FLAGS = [
     "--headless",
@@ -61,6 +65,8 @@ class Browser:
         return found
 
     async def click(self, selector: str) -> None:
+        """Click as a person does, who waits until the element is shown and the page takes its click."""
+        await self.until(READY, selector)
         await self._command("POST", f"/element/{await self._find(selector)}/click", {})
 
     async def type(self, selector: str, text: str) -> None:

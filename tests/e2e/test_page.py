@@ -20,7 +20,7 @@ from relay.ops.live import MAX_STREAMS
 from relay.sandbox.faults import Fault
 from relay.sandbox.server import Sandbox
 
-from tests.e2e.browser import Browser
+from tests.e2e.browser import READY, Browser
 from tests.e2e.harness import PATIENCE_S, RelayProcess, environment, event, running
 from tests.e2e.test_commands import free_port
 
@@ -316,8 +316,8 @@ class TestDeadLetters:
         assert (await relay.status())["dead_letters"]["count"] == 3
         assert await browser.run("return document.activeElement.id") == "discard-chosen"
 
-        # One move at a time: the button takes the next press once the page is done with this one.
-        await browser.until("document.querySelector('#discard-chosen').getAttribute('aria-disabled') !== 'true'")
+        # The page makes one move at a time: the button takes the next press when this move is done.
+        await browser.until(READY, "#discard-chosen")
         await browser.press(ENTER)
         await browser.until("document.querySelector('#confirm').open")
         await browser.press(TAB)
