@@ -55,8 +55,9 @@ def mounted(directory: Path, *how: str) -> Iterator[Path]:
 
 
 @contextmanager
-def tmpfs(directory: Path, mib: int) -> Iterator[Path]:
-    with mounted(directory, "-t", "tmpfs", "-o", f"size={mib}m,mode=0700", "none") as at:
+def tmpfs(directory: Path, mib: int, inodes: int = 0) -> Iterator[Path]:
+    """A file system in memory; `inodes`: how many files and directories it can hold, 0 for no limit."""
+    with mounted(directory, "-t", "tmpfs", "-o", f"size={mib}m,nr_inodes={inodes},mode=0700", "none") as at:
         yield at
 
 

@@ -112,9 +112,9 @@ async def test_a_disk_that_takes_its_time(sandbox: Sandbox, tmp_path: Path) -> N
 async def test_a_file_system_that_turns_read_only(sandbox: Sandbox, tmp_path: Path) -> None:
     """What a dying eMMC does: the kernel meets an error and remounts read-only (errors=remount-ro). For good.
 
-    The relay reports it, and stores nothing more. After a repair and a restart every event is there.
-    No app sends at the instant of the error: while ext4 aborts its journal it may report a sync as successful whose new
-    file size is lost (docs/guarantees.md, "What is outside"). Everything that was stored before must survive.
+    Apps send at that moment. The relay reports it, and stores nothing more. After a repair and a restart every event
+    that got a 202 is there: while ext4 aborts its journal it may report a sync as successful whose new file size is
+    lost, so no commit changes a file's size (see relay.outbox.sqlite.wal).
     """
     mounts.needs("ext4")
     fleet = Fleet(DEVICES)
@@ -122,20 +122,20 @@ async def test_a_file_system_that_turns_read_only(sandbox: Sandbox, tmp_path: Pa
         trigger = Path("/sys/fs/ext4") / mounts.loop_device(disk) / "trigger_fs_error"
         if not trigger.exists():
             pytest.skip("this kernel has no trigger_fs_error")
-        async with running(settings(sandbox.url, disk)) as relay:
-            fleet.address = relay.http
-            async with fleet.sending():
+        async with fleet.sending():
+            async with running(settings(sandbox.url, disk)) as relay:
+                fleet.address = relay.http
                 await fleet.until(kept=20)
-            trigger.write_text("1")
-            await until_ready(relay, False)
-            assert await fleet.post_one() == 503
-            assert (await relay.request("GET", "/livez"))[0] == 200
-        mounts.run("umount", str(disk))
-        # a copy, as a repair makes it: the kernel may still hold the old file system, read-only, for that image
-        repaired = shutil.copy(tmp_path / "disk.img", tmp_path / "repaired.img")
-        mounts.run("mount", "-o", "loop", str(repaired), str(disk))
-        async with running(settings(sandbox.url, disk)) as relay:
-            fleet.address = relay.http
-            async with fleet.sending():
+                trigger.write_text("1")
+                await until_ready(relay, False)
+                assert await fleet.post_one() == 503
+                assert (await relay.request("GET", "/livez"))[0] == 200
+            mounts.run("umount", str(disk))
+            # a copy, as a repair makes it: the kernel may still hold the old file system, read-only, for that image
+            repaired = shutil.copy(tmp_path / "disk.img", tmp_path / "repaired.img")
+            mounts.run("mount", "-o", "loop", str(repaired), str(disk))
+            async with running(settings(sandbox.url, disk)) as relay:
+                fleet.address = relay.http
                 await fleet.until(kept=20)
-            await all_settled(relay, sandbox, fleet, repeats=20)
+                fleet.stop()
+                await all_settled(relay, sandbox, fleet, repeats=20)

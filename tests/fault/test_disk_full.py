@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import resource
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,8 @@ from relay.sandbox.server import Sandbox
 
 from tests.e2e.harness import RelayProcess, running
 from tests.fault import mounts
-from tests.fault.apps import Fleet, all_settled, ready, settings, stamped, until_ready
+from tests.fault.apps import Fleet, all_settled, flush, ready, settings, stamped, until_ready
+from tests.fault.shim import WRITE, Shim, needs_cc
 
 DEVICES = 5
 
@@ -37,6 +40,76 @@ async def test_a_partition_filled_by_somebody_else(sandbox: Sandbox, tmp_path: P
                 await fleet.until(kept=20)
             assert fleet.answers.get(503)
             await all_settled(relay, sandbox, fleet)
+
+
+async def test_a_partition_whose_inodes_are_used_up(sandbox: Sandbox, tmp_path: Path) -> None:
+    """Another app made a million small files: a start cannot create its -wal, though there are bytes enough."""
+    mounts.needs("tmpfs")
+    fleet = Fleet(DEVICES)
+    with mounts.tmpfs(tmp_path, mib=32, inodes=16) as disk:
+        env = settings(sandbox.url, disk)
+        async with running(env) as relay:
+            fleet.address = relay.http
+            async with fleet.sending():
+                await fleet.until(kept=20)
+            relay.process.send_signal(signal.SIGTERM)
+            assert await relay.ended() == 0  # it has deleted its -wal
+        small = use_up_inodes(disk)
+        async with running(env) as relay:
+            fleet.address = relay.http
+            assert not await ready(relay)
+            assert "the disk is full: the file system has no inode left" in await problem(relay)
+            assert await fleet.post_one() == 503
+            assert (await relay.request("GET", "/livez"))[0] == 200
+            for each in small:
+                each.unlink()
+            await until_ready(relay)
+            async with fleet.sending():
+                await fleet.until(kept=20)
+            await all_settled(relay, sandbox, fleet)
+
+
+@needs_cc
+@pytest.mark.parametrize("number", [errno.EDQUOT, errno.ENOSPC, errno.EFBIG], ids=errno.errorcode.get)
+async def test_a_quota_is_called_a_full_disk(sandbox: Sandbox, tmp_path: Path, number: int) -> None:
+    """SQLite calls a used-up quota a disk I/O error. Nobody looks for a broken disk because of it."""
+    fleet, shim = Fleet(DEVICES), Shim(tmp_path / "orders")
+    async with running(shim.around(settings(sandbox.url, tmp_path / "state"))) as relay:
+        fleet.address = relay.http
+        async with fleet.sending():
+            await fleet.until(kept=20)
+            shim.fail(WRITE, number)
+            await until_ready(relay, False)
+            assert "the disk is full" in await problem(relay)
+            assert await fleet.post_one() == 503
+            shim.heal()
+            await until_ready(relay)
+            await fleet.until(kept=20)
+        await all_settled(relay, sandbox, fleet, repeats=10)
+
+
+async def test_a_partition_filled_after_the_log_took_its_room(sandbox: Sandbox, tmp_path: Path) -> None:
+    """The log has room of its own, the database has none to grow: what is stored stays, and is sent later."""
+    mounts.needs("tmpfs")
+    sandbox.faults.add(Fault(answer=503))
+    with mounts.tmpfs(tmp_path, mib=32) as disk:
+        async with running(settings(sandbox.url, disk)) as relay:
+            kept = 0
+            while (disk / "outbox.db-wal").stat().st_size < 2 << 20:
+                assert (await post(relay, range(kept, kept + 1_000)))[0] == 202
+                kept += 1_000
+            filler = mounts.fill(disk)
+            while (await post(relay, range(kept, kept + 1_000)))[0] == 202:
+                kept += 1_000
+            assert "the disk is full" in await problem(relay)
+            filler.unlink()
+            await until_ready(relay)
+            sandbox.faults.heal()
+            await flush(relay)
+            await relay.until(lambda status: status["ledger"]["pending"] == 0)
+            report = sandbox.report()
+            assert report.order_breaks == 0
+            assert report.distinct - kept in (0, 1_000), "the request that was answered 503 may be stored, or not"
 
 
 async def test_a_limit_on_file_size_met_at_run_time(sandbox: Sandbox, tmp_path: Path) -> None:
@@ -80,6 +153,24 @@ async def test_the_relays_own_limit_pushes_out_nothing_accepted(sandbox: Sandbox
 async def post(relay: RelayProcess, numbers: range) -> tuple[int, dict[str, str], bytes]:
     events = [stamped(n, "device-00") | {"context": {"n": n, "pad": "x" * 500}} for n in numbers]
     return await relay.request("POST", "/v1/events", json.dumps(events).encode())
+
+
+async def problem(relay: RelayProcess) -> str:
+    """What /readyz says."""
+    _, _, body = await relay.request("GET", "/readyz")
+    return str(json.loads(body)["problem"])
+
+
+def use_up_inodes(directory: Path) -> list[Path]:
+    """Create empty files until there is no inode left; remove them to give them back."""
+    made: list[Path] = []
+    try:
+        while len(made) < 100:
+            made.append(directory / f"small-{len(made)}")
+            made[-1].touch()
+    except OSError:
+        return made[:-1]
+    raise AssertionError("there is no end of inodes")
 
 
 def test_a_filled_disk_is_full(tmp_path: Path) -> None:

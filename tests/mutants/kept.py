@@ -18,6 +18,18 @@ MUTANTS = (
         (f"{SQLITE}/connection.py", 'f"synchronous={durability}"', '"synchronous=NORMAL"'),
     ),
     mutant(
+        "commits that change the size of the log",
+        "G1",
+        "tests/unit/outbox/test_reserve.py::test_no_commit_changes_the_size_of_the_log",
+        (f"{SQLITE}/store.py", "        if need_bytes <= self.wal_file_bytes:\n", "        if need_bytes:\n"),
+    ),
+    mutant(
+        "a log of anybody is read",
+        "G8",
+        "tests/unit/outbox/test_files.py::TestALogOfAnotherUser::test_one_that_everybody_can_write_is_refused",
+        (f"{SQLITE}/files.py", "        if suffix and (why", "        if not suffix and (why"),
+    ),
+    mutant(
         "answer before commit",
         "G1",
         FSYNC,

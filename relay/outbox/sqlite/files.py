@@ -8,24 +8,21 @@ Knows nothing of what is inside.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import stat
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import structlog
 
 from relay.outbox import OutboxLocked, OutboxRefused
+from relay.outbox.sqlite.trouble import FIXED_MODES, FIXED_OWNERS, LOCK_HELD, UNSYNCED_DIRECTORIES
 
 _log = structlog.get_logger("relay.outbox")
 
-_NOT_PERMITTED = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
-"""Errors of fchmod on file systems with fixed modes, for example vfat and CIFS."""
-_NOT_SYNCED = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
-"""Errors of fsync on file systems that cannot sync a directory; fsync(2) documents EINVAL."""
+_LOGS = ("-wal", "-journal")
+"""What SQLite reads before the database, and applies to it."""
 
 
 def beside(path: Path, suffix: str) -> Path:
@@ -65,7 +62,7 @@ def lock(path: Path) -> int:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(fd)
-        if not isinstance(error, BlockingIOError):
+        if error.errno not in LOCK_HELD:
             raise OutboxRefused(
                 f"outbox.path {path}: the file system cannot lock {name} ({error.strerror}):"
                 " set outbox.path to a file on a local disk"
@@ -80,21 +77,44 @@ def unlock(fd: int) -> None:
 
 
 def create(path: Path, stands_for: Path | None = None) -> None:
-    """Create the database file if it is missing, mode 0600. OutboxRefused if what lies there is no file.
+    """Create the database file if it is missing, mode 0600.
 
-    `stands_for`: the database that it will replace.
+    `stands_for`: the database that it will replace. Raises OutboxRefused if the path names no regular file, or if
+    another user may have written the log beside it: SQLite would apply what that user wrote.
     """
-    for name in (path, beside(path, "-wal")):
+    for suffix in ("", *_LOGS):
+        name = beside(path, suffix)
         try:
-            mode = name.lstat().st_mode
+            status = name.lstat()
         except FileNotFoundError:
             continue
         except OSError as error:
             raise OutboxRefused(f"{name}: {error.strerror}") from error
-        if not stat.S_ISREG(mode):
-            what = "a symbolic link" if stat.S_ISLNK(mode) else "no regular file"
+        if not stat.S_ISREG(status.st_mode):
+            what = "a symbolic link" if stat.S_ISLNK(status.st_mode) else "no regular file"
             raise OutboxRefused(f"{name} is {what}: set outbox.path to the file itself")
+        if suffix and (why := _distrusted(path, status)):
+            raise OutboxRefused(f"{name} {why}, or move the file away if you do not know it")
     os.close(_open_private(path, stands_for or path))
+
+
+def _distrusted(path: Path, log: os.stat_result) -> str:
+    """Return why a log beside the database is not read, and what to do; "" if it is."""
+    owner = path.lstat() if identity(path) is not None else path.parent.stat()
+    if log.st_uid not in {0, os.geteuid(), owner.st_uid}:
+        return f"belongs to user {log.st_uid}, the outbox to user {owner.st_uid}: change its owner"
+    if log.st_mode & stat.S_IWOTH and not _has_fixed_modes(path):
+        return f"can be written by every user (mode {stat.S_IMODE(log.st_mode):o}): set its mode to 600"
+    return ""
+
+
+def _has_fixed_modes(path: Path) -> bool:
+    """Whether the file system does not keep modes: the relay created its lock file with mode 0600."""
+    try:
+        lock = beside(path, ".lock").lstat()
+    except OSError:
+        return False
+    return lock.st_uid == os.geteuid() and bool(lock.st_mode & stat.S_IWOTH)
 
 
 def _open_private(path: Path, database: Path) -> int:
@@ -111,8 +131,12 @@ def _open_private(path: Path, database: Path) -> int:
     except FileExistsError:
         return os.open(path, flags, 0o600)
     if owner is not None:
-        with suppress(PermissionError):  # root of a container may not
+        try:
             os.fchown(fd, owner.st_uid, owner.st_gid)
+        except OSError as error:
+            if error.errno not in FIXED_OWNERS:
+                os.close(fd)
+                raise
     return fd
 
 
@@ -126,7 +150,7 @@ def make_private(path: Path) -> None:
     try:
         os.chmod(f"/proc/self/fd/{fd}", 0o600)
     except OSError as error:
-        if error.errno not in _NOT_PERMITTED:
+        if error.errno not in FIXED_MODES:
             raise
         _log.warning("outbox file mode not set", path=str(path), reason=error.strerror)
     finally:
@@ -169,7 +193,7 @@ def _sync_directory(directory: Path) -> None:
     try:
         os.fsync(fd)
     except OSError as error:
-        if error.errno not in _NOT_SYNCED:
+        if error.errno not in UNSYNCED_DIRECTORIES:
             raise
         _log.warning("directory not synced", path=str(directory), reason=error.strerror)
     finally:

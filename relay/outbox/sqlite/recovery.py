@@ -28,6 +28,7 @@ from relay.outbox.sqlite.quarantine import Claimant, claim
 from relay.outbox.sqlite.salvage import Salvaged, salvage
 from relay.outbox.sqlite.schema import MIGRATIONS, is_newest, migrate
 from relay.outbox.sqlite.start import Broken, Opened, read_opened, read_totals
+from relay.outbox.sqlite.transactions import checkpoint
 
 _log = structlog.get_logger("relay.outbox")
 
@@ -163,6 +164,8 @@ def _open(mending: Mending, path: Path) -> sqlite3.Connection:
     try:
         _recognise(database, path)
         files.make_private(path)
+        if files.identity(log := files.beside(path, "-wal")) is not None:
+            files.make_private(log)  # SQLite gave it the mode that the database had
         settings = mending.settings
         configure(database, settings.durability, settings.max_size_bytes, mending.wal_bytes)
         migrate(database)
@@ -189,7 +192,7 @@ def _recognise(database: sqlite3.Connection, path: Path) -> None:
 
 def _check(database: sqlite3.Connection, mending: Mending) -> None:
     try:
-        database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        checkpoint(database)  # the log's file keeps its size, see `wal`
         row = database.execute("SELECT clean FROM ledger").fetchone()
         if row is None:
             raise Broken("the ledger is missing")

@@ -24,7 +24,8 @@ from relay.outbox.sqlite.quarantine import Claimant
 from relay.outbox.sqlite.recovery import Mending, open_mended
 from relay.outbox.sqlite.start import Opened
 from relay.outbox.sqlite.transactions import Committed, Step
-from relay.outbox.sqlite.wal import FRAME_BYTES, Wal
+from relay.outbox.sqlite.trouble import NO_ROOM, explained
+from relay.outbox.sqlite.wal import FRAME_BYTES, HEADER_BYTES, Wal
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -68,6 +69,8 @@ class Store:
         self._wal = Wal(files.beside(settings.path, "-wal"))
         self._guessed_bytes = 0
         """At most so much was written since the frames were counted."""
+        self._reserves = True
+        """Whether commits reserve their part of the log; False after the disk had no room for it."""
         self._identities: tuple[files.Identity | None, files.Identity | None] = (None, None)
 
     @property
@@ -107,7 +110,7 @@ class Store:
             self._mends,
             None if self._ids is None else Claimant(self._ids, self._clock.new_event_id(), self._settings.adopt),
         )
-        opening = Connection(lambda: open_mended(mending))
+        opening = Connection(lambda: explained(mending.path, lambda: open_mended(mending)))
         await opening.open()
         self._connection = opening
         if mending.set_aside is not None:
@@ -116,6 +119,9 @@ class Store:
         self.thorough = self.suspect or mending.set_aside is not None
         self.suspect, self.condemned = False, ""
         self._identities = self._look()
+        await self.run(lambda _: self._wal.adopt())
+        self.wal_file_bytes = self._wal.file_bytes()
+        self._reserves = True
         assert mending.opened is not None
         return mending.opened, mending.set_aside is not None
 
@@ -134,7 +140,8 @@ class Store:
 
     async def run(self, work: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         assert self._connection is not None
-        return await self._connection.run(work, *args, **kwargs)
+        path = self._settings.path
+        return await self._connection.run(lambda database: explained(path, lambda: work(database, *args, **kwargs)))
 
     async def commit(self, steps: Sequence[Step]) -> Committed:
         """All steps or none, on disk when this returns."""
@@ -152,20 +159,46 @@ class Store:
             await self._copy_back()
 
     async def make_way(self, pages: int | None, appended_pages: int) -> None:
-        """Before a commit that writes at most so many pages, or nobody knows how many: the log will hold them.
+        """Make room in the log for a commit of at most `pages` pages; None: their number is unknown.
 
         Each copying back costs three syncs, so it waits as long as the log has room; half of it is room for any commit,
         also for one whose lanes' pages are counted by the lane though many lanes share one. If its events alone need
-        more, the log begins with them.
+        more, the log begins with them. With durability "full" the file is as large as the commit needs, see `wal`.
         """
         new_bytes = self._wal_bytes // 2
         if pages is not None:
             new_bytes = min((pages + _COMMIT_PAGES) * FRAME_BYTES, new_bytes)
-        room_bytes = self._wal_bytes - new_bytes if appended_pages * FRAME_BYTES <= self._wal_bytes // 2 else 0
+        is_large = appended_pages * FRAME_BYTES > self._wal_bytes // 2
+        room_bytes = 0 if is_large else self._wal_bytes - HEADER_BYTES - new_bytes
         if self._wal.waiting * FRAME_BYTES + self._guessed_bytes > room_bytes:
             self._count()
             if self._wal.waiting * FRAME_BYTES > room_bytes:
                 await self._copy_back()
+        if self._reserves and self._settings.durability == "full":
+            await self._reserve((appended_pages + _COMMIT_PAGES) * FRAME_BYTES if is_large else new_bytes)
+
+    async def _reserve(self, new_bytes: int) -> None:
+        """Have the log's file as large as a commit of so many bytes needs; OSError if the disk fails."""
+        known_bytes = min(self.wal_file_bytes, self._wal_bytes)  # SQLite cuts a larger file
+        if self._end_bytes() + new_bytes <= known_bytes:
+            return
+        self._count()
+        need_bytes = self._end_bytes() + new_bytes
+        if need_bytes <= self.wal_file_bytes:
+            return
+        try:
+            reserved_bytes = await self.run(lambda _: self._wal.reserve(need_bytes, self._wal_bytes))
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            self._reserves = False  # the commit may need less, and reports it if it does not fit
+            return
+        self._metrics.outbox_written_bytes.inc(reserved_bytes)
+        self.wal_file_bytes = self._wal.file_bytes()
+
+    def _end_bytes(self) -> int:
+        """Where the next commit's frames begin in the log, at most."""
+        return HEADER_BYTES + self._wal.waiting * FRAME_BYTES + self._guessed_bytes
 
     def wrote(self, body_bytes: int, changed_pages: int) -> None:
         """After a commit of so much: count, but not before the log may have grown by a quarter of what it may be.

@@ -1,29 +1,73 @@
-"""What a disk's trouble is called: the errors that speak of it, and what callers are told.
+"""What errors of the disk mean, and what callers are told.
 
-Rule: after any of them the outcome of a commit is unknown, so nobody is told "no".
+Owns the tables of errno values; no other module compares one. Rule: after an error of a commit its outcome is
+unknown, so no caller is told that its events are not stored.
+
+SQLite reports most failed calls as "disk I/O error" or "unable to open database file" and hides the errno, which the
+sqlite3 module does not show either. `explained` therefore repeats the failed step on a file of its own.
 """
 
 from __future__ import annotations
 
 import errno
+import os
 import sqlite3
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
 
 from relay.outbox import OutboxError, OutboxFull, OutboxRefused, OutboxUnavailable
 
+T = TypeVar("T")
+
 DISK_ERRORS = (sqlite3.Error, OSError, MemoryError, OutboxRefused)
+
+NO_ROOM: Mapping[int, str] = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk is full: the disk quota of the relay's user is used up",
+    errno.EFBIG: "the disk is full: a file has the largest size that the system allows",
+}
+_OTHER: Mapping[int, str] = {
+    errno.EROFS: "the file system of outbox.path is read-only: check the disk",
+    errno.EMFILE: "the relay has no file descriptor left: raise its limit of open files",
+    errno.ENFILE: "the system has no file descriptor left: find out which process holds them",
+    errno.EACCES: "the relay's user may not write to outbox.path: change its owner",
+    errno.EPERM: "the relay's user may not write to outbox.path: change its owner",
+}
+_NO_INODE = "the disk is full: the file system has no inode left, delete files"
+LOCK_HELD = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES)
+"""flock of a file that another process locked; EACCES on CIFS. Any other errno: the file system cannot lock."""
+FIXED_MODES = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
+"""fchmod on file systems that have no modes of their own, for example vfat and CIFS."""
+FIXED_OWNERS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+"""fchown where root may not give a file away: the same file systems, NFS, and a user who is not mapped."""
+UNSYNCED_DIRECTORIES = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF)
+"""fsync of a directory where the file system cannot sync it; fsync(2) documents EINVAL."""
+
+_SAYS_LITTLE = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
+_TRIED_BYTES, _SYNCED_BYTES = 256 << 10, 4096
+
+
+class NoInodeError(OSError):
+    """ENOSPC although the file system has free blocks: it has no inode for another file."""
 
 
 def failure_of(error: Exception) -> OutboxError:
     """Return the error for the callers of a failed commit or open. Its cause is `error`."""
     failure: OutboxError
-    number = error.errno if isinstance(error, OSError) else None
+    number = (error.errno if isinstance(error, OSError) else None) or 0
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if isinstance(error, OutboxError):
         failure = OutboxUnavailable(str(error))
-    elif number == errno.EDQUOT:
-        failure = OutboxFull("the disk is full: the disk quota of the relay's user is used up")
-    elif code == sqlite3.SQLITE_FULL or number == errno.ENOSPC:
-        failure = OutboxFull("the disk is full")
+    elif isinstance(error, NoInodeError):
+        failure = OutboxFull(_NO_INODE)
+    elif number in NO_ROOM:
+        failure = OutboxFull(NO_ROOM[number])
+    elif code == sqlite3.SQLITE_FULL:
+        failure = OutboxFull(NO_ROOM[errno.ENOSPC])
+    elif number in _OTHER:
+        failure = OutboxUnavailable(_OTHER[number])
     elif code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         failure = OutboxUnavailable("another program has the outbox's file open: close it")
     else:
@@ -31,3 +75,48 @@ def failure_of(error: Exception) -> OutboxError:
         failure = OutboxUnavailable(f"the disk fails ({words}): whether the events were stored is unknown")
     failure.__cause__ = error
     return failure
+
+
+def explained(path: Path, work: Callable[[], T]) -> T:
+    """Return what `work` returns; where SQLite hides the errno of a failure, raise the OSError of a trial instead.
+
+    `path`: the database. The trial's error is raised only if a table above names it.
+    """
+    try:
+        return work()
+    except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _SAYS_LITTLE:
+            raise
+        found = _tried(path.with_name(path.name + ".trial"))
+        if found is None or (found.errno not in NO_ROOM and found.errno not in _OTHER):
+            raise
+        raise found from error
+
+
+def _tried(path: Path) -> OSError | None:
+    """Create a file, write to it, sync it and delete it; return what failed."""
+    try:
+        path.unlink(missing_ok=True)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        return NoInodeError(*error.args) if error.errno == errno.ENOSPC and _lacks_inodes(path.parent) else error
+    try:
+        os.pwrite(fd, bytes(_SYNCED_BYTES), 0)
+        os.fsync(fd)
+        # Most quotas count a block when it is written: what is deleted unsynced does not wear the disk.
+        os.pwrite(fd, bytes(_TRIED_BYTES - _SYNCED_BYTES), _SYNCED_BYTES)
+    except OSError as error:
+        return error
+    finally:
+        os.close(fd)
+        with suppress(OSError):
+            path.unlink()
+    return None
+
+
+def _lacks_inodes(directory: Path) -> bool:
+    try:
+        found = os.statvfs(directory)
+    except OSError:
+        return False
+    return found.f_files > 0 and found.f_favail == 0

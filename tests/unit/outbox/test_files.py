@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from relay.outbox import OutboxLocked, OutboxRefused
 
-from tests.contract.boxes import SqliteBox, bodies
+from tests.contract.boxes import SqliteBox, bodies, close
 from tests.unit.outbox.conftest import MakeBox
 
 
@@ -64,6 +64,60 @@ async def test_a_symbolic_link_in_place_of_a_file_is_refused(make_box: MakeBox, 
     with pytest.raises(OutboxRefused):
         await box.outbox.open()
     assert target.read_bytes() == b"precious"
+
+
+class TestALogOfAnotherUser:
+    """SQLite applies a -wal or a hot -journal to the database: whoever can write one writes the outbox."""
+
+    @pytest.fixture
+    async def box(self, box: SqliteBox) -> SqliteBox:
+        """Killed, with its last events in the -wal."""
+        await box.append([1])
+        return await box.kill()
+
+    @pytest.mark.parametrize("suffix", ["-wal", "-journal"])
+    @pytest.mark.parametrize("mode", [0o666, 0o602])
+    async def test_one_that_everybody_can_write_is_refused(self, box: SqliteBox, suffix: str, mode: int) -> None:
+        log = box.path.with_name(box.path.name + suffix)
+        log.touch()
+        log.chmod(mode)
+        with pytest.raises(OutboxRefused, match=f"mode {mode:o}.*set its mode to 600"):
+            await box.outbox.open()
+        log.chmod(0o600)
+        await box.start()
+        assert await box.deliver_all() == bodies([1])
+        await close(box)
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+    async def test_a_foreign_one_is_refused(self, box: SqliteBox) -> None:
+        log = box.path.with_name(box.path.name + "-wal")
+        os.chown(log, 65_533, 65_533)
+        with pytest.raises(OutboxRefused, match="belongs to user 65533, the outbox to user 0: change its owner"):
+            await box.outbox.open()
+        os.chown(box.path, 65_533, 65_533)
+        await box.start()
+        assert await box.deliver_all() == bodies([1])
+        await close(box)
+
+    async def test_a_file_system_without_modes_is_used(self, box: SqliteBox) -> None:
+        """As vfat with umask=000 shows it: every file can be written by everybody, and the lock file shows why."""
+        for suffix in ("", "-wal", ".lock"):
+            file = box.path.with_name(box.path.name + suffix)
+            file.touch()
+            file.chmod(0o777)
+        await box.start()
+        assert await box.deliver_all() == bodies([1])
+        await close(box)
+
+    async def test_a_database_that_everybody_could_write_does_not_make_the_next_start_fail(
+        self, box: SqliteBox
+    ) -> None:
+        """SQLite gives the -wal the mode of the database, before the relay makes both private."""
+        box.path.with_name(box.path.name + "-wal").unlink()
+        box.path.chmod(0o666)
+        await box.start()
+        assert mode(box.path) == mode(box.path.with_name(box.path.name + "-wal")) == 0o600
+        await close(box)
 
 
 async def test_another_program_is_kept_out_of_an_outbox_that_existed(box: SqliteBox) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import sqlite3
 from pathlib import Path
 
 import pytest
 from relay.outbox import OutboxError, OutboxFull, OutboxLocked, OutboxRefused, OutboxUnavailable
 from relay.outbox.sqlite import files
-from relay.outbox.sqlite.trouble import failure_of
+from relay.outbox.sqlite.trouble import explained, failure_of
 
 
 def failing(number: int) -> object:
@@ -20,27 +21,85 @@ def failing(number: int) -> object:
     return call
 
 
-@pytest.mark.parametrize(
-    ("number", "kind", "message"),
-    [
-        (errno.ENOSPC, OutboxFull, "the disk is full"),
-        (errno.EDQUOT, OutboxFull, "the disk is full: the disk quota"),
-        (errno.EIO, OutboxUnavailable, "the disk fails"),
-        (errno.EROFS, OutboxUnavailable, "the disk fails"),
-    ],
-)
+MEANINGS = [
+    (errno.ENOSPC, OutboxFull, "the disk is full"),
+    (errno.EDQUOT, OutboxFull, "the disk is full: the disk quota"),
+    (errno.EFBIG, OutboxFull, "the disk is full: a file has the largest size"),
+    (errno.EROFS, OutboxUnavailable, "the file system of outbox.path is read-only"),
+    (errno.EMFILE, OutboxUnavailable, "the relay has no file descriptor left"),
+    (errno.ENFILE, OutboxUnavailable, "the system has no file descriptor left"),
+    (errno.EACCES, OutboxUnavailable, "the relay's user may not write"),
+    (errno.EPERM, OutboxUnavailable, "the relay's user may not write"),
+    (errno.EIO, OutboxUnavailable, "the disk fails"),
+    (errno.ENODEV, OutboxUnavailable, "the disk fails"),
+    (errno.ESTALE, OutboxUnavailable, "the disk fails"),
+]
+
+
+@pytest.mark.parametrize(("number", "kind", "message"), MEANINGS)
 def test_an_errno_is_reported_as_what_it_means(number: int, kind: type[OutboxError], message: str) -> None:
     failure = failure_of(OSError(number, os.strerror(number)))
     assert type(failure) is kind
     assert str(failure).startswith(message)
 
 
+class HidingError(sqlite3.OperationalError):
+    """What SQLite reports: no errno."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__("disk I/O error")
+        self.sqlite_errorcode = code
+
+
+@pytest.mark.parametrize(("number", "kind", "message"), MEANINGS)
+@pytest.mark.parametrize(
+    ("code", "call"),
+    [
+        (sqlite3.SQLITE_IOERR_WRITE, "pwrite"),
+        (sqlite3.SQLITE_IOERR_FSYNC, "fsync"),
+        (sqlite3.SQLITE_CANTOPEN, "open"),
+    ],
+)
+def test_what_sqlite_hides_is_found_by_a_trial(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    code: int,
+    call: str,
+    number: int,
+    kind: type[OutboxError],
+    message: str,
+) -> None:
+    def work() -> None:
+        raise HidingError(code)
+
+    monkeypatch.setattr(os, call, failing(number))
+    with pytest.raises((OSError, sqlite3.OperationalError)) as caught:
+        explained(tmp_path / "outbox.db", work)
+    failure = failure_of(caught.value)
+    assert type(failure) is kind
+    assert str(failure).startswith(message)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("code", [sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CORRUPT])
+def test_where_a_trial_finds_nothing_the_error_stays(tmp_path: Path, code: int) -> None:
+    def work() -> None:
+        raise HidingError(code)
+
+    with pytest.raises(HidingError):
+        explained(tmp_path / "outbox.db", work)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("number", "kind", "message"),
     [
         (errno.EWOULDBLOCK, OutboxLocked, "another relay"),
+        (errno.EACCES, OutboxLocked, "another relay"),
         (errno.ENOLCK, OutboxRefused, "cannot lock"),
         (errno.EOPNOTSUPP, OutboxRefused, "cannot lock"),
+        (errno.ENOSYS, OutboxRefused, "cannot lock"),
+        (errno.EINVAL, OutboxRefused, "cannot lock"),
     ],
 )
 def test_only_a_held_lock_is_another_relay(
