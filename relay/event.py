@@ -18,10 +18,11 @@ Pure: clock and ids are arguments. Knows nothing of transports and of storing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Any, Literal, NamedTuple
+from zlib import crc32
 
 import msgspec
 
@@ -45,6 +46,13 @@ class Event(NamedTuple):
     """The JSON object as it will be sent: as it came, with what was missing spliced in."""
     stamped: bool = False
     """Whether its `occurred_at` was spliced in: then it may be corrected, see relay.stamp."""
+    received_crc: int = 0
+    """CRC-32 of the bytes as received; 0 if `body` is these bytes."""
+
+    @property
+    def check(self) -> int:
+        """The CRC-32 of the bytes as received: two events with one id should have one check."""
+        return self.received_crc or crc32(self.body)
 
 
 Reading = Generator[None, None, list[Event] | Refusal]
@@ -215,12 +223,14 @@ class Reader:
 
     def _of_columns(self, bodies: Sequence[bytes], columns: Columns) -> list[Event] | None:
         """The events; None if one of them has become too large."""
+        checks: Iterable[int] = repeat(0)
         if columns.timeless:
+            checks = map(crc32, bodies)
             opening = b"{" + self._occurred_at()
             bodies = [opening + body[1:] for body in bodies]
             if max(map(len, bodies)) > self.max_event_bytes:
                 return None
-        rows = zip(columns.event_ids, columns.lane_keys, bodies, repeat(columns.timeless), strict=False)
+        rows = zip(columns.event_ids, columns.lane_keys, bodies, repeat(columns.timeless), checks, strict=False)
         return list(map(_new_event, repeat(Event), rows))
 
     def _read_each(self, bodies: Sequence[bytes], first: int, found: _Found) -> tuple[str, str] | None:
@@ -271,7 +281,7 @@ class Reader:
 
         Trust the types of `fields`, not yet their presence, nor that texts are UUIDs, times and without blanks around.
         """
-        added = b""
+        added, received = b"", body
         event_id = fields.get("event_id")
         if event_id is None:
             event_id = self._new_event_id()
@@ -305,7 +315,8 @@ class Reader:
             return None
         if added:
             body = _splice(body, 0, added)
-        return _new_event(Event, (uuid, (tenant_id, platform, device_id), body, occurred_at is None))
+        check = 0 if body is received else crc32(received)
+        return _new_event(Event, (uuid, (tenant_id, platform, device_id), body, occurred_at is None, check))
 
     def _occurred_at(self) -> bytes:
         if not self._received_at:

@@ -55,6 +55,10 @@ class Metrics:
         self.events_duplicate = counter(
             "events_duplicate", "Events answered 202 without being stored again: their id is known.", "transport"
         )
+        self.event_id_conflicts = counter(
+            "event_id_conflicts",
+            "Events that were not stored although their bytes differ: their id is another event's.",
+        )
         self.events_delivered = counter("events_delivered", "Events the upstream accepted.")
         self.events_dead_lettered = counter("events_dead_lettered", "Events moved to the dead letters.", "reason")
         self.events_dropped = counter("events_dropped", "Events dropped by a limit the operator set.", "reason")

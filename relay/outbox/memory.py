@@ -37,6 +37,7 @@ from relay.outbox import (
 )
 from relay.outbox.age import OutboxTime
 from relay.outbox.checksum import checksum, stamped
+from relay.outbox.conflicts import Conflict, Conflicts
 from relay.outbox.limits import limited
 from relay.outbox.memory_disk import ROW_BYTES, Disk, Stored
 from relay.outbox.share import over_share
@@ -52,6 +53,7 @@ class MemoryOutbox:
         self._settings = settings
         self._clock = clock
         self._metrics = metrics or Metrics()
+        self._conflicts = Conflicts(clock, self._metrics)
         self._time: OutboxTime | None = None
         self._gathered: list[tuple[Sequence[Event], asyncio.Future[int]]] = []
         self._in_flight: dict[int, list[int]] = {}
@@ -99,6 +101,7 @@ class MemoryOutbox:
         if not self._open:
             answer.set_exception(OutboxUnavailable("the outbox is closed"))
         elif known:
+            self._report_conflicts(events)
             answer.set_result(len(events))
         elif excess > 0 and (self._settings.when_full == "reject" or new_bytes > self._settings.max_size_bytes):
             answer.set_exception(OutboxFull("the outbox is full (outbox.max_size)"))
@@ -276,15 +279,24 @@ class MemoryOutbox:
                     answer.set_exception(OutboxFull("the outbox is full, and nothing in it can be dropped now"))
                 continue
             fresh: list[Event] = []
+            repeated: list[Event] = []
             for event in events:
-                if event.event_id not in self.disk.states:
+                if event.event_id in self.disk.states:
+                    repeated.append(event)
+                else:
                     self.disk.store(event, checksum(event.body, event.stamped), self._now_ms())
                     fresh.append(event)
+            self._report_conflicts(repeated)
             self.disk.count(accepted=len(fresh), pending=len(fresh))
             if not answer.done():
                 answer.set_result(len(events) - len(fresh))
             self._tell_all({event.lane_key for event in fresh})
         self.disk.forget_ids(self._settings.dedupe_window)
+
+    def _report_conflicts(self, repeated: Sequence[Event]) -> None:
+        stored = [self.disk.received[event.event_id] for event in repeated]
+        pairs = zip(repeated, stored, strict=True)
+        self._conflicts.report([Conflict(event, key) for event, (check, key) in pairs if check != event.check])
 
     def _refuse_gathered(self) -> None:
         for _, answer in self._gathered:

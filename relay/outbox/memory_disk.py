@@ -50,6 +50,8 @@ class Disk:
     dead_bytes: int = 0
     states: OrderedDict[bytes, tuple[int, EventState | None]] = field(default_factory=OrderedDict)
     """The dedupe window: seq and state by event_id, oldest first. (A plain dict's first is behind all that left.)"""
+    received: dict[bytes, tuple[int, LaneKey]] = field(default_factory=dict)
+    """Check and device of each event in the dedupe window."""
     anchor: Anchor | None = None
     boot_from_ms: int = 0
     next_seq: int = 1
@@ -64,6 +66,7 @@ class Disk:
             by_key=self.by_key.copy(),
             dead=self.dead.copy(),
             states=self.states.copy(),
+            received=self.received.copy(),
         )
 
     def store(self, event: Event, crc: int, at_ms: int) -> None:
@@ -77,13 +80,15 @@ class Disk:
         self.lanes[number].body_bytes += len(event.body)
         self.states.pop(event.event_id, None)
         self.states[event.event_id] = (self.next_seq, "pending")
+        self.received[event.event_id] = (event.check, event.lane_key)
         self.next_seq += 1
 
     def forget_ids(self, window: int) -> None:
         """The dedupe window moves once a commit."""
         states = self.states
         while states and next(iter(states.values()))[0] < self.next_seq - window:
-            del states[next(iter(states))]
+            event_id, _ = states.popitem(last=False)
+            del self.received[event_id]
 
     def remove(self, number: int, seqs: Iterable[int], state: EventState | None) -> None:
         gone = set(seqs)

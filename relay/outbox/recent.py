@@ -1,19 +1,25 @@
-"""The dedupe window: the ids of the last events appended, and what became of the unlucky ones.
+"""The dedupe window: the ids of the last events appended, what became of the unlucky ones, and what their bytes were.
 
 Owns the answer to "was this event_id here lately?". Rules: one slot per seq, slot = seq modulo
-window, so that an id leads to its seq and its lane without an object per event (about 85 bytes an
-id at most, half of it the set); only what differs from "appended, then delivered in its turn" is
-marked. Knows nothing of disks; the outbox keeps `packed` slices of it and feeds them back.
+window, so that an id leads to its seq, its lane and its check without an object per event (about 135 bytes
+an id at most, most of it the set); only what differs from "appended, then delivered in its turn" is marked.
+An id is found by the chain of the seqs in its bucket, the latest first. A chain ends at the first seq that is
+no longer in the window, so that nothing has to be taken out of it.
+Knows nothing of disks; the outbox keeps `packed` slices of the window and feeds them back.
 """
 
 from __future__ import annotations
 
+import sys
 from array import array
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
 ID_BYTES = 16
+CHECK_BYTES = 4
+REMEMBERED_BYTES = ID_BYTES + CHECK_BYTES + 1
+"""What an id takes on the disk once its row is deleted."""
 DEAD, DROPPED = 1, 2
 """Marks; 0 is neither."""
 
@@ -22,6 +28,20 @@ class Found(NamedTuple):
     seq: int
     lane: int
     mark: int
+    check: int
+    """The CRC-32 of the event as received; 0 if it is not known."""
+
+
+class Packed(NamedTuple):
+    """What the window holds of a range of seqs, to be kept on disk."""
+
+    first_seq: int
+    ids: bytes
+    """ID_BYTES a seq."""
+    marks: bytes
+    """A byte a seq."""
+    checks: bytes
+    """CHECK_BYTES a seq, in this machine's byte order."""
 
 
 class Recent:
@@ -35,29 +55,45 @@ class Recent:
         self._ids = bytearray(window * ID_BYTES)
         self._lanes = array("I", bytes(window * 4))
         self._marks = bytearray(window)
+        self._checks = array("I", bytes(window * CHECK_BYTES))
+        self._mask = (1 << window.bit_length()) - 1
+        self._heads = array("Q", bytes(8 * (self._mask + 1)))
+        """By bucket of an id's hash: the latest seq; 0 if there is none."""
+        self._older = array("Q", bytes(8 * window))
+        """By slot: the seq before it in its bucket; 0 if there is none."""
         self._last = 0
 
-    def extend(self, first_seq: int, ids: Sequence[bytes], lanes: Sequence[int]) -> None:
-        """Remember the ids of first_seq, first_seq + 1, ...; what falls out of the window is forgotten."""
+    def extend(
+        self, first_seq: int, ids: Sequence[bytes], lanes: Sequence[int], checks: Sequence[int] | None = None
+    ) -> None:
+        """Remember the ids of first_seq, first_seq + 1, ...; what falls out of the window is forgotten.
+
+        A check that is 0 is not known. An id that comes again without a check has the check it had.
+        """
         if self.window == 0 or not ids:
             return
         assert self._last in (0, first_seq - 1), "seqs have no gaps"
+        checks = [0] * len(ids) if checks is None else checks
         if len(ids) > self.window:
+            self._clear(0, self.window)
             first_seq += len(ids) - self.window
-            ids, lanes = ids[-self.window :], lanes[-self.window :]
+            ids, lanes, checks = ids[-self.window :], lanes[-self.window :], checks[-self.window :]
         done = 0
         while done < len(ids):
-            slot = (first_seq + done) % self.window
+            seq = first_seq + done
+            slot = seq % self.window
             count = min(len(ids) - done, self.window - slot)
             self._clear(slot, count)
-            piece = ids[done : done + count]
-            self._count_again(piece)
+            self._last = seq + count - 1  # From here on no chain leads to the slots that are written anew.
+            piece, piece_checks = ids[done : done + count], array("I", checks[done : done + count])
+            self._count_again(piece, piece_checks)
+            self._link(seq, slot, piece)
             self._ids[slot * ID_BYTES : (slot + count) * ID_BYTES] = b"".join(piece)
             self._lanes[slot : slot + count] = array("I", lanes[done : done + count])
+            self._checks[slot : slot + count] = piece_checks
+            self.known.discard(_NO_ID)
+            self._more.pop(_NO_ID, None)
             done += count
-        self._last = first_seq + len(ids) - 1
-        self.known.discard(_NO_ID)
-        self._more.pop(_NO_ID, None)
 
     def mark(self, seq: int, mark: int) -> None:
         """Note that this event was not delivered; nothing if it is out of the window."""
@@ -65,31 +101,32 @@ class Recent:
             self._marks[seq % self.window] = mark
 
     def find(self, event_id: bytes) -> Found | None:
-        """The latest slot of an id. Scans the ring: for people and single questions, not per event."""
+        """Return the latest slot of an id."""
         if event_id not in self.known:
             return None
-        next_slot = (self._last + 1) % self.window
-        for low, high in ((0, next_slot), (next_slot, self.window)):
-            at = self._rfind(event_id, low, high)
-            if at is not None:
-                seq = self._last - (self._last - at) % self.window
-                return Found(seq, self._lanes[at], self._marks[at])
+        seq = self._heads[hash(event_id) & self._mask]
+        while seq > max(self._last - self.window, 0):
+            slot = seq % self.window
+            if self._ids[slot * ID_BYTES : (slot + 1) * ID_BYTES] == event_id:
+                return Found(seq, self._lanes[slot], self._marks[slot], self._checks[slot])
+            seq = self._older[slot]
         raise AssertionError("an id that is known has a slot")
 
-    def packed(self, first_seq: int, last_seq: int) -> tuple[int, bytes, bytes]:
-        """What the window holds of a range: (its first seq, ids, marks), to be kept on disk."""
+    def packed(self, first_seq: int, last_seq: int) -> Packed:
+        """Return what the window holds of a range; it may begin later."""
         first_seq = max(first_seq, self._last - self.window + 1)
         if self.window == 0:
-            return first_seq, b"", b""
-        ids, marks = bytearray(), bytearray()
+            return Packed(first_seq, b"", b"", b"")
+        ids, marks, checks = bytearray(), bytearray(), bytearray()
         seq = first_seq
         while seq <= last_seq:
             slot = seq % self.window
             count = min(last_seq - seq + 1, self.window - slot)
             ids += self._ids[slot * ID_BYTES : (slot + count) * ID_BYTES]
             marks += self._marks[slot : slot + count]
+            checks += self._checks[slot : slot + count].tobytes()
             seq += count
-        return first_seq, bytes(ids), bytes(marks)
+        return Packed(first_seq, bytes(ids), bytes(marks), bytes(checks))
 
     def _holds(self, seq: int) -> bool:
         return self._last - self.window < seq <= self._last
@@ -104,15 +141,30 @@ class Recent:
             self._ids[slot * ID_BYTES : (slot + count) * ID_BYTES] = bytes(len(old))
         self._marks[slot : slot + count] = bytes(count)
 
-    def _count_again(self, piece: Sequence[bytes]) -> None:
-        """Make ids known; those that were, or come twice, have one slot more."""
+    def _count_again(self, piece: Sequence[bytes], checks: array[int]) -> None:
+        """Make ids known; those that were, or come twice, have one slot more, and the check they had."""
         fresh = set(piece)
         again = list(self.known.intersection(fresh))
+        if again:
+            for at, event_id in enumerate(piece):
+                if not checks[at] and (found := self.find(event_id)) is not None:
+                    checks[at] = found.check
         if len(fresh) < len(piece):
             again += (Counter(piece) - Counter(fresh)).elements()
         for event_id in again:
             self._more[event_id] = self._more.get(event_id, 0) + 1
         self.known |= fresh
+
+    def _link(self, seq: int, slot: int, piece: Sequence[bytes]) -> None:
+        """Put the ids of seq, seq + 1, ... before the others of their buckets."""
+        heads, older, mask = self._heads, self._older, self._mask
+        has_empty = _NO_ID in self.known
+        for at, event_id in enumerate(piece):
+            if has_empty and event_id == _NO_ID:
+                continue  # A chain of all of them would be long.
+            bucket = hash(event_id) & mask
+            older[slot + at] = heads[bucket]
+            heads[bucket] = seq + at
 
     def _was_one_of_several(self, event_id: bytes) -> bool:
         more = self._more.get(event_id)
@@ -124,14 +176,6 @@ class Recent:
             self._more[event_id] = more - 1
         return True
 
-    def _rfind(self, event_id: bytes, low_slot: int, high_slot: int) -> int | None:
-        end = high_slot * ID_BYTES
-        while (at := self._ids.rfind(event_id, low_slot * ID_BYTES, end)) >= 0:
-            if at % ID_BYTES == 0:
-                return at // ID_BYTES
-            end = at + ID_BYTES - 1
-        return None
-
 
 _NO_ID = bytes(ID_BYTES)
 """An empty slot. As an event_id (the nil UUID is no v4) it would only not be remembered."""
@@ -139,3 +183,7 @@ _NO_ID = bytes(ID_BYTES)
 
 def split_ids(packed: bytes) -> list[bytes]:
     return [packed[at : at + ID_BYTES] for at in range(0, len(packed), ID_BYTES)]
+
+
+def pack_check(check: int) -> bytes:
+    return check.to_bytes(CHECK_BYTES, sys.byteorder)

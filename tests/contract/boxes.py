@@ -199,7 +199,7 @@ class MemoryBox(Box):
 
     async def kill(self) -> MemoryBox:
         after = MemoryBox(self.settings, self.clock)
-        after.outbox = self._memory.crashed()
+        after.outbox = MemoryOutbox(self.settings, self.clock, after.metrics, self._memory.crashed().disk)
         return after
 
     @property

@@ -6,10 +6,12 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from uuid import UUID
 
 import pytest
+import structlog
 from relay.config import OutboxSettings
-from relay.event import LaneKey
+from relay.event import Event, LaneKey
 from relay.outbox import (
     Dead,
     Ledger,
@@ -387,6 +389,84 @@ class TestDedupe:
         assert await box.append([0]) == 1
 
 
+def conflicts(box: Box) -> float:
+    return box.metrics.event_id_conflicts._value.get()
+
+
+class TestConflicts:
+    """The same number gives the same id, and another device gives other bytes."""
+
+    async def test_an_id_with_other_bytes_is_counted_and_not_stored(self, box: Box) -> None:
+        await box.append(range(3))
+        assert await box.append([1], PHONE) == 1
+        assert conflicts(box) == 1
+        assert box.outbox.ledger() == Ledger(accepted=3, pending=3)
+        assert await box.append([1]) == 1
+        assert conflicts(box) == 1, "a repetition is no conflict"
+
+    async def test_it_is_found_beside_new_events_and_within_one_commit(self, box: Box) -> None:
+        appended = [box.outbox.append([event(1), event(1), event(1, PHONE)]), box.outbox.append([event(1, PHONE)])]
+        assert await asyncio.gather(*appended) == [2, 1]
+        assert conflicts(box) == 2
+        assert await box.outbox.append([event(2), event(1, PHONE)]) == 1
+        assert conflicts(box) == 3
+
+    async def test_what_the_relay_inserted_makes_no_conflict(self, box: Box) -> None:
+        """The time of receipt differs from one repetition to the next. The bytes as received are compared."""
+        first = Event(event_id(1), TV, b'{"occurred_at":"first"}', stamped=True, received_crc=7)
+        await box.outbox.append([first])
+        again = first._replace(body=b'{"occurred_at":"later"}')
+        assert await box.outbox.append([again]) == 1
+        assert conflicts(box) == 0
+        after = await box.restart_after_kill()
+        assert await after.outbox.append([again]) == 1
+        assert conflicts(after) == 0
+        assert await after.outbox.append([again._replace(received_crc=8)]) == 1
+        assert conflicts(after) == 1
+        await close(after)
+
+    @pytest.mark.parametrize("delivered", [0, 1, 600])
+    async def test_across_a_restart_and_after_delivery(self, box: Box, delivered: int) -> None:
+        await box.append(range(600))
+        if delivered:
+            await box.deliver(delivered)
+            await box.append([1000])
+        after = await box.restart_after_kill()
+        assert await after.append([0, 599]) == 2
+        assert conflicts(after) == 0
+        assert await after.append([0, 599], PHONE) == 2
+        assert conflicts(after) == 2
+        await after.restart()
+        assert await after.append([0, 599, 2000], PHONE) == 2
+        assert conflicts(after) == 4
+        await close(after)
+
+    async def test_of_a_dead_letter_that_is_requeued(self, box: Box) -> None:
+        await box.append(range(3))
+        await box.take(3)
+        await box.settle(delivered=False, dead={0: REFUSED})
+        after = await box.restart_after_kill()
+        await after.append([0], PHONE)
+        assert conflicts(after) == 1
+        await after.outbox.requeue(ALL, 10)
+        await after.append([0], PHONE)
+        assert conflicts(after) == 2
+        await close(after)
+
+    async def test_both_devices_are_logged_at_a_limited_rate(self, box: Box) -> None:
+        with structlog.testing.capture_logs() as lines:
+            await box.append(range(100))
+            for number in range(100):
+                await box.append([number], PHONE)
+            box.clock.advance(10_001)
+            await box.append([1], PHONE)
+        assert [(line["event_id"], line["device"], line["stored_device"], line["suppressed"]) for line in lines] == [
+            (str(UUID(bytes=event_id(0))), "1/ios/phone-1", "1/tv/tv-1", 0),
+            (str(UUID(bytes=event_id(1))), "1/ios/phone-1", "1/tv/tv-1", 99),
+        ]
+        assert conflicts(box) == 101
+
+
 class TestFind:
     async def test_it_follows_an_event(self, make_box: MakeBox) -> None:
         box = await make_box(max_age_ms=DAY_MS).start()
@@ -573,7 +653,7 @@ class TestFull:
         box = await make_box(max_size_bytes=512 * KIB, when_full="drop_oldest").start()
         await box.append(range(50), body_bytes=400)
         taken = await box.take(10)
-        for number in range(50, 3_000, 50):
+        for number in range(50, 6_000, 50):
             await box.append(range(number, number + 50), body_bytes=400)
         assert box.outbox.ledger().dropped > 40
         after = await box.restart_after_kill()

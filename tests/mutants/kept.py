@@ -134,6 +134,16 @@ MUTANTS = (
         (f"{SQLITE}/outbox.py", "        return book is not None and all(", "        return book is None and all("),
     ),
     mutant(
+        "another event with a known id taken for a repetition after a restart",
+        "G3",
+        f"{CONTRACT}::TestConflicts::test_across_a_restart_and_after_delivery",
+        (
+            f"{SQLITE}/start.py",
+            "    recent.extend(before + 1, split_ids(bytes(ids)), lanes, checks)",
+            "    recent.extend(before + 1, split_ids(bytes(ids)), lanes)",
+        ),
+    ),
+    mutant(
         "no journal",
         "G3",
         f"{CONTRACT}::TestJournal::test_after_a_kill_the_same_requests_are_named_with_the_same_bytes",

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Sequence
 from itertools import islice, permutations
 from typing import Any
+from zlib import crc32
 
 import pytest
 from hypothesis import example, given, settings
@@ -244,7 +245,7 @@ def test_what_one_program_writes_is_proven_by_column(
     lane_key = (1, "ios", "A1B2")
     added = b"" if timed else b'"occurred_at":"%s",' % NOW.encode()
     expected = [
-        Event(uuid.bytes, lane_key, b"{" + added + body[1:], not timed)
+        Event(uuid.bytes, lane_key, b"{" + added + body[1:], not timed, 0 if timed else crc32(body))
         for uuid, body in zip(uuids, bodies, strict=True)
     ]
     read = one.read_singles(bodies)

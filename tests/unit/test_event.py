@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
+from zlib import crc32
 
 import pytest
 from relay.event import Defaults, Event, Reader, Reading, Refusal
@@ -108,7 +109,20 @@ class TestSplicing:
             (1, "tv", "d"),
             f'{{"event_id":"{NEW_EVENT_ID}","occurred_at":"{NOW}",'.encode() + body[1:],
             stamped=True,
+            received_crc=crc32(body),
         )
+
+    @pytest.mark.parametrize("form", [compact, lambda value: json.dumps(value).encode()])
+    @pytest.mark.parametrize("lacking", ["event_id", "occurred_at", "tenant_id", "source"])
+    def test_the_checksum_is_that_of_the_received_bytes(self, form: Callable[[object], bytes], lacking: str) -> None:
+        body = form({name: value for name, value in EVENT.items() if name != lacking})
+        for found in (*accepted(body, BOX), *accepted(b"[" + b",".join([body] * 6) + b"]", BOX)):
+            assert found.body != body
+            assert found.check == found.received_crc == crc32(body)
+
+    def test_an_event_that_lacks_nothing_has_the_checksum_of_its_body(self) -> None:
+        (found,) = accepted(compact(EVENT))
+        assert (found.received_crc, found.check) == (0, crc32(compact(EVENT)))
 
     def test_a_missing_source_is_made_of_all_defaults(self) -> None:
         (found,) = accepted(compact({"event_type": "a"}), BOX)

@@ -14,11 +14,12 @@ from typing import Literal, NamedTuple
 
 from relay.clock import Clock
 from relay.config import OutboxSettings
-from relay.event import LaneKey
+from relay.event import Event, LaneKey
 from relay.outbox import EventState, LaneState, Ledger, OutboxShareTaken, Part
 from relay.outbox.age import OutboxTime
+from relay.outbox.conflicts import Conflict
 from relay.outbox.index import Index
-from relay.outbox.recent import DEAD, DROPPED, ID_BYTES, Recent
+from relay.outbox.recent import DEAD, DROPPED, REMEMBERED_BYTES, Recent
 from relay.outbox.share import is_crowded, over_share
 from relay.outbox.sqlite.connection import PAGE_BYTES
 from relay.outbox.sqlite.start import Chunk, Opened
@@ -224,6 +225,14 @@ class Book:
         unread = not self.loaded and found.seq <= self.load_to
         return "pending" if unread and found.seq > self.cursors.get(found.lane, found.seq) else "delivered"
 
+    def conflict_of(self, event: Event) -> Conflict | None:
+        """Return the conflict if the event's id is known and stands for other bytes."""
+        found = self.recent.find(event.event_id)
+        if found is None or found.check in (0, event.check):
+            return None
+        lane = self.index.lanes.get(found.lane)
+        return Conflict(event, None if lane is None else lane.key)
+
     def room_bytes(self) -> int:
         """How much the used pages may grow by appends."""
         return self.limits.append_bytes - self.used_bytes
@@ -248,8 +257,9 @@ class Book:
 
     def range(self, first_seq: int, last_seq: int) -> Range:
         """A stretch of the log with what has to be kept of it."""
-        kept_from, ids, marks = self.recent.packed(first_seq, last_seq)
-        return Range(first_seq, last_seq, kept_from, ids, marks, self.next_seq - 1 - self.recent.window)
+        return Range(
+            first_seq, last_seq, *self.recent.packed(first_seq, last_seq), self.next_seq - 1 - self.recent.window
+        )
 
     def reclaimable(self, body_bytes: int | None) -> Stretch | None:
         """What to delete in a commit that appends so many bytes of bodies; None: in one that has nothing else to do.
@@ -263,7 +273,8 @@ class Book:
         if not self.loaded or garbage <= 0:
             return None
         if self.rows == garbage and _GARBAGE_ROWS <= self.rows <= _TRUNCATED_ROWS:
-            return Stretch(self.first_row, self.next_seq - 1, "all")
+            # The ids of newer events were remembered when their rows went.
+            return Stretch(self.first_row, self.last_row, "all")
         if body_bytes is None:
             wanted = self.littered and not self.index.busy
         else:
@@ -299,7 +310,7 @@ class Book:
         If that lay behind the log's rows, it would be moved with each piece of the file's end that is cut off.
         """
         rows = min(self.last_row - (self.next_seq - 1 - self.recent.window), self.rows)
-        return max(rows, 0) * (ID_BYTES + 1)
+        return max(rows, 0) * REMEMBERED_BYTES
 
     def reclaimed(self, stretch: Stretch, reclaimed: Reclaimed) -> None:
         self.rows -= reclaimed.rows

@@ -202,7 +202,8 @@ def _requeue(database: sqlite3.Connection, wanted: Sequence[tuple[int, int]], fi
     moved: list[int] = []
     for number, lane in wanted:
         if database.execute(
-            "INSERT INTO log SELECT ?, ?, event_id, ?, crc, body FROM dead_letters WHERE id = ?",
+            "INSERT INTO log(seq, lane, event_id, at_ms, crc, body)"
+            " SELECT ?, ?, event_id, ?, crc, body FROM dead_letters WHERE id = ?",
             (first_seq + len(moved), lane, at_ms, number),
         ).rowcount:
             moved.append(number)

@@ -18,6 +18,7 @@ from typing import Any, Generic, TypeVar
 from relay.clock import Clock
 from relay.event import Event, LaneKey
 from relay.outbox.checksum import checksums
+from relay.outbox.conflicts import Conflict
 from relay.outbox.sqlite import transactions
 from relay.outbox.sqlite.book import Book
 from relay.outbox.sqlite.connection import PAGE_BYTES
@@ -112,6 +113,9 @@ class Draft:
         self._sizes: list[int] = []
         self._lanes: list[int] = []
         self._ids: Sequence[bytes] = ()
+        self._checks: Sequence[int] = ()
+        self.conflicts: list[Conflict] = []
+        """Of events that are not stored because their id is known."""
         self._new_lanes: dict[LaneKey, int] = {}
         self._before: list[tuple[Op[Any], Step]] = []
         self._after: list[tuple[Op[Any], Step]] = []
@@ -162,13 +166,16 @@ class Draft:
         if not events:
             return
         # by columns: a call for each event of each column would cost more than all that is done here
-        ids, keys, bodies, stamped = zip(*events, strict=True)
+        ids, keys, bodies, stamped, received = zip(*events, strict=True)
         by_key, new_lane = self.book.index.by_key, self.lane
         self._ids = ids
         self._lanes = [by_key.get(key) or new_lane(key) for key in keys]
         self._sizes = list(map(len, bodies))
         crcs = checksums(bodies, stamped)
-        self._rows = NewRows.joined(self.next_seq, self.now_ms, self._lanes, ids, crcs, bodies, self._sizes)
+        self._checks = [new or old for new, old in zip(received, crcs, strict=True)] if any(received) else crcs
+        self._rows = NewRows.joined(
+            self.next_seq, self.now_ms, self._lanes, ids, crcs, bodies, self._sizes, received_crcs=received
+        )
         self.next_seq += len(events)
 
     def _unknown(self, appends: Sequence[Append]) -> Sequence[Event]:
@@ -182,8 +189,13 @@ class Draft:
         for append in appends:
             before = len(fresh)
             for event in append.events:
-                if event.event_id not in known:
-                    fresh.setdefault(event.event_id, event)
+                conflict = None
+                if event.event_id in known:
+                    conflict = self.book.conflict_of(event)
+                elif (first := fresh.setdefault(event.event_id, event)).check != event.check:
+                    conflict = Conflict(event, first.lane_key)
+                if conflict is not None:
+                    self.conflicts.append(conflict)
             append.duplicates = len(append.events) - (len(fresh) - before)
         return list(fresh.values())
 
@@ -237,7 +249,7 @@ class Draft:
         if not book.queued:
             book.oldest_seq, book.oldest_at_ms = book.next_seq, self.now_ms
         book.index.append(book.next_seq, self._lanes, self._sizes)
-        book.recent.extend(book.next_seq, self._ids, array("I", self._lanes))
+        book.recent.extend(book.next_seq, self._ids, array("I", self._lanes), self._checks)
         book.rows += len(self._sizes)
         book.next_seq += len(self._sizes)
         book.last_row = book.next_seq - 1

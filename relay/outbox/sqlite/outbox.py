@@ -106,6 +106,8 @@ class SqliteOutbox:
         append = Append(events, answer, callers)
         refusal = self._owner.refusal(append.memory_bytes, append.cost_bytes, (event.lane_key for event in events))
         if (refusal is None or isinstance(refusal, OutboxFull)) and self._knows(events):
+            conflicts = [conflict for event in events if (conflict := self._owner.known.conflict_of(event)) is not None]
+            self._owner.conflicts.report(conflicts)
             answer.set_result(len(events))
         elif refusal is not None:
             answer.set_exception(refusal)

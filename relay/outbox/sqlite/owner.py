@@ -26,6 +26,7 @@ from relay.config import OutboxSettings
 from relay.event import LaneKey
 from relay.metrics import Metrics
 from relay.outbox import Backlog, Gauges, OutboxError, OutboxFull, OutboxShareTaken, OutboxUnavailable
+from relay.outbox.conflicts import Conflicts
 from relay.outbox.sqlite import ops, start
 from relay.outbox.sqlite.book import Book, Limits
 from relay.outbox.sqlite.connection import PAGE_BYTES
@@ -67,6 +68,7 @@ class Owner:
         self.promised: set[int] = set()
         """Lanes of the journal that `load` named and nobody took yet."""
         self.closing = False
+        self.conflicts = Conflicts(clock, metrics)
         self._settings = settings
         self._limits = Limits.of(settings)
         self._clock = clock
@@ -258,6 +260,7 @@ class Owner:
             self._pace.committed(began_us, monotonic_us(), flowing=flowing)
             moved_pages = abs(committed.pages - draft.book.pages)
             draft.apply(committed)
+            self.conflicts.report(draft.conflicts)
         except Exception as error:
             draft.fail(failure_of(error))
             raise
@@ -389,10 +392,7 @@ class Owner:
     async def _idle(self, timeout_s: float | None) -> None:
         """Until there is something to do, or so long."""
         self._wake = asyncio.get_running_loop().create_future()
-        if timeout_s is None:
-            await self._wake
-        else:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(timeout_s):
-                    await self._wake
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._wake
         self._wake = None

@@ -17,9 +17,10 @@ from typing import NamedTuple
 from relay.machine import MachineIds, identity, is_other_machine
 from relay.metrics import Metrics
 from relay.outbox.checksum import unmarked
-from relay.outbox.recent import DROPPED
+from relay.outbox.recent import DROPPED, pack_check
 from relay.outbox.sqlite.book import Book
 from relay.outbox.sqlite.draft import Draft, Op
+from relay.outbox.sqlite.rows import CHECK_OF_ROW
 from relay.outbox.sqlite.start import read_totals
 from relay.outbox.sqlite.transactions import remember
 
@@ -32,11 +33,11 @@ _DELETE_DONE = """
 _QUARANTINE = """
     UPDATE lanes SET quarantined_after = coalesce(quarantined_after, cursor), quarantined_to = ?1,
         cursor = max(cursor, ?1), request = NULL, ordinal = NULL, first_seq = NULL, last_seq = NULL, shift_ms = NULL"""
-_READ = """
+_READ = f"""
     SELECT iif(typeof(event_id) = 'blob' AND length(event_id) = 16, event_id, zeroblob(16)), coalesce(crc, 0),
-        coalesce(CAST(body AS BLOB), x'')
-    FROM log WHERE seq = ?"""
-_APPEND = "INSERT INTO log(seq, lane, event_id, at_ms, crc, body) VALUES (?, ?, ?, ?, ?, ?)"
+        {CHECK_OF_ROW}, coalesce(CAST(body AS BLOB), x'')
+    FROM log WHERE seq = ?"""  # noqa: S608 - the parts are ours, values are bound
+_APPEND = "INSERT INTO log(seq, lane, event_id, at_ms, crc, received_crc, body) VALUES (?, ?, ?, ?, ?, ?, ?)"
 
 
 class Claimant(NamedTuple):
@@ -170,8 +171,9 @@ def _adopt(
     tried = body_bytes = 0
     for seq, lane in chosen:
         tried += 1
-        for event_id, crc, body in database.execute(_READ, (seq,)).fetchall():
-            database.execute(_APPEND, (first_seq + len(moved), lane, event_id, at_ms, unmarked(body, crc), body))
+        for event_id, crc, check, body in database.execute(_READ, (seq,)).fetchall():
+            row = (first_seq + len(moved), lane, event_id, at_ms, unmarked(body, crc), check or None, body)
+            database.execute(_APPEND, row)
             database.execute("DELETE FROM log WHERE seq = ?", (seq,))
             moved.append(Moved(seq, lane, event_id, len(body)))
             body_bytes += len(body)
@@ -188,8 +190,8 @@ def _discard(database: sqlite3.Connection, seqs: Sequence[int]) -> int:
     """Delete rows and remember their ids as dropped. Return how many were there."""
     rows = 0
     for seq in seqs:
-        for event_id, _, _ in database.execute(_READ, (seq,)).fetchall():
-            remember(database, seq, seq, event_id, bytes([DROPPED]))
+        for event_id, _, check, _ in database.execute(_READ, (seq,)).fetchall():
+            remember(database, seq, seq, event_id, bytes([DROPPED]), pack_check(check))
             database.execute("DELETE FROM log WHERE seq = ?", (seq,))
             rows += 1
     last_seq = max(seqs, default=0)

@@ -22,6 +22,7 @@ import structlog
 
 from relay.config import OutboxSettings
 from relay.outbox import OutboxRefused
+from relay.outbox.recent import REMEMBERED_BYTES
 from relay.outbox.sqlite import files
 from relay.outbox.sqlite.connection import PAGE_BYTES, configure, connect
 from relay.outbox.sqlite.quarantine import Claimant, claim
@@ -35,8 +36,8 @@ _log = structlog.get_logger("relay.outbox")
 _FRESH = ".salvaging"
 _CHECKED_BYTES = 64 << 20
 _BROKEN = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-_IDS_SHARE, _ID_FILE_BYTES = 4, 17
-"""Remembered ids take no more than so small a part of the file; what each takes."""
+_IDS_SHARE = 4
+"""Remembered ids take no more than so small a part of the file."""
 _UNDECODABLE = "Could not decode to UTF-8"
 """What the sqlite3 module says of a text that is none; it has no error code."""
 
@@ -147,7 +148,7 @@ def _open_sound(mending: Mending) -> sqlite3.Connection:
 
 def _read(database: sqlite3.Connection, mending: Mending) -> Opened:
     # ids of deleted rows take room in the file, and a small one that was full of them could take nothing else
-    most = mending.settings.max_size_bytes // _IDS_SHARE // _ID_FILE_BYTES
+    most = mending.settings.max_size_bytes // _IDS_SHARE // REMEMBERED_BYTES
     try:
         return read_opened(database, mending.boot_id, min(mending.settings.dedupe_window, most))
     except (TypeError, ValueError, OverflowError, LookupError) as error:

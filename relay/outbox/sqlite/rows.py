@@ -22,11 +22,14 @@ _encode = msgspec.json.Encoder().encode
 _SPAN_BITS = 32
 _DIGITS = 10
 """Of a lane or a checksum, zeros before it: both have 32 bits."""
+CHECK_OF_ROW = "(CAST(iif(received_crc = 0, crc, coalesce(received_crc, 0)) AS INTEGER) & 4294967295)"
+"""The check of a row of the log, see Event.check; 0 if it is not known."""
 _INSERT = f"""
-    INSERT INTO log(seq, lane, event_id, at_ms, crc, body)
-    SELECT ?1 + key, CAST(substr(?3, key * {2 * _DIGITS} + 1, {_DIGITS}) AS INTEGER),
+    INSERT INTO log(seq, lane, event_id, at_ms, crc, received_crc, body)
+    SELECT ?1 + key, CAST(substr(?3, key * {3 * _DIGITS} + 1, {_DIGITS}) AS INTEGER),
         substr(?4, key * {ID_BYTES} + 1, {ID_BYTES}), ?2,
-        CAST(substr(?3, key * {2 * _DIGITS} + {_DIGITS + 1}, {_DIGITS}) AS INTEGER),
+        CAST(substr(?3, key * {3 * _DIGITS} + {_DIGITS + 1}, {_DIGITS}) AS INTEGER),
+        CAST(substr(?3, key * {3 * _DIGITS} + {2 * _DIGITS + 1}, {_DIGITS}) AS INTEGER),
         substr(?5, value >> {_SPAN_BITS}, value & {(1 << _SPAN_BITS) - 1})
     FROM json_each(CAST(?6 AS TEXT))"""  # noqa: S608 - the parts are ours, values are bound
 
@@ -38,7 +41,7 @@ class NewRows:
     first_seq: int
     at_ms: int
     numbers: bytes
-    """Lane and checksum of each, in _DIGITS digits each."""
+    """Lane, checksum of the body and checksum of the received bytes of each, in _DIGITS digits each."""
     ids: bytes
     bodies: bytes
     spans: bytes
@@ -54,9 +57,12 @@ class NewRows:
         crcs: Sequence[int],
         bodies: Sequence[bytes],
         sizes: Sequence[int],
+        *,
+        received_crcs: Sequence[int],
     ) -> NewRows:
         """`sizes`: of the bodies, in bytes."""
-        numbers = (f"%0{_DIGITS}d%0{_DIGITS}d" * len(lanes)) % tuple(chain.from_iterable(zip(lanes, crcs, strict=True)))
+        rows = chain.from_iterable(zip(lanes, crcs, received_crcs, strict=True))
+        numbers = (f"%0{_DIGITS}d" * (3 * len(lanes))) % tuple(rows)
         spans = [at << _SPAN_BITS | size for at, size in zip(accumulate(sizes, initial=1), sizes, strict=False)]
         return cls(first_seq, at_ms, numbers.encode(), b"".join(ids), b"".join(bodies), _encode(spans))
 

@@ -22,6 +22,7 @@ from urllib.parse import quote
 import msgspec
 
 from relay.event import LaneKey
+from relay.event_values import trimmed, whole
 from relay.outbox.recent import ID_BYTES
 from relay.outbox.sqlite import files
 from relay.outbox.sqlite.connection import PAGE_BYTES
@@ -39,6 +40,8 @@ _LANE_COLUMNS = (
     "lane, tenant_id, platform, device_id, cursor, delivered, window, boot, request, ordinal, first_seq, last_seq,"
     " shift_ms, quarantined_after, quarantined_to"
 )
+_INSERT_ROW = "INSERT INTO log(seq, lane, event_id, at_ms, crc, body) VALUES (?, ?, ?, ?, ?, ?)"
+"""Checks of received bytes are left behind: without one a repeated id is a repetition."""
 _DEAD_COLUMNS = "id, seq, event_id, tenant_id, platform, device_id, reason, status, words, dead_at_ms, crc, body"
 
 _UNREADABLE = (sqlite3.Error, OverflowError, UnicodeDecodeError)
@@ -57,7 +60,7 @@ class _Source(msgspec.Struct):
 
 
 class _Body(msgspec.Struct):
-    tenant_id: int
+    tenant_id: int | float
     source: _Source
 
 
@@ -172,7 +175,7 @@ def _copy_log(old: sqlite3.Connection, new: sqlite3.Connection, lanes: _Lanes) -
         if lanes.is_done(number, seq):
             ids.add(seq, event_id)
             continue
-        new.execute("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?)", (seq, number, event_id, at_ms, crc, body))
+        new.execute(_INSERT_ROW, (seq, number, event_id, at_ms, crc, body))
         events += 1
         uncommitted_bytes += len(body)
         if uncommitted_bytes > 1 << 20:
@@ -216,7 +219,7 @@ class _Ids:
         events = len(self._run) // ID_BYTES
         if events:
             self._new.execute(
-                "INSERT OR REPLACE INTO recent VALUES (?, ?, ?, zeroblob(?))",
+                "INSERT OR REPLACE INTO recent(first_seq, last_seq, ids, marks) VALUES (?, ?, ?, zeroblob(?))",
                 (self._first, self._first + events - 1, bytes(self._run), events),
             )
         self._run.clear()
@@ -320,7 +323,8 @@ def _key_of(body: bytes) -> LaneKey | None:
         found = msgspec.json.decode(body, type=_Body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
-    return found.tenant_id, found.source.platform, found.source.device_id
+    tenant_id = whole(found.tenant_id)
+    return None if tenant_id is None else (tenant_id, trimmed(found.source.platform), trimmed(found.source.device_id))
 
 
 def _lend_first_page(broken: Path, new: sqlite3.Connection) -> bytes | None:

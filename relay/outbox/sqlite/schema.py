@@ -99,7 +99,17 @@ def _version_3(database: sqlite3.Connection) -> None:
     database.execute("ALTER TABLE lanes ADD COLUMN quarantined_to INTEGER")
 
 
-MIGRATIONS: Sequence[Migration] = (_version_1, _version_2, _version_3)
+def _version_4(database: sqlite3.Connection) -> None:
+    """The checksum of an event as received, which tells another event with its id from a repetition.
+
+    `received_crc` is the CRC-32 of these bytes, 0 where it is `crc`, and NULL in rows of an older relay. `checks` are 4
+    bytes a seq, and NULL likewise.
+    """
+    database.execute("ALTER TABLE log ADD COLUMN received_crc INTEGER")
+    database.execute("ALTER TABLE recent ADD COLUMN checks BLOB")
+
+
+MIGRATIONS: Sequence[Migration] = (_version_1, _version_2, _version_3, _version_4)
 
 
 def migrate(database: sqlite3.Connection, migrations: Sequence[Migration] = MIGRATIONS) -> None:

@@ -16,17 +16,19 @@ import msgspec
 
 from relay.event import LaneKey
 from relay.outbox.age import Anchor
-from relay.outbox.recent import ID_BYTES, Recent, split_ids
+from relay.outbox.recent import CHECK_BYTES, ID_BYTES, Recent, split_ids
+from relay.outbox.sqlite.rows import CHECK_OF_ROW
 
 CHUNK_ROWS = 4096
 MOST_LANES = 1 << 31
 """Beyond any number that was given to a lane, and within what memory keeps of it."""
-_READ_IDS = """
+_READ_IDS = f"""
     SELECT count(*), min(seq), max(seq), min(length(event_id)), max(length(event_id)),
-        group_concat(CAST(lane AS INTEGER)), CAST(group_concat(event_id, '') AS BLOB)
-    FROM log WHERE seq > ? AND seq <= ?"""
-_READ_ID_ROWS = """
-    SELECT seq, CAST(lane AS INTEGER), CAST(event_id AS BLOB) FROM log WHERE seq > ? AND seq <= ? ORDER BY seq"""
+        group_concat(CAST(lane AS INTEGER)), CAST(group_concat(event_id, '') AS BLOB), group_concat({CHECK_OF_ROW})
+    FROM log WHERE seq > ? AND seq <= ?"""  # noqa: S608 - the parts are ours, values are bound
+_READ_ID_ROWS = f"""
+    SELECT seq, CAST(lane AS INTEGER), CAST(event_id AS BLOB), {CHECK_OF_ROW}
+    FROM log WHERE seq > ? AND seq <= ? ORDER BY seq"""  # noqa: S608 - the parts are ours, values are bound
 _READ_ROWS = """
     SELECT min(seq), max(seq), group_concat(seq), group_concat(CAST(lane AS INTEGER)), group_concat(coalesce(size, 0))
     FROM (SELECT seq, lane, length(body) AS size FROM log WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?)"""
@@ -245,8 +247,9 @@ def _read_recent(database: sqlite3.Connection, window: int, last_seq: int) -> Re
     before = max(last_seq - window, 0)
     events = last_seq - before
     ids, marks, lanes = bytearray(events * ID_BYTES), bytearray(events), array("I", bytes(4 * events))
-    for first, last, some_ids, some_marks in database.execute(
-        "SELECT first_seq, last_seq, ids, marks FROM recent WHERE last_seq > ? ORDER BY first_seq", (before,)
+    checks = array("I", bytes(CHECK_BYTES * events))
+    for first, last, some_ids, some_marks, some_checks in database.execute(
+        "SELECT first_seq, last_seq, ids, marks, checks FROM recent WHERE last_seq > ? ORDER BY first_seq", (before,)
     ):
         if not (isinstance(last, int) and isinstance(some_ids, bytes) and isinstance(some_marks, bytes)):
             continue
@@ -255,33 +258,41 @@ def _read_recent(database: sqlite3.Connection, window: int, last_seq: int) -> Re
         if len(some_marks) == last - first + 1 and len(some_ids) == len(some_marks) * ID_BYTES and end <= events:
             ids[at * ID_BYTES : end * ID_BYTES] = some_ids[skip * ID_BYTES :]
             marks[at:end] = some_marks[skip:]
+            if isinstance(some_checks, bytes) and len(some_checks) == len(some_marks) * CHECK_BYTES:
+                checks[at:end] = array("I", some_checks)[skip:]
     for low in range(before, last_seq, CHUNK_ROWS):
-        for seq, some_lanes, some_ids in _read_ids(database, low, min(low + CHUNK_ROWS, last_seq)):
+        for seq, some_lanes, some_ids, row_checks in _read_ids(database, low, min(low + CHUNK_ROWS, last_seq)):
             at, end = seq - before - 1, seq - before - 1 + len(some_lanes)
-            ids[at * ID_BYTES : end * ID_BYTES], lanes[at:end] = some_ids, some_lanes
-    recent.extend(before + 1, split_ids(bytes(ids)), lanes)
+            ids[at * ID_BYTES : end * ID_BYTES], lanes[at:end], checks[at:end] = some_ids, some_lanes, row_checks
+    recent.extend(before + 1, split_ids(bytes(ids)), lanes, checks)
     for slot, mark in enumerate(marks):
         if mark:
             recent.mark(before + 1 + slot, mark)
     return recent
 
 
-def _read_ids(database: sqlite3.Connection, after_seq: int, to_seq: int) -> Iterator[tuple[int, array[int], bytes]]:
-    """(first seq, lanes, ids) of stretches of the log: one if it has no gap and each id its length, else row by row."""
+def _read_ids(
+    database: sqlite3.Connection, after_seq: int, to_seq: int
+) -> Iterator[tuple[int, array[int], bytes, array[int]]]:
+    """Yield (first seq, lanes, ids, checks) of stretches of the log.
+
+    It is one stretch if the log has no gap and each id its length. Otherwise each row is read by itself.
+    """
     stretch = (after_seq, to_seq)
-    rows, first, last, shortest, longest, lanes_text, ids = database.execute(_READ_IDS, stretch).fetchone()
+    row = database.execute(_READ_IDS, stretch).fetchone()
+    rows, first, last, shortest, longest, lanes_text, ids, checks_text = row
     if not rows:
         return
-    lanes = _lanes(_numbers(lanes_text))
-    whole = after_seq < first and last <= to_seq and rows == last - first + 1 == len(lanes)
+    lanes, checks = _32_bits(_numbers(lanes_text)), _32_bits(_numbers(checks_text))
+    whole = after_seq < first and last <= to_seq and rows == last - first + 1 == len(lanes) == len(checks)
     if whole and shortest == longest == ID_BYTES and len(ids) == rows * ID_BYTES:
-        yield first, lanes, ids
+        yield first, lanes, ids, checks
         return
-    for seq, lane, event_id in database.execute(_READ_ID_ROWS, stretch):
+    for seq, lane, event_id, check in database.execute(_READ_ID_ROWS, stretch):
         if after_seq < seq <= to_seq and event_id is not None and len(event_id) == ID_BYTES:
-            yield seq, _lanes([lane]), event_id
+            yield seq, _32_bits([lane]), event_id, _32_bits([check])
 
 
-def _lanes(numbers: Iterable[int]) -> array[int]:
-    """As the window keeps them; a flipped bit may have made a lane larger than any."""
+def _32_bits(numbers: Iterable[int]) -> array[int]:
+    """Return the numbers as the window keeps them; a flipped bit may have made a lane larger than any."""
     return array("I", [number & 0xFFFFFFFF for number in numbers])

@@ -21,8 +21,8 @@ from typing import Any, Literal, NamedTuple
 from relay.outbox import Dead, Stamp
 from relay.outbox.age import Anchor
 from relay.outbox.checksum import checksum, stamped
-from relay.outbox.recent import DEAD
-from relay.outbox.sqlite.rows import NewRows
+from relay.outbox.recent import CHECK_BYTES, DEAD, pack_check
+from relay.outbox.sqlite.rows import CHECK_OF_ROW, NewRows
 
 Step = Callable[[sqlite3.Connection], Any]
 
@@ -43,10 +43,11 @@ _BURY = """
     SELECT ?1, coalesce(log.event_id, zeroblob(16)), lanes.tenant_id, lanes.platform, lanes.device_id, ?3, ?4, ?5, ?6,
         coalesce(log.crc, 0), coalesce(CAST(log.body AS BLOB), x'')
     FROM lanes LEFT JOIN log ON log.seq = ?1 WHERE lanes.lane = ?2"""
-_READ_ID = """
-    SELECT iif(typeof(event_id) = 'blob' AND length(event_id) = 16, event_id, zeroblob(16)) FROM log WHERE seq = ?"""
+_READ_ID = f"""
+    SELECT iif(typeof(event_id) = 'blob' AND length(event_id) = 16, event_id, zeroblob(16)), {CHECK_OF_ROW}
+    FROM log WHERE seq = ?"""
 _READ_REMEMBERED = """
-    SELECT last_seq, CAST(ids AS BLOB), CAST(marks AS BLOB) FROM recent
+    SELECT last_seq, CAST(ids AS BLOB), CAST(marks AS BLOB), coalesce(CAST(checks AS BLOB), x'') FROM recent
     WHERE first_seq = ? AND typeof(last_seq) = 'integer' AND ids IS NOT NULL AND marks IS NOT NULL"""
 _COUNT_BURIED = """
     UPDATE ledger SET dead_lettered = dead_lettered + ?1, last_seq = max(last_seq, ?3),
@@ -135,6 +136,7 @@ class Range(NamedTuple):
     kept_from_seq: int
     ids: bytes
     marks: bytes
+    checks: bytes
     forget_to_seq: int
     """Older ids are out of the dedupe window."""
 
@@ -234,8 +236,8 @@ def bury(database: sqlite3.Connection, graves: Sequence[Grave], graveyard: Grave
         values = (seq, lane, dead.reason, dead.status, dead.words, graveyard.now_ms)
         body_bytes += _body_bytes(database, seq)
         database.execute(_BURY, values)
-        for (event_id,) in database.execute(_READ_ID, (seq,)).fetchall():
-            remember(database, seq, seq, event_id, bytes([DEAD]))
+        for event_id, check in database.execute(_READ_ID, (seq,)).fetchall():
+            remember(database, seq, seq, event_id, bytes([DEAD]), pack_check(check))
         database.execute("DELETE FROM log WHERE seq = ?", (seq,))
     database.execute(_COUNT_BURIED, (len(graves), body_bytes, max(grave.seq for grave in graves)))
     letters, kept_bytes = database.execute("SELECT dead_letters, dead_letter_bytes FROM ledger").fetchone()
@@ -370,16 +372,22 @@ def _discard_oldest(database: sqlite3.Connection, letters: int, body_bytes: int)
     return len(gone), gone_bytes
 
 
-def remember(database: sqlite3.Connection, first_seq: int, last_seq: int, ids: bytes, marks: bytes) -> None:
+def remember(
+    database: sqlite3.Connection, first_seq: int, last_seq: int, ids: bytes, marks: bytes, checks: bytes
+) -> None:
     """Keep ids whose rows go. What was kept from the same seq on may reach further: its own row stayed, in flight."""
-    for last, kept_ids, kept_marks in database.execute(_READ_REMEMBERED, (first_seq,)).fetchall():
+    for last, kept_ids, kept_marks, kept_checks in database.execute(_READ_REMEMBERED, (first_seq,)).fetchall():
         if last > last_seq:
             last_seq, ids, marks = last, ids + kept_ids[len(ids) :], marks + kept_marks[len(marks) :]
-    database.execute("INSERT OR REPLACE INTO recent VALUES (?, ?, ?, ?)", (first_seq, last_seq, ids, marks))
+            checks = (checks + kept_checks[len(checks) :]).ljust(len(marks) * CHECK_BYTES, b"\0")
+    # Deleted first, the old row leaves its pages to the new one. A REPLACE would need the pages of both.
+    database.execute("DELETE FROM recent WHERE first_seq = ?", (first_seq,))
+    values = (first_seq, last_seq, ids, marks, checks)
+    database.execute("INSERT INTO recent(first_seq, last_seq, ids, marks, checks) VALUES (?, ?, ?, ?, ?)", values)
 
 
 def _remember_stretch(database: sqlite3.Connection, stretch: Range) -> None:
-    if stretch.ids:
-        remember(database, stretch.kept_from_seq, stretch.last_seq, stretch.ids, stretch.marks)
     database.execute("DELETE FROM recent WHERE last_seq <= ?", (stretch.forget_to_seq,))
+    if stretch.ids:
+        remember(database, stretch.kept_from_seq, stretch.last_seq, stretch.ids, stretch.marks, stretch.checks)
     database.execute("UPDATE ledger SET last_seq = max(last_seq, ?)", (stretch.last_seq,))

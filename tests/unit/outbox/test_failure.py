@@ -279,7 +279,7 @@ async def test_no_memory_around_a_commit_leaves_nobody_without_an_answer(
     """Before its thread was asked, or when all is on disk."""
     owner, name = (NewRows, "joined") if where == "planning" else (Index, "append")
 
-    def fails(*_: Any) -> None:
+    def fails(*_: Any, **__: Any) -> None:
         monkeypatch.undo()
         raise MemoryError
 

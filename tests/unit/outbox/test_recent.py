@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from relay.outbox.recent import DEAD, DROPPED, Recent, split_ids
+from relay.outbox.recent import DEAD, DROPPED, Recent, pack_check, split_ids
 
 
 def number_id(number: int) -> bytes:
@@ -35,13 +35,14 @@ def test_it_knows_the_last_ids_and_where_they_came_last(window: int, batches: li
 def test_what_it_packs_is_what_it_holds(window: int, numbers: list[int], data: st.DataObject) -> None:
     recent = Recent(window)
     for at, number in enumerate(numbers):
-        recent.extend(at + 1, [number_id(number)], [1])
+        recent.extend(at + 1, [number_id(number)], [1], [number + 1])
     first = data.draw(st.integers(1, len(numbers) + 1))
     last = data.draw(st.integers(first - 1, len(numbers)))
-    from_seq, ids, marks = recent.packed(first, last)
+    from_seq, ids, marks, checks = recent.packed(first, last)
     held = range(max(first, len(numbers) - window + 1), last + 1)
     assert split_ids(ids) == [number_id(numbers[seq - 1]) for seq in held]
     assert len(marks) == len(held)
+    assert checks == b"".join(pack_check(numbers[seq - 1] + 1) for seq in held)
     assert from_seq == held.start
 
 
@@ -63,4 +64,33 @@ def test_a_window_of_nothing_knows_nothing() -> None:
     recent = Recent(0)
     recent.extend(1, [number_id(1)], [1])
     assert recent.find(number_id(1)) is None
-    assert recent.packed(1, 1)[1:] == (b"", b"")
+    assert recent.packed(1, 1)[1:] == (b"", b"", b"")
+
+
+def test_an_id_that_comes_again_without_a_check_keeps_the_one_it_had() -> None:
+    recent = Recent(4)
+    recent.extend(1, [number_id(1), number_id(2)], [1, 1], [11, 22])
+    recent.extend(3, [number_id(1)], [1])
+    found = recent.find(number_id(1))
+    assert found is not None
+    assert (found.seq, found.check) == (3, 11)
+    recent.extend(4, [number_id(2), number_id(3)], [1, 1], [33, 44])
+    found = recent.find(number_id(2))
+    assert found is not None
+    assert (found.seq, found.check) == (4, 33)
+
+
+@given(st.integers(1, 9), st.lists(st.lists(st.integers(0, 12), min_size=1, max_size=14), max_size=9))
+def test_the_check_is_that_of_the_latest_slot_or_of_one_before(window: int, batches: list[list[int]]) -> None:
+    """0 is a check that is not known. Ids that are empty leave no trace."""
+    recent = Recent(window)
+    seen: list[int] = []
+    for number, batch in enumerate(batches):
+        ids = [number_id(n) if n else bytes(16) for n in batch]
+        recent.extend(len(seen) + 1, ids, [1] * len(ids), [(n + number) % 3 and n for n in batch])
+        seen += batch
+    for n in range(1, 13):
+        found = recent.find(number_id(n))
+        assert (found is None) == (n not in seen[-window:])
+        assert found is None or found.check in (0, n)
+    assert recent.find(bytes(16)) is None

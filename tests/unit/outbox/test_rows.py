@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from relay.outbox.sqlite.connection import connect
-from relay.outbox.sqlite.rows import NewRows
+from relay.outbox.sqlite.rows import CHECK_OF_ROW, NewRows
 from relay.outbox.sqlite.schema import migrate
 
 GREATEST = 2**32 - 1
@@ -33,14 +33,19 @@ def database_at(path: Path) -> sqlite3.Connection:
 def test_rows_are_stored_as_they_were_given(rows: list[tuple[int, bytes, int, bytes]], tmp_path: Path) -> None:
     with closing(database_at(tmp_path / "outbox.db")) as database:
         lanes, ids, crcs, bodies = zip(*rows, strict=True)
+        checks = [0 if crc % 2 else 2**32 - 1 for crc in crcs]
 
-        NewRows.joined(2**40, 1_795_420_800_000, lanes, ids, crcs, bodies, list(map(len, bodies)))(database)
+        NewRows.joined(
+            2**40, 1_795_420_800_000, lanes, ids, crcs, bodies, list(map(len, bodies)), received_crcs=checks
+        )(database)
 
         stored = database.execute("SELECT seq, lane, event_id, at_ms, crc, body FROM log ORDER BY seq").fetchall()
         assert stored == [
             (2**40 + at, lane, event_id, 1_795_420_800_000, crc, body)
             for at, (lane, event_id, crc, body) in enumerate(rows)
         ]
+        stored_checks = database.execute(f"SELECT {CHECK_OF_ROW} FROM log ORDER BY seq").fetchall()
+        assert stored_checks == [(crc if crc % 2 else 2**32 - 1,) for crc in crcs]
         kinds = "typeof(seq), typeof(lane), typeof(event_id), typeof(at_ms), typeof(crc), typeof(body)"
         assert database.execute(f"SELECT DISTINCT {kinds} FROM log").fetchall() == [
             ("integer", "integer", "blob", "integer", "integer", "blob")
@@ -49,9 +54,11 @@ def test_rows_are_stored_as_they_were_given(rows: list[tuple[int, bytes, int, by
 
 def test_a_row_that_cannot_be_stored_leaves_none_of_them(tmp_path: Path) -> None:
     with closing(database_at(tmp_path / "outbox.db")) as database:
-        NewRows.joined(3, 0, [1], [bytes(16)], [0], [b"first"], [5])(database)
+        NewRows.joined(3, 0, [1], [bytes(16)], [0], [b"first"], [5], received_crcs=[0])(database)
 
         with pytest.raises(sqlite3.IntegrityError):
-            NewRows.joined(1, 0, [1] * 3, [bytes(16)] * 3, [0] * 3, [b"a", b"b", b"c"], [1] * 3)(database)
+            NewRows.joined(1, 0, [1] * 3, [bytes(16)] * 3, [0] * 3, [b"a", b"b", b"c"], [1] * 3, received_crcs=[0] * 3)(
+                database
+            )
 
         assert database.execute("SELECT seq, body FROM log").fetchall() == [(3, b"first")]

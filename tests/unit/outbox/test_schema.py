@@ -9,6 +9,7 @@ import pytest
 from relay.outbox import OutboxRefused
 from relay.outbox.sqlite.schema import MIGRATIONS, migrate
 
+from tests.contract.boxes import PHONE
 from tests.unit.outbox.conftest import MakeBox
 
 
@@ -74,3 +75,21 @@ async def test_somebody_elses_database_is_refused_and_not_touched(make_box: Make
         await make_box(path=path).outbox.open()
     assert path.read_bytes() == before
     assert path.stat().st_mode & 0o777 == 0o640
+
+
+async def test_ids_of_an_older_relay_are_repetitions_whatever_their_bytes(make_box: MakeBox) -> None:
+    """What an event was as received is not known of a file that is migrated."""
+    box = make_box()
+    await box.start()
+    await box.append(range(600))
+    await box.deliver(300)
+    await box.outbox.close()
+    database = box.database()
+    database.execute("UPDATE log SET received_crc = NULL")
+    database.execute("UPDATE recent SET checks = NULL")
+    database.close()
+    await box.restart()
+    assert await box.append([1, 599, 1000], PHONE) == 2
+    assert box.metrics.event_id_conflicts._value.get() == 0
+    assert await box.append([1000]) == 1
+    assert box.metrics.event_id_conflicts._value.get() == 1
