@@ -64,7 +64,7 @@ class OutboxRefused(OutboxError):
 
 DeadReason = Literal["refused", "too_large", "poison", "corrupt"]
 DropReason = Literal["age", "size", "discarded"]
-EventState = Literal["pending", "delivered", "dead_lettered"]
+EventState = Literal["pending", "delivered", "dead_lettered", "dropped"]
 
 
 class Part(NamedTuple):
@@ -255,7 +255,10 @@ class Outbox(Protocol):
         """Notice files deleted, replaced or turned read-only under us. Called every second."""
 
     def find(self, event_id: bytes) -> EventState | None:
-        """What became of one of the last `dedupe_window` events; None if forgotten or unknown."""
+        """Return what became of one of the last `dedupe_window` events; None if forgotten or unknown.
+
+        A dropped event may be appended again.
+        """
 
     async def dead_letters(self, selection: Selection, limit: int, after: int = 0) -> Sequence[DeadLetter]:
         """Up to `limit` dead letters with id > `after`, by id."""

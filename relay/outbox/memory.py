@@ -97,7 +97,7 @@ class MemoryOutbox:
         new_bytes = sum(len(event.body) + ROW_BYTES for event in events)
         gathered = sum(len(event.body) + ROW_BYTES for waiting, _ in self._gathered for event in waiting)
         excess = self.disk.size_bytes() + gathered + new_bytes - self._settings.max_size_bytes
-        known = all(event.event_id in self.disk.states for event in events)
+        known = all(self.disk.knows(event.event_id) for event in events)
         if not self._open:
             answer.set_exception(OutboxUnavailable("the outbox is closed"))
         elif known:
@@ -219,7 +219,8 @@ class MemoryOutbox:
         self._stamp()
 
     def find(self, event_id: bytes) -> EventState | None:
-        return self.disk.states.get(event_id, (0, None))[1]
+        found = self.disk.states.get(event_id)
+        return None if found is None else found[1]
 
     async def dead_letters(self, selection: Selection, limit: int, after: int = 0) -> Sequence[DeadLetter]:
         await self._commit_turn()
@@ -281,7 +282,7 @@ class MemoryOutbox:
             fresh: list[Event] = []
             repeated: list[Event] = []
             for event in events:
-                if event.event_id in self.disk.states:
+                if self.disk.knows(event.event_id):
                     repeated.append(event)
                 else:
                     self.disk.store(event, checksum(event.body, event.stamped), self._now_ms())
@@ -346,7 +347,7 @@ class MemoryOutbox:
 
     def _drop(self, reason: DropReason, unwanted: Sequence[tuple[int, Stored]]) -> None:
         for number in {number for number, _ in unwanted}:
-            self.disk.remove(number, [stored.seq for lane, stored in unwanted if lane == number], None)
+            self.disk.remove(number, [stored.seq for lane, stored in unwanted if lane == number], "dropped")
             self._tell(number)
         self.disk.count(dropped=len(unwanted))
         self._metrics.events_dropped.labels(reason).inc(len(unwanted))

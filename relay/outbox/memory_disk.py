@@ -48,7 +48,7 @@ class Disk:
     ledger: Ledger = field(default_factory=Ledger)
     dead: dict[int, tuple[DeadLetter, Stored]] = field(default_factory=dict)
     dead_bytes: int = 0
-    states: OrderedDict[bytes, tuple[int, EventState | None]] = field(default_factory=OrderedDict)
+    states: OrderedDict[bytes, tuple[int, EventState]] = field(default_factory=OrderedDict)
     """The dedupe window: seq and state by event_id, oldest first. (A plain dict's first is behind all that left.)"""
     received: dict[bytes, tuple[int, LaneKey]] = field(default_factory=dict)
     """Check and device of each event in the dedupe window."""
@@ -83,6 +83,10 @@ class Disk:
         self.received[event.event_id] = (event.check, event.lane_key)
         self.next_seq += 1
 
+    def knows(self, event_id: bytes) -> bool:
+        """Whether an event with this id is not stored again. One that was dropped is."""
+        return self.states.get(event_id, (0, "dropped"))[1] != "dropped"
+
     def forget_ids(self, window: int) -> None:
         """The dedupe window moves once a commit."""
         states = self.states
@@ -90,7 +94,7 @@ class Disk:
             event_id, _ = states.popitem(last=False)
             del self.received[event_id]
 
-    def remove(self, number: int, seqs: Iterable[int], state: EventState | None) -> None:
+    def remove(self, number: int, seqs: Iterable[int], state: EventState) -> None:
         gone = set(seqs)
         lane = self.lanes[number]
         kept: list[Stored] = []

@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 ID_BYTES = 16
@@ -50,6 +50,7 @@ class Recent:
     def __init__(self, window: int) -> None:
         self.window = window
         self.known: set[bytes] = set()
+        """Ids whose event is not stored again: all in the window but those of dropped events."""
         self._more: dict[bytes, int] = {}
         """Ids with several slots (requeued ones): how many besides the first."""
         self._ids = bytearray(window * ID_BYTES)
@@ -96,21 +97,23 @@ class Recent:
             done += count
 
     def mark(self, seq: int, mark: int) -> None:
-        """Note that this event was not delivered; nothing if it is out of the window."""
-        if self._holds(seq):
-            self._marks[seq % self.window] = mark
+        """Note that this event was not delivered; nothing if it is out of the window.
+
+        The id of a dropped event is no longer known: if the event is sent again, it is stored.
+        """
+        if not self._holds(seq):
+            return
+        if mark == DROPPED:
+            self._mark_dropped(seq)
+        self._marks[seq % self.window] = mark
 
     def find(self, event_id: bytes) -> Found | None:
-        """Return the latest slot of an id."""
-        if event_id not in self.known:
+        """Return the latest slot of an id, also of one that was dropped."""
+        slot = next(self._slots_of(event_id), None)
+        if slot is None:
             return None
-        seq = self._heads[hash(event_id) & self._mask]
-        while seq > max(self._last - self.window, 0):
-            slot = seq % self.window
-            if self._ids[slot * ID_BYTES : (slot + 1) * ID_BYTES] == event_id:
-                return Found(seq, self._lanes[slot], self._marks[slot], self._checks[slot])
-            seq = self._older[slot]
-        raise AssertionError("an id that is known has a slot")
+        seq = self._last - (self._last - slot) % self.window
+        return Found(seq, self._lanes[slot], self._marks[slot], self._checks[slot])
 
     def packed(self, first_seq: int, last_seq: int) -> Packed:
         """Return what the window holds of a range; it may begin later."""
@@ -131,10 +134,40 @@ class Recent:
     def _holds(self, seq: int) -> bool:
         return self._last - self.window < seq <= self._last
 
+    def _slots_of(self, event_id: bytes) -> Iterator[int]:
+        """Yield the slots of an id, the latest first."""
+        seq = self._heads[hash(event_id) & self._mask]
+        while seq > max(self._last - self.window, 0):
+            slot = seq % self.window
+            if self._ids[slot * ID_BYTES : (slot + 1) * ID_BYTES] == event_id:
+                yield slot
+            seq = self._older[slot]
+
+    def _mark_dropped(self, seq: int) -> None:
+        """Make an id unknown, unless the event was stored again after this seq: then only this slot is dropped.
+
+        Earlier slots of the id (it was a dead letter and then requeued) are dropped with its latest one.
+        """
+        slot = seq % self.window
+        event_id = bytes(self._ids[slot * ID_BYTES : (slot + 1) * ID_BYTES])
+        if self._marks[slot] == DROPPED or event_id == _NO_ID:
+            return
+        slots = list(self._slots_of(event_id))
+        if slots[0] != slot:
+            self._was_one_of_several(event_id)
+            return
+        for each in slots:
+            self._marks[each] = DROPPED
+        self.known.discard(event_id)
+        self._more.pop(event_id, None)
+
     def _clear(self, slot: int, count: int) -> None:
         old = bytes(self._ids[slot * ID_BYTES : (slot + count) * ID_BYTES])
         if old.count(0) != len(old):
             gone = split_ids(old)
+            marks = self._marks[slot : slot + count]
+            if DROPPED in marks:
+                gone = [event_id for event_id, mark in zip(gone, marks, strict=True) if mark != DROPPED]
             if self._more:
                 gone = [event_id for event_id in gone if not self._was_one_of_several(event_id)]
             self.known.difference_update(gone)

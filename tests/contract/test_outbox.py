@@ -479,17 +479,41 @@ class TestFind:
         await box.outbox.requeue(ALL, 10)
         assert find(event_id(1)) == "pending"
 
-    async def test_a_dropped_event_is_not_called_delivered(self, make_box: MakeBox) -> None:
+    @pytest.mark.parametrize("killed", [False, True])
+    async def test_a_dropped_event_is_stored_again(self, make_box: MakeBox, killed: bool) -> None:
+        """G3: the app is the only one that still has it."""
         box = await make_box(max_age_ms=DAY_MS).start()
         await box.append([1])
         box.clock.advance(DAY_MS + 1)
         await box.append([2])
         assert await box.outbox.expire() == 1
-        after = await box.restart_after_kill()
-        assert after.outbox.find(event_id(1)) is None
-        assert after.outbox.find(event_id(2)) == "pending"
-        assert await after.append([1]) == 1, "it is still a duplicate"
-        await close(after)
+        if killed:
+            box = await box.restart_after_kill()
+        assert box.outbox.find(event_id(1)) == "dropped"
+        assert box.outbox.find(event_id(2)) == "pending"
+        assert await box.append([1]) == 0, "it is no duplicate"
+        assert await box.append([1]) == 1, "now it is one"
+        assert box.outbox.find(event_id(1)) == "pending"
+        box = await box.restart_after_kill()
+        assert await box.append([1, 2]) == 2
+        assert await box.deliver_all() == bodies([2, 1])
+        assert box.outbox.find(event_id(1)) == "delivered"
+        await close(box)
+
+    async def test_a_requeued_event_that_is_dropped_is_stored_again(self, make_box: MakeBox) -> None:
+        """The id has two places in the dedupe window, and neither makes it a duplicate."""
+        box = await make_box(max_age_ms=DAY_MS).start()
+        await box.append([1])
+        await box.take(1)
+        await box.settle(dead={0: REFUSED})
+        assert await box.outbox.requeue(ALL, 10) == 1
+        assert await box.append([1]) == 1
+        box.clock.advance(DAY_MS + 1)
+        assert await box.outbox.expire() == 1
+        box = await box.restart_after_kill()
+        assert box.outbox.find(event_id(1)) == "dropped"
+        assert await box.append([1]) == 0
+        await close(box)
 
     async def test_it_remembers_across_a_restart(self, box: Box) -> None:
         await box.append(range(3))
@@ -527,7 +551,7 @@ class TestAge:
         assert box.outbox.ledger() == Ledger(accepted=6, delivered=2, dropped=4)
         box.check()
 
-    async def test_what_aged_behind_a_request_in_flight_is_known_after_a_kill(self, make_box: MakeBox) -> None:
+    async def test_what_aged_behind_a_request_in_flight_is_found_after_a_kill(self, make_box: MakeBox) -> None:
         """What is kept of the stretch a second time, or of its first event alone, does not cut off the rest."""
         box = await make_box(max_age_ms=DAY_MS).start()
         await box.append(range(8))
@@ -537,7 +561,9 @@ class TestAge:
         await box.outbox.expire()
         await box.settle(delivered=False, dead={0: Dead("refused", 422, "no")})
         after = await box.restart_after_kill()
-        assert await after.append(range(8)) == 8
+        states = [after.outbox.find(event_id(number)) for number in range(8)]
+        assert states == ["dead_lettered", *["pending"] * 3, *["dropped"] * 4]
+        assert await after.append(range(8)) == 4
         await close(after)
 
     @pytest.mark.parametrize("jump_ms", [-20_000 * DAY_MS, 10 * DAY_MS, 4_000 * DAY_MS])

@@ -215,8 +215,10 @@ class Book:
 
     def state_of(self, event_id: bytes) -> EventState | None:
         found = self.recent.find(event_id)
-        if found is None or found.mark == DROPPED:
+        if found is None:
             return None
+        if found.mark == DROPPED:
+            return "dropped"
         if found.mark == DEAD:
             return "dead_lettered"
         lane = self.index.lanes.get(found.lane)
@@ -228,7 +230,7 @@ class Book:
     def conflict_of(self, event: Event) -> Conflict | None:
         """Return the conflict if the event's id is known and stands for other bytes."""
         found = self.recent.find(event.event_id)
-        if found is None or found.check in (0, event.check):
+        if found is None or found.mark == DROPPED or found.check in (0, event.check):
             return None
         lane = self.index.lanes.get(found.lane)
         return Conflict(event, None if lane is None else lane.key)

@@ -46,6 +46,32 @@ def test_what_it_packs_is_what_it_holds(window: int, numbers: list[int], data: s
     assert from_seq == held.start
 
 
+@given(
+    st.integers(1, 8),
+    st.lists(st.tuples(st.lists(st.integers(0, 9), max_size=6), st.lists(st.integers(1, 40), max_size=4)), max_size=12),
+)
+def test_a_dropped_event_is_unknown_until_it_comes_again(
+    window: int, rounds: list[tuple[list[int], list[int]]]
+) -> None:
+    """A drop of an id's latest slot counts for its earlier ones, too: those of a dead letter that was requeued."""
+    recent = Recent(window)
+    seen: list[int] = []
+    dropped: set[int] = set()
+    for batch, drops in rounds:
+        recent.extend(len(seen) + 1, [number_id(n) for n in batch], [1] * len(batch))
+        seen += batch
+        held = range(max(len(seen) - window, 0) + 1, len(seen) + 1)
+        for seq in [seq for seq in drops if seq in held]:
+            recent.mark(seq, DROPPED)
+            is_latest = seen[seq - 1] not in seen[seq:]
+            dropped |= {each for each in held if seen[each - 1] == seen[seq - 1]} if is_latest else {seq}
+        assert recent.known == {number_id(seen[seq - 1]) for seq in held if seq not in dropped}
+        for seq in held:
+            found = recent.find(number_id(seen[seq - 1]))
+            assert found is not None
+            assert (found.mark == DROPPED) == (found.seq in dropped)
+
+
 def test_marks_stay_with_their_event_and_leave_with_it() -> None:
     recent = Recent(3)
     recent.extend(1, [number_id(n) for n in (1, 2, 3)], [1, 1, 1])
