@@ -29,6 +29,7 @@ import msgspec
 from relay import event_quick, strict_json
 from relay.event_columns import ColumnReader, Columns, slices
 from relay.event_rules import MAX_FAULT_BYTES, REQUIRED, Faults, check
+from relay.event_shown import Mask, unmasked
 from relay.event_split import Parts, Splitting, splitting_json, splitting_lines
 from relay.event_split import Refusal as Refusal  # noqa: PLC0414 - callers of a Reader find its result here
 from relay.event_values import BLANK_ENDS, is_blank, is_moment, trimmed, uuid4_bytes, whole
@@ -98,13 +99,19 @@ class Reader:
     """Reads what apps send. One per configuration; keeps no more of what it read than the orders of fields.
 
     `new_event_id` gives a version 4 UUID in its text form, `now` the time as `occurred_at` has it; `now` is
-    asked at most once a body.
+    asked at most once a body. `mask` hides secrets in the values that an error message quotes.
     """
 
     def __init__(
-        self, defaults: Defaults, max_event_bytes: int, new_event_id: Callable[[], str], now: Callable[[], str]
+        self,
+        defaults: Defaults,
+        max_event_bytes: int,
+        new_event_id: Callable[[], str],
+        now: Callable[[], str],
+        mask: Mask = unmasked,
     ) -> None:
         self.max_event_bytes = max_event_bytes
+        self._mask = mask
         self._new_event_id = new_event_id
         self._now = now
         self._received_at = b""
@@ -142,15 +149,15 @@ class Reader:
     def reading_datagram(self, body: bytes) -> Reading:
         """Do what `read_datagram` does, in steps, up to the first fault: nobody needs the list of all faults."""
         splitting = splitting_lines(body) if _has_lines(body) else self._splitting_json(body, max_odd=1)
-        return self._reading(splitting, Faults(max_bytes=1))
+        return self._reading(splitting, Faults(1, self._mask))
 
     def reading_json(self, body: bytes) -> Reading:
         """Do what `read_json` does, in steps."""
-        return self._reading(self._splitting_json(body, MAX_FAULT_BYTES // _LEAST_FAULT_BYTES), Faults())
+        return self._reading(self._splitting_json(body, MAX_FAULT_BYTES // _LEAST_FAULT_BYTES), Faults(mask=self._mask))
 
     def reading_lines(self, body: bytes) -> Reading:
         """Do what `read_lines` does, in steps."""
-        return self._reading(splitting_lines(body), Faults())
+        return self._reading(splitting_lines(body), Faults(mask=self._mask))
 
     def _read_single(self, body: bytes) -> list[Event] | None:
         """The event of a body that is one plain event; None if it needs a closer look."""
@@ -163,7 +170,7 @@ class Reader:
         return None
 
     def _splitting_json(self, body: bytes, max_odd: int) -> Splitting:
-        return splitting_json(body.strip(strict_json.SPACE), self.max_event_bytes, max_odd)
+        return splitting_json(body.strip(strict_json.SPACE), self.max_event_bytes, max_odd, self._mask)
 
     def _reading(self, splitting: Splitting, faults: Faults) -> Reading:
         try:

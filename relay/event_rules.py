@@ -1,8 +1,8 @@
 """What an event must have: the upstream's fields and types, and the sentences that say what is wrong.
 
-Decides from a strictly parsed event; every fault is reported, under its path (`events.0.source.platform`)
-and worded as the upstream's framework (Laravel) words its own. Fields that are not named here pass.
-Sentences name fields and never repeat a value. Knows neither bytes nor defaults' values.
+Decides from a strictly parsed event. Every fault is reported, under its path (`events.0.source.platform`). Its
+sentence begins as the upstream's framework (Laravel) words its own, and names the field, what it must be, and the
+received value (see `event_shown`). Fields that are not named here pass. Knows neither bytes nor defaults' values.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Set
 from typing import TypeGuard
 
+from relay.event_shown import Mask, shown, unmasked
 from relay.event_values import is_blank, is_moment, trimmed, uuid4_bytes, whole
 from relay.strict_json import Object
 
@@ -32,8 +33,8 @@ Rule = Callable[[object], str]
 class Faults:
     """Every fault of every event of one request, by path."""
 
-    def __init__(self, max_bytes: int = MAX_FAULT_BYTES) -> None:
-        """With `max_bytes` of 1 there is room for one sentence."""
+    def __init__(self, max_bytes: int = MAX_FAULT_BYTES, mask: Mask = unmasked) -> None:
+        """With `max_bytes` of 1 there is room for one sentence. `mask` hides secrets in received values."""
         self.by_path: dict[str, list[str]] = {}
         self.count = 0
         """Those that are left out included."""
@@ -41,13 +42,16 @@ class Faults:
         """The path of the last event that was read, if others were left unread because the list was full."""
         self._room_bytes = max_bytes
         self._left_out = 0
+        self._mask = mask
 
-    def add(self, path: str, complaint: str) -> None:
+    def add(self, path: str, complaint: str, *received: object) -> None:
+        """Add one fault. The values that were received are described only if the sentence is listed."""
         self.count += 1
         if self.full:
             self._left_out += 1
             return
-        sentence = f"The {path} field {complaint}."
+        values = " and ".join([shown(value, self._mask) for value in received])
+        sentence = f"The {path} field {complaint}, but is {values}." if received else f"The {path} field {complaint}."
         self._room_bytes -= len(path) + len(sentence)
         self.by_path.setdefault(path, []).append(sentence)
 
@@ -75,7 +79,7 @@ def check(event: object, path: str, required: Set[str], faults: Faults) -> TypeG
     """
     before = faults.count
     if not isinstance(event, Object):
-        faults.add(path, "must be an object")
+        faults.add(path, "must be an object", event)
         return False
     fields = _check_object(event, path, "", required, faults)
     for name in _PARTS:
@@ -90,20 +94,21 @@ def check(event: object, path: str, required: Set[str], faults: Faults) -> TypeG
 def _check_object(pairs: Object, path: str, prefix: str, required: Set[str], faults: Faults) -> dict[str, object]:
     """Add the faults of one object, whose fields are known to RULES as `prefix` and name; returns its fields."""
     fields: dict[str, object] = {}
-    twice: dict[str, None] = {}
+    twice: dict[str, tuple[object, object]] = {}
     for name, value in pairs:
         if name in fields:
-            twice[name] = None
+            twice[name] = fields[name], value
         fields[name] = value
-    for name in twice:
-        faults.add(f"{path}.{_shown(name)}", "must not be given twice")
+    for name, values in twice.items():
+        faults.add(f"{path}.{_shown(name)}", "must not be given twice", *values)
     for name, rule in RULES[prefix].items():
         if name in fields:
             must_be = rule(fields[name])
             if must_be:
-                faults.add(f"{path}.{name}", f"must be {must_be}")
+                or_missing = "" if prefix + name in REQUIRED or name == "source" else ", or be left out"
+                faults.add(f"{path}.{name}", f"must be {must_be}{or_missing}", fields[name])
         elif prefix + name in required:
-            faults.add(f"{path}.{name}", "is required")
+            faults.add(f"{path}.{name}", f"is required but missing: add {rule(None)}")
     return fields
 
 

@@ -19,7 +19,8 @@ from typing import Literal, NamedTuple
 
 from relay import event_quick, strict_json
 from relay.event_rules import Faults
-from relay.strict_json import Cursor, Malformed, TooLong
+from relay.event_shown import Mask, unmasked
+from relay.strict_json import Cursor, Malformed, Object, TooLong
 
 _STEP_VALUES = 512
 """Values that a step passes, at 1 us each."""
@@ -49,8 +50,11 @@ class Parts(NamedTuple):
 Splitting = Generator[None, None, Parts | Refusal]
 
 
-def splitting_json(body: bytes, max_event_bytes: int, max_odd: int) -> Splitting:
-    """Split a body without space around it. It stops after `max_odd` elements that are no objects. Raises Malformed."""
+def splitting_json(body: bytes, max_event_bytes: int, max_odd: int, mask: Mask = unmasked) -> Splitting:
+    """Split a body without space around it. It stops after `max_odd` elements that are no objects. Raises Malformed.
+
+    `mask` hides secrets in the value that a message describes.
+    """
     if body.startswith((b"[", b"{")):
         is_short = len(body) <= event_quick.PIECE_BYTES
         elements = event_quick.split(body) if is_short else (yield from event_quick.splitting(body))
@@ -58,7 +62,7 @@ def splitting_json(body: bytes, max_event_bytes: int, max_odd: int) -> Splitting
             return Parts(elements)
     if not body.startswith(b"[") and b'events"' not in body and b"\\u" not in body:
         return Parts([body])
-    return (yield from _walking(strict_json.decode(body), body, max_event_bytes, max_odd))
+    return (yield from _walking(strict_json.decode(body), body, max_event_bytes, max_odd, mask))
 
 
 def splitting_lines(body: bytes) -> Splitting:
@@ -80,7 +84,7 @@ def splitting_lines(body: bytes) -> Splitting:
     return Parts(bodies)
 
 
-def _walking(text: str, body: bytes, max_event_bytes: int, max_odd: int) -> Splitting:
+def _walking(text: str, body: bytes, max_event_bytes: int, max_odd: int, mask: Mask) -> Splitting:
     cursor = Cursor(text, max_event_bytes)
     if cursor.peek() == "[":
         parts = yield from _elements(cursor, max_event_bytes, max_odd, is_batch=True)
@@ -113,8 +117,8 @@ def _walking(text: str, body: bytes, max_event_bytes: int, max_odd: int) -> Spli
     cursor.end()
     if "events" not in names or "event_type" in names:
         return Parts([body])
-    strict_json.parse(f"{text[:start]}[]{text[end:]}" if array is not None else text)
-    return array if array is not None and names.count("events") == 1 else _no_array(names)
+    around = strict_json.parse(f"{text[:start]}[]{text[end:]}" if array is not None else text)
+    return array if array is not None and names.count("events") == 1 else _no_array(names, around, mask)
 
 
 def _elements(cursor: Cursor, max_event_bytes: int, max_odd: int, *, is_batch: bool) -> Splitting:
@@ -149,7 +153,13 @@ def _too_much_around(names: Sequence[str], body: bytes, max_event_bytes: int) ->
     return Refusal("too_large", f"What lies around the events has more than {max_event_bytes} characters.")
 
 
-def _no_array(names: Sequence[str]) -> Refusal:
-    faults = Faults()
-    faults.add("events", "must not be given twice" if names.count("events") > 1 else "must be an array")
+def _no_array(names: Sequence[str], around: object, mask: Mask) -> Refusal:
+    """Reject a body whose `events` is no array, or occurs again. `around` is the body without its last array."""
+    assert isinstance(around, Object)
+    faults = Faults(mask=mask)
+    count = names.count("events")
+    if count > 1:
+        faults.add("events", f"must not be given twice, but is given {count} times")
+    else:
+        faults.add("events", "must be an array", dict(around)["events"])
     return Refusal("invalid", faults.summary(), faults.by_path)

@@ -165,6 +165,11 @@ def words(text: str) -> str:
     return _clean(text, WORDS_CHARS)
 
 
+def hide_secrets(text: str) -> str:
+    """Return the text with each configured secret masked. The time grows with the text: cut it before."""
+    return text if _shared.in_text is None else _shared.in_text.sub(MASK, text)
+
+
 def last_lines() -> list[str]:
     """The last KEPT_LINES lines, the oldest first."""
     return list(_shared.kept)

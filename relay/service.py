@@ -251,7 +251,13 @@ class Service:
         defaults = Defaults(
             given.tenant_id, given.platform, device_id, given.app_version, given.os_version, given.device_model
         )
-        return Reader(defaults, settings.http.max_event_bytes, self._clock.new_event_id, self._forwarder.stamp)
+        return Reader(
+            defaults,
+            settings.http.max_event_bytes,
+            self._clock.new_event_id,
+            self._forwarder.stamp,
+            mask=log.hide_secrets,
+        )
 
     def _installation_id(self, settings: Settings) -> str:
         found = installation.identify(settings.outbox.path.parent, self._ids, self._clock.new_event_id)

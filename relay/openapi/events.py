@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from relay.answer import RETRY_AFTER_S
 from relay.event_rules import MAX_FAULT_BYTES, REQUIRED
+from relay.event_shown import MAX_QUOTED_CHARACTERS
 from relay.ingest.content_type import CODING_NAMES, KINDS
 from relay.ingest.files import CLIENT_PATH, DESCRIPTION_PATH, JAVASCRIPT
 from relay.ingest.http import CORS_HEADERS, CORS_MAX_AGE_S, EVENTS_PATH
@@ -72,12 +73,20 @@ def schemas(limits: Limits) -> dict[str, Schema]:
                 "error": {"type": "string"},
                 "errors": {
                     "type": "object",
-                    "description": "Every error of every event, by path. Of more than "
+                    "description": "Every error of every event, by path: the allowed and the received value, "
+                    f"of which at most {MAX_QUOTED_CHARACTERS} characters are quoted. Of more than "
                     f"{MAX_FAULT_BYTES >> 10} KiB, `error` says how many are left out.",
                     "minProperties": 1,
                     "propertyNames": {"pattern": r"^events(\.|$)"},
                     "additionalProperties": {"type": "array", "items": {"type": "string"}, "minItems": 1},
-                    "examples": [{"events.0.source.platform": ["The events.0.source.platform field is required."]}],
+                    "examples": [
+                        {
+                            "events.0.source.platform": [
+                                "The events.0.source.platform field must be one of ios, android, web, tv, "
+                                'but is "roku".'
+                            ]
+                        }
+                    ],
                 },
             },
             "required": ["success", "error", "errors"],

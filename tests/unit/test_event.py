@@ -206,14 +206,14 @@ class TestBatches:
 
     @pytest.mark.parametrize("given", [b"{}", b"null", b'"x"', b"7"])
     def test_events_must_be_an_array(self, given: bytes) -> None:
-        assert refused(b'{"events":%b}' % given) == Refusal(
-            "invalid", "The events field must be an array.", {"events": ["The events field must be an array."]}
-        )
+        result = refused(b'{"events":%b}' % given)
+        assert list(result.errors) == ["events"]
+        assert result.error.startswith("The events field must be an array, but is ")
 
     def test_events_must_not_be_given_twice(self) -> None:
         one = compact([EVENT])
         result = refused(b'{"events":%b,"events":%b}' % (one, one))
-        assert result.errors == {"events": ["The events field must not be given twice."]}
+        assert result.errors == {"events": ["The events field must not be given twice, but is given 2 times."]}
 
     def test_one_bad_event_refuses_the_batch(self) -> None:
         assert list(refused(compact([EVENT, event(event_type=None), EVENT])).errors) == ["events.1.event_type"]
@@ -322,18 +322,21 @@ class TestMalformed:
 
 
 def faults_of(**changes: object) -> dict[str, str]:
-    """Path below the event -> the one complaint, of an event with fields changed."""
+    """Return the one complaint by path below the event, up to "but", of an event with fields changed."""
     errors = refused(compact(event(**changes))).errors
     assert all(len(sentences) == 1 for sentences in errors.values())
     return {
-        path.removeprefix("events.0."): sentences[0].removeprefix(f"The {path} field ").removesuffix(".")
+        path.removeprefix("events.0."): sentences[0]
+        .removeprefix(f"The {path} field ")
+        .partition(" but ")[0]
+        .rstrip(",")
         for path, sentences in errors.items()
     }
 
 
 IS_REQUIRED = "is required"
-NO_UUID = "must be a valid UUID (version 4)"
-NO_MOMENT = "must be an ISO 8601 date and time with a zone, such as 2024-05-01T12:00:00.000Z"
+NO_UUID = "must be a valid UUID (version 4), or be left out"
+NO_MOMENT = "must be an ISO 8601 date and time with a zone, such as 2024-05-01T12:00:00.000Z, or be left out"
 NO_TENANT = "must be an integer of at least 1"
 NO_TYPE = "must be a string that is not blank"
 NO_DEVICE = "must be a string that is not blank and not greater than 255 characters"
@@ -405,9 +408,9 @@ class TestInvalid:
 
     def test_what_else_is_named_has_its_type(self) -> None:
         assert faults_of(source=source(app_version=2, os_version=[], device_model={})) == {
-            "source.app_version": NO_TYPE,
-            "source.os_version": NO_TYPE,
-            "source.device_model": NO_TYPE,
+            "source.app_version": NO_TYPE + ", or be left out",
+            "source.os_version": NO_TYPE + ", or be left out",
+            "source.device_model": NO_TYPE + ", or be left out",
         }
         assert faults_of(subject={"type": 1, "id": 2}) == {
             "subject.type": NO_TYPE,
@@ -415,8 +418,8 @@ class TestInvalid:
         }
         assert faults_of(source="ios", subject=[1], context="x") == {
             "source": "must be an object",
-            "subject": "must be an object",
-            "context": "must be an object",
+            "subject": "must be an object, or be left out",
+            "context": "must be an object, or be left out",
         }
 
     @pytest.mark.parametrize(
@@ -439,19 +442,23 @@ class TestInvalid:
     )
     def test_no_field_is_given_twice(self, given: bytes, twice: bytes, path: str) -> None:
         result = refused(compact(EVENT).replace(given, twice))
-        assert result.errors == {f"events.0.{path}": [f"The events.0.{path} field must not be given twice."]}
+        assert list(result.errors) == [f"events.0.{path}"]
+        assert f"The events.0.{path} field must not be given twice" in result.error
 
     @pytest.mark.parametrize("value", [b"null", b"1", b'"x"', b"[]", b"true"])
     def test_an_event_is_an_object(self, value: bytes) -> None:
         result = reader().read_lines(value)
-        assert result == Refusal(
-            "invalid", "The events.0 field must be an object.", {"events.0": ["The events.0 field must be an object."]}
-        )
+        assert isinstance(result, Refusal)
+        assert list(result.errors) == ["events.0"]
+        assert result.error.startswith("The events.0 field must be an object, but is ")
 
     def test_every_fault_of_every_event_is_told_and_counted(self) -> None:
         result = refused(compact({"events": [event(tenant_id=0), EVENT, event(event_type=1, occurred_at="x")]}))
         assert result.reason == "invalid"
-        assert result.error == "The events.0.tenant_id field must be an integer of at least 1. (and 2 more errors)"
+        assert (
+            result.error
+            == "The events.0.tenant_id field must be an integer of at least 1, but is 0. (and 2 more errors)"
+        )
         assert list(result.errors) == ["events.0.tenant_id", "events.2.event_type", "events.2.occurred_at"]
 
     def test_many_errors_of_many_events_are_all_listed(self) -> None:
@@ -485,19 +492,19 @@ class TestInvalid:
             in_slices(reader().reading_datagram(body[:-1] + b",{}]"))[0],
             Refusal(
                 "invalid",
-                "The events.0.tenant_id field must be an integer of at least 1. "
+                "The events.0.tenant_id field must be an integer of at least 1, but is 0. "
                 "(events after events.0 were not checked)",
-                {"events.0.tenant_id": ["The events.0.tenant_id field must be an integer of at least 1."]},
+                {"events.0.tenant_id": ["The events.0.tenant_id field must be an integer of at least 1, but is 0."]},
             ),
         )
 
-    def test_values_are_not_repeated_and_names_are_cut(self) -> None:
-        name, value = "n" * 1_000, "confidential"
+    def test_values_and_names_are_cut(self) -> None:
+        name, value = "n" * 1_000, "v" * 1_000
         body = compact(event(event_id=value, tenant_id=value, source={"platform": value})).replace(
             b"{", b'{"%b":1,"%b":2,' % (name.encode(), name.encode()), 1
         )
         text = repr(refused(body))
-        assert value not in text
+        assert value[:60] in text and value[:61] not in text
         assert name[:64] in text and name[:65] not in text
 
     def test_a_name_with_control_characters_is_shown_escaped(self) -> None:
