@@ -17,7 +17,7 @@
   var MAX_CHARS = 1000000; // of all that waits; localStorage holds 5 MB for the whole origin, the page's own included
   var LOOK_CHARS = 50000; // a page stores so much more, or 50 events, before it looks again what all have stored
   var MAX_EVENT_BYTES = 60000; // the relay accepts 64 KiB
-  var MAX_REASON_CHARS = 500;
+  var MAX_REASON_CHARS = 2000; // of all errors of one event, whose values the relay cuts
   var TWO_63 = 9223372036854775808;
   var MAX_BATCH_EVENTS = 100;
   var MAX_BATCH_BYTES = 60000; // browsers keep 64 KiB alive beyond the page, all requests together

@@ -21,6 +21,8 @@ import msgspec
 CHATTY_PORTS = frozenset({7, 13, 17, 19, 37})
 """echo, daytime, qotd, chargen, time (RFC 862, 867, 865, 864, 868): they reply to whatever they receive."""
 
+_LEAST_TEXT_CHARACTERS = 20
+"""Of a cut error text: enough to name a field."""
 _LEAST_ERROR = b'{"error":"invalid"}'
 _KEYS = frozenset({"stored", "count", "error"})
 _looks_like_response = re.compile(rb'[ \t\r\n]*\{[ \t\r\n]*"(?:stored|count|error)"').match
@@ -41,10 +43,18 @@ def stored_response(event_ids: Sequence[bytes], datagram_bytes: int) -> bytes:
 
 
 def error_response(error: str, datagram_bytes: int) -> bytes:
-    """Return `{"error":"..."}`; `{"error":"invalid"}` if the text does not fit; b"" if that does not fit either."""
-    response = _compact({"error": error.encode("ascii", "replace").decode()})
-    if len(response) < datagram_bytes:
+    """Return `{"error":"..."}`, smaller than the datagram of `datagram_bytes`; a text that does not fit is cut.
+
+    Return `{"error":"invalid"}` if hardly any text fits, and b"" if that does not fit either.
+    """
+    text = error.encode("ascii", "replace").decode()
+    response = _compact({"error": text})
+    excess_bytes = len(response) - (datagram_bytes - 1)
+    if excess_bytes <= 0:
         return response
+    cut = text[: max(0, len(text) - excess_bytes - len("..."))]  # each character has at least one byte
+    if len(cut) >= _LEAST_TEXT_CHARACTERS:
+        return _compact({"error": f"{cut}..."})
     return _LEAST_ERROR if len(_LEAST_ERROR) < datagram_bytes else b""
 
 

@@ -136,8 +136,8 @@ def is_valid(event: Any, defaults: Defaults) -> bool:
         and trim(platform) in ("ios", "android", "web", "tv")
         and is_filled(device_id)
         and len(trim(device_id)) <= 255
-        and all(isinstance(source.last.get(n, ""), str) for n in ("app_version", "os_version", "device_model"))
-        and ("subject" not in fields or all(isinstance(subject.last.get(n), str) for n in ("type", "id")))
+        and all(is_filled(source.last.get(n, "given")) for n in ("app_version", "os_version", "device_model"))
+        and ("subject" not in fields or all(is_filled(subject.last.get(n)) for n in ("type", "id")))
         and isinstance(context, Pairs)
         and is_moment(fields.get("occurred_at", NOW))
     )
@@ -246,8 +246,15 @@ events = objects(
     good("event_id", st.uuids(version=4).map(str).flatmap(lambda u: st.sampled_from([u, u, u.upper(), f"\ufeff{u} "]))),
     good("event_type", filled),
     good("tenant_id", rarely(st.sampled_from([2.0, 1e3, 1e15]), st.integers(1, 9))),
-    good("source", objects(good("platform", st.sampled_from(["ios", "tv", "tv", " tv"])), good("device_id", filled))),
-    good("subject", objects(good("type", texts), good("id", texts))),
+    good(
+        "source",
+        objects(
+            good("platform", st.sampled_from(["ios", "tv", "tv", " tv"])),
+            good("device_id", filled),
+            good("app_version", filled),
+        ),
+    ),
+    good("subject", objects(good("type", rarely(texts, filled)), good("id", filled))),
     good("context", st.lists(st.tuples(names, values), max_size=4, unique_by=lambda pair: pair[0]).map(Pairs)),
     good("occurred_at", moments),
 )

@@ -44,6 +44,15 @@ def test_an_error_is_told_whole_where_it_fits(error: str) -> None:
     assert error_response(error, 20) == b'{"error":"invalid"}'
 
 
+def test_an_error_that_does_not_fit_is_cut() -> None:
+    error = 'The events.0.source.platform field must be one of ios, android, web, tv, but is "roku".'
+    assert json.loads(error_response(error, 80)) == {
+        "error": "The events.0.source.platform field must be one of ios, android..."
+    }
+    assert error_response(error, 38) == b'{"error":"The events.0.source...."}'
+    assert error_response(error, 37) == b'{"error":"invalid"}'
+
+
 @pytest.mark.parametrize(
     ("datagram", "expected"),
     [
