@@ -318,7 +318,8 @@ def test_event_made_of_a_default_would_be_taken_as_it_is(key, value):
 
     (event,) = reader(Defaults(**defaults)).read_json(b'{"event_type": "x"}')
 
-    assert reader(Defaults()).read_json(event.body) == [event._replace(stamped=False)]
+    (again,) = reader(Defaults()).read_json(event.body)
+    assert again._replace(received_crc=0) == event._replace(stamped=False, received_crc=0)
 
 
 def reader(defaults: Defaults) -> Reader:

@@ -142,10 +142,12 @@ async def test_discarded_events_are_dropped_counted_and_may_be_sent_again(make_b
 
     assert copy.outbox.ledger() == Ledger(accepted=300, dropped=300)
     assert copy.metrics.events_dropped.labels("discarded")._value.get() == 300
-    assert copy.outbox.find(event_id(0)) is None
+    assert copy.outbox.find(event_id(0)) == "dropped"
     copy.check()
     await copy.restart()
     assert copy.outbox.ledger() == Ledger(accepted=300, dropped=300)
+    await copy.append(range(1))
+    assert copy.outbox.ledger() == Ledger(accepted=301, dropped=300, pending=1)
 
 
 async def test_quarantined_events_are_not_dropped_for_their_age(make_box: MakeBox, copied: Copied) -> None:
