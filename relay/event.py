@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import msgspec
@@ -73,8 +73,6 @@ class Defaults:
 
 
 _SOURCE_FIELDS = ("platform", "device_id", "app_version", "os_version", "device_model")
-_PARTS: tuple[Literal["source", "subject"], ...] = ("source", "subject")
-"""Objects of an event that hold strings only, as the quick reader knows them."""
 _new_event = tuple.__new__
 """A NamedTuple's own constructor is a Python function and takes half as long again."""
 _BATCH_OPENINGS = (b"[", b'{"events"')
@@ -265,13 +263,18 @@ class Reader:
 
     def _proven(self, body: bytes, fields: event_quick.Fields) -> Event | None:
         """An event of what the quick reader proved; None if a closer look is needed."""
-        firsts = [fields["event_type"][:1]]
-        for name in _PARTS:
-            if name in fields:
-                part: Mapping[str, Any] = fields[name]
-                firsts += [text[:1] for text in part.values()]
-        if not BLANK_ENDS.isdisjoint(firsts):
+        if fields["event_type"][:1] in BLANK_ENDS:
             return None
+        # Loops, because building a list for each event takes three times as long.
+        if "source" in fields:
+            source: Mapping[str, Any] = fields["source"]
+            for text in source.values():
+                if text[:1] in BLANK_ENDS:
+                    return None
+        if "subject" in fields:
+            subject = fields["subject"]
+            if subject["type"][:1] in BLANK_ENDS or subject["id"][:1] in BLANK_ENDS:
+                return None
         return self._complete(body, fields, event_quick.source_opening)
 
     def _read_strictly(self, body: bytes, path: str, faults: Faults) -> Event | None:

@@ -99,10 +99,9 @@ def _some_may_be_blank(events: Sequence[Any]) -> bool:
     """Return whether an optional string of an event begins with a blank, or is empty."""
     sources = {((source := event.source).app_version, source.os_version, source.device_model) for event in events}
     firsts = {text[:1] for of_source in sources for text in of_source if text is not msgspec.UNSET}
-    for subject in [event.subject for event in events]:
-        if subject is not msgspec.UNSET:
-            firsts.add(subject["type"][:1])
-            firsts.add(subject["id"][:1])
+    subjects = [subject for event in events if (subject := event.subject) is not msgspec.UNSET]
+    firsts.update([subject["id"][:1] for subject in subjects])
+    firsts.update([text[:1] for text in {subject["type"] for subject in subjects}])
     return not BLANK_ENDS.isdisjoint(firsts)
 
 
