@@ -34,15 +34,21 @@ def command(config_file: Path | None, discard: bool, as_json: bool) -> None:
 
 
 def _through_relay(client: Client, discard: bool, done: str) -> int:
+    """Return the number of moved events. Raises Failed if the remainder does not shrink: then it is not a relay's."""
     path = f"/quarantine/{'discard' if discard else 'adopt'}"
     events = 0
+    before: int | None = None
     with progress(done) as step:
         while True:
-            reply = client.expect(client.post(path, {}))
-            moved = int(reply[done])
+            reply = client.expect(client.post(path, {}), {"success": bool, done: int, "remaining": int})
+            moved: int = reply[done]
+            remaining: int = reply["remaining"]
+            if moved < 0 or remaining < 0 or (before is not None and moved and remaining >= before):
+                raise client.not_a_relay(f"{moved} events {done}, {remaining} remaining after {before}")
             events += moved
+            before = remaining
             step(moved)
-            if not moved:
+            if not moved or not remaining:
                 return events
 
 

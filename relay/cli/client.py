@@ -1,21 +1,28 @@
-"""Requests of the command line to a running relay: one connection each."""
+"""The client of all commands that talk to a running relay.
+
+Another server may listen at the relay's address: every response is bounded in time and size (`exchange`) and
+checked for its shape (`shape`), and whatever is not a relay's ends the command with one message.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import socket
-from http.client import HTTPConnection, HTTPException
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 from relay.cli import exits
 from relay.cli.common import Place, is_config_named, no_relay
+from relay.cli.exchange import NotHttp, exchange
+from relay.cli.shape import difference
 from relay.secret import Secret
 
 TIMEOUT_S = 30
-"""Of one request; requeueing takes a commit, which takes seconds on a busy disk."""
-
+"""Of one request, to the last byte of the response; requeueing takes a commit, which takes seconds on a busy disk."""
+GUARDED = ("/log", "/flush", "/dead-letters", "/quarantine/")
+"""Beginnings of the paths that need the operator token; no other request carries it."""
+_SHOWN_CHARS = 60
+_MAX_DEPTH = 32
+"""Of nested values; far fewer than what the JSON encoder can write again."""
 
 _WHAT_TO_DO = {
     401: "; run this with the relay's own configuration (--config), as a user who can read its ops.token_file",
@@ -29,7 +36,7 @@ class Reply(NamedTuple):
 
 
 class Client:
-    """Asks the listener at `place`."""
+    """Sends requests to the listener at `place`, each with `timeout_s` in all."""
 
     def __init__(self, place: Place, token: Secret | None = None, *, timeout_s: float = TIMEOUT_S) -> None:
         self.place = place
@@ -37,13 +44,14 @@ class Client:
         self._timeout_s = timeout_s
 
     def is_there(self) -> bool:
-        """Whether anybody listens there. Raises Failed if that cannot be told."""
+        """Return whether a relay listens there. Raises Failed if something else does, or that cannot be told."""
         try:
-            self._exchange("GET", "/livez", None)
+            status, content = self._exchange("GET", "/livez", None)
         except (ConnectionRefusedError, FileNotFoundError):
             return False
         except OSError as error:
             raise no_relay(self.place, error) from error
+        self.expect(Reply(status, self._read(content)), {"alive": bool})
         return True
 
     def get(self, path: str, **query: object) -> Reply:
@@ -56,28 +64,38 @@ class Client:
         return self.ask("POST", path, json.dumps(data).encode())
 
     def ask(self, method: str, path: str, body: bytes | None = None) -> Reply:
-        """The answer, whatever its status. Raises Failed if no relay answers."""
+        """Return the response, a JSON object, whatever its status. Raises Failed if no relay responds."""
         status, content = self._ask(method, path, body)
-        try:
-            return Reply(status, json.loads(content))
-        except ValueError as error:
-            raise self._no_relay_there() from error
+        return Reply(status, self._read(content))
 
     def text(self, path: str) -> str:
-        """An answer that is no JSON. Raises Failed if no relay answers, or refuses."""
+        """Return a response that is not JSON. Raises Failed if no relay responds, or the relay rejects the request."""
         status, content = self._ask("GET", path, None)
-        if status >= 300:
-            self.expect(self.ask("GET", path))
+        if status != 200:
+            self.expect(Reply(status, self._read(content)))
+            raise self.not_a_relay(f"status {status} to GET {path}, expected 200")
         return content.decode(errors="replace")
 
-    def expect(self, reply: Reply) -> Any:
-        """The data of a reply that is fine. Raises Failed with the relay's words otherwise."""
+    def expect(self, reply: Reply, shape: object = None) -> Any:
+        """Return the data of a successful response that has the shape. Raises Failed otherwise."""
         if reply.status >= 300:
-            words = reply.data.get("error", "no reason given") if isinstance(reply.data, dict) else "no reason given"
+            reason = reply.data.get("error")
+            if not isinstance(reason, str):
+                raise self.not_a_relay(f"status {reply.status} without a reason in the field 'error'")
             raise exits.Failed(
-                f"the relay at {self.place} refused ({reply.status}): {words}{_WHAT_TO_DO.get(reply.status, '')}"
+                f"the relay at {self.place} refused ({reply.status}): {reason}{_WHAT_TO_DO.get(reply.status, '')}"
             )
+        if wrong := difference(reply.data, {} if shape is None else shape):
+            raise self.not_a_relay(wrong)
         return reply.data
+
+    def not_a_relay(self, received: str) -> exits.Failed:
+        """Return the error for a response that no relay sends; `received` says what was received and expected."""
+        otherwise = "" if is_config_named() else "name the relay's configuration with --config, or "
+        return exits.Failed(
+            f"what answers at {self.place} is not a relay ({received}): {otherwise}"
+            "give the relay another address (http.listen, ops.listen)"
+        )
 
     def _ask(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
         try:
@@ -86,43 +104,39 @@ class Client:
             raise no_relay(self.place, error) from error
 
     def _exchange(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
-        """Raises OSError if nobody answers, Failed if it is no relay."""
+        """Raises OSError if nobody responds, Failed if the response is not HTTP."""
         # a loopback name is always allowed, an address the relay listens on may not be
         headers = {"Host": "localhost", "Connection": "close"}
         if body is not None:
             headers["Content-Type"] = "application/json"
-        if self._token is not None:
+        if self._token is not None and path.startswith(GUARDED):
             headers["Authorization"] = f"Bearer {self._token.reveal()}"
         try:
-            with contextlib.closing(_connection(self.place, self._timeout_s)) as connection:
-                connection.request(method, path, body, headers)
-                answer = connection.getresponse()
-                return answer.status, answer.read()
-        except HTTPException as error:
-            if isinstance(error, OSError):  # RemoteDisconnected is both
-                raise
-            raise self._no_relay_there() from error
+            return exchange(self.place, method, path, headers, body, self._timeout_s)
+        except NotHttp as error:
+            raise self.not_a_relay(f"received {error}") from error
 
-    def _no_relay_there(self) -> exits.Failed:
-        otherwise = "" if is_config_named() else "name the relay's configuration with --config, or "
-        return exits.Failed(
-            f"what answers at {self.place} is not a relay: {otherwise}"
-            "give the relay another address (http.listen, ops.listen)"
-        )
-
-
-def _connection(place: Place, timeout_s: float) -> HTTPConnection:
-    if place.socket_path:
-        return _UnixConnection(place.socket_path, timeout_s)
-    return HTTPConnection(place.host, place.port, timeout=timeout_s)
+    def _read(self, content: bytes) -> dict[str, Any]:
+        """Return the JSON object. Raises Failed for anything else."""
+        try:
+            text = content.decode()
+            data = json.loads(text, parse_constant=_reject_constant)
+            if "\\ud" in text.lower():
+                # half a surrogate pair cannot be printed
+                data = json.loads(json.dumps(data, ensure_ascii=False).encode(errors="replace"))
+        except (ValueError, RecursionError) as error:
+            raise self.not_a_relay(f"received {content[:_SHOWN_CHARS]!r}, expected a JSON object") from error
+        if not isinstance(data, dict) or _is_deeper(data, _MAX_DEPTH):
+            raise self.not_a_relay(f"received {content[:_SHOWN_CHARS]!r}, expected a JSON object")
+        return data
 
 
-class _UnixConnection(HTTPConnection):
-    def __init__(self, path: str, timeout_s: float) -> None:
-        super().__init__("localhost", timeout=timeout_s)
-        self._path = path
+def _reject_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    if not isinstance(value, dict | list):
+        return False
+    items = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_is_deeper(item, levels - 1) for item in items)

@@ -10,12 +10,15 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from relay.cli.client import Client
+from relay.cli.shape import Optional
 
 PATH = "/dead-letters"
 PAGE = 100
 """Letters asked for, or moved, at once."""
 
 Letter = dict[str, Any]
+LETTER = {"id": int, "reason": str, "platform": str, "device_id": str, "dead_at": str, "words": str}
+"""The fields that commands use."""
 
 
 class Filter(NamedTuple):
@@ -56,21 +59,28 @@ class RemoteDeadLetters:
 
     def page(self, chosen: Filter, after: int, *, with_bodies: bool) -> Page:
         bodies = None if with_bodies else "false"
-        data = self._client.expect(self._client.get(PATH, **chosen._asdict(), bodies=bodies, limit=PAGE, after=after))
+        reply = self._client.get(PATH, **chosen._asdict(), bodies=bodies, limit=PAGE, after=after)
+        data = self._client.expect(reply, {"dead_letters": [LETTER], "next_after": Optional(int)})
+        if data["next_after"] is not None and data["next_after"] <= after:
+            raise self._client.not_a_relay(f"next_after is {data['next_after']}, expected more than {after}")
         return Page(data["dead_letters"], data["next_after"])
 
     def find(self, letter_id: int) -> Letter | None:
         reply = self._client.get(f"{PATH}/{letter_id}")
         if reply.status == 404:
             return None
-        letter: Letter = self._client.expect(reply)["dead_letter"]
+        letter: Letter = self._client.expect(reply, {"dead_letter": LETTER})["dead_letter"]
         return letter
 
     def requeue(self, ids: Sequence[int]) -> int:
-        return int(self._client.expect(self._client.post(f"{PATH}/requeue", {"ids": ids}))["requeued"])
+        return self._move("requeue", "requeued", ids)
 
     def discard(self, ids: Sequence[int]) -> int:
-        return int(self._client.expect(self._client.post(f"{PATH}/discard", {"ids": ids}))["discarded"])
+        return self._move("discard", "discarded", ids)
+
+    def _move(self, path: str, done: str, ids: Sequence[int]) -> int:
+        moved: int = self._client.expect(self._client.post(f"{PATH}/{path}", {"ids": ids}), {done: int})[done]
+        return moved
 
 
 def each(letters: DeadLetters, chosen: Filter, *, with_bodies: bool = True) -> Iterator[Letter]:

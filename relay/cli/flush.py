@@ -21,7 +21,7 @@ def command(config_file: Path | None, as_json: bool) -> None:
     """
     settings = load_client_settings(config_file)
     client = Client(ops_place(settings), settings.ops.token)
-    said = client.expect(client.post("/flush", {}))
+    said = client.expect(client.post("/flush", {}), {"pending": int})
     click.echo(
         json.dumps(said) if as_json else f"asked to send {said['pending']:,} events, as fast as the limits allow"
     )

@@ -18,6 +18,7 @@ import click
 from relay.cli import exits
 from relay.cli.client import TIMEOUT_S, Client, Reply
 from relay.cli.common import Place, Seconds, Utf8, apps_place, config_option, load_client_settings, no_relay, udp_place
+from relay.cli.shape import Each, difference
 from relay.clock import SystemClock
 from relay.config import Defaults, Settings
 
@@ -120,14 +121,18 @@ def _post(client: Client, body: bytes) -> str:
     """ "stored". Raises Failed with the relay's words."""
     reply = client.ask("POST", "/v1/events", body)
     if reply.status == 422:
+        if wrong := difference(reply.data, {"errors": Each([str])}):
+            raise client.not_a_relay(wrong)
         raise exits.Failed("the relay refused the event:\n" + _faults(reply))
-    client.expect(reply)
+    data = client.expect(reply, {"success": bool})
+    if reply.status != 202 or data["success"] is not True:
+        raise client.not_a_relay(f"status {reply.status}, expected 202 with 'success': true")
     return "stored"
 
 
 def _faults(reply: Reply) -> str:
-    """A line for each fault, by path."""
-    return "\n".join(f"  {path}: {' '.join(words)}" for path, words in reply.data.get("errors", {}).items())
+    """Return a line for each fault, by path. Raises Failed if these are not a relay's."""
+    return "\n".join(f"  {path}: {' '.join(messages)}" for path, messages in reply.data["errors"].items())
 
 
 def _send_datagram(settings: Settings, body: bytes) -> str:
@@ -152,8 +157,10 @@ def _send_datagram(settings: Settings, body: bytes) -> str:
 def _acknowledged(place: Place, answer: bytes) -> str:
     try:
         data = json.loads(answer)
-    except ValueError as error:
-        raise exits.Failed(f"what answers at {place} is not a relay") from error
+    except (ValueError, RecursionError):
+        data = None
+    if not isinstance(data, dict):
+        raise exits.Failed(f"what answers at {place} is not a relay: received {answer[:60]!r}, expected a JSON object")
     if "error" in data:
         raise exits.Failed(f"the relay at {place} refused: {data['error']}")
     return "stored"
@@ -183,5 +190,5 @@ def _state(client: Client, event_id: str) -> tuple[str, str]:
     except exits.NoAnswer as error:  # it may be starting again
         return "not known", error.message
     # over UDP a 404 may be an event that is still on its way to the disk
-    state = "not stored" if reply.status == 404 else str(client.expect(reply).get("state"))
+    state = "not stored" if reply.status == 404 else client.expect(reply, {"state": str})["state"]
     return state, "`relay status` says what it waits for"

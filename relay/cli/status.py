@@ -12,9 +12,54 @@ import click
 from relay.cli.client import Client
 from relay.cli.common import config_option, load_client_settings, ops_place
 from relay.cli.exits import Failed
+from relay.cli.shape import Each, Optional
 from relay.cli.table import bytes_text, duration_text, printable, table
 
 WATCH_S = 2.0
+SHAPE = {
+    "version": str,
+    "started_at": str,
+    "uptime_seconds": float,
+    "summary": {"level": str, "words": str, "to_do": str},
+    "rates": {"accepted_per_second": Optional(float), "delivered_per_second": Optional(float)},
+    "refused": Each(int),
+    "ledger": {"accepted": int, "delivered": int, "pending": int},
+    "outbox": {
+        "bytes": int,
+        "max_bytes": int,
+        "disk_free_bytes": Optional(int),
+        "oldest_age_seconds": float,
+        "writable": bool,
+        "problem": str,
+    },
+    "upstreams": [
+        {
+            "tenant": Optional(int),
+            "state": str,
+            "words": str,
+            "to_do": str,
+            "since": str,
+            "next_attempt_at": Optional(str),
+            "last_error": Optional(str),
+        }
+    ],
+    "upstreams_left_out": int,
+    "devices_waiting": int,
+    "devices_held": int,
+    "devices": [
+        {
+            "tenant": int,
+            "platform": str,
+            "device_id": str,
+            "pending": int,
+            "held_until": Optional(str),
+            "words": str,
+        }
+    ],
+    "dead_letters": {"count": int},
+    "clock_skew_seconds": float,
+}
+"""The fields of /status.json that `describe` uses."""
 
 
 @click.command("status")
@@ -25,7 +70,7 @@ def command(config_file: Path | None, as_json: bool, watch: bool) -> None:
     """What came in and went out, what waits and why, and what to do about it."""
     client = Client(ops_place(load_client_settings(config_file)))
     if not watch:
-        data = client.expect(client.get("/status.json"))
+        data = client.expect(client.get("/status.json"), SHAPE)
         click.echo(json.dumps(data) if as_json else describe(data))
         return
     pause = threading.Event()
@@ -40,7 +85,7 @@ def command(config_file: Path | None, as_json: bool, watch: bool) -> None:
 def _show_once(client: Client, as_json: bool) -> None:
     """A relay that is away for a moment, to be restarted perhaps, is no reason to stop watching."""
     try:
-        data = client.expect(client.get("/status.json"))
+        data = client.expect(client.get("/status.json"), SHAPE)
     except Failed as away:
         if not as_json:
             click.clear()
@@ -74,7 +119,7 @@ def describe(data: dict[str, Any]) -> str:
     width = max(len(name) for name, _ in facts)
     return "\n\n".join(
         [
-            f"{_LEVELS[summary['level']]}  {printable(summary['words'])}" + _to_do(summary["to_do"]),
+            f"{_LEVELS.get(summary['level'], 'UNKNOWN')}  {printable(summary['words'])}" + _to_do(summary["to_do"]),
             "\n".join(f"{name.ljust(width)}  {value}" for name, value in facts),
             table([name.replace("_", " ") for name in ledger], [list(ledger.values())]),
             *(_upstream(route) for route in data["upstreams"]),

@@ -24,6 +24,7 @@ from relay import __version__
 from relay.cli.client import Client
 from relay.cli.common import config_option, has_ops, load_client_settings, open_private, ops_place
 from relay.cli.exits import Failed
+from relay.cli.shape import Each, difference
 from relay.clock import SystemClock
 from relay.config import ConfigError, Settings, describe, find_config_file, load_with_origins, possible_secrets, secrets
 from relay.secret import MASK, Secret, pattern
@@ -96,10 +97,18 @@ def _relays_parts(settings: Settings) -> Iterator[Part]:
     if not has_ops(settings):
         return
     client = Client(ops_place(settings), settings.ops.token)
-    yield Part("status.json", lambda: _pretty(client.expect(client.get("/status.json"))))
-    yield Part("readyz.json", lambda: _pretty(client.get("/readyz").data))
+    yield Part("status.json", lambda: _pretty(client.expect(client.get("/status.json"), {"ledger": Each(int)})))
+    yield Part("readyz.json", lambda: _readiness(client))
     yield Part("metrics.txt", lambda: client.text("/metrics"))
     yield Part("log.txt", lambda: client.text("/log"))
+
+
+def _readiness(client: Client) -> str:
+    """Return the response of /readyz, which has the status 503 while events cannot be stored."""
+    reply = client.get("/readyz")
+    if wrong := difference(reply.data, {"ready": bool}):
+        raise client.not_a_relay(wrong)
+    return _pretty(reply.data)
 
 
 def _versions() -> str:

@@ -12,6 +12,7 @@ import asyncio
 import gzip
 import re
 import ssl
+import sys
 from collections.abc import Callable
 from contextvars import ContextVar
 from functools import lru_cache
@@ -230,10 +231,16 @@ def transport_problem(settings: Upstream) -> str:
 def tls_context(settings: Upstream) -> ssl.SSLContext:
     """Certificates are verified, always; `ca_file` names the authorities in the system's place, the client
     certificate is ours. Where nothing is https, none are read, and nobody would be trusted."""
+    # ssl.create_default_context would write the session keys to the file that SSLKEYLOGFILE names
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if sys.version_info >= (3, 13):
+        # these are the flags that ssl.create_default_context sets since Python 3.13
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | ssl.VERIFY_X509_STRICT
     if _uses_tls(settings) or settings.ca_file:
-        context = ssl.create_default_context(cafile=settings.ca_file or None)
-    else:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        if settings.ca_file:
+            context.load_verify_locations(settings.ca_file)
+        else:
+            context.load_default_certs()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if settings.client_cert_file:
         context.load_cert_chain(settings.client_cert_file, settings.client_key_file or None)

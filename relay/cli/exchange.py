@@ -1,0 +1,147 @@
+"""One HTTP/1.1 request of a command, over a connection of its own.
+
+Another server may listen at the relay's address. Rules: the whole exchange has one deadline, the response has a
+limit in bytes, and every response that is not complete HTTP/1.x raises `NotHttp`. No HTTP library is imported,
+because `relay healthcheck` starts every few seconds on small processors.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from relay.cli.common import Place
+from relay.clock import SystemClock
+
+MAX_HEAD_BYTES = 65_536
+MAX_BODY_BYTES = 32 << 20
+"""A page of 100 dead letters of 64 KiB each fits, also where JSON escapes a good part of them."""
+_READ_BYTES = 65_536
+_STATUS = re.compile(rb"HTTP/1\.[01] ([2-5][0-9]{2})(?: |\r\n)")
+
+
+class NotHttp(Exception):
+    """The response is not complete HTTP/1.x, or is too large; the message says what was received."""
+
+
+class Response(NamedTuple):
+    status: int
+    body: bytes
+
+
+class _Stream:
+    """A socket whose reads and writes share one deadline. Raises TimeoutError after it."""
+
+    def __init__(self, place: Place, timeout_s: float) -> None:
+        self._clock = SystemClock()
+        self._end_ms = self._clock.monotonic_ms() + timeout_s * 1000
+        family = socket.AF_UNIX if place.socket_path else socket.AF_INET6 if ":" in place.host else socket.AF_INET
+        self._socket = socket.socket(family, socket.SOCK_STREAM)
+        self._address: str | tuple[str, int] = place.socket_path or (place.host, place.port)
+        self.buffer = bytearray()
+
+    def __enter__(self) -> _Stream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def send(self, data: bytes) -> None:
+        self._limit_time()
+        self._socket.connect(self._address)
+        self._limit_time()
+        self._socket.sendall(data)
+
+    def read_more(self) -> bool:
+        """Return False at the end of the stream."""
+        self._limit_time()
+        part = self._socket.recv(_READ_BYTES)
+        self.buffer += part
+        return bool(part)
+
+    def _limit_time(self) -> None:
+        left_s = (self._end_ms - self._clock.monotonic_ms()) / 1000
+        if left_s <= 0:
+            raise TimeoutError("timed out")
+        self._socket.settimeout(left_s)
+
+
+def exchange(
+    place: Place, method: str, path: str, headers: Mapping[str, str], body: bytes | None, timeout_s: float
+) -> Response:
+    """Return the response. Raises OSError without one in `timeout_s`, and NotHttp for a response that is no HTTP."""
+    lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
+    if body is not None:
+        lines.append(f"Content-Length: {len(body)}")
+    request = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + (body or b"")
+    with _Stream(place, timeout_s) as stream:
+        stream.send(request)
+        head = _head(stream)
+        status = _STATUS.match(head)
+        if status is None:
+            raise NotHttp(f"no HTTP/1.1 response but {bytes(head[:60])!r}")
+        return Response(int(status[1]), _body(stream, head))
+
+
+def _head(stream: _Stream) -> bytes:
+    while (end := stream.buffer.find(b"\r\n\r\n")) < 0:
+        if len(stream.buffer) > MAX_HEAD_BYTES:
+            raise NotHttp(f"a response head of more than {MAX_HEAD_BYTES:,} bytes")
+        if not stream.read_more():
+            if not stream.buffer:
+                raise ConnectionResetError("the connection was closed without a response")
+            raise NotHttp(f"a truncated response head {bytes(stream.buffer[:60])!r}")
+    head = bytes(stream.buffer[: end + 2])
+    del stream.buffer[: end + 4]
+    return head
+
+
+def _body(stream: _Stream, head: bytes) -> bytes:
+    fields = {
+        name.strip().lower(): value.strip()
+        for name, _, value in (line.partition(b":") for line in head.split(b"\r\n")[1:])
+    }
+    if b"transfer-encoding" in fields:
+        return _chunks(stream)
+    length = fields.get(b"content-length")
+    if length is None:
+        while stream.read_more():
+            _require_size(len(stream.buffer))
+        return bytes(stream.buffer)
+    if not re.fullmatch(rb"[0-9]{1,18}", length):
+        raise NotHttp(f"the content length {length[:60]!r}")
+    _require_size(int(length))
+    return _exactly(stream, int(length))
+
+
+def _chunks(stream: _Stream) -> bytes:
+    body = bytearray()
+    while True:
+        while (end := stream.buffer.find(b"\r\n")) < 0:
+            if len(stream.buffer) > MAX_HEAD_BYTES or not stream.read_more():
+                raise NotHttp("a truncated response body")
+        line = bytes(stream.buffer[:end]).partition(b";")[0].strip()
+        del stream.buffer[: end + 2]
+        if not re.fullmatch(rb"[0-9A-Fa-f]{1,15}", line):
+            raise NotHttp(f"the chunk size {line[:60]!r}")
+        size = int(line, 16)
+        if not size:
+            return bytes(body)
+        _require_size(len(body) + size)
+        body += _exactly(stream, size + 2)[:size]
+
+
+def _exactly(stream: _Stream, size: int) -> bytes:
+    while len(stream.buffer) < size:
+        if not stream.read_more():
+            raise NotHttp("a truncated response body")
+    taken = bytes(stream.buffer[:size])
+    del stream.buffer[:size]
+    return taken
+
+
+def _require_size(size: int) -> None:
+    if size > MAX_BODY_BYTES:
+        raise NotHttp(f"a response of more than {MAX_BODY_BYTES:,} bytes")
