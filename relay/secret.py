@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import os
 import re
@@ -12,6 +13,11 @@ from pathlib import Path
 MASK = "********"
 _SLASHES = r"(?:\\{1,16})"
 """As many as four JSON encodings make; bounded, or a text of backslashes would take quadratic time."""
+
+MIN_ENCODED_CHARS = 12
+"""A shorter secret is not looked for in other cases and encodings, where ordinary text could match by chance."""
+_SPLIT = rf"(?:\s|{_SLASHES}[nrt]){{0,4}}"
+_URL_SAFE = str.maketrans("+/", "-_")
 
 
 class Secret:
@@ -41,11 +47,28 @@ class Secret:
 
 
 def pattern(secret: str) -> str:
-    """A regular expression for a secret as it is, under several JSON encodings and reprs, in a URL and in HTML.
+    """Return a regular expression for a secret as it is, in JSON encodings and reprs, in a URL and in HTML.
 
-    Whoever repeats a key to us does so in a form of its own: PHP writes `/`, which base64 has, as `\\/`.
+    An upstream may repeat a key in another form: PHP writes `/`, which base64 has, as `\\/`. A secret of at least
+    MIN_ENCODED_CHARS is also found in upper and lower case, split by whitespace, in hex and inside base64.
     """
-    return "".join(_forms(c) for c in secret)
+    forms = [_forms(c) for c in secret]
+    if len(secret) < MIN_ENCODED_CHARS:
+        return "".join(forms)
+    return "|".join([_SPLIT.join(forms), *map(re.escape, _encoded(secret))])
+
+
+def _encoded(secret: str) -> list[str]:
+    """Return the secret in other cases and encodings, each only once."""
+    data = secret.encode()
+    texts = [secret.upper(), secret.lower(), data.hex(), data.hex().upper()]
+    for before in range(3):
+        # the first and last characters also depend on the neighbouring bytes
+        text = base64.b64encode(b"\0" * before + data).decode().rstrip("=")
+        start = (0, 2, 3)[before]
+        end = len(text) - ((before + len(data)) % 3 > 0)
+        texts += [text[start:end], text[start:end].translate(_URL_SAFE)]
+    return [text for text in dict.fromkeys(texts) if text != secret]
 
 
 def _forms(c: str) -> str:

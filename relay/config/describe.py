@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -48,7 +49,10 @@ def secrets(settings: Settings) -> list[Secret]:
         found.append(settings.ops.token)
     password = urlsplit(upstream.proxy).password
     if password:
-        found += [Secret(upstream.proxy), Secret(password), Secret(unquote(password))]
+        user = unquote(urlsplit(upstream.proxy).username or "")
+        # the value of Proxy-Authorization, also for a password too short to be found inside base64
+        basic = b64encode(f"{user}:{unquote(password)}".encode()).decode()
+        found += [Secret(upstream.proxy), Secret(password), Secret(unquote(password)), Secret(basic)]
     return [secret for secret in dict.fromkeys(found) if secret.reveal()]
 
 

@@ -1,8 +1,10 @@
 """Where the configuration's values come from, how they are shown, and what differs between two of them."""
 
 import os
+from base64 import b64encode
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from relay.config import (
@@ -267,7 +269,9 @@ def test_secrets_to_be_kept_from_the_log_are_all_of_them_the_proxys_password_too
     found = {secret.reveal() for secret in secrets(load(None, TELLING))}
 
     password = {"CANARY%2Dpw", "CANARY-pw", TELLING["RELAY__UPSTREAM__PROXY"]}
-    assert found == {CANARY, "CANARY-two", "CANARY-token"} | password
+    user = urlsplit(TELLING["RELAY__UPSTREAM__PROXY"]).username
+    basic = b64encode(f"{user}:CANARY-pw".encode()).decode()
+    assert found == {CANARY, "CANARY-two", "CANARY-token", basic} | password
 
 
 def test_diff_names_the_keys_that_changed_and_which_of_them_wait_for_a_restart():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import html
 import json
@@ -59,6 +60,28 @@ def all_escaped(text: str) -> str:
 )  # fmt: skip
 def test_the_pattern_finds_a_secret_in_every_form_it_is_written_in(secret: str, write: Callable[[str], str]) -> None:
     assert MASK in re.sub(pattern(secret), MASK, f"before {write(secret)} after")
+
+
+@pytest.mark.parametrize("secret", ["bar-Key_123/abc+=", "canaryKEY12345", "canaryKEY123456", "canaryKEY1234567"])
+@pytest.mark.parametrize(
+    "write",
+    [
+        str.upper, str.lower, lambda text: text.encode().hex(), lambda text: text.encode().hex().upper(),
+        *(lambda text, n=n: base64.b64encode(b"user:"[:n] + text.encode() + b"xy").decode() for n in range(6)),
+        *(lambda text, n=n: base64.urlsafe_b64encode(b"user:"[:n] + text.encode()).decode() for n in range(6)),
+        lambda text: f"{text[:5]} {text[5:]}", lambda text: json.dumps(f"{text[:7]}\n  {text[7:]}"),
+        lambda text: "".join(f"%{ord(c):02x}" for c in text), lambda text: "".join(f"%{ord(c):02X}" for c in text),
+    ],
+)  # fmt: skip
+def test_the_pattern_finds_a_long_secret_in_other_cases_and_encodings(secret: str, write: Callable[[str], str]) -> None:
+    masked = re.sub(pattern(secret), MASK, f"before {write(secret)} after")
+
+    assert MASK in masked
+    assert len(masked) <= len(f"before {MASK} after") + 14
+
+
+def test_a_short_secret_is_not_searched_in_other_cases() -> None:
+    assert re.search(pattern("token"), "Token TOKEN to ken 746f6b656e") is None
 
 
 def test_the_pattern_finds_nothing_else() -> None:
