@@ -6,12 +6,16 @@ from base64 import b64encode
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, unquote_plus, urlsplit
 
+from relay.config.addresses import Url
 from relay.config.keys import KEYS, lookup, tenant_key
 from relay.config.settings import Settings
 from relay.config.values import toml
 from relay.secret import MASK, Secret
+
+MIN_QUERY_SECRET_CHARS = 8
+"""A shorter value of a URL's query is a parameter, not a secret."""
 
 
 def describe(settings: Settings) -> dict[str, object]:
@@ -21,7 +25,22 @@ def describe(settings: Settings) -> dict[str, object]:
         key = lookup(name)
         assert key is not None
         shown[name] = (MASK if value else None) if key.kind.secret else key.kind.plain(value)
+        if isinstance(key.kind, Url) and isinstance(shown[name], str):
+            shown[name] = _without_query_secrets(str(shown[name]))
     return shown
+
+
+def query_secrets(url: str) -> list[str]:
+    """Return the values of a URL's query that may be secrets, as written and decoded."""
+    written = [part.partition("=")[2] for part in urlsplit(url).query.split("&")]
+    return [text for value in written if len(value) >= MIN_QUERY_SECRET_CHARS for text in (value, unquote_plus(value))]
+
+
+def _without_query_secrets(url: str) -> str:
+    base, mark, query = url.partition("?")
+    for value in sorted(query_secrets(url), key=len, reverse=True):
+        query = query.replace(value, MASK)
+    return base + mark + query
 
 
 def diff(old: Settings, new: Settings) -> list[str]:
@@ -47,6 +66,8 @@ def secrets(settings: Settings) -> list[Secret]:
     found = [upstream.default.api_key, *(route.api_key for route in upstream.tenants.values())]
     if settings.ops.token is not None:
         found.append(settings.ops.token)
+    for route in (upstream.default, *upstream.tenants.values()):
+        found += map(Secret, query_secrets(route.url))
     password = urlsplit(upstream.proxy).password
     if password:
         user = unquote(urlsplit(upstream.proxy).username or "")

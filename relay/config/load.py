@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import parse_qsl, urlsplit
 
 from relay.address import overlap
 from relay.config.addresses import Url, is_loopback
+from relay.config.describe import query_secrets
 from relay.config.faults import ConfigError, Fault
 from relay.config.keys import KEYS, SECTIONS, default_path, lookup, tenant_key, tenant_of
 from relay.config.settings import Route, Settings
@@ -22,8 +22,6 @@ from relay.config.values import Wrong, toml
 from relay.secret import MASK, Secret
 
 MAX_SHOWN_CHARS = 120
-MIN_QUERY_SECRET_CHARS = 8
-"""A shorter value in a URL's query is no key, and to hide it would hide half of any text."""
 CONFIG_FILES = (Path("config.toml"), Path("/etc/relay/config.toml"))
 
 
@@ -95,7 +93,7 @@ def possible_secrets(config_file: Path | None, environ: Mapping[str, str]) -> li
         elif given.key.of_secret and (isinstance(given.key.kind.read(raw), Wrong) or not _exists(Path(raw))):
             found += [raw, Path(raw).name]
         elif isinstance(given.key.kind, Url):
-            found += [value for _, value in parse_qsl(urlsplit(raw).query) if len(value) >= MIN_QUERY_SECRET_CHARS]
+            found += query_secrets(raw)
     return [Secret(text) for text in dict.fromkeys(found) if text]
 
 

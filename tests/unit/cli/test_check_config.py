@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from relay.config import describe, load
+from relay.config import describe, load, secrets
 from relay.secret import MASK
 
 from tests.unit.cli.harness import call
@@ -117,3 +117,22 @@ def test_the_origin_null_is_warned_of(origins: str, warned: bool) -> None:
 
     assert result.exit_code == 0
     assert ("any sandboxed page" in result.stderr) is warned
+
+
+@pytest.mark.parametrize("as_json", [[], ["--json"]])
+def test_a_secret_in_the_query_of_a_url_is_masked(as_json: list[str]) -> None:
+    url = "https://events.example/v1/events?v=2&key=canary%2Dquery-1"
+    environ = {"RELAY__UPSTREAM__URL": url, "RELAY__UPSTREAM__API_KEY": "key-of-the-backend-1"}
+
+    result = call("check-config", *as_json, environ=environ)
+
+    assert result.exit_code == 0
+    assert "https://events.example/v1/events?v=2&key=********" in result.stdout
+    assert "canary" not in result.output
+
+
+def test_a_secret_in_the_query_of_a_url_is_hidden_from_log_and_status() -> None:
+    url = "https://events.example/v1/events?v=2&key=canary%2Dquery-1"
+    found = secrets(load(None, {"RELAY__UPSTREAM__URL": url, "RELAY__UPSTREAM__API_KEY": "key-of-the-backend-1"}))
+
+    assert {"canary%2Dquery-1", "canary-query-1"} <= {secret.reveal() for secret in found}
