@@ -10,6 +10,7 @@ other files there belong to other programs.
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,7 @@ from typing import NamedTuple
 from relay.config.faults import Fault
 from relay.config.keys import MAX_TENANTS, SECTIONS, Key, lookup, near, tenant_of
 from relay.config.values import Wrong
+from relay.secret import MASK
 
 PREFIX = "RELAY__"
 MAX_FILE_BYTES = 1 << 20
@@ -54,7 +56,7 @@ class Gathered:
         self.given.append(Given(name, key, raw, origin))
         if key.of_secret and isinstance(raw, str) and raw and not isinstance(key.kind.read(raw), Wrong):
             named_by = name if origin.startswith("file ") else origin.removeprefix("environment ")
-            self.add_file(name.removesuffix("_file"), Path(raw), f"file {raw} named by {named_by}")
+            self.add_file(name.removesuffix("_file"), Path(raw), f"file {_path_shown(Path(raw))} named by {named_by}")
 
     def add_file(self, name: str, path: Path, origin: str) -> None:
         """Read a secret from its file. Whitespace around the secret, which editors and shells add, is removed."""
@@ -71,6 +73,9 @@ class Gathered:
 
     def add_unknown(self, origin: str, name: str, suggestion: str | None) -> None:
         hint = f"; did you mean {suggestion}?" if suggestion else ""
+        if any(map(_may_be_secret, re.split(r"\.|__", name))):
+            # a key was typed as a name
+            origin, name = origin if origin.startswith("file ") else "environment", MASK
         self.faults.append(Fault(origin, name, "", f"is not a known key{hint}"))
 
 
@@ -155,6 +160,16 @@ def _gather_credentials(gathered: Gathered, environ: Mapping[str, str]) -> None:
         key = lookup(name)
         if key is not None and key.kind.secret:
             gathered.add_file(name, Path(directory) / name, f"credential {name}")
+
+
+def _path_shown(path: Path) -> str:
+    """Return the path for a message; a key may have been typed in the place of its file."""
+    return str(path.parent / MASK) if _may_be_secret(path.name) and not path.exists() else str(path)
+
+
+def _may_be_secret(text: str) -> bool:
+    """Return whether a name may be a key: long, without a dot, and with a digit or an upper-case letter."""
+    return len(text) >= 16 and "." not in text and any(c.isdigit() or c.isupper() for c in text)
 
 
 def _variable(name: str) -> str:

@@ -136,3 +136,16 @@ def test_a_secret_in_the_query_of_a_url_is_hidden_from_log_and_status() -> None:
     found = secrets(load(None, {"RELAY__UPSTREAM__URL": url, "RELAY__UPSTREAM__API_KEY": "key-of-the-backend-1"}))
 
     assert {"canary%2Dquery-1", "canary-query-1"} <= {secret.reveal() for secret in found}
+
+
+@pytest.mark.parametrize(
+    "line", ['canary4Key_0123456789 = "x"', '[upstream]\napi_key_file = "canary4Key_0123456789"'], ids=["name", "file"]
+)
+def test_a_key_in_the_place_of_a_name_or_file_is_not_printed(tmp_path: Path, line: str) -> None:
+    (tmp_path / "c.toml").write_text(line)
+
+    result = call("check-config", "--config", str(tmp_path / "c.toml"), environ={})
+
+    assert result.exit_code == 78
+    assert "canary" not in result.output
+    assert "********" in result.output
