@@ -145,24 +145,33 @@ def _named(case: Case, verdict: Refused) -> list[LaneOutcome]:
 
 
 def _unnamed(case: Case, verdict: Refused) -> Judgement:
-    """Some event is bad, and the body does not say which: halve, by lanes first, then by events."""
+    """Halve a batch with a bad event that the response does not name: by device queues first, then by events."""
     route = case.route
     if not verdict.about_events and route.strangers >= STRANGERS_MAX:
         return _troubled(case, "misconfigured", verdict.words)
+    lane, events = case.lanes[0]
+    is_found = len(case.lanes) == 1 and lane.refused(events)
+    if is_found and verdict.about_events:
+        route.refused(lane.id)
     if verdict.about_events and route.refuses_everything(case.now):
-        _troubled(case, "misconfigured", verdict.words)  # and yet the bad events are found, at the pace of probes
+        # The relay goes on to find bad events, at the rate of probes.
+        _troubled(case, "misconfigured", verdict.words)
     else:
         route.alive(case.now)
     if len(case.lanes) > 1:
         return Judgement((), "halves")
-    lane, events = case.lanes[0]
-    if not lane.refused(events):
+    if not is_found:
         return _NOTHING
-    if verdict.about_events:
-        route.refused(lane.id)
-    else:
-        route.strangers += 1
+    if not verdict.about_events:
+        _count_stranger(case, verdict.words)
     return _give_up(lane, GivenUp("refused", verdict.status, verdict.words))
+
+
+def _count_stranger(case: Case, words: str) -> None:
+    """Count a single event rejected by a status that is not about events; the last one allowed blames the endpoint."""
+    case.route.strangers += 1
+    if case.route.strangers >= STRANGERS_MAX:
+        _troubled(case, "misconfigured", words)
 
 
 def _too_large(case: Case, verdict: TooLarge) -> Judgement:
@@ -186,7 +195,7 @@ def _too_large(case: Case, verdict: TooLarge) -> Judgement:
         lane.suspect = 1
         lane.held(now + case.jitter_ms(lane.failures - 1), "backing_off")
         return _NOTHING
-    route.strangers += 1
+    _count_stranger(case, verdict.words)
     return _give_up(lane, GivenUp("too_large", verdict.status, verdict.words))
 
 

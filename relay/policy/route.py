@@ -155,13 +155,13 @@ class Route:
         return served[1] is not None and served[1] >= min(sent_at, now - _RECENT_MS)
 
     def refused(self, lane: int) -> None:
-        """It refused a lone event of this lane, in words about events."""
+        """Count a single event of this device queue that a 400 or 422 rejected without a name."""
         self.refusals += 1
         self.refused_lanes.add(lane)
 
     def refuses_everything(self, now: int) -> bool:
-        """Whether it is the URL that is wrong, not event after event: nobody is served any more."""
-        return self.refusals > _REFUSALS_MAX and (len(self.refused_lanes) > 1 or not self.is_serving(now))
+        """Return whether the URL is wrong rather than each event: so many were rejected in a row, and none accepted."""
+        return self.refusals >= _REFUSALS_MAX and (len(self.refused_lanes) > 1 or not self.is_serving(now))
 
     def is_serving(self, now: int) -> bool:
         """Whether anybody was served in the last minutes."""

@@ -193,6 +193,30 @@ def test_a_url_that_refuses_everything_as_if_it_were_about_events_does_not_drain
     assert state(desk) == "ok"
 
 
+def test_the_twentieth_event_rejected_in_a_row_makes_the_endpoint_misconfigured() -> None:
+    desk = Desk()
+    for lane in range(30):
+        desk.offer(lane)
+    states = []
+    while len(states) < 20:
+        before = sum(map(len, desk.given_up.values()))
+        desk.round(REFUSED)
+        if sum(map(len, desk.given_up.values())) > before:
+            states.append(state(desk))
+    assert states == ["ok"] * 19 + ["misconfigured"]
+
+
+def test_the_third_413_to_a_single_event_makes_the_endpoint_misconfigured() -> None:
+    desk = Desk()
+    states = []
+    for lane in range(3):
+        desk.offer(lane)
+        desk.round(TooLarge(413, "413"))
+        states.append(state(desk))
+    assert states == ["ok", "ok", "misconfigured"]
+    assert sum(map(len, desk.given_up.values())) == 3
+
+
 def test_a_device_that_makes_only_bad_events_is_not_taken_for_a_wrong_url_while_others_are_served() -> None:
     desk = Desk()
     desk.offer(2)
