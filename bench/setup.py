@@ -60,7 +60,7 @@ class Relay(Child):
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("RELAY__")}
         inherited.pop("PYTHONDONTWRITEBYTECODE", None)  # what is installed is compiled, see `bench`
         made = inherited | {f"RELAY__{name.upper()}": value for name, value in given.items()} | env
-        super().__init__(python("relay", "run", interpreter=interpreter), directory / "relay.log", made)
+        super().__init__(python("relay", "run", interpreter=interpreter), directory / "relay.runtime.log", made)
 
     @property
     def udp(self) -> str:

@@ -8,8 +8,8 @@ import signal
 import sys
 
 import msgspec
-from relay.clock import SystemClock
 from relay.run_service import event_loop_factory
+from relay.runtime.clock import SystemClock
 from relay.sandbox.server import Sandbox
 from relay.sandbox.settings import SandboxSettings
 

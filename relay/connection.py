@@ -23,7 +23,7 @@ from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler, RequestPayloadError, _ErrInfo
 
 from relay.answer import RETRY_LATER, Answer, error_answer
-from relay.clock import loop_s
+from relay.runtime.clock import loop_s
 from relay.shortcut import Heads, Shortcut, Whole
 
 BodyFault = Literal["too_large", "malformed"]

@@ -14,16 +14,16 @@ from pathlib import Path
 
 import click
 
-from relay import log
-from relay.clock import SystemClock
 from relay.config import Defaults, Http, Log, OutboxSettings, Route, Settings, Udp, Upstream, secrets
 from relay.run_service import EXIT_DIED, EXIT_OK, event_loop_factory
+from relay.runtime import log
+from relay.runtime.clock import SystemClock
+from relay.runtime.secret import Secret
+from relay.runtime.tasks import Tasks
 from relay.sandbox.devices import Devices, Load
 from relay.sandbox.server import Sandbox
 from relay.sandbox.settings import SandboxSettings
-from relay.secret import Secret
 from relay.service import Service
-from relay.tasks import Tasks
 
 _KEY = "demo-key"
 _REPORT_EVERY_S = 5.0

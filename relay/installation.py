@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import structlog
 
-from relay.machine import MachineIds, identity, is_other_machine
+from relay.runtime.machine import MachineIds, identity, is_other_machine
 
 _log = structlog.get_logger("relay.installation")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import structlog
 
-from relay.secret import fingerprint
+from relay.runtime.secret import fingerprint
 
 _log = structlog.get_logger(__name__)
 

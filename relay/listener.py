@@ -33,15 +33,15 @@ from aiohttp.web_protocol import RequestPayloadError
 from aiohttp.web_server import Server
 
 from relay import unix_socket
-from relay.address import ListenError, format_address
 from relay.answer import RETRY_LATER, Answer, error_answer
-from relay.clock import Clock
 from relay.config import Http
 from relay.connection import HEAD_TOO_LARGE, MAX_HEAD_BYTES, STOPPING, Connection
 from relay.ingest.guard import Admitted, Forbidden, Guard
-from relay.listening import open_sockets
-from relay.log import Gate
-from relay.metrics import Metrics
+from relay.runtime.address import ListenError, format_address
+from relay.runtime.clock import Clock
+from relay.runtime.listening import open_sockets
+from relay.runtime.log import Gate
+from relay.runtime.metrics import Metrics
 from relay.shortcut import Heads, Judge, Take
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]

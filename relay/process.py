@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from relay import log
+from relay.runtime import log
 
 _PR_SET_DUMPABLE = 4  # prctl(2)
 

@@ -10,16 +10,16 @@ from dataclasses import replace
 
 from aiohttp import web
 
-from relay.clock import Clock
 from relay.config import Settings
 from relay.ingest import files
 from relay.ingest.files import CLIENT_PATH, DESCRIPTION_PATH, File, Files
 from relay.ingest.guard import Guard
 from relay.ingest.http import HttpIngest
 from relay.listener import Listener
-from relay.metrics import Metrics
 from relay.openapi import Limits, describe
 from relay.ops.server import Ops
+from relay.runtime.clock import Clock
+from relay.runtime.metrics import Metrics
 
 
 class Routes:

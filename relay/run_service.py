@@ -16,10 +16,11 @@ from typing import Any
 
 import structlog
 
-from relay import log, process, signals
-from relay.clock import SystemClock
+from relay import process, signals
 from relay.config import ConfigError, Fault, Settings, load, secrets
 from relay.forward.upstream import transport_problem
+from relay.runtime import log
+from relay.runtime.clock import SystemClock
 from relay.service import Loader, Service
 from relay.supervisor import Supervisor
 

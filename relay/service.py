@@ -33,9 +33,7 @@ from typing import Any
 
 import structlog
 
-from relay import __version__, installation, log, process, signals
-from relay.address import ListenError
-from relay.clock import Clock
+from relay import __version__, installation, process, signals
 from relay.config import ConfigError, Settings, changes, diff, needs_restart, secrets, with_files_of
 from relay.event import Defaults, Reader
 from relay.forward.forwarder import Forwarder
@@ -44,8 +42,6 @@ from relay.ingest.http import HttpIngest
 from relay.ingest.udp import UdpIngest
 from relay.key_watch import watch_keys
 from relay.listener import Listener
-from relay.machine import read_machine_ids
-from relay.metrics import Metrics
 from relay.ops.history import History
 from relay.ops.live import Live
 from relay.ops.server import Ops
@@ -55,9 +51,14 @@ from relay.outbox.sqlite import SQLITE_VERSION, SqliteOutbox
 from relay.policy.limits import Limits
 from relay.policy.schedule import Schedule
 from relay.routes import Routes
-from relay.secret import exposed, fingerprint
+from relay.runtime import log
+from relay.runtime.address import ListenError
+from relay.runtime.clock import Clock
+from relay.runtime.machine import read_machine_ids
+from relay.runtime.metrics import Metrics
+from relay.runtime.secret import exposed, fingerprint
+from relay.runtime.tasks import PartDied, Tasks
 from relay.supervisor import Supervisor
-from relay.tasks import PartDied, Tasks
 
 _WATCH_S = 1.0
 _EXPIRE_EVERY = 10  # watches

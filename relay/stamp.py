@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from relay.clock import rfc3339
 from relay.policy.true_time import EARLIEST_MS, WRONG_FROM_MS
+from relay.runtime.clock import rfc3339
 
 _TIME = b'{"occurred_at":"'
 _ID_AND_TIME_CHARS = len('{"event_id":"550e8400-e29b-41d4-a716-446655440000","occurred_at":"')

@@ -14,7 +14,7 @@ import os
 import socket
 from collections.abc import Mapping
 
-from relay.clock import monotonic_us
+from relay.runtime.clock import monotonic_us
 
 
 class Supervisor:

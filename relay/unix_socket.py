@@ -10,7 +10,7 @@ import socket
 import stat
 from pathlib import Path
 
-from relay.address import listen_error
+from relay.runtime.address import listen_error
 
 _SOCKET_MODE = 0o660
 

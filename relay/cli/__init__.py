@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from relay import __version__
-from relay.standard_streams import open_standard_streams
+from relay.runtime.standard_streams import open_standard_streams
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem

@@ -18,7 +18,7 @@ import click
 from relay.cli.common import config_option
 from relay.cli.exits import CONFIG_WRONG, FAILED, Failed
 from relay.config import ConfigError, Settings, describe, find_config_file, load_with_origins, toml
-from relay.secret import exposed
+from relay.runtime.secret import exposed
 
 
 @click.command("check-config")

@@ -14,7 +14,7 @@ from relay.cli import exits
 from relay.cli.common import Place, is_config_named, no_relay
 from relay.cli.exchange import NotHttp, exchange
 from relay.cli.shape import difference
-from relay.secret import Secret
+from relay.runtime.secret import Secret
 
 TIMEOUT_S = 30
 """Of one request, to the last byte of the response; requeueing takes a commit, which takes seconds on a busy disk."""

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 import click
 
-from relay.address import Listen, bindings, format_address
 from relay.cli import exits
 from relay.config import ConfigError, Settings, find_config_file, load_for_client
+from relay.runtime.address import Listen, bindings, format_address
 
 EVERY_INTERFACE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - nothing is bound here
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from relay.cli.common import Place
-from relay.clock import SystemClock
+from relay.runtime.clock import SystemClock
 
 MAX_HEAD_BYTES = 65_536
 MAX_BODY_BYTES = 32 << 20

@@ -17,13 +17,13 @@ import structlog
 
 from relay.cli import exits
 from relay.cli.common import is_config_named
-from relay.clock import SystemClock
 from relay.config import OutboxSettings
-from relay.metrics import Metrics
 from relay.outbox import Outbox, OutboxError, OutboxLocked, Selection
 from relay.outbox.sqlite import SqliteOutbox, files
 from relay.outbox.sqlite.recovery import broken, is_broken
-from relay.tasks import Tasks
+from relay.runtime.clock import SystemClock
+from relay.runtime.metrics import Metrics
+from relay.runtime.tasks import Tasks
 
 T = TypeVar("T")
 

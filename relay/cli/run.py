@@ -13,9 +13,9 @@ from relay.cli.quick_imports import quick_imports
 
 with quick_imports():
     from relay import process, run_service
-    from relay.address import ListenError
     from relay.config import ConfigError, find_config_file
     from relay.outbox import OutboxError, OutboxLocked
+    from relay.runtime.address import ListenError
 
 
 @click.command("run")

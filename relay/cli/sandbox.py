@@ -8,10 +8,10 @@ import signal
 import click
 import msgspec
 
-from relay.address import ListenError, listen_error, parse_address
 from relay.cli import exits
 from relay.cli.common import Utf8
-from relay.clock import SystemClock
+from relay.runtime.address import ListenError, listen_error, parse_address
+from relay.runtime.clock import SystemClock
 from relay.sandbox.server import Sandbox
 from relay.sandbox.settings import SandboxSettings
 

@@ -19,8 +19,8 @@ from relay.cli import exits
 from relay.cli.client import TIMEOUT_S, Client, Reply
 from relay.cli.common import Place, Seconds, Utf8, apps_place, config_option, load_client_settings, no_relay, udp_place
 from relay.cli.shape import Each, difference
-from relay.clock import SystemClock
 from relay.config import Defaults, Settings
+from relay.runtime.clock import SystemClock
 
 POLL_S = 0.25
 LAST_QUESTION_S = 1.0

@@ -25,9 +25,9 @@ from relay.cli.client import Client
 from relay.cli.common import config_option, has_ops, load_client_settings, open_private, ops_place
 from relay.cli.exits import Failed
 from relay.cli.shape import Each, difference
-from relay.clock import SystemClock
 from relay.config import ConfigError, Settings, describe, find_config_file, load_with_origins, possible_secrets, secrets
-from relay.secret import MASK, Secret, pattern
+from relay.runtime.clock import SystemClock
+from relay.runtime.secret import MASK, Secret, pattern
 
 PACKAGES = ("aiohttp", "aiosqlite", "click", "msgspec", "prometheus-client", "structlog", "uvloop")
 _USER_VERSION_AT = 60

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from relay.address import Listen
 from relay.config.values import MAX_LIST_ITEMS, Items, Kind, Wrong, typing_mistake
+from relay.runtime.address import Listen
 
 MAX_URL_CHARS = 2_048
 

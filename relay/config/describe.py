@@ -12,7 +12,7 @@ from relay.config.addresses import Url
 from relay.config.keys import KEYS, lookup, tenant_key
 from relay.config.settings import Settings
 from relay.config.values import toml
-from relay.secret import MASK, Secret
+from relay.runtime.secret import MASK, Secret
 
 MIN_QUERY_SECRET_CHARS = 8
 """A shorter value of a URL's query is a parameter, not a secret."""

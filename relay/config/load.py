@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from relay.address import overlap
 from relay.config.addresses import Url, is_loopback
 from relay.config.describe import query_secrets
 from relay.config.faults import ConfigError, Fault
@@ -19,7 +18,8 @@ from relay.config.keys import KEYS, SECTIONS, default_path, lookup, tenant_key, 
 from relay.config.settings import Route, Settings
 from relay.config.sources import Given, gather
 from relay.config.values import Wrong, toml
-from relay.secret import MASK, Secret
+from relay.runtime.address import overlap
+from relay.runtime.secret import MASK, Secret
 
 MAX_SHOWN_CHARS = 120
 CONFIG_FILES = (Path("config.toml"), Path("/etc/relay/config.toml"))

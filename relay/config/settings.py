@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from relay.address import Listen
-from relay.secret import Secret
+from relay.runtime.address import Listen
+from relay.runtime.secret import Secret
 
 
 @dataclass(frozen=True, slots=True)

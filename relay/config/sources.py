@@ -20,7 +20,7 @@ from typing import NamedTuple
 from relay.config.faults import Fault
 from relay.config.keys import MAX_TENANTS, SECTIONS, Key, lookup, near, tenant_of
 from relay.config.values import Wrong
-from relay.secret import MASK
+from relay.runtime.secret import MASK
 
 PREFIX = "RELAY__"
 MAX_FILE_BYTES = 1 << 20

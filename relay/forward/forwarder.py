@@ -24,10 +24,7 @@ from functools import partial
 
 import structlog
 
-from relay.clock import Clock, rfc3339
 from relay.forward.upstream import Client
-from relay.log import Gate
-from relay.metrics import Metrics
 from relay.outbox import Backlog, Dead, Loaded, Outbox, OutboxError, Part, Settled, Taken
 from relay.policy import batch
 from relay.policy.backoff import full_jitter
@@ -46,8 +43,11 @@ from relay.policy.verdict import (
     server_date_ms,
     verdict,
 )
+from relay.runtime.clock import Clock, rfc3339
+from relay.runtime.log import Gate
+from relay.runtime.metrics import Metrics
+from relay.runtime.tasks import Tasks
 from relay.stamp import corrected
-from relay.tasks import Tasks
 
 log = structlog.get_logger("relay.forward")
 

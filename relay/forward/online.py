@@ -11,7 +11,6 @@ from contextlib import suppress
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from relay.clock import SystemClock
 from relay.config import Settings
 from relay.forward.resolver import Resolver
 from relay.forward.upstream import UpstreamClient, tls_context
@@ -26,6 +25,7 @@ from relay.policy.verdict import (
     Verdict,
     verdict,
 )
+from relay.runtime.clock import SystemClock
 
 _STEP_S = 10.0
 

@@ -24,7 +24,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
-from relay.clock import Clock
+from relay.runtime.clock import Clock
 
 STALLED_MS = 5_000
 TOTAL_FACTOR = 10

@@ -22,7 +22,6 @@ import aiohttp
 from aiohttp.connector import Connection
 
 from relay import __version__
-from relay.clock import Clock
 from relay.config import Route, Upstream
 from relay.forward import wire
 from relay.forward.progress import TOTAL_FACTOR, Sockets, Watch
@@ -30,7 +29,8 @@ from relay.forward.resolver import Resolver
 from relay.forward.response_head import MAX_LINE_BYTES, MAX_LINES
 from relay.policy import requested_delay
 from relay.policy.verdict import Answer, NoAnswer, clean, redirect_target
-from relay.secret import MASK, Secret, fingerprint, pattern
+from relay.runtime.clock import Clock
+from relay.runtime.secret import MASK, Secret, fingerprint, pattern
 
 ANSWER_MAX_BYTES = 64 * 1024
 _HEADERS_OF_USE = ("content-encoding", "content-type", "location", "x-ratelimit-limit", *requested_delay.HEADERS)

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from typing import NamedTuple
 
-from relay.address import ip_of
+from relay.runtime.address import ip_of
 
 FOR_APPS = ("/v1/", "/relay.js", "/openapi.json")
 """Allowed origins are served on these paths and nowhere else: they may post and learn how, not operate."""

@@ -39,8 +39,8 @@ from relay.ingest.content_type import (
 from relay.ingest.gather import Gather, Unread, report, tell
 from relay.ingest.inflate import InflateFault, inflate_at_once, inflating
 from relay.ingest.turns import Turns
-from relay.metrics import REJECT_REASONS, Metrics
 from relay.outbox import Outbox, OutboxError, OutboxFull
+from relay.runtime.metrics import REJECT_REASONS, Metrics
 from relay.shortcut import Reply, Take
 
 EVENTS_PATH = "/v1/events"

@@ -26,8 +26,6 @@ from typing import Any
 
 import structlog
 
-from relay.address import format_address
-from relay.clock import Clock
 from relay.config import Udp
 from relay.event import Reader, Refusal
 from relay.ingest import udp_socket
@@ -37,10 +35,12 @@ from relay.ingest.gather import report
 from relay.ingest.guard import Networks
 from relay.ingest.udp_responses import Responses
 from relay.ingest.wake import Wake
-from relay.listening import open_sockets
-from relay.log import Gate
-from relay.metrics import REJECT_REASONS, UDP_DROP_REASONS, Metrics
 from relay.outbox import Outbox, OutboxError, OutboxFull, OutboxShareTaken
+from relay.runtime.address import format_address
+from relay.runtime.clock import Clock
+from relay.runtime.listening import open_sockets
+from relay.runtime.log import Gate
+from relay.runtime.metrics import REJECT_REASONS, UDP_DROP_REASONS, Metrics
 
 _DATAGRAMS_PER_WAKE = 64
 """Of each socket: about a millisecond of work; HTTP is served in between."""

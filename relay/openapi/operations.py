@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from relay.metrics import DEAD_REASONS, UPSTREAM_STATES
 from relay.openapi.shape import Operation, Schema, content, operation_object, ref
 from relay.ops.dead_letters import MAX_ID, MAX_SEARCH_CHARS, MAX_SHOWN, Choice
 from relay.ops.server import Route
 from relay.outbox import Ledger
+from relay.runtime.metrics import DEAD_REASONS, UPSTREAM_STATES
 
 _COUNT: Schema = {"type": "integer", "minimum": 0}
 _TIME: Schema = {"type": ["string", "null"], "format": "date-time"}

@@ -12,9 +12,9 @@ import hmac
 
 from aiohttp import hdrs, web
 
-from relay.address import is_loopback_peer
 from relay.ops.answer import Refused
-from relay.secret import Secret
+from relay.runtime.address import is_loopback_peer
+from relay.runtime.secret import Secret
 
 
 def require_allowed(request: web.BaseRequest, token: Secret | None) -> None:

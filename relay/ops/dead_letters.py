@@ -15,9 +15,9 @@ import msgspec
 from aiohttp import hdrs, web
 
 from relay.connection import read_body
-from relay.metrics import DEAD_REASONS
 from relay.ops.answer import Refused
 from relay.outbox import DeadLetter, Outbox, Selection
+from relay.runtime.metrics import DEAD_REASONS
 
 MAX_SHOWN = 100
 """Dead letters in one answer: with the largest events, 64 KiB each, that is 6.4 MB."""

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import Any, NamedTuple
 
-from relay.clock import Clock
-from relay.metrics import Metrics
 from relay.outbox import Ledger, Outbox
+from relay.runtime.clock import Clock
+from relay.runtime.metrics import Metrics
 
 SAMPLE_EVERY_S = 5
 SAMPLES = 180

@@ -15,11 +15,11 @@ from typing import Any
 import msgspec
 from aiohttp import hdrs, web
 
-from relay.clock import Clock
-from relay.metrics import Metrics
 from relay.ops.answer import SECURITY_HEADERS, Refused
 from relay.ops.history import History
 from relay.ops.status import SAME_MS, Status
+from relay.runtime.clock import Clock
+from relay.runtime.metrics import Metrics
 
 MAX_STREAMS = 8
 STATUS_EVERY_S = 2.0

@@ -15,8 +15,6 @@ from typing import NamedTuple, Protocol
 
 from aiohttp import hdrs, web
 
-from relay import log
-from relay.metrics import Metrics
 from relay.ops import exposition
 from relay.ops.access import require_allowed
 from relay.ops.answer import Refused, bytes_answer, error_answer, json_answer
@@ -24,7 +22,9 @@ from relay.ops.dead_letters import found, read_choice, read_id, read_query, show
 from relay.ops.live import Live
 from relay.ops.status import Status
 from relay.outbox import Outbox, OutboxError
-from relay.secret import Secret
+from relay.runtime import log
+from relay.runtime.metrics import Metrics
+from relay.runtime.secret import Secret
 
 DEAD_LETTERS = "/dead-letters"
 QUARANTINE = "/quarantine"

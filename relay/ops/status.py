@@ -16,13 +16,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from relay import __version__
-from relay.clock import Clock, rfc3339
-from relay.metrics import Metrics
 from relay.ops import words
 from relay.ops.history import History
 from relay.outbox import Outbox
 from relay.policy.route import RouteState
 from relay.policy.views import Lanes, LaneView, RouteView
+from relay.runtime.clock import Clock, rfc3339
+from relay.runtime.metrics import Metrics
 
 BUSIEST_DEVICES = MOST_HELD_DEVICES = 10
 MAX_UPSTREAMS = 50

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from relay.clock import Clock
 from relay.policy.true_time import EARLIEST_MS
+from relay.runtime.clock import Clock
 
 _LONGEST_OFF_MS = 30 * 86_400_000
 

@@ -13,10 +13,10 @@ from uuid import UUID
 
 import structlog
 
-from relay.clock import Clock
 from relay.event import Event, LaneKey
-from relay.log import Gate
-from relay.metrics import Metrics
+from relay.runtime.clock import Clock
+from relay.runtime.log import Gate
+from relay.runtime.metrics import Metrics
 
 _LOG_INTERVAL_MS = 10_000
 

@@ -12,10 +12,8 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 from uuid import UUID
 
-from relay.clock import Clock, rfc3339
 from relay.config import OutboxSettings
 from relay.event import Event, LaneKey
-from relay.metrics import Metrics
 from relay.outbox import (
     Backlog,
     Dead,
@@ -41,6 +39,8 @@ from relay.outbox.conflicts import Conflict, Conflicts
 from relay.outbox.limits import limited
 from relay.outbox.memory_disk import ROW_BYTES, Disk, Stored
 from relay.outbox.share import over_share
+from relay.runtime.clock import Clock, rfc3339
+from relay.runtime.metrics import Metrics
 
 
 class MemoryOutbox:

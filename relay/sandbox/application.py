@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from relay.clock import Clock
+from relay.runtime.clock import Clock
 from relay.sandbox import answers, limits
 from relay.sandbox.answers import About, Answer
 from relay.sandbox.faults import Fault, Faults

@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from relay.clock import Clock, rfc3339
-from relay.tasks import Tasks
+from relay.runtime.clock import Clock, rfc3339
+from relay.runtime.tasks import Tasks
 
 _EVENT_TYPES = ("video.play", "video.pause", "video.complete", "post.view", "screen.view", "app.open")
 _MODELS = ("Box 4K", "Box Mini", "Kiosk 32")

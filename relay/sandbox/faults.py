@@ -11,7 +11,7 @@ from typing import Annotated, Literal, get_args
 
 import msgspec
 
-from relay.clock import Clock
+from relay.runtime.clock import Clock
 from relay.sandbox import answers
 from relay.sandbox.settings import Count, Positive
 

@@ -14,7 +14,8 @@ from collections.abc import Callable
 
 import structlog
 
-from relay.clock import Clock
+from relay.runtime.clock import Clock
+from relay.runtime.tasks import Tasks
 from relay.sandbox import answers, misbehave
 from relay.sandbox.application import Application
 from relay.sandbox.control import PREFIX, control
@@ -22,7 +23,6 @@ from relay.sandbox.faults import Fault, Faults
 from relay.sandbox.record import NO_ANSWER, Record, Report
 from relay.sandbox.settings import SandboxSettings
 from relay.sandbox.wire import HEAD_LIMIT_BYTES, BadRequest, Connection, Head, TooLarge
-from relay.tasks import Tasks
 
 log = structlog.get_logger(__name__)
 

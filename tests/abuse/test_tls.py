@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from relay.clock import SystemClock
+from relay.runtime.clock import SystemClock
 from relay.sandbox.server import Sandbox
 from relay.sandbox.settings import SandboxSettings
 

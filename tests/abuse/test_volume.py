@@ -7,7 +7,7 @@ import json
 
 from prometheus_client import generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
-from relay.metrics import Metrics
+from relay.runtime.metrics import Metrics
 from relay.sandbox.faults import Fault
 from relay.sandbox.server import Sandbox
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import structlog
-from relay.clock import SystemClock
 from relay.config import load
 from relay.outbox import OutboxUnavailable
+from relay.runtime.clock import SystemClock
 from relay.sandbox.faults import Fault
 from relay.sandbox.server import Sandbox
 from relay.service import Service

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from relay.clock import SystemClock
+from relay.runtime.clock import SystemClock
 from relay.sandbox.server import Sandbox
 
 from tests.e2e.harness import RelayProcess, environment, event, running

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from relay.clock import SystemClock
 from relay.config import load
 from relay.outbox.sqlite.outbox import SqliteOutbox
+from relay.runtime.clock import SystemClock
 from relay.sandbox.server import Sandbox
 from relay.service import Service
 

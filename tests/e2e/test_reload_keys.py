@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from relay.clock import SystemClock
 from relay.config import ConfigError, load
 from relay.config.keys import KEYS
+from relay.runtime.clock import SystemClock
 from relay.sandbox.faults import Fault
 from relay.sandbox.record import Kept
 from relay.sandbox.server import Sandbox

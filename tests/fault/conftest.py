@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
-from relay.clock import SystemClock
+from relay.runtime.clock import SystemClock
 from relay.sandbox.server import Sandbox
 from relay.sandbox.settings import SandboxSettings
 

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from relay.clock import SystemClock
 from relay.config import OutboxSettings
-from relay.metrics import Metrics
 from relay.outbox.sqlite import SqliteOutbox
+from relay.runtime.clock import SystemClock
+from relay.runtime.metrics import Metrics
+from relay.runtime.tasks import Tasks
 from relay.sandbox.server import Sandbox
-from relay.tasks import Tasks
 
 from tests.e2e.harness import running
 from tests.fault import disk

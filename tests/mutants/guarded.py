@@ -8,14 +8,14 @@ MUTANTS = (
     mutant(
         "key in the log",
         "G7",
-        "tests/unit/test_log.py",
+        "tests/unit/runtime/test_log.py",
         (
-            "relay/log.py",
+            "relay/runtime/log.py",
             "    return _shared.in_line.sub(MASK, line) if _shared.in_line is not None else line\n",
             "    return line\n",
         ),
         (
-            "relay/log.py",
+            "relay/runtime/log.py",
             "def _clean(text: str, max_chars: int) -> str:\n    if _shared.in_text is not None:",
             "def _clean(text: str, max_chars: int) -> str:\n    if _shared.in_text is not None and not text:",
         ),

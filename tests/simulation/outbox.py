@@ -9,12 +9,12 @@ import asyncio
 from collections.abc import Sequence
 from random import Random
 
-from relay.clock import Clock
 from relay.config import OutboxSettings
 from relay.event import Event
 from relay.outbox import OutboxUnavailable, Part, Settled, Taken
 from relay.outbox.memory import MemoryOutbox
 from relay.outbox.memory_disk import Disk
+from relay.runtime.clock import Clock
 
 
 class SimOutbox(MemoryOutbox):

@@ -18,12 +18,12 @@ from random import Random
 import msgspec
 from relay.event import Event
 from relay.forward.forwarder import Forwarder
-from relay.metrics import Metrics
 from relay.outbox import DeadLetter, Ledger, Part, Selection
 from relay.policy.limits import Limits
 from relay.policy.route import RouteState
 from relay.policy.schedule import Schedule
-from relay.tasks import Tasks
+from relay.runtime.metrics import Metrics
+from relay.runtime.tasks import Tasks
 
 from tests.simulation.outbox import SimOutbox
 from tests.simulation.upstream import EventKey, Flaw, SimEvent, SimUpstream, Spell

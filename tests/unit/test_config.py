@@ -21,7 +21,7 @@ from relay.config import (
 )
 from relay.config.keys import KEYS
 from relay.config.load import CONFIG_FILES
-from relay.secret import MASK, Secret
+from relay.runtime.secret import MASK, Secret
 
 URL = "https://upstream.example/v1/events"
 CANARY = "CANARY-7f3a"

@@ -8,7 +8,7 @@ from relay.config import ConfigError, load
 from relay.config.keys import KEYS
 from relay.config.values import Wrong
 from relay.event import Defaults, Reader
-from relay.secret import MASK, Secret
+from relay.runtime.secret import MASK, Secret
 
 URL = "https://upstream.example/v1/events"
 CANARY = "CANARY-7f3a"

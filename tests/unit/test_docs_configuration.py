@@ -8,7 +8,7 @@ import pytest
 from relay.config import Route, Settings, Upstream, load
 from relay.config.keys import KEYS, SECTIONS, TENANT, Key
 from relay.config.values import toml
-from relay.secret import Secret
+from relay.runtime.secret import Secret
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = (ROOT / "config.example.toml").read_text()

@@ -1,4 +1,4 @@
-"""docs/metrics.md and relay/metrics.py say the same, and hold every name of the contract."""
+"""docs/metrics.md and relay/runtime/metrics.py say the same, and hold every name of the contract."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import NamedTuple
 import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
-from relay import metrics as source
-from relay.metrics import Metrics
+from relay.runtime import metrics as source
+from relay.runtime.metrics import Metrics
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 CONTRACT = """

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from relay import installation
 from relay.installation import Installation
-from relay.machine import MachineIds
+from relay.runtime.machine import MachineIds
 
 BOX, OTHER_BOX = MachineIds("a" * 32, ""), MachineIds("b" * 32, "")
 

@@ -21,11 +21,11 @@ from relay.ingest.content_type import CODING_NAMES, KINDS
 from relay.ingest.files import Files
 from relay.ingest.http import EVENTS_PATH, HttpIngest
 from relay.ingest.inflate import CODINGS
-from relay.metrics import Metrics
 from relay.openapi import Limits, describe, operations
 from relay.ops.server import PAGE_TYPES
 from relay.outbox import OutboxFull
-from relay.secret import Secret
+from relay.runtime.metrics import Metrics
+from relay.runtime.secret import Secret
 
 from tests.unit import framework_table
 from tests.unit.ingest.harness import BODY, EVENT, EVENT_ID, Answer, HandClock, ScriptedOutbox, Served, gzipped, request

@@ -13,9 +13,9 @@ from relay.config import Ops as OpsSettings
 from relay.config import Route as UpstreamRoute
 from relay.event import Defaults, Reader
 from relay.ingest.http import HttpIngest
-from relay.metrics import Metrics
 from relay.routes import Routes
-from relay.secret import Secret
+from relay.runtime.metrics import Metrics
+from relay.runtime.secret import Secret
 
 from tests.unit.ingest.harness import Answer, Client, HandClock, ScriptedOutbox, post, request
 from tests.unit.ops.harness import Served as Operations

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from relay.clock import rfc3339
 from relay.event import Defaults, Event, Reader
+from relay.runtime.clock import rfc3339
 from relay.stamp import corrected
 
 NOON = 1_795_420_800_000

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from relay.clock import Clock
 from relay.config import OutboxSettings
 from relay.event import Event, LaneKey
 from relay.outbox import EventState, LaneState, Ledger, OutboxShareTaken, Part
@@ -24,6 +23,7 @@ from relay.outbox.share import is_crowded, over_share
 from relay.outbox.sqlite.connection import PAGE_BYTES
 from relay.outbox.sqlite.start import Chunk, Opened
 from relay.outbox.sqlite.transactions import Buried, Graveyard, Range, Reclaimed
+from relay.runtime.clock import Clock
 
 _GARBAGE_ROWS = 512
 """So many done rows may lie about before any are deleted: then a lonely event costs no delete of its own."""

@@ -14,13 +14,13 @@ from functools import partial
 from typing import Any, NamedTuple, cast
 from uuid import UUID
 
-from relay.clock import rfc3339
 from relay.event import LaneKey
-from relay.metrics import Metrics
 from relay.outbox import DeadLetter, DeadReason, Selection
 from relay.outbox.recent import ID_BYTES
 from relay.outbox.sqlite.book import Book
 from relay.outbox.sqlite.draft import Draft, Op
+from relay.runtime.clock import rfc3339
+from relay.runtime.metrics import Metrics
 
 _WHOLE = (
     "typeof(event_id) = 'blob' AND length(event_id) = 16 AND typeof(crc) = 'integer' AND typeof(body) = 'blob'"

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from relay.clock import Clock
 from relay.event import Event, LaneKey
 from relay.outbox.checksum import checksums
 from relay.outbox.conflicts import Conflict
@@ -24,6 +23,7 @@ from relay.outbox.sqlite.book import Book
 from relay.outbox.sqlite.connection import PAGE_BYTES
 from relay.outbox.sqlite.rows import NewRows
 from relay.outbox.sqlite.transactions import Committed, Step
+from relay.runtime.clock import Clock
 
 T = TypeVar("T")
 

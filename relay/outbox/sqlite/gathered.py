@@ -11,14 +11,14 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from relay.clock import Clock
 from relay.config import OutboxSettings
-from relay.metrics import Metrics
 from relay.outbox import OutboxError, OutboxFull
 from relay.outbox.sqlite import ops
 from relay.outbox.sqlite.book import Book
 from relay.outbox.sqlite.draft import Append, Draft, Op
 from relay.outbox.sqlite.trouble import failure_of
+from relay.runtime.clock import Clock
+from relay.runtime.metrics import Metrics
 
 
 class Gathered:

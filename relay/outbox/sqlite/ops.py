@@ -9,13 +9,13 @@ from array import array
 from collections.abc import Sequence
 from functools import partial
 
-from relay.metrics import Metrics
 from relay.outbox import DropReason, Part, Settled, Taken
 from relay.outbox.recent import DEAD, DROPPED
 from relay.outbox.sqlite import start, transactions
 from relay.outbox.sqlite.book import Book, Stretch
 from relay.outbox.sqlite.draft import LANE_PAGES, Draft, Op
 from relay.outbox.sqlite.transactions import Buried, Grave, Move, Read, Reclaimed, Step, Wanted
+from relay.runtime.metrics import Metrics
 
 
 class Take(Op[Sequence[Taken]]):

@@ -10,11 +10,8 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 
-from relay.clock import Clock
 from relay.config import OutboxSettings
 from relay.event import Event
-from relay.machine import MachineIds
-from relay.metrics import Metrics
 from relay.outbox import (
     Backlog,
     DeadLetter,
@@ -35,7 +32,10 @@ from relay.outbox.sqlite.book import Limits
 from relay.outbox.sqlite.draft import Append
 from relay.outbox.sqlite.owner import Owner
 from relay.outbox.sqlite.store import Store
-from relay.tasks import Tasks
+from relay.runtime.clock import Clock
+from relay.runtime.machine import MachineIds
+from relay.runtime.metrics import Metrics
+from relay.runtime.tasks import Tasks
 
 _WALL_JUMP_MS = 60_000
 _DISCARD_ROWS = 4096

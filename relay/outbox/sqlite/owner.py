@@ -21,10 +21,8 @@ from typing import TypeVar
 
 import structlog
 
-from relay.clock import Clock, monotonic_us
 from relay.config import OutboxSettings
 from relay.event import LaneKey
-from relay.metrics import Metrics
 from relay.outbox import Backlog, Gauges, OutboxError, OutboxFull, OutboxShareTaken, OutboxUnavailable
 from relay.outbox.conflicts import Conflicts
 from relay.outbox.sqlite import ops, start
@@ -37,6 +35,8 @@ from relay.outbox.sqlite.recovery import is_broken
 from relay.outbox.sqlite.start import Broken
 from relay.outbox.sqlite.store import Store
 from relay.outbox.sqlite.trouble import DISK_ERRORS, failure_of
+from relay.runtime.clock import Clock, monotonic_us
+from relay.runtime.metrics import Metrics
 
 T = TypeVar("T")
 

@@ -14,8 +14,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
-from relay.machine import MachineIds, identity, is_other_machine
-from relay.metrics import Metrics
 from relay.outbox.checksum import unmarked
 from relay.outbox.recent import DROPPED, pack_check
 from relay.outbox.sqlite.book import Book
@@ -23,6 +21,8 @@ from relay.outbox.sqlite.draft import Draft, Op
 from relay.outbox.sqlite.rows import CHECK_OF_ROW
 from relay.outbox.sqlite.start import read_totals
 from relay.outbox.sqlite.transactions import remember
+from relay.runtime.machine import MachineIds, identity, is_other_machine
+from relay.runtime.metrics import Metrics
 
 _EVENTS_AT_ONCE = 256
 """Adopted or discarded in one commit."""

@@ -14,10 +14,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
-from relay.clock import Clock, monotonic_us
 from relay.config import OutboxSettings
-from relay.machine import MachineIds
-from relay.metrics import Metrics
 from relay.outbox.sqlite import connection, files, transactions
 from relay.outbox.sqlite.connection import PAGE_BYTES, Connection
 from relay.outbox.sqlite.quarantine import Claimant
@@ -26,6 +23,9 @@ from relay.outbox.sqlite.start import Opened
 from relay.outbox.sqlite.transactions import Committed, Step
 from relay.outbox.sqlite.trouble import NO_ROOM, explained
 from relay.outbox.sqlite.wal import FRAME_BYTES, HEADER_BYTES, Wal
+from relay.runtime.clock import Clock, monotonic_us
+from relay.runtime.machine import MachineIds
+from relay.runtime.metrics import Metrics
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -9,14 +9,14 @@ from uuid import uuid4
 
 import pytest
 from relay import installation
-from relay.clock import SystemClock
 from relay.config import OutboxSettings
 from relay.event import Event
-from relay.machine import MachineIds
-from relay.metrics import Metrics
 from relay.outbox import Ledger
 from relay.outbox.sqlite import SqliteOutbox
-from relay.tasks import Tasks
+from relay.runtime.clock import SystemClock
+from relay.runtime.machine import MachineIds
+from relay.runtime.metrics import Metrics
+from relay.runtime.tasks import Tasks
 
 from tests.unit.cli.harness import NotedRelay, answering, call
 

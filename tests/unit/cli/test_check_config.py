@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from relay.config import describe, load, secrets
-from relay.secret import MASK
+from relay.runtime.secret import MASK
 
 from tests.unit.cli.harness import call
 

@@ -202,7 +202,7 @@ def test_operations_are_asked_at_their_own_listener(relay: NotedRelay, nobody: d
 
 
 def test_the_token_of_the_configuration_is_shown_to_the_relay(relay: NotedRelay, tmp_path: Path) -> None:
-    from relay.secret import Secret
+    from relay.runtime.secret import Secret
 
     relay.ops.token = Secret("token-of-sixteen-characters")
     (tmp_path / "token").write_text("token-of-sixteen-characters\n")

@@ -14,13 +14,13 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
-from relay.clock import SystemClock
 from relay.config import OutboxSettings
 from relay.event import Event
-from relay.metrics import Metrics
 from relay.outbox import Dead, Gauges, Ledger, Part, Settled
 from relay.outbox.sqlite import SqliteOutbox
-from relay.tasks import Tasks
+from relay.runtime.clock import SystemClock
+from relay.runtime.metrics import Metrics
+from relay.runtime.tasks import Tasks
 
 from tests.unit.cli.harness import call
 

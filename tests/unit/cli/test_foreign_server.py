@@ -13,7 +13,7 @@ from relay.cli.client import GUARDED, Client
 from relay.cli.common import Place
 from relay.cli.exchange import MAX_BODY_BYTES, NotHttp, exchange
 from relay.outbox import Gauges
-from relay.secret import Secret
+from relay.runtime.secret import Secret
 
 from tests.unit.cli.harness import NotedRelay, call
 

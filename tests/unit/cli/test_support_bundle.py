@@ -14,10 +14,11 @@ from urllib.parse import quote
 import pytest
 import structlog
 from click.testing import Result
-from relay import __version__, log
+from relay import __version__
 from relay.config import Log
 from relay.outbox.sqlite.schema import MIGRATIONS
-from relay.secret import Secret
+from relay.runtime import log
+from relay.runtime.secret import Secret
 
 from tests.unit.cli.harness import NotedRelay, call
 from tests.unit.ops.harness import dead_letter

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 import uvloop
-from relay.clock import SystemClock
 from relay.config import Route, Upstream
 from relay.forward.progress import SEND_BUFFER_BYTES, Sockets, Watch
 from relay.forward.upstream import UpstreamClient
 from relay.policy.verdict import Answer, NoAnswer
-from relay.secret import Secret
+from relay.runtime.clock import SystemClock
+from relay.runtime.secret import Secret
 
 from tests.abuse.certificates import Authority
 

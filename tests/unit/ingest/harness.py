@@ -17,8 +17,8 @@ from relay.event import Defaults, Event, Reader
 from relay.ingest.guard import Guard
 from relay.ingest.http import HttpIngest
 from relay.listener import Listener
-from relay.metrics import Metrics
 from relay.outbox import EventState
+from relay.runtime.metrics import Metrics
 from relay.shortcut import Judge
 
 ANSWERED_WITHIN_S = 10

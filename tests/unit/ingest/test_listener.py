@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import structlog
 from aiohttp import web
-from relay.address import ListenError
 from relay.outbox import OutboxUnavailable
+from relay.runtime.address import ListenError
 
 from tests.unit.ingest.harness import BODY, Client, Served, post, request, until
 

@@ -15,10 +15,10 @@ from aiohttp import web
 from aiohttp.http import RawRequestMessage
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from relay.address import parse_address
 from relay.answer import Answer
-from relay.metrics import REJECT_REASONS
 from relay.outbox import OutboxFull, OutboxUnavailable
+from relay.runtime.address import parse_address
+from relay.runtime.metrics import REJECT_REASONS
 from relay.shortcut import Reply, Take
 
 from tests.fault.sizes import LONG_S, size

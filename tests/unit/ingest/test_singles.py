@@ -15,8 +15,8 @@ from relay.answer import Answer
 from relay.config import Http
 from relay.event import FEWEST_TOGETHER, Defaults, Event, Reader, Reading, Refusal
 from relay.ingest.http import EVENTS_PATH, HttpIngest
-from relay.metrics import REJECT_REASONS, Metrics
 from relay.outbox import OutboxFull
+from relay.runtime.metrics import REJECT_REASONS, Metrics
 
 from tests.unit.ingest.harness import EVENT, HandClock, ScriptedOutbox, until
 

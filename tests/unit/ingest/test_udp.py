@@ -15,15 +15,15 @@ import pytest
 import structlog
 from hypothesis import given
 from hypothesis import strategies as st
-from relay.address import ListenError
 from relay.config import Udp
 from relay.event import Defaults, Event, Reader, Reading, Refusal
 from relay.ingest.ack import stored_response
 from relay.ingest.datagrams import MAX_INFLATED_BYTES
 from relay.ingest.guard import Networks
 from relay.ingest.udp import UdpIngest
-from relay.metrics import Metrics
 from relay.outbox import OutboxFull, OutboxUnavailable
+from relay.runtime.address import ListenError
+from relay.runtime.metrics import Metrics
 
 from tests.unit.ingest.harness import (
     ANSWERED_WITHIN_S,

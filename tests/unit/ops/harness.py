@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import ClientSession
-from relay.metrics import Metrics
 from relay.ops.history import History
 from relay.ops.live import Live
 from relay.ops.server import Ops
@@ -17,6 +16,7 @@ from relay.ops.status import Status
 from relay.outbox import DeadLetter, Gauges, Ledger, OutboxFull, Selection
 from relay.policy.route import RouteState
 from relay.policy.views import Lanes, LaneView, RouteView
+from relay.runtime.metrics import Metrics
 
 STARTED_MS = 5_000
 """Monotonic."""

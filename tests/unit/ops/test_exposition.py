@@ -6,8 +6,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from prometheus_client.exposition import choose_encoder
-from relay.metrics import Metrics
 from relay.ops.exposition import chosen
+from relay.runtime.metrics import Metrics
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 TEXT = "text/plain; version=1.0.0; charset=utf-8"

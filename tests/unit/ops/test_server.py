@@ -16,12 +16,12 @@ from aiohttp import ClientSession, UnixConnector, web
 from aiohttp.test_utils import make_mocked_request
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as read_text
-from relay import log
 from relay.config import Log
 from relay.ops.dead_letters import MAX_SEARCHED, Query, found
 from relay.outbox import Gauges, Selection
 from relay.policy.views import RouteView
-from relay.secret import MASK, Secret
+from relay.runtime import log
+from relay.runtime.secret import MASK, Secret
 
 from tests.unit.ops.harness import Served, dead_letter
 

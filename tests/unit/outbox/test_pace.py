@@ -7,13 +7,13 @@ import itertools
 from collections.abc import Callable, Sequence
 
 import pytest
-from relay.metrics import Metrics
 from relay.outbox import OutboxUnavailable
 from relay.outbox.sqlite.draft import Append
 from relay.outbox.sqlite.gathered import Gathered
 from relay.outbox.sqlite.ops import Forget, Settle
 from relay.outbox.sqlite.pace import Pace
-from relay.tasks import Tasks
+from relay.runtime.metrics import Metrics
+from relay.runtime.tasks import Tasks
 
 from tests.contract.boxes import FakeClock, event
 

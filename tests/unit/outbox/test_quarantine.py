@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 from typing import Protocol
 
 import pytest
-from relay.machine import MachineIds
 from relay.outbox import Ledger, OutboxError
+from relay.runtime.machine import MachineIds
 
 from tests.contract.boxes import DAY_MS, PHONE, Box, SqliteBox, bodies, close, event, event_id
 from tests.unit.outbox.conftest import MakeBox

@@ -32,9 +32,9 @@ import structlog
 from structlog.dev import plain_traceback
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from relay.clock import Clock, SystemClock, rfc3339
-from relay.log_queue import Counts, LogQueue
-from relay.secret import MASK, Secret, pattern
+from relay.runtime.clock import Clock, SystemClock, rfc3339
+from relay.runtime.log_queue import Counts, LogQueue
+from relay.runtime.secret import MASK, Secret, pattern
 
 WORDS_CHARS = 256
 FIELD_CHARS = 2_000
@@ -216,7 +216,7 @@ class _Pipe:
 
     def _notice(self, lines: int) -> str:
         """Render the line that stands in place of lost ones."""
-        logger = _Logger("relay.log", self)
+        logger = _Logger("relay.runtime.log", self)
         shaped = self._shape(logger, "warning", {"event": "log lines are missing", "lines": lines})
         return str(self._render(logger, "warning", shaped))
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from relay.clock import thread_cpu_ns
-from relay.longest_step import LongestStep
+from relay.runtime.clock import thread_cpu_ns
+from relay.runtime.longest_step import LongestStep
 
 
 class Recorded:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from relay.address import ip_of, is_loopback_peer
+from relay.runtime.address import ip_of, is_loopback_peer
 
 
 @pytest.mark.parametrize(

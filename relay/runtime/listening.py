@@ -1,6 +1,6 @@
 """Open the sockets of one `listen` setting: one address or several, over TCP or UDP.
 
-`relay.address.bindings` decides which sockets a setting means. Here names are looked up, and sockets are bound.
+`relay.runtime.address.bindings` decides which sockets a setting means. Here names are looked up, and sockets are bound.
 
 Rules: a name other than `localhost` means all its addresses. Where the host has no IPv6, an IPv6 address that the
 operator did not choose (a default, the half of `localhost`) is skipped, and a dual-stack `[::]` means 0.0.0.0. Any
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import structlog
 
-from relay.address import ANY_IPV4, Binding, Listen, addresses, bindings, format_address, ip_of, listen_error
+from relay.runtime.address import ANY_IPV4, Binding, Listen, addresses, bindings, format_address, ip_of, listen_error
 
 _NO_IPV6 = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL})
 """Errors of a host without IPv6: the kernel has no IPv6 at all, or no interface has an IPv6 address."""

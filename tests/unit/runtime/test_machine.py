@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from relay.machine import MachineIds, identity, is_other_machine, read_machine_ids
+from relay.runtime.machine import MachineIds, identity, is_other_machine, read_machine_ids
 
 BOX = MachineIds("a" * 32, "board-1")
 SALT = "salt"

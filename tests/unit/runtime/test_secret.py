@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from relay.secret import MASK, Secret, exposed, pattern
+from relay.runtime.secret import MASK, Secret, exposed, pattern
 
 
 @pytest.fixture

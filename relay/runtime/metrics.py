@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from relay.longest_step import LongestStep
+from relay.runtime.longest_step import LongestStep
 
 TRANSPORTS = ("http", "udp")
 REJECT_REASONS = (

@@ -11,11 +11,11 @@ import pytest
 import structlog
 from hypothesis import given
 from hypothesis import strategies as st
-from relay import log
 from relay.config import Log
-from relay.log import FIELD_CHARS, KEPT_CHARS, KEPT_LINES, MAX_ITEMS, TRACEBACK_CHARS, WORDS_CHARS, Gate, words
-from relay.metrics import Metrics
-from relay.secret import MASK, Secret
+from relay.runtime import log
+from relay.runtime.log import FIELD_CHARS, KEPT_CHARS, KEPT_LINES, MAX_ITEMS, TRACEBACK_CHARS, WORDS_CHARS, Gate, words
+from relay.runtime.metrics import Metrics
+from relay.runtime.secret import MASK, Secret
 
 CANARY = "CANARY-7f3a9c"
 

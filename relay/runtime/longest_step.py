@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from relay.clock import thread_cpu_ns
+from relay.runtime.clock import thread_cpu_ns
 
 
 class Gauge(Protocol):

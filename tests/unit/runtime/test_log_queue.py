@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import TextIO
 
 import pytest
-from relay.log_queue import LogQueue
+from relay.runtime.log_queue import LogQueue
 
 WAIT_S = 10.0
 

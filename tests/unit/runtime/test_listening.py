@@ -4,8 +4,8 @@ import errno
 import socket
 
 import pytest
-from relay.address import Binding, ListenError, bindings, overlap
-from relay.listening import open_sockets
+from relay.runtime.address import Binding, ListenError, bindings, overlap
+from relay.runtime.listening import open_sockets
 
 DEFAULT = ("127.0.0.1:8080", "[::1]:8080")
 STREAM, DATAGRAM = socket.SOCK_STREAM, socket.SOCK_DGRAM
