@@ -35,7 +35,7 @@ import structlog
 
 from relay import __version__, installation, process, signals
 from relay.config import ConfigError, Settings, changes, diff, needs_restart, secrets, with_files_of
-from relay.event import Defaults, Reader
+from relay.event.reader import Defaults, Reader
 from relay.forward.forwarder import Forwarder
 from relay.forward.upstream import UpstreamClient
 from relay.ingest.http import HttpIngest

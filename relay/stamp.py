@@ -22,7 +22,7 @@ def corrected(body: bytes, true_ms: int, *, same_boot: bool) -> bytes:
     Of an event of another boot `true_ms` is only the latest time that it may be: then a stamp is
     corrected only if it cannot be right.
     """
-    # where relay.event puts it: first, or right after an event_id that it had to make
+    # where relay.event.reader puts it: first, or right after an event_id that it had to make
     at = len(_TIME) if body.startswith(_TIME) else _ID_AND_TIME_CHARS
     stamp = body[at : at + _STAMP_CHARS].decode()
     stamped_ms = int(datetime.fromisoformat(stamp).timestamp() * 1000)

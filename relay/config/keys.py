@@ -27,7 +27,7 @@ from relay.config.values import (
     Size,
     Text,
 )
-from relay.event_rules import MAX_DEVICE_ID_CHARACTERS, MAX_TENANT_ID, MIN_TENANT_ID, PLATFORMS
+from relay.event.rules import MAX_DEVICE_ID_CHARACTERS, MAX_TENANT_ID, MIN_TENANT_ID, PLATFORMS
 
 SECTIONS: dict[str, Any] = {
     "upstream": s.Upstream,

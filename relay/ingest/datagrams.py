@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Generator
 from typing import Any, NamedTuple, Protocol
 
-from relay.event import Event, Reader, Reading, Refusal
+from relay.event.reader import Event, Reader, Reading, Refusal
 from relay.ingest.burst import Datagram
 from relay.ingest.guard import Networks
 from relay.ingest.inflate import GZIP_MAGIC, InflateFault, inflate_at_once, inflating

@@ -17,8 +17,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
-from relay.event import Event
-from relay.event_columns import SLICE_BYTES, SLICE_EVENTS
+from relay.event.columns import SLICE_BYTES, SLICE_EVENTS
+from relay.event.reader import Event
 from relay.outbox import Outbox, OutboxError, OutboxFull
 from relay.shortcut import Reply
 

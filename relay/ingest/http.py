@@ -26,7 +26,7 @@ from aiohttp.http import RawRequestMessage
 from relay.answer import RETRY_LATER, Answer, error_answer
 from relay.config import Http
 from relay.connection import read_body
-from relay.event import FEWEST_TOGETHER, Event, Reader, Reading, Refusal
+from relay.event.reader import FEWEST_TOGETHER, Event, Reader, Reading, Refusal
 from relay.ingest.content_type import (
     BodyKind,
     BodyType,

@@ -27,7 +27,7 @@ from typing import Any
 import structlog
 
 from relay.config import Udp
-from relay.event import Reader, Refusal
+from relay.event.reader import Reader, Refusal
 from relay.ingest import udp_socket
 from relay.ingest.burst import Datagram, burst
 from relay.ingest.datagrams import Datagrams, Received

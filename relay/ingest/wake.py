@@ -9,7 +9,7 @@ import socket
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from relay.event import Event
+from relay.event.reader import Event
 
 
 class Origin(NamedTuple):

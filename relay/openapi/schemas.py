@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Set
 from typing import Any
 
-from relay import event_rules
-from relay.event_rules import MAX_DEVICE_ID_CHARACTERS, MAX_TENANT_ID, MIN_TENANT_ID, PLATFORMS, RULES, Rule
-from relay.event_values import BLANK_CLASS, MOMENT
-from relay.strict_json import MAX_DEPTH
+from relay.event import rules
+from relay.event.rules import MAX_DEVICE_ID_CHARACTERS, MAX_TENANT_ID, MIN_TENANT_ID, PLATFORMS, RULES, Rule
+from relay.event.strict_json import MAX_DEPTH
+from relay.event.values import BLANK_CLASS, MOMENT
 
 Schema = dict[str, Any]
 
@@ -28,20 +28,20 @@ UUID4: Schema = {
 _EMPTY_ARRAY: Schema = {"type": ["object", "array"], "maxItems": 0}
 """An object. An empty one may be written as an empty array."""
 _SCHEMAS: Mapping[Rule, Schema] = {
-    event_rules.uuid4: UUID4,
-    event_rules.moment: {
+    rules.uuid4: UUID4,
+    rules.moment: {
         "type": "string",
         "pattern": f"^{_AROUND}(?:{MOMENT}){_AROUND}$",
         "examples": ["2026-11-27T12:00:00.000Z"],
     },
-    event_rules.tenant: {"type": "integer", "minimum": MIN_TENANT_ID, "maximum": MAX_TENANT_ID},
-    event_rules.an_object: _EMPTY_ARRAY,
-    event_rules.filled: {"type": "string", "pattern": _INK},
-    event_rules.device: {
+    rules.tenant: {"type": "integer", "minimum": MIN_TENANT_ID, "maximum": MAX_TENANT_ID},
+    rules.an_object: _EMPTY_ARRAY,
+    rules.filled: {"type": "string", "pattern": _INK},
+    rules.device: {
         "type": "string",
         "pattern": f"^{_AROUND}{_INK}(?:[\\s\\S]{{0,{MAX_DEVICE_ID_CHARACTERS - 2}}}{_INK})?{_AROUND}$",
     },
-    event_rules.platform: {
+    rules.platform: {
         "type": "string",
         "anyOf": [{"enum": list(PLATFORMS)}, {"pattern": f"^{_AROUND}(?:{'|'.join(PLATFORMS)}){_AROUND}$"}],
     },

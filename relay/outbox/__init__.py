@@ -32,7 +32,7 @@ from types import MappingProxyType
 from typing import Literal, NamedTuple, Protocol
 
 from relay.config import OutboxSettings
-from relay.event import Event, LaneKey
+from relay.event.reader import Event, LaneKey
 
 
 class OutboxError(Exception):

@@ -13,7 +13,7 @@ from uuid import UUID
 
 import structlog
 
-from relay.event import Event, LaneKey
+from relay.event.reader import Event, LaneKey
 from relay.runtime.clock import Clock
 from relay.runtime.log import Gate
 from relay.runtime.metrics import Metrics

@@ -13,7 +13,7 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 
-from relay.event import LaneKey
+from relay.event.reader import LaneKey
 
 _SLACK_EVENTS = 1024
 """A queue's dead front is cut off once it is this long and half of the array."""

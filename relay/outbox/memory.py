@@ -13,7 +13,7 @@ from itertools import islice
 from uuid import UUID
 
 from relay.config import OutboxSettings
-from relay.event import Event, LaneKey
+from relay.event.reader import Event, LaneKey
 from relay.outbox import (
     Backlog,
     Dead,

@@ -9,7 +9,7 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from relay.event import Event, LaneKey
+from relay.event.reader import Event, LaneKey
 from relay.outbox import DeadLetter, EventState, Ledger, Selection
 from relay.outbox.age import Anchor
 

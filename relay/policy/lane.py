@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from zlib import crc32
 
-from relay.event import LaneKey
+from relay.event.reader import LaneKey
 from relay.policy.limits import Limits
 from relay.policy.window import Window
 

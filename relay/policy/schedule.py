@@ -21,7 +21,7 @@ from collections.abc import Collection, Mapping, Sequence
 from sys import maxsize
 from typing import NamedTuple
 
-from relay.event import LaneKey
+from relay.event.reader import LaneKey
 from relay.policy import views
 from relay.policy.company import company
 from relay.policy.lane import Lane, due_at

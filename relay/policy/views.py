@@ -8,7 +8,7 @@ from itertools import chain, islice
 from operator import attrgetter, itemgetter
 from typing import NamedTuple
 
-from relay.event import LaneKey
+from relay.event.reader import LaneKey
 from relay.policy.lane import Lane
 from relay.policy.limits import Limits
 from relay.policy.route import Route, RouteState

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from relay.config import OutboxSettings
-from relay.event import Event, LaneKey
+from relay.event.reader import Event, LaneKey
 from relay.outbox import Dead, Ledger, Loaded, Outbox, Part, Settled, Taken
 from relay.outbox.memory import MemoryOutbox
 from relay.outbox.sqlite import SqliteOutbox

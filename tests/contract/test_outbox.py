@@ -11,7 +11,7 @@ from uuid import UUID
 import pytest
 import structlog
 from relay.config import OutboxSettings
-from relay.event import Event, LaneKey
+from relay.event.reader import Event, LaneKey
 from relay.outbox import (
     Dead,
     Ledger,

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from relay.config import OutboxSettings
-from relay.event import LaneKey
+from relay.event.reader import LaneKey
 from relay.outbox import Dead, OutboxError, OutboxFull, OutboxUnavailable, Part, Selection, Settled
 from relay.outbox.sqlite import transactions
 

@@ -104,15 +104,19 @@ MUTANTS = (
     mutant(
         "half a surrogate pair taken",
         "contract 4",
-        "tests/unit/test_event.py",
-        ("relay/strict_json.py", "    if found is not None:\n", '    if found is not None and found[0] == "\\0":\n'),
+        "tests/unit/event/test_reader.py",
+        (
+            "relay/event/strict_json.py",
+            "    if found is not None:\n",
+            '    if found is not None and found[0] == "\\0":\n',
+        ),
     ),
     mutant(
         "a device id kept with the blanks around it",
         "G5",
-        "tests/unit/test_framework_table.py::TestBlanks::test_one_device_in_several_spellings_is_one_device",
+        "tests/unit/event/test_values.py::TestBlanks::test_one_device_in_several_spellings_is_one_device",
         (
-            "relay/event.py",
+            "relay/event/reader.py",
             "        if device_id[:1] in BLANK_ENDS or device_id[-1:] in BLANK_ENDS:",
             "        if not device_id.strip():",
         ),
@@ -120,8 +124,8 @@ MUTANTS = (
     mutant(
         "a time with a comma accepted among many",
         "contract 4",
-        "tests/unit/test_framework_table.py",
-        ("relay/event_values.py", 'joined[19::size] == ("." if size == 24 else "Z") * count', "True"),
+        "tests/unit/event/test_values.py",
+        ("relay/event/values.py", 'joined[19::size] == ("." if size == 24 else "Z") * count', "True"),
     ),
     mutant(
         "any Host served",
@@ -138,8 +142,8 @@ MUTANTS = (
     mutant(
         "all that lies around the events read to its end",
         "G9",
-        "tests/unit/test_event_steps.py::test_a_datagram_is_read_no_further_than_until_it_is_certainly_rejected",
-        ("relay/event_split.py", "if cursor.at - (end - start) > max_event_bytes:", "if False:"),
+        "tests/unit/event/test_reader_steps.py::test_a_datagram_is_read_no_further_than_until_it_is_certainly_rejected",
+        ("relay/event/split.py", "if cursor.at - (end - start) > max_event_bytes:", "if False:"),
     ),
     mutant(
         "a response to a response",
@@ -208,8 +212,8 @@ MUTANTS = (
     mutant(
         "a refused body kept by its error",
         "G9",
-        "tests/unit/test_event.py::test_a_refusal_leaves_nothing_for_the_garbage_collector[True-surrogate]",
-        ("relay/event.py", "return path, str(error)", "return path, error  # type: ignore[return-value]"),
+        "tests/unit/event/test_reader.py::test_a_refusal_leaves_nothing_for_the_garbage_collector[True-surrogate]",
+        ("relay/event/reader.py", "return path, str(error)", "return path, error  # type: ignore[return-value]"),
     ),
     mutant(
         "a commit that waits as long as callers come",

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from relay import event_quick
-from relay.event import FEWEST_TOGETHER, Defaults, Event, Reader, Refusal
-from relay.event_rules import Faults
-from tests.unit.steps import measured
+from relay.event import fast_reader
+from relay.event.reader import FEWEST_TOGETHER, Defaults, Event, Reader, Refusal
+from relay.event.rules import Faults
+from tests.support.steps import measured
 
 NEW_EVENT_ID = "0b0b0b0b-0b0b-4b0b-8b0b-0b0b0b0b0b0b"
 NOW = "2024-05-01T12:00:00.123Z"
@@ -100,7 +100,7 @@ def is_filled(value: Any) -> bool:
 
 
 def is_moment(value: Any) -> bool:
-    """Of the forms that are drawn below; tests/unit/test_framework_table.py has them all."""
+    """Of the forms that are drawn below; tests/unit/event/test_values.py has them all."""
     try:
         time = datetime.fromisoformat(trim(value).upper()) if isinstance(value, str) else None
         return time is not None and "," not in value and time.tzinfo is not None
@@ -439,7 +439,7 @@ def test_datagrams_that_are_read_together_are_what_they_are_alone(datagrams: lis
 @settings(max_examples=150)
 @given(st.one_of(bodies, mutated()), st.sampled_from([40, 300, None]))
 def test_what_the_quick_reader_splits_is_the_whole_batch(body: bytes, piece_bytes: int | None) -> None:
-    elements = split(body, piece_bytes) if piece_bytes else event_quick.split(body)
+    elements = split(body, piece_bytes) if piece_bytes else fast_reader.split(body)
     if elements is not None:
         array = b"[" + b",".join(elements) + b"]"
         assert reader(DEFAULTS[2]).read_json(array) == reader(DEFAULTS[2]).read_json(body)
@@ -457,12 +457,12 @@ def test_the_quick_reader_splits_what_common_writers_write_in_pieces(
 
 
 def split(body: bytes, piece_bytes: int) -> list[bytes] | None:
-    return measured(event_quick.splitting(body, piece_bytes)).value
+    return measured(fast_reader.splitting(body, piece_bytes)).value
 
 
 @pytest.mark.parametrize("indent", [None, 0])
 def test_the_quick_reader_takes_what_common_writers_write(indent: int | None) -> None:
     """The other properties would hold, too, if it took nothing."""
     event = json.loads(VALID)
-    assert event_quick.read(json.dumps(event, separators=(",", ":"), ensure_ascii=False).encode()) == event
-    assert event_quick.read(json.dumps(event, indent=indent, ensure_ascii=False).encode()) == event
+    assert fast_reader.read(json.dumps(event, separators=(",", ":"), ensure_ascii=False).encode()) == event
+    assert fast_reader.read(json.dumps(event, indent=indent, ensure_ascii=False).encode()) == event

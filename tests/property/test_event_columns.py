@@ -15,9 +15,9 @@ from zlib import crc32
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from relay import event_quick
-from relay.event import FEWEST_TOGETHER, Defaults, Event, Reader, Refusal
-from relay.event_values import all_uuid4_bytes, uuid4_bytes
+from relay.event import fast_reader
+from relay.event.reader import FEWEST_TOGETHER, Defaults, Event, Reader, Refusal
+from relay.event.values import all_uuid4_bytes, uuid4_bytes
 
 NEW_EVENT_ID = "0b0b0b0b-0b0b-4b0b-8b0b-0b0b0b0b0b0b"
 NOW = "2024-05-01T12:00:00.123Z"
@@ -236,7 +236,7 @@ def test_what_one_program_writes_is_proven_by_column(
     if not timed:
         order.remove("occurred_at")
     bodies = [written({name: str(uuid) if name == "event_id" else FIELDS[name] for name in order}) for uuid in uuids]
-    first = event_quick.read_compact(bodies[0])
+    first = fast_reader.read_compact(bodies[0])
     assert first is not None
     one = reader(defaults)
     columns = one._column_reader.read(bodies, first)

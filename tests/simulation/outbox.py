@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from random import Random
 
 from relay.config import OutboxSettings
-from relay.event import Event
+from relay.event.reader import Event
 from relay.outbox import OutboxUnavailable, Part, Settled, Taken
 from relay.outbox.memory import MemoryOutbox
 from relay.outbox.memory_disk import Disk

@@ -16,7 +16,7 @@ from itertools import islice
 from random import Random
 
 import msgspec
-from relay.event import Event
+from relay.event.reader import Event
 from relay.forward.forwarder import Forwarder
 from relay.outbox import DeadLetter, Ledger, Part, Selection
 from relay.policy.limits import Limits

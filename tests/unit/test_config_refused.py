@@ -7,7 +7,7 @@ import pytest
 from relay.config import ConfigError, load
 from relay.config.keys import KEYS
 from relay.config.values import Wrong
-from relay.event import Defaults, Reader
+from relay.event.reader import Defaults, Reader
 from relay.runtime.secret import MASK, Secret
 
 URL = "https://upstream.example/v1/events"

@@ -12,10 +12,11 @@ import pytest
 from aiohttp import web
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
-from relay import event_quick, openapi
+from relay import openapi
 from relay.config import Http
-from relay.event import Defaults, Reader, Refusal
-from relay.event_rules import PLATFORMS, RULES
+from relay.event import fast_reader
+from relay.event.reader import Defaults, Reader, Refusal
+from relay.event.rules import PLATFORMS, RULES
 from relay.ingest import files
 from relay.ingest.content_type import CODING_NAMES, KINDS
 from relay.ingest.files import Files
@@ -27,7 +28,7 @@ from relay.outbox import OutboxFull
 from relay.runtime.metrics import Metrics
 from relay.runtime.secret import Secret
 
-from tests.unit import framework_table
+from tests.support import framework_table
 from tests.unit.ingest.harness import BODY, EVENT, EVENT_ID, Answer, HandClock, ScriptedOutbox, Served, gzipped, request
 from tests.unit.ops.harness import WRITABLE, dead_letter
 from tests.unit.ops.harness import Served as Operations
@@ -121,7 +122,7 @@ def test_every_reference_leads_to_a_component_and_every_component_is_referred_to
 
 def test_the_description_has_the_fields_that_the_rules_and_the_quick_reader_know() -> None:
     event = DESCRIPTION["components"]["schemas"]["Event"]
-    for prefix, known in (("", event_quick.Fields), ("source.", event_quick.Source), ("subject.", event_quick.Subject)):
+    for prefix, known in (("", fast_reader.Fields), ("source.", fast_reader.Source), ("subject.", fast_reader.Subject)):
         described = event["properties"][prefix.rstrip(".")] if prefix else event
         assert set(described["properties"]) == set(RULES[prefix]) == set(known.__annotations__)
 

@@ -11,7 +11,7 @@ import pytest
 from relay.config import Http, OutboxSettings, Settings, Upstream
 from relay.config import Ops as OpsSettings
 from relay.config import Route as UpstreamRoute
-from relay.event import Defaults, Reader
+from relay.event.reader import Defaults, Reader
 from relay.ingest.http import HttpIngest
 from relay.routes import Routes
 from relay.runtime.metrics import Metrics

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from relay.event import Defaults, Event, Reader
+from relay.event.reader import Defaults, Event, Reader
 from relay.runtime.clock import rfc3339
 from relay.stamp import corrected
 

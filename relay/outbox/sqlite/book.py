@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from relay.config import OutboxSettings
-from relay.event import Event, LaneKey
+from relay.event.reader import Event, LaneKey
 from relay.outbox import EventState, LaneState, Ledger, OutboxShareTaken, Part
 from relay.outbox.age import OutboxTime
 from relay.outbox.conflicts import Conflict

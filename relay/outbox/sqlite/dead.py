@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, NamedTuple, cast
 from uuid import UUID
 
-from relay.event import LaneKey
+from relay.event.reader import LaneKey
 from relay.outbox import DeadLetter, DeadReason, Selection
 from relay.outbox.recent import ID_BYTES
 from relay.outbox.sqlite.book import Book

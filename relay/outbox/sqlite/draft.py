@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from relay.event import Event, LaneKey
+from relay.event.reader import Event, LaneKey
 from relay.outbox.checksum import checksums
 from relay.outbox.conflicts import Conflict
 from relay.outbox.sqlite import transactions

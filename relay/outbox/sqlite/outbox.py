@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from relay.config import OutboxSettings
-from relay.event import Event
+from relay.event.reader import Event
 from relay.outbox import (
     Backlog,
     DeadLetter,

@@ -22,7 +22,7 @@ from typing import TypeVar
 import structlog
 
 from relay.config import OutboxSettings
-from relay.event import LaneKey
+from relay.event.reader import LaneKey
 from relay.outbox import Backlog, Gauges, OutboxError, OutboxFull, OutboxShareTaken, OutboxUnavailable
 from relay.outbox.conflicts import Conflicts
 from relay.outbox.sqlite import ops, start

@@ -21,8 +21,8 @@ from urllib.parse import quote
 
 import msgspec
 
-from relay.event import LaneKey
-from relay.event_values import trimmed, whole
+from relay.event.reader import LaneKey
+from relay.event.values import trimmed, whole
 from relay.outbox.recent import ID_BYTES
 from relay.outbox.sqlite import files
 from relay.outbox.sqlite.connection import PAGE_BYTES

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from relay.event import LaneKey
+from relay.event.reader import LaneKey
 from relay.outbox.age import Anchor
 from relay.outbox.recent import CHECK_BYTES, ID_BYTES, Recent, split_ids
 from relay.outbox.sqlite.rows import CHECK_OF_ROW

@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 from relay import installation
 from relay.config import OutboxSettings
-from relay.event import Event
+from relay.event.reader import Event
 from relay.outbox import Ledger
 from relay.outbox.sqlite import SqliteOutbox
 from relay.runtime.clock import SystemClock

@@ -15,7 +15,7 @@ from uuid import UUID
 
 import pytest
 from relay.config import OutboxSettings
-from relay.event import Event
+from relay.event.reader import Event
 from relay.outbox import Dead, Gauges, Ledger, Part, Settled
 from relay.outbox.sqlite import SqliteOutbox
 from relay.runtime.clock import SystemClock

@@ -13,7 +13,7 @@ from typing import Any
 
 from aiohttp import web
 from relay.config import Http
-from relay.event import Defaults, Event, Reader
+from relay.event.reader import Defaults, Event, Reader
 from relay.ingest.guard import Guard
 from relay.ingest.http import HttpIngest
 from relay.listener import Listener

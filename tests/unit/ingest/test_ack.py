@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from relay.event import Event
+from relay.event.reader import Event
 from relay.ingest.ack import error_response, is_response, stored_response
 from relay.ingest.datagrams import Received
 from relay.ingest.udp_responses import Responses

@@ -6,7 +6,7 @@ from collections import deque
 from typing import Any
 
 import pytest
-from relay.event import Refusal
+from relay.event.reader import Refusal
 from relay.ingest.datagrams import SMALL_BYTES, Datagrams, Received
 from relay.ingest.guard import Networks
 

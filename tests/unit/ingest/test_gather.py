@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 from relay.answer import Answer
-from relay.event import Event
+from relay.event.reader import Event
 from relay.ingest.gather import Gather, Unread
 from relay.outbox import OutboxFull, OutboxUnavailable
 

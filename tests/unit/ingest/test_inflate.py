@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from relay.ingest.inflate import CODINGS, inflate, inflate_at_once, inflating
 
+from tests.support.steps import LONGEST_STEP_S, measured
 from tests.unit.ingest.harness import gzipped
-from tests.unit.steps import LONGEST_STEP_S, measured
 
 LIMIT = 10_000
 TEXT = b'{"event_type": "video.play"}' * 20

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from relay.answer import Answer
 from relay.config import Http
-from relay.event import FEWEST_TOGETHER, Defaults, Event, Reader, Reading, Refusal
+from relay.event.reader import FEWEST_TOGETHER, Defaults, Event, Reader, Reading, Refusal
 from relay.ingest.http import EVENTS_PATH, HttpIngest
 from relay.outbox import OutboxFull
 from relay.runtime.metrics import REJECT_REASONS, Metrics

@@ -16,7 +16,7 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 from relay.config import Udp
-from relay.event import Defaults, Event, Reader, Reading, Refusal
+from relay.event.reader import Defaults, Event, Reader, Reading, Refusal
 from relay.ingest.ack import stored_response
 from relay.ingest.datagrams import MAX_INFLATED_BYTES
 from relay.ingest.guard import Networks
@@ -25,6 +25,8 @@ from relay.outbox import OutboxFull, OutboxUnavailable
 from relay.runtime.address import ListenError
 from relay.runtime.metrics import Metrics
 
+from tests.support.steps import LONGEST_STEP_S
+from tests.unit.event.test_reader_steps import SHAPES
 from tests.unit.ingest.harness import (
     ANSWERED_WITHIN_S,
     BODY,
@@ -37,8 +39,6 @@ from tests.unit.ingest.harness import (
     new_reader,
     until,
 )
-from tests.unit.steps import LONGEST_STEP_S
-from tests.unit.test_event_steps import SHAPES
 
 
 class Hearing:

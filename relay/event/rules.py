@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Set
 from typing import TypeGuard
 
-from relay.event_shown import Mask, shown, unmasked
-from relay.event_values import is_blank, is_moment, trimmed, uuid4_bytes, whole
-from relay.strict_json import Object
+from relay.event.shown import Mask, shown, unmasked
+from relay.event.strict_json import Object
+from relay.event.values import is_blank, is_moment, trimmed, uuid4_bytes, whole
 
 PLATFORMS = ("ios", "android", "web", "tv")
 MIN_TENANT_ID, MAX_TENANT_ID = 1, 2**63 - 1
-"""No larger integer is JSON to us, see relay.strict_json."""
+"""No larger integer is JSON to us, see relay.event.strict_json."""
 MAX_DEVICE_ID_CHARACTERS = 255
 MAX_FAULT_BYTES = 262_144
 """Of paths and sentences in one response; further faults are only counted."""

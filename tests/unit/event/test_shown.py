@@ -7,9 +7,9 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from relay.event_shown import MAX_QUOTED_CHARACTERS, shown
-from relay.event_values import BLANKS
-from relay.strict_json import Object
+from relay.event.shown import MAX_QUOTED_CHARACTERS, shown
+from relay.event.strict_json import Object
+from relay.event.values import BLANKS
 
 LONGEST = MAX_QUOTED_CHARACTERS + len('a string of 1048576 characters: "..."')
 

@@ -9,15 +9,15 @@ import unicodedata
 from typing import Any, Literal
 
 import pytest
-from relay.event import Defaults, Event, Reader, Refusal
-from relay.event_values import BLANKS, are_moments, is_moment, trimmed
+from relay.event.reader import Defaults, Event, Reader, Refusal
+from relay.event.values import BLANKS, are_moments, is_moment, trimmed
 from relay.ingest.content_type import body_type
 from relay.sandbox import php, validate
 from relay.sandbox.application import Application
 from relay.sandbox.settings import SandboxSettings
 from relay.sandbox.wire import Head
 
-from tests.unit import framework_table as table
+from tests.support import framework_table as table
 from tests.unit.sandbox.harness import HandClock
 
 DEVICE_ID = "BOX-1"

@@ -9,8 +9,8 @@ from typing import Any
 from zlib import crc32
 
 import pytest
-from relay.event import Defaults, Event, Reader, Reading, Refusal
-from relay.event_rules import MAX_FAULT_BYTES
+from relay.event.reader import Defaults, Event, Reader, Reading, Refusal
+from relay.event.rules import MAX_FAULT_BYTES
 
 EVENT_ID = "550e8400-e29b-41d4-a716-446655440000"
 NEW_EVENT_ID = "0b0b0b0b-0b0b-4b0b-8b0b-0b0b0b0b0b0b"

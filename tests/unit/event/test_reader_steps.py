@@ -7,10 +7,10 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from relay.event import Defaults, Reader, Refusal
-from relay.strict_json import Cursor, Malformed, TooLong
+from relay.event.reader import Defaults, Reader, Refusal
+from relay.event.strict_json import Cursor, Malformed, TooLong
 
-from tests.unit.steps import LONGEST_STEP_S, measured
+from tests.support.steps import LONGEST_STEP_S, measured
 
 BODY_BYTES = 1 << 20
 DATAGRAM_BYTES = 1 << 18

@@ -13,8 +13,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
-from relay.event_values import BLANK_ENDS
-from relay.strict_json import Object
+from relay.event.strict_json import Object
+from relay.event.values import BLANK_ENDS
 
 Mask = Callable[[str], str]
 """Replaces the secrets in a text that the relay knows."""

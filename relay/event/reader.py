@@ -26,14 +26,14 @@ from zlib import crc32
 
 import msgspec
 
-from relay import event_quick, strict_json
-from relay.event_columns import ColumnReader, Columns, slices
-from relay.event_rules import MAX_FAULT_BYTES, REQUIRED, Faults, check
-from relay.event_shown import Mask, unmasked
-from relay.event_split import Parts, Splitting, splitting_json, splitting_lines
-from relay.event_split import Refusal as Refusal  # noqa: PLC0414 - callers of a Reader find its result here
-from relay.event_values import BLANK_ENDS, is_blank, is_moment, trimmed, uuid4_bytes, whole
-from relay.strict_json import Cursor, Malformed, Object
+from relay.event import fast_reader, strict_json
+from relay.event.columns import ColumnReader, Columns, slices
+from relay.event.rules import MAX_FAULT_BYTES, REQUIRED, Faults, check
+from relay.event.shown import Mask, unmasked
+from relay.event.split import Parts, Splitting, splitting_json, splitting_lines
+from relay.event.split import Refusal as Refusal  # noqa: PLC0414 - callers of a Reader find its result here
+from relay.event.strict_json import Cursor, Malformed, Object
+from relay.event.values import BLANK_ENDS, is_blank, is_moment, trimmed, uuid4_bytes, whole
 
 LaneKey = tuple[int, str, str]
 """A device as the upstream tells devices apart: (tenant_id, platform, device_id), without the blanks around them."""
@@ -209,13 +209,13 @@ class Reader:
         """The events of plain bodies; None if one of them needs a closer look, or if that is sooner done."""
         if len(bodies) < FEWEST_TOGETHER or max(map(len, bodies)) > self.max_event_bytes:
             return None
-        first = event_quick.read_compact(bodies[0])
+        first = fast_reader.read_compact(bodies[0])
         if first is None:
             return None  # one writer wrote them all, most likely
         columns = self._column_reader.read(bodies, first)
         if columns is not None:
             return self._of_columns(bodies, columns)
-        together = event_quick.read_together(bodies, event_quick.decode_lines)
+        together = fast_reader.read_together(bodies, fast_reader.decode_lines)
         if together is None:
             return None
         events = []
@@ -258,10 +258,10 @@ class Reader:
         return None
 
     def _read_quickly(self, body: bytes) -> Event | None:
-        fields = event_quick.read(body)
+        fields = fast_reader.read(body)
         return None if fields is None else self._proven(body, fields)
 
-    def _proven(self, body: bytes, fields: event_quick.Fields) -> Event | None:
+    def _proven(self, body: bytes, fields: fast_reader.Fields) -> Event | None:
         """An event of what the quick reader proved; None if a closer look is needed."""
         if fields["event_type"][:1] in BLANK_ENDS:
             return None
@@ -275,7 +275,7 @@ class Reader:
             subject = fields["subject"]
             if subject["type"][:1] in BLANK_ENDS or subject["id"][:1] in BLANK_ENDS:
                 return None
-        return self._complete(body, fields, event_quick.source_opening)
+        return self._complete(body, fields, fast_reader.source_opening)
 
     def _read_strictly(self, body: bytes, path: str, faults: Faults) -> Event | None:
         """Raises Malformed; None after adding to `faults`."""

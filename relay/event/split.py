@@ -17,10 +17,10 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from relay import event_quick, strict_json
-from relay.event_rules import Faults
-from relay.event_shown import Mask, unmasked
-from relay.strict_json import Cursor, Malformed, Object, TooLong
+from relay.event import fast_reader, strict_json
+from relay.event.rules import Faults
+from relay.event.shown import Mask, unmasked
+from relay.event.strict_json import Cursor, Malformed, Object, TooLong
 
 _STEP_VALUES = 512
 """Values that a step passes, at 1 us each."""
@@ -56,8 +56,8 @@ def splitting_json(body: bytes, max_event_bytes: int, max_odd: int, mask: Mask =
     `mask` hides secrets in the value that a message describes.
     """
     if body.startswith((b"[", b"{")):
-        is_short = len(body) <= event_quick.PIECE_BYTES
-        elements = event_quick.split(body) if is_short else (yield from event_quick.splitting(body))
+        is_short = len(body) <= fast_reader.PIECE_BYTES
+        elements = fast_reader.split(body) if is_short else (yield from fast_reader.splitting(body))
         if elements:
             return Parts(elements)
     if not body.startswith(b"[") and b'events"' not in body and b"\\u" not in body:

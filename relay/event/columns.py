@@ -16,11 +16,11 @@ from typing import Any, NamedTuple, get_type_hints
 
 import msgspec
 
-from relay import event_quick
-from relay.event_values import BLANK_ENDS, all_uuid4_bytes, are_moments, are_trimmed
+from relay.event import fast_reader
+from relay.event.values import BLANK_ENDS, all_uuid4_bytes, are_moments, are_trimmed
 
-_FIELDS = {**get_type_hints(event_quick.Fields, include_extras=True), "event_type": str}
-_SOURCE_FIELDS = get_type_hints(event_quick.Source, include_extras=True)
+_FIELDS = {**get_type_hints(fast_reader.Fields, include_extras=True), "event_type": str}
+_SOURCE_FIELDS = get_type_hints(fast_reader.Source, include_extras=True)
 _NEEDED = frozenset({"event_id", "event_type", "tenant_id", "source"})
 _NEEDED_OF_SOURCE = frozenset({"platform", "device_id"})
 _MAX_ORDERS = 32
@@ -54,10 +54,10 @@ class ColumnReader:
         self._misses = 0
         """Since one was made."""
 
-    def read(self, bodies: Sequence[bytes], first: event_quick.Fields) -> Columns | None:
+    def read(self, bodies: Sequence[bytes], first: fast_reader.Fields) -> Columns | None:
         """`first` are the fields of the first of them; None unless all are proven, and valid as they are."""
         decode_lines = self._decoder(first)
-        events = event_quick.read_together(bodies, decode_lines) if decode_lines is not None else None
+        events = fast_reader.read_together(bodies, decode_lines) if decode_lines is not None else None
         if events is None:
             return None
         moments = {event.occurred_at for event in events}
@@ -72,7 +72,7 @@ class ColumnReader:
         event_ids = all_uuid4_bytes([event.event_id for event in events])
         return Columns(event_ids, lane_keys, timeless) if event_ids else None
 
-    def _decoder(self, first: event_quick.Fields) -> _DecodeLines | None:
+    def _decoder(self, first: fast_reader.Fields) -> _DecodeLines | None:
         """Of lines whose fields have the order of `first`; None if it lacks some, or the order is not known yet."""
         source = first.get("source", {})
         if not (first.keys() >= _NEEDED and source.keys() >= self._needed_of_source):
@@ -81,7 +81,7 @@ class ColumnReader:
         return self._decoders.get(order) or self._learn(order, first, source)
 
     def _learn(
-        self, order: tuple[str, ...], first: event_quick.Fields, source: event_quick.Source
+        self, order: tuple[str, ...], first: fast_reader.Fields, source: fast_reader.Source
     ) -> _DecodeLines | None:
         self._misses += 1
         if len(self._decoders) >= _MAX_ORDERS:

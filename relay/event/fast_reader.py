@@ -13,7 +13,7 @@ from typing import Annotated, Literal, Required, TypedDict, TypeVar
 
 import msgspec
 
-from relay.event_rules import MAX_DEVICE_ID_CHARACTERS, MAX_TENANT_ID, MIN_TENANT_ID
+from relay.event.rules import MAX_DEVICE_ID_CHARACTERS, MAX_TENANT_ID, MIN_TENANT_ID
 
 T = TypeVar("T")
 

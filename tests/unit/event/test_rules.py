@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 import pytest
-from relay.event import Defaults, Reader, Refusal
-from relay.event_rules import RULES
+from relay.event.reader import Defaults, Reader, Refusal
+from relay.event.rules import RULES
 
 EVENT: dict[str, Any] = {
     "event_id": "550e8400-e29b-41d4-a716-446655440000",

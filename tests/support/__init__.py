@@ -1,0 +1,1 @@
+"""Stand-ins and data that the tests of several packages share."""
