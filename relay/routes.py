@@ -11,11 +11,11 @@ from dataclasses import replace
 from aiohttp import web
 
 from relay.config import Settings
-from relay.ingest import files
-from relay.ingest.files import CLIENT_PATH, DESCRIPTION_PATH, File, Files
-from relay.ingest.guard import Guard
+from relay.http import static_files
+from relay.http.guard import Guard
+from relay.http.listener import Listener
+from relay.http.static_files import CLIENT_PATH, DESCRIPTION_PATH, File, Files
 from relay.ingest.http import HttpIngest
-from relay.listener import Listener
 from relay.openapi import Limits, describe
 from relay.ops.server import Ops
 from relay.runtime.clock import Clock
@@ -29,7 +29,7 @@ class Routes:
         self._settings = settings
         self._http = http
         self._ops = ops
-        self._apps = Files({CLIENT_PATH: files.client, DESCRIPTION_PATH: self._describe}, self._dispatch)
+        self._apps = Files({CLIENT_PATH: static_files.client, DESCRIPTION_PATH: self._describe}, self._dispatch)
 
     def listeners(self, metrics: Metrics, clock: Clock) -> list[Listener]:
         """Not yet started; that of operations last if it is one of its own."""
@@ -56,7 +56,7 @@ class Routes:
         durability = self._settings.outbox.durability
         limits = Limits(self._settings.http.max_body_bytes, reader.max_event_bytes, durability, reader.required)
         routes = () if self._settings.ops.listen else self._ops.routes.items()
-        return files.description(describe(limits, routes))
+        return static_files.description(describe(limits, routes))
 
     def _describe_operations(self) -> File:
-        return files.description(describe(None, self._ops.routes.items()))
+        return static_files.description(describe(None, self._ops.routes.items()))

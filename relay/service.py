@@ -38,10 +38,10 @@ from relay.config import ConfigError, Settings, changes, diff, needs_restart, se
 from relay.event.reader import Defaults, Reader
 from relay.forward.forwarder import Forwarder
 from relay.forward.upstream import UpstreamClient
+from relay.http.listener import Listener
 from relay.ingest.http import HttpIngest
 from relay.ingest.udp import UdpIngest
 from relay.key_watch import watch_keys
-from relay.listener import Listener
 from relay.ops.history import History
 from relay.ops.live import Live
 from relay.ops.server import Ops

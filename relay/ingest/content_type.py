@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from relay.answer import Answer, error_answer
-from relay.ingest.inflate import CODINGS
+from relay.http.content_coding import CODINGS
+from relay.http.response import Answer, error_answer
 
 BodyKind = Literal["json", "lines"]
 

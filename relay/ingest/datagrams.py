@@ -21,9 +21,9 @@ from collections.abc import Generator
 from typing import Any, NamedTuple, Protocol
 
 from relay.event.reader import Event, Reader, Reading, Refusal
+from relay.http.content_coding import GZIP_MAGIC, InflateFault, inflate_at_once, inflating
+from relay.http.guard import Networks
 from relay.ingest.burst import Datagram
-from relay.ingest.guard import Networks
-from relay.ingest.inflate import GZIP_MAGIC, InflateFault, inflate_at_once, inflating
 from relay.ingest.wake import Origin, Wake
 
 SMALL_BYTES = 8_192

@@ -19,8 +19,8 @@ from typing import TypeVar
 
 from relay.event.columns import SLICE_BYTES, SLICE_EVENTS
 from relay.event.reader import Event
+from relay.http.head_cache import Reply
 from relay.outbox import Outbox, OutboxError, OutboxFull
-from relay.shortcut import Reply
 
 T = TypeVar("T")
 

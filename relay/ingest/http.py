@@ -23,10 +23,12 @@ from aiohttp import web
 from aiohttp.hdrs import CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT
 from aiohttp.http import RawRequestMessage
 
-from relay.answer import RETRY_LATER, Answer, error_answer
 from relay.config import Http
-from relay.connection import read_body
 from relay.event.reader import FEWEST_TOGETHER, Event, Reader, Reading, Refusal
+from relay.http.connection import read_body
+from relay.http.content_coding import InflateFault, inflate_at_once, inflating
+from relay.http.head_cache import Reply, Take
+from relay.http.response import RETRY_LATER, Answer, error_answer
 from relay.ingest.content_type import (
     BodyKind,
     BodyType,
@@ -37,11 +39,9 @@ from relay.ingest.content_type import (
     wrong_type,
 )
 from relay.ingest.gather import Gather, Unread, report, tell
-from relay.ingest.inflate import InflateFault, inflate_at_once, inflating
 from relay.ingest.turns import Turns
 from relay.outbox import Outbox, OutboxError, OutboxFull
 from relay.runtime.metrics import REJECT_REASONS, Metrics
-from relay.shortcut import Reply, Take
 
 EVENTS_PATH = "/v1/events"
 _EVENTS_PATHS = (EVENTS_PATH, EVENTS_PATH + "/")
@@ -193,7 +193,7 @@ class HttpIngest:
         return (yield from self._reading(kind, body))
 
     def shortcut(self, message: RawRequestMessage) -> Take | None:
-        """A plain POST, of which nothing but the body matters; see relay.shortcut."""
+        """A plain POST, of which nothing but the body matters; see relay.http.head_cache."""
         headers = message.headers
         if (
             message.method != "POST"

@@ -28,11 +28,11 @@ import structlog
 
 from relay.config import Udp
 from relay.event.reader import Reader, Refusal
+from relay.http.guard import Networks
 from relay.ingest import udp_socket
 from relay.ingest.burst import Datagram, burst
 from relay.ingest.datagrams import Datagrams, Received
 from relay.ingest.gather import report
-from relay.ingest.guard import Networks
 from relay.ingest.udp_responses import Responses
 from relay.ingest.wake import Wake
 from relay.outbox import Outbox, OutboxError, OutboxFull, OutboxShareTaken

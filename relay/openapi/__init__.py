@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from relay import __version__
-from relay.answer import RETRY_AFTER_S
+from relay.http.response import RETRY_AFTER_S
 from relay.openapi import events, operations
 from relay.openapi.events import Limits
 from relay.openapi.shape import Schema, error_content, ref

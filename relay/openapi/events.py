@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple, get_args
 
-from relay.answer import RETRY_AFTER_S
 from relay.event.rules import MAX_FAULT_BYTES, REQUIRED
 from relay.event.shown import MAX_QUOTED_CHARACTERS
+from relay.http.response import RETRY_AFTER_S
+from relay.http.static_files import CLIENT_PATH, DESCRIPTION_PATH, JAVASCRIPT
 from relay.ingest.content_type import CODING_NAMES, KINDS
-from relay.ingest.files import CLIENT_PATH, DESCRIPTION_PATH, JAVASCRIPT
 from relay.ingest.http import CORS_HEADERS, CORS_MAX_AGE_S, EVENTS_PATH
 from relay.openapi.schemas import Schema, body_schemas
 from relay.openapi.shape import Operation, content, operation_object, ref

@@ -14,7 +14,7 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 from aiohttp import hdrs, web
 
-from relay.connection import read_body
+from relay.http.connection import read_body
 from relay.ops.answer import Refused
 from relay.outbox import DeadLetter, Outbox, Selection
 from relay.runtime.metrics import DEAD_REASONS

@@ -17,7 +17,7 @@ from relay.sandbox.server import Sandbox
 
 from tests.abuse.judge import strict
 from tests.e2e.harness import PATIENCE_S, RelayProcess, event
-from tests.unit.ingest.harness import Client, post
+from tests.support.ingest_harness import Client, post
 
 HOST = "127.0.0.1"
 

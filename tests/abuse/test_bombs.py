@@ -14,8 +14,8 @@ from relay.sandbox.server import Sandbox
 from tests.abuse.box import Healthy, ask, connect, datagram_socket, metrics, peak_memory_bytes, udp_address
 from tests.e2e.harness import PATIENCE_S, RelayProcess, environment, running
 from tests.fault.sizes import size
+from tests.support.ingest_harness import post
 from tests.support.steps import LONGEST_STEP_S
-from tests.unit.ingest.harness import post
 
 ROOM_BYTES = 96 << 20
 """What the peak of memory may grow by, whatever comes; one bomb alone would take more."""

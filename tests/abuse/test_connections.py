@@ -14,7 +14,7 @@ from relay.sandbox.server import Sandbox
 from tests.abuse.box import Healthy, ask, connect, metrics, peak_memory_bytes, rejected
 from tests.e2e.harness import PATIENCE_S, RelayProcess, environment, event, running
 from tests.fault.sizes import size
-from tests.unit.ingest.harness import BODY, Client, post
+from tests.support.ingest_harness import BODY, Client, post
 
 HEAD = b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\n"
 MOST = 100

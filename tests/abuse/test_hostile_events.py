@@ -23,7 +23,7 @@ from tests.abuse.box import (
 from tests.abuse.hostile import BODIES, GOOD, describe, mutants, wire_mutants
 from tests.e2e.harness import PATIENCE_S, RelayProcess, event
 from tests.fault.sizes import SEED, size
-from tests.unit.ingest.harness import post
+from tests.support.ingest_harness import post
 
 ANSWERS = {202, 400, 413, 422}
 

@@ -13,7 +13,7 @@ from relay.sandbox.server import Sandbox
 from tests.abuse.box import Healthy, connect, datagram_socket, metrics, udp_address
 from tests.e2e.harness import PATIENCE_S, RelayProcess, environment, event, running
 from tests.fault.sizes import size
-from tests.unit.ingest.harness import post
+from tests.support.ingest_harness import post
 
 BATCH = 200
 

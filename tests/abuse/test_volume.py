@@ -13,7 +13,7 @@ from relay.sandbox.server import Sandbox
 
 from tests.abuse.box import connect, datagram_socket, metrics, rejected, udp_address
 from tests.e2e.harness import PATIENCE_S, RelayProcess, event
-from tests.unit.ingest.harness import post, request
+from tests.support.ingest_harness import post, request
 
 MAX_SERIES = 300
 

@@ -114,7 +114,7 @@ async def test_sigterm_with_the_upstream_silent_keeps_what_it_could_not_send(san
 @pytest.mark.parametrize(
     ("broken", "step", "sent"),
     [
-        ("relay.listener.Listener._remove_unix_socket", "listener", 1),
+        ("relay.http.listener.Listener._remove_unix_socket", "listener", 1),
         ("relay.ingest.udp_socket.kernel_drops", "udp", 1),
         ("relay.forward.forwarder.Forwarder.drain", "drain", 0),
     ],

@@ -130,14 +130,14 @@ MUTANTS = (
     mutant(
         "any Host served",
         "contract 4",
-        "tests/unit/ingest/test_guard.py::test_any_other_host_is_refused",
-        ("relay/ingest/guard.py", "            return _FORBIDDEN_HOST\n", "            return _ADMITTED\n"),
+        "tests/unit/http/test_guard.py::test_any_other_host_is_refused",
+        ("relay/http/guard.py", "            return _FORBIDDEN_HOST\n", "            return _ADMITTED\n"),
     ),
     mutant(
         "any Origin served",
         "contract 4",
-        "tests/unit/ingest/test_guard.py::test_any_other_origin_is_refused",
-        ("relay/ingest/guard.py", "        return _FORBIDDEN_ORIGIN\n", "        return _ADMITTED\n"),
+        "tests/unit/http/test_guard.py::test_any_other_origin_is_refused",
+        ("relay/http/guard.py", "        return _FORBIDDEN_ORIGIN\n", "        return _ADMITTED\n"),
     ),
     mutant(
         "all that lies around the events read to its end",
@@ -170,9 +170,9 @@ MUTANTS = (
     mutant(
         "a bomb inflated to its end",
         "G9",
-        "tests/unit/ingest/test_inflate.py::test_a_bomb_is_not_inflated_beyond_the_limit",
+        "tests/unit/http/test_content_coding.py::test_a_bomb_is_not_inflated_beyond_the_limit",
         (
-            "relay/ingest/inflate.py",
+            "relay/http/content_coding.py",
             "                part = member.decompress(piece, min(room + 1, _STEP_BYTES))\n",
             "                part = member.decompress(piece, 0)\n",
         ),
@@ -180,9 +180,9 @@ MUTANTS = (
     mutant(
         "slow clients waited for",
         "G9",
-        "tests/unit/ingest/test_listener.py::test_a_slow_client_is_answered_408_and_closed",
+        "tests/unit/http/test_listener.py::test_a_slow_client_is_answered_408_and_closed",
         (
-            "relay/listener.py",
+            "relay/http/listener.py",
             "connection.expired(now_ms, self._settings.request_timeout_ms)",
             "connection.expired(now_ms, 1 << 40)",
         ),
@@ -190,9 +190,9 @@ MUTANTS = (
     mutant(
         "connections without end",
         "G9",
-        "tests/unit/ingest/test_listener.py::test_if_no_connection_is_idle_the_new_one_receives_503_and_is_counted",
+        "tests/unit/http/test_listener.py::test_if_no_connection_is_idle_the_new_one_receives_503_and_is_counted",
         (
-            "relay/listener.py",
+            "relay/http/listener.py",
             "len(self._connections) >= self._settings.max_connections",
             "len(self._connections) >= 1 << 20",
         ),
@@ -255,8 +255,8 @@ MUTANTS = (
     mutant(
         "a body that broke off kept",
         "G9",
-        "tests/unit/ingest/test_listener.py::test_a_body_that_breaks_off_is_let_go_of_at_once",
-        ("relay/connection.py", "        parts.clear()\n", ""),
+        "tests/unit/http/test_listener.py::test_a_body_that_breaks_off_is_let_go_of_at_once",
+        ("relay/http/connection.py", "        parts.clear()\n", ""),
     ),
     mutant(
         "informational responses without end",

@@ -17,11 +17,11 @@ from relay.config import Http
 from relay.event import fast_reader
 from relay.event.reader import Defaults, Reader, Refusal
 from relay.event.rules import PLATFORMS, RULES
-from relay.ingest import files
+from relay.http import static_files
+from relay.http.content_coding import CODINGS
+from relay.http.static_files import Files
 from relay.ingest.content_type import CODING_NAMES, KINDS
-from relay.ingest.files import Files
 from relay.ingest.http import EVENTS_PATH, HttpIngest
-from relay.ingest.inflate import CODINGS
 from relay.openapi import Limits, describe, operations
 from relay.ops.server import PAGE_TYPES
 from relay.outbox import OutboxFull
@@ -29,9 +29,19 @@ from relay.runtime.metrics import Metrics
 from relay.runtime.secret import Secret
 
 from tests.support import framework_table
-from tests.unit.ingest.harness import BODY, EVENT, EVENT_ID, Answer, HandClock, ScriptedOutbox, Served, gzipped, request
-from tests.unit.ops.harness import WRITABLE, dead_letter
-from tests.unit.ops.harness import Served as Operations
+from tests.support.ingest_harness import (
+    BODY,
+    EVENT,
+    EVENT_ID,
+    Answer,
+    HandClock,
+    ScriptedOutbox,
+    Served,
+    gzipped,
+    request,
+)
+from tests.support.ops_harness import WRITABLE, dead_letter
+from tests.support.ops_harness import Served as Operations
 
 ORIGIN = "http://app.example"
 TOKEN = "a-token"
@@ -53,8 +63,8 @@ class Stage:
         reader = Reader(Defaults(), MAX_EVENT_BYTES, clock.new_event_id, lambda: "2026-01-01T00:00:00.000Z")
         self.http = HttpIngest(reader, self.outbox, Http(), "full", Metrics())  # type: ignore[arg-type]
         makers = {
-            files.CLIENT_PATH: files.client,
-            files.DESCRIPTION_PATH: lambda: files.description(describe(LIMITS, self.ops.routes.items())),
+            static_files.CLIENT_PATH: static_files.client,
+            static_files.DESCRIPTION_PATH: lambda: static_files.description(describe(LIMITS, self.ops.routes.items())),
         }
         self.files = Files(makers, self._dispatch)
         self.served = Served(self.files.handle, allowed_origins=[ORIGIN], **settings)

@@ -17,8 +17,8 @@ from relay.routes import Routes
 from relay.runtime.metrics import Metrics
 from relay.runtime.secret import Secret
 
-from tests.unit.ingest.harness import Answer, Client, HandClock, ScriptedOutbox, post, request
-from tests.unit.ops.harness import Served as Operations
+from tests.support.ingest_harness import Answer, Client, HandClock, ScriptedOutbox, post, request
+from tests.support.ops_harness import Served as Operations
 
 UPSTREAM = Upstream(default=UpstreamRoute("https://up.example/v1/events", Secret("k")), tenants={})
 EVERY_PATH = ("/v1/events", "/relay.js", "/openapi.json", "/livez", "/status.json", "/dead-letters", "/")

@@ -14,7 +14,7 @@ from aiohttp import web
 from click.testing import CliRunner, Result
 from relay.cli import cli
 
-from tests.unit.ops.harness import Served
+from tests.support.ops_harness import Served
 
 GONE = "gone"
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from relay.ops.dead_letters import MAX_SEARCH_CHARS, MAX_SEARCHED
 
+from tests.support.ops_harness import dead_letter
 from tests.unit.cli.harness import NotedRelay, call
-from tests.unit.ops.harness import dead_letter
 
 
 @pytest.fixture

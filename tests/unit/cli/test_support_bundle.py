@@ -20,8 +20,8 @@ from relay.outbox.sqlite.schema import MIGRATIONS
 from relay.runtime import log
 from relay.runtime.secret import Secret
 
+from tests.support.ops_harness import dead_letter
 from tests.unit.cli.harness import NotedRelay, call
-from tests.unit.ops.harness import dead_letter
 
 KEY, TOKEN, PASSWORD = "canary-key-1f", "canary-token-of-sixteen", "canary-password"
 

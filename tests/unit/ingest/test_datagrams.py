@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 from relay.event.reader import Refusal
+from relay.http.guard import Networks
 from relay.ingest.datagrams import SMALL_BYTES, Datagrams, Received
-from relay.ingest.guard import Networks
 
-from tests.unit.ingest.harness import BODY, HandClock, gzipped, new_reader
+from tests.support.ingest_harness import BODY, HandClock, gzipped, new_reader
 
 SENDER = ("127.0.0.1", 40_000)
 EXPENSIVE = gzipped(BODY * 1_000)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from relay.answer import Answer
 from relay.event.reader import Event
+from relay.http.response import Answer
 from relay.ingest.gather import Gather, Unread
 from relay.outbox import OutboxFull, OutboxUnavailable
 
-from tests.unit.ingest.harness import ScriptedOutbox
+from tests.support.ingest_harness import ScriptedOutbox
 
 
 def events(first: int, count: int = 1) -> list[Event]:

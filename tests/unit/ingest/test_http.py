@@ -10,7 +10,7 @@ import pytest
 from relay.outbox import OutboxFull, OutboxUnavailable
 
 from tests.support import framework_table
-from tests.unit.ingest.harness import BODY, EVENT, EVENT_ID, Served, gzipped, post, request
+from tests.support.ingest_harness import BODY, EVENT, EVENT_ID, Served, gzipped, post, request
 
 OTHER_ID = "550e8400-e29b-41d4-a716-446655440001"
 TWO = [EVENT, {**EVENT, "event_id": OTHER_ID}]

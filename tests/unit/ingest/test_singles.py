@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from relay.answer import Answer
 from relay.config import Http
 from relay.event.reader import FEWEST_TOGETHER, Defaults, Event, Reader, Reading, Refusal
+from relay.http.response import Answer
 from relay.ingest.http import EVENTS_PATH, HttpIngest
 from relay.outbox import OutboxFull
 from relay.runtime.metrics import REJECT_REASONS, Metrics
 
-from tests.unit.ingest.harness import EVENT, HandClock, ScriptedOutbox, until
+from tests.support.ingest_harness import EVENT, HandClock, ScriptedOutbox, until
 
 NEW_EVENT_ID = "0b0b0b0b-0b0b-4b0b-8b0b-0b0b0b0b0b0b"
 LINES = "application/x-ndjson"

@@ -17,17 +17,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from relay.config import Udp
 from relay.event.reader import Defaults, Event, Reader, Reading, Refusal
+from relay.http.guard import Networks
 from relay.ingest.ack import stored_response
 from relay.ingest.datagrams import MAX_INFLATED_BYTES
-from relay.ingest.guard import Networks
 from relay.ingest.udp import UdpIngest
 from relay.outbox import OutboxFull, OutboxUnavailable
 from relay.runtime.address import ListenError
 from relay.runtime.metrics import Metrics
 
-from tests.support.steps import LONGEST_STEP_S
-from tests.unit.event.test_reader_steps import SHAPES
-from tests.unit.ingest.harness import (
+from tests.support.ingest_harness import (
     ANSWERED_WITHIN_S,
     BODY,
     EVENT,
@@ -39,6 +37,8 @@ from tests.unit.ingest.harness import (
     new_reader,
     until,
 )
+from tests.support.steps import LONGEST_STEP_S
+from tests.unit.event.test_reader_steps import SHAPES
 
 
 class Hearing:

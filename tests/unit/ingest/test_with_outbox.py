@@ -7,7 +7,7 @@ import json
 from relay.config import OutboxSettings
 from relay.outbox.memory import MemoryOutbox
 
-from tests.unit.ingest.harness import BODY, EVENT, EVENT_ID, HandClock, Served, post, request
+from tests.support.ingest_harness import BODY, EVENT, EVENT_ID, HandClock, Served, post, request
 
 
 async def served_by(outbox: MemoryOutbox) -> Served:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 from aiohttp import ClientSession, web
 
-from tests.unit.ops.harness import Served
+from tests.support.ops_harness import Served
 
 
 @pytest.fixture

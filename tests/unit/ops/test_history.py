@@ -5,7 +5,7 @@ from __future__ import annotations
 from relay.ops.history import SAMPLES, Rates
 from relay.outbox import Ledger
 
-from tests.unit.ops.harness import STARTED_MS, Served
+from tests.support.ops_harness import STARTED_MS, Served
 
 
 def later(served: Served, ms: int, **ledger: int) -> None:

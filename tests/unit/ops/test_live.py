@@ -9,7 +9,7 @@ from typing import Any
 from aiohttp import ClientResponse
 from relay.ops.live import MAX_STREAMS
 
-from tests.unit.ops.harness import Served
+from tests.support.ops_harness import Served
 
 STREAM = "/status/stream"
 

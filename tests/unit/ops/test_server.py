@@ -23,7 +23,7 @@ from relay.policy.views import RouteView
 from relay.runtime import log
 from relay.runtime.secret import MASK, Secret
 
-from tests.unit.ops.harness import Served, dead_letter
+from tests.support.ops_harness import Served, dead_letter
 
 GUARDED = [
     ("POST", "/flush"),

@@ -8,7 +8,7 @@ from relay.ops.status import MANY_LANES, MAX_UPSTREAMS, SAME_MS
 from relay.outbox import Gauges, Ledger
 from relay.policy.views import LaneView, RouteView
 
-from tests.unit.ops.harness import Served, dead_letter
+from tests.support.ops_harness import Served, dead_letter
 
 WALL_2026 = 1_795_420_800_000
 """2026-11-23T08:00:00Z."""

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import msgspec
 from aiohttp import hdrs, web
 
-from relay.answer import Answer, Headers, error_answer
+from relay.http.response import Answer, Headers, error_answer
 
 CLIENT_PATH = "/relay.js"
 DESCRIPTION_PATH = "/openapi.json"

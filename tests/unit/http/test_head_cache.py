@@ -15,14 +15,14 @@ from aiohttp import web
 from aiohttp.http import RawRequestMessage
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from relay.answer import Answer
+from relay.http.head_cache import Reply, Take
+from relay.http.response import Answer
 from relay.outbox import OutboxFull, OutboxUnavailable
 from relay.runtime.address import parse_address
 from relay.runtime.metrics import REJECT_REASONS
-from relay.shortcut import Reply, Take
 
 from tests.fault.sizes import LONG_S, size
-from tests.unit.ingest.harness import ANSWERED_WITHIN_S, BODY, Client, Served, gzipped, post, request, until
+from tests.support.ingest_harness import ANSWERED_WITHIN_S, BODY, Client, Served, gzipped, post, request, until
 
 TIMEOUT_MS = 10_000
 MAX_BODY_BYTES = 4_096

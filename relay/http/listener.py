@@ -32,17 +32,17 @@ from aiohttp.http import HttpProcessingError, HttpVersion10, HttpVersion11, RawR
 from aiohttp.web_protocol import RequestPayloadError
 from aiohttp.web_server import Server
 
-from relay import unix_socket
-from relay.answer import RETRY_LATER, Answer, error_answer
 from relay.config import Http
-from relay.connection import HEAD_TOO_LARGE, MAX_HEAD_BYTES, STOPPING, Connection
-from relay.ingest.guard import Admitted, Forbidden, Guard
+from relay.http import unix_socket
+from relay.http.connection import HEAD_TOO_LARGE, MAX_HEAD_BYTES, STOPPING, Connection
+from relay.http.guard import Admitted, Forbidden, Guard
+from relay.http.head_cache import Heads, Judge, Take
+from relay.http.response import RETRY_LATER, Answer, error_answer
 from relay.runtime.address import ListenError, format_address
 from relay.runtime.clock import Clock
 from relay.runtime.listening import open_sockets
 from relay.runtime.log import Gate
 from relay.runtime.metrics import Metrics
-from relay.shortcut import Heads, Judge, Take
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -89,7 +89,7 @@ class Listener:
         clock: Clock,
         shortcut: Judge | None = None,
     ) -> None:
-        """`shortcut` says of admitted requests which ones differ in their bodies only (see relay.shortcut)."""
+        """`shortcut` says of admitted requests which ones differ in their bodies only (see relay.http.head_cache)."""
         self._handler = handler
         self._shortcut = shortcut
         self._settings = settings

@@ -17,7 +17,7 @@ from aiohttp import web
 from relay.outbox import OutboxUnavailable
 from relay.runtime.address import ListenError
 
-from tests.unit.ingest.harness import BODY, Client, Served, post, request, until
+from tests.support.ingest_harness import BODY, Client, Served, post, request, until
 
 TIMEOUT_MS = 10_000
 

@@ -22,9 +22,9 @@ from aiohttp.http_exceptions import LineTooLong
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler, RequestPayloadError, _ErrInfo
 
-from relay.answer import RETRY_LATER, Answer, error_answer
+from relay.http.head_cache import Heads, Shortcut, Whole
+from relay.http.response import RETRY_LATER, Answer, error_answer
 from relay.runtime.clock import loop_s
-from relay.shortcut import Heads, Shortcut, Whole
 
 BodyFault = Literal["too_large", "malformed"]
 

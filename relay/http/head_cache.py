@@ -20,7 +20,7 @@ from typing import Literal, NamedTuple
 
 from aiohttp.http import RawRequestMessage
 
-from relay.answer import Answer
+from relay.http.response import Answer
 
 Reply = Callable[["Answer | Exception"], None]
 """Called once with the answer, or with a bug."""

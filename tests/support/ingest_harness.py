@@ -14,12 +14,12 @@ from typing import Any
 from aiohttp import web
 from relay.config import Http
 from relay.event.reader import Defaults, Event, Reader
-from relay.ingest.guard import Guard
+from relay.http.guard import Guard
+from relay.http.head_cache import Judge
+from relay.http.listener import Listener
 from relay.ingest.http import HttpIngest
-from relay.listener import Listener
 from relay.outbox import EventState
 from relay.runtime.metrics import Metrics
-from relay.shortcut import Judge
 
 ANSWERED_WITHIN_S = 10
 """A bound for tests that fail, not a measure: everything here is a matter of milliseconds."""

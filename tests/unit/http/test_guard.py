@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from relay.ingest.guard import Admitted, Forbidden, Guard, Networks
+from relay.http.guard import Admitted, Forbidden, Guard, Networks
 
 EVENTS = "/v1/events"
 BOX = "http://box.example"

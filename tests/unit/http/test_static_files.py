@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 from aiohttp import web
-from relay.answer import error_answer
-from relay.ingest import files
-from relay.ingest.files import CLIENT_PATH, DESCRIPTION_PATH, File, Files
+from relay.http import static_files
+from relay.http.response import error_answer
+from relay.http.static_files import CLIENT_PATH, DESCRIPTION_PATH, File, Files
 
-from tests.unit.ingest.harness import Answer, Served, request
+from tests.support.ingest_harness import Answer, Served, request
 
 ORIGIN = "https://kiosk.example"
 
@@ -21,11 +21,11 @@ class Making:
 
     def __init__(self) -> None:
         self.made = 0
-        self.files = Files({CLIENT_PATH: files.client, DESCRIPTION_PATH: self._make}, self._others)
+        self.files = Files({CLIENT_PATH: static_files.client, DESCRIPTION_PATH: self._make}, self._others)
 
     def _make(self) -> File:
         self.made += 1
-        return files.description({"made": self.made})
+        return static_files.description({"made": self.made})
 
     async def _others(self, _: web.BaseRequest) -> web.StreamResponse:
         return error_answer(404, "not here")

@@ -9,10 +9,10 @@ import zlib
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from relay.ingest.inflate import CODINGS, inflate, inflate_at_once, inflating
+from relay.http.content_coding import CODINGS, inflate, inflate_at_once, inflating
 
+from tests.support.ingest_harness import gzipped
 from tests.support.steps import LONGEST_STEP_S, measured
-from tests.unit.ingest.harness import gzipped
 
 LIMIT = 10_000
 TEXT = b'{"event_type": "video.play"}' * 20
