@@ -15,7 +15,7 @@ from relay.http import static_files
 from relay.http.guard import Guard
 from relay.http.listener import Listener
 from relay.http.static_files import CLIENT_PATH, DESCRIPTION_PATH, File, Files
-from relay.ingest.http import HttpIngest
+from relay.ingest.events_api import HttpIngest
 from relay.openapi import Limits, describe
 from relay.ops.server import Ops
 from relay.runtime.clock import Clock

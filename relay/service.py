@@ -39,8 +39,8 @@ from relay.event.reader import Defaults, Reader
 from relay.forward.forwarder import Forwarder
 from relay.forward.upstream import UpstreamClient
 from relay.http.listener import Listener
-from relay.ingest.http import HttpIngest
-from relay.ingest.udp import UdpIngest
+from relay.ingest.events_api import HttpIngest
+from relay.ingest.udp.ingest import UdpIngest
 from relay.key_watch import watch_keys
 from relay.ops.history import History
 from relay.ops.live import Live

@@ -9,7 +9,7 @@ from relay.event.shown import MAX_QUOTED_CHARACTERS
 from relay.http.response import RETRY_AFTER_S
 from relay.http.static_files import CLIENT_PATH, DESCRIPTION_PATH, JAVASCRIPT
 from relay.ingest.content_type import CODING_NAMES, KINDS
-from relay.ingest.http import CORS_HEADERS, CORS_MAX_AGE_S, EVENTS_PATH
+from relay.ingest.events_api import CORS_HEADERS, CORS_MAX_AGE_S, EVENTS_PATH
 from relay.openapi.schemas import Schema, body_schemas
 from relay.openapi.shape import Operation, content, operation_object, ref
 from relay.outbox import EventState

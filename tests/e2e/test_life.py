@@ -115,7 +115,7 @@ async def test_sigterm_with_the_upstream_silent_keeps_what_it_could_not_send(san
     ("broken", "step", "sent"),
     [
         ("relay.http.listener.Listener._remove_unix_socket", "listener", 1),
-        ("relay.ingest.udp_socket.kernel_drops", "udp", 1),
+        ("relay.ingest.udp.socket.kernel_drops", "udp", 1),
         ("relay.forward.forwarder.Forwarder.drain", "drain", 0),
     ],
 )

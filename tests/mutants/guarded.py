@@ -148,21 +148,21 @@ MUTANTS = (
     mutant(
         "a response to a response",
         "G9",
-        "tests/unit/ingest/test_udp.py::test_a_response_that_is_sent_back_gets_no_response",
-        ("relay/ingest/udp_responses.py", "if self.enabled and not is_response(received.data):", "if self.enabled:"),
+        "tests/unit/ingest/udp/test_ingest.py::test_a_response_that_is_sent_back_gets_no_response",
+        ("relay/ingest/udp/responses.py", "if self.enabled and not is_response(received.data):", "if self.enabled:"),
     ),
     mutant(
         "a response to the relay's own socket",
         "G9",
-        "tests/unit/ingest/test_ack.py::test_the_relays_own_addresses_get_no_response",
-        ("relay/ingest/udp_responses.py", "                or (ip, port) in self._own\n", ""),
+        "tests/unit/ingest/udp/test_ack.py::test_the_relays_own_addresses_get_no_response",
+        ("relay/ingest/udp/responses.py", "                or (ip, port) in self._own\n", ""),
     ),
     mutant(
         "expensive datagrams read as they come",
         "G6",
-        "tests/unit/ingest/test_datagrams.py::test_a_datagram_waits_if_it_is_large_or_inflates_to_much",
+        "tests/unit/ingest/udp/test_datagrams.py::test_a_datagram_waits_if_it_is_large_or_inflates_to_much",
         (
-            "relay/ingest/datagrams.py",
+            "relay/ingest/udp/datagrams.py",
             "if not isinstance(body, bytes) or len(body) > SMALL_BYTES:",
             "if not isinstance(body, bytes):",
         ),
@@ -249,8 +249,8 @@ MUTANTS = (
     mutant(
         "all long bodies read at once",
         "G9",
-        "tests/unit/ingest/test_turns.py::test_bodies_under_way_together_are_bounded_and_a_larger_one_is_read_alone",
-        ("relay/ingest/turns.py", "self._under_way_bytes + sizes[at] > AT_ONCE_BYTES", "not sizes"),
+        "tests/unit/ingest/test_long_reads.py::test_bodies_under_way_together_are_bounded_and_a_larger_one_is_read_alone",
+        ("relay/ingest/long_reads.py", "self._under_way_bytes + sizes[at] > AT_ONCE_BYTES", "not sizes"),
     ),
     mutant(
         "a body that broke off kept",

@@ -224,9 +224,9 @@ MUTANTS = (
     mutant(
         "a datagram answered before the commit",
         "G1",
-        "tests/unit/ingest/test_udp.py::test_an_answer_names_what_is_stored_and_comes_after_the_commit",
+        "tests/unit/ingest/udp/test_ingest.py::test_an_answer_names_what_is_stored_and_comes_after_the_commit",
         (
-            "relay/ingest/udp.py",
+            "relay/ingest/udp/ingest.py",
             "        self._uncommitted += len(wake.events)\n",
             "        self._uncommitted += len(wake.events)\n        self._acknowledge(wake)\n",
         ),

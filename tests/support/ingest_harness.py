@@ -17,7 +17,7 @@ from relay.event.reader import Defaults, Event, Reader
 from relay.http.guard import Guard
 from relay.http.head_cache import Judge
 from relay.http.listener import Listener
-from relay.ingest.http import HttpIngest
+from relay.ingest.events_api import HttpIngest
 from relay.outbox import EventState
 from relay.runtime.metrics import Metrics
 

@@ -21,7 +21,7 @@ from relay.http import static_files
 from relay.http.content_coding import CODINGS
 from relay.http.static_files import Files
 from relay.ingest.content_type import CODING_NAMES, KINDS
-from relay.ingest.http import EVENTS_PATH, HttpIngest
+from relay.ingest.events_api import EVENTS_PATH, HttpIngest
 from relay.openapi import Limits, describe, operations
 from relay.ops.server import PAGE_TYPES
 from relay.outbox import OutboxFull

@@ -12,7 +12,7 @@ from relay.config import Http, OutboxSettings, Settings, Upstream
 from relay.config import Ops as OpsSettings
 from relay.config import Route as UpstreamRoute
 from relay.event.reader import Defaults, Reader
-from relay.ingest.http import HttpIngest
+from relay.ingest.events_api import HttpIngest
 from relay.routes import Routes
 from relay.runtime.metrics import Metrics
 from relay.runtime.secret import Secret

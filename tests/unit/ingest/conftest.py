@@ -15,4 +15,4 @@ BOTH = {**ASYNCIO, "uvloop": uvloop.new_event_loop}
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    return BOTH if item.path.name in ("test_udp.py",) else ASYNCIO
+    return BOTH if item.path.name in ("test_ingest.py",) else ASYNCIO

@@ -29,12 +29,12 @@ import structlog
 from relay.config import Udp
 from relay.event.reader import Reader, Refusal
 from relay.http.guard import Networks
-from relay.ingest import udp_socket
-from relay.ingest.burst import Datagram, burst
-from relay.ingest.datagrams import Datagrams, Received
-from relay.ingest.gather import report
-from relay.ingest.udp_responses import Responses
-from relay.ingest.wake import Wake
+from relay.ingest.append_coalescer import report
+from relay.ingest.udp import socket as udp_socket
+from relay.ingest.udp.datagrams import Datagrams, Received
+from relay.ingest.udp.read_batch import Wake
+from relay.ingest.udp.recvmmsg import Datagram, burst
+from relay.ingest.udp.responses import Responses
 from relay.outbox import Outbox, OutboxError, OutboxFull, OutboxShareTaken
 from relay.runtime.address import format_address
 from relay.runtime.clock import Clock

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from relay.config import Udp
 from relay.event.reader import Defaults, Event, Reader, Reading, Refusal
 from relay.http.guard import Networks
-from relay.ingest.ack import stored_response
-from relay.ingest.datagrams import MAX_INFLATED_BYTES
-from relay.ingest.udp import UdpIngest
+from relay.ingest.udp.ack import stored_response
+from relay.ingest.udp.datagrams import MAX_INFLATED_BYTES
+from relay.ingest.udp.ingest import UdpIngest
 from relay.outbox import OutboxFull, OutboxUnavailable
 from relay.runtime.address import ListenError
 from relay.runtime.metrics import Metrics
@@ -262,7 +262,7 @@ async def test_stopping_without_room_reads_nothing() -> None:
 
 
 async def test_reading_stops_while_too_much_waits_for_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("relay.ingest.udp._MAX_UNCOMMITTED", 100)
+    monkeypatch.setattr("relay.ingest.udp.ingest._MAX_UNCOMMITTED", 100)
     async with Hearing(outbox=ScriptedOutbox(waits=True)) as hearing:
         hearing.send(*(event(number) for number in range(300)))
         await until(lambda: len(hearing.outbox.kept) >= 100)
@@ -279,7 +279,7 @@ async def test_reading_stops_while_too_much_waits_for_its_commit(monkeypatch: py
 
 
 async def test_no_slice_is_read_while_too_much_waits_for_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("relay.ingest.udp._MAX_UNCOMMITTED", 1_000)
+    monkeypatch.setattr("relay.ingest.udp.ingest._MAX_UNCOMMITTED", 1_000)
     many = gzipped(b"\n".join(event(number) for number in range(600)))
     async with Hearing(outbox=ScriptedOutbox(waits=True)) as hearing:
         for number in range(20):
@@ -319,7 +319,7 @@ async def test_what_the_kernel_drops_is_counted() -> None:
 
 async def test_a_kernel_that_does_not_tell_what_it_drops_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four bytes where nine counters are asked for, as an emulated or a much older kernel answers."""
-    monkeypatch.setattr("relay.ingest.udp_socket._SO_MEMINFO", socket.SO_RCVBUF)
+    monkeypatch.setattr("relay.ingest.udp.socket._SO_MEMINFO", socket.SO_RCVBUF)
     async with Hearing() as hearing:
         hearing.send(event(0))
         await hearing.settled(1)
@@ -474,7 +474,7 @@ async def test_stopping_reads_what_the_kernel_still_holds() -> None:
 
 
 async def test_a_sender_outside_the_networks_is_dropped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("relay.ingest.udp.Networks", Nobody)
+    monkeypatch.setattr("relay.ingest.udp.ingest.Networks", Nobody)
     async with Hearing(ack=True) as hearing:
         hearing.send(BODY)
         await hearing.settled(1)
@@ -568,7 +568,7 @@ async def test_a_bug_in_reading_together_costs_no_datagram() -> None:
 
 
 async def test_a_bug_in_telling_who_may_send_costs_the_datagram_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("relay.ingest.udp.Networks", NobodyKnows)
+    monkeypatch.setattr("relay.ingest.udp.ingest.Networks", NobodyKnows)
     async with Hearing() as hearing:
         bugs_told()
         hearing.send(event(0), event(1))
@@ -653,7 +653,7 @@ async def test_whatever_fails_the_socket_is_read_on(call: str) -> None:
 
 
 async def test_an_answer_that_fails_ends_no_reading(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("relay.ingest.udp._MAX_UNCOMMITTED", 1)
+    monkeypatch.setattr("relay.ingest.udp.ingest._MAX_UNCOMMITTED", 1)
     answers = iter([MemoryError("a bug")])
 
     def failing_ack(event_ids: Sequence[bytes], max_bytes: int) -> bytes:
@@ -661,7 +661,7 @@ async def test_an_answer_that_fails_ends_no_reading(monkeypatch: pytest.MonkeyPa
             raise bug
         return stored_response(event_ids, max_bytes)
 
-    monkeypatch.setattr("relay.ingest.udp_responses.stored_response", failing_ack)
+    monkeypatch.setattr("relay.ingest.udp.responses.stored_response", failing_ack)
     async with Hearing(ack=True) as hearing:
         bugs = bugs_told()
         hearing.send(event(0))
@@ -777,7 +777,7 @@ async def test_an_ipv4_sender_is_compared_as_such_on_a_dual_stack_socket(monkeyp
             asked.append(address)
             return super().allows(address)
 
-    monkeypatch.setattr("relay.ingest.udp.Networks", Asked)
+    monkeypatch.setattr("relay.ingest.udp.ingest.Networks", Asked)
     async with Hearing(listen="[::]:0", allowed_networks=("10.0.0.0/8",)) as hearing:
         with free_udp_socket() as app:
             app.sendto(event(1), ("127.0.0.1", int(hearing.udp.addresses[0].rpartition(":")[2])))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from relay.event.reader import Refusal
 from relay.http.guard import Networks
-from relay.ingest.datagrams import SMALL_BYTES, Datagrams, Received
+from relay.ingest.udp.datagrams import SMALL_BYTES, Datagrams, Received
 
 from tests.support.ingest_harness import BODY, HandClock, gzipped, new_reader
 

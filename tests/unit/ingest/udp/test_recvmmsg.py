@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 import pytest
-from relay.ingest.burst import Burst, _OneByOne, burst
+from relay.ingest.udp.recvmmsg import Burst, _OneByOne, burst
 
 LIMIT = 4
 Open = Callable[[socket.socket, int], Burst]

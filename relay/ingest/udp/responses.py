@@ -12,10 +12,10 @@ from typing import Any
 
 import structlog
 
-from relay.ingest import udp_socket
-from relay.ingest.ack import CHATTY_PORTS, error_response, is_response, stored_response
-from relay.ingest.datagrams import Received
-from relay.ingest.wake import Wake
+from relay.ingest.udp import socket as udp_socket
+from relay.ingest.udp.ack import CHATTY_PORTS, error_response, is_response, stored_response
+from relay.ingest.udp.datagrams import Received
+from relay.ingest.udp.read_batch import Wake
 from relay.runtime.address import ip_of
 
 _CACHED_SENDERS = 1_024

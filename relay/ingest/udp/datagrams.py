@@ -23,8 +23,8 @@ from typing import Any, NamedTuple, Protocol
 from relay.event.reader import Event, Reader, Reading, Refusal
 from relay.http.content_coding import GZIP_MAGIC, InflateFault, inflate_at_once, inflating
 from relay.http.guard import Networks
-from relay.ingest.burst import Datagram
-from relay.ingest.wake import Origin, Wake
+from relay.ingest.udp.read_batch import Origin, Wake
+from relay.ingest.udp.recvmmsg import Datagram
 
 SMALL_BYTES = 8_192
 SMALL_INFLATED_BYTES = 2_048

@@ -7,7 +7,7 @@ from collections.abc import Generator
 from itertools import pairwise
 
 import pytest
-from relay.ingest.turns import AT_ONCE_BYTES, Turns
+from relay.ingest.long_reads import AT_ONCE_BYTES, Turns
 
 
 def reading(name: str, slices: int, trace: list[str]) -> Generator[None, None, str]:

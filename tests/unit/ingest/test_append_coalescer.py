@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from relay.event.reader import Event
 from relay.http.response import Answer
-from relay.ingest.gather import Gather, Unread
+from relay.ingest.append_coalescer import Gather, Unread
 from relay.outbox import OutboxFull, OutboxUnavailable
 
 from tests.support.ingest_harness import ScriptedOutbox

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from relay.event.reader import Event
-from relay.ingest.ack import error_response, is_response, stored_response
-from relay.ingest.datagrams import Received
-from relay.ingest.udp_responses import Responses
-from relay.ingest.wake import Origin, Wake
+from relay.ingest.udp.ack import error_response, is_response, stored_response
+from relay.ingest.udp.datagrams import Received
+from relay.ingest.udp.read_batch import Origin, Wake
+from relay.ingest.udp.responses import Responses
 
 ids = st.lists(st.binary(min_size=16, max_size=16), min_size=1, max_size=40)
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from relay.config import Http
 from relay.event.reader import FEWEST_TOGETHER, Defaults, Event, Reader, Reading, Refusal
 from relay.http.response import Answer
-from relay.ingest.http import EVENTS_PATH, HttpIngest
+from relay.ingest.events_api import EVENTS_PATH, HttpIngest
 from relay.outbox import OutboxFull
 from relay.runtime.metrics import REJECT_REASONS, Metrics
 

@@ -29,6 +29,7 @@ from relay.http.connection import read_body
 from relay.http.content_coding import InflateFault, inflate_at_once, inflating
 from relay.http.head_cache import Reply, Take
 from relay.http.response import RETRY_LATER, Answer, error_answer
+from relay.ingest.append_coalescer import Gather, Unread, report, tell
 from relay.ingest.content_type import (
     BodyKind,
     BodyType,
@@ -38,8 +39,7 @@ from relay.ingest.content_type import (
     wrong_coding,
     wrong_type,
 )
-from relay.ingest.gather import Gather, Unread, report, tell
-from relay.ingest.turns import Turns
+from relay.ingest.long_reads import Turns
 from relay.outbox import Outbox, OutboxError, OutboxFull
 from relay.runtime.metrics import REJECT_REASONS, Metrics
 

@@ -1,0 +1,1 @@
+"""From datagrams to stored events."""
