@@ -13,11 +13,12 @@ from pathlib import Path
 from relay.config import OutboxSettings
 from relay.event.reader import Event, LaneKey
 from relay.outbox import Dead, Ledger, Loaded, Outbox, Part, Settled, Taken
-from relay.outbox.memory import MemoryOutbox
 from relay.outbox.sqlite import SqliteOutbox
 from relay.runtime.machine import MachineIds
 from relay.runtime.metrics import Metrics
 from relay.runtime.tasks import Tasks
+
+from tests.support.memory_outbox import MemoryOutbox
 
 TV: LaneKey = (1, "tv", "tv-1")
 PHONE: LaneKey = (1, "ios", "phone-1")

@@ -41,7 +41,7 @@ MUTANTS = (
         "G8",
         f"{CONTRACT}::TestCorrupt::test_a_changed_body_becomes_a_dead_letter_and_is_not_handed_out",
         (
-            "relay/outbox/checksum.py",
+            "relay/outbox/engine/checksum.py",
             "    return True if crc32(body, _STAMPED) == crc else None\n",
             "    return True if crc32(body, _STAMPED) == crc else False\n",
         ),
@@ -99,7 +99,11 @@ MUTANTS = (
         "an app's own time taken for ours",
         "G8",
         f"{CONTRACT}::TestStamps::test_the_time_since_the_append_is_taken_off",
-        ("relay/outbox/checksum.py", "crc32(body, _STAMPED) if stamped else crc32(body)", "crc32(body, _STAMPED)"),
+        (
+            "relay/outbox/engine/checksum.py",
+            "crc32(body, _STAMPED) if stamped else crc32(body)",
+            "crc32(body, _STAMPED)",
+        ),
     ),
     mutant(
         "half a surrogate pair taken",
@@ -218,32 +222,32 @@ MUTANTS = (
     mutant(
         "a commit that waits as long as callers come",
         "G6",
-        "tests/unit/outbox/test_pace.py::test_a_commit_begins_in_the_end_however_busy_the_loop_is",
+        "tests/unit/outbox/sqlite/test_pace.py::test_a_commit_begins_in_the_end_however_busy_the_loop_is",
         (f"{SQLITE}/pace.py", " or turned_us >= end_us:", ":"),
     ),
     mutant(
         "callers waited for one by one",
         "G6",
-        "tests/unit/outbox/test_pace.py::test_they_are_waited_for_a_quarter_of_a_commit_in_all",
+        "tests/unit/outbox/sqlite/test_pace.py::test_they_are_waited_for_a_quarter_of_a_commit_in_all",
         (f"{SQLITE}/pace.py", "                quiet_turns = 0\n", "                quiet_turns = waited_us = 0\n"),
     ),
     mutant(
         "ids to be remembered behind the log",
         "G9",
-        "tests/unit/outbox/test_commits.py::"
+        "tests/unit/outbox/sqlite/test_outbox_commits.py::"
         "test_what_has_to_be_remembered_of_deleted_events_is_not_moved_again_and_again",
         (f"{SQLITE}/book.py", "if missing_bytes > 0:", "if missing_bytes > 1 << 40:"),
     ),
     mutant(
         "calls that wait as long as something is dropped",
         "G6",
-        "tests/unit/outbox/test_space.py::test_takes_and_settles_get_through_though_each_append_drops_something",
+        "tests/unit/outbox/sqlite/test_outbox_space.py::test_takes_and_settles_get_through_though_each_append_drops_something",
         (f"{SQLITE}/gathered.py", "self._ops_first = bool(self.ops) and", "self._ops_first = False and"),
     ),
     mutant(
         "as many ids as the window says, however small the file",
         "G9",
-        "tests/unit/outbox/test_space.py::test_remembered_ids_cannot_fill_the_file",
+        "tests/unit/outbox/sqlite/test_outbox_space.py::test_remembered_ids_cannot_fill_the_file",
         (f"{SQLITE}/recovery.py", "min(mending.settings.dedupe_window, most)", "mending.settings.dedupe_window"),
     ),
     mutant(

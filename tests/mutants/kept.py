@@ -20,13 +20,13 @@ MUTANTS = (
     mutant(
         "commits that change the size of the log",
         "G1",
-        "tests/unit/outbox/test_reserve.py::test_no_commit_changes_the_size_of_the_log",
+        "tests/unit/outbox/sqlite/test_wal_reserve.py::test_no_commit_changes_the_size_of_the_log",
         (f"{SQLITE}/store.py", "        if need_bytes <= self.wal_file_bytes:\n", "        if need_bytes:\n"),
     ),
     mutant(
         "a log of anybody is read",
         "G8",
-        "tests/unit/outbox/test_files.py::TestALogOfAnotherUser::test_one_that_everybody_can_write_is_refused",
+        "tests/unit/outbox/sqlite/test_files.py::TestALogOfAnotherUser::test_one_that_everybody_can_write_is_refused",
         (f"{SQLITE}/files.py", "        if suffix and (why", "        if not suffix and (why"),
     ),
     mutant(
@@ -42,7 +42,7 @@ MUTANTS = (
     mutant(
         "a failed commit answered as stored",
         "G1",
-        "tests/unit/outbox/test_failure.py::test_writes_that_fail_are_told_and_forgotten_once_the_disk_heals",
+        "tests/unit/outbox/sqlite/test_outbox_failure.py::test_writes_that_fail_are_told_and_forgotten_once_the_disk_heals",
         (
             f"{SQLITE}/draft.py",
             "        for answer in (*(append.answer for append in self.appends), *(op.answer for op in self.ops)):\n",
@@ -111,7 +111,7 @@ MUTANTS = (
         "G1",
         f"{CONTRACT}::TestAge::test_a_jump_of_the_wall_clock_drops_nothing",
         (
-            "relay/outbox/age.py",
+            "relay/outbox/engine/outbox_clock.py",
             "        return self._clock.monotonic_ms() + self._ahead_ms\n",
             "        return self._clock.wall_ms()\n",
         ),

@@ -12,9 +12,10 @@ from random import Random
 from relay.config import OutboxSettings
 from relay.event.reader import Event
 from relay.outbox import OutboxUnavailable, Part, Settled, Taken
-from relay.outbox.memory import MemoryOutbox
-from relay.outbox.memory_disk import Disk
 from relay.runtime.clock import Clock
+
+from tests.support.memory_disk import Disk
+from tests.support.memory_outbox import MemoryOutbox
 
 
 class SimOutbox(MemoryOutbox):

@@ -15,11 +15,11 @@ from typing import Literal, NamedTuple
 from relay.config import OutboxSettings
 from relay.event.reader import Event, LaneKey
 from relay.outbox import EventState, LaneState, Ledger, OutboxShareTaken, Part
-from relay.outbox.age import OutboxTime
-from relay.outbox.conflicts import Conflict
-from relay.outbox.index import Index
-from relay.outbox.recent import DEAD, DROPPED, REMEMBERED_BYTES, Recent
-from relay.outbox.share import is_crowded, over_share
+from relay.outbox.engine.conflicts import Conflict
+from relay.outbox.engine.dedupe_window import DEAD, DROPPED, REMEMBERED_BYTES, Recent
+from relay.outbox.engine.fair_share import is_crowded, over_share
+from relay.outbox.engine.outbox_clock import OutboxTime
+from relay.outbox.engine.queue_index import Index
 from relay.outbox.sqlite.connection import PAGE_BYTES
 from relay.outbox.sqlite.start import Chunk, Opened
 from relay.outbox.sqlite.transactions import Buried, Graveyard, Range, Reclaimed
@@ -240,7 +240,7 @@ class Book:
         return self.limits.append_bytes - self.used_bytes
 
     def share_problem(self, room_bytes: int, keys: Iterable[LaneKey] | None = None) -> str:
-        """Why one of these devices, or of all, may not append while so much room is left, or ""; relay.outbox.share."""
+        """Why one of these devices, or of all, may not append while so much room is left, or ""; see `fair_share`."""
         if self.settings.when_full != "reject" or not is_crowded(room_bytes, self.limits.append_bytes):
             return ""
         lanes, by_key = self.index.lanes, self.index.by_key

@@ -16,7 +16,7 @@ from uuid import UUID
 
 from relay.event.reader import LaneKey
 from relay.outbox import DeadLetter, DeadReason, Selection
-from relay.outbox.recent import ID_BYTES
+from relay.outbox.engine.dedupe_window import ID_BYTES
 from relay.outbox.sqlite.book import Book
 from relay.outbox.sqlite.draft import Draft, Op
 from relay.runtime.clock import rfc3339

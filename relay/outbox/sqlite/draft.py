@@ -16,8 +16,8 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 
 from relay.event.reader import Event, LaneKey
-from relay.outbox.checksum import checksums
-from relay.outbox.conflicts import Conflict
+from relay.outbox.engine.checksum import checksums
+from relay.outbox.engine.conflicts import Conflict
 from relay.outbox.sqlite import transactions
 from relay.outbox.sqlite.book import Book
 from relay.outbox.sqlite.connection import PAGE_BYTES

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from relay.outbox import DropReason, Part, Settled, Taken
-from relay.outbox.recent import DEAD, DROPPED
+from relay.outbox.engine.dedupe_window import DEAD, DROPPED
 from relay.outbox.sqlite import start, transactions
 from relay.outbox.sqlite.book import Book, Stretch
 from relay.outbox.sqlite.draft import LANE_PAGES, Draft, Op
@@ -258,7 +258,7 @@ class Vacuum(Op[None]):
 
 
 class Stamp(Op[None]):
-    """Write down what the clocks show, see relay.outbox.age."""
+    """Write down what the clocks show, see relay.outbox.engine.outbox_clock."""
 
     def __init__(self, clean: bool = False) -> None:
         super().__init__()

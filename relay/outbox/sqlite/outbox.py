@@ -26,7 +26,7 @@ from relay.outbox import (
     Settled,
     Taken,
 )
-from relay.outbox.limits import limited
+from relay.outbox.engine.limits import limited
 from relay.outbox.sqlite import dead, ops, quarantine
 from relay.outbox.sqlite.book import Limits
 from relay.outbox.sqlite.draft import Append

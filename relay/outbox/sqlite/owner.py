@@ -24,7 +24,7 @@ import structlog
 from relay.config import OutboxSettings
 from relay.event.reader import LaneKey
 from relay.outbox import Backlog, Gauges, OutboxError, OutboxFull, OutboxShareTaken, OutboxUnavailable
-from relay.outbox.conflicts import Conflicts
+from relay.outbox.engine.conflicts import Conflicts
 from relay.outbox.sqlite import ops, start
 from relay.outbox.sqlite.book import Book, Limits
 from relay.outbox.sqlite.connection import PAGE_BYTES

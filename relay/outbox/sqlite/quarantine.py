@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
-from relay.outbox.checksum import unmarked
-from relay.outbox.recent import DROPPED, pack_check
+from relay.outbox.engine.checksum import unmarked
+from relay.outbox.engine.dedupe_window import DROPPED, pack_check
 from relay.outbox.sqlite.book import Book
 from relay.outbox.sqlite.draft import Draft, Op
 from relay.outbox.sqlite.rows import CHECK_OF_ROW

@@ -22,7 +22,7 @@ import structlog
 
 from relay.config import OutboxSettings
 from relay.outbox import OutboxRefused
-from relay.outbox.recent import REMEMBERED_BYTES
+from relay.outbox.engine.dedupe_window import REMEMBERED_BYTES
 from relay.outbox.sqlite import files
 from relay.outbox.sqlite.connection import PAGE_BYTES, configure, connect
 from relay.outbox.sqlite.quarantine import Claimant, claim

@@ -15,7 +15,7 @@ from itertools import accumulate, chain
 
 import msgspec
 
-from relay.outbox.recent import ID_BYTES
+from relay.outbox.engine.dedupe_window import ID_BYTES
 
 _encode = msgspec.json.Encoder().encode
 

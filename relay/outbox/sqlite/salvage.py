@@ -23,7 +23,7 @@ import msgspec
 
 from relay.event.reader import LaneKey
 from relay.event.values import trimmed, whole
-from relay.outbox.recent import ID_BYTES
+from relay.outbox.engine.dedupe_window import ID_BYTES
 from relay.outbox.sqlite import files
 from relay.outbox.sqlite.connection import PAGE_BYTES
 from relay.outbox.sqlite.schema import MIGRATIONS, is_newest

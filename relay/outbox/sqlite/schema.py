@@ -23,7 +23,7 @@ _VERSION_1 = (
         lane INTEGER NOT NULL,
         event_id BLOB NOT NULL,     -- 16 bytes
         at_ms INTEGER NOT NULL,     -- outbox time of the append
-        crc INTEGER NOT NULL,       -- of body, see relay.outbox.checksum
+        crc INTEGER NOT NULL,       -- of body, see relay.outbox.engine.checksum
         body BLOB NOT NULL)""",
     """CREATE TABLE lanes(
         lane INTEGER PRIMARY KEY,
@@ -72,7 +72,7 @@ _VERSION_1 = (
         first_seq INTEGER PRIMARY KEY,
         last_seq INTEGER NOT NULL,
         ids BLOB NOT NULL,              -- 16 bytes a seq
-        marks BLOB NOT NULL)            -- a byte a seq, see relay.outbox.recent""",
+        marks BLOB NOT NULL)            -- a byte a seq, see relay.outbox.engine.dedupe_window""",
 )
 
 

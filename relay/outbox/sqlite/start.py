@@ -15,8 +15,8 @@ from typing import NamedTuple
 import msgspec
 
 from relay.event.reader import LaneKey
-from relay.outbox.age import Anchor
-from relay.outbox.recent import CHECK_BYTES, ID_BYTES, Recent, split_ids
+from relay.outbox.engine.dedupe_window import CHECK_BYTES, ID_BYTES, Recent, split_ids
+from relay.outbox.engine.outbox_clock import Anchor
 from relay.outbox.sqlite.rows import CHECK_OF_ROW
 
 CHUNK_ROWS = 4096

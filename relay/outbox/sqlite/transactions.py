@@ -19,9 +19,9 @@ from itertools import accumulate, pairwise
 from typing import Any, Literal, NamedTuple
 
 from relay.outbox import Dead, Stamp
-from relay.outbox.age import Anchor
-from relay.outbox.checksum import checksum, stamped
-from relay.outbox.recent import CHECK_BYTES, DEAD, pack_check
+from relay.outbox.engine.checksum import checksum, stamped
+from relay.outbox.engine.dedupe_window import CHECK_BYTES, DEAD, pack_check
+from relay.outbox.engine.outbox_clock import Anchor
 from relay.outbox.sqlite.rows import CHECK_OF_ROW, NewRows
 
 Step = Callable[[sqlite3.Connection], Any]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 from relay.config import OutboxSettings
-from relay.outbox.memory import MemoryOutbox
 
 from tests.support.ingest_harness import BODY, EVENT, EVENT_ID, HandClock, Served, post, request
+from tests.support.memory_outbox import MemoryOutbox
 
 
 async def served_by(outbox: MemoryOutbox) -> Served:

@@ -10,7 +10,7 @@ from relay.outbox import OutboxRefused
 from relay.outbox.sqlite.schema import MIGRATIONS, migrate
 
 from tests.contract.boxes import PHONE
-from tests.unit.outbox.conftest import MakeBox
+from tests.unit.outbox.sqlite.conftest import MakeBox
 
 
 def add_column(database: sqlite3.Connection) -> None:

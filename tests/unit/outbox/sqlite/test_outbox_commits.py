@@ -8,7 +8,7 @@ import pytest
 from relay.outbox import Part, Settled
 
 from tests.contract.boxes import PHONE, TV, SqliteBox, bodies, event, events
-from tests.unit.outbox.conftest import MakeBox
+from tests.unit.outbox.sqlite.conftest import MakeBox
 
 FRAME = 4096 + 24
 LOG_BYTES = 4 << 20

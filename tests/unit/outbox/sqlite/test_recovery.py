@@ -12,8 +12,8 @@ from relay.outbox import Ledger, Selection
 from relay.outbox.sqlite.connection import PAGE_BYTES
 
 from tests.contract.boxes import PHONE, REFUSED, TV, SqliteBox, bodies, close
-from tests.unit.outbox.conftest import MakeBox
-from tests.unit.outbox.test_failure import no_file_may_grow_beyond
+from tests.unit.outbox.sqlite.conftest import MakeBox
+from tests.unit.outbox.sqlite.test_outbox_failure import no_file_may_grow_beyond
 
 ALL = Selection(all=True)
 EVENTS = 2_000

@@ -17,7 +17,7 @@ from relay.outbox.sqlite.transactions import Committed, Step
 from relay.outbox.sqlite.wal import Wal
 
 from tests.contract.boxes import TV, SqliteBox, bodies
-from tests.unit.outbox.conftest import MakeBox
+from tests.unit.outbox.sqlite.conftest import MakeBox
 
 KIB, MIB = 1 << 10, 1 << 20
 STEP = 256 * KIB

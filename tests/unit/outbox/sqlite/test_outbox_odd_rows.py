@@ -11,7 +11,7 @@ import pytest
 from relay.outbox import Selection
 
 from tests.contract.boxes import PHONE, REFUSED, TV, SqliteBox, bodies, close, event_id, events
-from tests.unit.outbox.conftest import MakeBox
+from tests.unit.outbox.sqlite.conftest import MakeBox
 
 ALL = Selection(all=True)
 

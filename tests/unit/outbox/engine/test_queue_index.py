@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from relay.outbox.index import Index, Lane
+from relay.outbox.engine.queue_index import Index, Lane
 
 KEY = (1, "tv", "tv-1")
 STEPS = st.lists(

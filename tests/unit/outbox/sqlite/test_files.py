@@ -12,7 +12,7 @@ import pytest
 from relay.outbox import OutboxLocked, OutboxRefused
 
 from tests.contract.boxes import SqliteBox, bodies, close
-from tests.unit.outbox.conftest import MakeBox
+from tests.unit.outbox.sqlite.conftest import MakeBox
 
 
 def mode(path: Path) -> int:

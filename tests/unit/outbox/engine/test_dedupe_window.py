@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from relay.outbox.recent import DEAD, DROPPED, Recent, pack_check, split_ids
+from relay.outbox.engine.dedupe_window import DEAD, DROPPED, Recent, pack_check, split_ids
 
 
 def number_id(number: int) -> bytes:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from relay.event.reader import Event, LaneKey
 from relay.outbox import DeadLetter, EventState, Ledger, Selection
-from relay.outbox.age import Anchor
+from relay.outbox.engine.outbox_clock import Anchor
 
 ROW_BYTES = 64
 """What an event costs besides its body."""

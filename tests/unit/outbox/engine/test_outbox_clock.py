@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from relay.outbox.age import Anchor, OutboxTime
+from relay.outbox.engine.outbox_clock import Anchor, OutboxTime
 
 from tests.contract.boxes import DAY_MS, FakeClock
 

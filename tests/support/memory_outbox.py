@@ -33,14 +33,15 @@ from relay.outbox import (
     Stamp,
     Taken,
 )
-from relay.outbox.age import OutboxTime
-from relay.outbox.checksum import checksum, stamped
-from relay.outbox.conflicts import Conflict, Conflicts
-from relay.outbox.limits import limited
-from relay.outbox.memory_disk import ROW_BYTES, Disk, Stored
-from relay.outbox.share import over_share
+from relay.outbox.engine.checksum import checksum, stamped
+from relay.outbox.engine.conflicts import Conflict, Conflicts
+from relay.outbox.engine.fair_share import over_share
+from relay.outbox.engine.limits import limited
+from relay.outbox.engine.outbox_clock import OutboxTime
 from relay.runtime.clock import Clock, rfc3339
 from relay.runtime.metrics import Metrics
+
+from tests.support.memory_disk import ROW_BYTES, Disk, Stored
 
 
 class MemoryOutbox:

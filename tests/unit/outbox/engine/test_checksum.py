@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from relay.outbox.checksum import checksum, stamped
+from relay.outbox.engine.checksum import checksum, stamped
 
 
 @given(st.binary(max_size=300), st.booleans())

@@ -10,7 +10,7 @@ from relay.outbox import Ledger, OutboxError
 from relay.runtime.machine import MachineIds
 
 from tests.contract.boxes import DAY_MS, PHONE, Box, SqliteBox, bodies, close, event, event_id
-from tests.unit.outbox.conftest import MakeBox
+from tests.unit.outbox.sqlite.conftest import MakeBox
 
 BOX, OTHER_BOX, THIRD_BOX = (MachineIds(letter * 32, "") for letter in "abc")
 

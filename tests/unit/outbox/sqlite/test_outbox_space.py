@@ -13,7 +13,7 @@ from relay.outbox.sqlite import book
 from relay.outbox.sqlite.gathered import chore
 
 from tests.contract.boxes import PHONE, REFUSED, TV, SqliteBox, bodies, close, events
-from tests.unit.outbox.conftest import MakeBox
+from tests.unit.outbox.sqlite.conftest import MakeBox
 
 MIB = 1 << 20
 

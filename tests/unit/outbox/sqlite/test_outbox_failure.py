@@ -12,12 +12,12 @@ from typing import Any, TypeVar
 
 import pytest
 from relay.outbox import Dead, Ledger, OutboxError, OutboxFull, OutboxUnavailable, Part, Selection
-from relay.outbox.index import Index
+from relay.outbox.engine.queue_index import Index
 from relay.outbox.sqlite import transactions
 from relay.outbox.sqlite.rows import NewRows
 
 from tests.contract.boxes import PHONE, TV, SqliteBox, bodies, close, event, event_id, events
-from tests.unit.outbox.conftest import MakeBox
+from tests.unit.outbox.sqlite.conftest import MakeBox
 
 T = TypeVar("T")
 

@@ -1,0 +1,1 @@
+"""The code that all stores share: clock, queue index, dedupe window, checksum, fair share, limits."""
