@@ -46,7 +46,7 @@ class Event(NamedTuple):
     body: bytes
     """The JSON object as it will be sent: as it came, with what was missing spliced in."""
     stamped: bool = False
-    """Whether its `occurred_at` was spliced in: then it may be corrected, see relay.stamp."""
+    """Whether its `occurred_at` was spliced in: then it may be corrected, see relay.forward.timestamps."""
     received_crc: int = 0
     """CRC-32 of the bytes as received; 0 if `body` is these bytes."""
 

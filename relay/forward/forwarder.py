@@ -24,6 +24,7 @@ from functools import partial
 
 import structlog
 
+from relay.forward.timestamps import corrected
 from relay.forward.upstream import Client
 from relay.outbox import Backlog, Dead, Loaded, Outbox, OutboxError, Part, Settled, Taken
 from relay.policy import batch
@@ -47,7 +48,6 @@ from relay.runtime.clock import Clock, rfc3339
 from relay.runtime.log import Gate
 from relay.runtime.metrics import Metrics
 from relay.runtime.tasks import Tasks
-from relay.stamp import corrected
 
 log = structlog.get_logger("relay.forward")
 

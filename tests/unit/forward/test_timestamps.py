@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 from relay.event.reader import Defaults, Event, Reader
+from relay.forward.timestamps import corrected
 from relay.runtime.clock import rfc3339
-from relay.stamp import corrected
 
 NOON = 1_795_420_800_000
 ID = "550e8400-e29b-41d4-a716-446655440000"
