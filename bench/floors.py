@@ -18,7 +18,7 @@ from pathlib import Path
 from zlib import crc32
 
 from aiohttp import web
-from relay.run_service import event_loop_factory
+from relay.app.run_service import event_loop_factory
 
 from bench.events import event, new_run, templates
 

@@ -8,7 +8,7 @@ import signal
 import sys
 
 import msgspec
-from relay.run_service import event_loop_factory
+from relay.app.run_service import event_loop_factory
 from relay.runtime.clock import SystemClock
 from relay.sandbox.server import Sandbox
 from relay.sandbox.settings import SandboxSettings

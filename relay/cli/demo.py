@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-import relay.demo as demonstration
+from relay.cli import demo_run as demonstration
 
 
 @click.command("demo")

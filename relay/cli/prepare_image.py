@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from relay import installation
+from relay.app import installation
 from relay.cli import exits
 from relay.cli.client import Client
 from relay.cli.common import config_option, has_ops, load_client_settings, ops_place

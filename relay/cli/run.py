@@ -12,7 +12,7 @@ from relay.cli.common import config_option
 from relay.cli.quick_imports import quick_imports
 
 with quick_imports():
-    from relay import process, run_service
+    from relay.app import process, run_service
     from relay.config import ConfigError, find_config_file
     from relay.outbox import OutboxError, OutboxLocked
     from relay.runtime.address import ListenError

@@ -163,7 +163,7 @@ def test_only_the_volume_can_be_written(image: Image, data: Path) -> None:
 def test_all_code_is_compiled(image: Image, data: Path) -> None:
     """What `relay run` imports comes from bytecode: a read-only root cannot keep any that is made later."""
     listing = (
-        "import relay.run_service, importlib.util, os, sys\n"
+        "import relay.app.run_service, importlib.util, os, sys\n"
         "files = [m.__file__ for m in sys.modules.values() if (getattr(m, '__file__', 0) or '').endswith('.py')]\n"
         "print(len(files), [f for f in files if not os.path.exists(importlib.util.cache_from_source(f))])"
     )

@@ -70,7 +70,7 @@ def said(directory: Path, *command: str | Path) -> str:
 def test_it_runs_in_an_environment_of_its_own(installed: Path, tmp_path: Path) -> None:
     """The locked runtime dependencies are enough, and agree with what the wheel asks for."""
     python = installed / "python"
-    page = "import relay.run_service, relay.ops.server as server; print(server.PAGE)"
+    page = "import relay.app.run_service, relay.ops.server as server; print(server.PAGE)"
 
     assert __version__ in said(tmp_path, installed / "relay", "--version")
     assert said(tmp_path, python, "-m", "pip", "check").strip() == "No broken requirements found."

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 import structlog
+from relay.app.service import Service
 from relay.config import load
 from relay.outbox import OutboxUnavailable
 from relay.runtime.clock import SystemClock
 from relay.sandbox.faults import Fault
 from relay.sandbox.server import Sandbox
-from relay.service import Service
 
 from tests.e2e.harness import command, environment, event, http, launch, running
 

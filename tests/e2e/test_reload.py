@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from relay.app.service import Service
 from relay.config import load
 from relay.outbox.sqlite.outbox import SqliteOutbox
 from relay.runtime.clock import SystemClock
 from relay.sandbox.server import Sandbox
-from relay.service import Service
 
 from tests.e2e.harness import KEY, PATIENCE_S, RelayProcess, environment, event, running
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from relay.app.service import Service
 from relay.config import ConfigError, load
 from relay.config.keys import KEYS
 from relay.runtime.clock import SystemClock
@@ -24,7 +25,6 @@ from relay.sandbox.faults import Fault
 from relay.sandbox.record import Kept
 from relay.sandbox.server import Sandbox
 from relay.sandbox.settings import SandboxSettings
-from relay.service import Service
 from structlog.testing import capture_logs
 
 from tests.abuse.certificates import Authority

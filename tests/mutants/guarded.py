@@ -89,11 +89,11 @@ MUTANTS = (
         "G7",
         "tests/abuse/test_secrets.py::test_a_relay_that_is_aborted_leaves_no_core",
         (
-            "relay/process.py",
+            "relay/app/process.py",
             "(resource.RLIMIT_CORE, (0, 0))",
             "(resource.RLIMIT_CORE, resource.getrlimit(resource.RLIMIT_CORE))",
         ),
-        ("relay/process.py", "prctl(_PR_SET_DUMPABLE, 0,", "prctl(_PR_SET_DUMPABLE, 1,"),
+        ("relay/app/process.py", "prctl(_PR_SET_DUMPABLE, 0,", "prctl(_PR_SET_DUMPABLE, 1,"),
     ),
     mutant(
         "an app's own time taken for ours",
@@ -211,7 +211,7 @@ MUTANTS = (
         "shutdown waits for the upstream",
         "G9",
         "tests/e2e/test_life.py::test_sigterm_with_the_upstream_silent_keeps_what_it_could_not_send",
-        ("relay/service.py", "asyncio.timeout(self.settings.shutdown.drain_ms / 1000)", "asyncio.timeout(None)"),
+        ("relay/app/service.py", "asyncio.timeout(self.settings.shutdown.drain_ms / 1000)", "asyncio.timeout(None)"),
     ),
     mutant(
         "a refused body kept by its error",

@@ -8,7 +8,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from relay import installation
+from relay.app import installation
 from relay.config import OutboxSettings
 from relay.event.reader import Event
 from relay.outbox import Ledger

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import click
 
+from relay.app.run_service import EXIT_DIED, EXIT_OK, event_loop_factory
+from relay.app.service import Service
 from relay.config import Defaults, Http, Log, OutboxSettings, Route, Settings, Udp, Upstream, secrets
-from relay.run_service import EXIT_DIED, EXIT_OK, event_loop_factory
 from relay.runtime import log
 from relay.runtime.clock import SystemClock
 from relay.runtime.secret import Secret
@@ -23,7 +24,6 @@ from relay.runtime.tasks import Tasks
 from relay.sandbox.devices import Devices, Load
 from relay.sandbox.server import Sandbox
 from relay.sandbox.settings import SandboxSettings
-from relay.service import Service
 
 _KEY = "demo-key"
 _REPORT_EVERY_S = 5.0

@@ -16,17 +16,17 @@ from typing import Any
 
 import structlog
 
-from relay import process, signals
+from relay.app import process, signals
+from relay.app.service import Loader, Service
+from relay.app.systemd import Supervisor
 from relay.config import ConfigError, Fault, Settings, load, secrets
 from relay.forward.upstream import transport_problem
 from relay.runtime import log
 from relay.runtime.clock import SystemClock
-from relay.service import Loader, Service
-from relay.supervisor import Supervisor
 
 EXIT_OK, EXIT_DIED = 0, 1
 
-_log = structlog.get_logger("relay.service")
+_log = structlog.get_logger("relay.app.service")
 
 
 def main(config_file: Path | None) -> int:

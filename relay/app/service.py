@@ -33,7 +33,11 @@ from typing import Any
 
 import structlog
 
-from relay import __version__, installation, process, signals
+from relay import __version__
+from relay.app import installation, process, signals
+from relay.app.routes import Routes
+from relay.app.secret_watch import watch_keys
+from relay.app.systemd import Supervisor
 from relay.config import ConfigError, Settings, changes, diff, needs_restart, secrets, with_files_of
 from relay.event.reader import Defaults, Reader
 from relay.forward.forwarder import Forwarder
@@ -41,7 +45,6 @@ from relay.forward.upstream import UpstreamClient
 from relay.http.listener import Listener
 from relay.ingest.events_api import HttpIngest
 from relay.ingest.udp.ingest import UdpIngest
-from relay.key_watch import watch_keys
 from relay.ops.history import History
 from relay.ops.live import Live
 from relay.ops.server import Ops
@@ -50,7 +53,6 @@ from relay.outbox import OutboxError, Selection
 from relay.outbox.sqlite import SQLITE_VERSION, SqliteOutbox
 from relay.policy.limits import Limits
 from relay.policy.schedule import Schedule
-from relay.routes import Routes
 from relay.runtime import log
 from relay.runtime.address import ListenError
 from relay.runtime.clock import Clock
@@ -58,13 +60,12 @@ from relay.runtime.machine import read_machine_ids
 from relay.runtime.metrics import Metrics
 from relay.runtime.secret import exposed, fingerprint
 from relay.runtime.tasks import PartDied, Tasks
-from relay.supervisor import Supervisor
 
 _WATCH_S = 1.0
 _EXPIRE_EVERY = 10  # watches
 _LISTENER_STOP_MS = 2_000
 
-_log = structlog.get_logger("relay.service")
+_log = structlog.get_logger("relay.app.service")
 
 Loader = Callable[[], Settings]
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from relay import installation
-from relay.installation import Installation
+from relay.app import installation
+from relay.app.installation import Installation
 from relay.runtime.machine import MachineIds
 
 BOX, OTHER_BOX = MachineIds("a" * 32, ""), MachineIds("b" * 32, "")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from relay.supervisor import Supervisor
+from relay.app.systemd import Supervisor
 
 
 @pytest.fixture

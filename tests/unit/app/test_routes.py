@@ -8,12 +8,12 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from relay.app.routes import Routes
 from relay.config import Http, OutboxSettings, Settings, Upstream
 from relay.config import Ops as OpsSettings
 from relay.config import Route as UpstreamRoute
 from relay.event.reader import Defaults, Reader
 from relay.ingest.events_api import HttpIngest
-from relay.routes import Routes
 from relay.runtime.metrics import Metrics
 from relay.runtime.secret import Secret
 
