@@ -5,7 +5,7 @@ BIN := .venv/bin
 WORKERS ?= $(shell expr 2 \* $$(getconf _NPROCESSORS_ONLN))
 TOOLS := .venv-tools/bin
 
-.PHONY: help run test test-faults mutants check bench newest soak plots format lint types architecture lock wheel tools sbom audit clean
+.PHONY: help run test test-faults mutants check measure bench newest soak plots format lint types architecture lock wheel tools sbom audit clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -27,7 +27,11 @@ check: .venv/ready-dev ## format, lint, types, architecture rules, quick tests
 	$(BIN)/ruff check relay tests bench
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -q -n auto --dist loadfile -m "not slow" tests/unit tests/property tests/contract
+	$(BIN)/python -m tests.architecture.rules
+	$(BIN)/pytest -q -n auto --dist loadfile -m "not slow" tests/unit tests/property tests/contract tests/docs
+
+measure: .venv/ready ## the measurements of the structure: packages, levels, imports, states, sizes
+	$(BIN)/python -m tests.architecture.measure
 
 bench: .venv/ready newest ## what it costs, beside its floors; one scenario: SCENARIO=accept; longer: FULL=1; as a page: PAGE=docs/benchmarks.md
 	$(BIN)/python -m bench $(SCENARIO) $(if $(FULL),--full) $(if $(PAGE),--page $(PAGE))

@@ -5,12 +5,12 @@ stay as they came; what is missing (event_id, occurred_at, defaults) is spliced 
 of the object it belongs to.
 
 There are two readers. The slow one is the truth: it parses strictly (`strict_json`), checks every field
-(`event_rules`) and finds the words for a refusal. The quick one (`event_quick`, and `event_columns` for many at
+(`rules`) and finds the words for a refusal. The quick one (`fast_reader`, and `columns` for many at
 once) may only accept, and only what it can prove; whatever it leaves, the slow one reads again. A refusal names the
 worst that was met: malformed before invalid before too large. An event that is too large as it came is not read at all.
 
 A body of many events takes long: 55,000 events in 1 MiB take a third of a second. So a body is read in steps
-(`Reading`), between which the caller lets others have their turn; the result is the same. `event_split` finds the
+(`Reading`), between which the caller lets others have their turn; the result is the same. `split` finds the
 events in a body.
 
 Pure: clock and ids are arguments. Knows nothing of transports and of storing.

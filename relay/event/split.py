@@ -8,7 +8,7 @@ Rules:
 3.  All that surrounds the events is checked here, with strict_json's grammar. The events themselves are only told
     apart.
 
-Two ways lead to the elements. `event_quick.splitting` proves plain batches, piece by piece. A `Cursor` walks any other
+Two ways lead to the elements. `fast_reader.splitting` proves plain batches, piece by piece. A `Cursor` walks any other
 text, value by value. Pure. Knows nothing of what an event must contain.
 """
 

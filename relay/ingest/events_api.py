@@ -6,8 +6,8 @@ them) are neither read nor kept. Which hosts and origins get here, and how long 
 the listener's business; what an event is, the reader's.
 
 The way of a plain POST is kept short on purpose: lookups and answers are prepared, and nothing is
-logged per request. Short bodies are read with what else comes in the same turn of the event loop (see `gather`),
-those beyond `_READ_AT_ONCE_BYTES` wait for their turn (see `turns`).
+logged per request. Short bodies are read with what else comes in the same turn of the event loop (see
+`append_coalescer`), those beyond `_READ_AT_ONCE_BYTES` wait for their turn (see `long_reads`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """JSON Schemas of what apps send, derived from the rules that check it.
 
-Every field, its type and whether it is required come from `event_rules`: a rule without a schema here is an
+Every field, its type and whether it is required come from `event.rules`: a rule without a schema here is an
 error of the first request for the document, and of the tests long before. What JSON Schema cannot say (no field
 twice, no half surrogate pairs, how a number is written) is said in words.
 """

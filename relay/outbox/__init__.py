@@ -1,6 +1,6 @@
 """The outbox: where an event is kept from the app's 202 to the upstream's.
 
-This module is the promise; `sqlite` and `memory` keep it, and a database server's outbox may.
+This module is the promise. `sqlite` keeps it, and so does the store in memory that the tests use.
 Nothing in here knows how events are stored, and nothing outside this package may.
 
 An outbox is a log with a cursor per lane. A *lane* is one device's queue, known by a small integer

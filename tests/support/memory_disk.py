@@ -1,6 +1,6 @@
 """What the outbox in memory keeps through a crash: its disk, as plain lists and dictionaries.
 
-Owns the rows and the ledger, and changes them together; when to change them is `memory`'s.
+Owns the rows and the ledger, and changes them together; when to change them is `memory_outbox`'s.
 """
 
 from __future__ import annotations

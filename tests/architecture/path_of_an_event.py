@@ -1,0 +1,110 @@
+"""Which files and functions of the package one event enters, from the socket to the settled cursor.
+
+A relay runs in this process, over HTTP on loopback, with a sandbox as its upstream. Connection, head and device are
+warm: two events went before. A profile of every thread notes the functions that start between the first byte of the
+event and its delivery. Parts that work at intervals may start meanwhile and count, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+from relay.app.service import Service
+from relay.config import Batch, Http, OutboxSettings, Route, Settings, Udp, Upstream
+from relay.runtime.clock import SystemClock
+from relay.runtime.secret import Secret
+from relay.sandbox.server import Sandbox
+from relay.sandbox.settings import SandboxSettings
+from structlog.testing import capture_logs
+
+from tests.architecture.source import ROOT
+
+_PACKAGE, _SANDBOX = str(ROOT / "relay") + "/", str(ROOT / "relay" / "sandbox") + "/"
+_WARM_EVENTS = 2
+
+
+class Profile:
+    """Notes the functions of the package, the sandbox left out, that start while it is on."""
+
+    def __init__(self) -> None:
+        self.is_on = False
+        self.code: set[CodeType] = set()
+
+    def __call__(self, frame: FrameType, event: str, _: Any) -> None:
+        file = frame.f_code.co_filename
+        if self.is_on and event == "call" and file.startswith(_PACKAGE) and not file.startswith(_SANDBOX):
+            self.code.add(frame.f_code)
+
+
+async def count_path() -> tuple[int, int]:
+    """Return the number of files and of functions."""
+    profile = Profile()
+    sys.setprofile(profile)
+    threading.setprofile(profile)
+    try:
+        # The relay's log would stand between the measurements.
+        with capture_logs():
+            await _send_events(profile)
+    finally:
+        sys.setprofile(None)
+        threading.setprofile(None)  # type: ignore[arg-type]  # as documented
+    return len({each.co_filename for each in profile.code}), len(profile.code)
+
+
+async def _send_events(profile: Profile) -> None:
+    sandbox = Sandbox(SandboxSettings(api_key="key"), SystemClock())
+    await sandbox.start()
+    try:
+        with tempfile.TemporaryDirectory() as directory:
+            settings = _settings(sandbox.url, Path(directory))
+            service = Service(settings, lambda: settings, SystemClock())
+            await service.start()
+            try:
+                await _send_warm(service, profile)
+            finally:
+                await service.stop()
+    finally:
+        await sandbox.stop()
+
+
+async def _send_warm(service: Service, profile: Profile) -> None:
+    host, _, port = service.http_addresses[0].rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    for number in range(1, _WARM_EVENTS + 2):
+        profile.is_on = number > _WARM_EVENTS
+        writer.write(_request(number))
+        await reader.readuntil(b'{"success": true}')
+        async with asyncio.timeout(30):
+            while service.outbox.ledger().delivered < number:
+                await asyncio.sleep(0.001)
+    profile.is_on = False
+    writer.close()
+
+
+def _settings(url: str, directory: Path) -> Settings:
+    return Settings(
+        upstream=Upstream(default=Route(url, Secret("key")), tenants={}),
+        http=Http(listen="127.0.0.1:0"),
+        udp=Udp(listen=""),
+        outbox=OutboxSettings(path=directory / "outbox.db"),
+        batch=Batch(linger_ms=0),
+    )
+
+
+def _request(number: int) -> bytes:
+    event = {
+        "event_id": f"550e8400-e29b-41d4-a716-{number:012}",
+        "event_type": "path.of.an.event",
+        "tenant_id": 1,
+        "source": {"platform": "tv", "device_id": "A1B2C3D4-E5F6-7890-ABCD-EF1234567890"},
+    }
+    body = json.dumps(event).encode()
+    head = f"POST /v1/events HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
