@@ -78,6 +78,6 @@ def _verdict(warnings: int, failed_steps: Sequence[str]) -> str:
 
 def _try_upstream(settings: Settings) -> Sequence[tuple[str, bool, str]]:
     # the HTTP client is slow to import, and needed for this only
-    from relay.forward.online import check  # noqa: PLC0415
+    from relay.forward.online_check import check  # noqa: PLC0415
 
     return asyncio.run(check(settings))

@@ -170,7 +170,7 @@ def _letters(config_file: Path | None) -> Iterator[DeadLetters]:
             yield RemoteDeadLetters(client)
             return
     # the outbox is slow to import, and needed for this only
-    from relay.cli.dead_on_disk import DeadLettersOnDisk  # noqa: PLC0415
+    from relay.cli.dead_letters_on_disk import DeadLettersOnDisk  # noqa: PLC0415
     from relay.cli.outbox_on_disk import open_on_disk  # noqa: PLC0415
 
     with open_on_disk(settings.outbox) as disk:

@@ -23,7 +23,7 @@ from aiohttp.connector import Connection
 
 from relay import __version__
 from relay.config import Route, Upstream
-from relay.forward import wire
+from relay.forward import exchange as wire
 from relay.forward.progress import TOTAL_FACTOR, Sockets, Watch
 from relay.forward.resolver import Resolver
 from relay.forward.response_head import MAX_LINE_BYTES, MAX_LINES

@@ -12,7 +12,7 @@ import hmac
 
 from aiohttp import hdrs, web
 
-from relay.ops.answer import Refused
+from relay.ops.response import Refused
 from relay.runtime.address import is_loopback_peer
 from relay.runtime.secret import Secret
 

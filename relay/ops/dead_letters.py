@@ -15,7 +15,7 @@ import msgspec
 from aiohttp import hdrs, web
 
 from relay.http.connection import read_body
-from relay.ops.answer import Refused
+from relay.ops.response import Refused
 from relay.outbox import DeadLetter, Outbox, Selection
 from relay.runtime.metrics import DEAD_REASONS
 

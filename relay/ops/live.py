@@ -15,8 +15,8 @@ from typing import Any
 import msgspec
 from aiohttp import hdrs, web
 
-from relay.ops.answer import SECURITY_HEADERS, Refused
 from relay.ops.history import History
+from relay.ops.response import SECURITY_HEADERS, Refused
 from relay.ops.status import SAME_MS, Status
 from relay.runtime.clock import Clock
 from relay.runtime.metrics import Metrics

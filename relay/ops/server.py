@@ -17,9 +17,9 @@ from aiohttp import hdrs, web
 
 from relay.ops import exposition
 from relay.ops.access import require_allowed
-from relay.ops.answer import Refused, bytes_answer, error_answer, json_answer
 from relay.ops.dead_letters import found, read_choice, read_id, read_query, shown
 from relay.ops.live import Live
+from relay.ops.response import Refused, bytes_answer, error_answer, json_answer
 from relay.ops.status import Status
 from relay.outbox import Outbox, OutboxError
 from relay.runtime import log

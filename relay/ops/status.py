@@ -16,11 +16,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from relay import __version__
-from relay.ops import words
+from relay.ops import explanations
 from relay.ops.history import History
 from relay.outbox import Outbox
-from relay.policy.route import RouteState
-from relay.policy.views import Lanes, LaneView, RouteView
+from relay.policy.endpoint import RouteState
+from relay.policy.overview import Lanes, LaneView, RouteView
 from relay.runtime.clock import Clock, rfc3339
 from relay.runtime.metrics import Metrics
 
@@ -95,7 +95,7 @@ class Status:
             "started_at": self._wall(self._started_ms, now),
             "now": self._wall(now, now),
             "uptime_seconds": (now - self._started_ms) // 1000,
-            "summary": words.summary(gauges, ledger.pending, look.lanes.held, look.states)._asdict(),
+            "summary": explanations.summary(gauges, ledger.pending, look.lanes.held, look.states)._asdict(),
             "rates": {"accepted_per_second": rates.accepted, "delivered_per_second": rates.delivered},
             "refused": dict(self._refusals()),
             "ledger": ledger._asdict(),
@@ -136,7 +136,7 @@ class Status:
         metrics.devices_waiting.set(look.lanes.waiting)
         metrics.devices_held.set(look.lanes.held)
         metrics.clock_skew_seconds.set(self._clock_skew_seconds())
-        for state in words.ROUTE:
+        for state in explanations.ROUTE:
             metrics.upstream_state.labels(state).set(look.states.get(state, 0))
 
     def _look(self, now: int) -> _Look:
@@ -174,7 +174,7 @@ class Status:
         return sorted(upstreams, key=lambda each: (each[0] not in first, each[1].state == "ok"))[:MAX_UPSTREAMS]
 
     def _route(self, tenant_id: int | None, route: RouteView, now: int) -> dict[str, Any]:
-        meaning = words.ROUTE[route.state]
+        meaning = explanations.ROUTE[route.state]
         return {
             "tenant": tenant_id,
             "state": route.state,
@@ -193,7 +193,7 @@ class Status:
 
     def _device(self, lane: LaneView, now: int, *, route_held: bool) -> dict[str, Any]:
         tenant_id, platform, device_id = lane.key
-        said = words.LANE.get(lane.why, lane.why)
+        said = explanations.LANE.get(lane.why, lane.why)
         return {
             "tenant": tenant_id,
             "platform": platform,
@@ -201,7 +201,7 @@ class Status:
             "pending": lane.events,
             "held_until": self._wall(lane.held_until_ms, now),
             "why": lane.why,
-            "words": words.ROUTE_HELD if route_held and not said else said,
+            "words": explanations.ROUTE_HELD if route_held and not said else said,
         }
 
     def _wall(self, monotonic_ms: int | None, now: int) -> str | None:

@@ -22,15 +22,15 @@ from sys import maxsize
 from typing import NamedTuple
 
 from relay.event.reader import LaneKey
-from relay.policy import views
-from relay.policy.company import company
-from relay.policy.lane import Lane, due_at
+from relay.policy import overview
+from relay.policy.batch_selection import company
+from relay.policy.device_queue import Lane, due_at
+from relay.policy.endpoint import Route, RouteState
+from relay.policy.judgement import Case, LaneOutcome, judge
 from relay.policy.limits import Limits
-from relay.policy.outcome import Case, LaneOutcome, judge
-from relay.policy.route import Route, RouteState
+from relay.policy.rate_window import Window
 from relay.policy.timers import Timers
 from relay.policy.verdict import Delivered, Verdict
-from relay.policy.window import Window
 
 _KEPT_ROUTES = 100
 CONNECTIONS_PER_SLOT = 8
@@ -335,18 +335,18 @@ class Schedule:
         """How many routes are in which state. Counted as they change: apps can make up any number."""
         return self._states
 
-    def routes(self, now: int, first: Collection[int] = (), others: int = maxsize) -> list[views.RouteView]:
+    def routes(self, now: int, first: Collection[int] = (), others: int = maxsize) -> list[overview.RouteView]:
         """As `views.shown` chooses: those of the tenants `first`, and at most so many others."""
-        return [self.route(tenant_id, now) for tenant_id in views.shown(self._routes, first, others)]
+        return [self.route(tenant_id, now) for tenant_id in overview.shown(self._routes, first, others)]
 
-    def route(self, tenant_id: int, now: int) -> views.RouteView:
+    def route(self, tenant_id: int, now: int) -> overview.RouteView:
         route = self._routes[tenant_id]
         at = route.free_at(now, self.limits.window_ms)
-        return views.RouteView(tenant_id, route.state(), route.since, at if at > now else None, route.last_error)
+        return overview.RouteView(tenant_id, route.state(), route.since, at if at > now else None, route.last_error)
 
-    def lanes(self, limit: int, now: int) -> views.Lanes:
+    def lanes(self, limit: int, now: int) -> overview.Lanes:
         """At most `limit` of the busiest, and of the most held. Looks at every lane: not for every request."""
-        return views.look(self._lanes.values(), limit, self.limits, now)
+        return overview.look(self._lanes.values(), limit, self.limits, now)
 
     def in_flight(self) -> int:
         """Requests that are not answered."""

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
-from relay.policy.html_words import html_words, without_status
+from relay.policy.html_text import html_words, without_status
 from relay.policy.named_events import named, rejected_in_success
 from relay.policy.requested_delay import http_date_ms, requested_ms
 from relay.policy.response_body import content_of, decoded

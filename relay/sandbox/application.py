@@ -14,10 +14,10 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from relay.runtime.clock import Clock
-from relay.sandbox import answers, limits
-from relay.sandbox.answers import About, Answer
+from relay.sandbox import limits, responses
 from relay.sandbox.faults import Fault, Faults
 from relay.sandbox.record import Kept, Record, Report
+from relay.sandbox.responses import About, Answer
 from relay.sandbox.settings import SandboxSettings
 from relay.sandbox.validate import Read, Seen, read
 from relay.sandbox.wire import Head, inflate
@@ -80,7 +80,7 @@ class Application:
             return Plan(early)
         fault = self.faults.pick("proxy", body)
         if fault is not None:
-            return Plan(self._faulty(fault, answers.ACCEPTED, head, body), fault)
+            return Plan(self._faulty(fault, responses.ACCEPTED, head, body), fault)
         right = self._judge(head, found, peer)
         if right.status != 202:
             return Plan(right)
@@ -88,7 +88,7 @@ class Application:
         fault = self.faults.pick("application", body)
         if fault is None:
             return Plan(right, None, "before", events)
-        if fault.answer == answers.PARTIAL and not isinstance(events, int):
+        if fault.answer == responses.PARTIAL and not isinstance(events, int):
             rejected = _about(body, fault.when).bad
             events = [event for index, event in enumerate(events) if index not in rejected]
         answer = self._faulty(fault, right, head, body)
@@ -112,11 +112,11 @@ class Application:
     def _before_application(self, head: Head, raw: bytes) -> Answer | None:
         """Answers that need no look at the key: no such route, or larger than PHP takes."""
         if head.path not in (self.settings.path, f"{self.settings.path}/"):
-            return answers.NOT_FOUND
+            return responses.NOT_FOUND
         if head.method != "POST":
-            return answers.NOT_ALLOWED
+            return responses.NOT_ALLOWED
         if self.settings.max_body_bytes and len(raw) > self.settings.max_body_bytes:
-            return answers.LARAVEL_TOO_LARGE
+            return responses.LARAVEL_TOO_LARGE
         return None
 
     def _judge(self, head: Head, found: Read, peer: str) -> Answer:
@@ -128,15 +128,15 @@ class Application:
         if settings.validate or settings.ip_limit == "always":
             admission = self._limits.admit(device, peer, self._clock.monotonic_ms())
         if admission is not None and not admission.allowed:
-            answer = answers.TOO_MANY
+            answer = responses.TOO_MANY
         elif not has_key:
-            answer = answers.UNAUTHORIZED
+            answer = responses.UNAUTHORIZED
         elif found.errors and settings.validate:
-            answer = answers.invalid(found.errors)
+            answer = responses.invalid(found.errors)
         else:
-            answer = answers.ACCEPTED
+            answer = responses.ACCEPTED
         if not wants_json(head):
-            answer = answers.for_browser(answer)
+            answer = responses.for_browser(answer)
         if admission is None or not settings.announce_limits:
             return answer
         return answer.adding(limits.headers(admission, self._clock.wall_ms()))
@@ -145,9 +145,9 @@ class Application:
         """The answer `fault` gives instead of `right`, whose headers about limits stay if the application gives it."""
         answer = right
         if fault.replaces is not None:
-            answer = answers.make(fault.replaces, _about(body, fault.when))
+            answer = responses.make(fault.replaces, _about(body, fault.when))
             if not answer.proxy:
-                answer = answer if wants_json(head) else answers.for_browser(answer)
+                answer = answer if wants_json(head) else responses.for_browser(answer)
                 answer = answer.adding([header for header in right.headers if header[0].startswith("X-RateLimit-")])
         if fault.body is not None:
             answer = answer._replace(body=fault.body.encode())

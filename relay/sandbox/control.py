@@ -17,9 +17,9 @@ from collections.abc import Callable
 
 import msgspec
 
-from relay.sandbox.answers import Answer
 from relay.sandbox.application import Application
 from relay.sandbox.faults import Fault
+from relay.sandbox.responses import Answer
 
 PREFIX = "/_sandbox/"
 

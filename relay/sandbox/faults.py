@@ -12,7 +12,7 @@ from typing import Annotated, Literal, get_args
 import msgspec
 
 from relay.runtime.clock import Clock
-from relay.sandbox import answers
+from relay.sandbox import responses
 from relay.sandbox.settings import Count, Positive
 
 Stage = Literal["accept", "head", "proxy", "application"]
@@ -92,8 +92,8 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Between trickled bytes; before a slow answer; before a break in mid-body."""
 
     def __post_init__(self) -> None:
-        if self.answer is not None and not answers.known(self.answer):
-            raise ValueError(f"answer {self.answer!r} is neither a status nor one of {', '.join(answers.VARIANTS)}")
+        if self.answer is not None and not responses.known(self.answer):
+            raise ValueError(f"answer {self.answer!r} is neither a status nor one of {', '.join(responses.VARIANTS)}")
         if self.stage in ("accept", "head") and (self.when or self.answer is not None):
             raise ValueError(
                 f"{self.action} comes before the body and the answer: it takes neither `when` nor `answer`"
@@ -111,7 +111,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             return "head"
         if self.commit in ("before", "late"):
             return "application"
-        given_by_proxy = self.answer is not None and answers.is_proxys(self.answer)
+        given_by_proxy = self.answer is not None and responses.is_proxys(self.answer)
         return "proxy" if given_by_proxy or self.action in _UNCOMMITTED else "application"
 
     @property

@@ -16,7 +16,7 @@ import structlog
 
 from relay.runtime.clock import Clock
 from relay.runtime.tasks import Tasks
-from relay.sandbox import answers, misbehave
+from relay.sandbox import connection_faults, responses
 from relay.sandbox.application import Application
 from relay.sandbox.control import PREFIX, control
 from relay.sandbox.faults import Fault, Faults
@@ -112,7 +112,7 @@ class Sandbox:
         try:
             fault = self.faults.pick("accept")
             if fault is not None:
-                await self._misbehave(connection, fault, answers.ACCEPTED)
+                await self._misbehave(connection, fault, responses.ACCEPTED)
                 return
             while head := await connection.read_head():
                 if not await self._serve(connection, head):
@@ -122,7 +122,7 @@ class Sandbox:
         except BadRequest as error:
             log.info("sandbox got what is not HTTP", peer=connection.peer, error=str(error))
             with contextlib.suppress(OSError):
-                await connection.send(answers.BAD_REQUEST, keep_alive=False)
+                await connection.send(responses.BAD_REQUEST, keep_alive=False)
                 await connection.linger()
         finally:
             self._open.discard(connection)
@@ -138,7 +138,7 @@ class Sandbox:
         try:
             fault = self.faults.pick("head")
             if fault is not None:
-                return await self._misbehave(connection, fault, answers.ACCEPTED)
+                return await self._misbehave(connection, fault, responses.ACCEPTED)
             unread_limit_bytes = 0 if self.settings.too_large == "laravel" else self.settings.max_body_bytes
             try:
                 raw = await connection.read_body(head, unread_limit_bytes)
@@ -175,11 +175,11 @@ class Sandbox:
         if self.settings.too_large == "reset":
             connection.reset()
             return False
-        await connection.send(answers.NGINX_TOO_LARGE, keep_alive=False)
-        self.record.answered(number, answers.NGINX_TOO_LARGE.status)
+        await connection.send(responses.NGINX_TOO_LARGE, keep_alive=False)
+        self.record.answered(number, responses.NGINX_TOO_LARGE.status)
         await connection.linger()
         return False
 
-    async def _misbehave(self, connection: Connection, fault: Fault, answer: answers.Answer) -> bool:
+    async def _misbehave(self, connection: Connection, fault: Fault, answer: responses.Answer) -> bool:
         assert fault.action is not None
-        return await misbehave.ACTIONS[fault.action](connection, answer, fault.pause_ms)
+        return await connection_faults.ACTIONS[fault.action](connection, answer, fault.pause_ms)

@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from relay.sandbox.answers import Answer, Headers, reason_phrase
+from relay.sandbox.responses import Answer, Headers, reason_phrase
 
 HEAD_LIMIT_BYTES = 1 << 20
 """Also how much of a body is read ahead; a longer head is refused."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from relay.policy.html_words import HTML_MAX_CHARS
+from relay.policy.html_text import HTML_MAX_CHARS
 from relay.sandbox.server import Sandbox
 
 from tests.e2e.harness import PATIENCE_S, command, environment, event, launch, running

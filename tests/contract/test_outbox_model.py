@@ -22,7 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from relay.config import OutboxSettings
 from relay.event.reader import LaneKey
 from relay.outbox import Dead, OutboxError, OutboxFull, OutboxUnavailable, Part, Selection, Settled
-from relay.outbox.sqlite import transactions
+from relay.outbox.sqlite import statements
 
 from tests.contract.boxes import Box, MemoryBox, SqliteBox, close, event, event_id
 
@@ -280,7 +280,7 @@ class BothLives(RuleBasedStateMachine):
     def fail(self, what: Callable[[Life], Coroutine[Any, Any, object]], but_written: bool) -> None:
         """A commit that fails, with its content on the disk or not: the file is the truth."""
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(transactions, "commit", failing_once(but_written))
+            patched.setattr(statements, "commit", failing_once(but_written))
             with pytest.raises(OutboxUnavailable):
                 self.run(what(self.real))
             self.run(healed(self.real.box))
@@ -309,7 +309,7 @@ async def begun(real: OutboxSettings, plain: OutboxSettings) -> tuple[Life, Life
 
 
 def failing_once(but_written: bool) -> Callable[[sqlite3.Connection, Sequence[Any]], Any]:
-    commit, left = transactions.commit, 1
+    commit, left = statements.commit, 1
 
     def failing(database: sqlite3.Connection, steps: Sequence[Any]) -> Any:
         nonlocal left

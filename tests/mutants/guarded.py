@@ -222,13 +222,13 @@ MUTANTS = (
     mutant(
         "a commit that waits as long as callers come",
         "G6",
-        "tests/unit/outbox/sqlite/test_pace.py::test_a_commit_begins_in_the_end_however_busy_the_loop_is",
+        "tests/unit/outbox/sqlite/test_commit_delay.py::test_a_commit_begins_in_the_end_however_busy_the_loop_is",
         (f"{SQLITE}/pace.py", " or turned_us >= end_us:", ":"),
     ),
     mutant(
         "callers waited for one by one",
         "G6",
-        "tests/unit/outbox/sqlite/test_pace.py::test_they_are_waited_for_a_quarter_of_a_commit_in_all",
+        "tests/unit/outbox/sqlite/test_commit_delay.py::test_they_are_waited_for_a_quarter_of_a_commit_in_all",
         (f"{SQLITE}/pace.py", "                quiet_turns = 0\n", "                quiet_turns = waited_us = 0\n"),
     ),
     mutant(
@@ -279,6 +279,6 @@ MUTANTS = (
         "G6",
         "tests/unit/policy/test_schedule.py::"
         "test_a_request_that_met_a_closing_connection_is_sent_again_at_once_just_so_and_counted",
-        ("relay/policy/outcome.py", 'return Judgement((), "exact")\n', "return _NOTHING\n"),
+        ("relay/policy/judgement.py", 'return Judgement((), "exact")\n', "return _NOTHING\n"),
     ),
 )

@@ -98,7 +98,11 @@ MUTANTS = (
         "poison after one failure",
         "G1",
         "tests/fault/test_upstream_answers.py::test_an_event_that_brings_the_upstream_down_delays_nobody_else",
-        ("relay/policy/lane.py", "POISON_TRIES = 10\nPOISON_MS = 600_000\n", "POISON_TRIES = 1\nPOISON_MS = 0\n"),
+        (
+            "relay/policy/device_queue.py",
+            "POISON_TRIES = 10\nPOISON_MS = 600_000\n",
+            "POISON_TRIES = 1\nPOISON_MS = 0\n",
+        ),
     ),
     mutant(
         "files deleted unnoticed",
@@ -172,8 +176,8 @@ MUTANTS = (
     mutant(
         "events that a success rejects by name counted as delivered",
         "G1",
-        "tests/unit/policy/test_outcome.py::test_events_that_a_success_rejects_by_name_are_given_up_and_the_rest_is_delivered",
-        ("relay/policy/outcome.py", "    if not messages:\n", "    if status == 202:\n"),
+        "tests/unit/policy/test_judgement.py::test_events_that_a_success_rejects_by_name_are_given_up_and_the_rest_is_delivered",
+        ("relay/policy/judgement.py", "    if not messages:\n", "    if status == 202:\n"),
     ),
     mutant(
         "a wrong URL's events given up",
@@ -188,15 +192,15 @@ MUTANTS = (
     mutant(
         "a batch that is too large given up without being halved",
         "G1",
-        "tests/unit/policy/test_outcome.py::test_413_halves_by_bytes_and_the_size_is_remembered_for_every_device",
-        ("relay/policy/outcome.py", "    if len(case.lanes) > 1 or events > 1:\n", "    if len(case.lanes) > 1:\n"),
+        "tests/unit/policy/test_judgement.py::test_413_halves_by_bytes_and_the_size_is_remembered_for_every_device",
+        ("relay/policy/judgement.py", "    if len(case.lanes) > 1 or events > 1:\n", "    if len(case.lanes) > 1:\n"),
     ),
     mutant(
         "an unnamed refusal not halved",
         "G1",
-        "tests/unit/policy/test_outcome.py::test_an_unnamed_bad_event_is_found_by_halving_and_the_rest_delivered_in_order",
+        "tests/unit/policy/test_judgement.py::test_an_unnamed_bad_event_is_found_by_halving_and_the_rest_delivered_in_order",
         (
-            "relay/policy/lane.py",
+            "relay/policy/device_queue.py",
             "        return events == 1\n\n    def forget_doubts",
             "        return True\n\n    def forget_doubts",
         ),
@@ -204,9 +208,9 @@ MUTANTS = (
     mutant(
         "a whole batch given up for one named event",
         "G1",
-        "tests/unit/policy/test_outcome.py::test_only_named_events_are_given_up_with_the_upstreams_words_and_the_rest_is_sent_at_once",
+        "tests/unit/policy/test_judgement.py::test_only_named_events_are_given_up_with_the_upstreams_words_and_the_rest_is_sent_at_once",
         (
-            "relay/policy/outcome.py",
+            "relay/policy/judgement.py",
             "        for index, message in messages.items()\n",
             '        for index, message in dict.fromkeys(range(first, first + events), "").items()\n',
         ),
@@ -214,9 +218,9 @@ MUTANTS = (
     mutant(
         "an outage taken for poison",
         "G1",
-        "tests/unit/policy/test_outcome.py::test_an_outage_gives_nothing_up_even_if_others_were_served_at_its_beginning",
+        "tests/unit/policy/test_judgement.py::test_an_outage_gives_nothing_up_even_if_others_were_served_at_its_beginning",
         (
-            "relay/policy/lane.py",
+            "relay/policy/device_queue.py",
             "        elif served_at is None or served_at <= self.alone_at:\n            return\n",
             "",
         ),

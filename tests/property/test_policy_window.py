@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from hypothesis import given
 from hypothesis import strategies as st
-from relay.policy.window import Window
+from relay.policy.rate_window import Window
 
 WINDOW_MS = 1_000
 LIMIT = 3

@@ -19,8 +19,8 @@ import msgspec
 from relay.event.reader import Event
 from relay.forward.forwarder import Forwarder
 from relay.outbox import DeadLetter, Ledger, Part, Selection
+from relay.policy.endpoint import RouteState
 from relay.policy.limits import Limits
-from relay.policy.route import RouteState
 from relay.policy.schedule import Schedule
 from relay.runtime.metrics import Metrics
 from relay.runtime.tasks import Tasks

@@ -14,8 +14,8 @@ from relay.ops.live import Live
 from relay.ops.server import Ops
 from relay.ops.status import Status
 from relay.outbox import DeadLetter, Gauges, Ledger, OutboxFull, Selection
-from relay.policy.route import RouteState
-from relay.policy.views import Lanes, LaneView, RouteView
+from relay.policy.endpoint import RouteState
+from relay.policy.overview import Lanes, LaneView, RouteView
 from relay.runtime.metrics import Metrics
 
 STARTED_MS = 5_000

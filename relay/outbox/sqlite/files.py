@@ -17,7 +17,7 @@ from typing import NamedTuple
 import structlog
 
 from relay.outbox import OutboxLocked, OutboxRefused
-from relay.outbox.sqlite.trouble import FIXED_MODES, FIXED_OWNERS, LOCK_HELD, UNSYNCED_DIRECTORIES
+from relay.outbox.sqlite.disk_errors import FIXED_MODES, FIXED_OWNERS, LOCK_HELD, UNSYNCED_DIRECTORIES
 
 _log = structlog.get_logger("relay.outbox")
 

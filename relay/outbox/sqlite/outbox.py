@@ -27,10 +27,11 @@ from relay.outbox import (
     Taken,
 )
 from relay.outbox.engine.limits import limited
-from relay.outbox.sqlite import dead, ops, quarantine
-from relay.outbox.sqlite.book import Limits
-from relay.outbox.sqlite.draft import Append
-from relay.outbox.sqlite.owner import Owner
+from relay.outbox.sqlite import dead_letters as dead
+from relay.outbox.sqlite import operations, quarantine
+from relay.outbox.sqlite.commit_plan import Append
+from relay.outbox.sqlite.group_commit import Owner
+from relay.outbox.sqlite.outbox_state import Limits
 from relay.outbox.sqlite.store import Store
 from relay.runtime.clock import Clock
 from relay.runtime.machine import MachineIds
@@ -130,10 +131,10 @@ class SqliteOutbox:
         return () if known is None else known.sizes(limit)
 
     async def take(self, parts: Sequence[Part], true_ms: int | None = None) -> Sequence[Taken]:
-        return await self._owner.submit(ops.Take(parts, true_ms, self._owner.promised, self._metrics))
+        return await self._owner.submit(operations.Take(parts, true_ms, self._owner.promised, self._metrics))
 
     async def settle(self, settled: Sequence[Settled]) -> None:
-        await self._owner.submit(ops.Settle(settled, self._owner.promised, self._metrics))
+        await self._owner.submit(operations.Settle(settled, self._owner.promised, self._metrics))
 
     def release(self, lanes: Sequence[int], *, perhaps_taken: bool = False) -> None:
         for number in lanes:
@@ -144,16 +145,16 @@ class SqliteOutbox:
             self._owner.promised.discard(number)
 
     async def forget(self, lanes: Sequence[int]) -> None:
-        await self._owner.submit(ops.Forget(lanes))
+        await self._owner.submit(operations.Forget(lanes))
 
     async def expire(self) -> int:
         dropped = 0
         while (first := self._owner.known.index.first_seq()) is not None:
             before_ms = self._owner.known.time.now_ms() - self._settings.max_age_ms
-            last = await self._owner.submit(ops.FindOlder(first, before_ms))
+            last = await self._owner.submit(operations.FindOlder(first, before_ms))
             if last is None:
                 break
-            events = await self._owner.submit(ops.Drop("age", first, last, self._metrics))
+            events = await self._owner.submit(operations.Drop("age", first, last, self._metrics))
             if not events:
                 break
             dropped += events
@@ -181,10 +182,10 @@ class SqliteOutbox:
         first = book.index.first_seq()
         with suppress(OutboxError):  # whoever appends is told; this is asked again in a second
             if abs(ahead_ms - self._wall_ahead_ms) > _WALL_JUMP_MS:
-                await self._owner.submit(ops.Stamp())
+                await self._owner.submit(operations.Stamp())
                 self._wall_ahead_ms = ahead_ms
             if first is not None and first != book.oldest_seq:
-                await self._owner.submit(ops.FindOldest(first))
+                await self._owner.submit(operations.FindOldest(first))
 
     # -- dead letters --------------------------------------------------------------------------------
 
@@ -241,7 +242,7 @@ class SqliteOutbox:
         gone = await self.discard_quarantined(book.quarantined)
         while (first := book.index.first_seq()) is not None:
             last = min(first + _DISCARD_ROWS, book.next_seq) - 1
-            gone += await self._owner.submit(ops.Drop("discarded", first, last, self._metrics))
+            gone += await self._owner.submit(operations.Drop("discarded", first, last, self._metrics))
         return gone
 
     async def disown(self) -> None:

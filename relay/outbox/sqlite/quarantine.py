@@ -16,11 +16,11 @@ from typing import NamedTuple
 
 from relay.outbox.engine.checksum import unmarked
 from relay.outbox.engine.dedupe_window import DROPPED, pack_check
-from relay.outbox.sqlite.book import Book
-from relay.outbox.sqlite.draft import Draft, Op
-from relay.outbox.sqlite.rows import CHECK_OF_ROW
-from relay.outbox.sqlite.start import read_totals
-from relay.outbox.sqlite.transactions import remember
+from relay.outbox.sqlite.commit_plan import Draft, Op
+from relay.outbox.sqlite.insert import CHECK_OF_ROW
+from relay.outbox.sqlite.loading import read_totals
+from relay.outbox.sqlite.outbox_state import Book
+from relay.outbox.sqlite.statements import remember
 from relay.runtime.machine import MachineIds, identity, is_other_machine
 from relay.runtime.metrics import Metrics
 

@@ -25,11 +25,11 @@ from relay.outbox import OutboxRefused
 from relay.outbox.engine.dedupe_window import REMEMBERED_BYTES
 from relay.outbox.sqlite import files
 from relay.outbox.sqlite.connection import PAGE_BYTES, configure, connect
+from relay.outbox.sqlite.loading import Broken, Opened, read_opened, read_totals
 from relay.outbox.sqlite.quarantine import Claimant, claim
 from relay.outbox.sqlite.salvage import Salvaged, salvage
 from relay.outbox.sqlite.schema import MIGRATIONS, is_newest, migrate
-from relay.outbox.sqlite.start import Broken, Opened, read_opened, read_totals
-from relay.outbox.sqlite.transactions import checkpoint
+from relay.outbox.sqlite.statements import checkpoint
 
 _log = structlog.get_logger("relay.outbox")
 

@@ -26,8 +26,8 @@ from relay.event.values import trimmed, whole
 from relay.outbox.engine.dedupe_window import ID_BYTES
 from relay.outbox.sqlite import files
 from relay.outbox.sqlite.connection import PAGE_BYTES
+from relay.outbox.sqlite.loading import MOST_LANES, LaneRow, is_sound_lane
 from relay.outbox.sqlite.schema import MIGRATIONS, is_newest
-from relay.outbox.sqlite.start import MOST_LANES, LaneRow, is_sound_lane
 
 _ROWS_AT_ONCE = 512
 _MOST_ERRORS = 20_000

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
 from relay.config import OutboxSettings
-from relay.outbox.sqlite import connection, files, transactions
+from relay.outbox.sqlite import connection, files, statements
 from relay.outbox.sqlite.connection import PAGE_BYTES, Connection
+from relay.outbox.sqlite.disk_errors import NO_ROOM, explained
+from relay.outbox.sqlite.loading import Opened
 from relay.outbox.sqlite.quarantine import Claimant
 from relay.outbox.sqlite.recovery import Mending, open_mended
-from relay.outbox.sqlite.start import Opened
-from relay.outbox.sqlite.transactions import Committed, Step
-from relay.outbox.sqlite.trouble import NO_ROOM, explained
+from relay.outbox.sqlite.statements import Committed, Step
 from relay.outbox.sqlite.wal import FRAME_BYTES, HEADER_BYTES, Wal
 from relay.runtime.clock import Clock, monotonic_us
 from relay.runtime.machine import MachineIds
@@ -146,7 +146,7 @@ class Store:
     async def commit(self, steps: Sequence[Step]) -> Committed:
         """All steps or none, on disk when this returns."""
         began_us = monotonic_us()
-        committed = await self.run(transactions.commit, steps)
+        committed = await self.run(statements.commit, steps)
         if committed.changed_rows:
             self._metrics.outbox_commits.inc()
             self._metrics.outbox_commit_duration_seconds.observe((monotonic_us() - began_us) / 1_000_000)
@@ -217,7 +217,7 @@ class Store:
     async def _copy_back(self) -> None:
         def work(database: sqlite3.Connection) -> int:
             pages = self._wal.distinct_pages()
-            transactions.checkpoint(database)
+            statements.checkpoint(database)
             self._wal.copied_back()
             return pages
 
@@ -247,7 +247,7 @@ class Store:
             await self.run(_copy_to, fresh)
             files.rename(fresh, path)
         else:
-            await self.run(transactions.checkpoint)
+            await self.run(statements.checkpoint)
 
     def _look(self) -> tuple[files.Identity | None, files.Identity | None]:
         path = self._settings.path

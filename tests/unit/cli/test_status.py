@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 from relay.cli.table import bytes_text, duration_text, table
 from relay.outbox import Gauges, Ledger
-from relay.policy.views import LaneView, RouteView
+from relay.policy.overview import LaneView, RouteView
 
 from tests.unit.cli.harness import NotedRelay, call
 

@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families as read_text
 from relay.config import Log
 from relay.ops.dead_letters import MAX_SEARCHED, Query, found
 from relay.outbox import Gauges, Selection
-from relay.policy.views import RouteView
+from relay.policy.overview import RouteView
 from relay.runtime import log
 from relay.runtime.secret import MASK, Secret
 

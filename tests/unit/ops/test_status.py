@@ -6,7 +6,7 @@ import json
 
 from relay.ops.status import MANY_LANES, MAX_UPSTREAMS, SAME_MS
 from relay.outbox import Gauges, Ledger
-from relay.policy.views import LaneView, RouteView
+from relay.policy.overview import LaneView, RouteView
 
 from tests.support.ops_harness import Served, dead_letter
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from relay.policy import batch
+from relay.policy.judgement import GivenUp
 from relay.policy.limits import Limits
-from relay.policy.outcome import GivenUp
 from relay.policy.schedule import Reply, Schedule, Send, Share, Wait
 from relay.policy.verdict import Delivered, Failing, Misconfigured, RateLimited, Refused, Unauthorized, Verdict
 

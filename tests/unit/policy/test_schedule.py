@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from relay.policy.lane import due_at, phase
-from relay.policy.route import Route
+from relay.policy.device_queue import due_at, phase
+from relay.policy.endpoint import Route
 from relay.policy.schedule import Reply, Schedule, Send, Share, Wait
 from relay.policy.verdict import Again, Failing, Misconfigured, RateLimited, Verdict
 

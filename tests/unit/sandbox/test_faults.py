@@ -7,9 +7,9 @@ from typing import Any, get_args
 
 import msgspec
 import pytest
-from relay.sandbox import answers, misbehave
-from relay.sandbox.answers import About
+from relay.sandbox import connection_faults, responses
 from relay.sandbox.faults import AtAccept, AtAnswer, AtHead, Fault, Faults
+from relay.sandbox.responses import About
 
 from tests.unit.sandbox.harness import HandClock
 
@@ -105,12 +105,12 @@ def test_a_fault_that_makes_no_sense_is_refused(given: dict[str, Any]) -> None:
 
 
 def test_every_action_has_a_misbehaviour() -> None:
-    assert set(misbehave.ACTIONS) == {*get_args(AtAccept), *get_args(AtHead), *get_args(AtAnswer)}
+    assert set(connection_faults.ACTIONS) == {*get_args(AtAccept), *get_args(AtHead), *get_args(AtAnswer)}
 
 
 def test_every_answer_can_be_made() -> None:
-    for name in (*answers.VARIANTS, *range(200, 600)):
-        answer = answers.make(name, About(3, (1,)))
+    for name in (*responses.VARIANTS, *range(200, 600)):
+        answer = responses.make(name, About(3, (1,)))
         assert answer.status == int(str(name)[:3]), name
         if dict(answer.headers).get("Content-Type") == "application/json" and name != "202_empty":
             assert json.loads(answer.body), name
@@ -128,12 +128,12 @@ def test_every_answer_can_be_made() -> None:
     ],
 )
 def test_what_a_422_names(name: int | str, paths: list[str]) -> None:
-    assert list(json.loads(answers.make(name, About(3, (1,))).body)["errors"]) == paths
+    assert list(json.loads(responses.make(name, About(3, (1,))).body)["errors"]) == paths
 
 
 def test_the_odd_422s() -> None:
     about = About(3, (1,))
-    assert "errors" not in json.loads(answers.make("422_unnamed", about).body)
-    assert json.loads(answers.make("422_list", about).body)["errors"][0]["index"] == 1
-    assert len(json.loads(answers.make("422_thousand", about).body)["errors"]) == 1000
-    assert [at["index"] for at in json.loads(answers.make("202_partial", about).body)["rejected"]] == [1]
+    assert "errors" not in json.loads(responses.make("422_unnamed", about).body)
+    assert json.loads(responses.make("422_list", about).body)["errors"][0]["index"] == 1
+    assert len(json.loads(responses.make("422_thousand", about).body)["errors"]) == 1000
+    assert [at["index"] for at in json.loads(responses.make("202_partial", about).body)["rejected"]] == [1]

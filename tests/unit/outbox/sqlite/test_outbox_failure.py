@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 import pytest
 from relay.outbox import Dead, Ledger, OutboxError, OutboxFull, OutboxUnavailable, Part, Selection
 from relay.outbox.engine.queue_index import Index
-from relay.outbox.sqlite import transactions
-from relay.outbox.sqlite.rows import NewRows
+from relay.outbox.sqlite import statements
+from relay.outbox.sqlite.insert import NewRows
 
 from tests.contract.boxes import PHONE, TV, SqliteBox, bodies, close, event, event_id, events
 from tests.unit.outbox.sqlite.conftest import MakeBox
@@ -47,7 +47,7 @@ async def again(call: Callable[[], Awaitable[T]]) -> T:
 
 def fail_commits(monkeypatch: pytest.MonkeyPatch, times: int, error: sqlite3.Error, *, but_write: bool) -> None:
     """The next commits fail, with their content on the disk or not."""
-    commit, left = transactions.commit, times
+    commit, left = statements.commit, times
 
     def failing(database: sqlite3.Connection, steps: Any) -> Any:
         nonlocal left
@@ -58,7 +58,7 @@ def fail_commits(monkeypatch: pytest.MonkeyPatch, times: int, error: sqlite3.Err
             raise error
         return commit(database, steps)
 
-    monkeypatch.setattr(transactions, "commit", failing)
+    monkeypatch.setattr(statements, "commit", failing)
 
 
 async def test_writes_that_fail_are_told_and_forgotten_once_the_disk_heals(box: SqliteBox) -> None:
@@ -190,7 +190,7 @@ async def test_a_disk_that_fails_for_long_is_not_hammered(box: SqliteBox, monkey
         tried += 1
         raise sqlite3.OperationalError("disk I/O error")
 
-    monkeypatch.setattr(transactions, "commit", failing)
+    monkeypatch.setattr(statements, "commit", failing)
     for _ in range(50):
         with pytest.raises(OutboxUnavailable):
             await box.append([1])
@@ -257,7 +257,7 @@ async def test_a_look_at_the_files_survives_a_failing_disk(box: SqliteBox, monke
 
 
 async def test_no_memory_for_a_commit_is_no_end(box: SqliteBox, monkeypatch: pytest.MonkeyPatch) -> None:
-    commit, left = transactions.commit, 1
+    commit, left = statements.commit, 1
 
     def failing(database: sqlite3.Connection, steps: Any) -> Any:
         nonlocal left
@@ -266,7 +266,7 @@ async def test_no_memory_for_a_commit_is_no_end(box: SqliteBox, monkeypatch: pyt
             raise MemoryError
         return commit(database, steps)
 
-    monkeypatch.setattr(transactions, "commit", failing)
+    monkeypatch.setattr(statements, "commit", failing)
     with pytest.raises(OutboxUnavailable):
         await box.append([1])
     assert await again(lambda: box.append([1])) == 0
@@ -366,7 +366,7 @@ class TestFilesUnderUs:
 
 async def test_events_are_answered_while_others_fail(box: SqliteBox, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every call gets an answer, whatever the disk does between."""
-    commit, calls = transactions.commit, 0
+    commit, calls = statements.commit, 0
 
     def every_third_fails(database: sqlite3.Connection, steps: Any) -> Any:
         nonlocal calls
@@ -375,11 +375,11 @@ async def test_events_are_answered_while_others_fail(box: SqliteBox, monkeypatch
             raise sqlite3.OperationalError("disk I/O error")
         return commit(database, steps)
 
-    monkeypatch.setattr(transactions, "commit", every_third_fails)
+    monkeypatch.setattr(statements, "commit", every_third_fails)
     stored: list[int] = []
     for number in range(30):
         if number == 20:
-            monkeypatch.setattr(transactions, "commit", commit)
+            monkeypatch.setattr(statements, "commit", commit)
         results = await asyncio.gather(box.outbox.append(events([number])), return_exceptions=True)
         if results == [0]:
             stored.append(number)

@@ -9,8 +9,8 @@ from itertools import count
 import pytest
 from relay.config import OutboxSettings
 from relay.outbox import OutboxFull, Selection
-from relay.outbox.sqlite import book
-from relay.outbox.sqlite.gathered import chore
+from relay.outbox.sqlite import outbox_state
+from relay.outbox.sqlite.pending_calls import chore
 
 from tests.contract.boxes import PHONE, REFUSED, TV, SqliteBox, bodies, close, events
 from tests.unit.outbox.sqlite.conftest import MakeBox
@@ -51,8 +51,8 @@ async def test_the_file_shrinks_after_a_backlog_is_drained(make_box: MakeBox) ->
 
 async def test_a_log_cut_from_its_end_goes_on_there(make_box: MakeBox, monkeypatch: pytest.MonkeyPatch) -> None:
     """The newest rows are gone, older ones are not, and seqs go on behind the gap; also after a kill."""
-    monkeypatch.setattr(book, "_TRUNCATED_ROWS", 0)
-    monkeypatch.setattr(book, "_IDLE_GARBAGE_ROWS", 512)
+    monkeypatch.setattr(outbox_state, "_TRUNCATED_ROWS", 0)
+    monkeypatch.setattr(outbox_state, "_IDLE_GARBAGE_ROWS", 512)
     box = make_box(max_size_bytes=2 * MIB)
     await box.start()
     await box.append(range(1_500), body_bytes=400)

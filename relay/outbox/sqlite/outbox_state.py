@@ -21,8 +21,8 @@ from relay.outbox.engine.fair_share import is_crowded, over_share
 from relay.outbox.engine.outbox_clock import OutboxTime
 from relay.outbox.engine.queue_index import Index
 from relay.outbox.sqlite.connection import PAGE_BYTES
-from relay.outbox.sqlite.start import Chunk, Opened
-from relay.outbox.sqlite.transactions import Buried, Graveyard, Range, Reclaimed
+from relay.outbox.sqlite.loading import Chunk, Opened
+from relay.outbox.sqlite.statements import Buried, Graveyard, Range, Reclaimed
 from relay.runtime.clock import Clock
 
 _GARBAGE_ROWS = 512

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from relay.policy.ceiling import BEYOND_USE, MIN_PACE, Ceiling, History
+from relay.policy.shared_limit import BEYOND_USE, MIN_PACE, Ceiling, History
 
 WINDOW_MS = 60_000
 

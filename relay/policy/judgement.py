@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from relay.policy.backoff import delay, full_jitter, named_until, probe_delay
-from relay.policy.lane import Lane
+from relay.policy.device_queue import Lane
+from relay.policy.endpoint import Route, Trouble
 from relay.policy.limits import Limits
-from relay.policy.route import Route, Trouble
 from relay.policy.verdict import (
     Again,
     Delivered,

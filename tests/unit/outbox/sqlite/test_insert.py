@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from relay.outbox.sqlite.connection import connect
-from relay.outbox.sqlite.rows import CHECK_OF_ROW, NewRows
+from relay.outbox.sqlite.insert import CHECK_OF_ROW, NewRows
 from relay.outbox.sqlite.schema import migrate
 
 GREATEST = 2**32 - 1

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 from relay.outbox import Gauges
-from relay.policy.route import RouteState
+from relay.policy.endpoint import RouteState
 
 Level = Literal["ok", "slow", "trouble"]
 

@@ -11,7 +11,7 @@ import functools
 import zlib
 from collections.abc import Awaitable, Callable
 
-from relay.sandbox.answers import Answer
+from relay.sandbox.responses import Answer
 from relay.sandbox.wire import Connection, head_bytes, serialize
 
 Misbehaviour = Callable[[Connection, Answer, int], Awaitable[bool]]

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 from relay.policy.backoff import SERVER_WISH_MAX_MS
-from relay.policy.outcome import STRANGERS_MAX, GivenUp
+from relay.policy.judgement import STRANGERS_MAX, GivenUp
 from relay.policy.schedule import Send, Share
 from relay.policy.verdict import (
     Delivered,

@@ -13,10 +13,10 @@ from typing import Any
 
 from relay.config import OutboxSettings
 from relay.outbox import OutboxError, OutboxFull
-from relay.outbox.sqlite import ops
-from relay.outbox.sqlite.book import Book
-from relay.outbox.sqlite.draft import Append, Draft, Op
-from relay.outbox.sqlite.trouble import failure_of
+from relay.outbox.sqlite import operations
+from relay.outbox.sqlite.commit_plan import Append, Draft, Op
+from relay.outbox.sqlite.disk_errors import failure_of
+from relay.outbox.sqlite.outbox_state import Book
 from relay.runtime.clock import Clock
 from relay.runtime.metrics import Metrics
 
@@ -85,7 +85,7 @@ class Gathered:
             draft.fail(failure)
             raise
         # an op cannot be planned beside a drop from its lane: with a drop in each commit it would wait for ever
-        self._ops_first = bool(self.ops) and any(isinstance(op, ops.Drop) for op in draft.ops)
+        self._ops_first = bool(self.ops) and any(isinstance(op, operations.Drop) for op in draft.ops)
         return draft
 
     def _plan(self, draft: Draft, appends: list[Append], settings: OutboxSettings) -> None:
@@ -126,10 +126,10 @@ class Gathered:
             last = book.index.oldest_droppable(missing_bytes) if book.loaded else None
             if last is None:
                 return OutboxFull("the outbox is full, and nothing in it can be dropped now")
-            ops.Drop("size", book.first_row, last, self._metrics).plan(draft)
+            operations.Drop("size", book.first_row, last, self._metrics).plan(draft)
         # without appends too: what is delivered makes room for those that are refused meanwhile
         elif (stretch := book.reclaimable(sum([each.body_bytes for each in appends]))) is not None:
-            ops.Reclaim(stretch).plan(draft)
+            operations.Reclaim(stretch).plan(draft)
         return None
 
 
@@ -137,9 +137,9 @@ def chore(book: Book, clock: Clock) -> Draft | None:
     """What is worth doing when nothing else is."""
     wanted: Op[None] | None = None
     if (stretch := book.reclaimable(None)) is not None:
-        wanted = ops.Reclaim(stretch)
+        wanted = operations.Reclaim(stretch)
     elif book.loaded and book.wasteful:
-        wanted = ops.Vacuum()
+        wanted = operations.Vacuum()
     if wanted is None:
         return None
     draft = Draft(book, clock)

@@ -6,9 +6,9 @@ from collections import Counter
 from typing import get_args
 
 import pytest
-from relay.ops.words import LANE, ROUTE, Summary, summary
+from relay.ops.explanations import LANE, ROUTE, Summary, summary
 from relay.outbox import Gauges
-from relay.policy.route import RouteState
+from relay.policy.endpoint import RouteState
 
 WRITABLE = Gauges(4096, 1 << 20, 0, writable=True, dead_letters=0, problem="")
 NOT_WRITABLE = WRITABLE._replace(writable=False, problem="the disk is full")

@@ -10,7 +10,7 @@ from zlib import crc32
 
 from relay.event.reader import LaneKey
 from relay.policy.limits import Limits
-from relay.policy.window import Window
+from relay.policy.rate_window import Window
 
 POISON_TRIES = 10
 POISON_MS = 600_000

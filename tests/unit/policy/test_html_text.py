@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from relay.policy.html_words import HTML_MAX_CHARS, html_words
+from relay.policy.html_text import HTML_MAX_CHARS, html_words
 
 PAGES = {
     "nginx": (

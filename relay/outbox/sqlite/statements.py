@@ -22,7 +22,7 @@ from relay.outbox import Dead, Stamp
 from relay.outbox.engine.checksum import checksum, stamped
 from relay.outbox.engine.dedupe_window import CHECK_BYTES, DEAD, pack_check
 from relay.outbox.engine.outbox_clock import Anchor
-from relay.outbox.sqlite.rows import CHECK_OF_ROW, NewRows
+from relay.outbox.sqlite.insert import CHECK_OF_ROW, NewRows
 
 Step = Callable[[sqlite3.Connection], Any]
 

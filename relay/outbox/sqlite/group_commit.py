@@ -25,16 +25,16 @@ from relay.config import OutboxSettings
 from relay.event.reader import LaneKey
 from relay.outbox import Backlog, Gauges, OutboxError, OutboxFull, OutboxShareTaken, OutboxUnavailable
 from relay.outbox.engine.conflicts import Conflicts
-from relay.outbox.sqlite import ops, start
-from relay.outbox.sqlite.book import Book, Limits
+from relay.outbox.sqlite import loading, operations
+from relay.outbox.sqlite.commit_delay import Pace
+from relay.outbox.sqlite.commit_plan import Append, Draft, Op, cost_bytes
 from relay.outbox.sqlite.connection import PAGE_BYTES
-from relay.outbox.sqlite.draft import Append, Draft, Op, cost_bytes
-from relay.outbox.sqlite.gathered import Gathered, chore
-from relay.outbox.sqlite.pace import Pace
+from relay.outbox.sqlite.disk_errors import DISK_ERRORS, failure_of
+from relay.outbox.sqlite.loading import Broken
+from relay.outbox.sqlite.outbox_state import Book, Limits
+from relay.outbox.sqlite.pending_calls import Gathered, chore
 from relay.outbox.sqlite.recovery import is_broken
-from relay.outbox.sqlite.start import Broken
 from relay.outbox.sqlite.store import Store
-from relay.outbox.sqlite.trouble import DISK_ERRORS, failure_of
 from relay.runtime.clock import Clock, monotonic_us
 from relay.runtime.metrics import Metrics
 
@@ -211,7 +211,7 @@ class Owner:
                 except DISK_ERRORS as error:
                     await self._failed(error)
             if self.store.connected:
-                await self.store.commit([ops.Stamp(clean=True).step(self.known)])
+                await self.store.commit([operations.Stamp(clean=True).step(self.known)])
         except (sqlite3.Error, OSError) as error:
             _log.error("outbox not closed cleanly", error=str(error))
         finally:
@@ -284,7 +284,7 @@ class Owner:
     async def _load_more(self) -> None:
         """Read the next stretch of the log; after the last, answer `load`."""
         book = self.known
-        chunk = await self.store.run(start.read_chunk, book.loading_from, book.load_to)
+        chunk = await self.store.run(loading.read_chunk, book.loading_from, book.load_to)
         if chunk is not None:
             book.load(chunk)
             return
@@ -298,7 +298,7 @@ class Owner:
         if missing:
             _log.error("outbox ledger mended", missing_events=missing)
             draft = Draft(book, self._clock)
-            ops.Reconcile(missing, self._metrics).plan(draft)
+            operations.Reconcile(missing, self._metrics).plan(draft)
             await self._commit(draft)
         if waited_for:
             self.promised = {part.lane for request in book.unsettled for part in request}
@@ -320,7 +320,7 @@ class Owner:
                         if number not in book.index.lanes:
                             self._backlog(number, lane.key, 0, 0)
             self.book = book
-        await self.store.commit([ops.Stamp().step(self.known)])
+        await self.store.commit([operations.Stamp().step(self.known)])
         if self._failure is not None:
             _log.info("outbox available again", pending=book.pending)
         self._failure = None

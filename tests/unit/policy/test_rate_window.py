@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from relay.policy.window import Window
+from relay.policy.rate_window import Window
 
 WINDOW_MS = 60_000
 LIMIT = 3

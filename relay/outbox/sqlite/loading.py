@@ -17,7 +17,7 @@ import msgspec
 from relay.event.reader import LaneKey
 from relay.outbox.engine.dedupe_window import CHECK_BYTES, ID_BYTES, Recent, split_ids
 from relay.outbox.engine.outbox_clock import Anchor
-from relay.outbox.sqlite.rows import CHECK_OF_ROW
+from relay.outbox.sqlite.insert import CHECK_OF_ROW
 
 CHUNK_ROWS = 4096
 MOST_LANES = 1 << 31

@@ -18,11 +18,11 @@ from typing import Any, Generic, TypeVar
 from relay.event.reader import Event, LaneKey
 from relay.outbox.engine.checksum import checksums
 from relay.outbox.engine.conflicts import Conflict
-from relay.outbox.sqlite import transactions
-from relay.outbox.sqlite.book import Book
+from relay.outbox.sqlite import statements
 from relay.outbox.sqlite.connection import PAGE_BYTES
-from relay.outbox.sqlite.rows import NewRows
-from relay.outbox.sqlite.transactions import Committed, Step
+from relay.outbox.sqlite.insert import NewRows
+from relay.outbox.sqlite.outbox_state import Book
+from relay.outbox.sqlite.statements import Committed, Step
 from relay.runtime.clock import Clock
 
 T = TypeVar("T")
@@ -214,7 +214,7 @@ class Draft:
         steps = [step for _, step in self._before]
         if self._new_lanes:
             rows = [(lane, str(key[0]), *key[1:], self.book.next_seq - 1) for key, lane in self._new_lanes.items()]
-            steps.append(partial(transactions.add_lanes, lanes=rows))
+            steps.append(partial(statements.add_lanes, lanes=rows))
         if self._rows is not None:
             steps.append(self._rows)
         return steps + [step for _, step in self._after]

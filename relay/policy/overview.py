@@ -9,9 +9,9 @@ from operator import attrgetter, itemgetter
 from typing import NamedTuple
 
 from relay.event.reader import LaneKey
-from relay.policy.lane import Lane
+from relay.policy.device_queue import Lane
+from relay.policy.endpoint import Route, RouteState
 from relay.policy.limits import Limits
-from relay.policy.route import Route, RouteState
 
 
 class RouteView(NamedTuple):

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 
 import pytest
 from relay.outbox import OutboxUnavailable
-from relay.outbox.sqlite.draft import Append
-from relay.outbox.sqlite.gathered import Gathered
-from relay.outbox.sqlite.ops import Forget, Settle
-from relay.outbox.sqlite.pace import Pace
+from relay.outbox.sqlite.commit_delay import Pace
+from relay.outbox.sqlite.commit_plan import Append
+from relay.outbox.sqlite.operations import Forget, Settle
+from relay.outbox.sqlite.pending_calls import Gathered
 from relay.runtime.metrics import Metrics
 from relay.runtime.tasks import Tasks
 

@@ -11,10 +11,10 @@ from functools import partial
 
 from relay.outbox import DropReason, Part, Settled, Taken
 from relay.outbox.engine.dedupe_window import DEAD, DROPPED
-from relay.outbox.sqlite import start, transactions
-from relay.outbox.sqlite.book import Book, Stretch
-from relay.outbox.sqlite.draft import LANE_PAGES, Draft, Op
-from relay.outbox.sqlite.transactions import Buried, Grave, Move, Read, Reclaimed, Step, Wanted
+from relay.outbox.sqlite import loading, statements
+from relay.outbox.sqlite.commit_plan import LANE_PAGES, Draft, Op
+from relay.outbox.sqlite.outbox_state import Book, Stretch
+from relay.outbox.sqlite.statements import Buried, Grave, Move, Read, Reclaimed, Step, Wanted
 from relay.runtime.metrics import Metrics
 
 
@@ -50,7 +50,7 @@ class Take(Op[Sequence[Taken]]):
             shift = shift_ms if sent_ms is None else sent_ms
             wanted.append(Wanted(lane, held.seqs(events, skip), held.sizes(events, skip), window, shift))
         step = partial(
-            transactions.take,
+            statements.take,
             request=draft.next_request,
             boot=book.boot,
             boot_from_ms=book.boot_from_ms,
@@ -114,7 +114,7 @@ class Settle(Op[None]):
             else:
                 draft.unclear.add(number)
         graveyard = book.graveyard(draft.clock)
-        draft.add(self, partial(transactions.settle, moves=self._moves, graves=self._graves, graveyard=graveyard))
+        draft.add(self, partial(statements.settle, moves=self._moves, graves=self._graves, graveyard=graveyard))
         return True
 
     def apply(self, book: Book, result: Buried) -> None:
@@ -154,7 +154,7 @@ class Forget(Op[None]):
             and number not in appended_to
         ]
         draft.unclear.update(self._idle)
-        draft.add(self, partial(transactions.forget, lanes=self._idle, next_lane=draft.book.next_lane))
+        draft.add(self, partial(statements.forget, lanes=self._idle, next_lane=draft.book.next_lane))
         return True
 
     def apply(self, book: Book, result: None) -> None:
@@ -195,7 +195,7 @@ class Drop(Op[int]):
         draft.add_before(
             self,
             partial(
-                transactions.drop,
+                statements.drop,
                 stretch=stretch._replace(marks=bytes(marks)),
                 events=sum(len(seqs) for _, _, seqs in self._from),
                 in_flight=self._kept,
@@ -233,7 +233,7 @@ class Reclaim(Op[None]):
         book = draft.book
         self.frees_dearly = kind in ("front", "holes") and book.pending > 0
         stretch, pages = book.range(first_seq, last_seq), book.limits.reclaim_pages
-        draft.add_before(self, partial(transactions.reclaim, stretch=stretch, kind=kind, pages=pages))
+        draft.add_before(self, partial(statements.reclaim, stretch=stretch, kind=kind, pages=pages))
         return True
 
     def apply(self, book: Book, result: Reclaimed) -> None:
@@ -249,7 +249,7 @@ class Vacuum(Op[None]):
 
     def plan(self, draft: Draft) -> bool:
         self._pages_before = draft.book.pages
-        draft.add(self, partial(transactions.vacuum, pages=draft.book.limits.vacuum_pages))
+        draft.add(self, partial(statements.vacuum, pages=draft.book.limits.vacuum_pages))
         return True
 
     def apply(self, book: Book, result: None) -> None:
@@ -270,7 +270,7 @@ class Stamp(Op[None]):
 
     def step(self, book: Book) -> Step:
         boot = (book.boot, book.boot_from_ms)
-        return partial(transactions.anchor, now=book.time.anchor(), boot=boot, clean=self._clean)
+        return partial(statements.anchor, now=book.time.anchor(), boot=boot, clean=self._clean)
 
     def apply(self, book: Book, result: None) -> None:
         """Only a restart reads it."""
@@ -289,7 +289,7 @@ class Reconcile(Op[None]):
         self._metrics = metrics
 
     def plan(self, draft: Draft) -> bool:
-        draft.add(self, partial(transactions.reconcile, missing=self._missing))
+        draft.add(self, partial(statements.reconcile, missing=self._missing))
         return True
 
     def apply(self, book: Book, result: None) -> None:
@@ -309,7 +309,7 @@ class FindOlder(Op[int | None]):
         self._before_ms = before_ms
 
     def plan(self, draft: Draft) -> bool:
-        draft.add(self, partial(start.last_older, first_seq=self._first, before_ms=self._before_ms))
+        draft.add(self, partial(loading.last_older, first_seq=self._first, before_ms=self._before_ms))
         return True
 
     def apply(self, book: Book, result: int | None) -> int | None:
@@ -324,7 +324,7 @@ class FindOldest(Op[None]):
         self._seq = seq
 
     def plan(self, draft: Draft) -> bool:
-        draft.add(self, partial(start.read_at_ms, seq=self._seq))
+        draft.add(self, partial(loading.read_at_ms, seq=self._seq))
         return True
 
     def apply(self, book: Book, result: int | None) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from relay.policy.lane import POISON_MS, POISON_TRIES, Lane, due_at, phase
-from relay.policy.window import Window
+from relay.policy.device_queue import POISON_MS, POISON_TRIES, Lane, due_at, phase
+from relay.policy.rate_window import Window
 
 FULL = 500
 

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import Literal
 
 from relay.policy.body_size import BodySize
-from relay.policy.ceiling import Ceiling, History
-from relay.policy.lane import Lane
+from relay.policy.device_queue import Lane
+from relay.policy.shared_limit import Ceiling, History
 
 RouteState = Literal["ok", "backing_off", "rate_limited", "unauthorized", "misconfigured"]
 Trouble = Literal["backing_off", "unauthorized", "misconfigured"]

@@ -17,8 +17,8 @@ from uuid import UUID
 from relay.event.reader import LaneKey
 from relay.outbox import DeadLetter, DeadReason, Selection
 from relay.outbox.engine.dedupe_window import ID_BYTES
-from relay.outbox.sqlite.book import Book
-from relay.outbox.sqlite.draft import Draft, Op
+from relay.outbox.sqlite.commit_plan import Draft, Op
+from relay.outbox.sqlite.outbox_state import Book
 from relay.runtime.clock import rfc3339
 from relay.runtime.metrics import Metrics
 

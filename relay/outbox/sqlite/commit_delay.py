@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from relay.outbox.sqlite.gathered import Gathered
+from relay.outbox.sqlite.pending_calls import Gathered
 
 _APART_US = 10_000
 _FLOWING_US = 30_000

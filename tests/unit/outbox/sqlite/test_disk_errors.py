@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from relay.outbox import OutboxError, OutboxFull, OutboxLocked, OutboxRefused, OutboxUnavailable
 from relay.outbox.sqlite import files
-from relay.outbox.sqlite.trouble import explained, failure_of
+from relay.outbox.sqlite.disk_errors import explained, failure_of
 
 
 def failing(number: int) -> object:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from relay.policy.lane import Lane
+from relay.policy.device_queue import Lane
+from relay.policy.endpoint import Route
 from relay.policy.limits import Limits
-from relay.policy.route import Route
 
 
 def company(
