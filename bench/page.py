@@ -33,10 +33,10 @@ def page(runs: Sequence[dict[str, Any]]) -> str:
     scenarios = [newest[name] for name in SCENARIOS if name in newest]
     last = runs[-1]
     machine, versions = last["machine"], last["versions"]
-    taken = ", ".join(f"{run['at'][:16]}Z (size {run['size']})" for run in runs if _shown(run, scenarios))
+    claimed = ", ".join(f"{run['at'][:16]}Z (size {run['size']})" for run in runs if _shown(run, scenarios))
     parts = [
         _OPENING,
-        f"- commit `{last['commit'][:12]}`{' with changes' * last['changed']}, at {taken}",
+        f"- commit `{last['commit'][:12]}`{' with changes' * last['changed']}, at {claimed}",
         f"- {machine['processors']} processors ({machine['processor']}), {machine['system']}",
         "- " + ", ".join(f"{name} {version}" for name, version in versions.items() if version),
         "",

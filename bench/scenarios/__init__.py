@@ -50,6 +50,6 @@ LIGHT: dict[str, Scenario] = {
     "lonely": wear.lonely,
     "idle": idle.idle,
     "limits": limits.limits,
-    "ceiling": limits.ceiling,
+    "ceiling": limits.shared_limit,
 }
 SCENARIOS: dict[str, Scenario] = HEAVY | LIGHT

@@ -34,7 +34,7 @@ def limits(bench: Bench) -> Iterator[Row]:
     yield Row("  429s", refused, "answers", at_most(0), note=f"of {len(requests):,}")
 
 
-def ceiling(bench: Bench) -> Iterator[Row]:
+def shared_limit(bench: Bench) -> Iterator[Row]:
     """A limit per address of which the relay was not told, and of which no header speaks."""
     window_ms, windows, devices = int(bench.size(6_000, 60_000)), 9, 50
     settings = {"rate__window": f"{window_ms}ms", "batch__linger": "1s"}

@@ -10,7 +10,8 @@ from random import Random
 from zlib import crc32
 
 from relay.policy.limits import Limits
-from relay.policy.schedule import Reply, Schedule, Send
+from relay.policy.requests import Reply, Send
+from relay.policy.schedule import Schedule
 from relay.policy.verdict import Delivered, Failing, RateLimited, Verdict
 
 from bench.report import Row, at_least, at_most
@@ -37,7 +38,7 @@ def policy(bench: Bench) -> Iterator[Row]:
     requests = int(bench.size(40_000, 300_000))
     rates = []
     for _ in range(bench.pairs):
-        world = _World(seed=7, lanes=_LANES, requests=requests)
+        world = _World(seed=7, queues=_LANES, requests=requests)
         began = time.process_time()
         world.run()
         rates.append(world.decisions / (time.process_time() - began))
@@ -49,23 +50,23 @@ def policy(bench: Bench) -> Iterator[Row]:
         (min(rates), max(rates)),
         f"calls of backlog, next, answered and settled, of processor time; {requests:,} requests a run",
     )
-    traces = {_World(seed=7, lanes=_LANES, requests=requests // 4).traced() for _ in range(2)}
+    traces = {_World(seed=7, queues=_LANES, requests=requests // 4).traced() for _ in range(2)}
     yield Row("  same seed, same trace: different traces", len(traces) - 1, "", at_most(0))
 
 
 class _World:
     """An upstream that nearly always says yes after 20 ms, and devices that go on sending."""
 
-    def __init__(self, seed: int, lanes: int, requests: int) -> None:
+    def __init__(self, seed: int, queue_ids: int, requests: int) -> None:
         rng = Random(seed)
         self.decisions = 0
         self._requests = requests
         self._schedule = Schedule(_LIMITS)
-        self._keys = [(1 + lane % 2, "tv", f"device-{lane}") for lane in range(lanes)]
-        self._pending = [rng.randrange(1, 50) for _ in range(lanes)]
+        self._keys = [(1 + queue_id % 2, "tv", f"device-{queue_id}") for queue_id in range(queue_ids)]
+        self._pending = [rng.randrange(1, 50) for _ in range(queue_ids)]
         self._verdicts = [_verdict(rng) for _ in range(10_007)]
         self._chances = [rng.random() for _ in range(10_009)]
-        self._arrivals = [(rng.randrange(lanes), rng.randrange(1, 20)) for _ in range(10_037)]
+        self._arrivals = [(rng.randrange(queue_ids), rng.randrange(1, 20)) for _ in range(10_037)]
 
     def traced(self) -> int:
         """Run; a checksum of all that was decided, and when."""
@@ -80,8 +81,8 @@ class _World:
 
     def run(self, note: Callable[[int, Send], None] | None = None) -> None:
         schedule, now, sent = self._schedule, 1_000_000, 0
-        for lane, events in enumerate(self._pending):
-            self._grow(lane, events, 0, now)
+        for queue_id, events in enumerate(self._pending):
+            self._grow(queue_id, events, 0, now)
         on_the_way: deque[tuple[int, Send]] = deque()
         while sent < self._requests:
             self.decisions += 1
@@ -98,25 +99,27 @@ class _World:
             elif step.until is not None:
                 now = max(now, step.until)
             else:
-                raise RuntimeError(f"the schedule waits for ever: {schedule.routes(now)}, {sum(self._pending)} pending")
+                raise RuntimeError(
+                    f"the schedule waits for ever: {schedule.endpoints(now)}, {sum(self._pending)} pending"
+                )
 
     def _answer(self, send: Send, sent_at: int, now: int, turn: int) -> None:
         schedule, pending = self._schedule, self._pending
-        taken = {share.lane: min(share.max_events, pending[share.lane]) for share in send.shares}
+        claimed = {share.queue_id: min(share.max_events, pending[share.queue_id]) for share in send.shares}
         verdict = self._verdicts[turn % len(self._verdicts)]
-        reply = Reply(taken, sum(taken.values()) * _EVENT_BYTES, verdict, sent_at)
+        reply = Reply(claimed, sum(claimed.values()) * _EVENT_BYTES, verdict, sent_at)
         for outcome in schedule.answered(send, reply, now, self._chances[turn % len(self._chances)]):
             if outcome.delivered:
-                self._grow(outcome.lane, 0, taken[outcome.lane], now)
+                self._grow(outcome.queue_id, 0, claimed[outcome.queue_id], now)
         for which in (2 * turn, 2 * turn + 1):
-            lane, events = self._arrivals[which % len(self._arrivals)]
-            self._grow(lane, events, 0, now)
+            queue_id, events = self._arrivals[which % len(self._arrivals)]
+            self._grow(queue_id, events, 0, now)
         schedule.settled(send, now)
         self.decisions += 2
 
-    def _grow(self, lane: int, appended: int, delivered: int, now: int) -> None:
-        events = self._pending[lane] = self._pending[lane] + appended - delivered
-        self._schedule.backlog(lane, self._keys[lane], events, events * _EVENT_BYTES, now)
+    def _grow(self, queue_id: int, appended: int, delivered: int, now: int) -> None:
+        events = self._pending[queue_id] = self._pending[queue_id] + appended - delivered
+        self._schedule.backlog(queue_id, self._keys[queue_id], events, events * _EVENT_BYTES, now)
         self.decisions += 1
 
 

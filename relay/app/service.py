@@ -141,7 +141,7 @@ class Service:
         self._report_move()
         self._supervisor.ready()
         self._forwarding = self._tasks.start("forwarder", self._load_and_forward())
-        self._tasks.start("housekeeping", self._forwarder.keep_house())
+        self._tasks.start("housekeeping", self._forwarder.maintain())
         self._tasks.start("watch", self._watch())
         self._tasks.start("key watch", watch_keys(self._watched_files, self._keys_at_start, self._reload_files))
         self._tasks.start("history", self._history.keep())

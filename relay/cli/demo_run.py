@@ -16,7 +16,7 @@ import click
 
 from relay.app.run_service import EXIT_DIED, EXIT_OK, event_loop_factory
 from relay.app.service import Service
-from relay.config import Defaults, Http, Log, OutboxSettings, Route, Settings, Udp, Upstream, secrets
+from relay.config import Defaults, EndpointSettings, Http, Log, OutboxSettings, Settings, Udp, Upstream, secrets
 from relay.runtime import log
 from relay.runtime.clock import SystemClock
 from relay.runtime.secret import Secret
@@ -67,7 +67,7 @@ async def _demo(directory: Path, devices: int, seconds: int | None) -> int:
 
 
 def _settings(url: str, directory: Path) -> Settings:
-    route = Route(url, Secret(_KEY))
+    route = EndpointSettings(url, Secret(_KEY))
     return Settings(
         upstream=Upstream(default=route, tenants={}),
         http=Http(listen=_free("127.0.0.1:8080", socket.SOCK_STREAM)),

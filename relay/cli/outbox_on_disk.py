@@ -75,7 +75,7 @@ async def _open(settings: OutboxSettings) -> tuple[SqliteOutbox, Tasks]:
     outbox = SqliteOutbox(settings, SystemClock(), Metrics(), tasks, mends=False)
     try:
         await outbox.open()
-        loading = tasks.start("load", outbox.load(lambda lane, key, events, body_bytes: None))
+        loading = tasks.start("load", outbox.load(lambda queue_id, key, events, body_bytes: None))
         # answered after the load; where the disk fails, the load waits for it to heal, and this does not
         await outbox.dead_letters(Selection(ids=(1,)), 1)
         await loading

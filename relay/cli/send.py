@@ -187,7 +187,7 @@ def _state(client: Client, event_id: str) -> tuple[str, str]:
     """What became of it, and what is to be said of that if time is up."""
     try:
         reply = client.get(f"/v1/events/{event_id}")
-    except exits.NoAnswer as error:  # it may be starting again
+    except exits.NoResponse as error:  # it may be starting again
         return "not known", error.message
     # over UDP a 404 may be an event that is still on its way to the disk
     state = "not stored" if reply.status == 404 else client.expect(reply, {"state": str})["state"]

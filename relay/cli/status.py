@@ -122,7 +122,7 @@ def describe(data: dict[str, Any]) -> str:
             f"{_LEVELS.get(summary['level'], 'UNKNOWN')}  {printable(summary['words'])}" + _to_do(summary["to_do"]),
             "\n".join(f"{name.ljust(width)}  {value}" for name, value in facts),
             table([name.replace("_", " ") for name in ledger], [list(ledger.values())]),
-            *(_upstream(route) for route in data["upstreams"]),
+            *(_upstream(endpoint) for endpoint in data["upstreams"]),
             *([f"and {left:,} upstreams more"] if (left := data["upstreams_left_out"]) else []),
             _devices(data["devices"]),
         ]
@@ -150,14 +150,14 @@ def _to_do(words: str) -> str:
     return f"\n  what to do: {words}" if words else ""
 
 
-def _upstream(route: dict[str, Any]) -> str:
-    name = "upstream" if route["tenant"] is None else f"upstream of tenant {route['tenant']}"
-    lines = [f"{name}: {route['state']} since {route['since']}", f"  {route['words']}"]
-    if route["next_attempt_at"]:
-        lines.append(f"  next attempt: {route['next_attempt_at']}")
-    if route["last_error"]:
-        lines.append(f"  last error: {printable(route['last_error'])}")
-    return "\n".join(lines) + _to_do(route["to_do"])
+def _upstream(endpoint: dict[str, Any]) -> str:
+    name = "upstream" if endpoint["tenant"] is None else f"upstream of tenant {endpoint['tenant']}"
+    lines = [f"{name}: {endpoint['state']} since {endpoint['since']}", f"  {endpoint['words']}"]
+    if endpoint["next_attempt_at"]:
+        lines.append(f"  next attempt: {endpoint['next_attempt_at']}")
+    if endpoint["last_error"]:
+        lines.append(f"  last error: {printable(endpoint['last_error'])}")
+    return "\n".join(lines) + _to_do(endpoint["to_do"])
 
 
 def _devices(devices: list[dict[str, Any]]) -> str:

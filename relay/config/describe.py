@@ -63,11 +63,11 @@ def needs_restart(names: Iterable[str]) -> list[str]:
 def secrets(settings: Settings) -> list[Secret]:
     """Everything that must not be seen in a log or an answer, the proxy's password included."""
     upstream = settings.upstream
-    found = [upstream.default.api_key, *(route.api_key for route in upstream.tenants.values())]
+    found = [upstream.default.api_key, *(endpoint.api_key for endpoint in upstream.tenants.values())]
     if settings.ops.token is not None:
         found.append(settings.ops.token)
-    for route in (upstream.default, *upstream.tenants.values()):
-        found += map(Secret, query_secrets(route.url))
+    for endpoint in (upstream.default, *upstream.tenants.values()):
+        found += map(Secret, query_secrets(endpoint.url))
     password = urlsplit(upstream.proxy).password
     if password:
         user = unquote(urlsplit(upstream.proxy).username or "")
@@ -81,8 +81,8 @@ def with_files_of(old: Settings, new: Settings) -> Settings:
     """Return `old` with the secrets of `new`: what a changed key or certificate file means without a reload."""
     upstream, read = old.upstream, new.upstream
     tenants = {
-        tenant_id: replace(route, api_key=read.route(tenant_id).api_key)
-        for tenant_id, route in upstream.tenants.items()
+        tenant_id: replace(endpoint, api_key=read.endpoint(tenant_id).api_key)
+        for tenant_id, endpoint in upstream.tenants.items()
     }
     default = replace(upstream.default, api_key=read.default.api_key)
     return replace(
@@ -103,9 +103,9 @@ def _values(settings: Settings) -> dict[str, Any]:
         "upstream.url": settings.upstream.default.url,
         "upstream.api_key": settings.upstream.default.api_key,
     }
-    for tenant_id, route in settings.upstream.tenants.items():
-        values[tenant_key(tenant_id, "url")] = route.url
-        values[tenant_key(tenant_id, "api_key")] = route.api_key
+    for tenant_id, endpoint in settings.upstream.tenants.items():
+        values[tenant_key(tenant_id, "url")] = endpoint.url
+        values[tenant_key(tenant_id, "api_key")] = endpoint.api_key
     for key in KEYS:
         if key.in_settings:
             values[key.name] = getattr(getattr(settings, key.section), key.field)

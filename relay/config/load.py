@@ -15,7 +15,7 @@ from relay.config.addresses import Url, is_loopback
 from relay.config.describe import query_secrets
 from relay.config.faults import ConfigError, Fault
 from relay.config.keys import KEYS, SECTIONS, default_path, lookup, tenant_key, tenant_of
-from relay.config.settings import Route, Settings
+from relay.config.settings import EndpointSettings, Settings
 from relay.config.sources import Given, gather
 from relay.config.values import Wrong, toml
 from relay.runtime.address import overlap
@@ -146,14 +146,14 @@ class _Resolved:
     def _fields(self, section: str) -> dict[str, Any]:
         fields = {key.field: self.values[key.name] for key in KEYS if key.section == section and key.in_settings}
         if section == "upstream":
-            default = Route(self.values["upstream.url"] or "", self.values["upstream.api_key"] or Secret(""))
+            default = EndpointSettings(self.values["upstream.url"] or "", self.values["upstream.api_key"] or Secret(""))
             fields |= {"default": default, "tenants": self._tenants(default)}
         return fields
 
-    def _tenants(self, default: Route) -> dict[int, Route]:
+    def _tenants(self, default: EndpointSettings) -> dict[int, EndpointSettings]:
         ids = sorted({tenant_of(name) for name in self.values if name.startswith("upstream.tenants.")})
         return {
-            tenant_id: Route(
+            tenant_id: EndpointSettings(
                 self.values.get(tenant_key(tenant_id, "url"), default.url),
                 self.values.get(tenant_key(tenant_id, "api_key"), default.api_key),
             )

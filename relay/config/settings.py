@@ -17,7 +17,7 @@ from relay.runtime.secret import Secret
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
+class EndpointSettings:
     """Where a tenant's events go, and with which key."""
 
     url: str
@@ -26,8 +26,8 @@ class Route:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upstream:
-    default: Route
-    tenants: Mapping[int, Route]
+    default: EndpointSettings
+    tenants: Mapping[int, EndpointSettings]
     """Complete routes of tenants that have an override (url and key filled in from the default)."""
     timeout_ms: int = 30_000
     max_in_flight: int = 8
@@ -44,7 +44,7 @@ class Upstream:
         """The files that a connection's certificates and keys are read from."""
         return [Path(name) for name in (self.ca_file, self.client_cert_file, self.client_key_file) if name]
 
-    def route(self, tenant_id: int) -> Route:
+    def endpoint(self, tenant_id: int) -> EndpointSettings:
         return self.tenants.get(tenant_id, self.default)
 
 

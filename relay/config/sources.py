@@ -40,7 +40,7 @@ class Given(NamedTuple):
     """The file a secret was read from."""
 
 
-class Gathered:
+class PendingCalls:
     """All that is given, weakest source first, and what could not be read or is not known."""
 
     def __init__(self) -> None:
@@ -79,9 +79,9 @@ class Gathered:
         self.faults.append(Fault(origin, name, "", f"is not a known key{hint}"))
 
 
-def gather(config_file: Path | None, environ: Mapping[str, str]) -> Gathered:
+def gather(config_file: Path | None, environ: Mapping[str, str]) -> PendingCalls:
     """Everything that is given; a later entry of a key overrides an earlier one."""
-    gathered = Gathered()
+    gathered = PendingCalls()
     if config_file is not None:
         _gather_file(gathered, config_file)
     _gather_environment(gathered, environ)
@@ -94,7 +94,7 @@ def gather(config_file: Path | None, environ: Mapping[str, str]) -> Gathered:
     return gathered
 
 
-def _gather_file(gathered: Gathered, config_file: Path) -> None:
+def _gather_file(gathered: PendingCalls, config_file: Path) -> None:
     origin = f"file {config_file}"
     content = _read(config_file, MAX_FILE_BYTES)
     if isinstance(content, Wrong):
@@ -132,7 +132,7 @@ def _leaves(table: Mapping[str, object], above: tuple[str, ...] = ()) -> Iterato
             yield path, value
 
 
-def _gather_environment(gathered: Gathered, environ: Mapping[str, str]) -> None:
+def _gather_environment(gathered: PendingCalls, environ: Mapping[str, str]) -> None:
     # X_FILE beats X, whatever the order of the variables
     variables = sorted(
         (name for name in environ if name.startswith(PREFIX)), key=lambda name: (name.endswith("_FILE"), name)
@@ -147,7 +147,7 @@ def _gather_environment(gathered: Gathered, environ: Mapping[str, str]) -> None:
             gathered.add(name, key.kind.from_text(environ[variable]), f"environment {variable}")
 
 
-def _gather_credentials(gathered: Gathered, environ: Mapping[str, str]) -> None:
+def _gather_credentials(gathered: PendingCalls, environ: Mapping[str, str]) -> None:
     directory = environ.get("CREDENTIALS_DIRECTORY")
     if not directory:
         return

@@ -38,7 +38,7 @@ class Columns(NamedTuple):
     """What the events of some bodies are, in their order."""
 
     event_ids: Sequence[bytes]
-    lane_keys: Sequence[tuple[int, str, str]]
+    device_keys: Sequence[tuple[int, str, str]]
     timeless: bool
     """Whether all of them lack `occurred_at`, or else none."""
 
@@ -64,13 +64,13 @@ class ColumnReader:
         timeless = moments == {msgspec.UNSET}
         if not timeless and (msgspec.UNSET in moments or not are_moments(list(moments))):
             return None
-        lane_keys = [(event.tenant_id, (source := event.source).platform, source.device_id) for event in events]
+        device_keys = [(event.tenant_id, (source := event.source).platform, source.device_id) for event in events]
         if not BLANK_ENDS.isdisjoint([event.event_type[:1] for event in events]) or _some_may_be_blank(events):
             return None
-        if not are_trimmed({device_id for _, _, device_id in lane_keys}):
+        if not are_trimmed({device_id for _, _, device_id in device_keys}):
             return None
         event_ids = all_uuid4_bytes([event.event_id for event in events])
-        return Columns(event_ids, lane_keys, timeless) if event_ids else None
+        return Columns(event_ids, device_keys, timeless) if event_ids else None
 
     def _decoder(self, first: fast_reader.Fields) -> _DecodeLines | None:
         """Of lines whose fields have the order of `first`; None if it lacks some, or the order is not known yet."""

@@ -31,21 +31,21 @@ from relay.event.columns import ColumnReader, Columns, slices
 from relay.event.rules import MAX_FAULT_BYTES, REQUIRED, Faults, check
 from relay.event.shown import Mask, unmasked
 from relay.event.split import Parts, Splitting, splitting_json, splitting_lines
-from relay.event.split import Refusal as Refusal  # noqa: PLC0414 - callers of a Reader find its result here
+from relay.event.split import Rejection as Rejection  # noqa: PLC0414 - callers of a Reader find its result here
 from relay.event.strict_json import Cursor, Malformed, Object
 from relay.event.values import BLANK_ENDS, is_blank, is_moment, trimmed, uuid4_bytes, whole
 
-LaneKey = tuple[int, str, str]
+DeviceKey = tuple[int, str, str]
 """A device as the upstream tells devices apart: (tenant_id, platform, device_id), without the blanks around them."""
 
 
 class Event(NamedTuple):
     event_id: bytes
     """The UUID's 16 bytes; what dedupe compares."""
-    lane_key: LaneKey
+    device_key: DeviceKey
     body: bytes
     """The JSON object as it will be sent: as it came, with what was missing spliced in."""
-    stamped: bool = False
+    has_inserted_time: bool = False
     """Whether its `occurred_at` was spliced in: then it may be corrected, see relay.forward.timestamps."""
     received_crc: int = 0
     """CRC-32 of the bytes as received; 0 if `body` is these bytes."""
@@ -56,7 +56,7 @@ class Event(NamedTuple):
         return self.received_crc or crc32(self.body)
 
 
-Reading = Generator[None, None, list[Event] | Refusal]
+Reading = Generator[None, None, list[Event] | Rejection]
 """One body on its way. Each step takes a few milliseconds at most; the last one returns what the body is."""
 
 
@@ -126,15 +126,15 @@ class Reader:
         self.required = REQUIRED - filled_in
         """Fields that an app must give, dotted."""
 
-    def read_json(self, body: bytes) -> list[Event] | Refusal:
+    def read_json(self, body: bytes) -> list[Event] | Rejection:
         """One event object, {"events": [...]}, or a bare array."""
         return self._read_single(body) or _finish(self.reading_json(body))
 
-    def read_lines(self, body: bytes) -> list[Event] | Refusal:
+    def read_lines(self, body: bytes) -> list[Event] | Rejection:
         """One event a line (NDJSON); empty lines are skipped."""
         return _finish(self.reading_lines(body))
 
-    def read_datagram(self, body: bytes) -> list[Event] | Refusal:
+    def read_datagram(self, body: bytes) -> list[Event] | Rejection:
         """Read what `read_json` reads, or one event per line, up to the first error. The caller undoes gzip before."""
         has_lines = b"\n" in body and _has_lines(body)
         return (None if has_lines else self._read_single(body)) or _finish(self.reading_datagram(body))
@@ -175,13 +175,13 @@ class Reader:
             parts = yield from splitting
         except Malformed as error:
             return _malformed("The body", str(error))
-        return parts if isinstance(parts, Refusal) else (yield from self._read_all(parts, faults))
+        return parts if isinstance(parts, Rejection) else (yield from self._read_all(parts, faults))
 
     def _read_all(self, parts: Parts, faults: Faults) -> Reading:
         """Read events without space around them, in their order."""
         bodies = parts.bodies
         if not bodies:
-            return Refusal("malformed", "The body holds no event.")
+            return Rejection("malformed", "The body holds no event.")
         self._received_at = b""
         found = _Found([], faults)
         for first, slice_ in slices(bodies):
@@ -202,8 +202,8 @@ class Reader:
             last = len(bodies) - 1
             if faults.full and (found.last < last or not parts.complete):
                 faults.unread_after = f"events.{found.last}"
-            return Refusal("invalid", faults.summary(), faults.by_path)
-        return Refusal("too_large", found.too_large) if found.too_large else found.events
+            return Rejection("invalid", faults.summary(), faults.by_path)
+        return Rejection("too_large", found.too_large) if found.too_large else found.events
 
     def _read_together(self, bodies: Sequence[bytes]) -> list[Event] | None:
         """The events of plain bodies; None if one of them needs a closer look, or if that is sooner done."""
@@ -235,7 +235,7 @@ class Reader:
             bodies = [opening + body[1:] for body in bodies]
             if max(map(len, bodies)) > self.max_event_bytes:
                 return None
-        rows = zip(columns.event_ids, columns.lane_keys, bodies, repeat(columns.timeless), checks, strict=False)
+        rows = zip(columns.event_ids, columns.device_keys, bodies, repeat(columns.timeless), checks, strict=False)
         return list(map(_new_event, repeat(Event), rows))
 
     def _read_each(self, bodies: Sequence[bytes], first: int, found: _Found) -> tuple[str, str] | None:
@@ -378,8 +378,8 @@ def _source_opening(body: bytes) -> int:
     raise AssertionError("no source in an event that has one")
 
 
-def _malformed(what: str, error: str) -> Refusal:
-    return Refusal("malformed", f"{what} is not JSON that can be passed on: {error}.")
+def _malformed(what: str, error: str) -> Rejection:
+    return Rejection("malformed", f"{what} is not JSON that can be passed on: {error}.")
 
 
 def _has_lines(body: bytes) -> bool:
@@ -388,11 +388,11 @@ def _has_lines(body: bytes) -> bool:
     return first.rstrip(strict_json.SPACE).endswith(b"}") and rest.lstrip(strict_json.SPACE).startswith(b"{")
 
 
-def _finish(reading: Reading) -> list[Event] | Refusal:
+def _finish(reading: Reading) -> list[Event] | Rejection:
     """Read to the end without a break."""
     try:
         while True:
             next(reading)
     except StopIteration as done:
-        read: list[Event] | Refusal = done.value
+        read: list[Event] | Rejection = done.value
         return read

@@ -29,7 +29,7 @@ _STEP_CHARACTERS = 32_768
 _STEP_LINES_BYTES = 16_384
 
 
-class Refusal(NamedTuple):
+class Rejection(NamedTuple):
     """Why bytes are not events."""
 
     reason: Literal["malformed", "invalid", "too_large"]
@@ -47,7 +47,7 @@ class Parts(NamedTuple):
     """Whether these are all events. False only where these are enough to reject the body."""
 
 
-Splitting = Generator[None, None, Parts | Refusal]
+Splitting = Generator[None, None, Parts | Rejection]
 
 
 def splitting_json(body: bytes, max_event_bytes: int, max_odd: int, mask: Mask = unmasked) -> Splitting:
@@ -102,7 +102,7 @@ def _walking(text: str, body: bytes, max_event_bytes: int, max_odd: int, mask: M
             if name == "events" and cursor.peek() == "[":
                 start = cursor.at
                 found = yield from _elements(cursor, max_event_bytes, max_odd, is_batch=False)
-                if isinstance(found, Refusal) or not found.complete:
+                if isinstance(found, Rejection) or not found.complete:
                     return found
                 array, end = found, cursor.at
             else:
@@ -140,20 +140,20 @@ def _elements(cursor: Cursor, max_event_bytes: int, max_odd: int, *, is_batch: b
                 yield
     except TooLong:
         path = f"events.{len(elements)}"
-        return Refusal("too_large", f"{path} has more than {max_event_bytes} bytes, the largest size allowed.")
+        return Rejection("too_large", f"{path} has more than {max_event_bytes} bytes, the largest size allowed.")
     except Malformed as error:
         raise Malformed(f"events.{len(elements)}: {error}") from error
     return Parts(elements)
 
 
-def _too_much_around(names: Sequence[str], body: bytes, max_event_bytes: int) -> Parts | Refusal:
+def _too_much_around(names: Sequence[str], body: bytes, max_event_bytes: int) -> Parts | Rejection:
     """Reject a body of which more than an event may have lies outside of `events`."""
     if "events" not in names:
         return Parts([body])  # as one event, which is larger than an event may be
-    return Refusal("too_large", f"What lies around the events has more than {max_event_bytes} characters.")
+    return Rejection("too_large", f"What lies around the events has more than {max_event_bytes} characters.")
 
 
-def _no_array(names: Sequence[str], around: object, mask: Mask) -> Refusal:
+def _no_array(names: Sequence[str], around: object, mask: Mask) -> Rejection:
     """Reject a body whose `events` is no array, or occurs again. `around` is the body without its last array."""
     assert isinstance(around, Object)
     faults = Faults(mask=mask)
@@ -162,4 +162,4 @@ def _no_array(names: Sequence[str], around: object, mask: Mask) -> Refusal:
         faults.add("events", f"must not be given twice, but is given {count} times")
     else:
         faults.add("events", "must be an array", dict(around)["events"])
-    return Refusal("invalid", faults.summary(), faults.by_path)
+    return Rejection("invalid", faults.summary(), faults.by_path)

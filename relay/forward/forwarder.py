@@ -26,20 +26,21 @@ import structlog
 
 from relay.forward.timestamps import corrected
 from relay.forward.upstream import Client
-from relay.outbox import Backlog, Dead, Loaded, Outbox, OutboxError, Part, Settled, Taken
+from relay.outbox import Backlog, Claimed, Dead, Loaded, Outbox, OutboxError, Part, Settled
 from relay.policy import batch
 from relay.policy.backoff import full_jitter
 from relay.policy.limits import Limits
-from relay.policy.schedule import Reply, Schedule, Send, Share, Wait
+from relay.policy.requests import Reply, Send, Share, Wait
+from relay.policy.schedule import Schedule
 from relay.policy.true_time import EARLIEST_MS, TrueTime
 from relay.policy.verdict import (
     Again,
-    Answer,
     Delivered,
+    EventsRejected,
     Failing,
-    NoAnswer,
-    Refused,
+    NoResponse,
     TooLarge,
+    UpstreamResponse,
     is_from_api,
     server_date_ms,
     verdict,
@@ -77,8 +78,8 @@ class Forwarder:
         self._state_gate = Gate(metrics.log_lines_suppressed, per_ms=_STATE_LINE_MS, max_keys=_STATE_LINES)
         self._true_time = TrueTime()
         self._must_ask_the_time = False
-        self._take_failures = 0
-        self._take_again_at = 0
+        self._claim_failures = 0
+        self._claim_again_at = 0
         self._sending = 0
         """Requests that are not settled."""
 
@@ -89,16 +90,16 @@ class Forwarder:
         """To be told of what waits in which lane."""
         return self._backlog
 
-    def _backlog(self, lane: int, key: tuple[int, str, str], events: int, body_bytes: int) -> None:
-        if self._schedule.backlog(lane, key, events, body_bytes, self._clock.monotonic_ms()):
+    def _backlog(self, queue_id: int, key: tuple[int, str, str], events: int, body_bytes: int) -> None:
+        if self._schedule.backlog(queue_id, key, events, body_bytes, self._clock.monotonic_ms()):
             self._changed.set()
 
     def restore(self, loaded: Loaded) -> None:
         """What the outbox knows of before: rate windows, and requests whose fate is unknown."""
         now = self._clock.monotonic_ms()
-        for lane in loaded.lanes:
-            self._schedule.restore(lane.lane, lane.key, lane.window, now, same_boot=lane.same_boot)
-        self._schedule.resume([[Share(p.lane, p.events) for p in parts] for parts in loaded.unsettled], now)
+        for queue in loaded.queues:
+            self._schedule.restore(queue.queue_id, queue.key, queue.window, now, same_boot=queue.same_boot)
+        self._schedule.resume([[Share(p.queue_id, p.events) for p in parts] for parts in loaded.unsettled], now)
         self._changed.set()
 
     def flush(self) -> None:
@@ -146,7 +147,7 @@ class Forwarder:
                 return
             await self._changed.wait()
 
-    async def keep_house(self) -> None:
+    async def maintain(self) -> None:
         """Forget lanes that have nothing left to remember, now and then."""
         while True:
             await asyncio.sleep(_HOUSEKEEPING_S)
@@ -156,14 +157,14 @@ class Forwarder:
                     await self._outbox.forget(gone)
                 except OutboxError as error:
                     # their rows stay until they are used and idle again
-                    log.debug("lanes not forgotten", lanes=len(gone), error=str(error))
+                    log.debug("lanes not forgotten", queues=len(gone), error=str(error))
 
     def _send_what_may_be_sent(self) -> int | None:
         """Start every request that may go now; returns when to ask again."""
         while True:
             now = self._clock.monotonic_ms()
-            if now < self._take_again_at:
-                return self._take_again_at
+            if now < self._claim_again_at:
+                return self._claim_again_at
             step = self._schedule.next(now)
             if isinstance(step, Wait):
                 return step.until
@@ -185,9 +186,9 @@ class Forwarder:
 
     async def _send(self, send: Send, chosen_at: int) -> None:
         try:
-            taken = await self._take(send, chosen_at) if await self._knows_the_time(send, chosen_at) else None
-            if taken is not None:
-                await self._exchange(send, taken, chosen_at)
+            claimed = await self._claim(send, chosen_at) if await self._knows_the_time(send, chosen_at) else None
+            if claimed is not None:
+                await self._exchange(send, claimed, chosen_at)
         finally:
             self._sending -= 1
             self._schedule.settled(send, self._clock.monotonic_ms())
@@ -203,11 +204,11 @@ class Forwarder:
         if not self._must_ask_the_time or self._true_time.now_ms(clock.monotonic_ms()) is not None:
             return True
         request = batch.body([])
-        answer = await self._post(send, request, 0, fresh=True)
-        self._must_ask_the_time = isinstance(answer, NoAnswer)
-        meaning = verdict(answer, 0)
+        response = await self._post(send, request, 0, fresh=True)
+        self._must_ask_the_time = isinstance(response, NoResponse)
+        meaning = verdict(response, 0)
         now = clock.monotonic_ms()
-        if isinstance(meaning, Delivered | Refused | TooLarge):
+        if isinstance(meaning, Delivered | EventsRejected | TooLarge):
             self._schedule.asked(send.tenant_id, now)
             return True
         reply = Reply(dict(send.shares), len(request), meaning, chosen_at)
@@ -215,30 +216,32 @@ class Forwarder:
         self._log_state_change(send.tenant_id, now)
         return False
 
-    async def _take(self, send: Send, chosen_at: int) -> dict[int, Sequence[bytes]] | None:
+    async def _claim(self, send: Send, chosen_at: int) -> dict[int, Sequence[bytes]] | None:
         """The bodies of each lane, journalled as in flight; None if the disk does not give them now."""
         parts = self._parts(send)
         if not parts:
             return None
         try:
-            taken = await self._outbox.take(parts, self._true_time.now_ms(self._clock.monotonic_ms()))
+            claimed = await self._outbox.claim(parts, self._true_time.now_ms(self._clock.monotonic_ms()))
         except OutboxError as error:
             # the upstream may have had them before: their stamps stay as they were sent
-            self._outbox.release([part.lane for part in parts], perhaps_taken=True)
-            self._schedule.pause(send, self._after_failed_take(chosen_at, str(error)))
+            self._outbox.release([part.queue_id for part in parts], perhaps_delivered=True)
+            self._schedule.pause(send, self._after_failed_claim(chosen_at, str(error)))
             return None
-        self._take_failures = 0
-        return {part.lane: _corrected(part) for part in taken}
+        self._claim_failures = 0
+        return {part.queue_id: _corrected(part) for part in claimed}
 
-    def _after_failed_take(self, chosen_at: int, words: str) -> int:
+    def _after_failed_claim(self, chosen_at: int, message: str) -> int:
         """When anything is taken again: the disk is everybody's. Takes that failed together count once."""
-        if chosen_at >= self._take_again_at:
-            if self._take_failures == 0:
-                log.warning("outbox cannot be read, sending waits", error=words)
-            wait_ms = full_jitter(self._take_failures, _DISK_RETRY_INITIAL_MS, _DISK_RETRY_MAX_MS, self._clock.chance())
-            self._take_again_at = self._clock.monotonic_ms() + wait_ms
-            self._take_failures += 1
-        return self._take_again_at
+        if chosen_at >= self._claim_again_at:
+            if self._claim_failures == 0:
+                log.warning("outbox cannot be read, sending waits", error=message)
+            wait_ms = full_jitter(
+                self._claim_failures, _DISK_RETRY_INITIAL_MS, _DISK_RETRY_MAX_MS, self._clock.chance()
+            )
+            self._claim_again_at = self._clock.monotonic_ms() + wait_ms
+            self._claim_failures += 1
+        return self._claim_again_at
 
     def _parts(self, send: Send) -> list[Part]:
         """How many of each lane's events fit the request, by their sizes."""
@@ -246,25 +249,25 @@ class Forwarder:
         parts: list[Part] = []
         used_bytes = 0
         for share in send.shares:
-            sizes = self._outbox.sizes(share.lane, share.max_events)
+            sizes = self._outbox.sizes(share.queue_id, share.max_events)
             events = len(sizes) if send.exact else batch.cut(sizes, share.max_events, send.max_body_bytes, used_bytes)
             if events:
                 used_bytes += sum(sizes[:events]) + events
-                parts.append(Part(share.lane, events, self._schedule.window_of(share.lane, now)))
+                parts.append(Part(share.queue_id, events, self._schedule.window_of(share.queue_id, now)))
         return parts
 
-    async def _exchange(self, send: Send, taken: dict[int, Sequence[bytes]], chosen_at: int) -> None:
-        bodies = [body for share in send.shares for body in taken.get(share.lane, ())]
+    async def _exchange(self, send: Send, claimed: dict[int, Sequence[bytes]], chosen_at: int) -> None:
+        bodies = [body for share in send.shares for body in claimed.get(share.queue_id, ())]
         if not bodies:
             return
         request = batch.body(bodies)
         # An exact request may be one that met a connection about to close: another kept one may be no better.
-        answer = await self._post(send, request, len(bodies), fresh=send.exact)
+        response = await self._post(send, request, len(bodies), fresh=send.exact)
         now = self._clock.monotonic_ms()
         reply = Reply(
-            {lane: len(lane_bodies) for lane, lane_bodies in taken.items()},
+            {queue_id: len(queue_bodies) for queue_id, queue_bodies in claimed.items()},
             len(request),
-            verdict(answer, len(bodies)),
+            verdict(response, len(bodies)),
             chosen_at,
         )
         outcomes = self._schedule.answered(send, reply, now, self._clock.chance())
@@ -272,36 +275,38 @@ class Forwarder:
         self._log_state_change(send.tenant_id, now)
         settled = [
             Settled(
-                outcome.lane,
+                outcome.queue_id,
                 outcome.delivered,
                 {index: Dead(*given_up) for index, given_up in outcome.given_up.items()},
-                self._schedule.window_of(outcome.lane, now),
+                self._schedule.window_of(outcome.queue_id, now),
             )
             for outcome in outcomes
         ]
-        news = {outcome.lane for outcome in outcomes}
-        perhaps_taken = isinstance(reply.verdict, Failing | Again) and not (
-            isinstance(answer, NoAnswer) and answer.never_sent
+        news = {outcome.queue_id for outcome in outcomes}
+        perhaps_delivered = isinstance(reply.verdict, Failing | Again) and not (
+            isinstance(response, NoResponse) and response.never_sent
         )
-        self._outbox.release([lane for lane in taken if lane not in news], perhaps_taken=perhaps_taken)
+        self._outbox.release(
+            [queue_id for queue_id in claimed if queue_id not in news], perhaps_delivered=perhaps_delivered
+        )
         if settled:
             await self._settle(send, settled)
 
-    async def _post(self, send: Send, request: bytes, events: int, *, fresh: bool) -> Answer | NoAnswer:
+    async def _post(self, send: Send, request: bytes, events: int, *, fresh: bool) -> UpstreamResponse | NoResponse:
         self._metrics.upstream_batch_events.observe(events)
         self._metrics.upstream_batch_bytes.observe(len(request))
         sent_at = self._clock.monotonic_ms()
-        answer = await self._client.post(send.tenant_id, request, partial(self._stalled, send), fresh=fresh)
+        response = await self._client.post(send.tenant_id, request, partial(self._stalled, send), fresh=fresh)
         came_at = self._clock.monotonic_ms()
         self._metrics.upstream_request_duration_seconds.observe((came_at - sent_at) / 1000)
-        if isinstance(answer, NoAnswer):
+        if isinstance(response, NoResponse):
             self._metrics.upstream_requests.labels("error").inc()
-            return answer
-        self._metrics.upstream_requests.labels(self._metrics.code(answer.status)).inc()
-        date_ms = server_date_ms(answer.headers)
-        if date_ms is not None and is_from_api(answer):
+            return response
+        self._metrics.upstream_requests.labels(self._metrics.code(response.status)).inc()
+        date_ms = server_date_ms(response.headers)
+        if date_ms is not None and is_from_api(response):
             self._true_time.heard(date_ms, sent_at, came_at, self._clock.wall_ms())
-        return answer
+        return response
 
     def _stalled(self, send: Send, stalled: bool) -> None:
         self._schedule.stalled(send, stalled=stalled)
@@ -323,23 +328,23 @@ class Forwarder:
                 attempt += 1
 
     def _log_state_change(self, tenant_id: int, now: int) -> None:
-        route = self._schedule.route(tenant_id, now)
+        endpoint = self._schedule.endpoint(tenant_id, now)
         before = self._states.get(tenant_id, "ok")
-        if route.state != before:
-            self._states[tenant_id] = route.state
-            if route.state == "ok":
+        if endpoint.state != before:
+            self._states[tenant_id] = endpoint.state
+            if endpoint.state == "ok":
                 del self._states[tenant_id]
-            if self._state_gate.admit((tenant_id, route.state), now) is None:
+            if self._state_gate.admit((tenant_id, endpoint.state), now) is None:
                 return
-            say = log.info if route.state == "ok" else log.warning
-            say("upstream state", tenant_id=tenant_id, state=route.state, was=before, words=route.last_error)
+            say = log.info if endpoint.state == "ok" else log.warning
+            say("upstream state", tenant_id=tenant_id, state=endpoint.state, was=before, message=endpoint.last_error)
 
 
-def _corrected(taken: Taken) -> Sequence[bytes]:
+def _corrected(claimed: Claimed) -> Sequence[bytes]:
     """The bodies as they are sent: byte for byte as stored, but for stamps of ours that were wrong."""
-    if not taken.stamps:
-        return taken.bodies
-    bodies = list(taken.bodies)
-    for index, stamp in taken.stamps.items():
+    if not claimed.timestamps:
+        return claimed.bodies
+    bodies = list(claimed.bodies)
+    for index, stamp in claimed.timestamps.items():
         bodies[index] = corrected(bodies[index], stamp.true_ms, same_boot=stamp.same_boot)
     return bodies

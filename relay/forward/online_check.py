@@ -17,10 +17,10 @@ from relay.forward.upstream import UpstreamClient, tls_context
 from relay.policy.batch import body
 from relay.policy.verdict import (
     Delivered,
+    EventsRejected,
     Misconfigured,
-    NoAnswer,
+    NoResponse,
     RateLimited,
-    Refused,
     Unauthorized,
     Verdict,
     verdict,
@@ -33,7 +33,7 @@ _STEP_S = 10.0
 class Step(NamedTuple):
     name: str
     ok: bool
-    words: str
+    message: str
 
 
 async def check(settings: Settings) -> list[Step]:
@@ -46,7 +46,7 @@ async def check(settings: Settings) -> list[Step]:
 
 
 async def _check_route(settings: Settings, whose: str, tenant_id: int) -> list[Step]:
-    url = urlsplit(settings.upstream.route(tenant_id).url)
+    url = urlsplit(settings.upstream.endpoint(tenant_id).url)
     host = url.hostname or ""
     port = url.port or (443 if url.scheme == "https" else 80)
     steps: list[Step] = []
@@ -77,7 +77,7 @@ async def _shake_hands(whose: str, host: str, addresses: list[str], port: int, s
     except ssl.SSLCertVerificationError as error:
         return Step(f"TLS{whose}", False, f"certificate of {host} not accepted: {error.verify_message}")
     except (OSError, TimeoutError) as error:
-        return Step(f"TLS{whose}", False, f"{host}:{port}: {str(error) or 'no answer in time'}")
+        return Step(f"TLS{whose}", False, f"{host}:{port}: {str(error) or 'no response in time'}")
     tls = writer.get_extra_info("ssl_object")
     writer.close()
     return Step(f"TLS{whose}", True, f"{tls.version()}, certificate accepted")
@@ -94,26 +94,26 @@ async def _connect(host: str, addresses: list[str], port: int, tls: ssl.SSLConte
 async def _try_key(whose: str, tenant_id: int, settings: Settings) -> Step:
     client = UpstreamClient(settings.upstream, SystemClock())
     try:
-        answer = await client.post(tenant_id, body([]))
+        response = await client.post(tenant_id, body([]))
     finally:
         await client.close()
-    if isinstance(answer, NoAnswer):
-        return Step(f"key{whose}", False, answer.words)
-    return Step(f"key{whose}", *_meaning(verdict(answer, 0)))
+    if isinstance(response, NoResponse):
+        return Step(f"key{whose}", False, response.message)
+    return Step(f"key{whose}", *_meaning(verdict(response, 0)))
 
 
 def _meaning(of: Verdict) -> tuple[bool, str]:
     """Whether an answer to an empty batch shows that the key is good, and why."""
     match of:
-        case Refused(words=words, about_events=True):
-            return True, f"accepted (an empty batch is refused as it should be: {words})"
-        case Unauthorized(words):
-            return False, f"refused: {words}"
-        case Misconfigured(words):
-            return False, f"the URL is not the events endpoint: {words}"
-        case RateLimited(words):
-            return False, f"rate limited, try again in a minute: {words}"
+        case EventsRejected(message=message, about_events=True):
+            return True, f"accepted (an empty batch is refused as it should be: {message})"
+        case Unauthorized(message):
+            return False, f"refused: {message}"
+        case Misconfigured(message):
+            return False, f"the URL is not the events endpoint: {message}"
+        case RateLimited(message):
+            return False, f"rate limited, try again in a minute: {message}"
         case Delivered():
             return False, "the URL is not the events endpoint: it takes an empty batch"
         case _:
-            return False, f"unclear answer to an empty batch: {of.words}"
+            return False, f"unclear answer to an empty batch: {of.message}"

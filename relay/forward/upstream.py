@@ -22,13 +22,13 @@ import aiohttp
 from aiohttp.connector import Connection
 
 from relay import __version__
-from relay.config import Route, Upstream
+from relay.config import EndpointSettings, Upstream
 from relay.forward import exchange as wire
 from relay.forward.progress import TOTAL_FACTOR, Sockets, Watch
 from relay.forward.resolver import Resolver
 from relay.forward.response_head import MAX_LINE_BYTES, MAX_LINES
 from relay.policy import requested_delay
-from relay.policy.verdict import Answer, NoAnswer, clean, redirect_target
+from relay.policy.verdict import NoResponse, UpstreamResponse, clean, redirect_target
 from relay.runtime.clock import Clock
 from relay.runtime.secret import MASK, Secret, fingerprint, pattern
 
@@ -41,7 +41,7 @@ _WATCHED: ContextVar[tuple[Watch, Sockets]] = ContextVar("_WATCHED")
 """The watch of this task's request, which is told of the connection once there is one."""
 
 
-class _UnaskedAnswer(aiohttp.ClientConnectionError):
+class _UnrequestedResponse(aiohttp.ClientConnectionError):
     """Nothing was sent: the connection already held an answer."""
 
 
@@ -56,7 +56,7 @@ class _Request(aiohttp.ClientRequest):
 
     async def send(self, conn: Connection) -> aiohttp.ClientResponse:
         if conn.protocol is not None and conn.protocol.should_close:
-            raise _UnaskedAnswer
+            raise _UnrequestedResponse
         wire.prepare(conn, self.resolver)
         if conn.transport is not None:
             watch, sockets = _WATCHED.get()
@@ -69,7 +69,7 @@ class Client(Protocol):
 
     async def post(
         self, tenant_id: int, body: bytes, stalled: Callable[[bool], None], *, fresh: bool = False
-    ) -> Answer | NoAnswer:
+    ) -> UpstreamResponse | NoResponse:
         """Send one batch to a tenant's endpoint. Never raises for anything the network does.
 
         `stalled` is called with True when the request makes no progress for 5 s, and with False when this is over.
@@ -106,7 +106,7 @@ class UpstreamClient:
 
     async def post(
         self, tenant_id: int, body: bytes, stalled: Callable[[bool], None] = lambda _: None, *, fresh: bool = False
-    ) -> Answer | NoAnswer:
+    ) -> UpstreamResponse | NoResponse:
         """See Client. Each kept connection that a fresh exchange meets is closed."""
         while True:
             exchange = wire.Exchange(fresh)
@@ -118,10 +118,10 @@ class UpstreamClient:
 
     async def _exchange(
         self, exchange: wire.Exchange, watch: Watch, tenant_id: int, body: bytes
-    ) -> Answer | NoAnswer | None:
+    ) -> UpstreamResponse | NoResponse | None:
         """Return the response; None if a kept connection was closed in place of being used."""
         settings = self._settings
-        route = settings.route(tenant_id)
+        endpoint = settings.endpoint(tenant_id)
         try:
             return await watch.run(self._request(watch, tenant_id, body))
         except TimeoutError:
@@ -129,27 +129,27 @@ class UpstreamClient:
         except wire.NotFresh:
             return None
         except aiohttp.ClientHttpProxyError as error:
-            return NoAnswer(clean(_masker(route)(_harmless(error))), True, proxy_status=error.status)
+            return NoResponse(clean(_masker(endpoint)(_harmless(error))), True, proxy_status=error.status)
         except (aiohttp.ClientError, OSError, ssl.SSLError, ValueError) as error:
             # aiohttp's own messages may quote headers of the request: only what is known to be harmless is kept
             never_sent = isinstance(error, aiohttp.ClientConnectorError | aiohttp.ClientProxyConnectionError)
             lost = exchange.lost_kept_connection and isinstance(error, aiohttp.ClientConnectionError)
-            return NoAnswer(clean(_masker(route)(_harmless(error))), never_sent, lost_kept_connection=lost)
+            return NoResponse(clean(_masker(endpoint)(_harmless(error))), never_sent, lost_kept_connection=lost)
 
-    async def _request(self, watch: Watch, tenant_id: int, body: bytes) -> Answer:
+    async def _request(self, watch: Watch, tenant_id: int, body: bytes) -> UpstreamResponse:
         """Return the response to one request. Raises what the library and the network raise."""
         session = self._session or await self._open()
         settings = self._settings  # opening takes long enough for a reload
-        route = settings.route(tenant_id)
+        endpoint = settings.endpoint(tenant_id)
         _WATCHED.set((watch, self._sockets))
         async with session.post(
-            route.url,
+            endpoint.url,
             data=gzip.compress(body, 6) if settings.compression == "gzip" else body,
-            headers=_headers(route, settings),
+            headers=_headers(endpoint, settings),
             proxy=settings.proxy or None,
             allow_redirects=False,
         ) as response:
-            answer = await self._answer(response, route)
+            answer = await self._answer(response, endpoint)
             if response.connection is not None and watch.unsent():
                 # The response came before the whole body was sent. Nobody needs the rest.
                 watch.abort()
@@ -167,7 +167,7 @@ class UpstreamClient:
                     self._session = _session(settings, tls, self._resolver, self._sockets)
             return self._session
 
-    async def _answer(self, response: aiohttp.ClientResponse, route: Route) -> Answer:
+    async def _answer(self, response: aiohttp.ClientResponse, endpoint: EndpointSettings) -> UpstreamResponse:
         """The answer, read to its end or to the limit; the key masked wherever the upstream echoed it."""
         chunks: list[bytes] = []
         room = ANSWER_MAX_BYTES
@@ -179,19 +179,19 @@ class UpstreamClient:
             room -= len(chunk)
         if room <= 0:
             response.close()
-        mask = _masker(route)
+        mask = _masker(endpoint)
         headers = {name: mask(response.headers[name]) for name in _HEADERS_OF_USE if name in response.headers}
         # as latin-1 every byte is a character, and comes back as it was
         body = mask(b"".join(chunks).decode("latin-1")).encode("latin-1")
-        return Answer(response.status, headers, body, self._clock.wall_ms(), mask)
+        return UpstreamResponse(response.status, headers, body, self._clock.wall_ms(), mask)
 
 
-def _timed_out(watch: Watch, settings: Upstream) -> NoAnswer:
+def _timed_out(watch: Watch, settings: Upstream) -> NoResponse:
     seconds = f"{settings.timeout_ms / 1000:g} s"
     if watch.while_sending:
-        words = f"the request did not arrive: no progress for {seconds}, or not done in {TOTAL_FACTOR} times as long"
-        return NoAnswer(words, while_sending=True)
-    return NoAnswer(f"no answer within {seconds}", never_sent=not watch.connected)
+        message = f"the request did not arrive: no progress for {seconds}, or not done in {TOTAL_FACTOR} times as long"
+        return NoResponse(message, while_sending=True)
+    return NoResponse(f"no answer within {seconds}", never_sent=not watch.connected)
 
 
 def _session(settings: Upstream, tls: ssl.SSLContext, resolver: Resolver, sockets: Sockets) -> aiohttp.ClientSession:
@@ -248,17 +248,17 @@ def tls_context(settings: Upstream) -> ssl.SSLContext:
 
 
 def _uses_tls(settings: Upstream) -> bool:
-    urls = (settings.default.url, *(route.url for route in settings.tenants.values()), settings.proxy)
+    urls = (settings.default.url, *(endpoint.url for endpoint in settings.tenants.values()), settings.proxy)
     return any(url.lower().startswith("https:") for url in urls)
 
 
-def _headers(route: Route, settings: Upstream) -> dict[str, str]:
+def _headers(endpoint: EndpointSettings, settings: Upstream) -> dict[str, str]:
     headers = {
         "Content-Type": "application/json",
         "Accept": "application/json",
         "Accept-Encoding": "identity",
         "User-Agent": f"relay/{__version__}",
-        "X-Events-Key": route.api_key.reveal(),
+        "X-Events-Key": endpoint.api_key.reveal(),
     }
     if settings.compression == "gzip":
         headers["Content-Encoding"] = "gzip"
@@ -274,9 +274,9 @@ def _transport(settings: Upstream) -> tuple[object, ...]:
     return (_uses_tls(settings), settings.ca_file, settings.client_cert_file, *files, *fingerprint(files))
 
 
-def _masker(route: Route) -> Callable[[str], str]:
+def _masker(endpoint: EndpointSettings) -> Callable[[str], str]:
     """Masks the key in whatever form the upstream gives it back."""
-    in_text = _compiled(route.api_key)
+    in_text = _compiled(endpoint.api_key)
     return lambda text: in_text.sub(MASK, text)
 
 
@@ -292,7 +292,7 @@ def _harmless(error: BaseException) -> str:
             return f"certificate not accepted: {error.certificate_error}"
         case aiohttp.ClientConnectorError() | aiohttp.ClientProxyConnectionError():
             return f"cannot connect: {error.os_error.strerror or type(error.os_error).__name__}"
-        case _UnaskedAnswer():
+        case _UnrequestedResponse():
             return "an answer came that nobody asked for: the connection is given up"
         case wire.UnreadableResponse():
             return f"the response cannot be read: {error}"

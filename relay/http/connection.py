@@ -23,21 +23,21 @@ from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler, RequestPayloadError, _ErrInfo
 
 from relay.http.head_cache import Heads, Shortcut, Whole
-from relay.http.response import RETRY_LATER, Answer, error_answer
+from relay.http.response import RETRY_LATER, Response, error_response
 from relay.runtime.clock import loop_s
 
 BodyFault = Literal["too_large", "malformed"]
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-_TIMEOUT = error_answer(408, "the request did not arrive within http.request_timeout", close=True)
+_TIMEOUT = error_response(408, "the request did not arrive within http.request_timeout", close=True)
 _CLIENTS_FAULTS = (OSError, RequestPayloadError, HttpProcessingError)
 """How a body ends that breaks off, or whose framing is none."""
 MAX_HEAD_BYTES = 32_768
 """Browsers send the cookies of every web app of 127.0.0.1 here, too."""
-HEAD_TOO_LARGE = error_answer(
+HEAD_TOO_LARGE = error_response(
     431, f"the request head has more than {MAX_HEAD_BYTES} bytes; send fewer or shorter headers", close=True
 )
-STOPPING = error_answer(503, "the relay is stopping", headers=RETRY_LATER, close=True)
+STOPPING = error_response(503, "the relay is stopping", headers=RETRY_LATER, close=True)
 
 
 class ConnectionOwner(Protocol):
@@ -45,12 +45,12 @@ class ConnectionOwner(Protocol):
 
     @property
     def now_ms(self) -> Callable[[], int]: ...
-    def admit(self, connection: Connection) -> Answer | None: ...
+    def admit(self, connection: Connection) -> Response | None: ...
     def forget(self, connection: Connection) -> None: ...
-    def head_too_large(self) -> Answer: ...
-    def unparsable(self, message: str) -> Answer: ...
-    def failed(self, bug: Exception) -> Answer: ...
-    def readable(self, answer: Answer, request: web.BaseRequest) -> Answer: ...
+    def head_too_large(self) -> Response: ...
+    def unparsable(self, message: str) -> Response: ...
+    def failed(self, bug: Exception) -> Response: ...
+    def readable(self, response: Response, request: web.BaseRequest) -> Response: ...
 
 
 class Connection(RequestHandler):
@@ -116,10 +116,10 @@ class Connection(RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         wire = cast("asyncio.Transport", transport)  # uvloop's is no subclass of it
         self._wire = wire
-        refusal = self._listener.admit(self)
-        if refusal is not None:
+        rejection = self._listener.admit(self)
+        if rejection is not None:
             self.transport = wire
-            self._answer_and_close(refusal)
+            self._answer_and_close(rejection)
             return
         self._idle_since_ms = self._listener.now_ms()
         super().connection_made(transport)
@@ -228,17 +228,17 @@ class Connection(RequestHandler):
         except Exception as bug:
             self._reply(bug)
 
-    def _reply(self, outcome: Answer | Exception) -> None:
+    def _reply(self, outcome: Response | Exception) -> None:
         # not by `isinstance(outcome, Answer)`: aiohttp's responses are an abstract base class, and dear to ask about
-        answer = self._listener.failed(outcome) if isinstance(outcome, Exception) else outcome
+        response = self._listener.failed(outcome) if isinstance(outcome, Exception) else outcome
         self._shortcut_taken = False
         self._request_in_progress = False
         if self.transport is not None:
-            self.transport.write(answer.raw)
+            self.transport.write(response.raw)
         self.answered()
         if self._handler_waiter is not None and not self._handler_waiter.done():
             self._handler_waiter.set_result(None)
-        if self._close or not answer.keep_alive:
+        if self._close or not response.keep_alive:
             self.force_close()
             return
         self._next_keepalive_close_time = loop_s(self._loop) + self._keepalive_timeout
@@ -325,11 +325,11 @@ class Connection(RequestHandler):
             return not self._current_request.content.is_eof()
         return self._waiter is not None and not self._waiter.done()
 
-    def _answer_and_close(self, answer: Answer) -> None:
+    def _answer_and_close(self, response: Response) -> None:
         if self._current_request is not None:
-            answer = self._listener.readable(answer, self._current_request)
+            response = self._listener.readable(response, self._current_request)
         if self.transport is not None:
-            self.transport.write(answer.raw)
+            self.transport.write(response.raw)
         self.force_close()
 
     # --- what aiohttp cannot make sense of

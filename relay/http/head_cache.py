@@ -20,9 +20,9 @@ from typing import Literal, NamedTuple
 
 from aiohttp.http import RawRequestMessage
 
-from relay.http.response import Answer
+from relay.http.response import Response
 
-Reply = Callable[["Answer | Exception"], None]
+Reply = Callable[["Response | Exception"], None]
 """Called once with the answer, or with a bug."""
 Take = Callable[[bytes, Reply], None]
 """Takes the body of a plain request; replies at once or later."""

@@ -37,7 +37,7 @@ from relay.http import unix_socket
 from relay.http.connection import HEAD_TOO_LARGE, MAX_HEAD_BYTES, STOPPING, Connection
 from relay.http.guard import Admitted, Forbidden, Guard
 from relay.http.head_cache import Heads, Judge, Take
-from relay.http.response import RETRY_LATER, Answer, error_answer
+from relay.http.response import RETRY_LATER, Response, error_response
 from relay.runtime.address import ListenError, format_address
 from relay.runtime.clock import Clock
 from relay.runtime.listening import open_sockets
@@ -73,8 +73,8 @@ response to a request with credentials, which `sendBeacon` always is."""
 
 _log = structlog.get_logger(__name__)
 
-_TOO_MANY = error_answer(503, "too many connections; see http.max_connections", headers=RETRY_LATER, close=True)
-_BUG = error_answer(503, "the relay failed on this request", headers=RETRY_LATER)
+_TOO_MANY = error_response(503, "too many connections; see http.max_connections", headers=RETRY_LATER, close=True)
+_BUG = error_response(503, "the relay failed on this request", headers=RETRY_LATER)
 
 
 class Listener:
@@ -182,7 +182,7 @@ class Listener:
 
     # --- what connections ask
 
-    def admit(self, connection: Connection) -> Answer | None:
+    def admit(self, connection: Connection) -> Response | None:
         """Count a connection in, or say why not: the system may hand one over that came before `stop`."""
         if not self._open:
             return STOPPING
@@ -198,26 +198,26 @@ class Listener:
             del self._connections[connection]
             self._metrics.connections.dec()
 
-    def head_too_large(self) -> Answer:
+    def head_too_large(self) -> Response:
         """Count a head beyond the limit, and return the response to it."""
         self._count_malformed()
         return HEAD_TOO_LARGE
 
-    def unparsable(self, message: str) -> Answer:
+    def unparsable(self, message: str) -> Response:
         """The answer to bytes that are no HTTP request; `message` is the parser's."""
         self._count_malformed()
-        return error_answer(400, f"not a request of HTTP/1.1: {message.partition(':')[0][:100]}", close=True)
+        return error_response(400, f"not a request of HTTP/1.1: {message.partition(':')[0][:100]}", close=True)
 
-    def failed(self, bug: Exception) -> Answer:
+    def failed(self, bug: Exception) -> Response:
         """The answer to a request on which a handler failed."""
         if self._bug_gate.admit("bug", self.now_ms()) is not None:
             _log.error("a request handler failed", exc_info=bug)
         return _BUG
 
-    def readable(self, answer: Answer, request: web.BaseRequest) -> Answer:
+    def readable(self, response: Response, request: web.BaseRequest) -> Response:
         """An answer made in the handler's stead, so that the page that asked may read it."""
         path, authority = _target(request)
-        return _readable(answer, self._admission(path, authority, request.headers, is_unix=_is_unix(request)))
+        return _readable(response, self._admission(path, authority, request.headers, is_unix=_is_unix(request)))
 
     def _count_malformed(self) -> None:
         self._received.inc()
@@ -241,15 +241,15 @@ class Listener:
         connection = request.protocol
         assert isinstance(connection, Connection)
         try:
-            answer = await self._answer(request)
+            response = await self._answer(request)
         finally:
             connection.answered()
-        if isinstance(answer, Answer) and (
+        if isinstance(response, Response) and (
             not request.keep_alive or request.version == HttpVersion10 or UPGRADE in request.headers
         ):
             # aiohttp parses what comes behind an upgrade that was declined past all accounts of the connection
-            return answer.closing
-        return answer
+            return response.closing
+        return response
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         version = request.version
@@ -263,18 +263,18 @@ class Listener:
             if request.method == "POST":
                 self._received.inc()
                 self._rejected["forbidden"].inc()
-            return error_answer(403, decision.error)
+            return error_response(403, decision.error)
         try:
-            answer = await self._handler(request)
+            response = await self._handler(request)
         except (web.HTTPException, ConnectionResetError):
             raise
         except (RequestPayloadError, HttpProcessingError) as error:
-            answer = self.unparsable(str(error))
+            response = self.unparsable(str(error))
         except Exception as error:
             if isinstance(error, OSError | RuntimeError) and request.transport is None:
                 raise ConnectionResetError("the client left") from error
-            answer = self.failed(error)
-        return _readable(answer, decision) if isinstance(answer, Answer) else answer
+            response = self.failed(error)
+        return _readable(response, decision) if isinstance(response, Response) else response
 
     def _admission(
         self, path: str, authority: str | None, headers: Mapping[str, str], *, is_unix: bool
@@ -343,11 +343,11 @@ def _head_bytes(request: web.BaseRequest) -> int:
     return fields + len(request.method) + len(request.raw_path) + len("  HTTP/1.1\r\n\r\n")
 
 
-def _readable(answer: Answer, decision: Admitted | Forbidden) -> Answer:
+def _readable(response: Response, decision: Admitted | Forbidden) -> Response:
     """With the CORS headers that the decision allows."""
     if isinstance(decision, Forbidden) or not decision.cors_origin:
-        return answer
-    return answer.with_headers((("Access-Control-Allow-Origin", decision.cors_origin), *_READABLE))
+        return response
+    return response.with_headers((("Access-Control-Allow-Origin", decision.cors_origin), *_READABLE))
 
 
 def _sockets(server: asyncio.AbstractServer) -> tuple[socket.socket, ...]:

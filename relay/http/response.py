@@ -22,7 +22,7 @@ RETRY_AFTER_S = 5
 RETRY_LATER: Headers = (("Retry-After", str(RETRY_AFTER_S)),)
 
 
-class Answer(web.StreamResponse):
+class Response(web.StreamResponse):
     """A whole response; `raw` is what goes over the wire."""
 
     def __init__(
@@ -47,15 +47,15 @@ class Answer(web.StreamResponse):
         return not self._closes
 
     @cached_property
-    def closing(self) -> Answer:
+    def closing(self) -> Response:
         """The same answer, announcing that the connection ends with it."""
         if self._closes:
             return self
-        return Answer(self.status, self._content, self._extra, close=True, content_type=self._type)
+        return Response(self.status, self._content, self._extra, close=True, content_type=self._type)
 
-    def with_headers(self, headers: Headers) -> Answer:
+    def with_headers(self, headers: Headers) -> Response:
         extra = (*self._extra, *headers)
-        return Answer(self.status, self._content, extra, close=self._closes, content_type=self._type)
+        return Response(self.status, self._content, extra, close=self._closes, content_type=self._type)
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         """Send all of it; waits while the client does not read. Raises ConnectionResetError if it left."""
@@ -71,19 +71,19 @@ class Answer(web.StreamResponse):
         """Nothing is left to send after `prepare`."""
 
 
-def error_answer(
+def error_response(
     status: int,
     error: str,
     errors: Mapping[str, Sequence[str]] | None = None,
     headers: Headers = (),
     *,
     close: bool = False,
-) -> Answer:
+) -> Response:
     """`{"success": false, "error": ...}`, with `errors` by path where given."""
     content: dict[str, object] = {"success": False, "error": error}
     if errors is not None:
         content["errors"] = errors
-    return Answer(status, json.dumps(content).encode(), headers, close=close)
+    return Response(status, json.dumps(content).encode(), headers, close=close)
 
 
 def _head(status: int, content_type: str, body_bytes: int, headers: Headers, close: bool) -> bytes:

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import msgspec
 from aiohttp import hdrs, web
 
-from relay.http.response import Answer, Headers, error_answer
+from relay.http.response import Headers, Response, error_response
 
 CLIENT_PATH = "/relay.js"
 DESCRIPTION_PATH = "/openapi.json"
@@ -28,7 +28,7 @@ Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 _CLIENT_MAX_AGE_S = 300
 """How long a page may run an old client after the relay was upgraded."""
 _METHODS = "GET, HEAD"
-_WRONG_METHOD = error_answer(405, f"this path answers {_METHODS}", headers=(("Allow", _METHODS),))
+_WRONG_METHOD = error_response(405, f"this path answers {_METHODS}", headers=(("Allow", _METHODS),))
 
 
 class File(NamedTuple):
@@ -43,7 +43,7 @@ class Files:
     def __init__(self, makers: Mapping[str, Callable[[], File]], others: Handler) -> None:
         self._makers = makers
         self._others = others
-        self._made: dict[str, tuple[Answer, Answer, str]] = {}
+        self._made: dict[str, tuple[Response, Response, str]] = {}
         """By path: the file, the answer that it is unchanged, and its ETag."""
 
     def forget(self) -> None:
@@ -60,7 +60,7 @@ class Files:
         whole, unchanged, etag = self._find(path)
         return unchanged if _shows(etag, request.headers.get(hdrs.IF_NONE_MATCH, "")) else whole
 
-    def _find(self, path: str) -> tuple[Answer, Answer, str]:
+    def _find(self, path: str) -> tuple[Response, Response, str]:
         if path not in self._made:
             file = self._makers[path]()
             etag = f'"{hashlib.sha256(file.body).hexdigest()[:32]}"'
@@ -71,8 +71,8 @@ class Files:
                 ("Cross-Origin-Resource-Policy", "same-origin"),
                 ("Vary", "Origin"),
             )
-            whole = Answer(200, file.body, headers, content_type=file.content_type)
-            self._made[path] = (whole, Answer(304, b"", headers), etag)
+            whole = Response(200, file.body, headers, content_type=file.content_type)
+            self._made[path] = (whole, Response(304, b"", headers), etag)
         return self._made[path]
 
 

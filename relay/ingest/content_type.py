@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from relay.http.content_coding import CODINGS
-from relay.http.response import Answer, error_answer
+from relay.http.response import Response, error_response
 
 BodyKind = Literal["json", "lines"]
 
@@ -66,9 +66,9 @@ def content_coding(values: Sequence[str]) -> str | None:
     return CODING_NAMES.get(codings[0]) if len(codings) == 1 else None
 
 
-def wrong_type(content_type: str) -> Answer:
+def wrong_type(content_type: str) -> Response:
     """Return the 415 to a type that is not read. It closes the connection, because the body was not read."""
-    return error_answer(
+    return error_response(
         415,
         f"Content-Type {_shown(content_type)} is not accepted. Send application/json or another JSON type, text/plain "
         "or none, or application/x-ndjson for one event per line.",
@@ -76,17 +76,17 @@ def wrong_type(content_type: str) -> Answer:
     )
 
 
-def wrong_charset(content_type: str) -> Answer:
+def wrong_charset(content_type: str) -> Response:
     """Return the 415 to a body that is not ASCII, in a charset that is not read."""
-    return error_answer(
+    return error_response(
         415,
         f"Content-Type {_shown(content_type)} with a body that is not ASCII is not accepted. Send the body in UTF-8.",
     )
 
 
-def wrong_coding(values: Sequence[str]) -> Answer:
+def wrong_coding(values: Sequence[str]) -> Response:
     """Return the 415 to a coding that is not undone. It closes the connection, because the body was not read."""
-    return error_answer(
+    return error_response(
         415,
         f"Content-Encoding {_shown(', '.join(values))} is not accepted. Send one of {', '.join(CODINGS)}, or none.",
         headers=(("Accept-Encoding", ", ".join(CODINGS)),),

@@ -24,11 +24,11 @@ from aiohttp.hdrs import CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT
 from aiohttp.http import RawRequestMessage
 
 from relay.config import Http
-from relay.event.reader import FEWEST_TOGETHER, Event, Reader, Reading, Refusal
+from relay.event.reader import FEWEST_TOGETHER, Event, Reader, Reading, Rejection
 from relay.http.connection import read_body
 from relay.http.content_coding import InflateFault, inflate_at_once, inflating
 from relay.http.head_cache import Reply, Take
-from relay.http.response import RETRY_LATER, Answer, error_answer
+from relay.http.response import RETRY_LATER, Response, error_response
 from relay.ingest.append_coalescer import Gather, Unread, report, tell
 from relay.ingest.content_type import (
     BodyKind,
@@ -58,27 +58,27 @@ CORS_MAX_AGE_S = 600
 _HEADER_NAMES = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:[ \t]*,[ \t]*[!#$%&'*+.^_`|~0-9A-Za-z-]+)*")
 CORS_HEADERS = "content-type, content-encoding, x-events-key"
 
-_NOT_FOUND = error_answer(404, "no such path; events go to POST /v1/events")
-_UNKNOWN_EVENT = error_answer(404, "this event is not known, or no longer", headers=_NOT_STORED)
+_NOT_FOUND = error_response(404, "no such path; events go to POST /v1/events")
+_UNKNOWN_EVENT = error_response(404, "this event is not known, or no longer", headers=_NOT_STORED)
 _EVENTS_METHODS = "POST, OPTIONS"
 _EVENT_METHODS = "GET, HEAD, OPTIONS"
 _WRONG_METHOD = {
-    methods: error_answer(405, f"this path answers {methods}", headers=(("Allow", methods),))
+    methods: error_response(405, f"this path answers {methods}", headers=(("Allow", methods),))
     for methods in (_EVENTS_METHODS, _EVENT_METHODS)
 }
-_NO_PREFLIGHT = error_answer(403, "OPTIONS answers preflights of http.allowed_origins only")
+_NO_PREFLIGHT = error_response(403, "OPTIONS answers preflights of http.allowed_origins only")
 _BODY_ERRORS: Mapping[InflateFault, str] = {
     "too_large": "the body is larger than http.max_body",
     "malformed": "the body is cut short or corrupt",
 }
 _BODY_ANSWERS = {
     # closing, because the rest of the body may still be on its way
-    "too_large": error_answer(413, _BODY_ERRORS["too_large"], close=True),
-    "malformed": error_answer(400, _BODY_ERRORS["malformed"], close=True),
+    "too_large": error_response(413, _BODY_ERRORS["too_large"], close=True),
+    "malformed": error_response(400, _BODY_ERRORS["malformed"], close=True),
 }
 
 
-_Outcome = list[Event] | Refusal | Answer
+_Outcome = list[Event] | Rejection | Response
 """What a body is: its events, or why it holds none, or a 415."""
 _OutcomeReading = Generator[None, None, _Outcome]
 
@@ -98,12 +98,12 @@ class HttpIngest:
         """May be replaced when the configuration is read again."""
         self._outbox = outbox
         self._max_body_bytes = settings.max_body_bytes
-        self._stored = Answer(202, b'{"success": true}', (("Relay-Durability", durability),))
+        self._stored = Response(202, b'{"success": true}', (("Relay-Durability", durability),))
         self._received = metrics.events_received.labels("http")
         self._accepted = metrics.events_accepted.labels("http")
         self._duplicate = metrics.events_duplicate.labels("http")
         self._rejected = {reason: metrics.events_rejected.labels("http", reason) for reason in REJECT_REASONS}
-        self._types: dict[str, BodyType | Answer] = {}
+        self._types: dict[str, BodyType | Response] = {}
         measured = metrics.longest_step.measured
         self._gather = Gather(outbox, self._received.inc, self._count_kept, self._read_gathered, measured)
         self._pause = 0
@@ -111,7 +111,7 @@ class HttpIngest:
         self._pause_left = 0
         self._turns: Turns[_Outcome] = Turns(measured)
 
-    async def handle(self, request: web.BaseRequest) -> Answer:
+    async def handle(self, request: web.BaseRequest) -> Response:
         """Answer a request that the listener's guard admitted; 404 for what is not the events API."""
         path = request.raw_path
         if path != EVENTS_PATH:
@@ -135,18 +135,18 @@ class HttpIngest:
         """Whether a request's `raw_path`, which may be a whole URL, is this handler's."""
         return (path if path[:1] == "/" else urlsplit(path).path).startswith(EVENTS_PATH)
 
-    async def _post(self, request: web.BaseRequest) -> Answer:
+    async def _post(self, request: web.BaseRequest) -> Response:
         """What POST /v1/events answers; the order of the checks is the cheapest first."""
         headers = request.headers
         content_type = headers.get(CONTENT_TYPE, "")
         type_ = self._type(content_type)
-        if isinstance(type_, Answer):
+        if isinstance(type_, Response):
             return self._refused("media_type", type_)
         coding = content_coding(headers.getall(CONTENT_ENCODING)) if CONTENT_ENCODING in headers else ""
         if coding is None:
             return self._refused("media_type", wrong_coding(headers.getall(CONTENT_ENCODING)))
         events = await self._read_request(request, type_, coding)
-        if isinstance(events, Answer):
+        if isinstance(events, Response):
             return events
         self._received.inc(len(events))
         try:
@@ -156,7 +156,7 @@ class HttpIngest:
         self._count_kept(len(events), duplicates)
         return self._stored
 
-    async def _read_request(self, request: web.BaseRequest, type_: BodyType, coding: str) -> list[Event] | Answer:
+    async def _read_request(self, request: web.BaseRequest, type_: BodyType, coding: str) -> list[Event] | Response:
         """Return the body as events; nothing of the body is held when this returns."""
         kind = type_.kind
         packed = await read_body(request, self._max_body_bytes)
@@ -180,14 +180,14 @@ class HttpIngest:
     def _inflating(self, kind: BodyKind, packed: bytes, coding: str) -> Reading:
         body = yield from inflating(packed, coding, self._max_body_bytes)
         if isinstance(body, str):
-            return Refusal(body, _BODY_ERRORS[body])
+            return Rejection(body, _BODY_ERRORS[body])
         return (yield from self._reading(kind, body))
 
     def _reading_ascii(self, content_type: str, kind: BodyKind, packed: bytes, coding: str) -> _OutcomeReading:
         """Read a body whose charset agrees with UTF-8 where both are ASCII."""
         body = (yield from inflating(packed, coding, self._max_body_bytes)) if coding else packed
         if isinstance(body, str):
-            return Refusal(body, _BODY_ERRORS[body])
+            return Rejection(body, _BODY_ERRORS[body])
         if not body.isascii():
             return wrong_charset(content_type)
         return (yield from self._reading(kind, body))
@@ -203,7 +203,7 @@ class HttpIngest:
         ):
             return None
         type_ = self._type(headers.get(CONTENT_TYPE, ""))
-        if isinstance(type_, Answer) or type_.ascii_only:
+        if isinstance(type_, Response) or type_.ascii_only:
             return None
         if int(headers.get(CONTENT_LENGTH, "0")) > self._max_body_bytes:
             return None
@@ -267,7 +267,7 @@ class HttpIngest:
         self._pause_left = self._pause
         return events
 
-    def _append(self, events: list[Event] | Answer, reply: Reply) -> None:
+    def _append(self, events: list[Event] | Response, reply: Reply) -> None:
         if isinstance(events, list):
             self._gather.append(events, partial(self._appended, len(events), reply))
         else:
@@ -281,7 +281,7 @@ class HttpIngest:
         else:
             reply(error if isinstance(error, Exception) else RuntimeError(repr(error)))
 
-    def _read(self, kind: BodyKind, body: bytes) -> list[Event] | Answer:
+    def _read(self, kind: BodyKind, body: bytes) -> list[Event] | Response:
         return self._taken(self.reader.read_json(body) if kind == "json" else self.reader.read_lines(body))
 
     def _read_in_turn(self, kind: BodyKind, body: bytes) -> asyncio.Future[_Outcome]:
@@ -290,14 +290,14 @@ class HttpIngest:
     def _reading(self, kind: BodyKind, body: bytes) -> Reading:
         return self.reader.reading_json(body) if kind == "json" else self.reader.reading_lines(body)
 
-    def _taken(self, events: _Outcome) -> list[Event] | Answer:
+    def _taken(self, events: _Outcome) -> list[Event] | Response:
         """Return the events, or the answer to what cannot be read."""
-        if isinstance(events, Answer):
+        if isinstance(events, Response):
             return self._refused("media_type", events)
-        if isinstance(events, Refusal):
+        if isinstance(events, Rejection):
             status = _STATUS_OF_REFUSAL[events.reason]
             errors = events.errors if events.reason == "invalid" else None
-            return self._refused(events.reason, error_answer(status, events.error, errors))
+            return self._refused(events.reason, error_response(status, events.error, errors))
         return events
 
     def _count_kept(self, count: int, duplicates: int) -> None:
@@ -305,17 +305,17 @@ class HttpIngest:
             self._duplicate.inc(duplicates)
         self._accepted.inc(count - duplicates)
 
-    def _not_kept(self, count: int, error: OutboxError) -> Answer:
+    def _not_kept(self, count: int, error: OutboxError) -> Response:
         self._rejected["full" if isinstance(error, OutboxFull) else "unavailable"].inc(count)
-        return error_answer(503, str(error), headers=RETRY_LATER)
+        return error_response(503, str(error), headers=RETRY_LATER)
 
-    def _refused(self, reason: str, answer: Answer) -> Answer:
+    def _refused(self, reason: str, answer: Response) -> Response:
         """Counts one event: what cannot be read as events cannot be counted as more."""
         self._received.inc()
         self._rejected[reason].inc()
         return answer
 
-    def _type(self, content_type: str) -> BodyType | Answer:
+    def _type(self, content_type: str) -> BodyType | Response:
         """Return how a body is to be read by its Content-Type, or the answer if not at all."""
         try:
             return self._types[content_type]
@@ -326,13 +326,13 @@ class HttpIngest:
             self._types[content_type] = type_
             return type_
 
-    def _find(self, event_id: str) -> Answer:
+    def _find(self, event_id: str) -> Response:
         if not _EVENT_ID.fullmatch(event_id):
             return _UNKNOWN_EVENT
         state = self._outbox.find(bytes.fromhex(event_id.replace("-", "")))
         if state is None:
             return _UNKNOWN_EVENT
-        return Answer(200, f'{{"event_id": "{event_id.lower()}", "state": "{state}"}}'.encode(), _NOT_STORED)
+        return Response(200, f'{{"event_id": "{event_id.lower()}", "state": "{state}"}}'.encode(), _NOT_STORED)
 
 
 def _is_long(body: bytes) -> bool:
@@ -347,7 +347,7 @@ def _allowed_headers(requested: str) -> str:
     return requested if _HEADER_NAMES.fullmatch(requested) else CORS_HEADERS
 
 
-def _preflight(request: web.BaseRequest, methods: str) -> Answer:
+def _preflight(request: web.BaseRequest, methods: str) -> Response:
     """CORS preflight; the listener has judged the origin and adds it to the answer.
 
     Chrome asks besides whether a page may reach into the private network (Private Network Access)
@@ -366,4 +366,4 @@ def _preflight(request: web.BaseRequest, methods: str) -> Answer:
         for network in ("Private", "Local")
         if asked.get(f"Access-Control-Request-{network}-Network", "").lower() == "true"
     ]
-    return Answer(204, b"", headers)
+    return Response(204, b"", headers)

@@ -12,7 +12,7 @@ import hmac
 
 from aiohttp import hdrs, web
 
-from relay.ops.response import Refused
+from relay.ops.response import RequestRejected
 from relay.runtime.address import is_loopback_peer
 from relay.runtime.secret import Secret
 
@@ -22,9 +22,9 @@ def require_allowed(request: web.BaseRequest, token: Secret | None) -> None:
     if token is not None:
         _require_token(request, token)
     elif not is_loopback_peer(request.get_extra_info("peername")):
-        raise Refused(403, "only peers on this machine may do this, unless ops.token_file is set")
+        raise RequestRejected(403, "only peers on this machine may do this, unless ops.token_file is set")
     if request.method == hdrs.METH_POST and request.content_type != "application/json":
-        raise Refused(415, "send Content-Type: application/json")
+        raise RequestRejected(415, "send Content-Type: application/json")
 
 
 def _require_token(request: web.BaseRequest, token: Secret) -> None:
@@ -34,6 +34,6 @@ def _require_token(request: web.BaseRequest, token: Secret) -> None:
         shown.strip().encode("utf-8", "surrogateescape"), token.reveal().encode("utf-8", "surrogateescape")
     )
     if scheme.lower() != "bearer" or not same:
-        raise Refused(
+        raise RequestRejected(
             401, "send Authorization: Bearer with the content of ops.token_file", {hdrs.WWW_AUTHENTICATE: "Bearer"}
         )

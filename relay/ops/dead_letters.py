@@ -15,7 +15,7 @@ import msgspec
 from aiohttp import hdrs, web
 
 from relay.http.connection import read_body
-from relay.ops.response import Refused
+from relay.ops.response import RequestRejected
 from relay.outbox import DeadLetter, Outbox, Selection
 from relay.runtime.metrics import DEAD_REASONS
 
@@ -45,19 +45,19 @@ class Choice(msgspec.Struct, forbid_unknown_fields=True):
 async def read_choice(request: web.BaseRequest) -> tuple[Selection, int]:
     """What a POST chooses, and at most how many of it. Raises Refused (400, 413, 415), ConnectionResetError."""
     if request.headers.get(hdrs.CONTENT_ENCODING, "identity") != "identity":
-        raise Refused(415, "send the body without Content-Encoding", {hdrs.ACCEPT_ENCODING: "identity"})
+        raise RequestRejected(415, "send the body without Content-Encoding", {hdrs.ACCEPT_ENCODING: "identity"})
     body = await read_body(request, MAX_REQUEST_BYTES)
     if body == "too_large":
-        raise Refused(413, f"the body is larger than {MAX_REQUEST_BYTES} bytes")
+        raise RequestRejected(413, f"the body is larger than {MAX_REQUEST_BYTES} bytes")
     if body == "malformed":
-        raise Refused(400, "the body does not end where its head says")
+        raise RequestRejected(400, "the body does not end where its head says")
     try:
         choice = msgspec.json.decode(body, type=Choice)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise Refused(400, f"the body is not a choice of dead letters: {error}") from error
+        raise RequestRejected(400, f"the body is not a choice of dead letters: {error}") from error
     named = choice.ids is not None or choice.device is not None or choice.reason is not None
     if named == choice.all:
-        raise Refused(400, 'choose by "ids", "device" or "reason", or say "all": true alone')
+        raise RequestRejected(400, 'choose by "ids", "device" or "reason", or say "all": true alone')
     _require_reason(choice.reason)
     return Selection(tuple(choice.ids or ()), choice.device, choice.reason, choice.all), choice.limit
 
@@ -87,14 +87,14 @@ def read_query(request: web.BaseRequest) -> Query:
     limit = _number(query.pop("limit", str(MAX_SHOWN)), "limit", 1, MAX_SHOWN)
     after = _number(query.pop("after", "0"), "after", 0, MAX_ID)
     if query:
-        raise Refused(
+        raise RequestRejected(
             400, f"unknown parameter {min(query)!r}: there are device, reason, search, bodies, limit and after"
         )
     _require_reason(reason)
     if bodies not in ("true", "false"):
-        raise Refused(400, f"bodies is true or false, not {bodies[:40]!r}")
+        raise RequestRejected(400, f"bodies is true or false, not {bodies[:40]!r}")
     if len(search) > MAX_SEARCH_CHARS:
-        raise Refused(400, f"search has at most {MAX_SEARCH_CHARS} characters")
+        raise RequestRejected(400, f"search has at most {MAX_SEARCH_CHARS} characters")
     return Query(
         Selection((), device, reason, device is None and reason is None), search, limit, after, bodies == "true"
     )
@@ -128,13 +128,13 @@ def read_id(text: str) -> Selection:
     """The one dead letter of this id. Raises Refused (404)."""
     number = _whole(text)
     if number is None or not 1 <= number <= MAX_ID:
-        raise Refused(404, f"no dead letter has the id {text[:40]!r}")
+        raise RequestRejected(404, f"no dead letter has the id {text[:40]!r}")
     return Selection(ids=(number,))
 
 
 def shown(letter: DeadLetter, *, with_body: bool = True) -> dict[str, Any]:
     """A dead letter as JSON: `body` is the event as text, or `body_base64` what the disk made of it."""
-    tenant_id, platform, device_id = letter.lane_key
+    tenant_id, platform, device_id = letter.device_key
     data = {
         "id": letter.id,
         "event_id": letter.event_id,
@@ -143,7 +143,7 @@ def shown(letter: DeadLetter, *, with_body: bool = True) -> dict[str, Any]:
         "device_id": device_id,
         "reason": letter.reason,
         "status": letter.status,
-        "words": letter.words,
+        "words": letter.message,
         "dead_at": letter.dead_at,
     }
     if not with_body:
@@ -156,14 +156,21 @@ def shown(letter: DeadLetter, *, with_body: bool = True) -> dict[str, Any]:
 
 def _text(letter: DeadLetter) -> str:
     """All that a person may know of it, to be searched."""
-    known: Sequence[object] = (letter.id, letter.event_id, *letter.lane_key, letter.reason, letter.status, letter.words)
+    known: Sequence[object] = (
+        letter.id,
+        letter.event_id,
+        *letter.device_key,
+        letter.reason,
+        letter.status,
+        letter.message,
+    )
     return "\n".join([*map(str, known), letter.body.decode(errors="replace")]).casefold()
 
 
 def _number(text: str, name: str, least: int, most: int) -> int:
     number = _whole(text)
     if number is None or not least <= number <= most:
-        raise Refused(400, f"{name} is a whole number from {least} to {most}, not {text[:40]!r}")
+        raise RequestRejected(400, f"{name} is a whole number from {least} to {most}, not {text[:40]!r}")
     return number
 
 
@@ -173,4 +180,4 @@ def _whole(text: str) -> int | None:
 
 def _require_reason(reason: str | None) -> None:
     if reason is not None and reason not in DEAD_REASONS:
-        raise Refused(400, f"unknown reason {reason[:40]!r}: there are {', '.join(DEAD_REASONS)}")
+        raise RequestRejected(400, f"unknown reason {reason[:40]!r}: there are {', '.join(DEAD_REASONS)}")

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 from relay.outbox import Gauges
-from relay.policy.endpoint import RouteState
+from relay.policy.endpoint import EndpointState
 
 Level = Literal["ok", "slow", "trouble"]
 
@@ -21,7 +21,7 @@ class Meaning(NamedTuple):
     to_do: str
 
 
-ROUTE: Mapping[RouteState, Meaning] = {
+ROUTE: Mapping[EndpointState, Meaning] = {
     "ok": Meaning("It takes events.", ""),
     "backing_off": Meaning(
         "It does not answer, or answers that it has failed. It is tried again with growing pauses.",
@@ -49,7 +49,7 @@ LANE: Mapping[str, str] = {
     "unauthorized": "the upstream does not take the key",
     "misconfigured": "something else responds in the upstream's place",
 }
-ROUTE_HELD = "waits with its upstream"
+ENDPOINT_PAUSED = "waits with its upstream"
 
 
 class Summary(NamedTuple):
@@ -60,7 +60,7 @@ class Summary(NamedTuple):
     to_do: str
 
 
-def summary(gauges: Gauges, pending: int, held: int, states: Mapping[RouteState, int]) -> Summary:
+def summary(gauges: Gauges, pending: int, held: int, states: Mapping[EndpointState, int]) -> Summary:
     """The worst thing first.
 
     `held`: devices with pending events that may not send yet; `states`: how many upstreams are in which.

@@ -16,7 +16,7 @@ import msgspec
 from aiohttp import hdrs, web
 
 from relay.ops.history import History
-from relay.ops.response import SECURITY_HEADERS, Refused
+from relay.ops.response import SECURITY_HEADERS, RequestRejected
 from relay.ops.status import SAME_MS, Status
 from relay.runtime.clock import Clock
 from relay.runtime.metrics import Metrics
@@ -51,9 +51,9 @@ class Live:
     async def stream(self, request: web.BaseRequest) -> web.StreamResponse:
         """Until the client leaves or the relay stops. Raises Refused (503), ConnectionResetError."""
         if self._stopping.is_set():
-            raise Refused(503, "the relay is stopping", {hdrs.RETRY_AFTER: "5"})
+            raise RequestRejected(503, "the relay is stopping", {hdrs.RETRY_AFTER: "5"})
         if self._streams >= MAX_STREAMS:
-            raise Refused(503, f"{MAX_STREAMS} status pages are open already", {hdrs.RETRY_AFTER: "30"})
+            raise RequestRejected(503, f"{MAX_STREAMS} status pages are open already", {hdrs.RETRY_AFTER: "30"})
         response = web.StreamResponse(headers=_HEADERS)
         self._count(1)
         try:

@@ -29,7 +29,7 @@ SECURITY_HEADERS = {
 }
 
 
-class Refused(Exception):
+class RequestRejected(Exception):
     """A request that gets an error as its answer; nothing was changed."""
 
     def __init__(self, status: int, error: str, headers: Mapping[str, str] = {}) -> None:
@@ -39,13 +39,13 @@ class Refused(Exception):
         self.headers = headers
 
 
-def json_answer(data: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] = {}) -> web.Response:
-    return bytes_answer(msgspec.json.encode(data), JSON_TYPE, status, headers)
+def json_response(data: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] = {}) -> web.Response:
+    return bytes_response(msgspec.json.encode(data), JSON_TYPE, status, headers)
 
 
-def error_answer(status: int, error: str, headers: Mapping[str, str] = {}) -> web.Response:
-    return json_answer({"success": False, "error": error}, status, headers)
+def error_response(status: int, error: str, headers: Mapping[str, str] = {}) -> web.Response:
+    return json_response({"success": False, "error": error}, status, headers)
 
 
-def bytes_answer(body: bytes, content_type: str, status: int = 200, headers: Mapping[str, str] = {}) -> web.Response:
+def bytes_response(body: bytes, content_type: str, status: int = 200, headers: Mapping[str, str] = {}) -> web.Response:
     return web.Response(body=body, status=status, headers={**SECURITY_HEADERS, **headers, "Content-Type": content_type})

@@ -19,7 +19,7 @@ from relay.ops import exposition
 from relay.ops.access import require_allowed
 from relay.ops.dead_letters import found, read_choice, read_id, read_query, shown
 from relay.ops.live import Live
-from relay.ops.response import Refused, bytes_answer, error_answer, json_answer
+from relay.ops.response import RequestRejected, bytes_response, error_response, json_response
 from relay.ops.status import Status
 from relay.outbox import Outbox, OutboxError
 from relay.runtime import log
@@ -99,80 +99,80 @@ class Ops:
             if route.guarded:
                 require_allowed(request, self.token)
             return await route.handler(request)
-        except Refused as refused:
-            return error_answer(refused.status, refused.error, refused.headers)
+        except RequestRejected as refused:
+            return error_response(refused.status, refused.error, refused.headers)
         except OutboxError as error:
-            return error_answer(503, str(error), {hdrs.RETRY_AFTER: "5"})
+            return error_response(503, str(error), {hdrs.RETRY_AFTER: "5"})
 
     def _find(self, request: web.BaseRequest) -> Route:
         route = self._routes.get(request.path)
         if route is None and request.path.startswith(f"{DEAD_LETTERS}/"):
             route = self._one_dead
         if route is None:
-            raise Refused(404, f"there is nothing at {request.path[:80]!r}")
+            raise RequestRejected(404, f"there is nothing at {request.path[:80]!r}")
         asked = hdrs.METH_GET if request.method == hdrs.METH_HEAD else request.method
         if asked != route.method:
             allowed = "GET, HEAD" if route.method == hdrs.METH_GET else route.method
-            raise Refused(405, f"this path answers {allowed}", {hdrs.ALLOW: allowed})
+            raise RequestRejected(405, f"this path answers {allowed}", {hdrs.ALLOW: allowed})
         return route
 
     async def _livez(self, _: web.BaseRequest) -> web.Response:
-        return json_answer({"alive": True})
+        return json_response({"alive": True})
 
     async def _readyz(self, _: web.BaseRequest) -> web.Response:
         problem = self._status.problem()
-        return json_answer({"ready": not problem, "problem": problem}, 503 if problem else 200)
+        return json_response({"ready": not problem, "problem": problem}, 503 if problem else 200)
 
     async def _scrape(self, request: web.BaseRequest) -> web.Response:
         self._status.export(self._metrics)
         self._refresh()
         encode, content_type = exposition.chosen(request.headers.get(hdrs.ACCEPT, ""))
-        return bytes_answer(encode(self._metrics.registry), content_type)
+        return bytes_response(encode(self._metrics.registry), content_type)
 
     async def _show_status(self, _: web.BaseRequest) -> web.Response:
-        return json_answer(self._status.data())
+        return json_response(self._status.data())
 
     async def _show_log(self, _: web.BaseRequest) -> web.Response:
-        return bytes_answer("".join(f"{line}\n" for line in log.last_lines()).encode(), "text/plain; charset=utf-8")
+        return bytes_response("".join(f"{line}\n" for line in log.last_lines()).encode(), "text/plain; charset=utf-8")
 
     async def _file(self, request: web.BaseRequest) -> web.Response:
         body, content_type = self._page[request.path]
-        return bytes_answer(body, content_type)
+        return bytes_response(body, content_type)
 
     async def _flush(self, _: web.BaseRequest) -> web.Response:
         self._control.flush()
-        return json_answer({"success": True, "pending": self._outbox.ledger().pending})
+        return json_response({"success": True, "pending": self._outbox.ledger().pending})
 
     async def _list_dead(self, request: web.BaseRequest) -> web.Response:
         query = read_query(request)
         letters, next_after = await found(self._outbox, query)
         data = [shown(letter, with_body=query.with_bodies) for letter in letters]
-        return json_answer({"success": True, "dead_letters": data, "next_after": next_after})
+        return json_response({"success": True, "dead_letters": data, "next_after": next_after})
 
     async def _show_dead(self, request: web.BaseRequest) -> web.Response:
         text = request.path.removeprefix(f"{DEAD_LETTERS}/")
         letters = await self._outbox.dead_letters(read_id(text), 1)
         if not letters:
-            raise Refused(404, f"no dead letter has the id {text}")
-        return json_answer({"success": True, "dead_letter": shown(letters[0])})
+            raise RequestRejected(404, f"no dead letter has the id {text}")
+        return json_response({"success": True, "dead_letter": shown(letters[0])})
 
     async def _requeue(self, request: web.BaseRequest) -> web.Response:
         selection, limit = await read_choice(request)
         requeued = await self._outbox.requeue(selection, limit)
-        return json_answer({"success": True, "requeued": requeued, "remaining": self._outbox.gauges().dead_letters})
+        return json_response({"success": True, "requeued": requeued, "remaining": self._outbox.gauges().dead_letters})
 
     async def _discard(self, request: web.BaseRequest) -> web.Response:
         selection, limit = await read_choice(request)
         discarded = await self._outbox.discard(selection, limit)
-        return json_answer({"success": True, "discarded": discarded, "remaining": self._outbox.gauges().dead_letters})
+        return json_response({"success": True, "discarded": discarded, "remaining": self._outbox.gauges().dead_letters})
 
     async def _adopt(self, _: web.BaseRequest) -> web.Response:
         adopted = await self._outbox.adopt(ADOPTED_AT_ONCE)
-        return json_answer({"success": True, "adopted": adopted, "remaining": self._outbox.gauges().quarantined})
+        return json_response({"success": True, "adopted": adopted, "remaining": self._outbox.gauges().quarantined})
 
     async def _discard_quarantined(self, _: web.BaseRequest) -> web.Response:
         discarded = await self._outbox.discard_quarantined(ADOPTED_AT_ONCE)
-        return json_answer({"success": True, "discarded": discarded, "remaining": self._outbox.gauges().quarantined})
+        return json_response({"success": True, "discarded": discarded, "remaining": self._outbox.gauges().quarantined})
 
 
 def _read_page() -> dict[str, tuple[bytes, str]]:

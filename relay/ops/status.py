@@ -19,39 +19,39 @@ from relay import __version__
 from relay.ops import explanations
 from relay.ops.history import History
 from relay.outbox import Outbox
-from relay.policy.endpoint import RouteState
-from relay.policy.overview import Lanes, LaneView, RouteView
+from relay.policy.endpoint import EndpointState
+from relay.policy.overview import EndpointView, QueueSummary, QueueView
 from relay.runtime.clock import Clock, rfc3339
 from relay.runtime.metrics import Metrics
 
-BUSIEST_DEVICES = MOST_HELD_DEVICES = 10
+BUSIEST_DEVICES = LONGEST_PAUSED_DEVICES = 10
 MAX_UPSTREAMS = 50
 SAME_MS = 1_000
 """How long one look at many lanes serves all who ask."""
-MANY_LANES = 1_000
+MANY_QUEUES = 1_000
 """A look at so many takes less than a millisecond."""
 
 
 class ScheduleView(Protocol):
     """What is shown of the schedule; `now` is monotonic milliseconds."""
 
-    def states(self) -> Mapping[RouteState, int]: ...
+    def states(self) -> Mapping[EndpointState, int]: ...
 
-    def routes(self, now: int, first: Collection[int], others: int) -> list[RouteView]: ...
+    def endpoints(self, now: int, first: Collection[int], others: int) -> list[EndpointView]: ...
 
-    def lanes(self, limit: int, now: int) -> Lanes: ...
+    def queues(self, limit: int, now: int) -> QueueSummary: ...
 
 
 class _Look(NamedTuple):
     """The schedule at one moment."""
 
     at_ms: int
-    states: Mapping[RouteState, int]
+    states: Mapping[EndpointState, int]
     """How many upstreams are in which; those configured count before they are used."""
-    upstreams: Sequence[tuple[int | None, RouteView]]
+    upstreams: Sequence[tuple[int | None, EndpointView]]
     """Those that are shown, by tenant; None is the default."""
-    lanes: Lanes
-    held_tenants: Collection[int]
+    queues: QueueSummary
+    paused_tenants: Collection[int]
     """Whose upstream is held, of the lanes that are shown."""
 
 
@@ -95,7 +95,7 @@ class Status:
             "started_at": self._wall(self._started_ms, now),
             "now": self._wall(now, now),
             "uptime_seconds": (now - self._started_ms) // 1000,
-            "summary": explanations.summary(gauges, ledger.pending, look.lanes.held, look.states)._asdict(),
+            "summary": explanations.summary(gauges, ledger.pending, look.queues.paused, look.states)._asdict(),
             "rates": {"accepted_per_second": rates.accepted, "delivered_per_second": rates.delivered},
             "refused": dict(self._refusals()),
             "ledger": ledger._asdict(),
@@ -108,10 +108,10 @@ class Status:
                 "problem": gauges.problem,
                 "quarantined_events": gauges.quarantined,
             },
-            "upstreams": [self._route(tenant_id, route, now) for tenant_id, route in look.upstreams],
+            "upstreams": [self._endpoint(tenant_id, endpoint, now) for tenant_id, endpoint in look.upstreams],
             "upstreams_left_out": sum(look.states.values()) - len(look.upstreams),
-            "devices_waiting": look.lanes.waiting,
-            "devices_held": look.lanes.held,
+            "devices_waiting": look.queues.waiting,
+            "devices_held": look.queues.paused,
             "devices": self._devices(look, now),
             "dead_letters": {"count": gauges.dead_letters},
             "clock_skew_seconds": self._clock_skew_seconds(),
@@ -133,75 +133,77 @@ class Status:
         metrics.outbox_writable.set(gauges.writable)
         metrics.dead_letters.set(gauges.dead_letters)
         metrics.events_quarantined.set(gauges.quarantined)
-        metrics.devices_waiting.set(look.lanes.waiting)
-        metrics.devices_held.set(look.lanes.held)
+        metrics.devices_waiting.set(look.queues.waiting)
+        metrics.devices_paused.set(look.queues.paused)
         metrics.clock_skew_seconds.set(self._clock_skew_seconds())
         for state in explanations.ROUTE:
             metrics.upstream_state.labels(state).set(look.states.get(state, 0))
 
     def _look(self, now: int) -> _Look:
         last = self._last_look
-        if last is None or last.lanes.known <= MANY_LANES or now - last.at_ms >= SAME_MS:
+        if last is None or last.queues.known <= MANY_QUEUES or now - last.at_ms >= SAME_MS:
             last = self._last_look = self._look_anew(now)
         return last
 
     def _look_anew(self, now: int) -> _Look:
         own = self._tenants()
-        states: Counter[RouteState] = Counter(self._schedule.states())
-        routes = self._schedule.routes(now, own, MAX_UPSTREAMS)
-        used = {route.tenant_id for route in routes}
+        states: Counter[EndpointState] = Counter(self._schedule.states())
+        endpoints = self._schedule.endpoints(now, own, MAX_UPSTREAMS)
+        used = {endpoint.tenant_id for endpoint in endpoints}
         unused: list[int | None] = [tenant_id for tenant_id in own if tenant_id not in used]
         if states.total() == len(own) - len(unused):  # no tenant uses the default
             unused.insert(0, None)
         states["ok"] += len(unused)
-        upstreams: list[tuple[int | None, RouteView]] = [(route.tenant_id, route) for route in routes]
-        upstreams += [(tenant_id, RouteView(0, "ok", self._started_ms, None, "")) for tenant_id in unused]
-        lanes = self._schedule.lanes(max(BUSIEST_DEVICES, MOST_HELD_DEVICES), now)
-        tenants = {lane.key[0] for lane in (*lanes.busiest, *lanes.most_held)}
-        held = {
-            route.tenant_id for route in self._schedule.routes(now, tenants, 0) if route.next_attempt_ms is not None
+        upstreams: list[tuple[int | None, EndpointView]] = [(endpoint.tenant_id, endpoint) for endpoint in endpoints]
+        upstreams += [(tenant_id, EndpointView(0, "ok", self._started_ms, None, "")) for tenant_id in unused]
+        queues = self._schedule.queues(max(BUSIEST_DEVICES, LONGEST_PAUSED_DEVICES), now)
+        tenants = {queue.key[0] for queue in (*queues.busiest, *queues.longest_paused)}
+        paused = {
+            endpoint.tenant_id
+            for endpoint in self._schedule.endpoints(now, tenants, 0)
+            if endpoint.next_attempt_ms is not None
         }
-        return _Look(now, states, self._shown(upstreams, own), lanes, held)
+        return _Look(now, states, self._shown(upstreams, own), queues, paused)
 
     @staticmethod
     def _shown(
-        upstreams: Sequence[tuple[int | None, RouteView]], own: Collection[int]
-    ) -> Sequence[tuple[int | None, RouteView]]:
+        upstreams: Sequence[tuple[int | None, EndpointView]], own: Collection[int]
+    ) -> Sequence[tuple[int | None, EndpointView]]:
         """At most MAX_UPSTREAMS, as apps can make up tenants: those configured first, then those in trouble."""
         if len(upstreams) <= MAX_UPSTREAMS:
             return upstreams
         first = {None, *own}
         return sorted(upstreams, key=lambda each: (each[0] not in first, each[1].state == "ok"))[:MAX_UPSTREAMS]
 
-    def _route(self, tenant_id: int | None, route: RouteView, now: int) -> dict[str, Any]:
-        meaning = explanations.ROUTE[route.state]
+    def _endpoint(self, tenant_id: int | None, endpoint: EndpointView, now: int) -> dict[str, Any]:
+        meaning = explanations.ROUTE[endpoint.state]
         return {
             "tenant": tenant_id,
-            "state": route.state,
+            "state": endpoint.state,
             "words": meaning.words,
             "to_do": meaning.to_do,
-            "since": self._wall(route.since_ms, now),
-            "next_attempt_at": self._wall(route.next_attempt_ms, now),
-            "last_error": route.last_error,
+            "since": self._wall(endpoint.since_ms, now),
+            "next_attempt_at": self._wall(endpoint.next_attempt_ms, now),
+            "last_error": endpoint.last_error,
         }
 
     def _devices(self, look: _Look, now: int) -> list[dict[str, Any]]:
         """The busiest, then the most held back that are not among them."""
-        lanes = (*look.lanes.busiest, *look.lanes.most_held)
-        each = {lane.key: lane for lane in lanes}.values()
-        return [self._device(lane, now, route_held=lane.key[0] in look.held_tenants) for lane in each]
+        queues = (*look.queues.busiest, *look.queues.longest_paused)
+        each = {queue.key: queue for queue in queues}.values()
+        return [self._device(queue, now, endpoint_paused=queue.key[0] in look.paused_tenants) for queue in each]
 
-    def _device(self, lane: LaneView, now: int, *, route_held: bool) -> dict[str, Any]:
-        tenant_id, platform, device_id = lane.key
-        said = explanations.LANE.get(lane.why, lane.why)
+    def _device(self, queue: QueueView, now: int, *, endpoint_paused: bool) -> dict[str, Any]:
+        tenant_id, platform, device_id = queue.key
+        said = explanations.LANE.get(queue.why, queue.why)
         return {
             "tenant": tenant_id,
             "platform": platform,
             "device_id": device_id,
-            "pending": lane.events,
-            "held_until": self._wall(lane.held_until_ms, now),
-            "why": lane.why,
-            "words": explanations.ROUTE_HELD if route_held and not said else said,
+            "pending": queue.events,
+            "held_until": self._wall(queue.paused_until_ms, now),
+            "why": queue.why,
+            "words": explanations.ENDPOINT_PAUSED if endpoint_paused and not said else said,
         }
 
     def _wall(self, monotonic_ms: int | None, now: int) -> str | None:

@@ -32,7 +32,7 @@ from types import MappingProxyType
 from typing import Literal, NamedTuple, Protocol
 
 from relay.config import OutboxSettings
-from relay.event.reader import Event, LaneKey
+from relay.event.reader import DeviceKey, Event
 
 
 class OutboxError(Exception):
@@ -43,7 +43,7 @@ class OutboxFull(OutboxError):
     """A size limit is reached and `when_full` is "reject", or the disk is full."""
 
 
-class OutboxShareTaken(OutboxFull):
+class OutboxShareUsed(OutboxFull):
     """The outbox is nearly full and this device holds too much of it; others may still append (see share)."""
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ class OutboxLocked(OutboxError):
     """Another relay holds this outbox."""
 
 
-class OutboxRefused(OutboxError):
+class OutboxUnusable(OutboxError):
     """The path or what lies there must not be touched; the message says what to do."""
 
 
@@ -70,13 +70,13 @@ EventState = Literal["pending", "delivered", "dead_lettered", "dropped"]
 class Part(NamedTuple):
     """One lane's share of a request: its first `events` pending events."""
 
-    lane: int
+    queue_id: int
     events: int
     window: bytes = b""
     """The lane's rate window as of now, opaque here; kept with the journal entry."""
 
 
-class Stamp(NamedTuple):
+class Timestamp(NamedTuple):
     """When an event really came, by what `take` was told of the time."""
 
     true_ms: int
@@ -84,12 +84,12 @@ class Stamp(NamedTuple):
     same_boot: bool
 
 
-class Taken(NamedTuple):
+class Claimed(NamedTuple):
     """What one Part became: may be fewer events than asked for (corrupt ones are left out)."""
 
-    lane: int
+    queue_id: int
     bodies: Sequence[bytes]
-    stamps: Mapping[int, Stamp] = MappingProxyType({})
+    timestamps: Mapping[int, Timestamp] = MappingProxyType({})
     """By index, of events whose `occurred_at` the relay put in; empty if the time was not known."""
 
 
@@ -98,7 +98,7 @@ class Dead(NamedTuple):
 
     reason: DeadReason
     status: int | None
-    words: str
+    message: str
 
 
 class Settled(NamedTuple):
@@ -107,18 +107,18 @@ class Settled(NamedTuple):
     `dead` maps indexes into Taken.bodies. Events neither delivered nor dead go on waiting, first.
     """
 
-    lane: int
+    queue_id: int
     delivered: bool
     """True: all that was taken, but for `dead`, was accepted by the upstream."""
     dead: Mapping[int, Dead]
     window: bytes
 
 
-class LaneState(NamedTuple):
+class RestoredQueue(NamedTuple):
     """A lane as a restart finds it."""
 
-    lane: int
-    key: LaneKey
+    queue_id: int
+    key: DeviceKey
     window: bytes
     """As last given to take or settle; b"" if none."""
     same_boot: bool
@@ -126,7 +126,7 @@ class LaneState(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    lanes: Sequence[LaneState]
+    queues: Sequence[RestoredQueue]
     unsettled: Sequence[Sequence[Part]]
     """Requests that were in flight at the crash, oldest first, each as its parts (window empty)."""
 
@@ -167,10 +167,10 @@ class Gauges(NamedTuple):
 class DeadLetter:
     id: int
     event_id: str
-    lane_key: LaneKey
+    device_key: DeviceKey
     reason: DeadReason
     status: int | None
-    words: str
+    message: str
     dead_at: str
     """Wall clock, UTC, RFC 3339."""
     body: bytes
@@ -189,7 +189,7 @@ class Selection:
 class Backlog(Protocol):
     """Told after each commit that changed how much of a lane is pending, in flight included."""
 
-    def __call__(self, lane: int, key: LaneKey, events: int, body_bytes: int) -> None: ...
+    def __call__(self, queue_id: int, key: DeviceKey, events: int, body_bytes: int) -> None: ...
 
 
 class Outbox(Protocol):
@@ -216,10 +216,10 @@ class Outbox(Protocol):
     def room(self) -> bool:
         """Whether some device's append would be tried now; for those who can leave events where they are instead."""
 
-    def sizes(self, lane: int, limit: int) -> Sequence[int]:
+    def sizes(self, queue_id: int, limit: int) -> Sequence[int]:
         """Body sizes in bytes of the lane's first `limit` pending events, in order."""
 
-    async def take(self, parts: Sequence[Part], true_ms: int | None = None) -> Sequence[Taken]:
+    async def claim(self, parts: Sequence[Part], true_ms: int | None = None) -> Sequence[Claimed]:
         """Journal one request and read it. Committed before it returns.
 
         A lane may be in one request at a time. If no body is left (all were corrupt) nothing is in flight.
@@ -234,13 +234,13 @@ class Outbox(Protocol):
         caller has been told.
         """
 
-    def release(self, lanes: Sequence[int], *, perhaps_taken: bool = False) -> None:
+    def release(self, queue_ids: Sequence[int], *, perhaps_delivered: bool = False) -> None:
         """Nothing was learned: what these lanes had in flight waits again, first. No commit.
 
         `perhaps_taken`: the upstream may have taken it, see `take`.
         """
 
-    async def forget(self, lanes: Sequence[int]) -> None:
+    async def forget(self, queue_ids: Sequence[int]) -> None:
         """Drop the rows of lanes that have nothing pending and whose window is empty."""
 
     async def expire(self) -> int:

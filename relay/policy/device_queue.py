@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from zlib import crc32
 
-from relay.event.reader import LaneKey
+from relay.event.reader import DeviceKey
 from relay.policy.limits import Limits
 from relay.policy.rate_window import Window
 
@@ -17,7 +17,7 @@ POISON_MS = 600_000
 _PATIENCE_TRIES = 3  # failures of one batch before smaller probes are tried
 
 
-class Lane:
+class DeviceQueue:
     """State of one device; times are monotonic milliseconds."""
 
     __slots__ = (
@@ -31,7 +31,6 @@ class Lane:
         "failed_at",
         "failures",
         "grew_at",
-        "hold",
         "holds_slot",
         "id",
         "in_flight",
@@ -40,6 +39,7 @@ class Lane:
         "listed_empty",
         "named_until",
         "own_trouble",
+        "paused_until",
         "phase",
         "queued",
         "reserved",
@@ -52,15 +52,15 @@ class Lane:
         "window",
     )
 
-    def __init__(self, lane: int, key: LaneKey, window: Window) -> None:
-        self.id = lane
+    def __init__(self, queue_id: int, key: DeviceKey, window: Window) -> None:
+        self.id = queue_id
         self.key = key
         self.phase = phase(key)
         self.window = window
         self.events = 0  # pending, in flight included
         self.body_bytes = 0
         self.due: int | None = None  # when the events have waited long enough for company
-        self.hold = 0  # not before
+        self.paused_until = 0  # not before
         self.named_until = 0  # the part of `hold` that a server named
         self.why = ""
         self.wake_at: int | None = None  # of the valid entry in the schedule's heap
@@ -86,7 +86,7 @@ class Lane:
     def free_at(self, now: int, limits: Limits) -> int:
         """When its hold and its window allow the next request: a time not after `now` if they do now."""
         at = self.window.free_at(now, limits.device_per_window, limits.window_ms)
-        return at if at > self.hold else self.hold
+        return at if at > self.paused_until else self.paused_until
 
     def max_events(self, limit: int) -> int:
         """How many leading events the next request may take."""
@@ -100,13 +100,13 @@ class Lane:
         """Not in company with other lanes: it may hold a bad event."""
         return bool(self.alone or self.suspect or self.small)
 
-    def held(self, until: int, why: str, named_until: int = 0) -> None:
+    def pause(self, until: int, why: str, named_until: int = 0) -> None:
         """Pause the device. `named_until`: the time that a server named, 0 if none did."""
-        self.hold, self.why, self.named_until = until, why, named_until
+        self.paused_until, self.why, self.named_until = until, why, named_until
 
     def end_pause(self) -> None:
         """End the pause, except the part that a server named."""
-        self.hold = min(self.hold, self.named_until)
+        self.paused_until = min(self.paused_until, self.named_until)
 
     def is_full(self, limits: Limits) -> bool:
         """Enough for a whole request: no more company is waited for."""
@@ -141,7 +141,7 @@ class Lane:
         """Too early to look for a bad event."""
         return self.failures < _PATIENCE_TRIES
 
-    def failed_in_company(self, *, others_served: bool) -> None:
+    def failed_in_shared_batch(self, *, others_served: bool) -> None:
         """A request that held events of this lane and of others got no yes and no no."""
         self.failures += 1
         self.alone = others_served or not self.is_patient()
@@ -188,6 +188,6 @@ def due_at(phase: int, arrived: int, linger_ms: int) -> int:
     return arrived + linger_ms - (arrived - phase) % linger_ms
 
 
-def phase(key: LaneKey) -> int:
+def phase(key: DeviceKey) -> int:
     """A device's beat, the same in every process."""
     return crc32(repr(key).encode("utf-8", "surrogatepass"))

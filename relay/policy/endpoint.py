@@ -11,29 +11,26 @@ from collections.abc import Sequence
 from typing import Literal
 
 from relay.policy.body_size import BodySize
-from relay.policy.device_queue import Lane
-from relay.policy.shared_limit import Ceiling, History
+from relay.policy.device_queue import DeviceQueue
+from relay.policy.shared_limit import History, SharedLimit
 
-RouteState = Literal["ok", "backing_off", "rate_limited", "unauthorized", "misconfigured"]
+EndpointState = Literal["ok", "backing_off", "rate_limited", "unauthorized", "misconfigured"]
 Trouble = Literal["backing_off", "unauthorized", "misconfigured"]
 _RECENT_MS = 10_000
 _SERVING_MS = 600_000
 _REFUSALS_MAX = 20
 
 
-class Route:
+class Endpoint:
     """State of one route; times are monotonic milliseconds."""
 
     __slots__ = (
         "active",
         "attempt",
         "body_size",
-        "ceiling",
         "exact",
         "history",
-        "hold",
         "in_flight",
-        "lanes",
         "last_error",
         "last_sent",
         "limited_attempt",
@@ -41,12 +38,15 @@ class Route:
         "limited_until",
         "named_limit_until",
         "named_until",
+        "paused_until",
+        "queues",
         "ready",
         "refusals",
-        "refused_lanes",
+        "rejected_queue_ids",
         "served_at",
         "served_before",
-        "served_lanes",
+        "served_queue_ids",
+        "shared_limit",
         "since",
         "stalled",
         "states",
@@ -58,34 +58,34 @@ class Route:
         "wake_at",
     )
 
-    def __init__(self, tenant_id: int, now: int, states: Counter[RouteState]) -> None:
+    def __init__(self, tenant_id: int, now: int, states: Counter[EndpointState]) -> None:
         """`states` counts all routes by state, this one from now on."""
         self.tenant_id = tenant_id
         self.states = states
         states["ok"] += 1
-        self.ready: deque[Lane] = deque()
-        self.exact: deque[tuple[tuple[Lane, int], ...]] = deque()  # requests to be sent just so, first
+        self.ready: deque[DeviceQueue] = deque()
+        self.exact: deque[tuple[tuple[DeviceQueue, int], ...]] = deque()  # requests to be sent just so, first
         self.active = False  # in the schedule's rotation
         self.wake_at: int | None = None
         self.in_flight = 0
         self.stalled = 0  # The requests in flight that make no progress.
-        self.lanes = 0  # that the schedule knows
+        self.queues = 0  # that the schedule knows
         self.body_size = BodySize()
         self.trouble: Trouble | None = None
         self.trouble_from = 0
         self.attempt = 0
-        self.hold = 0  # of the trouble, and over with it
+        self.paused_until = 0  # of the trouble, and over with it
         self.named_until = 0  # the part of `hold` that a server named
         self.since = now
         self.last_error = ""
         self.served_at: int | None = None
-        self.served_lanes: Sequence[int] = ()
+        self.served_queue_ids: Sequence[int] = ()
         self.served_before: tuple[Sequence[int], int | None] = ((), None)  # other lanes than those, and when
         self.suspects: set[int] = set()  # lanes that failed since the last success
         self.strangers = 0  # lone events given up by a status not about events, since the last success
         self.refusals = 0  # lone events refused without being named, since the last success
-        self.refused_lanes: set[int] = set()  # and whose
-        self.ceiling: Ceiling | None = None
+        self.rejected_queue_ids: set[int] = set()  # and whose
+        self.shared_limit: SharedLimit | None = None
         self.history = History()
         self.last_sent = 0
         self.limited_attempt = 0  # 429s in a row, one counted per round trip
@@ -93,16 +93,16 @@ class Route:
         self.limited_until = 0  # not before, by a 429: no success and no other failure ends it
         self.named_limit_until = 0  # the part of `limited_until` that a server named
 
-    def state(self) -> RouteState:
+    def state(self) -> EndpointState:
         if self.trouble:
             return self.trouble
-        return "rate_limited" if self.ceiling else "ok"
+        return "rate_limited" if self.shared_limit else "ok"
 
     def max_in_flight(self, all_slots: int) -> int:
         """One probe in trouble; else all, but no more than a whole window may have."""
         if self.trouble:
             return 1
-        return min(all_slots, self.ceiling.limit()) if self.ceiling else all_slots
+        return min(all_slots, self.shared_limit.limit()) if self.shared_limit else all_slots
 
     def has_room(self, request_slots: int, connections: int, now: int) -> bool:
         """Return whether one more request may be in flight, with these numbers of request slots and connections.
@@ -116,52 +116,54 @@ class Route:
 
     def free_at(self, now: int, span_ms: int) -> int:
         """When its holds and its pace allow the next request."""
-        at = max(self.hold, self.limited_until)
-        if self.ceiling:
-            unanswered = min(self.in_flight, self.ceiling.limit() - 1)
+        at = max(self.paused_until, self.limited_until)
+        if self.shared_limit:
+            unanswered = min(self.in_flight, self.shared_limit.limit() - 1)
             at = max(
                 at,
-                self.last_sent + self.ceiling.gap_ms(span_ms),
-                self.history.free_at(now, self.ceiling.limit() - unanswered, span_ms),
+                self.last_sent + self.shared_limit.gap_ms(span_ms),
+                self.history.free_at(now, self.shared_limit.limit() - unanswered, span_ms),
             )
         return at
 
-    def served(self, lanes: Sequence[int], now: int) -> None:
+    def served(self, queue_ids: Sequence[int], now: int) -> None:
         """It took events of these lanes."""
-        if lanes != self.served_lanes:
-            self.served_before = (self.served_lanes, self.served_at)
+        if queue_ids != self.served_queue_ids:
+            self.served_before = (self.served_queue_ids, self.served_at)
         self.served_at = now
-        self.served_lanes = lanes
+        self.served_queue_ids = queue_ids
         self.suspects.clear()
         self.strangers = self.refusals = 0
-        self.refused_lanes.clear()
+        self.rejected_queue_ids.clear()
         self.limited_attempt = 0
         self.alive(now)
 
     def alive(self, now: int) -> None:
         """It answers as it should, be it by refusing an event."""
         if self.trouble:
-            self._become(None, self.ceiling)
+            self._become(None, self.shared_limit)
             self.attempt = 0
-            self.hold = 0
+            self.paused_until = 0
             self.since = now
 
-    def others_served(self, lanes: Sequence[int], sent_at: int, now: int) -> bool:
+    def others_served(self, queue_ids: Sequence[int], sent_at: int, now: int) -> bool:
         """Whether others were served lately, and none of them failed since."""
-        ids = set(lanes)
+        ids = set(queue_ids)
         if self.suspects - ids:
             return False
-        served = (self.served_lanes, self.served_at) if not ids.issuperset(self.served_lanes) else self.served_before
+        served = (
+            (self.served_queue_ids, self.served_at) if not ids.issuperset(self.served_queue_ids) else self.served_before
+        )
         return served[1] is not None and served[1] >= min(sent_at, now - _RECENT_MS)
 
-    def refused(self, lane: int) -> None:
+    def refused(self, queue_id: int) -> None:
         """Count a single event of this device queue that a 400 or 422 rejected without a name."""
         self.refusals += 1
-        self.refused_lanes.add(lane)
+        self.rejected_queue_ids.add(queue_id)
 
     def refuses_everything(self, now: int) -> bool:
         """Return whether the URL is wrong rather than each event: so many were rejected in a row, and none accepted."""
-        return self.refusals >= _REFUSALS_MAX and (len(self.refused_lanes) > 1 or not self.is_serving(now))
+        return self.refusals >= _REFUSALS_MAX and (len(self.rejected_queue_ids) > 1 or not self.is_serving(now))
 
     def is_serving(self, now: int) -> bool:
         """Whether anybody was served in the last minutes."""
@@ -170,18 +172,18 @@ class Route:
     def prefer_unfailed(self) -> None:
         """A lane without failures and refusals comes next, if one is ready: the better probe."""
         for _ in range(len(self.ready)):
-            if not self.ready[0].failures and self.ready[0].id not in self.refused_lanes:
+            if not self.ready[0].failures and self.ready[0].id not in self.rejected_queue_ids:
                 return
             self.ready.rotate(-1)
 
-    def troubled(self, trouble: Trouble, words: str, sent_at: int, now: int) -> int | None:
+    def troubled(self, trouble: Trouble, message: str, sent_at: int, now: int) -> int | None:
         """It fails as a whole. Returns how many times in a row it did before; None if this is old news.
 
         Answers to requests sent before the trouble began do not make it worse.
         """
-        self.last_error = words
+        self.last_error = message
         if self.trouble != trouble:
-            self._become(trouble, self.ceiling)
+            self._become(trouble, self.shared_limit)
             self.since = self.trouble_from = now
             self.attempt = 0
         elif sent_at < self.trouble_from:
@@ -189,18 +191,18 @@ class Route:
         self.attempt += 1
         return self.attempt - 1
 
-    def limited(self, words: str, sent_at: int, now: int, assumed: int) -> int:
+    def limited(self, message: str, sent_at: int, now: int, assumed: int) -> int:
         """A 429 below the device's own limit: a shared ceiling. Returns how many such in a row came before.
 
         429s to requests sent before the last one was understood say nothing new.
         """
-        self.last_error = words
+        self.last_error = message
         self.alive(now)
-        if self.ceiling is None:
-            self._become(None, Ceiling(now, assumed))
+        if self.shared_limit is None:
+            self._become(None, SharedLimit(now, assumed))
             self.since = now
         elif sent_at > self.limited_from:  # not in the very millisecond in which the last one was understood
-            self.ceiling.refused(sent_at, now)
+            self.shared_limit.refused(sent_at, now)
         attempt = self.limited_attempt
         if sent_at >= self.limited_from:
             self.limited_attempt += 1
@@ -209,25 +211,25 @@ class Route:
 
     def oddly_limited(self, sent_at: int, now: int) -> None:
         """A 429 to one device below its own limit, while others are served."""
-        if self.ceiling:
-            self.ceiling.doubted(sent_at, now)
+        if self.shared_limit:
+            self.shared_limit.doubted(sent_at, now)
 
     def tick(self, now: int, span_ms: int) -> None:
         """Count a window of its ceiling that is over; the ceiling may be forgotten by that."""
-        if self.ceiling and self.ceiling.tick(now, span_ms, self.history):
+        if self.shared_limit and self.shared_limit.tick(now, span_ms, self.history):
             self._become(self.trouble, None)
             self.since = now
 
     def probe_now(self) -> None:
         """End every pause, except the part that a server named. The limits stay."""
-        self.hold = min(self.hold, self.named_until)
+        self.paused_until = min(self.paused_until, self.named_until)
         self.limited_until = min(self.limited_until, self.named_limit_until)
 
     def forgotten(self) -> None:
         """It is no route any more."""
         self.states[self.state()] -= 1
 
-    def _become(self, trouble: Trouble | None, ceiling: Ceiling | None) -> None:
+    def _become(self, trouble: Trouble | None, shared_limit: SharedLimit | None) -> None:
         self.states[self.state()] -= 1
-        self.trouble, self.ceiling = trouble, ceiling
+        self.trouble, self.shared_limit = trouble, shared_limit
         self.states[self.state()] += 1

@@ -17,7 +17,7 @@ _BETWEEN = re.compile(
 )
 
 
-def html_words(page: str, status: int, mask: Callable[[str], str] = str) -> str:
+def html_text(page: str, status: int, mask: Callable[[str], str] = str) -> str:
     """Its texts in order, without the status and what was said before, masked and then cut; "" if it says nothing."""
     texts = (" ".join(text.split()) for text in _BETWEEN.split(_IN_A_LINE.sub("", page)))
     said = mask("; ".join(filter(None, dict.fromkeys(without_status(text, status) for text in texts))))

@@ -11,16 +11,16 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from relay.policy.backoff import delay, full_jitter, named_until, probe_delay
-from relay.policy.device_queue import Lane
-from relay.policy.endpoint import Route, Trouble
+from relay.policy.device_queue import DeviceQueue
+from relay.policy.endpoint import Endpoint, Trouble
 from relay.policy.limits import Limits
 from relay.policy.verdict import (
     Again,
     Delivered,
+    EventsRejected,
     Failing,
     Misconfigured,
     RateLimited,
-    Refused,
     TooLarge,
     Unauthorized,
     Verdict,
@@ -35,19 +35,19 @@ class GivenUp(NamedTuple):
 
     reason: Literal["refused", "too_large", "poison"]
     status: int | None
-    words: str
+    message: str
 
 
-class LaneOutcome(NamedTuple):
+class QueueOutcome(NamedTuple):
     """What became of a lane's events in the request; indexes count from its first."""
 
-    lane: int
+    queue_id: int
     delivered: bool
     given_up: Mapping[int, GivenUp]
 
 
 class Judgement(NamedTuple):
-    outcomes: Sequence[LaneOutcome]
+    outcomes: Sequence[QueueOutcome]
     """Lanes with news; the others' events wait again, first."""
     again: Literal["", "exact", "halves"] = ""
     """Send the request once more just so, or its lanes in two companies."""
@@ -57,8 +57,8 @@ class Case(NamedTuple):
     """An answered request, and the time and chance of its judgement."""
 
     limits: Limits
-    route: Route
-    lanes: Sequence[tuple[Lane, int]]
+    endpoint: Endpoint
+    queues: Sequence[tuple[DeviceQueue, int]]
     """Those that had events in it, with how many."""
     body_bytes: int
     sent_at: int
@@ -78,23 +78,23 @@ _NONE_GIVEN_UP: Mapping[int, GivenUp] = {}
 def judge(case: Case, verdict: Verdict) -> Judgement:
     """Decide, and let the lanes and the route remember."""
     match verdict:
-        case _ if not case.lanes:
+        case _ if not case.queues:
             return _NOTHING
         case Delivered():
             return _delivered(case, verdict)
-        case Refused(named=named) if named:
-            case.route.alive(case.now)
+        case EventsRejected(named=named) if named:
+            case.endpoint.alive(case.now)
             return Judgement(_named(case, verdict))
-        case Refused():
+        case EventsRejected():
             return _unnamed(case, verdict)
         case TooLarge():
             return _too_large(case, verdict)
         case RateLimited():
             return _limited(case, verdict)
-        case Unauthorized(words):
-            return _troubled(case, "unauthorized", words)
-        case Misconfigured(words):
-            return _troubled(case, "misconfigured", words)
+        case Unauthorized(message):
+            return _troubled(case, "unauthorized", message)
+        case Misconfigured(message):
+            return _troubled(case, "misconfigured", message)
         case Failing():
             return _failing(case, verdict)
         case Again():
@@ -105,12 +105,12 @@ def _delivered(case: Case, verdict: Delivered) -> Judgement:
     """The events are delivered, except those that the response rejects by name."""
     outcomes = []
     first = 0
-    for lane, events in case.lanes:
-        lane.delivered(events)
-        outcomes.append(LaneOutcome(lane.id, True, _given_up(verdict.rejected, verdict.status, first, events)))
+    for queue, events in case.queues:
+        queue.delivered(events)
+        outcomes.append(QueueOutcome(queue.id, True, _given_up(verdict.rejected, verdict.status, first, events)))
         first += events
-    case.route.served([lane_id for lane_id, _, _ in outcomes], case.now)
-    case.route.body_size.served(case.body_bytes, case.now, case.limits.max_body_bytes)
+    case.endpoint.served([queue_id for queue_id, _, _ in outcomes], case.now)
+    case.endpoint.body_size.served(case.body_bytes, case.now, case.limits.max_body_bytes)
     return Judgement(outcomes)
 
 
@@ -125,53 +125,53 @@ def _given_up(messages: Mapping[int, str], status: int, first: int, events: int)
     }
 
 
-def _give_up(lane: Lane, given_up: GivenUp) -> Judgement:
+def _give_up(queue: DeviceQueue, given_up: GivenUp) -> Judgement:
     """The lane's first event is given up."""
-    lane.forget_doubts()
-    return Judgement([LaneOutcome(lane.id, False, {0: given_up})])
+    queue.forget_doubts()
+    return Judgement([QueueOutcome(queue.id, False, {0: given_up})])
 
 
-def _named(case: Case, verdict: Refused) -> list[LaneOutcome]:
+def _named(case: Case, verdict: EventsRejected) -> list[QueueOutcome]:
     """Only the events the upstream named are given up; indexes count through the whole request."""
-    outcomes: list[LaneOutcome] = []
+    outcomes: list[QueueOutcome] = []
     first = 0
-    for lane, events in case.lanes:
+    for queue, events in case.queues:
         given_up = _given_up(verdict.named, verdict.status, first, events)
         first += events
-        lane.forget_doubts()
+        queue.forget_doubts()
         if given_up:
-            outcomes.append(LaneOutcome(lane.id, False, given_up))
+            outcomes.append(QueueOutcome(queue.id, False, given_up))
     return outcomes
 
 
-def _unnamed(case: Case, verdict: Refused) -> Judgement:
+def _unnamed(case: Case, verdict: EventsRejected) -> Judgement:
     """Halve a batch with a bad event that the response does not name: by device queues first, then by events."""
-    route = case.route
-    if not verdict.about_events and route.strangers >= STRANGERS_MAX:
-        return _troubled(case, "misconfigured", verdict.words)
-    lane, events = case.lanes[0]
-    is_found = len(case.lanes) == 1 and lane.refused(events)
+    endpoint = case.endpoint
+    if not verdict.about_events and endpoint.strangers >= STRANGERS_MAX:
+        return _troubled(case, "misconfigured", verdict.message)
+    queue, events = case.queues[0]
+    is_found = len(case.queues) == 1 and queue.refused(events)
     if is_found and verdict.about_events:
-        route.refused(lane.id)
-    if verdict.about_events and route.refuses_everything(case.now):
+        endpoint.refused(queue.id)
+    if verdict.about_events and endpoint.refuses_everything(case.now):
         # The relay goes on to find bad events, at the rate of probes.
-        _troubled(case, "misconfigured", verdict.words)
+        _troubled(case, "misconfigured", verdict.message)
     else:
-        route.alive(case.now)
-    if len(case.lanes) > 1:
+        endpoint.alive(case.now)
+    if len(case.queues) > 1:
         return Judgement((), "halves")
     if not is_found:
         return _NOTHING
     if not verdict.about_events:
-        _count_stranger(case, verdict.words)
-    return _give_up(lane, GivenUp("refused", verdict.status, verdict.words))
+        _count_stranger(case, verdict.message)
+    return _give_up(queue, GivenUp("refused", verdict.status, verdict.message))
 
 
-def _count_stranger(case: Case, words: str) -> None:
+def _count_stranger(case: Case, message: str) -> None:
     """Count a single event rejected by a status that is not about events; the last one allowed blames the endpoint."""
-    case.route.strangers += 1
-    if case.route.strangers >= STRANGERS_MAX:
-        _troubled(case, "misconfigured", words)
+    case.endpoint.strangers += 1
+    if case.endpoint.strangers >= STRANGERS_MAX:
+        _troubled(case, "misconfigured", message)
 
 
 def _too_large(case: Case, verdict: TooLarge) -> Judgement:
@@ -179,24 +179,24 @@ def _too_large(case: Case, verdict: TooLarge) -> Judgement:
 
     Not at once if larger bodies were served, and only a few if nobody is served: then it is hardly the size.
     """
-    route, now = case.route, case.now
-    lane, events = case.lanes[0]
-    if len(case.lanes) > 1 or events > 1:
-        route.alive(now)
-        route.last_error = verdict.words
-        route.body_size.refused(case.body_bytes, now, case.limits.max_body_bytes)
+    endpoint, now = case.endpoint, case.now
+    queue, events = case.queues[0]
+    if len(case.queues) > 1 or events > 1:
+        endpoint.alive(now)
+        endpoint.last_error = verdict.message
+        endpoint.body_size.refused(case.body_bytes, now, case.limits.max_body_bytes)
         return _NOTHING
-    if route.strangers >= STRANGERS_MAX:
-        return _troubled(case, "misconfigured", verdict.words)
-    route.alive(now)
-    route.last_error = verdict.words
-    lane.failures += 1
-    if case.body_bytes <= route.body_size.largest_served and lane.is_patient():
-        lane.suspect = 1
-        lane.held(now + case.jitter_ms(lane.failures - 1), "backing_off")
+    if endpoint.strangers >= STRANGERS_MAX:
+        return _troubled(case, "misconfigured", verdict.message)
+    endpoint.alive(now)
+    endpoint.last_error = verdict.message
+    queue.failures += 1
+    if case.body_bytes <= endpoint.body_size.largest_served and queue.is_patient():
+        queue.suspect = 1
+        queue.pause(now + case.jitter_ms(queue.failures - 1), "backing_off")
         return _NOTHING
-    _count_stranger(case, verdict.words)
-    return _give_up(lane, GivenUp("too_large", verdict.status, verdict.words))
+    _count_stranger(case, verdict.message)
+    return _give_up(queue, GivenUp("too_large", verdict.status, verdict.message))
 
 
 def _limited(case: Case, verdict: RateLimited) -> Judgement:
@@ -205,26 +205,26 @@ def _limited(case: Case, verdict: RateLimited) -> Judgement:
     Unless it is one device's alone: a 429 to a device while others are served holds that device, too.
     If the ceiling is a shared one, the next device meets it as well.
     """
-    limits, route, now = case.limits, case.route, case.now
-    lane, _ = case.lanes[0]
-    company = len(case.lanes) > 1
+    limits, endpoint, now = case.limits, case.endpoint, case.now
+    queue, _ = case.queues[0]
+    company = len(case.queues) > 1
     own_limit = not company and (
-        lane.window.count(now, limits.window_ms) >= limits.device_per_window
+        queue.window.count(now, limits.window_ms) >= limits.device_per_window
         or verdict.limit == limits.device_per_window
     )
     odd = not (company or own_limit) and _theirs(case)
     if odd:
-        route.oddly_limited(case.sent_at, now)
+        endpoint.oddly_limited(case.sent_at, now)
     if odd or own_limit:
-        lane.failures += 1
-        until = now + delay(case.jitter_ms(lane.failures - 1), verdict.asked_ms)
-        lane.held(until, "rate_limited", named_until(now, verdict.asked_ms))
+        queue.failures += 1
+        until = now + delay(case.jitter_ms(queue.failures - 1), verdict.asked_ms)
+        queue.pause(until, "rate_limited", named_until(now, verdict.asked_ms))
     else:
         # a request likely counts against its first device: if it is that one's 429, it shows once it travels alone
-        lane.alone = True
-        attempt = route.limited(verdict.words, case.sent_at, now, _assumed(case, verdict))
-        route.limited_until = max(route.limited_until, now + delay(case.jitter_ms(attempt), verdict.asked_ms))
-        route.named_limit_until = max(route.named_limit_until, named_until(now, verdict.asked_ms))
+        queue.alone = True
+        attempt = endpoint.limited(verdict.message, case.sent_at, now, _assumed(case, verdict))
+        endpoint.limited_until = max(endpoint.limited_until, now + delay(case.jitter_ms(attempt), verdict.asked_ms))
+        endpoint.named_limit_until = max(endpoint.named_limit_until, named_until(now, verdict.asked_ms))
     return Judgement((), "exact" if case.exact else "")
 
 
@@ -233,45 +233,45 @@ def _assumed(case: Case, verdict: RateLimited) -> int:
     limits = case.limits
     if verdict.limit is None:
         return limits.ip_per_window
-    through = case.route.history.since(case.now - limits.window_ms)
+    through = case.endpoint.history.since(case.now - limits.window_ms)
     return min(verdict.limit, max(limits.ip_per_window, through))
 
 
 def _too_slow(case: Case, verdict: Failing) -> Judgement:
     """Halve a batch that timed out while the relay sent it. Its size is the reason, not one of its events."""
-    case.route.body_size.timed_out(case.body_bytes, case.now, case.limits.max_body_bytes)
-    for lane, _ in case.lanes:
-        lane.failures += 1
-    _held(case, _theirs(case), "backing_off", verdict.words, None)
+    case.endpoint.body_size.timed_out(case.body_bytes, case.now, case.limits.max_body_bytes)
+    for queue, _ in case.queues:
+        queue.failures += 1
+    _held(case, _theirs(case), "backing_off", verdict.message, None)
     # An exact request is no longer exact: the relay sends its events again in smaller batches.
-    return Judgement((), "halves" if case.exact and len(case.lanes) > 1 else "")
+    return Judgement((), "halves" if case.exact and len(case.queues) > 1 else "")
 
 
 def _failing(case: Case, verdict: Failing) -> Judgement:
     """No yes and no no: the route is down, or the batch holds an event that brings the upstream down."""
-    if verdict.while_sending and sum(events for _, events in case.lanes) > 1:
+    if verdict.while_sending and sum(events for _, events in case.queues) > 1:
         return _too_slow(case, verdict)
-    route, now = case.route, case.now
+    endpoint, now = case.endpoint, case.now
     theirs = _theirs(case)
-    if len(case.lanes) > 1:
-        for lane, _ in case.lanes:
-            lane.failed_in_company(others_served=theirs)
+    if len(case.queues) > 1:
+        for queue, _ in case.queues:
+            queue.failed_in_shared_batch(others_served=theirs)
     else:
-        lane, events = case.lanes[0]
-        lane.failed(events, now, others_served=theirs, served_at=route.served_at)
-        if events == 1 and lane.is_poisoned(now):
-            route.last_error = verdict.words
-            return _give_up(lane, GivenUp("poison", verdict.status, verdict.words))
-    return _held(case, theirs, "backing_off", verdict.words, verdict.asked_ms)
+        queue, events = case.queues[0]
+        queue.failed(events, now, others_served=theirs, served_at=endpoint.served_at)
+        if events == 1 and queue.is_poisoned(now):
+            endpoint.last_error = verdict.message
+            return _give_up(queue, GivenUp("poison", verdict.status, verdict.message))
+    return _held(case, theirs, "backing_off", verdict.message, verdict.asked_ms)
 
 
-def _troubled(case: Case, trouble: Trouble, words: str) -> Judgement:
+def _troubled(case: Case, trouble: Trouble, message: str) -> Judgement:
     """The route needs a person, or so it looks from here."""
     theirs = _theirs(case)
     if theirs:
-        for lane, _ in case.lanes:
-            lane.failures += 1
-    return _held(case, theirs, trouble, words, None)
+        for queue, _ in case.queues:
+            queue.failures += 1
+    return _held(case, theirs, trouble, message, None)
 
 
 def _theirs(case: Case) -> bool:
@@ -280,29 +280,31 @@ def _theirs(case: Case) -> bool:
     It is theirs if others were served lately, and none failed since; and if others were served between
     their failures, for as long as anybody is served at all.
     """
-    route, now = case.route, case.now
-    for lane, _ in case.lanes:
-        lane.failed_again(now, route.served_at)
-    theirs = route.others_served([lane.id for lane, _ in case.lanes], case.sent_at, now)
-    if not theirs and route.is_serving(now):
-        theirs = all(lane.own_trouble for lane, _ in case.lanes)
-    route.suspects.update(lane.id for lane, _ in case.lanes if not lane.own_trouble)
+    endpoint, now = case.endpoint, case.now
+    for queue, _ in case.queues:
+        queue.failed_again(now, endpoint.served_at)
+    theirs = endpoint.others_served([queue.id for queue, _ in case.queues], case.sent_at, now)
+    if not theirs and endpoint.is_serving(now):
+        theirs = all(queue.own_trouble for queue, _ in case.queues)
+    endpoint.suspects.update(queue.id for queue, _ in case.queues if not queue.own_trouble)
     return theirs
 
 
-def _held(case: Case, theirs: bool, trouble: Trouble, words: str, asked_ms: int | None) -> Judgement:
+def _held(case: Case, theirs: bool, trouble: Trouble, message: str, asked_ms: int | None) -> Judgement:
     """Hold the lanes or the route. An exact request stays so for its first tries."""
-    route, now = case.route, case.now
+    endpoint, now = case.endpoint, case.now
     if theirs:
-        route.last_error = words
-        for lane, _ in case.lanes:
-            lane.held(now + _pause_ms(case, trouble, lane.failures - 1, asked_ms), trouble, named_until(now, asked_ms))
+        endpoint.last_error = message
+        for queue, _ in case.queues:
+            queue.pause(
+                now + _pause_ms(case, trouble, queue.failures - 1, asked_ms), trouble, named_until(now, asked_ms)
+            )
     else:
-        attempt = route.troubled(trouble, words, case.sent_at, now)
+        attempt = endpoint.troubled(trouble, message, case.sent_at, now)
         if attempt is not None:
-            route.hold = now + _pause_ms(case, trouble, attempt, asked_ms)
-            route.named_until = named_until(now, asked_ms)
-    keep = case.exact and all(lane.is_patient() for lane, _ in case.lanes)
+            endpoint.paused_until = now + _pause_ms(case, trouble, attempt, asked_ms)
+            endpoint.named_until = named_until(now, asked_ms)
+    keep = case.exact and all(queue.is_patient() for queue, _ in case.queues)
     return Judgement((), "exact" if keep else "")
 
 

@@ -8,76 +8,76 @@ from itertools import chain, islice
 from operator import attrgetter, itemgetter
 from typing import NamedTuple
 
-from relay.event.reader import LaneKey
-from relay.policy.device_queue import Lane
-from relay.policy.endpoint import Route, RouteState
+from relay.event.reader import DeviceKey
+from relay.policy.device_queue import DeviceQueue
+from relay.policy.endpoint import Endpoint, EndpointState
 from relay.policy.limits import Limits
 
 
-class RouteView(NamedTuple):
+class EndpointView(NamedTuple):
     tenant_id: int
-    state: RouteState
+    state: EndpointState
     since_ms: int
     next_attempt_ms: int | None
     """When it may send next, if it is held or paced."""
     last_error: str
 
 
-class LaneView(NamedTuple):
-    key: LaneKey
+class QueueView(NamedTuple):
+    key: DeviceKey
     events: int
     """Pending, in flight included."""
-    held_until_ms: int | None
+    paused_until_ms: int | None
     """Not before, or None if it may send now."""
     why: str
     """Why it is held: "", "limit" (its window is full), "outbox" (the disk), or the state that holds it."""
 
 
-class Lanes(NamedTuple):
+class QueueSummary(NamedTuple):
     """All lanes, in one look."""
 
     known: int
     """Those without pending events, too."""
     waiting: int
     """With pending events."""
-    held: int
+    paused: int
     """Of those, how many may not send yet."""
-    busiest: Sequence[LaneView]
+    busiest: Sequence[QueueView]
     """With most pending events first."""
-    most_held: Sequence[LaneView]
+    longest_paused: Sequence[QueueView]
     """Held longest into the future first."""
 
 
-def look(lanes: Collection[Lane], limit: int, limits: Limits, now: int) -> Lanes:
+def look(queues: Collection[DeviceQueue], limit: int, limits: Limits, now: int) -> QueueSummary:
     """What is to be shown of all of them, in one pass."""
-    waiting = [lane for lane in lanes if lane.events]
-    held = [(free_at, lane) for lane in waiting if (free_at := lane.free_at(now, limits)) > now]
-    return Lanes(
-        len(lanes),
+    waiting = [queue for queue in queues if queue.events]
+    paused = [(free_at, queue) for queue in waiting if (free_at := queue.free_at(now, limits)) > now]
+    return QueueSummary(
+        len(queues),
         len(waiting),
-        len(held),
-        [_view(lane, limits, now) for lane in nlargest(limit, waiting, key=attrgetter("events"))],
-        [_view(lane, limits, now) for _, lane in nlargest(limit, held, key=itemgetter(0))],
+        len(paused),
+        [_view(queue, limits, now) for queue in nlargest(limit, waiting, key=attrgetter("events"))],
+        [_view(queue, limits, now) for _, queue in nlargest(limit, paused, key=itemgetter(0))],
     )
 
 
-def shown(routes: Mapping[int, Route], first: Collection[int], others: int) -> list[int]:
+def shown(endpoints: Mapping[int, Endpoint], first: Collection[int], others: int) -> list[int]:
     """Tenants: all, as they came, if no more than `others`.
 
     Else those `first`, then at most so many others, those in trouble before the rest.
     """
-    if len(routes) <= others:
-        return list(routes)
+    if len(endpoints) <= others:
+        return list(endpoints)
 
     def strangers(*, ok: bool) -> Iterator[int]:
-        return (each for each, route in routes.items() if (route.state() == "ok") is ok and each not in first)
+        return (each for each, endpoint in endpoints.items() if (endpoint.state() == "ok") is ok and each not in first)
 
-    known = [tenant_id for tenant_id in first if tenant_id in routes]
+    known = [tenant_id for tenant_id in first if tenant_id in endpoints]
     return known + list(islice(chain(strangers(ok=False), strangers(ok=True)), others))
 
 
-def _view(lane: Lane, limits: Limits, now: int) -> LaneView:
-    free_at = lane.free_at(now, limits)
+def _view(queue: DeviceQueue, limits: Limits, now: int) -> QueueView:
+    free_at = queue.free_at(now, limits)
     if free_at <= now:
-        return LaneView(lane.key, lane.events, None, "")
-    return LaneView(lane.key, lane.events, free_at, lane.why if lane.hold >= free_at else "limit")
+        return QueueView(queue.key, queue.events, None, "")
+    return QueueView(queue.key, queue.events, free_at, queue.why if queue.paused_until >= free_at else "limit")

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from array import array
 
-MIN_PACE = 1 / 5  # of a request per window: no rarer than the probes of a route in trouble
+MIN_RATE = 1 / 5  # of a request per window: no rarer than the probes of a route in trouble
 BEYOND_USE = 1024
 _FIRST_PATIENCE = 4
 _MAX_PATIENCE = 64
@@ -53,14 +53,14 @@ class History:
         return count
 
 
-class Ceiling:
+class SharedLimit:
     """The pace of one route, in requests per window."""
 
-    __slots__ = ("_changed_at", "_clean_pace", "_idle_windows", "_patience", "_wait_windows", "_window_from", "pace")
+    __slots__ = ("_changed_at", "_idle_windows", "_patience", "_proven_rate", "_wait_windows", "_window_from", "rate")
 
-    def __init__(self, now: int, pace: float) -> None:
-        self.pace = pace
-        self._clean_pace = 0.0  # the highest pace that a whole used window bore
+    def __init__(self, now: int, rate: float) -> None:
+        self.rate = rate
+        self._proven_rate = 0.0  # the highest pace that a whole used window bore
         self._patience = _FIRST_PATIENCE
         self._wait_windows = 0
         self._idle_windows = 0
@@ -69,19 +69,19 @@ class Ceiling:
 
     def limit(self) -> int:
         """Whole requests in any window."""
-        return max(1, int(self.pace))
+        return max(1, int(self.rate))
 
     def gap_ms(self, span_ms: int) -> int:
         """Between two sends."""
-        return int(span_ms / self.pace)
+        return int(span_ms / self.rate)
 
     def refused(self, sent_at: int, now: int) -> None:
         """A 429 came to a request sent at `sent_at`."""
         if sent_at < self._changed_at:
             return
         if not self._step_taken_back():
-            self.pace = max(MIN_PACE, self.pace / 2)
-            self._clean_pace = 0.0
+            self.rate = max(MIN_RATE, self.rate / 2)
+            self._proven_rate = 0.0
             self._wait_windows = 0
         self._changed_at = self._window_from = now
         self._idle_windows = 0
@@ -91,38 +91,38 @@ class Ceiling:
         if sent_at < self._changed_at:
             return
         if not self._step_taken_back():
-            self.pace = max(min(self.pace, 1), self.pace - self._step())
-            self._clean_pace = min(self._clean_pace, self.pace)
+            self.rate = max(min(self.rate, 1), self.rate - self._step())
+            self._proven_rate = min(self._proven_rate, self.rate)
         self._changed_at = self._window_from = now
 
     def tick(self, now: int, span_ms: int, history: History) -> bool:
         """Count a window that is over; True if the ceiling is to be forgotten."""
         # a pace below one a window is judged over as many windows as one request takes
-        span = span_ms if self.pace >= 1 else int(span_ms / self.pace)
+        span = span_ms if self.rate >= 1 else int(span_ms / self.rate)
         if now - self._window_from < span:
             return False
-        used = history.since(self._window_from) >= int(self.pace * 0.9)
+        used = history.since(self._window_from) >= int(self.rate * 0.9)
         self._window_from = now
         if not used:
             self._idle_windows += 1
             return self._idle_windows >= _FORGET_AFTER
         self._idle_windows = 0
-        self._clean_pace = max(self._clean_pace, self.pace)
+        self._proven_rate = max(self._proven_rate, self.rate)
         if self._wait_windows > 0:
             self._wait_windows -= 1
             return False
-        self.pace += self._step()
+        self.rate += self._step()
         self._changed_at = now
-        return self.pace > BEYOND_USE
+        return self.rate > BEYOND_USE
 
     def _step(self) -> float:
-        return self.pace if self.pace < 1 else max(1, self.pace // 8)
+        return self.rate if self.rate < 1 else max(1, self.rate // 8)
 
     def _step_taken_back(self) -> bool:
         """Back to the pace that was clean, if this one is above it, and patient before the next step."""
-        if not self._clean_pace or self.pace <= self._clean_pace:
+        if not self._proven_rate or self.rate <= self._proven_rate:
             return False
-        self.pace = self._clean_pace
+        self.rate = self._proven_rate
         self._wait_windows = self._patience
         self._patience = min(2 * self._patience, _MAX_PATIENCE)
         return True

@@ -13,12 +13,12 @@ from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
-from relay.policy.html_text import html_words, without_status
+from relay.policy.html_text import html_text, without_status
 from relay.policy.named_events import named, rejected_in_success
 from relay.policy.requested_delay import http_date_ms, requested_ms
 from relay.policy.response_body import content_of, decoded
 
-WORDS_MAX_CHARS = 256
+MESSAGE_MAX_CHARS = 256
 _NOT_ABOUT_EVENTS = frozenset(
     (402, 404, 405, 406, 409, 410, 411, 412, 415, 417, 418, 419, 421, 423, 424, 426, 428, 431, 451, 501)
 )
@@ -27,7 +27,7 @@ _OF_THE_API = {"success", "errors", "message"}
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class UpstreamResponse:
     """A whole answer; `headers` by lower-case name, `body` at most 64 KiB, the key already masked in both."""
 
     status: int
@@ -40,10 +40,10 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class NoAnswer:
+class NoResponse:
     """Refused, timed out, cut short, not TLS, not HTTP: whether the upstream took the events is unknown."""
 
-    words: str
+    message: str
     never_sent: bool = False
     """There was no connection, so it was none of the upstream's business."""
     lost_kept_connection: bool = False
@@ -64,11 +64,11 @@ class Delivered:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class EventsRejected:
     """At least one event is bad. `named` maps indexes in the request to the upstream's words; empty: unnamed."""
 
     status: int
-    words: str
+    message: str
     named: Mapping[int, str] = field(default_factory=dict)
     about_events: bool = True
     """Whether the answer is one to events (400, 422), or another 4xx that could be about anything."""
@@ -77,12 +77,12 @@ class Refused:
 @dataclass(frozen=True, slots=True)
 class TooLarge:
     status: int
-    words: str
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
 class RateLimited:
-    words: str
+    message: str
     asked_ms: int | None
     limit: int | None
     """X-RateLimit-Limit, if one above 0 was said."""
@@ -90,17 +90,17 @@ class RateLimited:
 
 @dataclass(frozen=True, slots=True)
 class Unauthorized:
-    words: str
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
 class Misconfigured:
-    words: str
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
 class Failing:
-    words: str
+    message: str
     asked_ms: int | None = None
     status: int | None = None
     """None if there was no answer."""
@@ -112,56 +112,56 @@ class Failing:
 class Again:
     """The very same request is to be sent again at once, on a fresh connection: it met one that was about to close."""
 
-    words: str
+    message: str
 
 
-Verdict = Delivered | Refused | TooLarge | RateLimited | Unauthorized | Misconfigured | Failing | Again
+Verdict = Delivered | EventsRejected | TooLarge | RateLimited | Unauthorized | Misconfigured | Failing | Again
 
 
-def verdict(answer: Answer | NoAnswer, events: int) -> Verdict:
+def verdict(response: UpstreamResponse | NoResponse, events: int) -> Verdict:
     """What the answer to a request with `events` events means."""
-    if isinstance(answer, NoAnswer):
-        return _no_answer(answer)
-    answer = replace(answer, body=decoded(answer.body, answer.headers))
-    status, content = answer.status, content_of(answer.body)
+    if isinstance(response, NoResponse):
+        return _no_answer(response)
+    response = replace(response, body=decoded(response.body, response.headers))
+    status, content = response.status, content_of(response.body)
     if 200 <= status < 300:
-        return _success(answer, content, events)
-    words = clean(f"{status} {_said(answer, content)}", answer.mask)
+        return _success(response, content, events)
+    message = clean(f"{status} {_said(response, content)}", response.mask)
     match status:
         case 401 | 403 | 407:
-            return Unauthorized(words)
+            return Unauthorized(message)
         case 511:
-            return Misconfigured(words)
+            return Misconfigured(message)
         case _ if 300 <= status < 400:
-            target = redirect_target(answer.headers.get("location", ""))
-            words = clean(f"{status}{target} {_said(answer, content)}", answer.mask)
-            return Misconfigured(f"{words} (redirects are not followed: one would carry the key away)")
-        case _ if status in _NOT_ABOUT_EVENTS or (status == 400 and answer.body.lstrip().startswith(b"<")):
-            return Misconfigured(words)
+            target = redirect_target(response.headers.get("location", ""))
+            message = clean(f"{status}{target} {_said(response, content)}", response.mask)
+            return Misconfigured(f"{message} (redirects are not followed: one would carry the key away)")
+        case _ if status in _NOT_ABOUT_EVENTS or (status == 400 and response.body.lstrip().startswith(b"<")):
+            return Misconfigured(message)
         case 413:
-            return TooLarge(status, words)
+            return TooLarge(status, message)
         case 429:
-            return RateLimited(words, _asked_ms(answer), _positive(answer.headers.get("x-ratelimit-limit")))
+            return RateLimited(message, _asked_ms(response), _positive(response.headers.get("x-ratelimit-limit")))
         case 408 | 425 | 499:
-            return Failing(words, _asked_ms(answer), status)
+            return Failing(message, _asked_ms(response), status)
         case _ if 400 <= status < 500:
-            found = named(content, events, partial(clean, mask=answer.mask))
-            return Refused(status, words, found, status in (400, 422))
+            found = named(content, events, partial(clean, mask=response.mask))
+            return EventsRejected(status, message, found, status in (400, 422))
         case _:
-            return Failing(words, _asked_ms(answer), status)
+            return Failing(message, _asked_ms(response), status)
 
 
-def _no_answer(answer: NoAnswer) -> Verdict:
+def _no_answer(response: NoResponse) -> Verdict:
     """What it means that there was no response: a proxy's own status is judged as the upstream's would be."""
-    if answer.lost_kept_connection:
-        return Again(answer.words)
-    match answer.proxy_status:
+    if response.lost_kept_connection:
+        return Again(response.message)
+    match response.proxy_status:
         case 401 | 403 | 407:
-            return Unauthorized(answer.words)
+            return Unauthorized(response.message)
         case status if status is not None and (status in _NOT_ABOUT_EVENTS or status == 511 or 300 <= status < 400):
-            return Misconfigured(answer.words)
+            return Misconfigured(response.message)
         case _:
-            return Failing(answer.words, while_sending=answer.while_sending)
+            return Failing(response.message, while_sending=response.while_sending)
 
 
 def redirect_target(location: str) -> str:
@@ -176,34 +176,36 @@ def redirect_target(location: str) -> str:
     return f" redirects to {url.scheme or 'the same scheme'}://{host}"
 
 
-def _success(answer: Answer, content: Any, events: int) -> Verdict:
+def _success(response: UpstreamResponse, content: Any, events: int) -> Verdict:
     """What a 2xx means: it counts as delivered only if the API itself responded, and accepted the events.
 
     Captive portals, firewalls, error pages and single-page applications respond 200 in the API's place.
     """
-    status = answer.status
-    if status in (201, 202, 204) and not answer.body.strip():
+    status = response.status
+    if status in (201, 202, 204) and not response.body.strip():
         return Delivered(status)
     if not isinstance(content, dict) or not ("success" in content or _has_error(content)):
-        return Misconfigured(_not_the_api(answer))
+        return Misconfigured(_not_the_api(response))
     if content.get("success") is not True or _has_error(content):
-        return Failing(clean(f"{status} but success is false: {_said(answer, content)}", answer.mask), None, status)
+        return Failing(clean(f"{status} but success is false: {_said(response, content)}", response.mask), None, status)
     if status not in (200, 201, 202):
-        return Misconfigured(_not_the_api(answer))
-    rejected = rejected_in_success(content, events, partial(clean, mask=answer.mask))
+        return Misconfigured(_not_the_api(response))
+    rejected = rejected_in_success(content, events, partial(clean, mask=response.mask))
     if rejected is None:
         return Delivered(status)
     if 0 < len(rejected) < events:
         return Delivered(status, rejected)
-    return Refused(status, clean(f"{status} with rejected events: {_said(answer, content)}", answer.mask), rejected)
+    return EventsRejected(
+        status, clean(f"{status} with rejected events: {_said(response, content)}", response.mask), rejected
+    )
 
 
-def is_from_api(answer: Answer) -> bool:
+def is_from_api(response: UpstreamResponse) -> bool:
     """Return whether the API itself responded, not a proxy or portal in its place: only then its Date is believed."""
-    content = content_of(decoded(answer.body, answer.headers))
-    if 200 <= answer.status < 300:
-        return isinstance(_success(answer, content, 0), Delivered | Refused)
-    return answer.status in (401, 422, 429) and isinstance(content, dict) and bool(_OF_THE_API & content.keys())
+    content = content_of(decoded(response.body, response.headers))
+    if 200 <= response.status < 300:
+        return isinstance(_success(response, content, 0), Delivered | EventsRejected)
+    return response.status in (401, 422, 429) and isinstance(content, dict) and bool(_OF_THE_API & content.keys())
 
 
 def _has_error(content: Mapping[str, Any]) -> bool:
@@ -215,11 +217,11 @@ def _is_error(value: Any) -> bool:
     return not (value is None or value is False or (isinstance(value, str | list | dict) and not value))
 
 
-def _not_the_api(answer: Answer) -> str:
+def _not_the_api(response: UpstreamResponse) -> str:
     """Return a message that says so and quotes the beginning of the response."""
-    said = _said(answer, None) or "an empty body"
+    said = _said(response, None) or "an empty body"
     return clean(
-        f"{answer.status} is not the API's response but a portal's, proxy's or web page's: {said}", answer.mask
+        f"{response.status} is not the API's response but a portal's, proxy's or web page's: {said}", response.mask
     )
 
 
@@ -231,9 +233,9 @@ def server_date_ms(headers: Mapping[str, str]) -> int | None:
     return date_ms if date_ms is None or age_s is None or age_s < 0 else date_ms + 1000 * age_s
 
 
-def _asked_ms(answer: Answer) -> int | None:
+def _asked_ms(response: UpstreamResponse) -> int | None:
     """How long the server asks us to wait; None if it does not say, or not in a way that makes sense."""
-    return requested_ms(answer.headers, answer.wall_ms)
+    return requested_ms(response.headers, response.wall_ms)
 
 
 def _integer(text: str | None) -> int | None:
@@ -247,21 +249,21 @@ def _positive(text: str | None) -> int | None:
     return number if number is not None and number > 0 else None
 
 
-def _said(answer: Answer, content: Any) -> str:
+def _said(response: UpstreamResponse, content: Any) -> str:
     """The upstream's own words without the status: the body's message if it has one, else its text."""
     said = ""
     if isinstance(content, dict):
         said = next((content[k] for k in ("error", "message", "detail") if isinstance(content.get(k), str)), "")
     if said:
-        return without_status(said, answer.status)
-    text = answer.body.decode("utf-8", "replace")
+        return without_status(said, response.status)
+    text = response.body.decode("utf-8", "replace")
     if "<" in text:
-        return html_words(text, answer.status, answer.mask)
-    return without_status(answer.mask(text)[: 4 * WORDS_MAX_CHARS], answer.status)
+        return html_text(text, response.status, response.mask)
+    return without_status(response.mask(text)[: 4 * MESSAGE_MAX_CHARS], response.status)
 
 
 def clean(text: str, mask: Callable[[str], str] = str) -> str:
     """One printable line of at most WORDS_MAX_CHARS: fit for logs, pages and the database; masked before it is cut."""
     line = " ".join((text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)).split())
     line = mask(line)
-    return line if len(line) <= WORDS_MAX_CHARS else line[: WORDS_MAX_CHARS - 1] + "…"
+    return line if len(line) <= MESSAGE_MAX_CHARS else line[: MESSAGE_MAX_CHARS - 1] + "…"

@@ -36,7 +36,7 @@ from relay.runtime.clock import Clock, SystemClock, rfc3339
 from relay.runtime.log_queue import Counts, LogQueue
 from relay.runtime.secret import MASK, Secret, pattern
 
-WORDS_CHARS = 256
+MESSAGE_CHARS = 256
 FIELD_CHARS = 2_000
 TRACEBACK_CHARS = 16_000
 KEPT_LINES = 300
@@ -162,7 +162,7 @@ def set_secrets(secrets: Iterable[Secret]) -> None:
 
 def words(text: str) -> str:
     """What an app or the upstream said, fit to be logged or shown: scrubbed, cut to 256 characters, escaped."""
-    return _clean(text, WORDS_CHARS)
+    return _clean(text, MESSAGE_CHARS)
 
 
 def hide_secrets(text: str) -> str:
@@ -315,7 +315,7 @@ def _plain(value: object, depth: int = 0) -> object:
         return _clean(bytes(value).decode("utf-8", "backslashreplace"), FIELD_CHARS)
     if depth < MAX_DEPTH and isinstance(value, Mapping):
         items = list(value.items())[:MAX_ITEMS]
-        return {_clean(str(name), WORDS_CHARS): _plain(item, depth + 1) for name, item in items}
+        return {_clean(str(name), MESSAGE_CHARS): _plain(item, depth + 1) for name, item in items}
     if depth < MAX_DEPTH and isinstance(value, list | tuple | set | frozenset):
         return [_plain(item, depth + 1) for item in list(value)[:MAX_ITEMS]]
     return _clean(_REPR.repr_instance(value, 0), FIELD_CHARS)

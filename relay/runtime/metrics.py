@@ -113,7 +113,7 @@ class Metrics:
         self.upstream_state = gauge("upstream_state", "Routes in this state.", "state")
         self.upstream_in_flight = gauge("upstream_in_flight", "Requests awaiting their answer.")
         self.devices_waiting = gauge("devices_waiting", "Devices with pending events.")
-        self.devices_held = gauge("devices_held", "Devices that may not send yet: limit, hold or backoff.")
+        self.devices_paused = gauge("devices_held", "Devices that may not send yet: limit, hold or backoff.")
 
     def _register_listeners(self) -> None:
         counter, gauge = self._counter, self._gauge

@@ -17,7 +17,7 @@ from relay.runtime.clock import Clock
 from relay.sandbox import limits, responses
 from relay.sandbox.faults import Fault, Faults
 from relay.sandbox.record import Kept, Record, Report
-from relay.sandbox.responses import About, Answer
+from relay.sandbox.responses import About, ScriptedResponse
 from relay.sandbox.settings import SandboxSettings
 from relay.sandbox.validate import Read, Seen, read
 from relay.sandbox.wire import Head, inflate
@@ -26,7 +26,7 @@ from relay.sandbox.wire import Head, inflate
 class Plan(NamedTuple):
     """What is to be done about a request."""
 
-    answer: Answer
+    answer: ScriptedResponse
     fault: Fault | None = None
     commit: Literal["never", "before", "late"] = "never"
     events: Sequence[Seen] | int = ()
@@ -109,7 +109,7 @@ class Application:
         is_json = "/json" in media_type or "+json" in media_type
         return body, read(body) if is_json and self.settings.validate else _NOTHING
 
-    def _before_application(self, head: Head, raw: bytes) -> Answer | None:
+    def _before_application(self, head: Head, raw: bytes) -> ScriptedResponse | None:
         """Answers that need no look at the key: no such route, or larger than PHP takes."""
         if head.path not in (self.settings.path, f"{self.settings.path}/"):
             return responses.NOT_FOUND
@@ -119,7 +119,7 @@ class Application:
             return responses.LARAVEL_TOO_LARGE
         return None
 
-    def _judge(self, head: Head, found: Read, peer: str) -> Answer:
+    def _judge(self, head: Head, found: Read, peer: str) -> ScriptedResponse:
         """The right answer, faults aside."""
         settings = self.settings
         has_key = not settings.api_key or head.headers.get("x-events-key") == settings.api_key
@@ -141,7 +141,7 @@ class Application:
             return answer
         return answer.adding(limits.headers(admission, self._clock.wall_ms()))
 
-    def _faulty(self, fault: Fault, right: Answer, head: Head, body: bytes) -> Answer:
+    def _faulty(self, fault: Fault, right: ScriptedResponse, head: Head, body: bytes) -> ScriptedResponse:
         """The answer `fault` gives instead of `right`, whose headers about limits stay if the application gives it."""
         answer = right
         if fault.replaces is not None:

@@ -11,67 +11,67 @@ import functools
 import zlib
 from collections.abc import Awaitable, Callable
 
-from relay.sandbox.responses import Answer
+from relay.sandbox.responses import ScriptedResponse
 from relay.sandbox.wire import Connection, head_bytes, serialize
 
-Misbehaviour = Callable[[Connection, Answer, int], Awaitable[bool]]
+Misbehaviour = Callable[[Connection, ScriptedResponse, int], Awaitable[bool]]
 """(connection, answer, pause_ms) -> whether it stays open."""
 
 _ENDLESS_BYTES = 256 << 20
 """The end of an endless body: a client that reads that much has failed the test."""
 
 
-async def _reset(connection: Connection, answer: Answer, pause_ms: int) -> bool:
+async def _reset(connection: Connection, answer: ScriptedResponse, pause_ms: int) -> bool:
     connection.reset()
     return False
 
 
-async def _close(connection: Connection, answer: Answer, pause_ms: int) -> bool:
+async def _close(connection: Connection, answer: ScriptedResponse, pause_ms: int) -> bool:
     connection.close()
     return False
 
 
-async def _silence(connection: Connection, answer: Answer, pause_ms: int) -> bool:
+async def _silence(connection: Connection, answer: ScriptedResponse, pause_ms: int) -> bool:
     await connection.gone()
     return False
 
 
-async def _continue_then_silence(connection: Connection, answer: Answer, pause_ms: int) -> bool:
+async def _continue_then_silence(connection: Connection, answer: ScriptedResponse, pause_ms: int) -> bool:
     await connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     return await _silence(connection, answer, pause_ms)
 
 
-async def _garbage(connection: Connection, answer: Answer, pause_ms: int) -> bool:
+async def _garbage(connection: Connection, answer: ScriptedResponse, pause_ms: int) -> bool:
     await connection.write(b"\x16\x03\x01\x00\x00 220 mail.example ESMTP\r\n\xff\xfe\x00\r\n\r\n")
     return False
 
 
-def _claims_more(answer: Answer) -> bytes:
+def _claims_more(answer: ScriptedResponse) -> bytes:
     return serialize(answer, length_bytes=len(answer.body) + 100)
 
 
-async def _cut_body(connection: Connection, answer: Answer, pause_ms: int) -> bool:
+async def _cut_body(connection: Connection, answer: ScriptedResponse, pause_ms: int) -> bool:
     await connection.write(_claims_more(answer))
     return False
 
 
-async def _reset_mid_body(connection: Connection, answer: Answer, pause_ms: int) -> bool:
+async def _reset_mid_body(connection: Connection, answer: ScriptedResponse, pause_ms: int) -> bool:
     await connection.write(_claims_more(answer))
     await asyncio.sleep(pause_ms / 1000)  # an RST throws away what the client has not read yet
     return await _reset(connection, answer, pause_ms)
 
 
-async def _long_length(connection: Connection, answer: Answer, pause_ms: int) -> bool:
+async def _long_length(connection: Connection, answer: ScriptedResponse, pause_ms: int) -> bool:
     await connection.write(_claims_more(answer))
     return await _silence(connection, answer, pause_ms)
 
 
-async def _short_length(connection: Connection, answer: Answer, pause_ms: int) -> bool:
+async def _short_length(connection: Connection, answer: ScriptedResponse, pause_ms: int) -> bool:
     await connection.write(serialize(answer, length_bytes=len(answer.body) // 2))
     return True
 
 
-def _chunked_head(answer: Answer) -> bytes:
+def _chunked_head(answer: ScriptedResponse) -> bytes:
     return head_bytes(answer.status, (*answer.headers, ("Transfer-Encoding", "chunked")))
 
 
@@ -79,17 +79,17 @@ def _chunk(data: bytes) -> bytes:
     return b"%x\r\n%s\r\n" % (len(data), data)
 
 
-async def _cut_chunked(connection: Connection, answer: Answer, pause_ms: int) -> bool:
+async def _cut_chunked(connection: Connection, answer: ScriptedResponse, pause_ms: int) -> bool:
     await connection.write(_chunked_head(answer) + _chunk(answer.body))
     return False
 
 
-async def _bad_chunk(connection: Connection, answer: Answer, pause_ms: int) -> bool:
+async def _bad_chunk(connection: Connection, answer: ScriptedResponse, pause_ms: int) -> bool:
     await connection.write(_chunked_head(answer) + b"zz\r\n" + answer.body)
     return False
 
 
-async def _slow_answer(connection: Connection, answer: Answer, pause_ms: int) -> bool:
+async def _slow_answer(connection: Connection, answer: ScriptedResponse, pause_ms: int) -> bool:
     await asyncio.sleep(pause_ms / 1000)
     await connection.send(answer)
     return True
@@ -102,17 +102,17 @@ async def _trickle(connection: Connection, data: bytes, pause_ms: int) -> bool:
     return True
 
 
-async def _trickle_head(connection: Connection, answer: Answer, pause_ms: int) -> bool:
+async def _trickle_head(connection: Connection, answer: ScriptedResponse, pause_ms: int) -> bool:
     return await _trickle(connection, serialize(answer), pause_ms)
 
 
-async def _trickle_body(connection: Connection, answer: Answer, pause_ms: int) -> bool:
+async def _trickle_body(connection: Connection, answer: ScriptedResponse, pause_ms: int) -> bool:
     whole = serialize(answer)
     await connection.write(whole[: len(whole) - len(answer.body)])
     return await _trickle(connection, answer.body, pause_ms)
 
 
-async def _endless_body(connection: Connection, answer: Answer, pause_ms: int) -> bool:
+async def _endless_body(connection: Connection, answer: ScriptedResponse, pause_ms: int) -> bool:
     await connection.write(_chunked_head(answer) + _chunk(answer.body))
     chunk = _chunk(b" " * 65536)
     for _ in range(_ENDLESS_BYTES // 65536):
@@ -120,7 +120,7 @@ async def _endless_body(connection: Connection, answer: Answer, pause_ms: int) -
     return False
 
 
-async def _gzip_bomb(connection: Connection, answer: Answer, pause_ms: int) -> bool:
+async def _gzip_bomb(connection: Connection, answer: ScriptedResponse, pause_ms: int) -> bool:
     await connection.send(answer._replace(body=_bomb()).adding([("Content-Encoding", "gzip")]))
     return True
 
@@ -131,32 +131,32 @@ def _bomb() -> bytes:
     return b"".join(deflater.compress(bytes(1 << 20)) for _ in range(64)) + deflater.flush()
 
 
-async def _huge_header(connection: Connection, answer: Answer, pause_ms: int) -> bool:
+async def _huge_header(connection: Connection, answer: ScriptedResponse, pause_ms: int) -> bool:
     await connection.send(answer.adding([("X-Filler", "a" * 100_000)]))
     return True
 
 
-async def _two_answers(connection: Connection, answer: Answer, pause_ms: int) -> bool:
+async def _two_answers(connection: Connection, answer: ScriptedResponse, pause_ms: int) -> bool:
     await connection.write(serialize(answer) * 2)
     return True
 
 
-async def _early_hints(connection: Connection, answer: Answer, pause_ms: int) -> bool:
+async def _early_hints(connection: Connection, answer: ScriptedResponse, pause_ms: int) -> bool:
     await connection.write(head_bytes(103, (("Link", "</style.css>; rel=preload"),)) + serialize(answer))
     return True
 
 
-async def _http_1_0(connection: Connection, answer: Answer, pause_ms: int) -> bool:
+async def _http_1_0(connection: Connection, answer: ScriptedResponse, pause_ms: int) -> bool:
     await connection.write(serialize(answer, http="1.0"))
     return False
 
 
-async def _connection_close(connection: Connection, answer: Answer, pause_ms: int) -> bool:
+async def _connection_close(connection: Connection, answer: ScriptedResponse, pause_ms: int) -> bool:
     await connection.send(answer, keep_alive=False)
     return False
 
 
-async def _close_after_answer(connection: Connection, answer: Answer, pause_ms: int) -> bool:
+async def _close_after_answer(connection: Connection, answer: ScriptedResponse, pause_ms: int) -> bool:
     await connection.send(answer)
     return False
 

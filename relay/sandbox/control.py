@@ -19,12 +19,12 @@ import msgspec
 
 from relay.sandbox.application import Application
 from relay.sandbox.faults import Fault
-from relay.sandbox.responses import Answer
+from relay.sandbox.responses import ScriptedResponse
 
 PREFIX = "/_sandbox/"
 
 
-def control(application: Application, method: str, path: str, body: bytes) -> Answer:
+def control(application: Application, method: str, path: str, body: bytes) -> ScriptedResponse:
     """Does what is asked; the answer to it."""
     do = _VERBS.get((method, path.removeprefix(PREFIX)))
     if do is None:
@@ -35,48 +35,48 @@ def control(application: Application, method: str, path: str, body: bytes) -> An
         return _answer(422, {"error": str(error)})
 
 
-def _answer(status: int, value: object) -> Answer:
-    return Answer(status, msgspec.json.encode(value))
+def _answer(status: int, value: object) -> ScriptedResponse:
+    return ScriptedResponse(status, msgspec.json.encode(value))
 
 
-def _report(application: Application, body: bytes) -> Answer:
+def _report(application: Application, body: bytes) -> ScriptedResponse:
     return _answer(200, application.report())
 
 
-def _delivered(application: Application, body: bytes) -> Answer:
+def _delivered(application: Application, body: bytes) -> ScriptedResponse:
     lines = "".join(f"{uuid.UUID(bytes=event_id)}\n" for event_id in application.record.delivered())
-    return Answer(200, lines.encode(), (("Content-Type", "text/plain"),))
+    return ScriptedResponse(200, lines.encode(), (("Content-Type", "text/plain"),))
 
 
-def _requests(application: Application, body: bytes) -> Answer:
+def _requests(application: Application, body: bytes) -> ScriptedResponse:
     return _answer(200, list(application.record.requests()))
 
 
-def _settings(application: Application, body: bytes) -> Answer:
+def _settings(application: Application, body: bytes) -> ScriptedResponse:
     return _answer(200, application.settings)
 
 
-def _change(application: Application, body: bytes) -> Answer:
+def _change(application: Application, body: bytes) -> ScriptedResponse:
     application.change(msgspec.json.decode(body, type=dict[str, object]))
     return _settings(application, body)
 
 
-def _faults(application: Application, body: bytes) -> Answer:
+def _faults(application: Application, body: bytes) -> ScriptedResponse:
     return _answer(200, application.faults.live())
 
 
-def _add(application: Application, body: bytes) -> Answer:
+def _add(application: Application, body: bytes) -> ScriptedResponse:
     faults = msgspec.json.decode(body, type=Fault | list[Fault])
     application.faults.add(*(faults if isinstance(faults, list) else [faults]))
     return _faults(application, body)
 
 
-def _heal(application: Application, body: bytes) -> Answer:
+def _heal(application: Application, body: bytes) -> ScriptedResponse:
     application.faults.heal()
     return _faults(application, body)
 
 
-_VERBS: dict[tuple[str, str], Callable[[Application, bytes], Answer]] = {
+_VERBS: dict[tuple[str, str], Callable[[Application, bytes], ScriptedResponse]] = {
     ("GET", "report"): _report,
     ("GET", "delivered"): _delivered,
     ("GET", "requests"): _requests,

@@ -45,7 +45,7 @@ class Load:
     tenant_id: int = 2
     retry_ms: int = 100
     """Before the same request is sent again."""
-    answer_timeout_ms: int = 30_000
+    response_timeout_ms: int = 30_000
 
 
 @dataclass(slots=True)
@@ -96,7 +96,7 @@ class Devices:
         """Post this worker's share of the events of its share of the devices, one request at a time."""
         devices = range(worker, self._load.devices, workers)
         left = None if self._load.events is None else (self._load.events + workers - 1 - worker) // workers
-        post = _Poster(self._load.target, self._load.answer_timeout_ms)
+        post = _Poster(self._load.target, self._load.response_timeout_ms)
         sent = turn = 0
         try:
             while left is None or sent < left:

@@ -17,7 +17,7 @@ import msgspec
 
 from relay.sandbox.validate import Device, Seen
 
-NO_ANSWER = 0
+NO_RESPONSE = 0
 """Status of a request that was not answered, or whose client had left."""
 
 
@@ -101,7 +101,7 @@ class Record:
     def arrived(self, at_ms: int, peer: str) -> int:
         """A request's head is here; returns the request's number."""
         self._at_ms.append(at_ms)
-        self._status.append(NO_ANSWER)
+        self._status.append(NO_RESPONSE)
         self._events_of.append(0)
         self._committed.append(False)
         self._device_of.append(None)

@@ -18,14 +18,14 @@ from relay.sandbox import validate
 Headers = tuple[tuple[str, str], ...]
 
 
-class Answer(NamedTuple):
+class ScriptedResponse(NamedTuple):
     status: int
     body: bytes
     headers: Headers = (("Content-Type", "application/json"),)
     proxy: bool = False
     """Given before the application is asked: no key, limit or validation comes first."""
 
-    def adding(self, headers: Sequence[tuple[str, str]]) -> Answer:
+    def adding(self, headers: Sequence[tuple[str, str]]) -> ScriptedResponse:
         """With further headers, replacing those of the same name."""
         names = {name.lower() for name, _ in headers}
         kept = tuple(header for header in self.headers if header[0].lower() not in names)
@@ -49,17 +49,17 @@ def reason_phrase(status: int) -> str:
         return {499: "Client Closed Request", 419: "unknown status"}.get(status, "")
 
 
-def _json(status: int, value: object) -> Answer:
-    return Answer(status, msgspec.json.encode(value))
+def _json(status: int, value: object) -> ScriptedResponse:
+    return ScriptedResponse(status, msgspec.json.encode(value))
 
 
-def _html(status: int, title: str, *, proxy: bool = True) -> Answer:
+def _html(status: int, title: str, *, proxy: bool = True) -> ScriptedResponse:
     head, heading = f"<head><title>{title}</title></head>", f"<center><h1>{title}</h1></center>"
     page = f"<html>\r\n{head}\r\n<body>\r\n{heading}\r\n</body>\r\n</html>\r\n"
-    return Answer(status, page.encode(), (("Content-Type", "text/html"),), proxy)
+    return ScriptedResponse(status, page.encode(), (("Content-Type", "text/html"),), proxy)
 
 
-def _nginx(status: int) -> Answer:
+def _nginx(status: int) -> ScriptedResponse:
     return _html(status, f"{status} {reason_phrase(status)}").adding([("Server", "nginx")])
 
 
@@ -76,7 +76,7 @@ _CLOUDFLARE = {
 }
 
 
-def _cloudflare(status: int, title: str) -> Answer:
+def _cloudflare(status: int, title: str) -> ScriptedResponse:
     return _html(status, f"playtv-api | {status}: {title}").adding([("Server", "cloudflare"), ("CF-RAY", "8f-SBX")])
 
 
@@ -95,15 +95,15 @@ NGINX_TOO_LARGE = _nginx(413)
 LARAVEL_TOO_LARGE = _json(413, {"message": "The POST data is too large."})
 
 
-def invalid(errors: Mapping[str, list[str]]) -> Answer:
-    return Answer(422, validate.refusal(errors))
+def invalid(errors: Mapping[str, list[str]]) -> ScriptedResponse:
+    return ScriptedResponse(422, validate.rejection(errors))
 
 
-def _redirect(status: int, location: str) -> Answer:
+def _redirect(status: int, location: str) -> ScriptedResponse:
     return _html(status, f"Redirecting to {location}", proxy=False).adding([("Location", location)])
 
 
-def for_browser(answer: Answer) -> Answer:
+def for_browser(answer: ScriptedResponse) -> ScriptedResponse:
     """What the framework says instead to a request without `Accept: application/json`."""
     if answer.proxy:
         return answer
@@ -120,8 +120,8 @@ _BY_STATUS = {
     200: ACCEPTED._replace(status=200),
     201: ACCEPTED._replace(status=201),
     202: ACCEPTED,
-    204: Answer(204, b"", ()),
-    304: Answer(304, b"", (), proxy=True),
+    204: ScriptedResponse(204, b"", ()),
+    304: ScriptedResponse(304, b"", (), proxy=True),
     401: UNAUTHORIZED,
     404: NOT_FOUND,
     405: NOT_ALLOWED,
@@ -133,7 +133,7 @@ _BY_STATUS = {
 _NGINX = (407, 408, 414, 431, 494, 499, 502, 503, 504, 507)
 
 
-def _of_status(status: int, about: About) -> Answer:
+def _of_status(status: int, about: About) -> ScriptedResponse:
     if status == 422:
         return _invalid_named(about)
     if status in _BY_STATUS:
@@ -150,33 +150,33 @@ def _of_status(status: int, about: About) -> Answer:
 _CONTEXT = "The {} field must be an array."
 
 
-def _invalid_named(about: About) -> Answer:
+def _invalid_named(about: About) -> ScriptedResponse:
     paths = [f"events.{index}.context" for index in about.bad]
     return invalid({path: [_CONTEXT.format(path)] for path in paths})
 
 
-def _invalid_index(index: int) -> Answer:
+def _invalid_index(index: int) -> ScriptedResponse:
     return _invalid_named(About(0, (index,)))
 
 
-def _invalid_translated(about: About) -> Answer:
+def _invalid_translated(about: About) -> ScriptedResponse:
     paths = [f"events.{index}.context" for index in about.bad]
     errors = {path: [f"{path} muss ein Array sein."] for path in paths}
     return _json(422, {"message": "Die angegebenen Daten waren ungültig.", "errors": errors})
 
 
-def _invalid_thousand(about: About) -> Answer:
+def _invalid_thousand(about: About) -> ScriptedResponse:
     paths = [f"events.{index}.context" for index in about.bad]
     paths += [f"events.{paths[0].split('.')[1]}.context.field_{number}" for number in range(1000 - len(paths))]
     return invalid({path: [_CONTEXT.format(path)] for path in paths})
 
 
-def _invalid_list(about: About) -> Answer:
+def _invalid_list(about: About) -> ScriptedResponse:
     errors = [{"index": index, "field": "context", "message": "must be an array"} for index in about.bad]
     return _json(422, {"success": False, "errors": errors})
 
 
-def _partial(about: About) -> Answer:
+def _partial(about: About) -> ScriptedResponse:
     rejected = [
         {"index": index, "event_id": event_id, "errors": {"context": ["must be an array"]}}
         for index, event_id in zip(about.bad, about.bad_ids, strict=True)
@@ -184,8 +184,8 @@ def _partial(about: About) -> Answer:
     return _json(202, {"success": True, "accepted": about.events - len(about.bad), "rejected": rejected})
 
 
-VARIANTS: dict[str, Callable[[About], Answer]] = {
-    "202_empty": lambda _: Answer(202, b"", ()),
+VARIANTS: dict[str, Callable[[About], ScriptedResponse]] = {
+    "202_empty": lambda _: ScriptedResponse(202, b"", ()),
     "202_html": lambda _: _html(202, "Accepted", proxy=False),
     PARTIAL: _partial,
     "202_success_false": lambda _: _json(202, {"success": False, "error": "Queue is unavailable"}),
@@ -216,6 +216,6 @@ def is_proxys(name: int | str) -> bool:
     return make(name, About(1, (0,))).proxy
 
 
-def make(name: int | str, about: About) -> Answer:
+def make(name: int | str, about: About) -> ScriptedResponse:
     """The answer of that status or variant; `about.bad` is not empty."""
     return VARIANTS[name](about) if isinstance(name, str) else _of_status(name, about)

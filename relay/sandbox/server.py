@@ -20,7 +20,7 @@ from relay.sandbox import connection_faults, responses
 from relay.sandbox.application import Application
 from relay.sandbox.control import PREFIX, control
 from relay.sandbox.faults import Fault, Faults
-from relay.sandbox.record import NO_ANSWER, Record, Report
+from relay.sandbox.record import NO_RESPONSE, Record, Report
 from relay.sandbox.settings import SandboxSettings
 from relay.sandbox.wire import HEAD_LIMIT_BYTES, BadRequest, Connection, Head, TooLarge
 
@@ -165,7 +165,7 @@ class Sandbox:
             else:
                 stays = await self._misbehave(connection, plan.fault, plan.answer)
         except OSError:
-            self.record.answered(number, NO_ANSWER)
+            self.record.answered(number, NO_RESPONSE)
             raise
         if plan.commit == "late":
             self._application.commit(number, plan)
@@ -180,6 +180,6 @@ class Sandbox:
         await connection.linger()
         return False
 
-    async def _misbehave(self, connection: Connection, fault: Fault, answer: responses.Answer) -> bool:
+    async def _misbehave(self, connection: Connection, fault: Fault, answer: responses.ScriptedResponse) -> bool:
         assert fault.action is not None
         return await connection_faults.ACTIONS[fault.action](connection, answer, fault.pause_ms)

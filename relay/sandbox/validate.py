@@ -49,7 +49,7 @@ def read(body: bytes) -> Read:
     return _read_by_rules(php.decode(body))
 
 
-def refusal(errors: Mapping[str, list[str]]) -> bytes:
+def rejection(errors: Mapping[str, list[str]]) -> bytes:
     """The body of the 422."""
     texts = [text for of_path in errors.values() for text in of_path]
     more = len(texts) - 1

@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from relay.sandbox.responses import Answer, Headers, reason_phrase
+from relay.sandbox.responses import Headers, ScriptedResponse, reason_phrase
 
 HEAD_LIMIT_BYTES = 1 << 20
 """Also how much of a body is read ahead; a longer head is refused."""
@@ -93,7 +93,7 @@ class Connection:
                 return bytes(body)
             body += (await self.reader.readexactly(size_bytes + 2))[:-2]
 
-    async def send(self, answer: Answer, *, keep_alive: bool = True) -> None:
+    async def send(self, answer: ScriptedResponse, *, keep_alive: bool = True) -> None:
         """Raises OSError."""
         await self.write(serialize(answer, keep_alive=keep_alive))
 
@@ -131,7 +131,9 @@ class Connection:
         self.writer.close()
 
 
-def serialize(answer: Answer, *, keep_alive: bool = True, length_bytes: int | None = None, http: str = "1.1") -> bytes:
+def serialize(
+    answer: ScriptedResponse, *, keep_alive: bool = True, length_bytes: int | None = None, http: str = "1.1"
+) -> bytes:
     """Head and body; `length_bytes` is what Content-Length claims, if not the truth."""
     headers: Headers = answer.headers
     if answer.status not in (204, 304) and http == "1.1":

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from relay.config import OutboxSettings
-from relay.event.reader import Event, LaneKey
-from relay.outbox import Dead, Ledger, Loaded, Outbox, Part, Settled, Taken
+from relay.event.reader import DeviceKey, Event
+from relay.outbox import Claimed, Dead, Ledger, Loaded, Outbox, Part, Settled
 from relay.outbox.sqlite import SqliteOutbox
 from relay.runtime.machine import MachineIds
 from relay.runtime.metrics import Metrics
@@ -20,8 +20,8 @@ from relay.runtime.tasks import Tasks
 
 from tests.support.memory_outbox import MemoryOutbox
 
-TV: LaneKey = (1, "tv", "tv-1")
-PHONE: LaneKey = (1, "ios", "phone-1")
+TV: DeviceKey = (1, "tv", "tv-1")
+PHONE: DeviceKey = (1, "ios", "phone-1")
 REFUSED = Dead("refused", 422, "no such subject")
 DAY_MS = 86_400_000
 
@@ -59,7 +59,7 @@ class FakeClock:
         self.wall += off_ms
 
 
-def event(number: int, key: LaneKey = TV, body_bytes: int = 0, *, stamped: bool = False) -> Event:
+def event(number: int, key: DeviceKey = TV, body_bytes: int = 0, *, has_inserted_time: bool = False) -> Event:
     """The same number gives the same event_id, which is all that dedupe looks at."""
     tenant_id, platform, device_id = key
     body = b'{"n":%d,"tenant_id":%d,"source":{"platform":"%s","device_id":"%s"}}' % (
@@ -68,18 +68,18 @@ def event(number: int, key: LaneKey = TV, body_bytes: int = 0, *, stamped: bool 
         platform.encode(),
         device_id.encode(),
     )
-    return Event(event_id(number), key, body.ljust(body_bytes), stamped)
+    return Event(event_id(number), key, body.ljust(body_bytes), has_inserted_time)
 
 
 def event_id(number: int) -> bytes:
     return (1 << 96 | number).to_bytes(16)
 
 
-def events(numbers: Iterable[int], key: LaneKey = TV, body_bytes: int = 0) -> list[Event]:
+def events(numbers: Iterable[int], key: DeviceKey = TV, body_bytes: int = 0) -> list[Event]:
     return [event(number, key, body_bytes) for number in numbers]
 
 
-def bodies(numbers: Iterable[int], key: LaneKey = TV, body_bytes: int = 0) -> list[bytes]:
+def bodies(numbers: Iterable[int], key: DeviceKey = TV, body_bytes: int = 0) -> list[bytes]:
     return [event(number, key, body_bytes).body for number in numbers]
 
 
@@ -90,9 +90,9 @@ class Box(ABC):
     settings: OutboxSettings
     clock: FakeClock = field(default_factory=FakeClock)
     metrics: Metrics = field(default_factory=Metrics)
-    backlog: dict[LaneKey, tuple[int, int]] = field(default_factory=dict)
+    backlog: dict[DeviceKey, tuple[int, int]] = field(default_factory=dict)
     """What it last told of each lane: events, bytes."""
-    lanes: dict[LaneKey, int] = field(default_factory=dict)
+    queues: dict[DeviceKey, int] = field(default_factory=dict)
     loaded: Loaded = field(default_factory=lambda: Loaded((), ()))
 
     def __post_init__(self) -> None:
@@ -128,32 +128,32 @@ class Box(ABC):
     async def restart_after_kill(self) -> Box:
         return await (await self.kill()).start()
 
-    def told(self, lane: int, key: LaneKey, events: int, body_bytes: int) -> None:
-        self.lanes[key] = lane
+    def told(self, queue_id: int, key: DeviceKey, events: int, body_bytes: int) -> None:
+        self.queues[key] = queue_id
         self.backlog[key] = (events, body_bytes)
 
-    async def append(self, numbers: Iterable[int], key: LaneKey = TV, body_bytes: int = 0) -> int:
+    async def append(self, numbers: Iterable[int], key: DeviceKey = TV, body_bytes: int = 0) -> int:
         return await self.outbox.append(events(numbers, key, body_bytes))
 
-    async def take(self, count: int, key: LaneKey = TV, window: bytes = b"", true_ms: int | None = None) -> Taken:
-        (taken,) = await self.outbox.take([Part(self.lanes[key], count, window)], true_ms)
-        return taken
+    async def claim(self, count: int, key: DeviceKey = TV, window: bytes = b"", true_ms: int | None = None) -> Claimed:
+        (claimed,) = await self.outbox.claim([Part(self.queues[key], count, window)], true_ms)
+        return claimed
 
     async def settle(
-        self, *, delivered: bool = True, dead: dict[int, Dead] | None = None, key: LaneKey = TV, window: bytes = b""
+        self, *, delivered: bool = True, dead: dict[int, Dead] | None = None, key: DeviceKey = TV, window: bytes = b""
     ) -> None:
-        await self.outbox.settle([Settled(self.lanes[key], delivered, dead or {}, window)])
+        await self.outbox.settle([Settled(self.queues[key], delivered, dead or {}, window)])
 
-    async def deliver(self, count: int, key: LaneKey = TV) -> Sequence[bytes]:
+    async def deliver(self, count: int, key: DeviceKey = TV) -> Sequence[bytes]:
         """Take and settle; returns what was delivered."""
-        taken = await self.take(count, key)
-        if taken.bodies:
+        claimed = await self.claim(count, key)
+        if claimed.bodies:
             await self.settle(key=key)
-        return taken.bodies
+        return claimed.bodies
 
     async def deliver_all(self, at_once: int = 500) -> list[bytes]:
         found: list[bytes] = []
-        for key in list(self.lanes):
+        for key in list(self.queues):
             while some := await self.deliver(at_once, key):
                 found += some
         return found
@@ -172,14 +172,14 @@ class MemoryBox(Box):
         return MemoryOutbox(self.settings, self.clock, self.metrics, None if before is None else before.disk)
 
     def corrupt(self, number: int) -> None:
-        for lane in self._memory.disk.lanes.values():
-            for at, stored in enumerate(lane.pending):
+        for queue in self._memory.disk.queues.values():
+            for at, stored in enumerate(queue.pending):
                 if stored.event.event_id == event_id(number):
                     body = b"\0" + stored.event.body[1:]
-                    lane.pending[at] = replace(stored, event=stored.event._replace(body=body))
+                    queue.pending[at] = replace(stored, event=stored.event._replace(body=body))
 
     def on_disk(self) -> Ledger:
-        pending = sum(len(lane.pending) for lane in self._memory.disk.lanes.values())
+        pending = sum(len(queue.pending) for queue in self._memory.disk.queues.values())
         return self._memory.disk.ledger._replace(pending=pending)
 
     def knows(self, number: int) -> bool:

@@ -11,17 +11,17 @@ from uuid import UUID
 import pytest
 import structlog
 from relay.config import OutboxSettings
-from relay.event.reader import Event, LaneKey
+from relay.event.reader import DeviceKey, Event
 from relay.outbox import (
     Dead,
     Ledger,
     OutboxFull,
-    OutboxShareTaken,
+    OutboxShareUsed,
     OutboxUnavailable,
     Part,
     Selection,
     Settled,
-    Stamp,
+    Timestamp,
 )
 
 from tests.contract.boxes import DAY_MS, PHONE, REFUSED, TV, Box, bodies, close, event, event_id, events
@@ -35,7 +35,7 @@ class TestAppend:
     async def test_what_was_answered_survives_a_kill(self, box: Box) -> None:
         assert await box.append(range(10)) == 0
         after = await box.restart_after_kill()
-        assert (await after.take(100)).bodies == bodies(range(10))
+        assert (await after.claim(100)).bodies == bodies(range(10))
         await close(after)
 
     async def test_the_backlog_is_told_after_the_commit(self, box: Box) -> None:
@@ -48,12 +48,12 @@ class TestAppend:
         answers = [box.outbox.append([event(number)]) for number in range(200)]
         assert await asyncio.gather(*answers) == [0] * 200
         assert box.outbox.ledger().accepted == 200
-        assert (await box.take(500)).bodies == bodies(range(200))
+        assert (await box.claim(500)).bodies == bodies(range(200))
 
     async def test_a_caller_that_gives_up_does_not_undo_its_events(self, box: Box) -> None:
         box.outbox.append([event(1)]).cancel()
         await box.append([2])
-        assert (await box.take(10)).bodies == bodies([1, 2])
+        assert (await box.claim(10)).bodies == bodies([1, 2])
 
     async def test_nothing_is_appended_once_it_is_closed(self, box: Box) -> None:
         await box.append([1])
@@ -68,7 +68,7 @@ class TestAppend:
         assert await appended == 0
         box.outbox = box.make()
         await box.start()
-        assert (await box.take(10)).bodies == bodies(range(5))
+        assert (await box.claim(10)).bodies == bodies(range(5))
 
 
 class TestOrder:
@@ -84,51 +84,51 @@ class TestOrder:
     async def test_one_request_can_hold_several_lanes(self, box: Box) -> None:
         await box.append(range(5), TV)
         await box.append(range(5, 9), PHONE)
-        taken = await box.outbox.take([Part(box.lanes[PHONE], 2), Part(box.lanes[TV], 3)])
-        assert [each.lane for each in taken] == [box.lanes[PHONE], box.lanes[TV]]
-        assert [list(each.bodies) for each in taken] == [bodies([5, 6], PHONE), bodies(range(3))]
+        claimed = await box.outbox.claim([Part(box.queues[PHONE], 2), Part(box.queues[TV], 3)])
+        assert [each.queue_id for each in claimed] == [box.queues[PHONE], box.queues[TV]]
+        assert [list(each.bodies) for each in claimed] == [bodies([5, 6], PHONE), bodies(range(3))]
 
     async def test_released_events_come_again_first(self, box: Box) -> None:
         await box.append(range(6))
-        first = await box.take(3)
-        box.outbox.release([first.lane])
-        assert (await box.take(4)).bodies == bodies(range(4))
+        first = await box.claim(3)
+        box.outbox.release([first.queue_id])
+        assert (await box.claim(4)).bodies == bodies(range(4))
 
     async def test_sizes_are_those_of_the_first_pending_events_in_flight_included(self, box: Box) -> None:
         for number, size in enumerate((150, 170, 160, 190)):
             await box.append([number], body_bytes=size)
-        await box.take(2)
-        assert list(box.outbox.sizes(box.lanes[TV], 3)) == [150, 170, 160]
+        await box.claim(2)
+        assert list(box.outbox.sizes(box.queues[TV], 3)) == [150, 170, 160]
         await box.settle()
-        assert list(box.outbox.sizes(box.lanes[TV], 3)) == [160, 190]
+        assert list(box.outbox.sizes(box.queues[TV], 3)) == [160, 190]
 
     async def test_a_settle_and_the_next_take_may_share_a_commit(self, box: Box) -> None:
         await box.append(range(6))
-        await box.take(3)
-        settled = box.outbox.settle([Settled(box.lanes[TV], True, {}, b"")])
-        taken = box.outbox.take([Part(box.lanes[TV], 3)])
-        _, (found,) = await asyncio.gather(settled, taken)
+        await box.claim(3)
+        settled = box.outbox.settle([Settled(box.queues[TV], True, {}, b"")])
+        claimed = box.outbox.claim([Part(box.queues[TV], 3)])
+        _, (found,) = await asyncio.gather(settled, claimed)
         assert list(found.bodies) == bodies(range(3, 6))
         box.check()
 
     async def test_a_take_that_is_asked_for_after_a_settle_is_committed_after_it(self, box: Box) -> None:
         await box.append(range(2), TV)
         await box.append(range(2, 4), PHONE)
-        await box.take(2, TV)
+        await box.claim(2, TV)
         order: list[str] = []
 
         async def settle() -> None:
             await box.settle(key=TV)
             order.append("settled")
 
-        async def take() -> None:
-            await box.take(2, PHONE)
+        async def claim() -> None:
+            await box.claim(2, PHONE)
             order.append("taken")
 
-        await asyncio.gather(settle(), take())
+        await asyncio.gather(settle(), claim())
         assert order == ["settled", "taken"]
         after = await box.restart_after_kill()
-        assert after.loaded.unsettled == [[Part(box.lanes[PHONE], 2)]]
+        assert after.loaded.unsettled == [[Part(box.queues[PHONE], 2)]]
         await close(after)
 
 
@@ -143,44 +143,44 @@ class TestSettle:
 
     async def test_the_dead_among_the_delivered(self, box: Box) -> None:
         await box.append(range(5))
-        await box.take(4)
+        await box.claim(4)
         await box.settle(dead={1: REFUSED, 3: Dead("too_large", 413, "")})
         assert box.outbox.ledger() == Ledger(accepted=5, delivered=2, dead_lettered=2, pending=1)
         letters = await box.outbox.dead_letters(ALL, 10)
-        assert [(each.body, each.reason, each.status, each.words) for each in letters] == [
+        assert [(each.body, each.reason, each.status, each.message) for each in letters] == [
             (event(1).body, "refused", 422, "no such subject"),
             (event(3).body, "too_large", 413, ""),
         ]
-        assert (await box.take(10)).bodies == bodies([4])
+        assert (await box.claim(10)).bodies == bodies([4])
         box.check()
 
     async def test_only_the_dead_leave_what_was_not_delivered(self, box: Box) -> None:
         await box.append(range(5))
-        await box.take(3)
+        await box.claim(3)
         await box.settle(delivered=False, dead={1: REFUSED})
         assert box.outbox.ledger() == Ledger(accepted=5, dead_lettered=1, pending=4)
-        assert (await box.take(10)).bodies == bodies([0, 2, 3, 4])
+        assert (await box.claim(10)).bodies == bodies([0, 2, 3, 4])
         box.check()
 
     async def test_it_survives_a_kill(self, box: Box) -> None:
         await box.append(range(5))
-        await box.take(3)
+        await box.claim(3)
         await box.settle(delivered=False, dead={1: REFUSED})
         await box.deliver(2)
         after = await box.restart_after_kill()
         assert after.outbox.ledger() == Ledger(accepted=5, delivered=2, dead_lettered=1, pending=2)
         assert after.loaded.unsettled == []
-        assert (await after.take(10)).bodies == bodies([3, 4])
+        assert (await after.claim(10)).bodies == bodies([3, 4])
         after.check()
         await close(after)
 
     async def test_what_was_taken_in_part_is_settled_in_part(self, box: Box) -> None:
         """Appends that came while a request was away are not settled with it."""
         await box.append(range(3))
-        await box.take(10)
+        await box.claim(10)
         await box.append(range(3, 6))
         await box.settle()
-        assert (await box.take(10)).bodies == bodies(range(3, 6))
+        assert (await box.claim(10)).bodies == bodies(range(3, 6))
 
 
 class TestStamps:
@@ -189,126 +189,126 @@ class TestStamps:
     NOW = 1_795_420_800_000
 
     async def append(self, box: Box, numbers: range) -> None:
-        await box.outbox.append([event(number, stamped=number % 2 == 0) for number in numbers])
+        await box.outbox.append([event(number, has_inserted_time=number % 2 == 0) for number in numbers])
 
     async def test_the_time_since_the_append_is_taken_off(self, box: Box) -> None:
         await self.append(box, range(2))
         box.clock.advance(5_000)
         await self.append(box, range(2, 4))
         box.clock.advance(1_000)
-        taken = await box.take(4, true_ms=self.NOW)
-        assert taken.stamps == {0: Stamp(self.NOW - 6_000, True), 2: Stamp(self.NOW - 1_000, True)}
-        assert taken.bodies == bodies(range(4))
+        claimed = await box.claim(4, true_ms=self.NOW)
+        assert claimed.timestamps == {0: Timestamp(self.NOW - 6_000, True), 2: Timestamp(self.NOW - 1_000, True)}
+        assert claimed.bodies == bodies(range(4))
 
     async def test_none_are_said_while_the_time_is_not_known(self, box: Box) -> None:
         await self.append(box, range(2))
-        assert not (await box.take(2)).stamps
+        assert not (await box.claim(2)).timestamps
 
     async def test_they_are_exact_after_a_restart_and_marked_after_a_reboot(self, box: Box) -> None:
         await self.append(box, range(1))
         box.clock.advance(7_000)
         after = await box.restart_after_kill()
-        assert (await after.take(1, true_ms=self.NOW)).stamps == {0: Stamp(self.NOW - 7_000, True)}
-        after.outbox.release([after.lanes[TV]])
+        assert (await after.claim(1, true_ms=self.NOW)).timestamps == {0: Timestamp(self.NOW - 7_000, True)}
+        after.outbox.release([after.queues[TV]])
         killed = await after.kill()
         killed.clock.reboot(10)
         rebooted = await killed.start()
         await self.append(rebooted, range(2, 3))
-        rebooted.outbox.release([rebooted.lanes[TV]])
-        stamps = (await rebooted.take(2, true_ms=self.NOW)).stamps
-        assert [stamps[index].same_boot for index in range(2)] == [False, True]
+        rebooted.outbox.release([rebooted.queues[TV]])
+        timestamps = (await rebooted.claim(2, true_ms=self.NOW)).timestamps
+        assert [timestamps[index].same_boot for index in range(2)] == [False, True]
         await close(rebooted)
 
     async def test_what_the_upstream_may_have_taken_keeps_its_stamps(self, box: Box) -> None:
         await self.append(box, range(1))
-        before = await box.take(1, true_ms=self.NOW)
-        box.outbox.release([before.lane], perhaps_taken=True)
+        before = await box.claim(1, true_ms=self.NOW)
+        box.outbox.release([before.queue_id], perhaps_delivered=True)
         box.clock.advance(1_000)
-        assert (await box.take(1, true_ms=self.NOW + 50_000)).stamps == before.stamps
+        assert (await box.claim(1, true_ms=self.NOW + 50_000)).timestamps == before.timestamps
         after = await box.restart_after_kill()
-        assert (await after.take(1, true_ms=self.NOW + 90_000)).stamps == before.stamps
+        assert (await after.claim(1, true_ms=self.NOW + 90_000)).timestamps == before.timestamps
         await close(after)
 
     async def test_what_the_upstream_may_have_taken_without_stamps_gets_none(self, box: Box) -> None:
         await self.append(box, range(1))
-        await box.take(1)
+        await box.claim(1)
         after = await box.restart_after_kill()
-        assert not (await after.take(1, true_ms=self.NOW)).stamps
+        assert not (await after.claim(1, true_ms=self.NOW)).timestamps
         await close(after)
 
     async def test_what_the_upstream_has_not_taken_may_get_better_ones(self, box: Box) -> None:
         await self.append(box, range(2))
-        before = await box.take(1)
-        box.outbox.release([before.lane])
-        assert (await box.take(1, true_ms=self.NOW)).stamps == {0: Stamp(self.NOW, True)}
+        before = await box.claim(1)
+        box.outbox.release([before.queue_id])
+        assert (await box.claim(1, true_ms=self.NOW)).timestamps == {0: Timestamp(self.NOW, True)}
         await box.settle()
         box.clock.advance(10)
         await self.append(box, range(2, 3))
-        assert (await box.take(2, true_ms=self.NOW)).stamps == {1: Stamp(self.NOW, True)}
+        assert (await box.claim(2, true_ms=self.NOW)).timestamps == {1: Timestamp(self.NOW, True)}
 
     async def test_a_dead_letter_that_is_queued_again_is_still_marked(self, box: Box) -> None:
         await self.append(box, range(1))
-        await box.take(1)
+        await box.claim(1)
         await box.settle(delivered=False, dead={0: Dead("refused", 422, "no")})
         await box.outbox.requeue(Selection(all=True), 10)
-        assert (await box.take(1, true_ms=self.NOW)).stamps == {0: Stamp(self.NOW, True)}
+        assert (await box.claim(1, true_ms=self.NOW)).timestamps == {0: Timestamp(self.NOW, True)}
 
 
 class TestJournal:
     async def test_after_a_kill_the_same_requests_are_named_with_the_same_bytes(self, box: Box) -> None:
         await box.append(range(10), TV)
         await box.append(range(10, 20), PHONE)
-        await box.take(3, PHONE)
+        await box.claim(3, PHONE)
         await box.settle(key=PHONE)
-        await box.outbox.take([Part(box.lanes[PHONE], 2), Part(box.lanes[TV], 4)])
+        await box.outbox.claim([Part(box.queues[PHONE], 2), Part(box.queues[TV], 4)])
         await box.append(range(20, 30), TV)
         after = await box.restart_after_kill()
         ((first, second),) = after.loaded.unsettled
-        assert (first, second) == (Part(box.lanes[PHONE], 2), Part(box.lanes[TV], 4))
-        again = await after.outbox.take([first, second])
+        assert (first, second) == (Part(box.queues[PHONE], 2), Part(box.queues[TV], 4))
+        again = await after.outbox.claim([first, second])
         assert [list(each.bodies) for each in again] == [bodies([13, 14], PHONE), bodies(range(4))]
         await close(after)
 
     async def test_requests_are_named_oldest_first(self, box: Box) -> None:
         await box.append(range(4), TV)
         await box.append(range(4, 8), PHONE)
-        await box.take(1, PHONE)
-        await box.take(2, TV)
+        await box.claim(1, PHONE)
+        await box.claim(2, TV)
         after = await box.restart_after_kill()
-        assert after.loaded.unsettled == [[Part(box.lanes[PHONE], 1)], [Part(box.lanes[TV], 2)]]
+        assert after.loaded.unsettled == [[Part(box.queues[PHONE], 1)], [Part(box.queues[TV], 2)]]
         await close(after)
 
     async def test_windows_are_kept_with_take_and_settle(self, box: Box) -> None:
         await box.append(range(4), TV)
         await box.append(range(4, 8), PHONE)
-        await box.take(1, TV, window=b"taken")
-        await box.take(1, PHONE, window=b"taken")
+        await box.claim(1, TV, window=b"taken")
+        await box.claim(1, PHONE, window=b"taken")
         await box.settle(key=PHONE, window=b"settled")
         after = await box.restart_after_kill()
-        assert {lane.key: (lane.window, lane.same_boot) for lane in after.loaded.lanes} == {
+        assert {queue.key: (queue.window, queue.same_boot) for queue in after.loaded.queues} == {
             TV: (b"taken", True),
             PHONE: (b"settled", True),
         }
         rebooted = await after.kill()
         rebooted.clock.reboot(1_000)
         await rebooted.start()
-        assert [lane.same_boot for lane in rebooted.loaded.lanes] == [False, False]
+        assert [queue.same_boot for queue in rebooted.loaded.queues] == [False, False]
         await close(rebooted)
 
     async def test_a_clean_stop_names_what_was_abandoned_too(self, box: Box) -> None:
         await box.append(range(4))
-        await box.take(2)
+        await box.claim(2)
         await box.restart()
-        assert box.loaded.unsettled == [[Part(box.lanes[TV], 2)]]
+        assert box.loaded.unsettled == [[Part(box.queues[TV], 2)]]
 
     async def test_what_was_named_is_not_dropped_before_it_is_taken_again(self, make_box: MakeBox) -> None:
         box = await make_box(max_age_ms=DAY_MS).start()
         await box.append(range(4))
-        await box.take(2)
+        await box.claim(2)
         await box.restart()
         box.clock.advance(2 * DAY_MS)
         assert await box.outbox.expire() == 2
-        assert (await box.take(10)).bodies == bodies(range(2))
+        assert (await box.claim(10)).bodies == bodies(range(2))
 
 
 class TestCorrupt:
@@ -318,13 +318,13 @@ class TestCorrupt:
         box.corrupt(2)
         box.outbox = box.make()
         await box.start()
-        assert (await box.take(4)).bodies == bodies([0, 1, 3])
+        assert (await box.claim(4)).bodies == bodies([0, 1, 3])
         assert box.outbox.ledger() == Ledger(accepted=5, dead_lettered=1, pending=4)
         (letter,) = await box.outbox.dead_letters(ALL, 10)
         assert letter.reason == "corrupt"
         assert box.outbox.find(event_id(2)) == "dead_lettered"
         await box.settle()
-        assert (await box.take(10)).bodies == bodies([4])
+        assert (await box.claim(10)).bodies == bodies([4])
         box.check()
 
     async def test_nothing_is_in_flight_if_nothing_was_left(self, box: Box) -> None:
@@ -333,22 +333,22 @@ class TestCorrupt:
         box.corrupt(1)
         box.outbox = box.make()
         await box.start()
-        assert list((await box.take(4)).bodies) == []
+        assert list((await box.claim(4)).bodies) == []
         await box.append([2])
-        assert (await box.take(4)).bodies == bodies([2])
+        assert (await box.claim(4)).bodies == bodies([2])
 
 
 class TestDedupe:
     async def test_a_known_id_is_answered_and_not_stored(self, box: Box) -> None:
         await box.append(range(3))
         assert await box.append([1, 2, 3]) == 2
-        assert (await box.take(10)).bodies == bodies(range(4))
+        assert (await box.claim(10)).bodies == bodies(range(4))
         assert box.outbox.ledger().accepted == 4
 
     async def test_within_one_call_and_within_one_commit(self, box: Box) -> None:
         calls = [box.outbox.append(events(numbers)) for numbers in ([1, 1, 2], [2, 3], [3])]
         assert await asyncio.gather(*calls) == [1, 1, 1]
-        assert (await box.take(10)).bodies == bodies([1, 2, 3])
+        assert (await box.claim(10)).bodies == bodies([1, 2, 3])
 
     async def test_a_duplicate_of_an_uncommitted_event_is_answered_with_its_commit(self, box: Box) -> None:
         first, again = box.outbox.append([event(1)]), box.outbox.append([event(1)])
@@ -382,7 +382,7 @@ class TestDedupe:
 
     async def test_a_dead_letter_is_not_stored_again(self, box: Box) -> None:
         await box.append(range(3))
-        await box.take(3)
+        await box.claim(3)
         await box.settle(delivered=False, dead={0: REFUSED})
         await box.outbox.discard(ALL, 10)
         await box.restart()
@@ -413,7 +413,7 @@ class TestConflicts:
 
     async def test_what_the_relay_inserted_makes_no_conflict(self, box: Box) -> None:
         """The time of receipt differs from one repetition to the next. The bytes as received are compared."""
-        first = Event(event_id(1), TV, b'{"occurred_at":"first"}', stamped=True, received_crc=7)
+        first = Event(event_id(1), TV, b'{"occurred_at":"first"}', has_inserted_time=True, received_crc=7)
         await box.outbox.append([first])
         again = first._replace(body=b'{"occurred_at":"later"}')
         assert await box.outbox.append([again]) == 1
@@ -443,7 +443,7 @@ class TestConflicts:
 
     async def test_of_a_dead_letter_that_is_requeued(self, box: Box) -> None:
         await box.append(range(3))
-        await box.take(3)
+        await box.claim(3)
         await box.settle(delivered=False, dead={0: REFUSED})
         after = await box.restart_after_kill()
         await after.append([0], PHONE)
@@ -473,7 +473,7 @@ class TestFind:
         await box.append(range(3))
         find = box.outbox.find
         assert [find(event_id(number)) for number in range(4)] == ["pending", "pending", "pending", None]
-        await box.take(2)
+        await box.claim(2)
         await box.settle(dead={1: REFUSED})
         assert [find(event_id(number)) for number in range(3)] == ["delivered", "dead_lettered", "pending"]
         await box.outbox.requeue(ALL, 10)
@@ -504,7 +504,7 @@ class TestFind:
         """The id has two places in the dedupe window, and neither makes it a duplicate."""
         box = await make_box(max_age_ms=DAY_MS).start()
         await box.append([1])
-        await box.take(1)
+        await box.claim(1)
         await box.settle(dead={0: REFUSED})
         assert await box.outbox.requeue(ALL, 10) == 1
         assert await box.append([1]) == 1
@@ -517,7 +517,7 @@ class TestFind:
 
     async def test_it_remembers_across_a_restart(self, box: Box) -> None:
         await box.append(range(3))
-        await box.take(2)
+        await box.claim(2)
         await box.settle(dead={1: REFUSED})
         after = await box.restart_after_kill()
         states = [after.outbox.find(event_id(number)) for number in range(3)]
@@ -542,7 +542,7 @@ class TestAge:
     async def test_what_is_in_flight_is_not_dropped(self, make_box: MakeBox) -> None:
         box = await make_box(max_age_ms=DAY_MS).start()
         await box.append(range(6))
-        await box.take(2)
+        await box.claim(2)
         box.clock.advance(2 * DAY_MS)
         assert await box.outbox.expire() == 4
         assert box.backlog[TV][0] == 2
@@ -555,7 +555,7 @@ class TestAge:
         """What is kept of the stretch a second time, or of its first event alone, does not cut off the rest."""
         box = await make_box(max_age_ms=DAY_MS).start()
         await box.append(range(8))
-        await box.take(4)
+        await box.claim(4)
         box.clock.advance(2 * DAY_MS)
         assert await box.outbox.expire() == 4
         await box.outbox.expire()
@@ -610,7 +610,7 @@ class TestAge:
         assert box.outbox.gauges().oldest_age_ms == 0
 
 
-async def fill(box: Box, keys: Sequence[LaneKey]) -> int:
+async def fill(box: Box, keys: Sequence[DeviceKey]) -> int:
     """Append one by one, each device in its turn, until one is refused; how many were taken."""
     for number in range(100_000):
         try:
@@ -646,9 +646,9 @@ class TestFull:
         assert not box.outbox.gauges().writable
         assert box.outbox.room()
         assert await box.append(range(100_000, 100_100), PHONE, body_bytes=400) == 0
-        with pytest.raises(OutboxShareTaken):
+        with pytest.raises(OutboxShareUsed):
             await box.append([number], TV)
-        with pytest.raises(OutboxShareTaken):
+        with pytest.raises(OutboxShareUsed):
             await box.outbox.append([event(200_000, PHONE), event(number, TV)])
         assert box.outbox.find(event_id(200_000)) is None
         await box.deliver(number - 100, TV)
@@ -678,13 +678,13 @@ class TestFull:
     async def test_drop_oldest_spares_what_is_in_flight(self, make_box: MakeBox) -> None:
         box = await make_box(max_size_bytes=512 * KIB, when_full="drop_oldest").start()
         await box.append(range(50), body_bytes=400)
-        taken = await box.take(10)
+        claimed = await box.claim(10)
         for number in range(50, 6_000, 50):
             await box.append(range(number, number + 50), body_bytes=400)
         assert box.outbox.ledger().dropped > 40
         after = await box.restart_after_kill()
-        assert after.loaded.unsettled == [[Part(box.lanes[TV], 10)]]
-        assert (await after.take(10)).bodies == taken.bodies == bodies(range(10), body_bytes=400)
+        assert after.loaded.unsettled == [[Part(box.queues[TV], 10)]]
+        assert (await after.claim(10)).bodies == claimed.bodies == bodies(range(10), body_bytes=400)
         await after.settle()
         after.check()
         await close(after)
@@ -755,17 +755,17 @@ class TestConfigure:
 
 
 class TestDeadLetters:
-    async def buried(self, box: Box) -> None:
+    async def dead_lettered_rows(self, box: Box) -> None:
         """Events 0 and 1 of the TV refused, 10 of the phone too large."""
         await box.append(range(5), TV)
         await box.append(range(10, 13), PHONE)
-        await box.take(2, TV)
+        await box.claim(2, TV)
         await box.settle(dead={0: REFUSED, 1: REFUSED}, key=TV)
-        await box.take(1, PHONE)
+        await box.claim(1, PHONE)
         await box.settle(dead={0: Dead("too_large", 413, "4 MiB")}, key=PHONE)
 
     async def test_a_selection_is_what_matches_everything_it_says(self, box: Box) -> None:
-        await self.buried(box)
+        await self.dead_lettered_rows(box)
         everything = await box.outbox.dead_letters(ALL, 10)
         assert [letter.body for letter in everything] == [event(0).body, event(1).body, event(10, PHONE).body]
         first, second, third = everything
@@ -779,36 +779,36 @@ class TestDeadLetters:
         assert await chosen(Selection(ids=[second.id], reason="too_large")) == []
         assert await chosen(Selection()) == []
         assert await chosen(ALL, limit=1, after=first.id) == [second]
-        assert (third.status, third.words, third.lane_key) == (413, "4 MiB", PHONE)
+        assert (third.status, third.message, third.device_key) == (413, "4 MiB", PHONE)
         assert third.dead_at == "2026-11-18T11:06:40.000Z"
 
     async def test_a_requeued_event_waits_again_last_and_is_counted(self, box: Box) -> None:
-        await self.buried(box)
+        await self.dead_lettered_rows(box)
         assert await box.outbox.requeue(Selection(device_id="tv-1"), 10) == 2
         assert box.outbox.ledger() == Ledger(accepted=8, requeued=2, dead_lettered=3, pending=7)
         assert box.outbox.gauges().dead_letters == 1
-        assert (await box.take(10)).bodies == bodies([2, 3, 4, 0, 1])
+        assert (await box.claim(10)).bodies == bodies([2, 3, 4, 0, 1])
         box.check()
         after = await box.restart_after_kill()
-        assert (await after.take(10)).bodies == bodies([2, 3, 4, 0, 1])
+        assert (await after.claim(10)).bodies == bodies([2, 3, 4, 0, 1])
         await close(after)
 
     async def test_requeue_makes_a_lane_that_was_forgotten(self, box: Box) -> None:
-        await self.buried(box)
+        await self.dead_lettered_rows(box)
         await box.deliver_all()
-        await box.outbox.forget(list(box.lanes.values()))
+        await box.outbox.forget(list(box.queues.values()))
         assert await box.outbox.requeue(ALL, 10) == 3
         assert await box.deliver_all() == [event(0).body, event(1).body, event(10, PHONE).body]
         box.check()
 
     async def test_requeue_and_discard_stop_at_their_limit(self, box: Box) -> None:
-        await self.buried(box)
+        await self.dead_lettered_rows(box)
         assert await box.outbox.requeue(ALL, 1) == 1
         assert await box.outbox.discard(ALL, 1) == 1
         assert [letter.body for letter in await box.outbox.dead_letters(ALL, 10)] == [event(10, PHONE).body]
 
     async def test_discarded_ones_stay_counted(self, box: Box) -> None:
-        await self.buried(box)
+        await self.dead_lettered_rows(box)
         assert await box.outbox.discard(Selection(reason="refused"), 10) == 2
         assert box.outbox.ledger().dead_lettered == 3
         assert box.outbox.gauges().dead_letters == 1
@@ -817,7 +817,7 @@ class TestDeadLetters:
     async def test_the_oldest_go_when_there_are_too_many(self, make_box: MakeBox) -> None:
         box = await make_box(max_dead_letters=3).start()
         await box.append(range(5))
-        await box.take(5)
+        await box.claim(5)
         await box.settle(dead=dict.fromkeys(range(5), REFUSED))
         assert [letter.body for letter in await box.outbox.dead_letters(ALL, 10)] == bodies([2, 3, 4])
         assert box.metrics.dead_letters_discarded._value.get() == 2
@@ -829,24 +829,24 @@ class TestForget:
     async def test_an_idle_lane_is_forgotten_and_its_deliveries_stay_counted(self, box: Box) -> None:
         await box.append(range(3))
         await box.deliver(3)
-        await box.outbox.forget([box.lanes[TV]])
+        await box.outbox.forget([box.queues[TV]])
         assert box.outbox.ledger() == Ledger(accepted=3, delivered=3)
         await box.restart()
-        assert box.loaded.lanes == []
+        assert box.loaded.queues == []
         assert box.outbox.ledger() == Ledger(accepted=3, delivered=3)
         await box.append([9])
         assert await box.deliver_all() == bodies([9])
 
     async def test_a_lane_with_pending_events_is_not(self, box: Box) -> None:
         await box.append(range(3))
-        await box.outbox.forget([box.lanes[TV]])
+        await box.outbox.forget([box.queues[TV]])
         assert await box.deliver(10) == bodies(range(3))
 
     async def test_a_lane_that_comes_back_does_not_bring_back_its_past(self, box: Box) -> None:
         await box.append(range(3), TV)
         await box.append(range(3, 6), PHONE)
         await box.deliver(3, PHONE)
-        await box.outbox.forget([box.lanes[PHONE]])
+        await box.outbox.forget([box.queues[PHONE]])
         await box.restart()
         await box.append([7], PHONE)
         after = await box.restart_after_kill()
@@ -866,10 +866,10 @@ class TestLoad:
         box.backlog.clear()
         box.loaded = await box.outbox.load(box.told)
         assert box.backlog[TV][0] == 12
-        assert (await box.take(100)).bodies == bodies([*range(0, 20, 2), 1, 3])
+        assert (await box.claim(100)).bodies == bodies([*range(0, 20, 2), 1, 3])
         box.check()
 
     async def test_an_empty_outbox(self, box: Box) -> None:
-        assert (list(box.loaded.lanes), list(box.loaded.unsettled)) == ([], [])
+        assert (list(box.loaded.queues), list(box.loaded.unsettled)) == ([], [])
         assert box.outbox.ledger() == Ledger()
         assert box.outbox.gauges().writable

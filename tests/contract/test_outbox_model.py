@@ -20,15 +20,15 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from relay.config import OutboxSettings
-from relay.event.reader import LaneKey
+from relay.event.reader import DeviceKey
 from relay.outbox import Dead, OutboxError, OutboxFull, OutboxUnavailable, Part, Selection, Settled
-from relay.outbox.sqlite import statements
+from relay.outbox.sqlite import transaction
 
 from tests.contract.boxes import Box, MemoryBox, SqliteBox, close, event, event_id
 
 T = TypeVar("T")
 
-KEYS: list[LaneKey] = [(1, "tv", "a"), (1, "tv", "b"), (2, "ios", "c")]
+KEYS: list[DeviceKey] = [(1, "tv", "a"), (1, "tv", "b"), (2, "ios", "c")]
 NUMBERS = 61
 MAX_AGE_MS = 1_000
 TIMES = (None, 2_000_000_000_000, 3_000_000_000_000)
@@ -55,31 +55,31 @@ class Life:
         """How many were known; None if there is no room."""
         try:
             return await self.box.outbox.append(
-                [event(number, KEYS[at], body_bytes, stamped=number % 3 == 0) for at, number in chosen]
+                [event(number, KEYS[at], body_bytes, has_inserted_time=number % 3 == 0) for at, number in chosen]
             )
         except OutboxFull:
             return None
 
-    async def take(self, chosen: list[tuple[int, int]], true_ms: int | None) -> object:
-        parts = {at: count for at, count in chosen if KEYS[at] in self.box.lanes and at not in self.in_flight}
-        taken = await self.box.outbox.take(
-            [Part(self.box.lanes[KEYS[at]], count, b"%d" % count) for at, count in parts.items()], true_ms
+    async def claim(self, chosen: list[tuple[int, int]], true_ms: int | None) -> object:
+        parts = {at: count for at, count in chosen if KEYS[at] in self.box.queues and at not in self.in_flight}
+        claimed = await self.box.outbox.claim(
+            [Part(self.box.queues[KEYS[at]], count, b"%d" % count) for at, count in parts.items()], true_ms
         )
-        for at, (_, bodies, _) in zip(parts, taken, strict=True):
+        for at, (_, bodies, _) in zip(parts, claimed, strict=True):
             if bodies:
                 self.in_flight[at] = len(bodies)
-        return [(list(bodies), dict(stamps)) for _, bodies, stamps in taken]
+        return [(list(bodies), dict(timestamps)) for _, bodies, timestamps in claimed]
 
     async def answer(self, at: int, delivered: bool, dead: set[int], window: bytes) -> object:
         if at in self.in_flight:
             held = self.in_flight.pop(at)
             fates = {index: Dead("refused", 422, "no") for index in dead if index < held}
-            await self.box.outbox.settle([Settled(self.box.lanes[KEYS[at]], delivered, fates, window)])
+            await self.box.outbox.settle([Settled(self.box.queues[KEYS[at]], delivered, fates, window)])
         return None
 
-    async def release(self, at: int, perhaps_taken: bool) -> object:
+    async def release(self, at: int, perhaps_delivered: bool) -> object:
         if self.in_flight.pop(at, 0):
-            self.box.outbox.release([self.box.lanes[KEYS[at]]], perhaps_taken=perhaps_taken)
+            self.box.outbox.release([self.box.queues[KEYS[at]]], perhaps_delivered=perhaps_delivered)
         return None
 
     async def corrupt(self, number: int) -> object:
@@ -100,8 +100,8 @@ class Life:
         return await self.box.outbox.discard(Selection(all=True), limit)
 
     async def forget(self, at: int) -> object:
-        if KEYS[at] in self.box.lanes:
-            await self.box.outbox.forget([self.box.lanes[KEYS[at]]])
+        if KEYS[at] in self.box.queues:
+            await self.box.outbox.forget([self.box.queues[KEYS[at]]])
         return None
 
     async def restart(self) -> object:
@@ -121,18 +121,18 @@ class Life:
     async def opened(self) -> object:
         """Start, and take what was in flight again, first, as the forwarder does."""
         self.in_flight.clear()
-        self.box.lanes.clear()
+        self.box.queues.clear()
         await self.box.start()
-        names = {lane.lane: lane.key for lane in self.box.loaded.lanes}
-        self.box.lanes |= {key: lane for lane, key in names.items()}
+        names = {queue.queue_id: queue.key for queue in self.box.loaded.queues}
+        self.box.queues |= {key: queue for queue, key in names.items()}
         again: list[object] = []
         for request in self.box.loaded.unsettled:
-            taken = await self.box.outbox.take(request, TIMES[-1])
-            for lane, bodies, _ in taken:
+            claimed = await self.box.outbox.claim(request, TIMES[-1])
+            for queue, bodies, _ in claimed:
                 if bodies:
-                    self.in_flight[KEYS.index(names[lane])] = len(bodies)
-            again.append([(names[lane], list(bodies), dict(stamps)) for lane, bodies, stamps in taken])
-        windows = sorted((lane.key, lane.window, lane.same_boot) for lane in self.box.loaded.lanes)
+                    self.in_flight[KEYS.index(names[queue])] = len(bodies)
+            again.append([(names[queue], list(bodies), dict(timestamps)) for queue, bodies, timestamps in claimed])
+        windows = sorted((queue.key, queue.window, queue.same_boot) for queue in self.box.loaded.queues)
         return again, windows
 
     async def state(self) -> object:
@@ -144,8 +144,8 @@ class Life:
         return (
             outbox.ledger(),
             [outbox.find(event_id(number)) for number in range(61)],
-            [(letter.event_id, letter.reason, letter.words, letter.body, letter.dead_at) for letter in letters],
-            {key: list(outbox.sizes(lane, 100)) for key, lane in self.box.lanes.items()},
+            [(letter.event_id, letter.reason, letter.message, letter.body, letter.dead_at) for letter in letters],
+            {key: list(outbox.sizes(queue_id, 100)) for key, queue_id in self.box.queues.items()},
             (gauges.oldest_age_ms, gauges.dead_letters),
         )
 
@@ -202,8 +202,8 @@ class BothLives(RuleBasedStateMachine):
         self.same()
 
     @rule(chosen=st.lists(st.tuples(key, st.integers(1, 6)), min_size=1, max_size=3), true_ms=st.sampled_from(TIMES))
-    def take(self, chosen: list[tuple[int, int]], true_ms: int | None) -> None:
-        self.both(lambda life: life.take(chosen, true_ms))
+    def claim(self, chosen: list[tuple[int, int]], true_ms: int | None) -> None:
+        self.both(lambda life: life.claim(chosen, true_ms))
 
     @rule(at=key, delivered=st.booleans(), dead=st.sets(st.integers(0, 5), max_size=2), window=st.binary(max_size=3))
     def answer(self, at: int, delivered: bool, dead: set[int], window: bytes) -> None:
@@ -218,9 +218,9 @@ class BothLives(RuleBasedStateMachine):
         assert isinstance(plain, MemoryBox)
         plain.forget_dead(FULL_BYTES // 4)
 
-    @rule(at=key, perhaps_taken=st.booleans())
-    def release(self, at: int, perhaps_taken: bool) -> None:
-        self.both(lambda life: life.release(at, perhaps_taken))
+    @rule(at=key, perhaps_delivered=st.booleans())
+    def release(self, at: int, perhaps_delivered: bool) -> None:
+        self.both(lambda life: life.release(at, perhaps_delivered))
 
     @rule(chosen=number)
     def corrupt(self, chosen: int) -> None:
@@ -270,7 +270,7 @@ class BothLives(RuleBasedStateMachine):
 
     @rule(at=key, but_written=st.booleans())
     def forget_that_seems_to_fail(self, at: int, but_written: bool) -> None:
-        if KEYS[at] in self.real.box.lanes:
+        if KEYS[at] in self.real.box.queues:
             self.fail(lambda life: life.forget(at), but_written)
 
     @rule(but_written=st.booleans())
@@ -280,7 +280,7 @@ class BothLives(RuleBasedStateMachine):
     def fail(self, what: Callable[[Life], Coroutine[Any, Any, object]], but_written: bool) -> None:
         """A commit that fails, with its content on the disk or not: the file is the truth."""
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(statements, "commit", failing_once(but_written))
+            patched.setattr(transaction, "commit", failing_once(but_written))
             with pytest.raises(OutboxUnavailable):
                 self.run(what(self.real))
             self.run(healed(self.real.box))
@@ -292,8 +292,8 @@ class BothLives(RuleBasedStateMachine):
         if not hasattr(self, "real"):
             return
         try:
-            for lane in KEYS:
-                assert self.real.box.backlog.get(lane, (0, 0)) == self.plain.box.backlog.get(lane, (0, 0))
+            for queue_id in KEYS:
+                assert self.real.box.backlog.get(queue_id, (0, 0)) == self.plain.box.backlog.get(queue_id, (0, 0))
         finally:
             self.run(close(self.plain.box))
             self.run(close(self.real.box))
@@ -309,7 +309,7 @@ async def begun(real: OutboxSettings, plain: OutboxSettings) -> tuple[Life, Life
 
 
 def failing_once(but_written: bool) -> Callable[[sqlite3.Connection, Sequence[Any]], Any]:
-    commit, left = statements.commit, 1
+    commit, left = transaction.commit, 1
 
     def failing(database: sqlite3.Connection, steps: Sequence[Any]) -> Any:
         nonlocal left
@@ -352,7 +352,7 @@ async def test_a_thousand_events_live_alike(tmp_path: Path) -> None:
             for life in lives:
                 await life.append([(n % 3, n) for n in range(round_ * 100, round_ * 100 + 100)], SMALL_BYTES)
                 for at in range(3):
-                    await life.take([(at, 60)], None)
+                    await life.claim([(at, 60)], None)
                     await life.answer(at, round_ % 5 != at, {round_ % 7}, b"w")
                 if round_ % 13 == 12:
                     await life.kill()

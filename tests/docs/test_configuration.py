@@ -5,7 +5,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from relay.config import Route, Settings, Upstream, load
+from relay.config import EndpointSettings, Settings, Upstream, load
 from relay.config.keys import KEYS, SECTIONS, TENANT, Key
 from relay.config.values import toml
 from relay.runtime.secret import Secret
@@ -50,8 +50,8 @@ def test_example_with_every_line_uncommented_loads_and_equals_the_defaults(tmp_p
     monkeypatch.chdir(tmp_path)  # a relative path in the file is relative to the file
     file = Path("config.toml")
     file.write_text(uncommented())
-    default = Route("https://playtv-api.forte.ws/v1/events", Secret("key-from-the-backend-team"))
-    tenant = Route("https://playtv-api.parlor.com/v1/events", Secret("key-of-tenant-2"))
+    default = EndpointSettings("https://playtv-api.forte.ws/v1/events", Secret("key-from-the-backend-team"))
+    tenant = EndpointSettings("https://playtv-api.parlor.com/v1/events", Secret("key-of-tenant-2"))
 
     settings = load(file, {})
 

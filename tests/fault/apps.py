@@ -32,7 +32,7 @@ def settings(url: str, directory: Path, **more: str) -> dict[str, str]:
     return environment(url, directory, **(rate | {"upstream__timeout": "2s"} | more))
 
 
-def stamped(n: int, device: str, tenant_id: int = 1) -> dict[str, Any]:
+def has_inserted_time(n: int, device: str, tenant_id: int = 1) -> dict[str, Any]:
     """An event with nothing for the relay to add: what arrives is, byte for byte, what was sent."""
     return event(n, device, tenant_id) | {"occurred_at": "2026-01-02T03:04:05.678Z"}
 
@@ -96,7 +96,7 @@ class Fleet:
 
     async def post_one(self) -> int:
         """The answer to an event of another device, posted once."""
-        one = stamped(0, "another", self._tenant_id)
+        one = has_inserted_time(0, "another", self._tenant_id)
         self.offered[one["event_id"]] = json.dumps(one).encode()
         status, _, _ = await http(self.address, "POST", "/v1/events", self.offered[one["event_id"]])
         if status == 202:
@@ -112,7 +112,7 @@ class Fleet:
 
     def offer(self, device: str) -> bytes:
         """A device's next event, offered from here on."""
-        one = stamped(self._sent[device], device, self._tenant_id)
+        one = has_inserted_time(self._sent[device], device, self._tenant_id)
         self._sent[device] += 1
         body = self.offered[one["event_id"]] = json.dumps(one).encode()
         return body

@@ -109,9 +109,9 @@ def rebuilt(directory: Path, content: bytes) -> Iterator[Path]:
         image.unlink()
 
 
-def refusal() -> str:
+def rejection() -> str:
     """Why there is no such disk here; "" if there is."""
-    why = mounts.refusal("ext4")
+    why = mounts.rejection("ext4")
     if why or Path("/dev/fuse").exists():
         return why
     return "there is no /dev/fuse"

@@ -21,7 +21,7 @@ def run(*command: str) -> str:
 
 
 @functools.cache
-def refusal(kind: str) -> str:
+def rejection(kind: str) -> str:
     """Why no such file system can be mounted here; "" if it can."""
     if os.geteuid() != 0:
         return "mounting needs root"
@@ -38,7 +38,7 @@ def refusal(kind: str) -> str:
 
 def needs(kind: str) -> None:
     """Skip the test that calls it where there is no such file system to be had."""
-    if why := refusal(kind):
+    if why := rejection(kind):
         pytest.skip(why)
 
 

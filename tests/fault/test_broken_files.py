@@ -114,7 +114,7 @@ async def test_bits_flipped_by_the_disk_are_never_sent(sandbox: Sandbox, tmp_pat
     random = chance("bits")
     env = settings(sandbox.url, tmp_path / "state")
     fleet = Fleet(3)
-    buried: set[str] = set()
+    dead_lettered_rows: set[str] = set()
     for _ in range(size(4, 150)):
         clean = random.random() < 0.5
         path = await filled(sandbox, env, fleet, clean=clean)
@@ -123,9 +123,9 @@ async def test_bits_flipped_by_the_disk_are_never_sent(sandbox: Sandbox, tmp_pat
                 flip(name, random.randrange(name.stat().st_size * 8))
         async with running(env) as relay:
             await goes_on(relay, fleet)
-            buried.update(await dead_ids(relay))
+            dead_lettered_rows.update(await dead_ids(relay))
             got = delivered(sandbox)
-            missing = [id_ for id_ in fleet.kept if id_ not in got and id_ not in buried]
+            missing = [id_ for id_ in fleet.kept if id_ not in got and id_ not in dead_lettered_rows]
             status = await relay.status()
             relay.process.terminate()
             await relay.ended()

@@ -14,7 +14,7 @@ from relay.sandbox.server import Sandbox
 
 from tests.e2e.harness import RelayProcess, running
 from tests.fault import mounts
-from tests.fault.apps import Fleet, all_settled, flush, ready, settings, stamped, until_ready
+from tests.fault.apps import Fleet, all_settled, flush, has_inserted_time, ready, settings, until_ready
 from tests.fault.shim import WRITE, Shim, needs_cc
 
 DEVICES = 5
@@ -151,7 +151,7 @@ async def test_the_relays_own_limit_pushes_out_nothing_accepted(sandbox: Sandbox
 
 
 async def post(relay: RelayProcess, numbers: range) -> tuple[int, dict[str, str], bytes]:
-    events = [stamped(n, "device-00") | {"context": {"n": n, "pad": "x" * 500}} for n in numbers]
+    events = [has_inserted_time(n, "device-00") | {"context": {"n": n, "pad": "x" * 500}} for n in numbers]
     return await relay.request("POST", "/v1/events", json.dumps(events).encode())
 
 

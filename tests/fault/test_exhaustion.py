@@ -12,7 +12,7 @@ from pathlib import Path
 from relay.sandbox.server import Sandbox
 
 from tests.e2e.harness import http, running
-from tests.fault.apps import Fleet, all_settled, settings, stamped, until_ready
+from tests.fault.apps import Fleet, all_settled, has_inserted_time, settings, until_ready
 
 LOG_LINES = 60
 
@@ -79,7 +79,7 @@ async def test_no_memory_is_left(sandbox: Sandbox, tmp_path: Path) -> None:
 
 
 def many(part: int) -> list[dict[str, object]]:
-    return [stamped(n, f"part-{part}") | {"context": {"n": n, "pad": "x" * 4_000}} for n in range(100)]
+    return [has_inserted_time(n, f"part-{part}") | {"context": {"n": n, "pad": "x" * 4_000}} for n in range(100)]
 
 
 async def post_many(address: str, part: int) -> int:

@@ -37,7 +37,7 @@ class Lived(NamedTuple):
 
 
 async def live(sandbox: Sandbox, tmp_path: Path, durability: str) -> Lived:
-    if why := disk.refusal():
+    if why := disk.rejection():
         pytest.skip(why)
     fleet = Fleet(10)
     with disk.forgetful(tmp_path) as (logged, at):

@@ -13,11 +13,20 @@ import pytest
 from relay.sandbox.faults import Fault
 from relay.sandbox.server import Sandbox
 
-from tests.fault.apps import WINDOW_MS, all_settled, balanced, dead_ids, flush, held_to_promises, stamped, state
+from tests.fault.apps import (
+    WINDOW_MS,
+    all_settled,
+    balanced,
+    dead_ids,
+    flush,
+    has_inserted_time,
+    held_to_promises,
+    state,
+)
 from tests.fault.sizes import some
 from tests.fault.trouble import DEVICES, EACH, arrives_all_the_same, relay_and_apps, suffers_and_heals
 
-POISONED = stamped(2, "device-01")["event_id"]
+POISONED = has_inserted_time(2, "device-01")["event_id"]
 
 
 @pytest.mark.parametrize("answer", some([204, 200], [201, 202, "202_empty"]))

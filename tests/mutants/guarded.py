@@ -51,7 +51,7 @@ MUTANTS = (
         "G9",
         f"{CONTRACT}::TestFull::test_reject_refuses_drains_and_takes_again_and_again",
         (
-            f"{SQLITE}/book.py",
+            f"{SQLITE}/outbox_state.py",
             "        return self.limits.append_bytes - self.used_bytes\n",
             "        return 1 << 40\n",
         ),
@@ -101,7 +101,7 @@ MUTANTS = (
         f"{CONTRACT}::TestStamps::test_the_time_since_the_append_is_taken_off",
         (
             "relay/outbox/engine/checksum.py",
-            "crc32(body, _STAMPED) if stamped else crc32(body)",
+            "crc32(body, _STAMPED) if has_inserted_time else crc32(body)",
             "crc32(body, _STAMPED)",
         ),
     ),
@@ -205,7 +205,7 @@ MUTANTS = (
         "dead letters without end",
         "G9",
         f"{CONTRACT}::TestDeadLetters::test_the_oldest_go_when_there_are_too_many",
-        (f"{SQLITE}/transactions.py", "letters - graveyard.max_letters", "0"),
+        (f"{SQLITE}/statements.py", "letters - dead_letter_limits.max_letters", "0"),
     ),
     mutant(
         "shutdown waits for the upstream",
@@ -223,32 +223,36 @@ MUTANTS = (
         "a commit that waits as long as callers come",
         "G6",
         "tests/unit/outbox/sqlite/test_commit_delay.py::test_a_commit_begins_in_the_end_however_busy_the_loop_is",
-        (f"{SQLITE}/pace.py", " or turned_us >= end_us:", ":"),
+        (f"{SQLITE}/commit_delay.py", " or turned_us >= end_us:", ":"),
     ),
     mutant(
         "callers waited for one by one",
         "G6",
         "tests/unit/outbox/sqlite/test_commit_delay.py::test_they_are_waited_for_a_quarter_of_a_commit_in_all",
-        (f"{SQLITE}/pace.py", "                quiet_turns = 0\n", "                quiet_turns = waited_us = 0\n"),
+        (
+            f"{SQLITE}/commit_delay.py",
+            "                quiet_turns = 0\n",
+            "                quiet_turns = waited_us = 0\n",
+        ),
     ),
     mutant(
         "ids to be remembered behind the log",
         "G9",
         "tests/unit/outbox/sqlite/test_outbox_commits.py::"
         "test_what_has_to_be_remembered_of_deleted_events_is_not_moved_again_and_again",
-        (f"{SQLITE}/book.py", "if missing_bytes > 0:", "if missing_bytes > 1 << 40:"),
+        (f"{SQLITE}/outbox_state.py", "if missing_bytes > 0:", "if missing_bytes > 1 << 40:"),
     ),
     mutant(
         "calls that wait as long as something is dropped",
         "G6",
         "tests/unit/outbox/sqlite/test_outbox_space.py::test_takes_and_settles_get_through_though_each_append_drops_something",
-        (f"{SQLITE}/gathered.py", "self._ops_first = bool(self.ops) and", "self._ops_first = False and"),
+        (f"{SQLITE}/pending_calls.py", "self._ops_first = bool(self.ops) and", "self._ops_first = False and"),
     ),
     mutant(
         "as many ids as the window says, however small the file",
         "G9",
         "tests/unit/outbox/sqlite/test_outbox_space.py::test_remembered_ids_cannot_fill_the_file",
-        (f"{SQLITE}/recovery.py", "min(mending.settings.dedupe_window, most)", "mending.settings.dedupe_window"),
+        (f"{SQLITE}/recovery.py", "min(recovery.settings.dedupe_window, most)", "mending.settings.dedupe_window"),
     ),
     mutant(
         "all long bodies read at once",

@@ -44,7 +44,7 @@ MUTANTS = (
         "G1",
         "tests/unit/outbox/sqlite/test_outbox_failure.py::test_writes_that_fail_are_told_and_forgotten_once_the_disk_heals",
         (
-            f"{SQLITE}/draft.py",
+            f"{SQLITE}/commit_plan.py",
             "        for answer in (*(append.answer for append in self.appends), *(op.answer for op in self.ops)):\n",
             "        for append in self.appends:\n            _answer(append.answer, 0)\n"
             "        for answer in (op.answer for op in self.ops):\n",
@@ -56,9 +56,9 @@ MUTANTS = (
         "tests/e2e/test_upstream_trouble.py::test_an_upstream_down_for_a_while_backs_off_and_recovers[503]",
         (
             "relay/forward/forwarder.py",
-            "        answer = await self._post(send, request, len(bodies), fresh=send.exact)\n",
-            "        await self._settle([Settled(n, True, {}, self._schedule.window_of(n, sent_at)) for n in taken])\n"
-            "        answer = await self._post(send, request, len(bodies), fresh=send.exact)\n",
+            "        response = await self._post(send, request, len(bodies), fresh=send.exact)\n",
+            "        await self._settle([Settled(n, True, {}, self._schedule.window_of(n, sent_at)) for n in claimed])\n"
+            "        response = await self._post(send, request, len(bodies), fresh=send.exact)\n",
         ),
         ("relay/forward/forwarder.py", "        if settled:\n", "        if not settled:\n"),
     ),
@@ -68,7 +68,7 @@ MUTANTS = (
         "tests/e2e/test_upstream_trouble.py::test_an_upstream_down_for_a_while_backs_off_and_recovers[silence]",
         (
             "relay/policy/verdict.py",
-            "        return Failing(answer.words, while_sending=answer.while_sending)\n",
+            "        return Failing(response.message, while_sending=response.while_sending)\n",
             "        return Delivered()\n",
         ),
     ),
@@ -90,8 +90,8 @@ MUTANTS = (
         "tests/e2e/test_upstream_trouble.py::test_a_wrong_key_keeps_everything_and_delivery_resumes_when_the_key_file_changes",
         (
             "relay/policy/verdict.py",
-            "            return Unauthorized(words)\n",
-            "            return Refused(status, words)\n",
+            "            return Unauthorized(message)\n",
+            "            return Refused(status, message)\n",
         ),
     ),
     mutant(
@@ -108,7 +108,7 @@ MUTANTS = (
         "files deleted unnoticed",
         "G1",
         "tests/fault/test_broken_files.py::test_a_directory_deleted_under_the_running_relay",
-        (f"{SQLITE}/owner.py", "        self._blocked = self.store.problem()\n", '        self._blocked = ""\n'),
+        (f"{SQLITE}/group_commit.py", "        self._blocked = self.store.problem()\n", '        self._blocked = ""\n'),
     ),
     mutant(
         "age by the wall clock",
@@ -124,27 +124,27 @@ MUTANTS = (
         "delivered not counted",
         "G2",
         f"{CONTRACT}::TestSettle::test_it_survives_a_kill",
-        (f"{SQLITE}/transactions.py", "delivered = delivered + ?, window", "delivered = delivered + 0 * ?, window"),
+        (f"{SQLITE}/statements.py", "delivered = delivered + ?, window", "delivered = delivered + 0 * ?, window"),
     ),
     mutant(
         "no dedupe",
         "G3",
         f"{CONTRACT}::TestDedupe::test_a_known_id_is_answered_and_not_stored",
         (
-            f"{SQLITE}/draft.py",
+            f"{SQLITE}/commit_plan.py",
             "        if len(ids) == len(events) and known.isdisjoint(ids):\n",
             "        if events:\n",
         ),
-        (f"{SQLITE}/outbox.py", "        return book is not None and all(", "        return book is None and all("),
+        (f"{SQLITE}/outbox.py", "        return state is not None and all(", "        return state is None and all("),
     ),
     mutant(
         "another event with a known id taken for a repetition after a restart",
         "G3",
         f"{CONTRACT}::TestConflicts::test_across_a_restart_and_after_delivery",
         (
-            f"{SQLITE}/start.py",
-            "    recent.extend(before + 1, split_ids(bytes(ids)), lanes, checks)",
-            "    recent.extend(before + 1, split_ids(bytes(ids)), lanes)",
+            f"{SQLITE}/loading.py",
+            "    dedupe_window.extend(before + 1, split_ids(bytes(ids)), queues, checks)",
+            "    dedupe_window.extend(before + 1, split_ids(bytes(ids)), queues)",
         ),
     ),
     mutant(
@@ -152,7 +152,7 @@ MUTANTS = (
         "G3",
         f"{CONTRACT}::TestJournal::test_after_a_kill_the_same_requests_are_named_with_the_same_bytes",
         (
-            f"{SQLITE}/transactions.py",
+            f"{SQLITE}/statements.py",
             "    database.executemany(_JOURNAL, journal)\n",
             "    database.executemany(_JOURNAL, journal[:0])\n",
         ),
@@ -169,7 +169,7 @@ MUTANTS = (
         "tests/unit/policy/test_verdict.py::test_any_other_2xx_is_not_the_apis_response",
         (
             "relay/policy/verdict.py",
-            "        return Misconfigured(_not_the_api(answer))\n    if content.get",
+            "        return Misconfigured(_not_the_api(response))\n    if content.get",
             "        return Delivered(status)\n    if content.get",
         ),
     ),
@@ -185,18 +185,18 @@ MUTANTS = (
         "tests/unit/policy/test_verdict.py::test_a_route_that_is_not_there_is_misconfigured",
         (
             "relay/policy/verdict.py",
-            'startswith(b"<")):\n            return Misconfigured(words)\n',
-            'startswith(b"<")):\n            return Refused(status, words)\n',
+            'startswith(b"<")):\n            return Misconfigured(message)\n',
+            'startswith(b"<")):\n            return Refused(status, message)\n',
         ),
     ),
     mutant(
         "a batch that is too large given up without being halved",
         "G1",
         "tests/unit/policy/test_judgement.py::test_413_halves_by_bytes_and_the_size_is_remembered_for_every_device",
-        ("relay/policy/judgement.py", "    if len(case.lanes) > 1 or events > 1:\n", "    if len(case.lanes) > 1:\n"),
+        ("relay/policy/judgement.py", "    if len(case.queues) > 1 or events > 1:\n", "    if len(case.queues) > 1:\n"),
     ),
     mutant(
-        "an unnamed refusal not halved",
+        "an unnamed rejection not halved",
         "G1",
         "tests/unit/policy/test_judgement.py::test_an_unnamed_bad_event_is_found_by_halving_and_the_rest_delivered_in_order",
         (
@@ -239,13 +239,13 @@ MUTANTS = (
         "what gathers at the end forgotten",
         "G1",
         f"{CONTRACT}::TestAppend::test_what_gathers_when_it_is_closed_is_kept",
-        (f"{SQLITE}/owner.py", "not self.closing or self._gathered.appends or", "not self.closing or"),
+        (f"{SQLITE}/group_commit.py", "not self.closing or self._pending_calls.appends or", "not self.closing or"),
     ),
     mutant(
         "what is in flight dropped for its age",
         "G1",
         f"{CONTRACT}::TestAge::test_what_is_in_flight_is_not_dropped",
-        (f"{SQLITE}/transactions.py", "json.dumps(in_flight)", '"[]"'),
+        (f"{SQLITE}/statements.py", "json.dumps(in_flight)", '"[]"'),
     ),
     mutant(
         "a settlement that fails once forgotten",
@@ -257,20 +257,20 @@ MUTANTS = (
         "dropped not counted",
         "G2",
         f"{CONTRACT}::TestAge::test_what_is_too_old_is_dropped_and_counted",
-        (f"{SQLITE}/transactions.py", "SET dropped = dropped + ?", "SET dropped = dropped + 0 * ?"),
+        (f"{SQLITE}/statements.py", "SET dropped = dropped + ?", "SET dropped = dropped + 0 * ?"),
     ),
     mutant(
         "requeued not counted",
         "G2",
         f"{CONTRACT}::TestDeadLetters::test_a_requeued_event_waits_again_last_and_is_counted",
-        (f"{SQLITE}/dead.py", "SET requeued = requeued + ?", "SET requeued = requeued + 0 * ?"),
+        (f"{SQLITE}/dead_letters.py", "SET requeued = requeued + ?", "SET requeued = requeued + 0 * ?"),
     ),
     mutant(
         "ids forgotten with their events",
         "G3",
         f"{CONTRACT}::TestDedupe::test_across_a_restart_and_after_delivery",
         (
-            f"{SQLITE}/transactions.py",
+            f"{SQLITE}/statements.py",
             "    if stretch.ids:\n        remember(",
             "    if not stretch:\n        remember(",
         ),
@@ -279,6 +279,6 @@ MUTANTS = (
         "what was in flight at a kill not first",
         "G3",
         "tests/unit/policy/test_schedule.py::test_after_a_crash_the_same_requests_are_sent_first_just_so",
-        ("relay/policy/schedule.py", "        exact = self._exact(route, now)\n", "        exact = []\n"),
+        ("relay/policy/schedule.py", "        exact = self._exact(endpoint, now)\n", "        exact = []\n"),
     ),
 )

@@ -11,25 +11,25 @@ MUTANTS = (
         "tests/unit/policy/test_schedule.py::test_a_lane_has_one_request_in_flight",
         (
             "relay/policy/schedule.py",
-            "        if lane.in_flight or lane.queued or lane.reserved",
-            "        if lane.queued or lane.reserved",
+            "        if queue.in_flight or queue.queued or queue.reserved",
+            "        if queue.queued or queue.reserved",
         ),
         (
             "relay/policy/batch_selection.py",
-            "if not lane.events or lane.in_flight or lane.reserved:",
-            "if not lane.events or lane.reserved:",
+            "if not queue.events or queue.in_flight or queue.reserved:",
+            "if not queue.events or queue.reserved:",
         ),
         (
             "relay/policy/schedule.py",
-            "        if lane.in_flight:\n            if events > before",
-            "        if lane.in_flight and events < before:\n            if events > before",
+            "        if queue.in_flight:\n            if events > before",
+            "        if queue.in_flight and events < before:\n            if events > before",
         ),
     ),
     mutant(
         "window in memory only",
         "G5",
         "tests/fault/test_kills.py::test_a_kill_does_not_free_the_window",
-        ("relay/forward/forwarder.py", "lane.key, lane.window, now", 'lane.key, b"", now'),
+        ("relay/forward/forwarder.py", "queue.key, queue.window, now", 'queue.key, b"", now'),
     ),
     mutant(
         "slot freed at send",
@@ -37,8 +37,8 @@ MUTANTS = (
         "tests/unit/policy/test_schedule.py::test_a_slot_is_free_one_window_after_the_answer_not_after_the_send",
         (
             "relay/policy/schedule.py",
-            "                lane.window.answered(now)\n                lanes",
-            "                lane.window.answered(reply.sent_at)\n                lanes",
+            "                queue.window.answered(now)\n                queues",
+            "                queue.window.answered(reply.sent_at)\n                queues",
         ),
     ),
     mutant(
@@ -47,8 +47,8 @@ MUTANTS = (
         "tests/unit/policy/test_schedule.py::test_what_was_in_flight_at_a_crash_counts_as_sent",
         (
             "relay/policy/schedule.py",
-            "            for lane, _ in lanes:\n                lane.window.answered(now)\n            if lanes:",
-            "            if lanes:",
+            "            for queue, _ in queues:\n                queue.window.answered(now)\n            if queues:",
+            "            if queues:",
         ),
     ),
     mutant(
@@ -73,7 +73,7 @@ MUTANTS = (
         "tests/unit/policy/test_schedule.py::test_a_held_lane_lets_the_others_pass",
         (
             "relay/policy/device_queue.py",
-            "        return at if at > self.hold else self.hold\n",
+            "        return at if at > self.paused_until else self.paused_until\n",
             "        return at\n",
         ),
     ),
@@ -83,15 +83,15 @@ MUTANTS = (
         "tests/unit/policy/test_schedule.py::test_a_pause_that_a_server_named_is_not_cut_short",
         (
             "relay/policy/device_queue.py",
-            "        self.hold = min(self.hold, self.named_until)\n",
-            "        self.hold = 0\n",
+            "        self.paused_until = min(self.paused_until, self.named_until)\n",
+            "        self.paused_until = 0\n",
         ),
     ),
     mutant(
         "what was in flight at a kill loses its place when the disk fails",
         "G4",
         "tests/unit/policy/test_schedule.py::test_a_pause_for_the_disk_keeps_what_is_sent_again_just_so",
-        ("relay/policy/schedule.py", "        if send.exact:\n            self._put_back(lanes)\n", ""),
+        ("relay/policy/schedule.py", "        if send.exact:\n            self._put_back(queues)\n", ""),
     ),
     mutant(
         "a reboot frees the window",
@@ -100,7 +100,7 @@ MUTANTS = (
         ("relay/policy/rate_window.py", "            window._answered.extend([now] * limit)\n", ""),
     ),
     mutant(
-        "a shared ceiling's 429 taken for the device's own",
+        "a shared limit's 429 taken for the device's own",
         "G5",
         "tests/unit/policy/test_judgement.py::test_a_429_below_the_devices_limit_means_a_shared_ceiling_and_paces_the_route",
         ("relay/policy/judgement.py", "    if odd or own_limit:\n", "    if odd or not own_limit:\n"),
@@ -109,7 +109,7 @@ MUTANTS = (
         "a 429 that slows nothing down",
         "G5",
         "tests/unit/policy/test_shared_limit.py::test_a_pace_that_was_never_clean_is_halved_by_a_429",
-        ("relay/policy/shared_limit.py", "self.pace / 2)", "self.pace)"),
+        ("relay/policy/shared_limit.py", "self.rate / 2)", "self.rate)"),
     ),
     mutant(
         "a route that comes back takes all at once",
@@ -127,7 +127,11 @@ MUTANTS = (
         "one route takes all slots",
         "G6",
         "tests/unit/policy/test_schedule.py::test_a_route_never_takes_all_slots_from_another",
-        ("relay/policy/schedule.py", "if len(self._routes) == 1 else max(1, slots - 1)", "if self._routes else 1"),
+        (
+            "relay/policy/schedule.py",
+            "if len(self._endpoints) == 1 else max(1, slots - 1)",
+            "if self._endpoints else 1",
+        ),
     ),
     mutant(
         "a device sends until it is done",
@@ -135,8 +139,8 @@ MUTANTS = (
         "tests/unit/policy/test_schedule.py::test_lanes_take_turns",
         (
             "relay/policy/schedule.py",
-            "        lane.queued = True\n        route.ready.append(lane)\n        self",
-            "        lane.queued = True\n        route.ready.appendleft(lane)\n        self",
+            "        queue.queued = True\n        endpoint.ready.append(queue)\n        self",
+            "        queue.queued = True\n        endpoint.ready.appendleft(queue)\n        self",
         ),
     ),
     mutant(

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from relay.event import fast_reader
-from relay.event.reader import FEWEST_TOGETHER, Defaults, Event, Reader, Refusal
+from relay.event.reader import FEWEST_TOGETHER, Defaults, Event, Reader, Rejection
 from relay.event.rules import Faults
 from tests.support.steps import measured
 
@@ -327,10 +327,10 @@ def plainly(value: Any) -> Any:
     return repr(value)
 
 
-def assert_as_judged(body: bytes, result: list[Event] | Refusal, defaults: Defaults) -> None:
+def assert_as_judged(body: bytes, result: list[Event] | Rejection, defaults: Defaults) -> None:
     judged = judge(body, defaults)
     if isinstance(judged, str):
-        assert isinstance(result, Refusal)
+        assert isinstance(result, Rejection)
         assert judged in (result.reason, "either")
         return
     assert isinstance(result, list)
@@ -344,7 +344,7 @@ def assert_as_judged(body: bytes, result: list[Event] | Refusal, defaults: Defau
         assert plainly(after) == plainly(Pairs(members + expected))
         source = after.last["source"].last
         device = (as_tenant(after.last["tenant_id"]), trim(source["platform"]), trim(source["device_id"]))
-        assert event.lane_key == device
+        assert event.device_key == device
         assert event.event_id.hex() == trim(after.last["event_id"]).replace("-", "").lower()
         if before.last.get("source") != []:
             assert_spliced(event.body, body, members, in_source)
@@ -384,8 +384,8 @@ def test_no_bytes_make_a_reader_raise(body: bytes, defaults: Defaults) -> None:
     one = reader(defaults)
     for read in (one.read_json, one.read_lines, one.read_datagram):
         result = read(body)
-        assert isinstance(result, Refusal) or (result and all(isinstance(event, Event) for event in result))
-        if isinstance(result, Refusal):
+        assert isinstance(result, Rejection) or (result and all(isinstance(event, Event) for event in result))
+        if isinstance(result, Rejection):
             assert result.error
             assert bool(result.errors) == (result.reason == "invalid")
 
@@ -403,7 +403,7 @@ def test_lines_are_judged_as_the_elements_of_an_array(lines: list[bytes]) -> Non
     lines = [line for line in lines if line]
     result = reader(DEFAULTS[2]).read_lines(b"\n".join(lines))
     if any(judge(b"[" + line + b"]", DEFAULTS[2]) == "malformed" for line in lines):
-        assert isinstance(result, Refusal) and result.reason == "malformed"
+        assert isinstance(result, Rejection) and result.reason == "malformed"
     elif lines:
         assert result == reader(DEFAULTS[2]).read_json(b"[" + b",".join(lines) + b"]")
 

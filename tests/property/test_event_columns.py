@@ -16,7 +16,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from relay.event import fast_reader
-from relay.event.reader import FEWEST_TOGETHER, Defaults, Event, Reader, Refusal
+from relay.event.reader import FEWEST_TOGETHER, Defaults, Event, Reader, Rejection
 from relay.event.values import all_uuid4_bytes, uuid4_bytes
 
 NEW_EVENT_ID = "0b0b0b0b-0b0b-4b0b-8b0b-0b0b0b0b0b0b"
@@ -194,9 +194,9 @@ def assert_alike(bodies: list[bytes], defaults: Defaults) -> None:
     if not any(b"\n" in body for body in bodies):
         lines = reader(defaults).read_lines(b"\n".join(bodies))
         # A datagram is read up to its first fault, a line to its end.
-        refused = [each for body in bodies if isinstance(each := reader(defaults).read_json(body), Refusal)]
+        refused = [each for body in bodies if isinstance(each := reader(defaults).read_json(body), Rejection)]
         if refused:
-            assert isinstance(lines, Refusal)
+            assert isinstance(lines, Rejection)
             assert lines.reason in {each.reason for each in refused}
         else:
             assert [[event] for event in lines] == alone
@@ -242,10 +242,10 @@ def test_what_one_program_writes_is_proven_by_column(
     columns = one._column_reader.read(bodies, first)
     assert columns is not None
     assert columns.timeless is not timed
-    lane_key = (1, "ios", "A1B2")
+    device_key = (1, "ios", "A1B2")
     added = b"" if timed else b'"occurred_at":"%s",' % NOW.encode()
     expected = [
-        Event(uuid.bytes, lane_key, b"{" + added + body[1:], not timed, 0 if timed else crc32(body))
+        Event(uuid.bytes, device_key, b"{" + added + body[1:], not timed, 0 if timed else crc32(body))
         for uuid, body in zip(uuids, bodies, strict=True)
     ]
     read = one.read_singles(bodies)
@@ -260,10 +260,10 @@ def test_an_event_that_becomes_too_large_by_its_time_is_refused_among_others() -
     one = reader(DEFAULTS[0])
     assert len(one.read_singles([fits] * 5) or ()) == 5
     assert one.read_singles([fits, fits, too_large, fits, fits]) is None
-    refusal = one.read_lines(b"\n".join([fits, fits, too_large, fits, fits]))
-    assert isinstance(refusal, Refusal)
-    assert refusal.reason == "too_large"
-    assert refusal.error.startswith("events.2 ")
+    rejection = one.read_lines(b"\n".join([fits, fits, too_large, fits, fits]))
+    assert isinstance(rejection, Rejection)
+    assert rejection.reason == "too_large"
+    assert rejection.error.startswith("events.2 ")
 
 
 def test_orders_beyond_those_kept_are_read_all_the_same() -> None:

@@ -33,10 +33,10 @@ def test_one_more_would_be_too_much(sizes: list[int], limits: tuple[int, int]) -
 
 
 @given(st.lists(sizes_st, min_size=1, max_size=4), limits_st)
-def test_a_company_fits_as_a_whole(lanes: list[list[int]], limits: tuple[int, int]) -> None:
+def test_a_company_fits_as_a_whole(queue_ids: list[list[int]], limits: tuple[int, int]) -> None:
     max_events, max_body_bytes = limits
     together: list[int] = []
-    for sizes in lanes:
+    for sizes in queue_ids:
         used_bytes = sum(together) + len(together)
         events = cut(sizes, max_events, max_body_bytes, used_bytes)
         together += sizes[:events]

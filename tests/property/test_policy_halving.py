@@ -6,8 +6,8 @@ from math import ceil, log2
 
 from hypothesis import example, given
 from hypothesis import strategies as st
-from relay.policy.verdict import Delivered, Failing, Refused, TooLarge, Verdict
-from tests.unit.policy.harness import EVENT_BYTES, REFUSED, Desk, Taken
+from relay.policy.verdict import Delivered, EventsRejected, Failing, TooLarge, Verdict
+from tests.unit.policy.harness import EVENT_BYTES, REFUSED, Claimed, Desk
 
 batches = st.integers(1, 500).flatmap(
     lambda events: st.tuples(st.just(events), st.sets(st.integers(0, events - 1), max_size=12))
@@ -46,9 +46,9 @@ def test_named_bad_events_of_one_device_cost_one_request(batch: tuple[int, set[i
     desk = Desk(device_per_window=1_000_000)
     desk.offer(1, events)
 
-    def upstream(taken: Taken) -> Verdict:
+    def upstream(taken: Claimed) -> Verdict:
         named = {index: "bad" for index, n in enumerate(taken[1]) if n in bad}
-        return Refused(422, "422", named) if named else Delivered()
+        return EventsRejected(422, "422", named) if named else Delivered()
 
     requests = drain(desk, upstream)
 
@@ -63,19 +63,23 @@ companies = st.lists(st.tuples(st.integers(1, 40), st.sets(st.integers(0, 39), m
 @given(companies)
 def test_unnamed_bad_events_in_companies(company: list[tuple[int, set[int]]]) -> None:
     desk = Desk(mix_devices="always", device_per_window=1_000_000)
-    bad = {(lane, n) for lane, (events, numbers) in enumerate(company) for n in numbers if n < events}
-    for lane, (events, _) in enumerate(company):
-        desk.offer(lane, events)
+    bad = {(queue_id, n) for queue_id, (events, numbers) in enumerate(company) for n in numbers if n < events}
+    for queue_id, (events, _) in enumerate(company):
+        desk.offer(queue_id, events)
     desk.schedule.flush(desk.now)
 
-    def upstream(taken: Taken) -> Verdict:
-        return REFUSED if any((lane, n) in bad for lane, numbers in taken.items() for n in numbers) else Delivered()
+    def upstream(taken: Claimed) -> Verdict:
+        return (
+            REFUSED
+            if any((queue_id, n) in bad for queue_id, numbers in taken.items() for n in numbers)
+            else Delivered()
+        )
 
     requests = drain(desk, upstream)
 
-    assert {(lane, n) for lane, given_up in desk.given_up.items() for n in given_up} == bad
-    for lane, (events, _) in enumerate(company):
-        assert desk.delivered.get(lane, []) == [n for n in range(events) if (lane, n) not in bad]
+    assert {(queue_id, n) for queue_id, given_up in desk.given_up.items() for n in given_up} == bad
+    for queue_id, (events, _) in enumerate(company):
+        assert desk.delivered.get(queue_id, []) == [n for n in range(events) if (queue_id, n) not in bad]
     total = sum(events for events, _ in company)
     assert requests <= len(company) + len(bad) * (2 * ceil(log2(total)) + 2) + 1
 
@@ -88,7 +92,7 @@ def test_what_brings_the_upstream_down_is_found_too_while_others_are_served(batc
     desk.offer(1, events)
     desk.offer(2)
 
-    def upstream(taken: Taken) -> Verdict:
+    def upstream(taken: Claimed) -> Verdict:
         return Failing("500", None, 500) if bad & set(taken.get(1, ())) else Delivered()
 
     requests = 0
@@ -107,7 +111,7 @@ def test_413_costs_few_requests_and_no_event_that_fits(events: int, allowed_byte
     desk = Desk(device_per_window=1_000_000)
     desk.offer(1, events)
 
-    def proxy(taken: Taken) -> Verdict:
+    def proxy(taken: Claimed) -> Verdict:
         size = len(taken[1]) * (EVENT_BYTES + 1) + 13
         return TooLarge(413, "413") if size > allowed_bytes + 100 else Delivered()
 

@@ -7,14 +7,14 @@ from collections import Counter, defaultdict
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from relay.policy.schedule import Send, Share, Wait
+from relay.policy.requests import Send, Share, Wait
 from relay.policy.verdict import (
     Again,
     Delivered,
+    EventsRejected,
     Failing,
     Misconfigured,
     RateLimited,
-    Refused,
     TooLarge,
     Unauthorized,
     Verdict,
@@ -28,10 +28,10 @@ TENANTS = 2
 verdicts: st.SearchStrategy[Verdict] = st.one_of(
     st.just(Delivered()),
     st.just(Delivered()),
-    st.builds(Refused, st.sampled_from([400, 422]), st.just("422 bad")),
-    st.builds(Refused, st.just(409), st.just("409 no"), st.just({}), st.just(False)),
+    st.builds(EventsRejected, st.sampled_from([400, 422]), st.just("422 bad")),
+    st.builds(EventsRejected, st.just(409), st.just("409 no"), st.just({}), st.just(False)),
     st.builds(
-        Refused, st.just(422), st.just("422 bad"), st.dictionaries(st.integers(0, 3), st.just("bad"), min_size=1)
+        EventsRejected, st.just(422), st.just("422 bad"), st.dictionaries(st.integers(0, 3), st.just("bad"), min_size=1)
     ),
     st.just(TooLarge(413, "413")),
     st.builds(
@@ -66,9 +66,9 @@ class Life(RuleBasedStateMachine):
 
     # -- what may happen
 
-    @rule(lane=st.integers(0, LANES - 1), events=st.integers(1, 30))
-    def offer(self, lane: int, events: int) -> None:
-        self.desk.offer(lane, events, tenant=1 + lane % TENANTS)
+    @rule(queue_id=st.integers(0, LANES - 1), events=st.integers(1, 30))
+    def offer(self, queue_id: int, events: int) -> None:
+        self.desk.offer(queue_id, events, tenant=1 + queue_id % TENANTS)
 
     @rule(ms=st.one_of(st.integers(0, 10), st.integers(0, 10_000), st.integers(0, 10 * WINDOW_MS)))
     def pass_time(self, ms: int) -> None:
@@ -83,18 +83,18 @@ class Life(RuleBasedStateMachine):
     @rule(data=st.data(), verdict=verdicts, after_ms=st.integers(0, 40_000), u=st.floats(0, 1, exclude_max=True))
     def answer(self, data: st.DataObject, verdict: Verdict, after_ms: int, u: float) -> None:
         send = self.in_flight.pop(data.draw(st.integers(0, len(self.in_flight) - 1)))
-        if isinstance(verdict, Refused):
+        if isinstance(verdict, EventsRejected):
             events = sum(map(len, self.desk.taken(send).values()))
-            named = {index: words for index, words in verdict.named.items() if index < events}
-            verdict = Refused(verdict.status, verdict.words, named, verdict.about_events)
+            named = {index: message for index, message in verdict.named.items() if index < events}
+            verdict = EventsRejected(verdict.status, verdict.message, named, verdict.about_events)
         self.desk.answer(send, verdict, after_ms=after_ms, u=u)
 
     @precondition(lambda self: self.in_flight)
     @rule()
     def disk_says_no(self) -> None:
         send = self.in_flight.pop()
-        for lane in self.desk.taken(send):
-            self.sent[lane].pop()
+        for queue_id in self.desk.taken(send):
+            self.sent[queue_id].pop()
         self.desk.schedule.pause(send, self.desk.now + 5_000)
         self.desk.schedule.settled(send, self.desk.now)
 
@@ -106,45 +106,48 @@ class Life(RuleBasedStateMachine):
     def configure(self) -> None:
         self.desk.schedule.configure(self.desk.limits, self.desk.now)
 
-    @rule(lane=st.integers(0, LANES - 1), events=st.integers(1, 20))
-    def drop(self, lane: int, events: int) -> None:
+    @rule(queue_id=st.integers(0, LANES - 1), events=st.integers(1, 20))
+    def drop(self, queue_id: int, events: int) -> None:
         """By age or size; never what is in flight."""
-        if any(share.lane == lane for send in self.in_flight for share in send.shares):
+        if any(share.queue_id == queue_id for send in self.in_flight for share in send.shares):
             return
-        waiting = self.desk.pending.get(lane, [])
+        waiting = self.desk.pending.get(queue_id, [])
         if waiting:
-            self.dropped[lane].update(waiting[:events])
-            self.desk.drop(lane, min(events, len(waiting)))
+            self.dropped[queue_id].update(waiting[:events])
+            self.desk.drop(queue_id, min(events, len(waiting)))
 
     @rule()
     def forget(self) -> None:
-        for lane in self.desk.forget():
-            assert not self.desk.pending.get(lane)
+        for queue_id in self.desk.forget():
+            assert not self.desk.pending.get(queue_id)
 
     @rule(same_boot=st.booleans())
     def die_and_start_again(self, same_boot: bool) -> None:
         unsettled = [
-            [Share(lane, len(numbers)) for lane, numbers in self.desk.taken(send).items()] for send in self.in_flight
+            [Share(queue_id, len(numbers)) for queue_id, numbers in self.desk.taken(send).items()]
+            for send in self.in_flight
         ]
         before = self.desk.now
         self.desk = restarted(self.desk, same_boot=same_boot, unsettled=unsettled)
         self.in_flight = []
         shift = self.desk.now - before
-        self.sent = defaultdict(list, {lane: [at + shift for at in times] for lane, times in self.sent.items()})
+        self.sent = defaultdict(list, {queue_id: [at + shift for at in times] for queue_id, times in self.sent.items()})
 
     # -- what must hold
 
     def note(self, send: Send) -> None:
         for share in send.shares:
-            assert all(share.lane != other.lane for one in self.in_flight for other in one.shares), "one in flight"
+            assert all(share.queue_id != other.queue_id for one in self.in_flight for other in one.shares), (
+                "one in flight"
+            )
         self.in_flight.append(send)
         taken = self.desk.taken(send)
         for share in send.shares:
-            assert self.desk.tenants[share.lane] == send.tenant_id
-            if share.lane not in taken:
+            assert self.desk.tenants[share.queue_id] == send.tenant_id
+            if share.queue_id not in taken:
                 continue
-            self.sent[share.lane].append(self.desk.now)
-            latest = self.sent[share.lane][-self.desk.limits.device_per_window - 1 :]
+            self.sent[share.queue_id].append(self.desk.now)
+            latest = self.sent[share.queue_id][-self.desk.limits.device_per_window - 1 :]
             if len(latest) > self.desk.limits.device_per_window:
                 assert latest[-1] - latest[0] > WINDOW_MS, "device limit"
 
@@ -154,7 +157,7 @@ class Life(RuleBasedStateMachine):
 
     @invariant()
     def routes_are_counted_by_state(self) -> None:
-        views = self.desk.schedule.routes(self.desk.now)
+        views = self.desk.schedule.endpoints(self.desk.now)
         counts = {state: count for state, count in self.desk.schedule.states().items() if count}
         assert counts == Counter(view.state for view in views)
 
@@ -170,10 +173,10 @@ class Life(RuleBasedStateMachine):
     @invariant()
     def every_event_is_accounted_for_and_in_order(self) -> None:
         desk = self.desk
-        for lane, offered in desk.offered.items():
-            delivered = desk.delivered.get(lane, [])
+        for queue_id, offered in desk.offered.items():
+            delivered = desk.delivered.get(queue_id, [])
             assert delivered == sorted(set(delivered)), "in order, once"
-            books = [*delivered, *desk.given_up.get(lane, ()), *self.dropped[lane], *desk.pending[lane]]
+            books = [*delivered, *desk.given_up.get(queue_id, ()), *self.dropped[queue_id], *desk.pending[queue_id]]
             assert sorted(books) == list(range(offered)), "kept"
 
     def teardown(self) -> None:

@@ -28,7 +28,7 @@ def dead(world: World) -> set[EventKey]:
 def check_kept(world: World) -> None:
     """G1, G2: every event answered 202 is delivered or a dead letter; the ledger says the same."""
     offered = {(device.number, n) for device in world.devices.values() for n in range(device.offered)}
-    delivered, given_up = set(world.upstream.taken), dead(world)
+    delivered, given_up = set(world.upstream.claimed), dead(world)
     assert offered - delivered - given_up == set(), "lost"
     assert (delivered | given_up) - offered == set(), "invented"
     flawed = {key for key in offered if world.devices[key[0]].flaw(key[1])}
@@ -45,7 +45,7 @@ def check_kept(world: World) -> None:
 
 def check_same_bytes(world: World) -> None:
     """What is sent a second time, because the upstream may have it, is what was sent the first time."""
-    for key, requests in world.upstream.taken.items():
+    for key, requests in world.upstream.claimed.items():
         if len(requests) > 1:
             sent = {event for request in requests for event in request.events if (event.device, event.n) == key}
             assert len(sent) == 1, f"{key} was sent as {sent}"
@@ -53,7 +53,7 @@ def check_same_bytes(world: World) -> None:
 
 def check_stamps(world: World, off_ms: int) -> None:
     """The times that the relay puts in are right to within `off_ms`, the apps' own as they came."""
-    for (device, n), requests in world.upstream.taken.items():
+    for (device, n), requests in world.upstream.claimed.items():
         own_time, accepted = world.devices[device].own_time, world.offered_at[(device, n)]
         (said,) = {event.occurred_at for event in requests[0].events if (event.device, event.n) == (device, n)}
         if own_time:

@@ -11,7 +11,7 @@ from random import Random
 
 from relay.config import OutboxSettings
 from relay.event.reader import Event
-from relay.outbox import OutboxUnavailable, Part, Settled, Taken
+from relay.outbox import Claimed, OutboxUnavailable, Part, Settled
 from relay.runtime.clock import Clock
 
 from tests.support.memory_disk import Disk
@@ -47,15 +47,15 @@ class SimOutbox(MemoryOutbox):
         refused.set_exception(OutboxUnavailable("the disk fails"))
         return refused
 
-    async def take(self, parts: Sequence[Part], true_ms: int | None = None) -> Sequence[Taken]:
+    async def claim(self, parts: Sequence[Part], true_ms: int | None = None) -> Sequence[Claimed]:
         fails = self._fails() or self.fail_next_take
         self.fail_next_take = False
         if not fails or self._rng.random() < 0.5:
-            taken = await super().take(parts, true_ms)
+            claimed = await super().claim(parts, true_ms)
         if fails:
             self.refused_takes += 1
             raise OutboxUnavailable("the disk fails")
-        return taken
+        return claimed
 
     async def settle(self, settled: Sequence[Settled]) -> None:
         fails = self._fails()

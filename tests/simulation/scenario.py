@@ -28,7 +28,7 @@ def polite(count: int, *, first: int = 0, gap_ms: int = MINUTE_MS, tenant: int =
 def waits_ms(world: World, numbers: range, since: int = 0) -> list[int]:
     """From each event's 202 to when the upstream took it, shortest first; of events accepted before the peace."""
     return sorted(
-        world.upstream.taken[key][0].at - at
+        world.upstream.claimed[key][0].at - at
         for key, at in world.offered_at.items()
         if key[0] in numbers and since <= at < world.plan.duration_ms
     )

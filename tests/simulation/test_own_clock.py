@@ -79,4 +79,4 @@ def test_what_the_upstream_may_have_is_sent_again_just_so_whatever_was_learnt_me
     devices = polite(20, gap_ms=5_000)
     world = lived(Plan(devices, duration_ms=10 * MINUTE_MS, acts=acts, crashes=crashes, latency_ms=(500, 3_000)))
 
-    assert any(len(requests) > 1 for requests in world.upstream.taken.values()), "nothing was sent twice"
+    assert any(len(requests) > 1 for requests in world.upstream.claimed.values()), "nothing was sent twice"

@@ -324,7 +324,7 @@ def test_what_was_in_flight_at_a_crash_is_sent_again_first_just_so() -> None:
     world = lived(Plan(devices, duration_ms=10 * MINUTE_MS, crashes=crashes, latency_ms=(1_000, 4_000)))
 
     assert all(start.unsettled for start in world.starts[1:])
-    twice = [key for key, requests in world.upstream.taken.items() if len(requests) > 1]
+    twice = [key for key, requests in world.upstream.claimed.items() if len(requests) > 1]
     assert twice, "nothing was in flight: the scenario proves nothing"
     journalled = {key for start in world.starts for request in start.unsettled for key in request}
     assert set(twice) <= journalled
@@ -334,7 +334,7 @@ def test_lost_answers_are_the_only_duplicates_without_a_crash() -> None:
     spell = Spell("lossy", MINUTE_MS, 20 * MINUTE_MS)
     world = lived(Plan(polite(20, gap_ms=10_000), duration_ms=30 * MINUTE_MS, spells=[spell]))
 
-    twice = {key for key, requests in world.upstream.taken.items() if len(requests) > 1}
+    twice = {key for key, requests in world.upstream.claimed.items() if len(requests) > 1}
     assert twice
     lost = {key for request in world.upstream.arrivals if request.returned_at is None for key in request.keys}
     assert twice <= lost

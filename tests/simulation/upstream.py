@@ -16,7 +16,7 @@ from random import Random
 from typing import Literal
 
 import msgspec
-from relay.policy.verdict import Answer, NoAnswer
+from relay.policy.verdict import NoResponse, UpstreamResponse
 
 from tests.simulation.virtual import RIGHT_MS, SimClock
 from tests.simulation.watch import Watch
@@ -66,7 +66,7 @@ class Request:
     body_bytes: int
     at: int = -1
     """When the upstream saw it; -1 if it never did."""
-    answer: Answer | None = None
+    answer: UpstreamResponse | None = None
     """None if nothing is ever answered."""
     returned_at: int | None = None
     """When the relay had the answer in hand."""
@@ -125,7 +125,7 @@ class SimUpstream:
         self.latency_ms = latency_ms
         self.sent: list[Request] = []
         self.arrivals: list[Request] = []
-        self.taken: dict[EventKey, list[Request]] = defaultdict(list)
+        self.claimed: dict[EventKey, list[Request]] = defaultdict(list)
         self.tries: dict[EventKey, list[int]] = defaultdict(list)
         """When each event that brings the upstream down came alone."""
         self.asked = 0
@@ -136,7 +136,7 @@ class SimUpstream:
 
     async def post(
         self, tenant_id: int, body: bytes, stalled: Callable[[bool], None], *, fresh: bool = False
-    ) -> Answer | NoAnswer:
+    ) -> UpstreamResponse | NoResponse:
         request = Request(self.clock.true_ms(), tenant_id, msgspec.json.decode(body, type=_Body).events, len(body))
         if not request.events:
             return await self._asked()
@@ -154,12 +154,12 @@ class SimUpstream:
             alarm.cancel()
             self._watch.answered(request)
 
-    async def _exchange(self, request: Request) -> Answer | NoAnswer:
+    async def _exchange(self, request: Request) -> UpstreamResponse | NoResponse:
         loop, tenant_id = asyncio.get_running_loop(), request.tenant
         there_ms, back_ms = (self._rng.randint(*self.latency_ms) for _ in range(2))
         if self._spell("refused", tenant_id):
             await asyncio.sleep(0.001)
-            return NoAnswer("cannot connect: Connection refused")
+            return NoResponse("cannot connect: Connection refused")
         arrived: asyncio.Future[None] = loop.create_future()
         # what has left the box arrives, whether the relay lives or not
         loop.call_later(there_ms / 1000, self._arrive, request, arrived)
@@ -170,12 +170,12 @@ class SimUpstream:
                     await loop.create_future()
                 await asyncio.sleep(back_ms / 1000)
         except TimeoutError:
-            return NoAnswer("no answer within 30 s")
+            return NoResponse("no answer within 30 s")
         request.returned_at = self.clock.true_ms()
         assert request.answer is not None
         return request.answer
 
-    async def _asked(self) -> Answer | NoAnswer:
+    async def _asked(self) -> UpstreamResponse | NoResponse:
         """A request without events, by a relay that wants to know the time."""
         await asyncio.sleep(0.02)
         self.asked += 1
@@ -190,7 +190,7 @@ class SimUpstream:
         if not arrived.done():
             arrived.set_result(None)
 
-    def _answer(self, request: Request) -> Answer | None:
+    def _answer(self, request: Request) -> UpstreamResponse | None:
         tenant_id, events, now = request.tenant, request.events, request.at
         device = events[0].device
         if self._spell("blackhole", tenant_id):
@@ -217,18 +217,18 @@ class SimUpstream:
             return self._say(422, _validation(events))
         self._watch.took(request)
         for key in request.keys:
-            self.taken[key].append(request)
+            self.claimed[key].append(request)
         if self._spell("lossy", tenant_id) and self._rng.random() < 0.3:
             return None
         return self._say(202, b'{"success":true}')
 
-    def _too_many(self, refused_for_ms: int) -> Answer:
+    def _too_many(self, refused_for_ms: int) -> UpstreamResponse:
         wish = {"retry-after": str(-(-refused_for_ms // 1000))} if self.says_retry_after else {}
         return self._say(429, b'{"success":false,"error":"Too many requests"}', wish)
 
-    def _say(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> Answer:
+    def _say(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> UpstreamResponse:
         date = {"date": formatdate((RIGHT_MS + self.clock.true_ms()) // 1000, usegmt=True)}
-        return Answer(status, {**date, **(headers or {})}, body, self.clock.wall_ms())
+        return UpstreamResponse(status, {**date, **(headers or {})}, body, self.clock.wall_ms())
 
     def _spell(self, kind: str, tenant_id: int, device: int | None = None) -> bool:
         now = self.clock.true_ms()

@@ -19,7 +19,7 @@ import msgspec
 from relay.event.reader import Event
 from relay.forward.forwarder import Forwarder
 from relay.outbox import DeadLetter, Ledger, Part, Selection
-from relay.policy.endpoint import RouteState
+from relay.policy.endpoint import EndpointState
 from relay.policy.limits import Limits
 from relay.policy.schedule import Schedule
 from relay.runtime.metrics import Metrics
@@ -67,7 +67,7 @@ class Device:
     """The app's own `occurred_at`; "": the relay has to stamp its events."""
     offered: int = 0
     """Events answered 202: the numbers below it."""
-    taken: int = 0
+    claimed: int = 0
     """Events the upstream was seen to have: the numbers below it."""
     trying: int = 0
     """Size of the batch that is being offered; 0: none."""
@@ -131,7 +131,7 @@ class World:
         self.crashes = 0
         self.starts: list[Start] = []
         self.ended_at = 0
-        self.states: dict[int, RouteState] = {}
+        self.states: dict[int, EndpointState] = {}
         """Of the routes at the end."""
         self.dead_letters: Sequence[DeadLetter] = ()
         self.outbox = SimOutbox(self.clock, Random(f"disk {seed}"))
@@ -197,14 +197,14 @@ class World:
         self.dead_letters = await self.outbox.dead_letters(Selection(all=True), 1_000_000)
         self.ended_at = self.clock.true_ms()
         assert self.relay
-        self.states = {view.tenant_id: view.state for view in self.relay.schedule.routes(self.clock.monotonic_ms())}
+        self.states = {view.tenant_id: view.state for view in self.relay.schedule.endpoints(self.clock.monotonic_ms())}
         self.trace("end", self.ended_at, self.outbox.ledger())
 
     def _waiting(self, device: Device) -> int:
         """Events of the device that were accepted and not taken: none of a polite one's is given up."""
-        while (device.number, device.taken) in self.upstream.taken:
-            device.taken += 1
-        return device.offered - device.taken
+        while (device.number, device.claimed) in self.upstream.claimed:
+            device.claimed += 1
+        return device.offered - device.claimed
 
     def _is_pending(self, keys: Sequence[EventKey]) -> bool:
         return any(self.outbox.find(_event_id(device, n)) == "pending" for device, n in keys)
@@ -241,7 +241,7 @@ class World:
         """Which events a journalled request holds."""
         held = []
         for part in request:
-            for stored in islice(self.outbox.disk.lanes[part.lane].pending, part.events):
+            for stored in islice(self.outbox.disk.queues[part.queue_id].pending, part.events):
                 event = msgspec.json.decode(stored.event.body, type=SimEvent)
                 held.append((event.device, event.n))
         return held
@@ -332,7 +332,7 @@ class Relay:
         loaded = await self.outbox.load(self.forwarder.backlog)
         self.forwarder.restore(loaded)
         self.tasks.start("forwarder", self.forwarder.run())
-        self.tasks.start("housekeeping", self.forwarder.keep_house())
+        self.tasks.start("housekeeping", self.forwarder.maintain())
         return loaded.unsettled
 
     def check_alive(self) -> None:

@@ -97,7 +97,7 @@ def new_reader(clock: HandClock, max_event_bytes: int = 64 << 10) -> Reader:
     return Reader(Defaults(), max_event_bytes, clock.new_event_id, lambda: "2026-01-01T00:00:00.000Z")
 
 
-class Answer:
+class Response:
     """One parsed response."""
 
     def __init__(self, head: bytes, body: bytes) -> None:
@@ -131,11 +131,11 @@ class Client:
     def send(self, data: bytes) -> None:
         self.writer.write(data)
 
-    async def answer(self, *, to_head: bool = False) -> Answer:
+    async def answer(self, *, to_head: bool = False) -> Response:
         """The next response; skips nothing. `to_head`: it has no body whatever it announces."""
         async with asyncio.timeout(self.patience_s):
             head = (await self._reader.readuntil(b"\r\n\r\n"))[:-4]
-            answer = Answer(head, b"")
+            answer = Response(head, b"")
             if not to_head:
                 answer.body = await self._reader.readexactly(int(answer.headers.get("content-length", "0")))
         return answer
@@ -198,7 +198,7 @@ class Served:
         self._clients.append(client)
         return client
 
-    async def ask(self, raw: bytes, *, to_head: bool = False) -> Answer:
+    async def ask(self, raw: bytes, *, to_head: bool = False) -> Response:
         """The answer to one request on a connection of its own."""
         client = await self.connect()
         client.send(raw)
@@ -206,7 +206,7 @@ class Served:
         client.writer.close()
         return answer
 
-    async def post(self, body: bytes = BODY, *headers: str) -> Answer:
+    async def post(self, body: bytes = BODY, *headers: str) -> Response:
         return await self.ask(post(body, *headers))
 
     def count(self, name: str, **labels: str) -> float:

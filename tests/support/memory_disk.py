@@ -9,7 +9,7 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from relay.event.reader import Event, LaneKey
+from relay.event.reader import DeviceKey, Event
 from relay.outbox import DeadLetter, EventState, Ledger, Selection
 from relay.outbox.engine.outbox_clock import Anchor
 
@@ -28,8 +28,8 @@ class Stored:
 
 
 @dataclass(slots=True)
-class MemoryLane:
-    key: LaneKey
+class MemoryQueue:
+    key: DeviceKey
     pending: deque[Stored] = field(default_factory=deque)
     body_bytes: int = 0
     window: bytes = b""
@@ -42,27 +42,27 @@ class MemoryLane:
 class Disk:
     """What a crash does not take."""
 
-    lanes: dict[int, MemoryLane] = field(default_factory=dict)
-    by_key: dict[LaneKey, int] = field(default_factory=dict)
+    queues: dict[int, MemoryQueue] = field(default_factory=dict)
+    by_key: dict[DeviceKey, int] = field(default_factory=dict)
     used_bytes: int = 0
     ledger: Ledger = field(default_factory=Ledger)
     dead: dict[int, tuple[DeadLetter, Stored]] = field(default_factory=dict)
     dead_bytes: int = 0
     states: OrderedDict[bytes, tuple[int, EventState]] = field(default_factory=OrderedDict)
     """The dedupe window: seq and state by event_id, oldest first. (A plain dict's first is behind all that left.)"""
-    received: dict[bytes, tuple[int, LaneKey]] = field(default_factory=dict)
+    received: dict[bytes, tuple[int, DeviceKey]] = field(default_factory=dict)
     """Check and device of each event in the dedupe window."""
     anchor: Anchor | None = None
     boot_from_ms: int = 0
     next_seq: int = 1
-    next_lane: int = 1
+    next_queue_id: int = 1
     next_dead: int = 1
     next_request: int = 1
 
     def copy(self) -> Disk:
         return replace(
             self,
-            lanes={number: replace(lane, pending=lane.pending.copy()) for number, lane in self.lanes.items()},
+            queues={number: replace(queue, pending=queue.pending.copy()) for number, queue in self.queues.items()},
             by_key=self.by_key.copy(),
             dead=self.dead.copy(),
             states=self.states.copy(),
@@ -70,17 +70,17 @@ class Disk:
         )
 
     def store(self, event: Event, crc: int, at_ms: int) -> None:
-        number = self.by_key.get(event.lane_key)
+        number = self.by_key.get(event.device_key)
         if number is None:
-            number, self.next_lane = self.next_lane, self.next_lane + 1
-            self.lanes[number] = MemoryLane(event.lane_key)
-            self.by_key[event.lane_key] = number
+            number, self.next_queue_id = self.next_queue_id, self.next_queue_id + 1
+            self.queues[number] = MemoryQueue(event.device_key)
+            self.by_key[event.device_key] = number
         self.used_bytes += len(event.body) + ROW_BYTES
-        self.lanes[number].pending.append(Stored(self.next_seq, event, at_ms, crc))
-        self.lanes[number].body_bytes += len(event.body)
+        self.queues[number].pending.append(Stored(self.next_seq, event, at_ms, crc))
+        self.queues[number].body_bytes += len(event.body)
         self.states.pop(event.event_id, None)
         self.states[event.event_id] = (self.next_seq, "pending")
-        self.received[event.event_id] = (event.check, event.lane_key)
+        self.received[event.event_id] = (event.check, event.device_key)
         self.next_seq += 1
 
     def knows(self, event_id: bytes) -> bool:
@@ -96,20 +96,20 @@ class Disk:
 
     def remove(self, number: int, seqs: Iterable[int], state: EventState) -> None:
         gone = set(seqs)
-        lane = self.lanes[number]
+        queue = self.queues[number]
         kept: list[Stored] = []
         self.count(pending=-len(gone))
         while gone:
-            stored = lane.pending.popleft()
+            stored = queue.pending.popleft()
             if stored.seq not in gone:
                 kept.append(stored)
                 continue
             gone.remove(stored.seq)
-            lane.body_bytes -= len(stored.event.body)
+            queue.body_bytes -= len(stored.event.body)
             self.used_bytes -= len(stored.event.body) + ROW_BYTES
             if self.states.get(stored.event.event_id, (0, None))[0] == stored.seq:
                 self.states[stored.event.event_id] = (stored.seq, state)
-        lane.pending.extendleft(reversed(kept))
+        queue.pending.extendleft(reversed(kept))
 
     def count(self, **by: int) -> None:
         ledger = self.ledger
@@ -134,7 +134,7 @@ class Disk:
             if (
                 (named or selection.all)
                 and (not selection.ids or letter.id in selection.ids)
-                and selection.device_id in (None, letter.lane_key[2])
+                and selection.device_id in (None, letter.device_key[2])
                 and selection.reason in (None, letter.reason)
             ):
                 yield letter

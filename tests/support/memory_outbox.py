@@ -13,27 +13,27 @@ from itertools import islice
 from uuid import UUID
 
 from relay.config import OutboxSettings
-from relay.event.reader import Event, LaneKey
+from relay.event.reader import DeviceKey, Event
 from relay.outbox import (
     Backlog,
+    Claimed,
     Dead,
     DeadLetter,
     DropReason,
     EventState,
     Gauges,
-    LaneState,
     Ledger,
     Loaded,
     OutboxFull,
-    OutboxShareTaken,
+    OutboxShareUsed,
     OutboxUnavailable,
     Part,
+    RestoredQueue,
     Selection,
     Settled,
-    Stamp,
-    Taken,
+    Timestamp,
 )
-from relay.outbox.engine.checksum import checksum, stamped
+from relay.outbox.engine.checksum import checksum, has_inserted_time
 from relay.outbox.engine.conflicts import Conflict, Conflicts
 from relay.outbox.engine.fair_share import over_share
 from relay.outbox.engine.limits import limited
@@ -56,7 +56,7 @@ class MemoryOutbox:
         self._metrics = metrics or Metrics()
         self._conflicts = Conflicts(clock, self._metrics)
         self._time: OutboxTime | None = None
-        self._gathered: list[tuple[Sequence[Event], asyncio.Future[int]]] = []
+        self._pending_calls: list[tuple[Sequence[Event], asyncio.Future[int]]] = []
         self._in_flight: dict[int, list[int]] = {}
         self._shift_ms: dict[int, int] = {}
         """Of lanes whose last request the upstream may have taken."""
@@ -66,7 +66,7 @@ class MemoryOutbox:
     def crashed(self) -> MemoryOutbox:
         """The outbox that a restart finds after this one was killed now."""
         self._open = False
-        self._refuse_gathered()
+        self._reject_pending_calls()
         return MemoryOutbox(self._settings, self._clock, disk=self.disk.copy())
 
     async def open(self) -> None:
@@ -81,22 +81,22 @@ class MemoryOutbox:
         self._backlog = backlog
         requests: dict[int, list[tuple[int, Part]]] = {}
         states = []
-        for number, lane in self.disk.lanes.items():
-            states.append(LaneState(number, lane.key, lane.window, lane.boot_id == self._clock.boot_id))
-            if lane.journal is not None:
-                request, ordinal, seqs, shift_ms = lane.journal
-                if seqs == [stored.seq for stored in islice(lane.pending, len(seqs))]:
+        for number, queue in self.disk.queues.items():
+            states.append(RestoredQueue(number, queue.key, queue.window, queue.boot_id == self._clock.boot_id))
+            if queue.journal is not None:
+                request, ordinal, seqs, shift_ms = queue.journal
+                if seqs == [stored.seq for stored in islice(queue.pending, len(seqs))]:
                     self._in_flight[number] = seqs
                     self._shift_ms[number] = shift_ms
                     requests.setdefault(request, []).append((ordinal, Part(number, len(seqs))))
-            if lane.pending:
+            if queue.pending:
                 self._tell(number)
         return Loaded(states, [[part for _, part in sorted(requests[request])] for request in sorted(requests)])
 
     def append(self, events: Sequence[Event], *, callers: int = 1) -> asyncio.Future[int]:
         answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         new_bytes = sum(len(event.body) + ROW_BYTES for event in events)
-        gathered = sum(len(event.body) + ROW_BYTES for waiting, _ in self._gathered for event in waiting)
+        gathered = sum(len(event.body) + ROW_BYTES for waiting, _ in self._pending_calls for event in waiting)
         excess = self.disk.size_bytes() + gathered + new_bytes - self._settings.max_size_bytes
         known = all(self.disk.knows(event.event_id) for event in events)
         if not self._open:
@@ -106,92 +106,92 @@ class MemoryOutbox:
             answer.set_result(len(events))
         elif excess > 0 and (self._settings.when_full == "reject" or new_bytes > self._settings.max_size_bytes):
             answer.set_exception(OutboxFull("the outbox is full (outbox.max_size)"))
-        elif self._over_share(new_bytes - excess, {event.lane_key for event in events}):
-            answer.set_exception(OutboxShareTaken())
+        elif self._over_share(new_bytes - excess, {event.device_key for event in events}):
+            answer.set_exception(OutboxShareUsed())
         else:
-            self._gathered.append((events, answer))
-            asyncio.get_running_loop().call_soon(self._commit_gathered)
+            self._pending_calls.append((events, answer))
+            asyncio.get_running_loop().call_soon(self._commit_pending_calls)
         return answer
 
     def room(self) -> bool:
         full = self.disk.size_bytes() >= self._settings.max_size_bytes
         return self._open and not (full and self._settings.when_full == "reject")
 
-    def _over_share(self, room_bytes: int, keys: Iterable[LaneKey]) -> bool:
-        lanes = [self.disk.lanes[number] for key in keys if (number := self.disk.by_key.get(key)) is not None]
-        held = [lane.body_bytes + ROW_BYTES * len(lane.pending) for lane in lanes]
+    def _over_share(self, room_bytes: int, keys: Iterable[DeviceKey]) -> bool:
+        queues = [self.disk.queues[number] for key in keys if (number := self.disk.by_key.get(key)) is not None]
+        held = [queue.body_bytes + ROW_BYTES * len(queue.pending) for queue in queues]
         return self._settings.when_full == "reject" and any(over_share(each, room_bytes) for each in held)
 
-    def sizes(self, lane: int, limit: int) -> Sequence[int]:
-        known = self.disk.lanes.get(lane)
+    def sizes(self, queue_id: int, limit: int) -> Sequence[int]:
+        known = self.disk.queues.get(queue_id)
         return [] if known is None else [len(stored.event.body) for stored in islice(known.pending, limit)]
 
-    async def take(self, parts: Sequence[Part], true_ms: int | None = None) -> Sequence[Taken]:
+    async def claim(self, parts: Sequence[Part], true_ms: int | None = None) -> Sequence[Claimed]:
         await self._commit_turn()
         shift_now_ms = 0 if true_ms is None else true_ms - self._now_ms()
         request, self.disk.next_request = self.disk.next_request, self.disk.next_request + 1
-        taken = []
+        claimed = []
         for ordinal, (number, events, window) in enumerate(parts):
-            lane = self.disk.lanes.get(number)
-            if lane is None:
-                taken.append(Taken(number, []))
+            queue = self.disk.queues.get(number)
+            if queue is None:
+                claimed.append(Claimed(number, []))
                 continue
-            wanted = list(islice(lane.pending, events))
-            corrupt = [stored for stored in wanted if stamped(stored.event.body, stored.crc) is None]
+            wanted = list(islice(queue.pending, events))
+            corrupt = [stored for stored in wanted if has_inserted_time(stored.event.body, stored.crc) is None]
             for stored in corrupt:
-                self._bury(number, stored, Dead("corrupt", None, "checksum does not match"))
+                self._insert_dead_letters(number, stored, Dead("corrupt", None, "checksum does not match"))
             good = [stored for stored in wanted if stored not in corrupt]
             seqs = [stored.seq for stored in good]
             shift_ms = self._shift_ms.pop(number, shift_now_ms)
-            lane.journal = (request, ordinal, seqs, shift_ms) if seqs else None
-            lane.window, lane.boot_id = window, self._clock.boot_id
+            queue.journal = (request, ordinal, seqs, shift_ms) if seqs else None
+            queue.window, queue.boot_id = window, self._clock.boot_id
             self._in_flight.pop(number, None)
             if seqs:
                 self._in_flight[number] = seqs
                 self._shift_ms[number] = shift_ms
             if corrupt:
                 self._tell(number)
-            stamps = {
-                index: Stamp(stored.at_ms + shift_ms, stored.at_ms >= self.disk.boot_from_ms)
+            timestamps = {
+                index: Timestamp(stored.at_ms + shift_ms, stored.at_ms >= self.disk.boot_from_ms)
                 for index, stored in enumerate(good)
-                if shift_ms and stamped(stored.event.body, stored.crc)
+                if shift_ms and has_inserted_time(stored.event.body, stored.crc)
             }
-            taken.append(Taken(number, [stored.event.body for stored in good], stamps))
-        return taken
+            claimed.append(Claimed(number, [stored.event.body for stored in good], timestamps))
+        return claimed
 
     async def settle(self, settled: Sequence[Settled]) -> None:
         await self._commit_turn()
         for number, delivered, dead, window in settled:
-            lane = self.disk.lanes.get(number)
-            if lane is None:
+            queue = self.disk.queues.get(number)
+            if queue is None:
                 continue
             seqs = self._in_flight.pop(number, [])
             self._shift_ms.pop(number, None)
-            by_seq = {stored.seq: stored for stored in islice(lane.pending, len(seqs))}
+            by_seq = {stored.seq: stored for stored in islice(queue.pending, len(seqs))}
             for index, why in dead.items():
-                self._bury(number, by_seq[seqs[index]], why)
+                self._insert_dead_letters(number, by_seq[seqs[index]], why)
             if delivered:
                 rest = [seq for index, seq in enumerate(seqs) if index not in dead]
                 self.disk.remove(number, rest, "delivered")
                 self.disk.count(delivered=len(rest))
                 self._metrics.events_delivered.inc(len(rest))
-            lane.journal = None
-            lane.window, lane.boot_id = window, self._clock.boot_id
+            queue.journal = None
+            queue.window, queue.boot_id = window, self._clock.boot_id
             if delivered or dead:
                 self._tell(number)
 
-    def release(self, lanes: Sequence[int], *, perhaps_taken: bool = False) -> None:
-        for number in lanes:
+    def release(self, queue_ids: Sequence[int], *, perhaps_delivered: bool = False) -> None:
+        for number in queue_ids:
             self._in_flight.pop(number, None)
-            if not perhaps_taken:
+            if not perhaps_delivered:
                 self._shift_ms.pop(number, None)
 
-    async def forget(self, lanes: Sequence[int]) -> None:
+    async def forget(self, queue_ids: Sequence[int]) -> None:
         await self._commit_turn()
-        for number in lanes:
-            lane = self.disk.lanes.get(number)
-            if lane is not None and not lane.pending and number not in self._in_flight:
-                del self.disk.by_key[self.disk.lanes.pop(number).key]
+        for number in queue_ids:
+            queue = self.disk.queues.get(number)
+            if queue is not None and not queue.pending and number not in self._in_flight:
+                del self.disk.by_key[self.disk.queues.pop(number).key]
 
     async def expire(self) -> int:
         await self._commit_turn()
@@ -206,7 +206,7 @@ class MemoryOutbox:
     def gauges(self) -> Gauges:
         room_bytes = self._settings.max_size_bytes - self.disk.size_bytes()
         writable = self.room() and not self._over_share(room_bytes, self.disk.by_key)
-        oldest = min((lane.pending[0].at_ms for lane in self.disk.lanes.values() if lane.pending), default=None)
+        oldest = min((queue.pending[0].at_ms for queue in self.disk.queues.values() if queue.pending), default=None)
         return Gauges(
             bytes=self.disk.size_bytes(),
             max_bytes=self._settings.max_size_bytes,
@@ -236,7 +236,7 @@ class MemoryOutbox:
         self.disk.forget_ids(self._settings.dedupe_window)
         self.disk.count(requeued=len(chosen), pending=len(chosen))
         self._metrics.events_requeued.inc(len(chosen))
-        self._tell_all({letter.lane_key for letter in chosen})
+        self._tell_all({letter.device_key for letter in chosen})
         return len(chosen)
 
     async def discard(self, selection: Selection, limit: int) -> int:
@@ -261,7 +261,7 @@ class MemoryOutbox:
             await self._commit_turn()
             self._stamp()
         self._open = False
-        self._refuse_gathered()
+        self._reject_pending_calls()
 
     # -- commits ------------------------------------------------------------------------------
 
@@ -270,10 +270,10 @@ class MemoryOutbox:
         await asyncio.sleep(0)
         if not self._open:
             raise OutboxUnavailable("the outbox is closed")
-        self._commit_gathered()
+        self._commit_pending_calls()
 
-    def _commit_gathered(self) -> None:
-        gathered, self._gathered = self._gathered, []
+    def _commit_pending_calls(self) -> None:
+        gathered, self._pending_calls = self._pending_calls, []
         for events, answer in gathered:
             new_bytes = sum(len(event.body) + ROW_BYTES for event in events)
             if not self._make_room(new_bytes):
@@ -286,13 +286,13 @@ class MemoryOutbox:
                 if self.disk.knows(event.event_id):
                     repeated.append(event)
                 else:
-                    self.disk.store(event, checksum(event.body, event.stamped), self._now_ms())
+                    self.disk.store(event, checksum(event.body, event.has_inserted_time), self._now_ms())
                     fresh.append(event)
             self._report_conflicts(repeated)
             self.disk.count(accepted=len(fresh), pending=len(fresh))
             if not answer.done():
                 answer.set_result(len(events) - len(fresh))
-            self._tell_all({event.lane_key for event in fresh})
+            self._tell_all({event.device_key for event in fresh})
         self.disk.forget_ids(self._settings.dedupe_window)
 
     def _report_conflicts(self, repeated: Sequence[Event]) -> None:
@@ -300,22 +300,22 @@ class MemoryOutbox:
         pairs = zip(repeated, stored, strict=True)
         self._conflicts.report([Conflict(event, key) for event, (check, key) in pairs if check != event.check])
 
-    def _refuse_gathered(self) -> None:
-        for _, answer in self._gathered:
+    def _reject_pending_calls(self) -> None:
+        for _, answer in self._pending_calls:
             if not answer.done():
                 answer.set_exception(OutboxUnavailable("the outbox is closed"))
-        self._gathered = []
+        self._pending_calls = []
 
-    def _bury(self, number: int, stored: Stored, why: Dead) -> None:
+    def _insert_dead_letters(self, number: int, stored: Stored, why: Dead) -> None:
         disk = self.disk
         event = stored.event
         letter = DeadLetter(
             disk.next_dead,
             str(UUID(bytes=event.event_id)),
-            event.lane_key,
+            event.device_key,
             why.reason,
             why.status,
-            why.words,
+            why.message,
             rfc3339(self._clock.wall_ms()),
             event.body,
         )
@@ -342,13 +342,13 @@ class MemoryOutbox:
 
     def _droppable(self) -> Iterable[tuple[int, Stored]]:
         """(lane, event) of what is pending and not in flight."""
-        for number, lane in self.disk.lanes.items():
-            for stored in islice(lane.pending, len(self._in_flight.get(number, ())), None):
+        for number, queue in self.disk.queues.items():
+            for stored in islice(queue.pending, len(self._in_flight.get(number, ())), None):
                 yield number, stored
 
     def _drop(self, reason: DropReason, unwanted: Sequence[tuple[int, Stored]]) -> None:
         for number in {number for number, _ in unwanted}:
-            self.disk.remove(number, [stored.seq for lane, stored in unwanted if lane == number], "dropped")
+            self.disk.remove(number, [stored.seq for queue_id, stored in unwanted if queue_id == number], "dropped")
             self._tell(number)
         self.disk.count(dropped=len(unwanted))
         self._metrics.events_dropped.labels(reason).inc(len(unwanted))
@@ -361,11 +361,11 @@ class MemoryOutbox:
         assert self._time is not None, "the outbox is not open"
         return self._time.now_ms()
 
-    def _tell_all(self, keys: Iterable[LaneKey]) -> None:
+    def _tell_all(self, keys: Iterable[DeviceKey]) -> None:
         for key in sorted(set(keys)):
             self._tell(self.disk.by_key[key])
 
     def _tell(self, number: int) -> None:
-        lane = self.disk.lanes[number]
+        queue = self.disk.queues[number]
         if self._backlog is not None:
-            self._backlog(number, lane.key, len(lane.pending), lane.body_bytes)
+            self._backlog(number, queue.key, len(queue.pending), queue.body_bytes)

@@ -14,8 +14,8 @@ from relay.ops.live import Live
 from relay.ops.server import Ops
 from relay.ops.status import Status
 from relay.outbox import DeadLetter, Gauges, Ledger, OutboxFull, Selection
-from relay.policy.endpoint import RouteState
-from relay.policy.overview import Lanes, LaneView, RouteView
+from relay.policy.endpoint import EndpointState
+from relay.policy.overview import EndpointView, QueueSummary, QueueView
 from relay.runtime.metrics import Metrics
 
 STARTED_MS = 5_000
@@ -49,9 +49,9 @@ class StillClock:
 
 @dataclass
 class StillSchedule:
-    shown_routes: list[RouteView] = field(default_factory=list)
-    busy: list[LaneView] = field(default_factory=list)
-    held: list[LaneView] = field(default_factory=list)
+    shown_routes: list[EndpointView] = field(default_factory=list)
+    busy: list[QueueView] = field(default_factory=list)
+    held: list[QueueView] = field(default_factory=list)
 
     idle_lanes: int = 0
     looks: int = 0
@@ -59,10 +59,10 @@ class StillSchedule:
     viewed: int = 0
     """How many views of routes were made."""
 
-    def states(self) -> Mapping[RouteState, int]:
+    def states(self) -> Mapping[EndpointState, int]:
         return Counter(route.state for route in self.shown_routes)
 
-    def routes(self, now: int, first: Collection[int], others: int) -> list[RouteView]:
+    def endpoints(self, now: int, first: Collection[int], others: int) -> list[EndpointView]:
         strangers = [route for route in self.shown_routes if route.tenant_id not in first]
         strangers.sort(key=lambda route: len(self.shown_routes) > others and route.state == "ok")
         chosen = {*first, *(route.tenant_id for route in strangers[:others])}
@@ -70,10 +70,10 @@ class StillSchedule:
         self.viewed += len(views)
         return views
 
-    def lanes(self, limit: int, now: int) -> Lanes:
+    def queues(self, limit: int, now: int) -> QueueSummary:
         self.looks += 1
         known = self.idle_lanes + len(self.busy)
-        return Lanes(known, len(self.busy), len(self.held), self.busy[:limit], self.held[:limit])
+        return QueueSummary(known, len(self.busy), len(self.held), self.busy[:limit], self.held[:limit])
 
 
 @dataclass
@@ -124,7 +124,7 @@ class DeadLetterOutbox:
             letter
             for letter in self.letters.values()
             if (not selection.ids or letter.id in selection.ids)
-            and selection.device_id in (None, letter.lane_key[2])
+            and selection.device_id in (None, letter.device_key[2])
             and selection.reason in (None, letter.reason)
         ]
 
@@ -147,7 +147,7 @@ def dead_letter(number: int, *, device: str = "tv-1", reason: Any = "refused", b
 
 
 @dataclass
-class Answer:
+class Response:
     status: int
     headers: Mapping[str, str]
     body: bytes
@@ -194,10 +194,10 @@ class Served:
     def _refresh(self) -> None:
         self.refreshed += 1
 
-    async def call(self, path: str, method: str = "GET", **options: Any) -> Answer:
+    async def call(self, path: str, method: str = "GET", **options: Any) -> Response:
         async with self.session.request(method, self.base + path, **options) as answer:
-            return Answer(answer.status, answer.headers, await answer.read())
+            return Response(answer.status, answer.headers, await answer.read())
 
-    async def post(self, path: str, data: Any, **headers: str) -> Answer:
+    async def post(self, path: str, data: Any, **headers: str) -> Response:
         body = data if isinstance(data, bytes) else json.dumps(data).encode()
         return await self.call(path, "POST", data=body, headers={"Content-Type": "application/json", **headers})

@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Generator
 from typing import Any, NamedTuple, Protocol
 
-from relay.event.reader import Event, Reader, Reading, Refusal
+from relay.event.reader import Event, Reader, Reading, Rejection
 from relay.http.content_coding import GZIP_MAGIC, InflateFault, inflate_at_once, inflating
 from relay.http.guard import Networks
 from relay.ingest.udp.read_batch import Origin, Wake
@@ -53,7 +53,7 @@ class Outcomes(Protocol):
 
     def dropped(self, reason: str, sender: Any) -> None: ...
 
-    def refused(self, refusal: Refusal, received: Received) -> None: ...
+    def refused(self, rejection: Rejection, received: Received) -> None: ...
 
     def failed(self, bug: Exception, received: Received) -> None: ...
 
@@ -166,7 +166,7 @@ class Datagrams:
             self._defer(received)
             return len(data)
         events = self.reader.read_datagram(body.rstrip(NUL))
-        if isinstance(events, Refusal):
+        if isinstance(events, Rejection):
             self._outcomes.refused(events, received)
         else:
             wake.events.extend(events)
@@ -181,7 +181,7 @@ class Datagrams:
         self._backlog.append(received)
         self._backlog_bytes += size_bytes
 
-    def _reading_expensive(self, data: bytes) -> Generator[None, None, list[Event] | Refusal]:
+    def _reading_expensive(self, data: bytes) -> Generator[None, None, list[Event] | Rejection]:
         if data[:2] == GZIP_MAGIC:
             body = yield from inflating(data, "gzip", self._max_inflated_bytes, padded=True)
             if not isinstance(body, bytes):
@@ -189,18 +189,18 @@ class Datagrams:
             data = body
         return (yield from self.reader.reading_datagram(data.rstrip(NUL)))
 
-    def _not_inflated(self, fault: InflateFault) -> Refusal:
+    def _not_inflated(self, fault: InflateFault) -> Rejection:
         if fault == "malformed":
-            return Refusal(fault, "The datagram's gzip is truncated or corrupt.")
-        return Refusal(fault, f"The datagram inflates to more than {self._max_inflated_bytes} bytes.")
+            return Rejection(fault, "The datagram's gzip is truncated or corrupt.")
+        return Rejection(fault, f"The datagram inflates to more than {self._max_inflated_bytes} bytes.")
 
     def _end_reading(self, received: Received) -> None:
         self._reading = None
         self._backlog.popleft()
         self._backlog_bytes -= len(received.data) + _OVERHEAD_BYTES
 
-    def _wake_of(self, events: list[Event] | Refusal, received: Received) -> Wake | None:
-        if isinstance(events, Refusal):
+    def _wake_of(self, events: list[Event] | Rejection, received: Received) -> Wake | None:
+        if isinstance(events, Rejection):
             self._outcomes.refused(events, received)
             return None
         return Wake(events, [Origin(len(events), len(received.data), received.sender)], received.through)

@@ -27,7 +27,7 @@ from typing import Any
 import structlog
 
 from relay.config import Udp
-from relay.event.reader import Reader, Refusal
+from relay.event.reader import Reader, Rejection
 from relay.http.guard import Networks
 from relay.ingest.append_coalescer import report
 from relay.ingest.udp import socket as udp_socket
@@ -35,7 +35,7 @@ from relay.ingest.udp.datagrams import Datagrams, Received
 from relay.ingest.udp.read_batch import Wake
 from relay.ingest.udp.recvmmsg import Datagram, burst
 from relay.ingest.udp.responses import Responses
-from relay.outbox import Outbox, OutboxError, OutboxFull, OutboxShareTaken
+from relay.outbox import Outbox, OutboxError, OutboxFull, OutboxShareUsed
 from relay.runtime.address import format_address
 from relay.runtime.clock import Clock
 from relay.runtime.listening import open_sockets
@@ -266,9 +266,9 @@ class UdpIngest:
         self._dropped[reason].inc()
         self._log_bad(reason, sender[0])
 
-    def refused(self, refusal: Refusal, received: Received) -> None:
-        self._log_bad(refusal.reason, refusal.error)
-        self._refuse(refusal.reason, refusal.error, received)
+    def refused(self, rejection: Rejection, received: Received) -> None:
+        self._log_bad(rejection.reason, rejection.error)
+        self._refuse(rejection.reason, rejection.error, received)
 
     def failed(self, bug: Exception, received: Received) -> None:
         self._report("a datagram could not be read", bug)
@@ -331,7 +331,7 @@ class UdpIngest:
         self._rejected["full" if isinstance(error, OutboxFull) else "unavailable"].inc(len(wake.events))
         self._log_bad("the outbox did not take it", str(error))
         self._responses.not_stored(wake, str(error))
-        if not isinstance(error, OutboxShareTaken):  # then other devices' datagrams may be stored
+        if not isinstance(error, OutboxShareUsed):  # then other devices' datagrams may be stored
             self._sleep(_PAUSE_S)
         if not isinstance(error, OutboxError):
             raise error

@@ -13,11 +13,11 @@ from zlib import crc32
 _STAMPED = 0x52454C59
 
 
-def checksum(body: bytes, stamped: bool) -> int:
-    return crc32(body, _STAMPED) if stamped else crc32(body)
+def checksum(body: bytes, has_inserted_time: bool) -> int:
+    return crc32(body, _STAMPED) if has_inserted_time else crc32(body)
 
 
-def stamped(body: bytes, crc: int) -> bool | None:
+def has_inserted_time(body: bytes, crc: int) -> bool | None:
     """Whether the relay put in the body's time; None if the body is not the one that was stored."""
     if crc32(body) == crc:
         return False
@@ -26,7 +26,7 @@ def stamped(body: bytes, crc: int) -> bool | None:
 
 def unmarked(body: bytes, crc: int) -> int:
     """Return the checksum that says the body is whole but not that the relay inserted its time; `crc` if it is not."""
-    return checksum(body, False) if stamped(body, crc) else crc
+    return checksum(body, False) if has_inserted_time(body, crc) else crc
 
 
 def checksums(bodies: Sequence[bytes], marks: Sequence[bool]) -> list[int]:

@@ -13,7 +13,7 @@ from uuid import UUID
 
 import structlog
 
-from relay.event.reader import Event, LaneKey
+from relay.event.reader import DeviceKey, Event
 from relay.runtime.clock import Clock
 from relay.runtime.log import Gate
 from relay.runtime.metrics import Metrics
@@ -26,7 +26,7 @@ _log = structlog.get_logger("relay.outbox")
 class Conflict(NamedTuple):
     event: Event
     """Not stored."""
-    stored: LaneKey | None
+    stored: DeviceKey | None
     """The device of the event that was stored with this id; None if the relay has forgotten the device."""
 
 
@@ -47,11 +47,11 @@ class Conflicts:
                     "event not stored: its event_id belongs to an event with other bytes; "
                     "generate a new UUID for each event, and send an event again unchanged",
                     event_id=str(UUID(bytes=event.event_id)),
-                    device=_shown(event.lane_key),
+                    device=_shown(event.device_key),
                     stored_device="no longer known" if stored is None else _shown(stored),
                     suppressed=held,
                 )
 
 
-def _shown(key: LaneKey) -> str:
+def _shown(key: DeviceKey) -> str:
     return "/".join(map(str, key))

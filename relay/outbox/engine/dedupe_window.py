@@ -26,7 +26,7 @@ DEAD, DROPPED = 1, 2
 
 class Found(NamedTuple):
     seq: int
-    lane: int
+    queue_id: int
     mark: int
     check: int
     """The CRC-32 of the event as received; 0 if it is not known."""
@@ -44,7 +44,7 @@ class Packed(NamedTuple):
     """CHECK_BYTES a seq, in this machine's byte order."""
 
 
-class Recent:
+class DedupeWindow:
     """The ids of the seqs in (last - window, last]; `extend` moves `last`."""
 
     def __init__(self, window: int) -> None:
@@ -54,7 +54,7 @@ class Recent:
         self._more: dict[bytes, int] = {}
         """Ids with several slots (requeued ones): how many besides the first."""
         self._ids = bytearray(window * ID_BYTES)
-        self._lanes = array("I", bytes(window * 4))
+        self._queues = array("I", bytes(window * 4))
         self._marks = bytearray(window)
         self._checks = array("I", bytes(window * CHECK_BYTES))
         self._mask = (1 << window.bit_length()) - 1
@@ -65,7 +65,7 @@ class Recent:
         self._last = 0
 
     def extend(
-        self, first_seq: int, ids: Sequence[bytes], lanes: Sequence[int], checks: Sequence[int] | None = None
+        self, first_seq: int, ids: Sequence[bytes], queue_ids: Sequence[int], checks: Sequence[int] | None = None
     ) -> None:
         """Remember the ids of first_seq, first_seq + 1, ...; what falls out of the window is forgotten.
 
@@ -78,7 +78,7 @@ class Recent:
         if len(ids) > self.window:
             self._clear(0, self.window)
             first_seq += len(ids) - self.window
-            ids, lanes, checks = ids[-self.window :], lanes[-self.window :], checks[-self.window :]
+            ids, queue_ids, checks = ids[-self.window :], queue_ids[-self.window :], checks[-self.window :]
         done = 0
         while done < len(ids):
             seq = first_seq + done
@@ -90,7 +90,7 @@ class Recent:
             self._count_again(piece, piece_checks)
             self._link(seq, slot, piece)
             self._ids[slot * ID_BYTES : (slot + count) * ID_BYTES] = b"".join(piece)
-            self._lanes[slot : slot + count] = array("I", lanes[done : done + count])
+            self._queues[slot : slot + count] = array("I", queue_ids[done : done + count])
             self._checks[slot : slot + count] = piece_checks
             self.known.discard(_NO_ID)
             self._more.pop(_NO_ID, None)
@@ -113,7 +113,7 @@ class Recent:
         if slot is None:
             return None
         seq = self._last - (self._last - slot) % self.window
-        return Found(seq, self._lanes[slot], self._marks[slot], self._checks[slot])
+        return Found(seq, self._queues[slot], self._marks[slot], self._checks[slot])
 
     def packed(self, first_seq: int, last_seq: int) -> Packed:
         """Return what the window holds of a range; it may begin later."""

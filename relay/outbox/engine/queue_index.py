@@ -13,18 +13,18 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 
-from relay.event.reader import LaneKey
+from relay.event.reader import DeviceKey
 
 _SLACK_EVENTS = 1024
 """A queue's dead front is cut off once it is this long and half of the array."""
 
 
-class Lane:
+class StoredQueue:
     """One lane's pending events, oldest first."""
 
     __slots__ = ("_head", "_seqs", "_sizes", "body_bytes", "in_flight", "key", "quarantined", "shift_ms")
 
-    def __init__(self, key: LaneKey) -> None:
+    def __init__(self, key: DeviceKey) -> None:
         self.key = key
         self.body_bytes = 0
         self.in_flight: array[int] | None = None
@@ -53,7 +53,7 @@ class Lane:
         self._sizes.append(size)
         self.body_bytes += size
 
-    def prepend(self, older: Lane) -> None:
+    def prepend(self, older: StoredQueue) -> None:
         """Put another's events before these: what a restart finds, before what came since."""
         assert not len(self) or not len(older) or older._seqs[-1] < self._seqs[self._head]
         self._seqs = older._seqs[older._head :] + self._seqs[self._head :]
@@ -109,53 +109,53 @@ class Index:
     """Every lane the outbox knows, by its integer and by its device."""
 
     def __init__(self) -> None:
-        self.lanes: dict[int, Lane] = {}
-        self.by_key: dict[LaneKey, int] = {}
+        self.queues: dict[int, StoredQueue] = {}
+        self.by_key: dict[DeviceKey, int] = {}
 
-    def add(self, lane: int, key: LaneKey) -> Lane:
-        added = self.lanes[lane] = Lane(key)
-        self.by_key[key] = lane
+    def add(self, queue: int, key: DeviceKey) -> StoredQueue:
+        added = self.queues[queue] = StoredQueue(key)
+        self.by_key[key] = queue
         return added
 
     def append(self, first_seq: int, numbers: Sequence[int], sizes: Sequence[int]) -> None:
         """The events first_seq, first_seq + 1, ...: the lane and the body size of each."""
-        lanes = self.lanes
+        queues = self.queues
         for seq, (number, size) in enumerate(zip(numbers, sizes, strict=True), first_seq):
-            lane = lanes[number]
-            lane._seqs.append(seq)
-            lane._sizes.append(size)
-            lane.body_bytes += size
+            queue = queues[number]
+            queue._seqs.append(seq)
+            queue._sizes.append(size)
+            queue.body_bytes += size
 
-    def forget(self, lane: int) -> None:
-        del self.by_key[self.lanes.pop(lane).key]
+    def forget(self, queue_id: int) -> None:
+        del self.by_key[self.queues.pop(queue_id).key]
 
     @property
     def busy(self) -> bool:
         """Whether anything is in flight; O(lanes)."""
-        return any(lane.in_flight is not None for lane in self.lanes.values())
+        return any(queue.in_flight is not None for queue in self.queues.values())
 
     def first_quarantined(self, limit: int) -> list[tuple[int, int]]:
         """Return (seq, lane) of the oldest quarantined events, at most `limit`."""
         queues = (
-            [(seq, number) for seq in lane.quarantined[:limit]]
-            for number, lane in self.lanes.items()
-            if lane.quarantined
+            [(seq, number) for seq in queue.quarantined[:limit]]
+            for number, queue in self.queues.items()
+            if queue.quarantined
         )
         return list(itertools.islice(heapq.merge(*queues), limit))
 
     def first_row_seq(self) -> int | None:
         """Return the seq of the oldest row that must stay, quarantined ones included; O(lanes)."""
-        quarantined = (lane.quarantined[0] for lane in self.lanes.values() if lane.quarantined)
+        quarantined = (queue.quarantined[0] for queue in self.queues.values() if queue.quarantined)
         return min((seq for seq in (self.first_seq(), min(quarantined, default=None)) if seq is not None), default=None)
 
     def first_seq(self) -> int | None:
         """The oldest pending event's; O(lanes)."""
-        return min((seq for lane in self.lanes.values() if (seq := lane.first_seq) is not None), default=None)
+        return min((seq for queue in self.queues.values() if (seq := queue.first_seq) is not None), default=None)
 
     def oldest_droppable(self, body_bytes: int) -> int | None:
         """Up to which seq to drop what is not in flight, to free `body_bytes` or all there is; None if nothing is."""
         last, freed = None, 0
-        for seq, size in heapq.merge(*(lane.droppable() for lane in self.lanes.values() if len(lane))):
+        for seq, size in heapq.merge(*(queue.droppable() for queue in self.queues.values() if len(queue))):
             last = seq
             freed += size
             if freed >= body_bytes:

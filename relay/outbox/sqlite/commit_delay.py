@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from relay.outbox.sqlite.pending_calls import Gathered
+from relay.outbox.sqlite.pending_calls import PendingCalls
 
 _APART_US = 10_000
 _FLOWING_US = 30_000
@@ -35,7 +35,7 @@ _WORTH_A_COMMIT_BYTES = 128 << 10
 _LONG_AGO_US = -(1 << 62)
 
 
-class Pace:
+class CommitDelay:
     """What the last commits say about the next."""
 
     def __init__(self) -> None:
@@ -44,32 +44,32 @@ class Pace:
         self._expected = 0
         """Callers who are likely to come; falls by a quarter with each commit that had fewer."""
 
-    def put_off_us(self, gathered: Gathered, now_us: int) -> int:
+    def put_off_us(self, pending_calls: PendingCalls, now_us: int) -> int:
         """How much later the commit had better begin, if nothing else comes; 0 or less: now."""
         flowing = now_us - self._flowed_us < _FLOWING_US
-        if not flowing or gathered.is_pressing or gathered.body_bytes >= _WORTH_A_COMMIT_BYTES:
+        if not flowing or pending_calls.is_pressing or pending_calls.body_bytes >= _WORTH_A_COMMIT_BYTES:
             return 0
         return self._began_us + _APART_US - now_us
 
-    async def gather(self, gathered: Gathered, now_us: Callable[[], int]) -> None:
+    async def gather(self, pending_calls: PendingCalls, now_us: Callable[[], int]) -> None:
         """Let the loop bring what it has at hand, and those who are likely to come."""
         patience_us = min(self._took_us // _PATIENCE_SHARE, _PATIENCE_MOST_US)
         turns = quiet_turns = waited_us = 0
         turned_us = now_us()
         end_us = turned_us + _MOST_US
-        while gathered.body_bytes < _WORTH_A_COMMIT_BYTES:
-            complete, quiet = gathered.callers >= self._expected, quiet_turns >= _QUIET_TURNS
+        while pending_calls.body_bytes < _WORTH_A_COMMIT_BYTES:
+            complete, quiet = pending_calls.callers >= self._expected, quiet_turns >= _QUIET_TURNS
             if (complete and (quiet or turns >= _TURNS)) or (quiet and waited_us >= patience_us) or turned_us >= end_us:
                 break
-            before, began_us = gathered.calls, turned_us
+            before, began_us = pending_calls.calls, turned_us
             await asyncio.sleep(0)
             turns, turned_us = turns + 1, now_us()
-            if gathered.calls == before:
+            if pending_calls.calls == before:
                 quiet_turns += 1
                 waited_us += min(turned_us - began_us, _IDLE_TURN_US)
             else:
                 quiet_turns = 0
-        self._expected = max(gathered.callers, (3 * self._expected + gathered.callers) // 4)
+        self._expected = max(pending_calls.callers, (3 * self._expected + pending_calls.callers) // 4)
 
     def committed(self, began_us: int, ended_us: int, *, flowing: bool = False) -> None:
         """`flowing`: it had events for whose answer nobody waits."""

@@ -15,14 +15,14 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from relay.event.reader import Event, LaneKey
+from relay.event.reader import DeviceKey, Event
 from relay.outbox.engine.checksum import checksums
 from relay.outbox.engine.conflicts import Conflict
 from relay.outbox.sqlite import statements
 from relay.outbox.sqlite.connection import PAGE_BYTES
 from relay.outbox.sqlite.insert import NewRows
-from relay.outbox.sqlite.outbox_state import Book
-from relay.outbox.sqlite.statements import Committed, Step
+from relay.outbox.sqlite.outbox_state import OutboxState
+from relay.outbox.sqlite.transaction import Committed, Step
 from relay.runtime.clock import Clock
 
 T = TypeVar("T")
@@ -33,7 +33,7 @@ _ROW_BYTES = 60
 """What a row holds besides its body, at most."""
 EVENT_MEMORY_BYTES = 320
 """What an event takes in memory besides its body: itself, its id, its device's name."""
-LANE_PAGES = 2
+QUEUE_PAGES = 2
 """A lane's row that is written anew, and its neighbour if it has grown."""
 _SMALL_BYTES = 600
 """Pages of rows up to here are at least four fifths full."""
@@ -60,7 +60,7 @@ class Op(ABC, Generic[T]):
         """Add steps to the draft; False: it has to wait for the next commit, and nothing was added."""
 
     @abstractmethod
-    def apply(self, book: Book, result: Any) -> T:
+    def apply(self, state: OutboxState, result: Any) -> T:
         """Change the book as the commit changed the file; returns the answer."""
 
 
@@ -97,12 +97,12 @@ def cost_bytes(body_bytes: int) -> int:
 class Draft:
     """What the next commit will do."""
 
-    def __init__(self, book: Book, clock: Clock) -> None:
-        self.book = book
+    def __init__(self, state: OutboxState, clock: Clock) -> None:
+        self.state = state
         self.clock = clock
-        self.now_ms = book.time.now_ms()
-        self.next_seq = book.next_seq
-        self.next_request = book.next_request
+        self.now_ms = state.time.now_ms()
+        self.next_seq = state.next_seq
+        self.next_request = state.next_request
         self.appends: list[Append] = []
         self.body_bytes = 0
         self.skipped: dict[int, int] = {}
@@ -111,12 +111,12 @@ class Draft:
         """Lanes of which a later call cannot know what they will hold."""
         self._rows: NewRows | None = None
         self._sizes: list[int] = []
-        self._lanes: list[int] = []
+        self._queues: list[int] = []
         self._ids: Sequence[bytes] = ()
         self._checks: Sequence[int] = ()
         self.conflicts: list[Conflict] = []
         """Of events that are not stored because their id is known."""
-        self._new_lanes: dict[LaneKey, int] = {}
+        self._new_queue_ids: dict[DeviceKey, int] = {}
         self._before: list[tuple[Op[Any], Step]] = []
         self._after: list[tuple[Op[Any], Step]] = []
 
@@ -135,7 +135,7 @@ class Draft:
     @property
     def pages(self) -> int | None:
         """At most so many pages does the commit write, but for inner ones; None: that is not known."""
-        pages = self.appended_pages + LANE_PAGES * len(self._new_lanes)
+        pages = self.appended_pages + QUEUE_PAGES * len(self._new_queue_ids)
         for op in self.ops:
             if op.pages is None:
                 return None
@@ -166,21 +166,21 @@ class Draft:
         if not events:
             return
         # by columns: a call for each event of each column would cost more than all that is done here
-        ids, keys, bodies, stamped, received = zip(*events, strict=True)
-        by_key, new_lane = self.book.index.by_key, self.lane
+        ids, keys, bodies, has_inserted_time, received = zip(*events, strict=True)
+        by_key, new_queue = self.state.index.by_key, self.queue_id
         self._ids = ids
-        self._lanes = [by_key.get(key) or new_lane(key) for key in keys]
+        self._queues = [by_key.get(key) or new_queue(key) for key in keys]
         self._sizes = list(map(len, bodies))
-        crcs = checksums(bodies, stamped)
+        crcs = checksums(bodies, has_inserted_time)
         self._checks = [new or old for new, old in zip(received, crcs, strict=True)] if any(received) else crcs
         self._rows = NewRows.joined(
-            self.next_seq, self.now_ms, self._lanes, ids, crcs, bodies, self._sizes, received_crcs=received
+            self.next_seq, self.now_ms, self._queues, ids, crcs, bodies, self._sizes, received_crcs=received
         )
         self.next_seq += len(events)
 
     def _unknown(self, appends: Sequence[Append]) -> Sequence[Event]:
         """Those that are to be stored; what each append has besides is counted in it."""
-        known = self.book.recent.known
+        known = self.state.dedupe_window.known
         events = [event for append in appends for event in append.events]
         ids = {event.event_id for event in events}
         if len(ids) == len(events) and known.isdisjoint(ids):
@@ -191,45 +191,48 @@ class Draft:
             for event in append.events:
                 conflict = None
                 if event.event_id in known:
-                    conflict = self.book.conflict_of(event)
+                    conflict = self.state.conflict_of(event)
                 elif (first := fresh.setdefault(event.event_id, event)).check != event.check:
-                    conflict = Conflict(event, first.lane_key)
+                    conflict = Conflict(event, first.device_key)
                 if conflict is not None:
                     self.conflicts.append(conflict)
             append.duplicates = len(append.events) - (len(fresh) - before)
         return list(fresh.values())
 
-    def lane(self, key: LaneKey) -> int:
+    def queue_id(self, key: DeviceKey) -> int:
         """The lane of a device, a new one if it has none."""
-        lane = self.book.index.by_key.get(key) or self._new_lanes.get(key)
-        if lane is None:
-            lane = self._new_lanes[key] = self.book.next_lane + len(self._new_lanes)
-        return lane
+        queue_id = self.state.index.by_key.get(key) or self._new_queue_ids.get(key)
+        if queue_id is None:
+            queue_id = self._new_queue_ids[key] = self.state.next_queue_id + len(self._new_queue_ids)
+        return queue_id
 
     def appended_to(self) -> set[int]:
         """The lanes that this commit appends to."""
-        return set(self._lanes)
+        return set(self._queues)
 
     def steps(self) -> list[Step]:
         steps = [step for _, step in self._before]
-        if self._new_lanes:
-            rows = [(lane, str(key[0]), *key[1:], self.book.next_seq - 1) for key, lane in self._new_lanes.items()]
-            steps.append(partial(statements.add_lanes, lanes=rows))
+        if self._new_queue_ids:
+            rows = [
+                (queue_id, str(key[0]), *key[1:], self.state.next_seq - 1)
+                for key, queue_id in self._new_queue_ids.items()
+            ]
+            steps.append(partial(statements.add_queues, queues=rows))
         if self._rows is not None:
             steps.append(self._rows)
         return steps + [step for _, step in self._after]
 
     def apply(self, committed: Committed) -> None:
         """The commit is on disk: change the book, answer everybody."""
-        book, results = self.book, list(committed.results)
-        book.pages, book.free_pages = committed.pages, committed.free_pages
+        state, results = self.state, list(committed.results)
+        state.pages, state.free_pages = committed.pages, committed.free_pages
         before = results[: len(self._before)]
         after = results[len(results) - len(self._after) :]
         for (op, _), result in zip(self._before, before, strict=True):
-            _answer(op.answer, op.apply(book, result))
+            _answer(op.answer, op.apply(state, result))
         self._apply_rows()
         for (op, _), result in zip(self._after, after, strict=True):
-            _answer(op.answer, op.apply(book, result))
+            _answer(op.answer, op.apply(state, result))
         for append in self.appends:
             _answer(append.answer, append.duplicates)
 
@@ -240,20 +243,20 @@ class Draft:
                 answer.set_exception(error)
 
     def _apply_rows(self) -> None:
-        book = self.book
-        for key, lane in self._new_lanes.items():
-            book.index.add(lane, key)
-        book.next_lane += len(self._new_lanes)
+        state = self.state
+        for key, queue_id in self._new_queue_ids.items():
+            state.index.add(queue_id, key)
+        state.next_queue_id += len(self._new_queue_ids)
         if not self._sizes:
             return
-        if not book.queued:
-            book.oldest_seq, book.oldest_at_ms = book.next_seq, self.now_ms
-        book.index.append(book.next_seq, self._lanes, self._sizes)
-        book.recent.extend(book.next_seq, self._ids, array("I", self._lanes), self._checks)
-        book.rows += len(self._sizes)
-        book.next_seq += len(self._sizes)
-        book.last_row = book.next_seq - 1
-        book.changed.update(self._lanes)
+        if not state.queued:
+            state.oldest_seq, state.oldest_at_ms = state.next_seq, self.now_ms
+        state.index.append(state.next_seq, self._queues, self._sizes)
+        state.dedupe_window.extend(state.next_seq, self._ids, array("I", self._queues), self._checks)
+        state.rows += len(self._sizes)
+        state.next_seq += len(self._sizes)
+        state.last_row = state.next_seq - 1
+        state.changed.update(self._queues)
 
 
 def _answer(future: asyncio.Future[T], value: T) -> None:

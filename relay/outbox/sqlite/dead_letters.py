@@ -14,11 +14,11 @@ from functools import partial
 from typing import Any, NamedTuple, cast
 from uuid import UUID
 
-from relay.event.reader import LaneKey
+from relay.event.reader import DeviceKey
 from relay.outbox import DeadLetter, DeadReason, Selection
 from relay.outbox.engine.dedupe_window import ID_BYTES
 from relay.outbox.sqlite.commit_plan import Draft, Op
-from relay.outbox.sqlite.outbox_state import Book
+from relay.outbox.sqlite.outbox_state import OutboxState
 from relay.runtime.clock import rfc3339
 from relay.runtime.metrics import Metrics
 
@@ -34,7 +34,7 @@ class Chosen(NamedTuple):
     """A dead letter about to be requeued."""
 
     id: int
-    key: LaneKey
+    key: DeviceKey
     event_id: bytes
     body_bytes: int
 
@@ -49,7 +49,7 @@ class ReadDead(Op[Sequence[DeadLetter]]):
         draft.add(self, partial(_read, selection=selection, limit=limit, after=after))
         return True
 
-    def apply(self, book: Book, result: Sequence[DeadLetter]) -> Sequence[DeadLetter]:
+    def apply(self, state: OutboxState, result: Sequence[DeadLetter]) -> Sequence[DeadLetter]:
         return result
 
 
@@ -65,11 +65,11 @@ class Choose(Op[Sequence[Chosen]]):
         draft.add(self, partial(_choose, selection=selection, limit=min(limit, _LETTERS_AT_ONCE)))
         return True
 
-    def apply(self, book: Book, result: Sequence[Chosen]) -> Sequence[Chosen]:
+    def apply(self, state: OutboxState, result: Sequence[Chosen]) -> Sequence[Chosen]:
         fitting, body_bytes = 0, 0
         for chosen in result:
             body_bytes += chosen.body_bytes
-            if fitting and body_bytes > book.limits.commit_bytes:
+            if fitting and body_bytes > state.limits.commit_bytes:
                 break
             fitting += 1
         return result[:fitting]
@@ -80,33 +80,33 @@ class Requeue(Op[int]):
         super().__init__()
         self._chosen = chosen
         self._metrics = metrics
-        self._lanes: list[int] = []
+        self._queues: list[int] = []
 
     def plan(self, draft: Draft) -> bool:
-        self._lanes = [draft.lane(chosen.key) for chosen in self._chosen]
-        if draft.unclear.intersection(self._lanes):
+        self._queues = [draft.queue_id(chosen.key) for chosen in self._chosen]
+        if draft.unclear.intersection(self._queues):
             return False
-        wanted = list(zip((chosen.id for chosen in self._chosen), self._lanes, strict=True))
+        wanted = list(zip((chosen.id for chosen in self._chosen), self._queues, strict=True))
         draft.add(self, partial(_requeue, wanted=wanted, first_seq=draft.next_seq, at_ms=draft.now_ms))
-        draft.unclear.update(self._lanes)
+        draft.unclear.update(self._queues)
         return True
 
-    def apply(self, book: Book, result: set[int]) -> int:
+    def apply(self, state: OutboxState, result: set[int]) -> int:
         """`result`: the ids that were still there."""
         moved = [at for at, chosen in enumerate(self._chosen) if chosen.id in result]
         ids = [self._chosen[at].event_id for at in moved]
-        lanes = [self._lanes[at] for at in moved]
-        book.recent.extend(book.next_seq, ids, lanes)
-        for at, lane in zip(moved, lanes, strict=True):
+        queues = [self._queues[at] for at in moved]
+        state.dedupe_window.extend(state.next_seq, ids, queues)
+        for at, queue_id in zip(moved, queues, strict=True):
             size = self._chosen[at].body_bytes
-            book.index.lanes[lane].append(book.next_seq, size)
-            book.next_seq += 1
-            book.dead_letter_bytes -= size
-        book.rows += len(moved)
-        book.last_row = book.next_seq - 1
-        book.requeued += len(moved)
-        book.dead_letters -= len(moved)
-        book.changed.update(lanes)
+            state.index.queues[queue_id].append(state.next_seq, size)
+            state.next_seq += 1
+            state.dead_letter_bytes -= size
+        state.rows += len(moved)
+        state.last_row = state.next_seq - 1
+        state.requeued += len(moved)
+        state.dead_letters -= len(moved)
+        state.changed.update(queues)
         self._metrics.events_requeued.inc(len(moved))
         return len(moved)
 
@@ -121,10 +121,10 @@ class Discard(Op[int]):
         draft.add(self, partial(_discard, selection=selection, limit=min(limit, _LETTERS_AT_ONCE)))
         return True
 
-    def apply(self, book: Book, result: tuple[int, int]) -> int:
+    def apply(self, state: OutboxState, result: tuple[int, int]) -> int:
         letters, body_bytes = result
-        book.dead_letters -= letters
-        book.dead_letter_bytes -= body_bytes
+        state.dead_letters -= letters
+        state.dead_letter_bytes -= body_bytes
         return letters
 
 
@@ -135,14 +135,14 @@ def _read(database: sqlite3.Connection, selection: Selection, limit: int, after:
         DeadLetter(
             id=number,
             event_id=str(UUID(bytes=event_id)) if len(event_id) == ID_BYTES else event_id.hex(),
-            lane_key=(_number(tenant_id), _text(platform), _text(device_id)),
+            device_key=(_number(tenant), _text(platform), _text(device)),
             reason=cast(DeadReason, _text(reason)),
             status=status if isinstance(status, int) else None,
-            words=_text(words),
+            message=_text(message),
             dead_at=_time(died_ms),
             body=body,
         )
-        for number, event_id, tenant_id, platform, device_id, reason, status, words, died_ms, body in database.execute(
+        for number, event_id, tenant, platform, device, reason, status, message, died_ms, body in database.execute(
             "SELECT id, coalesce(CAST(event_id AS BLOB), x''), CAST(tenant_id AS BLOB), CAST(platform AS BLOB),"
             " CAST(device_id AS BLOB), CAST(reason AS BLOB), CAST(status AS INTEGER), CAST(words AS BLOB),"
             " CAST(dead_at_ms AS INTEGER), coalesce(CAST(body AS BLOB), x'')"
@@ -200,11 +200,11 @@ def _requeue(database: sqlite3.Connection, wanted: Sequence[tuple[int, int]], fi
     One by one, so that a full outbox needs room for no more than one of them.
     """
     moved: list[int] = []
-    for number, lane in wanted:
+    for number, queue_id in wanted:
         if database.execute(
             "INSERT INTO log(seq, lane, event_id, at_ms, crc, body)"
             " SELECT ?, ?, event_id, ?, crc, body FROM dead_letters WHERE id = ?",
-            (first_seq + len(moved), lane, at_ms, number),
+            (first_seq + len(moved), queue_id, at_ms, number),
         ).rowcount:
             moved.append(number)
             _delete(database, [number])

@@ -17,11 +17,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-from relay.outbox import OutboxError, OutboxFull, OutboxRefused, OutboxUnavailable
+from relay.outbox import OutboxError, OutboxFull, OutboxUnavailable, OutboxUnusable
 
 T = TypeVar("T")
 
-DISK_ERRORS = (sqlite3.Error, OSError, MemoryError, OutboxRefused)
+DISK_ERRORS = (sqlite3.Error, OSError, MemoryError, OutboxUnusable)
 
 NO_ROOM: Mapping[int, str] = {
     errno.ENOSPC: "the disk is full",
@@ -71,8 +71,8 @@ def failure_of(error: Exception) -> OutboxError:
     elif code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         failure = OutboxUnavailable("another program has the outbox's file open: close it")
     else:
-        words = str(error) or type(error).__name__
-        failure = OutboxUnavailable(f"the disk fails ({words}): whether the events were stored is unknown")
+        message = str(error) or type(error).__name__
+        failure = OutboxUnavailable(f"the disk fails ({message}): whether the events were stored is unknown")
     failure.__cause__ = error
     return failure
 

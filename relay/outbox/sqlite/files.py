@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import structlog
 
-from relay.outbox import OutboxLocked, OutboxRefused
+from relay.outbox import OutboxLocked, OutboxUnusable
 from relay.outbox.sqlite.disk_errors import FIXED_MODES, FIXED_OWNERS, LOCK_HELD, UNSYNCED_DIRECTORIES
 
 _log = structlog.get_logger("relay.outbox")
@@ -57,13 +57,13 @@ def lock(path: Path) -> int:
         name = beside(path, ".lock")
         fd = _open_private(name, path)
     except OSError as error:
-        raise OutboxRefused(f"outbox.path {path}: {error.strerror}: {error.filename}") from error
+        raise OutboxUnusable(f"outbox.path {path}: {error.strerror}: {error.filename}") from error
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(fd)
         if error.errno not in LOCK_HELD:
-            raise OutboxRefused(
+            raise OutboxUnusable(
                 f"outbox.path {path}: the file system cannot lock {name} ({error.strerror}):"
                 " set outbox.path to a file on a local disk"
             ) from error
@@ -89,12 +89,12 @@ def create(path: Path, stands_for: Path | None = None) -> None:
         except FileNotFoundError:
             continue
         except OSError as error:
-            raise OutboxRefused(f"{name}: {error.strerror}") from error
+            raise OutboxUnusable(f"{name}: {error.strerror}") from error
         if not stat.S_ISREG(status.st_mode):
             what = "a symbolic link" if stat.S_ISLNK(status.st_mode) else "no regular file"
-            raise OutboxRefused(f"{name} is {what}: set outbox.path to the file itself")
+            raise OutboxUnusable(f"{name} is {what}: set outbox.path to the file itself")
         if suffix and (why := _distrusted(path, status)):
-            raise OutboxRefused(f"{name} {why}, or move the file away if you do not know it")
+            raise OutboxUnusable(f"{name} {why}, or move the file away if you do not know it")
     os.close(_open_private(path, stands_for or path))
 
 

@@ -22,17 +22,17 @@ from typing import TypeVar
 import structlog
 
 from relay.config import OutboxSettings
-from relay.event.reader import LaneKey
-from relay.outbox import Backlog, Gauges, OutboxError, OutboxFull, OutboxShareTaken, OutboxUnavailable
+from relay.event.reader import DeviceKey
+from relay.outbox import Backlog, Gauges, OutboxError, OutboxFull, OutboxShareUsed, OutboxUnavailable
 from relay.outbox.engine.conflicts import Conflicts
 from relay.outbox.sqlite import loading, operations
-from relay.outbox.sqlite.commit_delay import Pace
+from relay.outbox.sqlite.commit_delay import CommitDelay
 from relay.outbox.sqlite.commit_plan import Append, Draft, Op, cost_bytes
 from relay.outbox.sqlite.connection import PAGE_BYTES
 from relay.outbox.sqlite.disk_errors import DISK_ERRORS, failure_of
 from relay.outbox.sqlite.loading import Broken
-from relay.outbox.sqlite.outbox_state import Book, Limits
-from relay.outbox.sqlite.pending_calls import Gathered, chore
+from relay.outbox.sqlite.outbox_state import Limits, OutboxState
+from relay.outbox.sqlite.pending_calls import PendingCalls, cleanup
 from relay.outbox.sqlite.recovery import is_broken
 from relay.outbox.sqlite.store import Store
 from relay.runtime.clock import Clock, monotonic_us
@@ -50,9 +50,9 @@ _COMMON_EVENT_BYTES = 1024
 """There is room as long as an event of this size would be taken."""
 _REST_S = 0.1
 """Nothing was asked for so long: then it is no pause between two requests of a backlog."""
-_CHORE_WAITS_MS = 5_000
+_CLEANUP_DELAY_MS = 5_000
 """For a rest: where there is none, a chore is done so often all the same, or the file would never shrink."""
-_DEAR_CHORE_WAITS_MS = 10_000
+_EXPENSIVE_CLEANUP_DELAY_MS = 10_000
 """After the first was wanted, for what is pending to be done, too: twice the common linger. Then the pages go
 unwritten, see Book.reclaimable."""
 _RETRY_FIRST_MS, _RETRY_LAST_MS = 50, 5_000
@@ -63,7 +63,7 @@ class Owner:
 
     def __init__(self, settings: OutboxSettings, clock: Clock, metrics: Metrics, store: Store) -> None:
         self.store = store
-        self.book: Book | None = None
+        self.state: OutboxState | None = None
         """None until the file was opened once."""
         self.promised: set[int] = set()
         """Lanes of the journal that `load` named and nobody took yet."""
@@ -73,8 +73,8 @@ class Owner:
         self._limits = Limits.of(settings)
         self._clock = clock
         self._metrics = metrics
-        self._gathered = Gathered(clock, metrics)
-        self._pace = Pace()
+        self._pending_calls = PendingCalls(clock, metrics)
+        self._commit_delay = CommitDelay()
         self._backlog: Backlog | None = None
         self._loaded: asyncio.Future[None] | None = None
         self._wake: asyncio.Future[None] | None = None
@@ -82,9 +82,9 @@ class Owner:
         """Why the file is not open."""
         self._rested = False
         """Nothing was asked since `_has_time` said so."""
-        self._chore_wanted_ms: int | None = None
+        self._cleanup_wanted_ms: int | None = None
         """Since when there is one to do."""
-        self._chore_done_ms = 0
+        self._cleanup_done_ms = 0
         """When one was done, or first wanted."""
         self._failures = 0
         """Since the last commit."""
@@ -112,12 +112,12 @@ class Owner:
         """Other limits: of appends at once, of the file before the next commit."""
         self._settings, self._limits = settings, Limits.of(settings)
         self.store.configure(settings, self._limits.wal_bytes)
-        if self.book is not None:
-            self.book.settings, self.book.limits = self._settings, self._limits
+        if self.state is not None:
+            self.state.settings, self.state.limits = self._settings, self._limits
         self._resize = True
         self.poke()
 
-    async def load(self, backlog: Backlog) -> Book:
+    async def load(self, backlog: Backlog) -> OutboxState:
         self._backlog = backlog
         self._loaded = asyncio.get_running_loop().create_future()
         self.poke()
@@ -125,20 +125,20 @@ class Owner:
         return self.known
 
     @property
-    def known(self) -> Book:
-        assert self.book is not None, "the outbox is not open"
-        return self.book
+    def known(self) -> OutboxState:
+        assert self.state is not None, "the outbox is not open"
+        return self.state
 
     def enqueue(self, append: Append) -> None:
-        self._gathered.add(append)
+        self._pending_calls.add(append)
         self.poke()
 
     async def submit(self, op: Op[T]) -> T:
         if self._failure is not None:
             raise self._failure
-        if self.closing or self.book is None:
+        if self.closing or self.state is None:
             raise OutboxUnavailable("the outbox is closed")
-        self._gathered.ops.append(op)
+        self._pending_calls.ops.append(op)
         self.poke()
         return await op.answer
 
@@ -152,49 +152,49 @@ class Owner:
         if self._rescue:
             self.poke()
 
-    def refusal(self, memory_bytes: int, cost_bytes: int, keys: Iterable[LaneKey] = ()) -> OutboxError | None:
+    def rejection(self, memory_bytes: int, cost_bytes: int, keys: Iterable[DeviceKey] = ()) -> OutboxError | None:
         """Why so much more of these devices cannot be appended now; see Append."""
         if self._failure is not None:
             return self._failure
-        if self.closing or self.book is None:
+        if self.closing or self.state is None:
             return OutboxUnavailable("the outbox is closed")
         if self._blocked:
             return OutboxUnavailable(self._blocked)
-        waiting_bytes = self._gathered.memory_bytes
+        waiting_bytes = self._pending_calls.memory_bytes
         if waiting_bytes and waiting_bytes + memory_bytes > _GATHER_BYTES:
             return OutboxFull("more events are waiting for the disk than memory may hold")
         room_bytes = self._room_bytes() if self._settings.when_full == "reject" else self._limits.append_bytes
         # a commit that the write-ahead log has no room for makes it larger
         if cost_bytes + max(0, cost_bytes - self._limits.wal_bytes) > room_bytes:
             return OutboxFull("the outbox is full (outbox.max_size)")
-        return OutboxShareTaken() if self.book.share_problem(room_bytes, keys) else None
+        return OutboxShareUsed() if self.state.share_problem(room_bytes, keys) else None
 
     def _common_refusal(self) -> OutboxError | None:
-        return self.refusal(_COMMON_EVENT_BYTES, cost_bytes(_COMMON_EVENT_BYTES))
+        return self.rejection(_COMMON_EVENT_BYTES, cost_bytes(_COMMON_EVENT_BYTES))
 
     def room(self) -> bool:
-        return self._gathered.memory_bytes <= _GATHER_BYTES - _ROOM_BYTES and self._common_refusal() is None
+        return self._pending_calls.memory_bytes <= _GATHER_BYTES - _ROOM_BYTES and self._common_refusal() is None
 
     def gauges(self) -> Gauges:
-        refusal = self._common_refusal()
-        problem = "" if refusal is None else str(refusal)
-        book = self.book
-        if book is None:
+        rejection = self._common_refusal()
+        problem = "" if rejection is None else str(rejection)
+        state = self.state
+        if state is None:
             return Gauges(0, self._limits.max_bytes, 0, False, 0, problem)
-        problem = problem or book.share_problem(self._room_bytes())
-        aged = book.queued and book.oldest_seq is not None
+        problem = problem or state.share_problem(self._room_bytes())
+        aged = state.queued and state.oldest_seq is not None
         return Gauges(
-            bytes=book.pages * PAGE_BYTES + self.store.wal_file_bytes,
+            bytes=state.pages * PAGE_BYTES + self.store.wal_file_bytes,
             max_bytes=self._limits.max_bytes,
-            oldest_age_ms=max(book.time.now_ms() - book.oldest_at_ms, 0) if aged else 0,
+            oldest_age_ms=max(state.time.now_ms() - state.oldest_at_ms, 0) if aged else 0,
             writable=not problem,
-            dead_letters=book.dead_letters,
+            dead_letters=state.dead_letters,
             problem=problem,
-            quarantined=book.quarantined,
+            quarantined=state.quarantined,
         )
 
     def _room_bytes(self) -> int:
-        return self.known.room_bytes() - self._gathered.cost_bytes
+        return self.known.room_bytes() - self._pending_calls.cost_bytes
 
     def poke(self) -> None:
         self._rested = False
@@ -205,13 +205,13 @@ class Owner:
 
     async def run(self) -> None:
         try:
-            while not self.closing or self._gathered.appends or (self._gathered.ops and self.known.loaded):
+            while not self.closing or self._pending_calls.appends or (self._pending_calls.ops and self.known.loaded):
                 try:
                     await self._turn()
                 except DISK_ERRORS as error:
                     await self._failed(error)
             if self.store.connected:
-                await self.store.commit([operations.Stamp(clean=True).step(self.known)])
+                await self.store.commit([operations.SaveOutboxTime(clean=True).step(self.known)])
         except (sqlite3.Error, OSError) as error:
             _log.error("outbox not closed cleanly", error=str(error))
         finally:
@@ -229,27 +229,27 @@ class Owner:
             self._resize = False
             await self.store.resize()
         elif not self.known.loaded and self._backlog is not None:
-            if self._gathered.appends:
-                await self._commit(self._gathered.draft(self.known, self._settings))
+            if self._pending_calls.appends:
+                await self._commit(self._pending_calls.draft(self.known, self._settings))
             await self._load_more()
-        elif self._gathered.appends or (self._gathered.ops and self.known.loaded):
-            await self._commit_gathered()
-        elif (draft := self._chore()) is not None:
-            if self.known.crowded or await self._has_time(dear=draft.writes_what_it_frees):
+        elif self._pending_calls.appends or (self._pending_calls.ops and self.known.loaded):
+            await self._commit_pending_calls()
+        elif (draft := self._cleanup()) is not None:
+            if self.known.crowded or await self._has_time(expensive=draft.writes_what_it_frees):
                 await self._commit(draft)
         elif self.store.untidy:
             await self.store.tidy()
         else:  # nothing may be awaited between the questions and this: a poke would be lost
             await self._idle(None)
 
-    async def _commit_gathered(self) -> None:
+    async def _commit_pending_calls(self) -> None:
         """Commit what has gathered, or put that off for a moment."""
-        put_off_us = 0 if self.closing else self._pace.put_off_us(self._gathered, monotonic_us())
+        put_off_us = 0 if self.closing else self._commit_delay.put_off_us(self._pending_calls, monotonic_us())
         if put_off_us > 0:
             await self._idle(put_off_us / 1_000_000)
         else:
-            await self._pace.gather(self._gathered, monotonic_us)
-            await self._commit(self._gathered.draft(self.known, self._settings))
+            await self._commit_delay.gather(self._pending_calls, monotonic_us)
+            await self._commit(self._pending_calls.draft(self.known, self._settings))
 
     async def _commit(self, draft: Draft) -> None:
         try:
@@ -257,8 +257,8 @@ class Owner:
             began_us = monotonic_us()
             committed = await self.store.commit(draft.steps())
             flowing = any(not append.callers for append in draft.appends)
-            self._pace.committed(began_us, monotonic_us(), flowing=flowing)
-            moved_pages = abs(committed.pages - draft.book.pages)
+            self._commit_delay.committed(began_us, monotonic_us(), flowing=flowing)
+            moved_pages = abs(committed.pages - draft.state.pages)
             draft.apply(committed)
             self.conflicts.report(draft.conflicts)
         except Exception as error:
@@ -266,42 +266,42 @@ class Owner:
             raise
         finally:
             for append in draft.appends:
-                self._gathered.done(append)
+                self._pending_calls.done(append)
         self._failures = 0
         self._tell()
         self.store.wrote(draft.body_bytes, committed.changed_rows - draft.events + 2 * moved_pages)
 
     def _tell(self) -> None:
-        book = self.known
-        if self._backlog is None or not book.loaded:
+        state = self.known
+        if self._backlog is None or not state.loaded:
             return
-        changed, book.changed = book.changed, set()
+        changed, state.changed = state.changed, set()
         for number in changed:
-            lane = book.index.lanes.get(number)
-            if lane is not None:
-                self._backlog(number, lane.key, len(lane), lane.body_bytes)
+            queue = state.index.queues.get(number)
+            if queue is not None:
+                self._backlog(number, queue.key, len(queue), queue.body_bytes)
 
     async def _load_more(self) -> None:
         """Read the next stretch of the log; after the last, answer `load`."""
-        book = self.known
-        chunk = await self.store.run(loading.read_chunk, book.loading_from, book.load_to)
+        state = self.known
+        chunk = await self.store.run(loading.read_chunk, state.loading_from, state.load_to)
         if chunk is not None:
-            book.load(chunk)
+            state.load(chunk)
             return
-        missing = book.missing()
-        if missing > 0 and book.orphans and not self.store.thorough:
-            self.store.condemned = f"{book.orphans} rows of the log belong to no device"
+        missing = state.missing()
+        if missing > 0 and state.orphans and not self.store.thorough:
+            self.store.condemned = f"{state.orphans} rows of the log belong to no device"
         if missing > 0 and not self.store.thorough:
             raise Broken(f"{missing} events are missing from the log")
         waited_for = self._loaded is not None and not self._loaded.done()
-        book.finish_loading(promise=waited_for)
+        state.finish_loading(promise=waited_for)
         if missing:
             _log.error("outbox ledger mended", missing_events=missing)
-            draft = Draft(book, self._clock)
+            draft = Draft(state, self._clock)
             operations.Reconcile(missing, self._metrics).plan(draft)
             await self._commit(draft)
         if waited_for:
-            self.promised = {part.lane for request in book.unsettled for part in request}
+            self.promised = {part.queue_id for request in state.unsettled for part in request}
         self._tell()
         if self._loaded is not None and not self._loaded.done():
             self._loaded.set_result(None)
@@ -309,20 +309,20 @@ class Owner:
     async def _connect(self) -> None:
         """Open the file; memory is built anew unless the file holds exactly what memory holds."""
         opened, set_aside = await self.store.connect()
-        old, book = self.book, Book.of(opened, self._settings, self._clock)
-        if old is not None and not set_aside and old.agrees_with(book):
-            old.pages, old.free_pages = book.pages, book.free_pages
+        old, state = self.state, OutboxState.of(opened, self._settings, self._clock)
+        if old is not None and not set_aside and old.agrees_with(state):
+            old.pages, old.free_pages = state.pages, state.free_pages
         else:
             if old is not None:
-                book.inherit(old)
+                state.inherit(old)
                 if self._backlog is not None:
-                    for number, lane in old.index.lanes.items():
-                        if number not in book.index.lanes:
-                            self._backlog(number, lane.key, 0, 0)
-            self.book = book
-        await self.store.commit([operations.Stamp().step(self.known)])
+                    for number, queue in old.index.queues.items():
+                        if number not in state.index.queues:
+                            self._backlog(number, queue.key, 0, 0)
+            self.state = state
+        await self.store.commit([operations.SaveOutboxTime().step(self.known)])
         if self._failure is not None:
-            _log.info("outbox available again", pending=book.pending)
+            _log.info("outbox available again", pending=state.pending)
         self._failure = None
 
     async def _write_anew(self) -> None:
@@ -358,35 +358,35 @@ class Owner:
         await self.store.disconnect()
 
     def _fail_waiting(self, failure: OutboxError) -> None:
-        self._gathered.fail(failure)
+        self._pending_calls.fail(failure)
         if self.closing and self._loaded is not None and not self._loaded.done():
             self._loaded.set_exception(failure)
 
-    def _chore(self) -> Draft | None:
-        draft = chore(self.known, self._clock)
-        if draft is None and not self.known.littered:
-            self._chore_wanted_ms = None
+    def _cleanup(self) -> Draft | None:
+        draft = cleanup(self.known, self._clock)
+        if draft is None and not self.known.needs_cleanup:
+            self._cleanup_wanted_ms = None
         return draft
 
-    async def _has_time(self, *, dear: bool) -> bool:
+    async def _has_time(self, *, expensive: bool) -> bool:
         """Whether a chore may be done now; waits a moment to find out."""
         now_ms = self._clock.monotonic_ms()
-        if self._chore_wanted_ms is None:
-            self._chore_wanted_ms = self._chore_done_ms = now_ms
-        patience_ms = self._chore_wanted_ms + _DEAR_CHORE_WAITS_MS - now_ms
-        if dear and patience_ms > 0:
+        if self._cleanup_wanted_ms is None:
+            self._cleanup_wanted_ms = self._cleanup_done_ms = now_ms
+        patience_ms = self._cleanup_wanted_ms + _EXPENSIVE_CLEANUP_DELAY_MS - now_ms
+        if expensive and patience_ms > 0:
             if self.store.untidy:
                 await self.store.tidy()
             else:
                 await self._idle(patience_ms / 1000)
             return False
-        if now_ms - self._chore_done_ms < _CHORE_WAITS_MS:
+        if now_ms - self._cleanup_done_ms < _CLEANUP_DELAY_MS:
             if not self._rested:
                 self._rested = True  # until something is asked
                 await self._idle(_REST_S)
             if not self._rested:
                 return False
-        self._chore_done_ms = now_ms
+        self._cleanup_done_ms = now_ms
         return True
 
     async def _idle(self, timeout_s: float | None) -> None:

@@ -52,7 +52,7 @@ class NewRows:
         cls,
         first_seq: int,
         at_ms: int,
-        lanes: Sequence[int],
+        queue_ids: Sequence[int],
         ids: Sequence[bytes],
         crcs: Sequence[int],
         bodies: Sequence[bytes],
@@ -61,8 +61,8 @@ class NewRows:
         received_crcs: Sequence[int],
     ) -> NewRows:
         """`sizes`: of the bodies, in bytes."""
-        rows = chain.from_iterable(zip(lanes, crcs, received_crcs, strict=True))
-        numbers = (f"%0{_DIGITS}d" * (3 * len(lanes))) % tuple(rows)
+        rows = chain.from_iterable(zip(queue_ids, crcs, received_crcs, strict=True))
+        numbers = (f"%0{_DIGITS}d" * (3 * len(queue_ids))) % tuple(rows)
         spans = [at << _SPAN_BITS | size for at, size in zip(accumulate(sizes, initial=1), sizes, strict=False)]
         return cls(first_seq, at_ms, numbers.encode(), b"".join(ids), b"".join(bodies), _encode(spans))
 

@@ -14,13 +14,13 @@ from typing import NamedTuple
 
 import msgspec
 
-from relay.event.reader import LaneKey
-from relay.outbox.engine.dedupe_window import CHECK_BYTES, ID_BYTES, Recent, split_ids
+from relay.event.reader import DeviceKey
+from relay.outbox.engine.dedupe_window import CHECK_BYTES, ID_BYTES, DedupeWindow, split_ids
 from relay.outbox.engine.outbox_clock import Anchor
 from relay.outbox.sqlite.insert import CHECK_OF_ROW
 
 CHUNK_ROWS = 4096
-MOST_LANES = 1 << 31
+MAX_QUEUE_ID = 1 << 31
 """Beyond any number that was given to a lane, and within what memory keeps of it."""
 _READ_IDS = f"""
     SELECT count(*), min(seq), max(seq), min(length(event_id)), max(length(event_id)),
@@ -40,9 +40,9 @@ class Broken(sqlite3.DatabaseError):
     """The file opens, but is not what an outbox looks like."""
 
 
-class LaneRow(NamedTuple):
-    lane: int
-    key: LaneKey
+class QueueRow(NamedTuple):
+    queue_id: int
+    key: DeviceKey
     cursor: int
     window: bytes
     boot: int
@@ -60,7 +60,7 @@ class Opened:
     """What a file says of itself."""
 
     last_seq: int
-    next_lane: int
+    next_queue_id: int
     requeued: int
     delivered: int
     dead_lettered: int
@@ -75,8 +75,8 @@ class Opened:
     """None: never used."""
     first_row: int
     last_at_ms: int
-    lanes: list[LaneRow]
-    recent: Recent
+    queues: list[QueueRow]
+    dedupe_window: DedupeWindow
     pages: int
     free_pages: int
 
@@ -85,7 +85,7 @@ class Chunk(NamedTuple):
     """A stretch of the log without its bodies."""
 
     seqs: array[int]
-    lanes: array[int]
+    queues: array[int]
     sizes: array[int]
     last_seq: int
 
@@ -122,18 +122,21 @@ def read_pages(database: sqlite3.Connection) -> tuple[int, int]:
 
 def read_opened(database: sqlite3.Connection, boot_id: str, dedupe_window: int) -> Opened:
     totals = read_totals(database)
-    next_lane, dead_letter_bytes, boot, boot_from_ms, outbox_ms, monotonic_ms, wall_ms, last_boot_id = database.execute(
-        "SELECT next_lane, dead_letter_bytes, boot, boot_from_ms, outbox_ms, monotonic_ms, wall_ms, boot_id FROM ledger"
-    ).fetchone()
-    numbers = (*totals, next_lane, dead_letter_bytes, boot, boot_from_ms or 0, outbox_ms, monotonic_ms, wall_ms)
+    next_queue_id, dead_letter_bytes, boot, boot_from_ms, outbox_ms, monotonic_ms, wall_ms, last_boot_id = (
+        database.execute(
+            "SELECT next_lane, dead_letter_bytes, boot, boot_from_ms, outbox_ms, monotonic_ms, wall_ms, boot_id"
+            " FROM ledger"
+        ).fetchone()
+    )
+    numbers = (*totals, next_queue_id, dead_letter_bytes, boot, boot_from_ms or 0, outbox_ms, monotonic_ms, wall_ms)
     if not (all(isinstance(value, int) for value in numbers) and isinstance(last_boot_id, str)):
         raise ValueError("the ledger is not what it was")
-    lanes = _read_lanes(database)
+    queues = _read_queues(database)
     first_row = database.execute("SELECT min(seq) FROM log").fetchone()[0]
     pages, free_pages = read_pages(database)
     return Opened(
         last_seq=totals.last_seq,
-        next_lane=max(next_lane, max((row.lane for row in lanes), default=0) + 1),
+        next_queue_id=max(next_queue_id, max((row.queue_id for row in queues), default=0) + 1),
         requeued=totals.requeued,
         delivered=totals.delivered,
         dead_lettered=totals.dead_lettered,
@@ -146,8 +149,8 @@ def read_opened(database: sqlite3.Connection, boot_id: str, dedupe_window: int) 
         anchor=Anchor(outbox_ms, monotonic_ms, wall_ms, last_boot_id) if last_boot_id else None,
         first_row=totals.last_seq + 1 if first_row is None else first_row,
         last_at_ms=_last_at_ms(database),
-        lanes=lanes,
-        recent=_read_recent(database, dedupe_window, totals.last_seq),
+        queues=queues,
+        dedupe_window=_read_dedupe_window(database, dedupe_window, totals.last_seq),
         pages=pages,
         free_pages=free_pages,
     )
@@ -162,13 +165,13 @@ def read_chunk(database: sqlite3.Connection, after_seq: int, to_seq: int) -> Chu
     if last is None:
         return None
     try:
-        lanes, sizes = map(_numbers, texts)
-        seqs = _seqs(first, last, len(lanes), seqs_text)
+        queues, sizes = map(_numbers, texts)
+        seqs = _seqs(first, last, len(queues), seqs_text)
     except (AttributeError, ValueError, OverflowError) as error:
         raise Broken(f"a row of the log after {after_seq} holds what was never written") from error
-    if len(seqs) != len(lanes) or seqs.tolist() != sorted(seqs) or seqs[0] <= after_seq:
+    if len(seqs) != len(queues) or seqs.tolist() != sorted(seqs) or seqs[0] <= after_seq:
         raise Broken(f"the rows of the log after {after_seq} are out of order")
-    return Chunk(seqs, lanes, sizes, last)
+    return Chunk(seqs, queues, sizes, last)
 
 
 def last_older(database: sqlite3.Connection, first_seq: int, before_ms: int) -> int | None:
@@ -209,29 +212,29 @@ def _numbers(text: str) -> array[int]:
         raise ValueError(f"no integers: {text}") from error
 
 
-def _read_lanes(database: sqlite3.Connection) -> list[LaneRow]:
+def _read_queues(database: sqlite3.Connection) -> list[QueueRow]:
     """ValueError, TypeError or OverflowError for a row that was never written so."""
-    lanes = [
-        LaneRow(lane, (int(tenant_id), platform, device_id), *rest)
-        for lane, tenant_id, platform, device_id, *rest in database.execute(
+    queues = [
+        QueueRow(queue_id, (int(tenant_id), platform, device_id), *rest)
+        for queue_id, tenant_id, platform, device_id, *rest in database.execute(
             "SELECT lane, tenant_id, platform, device_id, cursor, window, boot, request, ordinal, first_seq, last_seq,"
             " shift_ms, quarantined_after, quarantined_to FROM lanes"
         )
     ]
-    for row in lanes:
-        if not is_sound_lane(row):
-            raise ValueError(f"lane {row.lane} is not what it was")
-    if len({row.key for row in lanes}) < len(lanes):
+    for row in queues:
+        if not is_sound_queue(row):
+            raise ValueError(f"lane {row.queue_id} is not what it was")
+    if len({row.key for row in queues}) < len(queues):
         raise ValueError("two lanes of one device")
-    return lanes
+    return queues
 
 
-def is_sound_lane(row: LaneRow) -> bool:
+def is_sound_queue(row: QueueRow) -> bool:
     """Whether each value is of its kind."""
     request = (row.request, row.ordinal, row.first_seq, row.last_seq)
     return (
-        all(isinstance(value, int) for value in (row.lane, row.key[0], row.cursor, row.boot))
-        and 0 < row.lane < MOST_LANES
+        all(isinstance(value, int) for value in (row.queue_id, row.key[0], row.cursor, row.boot))
+        and 0 < row.queue_id < MAX_QUEUE_ID
         and (row.request is None or all(isinstance(value, int) for value in request))
         and all(isinstance(value, str) for value in row.key[1:])
         and isinstance(row.window, bytes)
@@ -241,12 +244,12 @@ def is_sound_lane(row: LaneRow) -> bool:
     )
 
 
-def _read_recent(database: sqlite3.Connection, window: int, last_seq: int) -> Recent:
+def _read_dedupe_window(database: sqlite3.Connection, window: int, last_seq: int) -> DedupeWindow:
     """The dedupe window, from the log and from what is no longer in it."""
-    recent = Recent(window)
+    dedupe_window = DedupeWindow(window)
     before = max(last_seq - window, 0)
     events = last_seq - before
-    ids, marks, lanes = bytearray(events * ID_BYTES), bytearray(events), array("I", bytes(4 * events))
+    ids, marks, queues = bytearray(events * ID_BYTES), bytearray(events), array("I", bytes(4 * events))
     checks = array("I", bytes(CHECK_BYTES * events))
     for first, last, some_ids, some_marks, some_checks in database.execute(
         "SELECT first_seq, last_seq, ids, marks, checks FROM recent WHERE last_seq > ? ORDER BY first_seq", (before,)
@@ -261,14 +264,14 @@ def _read_recent(database: sqlite3.Connection, window: int, last_seq: int) -> Re
             if isinstance(some_checks, bytes) and len(some_checks) == len(some_marks) * CHECK_BYTES:
                 checks[at:end] = array("I", some_checks)[skip:]
     for low in range(before, last_seq, CHUNK_ROWS):
-        for seq, some_lanes, some_ids, row_checks in _read_ids(database, low, min(low + CHUNK_ROWS, last_seq)):
-            at, end = seq - before - 1, seq - before - 1 + len(some_lanes)
-            ids[at * ID_BYTES : end * ID_BYTES], lanes[at:end], checks[at:end] = some_ids, some_lanes, row_checks
-    recent.extend(before + 1, split_ids(bytes(ids)), lanes, checks)
+        for seq, some_queue_ids, some_ids, row_checks in _read_ids(database, low, min(low + CHUNK_ROWS, last_seq)):
+            at, end = seq - before - 1, seq - before - 1 + len(some_queue_ids)
+            ids[at * ID_BYTES : end * ID_BYTES], queues[at:end], checks[at:end] = some_ids, some_queue_ids, row_checks
+    dedupe_window.extend(before + 1, split_ids(bytes(ids)), queues, checks)
     for slot, mark in enumerate(marks):
         if mark:
-            recent.mark(before + 1 + slot, mark)
-    return recent
+            dedupe_window.mark(before + 1 + slot, mark)
+    return dedupe_window
 
 
 def _read_ids(
@@ -280,17 +283,17 @@ def _read_ids(
     """
     stretch = (after_seq, to_seq)
     row = database.execute(_READ_IDS, stretch).fetchone()
-    rows, first, last, shortest, longest, lanes_text, ids, checks_text = row
+    rows, first, last, shortest, longest, queue_ids_text, ids, checks_text = row
     if not rows:
         return
-    lanes, checks = _32_bits(_numbers(lanes_text)), _32_bits(_numbers(checks_text))
-    whole = after_seq < first and last <= to_seq and rows == last - first + 1 == len(lanes) == len(checks)
+    queues, checks = _32_bits(_numbers(queue_ids_text)), _32_bits(_numbers(checks_text))
+    whole = after_seq < first and last <= to_seq and rows == last - first + 1 == len(queues) == len(checks)
     if whole and shortest == longest == ID_BYTES and len(ids) == rows * ID_BYTES:
-        yield first, lanes, ids, checks
+        yield first, queues, ids, checks
         return
-    for seq, lane, event_id, check in database.execute(_READ_ID_ROWS, stretch):
+    for seq, queue_id, event_id, check in database.execute(_READ_ID_ROWS, stretch):
         if after_seq < seq <= to_seq and event_id is not None and len(event_id) == ID_BYTES:
-            yield seq, _32_bits([lane]), event_id, _32_bits([check])
+            yield seq, _32_bits([queue_id]), event_id, _32_bits([check])
 
 
 def _32_bits(numbers: Iterable[int]) -> array[int]:

@@ -9,16 +9,17 @@ from array import array
 from collections.abc import Sequence
 from functools import partial
 
-from relay.outbox import DropReason, Part, Settled, Taken
+from relay.outbox import Claimed, DropReason, Part, Settled
 from relay.outbox.engine.dedupe_window import DEAD, DROPPED
 from relay.outbox.sqlite import loading, statements
-from relay.outbox.sqlite.commit_plan import LANE_PAGES, Draft, Op
-from relay.outbox.sqlite.outbox_state import Book, Stretch
-from relay.outbox.sqlite.statements import Buried, Grave, Move, Read, Reclaimed, Step, Wanted
+from relay.outbox.sqlite.commit_plan import QUEUE_PAGES, Draft, Op
+from relay.outbox.sqlite.outbox_state import OutboxState, Stretch
+from relay.outbox.sqlite.statements import DeadEvent, DeadLettered, Move, Read, Reclaimed, Wanted
+from relay.outbox.sqlite.transaction import Step
 from relay.runtime.metrics import Metrics
 
 
-class Take(Op[Sequence[Taken]]):
+class Claim(Op[Sequence[Claimed]]):
     patient = True
 
     def __init__(self, parts: Sequence[Part], true_ms: int | None, promised: set[int], metrics: Metrics) -> None:
@@ -30,52 +31,52 @@ class Take(Op[Sequence[Taken]]):
 
     @property
     def pages(self) -> int | None:
-        return LANE_PAGES * len(self._parts)
+        return QUEUE_PAGES * len(self._parts)
 
     def plan(self, draft: Draft) -> bool:
-        book = draft.book
-        if any(part.lane in draft.unclear for part in self._parts):
+        state = draft.state
+        if any(part.queue_id in draft.unclear for part in self._parts):
             return False
         shift_ms = 0 if self._true_ms is None else self._true_ms - draft.now_ms
         wanted = []
-        for lane, events, window in self._parts:
-            skip = draft.skipped.get(lane, 0)
-            held = book.index.lanes.get(lane)
+        for queue_id, events, window in self._parts:
+            skip = draft.skipped.get(queue_id, 0)
+            held = state.index.queues.get(queue_id)
             if held is None:  # lost with a broken file
-                wanted.append(Wanted(lane, array("Q"), array("I"), window, 0))
+                wanted.append(Wanted(queue_id, array("Q"), array("I"), window, 0))
                 continue
-            busy = held.in_flight is not None and not skip and lane not in self._promised
-            assert not busy, f"lane {lane} is in flight already"
+            busy = held.in_flight is not None and not skip and queue_id not in self._promised
+            assert not busy, f"lane {queue_id} is in flight already"
             sent_ms = None if skip else held.shift_ms
             shift = shift_ms if sent_ms is None else sent_ms
-            wanted.append(Wanted(lane, held.seqs(events, skip), held.sizes(events, skip), window, shift))
+            wanted.append(Wanted(queue_id, held.seqs(events, skip), held.sizes(events, skip), window, shift))
         step = partial(
-            statements.take,
+            statements.claim,
             request=draft.next_request,
-            boot=book.boot,
-            boot_from_ms=book.boot_from_ms,
+            boot=state.boot,
+            boot_from_ms=state.boot_from_ms,
             wanted=wanted,
-            graveyard=book.graveyard(draft.clock),
+            dead_letter_limits=state.dead_letter_limits(draft.clock),
         )
         draft.next_request += 1
-        draft.unclear.update(part.lane for part in self._parts)
+        draft.unclear.update(part.queue_id for part in self._parts)
         draft.add(self, step)
         return True
 
-    def apply(self, book: Book, result: tuple[list[Read], Buried]) -> Sequence[Taken]:
-        read, buried = result
-        book.next_request += 1
-        count_buried(book, buried, ["corrupt"] * buried.events, self._metrics)
-        taken = []
+    def apply(self, state: OutboxState, result: tuple[list[Read], DeadLettered]) -> Sequence[Claimed]:
+        read, dead_lettered_rows = result
+        state.next_request += 1
+        count_dead_lettered(state, dead_lettered_rows, ["corrupt"] * dead_lettered_rows.events, self._metrics)
+        claimed = []
         for (number, _, _), part in zip(self._parts, read, strict=True):
             for seq in part.corrupt:
-                _lose(book, number, seq)
-            if number in book.index.lanes:
-                book.index.lanes[number].in_flight = part.seqs if part.seqs else None
-                book.index.lanes[number].shift_ms = part.shift_ms if part.seqs else None
+                _lose(state, number, seq)
+            if number in state.index.queues:
+                state.index.queues[number].in_flight = part.seqs if part.seqs else None
+                state.index.queues[number].shift_ms = part.shift_ms if part.seqs else None
             self._promised.discard(number)
-            taken.append(Taken(number, part.bodies, part.stamps))
-        return taken
+            claimed.append(Claimed(number, part.bodies, part.timestamps))
+        return claimed
 
 
 class Settle(Op[None]):
@@ -87,79 +88,87 @@ class Settle(Op[None]):
         self._promised = promised
         self._metrics = metrics
         self._moves: list[Move] = []
-        self._graves: list[Grave] = []
+        self._dead_events: list[DeadEvent] = []
 
     @property
     def pages(self) -> int | None:
-        return None if self._graves else LANE_PAGES * len(self._settled)
+        return None if self._dead_events else QUEUE_PAGES * len(self._settled)
 
     def plan(self, draft: Draft) -> bool:
-        book = draft.book
-        if any(each.lane in draft.unclear for each in self._settled):
+        state = draft.state
+        if any(each.queue_id in draft.unclear for each in self._settled):
             return False
         for number, delivered, dead, window in self._settled:
-            lane = book.index.lanes.get(number)
-            if lane is None:  # lost with a broken file
+            queue = state.index.queues.get(number)
+            if queue is None:  # lost with a broken file
                 continue
-            seqs = lane.in_flight if lane.in_flight is not None else array("Q")
+            seqs = queue.in_flight if queue.in_flight is not None else array("Q")
             assert seqs or not (delivered or dead), f"lane {number} has nothing in flight"
             # after a failed commit the file may turn out to hold this settle already
-            graves = [Grave(seqs[at], number, why) for at, why in dead.items() if seqs[at] in lane]
-            here = len(seqs) if lane.seqs(len(seqs)) == seqs else sum(seq in lane for seq in seqs)
-            self._graves += graves
-            cursor, done = (seqs[-1], here - len(graves)) if delivered else (0, 0)
-            self._moves.append(Move(cursor, done, window, book.boot, number))
+            dead_events = [DeadEvent(seqs[at], number, why) for at, why in dead.items() if seqs[at] in queue]
+            here = len(seqs) if queue.seqs(len(seqs)) == seqs else sum(seq in queue for seq in seqs)
+            self._dead_events += dead_events
+            cursor, done = (seqs[-1], here - len(dead_events)) if delivered else (0, 0)
+            self._moves.append(Move(cursor, done, window, state.boot, number))
             if delivered and here == len(seqs):
                 draft.skipped[number] = len(seqs)
             else:
                 draft.unclear.add(number)
-        graveyard = book.graveyard(draft.clock)
-        draft.add(self, partial(statements.settle, moves=self._moves, graves=self._graves, graveyard=graveyard))
+        dead_letter_limits = state.dead_letter_limits(draft.clock)
+        draft.add(
+            self,
+            partial(
+                statements.settle,
+                moves=self._moves,
+                dead_events=self._dead_events,
+                dead_letter_limits=dead_letter_limits,
+            ),
+        )
         return True
 
-    def apply(self, book: Book, result: Buried) -> None:
-        count_buried(book, result, [grave.dead.reason for grave in self._graves], self._metrics)
-        for grave in self._graves:
-            _lose(book, grave.lane, grave.seq)
+    def apply(self, state: OutboxState, result: DeadLettered) -> None:
+        count_dead_lettered(state, result, [dead_event.dead.reason for dead_event in self._dead_events], self._metrics)
+        for dead_event in self._dead_events:
+            _lose(state, dead_event.queue_id, dead_event.seq)
         for cursor, delivered, _, _, number in self._moves:
-            lane = book.index.lanes[number]
-            lane.in_flight = lane.shift_ms = None
+            queue = state.index.queues[number]
+            queue.in_flight = queue.shift_ms = None
             self._promised.discard(number)
             if cursor:
-                events = lane.count_to(cursor)
+                events = queue.count_to(cursor)
                 assert events == delivered
-                lane.remove(0, events)
-                book.delivered += events
+                queue.remove(0, events)
+                state.delivered += events
                 self._metrics.events_delivered.inc(events)
-                book.changed.add(number)
+                state.changed.add(number)
 
 
 class Forget(Op[None]):
-    def __init__(self, lanes: Sequence[int]) -> None:
+    def __init__(self, queue_ids: Sequence[int]) -> None:
         super().__init__()
-        self._lanes = lanes
+        self._queues = queue_ids
         self._idle: list[int] = []
 
     def plan(self, draft: Draft) -> bool:
-        if draft.unclear.intersection(self._lanes):
+        if draft.unclear.intersection(self._queues):
             return False
-        lanes, appended_to = draft.book.index.lanes, draft.appended_to()
+        queues, appended_to = draft.state.index.queues, draft.appended_to()
         self._idle = [
             number
-            for number in self._lanes
-            if (lane := lanes.get(number)) is not None
-            and not len(lane)
-            and not lane.quarantined
-            and lane.in_flight is None
+            for number in self._queues
+            if (queue := queues.get(number)) is not None
+            and not len(queue)
+            and not queue.quarantined
+            and queue.in_flight is None
             and number not in appended_to
         ]
         draft.unclear.update(self._idle)
-        draft.add(self, partial(statements.forget, lanes=self._idle, next_lane=draft.book.next_lane))
+        draft.add(self, partial(statements.forget, queue_ids=self._idle, next_queue_id=draft.state.next_queue_id))
         return True
 
-    def apply(self, book: Book, result: None) -> None:
+    def apply(self, state: OutboxState, result: None) -> None:
         for number in self._idle:
-            book.index.forget(number)
+            state.index.forget(number)
 
 
 class Drop(Op[int]):
@@ -176,16 +185,16 @@ class Drop(Op[int]):
         self._kept: list[int] = []
 
     def plan(self, draft: Draft) -> bool:
-        book = draft.book
+        state = draft.state
         if draft.unclear or draft.skipped:
             return False
-        for number, lane in book.index.lanes.items():
-            in_flight = lane.in_flight if lane.in_flight is not None else array("Q")
+        for number, queue in state.index.queues.items():
+            in_flight = queue.in_flight if queue.in_flight is not None else array("Q")
             self._kept += [seq for seq in in_flight if self._first <= seq <= self._last]
-            events = lane.count_to(self._last) - len(in_flight)
+            events = queue.count_to(self._last) - len(in_flight)
             if events > 0:
-                self._from.append((number, len(in_flight), lane.seqs(events, len(in_flight))))
-        stretch = book.range(self._first, self._last)
+                self._from.append((number, len(in_flight), queue.seqs(events, len(in_flight))))
+        stretch = state.range(self._first, self._last)
         marks = bytearray(stretch.marks)
         for _, _, seqs in self._from:
             for seq in seqs:
@@ -199,25 +208,25 @@ class Drop(Op[int]):
                 stretch=stretch._replace(marks=bytes(marks)),
                 events=sum(len(seqs) for _, _, seqs in self._from),
                 in_flight=self._kept,
-                quarantined=book.quarantined > 0,
+                quarantined=state.quarantined > 0,
             ),
         )
         return True
 
-    def apply(self, book: Book, result: int) -> int:
+    def apply(self, state: OutboxState, result: int) -> int:
         events = 0
         for number, before, seqs in self._from:
-            book.index.lanes[number].remove(before, len(seqs))
-            book.changed.add(number)
+            state.index.queues[number].remove(before, len(seqs))
+            state.changed.add(number)
             events += len(seqs)
             for seq in seqs:
-                book.recent.mark(seq, DROPPED)
-        book.dropped += events
+                state.dedupe_window.mark(seq, DROPPED)
+        state.dropped += events
         self._metrics.events_dropped.labels(self._reason).inc(events)
-        first_left = book.first_row
-        if self._first <= book.first_row and not book.quarantined:
+        first_left = state.first_row
+        if self._first <= state.first_row and not state.quarantined:
             first_left = min(self._kept, default=self._last + 1)
-        book.reclaimed(Stretch(self._first, self._last, "front"), Reclaimed(result, first_left, book.last_row))
+        state.reclaimed(Stretch(self._first, self._last, "front"), Reclaimed(result, first_left, state.last_row))
         return events
 
 
@@ -230,14 +239,14 @@ class Reclaim(Op[None]):
 
     def plan(self, draft: Draft) -> bool:
         first_seq, last_seq, kind = self._stretch
-        book = draft.book
-        self.frees_dearly = kind in ("front", "holes") and book.pending > 0
-        stretch, pages = book.range(first_seq, last_seq), book.limits.reclaim_pages
+        state = draft.state
+        self.frees_dearly = kind in ("front", "holes") and state.pending > 0
+        stretch, pages = state.range(first_seq, last_seq), state.limits.reclaim_pages
         draft.add_before(self, partial(statements.reclaim, stretch=stretch, kind=kind, pages=pages))
         return True
 
-    def apply(self, book: Book, result: Reclaimed) -> None:
-        book.reclaimed(self._stretch, result)
+    def apply(self, state: OutboxState, result: Reclaimed) -> None:
+        state.reclaimed(self._stretch, result)
 
 
 class Vacuum(Op[None]):
@@ -248,16 +257,16 @@ class Vacuum(Op[None]):
         self._pages_before = 0
 
     def plan(self, draft: Draft) -> bool:
-        self._pages_before = draft.book.pages
-        draft.add(self, partial(statements.vacuum, pages=draft.book.limits.vacuum_pages))
+        self._pages_before = draft.state.pages
+        draft.add(self, partial(statements.vacuum, pages=draft.state.limits.vacuum_pages))
         return True
 
-    def apply(self, book: Book, result: None) -> None:
-        if book.pages >= self._pages_before:
-            book.vacuum_useless_at = book.pages
+    def apply(self, state: OutboxState, result: None) -> None:
+        if state.pages >= self._pages_before:
+            state.vacuum_useless_at = state.pages
 
 
-class Stamp(Op[None]):
+class SaveOutboxTime(Op[None]):
     """Write down what the clocks show, see relay.outbox.engine.outbox_clock."""
 
     def __init__(self, clean: bool = False) -> None:
@@ -265,14 +274,14 @@ class Stamp(Op[None]):
         self._clean = clean
 
     def plan(self, draft: Draft) -> bool:
-        draft.add(self, self.step(draft.book))
+        draft.add(self, self.step(draft.state))
         return True
 
-    def step(self, book: Book) -> Step:
-        boot = (book.boot, book.boot_from_ms)
-        return partial(statements.anchor, now=book.time.anchor(), boot=boot, clean=self._clean)
+    def step(self, state: OutboxState) -> Step:
+        boot = (state.boot, state.boot_from_ms)
+        return partial(statements.anchor, now=state.time.anchor(), boot=boot, clean=self._clean)
 
-    def apply(self, book: Book, result: None) -> None:
+    def apply(self, state: OutboxState, result: None) -> None:
         """Only a restart reads it."""
 
 
@@ -292,12 +301,12 @@ class Reconcile(Op[None]):
         draft.add(self, partial(statements.reconcile, missing=self._missing))
         return True
 
-    def apply(self, book: Book, result: None) -> None:
+    def apply(self, state: OutboxState, result: None) -> None:
         if self._missing > 0:
-            book.dead_lettered += self._missing
+            state.dead_lettered += self._missing
             self._metrics.events_dead_lettered.labels("corrupt").inc(self._missing)
         else:
-            book.delivered += self._missing
+            state.delivered += self._missing
 
 
 class FindOlder(Op[int | None]):
@@ -312,7 +321,7 @@ class FindOlder(Op[int | None]):
         draft.add(self, partial(loading.last_older, first_seq=self._first, before_ms=self._before_ms))
         return True
 
-    def apply(self, book: Book, result: int | None) -> int | None:
+    def apply(self, state: OutboxState, result: int | None) -> int | None:
         return result
 
 
@@ -327,20 +336,22 @@ class FindOldest(Op[None]):
         draft.add(self, partial(loading.read_at_ms, seq=self._seq))
         return True
 
-    def apply(self, book: Book, result: int | None) -> None:
+    def apply(self, state: OutboxState, result: int | None) -> None:
         if result is not None:
-            book.oldest_seq, book.oldest_at_ms = self._seq, result
+            state.oldest_seq, state.oldest_at_ms = self._seq, result
 
 
-def count_buried(book: Book, buried: Buried, reasons: Sequence[str], metrics: Metrics) -> None:
-    book.buried(buried)
-    metrics.dead_letters_discarded.inc(buried.discarded)
+def count_dead_lettered(
+    state: OutboxState, dead_lettered_rows: DeadLettered, reasons: Sequence[str], metrics: Metrics
+) -> None:
+    state.dead_lettered_rows(dead_lettered_rows)
+    metrics.dead_letters_discarded.inc(dead_lettered_rows.discarded)
     for reason in reasons:
         metrics.events_dead_lettered.labels(reason).inc()
 
 
-def _lose(book: Book, number: int, seq: int) -> None:
+def _lose(state: OutboxState, number: int, seq: int) -> None:
     """An event has become a dead letter."""
-    book.index.lanes[number].remove_seq(seq)
-    book.recent.mark(seq, DEAD)
-    book.changed.add(number)
+    state.index.queues[number].remove_seq(seq)
+    state.dedupe_window.mark(seq, DEAD)
+    state.changed.add(number)

@@ -14,6 +14,7 @@ from relay.config import OutboxSettings
 from relay.event.reader import Event
 from relay.outbox import (
     Backlog,
+    Claimed,
     DeadLetter,
     EventState,
     Gauges,
@@ -24,7 +25,6 @@ from relay.outbox import (
     Part,
     Selection,
     Settled,
-    Taken,
 )
 from relay.outbox.engine.limits import limited
 from relay.outbox.sqlite import dead_letters as dead
@@ -81,8 +81,8 @@ class SqliteOutbox:
         self._tasks.start("outbox watch", self._watch())
 
     async def load(self, backlog: Backlog) -> Loaded:
-        book = await self._owner.load(backlog)
-        return Loaded(book.lanes_at_load, book.unsettled)
+        state = await self._owner.load(backlog)
+        return Loaded(state.restored_queues, state.unsettled)
 
     def configure(self, settings: OutboxSettings) -> None:
         self._settings = limited(self._settings, settings)
@@ -105,47 +105,49 @@ class SqliteOutbox:
     def append(self, events: Sequence[Event], *, callers: int = 1) -> asyncio.Future[int]:
         answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         append = Append(events, answer, callers)
-        refusal = self._owner.refusal(append.memory_bytes, append.cost_bytes, (event.lane_key for event in events))
-        if (refusal is None or isinstance(refusal, OutboxFull)) and self._knows(events):
+        rejection = self._owner.rejection(
+            append.memory_bytes, append.cost_bytes, (event.device_key for event in events)
+        )
+        if (rejection is None or isinstance(rejection, OutboxFull)) and self._knows(events):
             conflicts = [conflict for event in events if (conflict := self._owner.known.conflict_of(event)) is not None]
             self._owner.conflicts.report(conflicts)
             answer.set_result(len(events))
-        elif refusal is not None:
-            answer.set_exception(refusal)
+        elif rejection is not None:
+            answer.set_exception(rejection)
         else:
             self._owner.enqueue(append)
         return answer
 
     def _knows(self, events: Sequence[Event]) -> bool:
         """Whether all of them are stored already."""
-        book = self._owner.book
-        return book is not None and all(event.event_id in book.recent.known for event in events)
+        state = self._owner.state
+        return state is not None and all(event.event_id in state.dedupe_window.known for event in events)
 
     def room(self) -> bool:
         return self._owner.room()
 
     # -- forwarding ----------------------------------------------------------------------------------
 
-    def sizes(self, lane: int, limit: int) -> Sequence[int]:
-        known = self._owner.known.index.lanes.get(lane)
+    def sizes(self, queue_id: int, limit: int) -> Sequence[int]:
+        known = self._owner.known.index.queues.get(queue_id)
         return () if known is None else known.sizes(limit)
 
-    async def take(self, parts: Sequence[Part], true_ms: int | None = None) -> Sequence[Taken]:
-        return await self._owner.submit(operations.Take(parts, true_ms, self._owner.promised, self._metrics))
+    async def claim(self, parts: Sequence[Part], true_ms: int | None = None) -> Sequence[Claimed]:
+        return await self._owner.submit(operations.Claim(parts, true_ms, self._owner.promised, self._metrics))
 
     async def settle(self, settled: Sequence[Settled]) -> None:
         await self._owner.submit(operations.Settle(settled, self._owner.promised, self._metrics))
 
-    def release(self, lanes: Sequence[int], *, perhaps_taken: bool = False) -> None:
-        for number in lanes:
-            lane = self._owner.known.index.lanes.get(number)
-            if lane is not None:
-                lane.in_flight = None
-                lane.shift_ms = lane.shift_ms if perhaps_taken else None
+    def release(self, queue_ids: Sequence[int], *, perhaps_delivered: bool = False) -> None:
+        for number in queue_ids:
+            queue = self._owner.known.index.queues.get(number)
+            if queue is not None:
+                queue.in_flight = None
+                queue.shift_ms = queue.shift_ms if perhaps_delivered else None
             self._owner.promised.discard(number)
 
-    async def forget(self, lanes: Sequence[int]) -> None:
-        await self._owner.submit(operations.Forget(lanes))
+    async def forget(self, queue_ids: Sequence[int]) -> None:
+        await self._owner.submit(operations.Forget(queue_ids))
 
     async def expire(self) -> int:
         dropped = 0
@@ -163,28 +165,28 @@ class SqliteOutbox:
     # -- watching ------------------------------------------------------------------------------------
 
     def ledger(self) -> Ledger:
-        return Ledger() if self._owner.book is None else self._owner.book.ledger()
+        return Ledger() if self._owner.state is None else self._owner.state.ledger()
 
     def gauges(self) -> Gauges:
         return self._owner.gauges()
 
     def find(self, event_id: bytes) -> EventState | None:
-        return None if self._owner.book is None else self._owner.book.state_of(event_id)
+        return None if self._owner.state is None else self._owner.state.state_of(event_id)
 
     async def check(self) -> None:
         if not self._owner.store.connected or self._owner.closing:
             return
         self._owner.look_at_files()
-        book = self._owner.known
-        if not book.loaded:
+        state = self._owner.known
+        if not state.loaded:
             return
         ahead_ms = self._clock.wall_ms() - self._clock.monotonic_ms()
-        first = book.index.first_seq()
+        first = state.index.first_seq()
         with suppress(OutboxError):  # whoever appends is told; this is asked again in a second
             if abs(ahead_ms - self._wall_ahead_ms) > _WALL_JUMP_MS:
-                await self._owner.submit(operations.Stamp())
+                await self._owner.submit(operations.SaveOutboxTime())
                 self._wall_ahead_ms = ahead_ms
-            if first is not None and first != book.oldest_seq:
+            if first is not None and first != state.oldest_seq:
                 await self._owner.submit(operations.FindOldest(first))
 
     # -- dead letters --------------------------------------------------------------------------------
@@ -237,11 +239,11 @@ class SqliteOutbox:
 
     async def discard_pending(self) -> int:
         """Drop every pending event, quarantined ones included; nothing may be sending. Return how many."""
-        book = self._owner.known
-        self.release(list(book.index.lanes))
-        gone = await self.discard_quarantined(book.quarantined)
-        while (first := book.index.first_seq()) is not None:
-            last = min(first + _DISCARD_ROWS, book.next_seq) - 1
+        state = self._owner.known
+        self.release(list(state.index.queues))
+        gone = await self.discard_quarantined(state.quarantined)
+        while (first := state.index.first_seq()) is not None:
+            last = min(first + _DISCARD_ROWS, state.next_seq) - 1
             gone += await self._owner.submit(operations.Drop("discarded", first, last, self._metrics))
         return gone
 

@@ -13,16 +13,16 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from relay.config import OutboxSettings
-from relay.event.reader import Event, LaneKey
-from relay.outbox import EventState, LaneState, Ledger, OutboxShareTaken, Part
+from relay.event.reader import DeviceKey, Event
+from relay.outbox import EventState, Ledger, OutboxShareUsed, Part, RestoredQueue
 from relay.outbox.engine.conflicts import Conflict
-from relay.outbox.engine.dedupe_window import DEAD, DROPPED, REMEMBERED_BYTES, Recent
+from relay.outbox.engine.dedupe_window import DEAD, DROPPED, REMEMBERED_BYTES, DedupeWindow
 from relay.outbox.engine.fair_share import is_crowded, over_share
 from relay.outbox.engine.outbox_clock import OutboxTime
 from relay.outbox.engine.queue_index import Index
 from relay.outbox.sqlite.connection import PAGE_BYTES
 from relay.outbox.sqlite.loading import Chunk, Opened
-from relay.outbox.sqlite.statements import Buried, Graveyard, Range, Reclaimed
+from relay.outbox.sqlite.statements import DeadLettered, DeadLetterLimits, Range, Reclaimed
 from relay.runtime.clock import Clock
 
 _GARBAGE_ROWS = 512
@@ -81,19 +81,19 @@ class Stretch(NamedTuple):
 
 
 @dataclass(slots=True)
-class Book:
+class OutboxState:
     """Everything that memory holds of one open file."""
 
     settings: OutboxSettings
     limits: Limits
     time: OutboxTime
-    recent: Recent
+    dedupe_window: DedupeWindow
     boot: int
     boot_from_ms: int
     """Outbox time when this boot began."""
     index: Index = field(default_factory=Index)
     next_seq: int = 1
-    next_lane: int = 1
+    next_queue_id: int = 1
     next_request: int = 1
     requeued: int = 0
     delivered: int = 0
@@ -136,24 +136,24 @@ class Book:
     """Rows read so far whose lane is not known: done ones of a lane since forgotten, or a broken disk's."""
     opened: Opened | None = None
     """What opening found, until loaded."""
-    lanes_at_load: Sequence[LaneState] = ()
+    restored_queues: Sequence[RestoredQueue] = ()
     unsettled: Sequence[Sequence[Part]] = ()
     changed: set[int] = field(default_factory=set)
     """Lanes whose backlog is to be told."""
 
     @classmethod
-    def of(cls, opened: Opened, settings: OutboxSettings, clock: Clock) -> Book:
+    def of(cls, opened: Opened, settings: OutboxSettings, clock: Clock) -> OutboxState:
         time = OutboxTime(clock, opened.anchor, opened.last_at_ms)
-        book = cls(
+        state = cls(
             settings,
             Limits.of(settings),
             time,
-            opened.recent,
+            opened.dedupe_window,
             opened.boot,
             time.now_ms() if opened.boot_from_ms is None else opened.boot_from_ms,
             next_seq=opened.last_seq + 1,
-            next_lane=opened.next_lane,
-            next_request=max((row.request or 0 for row in opened.lanes), default=0) + 1,
+            next_queue_id=opened.next_queue_id,
+            next_request=max((row.request or 0 for row in opened.queues), default=0) + 1,
             requeued=opened.requeued,
             delivered=opened.delivered,
             dead_lettered=opened.dead_lettered,
@@ -170,13 +170,13 @@ class Book:
             load_to=opened.last_seq,
             opened=opened,
         )
-        for row in opened.lanes:
-            book.index.add(row.lane, row.key)
-            book.older.add(row.lane, row.key)
-            book.cursors[row.lane] = row.cursor
+        for row in opened.queues:
+            state.index.add(row.queue_id, row.key)
+            state.older.add(row.queue_id, row.key)
+            state.cursors[row.queue_id] = row.cursor
             if row.quarantined_to is not None:
-                book.quarantined_ranges[row.lane] = range((row.quarantined_after or 0) + 1, row.quarantined_to + 1)
-        return book
+                state.quarantined_ranges[row.queue_id] = range((row.quarantined_after or 0) + 1, row.quarantined_to + 1)
+        return state
 
     def ledger(self) -> Ledger:
         appended = self.next_seq - 1 - self.adopted
@@ -209,58 +209,61 @@ class Book:
         return self.free_pages > max(self.pages - self.free_pages, _FREE_PAGES) and self.pages != self.vacuum_useless_at
 
     @property
-    def littered(self) -> bool:
+    def needs_cleanup(self) -> bool:
         """Whether so many rows are done that some are worth deleting by a commit of their own."""
         return self.rows - self.pending >= max(_IDLE_GARBAGE_ROWS, 3 * self.pending)
 
     def state_of(self, event_id: bytes) -> EventState | None:
-        found = self.recent.find(event_id)
+        found = self.dedupe_window.find(event_id)
         if found is None:
             return None
         if found.mark == DROPPED:
             return "dropped"
         if found.mark == DEAD:
             return "dead_lettered"
-        lane = self.index.lanes.get(found.lane)
-        if lane is not None and (found.seq in lane or found.seq in lane.quarantined):
+        queue = self.index.queues.get(found.queue_id)
+        if queue is not None and (found.seq in queue or found.seq in queue.quarantined):
             return "pending"
         unread = not self.loaded and found.seq <= self.load_to
-        return "pending" if unread and found.seq > self.cursors.get(found.lane, found.seq) else "delivered"
+        return "pending" if unread and found.seq > self.cursors.get(found.queue_id, found.seq) else "delivered"
 
     def conflict_of(self, event: Event) -> Conflict | None:
         """Return the conflict if the event's id is known and stands for other bytes."""
-        found = self.recent.find(event.event_id)
+        found = self.dedupe_window.find(event.event_id)
         if found is None or found.mark == DROPPED or found.check in (0, event.check):
             return None
-        lane = self.index.lanes.get(found.lane)
-        return Conflict(event, None if lane is None else lane.key)
+        queue = self.index.queues.get(found.queue_id)
+        return Conflict(event, None if queue is None else queue.key)
 
     def room_bytes(self) -> int:
         """How much the used pages may grow by appends."""
         return self.limits.append_bytes - self.used_bytes
 
-    def share_problem(self, room_bytes: int, keys: Iterable[LaneKey] | None = None) -> str:
+    def share_problem(self, room_bytes: int, keys: Iterable[DeviceKey] | None = None) -> str:
         """Why one of these devices, or of all, may not append while so much room is left, or ""; see `fair_share`."""
         if self.settings.when_full != "reject" or not is_crowded(room_bytes, self.limits.append_bytes):
             return ""
-        lanes, by_key = self.index.lanes, self.index.by_key
-        numbers = lanes if keys is None else [number for key in keys if (number := by_key.get(key)) is not None]
-        held = (lanes[number].body_bytes + _ROW_BYTES * len(lanes[number]) for number in numbers)
-        return str(OutboxShareTaken()) if any(over_share(each, room_bytes) for each in held) else ""
+        queues, by_key = self.index.queues, self.index.by_key
+        numbers = queues if keys is None else [number for key in keys if (number := by_key.get(key)) is not None]
+        held = (queues[number].body_bytes + _ROW_BYTES * len(queues[number]) for number in numbers)
+        return str(OutboxShareUsed()) if any(over_share(each, room_bytes) for each in held) else ""
 
-    def graveyard(self, clock: Clock) -> Graveyard:
-        return Graveyard(self.settings.max_dead_letters, self.limits.dead_letter_bytes, clock.wall_ms())
+    def dead_letter_limits(self, clock: Clock) -> DeadLetterLimits:
+        return DeadLetterLimits(self.settings.max_dead_letters, self.limits.dead_letter_bytes, clock.wall_ms())
 
-    def buried(self, buried: Buried) -> None:
-        self.dead_lettered += buried.events
-        self.dead_letters += buried.events - buried.discarded
-        self.dead_letter_bytes += buried.body_bytes
-        self.rows -= buried.events
+    def dead_lettered_rows(self, dead_lettered_rows: DeadLettered) -> None:
+        self.dead_lettered += dead_lettered_rows.events
+        self.dead_letters += dead_lettered_rows.events - dead_lettered_rows.discarded
+        self.dead_letter_bytes += dead_lettered_rows.body_bytes
+        self.rows -= dead_lettered_rows.events
 
     def range(self, first_seq: int, last_seq: int) -> Range:
         """A stretch of the log with what has to be kept of it."""
         return Range(
-            first_seq, last_seq, *self.recent.packed(first_seq, last_seq), self.next_seq - 1 - self.recent.window
+            first_seq,
+            last_seq,
+            *self.dedupe_window.packed(first_seq, last_seq),
+            self.next_seq - 1 - self.dedupe_window.window,
         )
 
     def reclaimable(self, body_bytes: int | None) -> Stretch | None:
@@ -278,7 +281,7 @@ class Book:
             # The ids of newer events were remembered when their rows went.
             return Stretch(self.first_row, self.last_row, "all")
         if body_bytes is None:
-            wanted = self.littered and not self.index.busy
+            wanted = self.needs_cleanup and not self.index.busy
         else:
             wanted = garbage >= _GARBAGE_ROWS and self.free_pages * PAGE_BYTES < body_bytes * 5 // 4
         if not (self.crowded or (wanted and garbage >= self.look_again_at)):
@@ -311,7 +314,7 @@ class Book:
 
         If that lay behind the log's rows, it would be moved with each piece of the file's end that is cut off.
         """
-        rows = min(self.last_row - (self.next_seq - 1 - self.recent.window), self.rows)
+        rows = min(self.last_row - (self.next_seq - 1 - self.dedupe_window.window), self.rows)
         return max(rows, 0) * REMEMBERED_BYTES
 
     def reclaimed(self, stretch: Stretch, reclaimed: Reclaimed) -> None:
@@ -324,22 +327,22 @@ class Book:
 
     def load(self, chunk: Chunk) -> None:
         """Take in what was read of the log; `finish_loading` comes after the last chunk."""
-        lanes, cursors, quarantined = self.older.lanes, self.cursors, self.quarantined_ranges
-        for seq, number, size in zip(chunk.seqs, chunk.lanes, chunk.sizes, strict=True):
+        queues, cursors, quarantined = self.older.queues, self.cursors, self.quarantined_ranges
+        for seq, number, size in zip(chunk.seqs, chunk.queues, chunk.sizes, strict=True):
             cursor = cursors.get(number)
             if cursor is None:
                 self.orphans += 1
             elif seq > cursor:
-                lanes[number].append(seq, size)
+                queues[number].append(seq, size)
             elif number in quarantined and seq in quarantined[number]:
-                lanes[number].quarantined.append(seq)
+                queues[number].quarantined.append(seq)
         self.rows += len(chunk.seqs)
         self.loading_from = chunk.last_seq
 
     def missing(self) -> int:
         """How many events the ledger calls pending and the log, read to its end, does not hold."""
         return self.pending - sum(
-            len(lane) + len(lane.quarantined) for index in (self.index, self.older) for lane in index.lanes.values()
+            len(queue) + len(queue.quarantined) for index in (self.index, self.older) for queue in index.queues.values()
         )
 
     def finish_loading(self, *, promise: bool) -> None:
@@ -349,46 +352,48 @@ class Book:
         """
         opened = self.opened
         assert opened is not None
-        for number, older in self.older.lanes.items():
-            lane = self.index.lanes.get(number)
-            if lane is not None and len(older):
-                lane.prepend(older)
-            if lane is not None:
-                lane.quarantined = older.quarantined
-                self.quarantined += len(lane.quarantined)
-        self.lanes_at_load = [LaneState(row.lane, row.key, row.window, row.boot == self.boot) for row in opened.lanes]
+        for number, older in self.older.queues.items():
+            queue = self.index.queues.get(number)
+            if queue is not None and len(older):
+                queue.prepend(older)
+            if queue is not None:
+                queue.quarantined = older.quarantined
+                self.quarantined += len(queue.quarantined)
+        self.restored_queues = [
+            RestoredQueue(row.queue_id, row.key, row.window, row.boot == self.boot) for row in opened.queues
+        ]
         self.unsettled = self._unsettled(opened) if promise else ()
         self.older, self.cursors, self.opened, self.quarantined_ranges = Index(), {}, None, {}
         self.loaded = True
-        self.changed.update(number for number, lane in self.index.lanes.items() if len(lane))
+        self.changed.update(number for number, queue in self.index.queues.items() if len(queue))
 
-    def agrees_with(self, reopened: Book) -> bool:
+    def agrees_with(self, reopened: OutboxState) -> bool:
         """Whether the file holds what this says, after a commit of which nobody knows whether it was made."""
         return (
             self.ledger() == reopened.ledger()
             and self.dead_letters == reopened.dead_letters
-            and self.index.lanes.keys() == reopened.index.lanes.keys()
+            and self.index.queues.keys() == reopened.index.queues.keys()
         )
 
-    def inherit(self, old: Book) -> None:
+    def inherit(self, old: OutboxState) -> None:
         """Keep what is in flight, and give no lane's number to another device while this process runs."""
-        self.next_lane = max(self.next_lane, old.next_lane)
-        for number, lane in old.index.lanes.items():
-            if lane.in_flight is not None and number in self.index.lanes:
-                self.index.lanes[number].in_flight = lane.in_flight
-                self.index.lanes[number].shift_ms = lane.shift_ms
+        self.next_queue_id = max(self.next_queue_id, old.next_queue_id)
+        for number, queue in old.index.queues.items():
+            if queue.in_flight is not None and number in self.index.queues:
+                self.index.queues[number].in_flight = queue.in_flight
+                self.index.queues[number].shift_ms = queue.shift_ms
 
     def _unsettled(self, opened: Opened) -> Sequence[Sequence[Part]]:
         """The journal's requests whose events are all still there; promised to the next take."""
         requests: dict[int, list[tuple[int, Part]]] = {}
-        for row in opened.lanes:
-            lane = self.index.lanes.get(row.lane)
-            if row.request is None or lane is None or lane.first_seq != row.first_seq:
+        for row in opened.queues:
+            queue = self.index.queues.get(row.queue_id)
+            if row.request is None or queue is None or queue.first_seq != row.first_seq:
                 continue
             assert row.last_seq is not None
-            events = lane.count_to(row.last_seq)
-            if lane.in_flight is None:
-                lane.in_flight = array("Q", lane.seqs(events))
-                lane.shift_ms = row.shift_ms
-            requests.setdefault(row.request, []).append((row.ordinal or 0, Part(row.lane, events)))
+            events = queue.count_to(row.last_seq)
+            if queue.in_flight is None:
+                queue.in_flight = array("Q", queue.seqs(events))
+                queue.shift_ms = row.shift_ms
+            requests.setdefault(row.request, []).append((row.ordinal or 0, Part(row.queue_id, events)))
         return [[part for _, part in sorted(requests[number])] for number in sorted(requests)]

@@ -16,12 +16,12 @@ from relay.outbox import OutboxError, OutboxFull
 from relay.outbox.sqlite import operations
 from relay.outbox.sqlite.commit_plan import Append, Draft, Op
 from relay.outbox.sqlite.disk_errors import failure_of
-from relay.outbox.sqlite.outbox_state import Book
+from relay.outbox.sqlite.outbox_state import OutboxState
 from relay.runtime.clock import Clock
 from relay.runtime.metrics import Metrics
 
 
-class Gathered:
+class PendingCalls:
     """What has gathered since the last commit was begun."""
 
     def __init__(self, clock: Clock, metrics: Metrics) -> None:
@@ -72,10 +72,10 @@ class Gathered:
             if not op.answer.done():
                 op.answer.set_exception(failure)
 
-    def draft(self, book: Book, settings: OutboxSettings) -> Draft:
+    def draft(self, state: OutboxState, settings: OutboxSettings) -> Draft:
         """What the next commit does with what has gathered. Whoever is in it is told if it cannot even be planned."""
-        draft = Draft(book, self._clock)
-        appends = [] if self._ops_first else self._next_appends(book.limits.commit_bytes)
+        draft = Draft(state, self._clock)
+        appends = [] if self._ops_first else self._next_appends(state.limits.commit_bytes)
         try:
             self._plan(draft, appends, settings)
         except Exception as error:
@@ -89,12 +89,12 @@ class Gathered:
         return draft
 
     def _plan(self, draft: Draft, appends: list[Append], settings: OutboxSettings) -> None:
-        refusal = self._make_room(draft, appends, settings)
-        if refusal is not None:
+        rejection = self._make_room(draft, appends, settings)
+        if rejection is not None:
             while appends:
-                self._refuse(appends.pop(0), refusal)
+                self._refuse(appends.pop(0), rejection)
         draft.append(appends)
-        while draft.book.loaded and self.ops and self.ops[0].plan(draft):
+        while draft.state.loaded and self.ops and self.ops[0].plan(draft):
             self.ops.popleft()
 
     def _refuse(self, append: Append, failure: OutboxError) -> None:
@@ -117,31 +117,31 @@ class Gathered:
 
     def _make_room(self, draft: Draft, appends: Sequence[Append], settings: OutboxSettings) -> OutboxFull | None:
         """Plan what has to go: done rows when there are enough, pending ones when the operator said so."""
-        book = draft.book
+        state = draft.state
         cost_bytes = sum([each.cost_bytes for each in appends])
-        missing_bytes = cost_bytes - book.room_bytes()
+        missing_bytes = cost_bytes - state.room_bytes()
         if appends and settings.when_full == "drop_oldest" and missing_bytes > 0:
             # a limit that was lowered is reached step by step
-            missing_bytes = min(missing_bytes, cost_bytes + book.limits.commit_bytes)
-            last = book.index.oldest_droppable(missing_bytes) if book.loaded else None
+            missing_bytes = min(missing_bytes, cost_bytes + state.limits.commit_bytes)
+            last = state.index.oldest_droppable(missing_bytes) if state.loaded else None
             if last is None:
                 return OutboxFull("the outbox is full, and nothing in it can be dropped now")
-            operations.Drop("size", book.first_row, last, self._metrics).plan(draft)
+            operations.Drop("size", state.first_row, last, self._metrics).plan(draft)
         # without appends too: what is delivered makes room for those that are refused meanwhile
-        elif (stretch := book.reclaimable(sum([each.body_bytes for each in appends]))) is not None:
+        elif (stretch := state.reclaimable(sum([each.body_bytes for each in appends]))) is not None:
             operations.Reclaim(stretch).plan(draft)
         return None
 
 
-def chore(book: Book, clock: Clock) -> Draft | None:
+def cleanup(state: OutboxState, clock: Clock) -> Draft | None:
     """What is worth doing when nothing else is."""
     wanted: Op[None] | None = None
-    if (stretch := book.reclaimable(None)) is not None:
+    if (stretch := state.reclaimable(None)) is not None:
         wanted = operations.Reclaim(stretch)
-    elif book.loaded and book.wasteful:
+    elif state.loaded and state.wasteful:
         wanted = operations.Vacuum()
     if wanted is None:
         return None
-    draft = Draft(book, clock)
+    draft = Draft(state, clock)
     wanted.plan(draft)
     return draft

@@ -19,7 +19,7 @@ from relay.outbox.engine.dedupe_window import DROPPED, pack_check
 from relay.outbox.sqlite.commit_plan import Draft, Op
 from relay.outbox.sqlite.insert import CHECK_OF_ROW
 from relay.outbox.sqlite.loading import read_totals
-from relay.outbox.sqlite.outbox_state import Book
+from relay.outbox.sqlite.outbox_state import OutboxState
 from relay.outbox.sqlite.statements import remember
 from relay.runtime.machine import MachineIds, identity, is_other_machine
 from relay.runtime.metrics import Metrics
@@ -40,7 +40,7 @@ _READ = f"""
 _APPEND = "INSERT INTO log(seq, lane, event_id, at_ms, crc, received_crc, body) VALUES (?, ?, ?, ?, ?, ?, ?)"
 
 
-class Claimant(NamedTuple):
+class Installation(NamedTuple):
     """Whom an outbox belongs to when it is opened."""
 
     ids: MachineIds
@@ -54,12 +54,12 @@ class Moved(NamedTuple):
     """An event that was appended again."""
 
     seq: int
-    lane: int
+    queue_id: int
     event_id: bytes
     body_bytes: int
 
 
-def claim(database: sqlite3.Connection, owner: Claimant) -> bool:
+def claim(database: sqlite3.Connection, owner: Installation) -> bool:
     """Make the outbox this machine's. Return whether it was another machine's; its pending events are quarantined."""
     (stored,) = database.execute("SELECT CAST(identity AS TEXT) FROM ledger").fetchone()
     is_moved = is_other_machine(stored or "", owner.ids)
@@ -95,27 +95,27 @@ class Adopt(Op[int]):
         self._chosen: Sequence[tuple[int, int]] = ()
 
     def plan(self, draft: Draft) -> bool:
-        book = draft.book
-        self._chosen = book.index.first_quarantined(self._limit)
-        lanes = {lane for _, lane in self._chosen}
-        if draft.unclear & lanes:
+        state = draft.state
+        self._chosen = state.index.first_quarantined(self._limit)
+        queues = {queue_id for _, queue_id in self._chosen}
+        if draft.unclear & queues:
             return False
-        most_bytes = book.limits.commit_bytes
+        most_bytes = state.limits.commit_bytes
         step = partial(_adopt, chosen=self._chosen, first_seq=draft.next_seq, at_ms=draft.now_ms, most_bytes=most_bytes)
         draft.add(self, step)
-        draft.unclear.update(lanes)
+        draft.unclear.update(queues)
         return True
 
-    def apply(self, book: Book, result: tuple[int, Sequence[Moved]]) -> int:
+    def apply(self, state: OutboxState, result: tuple[int, Sequence[Moved]]) -> int:
         tried, moved = result
-        _take_out(book, self._chosen[:tried])
-        book.recent.extend(book.next_seq, [each.event_id for each in moved], [each.lane for each in moved])
+        _take_out(state, self._chosen[:tried])
+        state.dedupe_window.extend(state.next_seq, [each.event_id for each in moved], [each.queue_id for each in moved])
         for each in moved:
-            book.index.lanes[each.lane].append(book.next_seq, each.body_bytes)
-            book.next_seq += 1
-        book.last_row = book.next_seq - 1
-        book.adopted += len(moved)
-        book.changed.update(each.lane for each in moved)
+            state.index.queues[each.queue_id].append(state.next_seq, each.body_bytes)
+            state.next_seq += 1
+        state.last_row = state.next_seq - 1
+        state.adopted += len(moved)
+        state.changed.update(each.queue_id for each in moved)
         return tried
 
 
@@ -129,16 +129,16 @@ class DiscardQuarantined(Op[int]):
         self._chosen: Sequence[tuple[int, int]] = ()
 
     def plan(self, draft: Draft) -> bool:
-        self._chosen = draft.book.index.first_quarantined(self._limit)
+        self._chosen = draft.state.index.first_quarantined(self._limit)
         draft.add(self, partial(_discard, seqs=[seq for seq, _ in self._chosen]))
         return True
 
-    def apply(self, book: Book, result: int) -> int:
-        _take_out(book, self._chosen)
+    def apply(self, state: OutboxState, result: int) -> int:
+        _take_out(state, self._chosen)
         for seq, _ in self._chosen:
-            book.recent.mark(seq, DROPPED)
-        book.rows -= result
-        book.dropped += result
+            state.dedupe_window.mark(seq, DROPPED)
+        state.rows -= result
+        state.dropped += result
         self._metrics.events_dropped.labels("discarded").inc(result)
         return len(self._chosen)
 
@@ -150,14 +150,14 @@ class Disown(Op[None]):
         draft.add(self, _disown)
         return True
 
-    def apply(self, book: Book, result: None) -> None:
+    def apply(self, state: OutboxState, result: None) -> None:
         """Only the next start reads it."""
 
 
-def _take_out(book: Book, chosen: Sequence[tuple[int, int]]) -> None:
-    for number, events in Counter(lane for _, lane in chosen).items():
-        del book.index.lanes[number].quarantined[:events]
-    book.quarantined -= len(chosen)
+def _take_out(state: OutboxState, chosen: Sequence[tuple[int, int]]) -> None:
+    for number, events in Counter(queue_id for _, queue_id in chosen).items():
+        del state.index.queues[number].quarantined[:events]
+    state.quarantined -= len(chosen)
 
 
 def _adopt(
@@ -169,13 +169,13 @@ def _adopt(
     """
     moved: list[Moved] = []
     tried = body_bytes = 0
-    for seq, lane in chosen:
+    for seq, queue_id in chosen:
         tried += 1
         for event_id, crc, check, body in database.execute(_READ, (seq,)).fetchall():
-            row = (first_seq + len(moved), lane, event_id, at_ms, unmarked(body, crc), check or None, body)
+            row = (first_seq + len(moved), queue_id, event_id, at_ms, unmarked(body, crc), check or None, body)
             database.execute(_APPEND, row)
             database.execute("DELETE FROM log WHERE seq = ?", (seq,))
-            moved.append(Moved(seq, lane, event_id, len(body)))
+            moved.append(Moved(seq, queue_id, event_id, len(body)))
             body_bytes += len(body)
         if body_bytes >= most_bytes:
             break

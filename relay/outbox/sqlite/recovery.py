@@ -21,15 +21,15 @@ from pathlib import Path
 import structlog
 
 from relay.config import OutboxSettings
-from relay.outbox import OutboxRefused
+from relay.outbox import OutboxUnusable
 from relay.outbox.engine.dedupe_window import REMEMBERED_BYTES
 from relay.outbox.sqlite import files
 from relay.outbox.sqlite.connection import PAGE_BYTES, configure, connect
 from relay.outbox.sqlite.loading import Broken, Opened, read_opened, read_totals
-from relay.outbox.sqlite.quarantine import Claimant, claim
+from relay.outbox.sqlite.quarantine import Installation, claim
 from relay.outbox.sqlite.salvage import Salvaged, salvage
 from relay.outbox.sqlite.schema import MIGRATIONS, is_newest, migrate
-from relay.outbox.sqlite.statements import checkpoint
+from relay.outbox.sqlite.transaction import checkpoint
 
 _log = structlog.get_logger("relay.outbox")
 
@@ -42,13 +42,13 @@ _UNDECODABLE = "Could not decode to UTF-8"
 """What the sqlite3 module says of a text that is none; it has no error code."""
 
 
-def broken(path: Path, reason: str) -> OutboxRefused:
+def broken(path: Path, reason: str) -> OutboxUnusable:
     """What whoever may not mend it is told."""
-    return OutboxRefused(f"{path} is broken ({reason}): start the relay, it sets the file aside and keeps what it can")
+    return OutboxUnusable(f"{path} is broken ({reason}): start the relay, it sets the file aside and keeps what it can")
 
 
 @dataclass(slots=True)
-class Mending:
+class Recovery:
     """How to open, and what came of it; filled in on the connection's thread."""
 
     path: Path
@@ -61,7 +61,7 @@ class Mending:
     """What was found wrong since then that no check of SQLite sees."""
     allowed: bool = True
     """Whether a broken file may be set aside; else it is refused."""
-    owner: Claimant | None = None
+    owner: Installation | None = None
     """The machine that opens the outbox; None: the outbox stays the machine's that it belongs to."""
     was_moved: bool = False
     """Whether the outbox belonged to another machine."""
@@ -80,77 +80,77 @@ def is_broken(error: BaseException) -> bool:
     )
 
 
-def open_mended(mending: Mending) -> sqlite3.Connection:
+def open_recovered(recovery: Recovery) -> sqlite3.Connection:
     """An open, sound outbox; `mending.opened` says what it holds. sqlite3.Error or OSError if the disk fails."""
-    reason = mending.condemned
+    reason = recovery.condemned
     for _ in range(0 if reason else 2):
         try:
-            return _open_sound(mending)
+            return _open_sound(recovery)
         except (sqlite3.Error, UnicodeDecodeError) as error:
             if not is_broken(error):
                 raise
             reason = str(error)
-    if not mending.allowed:
-        raise broken(mending.path, reason)
-    _replace(mending, reason)
-    return _open_sound(mending)
+    if not recovery.allowed:
+        raise broken(recovery.path, reason)
+    _replace(recovery, reason)
+    return _open_sound(recovery)
 
 
-def _replace(mending: Mending, reason: str) -> None:
+def _replace(recovery: Recovery, reason: str) -> None:
     """Salvage into a new file, set the broken one aside, and put the new one in its place.
 
     In this order, so that a kill in between loses nothing: the old file is still there, or the new one is complete.
     """
-    fresh = files.beside(mending.path, _FRESH)
+    fresh = files.beside(recovery.path, _FRESH)
     try:
-        salvaged = _salvaged(mending, fresh)
+        salvaged = _salvaged(recovery, fresh)
     except BaseException:
         files.remove(fresh)
         raise
-    mending.set_aside = files.set_aside(mending.path)
-    files.rename(fresh, mending.path)
-    mending.suspect, mending.condemned = False, ""
-    _log.error("outbox set aside", file=str(mending.set_aside), reason=reason, **salvaged._asdict())
+    recovery.set_aside = files.set_aside(recovery.path)
+    files.rename(fresh, recovery.path)
+    recovery.suspect, recovery.condemned = False, ""
+    _log.error("outbox set aside", file=str(recovery.set_aside), reason=reason, **salvaged._asdict())
 
 
-def _salvaged(mending: Mending, fresh: Path) -> Salvaged:
+def _salvaged(recovery: Recovery, fresh: Path) -> Salvaged:
     """Fill a new file; an empty one, if what was salvaged is broken too: else each start would set one more aside."""
     files.remove(fresh)
-    with closing(_open(mending, fresh)) as database:
-        salvaged = salvage(mending.path, database)
+    with closing(_open(recovery, fresh)) as database:
+        salvaged = salvage(recovery.path, database)
         try:
-            _read(database, mending)
+            _read(database, recovery)
             return salvaged
         except sqlite3.Error as error:
             if not is_broken(error):
                 raise
             _log.error("what was salvaged is broken too", reason=str(error))
     files.remove(fresh)
-    _open(mending, fresh).close()
+    _open(recovery, fresh).close()
     return Salvaged(0, 0, 0)
 
 
-def _open_sound(mending: Mending) -> sqlite3.Connection:
-    fresh = files.beside(mending.path, _FRESH)
-    if files.identity(mending.path) is None and files.identity(fresh) is not None:
-        files.rename(fresh, mending.path)  # a kill came just before it
-    database = _open(mending, mending.path)
+def _open_sound(recovery: Recovery) -> sqlite3.Connection:
+    fresh = files.beside(recovery.path, _FRESH)
+    if files.identity(recovery.path) is None and files.identity(fresh) is not None:
+        files.rename(fresh, recovery.path)  # a kill came just before it
+    database = _open(recovery, recovery.path)
     try:
-        _check(database, mending)
-        if mending.owner is not None:
-            mending.was_moved |= claim(database, mending.owner)
-        mending.opened = _read(database, mending)
+        _check(database, recovery)
+        if recovery.owner is not None:
+            recovery.was_moved |= claim(database, recovery.owner)
+        recovery.opened = _read(database, recovery)
     except BaseException:
         database.close()
         raise
     return database
 
 
-def _read(database: sqlite3.Connection, mending: Mending) -> Opened:
+def _read(database: sqlite3.Connection, recovery: Recovery) -> Opened:
     # ids of deleted rows take room in the file, and a small one that was full of them could take nothing else
-    most = mending.settings.max_size_bytes // _IDS_SHARE // REMEMBERED_BYTES
+    most = recovery.settings.max_size_bytes // _IDS_SHARE // REMEMBERED_BYTES
     try:
-        return read_opened(database, mending.boot_id, min(mending.settings.dedupe_window, most))
+        return read_opened(database, recovery.boot_id, min(recovery.settings.dedupe_window, most))
     except (TypeError, ValueError, OverflowError, LookupError) as error:
         raise Broken(f"a value that was never written: {error}") from error
     except sqlite3.OperationalError as error:
@@ -159,16 +159,16 @@ def _read(database: sqlite3.Connection, mending: Mending) -> Opened:
         raise
 
 
-def _open(mending: Mending, path: Path) -> sqlite3.Connection:
-    files.create(path, mending.path)
+def _open(recovery: Recovery, path: Path) -> sqlite3.Connection:
+    files.create(path, recovery.path)
     database = connect(path)
     try:
         _recognise(database, path)
         files.make_private(path)
         if files.identity(log := files.beside(path, "-wal")) is not None:
             files.make_private(log)  # SQLite gave it the mode that the database had
-        settings = mending.settings
-        configure(database, settings.durability, settings.max_size_bytes, mending.wal_bytes)
+        settings = recovery.settings
+        configure(database, settings.durability, settings.max_size_bytes, recovery.wal_bytes)
         migrate(database)
     except BaseException:
         database.close()
@@ -181,17 +181,17 @@ def _recognise(database: sqlite3.Connection, path: Path) -> None:
     (version,) = database.execute("PRAGMA user_version").fetchone()
     tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if version > len(MIGRATIONS):
-        raise OutboxRefused(
+        raise OutboxUnusable(
             f"{path} was written by a newer relay (schema {version}, this one knows {len(MIGRATIONS)}): "
             "install that relay again, or set outbox.path to another file"
         )
     if version == 0 and {"log", "ledger"} <= tables:
         raise Broken("the schema's version is lost")
     if version == 0 and tables:
-        raise OutboxRefused(f"{path} is a database, but not an outbox: set outbox.path to another file")
+        raise OutboxUnusable(f"{path} is a database, but not an outbox: set outbox.path to another file")
 
 
-def _check(database: sqlite3.Connection, mending: Mending) -> None:
+def _check(database: sqlite3.Connection, recovery: Recovery) -> None:
     try:
         checkpoint(database)  # the log's file keeps its size, see `wal`
         row = database.execute("SELECT clean FROM ledger").fetchone()
@@ -203,10 +203,10 @@ def _check(database: sqlite3.Connection, mending: Mending) -> None:
         database.execute("SELECT * FROM log ORDER BY seq LIMIT 1").fetchone()
         database.execute("SELECT * FROM log ORDER BY seq DESC LIMIT 1").fetchone()
         (pages,) = database.execute("PRAGMA page_count").fetchone()
-        size_bytes = mending.path.stat().st_size
+        size_bytes = recovery.path.stat().st_size
         if size_bytes < pages * PAGE_BYTES:
             raise Broken(f"the file is shorter than its {pages} pages")
-        if mending.suspect or (not row[0] and size_bytes <= _CHECKED_BYTES):
+        if recovery.suspect or (not row[0] and size_bytes <= _CHECKED_BYTES):
             (verdict,) = database.execute("PRAGMA quick_check(1)").fetchone()
             if verdict != "ok":
                 raise Broken(verdict)

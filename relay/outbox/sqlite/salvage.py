@@ -21,12 +21,12 @@ from urllib.parse import quote
 
 import msgspec
 
-from relay.event.reader import LaneKey
+from relay.event.reader import DeviceKey
 from relay.event.values import trimmed, whole
 from relay.outbox.engine.dedupe_window import ID_BYTES
 from relay.outbox.sqlite import files
 from relay.outbox.sqlite.connection import PAGE_BYTES
-from relay.outbox.sqlite.loading import MOST_LANES, LaneRow, is_sound_lane
+from relay.outbox.sqlite.loading import MAX_QUEUE_ID, QueueRow, is_sound_queue
 from relay.outbox.sqlite.schema import MIGRATIONS, is_newest
 
 _ROWS_AT_ONCE = 512
@@ -36,7 +36,7 @@ _LEDGER_COLUMNS = (
     "last_seq, next_lane, requeued, delivered, dead_lettered, dropped, adopted,"
     " boot, boot_id, outbox_ms, monotonic_ms, wall_ms, identity"
 )
-_LANE_COLUMNS = (
+_QUEUE_COLUMNS = (
     "lane, tenant_id, platform, device_id, cursor, delivered, window, boot, request, ordinal, first_seq, last_seq,"
     " shift_ms, quarantined_after, quarantined_to"
 )
@@ -51,7 +51,7 @@ _UNREADABLE = (sqlite3.Error, OverflowError, UnicodeDecodeError)
 class Salvaged(NamedTuple):
     events: int
     dead_letters: int
-    lanes: int
+    queues: int
 
 
 class _Source(msgspec.Struct):
@@ -90,57 +90,61 @@ def _opened(broken: Path) -> sqlite3.Connection:
 def _copy(old: sqlite3.Connection, new: sqlite3.Connection) -> Salvaged:
     new.execute("BEGIN IMMEDIATE")
     ledger = _first_readable(old, f"SELECT {_LEDGER_COLUMNS} FROM ledger")
-    lanes = _Lanes(old, new)
+    queues = _Queues(old, new)
     letters = _copy_table(old, new, "dead_letters", _DEAD_COLUMNS)
     _copy_table(old, new, "recent", "first_seq, last_seq, ids, marks")
-    events, last_seq = _copy_log(old, new, lanes)
+    events, last_seq = _copy_log(old, new, queues)
     _balance(new, ledger, events, last_seq)
     new.execute("COMMIT")
     new.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-    return Salvaged(events, letters, len(lanes.cursors))
+    return Salvaged(events, letters, len(queues.cursors))
 
 
-class _Lanes:
+class _Queues:
     """The lanes of the new file: those of the old one that are sound, and one for each device found without."""
 
     def __init__(self, old: sqlite3.Connection, new: sqlite3.Connection) -> None:
         self.cursors: dict[int, int] = {}
-        self._by_key: dict[LaneKey, int] = {}
+        self._by_key: dict[DeviceKey, int] = {}
         self._quarantined: dict[int, range] = {}
         self._new = new
         for row in _readable(
-            old, f"SELECT {_LANE_COLUMNS} FROM lanes WHERE lane > ? ORDER BY lane LIMIT {_ROWS_AT_ONCE}"
+            old, f"SELECT {_QUEUE_COLUMNS} FROM lanes WHERE lane > ? ORDER BY lane LIMIT {_ROWS_AT_ONCE}"
         ):
             self._copy(row)
 
-    def is_done(self, lane: int, seq: int) -> bool:
+    def is_done(self, queue_id: int, seq: int) -> bool:
         """Return whether an event of a known lane is neither pending nor quarantined."""
-        return seq <= self.cursors[lane] and seq not in self._quarantined[lane]
+        return seq <= self.cursors[queue_id] and seq not in self._quarantined[queue_id]
 
-    def of(self, lane: Any, body: bytes) -> int | None:
+    def of(self, queue_id: Any, body: bytes) -> int | None:
         """The lane of a row that says it is of `lane`; None if nothing tells whose it is."""
-        if isinstance(lane, int) and lane in self.cursors:
-            return lane
+        if isinstance(queue_id, int) and queue_id in self.cursors:
+            return queue_id
         key = _key_of(body)
         if key is None:
             return None
         known = self._by_key.get(key)
         if known is not None:
             return known
-        number = lane if isinstance(lane, int) and 0 < lane < MOST_LANES // 2 else max(self.cursors, default=0) + 1
+        number = (
+            queue_id
+            if isinstance(queue_id, int) and 0 < queue_id < MAX_QUEUE_ID // 2
+            else max(self.cursors, default=0) + 1
+        )
         self._add((number, str(key[0]), *key[1:], 0, 0, b"", 0, *(None,) * 7), key)
         return number
 
     def _copy(self, row: tuple[Any, ...]) -> None:
-        lane, tenant_id, platform, device_id, cursor, delivered, *rest = row
+        queue_id, tenant_id, platform, device_id, cursor, delivered, *rest = row
         with suppress(TypeError, ValueError):
             key = (int(tenant_id), platform, device_id)
-            sound = is_sound_lane(LaneRow(lane, key, cursor, *rest)) and isinstance(delivered, int)
+            sound = is_sound_queue(QueueRow(queue_id, key, cursor, *rest)) and isinstance(delivered, int)
             if sound and key not in self._by_key:
                 self._add(row, key)
 
-    def _add(self, row: tuple[Any, ...], key: LaneKey) -> None:
-        self._new.execute(f"INSERT INTO lanes({_LANE_COLUMNS}) VALUES ({', '.join('?' * len(row))})", row)
+    def _add(self, row: tuple[Any, ...], key: DeviceKey) -> None:
+        self._new.execute(f"INSERT INTO lanes({_QUEUE_COLUMNS}) VALUES ({', '.join('?' * len(row))})", row)
         self.cursors[row[0]] = row[4]
         self._quarantined[row[0]] = range((row[-2] or 0) + 1, (row[-1] or 0) + 1)
         self._by_key[key] = row[0]
@@ -158,7 +162,7 @@ def _copy_table(old: sqlite3.Connection, new: sqlite3.Connection, table: str, co
     return rows
 
 
-def _copy_log(old: sqlite3.Connection, new: sqlite3.Connection, lanes: _Lanes) -> tuple[int, int]:
+def _copy_log(old: sqlite3.Connection, new: sqlite3.Connection, queues: _Queues) -> tuple[int, int]:
     """Copy pending events; returns (how many, the last seq seen)."""
     ids = _Ids(new)
     events = last_seq = last_at_ms = uncommitted_bytes = 0
@@ -167,12 +171,12 @@ def _copy_log(old: sqlite3.Connection, new: sqlite3.Connection, lanes: _Lanes) -
         f"SELECT seq, lane, event_id, at_ms, crc, body FROM log WHERE seq > ? ORDER BY seq LIMIT {_ROWS_AT_ONCE}",
     ):
         last_seq = seq
-        lane, event_id, at_ms, crc, body = _as_written(values, last_at_ms)
+        queue_id, event_id, at_ms, crc, body = _as_written(values, last_at_ms)
         last_at_ms = at_ms
-        number = lanes.of(lane, body)
+        number = queues.of(queue_id, body)
         if number is None:
             continue
-        if lanes.is_done(number, seq):
+        if queues.is_done(number, seq):
             ids.add(seq, event_id)
             continue
         new.execute(_INSERT_ROW, (seq, number, event_id, at_ms, crc, body))
@@ -189,10 +193,10 @@ def _copy_log(old: sqlite3.Connection, new: sqlite3.Connection, lanes: _Lanes) -
 
 def _as_written(values: Sequence[Any], last_at_ms: int) -> tuple[Any, bytes, int, int, bytes]:
     """A row's values, each of the kind that is written; a body of another kind does not match its checksum."""
-    lane, event_id, at_ms, crc, body = values
+    queue_id, event_id, at_ms, crc, body = values
     whole = isinstance(body, bytes) and isinstance(crc, int)
     return (
-        lane,
+        queue_id,
         event_id if isinstance(event_id, bytes) and len(event_id) == ID_BYTES else bytes(ID_BYTES),
         at_ms if isinstance(at_ms, int) else last_at_ms,
         crc if whole else -1,
@@ -228,10 +232,10 @@ class _Ids:
 def _balance(new: sqlite3.Connection, ledger: tuple[Any, ...] | None, events: int, last_seq: int) -> None:
     """Write the ledger: the old one if it can be read, else one that takes what is gone for delivered."""
     letters, letter_bytes = new.execute("SELECT count(*), coalesce(sum(length(body)), 0) FROM dead_letters").fetchone()
-    by_lanes, boot = new.execute("SELECT coalesce(sum(delivered), 0), coalesce(max(boot), 0) FROM lanes").fetchone()
+    by_queues, boot = new.execute("SELECT coalesce(sum(delivered), 0), coalesce(max(boot), 0) FROM lanes").fetchone()
     totals, clocks, identity = (None, None, "") if ledger is None else (ledger[:7], ledger[7:12], ledger[12])
     if totals is None or not all(isinstance(value, int) for value in totals):
-        totals = (last_seq, 1, 0, max(last_seq - events - letters - by_lanes, 0), letters, 0, 0)
+        totals = (last_seq, 1, 0, max(last_seq - events - letters - by_queues, 0), letters, 0, 0)
     if clocks is None or [type(value) for value in clocks] != [int, str, int, int, int]:
         clocks = (boot + 1, "", 0, 0, 0)
     new.execute(
@@ -317,7 +321,7 @@ def _first_readable(old: sqlite3.Connection, query: str) -> tuple[Any, ...] | No
     return row
 
 
-def _key_of(body: bytes) -> LaneKey | None:
+def _key_of(body: bytes) -> DeviceKey | None:
     """The device of an event whose lane is lost."""
     try:
         found = msgspec.json.decode(body, type=_Body)

@@ -1,7 +1,7 @@
 """What a commit does to the tables: plain functions of a connection, run on its thread.
 
-Owns every statement that writes. Rules: a function here is called inside `commit` (but for
-`checkpoint`) and may be rolled back with it; it knows nothing of memory or of asyncio.
+Owns every statement that writes. Rules: a function here is called inside `transaction.commit`
+and may be rolled back with it; it knows nothing of memory or of asyncio.
 Few statements with many rows, and rows fetched as one: each sqlite3 step gives the interpreter
 lock away and has to wait for it (500 bodies fetched one by one took 30 ms beside a busy event loop,
 4.5 ms as one value).
@@ -13,23 +13,20 @@ from __future__ import annotations
 import json
 import sqlite3
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import accumulate, pairwise
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-from relay.outbox import Dead, Stamp
-from relay.outbox.engine.checksum import checksum, stamped
+from relay.outbox import Dead, Timestamp
+from relay.outbox.engine.checksum import checksum, has_inserted_time
 from relay.outbox.engine.dedupe_window import CHECK_BYTES, DEAD, pack_check
 from relay.outbox.engine.outbox_clock import Anchor
-from relay.outbox.sqlite.insert import CHECK_OF_ROW, NewRows
-
-Step = Callable[[sqlite3.Connection], Any]
+from relay.outbox.sqlite.insert import CHECK_OF_ROW
 
 _NOT_QUARANTINED = """ AND NOT EXISTS (
     SELECT 1 FROM lanes
     WHERE lanes.lane = log.lane AND log.seq > lanes.quarantined_after AND log.seq <= lanes.quarantined_to)"""
-_PAGES = "SELECT page_count, freelist_count FROM pragma_page_count, pragma_freelist_count"
 _READ_TOGETHER = """
     SELECT group_concat(crc), CAST(group_concat(body, '') AS BLOB)
     FROM json_each(?) AS wanted CROSS JOIN log ON log.seq = wanted.value"""
@@ -37,7 +34,7 @@ _READ_TIMES = """
     SELECT group_concat(coalesce(CAST(at_ms AS INTEGER), 0))
     FROM json_each(?) AS wanted CROSS JOIN log ON log.seq = wanted.value"""
 _READ_ONE = "SELECT crc, CAST(body AS BLOB) FROM log WHERE seq = ?"
-_BURY = """
+_INSERT_DEAD_LETTER = """
     INSERT INTO dead_letters
         (seq, event_id, tenant_id, platform, device_id, reason, status, words, dead_at_ms, crc, body)
     SELECT ?1, coalesce(log.event_id, zeroblob(16)), lanes.tenant_id, lanes.platform, lanes.device_id, ?3, ?4, ?5, ?6,
@@ -49,7 +46,7 @@ _READ_ID = f"""
 _READ_REMEMBERED = """
     SELECT last_seq, CAST(ids AS BLOB), CAST(marks AS BLOB), coalesce(CAST(checks AS BLOB), x'') FROM recent
     WHERE first_seq = ? AND typeof(last_seq) = 'integer' AND ids IS NOT NULL AND marks IS NOT NULL"""
-_COUNT_BURIED = """
+_COUNT_DEAD_LETTERED = """
     UPDATE ledger SET dead_lettered = dead_lettered + ?1, last_seq = max(last_seq, ?3),
         dead_letters = dead_letters + ?1, dead_letter_bytes = dead_letter_bytes + ?2"""
 _JOURNAL = """
@@ -61,25 +58,15 @@ _SETTLE = """
     WHERE lane = ?"""
 
 
-class Committed(NamedTuple):
-    results: Sequence[Any]
-    """What each step returned."""
-    pages: int
-    """Of the database, free ones included."""
-    free_pages: int
-    changed_rows: int
-    """0 if the steps only read, or only moved pages."""
-
-
-class Grave(NamedTuple):
+class DeadEvent(NamedTuple):
     """An event to be moved to the dead letters."""
 
     seq: int
-    lane: int
+    queue_id: int
     dead: Dead
 
 
-class Buried(NamedTuple):
+class DeadLettered(NamedTuple):
     events: int
     discarded: int
     """Older dead letters that had to go."""
@@ -87,7 +74,7 @@ class Buried(NamedTuple):
     """What the dead letters grew by (negative: shrank)."""
 
 
-class Graveyard(NamedTuple):
+class DeadLetterLimits(NamedTuple):
     """How many dead letters there may be, and what time it is."""
 
     max_letters: int
@@ -103,13 +90,13 @@ class Move(NamedTuple):
     delivered: int
     window: bytes
     boot: int
-    lane: int
+    queue_id: int
 
 
 class Wanted(NamedTuple):
     """A lane's share of a request about to be sent."""
 
-    lane: int
+    queue_id: int
     seqs: array[int]
     sizes: array[int]
     """Bytes of the bodies."""
@@ -124,7 +111,7 @@ class Read(NamedTuple):
     seqs: array[int]
     bodies: list[bytes]
     corrupt: list[int]
-    stamps: dict[int, Stamp]
+    timestamps: dict[int, Timestamp]
     shift_ms: int
 
 
@@ -148,103 +135,88 @@ class Reclaimed(NamedTuple):
     last_row: int | None
 
 
-def commit(database: sqlite3.Connection, steps: Sequence[Step]) -> Committed:
-    """All steps in one transaction; on any error none of them, and the error."""
-    changes = database.total_changes
-    if len(steps) == 1 and isinstance(steps[0], NewRows):
-        steps[0](database)  # one statement is a transaction by itself
-        pages, free = database.execute(_PAGES).fetchone()
-        return Committed([None], pages, free, database.total_changes - changes)
-    database.execute("BEGIN")
-    try:
-        results = [step(database) for step in steps]
-        pages, free = database.execute(_PAGES).fetchone()
-        database.execute("COMMIT")
-    except BaseException:
-        if database.in_transaction:
-            database.execute("ROLLBACK")
-        raise
-    return Committed(results, pages, free, database.total_changes - changes)
-
-
-def checkpoint(database: sqlite3.Connection) -> None:
-    """Copy the write-ahead log into the database; the next commit begins it anew."""
-    database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-
-
-def add_lanes(database: sqlite3.Connection, lanes: Sequence[tuple[int, str, str, str, int]]) -> None:
+def add_queues(database: sqlite3.Connection, queues: Sequence[tuple[int, str, str, str, int]]) -> None:
     """(lane, tenant_id, platform, device_id, cursor) each; a tenant_id may be beyond SQLite's integers."""
     database.executemany(
-        "INSERT INTO lanes(lane, tenant_id, platform, device_id, cursor) VALUES (?, ?, ?, ?, ?)", lanes
+        "INSERT INTO lanes(lane, tenant_id, platform, device_id, cursor) VALUES (?, ?, ?, ?, ?)", queues
     )
 
 
-def take(
+def claim(
     database: sqlite3.Connection,
     request: int,
     boot: int,
     boot_from_ms: int,
     wanted: Sequence[Wanted],
-    graveyard: Graveyard,
-) -> tuple[list[Read], Buried]:
+    dead_letter_limits: DeadLetterLimits,
+) -> tuple[list[Read], DeadLettered]:
     """Read a request's bodies, bury the corrupt ones, and write the request into the journal."""
     seqs = [seq for part in wanted for seq in part.seqs]
     found, marks = _read_bodies(database, seqs, [size for part in wanted for size in part.sizes])
-    read, graves, journal = [], [], []
+    read, dead_events, journal = [], [], []
     start = 0
     for ordinal, part in enumerate(wanted):
         end = start + len(part.seqs)
         here = [at for at in range(start, end) if found[at] is not None]
         good = array("Q", [seqs[at] for at in here])
         corrupt = [seqs[at] for at in range(start, end) if found[at] is None] if len(good) < end - start else []
-        stamps = _stamps(database, part.shift_ms, boot_from_ms, good, [marks[at] for at in here])
+        timestamps = _stamps(database, part.shift_ms, boot_from_ms, good, [marks[at] for at in here])
         bodies = [body for body in found[start:end] if body is not None]
         start = end
-        read.append(Read(good, bodies, corrupt, stamps, part.shift_ms))
-        graves += [Grave(seq, part.lane, Dead("corrupt", None, "checksum does not match")) for seq in corrupt]
+        read.append(Read(good, bodies, corrupt, timestamps, part.shift_ms))
+        dead_events += [
+            DeadEvent(seq, part.queue_id, Dead("corrupt", None, "checksum does not match")) for seq in corrupt
+        ]
         entry = (request, ordinal, good[0], good[-1], part.shift_ms) if good else (None,) * 5
-        journal.append((part.window, boot, *entry, part.lane))
+        journal.append((part.window, boot, *entry, part.queue_id))
     database.executemany(_JOURNAL, journal)
-    return read, bury(database, graves, graveyard)
+    return read, insert_dead_letters(database, dead_events, dead_letter_limits)
 
 
 def _stamps(
     database: sqlite3.Connection, shift_ms: int, boot_from_ms: int, seqs: Sequence[int], marks: Sequence[bool]
-) -> dict[int, Stamp]:
+) -> dict[int, Timestamp]:
     """The true times of those that the relay stamped, by index; none if the shift is unknown."""
     if not (shift_ms and any(marks)):
         return {}
     ours = [index for index, is_stamped in enumerate(marks) if is_stamped]
     times = _read_times(database, [seqs[index] for index in ours])
-    return {index: Stamp(at_ms + shift_ms, at_ms >= boot_from_ms) for index, at_ms in zip(ours, times, strict=True)}
+    return {index: Timestamp(at_ms + shift_ms, at_ms >= boot_from_ms) for index, at_ms in zip(ours, times, strict=True)}
 
 
 def settle(
-    database: sqlite3.Connection, moves: Sequence[Move], graves: Sequence[Grave], graveyard: Graveyard
-) -> Buried:
-    buried = bury(database, graves, graveyard)
+    database: sqlite3.Connection,
+    moves: Sequence[Move],
+    dead_events: Sequence[DeadEvent],
+    dead_letter_limits: DeadLetterLimits,
+) -> DeadLettered:
+    dead_lettered_rows = insert_dead_letters(database, dead_events, dead_letter_limits)
     database.executemany(_SETTLE, moves)
-    return buried
+    return dead_lettered_rows
 
 
-def bury(database: sqlite3.Connection, graves: Sequence[Grave], graveyard: Graveyard) -> Buried:
+def insert_dead_letters(
+    database: sqlite3.Connection, dead_events: Sequence[DeadEvent], dead_letter_limits: DeadLetterLimits
+) -> DeadLettered:
     """Move events to the dead letters; the oldest of those go when there are too many."""
-    if not graves:
-        return Buried(0, 0, 0)
+    if not dead_events:
+        return DeadLettered(0, 0, 0)
     body_bytes = 0
-    for seq, lane, dead in graves:
-        values = (seq, lane, dead.reason, dead.status, dead.words, graveyard.now_ms)
+    for seq, queue_id, dead in dead_events:
+        values = (seq, queue_id, dead.reason, dead.status, dead.message, dead_letter_limits.now_ms)
         body_bytes += _body_bytes(database, seq)
-        database.execute(_BURY, values)
+        database.execute(_INSERT_DEAD_LETTER, values)
         for event_id, check in database.execute(_READ_ID, (seq,)).fetchall():
             remember(database, seq, seq, event_id, bytes([DEAD]), pack_check(check))
         database.execute("DELETE FROM log WHERE seq = ?", (seq,))
-    database.execute(_COUNT_BURIED, (len(graves), body_bytes, max(grave.seq for grave in graves)))
+    database.execute(
+        _COUNT_DEAD_LETTERED, (len(dead_events), body_bytes, max(dead_event.seq for dead_event in dead_events))
+    )
     letters, kept_bytes = database.execute("SELECT dead_letters, dead_letter_bytes FROM ledger").fetchone()
     discarded, freed_bytes = _discard_oldest(
-        database, letters - graveyard.max_letters, kept_bytes - graveyard.max_body_bytes
+        database, letters - dead_letter_limits.max_letters, kept_bytes - dead_letter_limits.max_body_bytes
     )
-    return Buried(len(graves), discarded, body_bytes - freed_bytes)
+    return DeadLettered(len(dead_events), discarded, body_bytes - freed_bytes)
 
 
 def reclaim(
@@ -283,13 +255,13 @@ def drop(
     ).rowcount
 
 
-def forget(database: sqlite3.Connection, lanes: Sequence[int], next_lane: int) -> None:
+def forget(database: sqlite3.Connection, queue_ids: Sequence[int], next_queue_id: int) -> None:
     """Delete lanes' rows; what they delivered stays counted."""
-    numbers = json.dumps(lanes)
+    numbers = json.dumps(queue_ids)
     database.execute(
         "UPDATE ledger SET next_lane = max(next_lane, ?), delivered = delivered"
         " + (SELECT coalesce(sum(delivered), 0) FROM lanes WHERE lane IN (SELECT value FROM json_each(?)))",
-        (next_lane, numbers),
+        (next_queue_id, numbers),
     )
     database.execute("DELETE FROM lanes WHERE lane IN (SELECT value FROM json_each(?))", (numbers,))
 
@@ -329,7 +301,7 @@ def _read_bodies(
         if crcs == ",".join([str(checksum(body, False)) for body in bodies]):
             return list(bodies), [False] * len(bodies)
         with suppress(ValueError):  # a checksum that is no number
-            marks = [stamped(body, int(crc)) for body, crc in zip(bodies, crcs.split(","), strict=True)]
+            marks = [has_inserted_time(body, int(crc)) for body, crc in zip(bodies, crcs.split(","), strict=True)]
             if None not in marks:
                 return list(bodies), [mark is True for mark in marks]
     found = [_read_body(database, seq) for seq in seqs]
@@ -338,7 +310,7 @@ def _read_bodies(
 
 def _read_body(database: sqlite3.Connection, seq: int) -> tuple[bytes | None, bool]:
     row = database.execute(_READ_ONE, (seq,)).fetchone()
-    mark = stamped(row[1], row[0]) if row is not None and isinstance(row[1], bytes) else None
+    mark = has_inserted_time(row[1], row[0]) if row is not None and isinstance(row[1], bytes) else None
     return (None, False) if mark is None else (row[1], mark)
 
 

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
 from relay.config import OutboxSettings
-from relay.outbox.sqlite import connection, files, statements
+from relay.outbox.sqlite import connection, files, transaction
 from relay.outbox.sqlite.connection import PAGE_BYTES, Connection
 from relay.outbox.sqlite.disk_errors import NO_ROOM, explained
 from relay.outbox.sqlite.loading import Opened
-from relay.outbox.sqlite.quarantine import Claimant
-from relay.outbox.sqlite.recovery import Mending, open_mended
-from relay.outbox.sqlite.statements import Committed, Step
+from relay.outbox.sqlite.quarantine import Installation
+from relay.outbox.sqlite.recovery import Recovery, open_recovered
+from relay.outbox.sqlite.transaction import Committed, Step
 from relay.outbox.sqlite.wal import FRAME_BYTES, HEADER_BYTES, Wal
 from relay.runtime.clock import Clock, monotonic_us
 from relay.runtime.machine import MachineIds
@@ -100,7 +100,7 @@ class Store:
 
         sqlite3.Error or OSError if the disk fails; OutboxRefused.
         """
-        mending = Mending(
+        recovery = Recovery(
             self._settings.path,
             self._settings,
             self._wal_bytes,
@@ -108,22 +108,22 @@ class Store:
             self.suspect,
             self.condemned,
             self._mends,
-            None if self._ids is None else Claimant(self._ids, self._clock.new_event_id(), self._settings.adopt),
+            None if self._ids is None else Installation(self._ids, self._clock.new_event_id(), self._settings.adopt),
         )
-        opening = Connection(lambda: explained(mending.path, lambda: open_mended(mending)))
+        opening = Connection(lambda: explained(recovery.path, lambda: open_recovered(recovery)))
         await opening.open()
         self._connection = opening
-        if mending.set_aside is not None:
+        if recovery.set_aside is not None:
             self._metrics.outbox_set_aside.inc()
-        self.was_moved |= mending.was_moved
-        self.thorough = self.suspect or mending.set_aside is not None
+        self.was_moved |= recovery.was_moved
+        self.thorough = self.suspect or recovery.set_aside is not None
         self.suspect, self.condemned = False, ""
         self._identities = self._look()
         await self.run(lambda _: self._wal.adopt())
         self.wal_file_bytes = self._wal.file_bytes()
         self._reserves = True
-        assert mending.opened is not None
-        return mending.opened, mending.set_aside is not None
+        assert recovery.opened is not None
+        return recovery.opened, recovery.set_aside is not None
 
     async def disconnect(self) -> None:
         """Close what can be closed; what was not committed is rolled back."""
@@ -146,7 +146,7 @@ class Store:
     async def commit(self, steps: Sequence[Step]) -> Committed:
         """All steps or none, on disk when this returns."""
         began_us = monotonic_us()
-        committed = await self.run(statements.commit, steps)
+        committed = await self.run(transaction.commit, steps)
         if committed.changed_rows:
             self._metrics.outbox_commits.inc()
             self._metrics.outbox_commit_duration_seconds.observe((monotonic_us() - began_us) / 1_000_000)
@@ -217,7 +217,7 @@ class Store:
     async def _copy_back(self) -> None:
         def work(database: sqlite3.Connection) -> int:
             pages = self._wal.distinct_pages()
-            statements.checkpoint(database)
+            transaction.checkpoint(database)
             self._wal.copied_back()
             return pages
 
@@ -247,7 +247,7 @@ class Store:
             await self.run(_copy_to, fresh)
             files.rename(fresh, path)
         else:
-            await self.run(statements.checkpoint)
+            await self.run(transaction.checkpoint)
 
     def _look(self) -> tuple[files.Identity | None, files.Identity | None]:
         path = self._settings.path

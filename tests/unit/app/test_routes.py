@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 from relay.app.routes import Routes
+from relay.config import EndpointSettings as UpstreamRoute
 from relay.config import Http, OutboxSettings, Settings, Upstream
 from relay.config import Ops as OpsSettings
-from relay.config import Route as UpstreamRoute
 from relay.event.reader import Defaults, Reader
 from relay.ingest.events_api import HttpIngest
 from relay.runtime.metrics import Metrics
 from relay.runtime.secret import Secret
 
-from tests.support.ingest_harness import Answer, Client, HandClock, ScriptedOutbox, post, request
+from tests.support.ingest_harness import Client, HandClock, Response, ScriptedOutbox, post, request
 from tests.support.ops_harness import Served as Operations
 
 UPSTREAM = Upstream(default=UpstreamRoute("https://up.example/v1/events", Secret("k")), tenants={})
@@ -43,7 +43,7 @@ class Listening:
         self.http.reader = self._reader(**defaults)
         self.routes.reloaded()
 
-    async def ask(self, path: str, listener: int = 0) -> Answer:
+    async def ask(self, path: str, listener: int = 0) -> Response:
         client = await Client.connect(self.listeners[listener].addresses[0])
         client.send(request(f"GET {path} HTTP/1.1"))
         answer = await client.answer()

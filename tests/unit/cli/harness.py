@@ -27,7 +27,7 @@ class NotedRelay(Served):
         self.environ: dict[str, str] = {}
         self.events: list[dict[str, Any]] = []
         self.hosts: list[str] = []
-        self.refusal: tuple[int, dict[str, Any]] | None = None
+        self.rejection: tuple[int, dict[str, Any]] | None = None
         self.states: list[str | None] = []
         """What GET /v1/events/ID says next; None for 404, GONE for no answer. The last one stays."""
         self.stop: asyncio.Event
@@ -37,8 +37,8 @@ class NotedRelay(Served):
         if not request.path.startswith("/v1/events"):
             return await self.ops.handle(request)
         if request.method == "POST":
-            if self.refusal is not None:
-                return web.json_response(self.refusal[1], status=self.refusal[0])
+            if self.rejection is not None:
+                return web.json_response(self.rejection[1], status=self.rejection[0])
             self.events.append(json.loads(await request.read()))
             return web.json_response({"success": True}, status=202, headers={"Relay-Durability": "full"})
         state = self.states.pop(0) if len(self.states) > 1 else self.states[0]

@@ -28,7 +28,7 @@ async def opened(path: Path, ids: MachineIds | None, events: int = 0) -> tuple[L
     tasks = Tasks()
     outbox = SqliteOutbox(OutboxSettings(path=path), SystemClock(), Metrics(), tasks, ids=ids)
     await outbox.open()
-    await outbox.load(lambda lane, key, events, body_bytes: None)
+    await outbox.load(lambda queue_id, key, events, body_bytes: None)
     if events:
         await outbox.append([Event(uuid4().bytes, (1, "tv", "tv-1"), b'{"n":%d}' % n) for n in range(events)])
     found = outbox.ledger(), outbox.gauges().quarantined

@@ -37,13 +37,13 @@ class Opened:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.lanes: list[int] = []
+        self.queues: list[int] = []
 
     async def __aenter__(self) -> Opened:
         self._tasks = Tasks()
         self.outbox = SqliteOutbox(OutboxSettings(path=self._path), SystemClock(), Metrics(), self._tasks)
         await self.outbox.open()
-        await self.outbox.load(lambda lane, key, events, body_bytes: self.lanes.append(lane))
+        await self.outbox.load(lambda queue_id, key, events, body_bytes: self.queues.append(queue_id))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -55,10 +55,10 @@ async def keep_dead_letters(path: Path) -> None:
     async with Opened(path) as opened:
         events = [Event(UUID(int=n).bytes, (1, "tv", "tv-1"), body) for n, body in enumerate(BODIES)]
         await opened.outbox.append(events)
-        lane = opened.lanes[0]
-        await opened.outbox.take([Part(lane, 3)])
+        queue_id = opened.queues[0]
+        await opened.outbox.claim([Part(queue_id, 3)])
         dead = {n: Dead("refused", 422, "wrong") for n in range(3)}
-        await opened.outbox.settle([Settled(lane, delivered=True, dead=dead, window=b"")])
+        await opened.outbox.settle([Settled(queue_id, delivered=True, dead=dead, window=b"")])
 
 
 async def hold(path: Path) -> None:

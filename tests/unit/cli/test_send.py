@@ -97,7 +97,7 @@ def test_a_text_that_is_not_utf_8_is_a_usage_error(relay: NotedRelay, before: li
 
 def test_a_refused_event_is_told_with_every_fault(relay: NotedRelay) -> None:
     faults = {"events.0.event_type": ["is empty"], "events.0.tenant_id": ["is missing", "really"]}
-    relay.refusal = (422, {"success": False, "error": "invalid", "errors": faults})
+    relay.rejection = (422, {"success": False, "error": "invalid", "errors": faults})
 
     result = call("send", "", environ=relay.environ)
 
@@ -107,7 +107,7 @@ def test_a_refused_event_is_told_with_every_fault(relay: NotedRelay) -> None:
 
 
 def test_a_full_outbox_is_told_in_the_relays_words(relay: NotedRelay) -> None:
-    relay.refusal = (503, {"success": False, "error": "the outbox is full"})
+    relay.rejection = (503, {"success": False, "error": "the outbox is full"})
 
     result = call("send", "x", environ=relay.environ)
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 from relay.cli.table import bytes_text, duration_text, table
 from relay.outbox import Gauges, Ledger
-from relay.policy.overview import LaneView, RouteView
+from relay.policy.overview import EndpointView, QueueView
 
 from tests.unit.cli.harness import NotedRelay, call
 
@@ -28,8 +28,8 @@ def test_json_is_what_the_relay_says(relay: NotedRelay) -> None:
 def test_text_says_first_what_is_wrong_and_what_to_do(relay: NotedRelay) -> None:
     relay.outbox.totals = Ledger(accepted=12_345, delivered=12_000, pending=345)
     relay.outbox.state = Gauges(1_536, 1 << 20, 93_784_000, writable=False, dead_letters=0, problem="disk full")
-    relay.schedule.shown_routes = [RouteView(2, "unauthorized", 0, 35_000, "401 Invalid\x1b[2J or missing API key")]
-    relay.schedule.busy = [LaneView((2, "tv", "tv-17"), 345, None, "unauthorized")]
+    relay.schedule.shown_routes = [EndpointView(2, "unauthorized", 0, 35_000, "401 Invalid\x1b[2J or missing API key")]
+    relay.schedule.busy = [QueueView((2, "tv", "tv-17"), 345, None, "unauthorized")]
 
     text = call("status", environ=relay.environ).stdout
     lines = text.splitlines()

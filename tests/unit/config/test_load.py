@@ -148,9 +148,9 @@ def test_tenant_takes_from_the_default_route_what_it_lacks(config):
 
     upstream = load(file, ENOUGH).upstream
 
-    assert (upstream.route(1).url, upstream.route(1).api_key) == ("https://other.example/", Secret(CANARY))
-    assert (upstream.route(2).url, upstream.route(2).api_key) == (URL, Secret("two"))
-    assert upstream.route(3) is upstream.default
+    assert (upstream.endpoint(1).url, upstream.endpoint(1).api_key) == ("https://other.example/", Secret(CANARY))
+    assert (upstream.endpoint(2).url, upstream.endpoint(2).api_key) == (URL, Secret("two"))
+    assert upstream.endpoint(3) is upstream.default
 
 
 def test_outbox_is_in_systemds_state_directory_unless_a_path_is_given():

@@ -213,7 +213,7 @@ def test_plain_http_to_another_machine_needs_allow_http_for_tenants_too():
 
     assert "upstream.tenants.2.url" in only_fault(environ)
     allowed = load(None, ENOUGH | environ | {"RELAY__UPSTREAM__ALLOW_HTTP": "true"})
-    assert allowed.upstream.route(2).url == "http://upstream.example/"
+    assert allowed.upstream.endpoint(2).url == "http://upstream.example/"
 
 
 @pytest.mark.parametrize("listen", ["127.0.0.1:8080", "localhost:0", "[::1]:8080", "[::]:1", "0.0.0.0:65535", ""])
@@ -319,7 +319,7 @@ def test_event_made_of_a_default_would_be_taken_as_it_is(key, value):
     (event,) = reader(Defaults(**defaults)).read_json(b'{"event_type": "x"}')
 
     (again,) = reader(Defaults()).read_json(event.body)
-    assert again._replace(received_crc=0) == event._replace(stamped=False, received_crc=0)
+    assert again._replace(received_crc=0) == event._replace(has_inserted_time=False, received_crc=0)
 
 
 def reader(defaults: Defaults) -> Reader:

@@ -9,7 +9,7 @@ from typing import Any
 from zlib import crc32
 
 import pytest
-from relay.event.reader import Defaults, Event, Reader, Reading, Refusal
+from relay.event.reader import Defaults, Event, Reader, Reading, Rejection
 from relay.event.rules import MAX_FAULT_BYTES
 
 EVENT_ID = "550e8400-e29b-41d4-a716-446655440000"
@@ -50,9 +50,9 @@ def accepted(body: bytes, defaults: Defaults | None = None) -> list[Event]:
     return result
 
 
-def refused(body: bytes, defaults: Defaults | None = None) -> Refusal:
+def refused(body: bytes, defaults: Defaults | None = None) -> Rejection:
     result = reader(defaults).read_json(body)
-    assert isinstance(result, Refusal), result
+    assert isinstance(result, Rejection), result
     return result
 
 
@@ -98,7 +98,7 @@ class TestKeeping:
         assert len(accepted(compact(event(occurred_at=moment)))) == 1
 
     def test_a_device_id_may_be_any_text_of_255_characters(self) -> None:
-        assert accepted(compact(event(source=source(device_id="ü" * 255))))[0].lane_key == (1, "ios", "ü" * 255)
+        assert accepted(compact(event(source=source(device_id="ü" * 255))))[0].device_key == (1, "ios", "ü" * 255)
 
 
 class TestSplicing:
@@ -108,7 +108,7 @@ class TestSplicing:
             bytes.fromhex(NEW_EVENT_ID.replace("-", "")),
             (1, "tv", "d"),
             f'{{"event_id":"{NEW_EVENT_ID}","occurred_at":"{NOW}",'.encode() + body[1:],
-            stamped=True,
+            has_inserted_time=True,
             received_crc=crc32(body),
         )
 
@@ -126,7 +126,7 @@ class TestSplicing:
 
     def test_a_missing_source_is_made_of_all_defaults(self) -> None:
         (found,) = accepted(compact({"event_type": "a"}), BOX)
-        assert found.lane_key == (2, "tv", "box-1")
+        assert found.device_key == (2, "tv", "box-1")
         assert json.loads(found.body) == {
             "event_id": NEW_EVENT_ID,
             "occurred_at": NOW,
@@ -143,7 +143,7 @@ class TestSplicing:
 
     def test_only_what_is_missing_is_filled_in(self) -> None:
         (found,) = accepted(compact(event(source={"platform": "web", "x": 1})), BOX)
-        assert found.lane_key == (1, "web", "box-1")
+        assert found.device_key == (1, "web", "box-1")
         assert found.body == compact(
             event(source={"device_id": "box-1", "device_model": 'B"ox', "platform": "web", "x": 1})
         )
@@ -202,7 +202,7 @@ class TestBatches:
 
     @pytest.mark.parametrize("body", [b'{"events":[]}', b"[]", b" [ ] ", b'{"events": [ ], "a": 1}'])
     def test_a_batch_without_events_is_malformed(self, body: bytes) -> None:
-        assert refused(body) == Refusal("malformed", "The body holds no event.")
+        assert refused(body) == Rejection("malformed", "The body holds no event.")
 
     @pytest.mark.parametrize("given", [b"{}", b"null", b'"x"', b"7"])
     def test_events_must_be_an_array(self, given: bytes) -> None:
@@ -223,7 +223,7 @@ class TestBatches:
         assert result.reason == "malformed"
         assert "events.2" in result.error
         result = refused(b'[%b,{},{"a":"\\u0000"}]' % compact(EVENT))
-        assert result == Refusal("malformed", "events.2 is not JSON that can be passed on: a string contains U+0000.")
+        assert result == Rejection("malformed", "events.2 is not JSON that can be passed on: a string contains U+0000.")
 
     @pytest.mark.parametrize("around", [b'"a":1e999', b'"a":"\\ud800"', b'"\\u0000":1', b'"a":1' + b"0" * 30])
     def test_what_lies_around_the_events_must_be_strict_too(self, around: bytes) -> None:
@@ -240,15 +240,15 @@ class TestLinesAndDatagrams:
 
     def test_a_fault_names_the_line_by_its_place_among_the_events(self) -> None:
         result = reader().read_lines(compact(EVENT) + b"\n\n" + compact(event(tenant_id="1")))
-        assert isinstance(result, Refusal) and list(result.errors) == ["events.1.tenant_id"]
+        assert isinstance(result, Rejection) and list(result.errors) == ["events.1.tenant_id"]
 
     @pytest.mark.parametrize("body", [b"", b"\n \n"])
     def test_no_line_is_malformed(self, body: bytes) -> None:
-        assert reader().read_lines(body) == Refusal("malformed", "The body holds no event.")
+        assert reader().read_lines(body) == Rejection("malformed", "The body holds no event.")
 
     def test_a_line_is_one_event_and_no_batch(self) -> None:
         result = reader().read_lines(compact({"events": [EVENT]}))
-        assert isinstance(result, Refusal) and "events.0.event_type" in result.errors
+        assert isinstance(result, Rejection) and "events.0.event_type" in result.errors
 
     @pytest.mark.parametrize("indent", [None, 2])
     @pytest.mark.parametrize("value", [EVENT, {"events": [EVENT, EVENT]}, [EVENT, EVENT], event(context={"a": {}})])
@@ -309,7 +309,7 @@ class TestMalformed:
         one = Reader(Defaults(), 2 << 20, lambda: NEW_EVENT_ID, lambda: NOW)
         for read in (one.read_json, one.read_lines, one.read_datagram):
             result = read(body)
-            assert isinstance(result, Refusal)
+            assert isinstance(result, Rejection)
             assert result.reason == "malformed"
             assert result.error.endswith(".") and len(result.error) < 200
             assert result.errors == {}
@@ -448,7 +448,7 @@ class TestInvalid:
     @pytest.mark.parametrize("value", [b"null", b"1", b'"x"', b"[]", b"true"])
     def test_an_event_is_an_object(self, value: bytes) -> None:
         result = reader().read_lines(value)
-        assert isinstance(result, Refusal)
+        assert isinstance(result, Rejection)
         assert list(result.errors) == ["events.0"]
         assert result.error.startswith("The events.0 field must be an object, but is ")
 
@@ -481,7 +481,7 @@ class TestInvalid:
     def test_the_errors_of_one_event_are_bounded_too(self) -> None:
         one = Reader(Defaults(), 1 << 20, lambda: NEW_EVENT_ID, lambda: NOW)
         result = one.read_json(b"{" + b",".join(b'"field%d":1,"field%d":2' % (n, n) for n in range(5_000)) + b"}")
-        assert isinstance(result, Refusal)
+        assert isinstance(result, Rejection)
         listed = sum(len(sentences) for sentences in result.errors.values())
         assert result.error.endswith(f"(and 5003 more errors, {5_004 - listed} of them are not listed)")
         assert listed_bytes(result) < MAX_FAULT_BYTES + 200
@@ -490,7 +490,7 @@ class TestInvalid:
         body = compact([event(tenant_id=0)] * 1_000)
         assert in_slices(reader().reading_datagram(body)) == (
             in_slices(reader().reading_datagram(body[:-1] + b",{}]"))[0],
-            Refusal(
+            Rejection(
                 "invalid",
                 "The events.0.tenant_id field must be an integer of at least 1, but is 0. "
                 "(events after events.0 were not checked)",
@@ -519,7 +519,7 @@ class TestSize:
             return empty.replace(b'"pad":"', b'"pad":"' + b"x" * (total_bytes - len(empty)))
 
         assert len(accepted(padded(MAX_EVENT_BYTES))[0].body) == MAX_EVENT_BYTES
-        assert refused(padded(MAX_EVENT_BYTES + 1)) == Refusal(
+        assert refused(padded(MAX_EVENT_BYTES + 1)) == Rejection(
             "too_large", f"events.0 has {MAX_EVENT_BYTES + 1} bytes; at most {MAX_EVENT_BYTES} are allowed."
         )
         assert refused(padded(MAX_EVENT_BYTES, event_id=None)).reason == "too_large"
@@ -582,7 +582,7 @@ class TestSlices:
         times = iter(range(100))
         shared = Reader(BOX, MAX_EVENT_BYTES, lambda: NEW_EVENT_ID, lambda: f"2024-05-01T12:00:{next(times):02d}Z")
         readings = [shared.reading_json(self.MANY), shared.reading_json(self.MANY)]
-        read: list[list[Event] | Refusal] = []
+        read: list[list[Event] | Rejection] = []
         while readings:
             for reading in list(readings):
                 try:
@@ -599,12 +599,12 @@ class TestSlices:
         assert refused(b'{%b,"events":[%b]}' % (around, compact(EVENT))).reason == "too_large"
 
 
-def listed_bytes(refusal: Refusal) -> int:
+def listed_bytes(rejection: Rejection) -> int:
     """Of paths and sentences."""
-    return sum(len(path) + len(text) for path, sentences in refusal.errors.items() for text in sentences)
+    return sum(len(path) + len(text) for path, sentences in rejection.errors.items() for text in sentences)
 
 
-def in_slices(reading: Reading) -> tuple[int, list[Event] | Refusal]:
+def in_slices(reading: Reading) -> tuple[int, list[Event] | Rejection]:
     """How many times others had their turn, and what was read."""
     steps = 0
     while True:
@@ -636,7 +636,7 @@ def test_a_refusal_leaves_nothing_for_the_garbage_collector(body: bytes, lines: 
     gc.collect()
     gc.disable()
     try:
-        assert isinstance(read(body), Refusal)
+        assert isinstance(read(body), Rejection)
         assert gc.collect() == 0
     finally:
         gc.enable()

@@ -7,7 +7,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from relay.event.reader import Defaults, Reader, Refusal
+from relay.event.reader import Defaults, Reader, Rejection
 from relay.event.strict_json import Cursor, Malformed, TooLong
 
 from tests.support.steps import LONGEST_STEP_S, measured
@@ -115,7 +115,7 @@ def test_no_step_of_reading_exceeds_the_bound_of_the_contract(reader: Reader, sh
 )
 def test_a_datagram_is_read_no_further_than_until_it_is_certainly_rejected(shape: str, most_steps: int) -> None:
     result = measured(READERS[0].reading_datagram(SHAPES[shape][:DATAGRAM_BYTES]))
-    assert isinstance(result.value, Refusal)
+    assert isinstance(result.value, Rejection)
     assert result.steps <= most_steps
 
 

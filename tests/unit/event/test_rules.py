@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from relay.event.reader import Defaults, Reader, Refusal
+from relay.event.reader import Defaults, Reader, Rejection
 from relay.event.rules import RULES
 
 EVENT: dict[str, Any] = {
@@ -79,11 +79,11 @@ def reader(**options: Any) -> Reader:
     return Reader(Defaults(), 1 << 16, lambda: EVENT["event_id"], lambda: EVENT["occurred_at"], **options)
 
 
-def refusals(body: bytes) -> list[Refusal]:
+def refusals(body: bytes) -> list[Rejection]:
     """What HTTP and UDP make of one body."""
     results = [reader().read_json(body), reader().read_datagram(body)]
-    assert all(isinstance(result, Refusal) and result.reason == "invalid" for result in results)
-    return [result for result in results if isinstance(result, Refusal)]
+    assert all(isinstance(result, Rejection) and result.reason == "invalid" for result in results)
+    return [result for result in results if isinstance(result, Rejection)]
 
 
 def test_every_rule_is_in_the_table() -> None:
@@ -95,16 +95,16 @@ def test_a_sentence_says_which_field_must_be_what_and_what_it_is(path: str, valu
     body = written(path, value)
     for given, first in ((body, "events.0"), (b"[%b,%b]" % (json.dumps(EVENT).encode(), body), "events.1")):
         sentence = f"The {first}.{path} field {complaint}."
-        for refusal in refusals(given):
-            assert refusal == Refusal("invalid", sentence, {f"{first}.{path}": [sentence]})
+        for rejection in refusals(given):
+            assert rejection == Rejection("invalid", sentence, {f"{first}.{path}": [sentence]})
 
 
 @pytest.mark.parametrize(("body", "path", "complaint"), WRONG_BODIES)
 def test_a_sentence_about_the_shape_says_what_was_received(body: bytes, path: str, complaint: str) -> None:
     sentence = f"The {path} field {complaint}."
-    for refusal in refusals(body):
-        assert refusal.error.startswith(sentence)
-        assert refusal.errors[path][0] == sentence
+    for rejection in refusals(body):
+        assert rejection.error.startswith(sentence)
+        assert rejection.errors[path][0] == sentence
 
 
 def test_the_readers_mask_hides_secrets_in_every_form_of_a_body() -> None:
@@ -116,6 +116,6 @@ def test_the_readers_mask_hides_secrets_in_every_form_of_a_body() -> None:
         masked.read_datagram(body),
         masked.read_json(b'{"events":"s3cret"}'),
     ):
-        assert isinstance(result, Refusal)
+        assert isinstance(result, Rejection)
         assert '"****"' in result.error
         assert "s3cret" not in repr(result)

@@ -9,7 +9,7 @@ import unicodedata
 from typing import Any, Literal
 
 import pytest
-from relay.event.reader import Defaults, Event, Reader, Refusal
+from relay.event.reader import Defaults, Event, Reader, Rejection
 from relay.event.values import BLANKS, are_moments, is_moment, trimmed
 from relay.ingest.content_type import body_type
 from relay.sandbox import php, validate
@@ -50,7 +50,7 @@ def written(made: dict[str, Any]) -> str:
     return json.dumps(made, separators=(",", ":"), ensure_ascii=False)
 
 
-def read(text: str, form: str, reader: Reader | None = None) -> list[Event] | Refusal:
+def read(text: str, form: str, reader: Reader | None = None) -> list[Event] | Rejection:
     """What the reader makes of an event that is sent in one of FORMS; some of them have it six times."""
     reader = reader or Reader(Defaults(), 1 << 16, lambda: table.EVENT_ID, lambda: NOW)
     spaced, many = json.dumps(json.loads(text)), [text] * 6
@@ -80,9 +80,9 @@ def relay_says(text: str) -> tuple[Verdict, list[Event]]:
     events = {form: result for form, result in results.items() if isinstance(result, list)}
     assert len(events) in (0, len(FORMS)), f"{text} is accepted as {sorted(events)} only"
     if not events:
-        assert {result.reason for result in results.values() if isinstance(result, Refusal)} == {"invalid"}
+        assert {result.reason for result in results.values() if isinstance(result, Rejection)} == {"invalid"}
         return "rejected", []
-    devices = {(found.event_id, found.lane_key) for of_form in events.values() for found in of_form}
+    devices = {(found.event_id, found.device_key) for of_form in events.values() for found in of_form}
     assert len(devices) == 1, f"{text} is {devices}"
     assert {found.body for found in (*events["compact"], *events["batch"], *events["singles"])} == {text.encode()}
     return "accepted", events["compact"]
@@ -189,7 +189,7 @@ class TestBlanks:
         verdict, events = relay_says(written(padded))
         assert (verdict, sandbox_says(written(padded))) == BOTH_ACCEPT
         assert events[0].event_id.hex() == table.EVENT_ID.replace("-", "")
-        assert events[0].lane_key == (2, "tv", DEVICE_ID)
+        assert events[0].device_key == (2, "tv", DEVICE_ID)
 
     @pytest.mark.parametrize("blank", table.BLANKS)
     def test_one_device_in_several_spellings_is_one_device(self, blank: str) -> None:
@@ -208,7 +208,7 @@ class TestBlanks:
         for form in ("compact", "escaped"):
             result = read(text, form, reader)
             assert isinstance(result, list)
-            assert result[0].lane_key == (2, "tv", "BOX-2")
+            assert result[0].device_key == (2, "tv", "BOX-2")
             assert json.loads(result[0].body)["source"]["device_id"] == " BOX-2\n"
 
     def test_the_longest_device_id_is_measured_without_its_blanks(self) -> None:
@@ -241,7 +241,7 @@ class TestPlatforms:
         text = written(event(source__platform=platform))
         verdict, events = relay_says(text)
         assert (verdict, sandbox_says(text)) == BOTH_ACCEPT
-        assert events[0].lane_key == (2, "tv", DEVICE_ID)
+        assert events[0].device_key == (2, "tv", DEVICE_ID)
 
     @pytest.mark.parametrize("platform", table.NO_PLATFORMS)
     def test_another_platform_is_rejected(self, platform: object) -> None:
@@ -256,7 +256,7 @@ class TestTenants:
     def test_a_whole_number_is_the_integer_that_it_is(self, tenant: str) -> None:
         verdict, events = relay_says(self.text(tenant))
         assert (verdict, sandbox_says(self.text(tenant))) == BOTH_ACCEPT
-        (tenant_id, _, _) = events[0].lane_key
+        (tenant_id, _, _) = events[0].device_key
         assert (type(tenant_id), tenant_id) == (int, int(tenant) if tenant.isdigit() else int(float(tenant)))
 
     @pytest.mark.parametrize("tenant", table.RAW_NO_TENANTS)
@@ -284,7 +284,7 @@ class TestEmptyObjects:
     def test_an_empty_array_lacks_what_an_empty_object_lacks(self) -> None:
         for empty in ([], {}):
             result = read(written(event(subject=empty, source=empty)), "compact")
-            assert isinstance(result, Refusal)
+            assert isinstance(result, Rejection)
             assert list(result.errors) == [
                 f"events.0.{path}" for path in ("source.platform", "source.device_id", "subject.type", "subject.id")
             ]
@@ -295,7 +295,7 @@ class TestEmptyObjects:
         reader = Reader(Defaults(platform="tv", device_id="BOX-2"), 1 << 16, lambda: table.EVENT_ID, lambda: NOW)
         result = read(text, "compact", reader)
         assert isinstance(result, list)
-        assert result[0].lane_key == (2, "tv", "BOX-2")
+        assert result[0].device_key == (2, "tv", "BOX-2")
         assert json.loads(result[0].body) == event(source={"platform": "tv", "device_id": "BOX-2"})
 
 

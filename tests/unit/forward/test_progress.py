@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 import uvloop
-from relay.config import Route, Upstream
+from relay.config import EndpointSettings, Upstream
 from relay.forward.progress import SEND_BUFFER_BYTES, Sockets, Watch
 from relay.forward.upstream import UpstreamClient
-from relay.policy.verdict import Answer, NoAnswer
+from relay.policy.verdict import NoResponse, UpstreamResponse
 from relay.runtime.clock import SystemClock
 from relay.runtime.secret import Secret
 
@@ -98,8 +98,10 @@ def wire(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Peer,
 
 def client(peer: Peer, authority: str, timeout_ms: int) -> UpstreamClient:
     url = f"{'https' if authority else 'http'}://127.0.0.1:{peer.port}/v1/events"
-    route = Route(url, Secret("k" * 20))
-    return UpstreamClient(Upstream(default=route, tenants={}, timeout_ms=timeout_ms, ca_file=authority), SystemClock())
+    endpoint = EndpointSettings(url, Secret("k" * 20))
+    return UpstreamClient(
+        Upstream(default=endpoint, tenants={}, timeout_ms=timeout_ms, ca_file=authority), SystemClock()
+    )
 
 
 def test_a_request_that_times_out_is_reset_and_its_body_never_arrives(wire: tuple[Peer, str], run: Run) -> None:
@@ -113,7 +115,7 @@ def test_a_request_that_times_out_is_reset_and_its_body_never_arrives(wire: tupl
     async def scenario() -> None:
         upstream = client(peer, authority, 1_000)
         answer = await upstream.post(1, BODY)
-        assert isinstance(answer, NoAnswer)
+        assert isinstance(answer, NoResponse)
         assert answer.while_sending
         assert not answer.never_sent
         given_up.set()
@@ -167,7 +169,7 @@ def test_a_slow_request_that_makes_progress_takes_longer_than_the_timeout(wire: 
     async def scenario() -> None:
         upstream = client(peer, authority, 2_000)
         answer = await upstream.post(1, BODY)
-        assert isinstance(answer, Answer), answer
+        assert isinstance(answer, UpstreamResponse), answer
         assert answer.status == 202
         await upstream.close()
 
@@ -182,7 +184,7 @@ def test_a_request_that_arrived_whole_waits_for_its_response_as_long_as_the_time
 
     async def scenario() -> None:
         upstream = client(peer, "", 1_000)
-        assert await upstream.post(1, b"{}") == NoAnswer("no answer within 1 s")
+        assert await upstream.post(1, b"{}") == NoResponse("no answer within 1 s")
         assert await asyncio.to_thread(peer.ended.wait, 30)
         await upstream.close()
 
@@ -205,7 +207,7 @@ def test_an_early_response_ends_the_request(run: Run) -> None:
     async def scenario() -> None:
         upstream = client(peer, "", 30_000)
         answer = await upstream.post(1, BODY)
-        assert isinstance(answer, Answer), answer
+        assert isinstance(answer, UpstreamResponse), answer
         assert answer.status == 413
         answered.set()
         assert await asyncio.to_thread(peer.ended.wait, 30)
@@ -239,10 +241,10 @@ def test_a_request_reports_that_it_stalls_and_that_it_moves_on(run: Run) -> None
         stalled.set()
 
     async def scenario() -> None:
-        route = Route(f"http://127.0.0.1:{peer.port}/v1/events", Secret("k" * 20))
-        upstream = UpstreamClient(Upstream(default=route, tenants={}, timeout_ms=600_000), FastClock())
+        endpoint = EndpointSettings(f"http://127.0.0.1:{peer.port}/v1/events", Secret("k" * 20))
+        upstream = UpstreamClient(Upstream(default=endpoint, tenants={}, timeout_ms=600_000), FastClock())
         answer = await upstream.post(1, BODY, report)
-        assert isinstance(answer, Answer), answer
+        assert isinstance(answer, UpstreamResponse), answer
         await upstream.close()
 
     peer.start(talk)

@@ -24,7 +24,7 @@ def received(body: bytes, wall_ms: int) -> Event:
 @pytest.mark.parametrize("wall_ms", [0, 5_123, NOON - 86_400_000, NOON + 10 * 86_400_000, -62_135_596_800_000])
 def test_a_wrong_stamp_becomes_the_right_one_and_nothing_else_changes(body: bytes, wall_ms: int) -> None:
     event = received(body, wall_ms)
-    assert event.stamped
+    assert event.has_inserted_time
     assert corrected(event.body, NOON, same_boot=True) == received(body, NOON).body
 
 
@@ -52,5 +52,5 @@ def test_of_another_boot_only_what_cannot_be_right_is_corrected(wall_ms: int, be
 def test_an_app_s_own_time_is_no_stamp_even_where_the_relay_would_put_it() -> None:
     body = b'{"occurred_at":"1970-01-01T00:00:05.123Z","event_id":"' + ID.encode() + b'",' + REST
     event = received(body, NOON)
-    assert not event.stamped
+    assert not event.has_inserted_time
     assert event.body == body

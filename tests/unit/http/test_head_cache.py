@@ -16,7 +16,7 @@ from aiohttp.http import RawRequestMessage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from relay.http.head_cache import Reply, Take
-from relay.http.response import Answer
+from relay.http.response import Response
 from relay.outbox import OutboxFull, OutboxUnavailable
 from relay.runtime.address import parse_address
 from relay.runtime.metrics import REJECT_REASONS
@@ -294,7 +294,7 @@ async def test_a_bug_is_503_and_logged() -> None:
 
 async def test_a_bug_before_the_outbox_is_503_and_logged() -> None:
     async def handler(_: web.BaseRequest) -> web.StreamResponse:
-        return Answer(202, b"{}")
+        return Response(202, b"{}")
 
     def take(_body: bytes, _reply: Reply) -> None:
         raise ZeroDivisionError("a bug")

@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator
 import pytest
 from aiohttp import web
 from relay.http import static_files
-from relay.http.response import error_answer
+from relay.http.response import error_response
 from relay.http.static_files import CLIENT_PATH, DESCRIPTION_PATH, File, Files
 
-from tests.support.ingest_harness import Answer, Served, request
+from tests.support.ingest_harness import Response, Served, request
 
 ORIGIN = "https://kiosk.example"
 
@@ -28,7 +28,7 @@ class Making:
         return static_files.description({"made": self.made})
 
     async def _others(self, _: web.BaseRequest) -> web.StreamResponse:
-        return error_answer(404, "not here")
+        return error_response(404, "not here")
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ async def served(making: Making) -> AsyncIterator[Served]:
         yield served
 
 
-async def get(served: Served, path: str, *headers: str, method: str = "GET") -> Answer:
+async def get(served: Served, path: str, *headers: str, method: str = "GET") -> Response:
     return await served.ask(request(f"{method} {path} HTTP/1.1", *headers), to_head=method == "HEAD")
 
 

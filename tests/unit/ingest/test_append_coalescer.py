@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 from relay.event.reader import Event
-from relay.http.response import Answer
+from relay.http.response import Response
 from relay.ingest.append_coalescer import Gather, Unread
 from relay.outbox import OutboxFull, OutboxUnavailable
 
@@ -123,7 +123,7 @@ async def test_a_turn_that_brings_very_much_is_several_appends() -> None:
 # --- bodies that wait to be read
 
 
-def ignore(_: Answer | Exception) -> None:
+def ignore(_: Response | Exception) -> None:
     """Nobody waits for an answer."""
 
 

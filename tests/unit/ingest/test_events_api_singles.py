@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from relay.config import Http
-from relay.event.reader import FEWEST_TOGETHER, Defaults, Event, Reader, Reading, Refusal
-from relay.http.response import Answer
+from relay.event.reader import FEWEST_TOGETHER, Defaults, Event, Reader, Reading, Rejection
+from relay.http.response import Response
 from relay.ingest.events_api import EVENTS_PATH, HttpIngest
 from relay.outbox import OutboxFull
 from relay.runtime.metrics import REJECT_REASONS, Metrics
@@ -55,7 +55,7 @@ class ScriptedReader(Reader):
         assert not any(b"bug" in body for body in bodies), "a bug"
         return super().read_singles(bodies)
 
-    def read_json(self, body: bytes) -> list[Event] | Refusal:
+    def read_json(self, body: bytes) -> list[Event] | Rejection:
         self.alone += 1
         assert b"bug" not in body, "a bug"
         return super().read_json(body)
@@ -69,7 +69,7 @@ class Ingest:
         self.metrics = Metrics()
         self.reader = ScriptedReader()
         self.http = HttpIngest(self.reader, self.outbox, Http(), "full", self.metrics)
-        self.answers: dict[int, Answer | Exception] = {}
+        self.answers: dict[int, Response | Exception] = {}
         """By the number of the request, in the order of the answers."""
         self.bugs: list[object] = []
         loop = asyncio.get_running_loop()
@@ -89,7 +89,7 @@ class Ingest:
 
     @property
     def statuses(self) -> dict[int, int]:
-        return {number: each.status for number, each in sorted(self.answers.items()) if isinstance(each, Answer)}
+        return {number: each.status for number, each in sorted(self.answers.items()) if isinstance(each, Response)}
 
     def counts(self) -> dict[str, float | None]:
         value = self.metrics.registry.get_sample_value
@@ -157,7 +157,7 @@ async def test_a_bug_in_answering_one_refusal_is_nobody_elses() -> None:
     assert take is not None
     bug = ZeroDivisionError("a bug")
 
-    def fail(_: Answer | Exception) -> None:
+    def fail(_: Response | Exception) -> None:
         raise bug
 
     ingest.post(0, body(0))
@@ -266,6 +266,6 @@ async def outcome(posts: Sequence[tuple[bytes, str]], *, in_one_turn: bool) -> t
     kept = [(event.event_id, event.body) for event in ingest.outbox.kept]
     short = [each for each in kept if len(each[1]) < 16_384]
     answers = [
-        (answer.raw if isinstance(answer, Answer) else type(answer)) for _, answer in sorted(ingest.answers.items())
+        (answer.raw if isinstance(answer, Response) else type(answer)) for _, answer in sorted(ingest.answers.items())
     ]
     return answers, short, sorted(kept), ingest.counts()

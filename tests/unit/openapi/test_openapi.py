@@ -15,7 +15,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from relay import openapi
 from relay.config import Http
 from relay.event import fast_reader
-from relay.event.reader import Defaults, Reader, Refusal
+from relay.event.reader import Defaults, Reader, Rejection
 from relay.event.rules import PLATFORMS, RULES
 from relay.http import static_files
 from relay.http.content_coding import CODINGS
@@ -33,8 +33,8 @@ from tests.support.ingest_harness import (
     BODY,
     EVENT,
     EVENT_ID,
-    Answer,
     HandClock,
+    Response,
     ScriptedOutbox,
     Served,
     gzipped,
@@ -211,7 +211,7 @@ def test_a_field_is_required_by_the_description_when_the_relay_needs_it(defaults
     ids=lambda body: json.dumps(body)[:30],
 )  # fmt: skip
 def test_a_body_is_valid_by_the_description_when_the_relay_takes_it(body: Any) -> None:
-    accepted = not isinstance(reader().read_json(json.dumps(body).encode()), Refusal)
+    accepted = not isinstance(reader().read_json(json.dumps(body).encode()), Rejection)
     assert validator("Body").is_valid(body) == accepted
 
 
@@ -336,7 +336,7 @@ def tries_of(method: str, path: str) -> list[Try]:
     return [Try(one.raw.replace(b"GET", b"HEAD", 1), one.before) for one in found]
 
 
-async def listener_answers(method: str, target: str) -> AsyncIterator[Answer]:
+async def listener_answers(method: str, target: str) -> AsyncIterator[Response]:
     """What the listener itself answers to a request for any path: 400, 403, 408, 431, 503."""
     line = f"{method.upper()} {target} HTTP/1.1\r\n".encode()
     async with Stage().served as served:
@@ -351,7 +351,7 @@ async def listener_answers(method: str, target: str) -> AsyncIterator[Answer]:
         yield await client.answer()
 
 
-def check_answer(operation: dict[str, Any], answer: Answer, *, to_head: bool) -> None:
+def check_answer(operation: dict[str, Any], answer: Response, *, to_head: bool) -> None:
     """The answer is one that the operation describes: headers, media type, body."""
     described = operation["responses"][str(answer.status)]
     for name, header in described.get("headers", {}).items():
@@ -409,7 +409,7 @@ def statuses_in_the_source() -> set[str]:
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute):
                 name = node.func.id if isinstance(node.func, ast.Name) else node.func.attr
-                if name in ("error_answer", "Answer", "Refused", "json_answer", "bytes_answer"):
+                if name in ("error_response", "Response", "RequestRejected", "json_response", "bytes_response"):
                     found |= {each.value for each in ast.walk(node) if is_status(each)}
             if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "_STATUS_OF_REFUSAL":
                 found |= {each.value for each in ast.walk(node) if is_status(each)}

@@ -8,14 +8,14 @@ from typing import get_args
 import pytest
 from relay.ops.explanations import LANE, ROUTE, Summary, summary
 from relay.outbox import Gauges
-from relay.policy.endpoint import RouteState
+from relay.policy.endpoint import EndpointState
 
 WRITABLE = Gauges(4096, 1 << 20, 0, writable=True, dead_letters=0, problem="")
 NOT_WRITABLE = WRITABLE._replace(writable=False, problem="the disk is full")
 
 
 def look(
-    states: list[RouteState] | None = None, *, gauges: Gauges = WRITABLE, pending: int = 5, held: int = 0
+    states: list[EndpointState] | None = None, *, gauges: Gauges = WRITABLE, pending: int = 5, held: int = 0
 ) -> Summary:
     return summary(gauges, pending, held, Counter(states or ["ok"]))
 
@@ -48,4 +48,4 @@ def test_whatever_is_trouble_says_what_to_do() -> None:
 
 
 def test_every_state_of_a_route_has_words() -> None:
-    assert set(ROUTE) == set(get_args(RouteState)) <= set(LANE) | {"ok"}
+    assert set(ROUTE) == set(get_args(EndpointState)) <= set(LANE) | {"ok"}

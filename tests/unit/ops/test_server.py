@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families as read_text
 from relay.config import Log
 from relay.ops.dead_letters import MAX_SEARCHED, Query, found
 from relay.outbox import Gauges, Selection
-from relay.policy.overview import RouteView
+from relay.policy.overview import EndpointView
 from relay.runtime import log
 from relay.runtime.secret import MASK, Secret
 
@@ -53,7 +53,7 @@ class TestHealth:
         assert (await served.call("/livez")).status == 200
 
     async def test_ready_while_events_can_be_stored_whatever_the_upstream_says(self, served: Served) -> None:
-        served.schedule.shown_routes = [RouteView(1, "backing_off", 0, 60_000, "no answer")]
+        served.schedule.shown_routes = [EndpointView(1, "backing_off", 0, 60_000, "no answer")]
 
         answer = await served.call("/readyz")
 

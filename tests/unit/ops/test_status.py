@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
-from relay.ops.status import MANY_LANES, MAX_UPSTREAMS, SAME_MS
+from relay.ops.status import MANY_QUEUES, MAX_UPSTREAMS, SAME_MS
 from relay.outbox import Gauges, Ledger
-from relay.policy.overview import LaneView, RouteView
+from relay.policy.overview import EndpointView, QueueView
 
 from tests.support.ops_harness import Served, dead_letter
 
@@ -19,7 +19,7 @@ async def test_has_every_field_of_the_contract(served: Served) -> None:
     served.outbox.totals = Ledger(accepted=9, requeued=1, delivered=5, dead_lettered=2, dropped=1, pending=2)
     served.outbox.state = Gauges(8192, 1 << 20, 2_500, writable=True, dead_letters=0, problem="")
     served.outbox.letters = {1: dead_letter(1)}
-    served.schedule.shown_routes = [RouteView(2, "unauthorized", 4_000, 35_000, "401 Unauthorized")]
+    served.schedule.shown_routes = [EndpointView(2, "unauthorized", 4_000, 35_000, "401 Unauthorized")]
 
     status = (await served.call("/status.json")).json()
 
@@ -92,14 +92,14 @@ class TestRoutes:
 
     async def test_the_default_is_shown_as_the_tenants_that_use_it(self, served: Served) -> None:
         served.tenants = [2]
-        served.schedule.shown_routes = [RouteView(1, "ok", 0, None, "")]
+        served.schedule.shown_routes = [EndpointView(1, "ok", 0, None, "")]
 
         assert self.tenants(served) == [1, 2]
 
     async def test_of_more_than_can_be_shown_those_configured_and_those_in_trouble_are(self, served: Served) -> None:
         served.tenants = [99]
         served.schedule.shown_routes = [
-            RouteView(number, "backing_off" if number > 90 else "ok", 0, None, "") for number in range(100)
+            EndpointView(number, "backing_off" if number > 90 else "ok", 0, None, "") for number in range(100)
         ]
 
         status = served.status.data()
@@ -110,7 +110,7 @@ class TestRoutes:
 
     async def test_a_tenant_with_a_route_of_its_own_does_not_use_the_default(self, served: Served) -> None:
         served.tenants = [2]
-        served.schedule.shown_routes = [RouteView(2, "ok", 0, None, "")]
+        served.schedule.shown_routes = [EndpointView(2, "ok", 0, None, "")]
 
         assert self.tenants(served) == [2, None]
 
@@ -131,7 +131,7 @@ class TestLooks:
             served.status.export(served.metrics)
 
     async def test_many_lanes_are_looked_at_once_a_second_whoever_asks(self, served: Served) -> None:
-        served.schedule.idle_lanes = MANY_LANES + 1
+        served.schedule.idle_lanes = MANY_QUEUES + 1
 
         self.ask_often(served)
         looks = served.schedule.looks
@@ -141,21 +141,21 @@ class TestLooks:
         assert (looks, served.schedule.looks) == (1, 2)
 
     async def test_few_lanes_are_shown_as_they_are_now(self, served: Served) -> None:
-        served.schedule.idle_lanes = MANY_LANES - 1
+        served.schedule.idle_lanes = MANY_QUEUES - 1
         served.status.data()
-        served.schedule.busy = [LaneView((1, "tv", "a"), 7, None, "")]
+        served.schedule.busy = [QueueView((1, "tv", "a"), 7, None, "")]
 
         assert served.status.data()["devices_waiting"] == 1
 
     async def test_what_is_not_the_schedules_is_of_this_moment_all_the_same(self, served: Served) -> None:
-        served.schedule.idle_lanes = MANY_LANES + 1
+        served.schedule.idle_lanes = MANY_QUEUES + 1
         served.status.data()
         served.outbox.totals = Ledger(accepted=1, pending=1)
 
         assert served.status.data()["ledger"]["pending"] == 1
 
     async def test_of_many_made_up_tenants_no_more_are_viewed_than_are_shown(self, served: Served) -> None:
-        made_up = [RouteView(number, "ok", 0, None, "") for number in range(500)]
+        made_up = [EndpointView(number, "ok", 0, None, "") for number in range(500)]
         served.schedule.shown_routes = made_up
 
         status = served.status.data()
@@ -165,9 +165,9 @@ class TestLooks:
 
 
 async def test_devices_are_the_busiest_and_the_most_held_each_once_and_never_more_than_twenty(served: Served) -> None:
-    served.schedule.busy = [LaneView((1, "tv", f"busy-{n}"), 100 - n, None, "") for n in range(50)]
-    both = LaneView((1, "tv", "busy-0"), 100, 65_000, "limit")
-    served.schedule.held = [both, *(LaneView((1, "tv", f"held-{n}"), 1, 6_000, "limit") for n in range(50))]
+    served.schedule.busy = [QueueView((1, "tv", f"busy-{n}"), 100 - n, None, "") for n in range(50)]
+    both = QueueView((1, "tv", "busy-0"), 100, 65_000, "limit")
+    served.schedule.held = [both, *(QueueView((1, "tv", f"held-{n}"), 1, 6_000, "limit") for n in range(50))]
 
     devices = served.status.data()["devices"]
 
@@ -193,8 +193,8 @@ async def test_what_came_and_was_not_kept_is_counted_by_reason_over_both_ways(se
 
 
 async def test_a_device_that_could_send_says_so_when_its_upstream_is_held(served: Served) -> None:
-    served.schedule.shown_routes = [RouteView(1, "backing_off", 0, 60_000, ""), RouteView(2, "ok", 0, None, "")]
-    served.schedule.busy = [LaneView((1, "tv", "a"), 5, None, ""), LaneView((2, "tv", "b"), 4, None, "")]
+    served.schedule.shown_routes = [EndpointView(1, "backing_off", 0, 60_000, ""), EndpointView(2, "ok", 0, None, "")]
+    served.schedule.busy = [QueueView((1, "tv", "a"), 5, None, ""), QueueView((2, "tv", "b"), 4, None, "")]
 
     assert [device["words"] for device in served.status.data()["devices"]] == ["waits with its upstream", ""]
 
@@ -210,11 +210,11 @@ async def test_a_scrape_finds_the_same_figures_as_gauges(served: Served) -> None
     served.outbox.state = Gauges(8192, 1 << 20, 2_500, writable=False, dead_letters=0, problem="disk full")
     served.outbox.letters = {1: dead_letter(1)}
     served.schedule.shown_routes = [
-        RouteView(1, "ok", 0, None, ""),
-        RouteView(2, "ok", 0, None, ""),
-        RouteView(3, "backing_off", 0, None, ""),
+        EndpointView(1, "ok", 0, None, ""),
+        EndpointView(2, "ok", 0, None, ""),
+        EndpointView(3, "backing_off", 0, None, ""),
     ]
-    served.schedule.busy = [LaneView((1, "tv", "a"), 7, None, "")]
+    served.schedule.busy = [QueueView((1, "tv", "a"), 7, None, "")]
 
     served.status.export(served.metrics)
     served.schedule.shown_routes.pop()

@@ -11,8 +11,9 @@ from dataclasses import replace
 from relay.policy import batch
 from relay.policy.judgement import GivenUp
 from relay.policy.limits import Limits
-from relay.policy.schedule import Reply, Schedule, Send, Share, Wait
-from relay.policy.verdict import Delivered, Failing, Misconfigured, RateLimited, Refused, Unauthorized, Verdict
+from relay.policy.requests import Reply, Send, Share, Wait
+from relay.policy.schedule import Schedule
+from relay.policy.verdict import Delivered, EventsRejected, Failing, Misconfigured, RateLimited, Unauthorized, Verdict
 
 LIMITS = Limits(
     linger_ms=5_000,
@@ -31,10 +32,10 @@ DELIVERED = Delivered()
 FAILING = Failing("503 down", None, 503)
 UNAUTHORIZED = Unauthorized("401 no")
 MISCONFIGURED = Misconfigured("404 gone")
-REFUSED = Refused(422, "422 bad")
+REFUSED = EventsRejected(422, "422 bad")
 LIMITED = RateLimited("429 slow down", None, None)
 
-Taken = Mapping[int, Sequence[int]]
+Claimed = Mapping[int, Sequence[int]]
 
 
 class Desk:
@@ -53,23 +54,23 @@ class Desk:
         self.delivered: dict[int, list[int]] = {}
         self.given_up: dict[int, dict[int, GivenUp]] = {}
 
-    def offer(self, lane: int, events: int = 1, *, tenant: int = 1) -> None:
-        first = self.offered.get(lane, 0)
-        self.offered[lane] = first + events
-        self.tenants[lane] = tenant
-        self.pending.setdefault(lane, []).extend(range(first, first + events))
-        self.report(lane)
+    def offer(self, queue_id: int, events: int = 1, *, tenant: int = 1) -> None:
+        first = self.offered.get(queue_id, 0)
+        self.offered[queue_id] = first + events
+        self.tenants[queue_id] = tenant
+        self.pending.setdefault(queue_id, []).extend(range(first, first + events))
+        self.report(queue_id)
 
-    def drop(self, lane: int, events: int) -> None:
+    def drop(self, queue_id: int, events: int) -> None:
         """The outbox drops the lane's oldest events, by age or size."""
-        del self.pending[lane][:events]
-        self.report(lane)
+        del self.pending[queue_id][:events]
+        self.report(queue_id)
 
-    def report(self, lane: int) -> None:
-        self.known.add(lane)
-        events = len(self.pending[lane])
-        key = (self.tenants[lane], "tv", f"device-{lane}")
-        self.schedule.backlog(lane, key, events, events * EVENT_BYTES, self.now)
+    def report(self, queue_id: int) -> None:
+        self.known.add(queue_id)
+        events = len(self.pending[queue_id])
+        key = (self.tenants[queue_id], "tv", f"device-{queue_id}")
+        self.schedule.backlog(queue_id, key, events, events * EVENT_BYTES, self.now)
 
     def forget(self) -> list[int]:
         gone = self.schedule.forgettable(self.now, 100)
@@ -107,54 +108,54 @@ class Desk:
         taken: dict[int, list[int]] = {}
         used_bytes = 0
         for share in send.shares:
-            waiting = self.pending[share.lane]
+            waiting = self.pending[share.queue_id]
             sizes = [EVENT_BYTES] * len(waiting)
             events = batch.cut(sizes, share.max_events, send.max_body_bytes, used_bytes)
             if send.exact:
                 events = min(share.max_events, len(waiting))
             if events:
-                taken[share.lane] = waiting[:events]
+                taken[share.queue_id] = waiting[:events]
                 used_bytes += events * (EVENT_BYTES + 1)
         return taken
 
     def answer(
         self,
         send: Send,
-        meant: Verdict | Callable[[Taken], Verdict] = DELIVERED,
+        meant: Verdict | Callable[[Claimed], Verdict] = DELIVERED,
         *,
         after_ms: int = 10,
         u: float = 0.5,
-    ) -> Taken:
+    ) -> Claimed:
         """The answer came: judge it, settle it. Returns what the request held."""
         sent_at = self.sent_at.pop(send)
         taken = self.taken(send)
         verdict = meant(taken) if callable(meant) else meant
         self.now += after_ms
-        events = {lane: len(numbers) for lane, numbers in taken.items()}
+        events = {queue_id: len(numbers) for queue_id, numbers in taken.items()}
         reply = Reply(events, sum(events.values()) * (EVENT_BYTES + 1) + 13, verdict, sent_at)
         for outcome in self.schedule.answered(send, reply, self.now, u):
-            numbers = taken[outcome.lane]
+            numbers = taken[outcome.queue_id]
             for index, given_up in outcome.given_up.items():
-                self.given_up.setdefault(outcome.lane, {})[numbers[index]] = given_up
+                self.given_up.setdefault(outcome.queue_id, {})[numbers[index]] = given_up
             gone = {numbers[index] for index in outcome.given_up}
             if outcome.delivered:
-                self.delivered.setdefault(outcome.lane, []).extend(n for n in numbers if n not in gone)
+                self.delivered.setdefault(outcome.queue_id, []).extend(n for n in numbers if n not in gone)
                 gone.update(numbers)
-            self.pending[outcome.lane] = [n for n in self.pending[outcome.lane] if n not in gone]
-            self.report(outcome.lane)
+            self.pending[outcome.queue_id] = [n for n in self.pending[outcome.queue_id] if n not in gone]
+            self.report(outcome.queue_id)
         self.schedule.settled(send, self.now)
         return taken
 
-    def round(self, meant: Verdict | Callable[[Taken], Verdict] = DELIVERED, *, u: float = 0.5) -> Taken:
+    def round(self, meant: Verdict | Callable[[Claimed], Verdict] = DELIVERED, *, u: float = 0.5) -> Claimed:
         """Send the next request, waiting for it, and answer it."""
         return self.answer(self.send(), meant, u=u)
 
-    def drained(self, lane: int) -> bool:
-        return not self.pending.get(lane)
+    def drained(self, queue_id: int) -> bool:
+        return not self.pending.get(queue_id)
 
 
-def lanes(send: Send) -> list[int]:
-    return [share.lane for share in send.shares]
+def queues(send: Send) -> list[int]:
+    return [share.queue_id for share in send.shares]
 
 
 def restarted(desk: Desk, *, same_boot: bool = True, unsettled: Sequence[Sequence[Share]] = ()) -> Desk:
@@ -164,10 +165,10 @@ def restarted(desk: Desk, *, same_boot: bool = True, unsettled: Sequence[Sequenc
     after.now = desk.now if same_boot else 5_000
     after.tenants, after.pending, after.offered = desk.tenants, desk.pending, desk.offered
     after.delivered, after.given_up = desk.delivered, desk.given_up
-    for lane in sorted(desk.known):
-        after.report(lane)
-        packed = desk.schedule.window_of(lane, desk.now)
-        key = (after.tenants[lane], "tv", f"device-{lane}")
-        after.schedule.restore(lane, key, packed, after.now, same_boot=same_boot)
+    for queue_id in sorted(desk.known):
+        after.report(queue_id)
+        packed = desk.schedule.window_of(queue_id, desk.now)
+        key = (after.tenants[queue_id], "tv", f"device-{queue_id}")
+        after.schedule.restore(queue_id, key, packed, after.now, same_boot=same_boot)
     after.schedule.resume(unsettled, after.now)
     return after

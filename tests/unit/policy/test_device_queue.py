@@ -3,112 +3,114 @@
 from __future__ import annotations
 
 import pytest
-from relay.policy.device_queue import POISON_MS, POISON_TRIES, Lane, due_at, phase
+from relay.policy.device_queue import POISON_MS, POISON_TRIES, DeviceQueue, due_at, phase
 from relay.policy.rate_window import Window
 
 FULL = 500
 
 
 @pytest.fixture
-def lane() -> Lane:
-    return Lane(1, (1, "tv", "a"), Window())
+def queue() -> DeviceQueue:
+    return DeviceQueue(1, (1, "tv", "a"), Window())
 
 
-def fail(lane: Lane, events: int, now: int = 0, *, others_served: bool = False, served_at: int | None = None) -> None:
-    lane.failed(events, now, others_served=others_served, served_at=served_at)
+def fail(
+    queue: DeviceQueue, events: int, now: int = 0, *, others_served: bool = False, served_at: int | None = None
+) -> None:
+    queue.failed(events, now, others_served=others_served, served_at=served_at)
 
 
-def test_a_refused_batch_is_halved_from_the_front(lane: Lane) -> None:
-    assert not lane.refused(500)
-    assert lane.max_events(FULL) == 250
-    assert not lane.refused(250)
-    assert lane.max_events(FULL) == 125
+def test_a_refused_batch_is_halved_from_the_front(queue: DeviceQueue) -> None:
+    assert not queue.refused(500)
+    assert queue.max_events(FULL) == 250
+    assert not queue.refused(250)
+    assert queue.max_events(FULL) == 125
 
 
-def test_what_gets_through_narrows_the_rest(lane: Lane) -> None:
-    lane.refused(500)
-    lane.delivered(250)
-    assert lane.max_events(FULL) == 125
+def test_what_gets_through_narrows_the_rest(queue: DeviceQueue) -> None:
+    queue.refused(500)
+    queue.delivered(250)
+    assert queue.max_events(FULL) == 125
 
 
-def test_an_event_refused_alone_is_found(lane: Lane) -> None:
-    lane.refused(2)
-    assert lane.max_events(FULL) == 1
-    assert lane.refused(1)
-    assert lane.max_events(FULL) == FULL
+def test_an_event_refused_alone_is_found(queue: DeviceQueue) -> None:
+    queue.refused(2)
+    assert queue.max_events(FULL) == 1
+    assert queue.refused(1)
+    assert queue.max_events(FULL) == FULL
 
 
-def test_a_suspect_batch_keeps_no_company_until_its_bad_event_is_found(lane: Lane) -> None:
-    lane.refused(500)
-    assert lane.by_itself()
-    lane.forget_doubts()
-    assert not lane.by_itself()
+def test_a_suspect_batch_keeps_no_company_until_its_bad_event_is_found(queue: DeviceQueue) -> None:
+    queue.refused(500)
+    assert queue.by_itself()
+    queue.forget_doubts()
+    assert not queue.by_itself()
 
 
-def test_a_batch_that_keeps_failing_while_others_are_served_is_halved_after_three_tries(lane: Lane) -> None:
+def test_a_batch_that_keeps_failing_while_others_are_served_is_halved_after_three_tries(queue: DeviceQueue) -> None:
     sizes = []
     for _ in range(5):
-        fail(lane, lane.max_events(FULL), others_served=True)
-        sizes.append(lane.max_events(FULL))
+        fail(queue, queue.max_events(FULL), others_served=True)
+        sizes.append(queue.max_events(FULL))
     assert sizes == [500, 500, 250, 125, 62]
 
 
-def test_in_an_outage_probes_get_smaller_but_nothing_is_suspected(lane: Lane) -> None:
+def test_in_an_outage_probes_get_smaller_but_nothing_is_suspected(queue: DeviceQueue) -> None:
     for _ in range(20):
-        fail(lane, lane.max_events(FULL))
-    assert lane.max_events(FULL) == 1
-    assert not lane.suspect
-    lane.delivered(1)
-    assert lane.max_events(FULL) == FULL
+        fail(queue, queue.max_events(FULL))
+    assert queue.max_events(FULL) == 1
+    assert not queue.suspect
+    queue.delivered(1)
+    assert queue.max_events(FULL) == FULL
 
 
-def test_a_smaller_probe_that_gets_through_is_evidence_against_the_batch(lane: Lane) -> None:
+def test_a_smaller_probe_that_gets_through_is_evidence_against_the_batch(queue: DeviceQueue) -> None:
     for _ in range(3):
-        fail(lane, 500)
-    lane.delivered(250)
+        fail(queue, 500)
+    queue.delivered(250)
     for _ in range(3):
-        fail(lane, 500)
-    assert lane.suspect == 500
+        fail(queue, 500)
+    assert queue.suspect == 500
 
 
-def test_in_company_a_lane_is_patient_before_it_travels_by_itself(lane: Lane) -> None:
+def test_in_company_a_lane_is_patient_before_it_travels_by_itself(queue: DeviceQueue) -> None:
     for alone in (False, False, True):
-        lane.failed_in_company(others_served=False)
-        assert lane.by_itself() is alone
+        queue.failed_in_shared_batch(others_served=False)
+        assert queue.by_itself() is alone
 
 
-def test_a_company_that_fails_while_others_are_served_is_parted_at_once(lane: Lane) -> None:
-    lane.failed_in_company(others_served=True)
-    assert lane.by_itself()
+def test_a_company_that_fails_while_others_are_served_is_parted_at_once(queue: DeviceQueue) -> None:
+    queue.failed_in_shared_batch(others_served=True)
+    assert queue.by_itself()
 
 
-def test_poison_takes_ten_lone_failures_over_ten_minutes(lane: Lane) -> None:
+def test_poison_takes_ten_lone_failures_over_ten_minutes(queue: DeviceQueue) -> None:
     gap_ms = POISON_MS // (POISON_TRIES - 1)
     for i in range(POISON_TRIES):
-        assert not lane.is_poisoned(i * gap_ms)
-        fail(lane, 1, i * gap_ms, others_served=True, served_at=i * gap_ms - 1)
-    assert not lane.is_poisoned(POISON_MS - 1)
-    assert lane.is_poisoned(POISON_MS)
+        assert not queue.is_poisoned(i * gap_ms)
+        fail(queue, 1, i * gap_ms, others_served=True, served_at=i * gap_ms - 1)
+    assert not queue.is_poisoned(POISON_MS - 1)
+    assert queue.is_poisoned(POISON_MS)
 
 
-def test_ten_quick_failures_are_not_enough(lane: Lane) -> None:
+def test_ten_quick_failures_are_not_enough(queue: DeviceQueue) -> None:
     for i in range(100):
-        fail(lane, 1, i * 1_000, others_served=True, served_at=i * 1_000 - 1)
-    assert not lane.is_poisoned(100_000)
+        fail(queue, 1, i * 1_000, others_served=True, served_at=i * 1_000 - 1)
+    assert not queue.is_poisoned(100_000)
 
 
-def test_failures_of_an_outage_do_not_count_towards_poison(lane: Lane) -> None:
+def test_failures_of_an_outage_do_not_count_towards_poison(queue: DeviceQueue) -> None:
     """Others were served once, right after its first failure; then nobody was."""
-    fail(lane, 1, 0)
+    fail(queue, 1, 0)
     for i in range(1, 100):
-        fail(lane, 1, i * 100_000, served_at=500)
-    assert not lane.is_poisoned(10_000_000)
+        fail(queue, 1, i * 100_000, served_at=500)
+    assert not queue.is_poisoned(10_000_000)
 
 
-def test_failures_in_larger_batches_do_not_count_towards_poison(lane: Lane) -> None:
+def test_failures_in_larger_batches_do_not_count_towards_poison(queue: DeviceQueue) -> None:
     for i in range(100):
-        fail(lane, 2, i * 100_000, others_served=True, served_at=i * 100_000 - 1)
-    assert not lane.is_poisoned(10_000_000)
+        fail(queue, 2, i * 100_000, others_served=True, served_at=i * 100_000 - 1)
+    assert not queue.is_poisoned(10_000_000)
 
 
 @pytest.mark.parametrize("arrived", [0, 1, 4_999, 5_000, 123_456_789])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from relay.policy.html_text import HTML_MAX_CHARS, html_words
+from relay.policy.html_text import HTML_MAX_CHARS, html_text
 
 PAGES = {
     "nginx": (
@@ -41,16 +41,16 @@ PAGES = {
 }
 
 
-@pytest.mark.parametrize(("status", "page", "words"), PAGES.values(), ids=PAGES)
-def test_a_servers_page_is_short_and_says_each_thing_once(status: int, page: str, words: str) -> None:
-    said = html_words(page, status)
+@pytest.mark.parametrize(("status", "page", "message"), PAGES.values(), ids=PAGES)
+def test_a_servers_page_is_short_and_says_each_thing_once(status: int, page: str, message: str) -> None:
+    said = html_text(page, status)
 
-    assert said == words
+    assert said == message
     assert len(said) <= HTML_MAX_CHARS
 
 
 @pytest.mark.parametrize(
-    ("page", "words"),
+    ("page", "message"),
     [
         pytest.param("<p>The <b>key</b> has <a href='x'>a</a> fault</p>", "The key has a fault", id="tags in a line"),
         pytest.param("<style>p{", "", id="cut within a style"),
@@ -60,11 +60,11 @@ def test_a_servers_page_is_short_and_says_each_thing_once(status: int, page: str
         pytest.param("", "", id="nothing"),
     ],
 )
-def test_what_is_no_page_of_a_server(page: str, words: str) -> None:
-    assert html_words(page, 500) == words
+def test_what_is_no_page_of_a_server(page: str, message: str) -> None:
+    assert html_text(page, 500) == message
 
 
 @pytest.mark.parametrize("part", ["<a", "<style", "<style><", "<script>", "<b", "<b>", "<b ", "<", " "])
 def test_a_page_made_to_be_slow_to_read_is_read(part: str) -> None:
     """Within the test's time limit: were the time quadratic, 64 KiB of it would take minutes."""
-    html_words((part * 65536)[:65536], 500)
+    html_text((part * 65536)[:65536], 500)

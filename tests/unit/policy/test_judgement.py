@@ -7,13 +7,13 @@ from itertools import pairwise
 import pytest
 from relay.policy.backoff import SERVER_WISH_MAX_MS
 from relay.policy.judgement import STRANGERS_MAX, GivenUp
-from relay.policy.schedule import Send, Share
+from relay.policy.requests import Send, Share
 from relay.policy.verdict import (
     Delivered,
+    EventsRejected,
     Failing,
     Misconfigured,
     RateLimited,
-    Refused,
     TooLarge,
     Unauthorized,
     Verdict,
@@ -27,25 +27,25 @@ from tests.unit.policy.harness import (
     MISCONFIGURED,
     REFUSED,
     UNAUTHORIZED,
+    Claimed,
     Desk,
-    Taken,
-    lanes,
+    queues,
 )
 
 
 def state(desk: Desk, tenant: int = 1) -> str:
-    return desk.schedule.route(tenant, desk.now).state
+    return desk.schedule.endpoint(tenant, desk.now).state
 
 
 def held_ms(desk: Desk, tenant: int = 1) -> int:
     """How long the route may not send from now."""
-    return (desk.schedule.route(tenant, desk.now).next_attempt_ms or desk.now) - desk.now
+    return (desk.schedule.endpoint(tenant, desk.now).next_attempt_ms or desk.now) - desk.now
 
 
 def poisoned(*bad: int, verdict: Verdict = REFUSED):
     """An upstream that does not want some events of lane 1."""
 
-    def meant(taken: Taken) -> Verdict:
+    def meant(taken: Claimed) -> Verdict:
         return verdict if set(bad) & set(taken.get(1, ())) else DELIVERED
 
     return meant
@@ -54,10 +54,10 @@ def poisoned(*bad: int, verdict: Verdict = REFUSED):
 def named(*bad: int):
     """An upstream that names what it does not want, by index in the request."""
 
-    def meant(taken: Taken) -> Verdict:
+    def meant(taken: Claimed) -> Verdict:
         events = [n for numbers in taken.values() for n in numbers]
         found = {i: "no good" for i, n in enumerate(events) if n in bad}
-        return Refused(422, "422 invalid", found) if found else DELIVERED
+        return EventsRejected(422, "422 invalid", found) if found else DELIVERED
 
     return meant
 
@@ -87,10 +87,10 @@ def test_only_named_events_are_given_up_with_the_upstreams_words_and_the_rest_is
 
 def test_events_that_a_success_rejects_by_name_are_given_up_and_the_rest_is_delivered() -> None:
     desk = Desk(mix_devices="always")
-    for lane in (1, 2):
-        desk.offer(lane, 3)
+    for queue_id in (1, 2):
+        desk.offer(queue_id, 3)
     desk.schedule.flush(desk.now)
-    first, second = lanes(send := desk.send())
+    first, second = queues(send := desk.send())
     desk.answer(send, Delivered(202, {1: "too old", 3: "unknown type"}))
     assert desk.given_up == {
         first: {1: GivenUp("refused", 202, "202 too old")},
@@ -110,12 +110,12 @@ def test_the_rest_of_a_named_batch_does_not_linger_with_what_came_meanwhile() ->
 
 def test_indexes_count_through_a_whole_company() -> None:
     desk = Desk(mix_devices="always")
-    for lane in (1, 2):
-        desk.offer(lane, 5)
+    for queue_id in (1, 2):
+        desk.offer(queue_id, 5)
     desk.schedule.flush(desk.now)
-    first, second = lanes(send := desk.send())
-    desk.answer(send, Refused(422, "422 invalid", {1: "x", 8: "y"}))
-    assert {lane: list(given_up) for lane, given_up in desk.given_up.items()} == {first: [1], second: [3]}
+    first, second = queues(send := desk.send())
+    desk.answer(send, EventsRejected(422, "422 invalid", {1: "x", 8: "y"}))
+    assert {queue_id: list(given_up) for queue_id, given_up in desk.given_up.items()} == {first: [1], second: [3]}
 
 
 def test_an_unnamed_bad_event_is_found_by_halving_and_the_rest_delivered_in_order() -> None:
@@ -132,8 +132,8 @@ def test_an_unnamed_bad_event_is_found_by_halving_and_the_rest_delivered_in_orde
 
 def test_an_unnamed_refusal_of_a_company_is_halved_by_lanes_first() -> None:
     desk = Desk(mix_devices="always")
-    for lane in range(1, 9):
-        desk.offer(lane, 2)
+    for queue_id in range(1, 9):
+        desk.offer(queue_id, 2)
     desk.schedule.flush(desk.now)
     requests = 0
     while any(desk.pending.values()):
@@ -141,7 +141,7 @@ def test_an_unnamed_refusal_of_a_company_is_halved_by_lanes_first() -> None:
         requests += 1
     assert list(desk.given_up) == [1]
     assert list(desk.given_up[1]) == [1]
-    assert all(desk.delivered[lane] == [0, 1] for lane in range(2, 9))
+    assert all(desk.delivered[queue_id] == [0, 1] for queue_id in range(2, 9))
     assert requests <= 12
 
 
@@ -157,12 +157,12 @@ def test_many_bad_events_in_a_row_are_all_found() -> None:
 def test_a_route_that_refuses_everything_by_a_status_for_anything_is_wrong_itself(status: int) -> None:
     """Nothing gets through, whatever is sent: a few events are given up, then all is kept and probed slowly."""
     desk = Desk()
-    for lane in range(20):
-        desk.offer(lane, 500)
+    for queue_id in range(20):
+        desk.offer(queue_id, 500)
     began = desk.now
     requests = 0
     while desk.now < began + 3_600_000:
-        desk.round(Refused(status, "no", {}, about_events=False))
+        desk.round(EventsRejected(status, "no", {}, about_events=False))
         requests += 1
     assert sum(map(len, desk.given_up.values())) == STRANGERS_MAX
     assert state(desk) == "misconfigured"
@@ -173,15 +173,15 @@ def test_an_odd_4xx_to_one_bad_event_gives_it_up() -> None:
     desk = Desk()
     desk.offer(1, 20)
     while not desk.drained(1):
-        desk.round(poisoned(5, verdict=Refused(409, "409 conflict", {}, about_events=False)))
+        desk.round(poisoned(5, verdict=EventsRejected(409, "409 conflict", {}, about_events=False)))
     assert list(desk.given_up[1]) == [5]
 
 
 def test_a_url_that_refuses_everything_as_if_it_were_about_events_does_not_drain_the_outbox() -> None:
     """Some other endpoint's 422: after twenty events it is the route that is wrong, and one goes with each probe."""
     desk = Desk()
-    for lane in range(20):
-        desk.offer(lane, 500)
+    for queue_id in range(20):
+        desk.offer(queue_id, 500)
     desk.round()
     began = desk.now
     while desk.now < began + 3_600_000:
@@ -195,8 +195,8 @@ def test_a_url_that_refuses_everything_as_if_it_were_about_events_does_not_drain
 
 def test_the_twentieth_event_rejected_in_a_row_makes_the_endpoint_misconfigured() -> None:
     desk = Desk()
-    for lane in range(30):
-        desk.offer(lane)
+    for queue_id in range(30):
+        desk.offer(queue_id)
     states = []
     while len(states) < 20:
         before = sum(map(len, desk.given_up.values()))
@@ -209,8 +209,8 @@ def test_the_twentieth_event_rejected_in_a_row_makes_the_endpoint_misconfigured(
 def test_the_third_413_to_a_single_event_makes_the_endpoint_misconfigured() -> None:
     desk = Desk()
     states = []
-    for lane in range(3):
-        desk.offer(lane)
+    for queue_id in range(3):
+        desk.offer(queue_id)
         desk.round(TooLarge(413, "413"))
         states.append(state(desk))
     assert states == ["ok", "ok", "misconfigured"]
@@ -235,7 +235,7 @@ def test_413_halves_by_bytes_and_the_size_is_remembered_for_every_device() -> No
     desk = Desk()
     desk.offer(1, 500)
 
-    def small_proxy(taken: Taken) -> Verdict:
+    def small_proxy(taken: Claimed) -> Verdict:
         return TooLarge(413, "413") if sum(map(len, taken.values())) * EVENT_BYTES > 100_000 else DELIVERED
 
     sizes = [len(desk.round(small_proxy)[1]) for _ in range(3)]
@@ -271,8 +271,8 @@ def test_a_moment_of_413_for_everything_gives_up_nothing_that_was_not_too_large_
 
 def test_hours_of_413_for_everything_give_up_a_few_events_then_all_is_kept_and_probed_slowly() -> None:
     desk = Desk()
-    for lane in range(20):
-        desk.offer(lane, 500)
+    for queue_id in range(20):
+        desk.offer(queue_id, 500)
     began = desk.now
     while desk.now < began + 3_600_000:
         desk.round(TooLarge(413, "413"))
@@ -298,7 +298,7 @@ def test_a_limit_that_stays_is_met_more_and_more_rarely() -> None:
     desk = Desk()
     refused = []
 
-    def small_proxy(taken: Taken) -> Verdict:
+    def small_proxy(taken: Claimed) -> Verdict:
         if sum(map(len, taken.values())) * EVENT_BYTES <= 100_000:
             return DELIVERED
         refused.append(desk.now)
@@ -317,10 +317,10 @@ def test_a_limit_that_stays_is_met_more_and_more_rarely() -> None:
 # -- 429
 
 
-def use_up(desk: Desk, lane: int) -> None:
+def use_up(desk: Desk, queue_id: int) -> None:
     """Take all slots of a device's window but one."""
     for _ in range(desk.limits.device_per_window - 1):
-        desk.offer(lane, desk.limits.max_events)
+        desk.offer(queue_id, desk.limits.max_events)
         desk.round()
 
 
@@ -329,15 +329,15 @@ def test_at_the_devices_own_limit_a_429_holds_the_device_alone() -> None:
     use_up(desk, 1)
     desk.offer(1, 500)
     desk.offer(2, 500)
-    sends = {lanes(send)[0]: send for send in desk.sends()}
+    sends = {queues(send)[0]: send for send in desk.sends()}
     desk.answer(sends[1], RateLimited("429", 90_000, None))
     desk.answer(sends[2])
     assert state(desk) == "ok"
     assert held_ms(desk) == 0
-    held = desk.schedule.lanes(1, desk.now).most_held[0]
+    held = desk.schedule.queues(1, desk.now).longest_paused[0]
     assert held.why == "rate_limited"
-    assert held.held_until_ms is not None
-    assert held.held_until_ms - desk.now >= 89_980
+    assert held.paused_until_ms is not None
+    assert held.paused_until_ms - desk.now >= 89_980
 
 
 def test_a_429_that_names_the_devices_limit_holds_the_device_alone() -> None:
@@ -349,8 +349,8 @@ def test_a_429_that_names_the_devices_limit_holds_the_device_alone() -> None:
 
 def test_a_429_below_the_devices_limit_means_a_shared_ceiling_and_paces_the_route() -> None:
     desk = Desk()
-    for lane in (1, 2, 3):
-        desk.offer(lane, 5_000)
+    for queue_id in (1, 2, 3):
+        desk.offer(queue_id, 5_000)
     desk.round(LIMITED, u=0.0)
     assert state(desk) == "rate_limited"
     times = []
@@ -368,13 +368,13 @@ def test_one_devices_odd_429_while_others_are_served_holds_that_device_alone() -
     desk.round(RateLimited("429", 600_000, None))
     assert state(desk) == "ok"
     desk.offer(1, 500)
-    assert [lanes(send) for send in desk.sends()] == [[1]]
+    assert [queues(send) for send in desk.sends()] == [[1]]
 
 
 def test_the_next_device_that_meets_a_429_makes_it_a_shared_ceiling() -> None:
     desk = Desk()
-    for lane in (1, 2, 3):
-        desk.offer(lane, 500)
+    for queue_id in (1, 2, 3):
+        desk.offer(queue_id, 500)
     desk.round()
     desk.round(LIMITED)
     desk.round(LIMITED)
@@ -388,8 +388,8 @@ def test_the_next_device_that_meets_a_429_makes_it_a_shared_ceiling() -> None:
 )
 def test_a_ceilings_first_pace(limit: int | None, through: int, gap_ms: int) -> None:
     desk = Desk()
-    for lane in range(through + 1):
-        desk.offer(lane, 500)
+    for queue_id in range(through + 1):
+        desk.offer(queue_id, 500)
     for _ in range(through):
         desk.round()
     desk.pass_time(20_000)
@@ -414,8 +414,8 @@ def test_what_the_server_asked_for_is_waited_at_least(asked_ms: int | None, wait
 @pytest.mark.parametrize("later", [DELIVERED, FAILING, UNAUTHORIZED], ids=lambda verdict: type(verdict).__name__)
 def test_no_other_answer_shortens_what_a_429_asked_for(later: Verdict) -> None:
     desk = Desk()
-    for lane in (1, 2):
-        desk.offer(lane, 500)
+    for queue_id in (1, 2):
+        desk.offer(queue_id, 500)
     first, second = desk.sends()
     desk.answer(first, RateLimited("429", 60_000, None))
     desk.answer(second, later)
@@ -425,8 +425,8 @@ def test_no_other_answer_shortens_what_a_429_asked_for(later: Verdict) -> None:
 
 def test_requests_under_way_count_against_the_ceiling() -> None:
     desk = Desk(ip_per_window=2)
-    for lane in range(6):
-        desk.offer(lane, 5_000)
+    for queue_id in range(6):
+        desk.offer(queue_id, 5_000)
     desk.round(RateLimited("429", 0, None), u=0.0)
     began = desk.now
     desk.send()
@@ -438,11 +438,11 @@ def test_requests_under_way_count_against_the_ceiling() -> None:
 
 def test_under_a_ceiling_devices_mix() -> None:
     desk = Desk()
-    for lane in range(10):
-        desk.offer(lane, 5)
+    for queue_id in range(10):
+        desk.offer(queue_id, 5)
     desk.schedule.flush(desk.now)
     desk.answer(desk.send(), LIMITED)
-    assert sorted(len(lanes(send)) for send in (desk.send(), desk.send())) == [1, 9], "who met the 429, and the others"
+    assert sorted(len(queues(send)) for send in (desk.send(), desk.send())) == [1, 9], "who met the 429, and the others"
 
 
 # -- failing
@@ -450,8 +450,8 @@ def test_under_a_ceiling_devices_mix() -> None:
 
 def test_a_failing_route_is_held_with_full_jitter_and_probed_by_one_request() -> None:
     desk = Desk()
-    for lane in range(4):
-        desk.offer(lane, 500)
+    for queue_id in range(4):
+        desk.offer(queue_id, 500)
     for send in desk.sends():
         desk.answer(send, FAILING)
     assert state(desk) == "backing_off"
@@ -459,7 +459,7 @@ def test_a_failing_route_is_held_with_full_jitter_and_probed_by_one_request() ->
     for _ in range(12):
         waits.append(held_ms(desk))
         send = desk.send()
-        assert len(lanes(send)) == 1
+        assert len(queues(send)) == 1
         assert desk.sends() == []
         desk.answer(send, FAILING)
     assert waits[-1] == 150_000
@@ -468,8 +468,8 @@ def test_a_failing_route_is_held_with_full_jitter_and_probed_by_one_request() ->
 
 def test_after_a_probe_gets_through_all_may_send() -> None:
     desk = Desk()
-    for lane in range(8):
-        desk.offer(lane, 500)
+    for queue_id in range(8):
+        desk.offer(queue_id, 500)
     desk.round(FAILING)
     desk.round()
     assert state(desk) == "ok"
@@ -496,8 +496,8 @@ def test_one_devices_failure_while_others_are_served_holds_that_device_alone() -
 
 def test_a_second_failing_device_makes_it_the_route() -> None:
     desk = Desk()
-    for lane in (1, 2, 3):
-        desk.offer(lane, 500)
+    for queue_id in (1, 2, 3):
+        desk.offer(queue_id, 500)
     desk.round()
     desk.round(FAILING)
     desk.round(FAILING)
@@ -506,8 +506,8 @@ def test_a_second_failing_device_makes_it_the_route() -> None:
 
 def test_a_success_of_its_own_does_not_hide_that_others_were_served() -> None:
     desk = Desk()
-    for lane in (2, 1):
-        desk.offer(lane, 500)
+    for queue_id in (2, 1):
+        desk.offer(queue_id, 500)
         desk.round()
     desk.offer(1, 500)
     desk.round(FAILING)
@@ -526,10 +526,10 @@ def test_a_device_that_failed_while_others_were_served_never_holds_them_again(ve
         desk.offer(2, 500)
         while not desk.drained(2):
             send = desk.send()
-            desk.answer(send, DELIVERED if lanes(send) == [2] else verdict)
+            desk.answer(send, DELIVERED if queues(send) == [2] else verdict)
         desk.pass_time(30_000)
         send = desk.send()
-        assert lanes(send) == [1]
+        assert queues(send) == [1]
         desk.answer(send, verdict)
         held.append(held_ms(desk))
     assert max(held) < 15_000, "no more than a pace"
@@ -538,13 +538,13 @@ def test_a_device_that_failed_while_others_were_served_never_holds_them_again(ve
 def test_two_devices_that_keep_failing_do_not_make_it_the_route() -> None:
     desk = Desk()
     for _ in range(10):
-        for lane in (1, 2, 3):
-            desk.offer(lane, 500)
+        for queue_id in (1, 2, 3):
+            desk.offer(queue_id, 500)
         for send in desk.sends():
-            desk.answer(send, DELIVERED if lanes(send) == [3] else FAILING)
+            desk.answer(send, DELIVERED if queues(send) == [3] else FAILING)
         desk.pass_time(1_000)
-    for lane in (1, 2):
-        desk.offer(lane, 500)
+    for queue_id in (1, 2):
+        desk.offer(queue_id, 500)
     desk.schedule.flush(desk.now)
     for send in desk.sends():
         desk.answer(send, FAILING)
@@ -557,7 +557,7 @@ def test_when_nobody_is_served_any_more_such_devices_speak_for_the_route_again()
     desk.round(FAILING)
     desk.offer(2, 500)
     while not desk.drained(2):
-        desk.answer(send := desk.send(), DELIVERED if lanes(send) == [2] else FAILING)
+        desk.answer(send := desk.send(), DELIVERED if queues(send) == [2] else FAILING)
     desk.round(FAILING)
     assert state(desk) == "ok"
     desk.pass_time(11 * 60_000)
@@ -567,11 +567,11 @@ def test_when_nobody_is_served_any_more_such_devices_speak_for_the_route_again()
 
 def test_a_route_in_trouble_is_probed_by_a_device_that_has_not_failed_if_there_is_one() -> None:
     desk = Desk()
-    for lane in (1, 2):
-        desk.offer(lane, 500)
+    for queue_id in (1, 2):
+        desk.offer(queue_id, 500)
         desk.round(FAILING)
     desk.offer(3, 500)
-    assert lanes(desk.send()) == [3]
+    assert queues(desk.send()) == [3]
 
 
 def test_an_event_that_brings_the_upstream_down_is_given_up_after_ten_lone_tries_in_ten_minutes() -> None:
@@ -595,7 +595,7 @@ def test_an_outage_gives_nothing_up_even_if_others_were_served_at_its_beginning(
     desk = Desk()
     desk.offer(1)
     desk.offer(2, 2)
-    sends = {lanes(send)[0]: send for send in [desk.send(), desk.send()]}
+    sends = {queues(send)[0]: send for send in [desk.send(), desk.send()]}
     desk.answer(sends[1], FAILING)
     desk.answer(sends[2])
     for _ in range(500):
@@ -623,11 +623,11 @@ def test_doubts_about_dropped_events_are_dropped_with_them() -> None:
 
 def test_after_an_outage_devices_mix_again_at_once() -> None:
     desk = Desk(mix_devices="always")
-    for lane in range(10):
-        desk.offer(lane, 5)
+    for queue_id in range(10):
+        desk.offer(queue_id, 5)
     desk.schedule.flush(desk.now)
     desk.round(FAILING)
-    assert len(lanes(desk.send())) == 10
+    assert len(queues(desk.send())) == 10
 
 
 # -- what needs a person
@@ -639,8 +639,8 @@ def test_after_an_outage_devices_mix_again_at_once() -> None:
 )
 def test_what_needs_a_person_is_probed_slowly_and_keeps_everything(verdict: Verdict, name: str) -> None:
     desk = Desk()
-    for lane in range(20):
-        desk.offer(lane, 500)
+    for queue_id in range(20):
+        desk.offer(queue_id, 500)
     waits = []
     desk.round(verdict)
     for _ in range(6):
@@ -654,8 +654,8 @@ def test_what_needs_a_person_is_probed_slowly_and_keeps_everything(verdict: Verd
 
 def test_answers_to_requests_sent_before_the_trouble_do_not_lengthen_it() -> None:
     desk = Desk()
-    for lane in range(8):
-        desk.offer(lane, 500)
+    for queue_id in range(8):
+        desk.offer(queue_id, 500)
     for send in desk.sends():
         desk.answer(send, UNAUTHORIZED)
     assert held_ms(desk) <= 30_000
@@ -664,8 +664,8 @@ def test_answers_to_requests_sent_before_the_trouble_do_not_lengthen_it() -> Non
 @pytest.mark.parametrize("act", ["reload", "flush"])
 def test_a_held_route_is_probed_at_once_when_asked(act: str) -> None:
     desk = Desk()
-    for lane in range(3):
-        desk.offer(lane, 500)
+    for queue_id in range(3):
+        desk.offer(queue_id, 500)
     desk.round(UNAUTHORIZED)
     assert desk.sends() == []
     if act == "reload":
@@ -682,7 +682,7 @@ def test_an_odd_401_to_one_device_while_others_are_served_holds_that_device_alon
     desk.offer(2, 500)
     desk.round(Unauthorized("403 blocked"))
     assert state(desk) == "ok"
-    assert desk.schedule.lanes(1, desk.now).most_held[0].why == "unauthorized"
+    assert desk.schedule.queues(1, desk.now).longest_paused[0].why == "unauthorized"
 
 
 def test_each_tenant_is_a_route_of_its_own() -> None:
@@ -714,7 +714,7 @@ def test_a_batch_that_times_out_while_the_relay_sends_it_is_halved_until_it_arri
     desk.offer(1, 500)
     requests: list[int] = []
 
-    def link(taken: Taken) -> Verdict:
+    def link(taken: Claimed) -> Verdict:
         requests.append(len(taken[1]))
         return SLOW if len(taken[1]) * EVENT_BYTES > 60_000 else DELIVERED
 
@@ -738,8 +738,8 @@ def test_an_upstream_that_reads_nothing_for_hours_leaves_batches_of_16_kib() -> 
 
 def test_an_exact_request_of_several_devices_that_is_too_slow_is_sent_in_halves() -> None:
     desk = Desk()
-    for lane in (1, 2):
-        desk.offer(lane, 100)
+    for queue_id in (1, 2):
+        desk.offer(queue_id, 100)
     desk.schedule.resume([[Share(1, 100), Share(2, 100)]], desk.now)
     assert sorted(desk.round(SLOW)) == [1, 2]
     assert len(desk.round()) == 1

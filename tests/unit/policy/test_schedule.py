@@ -8,8 +8,9 @@ from dataclasses import replace
 
 import pytest
 from relay.policy.device_queue import due_at, phase
-from relay.policy.endpoint import Route
-from relay.policy.schedule import Reply, Schedule, Send, Share, Wait
+from relay.policy.endpoint import Endpoint
+from relay.policy.requests import Reply, Send, Share, Wait
+from relay.policy.schedule import Schedule
 from relay.policy.verdict import Again, Failing, Misconfigured, RateLimited, Verdict
 
 from tests.unit.policy.harness import (
@@ -21,7 +22,7 @@ from tests.unit.policy.harness import (
     REFUSED,
     UNAUTHORIZED,
     Desk,
-    lanes,
+    queues,
     restarted,
 )
 
@@ -95,8 +96,8 @@ def test_after_all_was_dropped_the_next_event_lingers_anew() -> None:
 
 def test_a_site_that_powers_up_together_is_spread_over_the_linger_time() -> None:
     desk = Desk(max_in_flight=1_000)
-    for lane in range(1_000):
-        desk.offer(lane)
+    for queue_id in range(1_000):
+        desk.offer(queue_id)
     began, times = desk.now, []
     while len(times) < 1_000:
         desk.send()
@@ -127,11 +128,11 @@ def test_the_slot_is_free_once_a_request_is_answered_its_lane_once_that_is_settl
     assert isinstance(desk.next(), Wait)
     schedule.answered(first, Reply({1: 500}, 1000, DELIVERED, desk.now), desk.now, 0.5)
     second = desk.send()
-    assert [share.lane for share in second.shares] == [2]
+    assert [share.queue_id for share in second.shares] == [2]
     schedule.answered(second, Reply({2: 1}, 1000, DELIVERED, desk.now), desk.now, 0.5)
     assert desk.next() == Wait(None)
     schedule.settled(first, desk.now)
-    assert [share.lane for share in desk.send().shares] == [1]
+    assert [share.queue_id for share in desk.send().shares] == [1]
 
 
 def test_a_request_that_cannot_be_settled_has_a_slot_until_it_is() -> None:
@@ -144,7 +145,7 @@ def test_a_request_that_cannot_be_settled_has_a_slot_until_it_is() -> None:
     schedule.not_settled(first)
     assert desk.next() == Wait(None)
     schedule.settled(first, desk.now)
-    assert [share.lane for share in desk.send().shares] == [2]
+    assert [share.queue_id for share in desk.send().shares] == [2]
 
 
 def test_only_what_brings_something_to_do_sooner_is_worth_a_look() -> None:
@@ -165,8 +166,8 @@ def test_only_what_brings_something_to_do_sooner_is_worth_a_look() -> None:
 
 def test_no_more_than_max_in_flight_at_once() -> None:
     desk = Desk(max_in_flight=3)
-    for lane in range(10):
-        desk.offer(lane, 500)
+    for queue_id in range(10):
+        desk.offer(queue_id, 500)
     first = desk.sends()
     assert len(first) == desk.schedule.in_flight() == 3
     desk.answer(first[0])
@@ -198,10 +199,10 @@ def test_a_full_window_is_the_reason_shown() -> None:
     desk = Desk(device_per_window=1)
     desk.offer(1, 1_000)
     desk.round()
-    lanes = desk.schedule.lanes(5, desk.now)
-    (view,) = lanes.most_held
-    assert (view.why, view.held_until_ms) == ("limit", desk.now + LIMITS.window_ms + 1)
-    assert lanes.held == 1
+    queues = desk.schedule.queues(5, desk.now)
+    (view,) = queues.longest_paused
+    assert (view.why, view.paused_until_ms) == ("limit", desk.now + LIMITS.window_ms + 1)
+    assert queues.paused == 1
 
 
 def test_a_lane_with_no_room_left_in_a_request_is_not_charged_for_it() -> None:
@@ -211,8 +212,8 @@ def test_a_lane_with_no_room_left_in_a_request_is_not_charged_for_it() -> None:
     desk.schedule.flush(desk.now)
     send = desk.send()
     taken = desk.answer(send)
-    left_out = set(lanes(send)) - set(taken)
-    assert all(desk.schedule.window_of(lane, desk.now) == b"" for lane in left_out)
+    left_out = set(queues(send)) - set(taken)
+    assert all(desk.schedule.window_of(queue_id, desk.now) == b"" for queue_id in left_out)
     assert desk.sends()
 
 
@@ -221,16 +222,16 @@ def test_a_lane_with_no_room_left_in_a_request_is_not_charged_for_it() -> None:
 
 def test_lanes_take_turns() -> None:
     desk = Desk(max_in_flight=1)
-    for lane in range(5):
-        desk.offer(lane, 50_000)
+    for queue_id in range(5):
+        desk.offer(queue_id, 50_000)
     order = [next(iter(desk.round())) for _ in range(15)]
     assert order == [0, 1, 2, 3, 4] * 3
 
 
 def test_a_newcomer_waits_for_one_turn_of_the_others_at_most() -> None:
     desk = Desk(max_in_flight=1)
-    for lane in range(5):
-        desk.offer(lane, 50_000)
+    for queue_id in range(5):
+        desk.offer(queue_id, 50_000)
     desk.round()
     desk.offer(9, 500)
     assert 9 in [next(iter(desk.round())) for _ in range(6)]
@@ -239,31 +240,31 @@ def test_a_newcomer_waits_for_one_turn_of_the_others_at_most() -> None:
 def test_a_tenant_without_devices_is_forgotten() -> None:
     """A tenant is whatever an app writes: ten thousand of them must not stay."""
     desk = Desk()
-    for lane in range(1_000):
-        desk.offer(lane, tenant=lane)
+    for queue_id in range(1_000):
+        desk.offer(queue_id, tenant=queue_id)
     while any(desk.pending.values()):
         desk.round()
     desk.pass_time(desk.limits.window_ms + 1)
     while desk.forget():
         pass
-    assert desk.schedule.routes(desk.now) == []
+    assert desk.schedule.endpoints(desk.now) == []
     assert counted(desk) == {}
 
 
 def test_routes_take_turns_whatever_their_number_of_lanes() -> None:
     desk = Desk(max_in_flight=2)
-    for lane in range(50):
-        desk.offer(lane, 5_000, tenant=1)
+    for queue_id in range(50):
+        desk.offer(queue_id, 5_000, tenant=1)
     desk.offer(100, 50_000, tenant=2)
     order = [next(iter(desk.round())) for _ in range(20)]
-    assert sum(lane == 100 for lane in order) == 10
+    assert sum(queue_id == 100 for queue_id in order) == 10
 
 
 def test_a_route_never_takes_all_slots_from_another() -> None:
     desk = Desk(max_in_flight=8)
     desk.offer(100, tenant=2)
-    for lane in range(50):
-        desk.offer(lane, 5_000, tenant=1)
+    for queue_id in range(50):
+        desk.offer(queue_id, 5_000, tenant=1)
     desk.round()
     assert len(desk.sends()) == 7
     desk.offer(100, 500, tenant=2)
@@ -278,7 +279,7 @@ def test_a_held_lane_lets_the_others_pass() -> None:
     desk.round(Failing("503", 3_600_000, 503))
     desk.offer(1, 500)
     desk.offer(3, 500)
-    assert sorted(lane for send in desk.sends() for lane in lanes(send)) == [1, 3]
+    assert sorted(queue_id for send in desk.sends() for queue_id in queues(send)) == [1, 3]
 
 
 # -- company
@@ -287,48 +288,48 @@ def test_a_held_lane_lets_the_others_pass() -> None:
 @pytest.mark.parametrize(("mix", "together"), [("never", 1), ("when_ip_limited", 1), ("always", 6)])
 def test_whether_devices_share_a_request(mix: str, together: int) -> None:
     desk = Desk(mix_devices=mix)
-    for lane in range(6):
-        desk.offer(lane)
+    for queue_id in range(6):
+        desk.offer(queue_id)
     desk.schedule.flush(desk.now)
-    assert len(lanes(desk.send())) == together
+    assert len(queues(desk.send())) == together
 
 
 def test_tenants_never_share_a_request() -> None:
     desk = Desk(mix_devices="always")
-    for lane in range(6):
-        desk.offer(lane, tenant=1 + lane % 2)
+    for queue_id in range(6):
+        desk.offer(queue_id, tenant=1 + queue_id % 2)
     desk.schedule.flush(desk.now)
-    assert sorted(sorted(lanes(send)) for send in desk.sends()) == [[0, 2, 4], [1, 3, 5]]
+    assert sorted(sorted(queues(send)) for send in desk.sends()) == [[0, 2, 4], [1, 3, 5]]
 
 
 def test_a_company_is_no_larger_than_a_batch() -> None:
     desk = Desk(mix_devices="always", max_events=10)
-    for lane in range(6):
-        desk.offer(lane, 4)
+    for queue_id in range(6):
+        desk.offer(queue_id, 4)
     desk.schedule.flush(desk.now)
     assert [share.max_events for share in desk.send().shares] == [4, 4, 2]
 
 
 def test_who_was_left_out_of_a_company_is_first_in_the_next() -> None:
     desk = Desk(mix_devices="always", max_in_flight=1)
-    for lane in range(3):
-        desk.offer(lane, 100)
+    for queue_id in range(3):
+        desk.offer(queue_id, 100)
     desk.schedule.flush(desk.now)
     send = desk.send()
-    assert len(lanes(send)) == 3
+    assert len(queues(send)) == 3
     desk.answer(send, FAILING)
     again = desk.send()
-    assert lanes(again) == list(reversed(lanes(send)))
+    assert queues(again) == list(reversed(queues(send)))
 
 
 def test_a_lane_under_suspicion_travels_by_itself() -> None:
     desk = Desk(mix_devices="always")
     desk.offer(1, 10)
     desk.round(REFUSED)
-    for lane in (2, 3):
-        desk.offer(lane, 5)
+    for queue_id in (2, 3):
+        desk.offer(queue_id, 5)
     desk.schedule.flush(desk.now)
-    assert sorted(sorted(lanes(send)) for send in desk.sends()) == [[1], [2, 3]]
+    assert sorted(sorted(queues(send)) for send in desk.sends()) == [[1], [2, 3]]
 
 
 # -- flush, probe, pause
@@ -336,8 +337,8 @@ def test_a_lane_under_suspicion_travels_by_itself() -> None:
 
 def test_flush_ends_linger() -> None:
     desk = Desk()
-    for lane in range(3):
-        desk.offer(lane)
+    for queue_id in range(3):
+        desk.offer(queue_id)
     desk.schedule.flush(desk.now)
     assert len(desk.sends()) == 3
 
@@ -413,10 +414,10 @@ def test_a_pause_that_no_server_named_ends(
 def test_the_backoff_after_a_429_of_a_shared_limit_ends_except_what_the_server_named(
     named_until: int, free_at: int
 ) -> None:
-    route = Route(1, 0, Counter())
-    route.limited_until, route.named_limit_until = 100_000, named_until
-    route.probe_now()
-    assert route.free_at(0, LIMITS.window_ms) == free_at
+    endpoint = Endpoint(1, 0, Counter())
+    endpoint.limited_until, endpoint.named_limit_until = 100_000, named_until
+    endpoint.probe_now()
+    assert endpoint.free_at(0, LIMITS.window_ms) == free_at
 
 
 def test_a_named_pause_ends_at_its_time_where_the_backoff_is_longer() -> None:
@@ -433,22 +434,22 @@ def test_a_named_pause_ends_at_its_time_where_the_backoff_is_longer() -> None:
 
 def test_a_pause_for_the_disk_holds_the_lanes_of_the_request_only() -> None:
     desk = Desk()
-    for lane in (1, 2):
-        desk.offer(lane, 500)
+    for queue_id in (1, 2):
+        desk.offer(queue_id, 500)
     first, second = desk.sends()
     desk.schedule.pause(first, desk.now + 5_000)
     desk.schedule.settled(first, desk.now)
     desk.answer(second)
     desk.offer(2, 500)
-    assert [lanes(send) for send in desk.sends()] == [lanes(second)]
+    assert [queues(send) for send in desk.sends()] == [queues(second)]
     desk.pass_time(5_000)
-    assert [lanes(send) for send in desk.sends()] == [lanes(first)]
+    assert [queues(send) for send in desk.sends()] == [queues(first)]
 
 
 def test_a_pause_for_the_disk_keeps_what_is_sent_again_just_so() -> None:
     desk = Desk(mix_devices="always")
-    for lane in (1, 2, 3):
-        desk.offer(lane, 10)
+    for queue_id in (1, 2, 3):
+        desk.offer(queue_id, 10)
     after = restarted(desk, unsettled=[[Share(1, 3), Share(3, 1)]])
     (first,) = after.sends()
     after.schedule.pause(first, after.now + 100)
@@ -463,8 +464,8 @@ def test_a_pause_for_the_disk_keeps_what_is_sent_again_just_so() -> None:
 
 def test_after_a_crash_the_same_requests_are_sent_first_just_so() -> None:
     desk = Desk(mix_devices="always")
-    for lane in (1, 2, 3):
-        desk.offer(lane, 10)
+    for queue_id in (1, 2, 3):
+        desk.offer(queue_id, 10)
     after = restarted(desk, unsettled=[[Share(2, 4)], [Share(1, 3), Share(3, 1)]])
     sends = after.sends()
     assert [(send.shares, send.exact) for send in sends] == [
@@ -605,15 +606,15 @@ def test_a_busy_lane_is_listed_once() -> None:
 
 def test_the_busiest_and_the_most_held_are_shown_first() -> None:
     desk = Desk(device_per_window=1)
-    for lane, events in ((1, 600), (2, 900), (3, 5)):
-        desk.offer(lane, events)
+    for queue_id, events in ((1, 600), (2, 900), (3, 5)):
+        desk.offer(queue_id, events)
     for _ in range(2):
         desk.round()
         desk.pass_time(10)
-    lanes = desk.schedule.lanes(2, desk.now)
-    assert [view.key[2] for view in lanes.busiest] == ["device-2", "device-1"]
-    assert [view.key[2] for view in lanes.most_held] == ["device-2", "device-1"]
-    assert (lanes.known, lanes.waiting, lanes.held) == (3, 3, 2)
+    queues = desk.schedule.queues(2, desk.now)
+    assert [view.key[2] for view in queues.busiest] == ["device-2", "device-1"]
+    assert [view.key[2] for view in queues.longest_paused] == ["device-2", "device-1"]
+    assert (queues.known, queues.waiting, queues.paused) == (3, 3, 2)
 
 
 def test_of_more_routes_than_may_be_shown_those_asked_for_and_those_in_trouble_come_first() -> None:
@@ -624,7 +625,7 @@ def test_of_more_routes_than_may_be_shown_those_asked_for_and_those_in_trouble_c
         desk.answer(send, UNAUTHORIZED if send.tenant_id in (3, 6) else DELIVERED)
 
     def tenants(*first: int, others: int) -> list[int]:
-        return [view.tenant_id for view in desk.schedule.routes(desk.now, first, others)]
+        return [view.tenant_id for view in desk.schedule.endpoints(desk.now, first, others)]
 
     assert tenants(others=6) == [1, 2, 3, 4, 5, 6]
     assert tenants(5, 99, others=3) == [5, 3, 6, 1]
@@ -653,18 +654,18 @@ def test_a_route_says_since_when_it_is_in_a_state_and_why() -> None:
     desk.offer(1, 500)
     desk.pass_time(100)
     desk.round(UNAUTHORIZED)
-    (view,) = desk.schedule.routes(desk.now)
+    (view,) = desk.schedule.endpoints(desk.now)
     assert (view.state, view.since_ms, view.last_error) == ("unauthorized", desk.now, "401 no")
     assert view.next_attempt_ms == desk.now + 30_000
     desk.round()
-    assert desk.schedule.route(1, desk.now).state == "ok"
+    assert desk.schedule.endpoint(1, desk.now).state == "ok"
 
 
 def test_a_paced_route_is_called_rate_limited() -> None:
     desk = Desk()
     desk.offer(1, 500)
     desk.round(LIMITED)
-    assert desk.schedule.route(1, desk.now).state == "rate_limited"
+    assert desk.schedule.endpoint(1, desk.now).state == "rate_limited"
 
 
 def test_a_request_that_met_a_closing_connection_is_sent_again_at_once_just_so_and_counted() -> None:
@@ -677,7 +678,7 @@ def test_a_request_that_met_a_closing_connection_is_sent_again_at_once_just_so_a
     assert again.exact
     assert desk.answer(again) == taken
     assert isinstance(desk.next(), Wait), "both requests count in the device's window"
-    assert desk.schedule.route(1, desk.now).state == "ok"
+    assert desk.schedule.endpoint(1, desk.now).state == "ok"
 
 
 def test_a_company_that_met_a_closing_connection_is_sent_again_as_it_was() -> None:
@@ -685,11 +686,11 @@ def test_a_company_that_met_a_closing_connection_is_sent_again_as_it_was() -> No
     desk.offer(1)
     desk.offer(2)
     first = desk.send()
-    assert lanes(first) == [1, 2]
+    assert queues(first) == [1, 2]
     desk.answer(first, Again("closed"))
     again = desk.next()
     assert isinstance(again, Send)
-    assert (lanes(again), again.exact) == ([1, 2], True)
+    assert (queues(again), again.exact) == ([1, 2], True)
 
 
 def stalled_desk(*, served: bool, devices: int = 100) -> Desk:
@@ -699,8 +700,8 @@ def stalled_desk(*, served: bool, devices: int = 100) -> Desk:
         desk.offer(1)
         desk.round()
         desk.now += 60_000
-    for lane in range(10, 10 + devices):
-        desk.offer(lane)
+    for queue_id in range(10, 10 + devices):
+        desk.offer(queue_id)
     desk.schedule.flush(desk.now)
     return desk
 

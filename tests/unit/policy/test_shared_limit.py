@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from relay.policy.shared_limit import BEYOND_USE, MIN_PACE, Ceiling, History
+from relay.policy.shared_limit import BEYOND_USE, MIN_RATE, History, SharedLimit
 
 WINDOW_MS = 60_000
 
@@ -10,55 +10,55 @@ WINDOW_MS = 60_000
 class Paced:
     """A ceiling whose pace is used to the full, or not, window by window."""
 
-    def __init__(self, pace: float) -> None:
+    def __init__(self, rate: float) -> None:
         self.now = 1_000_000
-        self.ceiling = Ceiling(self.now, pace)
+        self.shared_limit = SharedLimit(self.now, rate)
         self.history = History()
 
     def window(self, *, used: bool = True) -> bool:
         """One window goes by; True if the ceiling is forgotten at its end."""
-        pace = self.ceiling.pace
-        windows = max(1, int(1 / pace))
-        for _ in range(max(1, int(pace)) if used else 0):
+        rate = self.shared_limit.rate
+        windows = max(1, int(1 / rate))
+        for _ in range(max(1, int(rate)) if used else 0):
             self.history.answered(self.now + 1)
         self.now += windows * WINDOW_MS
-        return self.ceiling.tick(self.now, WINDOW_MS, self.history)
+        return self.shared_limit.tick(self.now, WINDOW_MS, self.history)
 
     def refuse(self) -> None:
-        self.ceiling.refused(self.now, self.now + 100)
+        self.shared_limit.refused(self.now, self.now + 100)
         self.now += 100
 
 
 def test_requests_are_spread_evenly() -> None:
     paced = Paced(20)
-    assert paced.ceiling.gap_ms(WINDOW_MS) == 3_000
-    assert paced.ceiling.limit() == 20
+    assert paced.shared_limit.gap_ms(WINDOW_MS) == 3_000
+    assert paced.shared_limit.limit() == 20
 
 
 def test_a_pace_that_was_never_clean_is_halved_by_a_429() -> None:
     paced = Paced(20)
     paced.refuse()
-    assert paced.ceiling.pace == 10
+    assert paced.shared_limit.rate == 10
 
 
 def test_one_reduction_per_round_trip() -> None:
     paced = Paced(20)
     sent_at = paced.now
-    paced.ceiling.refused(sent_at, sent_at + 100)
-    paced.ceiling.refused(sent_at + 50, sent_at + 150)
-    assert paced.ceiling.pace == 10
+    paced.shared_limit.refused(sent_at, sent_at + 100)
+    paced.shared_limit.refused(sent_at + 50, sent_at + 150)
+    assert paced.shared_limit.rate == 10
 
 
 def test_a_clean_used_window_raises_the_pace_one_step() -> None:
     paced = Paced(20)
     paced.window()
-    assert paced.ceiling.pace == 22
+    assert paced.shared_limit.rate == 22
 
 
 def test_an_unused_window_does_not() -> None:
     paced = Paced(20)
     paced.window(used=False)
-    assert paced.ceiling.pace == 20
+    assert paced.shared_limit.rate == 20
 
 
 def test_a_refused_step_is_taken_back_and_tried_again_ever_later() -> None:
@@ -66,12 +66,12 @@ def test_a_refused_step_is_taken_back_and_tried_again_ever_later() -> None:
     waits = []
     for _ in range(7):
         windows = 0
-        while paced.ceiling.pace == 20:
+        while paced.shared_limit.rate == 20:
             paced.window()
             windows += 1
-        assert paced.ceiling.pace == 22
+        assert paced.shared_limit.rate == 22
         paced.refuse()
-        assert paced.ceiling.pace == 20
+        assert paced.shared_limit.rate == 20
         waits.append(windows)
     assert waits == [1, 5, 9, 17, 33, 65, 65]
 
@@ -82,37 +82,37 @@ def test_a_429_at_a_pace_that_was_clean_halves_it() -> None:
     paced.refuse()
     paced.window()
     paced.refuse()
-    assert paced.ceiling.pace == 10
+    assert paced.shared_limit.rate == 10
 
 
 def test_a_doubtful_429_takes_back_one_step_only() -> None:
     paced = Paced(20)
-    paced.ceiling.doubted(paced.now, paced.now)
-    assert paced.ceiling.pace == 18
+    paced.shared_limit.doubted(paced.now, paced.now)
+    assert paced.shared_limit.rate == 18
 
 
 def test_a_doubtful_429_to_a_tried_step_ends_the_trial() -> None:
     paced = Paced(20)
     paced.window()
-    paced.ceiling.doubted(paced.now, paced.now)
-    assert paced.ceiling.pace == 20
+    paced.shared_limit.doubted(paced.now, paced.now)
+    assert paced.shared_limit.rate == 20
 
 
 def test_doubts_never_bring_the_pace_below_one_a_window() -> None:
     paced = Paced(3)
     for _ in range(10):
-        paced.ceiling.doubted(paced.now, paced.now)
+        paced.shared_limit.doubted(paced.now, paced.now)
         paced.now += 1
-    assert paced.ceiling.pace == 1
+    assert paced.shared_limit.rate == 1
 
 
 def test_the_pace_has_a_floor_and_comes_back_from_it_within_the_hour() -> None:
     paced = Paced(20)
     for _ in range(100):
         paced.refuse()
-    assert paced.ceiling.pace == MIN_PACE
+    assert paced.shared_limit.rate == MIN_RATE
     since = paced.now
-    while paced.ceiling.pace < 20:
+    while paced.shared_limit.rate < 20:
         paced.window()
     assert paced.now - since < 60 * WINDOW_MS
 
@@ -122,7 +122,7 @@ def test_a_ceiling_that_went_away_is_left_behind() -> None:
     windows = 0
     while not paced.window():
         windows += 1
-    assert paced.ceiling.pace > BEYOND_USE
+    assert paced.shared_limit.rate > BEYOND_USE
     assert windows < 60
 
 

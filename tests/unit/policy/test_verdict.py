@@ -12,17 +12,17 @@ import msgspec
 import pytest
 from relay.policy.response_body import MAX_BYTES
 from relay.policy.verdict import (
-    WORDS_MAX_CHARS,
+    MESSAGE_MAX_CHARS,
     Again,
-    Answer,
     Delivered,
+    EventsRejected,
     Failing,
     Misconfigured,
-    NoAnswer,
+    NoResponse,
     RateLimited,
-    Refused,
     TooLarge,
     Unauthorized,
+    UpstreamResponse,
     Verdict,
     clean,
     is_from_api,
@@ -40,7 +40,7 @@ def judged(
     status: int, body: object = b"", headers: Mapping[str, str] | None = None, wall_ms: int = SERVER_DATE_S * 1000
 ) -> Verdict:
     content = body if isinstance(body, bytes) else msgspec.json.encode(body)
-    return verdict(Answer(status, headers or {}, content, wall_ms), EVENTS)
+    return verdict(UpstreamResponse(status, headers or {}, content, wall_ms), EVENTS)
 
 
 @pytest.mark.parametrize(
@@ -140,8 +140,8 @@ def test_any_other_2xx_is_not_the_apis_response(status: int, body: bytes, quoted
     found = judged(status, body)
 
     assert isinstance(found, Misconfigured)
-    assert "is not the API's response" in found.words
-    assert quoted in found.words
+    assert "is not the API's response" in found.message
+    assert quoted in found.message
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_rejected_events_that_a_success_names_are_settled_one_by_one(
 def test_a_success_that_names_every_event_as_rejected_delivers_none() -> None:
     found = judged(202, {"success": True, "rejected": list(range(EVENTS))})
 
-    assert isinstance(found, Refused)
+    assert isinstance(found, EventsRejected)
     assert sorted(found.named) == list(range(EVENTS))
 
 
@@ -203,7 +203,7 @@ def test_a_success_that_counts_no_rejected_event_is_delivered(extra: dict[str, o
 def test_rejected_events_that_a_success_does_not_name_are_looked_for_as_after_a_422(extra: dict[str, object]) -> None:
     found = judged(202, {"success": True} | extra)
 
-    assert isinstance(found, Refused)
+    assert isinstance(found, EventsRejected)
     assert (found.status, found.named, found.about_events) == (202, {}, True)
 
 
@@ -211,8 +211,8 @@ def test_rejected_events_that_a_success_does_not_name_are_looked_for_as_after_a_
 def test_a_redirect_is_never_followed_and_means_a_wrong_url(status: int) -> None:
     found = judged(status, b"", {"location": "https://portal.example:8443/login?back=SECRET"})
     assert isinstance(found, Misconfigured)
-    assert "redirects to https://portal.example" in found.words
-    assert "SECRET" not in found.words
+    assert "redirects to https://portal.example" in found.message
+    assert "SECRET" not in found.message
 
 
 def test_a_captive_portal_that_says_so_is_misconfigured() -> None:
@@ -248,7 +248,7 @@ def test_an_informational_answer_and_a_status_beyond_http_are_failing() -> None:
 
 
 def test_no_answer_is_failing_without_a_status() -> None:
-    assert verdict(NoAnswer("connection closed before the answer"), EVENTS) == Failing(
+    assert verdict(NoResponse("connection closed before the answer"), EVENTS) == Failing(
         "connection closed before the answer", None, None
     )
 
@@ -410,14 +410,14 @@ FIELD_REQUIRED = "The events.3.source.platform field is required."
 )
 def test_which_events_a_refusal_names(status: int, body: object, named: dict[int, str]) -> None:
     found = judged(status, body)
-    assert isinstance(found, Refused)
+    assert isinstance(found, EventsRejected)
     assert (found.status, found.named) == (status, named)
 
 
 def test_a_thousand_named_events_are_all_named() -> None:
     body = {"errors": {f"events.{i}.id": ["x"] for i in range(1000)}}
-    found = verdict(Answer(422, {}, msgspec.json.encode(body), 0), 1000)
-    assert isinstance(found, Refused)
+    found = verdict(UpstreamResponse(422, {}, msgspec.json.encode(body), 0), 1000)
+    assert isinstance(found, EventsRejected)
     assert sorted(found.named) == list(range(1000))
 
 
@@ -433,12 +433,12 @@ def test_a_thousand_named_events_are_all_named() -> None:
 )
 def test_only_400_and_422_are_surely_about_events(status: int, body: bytes, about_events: bool) -> None:
     found = judged(status, body)
-    assert isinstance(found, Refused)
+    assert isinstance(found, EventsRejected)
     assert found.about_events is about_events
 
 
 @pytest.mark.parametrize(
-    ("body", "words"),
+    ("body", "message"),
     [
         (b'{"success":false,"error":"Too many requests"}', "500 Too many requests"),
         (b'{"message":"Server Error","error":{"code":1}}', "500 Server Error"),
@@ -451,8 +451,8 @@ def test_only_400_and_422_are_surely_about_events(status: int, body: bytes, abou
         (b"", "500"),
     ],
 )
-def test_the_upstreams_words_become_one_printable_line(body: bytes, words: str) -> None:
-    assert judged(500, body) == Failing(words, None, 500)
+def test_the_upstreams_words_become_one_printable_line(body: bytes, message: str) -> None:
+    assert judged(500, body) == Failing(message, None, 500)
 
 
 def test_a_page_of_html_says_each_thing_once_whether_in_words_or_as_a_refusal() -> None:
@@ -462,12 +462,12 @@ def test_a_page_of_html_says_each_thing_once_whether_in_words_or_as_a_refusal() 
 
 
 def test_words_are_cut() -> None:
-    assert clean("x" * 10_000) == "x" * (WORDS_MAX_CHARS - 1) + "…"
-    assert len(clean("x" * WORDS_MAX_CHARS)) == WORDS_MAX_CHARS
+    assert clean("x" * 10_000) == "x" * (MESSAGE_MAX_CHARS - 1) + "…"
+    assert len(clean("x" * MESSAGE_MAX_CHARS)) == MESSAGE_MAX_CHARS
 
 
 def test_a_kept_connection_that_closed_means_the_same_request_again() -> None:
-    assert verdict(NoAnswer("closed", lost_kept_connection=True), EVENTS) == Again("closed")
+    assert verdict(NoResponse("closed", lost_kept_connection=True), EVENTS) == Again("closed")
 
 
 @pytest.mark.parametrize(
@@ -491,7 +491,7 @@ def test_a_kept_connection_that_closed_means_the_same_request_again() -> None:
     ],
 )
 def test_a_status_of_the_proxy_never_concerns_an_event(status: int, meaning: type) -> None:
-    assert verdict(NoAnswer("the proxy", True, proxy_status=status), EVENTS) == meaning("the proxy")
+    assert verdict(NoResponse("the proxy", True, proxy_status=status), EVENTS) == meaning("the proxy")
 
 
 @pytest.mark.parametrize(
@@ -508,8 +508,8 @@ def test_a_status_of_the_proxy_never_concerns_an_event(status: int, meaning: typ
 def test_a_redirect_is_described_by_scheme_and_host_of_its_target(location: str, target: str) -> None:
     judgement = judged(302, b"moved", {"location": location})
     assert isinstance(judgement, Misconfigured)
-    assert judgement.words.startswith(f"302{target} moved (")
-    assert "token" not in judgement.words and "pw" not in judgement.words
+    assert judgement.message.startswith(f"302{target} moved (")
+    assert "token" not in judgement.message and "pw" not in judgement.message
 
 
 @pytest.mark.parametrize(
@@ -534,7 +534,7 @@ def test_a_redirect_is_described_by_scheme_and_host_of_its_target(location: str,
 )
 def test_whose_date_is_believed(status: int, body: object, is_the_apis: bool) -> None:
     content = body if isinstance(body, bytes) else msgspec.json.encode(body)
-    assert is_from_api(Answer(status, {}, content, 0)) is is_the_apis
+    assert is_from_api(UpstreamResponse(status, {}, content, 0)) is is_the_apis
 
 
 def test_a_cache_adds_the_age_of_its_response() -> None:

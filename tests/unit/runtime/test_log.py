@@ -13,7 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from relay.config import Log
 from relay.runtime import log
-from relay.runtime.log import FIELD_CHARS, KEPT_CHARS, KEPT_LINES, MAX_ITEMS, TRACEBACK_CHARS, WORDS_CHARS, Gate, words
+from relay.runtime.log import (
+    FIELD_CHARS,
+    KEPT_CHARS,
+    KEPT_LINES,
+    MAX_ITEMS,
+    MESSAGE_CHARS,
+    TRACEBACK_CHARS,
+    Gate,
+    words,
+)
 from relay.runtime.metrics import Metrics
 from relay.runtime.secret import MASK, Secret
 
@@ -236,7 +245,7 @@ def test_the_last_lines_are_kept_as_they_were_written_within_bounds(json_log, st
 
 
 def test_secret_across_a_cut_is_masked_before_it_is_cut(json_log, stream):
-    json_log.info("x", body="-" * (FIELD_CHARS - 4) + CANARY, words=words("-" * (WORDS_CHARS - 4) + CANARY))
+    json_log.info("x", body="-" * (FIELD_CHARS - 4) + CANARY, words=words("-" * (MESSAGE_CHARS - 4) + CANARY))
     try:
         raise ValueError(CANARY + "-" * (TRACEBACK_CHARS - len(CANARY) + 3))
     except ValueError:
@@ -309,7 +318,7 @@ def test_what_is_long_is_cut(json_log, stream):
     assert line["field"] == "f" * FIELD_CHARS + "... (1000 more)"
     assert len(line["items"]) == len(line["table"]) == MAX_ITEMS
     assert line["number"] == "<integer of 16610 bits>"
-    assert words("w" * 300) == "w" * WORDS_CHARS + "... (44 more)"
+    assert words("w" * 300) == "w" * MESSAGE_CHARS + "... (44 more)"
 
 
 def test_value_whose_repr_raises_does_not_stop_the_part_that_logs(json_log, stream):

@@ -153,10 +153,10 @@ def test_an_event_that_is_no_array_fails_every_required_field() -> None:
 def test_errors_are_ordered_by_rule_and_the_message_counts_them() -> None:
     found = errors({"source": {"platform": "tv", "device_id": "d"}, "tenant_id": 1}, event(1, event_type=""))
     assert list(found) == ["events.0.event_id", "events.0.event_type", "events.1.event_type"]
-    refusal = json.loads(validate.refusal(found))
-    assert refusal == {"message": "The events.0.event_id field is required. (and 2 more errors)", "errors": found}
-    assert json.loads(validate.refusal({"a": ["A."], "b": ["B."]}))["message"] == "A. (and 1 more error)"
-    assert json.loads(validate.refusal({"a": ["A."]}))["message"] == "A."
+    rejection = json.loads(validate.rejection(found))
+    assert rejection == {"message": "The events.0.event_id field is required. (and 2 more errors)", "errors": found}
+    assert json.loads(validate.rejection({"a": ["A."], "b": ["B."]}))["message"] == "A. (and 1 more error)"
+    assert json.loads(validate.rejection({"a": ["A."]}))["message"] == "A."
 
 
 def test_the_device_of_a_refused_body_is_its_first_events() -> None:

@@ -6,7 +6,7 @@ from collections import deque
 from typing import Any
 
 import pytest
-from relay.event.reader import Refusal
+from relay.event.reader import Rejection
 from relay.http.guard import Networks
 from relay.ingest.udp.datagrams import SMALL_BYTES, Datagrams, Received
 
@@ -29,8 +29,8 @@ class Told:
         assert sender == SENDER
         self.drops.append(reason)
 
-    def refused(self, refusal: Refusal, received: Received) -> None:
-        self.refusals.append(refusal.reason)
+    def refused(self, rejection: Rejection, received: Received) -> None:
+        self.refusals.append(rejection.reason)
 
     def failed(self, bug: Exception, received: Received) -> None:
         raise bug

@@ -16,7 +16,7 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 from relay.config import Udp
-from relay.event.reader import Defaults, Event, Reader, Reading, Refusal
+from relay.event.reader import Defaults, Event, Reader, Reading, Rejection
 from relay.http.guard import Networks
 from relay.ingest.udp.ack import stored_response
 from relay.ingest.udp.datagrams import MAX_INFLATED_BYTES
@@ -511,7 +511,7 @@ class Broken(Reader):
     def read_singles(self, bodies: Sequence[bytes]) -> list[Event] | None:
         raise self._bug
 
-    def read_datagram(self, body: bytes) -> list[Event] | Refusal:
+    def read_datagram(self, body: bytes) -> list[Event] | Rejection:
         if b"bug" in body:
             raise self._bug
         return super().read_datagram(body)

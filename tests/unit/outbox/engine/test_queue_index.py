@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from relay.outbox.engine.queue_index import Index, Lane
+from relay.outbox.engine.queue_index import Index, StoredQueue
 
 KEY = (1, "tv", "tv-1")
 STEPS = st.lists(
@@ -20,44 +20,44 @@ STEPS = st.lists(
 
 @given(STEPS)
 def test_a_lane_is_a_list_of_seqs_and_sizes(steps: list[tuple[str, object]]) -> None:
-    lane, model, seq = Lane(KEY), [], 0
+    queue, model, seq = StoredQueue(KEY), [], 0
     for what, value in steps:
         match what, value:
             case "append", int(count):
                 for _ in range(count):
                     seq += 2
-                    lane.append(seq, seq % 97)
+                    queue.append(seq, seq % 97)
                     model.append((seq, seq % 97))
             case "front", int(count):
                 count = min(count, len(model))
-                lane.remove(0, count)
+                queue.remove(0, count)
                 del model[:count]
             case "middle", (int(start), int(count)):
                 start = min(start, len(model))
                 count = min(count, len(model) - start)
-                lane.remove(start, count)
+                queue.remove(start, count)
                 del model[start : start + count]
             case "seq", int(wanted):
-                assert lane.remove_seq(wanted) == any(each == wanted for each, _ in model)
+                assert queue.remove_seq(wanted) == any(each == wanted for each, _ in model)
                 model = [each for each in model if each[0] != wanted]
-    assert list(zip(lane.seqs(len(model) + 9), lane.sizes(len(model) + 9), strict=True)) == model
-    assert len(lane) == len(model)
-    assert lane.body_bytes == sum(size for _, size in model)
-    assert lane.first_seq == (model[0][0] if model else None)
+    assert list(zip(queue.seqs(len(model) + 9), queue.sizes(len(model) + 9), strict=True)) == model
+    assert len(queue) == len(model)
+    assert queue.body_bytes == sum(size for _, size in model)
+    assert queue.first_seq == (model[0][0] if model else None)
     for probe in (0, 1, seq // 2, seq, seq + 1):
-        assert (probe in lane) == any(each == probe for each, _ in model)
-        assert lane.count_to(probe) == sum(each <= probe for each, _ in model)
+        assert (probe in queue) == any(each == probe for each, _ in model)
+        assert queue.count_to(probe) == sum(each <= probe for each, _ in model)
 
 
 def test_older_events_are_put_before_newer_ones() -> None:
-    older, lane = Lane(KEY), Lane(KEY)
+    older, queue = StoredQueue(KEY), StoredQueue(KEY)
     for seq in range(1, 6):
         older.append(seq, 10)
     older.remove(0, 2)
-    lane.append(8, 7)
-    lane.prepend(older)
-    assert list(lane.seqs(9)) == [3, 4, 5, 8]
-    assert lane.body_bytes == 37
+    queue.append(8, 7)
+    queue.prepend(older)
+    assert list(queue.seqs(9)) == [3, 4, 5, 8]
+    assert queue.body_bytes == 37
 
 
 def test_the_oldest_to_drop_are_chosen_over_all_lanes_but_not_in_flight() -> None:

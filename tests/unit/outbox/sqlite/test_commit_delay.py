@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 
 import pytest
 from relay.outbox import OutboxUnavailable
-from relay.outbox.sqlite.commit_delay import Pace
+from relay.outbox.sqlite.commit_delay import CommitDelay
 from relay.outbox.sqlite.commit_plan import Append
 from relay.outbox.sqlite.operations import Forget, Settle
-from relay.outbox.sqlite.pending_calls import Gathered
+from relay.outbox.sqlite.pending_calls import PendingCalls
 from relay.runtime.metrics import Metrics
 from relay.runtime.tasks import Tasks
 
@@ -24,8 +24,8 @@ def append(body_bytes: int = 0, callers: int = 1) -> Append:
     return Append([event(1, body_bytes=body_bytes)], asyncio.get_running_loop().create_future(), callers)
 
 
-def gathered(appends: Sequence[Append] = ()) -> Gathered:
-    made = Gathered(FakeClock(), Metrics())
+def pending_calls(appends: Sequence[Append] = ()) -> PendingCalls:
+    made = PendingCalls(FakeClock(), Metrics())
     for each in appends:
         made.add(each)
     return made
@@ -36,7 +36,7 @@ async def turns(count: int) -> None:
         await asyncio.sleep(0)
 
 
-async def gather(pace: Pace, waiting: Gathered, now_us: Callable[[], int] = lambda: 1) -> int:
+async def gather(pace: CommitDelay, waiting: PendingCalls, now_us: Callable[[], int] = lambda: 1) -> int:
     """How many appends the commit would have; in a world where time stands still, unless the test moves it."""
     async with asyncio.timeout(30):
         await pace.gather(waiting, now_us)
@@ -44,10 +44,10 @@ async def gather(pace: Pace, waiting: Gathered, now_us: Callable[[], int] = lamb
 
 
 @pytest.fixture
-async def pace() -> Pace:
+async def pace() -> CommitDelay:
     """After a commit of three callers."""
-    pace = Pace()
-    assert await gather(pace, gathered([append() for _ in range(3)])) == 3
+    pace = CommitDelay()
+    assert await gather(pace, pending_calls([append() for _ in range(3)])) == 3
     pace.committed(0, COMMIT_US)
     return pace
 
@@ -58,21 +58,21 @@ def ticking(tick_us: int) -> Callable[[], int]:
     return lambda: next(ticks) * tick_us
 
 
-async def come(waiting: Gathered, *after_turns: int) -> None:
+async def come(waiting: PendingCalls, *after_turns: int) -> None:
     """Callers, each so many turns after the one before."""
     for count in after_turns:
         await turns(count)
         waiting.add(append())
 
 
-async def test_those_whom_the_last_commit_answered_are_waited_for(pace: Pace) -> None:
-    waiting = gathered([append()])
+async def test_those_whom_the_last_commit_answered_are_waited_for(pace: CommitDelay) -> None:
+    waiting = pending_calls([append()])
     Tasks().start("callers", come(waiting, 20, 20))
     assert await gather(pace, waiting) == 3
 
 
-async def test_they_are_waited_for_a_quarter_of_a_commit_in_all(pace: Pace) -> None:
-    waiting = gathered([append()])
+async def test_they_are_waited_for_a_quarter_of_a_commit_in_all(pace: CommitDelay) -> None:
+    waiting = pending_calls([append()])
     asked: list[int] = []
     clock = ticking(COMMIT_US // 40)
 
@@ -85,40 +85,40 @@ async def test_they_are_waited_for_a_quarter_of_a_commit_in_all(pace: Pace) -> N
     assert COMMIT_US // 4 <= asked[-1] <= COMMIT_US // 4 + 2 * COMMIT_US // 40
 
 
-async def test_turns_in_which_the_loop_was_busy_are_not_waiting(pace: Pace) -> None:
-    waiting = gathered([append()])
+async def test_turns_in_which_the_loop_was_busy_are_not_waiting(pace: CommitDelay) -> None:
+    waiting = pending_calls([append()])
     Tasks().start("callers", come(waiting, 3, 0))
     assert await gather(pace, waiting, ticking(2 * COMMIT_US)) == 3
 
 
-async def test_a_commit_begins_in_the_end_however_busy_the_loop_is(pace: Pace) -> None:
-    await gather(pace, gathered([append(callers=500)]))
-    waiting = gathered([append()])
+async def test_a_commit_begins_in_the_end_however_busy_the_loop_is(pace: CommitDelay) -> None:
+    await gather(pace, pending_calls([append(callers=500)]))
+    waiting = pending_calls([append()])
     Tasks().start("callers", come(waiting, *[1] * 400))
     assert await gather(pace, waiting, ticking(1_000)) <= 12
 
 
 async def test_where_nobody_was_answered_nobody_is_waited_for() -> None:
-    pace, waiting = Pace(), gathered()
+    pace, waiting = CommitDelay(), pending_calls()
     pace.committed(0, COMMIT_US)
     waiting.ops.append(Settle([], set(), Metrics()))
     assert await gather(pace, waiting) == 0
 
 
-async def test_a_lonely_caller_is_soon_alone_again(pace: Pace) -> None:
+async def test_a_lonely_caller_is_soon_alone_again(pace: CommitDelay) -> None:
     for _ in range(4):
-        await gather(pace, gathered([append()]), ticking(COMMIT_US))
+        await gather(pace, pending_calls([append()]), ticking(COMMIT_US))
         pace.committed(0, COMMIT_US)
-    assert await gather(pace, gathered([append()])) == 1
+    assert await gather(pace, pending_calls([append()])) == 1
 
 
-async def test_a_worthy_commit_waits_for_nobody(pace: Pace) -> None:
-    assert await gather(pace, gathered([append(200_000)])) == 1
+async def test_a_worthy_commit_waits_for_nobody(pace: CommitDelay) -> None:
+    assert await gather(pace, pending_calls([append(200_000)])) == 1
 
 
-async def test_while_datagrams_flow_what_nobody_waits_for_is_put_off(pace: Pace) -> None:
+async def test_while_datagrams_flow_what_nobody_waits_for_is_put_off(pace: CommitDelay) -> None:
     pace.committed(0, COMMIT_US, flowing=True)
-    waiting = gathered()
+    waiting = pending_calls()
     waiting.ops.append(Settle([], set(), Metrics()))
     assert pace.put_off_us(waiting, 1_000) == 9_000
     assert pace.put_off_us(waiting, 10_000) <= 0
@@ -128,16 +128,16 @@ async def test_while_datagrams_flow_what_nobody_waits_for_is_put_off(pace: Pace)
     assert pace.put_off_us(waiting, 31_000) == 0
 
 
-async def test_where_none_flow_it_is_not_put_off(pace: Pace) -> None:
-    waiting = gathered([append(callers=0)])
+async def test_where_none_flow_it_is_not_put_off(pace: CommitDelay) -> None:
+    waiting = pending_calls([append(callers=0)])
     waiting.ops.append(Settle([], set(), Metrics()))
     assert pace.put_off_us(waiting, 1_000) == 0
 
 
 @pytest.mark.parametrize("pressing", ["append", "op", "bytes"])
-async def test_it_goes_along_with_what_somebody_waits_for(pace: Pace, pressing: str) -> None:
+async def test_it_goes_along_with_what_somebody_waits_for(pace: CommitDelay, pressing: str) -> None:
     pace.committed(0, COMMIT_US, flowing=True)
-    waiting = gathered([append(200_000 if pressing == "bytes" else 0, callers=0)])
+    waiting = pending_calls([append(200_000 if pressing == "bytes" else 0, callers=0)])
     if pressing == "append":
         waiting.add(append())
     if pressing == "op":
@@ -146,7 +146,7 @@ async def test_it_goes_along_with_what_somebody_waits_for(pace: Pace, pressing: 
 
 
 async def test_what_has_been_told_presses_no_more() -> None:
-    waiting = gathered([append(), append(callers=0)])
+    waiting = pending_calls([append(), append(callers=0)])
     answers = [each.answer for each in waiting.appends]
     assert waiting.is_pressing
     waiting.fail(OutboxUnavailable("the disk fails"))

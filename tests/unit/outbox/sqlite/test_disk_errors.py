@@ -9,7 +9,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from relay.outbox import OutboxError, OutboxFull, OutboxLocked, OutboxRefused, OutboxUnavailable
+from relay.outbox import OutboxError, OutboxFull, OutboxLocked, OutboxUnavailable, OutboxUnusable
 from relay.outbox.sqlite import files
 from relay.outbox.sqlite.disk_errors import explained, failure_of
 
@@ -96,10 +96,10 @@ def test_where_a_trial_finds_nothing_the_error_stays(tmp_path: Path, code: int) 
     [
         (errno.EWOULDBLOCK, OutboxLocked, "another relay"),
         (errno.EACCES, OutboxLocked, "another relay"),
-        (errno.ENOLCK, OutboxRefused, "cannot lock"),
-        (errno.EOPNOTSUPP, OutboxRefused, "cannot lock"),
-        (errno.ENOSYS, OutboxRefused, "cannot lock"),
-        (errno.EINVAL, OutboxRefused, "cannot lock"),
+        (errno.ENOLCK, OutboxUnusable, "cannot lock"),
+        (errno.EOPNOTSUPP, OutboxUnusable, "cannot lock"),
+        (errno.ENOSYS, OutboxUnusable, "cannot lock"),
+        (errno.EINVAL, OutboxUnusable, "cannot lock"),
     ],
 )
 def test_only_a_held_lock_is_another_relay(

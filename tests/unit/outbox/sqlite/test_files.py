@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from relay.outbox import OutboxLocked, OutboxRefused
+from relay.outbox import OutboxLocked, OutboxUnusable
 
 from tests.contract.boxes import SqliteBox, bodies, close
 from tests.unit.outbox.sqlite.conftest import MakeBox
@@ -61,7 +61,7 @@ async def test_a_symbolic_link_in_place_of_a_file_is_refused(make_box: MakeBox, 
     target.write_bytes(b"precious")
     box = make_box(path=tmp_path / "outbox.db")
     box.path.with_name(box.path.name + suffix).symlink_to(target)
-    with pytest.raises(OutboxRefused):
+    with pytest.raises(OutboxUnusable):
         await box.outbox.open()
     assert target.read_bytes() == b"precious"
 
@@ -81,7 +81,7 @@ class TestALogOfAnotherUser:
         log = box.path.with_name(box.path.name + suffix)
         log.touch()
         log.chmod(mode)
-        with pytest.raises(OutboxRefused, match=f"mode {mode:o}.*set its mode to 600"):
+        with pytest.raises(OutboxUnusable, match=f"mode {mode:o}.*set its mode to 600"):
             await box.outbox.open()
         log.chmod(0o600)
         await box.start()
@@ -92,7 +92,7 @@ class TestALogOfAnotherUser:
     async def test_a_foreign_one_is_refused(self, box: SqliteBox) -> None:
         log = box.path.with_name(box.path.name + "-wal")
         os.chown(log, 65_533, 65_533)
-        with pytest.raises(OutboxRefused, match="belongs to user 65533, the outbox to user 0: change its owner"):
+        with pytest.raises(OutboxUnusable, match="belongs to user 65533, the outbox to user 0: change its owner"):
             await box.outbox.open()
         os.chown(box.path, 65_533, 65_533)
         await box.start()
@@ -134,20 +134,20 @@ async def test_another_program_is_kept_out_of_an_outbox_that_existed(box: Sqlite
 async def test_a_directory_in_place_of_the_file_is_refused(make_box: MakeBox, tmp_path: Path) -> None:
     box = make_box(path=tmp_path / "outbox.db")
     box.path.mkdir()
-    with pytest.raises(OutboxRefused, match="no regular file"):
+    with pytest.raises(OutboxUnusable, match="no regular file"):
         await box.outbox.open()
 
 
 async def test_a_path_that_cannot_be_made_is_refused_with_its_reason(make_box: MakeBox, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(OutboxRefused, match="file"):
+    with pytest.raises(OutboxUnusable, match="file"):
         await make_box(path=tmp_path / "file" / "outbox.db").outbox.open()
 
 
 async def test_a_refused_outbox_can_be_opened_once_the_reason_is_gone(make_box: MakeBox, tmp_path: Path) -> None:
     box = make_box(path=tmp_path / "outbox.db")
     box.path.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(OutboxRefused):
+    with pytest.raises(OutboxUnusable):
         await box.outbox.open()
     box.path.unlink()
     await box.start()

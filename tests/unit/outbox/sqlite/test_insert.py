@@ -32,17 +32,17 @@ def database_at(path: Path) -> sqlite3.Connection:
 @pytest.mark.parametrize("rows", [ROWS, ROWS[:1], ROWS * 300], ids=["some", "one", "many"])
 def test_rows_are_stored_as_they_were_given(rows: list[tuple[int, bytes, int, bytes]], tmp_path: Path) -> None:
     with closing(database_at(tmp_path / "outbox.db")) as database:
-        lanes, ids, crcs, bodies = zip(*rows, strict=True)
+        queues, ids, crcs, bodies = zip(*rows, strict=True)
         checks = [0 if crc % 2 else 2**32 - 1 for crc in crcs]
 
         NewRows.joined(
-            2**40, 1_795_420_800_000, lanes, ids, crcs, bodies, list(map(len, bodies)), received_crcs=checks
+            2**40, 1_795_420_800_000, queues, ids, crcs, bodies, list(map(len, bodies)), received_crcs=checks
         )(database)
 
         stored = database.execute("SELECT seq, lane, event_id, at_ms, crc, body FROM log ORDER BY seq").fetchall()
         assert stored == [
-            (2**40 + at, lane, event_id, 1_795_420_800_000, crc, body)
-            for at, (lane, event_id, crc, body) in enumerate(rows)
+            (2**40 + at, queue_id, event_id, 1_795_420_800_000, crc, body)
+            for at, (queue_id, event_id, crc, body) in enumerate(rows)
         ]
         stored_checks = database.execute(f"SELECT {CHECK_OF_ROW} FROM log ORDER BY seq").fetchall()
         assert stored_checks == [(crc if crc % 2 else 2**32 - 1,) for crc in crcs]

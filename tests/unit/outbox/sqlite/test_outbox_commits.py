@@ -81,12 +81,12 @@ async def test_the_whole_life_of_a_lonely_event_writes_three_pages(box: SqliteBo
 
 async def test_a_life_at_saturation_writes_less_than_four_times_the_event(box: SqliteBox) -> None:
     """1000 devices, 500 events a commit, each delivered soon after."""
-    lanes = [(1, "tv", f"device-{number:04}") for number in range(1000)]
+    queues = [(1, "tv", f"device-{number:04}") for number in range(1000)]
     before, count = written(box), 0
     for base in range(0, 60_000, 1_000):
         for start in (base, base + 500):
             await box.outbox.append(
-                [event(n, lanes[n * 7919 % 50 + base // 1_000 * 50 % 1000], 400) for n in range(start, start + 500)]
+                [event(n, queues[n * 7919 % 50 + base // 1_000 * 50 % 1000], 400) for n in range(start, start + 500)]
             )
         for key in [key for key, (waiting, _) in box.backlog.items() if waiting]:
             count += len(await box.deliver(500, key))
@@ -191,15 +191,15 @@ async def test_what_lies_before_pending_events_is_deleted_only_if_they_wait_for_
         await box.append(range(base, base + 500), body_bytes=400)
     for _ in range(19):
         await box.deliver(500)
-    book = box.outbox._owner.known
+    state = box.outbox._owner.known
     for _ in range(9):
         await box.outbox.forget([9_999])
         box.clock.advance(1_000)
-    assert (book.rows, book.pending) == (10_000, 500)
+    assert (state.rows, state.pending) == (10_000, 500)
     box.clock.advance(2_000)
-    while book.rows == 10_000:
+    while state.rows == 10_000:
         await box.outbox.forget([9_999])
-    assert book.pending == 500
+    assert state.pending == 500
 
 
 async def test_beside_steady_traffic_a_drained_backlog_is_given_back_all_the_same(make_box: MakeBox) -> None:
@@ -239,9 +239,9 @@ async def test_a_commit_of_many_lanes_copies_back_no_more_than_any_other(make_bo
     database = box.outbox._owner.store._connection._conn
     database.set_trace_callback(lambda sql: checkpoints.append(sql) if "wal_checkpoint" in sql else None)
     for _ in range(10):
-        lanes = [box.lanes[key] for key in keys]
-        await box.outbox.take([Part(lane, 1, b"") for lane in lanes])
-        await box.outbox.settle([Settled(lane, True, {}, b"") for lane in lanes])
+        queues = [box.queues[key] for key in keys]
+        await box.outbox.claim([Part(queue_id, 1, b"") for queue_id in queues])
+        await box.outbox.settle([Settled(queue_id, True, {}, b"") for queue_id in queues])
     assert len(checkpoints) <= 4
 
 
@@ -271,5 +271,5 @@ async def test_memory_is_bounded_while_the_disk_is_busy(box: SqliteBox) -> None:
 async def test_any_number_of_rows_is_written_and_read(box: SqliteBox, count: int) -> None:
     await box.append(range(count))
     await box.append(range(count, 2 * count), PHONE)
-    assert (await box.take(1_000, TV)).bodies == bodies(range(count))
-    assert (await box.take(1_000, PHONE)).bodies == bodies(range(count, 2 * count), PHONE)
+    assert (await box.claim(1_000, TV)).bodies == bodies(range(count))
+    assert (await box.claim(1_000, PHONE)).bodies == bodies(range(count, 2 * count), PHONE)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import pytest
 from relay.outbox import Dead, Ledger, OutboxError, OutboxFull, OutboxUnavailable, Part, Selection
 from relay.outbox.engine.queue_index import Index
-from relay.outbox.sqlite import statements
+from relay.outbox.sqlite import transaction
 from relay.outbox.sqlite.insert import NewRows
 
 from tests.contract.boxes import PHONE, TV, SqliteBox, bodies, close, event, event_id, events
@@ -47,7 +47,7 @@ async def again(call: Callable[[], Awaitable[T]]) -> T:
 
 def fail_commits(monkeypatch: pytest.MonkeyPatch, times: int, error: sqlite3.Error, *, but_write: bool) -> None:
     """The next commits fail, with their content on the disk or not."""
-    commit, left = statements.commit, times
+    commit, left = transaction.commit, times
 
     def failing(database: sqlite3.Connection, steps: Any) -> Any:
         nonlocal left
@@ -58,7 +58,7 @@ def fail_commits(monkeypatch: pytest.MonkeyPatch, times: int, error: sqlite3.Err
             raise error
         return commit(database, steps)
 
-    monkeypatch.setattr(statements, "commit", failing)
+    monkeypatch.setattr(transaction, "commit", failing)
 
 
 async def test_writes_that_fail_are_told_and_forgotten_once_the_disk_heals(box: SqliteBox) -> None:
@@ -120,13 +120,13 @@ async def test_what_is_in_flight_can_be_settled_after_the_disk_healed(
     box: SqliteBox, monkeypatch: pytest.MonkeyPatch, but_write: bool
 ) -> None:
     await box.append(range(10))
-    await box.take(4)
+    await box.claim(4)
     fail_commits(monkeypatch, 1, sqlite3.OperationalError("disk I/O error"), but_write=but_write)
     with pytest.raises(OutboxUnavailable):
         await box.settle()
     await again(box.settle)
     assert box.outbox.ledger() == Ledger(accepted=10, delivered=4, pending=6)
-    assert (await box.take(10)).bodies == bodies(range(4, 10))
+    assert (await box.claim(10)).bodies == bodies(range(4, 10))
     box.check()
 
 
@@ -137,11 +137,11 @@ async def test_a_take_that_failed_can_be_tried_again(
     await box.append(range(10))
     fail_commits(monkeypatch, 1, sqlite3.OperationalError("disk I/O error"), but_write=but_write)
     with pytest.raises(OutboxUnavailable):
-        await box.take(4)
-    taken = await again(lambda: box.take(6))
-    assert taken.bodies == bodies(range(6))
+        await box.claim(4)
+    claimed = await again(lambda: box.claim(6))
+    assert claimed.bodies == bodies(range(6))
     after = await box.restart_after_kill()
-    assert after.loaded.unsettled == [[Part(box.lanes[TV], 6)]]
+    assert after.loaded.unsettled == [[Part(box.queues[TV], 6)]]
     await close(after)
 
 
@@ -151,11 +151,11 @@ async def test_a_take_fails_with_the_settle_that_was_asked_for_before_it(
     """Also one that gathered while the settle's commit ran: else more could be sent than the disk knows of."""
     await box.append(range(2))
     await box.append(range(2, 4), PHONE)
-    await box.take(2)
+    await box.claim(2)
     fail_commits(monkeypatch, 1, sqlite3.OperationalError("disk I/O error"), but_write=False)
     settled = asyncio.ensure_future(box.settle())
     await asyncio.sleep(0)  # its commit is begun
-    results = await asyncio.gather(settled, box.take(2, PHONE), return_exceptions=True)
+    results = await asyncio.gather(settled, box.claim(2, PHONE), return_exceptions=True)
     assert [type(each) for each in results] == [OutboxUnavailable, OutboxUnavailable]
 
 
@@ -190,7 +190,7 @@ async def test_a_disk_that_fails_for_long_is_not_hammered(box: SqliteBox, monkey
         tried += 1
         raise sqlite3.OperationalError("disk I/O error")
 
-    monkeypatch.setattr(statements, "commit", failing)
+    monkeypatch.setattr(transaction, "commit", failing)
     for _ in range(50):
         with pytest.raises(OutboxUnavailable):
             await box.append([1])
@@ -224,7 +224,7 @@ async def test_a_lane_forgotten_by_a_commit_that_seemed_to_fail_is_made_anew(
     await box.deliver(3)
     fail_commits(monkeypatch, 1, sqlite3.OperationalError("disk I/O error"), but_write=True)
     with pytest.raises(OutboxUnavailable):
-        await box.outbox.forget([box.lanes[TV]])
+        await box.outbox.forget([box.queues[TV]])
     await again(lambda: box.append([10, 11, 12]))
     while box.backlog[TV][0] != 3:
         await asyncio.sleep(0.01)
@@ -237,7 +237,7 @@ async def test_a_lane_forgotten_by_a_commit_that_seemed_to_fail_is_made_anew(
 
 async def test_discarding_that_seemed_to_fail_is_counted_once(box: SqliteBox, monkeypatch: pytest.MonkeyPatch) -> None:
     await box.append(range(3))
-    await box.take(3)
+    await box.claim(3)
     await box.settle(dead={0: Dead("refused", 422, "no"), 1: Dead("refused", 422, "no")})
     fail_commits(monkeypatch, 1, sqlite3.OperationalError("disk I/O error"), but_write=True)
     with pytest.raises(OutboxUnavailable):
@@ -257,7 +257,7 @@ async def test_a_look_at_the_files_survives_a_failing_disk(box: SqliteBox, monke
 
 
 async def test_no_memory_for_a_commit_is_no_end(box: SqliteBox, monkeypatch: pytest.MonkeyPatch) -> None:
-    commit, left = statements.commit, 1
+    commit, left = transaction.commit, 1
 
     def failing(database: sqlite3.Connection, steps: Any) -> Any:
         nonlocal left
@@ -266,7 +266,7 @@ async def test_no_memory_for_a_commit_is_no_end(box: SqliteBox, monkeypatch: pyt
             raise MemoryError
         return commit(database, steps)
 
-    monkeypatch.setattr(statements, "commit", failing)
+    monkeypatch.setattr(transaction, "commit", failing)
     with pytest.raises(OutboxUnavailable):
         await box.append([1])
     assert await again(lambda: box.append([1])) == 0
@@ -291,7 +291,7 @@ async def test_no_memory_around_a_commit_leaves_nobody_without_an_answer(
     await again(lambda: box.append([99]))
     ledger = box.outbox.ledger()
     assert ledger.pending == ledger.accepted == (1 if where == "planning" else 11)
-    assert box.outbox._owner._gathered.memory_bytes == 0, "room that nobody has any more"
+    assert box.outbox._owner._pending_calls.memory_bytes == 0, "room that nobody has any more"
 
 
 async def test_a_file_that_another_program_has_open_is_called_so(make_box: MakeBox) -> None:
@@ -325,7 +325,7 @@ class TestFilesUnderUs:
     @pytest.mark.parametrize("names", [("outbox.db",), ("outbox.db-wal",), ("outbox.db", "outbox.db-wal")])
     async def test_deleted_files_are_written_anew(self, box: SqliteBox, names: tuple[str, ...]) -> None:
         await box.append(range(500))
-        await box.take(3)
+        await box.claim(3)
         for name in names:
             box.path.with_name(name).unlink()
         await box.outbox.check()
@@ -334,7 +334,7 @@ class TestFilesUnderUs:
         await box.outbox.check()
         assert box.outbox.gauges().writable
         after = await box.restart_after_kill()
-        assert (await after.take(1_000)).bodies == bodies([*range(3, 500), 1_000])
+        assert (await after.claim(1_000)).bodies == bodies([*range(3, 500), 1_000])
         await close(after)
 
     async def test_another_file_in_its_place_is_not_written_to(self, box: SqliteBox) -> None:
@@ -366,7 +366,7 @@ class TestFilesUnderUs:
 
 async def test_events_are_answered_while_others_fail(box: SqliteBox, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every call gets an answer, whatever the disk does between."""
-    commit, calls = statements.commit, 0
+    commit, calls = transaction.commit, 0
 
     def every_third_fails(database: sqlite3.Connection, steps: Any) -> Any:
         nonlocal calls
@@ -375,11 +375,11 @@ async def test_events_are_answered_while_others_fail(box: SqliteBox, monkeypatch
             raise sqlite3.OperationalError("disk I/O error")
         return commit(database, steps)
 
-    monkeypatch.setattr(statements, "commit", every_third_fails)
+    monkeypatch.setattr(transaction, "commit", every_third_fails)
     stored: list[int] = []
     for number in range(30):
         if number == 20:
-            monkeypatch.setattr(statements, "commit", commit)
+            monkeypatch.setattr(transaction, "commit", commit)
         results = await asyncio.gather(box.outbox.append(events([number])), return_exceptions=True)
         if results == [0]:
             stored.append(number)

@@ -103,7 +103,7 @@ async def test_a_body_of_another_kind_is_corrupt_like_any_other(make_box: MakeBo
     box = await stopped(make_box)
     execute(box, f"UPDATE log SET body = {value} WHERE seq = 1", f"UPDATE log SET crc = {value} WHERE seq = 2")
     await box.start()
-    assert (await box.take(1)).bodies == []
+    assert (await box.claim(1)).bodies == []
     assert await box.deliver_all() == [*bodies(range(2, 20), TV), *bodies(range(100, 110), PHONE)]
     assert box.outbox.ledger().dead_lettered == 2
     assert [letter.reason for letter in await box.outbox.dead_letters(ALL, 10)] == ["corrupt"] * 2
@@ -132,7 +132,7 @@ async def test_a_dead_letter_with_a_changed_value_can_be_looked_at_and_discarded
 ) -> None:
     box = await stopped(make_box)
     await box.start()
-    await box.take(2)
+    await box.claim(2)
     await box.settle(dead={0: REFUSED, 1: REFUSED})
     await box.outbox.close()
     execute(box, f"UPDATE dead_letters SET {change} WHERE id = 1")

@@ -10,7 +10,7 @@ import pytest
 from relay.config import OutboxSettings
 from relay.outbox import OutboxFull, Selection
 from relay.outbox.sqlite import outbox_state
-from relay.outbox.sqlite.pending_calls import chore
+from relay.outbox.sqlite.pending_calls import cleanup
 
 from tests.contract.boxes import PHONE, REFUSED, TV, SqliteBox, bodies, close, events
 from tests.unit.outbox.sqlite.conftest import MakeBox
@@ -93,7 +93,7 @@ async def test_a_file_that_cannot_shrink_is_left_alone(make_box: MakeBox) -> Non
 async def settled_down(box: SqliteBox) -> None:
     """Until it has no chores left and waits for calls."""
     owner = box.outbox._owner
-    while owner._wake is None or owner.known.pending or chore(owner.known, box.clock) is not None:
+    while owner._wake is None or owner.known.pending or cleanup(owner.known, box.clock) is not None:
         await asyncio.sleep(0.005)
 
 
@@ -177,7 +177,7 @@ async def test_takes_and_settles_get_through_though_each_append_drops_something(
     try:
         async with asyncio.timeout(20):
             for key in (TV, PHONE):
-                await box.take(1, key)
+                await box.claim(1, key)
                 await box.settle(key=key)
     finally:
         flooding = False
@@ -190,8 +190,8 @@ async def test_dead_letters_cannot_fill_the_file(make_box: MakeBox) -> None:
     await box.start()
     for base in range(0, 200, 10):
         await box.append(range(base, base + 10), body_bytes=30_000)
-        taken = await box.take(10)
-        await box.settle(dead=dict.fromkeys(range(len(taken.bodies)), REFUSED))
+        claimed = await box.claim(10)
+        await box.settle(dead=dict.fromkeys(range(len(claimed.bodies)), REFUSED))
     assert box.outbox.ledger().dead_lettered == 200
     assert 20 <= box.outbox.gauges().dead_letters <= 40
     assert await box.append(range(1_000, 1_010), body_bytes=30_000) == 0
@@ -229,8 +229,8 @@ async def test_database_and_log_together_stay_below_the_limit(make_box: MakeBox)
     wal = box.path.with_name("outbox.db-wal")
     for base in range(0, 6_000, 50):
         await box.append(range(base, base + 50), body_bytes=100 if base % 1_000 < 500 else 4_000)
-        taken = await box.take(20)
-        await box.settle(delivered=base % 300 == 0, dead={0: REFUSED} if taken.bodies else {})
+        claimed = await box.claim(20)
+        await box.settle(delivered=base % 300 == 0, dead={0: REFUSED} if claimed.bodies else {})
         assert box.path.stat().st_size + wal.stat().st_size <= 4 * MIB
 
 
@@ -257,8 +257,8 @@ async def test_requeueing_into_a_full_outbox_needs_no_room(make_box: MakeBox) ->
     await box.start()
     for base in range(0, 200, 10):
         await box.append(range(base, base + 10), body_bytes=5_000)
-        taken = await box.take(10)
-        await box.settle(dead=dict.fromkeys(range(len(taken.bodies)), REFUSED))
+        claimed = await box.claim(10)
+        await box.settle(dead=dict.fromkeys(range(len(claimed.bodies)), REFUSED))
     with suppress(OutboxFull):
         for number in range(1_000, 20_000):
             await box.append([number], body_bytes=500)

@@ -50,7 +50,7 @@ async def test_pending_events_of_another_machine_are_quarantined(make_box: MakeB
     box = await original(make_box)
     await box.append(range(3))
     await box.append(range(3, 5), PHONE)
-    await box.take(2)
+    await box.claim(2)
 
     copy = await copied(box)
 
@@ -126,11 +126,11 @@ async def test_many_adopted_events_keep_their_order(make_box: MakeBox, copied: C
 
 async def test_adopted_timestamp_is_not_corrected_by_this_machines_clock(make_box: MakeBox, copied: Copied) -> None:
     box = await original(make_box)
-    await box.outbox.append([event(1, stamped=True)])
+    await box.outbox.append([event(1, has_inserted_time=True)])
     copy = await copied(box)
     await copy.outbox.adopt(1)
 
-    assert (await copy.take(1, true_ms=1_800_000_000_000)).stamps == {}
+    assert (await copy.claim(1, true_ms=1_800_000_000_000)).timestamps == {}
 
 
 async def test_discarded_events_are_dropped_counted_and_may_be_sent_again(make_box: MakeBox, copied: Copied) -> None:
@@ -245,7 +245,7 @@ async def test_image_is_prepared_by_discarding_everything_and_disowning_the_outb
     await box.append(range(3))
     copy = await copied(box)
     await copy.append(range(10, 6000))
-    await copy.take(5)
+    await copy.claim(5)
 
     assert await copy.outbox.discard_pending() == 3 + 5990
     await copy.outbox.disown()

@@ -92,7 +92,7 @@ async def filled(box: SqliteBox) -> None:
         await box.append(range(base, base + 500), TV, body_bytes=300)
         await box.append(range(10_000 + base, 10_500 + base), PHONE, body_bytes=300)
     await box.deliver(10)
-    await box.take(1)
+    await box.claim(1)
     await box.settle(dead={0: REFUSED})
 
 
@@ -178,7 +178,7 @@ async def test_what_is_salvaged_is_what_it_was(make_box: MakeBox) -> None:
     """Ledger, cursors, dead letters, known ids and the journal survive a broken page of the log."""
     box = make_box()
     await filled(box)
-    await box.take(5, PHONE, window=b"w")
+    await box.claim(5, PHONE, window=b"w")
     before = box.outbox.ledger()
     after = await box.kill()
     checkpoint(after.path)
@@ -189,10 +189,10 @@ async def test_what_is_salvaged_is_what_it_was(make_box: MakeBox) -> None:
     assert 0 < lost < 100
     assert ledger == before._replace(dead_lettered=1 + lost, pending=before.pending - lost)
     assert [letter.body for letter in await after.outbox.dead_letters(ALL, 10)] == bodies([10], TV, 300)
-    assert {lane.key: lane.window for lane in after.loaded.lanes} == {TV: b"", PHONE: b"w"}
+    assert {queue.key: queue.window for queue in after.loaded.queues} == {TV: b"", PHONE: b"w"}
     ((part,),) = after.loaded.unsettled
-    (taken,) = await after.outbox.take([part])
-    assert taken.bodies == bodies(range(10_000, 10_005), PHONE, 300)
+    (claimed,) = await after.outbox.claim([part])
+    assert claimed.bodies == bodies(range(10_000, 10_005), PHONE, 300)
     assert await after.append([0, 10, 11]) == 3
     await close(after)
 

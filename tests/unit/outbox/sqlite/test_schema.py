@@ -6,7 +6,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from relay.outbox import OutboxRefused
+from relay.outbox import OutboxUnusable
 from relay.outbox.sqlite.schema import MIGRATIONS, migrate
 
 from tests.contract.boxes import PHONE
@@ -57,7 +57,7 @@ async def test_a_file_of_a_newer_relay_is_refused_and_not_touched(make_box: Make
     database.execute("PRAGMA user_version=99")
     database.close()
     before = box.path.read_bytes()
-    with pytest.raises(OutboxRefused, match="newer relay"):
+    with pytest.raises(OutboxUnusable, match="newer relay"):
         await box.make().open()
     assert box.path.read_bytes() == before
     assert [each.name for each in box.path.parent.iterdir() if "broken" in each.name] == []
@@ -71,7 +71,7 @@ async def test_somebody_elses_database_is_refused_and_not_touched(make_box: Make
     database.close()
     path.chmod(0o640)
     before = path.read_bytes()
-    with pytest.raises(OutboxRefused, match="not an outbox"):
+    with pytest.raises(OutboxUnusable, match="not an outbox"):
         await make_box(path=path).outbox.open()
     assert path.read_bytes() == before
     assert path.stat().st_mode & 0o777 == 0o640

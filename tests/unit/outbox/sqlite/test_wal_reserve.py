@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 from relay.outbox import OutboxUnavailable
-from relay.outbox.sqlite import statements
+from relay.outbox.sqlite import transaction
 from relay.outbox.sqlite.connection import configure, connect
-from relay.outbox.sqlite.statements import Committed, Step
+from relay.outbox.sqlite.transaction import Committed, Step
 from relay.outbox.sqlite.wal import Wal
 
 from tests.contract.boxes import TV, SqliteBox, bodies
@@ -32,7 +32,7 @@ def log(box: SqliteBox) -> Path:
 def sizes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """Of the log's file: before and after each commit."""
     found: list[tuple[int, int]] = []
-    commit = statements.commit
+    commit = transaction.commit
 
     def watched(database: sqlite3.Connection, steps: Sequence[Step]) -> Committed:
         path = Path(database.execute("PRAGMA database_list").fetchone()[2] + "-wal")
@@ -41,7 +41,7 @@ def sizes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
         found.append((before, path.stat().st_size))
         return committed
 
-    monkeypatch.setattr(statements, "commit", watched)
+    monkeypatch.setattr(transaction, "commit", watched)
     return found
 
 

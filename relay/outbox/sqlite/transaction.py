@@ -1,0 +1,46 @@
+"""One transaction: all steps of a commit or none, and the checkpoint of the write-ahead log."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from relay.outbox.sqlite.insert import NewRows
+
+Step = Callable[[sqlite3.Connection], Any]
+_PAGES = "SELECT page_count, freelist_count FROM pragma_page_count, pragma_freelist_count"
+
+
+class Committed(NamedTuple):
+    results: Sequence[Any]
+    """What each step returned."""
+    pages: int
+    """Of the database, free ones included."""
+    free_pages: int
+    changed_rows: int
+    """0 if the steps only read, or only moved pages."""
+
+
+def commit(database: sqlite3.Connection, steps: Sequence[Step]) -> Committed:
+    """All steps in one transaction; on any error none of them, and the error."""
+    changes = database.total_changes
+    if len(steps) == 1 and isinstance(steps[0], NewRows):
+        steps[0](database)  # one statement is a transaction by itself
+        pages, free = database.execute(_PAGES).fetchone()
+        return Committed([None], pages, free, database.total_changes - changes)
+    database.execute("BEGIN")
+    try:
+        results = [step(database) for step in steps]
+        pages, free = database.execute(_PAGES).fetchone()
+        database.execute("COMMIT")
+    except BaseException:
+        if database.in_transaction:
+            database.execute("ROLLBACK")
+        raise
+    return Committed(results, pages, free, database.total_changes - changes)
+
+
+def checkpoint(database: sqlite3.Connection) -> None:
+    """Copy the write-ahead log into the database; the next commit begins it anew."""
+    database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
