@@ -104,7 +104,7 @@ class Service:
             refusals=self.metrics.refusals,
             disk_free_bytes=lambda: process.free_bytes(settings.outbox.path),
             tenants=lambda: self.settings.upstream.tenants,
-            clock_skew_seconds=lambda: self._forwarder.clock_skew_ms / 1000,
+            clock_skew_ms=lambda: self._forwarder.clock_skew_ms,
         )
         self._live = Live(status, self._history, clock, self.metrics)
         self._ops = Ops(

@@ -57,7 +57,7 @@ SHAPE = {
         }
     ],
     "dead_letters": {"count": int},
-    "clock_skew_seconds": float,
+    "clock_skew_seconds": Optional(float),
 }
 """The fields of /status.json that `describe` uses."""
 
@@ -113,7 +113,7 @@ def describe(data: dict[str, Any]) -> str:
         ("dead letters", f"{data['dead_letters']['count']:,}"),
         ("can store events", able),
         ("outbox", f"{bytes_text(outbox['bytes'])} of {bytes_text(outbox['max_bytes'])}{_free(outbox)}"),
-        ("clock", f"{data['clock_skew_seconds']:+.1f} s against the upstream's"),
+        ("clock", _clock(data["clock_skew_seconds"])),
         ("relay", f"{data['version']}, up {duration_text(data['uptime_seconds'])} (since {data['started_at']})"),
     ]
     width = max(len(name) for name, _ in facts)
@@ -130,6 +130,10 @@ def describe(data: dict[str, Any]) -> str:
 
 
 _LEVELS = {"ok": "OK", "slow": "SLOW", "trouble": "TROUBLE"}
+
+
+def _clock(skew_s: float | None) -> str:
+    return "not known yet" if skew_s is None else f"{skew_s:+.1f} s against the upstream's"
 
 
 def _rate(per_second: float | None) -> str:

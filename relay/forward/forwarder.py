@@ -32,7 +32,7 @@ from relay.policy.backoff import full_jitter
 from relay.policy.limits import Limits
 from relay.policy.requests import Reply, Send, Share, Wait
 from relay.policy.schedule import Schedule
-from relay.policy.true_time import EARLIEST_MS, TrueTime
+from relay.policy.true_time import EARLIEST_MS, TrueTimes
 from relay.policy.verdict import (
     Again,
     Delivered,
@@ -76,8 +76,11 @@ class Forwarder:
         self._draining = False
         self._states: dict[int, str] = {}
         self._state_gate = Gate(metrics.log_lines_suppressed, per_ms=_STATE_LINE_MS, max_keys=_STATE_LINES)
-        self._true_time = TrueTime()
-        self._must_ask_the_time = False
+        self.true_times = TrueTimes(client.origins())
+        self._clock_was_never_set = False
+        """Whether an event was received while the wall clock showed a time before the relay was made."""
+        self._asked_the_time: set[str] = set()
+        """Upstream origins that responded to the question for the time."""
         self._claim_failures = 0
         self._claim_again_at = 0
         self._sending = 0
@@ -108,22 +111,26 @@ class Forwarder:
         self._changed.set()
 
     def configure(self, limits: Limits) -> None:
-        """Apply other limits, to pending events too, and end every pause that no server named."""
+        """Apply other limits, to pending events too, and end every pause that no server named.
+
+        The client has the other endpoints already.
+        """
+        self.true_times.configure(self._client.origins())
+        self._asked_the_time &= set(self._client.origins())
         self._schedule.configure(limits, self._clock.monotonic_ms())
         self._changed.set()
 
     @property
-    def clock_skew_ms(self) -> int:
-        """How far our wall clock is ahead of the true time; 0 while that is not known."""
-        true_ms = self._true_time.now_ms(self._clock.monotonic_ms())
-        return 0 if true_ms is None else self._clock.wall_ms() - true_ms
+    def clock_skew_ms(self) -> int | None:
+        """How far the wall clock is ahead of the true time, in milliseconds; None while that is unknown."""
+        return self.true_times.skew_ms(self._clock.monotonic_ms(), self._clock.wall_ms())
 
     def stamp(self) -> str:
-        """The time for an event that comes now and has none: our clock's, unless it is known to be wrong."""
-        stamp_ms = self._true_time.stamp_ms(self._clock.monotonic_ms(), self._clock.wall_ms())
-        if stamp_ms < EARLIEST_MS:
-            self._must_ask_the_time = True
-        return rfc3339(stamp_ms)
+        """Return the time for an event that is received now without one: the wall clock's, unless that is wrong."""
+        wall_ms = self._clock.wall_ms()
+        if wall_ms < EARLIEST_MS:
+            self._clock_was_never_set = True
+        return rfc3339(self.true_times.stamp_ms(self._clock.monotonic_ms(), wall_ms))
 
     # -- the loop ----------------------------------------------------------------------------------
 
@@ -195,17 +202,21 @@ class Forwarder:
             self._changed.set()
 
     async def _knows_the_time(self, send: Send, chosen_at: int) -> bool:
-        """Whether the events may go. False: what an empty batch was answered to learn the time is the answer.
+        """Return whether the events may be sent. If not, the response to a batch without events stands for theirs.
 
-        Asked once, by a relay that has stamped events by a clock that was never set: else they would leave with
-        that clock's time. A body without events is refused by an upstream that is well.
+        The relay asks each upstream origin once for the time, if it inserted timestamps by a clock that was never set:
+        the origin's events would have that clock's time, or another origin's. A healthy upstream rejects a batch
+        without events.
         """
-        clock = self._clock
-        if not self._must_ask_the_time or self._true_time.now_ms(clock.monotonic_ms()) is not None:
+        clock, origin = self._clock, self._client.origin(send.tenant_id)
+        if not self._clock_was_never_set or origin in self._asked_the_time:
+            return True
+        if self.true_times.now_ms(origin, clock.monotonic_ms()) is not None:
             return True
         request = batch.body([])
         response = await self._post(send, request, 0, fresh=True)
-        self._must_ask_the_time = isinstance(response, NoResponse)
+        if not isinstance(response, NoResponse):
+            self._asked_the_time.add(origin)
         meaning = verdict(response, 0)
         now = clock.monotonic_ms()
         if isinstance(meaning, Delivered | EventsRejected | TooLarge):
@@ -222,7 +233,8 @@ class Forwarder:
         if not parts:
             return None
         try:
-            claimed = await self._outbox.claim(parts, self._true_time.now_ms(self._clock.monotonic_ms()))
+            origin = self._client.origin(send.tenant_id)
+            claimed = await self._outbox.claim(parts, self.true_times.now_ms(origin, self._clock.monotonic_ms()))
         except OutboxError as error:
             # the upstream may have had them before: their stamps stay as they were sent
             self._outbox.release([part.queue_id for part in parts], perhaps_delivered=True)
@@ -295,6 +307,7 @@ class Forwarder:
     async def _post(self, send: Send, request: bytes, events: int, *, fresh: bool) -> UpstreamResponse | NoResponse:
         self._metrics.upstream_batch_events.observe(events)
         self._metrics.upstream_batch_bytes.observe(len(request))
+        origin = self._client.origin(send.tenant_id)
         sent_at = self._clock.monotonic_ms()
         response = await self._client.post(send.tenant_id, request, partial(self._stalled, send), fresh=fresh)
         came_at = self._clock.monotonic_ms()
@@ -304,8 +317,9 @@ class Forwarder:
             return response
         self._metrics.upstream_requests.labels(self._metrics.code(response.status)).inc()
         date_ms = server_date_ms(response.headers)
-        if date_ms is not None and is_from_api(response):
-            self._true_time.heard(date_ms, sent_at, came_at, self._clock.wall_ms())
+        # A reload meanwhile may have sent the request elsewhere.
+        if date_ms is not None and is_from_api(response) and origin == self._client.origin(send.tenant_id):
+            self.true_times.heard(origin, date_ms, sent_at, came_at, self._clock.wall_ms())
         return response
 
     def _stalled(self, send: Send, stalled: bool) -> None:

@@ -13,10 +13,11 @@ import gzip
 import re
 import ssl
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from functools import lru_cache
 from typing import ClassVar, Protocol, cast
+from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp.connector import Connection
@@ -67,6 +68,12 @@ class _Request(aiohttp.ClientRequest):
 class Client(Protocol):
     """What the forwarder needs of an upstream."""
 
+    def origin(self, tenant_id: int) -> str:
+        """Return the upstream origin (scheme, host, port) of a tenant's endpoint."""
+
+    def origins(self) -> Sequence[str]:
+        """Return the distinct origins of the default and the configured endpoints, the default's first."""
+
     async def post(
         self, tenant_id: int, body: bytes, stalled: Callable[[bool], None], *, fresh: bool = False
     ) -> UpstreamResponse | NoResponse:
@@ -97,6 +104,15 @@ class UpstreamClient:
             self._retired.append(self._session)
             self._session = None
         self._settings = settings
+
+    def origin(self, tenant_id: int) -> str:
+        """See Client."""
+        return _origin(self._settings.endpoint(tenant_id).url)
+
+    def origins(self) -> Sequence[str]:
+        """See Client."""
+        urls = [self._settings.default.url, *(endpoint.url for endpoint in self._settings.tenants.values())]
+        return list(dict.fromkeys(map(_origin, urls)))
 
     async def close(self) -> None:
         for session in [*self._retired, *([self._session] if self._session else [])]:
@@ -272,6 +288,15 @@ def _transport(settings: Upstream) -> tuple[object, ...]:
     """
     files = settings.transport_files
     return (_uses_tls(settings), settings.ca_file, settings.client_cert_file, *files, *fingerprint(files))
+
+
+@lru_cache(maxsize=256)
+def _origin(url: str) -> str:
+    """Return scheme, host and port: in lower case, with the port also where it is the scheme's own."""
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    host = parts.hostname or ""
+    return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _masker(endpoint: EndpointSettings) -> Callable[[str], str]:

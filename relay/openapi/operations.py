@@ -228,7 +228,7 @@ def _status() -> Schema:
             "upstreams_left_out": _COUNT,
             "devices": {"type": "array", "items": _object(device)},
             "dead_letters": _object({"count": _COUNT}),
-            "clock_skew_seconds": number,
+            "clock_skew_seconds": {"type": ["number", "null"]},
         }
     )
 

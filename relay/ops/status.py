@@ -68,11 +68,11 @@ class Status:
         refusals: Callable[[], Mapping[str, int]],
         tenants: Callable[[], Collection[int]],
         disk_free_bytes: Callable[[], int | None],
-        clock_skew_seconds: Callable[[], float],
+        clock_skew_ms: Callable[[], int | None],
     ) -> None:
         """`refusals`: what came and was not kept, by reason; `tenants`: those with a route of their own;
-        `disk_free_bytes`: where the outbox lies, None if that cannot be told; `clock_skew_seconds`: how far
-        this machine is ahead of the upstream, 0 until known."""
+        `disk_free_bytes`: where the outbox lies, None if that cannot be told; `clock_skew_ms`: how far
+        this machine's clock is ahead of the upstream's, None while that is unknown."""
         self._outbox = outbox
         self._schedule = schedule
         self._history = history
@@ -80,7 +80,7 @@ class Status:
         self._refusals = refusals
         self._tenants = tenants
         self._disk_free_bytes = disk_free_bytes
-        self._clock_skew_seconds = clock_skew_seconds
+        self._clock_skew_ms = clock_skew_ms
         self._started_ms = clock.monotonic_ms()
         self._last_look: _Look | None = None
 
@@ -116,6 +116,10 @@ class Status:
             "dead_letters": {"count": gauges.dead_letters},
             "clock_skew_seconds": self._clock_skew_seconds(),
         }
+
+    def _clock_skew_seconds(self) -> float | None:
+        skew_ms = self._clock_skew_ms()
+        return None if skew_ms is None else skew_ms / 1000
 
     def problem(self) -> str:
         """Why events cannot be stored now; "" if they can. The upstream has no say in it."""

@@ -1,16 +1,18 @@
-"""What time it really is, by the upstream's Date headers: the box's own clock may be decades off.
+"""The true time by the upstreams' Date headers: the box's own clock may be decades off.
 
-An answer's Date says what the upstream's clock showed at some moment between the request's first byte
-and the answer's last: an interval for the difference between true and monotonic time. What several
-answers say is what their intervals have in common (K. Marzullo and S. Owicki, "Maintaining the Time in
-a Distributed System", 1983).
+The Date of a response is what the upstream's clock showed at some moment between the first byte of the request and
+the last byte of the response: an interval for the difference between true and monotonic time. Several responses
+together give the intersection of their intervals (K. Marzullo and S. Owicki, "Maintaining the Time in a Distributed
+System", 1983).
 
-Rules: only monotonic time is reckoned with, so nothing here outlives a boot. A response that contradicts the others, or
-a plausible wall clock, changes nothing until a second response confirms it: the clock of an upstream may be wrong, too.
+Rules: only monotonic time is used in calculations, so nothing here outlives a boot. A response that contradicts the
+others, or a plausible wall clock, changes nothing until a second response confirms it: the clock of an upstream may be
+wrong, too. Each upstream origin has its own time: a wrong Date of one origin changes no event of another.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 EARLIEST_MS = 1_767_225_600_000
@@ -21,48 +23,111 @@ WRONG_FROM_MS = 30_000
 _DATE_STEP_MS = 1_000
 
 
-class _Ahead(NamedTuple):
-    """Bounds of true time minus monotonic time."""
+class Ahead(NamedTuple):
+    """Bounds of true time minus monotonic time, in milliseconds."""
 
     least: int
     most: int
 
-    def common(self, other: _Ahead) -> _Ahead | None:
+    @property
+    def middle(self) -> int:
+        return (self.least + self.most) // 2
+
+    def common(self, other: Ahead) -> Ahead | None:
         least, most = max(self.least, other.least), min(self.most, other.most)
-        return _Ahead(least, most) if least <= most else None
+        return Ahead(least, most) if least <= most else None
 
 
 class TrueTime:
-    """Unix time in milliseconds, from monotonic milliseconds; unknown until an answer with a Date came."""
+    """Unix time in milliseconds by one upstream origin, from monotonic milliseconds; unknown before a Date."""
 
-    def __init__(self) -> None:
-        self._ahead: _Ahead | None = None
-        self._doubt: _Ahead | None = None  # contradicts `_ahead`
+    def __init__(self, ahead: Ahead | None = None) -> None:
+        """`ahead` is what an earlier process of this boot learned."""
+        self.ahead = ahead
+        self._doubt: Ahead | None = None  # contradicts `ahead`
 
     def heard(self, date_ms: int, sent_at: int, came_at: int, wall_ms: int) -> None:
         """Learn from a response's Date. `sent_at`, `came_at`: when its request began and ended, monotonic
         milliseconds; `wall_ms`: this machine's Unix time at the end."""
         if date_ms < EARLIEST_MS:
             return
-        said = _Ahead(date_ms - came_at, date_ms + _DATE_STEP_MS - sent_at)
-        common = said.common(self._ahead) if self._ahead else self._unless_doubtful(said, wall_ms, came_at)
+        said = Ahead(date_ms - came_at, date_ms + _DATE_STEP_MS - sent_at)
+        common = said.common(self.ahead) if self.ahead else self._unless_doubtful(said, wall_ms, came_at)
         if common is None:
             common = said.common(self._doubt) if self._doubt else None
             if common is None:
                 self._doubt = said
                 return
-        self._ahead, self._doubt = common, None
+        self.ahead, self._doubt = common, None
 
-    def _unless_doubtful(self, said: _Ahead, wall_ms: int, came_at: int) -> _Ahead | None:
+    def _unless_doubtful(self, said: Ahead, wall_ms: int, came_at: int) -> Ahead | None:
         """Return what the first response says; of two in a row that contradict a plausible wall clock, the second's."""
         agrees = said.least - WRONG_FROM_MS <= wall_ms - came_at <= said.most + WRONG_FROM_MS
         return said if agrees or wall_ms < EARLIEST_MS else None
 
     def now_ms(self, now: int) -> int | None:
-        """The time at `now`; None: unknown."""
-        return None if self._ahead is None else now + (self._ahead.least + self._ahead.most) // 2
+        """Return the Unix time at `now`; None while it is unknown."""
+        return None if self.ahead is None else now + self.ahead.middle
+
+
+class TrueTimes:
+    """The true time by each configured upstream origin."""
+
+    def __init__(self, origins: Iterable[str] = ()) -> None:
+        self._by_origin: dict[str, TrueTime] = {}
+        self._any: int | None = None
+        self._agreed: int | None = None
+        self.configure(origins)
+
+    def configure(self, origins: Iterable[str]) -> None:
+        """Keep what is known of these origins, the default one first, and forget all others."""
+        self._by_origin = {origin: self._by_origin.get(origin) or TrueTime() for origin in origins}
+        self._compare()
+
+    def restore(self, known: Mapping[str, Ahead]) -> None:
+        """Continue with what an earlier process of this boot learned; other origins are ignored."""
+        for origin in self._by_origin.keys() & known.keys():
+            self._by_origin[origin] = TrueTime(known[origin])
+        self._compare()
+
+    def heard(self, origin: str, date_ms: int, sent_at: int, came_at: int, wall_ms: int) -> None:
+        """Learn from a response of `origin`, see TrueTime. An origin that is no longer configured is ignored."""
+        true_time = self._by_origin.get(origin)
+        if true_time is not None:
+            true_time.heard(date_ms, sent_at, came_at, wall_ms)
+            self._compare()
+
+    def known(self) -> dict[str, Ahead]:
+        """Return what is known of each origin."""
+        return {origin: one.ahead for origin, one in self._by_origin.items() if one.ahead is not None}
+
+    def now_ms(self, origin: str, now: int) -> int | None:
+        """Return the Unix time at `now` by `origin`; None while it is unknown."""
+        true_time = self._by_origin.get(origin)
+        return None if true_time is None else true_time.now_ms(now)
 
     def stamp_ms(self, now: int, wall_ms: int) -> int:
-        """What to write on an event that came at `now`: the wall clock's time, unless it is known to be wrong."""
-        true_ms = self.now_ms(now)
-        return wall_ms if true_ms is None or abs(wall_ms - true_ms) <= WRONG_FROM_MS else true_ms
+        """Return the time for an event received at `now`, whose origin is not known yet.
+
+        It is the wall clock's, unless all origins agree that this clock is wrong. A clock that was never set is wrong
+        in any case: then one origin is enough.
+        """
+        ahead = self._any if wall_ms < EARLIEST_MS else self._agreed
+        if ahead is None or abs(wall_ms - now - ahead) <= WRONG_FROM_MS:
+            return wall_ms
+        return now + ahead
+
+    def skew_ms(self, now: int, wall_ms: int) -> int | None:
+        """Return how far the wall clock is ahead of the true time; None while that is unknown.
+
+        Of several origins the one closest to the wall clock counts: two clocks that agree are rarely both wrong.
+        """
+        skews = [wall_ms - now - ahead.middle for ahead in self.known().values()]
+        return min(skews, key=abs, default=None)
+
+    def _compare(self) -> None:
+        middles = [ahead.middle for ahead in self.known().values()]
+        self._any = middles[0] if middles else None
+        is_complete = bool(middles) and len(middles) == len(self._by_origin)
+        agree = is_complete and max(middles) - min(middles) <= WRONG_FROM_MS
+        self._agreed = self._any if agree else None

@@ -9,7 +9,11 @@ A Metrics owns its registry, so that two relays in one process (tests, the simul
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from relay.runtime.longest_step import LongestStep
 
@@ -136,8 +140,10 @@ class Metrics:
 
     def _register_process(self) -> None:
         counter, gauge = self._counter, self._gauge
-        self.clock_skew_seconds = gauge(
-            "clock_skew_seconds", "How far this machine's clock is ahead of the upstream's; 0 until known."
+        self.clock_skew_seconds = OptionalGauge(
+            "relay_clock_skew_seconds",
+            "How far this machine's clock is ahead of the upstream's; absent while unknown.",
+            self.registry,
         )
         self.config_last_reload_successful = gauge(
             "config_last_reload_successful", "1 if the last reload was applied, 0 if it was refused."
@@ -189,6 +195,24 @@ class Metrics:
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(f"relay_{name}", text, buckets=buckets, registry=self.registry)
+
+
+class OptionalGauge(Collector):
+    """A gauge without a sample while its value is unknown."""
+
+    def __init__(self, name: str, text: str, registry: CollectorRegistry) -> None:
+        self._name = name
+        self._text = text
+        self._value: float | None = None
+        registry.register(self)
+
+    def set(self, value: float | None) -> None:
+        """Set the value; None: unknown."""
+        self._value = value
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the family, with one sample if the value is known."""
+        return [GaugeMetricFamily(self._name, self._text, self._value)]
 
 
 def _counts(counter: Counter, label: str) -> dict[str, int]:

@@ -10,7 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 from relay.runtime import metrics as source
-from relay.runtime.metrics import Metrics
+from relay.runtime.metrics import Metrics, OptionalGauge
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 CONTRACT = """
@@ -46,6 +46,9 @@ def exported() -> dict[str, Row]:
             family = metric.describe()[0]
             suffix = "_total" if family.type == "counter" else ""
             rows[family.name + suffix] = Row(family.type, metric._labelnames)
+        elif isinstance(metric, OptionalGauge):
+            (family,) = metric.collect()
+            rows[family.name] = Row(family.type, ())
     return rows
 
 

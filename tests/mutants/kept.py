@@ -57,7 +57,8 @@ MUTANTS = (
         (
             "relay/forward/forwarder.py",
             "        response = await self._post(send, request, len(bodies), fresh=send.exact)\n",
-            "        await self._settle([Settled(n, True, {}, self._schedule.window_of(n, sent_at)) for n in claimed])\n"
+            "        settled = [Settled(n, True, {}, self._schedule.window_of(n, sent_at)) for n in claimed]\n"
+            "        await self._settle(settled)\n"
             "        response = await self._post(send, request, len(bodies), fresh=send.exact)\n",
         ),
         ("relay/forward/forwarder.py", "        if settled:\n", "        if not settled:\n"),

@@ -51,9 +51,11 @@ def check_same_bytes(world: World) -> None:
             assert len(sent) == 1, f"{key} was sent as {sent}"
 
 
-def check_stamps(world: World, off_ms: int) -> None:
-    """The times that the relay puts in are right to within `off_ms`, the apps' own as they came."""
+def check_stamps(world: World, off_ms: int, tenant: int | None = None) -> None:
+    """The relay's timestamps are right to within `off_ms`, and the apps' own are unchanged; of one tenant or of all."""
     for (device, n), requests in world.upstream.claimed.items():
+        if tenant not in (None, world.devices[device].tenant):
+            continue
         own_time, accepted = world.devices[device].own_time, world.offered_at[(device, n)]
         (said,) = {event.occurred_at for event in requests[0].events if (event.device, event.n) == (device, n)}
         if own_time:

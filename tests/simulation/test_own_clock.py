@@ -9,7 +9,7 @@ import pytest
 
 from tests.simulation.checks import check_stamps
 from tests.simulation.scenario import lived, polite
-from tests.simulation.upstream import Spell
+from tests.simulation.upstream import Origin, Spell
 from tests.simulation.virtual import DAY_MS, RIGHT_MS
 from tests.simulation.world import HOUR_MS, MINUTE_MS, Crash, Device, Plan, World
 
@@ -80,3 +80,15 @@ def test_what_the_upstream_may_have_is_sent_again_just_so_whatever_was_learnt_me
     world = lived(Plan(devices, duration_ms=10 * MINUTE_MS, acts=acts, crashes=crashes, latency_ms=(500, 3_000)))
 
     assert any(len(requests) > 1 for requests in world.upstream.claimed.values()), "nothing was sent twice"
+
+
+@pytest.mark.parametrize("own_clock_ms", [0, -YEARS_56_MS], ids=["right", "never set"])
+def test_a_wrong_date_of_one_origin_changes_no_event_of_another(own_clock_ms: int) -> None:
+    """The upstream of tenant 2 is three hours ahead, and responds long before that of tenant 1 does."""
+    plan = Plan(
+        [*polite(10), *polite(10, first=10, tenant=2)],
+        acts=[(0, clock_off_by(own_clock_ms))],
+        spells=[Spell("refused", 0, 10 * MINUTE_MS, tenant=1)],
+        origins={2: Origin("https://ahead.example:443", 3 * HOUR_MS)},
+    )
+    check_stamps(lived(plan), RIGHT_TO_MS, tenant=1)

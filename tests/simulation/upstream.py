@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from email.utils import formatdate
 from random import Random
 from typing import Literal
@@ -54,6 +54,18 @@ class Spell:
     tenant: int | None = None
     """Only there; None: everywhere."""
     devices: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """An upstream origin of a tenant."""
+
+    name: str
+    date_off_ms: int = 0
+    """How far its clock is ahead."""
+
+
+DEFAULT_ORIGIN = Origin("https://events.example:443")
 
 
 @dataclass(slots=True)
@@ -113,6 +125,7 @@ class SimUpstream:
         max_body_bytes: int = 1 << 20,
         latency_ms: tuple[int, int] = (5, 200),
         spells: list[Spell] | None = None,
+        origins: Mapping[int, Origin] | None = None,
         trace: Callable[..., None] = lambda *_: None,
         watch: Watch,
     ) -> None:
@@ -128,18 +141,25 @@ class SimUpstream:
         self.claimed: dict[EventKey, list[Request]] = defaultdict(list)
         self.tries: dict[EventKey, list[int]] = defaultdict(list)
         """When each event that brings the upstream down came alone."""
+        self.origin_of = origins or {}
         self.asked = 0
         """Requests without events."""
         self._rng = rng
         self._trace = trace
         self._watch = watch
 
+    def origin(self, tenant_id: int) -> str:
+        return self.origin_of.get(tenant_id, DEFAULT_ORIGIN).name
+
+    def origins(self) -> Sequence[str]:
+        return list(dict.fromkeys(origin.name for origin in (DEFAULT_ORIGIN, *self.origin_of.values())))
+
     async def post(
         self, tenant_id: int, body: bytes, stalled: Callable[[bool], None], *, fresh: bool = False
     ) -> UpstreamResponse | NoResponse:
         request = Request(self.clock.true_ms(), tenant_id, msgspec.json.decode(body, type=_Body).events, len(body))
         if not request.events:
-            return await self._asked()
+            return await self._asked(tenant_id)
         self.sent.append(request)
         self._watch.sent(request)
 
@@ -175,17 +195,18 @@ class SimUpstream:
         assert request.answer is not None
         return request.answer
 
-    async def _asked(self) -> UpstreamResponse | NoResponse:
+    async def _asked(self, tenant_id: int) -> UpstreamResponse | NoResponse:
         """A request without events, by a relay that wants to know the time."""
         await asyncio.sleep(0.02)
         self.asked += 1
-        return self._say(422, b'{"message":"The events field is required."}')
+        return self._dated(self._say(422, b'{"message":"The events field is required."}'), tenant_id)
 
     def _arrive(self, request: Request, arrived: asyncio.Future[None]) -> None:
         request.at = self.clock.true_ms()
         self.arrivals.append(request)
         self._watch.arrived(request)
-        request.answer = self._answer(request)
+        answer = self._answer(request)
+        request.answer = None if answer is None else self._dated(answer, request.tenant)
         self._trace("arrival", request.at, request.tenant, request.keys[0], len(request.events), request.status)
         if not arrived.done():
             arrived.set_result(None)
@@ -227,8 +248,12 @@ class SimUpstream:
         return self._say(429, b'{"success":false,"error":"Too many requests"}', wish)
 
     def _say(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> UpstreamResponse:
-        date = {"date": formatdate((RIGHT_MS + self.clock.true_ms()) // 1000, usegmt=True)}
-        return UpstreamResponse(status, {**date, **(headers or {})}, body, self.clock.wall_ms())
+        return UpstreamResponse(status, headers or {}, body, self.clock.wall_ms())
+
+    def _dated(self, answer: UpstreamResponse, tenant_id: int) -> UpstreamResponse:
+        """Return the response with the Date that the clock of the tenant's origin shows."""
+        date_ms = RIGHT_MS + self.clock.true_ms() + self.origin_of.get(tenant_id, DEFAULT_ORIGIN).date_off_ms
+        return replace(answer, headers={**answer.headers, "date": formatdate(date_ms // 1000, usegmt=True)})
 
     def _spell(self, kind: str, tenant_id: int, device: int | None = None) -> bool:
         now = self.clock.true_ms()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import islice
@@ -26,7 +26,7 @@ from relay.runtime.metrics import Metrics
 from relay.runtime.tasks import Tasks
 
 from tests.simulation.outbox import SimOutbox
-from tests.simulation.upstream import EventKey, Flaw, SimEvent, SimUpstream, Spell
+from tests.simulation.upstream import EventKey, Flaw, Origin, SimEvent, SimUpstream, Spell
 from tests.simulation.virtual import SimClock
 from tests.simulation.watch import Watch
 
@@ -89,6 +89,8 @@ class Plan:
     limits: Limits = LIMITS
     crashes: Sequence[Crash] = ()
     spells: list[Spell] = field(default_factory=list)
+    origins: Mapping[int, Origin] = field(default_factory=dict)
+    """By tenant; all others have one origin."""
     device_limit: int = 120
     ip_limit: int | None = None
     says_retry_after: bool = True
@@ -123,6 +125,7 @@ class World:
             max_body_bytes=plan.max_body_bytes,
             latency_ms=plan.latency_ms,
             spells=plan.spells,
+            origins=plan.origins,
             trace=self.trace,
             watch=self.watch,
         )

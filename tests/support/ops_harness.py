@@ -168,6 +168,7 @@ class Served:
         self.refreshed = 0
         self.history = History(self.outbox, self.metrics, self.clock)  # type: ignore[arg-type]
         self.tenants: list[int] = []
+        self.clock_skew_ms: int | None = 1_500
         self.status = Status(
             self.outbox,  # type: ignore[arg-type]
             self.schedule,
@@ -176,7 +177,7 @@ class Served:
             refusals=self.metrics.refusals,
             disk_free_bytes=lambda: 1 << 30,
             tenants=lambda: self.tenants,
-            clock_skew_seconds=lambda: 1.5,
+            clock_skew_ms=lambda: self.clock_skew_ms,
         )
         self.live = Live(self.status, self.history, self.clock, self.metrics)
         self.ops = Ops(

@@ -137,7 +137,7 @@ function keeping({ ledger, outbox, clock_skew_seconds: skew, uptime_seconds: upt
   say("disk-words", `${bytes(outbox.bytes)} of ${bytes(outbox.max_bytes)} (${(100 * used).toFixed(1)} %)${free}`);
   say("writable", outbox.writable ? "yes" : `no: ${outbox.problem}`);
   const off = Math.abs(skew);
-  say("clock", off < 1 ? "agrees with the upstream’s" : `${duration(off)} ${skew > 0 ? "ahead of" : "behind"} the upstream’s`);
+  say("clock", skew === null ? "not known yet" : off < 1 ? "agrees with the upstream’s" : `${duration(off)} ${skew > 0 ? "ahead of" : "behind"} the upstream’s`);
   say("running", `for ${duration(uptime)}, since ${new Date(started).toLocaleString()}`);
 }
 

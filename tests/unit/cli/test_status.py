@@ -162,3 +162,9 @@ class TestTable:
             "1 h 1 min",
             "1 d 2 h",
         ]
+
+
+def test_text_says_that_the_clock_skew_is_not_known_yet(relay: NotedRelay) -> None:
+    assert "clock             +1.5 s against the upstream's\n" in call("status", environ=relay.environ).stdout
+    relay.clock_skew_ms = None
+    assert "clock             not known yet\n" in call("status", environ=relay.environ).stdout

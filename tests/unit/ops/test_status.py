@@ -234,3 +234,18 @@ async def test_a_scrape_finds_the_same_figures_as_gauges(served: Served) -> None
     assert value("clock_skew_seconds") == 1.5
     assert value("upstream_state", state="ok") == 2
     assert value("upstream_state", state="backing_off") == 0
+
+
+def test_the_clock_skew_is_null_and_its_metric_absent_while_it_is_unknown(served: Served) -> None:
+    def skew() -> float | None:
+        served.status.export(served.metrics)
+        return served.metrics.registry.get_sample_value("relay_clock_skew_seconds")
+
+    served.clock_skew_ms = None
+    assert served.status.data()["clock_skew_seconds"] is None
+    assert skew() is None
+    served.clock_skew_ms = 0
+    assert served.status.data()["clock_skew_seconds"] == 0
+    assert skew() == 0
+    served.clock_skew_ms = None
+    assert skew() is None

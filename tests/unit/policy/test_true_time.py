@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from relay.policy.true_time import EARLIEST_MS, WRONG_FROM_MS, TrueTime
+from relay.policy.true_time import EARLIEST_MS, WRONG_FROM_MS, TrueTime, TrueTimes
 
 NOON = 1_795_420_800_000
 
@@ -69,16 +69,94 @@ def test_an_upstream_whose_own_clock_was_never_set_tells_nothing() -> None:
     assert true_time.now_ms(10) is None
 
 
+A, B = "https://a.example:443", "https://b.example:443"
+HOUR_MS = 3_600_000
+
+
+def told(*dates: tuple[str, int], wall_ms: int = 0, origins: tuple[str, ...] = (A, B)) -> TrueTimes:
+    """Return what is known after responses at monotonic 0: (origin, its clock in milliseconds after noon)."""
+    times = TrueTimes(origins)
+    for origin, date_ms in dates:
+        times.heard(origin, NOON + date_ms, 0, 0, wall_ms)
+    return times
+
+
 @pytest.mark.parametrize("wrong_ms", [-56 * 365 * 86_400_000, 10 * 86_400_000, WRONG_FROM_MS + 2_000])
 def test_a_wrong_wall_clock_does_not_stamp(wrong_ms: int) -> None:
-    true_time = heard((0, 0, 0))
-    assert true_time.stamp_ms(0, NOON + wrong_ms) == true_time.now_ms(0)
+    times = told((A, 0), origins=(A,))
+    assert times.stamp_ms(0, NOON + wrong_ms) == times.now_ms(A, 0)
 
 
 @pytest.mark.parametrize("off_ms", [0, -20_000, 20_000])
 def test_a_wall_clock_that_is_about_right_does(off_ms: int) -> None:
-    assert heard((0, 0, 0)).stamp_ms(0, NOON + off_ms) == NOON + off_ms
+    assert told((A, 0), origins=(A,)).stamp_ms(0, NOON + off_ms) == NOON + off_ms
 
 
 def test_a_wall_clock_of_which_nothing_is_known_does() -> None:
-    assert TrueTime().stamp_ms(7, 1_000) == 1_000
+    assert TrueTimes([A]).stamp_ms(7, 1_000) == 1_000
+
+
+def test_each_origin_has_its_own_time() -> None:
+    times = told((A, 0), (B, 3 * HOUR_MS))
+    assert times.now_ms(A, 0) == NOON + 500
+    assert times.now_ms(B, 0) == NOON + 3 * HOUR_MS + 500
+
+
+def test_one_origin_does_not_confirm_the_contradiction_of_another() -> None:
+    times = told((A, HOUR_MS), (B, HOUR_MS), wall_ms=NOON)
+    assert (times.now_ms(A, 0), times.now_ms(B, 0)) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("dates", "wall_ms", "expected_ms"),
+    [
+        ([(A, 0), (B, 0)], NOON + HOUR_MS, NOON + 500),
+        ([(A, 0), (B, 20_000)], NOON + HOUR_MS, NOON + 500),
+        ([(A, 0), (B, HOUR_MS)], NOON, NOON),
+        ([(A, 0), (B, HOUR_MS)], NOON + 2 * HOUR_MS, NOON + 2 * HOUR_MS),
+        ([(B, HOUR_MS)], NOON, NOON),
+        ([(B, HOUR_MS)], 5_000, NOON + HOUR_MS + 500),
+        ([(A, 0), (B, HOUR_MS)], 5_000, NOON + 500),
+        ([], 5_000, 5_000),
+    ],
+    ids=[
+        "both agree that it is wrong",
+        "both agree within what counts as right",
+        "one origin is wrong",
+        "they disagree",
+        "one is unknown",
+        "one is unknown and the wall clock was never set",
+        "they disagree and the wall clock was never set: the default endpoint's",
+        "nothing is known",
+    ],
+)
+def test_the_time_of_an_event_whose_origin_is_not_known_yet(
+    dates: list[tuple[str, int]], wall_ms: int, expected_ms: int
+) -> None:
+    assert told(*dates).stamp_ms(0, wall_ms) == expected_ms
+
+
+@pytest.mark.parametrize(
+    ("dates", "skew_ms"),
+    [([], None), ([(A, 0)], 59_500), ([(A, 0), (B, 60_000)], -500), ([(B, 60_000), (A, 0)], -500)],
+)
+def test_the_skew_is_that_of_the_closest_origin(dates: list[tuple[str, int]], skew_ms: int | None) -> None:
+    assert told(*dates).skew_ms(0, NOON + 60_000) == skew_ms
+
+
+def test_an_origin_that_is_no_longer_configured_is_forgotten() -> None:
+    times = told((A, 0), (B, HOUR_MS))
+    times.configure([A])
+    times.heard(B, NOON, 0, 0, 0)
+    assert times.known().keys() == {A}
+    times.configure([A, B])
+    assert times.now_ms(A, 0) == NOON + 500
+    assert times.now_ms(B, 0) is None
+
+
+def test_what_was_learned_is_restored_for_configured_origins() -> None:
+    learned = told((A, 0), (B, HOUR_MS)).known()
+    times = TrueTimes([A])
+    times.restore(learned)
+    assert times.known() == {A: learned[A]}
+    assert times.stamp_ms(10, NOON + HOUR_MS) == NOON + 510
