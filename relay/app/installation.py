@@ -16,7 +16,7 @@ import structlog
 
 from relay.runtime.machine import MachineIds, identity, is_other_machine
 
-_log = structlog.get_logger("relay.app.installation")
+_log = structlog.get_logger("relay.installation")
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _DEVICE_ID, _MACHINE = "device_id", "machine_identity"

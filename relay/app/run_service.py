@@ -26,7 +26,7 @@ from relay.runtime.clock import SystemClock
 
 EXIT_OK, EXIT_DIED = 0, 1
 
-_log = structlog.get_logger("relay.app.service")
+_log = structlog.get_logger("relay.service")
 
 
 def main(config_file: Path | None) -> int:

@@ -65,7 +65,7 @@ _WATCH_S = 1.0
 _EXPIRE_EVERY = 10  # watches
 _LISTENER_STOP_MS = 2_000
 
-_log = structlog.get_logger("relay.app.service")
+_log = structlog.get_logger("relay.service")
 
 Loader = Callable[[], Settings]
 

@@ -16,7 +16,7 @@ from relay.sandbox.server import Sandbox
 
 from tests.e2e.harness import KEY, PATIENCE_S, environment, event, running
 
-UNIT = Path(__file__).parents[2] / "deploy" / "systemd" / "relay.app.service"
+UNIT = Path(__file__).parents[2] / "deploy" / "systemd" / "relay.service"
 ANALYZE, STRACE = shutil.which("systemd-analyze"), shutil.which("strace")
 MAX_EXPOSURE = 1.5
 PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN = 65, 1  # prctl(2)
@@ -42,7 +42,7 @@ def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
 def installed(tmp_path: Path) -> Path:
     """The unit with this Python's relay as its program."""
     program = Path(sys.executable).with_name("relay")
-    unit = tmp_path / "relay.app.service"
+    unit = tmp_path / "relay.service"
     unit.write_text(UNIT.read_text().replace("/opt/relay/bin/relay", str(program)))
     return unit
 

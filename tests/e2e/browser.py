@@ -64,9 +64,13 @@ class Browser:
         found: str = await self.run("return document.querySelector(arguments[0]).innerText", selector)
         return found
 
-    async def click(self, selector: str) -> None:
-        """Click as a person does, who waits until the element is shown and the page takes its click."""
-        await self.until(READY, selector)
+    async def click(self, selector: str, *, when_ready: bool = True) -> None:
+        """Click as a person does, who waits until the element is shown and the page takes its click.
+
+        Without `when_ready`, click at once: as an impatient person does.
+        """
+        if when_ready:
+            await self.until(READY, selector)
         await self._command("POST", f"/element/{await self._find(selector)}/click", {})
 
     async def type(self, selector: str, text: str) -> None:

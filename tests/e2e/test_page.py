@@ -431,7 +431,7 @@ class TestDeadLetters:
         await browser.run(HELD_LISTS)
 
         for button in ("#discard-all", "#discard-all", "#requeue-all", "#letters-list .acts button"):
-            await browser.click(button)
+            await browser.click(button, when_ready=False)
         assert await browser.run("return held.length") == 1
         assert await browser.text("#letters-said") == "Looking for all of them …"
         await browser.run("return held.shift()()")
