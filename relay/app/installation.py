@@ -6,7 +6,6 @@ another machine (an image that was flashed to many boxes) gets a UUID of its own
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import NamedTuple
 
 import structlog
 
+from relay.runtime.durable_file import replace_text
 from relay.runtime.machine import MachineIds, identity, is_other_machine
 
 _log = structlog.get_logger("relay.installation")
@@ -53,10 +53,10 @@ def read_or_make(directory: Path, ids: MachineIds | None, new_id: Callable[[], s
     was_moved = ids is not None and is_other_machine(owner, ids)
     if was_moved or not _UUID.fullmatch(stored):
         stored = new_id()
-        _write(directory / _DEVICE_ID, stored)
+        replace_text(directory / _DEVICE_ID, stored)
     if ids is not None and (mine := identity("" if was_moved else owner, ids, new_id())) != owner:
         # The id is written first: a crash in between generates another one, never keeps the other machine's.
-        _write(directory / _MACHINE, mine)
+        replace_text(directory / _MACHINE, mine)
     return Installation(stored, was_moved)
 
 
@@ -72,13 +72,3 @@ def _read(path: Path) -> str:
         return path.read_text("ascii").strip()
     except (FileNotFoundError, UnicodeDecodeError):
         return ""
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    new = path.with_suffix(".new")
-    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="ascii") as file:
-        file.write(text + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)

@@ -41,6 +41,7 @@ from relay.app.systemd import Supervisor
 from relay.config import ConfigError, Settings, changes, diff, needs_restart, secrets, with_files_of
 from relay.event.reader import Defaults, Reader
 from relay.forward.forwarder import Forwarder
+from relay.forward.time_file import TimeFile
 from relay.forward.upstream import UpstreamClient
 from relay.http.listener import Listener
 from relay.ingest.events_api import HttpIngest
@@ -92,6 +93,7 @@ class Service:
         self.schedule = Schedule(limits(settings))
         self._client = UpstreamClient(settings.upstream, clock)
         self._forwarder = Forwarder(self.outbox, self.schedule, self._client, clock, self.metrics, self._tasks)
+        self._time_file = TimeFile(settings.outbox.path, clock, self._forwarder.true_times.known)
         reader = self._reader(settings)
         self._http = HttpIngest(reader, self.outbox, settings.http, settings.outbox.durability, self.metrics)
         self._udp = UdpIngest(reader, self.outbox, settings.udp, settings.http.max_body_bytes, self.metrics, clock)
@@ -128,6 +130,7 @@ class Service:
     async def start(self) -> None:
         """See the module. Raises OutboxLocked and ListenError, with everything stopped again."""
         await self.outbox.open()
+        self._forwarder.true_times.restore(self._time_file.load())
         try:
             for listener in self._listeners:
                 await listener.start()
@@ -142,6 +145,7 @@ class Service:
         self._supervisor.ready()
         self._forwarding = self._tasks.start("forwarder", self._load_and_forward())
         self._tasks.start("housekeeping", self._forwarder.maintain())
+        self._tasks.start("true time", self._time_file.keep())
         self._tasks.start("watch", self._watch())
         self._tasks.start("key watch", watch_keys(self._watched_files, self._keys_at_start, self._reload_files))
         self._tasks.start("history", self._history.keep())
@@ -171,6 +175,7 @@ class Service:
             with _bug_logged("drain"):
                 await self._drain()
         await self._tasks.cancel_all()
+        await self._time_file.save()
         await self.outbox.close()
         await self._client.close()
         _log.info("stopped", **self.outbox.ledger()._asdict())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -72,3 +73,25 @@ async def test_a_wrong_clock_is_noticed_and_no_wrong_time_is_sent(sandbox: Sandb
     assert [n for n, said in told.items() if said != OWN_TIME and abs(seconds_off(said)) > RIGHT_TO_S] == []
     report = sandbox.report()
     assert (report.distinct, report.duplicates) == (30, 0)
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+async def test_a_restart_within_the_boot_knows_the_time_before_any_response(
+    how: signal.Signals, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """The clock is ten days ahead, and nothing is sent after the restart."""
+    offset = tmp_path / "offset"
+    offset.write_text("+10d\n")
+    async with running(faked(environment(sandbox.url, tmp_path), offset)) as relay:
+        await posted(relay, range(5), delivered=5)
+        await posted(relay, range(5, 10), delivered=10)  # The second response confirms the first one.
+        await relay.until(lambda status: (status["clock_skew_seconds"] or 0) > 9 * 86_400)
+        if how == signal.SIGKILL:
+            await relay.until(lambda _: (tmp_path / "outbox.db-time").exists())
+        relay.process.send_signal(how)
+        await relay.ended()
+
+    async with running(faked(environment(sandbox.url, tmp_path), offset)) as relay:
+        status = await relay.status()
+        assert status["clock_skew_seconds"] is not None
+        assert 9 * 86_400 < status["clock_skew_seconds"] < 11 * 86_400

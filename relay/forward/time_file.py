@@ -1,0 +1,96 @@
+"""The file beside the outbox that keeps what the relay learned of the true time, for a restart within the same boot.
+
+Owns the format: one JSON object with the boot id, the monotonic time of the write in milliseconds, and the bounds of
+true minus monotonic time of each upstream origin. Rules: what another boot wrote is ignored, because monotonic time
+begins anew; the file is written only when something changed that matters, because the disk may be flash memory; a file
+that cannot be read or written costs nothing but what it would have kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from relay.policy.true_time import Ahead
+from relay.runtime.clock import Clock
+from relay.runtime.durable_file import replace_text
+
+_log = structlog.get_logger("relay.forward.time_file")
+
+_LOOK_S = 1.0
+_RETRY_S = 60.0
+_MOVED_MS = 5_000
+"""A smaller move of the true time is not written: no timestamp depends on it."""
+_MAX_BYTES = 1 << 20
+
+
+class _Content(msgspec.Struct):
+    boot_id: str
+    monotonic_ms: int
+    origins: dict[str, tuple[int, int]]
+
+
+class TimeFile:
+    """What is known of the true time, on disk."""
+
+    def __init__(self, outbox: Path, clock: Clock, known: Callable[[], Mapping[str, Ahead]]) -> None:
+        """`outbox` is the path of the outbox, `known` returns what the relay knows now, by upstream origin."""
+        self.path = outbox.with_name(outbox.name + "-time")
+        self._clock = clock
+        self._known = known
+        self._stored: Mapping[str, Ahead] = {}
+        self._one_writer = threading.Lock()
+
+    def load(self) -> Mapping[str, Ahead]:
+        """Return what an earlier process of this boot learned, by upstream origin."""
+        try:
+            with self.path.open("rb") as file:
+                content = msgspec.json.decode(file.read(_MAX_BYTES), type=_Content)
+        except FileNotFoundError:
+            return {}
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+            _log.warning("stored true time cannot be read, the relay learns it again", error=str(error))
+            return {}
+        if content.boot_id != self._clock.boot_id or content.monotonic_ms > self._clock.monotonic_ms():
+            return {}
+        bounds = {origin: Ahead(*pair) for origin, pair in content.origins.items()}
+        self._stored = {origin: ahead for origin, ahead in bounds.items() if ahead.least <= ahead.most}
+        return self._stored
+
+    async def keep(self) -> None:
+        """Write each change that matters, for ever."""
+        delay_s = _LOOK_S
+        while True:
+            await asyncio.sleep(delay_s)
+            delay_s = _LOOK_S if await self.save() else _RETRY_S
+
+    async def save(self) -> bool:
+        """Write what is known if it changed; return False if the disk did not take it."""
+        known = dict(self._known())
+        if not _differs(known, self._stored):
+            return True
+        origins = {origin: (ahead.least, ahead.most) for origin, ahead in known.items()}
+        content = _Content(self._clock.boot_id, self._clock.monotonic_ms(), origins)
+        try:
+            await asyncio.to_thread(self._write, msgspec.json.encode(content).decode())
+        except OSError as error:
+            _log.warning("true time cannot be stored, a restart learns it again", error=str(error))
+            return False
+        self._stored = known
+        return True
+
+    def _write(self, text: str) -> None:
+        # A cancelled save goes on in its thread.
+        with self._one_writer:
+            replace_text(self.path, text)
+
+
+def _differs(known: Mapping[str, Ahead], stored: Mapping[str, Ahead]) -> bool:
+    return known.keys() != stored.keys() or any(
+        abs(ahead.middle - stored[origin].middle) > _MOVED_MS for origin, ahead in known.items()
+    )
