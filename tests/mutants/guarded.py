@@ -285,4 +285,26 @@ MUTANTS = (
         "test_a_request_that_met_a_closing_connection_is_sent_again_at_once_just_so_and_counted",
         ("relay/policy/judgement.py", 'return Judgement((), "exact")\n', "return _NOTHING\n"),
     ),
+    mutant(
+        "one true time for all upstream origins",
+        "G8",
+        "tests/simulation/test_own_clock.py::test_a_wrong_date_of_one_origin_changes_no_event_of_another",
+        (
+            "relay/policy/true_time.py",
+            "        true_time = self._by_origin.get(origin)\n        return None",
+            "        true_time = next((t for t in self._by_origin.values() if t.ahead), None)\n        return None",
+        ),
+    ),
+    mutant(
+        "the monotonic time of another boot believed",
+        "G8",
+        "tests/unit/forward/test_time_file.py::test_monotonic_time_of_another_boot_is_ignored",
+        ("relay/forward/time_file.py", "content.boot_id != self._clock.boot_id or ", ""),
+    ),
+    mutant(
+        "an endpoint that rejects everything blamed too late",
+        "G1",
+        "tests/unit/policy/test_judgement.py::test_the_twentieth_event_rejected_in_a_row_makes_the_endpoint_misconfigured",
+        ("relay/policy/endpoint.py", "self.refusals >= _REFUSALS_MAX", "self.refusals > _REFUSALS_MAX"),
+    ),
 )
