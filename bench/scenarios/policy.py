@@ -38,7 +38,7 @@ def policy(bench: Bench) -> Iterator[Row]:
     requests = int(bench.size(40_000, 300_000))
     rates = []
     for _ in range(bench.pairs):
-        world = _World(seed=7, queues=_LANES, requests=requests)
+        world = _World(seed=7, queue_ids=_LANES, requests=requests)
         began = time.process_time()
         world.run()
         rates.append(world.decisions / (time.process_time() - began))
@@ -50,7 +50,7 @@ def policy(bench: Bench) -> Iterator[Row]:
         (min(rates), max(rates)),
         f"calls of backlog, next, answered and settled, of processor time; {requests:,} requests a run",
     )
-    traces = {_World(seed=7, queues=_LANES, requests=requests // 4).traced() for _ in range(2)}
+    traces = {_World(seed=7, queue_ids=_LANES, requests=requests // 4).traced() for _ in range(2)}
     yield Row("  same seed, same trace: different traces", len(traces) - 1, "", at_most(0))
 
 

@@ -35,11 +35,11 @@ from relay.policy.schedule import Schedule
 from relay.policy.true_time import EARLIEST_MS, TrueTimes
 from relay.policy.verdict import (
     Again,
+    BatchTooLarge,
     Delivered,
     EventsRejected,
     Failing,
     NoResponse,
-    TooLarge,
     UpstreamResponse,
     is_from_api,
     server_date_ms,
@@ -219,7 +219,7 @@ class Forwarder:
             self._asked_the_time.add(origin)
         meaning = verdict(response, 0)
         now = clock.monotonic_ms()
-        if isinstance(meaning, Delivered | EventsRejected | TooLarge):
+        if isinstance(meaning, Delivered | EventsRejected | BatchTooLarge):
             self._schedule.asked(send.tenant_id, now)
             return True
         reply = Reply(dict(send.shares), len(request), meaning, chosen_at)

@@ -12,7 +12,7 @@ from typing import Literal
 
 from relay.policy.body_size import BodySize
 from relay.policy.device_queue import DeviceQueue
-from relay.policy.shared_limit import History, SharedLimit
+from relay.policy.shared_limit import RequestHistory, SharedLimit
 
 EndpointState = Literal["ok", "backing_off", "rate_limited", "unauthorized", "misconfigured"]
 Trouble = Literal["backing_off", "unauthorized", "misconfigured"]
@@ -86,7 +86,7 @@ class Endpoint:
         self.refusals = 0  # lone events refused without being named, since the last success
         self.rejected_queue_ids: set[int] = set()  # and whose
         self.shared_limit: SharedLimit | None = None
-        self.history = History()
+        self.history = RequestHistory()
         self.last_sent = 0
         self.limited_attempt = 0  # 429s in a row, one counted per round trip
         self.limited_from = 0

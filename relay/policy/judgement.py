@@ -16,12 +16,12 @@ from relay.policy.endpoint import Endpoint, Trouble
 from relay.policy.limits import Limits
 from relay.policy.verdict import (
     Again,
+    BatchTooLarge,
     Delivered,
     EventsRejected,
     Failing,
     Misconfigured,
     RateLimited,
-    TooLarge,
     Unauthorized,
     Verdict,
 )
@@ -87,7 +87,7 @@ def judge(case: Case, verdict: Verdict) -> Judgement:
             return Judgement(_named(case, verdict))
         case EventsRejected():
             return _unnamed(case, verdict)
-        case TooLarge():
+        case BatchTooLarge():
             return _too_large(case, verdict)
         case RateLimited():
             return _limited(case, verdict)
@@ -174,7 +174,7 @@ def _count_stranger(case: Case, message: str) -> None:
         _troubled(case, "misconfigured", message)
 
 
-def _too_large(case: Case, verdict: TooLarge) -> Judgement:
+def _too_large(case: Case, verdict: BatchTooLarge) -> Judgement:
     """Halve by bytes, and remember the size; an event that is too large alone is given up.
 
     Not at once if larger bodies were served, and only a few if nobody is served: then it is hardly the size.

@@ -24,7 +24,7 @@ _MAX_PATIENCE = 64
 _FORGET_AFTER = 32
 
 
-class History:
+class RequestHistory:
     """When a route's latest requests were answered, kept before any ceiling is known."""
 
     __slots__ = ("_answered",)
@@ -95,7 +95,7 @@ class SharedLimit:
             self._proven_rate = min(self._proven_rate, self.rate)
         self._changed_at = self._window_from = now
 
-    def tick(self, now: int, span_ms: int, history: History) -> bool:
+    def tick(self, now: int, span_ms: int, history: RequestHistory) -> bool:
         """Count a window that is over; True if the ceiling is to be forgotten."""
         # a pace below one a window is judged over as many windows as one request takes
         span = span_ms if self.rate >= 1 else int(span_ms / self.rate)

@@ -75,7 +75,7 @@ class EventsRejected:
 
 
 @dataclass(frozen=True, slots=True)
-class TooLarge:
+class BatchTooLarge:
     status: int
     message: str
 
@@ -115,7 +115,7 @@ class Again:
     message: str
 
 
-Verdict = Delivered | EventsRejected | TooLarge | RateLimited | Unauthorized | Misconfigured | Failing | Again
+Verdict = Delivered | EventsRejected | BatchTooLarge | RateLimited | Unauthorized | Misconfigured | Failing | Again
 
 
 def verdict(response: UpstreamResponse | NoResponse, events: int) -> Verdict:
@@ -139,7 +139,7 @@ def verdict(response: UpstreamResponse | NoResponse, events: int) -> Verdict:
         case _ if status in _NOT_ABOUT_EVENTS or (status == 400 and response.body.lstrip().startswith(b"<")):
             return Misconfigured(message)
         case 413:
-            return TooLarge(status, message)
+            return BatchTooLarge(status, message)
         case 429:
             return RateLimited(message, _asked_ms(response), _positive(response.headers.get("x-ratelimit-limit")))
         case 408 | 425 | 499:

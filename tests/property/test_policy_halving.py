@@ -6,7 +6,7 @@ from math import ceil, log2
 
 from hypothesis import example, given
 from hypothesis import strategies as st
-from relay.policy.verdict import Delivered, EventsRejected, Failing, TooLarge, Verdict
+from relay.policy.verdict import BatchTooLarge, Delivered, EventsRejected, Failing, Verdict
 from tests.unit.policy.harness import EVENT_BYTES, REFUSED, Claimed, Desk
 
 batches = st.integers(1, 500).flatmap(
@@ -113,7 +113,7 @@ def test_413_costs_few_requests_and_no_event_that_fits(events: int, allowed_byte
 
     def proxy(taken: Claimed) -> Verdict:
         size = len(taken[1]) * (EVENT_BYTES + 1) + 13
-        return TooLarge(413, "413") if size > allowed_bytes + 100 else Delivered()
+        return BatchTooLarge(413, "413") if size > allowed_bytes + 100 else Delivered()
 
     requests = drain(desk, proxy)
 

@@ -10,12 +10,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from relay.policy.requests import Send, Share, Wait
 from relay.policy.verdict import (
     Again,
+    BatchTooLarge,
     Delivered,
     EventsRejected,
     Failing,
     Misconfigured,
     RateLimited,
-    TooLarge,
     Unauthorized,
     Verdict,
 )
@@ -33,7 +33,7 @@ verdicts: st.SearchStrategy[Verdict] = st.one_of(
     st.builds(
         EventsRejected, st.just(422), st.just("422 bad"), st.dictionaries(st.integers(0, 3), st.just("bad"), min_size=1)
     ),
-    st.just(TooLarge(413, "413")),
+    st.just(BatchTooLarge(413, "413")),
     st.builds(
         RateLimited,
         st.just("429"),

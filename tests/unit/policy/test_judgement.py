@@ -9,12 +9,12 @@ from relay.policy.backoff import SERVER_WISH_MAX_MS
 from relay.policy.judgement import STRANGERS_MAX, GivenUp
 from relay.policy.requests import Send, Share
 from relay.policy.verdict import (
+    BatchTooLarge,
     Delivered,
     EventsRejected,
     Failing,
     Misconfigured,
     RateLimited,
-    TooLarge,
     Unauthorized,
     Verdict,
 )
@@ -211,7 +211,7 @@ def test_the_third_413_to_a_single_event_makes_the_endpoint_misconfigured() -> N
     states = []
     for queue_id in range(3):
         desk.offer(queue_id)
-        desk.round(TooLarge(413, "413"))
+        desk.round(BatchTooLarge(413, "413"))
         states.append(state(desk))
     assert states == ["ok", "ok", "misconfigured"]
     assert sum(map(len, desk.given_up.values())) == 3
@@ -236,7 +236,7 @@ def test_413_halves_by_bytes_and_the_size_is_remembered_for_every_device() -> No
     desk.offer(1, 500)
 
     def small_proxy(taken: Claimed) -> Verdict:
-        return TooLarge(413, "413") if sum(map(len, taken.values())) * EVENT_BYTES > 100_000 else DELIVERED
+        return BatchTooLarge(413, "413") if sum(map(len, taken.values())) * EVENT_BYTES > 100_000 else DELIVERED
 
     sizes = [len(desk.round(small_proxy)[1]) for _ in range(3)]
     assert sizes[0] == 500
@@ -251,7 +251,7 @@ def test_an_event_too_large_alone_is_given_up() -> None:
     desk = Desk()
     desk.offer(1, 3)
     while not desk.drained(1):
-        desk.round(poisoned(1, verdict=TooLarge(413, "413 too large")))
+        desk.round(poisoned(1, verdict=BatchTooLarge(413, "413 too large")))
     assert desk.given_up == {1: {1: GivenUp("too_large", 413, "413 too large")}}
     assert desk.delivered[1] == [0, 2]
 
@@ -262,7 +262,7 @@ def test_a_moment_of_413_for_everything_gives_up_nothing_that_was_not_too_large_
     desk.round()
     desk.offer(1)
     for _ in range(2):
-        desk.round(TooLarge(413, "413"))
+        desk.round(BatchTooLarge(413, "413"))
     assert state(desk) == "ok"
     desk.round()
     assert not desk.given_up
@@ -275,7 +275,7 @@ def test_hours_of_413_for_everything_give_up_a_few_events_then_all_is_kept_and_p
         desk.offer(queue_id, 500)
     began = desk.now
     while desk.now < began + 3_600_000:
-        desk.round(TooLarge(413, "413"))
+        desk.round(BatchTooLarge(413, "413"))
     assert sum(map(len, desk.given_up.values())) == STRANGERS_MAX
     assert state(desk) == "misconfigured"
 
@@ -283,7 +283,7 @@ def test_hours_of_413_for_everything_give_up_a_few_events_then_all_is_kept_and_p
 def test_the_size_grows_back_when_the_limit_was_a_moment_s() -> None:
     desk = Desk()
     desk.offer(1, 500)
-    desk.round(TooLarge(413, "413"))
+    desk.round(BatchTooLarge(413, "413"))
     assert len(desk.round()[1]) < 500
     for _ in range(40):
         desk.pass_time(60_000)
@@ -302,7 +302,7 @@ def test_a_limit_that_stays_is_met_more_and_more_rarely() -> None:
         if sum(map(len, taken.values())) * EVENT_BYTES <= 100_000:
             return DELIVERED
         refused.append(desk.now)
-        return TooLarge(413, "413")
+        return BatchTooLarge(413, "413")
 
     for _ in range(3 * 24 * 6):
         desk.offer(1, 500)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from relay.policy.shared_limit import BEYOND_USE, MIN_RATE, History, SharedLimit
+from relay.policy.shared_limit import BEYOND_USE, MIN_RATE, RequestHistory, SharedLimit
 
 WINDOW_MS = 60_000
 
@@ -13,7 +13,7 @@ class Paced:
     def __init__(self, rate: float) -> None:
         self.now = 1_000_000
         self.shared_limit = SharedLimit(self.now, rate)
-        self.history = History()
+        self.history = RequestHistory()
 
     def window(self, *, used: bool = True) -> bool:
         """One window goes by; True if the ceiling is forgotten at its end."""
@@ -132,7 +132,7 @@ def test_a_ceiling_without_use_is_forgotten() -> None:
 
 
 def test_history_keeps_enough_to_judge_the_highest_pace_and_no_more() -> None:
-    history = History()
+    history = RequestHistory()
     for at in range(10 * BEYOND_USE):
         history.answered(at)
     assert BEYOND_USE <= history.since(-1) <= 2 * BEYOND_USE

@@ -14,13 +14,13 @@ from relay.policy.response_body import MAX_BYTES
 from relay.policy.verdict import (
     MESSAGE_MAX_CHARS,
     Again,
+    BatchTooLarge,
     Delivered,
     EventsRejected,
     Failing,
     Misconfigured,
     NoResponse,
     RateLimited,
-    TooLarge,
     Unauthorized,
     UpstreamResponse,
     Verdict,
@@ -260,7 +260,7 @@ def test_a_maintenance_answer_keeps_its_retry_after() -> None:
 
 
 def test_413_is_too_large() -> None:
-    assert judged(413, b"<html><h1>413 Request Entity Too Large</h1></html>") == TooLarge(
+    assert judged(413, b"<html><h1>413 Request Entity Too Large</h1></html>") == BatchTooLarge(
         413, "413 Request Entity Too Large"
     )
 
