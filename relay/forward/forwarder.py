@@ -26,7 +26,7 @@ import structlog
 
 from relay.forward.timestamps import corrected
 from relay.forward.upstream import Client
-from relay.outbox import Backlog, Claimed, Dead, Loaded, Outbox, OutboxError, Part, Settled
+from relay.outbox import Backlog, Claimed, ClaimPart, Dead, Outbox, OutboxError, RestoredState, Settled
 from relay.policy import batch
 from relay.policy.backoff import full_jitter
 from relay.policy.limits import Limits
@@ -97,7 +97,7 @@ class Forwarder:
         if self._schedule.backlog(queue_id, key, events, body_bytes, self._clock.monotonic_ms()):
             self._changed.set()
 
-    def restore(self, loaded: Loaded) -> None:
+    def restore(self, loaded: RestoredState) -> None:
         """What the outbox knows of before: rate windows, and requests whose fate is unknown."""
         now = self._clock.monotonic_ms()
         for queue in loaded.queues:
@@ -255,17 +255,17 @@ class Forwarder:
             self._claim_failures += 1
         return self._claim_again_at
 
-    def _parts(self, send: Send) -> list[Part]:
+    def _parts(self, send: Send) -> list[ClaimPart]:
         """How many of each lane's events fit the request, by their sizes."""
         now = self._clock.monotonic_ms()
-        parts: list[Part] = []
+        parts: list[ClaimPart] = []
         used_bytes = 0
         for share in send.shares:
             sizes = self._outbox.sizes(share.queue_id, share.max_events)
             events = len(sizes) if send.exact else batch.cut(sizes, share.max_events, send.max_body_bytes, used_bytes)
             if events:
                 used_bytes += sum(sizes[:events]) + events
-                parts.append(Part(share.queue_id, events, self._schedule.window_of(share.queue_id, now)))
+                parts.append(ClaimPart(share.queue_id, events, self._schedule.window_of(share.queue_id, now)))
         return parts
 
     async def _exchange(self, send: Send, claimed: dict[int, Sequence[bytes]], chosen_at: int) -> None:

@@ -67,7 +67,7 @@ DropReason = Literal["age", "size", "discarded"]
 EventState = Literal["pending", "delivered", "dead_lettered", "dropped"]
 
 
-class Part(NamedTuple):
+class ClaimPart(NamedTuple):
     """One lane's share of a request: its first `events` pending events."""
 
     queue_id: int
@@ -85,7 +85,7 @@ class Timestamp(NamedTuple):
 
 
 class Claimed(NamedTuple):
-    """What one Part became: may be fewer events than asked for (corrupt ones are left out)."""
+    """What one ClaimPart became: may be fewer events than asked for (corrupt ones are left out)."""
 
     queue_id: int
     bodies: Sequence[bytes]
@@ -125,9 +125,9 @@ class RestoredQueue(NamedTuple):
     """Whether monotonic times in `window` can be compared with today's."""
 
 
-class Loaded(NamedTuple):
+class RestoredState(NamedTuple):
     queues: Sequence[RestoredQueue]
-    unsettled: Sequence[Sequence[Part]]
+    unsettled: Sequence[Sequence[ClaimPart]]
     """Requests that were in flight at the crash, oldest first, each as its parts (window empty)."""
 
 
@@ -199,7 +199,7 @@ class Outbox(Protocol):
         Raises OutboxLocked; for any other state of the files it starts all the same.
         """
 
-    async def load(self, backlog: Backlog) -> Loaded:
+    async def load(self, backlog: Backlog) -> RestoredState:
         """Rebuild the lane index while appends go on; after it `backlog` is told of every change.
 
         `backlog` has been told of every lane with pending events when this returns.
@@ -219,7 +219,7 @@ class Outbox(Protocol):
     def sizes(self, queue_id: int, limit: int) -> Sequence[int]:
         """Body sizes in bytes of the lane's first `limit` pending events, in order."""
 
-    async def claim(self, parts: Sequence[Part], true_ms: int | None = None) -> Sequence[Claimed]:
+    async def claim(self, parts: Sequence[ClaimPart], true_ms: int | None = None) -> Sequence[Claimed]:
         """Journal one request and read it. Committed before it returns.
 
         A lane may be in one request at a time. If no body is left (all were corrupt) nothing is in flight.

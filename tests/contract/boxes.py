@@ -12,7 +12,7 @@ from pathlib import Path
 
 from relay.config import OutboxSettings
 from relay.event.reader import DeviceKey, Event
-from relay.outbox import Claimed, Dead, Ledger, Loaded, Outbox, Part, Settled
+from relay.outbox import Claimed, ClaimPart, Dead, Ledger, Outbox, RestoredState, Settled
 from relay.outbox.sqlite import SqliteOutbox
 from relay.runtime.machine import MachineIds
 from relay.runtime.metrics import Metrics
@@ -93,7 +93,7 @@ class Box(ABC):
     backlog: dict[DeviceKey, tuple[int, int]] = field(default_factory=dict)
     """What it last told of each lane: events, bytes."""
     queues: dict[DeviceKey, int] = field(default_factory=dict)
-    loaded: Loaded = field(default_factory=lambda: Loaded((), ()))
+    loaded: RestoredState = field(default_factory=lambda: RestoredState((), ()))
 
     def __post_init__(self) -> None:
         self.outbox = self.make()
@@ -136,7 +136,7 @@ class Box(ABC):
         return await self.outbox.append(events(numbers, key, body_bytes))
 
     async def claim(self, count: int, key: DeviceKey = TV, window: bytes = b"", true_ms: int | None = None) -> Claimed:
-        (claimed,) = await self.outbox.claim([Part(self.queues[key], count, window)], true_ms)
+        (claimed,) = await self.outbox.claim([ClaimPart(self.queues[key], count, window)], true_ms)
         return claimed
 
     async def settle(

@@ -13,12 +13,12 @@ import structlog
 from relay.config import OutboxSettings
 from relay.event.reader import DeviceKey, Event
 from relay.outbox import (
+    ClaimPart,
     Dead,
     Ledger,
     OutboxFull,
     OutboxShareUsed,
     OutboxUnavailable,
-    Part,
     Selection,
     Settled,
     Timestamp,
@@ -84,7 +84,7 @@ class TestOrder:
     async def test_one_request_can_hold_several_lanes(self, box: Box) -> None:
         await box.append(range(5), TV)
         await box.append(range(5, 9), PHONE)
-        claimed = await box.outbox.claim([Part(box.queues[PHONE], 2), Part(box.queues[TV], 3)])
+        claimed = await box.outbox.claim([ClaimPart(box.queues[PHONE], 2), ClaimPart(box.queues[TV], 3)])
         assert [each.queue_id for each in claimed] == [box.queues[PHONE], box.queues[TV]]
         assert [list(each.bodies) for each in claimed] == [bodies([5, 6], PHONE), bodies(range(3))]
 
@@ -106,7 +106,7 @@ class TestOrder:
         await box.append(range(6))
         await box.claim(3)
         settled = box.outbox.settle([Settled(box.queues[TV], True, {}, b"")])
-        claimed = box.outbox.claim([Part(box.queues[TV], 3)])
+        claimed = box.outbox.claim([ClaimPart(box.queues[TV], 3)])
         _, (found,) = await asyncio.gather(settled, claimed)
         assert list(found.bodies) == bodies(range(3, 6))
         box.check()
@@ -128,7 +128,7 @@ class TestOrder:
         await asyncio.gather(settle(), claim())
         assert order == ["settled", "taken"]
         after = await box.restart_after_kill()
-        assert after.loaded.unsettled == [[Part(box.queues[PHONE], 2)]]
+        assert after.loaded.unsettled == [[ClaimPart(box.queues[PHONE], 2)]]
         await close(after)
 
 
@@ -260,11 +260,11 @@ class TestJournal:
         await box.append(range(10, 20), PHONE)
         await box.claim(3, PHONE)
         await box.settle(key=PHONE)
-        await box.outbox.claim([Part(box.queues[PHONE], 2), Part(box.queues[TV], 4)])
+        await box.outbox.claim([ClaimPart(box.queues[PHONE], 2), ClaimPart(box.queues[TV], 4)])
         await box.append(range(20, 30), TV)
         after = await box.restart_after_kill()
         ((first, second),) = after.loaded.unsettled
-        assert (first, second) == (Part(box.queues[PHONE], 2), Part(box.queues[TV], 4))
+        assert (first, second) == (ClaimPart(box.queues[PHONE], 2), ClaimPart(box.queues[TV], 4))
         again = await after.outbox.claim([first, second])
         assert [list(each.bodies) for each in again] == [bodies([13, 14], PHONE), bodies(range(4))]
         await close(after)
@@ -275,7 +275,7 @@ class TestJournal:
         await box.claim(1, PHONE)
         await box.claim(2, TV)
         after = await box.restart_after_kill()
-        assert after.loaded.unsettled == [[Part(box.queues[PHONE], 1)], [Part(box.queues[TV], 2)]]
+        assert after.loaded.unsettled == [[ClaimPart(box.queues[PHONE], 1)], [ClaimPart(box.queues[TV], 2)]]
         await close(after)
 
     async def test_windows_are_kept_with_take_and_settle(self, box: Box) -> None:
@@ -299,7 +299,7 @@ class TestJournal:
         await box.append(range(4))
         await box.claim(2)
         await box.restart()
-        assert box.loaded.unsettled == [[Part(box.queues[TV], 2)]]
+        assert box.loaded.unsettled == [[ClaimPart(box.queues[TV], 2)]]
 
     async def test_what_was_named_is_not_dropped_before_it_is_taken_again(self, make_box: MakeBox) -> None:
         box = await make_box(max_age_ms=DAY_MS).start()
@@ -683,7 +683,7 @@ class TestFull:
             await box.append(range(number, number + 50), body_bytes=400)
         assert box.outbox.ledger().dropped > 40
         after = await box.restart_after_kill()
-        assert after.loaded.unsettled == [[Part(box.queues[TV], 10)]]
+        assert after.loaded.unsettled == [[ClaimPart(box.queues[TV], 10)]]
         assert (await after.claim(10)).bodies == claimed.bodies == bodies(range(10), body_bytes=400)
         await after.settle()
         after.check()

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from relay.config import OutboxSettings
 from relay.event.reader import DeviceKey
-from relay.outbox import Dead, OutboxError, OutboxFull, OutboxUnavailable, Part, Selection, Settled
+from relay.outbox import ClaimPart, Dead, OutboxError, OutboxFull, OutboxUnavailable, Selection, Settled
 from relay.outbox.sqlite import transaction
 
 from tests.contract.boxes import Box, MemoryBox, SqliteBox, close, event, event_id
@@ -63,7 +63,7 @@ class Life:
     async def claim(self, chosen: list[tuple[int, int]], true_ms: int | None) -> object:
         parts = {at: count for at, count in chosen if KEYS[at] in self.box.queues and at not in self.in_flight}
         claimed = await self.box.outbox.claim(
-            [Part(self.box.queues[KEYS[at]], count, b"%d" % count) for at, count in parts.items()], true_ms
+            [ClaimPart(self.box.queues[KEYS[at]], count, b"%d" % count) for at, count in parts.items()], true_ms
         )
         for at, (_, bodies, _) in zip(parts, claimed, strict=True):
             if bodies:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.mutants import guarded, kept, paced
+from tests.mutants import guarded, paced, stored
 
-MUTANTS = (*kept.MUTANTS, *paced.MUTANTS, *guarded.MUTANTS)
+MUTANTS = (*stored.MUTANTS, *paced.MUTANTS, *guarded.MUTANTS)

@@ -11,7 +11,7 @@ from random import Random
 
 from relay.config import OutboxSettings
 from relay.event.reader import Event
-from relay.outbox import Claimed, OutboxUnavailable, Part, Settled
+from relay.outbox import Claimed, ClaimPart, OutboxUnavailable, Settled
 from relay.runtime.clock import Clock
 
 from tests.support.memory_disk import Disk
@@ -47,7 +47,7 @@ class SimOutbox(MemoryOutbox):
         refused.set_exception(OutboxUnavailable("the disk fails"))
         return refused
 
-    async def claim(self, parts: Sequence[Part], true_ms: int | None = None) -> Sequence[Claimed]:
+    async def claim(self, parts: Sequence[ClaimPart], true_ms: int | None = None) -> Sequence[Claimed]:
         fails = self._fails() or self.fail_next_take
         self.fail_next_take = False
         if not fails or self._rng.random() < 0.5:

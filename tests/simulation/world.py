@@ -18,7 +18,7 @@ from random import Random
 import msgspec
 from relay.event.reader import Event
 from relay.forward.forwarder import Forwarder
-from relay.outbox import DeadLetter, Ledger, Part, Selection
+from relay.outbox import ClaimPart, DeadLetter, Ledger, Selection
 from relay.policy.endpoint import EndpointState
 from relay.policy.limits import Limits
 from relay.policy.schedule import Schedule
@@ -240,7 +240,7 @@ class World:
             if device.trying:
                 self._offer(device)
 
-    def _events(self, request: Sequence[Part]) -> list[EventKey]:
+    def _events(self, request: Sequence[ClaimPart]) -> list[EventKey]:
         """Which events a journalled request holds."""
         held = []
         for part in request:
@@ -329,7 +329,7 @@ class Relay:
         self.schedule = Schedule(world.plan.limits)
         self.forwarder = Forwarder(self.outbox, self.schedule, world.upstream, world.clock, Metrics(), self.tasks)
 
-    async def start(self) -> Sequence[Sequence[Part]]:
+    async def start(self) -> Sequence[Sequence[ClaimPart]]:
         """Returns what was in flight at the last end."""
         await self.outbox.open()
         loaded = await self.outbox.load(self.forwarder.backlog)

@@ -17,18 +17,18 @@ from relay.event.reader import DeviceKey, Event
 from relay.outbox import (
     Backlog,
     Claimed,
+    ClaimPart,
     Dead,
     DeadLetter,
     DropReason,
     EventState,
     Gauges,
     Ledger,
-    Loaded,
     OutboxFull,
     OutboxShareUsed,
     OutboxUnavailable,
-    Part,
     RestoredQueue,
+    RestoredState,
     Selection,
     Settled,
     Timestamp,
@@ -76,10 +76,10 @@ class MemoryOutbox:
             self.disk.boot_from_ms = self._now_ms()
         self._stamp()
 
-    async def load(self, backlog: Backlog) -> Loaded:
+    async def load(self, backlog: Backlog) -> RestoredState:
         await self._commit_turn()
         self._backlog = backlog
-        requests: dict[int, list[tuple[int, Part]]] = {}
+        requests: dict[int, list[tuple[int, ClaimPart]]] = {}
         states = []
         for number, queue in self.disk.queues.items():
             states.append(RestoredQueue(number, queue.key, queue.window, queue.boot_id == self._clock.boot_id))
@@ -88,10 +88,10 @@ class MemoryOutbox:
                 if seqs == [stored.seq for stored in islice(queue.pending, len(seqs))]:
                     self._in_flight[number] = seqs
                     self._shift_ms[number] = shift_ms
-                    requests.setdefault(request, []).append((ordinal, Part(number, len(seqs))))
+                    requests.setdefault(request, []).append((ordinal, ClaimPart(number, len(seqs))))
             if queue.pending:
                 self._tell(number)
-        return Loaded(states, [[part for _, part in sorted(requests[request])] for request in sorted(requests)])
+        return RestoredState(states, [[part for _, part in sorted(requests[request])] for request in sorted(requests)])
 
     def append(self, events: Sequence[Event], *, callers: int = 1) -> asyncio.Future[int]:
         answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -126,7 +126,7 @@ class MemoryOutbox:
         known = self.disk.queues.get(queue_id)
         return [] if known is None else [len(stored.event.body) for stored in islice(known.pending, limit)]
 
-    async def claim(self, parts: Sequence[Part], true_ms: int | None = None) -> Sequence[Claimed]:
+    async def claim(self, parts: Sequence[ClaimPart], true_ms: int | None = None) -> Sequence[Claimed]:
         await self._commit_turn()
         shift_now_ms = 0 if true_ms is None else true_ms - self._now_ms()
         request, self.disk.next_request = self.disk.next_request, self.disk.next_request + 1

@@ -23,7 +23,7 @@ _CACHED_STATEMENTS = 64
 _SETTLED_SHARE = 64
 
 
-class Connection(aiosqlite.Connection):
+class DatabaseThread(aiosqlite.Connection):
     """aiosqlite's connection, with whole transactions as its unit.
 
     Each awaited aiosqlite call is a thread hop of about 150 µs, other tasks' statements may come in

@@ -31,7 +31,7 @@ from relay.outbox.sqlite.commit_plan import Append, Draft, Op, cost_bytes
 from relay.outbox.sqlite.connection import PAGE_BYTES
 from relay.outbox.sqlite.disk_errors import DISK_ERRORS, failure_of
 from relay.outbox.sqlite.loading import Broken
-from relay.outbox.sqlite.outbox_state import Limits, OutboxState
+from relay.outbox.sqlite.outbox_state import OutboxState, SpaceLimits
 from relay.outbox.sqlite.pending_calls import PendingCalls, cleanup
 from relay.outbox.sqlite.recovery import is_broken
 from relay.outbox.sqlite.store import Store
@@ -70,7 +70,7 @@ class Owner:
         self.closing = False
         self.conflicts = Conflicts(clock, metrics)
         self._settings = settings
-        self._limits = Limits.of(settings)
+        self._limits = SpaceLimits.of(settings)
         self._clock = clock
         self._metrics = metrics
         self._pending_calls = PendingCalls(clock, metrics)
@@ -110,7 +110,7 @@ class Owner:
 
     def configure(self, settings: OutboxSettings) -> None:
         """Other limits: of appends at once, of the file before the next commit."""
-        self._settings, self._limits = settings, Limits.of(settings)
+        self._settings, self._limits = settings, SpaceLimits.of(settings)
         self.store.configure(settings, self._limits.wal_bytes)
         if self.state is not None:
             self.state.settings, self.state.limits = self._settings, self._limits

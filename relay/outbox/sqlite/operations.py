@@ -9,12 +9,12 @@ from array import array
 from collections.abc import Sequence
 from functools import partial
 
-from relay.outbox import Claimed, DropReason, Part, Settled
+from relay.outbox import Claimed, ClaimPart, DropReason, Settled
 from relay.outbox.engine.dedupe_window import DEAD, DROPPED
 from relay.outbox.sqlite import loading, statements
 from relay.outbox.sqlite.commit_plan import QUEUE_PAGES, Draft, Op
 from relay.outbox.sqlite.outbox_state import OutboxState, Stretch
-from relay.outbox.sqlite.statements import DeadEvent, DeadLettered, Move, Read, Reclaimed, Wanted
+from relay.outbox.sqlite.statements import ClaimedRows, DeadEvent, DeadLettered, Move, Reclaimed, Wanted
 from relay.outbox.sqlite.transaction import Step
 from relay.runtime.metrics import Metrics
 
@@ -22,7 +22,7 @@ from relay.runtime.metrics import Metrics
 class Claim(Op[Sequence[Claimed]]):
     patient = True
 
-    def __init__(self, parts: Sequence[Part], true_ms: int | None, promised: set[int], metrics: Metrics) -> None:
+    def __init__(self, parts: Sequence[ClaimPart], true_ms: int | None, promised: set[int], metrics: Metrics) -> None:
         super().__init__()
         self._parts = parts
         self._true_ms = true_ms
@@ -63,7 +63,7 @@ class Claim(Op[Sequence[Claimed]]):
         draft.add(self, step)
         return True
 
-    def apply(self, state: OutboxState, result: tuple[list[Read], DeadLettered]) -> Sequence[Claimed]:
+    def apply(self, state: OutboxState, result: tuple[list[ClaimedRows], DeadLettered]) -> Sequence[Claimed]:
         read, dead_lettered_rows = result
         state.next_request += 1
         count_dead_lettered(state, dead_lettered_rows, ["corrupt"] * dead_lettered_rows.events, self._metrics)

@@ -15,14 +15,14 @@ from relay.event.reader import Event
 from relay.outbox import (
     Backlog,
     Claimed,
+    ClaimPart,
     DeadLetter,
     EventState,
     Gauges,
     Ledger,
-    Loaded,
     OutboxError,
     OutboxFull,
-    Part,
+    RestoredState,
     Selection,
     Settled,
 )
@@ -31,7 +31,7 @@ from relay.outbox.sqlite import dead_letters as dead
 from relay.outbox.sqlite import operations, quarantine
 from relay.outbox.sqlite.commit_plan import Append
 from relay.outbox.sqlite.group_commit import Owner
-from relay.outbox.sqlite.outbox_state import Limits
+from relay.outbox.sqlite.outbox_state import SpaceLimits
 from relay.outbox.sqlite.store import Store
 from relay.runtime.clock import Clock
 from relay.runtime.machine import MachineIds
@@ -67,7 +67,7 @@ class SqliteOutbox:
         self._tasks = tasks
         self._own_tasks = Tasks()
         """The owner's: it outlives `tasks.cancel_all`, so that a commit under way at shutdown is not cut off."""
-        store = Store(settings, Limits.of(settings).wal_bytes, clock, metrics, mends=mends, ids=ids)
+        store = Store(settings, SpaceLimits.of(settings).wal_bytes, clock, metrics, mends=mends, ids=ids)
         self._owner = Owner(settings, clock, metrics, store)
         self._task: asyncio.Task[None] | None = None
         self._dead_letter_lock = asyncio.Lock()
@@ -80,9 +80,9 @@ class SqliteOutbox:
         self._task = self._own_tasks.start("outbox", self._owner.run())
         self._tasks.start("outbox watch", self._watch())
 
-    async def load(self, backlog: Backlog) -> Loaded:
+    async def load(self, backlog: Backlog) -> RestoredState:
         state = await self._owner.load(backlog)
-        return Loaded(state.restored_queues, state.unsettled)
+        return RestoredState(state.restored_queues, state.unsettled)
 
     def configure(self, settings: OutboxSettings) -> None:
         self._settings = limited(self._settings, settings)
@@ -132,7 +132,7 @@ class SqliteOutbox:
         known = self._owner.known.index.queues.get(queue_id)
         return () if known is None else known.sizes(limit)
 
-    async def claim(self, parts: Sequence[Part], true_ms: int | None = None) -> Sequence[Claimed]:
+    async def claim(self, parts: Sequence[ClaimPart], true_ms: int | None = None) -> Sequence[Claimed]:
         return await self._owner.submit(operations.Claim(parts, true_ms, self._owner.promised, self._metrics))
 
     async def settle(self, settled: Sequence[Settled]) -> None:

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 from relay.config import OutboxSettings
 from relay.event.reader import DeviceKey, Event
-from relay.outbox import EventState, Ledger, OutboxShareUsed, Part, RestoredQueue
+from relay.outbox import ClaimPart, EventState, Ledger, OutboxShareUsed, RestoredQueue
 from relay.outbox.engine.conflicts import Conflict
 from relay.outbox.engine.dedupe_window import DEAD, DROPPED, REMEMBERED_BYTES, DedupeWindow
 from relay.outbox.engine.fair_share import is_crowded, over_share
@@ -37,7 +37,7 @@ _FREE_PAGES = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class SpaceLimits:
     """What outbox.max_size means for the parts of the file."""
 
     max_bytes: int
@@ -56,7 +56,7 @@ class Limits:
     """Given back with one commit."""
 
     @classmethod
-    def of(cls, settings: OutboxSettings) -> Limits:
+    def of(cls, settings: OutboxSettings) -> SpaceLimits:
         size = settings.max_size_bytes
         wal = max(min(4 << 20, size // 4), 16 * PAGE_BYTES)
         return cls(
@@ -85,7 +85,7 @@ class OutboxState:
     """Everything that memory holds of one open file."""
 
     settings: OutboxSettings
-    limits: Limits
+    limits: SpaceLimits
     time: OutboxTime
     dedupe_window: DedupeWindow
     boot: int
@@ -137,7 +137,7 @@ class OutboxState:
     opened: Opened | None = None
     """What opening found, until loaded."""
     restored_queues: Sequence[RestoredQueue] = ()
-    unsettled: Sequence[Sequence[Part]] = ()
+    unsettled: Sequence[Sequence[ClaimPart]] = ()
     changed: set[int] = field(default_factory=set)
     """Lanes whose backlog is to be told."""
 
@@ -146,7 +146,7 @@ class OutboxState:
         time = OutboxTime(clock, opened.anchor, opened.last_at_ms)
         state = cls(
             settings,
-            Limits.of(settings),
+            SpaceLimits.of(settings),
             time,
             opened.dedupe_window,
             opened.boot,
@@ -383,9 +383,9 @@ class OutboxState:
                 self.index.queues[number].in_flight = queue.in_flight
                 self.index.queues[number].shift_ms = queue.shift_ms
 
-    def _unsettled(self, opened: Opened) -> Sequence[Sequence[Part]]:
+    def _unsettled(self, opened: Opened) -> Sequence[Sequence[ClaimPart]]:
         """The journal's requests whose events are all still there; promised to the next take."""
-        requests: dict[int, list[tuple[int, Part]]] = {}
+        requests: dict[int, list[tuple[int, ClaimPart]]] = {}
         for row in opened.queues:
             queue = self.index.queues.get(row.queue_id)
             if row.request is None or queue is None or queue.first_seq != row.first_seq:
@@ -395,5 +395,5 @@ class OutboxState:
             if queue.in_flight is None:
                 queue.in_flight = array("Q", queue.seqs(events))
                 queue.shift_ms = row.shift_ms
-            requests.setdefault(row.request, []).append((row.ordinal or 0, Part(row.queue_id, events)))
+            requests.setdefault(row.request, []).append((row.ordinal or 0, ClaimPart(row.queue_id, events)))
         return [[part for _, part in sorted(requests[number])] for number in sorted(requests)]

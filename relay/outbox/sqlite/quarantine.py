@@ -40,7 +40,7 @@ _READ = f"""
 _APPEND = "INSERT INTO log(seq, lane, event_id, at_ms, crc, received_crc, body) VALUES (?, ?, ?, ?, ?, ?, ?)"
 
 
-class Installation(NamedTuple):
+class InstallationClaim(NamedTuple):
     """Whom an outbox belongs to when it is opened."""
 
     ids: MachineIds
@@ -59,7 +59,7 @@ class Moved(NamedTuple):
     body_bytes: int
 
 
-def claim(database: sqlite3.Connection, owner: Installation) -> bool:
+def claim(database: sqlite3.Connection, owner: InstallationClaim) -> bool:
     """Make the outbox this machine's. Return whether it was another machine's; its pending events are quarantined."""
     (stored,) = database.execute("SELECT CAST(identity AS TEXT) FROM ledger").fetchone()
     is_moved = is_other_machine(stored or "", owner.ids)

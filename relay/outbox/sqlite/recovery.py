@@ -26,7 +26,7 @@ from relay.outbox.engine.dedupe_window import REMEMBERED_BYTES
 from relay.outbox.sqlite import files
 from relay.outbox.sqlite.connection import PAGE_BYTES, configure, connect
 from relay.outbox.sqlite.loading import Broken, Opened, read_opened, read_totals
-from relay.outbox.sqlite.quarantine import Installation, claim
+from relay.outbox.sqlite.quarantine import InstallationClaim, claim
 from relay.outbox.sqlite.salvage import Salvaged, salvage
 from relay.outbox.sqlite.schema import MIGRATIONS, is_newest, migrate
 from relay.outbox.sqlite.transaction import checkpoint
@@ -61,7 +61,7 @@ class Recovery:
     """What was found wrong since then that no check of SQLite sees."""
     allowed: bool = True
     """Whether a broken file may be set aside; else it is refused."""
-    owner: Installation | None = None
+    owner: InstallationClaim | None = None
     """The machine that opens the outbox; None: the outbox stays the machine's that it belongs to."""
     was_moved: bool = False
     """Whether the outbox belonged to another machine."""

@@ -105,7 +105,7 @@ class Wanted(NamedTuple):
     """From outbox time to true time, for the stamps; 0: unknown."""
 
 
-class Read(NamedTuple):
+class ClaimedRows(NamedTuple):
     """What `take` found of a Wanted."""
 
     seqs: array[int]
@@ -149,7 +149,7 @@ def claim(
     boot_from_ms: int,
     wanted: Sequence[Wanted],
     dead_letter_limits: DeadLetterLimits,
-) -> tuple[list[Read], DeadLettered]:
+) -> tuple[list[ClaimedRows], DeadLettered]:
     """Read a request's bodies, bury the corrupt ones, and write the request into the journal."""
     seqs = [seq for part in wanted for seq in part.seqs]
     found, marks = _read_bodies(database, seqs, [size for part in wanted for size in part.sizes])
@@ -163,7 +163,7 @@ def claim(
         timestamps = _stamps(database, part.shift_ms, boot_from_ms, good, [marks[at] for at in here])
         bodies = [body for body in found[start:end] if body is not None]
         start = end
-        read.append(Read(good, bodies, corrupt, timestamps, part.shift_ms))
+        read.append(ClaimedRows(good, bodies, corrupt, timestamps, part.shift_ms))
         dead_events += [
             DeadEvent(seq, part.queue_id, Dead("corrupt", None, "checksum does not match")) for seq in corrupt
         ]

@@ -16,10 +16,10 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from relay.config import OutboxSettings
 from relay.outbox.sqlite import connection, files, transaction
-from relay.outbox.sqlite.connection import PAGE_BYTES, Connection
+from relay.outbox.sqlite.connection import PAGE_BYTES, DatabaseThread
 from relay.outbox.sqlite.disk_errors import NO_ROOM, explained
 from relay.outbox.sqlite.loading import Opened
-from relay.outbox.sqlite.quarantine import Installation
+from relay.outbox.sqlite.quarantine import InstallationClaim
 from relay.outbox.sqlite.recovery import Recovery, open_recovered
 from relay.outbox.sqlite.transaction import Committed, Step
 from relay.outbox.sqlite.wal import FRAME_BYTES, HEADER_BYTES, Wal
@@ -65,7 +65,7 @@ class Store:
         self._clock = clock
         self._metrics = metrics
         self._lock: int | None = None
-        self._connection: Connection | None = None
+        self._connection: DatabaseThread | None = None
         self._wal = Wal(files.beside(settings.path, "-wal"))
         self._guessed_bytes = 0
         """At most so much was written since the frames were counted."""
@@ -108,9 +108,11 @@ class Store:
             self.suspect,
             self.condemned,
             self._mends,
-            None if self._ids is None else Installation(self._ids, self._clock.new_event_id(), self._settings.adopt),
+            None
+            if self._ids is None
+            else InstallationClaim(self._ids, self._clock.new_event_id(), self._settings.adopt),
         )
-        opening = Connection(lambda: explained(recovery.path, lambda: open_recovered(recovery)))
+        opening = DatabaseThread(lambda: explained(recovery.path, lambda: open_recovered(recovery)))
         await opening.open()
         self._connection = opening
         if recovery.set_aside is not None:
@@ -124,6 +126,11 @@ class Store:
         self._reserves = True
         assert recovery.opened is not None
         return recovery.opened, recovery.set_aside is not None
+
+    def _installation_claim(self) -> InstallationClaim | None:
+        if self._ids is None:
+            return None
+        return InstallationClaim(self._ids, self._clock.new_event_id(), self._settings.adopt)
 
     async def disconnect(self) -> None:
         """Close what can be closed; what was not committed is rolled back."""

@@ -16,7 +16,7 @@ from uuid import UUID
 import pytest
 from relay.config import OutboxSettings
 from relay.event.reader import Event
-from relay.outbox import Dead, Gauges, Ledger, Part, Settled
+from relay.outbox import ClaimPart, Dead, Gauges, Ledger, Settled
 from relay.outbox.sqlite import SqliteOutbox
 from relay.runtime.clock import SystemClock
 from relay.runtime.metrics import Metrics
@@ -56,7 +56,7 @@ async def keep_dead_letters(path: Path) -> None:
         events = [Event(UUID(int=n).bytes, (1, "tv", "tv-1"), body) for n, body in enumerate(BODIES)]
         await opened.outbox.append(events)
         queue_id = opened.queues[0]
-        await opened.outbox.claim([Part(queue_id, 3)])
+        await opened.outbox.claim([ClaimPart(queue_id, 3)])
         dead = {n: Dead("refused", 422, "wrong") for n in range(3)}
         await opened.outbox.settle([Settled(queue_id, delivered=True, dead=dead, window=b"")])
 

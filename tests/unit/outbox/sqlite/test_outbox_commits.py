@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from relay.outbox import Part, Settled
+from relay.outbox import ClaimPart, Settled
 
 from tests.contract.boxes import PHONE, TV, SqliteBox, bodies, event, events
 from tests.unit.outbox.sqlite.conftest import MakeBox
@@ -240,7 +240,7 @@ async def test_a_commit_of_many_lanes_copies_back_no_more_than_any_other(make_bo
     database.set_trace_callback(lambda sql: checkpoints.append(sql) if "wal_checkpoint" in sql else None)
     for _ in range(10):
         queues = [box.queues[key] for key in keys]
-        await box.outbox.claim([Part(queue_id, 1, b"") for queue_id in queues])
+        await box.outbox.claim([ClaimPart(queue_id, 1, b"") for queue_id in queues])
         await box.outbox.settle([Settled(queue_id, True, {}, b"") for queue_id in queues])
     assert len(checkpoints) <= 4
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import pytest
-from relay.outbox import Dead, Ledger, OutboxError, OutboxFull, OutboxUnavailable, Part, Selection
+from relay.outbox import ClaimPart, Dead, Ledger, OutboxError, OutboxFull, OutboxUnavailable, Selection
 from relay.outbox.engine.queue_index import Index
 from relay.outbox.sqlite import transaction
 from relay.outbox.sqlite.insert import NewRows
@@ -141,7 +141,7 @@ async def test_a_take_that_failed_can_be_tried_again(
     claimed = await again(lambda: box.claim(6))
     assert claimed.bodies == bodies(range(6))
     after = await box.restart_after_kill()
-    assert after.loaded.unsettled == [[Part(box.queues[TV], 6)]]
+    assert after.loaded.unsettled == [[ClaimPart(box.queues[TV], 6)]]
     await close(after)
 
 
