@@ -16,7 +16,7 @@ from relay.http.guard import Guard
 from relay.http.listener import Listener
 from relay.http.static_files import CLIENT_PATH, DESCRIPTION_PATH, File, Files
 from relay.ingest.events_api import HttpIngest
-from relay.openapi import Limits, describe
+from relay.openapi import DescribedLimits, describe
 from relay.ops.server import Ops
 from relay.runtime.clock import Clock
 from relay.runtime.metrics import Metrics
@@ -54,7 +54,9 @@ class Routes:
     def _describe(self) -> File:
         reader = self._http.reader
         durability = self._settings.outbox.durability
-        limits = Limits(self._settings.http.max_body_bytes, reader.max_event_bytes, durability, reader.required)
+        limits = DescribedLimits(
+            self._settings.http.max_body_bytes, reader.max_event_bytes, durability, reader.required
+        )
         routes = () if self._settings.ops.listen else self._ops.routes.items()
         return static_files.description(describe(limits, routes))
 

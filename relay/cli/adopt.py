@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from relay.cli.client import Client
+from relay.cli.client import RelayClient
 from relay.cli.common import config_option, has_ops, load_client_settings, ops_place, progress
 from relay.config import OutboxSettings
 
@@ -26,14 +26,14 @@ def command(config_file: Path | None, discard: bool, as_json: bool) -> None:
     """
     settings = load_client_settings(config_file)
     done = "discarded" if discard else "adopted"
-    if has_ops(settings) and (client := Client(ops_place(settings), settings.ops.token)).is_there():
+    if has_ops(settings) and (client := RelayClient(ops_place(settings), settings.ops.token)).is_there():
         events = _through_relay(client, discard, done)
     else:
         events = _on_disk(settings.outbox, discard)
     click.echo(json.dumps({done: events}) if as_json else f"{events:,} events {done}")
 
 
-def _through_relay(client: Client, discard: bool, done: str) -> int:
+def _through_relay(client: RelayClient, discard: bool, done: str) -> int:
     """Return the number of moved events. Raises Failed if the remainder does not shrink: then it is not a relay's."""
     path = f"/quarantine/{'discard' if discard else 'adopt'}"
     events = 0

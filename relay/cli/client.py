@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 
 from relay.cli import exits
 from relay.cli.common import Place, is_config_named, no_relay
-from relay.cli.exchange import NotHttp, exchange
+from relay.cli.exchange import InvalidHttp, exchange
 from relay.cli.shape import difference
 from relay.runtime.secret import Secret
 
@@ -30,12 +30,12 @@ _WHAT_TO_DO = {
 }
 
 
-class Reply(NamedTuple):
+class CommandReply(NamedTuple):
     status: int
     data: Any
 
 
-class Client:
+class RelayClient:
     """Sends requests to the listener at `place`, each with `timeout_s` in all."""
 
     def __init__(self, place: Place, token: Secret | None = None, *, timeout_s: float = TIMEOUT_S) -> None:
@@ -51,32 +51,32 @@ class Client:
             return False
         except OSError as error:
             raise no_relay(self.place, error) from error
-        self.expect(Reply(status, self._read(content)), {"alive": bool})
+        self.expect(CommandReply(status, self._read(content)), {"alive": bool})
         return True
 
-    def get(self, path: str, **query: object) -> Reply:
+    def get(self, path: str, **query: object) -> CommandReply:
         """Parameters that are None are left out. Raises as `ask`."""
         given = {name: value for name, value in query.items() if value is not None}
         return self.ask("GET", f"{path}?{urlencode(given)}" if given else path)
 
-    def post(self, path: str, data: object) -> Reply:
+    def post(self, path: str, data: object) -> CommandReply:
         """Raises as `ask`."""
         return self.ask("POST", path, json.dumps(data).encode())
 
-    def ask(self, method: str, path: str, body: bytes | None = None) -> Reply:
+    def ask(self, method: str, path: str, body: bytes | None = None) -> CommandReply:
         """Return the response, a JSON object, whatever its status. Raises Failed if no relay responds."""
         status, content = self._ask(method, path, body)
-        return Reply(status, self._read(content))
+        return CommandReply(status, self._read(content))
 
     def text(self, path: str) -> str:
         """Return a response that is not JSON. Raises Failed if no relay responds, or the relay rejects the request."""
         status, content = self._ask("GET", path, None)
         if status != 200:
-            self.expect(Reply(status, self._read(content)))
+            self.expect(CommandReply(status, self._read(content)))
             raise self.not_a_relay(f"status {status} to GET {path}, expected 200")
         return content.decode(errors="replace")
 
-    def expect(self, reply: Reply, shape: object = None) -> Any:
+    def expect(self, reply: CommandReply, shape: object = None) -> Any:
         """Return the data of a successful response that has the shape. Raises Failed otherwise."""
         if reply.status >= 300:
             reason = reply.data.get("error")
@@ -113,7 +113,7 @@ class Client:
             headers["Authorization"] = f"Bearer {self._token.reveal()}"
         try:
             return exchange(self.place, method, path, headers, body, self._timeout_s)
-        except NotHttp as error:
+        except InvalidHttp as error:
             raise self.not_a_relay(f"received {error}") from error
 
     def _read(self, content: bytes) -> dict[str, Any]:

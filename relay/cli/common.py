@@ -133,11 +133,11 @@ def udp_place(settings: Settings) -> Place:
     return _place(settings.udp.listen, "udp.listen")
 
 
-def no_relay(place: Place, error: OSError) -> exits.NoResponse:
+def no_relay(place: Place, error: OSError) -> exits.NoRelay:
     """What a user is told when nobody answers."""
     why = "no answer in time" if isinstance(error, TimeoutError) else (error.strerror or str(error)).lower()
     otherwise = "" if is_config_named() else ", or name its configuration with --config"
-    return exits.NoResponse(f"no relay answers at {place} ({why}): start one with `relay run`{otherwise}")
+    return exits.NoRelay(f"no relay answers at {place} ({why}): start one with `relay run`{otherwise}")
 
 
 def _place(listen: Listen, key: str) -> Place:

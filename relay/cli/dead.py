@@ -18,7 +18,7 @@ from typing import IO, Any, get_args
 import click
 
 from relay.cli import exits
-from relay.cli.client import Client
+from relay.cli.client import RelayClient
 from relay.cli.common import Utf8, config_option, has_ops, load_client_settings, open_private, ops_place, progress
 from relay.cli.dead_letters import PAGE, DeadLetters, Filter, Letter, RemoteDeadLetters, each
 from relay.cli.table import printable, table
@@ -165,7 +165,7 @@ def _letters(config_file: Path | None) -> Iterator[DeadLetters]:
     """The running relay's, else the outbox's. Raises Failed."""
     settings = load_client_settings(config_file)
     if has_ops(settings):
-        client = Client(ops_place(settings), settings.ops.token)
+        client = RelayClient(ops_place(settings), settings.ops.token)
         if client.is_there():
             yield RemoteDeadLetters(client)
             return

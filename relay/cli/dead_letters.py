@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from relay.cli.client import Client
+from relay.cli.client import RelayClient
 from relay.cli.shape import Optional
 
 PATH = "/dead-letters"
@@ -54,7 +54,7 @@ class DeadLetters(Protocol):
 class RemoteDeadLetters:
     """Those of a running relay."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: RelayClient) -> None:
         self._client = client
 
     def page(self, chosen: Filter, after: int, *, with_bodies: bool) -> Page:

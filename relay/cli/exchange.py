@@ -1,7 +1,7 @@
 """One HTTP/1.1 request of a command, over a connection of its own.
 
 Another server may listen at the relay's address. Rules: the whole exchange has one deadline, the response has a
-limit in bytes, and every response that is not complete HTTP/1.x raises `NotHttp`. No HTTP library is imported,
+limit in bytes, and every response that is not complete HTTP/1.x raises `InvalidHttp`. No HTTP library is imported,
 because `relay healthcheck` starts every few seconds on small processors.
 """
 
@@ -22,11 +22,11 @@ _READ_BYTES = 65_536
 _STATUS = re.compile(rb"HTTP/1\.[01] ([2-5][0-9]{2})(?: |\r\n)")
 
 
-class NotHttp(Exception):
+class InvalidHttp(Exception):
     """The response is not complete HTTP/1.x, or is too large; the message says what was received."""
 
 
-class Response(NamedTuple):
+class RawResponse(NamedTuple):
     status: int
     body: bytes
 
@@ -70,8 +70,8 @@ class _Stream:
 
 def exchange(
     place: Place, method: str, path: str, headers: Mapping[str, str], body: bytes | None, timeout_s: float
-) -> Response:
-    """Return the response. Raises OSError without one in `timeout_s`, and NotHttp for a response that is no HTTP."""
+) -> RawResponse:
+    """Return the response. Raises OSError without one in `timeout_s`, and InvalidHttp for a response that is no HTTP."""
     lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
     if body is not None:
         lines.append(f"Content-Length: {len(body)}")
@@ -81,18 +81,18 @@ def exchange(
         head = _head(stream)
         status = _STATUS.match(head)
         if status is None:
-            raise NotHttp(f"no HTTP/1.1 response but {bytes(head[:60])!r}")
-        return Response(int(status[1]), _body(stream, head))
+            raise InvalidHttp(f"no HTTP/1.1 response but {bytes(head[:60])!r}")
+        return RawResponse(int(status[1]), _body(stream, head))
 
 
 def _head(stream: _Stream) -> bytes:
     while (end := stream.buffer.find(b"\r\n\r\n")) < 0:
         if len(stream.buffer) > MAX_HEAD_BYTES:
-            raise NotHttp(f"a response head of more than {MAX_HEAD_BYTES:,} bytes")
+            raise InvalidHttp(f"a response head of more than {MAX_HEAD_BYTES:,} bytes")
         if not stream.read_more():
             if not stream.buffer:
                 raise ConnectionResetError("the connection was closed without a response")
-            raise NotHttp(f"a truncated response head {bytes(stream.buffer[:60])!r}")
+            raise InvalidHttp(f"a truncated response head {bytes(stream.buffer[:60])!r}")
     head = bytes(stream.buffer[: end + 2])
     del stream.buffer[: end + 4]
     return head
@@ -111,7 +111,7 @@ def _body(stream: _Stream, head: bytes) -> bytes:
             _require_size(len(stream.buffer))
         return bytes(stream.buffer)
     if not re.fullmatch(rb"[0-9]{1,18}", length):
-        raise NotHttp(f"the content length {length[:60]!r}")
+        raise InvalidHttp(f"the content length {length[:60]!r}")
     _require_size(int(length))
     return _exactly(stream, int(length))
 
@@ -121,11 +121,11 @@ def _chunks(stream: _Stream) -> bytes:
     while True:
         while (end := stream.buffer.find(b"\r\n")) < 0:
             if len(stream.buffer) > MAX_HEAD_BYTES or not stream.read_more():
-                raise NotHttp("a truncated response body")
+                raise InvalidHttp("a truncated response body")
         line = bytes(stream.buffer[:end]).partition(b";")[0].strip()
         del stream.buffer[: end + 2]
         if not re.fullmatch(rb"[0-9A-Fa-f]{1,15}", line):
-            raise NotHttp(f"the chunk size {line[:60]!r}")
+            raise InvalidHttp(f"the chunk size {line[:60]!r}")
         size = int(line, 16)
         if not size:
             return bytes(body)
@@ -136,7 +136,7 @@ def _chunks(stream: _Stream) -> bytes:
 def _exactly(stream: _Stream, size: int) -> bytes:
     while len(stream.buffer) < size:
         if not stream.read_more():
-            raise NotHttp("a truncated response body")
+            raise InvalidHttp("a truncated response body")
     taken = bytes(stream.buffer[:size])
     del stream.buffer[:size]
     return taken
@@ -144,4 +144,4 @@ def _exactly(stream: _Stream, size: int) -> bytes:
 
 def _require_size(size: int) -> None:
     if size > MAX_BODY_BYTES:
-        raise NotHttp(f"a response of more than {MAX_BODY_BYTES:,} bytes")
+        raise InvalidHttp(f"a response of more than {MAX_BODY_BYTES:,} bytes")

@@ -20,5 +20,5 @@ class Failed(click.ClickException):
         self.exit_code = exit_code  # type: ignore[misc]  # click has one a class, we one an end
 
 
-class NoResponse(Failed):
+class NoRelay(Failed):
     """No relay answers: what became of the request is not known."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from relay.cli.client import Client
+from relay.cli.client import RelayClient
 from relay.cli.common import config_option, load_client_settings, ops_place
 
 
@@ -20,7 +20,7 @@ def command(config_file: Path | None, as_json: bool) -> None:
     A held route (wrong key, wrong URL, no answer) is probed at once.
     """
     settings = load_client_settings(config_file)
-    client = Client(ops_place(settings), settings.ops.token)
+    client = RelayClient(ops_place(settings), settings.ops.token)
     said = client.expect(client.post("/flush", {}), {"pending": int})
     click.echo(
         json.dumps(said) if as_json else f"asked to send {said['pending']:,} events, as fast as the limits allow"

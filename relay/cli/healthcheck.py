@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from relay.cli import exits
-from relay.cli.client import Client
+from relay.cli.client import RelayClient
 from relay.cli.common import Seconds, config_option, load_client_settings, ops_place
 
 
@@ -32,13 +32,13 @@ def command(config_file: Path | None, timeout_s: float, as_json: bool) -> None:
 
     An upstream that does not answer is no fault of the relay's.
     """
-    client = Client(ops_place(load_client_settings(config_file)), timeout_s=timeout_s)
+    client = RelayClient(ops_place(load_client_settings(config_file)), timeout_s=timeout_s)
     _require(client, "/livez", "alive", as_json)
     said = _require(client, "/readyz", "ready", as_json)
     click.echo(said if as_json else "fine")
 
 
-def _require(client: Client, path: str, field: str, as_json: bool) -> str:
+def _require(client: RelayClient, path: str, field: str, as_json: bool) -> str:
     """Return the response as JSON text. Raises Failed unless it is a 200 whose `field` is true."""
     reply = client.get(path)
     said = json.dumps(reply.data)

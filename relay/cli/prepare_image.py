@@ -9,7 +9,7 @@ import click
 
 from relay.app import installation
 from relay.cli import exits
-from relay.cli.client import Client
+from relay.cli.client import RelayClient
 from relay.cli.common import config_option, has_ops, load_client_settings, ops_place
 from relay.config import OutboxSettings
 
@@ -25,7 +25,7 @@ def command(config_file: Path | None, discard: bool, as_json: bool) -> None:
     --discard is not given.
     """
     settings = load_client_settings(config_file)
-    if has_ops(settings) and Client(ops_place(settings)).is_there():
+    if has_ops(settings) and RelayClient(ops_place(settings)).is_there():
         raise exits.Failed(f"a relay is running at {ops_place(settings)}: stop it first", exits.OUTBOX_LOCKED)
     discarded = _empty(settings.outbox, discard) if settings.outbox.path.exists() else 0
     try:

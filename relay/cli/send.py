@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from relay.cli import exits
-from relay.cli.client import TIMEOUT_S, Client, Reply
+from relay.cli.client import TIMEOUT_S, CommandReply, RelayClient
 from relay.cli.common import Place, Seconds, Utf8, apps_place, config_option, load_client_settings, no_relay, udp_place
 from relay.cli.shape import Each, difference
 from relay.config import Defaults, Settings
@@ -62,7 +62,7 @@ def command(
     event_id = event_id or SystemClock().new_event_id()
     body = json.dumps(make_event(event_id, settings.defaults, **given), ensure_ascii=False).encode()
     try:
-        state = _send_datagram(settings, body) if udp else _post(Client(apps_place(settings)), body)
+        state = _send_datagram(settings, body) if udp else _post(RelayClient(apps_place(settings)), body)
         if wait:
             state = _wait(apps_place(settings), event_id, timeout_s)
     except exits.Failed as failed:
@@ -117,7 +117,7 @@ def _machine_id() -> str:
     return str(uuid.uuid5(uuid.NAMESPACE_DNS, socket.gethostname()))
 
 
-def _post(client: Client, body: bytes) -> str:
+def _post(client: RelayClient, body: bytes) -> str:
     """ "stored". Raises Failed with the relay's words."""
     reply = client.ask("POST", "/v1/events", body)
     if reply.status == 422:
@@ -130,7 +130,7 @@ def _post(client: Client, body: bytes) -> str:
     return "stored"
 
 
-def _faults(reply: Reply) -> str:
+def _faults(reply: CommandReply) -> str:
     """Return a line for each fault, by path. Raises Failed if these are not a relay's."""
     return "\n".join(f"  {path}: {' '.join(messages)}" for path, messages in reply.data["errors"].items())
 
@@ -173,7 +173,7 @@ def _wait(place: Place, event_id: str, timeout_s: float) -> str:
     pause = threading.Event()
     while True:
         rest_s = max((until_ms - clock.monotonic_ms()) / 1000, LAST_QUESTION_S)
-        state, why = _state(Client(place, timeout_s=min(rest_s, TIMEOUT_S)), event_id)
+        state, why = _state(RelayClient(place, timeout_s=min(rest_s, TIMEOUT_S)), event_id)
         if state == "delivered":
             return state
         if state == "dead_lettered":
@@ -183,11 +183,11 @@ def _wait(place: Place, event_id: str, timeout_s: float) -> str:
         pause.wait(POLL_S)
 
 
-def _state(client: Client, event_id: str) -> tuple[str, str]:
+def _state(client: RelayClient, event_id: str) -> tuple[str, str]:
     """What became of it, and what is to be said of that if time is up."""
     try:
         reply = client.get(f"/v1/events/{event_id}")
-    except exits.NoResponse as error:  # it may be starting again
+    except exits.NoRelay as error:  # it may be starting again
         return "not known", error.message
     # over UDP a 404 may be an event that is still on its way to the disk
     state = "not stored" if reply.status == 404 else client.expect(reply, {"state": str})["state"]

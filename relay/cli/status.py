@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from relay.cli.client import Client
+from relay.cli.client import RelayClient
 from relay.cli.common import config_option, load_client_settings, ops_place
 from relay.cli.exits import Failed
 from relay.cli.shape import Each, Optional
@@ -68,7 +68,7 @@ SHAPE = {
 @click.option("--watch", is_flag=True, help="Again every two seconds, until Ctrl-C.")
 def command(config_file: Path | None, as_json: bool, watch: bool) -> None:
     """What came in and went out, what waits and why, and what to do about it."""
-    client = Client(ops_place(load_client_settings(config_file)))
+    client = RelayClient(ops_place(load_client_settings(config_file)))
     if not watch:
         data = client.expect(client.get("/status.json"), SHAPE)
         click.echo(json.dumps(data) if as_json else describe(data))
@@ -82,7 +82,7 @@ def command(config_file: Path | None, as_json: bool, watch: bool) -> None:
         return
 
 
-def _show_once(client: Client, as_json: bool) -> None:
+def _show_once(client: RelayClient, as_json: bool) -> None:
     """A relay that is away for a moment, to be restarted perhaps, is no reason to stop watching."""
     try:
         data = client.expect(client.get("/status.json"), SHAPE)

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import click
 
 from relay import __version__
-from relay.cli.client import Client
+from relay.cli.client import RelayClient
 from relay.cli.common import config_option, has_ops, load_client_settings, open_private, ops_place
 from relay.cli.exits import Failed
 from relay.cli.shape import Each, difference
@@ -48,7 +48,7 @@ No event and no key or token is in here. Device ids and the upstream's addresses
 """
 
 
-class Part(NamedTuple):
+class BundlePart(NamedTuple):
     name: str
     make: Callable[[], str]
 
@@ -87,23 +87,23 @@ def _collect(settings: Settings, config_file: Path | None) -> tuple[dict[str, st
     return made, missing
 
 
-def _local_parts(settings: Settings, config_file: Path | None) -> Iterator[Part]:
-    yield Part("versions.json", _versions)
-    yield Part("configuration.json", lambda: _configuration(settings, config_file))
-    yield Part("schema.json", lambda: _schema(settings.outbox.path))
+def _local_parts(settings: Settings, config_file: Path | None) -> Iterator[BundlePart]:
+    yield BundlePart("versions.json", _versions)
+    yield BundlePart("configuration.json", lambda: _configuration(settings, config_file))
+    yield BundlePart("schema.json", lambda: _schema(settings.outbox.path))
 
 
-def _relays_parts(settings: Settings) -> Iterator[Part]:
+def _relays_parts(settings: Settings) -> Iterator[BundlePart]:
     if not has_ops(settings):
         return
-    client = Client(ops_place(settings), settings.ops.token)
-    yield Part("status.json", lambda: _pretty(client.expect(client.get("/status.json"), {"ledger": Each(int)})))
-    yield Part("readyz.json", lambda: _readiness(client))
-    yield Part("metrics.txt", lambda: client.text("/metrics"))
-    yield Part("log.txt", lambda: client.text("/log"))
+    client = RelayClient(ops_place(settings), settings.ops.token)
+    yield BundlePart("status.json", lambda: _pretty(client.expect(client.get("/status.json"), {"ledger": Each(int)})))
+    yield BundlePart("readyz.json", lambda: _readiness(client))
+    yield BundlePart("metrics.txt", lambda: client.text("/metrics"))
+    yield BundlePart("log.txt", lambda: client.text("/log"))
 
 
-def _readiness(client: Client) -> str:
+def _readiness(client: RelayClient) -> str:
     """Return the response of /readyz, which has the status 503 while events cannot be stored."""
     reply = client.get("/readyz")
     if wrong := difference(reply.data, {"ready": bool}):

@@ -18,11 +18,11 @@ from typing import Any
 from relay import __version__
 from relay.http.response import RETRY_AFTER_S
 from relay.openapi import events, operations
-from relay.openapi.events import Limits
+from relay.openapi.events import DescribedLimits
 from relay.openapi.shape import Schema, error_content, ref
 from relay.ops.server import Route
 
-__all__ = ["Limits", "describe"]
+__all__ = ["DescribedLimits", "describe"]
 
 _ABOUT = (
     "The relay keeps analytics events on disk before it answers, and forwards them upstream within its limits. "
@@ -35,7 +35,7 @@ _ERROR: Schema = {
 }
 
 
-def describe(limits: Limits | None, routes: Iterable[tuple[str, Route]] = ()) -> dict[str, Any]:
+def describe(limits: DescribedLimits | None, routes: Iterable[tuple[str, Route]] = ()) -> dict[str, Any]:
     """The OpenAPI object of a listener: events API and files if there are `limits`, operations by their `routes`."""
     paths: dict[str, Any] = {}
     schemas: dict[str, Schema] = {"Error": _ERROR}

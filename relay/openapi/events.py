@@ -28,7 +28,7 @@ _EXAMPLE = {
 }
 
 
-class Limits(NamedTuple):
+class DescribedLimits(NamedTuple):
     """What of the configuration the description tells."""
 
     max_body_bytes: int
@@ -38,7 +38,7 @@ class Limits(NamedTuple):
     """Dotted; without what `defaults` fill in."""
 
 
-def paths(limits: Limits) -> dict[str, Any]:
+def paths(limits: DescribedLimits) -> dict[str, Any]:
     return {
         EVENTS_PATH: {"post": _post(limits), "options": _preflight("Ask as a browser whether a page may post.")},
         EVENTS_PATH + "/{event_id}": {
@@ -55,7 +55,7 @@ def own_path() -> dict[str, Any]:
     return {DESCRIPTION_PATH: {"get": _file("This description.", content("application/json", {"type": "object"}))}}
 
 
-def schemas(limits: Limits) -> dict[str, Schema]:
+def schemas(limits: DescribedLimits) -> dict[str, Schema]:
     """Components of the events API, by name."""
     uuid: Schema = {"type": "string", "format": "uuid"}
     return {
@@ -94,7 +94,7 @@ def schemas(limits: Limits) -> dict[str, Schema]:
     }
 
 
-def headers(limits: Limits) -> dict[str, Any]:
+def headers(limits: DescribedLimits) -> dict[str, Any]:
     """Components: every header of an answer that means something to an app."""
     return {
         **file_headers(),
@@ -126,7 +126,7 @@ def file_headers() -> dict[str, Any]:
     }
 
 
-def _post(limits: Limits) -> dict[str, Any]:
+def _post(limits: DescribedLimits) -> dict[str, Any]:
     too_large = f"The body has more than {limits.max_body_bytes} bytes inflated, or an event more than"
     operation = Operation(
         "Keep one event or several, all or nothing.",

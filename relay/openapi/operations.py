@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from relay.openapi.shape import Operation, Schema, content, operation_object, ref
-from relay.ops.dead_letters import MAX_ID, MAX_SEARCH_CHARS, MAX_SHOWN, Choice
+from relay.ops.dead_letters import MAX_ID, MAX_SEARCH_CHARS, MAX_SHOWN, DeadLetterChoice
 from relay.ops.server import Route
 from relay.outbox import Ledger
 from relay.runtime.metrics import DEAD_REASONS, UPSTREAM_STATES
@@ -103,10 +103,13 @@ DOCS: Mapping[str, _Doc] = {
         "Append dead letters to the outbox again.",
         content("application/json", ref("Requeued")),
         _CHOOSING,
-        body="Choice",
+        body="DeadLetterChoice",
     ),
     "/dead-letters/discard": _Doc(
-        "Forget dead letters for good.", content("application/json", ref("Discarded")), _CHOOSING, body="Choice"
+        "Forget dead letters for good.",
+        content("application/json", ref("Discarded")),
+        _CHOOSING,
+        body="DeadLetterChoice",
     ),
     "/quarantine/adopt": _Doc(
         "Send up to 4,096 quarantined events of another machine; repeat it until none is adopted.",
@@ -128,8 +131,8 @@ def paths(routes: Iterable[tuple[str, Route]]) -> dict[str, Any]:
 
 def schemas() -> dict[str, Schema]:
     """Components of the operations interface, by name."""
-    _, components = msgspec.json.schema_components([Choice], ref_template="#/components/schemas/{name}")
-    choice = components["Choice"]
+    _, components = msgspec.json.schema_components([DeadLetterChoice], ref_template="#/components/schemas/{name}")
+    choice = components["DeadLetterChoice"]
     choice["oneOf"] = [
         {"properties": {"all": {"const": True}}, "required": ["all"], "not": _any_of("ids", "device", "reason")},
         {"properties": {"all": {"const": False}}, **_any_of("ids", "device", "reason")},
@@ -153,7 +156,7 @@ def schemas() -> dict[str, Schema]:
         "body_base64": {"type": "string", "contentEncoding": "base64", "description": "What the disk made of it."},
     }
     return {
-        "Choice": choice,
+        "DeadLetterChoice": choice,
         "Alive": _object({"alive": {"const": True}}),
         "Ready": _object({"ready": {"type": "boolean"}, "problem": {"type": "string"}}),
         "Status": _status(),

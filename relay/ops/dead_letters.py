@@ -32,7 +32,7 @@ MAX_ID = 2**63 - 1
 Id = Annotated[int, msgspec.Meta(ge=1, le=MAX_ID)]
 
 
-class Choice(msgspec.Struct, forbid_unknown_fields=True):
+class DeadLetterChoice(msgspec.Struct, forbid_unknown_fields=True):
     """Body of a requeue or a discard: those that match every given field, or `all` alone."""
 
     ids: Annotated[list[Id], msgspec.Meta(min_length=1, max_length=MAX_MOVED)] | None = None
@@ -52,7 +52,7 @@ async def read_choice(request: web.BaseRequest) -> tuple[Selection, int]:
     if body == "malformed":
         raise RequestRejected(400, "the body does not end where its head says")
     try:
-        choice = msgspec.json.decode(body, type=Choice)
+        choice = msgspec.json.decode(body, type=DeadLetterChoice)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise RequestRejected(400, f"the body is not a choice of dead letters: {error}") from error
     named = choice.ids is not None or choice.device is not None or choice.reason is not None

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 
 import pytest
-from relay.cli.client import GUARDED, Client
+from relay.cli.client import GUARDED, RelayClient
 from relay.cli.common import Place
-from relay.cli.exchange import MAX_BODY_BYTES, NotHttp, exchange
+from relay.cli.exchange import MAX_BODY_BYTES, InvalidHttp, exchange
 from relay.outbox import Gauges
 from relay.runtime.secret import Secret
 
@@ -139,7 +139,7 @@ def test_the_support_bundle_is_written_without_the_parts_of_another_server(respo
     ids=["body", "chunks", "headers"],
 )
 def test_a_response_without_end_is_read_up_to_its_limit(head: bytes, part: bytes) -> None:
-    with foreign(endless(head, part)) as port, pytest.raises(NotHttp, match="more than"):
+    with foreign(endless(head, part)) as port, pytest.raises(InvalidHttp, match="more than"):
         exchange(Place("127.0.0.1", port), "GET", "/", {}, None, 30)
 
     assert MAX_BODY_BYTES <= 32 << 20
@@ -181,14 +181,14 @@ def test_chunks_and_bodies_without_length_are_read() -> None:
         b'HTTP/1.0 200 OK\r\n\r\n{"a": 1}',
     ):
         with foreign(saying(response)) as port:
-            assert Client(Place("127.0.0.1", port)).get("/").data == {"a": 1}
+            assert RelayClient(Place("127.0.0.1", port)).get("/").data == {"a": 1}
 
 
 def test_the_token_is_sent_to_guarded_paths_only() -> None:
     requests: list[bytes] = []
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        client = Client(Place(*listening.getsockname()), Secret("canary"))
+        client = RelayClient(Place(*listening.getsockname()), Secret("canary"))
 
         def serve() -> None:
             for _ in range(8):

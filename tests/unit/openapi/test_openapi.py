@@ -22,7 +22,7 @@ from relay.http.content_coding import CODINGS
 from relay.http.static_files import Files
 from relay.ingest.content_type import CODING_NAMES, KINDS
 from relay.ingest.events_api import EVENTS_PATH, HttpIngest
-from relay.openapi import Limits, describe, operations
+from relay.openapi import DescribedLimits, describe, operations
 from relay.ops.server import PAGE_TYPES
 from relay.outbox import OutboxFull
 from relay.runtime.metrics import Metrics
@@ -46,7 +46,7 @@ from tests.support.ops_harness import Served as Operations
 ORIGIN = "http://app.example"
 TOKEN = "a-token"
 MAX_EVENT_BYTES = 64 << 10
-LIMITS = Limits(1 << 20, MAX_EVENT_BYTES, "full")
+LIMITS = DescribedLimits(1 << 20, MAX_EVENT_BYTES, "full")
 SOURCE_OF_ANSWERS = ("answer.py", "connection.py", "listener.py", "ingest/*.py", "ops/*.py")
 
 
