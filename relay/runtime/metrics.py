@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, disable_created_metrics
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -33,6 +33,9 @@ DROP_REASONS = ("age", "size", "discarded")
 UDP_DROP_REASONS = ("kernel", "network", "truncated", "backlog")
 CODES_MAX = 40
 UPSTREAM_STATES = ("ok", "backing_off", "rate_limited", "unauthorized", "misconfigured")
+
+# The library adds a `_created` series to each counter and histogram unless this switch of the process is off.
+disable_created_metrics()  # type: ignore[no-untyped-call]  # the library has no annotation here
 
 
 class Metrics:

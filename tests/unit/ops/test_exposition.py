@@ -47,6 +47,16 @@ def test_scrapers_get_what_prometheus_clients_give_them(accept: str, content_typ
     assert encode(registry) == expected_encode(registry)
 
 
+@pytest.mark.parametrize("accept", [PROMETHEUS_2, PROMETHEUS_3, "text/plain;version=1.0.0", "*/*"])
+def test_no_format_has_created_series(accept: str) -> None:
+    encode, _ = chosen(accept)
+
+    text = encode(Metrics().registry).decode()
+
+    assert "relay_events_received_total" in text
+    assert "_created" not in text
+
+
 @given(
     st.text()
     | st.lists(
