@@ -19,7 +19,7 @@ import structlog
 from relay.app import process, signals
 from relay.app.service import Loader, Service
 from relay.app.systemd import Supervisor
-from relay.config import ConfigError, Fault, Settings, load, secrets
+from relay.config import ConfigError, ConfigFault, Settings, load, secrets
 from relay.forward.upstream import transport_problem
 from relay.runtime import log
 from relay.runtime.clock import SystemClock
@@ -39,7 +39,7 @@ def main(config_file: Path | None) -> int:
     def load_settings() -> Settings:
         settings = load(config_file, os.environ)
         if problem := transport_problem(settings.upstream):
-            raise ConfigError([Fault("", "upstream", "", problem)])
+            raise ConfigError([ConfigFault("", "upstream", "", problem)])
         return settings
 
     settings = load_settings()

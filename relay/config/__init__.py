@@ -8,15 +8,15 @@ Imports nothing heavy: `relay healthcheck` starts with it.
 """
 
 from relay.config.describe import changes, describe, diff, needs_restart, secrets, with_files_of
-from relay.config.faults import ConfigError, Fault
-from relay.config.load import Loaded, find_config_file, load, load_for_client, load_with_origins, possible_secrets
+from relay.config.faults import ConfigError, ConfigFault
+from relay.config.load import LoadedConfig, find_config_file, load, load_for_client, load_with_origins, possible_secrets
 from relay.config.settings import (
     Batch,
     Defaults,
     EndpointSettings,
     Http,
     Log,
-    Ops,
+    OpsSettings,
     OutboxSettings,
     Rate,
     Retry,
@@ -30,13 +30,13 @@ from relay.config.values import toml
 __all__ = [
     "Batch",
     "ConfigError",
+    "ConfigFault",
     "Defaults",
     "EndpointSettings",
-    "Fault",
     "Http",
-    "Loaded",
+    "LoadedConfig",
     "Log",
-    "Ops",
+    "OpsSettings",
     "OutboxSettings",
     "Rate",
     "Retry",

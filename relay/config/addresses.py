@@ -131,8 +131,8 @@ class HostName(Kind):
         return match[0].lower()
 
 
-class Origin(Kind):
-    """The value of a browser's Origin header; apps in a web view have schemes of their own."""
+class WebOrigin(Kind):
+    """The value of a browser's Origin header. Apps in a web view use their own schemes."""
 
     @property
     def unit(self) -> str:

@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from relay.config import settings as s
-from relay.config.addresses import HostName, ListenAddresses, Network, Origin, ProxyUrl, Url
+from relay.config.addresses import HostName, ListenAddresses, Network, ProxyUrl, Url, WebOrigin
 from relay.config.paths import FilePath, OutboxPath, ReadableFile
 from relay.config.values import (
-    Choice,
     Duration,
     Flag,
     Items,
     Kind,
     Number,
+    OneOf,
     SecretText,
     Size,
     Text,
@@ -33,7 +33,7 @@ SECTIONS: dict[str, Any] = {
     "upstream": s.Upstream,
     "http": s.Http,
     "udp": s.Udp,
-    "ops": s.Ops,
+    "ops": s.OpsSettings,
     "defaults": s.Defaults,
     "outbox": s.OutboxSettings,
     "batch": s.Batch,
@@ -107,7 +107,7 @@ KEYS: tuple[Key, ...] = (
     Key("upstream.max_in_flight", Number(1, 256, "requests"),
         "Maximum number of concurrent requests, over all devices. A request without progress for 5 s does not count; "
         "at most eight times as many connections are open."),
-    Key("upstream.compression", Choice(("none", "gzip")),
+    Key("upstream.compression", OneOf(("none", "gzip")),
         "Content-Encoding of requests; gzip only where the upstream is known to read it."),
     Key("upstream.proxy", ProxyUrl(userinfo=True, optional=True, path=False),
         "HTTP proxy to go through; proxy variables of the environment are not obeyed."),
@@ -143,7 +143,7 @@ KEYS: tuple[Key, ...] = (
         "is counted.", restart=True),
     Key("http.allowed_hosts", Items(HostName()),
         "Further Host values that are answered; loopback names always are, others get 403.", restart=True),
-    Key("http.allowed_origins", Items(Origin()),
+    Key("http.allowed_origins", Items(WebOrigin()),
         "Browser origins that may post (CORS); others get 403.", restart=True),
     Key("udp.listen", ListenAddresses(),
         "Where apps send datagrams; empty: no UDP. Addresses are read as for http.listen.", restart=True),
@@ -161,7 +161,7 @@ KEYS: tuple[Key, ...] = (
         "File with ops.token; a change of it is noticed within 5 s."),
     Key("defaults.tenant_id", Number(MIN_TENANT_ID, MAX_TENANT_ID, "id", optional=True),
         "Filled in where an event has no tenant_id; empty: such an event gets 422."),
-    Key("defaults.platform", Choice(("", *PLATFORMS)),
+    Key("defaults.platform", OneOf(("", *PLATFORMS)),
         "Filled in where an event has no source.platform; empty: such an event gets 422."),
     Key("defaults.device_id", Text(MAX_DEVICE_ID_CHARACTERS, blank=False),
         'Filled in where an event has no source.device_id; "auto": a UUID kept beside the outbox; '
@@ -178,11 +178,11 @@ KEYS: tuple[Key, ...] = (
         "Database and write-ahead log together; beyond it outbox.when_full decides."),
     Key("outbox.max_age", Duration(_SECOND_MS, 3_650 * _DAY_MS),
         "Older events are dropped and counted."),
-    Key("outbox.when_full", Choice(("reject", "drop_oldest")),
+    Key("outbox.when_full", OneOf(("reject", "drop_oldest")),
         "reject: 503 to HTTP, counted drop on UDP; drop_oldest: the oldest events go, counted."),
-    Key("outbox.durability", Choice(("full", "normal")), restart=True,
+    Key("outbox.durability", OneOf(("full", "normal")), restart=True,
         effect="full: fsync before the 202; normal: survives a crash, may lose the last moments in a power cut."),
-    Key("outbox.identity", Choice(("machine", "fixed")),
+    Key("outbox.identity", OneOf(("machine", "fixed")),
         "machine: an outbox from another machine is recognized and its pending events are quarantined; "
         "fixed: for volumes that move between machines.", restart=True),
     Key("outbox.adopt", Flag(),
@@ -198,7 +198,7 @@ KEYS: tuple[Key, ...] = (
         "Events in a request; a full batch leaves at once."),
     Key("batch.max_bytes", Size(_KIB, 64 * _MIB),
         "Bytes of a request's body before compression; a full batch leaves at once."),
-    Key("batch.mix_devices", Choice(("when_ip_limited", "never", "always")),
+    Key("batch.mix_devices", OneOf(("when_ip_limited", "never", "always")),
         "Whether one request may carry several devices of one tenant."),
     Key("rate.window", Duration(100, _HOUR_MS),
         "The span over which the upstream counts requests."),
@@ -212,9 +212,9 @@ KEYS: tuple[Key, ...] = (
         "Upper end of any backoff; nothing is ever given up but by outbox.max_age."),
     Key("shutdown.drain", Duration(0, 5 * _MINUTE_MS),
         "How long a stop waits for the last attempt at what is due; the rest stays in the outbox."),
-    Key("log.level", Choice(("debug", "info", "warning", "error")),
+    Key("log.level", OneOf(("debug", "info", "warning", "error")),
         "The least serious lines that are written."),
-    Key("log.format", Choice(("auto", "json", "console")),
+    Key("log.format", OneOf(("auto", "json", "console")),
         "auto: console on a terminal, else json.", restart=True),
 )
 # fmt: on

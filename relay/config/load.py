@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 from relay.config.addresses import Url, is_loopback
 from relay.config.describe import query_secrets
-from relay.config.faults import ConfigError, Fault
+from relay.config.faults import ConfigError, ConfigFault
 from relay.config.keys import KEYS, SECTIONS, default_path, lookup, tenant_key, tenant_of
 from relay.config.settings import EndpointSettings, Settings
-from relay.config.sources import Given, gather
+from relay.config.sources import Given, collect
 from relay.config.values import Wrong, toml
 from relay.runtime.address import overlap
 from relay.runtime.secret import MASK, Secret
@@ -25,7 +25,7 @@ MAX_SHOWN_CHARS = 120
 CONFIG_FILES = (Path("config.toml"), Path("/etc/relay/config.toml"))
 
 
-class Loaded(NamedTuple):
+class LoadedConfig(NamedTuple):
     """Settings, and where each key's value came from."""
 
     settings: Settings
@@ -59,7 +59,7 @@ def load(config_file: Path | None, environ: Mapping[str, str]) -> Settings:
     return load_with_origins(config_file, environ).settings
 
 
-def load_with_origins(config_file: Path | None, environ: Mapping[str, str]) -> Loaded:
+def load_with_origins(config_file: Path | None, environ: Mapping[str, str]) -> LoadedConfig:
     """As `load`, with each key's origin."""
     resolved = _Resolved(config_file, environ)
     if resolved.faults:
@@ -68,7 +68,7 @@ def load_with_origins(config_file: Path | None, environ: Mapping[str, str]) -> L
     for tenant_id in settings.upstream.tenants:
         for leaf in ("url", "api_key"):
             resolved.origins.setdefault(tenant_key(tenant_id, leaf), f"upstream.{leaf}")
-    return Loaded(settings, resolved.origins)
+    return LoadedConfig(settings, resolved.origins)
 
 
 def load_for_client(config_file: Path | None, environ: Mapping[str, str]) -> Settings:
@@ -86,7 +86,7 @@ def possible_secrets(config_file: Path | None, environ: Mapping[str, str]) -> li
     """Return all text of a configuration that may be a secret, also where it is wrong: given secrets, what stands in
     the place of a secret's file and names none, and the values of a URL's query."""
     found: list[str] = []
-    for given in gather(config_file, environ).given:
+    for given in collect(config_file, environ).given:
         raw = given.raw if isinstance(given.raw, str) else ""
         if given.key.kind.secret:
             found.append(raw)
@@ -124,10 +124,10 @@ class _Resolved:
     """The strongest allowed value of each key; wrong ones leave the default, and a fault."""
 
     def __init__(self, config_file: Path | None, environ: Mapping[str, str]) -> None:
-        gathered = gather(config_file, environ)
-        self.faults = gathered.faults
+        collected = collect(config_file, environ)
+        self.faults = collected.faults
         self._config_file = config_file
-        self._is_file_readable = gathered.is_file_readable
+        self._is_file_readable = collected.is_file_readable
         self.values: dict[str, Any] = {key.name: key.default for key in KEYS if not key.of_tenant}
         self.origins = dict.fromkeys(self.values, "default")
         self._secret_files: dict[str, Path] = {}
@@ -135,7 +135,7 @@ class _Resolved:
         if state is not None:
             self.values["outbox.path"] = state
             self.origins["outbox.path"] = "environment STATE_DIRECTORY"
-        for given in gathered.given:
+        for given in collected.given:
             self._take(given)
         self._check()
 
@@ -165,7 +165,7 @@ class _Resolved:
         if isinstance(value, Wrong):
             shown = MASK if given.key.kind.secret or "@" in str(given.raw) else toml(given.raw)
             problem = f"{value.why}; allowed: {given.key.kind.allowed}"
-            self.faults.append(Fault(given.origin, given.name, _cut(shown), problem))
+            self.faults.append(ConfigFault(given.origin, given.name, _cut(shown), problem))
             return
         self.values[given.name] = value
         self.origins[given.name] = given.origin
@@ -249,7 +249,7 @@ class _Resolved:
         key, value = lookup(name), self.values[name]
         assert key is not None
         shown = "" if value is None else _cut(toml(key.kind.plain(value)))
-        self.faults.append(Fault("" if value is None else self.origins[name], name, shown, problem))
+        self.faults.append(ConfigFault("" if value is None else self.origins[name], name, shown, problem))
 
 
 def _cut(shown: str) -> str:

@@ -71,7 +71,7 @@ class Udp:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ops:
+class OpsSettings:
     listen: Listen = ""
     token: Secret | None = None
     """Content of ops.token_file."""
@@ -141,7 +141,7 @@ class Settings:
     """What the secrets in force were read from: a change means new ones."""
     http: Http = field(default_factory=Http)
     udp: Udp = field(default_factory=Udp)
-    ops: Ops = field(default_factory=Ops)
+    ops: OpsSettings = field(default_factory=OpsSettings)
     defaults: Defaults = field(default_factory=Defaults)
     outbox: OutboxSettings = field(default_factory=OutboxSettings)
     batch: Batch = field(default_factory=Batch)

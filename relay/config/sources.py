@@ -1,6 +1,6 @@
 """Where settings are given: configuration file, environment, key files, systemd credentials, weakest first.
 
-`gather` finds what is given, under which key and by whom; whether a value is allowed is not decided here.
+`collect` finds what is given, under which key and by whom; whether a value is allowed is not decided here.
 In every source `x_file` (or X_FILE) names the file that a secret `x` is read from; whitespace around the
 secret is not part of it. A relative path in the configuration file is relative to that file. Credentials are
 files in $CREDENTIALS_DIRECTORY named as a secret's key, `upstream.api_key` or `upstream.tenants.2.api_key`;
@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from relay.config.faults import Fault
+from relay.config.faults import ConfigFault
 from relay.config.keys import MAX_TENANTS, SECTIONS, Key, lookup, near, tenant_of
 from relay.config.values import Wrong
 from relay.runtime.secret import MASK
@@ -40,12 +40,12 @@ class Given(NamedTuple):
     """The file a secret was read from."""
 
 
-class PendingCalls:
+class CollectedValues:
     """All that is given, weakest source first, and what could not be read or is not known."""
 
     def __init__(self) -> None:
         self.given: list[Given] = []
-        self.faults: list[Fault] = []
+        self.faults: list[ConfigFault] = []
         self.is_file_readable = True
         """False if the configuration file gave no values because it cannot be read or is not TOML."""
 
@@ -62,50 +62,50 @@ class PendingCalls:
         """Read a secret from its file. Whitespace around the secret, which editors and shells add, is removed."""
         content = _read(path, MAX_SECRET_FILE_BYTES)
         if isinstance(content, Wrong):
-            self.faults.append(Fault(origin, name, "", content.why))
+            self.faults.append(ConfigFault(origin, name, "", content.why))
             return
         key, secret = lookup(name), content.strip()
         assert key is not None
         if secret:
             self.given.append(Given(name, key, secret, origin, path))
         else:
-            self.faults.append(Fault(origin, name, "", "is an empty file"))
+            self.faults.append(ConfigFault(origin, name, "", "is an empty file"))
 
     def add_unknown(self, origin: str, name: str, suggestion: str | None) -> None:
         hint = f"; did you mean {suggestion}?" if suggestion else ""
         if any(map(_may_be_secret, re.split(r"\.|__", name))):
             # a key was typed as a name
             origin, name = origin if origin.startswith("file ") else "environment", MASK
-        self.faults.append(Fault(origin, name, "", f"is not a known key{hint}"))
+        self.faults.append(ConfigFault(origin, name, "", f"is not a known key{hint}"))
 
 
-def gather(config_file: Path | None, environ: Mapping[str, str]) -> PendingCalls:
+def collect(config_file: Path | None, environ: Mapping[str, str]) -> CollectedValues:
     """Everything that is given; a later entry of a key overrides an earlier one."""
-    gathered = PendingCalls()
+    collected = CollectedValues()
     if config_file is not None:
-        _gather_file(gathered, config_file)
-    _gather_environment(gathered, environ)
-    _gather_credentials(gathered, environ)
-    tenants = {tenant_of(given.name) for given in gathered.given if given.key.of_tenant}
+        _collect_file(collected, config_file)
+    _collect_environment(collected, environ)
+    _collect_credentials(collected, environ)
+    tenants = {tenant_of(given.name) for given in collected.given if given.key.of_tenant}
     if len(tenants) > MAX_TENANTS:
-        gathered.faults.append(
-            Fault("", "upstream.tenants", "", f"names {len(tenants)} tenants; {MAX_TENANTS} are allowed")
+        collected.faults.append(
+            ConfigFault("", "upstream.tenants", "", f"names {len(tenants)} tenants; {MAX_TENANTS} are allowed")
         )
-    return gathered
+    return collected
 
 
-def _gather_file(gathered: PendingCalls, config_file: Path) -> None:
+def _collect_file(collected: CollectedValues, config_file: Path) -> None:
     origin = f"file {config_file}"
     content = _read(config_file, MAX_FILE_BYTES)
     if isinstance(content, Wrong):
-        gathered.faults.append(Fault(origin, "", "", content.why))
-        gathered.is_file_readable = False
+        collected.faults.append(ConfigFault(origin, "", "", content.why))
+        collected.is_file_readable = False
         return
     try:
         tables = tomllib.loads(content)
     except (ValueError, RecursionError) as error:
-        gathered.faults.append(Fault(origin, "", "", f"is not TOML: {error}"))
-        gathered.is_file_readable = False
+        collected.faults.append(ConfigFault(origin, "", "", f"is not TOML: {error}"))
+        collected.is_file_readable = False
         return
     given = dict(_leaves(tables))
     for path, raw in given.items():
@@ -113,11 +113,11 @@ def _gather_file(gathered: PendingCalls, config_file: Path) -> None:
         file_path = (*path[:-1], f"{path[-1]}_file")
         key = lookup(name)
         if key is None or any("." in part for part in path):
-            gathered.add_unknown(origin, name, near(name))
+            collected.add_unknown(origin, name, near(name))
         elif given.get(file_path, "") != "":
-            gathered.faults.append(Fault(origin, name, "", f"is given twice: give either this or {name}_file"))
+            collected.faults.append(ConfigFault(origin, name, "", f"is given twice: give either this or {name}_file"))
         else:
-            gathered.add(name, key.kind.located(raw, config_file.parent), origin)
+            collected.add(name, key.kind.located(raw, config_file.parent), origin)
 
 
 def _leaves(table: Mapping[str, object], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], object]]:
@@ -132,7 +132,7 @@ def _leaves(table: Mapping[str, object], above: tuple[str, ...] = ()) -> Iterato
             yield path, value
 
 
-def _gather_environment(gathered: PendingCalls, environ: Mapping[str, str]) -> None:
+def _collect_environment(collected: CollectedValues, environ: Mapping[str, str]) -> None:
     # X_FILE beats X, whatever the order of the variables
     variables = sorted(
         (name for name in environ if name.startswith(PREFIX)), key=lambda name: (name.endswith("_FILE"), name)
@@ -142,24 +142,26 @@ def _gather_environment(gathered: PendingCalls, environ: Mapping[str, str]) -> N
         key = lookup(name)
         if key is None or variable != _variable(name):
             suggestion = near(name)
-            gathered.add_unknown(f"environment {variable}", name, suggestion and _variable(suggestion))
+            collected.add_unknown(f"environment {variable}", name, suggestion and _variable(suggestion))
         else:
-            gathered.add(name, key.kind.from_text(environ[variable]), f"environment {variable}")
+            collected.add(name, key.kind.from_text(environ[variable]), f"environment {variable}")
 
 
-def _gather_credentials(gathered: PendingCalls, environ: Mapping[str, str]) -> None:
+def _collect_credentials(collected: CollectedValues, environ: Mapping[str, str]) -> None:
     directory = environ.get("CREDENTIALS_DIRECTORY")
     if not directory:
         return
     try:
         names = sorted(os.listdir(directory))
     except OSError as error:
-        gathered.faults.append(Fault("environment CREDENTIALS_DIRECTORY", "", "", f"cannot be read: {error.strerror}"))
+        collected.faults.append(
+            ConfigFault("environment CREDENTIALS_DIRECTORY", "", "", f"cannot be read: {error.strerror}")
+        )
         return
     for name in names:
         key = lookup(name)
         if key is not None and key.kind.secret:
-            gathered.add_file(name, Path(directory) / name, f"credential {name}")
+            collected.add_file(name, Path(directory) / name, f"credential {name}")
 
 
 def _path_shown(path: Path) -> str:

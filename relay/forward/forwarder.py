@@ -25,7 +25,7 @@ from functools import partial
 import structlog
 
 from relay.forward.timestamps import corrected
-from relay.forward.upstream import Client
+from relay.forward.upstream import BatchSender
 from relay.outbox import Backlog, Claimed, ClaimPart, Dead, Outbox, OutboxError, RestoredState, Settled
 from relay.policy import batch
 from relay.policy.backoff import full_jitter
@@ -64,7 +64,7 @@ class Forwarder:
     """Moves events from the outbox to the upstream for as long as it runs."""
 
     def __init__(
-        self, outbox: Outbox, schedule: Schedule, client: Client, clock: Clock, metrics: Metrics, tasks: Tasks
+        self, outbox: Outbox, schedule: Schedule, client: BatchSender, clock: Clock, metrics: Metrics, tasks: Tasks
     ) -> None:
         self._outbox = outbox
         self._schedule = schedule

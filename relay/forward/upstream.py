@@ -65,7 +65,7 @@ class _Request(aiohttp.ClientRequest):
         return await super().send(conn)
 
 
-class Client(Protocol):
+class BatchSender(Protocol):
     """What the forwarder needs of an upstream."""
 
     def origin(self, tenant_id: int) -> str:
@@ -106,11 +106,11 @@ class UpstreamClient:
         self._settings = settings
 
     def origin(self, tenant_id: int) -> str:
-        """See Client."""
+        """See BatchSender."""
         return _origin(self._settings.endpoint(tenant_id).url)
 
     def origins(self) -> Sequence[str]:
-        """See Client."""
+        """See BatchSender."""
         urls = [self._settings.default.url, *(endpoint.url for endpoint in self._settings.tenants.values())]
         return list(dict.fromkeys(map(_origin, urls)))
 
@@ -123,7 +123,7 @@ class UpstreamClient:
     async def post(
         self, tenant_id: int, body: bytes, stalled: Callable[[bool], None] = lambda _: None, *, fresh: bool = False
     ) -> UpstreamResponse | NoResponse:
-        """See Client. Each kept connection that a fresh exchange meets is closed."""
+        """See BatchSender. Each kept connection that a fresh exchange meets is closed."""
         while True:
             exchange = wire.Exchange(fresh)
             wire.exchange.set(exchange)

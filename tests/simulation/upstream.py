@@ -112,7 +112,7 @@ class Limiter:
 
 
 class SimUpstream:
-    """The forwarder's Client in the simulation."""
+    """The forwarder's BatchSender in the simulation."""
 
     def __init__(
         self,

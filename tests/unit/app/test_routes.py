@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 from relay.app.routes import Routes
 from relay.config import EndpointSettings as UpstreamRoute
-from relay.config import Http, OutboxSettings, Settings, Upstream
-from relay.config import Ops as OpsSettings
+from relay.config import Http, OpsSettings, OutboxSettings, Settings, Upstream
 from relay.event.reader import Defaults, Reader
 from relay.ingest.events_api import HttpIngest
 from relay.runtime.metrics import Metrics
