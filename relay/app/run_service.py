@@ -17,10 +17,9 @@ from typing import Any
 import structlog
 
 from relay.app import process, signals
-from relay.app.service import Loader, Service
+from relay.app.service import Loader, Service, usable
 from relay.app.systemd import Supervisor
-from relay.config import ConfigError, ConfigFault, Settings, load, secrets
-from relay.forward.upstream import transport_problem
+from relay.config import Settings, load, secrets
 from relay.runtime import log
 from relay.runtime.clock import SystemClock
 
@@ -37,10 +36,7 @@ def main(config_file: Path | None) -> int:
     process.harden()
 
     def load_settings() -> Settings:
-        settings = load(config_file, os.environ)
-        if problem := transport_problem(settings.upstream):
-            raise ConfigError([ConfigFault("", "upstream", "", problem)])
-        return settings
+        return usable(load(config_file, os.environ))
 
     settings = load_settings()
     with asyncio.Runner(loop_factory=event_loop_factory()) as runner:

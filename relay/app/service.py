@@ -38,11 +38,11 @@ from relay.app import installation, process, signals
 from relay.app.routes import Routes
 from relay.app.secret_watch import watch_keys
 from relay.app.systemd import Supervisor
-from relay.config import ConfigError, Settings, changes, diff, needs_restart, secrets, with_files_of
+from relay.config import ConfigError, ConfigFault, Settings, changes, diff, needs_restart, secrets, with_changed_files
 from relay.event.reader import Defaults, Reader
 from relay.forward.forwarder import Forwarder
 from relay.forward.time_file import TimeFile
-from relay.forward.upstream import UpstreamClient
+from relay.forward.upstream import UpstreamClient, certificate_files, transport_problem
 from relay.http.listener import Listener
 from relay.ingest.events_api import HttpIngest
 from relay.ingest.udp.ingest import UdpIngest
@@ -81,7 +81,7 @@ class Service:
         self.settings = self._started_with = settings
         self._supervisor = supervisor or Supervisor({})
         # taken as soon as they were read: a file that is changed while the relay starts has changed
-        self._keys_at_start = fingerprint([*settings.secret_files, *settings.upstream.transport_files])
+        self._keys_at_start = fingerprint(_watched_files(settings))
         self.stopping = asyncio.Event()
         self._load_settings = load_settings
         self._clock = clock
@@ -147,7 +147,9 @@ class Service:
         self._tasks.start("housekeeping", self._forwarder.maintain())
         self._tasks.start("true time", self._time_file.keep())
         self._tasks.start("watch", self._watch())
-        self._tasks.start("key watch", watch_keys(self._watched_files, self._keys_at_start, self._reload_files))
+        self._tasks.start(
+            "key watch", watch_keys(lambda: _watched_files(self.settings), self._keys_at_start, self._reload_files)
+        )
         self._tasks.start("history", self._history.keep())
         _log.info(
             "relay started",
@@ -204,7 +206,7 @@ class Service:
     def reload(self) -> bool:
         """Read the configuration and key files again; apply all of it or nothing. True if it was applied."""
         self._supervisor.reloading()
-        settings = self._read_settings()
+        settings = self._read_settings(self._load_settings)
         if settings is not None:
             self._apply(settings)
         self._supervisor.ready()
@@ -213,17 +215,14 @@ class Service:
     # -- inside --------------------------------------------------------------------------------------
 
     def _reload_files(self) -> None:
-        """Apply changed key and certificate files, and no other change of the configuration."""
-        settings = self._read_settings()
+        """Apply changed key and certificate files, without the configuration file: it may be wrong or half edited."""
+        settings = self._read_settings(lambda: usable(with_changed_files(self.settings)))
         if settings is not None:
-            self._apply(with_files_of(self.settings, settings))
+            self._apply(settings)
 
-    def _watched_files(self) -> list[Path]:
-        return [*self.settings.secret_files, *self.settings.upstream.transport_files]
-
-    def _read_settings(self) -> Settings | None:
+    def _read_settings(self, load_settings: Loader) -> Settings | None:
         try:
-            return self._load_settings()
+            return load_settings()
         except ConfigError as error:
             self.metrics.config_last_reload_successful.set(0)
             _log.error("configuration refused, the old one stays in force", error=str(error))
@@ -232,11 +231,11 @@ class Service:
     def _apply(self, settings: Settings) -> None:
         # what waits for a restart is told until there was one
         waits = needs_restart(diff(self._started_with, settings))
-        changed = changes(self.settings, settings)
+        changed = dict(changes(self.settings, settings))
         log.set_level(settings.log.level)
         # the old ones too: a request under way may still be told of
         log.set_secrets([*secrets(self.settings), *secrets(settings)])
-        self._client.configure(settings.upstream)
+        changed |= dict.fromkeys(self._client.configure(settings.upstream), "renewed")
         self.outbox.configure(settings.outbox)
         self._ops.token = settings.ops.token
         reader = self._reader(settings)
@@ -374,6 +373,18 @@ def _bug_logged(step: str) -> Iterator[None]:
         _log.error("a step of the stop failed", step=step, exc_info=bug)
 
 
+def usable(settings: Settings) -> Settings:
+    """Return the settings. Raise ConfigError if no connection can be made with their certificates and keys."""
+    if problem := transport_problem(settings.upstream):
+        raise ConfigError([ConfigFault("", "upstream", "", problem)])
+    return settings
+
+
+def _watched_files(settings: Settings) -> list[Path]:
+    """Return the files whose change the relay applies without a signal."""
+    return [*dict.fromkeys(settings.secret_files.values()), *certificate_files(settings.upstream).values()]
+
+
 def _warn_of_exposed(settings: Settings) -> None:
-    for problem in exposed(settings.secret_files):
+    for problem in exposed(dict.fromkeys(settings.secret_files.values())):
         _log.warning("a secret is exposed", problem=problem)

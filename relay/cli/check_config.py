@@ -37,7 +37,7 @@ def command(config_file: Path | None, online: bool, as_json: bool) -> None:
         verdict = f"configuration is not valid: {faults} {'fault' if faults == 1 else 'faults'}"
         raise Failed(f"{error}\n{verdict}", CONFIG_WRONG) from None
     shown = {name: {"value": value, "origin": origins[name]} for name, value in describe(settings).items()}
-    warnings = [*exposed(settings.secret_files), *_cautions(settings)]
+    warnings = [*exposed(dict.fromkeys(settings.secret_files.values())), *_cautions(settings)]
     steps = _try_upstream(settings) if online else ()
     if as_json:
         answer: dict[str, object] = {"valid": True, "settings": shown, "warnings": warnings}

@@ -7,9 +7,17 @@ Precedence: default < file < RELAY__SECTION__KEY < RELAY__SECTION__KEY_FILE < sy
 Imports nothing heavy: `relay healthcheck` starts with it.
 """
 
-from relay.config.describe import changes, describe, diff, needs_restart, secrets, with_files_of
+from relay.config.describe import changes, describe, diff, needs_restart, secrets
 from relay.config.faults import ConfigError, ConfigFault
-from relay.config.load import LoadedConfig, find_config_file, load, load_for_client, load_with_origins, possible_secrets
+from relay.config.load import (
+    LoadedConfig,
+    find_config_file,
+    load,
+    load_for_client,
+    load_with_origins,
+    possible_secrets,
+    with_changed_files,
+)
 from relay.config.settings import (
     Batch,
     Defaults,
@@ -55,5 +63,5 @@ __all__ = [
     "possible_secrets",
     "secrets",
     "toml",
-    "with_files_of",
+    "with_changed_files",
 ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 from urllib.parse import unquote, unquote_plus, urlsplit
 
@@ -75,22 +74,6 @@ def secrets(settings: Settings) -> list[Secret]:
         basic = b64encode(f"{user}:{unquote(password)}".encode()).decode()
         found += [Secret(upstream.proxy), Secret(password), Secret(unquote(password)), Secret(basic)]
     return [secret for secret in dict.fromkeys(found) if secret.reveal()]
-
-
-def with_files_of(old: Settings, new: Settings) -> Settings:
-    """Return `old` with the secrets of `new`: what a changed key or certificate file means without a reload."""
-    upstream, read = old.upstream, new.upstream
-    tenants = {
-        tenant_id: replace(endpoint, api_key=read.endpoint(tenant_id).api_key)
-        for tenant_id, endpoint in upstream.tenants.items()
-    }
-    default = replace(upstream.default, api_key=read.default.api_key)
-    return replace(
-        old,
-        upstream=replace(upstream, default=default, tenants=tenants, proxy=read.proxy),
-        ops=replace(old.ops, token=new.ops.token),
-        secret_files=new.secret_files,
-    )
 
 
 def _shown(value: object) -> str:

@@ -8,6 +8,7 @@ are few and bounded.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from relay.config.describe import query_secrets
 from relay.config.faults import ConfigError, ConfigFault
 from relay.config.keys import KEYS, SECTIONS, default_path, lookup, tenant_key, tenant_of
 from relay.config.settings import EndpointSettings, Settings
-from relay.config.sources import Given, collect
+from relay.config.sources import Given, collect, read_secret
 from relay.config.values import Wrong, toml
 from relay.runtime.address import overlap
 from relay.runtime.secret import MASK, Secret
@@ -82,6 +83,35 @@ def load_for_client(config_file: Path | None, environ: Mapping[str, str]) -> Set
     return resolved.settings()
 
 
+def with_changed_files(settings: Settings) -> Settings:
+    """Return the settings with the secrets that their files contain now, and with no other change.
+
+    Reads no configuration. Raises ConfigError with every file that contains no usable secret.
+    """
+    found: dict[str, Any] = {}
+    faults: list[ConfigFault] = []
+    for name, path in settings.secret_files.items():
+        key, secret = lookup(name), read_secret(path)
+        assert key is not None
+        value = secret if isinstance(secret, Wrong) else key.kind.read(secret)
+        if isinstance(value, Wrong):
+            faults.append(ConfigFault(f"file {path}", name, "", value.why))
+        found[name] = value
+    if faults:
+        raise ConfigError(faults)
+    upstream = settings.upstream
+    tenants = {
+        tenant_id: replace(endpoint, api_key=found.get(tenant_key(tenant_id, "api_key"), endpoint.api_key))
+        for tenant_id, endpoint in upstream.tenants.items()
+    }
+    default = replace(upstream.default, api_key=found.get("upstream.api_key", upstream.default.api_key))
+    return replace(
+        settings,
+        upstream=replace(upstream, default=default, tenants=tenants, proxy=found.get("upstream.proxy", upstream.proxy)),
+        ops=replace(settings.ops, token=found.get("ops.token", settings.ops.token)),
+    )
+
+
 def possible_secrets(config_file: Path | None, environ: Mapping[str, str]) -> list[Secret]:
     """Return all text of a configuration that may be a secret, also where it is wrong: given secrets, what stands in
     the place of a secret's file and names none, and the values of a URL's query."""
@@ -141,7 +171,16 @@ class _Resolved:
 
     def settings(self) -> Settings:
         sections = {section: structure(**self._fields(section)) for section, structure in SECTIONS.items()}
-        return Settings(**sections, secret_files=tuple(dict.fromkeys(self._secret_files.values())))
+        return Settings(**sections, secret_files={**self._inherited_files(), **self._secret_files})
+
+    def _inherited_files(self) -> dict[str, Path]:
+        """Return the default key's file for each tenant without a key of its own."""
+        default = self._secret_files.get("upstream.api_key")
+        names = [tenant_key(tenant_id, "api_key") for tenant_id in self._tenant_ids()]
+        return {} if default is None else {name: default for name in names if name not in self.values}
+
+    def _tenant_ids(self) -> list[int]:
+        return sorted({tenant_of(name) for name in self.values if name.startswith("upstream.tenants.")})
 
     def _fields(self, section: str) -> dict[str, Any]:
         fields = {key.field: self.values[key.name] for key in KEYS if key.section == section and key.in_settings}
@@ -151,13 +190,12 @@ class _Resolved:
         return fields
 
     def _tenants(self, default: EndpointSettings) -> dict[int, EndpointSettings]:
-        ids = sorted({tenant_of(name) for name in self.values if name.startswith("upstream.tenants.")})
         return {
             tenant_id: EndpointSettings(
                 self.values.get(tenant_key(tenant_id, "url"), default.url),
                 self.values.get(tenant_key(tenant_id, "api_key"), default.api_key),
             )
-            for tenant_id in ids
+            for tenant_id in self._tenant_ids()
         }
 
     def _take(self, given: Given) -> None:

@@ -39,11 +39,6 @@ class Upstream:
     client_key_file: str = ""
     allow_http: bool = False
 
-    @property
-    def transport_files(self) -> Sequence[Path]:
-        """The files that a connection's certificates and keys are read from."""
-        return [Path(name) for name in (self.ca_file, self.client_cert_file, self.client_key_file) if name]
-
     def endpoint(self, tenant_id: int) -> EndpointSettings:
         return self.tenants.get(tenant_id, self.default)
 
@@ -137,8 +132,8 @@ class Log:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     upstream: Upstream
-    secret_files: Sequence[Path] = ()
-    """What the secrets in force were read from: a change means new ones."""
+    secret_files: Mapping[str, Path] = field(default_factory=dict)
+    """The file that each secret in force was read from, by key; of a tenant without a key of its own the default's."""
     http: Http = field(default_factory=Http)
     udp: Udp = field(default_factory=Udp)
     ops: OpsSettings = field(default_factory=OpsSettings)

@@ -59,17 +59,13 @@ class CollectedValues:
             self.add_file(name.removesuffix("_file"), Path(raw), f"file {_path_shown(Path(raw))} named by {named_by}")
 
     def add_file(self, name: str, path: Path, origin: str) -> None:
-        """Read a secret from its file. Whitespace around the secret, which editors and shells add, is removed."""
-        content = _read(path, MAX_SECRET_FILE_BYTES)
-        if isinstance(content, Wrong):
-            self.faults.append(ConfigFault(origin, name, "", content.why))
-            return
-        key, secret = lookup(name), content.strip()
+        """Read a secret from its file."""
+        key, secret = lookup(name), read_secret(path)
         assert key is not None
-        if secret:
-            self.given.append(Given(name, key, secret, origin, path))
+        if isinstance(secret, Wrong):
+            self.faults.append(ConfigFault(origin, name, "", secret.why))
         else:
-            self.faults.append(ConfigFault(origin, name, "", "is an empty file"))
+            self.given.append(Given(name, key, secret, origin, path))
 
     def add_unknown(self, origin: str, name: str, suggestion: str | None) -> None:
         hint = f"; did you mean {suggestion}?" if suggestion else ""
@@ -162,6 +158,12 @@ def _collect_credentials(collected: CollectedValues, environ: Mapping[str, str])
         key = lookup(name)
         if key is not None and key.kind.secret:
             collected.add_file(name, Path(directory) / name, f"credential {name}")
+
+
+def read_secret(path: Path) -> str | Wrong:
+    """Return the secret in a file. Whitespace around the secret, which editors and shells add, is removed."""
+    content = _read(path, MAX_SECRET_FILE_BYTES)
+    return content if isinstance(content, Wrong) else content.strip() or Wrong("is an empty file")
 
 
 def _path_shown(path: Path) -> str:

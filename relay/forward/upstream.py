@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import os
 import re
 import ssl
 import sys
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from functools import lru_cache
+from pathlib import Path
 from typing import ClassVar, Protocol, cast
 from urllib.parse import urlsplit
 
@@ -93,17 +96,26 @@ class UpstreamClient:
         self._session: aiohttp.ClientSession | None = None
         self._opened_with: tuple[object, ...] = ()
         """What the session was opened with, see `_transport`."""
+        self._certificates = _fingerprints(settings)
         self._resolver = Resolver()
         self._sockets = Sockets()
         self._opening = asyncio.Lock()
+        self._requests: Counter[aiohttp.ClientSession] = Counter()
+        """The number of requests in flight by session."""
         self._retired: list[aiohttp.ClientSession] = []
+        """Sessions that no new request uses; each is closed when its last request has ended."""
 
-    def configure(self, settings: Upstream) -> None:
-        """Use these from the next request on; requests under way end as they began."""
+    def configure(self, settings: Upstream) -> list[str]:
+        """Use these settings for new requests; a request in flight ends as it began.
+
+        Return the names of certificate and key files that have another content than before.
+        """
         if self._session and self._opened_with != _transport(settings):
             self._retired.append(self._session)
             self._session = None
         self._settings = settings
+        before, self._certificates = self._certificates, _fingerprints(settings)
+        return [name for name, now in self._certificates.items() if name in before and before[name] != now]
 
     def origin(self, tenant_id: int) -> str:
         """See BatchSender."""
@@ -155,7 +167,25 @@ class UpstreamClient:
     async def _request(self, watch: Watch, tenant_id: int, body: bytes) -> UpstreamResponse:
         """Return the response to one request. Raises what the library and the network raise."""
         session = self._session or await self._open()
-        settings = self._settings  # opening takes long enough for a reload
+        self._requests[session] += 1
+        try:
+            return await self._request_on(session, watch, tenant_id, body)
+        finally:
+            self._requests[session] -= 1
+            await self._close_retired()
+
+    async def _close_retired(self) -> None:
+        """Close the retired sessions without a request in flight."""
+        unused = [session for session in self._retired if not self._requests[session]]
+        self._retired = [session for session in self._retired if session not in unused]
+        for session in unused:
+            del self._requests[session]
+            await session.close()
+
+    async def _request_on(
+        self, session: aiohttp.ClientSession, watch: Watch, tenant_id: int, body: bytes
+    ) -> UpstreamResponse:
+        settings = self._settings  # a reload may have happened while the session was opened
         endpoint = settings.endpoint(tenant_id)
         _WATCHED.set((watch, self._sockets))
         async with session.post(
@@ -286,8 +316,27 @@ def _transport(settings: Upstream) -> tuple[object, ...]:
 
     A certificate that was renewed at the same path is another one: the files count, not only their names.
     """
-    files = settings.transport_files
-    return (_uses_tls(settings), settings.ca_file, settings.client_cert_file, *files, *fingerprint(files))
+    return (_uses_tls(settings), settings.ca_file, settings.client_cert_file, *_fingerprints(settings).items())
+
+
+def certificate_files(settings: Upstream) -> Mapping[str, Path]:
+    """Return the files that certificates and keys of connections are read from, by key or description.
+
+    The system's authorities count where they are used: the file and the directory of OpenSSL, or of SSL_CERT_FILE and
+    SSL_CERT_DIR. A directory changes when a file in it is added, replaced or removed.
+    """
+    names = ("ca_file", "client_cert_file", "client_key_file")
+    files = {f"upstream.{name}": Path(value) for name in names if (value := getattr(settings, name))}
+    if _uses_tls(settings) and not settings.ca_file:
+        system = ssl.get_default_verify_paths()
+        files["system CA file"] = Path(os.environ.get(system.openssl_cafile_env) or system.openssl_cafile)
+        files["system CA directory"] = Path(os.environ.get(system.openssl_capath_env) or system.openssl_capath)
+    return files
+
+
+def _fingerprints(settings: Upstream) -> dict[str, tuple[int, ...]]:
+    files = certificate_files(settings)
+    return dict(zip(files, fingerprint(files.values()), strict=True))
 
 
 @lru_cache(maxsize=256)

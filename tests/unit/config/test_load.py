@@ -116,7 +116,7 @@ def test_key_file_of_the_configuration_file_is_read_without_its_line_break(confi
     settings, origins = load_with_origins(file, {})
 
     assert settings.upstream.default.api_key == Secret("of-the-file")
-    assert settings.secret_files == (tmp_path / "key",)
+    assert settings.secret_files == {"upstream.api_key": tmp_path / "key"}
     assert origins["upstream.api_key"] == f"file {tmp_path / 'key'} named by upstream.api_key_file"
 
 
@@ -129,11 +129,14 @@ def test_secret_files_are_those_that_secrets_in_force_were_read_from(tmp_path):
         "RELAY__UPSTREAM__TENANTS__2__API_KEY_FILE": str(tmp_path / "two"),
     }
 
-    assert load(None, environ).secret_files == (tmp_path / "one", tmp_path / "two")
+    assert load(None, environ).secret_files == {
+        "upstream.api_key": tmp_path / "one",
+        "upstream.tenants.2.api_key": tmp_path / "two",
+    }
 
     (tmp_path / "upstream.api_key").write_text("credential")
     files = load(None, environ | {"CREDENTIALS_DIRECTORY": str(tmp_path)}).secret_files
-    assert set(files) == {tmp_path / "upstream.api_key", tmp_path / "two"}
+    assert set(files.values()) == {tmp_path / "upstream.api_key", tmp_path / "two"}
 
 
 def test_other_credentials_are_left_alone(tmp_path):
@@ -231,7 +234,7 @@ def test_relative_path_of_a_file_is_relative_to_that_file(config, tmp_path, monk
     assert settings.upstream.ca_file == str(tmp_path / "ca.pem")
     assert settings.outbox.path == tmp_path / "data/outbox.db"
     assert settings.http.unix_socket == str(tmp_path / "relay.sock")
-    assert settings.secret_files == (tmp_path / "key",)
+    assert settings.secret_files == {"upstream.api_key": tmp_path / "key"}
 
 
 def test_relative_path_of_the_environment_or_a_default_is_relative_to_the_working_directory(config, tmp_path):
