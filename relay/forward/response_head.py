@@ -3,6 +3,7 @@
 Rules:
 - It bounds what a response may cost: 64 KiB per header line, MAX_LINES lines, MAX_HEAD_BYTES in all, and at most
   MAX_INFORMATIONAL informational (1xx) responses. It drops these: the relay has no use for them.
+  The response to CONNECT is an exception: aiohttp reads it before it makes the connection available.
 - It removes what is odd and has one meaning: a Content-Length that is repeated, or that stands beside
   Transfer-Encoding (RFC 9112, 6.3), and a space before a colon (RFC 9112, 5.1).
 - A 204 and a 304 have no body (RFC 9110, 6.4.1). What follows is not part of the response, and the connection

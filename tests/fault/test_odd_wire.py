@@ -131,6 +131,32 @@ async def test_a_flood_of_informational_responses_costs_next_to_nothing(tmp_path
         assert cpu_ticks(relay.pid) - before <= 100, "a second of processor time"
 
 
+async def test_a_proxy_that_sends_only_informational_responses_costs_one_timeout(tmp_path: Path) -> None:
+    """No limit of their number applies to CONNECT. The timeout ends the attempt, and the event stays pending."""
+    connects: list[bytes] = []
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connects.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 103 Early Hints\r\n\r\n" * 1_000)
+        await reader.read()
+
+    async with upstream(talk) as url:
+        env = environment(
+            "https://events.example.test/v1/events",
+            tmp_path,
+            upstream__proxy=url.removesuffix("/v1/events"),
+            upstream__timeout="1s",
+            retry__initial="1h",
+            retry__max="1h",
+        )
+        async with running(env) as relay:
+            assert await relay.post(event(1)) == 202
+            status = await relay.until(lambda status: status["upstreams"][0]["state"] == "backing_off")
+            assert "within 1 s" in status["upstreams"][0]["last_error"]
+            assert (status["ledger"]["pending"], status["ledger"]["dead_lettered"]) == (1, 0)
+            assert connects[0].startswith(b"CONNECT events.example.test:443 ")
+
+
 def one_request_a_connection() -> tuple[Talk, list[bytes], list[int]]:
     """A server that closes each connection on its second request; accepted bodies, and the place of each request."""
     bodies: list[bytes] = []
