@@ -29,7 +29,7 @@ _LIMITS = Limits(
     retry_max_ms=300_000,
     max_in_flight=8,
 )
-_LANES = 10_000
+_QUEUES = 10_000
 _EVENT_BYTES = 400
 
 
@@ -38,7 +38,7 @@ def policy(bench: Bench) -> Iterator[Row]:
     requests = int(bench.size(40_000, 300_000))
     rates = []
     for _ in range(bench.pairs):
-        world = _World(seed=7, queue_ids=_LANES, requests=requests)
+        world = _World(seed=7, queue_ids=_QUEUES, requests=requests)
         began = time.process_time()
         world.run()
         rates.append(world.decisions / (time.process_time() - began))
@@ -50,7 +50,7 @@ def policy(bench: Bench) -> Iterator[Row]:
         (min(rates), max(rates)),
         f"calls of backlog, next, answered and settled, of processor time; {requests:,} requests a run",
     )
-    traces = {_World(seed=7, queue_ids=_LANES, requests=requests // 4).traced() for _ in range(2)}
+    traces = {_World(seed=7, queue_ids=_QUEUES, requests=requests // 4).traced() for _ in range(2)}
     yield Row("  same seed, same trace: different traces", len(traces) - 1, "", at_most(0))
 
 
@@ -65,7 +65,7 @@ class _World:
         self._keys = [(1 + queue_id % 2, "tv", f"device-{queue_id}") for queue_id in range(queue_ids)]
         self._pending = [rng.randrange(1, 50) for _ in range(queue_ids)]
         self._verdicts = [_verdict(rng) for _ in range(10_007)]
-        self._chances = [rng.random() for _ in range(10_009)]
+        self._draws = [rng.random() for _ in range(10_009)]
         self._arrivals = [(rng.randrange(queue_ids), rng.randrange(1, 20)) for _ in range(10_037)]
 
     def traced(self) -> int:
@@ -83,19 +83,19 @@ class _World:
         schedule, now, sent = self._schedule, 1_000_000, 0
         for queue_id, events in enumerate(self._pending):
             self._grow(queue_id, events, 0, now)
-        on_the_way: deque[tuple[int, Send]] = deque()
+        in_flight: deque[tuple[int, Send]] = deque()
         while sent < self._requests:
             self.decisions += 1
             step = schedule.next(now)
             if isinstance(step, Send):
-                on_the_way.append((now, step))
+                in_flight.append((now, step))
                 sent += 1
                 if note:
                     note(now, step)
-            elif on_the_way:
-                sent_at, send = on_the_way.popleft()
+            elif in_flight:
+                sent_at, send = in_flight.popleft()
                 now = max(now, sent_at + 20)
-                self._answer(send, sent_at, now, sent)
+                self._respond(send, sent_at, now, sent)
             elif step.until is not None:
                 now = max(now, step.until)
             else:
@@ -103,12 +103,12 @@ class _World:
                     f"the schedule waits for ever: {schedule.endpoints(now)}, {sum(self._pending)} pending"
                 )
 
-    def _answer(self, send: Send, sent_at: int, now: int, turn: int) -> None:
+    def _respond(self, send: Send, sent_at: int, now: int, turn: int) -> None:
         schedule, pending = self._schedule, self._pending
         claimed = {share.queue_id: min(share.max_events, pending[share.queue_id]) for share in send.shares}
         verdict = self._verdicts[turn % len(self._verdicts)]
         reply = Reply(claimed, sum(claimed.values()) * _EVENT_BYTES, verdict, sent_at)
-        for outcome in schedule.answered(send, reply, now, self._chances[turn % len(self._chances)]):
+        for outcome in schedule.responded(send, reply, now, self._draws[turn % len(self._draws)]):
             if outcome.delivered:
                 self._grow(outcome.queue_id, 0, claimed[outcome.queue_id], now)
         for which in (2 * turn, 2 * turn + 1):

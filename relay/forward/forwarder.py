@@ -1,7 +1,7 @@
 """Asks the schedule what to send, moves the batches, and settles what became of them.
 
 One request's way: schedule.next -> outbox.take (journalled and read in one commit) -> upstream.post
--> verdict -> schedule.answered -> outbox.settle -> schedule.settled. A slot of `upstream.max_in_flight`
+-> verdict -> schedule.responded -> outbox.settle -> schedule.settled. A slot of `upstream.max_in_flight`
 is free again with the answer, and the next request's take shares the commit of this one's settle. The
 outbox keeps their order, and a request whose settlement fails takes a slot again until it is on disk: so
 what the upstream may have taken and the disk does not know of is never more than what may be in flight.
@@ -34,12 +34,12 @@ from relay.policy.requests import Reply, Send, Share, Wait
 from relay.policy.schedule import Schedule
 from relay.policy.true_time import EARLIEST_MS, TrueTimes
 from relay.policy.verdict import (
-    Again,
     BatchTooLarge,
     Delivered,
     EventsRejected,
     Failing,
     NoResponse,
+    Resend,
     UpstreamResponse,
     is_from_api,
     server_date_ms,
@@ -130,7 +130,7 @@ class Forwarder:
         wall_ms = self._clock.wall_ms()
         if wall_ms < EARLIEST_MS:
             self._clock_was_never_set = True
-        return rfc3339(self.true_times.stamp_ms(self._clock.monotonic_ms(), wall_ms))
+        return rfc3339(self.true_times.timestamp_ms(self._clock.monotonic_ms(), wall_ms))
 
     # -- the loop ----------------------------------------------------------------------------------
 
@@ -158,7 +158,7 @@ class Forwarder:
         """Forget lanes that have nothing left to remember, now and then."""
         while True:
             await asyncio.sleep(_HOUSEKEEPING_S)
-            gone = self._schedule.forgettable(self._clock.monotonic_ms(), _FORGET_AT_ONCE)
+            gone = self._schedule.forget_idle(self._clock.monotonic_ms(), _FORGET_AT_ONCE)
             if gone:
                 try:
                     await self._outbox.forget(gone)
@@ -220,10 +220,10 @@ class Forwarder:
         meaning = verdict(response, 0)
         now = clock.monotonic_ms()
         if isinstance(meaning, Delivered | EventsRejected | BatchTooLarge):
-            self._schedule.asked(send.tenant_id, now)
+            self._schedule.count_request(send.tenant_id, now)
             return True
         reply = Reply(dict(send.shares), len(request), meaning, chosen_at)
-        self._schedule.answered(send, reply, now, clock.chance())
+        self._schedule.responded(send, reply, now, clock.chance())
         self._log_state_change(send.tenant_id, now)
         return False
 
@@ -282,20 +282,20 @@ class Forwarder:
             verdict(response, len(bodies)),
             chosen_at,
         )
-        outcomes = self._schedule.answered(send, reply, now, self._clock.chance())
+        outcomes = self._schedule.responded(send, reply, now, self._clock.chance())
         self._changed.set()  # for another request; its take comes after this one's settle
         self._log_state_change(send.tenant_id, now)
         settled = [
             Settled(
                 outcome.queue_id,
                 outcome.delivered,
-                {index: Dead(*given_up) for index, given_up in outcome.given_up.items()},
+                {index: Dead(*cause) for index, cause in outcome.dead_letters.items()},
                 self._schedule.window_of(outcome.queue_id, now),
             )
             for outcome in outcomes
         ]
         news = {outcome.queue_id for outcome in outcomes}
-        perhaps_delivered = isinstance(reply.verdict, Failing | Again) and not (
+        perhaps_delivered = isinstance(reply.verdict, Failing | Resend) and not (
             isinstance(response, NoResponse) and response.never_sent
         )
         self._outbox.release(
@@ -310,8 +310,8 @@ class Forwarder:
         origin = self._client.origin(send.tenant_id)
         sent_at = self._clock.monotonic_ms()
         response = await self._client.post(send.tenant_id, request, partial(self._stalled, send), fresh=fresh)
-        came_at = self._clock.monotonic_ms()
-        self._metrics.upstream_request_duration_seconds.observe((came_at - sent_at) / 1000)
+        received_at = self._clock.monotonic_ms()
+        self._metrics.upstream_request_duration_seconds.observe((received_at - sent_at) / 1000)
         if isinstance(response, NoResponse):
             self._metrics.upstream_requests.labels("error").inc()
             return response
@@ -319,7 +319,7 @@ class Forwarder:
         date_ms = server_date_ms(response.headers)
         # A reload meanwhile may have sent the request elsewhere.
         if date_ms is not None and is_from_api(response) and origin == self._client.origin(send.tenant_id):
-            self.true_times.heard(origin, date_ms, sent_at, came_at, self._clock.wall_ms())
+            self.true_times.learn(origin, date_ms, sent_at, received_at, self._clock.wall_ms())
         return response
 
     def _stalled(self, send: Send, stalled: bool) -> None:
@@ -336,7 +336,7 @@ class Forwarder:
             except OutboxError as error:
                 if attempt == 0:
                     log.warning("outbox cannot be written, a settlement waits", error=str(error))
-                    self._schedule.not_settled(send)
+                    self._schedule.settlement_failed(send)
                 wait_ms = full_jitter(attempt, _DISK_RETRY_INITIAL_MS, _DISK_RETRY_MAX_MS, self._clock.chance())
                 await asyncio.sleep(wait_ms / 1000)
                 attempt += 1

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from relay.policy.true_time import Ahead
+from relay.policy.true_time import OffsetBounds
 from relay.runtime.clock import Clock
 from relay.runtime.durable_file import replace_text
 
@@ -38,15 +38,15 @@ class _Content(msgspec.Struct):
 class TimeFile:
     """What is known of the true time, on disk."""
 
-    def __init__(self, outbox: Path, clock: Clock, known: Callable[[], Mapping[str, Ahead]]) -> None:
+    def __init__(self, outbox: Path, clock: Clock, known: Callable[[], Mapping[str, OffsetBounds]]) -> None:
         """`outbox` is the path of the outbox, `known` returns what the relay knows now, by upstream origin."""
         self.path = outbox.with_name(outbox.name + "-time")
         self._clock = clock
         self._known = known
-        self._stored: Mapping[str, Ahead] = {}
+        self._stored: Mapping[str, OffsetBounds] = {}
         self._one_writer = threading.Lock()
 
-    def load(self) -> Mapping[str, Ahead]:
+    def load(self) -> Mapping[str, OffsetBounds]:
         """Return what an earlier process of this boot learned, by upstream origin."""
         try:
             with self.path.open("rb") as file:
@@ -58,7 +58,7 @@ class TimeFile:
             return {}
         if content.boot_id != self._clock.boot_id or content.monotonic_ms > self._clock.monotonic_ms():
             return {}
-        bounds = {origin: Ahead(*pair) for origin, pair in content.origins.items()}
+        bounds = {origin: OffsetBounds(*pair) for origin, pair in content.origins.items()}
         self._stored = {origin: ahead for origin, ahead in bounds.items() if ahead.least <= ahead.most}
         return self._stored
 
@@ -90,7 +90,7 @@ class TimeFile:
             replace_text(self.path, text)
 
 
-def _differs(known: Mapping[str, Ahead], stored: Mapping[str, Ahead]) -> bool:
+def _differs(known: Mapping[str, OffsetBounds], stored: Mapping[str, OffsetBounds]) -> bool:
     return known.keys() != stored.keys() or any(
         abs(ahead.middle - stored[origin].middle) > _MOVED_MS for origin, ahead in known.items()
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 PROBE_INITIAL_MS = 30_000
 PROBE_MAX_MS = 300_000
-SERVER_WISH_MAX_MS = 3_600_000
+REQUESTED_DELAY_MAX_MS = 3_600_000
 
 
 def full_jitter(attempt: int, initial_ms: int, max_ms: int, u: float) -> int:
@@ -21,11 +21,11 @@ def probe_delay(attempt: int) -> int:
     return min(PROBE_MAX_MS, PROBE_INITIAL_MS << min(attempt, 16))
 
 
-def named_until(now: int, asked_ms: int | None) -> int:
+def requested_until(now: int, retry_after_ms: int | None) -> int:
     """Return until when a server asked to wait, at most one hour from `now`; 0 if it did not ask."""
-    return 0 if asked_ms is None else now + min(asked_ms, SERVER_WISH_MAX_MS)
+    return 0 if retry_after_ms is None else now + min(retry_after_ms, REQUESTED_DELAY_MAX_MS)
 
 
-def delay(jitter_ms: int, asked_ms: int | None) -> int:
+def delay(jitter_ms: int, retry_after_ms: int | None) -> int:
     """What is waited: the longer of our jitter and the server's wish, the wish cut at one hour."""
-    return max(jitter_ms, min(asked_ms or 0, SERVER_WISH_MAX_MS))
+    return max(jitter_ms, min(retry_after_ms or 0, REQUESTED_DELAY_MAX_MS))

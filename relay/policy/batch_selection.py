@@ -12,8 +12,8 @@ from relay.policy.endpoint import Endpoint
 from relay.policy.limits import Limits
 
 
-def company(
-    endpoint: Endpoint, limits: Limits, now: int, not_yet: Callable[[DeviceQueue, int], object]
+def choose(
+    endpoint: Endpoint, limits: Limits, now: int, postpone: Callable[[DeviceQueue, int], object]
 ) -> Sequence[tuple[DeviceQueue, int]]:
     """The lanes, and how many of each one's events. They leave the route's queue; `not_yet` is told of others that do.
 
@@ -31,9 +31,9 @@ def company(
         if not queue.events or queue.in_flight or queue.reserved:
             continue
         if queue.free_at(now, limits) > now:
-            not_yet(queue, now)
+            postpone(queue, now)
             continue
-        if chosen and queue.by_itself():
+        if chosen and queue.needs_own_request():
             queue.queued = True
             ready.append(queue)
             continue
@@ -41,6 +41,6 @@ def company(
         chosen.append((queue, events))
         room_events -= events
         room_bytes -= queue.body_bytes * events // queue.events
-        if not mix or room_events <= 0 or room_bytes <= 0 or queue.by_itself():
+        if not mix or room_events <= 0 or room_bytes <= 0 or queue.needs_own_request():
             break
     return chosen

@@ -11,8 +11,8 @@ hour must not leave batches of one event behind.
 
 from __future__ import annotations
 
-_FIRST_PATIENCE_MS = 600_000
-_MAX_PATIENCE_MS = 86_400_000
+_FIRST_GROWTH_DELAY_MS = 600_000
+_MAX_GROWTH_DELAY_MS = 86_400_000
 SLOW_MIN_BYTES = 16 * 1024
 
 
@@ -22,40 +22,40 @@ class BodySize:
     The configured limit (`most`) is an argument of each call, so that a reload applies at once.
     """
 
-    __slots__ = ("_changed_at", "_grown", "_learned", "_patience_ms", "largest_served")
+    __slots__ = ("_changed_at", "_grown", "_growth_delay_ms", "_learned", "largest_delivered")
 
     def __init__(self) -> None:
-        self.largest_served = 0
+        self.largest_delivered = 0
         self._learned: int | None = None  # None: nothing was too large yet
         self._changed_at = 0
         self._grown = False  # tried larger, and not refused since
-        self._patience_ms = _FIRST_PATIENCE_MS
+        self._growth_delay_ms = _FIRST_GROWTH_DELAY_MS
 
-    def max_bytes(self, most: int) -> int:
+    def max_bytes(self, configured_bytes: int) -> int:
         """Return the largest body to send."""
-        return most if self._learned is None else min(self._learned, most)
+        return configured_bytes if self._learned is None else min(self._learned, configured_bytes)
 
-    def refused(self, body_bytes: int, now: int, most: int) -> None:
+    def too_large(self, body_bytes: int, now: int, configured_bytes: int) -> None:
         """A 413 to a request that could be smaller."""
         if self._grown:
-            self._patience_ms = min(2 * self._patience_ms, _MAX_PATIENCE_MS)
+            self._growth_delay_ms = min(2 * self._growth_delay_ms, _MAX_GROWTH_DELAY_MS)
         self._grown = False
         self._changed_at = now
-        self._learned = max(1, min(self.max_bytes(most), body_bytes) // 2)
+        self._learned = max(1, min(self.max_bytes(configured_bytes), body_bytes) // 2)
 
-    def timed_out(self, body_bytes: int, now: int, most: int) -> None:
+    def timed_out(self, body_bytes: int, now: int, configured_bytes: int) -> None:
         """Halve the size after a batch that timed out while the relay sent it."""
         if body_bytes > SLOW_MIN_BYTES:
-            least = min(self.max_bytes(most), SLOW_MIN_BYTES)
-            self.refused(body_bytes, now, most)
-            self._learned = max(self.max_bytes(most), least)
+            least = min(self.max_bytes(configured_bytes), SLOW_MIN_BYTES)
+            self.too_large(body_bytes, now, configured_bytes)
+            self._learned = max(self.max_bytes(configured_bytes), least)
 
-    def served(self, body_bytes: int, now: int, most: int) -> None:
+    def delivered(self, body_bytes: int, now: int, configured_bytes: int) -> None:
         """Note a body that arrived; a learned size that was used for long enough grows."""
-        self.largest_served = max(self.largest_served, body_bytes)
-        if self._learned is None or self._learned >= most:
+        self.largest_delivered = max(self.largest_delivered, body_bytes)
+        if self._learned is None or self._learned >= configured_bytes:
             return
-        if body_bytes > self._learned // 2 and now - self._changed_at >= self._patience_ms:
+        if body_bytes > self._learned // 2 and now - self._changed_at >= self._growth_delay_ms:
             self._grown = True
             self._changed_at = now
-            self._learned = min(2 * self._learned, most)
+            self._learned = min(2 * self._learned, configured_bytes)

@@ -12,21 +12,18 @@ from relay.event.reader import DeviceKey
 from relay.policy.limits import Limits
 from relay.policy.rate_window import Window
 
-POISON_TRIES = 10
+POISON_FAILURES = 10
 POISON_MS = 600_000
-_PATIENCE_TRIES = 3  # failures of one batch before smaller probes are tried
+_FAILURES_BEFORE_PROBE = 3  # failures of one batch before smaller probes are tried
 
 
 class DeviceQueue:
     """State of one device; times are monotonic milliseconds."""
 
     __slots__ = (
-        "alone",
-        "alone_at",
-        "alone_since",
-        "alone_tries",
+        "at_fault",
         "body_bytes",
-        "due",
+        "due_at",
         "events",
         "failed_at",
         "failures",
@@ -34,21 +31,24 @@ class DeviceQueue:
         "holds_slot",
         "id",
         "in_flight",
+        "isolated",
+        "isolated_failed_at",
+        "isolated_failures",
+        "isolated_since",
         "key",
         "leftover",
         "listed_empty",
-        "named_until",
-        "own_trouble",
+        "pause_reason",
         "paused_until",
         "phase",
+        "probe_events",
         "queued",
+        "requested_until",
         "reserved",
-        "small",
-        "smaller_served",
+        "smaller_succeeded",
         "stalled",
         "suspect",
         "wake_at",
-        "why",
         "window",
     )
 
@@ -59,10 +59,10 @@ class DeviceQueue:
         self.window = window
         self.events = 0  # pending, in flight included
         self.body_bytes = 0
-        self.due: int | None = None  # when the events have waited long enough for company
+        self.due_at: int | None = None  # when the events have waited long enough for company
         self.paused_until = 0  # not before
-        self.named_until = 0  # the part of `hold` that a server named
-        self.why = ""
+        self.requested_until = 0  # the part of `hold` that a server named
+        self.pause_reason = ""
         self.wake_at: int | None = None  # of the valid entry in the schedule's heap
         self.queued = False  # in its route's ready queue
         self.in_flight = False
@@ -74,14 +74,14 @@ class DeviceQueue:
         self.listed_empty = False  # among those that may be forgotten one day
         self.failures = 0  # of the batch at the front, in a row
         self.failed_at: int | None = None  # the latest of them
-        self.own_trouble = False  # others were served between two of them
+        self.at_fault = False  # others were served between two of them
         self.suspect = 0
-        self.small = 0  # outage or poison? probe with at most this many events; 0: no doubt
-        self.smaller_served = False  # after failures of a batch, a smaller probe of it got through
-        self.alone = False  # not in company until it gets through
-        self.alone_since = 0  # the front event, alone, has failed since
-        self.alone_at = 0  # and last counted as failed
-        self.alone_tries = 0
+        self.probe_events = 0  # outage or poison? probe with at most this many events; 0: no doubt
+        self.smaller_succeeded = False  # after failures of a batch, a smaller probe of it got through
+        self.isolated = False  # not in company until it gets through
+        self.isolated_since = 0  # the front event, alone, has failed since
+        self.isolated_failed_at = 0  # and last counted as failed
+        self.isolated_failures = 0
 
     def free_at(self, now: int, limits: Limits) -> int:
         """When its hold and its window allow the next request: a time not after `now` if they do now."""
@@ -92,21 +92,21 @@ class DeviceQueue:
         """How many leading events the next request may take."""
         if self.suspect:
             limit = min(limit, max(1, self.suspect // 2))
-        if self.small:
-            limit = min(limit, self.small)
+        if self.probe_events:
+            limit = min(limit, self.probe_events)
         return limit
 
-    def by_itself(self) -> bool:
+    def needs_own_request(self) -> bool:
         """Not in company with other lanes: it may hold a bad event."""
-        return bool(self.alone or self.suspect or self.small)
+        return bool(self.isolated or self.suspect or self.probe_events)
 
-    def pause(self, until: int, why: str, named_until: int = 0) -> None:
+    def pause(self, until: int, pause_reason: str, requested_until: int = 0) -> None:
         """Pause the device. `named_until`: the time that a server named, 0 if none did."""
-        self.paused_until, self.why, self.named_until = until, why, named_until
+        self.paused_until, self.pause_reason, self.requested_until = until, pause_reason, requested_until
 
     def end_pause(self) -> None:
         """End the pause, except the part that a server named."""
-        self.paused_until = min(self.paused_until, self.named_until)
+        self.paused_until = min(self.paused_until, self.requested_until)
 
     def is_full(self, limits: Limits) -> bool:
         """Enough for a whole request: no more company is waited for."""
@@ -115,38 +115,38 @@ class DeviceQueue:
     def delivered(self, events: int) -> None:
         """The first `events` events got through."""
         suspect = max(0, self.suspect - events)
-        self.smaller_served = self.small > 0
-        if self.failed_at is not None or self.by_itself():
-            self.forget_doubts()
+        self.smaller_succeeded = self.probe_events > 0
+        if self.failed_at is not None or self.needs_own_request():
+            self.reset_diagnosis()
         self.suspect = suspect
 
-    def refused(self, events: int) -> bool:
+    def rejected(self, events: int) -> bool:
         """The upstream refused a request of the first `events` events without a name; True if one is found."""
         self.suspect = 0 if events == 1 else events
         return events == 1
 
-    def forget_doubts(self) -> None:
+    def reset_diagnosis(self) -> None:
         """The bad event is found and leaves."""
-        self.failures = self.alone_tries = self.suspect = self.small = 0
+        self.failures = self.isolated_failures = self.suspect = self.probe_events = 0
         self.failed_at = None
-        self.alone = self.own_trouble = False
+        self.isolated = self.at_fault = False
 
-    def failed_again(self, now: int, served_at: int | None) -> None:
+    def note_failure(self, now: int, success_at: int | None) -> None:
         """It failed once more; `served_at` is when the route last served anybody: others, if since the last failure."""
-        if self.failed_at is not None and served_at is not None and served_at > self.failed_at:
-            self.own_trouble = True
+        if self.failed_at is not None and success_at is not None and success_at > self.failed_at:
+            self.at_fault = True
         self.failed_at = now
 
-    def is_patient(self) -> bool:
+    def has_few_failures(self) -> bool:
         """Too early to look for a bad event."""
-        return self.failures < _PATIENCE_TRIES
+        return self.failures < _FAILURES_BEFORE_PROBE
 
-    def failed_in_shared_batch(self, *, others_served: bool) -> None:
+    def failed_in_shared_batch(self, *, others_succeed: bool) -> None:
         """A request that held events of this lane and of others got no yes and no no."""
         self.failures += 1
-        self.alone = others_served or not self.is_patient()
+        self.isolated = others_succeed or not self.has_few_failures()
 
-    def failed(self, events: int, now: int, *, others_served: bool, served_at: int | None) -> None:
+    def failed(self, events: int, now: int, *, others_succeed: bool, success_at: int | None) -> None:
         """The first `events` events got no yes and no no: an outage, or one of them is poison?
 
         While others, or smaller probes of this batch, get through, it is the batch: halve it. Without
@@ -154,31 +154,31 @@ class DeviceQueue:
         `served_at` is when the route last served anybody.
         """
         self.failures += 1
-        self.alone = True
+        self.isolated = True
         if events == 1:
-            self._failed_alone(now, served_at)
-        if self.is_patient():
+            self._count_isolated_failure(now, success_at)
+        if self.has_few_failures():
             return
-        if others_served or self.smaller_served:
-            self.suspect, self.small = events, 0
+        if others_succeed or self.smaller_succeeded:
+            self.suspect, self.probe_events = events, 0
         else:
-            self.small = max(1, events // 2)
+            self.probe_events = max(1, events // 2)
 
     def is_poisoned(self, now: int) -> bool:
         """Its front event, alone, keeps failing while the route serves others."""
-        return self.alone_tries >= POISON_TRIES and now - self.alone_since >= POISON_MS
+        return self.isolated_failures >= POISON_FAILURES and now - self.isolated_since >= POISON_MS
 
-    def _failed_alone(self, now: int, served_at: int | None) -> None:
+    def _count_isolated_failure(self, now: int, success_at: int | None) -> None:
         """Only a failure with others served since the one before it counts: an outage is nobody's poison."""
-        if self.alone_tries == 0:
-            self.alone_since = now
-        elif served_at is None or served_at <= self.alone_at:
+        if self.isolated_failures == 0:
+            self.isolated_since = now
+        elif success_at is None or success_at <= self.isolated_failed_at:
             return
-        self.alone_tries += 1
-        self.alone_at = now
+        self.isolated_failures += 1
+        self.isolated_failed_at = now
 
 
-def due_at(phase: int, arrived: int, linger_ms: int) -> int:
+def linger_end(phase: int, arrived: int, linger_ms: int) -> int:
     """When an event that arrived has waited for company: its device's next beat, at most `linger_ms` away.
 
     Each device has a beat of its own, so that a site that powers up together is no stampede.

@@ -15,10 +15,10 @@ from relay.policy.device_queue import DeviceQueue
 from relay.policy.shared_limit import RequestHistory, SharedLimit
 
 EndpointState = Literal["ok", "backing_off", "rate_limited", "unauthorized", "misconfigured"]
-Trouble = Literal["backing_off", "unauthorized", "misconfigured"]
-_RECENT_MS = 10_000
-_SERVING_MS = 600_000
-_REFUSALS_MAX = 20
+Failure = Literal["backing_off", "unauthorized", "misconfigured"]
+_OTHERS_RECENT_MS = 10_000
+_RECENT_SUCCESS_MS = 600_000
+_UNNAMED_REJECTIONS_MAX = 20
 
 
 class Endpoint:
@@ -29,6 +29,9 @@ class Endpoint:
         "attempt",
         "body_size",
         "exact",
+        "failed_queue_ids",
+        "failing_since",
+        "failure",
         "history",
         "in_flight",
         "last_error",
@@ -36,25 +39,22 @@ class Endpoint:
         "limited_attempt",
         "limited_from",
         "limited_until",
-        "named_limit_until",
-        "named_until",
         "paused_until",
+        "previous_success",
         "queues",
         "ready",
-        "refusals",
         "rejected_queue_ids",
-        "served_at",
-        "served_before",
-        "served_queue_ids",
+        "requested_limit_until",
+        "requested_until",
         "shared_limit",
         "since",
         "stalled",
         "states",
-        "strangers",
-        "suspects",
+        "success_at",
+        "success_queue_ids",
         "tenant_id",
-        "trouble",
-        "trouble_from",
+        "unexplained_rejections",
+        "unnamed_rejections",
         "wake_at",
     )
 
@@ -71,19 +71,19 @@ class Endpoint:
         self.stalled = 0  # The requests in flight that make no progress.
         self.queues = 0  # that the schedule knows
         self.body_size = BodySize()
-        self.trouble: Trouble | None = None
-        self.trouble_from = 0
+        self.failure: Failure | None = None
+        self.failing_since = 0
         self.attempt = 0
         self.paused_until = 0  # of the trouble, and over with it
-        self.named_until = 0  # the part of `hold` that a server named
+        self.requested_until = 0  # the part of `hold` that a server named
         self.since = now
         self.last_error = ""
-        self.served_at: int | None = None
-        self.served_queue_ids: Sequence[int] = ()
-        self.served_before: tuple[Sequence[int], int | None] = ((), None)  # other lanes than those, and when
-        self.suspects: set[int] = set()  # lanes that failed since the last success
-        self.strangers = 0  # lone events given up by a status not about events, since the last success
-        self.refusals = 0  # lone events refused without being named, since the last success
+        self.success_at: int | None = None
+        self.success_queue_ids: Sequence[int] = ()
+        self.previous_success: tuple[Sequence[int], int | None] = ((), None)  # other lanes than those, and when
+        self.failed_queue_ids: set[int] = set()  # lanes that failed since the last success
+        self.unexplained_rejections = 0  # lone events given up by a status not about events, since the last success
+        self.unnamed_rejections = 0  # lone events refused without being named, since the last success
         self.rejected_queue_ids: set[int] = set()  # and whose
         self.shared_limit: SharedLimit | None = None
         self.history = RequestHistory()
@@ -91,16 +91,16 @@ class Endpoint:
         self.limited_attempt = 0  # 429s in a row, one counted per round trip
         self.limited_from = 0
         self.limited_until = 0  # not before, by a 429: no success and no other failure ends it
-        self.named_limit_until = 0  # the part of `limited_until` that a server named
+        self.requested_limit_until = 0  # the part of `limited_until` that a server named
 
     def state(self) -> EndpointState:
-        if self.trouble:
-            return self.trouble
+        if self.failure:
+            return self.failure
         return "rate_limited" if self.shared_limit else "ok"
 
     def max_in_flight(self, all_slots: int) -> int:
         """One probe in trouble; else all, but no more than a whole window may have."""
-        if self.trouble:
+        if self.failure:
             return 1
         return min(all_slots, self.shared_limit.limit()) if self.shared_limit else all_slots
 
@@ -110,7 +110,7 @@ class Endpoint:
         A stalled request needs a connection only, unless the endpoint is being probed or limited. An endpoint
         without a recent success gets a quarter of the connections.
         """
-        most = connections if self.is_serving(now) else max(1, connections // 4)
+        most = connections if self.has_recent_success(now) else max(1, connections // 4)
         counted = self.in_flight - (self.stalled if self.state() == "ok" else 0)
         return counted < self.max_in_flight(request_slots) and self.in_flight < most
 
@@ -126,48 +126,52 @@ class Endpoint:
             )
         return at
 
-    def served(self, queue_ids: Sequence[int], now: int) -> None:
+    def succeeded(self, queue_ids: Sequence[int], now: int) -> None:
         """It took events of these lanes."""
-        if queue_ids != self.served_queue_ids:
-            self.served_before = (self.served_queue_ids, self.served_at)
-        self.served_at = now
-        self.served_queue_ids = queue_ids
-        self.suspects.clear()
-        self.strangers = self.refusals = 0
+        if queue_ids != self.success_queue_ids:
+            self.previous_success = (self.success_queue_ids, self.success_at)
+        self.success_at = now
+        self.success_queue_ids = queue_ids
+        self.failed_queue_ids.clear()
+        self.unexplained_rejections = self.unnamed_rejections = 0
         self.rejected_queue_ids.clear()
         self.limited_attempt = 0
-        self.alive(now)
+        self.mark_ok(now)
 
-    def alive(self, now: int) -> None:
+    def mark_ok(self, now: int) -> None:
         """It answers as it should, be it by refusing an event."""
-        if self.trouble:
+        if self.failure:
             self._become(None, self.shared_limit)
             self.attempt = 0
             self.paused_until = 0
             self.since = now
 
-    def others_served(self, queue_ids: Sequence[int], sent_at: int, now: int) -> bool:
+    def others_succeed(self, queue_ids: Sequence[int], sent_at: int, now: int) -> bool:
         """Whether others were served lately, and none of them failed since."""
         ids = set(queue_ids)
-        if self.suspects - ids:
+        if self.failed_queue_ids - ids:
             return False
-        served = (
-            (self.served_queue_ids, self.served_at) if not ids.issuperset(self.served_queue_ids) else self.served_before
+        succeeded = (
+            (self.success_queue_ids, self.success_at)
+            if not ids.issuperset(self.success_queue_ids)
+            else self.previous_success
         )
-        return served[1] is not None and served[1] >= min(sent_at, now - _RECENT_MS)
+        return succeeded[1] is not None and succeeded[1] >= min(sent_at, now - _OTHERS_RECENT_MS)
 
-    def refused(self, queue_id: int) -> None:
+    def rejected(self, queue_id: int) -> None:
         """Count a single event of this device queue that a 400 or 422 rejected without a name."""
-        self.refusals += 1
+        self.unnamed_rejections += 1
         self.rejected_queue_ids.add(queue_id)
 
-    def refuses_everything(self, now: int) -> bool:
+    def rejects_everything(self, now: int) -> bool:
         """Return whether the URL is wrong rather than each event: so many were rejected in a row, and none accepted."""
-        return self.refusals >= _REFUSALS_MAX and (len(self.rejected_queue_ids) > 1 or not self.is_serving(now))
+        return self.unnamed_rejections >= _UNNAMED_REJECTIONS_MAX and (
+            len(self.rejected_queue_ids) > 1 or not self.has_recent_success(now)
+        )
 
-    def is_serving(self, now: int) -> bool:
+    def has_recent_success(self, now: int) -> bool:
         """Whether anybody was served in the last minutes."""
-        return self.served_at is not None and self.served_at >= now - _SERVING_MS
+        return self.success_at is not None and self.success_at >= now - _RECENT_SUCCESS_MS
 
     def prefer_unfailed(self) -> None:
         """A lane without failures and refusals comes next, if one is ready: the better probe."""
@@ -176,60 +180,60 @@ class Endpoint:
                 return
             self.ready.rotate(-1)
 
-    def troubled(self, trouble: Trouble, message: str, sent_at: int, now: int) -> int | None:
+    def failed(self, failure: Failure, message: str, sent_at: int, now: int) -> int | None:
         """It fails as a whole. Returns how many times in a row it did before; None if this is old news.
 
         Answers to requests sent before the trouble began do not make it worse.
         """
         self.last_error = message
-        if self.trouble != trouble:
-            self._become(trouble, self.shared_limit)
-            self.since = self.trouble_from = now
+        if self.failure != failure:
+            self._become(failure, self.shared_limit)
+            self.since = self.failing_since = now
             self.attempt = 0
-        elif sent_at < self.trouble_from:
+        elif sent_at < self.failing_since:
             return None
         self.attempt += 1
         return self.attempt - 1
 
-    def limited(self, message: str, sent_at: int, now: int, assumed: int) -> int:
+    def limited(self, message: str, sent_at: int, now: int, initial_rate: int) -> int:
         """A 429 below the device's own limit: a shared ceiling. Returns how many such in a row came before.
 
         429s to requests sent before the last one was understood say nothing new.
         """
         self.last_error = message
-        self.alive(now)
+        self.mark_ok(now)
         if self.shared_limit is None:
-            self._become(None, SharedLimit(now, assumed))
+            self._become(None, SharedLimit(now, initial_rate))
             self.since = now
         elif sent_at > self.limited_from:  # not in the very millisecond in which the last one was understood
-            self.shared_limit.refused(sent_at, now)
+            self.shared_limit.reduce(sent_at, now)
         attempt = self.limited_attempt
         if sent_at >= self.limited_from:
             self.limited_attempt += 1
             self.limited_from = now
         return attempt
 
-    def oddly_limited(self, sent_at: int, now: int) -> None:
+    def limited_one_device(self, sent_at: int, now: int) -> None:
         """A 429 to one device below its own limit, while others are served."""
         if self.shared_limit:
-            self.shared_limit.doubted(sent_at, now)
+            self.shared_limit.reduce_one_step(sent_at, now)
 
     def tick(self, now: int, span_ms: int) -> None:
         """Count a window of its ceiling that is over; the ceiling may be forgotten by that."""
         if self.shared_limit and self.shared_limit.tick(now, span_ms, self.history):
-            self._become(self.trouble, None)
+            self._become(self.failure, None)
             self.since = now
 
     def probe_now(self) -> None:
         """End every pause, except the part that a server named. The limits stay."""
-        self.paused_until = min(self.paused_until, self.named_until)
-        self.limited_until = min(self.limited_until, self.named_limit_until)
+        self.paused_until = min(self.paused_until, self.requested_until)
+        self.limited_until = min(self.limited_until, self.requested_limit_until)
 
-    def forgotten(self) -> None:
+    def removed(self) -> None:
         """It is no route any more."""
         self.states[self.state()] -= 1
 
-    def _become(self, trouble: Trouble | None, shared_limit: SharedLimit | None) -> None:
+    def _become(self, failure: Failure | None, shared_limit: SharedLimit | None) -> None:
         self.states[self.state()] -= 1
-        self.trouble, self.shared_limit = trouble, shared_limit
+        self.failure, self.shared_limit = failure, shared_limit
         self.states[self.state()] += 1

@@ -20,8 +20,8 @@ _BETWEEN = re.compile(
 def html_text(page: str, status: int, mask: Callable[[str], str] = str) -> str:
     """Its texts in order, without the status and what was said before, masked and then cut; "" if it says nothing."""
     texts = (" ".join(text.split()) for text in _BETWEEN.split(_IN_A_LINE.sub("", page)))
-    said = mask("; ".join(filter(None, dict.fromkeys(without_status(text, status) for text in texts))))
-    return said if len(said) <= HTML_MAX_CHARS else said[: HTML_MAX_CHARS - 1].rstrip() + "…"
+    text_quoted = mask("; ".join(filter(None, dict.fromkeys(without_status(text, status) for text in texts))))
+    return text_quoted if len(text_quoted) <= HTML_MAX_CHARS else text_quoted[: HTML_MAX_CHARS - 1].rstrip() + "…"
 
 
 def without_status(text: str, status: int) -> str:

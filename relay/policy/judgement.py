@@ -10,27 +10,27 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from relay.policy.backoff import delay, full_jitter, named_until, probe_delay
+from relay.policy.backoff import delay, full_jitter, probe_delay, requested_until
 from relay.policy.device_queue import DeviceQueue
-from relay.policy.endpoint import Endpoint, Trouble
+from relay.policy.endpoint import Endpoint, Failure
 from relay.policy.limits import Limits
 from relay.policy.verdict import (
-    Again,
     BatchTooLarge,
     Delivered,
     EventsRejected,
     Failing,
     Misconfigured,
     RateLimited,
+    Resend,
     Unauthorized,
     Verdict,
 )
 
-STRANGERS_MAX = 3
+UNEXPLAINED_REJECTIONS_MAX = 3
 """Lone events given up in a row by a status that is not about events, before it is the route that is wrong."""
 
 
-class GivenUp(NamedTuple):
+class DeadLetterCause(NamedTuple):
     """Why an event goes to the dead letters, in the upstream's words."""
 
     reason: Literal["refused", "too_large", "poison"]
@@ -43,17 +43,17 @@ class QueueOutcome(NamedTuple):
 
     queue_id: int
     delivered: bool
-    given_up: Mapping[int, GivenUp]
+    dead_letters: Mapping[int, DeadLetterCause]
 
 
 class Judgement(NamedTuple):
     outcomes: Sequence[QueueOutcome]
     """Lanes with news; the others' events wait again, first."""
-    again: Literal["", "exact", "halves"] = ""
+    resend: Literal["", "exact", "halves"] = ""
     """Send the request once more just so, or its lanes in two companies."""
 
 
-class Case(NamedTuple):
+class CompletedRequest(NamedTuple):
     """An answered request, and the time and chance of its judgement."""
 
     limits: Limits
@@ -72,242 +72,254 @@ class Case(NamedTuple):
 
 
 _NOTHING = Judgement(())
-_NONE_GIVEN_UP: Mapping[int, GivenUp] = {}
+_NO_DEAD_LETTERS: Mapping[int, DeadLetterCause] = {}
 
 
-def judge(case: Case, verdict: Verdict) -> Judgement:
+def judge(request: CompletedRequest, verdict: Verdict) -> Judgement:
     """Decide, and let the lanes and the route remember."""
     match verdict:
-        case _ if not case.queues:
+        case _ if not request.queues:
             return _NOTHING
         case Delivered():
-            return _delivered(case, verdict)
+            return _delivered(request, verdict)
         case EventsRejected(named=named) if named:
-            case.endpoint.alive(case.now)
-            return Judgement(_named(case, verdict))
+            request.endpoint.mark_ok(request.now)
+            return Judgement(_named(request, verdict))
         case EventsRejected():
-            return _unnamed(case, verdict)
+            return _unnamed(request, verdict)
         case BatchTooLarge():
-            return _too_large(case, verdict)
+            return _too_large(request, verdict)
         case RateLimited():
-            return _limited(case, verdict)
+            return _limited(request, verdict)
         case Unauthorized(message):
-            return _troubled(case, "unauthorized", message)
+            return _endpoint_failed(request, "unauthorized", message)
         case Misconfigured(message):
-            return _troubled(case, "misconfigured", message)
+            return _endpoint_failed(request, "misconfigured", message)
         case Failing():
-            return _failing(case, verdict)
-        case Again():
+            return _failing(request, verdict)
+        case Resend():
             return Judgement((), "exact")
 
 
-def _delivered(case: Case, verdict: Delivered) -> Judgement:
+def _delivered(request: CompletedRequest, verdict: Delivered) -> Judgement:
     """The events are delivered, except those that the response rejects by name."""
     outcomes = []
     first = 0
-    for queue, events in case.queues:
+    for queue, events in request.queues:
         queue.delivered(events)
-        outcomes.append(QueueOutcome(queue.id, True, _given_up(verdict.rejected, verdict.status, first, events)))
+        outcomes.append(
+            QueueOutcome(queue.id, True, _named_dead_letters(verdict.rejected, verdict.status, first, events))
+        )
         first += events
-    case.endpoint.served([queue_id for queue_id, _, _ in outcomes], case.now)
-    case.endpoint.body_size.served(case.body_bytes, case.now, case.limits.max_body_bytes)
+    request.endpoint.succeeded([queue_id for queue_id, _, _ in outcomes], request.now)
+    request.endpoint.body_size.delivered(request.body_bytes, request.now, request.limits.max_body_bytes)
     return Judgement(outcomes)
 
 
-def _given_up(messages: Mapping[int, str], status: int, first: int, events: int) -> Mapping[int, GivenUp]:
+def _named_dead_letters(
+    messages: Mapping[int, str], status: int, first: int, events: int
+) -> Mapping[int, DeadLetterCause]:
     """Return those of a queue's events that a response names; its `events` begin at index `first` of the request."""
     if not messages:
-        return _NONE_GIVEN_UP
+        return _NO_DEAD_LETTERS
     return {
-        index - first: GivenUp("refused", status, f"{status} {message}")
+        index - first: DeadLetterCause("refused", status, f"{status} {message}")
         for index, message in messages.items()
         if first <= index < first + events
     }
 
 
-def _give_up(queue: DeviceQueue, given_up: GivenUp) -> Judgement:
+def _dead_letter(queue: DeviceQueue, dead_letters: DeadLetterCause) -> Judgement:
     """The lane's first event is given up."""
-    queue.forget_doubts()
-    return Judgement([QueueOutcome(queue.id, False, {0: given_up})])
+    queue.reset_diagnosis()
+    return Judgement([QueueOutcome(queue.id, False, {0: dead_letters})])
 
 
-def _named(case: Case, verdict: EventsRejected) -> list[QueueOutcome]:
+def _named(request: CompletedRequest, verdict: EventsRejected) -> list[QueueOutcome]:
     """Only the events the upstream named are given up; indexes count through the whole request."""
     outcomes: list[QueueOutcome] = []
     first = 0
-    for queue, events in case.queues:
-        given_up = _given_up(verdict.named, verdict.status, first, events)
+    for queue, events in request.queues:
+        dead_letters = _named_dead_letters(verdict.named, verdict.status, first, events)
         first += events
-        queue.forget_doubts()
-        if given_up:
-            outcomes.append(QueueOutcome(queue.id, False, given_up))
+        queue.reset_diagnosis()
+        if dead_letters:
+            outcomes.append(QueueOutcome(queue.id, False, dead_letters))
     return outcomes
 
 
-def _unnamed(case: Case, verdict: EventsRejected) -> Judgement:
+def _unnamed(request: CompletedRequest, verdict: EventsRejected) -> Judgement:
     """Halve a batch with a bad event that the response does not name: by device queues first, then by events."""
-    endpoint = case.endpoint
-    if not verdict.about_events and endpoint.strangers >= STRANGERS_MAX:
-        return _troubled(case, "misconfigured", verdict.message)
-    queue, events = case.queues[0]
-    is_found = len(case.queues) == 1 and queue.refused(events)
+    endpoint = request.endpoint
+    if not verdict.about_events and endpoint.unexplained_rejections >= UNEXPLAINED_REJECTIONS_MAX:
+        return _endpoint_failed(request, "misconfigured", verdict.message)
+    queue, events = request.queues[0]
+    is_found = len(request.queues) == 1 and queue.rejected(events)
     if is_found and verdict.about_events:
-        endpoint.refused(queue.id)
-    if verdict.about_events and endpoint.refuses_everything(case.now):
+        endpoint.rejected(queue.id)
+    if verdict.about_events and endpoint.rejects_everything(request.now):
         # The relay goes on to find bad events, at the rate of probes.
-        _troubled(case, "misconfigured", verdict.message)
+        _endpoint_failed(request, "misconfigured", verdict.message)
     else:
-        endpoint.alive(case.now)
-    if len(case.queues) > 1:
+        endpoint.mark_ok(request.now)
+    if len(request.queues) > 1:
         return Judgement((), "halves")
     if not is_found:
         return _NOTHING
     if not verdict.about_events:
-        _count_stranger(case, verdict.message)
-    return _give_up(queue, GivenUp("refused", verdict.status, verdict.message))
+        _count_unexplained(request, verdict.message)
+    return _dead_letter(queue, DeadLetterCause("refused", verdict.status, verdict.message))
 
 
-def _count_stranger(case: Case, message: str) -> None:
+def _count_unexplained(request: CompletedRequest, message: str) -> None:
     """Count a single event rejected by a status that is not about events; the last one allowed blames the endpoint."""
-    case.endpoint.strangers += 1
-    if case.endpoint.strangers >= STRANGERS_MAX:
-        _troubled(case, "misconfigured", message)
+    request.endpoint.unexplained_rejections += 1
+    if request.endpoint.unexplained_rejections >= UNEXPLAINED_REJECTIONS_MAX:
+        _endpoint_failed(request, "misconfigured", message)
 
 
-def _too_large(case: Case, verdict: BatchTooLarge) -> Judgement:
+def _too_large(request: CompletedRequest, verdict: BatchTooLarge) -> Judgement:
     """Halve by bytes, and remember the size; an event that is too large alone is given up.
 
     Not at once if larger bodies were served, and only a few if nobody is served: then it is hardly the size.
     """
-    endpoint, now = case.endpoint, case.now
-    queue, events = case.queues[0]
-    if len(case.queues) > 1 or events > 1:
-        endpoint.alive(now)
+    endpoint, now = request.endpoint, request.now
+    queue, events = request.queues[0]
+    if len(request.queues) > 1 or events > 1:
+        endpoint.mark_ok(now)
         endpoint.last_error = verdict.message
-        endpoint.body_size.refused(case.body_bytes, now, case.limits.max_body_bytes)
+        endpoint.body_size.too_large(request.body_bytes, now, request.limits.max_body_bytes)
         return _NOTHING
-    if endpoint.strangers >= STRANGERS_MAX:
-        return _troubled(case, "misconfigured", verdict.message)
-    endpoint.alive(now)
+    if endpoint.unexplained_rejections >= UNEXPLAINED_REJECTIONS_MAX:
+        return _endpoint_failed(request, "misconfigured", verdict.message)
+    endpoint.mark_ok(now)
     endpoint.last_error = verdict.message
     queue.failures += 1
-    if case.body_bytes <= endpoint.body_size.largest_served and queue.is_patient():
+    if request.body_bytes <= endpoint.body_size.largest_delivered and queue.has_few_failures():
         queue.suspect = 1
-        queue.pause(now + case.jitter_ms(queue.failures - 1), "backing_off")
+        queue.pause(now + request.jitter_ms(queue.failures - 1), "backing_off")
         return _NOTHING
-    _count_stranger(case, verdict.message)
-    return _give_up(queue, GivenUp("too_large", verdict.status, verdict.message))
+    _count_unexplained(request, verdict.message)
+    return _dead_letter(queue, DeadLetterCause("too_large", verdict.status, verdict.message))
 
 
-def _limited(case: Case, verdict: RateLimited) -> Judgement:
+def _limited(request: CompletedRequest, verdict: RateLimited) -> Judgement:
     """The device's own limit holds the device; a 429 below it means a shared ceiling.
 
     Unless it is one device's alone: a 429 to a device while others are served holds that device, too.
     If the ceiling is a shared one, the next device meets it as well.
     """
-    limits, endpoint, now = case.limits, case.endpoint, case.now
-    queue, _ = case.queues[0]
-    company = len(case.queues) > 1
-    own_limit = not company and (
+    limits, endpoint, now = request.limits, request.endpoint, request.now
+    queue, _ = request.queues[0]
+    is_mixed = len(request.queues) > 1
+    own_limit = not is_mixed and (
         queue.window.count(now, limits.window_ms) >= limits.device_per_window
         or verdict.limit == limits.device_per_window
     )
-    odd = not (company or own_limit) and _theirs(case)
-    if odd:
-        endpoint.oddly_limited(case.sent_at, now)
-    if odd or own_limit:
+    one_device_only = not (is_mixed or own_limit) and _is_device_fault(request)
+    if one_device_only:
+        endpoint.limited_one_device(request.sent_at, now)
+    if one_device_only or own_limit:
         queue.failures += 1
-        until = now + delay(case.jitter_ms(queue.failures - 1), verdict.asked_ms)
-        queue.pause(until, "rate_limited", named_until(now, verdict.asked_ms))
+        until = now + delay(request.jitter_ms(queue.failures - 1), verdict.retry_after_ms)
+        queue.pause(until, "rate_limited", requested_until(now, verdict.retry_after_ms))
     else:
         # a request likely counts against its first device: if it is that one's 429, it shows once it travels alone
-        queue.alone = True
-        attempt = endpoint.limited(verdict.message, case.sent_at, now, _assumed(case, verdict))
-        endpoint.limited_until = max(endpoint.limited_until, now + delay(case.jitter_ms(attempt), verdict.asked_ms))
-        endpoint.named_limit_until = max(endpoint.named_limit_until, named_until(now, verdict.asked_ms))
-    return Judgement((), "exact" if case.exact else "")
+        queue.isolated = True
+        attempt = endpoint.limited(verdict.message, request.sent_at, now, _initial_rate(request, verdict))
+        endpoint.limited_until = max(
+            endpoint.limited_until, now + delay(request.jitter_ms(attempt), verdict.retry_after_ms)
+        )
+        endpoint.requested_limit_until = max(
+            endpoint.requested_limit_until, requested_until(now, verdict.retry_after_ms)
+        )
+    return Judgement((), "exact" if request.exact else "")
 
 
-def _assumed(case: Case, verdict: RateLimited) -> int:
+def _initial_rate(request: CompletedRequest, verdict: RateLimited) -> int:
     """A ceiling's first pace: as said, but no more than what was let through."""
-    limits = case.limits
+    limits = request.limits
     if verdict.limit is None:
         return limits.ip_per_window
-    through = case.endpoint.history.since(case.now - limits.window_ms)
+    through = request.endpoint.history.since(request.now - limits.window_ms)
     return min(verdict.limit, max(limits.ip_per_window, through))
 
 
-def _too_slow(case: Case, verdict: Failing) -> Judgement:
+def _too_slow(request: CompletedRequest, verdict: Failing) -> Judgement:
     """Halve a batch that timed out while the relay sent it. Its size is the reason, not one of its events."""
-    case.endpoint.body_size.timed_out(case.body_bytes, case.now, case.limits.max_body_bytes)
-    for queue, _ in case.queues:
+    request.endpoint.body_size.timed_out(request.body_bytes, request.now, request.limits.max_body_bytes)
+    for queue, _ in request.queues:
         queue.failures += 1
-    _held(case, _theirs(case), "backing_off", verdict.message, None)
+    _pause(request, _is_device_fault(request), "backing_off", verdict.message, None)
     # An exact request is no longer exact: the relay sends its events again in smaller batches.
-    return Judgement((), "halves" if case.exact and len(case.queues) > 1 else "")
+    return Judgement((), "halves" if request.exact and len(request.queues) > 1 else "")
 
 
-def _failing(case: Case, verdict: Failing) -> Judgement:
+def _failing(request: CompletedRequest, verdict: Failing) -> Judgement:
     """No yes and no no: the route is down, or the batch holds an event that brings the upstream down."""
-    if verdict.while_sending and sum(events for _, events in case.queues) > 1:
-        return _too_slow(case, verdict)
-    endpoint, now = case.endpoint, case.now
-    theirs = _theirs(case)
-    if len(case.queues) > 1:
-        for queue, _ in case.queues:
-            queue.failed_in_shared_batch(others_served=theirs)
+    if verdict.while_sending and sum(events for _, events in request.queues) > 1:
+        return _too_slow(request, verdict)
+    endpoint, now = request.endpoint, request.now
+    device_fault = _is_device_fault(request)
+    if len(request.queues) > 1:
+        for queue, _ in request.queues:
+            queue.failed_in_shared_batch(others_succeed=device_fault)
     else:
-        queue, events = case.queues[0]
-        queue.failed(events, now, others_served=theirs, served_at=endpoint.served_at)
+        queue, events = request.queues[0]
+        queue.failed(events, now, others_succeed=device_fault, success_at=endpoint.success_at)
         if events == 1 and queue.is_poisoned(now):
             endpoint.last_error = verdict.message
-            return _give_up(queue, GivenUp("poison", verdict.status, verdict.message))
-    return _held(case, theirs, "backing_off", verdict.message, verdict.asked_ms)
+            return _dead_letter(queue, DeadLetterCause("poison", verdict.status, verdict.message))
+    return _pause(request, device_fault, "backing_off", verdict.message, verdict.retry_after_ms)
 
 
-def _troubled(case: Case, trouble: Trouble, message: str) -> Judgement:
+def _endpoint_failed(request: CompletedRequest, failure: Failure, message: str) -> Judgement:
     """The route needs a person, or so it looks from here."""
-    theirs = _theirs(case)
-    if theirs:
-        for queue, _ in case.queues:
+    device_fault = _is_device_fault(request)
+    if device_fault:
+        for queue, _ in request.queues:
             queue.failures += 1
-    return _held(case, theirs, trouble, message, None)
+    return _pause(request, device_fault, failure, message, None)
 
 
-def _theirs(case: Case) -> bool:
+def _is_device_fault(request: CompletedRequest) -> bool:
     """Whether what went wrong is about the request's devices, not about the route; the devices remember it.
 
     It is theirs if others were served lately, and none failed since; and if others were served between
     their failures, for as long as anybody is served at all.
     """
-    endpoint, now = case.endpoint, case.now
-    for queue, _ in case.queues:
-        queue.failed_again(now, endpoint.served_at)
-    theirs = endpoint.others_served([queue.id for queue, _ in case.queues], case.sent_at, now)
-    if not theirs and endpoint.is_serving(now):
-        theirs = all(queue.own_trouble for queue, _ in case.queues)
-    endpoint.suspects.update(queue.id for queue, _ in case.queues if not queue.own_trouble)
-    return theirs
+    endpoint, now = request.endpoint, request.now
+    for queue, _ in request.queues:
+        queue.note_failure(now, endpoint.success_at)
+    device_fault = endpoint.others_succeed([queue.id for queue, _ in request.queues], request.sent_at, now)
+    if not device_fault and endpoint.has_recent_success(now):
+        device_fault = all(queue.at_fault for queue, _ in request.queues)
+    endpoint.failed_queue_ids.update(queue.id for queue, _ in request.queues if not queue.at_fault)
+    return device_fault
 
 
-def _held(case: Case, theirs: bool, trouble: Trouble, message: str, asked_ms: int | None) -> Judgement:
+def _pause(
+    request: CompletedRequest, device_fault: bool, failure: Failure, message: str, retry_after_ms: int | None
+) -> Judgement:
     """Hold the lanes or the route. An exact request stays so for its first tries."""
-    endpoint, now = case.endpoint, case.now
-    if theirs:
+    endpoint, now = request.endpoint, request.now
+    if device_fault:
         endpoint.last_error = message
-        for queue, _ in case.queues:
+        for queue, _ in request.queues:
             queue.pause(
-                now + _pause_ms(case, trouble, queue.failures - 1, asked_ms), trouble, named_until(now, asked_ms)
+                now + _pause_ms(request, failure, queue.failures - 1, retry_after_ms),
+                failure,
+                requested_until(now, retry_after_ms),
             )
     else:
-        attempt = endpoint.troubled(trouble, message, case.sent_at, now)
+        attempt = endpoint.failed(failure, message, request.sent_at, now)
         if attempt is not None:
-            endpoint.paused_until = now + _pause_ms(case, trouble, attempt, asked_ms)
-            endpoint.named_until = named_until(now, asked_ms)
-    keep = case.exact and all(queue.is_patient() for queue, _ in case.queues)
-    return Judgement((), "exact" if keep else "")
+            endpoint.paused_until = now + _pause_ms(request, failure, attempt, retry_after_ms)
+            endpoint.requested_until = requested_until(now, retry_after_ms)
+    stays_exact = request.exact and all(queue.has_few_failures() for queue, _ in request.queues)
+    return Judgement((), "exact" if stays_exact else "")
 
 
-def _pause_ms(case: Case, trouble: Trouble, attempt: int, asked_ms: int | None) -> int:
+def _pause_ms(request: CompletedRequest, failure: Failure, attempt: int, retry_after_ms: int | None) -> int:
     """What heals by itself is tried again soon; what needs a person, at a slow pace."""
-    return delay(case.jitter_ms(attempt), asked_ms) if trouble == "backing_off" else probe_delay(attempt)
+    return delay(request.jitter_ms(attempt), retry_after_ms) if failure == "backing_off" else probe_delay(attempt)

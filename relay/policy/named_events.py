@@ -34,7 +34,7 @@ def named(content: Any, events: int, clean: Callable[[str], str]) -> dict[int, s
     if not isinstance(content, dict):
         return {}
     found: dict[int, list[str]] = {}
-    for path, message in _complaints(content.get("errors") or content.get("detail")):
+    for path, message in _errors_by_path(content.get("errors") or content.get("detail")):
         match = _NAMED.search(path)
         if match is None:
             continue
@@ -137,15 +137,15 @@ def _message(entry: Any, clean: Callable[[str], str]) -> str:
     return clean(entry if isinstance(entry, str) else _text(entry))
 
 
-def _complaints(errors: Any) -> Iterator[tuple[str, str]]:
+def _errors_by_path(errors: Any) -> Iterator[tuple[str, str]]:
     """Yield (path, message) of each complaint in a validation error's body."""
     if isinstance(errors, dict):
         for path, message in errors.items():
             texts = message if isinstance(message, list) else [message]
             yield str(path), " ".join(text if isinstance(text, str) else _text(text) for text in texts)
     elif isinstance(errors, list):
-        for complaint in errors:
-            text = complaint if isinstance(complaint, str) else _text(complaint)
+        for error in errors:
+            text = error if isinstance(error, str) else _text(error)
             yield text, text
 
 

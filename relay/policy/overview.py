@@ -48,7 +48,7 @@ class QueueSummary(NamedTuple):
     """Held longest into the future first."""
 
 
-def look(queues: Collection[DeviceQueue], limit: int, limits: Limits, now: int) -> QueueSummary:
+def summarize(queues: Collection[DeviceQueue], limit: int, limits: Limits, now: int) -> QueueSummary:
     """What is to be shown of all of them, in one pass."""
     waiting = [queue for queue in queues if queue.events]
     paused = [(free_at, queue) for queue in waiting if (free_at := queue.free_at(now, limits)) > now]
@@ -61,7 +61,7 @@ def look(queues: Collection[DeviceQueue], limit: int, limits: Limits, now: int) 
     )
 
 
-def shown(endpoints: Mapping[int, Endpoint], first: Collection[int], others: int) -> list[int]:
+def select(endpoints: Mapping[int, Endpoint], first: Collection[int], others: int) -> list[int]:
     """Tenants: all, as they came, if no more than `others`.
 
     Else those `first`, then at most so many others, those in trouble before the rest.
@@ -69,15 +69,15 @@ def shown(endpoints: Mapping[int, Endpoint], first: Collection[int], others: int
     if len(endpoints) <= others:
         return list(endpoints)
 
-    def strangers(*, ok: bool) -> Iterator[int]:
+    def others_by_state(*, ok: bool) -> Iterator[int]:
         return (each for each, endpoint in endpoints.items() if (endpoint.state() == "ok") is ok and each not in first)
 
     known = [tenant_id for tenant_id in first if tenant_id in endpoints]
-    return known + list(islice(chain(strangers(ok=False), strangers(ok=True)), others))
+    return known + list(islice(chain(others_by_state(ok=False), others_by_state(ok=True)), others))
 
 
 def _view(queue: DeviceQueue, limits: Limits, now: int) -> QueueView:
     free_at = queue.free_at(now, limits)
     if free_at <= now:
         return QueueView(queue.key, queue.events, None, "")
-    return QueueView(queue.key, queue.events, free_at, queue.why if queue.paused_until >= free_at else "limit")
+    return QueueView(queue.key, queue.events, free_at, queue.pause_reason if queue.paused_until >= free_at else "limit")

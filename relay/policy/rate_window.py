@@ -17,36 +17,36 @@ _BASE = struct.Struct("<q")
 class Window:
     """When the last requests were answered; times are monotonic milliseconds."""
 
-    __slots__ = ("_answered",)
+    __slots__ = ("_responded_at",)
 
     def __init__(self) -> None:
-        self._answered = array("q")
+        self._responded_at = array("q")
 
-    def answered(self, now: int) -> None:
+    def responded(self, now: int) -> None:
         """One request's answer came, or was given up on, at `now`."""
-        self._answered.append(now)
+        self._responded_at.append(now)
 
     def count(self, now: int, span_ms: int) -> int:
         """Slots not yet free again."""
         self._prune(now, span_ms)
-        return len(self._answered)
+        return len(self._responded_at)
 
     def free_at(self, now: int, limit: int, span_ms: int) -> int:
         """When the next send is within the limit: a time not after `now` if it is now."""
-        answered = self._answered
-        if len(answered) < limit:
+        responded = self._responded_at
+        if len(responded) < limit:
             return now
         self._prune(now, span_ms)
-        if len(answered) < limit:
+        if len(responded) < limit:
             return now
-        return answered[-limit] + span_ms + 1
+        return responded[-limit] + span_ms + 1
 
     def pack(self, now: int, span_ms: int) -> bytes:
         """The state for the disk, b"" if all slots are free; at most 8 + 4 * limit bytes."""
         self._prune(now, span_ms)
-        if not self._answered:
+        if not self._responded_at:
             return b""
-        ages = array("I", [max(0, now - at) for at in self._answered])
+        ages = array("I", [max(0, now - at) for at in self._responded_at])
         return _BASE.pack(now) + ages.tobytes()
 
     @classmethod
@@ -59,21 +59,21 @@ class Window:
         if not packed:
             return window
         if not same_boot:
-            window._answered.extend([now] * limit)
+            window._responded_at.extend([now] * limit)
             return window
         (base,) = _BASE.unpack_from(packed)
         ages = array("I")
         ages.frombytes(packed[_BASE.size :])
-        window._answered.extend(sorted(min(now, base - age) for age in ages))
+        window._responded_at.extend(sorted(min(now, base - age) for age in ages))
         return window
 
     def _prune(self, now: int, span_ms: int) -> None:
         """Forget answers whose slot is free. One more millisecond: both readings were rounded down."""
-        answered = self._answered
+        responded = self._responded_at
         freed = 0
-        for at in answered:
+        for at in responded:
             if at + span_ms >= now:
                 break
             freed += 1
         if freed:
-            del answered[:freed]
+            del responded[:freed]

@@ -28,7 +28,7 @@ class Send(NamedTuple):
 class Reply(NamedTuple):
     """How a request went."""
 
-    taken: Mapping[int, int]
+    claimed: Mapping[int, int]
     """How many events each lane had in it."""
     body_bytes: int
     verdict: Verdict

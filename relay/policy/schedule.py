@@ -22,10 +22,10 @@ from sys import maxsize
 
 from relay.event.reader import DeviceKey
 from relay.policy import overview
-from relay.policy.batch_selection import company
-from relay.policy.device_queue import DeviceQueue, due_at
+from relay.policy.batch_selection import choose
+from relay.policy.device_queue import DeviceQueue, linger_end
 from relay.policy.endpoint import Endpoint, EndpointState
-from relay.policy.judgement import Case, QueueOutcome, judge
+from relay.policy.judgement import CompletedRequest, QueueOutcome, judge
 from relay.policy.limits import Limits
 from relay.policy.rate_window import Window
 from relay.policy.requests import Reply, Send, Share, Wait
@@ -68,10 +68,10 @@ class Schedule:
                 (self._queues[share.queue_id], share.max_events) for share in shares if share.queue_id in self._queues
             ]
             for queue, _ in queues:
-                queue.window.answered(now)
+                queue.window.responded(now)
             if queues:
-                self._endpoints[queues[0][0].key[0]].history.answered(now)
-                self._put_back(queues)
+                self._endpoints[queues[0][0].key[0]].history.responded(now)
+                self._queue_exact(queues)
 
     def backlog(self, queue_id: int, key: DeviceKey, events: int, body_bytes: int, now: int) -> bool:
         """A lane has this much pending now, in flight included. True if `next` may now answer otherwise than before."""
@@ -83,19 +83,19 @@ class Schedule:
             if events > before and queue.grew_at is None:
                 queue.grew_at = now
             return False
-        if events >= before and queue.due is not None and queue.queued:
+        if events >= before and queue.due_at is not None and queue.queued:
             return False
         if events < before:
-            queue.forget_doubts()  # they were about events that were dropped
+            queue.reset_diagnosis()  # they were about events that were dropped
         if not events:
-            queue.due = None
+            queue.due_at = None
             self._list_empty(queue, now)
         if queue.is_full(self.limits):
-            queue.due = now if queue.due is None else min(queue.due, now)
-        elif queue.due is not None and queue.wake_at is not None:
+            queue.due_at = now if queue.due_at is None else min(queue.due_at, now)
+        elif queue.due_at is not None and queue.wake_at is not None:
             return False  # nothing becomes due sooner by one more
-        elif queue.due is None and events:
-            queue.due = due_at(queue.phase, now, self.limits.linger_ms)
+        elif queue.due_at is None and events:
+            queue.due_at = linger_end(queue.phase, now, self.limits.linger_ms)
         return self._arm(queue, now)
 
     def flush(self, now: int) -> None:
@@ -105,7 +105,7 @@ class Schedule:
             self._activate(endpoint)
         for queue in self._queues.values():
             if queue.events and not queue.in_flight:
-                queue.due = now
+                queue.due_at = now
                 queue.end_pause()
                 self._arm(queue, now)
 
@@ -117,14 +117,16 @@ class Schedule:
             self._activate(endpoint)
         for queue in self._queues.values():
             queue.end_pause()
-            if queue.due is not None:
-                queue.due = min(queue.due, now if queue.is_full(limits) else due_at(queue.phase, now, limits.linger_ms))
+            if queue.due_at is not None:
+                queue.due_at = min(
+                    queue.due_at, now if queue.is_full(limits) else linger_end(queue.phase, now, limits.linger_ms)
+                )
             self._arm(queue, now)
 
     # -- what to do ----------------------------------------------------------------------------
 
     def next(self, now: int) -> Send | Wait:
-        while what := self._timers.ringing(now):
+        while what := self._timers.pop_expired(now):
             if isinstance(what, DeviceQueue):
                 self._arm(what, now)
             else:
@@ -137,7 +139,7 @@ class Schedule:
                 if send := self._send(endpoint, now):
                     self._activate(endpoint)
                     return send
-        return Wait(self._timers.first())
+        return Wait(self._timers.next_at())
 
     def _send(self, endpoint: Endpoint, now: int) -> Send | None:
         """The route's next request, or None if it may not or need not send now."""
@@ -153,17 +155,17 @@ class Schedule:
         if free_at > now:
             self._timers.wake(endpoint, free_at)
             return None
-        if endpoint.trouble:
+        if endpoint.failure:
             endpoint.prefer_unfailed()
         exact = self._exact(endpoint, now)
-        chosen = exact or company(endpoint, self.limits, now, self._arm)
+        chosen = exact or choose(endpoint, self.limits, now, self._arm)
         if not chosen:
             return None
         shares = []
         for queue, events in chosen:
             queue.in_flight, queue.reserved = True, False
             queue.leftover = queue.events > events
-            queue.grew_at = queue.due = None
+            queue.grew_at = queue.due_at = None
             shares.append(Share(queue.id, events))
         chosen[0][0].holds_slot = True
         endpoint.in_flight += 1
@@ -182,11 +184,11 @@ class Schedule:
                 continue
             free_at = max(queue.free_at(now, self.limits) for queue, _ in request)
             if free_at <= now:
-                alive = [(queue, events) for queue, events in request if queue.events]
+                pending = [(queue, events) for queue, events in request if queue.events]
                 for queue, _ in request:
                     queue.reserved = False
-                if alive:
-                    return alive
+                if pending:
+                    return pending
                 continue
             endpoint.exact.append(request)
             self._timers.wake(endpoint, free_at)
@@ -198,7 +200,7 @@ class Schedule:
         for queue, _ in queues:
             queue.pause(until, "outbox")
         if send.exact:
-            self._put_back(queues)
+            self._queue_exact(queues)
 
     def stalled(self, send: Send, *, stalled: bool) -> None:
         """A request makes no progress: until it does again, it occupies a connection, but no request slot."""
@@ -216,33 +218,33 @@ class Schedule:
         """A lane's rate window for the disk."""
         return self._queues[queue_id].window.pack(now, self.limits.window_ms)
 
-    def answered(self, send: Send, reply: Reply, now: int, u: float) -> Sequence[QueueOutcome]:
+    def responded(self, send: Send, reply: Reply, now: int, u: float) -> Sequence[QueueOutcome]:
         """What an answer means for the request's events; `u` is uniform in [0, 1)."""
         endpoint = self._endpoints[send.tenant_id]
-        endpoint.history.answered(now)
+        endpoint.history.responded(now)
         delivered = isinstance(reply.verdict, Delivered)
         queues = []
         for queue_id, max_events in send.shares:
-            queue, events = self._queues[queue_id], reply.taken.get(queue_id, 0)
+            queue, events = self._queues[queue_id], reply.claimed.get(queue_id, 0)
             if events < max_events or not delivered:
                 queue.leftover = True
             if events:
-                queue.window.answered(now)
+                queue.window.responded(now)
                 queues.append((queue, events))
-        case = Case(self.limits, endpoint, queues, reply.body_bytes, reply.sent_at, send.exact, now, u)
-        judgement = judge(case, reply.verdict)
-        if judgement.again == "exact":
-            self._put_back(queues)
-        elif judgement.again == "halves":
+        request = CompletedRequest(self.limits, endpoint, queues, reply.body_bytes, reply.sent_at, send.exact, now, u)
+        judgement = judge(request, reply.verdict)
+        if judgement.resend == "exact":
+            self._queue_exact(queues)
+        elif judgement.resend == "halves":
             middle = (len(queues) + 1) // 2
-            self._put_back(queues[:middle])
-            self._put_back(queues[middle:])
+            self._queue_exact(queues[:middle])
+            self._queue_exact(queues[middle:])
         self._free_slot(endpoint, send)
         return judgement.outcomes
 
-    def asked(self, tenant_id: int, now: int) -> None:
+    def count_request(self, tenant_id: int, now: int) -> None:
         """A request without events was answered: it was no device's, but one of the route's."""
-        self._endpoints[tenant_id].history.answered(now)
+        self._endpoints[tenant_id].history.responded(now)
 
     def settled(self, send: Send, now: int) -> None:
         """What the answer meant is on disk, or nothing had to be: the lanes may send again."""
@@ -256,11 +258,11 @@ class Schedule:
                 self._due_again(queue, now)
                 self._arm(queue, now)
             else:
-                queue.due = None
+                queue.due_at = None
                 self._list_empty(queue, now)
         self._activate(endpoint)
 
-    def not_settled(self, send: Send) -> None:
+    def settlement_failed(self, send: Send) -> None:
         """What the answer meant did not reach the disk at once: the request has a slot until it is `settled`."""
         self._queues[send.shares[0].queue_id].holds_slot = True
         self._endpoints[send.tenant_id].in_flight += 1
@@ -275,7 +277,7 @@ class Schedule:
             self._in_flight -= 1
             self._activate(endpoint)
 
-    def forgettable(self, now: int, limit: int) -> list[int]:
+    def forget_idle(self, now: int, limit: int) -> list[int]:
         """Lanes with nothing pending and nothing in their window; forgotten here by being returned."""
         gone: list[int] = []
         while self._empty and self._empty[0][0] <= now and len(gone) < limit:
@@ -288,10 +290,10 @@ class Schedule:
             else:
                 del self._queues[queue.id]
                 gone.append(queue.id)
-                self._leave(self._endpoints[queue.key[0]])
+                self._remove_from_endpoint(self._endpoints[queue.key[0]])
         return gone
 
-    def _leave(self, endpoint: Endpoint) -> None:
+    def _remove_from_endpoint(self, endpoint: Endpoint) -> None:
         """One lane less. A route without any is forgotten: a tenant is whatever an app writes.
 
         But for what it knows of a ceiling, while routes are few.
@@ -299,7 +301,7 @@ class Schedule:
         endpoint.queues -= 1
         if endpoint.queues == 0 and (endpoint.shared_limit is None or len(self._endpoints) > _MAX_LISTED_ENDPOINTS):
             del self._endpoints[endpoint.tenant_id]
-            endpoint.forgotten()
+            endpoint.removed()
 
     # -- for people ----------------------------------------------------------------------------
 
@@ -309,7 +311,7 @@ class Schedule:
 
     def endpoints(self, now: int, first: Collection[int] = (), others: int = maxsize) -> list[overview.EndpointView]:
         """As `views.shown` chooses: those of the tenants `first`, and at most so many others."""
-        return [self.endpoint(tenant_id, now) for tenant_id in overview.shown(self._endpoints, first, others)]
+        return [self.endpoint(tenant_id, now) for tenant_id in overview.select(self._endpoints, first, others)]
 
     def endpoint(self, tenant_id: int, now: int) -> overview.EndpointView:
         endpoint = self._endpoints[tenant_id]
@@ -320,7 +322,7 @@ class Schedule:
 
     def queues(self, limit: int, now: int) -> overview.QueueSummary:
         """At most `limit` of the busiest, and of the most held. Looks at every lane: not for every request."""
-        return overview.look(self._queues.values(), limit, self.limits, now)
+        return overview.summarize(self._queues.values(), limit, self.limits, now)
 
     def in_flight(self) -> int:
         """Requests that are not answered."""
@@ -337,9 +339,9 @@ class Schedule:
 
     def _arm(self, queue: DeviceQueue, now: int) -> bool:
         """Queue the lane if it may send and has waited long enough, else wake it then. True if it is the next thing."""
-        if queue.in_flight or queue.queued or queue.reserved or queue.due is None or not queue.events:
+        if queue.in_flight or queue.queued or queue.reserved or queue.due_at is None or not queue.events:
             return False
-        at = max(queue.free_at(now, self.limits), queue.due)
+        at = max(queue.free_at(now, self.limits), queue.due_at)
         if at > now:
             return self._timers.wake(queue, at)
         endpoint = self._endpoints[queue.key[0]]
@@ -351,9 +353,9 @@ class Schedule:
     def _due_again(self, queue: DeviceQueue, now: int) -> None:
         """After a request: what was left over has waited; what came meanwhile waits for company from then."""
         if queue.leftover or queue.grew_at is None or queue.is_full(self.limits):
-            queue.due = now
+            queue.due_at = now
         else:
-            queue.due = due_at(queue.phase, queue.grew_at, self.limits.linger_ms)
+            queue.due_at = linger_end(queue.phase, queue.grew_at, self.limits.linger_ms)
 
     def _list_empty(self, queue: DeviceQueue, now: int) -> None:
         """Look at it again when its window must be free."""
@@ -361,7 +363,7 @@ class Schedule:
             queue.listed_empty = True
             self._empty.append((now + self.limits.window_ms + 1, queue))
 
-    def _put_back(self, request: Sequence[tuple[DeviceQueue, int]]) -> None:
+    def _queue_exact(self, request: Sequence[tuple[DeviceQueue, int]]) -> None:
         endpoint = self._endpoints[request[0][0].key[0]]
         for queue, _ in request:
             queue.reserved = True

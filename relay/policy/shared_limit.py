@@ -18,36 +18,36 @@ from __future__ import annotations
 from array import array
 
 MIN_RATE = 1 / 5  # of a request per window: no rarer than the probes of a route in trouble
-BEYOND_USE = 1024
-_FIRST_PATIENCE = 4
-_MAX_PATIENCE = 64
+MAX_RATE = 1024
+_FIRST_WINDOWS_BEFORE_STEP = 4
+_MAX_WINDOWS_BEFORE_STEP = 64
 _FORGET_AFTER = 32
 
 
 class RequestHistory:
     """When a route's latest requests were answered, kept before any ceiling is known."""
 
-    __slots__ = ("_answered",)
+    __slots__ = ("_responded_at",)
 
     def __init__(self) -> None:
-        self._answered = array("q")
+        self._responded_at = array("q")
 
-    def answered(self, now: int) -> None:
-        self._answered.append(now)
-        if len(self._answered) > 2 * BEYOND_USE:
-            del self._answered[:BEYOND_USE]
+    def responded(self, now: int) -> None:
+        self._responded_at.append(now)
+        if len(self._responded_at) > 2 * MAX_RATE:
+            del self._responded_at[:MAX_RATE]
 
     def free_at(self, now: int, limit: int, span_ms: int) -> int:
         """When at most `limit` requests are in the window that ends then, the next one included."""
-        if len(self._answered) < limit:
+        if len(self._responded_at) < limit:
             return now
-        return self._answered[-limit] + span_ms + 1
+        return self._responded_at[-limit] + span_ms + 1
 
     def since(self, at: int) -> int:
         """How many of the kept requests were answered after `at`."""
         count = 0
-        for answered in reversed(self._answered):
-            if answered <= at:
+        for responded in reversed(self._responded_at):
+            if responded <= at:
                 break
             count += 1
         return count
@@ -56,12 +56,20 @@ class RequestHistory:
 class SharedLimit:
     """The pace of one route, in requests per window."""
 
-    __slots__ = ("_changed_at", "_idle_windows", "_patience", "_proven_rate", "_wait_windows", "_window_from", "rate")
+    __slots__ = (
+        "_changed_at",
+        "_idle_windows",
+        "_proven_rate",
+        "_wait_windows",
+        "_window_from",
+        "_windows_before_step",
+        "rate",
+    )
 
     def __init__(self, now: int, rate: float) -> None:
         self.rate = rate
         self._proven_rate = 0.0  # the highest pace that a whole used window bore
-        self._patience = _FIRST_PATIENCE
+        self._windows_before_step = _FIRST_WINDOWS_BEFORE_STEP
         self._wait_windows = 0
         self._idle_windows = 0
         self._changed_at = now
@@ -75,22 +83,22 @@ class SharedLimit:
         """Between two sends."""
         return int(span_ms / self.rate)
 
-    def refused(self, sent_at: int, now: int) -> None:
+    def reduce(self, sent_at: int, now: int) -> None:
         """A 429 came to a request sent at `sent_at`."""
         if sent_at < self._changed_at:
             return
-        if not self._step_taken_back():
+        if not self._undo_step():
             self.rate = max(MIN_RATE, self.rate / 2)
             self._proven_rate = 0.0
             self._wait_windows = 0
         self._changed_at = self._window_from = now
         self._idle_windows = 0
 
-    def doubted(self, sent_at: int, now: int) -> None:
+    def reduce_one_step(self, sent_at: int, now: int) -> None:
         """A 429 came to one device while others were served: this ceiling's, or that device's own."""
         if sent_at < self._changed_at:
             return
-        if not self._step_taken_back():
+        if not self._undo_step():
             self.rate = max(min(self.rate, 1), self.rate - self._step())
             self._proven_rate = min(self._proven_rate, self.rate)
         self._changed_at = self._window_from = now
@@ -113,16 +121,16 @@ class SharedLimit:
             return False
         self.rate += self._step()
         self._changed_at = now
-        return self.rate > BEYOND_USE
+        return self.rate > MAX_RATE
 
     def _step(self) -> float:
         return self.rate if self.rate < 1 else max(1, self.rate // 8)
 
-    def _step_taken_back(self) -> bool:
+    def _undo_step(self) -> bool:
         """Back to the pace that was clean, if this one is above it, and patient before the next step."""
         if not self._proven_rate or self.rate <= self._proven_rate:
             return False
         self.rate = self._proven_rate
-        self._wait_windows = self._patience
-        self._patience = min(2 * self._patience, _MAX_PATIENCE)
+        self._wait_windows = self._windows_before_step
+        self._windows_before_step = min(2 * self._windows_before_step, _MAX_WINDOWS_BEFORE_STEP)
         return True

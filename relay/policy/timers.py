@@ -7,12 +7,12 @@ from itertools import count
 from typing import Generic, Protocol, TypeVar
 
 
-class Sleeper(Protocol):
+class Timed(Protocol):
     wake_at: int | None
     """When its alarm rings, monotonic milliseconds; only Timers sets it."""
 
 
-S = TypeVar("S", bound=Sleeper)
+S = TypeVar("S", bound=Timed)
 
 
 class Timers(Generic[S]):
@@ -22,30 +22,30 @@ class Timers(Generic[S]):
         self._heap: list[tuple[int, int, S]] = []
         self._tie = count()
 
-    def wake(self, sleeper: S, at: int) -> bool:
+    def wake(self, item: S, at: int) -> bool:
         """Ring at `at`, unless it will ring before. True if that is now the earliest of all."""
-        if sleeper.wake_at is not None and at >= sleeper.wake_at:
+        if item.wake_at is not None and at >= item.wake_at:
             return False
-        sleeper.wake_at = at
-        heappush(self._heap, (at, next(self._tie), sleeper))
-        return self.first() == at
+        item.wake_at = at
+        heappush(self._heap, (at, next(self._tie), item))
+        return self.next_at() == at
 
-    def ringing(self, now: int) -> S | None:
+    def pop_expired(self, now: int) -> S | None:
         """The next whose alarm rings, or has rung; None if all others ring after `now`."""
         heap = self._heap
         while heap and heap[0][0] <= now:
-            at, _, sleeper = heappop(heap)
-            if sleeper.wake_at == at:
-                sleeper.wake_at = None
-                return sleeper
+            at, _, item = heappop(heap)
+            if item.wake_at == at:
+                item.wake_at = None
+                return item
         return None
 
-    def first(self) -> int | None:
+    def next_at(self) -> int | None:
         """When the next one rings."""
         heap = self._heap
         while heap:
-            at, _, sleeper = heap[0]
-            if sleeper.wake_at == at:
+            at, _, item = heap[0]
+            if item.wake_at == at:
                 return at
             heappop(heap)
         return None

@@ -23,7 +23,7 @@ WRONG_FROM_MS = 30_000
 _DATE_STEP_MS = 1_000
 
 
-class Ahead(NamedTuple):
+class OffsetBounds(NamedTuple):
     """Bounds of true time minus monotonic time, in milliseconds."""
 
     least: int
@@ -33,41 +33,43 @@ class Ahead(NamedTuple):
     def middle(self) -> int:
         return (self.least + self.most) // 2
 
-    def common(self, other: Ahead) -> Ahead | None:
+    def intersection(self, other: OffsetBounds) -> OffsetBounds | None:
         least, most = max(self.least, other.least), min(self.most, other.most)
-        return Ahead(least, most) if least <= most else None
+        return OffsetBounds(least, most) if least <= most else None
 
 
 class TrueTime:
     """Unix time in milliseconds by one upstream origin, from monotonic milliseconds; unknown before a Date."""
 
-    def __init__(self, ahead: Ahead | None = None) -> None:
+    def __init__(self, bounds: OffsetBounds | None = None) -> None:
         """`ahead` is what an earlier process of this boot learned."""
-        self.ahead = ahead
-        self._doubt: Ahead | None = None  # contradicts `ahead`
+        self.bounds = bounds
+        self._unconfirmed: OffsetBounds | None = None  # contradicts `ahead`
 
-    def heard(self, date_ms: int, sent_at: int, came_at: int, wall_ms: int) -> None:
+    def learn(self, date_ms: int, sent_at: int, received_at: int, wall_ms: int) -> None:
         """Learn from a response's Date. `sent_at`, `came_at`: when its request began and ended, monotonic
         milliseconds; `wall_ms`: this machine's Unix time at the end."""
         if date_ms < EARLIEST_MS:
             return
-        said = Ahead(date_ms - came_at, date_ms + _DATE_STEP_MS - sent_at)
-        common = said.common(self.ahead) if self.ahead else self._unless_doubtful(said, wall_ms, came_at)
-        if common is None:
-            common = said.common(self._doubt) if self._doubt else None
-            if common is None:
-                self._doubt = said
+        interval = OffsetBounds(date_ms - received_at, date_ms + _DATE_STEP_MS - sent_at)
+        intersection = (
+            interval.intersection(self.bounds) if self.bounds else self._first_estimate(interval, wall_ms, received_at)
+        )
+        if intersection is None:
+            intersection = interval.intersection(self._unconfirmed) if self._unconfirmed else None
+            if intersection is None:
+                self._unconfirmed = interval
                 return
-        self.ahead, self._doubt = common, None
+        self.bounds, self._unconfirmed = intersection, None
 
-    def _unless_doubtful(self, said: Ahead, wall_ms: int, came_at: int) -> Ahead | None:
+    def _first_estimate(self, interval: OffsetBounds, wall_ms: int, received_at: int) -> OffsetBounds | None:
         """Return what the first response says; of two in a row that contradict a plausible wall clock, the second's."""
-        agrees = said.least - WRONG_FROM_MS <= wall_ms - came_at <= said.most + WRONG_FROM_MS
-        return said if agrees or wall_ms < EARLIEST_MS else None
+        agrees = interval.least - WRONG_FROM_MS <= wall_ms - received_at <= interval.most + WRONG_FROM_MS
+        return interval if agrees or wall_ms < EARLIEST_MS else None
 
     def now_ms(self, now: int) -> int | None:
         """Return the Unix time at `now`; None while it is unknown."""
-        return None if self.ahead is None else now + self.ahead.middle
+        return None if self.bounds is None else now + self.bounds.middle
 
 
 class TrueTimes:
@@ -84,49 +86,49 @@ class TrueTimes:
         self._by_origin = {origin: self._by_origin.get(origin) or TrueTime() for origin in origins}
         self._compare()
 
-    def restore(self, known: Mapping[str, Ahead]) -> None:
+    def restore(self, known: Mapping[str, OffsetBounds]) -> None:
         """Continue with what an earlier process of this boot learned; other origins are ignored."""
         for origin in self._by_origin.keys() & known.keys():
             self._by_origin[origin] = TrueTime(known[origin])
         self._compare()
 
-    def heard(self, origin: str, date_ms: int, sent_at: int, came_at: int, wall_ms: int) -> None:
+    def learn(self, origin: str, date_ms: int, sent_at: int, received_at: int, wall_ms: int) -> None:
         """Learn from a response of `origin`, see TrueTime. An origin that is no longer configured is ignored."""
         true_time = self._by_origin.get(origin)
         if true_time is not None:
-            true_time.heard(date_ms, sent_at, came_at, wall_ms)
+            true_time.learn(date_ms, sent_at, received_at, wall_ms)
             self._compare()
 
-    def known(self) -> dict[str, Ahead]:
+    def known(self) -> dict[str, OffsetBounds]:
         """Return what is known of each origin."""
-        return {origin: one.ahead for origin, one in self._by_origin.items() if one.ahead is not None}
+        return {origin: one.bounds for origin, one in self._by_origin.items() if one.bounds is not None}
 
     def now_ms(self, origin: str, now: int) -> int | None:
         """Return the Unix time at `now` by `origin`; None while it is unknown."""
         true_time = self._by_origin.get(origin)
         return None if true_time is None else true_time.now_ms(now)
 
-    def stamp_ms(self, now: int, wall_ms: int) -> int:
+    def timestamp_ms(self, now: int, wall_ms: int) -> int:
         """Return the time for an event received at `now`, whose origin is not known yet.
 
         It is the wall clock's, unless all origins agree that this clock is wrong. A clock that was never set is wrong
         in any case: then one origin is enough.
         """
-        ahead = self._any if wall_ms < EARLIEST_MS else self._agreed
-        if ahead is None or abs(wall_ms - now - ahead) <= WRONG_FROM_MS:
+        bounds = self._any if wall_ms < EARLIEST_MS else self._agreed
+        if bounds is None or abs(wall_ms - now - bounds) <= WRONG_FROM_MS:
             return wall_ms
-        return now + ahead
+        return now + bounds
 
     def skew_ms(self, now: int, wall_ms: int) -> int | None:
         """Return how far the wall clock is ahead of the true time; None while that is unknown.
 
         Of several origins the one closest to the wall clock counts: two clocks that agree are rarely both wrong.
         """
-        skews = [wall_ms - now - ahead.middle for ahead in self.known().values()]
+        skews = [wall_ms - now - bounds.middle for bounds in self.known().values()]
         return min(skews, key=abs, default=None)
 
     def _compare(self) -> None:
-        middles = [ahead.middle for ahead in self.known().values()]
+        middles = [bounds.middle for bounds in self.known().values()]
         self._any = middles[0] if middles else None
         is_complete = bool(middles) and len(middles) == len(self._by_origin)
         agree = is_complete and max(middles) - min(middles) <= WRONG_FROM_MS

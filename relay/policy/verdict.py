@@ -83,7 +83,7 @@ class BatchTooLarge:
 @dataclass(frozen=True, slots=True)
 class RateLimited:
     message: str
-    asked_ms: int | None
+    retry_after_ms: int | None
     limit: int | None
     """X-RateLimit-Limit, if one above 0 was said."""
 
@@ -101,7 +101,7 @@ class Misconfigured:
 @dataclass(frozen=True, slots=True)
 class Failing:
     message: str
-    asked_ms: int | None = None
+    retry_after_ms: int | None = None
     status: int | None = None
     """None if there was no answer."""
     while_sending: bool = False
@@ -109,24 +109,24 @@ class Failing:
 
 
 @dataclass(frozen=True, slots=True)
-class Again:
+class Resend:
     """The very same request is to be sent again at once, on a fresh connection: it met one that was about to close."""
 
     message: str
 
 
-Verdict = Delivered | EventsRejected | BatchTooLarge | RateLimited | Unauthorized | Misconfigured | Failing | Again
+Verdict = Delivered | EventsRejected | BatchTooLarge | RateLimited | Unauthorized | Misconfigured | Failing | Resend
 
 
 def verdict(response: UpstreamResponse | NoResponse, events: int) -> Verdict:
     """What the answer to a request with `events` events means."""
     if isinstance(response, NoResponse):
-        return _no_answer(response)
+        return _without_response(response)
     response = replace(response, body=decoded(response.body, response.headers))
     status, content = response.status, content_of(response.body)
     if 200 <= status < 300:
         return _success(response, content, events)
-    message = clean(f"{status} {_said(response, content)}", response.mask)
+    message = clean(f"{status} {_quoted(response, content)}", response.mask)
     match status:
         case 401 | 403 | 407:
             return Unauthorized(message)
@@ -134,27 +134,27 @@ def verdict(response: UpstreamResponse | NoResponse, events: int) -> Verdict:
             return Misconfigured(message)
         case _ if 300 <= status < 400:
             target = redirect_target(response.headers.get("location", ""))
-            message = clean(f"{status}{target} {_said(response, content)}", response.mask)
+            message = clean(f"{status}{target} {_quoted(response, content)}", response.mask)
             return Misconfigured(f"{message} (redirects are not followed: one would carry the key away)")
         case _ if status in _NOT_ABOUT_EVENTS or (status == 400 and response.body.lstrip().startswith(b"<")):
             return Misconfigured(message)
         case 413:
             return BatchTooLarge(status, message)
         case 429:
-            return RateLimited(message, _asked_ms(response), _positive(response.headers.get("x-ratelimit-limit")))
+            return RateLimited(message, _retry_after_ms(response), _positive(response.headers.get("x-ratelimit-limit")))
         case 408 | 425 | 499:
-            return Failing(message, _asked_ms(response), status)
+            return Failing(message, _retry_after_ms(response), status)
         case _ if 400 <= status < 500:
             found = named(content, events, partial(clean, mask=response.mask))
             return EventsRejected(status, message, found, status in (400, 422))
         case _:
-            return Failing(message, _asked_ms(response), status)
+            return Failing(message, _retry_after_ms(response), status)
 
 
-def _no_answer(response: NoResponse) -> Verdict:
+def _without_response(response: NoResponse) -> Verdict:
     """What it means that there was no response: a proxy's own status is judged as the upstream's would be."""
     if response.lost_kept_connection:
-        return Again(response.message)
+        return Resend(response.message)
     match response.proxy_status:
         case 401 | 403 | 407:
             return Unauthorized(response.message)
@@ -187,7 +187,9 @@ def _success(response: UpstreamResponse, content: Any, events: int) -> Verdict:
     if not isinstance(content, dict) or not ("success" in content or _has_error(content)):
         return Misconfigured(_not_the_api(response))
     if content.get("success") is not True or _has_error(content):
-        return Failing(clean(f"{status} but success is false: {_said(response, content)}", response.mask), None, status)
+        return Failing(
+            clean(f"{status} but success is false: {_quoted(response, content)}", response.mask), None, status
+        )
     if status not in (200, 201, 202):
         return Misconfigured(_not_the_api(response))
     rejected = rejected_in_success(content, events, partial(clean, mask=response.mask))
@@ -196,7 +198,7 @@ def _success(response: UpstreamResponse, content: Any, events: int) -> Verdict:
     if 0 < len(rejected) < events:
         return Delivered(status, rejected)
     return EventsRejected(
-        status, clean(f"{status} with rejected events: {_said(response, content)}", response.mask), rejected
+        status, clean(f"{status} with rejected events: {_quoted(response, content)}", response.mask), rejected
     )
 
 
@@ -219,9 +221,10 @@ def _is_error(value: Any) -> bool:
 
 def _not_the_api(response: UpstreamResponse) -> str:
     """Return a message that says so and quotes the beginning of the response."""
-    said = _said(response, None) or "an empty body"
+    text_quoted = _quoted(response, None) or "an empty body"
     return clean(
-        f"{response.status} is not the API's response but a portal's, proxy's or web page's: {said}", response.mask
+        f"{response.status} is not the API's response but a portal's, proxy's or web page's: {text_quoted}",
+        response.mask,
     )
 
 
@@ -233,7 +236,7 @@ def server_date_ms(headers: Mapping[str, str]) -> int | None:
     return date_ms if date_ms is None or age_s is None or age_s < 0 else date_ms + 1000 * age_s
 
 
-def _asked_ms(response: UpstreamResponse) -> int | None:
+def _retry_after_ms(response: UpstreamResponse) -> int | None:
     """How long the server asks us to wait; None if it does not say, or not in a way that makes sense."""
     return requested_ms(response.headers, response.wall_ms)
 
@@ -249,13 +252,13 @@ def _positive(text: str | None) -> int | None:
     return number if number is not None and number > 0 else None
 
 
-def _said(response: UpstreamResponse, content: Any) -> str:
+def _quoted(response: UpstreamResponse, content: Any) -> str:
     """The upstream's own words without the status: the body's message if it has one, else its text."""
-    said = ""
+    text_quoted = ""
     if isinstance(content, dict):
-        said = next((content[k] for k in ("error", "message", "detail") if isinstance(content.get(k), str)), "")
-    if said:
-        return without_status(said, response.status)
+        text_quoted = next((content[k] for k in ("error", "message", "detail") if isinstance(content.get(k), str)), "")
+    if text_quoted:
+        return without_status(text_quoted, response.status)
     text = response.body.decode("utf-8", "replace")
     if "<" in text:
         return html_text(text, response.status, response.mask)

@@ -305,6 +305,10 @@ MUTANTS = (
         "an endpoint that rejects everything blamed too late",
         "G1",
         "tests/unit/policy/test_judgement.py::test_the_twentieth_event_rejected_in_a_row_makes_the_endpoint_misconfigured",
-        ("relay/policy/endpoint.py", "self.refusals >= _REFUSALS_MAX", "self.refusals > _REFUSALS_MAX"),
+        (
+            "relay/policy/endpoint.py",
+            "self.unnamed_rejections >= _UNNAMED_REJECTIONS_MAX",
+            "self.unnamed_rejections > _UNNAMED_REJECTIONS_MAX",
+        ),
     ),
 )

@@ -37,8 +37,8 @@ MUTANTS = (
         "tests/unit/policy/test_schedule.py::test_a_slot_is_free_one_window_after_the_answer_not_after_the_send",
         (
             "relay/policy/schedule.py",
-            "                queue.window.answered(now)\n                queues",
-            "                queue.window.answered(reply.sent_at)\n                queues",
+            "                queue.window.responded(now)\n                queues",
+            "                queue.window.responded(reply.sent_at)\n                queues",
         ),
     ),
     mutant(
@@ -47,7 +47,7 @@ MUTANTS = (
         "tests/unit/policy/test_schedule.py::test_what_was_in_flight_at_a_crash_counts_as_sent",
         (
             "relay/policy/schedule.py",
-            "            for queue, _ in queues:\n                queue.window.answered(now)\n            if queues:",
+            "            for queue, _ in queues:\n                queue.window.responded(now)\n            if queues:",
             "            if queues:",
         ),
     ),
@@ -63,7 +63,7 @@ MUTANTS = (
         "tests/fault/test_upstream_answers.py::test_maintenance_is_waited_for_as_long_as_it_says",
         (
             "relay/policy/backoff.py",
-            "    return max(jitter_ms, min(asked_ms or 0, SERVER_WISH_MAX_MS))",
+            "    return max(jitter_ms, min(retry_after_ms or 0, REQUESTED_DELAY_MAX_MS))",
             "    return jitter_ms",
         ),
     ),
@@ -83,7 +83,7 @@ MUTANTS = (
         "tests/unit/policy/test_schedule.py::test_a_pause_that_a_server_named_is_not_cut_short",
         (
             "relay/policy/device_queue.py",
-            "        self.paused_until = min(self.paused_until, self.named_until)\n",
+            "        self.paused_until = min(self.paused_until, self.requested_until)\n",
             "        self.paused_until = 0\n",
         ),
     ),
@@ -91,19 +91,23 @@ MUTANTS = (
         "what was in flight at a kill loses its place when the disk fails",
         "G4",
         "tests/unit/policy/test_schedule.py::test_a_pause_for_the_disk_keeps_what_is_sent_again_just_so",
-        ("relay/policy/schedule.py", "        if send.exact:\n            self._put_back(queues)\n", ""),
+        ("relay/policy/schedule.py", "        if send.exact:\n            self._queue_exact(queues)\n", ""),
     ),
     mutant(
         "a reboot frees the window",
         "G5",
         "tests/unit/policy/test_schedule.py::test_windows_of_another_boot_count_as_full",
-        ("relay/policy/rate_window.py", "            window._answered.extend([now] * limit)\n", ""),
+        ("relay/policy/rate_window.py", "            window._responded_at.extend([now] * limit)\n", ""),
     ),
     mutant(
         "a shared limit's 429 taken for the device's own",
         "G5",
         "tests/unit/policy/test_judgement.py::test_a_429_below_the_devices_limit_means_a_shared_ceiling_and_paces_the_route",
-        ("relay/policy/judgement.py", "    if odd or own_limit:\n", "    if odd or not own_limit:\n"),
+        (
+            "relay/policy/judgement.py",
+            "    if one_device_only or own_limit:\n",
+            "    if one_device_only or not own_limit:\n",
+        ),
     ),
     mutant(
         "a 429 that slows nothing down",
@@ -115,7 +119,7 @@ MUTANTS = (
         "a route that comes back takes all at once",
         "G5",
         "tests/unit/policy/test_judgement.py::test_a_failing_route_is_held_with_full_jitter_and_probed_by_one_request",
-        ("relay/policy/endpoint.py", "        if self.trouble:\n            return 1\n", ""),
+        ("relay/policy/endpoint.py", "        if self.failure:\n            return 1\n", ""),
     ),
     mutant(
         "a site that powers up together sends together",

@@ -101,8 +101,8 @@ MUTANTS = (
         "tests/fault/test_upstream_answers.py::test_an_event_that_brings_the_upstream_down_delays_nobody_else",
         (
             "relay/policy/device_queue.py",
-            "POISON_TRIES = 10\nPOISON_MS = 600_000\n",
-            "POISON_TRIES = 1\nPOISON_MS = 0\n",
+            "POISON_FAILURES = 10\nPOISON_MS = 600_000\n",
+            "POISON_FAILURES = 1\nPOISON_MS = 0\n",
         ),
     ),
     mutant(
@@ -194,7 +194,11 @@ MUTANTS = (
         "a batch that is too large given up without being halved",
         "G1",
         "tests/unit/policy/test_judgement.py::test_413_halves_by_bytes_and_the_size_is_remembered_for_every_device",
-        ("relay/policy/judgement.py", "    if len(case.queues) > 1 or events > 1:\n", "    if len(case.queues) > 1:\n"),
+        (
+            "relay/policy/judgement.py",
+            "    if len(request.queues) > 1 or events > 1:\n",
+            "    if len(request.queues) > 1:\n",
+        ),
     ),
     mutant(
         "an unnamed rejection not halved",
@@ -202,8 +206,8 @@ MUTANTS = (
         "tests/unit/policy/test_judgement.py::test_an_unnamed_bad_event_is_found_by_halving_and_the_rest_delivered_in_order",
         (
             "relay/policy/device_queue.py",
-            "        return events == 1\n\n    def forget_doubts",
-            "        return True\n\n    def forget_doubts",
+            "        return events == 1\n\n    def reset_diagnosis",
+            "        return True\n\n    def reset_diagnosis",
         ),
     ),
     mutant(
@@ -222,7 +226,7 @@ MUTANTS = (
         "tests/unit/policy/test_judgement.py::test_an_outage_gives_nothing_up_even_if_others_were_served_at_its_beginning",
         (
             "relay/policy/device_queue.py",
-            "        elif served_at is None or served_at <= self.alone_at:\n            return\n",
+            "        elif success_at is None or success_at <= self.isolated_failed_at:\n            return\n",
             "",
         ),
     ),

@@ -9,20 +9,20 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from relay.policy.requests import Send, Share, Wait
 from relay.policy.verdict import (
-    Again,
     BatchTooLarge,
     Delivered,
     EventsRejected,
     Failing,
     Misconfigured,
     RateLimited,
+    Resend,
     Unauthorized,
     Verdict,
 )
-from tests.unit.policy.harness import Desk, restarted
+from tests.unit.policy.harness import Harness, restarted
 
 WINDOW_MS = 60_000
-LANES = 5
+QUEUES = 5
 TENANTS = 2
 
 verdicts: st.SearchStrategy[Verdict] = st.one_of(
@@ -42,12 +42,12 @@ verdicts: st.SearchStrategy[Verdict] = st.one_of(
     ),
     st.just(Unauthorized("401")),
     st.just(Misconfigured("404")),
-    st.builds(Again, st.just("closed")),
+    st.builds(Resend, st.just("closed")),
     st.builds(Failing, st.just("503"), st.sampled_from([None, 0, 60_000]), st.sampled_from([None, 500, 503])),
 )
 
 
-class Life(RuleBasedStateMachine):
+class ScheduleMachine(RuleBasedStateMachine):
     """A schedule, an outbox that counts, an upstream without mercy."""
 
     @initialize(
@@ -57,7 +57,7 @@ class Life(RuleBasedStateMachine):
         max_events=st.integers(1, 12),
     )
     def start(self, mix: str, limit: int, slots: int, max_events: int) -> None:
-        self.desk = Desk(
+        self.harness = Harness(
             mix_devices=mix, device_per_window=limit, max_in_flight=slots, max_events=max_events, window_ms=WINDOW_MS
         )
         self.in_flight: list[Send] = []
@@ -66,71 +66,71 @@ class Life(RuleBasedStateMachine):
 
     # -- what may happen
 
-    @rule(queue_id=st.integers(0, LANES - 1), events=st.integers(1, 30))
+    @rule(queue_id=st.integers(0, QUEUES - 1), events=st.integers(1, 30))
     def offer(self, queue_id: int, events: int) -> None:
-        self.desk.offer(queue_id, events, tenant=1 + queue_id % TENANTS)
+        self.harness.offer(queue_id, events, tenant=1 + queue_id % TENANTS)
 
     @rule(ms=st.one_of(st.integers(0, 10), st.integers(0, 10_000), st.integers(0, 10 * WINDOW_MS)))
     def pass_time(self, ms: int) -> None:
-        self.desk.pass_time(ms)
+        self.harness.pass_time(ms)
 
     @rule()
     def send(self) -> None:
-        for send in self.desk.sends():
+        for send in self.harness.sends():
             self.note(send)
 
     @precondition(lambda self: self.in_flight)
     @rule(data=st.data(), verdict=verdicts, after_ms=st.integers(0, 40_000), u=st.floats(0, 1, exclude_max=True))
-    def answer(self, data: st.DataObject, verdict: Verdict, after_ms: int, u: float) -> None:
+    def respond(self, data: st.DataObject, verdict: Verdict, after_ms: int, u: float) -> None:
         send = self.in_flight.pop(data.draw(st.integers(0, len(self.in_flight) - 1)))
         if isinstance(verdict, EventsRejected):
-            events = sum(map(len, self.desk.taken(send).values()))
+            events = sum(map(len, self.harness.claimed(send).values()))
             named = {index: message for index, message in verdict.named.items() if index < events}
             verdict = EventsRejected(verdict.status, verdict.message, named, verdict.about_events)
-        self.desk.answer(send, verdict, after_ms=after_ms, u=u)
+        self.harness.respond(send, verdict, after_ms=after_ms, u=u)
 
     @precondition(lambda self: self.in_flight)
     @rule()
-    def disk_says_no(self) -> None:
+    def outbox_fails(self) -> None:
         send = self.in_flight.pop()
-        for queue_id in self.desk.taken(send):
+        for queue_id in self.harness.claimed(send):
             self.sent[queue_id].pop()
-        self.desk.schedule.pause(send, self.desk.now + 5_000)
-        self.desk.schedule.settled(send, self.desk.now)
+        self.harness.schedule.pause(send, self.harness.now + 5_000)
+        self.harness.schedule.settled(send, self.harness.now)
 
     @rule()
     def flush(self) -> None:
-        self.desk.schedule.flush(self.desk.now)
+        self.harness.schedule.flush(self.harness.now)
 
     @rule()
     def configure(self) -> None:
-        self.desk.schedule.configure(self.desk.limits, self.desk.now)
+        self.harness.schedule.configure(self.harness.limits, self.harness.now)
 
-    @rule(queue_id=st.integers(0, LANES - 1), events=st.integers(1, 20))
+    @rule(queue_id=st.integers(0, QUEUES - 1), events=st.integers(1, 20))
     def drop(self, queue_id: int, events: int) -> None:
         """By age or size; never what is in flight."""
         if any(share.queue_id == queue_id for send in self.in_flight for share in send.shares):
             return
-        waiting = self.desk.pending.get(queue_id, [])
-        if waiting:
-            self.dropped[queue_id].update(waiting[:events])
-            self.desk.drop(queue_id, min(events, len(waiting)))
+        pending = self.harness.pending.get(queue_id, [])
+        if pending:
+            self.dropped[queue_id].update(pending[:events])
+            self.harness.drop(queue_id, min(events, len(pending)))
 
     @rule()
     def forget(self) -> None:
-        for queue_id in self.desk.forget():
-            assert not self.desk.pending.get(queue_id)
+        for queue_id in self.harness.forget():
+            assert not self.harness.pending.get(queue_id)
 
     @rule(same_boot=st.booleans())
-    def die_and_start_again(self, same_boot: bool) -> None:
+    def crash_and_restart(self, same_boot: bool) -> None:
         unsettled = [
-            [Share(queue_id, len(numbers)) for queue_id, numbers in self.desk.taken(send).items()]
+            [Share(queue_id, len(numbers)) for queue_id, numbers in self.harness.claimed(send).items()]
             for send in self.in_flight
         ]
-        before = self.desk.now
-        self.desk = restarted(self.desk, same_boot=same_boot, unsettled=unsettled)
+        before = self.harness.now
+        self.harness = restarted(self.harness, same_boot=same_boot, unsettled=unsettled)
         self.in_flight = []
-        shift = self.desk.now - before
+        shift = self.harness.now - before
         self.sent = defaultdict(list, {queue_id: [at + shift for at in times] for queue_id, times in self.sent.items()})
 
     # -- what must hold
@@ -141,64 +141,69 @@ class Life(RuleBasedStateMachine):
                 "one in flight"
             )
         self.in_flight.append(send)
-        taken = self.desk.taken(send)
+        claimed = self.harness.claimed(send)
         for share in send.shares:
-            assert self.desk.tenants[share.queue_id] == send.tenant_id
-            if share.queue_id not in taken:
+            assert self.harness.tenants[share.queue_id] == send.tenant_id
+            if share.queue_id not in claimed:
                 continue
-            self.sent[share.queue_id].append(self.desk.now)
-            latest = self.sent[share.queue_id][-self.desk.limits.device_per_window - 1 :]
-            if len(latest) > self.desk.limits.device_per_window:
+            self.sent[share.queue_id].append(self.harness.now)
+            latest = self.sent[share.queue_id][-self.harness.limits.device_per_window - 1 :]
+            if len(latest) > self.harness.limits.device_per_window:
                 assert latest[-1] - latest[0] > WINDOW_MS, "device limit"
 
     @invariant()
     def slots(self) -> None:
-        assert self.desk.schedule.in_flight() == len(self.in_flight) <= self.desk.limits.max_in_flight
+        assert self.harness.schedule.in_flight() == len(self.in_flight) <= self.harness.limits.max_in_flight
 
     @invariant()
     def routes_are_counted_by_state(self) -> None:
-        views = self.desk.schedule.endpoints(self.desk.now)
-        counts = {state: count for state, count in self.desk.schedule.states().items() if count}
+        views = self.harness.schedule.endpoints(self.harness.now)
+        counts = {state: count for state, count in self.harness.schedule.states().items() if count}
         assert counts == Counter(view.state for view in views)
 
     @invariant()
     def asking_again_is_never_due_in_the_past(self) -> None:
-        step = self.desk.next()
+        step = self.harness.next()
         if isinstance(step, Send):
-            self.desk.sent_at[step] = self.desk.now
+            self.harness.sent_at[step] = self.harness.now
             self.note(step)
         else:
-            assert step.until is None or step.until > self.desk.now
+            assert step.until is None or step.until > self.harness.now
 
     @invariant()
     def every_event_is_accounted_for_and_in_order(self) -> None:
-        desk = self.desk
-        for queue_id, offered in desk.offered.items():
-            delivered = desk.delivered.get(queue_id, [])
+        harness = self.harness
+        for queue_id, offered in harness.offered.items():
+            delivered = harness.delivered.get(queue_id, [])
             assert delivered == sorted(set(delivered)), "in order, once"
-            books = [*delivered, *desk.given_up.get(queue_id, ()), *self.dropped[queue_id], *desk.pending[queue_id]]
-            assert sorted(books) == list(range(offered)), "kept"
+            accounted = [
+                *delivered,
+                *harness.dead_letters.get(queue_id, ()),
+                *self.dropped[queue_id],
+                *harness.pending[queue_id],
+            ]
+            assert sorted(accounted) == list(range(offered)), "kept"
 
     def teardown(self) -> None:
         """All faults heal: everything drains, each step makes progress or moves time, and no lane starves."""
         if not hasattr(self, "desk"):
             return
-        desk = self.desk
+        harness = self.harness
         for send in self.in_flight:
-            desk.answer(send, Delivered())
+            harness.respond(send, Delivered())
         steps = 0
-        while any(desk.pending.values()):
-            step = desk.next()
+        while any(harness.pending.values()):
+            step = harness.next()
             if isinstance(step, Wait):
                 assert step.until is not None, "events wait, and nothing ever happens"
-                assert step.until > desk.now, "livelock"
-                desk.now = step.until
+                assert step.until > harness.now, "livelock"
+                harness.now = step.until
             else:
-                desk.sent_at[step] = desk.now
-                desk.answer(step, Delivered())
+                harness.sent_at[step] = harness.now
+                harness.respond(step, Delivered())
             steps += 1
             assert steps < 5_000, "no end in sight"
 
 
-TestLife = Life.TestCase
-TestLife.settings = settings(max_examples=200, stateful_step_count=60)
+TestSchedule = ScheduleMachine.TestCase
+TestSchedule.settings = settings(max_examples=200, stateful_step_count=60)

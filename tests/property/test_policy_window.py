@@ -44,14 +44,14 @@ def arrivals(script: list[Request], limit: int) -> list[int]:
         seen.append(now + int(request.latency_ms * request.arrival))
         now += request.latency_ms
         if request.after == "answer":
-            window.answered(now - clock)
+            window.responded(now - clock)
             continue
         now += request.downtime_ms
         same_boot = request.after == "restart"
         if not same_boot:
             clock = now - 5  # the new boot is five milliseconds old
         window = Window.unpack(journal, now - clock, limit, same_boot=same_boot)
-        window.answered(now - clock)  # what was in flight counts as sent
+        window.responded(now - clock)  # what was in flight counts as sent
     return seen
 
 
@@ -78,7 +78,7 @@ def test_a_free_slot_is_never_waited_for_longer_than_one_window(script: list[Req
         assert now <= free_at <= now + WINDOW_MS + 1
         assert window.free_at(free_at, limit, WINDOW_MS) == free_at
         now = free_at + request.latency_ms
-        window.answered(now)
+        window.responded(now)
 
 
 @given(st.lists(st.integers(0, 2 * WINDOW_MS), max_size=10), st.integers(0, WINDOW_MS))
@@ -86,7 +86,7 @@ def test_packing_loses_nothing_in_the_same_boot(gaps: list[int], later: int) -> 
     window, now = Window(), 0
     for gap in gaps:
         now += gap
-        window.answered(now)
+        window.responded(now)
     again = Window.unpack(window.pack(now, WINDOW_MS), now + later, LIMIT, same_boot=True)
     for limit in range(1, 12):
         assert again.free_at(now + later, limit, WINDOW_MS) == window.free_at(now + later, limit, WINDOW_MS)

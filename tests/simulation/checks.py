@@ -9,13 +9,13 @@ from datetime import datetime
 from relay.policy.schedule import CONNECTIONS_PER_SLOT
 
 from tests.simulation.upstream import EventKey, Request
-from tests.simulation.virtual import RIGHT_MS
+from tests.simulation.virtual import START_MS
 from tests.simulation.world import World
 
 
 def check_all(world: World) -> None:
     """The promises at the end of a run, when everything has drained; what holds at every step is `watch`'s."""
-    check_kept(world)
+    check_complete(world)
     check_same_bytes(world)
     assert len(world.watch.in_doubt) <= CONNECTIONS_PER_SLOT * world.plan.limits.max_in_flight * world.crashes
 
@@ -25,19 +25,19 @@ def dead(world: World) -> set[EventKey]:
     return {_key(letter.event_id) for letter in world.dead_letters}
 
 
-def check_kept(world: World) -> None:
+def check_complete(world: World) -> None:
     """G1, G2: every event answered 202 is delivered or a dead letter; the ledger says the same."""
     offered = {(device.number, n) for device in world.devices.values() for n in range(device.offered)}
-    delivered, given_up = set(world.upstream.claimed), dead(world)
-    assert offered - delivered - given_up == set(), "lost"
-    assert (delivered | given_up) - offered == set(), "invented"
+    delivered, dead_letters = set(world.upstream.accepted), dead(world)
+    assert offered - delivered - dead_letters == set(), "lost"
+    assert (delivered | dead_letters) - offered == set(), "invented"
     flawed = {key for key in offered if world.devices[key[0]].flaw(key[1])}
-    assert given_up == flawed, "given up without a flaw, or kept in spite of one"
+    assert dead_letters == flawed, "given up without a flaw, or kept in spite of one"
     ledger = world.outbox.ledger()
     assert ledger.balanced
     assert (ledger.accepted, ledger.dead_lettered, ledger.dropped, ledger.pending) == (
         len(offered),
-        len(given_up),
+        len(dead_letters),
         0,
         0,
     )
@@ -45,24 +45,24 @@ def check_kept(world: World) -> None:
 
 def check_same_bytes(world: World) -> None:
     """What is sent a second time, because the upstream may have it, is what was sent the first time."""
-    for key, requests in world.upstream.claimed.items():
+    for key, requests in world.upstream.accepted.items():
         if len(requests) > 1:
             sent = {event for request in requests for event in request.events if (event.device, event.n) == key}
             assert len(sent) == 1, f"{key} was sent as {sent}"
 
 
-def check_stamps(world: World, off_ms: int, tenant: int | None = None) -> None:
+def check_timestamps(world: World, off_ms: int, tenant: int | None = None) -> None:
     """The relay's timestamps are right to within `off_ms`, and the apps' own are unchanged; of one tenant or of all."""
-    for (device, n), requests in world.upstream.claimed.items():
+    for (device, n), requests in world.upstream.accepted.items():
         if tenant not in (None, world.devices[device].tenant):
             continue
         own_time, accepted = world.devices[device].own_time, world.offered_at[(device, n)]
-        (said,) = {event.occurred_at for event in requests[0].events if (event.device, event.n) == (device, n)}
+        (sent,) = {event.occurred_at for event in requests[0].events if (event.device, event.n) == (device, n)}
         if own_time:
-            assert said == own_time
+            assert sent == own_time
         else:
-            late_ms = datetime.fromisoformat(said).timestamp() * 1000 - RIGHT_MS - accepted
-            assert abs(late_ms) <= off_ms, f"device {device}: {n} came at {accepted} ms, and is said to be of {said}"
+            late_ms = datetime.fromisoformat(sent).timestamp() * 1000 - START_MS - accepted
+            assert abs(late_ms) <= off_ms, f"device {device}: {n} came at {accepted} ms, and is said to be of {sent}"
 
 
 def arrivals_by_device(arrivals: Sequence[Request]) -> dict[int, list[int]]:

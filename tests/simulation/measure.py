@@ -16,26 +16,26 @@ import structlog
 
 from tests.simulation import swarm
 from tests.simulation.checks import check_all
-from tests.simulation.scenario import SMALL_BATCHES, lived, polite, waits_ms
-from tests.simulation.upstream import Limiter, Spell
+from tests.simulation.scenario import SMALL_BATCHES, light_devices, simulate, waits_ms
+from tests.simulation.upstream import Fault, Limiter
 from tests.simulation.virtual import run
 from tests.simulation.world import HOUR_MS, MINUTE_MS, Crash, Device, Plan, World
 
 Row = tuple[str, str]
-CEILING = 20
+SHARED_LIMIT = 20
 
 
 def device_limit() -> Iterator[Row]:
     """One device with more than its limit lets through."""
     windows = 20
     device = Device(1, backlog=(windows + 2) * 120 * 5, gap_ms=10 * HOUR_MS)
-    world = lived(Plan([device], duration_ms=windows * MINUTE_MS, limits=SMALL_BATCHES, latency_ms=(5, 50)))
+    world = simulate(Plan([device], duration_ms=windows * MINUTE_MS, limits=SMALL_BATCHES, latency_ms=(5, 50)))
     sent = [request.status for request in world.upstream.arrivals if request.at < windows * MINUTE_MS]
     yield "requests of those that 120 per minute allow", f"{len(sent) / (120 * windows):.1%} of {120 * windows}"
     yield "429s", str(sent.count(429))
 
 
-def shared_ceiling() -> Iterator[Row]:
+def shared_limit() -> Iterator[Row]:
     """50 devices, each with a backlog, behind 20 requests a minute that nobody told of; lifted after an hour."""
 
     def lift(world: World) -> None:
@@ -43,19 +43,19 @@ def shared_ceiling() -> Iterator[Row]:
 
     devices = [Device(i, backlog=1_500, gap_ms=10 * HOUR_MS) for i in range(50)]
     limits = replace(SMALL_BATCHES, mix_devices="never")
-    plan = Plan(devices, 3 * HOUR_MS, limits, ip_limit=CEILING, acts=[(HOUR_MS, lift)], drain_ms=48 * HOUR_MS)
-    world = lived(plan)
+    plan = Plan(devices, 3 * HOUR_MS, limits, ip_limit=SHARED_LIMIT, acts=[(HOUR_MS, lift)], drain_ms=48 * HOUR_MS)
+    world = simulate(plan)
     used = [
         sum(request.status == 202 for request in world.upstream.arrivals if at <= request.at < at + MINUTE_MS)
         for at in range(0, 3 * HOUR_MS, MINUTE_MS)
     ]
-    found = next(window + 1 for window, count in enumerate(used) if count >= 0.9 * CEILING)
+    found = next(window + 1 for window, count in enumerate(used) if count >= 0.9 * SHARED_LIMIT)
     later = [request.status for request in world.upstream.arrivals if 3 * MINUTE_MS <= request.at < HOUR_MS]
     yield "windows until 90 % of a ceiling of 20 is used", str(found)
-    yield "used of it from the third window on", f"{sum(used[3:60]) / (57 * CEILING):.1%}"
+    yield "used of it from the third window on", f"{sum(used[3:60]) / (57 * SHARED_LIMIT):.1%}"
     yield "429s from the third window on", f"{later.count(429) / len(later):.1%} of {len(later)} answers"
     for times in (2, 10, 50):
-        left = next((minute for minute, count in enumerate(used[60:], 1) if count >= times * CEILING), inf)
+        left = next((minute for minute, count in enumerate(used[60:], 1) if count >= times * SHARED_LIMIT), inf)
         yield f"minutes after it is lifted until {times} times its pace", str(left)
 
 
@@ -63,23 +63,23 @@ def two_tenants() -> Iterator[Row]:
     """Two tenants, 25 devices with a backlog each, behind 20 requests a minute: each is paced for itself."""
     devices = [Device(i, tenant=1 + i % 2, backlog=1_000, gap_ms=10 * HOUR_MS) for i in range(50)]
     limits = replace(SMALL_BATCHES, mix_devices="never")
-    world = lived(Plan(devices, HOUR_MS, limits, ip_limit=CEILING, drain_ms=96 * HOUR_MS))
+    world = simulate(Plan(devices, HOUR_MS, limits, ip_limit=SHARED_LIMIT, drain_ms=96 * HOUR_MS))
     later = [request for request in world.upstream.arrivals if 3 * MINUTE_MS <= request.at < HOUR_MS]
-    claimed = [sum(request.status == 202 and request.tenant == tenant for request in later) for tenant in (1, 2)]
-    refused = len(later) - sum(claimed)
-    yield "used of the ceiling from the third window on", f"{sum(claimed) / (57 * CEILING):.1%}"
-    yield "429s from the third window on", f"{refused / len(later):.1%} of {len(later)} answers"
-    yield "requests served, by tenant", f"{claimed[0]} and {claimed[1]}"
+    accepted = [sum(request.status == 202 and request.tenant == tenant for request in later) for tenant in (1, 2)]
+    limited = len(later) - sum(accepted)
+    yield "used of the ceiling from the third window on", f"{sum(accepted) / (57 * SHARED_LIMIT):.1%}"
+    yield "429s from the third window on", f"{limited / len(later):.1%} of {len(later)} answers"
+    yield "requests served, by tenant", f"{accepted[0]} and {accepted[1]}"
 
 
 def fairness() -> Iterator[Row]:
     """30 polite devices beside ten that have more than their limit, one with poison and one that is throttled."""
-    hogs = [Device(i, backlog=30_000, gap_ms=10 * HOUR_MS) for i in range(10)]
+    busy = [Device(i, backlog=30_000, gap_ms=10 * HOUR_MS) for i in range(10)]
     poisoned = Device(20, gap_ms=20_000, flaw=lambda n: "crash" if n % 10 == 7 else "")
     throttled = Device(21, gap_ms=5_000)
-    spell = Spell("429 device", 0, HOUR_MS, devices=frozenset({21}))
-    devices = [*hogs, poisoned, throttled, *polite(30, first=100, gap_ms=20_000)]
-    world = lived(Plan(devices, 30 * MINUTE_MS, SMALL_BATCHES, spells=[spell], drain_ms=48 * HOUR_MS))
+    fault = Fault("429 device", 0, HOUR_MS, devices=frozenset({21}))
+    devices = [*busy, poisoned, throttled, *light_devices(30, first=100, gap_ms=20_000)]
+    world = simulate(Plan(devices, 30 * MINUTE_MS, SMALL_BATCHES, faults=[fault], drain_ms=48 * HOUR_MS))
     for name, numbers in (("polite", range(100, 130)), ("hogs", range(10))):
         waits = waits_ms(world, numbers)
         yield (
@@ -88,14 +88,16 @@ def fairness() -> Iterator[Row]:
         )
 
 
-def restart_under_a_ceiling() -> Iterator[Row]:
+def restart_with_a_shared_limit() -> Iterator[Row]:
     """The ceiling is not kept over a restart: what it costs to find it again."""
     devices = [Device(i, backlog=600, gap_ms=10 * HOUR_MS) for i in range(50)]
     crashes = [Crash(at * 10 * MINUTE_MS) for at in range(1, 6)]
-    world = lived(Plan(devices, HOUR_MS, SMALL_BATCHES, ip_limit=CEILING, crashes=crashes, drain_ms=48 * HOUR_MS))
-    answers = [request.status for request in world.upstream.arrivals if request.at < HOUR_MS]
-    yield "429s in an hour with five restarts", f"{answers.count(429)} of {len(answers)} answers"
-    yield "used of the ceiling", f"{answers.count(202) / (60 * CEILING):.1%}"
+    world = simulate(
+        Plan(devices, HOUR_MS, SMALL_BATCHES, ip_limit=SHARED_LIMIT, crashes=crashes, drain_ms=48 * HOUR_MS)
+    )
+    responses = [request.status for request in world.upstream.arrivals if request.at < HOUR_MS]
+    yield "429s in an hour with five restarts", f"{responses.count(429)} of {len(responses)} answers"
+    yield "used of the ceiling", f"{responses.count(202) / (60 * SHARED_LIMIT):.1%}"
 
 
 def site() -> Iterator[Row]:
@@ -117,16 +119,16 @@ def _site(limit: int, duration_ms: int) -> Iterator[Row]:
         ]
         for world in worlds:
             world.upstream.ip_limiter = ip
-        await asyncio.gather(*(world.live() for world in worlds))
+        await asyncio.gather(*(world.simulate() for world in worlds))
         return worlds
 
     worlds = run(all_of_them())
     for world in worlds:
         check_all(world)
-    answers = sorted((r.at, r.status) for world in worlds for r in world.upstream.arrivals if r.at < duration_ms)
-    per_second = max(sum(at // 1000 == second for at, _ in answers if at < MINUTE_MS) for second in range(60))
+    responses = sorted((r.at, r.status) for world in worlds for r in world.upstream.arrivals if r.at < duration_ms)
+    per_second = max(sum(at // 1000 == second for at, _ in responses if at < MINUTE_MS) for second in range(60))
     first = [min(r.at for r in world.upstream.arrivals if r.status == 202) for world in worlds]
-    later = [status for at, status in answers if at >= 3 * MINUTE_MS]
+    later = [status for at, status in responses if at >= 3 * MINUTE_MS]
     yield "most requests in one second of the first minute", str(per_second)
     yield "first delivery of the last relay", f"{max(first) / 1000:.1f} s"
     yield "429s from the third minute on", f"{later.count(429)} of {len(later)} answers"
@@ -136,7 +138,7 @@ def scale() -> Iterator[Row]:
     """10,000 devices for two days: faults drawn from the seed, every promise checked at every step."""
     began = time.process_time()
     world = World(swarm.plan(200, devices=10_000, hours=48, gap_min=(360, 720, 1_440)), 200)
-    run(world.live())
+    run(world.simulate())
     check_all(world)
     spent_s = time.process_time() - began
     days = world.ended_at / (24 * HOUR_MS)
@@ -146,10 +148,10 @@ def scale() -> Iterator[Row]:
 
 MEASUREMENTS: list[Callable[[], Iterator[Row]]] = [
     device_limit,
-    shared_ceiling,
+    shared_limit,
     two_tenants,
     fairness,
-    restart_under_a_ceiling,
+    restart_with_a_shared_limit,
     site,
     scale,
 ]

@@ -24,8 +24,8 @@ class SimOutbox(MemoryOutbox):
     def __init__(self, clock: Clock, rng: Random, disk: Disk | None = None) -> None:
         super().__init__(OutboxSettings(), clock, disk=disk)
         self.failing = 0.0
-        self.fail_next_take = False
-        self.refused_takes = 0
+        self.fail_next_claim = False
+        self.failed_claims = 0
         self._rng = rng
         self._written: list[Sequence[Settled]] = []
         """Settlements that were refused after they were done."""
@@ -43,17 +43,17 @@ class SimOutbox(MemoryOutbox):
             super().append(events, callers=callers).add_done_callback(
                 asyncio.Future.exception
             )  # nobody else hears of it
-        refused: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        refused.set_exception(OutboxUnavailable("the disk fails"))
-        return refused
+        failed: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        failed.set_exception(OutboxUnavailable("the disk fails"))
+        return failed
 
     async def claim(self, parts: Sequence[ClaimPart], true_ms: int | None = None) -> Sequence[Claimed]:
-        fails = self._fails() or self.fail_next_take
-        self.fail_next_take = False
+        fails = self._fails() or self.fail_next_claim
+        self.fail_next_claim = False
         if not fails or self._rng.random() < 0.5:
             claimed = await super().claim(parts, true_ms)
         if fails:
-            self.refused_takes += 1
+            self.failed_claims += 1
             raise OutboxUnavailable("the disk fails")
         return claimed
 

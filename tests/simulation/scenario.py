@@ -10,25 +10,25 @@ from tests.simulation.world import LIMITS, MINUTE_MS, Device, Plan, World
 
 SEED = 1
 SMALL_BATCHES = replace(LIMITS, max_events=5)
-PATIENCE_MS = LIMITS.linger_ms + 3_000
+MAX_WAIT_MS = LIMITS.linger_ms + 3_000
 """What an event of an undisturbed device waits at most: linger, and a request before it."""
 
 
-def lived(plan: Plan, seed: int = SEED) -> World:
+def simulate(plan: Plan, seed: int = SEED) -> World:
     world = World(plan, seed)
-    run(world.live())
+    run(world.simulate())
     check_all(world)
     return world
 
 
-def polite(count: int, *, first: int = 0, gap_ms: int = MINUTE_MS, tenant: int = 1) -> list[Device]:
+def light_devices(count: int, *, first: int = 0, gap_ms: int = MINUTE_MS, tenant: int = 1) -> list[Device]:
     return [Device(first + i, tenant=tenant, gap_ms=gap_ms) for i in range(count)]
 
 
 def waits_ms(world: World, numbers: range, since: int = 0) -> list[int]:
     """From each event's 202 to when the upstream took it, shortest first; of events accepted before the peace."""
     return sorted(
-        world.upstream.claimed[key][0].at - at
+        world.upstream.accepted[key][0].at - at
         for key, at in world.offered_at.items()
         if key[0] in numbers and since <= at < world.plan.duration_ms
     )

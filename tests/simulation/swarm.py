@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from random import Random
 
-from tests.simulation.upstream import Flaw, Spell
+from tests.simulation.upstream import Fault, Flaw
 from tests.simulation.world import HOUR_MS, LIMITS, MINUTE_MS, Crash, Device, Plan, World
 
 
@@ -31,14 +31,14 @@ def plan(seed: int, *, devices: int, hours: float, gap_min: tuple[int, ...] = (5
         duration_ms=duration_ms,
         limits=limits,
         crashes=_crashes(rng, duration_ms) if rng.random() < 0.6 else (),
-        spells=_spells(rng, duration_ms, devices) if rng.random() < 0.8 else [],
+        faults=_faults(rng, duration_ms, devices) if rng.random() < 0.8 else [],
         ip_limit=rng.choice([None, None, 60, 300]),
-        says_retry_after=rng.random() < 0.5,
+        sends_retry_after=rng.random() < 0.5,
         max_body_bytes=rng.choice([1 << 20, 1 << 20, 20_000]),
         latency_ms=latency_ms,
         acts=[
             *((rng.randrange(duration_ms), _wall_jump(rng)) for _ in range(rng.randrange(4))),
-            *(_disk_trouble(rng, duration_ms) if rng.random() < 0.4 else ()),
+            *(_disk_faults(rng, duration_ms) if rng.random() < 0.4 else ()),
         ],
         drain_ms=24 * HOUR_MS,
     )
@@ -77,7 +77,7 @@ def _wall_jump(rng: Random) -> Callable[[World], None]:
     return jump
 
 
-def _disk_trouble(rng: Random, duration_ms: int) -> list[tuple[int, Callable[[World], None]]]:
+def _disk_faults(rng: Random, duration_ms: int) -> list[tuple[int, Callable[[World], None]]]:
     """The disk fails each call for a while, or every so manieth."""
     acts: list[tuple[int, Callable[[World], None]]] = []
     for _ in range(rng.randrange(1, 4)):
@@ -99,13 +99,13 @@ def _crashes(rng: Random, duration_ms: int) -> list[Crash]:
     ]
 
 
-def _spells(rng: Random, duration_ms: int, devices: int) -> list[Spell]:
-    spells = []
+def _faults(rng: Random, duration_ms: int, devices: int) -> list[Fault]:
+    faults = []
     for _ in range(rng.randrange(1, 6)):
         since = rng.randrange(duration_ms)
         until = since + rng.choice([2_000, MINUTE_MS, 20 * MINUTE_MS])
-        spells.append(
-            Spell(
+        faults.append(
+            Fault(
                 rng.choice(["refused", "blackhole", "503", "401", "404", "lossy", "429 device"]),
                 since,
                 until,
@@ -113,4 +113,4 @@ def _spells(rng: Random, duration_ms: int, devices: int) -> list[Spell]:
                 devices=frozenset(rng.sample(range(devices), min(devices, 3))),
             )
         )
-    return spells
+    return faults

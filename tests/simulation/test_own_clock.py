@@ -7,21 +7,21 @@ from functools import cache
 
 import pytest
 
-from tests.simulation.checks import check_stamps
-from tests.simulation.scenario import lived, polite
-from tests.simulation.upstream import Origin, Spell
-from tests.simulation.virtual import DAY_MS, RIGHT_MS
+from tests.simulation.checks import check_timestamps
+from tests.simulation.scenario import light_devices, simulate
+from tests.simulation.upstream import Fault, Origin
+from tests.simulation.virtual import DAY_MS, START_MS
 from tests.simulation.world import HOUR_MS, MINUTE_MS, Crash, Device, Plan, World
 
-RIGHT_TO_MS = 31_000
+TOLERANCE_MS = 31_000
 """What the relay takes for right (30 s), and what an answer leaves open."""
-YEARS_56_MS = RIGHT_MS
+YEARS_56_MS = START_MS
 JUMPS = {"1970": -YEARS_56_MS, "ten days ahead": 10 * DAY_MS, "an hour back": -HOUR_MS}
 
 
 def clock_off_by(ms: int) -> Callable[[World], None]:
     def act(world: World) -> None:
-        world.clock.wall_offset_ms = RIGHT_MS + ms
+        world.clock.wall_offset_ms = START_MS + ms
 
     return act
 
@@ -29,37 +29,37 @@ def clock_off_by(ms: int) -> Callable[[World], None]:
 def test_a_box_that_wakes_up_in_1970_asks_once_and_sends_no_wrong_time() -> None:
     """The network comes up after ten minutes; until then nobody can tell the time."""
     plan = Plan(
-        [*polite(20), Device(100, own_time="1970-01-01T00:00:05.123Z")],
+        [*light_devices(20), Device(100, own_time="1970-01-01T00:00:05.123Z")],
         acts=[(0, clock_off_by(-YEARS_56_MS))],
-        spells=[Spell("refused", 0, 10 * MINUTE_MS)],
+        faults=[Fault("refused", 0, 10 * MINUTE_MS)],
     )
-    world = lived(plan)
+    world = simulate(plan)
 
-    check_stamps(world, RIGHT_TO_MS)
-    assert world.upstream.asked == 1
+    check_timestamps(world, TOLERANCE_MS)
+    assert world.upstream.empty_requests == 1
 
 
 def test_what_was_stamped_in_1970_is_right_though_the_clock_was_set_before_it_was_sent() -> None:
     plan = Plan(
-        polite(20),
+        light_devices(20),
         acts=[(0, clock_off_by(-YEARS_56_MS)), (9 * MINUTE_MS, clock_off_by(0))],
-        spells=[Spell("refused", 0, 10 * MINUTE_MS)],
+        faults=[Fault("refused", 0, 10 * MINUTE_MS)],
     )
-    world = lived(plan)
+    world = simulate(plan)
 
-    check_stamps(world, RIGHT_TO_MS)
-    assert world.upstream.asked == 1
+    check_timestamps(world, TOLERANCE_MS)
+    assert world.upstream.empty_requests == 1
 
 
 @cache
 def steps(*jumps: tuple[int, int]) -> World:
     """An hour with holds of all kinds, and a clock that jumps: (minute, off by so many milliseconds)."""
-    return lived(
+    return simulate(
         Plan(
-            [*polite(20, gap_ms=30_000), Device(100, own_time="2001-09-09T01:46:40+00:00")],
+            [*light_devices(20, gap_ms=30_000), Device(100, own_time="2001-09-09T01:46:40+00:00")],
             acts=[(minute * MINUTE_MS, clock_off_by(ms)) for minute, ms in jumps],
             ip_limit=30,
-            spells=[Spell("503", 30 * MINUTE_MS, 33 * MINUTE_MS), Spell("401", 50 * MINUTE_MS, 53 * MINUTE_MS)],
+            faults=[Fault("503", 30 * MINUTE_MS, 33 * MINUTE_MS), Fault("401", 50 * MINUTE_MS, 53 * MINUTE_MS)],
         )
     )
 
@@ -68,7 +68,7 @@ def steps(*jumps: tuple[int, int]) -> World:
 def test_once_the_time_is_known_a_clock_that_jumps_moves_neither_pace_nor_stamps(by_ms: int) -> None:
     still, jumped = steps(), steps((20, by_ms), (40, 0), (45, by_ms))
 
-    check_stamps(jumped, RIGHT_TO_MS)
+    check_timestamps(jumped, TOLERANCE_MS)
     assert [(r.at, r.keys) for r in jumped.upstream.arrivals] == [(r.at, r.keys) for r in still.upstream.arrivals]
 
 
@@ -76,19 +76,19 @@ def test_what_the_upstream_may_have_is_sent_again_just_so_whatever_was_learnt_me
     """Killed with requests in flight, again and again, while a wrong clock jumps about."""
     acts = [(at * MINUTE_MS, clock_off_by(off)) for at, off in ((0, -YEARS_56_MS), (3, 10 * DAY_MS), (7, -HOUR_MS))]
     crashes = [Crash(at * MINUTE_MS + 777, reboot=at % 4 == 2) for at in range(1, 10)]
-    devices = polite(20, gap_ms=5_000)
-    world = lived(Plan(devices, duration_ms=10 * MINUTE_MS, acts=acts, crashes=crashes, latency_ms=(500, 3_000)))
+    devices = light_devices(20, gap_ms=5_000)
+    world = simulate(Plan(devices, duration_ms=10 * MINUTE_MS, acts=acts, crashes=crashes, latency_ms=(500, 3_000)))
 
-    assert any(len(requests) > 1 for requests in world.upstream.claimed.values()), "nothing was sent twice"
+    assert any(len(requests) > 1 for requests in world.upstream.accepted.values()), "nothing was sent twice"
 
 
 @pytest.mark.parametrize("own_clock_ms", [0, -YEARS_56_MS], ids=["right", "never set"])
 def test_a_wrong_date_of_one_origin_changes_no_event_of_another(own_clock_ms: int) -> None:
     """The upstream of tenant 2 is three hours ahead, and responds long before that of tenant 1 does."""
     plan = Plan(
-        [*polite(10), *polite(10, first=10, tenant=2)],
+        [*light_devices(10), *light_devices(10, first=10, tenant=2)],
         acts=[(0, clock_off_by(own_clock_ms))],
-        spells=[Spell("refused", 0, 10 * MINUTE_MS, tenant=1)],
+        faults=[Fault("refused", 0, 10 * MINUTE_MS, tenant=1)],
         origins={2: Origin("https://ahead.example:443", 3 * HOUR_MS)},
     )
-    check_stamps(lived(plan), RIGHT_TO_MS, tenant=1)
+    check_timestamps(simulate(plan), TOLERANCE_MS, tenant=1)

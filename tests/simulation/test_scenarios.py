@@ -11,8 +11,16 @@ from typing import Literal
 import pytest
 
 from tests.simulation.checks import arrivals_by_device, dead
-from tests.simulation.scenario import PATIENCE_MS, SEED, SMALL_BATCHES, lived, longest_wait_ms, polite, waits_ms
-from tests.simulation.upstream import Flaw, Spell
+from tests.simulation.scenario import (
+    MAX_WAIT_MS,
+    SEED,
+    SMALL_BATCHES,
+    light_devices,
+    longest_wait_ms,
+    simulate,
+    waits_ms,
+)
+from tests.simulation.upstream import Fault, Flaw
 from tests.simulation.world import HOUR_MS, LIMITS, MINUTE_MS, Crash, Device, Plan, World
 
 
@@ -26,53 +34,57 @@ def flawed_at(flaw: Flaw, *numbers: int) -> Callable[[int], Flaw]:
 @pytest.mark.parametrize("kind", ["401", "404"], ids=["wrong key", "wrong URL"])
 def test_what_needs_a_person_is_probed_slowly_keeps_everything_and_heals(kind: str) -> None:
     since, until = 10 * MINUTE_MS, 190 * MINUTE_MS
-    world = lived(Plan(polite(20), duration_ms=4 * HOUR_MS, spells=[Spell(kind, since, until)]))
+    world = simulate(Plan(light_devices(20), duration_ms=4 * HOUR_MS, faults=[Fault(kind, since, until)]))
 
     tried = [request for request in world.upstream.sent if since <= request.sent_at < until]
     assert len(tried) <= LIMITS.max_in_flight + 5 + (until - since) // (5 * MINUTE_MS)
     assert dead(world) == set()
     after = [request.at for request in world.upstream.arrivals if request.at > until]
     assert after[0] - until <= 5 * MINUTE_MS
-    assert longest_wait_ms(world, range(20), since=until + 6 * MINUTE_MS) <= PATIENCE_MS
+    assert longest_wait_ms(world, range(20), since=until + 6 * MINUTE_MS) <= MAX_WAIT_MS
 
 
 @pytest.mark.parametrize("kind", ["refused", "503", "blackhole"])
 def test_a_dead_upstream_is_tried_rarely_and_everything_is_delivered_when_it_is_back(kind: str) -> None:
     since, until = 10 * MINUTE_MS, 70 * MINUTE_MS
-    world = lived(Plan(polite(50), duration_ms=2 * HOUR_MS, spells=[Spell(kind, since, until)]))
+    world = simulate(Plan(light_devices(50), duration_ms=2 * HOUR_MS, faults=[Fault(kind, since, until)]))
 
     tried = [request for request in world.upstream.sent if since <= request.sent_at < until]
     assert 12 <= len(tried) <= 80
     assert dead(world) == set()
-    assert longest_wait_ms(world, range(50), since=until + 6 * MINUTE_MS) <= PATIENCE_MS
+    assert longest_wait_ms(world, range(50), since=until + 6 * MINUTE_MS) <= MAX_WAIT_MS
 
 
 def test_outages_of_hours_give_nothing_up() -> None:
     """Long ones, short ones, one right after the other, some devices with a single event."""
     rng = Random(SEED)
-    spells = [Spell("503", at * MINUTE_MS, at * MINUTE_MS + rng.randrange(3_000, 40_000)) for at in range(5, 60, 2)]
-    spells += [Spell("503", HOUR_MS, 7 * HOUR_MS), Spell("blackhole", 8 * HOUR_MS, 14 * HOUR_MS)]
-    devices = [*polite(10), *polite(5, first=10, gap_ms=8 * HOUR_MS), Device(20, backlog=2_000, gap_ms=HOUR_MS)]
-    world = lived(Plan(devices, duration_ms=15 * HOUR_MS, spells=spells))
+    faults = [Fault("503", at * MINUTE_MS, at * MINUTE_MS + rng.randrange(3_000, 40_000)) for at in range(5, 60, 2)]
+    faults += [Fault("503", HOUR_MS, 7 * HOUR_MS), Fault("blackhole", 8 * HOUR_MS, 14 * HOUR_MS)]
+    devices = [
+        *light_devices(10),
+        *light_devices(5, first=10, gap_ms=8 * HOUR_MS),
+        Device(20, backlog=2_000, gap_ms=HOUR_MS),
+    ]
+    world = simulate(Plan(devices, duration_ms=15 * HOUR_MS, faults=faults))
 
     assert dead(world) == set()
 
 
 def test_a_tenant_with_a_bad_key_does_not_disturb_the_other() -> None:
-    spell = Spell("401", 10 * MINUTE_MS, 90 * MINUTE_MS, tenant=2)
-    devices = [*polite(20, tenant=1), *polite(20, first=100, tenant=2)]
-    world = lived(Plan(devices, duration_ms=2 * HOUR_MS, spells=[spell]))
+    fault = Fault("401", 10 * MINUTE_MS, 90 * MINUTE_MS, tenant=2)
+    devices = [*light_devices(20, tenant=1), *light_devices(20, first=100, tenant=2)]
+    world = simulate(Plan(devices, duration_ms=2 * HOUR_MS, faults=[fault]))
 
-    assert longest_wait_ms(world, range(20)) <= PATIENCE_MS
-    assert longest_wait_ms(world, range(100, 120), since=spell.until + 6 * MINUTE_MS) <= PATIENCE_MS
+    assert longest_wait_ms(world, range(20)) <= MAX_WAIT_MS
+    assert longest_wait_ms(world, range(100, 120), since=fault.until + 6 * MINUTE_MS) <= MAX_WAIT_MS
 
 
 def test_a_tenant_whose_upstream_swallows_everything_does_not_disturb_the_other() -> None:
-    spell = Spell("blackhole", 10 * MINUTE_MS, HOUR_MS, tenant=2)
-    devices = [*polite(20, tenant=1), *polite(50, first=100, tenant=2, gap_ms=30_000)]
-    world = lived(Plan(devices, duration_ms=HOUR_MS, spells=[spell]))
+    fault = Fault("blackhole", 10 * MINUTE_MS, HOUR_MS, tenant=2)
+    devices = [*light_devices(20, tenant=1), *light_devices(50, first=100, tenant=2, gap_ms=30_000)]
+    world = simulate(Plan(devices, duration_ms=HOUR_MS, faults=[fault]))
 
-    assert longest_wait_ms(world, range(20)) <= PATIENCE_MS
+    assert longest_wait_ms(world, range(20)) <= MAX_WAIT_MS
 
 
 # -- poison
@@ -81,7 +93,7 @@ def test_a_tenant_whose_upstream_swallows_everything_does_not_disturb_the_other(
 @pytest.mark.parametrize(("flaw", "requests"), [("named", 2), ("unnamed", 2 * ceil(log2(500)) + 2)])
 def test_one_bad_event_among_500_is_found_within_the_same_budget(flaw: Flaw, requests: int) -> None:
     device = Device(1, backlog=500, gap_ms=10 * HOUR_MS, flaw=flawed_at(flaw, 321))
-    world = lived(Plan([device], duration_ms=5 * MINUTE_MS))
+    world = simulate(Plan([device], duration_ms=5 * MINUTE_MS))
 
     assert dead(world) == {(1, 321)}
     assert len([request for request in world.upstream.sent if request.events[0].device == 1]) <= requests
@@ -89,7 +101,7 @@ def test_one_bad_event_among_500_is_found_within_the_same_budget(flaw: Flaw, req
 
 def test_an_event_that_brings_the_upstream_down_is_given_up_late_and_disturbs_nobody() -> None:
     device = Device(1, backlog=500, gap_ms=MINUTE_MS, flaw=flawed_at("crash", 321))
-    world = lived(Plan([device, *polite(20, first=100)], duration_ms=4 * HOUR_MS))
+    world = simulate(Plan([device, *light_devices(20, first=100)], duration_ms=4 * HOUR_MS))
 
     assert dead(world) == {(1, 321)}
     (letter,) = world.dead_letters
@@ -97,24 +109,24 @@ def test_an_event_that_brings_the_upstream_down_is_given_up_late_and_disturbs_no
     alone = world.upstream.tries[(1, 321)]
     assert len(alone) >= 10
     assert alone[-1] - alone[0] >= 10 * MINUTE_MS
-    assert longest_wait_ms(world, range(100, 120)) <= PATIENCE_MS
+    assert longest_wait_ms(world, range(100, 120)) <= MAX_WAIT_MS
 
 
 def test_ten_devices_with_such_events_hold_up_the_others_for_seconds_at_most() -> None:
     devices = [Device(i, gap_ms=20_000, flaw=lambda n: "crash" if n % 20 == 7 else "") for i in range(10)]
-    world = lived(Plan([*devices, *polite(40, first=100)], duration_ms=HOUR_MS, drain_ms=48 * HOUR_MS))
+    world = simulate(Plan([*devices, *light_devices(40, first=100)], duration_ms=HOUR_MS, drain_ms=48 * HOUR_MS))
 
-    assert longest_wait_ms(world, range(100, 140)) <= PATIENCE_MS
+    assert longest_wait_ms(world, range(100, 140)) <= MAX_WAIT_MS
 
 
 def test_such_an_event_is_not_given_up_for_failures_in_an_outage() -> None:
     """Nine of its ten tries fall into an outage: they do not count."""
     device = Device(1, gap_ms=30 * HOUR_MS, backlog=1, flaw=flawed_at("crash", 0))
-    spell = Spell("503", MINUTE_MS, 5 * HOUR_MS)
-    world = lived(Plan([device, *polite(5, first=100)], duration_ms=8 * HOUR_MS, spells=[spell]))
+    fault = Fault("503", MINUTE_MS, 5 * HOUR_MS)
+    world = simulate(Plan([device, *light_devices(5, first=100)], duration_ms=8 * HOUR_MS, faults=[fault]))
 
     assert dead(world) == {(1, 0)}
-    before_and_after = [at for at in world.upstream.tries[(1, 0)] if not spell.since <= at < spell.until]
+    before_and_after = [at for at in world.upstream.tries[(1, 0)] if not fault.since <= at < fault.until]
     assert len(before_and_after) >= 9
 
 
@@ -124,7 +136,7 @@ def test_such_an_event_is_not_given_up_for_failures_in_an_outage() -> None:
 def test_draining_uses_what_the_device_limit_allows_without_one_429() -> None:
     windows = 20
     device = Device(1, backlog=(windows + 2) * 120 * SMALL_BATCHES.max_events, gap_ms=10 * HOUR_MS)
-    world = lived(Plan([device], duration_ms=windows * MINUTE_MS, limits=SMALL_BATCHES, latency_ms=(5, 50)))
+    world = simulate(Plan([device], duration_ms=windows * MINUTE_MS, limits=SMALL_BATCHES, latency_ms=(5, 50)))
 
     arrivals = [request for request in world.upstream.arrivals if request.at < windows * MINUTE_MS]
     assert all(request.status == 202 for request in arrivals)
@@ -134,14 +146,14 @@ def test_draining_uses_what_the_device_limit_allows_without_one_429() -> None:
 def test_the_device_limit_holds_across_restarts_in_the_same_and_in_another_boot() -> None:
     device = Device(1, backlog=20_000, gap_ms=10 * HOUR_MS)
     crashes = [Crash(5_000 + 17_000 * i, down_ms=500, reboot=i % 3 == 2) for i in range(30)]
-    world = lived(Plan([device], duration_ms=10 * MINUTE_MS, limits=SMALL_BATCHES, crashes=crashes))
+    world = simulate(Plan([device], duration_ms=10 * MINUTE_MS, limits=SMALL_BATCHES, crashes=crashes))
 
     assert world.crashes == 30
     assert all(request.status == 202 for request in world.upstream.arrivals)
 
 
-@pytest.mark.parametrize("says_retry_after", [True, False])
-def test_a_shared_ceiling_nobody_told_of_is_found_and_used(says_retry_after: bool) -> None:
+@pytest.mark.parametrize("sends_retry_after", [True, False])
+def test_a_shared_ceiling_nobody_told_of_is_found_and_used(sends_retry_after: bool) -> None:
     """Fifty devices behind 20 requests a minute: from the third window on at least 18 of them, and 1 in 20 a 429."""
     windows = 60
     devices = [Device(i, backlog=200, gap_ms=10 * HOUR_MS) for i in range(50)]
@@ -150,15 +162,15 @@ def test_a_shared_ceiling_nobody_told_of_is_found_and_used(says_retry_after: boo
         duration_ms=windows * MINUTE_MS,
         limits=SMALL_BATCHES,
         ip_limit=20,
-        says_retry_after=says_retry_after,
+        sends_retry_after=sends_retry_after,
         drain_ms=24 * HOUR_MS,
     )
-    world = lived(plan)
+    world = simulate(plan)
 
     later = [r for r in world.upstream.arrivals if 3 * MINUTE_MS <= r.at < windows * MINUTE_MS]
-    refused = sum(request.status == 429 for request in later)
-    assert len(later) - refused >= 0.9 * 20 * (windows - 3)
-    assert refused <= len(later) / 20
+    limited = sum(request.status == 429 for request in later)
+    assert len(later) - limited >= 0.9 * 20 * (windows - 3)
+    assert limited <= len(later) / 20
 
 
 @pytest.mark.parametrize("mix", ["when_ip_limited", "always"])
@@ -167,9 +179,12 @@ def test_under_a_shared_ceiling_devices_share_requests_and_wait_for_seconds(
 ) -> None:
     """Each alone would need three hundred requests a minute, where twenty are allowed."""
     plan = Plan(
-        polite(50, gap_ms=10_000), duration_ms=20 * MINUTE_MS, limits=replace(LIMITS, mix_devices=mix), ip_limit=20
+        light_devices(50, gap_ms=10_000),
+        duration_ms=20 * MINUTE_MS,
+        limits=replace(LIMITS, mix_devices=mix),
+        ip_limit=20,
     )
-    world = lived(plan)
+    world = simulate(plan)
 
     later = [r for r in world.upstream.arrivals if 3 * MINUTE_MS <= r.at < 20 * MINUTE_MS]
     assert sum(request.status == 429 for request in later) <= len(later) / 20
@@ -182,7 +197,7 @@ def test_two_tenants_behind_one_address_share_its_ceiling() -> None:
     windows = 30
     devices = [Device(i, tenant=1 + i % 2, backlog=400, gap_ms=10 * HOUR_MS) for i in range(20)]
     limits = replace(SMALL_BATCHES, mix_devices="never")
-    world = lived(Plan(devices, windows * MINUTE_MS, limits, ip_limit=20, drain_ms=24 * HOUR_MS))
+    world = simulate(Plan(devices, windows * MINUTE_MS, limits, ip_limit=20, drain_ms=24 * HOUR_MS))
 
     later = [r for r in world.upstream.arrivals if 3 * MINUTE_MS <= r.at < windows * MINUTE_MS]
     served = [sum(r.status == 202 and r.tenant == tenant for r in later) for tenant in (1, 2)]
@@ -207,29 +222,29 @@ def test_a_second_relay_behind_the_same_address_is_made_room_for() -> None:
         acts=[(HOUR_MS, share)],
         drain_ms=24 * HOUR_MS,
     )
-    world = lived(plan)
+    world = simulate(plan)
 
     later = [r for r in world.upstream.arrivals if HOUR_MS + 10 * MINUTE_MS <= r.at < 2 * HOUR_MS]
-    refused = sum(request.status == 429 for request in later)
-    assert len(later) - refused >= 0.9 * 10 * 50
-    assert refused <= len(later) / 20
+    limited = sum(request.status == 429 for request in later)
+    assert len(later) - limited >= 0.9 * 10 * 50
+    assert limited <= len(later) / 20
 
 
 def test_when_the_shared_ceiling_goes_away_the_pace_comes_back() -> None:
-    devices = polite(50, gap_ms=30_000)
+    devices = light_devices(50, gap_ms=30_000)
 
     def lift(world: World) -> None:
         world.upstream.ip_limiter = None
 
     plan = Plan(devices, duration_ms=130 * MINUTE_MS, ip_limit=20, acts=[(30 * MINUTE_MS, lift)])
-    world = lived(plan)
+    world = simulate(plan)
 
-    assert longest_wait_ms(world, range(50), since=2 * HOUR_MS) <= PATIENCE_MS
+    assert longest_wait_ms(world, range(50), since=2 * HOUR_MS) <= MAX_WAIT_MS
     assert world.states == {1: "ok"}
 
 
 def test_an_hour_of_nothing_but_429_is_recovered_from_within_the_hour() -> None:
-    devices = polite(50, gap_ms=5 * MINUTE_MS)
+    devices = light_devices(50, gap_ms=5 * MINUTE_MS)
 
     def close(world: World) -> None:
         assert world.upstream.ip_limiter
@@ -240,7 +255,7 @@ def test_an_hour_of_nothing_but_429_is_recovered_from_within_the_hour() -> None:
         world.upstream.ip_limiter.limit = 1_000
 
     acts = [(10 * MINUTE_MS, close), (70 * MINUTE_MS, open_again)]
-    world = lived(Plan(devices, duration_ms=3 * HOUR_MS, ip_limit=1_000, says_retry_after=False, acts=acts))
+    world = simulate(Plan(devices, duration_ms=3 * HOUR_MS, ip_limit=1_000, sends_retry_after=False, acts=acts))
 
     tried = [r for r in world.upstream.arrivals if 10 * MINUTE_MS <= r.at < 70 * MINUTE_MS]
     assert len(tried) <= 40
@@ -251,26 +266,26 @@ def test_an_hour_of_nothing_but_429_is_recovered_from_within_the_hour() -> None:
 
 
 def test_a_device_that_is_throttled_by_itself_does_not_delay_the_others() -> None:
-    spell = Spell("429 device", 5 * MINUTE_MS, HOUR_MS, devices=frozenset({1}))
-    devices = [Device(1, gap_ms=5_000), *polite(30, first=100)]
-    world = lived(Plan(devices, duration_ms=75 * MINUTE_MS, spells=[spell]))
+    fault = Fault("429 device", 5 * MINUTE_MS, HOUR_MS, devices=frozenset({1}))
+    devices = [Device(1, gap_ms=5_000), *light_devices(30, first=100)]
+    world = simulate(Plan(devices, duration_ms=75 * MINUTE_MS, faults=[fault]))
 
-    assert longest_wait_ms(world, range(100, 130)) <= PATIENCE_MS
+    assert longest_wait_ms(world, range(100, 130)) <= MAX_WAIT_MS
 
 
 def test_a_device_that_floods_does_not_delay_the_others() -> None:
-    hog = Device(1, backlog=20_000, gap_ms=1_000, burst=10)
-    world = lived(Plan([hog, *polite(30, first=100)], duration_ms=20 * MINUTE_MS))
+    busy = Device(1, backlog=20_000, gap_ms=1_000, burst=10)
+    world = simulate(Plan([busy, *light_devices(30, first=100)], duration_ms=20 * MINUTE_MS))
 
-    assert longest_wait_ms(world, range(100, 130)) <= PATIENCE_MS
+    assert longest_wait_ms(world, range(100, 130)) <= MAX_WAIT_MS
 
 
 def test_devices_at_their_own_limit_do_not_delay_the_others() -> None:
-    hogs = [Device(i, backlog=3_000, gap_ms=10 * HOUR_MS) for i in range(10)]
-    plan = Plan([*hogs, *polite(30, first=100)], duration_ms=5 * MINUTE_MS, limits=SMALL_BATCHES)
-    world = lived(plan)
+    busy = [Device(i, backlog=3_000, gap_ms=10 * HOUR_MS) for i in range(10)]
+    plan = Plan([*busy, *light_devices(30, first=100)], duration_ms=5 * MINUTE_MS, limits=SMALL_BATCHES)
+    world = simulate(plan)
 
-    assert longest_wait_ms(world, range(100, 130)) <= PATIENCE_MS
+    assert longest_wait_ms(world, range(100, 130)) <= MAX_WAIT_MS
     assert max(map(len, arrivals_by_device(world.upstream.arrivals).values())) > 120
 
 
@@ -285,30 +300,30 @@ def test_one_read_that_fails_costs_a_moment() -> None:
     """A bad block met once: not a pause of seconds for whom it met."""
 
     def fail_once(world: World) -> None:
-        world.outbox.fail_next_take = True
+        world.outbox.fail_next_claim = True
 
     acts = [(at, fail_once) for at in range(MINUTE_MS, 20 * MINUTE_MS, 20_000)]
-    world = lived(Plan(polite(10), duration_ms=20 * MINUTE_MS, acts=acts))
+    world = simulate(Plan(light_devices(10), duration_ms=20 * MINUTE_MS, acts=acts))
 
-    assert world.outbox.refused_takes > 40
+    assert world.outbox.failed_claims > 40
     assert longest_wait_ms(world, range(10)) <= LIMITS.linger_ms + 1_000
 
 
 def test_a_disk_that_fails_is_asked_rarely_and_everything_is_delivered_when_it_heals() -> None:
     since, until = 10 * MINUTE_MS, 40 * MINUTE_MS
     acts = [(since, failing(1.0)), (until, failing(0.0))]
-    world = lived(Plan(polite(200), duration_ms=HOUR_MS, acts=acts))
+    world = simulate(Plan(light_devices(200), duration_ms=HOUR_MS, acts=acts))
 
     rounds = (until - since) // 2_000
-    assert 100 < world.outbox.refused_takes <= rounds * LIMITS.max_in_flight
-    assert longest_wait_ms(world, range(200), since=until + 6_000) <= PATIENCE_MS
+    assert 100 < world.outbox.failed_claims <= rounds * LIMITS.max_in_flight
+    assert longest_wait_ms(world, range(200), since=until + 6_000) <= MAX_WAIT_MS
 
 
 def test_what_was_in_flight_at_a_crash_is_sent_first_just_so_by_a_disk_that_fails_now_and_then() -> None:
     devices = [Device(i, backlog=300, gap_ms=30_000) for i in range(20)]
     crashes = [Crash(at) for at in (3_000, 60_000, 200_000)]
     acts = [(1, failing(0.5)), (5 * MINUTE_MS, failing(0.0))]
-    world = lived(
+    world = simulate(
         Plan(devices, duration_ms=10 * MINUTE_MS, crashes=crashes, acts=acts, latency_ms=(1_000, 4_000)),
     )
 
@@ -321,20 +336,20 @@ def test_what_was_in_flight_at_a_crash_is_sent_first_just_so_by_a_disk_that_fail
 def test_what_was_in_flight_at_a_crash_is_sent_again_first_just_so() -> None:
     devices = [Device(i, backlog=300, gap_ms=30_000) for i in range(20)]
     crashes = [Crash(at) for at in (3_000, 60_000, 200_000)]
-    world = lived(Plan(devices, duration_ms=10 * MINUTE_MS, crashes=crashes, latency_ms=(1_000, 4_000)))
+    world = simulate(Plan(devices, duration_ms=10 * MINUTE_MS, crashes=crashes, latency_ms=(1_000, 4_000)))
 
     assert all(start.unsettled for start in world.starts[1:])
-    twice = [key for key, requests in world.upstream.claimed.items() if len(requests) > 1]
-    assert twice, "nothing was in flight: the scenario proves nothing"
+    repeated = [key for key, requests in world.upstream.accepted.items() if len(requests) > 1]
+    assert repeated, "nothing was in flight: the scenario proves nothing"
     journalled = {key for start in world.starts for request in start.unsettled for key in request}
-    assert set(twice) <= journalled
+    assert set(repeated) <= journalled
 
 
 def test_lost_answers_are_the_only_duplicates_without_a_crash() -> None:
-    spell = Spell("lossy", MINUTE_MS, 20 * MINUTE_MS)
-    world = lived(Plan(polite(20, gap_ms=10_000), duration_ms=30 * MINUTE_MS, spells=[spell]))
+    fault = Fault("lossy", MINUTE_MS, 20 * MINUTE_MS)
+    world = simulate(Plan(light_devices(20, gap_ms=10_000), duration_ms=30 * MINUTE_MS, faults=[fault]))
 
-    twice = {key for key, requests in world.upstream.claimed.items() if len(requests) > 1}
-    assert twice
+    repeated = {key for key, requests in world.upstream.accepted.items() if len(requests) > 1}
+    assert repeated
     lost = {key for request in world.upstream.arrivals if request.returned_at is None for key in request.keys}
-    assert twice <= lost
+    assert repeated <= lost

@@ -22,17 +22,17 @@ REGRESSIONS: list[int] = []
 SMALL = range(1, 201) if NIGHTLY else range(1, 5)
 LARGE = range(100, 110) if NIGHTLY else range(100, 101)
 DAYS = range(200, 205) if NIGHTLY else range(200, 201)
-_ASKED_FOR = os.environ.get("SIM_SEED")
+_REQUESTED_SEED = os.environ.get("SIM_SEED")
 
 
 def seeds(kept: Sequence[int]) -> list[int]:
-    return [int(_ASKED_FOR)] if _ASKED_FOR else list(kept)
+    return [int(_REQUESTED_SEED)] if _REQUESTED_SEED else list(kept)
 
 
-def live(plan: Plan, seed: int) -> World:
+def simulate(plan: Plan, seed: int) -> World:
     world = World(plan, seed)
     try:
-        run(world.live())
+        run(world.simulate())
         check_all(world)
     except BaseException:
         print(f"replay with: SIM_SEED={seed}")
@@ -41,7 +41,7 @@ def live(plan: Plan, seed: int) -> World:
 
 
 def small(seed: int, hours: float = 0.5) -> World:
-    return live(swarm.plan(seed, devices=20, hours=hours), seed)
+    return simulate(swarm.plan(seed, devices=20, hours=hours), seed)
 
 
 @pytest.mark.parametrize("seed", seeds([*SMALL, *REGRESSIONS]))
@@ -53,14 +53,14 @@ def test_a_small_world(seed: int) -> None:
 @pytest.mark.parametrize("seed", seeds(LARGE))
 def test_a_busy_site(seed: int) -> None:
     size = {"devices": 1_000, "hours": 2} if NIGHTLY else {"devices": 200, "hours": 1}
-    live(swarm.plan(seed, **size), seed)
+    simulate(swarm.plan(seed, **size), seed)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", seeds(DAYS))
 def test_thousands_of_quiet_devices_for_days(seed: int) -> None:
     size = {"devices": 10_000, "hours": 48} if NIGHTLY else {"devices": 2_000, "hours": 12}
-    live(swarm.plan(seed, **size, gap_min=(360, 720, 1_440)), seed)
+    simulate(swarm.plan(seed, **size, gap_min=(360, 720, 1_440)), seed)
 
 
 def test_the_same_seed_takes_the_same_steps_and_another_does_not() -> None:

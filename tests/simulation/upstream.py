@@ -18,7 +18,7 @@ from typing import Literal
 import msgspec
 from relay.policy.verdict import NoResponse, UpstreamResponse
 
-from tests.simulation.virtual import RIGHT_MS, SimClock
+from tests.simulation.virtual import START_MS, SimClock
 from tests.simulation.watch import Watch
 
 EventKey = tuple[int, int]
@@ -45,7 +45,7 @@ class _Body(msgspec.Struct):
 
 
 @dataclass(slots=True)
-class Spell:
+class Fault:
     """Something is wrong from `since` until `until` (true milliseconds)."""
 
     kind: Literal["refused", "blackhole", "503", "401", "404", "lossy", "429 device"]
@@ -78,7 +78,7 @@ class Request:
     body_bytes: int
     at: int = -1
     """When the upstream saw it; -1 if it never did."""
-    answer: UpstreamResponse | None = None
+    response: UpstreamResponse | None = None
     """None if nothing is ever answered."""
     returned_at: int | None = None
     """When the relay had the answer in hand."""
@@ -89,7 +89,7 @@ class Request:
 
     @property
     def status(self) -> int:
-        return self.answer.status if self.answer else 0
+        return self.response.status if self.response else 0
 
 
 @dataclass
@@ -100,7 +100,7 @@ class Limiter:
     window_ms: int
     counts: dict[object, tuple[int, int]] = field(default_factory=dict)
 
-    def refused_for_ms(self, key: object, now: int) -> int | None:
+    def limited_for_ms(self, key: object, now: int) -> int | None:
         """None if the request is within the limit (and counted), else how long the window still lasts."""
         opened, count = self.counts.get(key, (now, 0))
         if now - opened >= self.window_ms:
@@ -121,28 +121,28 @@ class SimUpstream:
         *,
         device_limit: int = 120,
         ip_limit: int | None = None,
-        says_retry_after: bool = True,
+        sends_retry_after: bool = True,
         max_body_bytes: int = 1 << 20,
         latency_ms: tuple[int, int] = (5, 200),
-        spells: list[Spell] | None = None,
+        faults: list[Fault] | None = None,
         origins: Mapping[int, Origin] | None = None,
         trace: Callable[..., None] = lambda *_: None,
         watch: Watch,
     ) -> None:
         self.clock = clock
-        self.spells = spells or []
+        self.faults = faults or []
         self.device_limiter = Limiter(device_limit, 60_000)
         self.ip_limiter = Limiter(ip_limit, 60_000) if ip_limit else None
-        self.says_retry_after = says_retry_after
+        self.sends_retry_after = sends_retry_after
         self.max_body_bytes = max_body_bytes
         self.latency_ms = latency_ms
         self.sent: list[Request] = []
         self.arrivals: list[Request] = []
-        self.claimed: dict[EventKey, list[Request]] = defaultdict(list)
+        self.accepted: dict[EventKey, list[Request]] = defaultdict(list)
         self.tries: dict[EventKey, list[int]] = defaultdict(list)
         """When each event that brings the upstream down came alone."""
         self.origin_of = origins or {}
-        self.asked = 0
+        self.empty_requests = 0
         """Requests without events."""
         self._rng = rng
         self._trace = trace
@@ -159,7 +159,7 @@ class SimUpstream:
     ) -> UpstreamResponse | NoResponse:
         request = Request(self.clock.true_ms(), tenant_id, msgspec.json.decode(body, type=_Body).events, len(body))
         if not request.events:
-            return await self._asked(tenant_id)
+            return await self._empty_request(tenant_id)
         self.sent.append(request)
         self._watch.sent(request)
 
@@ -172,12 +172,12 @@ class SimUpstream:
             return await self._exchange(request)
         finally:
             alarm.cancel()
-            self._watch.answered(request)
+            self._watch.responded(request)
 
     async def _exchange(self, request: Request) -> UpstreamResponse | NoResponse:
         loop, tenant_id = asyncio.get_running_loop(), request.tenant
         there_ms, back_ms = (self._rng.randint(*self.latency_ms) for _ in range(2))
-        if self._spell("refused", tenant_id):
+        if self._has_fault("refused", tenant_id):
             await asyncio.sleep(0.001)
             return NoResponse("cannot connect: Connection refused")
         arrived: asyncio.Future[None] = loop.create_future()
@@ -186,83 +186,83 @@ class SimUpstream:
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 await arrived
-                if request.answer is None:
+                if request.response is None:
                     await loop.create_future()
                 await asyncio.sleep(back_ms / 1000)
         except TimeoutError:
             return NoResponse("no answer within 30 s")
         request.returned_at = self.clock.true_ms()
-        assert request.answer is not None
-        return request.answer
+        assert request.response is not None
+        return request.response
 
-    async def _asked(self, tenant_id: int) -> UpstreamResponse | NoResponse:
+    async def _empty_request(self, tenant_id: int) -> UpstreamResponse | NoResponse:
         """A request without events, by a relay that wants to know the time."""
         await asyncio.sleep(0.02)
-        self.asked += 1
-        return self._dated(self._say(422, b'{"message":"The events field is required."}'), tenant_id)
+        self.empty_requests += 1
+        return self._dated(self._respond(422, b'{"message":"The events field is required."}'), tenant_id)
 
     def _arrive(self, request: Request, arrived: asyncio.Future[None]) -> None:
         request.at = self.clock.true_ms()
         self.arrivals.append(request)
         self._watch.arrived(request)
-        answer = self._answer(request)
-        request.answer = None if answer is None else self._dated(answer, request.tenant)
+        response = self._response(request)
+        request.response = None if response is None else self._dated(response, request.tenant)
         self._trace("arrival", request.at, request.tenant, request.keys[0], len(request.events), request.status)
         if not arrived.done():
             arrived.set_result(None)
 
-    def _answer(self, request: Request) -> UpstreamResponse | None:
+    def _response(self, request: Request) -> UpstreamResponse | None:
         tenant_id, events, now = request.tenant, request.events, request.at
         device = events[0].device
-        if self._spell("blackhole", tenant_id):
+        if self._has_fault("blackhole", tenant_id):
             return None
-        if self._spell("503", tenant_id):
-            return self._say(self._rng.choice([502, 503, 504]), HTML)
-        if self._spell("401", tenant_id):
-            return self._say(401, b'{"success":false,"error":"Invalid or missing API key"}')
-        if self._spell("404", tenant_id):
-            return self._say(404, b'{"message":"Not Found"}')
+        if self._has_fault("503", tenant_id):
+            return self._respond(self._rng.choice([502, 503, 504]), HTML)
+        if self._has_fault("401", tenant_id):
+            return self._respond(401, b'{"success":false,"error":"Invalid or missing API key"}')
+        if self._has_fault("404", tenant_id):
+            return self._respond(404, b'{"message":"Not Found"}')
         if request.body_bytes > self.max_body_bytes:
-            return self._say(413, b"<html><h1>413 Request Entity Too Large</h1></html>")
+            return self._respond(413, b"<html><h1>413 Request Entity Too Large</h1></html>")
         for limiter, key in ((self.device_limiter, device), (self.ip_limiter, "ip")):
-            refused_for_ms = limiter.refused_for_ms(key, now) if limiter else None
-            if refused_for_ms is not None:
-                return self._too_many(refused_for_ms)
-        if self._spell("429 device", tenant_id, device):
+            limited_for_ms = limiter.limited_for_ms(key, now) if limiter else None
+            if limited_for_ms is not None:
+                return self._too_many(limited_for_ms)
+        if self._has_fault("429 device", tenant_id, device):
             return self._too_many(self._rng.randrange(60_000))
         if any(event.flaw == "crash" for event in events):
             if len(events) == 1:
                 self.tries[request.keys[0]].append(now)
-            return self._say(500, b'{"message":"Server Error"}')
+            return self._respond(500, b'{"message":"Server Error"}')
         if any(event.flaw for event in events):
-            return self._say(422, _validation(events))
-        self._watch.took(request)
+            return self._respond(422, _validation(events))
+        self._watch.accepted(request)
         for key in request.keys:
-            self.claimed[key].append(request)
-        if self._spell("lossy", tenant_id) and self._rng.random() < 0.3:
+            self.accepted[key].append(request)
+        if self._has_fault("lossy", tenant_id) and self._rng.random() < 0.3:
             return None
-        return self._say(202, b'{"success":true}')
+        return self._respond(202, b'{"success":true}')
 
-    def _too_many(self, refused_for_ms: int) -> UpstreamResponse:
-        wish = {"retry-after": str(-(-refused_for_ms // 1000))} if self.says_retry_after else {}
-        return self._say(429, b'{"success":false,"error":"Too many requests"}', wish)
+    def _too_many(self, limited_for_ms: int) -> UpstreamResponse:
+        headers = {"retry-after": str(-(-limited_for_ms // 1000))} if self.sends_retry_after else {}
+        return self._respond(429, b'{"success":false,"error":"Too many requests"}', headers)
 
-    def _say(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> UpstreamResponse:
+    def _respond(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> UpstreamResponse:
         return UpstreamResponse(status, headers or {}, body, self.clock.wall_ms())
 
-    def _dated(self, answer: UpstreamResponse, tenant_id: int) -> UpstreamResponse:
+    def _dated(self, response: UpstreamResponse, tenant_id: int) -> UpstreamResponse:
         """Return the response with the Date that the clock of the tenant's origin shows."""
-        date_ms = RIGHT_MS + self.clock.true_ms() + self.origin_of.get(tenant_id, DEFAULT_ORIGIN).date_off_ms
-        return replace(answer, headers={**answer.headers, "date": formatdate(date_ms // 1000, usegmt=True)})
+        date_ms = START_MS + self.clock.true_ms() + self.origin_of.get(tenant_id, DEFAULT_ORIGIN).date_off_ms
+        return replace(response, headers={**response.headers, "date": formatdate(date_ms // 1000, usegmt=True)})
 
-    def _spell(self, kind: str, tenant_id: int, device: int | None = None) -> bool:
+    def _has_fault(self, kind: str, tenant_id: int, device: int | None = None) -> bool:
         now = self.clock.true_ms()
         return any(
-            spell.kind == kind
-            and spell.since <= now < spell.until
-            and spell.tenant in (None, tenant_id)
-            and (device is None or device in spell.devices)
-            for spell in self.spells
+            fault.kind == kind
+            and fault.since <= now < fault.until
+            and fault.tenant in (None, tenant_id)
+            and (device is None or device in fault.devices)
+            for fault in self.faults
         )
 
 

@@ -14,15 +14,15 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 DAY_MS = 86_400_000
-RIGHT_MS = 1_795_420_800_000
+START_MS = 1_795_420_800_000
 """True time when a simulation begins: 2026-11-23T08:00:00Z."""
 
 
-class Stuck(Exception):
+class Deadlock(Exception):
     """Nothing is ready and no timer is set: everybody waits for somebody, for ever."""
 
 
-class _Jump(selectors.SelectSelector):
+class _JumpSelector(selectors.SelectSelector):
     """A selector whose waiting is a jump in time; nothing but the loop's own wake-up pipe is registered."""
 
     def __init__(self) -> None:
@@ -31,24 +31,24 @@ class _Jump(selectors.SelectSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is None:
-            raise Stuck
+            raise Deadlock
         self.now += max(0.0, timeout)
         return []
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
-        self._jump = _Jump()
+        self._jump = _JumpSelector()
         super().__init__(self._jump)
 
-        self.broken: BaseException | None = None
+        self.callback_error: BaseException | None = None
         """What a callback raised: it ends the run."""
 
     def time(self) -> float:
         return self._jump.now
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
-        self.broken = self.broken or context.get("exception")
+        self.callback_error = self.callback_error or context.get("exception")
         self.stop()
 
 
@@ -59,8 +59,8 @@ def run(work: Coroutine[Any, Any, T]) -> T:
         try:
             return runner.run(work)
         except RuntimeError:
-            if loop.broken:
-                raise loop.broken from None
+            if loop.callback_error:
+                raise loop.callback_error from None
             raise
 
 
@@ -69,7 +69,7 @@ class SimClock:
 
     def __init__(self, rng: Random) -> None:
         self.boot_id = "boot-0"
-        self.wall_offset_ms = RIGHT_MS
+        self.wall_offset_ms = START_MS
         self._rng = rng
         self._boots = 0
         self._booted_at_ms = -rng.randrange(10**9)

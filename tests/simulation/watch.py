@@ -28,7 +28,7 @@ class Watch:
         self._requests = 0
         self._stalled: set[int] = set()  # requests (by id) without progress
         self._first: dict[int, list[EventKey]] = {}  # what each of these devices has to be sent first
-        self._taken: dict[EventKey, list[Request]] = defaultdict(list)
+        self._accepted: dict[EventKey, list[Request]] = defaultdict(list)
         self._latest: dict[int, int] = defaultdict(lambda: -1)
         self._arrivals: dict[int, deque[int]] = defaultdict(lambda: deque(maxlen=limits.device_per_window))
 
@@ -54,7 +54,7 @@ class Watch:
         """The request makes no progress: it needs no request slot."""
         self._stalled.add(id(request))
 
-    def answered(self, request: Request) -> None:
+    def responded(self, request: Request) -> None:
         self._requests -= 1
         self._stalled.discard(id(request))
         for device in {device for device, _ in request.keys}:
@@ -68,9 +68,9 @@ class Watch:
                 assert request.at - times[0] >= self._limits.window_ms, f"device {device}: too many since {times[0]} ms"
             times.append(request.at)
 
-    def took(self, request: Request) -> None:
+    def accepted(self, request: Request) -> None:
         for key in request.keys:
-            before = self._taken[key]
+            before = self._accepted[key]
             if not before:
                 device, n = key
                 assert n > self._latest[device], f"device {device}: {n} after {self._latest[device]}"

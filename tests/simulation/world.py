@@ -26,7 +26,7 @@ from relay.runtime.metrics import Metrics
 from relay.runtime.tasks import Tasks
 
 from tests.simulation.outbox import SimOutbox
-from tests.simulation.upstream import EventKey, Flaw, Origin, SimEvent, SimUpstream, Spell
+from tests.simulation.upstream import EventKey, Fault, Flaw, Origin, SimEvent, SimUpstream
 from tests.simulation.virtual import SimClock
 from tests.simulation.watch import Watch
 
@@ -45,10 +45,10 @@ LIMITS = Limits(
 MINUTE_MS = 60_000
 HOUR_MS = 60 * MINUTE_MS
 _APP_RETRY_MS = 1_000
-_SETTLING_MS = 100
-_SETTLED_AGAIN_MS = 6_000
+_SETTLE_MS = 100
+_SETTLED_AFTER_HEALING_MS = 6_000
 """After the disk has healed."""
-_POLITE = 1_000_000
+_FIRST_EXTRA_DEVICE = 1_000_000
 
 
 @dataclass(slots=True)
@@ -67,9 +67,9 @@ class Device:
     """The app's own `occurred_at`; "": the relay has to stamp its events."""
     offered: int = 0
     """Events answered 202: the numbers below it."""
-    claimed: int = 0
+    accepted: int = 0
     """Events the upstream was seen to have: the numbers below it."""
-    trying: int = 0
+    offering: int = 0
     """Size of the batch that is being offered; 0: none."""
 
 
@@ -88,12 +88,12 @@ class Plan:
     duration_ms: int = HOUR_MS
     limits: Limits = LIMITS
     crashes: Sequence[Crash] = ()
-    spells: list[Spell] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
     origins: Mapping[int, Origin] = field(default_factory=dict)
     """By tenant; all others have one origin."""
     device_limit: int = 120
     ip_limit: int | None = None
-    says_retry_after: bool = True
+    sends_retry_after: bool = True
     max_body_bytes: int = 1 << 20
     latency_ms: tuple[int, int] = (5, 200)
     acts: Sequence[tuple[int, Callable[[World], None]]] = ()
@@ -121,10 +121,10 @@ class World:
             Random(self.rng.random()),
             device_limit=plan.device_limit,
             ip_limit=plan.ip_limit,
-            says_retry_after=plan.says_retry_after,
+            sends_retry_after=plan.sends_retry_after,
             max_body_bytes=plan.max_body_bytes,
             latency_ms=plan.latency_ms,
-            spells=plan.spells,
+            faults=plan.faults,
             origins=plan.origins,
             trace=self.trace,
             watch=self.watch,
@@ -140,7 +140,7 @@ class World:
         self.outbox = SimOutbox(self.clock, Random(f"disk {seed}"))
         self.relay: Relay | None = None
         self._due: list[tuple[int, int]] = []
-        self._disk_failed_at = self._disk_healed_at = -_SETTLED_AGAIN_MS
+        self._disk_failed_at = self._disk_healed_at = -_SETTLED_AFTER_HEALING_MS
         self._hash = hashlib.sha256()
 
     @property
@@ -157,7 +157,7 @@ class World:
 
     # -- life --------------------------------------------------------------------------------------
 
-    async def live(self) -> None:
+    async def simulate(self) -> None:
         """The plan's time, with all its faults; then peace until nothing is pending."""
         await self.start()
         acts: list[tuple[int, Crash | Callable[[World], None]]] = [(crash.at, crash) for crash in self.plan.crashes]
@@ -172,28 +172,31 @@ class World:
                 act(self)
         await self.until(self.plan.duration_ms)
         apps.cancel()
-        await self.peace()
+        await self.drain()
 
-    async def peace(self) -> None:
+    async def drain(self) -> None:
         """Every fault is over, and nothing new is offered but by one well-behaved device of each tenant.
 
         Without those, nobody could tell an event that brings the upstream down from an upstream that is down.
         """
-        self.upstream.spells.clear()
+        self.upstream.faults.clear()
         if self.outbox.failing:
             self.fail_disk(0)
         end = self.clock.true_ms() + self.plan.drain_ms
-        polite = [Device(_POLITE + tenant, tenant) for tenant in {device.tenant for device in self.devices.values()}]
-        self.devices.update((device.number, device) for device in polite)
-        while self.outbox.ledger().pending > sum(map(self._waiting, polite)):
+        light_devices = [
+            Device(_FIRST_EXTRA_DEVICE + tenant, tenant)
+            for tenant in {device.tenant for device in self.devices.values()}
+        ]
+        self.devices.update((device.number, device) for device in light_devices)
+        while self.outbox.ledger().pending > sum(map(self._undelivered, light_devices)):
             assert self.clock.true_ms() < end, f"{self.outbox.ledger()} after all faults were over"
-            for device in polite:
-                if not device.trying:
-                    device.trying = 1
+            for device in light_devices:
+                if not device.offering:
+                    device.offering = 1
                     self._offer(device)
             await asyncio.sleep(10.0)
             self.check_alive()
-        while self.outbox.ledger().pending or any(device.trying for device in self.devices.values()):
+        while self.outbox.ledger().pending or any(device.offering for device in self.devices.values()):
             assert self.clock.true_ms() < end
             await asyncio.sleep(1.0)
         await asyncio.sleep(1.0)
@@ -203,11 +206,11 @@ class World:
         self.states = {view.tenant_id: view.state for view in self.relay.schedule.endpoints(self.clock.monotonic_ms())}
         self.trace("end", self.ended_at, self.outbox.ledger())
 
-    def _waiting(self, device: Device) -> int:
+    def _undelivered(self, device: Device) -> int:
         """Events of the device that were accepted and not taken: none of a polite one's is given up."""
-        while (device.number, device.claimed) in self.upstream.claimed:
-            device.claimed += 1
-        return device.offered - device.claimed
+        while (device.number, device.accepted) in self.upstream.accepted:
+            device.accepted += 1
+        return device.offered - device.accepted
 
     def _is_pending(self, keys: Sequence[EventKey]) -> bool:
         return any(self.outbox.find(_event_id(device, n)) == "pending" for device, n in keys)
@@ -237,7 +240,7 @@ class World:
         self.watch.started(self.starts[-1].unsettled)
         self.trace("start", self.starts[-1])
         for device in self.devices.values():
-            if device.trying:
+            if device.offering:
                 self._offer(device)
 
     def _events(self, request: Sequence[ClaimPart]) -> list[EventKey]:
@@ -260,8 +263,8 @@ class World:
         """kill -9: what is on disk is all that is left."""
         assert self.relay
         now = self.clock.true_ms()
-        settling_since = now - _SETTLING_MS
-        if now < self._disk_healed_at + _SETTLED_AGAIN_MS:
+        settling_since = now - _SETTLE_MS
+        if now < self._disk_healed_at + _SETTLED_AFTER_HEALING_MS:
             settling_since = min(settling_since, self._disk_failed_at)
         latest = self.upstream.sent[-1000:]
         self.watch.in_doubt.update(
@@ -272,7 +275,7 @@ class World:
         self.crashes += 1
         relay, self.relay = self.relay, None
         self.outbox = self.outbox.crashed()
-        await relay.die()
+        await relay.kill()
         self.trace("crash", now)
 
     # -- apps --------------------------------------------------------------------------------------
@@ -280,7 +283,7 @@ class World:
     async def _apps(self) -> None:
         for device in self.devices.values():
             if device.backlog:
-                device.trying = device.backlog
+                device.offering = device.backlog
                 self._offer(device)
             heappush(self._due, (self.rng.randrange(device.gap_ms), device.number))
         while True:
@@ -291,33 +294,33 @@ class World:
             heappop(self._due)
             device = self.devices[number]
             heappush(self._due, (at + 1 + int(device.gap_ms * self.rng.expovariate(1.0)), number))
-            if not device.trying:
-                device.trying = device.burst
+            if not device.offering:
+                device.offering = device.burst
                 self._offer(device)
 
     def _offer(self, device: Device) -> None:
         """Offer a device's next batch, and go on offering it until it is answered 202."""
         if self.relay is None:
             return  # the next start offers it again
-        numbers = range(device.offered, device.offered + device.trying)
+        numbers = range(device.offered, device.offered + device.offering)
         relay = self.relay
-        stamp = device.own_time or relay.forwarder.stamp()
-        answer = self.outbox.append([_event(device, n, stamp) for n in numbers])
+        occurred_at = device.own_time or relay.forwarder.stamp()
+        response = self.outbox.append([_event(device, n, occurred_at) for n in numbers])
 
-        def answered(answer: asyncio.Future[int]) -> None:
-            refused = answer.exception()
+        def responded(response: asyncio.Future[int]) -> None:
+            error = response.exception()
             if relay is not self.relay or device.offered != numbers.start:
                 return
-            if refused:
+            if error:
                 asyncio.get_running_loop().call_later(_APP_RETRY_MS / 1000, self._offer, device)
                 return
             now = self.clock.true_ms()
             for n in numbers:
                 self.offered_at[(device.number, n)] = now
-            device.offered += device.trying
-            device.trying = 0
+            device.offered += device.offering
+            device.offering = 0
 
-        answer.add_done_callback(answered)
+        response.add_done_callback(responded)
 
 
 class Relay:
@@ -342,13 +345,13 @@ class Relay:
         if self.tasks.died.done():
             raise self.tasks.died.result()
 
-    async def die(self) -> None:
+    async def kill(self) -> None:
         await self.tasks.cancel_all()
 
 
-def _event(device: Device, n: int, stamp: str) -> Event:
+def _event(device: Device, n: int, occurred_at: str) -> Event:
     rest = msgspec.json.encode(SimEvent(device.number, n, device.tenant, device.flaw(n), device.pad))
-    body = b'{"occurred_at":"%s",%s' % (stamp.encode(), rest[1:])
+    body = b'{"occurred_at":"%s",%s' % (occurred_at.encode(), rest[1:])
     return Event(
         _event_id(device.number, n), (device.tenant, "tv", f"device-{device.number}"), body, not device.own_time
     )

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 from relay.forward.time_file import TimeFile
-from relay.policy.true_time import Ahead
+from relay.policy.true_time import OffsetBounds
 
 A, B = "https://a.example:443", "https://bücher.example:443"
 NOON = 1_795_420_800_000
-LEARNED = {A: Ahead(NOON, NOON + 1_000), B: Ahead(NOON - 500, NOON + 500)}
+LEARNED = {A: OffsetBounds(NOON, NOON + 1_000), B: OffsetBounds(NOON - 500, NOON + 500)}
 
 
 class BootClock:
@@ -37,7 +37,7 @@ class BootClock:
 
 
 def time_file(
-    tmp_path: Path, boot_id: str = "this boot", monotonic: int = 1_000, **known: dict[str, Ahead]
+    tmp_path: Path, boot_id: str = "this boot", monotonic: int = 1_000, **known: dict[str, OffsetBounds]
 ) -> TimeFile:
     return TimeFile(tmp_path / "outbox.db", BootClock(boot_id, monotonic), lambda: known.get("known", {}))
 
@@ -93,15 +93,15 @@ def test_the_file_is_its_owners_only_and_no_other_is_left(tmp_path: Path) -> Non
     ("change", "is_written"),
     [
         (lambda known: None, False),
-        (lambda known: known.update({A: Ahead(NOON + 400, NOON + 500)}), False),
-        (lambda known: known.update({A: Ahead(NOON + 9_000, NOON + 9_500)}), True),
-        (lambda known: known.update({"http://c.example:80": Ahead(NOON, NOON)}), True),
+        (lambda known: known.update({A: OffsetBounds(NOON + 400, NOON + 500)}), False),
+        (lambda known: known.update({A: OffsetBounds(NOON + 9_000, NOON + 9_500)}), True),
+        (lambda known: known.update({"http://c.example:80": OffsetBounds(NOON, NOON)}), True),
         (lambda known: known.pop(B), True),
     ],
     ids=["no change", "more exact", "another time", "a new origin", "an origin is forgotten"],
 )
 def test_only_a_change_that_matters_is_written(
-    tmp_path: Path, change: Callable[[dict[str, Ahead]], object], is_written: bool
+    tmp_path: Path, change: Callable[[dict[str, OffsetBounds]], object], is_written: bool
 ) -> None:
     known = dict(LEARNED)
     file = TimeFile(tmp_path / "outbox.db", BootClock("this boot", 1_000), lambda: known)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from relay.policy import batch
-from relay.policy.judgement import GivenUp
+from relay.policy.judgement import DeadLetterCause
 from relay.policy.limits import Limits
 from relay.policy.requests import Reply, Send, Share, Wait
 from relay.policy.schedule import Schedule
@@ -32,13 +32,13 @@ DELIVERED = Delivered()
 FAILING = Failing("503 down", None, 503)
 UNAUTHORIZED = Unauthorized("401 no")
 MISCONFIGURED = Misconfigured("404 gone")
-REFUSED = EventsRejected(422, "422 bad")
+REJECTED = EventsRejected(422, "422 bad")
 LIMITED = RateLimited("429 slow down", None, None)
 
 Claimed = Mapping[int, Sequence[int]]
 
 
-class Desk:
+class Harness:
     """Offers events, sends what the schedule says, answers as told, and keeps the books."""
 
     def __init__(self, schedule: Schedule | None = None, **changes: object) -> None:
@@ -52,7 +52,7 @@ class Desk:
         """Lanes that the schedule has not forgotten."""
         self.offered: dict[int, int] = {}
         self.delivered: dict[int, list[int]] = {}
-        self.given_up: dict[int, dict[int, GivenUp]] = {}
+        self.dead_letters: dict[int, dict[int, DeadLetterCause]] = {}
 
     def offer(self, queue_id: int, events: int = 1, *, tenant: int = 1) -> None:
         first = self.offered.get(queue_id, 0)
@@ -73,9 +73,9 @@ class Desk:
         self.schedule.backlog(queue_id, key, events, events * EVENT_BYTES, self.now)
 
     def forget(self) -> list[int]:
-        gone = self.schedule.forgettable(self.now, 100)
-        self.known.difference_update(gone)
-        return gone
+        removed = self.schedule.forget_idle(self.now, 100)
+        self.known.difference_update(removed)
+        return removed
 
     def pass_time(self, ms: int) -> None:
         self.now += ms
@@ -103,52 +103,52 @@ class Desk:
             assert step.until > self.now
             self.now = step.until
 
-    def taken(self, send: Send) -> dict[int, list[int]]:
+    def claimed(self, send: Send) -> dict[int, list[int]]:
         """What the request holds, cut to size as the forwarder does."""
-        taken: dict[int, list[int]] = {}
+        claimed: dict[int, list[int]] = {}
         used_bytes = 0
         for share in send.shares:
-            waiting = self.pending[share.queue_id]
-            sizes = [EVENT_BYTES] * len(waiting)
+            pending = self.pending[share.queue_id]
+            sizes = [EVENT_BYTES] * len(pending)
             events = batch.cut(sizes, share.max_events, send.max_body_bytes, used_bytes)
             if send.exact:
-                events = min(share.max_events, len(waiting))
+                events = min(share.max_events, len(pending))
             if events:
-                taken[share.queue_id] = waiting[:events]
+                claimed[share.queue_id] = pending[:events]
                 used_bytes += events * (EVENT_BYTES + 1)
-        return taken
+        return claimed
 
-    def answer(
+    def respond(
         self,
         send: Send,
-        meant: Verdict | Callable[[Claimed], Verdict] = DELIVERED,
+        response: Verdict | Callable[[Claimed], Verdict] = DELIVERED,
         *,
         after_ms: int = 10,
         u: float = 0.5,
     ) -> Claimed:
         """The answer came: judge it, settle it. Returns what the request held."""
         sent_at = self.sent_at.pop(send)
-        taken = self.taken(send)
-        verdict = meant(taken) if callable(meant) else meant
+        claimed = self.claimed(send)
+        verdict = response(claimed) if callable(response) else response
         self.now += after_ms
-        events = {queue_id: len(numbers) for queue_id, numbers in taken.items()}
+        events = {queue_id: len(numbers) for queue_id, numbers in claimed.items()}
         reply = Reply(events, sum(events.values()) * (EVENT_BYTES + 1) + 13, verdict, sent_at)
-        for outcome in self.schedule.answered(send, reply, self.now, u):
-            numbers = taken[outcome.queue_id]
-            for index, given_up in outcome.given_up.items():
-                self.given_up.setdefault(outcome.queue_id, {})[numbers[index]] = given_up
-            gone = {numbers[index] for index in outcome.given_up}
+        for outcome in self.schedule.responded(send, reply, self.now, u):
+            numbers = claimed[outcome.queue_id]
+            for index, dead_letters in outcome.dead_letters.items():
+                self.dead_letters.setdefault(outcome.queue_id, {})[numbers[index]] = dead_letters
+            removed = {numbers[index] for index in outcome.dead_letters}
             if outcome.delivered:
-                self.delivered.setdefault(outcome.queue_id, []).extend(n for n in numbers if n not in gone)
-                gone.update(numbers)
-            self.pending[outcome.queue_id] = [n for n in self.pending[outcome.queue_id] if n not in gone]
+                self.delivered.setdefault(outcome.queue_id, []).extend(n for n in numbers if n not in removed)
+                removed.update(numbers)
+            self.pending[outcome.queue_id] = [n for n in self.pending[outcome.queue_id] if n not in removed]
             self.report(outcome.queue_id)
         self.schedule.settled(send, self.now)
-        return taken
+        return claimed
 
-    def round(self, meant: Verdict | Callable[[Claimed], Verdict] = DELIVERED, *, u: float = 0.5) -> Claimed:
+    def round(self, response: Verdict | Callable[[Claimed], Verdict] = DELIVERED, *, u: float = 0.5) -> Claimed:
         """Send the next request, waiting for it, and answer it."""
-        return self.answer(self.send(), meant, u=u)
+        return self.respond(self.send(), response, u=u)
 
     def drained(self, queue_id: int) -> bool:
         return not self.pending.get(queue_id)
@@ -158,16 +158,16 @@ def queues(send: Send) -> list[int]:
     return [share.queue_id for share in send.shares]
 
 
-def restarted(desk: Desk, *, same_boot: bool = True, unsettled: Sequence[Sequence[Share]] = ()) -> Desk:
+def restarted(harness: Harness, *, same_boot: bool = True, unsettled: Sequence[Sequence[Share]] = ()) -> Harness:
     """The same outbox after the relay died: pending events, packed windows and unsettled requests are all there is."""
-    after = Desk(Schedule(desk.limits))
-    after.limits = desk.limits
-    after.now = desk.now if same_boot else 5_000
-    after.tenants, after.pending, after.offered = desk.tenants, desk.pending, desk.offered
-    after.delivered, after.given_up = desk.delivered, desk.given_up
-    for queue_id in sorted(desk.known):
+    after = Harness(Schedule(harness.limits))
+    after.limits = harness.limits
+    after.now = harness.now if same_boot else 5_000
+    after.tenants, after.pending, after.offered = harness.tenants, harness.pending, harness.offered
+    after.delivered, after.dead_letters = harness.delivered, harness.dead_letters
+    for queue_id in sorted(harness.known):
         after.report(queue_id)
-        packed = desk.schedule.window_of(queue_id, desk.now)
+        packed = harness.schedule.window_of(queue_id, harness.now)
         key = (after.tenants[queue_id], "tv", f"device-{queue_id}")
         after.schedule.restore(queue_id, key, packed, after.now, same_boot=same_boot)
     after.schedule.resume(unsettled, after.now)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from relay.policy.backoff import SERVER_WISH_MAX_MS, delay, full_jitter, probe_delay
+from relay.policy.backoff import REQUESTED_DELAY_MAX_MS, delay, full_jitter, probe_delay
 
 ALMOST_ONE = 0.999999
 
@@ -25,10 +25,10 @@ def test_probes_come_every_30_s_doubling_to_5_min(attempt: int, ms: int) -> None
 
 
 @pytest.mark.parametrize(
-    ("asked_ms", "waited_ms"),
-    [(None, 700), (0, 700), (699, 700), (60_000, 60_000), (10**15, SERVER_WISH_MAX_MS)],
+    ("retry_after_ms", "waited_ms"),
+    [(None, 700), (0, 700), (699, 700), (60_000, 60_000), (10**15, REQUESTED_DELAY_MAX_MS)],
 )
 def test_the_longer_of_jitter_and_the_servers_wish_is_waited_the_wish_cut_at_one_hour(
-    asked_ms: int | None, waited_ms: int
+    retry_after_ms: int | None, waited_ms: int
 ) -> None:
-    assert delay(700, asked_ms) == waited_ms
+    assert delay(700, retry_after_ms) == waited_ms

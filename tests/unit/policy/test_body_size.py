@@ -10,7 +10,7 @@ MINUTE_MS = 60_000
 
 def test_configured_limit_applies_at_once_in_both_directions() -> None:
     size = BodySize()
-    size.served(1_000, 0, MOST)
+    size.delivered(1_000, 0, MOST)
 
     assert size.max_bytes(64 << 10) == 64 << 10
     assert size.max_bytes(1 << 20) == 1 << 20
@@ -18,7 +18,7 @@ def test_configured_limit_applies_at_once_in_both_directions() -> None:
 
 def test_learned_size_stays_when_the_configured_limit_changes() -> None:
     size = BodySize()
-    size.refused(400_000, 0, MOST)
+    size.too_large(400_000, 0, MOST)
 
     assert size.max_bytes(MOST) == 200_000
     assert size.max_bytes(1 << 20) == 200_000
@@ -27,7 +27,7 @@ def test_learned_size_stays_when_the_configured_limit_changes() -> None:
 
 def test_learned_size_grows_up_to_the_limit_that_is_configured_then() -> None:
     size = BodySize()
-    size.refused(400_000, 0, MOST)
-    size.served(190_000, 10 * MINUTE_MS, 300_000)
+    size.too_large(400_000, 0, MOST)
+    size.delivered(190_000, 10 * MINUTE_MS, 300_000)
 
     assert size.max_bytes(MOST) == 300_000

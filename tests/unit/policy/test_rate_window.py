@@ -11,7 +11,7 @@ LIMIT = 3
 def full_at(*times: int) -> Window:
     window = Window()
     for at in times:
-        window.answered(at)
+        window.responded(at)
     return window
 
 

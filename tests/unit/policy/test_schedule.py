@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from relay.policy.device_queue import due_at, phase
+from relay.policy.device_queue import linger_end, phase
 from relay.policy.endpoint import Endpoint
 from relay.policy.requests import Reply, Send, Share, Wait
 from relay.policy.schedule import Schedule
-from relay.policy.verdict import Again, Failing, Misconfigured, RateLimited, Verdict
+from relay.policy.verdict import Failing, Misconfigured, RateLimited, Resend, Verdict
 
 from tests.unit.policy.harness import (
     DELIVERED,
@@ -19,9 +19,9 @@ from tests.unit.policy.harness import (
     FAILING,
     LIMITED,
     LIMITS,
-    REFUSED,
+    REJECTED,
     UNAUTHORIZED,
-    Desk,
+    Harness,
     queues,
     restarted,
 )
@@ -30,78 +30,78 @@ from tests.unit.policy.harness import (
 
 
 def test_with_nothing_to_do_it_waits_until_something_changes() -> None:
-    assert Desk().next() == Wait(None)
+    assert Harness().next() == Wait(None)
 
 
 def test_an_event_waits_for_company_until_its_devices_beat() -> None:
-    desk = Desk()
-    desk.offer(1)
-    due = due_at(phase((1, "tv", "device-1")), desk.now, LIMITS.linger_ms)
-    assert desk.next() == Wait(due)
-    desk.pass_time(due - desk.now - 1)
-    assert desk.next() == Wait(due)
-    desk.offer(1)
-    desk.pass_time(1)
-    assert desk.send().shares == (Share(1, 2),)
+    harness = Harness()
+    harness.offer(1)
+    due_at = linger_end(phase((1, "tv", "device-1")), harness.now, LIMITS.linger_ms)
+    assert harness.next() == Wait(due_at)
+    harness.pass_time(due_at - harness.now - 1)
+    assert harness.next() == Wait(due_at)
+    harness.offer(1)
+    harness.pass_time(1)
+    assert harness.send().shares == (Share(1, 2),)
 
 
 def test_a_batch_full_by_count_leaves_at_once() -> None:
-    desk = Desk()
-    desk.offer(1, LIMITS.max_events - 1)
-    assert desk.sends() == []
-    desk.offer(1)
-    assert len(desk.sends()) == 1
+    harness = Harness()
+    harness.offer(1, LIMITS.max_events - 1)
+    assert harness.sends() == []
+    harness.offer(1)
+    assert len(harness.sends()) == 1
 
 
 def test_a_batch_full_by_bytes_leaves_at_once() -> None:
-    desk = Desk(max_body_bytes=4_000)
-    desk.offer(1, 9)
-    assert desk.sends() == []
-    desk.offer(1)
-    assert len(desk.sends()) == 1
+    harness = Harness(max_body_bytes=4_000)
+    harness.offer(1, 9)
+    assert harness.sends() == []
+    harness.offer(1)
+    assert len(harness.sends()) == 1
 
 
 def test_without_linger_events_leave_at_once() -> None:
-    desk = Desk(linger_ms=0)
-    desk.offer(1)
-    assert len(desk.sends()) == 1
+    harness = Harness(linger_ms=0)
+    harness.offer(1)
+    assert len(harness.sends()) == 1
 
 
 def test_what_a_full_batch_left_over_does_not_linger_again() -> None:
-    desk = Desk()
-    desk.offer(1, LIMITS.max_events + 1)
-    desk.round()
-    assert len(desk.sends()) == 1
+    harness = Harness()
+    harness.offer(1, LIMITS.max_events + 1)
+    harness.round()
+    assert len(harness.sends()) == 1
 
 
 def test_what_came_during_a_request_lingers_from_its_own_arrival() -> None:
-    desk = Desk()
-    desk.offer(1)
-    send = desk.send()
-    desk.pass_time(100)
-    desk.offer(1)
-    due = due_at(phase((1, "tv", "device-1")), desk.now, LIMITS.linger_ms)
-    desk.answer(send)
-    assert desk.next() == Wait(due)
+    harness = Harness()
+    harness.offer(1)
+    send = harness.send()
+    harness.pass_time(100)
+    harness.offer(1)
+    due_at = linger_end(phase((1, "tv", "device-1")), harness.now, LIMITS.linger_ms)
+    harness.respond(send)
+    assert harness.next() == Wait(due_at)
 
 
 def test_after_all_was_dropped_the_next_event_lingers_anew() -> None:
-    desk = Desk()
-    desk.offer(1)
-    desk.drop(1, 1)
-    desk.pass_time(60_000)
-    desk.offer(1)
-    assert desk.sends() == []
+    harness = Harness()
+    harness.offer(1)
+    harness.drop(1, 1)
+    harness.pass_time(60_000)
+    harness.offer(1)
+    assert harness.sends() == []
 
 
 def test_a_site_that_powers_up_together_is_spread_over_the_linger_time() -> None:
-    desk = Desk(max_in_flight=1_000)
+    harness = Harness(max_in_flight=1_000)
     for queue_id in range(1_000):
-        desk.offer(queue_id)
-    began, times = desk.now, []
+        harness.offer(queue_id)
+    began, times = harness.now, []
     while len(times) < 1_000:
-        desk.send()
-        times.append(desk.now - began)
+        harness.send()
+        times.append(harness.now - began)
     assert times[-1] <= LIMITS.linger_ms
     per_tenth = [sum(1 for at in times if tenth * 500 < at <= (tenth + 1) * 500) for tenth in range(10)]
     assert max(per_tenth) < 200
@@ -111,175 +111,175 @@ def test_a_site_that_powers_up_together_is_spread_over_the_linger_time() -> None
 
 
 def test_a_lane_has_one_request_in_flight() -> None:
-    desk = Desk()
-    desk.offer(1, 5_000)
-    assert len(desk.sends()) == 1
-    desk.pass_time(1_000_000)
-    desk.offer(1, 5_000)
-    assert desk.sends() == []
+    harness = Harness()
+    harness.offer(1, 5_000)
+    assert len(harness.sends()) == 1
+    harness.pass_time(1_000_000)
+    harness.offer(1, 5_000)
+    assert harness.sends() == []
 
 
 def test_the_slot_is_free_once_a_request_is_answered_its_lane_once_that_is_settled() -> None:
-    desk = Desk(max_in_flight=1, linger_ms=0)
-    desk.offer(1, 600)
-    desk.offer(2)
-    schedule = desk.schedule
-    first = desk.send()
-    assert isinstance(desk.next(), Wait)
-    schedule.answered(first, Reply({1: 500}, 1000, DELIVERED, desk.now), desk.now, 0.5)
-    second = desk.send()
+    harness = Harness(max_in_flight=1, linger_ms=0)
+    harness.offer(1, 600)
+    harness.offer(2)
+    schedule = harness.schedule
+    first = harness.send()
+    assert isinstance(harness.next(), Wait)
+    schedule.responded(first, Reply({1: 500}, 1000, DELIVERED, harness.now), harness.now, 0.5)
+    second = harness.send()
     assert [share.queue_id for share in second.shares] == [2]
-    schedule.answered(second, Reply({2: 1}, 1000, DELIVERED, desk.now), desk.now, 0.5)
-    assert desk.next() == Wait(None)
-    schedule.settled(first, desk.now)
-    assert [share.queue_id for share in desk.send().shares] == [1]
+    schedule.responded(second, Reply({2: 1}, 1000, DELIVERED, harness.now), harness.now, 0.5)
+    assert harness.next() == Wait(None)
+    schedule.settled(first, harness.now)
+    assert [share.queue_id for share in harness.send().shares] == [1]
 
 
 def test_a_request_that_cannot_be_settled_has_a_slot_until_it_is() -> None:
-    desk = Desk(max_in_flight=1, linger_ms=0)
-    desk.offer(1)
-    desk.offer(2)
-    schedule = desk.schedule
-    first = desk.send()
-    schedule.answered(first, Reply({1: 1}, 400, DELIVERED, desk.now), desk.now, 0.5)
-    schedule.not_settled(first)
-    assert desk.next() == Wait(None)
-    schedule.settled(first, desk.now)
-    assert [share.queue_id for share in desk.send().shares] == [2]
+    harness = Harness(max_in_flight=1, linger_ms=0)
+    harness.offer(1)
+    harness.offer(2)
+    schedule = harness.schedule
+    first = harness.send()
+    schedule.responded(first, Reply({1: 1}, 400, DELIVERED, harness.now), harness.now, 0.5)
+    schedule.settlement_failed(first)
+    assert harness.next() == Wait(None)
+    schedule.settled(first, harness.now)
+    assert [share.queue_id for share in harness.send().shares] == [2]
 
 
 def test_only_what_brings_something_to_do_sooner_is_worth_a_look() -> None:
-    desk = Desk()
+    harness = Harness()
     key = (1, "tv", "device-1")
 
-    def grew(events: int, body_bytes: int = 400) -> bool:
-        return desk.schedule.backlog(1, key, events, body_bytes, desk.now)
+    def set_backlog(events: int, body_bytes: int = 400) -> bool:
+        return harness.schedule.backlog(1, key, events, body_bytes, harness.now)
 
-    assert grew(1)
-    assert not grew(2)
-    assert grew(3, desk.limits.max_body_bytes), "a whole request waits for no company"
-    assert not grew(4)
-    send = desk.schedule.next(desk.now)
+    assert set_backlog(1)
+    assert not set_backlog(2)
+    assert set_backlog(3, harness.limits.max_body_bytes), "a whole request waits for no company"
+    assert not set_backlog(4)
+    send = harness.schedule.next(harness.now)
     assert isinstance(send, Send)
-    assert not grew(5), "one request in flight"
+    assert not set_backlog(5), "one request in flight"
 
 
 def test_no_more_than_max_in_flight_at_once() -> None:
-    desk = Desk(max_in_flight=3)
+    harness = Harness(max_in_flight=3)
     for queue_id in range(10):
-        desk.offer(queue_id, 500)
-    first = desk.sends()
-    assert len(first) == desk.schedule.in_flight() == 3
-    desk.answer(first[0])
-    assert len(desk.sends()) == 1
+        harness.offer(queue_id, 500)
+    first = harness.sends()
+    assert len(first) == harness.schedule.in_flight() == 3
+    harness.respond(first[0])
+    assert len(harness.sends()) == 1
 
 
 def test_a_device_sends_no_more_than_its_limit_in_a_window() -> None:
-    desk = Desk(device_per_window=5)
-    desk.offer(1, 10_000)
-    began = desk.now
+    harness = Harness(device_per_window=5)
+    harness.offer(1, 10_000)
+    began = harness.now
     for _ in range(5):
-        desk.round(FAILING if desk.now % 2 else REFUSED, u=0.0)
-    assert desk.now - began < 1_000
-    desk.send()
-    assert desk.now - began > LIMITS.window_ms
+        harness.round(FAILING if harness.now % 2 else REJECTED, u=0.0)
+    assert harness.now - began < 1_000
+    harness.send()
+    assert harness.now - began > LIMITS.window_ms
 
 
 def test_a_slot_is_free_one_window_after_the_answer_not_after_the_send() -> None:
     """The upstream may have seen the request at any moment before its answer: just before it, on a slow network."""
-    desk = Desk(device_per_window=1)
-    desk.offer(1, 1_000)
-    desk.answer(desk.send(), after_ms=20_000)
-    answered = desk.now
-    desk.send()
-    assert desk.now > answered + LIMITS.window_ms
+    harness = Harness(device_per_window=1)
+    harness.offer(1, 1_000)
+    harness.respond(harness.send(), after_ms=20_000)
+    responded = harness.now
+    harness.send()
+    assert harness.now > responded + LIMITS.window_ms
 
 
 def test_a_full_window_is_the_reason_shown() -> None:
-    desk = Desk(device_per_window=1)
-    desk.offer(1, 1_000)
-    desk.round()
-    queues = desk.schedule.queues(5, desk.now)
+    harness = Harness(device_per_window=1)
+    harness.offer(1, 1_000)
+    harness.round()
+    queues = harness.schedule.queues(5, harness.now)
     (view,) = queues.longest_paused
-    assert (view.why, view.paused_until_ms) == ("limit", desk.now + LIMITS.window_ms + 1)
+    assert (view.why, view.paused_until_ms) == ("limit", harness.now + LIMITS.window_ms + 1)
     assert queues.paused == 1
 
 
 def test_a_lane_with_no_room_left_in_a_request_is_not_charged_for_it() -> None:
-    desk = Desk(mix_devices="always", max_body_bytes=1_000)
-    desk.offer(1, 2)
-    desk.offer(2, 2)
-    desk.schedule.flush(desk.now)
-    send = desk.send()
-    taken = desk.answer(send)
-    left_out = set(queues(send)) - set(taken)
-    assert all(desk.schedule.window_of(queue_id, desk.now) == b"" for queue_id in left_out)
-    assert desk.sends()
+    harness = Harness(mix_devices="always", max_body_bytes=1_000)
+    harness.offer(1, 2)
+    harness.offer(2, 2)
+    harness.schedule.flush(harness.now)
+    send = harness.send()
+    claimed = harness.respond(send)
+    left_out = set(queues(send)) - set(claimed)
+    assert all(harness.schedule.window_of(queue_id, harness.now) == b"" for queue_id in left_out)
+    assert harness.sends()
 
 
 # -- fairness
 
 
 def test_lanes_take_turns() -> None:
-    desk = Desk(max_in_flight=1)
+    harness = Harness(max_in_flight=1)
     for queue_id in range(5):
-        desk.offer(queue_id, 50_000)
-    order = [next(iter(desk.round())) for _ in range(15)]
+        harness.offer(queue_id, 50_000)
+    order = [next(iter(harness.round())) for _ in range(15)]
     assert order == [0, 1, 2, 3, 4] * 3
 
 
 def test_a_newcomer_waits_for_one_turn_of_the_others_at_most() -> None:
-    desk = Desk(max_in_flight=1)
+    harness = Harness(max_in_flight=1)
     for queue_id in range(5):
-        desk.offer(queue_id, 50_000)
-    desk.round()
-    desk.offer(9, 500)
-    assert 9 in [next(iter(desk.round())) for _ in range(6)]
+        harness.offer(queue_id, 50_000)
+    harness.round()
+    harness.offer(9, 500)
+    assert 9 in [next(iter(harness.round())) for _ in range(6)]
 
 
 def test_a_tenant_without_devices_is_forgotten() -> None:
     """A tenant is whatever an app writes: ten thousand of them must not stay."""
-    desk = Desk()
+    harness = Harness()
     for queue_id in range(1_000):
-        desk.offer(queue_id, tenant=queue_id)
-    while any(desk.pending.values()):
-        desk.round()
-    desk.pass_time(desk.limits.window_ms + 1)
-    while desk.forget():
+        harness.offer(queue_id, tenant=queue_id)
+    while any(harness.pending.values()):
+        harness.round()
+    harness.pass_time(harness.limits.window_ms + 1)
+    while harness.forget():
         pass
-    assert desk.schedule.endpoints(desk.now) == []
-    assert counted(desk) == {}
+    assert harness.schedule.endpoints(harness.now) == []
+    assert counted(harness) == {}
 
 
 def test_routes_take_turns_whatever_their_number_of_lanes() -> None:
-    desk = Desk(max_in_flight=2)
+    harness = Harness(max_in_flight=2)
     for queue_id in range(50):
-        desk.offer(queue_id, 5_000, tenant=1)
-    desk.offer(100, 50_000, tenant=2)
-    order = [next(iter(desk.round())) for _ in range(20)]
+        harness.offer(queue_id, 5_000, tenant=1)
+    harness.offer(100, 50_000, tenant=2)
+    order = [next(iter(harness.round())) for _ in range(20)]
     assert sum(queue_id == 100 for queue_id in order) == 10
 
 
 def test_a_route_never_takes_all_slots_from_another() -> None:
-    desk = Desk(max_in_flight=8)
-    desk.offer(100, tenant=2)
+    harness = Harness(max_in_flight=8)
+    harness.offer(100, tenant=2)
     for queue_id in range(50):
-        desk.offer(queue_id, 5_000, tenant=1)
-    desk.round()
-    assert len(desk.sends()) == 7
-    desk.offer(100, 500, tenant=2)
-    assert [send.tenant_id for send in desk.sends()] == [2]
+        harness.offer(queue_id, 5_000, tenant=1)
+    harness.round()
+    assert len(harness.sends()) == 7
+    harness.offer(100, 500, tenant=2)
+    assert [send.tenant_id for send in harness.sends()] == [2]
 
 
 def test_a_held_lane_lets_the_others_pass() -> None:
-    desk = Desk()
-    desk.offer(1, 500)
-    desk.round()
-    desk.offer(2, 500)
-    desk.round(Failing("503", 3_600_000, 503))
-    desk.offer(1, 500)
-    desk.offer(3, 500)
-    assert sorted(queue_id for send in desk.sends() for queue_id in queues(send)) == [1, 3]
+    harness = Harness()
+    harness.offer(1, 500)
+    harness.round()
+    harness.offer(2, 500)
+    harness.round(Failing("503", 3_600_000, 503))
+    harness.offer(1, 500)
+    harness.offer(3, 500)
+    assert sorted(queue_id for send in harness.sends() for queue_id in queues(send)) == [1, 3]
 
 
 # -- company
@@ -287,76 +287,76 @@ def test_a_held_lane_lets_the_others_pass() -> None:
 
 @pytest.mark.parametrize(("mix", "together"), [("never", 1), ("when_ip_limited", 1), ("always", 6)])
 def test_whether_devices_share_a_request(mix: str, together: int) -> None:
-    desk = Desk(mix_devices=mix)
+    harness = Harness(mix_devices=mix)
     for queue_id in range(6):
-        desk.offer(queue_id)
-    desk.schedule.flush(desk.now)
-    assert len(queues(desk.send())) == together
+        harness.offer(queue_id)
+    harness.schedule.flush(harness.now)
+    assert len(queues(harness.send())) == together
 
 
 def test_tenants_never_share_a_request() -> None:
-    desk = Desk(mix_devices="always")
+    harness = Harness(mix_devices="always")
     for queue_id in range(6):
-        desk.offer(queue_id, tenant=1 + queue_id % 2)
-    desk.schedule.flush(desk.now)
-    assert sorted(sorted(queues(send)) for send in desk.sends()) == [[0, 2, 4], [1, 3, 5]]
+        harness.offer(queue_id, tenant=1 + queue_id % 2)
+    harness.schedule.flush(harness.now)
+    assert sorted(sorted(queues(send)) for send in harness.sends()) == [[0, 2, 4], [1, 3, 5]]
 
 
 def test_a_company_is_no_larger_than_a_batch() -> None:
-    desk = Desk(mix_devices="always", max_events=10)
+    harness = Harness(mix_devices="always", max_events=10)
     for queue_id in range(6):
-        desk.offer(queue_id, 4)
-    desk.schedule.flush(desk.now)
-    assert [share.max_events for share in desk.send().shares] == [4, 4, 2]
+        harness.offer(queue_id, 4)
+    harness.schedule.flush(harness.now)
+    assert [share.max_events for share in harness.send().shares] == [4, 4, 2]
 
 
 def test_who_was_left_out_of_a_company_is_first_in_the_next() -> None:
-    desk = Desk(mix_devices="always", max_in_flight=1)
+    harness = Harness(mix_devices="always", max_in_flight=1)
     for queue_id in range(3):
-        desk.offer(queue_id, 100)
-    desk.schedule.flush(desk.now)
-    send = desk.send()
+        harness.offer(queue_id, 100)
+    harness.schedule.flush(harness.now)
+    send = harness.send()
     assert len(queues(send)) == 3
-    desk.answer(send, FAILING)
-    again = desk.send()
+    harness.respond(send, FAILING)
+    again = harness.send()
     assert queues(again) == list(reversed(queues(send)))
 
 
 def test_a_lane_under_suspicion_travels_by_itself() -> None:
-    desk = Desk(mix_devices="always")
-    desk.offer(1, 10)
-    desk.round(REFUSED)
+    harness = Harness(mix_devices="always")
+    harness.offer(1, 10)
+    harness.round(REJECTED)
     for queue_id in (2, 3):
-        desk.offer(queue_id, 5)
-    desk.schedule.flush(desk.now)
-    assert sorted(sorted(queues(send)) for send in desk.sends()) == [[1], [2, 3]]
+        harness.offer(queue_id, 5)
+    harness.schedule.flush(harness.now)
+    assert sorted(sorted(queues(send)) for send in harness.sends()) == [[1], [2, 3]]
 
 
 # -- flush, probe, pause
 
 
 def test_flush_ends_linger() -> None:
-    desk = Desk()
+    harness = Harness()
     for queue_id in range(3):
-        desk.offer(queue_id)
-    desk.schedule.flush(desk.now)
-    assert len(desk.sends()) == 3
+        harness.offer(queue_id)
+    harness.schedule.flush(harness.now)
+    assert len(harness.sends()) == 3
 
 
 def test_flush_stays_within_the_limit() -> None:
-    desk = Desk(device_per_window=1)
-    desk.offer(1, 1_000)
-    desk.round()
-    desk.schedule.flush(desk.now)
-    assert desk.sends() == []
+    harness = Harness(device_per_window=1)
+    harness.offer(1, 1_000)
+    harness.round()
+    harness.schedule.flush(harness.now)
+    assert harness.sends() == []
 
 
-def flush(desk: Desk) -> None:
-    desk.schedule.flush(desk.now)
+def flush(harness: Harness) -> None:
+    harness.schedule.flush(harness.now)
 
 
-def reload(desk: Desk) -> None:
-    desk.schedule.configure(desk.limits, desk.now)
+def reload(harness: Harness) -> None:
+    harness.schedule.configure(harness.limits, harness.now)
 
 
 ENDS_PAUSES = pytest.mark.parametrize("act", [flush, reload])
@@ -371,15 +371,15 @@ ENDS_PAUSES = pytest.mark.parametrize("act", [flush, reload])
         Failing("503", 60_000, 503),
     ],
 )
-def test_a_pause_that_a_server_named_is_not_cut_short(act: Callable[[Desk], None], verdict: Verdict) -> None:
-    desk = Desk()
-    desk.offer(1, 500)
-    desk.round(verdict)
-    named_until = desk.now + 60_000
-    act(desk)
-    assert desk.sends() == []
-    desk.send()
-    assert desk.now >= named_until
+def test_a_pause_that_a_server_named_is_not_cut_short(act: Callable[[Harness], None], verdict: Verdict) -> None:
+    harness = Harness()
+    harness.offer(1, 500)
+    harness.round(verdict)
+    requested_until = harness.now + 60_000
+    act(harness)
+    assert harness.sends() == []
+    harness.send()
+    assert harness.now >= requested_until
 
 
 @ENDS_PAUSES
@@ -392,65 +392,65 @@ def test_a_pause_that_a_server_named_is_not_cut_short(act: Callable[[Desk], None
         Misconfigured("404"),
     ],
 )
-@pytest.mark.parametrize("others_are_served", [False, True])
+@pytest.mark.parametrize("others_succeed", [False, True])
 def test_a_pause_that_no_server_named_ends(
-    act: Callable[[Desk], None], verdict: Verdict, others_are_served: bool
+    act: Callable[[Harness], None], verdict: Verdict, others_succeed: bool
 ) -> None:
-    desk = Desk()
-    if others_are_served:
-        desk.offer(1, 500)
-        desk.round()
-    desk.offer(2, 500)
-    desk.round(verdict, u=0.99)
-    paused_until = desk.schedule.next(desk.now)
+    harness = Harness()
+    if others_succeed:
+        harness.offer(1, 500)
+        harness.round()
+    harness.offer(2, 500)
+    harness.round(verdict, u=0.99)
+    paused_until = harness.schedule.next(harness.now)
     assert not isinstance(paused_until, Send)
-    act(desk)
-    desk.send()
+    act(harness)
+    harness.send()
     assert paused_until.until is not None
-    assert desk.now < paused_until.until
+    assert harness.now < paused_until.until
 
 
-@pytest.mark.parametrize(("named_until", "free_at"), [(0, 0), (40_000, 40_000), (100_000, 100_000)])
+@pytest.mark.parametrize(("requested_until", "free_at"), [(0, 0), (40_000, 40_000), (100_000, 100_000)])
 def test_the_backoff_after_a_429_of_a_shared_limit_ends_except_what_the_server_named(
-    named_until: int, free_at: int
+    requested_until: int, free_at: int
 ) -> None:
     endpoint = Endpoint(1, 0, Counter())
-    endpoint.limited_until, endpoint.named_limit_until = 100_000, named_until
+    endpoint.limited_until, endpoint.requested_limit_until = 100_000, requested_until
     endpoint.probe_now()
     assert endpoint.free_at(0, LIMITS.window_ms) == free_at
 
 
 def test_a_named_pause_ends_at_its_time_where_the_backoff_is_longer() -> None:
-    desk = Desk()
-    desk.offer(1, 500)
+    harness = Harness()
+    harness.offer(1, 500)
     for _ in range(6):
-        desk.round(FAILING, u=0.99)
-    desk.round(Failing("503", 1_000, 503), u=0.99)
-    named_until = desk.now + 1_000
-    desk.schedule.flush(desk.now)
-    desk.send()
-    assert desk.now == named_until
+        harness.round(FAILING, u=0.99)
+    harness.round(Failing("503", 1_000, 503), u=0.99)
+    requested_until = harness.now + 1_000
+    harness.schedule.flush(harness.now)
+    harness.send()
+    assert harness.now == requested_until
 
 
 def test_a_pause_for_the_disk_holds_the_lanes_of_the_request_only() -> None:
-    desk = Desk()
+    harness = Harness()
     for queue_id in (1, 2):
-        desk.offer(queue_id, 500)
-    first, second = desk.sends()
-    desk.schedule.pause(first, desk.now + 5_000)
-    desk.schedule.settled(first, desk.now)
-    desk.answer(second)
-    desk.offer(2, 500)
-    assert [queues(send) for send in desk.sends()] == [queues(second)]
-    desk.pass_time(5_000)
-    assert [queues(send) for send in desk.sends()] == [queues(first)]
+        harness.offer(queue_id, 500)
+    first, second = harness.sends()
+    harness.schedule.pause(first, harness.now + 5_000)
+    harness.schedule.settled(first, harness.now)
+    harness.respond(second)
+    harness.offer(2, 500)
+    assert [queues(send) for send in harness.sends()] == [queues(second)]
+    harness.pass_time(5_000)
+    assert [queues(send) for send in harness.sends()] == [queues(first)]
 
 
 def test_a_pause_for_the_disk_keeps_what_is_sent_again_just_so() -> None:
-    desk = Desk(mix_devices="always")
+    harness = Harness(mix_devices="always")
     for queue_id in (1, 2, 3):
-        desk.offer(queue_id, 10)
-    after = restarted(desk, unsettled=[[Share(1, 3), Share(3, 1)]])
+        harness.offer(queue_id, 10)
+    after = restarted(harness, unsettled=[[Share(1, 3), Share(3, 1)]])
     (first,) = after.sends()
     after.schedule.pause(first, after.now + 100)
     after.schedule.settled(first, after.now)
@@ -463,32 +463,32 @@ def test_a_pause_for_the_disk_keeps_what_is_sent_again_just_so() -> None:
 
 
 def test_after_a_crash_the_same_requests_are_sent_first_just_so() -> None:
-    desk = Desk(mix_devices="always")
+    harness = Harness(mix_devices="always")
     for queue_id in (1, 2, 3):
-        desk.offer(queue_id, 10)
-    after = restarted(desk, unsettled=[[Share(2, 4)], [Share(1, 3), Share(3, 1)]])
+        harness.offer(queue_id, 10)
+    after = restarted(harness, unsettled=[[Share(2, 4)], [Share(1, 3), Share(3, 1)]])
     sends = after.sends()
     assert [(send.shares, send.exact) for send in sends] == [
         ((Share(2, 4),), True),
         ((Share(1, 3), Share(3, 1)), True),
     ]
     for send in sends:
-        after.answer(send)
+        after.respond(send)
     assert after.delivered == {2: [0, 1, 2, 3], 1: [0, 1, 2], 3: [0]}
 
 
 def test_new_events_do_not_slip_into_what_is_sent_again() -> None:
-    desk = Desk()
-    desk.offer(1, 2)
-    after = restarted(desk, unsettled=[[Share(1, 2)]])
+    harness = Harness()
+    harness.offer(1, 2)
+    after = restarted(harness, unsettled=[[Share(1, 2)]])
     after.offer(1, 500)
     assert after.round() == {1: [0, 1]}
 
 
 def test_what_was_in_flight_at_a_crash_counts_as_sent() -> None:
-    desk = Desk(device_per_window=2)
-    desk.offer(1, 500)
-    after = restarted(desk, unsettled=[[Share(1, 2)]])
+    harness = Harness(device_per_window=2)
+    harness.offer(1, 500)
+    after = restarted(harness, unsettled=[[Share(1, 2)]])
     began = after.now
     after.round()
     after.send()
@@ -496,44 +496,44 @@ def test_what_was_in_flight_at_a_crash_counts_as_sent() -> None:
 
 
 def test_windows_survive_a_restart_in_the_same_boot() -> None:
-    desk = Desk(device_per_window=2)
-    desk.offer(1, 2_000)
-    desk.round()
-    answered_at = desk.now
-    desk.pass_time(30_000)
-    desk.round()
-    after = restarted(desk)
+    harness = Harness(device_per_window=2)
+    harness.offer(1, 2_000)
+    harness.round()
+    answered_at = harness.now
+    harness.pass_time(30_000)
+    harness.round()
+    after = restarted(harness)
     after.send()
     assert after.now == answered_at + LIMITS.window_ms + 1
 
 
 def test_windows_of_another_boot_count_as_full() -> None:
-    desk = Desk(device_per_window=2)
-    desk.offer(1, 2_000)
-    desk.round()
-    after = restarted(desk, same_boot=False)
+    harness = Harness(device_per_window=2)
+    harness.offer(1, 2_000)
+    harness.round()
+    after = restarted(harness, same_boot=False)
     began = after.now
     after.send()
     assert after.now == began + LIMITS.window_ms + 1
 
 
 def test_what_is_sent_again_is_tried_just_so_a_few_times_and_then_as_any_other() -> None:
-    desk = Desk()
-    desk.offer(1, 500)
-    after = restarted(desk, unsettled=[[Share(1, 500)]])
+    harness = Harness()
+    harness.offer(1, 500)
+    after = restarted(harness, unsettled=[[Share(1, 500)]])
     exact = []
     for _ in range(5):
         send = after.send()
         exact.append((send.exact, send.shares[0].max_events))
-        after.answer(send, FAILING)
+        after.respond(send, FAILING)
     assert exact == [(True, 500), (True, 500), (True, 500), (False, 250), (False, 125)]
 
 
 def test_an_unsettled_request_whose_events_are_gone_is_forgotten() -> None:
-    desk = Desk()
-    desk.offer(1, 2)
-    desk.drop(1, 2)
-    after = restarted(desk, unsettled=[[Share(1, 2)], [Share(99, 1)]])
+    harness = Harness()
+    harness.offer(1, 2)
+    harness.drop(1, 2)
+    after = restarted(harness, unsettled=[[Share(1, 2)], [Share(99, 1)]])
     assert after.next() == Wait(None)
     after.offer(1)
     assert not after.send().exact
@@ -543,89 +543,89 @@ def test_an_unsettled_request_whose_events_are_gone_is_forgotten() -> None:
 
 
 def test_a_lane_with_nothing_to_remember_is_forgotten_one_window_later() -> None:
-    desk = Desk()
-    desk.offer(1)
-    desk.round()
-    assert desk.forget() == []
-    desk.pass_time(LIMITS.window_ms + 1)
-    assert desk.forget() == [1]
-    assert desk.forget() == []
+    harness = Harness()
+    harness.offer(1)
+    harness.round()
+    assert harness.forget() == []
+    harness.pass_time(LIMITS.window_ms + 1)
+    assert harness.forget() == [1]
+    assert harness.forget() == []
 
 
 def test_a_lane_that_lost_its_events_otherwise_is_forgotten_too() -> None:
-    desk = Desk()
-    desk.offer(1)
-    desk.drop(1, 1)
-    desk.pass_time(LIMITS.window_ms + 1)
-    assert desk.forget() == [1]
+    harness = Harness()
+    harness.offer(1)
+    harness.drop(1, 1)
+    harness.pass_time(LIMITS.window_ms + 1)
+    assert harness.forget() == [1]
 
 
 def test_a_restored_lane_with_nothing_pending_is_forgotten_too() -> None:
-    desk = Desk()
-    desk.schedule.restore(1, (1, "tv", "a"), b"", desk.now, same_boot=True)
-    desk.pass_time(LIMITS.window_ms + 1)
-    assert desk.forget() == [1]
+    harness = Harness()
+    harness.schedule.restore(1, (1, "tv", "a"), b"", harness.now, same_boot=True)
+    harness.pass_time(LIMITS.window_ms + 1)
+    assert harness.forget() == [1]
 
 
 def test_a_held_lane_is_forgotten_only_after_its_hold() -> None:
-    desk = Desk()
-    desk.offer(1)
-    desk.round(RateLimited("429", 600_000, LIMITS.device_per_window))
-    desk.drop(1, 1)
-    desk.pass_time(2 * LIMITS.window_ms)
-    assert desk.forget() == []
-    desk.pass_time(600_000)
-    assert desk.forget() == [1]
+    harness = Harness()
+    harness.offer(1)
+    harness.round(RateLimited("429", 600_000, LIMITS.device_per_window))
+    harness.drop(1, 1)
+    harness.pass_time(2 * LIMITS.window_ms)
+    assert harness.forget() == []
+    harness.pass_time(600_000)
+    assert harness.forget() == [1]
 
 
 def test_a_lane_in_use_is_not_forgotten() -> None:
-    desk = Desk()
-    desk.offer(1)
-    desk.round()
-    desk.offer(1)
-    desk.pass_time(LIMITS.window_ms + 1)
-    assert desk.forget() == []
+    harness = Harness()
+    harness.offer(1)
+    harness.round()
+    harness.offer(1)
+    harness.pass_time(LIMITS.window_ms + 1)
+    assert harness.forget() == []
 
 
 def test_a_busy_lane_is_listed_once() -> None:
     """Memory of an idle list is bounded by the number of lanes, not of requests."""
-    desk = Desk()
+    harness = Harness()
     for _ in range(100):
-        desk.offer(1)
-        desk.schedule.flush(desk.now)
-        desk.round()
-    desk.pass_time(LIMITS.window_ms + 1)
-    desk.schedule.forgettable(desk.now, 1)
-    desk.pass_time(LIMITS.window_ms + 1)
-    assert len(desk.forget()) <= 1
-    assert Schedule(LIMITS).forgettable(desk.now, 10) == []
+        harness.offer(1)
+        harness.schedule.flush(harness.now)
+        harness.round()
+    harness.pass_time(LIMITS.window_ms + 1)
+    harness.schedule.forget_idle(harness.now, 1)
+    harness.pass_time(LIMITS.window_ms + 1)
+    assert len(harness.forget()) <= 1
+    assert Schedule(LIMITS).forget_idle(harness.now, 10) == []
 
 
 # -- for people
 
 
 def test_the_busiest_and_the_most_held_are_shown_first() -> None:
-    desk = Desk(device_per_window=1)
+    harness = Harness(device_per_window=1)
     for queue_id, events in ((1, 600), (2, 900), (3, 5)):
-        desk.offer(queue_id, events)
+        harness.offer(queue_id, events)
     for _ in range(2):
-        desk.round()
-        desk.pass_time(10)
-    queues = desk.schedule.queues(2, desk.now)
+        harness.round()
+        harness.pass_time(10)
+    queues = harness.schedule.queues(2, harness.now)
     assert [view.key[2] for view in queues.busiest] == ["device-2", "device-1"]
     assert [view.key[2] for view in queues.longest_paused] == ["device-2", "device-1"]
     assert (queues.known, queues.waiting, queues.paused) == (3, 3, 2)
 
 
 def test_of_more_routes_than_may_be_shown_those_asked_for_and_those_in_trouble_come_first() -> None:
-    desk = Desk()
+    harness = Harness()
     for tenant in range(1, 7):
-        desk.offer(tenant, 500, tenant=tenant)
-    for send in desk.sends():
-        desk.answer(send, UNAUTHORIZED if send.tenant_id in (3, 6) else DELIVERED)
+        harness.offer(tenant, 500, tenant=tenant)
+    for send in harness.sends():
+        harness.respond(send, UNAUTHORIZED if send.tenant_id in (3, 6) else DELIVERED)
 
     def tenants(*first: int, others: int) -> list[int]:
-        return [view.tenant_id for view in desk.schedule.endpoints(desk.now, first, others)]
+        return [view.tenant_id for view in harness.schedule.endpoints(harness.now, first, others)]
 
     assert tenants(others=6) == [1, 2, 3, 4, 5, 6]
     assert tenants(5, 99, others=3) == [5, 3, 6, 1]
@@ -635,157 +635,157 @@ def test_of_more_routes_than_may_be_shown_those_asked_for_and_those_in_trouble_c
 
 def test_routes_are_counted_by_state_as_they_change() -> None:
     """The keep-alive reads them each second: views of 60,000 made-up tenants took 45 ms of events' time."""
-    desk = Desk()
-    desk.offer(1, 1_000, tenant=1)
-    desk.offer(2, 500, tenant=2)
-    assert counted(desk) == {"ok": 2}
-    desk.answer(desk.send(), UNAUTHORIZED)
-    assert counted(desk) == {"ok": 1, "unauthorized": 1}
-    desk.answer(desk.send(), LIMITED)
-    assert counted(desk) == {"rate_limited": 1, "unauthorized": 1}
+    harness = Harness()
+    harness.offer(1, 1_000, tenant=1)
+    harness.offer(2, 500, tenant=2)
+    assert counted(harness) == {"ok": 2}
+    harness.respond(harness.send(), UNAUTHORIZED)
+    assert counted(harness) == {"ok": 1, "unauthorized": 1}
+    harness.respond(harness.send(), LIMITED)
+    assert counted(harness) == {"rate_limited": 1, "unauthorized": 1}
 
 
-def counted(desk: Desk) -> dict[str, int]:
-    return {state: count for state, count in desk.schedule.states().items() if count}
+def counted(harness: Harness) -> dict[str, int]:
+    return {state: count for state, count in harness.schedule.states().items() if count}
 
 
 def test_a_route_says_since_when_it_is_in_a_state_and_why() -> None:
-    desk = Desk()
-    desk.offer(1, 500)
-    desk.pass_time(100)
-    desk.round(UNAUTHORIZED)
-    (view,) = desk.schedule.endpoints(desk.now)
-    assert (view.state, view.since_ms, view.last_error) == ("unauthorized", desk.now, "401 no")
-    assert view.next_attempt_ms == desk.now + 30_000
-    desk.round()
-    assert desk.schedule.endpoint(1, desk.now).state == "ok"
+    harness = Harness()
+    harness.offer(1, 500)
+    harness.pass_time(100)
+    harness.round(UNAUTHORIZED)
+    (view,) = harness.schedule.endpoints(harness.now)
+    assert (view.state, view.since_ms, view.last_error) == ("unauthorized", harness.now, "401 no")
+    assert view.next_attempt_ms == harness.now + 30_000
+    harness.round()
+    assert harness.schedule.endpoint(1, harness.now).state == "ok"
 
 
 def test_a_paced_route_is_called_rate_limited() -> None:
-    desk = Desk()
-    desk.offer(1, 500)
-    desk.round(LIMITED)
-    assert desk.schedule.endpoint(1, desk.now).state == "rate_limited"
+    harness = Harness()
+    harness.offer(1, 500)
+    harness.round(LIMITED)
+    assert harness.schedule.endpoint(1, harness.now).state == "rate_limited"
 
 
 def test_a_request_that_met_a_closing_connection_is_sent_again_at_once_just_so_and_counted() -> None:
-    desk = Desk(linger_ms=0, device_per_window=2)
-    desk.offer(1, 3)
-    taken = desk.round(Again("closed"))
-    desk.offer(1, 2)
-    again = desk.next()
+    harness = Harness(linger_ms=0, device_per_window=2)
+    harness.offer(1, 3)
+    claimed = harness.round(Resend("closed"))
+    harness.offer(1, 2)
+    again = harness.next()
     assert isinstance(again, Send)
     assert again.exact
-    assert desk.answer(again) == taken
-    assert isinstance(desk.next(), Wait), "both requests count in the device's window"
-    assert desk.schedule.endpoint(1, desk.now).state == "ok"
+    assert harness.respond(again) == claimed
+    assert isinstance(harness.next(), Wait), "both requests count in the device's window"
+    assert harness.schedule.endpoint(1, harness.now).state == "ok"
 
 
 def test_a_company_that_met_a_closing_connection_is_sent_again_as_it_was() -> None:
-    desk = Desk(linger_ms=0, mix_devices="always")
-    desk.offer(1)
-    desk.offer(2)
-    first = desk.send()
+    harness = Harness(linger_ms=0, mix_devices="always")
+    harness.offer(1)
+    harness.offer(2)
+    first = harness.send()
     assert queues(first) == [1, 2]
-    desk.answer(first, Again("closed"))
-    again = desk.next()
+    harness.respond(first, Resend("closed"))
+    again = harness.next()
     assert isinstance(again, Send)
     assert (queues(again), again.exact) == ([1, 2], True)
 
 
-def stalled_desk(*, served: bool, devices: int = 100) -> Desk:
+def harness_with_two_slots(*, succeeded: bool, devices: int = 100) -> Harness:
     """A desk with many due devices and two request slots."""
-    desk = Desk(max_in_flight=2)
-    if served:
-        desk.offer(1)
-        desk.round()
-        desk.now += 60_000
+    harness = Harness(max_in_flight=2)
+    if succeeded:
+        harness.offer(1)
+        harness.round()
+        harness.now += 60_000
     for queue_id in range(10, 10 + devices):
-        desk.offer(queue_id)
-    desk.schedule.flush(desk.now)
-    return desk
+        harness.offer(queue_id)
+    harness.schedule.flush(harness.now)
+    return harness
 
 
 def test_a_request_without_progress_frees_its_request_slot() -> None:
-    desk = stalled_desk(served=True)
-    first, second = desk.sends()
-    assert isinstance(desk.next(), Wait)
-    desk.schedule.stalled(first, stalled=True)
-    assert len(desk.sends()) == 1
-    desk.schedule.stalled(second, stalled=True)
-    desk.schedule.stalled(second, stalled=True)
-    assert len(desk.sends()) == 1
+    harness = harness_with_two_slots(succeeded=True)
+    first, second = harness.sends()
+    assert isinstance(harness.next(), Wait)
+    harness.schedule.stalled(first, stalled=True)
+    assert len(harness.sends()) == 1
+    harness.schedule.stalled(second, stalled=True)
+    harness.schedule.stalled(second, stalled=True)
+    assert len(harness.sends()) == 1
 
 
 def test_a_request_that_makes_progress_again_occupies_its_request_slot_again() -> None:
-    desk = stalled_desk(served=True)
-    first, second = desk.sends()
-    desk.schedule.stalled(first, stalled=True)
-    (third,) = desk.sends()
-    desk.schedule.stalled(first, stalled=False)
-    desk.answer(second)
-    assert isinstance(desk.next(), Wait)
-    desk.answer(third)
-    assert len(desk.sends()) == 1
+    harness = harness_with_two_slots(succeeded=True)
+    first, second = harness.sends()
+    harness.schedule.stalled(first, stalled=True)
+    (third,) = harness.sends()
+    harness.schedule.stalled(first, stalled=False)
+    harness.respond(second)
+    assert isinstance(harness.next(), Wait)
+    harness.respond(third)
+    assert len(harness.sends()) == 1
 
 
-@pytest.mark.parametrize(("served", "connections"), [(True, 16), (False, 4)])
-def test_stalled_requests_occupy_at_most_eight_times_the_request_slots(served: bool, connections: int) -> None:
+@pytest.mark.parametrize(("succeeded", "connections"), [(True, 16), (False, 4)])
+def test_stalled_requests_occupy_at_most_eight_times_the_request_slots(succeeded: bool, connections: int) -> None:
     """A quarter of these for an endpoint that served nobody lately."""
-    desk = stalled_desk(served=served)
+    harness = harness_with_two_slots(succeeded=succeeded)
     sent: list[Send] = []
-    while sends := desk.sends():
+    while sends := harness.sends():
         sent += sends
         for send in sends:
-            desk.schedule.stalled(send, stalled=True)
+            harness.schedule.stalled(send, stalled=True)
     assert len(sent) == connections
     for send in sent:
-        desk.answer(send)
-    assert desk.schedule.in_flight() == 0
-    assert len(desk.sends()) == 2
+        harness.respond(send)
+    assert harness.schedule.in_flight() == 0
+    assert len(harness.sends()) == 2
 
 
 def test_an_endpoint_in_trouble_has_one_probe_though_the_probe_stalls() -> None:
-    desk = stalled_desk(served=False)
-    for send in desk.sends():
-        desk.answer(send, FAILING)
-    probe = desk.send()
-    desk.schedule.stalled(probe, stalled=True)
-    desk.now += 20_000
-    assert isinstance(desk.next(), Wait)
+    harness = harness_with_two_slots(succeeded=False)
+    for send in harness.sends():
+        harness.respond(send, FAILING)
+    probe = harness.send()
+    harness.schedule.stalled(probe, stalled=True)
+    harness.now += 20_000
+    assert isinstance(harness.next(), Wait)
 
 
 @pytest.mark.parametrize(
     "changes", [{"linger_ms": 0}, {"max_events": 2}, {"max_body_bytes": 2 * EVENT_BYTES}], ids=lambda c: str(*c)
 )
 def test_other_limits_apply_to_events_that_are_pending_already(changes: dict[str, int]) -> None:
-    desk = Desk(linger_ms=600_000)
-    desk.offer(1, 2)
-    assert isinstance(desk.next(), Wait)
+    harness = Harness(linger_ms=600_000)
+    harness.offer(1, 2)
+    assert isinstance(harness.next(), Wait)
 
-    desk.schedule.configure(replace(desk.limits, **changes), desk.now)  # type: ignore[arg-type]
+    harness.schedule.configure(replace(harness.limits, **changes), harness.now)  # type: ignore[arg-type]
 
-    assert isinstance(desk.next(), Send)
+    assert isinstance(harness.next(), Send)
 
 
 @pytest.mark.parametrize("changes", [{"window_ms": 100}, {"device_per_window": 2}], ids=lambda c: str(*c))
 def test_a_higher_rate_ends_the_wait_for_the_old_one(changes: dict[str, int]) -> None:
-    desk = Desk(linger_ms=0, window_ms=3_600_000, device_per_window=1)
-    desk.offer(1)
-    desk.round()
-    desk.offer(1)
-    desk.pass_time(1_000)
-    assert isinstance(desk.next(), Wait)
+    harness = Harness(linger_ms=0, window_ms=3_600_000, device_per_window=1)
+    harness.offer(1)
+    harness.round()
+    harness.offer(1)
+    harness.pass_time(1_000)
+    assert isinstance(harness.next(), Wait)
 
-    desk.schedule.configure(replace(desk.limits, **changes), desk.now)  # type: ignore[arg-type]
+    harness.schedule.configure(replace(harness.limits, **changes), harness.now)  # type: ignore[arg-type]
 
-    assert isinstance(desk.next(), Send)
+    assert isinstance(harness.next(), Send)
 
 
 def test_a_longer_linger_does_not_delay_events_that_are_pending_already() -> None:
-    desk = Desk()
-    desk.offer(1)
-    desk.schedule.configure(replace(desk.limits, linger_ms=600_000), desk.now)
-    desk.pass_time(5_000)
+    harness = Harness()
+    harness.offer(1)
+    harness.schedule.configure(replace(harness.limits, linger_ms=600_000), harness.now)
+    harness.pass_time(5_000)
 
-    assert isinstance(desk.next(), Send)
+    assert isinstance(harness.next(), Send)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from relay.policy.shared_limit import BEYOND_USE, MIN_RATE, RequestHistory, SharedLimit
+from relay.policy.shared_limit import MAX_RATE, MIN_RATE, RequestHistory, SharedLimit
 
 WINDOW_MS = 60_000
 
 
-class Paced:
+class LimitUnderTest:
     """A ceiling whose pace is used to the full, or not, window by window."""
 
     def __init__(self, rate: float) -> None:
@@ -20,121 +20,121 @@ class Paced:
         rate = self.shared_limit.rate
         windows = max(1, int(1 / rate))
         for _ in range(max(1, int(rate)) if used else 0):
-            self.history.answered(self.now + 1)
+            self.history.responded(self.now + 1)
         self.now += windows * WINDOW_MS
         return self.shared_limit.tick(self.now, WINDOW_MS, self.history)
 
-    def refuse(self) -> None:
-        self.shared_limit.refused(self.now, self.now + 100)
+    def respond_429(self) -> None:
+        self.shared_limit.reduce(self.now, self.now + 100)
         self.now += 100
 
 
 def test_requests_are_spread_evenly() -> None:
-    paced = Paced(20)
-    assert paced.shared_limit.gap_ms(WINDOW_MS) == 3_000
-    assert paced.shared_limit.limit() == 20
+    limit = LimitUnderTest(20)
+    assert limit.shared_limit.gap_ms(WINDOW_MS) == 3_000
+    assert limit.shared_limit.limit() == 20
 
 
 def test_a_pace_that_was_never_clean_is_halved_by_a_429() -> None:
-    paced = Paced(20)
-    paced.refuse()
-    assert paced.shared_limit.rate == 10
+    limit = LimitUnderTest(20)
+    limit.respond_429()
+    assert limit.shared_limit.rate == 10
 
 
 def test_one_reduction_per_round_trip() -> None:
-    paced = Paced(20)
-    sent_at = paced.now
-    paced.shared_limit.refused(sent_at, sent_at + 100)
-    paced.shared_limit.refused(sent_at + 50, sent_at + 150)
-    assert paced.shared_limit.rate == 10
+    limit = LimitUnderTest(20)
+    sent_at = limit.now
+    limit.shared_limit.reduce(sent_at, sent_at + 100)
+    limit.shared_limit.reduce(sent_at + 50, sent_at + 150)
+    assert limit.shared_limit.rate == 10
 
 
 def test_a_clean_used_window_raises_the_pace_one_step() -> None:
-    paced = Paced(20)
-    paced.window()
-    assert paced.shared_limit.rate == 22
+    limit = LimitUnderTest(20)
+    limit.window()
+    assert limit.shared_limit.rate == 22
 
 
 def test_an_unused_window_does_not() -> None:
-    paced = Paced(20)
-    paced.window(used=False)
-    assert paced.shared_limit.rate == 20
+    limit = LimitUnderTest(20)
+    limit.window(used=False)
+    assert limit.shared_limit.rate == 20
 
 
 def test_a_refused_step_is_taken_back_and_tried_again_ever_later() -> None:
-    paced = Paced(20)
+    limit = LimitUnderTest(20)
     waits = []
     for _ in range(7):
         windows = 0
-        while paced.shared_limit.rate == 20:
-            paced.window()
+        while limit.shared_limit.rate == 20:
+            limit.window()
             windows += 1
-        assert paced.shared_limit.rate == 22
-        paced.refuse()
-        assert paced.shared_limit.rate == 20
+        assert limit.shared_limit.rate == 22
+        limit.respond_429()
+        assert limit.shared_limit.rate == 20
         waits.append(windows)
     assert waits == [1, 5, 9, 17, 33, 65, 65]
 
 
 def test_a_429_at_a_pace_that_was_clean_halves_it() -> None:
-    paced = Paced(20)
-    paced.window()
-    paced.refuse()
-    paced.window()
-    paced.refuse()
-    assert paced.shared_limit.rate == 10
+    limit = LimitUnderTest(20)
+    limit.window()
+    limit.respond_429()
+    limit.window()
+    limit.respond_429()
+    assert limit.shared_limit.rate == 10
 
 
 def test_a_doubtful_429_takes_back_one_step_only() -> None:
-    paced = Paced(20)
-    paced.shared_limit.doubted(paced.now, paced.now)
-    assert paced.shared_limit.rate == 18
+    limit = LimitUnderTest(20)
+    limit.shared_limit.reduce_one_step(limit.now, limit.now)
+    assert limit.shared_limit.rate == 18
 
 
 def test_a_doubtful_429_to_a_tried_step_ends_the_trial() -> None:
-    paced = Paced(20)
-    paced.window()
-    paced.shared_limit.doubted(paced.now, paced.now)
-    assert paced.shared_limit.rate == 20
+    limit = LimitUnderTest(20)
+    limit.window()
+    limit.shared_limit.reduce_one_step(limit.now, limit.now)
+    assert limit.shared_limit.rate == 20
 
 
 def test_doubts_never_bring_the_pace_below_one_a_window() -> None:
-    paced = Paced(3)
+    limit = LimitUnderTest(3)
     for _ in range(10):
-        paced.shared_limit.doubted(paced.now, paced.now)
-        paced.now += 1
-    assert paced.shared_limit.rate == 1
+        limit.shared_limit.reduce_one_step(limit.now, limit.now)
+        limit.now += 1
+    assert limit.shared_limit.rate == 1
 
 
 def test_the_pace_has_a_floor_and_comes_back_from_it_within_the_hour() -> None:
-    paced = Paced(20)
+    limit = LimitUnderTest(20)
     for _ in range(100):
-        paced.refuse()
-    assert paced.shared_limit.rate == MIN_RATE
-    since = paced.now
-    while paced.shared_limit.rate < 20:
-        paced.window()
-    assert paced.now - since < 60 * WINDOW_MS
+        limit.respond_429()
+    assert limit.shared_limit.rate == MIN_RATE
+    since = limit.now
+    while limit.shared_limit.rate < 20:
+        limit.window()
+    assert limit.now - since < 60 * WINDOW_MS
 
 
 def test_a_ceiling_that_went_away_is_left_behind() -> None:
-    paced = Paced(20)
+    limit = LimitUnderTest(20)
     windows = 0
-    while not paced.window():
+    while not limit.window():
         windows += 1
-    assert paced.shared_limit.rate > BEYOND_USE
+    assert limit.shared_limit.rate > MAX_RATE
     assert windows < 60
 
 
 def test_a_ceiling_without_use_is_forgotten() -> None:
-    paced = Paced(20)
-    assert [paced.window(used=False) for _ in range(32)] == [False] * 31 + [True]
+    limit = LimitUnderTest(20)
+    assert [limit.window(used=False) for _ in range(32)] == [False] * 31 + [True]
 
 
 def test_history_keeps_enough_to_judge_the_highest_pace_and_no_more() -> None:
     history = RequestHistory()
-    for at in range(10 * BEYOND_USE):
-        history.answered(at)
-    assert BEYOND_USE <= history.since(-1) <= 2 * BEYOND_USE
-    assert history.since(10 * BEYOND_USE - 3) == 2
-    assert history.free_at(0, BEYOND_USE, WINDOW_MS) == 9 * BEYOND_USE + WINDOW_MS + 1
+    for at in range(10 * MAX_RATE):
+        history.responded(at)
+    assert MAX_RATE <= history.since(-1) <= 2 * MAX_RATE
+    assert history.since(10 * MAX_RATE - 3) == 2
+    assert history.free_at(0, MAX_RATE, WINDOW_MS) == 9 * MAX_RATE + WINDOW_MS + 1

@@ -5,27 +5,27 @@ from __future__ import annotations
 from relay.policy.timers import Timers
 
 
-class Sleeper:
+class Timed:
     wake_at: int | None = None
 
 
 def test_what_rings_comes_once_in_order_of_time() -> None:
-    timers: Timers[Sleeper] = Timers()
-    late, early = Sleeper(), Sleeper()
+    timers: Timers[Timed] = Timers()
+    late, early = Timed(), Timed()
     timers.wake(late, 20)
     timers.wake(early, 10)
-    assert timers.ringing(9) is None
-    assert timers.first() == 10
-    assert [timers.ringing(20), timers.ringing(20), timers.ringing(20)] == [early, late, None]
-    assert timers.first() is None
+    assert timers.pop_expired(9) is None
+    assert timers.next_at() == 10
+    assert [timers.pop_expired(20), timers.pop_expired(20), timers.pop_expired(20)] == [early, late, None]
+    assert timers.next_at() is None
 
 
 def test_an_alarm_moves_forward_but_not_back() -> None:
-    timers: Timers[Sleeper] = Timers()
-    sleeper = Sleeper()
+    timers: Timers[Timed] = Timers()
+    item = Timed()
     for at in (20, 10, 30):
-        timers.wake(sleeper, at)
-    assert timers.first() == 10
-    assert timers.ringing(10) is sleeper
-    assert timers.first() is None
-    assert timers.ringing(100) is None
+        timers.wake(item, at)
+    assert timers.next_at() == 10
+    assert timers.pop_expired(10) is item
+    assert timers.next_at() is None
+    assert timers.pop_expired(100) is None

@@ -8,24 +8,24 @@ from relay.policy.true_time import EARLIEST_MS, WRONG_FROM_MS, TrueTime, TrueTim
 NOON = 1_795_420_800_000
 
 
-def heard(*answers: tuple[int, int, int], wall_ms: int = 0) -> TrueTime:
+def time_after(*responses: tuple[int, int, int], wall_ms: int = 0) -> TrueTime:
     """(date, sent, came), each in milliseconds after noon or after our start; the wall clock was never set."""
     true_time = TrueTime()
-    for date_ms, sent_at, came_at in answers:
-        true_time.heard(NOON + date_ms, sent_at, came_at, wall_ms)
+    for date_ms, sent_at, received_at in responses:
+        true_time.learn(NOON + date_ms, sent_at, received_at, wall_ms)
     return true_time
 
 
 @pytest.mark.parametrize("off_ms", [10_800_000, -10_800_000, 30 * 86_400_000])
 def test_a_plausible_wall_clock_is_contradicted_by_two_responses_only(off_ms: int) -> None:
-    assert heard((off_ms, 0, 10), wall_ms=NOON).now_ms(10) is None
-    confirmed = heard((off_ms, 0, 10), (off_ms + 1_000, 1_000, 1_010), wall_ms=NOON).now_ms(1_010)
+    assert time_after((off_ms, 0, 10), wall_ms=NOON).now_ms(10) is None
+    confirmed = time_after((off_ms, 0, 10), (off_ms + 1_000, 1_000, 1_010), wall_ms=NOON).now_ms(1_010)
     assert confirmed is not None
     assert abs(confirmed - (NOON + off_ms + 1_500)) <= 1_000
 
 
 def test_a_plausible_wall_clock_is_confirmed_by_one_response() -> None:
-    assert heard((0, 0, 10), wall_ms=NOON + WRONG_FROM_MS // 2).now_ms(10) is not None
+    assert time_after((0, 0, 10), wall_ms=NOON + WRONG_FROM_MS // 2).now_ms(10) is not None
 
 
 def test_unknown_until_an_answer_had_a_date() -> None:
@@ -33,13 +33,13 @@ def test_unknown_until_an_answer_had_a_date() -> None:
 
 
 def test_one_answer_tells_the_time_to_within_its_way_and_a_second() -> None:
-    now_ms = heard((10_000, 500, 700)).now_ms(700)
+    now_ms = time_after((10_000, 500, 700)).now_ms(700)
     assert now_ms is not None
     assert NOON + 10_000 <= now_ms <= NOON + 11_200
 
 
 def test_it_runs_with_monotonic_time() -> None:
-    true_time = heard((10_000, 500, 700))
+    true_time = time_after((10_000, 500, 700))
     before, after = true_time.now_ms(700), true_time.now_ms(86_400_700)
     assert before is not None
     assert after == before + 86_400_000
@@ -47,25 +47,25 @@ def test_it_runs_with_monotonic_time() -> None:
 
 def test_several_answers_tell_it_better_than_one() -> None:
     """A slow answer leaves 21 s open, a quick one just before the second turns 20 ms."""
-    true_time = heard((10_000, 0, 20_000), (29_000, 19_000, 19_010), (30_000, 19_020, 19_030))
+    true_time = time_after((10_000, 0, 20_000), (29_000, 19_000, 19_010), (30_000, 19_020, 19_030))
     now_ms = true_time.now_ms(19_030)
     assert now_ms is not None
     assert abs(now_ms - (NOON + 30_010)) <= 20
 
 
 def test_one_answer_that_contradicts_the_others_is_not_believed() -> None:
-    true_time = heard((10_000, 0, 10), (9_000_000, 20, 30), (10_000, 40, 50))
+    true_time = time_after((10_000, 0, 10), (9_000_000, 20, 30), (10_000, 40, 50))
     assert abs((true_time.now_ms(50) or 0) - NOON - 10_500) <= 1_000
 
 
 def test_two_in_a_row_are() -> None:
-    true_time = heard((10_000, 0, 10), (9_000_000, 20, 30), (9_000_000, 40, 50))
+    true_time = time_after((10_000, 0, 10), (9_000_000, 20, 30), (9_000_000, 40, 50))
     assert abs((true_time.now_ms(50) or 0) - NOON - 9_000_500) <= 1_000
 
 
 def test_an_upstream_whose_own_clock_was_never_set_tells_nothing() -> None:
     true_time = TrueTime()
-    true_time.heard(EARLIEST_MS - 1, 0, 10, 0)
+    true_time.learn(EARLIEST_MS - 1, 0, 10, 0)
     assert true_time.now_ms(10) is None
 
 
@@ -73,37 +73,37 @@ A, B = "https://a.example:443", "https://b.example:443"
 HOUR_MS = 3_600_000
 
 
-def told(*dates: tuple[str, int], wall_ms: int = 0, origins: tuple[str, ...] = (A, B)) -> TrueTimes:
+def learned(*dates: tuple[str, int], wall_ms: int = 0, origins: tuple[str, ...] = (A, B)) -> TrueTimes:
     """Return what is known after responses at monotonic 0: (origin, its clock in milliseconds after noon)."""
     times = TrueTimes(origins)
     for origin, date_ms in dates:
-        times.heard(origin, NOON + date_ms, 0, 0, wall_ms)
+        times.learn(origin, NOON + date_ms, 0, 0, wall_ms)
     return times
 
 
 @pytest.mark.parametrize("wrong_ms", [-56 * 365 * 86_400_000, 10 * 86_400_000, WRONG_FROM_MS + 2_000])
 def test_a_wrong_wall_clock_does_not_stamp(wrong_ms: int) -> None:
-    times = told((A, 0), origins=(A,))
-    assert times.stamp_ms(0, NOON + wrong_ms) == times.now_ms(A, 0)
+    times = learned((A, 0), origins=(A,))
+    assert times.timestamp_ms(0, NOON + wrong_ms) == times.now_ms(A, 0)
 
 
 @pytest.mark.parametrize("off_ms", [0, -20_000, 20_000])
 def test_a_wall_clock_that_is_about_right_does(off_ms: int) -> None:
-    assert told((A, 0), origins=(A,)).stamp_ms(0, NOON + off_ms) == NOON + off_ms
+    assert learned((A, 0), origins=(A,)).timestamp_ms(0, NOON + off_ms) == NOON + off_ms
 
 
 def test_a_wall_clock_of_which_nothing_is_known_does() -> None:
-    assert TrueTimes([A]).stamp_ms(7, 1_000) == 1_000
+    assert TrueTimes([A]).timestamp_ms(7, 1_000) == 1_000
 
 
 def test_each_origin_has_its_own_time() -> None:
-    times = told((A, 0), (B, 3 * HOUR_MS))
+    times = learned((A, 0), (B, 3 * HOUR_MS))
     assert times.now_ms(A, 0) == NOON + 500
     assert times.now_ms(B, 0) == NOON + 3 * HOUR_MS + 500
 
 
 def test_one_origin_does_not_confirm_the_contradiction_of_another() -> None:
-    times = told((A, HOUR_MS), (B, HOUR_MS), wall_ms=NOON)
+    times = learned((A, HOUR_MS), (B, HOUR_MS), wall_ms=NOON)
     assert (times.now_ms(A, 0), times.now_ms(B, 0)) == (None, None)
 
 
@@ -133,7 +133,7 @@ def test_one_origin_does_not_confirm_the_contradiction_of_another() -> None:
 def test_the_time_of_an_event_whose_origin_is_not_known_yet(
     dates: list[tuple[str, int]], wall_ms: int, expected_ms: int
 ) -> None:
-    assert told(*dates).stamp_ms(0, wall_ms) == expected_ms
+    assert learned(*dates).timestamp_ms(0, wall_ms) == expected_ms
 
 
 @pytest.mark.parametrize(
@@ -141,13 +141,13 @@ def test_the_time_of_an_event_whose_origin_is_not_known_yet(
     [([], None), ([(A, 0)], 59_500), ([(A, 0), (B, 60_000)], -500), ([(B, 60_000), (A, 0)], -500)],
 )
 def test_the_skew_is_that_of_the_closest_origin(dates: list[tuple[str, int]], skew_ms: int | None) -> None:
-    assert told(*dates).skew_ms(0, NOON + 60_000) == skew_ms
+    assert learned(*dates).skew_ms(0, NOON + 60_000) == skew_ms
 
 
 def test_an_origin_that_is_no_longer_configured_is_forgotten() -> None:
-    times = told((A, 0), (B, HOUR_MS))
+    times = learned((A, 0), (B, HOUR_MS))
     times.configure([A])
-    times.heard(B, NOON, 0, 0, 0)
+    times.learn(B, NOON, 0, 0, 0)
     assert times.known().keys() == {A}
     times.configure([A, B])
     assert times.now_ms(A, 0) == NOON + 500
@@ -155,8 +155,8 @@ def test_an_origin_that_is_no_longer_configured_is_forgotten() -> None:
 
 
 def test_what_was_learned_is_restored_for_configured_origins() -> None:
-    learned = told((A, 0), (B, HOUR_MS)).known()
+    known = learned((A, 0), (B, HOUR_MS)).known()
     times = TrueTimes([A])
-    times.restore(learned)
-    assert times.known() == {A: learned[A]}
-    assert times.stamp_ms(10, NOON + HOUR_MS) == NOON + 510
+    times.restore(known)
+    assert times.known() == {A: known[A]}
+    assert times.timestamp_ms(10, NOON + HOUR_MS) == NOON + 510

@@ -13,7 +13,6 @@ import pytest
 from relay.policy.response_body import MAX_BYTES
 from relay.policy.verdict import (
     MESSAGE_MAX_CHARS,
-    Again,
     BatchTooLarge,
     Delivered,
     EventsRejected,
@@ -21,6 +20,7 @@ from relay.policy.verdict import (
     Misconfigured,
     NoResponse,
     RateLimited,
+    Resend,
     Unauthorized,
     UpstreamResponse,
     Verdict,
@@ -36,7 +36,7 @@ SERVER_DATE = "Mon, 23 Nov 2026 08:00:00 GMT"
 SERVER_DATE_S = 1_795_420_800
 
 
-def judged(
+def verdict_of(
     status: int, body: object = b"", headers: Mapping[str, str] | None = None, wall_ms: int = SERVER_DATE_S * 1000
 ) -> Verdict:
     content = body if isinstance(body, bytes) else msgspec.json.encode(body)
@@ -60,7 +60,7 @@ def judged(
     ],
 )
 def test_success_of_the_api_is_delivered(status: int, body: bytes) -> None:
-    assert judged(status, body[: 64 << 10]) == Delivered(status)
+    assert verdict_of(status, body[: 64 << 10]) == Delivered(status)
 
 
 @pytest.mark.parametrize("coding", ["gzip", "x-gzip", "deflate", "GZIP", "identity, gzip"])
@@ -68,8 +68,8 @@ def test_content_encoding_is_undone_first(coding: str) -> None:
     compress = zlib.compress if coding == "deflate" else gzip.compress
     headers = {"content-encoding": coding}
 
-    assert judged(202, compress(b'{"success": true}'), headers) == Delivered(202)
-    assert isinstance(judged(200, compress(b'{"success": false}'), headers), Failing)
+    assert verdict_of(202, compress(b'{"success": true}'), headers) == Delivered(202)
+    assert isinstance(verdict_of(200, compress(b'{"success": false}'), headers), Failing)
 
 
 @pytest.mark.parametrize(
@@ -89,28 +89,28 @@ def test_content_encoding_is_undone_first(coding: str) -> None:
 )
 @pytest.mark.parametrize("status", [200, 202, 207])
 def test_2xx_without_success_true_or_with_an_error_is_treated_as_5xx(status: int, body: bytes) -> None:
-    assert judged(status, body) == Failing(f"{status} but success is false: queue is down", None, status)
+    assert verdict_of(status, body) == Failing(f"{status} but success is false: queue is down", None, status)
 
 
 @pytest.mark.parametrize("success", [False, None, 0, 1, "false", "true", {}, []])
 @pytest.mark.parametrize("status", [200, 201, 202, 207])
 def test_2xx_whose_success_is_not_true_is_treated_as_5xx_also_without_an_error(status: int, success: object) -> None:
-    found = judged(status, {"success": success})
+    found = verdict_of(status, {"success": success})
     assert isinstance(found, Failing)
     assert found.status == status
 
 
 def test_2xx_with_an_error_object_is_treated_as_5xx() -> None:
-    assert isinstance(judged(200, {"success": True, "errors": {"events.3.id": ["x"]}}), Failing)
-    assert isinstance(judged(200, {"error": {"code": 500}}), Failing)
-    assert isinstance(judged(200, {"success": True, "error": 0}), Failing)
+    assert isinstance(verdict_of(200, {"success": True, "errors": {"events.3.id": ["x"]}}), Failing)
+    assert isinstance(verdict_of(200, {"error": {"code": 500}}), Failing)
+    assert isinstance(verdict_of(200, {"success": True, "error": 0}), Failing)
 
 
 def test_a_page_after_a_success_is_not_the_apis_response_however_long() -> None:
     for padding in (b"<html>", b"<html>" + b"x" * MAX_BYTES):
-        assert isinstance(judged(200, b'{"success": true}' + padding), Misconfigured)
-    assert judged(200, b'{"success": true}' + b" " * MAX_BYTES) == Delivered(200)
-    assert judged(200, b'{"success": true, "padding": "' + b"x" * MAX_BYTES) == Delivered(200)
+        assert isinstance(verdict_of(200, b'{"success": true}' + padding), Misconfigured)
+    assert verdict_of(200, b'{"success": true}' + b" " * MAX_BYTES) == Delivered(200)
+    assert verdict_of(200, b'{"success": true, "padding": "' + b"x" * MAX_BYTES) == Delivered(200)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_a_page_after_a_success_is_not_the_apis_response_however_long() -> None:
 )
 def test_any_other_2xx_is_not_the_apis_response(status: int, body: bytes, quoted: str) -> None:
     """A captive portal, a firewall or a web page responded in the API's place: the events are not delivered."""
-    found = judged(status, body)
+    found = verdict_of(status, body)
 
     assert isinstance(found, Misconfigured)
     assert "is not the API's response" in found.message
@@ -161,11 +161,11 @@ def test_any_other_2xx_is_not_the_apis_response(status: int, body: bytes, quoted
 def test_rejected_events_that_a_success_names_are_settled_one_by_one(
     extra: dict[str, object], rejected: dict[int, str]
 ) -> None:
-    assert judged(202, {"success": True} | extra) == Delivered(202, rejected)
+    assert verdict_of(202, {"success": True} | extra) == Delivered(202, rejected)
 
 
 def test_a_success_that_names_every_event_as_rejected_delivers_none() -> None:
-    found = judged(202, {"success": True, "rejected": list(range(EVENTS))})
+    found = verdict_of(202, {"success": True, "rejected": list(range(EVENTS))})
 
     assert isinstance(found, EventsRejected)
     assert sorted(found.named) == list(range(EVENTS))
@@ -180,7 +180,7 @@ def test_a_success_that_names_every_event_as_rejected_delivers_none() -> None:
     ],
 )
 def test_a_success_that_counts_no_rejected_event_is_delivered(extra: dict[str, object]) -> None:
-    assert judged(202, {"success": True} | extra) == Delivered(202)
+    assert verdict_of(202, {"success": True} | extra) == Delivered(202)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_a_success_that_counts_no_rejected_event_is_delivered(extra: dict[str, o
     ],
 )
 def test_rejected_events_that_a_success_does_not_name_are_looked_for_as_after_a_422(extra: dict[str, object]) -> None:
-    found = judged(202, {"success": True} | extra)
+    found = verdict_of(202, {"success": True} | extra)
 
     assert isinstance(found, EventsRejected)
     assert (found.status, found.named, found.about_events) == (202, {}, True)
@@ -209,42 +209,44 @@ def test_rejected_events_that_a_success_does_not_name_are_looked_for_as_after_a_
 
 @pytest.mark.parametrize("status", [300, 301, 302, 303, 304, 307, 308])
 def test_a_redirect_is_never_followed_and_means_a_wrong_url(status: int) -> None:
-    found = judged(status, b"", {"location": "https://portal.example:8443/login?back=SECRET"})
+    found = verdict_of(status, b"", {"location": "https://portal.example:8443/login?back=SECRET"})
     assert isinstance(found, Misconfigured)
     assert "redirects to https://portal.example" in found.message
     assert "SECRET" not in found.message
 
 
 def test_a_captive_portal_that_says_so_is_misconfigured() -> None:
-    assert isinstance(judged(511, b"<html>Network Authentication Required</html>"), Misconfigured)
+    assert isinstance(verdict_of(511, b"<html>Network Authentication Required</html>"), Misconfigured)
 
 
 @pytest.mark.parametrize("status", [401, 403, 407])
 @pytest.mark.parametrize("body", [b'{"message":"Unauthenticated."}', b"<html><h1>403</h1></html>", b""])
 def test_401_403_and_407_are_about_the_key(status: int, body: bytes) -> None:
-    assert isinstance(judged(status, body), Unauthorized)
+    assert isinstance(verdict_of(status, body), Unauthorized)
 
 
 @pytest.mark.parametrize(
     "status", [402, 404, 405, 406, 409, 410, 411, 412, 415, 417, 418, 419, 421, 423, 424, 426, 428, 431, 451, 501]
 )
 def test_a_route_that_is_not_there_is_misconfigured(status: int) -> None:
-    assert judged(status, {"message": "Not Found"}) == Misconfigured(f"{status} Not Found")
+    assert verdict_of(status, {"message": "Not Found"}) == Misconfigured(f"{status} Not Found")
 
 
 def test_a_400_in_html_is_a_servers_own() -> None:
     page = b"<html>The plain HTTP request was sent to HTTPS port</html>"
-    assert isinstance(judged(400, page), Misconfigured)
+    assert isinstance(verdict_of(400, page), Misconfigured)
 
 
 @pytest.mark.parametrize("status", [408, 425, 499, 500, 502, 503, 504, 520, 521, 522, 523, 524, 525, 526, 530, 599])
 def test_what_heals_by_itself_is_failing(status: int) -> None:
-    assert judged(status, b"<html><body>Bad gateway</body></html>") == Failing(f"{status} Bad gateway", None, status)
+    assert verdict_of(status, b"<html><body>Bad gateway</body></html>") == Failing(
+        f"{status} Bad gateway", None, status
+    )
 
 
 def test_an_informational_answer_and_a_status_beyond_http_are_failing() -> None:
-    assert judged(101) == Failing("101", None, 101)
-    assert judged(999) == Failing("999", None, 999)
+    assert verdict_of(101) == Failing("101", None, 101)
+    assert verdict_of(999) == Failing("999", None, 999)
 
 
 def test_no_answer_is_failing_without_a_status() -> None:
@@ -254,19 +256,19 @@ def test_no_answer_is_failing_without_a_status() -> None:
 
 
 def test_a_maintenance_answer_keeps_its_retry_after() -> None:
-    assert judged(503, {"message": "Service Unavailable"}, {"retry-after": "60"}) == Failing(
+    assert verdict_of(503, {"message": "Service Unavailable"}, {"retry-after": "60"}) == Failing(
         "503 Service Unavailable", 60_000, 503
     )
 
 
 def test_413_is_too_large() -> None:
-    assert judged(413, b"<html><h1>413 Request Entity Too Large</h1></html>") == BatchTooLarge(
+    assert verdict_of(413, b"<html><h1>413 Request Entity Too Large</h1></html>") == BatchTooLarge(
         413, "413 Request Entity Too Large"
     )
 
 
 @pytest.mark.parametrize(
-    ("headers", "asked_ms"),
+    ("headers", "retry_after_ms"),
     [
         ({}, None),
         ({"retry-after": "17"}, 17_000),
@@ -311,16 +313,16 @@ def test_413_is_too_large() -> None:
     ],
 )
 @pytest.mark.parametrize("wall_ms", [WALL_1970_MS, SERVER_DATE_S * 1000])
-def test_how_long_a_429_asks_to_wait(headers: dict[str, str], asked_ms: int | None, wall_ms: int) -> None:
+def test_how_long_a_429_asks_to_wait(headers: dict[str, str], retry_after_ms: int | None, wall_ms: int) -> None:
     """Dates count from the server's own Date: the same result whatever our clock says."""
-    found = judged(429, {"message": "Too Many Attempts."}, headers, wall_ms)
-    assert found == RateLimited("429 Too Many Attempts.", asked_ms, None)
+    found = verdict_of(429, {"message": "Too Many Attempts."}, headers, wall_ms)
+    assert found == RateLimited("429 Too Many Attempts.", retry_after_ms, None)
 
 
 def test_a_date_without_the_servers_own_is_taken_by_our_clock() -> None:
-    found = judged(429, b"", {"retry-after": "Mon, 23 Nov 2026 08:00:30 GMT"})
+    found = verdict_of(429, b"", {"retry-after": "Mon, 23 Nov 2026 08:00:30 GMT"})
     assert isinstance(found, RateLimited)
-    assert found.asked_ms == 30_000
+    assert found.retry_after_ms == 30_000
 
 
 @pytest.mark.parametrize(
@@ -328,7 +330,7 @@ def test_a_date_without_the_servers_own_is_taken_by_our_clock() -> None:
     [("120", 120), ("20", 20), ("0", None), ("-20", None), ("lots", None), ("20, 20;w=60", None)],
 )
 def test_the_limit_that_a_429_names(said: str, limit: int | None) -> None:
-    found = judged(429, b"", {"x-ratelimit-limit": said, "x-ratelimit-remaining": "0"})
+    found = verdict_of(429, b"", {"x-ratelimit-limit": said, "x-ratelimit-remaining": "0"})
     assert isinstance(found, RateLimited)
     assert found.limit == limit
 
@@ -409,7 +411,7 @@ FIELD_REQUIRED = "The events.3.source.platform field is required."
     ],
 )
 def test_which_events_a_refusal_names(status: int, body: object, named: dict[int, str]) -> None:
-    found = judged(status, body)
+    found = verdict_of(status, body)
     assert isinstance(found, EventsRejected)
     assert (found.status, found.named) == (status, named)
 
@@ -432,7 +434,7 @@ def test_a_thousand_named_events_are_all_named() -> None:
     ],
 )
 def test_only_400_and_422_are_surely_about_events(status: int, body: bytes, about_events: bool) -> None:
-    found = judged(status, body)
+    found = verdict_of(status, body)
     assert isinstance(found, EventsRejected)
     assert found.about_events is about_events
 
@@ -452,13 +454,13 @@ def test_only_400_and_422_are_surely_about_events(status: int, body: bytes, abou
     ],
 )
 def test_the_upstreams_words_become_one_printable_line(body: bytes, message: str) -> None:
-    assert judged(500, body) == Failing(message, None, 500)
+    assert verdict_of(500, body) == Failing(message, None, 500)
 
 
 def test_a_page_of_html_says_each_thing_once_whether_in_words_or_as_a_refusal() -> None:
     page = b"<html><title>403 Forbidden</title><h1>403 Forbidden</h1><hr>nginx</html>"
 
-    assert judged(403, page) == Unauthorized("403 Forbidden; nginx")
+    assert verdict_of(403, page) == Unauthorized("403 Forbidden; nginx")
 
 
 def test_words_are_cut() -> None:
@@ -467,7 +469,7 @@ def test_words_are_cut() -> None:
 
 
 def test_a_kept_connection_that_closed_means_the_same_request_again() -> None:
-    assert verdict(NoResponse("closed", lost_kept_connection=True), EVENTS) == Again("closed")
+    assert verdict(NoResponse("closed", lost_kept_connection=True), EVENTS) == Resend("closed")
 
 
 @pytest.mark.parametrize(
@@ -506,7 +508,7 @@ def test_a_status_of_the_proxy_never_concerns_an_event(status: int, meaning: typ
     ],
 )
 def test_a_redirect_is_described_by_scheme_and_host_of_its_target(location: str, target: str) -> None:
-    judgement = judged(302, b"moved", {"location": location})
+    judgement = verdict_of(302, b"moved", {"location": location})
     assert isinstance(judgement, Misconfigured)
     assert judgement.message.startswith(f"302{target} moved (")
     assert "token" not in judgement.message and "pw" not in judgement.message
