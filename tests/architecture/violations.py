@@ -18,10 +18,12 @@ VIOLATIONS = {
     "policy reads a clock": Violation("imports", "policy/backoff.py", "from relay.runtime import clock"),
     "policy logs": Violation("imports", "policy/verdict.py", "import structlog"),
     "policy counts": Violation("imports", "policy/verdict.py", "from relay.runtime.metrics import Metrics"),
-    "policy knows the configuration": Violation("imports", "policy/window.py", "from relay.config import Settings"),
-    "policy does I/O through a library": Violation("imports", "policy/window.py", "import socket"),
-    "policy does I/O without an import": Violation("rules", "policy/window.py", "def f() -> None:\n    open('x')"),
-    "policy waits without an import": Violation("rules", "policy/window.py", "async def f() -> None: ..."),
+    "policy knows the configuration": Violation(
+        "imports", "policy/rate_window.py", "from relay.config import Settings"
+    ),
+    "policy does I/O through a library": Violation("imports", "policy/rate_window.py", "import socket"),
+    "policy does I/O without an import": Violation("rules", "policy/rate_window.py", "def f() -> None:\n    open('x')"),
+    "policy waits without an import": Violation("rules", "policy/rate_window.py", "async def f() -> None: ..."),
     "event knows a library for HTTP": Violation("imports", "event/rules.py", "import aiohttp"),
     "event draws a random number": Violation("imports", "event/rules.py", "import uuid"),
     "the promise knows SQLite": Violation("imports", "outbox/__init__.py", "import sqlite3"),
@@ -88,7 +90,7 @@ VIOLATIONS = {
         "async def f() -> None:\n    asyncio.get_running_loop().create_task(f())",
     ),
     "all of the HTTP library": Violation("rules", "ops/status.py", "import aiohttp"),
-    "a cycle inside of a package": Violation("rules", "forward/wire.py", "from relay.forward import upstream"),
+    "a cycle inside of a package": Violation("rules", "forward/exchange.py", "from relay.forward import upstream"),
     "a module beyond its size": Violation("rules", "ops/status.py", "# One more line.\n" * 400),
     "a test of no module": Violation("rules", "../tests/unit/ops/test_odds_and_ends.py", '"""Odds and ends."""'),
 }

@@ -251,7 +251,7 @@ class TestStamps:
         await box.claim(1)
         await box.settle(delivered=False, dead={0: Dead("refused", 422, "no")})
         await box.outbox.requeue(Selection(all=True), 10)
-        assert (await box.claim(1, true_ms=self.NOW)).timestamps == {0: Timestamp(self.NOW, True)}
+        assert (await box.claim(1, true_ms=self.NOW)).timestamps == {0: Timestamp(self.NOW, False)}
 
 
 class TestJournal:

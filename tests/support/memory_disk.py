@@ -25,6 +25,8 @@ class Stored:
     event: Event
     at_ms: int
     crc: int
+    is_requeued: bool = False
+    """Whether `at_ms` is the time at which a dead letter was queued again."""
 
 
 @dataclass(slots=True)
@@ -69,14 +71,14 @@ class Disk:
             received=self.received.copy(),
         )
 
-    def store(self, event: Event, crc: int, at_ms: int) -> None:
+    def store(self, event: Event, crc: int, at_ms: int, *, is_requeued: bool = False) -> None:
         number = self.by_key.get(event.device_key)
         if number is None:
             number, self.next_queue_id = self.next_queue_id, self.next_queue_id + 1
             self.queues[number] = MemoryQueue(event.device_key)
             self.by_key[event.device_key] = number
         self.used_bytes += len(event.body) + ROW_BYTES
-        self.queues[number].pending.append(Stored(self.next_seq, event, at_ms, crc))
+        self.queues[number].pending.append(Stored(self.next_seq, event, at_ms, crc, is_requeued))
         self.queues[number].body_bytes += len(event.body)
         self.states.pop(event.event_id, None)
         self.states[event.event_id] = (self.next_seq, "pending")

@@ -152,7 +152,9 @@ class MemoryOutbox:
             if corrupt:
                 self._tell(number)
             timestamps = {
-                index: Timestamp(stored.at_ms + shift_ms, stored.at_ms >= self.disk.boot_from_ms)
+                index: Timestamp(
+                    stored.at_ms + shift_ms, not stored.is_requeued and stored.at_ms >= self.disk.boot_from_ms
+                )
                 for index, stored in enumerate(good)
                 if shift_ms and has_inserted_time(stored.event.body, stored.crc)
             }
@@ -232,7 +234,7 @@ class MemoryOutbox:
         chosen = list(self.disk.selected(selection))[:limit]
         for letter in chosen:
             stored = self.disk.take_out(letter.id)
-            self.disk.store(stored.event, stored.crc, self._now_ms())
+            self.disk.store(stored.event, stored.crc, self._now_ms(), is_requeued=True)
         self.disk.forget_ids(self._settings.dedupe_window)
         self.disk.count(requeued=len(chosen), pending=len(chosen))
         self._metrics.events_requeued.inc(len(chosen))

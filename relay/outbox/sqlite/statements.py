@@ -31,7 +31,7 @@ _READ_TOGETHER = """
     SELECT group_concat(crc), CAST(group_concat(body, '') AS BLOB)
     FROM json_each(?) AS wanted CROSS JOIN log ON log.seq = wanted.value"""
 _READ_TIMES = """
-    SELECT group_concat(coalesce(CAST(at_ms AS INTEGER), 0))
+    SELECT group_concat(coalesce(CAST(at_ms AS INTEGER), 0)), group_concat(received_crc IS NOT NULL)
     FROM json_each(?) AS wanted CROSS JOIN log ON log.seq = wanted.value"""
 _READ_ONE = "SELECT crc, CAST(body AS BLOB) FROM log WHERE seq = ?"
 _INSERT_DEAD_LETTER = """
@@ -181,7 +181,10 @@ def _stamps(
         return {}
     ours = [index for index, is_stamped in enumerate(marks) if is_stamped]
     times = _read_times(database, [seqs[index] for index in ours])
-    return {index: Timestamp(at_ms + shift_ms, at_ms >= boot_from_ms) for index, at_ms in zip(ours, times, strict=True)}
+    return {
+        index: Timestamp(at_ms + shift_ms, is_receipt and at_ms >= boot_from_ms)
+        for index, (at_ms, is_receipt) in zip(ours, times, strict=True)
+    }
 
 
 def settle(
@@ -314,10 +317,14 @@ def _read_body(database: sqlite3.Connection, seq: int) -> tuple[bytes | None, bo
     return (None, False) if mark is None else (row[1], mark)
 
 
-def _read_times(database: sqlite3.Connection, seqs: Sequence[int]) -> list[int]:
-    """When events were appended, in outbox time, in order."""
-    (times,) = database.execute(_READ_TIMES, (json.dumps(seqs),)).fetchone()
-    return [int(at_ms) for at_ms in times.split(",")]
+def _read_times(database: sqlite3.Connection, seqs: Sequence[int]) -> list[tuple[int, bool]]:
+    """Return when each event was appended, in outbox time, and whether that was its receipt.
+
+    A dead letter that was queued again has no checksum of the received event: it was received before.
+    """
+    times, receipts = database.execute(_READ_TIMES, (json.dumps(seqs),)).fetchone()
+    pairs = zip(times.split(","), receipts.split(","), strict=True)
+    return [(int(at_ms), is_receipt == "1") for at_ms, is_receipt in pairs]
 
 
 def _body_bytes(database: sqlite3.Connection, seq: int) -> int:
