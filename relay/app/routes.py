@@ -12,7 +12,7 @@ from aiohttp import web
 
 from relay.config import Settings
 from relay.http import static_files
-from relay.http.guard import Guard
+from relay.http.guard import HostGuard
 from relay.http.listener import Listener
 from relay.http.static_files import CLIENT_PATH, DESCRIPTION_PATH, File, Files
 from relay.ingest.events_api import HttpIngest
@@ -34,7 +34,7 @@ class Routes:
     def listeners(self, metrics: Metrics, clock: Clock) -> list[Listener]:
         """Not yet started; that of operations last if it is one of its own."""
         http, ops = self._settings.http, self._settings.ops
-        guard = Guard(http.allowed_hosts, http.allowed_origins)
+        guard = HostGuard(http.allowed_hosts, http.allowed_origins)
         apps = Listener(self._apps.handle, http, guard, metrics, clock, self._http.shortcut)
         if not ops.listen:
             return [apps]

@@ -46,7 +46,7 @@ _FORBIDDEN_ORIGIN = Forbidden("Origin is not allowed; see http.allowed_origins")
 _FORBIDDEN_SITE = Forbidden("cross-site requests are not allowed")
 
 
-class Guard:
+class HostGuard:
     """The decisions for one configuration."""
 
     def __init__(self, allowed_hosts: Sequence[str] = (), allowed_origins: Sequence[str] = ()) -> None:

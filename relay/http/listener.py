@@ -35,7 +35,7 @@ from aiohttp.web_server import Server
 from relay.config import Http
 from relay.http import unix_socket
 from relay.http.connection import HEAD_TOO_LARGE, MAX_HEAD_BYTES, STOPPING, Connection
-from relay.http.guard import Admitted, Forbidden, Guard
+from relay.http.guard import Admitted, Forbidden, HostGuard
 from relay.http.head_cache import Heads, Judge, Take
 from relay.http.response import RETRY_LATER, Response, error_response
 from relay.runtime.address import ListenError, format_address
@@ -84,7 +84,7 @@ class Listener:
         self,
         handler: Handler,
         settings: Http,
-        guard: Guard,
+        guard: HostGuard,
         metrics: Metrics,
         clock: Clock,
         shortcut: Judge | None = None,

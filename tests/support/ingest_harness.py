@@ -14,7 +14,7 @@ from typing import Any
 from aiohttp import web
 from relay.config import Http
 from relay.event.reader import Defaults, Event, Reader
-from relay.http.guard import Guard
+from relay.http.guard import HostGuard
 from relay.http.head_cache import Judge
 from relay.http.listener import Listener
 from relay.ingest.events_api import HttpIngest
@@ -177,7 +177,7 @@ class Served:
         self.settings = Http(**{"listen": "127.0.0.1:0", "allowed_origins": allowed_origins, **settings})
         reader = new_reader(self.clock, self.settings.max_event_bytes)
         ingest = HttpIngest(reader, self.outbox, self.settings, "full", self.metrics)
-        guard = Guard(self.settings.allowed_hosts, self.settings.allowed_origins)
+        guard = HostGuard(self.settings.allowed_hosts, self.settings.allowed_origins)
         if shortcut and handler is None:
             judge = ingest.shortcut
         self.listener = Listener(handler or ingest.handle, self.settings, guard, self.metrics, self.clock, judge)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from relay.http.guard import Admitted, Forbidden, Guard, Networks
+from relay.http.guard import Admitted, Forbidden, HostGuard, Networks
 
 EVENTS = "/v1/events"
 BOX = "http://box.example"
 
 
 def admits_host(host: str, *allowed: str) -> bool:
-    return isinstance(Guard(allowed).check(EVENTS, host, None, None), Admitted)
+    return isinstance(HostGuard(allowed).check(EVENTS, host, None, None), Admitted)
 
 
 @pytest.mark.parametrize(
@@ -45,18 +45,18 @@ def test_a_host_the_operator_allowed_is_served_on_any_port() -> None:
 
 
 def test_without_host_a_request_is_served() -> None:
-    assert Guard().check(EVENTS, None, None, None) == Admitted()
+    assert HostGuard().check(EVENTS, None, None, None) == Admitted()
 
 
 def test_an_absolute_target_is_judged_like_a_host() -> None:
-    guard = Guard()
+    guard = HostGuard()
     assert guard.check(EVENTS, "localhost", None, None, "localhost:8080") == Admitted()
     assert isinstance(guard.check(EVENTS, "localhost", None, None, "evil.example"), Forbidden)
     assert isinstance(guard.check(EVENTS, "localhost", None, None, "evil@localhost"), Forbidden)
 
 
 def test_many_different_hosts_change_no_decision() -> None:
-    guard = Guard()
+    guard = HostGuard()
     for number in range(5_000):
         assert isinstance(guard.check(EVENTS, f"h{number}.example", None, None), Forbidden)
         assert guard.check(EVENTS, "localhost", None, None) == Admitted()
@@ -64,12 +64,12 @@ def test_many_different_hosts_change_no_decision() -> None:
 
 @pytest.mark.parametrize("origin", [BOX, "HTTP://BOX.example"])
 def test_an_allowed_origin_is_named_in_the_answer(origin: str) -> None:
-    assert Guard(allowed_origins=[BOX]).check(EVENTS, "localhost", origin, "cross-site") == Admitted(BOX)
+    assert HostGuard(allowed_origins=[BOX]).check(EVENTS, "localhost", origin, "cross-site") == Admitted(BOX)
 
 
 @pytest.mark.parametrize("path", ["/", "/status.json", "/dead-letters/requeue", "/metrics", "/v2/events"])
 def test_an_allowed_origin_may_post_but_not_operate(path: str) -> None:
-    assert isinstance(Guard(allowed_origins=[BOX]).check(path, "localhost", BOX, None), Forbidden)
+    assert isinstance(HostGuard(allowed_origins=[BOX]).check(path, "localhost", BOX, None), Forbidden)
 
 
 @pytest.mark.parametrize(
@@ -85,11 +85,11 @@ def test_an_allowed_origin_may_post_but_not_operate(path: str) -> None:
     ],
 )
 def test_any_other_origin_is_refused(origin: str) -> None:
-    assert isinstance(Guard(allowed_origins=[BOX]).check(EVENTS, "localhost:8080", origin, "same-origin"), Forbidden)
+    assert isinstance(HostGuard(allowed_origins=[BOX]).check(EVENTS, "localhost:8080", origin, "same-origin"), Forbidden)
 
 
 def test_the_relays_own_pages_may_ask() -> None:
-    guard = Guard()
+    guard = HostGuard()
     assert guard.check("/flush", "127.0.0.1:8080", "http://127.0.0.1:8080", "same-origin") == Admitted()
     assert isinstance(guard.check("/flush", "127.0.0.1:8080", "http://127.0.0.1:3000", "same-site"), Forbidden)
     assert isinstance(guard.check("/flush", "127.0.0.1:8080", "https://127.0.0.1:8080", "same-site"), Forbidden)
@@ -98,7 +98,7 @@ def test_the_relays_own_pages_may_ask() -> None:
 @pytest.mark.parametrize("host", ["box.example", "Box.example:8443"])
 @pytest.mark.parametrize("fetch_site", [None, "same-origin", "Same-Origin"])
 def test_the_relays_own_pages_may_ask_through_a_proxy_that_speaks_tls(host: str, fetch_site: str | None) -> None:
-    assert Guard(["box.example"]).check("/flush", host, f"https://{host.lower()}", fetch_site) == Admitted()
+    assert HostGuard(["box.example"]).check("/flush", host, f"https://{host.lower()}", fetch_site) == Admitted()
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_the_relays_own_pages_may_ask_through_a_proxy_that_speaks_tls(host: str,
     ],
 )  # fmt: skip
 def test_behind_tls_too_any_other_origin_is_refused(origin: str) -> None:
-    assert isinstance(Guard(["box.example"]).check("/flush", "box.example", origin, "same-origin"), Forbidden)
+    assert isinstance(HostGuard(["box.example"]).check("/flush", "box.example", origin, "same-origin"), Forbidden)
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
@@ -117,13 +117,13 @@ def test_behind_tls_too_any_other_origin_is_refused(origin: str) -> None:
 def test_a_page_of_the_same_name_but_another_scheme_is_refused_where_the_browser_tells(
     scheme: str, fetch_site: str
 ) -> None:
-    decision = Guard(["box.example"]).check("/flush", "box.example", f"{scheme}://box.example", fetch_site)
+    decision = HostGuard(["box.example"]).check("/flush", "box.example", f"{scheme}://box.example", fetch_site)
     assert isinstance(decision, Forbidden)
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_a_rebound_name_is_no_origin_of_the_relay(scheme: str) -> None:
-    decision = Guard().check("/flush", "evil.example:8080", f"{scheme}://evil.example:8080", "same-origin")
+    decision = HostGuard().check("/flush", "evil.example:8080", f"{scheme}://evil.example:8080", "same-origin")
     assert isinstance(decision, Forbidden)
 
 
@@ -131,12 +131,12 @@ def test_a_rebound_name_is_no_origin_of_the_relay(scheme: str) -> None:
     ("site", "served"), [("cross-site", False), ("Cross-Site", False), ("none", True), ("same-origin", True)]
 )
 def test_without_origin_only_cross_site_requests_are_refused(site: str, served: bool) -> None:
-    assert isinstance(Guard().check("/", "localhost", None, site), Admitted) is served
+    assert isinstance(HostGuard().check("/", "localhost", None, site), Admitted) is served
 
 
 @given(st.text(), st.none() | st.text(), st.none() | st.text())
 def test_no_header_makes_the_guard_fail(host: str, origin: str | None, site: str | None) -> None:
-    decision = Guard([host], [origin or ""]).check(EVENTS, host, origin, site)
+    decision = HostGuard([host], [origin or ""]).check(EVENTS, host, origin, site)
     assert isinstance(decision, Admitted | Forbidden)
 
 
