@@ -39,7 +39,7 @@ from relay.app.routes import Routes
 from relay.app.secret_watch import watch_keys
 from relay.app.systemd import Supervisor
 from relay.config import ConfigError, ConfigFault, Settings, changes, diff, needs_restart, secrets, with_changed_files
-from relay.event.reader import Defaults, Reader
+from relay.event.reader import EventDefaults, Reader
 from relay.forward.forwarder import Forwarder
 from relay.forward.time_file import TimeFile
 from relay.forward.upstream import UpstreamClient, certificate_files, transport_problem
@@ -254,7 +254,7 @@ class Service:
     def _reader(self, settings: Settings) -> Reader:
         given = settings.defaults
         device_id = self._installation_id(settings) if given.device_id == "auto" else given.device_id
-        defaults = Defaults(
+        defaults = EventDefaults(
             given.tenant_id, given.platform, device_id, given.app_version, given.os_version, given.device_model
         )
         return Reader(

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from relay.event import fast_reader
-from relay.event.reader import FEWEST_TOGETHER, Defaults, Event, Reader, Rejection
+from relay.event.reader import FEWEST_TOGETHER, EventDefaults, Event, Reader, Rejection
 from relay.event.rules import Faults
 from tests.support.steps import measured
 
@@ -24,14 +24,14 @@ NEW_EVENT_ID = "0b0b0b0b-0b0b-4b0b-8b0b-0b0b0b0b0b0b"
 NOW = "2024-05-01T12:00:00.123Z"
 MAX_EVENT_BYTES = 1 << 16
 DEFAULTS = [
-    Defaults(),
-    Defaults(tenant_id=2),
-    Defaults(tenant_id=2, platform="tv", device_id="box-1"),
-    Defaults(device_id='bo"x\u2603', app_version="1"),
+    EventDefaults(),
+    EventDefaults(tenant_id=2),
+    EventDefaults(tenant_id=2, platform="tv", device_id="box-1"),
+    EventDefaults(device_id='bo"x\u2603', app_version="1"),
 ]
 
 
-def reader(defaults: Defaults) -> Reader:
+def reader(defaults: EventDefaults) -> Reader:
     return Reader(defaults, MAX_EVENT_BYTES, lambda: NEW_EVENT_ID, lambda: NOW)
 
 
@@ -115,7 +115,7 @@ def as_tenant(value: Any) -> int:
     return value if type(value) is int else 0
 
 
-def is_valid(event: Any, defaults: Defaults) -> bool:
+def is_valid(event: Any, defaults: EventDefaults) -> bool:
     if not isinstance(event, Pairs):
         return False
     fields = event.last
@@ -143,7 +143,7 @@ def is_valid(event: Any, defaults: Defaults) -> bool:
     )
 
 
-def judge(body: bytes, defaults: Defaults) -> str | list[Any]:
+def judge(body: bytes, defaults: EventDefaults) -> str | list[Any]:
     """The events as Pairs, or "malformed", "invalid", or "either" where the contract leaves the order open."""
     try:
         value = judge_json(body)
@@ -298,7 +298,7 @@ any_defaults = st.sampled_from(DEFAULTS)
 SPACE = b" \t\n\r"
 
 
-def added_to(before: Pairs, defaults: Defaults) -> tuple[list[tuple[str, Any]], list[tuple[str, Any]]]:
+def added_to(before: Pairs, defaults: EventDefaults) -> tuple[list[tuple[str, Any]], list[tuple[str, Any]]]:
     """What the relay has to add to an event, and to its source if it has one."""
     members: list[tuple[str, Any]] = [("event_id", NEW_EVENT_ID), ("occurred_at", NOW)]
     if defaults.tenant_id is not None:
@@ -327,7 +327,7 @@ def plainly(value: Any) -> Any:
     return repr(value)
 
 
-def assert_as_judged(body: bytes, result: list[Event] | Rejection, defaults: Defaults) -> None:
+def assert_as_judged(body: bytes, result: list[Event] | Rejection, defaults: EventDefaults) -> None:
     judged = judge(body, defaults)
     if isinstance(judged, str):
         assert isinstance(result, Rejection)
@@ -367,20 +367,20 @@ def assert_spliced(after: bytes, body: bytes, members: list[tuple[str, Any]], in
 @settings(max_examples=300)
 @given(bodies, any_defaults)
 @example(b'{"event_type":"a","tenant_id" :1,"tenant_id" :1,"x":":","source":{}}', DEFAULTS[2])
-def test_what_apps_write_is_judged_as_the_contract_says(body: bytes, defaults: Defaults) -> None:
+def test_what_apps_write_is_judged_as_the_contract_says(body: bytes, defaults: EventDefaults) -> None:
     assert_as_judged(body, reader(defaults).read_json(body), defaults)
 
 
 @settings(max_examples=400)
 @given(mutated(), any_defaults)
-def test_mutated_events_are_judged_as_the_contract_says(body: bytes, defaults: Defaults) -> None:
+def test_mutated_events_are_judged_as_the_contract_says(body: bytes, defaults: EventDefaults) -> None:
     stripped = body.strip(SPACE)
     assert_as_judged(stripped, reader(defaults).read_json(body), defaults)
 
 
 @settings(max_examples=300)
 @given(st.one_of(st.binary(max_size=200), mutated(), st.lists(mutated(), max_size=3).map(b"\n".join)), any_defaults)
-def test_no_bytes_make_a_reader_raise(body: bytes, defaults: Defaults) -> None:
+def test_no_bytes_make_a_reader_raise(body: bytes, defaults: EventDefaults) -> None:
     one = reader(defaults)
     for read in (one.read_json, one.read_lines, one.read_datagram):
         result = read(body)
@@ -410,7 +410,7 @@ def test_lines_are_judged_as_the_elements_of_an_array(lines: list[bytes]) -> Non
 
 @settings(max_examples=250)
 @given(st.one_of(bodies, mutated()), any_defaults)
-def test_what_the_quick_reader_takes_the_slow_one_reads_the_same(body: bytes, defaults: Defaults) -> None:
+def test_what_the_quick_reader_takes_the_slow_one_reads_the_same(body: bytes, defaults: EventDefaults) -> None:
     body = body.strip(SPACE)
     one = reader(defaults)
     quick = one._read_quickly(body)
@@ -430,7 +430,7 @@ def test_what_the_quick_reader_takes_the_slow_one_reads_the_same(body: bytes, de
 @example([*HALVES[:3], *[VALID] * FEWEST_TOGETHER], DEFAULTS[2])
 @example([VALID] * FEWEST_TOGETHER, DEFAULTS[2])
 @example([*[VALID] * FEWEST_TOGETHER, VALID.replace(b"{", b"{\n", 1)], DEFAULTS[2])
-def test_datagrams_that_are_read_together_are_what_they_are_alone(datagrams: list[bytes], defaults: Defaults) -> None:
+def test_datagrams_that_are_read_together_are_what_they_are_alone(datagrams: list[bytes], defaults: EventDefaults) -> None:
     together = reader(defaults).read_singles(datagrams)
     if together is not None:
         assert [[event] for event in together] == [reader(defaults).read_datagram(each) for each in datagrams]

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from relay.event import fast_reader
-from relay.event.reader import FEWEST_TOGETHER, Defaults, Event, Reader, Rejection
+from relay.event.reader import FEWEST_TOGETHER, EventDefaults, Event, Reader, Rejection
 from relay.event.values import all_uuid4_bytes, uuid4_bytes
 
 NEW_EVENT_ID = "0b0b0b0b-0b0b-4b0b-8b0b-0b0b0b0b0b0b"
@@ -24,14 +24,14 @@ NOW = "2024-05-01T12:00:00.123Z"
 MAX_EVENT_BYTES = 600
 ID = "550e8400-e29b-41d4-a716-446655440000"
 DEFAULTS = [
-    Defaults(),
-    Defaults(tenant_id=2, platform="tv", device_id="box-1"),
-    Defaults(device_id='bo"x\u2603', app_version="1"),
+    EventDefaults(),
+    EventDefaults(tenant_id=2, platform="tv", device_id="box-1"),
+    EventDefaults(device_id='bo"x\u2603', app_version="1"),
 ]
 any_defaults = st.sampled_from(DEFAULTS)
 
 
-def reader(defaults: Defaults) -> Reader:
+def reader(defaults: EventDefaults) -> Reader:
     return Reader(defaults, MAX_EVENT_BYTES, lambda: NEW_EVENT_ID, lambda: NOW)
 
 
@@ -182,11 +182,11 @@ def slices(draw: st.DrawFn) -> list[bytes]:
 @example(
     [VALID, VALID.replace(ID.encode(), ID[:-1].encode()), VALID.replace(b'"550e', b'"0550e'), VALID, VALID], DEFAULTS[0]
 )
-def test_events_read_together_are_what_they_are_alone(bodies: list[bytes], defaults: Defaults) -> None:
+def test_events_read_together_are_what_they_are_alone(bodies: list[bytes], defaults: EventDefaults) -> None:
     assert_alike(bodies, defaults)
 
 
-def assert_alike(bodies: list[bytes], defaults: Defaults) -> None:
+def assert_alike(bodies: list[bytes], defaults: EventDefaults) -> None:
     together = reader(defaults).read_singles(bodies)
     alone = [reader(defaults).read_datagram(body) for body in bodies]
     if together is not None:
@@ -230,7 +230,7 @@ def test_a_strange_one_among_valid_ones_is_what_it_is_alone(strange: bytes) -> N
     any_defaults,
 )
 def test_what_one_program_writes_is_proven_by_column(
-    order: list[str], timed: bool, uuids: list[Any], defaults: Defaults
+    order: list[str], timed: bool, uuids: list[Any], defaults: EventDefaults
 ) -> None:
     """The other properties would hold, too, if nothing was."""
     if not timed:

@@ -13,7 +13,7 @@ from typing import Any
 
 from aiohttp import web
 from relay.config import Http
-from relay.event.reader import Defaults, Event, Reader
+from relay.event.reader import EventDefaults, Event, Reader
 from relay.http.guard import HostGuard
 from relay.http.head_cache import Judge
 from relay.http.listener import Listener
@@ -94,7 +94,7 @@ class ScriptedOutbox:
 
 
 def new_reader(clock: HandClock, max_event_bytes: int = 64 << 10) -> Reader:
-    return Reader(Defaults(), max_event_bytes, clock.new_event_id, lambda: "2026-01-01T00:00:00.000Z")
+    return Reader(EventDefaults(), max_event_bytes, clock.new_event_id, lambda: "2026-01-01T00:00:00.000Z")
 
 
 class Response:

@@ -11,7 +11,7 @@ import pytest
 from relay.app.routes import Routes
 from relay.config import EndpointSettings as UpstreamRoute
 from relay.config import Http, OpsSettings, OutboxSettings, Settings, Upstream
-from relay.event.reader import Defaults, Reader
+from relay.event.reader import EventDefaults, Reader
 from relay.ingest.events_api import HttpIngest
 from relay.runtime.metrics import Metrics
 from relay.runtime.secret import Secret
@@ -32,7 +32,7 @@ class Listening:
             outbox=OutboxSettings(durability="normal"),
         )
         clock = HandClock()
-        self._reader = lambda **values: Reader(Defaults(**values), 4096, clock.new_event_id, lambda: "")
+        self._reader = lambda **values: Reader(EventDefaults(**values), 4096, clock.new_event_id, lambda: "")
         outbox: Any = ScriptedOutbox()
         self.http = HttpIngest(self._reader(**defaults), outbox, settings.http, "normal", Metrics())
         self.routes = Routes(settings, self.http, Operations().ops)

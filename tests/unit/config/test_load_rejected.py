@@ -7,7 +7,7 @@ import pytest
 from relay.config import ConfigError, load
 from relay.config.keys import KEYS
 from relay.config.values import Wrong
-from relay.event.reader import Defaults, Reader
+from relay.event.reader import EventDefaults, Reader
 from relay.runtime.secret import MASK, Secret
 
 URL = "https://upstream.example/v1/events"
@@ -316,13 +316,13 @@ def test_event_made_of_a_default_would_be_taken_as_it_is(key, value):
         return
     defaults = {"tenant_id": 1, "platform": "tv", "device_id": "box"} | {key.field: default}
 
-    (event,) = reader(Defaults(**defaults)).read_json(b'{"event_type": "x"}')
+    (event,) = reader(EventDefaults(**defaults)).read_json(b'{"event_type": "x"}')
 
-    (again,) = reader(Defaults()).read_json(event.body)
+    (again,) = reader(EventDefaults()).read_json(event.body)
     assert again._replace(received_crc=0) == event._replace(has_inserted_time=False, received_crc=0)
 
 
-def reader(defaults: Defaults) -> Reader:
+def reader(defaults: EventDefaults) -> Reader:
     return Reader(
         defaults, 64 << 10, lambda: "550e8400-e29b-41d4-a716-446655440000", lambda: "2026-01-01T00:00:00.000Z"
     )

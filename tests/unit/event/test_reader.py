@@ -9,7 +9,7 @@ from typing import Any
 from zlib import crc32
 
 import pytest
-from relay.event.reader import Defaults, Event, Reader, Reading, Rejection
+from relay.event.reader import EventDefaults, Event, Reader, Reading, Rejection
 from relay.event.rules import MAX_FAULT_BYTES
 
 EVENT_ID = "550e8400-e29b-41d4-a716-446655440000"
@@ -24,7 +24,7 @@ EVENT: dict[str, Any] = {
     "source": {"platform": "ios", "device_id": "A1B2C3D4-E5F6-7890-ABCD-EF1234567890"},
     "occurred_at": "2024-04-30T09:00:00Z",
 }
-BOX = Defaults(tenant_id=2, platform="tv", device_id="box-1", device_model='B"ox')
+BOX = EventDefaults(tenant_id=2, platform="tv", device_id="box-1", device_model='B"ox')
 
 
 def compact(value: object) -> bytes:
@@ -40,17 +40,17 @@ def source(**changes: object) -> dict[str, Any]:
     return {name: value for name, value in {**EVENT["source"], **changes}.items() if value is not None}
 
 
-def reader(defaults: Defaults | None = None) -> Reader:
-    return Reader(defaults or Defaults(), MAX_EVENT_BYTES, lambda: NEW_EVENT_ID, lambda: NOW)
+def reader(defaults: EventDefaults | None = None) -> Reader:
+    return Reader(defaults or EventDefaults(), MAX_EVENT_BYTES, lambda: NEW_EVENT_ID, lambda: NOW)
 
 
-def accepted(body: bytes, defaults: Defaults | None = None) -> list[Event]:
+def accepted(body: bytes, defaults: EventDefaults | None = None) -> list[Event]:
     result = reader(defaults).read_json(body)
     assert isinstance(result, list), result
     return result
 
 
-def refused(body: bytes, defaults: Defaults | None = None) -> Rejection:
+def refused(body: bytes, defaults: EventDefaults | None = None) -> Rejection:
     result = reader(defaults).read_json(body)
     assert isinstance(result, Rejection), result
     return result
@@ -149,7 +149,7 @@ class TestSplicing:
         )
 
     def test_a_source_of_unknown_fields_only_is_not_empty(self) -> None:
-        (found,) = accepted(compact(event(source={"x": 1})), Defaults(platform="tv", device_id="d"))
+        (found,) = accepted(compact(event(source={"x": 1})), EventDefaults(platform="tv", device_id="d"))
         assert found.body == compact(event(source={"platform": "tv", "device_id": "d", "x": 1}))
 
     @pytest.mark.parametrize(
@@ -165,13 +165,13 @@ class TestSplicing:
     @pytest.mark.parametrize("name", [b'"source":', b'"source" :\n ', b'"s\\u006furce":'])
     def test_defaults_go_into_the_source_of_the_event_and_no_other(self, before: bytes, name: bytes) -> None:
         body = b'{"event_type":"a","tenant_id":1,' + before + name + b'{"platform":"tv"}}'
-        (found,) = accepted(body, Defaults(device_id="box-1"))
+        (found,) = accepted(body, EventDefaults(device_id="box-1"))
         start = f'{{"event_id":"{NEW_EVENT_ID}","occurred_at":"{NOW}",'.encode()
         assert found.body == start + body[1:].replace(b'{"platform"', b'{"device_id":"box-1","platform"')
 
     def test_the_clock_is_read_once_a_body_and_not_at_all_if_all_times_are_given(self) -> None:
         times: Iterator[str] = iter([NOW, "2024-05-01T12:00:01.000Z"])
-        one = Reader(Defaults(), MAX_EVENT_BYTES, lambda: NEW_EVENT_ID, lambda: next(times))
+        one = Reader(EventDefaults(), MAX_EVENT_BYTES, lambda: NEW_EVENT_ID, lambda: next(times))
         one.read_json(compact(EVENT))
         for expected in (NOW, "2024-05-01T12:00:01.000Z"):
             events = one.read_json(compact([event(occurred_at=None)] * 3))
@@ -306,7 +306,7 @@ MALFORMED = {
 class TestMalformed:
     @pytest.mark.parametrize("body", MALFORMED.values(), ids=MALFORMED)
     def test_it_is_refused_with_a_sentence(self, body: bytes) -> None:
-        one = Reader(Defaults(), 2 << 20, lambda: NEW_EVENT_ID, lambda: NOW)
+        one = Reader(EventDefaults(), 2 << 20, lambda: NEW_EVENT_ID, lambda: NOW)
         for read in (one.read_json, one.read_lines, one.read_datagram):
             result = read(body)
             assert isinstance(result, Rejection)
@@ -479,7 +479,7 @@ class TestInvalid:
         assert listed_bytes(result) < MAX_FAULT_BYTES + 200
 
     def test_the_errors_of_one_event_are_bounded_too(self) -> None:
-        one = Reader(Defaults(), 1 << 20, lambda: NEW_EVENT_ID, lambda: NOW)
+        one = Reader(EventDefaults(), 1 << 20, lambda: NEW_EVENT_ID, lambda: NOW)
         result = one.read_json(b"{" + b",".join(b'"field%d":1,"field%d":2' % (n, n) for n in range(5_000)) + b"}")
         assert isinstance(result, Rejection)
         listed = sum(len(sentences) for sentences in result.errors.values())

@@ -7,7 +7,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from relay.event.reader import Defaults, Reader, Rejection
+from relay.event.reader import EventDefaults, Reader, Rejection
 from relay.event.strict_json import Cursor, Malformed, TooLong
 
 from tests.support.steps import LONGEST_STEP_S, measured
@@ -85,7 +85,7 @@ SHAPES = {
 }
 READERS = [
     Reader(defaults, EVENT_BYTES, lambda: "00000000-0000-4000-8000-000000000001", lambda: "2026-01-01T00:00:00Z")
-    for defaults in (Defaults(), Defaults(tenant_id=1, platform="tv", device_id="box"))
+    for defaults in (EventDefaults(), EventDefaults(tenant_id=1, platform="tv", device_id="box"))
 ]
 
 

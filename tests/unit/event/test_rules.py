@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from relay.event.reader import Defaults, Reader, Rejection
+from relay.event.reader import EventDefaults, Reader, Rejection
 from relay.event.rules import RULES
 
 EVENT: dict[str, Any] = {
@@ -76,7 +76,7 @@ def written(path: str, value: Any) -> bytes:
 
 
 def reader(**options: Any) -> Reader:
-    return Reader(Defaults(), 1 << 16, lambda: EVENT["event_id"], lambda: EVENT["occurred_at"], **options)
+    return Reader(EventDefaults(), 1 << 16, lambda: EVENT["event_id"], lambda: EVENT["occurred_at"], **options)
 
 
 def refusals(body: bytes) -> list[Rejection]:

@@ -9,7 +9,7 @@ import unicodedata
 from typing import Any, Literal
 
 import pytest
-from relay.event.reader import Defaults, Event, Reader, Rejection
+from relay.event.reader import EventDefaults, Event, Reader, Rejection
 from relay.event.values import BLANKS, are_moments, is_moment, trimmed
 from relay.ingest.content_type import body_type
 from relay.sandbox import php, validate
@@ -52,7 +52,7 @@ def written(made: dict[str, Any]) -> str:
 
 def read(text: str, form: str, reader: Reader | None = None) -> list[Event] | Rejection:
     """What the reader makes of an event that is sent in one of FORMS; some of them have it six times."""
-    reader = reader or Reader(Defaults(), 1 << 16, lambda: table.EVENT_ID, lambda: NOW)
+    reader = reader or Reader(EventDefaults(), 1 << 16, lambda: table.EVENT_ID, lambda: NOW)
     spaced, many = json.dumps(json.loads(text)), [text] * 6
     single = reader.read_singles([text.encode()] * 6) if form == "singles" else None
     if single is not None:
@@ -167,8 +167,8 @@ class TestBlanks:
     def test_blanks_around_an_optional_string_do_not_matter(self, blank: str, field: str) -> None:
         assert both_say(written(event(**{field: f"{blank}a{blank}"}))) == BOTH_ACCEPT
 
-    @pytest.mark.parametrize("defaults", [Defaults(device_model="TV", app_version=" "), Defaults(os_version="\u200b")])
-    def test_a_blank_default_is_not_inserted(self, defaults: Defaults) -> None:
+    @pytest.mark.parametrize("defaults", [EventDefaults(device_model="TV", app_version=" "), EventDefaults(os_version="\u200b")])
+    def test_a_blank_default_is_not_inserted(self, defaults: EventDefaults) -> None:
         text = written(event())
         result = read(text, "compact", Reader(defaults, 1 << 16, lambda: table.EVENT_ID, lambda: NOW))
         assert isinstance(result, list)
@@ -204,7 +204,7 @@ class TestBlanks:
 
     def test_a_default_device_id_is_trimmed_for_its_device_alone(self) -> None:
         text = written(event()).replace(f',"device_id":"{DEVICE_ID}"', "")
-        reader = Reader(Defaults(device_id=" BOX-2\n"), 1 << 16, lambda: table.EVENT_ID, lambda: NOW)
+        reader = Reader(EventDefaults(device_id=" BOX-2\n"), 1 << 16, lambda: table.EVENT_ID, lambda: NOW)
         for form in ("compact", "escaped"):
             result = read(text, form, reader)
             assert isinstance(result, list)
@@ -292,7 +292,7 @@ class TestEmptyObjects:
     @pytest.mark.parametrize("empty", ["[]", "[ ]", "{}", "{ }"])
     def test_the_configured_defaults_fill_an_empty_source(self, empty: str) -> None:
         text = written(event(source="?")).replace('"?"', empty)
-        reader = Reader(Defaults(platform="tv", device_id="BOX-2"), 1 << 16, lambda: table.EVENT_ID, lambda: NOW)
+        reader = Reader(EventDefaults(platform="tv", device_id="BOX-2"), 1 << 16, lambda: table.EVENT_ID, lambda: NOW)
         result = read(text, "compact", reader)
         assert isinstance(result, list)
         assert result[0].device_key == (2, "tv", "BOX-2")

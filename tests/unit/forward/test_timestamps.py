@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from relay.event.reader import Defaults, Event, Reader
+from relay.event.reader import EventDefaults, Event, Reader
 from relay.forward.timestamps import corrected
 from relay.runtime.clock import rfc3339
 
@@ -15,7 +15,7 @@ BODIES = [b"{" + REST, b'{"event_id":"' + ID.encode() + b'",' + REST, b'{ "event
 
 def received(body: bytes, wall_ms: int) -> Event:
     """As the relay stores it when its clock shows `wall_ms`."""
-    (event,) = list(Reader(Defaults(), 1 << 16, lambda: ID, lambda: rfc3339(wall_ms)).read_json(body))
+    (event,) = list(Reader(EventDefaults(), 1 << 16, lambda: ID, lambda: rfc3339(wall_ms)).read_json(body))
     assert isinstance(event, Event)
     return event
 

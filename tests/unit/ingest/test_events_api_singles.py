@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from relay.config import Http
-from relay.event.reader import FEWEST_TOGETHER, Defaults, Event, Reader, Reading, Rejection
+from relay.event.reader import FEWEST_TOGETHER, EventDefaults, Event, Reader, Reading, Rejection
 from relay.http.response import Response
 from relay.ingest.events_api import EVENTS_PATH, HttpIngest
 from relay.outbox import OutboxFull
@@ -40,7 +40,7 @@ class ScriptedReader(Reader):
     """Counts what it is asked; a body that holds "bug" is one to it."""
 
     def __init__(self) -> None:
-        super().__init__(Defaults(), 64 << 10, lambda: NEW_EVENT_ID, lambda: "2026-01-01T00:00:00.000Z")
+        super().__init__(EventDefaults(), 64 << 10, lambda: NEW_EVENT_ID, lambda: "2026-01-01T00:00:00.000Z")
         self.together: list[int] = []
         self.alone = 0
         self.long_is_read: Callable[[], None] = lambda: None
@@ -215,7 +215,7 @@ async def test_the_reader_may_be_replaced_between_turns() -> None:
     ingest = Ingest()
     ingest.post_each([body(number) for number in range(6)])
     await a_few_turns()
-    ingest.http.reader = Reader(Defaults(), 10, HandClock().new_event_id, lambda: "")
+    ingest.http.reader = Reader(EventDefaults(), 10, HandClock().new_event_id, lambda: "")
     ingest.post_each([body(number) for number in range(6)])
     await a_few_turns()
     assert list(ingest.statuses.values()) == [413] * 6

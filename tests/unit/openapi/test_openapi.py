@@ -15,7 +15,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from relay import openapi
 from relay.config import Http
 from relay.event import fast_reader
-from relay.event.reader import Defaults, Reader, Rejection
+from relay.event.reader import EventDefaults, Reader, Rejection
 from relay.event.rules import PLATFORMS, RULES
 from relay.http import static_files
 from relay.http.content_coding import CODINGS
@@ -60,7 +60,7 @@ class Stage:
         self.ops = self.operations.ops
         self.outbox = ScriptedOutbox(states={bytes.fromhex(EVENT_ID.replace("-", "")): "pending"})
         clock = HandClock()
-        reader = Reader(Defaults(), MAX_EVENT_BYTES, clock.new_event_id, lambda: "2026-01-01T00:00:00.000Z")
+        reader = Reader(EventDefaults(), MAX_EVENT_BYTES, clock.new_event_id, lambda: "2026-01-01T00:00:00.000Z")
         self.http = HttpIngest(reader, self.outbox, Http(), "full", Metrics())  # type: ignore[arg-type]
         makers = {
             static_files.CLIENT_PATH: static_files.client,
@@ -138,7 +138,7 @@ def test_the_description_has_the_fields_that_the_rules_and_the_quick_reader_know
 
 
 def reader(**defaults: Any) -> Reader:
-    return Reader(Defaults(**defaults), MAX_EVENT_BYTES, lambda: EVENT_ID, lambda: "2026-01-01T00:00:00.000Z")
+    return Reader(EventDefaults(**defaults), MAX_EVENT_BYTES, lambda: EVENT_ID, lambda: "2026-01-01T00:00:00.000Z")
 
 
 FULL_EVENT = {

@@ -16,7 +16,7 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 from relay.config import Udp
-from relay.event.reader import Defaults, Event, Reader, Reading, Rejection
+from relay.event.reader import EventDefaults, Event, Reader, Reading, Rejection
 from relay.http.guard import Networks
 from relay.ingest.udp.ack import stored_response
 from relay.ingest.udp.datagrams import MAX_INFLATED_BYTES
@@ -505,7 +505,7 @@ class Broken(Reader):
     """Fails on whatever it is told to, and always when it reads together."""
 
     def __init__(self, bug: Exception) -> None:
-        super().__init__(Defaults(), 64 << 10, HandClock().new_event_id, lambda: "2026-01-01T00:00:00.000Z")
+        super().__init__(EventDefaults(), 64 << 10, HandClock().new_event_id, lambda: "2026-01-01T00:00:00.000Z")
         self._bug = bug
 
     def read_singles(self, bodies: Sequence[bytes]) -> list[Event] | None:
