@@ -14,7 +14,7 @@ from relay.config import Settings
 from relay.http import static_files
 from relay.http.guard import HostGuard
 from relay.http.listener import Listener
-from relay.http.static_files import CLIENT_PATH, DESCRIPTION_PATH, File, Files
+from relay.http.static_files import CLIENT_PATH, DESCRIPTION_PATH, StaticFile, StaticFiles
 from relay.ingest.events_api import HttpIngest
 from relay.openapi import DescribedLimits, describe
 from relay.ops.server import Ops
@@ -29,17 +29,17 @@ class Routes:
         self._settings = settings
         self._http = http
         self._ops = ops
-        self._apps = Files({CLIENT_PATH: static_files.client, DESCRIPTION_PATH: self._describe}, self._dispatch)
+        self._apps = StaticFiles({CLIENT_PATH: static_files.client, DESCRIPTION_PATH: self._describe}, self._dispatch)
 
     def listeners(self, metrics: Metrics, clock: Clock) -> list[Listener]:
         """Not yet started; that of operations last if it is one of its own."""
         http, ops = self._settings.http, self._settings.ops
         guard = HostGuard(http.allowed_hosts, http.allowed_origins)
-        apps = Listener(self._apps.handle, http, guard, metrics, clock, self._http.shortcut)
+        apps = Listener(self._apps.handle, http, guard, metrics, clock, self._http.body_handler)
         if not ops.listen:
             return [apps]
         own = replace(http, listen=ops.listen, unix_socket="")
-        operations = Files({DESCRIPTION_PATH: self._describe_operations}, self._ops.handle)
+        operations = StaticFiles({DESCRIPTION_PATH: self._describe_operations}, self._ops.handle)
         return [apps, Listener(operations.handle, own, guard, metrics, clock)]
 
     def reloaded(self) -> None:
@@ -51,7 +51,7 @@ class Routes:
             return await self._http.handle(request)
         return await self._ops.handle(request)
 
-    def _describe(self) -> File:
+    def _describe(self) -> StaticFile:
         reader = self._http.reader
         durability = self._settings.outbox.durability
         limits = DescribedLimits(
@@ -60,5 +60,5 @@ class Routes:
         routes = () if self._settings.ops.listen else self._ops.routes.items()
         return static_files.description(describe(limits, routes))
 
-    def _describe_operations(self) -> File:
+    def _describe_operations(self) -> StaticFile:
         return static_files.description(describe(None, self._ops.routes.items()))

@@ -28,7 +28,7 @@ import msgspec
 
 from relay.event import fast_reader, strict_json
 from relay.event.columns import ColumnReader, Columns, slices
-from relay.event.rules import MAX_FAULT_BYTES, REQUIRED, Faults, check
+from relay.event.rules import MAX_ERROR_BYTES, REQUIRED, EventErrors, check
 from relay.event.shown import Mask, unmasked
 from relay.event.split import Parts, Splitting, splitting_json, splitting_lines
 from relay.event.split import Rejection as Rejection  # noqa: PLC0414 - callers of a Reader find its result here
@@ -61,7 +61,7 @@ Reading = Generator[None, None, list[Event] | Rejection]
 
 
 @dataclass(frozen=True, slots=True)
-class Defaults:
+class EventDefaults:
     """Filled in where an event lacks them; empty ones are not."""
 
     tenant_id: int | None = None
@@ -78,7 +78,7 @@ _new_event = tuple.__new__
 _BATCH_OPENINGS = (b"[", b'{"events"')
 FEWEST_TOGETHER = 5
 """The calls around reading together take some 7 µs, an event 1.4 then, and 3 by itself."""
-_LEAST_FAULT_BYTES = 64
+_MIN_ERROR_BYTES = 64
 """Path and sentence of a fault at least; so many faults fill a response."""
 
 
@@ -87,7 +87,7 @@ class _Found:
     """What a body held so far."""
 
     events: list[Event]
-    faults: Faults
+    errors: EventErrors
     too_large: str = ""
     last: int = 0
     """The index of the last event that was read alone."""
@@ -102,7 +102,7 @@ class Reader:
 
     def __init__(
         self,
-        defaults: Defaults,
+        defaults: EventDefaults,
         max_event_bytes: int,
         new_event_id: Callable[[], str],
         now: Callable[[], str],
@@ -147,15 +147,17 @@ class Reader:
     def reading_datagram(self, body: bytes) -> Reading:
         """Do what `read_datagram` does, in steps, up to the first fault: nobody needs the list of all faults."""
         splitting = splitting_lines(body) if _has_lines(body) else self._splitting_json(body, max_odd=1)
-        return self._reading(splitting, Faults(1, self._mask))
+        return self._reading(splitting, EventErrors(1, self._mask))
 
     def reading_json(self, body: bytes) -> Reading:
         """Do what `read_json` does, in steps."""
-        return self._reading(self._splitting_json(body, MAX_FAULT_BYTES // _LEAST_FAULT_BYTES), Faults(mask=self._mask))
+        return self._reading(
+            self._splitting_json(body, MAX_ERROR_BYTES // _MIN_ERROR_BYTES), EventErrors(mask=self._mask)
+        )
 
     def reading_lines(self, body: bytes) -> Reading:
         """Do what `read_lines` does, in steps."""
-        return self._reading(splitting_lines(body), Faults(mask=self._mask))
+        return self._reading(splitting_lines(body), EventErrors(mask=self._mask))
 
     def _read_single(self, body: bytes) -> list[Event] | None:
         """The event of a body that is one plain event; None if it needs a closer look."""
@@ -170,20 +172,20 @@ class Reader:
     def _splitting_json(self, body: bytes, max_odd: int) -> Splitting:
         return splitting_json(body.strip(strict_json.SPACE), self.max_event_bytes, max_odd, self._mask)
 
-    def _reading(self, splitting: Splitting, faults: Faults) -> Reading:
+    def _reading(self, splitting: Splitting, errors: EventErrors) -> Reading:
         try:
             parts = yield from splitting
         except Malformed as error:
             return _malformed("The body", str(error))
-        return parts if isinstance(parts, Rejection) else (yield from self._read_all(parts, faults))
+        return parts if isinstance(parts, Rejection) else (yield from self._read_all(parts, errors))
 
-    def _read_all(self, parts: Parts, faults: Faults) -> Reading:
+    def _read_all(self, parts: Parts, errors: EventErrors) -> Reading:
         """Read events without space around them, in their order."""
         bodies = parts.bodies
         if not bodies:
             return Rejection("malformed", "The body holds no event.")
         self._received_at = b""
-        found = _Found([], faults)
+        found = _Found([], errors)
         for first, slice_ in slices(bodies):
             if first:
                 received_at = self._received_at
@@ -195,14 +197,14 @@ class Reader:
             elif malformed := self._read_each(slice_, first, found):
                 path, error = malformed
                 return _malformed(path if len(bodies) > 1 else "The body", error)
-            if faults.full:
+            if errors.full:
                 break
-        assert parts.complete or faults.by_path, "cut short without a reason to reject it"
-        if faults.by_path:
+        assert parts.complete or errors.by_path, "cut short without a reason to reject it"
+        if errors.by_path:
             last = len(bodies) - 1
-            if faults.full and (found.last < last or not parts.complete):
-                faults.unread_after = f"events.{found.last}"
-            return Rejection("invalid", faults.summary(), faults.by_path)
+            if errors.full and (found.last < last or not parts.complete):
+                errors.unread_after = f"events.{found.last}"
+            return Rejection("invalid", errors.summary(), errors.by_path)
         return Rejection("too_large", found.too_large) if found.too_large else found.events
 
     def _read_together(self, bodies: Sequence[bytes]) -> list[Event] | None:
@@ -245,13 +247,13 @@ class Reader:
             found.last = index
             if event_bytes <= self.max_event_bytes:
                 try:
-                    event = self._read_quickly(body) or self._read_strictly(body, path, found.faults)
+                    event = self._read_quickly(body) or self._read_strictly(body, path, found.errors)
                 except Malformed as error:
                     return path, str(error)  # the error itself would hold the bodies until the garbage collector comes
                 if event is not None:
                     event_bytes = len(event.body)
                     found.events.append(event)
-                elif found.faults.full:
+                elif found.errors.full:
                     return None
             if event_bytes > self.max_event_bytes:
                 found.too_large = f"{path} has {event_bytes} bytes; at most {self.max_event_bytes} are allowed."
@@ -277,10 +279,10 @@ class Reader:
                 return None
         return self._complete(body, fields, fast_reader.source_opening)
 
-    def _read_strictly(self, body: bytes, path: str, faults: Faults) -> Event | None:
+    def _read_strictly(self, body: bytes, path: str, errors: EventErrors) -> Event | None:
         """Raises Malformed; None after adding to `faults`."""
         pairs = strict_json.parse(strict_json.decode(body))
-        if not check(pairs, path, self.required, faults):
+        if not check(pairs, path, self.required, errors):
             return None
         event = self._complete(body, _as_upstream_reads(pairs), _source_opening)
         assert event is not None, "checked, and yet not complete"

@@ -18,7 +18,7 @@ PLATFORMS = ("ios", "android", "web", "tv")
 MIN_TENANT_ID, MAX_TENANT_ID = 1, 2**63 - 1
 """No larger integer is JSON to us, see relay.event.strict_json."""
 MAX_DEVICE_ID_CHARACTERS = 255
-MAX_FAULT_BYTES = 262_144
+MAX_ERROR_BYTES = 262_144
 """Of paths and sentences in one response; further faults are only counted."""
 MAX_NAME_CHARACTERS = 64
 """Of an app's own field name in a path."""
@@ -30,10 +30,10 @@ Rule = Callable[[object], str]
 """What a value must be ("a string"), or "" if it is."""
 
 
-class Faults:
+class EventErrors:
     """Every fault of every event of one request, by path."""
 
-    def __init__(self, max_bytes: int = MAX_FAULT_BYTES, mask: Mask = unmasked) -> None:
+    def __init__(self, max_bytes: int = MAX_ERROR_BYTES, mask: Mask = unmasked) -> None:
         """With `max_bytes` of 1 there is room for one sentence. `mask` hides secrets in received values."""
         self.by_path: dict[str, list[str]] = {}
         self.count = 0
@@ -72,26 +72,26 @@ class Faults:
         return f"{first} ({', '.join(notes)})" if notes else first
 
 
-def check(event: object, path: str, required: Set[str], faults: Faults) -> TypeGuard[Object]:
+def check(event: object, path: str, required: Set[str], errors: EventErrors) -> TypeGuard[Object]:
     """Add every fault of one event; true if there was none.
 
     `required` is REQUIRED without what defaults will fill in.
     """
-    before = faults.count
+    before = errors.count
     if not isinstance(event, Object):
-        faults.add(path, "must be an object", event)
+        errors.add(path, "must be an object", event)
         return False
-    fields = _check_object(event, path, "", required, faults)
+    fields = _check_object(event, path, "", required, errors)
     for name in _PARTS:
         part = fields.get(name, _EMPTY if name == "source" else None)
         if part == []:
             part = _EMPTY
         if isinstance(part, Object):
-            _check_object(part, f"{path}.{name}", f"{name}.", required, faults)
-    return faults.count == before
+            _check_object(part, f"{path}.{name}", f"{name}.", required, errors)
+    return errors.count == before
 
 
-def _check_object(pairs: Object, path: str, prefix: str, required: Set[str], faults: Faults) -> dict[str, object]:
+def _check_object(pairs: Object, path: str, prefix: str, required: Set[str], errors: EventErrors) -> dict[str, object]:
     """Add the faults of one object, whose fields are known to RULES as `prefix` and name; returns its fields."""
     fields: dict[str, object] = {}
     twice: dict[str, tuple[object, object]] = {}
@@ -100,15 +100,15 @@ def _check_object(pairs: Object, path: str, prefix: str, required: Set[str], fau
             twice[name] = fields[name], value
         fields[name] = value
     for name, values in twice.items():
-        faults.add(f"{path}.{_shown(name)}", "must not be given twice", *values)
+        errors.add(f"{path}.{_shown(name)}", "must not be given twice", *values)
     for name, rule in RULES[prefix].items():
         if name in fields:
             must_be = rule(fields[name])
             if must_be:
                 or_missing = "" if prefix + name in REQUIRED or name == "source" else ", or be left out"
-                faults.add(f"{path}.{name}", f"must be {must_be}{or_missing}", fields[name])
+                errors.add(f"{path}.{name}", f"must be {must_be}{or_missing}", fields[name])
         elif prefix + name in required:
-            faults.add(f"{path}.{name}", f"is required but missing: add {rule(None)}")
+            errors.add(f"{path}.{name}", f"is required but missing: add {rule(None)}")
     return fields
 
 

@@ -18,7 +18,7 @@ from collections.abc import Generator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from relay.event import fast_reader, strict_json
-from relay.event.rules import Faults
+from relay.event.rules import EventErrors
 from relay.event.shown import Mask, unmasked
 from relay.event.strict_json import Cursor, Malformed, Object, TooLong
 
@@ -156,10 +156,10 @@ def _too_much_around(names: Sequence[str], body: bytes, max_event_bytes: int) ->
 def _no_array(names: Sequence[str], around: object, mask: Mask) -> Rejection:
     """Reject a body whose `events` is no array, or occurs again. `around` is the body without its last array."""
     assert isinstance(around, Object)
-    faults = Faults(mask=mask)
+    errors = EventErrors(mask=mask)
     count = names.count("events")
     if count > 1:
-        faults.add("events", f"must not be given twice, but is given {count} times")
+        errors.add("events", f"must not be given twice, but is given {count} times")
     else:
-        faults.add("events", "must be an array", dict(around)["events"])
-    return Rejection("invalid", faults.summary(), faults.by_path)
+        errors.add("events", "must be an array", dict(around)["events"])
+    return Rejection("invalid", errors.summary(), errors.by_path)

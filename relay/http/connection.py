@@ -22,15 +22,15 @@ from aiohttp.http_exceptions import LineTooLong
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler, RequestPayloadError, _ErrInfo
 
-from relay.http.head_cache import Heads, Shortcut, Whole
+from relay.http.head_cache import CompleteRequest, FastPath, HeadCache
 from relay.http.response import RETRY_LATER, Response, error_response
 from relay.runtime.clock import loop_s
 
-BodyFault = Literal["too_large", "malformed"]
+BodyError = Literal["too_large", "malformed"]
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _TIMEOUT = error_response(408, "the request did not arrive within http.request_timeout", close=True)
-_CLIENTS_FAULTS = (OSError, RequestPayloadError, HttpProcessingError)
+_CLIENT_ERRORS = (OSError, RequestPayloadError, HttpProcessingError)
 """How a body ends that breaks off, or whose framing is none."""
 MAX_HEAD_BYTES = 32_768
 """Browsers send the cookies of every web app of 127.0.0.1 here, too."""
@@ -57,21 +57,21 @@ class Connection(RequestHandler):
     """Reads requests of one client and answers them in order."""
 
     __slots__ = (
+        "_client_finished",
         "_closing_since_ms",
-        "_ended",
+        "_fast_path",
+        "_has_received",
         "_head_bytes",
-        "_held",
         "_idle_since_ms",
+        "_incomplete_body",
         "_listener",
-        "_newest",
-        "_owing_since_ms",
-        "_receiving",
-        "_shortcut",
-        "_shortcut_taken",
-        "_spoke",
+        "_newest_request",
+        "_on_fast_path",
+        "_pending_responses",
+        "_pipelined",
+        "_receiving_since_ms",
+        "_socket_transport",
         "_stalled_since_ms",
-        "_unanswered",
-        "_wire",
         "is_unix",
     )
 
@@ -80,7 +80,7 @@ class Connection(RequestHandler):
         server: web.Server,
         listener: ConnectionOwner,
         loop: asyncio.AbstractEventLoop,
-        heads: Heads | None,
+        head_cache: HeadCache | None,
         *,
         is_unix: bool,
         **options: Any,
@@ -88,69 +88,69 @@ class Connection(RequestHandler):
         super().__init__(server, loop=loop, auto_decompress=False, **options)
         self._listener = listener
         self.is_unix = is_unix
-        self._wire: asyncio.Transport | None = None
+        self._socket_transport: asyncio.Transport | None = None
         """The transport until it is really gone; aiohttp forgets its own when it begins to close."""
-        self._receiving: StreamReader | None = None
+        self._incomplete_body: StreamReader | None = None
         """The body of the newest request, while it may be incomplete."""
-        self._newest: RawRequestMessage | None = None
-        self._unanswered = 0
+        self._newest_request: RawRequestMessage | None = None
+        self._pending_responses = 0
         """Requests whose head came and whose answer has not been made."""
-        self._ended = False
-        self._owing_since_ms: int | None = None
+        self._client_finished = False
+        self._receiving_since_ms: int | None = None
         self._idle_since_ms = 0
         """When the last response was made, or the connection; of meaning only while it is idle."""
-        self._spoke = False
+        self._has_received = False
         """Whether the client sent a byte yet."""
         self._head_bytes = 0
         """What came of a head that is not complete."""
         self._stalled_since_ms: int | None = None
         self._closing_since_ms: int | None = None
-        self._shortcut = Shortcut(heads) if heads is not None else None
-        self._shortcut_taken = False
+        self._fast_path = FastPath(head_cache) if head_cache is not None else None
+        self._on_fast_path = False
         """Whether the request being answered took it: aiohttp knows nothing of it and idles."""
-        self._held = b""
+        self._pipelined = b""
         """What came behind that request."""
 
     # --- what the transport tells
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         wire = cast("asyncio.Transport", transport)  # uvloop's is no subclass of it
-        self._wire = wire
+        self._socket_transport = wire
         rejection = self._listener.admit(self)
         if rejection is not None:
             self.transport = wire
-            self._answer_and_close(rejection)
+            self._respond_and_close(rejection)
             return
         self._idle_since_ms = self._listener.now_ms()
         super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._listener.forget(self)
-        self._wire = None
+        self._socket_transport = None
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        shortcut = self._shortcut
-        if shortcut is None:
-            self._begin_owing(data)
+        fast_path = self._fast_path
+        if fast_path is None:
+            self._begin_receiving(data)
             self._parse(data)
             return
-        if self._shortcut_taken:
-            self._hold(data)
+        if self._on_fast_path:
+            self._buffer_pipelined(data)
             return
-        offered = shortcut.offer(data) if self._idles() else "parse"
-        if isinstance(offered, Whole):
-            self._take(offered)
+        offered = fast_path.offer(data) if self._is_idle() else "parse"
+        if isinstance(offered, CompleteRequest):
+            self._handle_body(offered)
             return
-        self._begin_owing(data)
+        self._begin_receiving(data)
         if offered == "parse":
-            for piece in shortcut.withdraw(data):
+            for piece in fast_path.withdraw(data):
                 self._parse(piece)
 
-    def _begin_owing(self, data: bytes) -> None:
-        if data and self._owing_since_ms is None:
-            self._spoke = True
-            self._owing_since_ms = self._listener.now_ms()
+    def _begin_receiving(self, data: bytes) -> None:
+        if data and self._receiving_since_ms is None:
+            self._has_received = True
+            self._receiving_since_ms = self._listener.now_ms()
 
     def _parse(self, data: bytes) -> None:
         if self._head_bytes > MAX_HEAD_BYTES:
@@ -159,19 +159,19 @@ class Connection(RequestHandler):
         super().data_received(data)
         requests = self._request_count - before
         if requests:
-            self._unanswered += requests
-            self._note_newest()
-        self._head_bytes = self._head_bytes + len(data) if self._receiving is None and not requests else 0
+            self._pending_responses += requests
+            self._record_newest_request()
+        self._head_bytes = self._head_bytes + len(data) if self._incomplete_body is None and not requests else 0
         if self._head_bytes > MAX_HEAD_BYTES:
-            if not self._unanswered:
+            if not self._pending_responses:
                 self._reject_head()
             return
-        complete = self._receiving is not None and self._receiving.is_eof()
-        if self._shortcut is not None:
-            self._shortcut.parsed(data, self._newest, complete=complete)
+        complete = self._incomplete_body is not None and self._incomplete_body.is_eof()
+        if self._fast_path is not None:
+            self._fast_path.parsed(data, self._newest_request, complete=complete)
         if complete:
-            self._receiving = None
-            self._owing_since_ms = None
+            self._incomplete_body = None
+            self._receiving_since_ms = None
 
     def _reject_head(self) -> None:
         """Respond to a head beyond the limit. What still comes is dropped for a while, as a reset takes the response
@@ -183,10 +183,10 @@ class Connection(RequestHandler):
 
     def eof_received(self) -> bool:  # type: ignore[override]  # aiohttp never keeps the connection, asyncio allows it
         """A client that is done sending still gets the answers to what it sent whole."""
-        self._ended = True
-        whole = self._unanswered
-        if self._receiving is not None:
-            self._receiving.set_exception(ConnectionResetError("the client left"))
+        self._client_finished = True
+        whole = self._pending_responses
+        if self._incomplete_body is not None:
+            self._incomplete_body.set_exception(ConnectionResetError("the client left"))
             whole -= 1
         return whole > 0
 
@@ -198,134 +198,138 @@ class Connection(RequestHandler):
         self._stalled_since_ms = None
         super().resume_writing()
 
-    def _note_newest(self) -> None:
+    def _record_newest_request(self) -> None:
         message, payload = self._messages[-1]
         if isinstance(message, _ErrInfo):
             # else it holds the frame that holds it, and what came, until the garbage collector comes
             message.exc.with_traceback(None).__context__ = None
-            if self._receiving is not None and not self._receiving.is_eof():
+            if self._incomplete_body is not None and not self._incomplete_body.is_eof():
                 # aiohttp leaves the reader of a body that turns out malformed waiting for ever
-                self._receiving.set_exception(RequestPayloadError(message.message))
-        self._newest = None if isinstance(message, _ErrInfo) else message
-        self._receiving = payload
+                self._incomplete_body.set_exception(RequestPayloadError(message.message))
+        self._newest_request = None if isinstance(message, _ErrInfo) else message
+        self._incomplete_body = payload
 
     # --- the shortcut
 
-    def _idles(self) -> bool:
+    def _is_idle(self) -> bool:
         """Whether aiohttp has nothing to do but to wait for a request."""
         waiter = self._waiter
         return waiter is not None and not waiter.done() and not self._close and not self._paused
 
-    def _take(self, whole: Whole) -> None:
-        self._spoke = True
-        self._owing_since_ms = None
-        self._unanswered += 1
-        self._shortcut_taken = True
+    def _handle_body(self, request: CompleteRequest) -> None:
+        self._has_received = True
+        self._receiving_since_ms = None
+        self._pending_responses += 1
+        self._on_fast_path = True
         # `shutdown` waits for a request in progress, and for this future when it is done
         self._request_in_progress = True
         try:
-            whole.take(whole.body, self._reply)
+            request.handle_body(request.body, self._reply)
         except Exception as bug:
             self._reply(bug)
 
     def _reply(self, outcome: Response | Exception) -> None:
-        # not by `isinstance(outcome, Answer)`: aiohttp's responses are an abstract base class, and dear to ask about
+        # Not `isinstance(outcome, Response)`: aiohttp's responses are an abstract base class, whose check is slow.
         response = self._listener.failed(outcome) if isinstance(outcome, Exception) else outcome
-        self._shortcut_taken = False
+        self._on_fast_path = False
         self._request_in_progress = False
         if self.transport is not None:
             self.transport.write(response.raw)
-        self.answered()
+        self.response_made()
         if self._handler_waiter is not None and not self._handler_waiter.done():
             self._handler_waiter.set_result(None)
         if self._close or not response.keep_alive:
             self.force_close()
             return
         self._next_keepalive_close_time = loop_s(self._loop) + self._keepalive_timeout
-        if self._held and self.transport is not None:
-            held, self._held = self._held, b""
+        if self._pipelined and self.transport is not None:
+            held, self._pipelined = self._pipelined, b""
             self.transport.resume_reading()
             self.data_received(held)
 
-    def _hold(self, data: bytes) -> None:
+    def _buffer_pipelined(self, data: bytes) -> None:
         """Keep what comes behind a request that is being answered: one piece, no more is read until then."""
-        self._begin_owing(data)
+        self._begin_receiving(data)
         if data:
-            self._held += data
+            self._pipelined += data
             if self.transport is not None:
                 self.transport.pause_reading()
 
     def _process_keepalive(self) -> None:
-        if self._shortcut_taken:
+        if self._on_fast_path:
             self._next_keepalive_close_time = loop_s(self._loop) + self._keepalive_timeout
         super()._process_keepalive()
 
     # --- what the listener asks
 
-    def answered(self) -> None:
+    def response_made(self) -> None:
         """An answer is made: what already came of the next request was held up by us, so it gets its full time."""
-        self._unanswered -= 1
+        self._pending_responses -= 1
         self._idle_since_ms = self._listener.now_ms()
-        if self._owing_since_ms is not None:
-            self._owing_since_ms = self._idle_since_ms
-        if self._unanswered:
+        if self._receiving_since_ms is not None:
+            self._receiving_since_ms = self._idle_since_ms
+        if self._pending_responses:
             return
         if self._head_bytes > MAX_HEAD_BYTES:
             self._loop.call_soon(self._reject_head)  # behind the response that is about to be written
-        if self._ended:
+        if self._client_finished:
             self.close()
 
     @property
     def idle_since_ms(self) -> int | None:
         """Since when the client owes nothing and is owed nothing; None if it is not so, or the connection ends."""
-        if self._owing_since_ms is not None or self._unanswered or self._stalled_since_ms is not None:
+        if self._receiving_since_ms is not None or self._pending_responses or self._stalled_since_ms is not None:
             return None
-        return None if self._wire is None or self._wire.is_closing() else self._idle_since_ms
+        return None if self._socket_transport is None or self._socket_transport.is_closing() else self._idle_since_ms
 
     def expired(self, now_ms: int, limit_ms: int) -> bool:
         """Close the connection if its client was too slow; True if a request is lost by that.
 
-        Slow to send: answered with 408. Slow to take answers, or to let go: aborted. Without a byte since it came:
+        Slow to send: answered with 408. Slow to take answers, or to let go: aborted. Without a byte received:
         closed silently, as browsers open connections in advance.
         """
-        if self._wire is None:
+        if self._socket_transport is None:
             return False
-        if self._wire.is_closing() and self._closing_since_ms is None:
+        if self._socket_transport.is_closing() and self._closing_since_ms is None:
             self._closing_since_ms = now_ms
         for since_ms in (self._stalled_since_ms, self._closing_since_ms):
             if since_ms is not None and now_ms - since_ms >= limit_ms:
-                self._wire.abort()
+                self._socket_transport.abort()
                 return False
-        if not self._spoke and now_ms - self._idle_since_ms >= limit_ms:
+        if not self._has_received and now_ms - self._idle_since_ms >= limit_ms:
             self.force_close()
             return False
-        if self._owing_since_ms is None or now_ms - self._owing_since_ms < limit_ms or not self._waits_for_client():
+        if (
+            self._receiving_since_ms is None
+            or now_ms - self._receiving_since_ms < limit_ms
+            or not self._is_waiting_for_client()
+        ):
             return False
-        self._answer_and_close(_TIMEOUT)
+        self._respond_and_close(_TIMEOUT)
         return True
 
     def stop(self) -> None:
         """Refuse what has not come whole, close what is idle; what is being answered closes after the answer."""
-        if self._waits_for_client():
-            if self._owing_since_ms is not None and self._closing_since_ms is None:
-                self._answer_and_close(STOPPING)
+        if self._is_waiting_for_client():
+            if self._receiving_since_ms is not None and self._closing_since_ms is None:
+                self._respond_and_close(STOPPING)
             else:
                 self.force_close()
-        elif self._unanswered or self._task_handler is None:
+        elif self._pending_responses or self._task_handler is None:
             self.close()
         else:
             # answered: what still runs reads the rest of a refused body to throw it away
             self._task_handler.cancel()
 
-    def _waits_for_client(self) -> bool:
+    def _is_waiting_for_client(self) -> bool:
         """Whether nothing but bytes of the client can move this connection on."""
-        if self._shortcut_taken:
+        if self._on_fast_path:
             return False
         if self._current_request is not None:
             return not self._current_request.content.is_eof()
         return self._waiter is not None and not self._waiter.done()
 
-    def _answer_and_close(self, response: Response) -> None:
+    def _respond_and_close(self, response: Response) -> None:
         if self._current_request is not None:
             response = self._listener.readable(response, self._current_request)
         if self.transport is not None:
@@ -350,11 +354,11 @@ class Connection(RequestHandler):
 
     def log_exception(self, *args: Any, **kwargs: Any) -> None:
         """Of bugs, and of what breaks while aiohttp throws away the rest of a refused body: a client's doing."""
-        if not isinstance(kwargs.get("exc_info"), _CLIENTS_FAULTS):
+        if not isinstance(kwargs.get("exc_info"), _CLIENT_ERRORS):
             super().log_exception(*args, **kwargs)
 
 
-async def read_body(request: web.BaseRequest, max_bytes: int) -> bytes | BodyFault:
+async def read_body(request: web.BaseRequest, max_bytes: int) -> bytes | BodyError:
     """The whole body, as it came over the wire; asks for it where the client waits to be asked.
 
     Nothing beyond `max_bytes` is kept. Raises ConnectionResetError if the client left.
@@ -368,7 +372,7 @@ async def read_body(request: web.BaseRequest, max_bytes: int) -> bytes | BodyFau
             return body if len(body) <= max_bytes else "too_large"
         if (request.content_length or 0) > max_bytes:
             return "too_large"
-        _answer_expect(request)
+        _send_continue(request)
         room = max_bytes
         while part := await content.readany():
             room -= len(part)
@@ -389,7 +393,7 @@ async def read_body(request: web.BaseRequest, max_bytes: int) -> bytes | BodyFau
         part = b""
 
 
-def _answer_expect(request: web.BaseRequest) -> None:
+def _send_continue(request: web.BaseRequest) -> None:
     """RFC 9110, 10.1.1: only a client of HTTP/1.1 that has not begun its body waits for this."""
     expected = request.headers.get("Expect")
     if expected is not None and expected.lower() == "100-continue" and request.version == HttpVersion11:

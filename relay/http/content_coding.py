@@ -17,9 +17,9 @@ import zlib
 from collections.abc import Callable, Generator, Mapping
 from typing import Any, Literal, Protocol
 
-InflateFault = Literal["too_large", "malformed"]
+InflateError = Literal["too_large", "malformed"]
 """HTTP answers 413, 400."""
-Inflating = Generator[None, None, bytes | InflateFault]
+Inflating = Generator[None, None, bytes | InflateError]
 """A stream on its way. The last step returns the body or the fault."""
 
 GZIP_MAGIC = b"\x1f\x8b"
@@ -48,23 +48,23 @@ class _Member(Protocol):
     def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
 
 
-def inflate(data: bytes, coding: str, max_bytes: int) -> bytes | InflateFault:
+def inflate(data: bytes, coding: str, max_bytes: int) -> bytes | InflateError:
     """Return `data` without `coding`, which must be one of `CODINGS`."""
     steps = inflating(data, coding, max_bytes)
     while True:
         try:
             next(steps)
         except StopIteration as done:
-            body: bytes | InflateFault = done.value
+            body: bytes | InflateError = done.value
             return body
 
 
-def inflate_at_once(data: bytes, coding: str, max_bytes: int, *, padded: bool = False) -> bytes | InflateFault | None:
+def inflate_at_once(data: bytes, coding: str, max_bytes: int, *, padded: bool = False) -> bytes | InflateError | None:
     """Return what `inflating` returns if one step is enough, else None."""
     try:
         next(inflating(data, coding, max_bytes, padded=padded))
     except StopIteration as done:
-        body: bytes | InflateFault = done.value
+        body: bytes | InflateError = done.value
         return body
     return None
 

@@ -2,12 +2,12 @@
 
 An app sends the same head, byte for byte, with event after event. Parsing it, judging Host and types, and
 giving the request a task of its own costs three times what its event costs. So a head that was parsed in the
-ordinary way and found plain (see `Judge`) is remembered, and a request that begins with the very same bytes
+ordinary way and found plain (see `FindBodyHandler`) is remembered, and a request that begins with the very same bytes
 goes straight to what takes its body.
 
 Why this cannot be told from the ordinary way: a parser in the same state makes the same of the same bytes,
 and the guard and the events API decide by the head alone. The state is the same only at the beginning of a
-request, so `Shortcut` keeps account of what the parser was given since the last one, and once it is not sure
+request, so `FastPath` keeps account of what the parser was received since the last one, and once it is not sure
 any more (several requests in one piece, chunks, much data) it is out of use for that connection.
 
 Pure: bytes in, decisions out; it neither writes nor waits.
@@ -24,9 +24,9 @@ from relay.http.response import Response
 
 Reply = Callable[["Response | Exception"], None]
 """Called once with the answer, or with a bug."""
-Take = Callable[[bytes, Reply], None]
+BodyHandler = Callable[[bytes, Reply], None]
 """Takes the body of a plain request; replies at once or later."""
-Judge = Callable[[RawRequestMessage], Take | None]
+FindBodyHandler = Callable[[RawRequestMessage], BodyHandler | None]
 """What takes the bodies of requests with this head; None if more than the body matters."""
 
 MAX_BODY_BYTES = 65_536
@@ -36,94 +36,94 @@ _MAX_HEADS = 1_024
 _HEAD_END = b"\r\n\r\n"
 
 
-class Whole(NamedTuple):
+class CompleteRequest(NamedTuple):
     """A request that is there from its first byte to its last, and no byte more."""
 
-    take: Take
+    handle_body: BodyHandler
     body: bytes
 
 
-class _Plan(NamedTuple):
-    take: Take
+class _CachedHead(NamedTuple):
+    handle_body: BodyHandler
     body_bytes: int
 
 
-class Heads:
+class HeadCache:
     """The heads known to be plain, shared by all connections of a listener."""
 
-    def __init__(self, judge: Judge) -> None:
-        self._judge = judge
-        self._plans: dict[bytes, _Plan] = {}
-        self.find = self._plans.get
+    def __init__(self, find_body_handler: FindBodyHandler) -> None:
+        self._find_body_handler = find_body_handler
+        self._heads: dict[bytes, _CachedHead] = {}
+        self.find = self._heads.get
 
     def learn(self, head: bytes, message: RawRequestMessage, body_bytes: int) -> None:
         """`head` is what `message` was parsed from, and announces `body_bytes`."""
         if len(head) > _MAX_HEAD_BYTES or body_bytes > MAX_BODY_BYTES:
             return
-        take = self._judge(message)
-        if take is None:
+        handle_body = self._find_body_handler(message)
+        if handle_body is None:
             return
-        if len(self._plans) >= _MAX_HEADS:
-            self._plans.clear()
-        self._plans[head] = _Plan(take, body_bytes)
+        if len(self._heads) >= _MAX_HEADS:
+            self._heads.clear()
+        self._heads[head] = _CachedHead(handle_body, body_bytes)
 
 
-class Shortcut:
+class FastPath:
     """What one connection knows of where its requests begin."""
 
-    __slots__ = ("_find", "_heads", "_parsed", "_waiting")
+    __slots__ = ("_find", "_head_cache", "_incomplete", "_parsed")
 
-    def __init__(self, heads: Heads) -> None:
-        self._heads = heads
-        self._find = heads.find
+    def __init__(self, head_cache: HeadCache) -> None:
+        self._head_cache = head_cache
+        self._find = head_cache.find
         self._parsed: bytes | None = b""
         """Given to the parser since a request began; None once that is not known."""
-        self._waiting = b""
+        self._incomplete = b""
         """A known head and the beginning of its body; the parser has not seen it."""
 
-    def offer(self, data: bytes) -> Whole | Literal["wait", "parse"]:
+    def offer(self, data: bytes) -> CompleteRequest | Literal["wait", "parse"]:
         """A whole plain request, if `data` ends one; "wait" for the rest of its body; "parse": see `withdraw`."""
         if self._parsed != b"":
             return "parse"
-        given = self._waiting + data if self._waiting else data
-        end = given.find(_HEAD_END) + len(_HEAD_END)
-        plan = self._find(given[:end])
-        if plan is None:
+        received = self._incomplete + data if self._incomplete else data
+        end = received.find(_HEAD_END) + len(_HEAD_END)
+        cached = self._find(received[:end])
+        if cached is None:
             return "parse"
-        missing_bytes = end + plan.body_bytes - len(given)
+        missing_bytes = end + cached.body_bytes - len(received)
         if missing_bytes < 0:
             return "parse"
         if missing_bytes > 0:
-            self._waiting = given
+            self._incomplete = received
             return "wait"
-        self._waiting = b""
-        return Whole(plan.take, given[end:])
+        self._incomplete = b""
+        return CompleteRequest(cached.handle_body, received[end:])
 
     def withdraw(self, data: bytes) -> tuple[bytes, ...]:
-        """What the parser must be given, piece by piece: whatever waited for `data`, and `data`."""
-        if not self._waiting:
+        """What the parser must be received, piece by piece: whatever waited for `data`, and `data`."""
+        if not self._incomplete:
             return (data,)
-        waited, self._waiting = self._waiting, b""
+        waited, self._incomplete = self._incomplete, b""
         return (waited, data)
 
     def parsed(self, data: bytes, newest: RawRequestMessage | None, *, complete: bool) -> None:
-        """The parser was given `data`; `newest` is the last request it began, None after an error.
+        """The parser was received `data`; `newest` is the last request it began, None after an error.
 
         `complete` says whether the body of `newest` came to its end with `data`.
         """
         if self._parsed is None:
             return
-        given = self._parsed + data
+        received = self._parsed + data
         if complete:
-            self._parsed = b"" if newest is not None and self._was_all(given, newest) else None
+            self._parsed = b"" if newest is not None and self._is_one_request(received, newest) else None
         else:
-            self._parsed = given if len(given) <= _MAX_HEAD_BYTES + MAX_BODY_BYTES else None
+            self._parsed = received if len(received) <= _MAX_HEAD_BYTES + MAX_BODY_BYTES else None
 
-    def _was_all(self, given: bytes, message: RawRequestMessage) -> bool:
-        """Whether `given` is that one request: not two, nor part of the next, nor chunked. Its head is learnt then."""
-        end = given.find(_HEAD_END) + len(_HEAD_END)
+    def _is_one_request(self, received: bytes, message: RawRequestMessage) -> bool:
+        """Return whether `received` is exactly this request, not chunked; then store its head."""
+        end = received.find(_HEAD_END) + len(_HEAD_END)
         body_bytes = int(message.headers.get("Content-Length", "0"))
-        if end + body_bytes != len(given):
+        if end + body_bytes != len(received):
             return False
-        self._heads.learn(given[:end], message, body_bytes)
+        self._head_cache.learn(received[:end], message, body_bytes)
         return True

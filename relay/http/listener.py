@@ -36,7 +36,7 @@ from relay.config import Http
 from relay.http import unix_socket
 from relay.http.connection import HEAD_TOO_LARGE, MAX_HEAD_BYTES, STOPPING, Connection
 from relay.http.guard import Admitted, Forbidden, HostGuard
-from relay.http.head_cache import Heads, Judge, Take
+from relay.http.head_cache import BodyHandler, FindBodyHandler, HeadCache
 from relay.http.response import RETRY_LATER, Response, error_response
 from relay.runtime.address import ListenError, format_address
 from relay.runtime.clock import Clock
@@ -87,11 +87,11 @@ class Listener:
         guard: HostGuard,
         metrics: Metrics,
         clock: Clock,
-        shortcut: Judge | None = None,
+        fast_path: FindBodyHandler | None = None,
     ) -> None:
         """`shortcut` says of admitted requests which ones differ in their bodies only (see relay.http.head_cache)."""
         self._handler = handler
-        self._shortcut = shortcut
+        self._fast_path = fast_path
         self._settings = settings
         self._guard = guard
         self._metrics = metrics
@@ -243,7 +243,7 @@ class Listener:
         try:
             response = await self._answer(request)
         finally:
-            connection.answered()
+            connection.response_made()
         if isinstance(response, Response) and (
             not request.keep_alive or request.version == HttpVersion10 or UPGRADE in request.headers
         ):
@@ -284,14 +284,14 @@ class Listener:
             return self._guard.check(path, None, origin, site)
         return self._guard.check(path, host, origin, site, authority)
 
-    def _judge(self, is_unix: bool, message: RawRequestMessage) -> Take | None:
+    def _find_body_handler(self, is_unix: bool, message: RawRequestMessage) -> BodyHandler | None:
         """What takes the bodies of requests with this head, if it is admitted and nothing else matters."""
         if message.path[:1] != "/" or message.version != HttpVersion11 or message.should_close:
             return None
-        if self._shortcut is None or UPGRADE in message.headers:
+        if self._fast_path is None or UPGRADE in message.headers:
             return None
         decision = self._admission(message.path, None, message.headers, is_unix=is_unix)
-        return None if isinstance(decision, Forbidden) or decision.cors_origin else self._shortcut(message)
+        return None if isinstance(decision, Forbidden) or decision.cors_origin else self._fast_path(message)
 
     def _schedule_sweep(self) -> None:
         period_s = self._settings.request_timeout_ms / 10_000
@@ -304,8 +304,8 @@ class Listener:
     def _connections_of(self, web_server: Server, *, is_unix: bool) -> Callable[[], Connection]:
         """Return what makes the connections of the TCP sockets, or of the unix socket."""
         loop = asyncio.get_running_loop()
-        heads = Heads(partial(self._judge, is_unix)) if self._shortcut else None
-        return lambda: Connection(web_server, self, loop, heads, is_unix=is_unix, **_CONNECTION_OPTIONS)
+        head_cache = HeadCache(partial(self._find_body_handler, is_unix)) if self._fast_path else None
+        return lambda: Connection(web_server, self, loop, head_cache, is_unix=is_unix, **_CONNECTION_OPTIONS)
 
     async def _listen_unix(self) -> None:
         """Create the unix socket and listen on it. Raises ListenError."""

@@ -37,25 +37,25 @@ class Response(web.StreamResponse):
         super().__init__(status=status)
         self._content = body
         self._extra = tuple(headers)
-        self._closes = close
+        self._close_connection = close
         self._type = content_type
         self._head = _head(status, content_type, len(body), self._extra, close)
         self.raw = self._head + body
 
     @property
     def keep_alive(self) -> bool:
-        return not self._closes
+        return not self._close_connection
 
     @cached_property
     def closing(self) -> Response:
         """The same answer, announcing that the connection ends with it."""
-        if self._closes:
+        if self._close_connection:
             return self
         return Response(self.status, self._content, self._extra, close=True, content_type=self._type)
 
     def with_headers(self, headers: Headers) -> Response:
         extra = (*self._extra, *headers)
-        return Response(self.status, self._content, extra, close=self._closes, content_type=self._type)
+        return Response(self.status, self._content, extra, close=self._close_connection, content_type=self._type)
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         """Send all of it; waits while the client does not read. Raises ConnectionResetError if it left."""

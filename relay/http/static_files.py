@@ -31,16 +31,16 @@ _METHODS = "GET, HEAD"
 _WRONG_METHOD = error_response(405, f"this path answers {_METHODS}", headers=(("Allow", _METHODS),))
 
 
-class File(NamedTuple):
+class StaticFile(NamedTuple):
     content_type: str
     cache_control: str
     body: bytes
 
 
-class Files:
+class StaticFiles:
     """Answers requests for its files and leaves the others to another handler."""
 
-    def __init__(self, makers: Mapping[str, Callable[[], File]], others: Handler) -> None:
+    def __init__(self, makers: Mapping[str, Callable[[], StaticFile]], others: Handler) -> None:
         self._makers = makers
         self._others = others
         self._made: dict[str, tuple[Response, Response, str]] = {}
@@ -76,14 +76,14 @@ class Files:
         return self._made[path]
 
 
-def client() -> File:
+def client() -> StaticFile:
     """`relay.js`."""
     body = resources.files("relay").joinpath("clients", "relay.js").read_bytes()
-    return File(JAVASCRIPT, f"public, max-age={_CLIENT_MAX_AGE_S}", body)
+    return StaticFile(JAVASCRIPT, f"public, max-age={_CLIENT_MAX_AGE_S}", body)
 
 
-def description(data: Mapping[str, Any]) -> File:
-    return File("application/json", "no-cache", msgspec.json.format(msgspec.json.encode(data), indent=1))
+def description(data: Mapping[str, Any]) -> StaticFile:
+    return StaticFile("application/json", "no-cache", msgspec.json.format(msgspec.json.encode(data), indent=1))
 
 
 def _shows(etag: str, if_none_match: str) -> bool:

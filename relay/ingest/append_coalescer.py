@@ -24,25 +24,25 @@ from relay.outbox import Outbox, OutboxError, OutboxFull
 
 T = TypeVar("T")
 
-Appended = Callable[[BaseException | None], None]
+OnAppended = Callable[[BaseException | None], None]
 """Called once: None when the events are kept, else why not."""
-Unread = list[tuple[bytes, Reply]]
+UnreadBodies = list[tuple[bytes, Reply]]
 """Bodies, and who waits for an answer to each."""
-_Waiting = list[tuple[list[Event], Appended]]
+_PendingAppends = list[tuple[list[Event], OnAppended]]
 
 _MAX_EVENTS = 1_000
 """So many are appended at once, and the next ones of the same turn after them."""
 
 
-class Gather:
+class AppendCoalescer:
     """Stands before an outbox's `append`, and before what reads bodies to append them."""
 
     def __init__(
         self,
         outbox: Outbox,
-        came: Callable[[int], None],
-        kept: Callable[[int, int], None],
-        read: Callable[[Unread], None],
+        on_received: Callable[[int], None],
+        on_stored: Callable[[int, int], None],
+        read: Callable[[UnreadBodies], None],
         measured: Callable[[Callable[[], None]], Callable[[], None]] = lambda step: step,
     ) -> None:
         """`came` is told how many events are to be appended, `kept` how many were kept and were duplicates of those.
@@ -51,22 +51,22 @@ class Gather:
         event loop calls.
         """
         self._outbox = outbox
-        self._came = came
-        self._kept = kept
+        self._on_received = on_received
+        self._on_stored = on_stored
         self._read = read
         self._measured_end_turn = measured(self._end_turn)
-        self._unread: Unread = []
+        self._unread: UnreadBodies = []
         """Came after what waits to be appended."""
         self._unread_bytes = 0
-        self._waiting: _Waiting = []
-        self._events = 0
-        self._turn_is_seen = False
+        self._pending: _PendingAppends = []
+        self._pending_events = 0
+        self._is_scheduled = False
         """Whether we are called at its end."""
 
     def read(self, body: bytes, reply: Reply) -> None:
         """Have it read with what else comes in this turn, up to a slice of it."""
-        if not self._turn_is_seen:
-            self._see_turn()
+        if not self._is_scheduled:
+            self._schedule_end_of_turn()
         self._unread.append((body, reply))
         self._unread_bytes += len(body)
         if len(self._unread) >= SLICE_EVENTS or self._unread_bytes >= SLICE_BYTES:
@@ -79,56 +79,56 @@ class Gather:
             self._unread, self._unread_bytes = [], 0
             self._read(unread)
 
-    def append(self, events: list[Event], appended: Appended) -> None:
-        if not self._turn_is_seen:
-            self._see_turn()
-        self._waiting.append((events, appended))
-        self._events += len(events)
-        if self._events >= _MAX_EVENTS:
-            self._append_waiting()
+    def append(self, events: list[Event], appended: OnAppended) -> None:
+        if not self._is_scheduled:
+            self._schedule_end_of_turn()
+        self._pending.append((events, appended))
+        self._pending_events += len(events)
+        if self._pending_events >= _MAX_EVENTS:
+            self._append_pending()
 
-    def _see_turn(self) -> None:
-        self._turn_is_seen = True
+    def _schedule_end_of_turn(self) -> None:
+        self._is_scheduled = True
         asyncio.get_running_loop().call_soon(self._measured_end_turn)
 
     def _end_turn(self) -> None:
         # what is answered below may bring the next request at once: that one is of the next turn
-        self._turn_is_seen = False
+        self._is_scheduled = False
         self.read_now()
-        self._append_waiting()
+        self._append_pending()
 
-    def _append_waiting(self) -> None:
-        waiting, events = self._waiting, self._events
-        self._waiting, self._events = [], 0
-        if waiting:
-            self._came(events)
-            self._append_all(waiting)
+    def _append_pending(self) -> None:
+        pending, events = self._pending, self._pending_events
+        self._pending, self._pending_events = [], 0
+        if pending:
+            self._on_received(events)
+            self._append_all(pending)
 
-    def _append_all(self, waiting: _Waiting) -> None:
-        events = waiting[0][0] if len(waiting) == 1 else [event for each, _ in waiting for event in each]
-        self._outbox.append(events, callers=len(waiting)).add_done_callback(
-            partial(self._all_appended, waiting, len(events))
+    def _append_all(self, pending: _PendingAppends) -> None:
+        events = pending[0][0] if len(pending) == 1 else [event for each, _ in pending for event in each]
+        self._outbox.append(events, callers=len(pending)).add_done_callback(
+            partial(self._all_appended, pending, len(events))
         )
 
-    def _all_appended(self, waiting: _Waiting, count: int, outcome: asyncio.Future[int]) -> None:
+    def _all_appended(self, pending: _PendingAppends, count: int, outcome: asyncio.Future[int]) -> None:
         error = OutboxError("the append was abandoned") if outcome.cancelled() else outcome.exception()
-        if isinstance(error, OutboxFull) and len(waiting) > 1:
-            for each in waiting:
+        if isinstance(error, OutboxFull) and len(pending) > 1:
+            for each in pending:
                 self._append_all([each])
             return
         if error is None:
-            self._kept(count, outcome.result())
-        for _, appended in waiting:
-            tell(appended, error)
+            self._on_stored(count, outcome.result())
+        for _, appended in pending:
+            call_guarded(appended, error)
 
 
-def tell(told: Callable[[T], None], what: T) -> None:
-    """A bug in it is the loop's to report, and does not end what else there is to do."""
+def call_guarded(callback: Callable[[T], None], argument: T) -> None:
+    """A bug in it is the loop's to report_bug, and does not end what else there is to do."""
     try:
-        told(what)
+        callback(argument)
     except Exception as bug:
-        report("an answer failed", bug)
+        report_bug("an answer failed", bug)
 
 
-def report(message: str, bug: Exception) -> None:
+def report_bug(message: str, bug: Exception) -> None:
     asyncio.get_running_loop().call_exception_handler({"message": message, "exception": bug})

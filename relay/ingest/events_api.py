@@ -26,10 +26,10 @@ from aiohttp.http import RawRequestMessage
 from relay.config import Http
 from relay.event.reader import FEWEST_TOGETHER, Event, Reader, Reading, Rejection
 from relay.http.connection import read_body
-from relay.http.content_coding import InflateFault, inflate_at_once, inflating
-from relay.http.head_cache import Reply, Take
+from relay.http.content_coding import InflateError, inflate_at_once, inflating
+from relay.http.head_cache import BodyHandler, Reply
 from relay.http.response import RETRY_LATER, Response, error_response
-from relay.ingest.append_coalescer import Gather, Unread, report, tell
+from relay.ingest.append_coalescer import AppendCoalescer, UnreadBodies, call_guarded, report_bug
 from relay.ingest.content_type import (
     BodyKind,
     BodyType,
@@ -39,7 +39,7 @@ from relay.ingest.content_type import (
     wrong_coding,
     wrong_type,
 )
-from relay.ingest.long_reads import Turns
+from relay.ingest.long_reads import LongReads
 from relay.outbox import Outbox, OutboxError, OutboxFull
 from relay.runtime.metrics import REJECT_REASONS, Metrics
 
@@ -52,7 +52,7 @@ _READ_AT_ONCE_BYTES = 16_384
 """At most 900 events, some milliseconds."""
 _MAX_PAUSE_TURNS = 63
 _EVENT_ID = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
-_STATUS_OF_REFUSAL = {"malformed": 400, "invalid": 422, "too_large": 413}
+_REJECTION_STATUS = {"malformed": 400, "invalid": 422, "too_large": 413}
 _NOT_STORED = (("Cache-Control", "no-store"),)
 CORS_MAX_AGE_S = 600
 _HEADER_NAMES = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:[ \t]*,[ \t]*[!#$%&'*+.^_`|~0-9A-Za-z-]+)*")
@@ -67,11 +67,11 @@ _WRONG_METHOD = {
     for methods in (_EVENTS_METHODS, _EVENT_METHODS)
 }
 _NO_PREFLIGHT = error_response(403, "OPTIONS answers preflights of http.allowed_origins only")
-_BODY_ERRORS: Mapping[InflateFault, str] = {
+_BODY_ERRORS: Mapping[InflateError, str] = {
     "too_large": "the body is larger than http.max_body",
     "malformed": "the body is cut short or corrupt",
 }
-_BODY_ANSWERS = {
+_BODY_RESPONSES = {
     # closing, because the rest of the body may still be on its way
     "too_large": error_response(413, _BODY_ERRORS["too_large"], close=True),
     "malformed": error_response(400, _BODY_ERRORS["malformed"], close=True),
@@ -105,11 +105,13 @@ class HttpIngest:
         self._rejected = {reason: metrics.events_rejected.labels("http", reason) for reason in REJECT_REASONS}
         self._types: dict[str, BodyType | Response] = {}
         measured = metrics.longest_step.measured
-        self._gather = Gather(outbox, self._received.inc, self._count_kept, self._read_gathered, measured)
+        self._coalescer = AppendCoalescer(
+            outbox, self._received.inc, self._count_stored, self._read_coalesced, measured
+        )
         self._pause = 0
         """How many turns bodies were not read together after that failed last."""
         self._pause_left = 0
-        self._turns: Turns[_Outcome] = Turns(measured)
+        self._long_reads: LongReads[_Outcome] = LongReads(measured)
 
     async def handle(self, request: web.BaseRequest) -> Response:
         """Answer a request that the listener's guard admitted; 404 for what is not the events API."""
@@ -141,10 +143,10 @@ class HttpIngest:
         content_type = headers.get(CONTENT_TYPE, "")
         type_ = self._type(content_type)
         if isinstance(type_, Response):
-            return self._refused("media_type", type_)
+            return self._reject("media_type", type_)
         coding = content_coding(headers.getall(CONTENT_ENCODING)) if CONTENT_ENCODING in headers else ""
         if coding is None:
-            return self._refused("media_type", wrong_coding(headers.getall(CONTENT_ENCODING)))
+            return self._reject("media_type", wrong_coding(headers.getall(CONTENT_ENCODING)))
         events = await self._read_request(request, type_, coding)
         if isinstance(events, Response):
             return events
@@ -152,8 +154,8 @@ class HttpIngest:
         try:
             duplicates = await self._outbox.append(events)
         except OutboxError as error:
-            return self._not_kept(len(events), error)
-        self._count_kept(len(events), duplicates)
+            return self._not_stored_response(len(events), error)
+        self._count_stored(len(events), duplicates)
         return self._stored
 
     async def _read_request(self, request: web.BaseRequest, type_: BodyType, coding: str) -> list[Event] | Response:
@@ -161,21 +163,27 @@ class HttpIngest:
         kind = type_.kind
         packed = await read_body(request, self._max_body_bytes)
         if isinstance(packed, str):
-            return self._refused(packed, _BODY_ANSWERS[packed])
+            return self._reject(packed, _BODY_RESPONSES[packed])
         if type_.ascii_only:
             reading = self._reading_ascii(request.headers[CONTENT_TYPE], kind, packed, coding)
-            return self._taken(await self._turns.add(reading, self._max_body_bytes if coding else len(packed)))
+            return self._events_or_response(
+                await self._long_reads.add(reading, self._max_body_bytes if coding else len(packed))
+            )
         if not coding:
-            return self._taken(await self._read_in_turn(kind, packed)) if _is_long(packed) else self._read(kind, packed)
+            return (
+                self._events_or_response(await self._read_in_turn(kind, packed))
+                if _is_long(packed)
+                else self._read(kind, packed)
+            )
         body = inflate_at_once(packed, coding, self._max_body_bytes)
         if isinstance(body, str):
-            return self._refused(body, _BODY_ANSWERS[body])
+            return self._reject(body, _BODY_RESPONSES[body])
         if body is not None and not _is_long(body):
             return self._read(kind, body)
         # A long body waits for its turn as small as it was received, and is inflated then.
         size_bytes = self._max_body_bytes if body is None else len(body)
         del body
-        return self._taken(await self._turns.add(self._inflating(kind, packed, coding), size_bytes))
+        return self._events_or_response(await self._long_reads.add(self._inflating(kind, packed, coding), size_bytes))
 
     def _inflating(self, kind: BodyKind, packed: bytes, coding: str) -> Reading:
         body = yield from inflating(packed, coding, self._max_body_bytes)
@@ -192,7 +200,7 @@ class HttpIngest:
             return wrong_charset(content_type)
         return (yield from self._reading(kind, body))
 
-    def shortcut(self, message: RawRequestMessage) -> Take | None:
+    def body_handler(self, message: RawRequestMessage) -> BodyHandler | None:
         """A plain POST, of which nothing but the body matters; see relay.http.head_cache."""
         headers = message.headers
         if (
@@ -207,33 +215,33 @@ class HttpIngest:
             return None
         if int(headers.get(CONTENT_LENGTH, "0")) > self._max_body_bytes:
             return None
-        return self._take_json if type_.kind == "json" else partial(self._take, type_.kind)
+        return self._handle_json_body if type_.kind == "json" else partial(self._handle_body, type_.kind)
 
-    def _take_json(self, body: bytes, reply: Reply) -> None:
-        """What `_take` does, together with others of this turn."""
+    def _handle_json_body(self, body: bytes, reply: Reply) -> None:
+        """What `_handle_body` does, together with others of this turn."""
         if len(body) <= _READ_AT_ONCE_BYTES:
-            self._gather.read(body, reply)
+            self._coalescer.read(body, reply)
         else:
-            self._take("json", body, reply)
+            self._handle_body("json", body, reply)
 
-    def _take(self, kind: BodyKind, body: bytes, reply: Reply) -> None:
+    def _handle_body(self, kind: BodyKind, body: bytes, reply: Reply) -> None:
         """What `_post` does, without waiting."""
         if not _is_long(body):
-            self._gather.read_now()
+            self._coalescer.read_now()
             self._append(self._read(kind, body), reply)
             return
 
         def was_read(outcome: asyncio.Future[_Outcome]) -> None:
-            self._gather.read_now()
+            self._coalescer.read_now()
             bug = outcome.exception()
             if bug is None:
-                self._append(self._taken(outcome.result()), reply)
+                self._append(self._events_or_response(outcome.result()), reply)
             else:
                 reply(bug if isinstance(bug, Exception) else RuntimeError(repr(bug)))
 
         self._read_in_turn(kind, body).add_done_callback(was_read)
 
-    def _read_gathered(self, unread: Unread) -> None:
+    def _read_coalesced(self, unread: UnreadBodies) -> None:
         """Append what short bodies of kind "json" hold, or answer."""
         together = self._read_together(unread) if len(unread) >= FEWEST_TOGETHER else None
         if together is not None:
@@ -245,11 +253,11 @@ class HttpIngest:
             try:
                 events = read_json(body)
             except Exception as bug:
-                tell(reply, bug)
+                call_guarded(reply, bug)
             else:
-                self._append(events if isinstance(events, list) else self._taken(events), reply)
+                self._append(events if isinstance(events, list) else self._events_or_response(events), reply)
 
-    def _read_together(self, unread: Unread) -> list[Event] | None:
+    def _read_together(self, unread: UnreadBodies) -> list[Event] | None:
         """The event of each; None if they must be read one by one.
 
         To try in vain costs half as much again as reading them. So each failure is followed by a pause, twice as
@@ -261,7 +269,7 @@ class HttpIngest:
         try:
             events = self.reader.read_singles([body for body, _ in unread])
         except Exception as bug:  # whose request it is shows when each is read by itself
-            report("events could not be read together", bug)
+            report_bug("events could not be read together", bug)
             events = None
         self._pause = 0 if events is not None else min(self._pause * 2 + 1, _MAX_PAUSE_TURNS)
         self._pause_left = self._pause
@@ -269,47 +277,47 @@ class HttpIngest:
 
     def _append(self, events: list[Event] | Response, reply: Reply) -> None:
         if isinstance(events, list):
-            self._gather.append(events, partial(self._appended, len(events), reply))
+            self._coalescer.append(events, partial(self._appended, len(events), reply))
         else:
-            tell(reply, events)
+            call_guarded(reply, events)
 
     def _appended(self, count: int, reply: Reply, error: BaseException | None) -> None:
         if error is None:
             reply(self._stored)
         elif isinstance(error, OutboxError):
-            reply(self._not_kept(count, error))
+            reply(self._not_stored_response(count, error))
         else:
             reply(error if isinstance(error, Exception) else RuntimeError(repr(error)))
 
     def _read(self, kind: BodyKind, body: bytes) -> list[Event] | Response:
-        return self._taken(self.reader.read_json(body) if kind == "json" else self.reader.read_lines(body))
+        return self._events_or_response(self.reader.read_json(body) if kind == "json" else self.reader.read_lines(body))
 
     def _read_in_turn(self, kind: BodyKind, body: bytes) -> asyncio.Future[_Outcome]:
-        return self._turns.add(self._reading(kind, body), len(body))
+        return self._long_reads.add(self._reading(kind, body), len(body))
 
     def _reading(self, kind: BodyKind, body: bytes) -> Reading:
         return self.reader.reading_json(body) if kind == "json" else self.reader.reading_lines(body)
 
-    def _taken(self, events: _Outcome) -> list[Event] | Response:
+    def _events_or_response(self, events: _Outcome) -> list[Event] | Response:
         """Return the events, or the answer to what cannot be read."""
         if isinstance(events, Response):
-            return self._refused("media_type", events)
+            return self._reject("media_type", events)
         if isinstance(events, Rejection):
-            status = _STATUS_OF_REFUSAL[events.reason]
+            status = _REJECTION_STATUS[events.reason]
             errors = events.errors if events.reason == "invalid" else None
-            return self._refused(events.reason, error_response(status, events.error, errors))
+            return self._reject(events.reason, error_response(status, events.error, errors))
         return events
 
-    def _count_kept(self, count: int, duplicates: int) -> None:
+    def _count_stored(self, count: int, duplicates: int) -> None:
         if duplicates:
             self._duplicate.inc(duplicates)
         self._accepted.inc(count - duplicates)
 
-    def _not_kept(self, count: int, error: OutboxError) -> Response:
+    def _not_stored_response(self, count: int, error: OutboxError) -> Response:
         self._rejected["full" if isinstance(error, OutboxFull) else "unavailable"].inc(count)
         return error_response(503, str(error), headers=RETRY_LATER)
 
-    def _refused(self, reason: str, answer: Response) -> Response:
+    def _reject(self, reason: str, answer: Response) -> Response:
         """Counts one event: what cannot be read as events cannot be counted as more."""
         self._received.inc()
         self._rejected[reason].inc()

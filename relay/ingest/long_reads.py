@@ -5,7 +5,7 @@ the event loop, round and round. So a hundred such requests delay everything els
 bodies, and each other evenly.
 
 What is read takes many times the memory of its body (a mebibyte of tiny events: 30 MB). So those under way have
-`AT_ONCE_BYTES` together; of those that wait, the smallest and the oldest are next by turns: a small one waits for
+`MAX_ACTIVE_BYTES` together; of those that wait, the smallest and the oldest are next by turns: a small one waits for
 few others, and none for ever. Knows nothing of events.
 """
 
@@ -19,26 +19,26 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-AT_ONCE_BYTES = 1 << 20
+MAX_ACTIVE_BYTES = 1 << 20
 """Of bodies; a larger one is read alone."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Long(Generic[T]):
+class _LongRead(Generic[T]):
     reading: Generator[None, None, T]
     body_bytes: int
     read: asyncio.Future[T]
 
 
-class Turns(Generic[T]):
+class LongReads(Generic[T]):
     """Readings under way, and those that wait for it."""
 
     def __init__(self, measured: Callable[[Callable[[], None]], Callable[[], None]] = lambda step: step) -> None:
         """`measured` is applied to what a turn of the event loop calls."""
-        self._measured_turn = measured(self._turn)
-        self._under_way: deque[_Long[T]] = deque()
-        self._under_way_bytes = 0
-        self._waiting: list[_Long[T]] = []
+        self._measured_step = measured(self._run_step)
+        self._active: deque[_LongRead[T]] = deque()
+        self._active_bytes = 0
+        self._waiting: list[_LongRead[T]] = []
         """In the order they came."""
         self._oldest_is_next = True
 
@@ -46,14 +46,14 @@ class Turns(Generic[T]):
         """What the reading returns, or its bug, when it is done; a reading whose future is cancelled is dropped."""
         loop = asyncio.get_running_loop()
         read: asyncio.Future[T] = loop.create_future()
-        if not self._under_way and not self._waiting:
-            loop.call_soon(self._measured_turn)
-        self._waiting.append(_Long(reading, body_bytes, read))
+        if not self._active and not self._waiting:
+            loop.call_soon(self._measured_step)
+        self._waiting.append(_LongRead(reading, body_bytes, read))
         return read
 
-    def _turn(self) -> None:
-        self._begin()
-        long = self._under_way[0]
+    def _run_step(self) -> None:
+        self._activate()
+        long = self._active[0]
         if not long.read.done():
             try:
                 next(long.reading)
@@ -62,21 +62,21 @@ class Turns(Generic[T]):
             except Exception as bug:
                 long.read.set_exception(bug)
         if long.read.done():
-            self._under_way.popleft()
-            self._under_way_bytes -= long.body_bytes
+            self._active.popleft()
+            self._active_bytes -= long.body_bytes
         else:
-            self._under_way.rotate(-1)
-        if self._under_way or self._waiting:
-            asyncio.get_running_loop().call_soon(self._measured_turn)
+            self._active.rotate(-1)
+        if self._active or self._waiting:
+            asyncio.get_running_loop().call_soon(self._measured_step)
 
-    def _begin(self) -> None:
+    def _activate(self) -> None:
         """As many as may be under way."""
         while self._waiting:
             sizes = [long.body_bytes for long in self._waiting]
             at = 0 if self._oldest_is_next else sizes.index(min(sizes))
-            if self._under_way and self._under_way_bytes + sizes[at] > AT_ONCE_BYTES:
+            if self._active and self._active_bytes + sizes[at] > MAX_ACTIVE_BYTES:
                 break
             self._oldest_is_next = not self._oldest_is_next
             long = self._waiting.pop(at)
-            self._under_way_bytes += long.body_bytes
-            self._under_way.append(long)
+            self._active_bytes += long.body_bytes
+            self._active.append(long)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple, get_args
 
-from relay.event.rules import MAX_FAULT_BYTES, REQUIRED
+from relay.event.rules import MAX_ERROR_BYTES, REQUIRED
 from relay.event.shown import MAX_QUOTED_CHARACTERS
 from relay.http.response import RETRY_AFTER_S
 from relay.http.static_files import CLIENT_PATH, DESCRIPTION_PATH, JAVASCRIPT
@@ -75,7 +75,7 @@ def schemas(limits: DescribedLimits) -> dict[str, Schema]:
                     "type": "object",
                     "description": "Every error of every event, by path: the allowed and the received value, "
                     f"of which at most {MAX_QUOTED_CHARACTERS} characters are quoted. Of more than "
-                    f"{MAX_FAULT_BYTES >> 10} KiB, `error` says how many are left out.",
+                    f"{MAX_ERROR_BYTES >> 10} KiB, `error` says how many are left out.",
                     "minProperties": 1,
                     "propertyNames": {"pattern": r"^events(\.|$)"},
                     "additionalProperties": {"type": "array", "items": {"type": "string"}, "minItems": 1},

@@ -258,7 +258,7 @@ MUTANTS = (
         "all long bodies read at once",
         "G9",
         "tests/unit/ingest/test_long_reads.py::test_bodies_under_way_together_are_bounded_and_a_larger_one_is_read_alone",
-        ("relay/ingest/long_reads.py", "self._under_way_bytes + sizes[at] > AT_ONCE_BYTES", "not sizes"),
+        ("relay/ingest/long_reads.py", "self._active_bytes + sizes[at] > MAX_ACTIVE_BYTES", "not sizes"),
     ),
     mutant(
         "a body that broke off kept",

@@ -236,8 +236,8 @@ MUTANTS = (
         "tests/unit/ingest/udp/test_ingest.py::test_an_answer_names_what_is_stored_and_comes_after_the_commit",
         (
             "relay/ingest/udp/ingest.py",
-            "        self._uncommitted += len(wake.events)\n",
-            "        self._uncommitted += len(wake.events)\n        self._acknowledge(wake)\n",
+            "        self._uncommitted += len(batch.events)\n",
+            "        self._uncommitted += len(batch.events)\n        self._responses.stored(batch)\n",
         ),
     ),
     mutant(

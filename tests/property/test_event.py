@@ -16,8 +16,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from relay.event import fast_reader
-from relay.event.reader import FEWEST_TOGETHER, EventDefaults, Event, Reader, Rejection
-from relay.event.rules import Faults
+from relay.event.reader import FEWEST_TOGETHER, Event, EventDefaults, Reader, Rejection
+from relay.event.rules import EventErrors
 from tests.support.steps import measured
 
 NEW_EVENT_ID = "0b0b0b0b-0b0b-4b0b-8b0b-0b0b0b0b0b0b"
@@ -415,7 +415,7 @@ def test_what_the_quick_reader_takes_the_slow_one_reads_the_same(body: bytes, de
     one = reader(defaults)
     quick = one._read_quickly(body)
     if quick is not None:
-        assert one._read_strictly(body, "events.0", Faults()) == quick
+        assert one._read_strictly(body, "events.0", EventErrors()) == quick
 
 
 @settings(max_examples=150)
@@ -430,7 +430,9 @@ def test_what_the_quick_reader_takes_the_slow_one_reads_the_same(body: bytes, de
 @example([*HALVES[:3], *[VALID] * FEWEST_TOGETHER], DEFAULTS[2])
 @example([VALID] * FEWEST_TOGETHER, DEFAULTS[2])
 @example([*[VALID] * FEWEST_TOGETHER, VALID.replace(b"{", b"{\n", 1)], DEFAULTS[2])
-def test_datagrams_that_are_read_together_are_what_they_are_alone(datagrams: list[bytes], defaults: EventDefaults) -> None:
+def test_datagrams_that_are_read_together_are_what_they_are_alone(
+    datagrams: list[bytes], defaults: EventDefaults
+) -> None:
     together = reader(defaults).read_singles(datagrams)
     if together is not None:
         assert [[event] for event in together] == [reader(defaults).read_datagram(each) for each in datagrams]

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from relay.event import fast_reader
-from relay.event.reader import FEWEST_TOGETHER, EventDefaults, Event, Reader, Rejection
+from relay.event.reader import FEWEST_TOGETHER, Event, EventDefaults, Reader, Rejection
 from relay.event.values import all_uuid4_bytes, uuid4_bytes
 
 NEW_EVENT_ID = "0b0b0b0b-0b0b-4b0b-8b0b-0b0b0b0b0b0b"

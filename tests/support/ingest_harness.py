@@ -13,9 +13,9 @@ from typing import Any
 
 from aiohttp import web
 from relay.config import Http
-from relay.event.reader import EventDefaults, Event, Reader
+from relay.event.reader import Event, EventDefaults, Reader
 from relay.http.guard import HostGuard
-from relay.http.head_cache import Judge
+from relay.http.head_cache import FindBodyHandler
 from relay.http.listener import Listener
 from relay.ingest.events_api import HttpIngest
 from relay.outbox import EventState
@@ -165,8 +165,8 @@ class Served:
         self,
         handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]] | None = None,
         *,
-        shortcut: bool = True,
-        judge: Judge | None = None,
+        fast_path: bool = True,
+        judge: FindBodyHandler | None = None,
         outbox: Any = None,
         allowed_origins: Sequence[str] = (),
         **settings: Any,
@@ -178,8 +178,8 @@ class Served:
         reader = new_reader(self.clock, self.settings.max_event_bytes)
         ingest = HttpIngest(reader, self.outbox, self.settings, "full", self.metrics)
         guard = HostGuard(self.settings.allowed_hosts, self.settings.allowed_origins)
-        if shortcut and handler is None:
-            judge = ingest.shortcut
+        if fast_path and handler is None:
+            judge = ingest.body_handler
         self.listener = Listener(handler or ingest.handle, self.settings, guard, self.metrics, self.clock, judge)
         self._clients: list[Client] = []
 

@@ -10,7 +10,7 @@ Rules:
 4.  A bug costs the datagram in which it shows.
 
 Knows nothing of sockets, of the outbox and of responses: what becomes of a datagram that is not read as events is told
-to the `Outcomes`.
+to the `RejectedDatagrams`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from collections.abc import Generator
 from typing import Any, NamedTuple, Protocol
 
 from relay.event.reader import Event, Reader, Reading, Rejection
-from relay.http.content_coding import GZIP_MAGIC, InflateFault, inflate_at_once, inflating
+from relay.http.content_coding import GZIP_MAGIC, InflateError, inflate_at_once, inflating
 from relay.http.guard import Networks
-from relay.ingest.udp.read_batch import Origin, Wake
+from relay.ingest.udp.read_batch import DatagramSummary, ReadBatch
 from relay.ingest.udp.recvmmsg import Datagram
 
 SMALL_BYTES = 8_192
@@ -40,31 +40,36 @@ _OVERHEAD_BYTES = 512
 NUL = b"\0"
 
 
-class Received(NamedTuple):
+class ReceivedDatagram(NamedTuple):
     """A datagram, its sender and the socket that received it."""
 
     data: bytes
     sender: Any
-    through: socket.socket
+    receiver: socket.socket
 
 
-class Outcomes(Protocol):
+class RejectedDatagrams(Protocol):
     """What is done about datagrams that are not events."""
 
     def dropped(self, reason: str, sender: Any) -> None: ...
 
-    def refused(self, rejection: Rejection, received: Received) -> None: ...
+    def rejected(self, rejection: Rejection, received: ReceivedDatagram) -> None: ...
 
-    def failed(self, bug: Exception, received: Received) -> None: ...
+    def failed(self, bug: Exception, received: ReceivedDatagram) -> None: ...
 
-    def could_not_read_together(self, bug: Exception) -> None: ...
+    def reading_together_failed(self, bug: Exception) -> None: ...
 
 
 class Datagrams:
     """Reads what one or more sockets received."""
 
     def __init__(
-        self, reader: Reader, max_datagram_bytes: int, max_backlog_bytes: int, networks: Networks, outcomes: Outcomes
+        self,
+        reader: Reader,
+        max_datagram_bytes: int,
+        max_backlog_bytes: int,
+        networks: Networks,
+        outcomes: RejectedDatagrams,
     ) -> None:
         self.reader = reader
         """May be replaced when the configuration is read again."""
@@ -73,7 +78,7 @@ class Datagrams:
         self._max_inflated_bytes = min(max_datagram_bytes, MAX_INFLATED_BYTES)
         self._networks = networks
         self._outcomes = outcomes
-        self._backlog: deque[Received] = deque()
+        self._backlog: deque[ReceivedDatagram] = deque()
         """The first one is being read, if `_reading` is set."""
         self._backlog_bytes = 0
         self._reading: Reading | None = None
@@ -83,16 +88,16 @@ class Datagrams:
         """Whether expensive datagrams wait."""
         return bool(self._backlog)
 
-    def read_small(self, left: deque[Datagram], through: socket.socket) -> Wake:
+    def read_small(self, unread: deque[Datagram], receiver: socket.socket) -> ReadBatch:
         """Read datagrams of one socket, as many as a call may; what is not looked at stays in `left`."""
         try:
-            wake = self._read_together(left, through)
+            batch = self._read_together(unread, receiver)
         except Exception as bug:  # whose datagram it is shows when each is read by itself
-            self._outcomes.could_not_read_together(bug)
-            wake = None
-        return wake or self._read_each(left, through)
+            self._outcomes.reading_together_failed(bug)
+            batch = None
+        return batch or self._read_each(unread, receiver)
 
-    def read_step(self) -> Wake | None:
+    def read_step(self) -> ReadBatch | None:
         """Take one step of reading the backlog; return the events of a datagram that is read to its end."""
         received = self._backlog[0]
         self._reading = self._reading or self._reading_expensive(received.data)
@@ -101,7 +106,7 @@ class Datagrams:
             return None
         except StopIteration as done:
             self._end_reading(received)
-            return self._wake_of(done.value, received)
+            return self._batch_of(done.value, received)
         except Exception as bug:
             self._end_reading(received)
             self._outcomes.failed(bug, received)
@@ -114,38 +119,38 @@ class Datagrams:
         while self._backlog:
             self._outcomes.dropped("backlog", self._backlog.popleft().sender)
 
-    def _read_together(self, left: deque[Datagram], through: socket.socket) -> Wake | None:
+    def _read_together(self, unread: deque[Datagram], receiver: socket.socket) -> ReadBatch | None:
         """All that is left, if each is a small plain event and comes from where it may."""
-        if len(left) < 2:
+        if len(unread) < 2:
             return None
-        bodies = [data.rstrip(NUL) for data, _ in left]
-        sizes = [len(data) for data, _ in left]
+        bodies = [data.rstrip(NUL) for data, _ in unread]
+        sizes = [len(data) for data, _ in unread]
         if sum(sizes) > _BYTES_PER_CALL or max(sizes) > min(SMALL_BYTES, self._max_datagram_bytes):
             return None
-        senders = [sender for _, sender in left]
+        senders = [sender for _, sender in unread]
         if not all(self._networks.allows(sender[0]) for sender in set(senders)):
             return None
         events = self.reader.read_singles(bodies)
         if events is None:
             return None
-        origins = [Origin(1, size, sender) for size, sender in zip(sizes, senders, strict=True)]
-        left.clear()
-        return Wake(events, origins, through)
+        datagrams = [DatagramSummary(1, size, sender) for size, sender in zip(sizes, senders, strict=True)]
+        unread.clear()
+        return ReadBatch(events, datagrams, receiver)
 
-    def _read_each(self, left: deque[Datagram], through: socket.socket) -> Wake:
+    def _read_each(self, unread: deque[Datagram], receiver: socket.socket) -> ReadBatch:
         """What is left, one by one; expensive ones go to the backlog."""
-        wake = Wake([], [], through)
+        batch = ReadBatch([], [], receiver)
         read_bytes = 0
-        while left and read_bytes < _BYTES_EACH:
-            received = Received(*left.popleft(), through)
+        while unread and read_bytes < _BYTES_EACH:
+            received = ReceivedDatagram(*unread.popleft(), receiver)
             try:
-                read_bytes += self._read_one(received, wake)
+                read_bytes += self._read_one(received, batch)
             except Exception as bug:
                 self._outcomes.failed(bug, received)
                 break  # nobody knows how long it took
-        return wake
+        return batch
 
-    def _read_one(self, received: Received, wake: Wake) -> int:
+    def _read_one(self, received: ReceivedDatagram, batch: ReadBatch) -> int:
         """Returns how many bytes were looked at, inflated."""
         data, sender, _ = received
         if not self._networks.allows(sender[0]):
@@ -154,26 +159,26 @@ class Datagrams:
         if len(data) > self._max_datagram_bytes:
             self._outcomes.dropped("truncated", sender)
             return 0
-        body: bytes | InflateFault | None = data
+        body: bytes | InflateError | None = data
         if data[:2] == GZIP_MAGIC:
             body = None
             if len(data) <= SMALL_BYTES:
                 body = inflate_at_once(data, "gzip", SMALL_INFLATED_BYTES, padded=True)
         if body == "malformed":
-            self._outcomes.refused(self._not_inflated(body), received)
+            self._outcomes.rejected(self._not_inflated(body), received)
             return len(data)
         if not isinstance(body, bytes) or len(body) > SMALL_BYTES:
             self._defer(received)
             return len(data)
         events = self.reader.read_datagram(body.rstrip(NUL))
         if isinstance(events, Rejection):
-            self._outcomes.refused(events, received)
+            self._outcomes.rejected(events, received)
         else:
-            wake.events.extend(events)
-            wake.origins.append(Origin(len(events), len(data), sender))
+            batch.events.extend(events)
+            batch.datagrams.append(DatagramSummary(len(events), len(data), sender))
         return len(body)
 
-    def _defer(self, received: Received) -> None:
+    def _defer(self, received: ReceivedDatagram) -> None:
         size_bytes = len(received.data) + _OVERHEAD_BYTES
         if self._backlog and self._backlog_bytes + size_bytes > self.max_backlog_bytes:
             self._outcomes.dropped("backlog", received.sender)
@@ -189,18 +194,18 @@ class Datagrams:
             data = body
         return (yield from self.reader.reading_datagram(data.rstrip(NUL)))
 
-    def _not_inflated(self, fault: InflateFault) -> Rejection:
+    def _not_inflated(self, fault: InflateError) -> Rejection:
         if fault == "malformed":
             return Rejection(fault, "The datagram's gzip is truncated or corrupt.")
         return Rejection(fault, f"The datagram inflates to more than {self._max_inflated_bytes} bytes.")
 
-    def _end_reading(self, received: Received) -> None:
+    def _end_reading(self, received: ReceivedDatagram) -> None:
         self._reading = None
         self._backlog.popleft()
         self._backlog_bytes -= len(received.data) + _OVERHEAD_BYTES
 
-    def _wake_of(self, events: list[Event] | Rejection, received: Received) -> Wake | None:
+    def _batch_of(self, events: list[Event] | Rejection, received: ReceivedDatagram) -> ReadBatch | None:
         if isinstance(events, Rejection):
-            self._outcomes.refused(events, received)
+            self._outcomes.rejected(events, received)
             return None
-        return Wake(events, [Origin(len(events), len(received.data), received.sender)], received.through)
+        return ReadBatch(events, [DatagramSummary(len(events), len(received.data), received.sender)], received.receiver)

@@ -29,10 +29,10 @@ import structlog
 from relay.config import Udp
 from relay.event.reader import Reader, Rejection
 from relay.http.guard import Networks
-from relay.ingest.append_coalescer import report
+from relay.ingest.append_coalescer import report_bug
 from relay.ingest.udp import socket as udp_socket
-from relay.ingest.udp.datagrams import Datagrams, Received
-from relay.ingest.udp.read_batch import Wake
+from relay.ingest.udp.datagrams import Datagrams, ReceivedDatagram
+from relay.ingest.udp.read_batch import ReadBatch
 from relay.ingest.udp.recvmmsg import Datagram, burst
 from relay.ingest.udp.responses import Responses
 from relay.outbox import Outbox, OutboxError, OutboxFull, OutboxShareUsed
@@ -49,9 +49,9 @@ _STEPS_AT_STOP = 256
 """Of the backlog: less than a second, so that expensive datagrams do not delay the stop."""
 _MAX_UNCOMMITTED = 10_000
 _PAUSE_S = 0.1
-_REST_S, _LONG_REST_S = 0.002, 0.01
+_LINGER_S, _LONG_LINGER_S = 0.002, 0.01
 """After a wake that read something, until the next: each wake and its commit cost more than an event."""
-_LONG_REST_BYTES = 2 << 20
+_LONG_LINGER_BUFFER_BYTES = 2 << 20
 """Of the kernel's buffer: room for a burst of a thousand datagrams, whatever we do. With less, or with somebody
 waiting for a response, the rest is short."""
 _LOG_INTERVAL_MS = 1_000
@@ -64,15 +64,15 @@ class _Source:
 
     def __init__(self, receiving: socket.socket) -> None:
         self.socket = receiving
-        self.left: deque[Datagram] = deque()
+        self.unread: deque[Datagram] = deque()
         self._burst = burst(receiving, _DATAGRAMS_PER_WAKE)
         self._kernel_drops = 0
 
     def read(self) -> int:
         """Read datagrams unless some are left; return how many there are to look at. Raises OSError."""
-        if not self.left:
-            self.left.extend(self._burst())
-        return len(self.left)
+        if not self.unread:
+            self.unread.extend(self._burst())
+        return len(self.unread)
 
     def new_kernel_drops(self) -> int:
         """Return how many datagrams the kernel dropped since the last call; it has a 32-bit counter per socket."""
@@ -109,13 +109,13 @@ class UdpIngest:
         self._datagrams = Datagrams(reader, max_body_bytes, settings.receive_buffer_bytes, networks, self)
         self._sources: list[_Source] = []
         self._responses = Responses((), enabled=False)
-        self._rest_s = _REST_S
+        self._linger_s = _LINGER_S
         self._watching = False
         """Whether the event loop wakes us when a datagram comes."""
         self._next_wake: asyncio.Handle | None = None
         """Else we wake by ourselves; with neither, when an append ends."""
         self._uncommitted = 0
-        self._bad_gate = Gate(metrics.log_lines_suppressed, per_ms=_LOG_INTERVAL_MS)
+        self._log_gate = Gate(metrics.log_lines_suppressed, per_ms=_LOG_INTERVAL_MS)
         self._wake_measured = metrics.longest_step.measured(self._wake)
 
     @property
@@ -139,9 +139,9 @@ class UdpIngest:
         self._responses = Responses(sockets, enabled=self._settings.ack)
         given = min(udp_socket.ask_receive_buffer(each, self._settings.receive_buffer_bytes) for each in sockets)
         self._metrics.udp_receive_buffer_bytes.set(given)
-        if given >= _LONG_REST_BYTES and not self._settings.ack:
-            self._rest_s = _LONG_REST_S
-        self._read_on()
+        if given >= _LONG_LINGER_BUFFER_BYTES and not self._settings.ack:
+            self._linger_s = _LONG_LINGER_S
+        self._schedule_wake()
 
     def stop(self) -> None:
         """Read what the kernel still holds, as far as the outbox takes it, and close.
@@ -151,14 +151,14 @@ class UdpIngest:
         """
         if not self._sources:
             return
-        self._sleep()
+        self._pause()
         try:
-            self._take_in_all()
+            self._append_all_read()
             for _ in range(_WAKES_AT_STOP):
                 if not self._outbox.room() or not self._read():
                     break
-                self._take_in_all()
-            self._end_backlog()
+                self._append_all_read()
+            self._read_backlog_at_stop()
             self.refresh()
         finally:
             for source in self._sources:
@@ -172,22 +172,22 @@ class UdpIngest:
 
     # --- reading
 
-    def _read_on(self) -> None:
+    def _schedule_wake(self) -> None:
         """Wake when there is something to read, unless that is settled already."""
         if not self._sources or self._watching or self._next_wake is not None:
             return
         loop = asyncio.get_running_loop()
         if self._uncommitted >= _MAX_UNCOMMITTED:
             return
-        if self._is_behind():
+        if self._has_unprocessed():
             self._next_wake = loop.call_soon(self._wake_measured)
         else:
             for source in self._sources:
                 loop.add_reader(source.socket, self._wake_measured)
             self._watching = True
 
-    def _sleep(self, delay_s: float | None = None) -> None:
-        """Read nothing for so long, or until `_read_on`."""
+    def _pause(self, delay_s: float | None = None) -> None:
+        """Read nothing for so long, or until `_schedule_wake`."""
         loop = asyncio.get_running_loop()
         if self._watching:
             for source in self._sources:
@@ -202,31 +202,31 @@ class UdpIngest:
     def _wake(self) -> None:
         self._next_wake = None
         try:
-            self._take_turn()
+            self._process_wake()
         except BaseException:
-            self._sleep(_PAUSE_S)  # else nothing might wake us any more, or the same bug at once
+            self._pause(_PAUSE_S)  # else nothing might wake us any more, or the same bug at once
             raise
 
-    def _take_turn(self) -> None:
+    def _process_wake(self) -> None:
         """Take in what the last wake left or else what the sockets hold, and settle when to wake next."""
         if self._uncommitted >= _MAX_UNCOMMITTED:
-            self._sleep()
+            self._pause()
             return
         if not self._outbox.room():
-            self._sleep(_PAUSE_S)
+            self._pause(_PAUSE_S)
             return
         read = self._read()
-        self._take_in()
+        self._append_read()
         if self._datagrams.has_backlog and self._uncommitted < _MAX_UNCOMMITTED:
             self._append(self._datagrams.read_step())
         if self._uncommitted >= _MAX_UNCOMMITTED:
-            self._sleep()  # until an append ends
-        elif read >= _DATAGRAMS_PER_WAKE or self._is_behind():
-            self._sleep(0)
+            self._pause()  # until an append ends
+        elif read >= _DATAGRAMS_PER_WAKE or self._has_unprocessed():
+            self._pause(0)
         elif read:
-            self._sleep(self._rest_s)
+            self._pause(self._linger_s)
         else:
-            self._read_on()
+            self._schedule_wake()
 
     def _read(self) -> int:
         """Return how many datagrams of the sockets are to be taken in now, at most of one socket."""
@@ -235,20 +235,20 @@ class UdpIngest:
             try:
                 most = max(most, source.read())
             except OSError as error:
-                self._log_bad("the socket failed", str(error))
+                self._log_rejected("the socket failed", str(error))
         return most
 
-    def _take_in(self) -> None:
+    def _append_read(self) -> None:
         """Append what some of the datagrams hold."""
         for source in self._sources:
-            if source.left:
-                self._append(self._datagrams.read_small(source.left, source.socket))
+            if source.unread:
+                self._append(self._datagrams.read_small(source.unread, source.socket))
 
-    def _take_in_all(self) -> None:
-        while any(source.left for source in self._sources):
-            self._take_in()
+    def _append_all_read(self) -> None:
+        while any(source.unread for source in self._sources):
+            self._append_read()
 
-    def _end_backlog(self) -> None:
+    def _read_backlog_at_stop(self) -> None:
         """Read as much of the backlog as a stop may."""
         for _ in range(_STEPS_AT_STOP):
             if not self._datagrams.has_backlog:
@@ -256,60 +256,60 @@ class UdpIngest:
             self._append(self._datagrams.read_step())
         self._datagrams.drop_backlog()
 
-    def _is_behind(self) -> bool:
+    def _has_unprocessed(self) -> bool:
         """Whether not all is looked at that was read from the sockets."""
-        return self._datagrams.has_backlog or any(source.left for source in self._sources)
+        return self._datagrams.has_backlog or any(source.unread for source in self._sources)
 
     # --- what is not events
 
     def dropped(self, reason: str, sender: Any) -> None:
         self._dropped[reason].inc()
-        self._log_bad(reason, sender[0])
+        self._log_rejected(reason, sender[0])
 
-    def refused(self, rejection: Rejection, received: Received) -> None:
-        self._log_bad(rejection.reason, rejection.error)
-        self._refuse(rejection.reason, rejection.error, received)
+    def rejected(self, rejection: Rejection, received: ReceivedDatagram) -> None:
+        self._log_rejected(rejection.reason, rejection.error)
+        self._reject(rejection.reason, rejection.error, received)
 
-    def failed(self, bug: Exception, received: Received) -> None:
+    def failed(self, bug: Exception, received: ReceivedDatagram) -> None:
         self._report("a datagram could not be read", bug)
-        self._refuse("unavailable", "the relay failed on this datagram", received)
+        self._reject("unavailable", "the relay failed on this datagram", received)
 
-    def could_not_read_together(self, bug: Exception) -> None:
+    def reading_together_failed(self, bug: Exception) -> None:
         self._report("datagrams could not be read together", bug)
 
-    def _refuse(self, reason: str, error: str, received: Received) -> None:
+    def _reject(self, reason: str, error: str, received: ReceivedDatagram) -> None:
         self._received.inc()
         self._rejected[reason].inc()
-        self._responses.refused(error, received)
+        self._responses.rejected(error, received)
 
-    def _log_bad(self, reason: str, detail: str) -> None:
-        if self._bad_gate.admit("bad", self._now_ms()) is not None:
+    def _log_rejected(self, reason: str, detail: str) -> None:
+        if self._log_gate.admit("bad", self._now_ms()) is not None:
             _log.warning("a datagram was not taken", reason=reason, detail=detail)
 
     def _report(self, message: str, bug: Exception) -> None:
-        if self._bad_gate.admit(message, self._now_ms()) is not None:
-            report(message, bug)
+        if self._log_gate.admit(message, self._now_ms()) is not None:
+            report_bug(message, bug)
 
     # --- storing
 
-    def _append(self, wake: Wake | None) -> None:
-        if wake is None or not wake.events:
+    def _append(self, batch: ReadBatch | None) -> None:
+        if batch is None or not batch.events:
             return
-        self._received.inc(len(wake.events))
-        self._append_received(wake)
+        self._received.inc(len(batch.events))
+        self._append_received(batch)
 
-    def _append_received(self, wake: Wake) -> None:
-        self._uncommitted += len(wake.events)
+    def _append_received(self, batch: ReadBatch) -> None:
+        self._uncommitted += len(batch.events)
         try:
-            appended = self._outbox.append(wake.events, callers=len(wake.origins) if self._settings.ack else 0)
+            appended = self._outbox.append(batch.events, callers=len(batch.datagrams) if self._settings.ack else 0)
         except Exception as bug:  # as if it had failed later: so it is counted, responded to and reported
             appended = asyncio.get_running_loop().create_future()
             appended.set_exception(bug)
-        appended.add_done_callback(partial(self._appended, wake))
+        appended.add_done_callback(partial(self._appended, batch))
 
-    def _appended(self, wake: Wake, outcome: asyncio.Future[int]) -> None:
+    def _appended(self, batch: ReadBatch, outcome: asyncio.Future[int]) -> None:
         """What the outbox said of one append."""
-        count = len(wake.events)
+        count = len(batch.events)
         self._uncommitted -= count
         error = OutboxError("the append was abandoned") if outcome.cancelled() else outcome.exception()
         try:
@@ -317,21 +317,21 @@ class UdpIngest:
                 duplicates = outcome.result()
                 self._accepted.inc(count - duplicates)
                 self._duplicate.inc(duplicates)
-                self._responses.stored(wake)
-            elif isinstance(error, OutboxFull) and len(wake.origins) > 1:
-                for each in wake.apart():
+                self._responses.stored(batch)
+            elif isinstance(error, OutboxFull) and len(batch.datagrams) > 1:
+                for each in batch.per_datagram():
                     self._append_received(each)
             else:
-                self._not_stored(wake, error)
+                self._not_stored(batch, error)
         finally:
-            self._read_on()
+            self._schedule_wake()
 
-    def _not_stored(self, wake: Wake, error: BaseException) -> None:
+    def _not_stored(self, batch: ReadBatch, error: BaseException) -> None:
         """Count the loss, and leave the next ones to the kernel's buffer for a moment."""
-        self._rejected["full" if isinstance(error, OutboxFull) else "unavailable"].inc(len(wake.events))
-        self._log_bad("the outbox did not take it", str(error))
-        self._responses.not_stored(wake, str(error))
+        self._rejected["full" if isinstance(error, OutboxFull) else "unavailable"].inc(len(batch.events))
+        self._log_rejected("the outbox did not take it", str(error))
+        self._responses.not_stored(batch, str(error))
         if not isinstance(error, OutboxShareUsed):  # then other devices' datagrams may be stored
-            self._sleep(_PAUSE_S)
+            self._pause(_PAUSE_S)
         if not isinstance(error, OutboxError):
             raise error

@@ -12,25 +12,25 @@ from typing import Any, NamedTuple
 from relay.event.reader import Event
 
 
-class Origin(NamedTuple):
+class DatagramSummary(NamedTuple):
     """A datagram that was read."""
 
-    events: int
+    event_count: int
     size_bytes: int
     sender: Any
 
 
-class Wake(NamedTuple):
+class ReadBatch(NamedTuple):
     """What is appended in one call."""
 
     events: list[Event]
-    origins: list[Origin]
-    through: socket.socket
+    datagrams: list[DatagramSummary]
+    receiver: socket.socket
     """Received the datagrams, and sends the responses."""
 
-    def apart(self) -> Iterator[Wake]:
+    def per_datagram(self) -> Iterator[ReadBatch]:
         """Each datagram's events by themselves."""
         start = 0
-        for origin in self.origins:
-            yield Wake(self.events[start : start + origin.events], [origin], self.through)
-            start += origin.events
+        for datagram in self.datagrams:
+            yield ReadBatch(self.events[start : start + datagram.event_count], [datagram], self.receiver)
+            start += datagram.event_count

@@ -14,8 +14,8 @@ import structlog
 
 from relay.ingest.udp import socket as udp_socket
 from relay.ingest.udp.ack import CHATTY_PORTS, error_response, is_response, stored_response
-from relay.ingest.udp.datagrams import Received
-from relay.ingest.udp.read_batch import Wake
+from relay.ingest.udp.datagrams import ReceivedDatagram
+from relay.ingest.udp.read_batch import ReadBatch
 from relay.runtime.address import ip_of
 
 _CACHED_SENDERS = 1_024
@@ -34,29 +34,29 @@ class Responses:
         self._silent: dict[tuple[str, int], bool] = {}
         """By host and port of a sender: whether it gets no response."""
 
-    def stored(self, wake: Wake) -> None:
+    def stored(self, batch: ReadBatch) -> None:
         """Tell each sender which events are stored."""
         if self.enabled:
-            for events, (origin,), through in wake.apart():
+            for events, (datagram,), receiver in batch.per_datagram():
                 ids = [event.event_id for event in events]
-                self._send(stored_response(ids, origin.size_bytes), origin.sender, through)
+                self._send(stored_response(ids, datagram.size_bytes), datagram.sender, receiver)
 
-    def not_stored(self, wake: Wake, error: str) -> None:
+    def not_stored(self, batch: ReadBatch, error: str) -> None:
         """Tell each sender why its events are not stored."""
         if self.enabled:
-            for origin in wake.origins:
-                self._send(error_response(error, origin.size_bytes), origin.sender, wake.through)
+            for datagram in batch.datagrams:
+                self._send(error_response(error, datagram.size_bytes), datagram.sender, batch.receiver)
 
-    def refused(self, error: str, received: Received) -> None:
+    def rejected(self, error: str, received: ReceivedDatagram) -> None:
         """Tell the sender of a datagram that is not events what is wrong with it."""
         if self.enabled and not is_response(received.data):
-            self._send(error_response(error, len(received.data)), received.sender, received.through)
+            self._send(error_response(error, len(received.data)), received.sender, received.receiver)
 
-    def _send(self, response: bytes, sender: Any, through: socket.socket) -> None:
-        if not response or self._is_silent(sender[0], sender[1]) or through.fileno() < 0:
+    def _send(self, response: bytes, sender: Any, receiver: socket.socket) -> None:
+        if not response or self._is_silent(sender[0], sender[1]) or receiver.fileno() < 0:
             return
         try:
-            through.sendto(response, sender)
+            receiver.sendto(response, sender)
         except OSError as error:  # a response is a courtesy: the sender may be gone, or its buffer full
             _log.debug("a response was not sent", error=str(error))
 

@@ -9,8 +9,8 @@ from typing import Any
 from zlib import crc32
 
 import pytest
-from relay.event.reader import EventDefaults, Event, Reader, Reading, Rejection
-from relay.event.rules import MAX_FAULT_BYTES
+from relay.event.reader import Event, EventDefaults, Reader, Reading, Rejection
+from relay.event.rules import MAX_ERROR_BYTES
 
 EVENT_ID = "550e8400-e29b-41d4-a716-446655440000"
 NEW_EVENT_ID = "0b0b0b0b-0b0b-4b0b-8b0b-0b0b0b0b0b0b"
@@ -476,7 +476,7 @@ class TestInvalid:
             f"(and {found - 1} more errors, {found - listed} of them are not listed, "
             f"events after events.{last} were not checked)"
         )
-        assert listed_bytes(result) < MAX_FAULT_BYTES + 200
+        assert listed_bytes(result) < MAX_ERROR_BYTES + 200
 
     def test_the_errors_of_one_event_are_bounded_too(self) -> None:
         one = Reader(EventDefaults(), 1 << 20, lambda: NEW_EVENT_ID, lambda: NOW)
@@ -484,7 +484,7 @@ class TestInvalid:
         assert isinstance(result, Rejection)
         listed = sum(len(sentences) for sentences in result.errors.values())
         assert result.error.endswith(f"(and 5003 more errors, {5_004 - listed} of them are not listed)")
-        assert listed_bytes(result) < MAX_FAULT_BYTES + 200
+        assert listed_bytes(result) < MAX_ERROR_BYTES + 200
 
     def test_a_datagram_is_read_up_to_its_first_error(self) -> None:
         body = compact([event(tenant_id=0)] * 1_000)

@@ -9,7 +9,7 @@ import unicodedata
 from typing import Any, Literal
 
 import pytest
-from relay.event.reader import EventDefaults, Event, Reader, Rejection
+from relay.event.reader import Event, EventDefaults, Reader, Rejection
 from relay.event.values import BLANKS, are_moments, is_moment, trimmed
 from relay.ingest.content_type import body_type
 from relay.sandbox import php, validate
@@ -167,7 +167,9 @@ class TestBlanks:
     def test_blanks_around_an_optional_string_do_not_matter(self, blank: str, field: str) -> None:
         assert both_say(written(event(**{field: f"{blank}a{blank}"}))) == BOTH_ACCEPT
 
-    @pytest.mark.parametrize("defaults", [EventDefaults(device_model="TV", app_version=" "), EventDefaults(os_version="\u200b")])
+    @pytest.mark.parametrize(
+        "defaults", [EventDefaults(device_model="TV", app_version=" "), EventDefaults(os_version="\u200b")]
+    )
     def test_a_blank_default_is_not_inserted(self, defaults: EventDefaults) -> None:
         text = written(event())
         result = read(text, "compact", Reader(defaults, 1 << 16, lambda: table.EVENT_ID, lambda: NOW))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from relay.event.reader import EventDefaults, Event, Reader
+from relay.event.reader import Event, EventDefaults, Reader
 from relay.forward.timestamps import corrected
 from relay.runtime.clock import rfc3339
 

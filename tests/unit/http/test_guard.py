@@ -85,7 +85,9 @@ def test_an_allowed_origin_may_post_but_not_operate(path: str) -> None:
     ],
 )
 def test_any_other_origin_is_refused(origin: str) -> None:
-    assert isinstance(HostGuard(allowed_origins=[BOX]).check(EVENTS, "localhost:8080", origin, "same-origin"), Forbidden)
+    assert isinstance(
+        HostGuard(allowed_origins=[BOX]).check(EVENTS, "localhost:8080", origin, "same-origin"), Forbidden
+    )
 
 
 def test_the_relays_own_pages_may_ask() -> None:

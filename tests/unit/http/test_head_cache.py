@@ -15,7 +15,7 @@ from aiohttp import web
 from aiohttp.http import RawRequestMessage
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from relay.http.head_cache import Reply, Take
+from relay.http.head_cache import BodyHandler, Reply
 from relay.http.response import Response
 from relay.outbox import OutboxFull, OutboxUnavailable
 from relay.runtime.address import parse_address
@@ -137,16 +137,16 @@ def test_any_stream_in_any_pieces_at_any_pace_is_answered_alike(
     at = sorted({int(cut * len(stream)) for cut in cuts} | {sum(map(len, requests[:n])) for n in range(len(requests))})
     pieces = [stream[start:end] for start, end in zip([0, *at], [*at, len(stream)], strict=True) if start < end]
     paced = list(zip(pieces, pauses_ms, strict=False))
-    assert asyncio.run(answers(paced, shortcut=True)) == asyncio.run(answers(paced, shortcut=False))
+    assert asyncio.run(answers(paced, fast_path=True)) == asyncio.run(answers(paced, fast_path=False))
 
 
 Paced = Sequence[tuple[bytes, int]]
 """Pieces of a stream, and how long the client then waits."""
 
 
-async def answers(pieces: Paced, *, shortcut: bool) -> tuple[bytes, list[bytes], dict[str, float]]:
+async def answers(pieces: Paced, *, fast_path: bool) -> tuple[bytes, list[bytes], dict[str, float]]:
     with structlog.testing.capture_logs():
-        async with Served(shortcut=shortcut, max_body_bytes=MAX_BODY_BYTES) as served:
+        async with Served(fast_path=fast_path, max_body_bytes=MAX_BODY_BYTES) as served:
             assert (await served.post()).status == 202
             return (
                 await exchange(served, pieces),
@@ -178,7 +178,7 @@ async def test_in_the_middle_of_a_request_a_known_head_is_no_head(teacher: bytes
         for _ in range(20):
             await asyncio.sleep(0)
         kept = len(served.outbox.kept)
-        async with Served(shortcut=False) as plain:
+        async with Served(fast_path=False) as plain:
             other = await taught(plain)
             other.send(teacher)
             for _ in range(20):
@@ -299,7 +299,7 @@ async def test_a_bug_before_the_outbox_is_503_and_logged() -> None:
     def take(_body: bytes, _reply: Reply) -> None:
         raise ZeroDivisionError("a bug")
 
-    def judge(_: RawRequestMessage) -> Take:
+    def judge(_: RawRequestMessage) -> BodyHandler:
         return take
 
     async with Served(handler, judge=judge) as served:
@@ -335,9 +335,9 @@ async def test_a_client_done_sending_still_gets_its_answer() -> None:
 
 
 @pytest.mark.parametrize("behind", [b"", post()[:-1], post(), post() + post()[:-1]])
-@pytest.mark.parametrize("shortcut", [True, False])
-async def test_a_client_done_sending_gets_the_answers_to_all_that_was_whole(behind: bytes, shortcut: bool) -> None:
-    async with Served(shortcut=shortcut) as served:
+@pytest.mark.parametrize("fast_path", [True, False])
+async def test_a_client_done_sending_gets_the_answers_to_all_that_was_whole(behind: bytes, fast_path: bool) -> None:
+    async with Served(fast_path=fast_path) as served:
         client = await taught(served)
         served.outbox.waits = True
         client.send(post())
@@ -357,7 +357,7 @@ async def test_an_idle_connection_is_kept_while_its_answer_waits_for_the_commit(
         served.outbox.waits = True
         client.send(post())
         await until(lambda: len(served.outbox.appends) == 2)
-        (connection,) = [each for each in served.listener._connections if each._shortcut_taken]
+        (connection,) = [each for each in served.listener._connections if each._on_fast_path]
         connection._next_keepalive_close_time = 0
         connection._process_keepalive()
         served.outbox.appends[1].set_result(0)

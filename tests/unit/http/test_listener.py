@@ -255,14 +255,14 @@ async def test_a_client_that_leaves_at_any_moment_is_neither_logged_nor_counted(
         assert served.rejected("malformed") == 0
 
 
-@pytest.mark.parametrize("shortcut", [True, False])
+@pytest.mark.parametrize("fast_path", [True, False])
 @pytest.mark.parametrize("framing", ["Content-Length: 900000", "Transfer-Encoding: chunked"])
-async def test_a_body_that_breaks_off_is_let_go_of_at_once(framing: str, shortcut: bool) -> None:
+async def test_a_body_that_breaks_off_is_let_go_of_at_once(framing: str, fast_path: bool) -> None:
     """Not when the garbage collector comes: by then there may be hundreds."""
     piece = b"[" + b" " * 99_999
     if "chunked" in framing:
         piece = b"%x\r\n%b\r\n" % (len(piece), piece)
-    async with Served(shortcut=shortcut) as served:
+    async with Served(fast_path=fast_path) as served:
 
         async def break_off() -> None:
             client = await served.connect()
@@ -274,10 +274,10 @@ async def test_a_body_that_breaks_off_is_let_go_of_at_once(framing: str, shortcu
         assert await kept_bytes(break_off) < 400_000, "of 4,000,000 that came"
 
 
-@pytest.mark.parametrize("shortcut", [True, False])
+@pytest.mark.parametrize("fast_path", [True, False])
 @pytest.mark.parametrize("start", [b"GET /", HEAD + b"X-Long: ", HEAD + b"Cookie: "])
-async def test_a_head_that_is_too_long_is_let_go_of_at_once(start: bytes, shortcut: bool) -> None:
-    async with Served(shortcut=shortcut) as served:
+async def test_a_head_that_is_too_long_is_let_go_of_at_once(start: bytes, fast_path: bool) -> None:
+    async with Served(fast_path=fast_path) as served:
 
         async def flood() -> None:
             client = await served.connect()
@@ -369,9 +369,9 @@ async def test_a_slow_client_is_answered_408_and_closed(sent: bytes) -> None:
         await until(lambda: served.count("connections") == 0)
 
 
-@pytest.mark.parametrize("shortcut", [True, False])
-async def test_a_connection_that_sends_no_byte_is_closed_silently(shortcut: bool) -> None:
-    async with Served(shortcut=shortcut) as served:
+@pytest.mark.parametrize("fast_path", [True, False])
+async def test_a_connection_that_sends_no_byte_is_closed_silently(fast_path: bool) -> None:
+    async with Served(fast_path=fast_path) as served:
         client = await served.connect()
         await until(lambda: served.count("connections") == 1)
         served.pass_time(TIMEOUT_MS - 1)

@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 from relay.http import static_files
 from relay.http.response import error_response
-from relay.http.static_files import CLIENT_PATH, DESCRIPTION_PATH, File, Files
+from relay.http.static_files import CLIENT_PATH, DESCRIPTION_PATH, StaticFile, StaticFiles
 
 from tests.support.ingest_harness import Response, Served, request
 
@@ -21,9 +21,9 @@ class Making:
 
     def __init__(self) -> None:
         self.made = 0
-        self.files = Files({CLIENT_PATH: static_files.client, DESCRIPTION_PATH: self._make}, self._others)
+        self.files = StaticFiles({CLIENT_PATH: static_files.client, DESCRIPTION_PATH: self._make}, self._others)
 
-    def _make(self) -> File:
+    def _make(self) -> StaticFile:
         self.made += 1
         return static_files.description({"made": self.made})
 

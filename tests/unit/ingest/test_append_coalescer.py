@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from relay.event.reader import Event
 from relay.http.response import Response
-from relay.ingest.append_coalescer import Gather, Unread
+from relay.ingest.append_coalescer import AppendCoalescer, UnreadBodies
 from relay.outbox import OutboxFull, OutboxUnavailable
 
 from tests.support.ingest_harness import ScriptedOutbox
@@ -22,20 +22,20 @@ class Answers:
 
     def __init__(self, outbox: ScriptedOutbox) -> None:
         self.told: dict[int, BaseException | None] = {}
-        self.came = 0
+        self.received = 0
         self.kept: list[tuple[int, int]] = []
-        self._gather = Gather(
+        self._coalescer = AppendCoalescer(
             outbox, self._count_came, lambda count, duplicates: self.kept.append((count, duplicates)), self._read
         )
 
     def append(self, first: int, count: int = 1) -> None:
-        self._gather.append(events(first, count), lambda error: self.told.update({first: error}))
+        self._coalescer.append(events(first, count), lambda error: self.told.update({first: error}))
 
-    def _read(self, unread: Unread) -> None:
+    def _read(self, unread: UnreadBodies) -> None:
         raise AssertionError("nothing is to be read")
 
     def _count_came(self, count: int) -> None:
-        self.came += count
+        self.received += count
 
 
 async def a_few_turns() -> None:
@@ -52,7 +52,7 @@ async def test_a_turns_appends_are_one_in_the_order_they_came() -> None:
     assert len(outbox.appends) == 1
     assert outbox.kept == events(1, 5)
     assert answers.told == {1: None, 2: None, 5: None}
-    assert (answers.came, answers.kept) == (5, [(5, 1)])
+    assert (answers.received, answers.kept) == (5, [(5, 1)])
     answers.append(6)
     await a_few_turns()
     assert len(outbox.appends) == 2
@@ -78,7 +78,7 @@ async def test_what_has_room_is_kept_when_not_all_has() -> None:
     await a_few_turns()
     assert answers.told == {1: None, 4: full, 6: None}
     assert outbox.kept == events(1, 3) + events(6)
-    assert (answers.came, answers.kept) == (6, [(3, 0), (1, 0)])
+    assert (answers.received, answers.kept) == (6, [(3, 0), (1, 0)])
 
 
 @pytest.mark.parametrize("error", [OutboxUnavailable("the disk fails"), ZeroDivisionError("a bug")])
@@ -97,7 +97,7 @@ async def test_a_bug_in_what_one_is_told_is_nobody_elses() -> None:
     told: list[BaseException | None] = []
     bugs: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: bugs.append(context["exception"]))
-    gather = Gather(outbox, lambda count: None, lambda count, duplicates: None, lambda unread: None)
+    gather = AppendCoalescer(outbox, lambda count: None, lambda count, duplicates: None, lambda unread: None)
     bug = ZeroDivisionError("a bug")
 
     def fail(_: BaseException | None) -> None:
@@ -116,7 +116,7 @@ async def test_a_turn_that_brings_very_much_is_several_appends() -> None:
     for first in range(0, 2_500, 100):
         answers.append(first, 100)
     await a_few_turns()
-    assert [len(outbox.appends), answers.came, sum(count for count, _ in answers.kept)] == [3, 2_500, 2_500]
+    assert [len(outbox.appends), answers.received, sum(count for count, _ in answers.kept)] == [3, 2_500, 2_500]
     assert outbox.kept == events(0, 2_500)
 
 
@@ -137,15 +137,15 @@ class Readings(Answers):
 
     def read(self, *bodies: bytes) -> None:
         for body in bodies:
-            self._gather.read(body, ignore)
+            self._coalescer.read(body, ignore)
 
     def read_now(self) -> None:
-        self._gather.read_now()
+        self._coalescer.read_now()
 
-    def _read(self, unread: Unread) -> None:
+    def _read(self, unread: UnreadBodies) -> None:
         self.readings.append([body for body, _ in unread])
-        came, self.came_while_reading = self.came_while_reading, []
-        self.read(*came)
+        arrived, self.came_while_reading = self.came_while_reading, []
+        self.read(*arrived)
         for body, _ in unread:
             self.append(int(body[-9:]))
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from relay.config import Http
-from relay.event.reader import FEWEST_TOGETHER, EventDefaults, Event, Reader, Reading, Rejection
+from relay.event.reader import FEWEST_TOGETHER, Event, EventDefaults, Reader, Reading, Rejection
 from relay.http.response import Response
 from relay.ingest.events_api import EVENTS_PATH, HttpIngest
 from relay.outbox import OutboxFull
@@ -79,7 +79,7 @@ class Ingest:
         class Message:
             method, path, headers = "POST", EVENTS_PATH, {"Content-Type": content_type}
 
-        take = self.http.shortcut(Message)  # type: ignore[arg-type]
+        take = self.http.body_handler(Message)  # type: ignore[arg-type]
         assert take is not None
         take(body, lambda answer: self.answers.update({number: answer}))
 
@@ -153,7 +153,7 @@ async def test_a_bug_in_reading_one_body_is_nobody_elses() -> None:
 
 async def test_a_bug_in_answering_one_refusal_is_nobody_elses() -> None:
     ingest = Ingest()
-    take = ingest.http.shortcut(type("Message", (), {"method": "POST", "path": EVENTS_PATH, "headers": {}}))  # type: ignore[arg-type]
+    take = ingest.http.body_handler(type("Message", (), {"method": "POST", "path": EVENTS_PATH, "headers": {}}))  # type: ignore[arg-type]
     assert take is not None
     bug = ZeroDivisionError("a bug")
 

@@ -7,7 +7,7 @@ from collections.abc import Generator
 from itertools import pairwise
 
 import pytest
-from relay.ingest.long_reads import AT_ONCE_BYTES, Turns
+from relay.ingest.long_reads import MAX_ACTIVE_BYTES, LongReads
 
 
 def reading(name: str, slices: int, trace: list[str]) -> Generator[None, None, str]:
@@ -19,7 +19,7 @@ def reading(name: str, slices: int, trace: list[str]) -> Generator[None, None, s
 
 async def test_each_gets_a_slice_in_its_turn_and_a_short_one_ends_before_a_long_one() -> None:
     trace: list[str] = []
-    turns: Turns[str] = Turns()
+    turns: LongReads[str] = LongReads()
     long, short = turns.add(reading("a", 4, trace)), turns.add(reading("b", 2, trace))
     assert await asyncio.gather(long, short) == ["a", "b"]
     assert trace == ["a0", "b0", "a1", "b1", "a2", "a3"]
@@ -27,7 +27,7 @@ async def test_each_gets_a_slice_in_its_turn_and_a_short_one_ends_before_a_long_
 
 async def test_the_loop_turns_after_every_slice_however_many_are_reading() -> None:
     trace: list[str] = []
-    turns: Turns[str] = Turns()
+    turns: LongReads[str] = LongReads()
     readings = [turns.add(reading(str(number), 3, trace)) for number in range(50)]
     seen = []
     while not all(read.done() for read in readings):
@@ -41,7 +41,7 @@ async def test_a_bug_in_one_is_told_to_whoever_waits_for_it_and_to_nobody_else()
         yield
         raise ZeroDivisionError
 
-    turns: Turns[str] = Turns()
+    turns: LongReads[str] = LongReads()
     bad, good = turns.add(broken()), turns.add(reading("a", 3, []))
     with pytest.raises(ZeroDivisionError):
         await bad
@@ -50,7 +50,7 @@ async def test_a_bug_in_one_is_told_to_whoever_waits_for_it_and_to_nobody_else()
 
 async def test_what_nobody_waits_for_any_more_is_not_read_on() -> None:
     trace: list[str] = []
-    turns: Turns[str] = Turns()
+    turns: LongReads[str] = LongReads()
     left, stayed = turns.add(reading("a", 100, trace)), turns.add(reading("b", 3, trace))
     left.cancel()
     assert await stayed == "b"
@@ -70,17 +70,17 @@ async def test_bodies_under_way_together_are_bounded_and_a_larger_one_is_read_al
         under_way[0] -= size_bytes
         return size_bytes
 
-    turns: Turns[int] = Turns()
-    sizes = [AT_ONCE_BYTES // 3] * 9 + [3 * AT_ONCE_BYTES]
+    turns: LongReads[int] = LongReads()
+    sizes = [MAX_ACTIVE_BYTES // 3] * 9 + [3 * MAX_ACTIVE_BYTES]
     assert await asyncio.gather(*[turns.add(sized(size), size) for size in sizes]) == sizes
-    assert max(seen) == 3 * AT_ONCE_BYTES
-    assert max(each for each in seen if each != 3 * AT_ONCE_BYTES) == AT_ONCE_BYTES // 3 * 3
+    assert max(seen) == 3 * MAX_ACTIVE_BYTES
+    assert max(each for each in seen if each != 3 * MAX_ACTIVE_BYTES) == MAX_ACTIVE_BYTES // 3 * 3
 
 
 async def test_of_those_that_wait_the_smallest_and_the_oldest_are_next_by_turns() -> None:
     trace: list[str] = []
-    turns: Turns[str] = Turns()
-    large = [turns.add(reading(f"large{number}-", 1, trace), AT_ONCE_BYTES) for number in range(4)]
-    small = [turns.add(reading(f"small{number}-", 1, trace), AT_ONCE_BYTES - 1) for number in range(2)]
+    turns: LongReads[str] = LongReads()
+    large = [turns.add(reading(f"large{number}-", 1, trace), MAX_ACTIVE_BYTES) for number in range(4)]
+    small = [turns.add(reading(f"small{number}-", 1, trace), MAX_ACTIVE_BYTES - 1) for number in range(2)]
     await asyncio.gather(*large, *small)
     assert trace == ["large0-0", "small0-0", "large1-0", "small1-0", "large2-0", "large3-0"]

@@ -19,7 +19,7 @@ from relay.event.reader import EventDefaults, Reader, Rejection
 from relay.event.rules import PLATFORMS, RULES
 from relay.http import static_files
 from relay.http.content_coding import CODINGS
-from relay.http.static_files import Files
+from relay.http.static_files import StaticFiles
 from relay.ingest.content_type import CODING_NAMES, KINDS
 from relay.ingest.events_api import EVENTS_PATH, HttpIngest
 from relay.openapi import DescribedLimits, describe, operations
@@ -66,7 +66,7 @@ class Stage:
             static_files.CLIENT_PATH: static_files.client,
             static_files.DESCRIPTION_PATH: lambda: static_files.description(describe(LIMITS, self.ops.routes.items())),
         }
-        self.files = Files(makers, self._dispatch)
+        self.files = StaticFiles(makers, self._dispatch)
         self.served = Served(self.files.handle, allowed_origins=[ORIGIN], **settings)
 
     async def _dispatch(self, request: web.BaseRequest) -> web.StreamResponse:

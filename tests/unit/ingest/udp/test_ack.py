@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from relay.event.reader import Event
 from relay.ingest.udp.ack import error_response, is_response, stored_response
-from relay.ingest.udp.datagrams import Received
-from relay.ingest.udp.read_batch import Origin, Wake
+from relay.ingest.udp.datagrams import ReceivedDatagram
+from relay.ingest.udp.read_batch import DatagramSummary, ReadBatch
 from relay.ingest.udp.responses import Responses
 
 ids = st.lists(st.binary(min_size=16, max_size=16), min_size=1, max_size=40)
@@ -94,13 +94,13 @@ def opened(*hosts: str) -> Iterator[list[socket.socket]]:
             each.close()
 
 
-def respond(through: socket.socket, listening: list[socket.socket], sender: tuple[str, int]) -> None:
+def respond(receiver: socket.socket, listening: list[socket.socket], sender: tuple[str, int]) -> None:
     """Give a sender all three kinds of response, as far as it gets any."""
-    wake = Wake([Event(bytes(16), (1, "tv", "d"), b"{}")], [Origin(1, 500, sender)], through)
+    batch = ReadBatch([Event(bytes(16), (1, "tv", "d"), b"{}")], [DatagramSummary(1, 500, sender)], receiver)
     responses = Responses(listening, enabled=True)
-    responses.stored(wake)
-    responses.not_stored(wake, "full")
-    responses.refused("invalid", Received(b"x" * 500, sender, through))
+    responses.stored(batch)
+    responses.not_stored(batch, "full")
+    responses.rejected("invalid", ReceivedDatagram(b"x" * 500, sender, receiver))
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from relay.event.reader import Rejection
 from relay.http.guard import Networks
-from relay.ingest.udp.datagrams import SMALL_BYTES, Datagrams, Received
+from relay.ingest.udp.datagrams import SMALL_BYTES, Datagrams, ReceivedDatagram
 
 from tests.support.ingest_harness import BODY, HandClock, gzipped, new_reader
 
@@ -29,13 +29,13 @@ class Told:
         assert sender == SENDER
         self.drops.append(reason)
 
-    def refused(self, rejection: Rejection, received: Received) -> None:
+    def rejected(self, rejection: Rejection, received: ReceivedDatagram) -> None:
         self.refusals.append(rejection.reason)
 
-    def failed(self, bug: Exception, received: Received) -> None:
+    def failed(self, bug: Exception, received: ReceivedDatagram) -> None:
         raise bug
 
-    def could_not_read_together(self, bug: Exception) -> None:
+    def reading_together_failed(self, bug: Exception) -> None:
         raise bug
 
 
@@ -45,10 +45,10 @@ def datagrams(told: Told, max_backlog_bytes: int = 1 << 20) -> Datagrams:
 
 def read(reading: Datagrams, *data: bytes) -> int:
     """How many events were read at once."""
-    left = deque((each, SENDER) for each in data)
+    unread = deque((each, SENDER) for each in data)
     events = 0
-    while left:
-        events += len(reading.read_small(left, NO_SOCKET).events)
+    while unread:
+        events += len(reading.read_small(unread, NO_SOCKET).events)
     return events
 
 
@@ -69,7 +69,7 @@ def test_a_datagram_waits_if_it_is_large_or_inflates_to_much(data: bytes, waits:
     assert reading.has_backlog is waits
 
 
-def test_beyond_its_bound_the_backlog_takes_nothing_and_small_datagrams_are_read_on() -> None:
+def test_beyond_its_bound_the_backlog_takes_nothing_and_small_datagrams_are_schedule_wake() -> None:
     told = Told()
     reading = datagrams(told, max_backlog_bytes=20 * (len(EXPENSIVE) + 512))
     assert read(reading, *[EXPENSIVE, BODY] * 30) == 30
@@ -96,5 +96,5 @@ def test_what_waits_can_be_dropped_also_while_it_is_read() -> None:
     assert told.drops == ["backlog"] * 2
     assert not reading.has_backlog
     read(reading, PADDED + b" ")
-    wake = reading.read_step()
-    assert wake is not None and len(wake.events) == 1
+    batch = reading.read_step()
+    assert batch is not None and len(batch.events) == 1

@@ -16,7 +16,7 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 from relay.config import Udp
-from relay.event.reader import EventDefaults, Event, Reader, Reading, Rejection
+from relay.event.reader import Event, EventDefaults, Reader, Reading, Rejection
 from relay.http.guard import Networks
 from relay.ingest.udp.ack import stored_response
 from relay.ingest.udp.datagrams import MAX_INFLATED_BYTES
@@ -81,7 +81,7 @@ class Hearing:
 
     async def settled(self, datagrams: int) -> None:
         """Until so many were kept, refused or dropped."""
-        await until(lambda: self.taken() + self.refused() + self.dropped() >= datagrams)
+        await until(lambda: self.taken() + self.rejected() + self.dropped() >= datagrams)
 
     def count(self, name: str, **labels: str) -> float:
         return self.metrics.registry.get_sample_value(f"relay_{name}", labels) or 0.0
@@ -89,7 +89,7 @@ class Hearing:
     def taken(self) -> float:
         return sum(self.count(f"events_{what}_total", transport="udp") for what in ("accepted", "duplicate"))
 
-    def refused(self, reason: str | None = None) -> float:
+    def rejected(self, reason: str | None = None) -> float:
         reasons = [reason] if reason else ["malformed", "invalid", "too_large", "full", "unavailable"]
         return sum(self.count("events_rejected_total", transport="udp", reason=each) for each in reasons)
 
@@ -166,8 +166,8 @@ async def test_a_bad_datagram_is_counted_and_takes_no_other_along(datagram: byte
         await hearing.settled(3)
         expected = [1, 2] if reason else [1, 1, 2]
         assert kept_numbers(hearing.outbox) == expected
-        assert hearing.refused() == (1 if reason else 0)
-        assert not reason or hearing.refused(reason) == 1
+        assert hearing.rejected() == (1 if reason else 0)
+        assert not reason or hearing.rejected(reason) == 1
 
 
 async def test_a_datagram_over_the_body_limit_is_counted_as_truncated() -> None:
@@ -205,7 +205,7 @@ def test_no_bytes_stop_it(datagrams: list[bytes]) -> None:
             hearing.send(*datagrams, BODY)
             await hearing.settled(len(datagrams) + 1)
             assert hearing.taken() == 1
-            assert hearing.refused() == len(datagrams)
+            assert hearing.rejected() == len(datagrams)
 
     asyncio.run(send_all())
 
@@ -218,7 +218,7 @@ async def test_only_the_datagrams_without_room_are_refused() -> None:
         hearing.send(*(event(number) for number in range(5)))
         await hearing.settled(5)
         assert kept_numbers(hearing.outbox) == [0, 1, 2]
-        assert (hearing.taken(), hearing.refused("full")) == (3, 2)
+        assert (hearing.taken(), hearing.rejected("full")) == (3, 2)
 
 
 async def test_a_datagram_is_refused_whole() -> None:
@@ -226,14 +226,14 @@ async def test_a_datagram_is_refused_whole() -> None:
         hearing.send(event(0) + b"\n" + event(1), event(2) + b"\n" + event(3), event(4))
         await hearing.settled(5)
         assert kept_numbers(hearing.outbox) == [0, 1, 4]
-        assert hearing.refused("full") == 2
+        assert hearing.rejected("full") == 2
 
 
 async def test_after_a_refusal_the_kernel_keeps_what_comes_until_there_is_room() -> None:
     async with Hearing(outbox=ScriptedOutbox(error=OutboxUnavailable("the disk fails"), room_events=0)) as hearing:
         hearing.send(event(0))
         await hearing.settled(1)
-        assert hearing.refused("unavailable") == 1
+        assert hearing.rejected("unavailable") == 1
         hearing.send(event(1), event(2))
         for _ in range(50):
             await asyncio.sleep(0)
@@ -365,12 +365,12 @@ async def test_one_step_of_an_expensive_datagram_is_taken_between_two_looks_at_t
     async with Hearing(receive_buffer_bytes=4 << 20) as hearing:
         hostile = gzipped(b'{"events":[],' + b'"a":1,' * 40_000 + b'"a":1}')
         hearing.send(*[hostile] * 500)
-        await until(lambda: hearing.udp.refresh() is None and hearing.refused() > 0)
+        await until(lambda: hearing.udp.refresh() is None and hearing.rejected() > 0)
         for number in range(20):
-            before = hearing.refused()
+            before = hearing.rejected()
             hearing.send(event(number))
             await until(partial(lambda kept: hearing.taken() > kept, number))
-            assert hearing.refused() - before < 5
+            assert hearing.rejected() - before < 5
 
 
 async def test_a_stop_drops_and_counts_expensive_datagrams_that_take_long() -> None:
@@ -379,9 +379,9 @@ async def test_a_stop_drops_and_counts_expensive_datagrams_that_take_long() -> N
         hearing.send(*[hostile] * 60, event(1))
         hearing.udp.stop()
         assert kept_numbers(hearing.outbox) == [1]
-        assert hearing.refused("too_large") > 0
+        assert hearing.rejected("too_large") > 0
         assert hearing.dropped("backlog") > 0
-        assert hearing.refused("too_large") + hearing.dropped("backlog") == 60
+        assert hearing.rejected("too_large") + hearing.dropped("backlog") == 60
 
 
 async def test_what_inflates_to_much_is_read_in_slices() -> None:
@@ -390,11 +390,11 @@ async def test_what_inflates_to_much_is_read_in_slices() -> None:
         hearing.send(gzipped(many), gzipped(many[:-1]))
         turns = 0
         async with asyncio.timeout(ANSWERED_WITHIN_S):
-            while hearing.taken() < 1_000 or not hearing.refused():
+            while hearing.taken() < 1_000 or not hearing.rejected():
                 turns += 1
                 await asyncio.sleep(0)
         assert kept_numbers(hearing.outbox) == list(range(1_000))
-        assert hearing.refused("malformed") == 1
+        assert hearing.rejected("malformed") == 1
         assert turns > 10
 
 
@@ -405,7 +405,7 @@ async def test_a_datagram_inflates_to_a_quarter_of_a_mebibyte_at_most(size_bytes
         hearing.send(gzipped(lines + b" " * (size_bytes - len(lines))))
         await hearing.settled(1)
         assert kept_numbers(hearing.outbox) == ([] if reason else [1, 2])
-        assert not reason or hearing.refused(reason) == 1
+        assert not reason or hearing.rejected(reason) == 1
 
 
 @pytest.mark.parametrize(
@@ -573,7 +573,7 @@ async def test_a_bug_in_telling_who_may_send_costs_the_datagram_only(monkeypatch
         bugs_told()
         hearing.send(event(0), event(1))
         await hearing.settled(2)
-        assert hearing.refused("unavailable") == 2
+        assert hearing.rejected("unavailable") == 2
 
 
 @pytest.mark.parametrize("bug", [RuntimeError("a bug"), MemoryError()], ids=["bug", "memory"])
@@ -590,7 +590,7 @@ async def test_a_bug_in_a_datagram_costs_that_one_only_and_is_told(datagram: byt
         hearing.send(event(1))
         await hearing.settled(3)
         assert kept_numbers(hearing.outbox) == [0, 1]
-        assert hearing.refused("unavailable") == 1
+        assert hearing.rejected("unavailable") == 1
         assert hearing.count("events_received_total", transport="udp") == 3
         responses = [list(json.loads(await hearing.ack())) for _ in range(3)]
         assert responses == [["stored", "count"], ["error"], ["stored", "count"]]
@@ -616,7 +616,7 @@ async def test_a_bug_in_a_datagram_does_not_end_the_stop(datagram: bytes) -> Non
         hearing.send(event(0), datagram, *[event(number) for number in range(1, 100)])
         hearing.udp.stop()
         assert kept_numbers(hearing.outbox) == list(range(100))
-        assert hearing.refused("unavailable") == 1
+        assert hearing.rejected("unavailable") == 1
         assert hearing.udp.addresses == []
 
 
@@ -636,7 +636,7 @@ async def test_bugs_are_told_once_a_second() -> None:
 
 
 @pytest.mark.parametrize("call", ["room", "append"])
-async def test_whatever_fails_the_socket_is_read_on(call: str) -> None:
+async def test_whatever_fails_the_socket_is_schedule_wake(call: str) -> None:
     async with Hearing(outbox=Failing("")) as hearing:
         bugs = bugs_told()
         hearing.send(event(0))
@@ -648,7 +648,7 @@ async def test_whatever_fails_the_socket_is_read_on(call: str) -> None:
         await hearing.settled(3)
         lost = [1] if call == "append" else []
         assert kept_numbers(hearing.outbox) == [number for number in range(3) if number not in lost]
-        assert hearing.refused("unavailable") == len(lost)
+        assert hearing.rejected("unavailable") == len(lost)
     assert bugs == [repr(MemoryError("a bug"))]
 
 
