@@ -240,11 +240,11 @@ class SqliteBox(Box):
         database = sqlite3.connect(copy)
         appended, requeued, delivered, dead_lettered, dropped = database.execute(
             "SELECT max(last_seq, coalesce((SELECT max(seq) FROM log), 0)) - adopted, requeued,"
-            " delivered + (SELECT coalesce(sum(delivered), 0) FROM lanes), dead_lettered, dropped FROM ledger"
+            " delivered + (SELECT coalesce(sum(delivered), 0) FROM device_queues), dead_lettered, dropped FROM ledger"
         ).fetchone()
         (pending,) = database.execute(
-            "SELECT count(*) FROM log JOIN lanes ON lanes.lane = log.lane WHERE log.seq > lanes.cursor"
-            " OR (log.seq > lanes.quarantined_after AND log.seq <= lanes.quarantined_to)"
+            "SELECT count(*) FROM log JOIN device_queues AS q ON q.queue_id = log.queue_id WHERE log.seq > q.cursor"
+            " OR (log.seq > q.quarantined_after AND log.seq <= q.quarantined_to)"
         ).fetchone()
         database.close()
         return Ledger(appended - requeued, requeued, delivered, dead_lettered, dropped, pending)

@@ -125,7 +125,11 @@ MUTANTS = (
         "delivered not counted",
         "G2",
         f"{CONTRACT}::TestSettle::test_it_survives_a_kill",
-        (f"{SQLITE}/statements.py", "delivered = delivered + ?, window", "delivered = delivered + 0 * ?, window"),
+        (
+            f"{SQLITE}/statements.py",
+            "delivered = delivered + ?, rate_window",
+            "delivered = delivered + 0 * ?, rate_window",
+        ),
     ),
     mutant(
         "no dedupe",

@@ -144,7 +144,7 @@ def _read(database: sqlite3.Connection, selection: Selection, limit: int, after:
         )
         for number, event_id, tenant, platform, device, reason, status, message, died_ms, body in database.execute(
             "SELECT id, coalesce(CAST(event_id AS BLOB), x''), CAST(tenant_id AS BLOB), CAST(platform AS BLOB),"
-            " CAST(device_id AS BLOB), CAST(reason AS BLOB), CAST(status AS INTEGER), CAST(words AS BLOB),"
+            " CAST(device_id AS BLOB), CAST(reason AS BLOB), CAST(status AS INTEGER), CAST(message AS BLOB),"
             " CAST(dead_at_ms AS INTEGER), coalesce(CAST(body AS BLOB), x'')"
             f" FROM dead_letters WHERE id > ? AND {where} ORDER BY id LIMIT ?",
             (after, *values, limit),
@@ -202,7 +202,7 @@ def _requeue(database: sqlite3.Connection, wanted: Sequence[tuple[int, int]], fi
     moved: list[int] = []
     for number, queue_id in wanted:
         if database.execute(
-            "INSERT INTO log(seq, lane, event_id, at_ms, crc, body)"
+            "INSERT INTO log(seq, queue_id, event_id, at_ms, crc, body)"
             " SELECT ?, ?, event_id, ?, crc, body FROM dead_letters WHERE id = ?",
             (first_seq + len(moved), queue_id, at_ms, number),
         ).rowcount:

@@ -25,7 +25,7 @@ _DIGITS = 10
 CHECK_OF_ROW = "(CAST(iif(received_crc = 0, crc, coalesce(received_crc, 0)) AS INTEGER) & 4294967295)"
 """The check of a row of the log, see Event.check; 0 if it is not known."""
 _INSERT = f"""
-    INSERT INTO log(seq, lane, event_id, at_ms, crc, received_crc, body)
+    INSERT INTO log(seq, queue_id, event_id, at_ms, crc, received_crc, body)
     SELECT ?1 + key, CAST(substr(?3, key * {3 * _DIGITS} + 1, {_DIGITS}) AS INTEGER),
         substr(?4, key * {ID_BYTES} + 1, {ID_BYTES}), ?2,
         CAST(substr(?3, key * {3 * _DIGITS} + {_DIGITS + 1}, {_DIGITS}) AS INTEGER),

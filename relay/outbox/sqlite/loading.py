@@ -24,14 +24,15 @@ MAX_QUEUE_ID = 1 << 31
 """Beyond any number that was given to a lane, and within what memory keeps of it."""
 _READ_IDS = f"""
     SELECT count(*), min(seq), max(seq), min(length(event_id)), max(length(event_id)),
-        group_concat(CAST(lane AS INTEGER)), CAST(group_concat(event_id, '') AS BLOB), group_concat({CHECK_OF_ROW})
+        group_concat(CAST(queue_id AS INTEGER)), CAST(group_concat(event_id, '') AS BLOB), group_concat({CHECK_OF_ROW})
     FROM log WHERE seq > ? AND seq <= ?"""  # noqa: S608 - the parts are ours, values are bound
 _READ_ID_ROWS = f"""
-    SELECT seq, CAST(lane AS INTEGER), CAST(event_id AS BLOB), {CHECK_OF_ROW}
+    SELECT seq, CAST(queue_id AS INTEGER), CAST(event_id AS BLOB), {CHECK_OF_ROW}
     FROM log WHERE seq > ? AND seq <= ? ORDER BY seq"""  # noqa: S608 - the parts are ours, values are bound
 _READ_ROWS = """
-    SELECT min(seq), max(seq), group_concat(seq), group_concat(CAST(lane AS INTEGER)), group_concat(coalesce(size, 0))
-    FROM (SELECT seq, lane, length(body) AS size FROM log WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?)"""
+    SELECT min(seq), max(seq), group_concat(seq), group_concat(CAST(queue_id AS INTEGER)),
+        group_concat(coalesce(size, 0))
+    FROM (SELECT seq, queue_id, length(body) AS size FROM log WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?)"""
 
 _decode_numbers = msgspec.json.Decoder(list[int]).decode
 
@@ -106,7 +107,7 @@ def read_totals(database: sqlite3.Connection) -> Totals:
     return Totals(
         *database.execute(
             "SELECT max(last_seq, coalesce((SELECT max(seq) FROM log), 0)), requeued,"
-            " delivered + (SELECT coalesce(sum(delivered), 0) FROM lanes), dead_lettered, dropped, adopted,"
+            " delivered + (SELECT coalesce(sum(delivered), 0) FROM device_queues), dead_lettered, dropped, adopted,"
             " dead_letters FROM ledger"
         ).fetchone()
     )
@@ -124,7 +125,7 @@ def read_opened(database: sqlite3.Connection, boot_id: str, dedupe_window: int) 
     totals = read_totals(database)
     next_queue_id, dead_letter_bytes, boot, boot_from_ms, outbox_ms, monotonic_ms, wall_ms, last_boot_id = (
         database.execute(
-            "SELECT next_lane, dead_letter_bytes, boot, boot_from_ms, outbox_ms, monotonic_ms, wall_ms, boot_id"
+            "SELECT next_queue_id, dead_letter_bytes, boot, boot_from_ms, outbox_ms, monotonic_ms, wall_ms, boot_id"
             " FROM ledger"
         ).fetchone()
     )
@@ -217,8 +218,8 @@ def _read_queues(database: sqlite3.Connection) -> list[QueueRow]:
     queues = [
         QueueRow(queue_id, (int(tenant_id), platform, device_id), *rest)
         for queue_id, tenant_id, platform, device_id, *rest in database.execute(
-            "SELECT lane, tenant_id, platform, device_id, cursor, window, boot, request, ordinal, first_seq, last_seq,"
-            " shift_ms, quarantined_after, quarantined_to FROM lanes"
+            "SELECT queue_id, tenant_id, platform, device_id, cursor, rate_window, boot, request, ordinal,"
+            " first_seq, last_seq, shift_ms, quarantined_after, quarantined_to FROM device_queues"
         )
     ]
     for row in queues:
@@ -252,7 +253,8 @@ def _read_dedupe_window(database: sqlite3.Connection, window: int, last_seq: int
     ids, marks, queues = bytearray(events * ID_BYTES), bytearray(events), array("I", bytes(4 * events))
     checks = array("I", bytes(CHECK_BYTES * events))
     for first, last, some_ids, some_marks, some_checks in database.execute(
-        "SELECT first_seq, last_seq, ids, marks, checks FROM recent WHERE last_seq > ? ORDER BY first_seq", (before,)
+        "SELECT first_seq, last_seq, ids, marks, checks FROM dedupe_window WHERE last_seq > ? ORDER BY first_seq",
+        (before,),
     ):
         if not (isinstance(last, int) and isinstance(some_ids, bytes) and isinstance(some_marks, bytes)):
             continue

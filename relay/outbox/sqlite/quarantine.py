@@ -28,16 +28,16 @@ _EVENTS_AT_ONCE = 256
 """Adopted or discarded in one commit."""
 _DELETE_DONE = """
     DELETE FROM log WHERE EXISTS (
-        SELECT 1 FROM lanes
-        WHERE lanes.lane = log.lane AND log.seq > lanes.quarantined_to AND log.seq <= lanes.cursor)"""
+        SELECT 1 FROM device_queues AS q
+        WHERE q.queue_id = log.queue_id AND log.seq > q.quarantined_to AND log.seq <= q.cursor)"""
 _QUARANTINE = """
-    UPDATE lanes SET quarantined_after = coalesce(quarantined_after, cursor), quarantined_to = ?1,
+    UPDATE device_queues SET quarantined_after = coalesce(quarantined_after, cursor), quarantined_to = ?1,
         cursor = max(cursor, ?1), request = NULL, ordinal = NULL, first_seq = NULL, last_seq = NULL, shift_ms = NULL"""
 _READ = f"""
     SELECT iif(typeof(event_id) = 'blob' AND length(event_id) = 16, event_id, zeroblob(16)), coalesce(crc, 0),
         {CHECK_OF_ROW}, coalesce(CAST(body AS BLOB), x'')
     FROM log WHERE seq = ?"""  # noqa: S608 - the parts are ours, values are bound
-_APPEND = "INSERT INTO log(seq, lane, event_id, at_ms, crc, received_crc, body) VALUES (?, ?, ?, ?, ?, ?, ?)"
+_APPEND = "INSERT INTO log(seq, queue_id, event_id, at_ms, crc, received_crc, body) VALUES (?, ?, ?, ?, ?, ?, ?)"
 
 
 class InstallationClaim(NamedTuple):

@@ -27,22 +27,33 @@ from relay.outbox.engine.dedupe_window import ID_BYTES
 from relay.outbox.sqlite import files
 from relay.outbox.sqlite.connection import PAGE_BYTES
 from relay.outbox.sqlite.loading import MAX_QUEUE_ID, QueueRow, is_sound_queue
-from relay.outbox.sqlite.schema import MIGRATIONS, is_newest
+from relay.outbox.sqlite.schema import MIGRATIONS, OLD_COLUMNS, OLD_TABLES, is_newest
 
 _ROWS_AT_ONCE = 512
 _MOST_ERRORS = 20_000
 _MAGIC = b"SQLite format 3\0"
 _LEDGER_COLUMNS = (
-    "last_seq, next_lane, requeued, delivered, dead_lettered, dropped, adopted,"
+    "last_seq, next_queue_id, requeued, delivered, dead_lettered, dropped, adopted,"
     " boot, boot_id, outbox_ms, monotonic_ms, wall_ms, identity"
 )
 _QUEUE_COLUMNS = (
-    "lane, tenant_id, platform, device_id, cursor, delivered, window, boot, request, ordinal, first_seq, last_seq,"
-    " shift_ms, quarantined_after, quarantined_to"
+    "queue_id, tenant_id, platform, device_id, cursor, delivered, rate_window, boot, request, ordinal, first_seq,"
+    " last_seq, shift_ms, quarantined_after, quarantined_to"
 )
-_INSERT_ROW = "INSERT INTO log(seq, lane, event_id, at_ms, crc, body) VALUES (?, ?, ?, ?, ?, ?)"
+_LOG_COLUMNS = "seq, queue_id, event_id, at_ms, crc, body"
+_INSERT_ROW = f"INSERT INTO log({_LOG_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)"
 """Checks of received bytes are left behind: without one a repeated id is a repetition."""
-_DEAD_COLUMNS = "id, seq, event_id, tenant_id, platform, device_id, reason, status, words, dead_at_ms, crc, body"
+_DEAD_COLUMNS = "id, seq, event_id, tenant_id, platform, device_id, reason, status, message, dead_at_ms, crc, body"
+
+_AFTER_KEY = f" WHERE rowid > ? ORDER BY rowid LIMIT {_ROWS_AT_ONCE}"
+_ADDED_COLUMNS = {
+    "adopted": "0",
+    "identity": "''",
+    "shift_ms": "NULL",
+    "quarantined_after": "NULL",
+    "quarantined_to": "NULL",
+}
+"""SQL values of columns that version 1 did not have, for files of an older version."""
 
 _UNREADABLE = (sqlite3.Error, OverflowError, UnicodeDecodeError)
 """The last one is of SQLite's own words, where they quote what is no text."""
@@ -89,10 +100,10 @@ def _opened(broken: Path) -> sqlite3.Connection:
 
 def _copy(old: sqlite3.Connection, new: sqlite3.Connection) -> Salvaged:
     new.execute("BEGIN IMMEDIATE")
-    ledger = _first_readable(old, f"SELECT {_LEDGER_COLUMNS} FROM ledger")
+    ledger = _first_readable(old, _select(old, "ledger", _LEDGER_COLUMNS))
     queues = _Queues(old, new)
     letters = _copy_table(old, new, "dead_letters", _DEAD_COLUMNS)
-    _copy_table(old, new, "recent", "first_seq, last_seq, ids, marks")
+    _copy_table(old, new, "dedupe_window", "first_seq, last_seq, ids, marks")
     events, last_seq = _copy_log(old, new, queues)
     _balance(new, ledger, events, last_seq)
     new.execute("COMMIT")
@@ -108,9 +119,7 @@ class _Queues:
         self._by_key: dict[DeviceKey, int] = {}
         self._quarantined: dict[int, range] = {}
         self._new = new
-        for row in _readable(
-            old, f"SELECT {_QUEUE_COLUMNS} FROM lanes WHERE lane > ? ORDER BY lane LIMIT {_ROWS_AT_ONCE}"
-        ):
+        for row in _readable(old, _select(old, "device_queues", _QUEUE_COLUMNS) + _AFTER_KEY):
             self._copy(row)
 
     def is_done(self, queue_id: int, seq: int) -> bool:
@@ -144,7 +153,7 @@ class _Queues:
                 self._add(row, key)
 
     def _add(self, row: tuple[Any, ...], key: DeviceKey) -> None:
-        self._new.execute(f"INSERT INTO lanes({_QUEUE_COLUMNS}) VALUES ({', '.join('?' * len(row))})", row)
+        self._new.execute(f"INSERT INTO device_queues({_QUEUE_COLUMNS}) VALUES ({', '.join('?' * len(row))})", row)
         self.cursors[row[0]] = row[4]
         self._quarantined[row[0]] = range((row[-2] or 0) + 1, (row[-1] or 0) + 1)
         self._by_key[key] = row[0]
@@ -152,10 +161,9 @@ class _Queues:
 
 def _copy_table(old: sqlite3.Connection, new: sqlite3.Connection, table: str, columns: str) -> int:
     """Copy rows whose first column is the key; returns how many."""
-    key = columns.partition(",")[0]
     marks = ", ".join("?" * len(columns.split(",")))
     rows = 0
-    for row in _readable(old, f"SELECT {columns} FROM {table} WHERE {key} > ? ORDER BY {key} LIMIT {_ROWS_AT_ONCE}"):
+    for row in _readable(old, _select(old, table, columns) + _AFTER_KEY):
         with suppress(sqlite3.IntegrityError, sqlite3.DataError):  # a value that the disk has changed
             new.execute(f"INSERT INTO {table}({columns}) VALUES ({marks})", row)
             rows += 1
@@ -166,10 +174,7 @@ def _copy_log(old: sqlite3.Connection, new: sqlite3.Connection, queues: _Queues)
     """Copy pending events; returns (how many, the last seq seen)."""
     ids = _Ids(new)
     events = last_seq = last_at_ms = uncommitted_bytes = 0
-    for seq, *values in _readable(
-        old,
-        f"SELECT seq, lane, event_id, at_ms, crc, body FROM log WHERE seq > ? ORDER BY seq LIMIT {_ROWS_AT_ONCE}",
-    ):
+    for seq, *values in _readable(old, _select(old, "log", _LOG_COLUMNS) + _AFTER_KEY):
         last_seq = seq
         queue_id, event_id, at_ms, crc, body = _as_written(values, last_at_ms)
         last_at_ms = at_ms
@@ -223,7 +228,7 @@ class _Ids:
         events = len(self._run) // ID_BYTES
         if events:
             self._new.execute(
-                "INSERT OR REPLACE INTO recent(first_seq, last_seq, ids, marks) VALUES (?, ?, ?, zeroblob(?))",
+                "INSERT OR REPLACE INTO dedupe_window(first_seq, last_seq, ids, marks) VALUES (?, ?, ?, zeroblob(?))",
                 (self._first, self._first + events - 1, bytes(self._run), events),
             )
         self._run.clear()
@@ -232,7 +237,9 @@ class _Ids:
 def _balance(new: sqlite3.Connection, ledger: tuple[Any, ...] | None, events: int, last_seq: int) -> None:
     """Write the ledger: the old one if it can be read, else one that takes what is gone for delivered."""
     letters, letter_bytes = new.execute("SELECT count(*), coalesce(sum(length(body)), 0) FROM dead_letters").fetchone()
-    by_queues, boot = new.execute("SELECT coalesce(sum(delivered), 0), coalesce(max(boot), 0) FROM lanes").fetchone()
+    by_queues, boot = new.execute(
+        "SELECT coalesce(sum(delivered), 0), coalesce(max(boot), 0) FROM device_queues"
+    ).fetchone()
     totals, clocks, identity = (None, None, "") if ledger is None else (ledger[:7], ledger[7:12], ledger[12])
     if totals is None or not all(isinstance(value, int) for value in totals):
         totals = (last_seq, 1, 0, max(last_seq - events - letters - by_queues, 0), letters, 0, 0)
@@ -311,6 +318,30 @@ def _some(old: sqlite3.Connection, query: str, after: int) -> tuple[list[tuple[A
 def _is_readable(old: sqlite3.Connection, query: str, after: int) -> bool:
     rows, whole = _some(old, query, after)
     return bool(rows) or whole
+
+
+def _select(old: sqlite3.Connection, table: str, columns: str) -> str:
+    """Return a query for columns of a table, which are given by their present names.
+
+    A file of an older version may have other names or fewer columns. If the schema cannot be read, the query uses the
+    present names.
+    """
+    names = [name.strip() for name in columns.split(",")]
+    for name in (table, OLD_TABLES.get(table, table)):
+        try:
+            present = {row[0] for row in old.execute("SELECT name FROM pragma_table_info(?)", (name,))}
+        except _UNREADABLE:
+            break
+        if present:
+            return f"SELECT {', '.join(_expression(each, present) for each in names)} FROM {name}"
+    return f"SELECT {columns} FROM {table}"
+
+
+def _expression(column: str, present: set[str]) -> str:
+    old_name = OLD_COLUMNS.get(column, column)
+    if column not in present and old_name in present:
+        return old_name
+    return column if column in present else _ADDED_COLUMNS.get(column, column)
 
 
 def _first_readable(old: sqlite3.Connection, query: str) -> tuple[Any, ...] | None:

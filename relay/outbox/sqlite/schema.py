@@ -1,12 +1,12 @@
-"""The tables, and how a file of an older relay becomes one of this.
+"""The tables of the outbox, and the migrations from older versions.
 
-Rules: one migration per version, each in a transaction of its own, so that a kill in between
-resumes; `migrations[n]` leads to user_version n + 1. A file of a newer relay never gets here.
+Rules: each version has one migration, which runs in its own transaction, so that the next start resumes after a kill.
+`MIGRATIONS[n]` leads to user_version n + 1. `recovery` rejects a file of a newer relay before it is migrated.
 
-The log is append-only: a row is written once and deleted, never updated. An event is pending if
-its row exists and its seq is beyond its lane's cursor, or if it is quarantined. `accepted + requeued` is the last
-seq minus `adopted`, so that an append writes no counter; the other totals are the ledger row plus the lanes'
-`delivered`.
+The log is append-only: a row is inserted once and deleted, never updated. An event is pending if its row exists and its
+seq is larger than the cursor of its device queue, or if it is quarantined. `accepted + requeued` is the last seq minus
+`adopted`, so that an append updates no counter. The other totals are the sums of the ledger's row and of
+`delivered` of the device queues.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ _VERSION_1 = (
         tenant_id TEXT NOT NULL,
         platform TEXT NOT NULL,
         device_id TEXT NOT NULL,
-        cursor INTEGER NOT NULL,    -- what is done: every seq of the lane up to here
+        cursor INTEGER NOT NULL,    -- every seq of the queue up to here is settled
         delivered INTEGER NOT NULL DEFAULT 0,
         window BLOB NOT NULL DEFAULT x'',
         boot INTEGER NOT NULL DEFAULT 0,    -- ledger.boot when window was written
-        request INTEGER,            -- the journal: which request is in flight, which part of it is this,
-        ordinal INTEGER,
-        first_seq INTEGER,          -- and what it holds: the pending events of first_seq..last_seq
+        request INTEGER,            -- the journal: the request that is in flight,
+        ordinal INTEGER,            -- the position of this queue in the request,
+        first_seq INTEGER,          -- and the range of seqs whose pending events it contains
         last_seq INTEGER)""",
     """CREATE TABLE ledger(
         id INTEGER PRIMARY KEY CHECK (id = 1),
-        last_seq INTEGER NOT NULL DEFAULT 0,    -- at least; the log's last row may be later
-        next_lane INTEGER NOT NULL DEFAULT 1,   -- at least; a lane's number is not used twice
+        last_seq INTEGER NOT NULL DEFAULT 0,    -- a lower bound; the log may contain later rows
+        next_lane INTEGER NOT NULL DEFAULT 1,   -- a lower bound; no number is used twice
         requeued INTEGER NOT NULL DEFAULT 0,
-        delivered INTEGER NOT NULL DEFAULT 0,   -- by lanes since forgotten
+        delivered INTEGER NOT NULL DEFAULT 0,   -- by device queues that were forgotten
         dead_lettered INTEGER NOT NULL DEFAULT 0,
         dropped INTEGER NOT NULL DEFAULT 0,
-        dead_letters INTEGER NOT NULL DEFAULT 0,        -- kept now
+        dead_letters INTEGER NOT NULL DEFAULT 0,        -- stored now
         dead_letter_bytes INTEGER NOT NULL DEFAULT 0,   -- of their bodies
         clean INTEGER NOT NULL DEFAULT 1,       -- 0 while a relay runs
-        boot INTEGER NOT NULL DEFAULT 0,        -- counts the boots the outbox has seen
+        boot INTEGER NOT NULL DEFAULT 0,        -- number of boots of the machine so far
         boot_id TEXT NOT NULL DEFAULT '',
         outbox_ms INTEGER NOT NULL DEFAULT 0,
         monotonic_ms INTEGER NOT NULL DEFAULT 0,
@@ -68,7 +68,7 @@ _VERSION_1 = (
         dead_at_ms INTEGER NOT NULL,    -- wall clock
         crc INTEGER NOT NULL,
         body BLOB NOT NULL)""",
-    """CREATE TABLE recent(             -- ids of rows no longer in the log, for the dedupe window
+    """CREATE TABLE recent(             -- ids of rows that were deleted from the log
         first_seq INTEGER PRIMARY KEY,
         last_seq INTEGER NOT NULL,
         ids BLOB NOT NULL,              -- 16 bytes a seq
@@ -82,16 +82,16 @@ def _version_1(database: sqlite3.Connection) -> None:
 
 
 def _version_2(database: sqlite3.Connection) -> None:
-    """The time that events were sent with, see Outbox.take: part of the journal; and when this boot began."""
+    """Add the time shift of a request to the journal (see Outbox.claim), and the outbox time when the boot began."""
     database.execute("ALTER TABLE lanes ADD COLUMN shift_ms INTEGER")
     database.execute("ALTER TABLE ledger ADD COLUMN boot_from_ms INTEGER")
 
 
 def _version_3(database: sqlite3.Connection) -> None:
-    """Quarantined events: the machine that the outbox belongs to, and what a clone must not send.
+    """Add the identity of the machine that owns the outbox, and the events that a clone must not send.
 
-    The rows of a lane with quarantined_after < seq <= quarantined_to are quarantined although its cursor is beyond
-    them. `adopted` counts rows that were appended a second time, which the last seq counts, too.
+    The rows of a device queue with quarantined_after < seq <= quarantined_to are quarantined, although its cursor is
+    larger. `adopted` counts rows that were appended a second time; the last seq counts them, too.
     """
     database.execute("ALTER TABLE ledger ADD COLUMN identity TEXT NOT NULL DEFAULT ''")
     database.execute("ALTER TABLE ledger ADD COLUMN adopted INTEGER NOT NULL DEFAULT 0")
@@ -100,20 +100,40 @@ def _version_3(database: sqlite3.Connection) -> None:
 
 
 def _version_4(database: sqlite3.Connection) -> None:
-    """The checksum of an event as received, which tells another event with its id from a repetition.
+    """Add the checksum of the event as received. It distinguishes a repetition from another event with the same id.
 
-    `received_crc` is the CRC-32 of these bytes, 0 where it is `crc`, and NULL in rows of an older relay. `checks` are 4
-    bytes a seq, and NULL likewise.
+    `received_crc` is the CRC-32 of the received bytes, 0 if it equals `crc`, and NULL in rows of an older relay.
+    `checks` contains 4 bytes per seq, and is NULL in rows of an older relay.
     """
     database.execute("ALTER TABLE log ADD COLUMN received_crc INTEGER")
     database.execute("ALTER TABLE recent ADD COLUMN checks BLOB")
 
 
-MIGRATIONS: Sequence[Migration] = (_version_1, _version_2, _version_3, _version_4)
+OLD_TABLES = {"device_queues": "lanes", "dedupe_window": "recent"}
+"""Names of tables before version 5, by their present names."""
+OLD_COLUMNS = {"queue_id": "lane", "next_queue_id": "next_lane", "rate_window": "window", "message": "words"}
+"""Names of columns before version 5, by their present names."""
+
+
+def _version_5(database: sqlite3.Connection) -> None:
+    """Rename tables and columns to the vocabulary of the code. SQLite changes the schema only, and no row."""
+    for new, old in OLD_TABLES.items():
+        database.execute(f"ALTER TABLE {old} RENAME TO {new}")
+    for table, new in (
+        ("log", "queue_id"),
+        ("device_queues", "queue_id"),
+        ("device_queues", "rate_window"),
+        ("ledger", "next_queue_id"),
+        ("dead_letters", "message"),
+    ):
+        database.execute(f"ALTER TABLE {table} RENAME COLUMN {OLD_COLUMNS[new]} TO {new}")
+
+
+MIGRATIONS: Sequence[Migration] = (_version_1, _version_2, _version_3, _version_4, _version_5)
 
 
 def migrate(database: sqlite3.Connection, migrations: Sequence[Migration] = MIGRATIONS) -> None:
-    """Bring the file to the newest version."""
+    """Bring the file to the newest version, one migration per transaction."""
     version = database.execute("PRAGMA user_version").fetchone()[0]
     for number in range(version, len(migrations)):
         database.execute("BEGIN IMMEDIATE")
@@ -128,7 +148,7 @@ def migrate(database: sqlite3.Connection, migrations: Sequence[Migration] = MIGR
 
 
 def is_newest(database: sqlite3.Connection) -> bool:
-    """Whether every table has the columns of the newest version: a flipped bit may have renamed one."""
+    """Return whether every table has the columns of the newest version. A flipped bit may have renamed one."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as made:
         migrate(made)
         return _columns(made) <= _columns(database)
@@ -140,7 +160,7 @@ def _columns(database: sqlite3.Connection) -> set[tuple[str, int, str]]:
 
 
 def statements() -> list[str]:
-    """The tables of the newest version as SQL, for people."""
+    """Return the SQL of the newest version's tables."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as database:
         migrate(database)
         return [

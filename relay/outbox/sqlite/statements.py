@@ -25,8 +25,8 @@ from relay.outbox.engine.outbox_clock import Anchor
 from relay.outbox.sqlite.insert import CHECK_OF_ROW
 
 _NOT_QUARANTINED = """ AND NOT EXISTS (
-    SELECT 1 FROM lanes
-    WHERE lanes.lane = log.lane AND log.seq > lanes.quarantined_after AND log.seq <= lanes.quarantined_to)"""
+    SELECT 1 FROM device_queues AS q
+    WHERE q.queue_id = log.queue_id AND log.seq > q.quarantined_after AND log.seq <= q.quarantined_to)"""
 _READ_TOGETHER = """
     SELECT group_concat(crc), CAST(group_concat(body, '') AS BLOB)
     FROM json_each(?) AS wanted CROSS JOIN log ON log.seq = wanted.value"""
@@ -36,26 +36,26 @@ _READ_TIMES = """
 _READ_ONE = "SELECT crc, CAST(body AS BLOB) FROM log WHERE seq = ?"
 _INSERT_DEAD_LETTER = """
     INSERT INTO dead_letters
-        (seq, event_id, tenant_id, platform, device_id, reason, status, words, dead_at_ms, crc, body)
-    SELECT ?1, coalesce(log.event_id, zeroblob(16)), lanes.tenant_id, lanes.platform, lanes.device_id, ?3, ?4, ?5, ?6,
+        (seq, event_id, tenant_id, platform, device_id, reason, status, message, dead_at_ms, crc, body)
+    SELECT ?1, coalesce(log.event_id, zeroblob(16)), q.tenant_id, q.platform, q.device_id, ?3, ?4, ?5, ?6,
         coalesce(log.crc, 0), coalesce(CAST(log.body AS BLOB), x'')
-    FROM lanes LEFT JOIN log ON log.seq = ?1 WHERE lanes.lane = ?2"""
+    FROM device_queues AS q LEFT JOIN log ON log.seq = ?1 WHERE q.queue_id = ?2"""
 _READ_ID = f"""
     SELECT iif(typeof(event_id) = 'blob' AND length(event_id) = 16, event_id, zeroblob(16)), {CHECK_OF_ROW}
     FROM log WHERE seq = ?"""
 _READ_REMEMBERED = """
-    SELECT last_seq, CAST(ids AS BLOB), CAST(marks AS BLOB), coalesce(CAST(checks AS BLOB), x'') FROM recent
+    SELECT last_seq, CAST(ids AS BLOB), CAST(marks AS BLOB), coalesce(CAST(checks AS BLOB), x'') FROM dedupe_window
     WHERE first_seq = ? AND typeof(last_seq) = 'integer' AND ids IS NOT NULL AND marks IS NOT NULL"""
 _COUNT_DEAD_LETTERED = """
     UPDATE ledger SET dead_lettered = dead_lettered + ?1, last_seq = max(last_seq, ?3),
         dead_letters = dead_letters + ?1, dead_letter_bytes = dead_letter_bytes + ?2"""
 _JOURNAL = """
-    UPDATE lanes SET window = ?, boot = ?, request = ?, ordinal = ?, first_seq = ?, last_seq = ?,
-        shift_ms = ? WHERE lane = ?"""
+    UPDATE device_queues SET rate_window = ?, boot = ?, request = ?, ordinal = ?, first_seq = ?, last_seq = ?,
+        shift_ms = ? WHERE queue_id = ?"""
 _SETTLE = """
-    UPDATE lanes SET cursor = max(cursor, ?), delivered = delivered + ?, window = ?, boot = ?,
+    UPDATE device_queues SET cursor = max(cursor, ?), delivered = delivered + ?, rate_window = ?, boot = ?,
         request = NULL, ordinal = NULL, first_seq = NULL, last_seq = NULL, shift_ms = NULL
-    WHERE lane = ?"""
+    WHERE queue_id = ?"""
 
 
 class DeadEvent(NamedTuple):
@@ -138,7 +138,7 @@ class Reclaimed(NamedTuple):
 def add_queues(database: sqlite3.Connection, queues: Sequence[tuple[int, str, str, str, int]]) -> None:
     """(lane, tenant_id, platform, device_id, cursor) each; a tenant_id may be beyond SQLite's integers."""
     database.executemany(
-        "INSERT INTO lanes(lane, tenant_id, platform, device_id, cursor) VALUES (?, ?, ?, ?, ?)", queues
+        "INSERT INTO device_queues(queue_id, tenant_id, platform, device_id, cursor) VALUES (?, ?, ?, ?, ?)", queues
     )
 
 
@@ -230,7 +230,10 @@ def reclaim(
     if kind == "all":
         return Reclaimed(database.execute("DELETE FROM log").rowcount, None, None)
     (free_before,) = database.execute("PRAGMA freelist_count").fetchone()
-    done = f" AND seq <= coalesce((SELECT cursor FROM lanes WHERE lanes.lane = log.lane), seq) {_NOT_QUARANTINED}"
+    done = (
+        " AND seq <= coalesce((SELECT cursor FROM device_queues AS q WHERE q.queue_id = log.queue_id), seq)"
+        + _NOT_QUARANTINED
+    )
     rows = database.execute(
         "DELETE FROM log WHERE seq BETWEEN ? AND ?" + (done if kind == "holes" else ""),
         (stretch.first_seq, stretch.last_seq),
@@ -262,11 +265,11 @@ def forget(database: sqlite3.Connection, queue_ids: Sequence[int], next_queue_id
     """Delete lanes' rows; what they delivered stays counted."""
     numbers = json.dumps(queue_ids)
     database.execute(
-        "UPDATE ledger SET next_lane = max(next_lane, ?), delivered = delivered"
-        " + (SELECT coalesce(sum(delivered), 0) FROM lanes WHERE lane IN (SELECT value FROM json_each(?)))",
+        "UPDATE ledger SET next_queue_id = max(next_queue_id, ?), delivered = delivered"
+        " + (SELECT coalesce(sum(delivered), 0) FROM device_queues WHERE queue_id IN (SELECT value FROM json_each(?)))",
         (next_queue_id, numbers),
     )
-    database.execute("DELETE FROM lanes WHERE lane IN (SELECT value FROM json_each(?))", (numbers,))
+    database.execute("DELETE FROM device_queues WHERE queue_id IN (SELECT value FROM json_each(?))", (numbers,))
 
 
 def vacuum(database: sqlite3.Connection, pages: int) -> None:
@@ -360,13 +363,15 @@ def remember(
             last_seq, ids, marks = last, ids + kept_ids[len(ids) :], marks + kept_marks[len(marks) :]
             checks = (checks + kept_checks[len(checks) :]).ljust(len(marks) * CHECK_BYTES, b"\0")
     # Deleted first, the old row leaves its pages to the new one. A REPLACE would need the pages of both.
-    database.execute("DELETE FROM recent WHERE first_seq = ?", (first_seq,))
+    database.execute("DELETE FROM dedupe_window WHERE first_seq = ?", (first_seq,))
     values = (first_seq, last_seq, ids, marks, checks)
-    database.execute("INSERT INTO recent(first_seq, last_seq, ids, marks, checks) VALUES (?, ?, ?, ?, ?)", values)
+    database.execute(
+        "INSERT INTO dedupe_window(first_seq, last_seq, ids, marks, checks) VALUES (?, ?, ?, ?, ?)", values
+    )
 
 
 def _remember_stretch(database: sqlite3.Connection, stretch: Range) -> None:
-    database.execute("DELETE FROM recent WHERE last_seq <= ?", (stretch.forget_to_seq,))
+    database.execute("DELETE FROM dedupe_window WHERE last_seq <= ?", (stretch.forget_to_seq,))
     if stretch.ids:
         remember(database, stretch.kept_from_seq, stretch.last_seq, stretch.ids, stretch.marks, stretch.checks)
     database.execute("UPDATE ledger SET last_seq = max(last_seq, ?)", (stretch.last_seq,))

@@ -39,14 +39,14 @@ def test_rows_are_stored_as_they_were_given(rows: list[tuple[int, bytes, int, by
             2**40, 1_795_420_800_000, queues, ids, crcs, bodies, list(map(len, bodies)), received_crcs=checks
         )(database)
 
-        stored = database.execute("SELECT seq, lane, event_id, at_ms, crc, body FROM log ORDER BY seq").fetchall()
+        stored = database.execute("SELECT seq, queue_id, event_id, at_ms, crc, body FROM log ORDER BY seq").fetchall()
         assert stored == [
             (2**40 + at, queue_id, event_id, 1_795_420_800_000, crc, body)
             for at, (queue_id, event_id, crc, body) in enumerate(rows)
         ]
         stored_checks = database.execute(f"SELECT {CHECK_OF_ROW} FROM log ORDER BY seq").fetchall()
         assert stored_checks == [(crc if crc % 2 else 2**32 - 1,) for crc in crcs]
-        kinds = "typeof(seq), typeof(lane), typeof(event_id), typeof(at_ms), typeof(crc), typeof(body)"
+        kinds = "typeof(seq), typeof(queue_id), typeof(event_id), typeof(at_ms), typeof(crc), typeof(body)"
         assert database.execute(f"SELECT DISTINCT {kinds} FROM log").fetchall() == [
             ("integer", "integer", "blob", "integer", "integer", "blob")
         ]

@@ -227,7 +227,7 @@ async def test_quarantined_events_survive_the_salvage_of_a_broken_file(make_box:
     await copy.deliver_all()
     await copy.outbox.close()
     database = copy.database()
-    database.execute("UPDATE log SET lane = 77 WHERE seq = 2")
+    database.execute("UPDATE log SET queue_id = 77 WHERE seq = 2")
     database.close()
     copy.outbox = copy.make()
 

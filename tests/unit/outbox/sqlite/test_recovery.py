@@ -56,7 +56,7 @@ def garbage_in_the_middle(path: Path) -> None:
 
 def name_that_is_no_text(path: Path) -> None:
     """SQLite quotes it when it complains, and the sqlite3 module cannot read the complaint."""
-    overwrite(path, path.read_bytes().index(b"tablelaneslanes") + len(b"table"), b"\xec")
+    overwrite(path, path.read_bytes().index(b"tabledevice_queuesdevice_queues") + len(b"table"), b"\xec")
 
 
 def statement_that_is_no_text(path: Path) -> None:
@@ -80,7 +80,7 @@ def lost_ledger(path: Path) -> None:
 
 def lost_lanes(path: Path) -> None:
     database = sqlite3.connect(path)
-    (page,) = database.execute("SELECT rootpage FROM sqlite_master WHERE name = 'lanes'").fetchone()
+    (page,) = database.execute("SELECT rootpage FROM sqlite_master WHERE name = 'device_queues'").fetchone()
     database.close()
     overwrite(path, (page - 1) * PAGE_BYTES, os.urandom(PAGE_BYTES))
 

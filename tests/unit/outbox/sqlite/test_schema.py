@@ -1,29 +1,120 @@
-"""Migrations: resumed after a kill, refused when from the future."""
+"""Migrations: from each older version, resumed after a kill, and rejected from a newer version."""
 
 from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
+from zlib import crc32
 
 import pytest
-from relay.outbox import OutboxUnusable
+from relay.outbox import OutboxUnusable, Selection
+from relay.outbox.sqlite.connection import PAGE_BYTES
 from relay.outbox.sqlite.schema import MIGRATIONS, migrate
 
-from tests.contract.boxes import PHONE
+from tests.contract.boxes import PHONE, TV, SqliteBox, bodies, events
 from tests.unit.outbox.sqlite.conftest import MakeBox
 
 
 def add_column(database: sqlite3.Connection) -> None:
-    database.execute("ALTER TABLE lanes ADD COLUMN note TEXT")
+    database.execute("ALTER TABLE device_queues ADD COLUMN note TEXT")
 
 
 def fail_half_way(database: sqlite3.Connection) -> None:
-    database.execute("ALTER TABLE lanes ADD COLUMN note TEXT")
+    database.execute("ALTER TABLE device_queues ADD COLUMN note TEXT")
     raise KeyboardInterrupt
 
 
 def version(database: sqlite3.Connection) -> int:
     return int(database.execute("PRAGMA user_version").fetchone()[0])
+
+
+def write_older_file(path: Path, schema_version: int) -> None:
+    """Write an outbox of an older version.
+
+    The TV has ten events: 0 and 1 are delivered (1 is no longer in the log), 2 is a dead letter, the rest is pending.
+    """
+    path.parent.mkdir(mode=0o700)
+    database = sqlite3.connect(path, isolation_level=None)
+    database.execute("PRAGMA auto_vacuum=INCREMENTAL")
+    database.execute("PRAGMA journal_mode=WAL").fetchall()
+    migrate(database, MIGRATIONS[:schema_version])
+    database.execute(
+        "INSERT INTO lanes(lane, tenant_id, platform, device_id, cursor, delivered, window, boot, request, ordinal,"
+        " first_seq, last_seq) VALUES (5, ?, ?, ?, 3, 2, x'77', 1, 1, 0, 4, 5)",
+        (str(TV[0]), *TV[1:]),
+    )
+    rows = [
+        (seq, 5, event.event_id, 0, crc32(event.body), event.body)
+        for seq, event in enumerate(events(range(10), TV), start=1)
+    ]
+    database.executemany(
+        "INSERT INTO log(seq, lane, event_id, at_ms, crc, body) VALUES (?, ?, ?, ?, ?, ?)", [rows[0], *rows[3:]]
+    )
+    database.execute("INSERT INTO recent(first_seq, last_seq, ids, marks) VALUES (2, 2, ?, x'00')", (rows[1][2],))
+    dead = rows[2]
+    database.execute(
+        "INSERT INTO dead_letters(seq, event_id, tenant_id, platform, device_id, reason, status, words, dead_at_ms,"
+        " crc, body) VALUES (3, ?, ?, ?, ?, 'refused', 400, 'no such type', 0, ?, ?)",
+        (dead[2], str(TV[0]), *TV[1:], dead[4], dead[5]),
+    )
+    database.execute(
+        "UPDATE ledger SET last_seq = 3, next_lane = 9, dead_lettered = 1, dead_letters = 1, dead_letter_bytes = ?",
+        (len(dead[5]),),
+    )
+    database.close()
+
+
+async def check_older_file(box: SqliteBox) -> None:
+    """Check that the outbox has everything that `write_older_file` wrote."""
+    await box.start()
+    box.check()
+    ledger = box.outbox.ledger()
+    assert ledger == (10, 0, 2, 1, 0, 7)
+    (queue,) = box.loaded.queues
+    assert (queue.queue_id, queue.key, queue.window) == (5, TV, b"w")
+    assert box.loaded.unsettled == [[(5, 2, b"")]]
+    (letter,) = await box.outbox.dead_letters(Selection(all=True), 10)
+    assert (letter.message, letter.body) == ("no such type", bodies([2])[0])
+    assert await box.append(range(2)) == 2
+    assert await box.deliver_all() == bodies(range(3, 10))
+    assert await box.append([10], PHONE) == 0
+    await box.restart()
+    assert box.outbox.ledger() == (11, 0, 9, 1, 0, 1)
+    assert {queue.queue_id for queue in box.loaded.queues if queue.key == PHONE} == {9}
+
+
+OLDER_VERSIONS = range(1, len(MIGRATIONS))
+
+
+@pytest.mark.parametrize("schema_version", OLDER_VERSIONS)
+async def test_a_file_of_each_older_version_is_migrated_with_all_its_rows(
+    make_box: MakeBox, schema_version: int
+) -> None:
+    box = make_box()
+    write_older_file(box.path, schema_version)
+    await check_older_file(box)
+    await box.outbox.close()
+    database = box.database()
+    assert version(database) == len(MIGRATIONS)
+    database.close()
+
+
+@pytest.mark.parametrize("schema_version", OLDER_VERSIONS)
+async def test_a_broken_file_of_each_older_version_is_salvaged_with_all_its_rows(
+    make_box: MakeBox, schema_version: int
+) -> None:
+    """The file has lost its last pages, so that SQLite rejects it and the migration fails."""
+    box = make_box()
+    write_older_file(box.path, schema_version)
+    database = box.database()
+    database.execute("CREATE TABLE filler(content)")
+    database.execute("INSERT INTO filler VALUES (zeroblob(20000))")
+    database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    database.close()
+    with box.path.open("r+b") as file:
+        file.truncate(box.path.stat().st_size - 2 * PAGE_BYTES)
+    await check_older_file(box)
+    assert [each.name for each in box.path.parent.iterdir() if ".broken-" in each.name] == ["outbox.db.broken-1"]
 
 
 def test_each_migration_runs_once_and_in_order() -> None:
@@ -33,7 +124,7 @@ def test_each_migration_runs_once_and_in_order() -> None:
     migrate(database, (*MIGRATIONS, add_column))
     migrate(database, (*MIGRATIONS, add_column))
     assert version(database) == len(MIGRATIONS) + 1
-    database.execute("SELECT note FROM lanes")
+    database.execute("SELECT note FROM device_queues")
     database.close()
 
 
@@ -86,7 +177,7 @@ async def test_ids_of_an_older_relay_are_repetitions_whatever_their_bytes(make_b
     await box.outbox.close()
     database = box.database()
     database.execute("UPDATE log SET received_crc = NULL")
-    database.execute("UPDATE recent SET checks = NULL")
+    database.execute("UPDATE dedupe_window SET checks = NULL")
     database.close()
     await box.restart()
     assert await box.append([1, 599, 1000], PHONE) == 2
