@@ -1,7 +1,7 @@
-"""`relay check-config`: what the relay would run with, and where each value comes from.
+"""`relay check-config`: print the effective configuration and the source of each value.
 
-Prints what `relay.config` decides, secrets masked, one line a key, as TOML with the origin behind it.
-Without --online it touches nothing but the files that the configuration names.
+The output is TOML with masked secrets, one line per key, with the value's source in a comment. Without --online, the
+command only reads the files that the configuration names.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ import click
 
 from relay.cli.common import config_option
 from relay.cli.exits import CONFIG_WRONG, FAILED, Failed
+from relay.cli.terminal import printable
 from relay.config import ConfigError, Settings, describe, find_config_file, load_with_origins, toml
 from relay.runtime.secret import exposed
 
 
 @click.command("check-config")
 @config_option
-@click.option("--online", is_flag=True, help="Also try the upstream's name, TLS and key; no event is stored there.")
+@click.option("--online", is_flag=True, help="Also check the upstream's name, TLS and key; this stores no event there.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(config_file: Path | None, online: bool, as_json: bool) -> None:
-    """Print the effective configuration with secrets masked, the origin of each value, and a verdict.
+    """Print the effective configuration with masked secrets, the source of each value, and a verdict.
 
     Exits with 78 if the configuration is not valid, with 1 if a step of --online failed.
     """
@@ -40,24 +41,24 @@ def command(config_file: Path | None, online: bool, as_json: bool) -> None:
     warnings = [*exposed(dict.fromkeys(settings.secret_files.values())), *_cautions(settings)]
     steps = _try_upstream(settings) if online else ()
     if as_json:
-        answer: dict[str, object] = {"valid": True, "settings": shown, "warnings": warnings}
+        result: dict[str, object] = {"valid": True, "settings": shown, "warnings": warnings}
         if online:
-            answer["online"] = [{"step": step, "ok": ok, "words": words} for step, ok, words in steps]
-        click.echo(json.dumps(answer, indent=2))
+            result["online"] = [{"step": step, "ok": ok, "words": detail} for step, ok, detail in steps]
+        click.echo(json.dumps(result, indent=2))
     else:
         for name, entry in shown.items():
             click.echo(f"{name} = {toml(entry['value'])}  # {entry['origin']}")
         for warning in warnings:
             click.echo(f"warning: {warning}", err=True)
-        for step, ok, words in steps:
-            click.echo(f"{'ok    ' if ok else 'FAILED'} {step}: {words}")
+        for step, ok, detail in steps:
+            click.echo(f"{'ok    ' if ok else 'FAILED'} {step}: {printable(detail)}")
         click.echo(_verdict(len(warnings), [step for step, ok, _ in steps if not ok]))
     if not all(ok for _, ok, _ in steps):
         sys.exit(FAILED)
 
 
 def _cautions(settings: Settings) -> Sequence[str]:
-    """Return what is allowed and admits more than an operator may expect."""
+    """Return a warning for each valid setting that permits more than an operator may expect."""
     if "null" not in settings.http.allowed_origins:
         return ()
     return ('http.allowed_origins contains "null", which admits any sandboxed page of any site',)
@@ -66,7 +67,7 @@ def _cautions(settings: Settings) -> Sequence[str]:
 def _verdict(warnings: int, failed_steps: Sequence[str]) -> str:
     """Return the last line of the output: whether the relay would start, and what needs attention.
 
-    It is a TOML comment, as the origins are: the output can be used as a configuration file.
+    The line is a TOML comment, so that the output can be used as a configuration file.
     """
     line = "# configuration is valid"
     if warnings:
@@ -77,7 +78,7 @@ def _verdict(warnings: int, failed_steps: Sequence[str]) -> str:
 
 
 def _try_upstream(settings: Settings) -> Sequence[tuple[str, bool, str]]:
-    # the HTTP client is slow to import, and needed for this only
+    # The HTTP client is slow to import, and only --online needs it.
     from relay.forward.online_check import check  # noqa: PLC0415
 
     return asyncio.run(check(settings))

@@ -1,7 +1,8 @@
-"""The client of all commands that talk to a running relay.
+"""The HTTP client of every command that talks to a running relay.
 
-Another server may listen at the relay's address: every response is bounded in time and size (`exchange`) and
-checked for its shape (`shape`), and whatever is not a relay's ends the command with one message.
+Another server may listen at the relay's address. Every response is therefore bounded in time and size (`exchange`)
+and its shape is checked (`shape`). A response that no relay sends ends the command with a message. The operator token
+is sent only after `/livez` has shown that a relay listens there.
 """
 
 from __future__ import annotations
@@ -14,15 +15,16 @@ from relay.cli import exits
 from relay.cli.common import Place, is_config_named, no_relay
 from relay.cli.exchange import InvalidHttp, exchange
 from relay.cli.shape import difference
+from relay.cli.terminal import printable
 from relay.runtime.secret import Secret
 
 TIMEOUT_S = 30
-"""Of one request, to the last byte of the response; requeueing takes a commit, which takes seconds on a busy disk."""
+"""Time for one request, up to the last byte of the response. A commit can take seconds on a busy disk."""
 GUARDED = ("/log", "/flush", "/dead-letters", "/quarantine/")
-"""Beginnings of the paths that need the operator token; no other request carries it."""
+"""Prefixes of the paths that need the operator token. No other request contains the token."""
 _SHOWN_CHARS = 60
 _MAX_DEPTH = 32
-"""Of nested values; far fewer than what the JSON encoder can write again."""
+"""Maximum nesting of a response, far below the limit of the JSON encoder."""
 
 _WHAT_TO_DO = {
     401: "; run this with the relay's own configuration (--config), as a user who can read its ops.token_file",
@@ -31,40 +33,42 @@ _WHAT_TO_DO = {
 
 
 class CommandReply(NamedTuple):
+    """The status and the JSON object of a response."""
+
     status: int
     data: Any
 
 
 class RelayClient:
-    """Sends requests to the listener at `place`, each with `timeout_s` in all."""
+    """Send requests to the listener at `place`. Each request takes at most `timeout_s` in total."""
 
     def __init__(self, place: Place, token: Secret | None = None, *, timeout_s: float = TIMEOUT_S) -> None:
         self.place = place
         self._token = token
         self._timeout_s = timeout_s
+        self._is_relay = False
 
     def is_there(self) -> bool:
-        """Return whether a relay listens there. Raises Failed if something else does, or that cannot be told."""
+        """Return whether a relay listens there. Raises Failed if another server does, or if there is no response."""
         try:
-            status, content = self._exchange("GET", "/livez", None)
+            self._require_relay()
         except (ConnectionRefusedError, FileNotFoundError):
             return False
         except OSError as error:
             raise no_relay(self.place, error) from error
-        self.expect(CommandReply(status, self._read(content)), {"alive": bool})
         return True
 
     def get(self, path: str, **query: object) -> CommandReply:
-        """Parameters that are None are left out. Raises as `ask`."""
+        """Send a GET; parameters that are None are omitted. Raises as `ask`."""
         given = {name: value for name, value in query.items() if value is not None}
         return self.ask("GET", f"{path}?{urlencode(given)}" if given else path)
 
     def post(self, path: str, data: object) -> CommandReply:
-        """Raises as `ask`."""
+        """Send `data` as JSON. Raises as `ask`."""
         return self.ask("POST", path, json.dumps(data).encode())
 
     def ask(self, method: str, path: str, body: bytes | None = None) -> CommandReply:
-        """Return the response, a JSON object, whatever its status. Raises Failed if no relay responds."""
+        """Return the response, a JSON object, with any status. Raises Failed if no relay responds."""
         status, content = self._ask(method, path, body)
         return CommandReply(status, self._read(content))
 
@@ -83,46 +87,57 @@ class RelayClient:
             if not isinstance(reason, str):
                 raise self.not_a_relay(f"status {reply.status} without a reason in the field 'error'")
             raise exits.Failed(
-                f"the relay at {self.place} refused ({reply.status}): {reason}{_WHAT_TO_DO.get(reply.status, '')}"
+                f"the relay at {self.place} rejected the request ({reply.status}): {printable(reason)}"
+                f"{_WHAT_TO_DO.get(reply.status, '')}"
             )
         if wrong := difference(reply.data, {} if shape is None else shape):
             raise self.not_a_relay(wrong)
         return reply.data
 
     def not_a_relay(self, received: str) -> exits.Failed:
-        """Return the error for a response that no relay sends; `received` says what was received and expected."""
+        """Return the error for a response that no relay sends; `received` names the received and expected values."""
         otherwise = "" if is_config_named() else "name the relay's configuration with --config, or "
         return exits.Failed(
-            f"what answers at {self.place} is not a relay ({received}): {otherwise}"
+            f"the server at {self.place} is not a relay ({printable(received)}): {otherwise}"
             "give the relay another address (http.listen, ops.listen)"
         )
 
     def _ask(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
         try:
-            return self._exchange(method, path, body)
+            if self._token is None or not path.startswith(GUARDED):
+                return self._exchange(method, path, body)
+            if not self._is_relay:
+                self._require_relay()
+            return self._exchange(method, path, body, self._token)
         except OSError as error:
             raise no_relay(self.place, error) from error
 
-    def _exchange(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
-        """Raises OSError if nobody responds, Failed if the response is not HTTP."""
-        # a loopback name is always allowed, an address the relay listens on may not be
+    def _require_relay(self) -> None:
+        """Request /livez. Raises OSError without a response, and Failed if another server responds."""
+        status, content = self._exchange("GET", "/livez", None)
+        self.expect(CommandReply(status, self._read(content)), {"alive": bool})
+        self._is_relay = True
+
+    def _exchange(self, method: str, path: str, body: bytes | None, token: Secret | None = None) -> tuple[int, bytes]:
+        """Raises OSError without a response, and Failed if the response is not HTTP."""
+        # The relay always accepts the name localhost. It may reject the address at which it listens.
         headers = {"Host": "localhost", "Connection": "close"}
         if body is not None:
             headers["Content-Type"] = "application/json"
-        if self._token is not None and path.startswith(GUARDED):
-            headers["Authorization"] = f"Bearer {self._token.reveal()}"
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token.reveal()}"
         try:
             return exchange(self.place, method, path, headers, body, self._timeout_s)
         except InvalidHttp as error:
             raise self.not_a_relay(f"received {error}") from error
 
     def _read(self, content: bytes) -> dict[str, Any]:
-        """Return the JSON object. Raises Failed for anything else."""
+        """Return the JSON object in `content`. Raises Failed for anything else."""
         try:
             text = content.decode()
             data = json.loads(text, parse_constant=_reject_constant)
             if "\\ud" in text.lower():
-                # half a surrogate pair cannot be printed
+                # Half a surrogate pair cannot be printed.
                 data = json.loads(json.dumps(data, ensure_ascii=False).encode(errors="replace"))
         except (ValueError, RecursionError) as error:
             raise self.not_a_relay(f"received {content[:_SHOWN_CHARS]!r}, expected a JSON object") from error

@@ -1,6 +1,7 @@
-"""What commands that talk to a running relay share: its configuration, and where it listens.
+"""Options, settings and addresses shared by the commands that talk to a running relay.
 
-They need not be able to read its keys: faults of the upstream's settings do not concern them.
+These commands work without access to the upstream's keys. Faults in the upstream's settings therefore do not stop
+them.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ EVERY_INTERFACE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - nothing 
 
 
 class Place(NamedTuple):
-    """Where a listener is: a unix socket if `socket_path` is set, else host and port."""
+    """The address of a listener: a unix socket if `socket_path` is set, host and port otherwise."""
 
     host: str
     port: int
@@ -35,7 +36,7 @@ class Place(NamedTuple):
 
 
 class Seconds(click.FloatRange):
-    """A timeout, at most a day; nan passes every comparison, so click's own range lets it in."""
+    """A timeout of at most a day. Reject nan, which click's own range accepts."""
 
     name = "seconds"
 
@@ -50,7 +51,7 @@ class Seconds(click.FloatRange):
 
 
 class Utf8(click.types.StringParamType):
-    """A text that can be sent: a terminal hands over any bytes."""
+    """A UTF-8 text. Reject other bytes, which a shell can pass as an argument."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         text = str(super().convert(value, param, ctx))
@@ -62,45 +63,45 @@ class Utf8(click.types.StringParamType):
 
 
 def open_private(path: Path) -> int:
-    """Descriptor of a new file with mode 0600. Raises Failed if there is one already, or it cannot be made."""
+    """Return the descriptor of a new file with mode 0600. Raises Failed if the file exists or cannot be created."""
     try:
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except OSError as error:
-        why = "it is there already; name another file" if isinstance(error, FileExistsError) else error.strerror
+        why = "the file exists; name another one" if isinstance(error, FileExistsError) else error.strerror
         raise exits.Failed(f"cannot write {path}: {why}") from error
 
 
 @contextmanager
 def progress(label: str, length: int | None = None) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error, moved by calling what is given; nothing where that is no terminal."""
+    """Show a progress bar on standard error if it is a terminal. Yield the function that advances it."""
     if not sys.stderr.isatty():
         yield lambda steps: None
         return
-    # without a length it only shows that it moves
+    # A bar without a length shows only that it advances.
     steps = itertools.count() if length is None else range(length)
     with click.progressbar(steps, label=label, file=sys.stderr) as bar:
         yield bar.update
 
 
 def config_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """--config FILE, as `config_file`."""
+    """Add --config FILE, as the parameter `config_file`."""
     return click.option(
         "--config",
         "config_file",
         metavar="FILE",
         type=click.Path(path_type=Path),
-        help="Configuration file; without it the file named by RELAY_CONFIG, ./config.toml or /etc/relay/config.toml.",
+        help="Configuration file. Default: the file in RELAY_CONFIG, ./config.toml or /etc/relay/config.toml.",
     )(command)
 
 
 def is_config_named() -> bool:
-    """Whether the running command was given --config: then nobody has to be told of it."""
+    """Return whether the user gave --config. If so, messages do not suggest the option."""
     context = click.get_current_context(silent=True)
     return context is not None and context.params.get("config_file") is not None
 
 
 def load_client_settings(config_file: Path | None) -> Settings:
-    """Settings without keys. Raises Failed (78)."""
+    """Return the settings without keys. Raises Failed (78)."""
     try:
         return load_for_client(find_config_file(config_file, os.environ), os.environ)
     except ConfigError as error:
@@ -108,7 +109,7 @@ def load_client_settings(config_file: Path | None) -> Settings:
 
 
 def apps_place(settings: Settings) -> Place:
-    """Where apps reach the relay over HTTP. Raises Failed if it has no such listener."""
+    """Return the address at which apps reach the relay over HTTP. Raises Failed if it has no HTTP listener."""
     if settings.http.listen:
         return _place(settings.http.listen, "http.listen")
     if settings.http.unix_socket:
@@ -117,27 +118,27 @@ def apps_place(settings: Settings) -> Place:
 
 
 def has_ops(settings: Settings) -> bool:
-    """Whether a relay of this configuration can be asked anything; one that hears UDP alone cannot."""
+    """Return whether a relay with this configuration has an operations interface. A relay with UDP only has none."""
     return bool(settings.ops.listen or settings.http.listen or settings.http.unix_socket)
 
 
 def ops_place(settings: Settings) -> Place:
-    """Where the operations interface is. Raises Failed if there is none."""
+    """Return the address of the operations interface. Raises Failed if there is none."""
     return _place(settings.ops.listen, "ops.listen") if settings.ops.listen else apps_place(settings)
 
 
 def udp_place(settings: Settings) -> Place:
-    """Where apps reach the relay over UDP. Raises Failed if it has no such listener."""
+    """Return the address at which apps reach the relay over UDP. Raises Failed if it has no UDP listener."""
     if not settings.udp.listen:
         raise exits.Failed("the configured relay has no UDP listener: set udp.listen")
     return _place(settings.udp.listen, "udp.listen")
 
 
 def no_relay(place: Place, error: OSError) -> exits.NoRelay:
-    """What a user is told when nobody answers."""
-    why = "no answer in time" if isinstance(error, TimeoutError) else (error.strerror or str(error)).lower()
+    """Return the error for an address at which no relay responds."""
+    why = "no response in time" if isinstance(error, TimeoutError) else (error.strerror or str(error)).lower()
     otherwise = "" if is_config_named() else ", or name its configuration with --config"
-    return exits.NoRelay(f"no relay answers at {place} ({why}): start one with `relay run`{otherwise}")
+    return exits.NoRelay(f"no relay responds at {place} ({why}): start one with `relay run`{otherwise}")
 
 
 def _place(listen: Listen, key: str) -> Place:
@@ -146,6 +147,6 @@ def _place(listen: Listen, key: str) -> Place:
     host, port = first.host, first.port
     if port == 0:
         raise exits.Failed(
-            f"{key} = {listen!r} lets the system choose a port, which only the relay's log tells: name one"
+            f"{key} = {listen!r} lets the system choose a port, which only the relay's log shows: set a port"
         )
     return Place(EVERY_INTERFACE.get(host, host), port)

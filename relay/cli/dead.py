@@ -21,7 +21,8 @@ from relay.cli import exits
 from relay.cli.client import RelayClient
 from relay.cli.common import Utf8, config_option, has_ops, load_client_settings, open_private, ops_place, progress
 from relay.cli.dead_letters import PAGE, DeadLetters, Filter, Letter, RemoteDeadLetters, each
-from relay.cli.table import printable, table
+from relay.cli.table import table
+from relay.cli.terminal import printable
 from relay.outbox import DeadReason
 
 Function = Callable[..., Any]
@@ -92,7 +93,7 @@ def show(letter_id: int, as_json: bool, config_file: Path | None) -> None:
         return
     width = max(map(len, letter))
     for name, value in letter.items():
-        click.echo(f"{name.ljust(width)}  {'' if value is None else printable(str(value))}")
+        click.echo(f"{name.ljust(width)}  {'' if value is None else printable(str(value), None)}")
 
 
 @command.command("requeue")

@@ -1,8 +1,8 @@
-"""One HTTP/1.1 request of a command, over a connection of its own.
+"""One HTTP/1.1 request of a command, on a new connection.
 
-Another server may listen at the relay's address. Rules: the whole exchange has one deadline, the response has a
-limit in bytes, and every response that is not complete HTTP/1.x raises `InvalidHttp`. No HTTP library is imported,
-because `relay healthcheck` starts every few seconds on small processors.
+Another server may listen at the relay's address. The whole exchange therefore has one deadline, the response has a
+limit in bytes, and every response that is not complete HTTP/1.x raises `InvalidHttp`. This module imports no HTTP
+library, because `relay healthcheck` starts every few seconds on small processors.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from relay.runtime.clock import SystemClock
 
 MAX_HEAD_BYTES = 65_536
 MAX_BODY_BYTES = 32 << 20
-"""A page of 100 dead letters of 64 KiB each fits, also where JSON escapes a good part of them."""
+"""Enough for a page of 100 dead letters of 64 KiB each, also if JSON escapes many of their characters."""
 _READ_BYTES = 65_536
 _STATUS = re.compile(rb"HTTP/1\.[01] ([2-5][0-9]{2})(?: |\r\n)")
 
 
 class InvalidHttp(Exception):
-    """The response is not complete HTTP/1.x, or is too large; the message says what was received."""
+    """The response is not complete HTTP/1.x, or it is too large. The message names what was received."""
 
 
 class RawResponse(NamedTuple):
@@ -32,7 +32,7 @@ class RawResponse(NamedTuple):
 
 
 class _Stream:
-    """A socket whose reads and writes share one deadline. Raises TimeoutError after it."""
+    """A socket whose reads and writes share one deadline. They raise TimeoutError after it."""
 
     def __init__(self, place: Place, timeout_s: float) -> None:
         self._clock = SystemClock()
@@ -55,7 +55,7 @@ class _Stream:
         self._socket.sendall(data)
 
     def read_more(self) -> bool:
-        """Return False at the end of the stream."""
+        """Read once. Return False at the end of the stream."""
         self._limit_time()
         part = self._socket.recv(_READ_BYTES)
         self.buffer += part
@@ -137,9 +137,9 @@ def _exactly(stream: _Stream, size: int) -> bytes:
     while len(stream.buffer) < size:
         if not stream.read_more():
             raise InvalidHttp("a truncated response body")
-    taken = bytes(stream.buffer[:size])
+    content = bytes(stream.buffer[:size])
     del stream.buffer[:size]
-    return taken
+    return content
 
 
 def _require_size(size: int) -> None:

@@ -1,4 +1,4 @@
-"""`relay flush`."""
+"""`relay flush`: send pending events now."""
 
 from __future__ import annotations
 
@@ -15,13 +15,11 @@ from relay.cli.common import config_option, load_client_settings, ops_place
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(config_file: Path | None, as_json: bool) -> None:
-    """Ask the running relay to send now what waits, still within the limits.
+    """Make the running relay send its pending events now, within the limits.
 
-    A held route (wrong key, wrong URL, no answer) is probed at once.
+    The relay also probes each paused endpoint (wrong key, wrong URL, no response) at once.
     """
     settings = load_client_settings(config_file)
     client = RelayClient(ops_place(settings), settings.ops.token)
-    said = client.expect(client.post("/flush", {}), {"pending": int})
-    click.echo(
-        json.dumps(said) if as_json else f"asked to send {said['pending']:,} events, as fast as the limits allow"
-    )
+    reply = client.expect(client.post("/flush", {}), {"pending": int})
+    click.echo(json.dumps(reply) if as_json else f"sending {reply['pending']:,} events, as fast as the limits allow")

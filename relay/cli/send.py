@@ -1,7 +1,7 @@
-"""`relay send`: one event of a person or a script, over the same ways apps have.
+"""`relay send`: send one event as an app does, over HTTP or UDP.
 
-What is not given is left to the relay's own defaults where its configuration has one, and filled in
-here where it has none, so that `relay send post.view` is a whole event.
+`relay send post.view` is a complete event. The relay's `defaults` supply a missing field where the configuration has
+one, and this command supplies it otherwise.
 """
 
 from __future__ import annotations
@@ -16,57 +16,66 @@ from typing import Any
 import click
 
 from relay.cli import exits
-from relay.cli.client import TIMEOUT_S, CommandReply, RelayClient
+from relay.cli.client import TIMEOUT_S, RelayClient
 from relay.cli.common import Place, Seconds, Utf8, apps_place, config_option, load_client_settings, no_relay, udp_place
 from relay.cli.shape import Each, difference
+from relay.cli.terminal import printable
 from relay.config import Defaults, Settings
 from relay.runtime.clock import SystemClock
 
 POLL_S = 0.25
-LAST_QUESTION_S = 1.0
-"""It has so long for its answer, though time is up."""
+LAST_REQUEST_S = 1.0
+"""Minimum time for the response to the last request of --wait, also past the timeout."""
 ACK_TIMEOUT_S = 5.0
 MAX_DATAGRAM_BYTES = 65_507
+_MAX_FAULTS = 20
+"""Maximum number of invalid fields that are listed."""
 PLATFORMS = ("ios", "android", "web", "tv")
 
 
 @click.command("send")
 @click.argument("event_type", type=Utf8())
 @config_option
-@click.option("--udp", is_flag=True, help="As a datagram; without udp.ack nobody says whether it was stored.")
-@click.option("--wait", is_flag=True, help="Until the upstream has accepted it.")
+@click.option("--udp", is_flag=True, help="Send a datagram. Only udp.ack = true confirms that it was stored.")
+@click.option("--wait", is_flag=True, help="Wait until the upstream has accepted the event.")
 @click.option(
-    "--timeout", "timeout_s", default=60.0, show_default=True, type=Seconds(), metavar="SECONDS", help="Of --wait."
+    "--timeout",
+    "timeout_s",
+    default=60.0,
+    show_default=True,
+    type=Seconds(),
+    metavar="SECONDS",
+    help="Limit of --wait.",
 )
 @click.option("--tenant-id", type=int, help="Default: defaults.tenant_id, else 1.")
 @click.option("--platform", type=click.Choice(PLATFORMS), help="Default: defaults.platform, else tv.")
-@click.option("--device-id", type=Utf8(), help="Default: defaults.device_id, else a UUID made of this machine's name.")
-@click.option("--subject-type", type=Utf8(), help="What the event is about; goes with --subject-id.")
-@click.option("--subject-id", type=Utf8())
-@click.option("--context", type=Utf8(), metavar="JSON", help="Any further data, as a JSON object.")
+@click.option("--device-id", type=Utf8(), help="Default: defaults.device_id, else a UUID derived from the host name.")
+@click.option("--subject-type", type=Utf8(), help="Type of the event's subject; requires --subject-id.")
+@click.option("--subject-id", type=Utf8(), help="Id of the event's subject; requires --subject-type.")
+@click.option("--context", type=Utf8(), metavar="JSON", help="Further data, a JSON object.")
 @click.option(
     "--event-id",
     type=Utf8(),
     metavar="UUID",
-    help="Default: a new one. One that was sent before is not stored again.",
+    help="Default: a new one. The relay stores an id only once.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Say what became of it as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
 def command(
     config_file: Path | None, udp: bool, wait: bool, timeout_s: float, event_id: str | None, as_json: bool, **given: Any
 ) -> None:
     """Send one event of EVENT_TYPE (post.view, video.play, ...) to a running relay.
 
-    Exits with 1 if the relay refused it, or did not get rid of it in time with --wait.
+    Exits with 1 if the relay rejected it, or with --wait, if it was not delivered in time.
     """
     settings = load_client_settings(config_file)
     event_id = event_id or SystemClock().new_event_id()
     body = json.dumps(make_event(event_id, settings.defaults, **given), ensure_ascii=False).encode()
     try:
-        state = _send_datagram(settings, body) if udp else _post(RelayClient(apps_place(settings)), body)
+        state = _send_datagram(settings, body, event_id) if udp else _post(RelayClient(apps_place(settings)), body)
         if wait:
             state = _wait(apps_place(settings), event_id, timeout_s)
     except exits.Failed as failed:
-        # by its id it can be asked for, and sent again without being stored twice
+        # With its id, the event can be looked up, and sent again without being stored twice.
         raise exits.Failed(f"{failed.message}\nevent_id: {event_id}", failed.exit_code) from failed
     click.echo(json.dumps({"event_id": event_id, "state": state}) if as_json else f"{state}: {event_id}")
 
@@ -83,9 +92,9 @@ def make_event(
     subject_id: str | None,
     context: str | None,
 ) -> dict[str, Any]:
-    """The event, without what the relay's defaults will fill in. Raises click.UsageError."""
+    """Return the event without the fields that the relay's defaults supply. Raises click.UsageError."""
     if (subject_type is None) != (subject_id is None):
-        raise click.UsageError("--subject-type and --subject-id go together")
+        raise click.UsageError("--subject-type and --subject-id require each other")
     source = {
         "platform": platform or (None if defaults.platform else "tv"),
         "device_id": device_id or (None if defaults.device_id else _machine_id()),
@@ -104,7 +113,7 @@ def make_event(
 def _object(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
-        json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair can be read, but not be sent
+        json.dumps(value, ensure_ascii=False).encode()  # Half a surrogate pair cannot be sent.
     except (ValueError, RecursionError) as error:
         raise click.BadParameter(f"is not JSON that can be sent: {error}", param_hint="--context") from error
     if not isinstance(value, dict):
@@ -113,82 +122,105 @@ def _object(text: str) -> dict[str, Any]:
 
 
 def _machine_id() -> str:
-    """The same on every call on this machine."""
+    """Return a UUID that is the same for every call on this machine."""
     return str(uuid.uuid5(uuid.NAMESPACE_DNS, socket.gethostname()))
 
 
 def _post(client: RelayClient, body: bytes) -> str:
-    """ "stored". Raises Failed with the relay's words."""
+    """Return "stored". Raises Failed with the relay's error message."""
     reply = client.ask("POST", "/v1/events", body)
     if reply.status == 422:
         if wrong := difference(reply.data, {"errors": Each([str])}):
             raise client.not_a_relay(wrong)
-        raise exits.Failed("the relay refused the event:\n" + _faults(reply))
+        raise exits.Failed("the relay rejected the event:\n" + _faults(reply.data["errors"]))
     data = client.expect(reply, {"success": bool})
     if reply.status != 202 or data["success"] is not True:
         raise client.not_a_relay(f"status {reply.status}, expected 202 with 'success': true")
     return "stored"
 
 
-def _faults(reply: CommandReply) -> str:
-    """Return a line for each fault, by path. Raises Failed if these are not a relay's."""
-    return "\n".join(f"  {path}: {' '.join(messages)}" for path, messages in reply.data["errors"].items())
+def _faults(errors: dict[str, list[str]]) -> str:
+    """Return one line per field with its messages, at most _MAX_FAULTS lines."""
+    lines = [f"  {printable(path, 100)}: {printable(' '.join(messages))}" for path, messages in errors.items()]
+    left_out = len(lines) - _MAX_FAULTS
+    return "\n".join(lines[:_MAX_FAULTS] + ([f"  and {left_out:,} more"] if left_out > 0 else []))
 
 
-def _send_datagram(settings: Settings, body: bytes) -> str:
-    """ "stored" if the relay acknowledged it, else "sent". Raises Failed."""
+def _send_datagram(settings: Settings, body: bytes, event_id: str) -> str:
+    """Return "stored" if the relay acknowledged the event, and "sent" without udp.ack. Raises Failed."""
     place = udp_place(settings)
     if len(body) > MAX_DATAGRAM_BYTES:
         raise exits.Failed(f"the event has {len(body)} bytes, a datagram holds {MAX_DATAGRAM_BYTES}: send it over HTTP")
     family = socket.AF_INET6 if ":" in place.host else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as sending:
-            # connected, so that the kernel tells when nobody listens
+            # A connected socket reports an error if no process listens at the address.
             sending.connect((place.host, place.port))
             sending.send(body)
             if not settings.udp.ack:
                 return "sent"
             sending.settimeout(ACK_TIMEOUT_S)
-            return _acknowledged(place, sending.recv(MAX_DATAGRAM_BYTES))
+            return _acknowledged(place, sending.recv(MAX_DATAGRAM_BYTES), event_id)
     except OSError as error:
         raise no_relay(place, error) from error
 
 
-def _acknowledged(place: Place, answer: bytes) -> str:
+def _acknowledged(place: Place, ack: bytes, event_id: str) -> str:
+    """Return "stored". Raises Failed if the relay rejected the event, or if no relay sends such a datagram.
+
+    An acknowledgement is {"stored": [event_id], "count": 1}, {"count": 1} or {"error": "..."}.
+    """
     try:
-        data = json.loads(answer)
+        data = json.loads(ack)
     except (ValueError, RecursionError):
         data = None
-    if not isinstance(data, dict):
-        raise exits.Failed(f"what answers at {place} is not a relay: received {answer[:60]!r}, expected a JSON object")
-    if "error" in data:
-        raise exits.Failed(f"the relay at {place} refused: {data['error']}")
+    match data:
+        case {"error": str(error)} if error and len(data) == 1:
+            raise exits.Failed(f"the relay at {place} rejected the event: {printable(error)}")
+        case {"stored": [str(stored)], "count": int(count)} if len(data) == 2 and _is_same_id(stored, event_id):
+            is_ack = count == 1 and count is not True
+        case {"count": int(count)}:
+            is_ack = len(data) == 1 and count == 1 and count is not True
+        case _:
+            is_ack = False
+    if not is_ack:
+        raise exits.Failed(
+            f"the server at {place} is not a relay: received {ack[:60]!r}, expected the acknowledgement of one event"
+        )
     return "stored"
 
 
+def _is_same_id(received: str, event_id: str) -> bool:
+    """Compare two UUIDs, which may be written differently."""
+    try:
+        return uuid.UUID(received) == uuid.UUID(event_id)
+    except ValueError:
+        return False
+
+
 def _wait(place: Place, event_id: str, timeout_s: float) -> str:
-    """ "delivered". Raises Failed if it is not in time, or becomes a dead letter."""
+    """Return "delivered". Raises Failed at the timeout, or if the event becomes a dead letter."""
     clock = SystemClock()
     until_ms = clock.monotonic_ms() + int(timeout_s * 1000)
     pause = threading.Event()
     while True:
-        rest_s = max((until_ms - clock.monotonic_ms()) / 1000, LAST_QUESTION_S)
-        state, why = _state(RelayClient(place, timeout_s=min(rest_s, TIMEOUT_S)), event_id)
+        rest_s = max((until_ms - clock.monotonic_ms()) / 1000, LAST_REQUEST_S)
+        state, detail = _state(RelayClient(place, timeout_s=min(rest_s, TIMEOUT_S)), event_id)
         if state == "delivered":
             return state
         if state == "dead_lettered":
-            raise exits.Failed("the upstream refused it; `relay dead list` has its words")
+            raise exits.Failed("the upstream rejected the event; `relay dead list` shows the reason")
         if clock.monotonic_ms() >= until_ms:
-            raise exits.Failed(f"{state} after {timeout_s:g} s ({why})")
+            raise exits.Failed(f"{state} after {timeout_s:g} s ({detail})")
         pause.wait(POLL_S)
 
 
 def _state(client: RelayClient, event_id: str) -> tuple[str, str]:
-    """What became of it, and what is to be said of that if time is up."""
+    """Return the event's state, and the detail for the message at the timeout."""
     try:
         reply = client.get(f"/v1/events/{event_id}")
-    except exits.NoRelay as error:  # it may be starting again
-        return "not known", error.message
-    # over UDP a 404 may be an event that is still on its way to the disk
+    except exits.NoRelay as error:  # The relay may be restarting.
+        return "unknown", error.message
+    # After a datagram, 404 may mean that the relay has not stored the event yet.
     state = "not stored" if reply.status == 404 else client.expect(reply, {"state": str})["state"]
-    return state, "`relay status` says what it waits for"
+    return printable(state, 40), "`relay status` shows the reason"

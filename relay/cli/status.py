@@ -1,4 +1,4 @@
-"""`relay status`: /status.json for people."""
+"""`relay status`: print /status.json as text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from relay.cli.client import RelayClient
 from relay.cli.common import config_option, load_client_settings, ops_place
 from relay.cli.exits import Failed
 from relay.cli.shape import Each, Optional
-from relay.cli.table import bytes_text, duration_text, printable, table
+from relay.cli.table import bytes_text, duration_text, table
+from relay.cli.terminal import printable_values
 
 WATCH_S = 2.0
 SHAPE = {
@@ -64,10 +65,10 @@ SHAPE = {
 
 @click.command("status")
 @config_option
-@click.option("--json", "as_json", is_flag=True, help="Print /status.json; with --watch one line each time.")
-@click.option("--watch", is_flag=True, help="Again every two seconds, until Ctrl-C.")
+@click.option("--json", "as_json", is_flag=True, help="Print /status.json; with --watch, one line per update.")
+@click.option("--watch", is_flag=True, help="Print the status every two seconds, until Ctrl-C.")
 def command(config_file: Path | None, as_json: bool, watch: bool) -> None:
-    """What came in and went out, what waits and why, and what to do about it."""
+    """Print received, sent and pending events, problems, and what to do about them."""
     client = RelayClient(ops_place(load_client_settings(config_file)))
     if not watch:
         data = client.expect(client.get("/status.json"), SHAPE)
@@ -83,13 +84,13 @@ def command(config_file: Path | None, as_json: bool, watch: bool) -> None:
 
 
 def _show_once(client: RelayClient, as_json: bool) -> None:
-    """A relay that is away for a moment, to be restarted perhaps, is no reason to stop watching."""
+    """Print the status, or the error: the relay may only be restarting, so that an error does not end --watch."""
     try:
         data = client.expect(client.get("/status.json"), SHAPE)
-    except Failed as away:
+    except Failed as failed:
         if not as_json:
             click.clear()
-        click.echo(away.message, err=True)
+        click.echo(failed.message, err=True)
         return
     if as_json:
         click.echo(json.dumps(data))
@@ -99,19 +100,19 @@ def _show_once(client: RelayClient, as_json: bool) -> None:
 
 
 def describe(data: dict[str, Any]) -> str:
-    """Some twenty lines of text, the most important first."""
+    """Return about twenty lines of text, with the summary first."""
+    data = printable_values(data)
     ledger, outbox, summary, rates = data["ledger"], data["outbox"], data["summary"], data["rates"]
-    able = "yes" if outbox["writable"] else f"NO: {outbox['problem']}"
     facts = [
         (
-            "coming in",
-            f"{_rate(rates['accepted_per_second'])}, {ledger['accepted']:,} in all{_refused(data['refused'])}",
+            "received",
+            f"{_rate(rates['accepted_per_second'])}, {ledger['accepted']:,} in total{_rejected(data['refused'])}",
         ),
-        ("going out", f"{_rate(rates['delivered_per_second'])}, {ledger['delivered']:,} in all"),
-        ("waiting", f"{ledger['pending']:,}, the oldest for {duration_text(outbox['oldest_age_seconds'])}"),
-        ("devices", f"{data['devices_waiting']:,} waiting, {data['devices_held']:,} held back on their own"),
+        ("sent", f"{_rate(rates['delivered_per_second'])}, {ledger['delivered']:,} in total"),
+        ("pending", f"{ledger['pending']:,}, the oldest for {duration_text(outbox['oldest_age_seconds'])}"),
+        ("devices", f"{data['devices_waiting']:,} with pending events, {data['devices_held']:,} of them paused"),
         ("dead letters", f"{data['dead_letters']['count']:,}"),
-        ("can store events", able),
+        ("can store events", "yes" if outbox["writable"] else f"NO: {outbox['problem']}"),
         ("outbox", f"{bytes_text(outbox['bytes'])} of {bytes_text(outbox['max_bytes'])}{_free(outbox)}"),
         ("clock", _clock(data["clock_skew_seconds"])),
         ("relay", f"{data['version']}, up {duration_text(data['uptime_seconds'])} (since {data['started_at']})"),
@@ -119,11 +120,11 @@ def describe(data: dict[str, Any]) -> str:
     width = max(len(name) for name, _ in facts)
     return "\n\n".join(
         [
-            f"{_LEVELS.get(summary['level'], 'UNKNOWN')}  {printable(summary['words'])}" + _to_do(summary["to_do"]),
+            f"{_LEVELS.get(summary['level'], 'UNKNOWN')}  {summary['words']}" + _advice(summary["to_do"]),
             "\n".join(f"{name.ljust(width)}  {value}" for name, value in facts),
             table([name.replace("_", " ") for name in ledger], [list(ledger.values())]),
             *(_upstream(endpoint) for endpoint in data["upstreams"]),
-            *([f"and {left:,} upstreams more"] if (left := data["upstreams_left_out"]) else []),
+            *([f"and {left:,} more upstreams"] if (left := data["upstreams_left_out"]) else []),
             _devices(data["devices"]),
         ]
     )
@@ -133,7 +134,7 @@ _LEVELS = {"ok": "OK", "slow": "SLOW", "trouble": "TROUBLE"}
 
 
 def _clock(skew_s: float | None) -> str:
-    return "not known yet" if skew_s is None else f"{skew_s:+.1f} s against the upstream's"
+    return "unknown" if skew_s is None else f"{skew_s:+.1f} s against the upstream's"
 
 
 def _rate(per_second: float | None) -> str:
@@ -145,13 +146,13 @@ def _free(outbox: dict[str, Any]) -> str:
     return "" if free is None else f"; {bytes_text(free)} free on the disk"
 
 
-def _refused(reasons: dict[str, int]) -> str:
+def _rejected(reasons: dict[str, int]) -> str:
     each = ", ".join(f"{reason.replace('_', ' ')} {count:,}" for reason, count in reasons.items())
-    return f"; refused since the start: {each}" if each else ""
+    return f"; rejected since the start: {each}" if each else ""
 
 
-def _to_do(words: str) -> str:
-    return f"\n  what to do: {words}" if words else ""
+def _advice(text: str) -> str:
+    return f"\n  what to do: {text}" if text else ""
 
 
 def _upstream(endpoint: dict[str, Any]) -> str:
@@ -160,14 +161,14 @@ def _upstream(endpoint: dict[str, Any]) -> str:
     if endpoint["next_attempt_at"]:
         lines.append(f"  next attempt: {endpoint['next_attempt_at']}")
     if endpoint["last_error"]:
-        lines.append(f"  last error: {printable(endpoint['last_error'])}")
-    return "\n".join(lines) + _to_do(endpoint["to_do"])
+        lines.append(f"  last error: {endpoint['last_error']}")
+    return "\n".join(lines) + _advice(endpoint["to_do"])
 
 
 def _devices(devices: list[dict[str, Any]]) -> str:
     if not devices:
-        return "devices: nothing waits"
+        return "devices: no pending events"
     keys = ("platform", "device_id", "pending", "held_until", "words")
-    # a tenant is a name, not a quantity
+    # A tenant is an identifier, not a quantity: no thousands separator, aligned to the left.
     rows = [[str(device["tenant"]), *(device[key] for key in keys)] for device in devices]
-    return table(("tenant", "platform", "device", "waiting", "held until", "why"), rows)
+    return table(("tenant", "platform", "device", "pending", "paused until", "why"), rows)

@@ -1,14 +1,16 @@
-"""Plain, aligned text for people: no colour, no box, good for a serial console and for grep."""
+"""Plain, aligned text without colours and boxes, for serial consoles and grep."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from relay.cli.terminal import printable
+
 MAX_CELL_CHARS = 60
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Columns as wide as their widest cell; numbers to the right."""
+    """Return columns as wide as their widest cell, with numbers aligned to the right."""
     cells = [[_cell(value) for value in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
     right = [bool(rows) and all(isinstance(row[i], int | float) for row in rows) for i in range(len(head))]
@@ -23,17 +25,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 def _cell(value: object) -> str:
     text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value or "")
-    text = printable(text)
-    return text if len(text) <= MAX_CELL_CHARS else text[: MAX_CELL_CHARS - 1] + "…"
-
-
-def printable(text: str) -> str:
-    """One line: what others wrote must not drive the terminal."""
-    return "".join(each if each.isprintable() else " " for each in text)
+    return printable(text, MAX_CELL_CHARS)
 
 
 def bytes_text(number: int) -> str:
-    """1536 -> "1.5 KiB"."""
+    """Return a size with its unit: 1536 -> "1.5 KiB"."""
     size = float(number)
     for unit in ("B", "KiB", "MiB"):
         if size < 1024:
@@ -43,7 +39,7 @@ def bytes_text(number: int) -> str:
 
 
 def duration_text(seconds: float) -> str:
-    """The two largest units: 93784 -> "1 d 2 h"."""
+    """Return a duration in its two largest units: 93784 -> "1 d 2 h"."""
     left = int(seconds)
     parts: list[str] = []
     for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):

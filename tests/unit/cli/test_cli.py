@@ -123,7 +123,7 @@ def test_nobody_there_is_said_with_what_to_do(args: list[str], nobody: dict[str,
 
     assert result.exit_code == 1
     assert result.stdout == ""
-    assert f"no relay answers at {nobody['RELAY__HTTP__LISTEN']} (connection refused)" in result.stderr
+    assert f"no relay responds at {nobody['RELAY__HTTP__LISTEN']} (connection refused)" in result.stderr
     assert "relay run" in result.stderr
     assert "--config" in result.stderr
 
@@ -134,7 +134,7 @@ def test_whoever_named_a_configuration_is_not_told_to(args: list[str], nobody: d
 
     result = call(*args, "--config", "named.toml", environ=nobody)
 
-    assert "no relay answers" in result.stderr
+    assert "no relay responds" in result.stderr
     assert "--config" not in result.stderr
 
 

@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
+from pathlib import Path
 
 import pytest
 from relay.cli.client import GUARDED, RelayClient
@@ -65,15 +66,20 @@ WHOLE = {
 
 
 @contextmanager
-def foreign(talk: Talk) -> Iterator[int]:
-    """A server on loopback that reads a request and then does what `talk` says, on one connection at a time."""
+def foreign(talk: Talk, requests: list[bytes] | None = None) -> Iterator[int]:
+    """Run a server on loopback that reads a request and then calls `talk`, on one connection at a time.
+
+    Yield its port. The requests are appended to `requests`.
+    """
     stopping = threading.Event()
 
     def serve() -> None:
         while not stopping.is_set():
             connection, _ = listening.accept()
             with closing(connection), suppress(OSError):
-                connection.recv(65_536)
+                request = connection.recv(65_536)
+                if requests is not None and request:
+                    requests.append(request)
                 talk(connection, stopping)
                 connection.shutdown(socket.SHUT_WR)
                 while connection.recv(65_536):
@@ -152,7 +158,7 @@ def test_a_dripping_response_ends_at_the_deadline_of_the_whole_exchange() -> Non
         result = call("healthcheck", "--timeout", "0.2", environ={"RELAY__HTTP__LISTEN": f"127.0.0.1:{port}"})
 
     assert result.exit_code == 1
-    assert "no answer in time" in result.stderr
+    assert "no response in time" in result.stderr
 
 
 @pytest.mark.parametrize("field", ["adopted", "discarded"])
@@ -184,35 +190,31 @@ def test_chunks_and_bodies_without_length_are_read() -> None:
             assert RelayClient(Place("127.0.0.1", port)).get("/").data == {"a": 1}
 
 
-def test_the_token_is_sent_to_guarded_paths_only() -> None:
+def test_the_token_is_sent_to_guarded_paths_only_and_after_livez() -> None:
+    public = ("/livez", "/readyz", "/metrics", "/status.json", "/v1/events/1")
+    guarded = ("/log", "/flush", "/dead-letters")
     requests: list[bytes] = []
 
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        client = RelayClient(Place(*listening.getsockname()), Secret("canary"))
-
-        def serve() -> None:
-            for _ in range(8):
-                connection, _ = listening.accept()
-                with closing(connection):
-                    requests.append(connection.recv(65_536))
-                    connection.sendall(framed(b"{}"))
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        for path in (
-            "/livez",
-            "/readyz",
-            "/metrics",
-            "/status.json",
-            "/v1/events/1",
-            "/log",
-            "/flush",
-            "/dead-letters",
-        ):
+    with foreign(saying(framed(b'{"alive": true}')), requests) as port:
+        client = RelayClient(Place("127.0.0.1", port), Secret("canary"))
+        for path in (*public, *guarded):
             client.get(path)
-        thread.join()
 
-    assert [b"canary" in request for request in requests] == [False] * 5 + [True] * 3
+    assert [request.split(b" ")[1].decode() for request in requests] == [*public, "/livez", *guarded]
+    assert [b"canary" in request for request in requests] == [False] * 6 + [True] * 3
+
+
+@pytest.mark.parametrize("response", [b'{"success": true, "pending": 1}', b'{"alive": 1}', b"<html>"])
+@pytest.mark.parametrize("args", [*COMMANDS, ["support-bundle", "b.tar.gz"]], ids=" ".join)
+def test_no_command_sends_the_token_to_another_server(args: list[str], response: bytes, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("canary-of-sixteen-characters\n")
+    requests: list[bytes] = []
+    with foreign(saying(framed(response)), requests) as port:
+        environ = {"RELAY__HTTP__LISTEN": f"127.0.0.1:{port}", "RELAY__OPS__TOKEN_FILE": str(tmp_path / "token")}
+        call(*args, environ=environ)
+
+    assert requests
+    assert [request for request in requests if b"canary" in request] == []
 
 
 def test_every_guarded_path_of_the_relay_gets_the_token_and_no_other(relay: NotedRelay) -> None:

@@ -152,7 +152,7 @@ class TestWait:
         [
             ("pending", "pending after 0 s (`relay status`"),
             (None, "not stored after 0 s (`relay status`"),
-            (GONE, "not known after 0 s (no relay answers at "),
+            (GONE, "unknown after 0 s (no relay responds at "),
         ],
     )
     def test_not_longer_than_the_timeout(self, relay: NotedRelay, state: str | None, said: str) -> None:
@@ -200,12 +200,50 @@ class TestUdp:
         assert (result.exit_code, result.stdout) == (0, f"sent: {ID}\n")
         assert datagrams.event["event_id"] == ID
 
-    def test_an_acknowledged_one_is_stored(self) -> None:
-        answer = json.dumps({"stored": [ID]}).encode()
-        with Datagrams(answer) as datagrams:
-            result = call("send", "x", "--udp", environ=datagrams.environ | {"RELAY__UDP__ACK": "true"})
+    @pytest.mark.parametrize("ack", [{"stored": [ID], "count": 1}, {"count": 1}])
+    def test_an_acknowledged_event_is_reported_as_stored(self, ack: dict[str, Any]) -> None:
+        with Datagrams(json.dumps(ack).encode()) as datagrams:
+            result = call(
+                "send", "x", "--udp", "--event-id", ID.upper(), environ=datagrams.environ | {"RELAY__UDP__ACK": "true"}
+            )
 
-        assert result.stdout.startswith("stored: ")
+        assert (result.exit_code, result.stdout) == (0, f"stored: {ID.upper()}\n")
+
+    @pytest.mark.parametrize(
+        "ack",
+        [
+            {},
+            {"alive": True},
+            {"stored": [ID]},
+            {"stored": [], "count": 1},
+            {"stored": ["550e8400-e29b-41d4-a716-446655440001"], "count": 1},
+            {"stored": ["x"], "count": 1},
+            {"stored": [1], "count": 1},
+            {"stored": ID, "count": 1},
+            {"stored": [ID], "count": 2},
+            {"stored": [ID], "count": True},
+            {"stored": [ID], "count": 1.0},
+            {"stored": [ID], "count": 1, "more": 1},
+            {"count": 0},
+            {"count": "1"},
+            {"count": 1, "error": "x"},
+            {"error": ""},
+            {"error": None},
+            {"error": ["x"]},
+            {"error": "x", "more": 1},
+            [],
+            "stored",
+        ],
+        ids=json.dumps,
+    )
+    def test_a_datagram_that_is_no_acknowledgement_is_reported_as_another_programs(self, ack: object) -> None:
+        with Datagrams(json.dumps(ack).encode()) as datagrams:
+            result = call(
+                "send", "x", "--udp", "--event-id", ID, environ=datagrams.environ | {"RELAY__UDP__ACK": "true"}
+            )
+
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert "is not a relay" in result.stderr
 
     def test_a_refused_one_is_told(self) -> None:
         with Datagrams(b'{"error": "too large"}') as datagrams:
@@ -232,5 +270,5 @@ class TestUdp:
             listen = {"RELAY__HTTP__LISTEN": f"127.0.0.1:{silent.getsockname()[1]}"}
             result = call("send", "x", "--udp", "--wait", "--timeout", "0.1", environ=datagrams.environ | listen)
 
-        assert "not known after 0.1 s (no relay answers at " in result.stderr
+        assert "unknown after 0.1 s (no relay responds at " in result.stderr
         assert time.monotonic() - began_s < 15

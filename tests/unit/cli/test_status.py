@@ -36,7 +36,7 @@ def test_text_says_first_what_is_wrong_and_what_to_do(relay: NotedRelay) -> None
 
     assert lines[0] == "TROUBLE  Events cannot be stored: disk full."
     assert lines[1].startswith("  what to do: ")
-    assert "waiting           345, the oldest for 1 d 2 h" in lines
+    assert "pending           345, the oldest for 1 d 2 h" in lines
     assert "can store events  NO: disk full" in lines
     assert "outbox            1.5 KiB of 1 MiB; 1 GiB free on the disk" in lines
     ledger = lines.index("accepted  requeued  delivered  dead lettered  dropped  pending")
@@ -44,7 +44,7 @@ def test_text_says_first_what_is_wrong_and_what_to_do(relay: NotedRelay) -> None
     upstream = next(n for n, line in enumerate(lines) if line.startswith("upstream of tenant 2: unauthorized since "))
     assert lines[upstream + 1] == "  It does not take the key. Everything is kept."
     assert lines[upstream + 2].startswith("  next attempt: 1970-01-01T00:00:")
-    assert lines[upstream + 3] == "  last error: 401 Invalid [2J or missing API key"
+    assert lines[upstream + 3] == "  last error: 401 Invalid\\x1b[2J or missing API key"
     assert lines[upstream + 4].startswith("  what to do: Put the right key into upstream.api_key_file")
     assert any(line.startswith("2       tv        tv-17       345") for line in lines)
     assert "\x1b" not in text
@@ -55,9 +55,9 @@ def test_text_of_a_fresh_relay(relay: NotedRelay) -> None:
 
     assert result.exit_code == 0
     assert result.stdout.startswith("OK  Nothing waits")
-    assert "coming in         not measured yet, 0 in all\n" in result.stdout
+    assert "received          not measured yet, 0 in total\n" in result.stdout
     assert "upstream: ok since 1970" in result.stdout
-    assert "devices: nothing waits" in result.stdout
+    assert "devices: no pending events" in result.stdout
 
 
 def test_text_has_the_rates(relay: NotedRelay) -> None:
@@ -67,8 +67,8 @@ def test_text_has_the_rates(relay: NotedRelay) -> None:
 
     text = call("status", environ=relay.environ).stdout
 
-    assert "coming in         1,234 events/s, 12,345 in all\n" in text
-    assert "going out         0.5 events/s, 5 in all\n" in text
+    assert "received          1,234 events/s, 12,345 in total\n" in text
+    assert "sent              0.5 events/s, 5 in total\n" in text
 
 
 def test_text_says_what_came_and_was_refused(relay: NotedRelay) -> None:
@@ -76,7 +76,7 @@ def test_text_says_what_came_and_was_refused(relay: NotedRelay) -> None:
 
     text = call("status", environ=relay.environ).stdout
 
-    assert "coming in         not measured yet, 0 in all; refused since the start: too large 1,200\n" in text
+    assert "received          not measured yet, 0 in total; rejected since the start: too large 1,200\n" in text
 
 
 class TestWatch:
@@ -128,7 +128,7 @@ def test_flush_reaches_the_service_and_says_how_many_wait(relay: NotedRelay) -> 
 
     text, data = call("flush", environ=relay.environ), call("flush", "--json", environ=relay.environ)
 
-    assert (text.exit_code, text.stdout) == (0, "asked to send 1,234 events, as fast as the limits allow\n")
+    assert (text.exit_code, text.stdout) == (0, "sending 1,234 events, as fast as the limits allow\n")
     assert (data.exit_code, json.loads(data.stdout)) == (0, {"success": True, "pending": 1_234})
     assert relay.control.flushes == 2
 
@@ -167,4 +167,4 @@ class TestTable:
 def test_text_says_that_the_clock_skew_is_not_known_yet(relay: NotedRelay) -> None:
     assert "clock             +1.5 s against the upstream's\n" in call("status", environ=relay.environ).stdout
     relay.clock_skew_ms = None
-    assert "clock             not known yet\n" in call("status", environ=relay.environ).stdout
+    assert "clock             unknown\n" in call("status", environ=relay.environ).stdout

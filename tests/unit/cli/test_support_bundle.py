@@ -111,7 +111,7 @@ def test_is_for_its_owner_only_and_replaces_nothing(relay: NotedRelay, environ: 
     assert file.stat().st_mode & 0o777 == 0o600
     assert result.exit_code == 1
     assert "b.tar.gz" in result.stderr
-    assert "name another file" in result.stderr
+    assert "name another one" in result.stderr
     assert file.read_bytes() == before
 
 
@@ -123,7 +123,7 @@ def test_without_a_relay_it_has_the_rest_and_says_what_is_missing(
     missing = json.loads(result.stdout)["missing"]
     assert result.exit_code == 0
     assert set(missing) == {"status.json", "readyz.json", "metrics.txt", "log.txt"}
-    assert "no relay answers" in missing["status.json"]
+    assert "no relay responds" in missing["status.json"]
     assert json.loads(parts["missing.json"]) == missing
     assert "upstream.url" in parts["configuration.json"]
     assert "cannot be read" in parts["schema.json"]
@@ -133,7 +133,7 @@ def test_a_person_is_told_once_why_parts_are_missing(environ: dict[str, str], no
     result = call("support-bundle", "b.tar.gz", environ=environ | nobody)
 
     assert result.stdout == "b.tar.gz: README.txt, configuration.json, missing.json, schema.json, versions.json\n"
-    assert result.stderr.startswith("without status.json, readyz.json, metrics.txt, log.txt: no relay answers at ")
+    assert result.stderr.startswith("without status.json, readyz.json, metrics.txt, log.txt: no relay responds at ")
     assert result.stderr.count("\n") == 1
 
 
