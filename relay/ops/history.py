@@ -107,7 +107,7 @@ class History:
         return [sample._asdict() for sample in self._ring if sample.at_ms > after_ms]
 
     def _totals(self) -> _Totals:
-        return _Totals(self._clock.monotonic_ms(), self._outbox.ledger(), self._metrics.answers())
+        return _Totals(self._clock.monotonic_ms(), self._outbox.ledger(), self._metrics.responses())
 
 
 def _more(before: int, now: int) -> int:

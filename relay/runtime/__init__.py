@@ -1,1 +1,1 @@
-"""What every part needs of the process: clock, tasks, log, metrics, secrets, addresses, machine identity."""
+"""Process-wide utilities of all packages: clock, tasks, log, metrics, secrets, addresses, machine identity."""

@@ -1,7 +1,7 @@
-"""Addresses: as the configuration writes them ("127.0.0.1:8080", "[::1]:8080"), and which ones are this machine.
+"""Parse listen addresses ("127.0.0.1:8080", "[::1]:8080") and recognize peers on this machine.
 
-What is this machine decides who may operate and whose datagrams are heard, so it is decided here once:
-127.0.0.0/8, ::1, their form on a dual-stack socket, and whoever comes over a unix socket. No name is looked up.
+Local peers may operate the relay and send datagrams, so this module is the only place that decides which peer is local:
+127.0.0.0/8, ::1, their IPv4-mapped form on a dual-stack socket, and every peer of a unix socket. It looks up no names.
 """
 
 from __future__ import annotations
@@ -11,26 +11,26 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, NamedTuple
 
 Listen = str | tuple[str, ...]
-"""The value of a `listen` key: "" for none, one address, or several."""
-ANY_IPV4, ANY_IPV6 = "0.0.0.0", "::"  # noqa: S104 - the operator chooses them
+"""Value of a `listen` key: "" for none, one address, or several."""
+ANY_IPV4, ANY_IPV6 = "0.0.0.0", "::"  # noqa: S104 - the operator chooses to listen on every interface
 _LOOPBACKS = ("127.0.0.1", "::1")
 _ADDRESS = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.%\w]+)\]|(?P<host>[^\s:\[\]]+)):(?P<port>[0-9]{1,5})")
 
 
 class ListenError(Exception):
-    """An address cannot be listened on; the message names it, the reason, and what to do."""
+    """The relay cannot listen on an address. The message contains the address, the reason and the remedy."""
 
 
 def parse_address(text: str) -> tuple[str, int]:
-    """Host and port; port 0 lets the system choose. Raises ListenError for anything else."""
+    """Return host and port of "HOST:PORT". Port 0 lets the kernel choose. Raises ListenError."""
     match = _ADDRESS.fullmatch(text)
     if match is None or int(match["port"]) > 65_535:
-        raise ListenError(f"{text!r} is no address: write HOST:PORT, an IPv6 host in brackets, as in [::1]:8080")
+        raise ListenError(f"{text!r} is not an address: write HOST:PORT, with an IPv6 host in brackets: [::1]:8080")
     return match["v6"] or match["host"], int(match["port"])
 
 
 def format_address(sockname: Any) -> str:
-    """What `parse_address` reads, of a socket's name; a unix socket's name is its path."""
+    """Return a socket's name in the form that `parse_address` reads; of a unix socket, the path."""
     if isinstance(sockname, str):
         return sockname
     host, port = sockname[:2]
@@ -38,14 +38,15 @@ def format_address(sockname: Any) -> str:
 
 
 def listen_error(address: str, cause: OSError, setting: str) -> ListenError:
-    """What an operator is told when binding failed; the caller chains `cause`."""
+    """Return the error for a failed bind; the caller chains `cause`. `setting` is the key's name."""
     return ListenError(
-        f"cannot listen on {address}: {cause.strerror or cause}; stop what else listens there or change {setting}"
+        f"cannot listen on {address}: {cause.strerror or cause}; "
+        f"stop the other program that uses the address, or change {setting}"
     )
 
 
 def ip_of(text: str) -> IPv4Address | IPv6Address | None:
-    """The IP address in a text; one that a dual-stack socket maps into IPv6 is the IPv4 address; a zone is ignored."""
+    """Return the IP address in a text, or None. An IPv4-mapped address becomes IPv4; a zone is ignored."""
     try:
         ip = ip_address(text.partition("%")[0])
     except ValueError:
@@ -54,7 +55,10 @@ def ip_of(text: str) -> IPv4Address | IPv6Address | None:
 
 
 def is_loopback_peer(peername: object) -> bool:
-    """Whether a transport's `peername` is on this machine: a unix socket's (text) is, an unknown one (None) is not."""
+    """Return whether a transport's `peername` is on this machine.
+
+    A unix socket's peer (text) is local. An unknown peer (None) is not.
+    """
     if isinstance(peername, tuple):
         ip = ip_of(peername[0])
         return ip is not None and ip.is_loopback
@@ -65,13 +69,13 @@ class Binding(NamedTuple):
     """One socket to bind."""
 
     host: str
-    """An IP address, with a zone where one was given; a name before the lookup."""
+    """IP address with an optional zone; before the lookup it may be a name."""
     port: int
     """0 lets the kernel choose."""
     is_dual_stack: bool = False
     """Whether the IPv6 socket also receives IPv4."""
     is_optional: bool = False
-    """Whether the socket is left out where the host has no IPv6."""
+    """Whether the socket is skipped if the host has no IPv6."""
 
 
 def addresses(listen: Listen) -> tuple[str, ...]:
@@ -82,12 +86,11 @@ def addresses(listen: Listen) -> tuple[str, ...]:
 
 
 def bindings(listen: Listen, default: Listen) -> list[Binding]:
-    """Return the sockets that `listen` means, in order, without repetition; names are not looked up.
+    """Return the sockets to bind for `listen`, in order, without duplicates. Names are not looked up.
 
-    `localhost` means both loopback addresses. `[::]` receives IPv4, too, unless `listen` has an IPv4 address with the
-    same port: two sockets cannot share it. An IPv4-mapped address is the IPv4 address. `default` is the key's
-    default: its IPv6 addresses are optional. Raises ListenError for a text that is no
-    address.
+    `localhost` means both loopback addresses. `[::]` also receives IPv4, unless `listen` has an IPv4 address with the
+    same port, because two sockets cannot share it. An IPv4-mapped address is the IPv4 address. If `listen` equals
+    `default`, the key's default, its IPv6 addresses are optional. Raises ListenError for an invalid address.
     """
     is_default = listen == default
     places = [(host, port) for each in addresses(listen) for host, port in _places(each)]
@@ -106,7 +109,7 @@ def bindings(listen: Listen, default: Listen) -> list[Binding]:
 
 
 def overlap(one: Listen, other: Listen) -> bool:
-    """Whether two settings contain the same address; port 0 never is the same."""
+    """Return whether two settings have an address in common. Addresses with port 0 never overlap."""
     places = ({place for each in addresses(listen) for place in _places(each) if place[1]} for listen in (one, other))
     return bool(next(places) & next(places))
 

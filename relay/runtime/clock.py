@@ -1,7 +1,7 @@
 """The only module that reads a clock or draws a random number.
 
-Monotonic time decides, wall time only stamps. Both are integer milliseconds: a float
-`60 - (now - t0)` can be 1e-15 s short for ever.
+Decisions use monotonic time; wall time is for timestamps only. Both are integer milliseconds, because a
+float difference `60 - (now - t0)` can stay 1e-15 s above zero and never reach it.
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ if TYPE_CHECKING:
 
 _EPOCH = datetime(1970, 1, 1)
 _STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-"""Monotonic, and where there is one, a clock that goes on while the box sleeps: the upstream's minute does, too."""
+"""CLOCK_BOOTTIME where it exists: it also runs while the machine sleeps, as the upstream's rate window does."""
 
 
 class Clock(Protocol):
-    """Time and chance, as the service or a simulation gives them."""
+    """Time and randomness, provided by the service or by a simulation."""
 
     @property
     def boot_id(self) -> str:
-        """Changes when monotonic readings of before can no longer be compared."""
+        """Return an id of the boot. Monotonic times of different boots cannot be compared."""
 
     def monotonic_ms(self) -> int: ...
 
     def wall_ms(self) -> int:
-        """Unix time; may jump, may be decades off."""
+        """Return Unix time in milliseconds. It may jump, and may be wrong by decades."""
 
     def chance(self) -> float:
-        """Uniform in [0, 1)."""
+        """Return a random number, uniform in [0, 1)."""
 
     def new_event_id(self) -> str:
-        """A UUID v4, lower case with hyphens."""
+        """Return a UUID v4, lower case with hyphens."""
 
 
 class SystemClock:
-    """The machine's own."""
+    """The clock and the random generator of this machine."""
 
     def __init__(self) -> None:
         self.boot_id = _boot_id()
@@ -60,30 +60,33 @@ class SystemClock:
 
 
 def monotonic_us() -> int:
-    """Microseconds of CLOCK_MONOTONIC: for a service manager that compares them with its own, and for what takes less
-    than a Clock's millisecond; an event loop's time is no finer (uvloop's), and stands still within a turn."""
+    """Return CLOCK_MONOTONIC in microseconds.
+
+    systemd compares this value with its own clock. It also measures steps shorter than a Clock's millisecond: the time
+    of an event loop is too coarse for that (uvloop's has milliseconds, and does not advance within an iteration).
+    """
     return time.monotonic_ns() // 1000
 
 
 def loop_s(loop: asyncio.AbstractEventLoop) -> float:
-    """Return the event loop's own time, in seconds, for a library that compares its deadlines with that."""
+    """Return the event loop's time in seconds, for libraries whose deadlines are in that time."""
     return loop.time()
 
 
 def thread_cpu_ns() -> int:
-    """Nanoseconds of CPU time that the calling thread has used: what it worked, without what it waited."""
+    """Return the CPU time of the calling thread in nanoseconds. Waiting does not count."""
     return time.thread_time_ns()
 
 
 def rfc3339(wall_ms: int) -> str:
-    """UTC, milliseconds, `Z`: 2026-11-23T08:00:00.000Z. Years outside 1..9999 are clamped."""
+    """Return a time in UTC with milliseconds and `Z`: 2026-11-23T08:00:00.000Z. Years are clamped to 1..9999."""
     clamped = min(max(wall_ms, -62_135_596_800_000), 253_402_300_799_999)
     seconds, ms = divmod(clamped, 1000)
     return (_EPOCH + timedelta(seconds=seconds, milliseconds=ms)).isoformat(timespec="milliseconds") + "Z"
 
 
 def _boot_id() -> str:
-    """The kernel's boot id; without one, every start counts as a new boot, which is the safe side."""
+    """Return the kernel's boot id. If there is none, each start counts as a new boot, which is safe."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:

@@ -1,4 +1,4 @@
-"""Small text files of the relay: replaced as a whole, so that a crash leaves the old or the new content."""
+"""Replace small text files atomically: after a crash, a file has its old or its new content."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write `text` and a newline as the whole content of a file that only its owner may read. Raises OSError."""
+    """Replace the content of `path` with `text` and a newline. Only the owner may read the file. Raises OSError."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     new = path.with_name(path.name + ".new")
     with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:

@@ -1,10 +1,12 @@
 """Open the sockets of one `listen` setting: one address or several, over TCP or UDP.
 
-`relay.runtime.address.bindings` decides which sockets a setting means. Here names are looked up, and sockets are bound.
+`relay.runtime.address.bindings` decides which sockets a setting needs. This module looks up names and binds sockets.
 
-Rules: a name other than `localhost` means all its addresses. Where the host has no IPv6, an IPv6 address that the
-operator did not choose (a default, the half of `localhost`) is skipped, and a dual-stack `[::]` means 0.0.0.0. Any
-other address that cannot be bound is an error.
+Rules:
+- A name other than `localhost` means all its addresses.
+- On a host without IPv6, IPv6 addresses that the operator did not choose (defaults, `localhost`) are skipped, and a
+  dual-stack `[::]` becomes 0.0.0.0.
+- Any other address that cannot be bound is an error.
 """
 
 from __future__ import annotations
@@ -19,15 +21,15 @@ import structlog
 from relay.runtime.address import ANY_IPV4, Binding, Listen, addresses, bindings, format_address, ip_of, listen_error
 
 _NO_IPV6 = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL})
-"""Errors of a host without IPv6: the kernel has no IPv6 at all, or no interface has an IPv6 address."""
+"""Errors of a host without IPv6: the kernel does not support it, or no interface has an IPv6 address."""
 
 _log = structlog.get_logger(__name__)
 
 
 async def open_sockets(listen: Listen, default: Listen, kind: socket.SocketKind, setting: str) -> list[socket.socket]:
-    """Return one bound, non-blocking socket per address; streams do not listen yet.
+    """Return one bound, non-blocking socket per address. Stream sockets do not listen yet.
 
-    `setting` is the key's name, for the error. Raises ListenError, with every socket closed.
+    `setting` is the key's name, for error messages. Raises ListenError after closing all opened sockets.
     """
     opened: list[socket.socket] = []
     try:
@@ -37,7 +39,7 @@ async def open_sockets(listen: Listen, default: Listen, kind: socket.SocketKind,
                 if bound is not None:
                     opened.append(bound)
         if addresses(listen) and not opened:
-            cause = OSError(errno.EADDRNOTAVAIL, "this host has none of the addresses")
+            cause = OSError(errno.EADDRNOTAVAIL, "the host has none of these addresses")
             raise listen_error(", ".join(addresses(listen)), cause, setting)
     except BaseException:
         for each in opened:
@@ -47,7 +49,7 @@ async def open_sockets(listen: Listen, default: Listen, kind: socket.SocketKind,
 
 
 async def _looked_up(binding: Binding, kind: socket.SocketKind, setting: str) -> Sequence[Binding]:
-    """Return the binding itself, or for a name one binding per address of the name."""
+    """Return one binding per address of a name. A binding with an IP address is returned unchanged."""
     if ip_of(binding.host) is not None:
         return [binding]
     try:
@@ -77,7 +79,7 @@ def _bound(binding: Binding, kind: socket.SocketKind) -> socket.socket:
     try:
         opened.setblocking(False)
         if kind is socket.SOCK_STREAM:
-            # A restart may bind while connections of the last run are in TIME_WAIT.
+            # After a restart, connections of the previous process may still be in TIME_WAIT.
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if is_ipv6:
             opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not binding.is_dual_stack)

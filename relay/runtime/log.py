@@ -1,18 +1,18 @@
-"""The log: one pipe to stderr for the relay's own lines and for those of its libraries.
+"""Write log lines of the relay and of its libraries to stderr, through one structlog pipeline.
 
 Rules:
-- A configured secret is in no line: it is replaced in every string before that is cut, and once more in
+- No line contains a configured secret. Secrets are masked in every string before it is cut, and again in
   the rendered line.
-- What others say (apps, the upstream, exceptions) cannot forge a line or drive a terminal: control
-  characters are written as escapes, and every string is cut.
-- A traceback is plain text without local variables; in JSON it is one string.
-- Writing never raises and never waits: a full disk, a closed pipe or a stalled reader of the log stops no
-  part. `log_queue` writes in a thread of its own; a notice stands in place of the lines that it lost.
-- The last lines stay in memory, for operators and `relay support-bundle`: a box may have no journal, or one
-  that its owner cannot reach.
-- No line per event above debug. What apps or the network can repeat goes through a Gate.
+- Text from apps, the upstream or exceptions cannot forge a line or control a terminal: control characters
+  are escaped, and every string is cut.
+- A traceback is plain text without local variables. In JSON it is one string.
+- Logging never raises and never blocks on a full disk, a closed pipe or a stalled reader. `log_queue` writes
+  in its own thread. A notice replaces lost lines.
+- The last lines stay in memory for operators and `relay support-bundle`, because a machine may have no
+  journal, or its owner may not have access to it.
+- Above level debug there is no line per event. Lines that apps or the network can repeat pass a Gate.
 
-There is one log in a process, as in structlog and the standard library; `configure` may be called again.
+A process has one log, as in structlog and the standard library. `configure` may be called again.
 """
 
 from __future__ import annotations
@@ -41,54 +41,58 @@ FIELD_CHARS = 2_000
 TRACEBACK_CHARS = 16_000
 KEPT_LINES = 300
 KEPT_CHARS = 2_000
-"""Of each kept line."""
+"""Maximum length of a line kept in memory."""
 EXIT_FLUSH_S = 0.4
-"""A stop has 0.5 s beside the deadline of `signals`."""
+"""Time to write queued lines at exit. A stop has 0.5 s after the deadline of `signals`."""
 MAX_ITEMS = 50
-"""Of one list or table in a field."""
+"""Maximum number of items of a list or table in a field."""
 MAX_DEPTH = 4
+"""Maximum nesting of lists and tables in a field."""
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 
 _MIN_IN_LINE_CHARS = 8
-"""A shorter secret is looked for in the fields only: in the rendered line it would hit the line's own syntax."""
+"""Minimum length of a secret to be masked in the rendered line. A shorter one could match the syntax of the line."""
 
 
 class Gate:
-    """At most one line per key in each `per_ms`; the others are held back and counted. Reads no clock."""
+    """Admits at most one line per key in `per_ms` and counts the suppressed lines. Reads no clock."""
 
     def __init__(self, suppressed: Counts | None = None, *, per_ms: int = 1_000, max_keys: int = 256) -> None:
         self._suppressed = suppressed
         self._per_ms = per_ms
         self._max_keys = max_keys
-        self._keys: dict[Hashable, _Held] = {}
+        self._keys: dict[Hashable, _Interval] = {}
 
     def admit(self, key: Hashable, now_ms: int) -> int | None:
-        """None: leave this line out. Else write it; so many of its key were left out since the last one."""
+        """Return None to suppress the line. Otherwise return the number of lines of the key suppressed before it."""
         if key not in self._keys and len(self._keys) >= self._max_keys:
-            self._keys = {key: held for key, held in self._keys.items() if now_ms < held.until_ms}
+            self._keys = {key: interval for key, interval in self._keys.items() if now_ms < interval.until_ms}
             if len(self._keys) >= self._max_keys:
-                # whoever can make up keys without end shares one
+                # Apps can generate keys without bound. All keys beyond max_keys share one interval.
                 key = _OVERFLOW
-        held = self._keys.get(key)
-        if held is not None and now_ms < held.until_ms:
-            self._keys[key] = _Held(held.until_ms, held.lines + 1)
+        interval = self._keys.get(key)
+        if interval is not None and now_ms < interval.until_ms:
+            self._keys[key] = _Interval(interval.until_ms, interval.suppressed + 1)
             if self._suppressed is not None:
                 self._suppressed.inc()
             return None
-        self._keys[key] = _Held(now_ms + self._per_ms, 0)
-        return held.lines if held is not None else 0
+        self._keys[key] = _Interval(now_ms + self._per_ms, 0)
+        return interval.suppressed if interval is not None else 0
 
 
-class _Held(NamedTuple):
+class _Interval(NamedTuple):
+    """The time until the next line of a key is admitted, and the lines suppressed so far."""
+
     until_ms: int
-    lines: int
+    suppressed: int
 
 
 _OVERFLOW = object()
+"""Key that stands for all keys beyond `max_keys`."""
 
 
 class LogSettings(Protocol):
-    """The `[log]` section of the configuration, as this module needs it."""
+    """The keys of the `[log]` section that this module uses."""
 
     @property
     def level(self) -> str: ...
@@ -106,11 +110,10 @@ def configure(
     suppressed: Counts | None = None,
     lost: Counts | None = None,
 ) -> None:
-    """Send all lines of structlog, of the standard library's logging and of warnings through the pipe.
+    """Log structlog events, records of the standard library's logging, and warnings to `stream`.
 
-    `stream` is stderr unless given. `suppressed` counts the libraries' lines beyond one a second, `lost` the
-    lines that the stream did not take. The first line starts a thread. The end of the process writes the
-    queued lines, for at most EXIT_FLUSH_S.
+    `stream` defaults to stderr. `suppressed` counts the library lines beyond one a second, `lost` the lines that could
+    not be written. The first line starts a thread. At exit, the process writes queued lines for at most EXIT_FLUSH_S.
     """
     stream = sys.stderr if stream is None else stream
     clock = SystemClock() if clock is None else clock
@@ -124,7 +127,7 @@ def configure(
         processors=pipe.processors(),
         wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
         logger_factory=pipe.logger,
-        # level, stream and secrets may change under loggers that exist
+        # Level, stream and secrets may change while loggers exist.
         cache_logger_on_first_use=False,
     )
     root = logging.getLogger()
@@ -136,12 +139,12 @@ def configure(
 
 
 def flush(timeout_s: float) -> bool:
-    """Wait until the stream has all lines; False if the time is over first."""
+    """Wait until all lines are written. Return False after `timeout_s` seconds."""
     return _shared.queue is None or _shared.queue.flush(timeout_s)
 
 
 def close() -> None:
-    """Write the queued lines, for at most EXIT_FLUSH_S, and end the thread. Later lines stay in memory only."""
+    """Write the queued lines for at most EXIT_FLUSH_S, and end the thread. Later lines are kept in memory only."""
     atexit.unregister(close)
     if _shared.queue is not None:
         _shared.queue.close(EXIT_FLUSH_S)
@@ -149,34 +152,29 @@ def close() -> None:
 
 
 def set_level(level: str) -> None:
-    """The least serious lines that are written, of loggers that exist too."""
+    """Set the minimum level of written lines, for existing loggers too."""
     _shared.threshold = LEVELS[level]
 
 
 def set_secrets(secrets: Iterable[Secret]) -> None:
-    """What must be in no line from now on, instead of what was given before."""
+    """Replace the secrets to mask in all later lines."""
     values = {secret.reveal() for secret in secrets}
     _shared.in_text = _any_of(values)
     _shared.in_line = _any_of({value for value in values if len(value) >= _MIN_IN_LINE_CHARS})
 
 
-def words(text: str) -> str:
-    """What an app or the upstream said, fit to be logged or shown: scrubbed, cut to 256 characters, escaped."""
-    return _clean(text, MESSAGE_CHARS)
-
-
 def hide_secrets(text: str) -> str:
-    """Return the text with each configured secret masked. The time grows with the text: cut it before."""
+    """Return the text with each configured secret masked. The cost is linear in the length: cut long texts first."""
     return text if _shared.in_text is None else _shared.in_text.sub(MASK, text)
 
 
 def last_lines() -> list[str]:
-    """The last KEPT_LINES lines, the oldest first."""
+    """Return the last KEPT_LINES lines, the oldest first."""
     return list(_shared.kept)
 
 
 class _Shared:
-    """What loggers that exist must see change, and what the whole process has said."""
+    """State of the process's log that existing loggers share, and the last lines."""
 
     kept: ClassVar[deque[str]] = deque(maxlen=KEPT_LINES)
     queue: LogQueue | None = None
@@ -189,7 +187,7 @@ _shared = _Shared()
 
 
 class _Pipe:
-    """From an event's fields to a line in the stream."""
+    """The structlog pipeline from the fields of a log event to a line in the stream."""
 
     def __init__(self, stream: TextIO, clock: Clock, lost: Counts | None, console: bool) -> None:
         self._stream = stream
@@ -198,7 +196,7 @@ class _Pipe:
         self._render: Processor = structlog.processors.JSONRenderer()
         if console:
             colors = stream.isatty() and "NO_COLOR" not in os.environ
-            # The traceback is text by then. plain_traceback only says that no prettier one is missing.
+            # Tracebacks are already text here. plain_traceback prevents a warning that no formatter is installed.
             self._render = structlog.dev.ConsoleRenderer(
                 colors=colors, sort_keys=False, exception_formatter=plain_traceback
             )
@@ -215,13 +213,13 @@ class _Pipe:
         self.queue.put(line)
 
     def _notice(self, lines: int) -> str:
-        """Render the line that stands in place of lost ones."""
+        """Render the notice that replaces lost lines."""
         logger = _Logger("relay.runtime.log", self)
         shaped = self._shape(logger, "warning", {"event": "log lines are missing", "lines": lines})
         return str(self._render(logger, "warning", shaped))
 
     def _shape(self, logger: WrappedLogger, method: str, fields: EventDict) -> EventDict:
-        """The line's fields in order, fit to be written."""
+        """Return the fields in the order of the line, cleaned and cut."""
         shaped: EventDict = {"timestamp": rfc3339(self._clock.wall_ms()), "level": _level(method)}
         if logger.name:
             shaped["logger"] = logger.name
@@ -236,7 +234,7 @@ class _Pipe:
 
 
 class _Logger:
-    """What structlog's methods end in; one per logger name."""
+    """The wrapped logger of structlog, one per logger name."""
 
     def __init__(self, name: str, pipe: _Pipe) -> None:
         self.name = name
@@ -244,7 +242,7 @@ class _Logger:
 
 
 class _Libraries(logging.Handler):
-    """Lines of libraries, warning and worse, at most one a second of each: some come once per bad request."""
+    """Logs warnings and errors of libraries, each at most once a second, because bad requests can repeat some."""
 
     def __init__(self, gate: Gate, clock: Clock) -> None:
         super().__init__(logging.WARNING)
@@ -253,17 +251,17 @@ class _Libraries(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         template = str(record.msg).partition("\n")[0][:40]
-        held = self._gate.admit((record.name, record.levelno, template), self._clock.monotonic_ms())
-        if held is None:
+        suppressed = self._gate.admit((record.name, record.levelno, template), self._clock.monotonic_ms())
+        if suppressed is None:
             return
         try:
             message = record.getMessage()
         except (TypeError, ValueError, KeyError):
-            # a template and arguments that do not fit; logging would print both unscrubbed
+            # The arguments do not match the template. `logging` would print both without masking secrets.
             message = str(record.msg)
         fields: dict[str, Any] = {"exc_info": record.exc_info} if record.exc_info else {}
-        if held:
-            fields["suppressed"] = held
+        if suppressed:
+            fields["suppressed"] = suppressed
         level = max((name for name, number in LEVELS.items() if number <= record.levelno), key=LEVELS.__getitem__)
         getattr(structlog.get_logger(record.name), level)(message, **fields)
 
@@ -293,7 +291,7 @@ def _clean(text: str, max_chars: int) -> str:
 
 
 def _traceback(text: str, indent: str) -> str:
-    """Its last part where it is long: there stands what happened. Indented, no line of it can pass for a log line."""
+    """Return the end of a traceback, which contains the error. Indented lines cannot be mistaken for log lines."""
     if _shared.in_text is not None:
         text = _shared.in_text.sub(MASK, text)
     lines = text[-TRACEBACK_CHARS:].split("\n")
@@ -301,13 +299,13 @@ def _traceback(text: str, indent: str) -> str:
 
 
 def _plain(value: object, depth: int = 0) -> object:
-    """A field's value as JSON can show it, whatever it is, within bounds."""
+    """Return a bounded JSON-compatible form of any value."""
     if isinstance(value, str):
         return _clean(value, FIELD_CHARS)
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int):
-        # beyond this, int to text is slow and at 4,300 digits refused
+        # Python converts large integers slowly, and raises ValueError above 4,300 digits.
         return value if value.bit_length() <= 64 else f"<integer of {value.bit_length()} bits>"
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
@@ -321,11 +319,14 @@ def _plain(value: object, depth: int = 0) -> object:
     return _clean(_REPR.repr_instance(value, 0), FIELD_CHARS)
 
 
-_REPR = reprlib.Repr()  # unlike repr, never raises
-_REPR.maxother = 1_000_000  # cut after the scrubbing, never before
+_REPR = reprlib.Repr()  # Unlike repr, it never raises.
+_REPR.maxother = 1_000_000  # Secrets must be masked before the text is cut.
 
 
 def _any_of(secrets: set[str]) -> re.Pattern[str] | None:
-    """Matches each, in whatever form; the longest first, as one may begin another. An empty one cannot be found."""
+    """Return a pattern for all secrets in all their forms, or None.
+
+    Longer secrets are first, because a secret may be a prefix of another one. Empty secrets are ignored.
+    """
     longest_first = sorted((secret for secret in secrets if secret), key=len, reverse=True)
     return re.compile("|".join(map(pattern, longest_first))) if longest_first else None

@@ -1,9 +1,9 @@
-"""Write log lines in a thread of their own, so that a stalled reader of the log stops no part of the relay.
+"""Write log lines in a separate thread, so that a stalled reader of the log does not block the relay.
 
 Rules:
-- `put` never waits. Beyond MAX_CHARS of queued lines it loses the line and counts it.
-- The log itself says how many lines are missing: one notice takes their place.
-- A write that fails loses its line. It never raises.
+- `put` never waits. If more than MAX_CHARS are queued, it drops the line and counts it.
+- One notice in the log replaces the missing lines and contains their number.
+- A failed write loses its line and raises nothing.
 - `close` waits for a bounded time, because the reader may never read again.
 """
 
@@ -18,9 +18,9 @@ from collections.abc import Callable
 from typing import Protocol, TextIO
 
 MAX_CHARS = 1_000_000
-"""Queued at most, in characters."""
+"""Maximum size of the queue, in characters."""
 _LINE_COST_CHARS = 100
-"""What a queued line takes beside its text: it bounds the number of short lines."""
+"""Size of a queued line beside its text. It bounds the number of short lines."""
 
 
 class Counts(Protocol):
@@ -30,12 +30,12 @@ class Counts(Protocol):
 
 
 class LogQueue:
-    """A bounded queue of lines in front of one stream. `put` is for any thread."""
+    """A bounded queue of lines for one stream. Any thread may call `put`."""
 
     def __init__(
         self, stream: TextIO, notice: Callable[[int], str], lost: Counts | None = None, *, max_chars: int = MAX_CHARS
     ) -> None:
-        """`notice` renders the line that says how many lines are missing; `lost` counts them."""
+        """`notice` renders the notice for a number of missing lines; `lost` counts these lines."""
         self._stream = stream
         self._notice = notice
         self._counter = lost
@@ -44,35 +44,35 @@ class LogQueue:
         self._changed = threading.Condition()
         self._lines: deque[str] = deque()
         self._chars = 0
-        self._refused = 0
+        self._dropped = 0
         self._failed = 0
         self._writing = False
         self._closed = False
         self._thread: threading.Thread | None = None
 
     def put(self, line: str) -> None:
-        """Queue the line, or lose it if the queue is full."""
+        """Queue the line, or drop it if the queue is full or closed."""
         with self._changed:
             if self._closed or (self._lines and self._chars + _cost(line) > self._max_chars):
-                self._refused += 1
+                self._dropped += 1
                 self._count(1)
                 return
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="log", daemon=True)
                 self._thread.start()
-            if self._refused:
-                # The notice stands where the lines are missing, behind the older lines.
-                self._append(self._take_refused())
+            if self._dropped:
+                # The notice is in the place of the missing lines, after the older lines.
+                self._append(self._take_notice())
             self._append(line)
             self._changed.notify_all()
 
     def flush(self, timeout_s: float) -> bool:
-        """Wait until all queued lines are written; False if the time is over first."""
+        """Wait until all queued lines are written. Return False after `timeout_s` seconds."""
         with self._changed:
-            return self._changed.wait_for(lambda: not (self._lines or self._refused or self._writing), timeout_s)
+            return self._changed.wait_for(lambda: not (self._lines or self._dropped or self._writing), timeout_s)
 
     def close(self, timeout_s: float) -> None:
-        """Flush, and end the thread as soon as its current write ends. Lines that come later are lost."""
+        """Flush, and end the thread after its current write. Later lines are lost."""
         self.flush(timeout_s)
         with self._changed:
             self._closed = True
@@ -82,9 +82,9 @@ class LogQueue:
         self._lines.append(line)
         self._chars += _cost(line)
 
-    def _take_refused(self) -> str:
-        notice = self._notice(self._refused)
-        self._refused = 0
+    def _take_notice(self) -> str:
+        notice = self._notice(self._dropped)
+        self._dropped = 0
         return notice
 
     def _count(self, lines: int) -> None:
@@ -107,14 +107,14 @@ class LogQueue:
                 self._changed.notify_all()
 
     def _next(self) -> str | None:
-        """Wait for the next line, and return it; None at the end."""
+        """Wait for the next line and return it. Return None if the queue is closed and empty."""
         with self._changed:
-            self._changed.wait_for(lambda: self._lines or self._refused or self._closed)
-            if not self._lines and (self._closed or not self._refused):
+            self._changed.wait_for(lambda: self._lines or self._dropped or self._closed)
+            if not self._lines and (self._closed or not self._dropped):
                 return None
             self._writing = True
             if not self._lines:
-                return self._take_refused()
+                return self._take_notice()
             line = self._lines.popleft()
             self._chars -= _cost(line)
             return line
@@ -123,7 +123,7 @@ class LogQueue:
         try:
             descriptor = self._stream.fileno()
         except OSError:
-            # A stream in memory has no descriptor. It cannot stall either.
+            # A stream in memory has no descriptor and cannot stall.
             self._stream.write(text)
             self._stream.flush()
             return
@@ -131,7 +131,7 @@ class LogQueue:
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
-    """Write to a descriptor that may be non-blocking: a terminal shares this flag with every other program."""
+    """Write all data to a descriptor that may be non-blocking. Programs on a terminal share that flag."""
     while data:
         try:
             data = data[os.write(descriptor, data) :]

@@ -1,7 +1,7 @@
-"""The longest uninterrupted work of the event loop that was measured (G9).
+"""Measure the longest step of the event loop: reading a body or datagrams (G9).
 
-CPU time of the thread, not time that passed: on a busy machine the latter says how long others worked. Measured are
-the relay's own steps that an app could make long, where they begin: reading bodies and datagrams.
+Only these steps are measured, because an app can make them long. The unit is CPU time of the thread: on a busy
+machine, elapsed time would include the work of other processes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from relay.runtime.clock import thread_cpu_ns
 
 
 class Gauge(Protocol):
-    """As prometheus_client has them."""
+    """A gauge with the interface of prometheus_client."""
 
     def set(self, value: float) -> None: ...
 
@@ -27,7 +27,7 @@ class LongestStep:
         self._longest_ns = 0
 
     def measured(self, step: Callable[[], None]) -> Callable[[], None]:
-        """Return `step`, with each of its calls measured."""
+        """Return a function that calls `step` and measures the call."""
         now_ns = self._now_ns
 
         def measuring() -> None:

@@ -1,9 +1,8 @@
-"""The identity of the machine that the relay runs on: how a cloned installation is told from its original.
+"""Identify the machine, so that the relay recognizes a cloned installation.
 
-Two ids identify a machine: the machine id of the operating system, which an image of a disk copies unless it is
-reset, and the hardware id of the board, which no image copies, but which only root can read on most machines. A
-machine counts as another one if one of the ids is known on both sides and differs. Only salted hashes are
-stored: the ids themselves are confidential (machine-id(5)).
+Two ids identify a machine. The machine id of the operating system is copied with a disk image unless it is reset. The
+hardware id of the board is never copied, but on most machines only root can read it. Two machines differ if one of
+the ids is known for both and differs. Only salted hashes are stored, because the ids are confidential (machine-id(5)).
 """
 
 from __future__ import annotations
@@ -15,13 +14,13 @@ from typing import NamedTuple
 _MACHINE_ID_FILES = ("etc/machine-id", "var/lib/dbus/machine-id")
 _HARDWARE_ID_FILES = ("sys/class/dmi/id/product_uuid", "proc/device-tree/serial-number")
 _NO_IDS = ("", "uninitialized")
-"""What the files contain before the first boot of an image (machine-id(5))."""
+"""Contents of the files before the first boot of an image (machine-id(5))."""
 _UNKNOWN = "-"
 _FIELDS = 3
 
 
 class MachineIds(NamedTuple):
-    """The ids of a machine; "" where one cannot be read."""
+    """The ids of a machine; an unreadable id is ""."""
 
     machine_id: str
     hardware_id: str
@@ -33,9 +32,9 @@ def read_machine_ids(root: Path = Path("/")) -> MachineIds:
 
 
 def is_other_machine(stored: str, ids: MachineIds) -> bool:
-    """Return whether `stored`, a text that `identity` returned, belongs to a machine other than that of `ids`.
+    """Return whether `stored`, a result of `identity`, belongs to another machine than `ids`.
 
-    A text that is empty or damaged belongs to no known machine.
+    Return False for an empty or damaged text.
     """
     salt, *hashes = _fields(stored)
     return any(
@@ -47,8 +46,8 @@ def is_other_machine(stored: str, ids: MachineIds) -> bool:
 def identity(stored: str, ids: MachineIds, salt: str) -> str:
     """Return the text to store for the machine of `ids`: "SALT HASH HASH".
 
-    An id that cannot be read now keeps the hash in `stored`, which must be of the same machine or empty. `salt` is
-    used only if `stored` has none.
+    `stored` is the earlier text of the same machine, or "". An id that cannot be read now keeps its stored hash.
+    `salt` is used only if `stored` has none.
     """
     stored_salt, *hashes = _fields(stored)
     salt = stored_salt or salt

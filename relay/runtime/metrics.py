@@ -1,10 +1,10 @@
-"""Every metric name the relay exports, in one place; a leaf: the parts count, ops shows.
+"""Register every metric that the relay exports. Other packages update the metrics; `ops` exposes them.
 
-Rules: names and labels are `contract`, base units, under 300 series in all, and never a device,
-an event id, an app or anything else an app chooses as a label. Counters are of this process's
-life; the outbox's ledger (status.json) is of the outbox's life.
+Rules: names and labels are part of the contract. Units are base units. There are at most 300 series, so a
+label never contains a device, an event id or another value that an app chooses. Counters start at zero with
+the process; the ledger in status.json covers the life of the outbox.
 
-A Metrics owns its registry, so that two relays in one process (tests, the simulation) do not share.
+Each Metrics has its own registry, because tests and the simulation run several relays in one process.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # the library has no
 
 
 class Metrics:
-    """The relay's counters, gauges and histograms; attribute names are the metric names."""
+    """The relay's counters, gauges and histograms. Attribute names are the metric names without `relay_`."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -56,57 +56,61 @@ class Metrics:
 
     def _register_events(self) -> None:
         counter = self._counter
-        self.events_received = counter("events_received", "Events that arrived, before any check.", "transport")
-        self.events_accepted = counter("events_accepted", "Events stored and answered so.", "transport")
-        self.events_rejected = counter("events_rejected", "Events refused, by reason.", "transport", "reason")
+        self.events_received = counter("events_received", "Events received, before any check.", "transport")
+        self.events_accepted = counter("events_accepted", "Events stored and acknowledged.", "transport")
+        self.events_rejected = counter("events_rejected", "Events rejected, by reason.", "transport", "reason")
         self.events_duplicate = counter(
-            "events_duplicate", "Events answered 202 without being stored again: their id is known.", "transport"
+            "events_duplicate", "Events acknowledged but not stored again: a known event_id.", "transport"
         )
         self.event_id_conflicts = counter(
             "event_id_conflicts",
-            "Events that were not stored although their bytes differ: their id is another event's.",
+            "Events not stored because an event with other bytes has the same event_id.",
         )
-        self.events_delivered = counter("events_delivered", "Events the upstream accepted.")
+        self.events_delivered = counter("events_delivered", "Events accepted by the upstream.")
         self.events_dead_lettered = counter("events_dead_lettered", "Events moved to the dead letters.", "reason")
-        self.events_dropped = counter("events_dropped", "Events dropped by a limit the operator set.", "reason")
+        self.events_dropped = counter(
+            "events_dropped", "Events dropped by a configured limit or by an operator.", "reason"
+        )
         self.events_requeued = counter("events_requeued", "Dead letters appended to the outbox again.")
         self.dead_letters_discarded = counter(
-            "dead_letters_discarded", "Dead letters forgotten because outbox.max_dead_letters was reached."
+            "dead_letters_discarded", "Dead letters deleted because outbox.max_dead_letters was reached."
         )
 
     def _register_outbox(self) -> None:
         counter, gauge, histogram = self._counter, self._gauge, self._histogram
-        self.outbox_events = gauge("outbox_events", "Events pending.")
+        self.outbox_events = gauge("outbox_events", "Pending events.")
         self.outbox_bytes = gauge("outbox_bytes", "Size of database and write-ahead log together.")
         self.outbox_max_bytes = gauge("outbox_max_bytes", "The limit of relay_outbox_bytes (outbox.max_size).")
         self.outbox_oldest_event_age_seconds = gauge(
-            "outbox_oldest_event_age_seconds", "How long the oldest pending event has waited."
+            "outbox_oldest_event_age_seconds", "Age of the oldest pending event."
         )
-        self.outbox_writable = gauge("outbox_writable", "1 if events can be stored now, else 0.")
+        self.outbox_writable = gauge("outbox_writable", "1 if events can be stored now, otherwise 0.")
         self.outbox_set_aside = counter(
-            "outbox_set_aside", "Broken outbox files set aside at start; alert on any increase."
+            "outbox_set_aside", "Broken outbox files quarantined at start; alert on any increase."
         )
         self.outbox_written_bytes = counter("outbox_written_bytes", "Bytes written to database and write-ahead log.")
-        self.outbox_commits = counter("outbox_commits", "Commits, one fsync each with outbox.durability full.")
+        self.outbox_commits = counter("outbox_commits", "Commits; one fsync each with outbox.durability full.")
         self.outbox_commit_duration_seconds = histogram(
             "outbox_commit_duration_seconds",
-            "Time of a commit, fsync included.",
+            "Duration of a commit, fsync included.",
             (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
         )
-        self.dead_letters = gauge("dead_letters", "Dead letters kept.")
+        self.dead_letters = gauge("dead_letters", "Stored dead letters.")
         self.events_quarantined = gauge(
-            "events_quarantined", "Pending events of another machine that wait for `relay adopt`."
+            "events_quarantined", "Quarantined events of another machine; `relay adopt` sends them."
         )
         self.installation_changed = counter(
-            "installation_changed", "Starts at which the installation turned out to be a copy from another machine."
+            "installation_changed", "Starts that found an installation copied from another machine."
         )
 
     def _register_upstream(self) -> None:
         counter, gauge, histogram = self._counter, self._gauge, self._histogram
-        self.upstream_requests = counter("upstream_requests", "Requests by status code; `error` for no answer.", "code")
+        self.upstream_requests = counter(
+            "upstream_requests", "Requests by status code; `error` for no response.", "code"
+        )
         self.upstream_request_duration_seconds = histogram(
             "upstream_request_duration_seconds",
-            "Time of a request, from connecting to the end of the answer.",
+            "Duration of a request, from connecting to the end of the response.",
             (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
         )
         self.upstream_batch_events = histogram(
@@ -114,13 +118,13 @@ class Metrics:
         )
         self.upstream_batch_bytes = histogram(
             "upstream_batch_bytes",
-            "Bytes of a request's body before compression.",
+            "Bytes of a request body before compression.",
             (512, 1024, 4096, 16384, 65536, 131072, 262144, 524288, 1048576),
         )
-        self.upstream_state = gauge("upstream_state", "Routes in this state.", "state")
-        self.upstream_in_flight = gauge("upstream_in_flight", "Requests awaiting their answer.")
+        self.upstream_state = gauge("upstream_state", "Endpoints in this state.", "state")
+        self.upstream_in_flight = gauge("upstream_in_flight", "Requests without a response yet.")
         self.devices_waiting = gauge("devices_waiting", "Devices with pending events.")
-        self.devices_paused = gauge("devices_held", "Devices that may not send yet: limit, hold or backoff.")
+        self.devices_paused = gauge("devices_held", "Devices paused by a limit, a server or backoff.")
 
     def _register_listeners(self) -> None:
         counter, gauge = self._counter, self._gauge
@@ -128,16 +132,19 @@ class Metrics:
         self.max_connections = gauge("max_connections", "The limit of relay_connections.")
         self.connections_rejected = counter(
             "connections_rejected",
-            "Connections that received a 503: http.max_connections was reached, and none was idle.",
+            "Connections rejected with 503: http.max_connections was reached, and none was idle.",
         )
-        self.status_streams = gauge("status_streams", "Open status pages that are live.")
-        self.status_max_streams = gauge("status_max_streams", "The limit of relay_status_streams; a fixed one.")
+        self.status_streams = gauge("status_streams", "Open streams of live status pages.")
+        self.status_max_streams = gauge("status_max_streams", "The fixed limit of relay_status_streams.")
         self.udp_datagrams_dropped = counter(
             "udp_datagrams_dropped", "Datagrams lost before they were read as events.", "reason"
         )
-        self.udp_receive_buffer_bytes = gauge("udp_receive_buffer_bytes", "What the kernel gave of udp.receive_buffer.")
+        self.udp_receive_buffer_bytes = gauge(
+            "udp_receive_buffer_bytes", "Receive buffer granted by the kernel (udp.receive_buffer)."
+        )
         self.event_loop_longest_step_seconds = gauge(
-            "event_loop_longest_step_seconds", "Longest reading step since the start, in CPU time of the thread."
+            "event_loop_longest_step_seconds",
+            "Longest step of reading a body or datagrams since the start, in CPU time of the thread.",
         )
         self.longest_step = LongestStep(self.event_loop_longest_step_seconds)
 
@@ -145,18 +152,20 @@ class Metrics:
         counter, gauge = self._counter, self._gauge
         self.clock_skew_seconds = OptionalGauge(
             "relay_clock_skew_seconds",
-            "How far this machine's clock is ahead of the upstream's; absent while unknown.",
+            "Time by which this machine's clock is ahead of the upstream's; absent while unknown.",
             self.registry,
         )
         self.config_last_reload_successful = gauge(
-            "config_last_reload_successful", "1 if the last reload was applied, 0 if it was refused."
+            "config_last_reload_successful", "1 if the last reload was applied, 0 if it was rejected."
         )
-        self.log_lines_suppressed = counter("log_lines_suppressed", "Log lines left out by rate limits of the log.")
-        self.log_lines_lost = counter("log_lines_lost", "Log lines that stderr did not take: stalled, closed or full.")
-        self._build_info = gauge("build_info", "Constant 1; the labels say what runs.", "version", "python", "sqlite")
+        self.log_lines_suppressed = counter("log_lines_suppressed", "Log lines suppressed by the log's rate limits.")
+        self.log_lines_lost = counter("log_lines_lost", "Log lines lost because stderr was stalled, closed or full.")
+        self._build_info = gauge(
+            "build_info", "Constant 1; the labels contain the versions.", "version", "python", "sqlite"
+        )
 
     def code(self, status: int) -> str:
-        """The label of a status code; past CODES_MAX ones "other": an upstream must not choose our series."""
+        """Return the label of a status code. Beyond CODES_MAX different codes it is "other", to bound the series."""
         code = str(status)
         if code not in self._codes:
             if len(self._codes) >= CODES_MAX:
@@ -164,17 +173,17 @@ class Metrics:
             self._codes.add(code)
         return code
 
-    def answers(self) -> dict[str, int]:
-        """How many requests the upstream answered, by code; "error" for no answer."""
+    def responses(self) -> dict[str, int]:
+        """Return the number of requests by status code; "error" counts requests without a response."""
         return _counts(self.upstream_requests, "code")
 
-    def refusals(self) -> dict[str, int]:
-        """Events and datagrams that came and were not kept, by reason; those reasons only that there were."""
+    def rejections(self) -> dict[str, int]:
+        """Return the number of events and datagrams received but not stored, by reason, without zeros."""
         counts = {**_counts(self.events_rejected, "reason"), **_counts(self.udp_datagrams_dropped, "reason")}
         return {reason: count for reason, count in counts.items() if count}
 
     def _touch(self) -> None:
-        """Export every fixed label from the start: a series that appears late hides its first increase."""
+        """Export every fixed label value from the start, because a new series hides its first increase."""
         for transport in TRANSPORTS:
             self.events_received.labels(transport)
             self.events_accepted.labels(transport)
@@ -210,16 +219,16 @@ class OptionalGauge(Collector):
         registry.register(self)
 
     def set(self, value: float | None) -> None:
-        """Set the value; None: unknown."""
+        """Set the value; None means unknown."""
         self._value = value
 
     def collect(self) -> Iterable[Metric]:
-        """Return the family, with one sample if the value is known."""
+        """Return the metric family, with one sample if the value is known."""
         return [GaugeMetricFamily(self._name, self._text, self._value)]
 
 
 def _counts(counter: Counter, label: str) -> dict[str, int]:
-    """Values by one label, summed over the others."""
+    """Return the values of a counter by one label, summed over the other labels."""
     (family,) = counter.collect()
     counts: dict[str, int] = {}
     for sample in family.samples:

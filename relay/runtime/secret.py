@@ -1,4 +1,4 @@
-"""A value that must not be seen: it prints as a mask, and only `reveal` gives it away. And the files it lies in."""
+"""Hide secrets in output, find them in text, and check the permissions of their files."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from pathlib import Path
 
 MASK = "********"
 _SLASHES = r"(?:\\{1,16})"
-"""As many as four JSON encodings make; bounded, or a text of backslashes would take quadratic time."""
+"""Backslashes of up to four JSON encodings. Without a bound, a text of backslashes would take quadratic time."""
 
 MIN_ENCODED_CHARS = 12
-"""A shorter secret is not looked for in other cases and encodings, where ordinary text could match by chance."""
+"""Minimum length of a secret to be found in other cases and encodings. Ordinary text could match a shorter one."""
 _SPLIT = rf"(?:\s|{_SLASHES}[nrt]){{0,4}}"
 _URL_SAFE = str.maketrans("+/", "-_")
 
 
 class Secret:
-    """An API key or a token; repr, str, format and pickling never show it."""
+    """An API key or a token. repr, str and format return a mask; pickling raises TypeError."""
 
     __slots__ = ("_value",)
 
@@ -43,14 +43,14 @@ class Secret:
         return hash(self._value)
 
     def __reduce__(self) -> tuple[type[Secret], tuple[str]]:
-        raise TypeError("a secret is not pickled")
+        raise TypeError("a secret cannot be pickled or copied")
 
 
 def pattern(secret: str) -> str:
     """Return a regular expression for a secret as it is, in JSON encodings and reprs, in a URL and in HTML.
 
-    An upstream may repeat a key in another form: PHP writes `/`, which base64 has, as `\\/`. A secret of at least
-    MIN_ENCODED_CHARS is also found in upper and lower case, split by whitespace, in hex and inside base64.
+    An upstream may repeat a key in another form. PHP, for example, writes the `/` of base64 as `\\/`. A secret of at
+    least MIN_ENCODED_CHARS is also found in upper and lower case, split by whitespace, in hex and inside base64.
     """
     forms = [_forms(c) for c in secret]
     if len(secret) < MIN_ENCODED_CHARS:
@@ -59,11 +59,11 @@ def pattern(secret: str) -> str:
 
 
 def _encoded(secret: str) -> list[str]:
-    """Return the secret in other cases and encodings, each only once."""
+    """Return the secret in other cases and encodings, without duplicates."""
     data = secret.encode()
     texts = [secret.upper(), secret.lower(), data.hex(), data.hex().upper()]
     for before in range(3):
-        # the first and last characters also depend on the neighbouring bytes
+        # The first and last characters also depend on the neighbouring bytes.
         text = base64.b64encode(b"\0" * before + data).decode().rstrip("=")
         start = (0, 2, 3)[before]
         end = len(text) - ((before + len(data)) % 3 > 0)
@@ -80,20 +80,23 @@ def _forms(c: str) -> str:
 
 
 def exposed(files: Iterable[Path]) -> list[str]:
-    """A sentence for each file that others than its owner can read; those that are not there are passed over.
+    """Return a message for each file that users other than its owner can read. Missing files are skipped.
 
-    A directory that others cannot enter protects what lies in it, whatever the file's mode: systemd's credentials.
-    A file of another owner may be read by its group, for that is how we read it: Kubernetes' secrets.
+    A directory without access for others protects its files, as systemd's credentials directory does. The group may
+    read a file of another owner, because the relay reads Kubernetes secrets that way.
     """
     return [
-        f"{path} can be read by others than its owner (mode {mode:04o}): chmod 600 {path}"
+        f"{path} can be read by users other than its owner (mode {mode:04o}): run chmod 600 {path}"
         for path in files
         if (mode := _mode(path)) & _readers(path)
     ]
 
 
 def fingerprint(files: Iterable[Path]) -> list[tuple[int, ...]]:
-    """What tells whether a file was changed or replaced; a missing one is a value too."""
+    """Return inode, modification time in nanoseconds and size of each file; () for a missing file.
+
+    The value changes when a file is changed, replaced, created or removed.
+    """
     prints: list[tuple[int, ...]] = []
     for path in files:
         try:
@@ -105,7 +108,7 @@ def fingerprint(files: Iterable[Path]) -> list[tuple[int, ...]]:
 
 
 def _readers(path: Path) -> int:
-    """The read bits of those, besides who owns it or is meant to, who may enter the file's directory."""
+    """Return the read bits of unintended readers of a file: users other than its owner with access to its directory."""
     directory_mode = _mode(path.absolute().parent)
     group = stat.S_IRGRP if directory_mode & stat.S_IXGRP and _is_ours(path) else 0
     return group | (stat.S_IROTH if directory_mode & stat.S_IXOTH else 0)

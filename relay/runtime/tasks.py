@@ -1,7 +1,7 @@
-"""The one way to start a task: named, referenced, and never dying unseen.
+"""Start tasks with a name and a reference, and report their failures.
 
-`asyncio.create_task` is banned elsewhere by the linter. A task that a Tasks started and that ends
-with an exception stops the service with the task's name; cancellation is no failure.
+The linter bans `asyncio.create_task` in other modules. If a task fails, the service stops and logs the task's name.
+Cancellation does not count as a failure.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ T = TypeVar("T")
 
 
 class PartDied(Exception):
-    """A part of the service ended with an error; the message names it, the cause is kept."""
+    """A task of the service failed. The message contains the task's name; the cause is chained."""
 
 
 class Tasks:
-    """Starts tasks and holds them; `died` resolves with the first failure."""
+    """The running tasks. `died` resolves with the first failure."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -31,7 +31,7 @@ class Tasks:
         return task
 
     async def cancel_all(self) -> None:
-        """Cancel what still runs and wait for it to end."""
+        """Cancel all running tasks and wait for them to end."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()

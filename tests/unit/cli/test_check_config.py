@@ -89,7 +89,7 @@ def test_a_key_file_that_others_can_read_is_told_of_without_its_key(tmp_path: Pa
     plain, as_json = call("check-config", environ=environ), call("check-config", "--json", environ=environ)
 
     assert plain.exit_code == 0
-    assert f"warning: {key_file} can be read by others than its owner (mode 0644)" in plain.stderr
+    assert f"warning: {key_file} can be read by users other than its owner (mode 0644)" in plain.stderr
     assert [warning[: len(str(key_file))] for warning in json.loads(as_json.stdout)["warnings"]] == [str(key_file)]
     assert "CANARY" not in plain.output + as_json.output
 

@@ -1,4 +1,4 @@
-"""Which peers are this machine: the one decision behind "operators are local" and "loopback is always heard"."""
+"""Which peers count as local: the decision behind local operators and always accepted loopback datagrams."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from relay.runtime.address import ip_of, is_loopback_peer
     "peername",
     [("127.0.0.1", 1), ("127.8.9.1", 1), ("::1", 1, 0, 0), ("::ffff:127.0.0.1", 1, 0, 0), "", "/run/app.sock", b""],
 )
-def test_loopback_and_unix_sockets_are_this_machine(peername: object) -> None:
+def test_peers_on_loopback_and_unix_sockets_are_local(peername: object) -> None:
     assert is_loopback_peer(peername)
 
 
@@ -21,10 +21,10 @@ def test_loopback_and_unix_sockets_are_this_machine(peername: object) -> None:
         ("localhost", 1), ("", 1), None, 7,
     ],
 )  # fmt: skip
-def test_nobody_else_is_and_the_unknown_are_not(peername: object) -> None:
+def test_other_and_unknown_peers_are_not_local(peername: object) -> None:
     assert not is_loopback_peer(peername)
 
 
 @pytest.mark.parametrize("text", ["", "127.1", "2130706433", "127.0.0.01", "localhost", "127.0.0.1:80", "[::1]"])
-def test_a_text_that_is_no_address_is_none(text: str) -> None:
+def test_text_without_an_ip_address_returns_none(text: str) -> None:
     assert ip_of(text) is None

@@ -1,4 +1,4 @@
-"""One listen setting becomes bound sockets."""
+"""Sockets bound for one listen setting."""
 
 import errno
 import socket
@@ -30,7 +30,7 @@ STREAM, DATAGRAM = socket.SOCK_STREAM, socket.SOCK_DGRAM
         ("[fe80::1%2]:1", [Binding("fe80::1%2", 1)]),
     ],
 )
-def test_a_setting_means_these_sockets(listen, expected):
+def test_sockets_of_a_setting(listen, expected):
     assert bindings(listen, DEFAULT) == expected
 
 
@@ -44,7 +44,7 @@ def test_a_setting_means_these_sockets(listen, expected):
         ("", "", False),
     ],
 )
-def test_two_settings_overlap_if_they_have_an_address_in_common(one, other, expected):
+def test_settings_with_a_common_address_overlap(one, other, expected):
     assert overlap(one, other) is expected
 
 
@@ -58,14 +58,14 @@ async def test_localhost_opens_both_loopback_addresses(kind):
 
 
 @pytest.mark.parametrize("kind", [STREAM, DATAGRAM])
-async def test_every_interface_over_ipv6_includes_ipv4(kind):
+async def test_ipv6_wildcard_also_receives_ipv4(kind):
     (opened,) = await open_sockets("[::]:0", DEFAULT, kind, "http.listen")
 
     assert opened.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == 0
     close([opened])
 
 
-async def test_an_ipv4_address_with_the_same_port_can_be_bound_beside_every_interface():
+async def test_ipv4_address_with_the_same_port_can_be_bound_beside_the_ipv6_wildcard():
     (first,) = await open_sockets("127.0.0.1:0", DEFAULT, STREAM, "http.listen")
     port = first.getsockname()[1]
     close([first])
@@ -76,13 +76,13 @@ async def test_an_ipv4_address_with_the_same_port_can_be_bound_beside_every_inte
     close(opened)
 
 
-async def test_an_address_in_use_is_reported_and_the_other_sockets_are_closed():
-    (taken,) = await open_sockets("127.0.0.1:0", DEFAULT, DATAGRAM, "udp.listen")
-    used = f"127.0.0.1:{taken.getsockname()[1]}"
+async def test_address_in_use_is_reported_and_other_sockets_are_closed():
+    (occupied,) = await open_sockets("127.0.0.1:0", DEFAULT, DATAGRAM, "udp.listen")
+    used = f"127.0.0.1:{occupied.getsockname()[1]}"
 
     with pytest.raises(ListenError, match=rf"{used}.*udp\.listen"):
         await open_sockets(("127.0.0.1:0", used), DEFAULT, DATAGRAM, "udp.listen")
-    close([taken])
+    close([occupied])
 
 
 @pytest.mark.parametrize("lack", [errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL])
@@ -94,7 +94,7 @@ async def test_an_address_in_use_is_reported_and_the_other_sockets_are_closed():
         ("[::]:0", DEFAULT, ["0.0.0.0"]),
     ],
 )
-async def test_a_host_without_ipv6_skips_what_the_operator_did_not_choose(lack, listen, default, expected, monkeypatch):
+async def test_host_without_ipv6_skips_optional_ipv6_addresses(lack, listen, default, expected, monkeypatch):
     without_ipv6(monkeypatch, lack)
 
     opened = await open_sockets(listen, default, STREAM, "http.listen")
@@ -103,20 +103,20 @@ async def test_a_host_without_ipv6_skips_what_the_operator_did_not_choose(lack, 
     close(opened)
 
 
-async def test_an_ipv6_address_that_the_operator_chose_is_not_skipped(monkeypatch):
+async def test_configured_ipv6_address_is_not_skipped(monkeypatch):
     without_ipv6(monkeypatch, errno.EAFNOSUPPORT)
 
     with pytest.raises(ListenError, match=r"\[::1\]:0"):
         await open_sockets("[::1]:0", DEFAULT, STREAM, "http.listen")
 
 
-async def test_an_unknown_name_is_reported():
+async def test_unknown_host_name_is_reported():
     with pytest.raises(ListenError, match=r"nowhere\.invalid:1"):
         await open_sockets("nowhere.invalid:1", DEFAULT, STREAM, "http.listen")
 
 
 def without_ipv6(monkeypatch: pytest.MonkeyPatch, lack: int) -> None:
-    """Make the system reject IPv6 sockets as a host without IPv6 does."""
+    """Let IPv6 sockets fail as on a host without IPv6."""
 
     class Ipv4Socket(socket.socket):
         def __init__(self, family: int, kind: int) -> None:

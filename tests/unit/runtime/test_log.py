@@ -1,4 +1,4 @@
-"""What gets into the log, and what never does."""
+"""Content and form of log lines: bounds, escaping and masked secrets."""
 
 import io
 import json
@@ -21,7 +21,6 @@ from relay.runtime.log import (
     MESSAGE_CHARS,
     TRACEBACK_CHARS,
     Gate,
-    words,
 )
 from relay.runtime.metrics import Metrics
 from relay.runtime.secret import MASK, Secret
@@ -30,7 +29,7 @@ CANARY = "CANARY-7f3a9c"
 
 
 class StoppedClock:
-    """2026-11-23T08:00:00Z, until it is set."""
+    """A clock with the fixed wall time 2026-11-23T08:00:00Z."""
 
     boot_id = "boot"
 
@@ -56,7 +55,7 @@ class Terminal(io.StringIO):
 
 
 class BrokenStream(io.StringIO):
-    """A pipe nobody reads, until it is mended."""
+    """A pipe without a reader while `broken` is True."""
 
     broken = True
 
@@ -100,7 +99,7 @@ def clock():
 
 @pytest.fixture
 def json_log(stream, clock):
-    """Logs JSON to `stream` with the canary as a secret; returns a logger."""
+    """Return a logger that writes JSON to `stream`, with the canary as a secret."""
     log.configure(Log(format="json"), [Secret(CANARY)], stream=stream, clock=clock)
     return structlog.get_logger("relay.test")
 
@@ -141,15 +140,15 @@ def test_json_line_has_time_level_logger_event_and_fields(json_log, stream):
     ]
 
 
-def test_console_line_is_for_a_person(console_log, stream):
-    console_log.warning("route held", tenant=2)
+def test_console_line_is_readable_text(console_log, stream):
+    console_log.warning("endpoint paused", tenant=2)
 
     (line,) = written(stream).splitlines()
-    assert re.fullmatch(r"2026-11-23T08:00:00.000Z \[warning *\] route held +\[relay.test\] tenant=2", line)
+    assert re.fullmatch(r"2026-11-23T08:00:00.000Z \[warning *\] endpoint paused +\[relay.test\] tenant=2", line)
 
 
 @pytest.mark.parametrize(("stream_type", "is_json"), [(io.StringIO, True), (Terminal, False)])
-def test_auto_is_console_on_a_terminal_and_json_elsewhere(stream_type, is_json, clock):
+def test_format_auto_is_console_on_a_terminal_and_json_otherwise(stream_type, is_json, clock):
     stream = stream_type()
     log.configure(Log(format="auto"), stream=stream, clock=clock)
 
@@ -158,7 +157,7 @@ def test_auto_is_console_on_a_terminal_and_json_elsewhere(stream_type, is_json, 
     assert written(stream).startswith("{") is is_json
 
 
-def test_colors_are_for_terminals_that_want_them(clock, monkeypatch):
+def test_no_color_disables_colors(clock, monkeypatch):
     monkeypatch.setenv("NO_COLOR", "1")
     stream = Terminal()
     log.configure(Log(format="console"), stream=stream, clock=clock)
@@ -168,7 +167,7 @@ def test_colors_are_for_terminals_that_want_them(clock, monkeypatch):
     assert "\x1b" not in written(stream)
 
 
-def test_level_can_change_under_loggers_that_exist(json_log, stream):
+def test_level_change_applies_to_existing_loggers(json_log, stream):
     bound = json_log.bind(part="outbox")
     bound.debug("hidden")
     log.set_level("debug")
@@ -195,7 +194,7 @@ def test_configuring_again_writes_each_line_once_to_the_new_stream(json_log, str
 
 @pytest.mark.parametrize("format_", ["json", "console"])
 @pytest.mark.parametrize("secret", [CANARY, 'CANARY"with\\quotes', "CANARY/with?url=signs&", "CANARY'+"])
-def test_secret_is_in_no_line_however_it_gets_there(format_, secret, stream, clock):
+def test_no_line_contains_a_secret(format_, secret, stream, clock):
     log.configure(Log(level="debug", format=format_), [Secret(secret)], stream=stream, clock=clock)
     logger = structlog.get_logger(f"logger.{secret}").bind(bound=secret)
 
@@ -206,8 +205,8 @@ def test_secret_is_in_no_line_however_it_gets_there(format_, secret, stream, clo
         "nested", value={"a": [{secret: (secret, {secret})}]}, deep=[[[[[[secret]]]]]], url=f"https://x/?k={secret}"
     )
     try:
-        header = {"X-Events-Key": secret}  # a local variable is not shown
-        raise ValueError(f"refused: {header}")
+        header = {"X-Events-Key": secret}  # Tracebacks contain no local variables.
+        raise ValueError(f"rejected: {header}")
     except ValueError as error:
         logger.exception("failed", error=error)
         logging.getLogger("aiohttp.client").error("key %s", secret, exc_info=error)
@@ -216,7 +215,7 @@ def test_secret_is_in_no_line_however_it_gets_there(format_, secret, stream, clo
     assert MASK in written(stream)
 
 
-def test_longer_secret_that_a_shorter_one_begins_is_masked_whole(stream, clock):
+def test_secret_with_another_secret_as_prefix_is_masked_completely(stream, clock):
     log.configure(Log(format="json"), [Secret("abc"), Secret("abcdef")], stream=stream, clock=clock)
 
     structlog.get_logger().info("x", key="abcdef", other="abc")
@@ -224,7 +223,7 @@ def test_longer_secret_that_a_shorter_one_begins_is_masked_whole(stream, clock):
     assert (lines(stream)[0]["key"], lines(stream)[0]["other"]) == (MASK, MASK)
 
 
-def test_secrets_are_replaced_at_a_reload(json_log, stream):
+def test_new_secrets_are_masked_after_a_reload(json_log, stream):
     log.set_secrets([Secret("CANARY-new")])
 
     json_log.info("reloaded", key="CANARY-new")
@@ -232,7 +231,7 @@ def test_secrets_are_replaced_at_a_reload(json_log, stream):
     assert lines(stream)[0]["key"] == MASK
 
 
-def test_the_last_lines_are_kept_as_they_were_written_within_bounds(json_log, stream):
+def test_last_lines_are_kept_in_memory_as_written_and_cut(json_log, stream):
     for n in range(KEPT_LINES + 5):
         json_log.info(CANARY, n=n, long=["x" * FIELD_CHARS] * 5)
 
@@ -244,8 +243,8 @@ def test_the_last_lines_are_kept_as_they_were_written_within_bounds(json_log, st
     assert written(stream).splitlines()[-1].startswith(kept[-1])
 
 
-def test_secret_across_a_cut_is_masked_before_it_is_cut(json_log, stream):
-    json_log.info("x", body="-" * (FIELD_CHARS - 4) + CANARY, words=words("-" * (MESSAGE_CHARS - 4) + CANARY))
+def test_secrets_are_masked_before_text_is_cut(json_log, stream):
+    json_log.info("x", body="-" * (FIELD_CHARS - 4) + CANARY, table={"-" * (MESSAGE_CHARS - 4) + CANARY: 1})
     try:
         raise ValueError(CANARY + "-" * (TRACEBACK_CHARS - len(CANARY) + 3))
     except ValueError:
@@ -255,7 +254,7 @@ def test_secret_across_a_cut_is_masked_before_it_is_cut(json_log, stream):
     assert CANARY[-4:] not in written(stream)
 
 
-def test_a_line_stays_json_whatever_the_secret_is(stream, clock):
+def test_masking_of_short_secrets_keeps_the_line_valid_json(stream, clock):
     log.configure(Log(format="json"), [Secret('"'), Secret(","), Secret("e"), Secret("")], stream=stream, clock=clock)
 
     structlog.get_logger().info("hello", a='x"y,e')
@@ -263,12 +262,12 @@ def test_a_line_stays_json_whatever_the_secret_is(stream, clock):
     assert lines(stream)[0]["a"] == f"x{MASK}y{MASK}{MASK}"
 
 
-# -- what others say -------------------------------------------------------------------------------------
+# -- text of other parties -------------------------------------------------------------------------------
 
 FORGED = 'a\n2026-11-23T08:00:00Z [error] forged\r\x1b[31mred\x00\x7f\x9b31m\u2028\u202e"}'
 
 
-def test_control_characters_of_values_reach_no_console(console_log, stream):
+def test_control_characters_are_escaped_on_the_console(console_log, stream):
     console_log.info(FORGED, device=FORGED, nested={FORGED: [FORGED]}, raw=FORGED.encode())
 
     (line,) = written(stream).splitlines()
@@ -276,7 +275,7 @@ def test_control_characters_of_values_reach_no_console(console_log, stream):
 
 
 @given(st.text(), st.text())
-def test_any_text_gives_one_printable_line(event, value):
+def test_any_text_becomes_one_printable_line(event, value):
     stream = io.StringIO()
     log.configure(Log(format="console"), stream=stream, clock=StoppedClock())
 
@@ -287,30 +286,35 @@ def test_any_text_gives_one_printable_line(event, value):
 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(), st.lists))
-def test_any_value_gives_one_line_of_strict_json(value):
+def test_any_value_becomes_one_line_of_strict_json(value):
     stream = io.StringIO()
     log.configure(Log(format="json"), stream=stream, clock=StoppedClock())
 
     structlog.get_logger().info("x", value=value)
 
-    def refuse(constant: str) -> None:
+    def reject(constant: str) -> None:
         raise AssertionError(f"{constant} is not JSON")
 
     (line,) = written(stream).splitlines()
-    json.loads(line, parse_constant=refuse)
+    json.loads(line, parse_constant=reject)
     assert line.isascii()
 
 
-def test_field_cannot_replace_what_the_log_says_itself(json_log, stream):
+def test_fields_cannot_replace_timestamp_level_or_logger(json_log, stream):
     json_log.info("x", level="critical", timestamp="1970", logger="other")
 
     line = lines(stream)[0]
     assert (line["level"], line["timestamp"], line["logger"]) == ("info", "2026-11-23T08:00:00.000Z", "relay.test")
 
 
-def test_what_is_long_is_cut(json_log, stream):
+def test_long_values_are_cut(json_log, stream):
     json_log.info(
-        "e" * 3_000, field="f" * 3_000, items=list(range(1_000)), number=10**5_000, table=dict.fromkeys(range(99))
+        "e" * 3_000,
+        field="f" * 3_000,
+        items=list(range(1_000)),
+        number=10**5_000,
+        table=dict.fromkeys(range(99)),
+        names={"n" * 300: 1},
     )
 
     line = lines(stream)[0]
@@ -318,17 +322,17 @@ def test_what_is_long_is_cut(json_log, stream):
     assert line["field"] == "f" * FIELD_CHARS + "... (1000 more)"
     assert len(line["items"]) == len(line["table"]) == MAX_ITEMS
     assert line["number"] == "<integer of 16610 bits>"
-    assert words("w" * 300) == "w" * MESSAGE_CHARS + "... (44 more)"
+    assert line["names"] == {"n" * MESSAGE_CHARS + "... (44 more)": 1}
 
 
-def test_value_whose_repr_raises_does_not_stop_the_part_that_logs(json_log, stream):
-    class Rude:
+def test_value_with_a_failing_repr_is_logged(json_log, stream):
+    class FailingRepr:
         def __repr__(self) -> str:
             raise RuntimeError("no")
 
-    json_log.info("x", value=Rude())
+    json_log.info("x", value=FailingRepr())
 
-    assert "Rude instance" in lines(stream)[0]["value"]
+    assert "FailingRepr instance" in lines(stream)[0]["value"]
 
 
 # -- tracebacks ------------------------------------------------------------------------------------------
@@ -352,7 +356,7 @@ def test_traceback_in_json_is_one_string_without_local_variables(json_log, strea
     assert "LOCAL-VALUE" not in line["exception"].replace('local = "LOCAL-VALUE"', "")
 
 
-def test_no_line_of_a_traceback_on_the_console_can_pass_for_a_log_line(console_log, stream):
+def test_traceback_lines_on_the_console_cannot_be_mistaken_for_log_lines(console_log, stream):
     try:
         raise ValueError(FORGED)
     except ValueError:
@@ -377,7 +381,7 @@ def test_long_traceback_keeps_its_end(json_log, stream):
 # -- libraries -------------------------------------------------------------------------------------------
 
 
-def test_libraries_warnings_and_worse_take_the_same_pipe(json_log, stream):
+def test_library_warnings_and_errors_are_logged_in_the_same_form(json_log, stream):
     logging.getLogger("aiohttp.access").info("GET /")
     logging.getLogger("asyncio").debug("slow")
     logging.getLogger("aiohttp.server").error("Error handling request from %s", "peer")
@@ -394,8 +398,8 @@ def test_libraries_warnings_and_worse_take_the_same_pipe(json_log, stream):
     assert "coroutine was never awaited" in warning["event"]
 
 
-def test_librarys_template_that_does_not_fit_its_arguments_is_written_without_them(json_log, stream):
-    """The standard library would print both to stderr, unscrubbed."""
+def test_library_record_with_mismatched_arguments_is_logged_without_them(json_log, stream):
+    """The standard library would print both to stderr without masking secrets."""
     (pipe,) = (handler for handler in logging.getLogger().handlers if type(handler).__module__ == log.__name__)
 
     pipe.handle(logging.LogRecord("library", logging.ERROR, "", 0, f"%d {CANARY}", (CANARY,), None))
@@ -431,10 +435,10 @@ def test_level_of_the_log_holds_for_libraries_too(stream, clock):
     assert [(line["event"], line["level"]) for line in lines(stream)] == [("between two levels", "error")]
 
 
-# -- a log that cannot be written ------------------------------------------------------------------------
+# -- failing streams -------------------------------------------------------------------------------------
 
 
-def test_broken_stream_stops_nobody_and_a_notice_stands_in_place_of_the_lost_lines(clock):
+def test_broken_stream_raises_nothing_and_a_notice_replaces_the_lost_lines(clock):
     stream, lost = BrokenStream(), Metrics().log_lines_lost
     log.configure(Log(format="json"), stream=stream, clock=clock, lost=lost)
     logger = structlog.get_logger()
@@ -452,13 +456,13 @@ def test_broken_stream_stops_nobody_and_a_notice_stands_in_place_of_the_lost_lin
     assert count(lost) == 2
 
 
-def test_closed_stream_stops_nobody(json_log, stream):
+def test_closed_stream_raises_nothing(json_log, stream):
     stream.close()
 
     json_log.error("lost")
 
 
-def test_without_a_stream_the_log_goes_to_stderr(capsys, clock):
+def test_log_is_written_to_stderr_by_default(capsys, clock):
     log.configure(Log(format="json"), clock=clock)
 
     structlog.get_logger().info("started")
@@ -473,7 +477,7 @@ def test_without_a_stream_the_log_goes_to_stderr(capsys, clock):
 # -- the gate --------------------------------------------------------------------------------------------
 
 
-def test_gate_admits_one_line_per_key_and_span_and_says_how_many_it_held_back():
+def test_gate_admits_one_line_per_key_and_interval_and_returns_the_suppressed_number():
     gate = Gate(per_ms=1_000)
 
     admitted = [gate.admit("a", now) for now in (0, 1, 999, 1_000, 1_001, 5_000)]
@@ -481,15 +485,15 @@ def test_gate_admits_one_line_per_key_and_span_and_says_how_many_it_held_back():
     assert admitted == [0, None, None, 2, None, 1]
 
 
-def test_keys_do_not_hold_each_other_back():
+def test_gate_limits_each_key_separately():
     gate = Gate()
 
     assert [gate.admit(key, 0) for key in ("a", "b", "a", "b")] == [0, 0, None, None]
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 30)), max_size=300))
-def test_gate_bounds_lines_whatever_the_keys(arrivals):
-    """At most `max_keys` + 1 lines in any span, and nothing is held back uncounted."""
+def test_gate_bounds_lines_over_all_keys(arrivals):
+    """The gate admits at most `max_keys` + 1 lines in any interval and counts all others."""
     metrics = Metrics()
     gate = Gate(metrics.log_lines_suppressed, per_ms=1_000, max_keys=4)
     now, written = 0, []
@@ -500,5 +504,5 @@ def test_gate_bounds_lines_whatever_the_keys(arrivals):
 
     for start in written:
         assert sum(start <= time < start + 1_000 for time in written) <= 4 + 1
-    held_back = metrics.registry.get_sample_value("relay_log_lines_suppressed_total")
-    assert len(written) + held_back == len(arrivals)
+    suppressed = metrics.registry.get_sample_value("relay_log_lines_suppressed_total")
+    assert len(written) + suppressed == len(arrivals)

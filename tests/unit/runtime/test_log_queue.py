@@ -1,4 +1,4 @@
-"""The queue in front of the log's stream: real pipes, because a stream in memory does not stall."""
+"""The queue of the log's stream, tested with real pipes, because a stream in memory cannot stall."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_lines_keep_their_order(pipe: tuple[int, TextIO]) -> None:
 
 
 @pytest.mark.parametrize("blocking", [True, False])
-def test_a_stalled_reader_delays_nobody_and_learns_how_many_lines_are_missing(
+def test_stalled_reader_does_not_block_put_and_receives_the_number_of_missing_lines(
     pipe: tuple[int, TextIO], blocking: bool
 ) -> None:
     reading, stream = pipe
@@ -59,7 +59,7 @@ def test_a_stalled_reader_delays_nobody_and_learns_how_many_lines_are_missing(
     lost = Counter()
     queue = LogQueue(stream, notice, lost, max_chars=200_000)
 
-    # 4 MB are more than the pipe and the queue take together. `put` returns all the same.
+    # 4 MB exceed the capacity of pipe and queue. `put` must return nevertheless.
     for n in range(4_000):
         queue.put(f"{n} {'x' * 1_000}")
     assert lost.value > 3_000
@@ -74,7 +74,7 @@ def test_a_stalled_reader_delays_nobody_and_learns_how_many_lines_are_missing(
     assert (len(numbers) + missing, missing) == (4_000, lost.value)
 
 
-def test_the_notice_stands_where_lines_are_missing(pipe: tuple[int, TextIO]) -> None:
+def test_notice_is_in_the_place_of_the_missing_lines(pipe: tuple[int, TextIO]) -> None:
     reading, stream = pipe
     lost = Counter()
     queue = LogQueue(stream, notice, lost, max_chars=200_000)
@@ -90,7 +90,7 @@ def test_the_notice_stands_where_lines_are_missing(pipe: tuple[int, TextIO]) -> 
     assert read_lines(reading, "late") == ["late"]
 
 
-def test_close_waits_no_longer_than_allowed_and_later_lines_count_as_lost(pipe: tuple[int, TextIO]) -> None:
+def test_close_waits_for_a_bounded_time_and_later_lines_count_as_lost(pipe: tuple[int, TextIO]) -> None:
     reading, stream = pipe
     lost, before = Counter(), set(threading.enumerate())
     queue = LogQueue(stream, notice, lost)
@@ -106,7 +106,7 @@ def test_close_waits_no_longer_than_allowed_and_later_lines_count_as_lost(pipe: 
     assert not thread.is_alive()
 
 
-def test_a_pipe_without_a_reader_loses_lines_and_raises_nothing() -> None:
+def test_pipe_without_a_reader_loses_lines_and_raises_nothing() -> None:
     reading, writing = os.pipe()
     os.close(reading)
     lost = Counter()
@@ -120,7 +120,7 @@ def test_a_pipe_without_a_reader_loses_lines_and_raises_nothing() -> None:
     assert lost.value == 2
 
 
-def test_characters_that_the_stream_cannot_encode_are_escaped(pipe: tuple[int, TextIO]) -> None:
+def test_characters_that_cannot_be_encoded_are_escaped(pipe: tuple[int, TextIO]) -> None:
     reading, stream = pipe
     queue = LogQueue(stream, notice)
 

@@ -1,4 +1,4 @@
-"""The longest step is measured in CPU time, and exported when it grows."""
+"""The longest step is measured in CPU time and exported when it grows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_only_a_longer_step_is_exported() -> None:
     assert gauge.values == [0.003, 0.005]
 
 
-def test_a_step_that_fails_is_measured_too() -> None:
+def test_failing_step_is_measured() -> None:
     def broken() -> None:
         raise ZeroDivisionError
 

@@ -1,4 +1,4 @@
-"""Whether two machines are one: by salted hashes of their ids, which tell nothing of the ids themselves."""
+"""Machines are compared by salted hashes of their ids; the ids are never stored."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_machine_id_before_the_first_boot_is_unknown(tmp_path: Path, content: st
         (MachineIds("", ""), False),
     ],
 )
-def test_machine_is_another_one_if_an_id_known_on_both_sides_differs(ids: MachineIds, other: bool) -> None:
+def test_machines_differ_if_an_id_known_for_both_differs(ids: MachineIds, other: bool) -> None:
     assert is_other_machine(identity("", BOX, SALT), ids) is other
 
 
@@ -57,15 +57,15 @@ def test_identity_contains_no_id_and_depends_on_the_salt() -> None:
     assert stored != identity("", BOX, "another salt")
 
 
-def test_id_that_cannot_be_read_now_keeps_its_hash() -> None:
-    """A relay that runs once as root and then as its own user still recognizes the board."""
+def test_unreadable_id_keeps_its_stored_hash() -> None:
+    """A relay that runs first as root and then as its own user still recognizes the board."""
     as_root = identity("", BOX, SALT)
     as_user = identity(as_root, MachineIds(BOX.machine_id, ""), "ignored")
 
     assert as_user == as_root
 
 
-def test_id_that_becomes_readable_is_added() -> None:
+def test_newly_readable_id_is_added() -> None:
     stored = identity(identity("", MachineIds(BOX.machine_id, ""), SALT), BOX, "ignored")
 
     assert is_other_machine(stored, MachineIds(BOX.machine_id, "board-2"))

@@ -1,4 +1,4 @@
-"""Secrets do not print, and files that show them to others are told of."""
+"""Secrets are masked in output, found in text, and files that other users can read are reported."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from relay.runtime.secret import MASK, Secret, exposed, pattern
 
 @pytest.fixture
 def key_file(tmp_path: Path) -> Path:
-    """In a directory that all may enter."""
+    """Return a file in a directory that all users can access."""
     directory = tmp_path / "etc"
     directory.mkdir()
     directory.chmod(0o755)
@@ -28,13 +28,13 @@ def key_file(tmp_path: Path) -> Path:
     return file
 
 
-def test_no_way_of_printing_shows_it() -> None:
+def test_printing_a_secret_shows_the_mask() -> None:
     secret = Secret("canary")
     assert {str(secret), repr(secret), f"{secret}", "%s" % secret, str([secret])} == {MASK, f"[{MASK}]"}  # noqa: UP031
 
 
 @pytest.mark.parametrize("spread", [pickle.dumps, copy.copy, copy.deepcopy])
-def test_it_is_not_copied_or_written(spread: object) -> None:
+def test_secret_cannot_be_pickled_or_copied(spread: object) -> None:
     with pytest.raises(TypeError):
         spread(Secret("canary"))  # type: ignore[operator]
 
@@ -58,7 +58,7 @@ def all_escaped(text: str) -> str:
         lambda text: repr({"headers": json.dumps({"key": text})}),
     ],
 )  # fmt: skip
-def test_the_pattern_finds_a_secret_in_every_form_it_is_written_in(secret: str, write: Callable[[str], str]) -> None:
+def test_pattern_finds_a_secret_in_every_encoding(secret: str, write: Callable[[str], str]) -> None:
     assert MASK in re.sub(pattern(secret), MASK, f"before {write(secret)} after")
 
 
@@ -73,52 +73,50 @@ def test_the_pattern_finds_a_secret_in_every_form_it_is_written_in(secret: str, 
         lambda text: "".join(f"%{ord(c):02x}" for c in text), lambda text: "".join(f"%{ord(c):02X}" for c in text),
     ],
 )  # fmt: skip
-def test_the_pattern_finds_a_long_secret_in_other_cases_and_encodings(secret: str, write: Callable[[str], str]) -> None:
+def test_pattern_finds_a_long_secret_in_other_cases_and_encodings(secret: str, write: Callable[[str], str]) -> None:
     masked = re.sub(pattern(secret), MASK, f"before {write(secret)} after")
 
     assert MASK in masked
     assert len(masked) <= len(f"before {MASK} after") + 14
 
 
-def test_a_short_secret_is_not_searched_in_other_cases() -> None:
+def test_short_secret_is_not_searched_in_other_cases() -> None:
     assert re.search(pattern("token"), "Token TOKEN to ken 746f6b656e") is None
 
 
-def test_the_pattern_finds_nothing_else() -> None:
+def test_pattern_does_not_match_similar_text() -> None:
     assert re.search(pattern("a/b"), "a//b a\\b ab a%2eb a b") is None
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o400, 0o700, 0o620])
-def test_a_file_that_only_its_owner_reads_is_not_told_of(key_file: Path, mode: int) -> None:
+def test_file_that_only_its_owner_can_read_is_not_reported(key_file: Path, mode: int) -> None:
     key_file.chmod(mode)
     assert exposed([key_file]) == []
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o644, 0o444])
-def test_a_file_that_others_can_read_is_named_with_its_mode_and_the_remedy(key_file: Path, mode: int) -> None:
+def test_file_that_other_users_can_read_is_reported_with_mode_and_remedy(key_file: Path, mode: int) -> None:
     key_file.chmod(mode)
     assert exposed([key_file]) == [
-        f"{key_file} can be read by others than its owner (mode {mode:04o}): chmod 600 {key_file}"
+        f"{key_file} can be read by users other than its owner (mode {mode:04o}): run chmod 600 {key_file}"
     ]
 
 
 @pytest.mark.parametrize(("directory_mode", "mode"), [(0o700, 0o644), (0o750, 0o604), (0o705, 0o640)])
-def test_a_directory_that_readers_cannot_enter_protects_the_file(
-    key_file: Path, directory_mode: int, mode: int
-) -> None:
+def test_directory_without_access_for_readers_protects_the_file(key_file: Path, directory_mode: int, mode: int) -> None:
     key_file.chmod(mode)
     key_file.parent.chmod(directory_mode)
     assert exposed([key_file]) == []
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
-@pytest.mark.parametrize(("mode", "told"), [(0o440, False), (0o640, False), (0o444, True)])
-def test_a_file_of_another_owner_may_be_read_by_its_group(key_file: Path, mode: int, told: bool) -> None:
-    """As Kubernetes mounts a secret: root's, and readable by the group it gave to the relay."""
+@pytest.mark.parametrize(("mode", "is_reported"), [(0o440, False), (0o640, False), (0o444, True)])
+def test_group_may_read_a_file_of_another_owner(key_file: Path, mode: int, is_reported: bool) -> None:
+    """Kubernetes mounts a secret as a file of root that the relay's group can read."""
     key_file.chmod(mode)
     os.chown(key_file, 1, -1)
-    assert bool(exposed([key_file])) is told
+    assert bool(exposed([key_file])) is is_reported
 
 
-def test_a_file_that_is_gone_is_passed_over(tmp_path: Path) -> None:
+def test_missing_file_is_skipped(tmp_path: Path) -> None:
     assert exposed([tmp_path / "none"]) == []
