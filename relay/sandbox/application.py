@@ -15,11 +15,11 @@ import msgspec
 
 from relay.runtime.clock import Clock
 from relay.sandbox import limits, responses
-from relay.sandbox.faults import Fault, Faults
+from relay.sandbox.faults import Misbehaviour, Misbehaviours
 from relay.sandbox.record import Kept, Record, Report
 from relay.sandbox.responses import About, ScriptedResponse
 from relay.sandbox.settings import SandboxSettings
-from relay.sandbox.validate import Read, Seen, read
+from relay.sandbox.validate import ParsedBody, Seen, read
 from relay.sandbox.wire import Head, inflate
 
 
@@ -27,13 +27,13 @@ class Plan(NamedTuple):
     """What is to be done about a request."""
 
     answer: ScriptedResponse
-    fault: Fault | None = None
+    fault: Misbehaviour | None = None
     commit: Literal["never", "before", "late"] = "never"
     events: Sequence[Seen] | int = ()
     """What a commit commits: events, or how many if they are not parsed."""
 
 
-_NOTHING = Read([], {"events": ["The events field is required."]}, None)
+_NOTHING = ParsedBody([], {"events": ["The events field is required."]}, None)
 
 
 class Application:
@@ -42,9 +42,9 @@ class Application:
     def __init__(self, settings: SandboxSettings, clock: Clock) -> None:
         self.settings = settings
         self.record = Record(keep_requests=settings.keep_requests)
-        self.faults = Faults(clock)
+        self.faults = Misbehaviours(clock)
         self._clock = clock
-        self._limits = limits.Limits(settings)
+        self._limits = limits.SandboxLimits(settings)
 
     def change(self, changes: dict[str, object]) -> None:
         """New values for some settings, all but the address and `keep_requests`. Raises ValueError.
@@ -58,7 +58,7 @@ class Application:
         except msgspec.ValidationError as error:
             raise ValueError(str(error)) from error
         if changes.keys() & {"window_ms", "device_per_window", "ip_per_window", "ip_limit"}:
-            self._limits = limits.Limits(self.settings)
+            self._limits = limits.SandboxLimits(self.settings)
 
     def report(self) -> Report:
         return self.record.report(self.settings.window_ms, dedupe=self.settings.dedupe)
@@ -100,7 +100,7 @@ class Application:
         else:
             self.record.commit(number, plan.events)
 
-    def _read(self, head: Head, raw: bytes) -> tuple[bytes, Read]:
+    def _read(self, head: Head, raw: bytes) -> tuple[bytes, ParsedBody]:
         """The body with gzip undone, and what the application makes of it."""
         body = raw
         if head.headers.get("content-encoding", "identity").lower() == "gzip" and self.settings.inflate:
@@ -119,7 +119,7 @@ class Application:
             return responses.LARAVEL_TOO_LARGE
         return None
 
-    def _judge(self, head: Head, found: Read, peer: str) -> ScriptedResponse:
+    def _judge(self, head: Head, found: ParsedBody, peer: str) -> ScriptedResponse:
         """The right answer, faults aside."""
         settings = self.settings
         has_key = not settings.api_key or head.headers.get("x-events-key") == settings.api_key
@@ -141,7 +141,7 @@ class Application:
             return answer
         return answer.adding(limits.headers(admission, self._clock.wall_ms()))
 
-    def _faulty(self, fault: Fault, right: ScriptedResponse, head: Head, body: bytes) -> ScriptedResponse:
+    def _faulty(self, fault: Misbehaviour, right: ScriptedResponse, head: Head, body: bytes) -> ScriptedResponse:
         """The answer `fault` gives instead of `right`, whose headers about limits stay if the application gives it."""
         answer = right
         if fault.replaces is not None:

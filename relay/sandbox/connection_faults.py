@@ -12,36 +12,36 @@ import zlib
 from collections.abc import Awaitable, Callable
 
 from relay.sandbox.responses import ScriptedResponse
-from relay.sandbox.wire import Connection, head_bytes, serialize
+from relay.sandbox.wire import SandboxConnection, head_bytes, serialize
 
-Misbehaviour = Callable[[Connection, ScriptedResponse, int], Awaitable[bool]]
+ConnectionFault = Callable[[SandboxConnection, ScriptedResponse, int], Awaitable[bool]]
 """(connection, answer, pause_ms) -> whether it stays open."""
 
 _ENDLESS_BYTES = 256 << 20
 """The end of an endless body: a client that reads that much has failed the test."""
 
 
-async def _reset(connection: Connection, answer: ScriptedResponse, pause_ms: int) -> bool:
+async def _reset(connection: SandboxConnection, answer: ScriptedResponse, pause_ms: int) -> bool:
     connection.reset()
     return False
 
 
-async def _close(connection: Connection, answer: ScriptedResponse, pause_ms: int) -> bool:
+async def _close(connection: SandboxConnection, answer: ScriptedResponse, pause_ms: int) -> bool:
     connection.close()
     return False
 
 
-async def _silence(connection: Connection, answer: ScriptedResponse, pause_ms: int) -> bool:
+async def _silence(connection: SandboxConnection, answer: ScriptedResponse, pause_ms: int) -> bool:
     await connection.gone()
     return False
 
 
-async def _continue_then_silence(connection: Connection, answer: ScriptedResponse, pause_ms: int) -> bool:
+async def _continue_then_silence(connection: SandboxConnection, answer: ScriptedResponse, pause_ms: int) -> bool:
     await connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     return await _silence(connection, answer, pause_ms)
 
 
-async def _garbage(connection: Connection, answer: ScriptedResponse, pause_ms: int) -> bool:
+async def _garbage(connection: SandboxConnection, answer: ScriptedResponse, pause_ms: int) -> bool:
     await connection.write(b"\x16\x03\x01\x00\x00 220 mail.example ESMTP\r\n\xff\xfe\x00\r\n\r\n")
     return False
 
@@ -50,23 +50,23 @@ def _claims_more(answer: ScriptedResponse) -> bytes:
     return serialize(answer, length_bytes=len(answer.body) + 100)
 
 
-async def _cut_body(connection: Connection, answer: ScriptedResponse, pause_ms: int) -> bool:
+async def _cut_body(connection: SandboxConnection, answer: ScriptedResponse, pause_ms: int) -> bool:
     await connection.write(_claims_more(answer))
     return False
 
 
-async def _reset_mid_body(connection: Connection, answer: ScriptedResponse, pause_ms: int) -> bool:
+async def _reset_mid_body(connection: SandboxConnection, answer: ScriptedResponse, pause_ms: int) -> bool:
     await connection.write(_claims_more(answer))
     await asyncio.sleep(pause_ms / 1000)  # an RST throws away what the client has not read yet
     return await _reset(connection, answer, pause_ms)
 
 
-async def _long_length(connection: Connection, answer: ScriptedResponse, pause_ms: int) -> bool:
+async def _long_length(connection: SandboxConnection, answer: ScriptedResponse, pause_ms: int) -> bool:
     await connection.write(_claims_more(answer))
     return await _silence(connection, answer, pause_ms)
 
 
-async def _short_length(connection: Connection, answer: ScriptedResponse, pause_ms: int) -> bool:
+async def _short_length(connection: SandboxConnection, answer: ScriptedResponse, pause_ms: int) -> bool:
     await connection.write(serialize(answer, length_bytes=len(answer.body) // 2))
     return True
 
@@ -79,40 +79,40 @@ def _chunk(data: bytes) -> bytes:
     return b"%x\r\n%s\r\n" % (len(data), data)
 
 
-async def _cut_chunked(connection: Connection, answer: ScriptedResponse, pause_ms: int) -> bool:
+async def _cut_chunked(connection: SandboxConnection, answer: ScriptedResponse, pause_ms: int) -> bool:
     await connection.write(_chunked_head(answer) + _chunk(answer.body))
     return False
 
 
-async def _bad_chunk(connection: Connection, answer: ScriptedResponse, pause_ms: int) -> bool:
+async def _bad_chunk(connection: SandboxConnection, answer: ScriptedResponse, pause_ms: int) -> bool:
     await connection.write(_chunked_head(answer) + b"zz\r\n" + answer.body)
     return False
 
 
-async def _slow_answer(connection: Connection, answer: ScriptedResponse, pause_ms: int) -> bool:
+async def _slow_answer(connection: SandboxConnection, answer: ScriptedResponse, pause_ms: int) -> bool:
     await asyncio.sleep(pause_ms / 1000)
     await connection.send(answer)
     return True
 
 
-async def _trickle(connection: Connection, data: bytes, pause_ms: int) -> bool:
+async def _trickle(connection: SandboxConnection, data: bytes, pause_ms: int) -> bool:
     for position in range(len(data)):
         await connection.write(data[position : position + 1])
         await asyncio.sleep(pause_ms / 1000)
     return True
 
 
-async def _trickle_head(connection: Connection, answer: ScriptedResponse, pause_ms: int) -> bool:
+async def _trickle_head(connection: SandboxConnection, answer: ScriptedResponse, pause_ms: int) -> bool:
     return await _trickle(connection, serialize(answer), pause_ms)
 
 
-async def _trickle_body(connection: Connection, answer: ScriptedResponse, pause_ms: int) -> bool:
+async def _trickle_body(connection: SandboxConnection, answer: ScriptedResponse, pause_ms: int) -> bool:
     whole = serialize(answer)
     await connection.write(whole[: len(whole) - len(answer.body)])
     return await _trickle(connection, answer.body, pause_ms)
 
 
-async def _endless_body(connection: Connection, answer: ScriptedResponse, pause_ms: int) -> bool:
+async def _endless_body(connection: SandboxConnection, answer: ScriptedResponse, pause_ms: int) -> bool:
     await connection.write(_chunked_head(answer) + _chunk(answer.body))
     chunk = _chunk(b" " * 65536)
     for _ in range(_ENDLESS_BYTES // 65536):
@@ -120,7 +120,7 @@ async def _endless_body(connection: Connection, answer: ScriptedResponse, pause_
     return False
 
 
-async def _gzip_bomb(connection: Connection, answer: ScriptedResponse, pause_ms: int) -> bool:
+async def _gzip_bomb(connection: SandboxConnection, answer: ScriptedResponse, pause_ms: int) -> bool:
     await connection.send(answer._replace(body=_bomb()).adding([("Content-Encoding", "gzip")]))
     return True
 
@@ -131,37 +131,37 @@ def _bomb() -> bytes:
     return b"".join(deflater.compress(bytes(1 << 20)) for _ in range(64)) + deflater.flush()
 
 
-async def _huge_header(connection: Connection, answer: ScriptedResponse, pause_ms: int) -> bool:
+async def _huge_header(connection: SandboxConnection, answer: ScriptedResponse, pause_ms: int) -> bool:
     await connection.send(answer.adding([("X-Filler", "a" * 100_000)]))
     return True
 
 
-async def _two_answers(connection: Connection, answer: ScriptedResponse, pause_ms: int) -> bool:
+async def _two_answers(connection: SandboxConnection, answer: ScriptedResponse, pause_ms: int) -> bool:
     await connection.write(serialize(answer) * 2)
     return True
 
 
-async def _early_hints(connection: Connection, answer: ScriptedResponse, pause_ms: int) -> bool:
+async def _early_hints(connection: SandboxConnection, answer: ScriptedResponse, pause_ms: int) -> bool:
     await connection.write(head_bytes(103, (("Link", "</style.css>; rel=preload"),)) + serialize(answer))
     return True
 
 
-async def _http_1_0(connection: Connection, answer: ScriptedResponse, pause_ms: int) -> bool:
+async def _http_1_0(connection: SandboxConnection, answer: ScriptedResponse, pause_ms: int) -> bool:
     await connection.write(serialize(answer, http="1.0"))
     return False
 
 
-async def _connection_close(connection: Connection, answer: ScriptedResponse, pause_ms: int) -> bool:
+async def _connection_close(connection: SandboxConnection, answer: ScriptedResponse, pause_ms: int) -> bool:
     await connection.send(answer, keep_alive=False)
     return False
 
 
-async def _close_after_answer(connection: Connection, answer: ScriptedResponse, pause_ms: int) -> bool:
+async def _close_after_answer(connection: SandboxConnection, answer: ScriptedResponse, pause_ms: int) -> bool:
     await connection.send(answer)
     return False
 
 
-ACTIONS: dict[str, Misbehaviour] = {
+ACTIONS: dict[str, ConnectionFault] = {
     "reset_at_accept": _reset,
     "close_at_accept": _close,
     "silence_at_accept": _silence,

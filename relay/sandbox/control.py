@@ -6,7 +6,7 @@ at accept.
 GET    report      the Report                     GET    settings   all of them
 GET    delivered   event ids, one a line          PATCH  settings   {"latency_ms": 50}
 GET    requests    [[at_ms, peer, device, events, status, committed], ...]
-GET    faults      those live                     POST   faults     one Fault or a list of them
+GET    faults      those live                     POST   faults     one Misbehaviour or a list of them
 DELETE faults      heal
 """
 
@@ -18,7 +18,7 @@ from collections.abc import Callable
 import msgspec
 
 from relay.sandbox.application import Application
-from relay.sandbox.faults import Fault
+from relay.sandbox.faults import Misbehaviour
 from relay.sandbox.responses import ScriptedResponse
 
 PREFIX = "/_sandbox/"
@@ -66,7 +66,7 @@ def _faults(application: Application, body: bytes) -> ScriptedResponse:
 
 
 def _add(application: Application, body: bytes) -> ScriptedResponse:
-    faults = msgspec.json.decode(body, type=Fault | list[Fault])
+    faults = msgspec.json.decode(body, type=Misbehaviour | list[Misbehaviour])
     application.faults.add(*(faults if isinstance(faults, list) else [faults]))
     return _faults(application, body)
 

@@ -61,7 +61,7 @@ _UNCOMMITTED = frozenset({"reset_before_commit", "close_before_commit", "silence
 _UNANSWERED = _UNCOMMITTED | {"reset_after_commit", "close_after_commit"}
 
 
-class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+class Misbehaviour(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """One rule of the script. Raises ValueError for one that makes no sense."""
 
     answer: int | str | None = None
@@ -136,21 +136,21 @@ class _Live:
 
     __slots__ = ("fault", "left", "skip", "until_ms")
 
-    def __init__(self, fault: Fault, now_ms: int) -> None:
+    def __init__(self, fault: Misbehaviour, now_ms: int) -> None:
         self.fault = fault
         self.left = fault.count
         self.skip = fault.skip
         self.until_ms = None if fault.for_ms is None else now_ms + fault.for_ms
 
 
-class Faults:
+class Misbehaviours:
     """The script; changed at any time."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._script: list[_Live] = []
 
-    def add(self, *faults: Fault) -> None:
+    def add(self, *faults: Misbehaviour) -> None:
         now_ms = self._clock.monotonic_ms()
         self._script += [_Live(fault, now_ms) for fault in faults]
 
@@ -158,12 +158,12 @@ class Faults:
         """Forget all of them; what is under way goes on."""
         self._script.clear()
 
-    def live(self) -> list[Fault]:
+    def live(self) -> list[Misbehaviour]:
         """Those not used up, oldest first."""
         self._forget_past()
         return [live.fault for live in self._script]
 
-    def pick(self, stage: Stage, body: bytes = b"") -> Fault | None:
+    def pick(self, stage: Stage, body: bytes = b"") -> Misbehaviour | None:
         """The fault of this connection or request, if any; uses it up by one."""
         if not self._script:
             return None

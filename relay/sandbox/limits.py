@@ -44,7 +44,7 @@ class FixedWindow:
         return Admission(True, self.limit, self.limit - hits - 1, 0)
 
 
-class Limits:
+class SandboxLimits:
     """Both limits, as the settings have them."""
 
     def __init__(self, settings: SandboxSettings) -> None:

@@ -19,10 +19,10 @@ from relay.runtime.tasks import Tasks
 from relay.sandbox import connection_faults, responses
 from relay.sandbox.application import Application
 from relay.sandbox.control import PREFIX, control
-from relay.sandbox.faults import Fault, Faults
+from relay.sandbox.faults import Misbehaviour, Misbehaviours
 from relay.sandbox.record import NO_RESPONSE, Record, Report
 from relay.sandbox.settings import SandboxSettings
-from relay.sandbox.wire import HEAD_LIMIT_BYTES, BadRequest, Connection, Head, TooLarge
+from relay.sandbox.wire import HEAD_LIMIT_BYTES, BadRequest, BodyTooLarge, Head, SandboxConnection
 
 log = structlog.get_logger(__name__)
 
@@ -37,7 +37,7 @@ class Sandbox:
         self._port = settings.port
         self._server: asyncio.Server | None = None
         self._tasks: Tasks | None = None
-        self._open: set[Connection] = set()
+        self._open: set[SandboxConnection] = set()
         self._changed = asyncio.Event()
 
     @property
@@ -49,7 +49,7 @@ class Sandbox:
         return self._application.record
 
     @property
-    def faults(self) -> Faults:
+    def faults(self) -> Misbehaviours:
         return self._application.faults
 
     @property
@@ -104,9 +104,9 @@ class Sandbox:
 
     def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         assert self._tasks is not None
-        self._tasks.start("sandbox connection", self._converse(Connection(reader, writer)))
+        self._tasks.start("sandbox connection", self._converse(SandboxConnection(reader, writer)))
 
-    async def _converse(self, connection: Connection) -> None:
+    async def _converse(self, connection: SandboxConnection) -> None:
         """Serve one connection until either side ends it."""
         self._open.add(connection)
         try:
@@ -128,7 +128,7 @@ class Sandbox:
             self._open.discard(connection)
             connection.close()
 
-    async def _serve(self, connection: Connection, head: Head) -> bool:
+    async def _serve(self, connection: SandboxConnection, head: Head) -> bool:
         """One request; whether the connection may carry another."""
         if head.path.startswith(PREFIX):
             body = await connection.read_body(head, max_body_bytes=0)
@@ -142,14 +142,14 @@ class Sandbox:
             unread_limit_bytes = 0 if self.settings.too_large == "laravel" else self.settings.max_body_bytes
             try:
                 raw = await connection.read_body(head, unread_limit_bytes)
-            except TooLarge:
+            except BodyTooLarge:
                 return await self._refuse_unread(connection, number)
             return await self._answer(connection, head, raw, number)
         finally:
             self._changed.set()
             self._changed = asyncio.Event()
 
-    async def _answer(self, connection: Connection, head: Head, raw: bytes, number: int) -> bool:
+    async def _answer(self, connection: SandboxConnection, head: Head, raw: bytes, number: int) -> bool:
         """To a request that is here as a whole."""
         plan = self._application.plan(number, head, raw, connection.peer)
         if plan.commit == "before":
@@ -171,7 +171,7 @@ class Sandbox:
             self._application.commit(number, plan)
         return stays and head.keep_alive
 
-    async def _refuse_unread(self, connection: Connection, number: int) -> bool:
+    async def _refuse_unread(self, connection: SandboxConnection, number: int) -> bool:
         if self.settings.too_large == "reset":
             connection.reset()
             return False
@@ -180,6 +180,8 @@ class Sandbox:
         await connection.linger()
         return False
 
-    async def _misbehave(self, connection: Connection, fault: Fault, answer: responses.ScriptedResponse) -> bool:
+    async def _misbehave(
+        self, connection: SandboxConnection, fault: Misbehaviour, answer: responses.ScriptedResponse
+    ) -> bool:
         assert fault.action is not None
         return await connection_faults.ACTIONS[fault.action](connection, answer, fault.pause_ms)

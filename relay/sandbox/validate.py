@@ -31,7 +31,7 @@ class Seen(msgspec.Struct, frozen=True, gc=False):
     """context.n, if it is an integer: its sender's count, by which order is judged."""
 
 
-class Read(NamedTuple):
+class ParsedBody(NamedTuple):
     """A body as the upstream sees it: its events if `errors` is empty."""
 
     events: list[Seen]
@@ -41,11 +41,11 @@ class Read(NamedTuple):
     """The first event's, if it can be told, errors or not."""
 
 
-def read(body: bytes) -> Read:
+def read(body: bytes) -> ParsedBody:
     """All events of `body`, or every fault of them."""
     events = _read_plain(body)
     if events:
-        return Read(events, {}, events[0].device)
+        return ParsedBody(events, {}, events[0].device)
     return _read_by_rules(php.decode(body))
 
 
@@ -192,18 +192,18 @@ _RULES = (
 )
 
 
-def _read_by_rules(value: object) -> Read:
+def _read_by_rules(value: object) -> ParsedBody:
     events = php.clean(value.get("events")) if isinstance(value, dict) else None
     if events is None or events in ([], {}):
-        return Read([], {"events": ["The events field is required."]}, None)
+        return ParsedBody([], {"events": ["The events field is required."]}, None)
     if not isinstance(events, dict | list):
-        return Read([], {"events": [_ARRAY.format("events")]}, None)
+        return ParsedBody([], {"events": [_ARRAY.format("events")]}, None)
     items = list(events.items() if isinstance(events, dict) else enumerate(events))
     errors = {path: [text] for rule in _RULES for path, text in _broken(rule, items)}
     if errors:
-        return Read([], errors, _device(items[0][1]))
+        return ParsedBody([], errors, _device(items[0][1]))
     seen = [_seen(event) for _, event in items]
-    return Read(seen, {}, seen[0].device)
+    return ParsedBody(seen, {}, seen[0].device)
 
 
 def _broken(rule: _Rule, items: list[tuple[Any, object]]) -> Iterator[tuple[str, str]]:

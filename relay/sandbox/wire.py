@@ -29,7 +29,7 @@ class BadRequest(Exception):
     """What came is not HTTP/1.x."""
 
 
-class TooLarge(Exception):
+class BodyTooLarge(Exception):
     """The body is larger than allowed; what is left of it is unread."""
 
 
@@ -42,7 +42,7 @@ class Head(NamedTuple):
     keep_alive: bool
 
 
-class Connection:
+class SandboxConnection:
     """Reads requests and writes answers; one at a time."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -64,11 +64,11 @@ class Connection:
         return _parse_head(raw)
 
     async def read_body(self, head: Head, max_body_bytes: int) -> bytes:
-        """As it came, chunks joined; 0: no limit. Raises TooLarge, BadRequest, OSError."""
+        """As it came, chunks joined; 0: no limit. Raises BodyTooLarge, BadRequest, OSError."""
         chunked = head.headers.get("transfer-encoding", "").lower() == "chunked"
         length_bytes = _length(head)
         if max_body_bytes and length_bytes > max_body_bytes:
-            raise TooLarge
+            raise BodyTooLarge
         if (chunked or length_bytes) and head.headers.get("expect", "").lower() == "100-continue":
             self.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         try:
@@ -86,7 +86,7 @@ class Connection:
                 raise BadRequest("a chunk's size is no number")
             size_bytes = int(size[1], 16)
             if max_body_bytes and len(body) + size_bytes > max_body_bytes:
-                raise TooLarge
+                raise BodyTooLarge
             if size_bytes == 0:
                 while await self.reader.readuntil(b"\r\n") != b"\r\n":
                     pass  # trailers

@@ -8,7 +8,7 @@ import json
 from prometheus_client import generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from relay.runtime.metrics import Metrics
-from relay.sandbox.faults import Fault
+from relay.sandbox.faults import Misbehaviour
 from relay.sandbox.server import Sandbox
 
 from tests.abuse.box import connect, datagram_socket, metrics, rejected, udp_address
@@ -32,7 +32,7 @@ def test_no_answer_of_an_upstream_makes_more_than_300_series() -> None:
 async def test_ten_thousand_devices_and_paths_grow_neither_metrics_nor_log_nor_status(
     relay: RelayProcess, sandbox: Sandbox
 ) -> None:
-    sandbox.faults.add(Fault(answer=418, share=0.01))
+    sandbox.faults.add(Misbehaviour(answer=418, share=0.01))
     before = len(await metrics(relay))
     client = await connect(relay)
     for start in range(0, 10_000, 500):
@@ -66,7 +66,7 @@ async def test_ten_thousand_devices_and_paths_grow_neither_metrics_nor_log_nor_s
 
 async def test_made_up_tenants_grow_neither_log_nor_status(relay: RelayProcess, sandbox: Sandbox) -> None:
     """Each is a route of its own, and each of them fails."""
-    sandbox.faults.add(Fault(answer=500))
+    sandbox.faults.add(Misbehaviour(answer=500))
     client = await connect(relay)
     for start in range(1, 1_000, 100):
         batch = [{**event(n, f"device-{n}"), "tenant_id": n} for n in range(start, start + 100)]
@@ -85,7 +85,7 @@ async def test_made_up_tenants_grow_neither_log_nor_status(relay: RelayProcess, 
 async def test_no_text_of_others_forges_a_line_of_the_log(relay: RelayProcess, sandbox: Sandbox) -> None:
     forged = 'x\n{"level":"critical","event":"forged"}\r\n\x1b[2J\x9b31m'
     words = json.dumps({"message": forged, "errors": {"events.0.event_type": [forged]}})
-    sandbox.faults.add(Fault(answer=422, body=words, when="forged"))
+    sandbox.faults.add(Misbehaviour(answer=422, body=words, when="forged"))
     assert await relay.post({**event(1, forged), "event_type": forged}) == 202
     assert (await relay.request("GET", "/dead-letters", headers={"User-Agent": forged.replace("\n", " ")[:4]}))[
         0

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from relay.sandbox.faults import Fault
+from relay.sandbox.faults import Misbehaviour
 from relay.sandbox.server import Sandbox
 
 from tests.deploy.test_docs import ROOT, code_of, pages
@@ -76,7 +76,7 @@ async def relay(shell: Shell, sandbox: Sandbox) -> AsyncIterator[RelayProcess]:
     code, said = await shell.paste("\n".join(before))
     assert code == 0, said
     assert "accepted" in said
-    sandbox.faults.add(Fault(answer=422, when='"wrong"'))
+    sandbox.faults.add(Misbehaviour(answer=422, when='"wrong"'))
     async with running(shell.env, "bash", "-c", f"cd {shell.directory} && exec {run}") as relay:
         for n in range(3):
             assert await relay.post(event(n) | {"event_type": "wrong"}) == 202

@@ -7,7 +7,7 @@ import socket
 import tarfile
 from pathlib import Path
 
-from relay.sandbox.faults import Fault
+from relay.sandbox.faults import Misbehaviour
 from relay.sandbox.server import Sandbox
 
 from tests.e2e.harness import KEY, command, environment, event, running
@@ -46,7 +46,7 @@ async def test_send_status_flush_and_healthcheck_talk_to_the_running_relay(sandb
 async def test_dead_letters_are_listed_requeued_and_discarded_through_the_relay(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    sandbox.faults.add(Fault(answer=422, when="-0000-4000-8000-"))
+    sandbox.faults.add(Misbehaviour(answer=422, when="-0000-4000-8000-"))
     env = environment(sandbox.url, tmp_path, http__listen=f"127.0.0.1:{free_port()}")
     async with running(env) as relay:
         for n in range(3):
@@ -69,7 +69,7 @@ async def test_dead_letters_are_listed_requeued_and_discarded_through_the_relay(
 
 
 async def test_dead_letters_are_reached_without_a_relay_too(sandbox: Sandbox, tmp_path: Path) -> None:
-    sandbox.faults.add(Fault(answer=422, when="-0000-4000-8000-"))
+    sandbox.faults.add(Misbehaviour(answer=422, when="-0000-4000-8000-"))
     env = environment(sandbox.url, tmp_path, http__listen=f"127.0.0.1:{free_port()}")
     async with running(env) as relay:
         assert await relay.post(event(1)) == 202
@@ -119,7 +119,7 @@ async def test_a_receipt_follows_an_event_over_udp_from_the_disk_to_the_upstream
 
 
 async def test_a_receipt_of_what_the_upstream_refuses_says_so(sandbox: Sandbox, tmp_path: Path) -> None:
-    sandbox.faults.add(Fault(answer=422, when='"wrong"'))
+    sandbox.faults.add(Misbehaviour(answer=422, when='"wrong"'))
     env = environment(sandbox.url, tmp_path, http__listen=f"127.0.0.1:{free_port()}")
     async with running(env) as relay:
         code, _, words = await command(env, "send", "wrong", "--wait")

@@ -15,7 +15,7 @@ from relay.app.service import Service
 from relay.config import load
 from relay.outbox import OutboxUnavailable
 from relay.runtime.clock import SystemClock
-from relay.sandbox.faults import Fault
+from relay.sandbox.faults import Misbehaviour
 from relay.sandbox.server import Sandbox
 
 from tests.e2e.harness import command, environment, event, http, launch, running
@@ -99,7 +99,7 @@ async def test_sigterm_sends_what_waits_and_exits_0(sandbox: Sandbox, tmp_path: 
 
 
 async def test_sigterm_with_the_upstream_silent_keeps_what_it_could_not_send(sandbox: Sandbox, tmp_path: Path) -> None:
-    sandbox.faults.add(Fault(action="silence"))
+    sandbox.faults.add(Misbehaviour(action="silence"))
     env = environment(sandbox.url, tmp_path, shutdown__drain="200ms", upstream__timeout="5m")
     async with running(env) as relay:
         assert await relay.post(event(1)) == 202
@@ -143,7 +143,7 @@ async def test_a_bug_in_a_step_of_the_stop_is_logged_and_the_outbox_is_closed(
 
 
 async def test_a_second_signal_exits_at_once_and_loses_nothing(sandbox: Sandbox, tmp_path: Path) -> None:
-    sandbox.faults.add(Fault(action="silence"))
+    sandbox.faults.add(Misbehaviour(action="silence"))
     env = environment(sandbox.url, tmp_path, shutdown__drain="5m")
     async with running(env) as relay:
         assert await relay.post(event(1)) == 202

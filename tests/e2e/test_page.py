@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from aiohttp import ClientSession, web
 from relay.ops.live import MAX_STREAMS
-from relay.sandbox.faults import Fault
+from relay.sandbox.faults import Misbehaviour
 from relay.sandbox.server import Sandbox
 
 from tests.e2e.browser import READY, Browser
@@ -81,7 +81,7 @@ async def until_live(relay: RelayProcess, pages: int) -> None:
 
 async def give_up(relay: RelayProcess, sandbox: Sandbox, count: int, **extra: Any) -> None:
     """So many dead letters of a device each."""
-    sandbox.faults.add(Fault(answer=422, when='"wrong"'))
+    sandbox.faults.add(Misbehaviour(answer=422, when='"wrong"'))
     for n in range(count):
         assert await relay.post(event(n, f"box-{n}") | {"event_type": "wrong"} | extra) == 202
     await relay.until(lambda status: status["dead_letters"]["count"] == count)
@@ -248,7 +248,7 @@ class TestOneLook:
         self, browser: Browser, relay: RelayProcess, sandbox: Sandbox
     ) -> None:
         evil = "<img src=x onerror=window.hacked=1><script>window.hacked=1</script>"
-        sandbox.faults.add(Fault(answer=422, when="wrong"))
+        sandbox.faults.add(Misbehaviour(answer=422, when="wrong"))
         body = event(1, evil) | {"event_type": "wrong", "context": {"html": evil}}
         assert await relay.post(body) == 202
         await relay.until(lambda status: status["dead_letters"]["count"] == 1)
@@ -332,7 +332,7 @@ class TestDeadLetters:
     ) -> None:
         """The upstream refuses them again: they come back as new letters, and must not go round."""
         events = [event(n, f"box-{n % 7}") | {"event_type": "wrong"} for n in range(130)]
-        sandbox.faults.add(Fault(answer=422, when='"wrong"'))
+        sandbox.faults.add(Misbehaviour(answer=422, when='"wrong"'))
         status, _, _ = await relay.request("POST", "/v1/events", json.dumps(events).encode())
         assert status == 202
         await relay.until(lambda status: status["dead_letters"]["count"] == 130)
@@ -649,7 +649,7 @@ class TestReading:
     async def busy(self, browser: Browser, relay: RelayProcess, sandbox: Sandbox) -> Browser:
         """A page with something in every part of it."""
         await give_up(relay, sandbox, 2)
-        sandbox.faults.add(Fault(answer=503, when="box-9"))
+        sandbox.faults.add(Misbehaviour(answer=503, when="box-9"))
         await relay.post(event(1, "box-9-with-a-name-that-is-very-long-and-has-no-place-to-break-" + "x" * 60))
         await relay.until(lambda status: status["upstreams"][0]["last_error"] != "")
         await look(browser, relay)

@@ -21,7 +21,7 @@ from relay.app.service import Service
 from relay.config import ConfigError, load
 from relay.config.keys import KEYS
 from relay.runtime.clock import SystemClock
-from relay.sandbox.faults import Fault
+from relay.sandbox.faults import Misbehaviour
 from relay.sandbox.record import Kept
 from relay.sandbox.server import Sandbox
 from relay.sandbox.settings import SandboxSettings
@@ -249,7 +249,7 @@ async def test_the_key_is_read_from_another_file(open_sandbox: Sandbox, tmp_path
 async def test_a_request_without_a_response_ends_after_another_time(sandbox: Sandbox, tmp_path: Path) -> None:
     async with relay(sandbox.url, tmp_path, upstream__timeout="10m") as box:
         assert box.reload(upstream__timeout="1s") == ["upstream.timeout"]
-        sandbox.faults.add(Fault(action="silence", count=1))
+        sandbox.faults.add(Misbehaviour(action="silence", count=1))
         await box.sends(event(1))
 
         assert sandbox.report().requests == 2
@@ -446,7 +446,7 @@ async def answers_to_tokens(box: Box) -> tuple[int, int]:
 
 @effect_of("outbox.max_size")
 async def test_a_full_outbox_that_may_be_larger_accepts_events(sandbox: Sandbox, tmp_path: Path) -> None:
-    sandbox.faults.add(Fault(answer=503))
+    sandbox.faults.add(Misbehaviour(answer=503))
     async with relay(sandbox.url, tmp_path, outbox__max_size="1MiB") as box:
         await box.fills("device-1")
         assert box.reload(outbox__max_size="64MiB") == ["outbox.max_size"]
@@ -456,7 +456,7 @@ async def test_a_full_outbox_that_may_be_larger_accepts_events(sandbox: Sandbox,
 
 @effect_of("outbox.when_full")
 async def test_a_full_outbox_drops_the_oldest_events(sandbox: Sandbox, tmp_path: Path) -> None:
-    sandbox.faults.add(Fault(answer=503))
+    sandbox.faults.add(Misbehaviour(answer=503))
     async with relay(sandbox.url, tmp_path, outbox__max_size="1MiB") as box:
         await box.fills("device-1")
         assert box.reload(outbox__when_full="drop_oldest") == ["outbox.when_full"]
@@ -467,7 +467,7 @@ async def test_a_full_outbox_drops_the_oldest_events(sandbox: Sandbox, tmp_path:
 
 @effect_of("outbox.max_age")
 async def test_events_of_another_age_are_dropped(sandbox: Sandbox, tmp_path: Path) -> None:
-    sandbox.faults.add(Fault(answer=503))
+    sandbox.faults.add(Misbehaviour(answer=503))
     async with relay(sandbox.url, tmp_path) as box:
         await box.store(event(1))
         assert box.reload(outbox__max_age="1s") == ["outbox.max_age"]
@@ -547,7 +547,7 @@ async def test_a_shared_limit_starts_from_another_number(tmp_path: Path) -> None
         limits = {"rate__window": "1h", "rate__ip_per_window": "1", "batch__mix_devices": "never"}
         async with relay(sandbox.url, tmp_path, **limits) as box:
             assert box.reload(rate__ip_per_window="100000") == ["rate.ip_per_window"]
-            sandbox.faults.add(Fault(answer=429, count=2))
+            sandbox.faults.add(Misbehaviour(answer=429, count=2))
             await box.store(event(1, "device-1"), event(1, "device-2"))
             await box.until(lambda: box.service.schedule.states()["rate_limited"] == 1)
             await box.sends(event(2, "device-1"))
@@ -559,7 +559,7 @@ async def test_a_shared_limit_starts_from_another_number(tmp_path: Path) -> None
 async def test_backoff_starts_from_another_time(sandbox: Sandbox, tmp_path: Path) -> None:
     async with relay(sandbox.url, tmp_path, retry__initial="1h", retry__max="1h") as box:
         assert box.reload(retry__initial="10ms") == ["retry.initial"]
-        sandbox.faults.add(Fault(answer=503, count=5))
+        sandbox.faults.add(Misbehaviour(answer=503, count=5))
 
         await box.sends(event(1))
 
@@ -569,7 +569,7 @@ async def test_backoff_ends_at_another_time(sandbox: Sandbox, tmp_path: Path) ->
     async with relay(sandbox.url, tmp_path, retry__initial="10ms", retry__max="1h") as box:
         assert box.reload(retry__max="20ms") == ["retry.max"]
         # Without the new bound, the last of these backoffs would take days.
-        sandbox.faults.add(Fault(answer=503, count=25))
+        sandbox.faults.add(Misbehaviour(answer=503, count=25))
 
         await box.sends(event(1))
 
@@ -579,7 +579,7 @@ async def test_backoff_ends_at_another_time(sandbox: Sandbox, tmp_path: Path) ->
 
 @effect_of("shutdown.drain")
 async def test_a_stop_waits_for_another_time(sandbox: Sandbox, tmp_path: Path) -> None:
-    sandbox.faults.add(Fault(action="silence"))
+    sandbox.faults.add(Misbehaviour(action="silence"))
     async with relay(sandbox.url, tmp_path, shutdown__drain="5m", upstream__timeout="10m") as box:
         await box.store(event(1))
         await box.until(lambda: sandbox.report().requests == 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from relay.sandbox.faults import Fault
+from relay.sandbox.faults import Misbehaviour
 from relay.sandbox.server import Sandbox
 
 from tests.e2e.harness import KEY, command, environment, event, running
@@ -14,8 +14,8 @@ from tests.e2e.harness import KEY, command, environment, event, running
 async def test_the_key_is_nowhere_but_in_requests_to_the_upstream(sandbox: Sandbox, tmp_path: Path) -> None:
     """An upstream that echoes the key in its words, at debug level: log, status, metrics, page, database, arguments."""
     sandbox.faults.add(
-        Fault(answer=422, when=event(1)["event_id"], body=json.dumps({"message": f"bad key {KEY}"})),
-        Fault(answer=401, when=event(2)["event_id"], body=json.dumps({"error": f"no such key: {KEY}"}), count=1),
+        Misbehaviour(answer=422, when=event(1)["event_id"], body=json.dumps({"message": f"bad key {KEY}"})),
+        Misbehaviour(answer=401, when=event(2)["event_id"], body=json.dumps({"error": f"no such key: {KEY}"}), count=1),
     )
     env = environment(sandbox.url, tmp_path)
     seen = b""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from relay.sandbox.faults import Fault
+from relay.sandbox.faults import Misbehaviour
 from relay.sandbox.server import Sandbox
 
 from tests.e2e.harness import KEY, PATIENCE_S, RelayProcess, environment, event, running
@@ -67,15 +67,15 @@ async def test_a_wrong_url_keeps_everything_until_a_reload_brings_the_right_one(
 @pytest.mark.parametrize(
     "fault",
     [
-        pytest.param(Fault(answer=503), id="503"),
-        pytest.param(Fault(answer=500), id="500"),
-        pytest.param(Fault(action="reset_before_commit"), id="reset"),
-        pytest.param(Fault(action="garbage"), id="garbage"),
-        pytest.param(Fault(action="silence"), id="silence"),
+        pytest.param(Misbehaviour(answer=503), id="503"),
+        pytest.param(Misbehaviour(answer=500), id="500"),
+        pytest.param(Misbehaviour(action="reset_before_commit"), id="reset"),
+        pytest.param(Misbehaviour(action="garbage"), id="garbage"),
+        pytest.param(Misbehaviour(action="silence"), id="silence"),
     ],
 )
 async def test_an_upstream_down_for_a_while_backs_off_and_recovers(
-    sandbox: Sandbox, tmp_path: Path, fault: Fault
+    sandbox: Sandbox, tmp_path: Path, fault: Misbehaviour
 ) -> None:
     sandbox.faults.add(fault)
     async with running(environment(sandbox.url, tmp_path, upstream__timeout="1s")) as relay:
@@ -100,7 +100,7 @@ async def test_an_upstream_that_is_not_there_is_waited_for(sandbox: Sandbox, tmp
 @pytest.mark.parametrize("answer", ["422", "422_unnamed"])
 async def test_exactly_the_poisoned_event_among_500_is_given_up(sandbox: Sandbox, tmp_path: Path, answer: str) -> None:
     poisoned = event(317)["event_id"]
-    sandbox.faults.add(Fault(answer=int(answer) if answer.isdigit() else answer, when=poisoned))
+    sandbox.faults.add(Misbehaviour(answer=int(answer) if answer.isdigit() else answer, when=poisoned))
     async with running(environment(sandbox.url, tmp_path)) as relay:
         body = json.dumps([event(n) for n in range(500)]).encode()
         assert (await relay.request("POST", "/v1/events", body))[0] == 202
@@ -119,7 +119,7 @@ async def test_exactly_the_poisoned_event_among_500_is_given_up(sandbox: Sandbox
 
 
 async def test_an_answer_lost_after_the_commit_sends_the_same_events_again(sandbox: Sandbox, tmp_path: Path) -> None:
-    sandbox.faults.add(Fault(action="reset_after_commit", count=1))
+    sandbox.faults.add(Misbehaviour(action="reset_after_commit", count=1))
     async with running(environment(sandbox.url, tmp_path)) as relay:
         for n in range(5):
             assert await relay.post(event(n)) == 202
@@ -138,7 +138,7 @@ async def test_a_redirect_is_not_followed(sandbox: Sandbox, tmp_path: Path) -> N
 
     elsewhere = await asyncio.start_server(thief, "127.0.0.1", 0)
     port = elsewhere.sockets[0].getsockname()[1]
-    sandbox.faults.add(Fault(answer=307, headers={"Location": f"http://127.0.0.1:{port}/"}))
+    sandbox.faults.add(Misbehaviour(answer=307, headers={"Location": f"http://127.0.0.1:{port}/"}))
     async with running(environment(sandbox.url, tmp_path)) as relay:
         assert await relay.post(event(1)) == 202
         status = await relay.until(lambda status: state(status) == "misconfigured")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from relay.sandbox.faults import Fault
+from relay.sandbox.faults import Misbehaviour
 from relay.sandbox.server import Sandbox
 
 from tests.e2e.harness import RelayProcess, running
@@ -48,7 +48,7 @@ def cut(path: Path) -> None:
 
 async def filled(sandbox: Sandbox, env: dict[str, str], fleet: Fleet, *, clean: bool = False) -> Path:
     """An outbox that holds EVENTS events, left by a kill, or by a clean stop; the upstream is away meanwhile."""
-    sandbox.faults.add(Fault(answer=503))
+    sandbox.faults.add(Misbehaviour(answer=503))
     path = Path(env["RELAY__OUTBOX__PATH"])
     async with running(env) as relay:
         fleet.address = relay.http
@@ -183,7 +183,7 @@ async def test_nobody_else_writes_while_it_runs(sandbox: Sandbox, tmp_path: Path
 async def test_files_deleted_under_the_running_relay(sandbox: Sandbox, tmp_path: Path, names: tuple[str, ...]) -> None:
     """A clean-up script takes them: it notices, writes them anew from what it still holds open, and loses nothing."""
     env, fleet = settings(sandbox.url, tmp_path / "state"), Fleet(3)
-    sandbox.faults.add(Fault(answer=503))
+    sandbox.faults.add(Misbehaviour(answer=503))
     async with running(env) as relay:
         fleet.address = relay.http
         async with fleet.sending():

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from relay.sandbox.faults import Fault
+from relay.sandbox.faults import Misbehaviour
 from relay.sandbox.server import Sandbox
 
 from tests.e2e.harness import RelayProcess, running
@@ -67,7 +67,7 @@ async def test_a_jump_in_the_middle_of_load(sandbox: Sandbox, tmp_path: Path, ju
 async def test_a_jump_while_the_upstream_is_away(sandbox: Sandbox, tmp_path: Path, jump_h: int) -> None:
     """+10 days is beyond outbox.max_age, 1970 before everything: what waits is as old as it was, also after a kill."""
     clock, fleet = WallClock(tmp_path / "clock"), Fleet(5)
-    sandbox.faults.add(Fault(answer=503))
+    sandbox.faults.add(Misbehaviour(answer=503))
     env = clock.around(settings(sandbox.url, tmp_path / "state"))
     async with running(env) as relay:
         fleet.address = relay.http

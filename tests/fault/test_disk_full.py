@@ -9,7 +9,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from relay.sandbox.faults import Fault
+from relay.sandbox.faults import Misbehaviour
 from relay.sandbox.server import Sandbox
 
 from tests.e2e.harness import RelayProcess, running
@@ -91,7 +91,7 @@ async def test_a_quota_is_called_a_full_disk(sandbox: Sandbox, tmp_path: Path, n
 async def test_a_partition_filled_after_the_log_took_its_room(sandbox: Sandbox, tmp_path: Path) -> None:
     """The log has room of its own, the database has none to grow: what is stored stays, and is sent later."""
     mounts.needs("tmpfs")
-    sandbox.faults.add(Fault(answer=503))
+    sandbox.faults.add(Misbehaviour(answer=503))
     with mounts.tmpfs(tmp_path, mib=32) as disk:
         async with running(settings(sandbox.url, disk)) as relay:
             kept = 0
@@ -131,7 +131,7 @@ async def test_a_limit_on_file_size_met_at_run_time(sandbox: Sandbox, tmp_path: 
 
 async def test_the_relays_own_limit_pushes_out_nothing_accepted(sandbox: Sandbox, tmp_path: Path) -> None:
     """Days without network: the outbox meets `outbox.max_size`. Apps get 503; all that was kept is sent later."""
-    sandbox.faults.add(Fault(answer=503))
+    sandbox.faults.add(Misbehaviour(answer=503))
     directory = tmp_path / "state"
     async with running(settings(sandbox.url, directory, outbox__max_size="1MiB")) as relay:
         kept = 0

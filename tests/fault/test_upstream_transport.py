@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from relay.sandbox.faults import Fault
+from relay.sandbox.faults import Misbehaviour
 from relay.sandbox.server import Sandbox
 
 from tests.e2e.harness import running
@@ -23,9 +23,9 @@ ACCEPTED = b'HTTP/1.1 202 Accepted\r\nContent-Type: application/json\r\nContent-
 UNAVAILABLE = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
 
 
-def fault(**rule: object) -> Fault:
+def fault(**rule: object) -> Misbehaviour:
     """The sandbox's own reading of a rule: the actions here are text."""
-    return msgspec.convert(rule, Fault)
+    return msgspec.convert(rule, Misbehaviour)
 
 
 async def test_a_connection_that_breaks(sandbox: Sandbox, tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ async def test_an_answer_longer_than_it_says(sandbox: Sandbox, tmp_path: Path) -
 
 async def test_an_upstream_that_is_only_slow(sandbox: Sandbox, tmp_path: Path) -> None:
     """A mobile network at night: 600 ms for each answer, with a timeout of 1 s. All arrives, nothing twice."""
-    await arrives_all_the_same(sandbox, tmp_path, Fault(action="slow_answer", pause_ms=600))
+    await arrives_all_the_same(sandbox, tmp_path, Misbehaviour(action="slow_answer", pause_ms=600))
 
 
 async def test_an_answer_nobody_asked_for_is_not_believed(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from relay.sandbox.faults import Fault
+from relay.sandbox.faults import Misbehaviour
 from relay.sandbox.server import Sandbox
 
 from tests.e2e.harness import RelayProcess, running
@@ -40,7 +40,7 @@ async def relay_alone(sandbox: Sandbox, tmp_path: Path) -> AsyncIterator[tuple[R
         yield relay, fleet
 
 
-async def suffers_and_heals(sandbox: Sandbox, tmp_path: Path, expected: str, *troubles: Fault) -> None:
+async def suffers_and_heals(sandbox: Sandbox, tmp_path: Path, expected: str, *troubles: Misbehaviour) -> None:
     """One trouble after the other: the state tells it, everything is kept, the pace is bounded; healed, all arrives."""
     async with relay_alone(sandbox, tmp_path) as (relay, fleet):
         for trouble in troubles:
@@ -51,7 +51,7 @@ async def suffers_and_heals(sandbox: Sandbox, tmp_path: Path, expected: str, *tr
 
 
 async def _suffers_and_heals(
-    sandbox: Sandbox, relay: RelayProcess, fleet: Fleet, expected: str, trouble: Fault
+    sandbox: Sandbox, relay: RelayProcess, fleet: Fleet, expected: str, trouble: Misbehaviour
 ) -> None:
     healthy = sandbox.report().requests
     sandbox.faults.add(trouble)
@@ -77,7 +77,7 @@ async def _suffers_and_heals(
     )
 
 
-async def arrives_all_the_same(sandbox: Sandbox, tmp_path: Path, *faults: Fault, repeats: int = 0) -> None:
+async def arrives_all_the_same(sandbox: Sandbox, tmp_path: Path, *faults: Misbehaviour, repeats: int = 0) -> None:
     """Odd, but a yes: nothing is given up, nothing is stuck though it never heals."""
     sandbox.faults.add(*faults)
     async with relay_and_apps(sandbox, tmp_path) as (relay, fleet):

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 from relay.sandbox.devices import Devices, Load, Tally, device_id
-from relay.sandbox.faults import Fault
+from relay.sandbox.faults import Misbehaviour
 from relay.sandbox.server import Sandbox
 
 from tests.unit.sandbox.harness import HandClock
@@ -68,15 +68,15 @@ async def test_several_events_travel_in_one_request(upstream: Sandbox) -> None:
 @pytest.mark.parametrize(
     "fault",
     [
-        Fault(answer=503, count=3),
-        Fault(answer=429, count=3),
-        Fault(action="reset_before_commit", count=3),
-        Fault(action="close_at_accept", count=1),
-        Fault(action="garbage", count=3),
-        Fault(action="connection_close", count=3),
+        Misbehaviour(answer=503, count=3),
+        Misbehaviour(answer=429, count=3),
+        Misbehaviour(action="reset_before_commit", count=3),
+        Misbehaviour(action="close_at_accept", count=1),
+        Misbehaviour(action="garbage", count=3),
+        Misbehaviour(action="connection_close", count=3),
     ],
 )
-async def test_what_is_not_answered_is_sent_again(upstream: Sandbox, fault: Fault) -> None:
+async def test_what_is_not_answered_is_sent_again(upstream: Sandbox, fault: Misbehaviour) -> None:
     upstream.faults.add(fault)
     devices = Devices(load(upstream, devices=2, events=10, connections=1, retry_ms=0), SeededClock())
     assert (await devices.run()).accepted == 10
@@ -85,7 +85,7 @@ async def test_what_is_not_answered_is_sent_again(upstream: Sandbox, fault: Faul
 
 
 async def test_the_same_bytes_are_sent_again_when_the_answer_was_lost(upstream: Sandbox) -> None:
-    upstream.faults.add(Fault(action="reset_after_commit", count=1))
+    upstream.faults.add(Misbehaviour(action="reset_after_commit", count=1))
     devices = Devices(load(upstream, devices=1, events=1, retry_ms=0), SeededClock())
     assert await devices.run() == Tally(sent=1, accepted=1, retries=1)
     first, second = upstream.record.kept
@@ -93,7 +93,7 @@ async def test_the_same_bytes_are_sent_again_when_the_answer_was_lost(upstream: 
 
 
 async def test_a_refusal_is_final(upstream: Sandbox) -> None:
-    upstream.faults.add(Fault(answer=422, count=1))
+    upstream.faults.add(Misbehaviour(answer=422, count=1))
     devices = Devices(load(upstream, devices=1, events=3, retry_ms=0), SeededClock())
     assert await devices.run() == Tally(sent=3, accepted=2, refused=1)
     assert len(devices.accepted_ids()) == 2

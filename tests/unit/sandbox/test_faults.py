@@ -8,57 +8,57 @@ from typing import Any, get_args
 import msgspec
 import pytest
 from relay.sandbox import connection_faults, responses
-from relay.sandbox.faults import AtAccept, AtAnswer, AtHead, Fault, Faults
+from relay.sandbox.faults import AtAccept, AtAnswer, AtHead, Misbehaviour, Misbehaviours
 from relay.sandbox.responses import About
 
 from tests.unit.sandbox.harness import HandClock
 
 
 @pytest.fixture
-def script(clock: HandClock) -> Faults:
-    return Faults(clock)
+def script(clock: HandClock) -> Misbehaviours:
+    return Misbehaviours(clock)
 
 
-def picked(script: Faults, times: int, body: bytes = b"") -> list[int | str | None]:
+def picked(script: Misbehaviours, times: int, body: bytes = b"") -> list[int | str | None]:
     found = [script.pick("proxy", body) for _ in range(times)]
     return [fault.answer if fault else None for fault in found]
 
 
-def test_a_fault_lasts_for_its_count_and_the_next_follows(script: Faults) -> None:
-    script.add(Fault(answer=503, count=2), Fault(answer=502, count=1))
+def test_a_fault_lasts_for_its_count_and_the_next_follows(script: Misbehaviours) -> None:
+    script.add(Misbehaviour(answer=503, count=2), Misbehaviour(answer=502, count=1))
     assert picked(script, 4) == [503, 503, 502, None]
     assert script.live() == []
 
 
-def test_a_fault_without_count_lasts_until_healed(script: Faults) -> None:
-    script.add(Fault(answer=503))
+def test_a_fault_without_count_lasts_until_healed(script: Misbehaviours) -> None:
+    script.add(Misbehaviour(answer=503))
     assert picked(script, 3) == [503, 503, 503]
     script.heal()
     assert picked(script, 1) == [None]
 
 
-def test_skip_lets_requests_pass_first(script: Faults) -> None:
-    script.add(Fault(answer=503, skip=2, count=1))
+def test_skip_lets_requests_pass_first(script: Misbehaviours) -> None:
+    script.add(Misbehaviour(answer=503, skip=2, count=1))
     assert picked(script, 4) == [None, None, 503, None]
 
 
-def test_when_picks_by_the_bodys_text(script: Faults) -> None:
-    script.add(Fault(answer=503, when="poison", count=1))
+def test_when_picks_by_the_bodys_text(script: Misbehaviours) -> None:
+    script.add(Misbehaviour(answer=503, when="poison", count=1))
     assert picked(script, 1, b"wine") == [None]
     assert picked(script, 1, b"the poison") == [503]
 
 
-def test_for_ms_ends_a_fault(script: Faults, clock: HandClock) -> None:
-    script.add(Fault(answer=503, for_ms=30_000))
+def test_for_ms_ends_a_fault(script: Misbehaviours, clock: HandClock) -> None:
+    script.add(Misbehaviour(answer=503, for_ms=30_000))
     clock.now_ms += 29_999
     assert picked(script, 1) == [503]
     clock.now_ms += 1
     assert picked(script, 1) == [None]
 
 
-def test_share_is_a_matter_of_chance(script: Faults, clock: HandClock) -> None:
+def test_share_is_a_matter_of_chance(script: Misbehaviours, clock: HandClock) -> None:
     clock.chances = [0.49, 0.5, 0.0, 0.99]
-    script.add(Fault(answer=503, share=0.5))
+    script.add(Misbehaviour(answer=503, share=0.5))
     assert picked(script, 4) == [503, None, 503, None]
 
 
@@ -80,7 +80,7 @@ def test_share_is_a_matter_of_chance(script: Faults, clock: HandClock) -> None:
     ],
 )
 def test_a_fault_knows_how_far_its_request_comes(given: dict[str, Any], stage: str) -> None:
-    assert Fault(**given).stage == stage
+    assert Misbehaviour(**given).stage == stage
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_a_fault_knows_how_far_its_request_comes(given: dict[str, Any], stage: s
 )
 def test_a_fault_that_makes_no_sense_is_refused(given: dict[str, Any]) -> None:
     with pytest.raises(msgspec.ValidationError):
-        msgspec.json.decode(json.dumps(given), type=Fault)
+        msgspec.json.decode(json.dumps(given), type=Misbehaviour)
 
 
 def test_every_action_has_a_misbehaviour() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from relay.sandbox.limits import FixedWindow, Limits, headers
+from relay.sandbox.limits import FixedWindow, SandboxLimits, headers
 from relay.sandbox.settings import SandboxSettings
 
 
@@ -60,8 +60,8 @@ def test_headers_of_an_admission_and_of_a_refusal() -> None:
     ]
 
 
-def limits(**settings: object) -> Limits:
-    return Limits(SandboxSettings(device_per_window=3, ip_per_window=2, **settings))  # type: ignore[arg-type]
+def limits(**settings: object) -> SandboxLimits:
+    return SandboxLimits(SandboxSettings(device_per_window=3, ip_per_window=2, **settings))  # type: ignore[arg-type]
 
 
 def test_fallback_counts_only_whose_device_cannot_be_told() -> None:
@@ -80,6 +80,6 @@ def test_off_leaves_unknown_devices_unlimited() -> None:
 
 
 def test_a_device_refused_does_not_count_for_its_address() -> None:
-    both = Limits(SandboxSettings(device_per_window=1, ip_per_window=2, ip_limit="always"))
+    both = SandboxLimits(SandboxSettings(device_per_window=1, ip_per_window=2, ip_limit="always"))
     assert [both.admit("a", "ip", 0).allowed for _ in range(3)] == [True, False, False]  # type: ignore[union-attr]
     assert [both.admit(device, "ip", 0).allowed for device in "bc"] == [True, False]  # type: ignore[union-attr]

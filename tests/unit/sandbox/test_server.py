@@ -10,7 +10,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 import pytest
-from relay.sandbox.faults import Fault
+from relay.sandbox.faults import Misbehaviour
 from relay.sandbox.record import Record
 from relay.sandbox.server import Sandbox
 
@@ -220,7 +220,7 @@ async def test_requests_can_be_kept_whole(start: Start) -> None:
 
 @pytest.mark.parametrize("status", [200, 201, 204, "202_html", "202_empty"])
 async def test_every_2xx_commits(sandbox: Sandbox, client: Client, status: int | str) -> None:
-    sandbox.faults.add(Fault(answer=status, count=1))
+    sandbox.faults.add(Misbehaviour(answer=status, count=1))
     reply = await client.ask(body(event(1)))
     assert (reply.status, sandbox.record.events) == (int(str(status)[:3]), 1)
     assert (await client.ask(body(event(2)))).value == {"success": True}
@@ -228,14 +228,14 @@ async def test_every_2xx_commits(sandbox: Sandbox, client: Client, status: int |
 
 @pytest.mark.parametrize("status", [307, 401, 403, 404, 410, 415, 419, 422, 429, 500, 502, 503, 504, 520, 530])
 async def test_other_answers_do_not_commit(sandbox: Sandbox, client: Client, status: int) -> None:
-    sandbox.faults.add(Fault(answer=status, count=1))
+    sandbox.faults.add(Misbehaviour(answer=status, count=1))
     assert (await client.ask(body(event()))).status == status
     assert sandbox.record.events == 0
     assert (await client.ask(body(event()))).status == 202
 
 
 async def test_a_gateways_timeout_may_hide_a_commit(sandbox: Sandbox, client: Client) -> None:
-    sandbox.faults.add(Fault(answer=504, commit="before", count=1))
+    sandbox.faults.add(Misbehaviour(answer=504, commit="before", count=1))
     assert (await client.ask(body(event()))).status == 504
     assert (await client.ask(body(event()))).status == 202
     assert sandbox.report().duplicates == 1
@@ -243,9 +243,9 @@ async def test_a_gateways_timeout_may_hide_a_commit(sandbox: Sandbox, client: Cl
 
 async def test_headers_and_body_of_an_answer_can_be_given(sandbox: Sandbox, client: Client, clock: HandClock) -> None:
     sandbox.faults.add(
-        Fault(answer=503, count=1, headers={"Retry-After": "-1"}, body="<h1>"),
-        Fault(answer=307, count=1, headers={"Location": "http://other.example/"}),
-        Fault(answer=429, count=1, retry_after_date_s=30),
+        Misbehaviour(answer=503, count=1, headers={"Retry-After": "-1"}, body="<h1>"),
+        Misbehaviour(answer=307, count=1, headers={"Location": "http://other.example/"}),
+        Misbehaviour(answer=429, count=1, retry_after_date_s=30),
     )
     first, second, third = [await client.ask(body(event())) for _ in range(3)]
     assert (first.headers["retry-after"], first.body) == ("-1", b"<h1>")
@@ -254,7 +254,7 @@ async def test_headers_and_body_of_an_answer_can_be_given(sandbox: Sandbox, clie
 
 
 async def test_a_proxys_answer_does_not_count_against_the_limits(sandbox: Sandbox, client: Client) -> None:
-    sandbox.faults.add(Fault(answer=502, count=5))
+    sandbox.faults.add(Misbehaviour(answer=502, count=5))
     for _ in range(5):
         await client.ask(body(event()))
     assert (await client.ask(body(event()))).headers["x-ratelimit-remaining"] == "119"
@@ -263,7 +263,7 @@ async def test_a_proxys_answer_does_not_count_against_the_limits(sandbox: Sandbo
 
 async def test_a_poisoned_event_fails_its_request_only(sandbox: Sandbox, client: Client) -> None:
     poison, wine = event(1), event(2)
-    sandbox.faults.add(Fault(when=poison["event_id"]))
+    sandbox.faults.add(Misbehaviour(when=poison["event_id"]))
     failed = await client.ask(body(wine, poison))
     assert (failed.value, failed.headers["x-ratelimit-remaining"]) == ({"message": "Server Error"}, "119")
     assert (await client.ask(body(wine))).status == 202
@@ -271,27 +271,27 @@ async def test_a_poisoned_event_fails_its_request_only(sandbox: Sandbox, client:
 
 
 async def test_a_poisoned_event_is_named(sandbox: Sandbox, client: Client) -> None:
-    sandbox.faults.add(Fault(when=event(7)["event_id"], answer=422))
+    sandbox.faults.add(Misbehaviour(when=event(7)["event_id"], answer=422))
     reply = await client.ask(body(event(1), event(2), event(7)))
     assert list(reply.value["errors"]) == ["events.2.context"]
 
 
 async def test_a_partial_answer_names_what_it_does_not_commit(sandbox: Sandbox, client: Client) -> None:
     poison = event(7)["event_id"]
-    sandbox.faults.add(Fault(when=poison, answer="202_partial"))
+    sandbox.faults.add(Misbehaviour(when=poison, answer="202_partial"))
     reply = await client.ask(body(event(1), event(7), event(3)))
     assert (reply.status, reply.value["accepted"], sandbox.record.events) == (202, 2, 2)
     assert [(it["index"], it["event_id"]) for it in reply.value["rejected"]] == [(1, poison)]
 
 
 async def test_a_fault_for_valid_requests_waits_for_one(sandbox: Sandbox, client: Client) -> None:
-    sandbox.faults.add(Fault(answer=500, count=1))
+    sandbox.faults.add(Misbehaviour(answer=500, count=1))
     assert (await client.ask(b"{}")).status == 422
     assert (await client.ask(body(event()))).status == 500
 
 
 async def test_slow_recovery_is_a_share_of_503_for_a_while(sandbox: Sandbox, client: Client, clock: HandClock) -> None:
-    sandbox.faults.add(Fault(answer=503, share=0.5, for_ms=30_000))
+    sandbox.faults.add(Misbehaviour(answer=503, share=0.5, for_ms=30_000))
     clock.chances = [0.1, 0.9, 0.1]
     assert [(await client.ask(body(event()))).status for _ in range(3)] == [503, 202, 503]
     clock.now_ms += 30_000
@@ -302,7 +302,7 @@ async def test_slow_recovery_is_a_share_of_503_for_a_while(sandbox: Sandbox, cli
 
 
 def ill(sandbox: Sandbox, action: Any, **more: Any) -> None:
-    sandbox.faults.add(Fault(action=action, count=1, **more))
+    sandbox.faults.add(Misbehaviour(action=action, count=1, **more))
 
 
 async def answered(client: Client) -> bytes:
