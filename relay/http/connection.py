@@ -1,13 +1,11 @@
 """One connection of an app: aiohttp's protocol with the deadlines and the error answers it lacks.
 
-aiohttp (3.14) waits for ever for a head or a body, and answers what it cannot parse in plain text
-with a traceback in the log. Here the connection knows since when its client owes bytes, or has not
-taken answers, and is judged by `expired` each time the listener sweeps.
+aiohttp (3.14) has no deadline for a head or a body. It answers unparsable requests in plain text and logs a
+traceback. This class records since when its client owes bytes or reads no answer, and `expired` checks that at each
+sweep.
 
-Rules: a client owes from a request's first byte until the body is complete, not
-while the relay itself is at work; an answer is never written into the middle of another. What comes
-behind a complete request in the same segment is not timed until its next byte; if none comes, the
-keep-alive timeout ends the connection.
+Rules: a client owes bytes from a request's first byte until its body is complete, and not while the relay works on
+it. An answer is never written into another one. Pipelined bytes are timed from their next byte on.
 """
 
 from __future__ import annotations

@@ -1,11 +1,9 @@
-"""What can be read of a broken file, copied into a new one.
+"""Copy the readable rows of a broken database into a new file.
 
-Rules: everything is tried and nothing is required; what cannot be read is skipped over, row by row
-in the end; seqs, lanes and ids stay what they were, and a row whose lane is lost goes to the lane of
-the device that its body names; a body that has changed is copied too, and found corrupt when it is
-taken; the new file's ledger is balanced (what the old ledger promised and the log no longer holds is
-found missing when the log is loaded). The broken file ends as it was found. Bounded by the file's
-size and by the number of unreadable stretches.
+Rules: salvage skips what it cannot read, at last row by row. Seqs, queue ids and event ids stay. A row of a lost
+queue is added to the queue of the device that its body names. A changed body is copied, and found corrupt when it is
+claimed. The new ledger balances: events that the log lost are counted when it is loaded. The broken file stays as it
+was found. The work is bounded by the size of the file and by the number of unreadable stretches.
 """
 # ruff: noqa: S608 - tables and columns are ours, values are bound
 
@@ -44,15 +42,10 @@ _LOG_COLUMNS = "seq, queue_id, event_id, at_ms, crc, body"
 _INSERT_ROW = f"INSERT INTO log({_LOG_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)"
 """Checks of received bytes are left behind: without one a repeated id is a repetition."""
 _DEAD_COLUMNS = "id, seq, event_id, tenant_id, platform, device_id, reason, status, message, dead_at_ms, crc, body"
-
 _AFTER_KEY = f" WHERE rowid > ? ORDER BY rowid LIMIT {_ROWS_AT_ONCE}"
-_ADDED_COLUMNS = {
-    "adopted": "0",
-    "identity": "''",
-    "shift_ms": "NULL",
-    "quarantined_after": "NULL",
-    "quarantined_to": "NULL",
-}
+_ADDED_COLUMNS = {"adopted": "0", "identity": "''"} | dict.fromkeys(
+    ("shift_ms", "quarantined_after", "quarantined_to"), "NULL"
+)
 """SQL values of columns that version 1 did not have, for files of an older version."""
 
 _UNREADABLE = (sqlite3.Error, OverflowError, UnicodeDecodeError)
