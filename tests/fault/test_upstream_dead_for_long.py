@@ -8,7 +8,7 @@ import pytest
 
 from tests.fault.sizes import some
 from tests.simulation.checks import check_all
-from tests.simulation.upstream import Spell
+from tests.simulation.upstream import Fault
 from tests.simulation.virtual import run
 from tests.simulation.world import HOUR_MS, MINUTE_MS, Device, Plan, World
 
@@ -32,7 +32,7 @@ def test_requests_to_a_dead_upstream_are_few(
     plan = Plan(
         [Device(number) for number in range(10)],
         duration_ms=until_ms + 10 * MINUTE_MS,
-        spells=[Spell(kind, SINCE_MS, until_ms)],
+        faults=[Fault(kind, SINCE_MS, until_ms)],
     )
     world = World(plan, seed=1)
     run(world.live())
