@@ -1,10 +1,10 @@
-"""The configuration: what may be set, from where, and every way in which it can be wrong.
+"""Load, check and describe the configuration.
 
 Precedence: default < file < RELAY__SECTION__KEY < RELAY__SECTION__KEY_FILE < systemd credential.
-`keys` is the table of everything; `sources` finds what is given, `values` and `addresses` read it,
-`load` puts Settings together, `describe` shows and compares them.
+`keys` is the table of all keys. `sources` collects the configured values, `values`, `addresses` and `paths`
+parse them, `load` builds Settings, and `describe` shows and compares Settings.
 
-Imports nothing heavy: `relay healthcheck` starts with it.
+This package imports no large modules, because `relay healthcheck` must start fast.
 """
 
 from relay.config.describe import changes, describe, diff, needs_restart, secrets

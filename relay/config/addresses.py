@@ -1,8 +1,8 @@
-"""Kinds of value that name a place on a network: URLs, listen addresses, hosts, origins, networks.
+"""Parse URLs, listen addresses, hosts, web origins and networks.
 
-A URL the key travels to is read strictly: https, a host, no user, no fragment, nothing a parser
-elsewhere could read as another host. Whether plain http is allowed depends on a second key and is
-decided in `load`; `is_loopback` is the half of it that stands here.
+The checks of upstream URLs are strict, because the relay sends the key there: a host, no user, no fragment, and no
+form that another parser could read as another host. Whether plain http is allowed depends on a second key: `load`
+decides that with `is_loopback`.
 """
 
 from __future__ import annotations
@@ -25,10 +25,12 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 @dataclass(frozen=True, slots=True)
 class Url(Kind):
-    """An http(s) URL; `userinfo` may stand in it only where it is for a proxy; "" for none where `optional`."""
+    """An http or https URL."""
 
     userinfo: bool = False
+    """Whether the URL may contain a user and a password, as that of a proxy."""
     optional: bool = False
+    """Whether "" is allowed, for no URL."""
     path: bool = True
     """Whether a path is required."""
 
@@ -58,20 +60,20 @@ class Url(Kind):
         if match[2] is not None and not self.userinfo:
             return Wrong("has a user or password (@) before the host")
         if not _is_host(match[3]) or not _is_port(match[4] or "1", least=1):
-            return Wrong("has a host or port that cannot be")
+            return Wrong("has an invalid host or port")
         if self.path and match[5] is None:
             return Wrong("has no path: write the full URL of the events API, for example https://HOST/v1/events")
         return raw
 
 
 class ProxyUrl(Url):
-    """May hold a password."""
+    """The URL of a proxy. It may contain a password."""
 
     secret = True
 
 
 class ListenAddresses(Kind):
-    """One address to listen on, or a list; port 0 lets the kernel choose; "" and [] for none."""
+    """One listen address or a list of them; "" and [] for none. Port 0 lets the kernel choose."""
 
     @property
     def unit(self) -> str:
@@ -82,7 +84,10 @@ class ListenAddresses(Kind):
         return f'"host:port", "[IPv6]:port", a list of up to {MAX_LIST_ITEMS} of these, or "" for off'
 
     def from_text(self, text: str) -> object:
-        """Return a list if `text` is a TOML array or has commas. An IPv6 address starts with a bracket, too."""
+        """Return a list if `text` is a TOML array or contains commas.
+
+        An opening bracket is not enough, because an IPv6 address begins with one, too.
+        """
         if re.match(r"""\s*\[\s*["'\]]""", text):
             return Items(self).from_text(text)
         return [item for part in text.split(",") if (item := part.strip())] if "," in text else text
@@ -109,12 +114,12 @@ def _read_listen(raw: object) -> str | Wrong:
         return ""
     match = re.fullmatch(rf"({_HOST}):({_PORT})", raw) if isinstance(raw, str) else None
     if match is None or not _is_host(match[1]) or not _is_port(match[2], least=0):
-        return Wrong("is not host and port (0.0.0.0 and [::] listen on every interface)")
+        return Wrong("is not host:port (0.0.0.0 and [::] mean every interface)")
     return match[0]
 
 
 class HostName(Kind):
-    """What a Host header may say, with or without a port."""
+    """A value of the header Host, with or without a port."""
 
     @property
     def unit(self) -> str:
@@ -143,7 +148,7 @@ class WebOrigin(Kind):
         return '"scheme://host[:port]" in lower case without a path, "file://", an app\'s "app://.", or "null"'
 
     def read(self, raw: object) -> str | Wrong:
-        """Return the origin as browsers write it: without the default port of http and https."""
+        """Return the origin as browsers send it: without the default port of http and https."""
         if raw in ("null", "file://"):
             return str(raw)
         pattern = rf"([a-z][a-z0-9+.-]{{0,31}})://({_HOST}|[.])(?::({_PORT}))?"
@@ -152,7 +157,7 @@ class WebOrigin(Kind):
             return Wrong("is not an origin")
         scheme, host, port = match.groups()
         if not _is_port(port or "1", least=1):
-            return Wrong("has a port that cannot be")
+            return Wrong("has an invalid port")
         if scheme in _DEFAULT_PORTS:
             if not _is_host(host) or host == ".":
                 return Wrong("is not an origin")
@@ -161,7 +166,7 @@ class WebOrigin(Kind):
 
 
 class Network(Kind):
-    """A network of senders."""
+    """A network of allowed senders, in CIDR notation."""
 
     @property
     def unit(self) -> str:
@@ -177,17 +182,20 @@ class Network(Kind):
         try:
             return str(ipaddress.ip_network(raw))
         except ValueError:
-            return Wrong("is not a network, or has bits set right of its prefix")
+            return Wrong("is not a network, or has bits set after its prefix")
 
 
 def is_loopback(url: str) -> bool:
-    """Whether a checked URL's host is this machine, by its form: no name is looked up."""
+    """Return whether the host of a valid URL is localhost or a loopback address. No name is looked up."""
     host = urlsplit(url).hostname or ""
     return host == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback)
 
 
 def _is_host(text: str) -> bool:
-    """A name, or an address whose digits are one: a dotted number that is none could be read as another address."""
+    """Return whether a text is a host name or a valid IP address.
+
+    A malformed dotted number is neither, because another parser could read it as an address.
+    """
     bare = text.strip("[]")
     looks_like_address = text.startswith("[") or re.fullmatch(r"[0-9.]+|0x[0-9A-Fa-f]*", bare.rsplit(".", 1)[-1] or ".")
     return _is_address(bare) if looks_like_address else ".." not in text

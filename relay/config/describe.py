@@ -1,4 +1,4 @@
-"""Settings as text by key, secrets masked; what differs between two of them, and what a reload cannot apply."""
+"""Describe and compare Settings by key, with secrets masked, and name the keys that a reload cannot apply."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from relay.config.values import toml
 from relay.runtime.secret import MASK, Secret
 
 MIN_QUERY_SECRET_CHARS = 8
-"""A shorter value of a URL's query is a parameter, not a secret."""
+"""Minimum length of a secret in a URL's query. Shorter values are ordinary parameters."""
 
 
 def describe(settings: Settings) -> dict[str, object]:
-    """The effective value of each key as TOML and JSON write it, secrets masked; None for a secret that is not set."""
+    """Return the effective value of each key for TOML or JSON, with secrets masked; None for an unset secret."""
     shown: dict[str, object] = {}
     for name, value in _values(settings).items():
         key = lookup(name)
@@ -30,7 +30,7 @@ def describe(settings: Settings) -> dict[str, object]:
 
 
 def query_secrets(url: str) -> list[str]:
-    """Return the values of a URL's query that may be secrets, as written and decoded."""
+    """Return the values in a URL's query that may be secrets, as written and decoded."""
     written = [part.partition("=")[2] for part in urlsplit(url).query.split("&")]
     return [text for value in written if len(value) >= MIN_QUERY_SECRET_CHARS for text in (value, unquote_plus(value))]
 
@@ -43,24 +43,24 @@ def _without_query_secrets(url: str) -> str:
 
 
 def diff(old: Settings, new: Settings) -> list[str]:
-    """The keys whose values differ, in the table's order; a tenant that comes or goes shows as its keys."""
+    """Return the keys whose values differ, in the order of the table, with the keys of added and removed tenants."""
     before, after = _values(old), _values(new)
     return [name for name in {**before, **after} if before.get(name) != after.get(name)]
 
 
 def changes(old: Settings, new: Settings) -> dict[str, str]:
-    """What `diff` names, each as "before -> after" in TOML, secrets masked; "(none)" where there is no value."""
+    """Return the changed keys, each with "before -> after" in TOML. Secrets are masked; a missing value is "(none)"."""
     before, after = describe(old), describe(new)
     return {name: f"{_shown(before.get(name))} -> {_shown(after.get(name))}" for name in diff(old, new)}
 
 
 def needs_restart(names: Iterable[str]) -> list[str]:
-    """Those of the keys that a reload cannot apply."""
+    """Return the keys that a reload cannot apply."""
     return [name for name in names if (key := lookup(name)) is not None and key.restart]
 
 
 def secrets(settings: Settings) -> list[Secret]:
-    """Everything that must not be seen in a log or an answer, the proxy's password included."""
+    """Return all secrets to mask in logs and responses, including the proxy's password."""
     upstream = settings.upstream
     found = [upstream.default.api_key, *(endpoint.api_key for endpoint in upstream.tenants.values())]
     if settings.ops.token is not None:
@@ -70,7 +70,7 @@ def secrets(settings: Settings) -> list[Secret]:
     password = urlsplit(upstream.proxy).password
     if password:
         user = unquote(urlsplit(upstream.proxy).username or "")
-        # the value of Proxy-Authorization, also for a password too short to be found inside base64
+        # This value of Proxy-Authorization is masked even if the password is too short to be found inside base64.
         basic = b64encode(f"{user}:{unquote(password)}".encode()).decode()
         found += [Secret(upstream.proxy), Secret(password), Secret(unquote(password)), Secret(basic)]
     return [secret for secret in dict.fromkeys(found) if secret.reveal()]
@@ -81,7 +81,7 @@ def _shown(value: object) -> str:
 
 
 def _values(settings: Settings) -> dict[str, Any]:
-    """The value of each key, but for the files that secrets were read from: their content is what counts."""
+    """Return the value of each key. Instead of the names of secret files, it contains their content."""
     values: dict[str, Any] = {
         "upstream.url": settings.upstream.default.url,
         "upstream.api_key": settings.upstream.default.api_key,

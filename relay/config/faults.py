@@ -1,6 +1,6 @@
-"""How a wrong configuration is told: every fault at once, each with its source, key, value and what is allowed.
+"""Report all faults of a configuration at once, each with its source, key, value and the allowed values.
 
-The value of a secret, or of a key nobody knows (a mistyped secret, perhaps), never gets into a fault.
+A fault never contains the value of a secret or of an unknown key, which may be a mistyped secret.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from typing import NamedTuple
 
 
 class ConfigFault(NamedTuple):
-    """One thing that is wrong."""
+    """One fault of the configuration."""
 
     source: str
-    """Where it stands: "file PATH", "environment NAME", "credential NAME"; "" if it stands nowhere."""
+    """Value source: "file PATH", "environment NAME" or "credential NAME"; "" if there is none."""
     key: str
     value: str
-    """As TOML, masked where secret; "" where there is none to show."""
+    """The value as TOML, with secrets masked; "" if the message shows no value."""
     problem: str
 
     def __str__(self) -> str:
@@ -26,7 +26,7 @@ class ConfigFault(NamedTuple):
 
 
 class ConfigError(Exception):
-    """The configuration is wrong; the message has a line for each fault."""
+    """The configuration has faults. The message contains one line per fault."""
 
     def __init__(self, faults: Sequence[ConfigFault]) -> None:
         super().__init__("\n".join(str(fault) for fault in faults))

@@ -1,8 +1,8 @@
-"""From what is given to Settings: the strongest source wins, every value is checked, every fault is told at once.
+"""Build Settings from the values of all sources, and report all faults at once.
 
-A value that a stronger source overrides is checked too: it would bite when that source goes. What
-two keys must be to each other stands in RULES. All files are read here and now, in this thread; they
-are few and bounded.
+The strongest source wins. A value that a stronger source overrides is checked too, because it becomes effective when
+the stronger one is removed. RULES relates pairs of keys. All files are read in the calling thread: they are few and
+their size is bounded.
 """
 
 from __future__ import annotations
@@ -27,16 +27,17 @@ CONFIG_FILES = (Path("config.toml"), Path("/etc/relay/config.toml"))
 
 
 class LoadedConfig(NamedTuple):
-    """Settings, and where each key's value came from."""
+    """Settings and the source of each value."""
 
     settings: Settings
     origins: Mapping[str, str]
-    """By key, those of given tenants included: "default" | "file PATH" | "environment NAME" |
-    "file PATH named by NAME" | "credential NAME"; "upstream.url" and the like where a tenant has no own."""
+    """Value source by key, including the keys of configured tenants: "default", "file PATH", "environment NAME",
+    "file PATH named by NAME" or "credential NAME"; "upstream.url" or "upstream.api_key" for a tenant without its own.
+    """
 
 
 class Rule(NamedTuple):
-    """What the values of two keys must be to each other."""
+    """A required order of the values of two keys."""
 
     smaller: str
     larger: str
@@ -44,24 +45,24 @@ class Rule(NamedTuple):
 
 
 RULES = (
-    Rule("http.max_event", "http.max_body", "an event that fits must fit into a body"),
-    Rule("http.max_event", "batch.max_bytes", "an event that fits must fit into a batch"),
-    Rule("http.max_body", "outbox.max_size", "a body that fits must fit into the outbox"),
-    Rule("retry.initial", "retry.max", "backoff grows from the one to the other"),
-    Rule("batch.linger", "outbox.max_age", "an event would be dropped for its age while it waits for company"),
+    Rule("http.max_event", "http.max_body", "each allowed event must fit into a body"),
+    Rule("http.max_event", "batch.max_bytes", "each allowed event must fit into a batch"),
+    Rule("http.max_body", "outbox.max_size", "each allowed body must fit into the outbox"),
+    Rule("retry.initial", "retry.max", "backoff grows from retry.initial to retry.max"),
+    Rule("batch.linger", "outbox.max_age", "otherwise events are dropped for their age before they are sent"),
 )
 
 
 def load(config_file: Path | None, environ: Mapping[str, str]) -> Settings:
-    """The effective settings, secrets read; without a file, of environment and defaults alone.
+    """Return the effective settings, including secrets. Without a file, use environment and defaults only.
 
-    Raises ConfigError naming every fault.
+    Raises ConfigError with all faults.
     """
     return load_with_origins(config_file, environ).settings
 
 
 def load_with_origins(config_file: Path | None, environ: Mapping[str, str]) -> LoadedConfig:
-    """As `load`, with each key's origin."""
+    """Return the effective settings and the source of each value. Raises ConfigError with all faults."""
     resolved = _Resolved(config_file, environ)
     if resolved.faults:
         raise ConfigError(resolved.faults)
@@ -73,8 +74,10 @@ def load_with_origins(config_file: Path | None, environ: Mapping[str, str]) -> L
 
 
 def load_for_client(config_file: Path | None, environ: Mapping[str, str]) -> Settings:
-    """As `load`, for commands that only talk to a running relay: whoever calls them need not be able to read its
-    keys. Faults of `upstream.*` and `ops.token` pass; where they struck, URL and key are empty and the token is None.
+    """Return settings for a command that only calls a running relay; the user may have no access to its secrets.
+
+    Faults of `upstream.*` and `ops.token` are ignored: URL and key are then empty, and the token is None. Raises
+    ConfigError with all other faults.
     """
     resolved = _Resolved(config_file, environ)
     faults = [fault for fault in resolved.faults if not fault.key.startswith(("upstream.", "ops.token"))]
@@ -113,8 +116,11 @@ def with_changed_files(settings: Settings) -> Settings:
 
 
 def possible_secrets(config_file: Path | None, environ: Mapping[str, str]) -> list[Secret]:
-    """Return all text of a configuration that may be a secret, also where it is wrong: given secrets, what stands in
-    the place of a secret's file and names none, and the values of a URL's query."""
+    """Return all text that may be a secret, even in a faulty configuration.
+
+    These are the secrets themselves, paths of missing secret files (perhaps a secret in the wrong key), and the values
+    in the queries of URLs.
+    """
     found: list[str] = []
     for given in collect(config_file, environ).given:
         raw = given.raw if isinstance(given.raw, str) else ""
@@ -130,10 +136,9 @@ def possible_secrets(config_file: Path | None, environ: Mapping[str, str]) -> li
 def find_config_file(
     given: Path | None, environ: Mapping[str, str], places: Sequence[Path] = CONFIG_FILES
 ) -> Path | None:
-    """Return the configuration file to read: `given` (--config), else the file that RELAY_CONFIG names, else the
-    first of `places` that exists and that this user may look at, else None.
+    """Return `given` (--config), the file of RELAY_CONFIG, or the first accessible file of `places`, or None.
 
-    A file that --config or RELAY_CONFIG names may be missing: reading it then reports the fault.
+    The file of --config or RELAY_CONFIG may be missing. `load` then reports the fault.
     """
     if given is not None:
         return given
@@ -151,7 +156,7 @@ def _exists(path: Path) -> bool:
 
 
 class _Resolved:
-    """The strongest allowed value of each key; wrong ones leave the default, and a fault."""
+    """The strongest valid value of each key, and the faults. A key without a valid value has its default."""
 
     def __init__(self, config_file: Path | None, environ: Mapping[str, str]) -> None:
         collected = collect(config_file, environ)
@@ -212,7 +217,7 @@ class _Resolved:
             self._secret_files[given.name] = given.file
 
     def _check(self) -> None:
-        """Report what no single value shows: missing values, and values that do not fit together."""
+        """Report missing values and values that contradict each other."""
         faulty = {fault.key for fault in self.faults}
         if self._is_file_readable:
             self._check_required(faulty)
@@ -223,19 +228,19 @@ class _Resolved:
                 self._check_rule(rule)
         self._check_plain_http()
         if self.values["upstream.client_key_file"] and not self.values["upstream.client_cert_file"]:
-            self._fault("upstream.client_key_file", "is of no use without upstream.client_cert_file")
+            self._fault("upstream.client_key_file", "requires upstream.client_cert_file")
         ops = self.values["ops.listen"]
         if overlap(ops, self.values["http.listen"]):
-            self._fault("ops.listen", 'has an address of http.listen; "" serves both there')
+            self._fault("ops.listen", 'has an address of http.listen; to serve both on http.listen, set it to ""')
 
     def _check_required(self, faulty: Set[str]) -> None:
-        """Report missing values, but not for an unreadable file: it may well contain them."""
+        """Report missing values. Call it only for a readable file, because an unreadable one may contain them."""
         if self.values["upstream.url"] is None and "upstream.url" not in faulty:
-            self._fault("upstream.url", "is required; give it in the configuration file or as RELAY__UPSTREAM__URL")
+            self._fault("upstream.url", "is required; set it in the configuration file or as RELAY__UPSTREAM__URL")
         if self.values["upstream.api_key"] is None and not faulty & {"upstream.api_key", "upstream.api_key_file"}:
             self._fault(
                 "upstream.api_key",
-                "is required; give it, or upstream.api_key_file, in the configuration file, "
+                "is required; set it, or upstream.api_key_file, in the configuration file, "
                 "as RELAY__UPSTREAM__API_KEY or RELAY__UPSTREAM__API_KEY_FILE, "
                 "or as systemd credential upstream.api_key",
             )
@@ -244,13 +249,16 @@ class _Resolved:
         if not any(self.values[name] for name in ("http.listen", "http.unix_socket", "udp.listen")):
             self._fault(
                 "http.listen",
-                "leaves no way for an event to reach the relay: "
-                "set at least one of http.listen, http.unix_socket and udp.listen",
+                "is empty, and so are http.unix_socket and udp.listen, so the relay cannot receive events: "
+                "set at least one of them",
             )
 
     def _check_moved_outbox(self) -> None:
-        """Report an outbox that only the place of earlier versions has, which resolved every path against the
-        working directory: a relay that started with a new, empty outbox would never send its events."""
+        """Report an outbox that exists only at the path used by earlier versions.
+
+        These resolved every path against the working directory. A relay that started with a new, empty outbox would
+        never send the events of the old one.
+        """
         if self._config_file is None or self.origins["outbox.path"] != f"file {self._config_file}":
             return
         path, directory = self.values["outbox.path"], self._config_file.parent
@@ -276,14 +284,14 @@ class _Resolved:
     def _check_plain_http(self) -> None:
         if self.values["upstream.allow_http"]:
             return
-        problem = "is plain http, allowed to loopback only: use https, or set upstream.allow_http = true"
+        problem = "is plain http, which is allowed for loopback only: use https, or set upstream.allow_http = true"
         for name, value in self.values.items():
             is_route = name.startswith("upstream.") and name.endswith(".url")
             if is_route and value and value.startswith("http:") and not is_loopback(value):
                 self._fault(name, problem)
 
     def _fault(self, name: str, problem: str) -> None:
-        """About the value that is in effect, which is not a secret."""
+        """Report a problem of the effective value of a key that is not a secret."""
         key, value = lookup(name), self.values[name]
         assert key is not None
         shown = "" if value is None else _cut(toml(key.kind.plain(value)))

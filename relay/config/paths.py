@@ -1,6 +1,7 @@
-"""Kinds of value that name a file.
+"""Parse paths of files.
 
-A relative path in a configuration file is relative to that file; anywhere else, to the working directory.
+A relative path in the configuration file is relative to that file. In other sources it is relative to the working
+directory.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from relay.config.values import Kind, Wrong, typing_mistake
 
 @dataclass(frozen=True, slots=True)
 class FilePath(Kind):
-    """A file for others to make; "" for none where `optional`."""
+    """The path of a file that need not exist."""
 
     optional: bool = True
+    """Whether "" is allowed, for no file."""
     max_bytes: int = 4_096
 
     @property
@@ -46,7 +48,7 @@ class FilePath(Kind):
 
 
 class OutboxPath(FilePath):
-    """A path, as a Path."""
+    """The path of the outbox, read as a Path."""
 
     def read(self, raw: object) -> Any:
         path = FilePath.read(self, raw)
@@ -57,7 +59,7 @@ class OutboxPath(FilePath):
 
 
 class ReadableFile(FilePath):
-    """A file that must be there and readable now."""
+    """The path of a file that the relay can read now."""
 
     @property
     def allowed(self) -> str:

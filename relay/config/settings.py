@@ -1,8 +1,7 @@
-"""The settings as the parts see them: typed, complete, checked, in base units.
+"""Define the settings of all packages: typed, complete, checked, in base units.
 
-Defaults stand here and nowhere else; the table in `keys` reads them from these classes. The fields
-carry the names of their keys, with the unit appended (`batch.linger` -> `Batch.linger_ms`).
-Nothing here knows where a value came from.
+These classes are the only place that defines defaults; the table in `keys` reads them. Each field has the name of its
+key with the unit appended (`batch.linger` -> `Batch.linger_ms`).
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from relay.runtime.secret import Secret
 
 @dataclass(frozen=True, slots=True)
 class EndpointSettings:
-    """Where a tenant's events go, and with which key."""
+    """URL and key of a tenant's upstream."""
 
     url: str
     api_key: Secret
@@ -28,12 +27,12 @@ class EndpointSettings:
 class Upstream:
     default: EndpointSettings
     tenants: Mapping[int, EndpointSettings]
-    """Complete routes of tenants that have an override (url and key filled in from the default)."""
+    """Endpoints of tenants with keys of their own. Missing values are those of `default`."""
     timeout_ms: int = 30_000
     max_in_flight: int = 8
     compression: Literal["none", "gzip"] = "none"
     proxy: str = field(default="", repr=False)
-    """May hold a user and a password: never printed, and scrubbed from the log."""
+    """URL of the proxy. It may contain a password, so it is never printed and is masked in the log."""
     ca_file: str = ""
     client_cert_file: str = ""
     client_key_file: str = ""
@@ -52,7 +51,7 @@ class Http:
     request_timeout_ms: int = 10_000
     max_connections: int = 512
     allowed_hosts: Sequence[str] = ()
-    """Lower case, with or without a port; loopback names are always answered."""
+    """Allowed Host values in lower case, with or without a port. Loopback names are always allowed."""
     allowed_origins: Sequence[str] = ()
 
 
@@ -61,7 +60,7 @@ class Udp:
     listen: Listen = ("127.0.0.1:8125", "[::1]:8125")
     receive_buffer_bytes: int = 4 << 20
     allowed_networks: Sequence[str] = ()
-    """CIDR; loopback is always allowed."""
+    """Networks in CIDR notation. Loopback is always allowed."""
     ack: bool = False
 
 
@@ -69,7 +68,7 @@ class Udp:
 class OpsSettings:
     listen: Listen = ""
     token: Secret | None = None
-    """Content of ops.token_file."""
+    """Bearer token for operations; None if there is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +76,7 @@ class Defaults:
     tenant_id: int | None = None
     platform: str = ""
     device_id: str = ""
-    """ "auto" is resolved by the service to a UUID kept beside the outbox. """
+    """Device id for events without one. The service replaces "auto" with a UUID stored beside the outbox."""
     app_version: str = ""
     os_version: str = ""
     device_model: str = ""
@@ -133,7 +132,7 @@ class Log:
 class Settings:
     upstream: Upstream
     secret_files: Mapping[str, Path] = field(default_factory=dict)
-    """The file that each secret in force was read from, by key; of a tenant without a key of its own the default's."""
+    """File from which each effective secret was read, by key. A tenant without its own key has the default's file."""
     http: Http = field(default_factory=Http)
     udp: Udp = field(default_factory=Udp)
     ops: OpsSettings = field(default_factory=OpsSettings)

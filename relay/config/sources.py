@@ -1,10 +1,9 @@
-"""Where settings are given: configuration file, environment, key files, systemd credentials, weakest first.
+"""Collect raw values from the configuration file, the environment, secret files and systemd credentials.
 
-`collect` finds what is given, under which key and by whom; whether a value is allowed is not decided here.
-In every source `x_file` (or X_FILE) names the file that a secret `x` is read from; whitespace around the
-secret is not part of it. A relative path in the configuration file is relative to that file. Credentials are
-files in $CREDENTIALS_DIRECTORY named as a secret's key, `upstream.api_key` or `upstream.tenants.2.api_key`;
-other files there belong to other programs.
+`collect` returns each value with its key and its source, weakest source first. It does not check the values. In every
+source, `x_file` (or X_FILE) names a file that contains the secret `x`; whitespace around the secret is removed. A
+relative path in the configuration file is relative to that file. A credential is a file in $CREDENTIALS_DIRECTORY
+with the name of a secret's key, `upstream.api_key` or `upstream.tenants.2.api_key`; other files there are ignored.
 """
 
 from __future__ import annotations
@@ -28,29 +27,30 @@ MAX_SECRET_FILE_BYTES = 64 << 10
 
 
 class Given(NamedTuple):
-    """One value that one source gives to one key."""
+    """A raw value of one key from one source."""
 
     name: str
-    """The key in full, a tenant's number included."""
+    """Full name of the key, including a tenant's number."""
     key: Key
     raw: object
-    """As TOML gives it; a text from elsewhere has gone through the kind's `from_text`."""
+    """Value as parsed from TOML, or text converted by the kind's `from_text`."""
     origin: str
+    """Value source: "file PATH", "environment NAME", "file PATH named by NAME" or "credential NAME"."""
     file: Path | None = None
-    """The file a secret was read from."""
+    """File from which a secret was read."""
 
 
 class CollectedValues:
-    """All that is given, weakest source first, and what could not be read or is not known."""
+    """The raw values of all sources, weakest source first, and the faults found so far."""
 
     def __init__(self) -> None:
         self.given: list[Given] = []
         self.faults: list[ConfigFault] = []
         self.is_file_readable = True
-        """False if the configuration file gave no values because it cannot be read or is not TOML."""
+        """False if the configuration file cannot be read or is not TOML."""
 
     def add(self, name: str, raw: object, origin: str) -> None:
-        """Take a value of a known key; where it names a secret's file, what is in there counts too."""
+        """Add a value of a known key. If it names the file of a secret, also add the secret."""
         key = lookup(name)
         assert key is not None
         self.given.append(Given(name, key, raw, origin))
@@ -59,7 +59,7 @@ class CollectedValues:
             self.add_file(name.removesuffix("_file"), Path(raw), f"file {_path_shown(Path(raw))} named by {named_by}")
 
     def add_file(self, name: str, path: Path, origin: str) -> None:
-        """Read a secret from its file."""
+        """Add a secret from its file."""
         key, secret = lookup(name), read_secret(path)
         assert key is not None
         if isinstance(secret, Wrong):
@@ -70,13 +70,13 @@ class CollectedValues:
     def add_unknown(self, origin: str, name: str, suggestion: str | None) -> None:
         hint = f"; did you mean {suggestion}?" if suggestion else ""
         if any(map(_may_be_secret, re.split(r"\.|__", name))):
-            # a key was typed as a name
+            # The name may be a secret that was typed as a key: do not show it.
             origin, name = origin if origin.startswith("file ") else "environment", MASK
         self.faults.append(ConfigFault(origin, name, "", f"is not a known key{hint}"))
 
 
 def collect(config_file: Path | None, environ: Mapping[str, str]) -> CollectedValues:
-    """Everything that is given; a later entry of a key overrides an earlier one."""
+    """Return the values of all sources. A later value of a key overrides an earlier one."""
     collected = CollectedValues()
     if config_file is not None:
         _collect_file(collected, config_file)
@@ -85,7 +85,7 @@ def collect(config_file: Path | None, environ: Mapping[str, str]) -> CollectedVa
     tenants = {tenant_of(given.name) for given in collected.given if given.key.of_tenant}
     if len(tenants) > MAX_TENANTS:
         collected.faults.append(
-            ConfigFault("", "upstream.tenants", "", f"names {len(tenants)} tenants; {MAX_TENANTS} are allowed")
+            ConfigFault("", "upstream.tenants", "", f"has {len(tenants)} tenants; at most {MAX_TENANTS} are allowed")
         )
     return collected
 
@@ -111,13 +111,13 @@ def _collect_file(collected: CollectedValues, config_file: Path) -> None:
         if key is None or any("." in part for part in path):
             collected.add_unknown(origin, name, near(name))
         elif given.get(file_path, "") != "":
-            collected.faults.append(ConfigFault(origin, name, "", f"is given twice: give either this or {name}_file"))
+            collected.faults.append(ConfigFault(origin, name, "", f"is set twice: set either {name} or {name}_file"))
         else:
             collected.add(name, key.kind.located(raw, config_file.parent), origin)
 
 
 def _leaves(table: Mapping[str, object], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], object]]:
-    """Each value with its path; an empty table counts as a value unless it is a section."""
+    """Yield each value with its path. An empty table is a value unless it is a section."""
     for part, value in table.items():
         path = (*above, part)
         if not isinstance(value, dict):
@@ -129,7 +129,7 @@ def _leaves(table: Mapping[str, object], above: tuple[str, ...] = ()) -> Iterato
 
 
 def _collect_environment(collected: CollectedValues, environ: Mapping[str, str]) -> None:
-    # X_FILE beats X, whatever the order of the variables
+    # X_FILE overrides X independently of the order of the variables.
     variables = sorted(
         (name for name in environ if name.startswith(PREFIX)), key=lambda name: (name.endswith("_FILE"), name)
     )
@@ -167,12 +167,12 @@ def read_secret(path: Path) -> str | Wrong:
 
 
 def _path_shown(path: Path) -> str:
-    """Return the path for a message; a key may have been typed in the place of its file."""
+    """Return the path for a message. The name is masked if it may be a secret typed in place of its file."""
     return str(path.parent / MASK) if _may_be_secret(path.name) and not path.exists() else str(path)
 
 
 def _may_be_secret(text: str) -> bool:
-    """Return whether a name may be a key: long, without a dot, and with a digit or an upper-case letter."""
+    """Return whether a name may be a secret: long, without a dot, and with a digit or an upper-case letter."""
     return len(text) >= 16 and "." not in text and any(c.isdigit() or c.isupper() for c in text)
 
 
@@ -181,7 +181,7 @@ def _variable(name: str) -> str:
 
 
 def _read(path: Path, max_bytes: int) -> str | Wrong:
-    """A text file's content, bounded: the path may name a device that never ends."""
+    """Return the content of a text file. The size is bounded, because the path may name an endless device."""
     try:
         with path.open("rb") as file:
             content = file.read(max_bytes + 1)

@@ -1,8 +1,8 @@
-"""What kinds of value a key may have: how each is read, what it allows, how it is shown.
+"""Parse, check and show the values of keys. Each Kind is a set of allowed values.
 
-A kind reads what TOML gives (`read`), after `from_text` where the source has only text (environment,
-key files). A value that is not allowed is a `Wrong`, never an exception. `plain` undoes `read`: what it
-gives back reads as the same value. Nothing here knows a key's name or where a value stands.
+`read` converts a value as parsed from TOML. `from_text` converts text (environment, secret files) before `read`. For a
+value that is not allowed, `read` returns a `Wrong` and raises nothing. `plain` is the inverse of `read`. Kinds do not
+depend on the names of keys or on value sources.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _PLACEHOLDER = re.compile(
 
 
 class Wrong(NamedTuple):
-    """A value that is not allowed, and why; never quotes the value."""
+    """The reason why a value is not allowed. It never quotes the value, which may be a secret."""
 
     why: str
 
@@ -44,25 +44,26 @@ class Kind(ABC):
     """A set of allowed values."""
 
     suffix: ClassVar[str] = ""
-    """Unit of the value in Settings, as the end of the field's name."""
+    """Unit of the value in Settings, as the suffix of the field's name."""
     secret: ClassVar[bool] = False
+    """Whether the value must be masked in all output."""
 
     @property
     def unit(self) -> str:
-        """For people: what the value counts, or what it is."""
+        """Return the unit or type of the value, for documentation and messages."""
         return "text"
 
     @property
     @abstractmethod
     def allowed(self) -> str:
-        """For people: what may stand there."""
+        """Return a description of the allowed values, for documentation and messages."""
 
     @abstractmethod
     def read(self, raw: object) -> Any:
-        """The value of a Settings field, or a Wrong."""
+        """Return the value for Settings, or a Wrong."""
 
     def from_text(self, text: str) -> object:
-        """What TOML would give for this text."""
+        """Return the value that TOML would have for this text."""
         return text
 
     def located(self, raw: object, directory: Path) -> object:
@@ -70,17 +71,17 @@ class Kind(ABC):
         return raw
 
     def plain(self, value: Any) -> object:
-        """As TOML and JSON show it."""
+        """Return the value as TOML and JSON represent it; `read` accepts the result."""
         return value
 
 
 @dataclass(frozen=True, slots=True)
 class Text(Kind):
-    """Any printable text, empty included."""
+    """Printable text, which may be empty."""
 
     max_chars: int = 256
     blank: bool = True
-    """Whether it may consist of blanks."""
+    """Whether the text may consist of white space only."""
 
     @property
     def allowed(self) -> str:
@@ -102,7 +103,7 @@ class Text(Kind):
 
 @dataclass(frozen=True, slots=True)
 class OneOf(Kind):
-    """One of a few words."""
+    """One of a fixed set of words."""
 
     words: tuple[str, ...]
 
@@ -115,7 +116,7 @@ class OneOf(Kind):
         return ", ".join(toml(word) for word in self.words)
 
     def read(self, raw: object) -> str | Wrong:
-        return raw if isinstance(raw, str) and raw in self.words else Wrong("is none of the words allowed here")
+        return raw if isinstance(raw, str) and raw in self.words else Wrong("is not an allowed word")
 
 
 class Flag(Kind):
@@ -138,13 +139,14 @@ class Flag(Kind):
 
 @dataclass(frozen=True, slots=True)
 class Number(Kind):
-    """A whole number within bounds; None, written "", only where `optional`."""
+    """A whole number within bounds."""
 
     least: int
     most: int
     of: str
-    """What it counts."""
+    """Unit of the number, for example "requests"."""
     optional: bool = False
+    """Whether "" is allowed; it means None."""
 
     @property
     def unit(self) -> str:
@@ -170,13 +172,14 @@ class Number(Kind):
 
 @dataclass(frozen=True, slots=True)
 class _Quantity(Kind):
-    """A whole number with one unit, as text; bounds are in base units."""
+    """A whole number with one unit, as text. Bounds are in base units."""
 
     least: int
     most: int
     units: ClassVar[dict[str, int]]
     zero: ClassVar[str]
     rather_smaller: ClassVar[tuple[int, ...]] = ()
+    """Values shown in the second largest unit that fits."""
     sample: ClassVar[str]
     of: ClassVar[str]
 
@@ -196,7 +199,7 @@ class _Quantity(Kind):
         return amount if self.least <= amount <= self.most else Wrong("is out of range")
 
     def plain(self, value: Any) -> object:
-        """With the largest unit that gives a whole number; of time, "60s" before "1m", as the contract writes it."""
+        """Return the value in the largest unit that gives a whole number. One minute is "60s", as in the contract."""
         fitting = [unit for unit, amount in self.units.items() if value and value % amount == 0]
         if value in self.rather_smaller:
             fitting.pop()
@@ -204,7 +207,7 @@ class _Quantity(Kind):
 
 
 class Duration(_Quantity):
-    """A span of time; bounds and value in milliseconds."""
+    """A duration. Bounds and value are in milliseconds."""
 
     suffix = "_ms"
     units = DURATION_UNITS_MS
@@ -226,11 +229,10 @@ class Size(_Quantity):
 
 @dataclass(frozen=True, slots=True)
 class SecretText(Kind):
-    """Goes into an HTTP header: a space or a line break in it would be another header. None, written "", where
-    `optional`.
-    """
+    """A secret for an HTTP header. A line break in it could begin another header, and spaces are not allowed either."""
 
     optional: bool = False
+    """Whether "" is allowed; it means None."""
     secret = True
 
     @property
@@ -255,7 +257,7 @@ class SecretText(Kind):
 
 @dataclass(frozen=True, slots=True)
 class Items(Kind):
-    """A list, each item of the kind `item`; as text: separated by commas, or a TOML array."""
+    """A list of values of the kind `item`. As text, it is separated by commas or a TOML array."""
 
     item: Kind
 
@@ -290,7 +292,7 @@ class Items(Kind):
 
 
 def typing_mistake(text: str) -> str | None:
-    """Return what a person who typed `text` as a value got wrong, or None. The result never quotes the text."""
+    """Return the likely typing mistake in a value, or None. The result never quotes the text."""
     if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'`":
         return "is in quotes, and the quotes are part of the value: remove them"
     if _VARIABLE.fullmatch(text):
@@ -299,7 +301,7 @@ def typing_mistake(text: str) -> str | None:
 
 
 def secret_mistake(text: str) -> str | None:
-    """Return why `text` cannot be meant as a key although its characters are allowed, or None."""
+    """Return why `text` is unlikely to be a key although its characters are allowed, or None."""
     if _ASSIGNMENT.match(text):
         return "has the form NAME=value: write only the value"
     if _HEADER_LINE.match(text):
@@ -310,7 +312,7 @@ def secret_mistake(text: str) -> str | None:
 
 
 def toml(plain: object) -> str:
-    """A plain value as TOML writes it, on one line, whatever its characters; None, which TOML has not, as ""."""
+    """Return a plain value as TOML on one printable line. None, which TOML does not have, becomes ""."""
     if plain is None:
         return '""'
     if isinstance(plain, list | tuple):

@@ -1,4 +1,4 @@
-"""Where the configuration's values come from, how they are shown, and what differs between two of them."""
+"""Value sources, description and comparison of the configuration."""
 
 import os
 from base64 import b64encode
@@ -30,7 +30,7 @@ ENOUGH = {"RELAY__UPSTREAM__URL": URL, "RELAY__UPSTREAM__API_KEY": CANARY}
 
 @pytest.fixture
 def config(tmp_path):
-    """Writes config.toml and returns its path."""
+    """Return a function that writes config.toml and returns its path."""
 
     def write(text: str) -> Path:
         file = tmp_path / "config.toml"
@@ -40,8 +40,8 @@ def config(tmp_path):
     return write
 
 
-def test_a_directory_that_this_user_may_not_enter_has_no_configuration(tmp_path, monkeypatch):
-    """As for `sudo -u relay relay status` from root's home."""
+def test_configuration_in_an_inaccessible_directory_is_ignored(tmp_path, monkeypatch):
+    """This happens with `sudo -u relay relay status` in root's home directory."""
     (tmp_path / "config.toml").write_text("")
     monkeypatch.chdir(tmp_path)
     us = os.geteuid()
@@ -56,10 +56,10 @@ def test_a_directory_that_this_user_may_not_enter_has_no_configuration(tmp_path,
     assert find_config_file(None, {}) == Path("config.toml")
 
 
-# -- where values come from ------------------------------------------------------------------------------
+# -- value sources ---------------------------------------------------------------------------------------
 
 
-def test_environment_alone_is_enough():
+def test_environment_without_a_file_is_sufficient():
     settings = load(None, ENOUGH)
 
     assert settings.upstream.default.url == URL
@@ -67,7 +67,7 @@ def test_environment_alone_is_enough():
     assert settings.batch.linger_ms == 5_000
 
 
-def test_each_source_beats_the_ones_before_it(config, tmp_path):
+def test_each_source_overrides_the_weaker_ones(config, tmp_path):
     """Default < file < environment < file named by the environment < credential."""
     credentials = tmp_path / "credentials"
     credentials.mkdir()
@@ -89,7 +89,7 @@ def test_each_source_beats_the_ones_before_it(config, tmp_path):
     assert key_and_origin() == ("of-the-credential", "credential upstream.api_key")
 
 
-def test_file_named_in_the_environment_beats_a_value_whatever_the_order_of_variables(tmp_path):
+def test_secret_file_overrides_the_value_in_any_order_of_variables(tmp_path):
     (tmp_path / "key").write_text("of-the-file")
     variables = {**ENOUGH, "RELAY__UPSTREAM__API_KEY_FILE": str(tmp_path / "key")}
 
@@ -97,7 +97,7 @@ def test_file_named_in_the_environment_beats_a_value_whatever_the_order_of_varia
         assert load(None, environ).upstream.default.api_key == Secret("of-the-file")
 
 
-def test_every_key_has_an_origin(config):
+def test_every_key_has_a_value_source(config):
     file = config('[batch]\nlinger = "2s"\n')
 
     settings, origins = load_with_origins(file, ENOUGH | {"RELAY__UPSTREAM__TENANTS__2__API_KEY": "two"})
@@ -109,7 +109,7 @@ def test_every_key_has_an_origin(config):
     assert origins["upstream.tenants.2.url"] == "upstream.url"
 
 
-def test_key_file_of_the_configuration_file_is_read_without_its_line_break(config, tmp_path):
+def test_line_break_at_the_end_of_a_key_file_is_removed(config, tmp_path):
     (tmp_path / "key").write_bytes(b"of-the-file\r\n")
     file = config(f'[upstream]\nurl = "{URL}"\napi_key_file = "{tmp_path / "key"}"\n')
 
@@ -120,7 +120,7 @@ def test_key_file_of_the_configuration_file_is_read_without_its_line_break(confi
     assert origins["upstream.api_key"] == f"file {tmp_path / 'key'} named by upstream.api_key_file"
 
 
-def test_secret_files_are_those_that_secrets_in_force_were_read_from(tmp_path):
+def test_secret_files_are_the_files_of_the_effective_secrets(tmp_path):
     (tmp_path / "one").write_text("one")
     (tmp_path / "two").write_text("two")
     environ = {
@@ -139,14 +139,14 @@ def test_secret_files_are_those_that_secrets_in_force_were_read_from(tmp_path):
     assert set(files.values()) == {tmp_path / "upstream.api_key", tmp_path / "two"}
 
 
-def test_other_credentials_are_left_alone(tmp_path):
+def test_credentials_without_the_name_of_a_secret_are_ignored(tmp_path):
     (tmp_path / "client.pem").write_text("")
     (tmp_path / "batch.linger").write_text("1s")
 
     assert load(None, ENOUGH | {"CREDENTIALS_DIRECTORY": str(tmp_path)}).batch.linger_ms == 5_000
 
 
-def test_tenant_takes_from_the_default_route_what_it_lacks(config):
+def test_tenant_uses_the_default_endpoint_for_missing_values(config):
     file = config('[upstream.tenants.1]\nurl = "https://other.example/"\n[upstream.tenants.2]\napi_key = "two"\n')
 
     upstream = load(file, ENOUGH).upstream
@@ -156,7 +156,7 @@ def test_tenant_takes_from_the_default_route_what_it_lacks(config):
     assert upstream.endpoint(3) is upstream.default
 
 
-def test_outbox_is_in_systemds_state_directory_unless_a_path_is_given():
+def test_default_path_of_the_outbox_is_in_systemds_state_directory():
     environ = ENOUGH | {"STATE_DIRECTORY": "/var/lib/relay:/var/lib/other"}
 
     settings, origins = load_with_origins(None, environ)
@@ -168,11 +168,11 @@ def test_outbox_is_in_systemds_state_directory_unless_a_path_is_given():
 
 
 @pytest.mark.parametrize("text", ["a.local, b.local:80", '["a.local", "b.local:80"]'])
-def test_list_in_the_environment_is_separated_by_commas_or_a_toml_array(text):
+def test_list_in_the_environment_is_comma_separated_or_a_toml_array(text):
     assert load(None, ENOUGH | {"RELAY__HTTP__ALLOWED_HOSTS": text}).http.allowed_hosts == ("a.local", "b.local:80")
 
 
-def test_values_of_the_environment_are_read_by_the_kind_of_their_key():
+def test_environment_values_are_converted_to_the_type_of_their_key():
     environ = {
         "RELAY__UDP__ACK": "true",
         "RELAY__UDP__LISTEN": "",
@@ -189,12 +189,12 @@ def test_values_of_the_environment_are_read_by_the_kind_of_their_key():
     assert (settings.defaults.tenant_id, settings.ops.token) == (2, Secret("token"))
 
 
-def test_variables_that_are_not_the_relays_are_ignored():
-    """Container orchestrators set RELAY_PORT and the like for a service called relay."""
+def test_variables_without_the_prefix_are_ignored():
+    """Container orchestrators set variables such as RELAY_PORT for a service with the name relay."""
     assert load(None, ENOUGH | {"RELAY_PORT": "tcp://10.0.0.1:80", "PATH": "/bin"}) == load(None, ENOUGH)
 
 
-def test_config_file_is_the_given_one_else_that_of_relay_config_else_the_working_directorys(tmp_path, monkeypatch):
+def test_config_option_precedes_relay_config_and_the_working_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     given, named = Path("given.toml"), {"RELAY_CONFIG": "named.toml"}
 
@@ -206,7 +206,7 @@ def test_config_file_is_the_given_one_else_that_of_relay_config_else_the_working
     assert find_config_file(given, named) == given
 
 
-def test_config_file_of_the_machine_is_read_where_the_working_directory_has_none(tmp_path, monkeypatch):
+def test_config_file_in_etc_is_read_if_the_working_directory_has_none(tmp_path, monkeypatch):
     machine = tmp_path / "etc" / "config.toml"
     places = (CONFIG_FILES[0], machine)
     monkeypatch.chdir(tmp_path)
@@ -218,7 +218,7 @@ def test_config_file_of_the_machine_is_read_where_the_working_directory_has_none
     assert find_config_file(None, {}, places) == machine
 
 
-def test_relative_path_of_a_file_is_relative_to_that_file(config, tmp_path, monkeypatch):
+def test_relative_path_in_the_file_is_relative_to_the_file(config, tmp_path, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "key").write_text(CANARY)
     (tmp_path / "ca.pem").write_text("")
@@ -237,28 +237,28 @@ def test_relative_path_of_a_file_is_relative_to_that_file(config, tmp_path, monk
     assert settings.secret_files == {"upstream.api_key": tmp_path / "key"}
 
 
-def test_relative_path_of_the_environment_or_a_default_is_relative_to_the_working_directory(config, tmp_path):
+def test_relative_path_in_the_environment_is_relative_to_the_working_directory(config, tmp_path):
     settings = load(config(""), ENOUGH | {"RELAY__HTTP__UNIX_SOCKET": "relay.sock"})
 
     assert settings.http.unix_socket == "relay.sock"
     assert settings.outbox.path == Path("data/outbox.db")
 
 
-def test_absolute_path_of_a_file_stays_as_it_is(config):
+def test_absolute_path_in_the_file_is_unchanged(config):
     assert load(config('[outbox]\npath = "/var/outbox.db"\n'), ENOUGH).outbox.path == Path("/var/outbox.db")
 
 
-# -- what is shown, what differs -------------------------------------------------------------------------
+# -- description and comparison --------------------------------------------------------------------------
 
-TELLING = ENOUGH | {
+ALL_SECRETS = ENOUGH | {
     "RELAY__UPSTREAM__PROXY": "http://user:CANARY%2Dpw@proxy.example:3128",
     "RELAY__OPS__TOKEN": "CANARY-token",
     "RELAY__UPSTREAM__TENANTS__2__API_KEY": "CANARY-two",
 }
 
 
-def test_secrets_are_shown_nowhere():
-    settings = load(None, TELLING)
+def test_descriptions_contain_no_secrets():
+    settings = load(None, ALL_SECRETS)
 
     shown = describe(settings)
 
@@ -268,16 +268,16 @@ def test_secrets_are_shown_nowhere():
     assert describe(load(None, ENOUGH))["ops.token"] is None
 
 
-def test_secrets_to_be_kept_from_the_log_are_all_of_them_the_proxys_password_too():
-    found = {secret.reveal() for secret in secrets(load(None, TELLING))}
+def test_secrets_include_tenant_keys_token_and_proxy_password():
+    found = {secret.reveal() for secret in secrets(load(None, ALL_SECRETS))}
 
-    password = {"CANARY%2Dpw", "CANARY-pw", TELLING["RELAY__UPSTREAM__PROXY"]}
-    user = urlsplit(TELLING["RELAY__UPSTREAM__PROXY"]).username
+    password = {"CANARY%2Dpw", "CANARY-pw", ALL_SECRETS["RELAY__UPSTREAM__PROXY"]}
+    user = urlsplit(ALL_SECRETS["RELAY__UPSTREAM__PROXY"]).username
     basic = b64encode(f"{user}:CANARY-pw".encode()).decode()
     assert found == {CANARY, "CANARY-two", "CANARY-token", basic} | password
 
 
-def test_diff_names_the_keys_that_changed_and_which_of_them_wait_for_a_restart():
+def test_diff_returns_the_changed_keys_and_needs_restart_those_not_applied_by_a_reload():
     old = load(None, ENOUGH)
     new = load(
         None,
@@ -306,7 +306,7 @@ def test_diff_names_the_keys_that_changed_and_which_of_them_wait_for_a_restart()
     assert diff(old, load(None, ENOUGH)) == []
 
 
-def test_changes_say_what_was_and_what_is_and_mask_secrets():
+def test_changes_contain_old_and_new_values_with_masked_secrets():
     old = load(None, ENOUGH)
     new = load(
         None,
@@ -326,8 +326,8 @@ def test_changes_say_what_was_and_what_is_and_mask_secrets():
     }
 
 
-def test_every_change_of_settings_is_seen_by_diff():
-    """A field that diff does not compare would be lost at a reload."""
+def test_diff_detects_a_change_of_every_key():
+    """A reload would not report a change that `diff` does not compare."""
     old = load(None, ENOUGH)
     for key in KEYS:
         if key.in_settings:
@@ -335,10 +335,10 @@ def test_every_change_of_settings_is_seen_by_diff():
             assert diff(old, replace(old, **{key.section: section})) == [key.name]
 
 
-# -- for commands that talk to a running relay -----------------------------------------------------------
+# -- commands that call a running relay ------------------------------------------------------------------
 
 
-def test_client_needs_neither_url_nor_readable_keys(config):
+def test_client_needs_neither_url_nor_readable_secrets(config):
     file = config('[upstream]\napi_key_file = "/nowhere"\n[ops]\nlisten = "127.0.0.1:9"\ntoken_file = "/nowhere"\n')
 
     settings = load_for_client(file, {})
@@ -348,7 +348,7 @@ def test_client_needs_neither_url_nor_readable_keys(config):
     assert settings.upstream.default.api_key == Secret("")
 
 
-def test_client_is_told_of_other_faults(config):
+def test_other_faults_are_reported_to_clients(config):
     with pytest.raises(ConfigError) as caught:
         load_for_client(config('[http]\nlisten = "x"\n'), {})
 

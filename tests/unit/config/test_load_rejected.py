@@ -1,4 +1,4 @@
-"""Every way in which a configuration is refused, and that a fault says enough and never a secret."""
+"""Rejected configurations: each fault has its source, its key and the reason, and contains no secret."""
 
 import os
 from pathlib import Path
@@ -17,7 +17,7 @@ ENOUGH = {"RELAY__UPSTREAM__URL": URL, "RELAY__UPSTREAM__API_KEY": CANARY}
 
 @pytest.fixture
 def config(tmp_path):
-    """Writes config.toml and returns its path."""
+    """Return a function that writes config.toml and returns its path."""
 
     def write(text: str) -> Path:
         file = tmp_path / "config.toml"
@@ -38,20 +38,20 @@ def only_fault(environ: dict[str, str], config_file: Path | None = None) -> str:
     return fault
 
 
-def test_every_fault_is_told_at_once_with_source_key_value_and_what_is_allowed(config):
+def test_all_faults_are_reported_with_source_key_value_and_allowed_values(config):
     file = config('[upstream]\nmax_in_flight = 0\n[batch]\nlinger = "5 s"\n[htpp]\nlisten = "x"\n')
 
-    told = faults(file, {"RELAY__UDP__LISTEN": "8125"})
+    fault_texts = faults(file, {"RELAY__UDP__LISTEN": "8125"})
 
-    assert told == [
+    assert fault_texts == [
         f"file {file}: htpp.listen: is not a known key; did you mean http.listen?",
         f"file {file}: upstream.max_in_flight = 0: is out of range; allowed: 1 to 256",
         f'file {file}: batch.linger = "5 s": is not a whole number with one of the units ms, s, m, h, d, '
         'like "5s"; allowed: "0s" to "10m"',
-        'environment RELAY__UDP__LISTEN: udp.listen = "8125": is not host and port (0.0.0.0 and [::] listen on every '
+        'environment RELAY__UDP__LISTEN: udp.listen = "8125": is not host:port (0.0.0.0 and [::] mean every '
         'interface); allowed: "host:port", "[IPv6]:port", a list of up to 64 of these, or "" for off',
-        "upstream.url: is required; give it in the configuration file or as RELAY__UPSTREAM__URL",
-        "upstream.api_key: is required; give it, or upstream.api_key_file, in the configuration file, as "
+        "upstream.url: is required; set it in the configuration file or as RELAY__UPSTREAM__URL",
+        "upstream.api_key: is required; set it, or upstream.api_key_file, in the configuration file, as "
         "RELAY__UPSTREAM__API_KEY or RELAY__UPSTREAM__API_KEY_FILE, or as systemd credential upstream.api_key",
     ]
 
@@ -66,29 +66,32 @@ def test_every_fault_is_told_at_once_with_source_key_value_and_what_is_allowed(c
         ("RELAY__UPSTREAM__TENANTS__02__URL", "RELAY__UPSTREAM__TENANTS__<ID>__URL"),
     ],
 )
-def test_mistyped_variable_is_refused_with_the_nearest_one_and_its_value_is_not_shown(variable, suggestion):
-    """It may be a mistyped secret."""
-    told = only_fault({variable: "CANARY-2"})
+def test_mistyped_variable_is_rejected_with_a_suggestion_and_without_its_value(variable, suggestion):
+    """The value may be a secret."""
+    fault_text = only_fault({variable: "CANARY-2"})
 
-    assert told.startswith(f"environment {variable}: ")
-    assert "is not a known key" in told
-    assert "CANARY" not in told
-    assert told.endswith(f"; did you mean {suggestion}?")
+    assert fault_text.startswith(f"environment {variable}: ")
+    assert "is not a known key" in fault_text
+    assert "CANARY" not in fault_text
+    assert fault_text.endswith(f"; did you mean {suggestion}?")
 
 
-def test_overridden_value_is_checked_too(config):
+def test_overridden_value_is_checked(config):
     file = config("[batch]\nmax_events = 0\n")
 
     assert "batch.max_events = 0" in only_fault({"RELAY__BATCH__MAX_EVENTS": "5"}, file)
 
 
-def test_secret_and_its_file_in_one_configuration_file_are_refused(config):
+def test_secret_and_its_file_in_one_configuration_file_are_rejected(config):
     file = config('[upstream]\napi_key = "CANARY-2"\napi_key_file = "/nowhere"\n')
 
-    told = faults(file, ENOUGH)
+    fault_texts = faults(file, ENOUGH)
 
-    assert f"file {file}: upstream.api_key: is given twice: give either this or upstream.api_key_file" in told
-    assert "CANARY" not in "".join(told)
+    assert (
+        f"file {file}: upstream.api_key: is set twice: set either upstream.api_key or upstream.api_key_file"
+        in fault_texts
+    )
+    assert "CANARY" not in "".join(fault_texts)
 
 
 @pytest.mark.parametrize(
@@ -101,14 +104,14 @@ def test_secret_and_its_file_in_one_configuration_file_are_refused(config):
         ("#" * (1 << 20) + "\n", "is larger than 1048576 bytes"),
     ],
 )
-def test_file_that_is_no_configuration_is_refused(tmp_path, content, problem):
+def test_file_that_is_not_a_configuration_is_rejected(tmp_path, content, problem):
     file = tmp_path / "config.toml"
     file.write_bytes(content.encode("utf-8", "surrogateescape"))
 
     assert only_fault({}, file).startswith(f"file {file}: {problem}")
 
 
-def test_missing_configuration_file_is_refused(tmp_path):
+def test_missing_configuration_file_is_rejected(tmp_path):
     assert only_fault({}, tmp_path / "none.toml").endswith("none.toml: cannot be read: No such file or directory")
 
 
@@ -122,16 +125,16 @@ def test_missing_configuration_file_is_refused(tmp_path):
         (b"k" * 70_000, "is larger than"),
     ],
 )
-def test_file_that_is_no_secret_is_refused(tmp_path, content, problem):
+def test_file_without_a_secret_is_rejected(tmp_path, content, problem):
     (tmp_path / "key").write_bytes(content)
 
     assert problem in only_fault({"RELAY__OPS__TOKEN_FILE": str(tmp_path / "key")})
 
 
-def test_unreadable_key_file_is_refused_and_does_not_fall_back(tmp_path):
-    told = only_fault({"RELAY__UPSTREAM__API_KEY_FILE": str(tmp_path / "gone")})
+def test_unreadable_key_file_is_rejected_without_a_fallback(tmp_path):
+    fault_text = only_fault({"RELAY__UPSTREAM__API_KEY_FILE": str(tmp_path / "gone")})
 
-    assert told == (
+    assert fault_text == (
         f"file {tmp_path / 'gone'} named by RELAY__UPSTREAM__API_KEY_FILE: upstream.api_key: "
         "cannot be read: No such file or directory"
     )
@@ -140,12 +143,12 @@ def test_unreadable_key_file_is_refused_and_does_not_fall_back(tmp_path):
 @pytest.mark.parametrize(
     "key", ["", "two words", f"{CANARY}\r\nX-Evil: 1", "\u0561", "k" * 4_097, f"{CANARY}\x7f", f"{CANARY}\u00a0"]
 )
-def test_key_that_cannot_stand_in_a_header_is_refused_without_being_shown(key):
-    """A line break in it would be another header."""
-    told = only_fault({"RELAY__UPSTREAM__API_KEY": key})
+def test_key_that_is_invalid_in_a_header_is_rejected_and_not_shown(key):
+    """A line break in a key could begin another header."""
+    fault_text = only_fault({"RELAY__UPSTREAM__API_KEY": key})
 
-    assert told.startswith(f"environment RELAY__UPSTREAM__API_KEY: upstream.api_key = {MASK}: ")
-    assert CANARY not in told
+    assert fault_text.startswith(f"environment RELAY__UPSTREAM__API_KEY: upstream.api_key = {MASK}: ")
+    assert CANARY not in fault_text
 
 
 @pytest.mark.parametrize(
@@ -184,11 +187,11 @@ def test_key_that_cannot_stand_in_a_header_is_refused_without_being_shown(key):
         "http://0.0.0.0/",
     ],
 )
-def test_url_that_the_key_must_not_go_to_is_refused(url):
-    told = only_fault({"RELAY__UPSTREAM__URL": url})
+def test_unsafe_upstream_url_is_rejected(url):
+    fault_text = only_fault({"RELAY__UPSTREAM__URL": url})
 
-    assert "upstream.url" in told
-    assert "CANARY" not in told
+    assert "upstream.url" in fault_text
+    assert "CANARY" not in fault_text
 
 
 @pytest.mark.parametrize(
@@ -204,11 +207,11 @@ def test_url_that_the_key_must_not_go_to_is_refused(url):
         "http://[::1]:9000/v1",
     ],
 )
-def test_url_over_tls_or_to_this_machine_is_taken_as_it_is(url):
+def test_url_with_tls_or_of_this_machine_is_accepted_unchanged(url):
     assert load(None, ENOUGH | {"RELAY__UPSTREAM__URL": url}).upstream.default.url == url
 
 
-def test_plain_http_to_another_machine_needs_allow_http_for_tenants_too():
+def test_plain_http_to_another_machine_requires_allow_http_for_tenants_too():
     environ = {"RELAY__UPSTREAM__TENANTS__2__URL": "http://upstream.example/"}
 
     assert "upstream.tenants.2.url" in only_fault(environ)
@@ -217,7 +220,7 @@ def test_plain_http_to_another_machine_needs_allow_http_for_tenants_too():
 
 
 @pytest.mark.parametrize("listen", ["127.0.0.1:8080", "localhost:0", "[::1]:8080", "[::]:1", "0.0.0.0:65535", ""])
-def test_listen_address(listen):
+def test_valid_listen_address_is_accepted(listen):
     assert load(None, ENOUGH | {"RELAY__HTTP__LISTEN": listen}).http.listen == listen
 
 
@@ -230,28 +233,28 @@ def test_listen_address(listen):
         ("[]", ""),
     ],
 )
-def test_listen_addresses_as_a_list(text, listen):
+def test_list_of_listen_addresses_is_accepted(text, listen):
     assert load(None, ENOUGH | {"RELAY__UDP__LISTEN": text}).udp.listen == listen
 
 
 @pytest.mark.parametrize(
     "text", ["127.0.0.1:1,8080", '["127.0.0.1:1", 8080]', '["127.0.0.1:1", ""]', ",".join(["[::1]:1"] * 65)]
 )
-def test_one_wrong_address_of_a_list_is_named(text):
+def test_fault_names_the_wrong_address_of_a_list(text):
     assert "item 1: is" in only_fault({"RELAY__HTTP__LISTEN": text}) or "too many" in only_fault(
         {"RELAY__HTTP__LISTEN": text}
     )
 
 
 @pytest.mark.parametrize("ops", ["localhost:8080", "[::ffff:127.0.0.1]:8080", "127.0.0.1:1,[0:0::1]:8080"])
-def test_ops_and_http_have_no_address_in_common(ops):
+def test_common_address_of_ops_and_http_is_rejected(ops):
     assert "has an address of http.listen" in only_fault({"RELAY__OPS__LISTEN": ops})
 
 
 @pytest.mark.parametrize(
     "listen", ["8080", ":8080", "127.0.0.1", "::1:8080", "[::1]", "a b:1", "127.0.0.1:65536", "1.2.3:1"]
 )
-def test_what_is_no_listen_address_is_refused(listen):
+def test_invalid_listen_address_is_rejected(listen):
     assert "http.listen" in only_fault({"RELAY__HTTP__LISTEN": listen})
 
 
@@ -285,22 +288,22 @@ def test_what_is_no_listen_address_is_refused(listen):
         ("rate.window", "1979-05-27"),
     ],
 )
-def test_value_of_another_kind_is_refused(config, key, value):
+def test_value_of_another_type_is_rejected(config, key, value):
     section, _, leaf = key.partition(".")
 
     assert key in only_fault({}, config(f"[{section}]\n{leaf} = {value}\n"))
 
 
 @pytest.mark.parametrize(
-    ("leaf", "value", "told"),
+    ("leaf", "value", "problem"),
     [
         ("TENANT_ID", "0", 'tenant_id = 0: is out of range; allowed: 1 to 9223372036854775807, or ""'),
         ("DEVICE_ID", " ", 'is blank; allowed: text that is not blank, up to 255 characters, or ""'),
         ("DEVICE_ID", "x" * 256, 'is too long; allowed: text that is not blank, up to 255 characters, or ""'),
     ],
 )
-def test_default_that_no_event_may_have_is_refused(leaf, value, told):
-    assert only_fault({f"RELAY__DEFAULTS__{leaf}": value}).endswith(told)
+def test_default_that_is_invalid_in_an_event_is_rejected(leaf, value, problem):
+    assert only_fault({f"RELAY__DEFAULTS__{leaf}": value}).endswith(problem)
 
 
 @pytest.mark.parametrize("key", [key for key in KEYS if key.section == "defaults"], ids=lambda key: key.name)
@@ -309,8 +312,8 @@ def test_default_that_no_event_may_have_is_refused(leaf, value, told):
     [0, 1, 2**63 - 1, 2**63, True, "", " ", "   ", "tv", "TV", "x" * 255, "x" * 256, "x" * 257, " x ", "\0", '"\\/'],
     ids=lambda value: ascii(value)[:8],
 )
-def test_event_made_of_a_default_would_be_taken_as_it_is(key, value):
-    """Else every event that needs it is refused by the upstream, or fails here."""
+def test_event_with_an_accepted_default_is_valid(key, value):
+    """Otherwise the upstream would reject every event that uses the default."""
     default = key.kind.read(value)
     if isinstance(default, Wrong) or default in (None, ""):
         return
@@ -329,7 +332,7 @@ def reader(defaults: EventDefaults) -> Reader:
 
 
 @pytest.mark.parametrize(
-    ("environ", "words"),
+    ("environ", "problem"),
     [
         (
             {"RELAY__HTTP__MAX_EVENT": "2MiB", "RELAY__BATCH__MAX_BYTES": "4MiB"},
@@ -343,37 +346,37 @@ def reader(defaults: EventDefaults) -> Reader:
         ({"RELAY__UPSTREAM__CLIENT_KEY_FILE": __file__}, "upstream.client_cert_file"),
     ],
 )
-def test_values_that_do_not_fit_together_are_refused(environ, words):
-    assert words in only_fault(environ)
+def test_contradicting_values_are_rejected(environ, problem):
+    assert problem in only_fault(environ)
 
 
-def test_value_in_a_fault_is_one_line_and_cut():
-    told = only_fault({"RELAY__LOG__LEVEL": "a\nb\x1b[31m" + "c" * 1_000})
+def test_value_in_a_fault_is_escaped_and_cut():
+    fault_text = only_fault({"RELAY__LOG__LEVEL": "a\nb\x1b[31m" + "c" * 1_000})
 
-    assert told.isprintable()
-    assert len(told) < 400
+    assert fault_text.isprintable()
+    assert len(fault_text) < 400
 
 
-def test_tenants_are_bounded():
+def test_number_of_tenants_is_bounded():
     environ = {f"RELAY__UPSTREAM__TENANTS__{tenant}__API_KEY": "k" for tenant in range(65)}
 
-    assert "names 65 tenants; 64 are allowed" in only_fault(environ)
+    assert "has 65 tenants; at most 64 are allowed" in only_fault(environ)
 
 
-def test_only_secrets_are_given_by_a_file_of_the_environment(tmp_path):
+def test_only_secrets_can_be_set_by_a_file_variable(tmp_path):
     (tmp_path / "url").write_text("https://other.example/")
 
     assert "is not a known key" in only_fault({"RELAY__UPSTREAM__URL_FILE": str(tmp_path / "url")})
 
 
-def test_reading_an_endless_file_ends():
+def test_endless_file_is_rejected():
     if not os.path.exists("/dev/zero"):
         pytest.skip("no /dev/zero here")
 
     assert "is larger than" in only_fault({"RELAY__UPSTREAM__API_KEY_FILE": "/dev/zero"})
 
 
-# -- what people type by mistake ---------------------------------------------------------------------------
+# -- typing mistakes ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -392,7 +395,7 @@ def test_reading_an_endless_file_ends():
         ("changeme", "is a placeholder"),
     ],
 )
-def test_key_that_cannot_be_meant_is_rejected_with_the_mistake(tmp_path, key, problem):
+def test_mistyped_key_is_rejected_with_the_mistake(tmp_path, key, problem):
     (tmp_path / "key").write_text(key + "\n")
     for environ in ({"RELAY__UPSTREAM__API_KEY": key}, {"RELAY__UPSTREAM__API_KEY_FILE": str(tmp_path / "key")}):
         fault = only_fault(environ)
@@ -416,7 +419,7 @@ def test_unusual_key_is_accepted(key):
         "bar-Key_123\u00a0\n".encode(),
     ],
 )
-def test_what_editors_and_shells_add_around_a_key_is_removed(tmp_path, content):
+def test_whitespace_and_byte_order_mark_around_a_key_are_removed(tmp_path, content):
     (tmp_path / "key").write_bytes(content)
 
     settings = load(None, {"RELAY__UPSTREAM__URL": URL, "RELAY__UPSTREAM__API_KEY_FILE": str(tmp_path / "key")})
@@ -433,7 +436,7 @@ def test_what_editors_and_shells_add_around_a_key_is_removed(tmp_path, content):
         (f'"{URL}"', "is in quotes"),
     ],
 )
-def test_url_that_cannot_be_meant_is_rejected_with_the_mistake(url, problem):
+def test_mistyped_url_is_rejected_with_the_mistake(url, problem):
     assert problem in only_fault({"RELAY__UPSTREAM__URL": url})
 
 
@@ -449,17 +452,17 @@ def test_configuration_without_any_listener_is_rejected():
     fault = only_fault({"RELAY__HTTP__LISTEN": "", "RELAY__UDP__LISTEN": ""})
 
     assert "http.listen" in fault
-    assert "no way for an event to reach the relay" in fault
+    assert "the relay cannot receive events" in fault
 
 
 def test_syntax_error_is_the_only_fault_of_a_file(config):
-    """URL and key may well stand in the file: that they are missing would be a false report."""
+    """The file may contain URL and key, so they must not be reported as missing."""
     (fault,) = faults(config("[upstream\n"), {})
 
     assert "is not TOML" in fault
 
 
-def test_outbox_that_only_the_place_of_earlier_versions_has_is_reported_with_both_paths(config, tmp_path, monkeypatch):
+def test_outbox_at_the_path_of_earlier_versions_is_reported_with_both_paths(config, tmp_path, monkeypatch):
     earlier = tmp_path / "elsewhere" / "data" / "outbox.db"
     earlier.parent.mkdir(parents=True)
     earlier.write_bytes(b"")
@@ -489,5 +492,5 @@ def test_outbox_that_only_the_place_of_earlier_versions_has_is_reported_with_bot
         ("null", "null"),
     ],
 )
-def test_origins_are_read_as_browsers_write_them(text, origin):
+def test_origins_are_normalized_as_browsers_send_them(text, origin):
     assert load(None, ENOUGH | {"RELAY__HTTP__ALLOWED_ORIGINS": text}).http.allowed_origins == (origin,)

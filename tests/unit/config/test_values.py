@@ -1,4 +1,4 @@
-"""Durations and sizes; and that no kind of value raises, whatever it is given."""
+"""Durations and sizes. No kind of value raises for any text."""
 
 import pytest
 from hypothesis import given
@@ -17,7 +17,7 @@ def test_duration_is_a_whole_number_with_a_unit(text, ms):
 @pytest.mark.parametrize(
     "text", ["", "5", "s", "5 s", " 5s", "-5s", "5.5s", "1h30m", "5S", "5sec", "٥s", "9" * 16 + "s", 5, None]
 )
-def test_what_is_no_duration_is_refused(text):
+def test_invalid_duration_is_rejected(text):
     assert isinstance(Duration(0, 1 << 80).read(text), Wrong)
 
 
@@ -27,20 +27,20 @@ def test_size_is_a_whole_number_with_a_binary_unit(text, size):
 
 
 @pytest.mark.parametrize("text", ["1MB", "1mib", "1M", "1.5MiB", "1 MiB", "1024"])
-def test_what_is_no_size_is_refused(text):
+def test_invalid_size_is_rejected(text):
     assert isinstance(Size(0, 1 << 40).read(text), Wrong)
 
 
 @given(st.sampled_from([Duration(0, 1 << 50), Size(0, 1 << 50)]), st.integers(0, 1 << 50))
-def test_quantity_is_shown_as_what_reads_as_the_same(kind, amount):
-    """Down to a millisecond or a byte, with at most 15 digits."""
+def test_plain_form_of_a_quantity_reads_as_the_same_value(kind, amount):
+    """This holds for all amounts with at most 15 digits of milliseconds or bytes."""
     amount %= 10**15
 
     assert kind.read(kind.plain(amount)) == amount
 
 
 @given(st.text(max_size=8), st.sampled_from(KEYS))
-def test_any_text_is_read_as_a_value_or_refused_never_an_exception(text, key):
+def test_reading_any_text_raises_nothing(text, key):
     key.kind.read(key.kind.from_text(text))
 
 
