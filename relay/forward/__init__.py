@@ -1,1 +1,1 @@
-"""Events out: the forwarder asks the schedule, moves the batches, and tells the outbox what became of them."""
+"""Send pending events to the upstream, in batches that the schedule selects, and settle them in the outbox."""

@@ -1,9 +1,9 @@
-"""What happens on one connection to the upstream, beside HTTP itself.
+"""Check the responses of upstream connections before aiohttp parses them.
 
-A Guard stands between the transport and aiohttp's protocol, put there with the transport's public `set_protocol`.
-It reads the head of each response first (see `response_head`), and knows whether a response has begun.
-An Exchange carries what one call of `UpstreamClient.post` wants and learns: the library creates request objects
-itself, so that the current exchange is a context variable.
+A Guard receives the data of a connection in front of aiohttp's protocol. It is installed with the public method
+`set_protocol` of the transport. The Guard reads the head of each response (see `response_head`) and records whether a
+response has begun. An Exchange contains the options and the results of one call of `UpstreamClient.post`. It is a
+context variable, because aiohttp creates the request objects.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from relay.forward.response_head import NotHttp, ResponseHead
 
 
 class UnreadableResponse(aiohttp.ClientConnectionError):
-    """The response is no HTTP, or exceeds a bound; the message says why and may quote the response."""
+    """The response is not HTTP or exceeds a bound. The message contains the reason and may quote the response."""
 
 
 class NotFresh(aiohttp.ClientConnectionError):
-    """Nothing was sent: the exchange wants a fresh connection, and this one had been kept."""
+    """The exchange requires a new connection, and this one was reused. Nothing was sent."""
 
 
 @dataclass(slots=True)
@@ -34,15 +34,15 @@ class Exchange:
     """One request and its response."""
 
     fresh: bool = False
-    """Send it on no kept connection."""
+    """Whether the request requires a new connection."""
     is_kept: bool = False
-    """It was sent on a kept connection."""
+    """Whether the request was sent on a kept-alive connection."""
     head: ResponseHead | None = None
-    """The response as far as it has come; None before the request is sent."""
+    """The part of the response received so far; None before the request is sent."""
 
     @property
     def lost_kept_connection(self) -> bool:
-        """Whether a failed exchange was on a kept connection without one byte of a response."""
+        """Return whether the exchange failed on a kept-alive connection before the first byte of a response."""
         return self.is_kept and self.head is not None and not self.head.received
 
 
@@ -50,7 +50,7 @@ exchange: ContextVar[Exchange] = ContextVar("exchange")
 
 
 def prepare(conn: Connection, resolver: Resolver) -> None:
-    """Make a connection ready for the current exchange. Raises NotFresh."""
+    """Prepare a connection for the current exchange. Raises NotFresh."""
     transport = conn.transport
     if transport is None:
         return
@@ -67,7 +67,7 @@ def prepare(conn: Connection, resolver: Resolver) -> None:
 
 
 class Guard(asyncio.Protocol):
-    """Reads the head of each response before aiohttp's protocol does."""
+    """Checks the head of each response and passes the data to aiohttp's protocol."""
 
     def __init__(self, protocol: ResponseHandler, transport: asyncio.Transport) -> None:
         self._protocol = protocol
@@ -75,7 +75,7 @@ class Guard(asyncio.Protocol):
         self._head = ResponseHead()
 
     def expect(self) -> ResponseHead:
-        """The head of the response to the request that is about to be sent."""
+        """Begin a new exchange, and return the head that will contain its response."""
         self._head = ResponseHead()
         return self._head
 

@@ -1,6 +1,7 @@
-"""`check-config --online`: is the upstream there, is it who it says, does it take the key?
+"""Check the upstream for `check-config --online`: name lookup, TLS certificate and key.
 
-No event is sent: an empty batch is refused by a service that knows the key, and by 401 by one that does not.
+The check sends an empty batch and no event. An upstream that accepts the key rejects the batch; one that does not
+accept the key responds with 401.
 """
 
 from __future__ import annotations
@@ -31,89 +32,92 @@ _STEP_S = 10.0
 
 
 class Step(NamedTuple):
+    """One step of the check and its result."""
+
     name: str
+    """Name with the tenant, for example "TLS of tenant 2"."""
     ok: bool
     message: str
 
 
 async def check(settings: Settings) -> list[Step]:
-    """The steps in order, for each route; a route's later steps are left out once one failed."""
+    """Return the steps of each endpoint in order. After a failed step, the endpoint's later steps are omitted."""
     tenants = [("", 0), *((f" of tenant {tenant_id}", tenant_id) for tenant_id in settings.upstream.tenants)]
     steps: list[Step] = []
-    for whose, tenant_id in tenants:
-        steps += await _check_route(settings, whose, tenant_id)
+    for suffix, tenant_id in tenants:
+        steps += await _check_endpoint(settings, suffix, tenant_id)
     return steps
 
 
-async def _check_route(settings: Settings, whose: str, tenant_id: int) -> list[Step]:
+async def _check_endpoint(settings: Settings, suffix: str, tenant_id: int) -> list[Step]:
     url = urlsplit(settings.upstream.endpoint(tenant_id).url)
     host = url.hostname or ""
     port = url.port or (443 if url.scheme == "https" else 80)
     steps: list[Step] = []
     if not settings.upstream.proxy:
-        step, addresses = await _resolve(whose, host)
+        step, addresses = await _resolve(suffix, host)
         steps.append(step)
         if step.ok and url.scheme == "https":
-            steps.append(await _shake_hands(whose, host, addresses, port, settings))
+            steps.append(await _connect_with_tls(suffix, host, addresses, port, settings))
     if all(step.ok for step in steps):
-        steps.append(await _try_key(whose, tenant_id, settings))
+        steps.append(await _try_key(suffix, tenant_id, settings))
     return steps
 
 
-async def _resolve(whose: str, host: str) -> tuple[Step, list[str]]:
-    """Return the step and the addresses of the host."""
+async def _resolve(suffix: str, host: str) -> tuple[Step, list[str]]:
+    """Return the step and the addresses of the host, none if the lookup failed."""
     try:
         found = await Resolver().resolve(host)
     except OSError as error:
-        return Step(f"name{whose}", False, f"{host} is not found: {error.strerror}"), []
+        return Step(f"name{suffix}", False, f"cannot look up {host}: {error.strerror}"), []
     addresses = [entry["host"] for entry in found]
-    return Step(f"name{whose}", True, f"{host} is {addresses[0]}"), addresses
+    return Step(f"name{suffix}", True, f"{host} has the address {addresses[0]}"), addresses
 
 
-async def _shake_hands(whose: str, host: str, addresses: list[str], port: int, settings: Settings) -> Step:
+async def _connect_with_tls(suffix: str, host: str, addresses: list[str], port: int, settings: Settings) -> Step:
     try:
         async with asyncio.timeout(_STEP_S):
             writer = await _connect(host, addresses, port, tls_context(settings.upstream))
     except ssl.SSLCertVerificationError as error:
-        return Step(f"TLS{whose}", False, f"certificate of {host} not accepted: {error.verify_message}")
+        return Step(f"TLS{suffix}", False, f"certificate of {host} not accepted: {error.verify_message}")
     except (OSError, TimeoutError) as error:
-        return Step(f"TLS{whose}", False, f"{host}:{port}: {str(error) or 'no response in time'}")
+        return Step(f"TLS{suffix}", False, f"{host}:{port}: {str(error) or 'no response in time'}")
     tls = writer.get_extra_info("ssl_object")
     writer.close()
-    return Step(f"TLS{whose}", True, f"{tls.version()}, certificate accepted")
+    return Step(f"TLS{suffix}", True, f"{tls.version()}, certificate accepted")
 
 
 async def _connect(host: str, addresses: list[str], port: int, tls: ssl.SSLContext) -> asyncio.StreamWriter:
-    """Connect to the first address that accepts; no second lookup, which could hang. Raises OSError."""
+    """Connect to the first address that accepts, without a second name lookup, which could hang. Raises OSError."""
     for address in addresses[:-1]:
         with suppress(OSError):
             return (await asyncio.open_connection(address, port, ssl=tls, server_hostname=host))[1]
     return (await asyncio.open_connection(addresses[-1], port, ssl=tls, server_hostname=host))[1]
 
 
-async def _try_key(whose: str, tenant_id: int, settings: Settings) -> Step:
+async def _try_key(suffix: str, tenant_id: int, settings: Settings) -> Step:
     client = UpstreamClient(settings.upstream, SystemClock())
     try:
         response = await client.post(tenant_id, body([]))
     finally:
         await client.close()
     if isinstance(response, NoResponse):
-        return Step(f"key{whose}", False, response.message)
-    return Step(f"key{whose}", *_meaning(verdict(response, 0)))
+        return Step(f"key{suffix}", False, response.message)
+    return Step(f"key{suffix}", *_key_result(verdict(response, 0)))
 
 
-def _meaning(of: Verdict) -> tuple[bool, str]:
-    """Whether an answer to an empty batch shows that the key is good, and why."""
-    match of:
+def _key_result(meaning: Verdict) -> tuple[bool, str]:
+    """Return whether the response to an empty batch shows that the key is accepted, and a message."""
+    match meaning:
         case EventsRejected(message=message, about_events=True):
-            return True, f"accepted (an empty batch is refused as it should be: {message})"
+            return True, f"accepted; the upstream rejected an empty batch, as expected: {message}"
         case Unauthorized(message):
-            return False, f"refused: {message}"
+            return False, f"rejected: {message}"
         case Misconfigured(message):
-            return False, f"the URL is not the events endpoint: {message}"
+            return False, f"the URL is not that of the events endpoint: {message}"
         case RateLimited(message):
             return False, f"rate limited, try again in a minute: {message}"
         case Delivered():
-            return False, "the URL is not the events endpoint: it takes an empty batch"
+            return False, "the URL is not that of the events endpoint: it accepted an empty batch"
         case _:
-            return False, f"unclear answer to an empty batch: {of.message}"
+            return False, f"unexpected response to an empty batch: {meaning.message}"

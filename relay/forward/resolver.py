@@ -1,12 +1,12 @@
-"""Name lookups with a bound of their own: a name server that is silent delays neither another host nor the exit.
+"""Look up host names with a timeout, so that a silent name server delays neither other hosts nor the exit.
 
 Rules:
-- A lookup runs in a daemon thread. The exit of the process does not join it.
-- There is at most one thread per host. A hanging lookup takes no thread from the lookup of another host.
-- A caller waits for LOOKUP_S at most. The thread may run longer; its result then serves the next caller.
-- If a lookup fails or overruns its bound, the caller gets the last addresses that worked.
+- A lookup runs in a daemon thread, which the exit of the process does not join.
+- There is at most one thread per host. A hanging lookup does not block the lookup of another host.
+- A caller waits for at most LOOKUP_S. The thread may run longer; the next caller then receives its result.
+- If a lookup fails or times out, the caller receives the last working addresses.
 
-The system's own resolver does the lookup, so `/etc/hosts` and `nsswitch.conf` keep their meaning.
+The lookup uses the system's resolver, so `/etc/hosts` and `nsswitch.conf` apply.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ class Resolver(AbstractResolver):
         self._timeout_s = timeout_s
         self._running: dict[str, asyncio.Future[list[ResolveResult] | OSError]] = {}
         self._overdue: set[str] = set()
-        """Hosts whose running lookup has overrun its bound."""
+        """Hosts with a running lookup that has timed out."""
         self._found: dict[str, list[ResolveResult]] = {}
-        """The addresses of the last successful lookup, by host."""
+        """Addresses of the last successful lookup, by host."""
         self._worked: dict[str, list[ResolveResult]] = {}
-        """The addresses of the last lookup of which one accepted a connection, by host."""
+        """Addresses of the last lookup with an address that accepted a connection, by host."""
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
@@ -87,13 +87,13 @@ class Resolver(AbstractResolver):
         raise result
 
     def connected(self, address: str) -> None:
-        """Remember that this address accepted a connection, for every host that was found at it."""
+        """Record that this address accepted a connection, for each host with this address."""
         for host, found in self._found.items():
             if self._worked.get(host) is not found and any(entry["host"] == address for entry in found):
                 self._worked[host] = found
 
     async def close(self) -> None:
-        """Do nothing: the threads are daemons and end with their lookup or with the process."""
+        """Do nothing. The daemon threads end with their lookup or with the process."""
 
     def _start(self, host: str, family: socket.AddressFamily) -> asyncio.Future[list[ResolveResult] | OSError]:
         running = self._running[host] = in_daemon_thread(f"lookup {host}", partial(self._lookup, host, family))
@@ -109,7 +109,7 @@ class Resolver(AbstractResolver):
 
 
 def in_daemon_thread(name: str, work: Callable[[], T]) -> asyncio.Future[T | OSError]:
-    """Start blocking work in a daemon thread; the future's result is the work's, or the OSError that it raised.
+    """Run blocking work in a daemon thread. The future's result is that of the work, or the OSError that it raised.
 
     Neither cancellation nor the exit of the process waits for the thread.
     """
@@ -125,15 +125,15 @@ def in_daemon_thread(name: str, work: Callable[[], T]) -> asyncio.Future[T | OSE
             result: T | OSError = work()
         except OSError as error:
             result = error
-        except UnicodeError as error:  # a label that is too long or empty: the lookup raises it before it asks
-            result = socket.gaierror(socket.EAI_NONAME, f"no host name: {error}")
-        with suppress(RuntimeError):  # the loop is closed: nothing waits for the result
+        except UnicodeError as error:  # A label of the name is empty or too long.
+            result = socket.gaierror(socket.EAI_NONAME, f"not a host name: {error}")
+        with suppress(RuntimeError):  # The loop is closed, so the result is not needed.
             loop.call_soon_threadsafe(settle, result)
 
     try:
         Thread(target=run, name=name, daemon=True).start()
     except RuntimeError:
-        settle(OSError(errno.EAGAIN, "the system allows no further thread"))
+        settle(OSError(errno.EAGAIN, "the system does not allow another thread"))
     return future
 
 

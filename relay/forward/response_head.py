@@ -1,14 +1,14 @@
-"""The head of an upstream's response, read before the HTTP parser sees it. Pure.
+"""Check and normalize the head of an upstream's response before the HTTP parser reads it. Pure.
 
 Rules:
-- It bounds what a response may cost: 64 KiB per header line, MAX_LINES lines, MAX_HEAD_BYTES in all, and at most
-  MAX_INFORMATIONAL informational (1xx) responses. It drops these: the relay has no use for them.
-  The response to CONNECT is an exception: aiohttp reads it before it makes the connection available.
-- It removes what is odd and has one meaning: a Content-Length that is repeated, or that stands beside
-  Transfer-Encoding (RFC 9112, 6.3), and a space before a colon (RFC 9112, 5.1).
-- A 204 and a 304 have no body (RFC 9110, 6.4.1). What follows is not part of the response, and the connection
-  must not be used again.
-- Everything else is the parser's. A framing that is ambiguous (lengths that differ, a negative one) stays an error.
+- A head is bounded: 64 KiB per header line, MAX_LINES lines, MAX_HEAD_BYTES in total, and at most MAX_INFORMATIONAL
+  informational (1xx) responses before it. These are dropped, because the relay does not use them. The response to
+  CONNECT is an exception: aiohttp reads it before it makes the connection available.
+- Unusual but unambiguous heads are normalized: a repeated Content-Length, a Content-Length beside Transfer-Encoding
+  (RFC 9112, 6.3), and a space before a colon (RFC 9112, 5.1).
+- A 204 and a 304 have no body (RFC 9110, 6.4.1). Bytes after the head are not part of the response, and the
+  connection must not be reused.
+- All other checks are left to the parser. Ambiguous framing (different or negative lengths) remains an error.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ _SPACED_COLON = re.compile(rb"^([!#-9;-~]+)[ \t]+:", re.MULTILINE)
 
 
 class NotHttp(Exception):
-    """The bytes are no HTTP response, or exceed a bound; the message says which and quotes the beginning."""
+    """The bytes are not an HTTP response or exceed a bound. The message has the reason and quotes the beginning."""
 
 
 class ResponseHead:
-    """Reads one response: `feed` takes the bytes as they come and returns those that are for the parser."""
+    """Reads one response. `feed` accepts its bytes in pieces and returns the bytes for the parser."""
 
     def __init__(self) -> None:
         self.received = False
-        """At least one byte of a response has come."""
+        """Whether at least one byte of a response was received."""
         self.complete = False
-        """The head of the final response has been read."""
+        """Whether the head of the final response was received."""
         self.ends_connection = False
-        """What follows the head belongs to no response."""
+        """Whether the connection must not be reused: bytes after the head are not part of a response."""
         self._drops_rest = False
         self._informational = 0
         self._buffer = bytearray()
@@ -60,11 +60,11 @@ class ResponseHead:
         return b""
 
     def _next_head(self) -> bytes | None:
-        """Take the next whole head from the buffer; None if there is none yet."""
+        """Remove the next complete head from the buffer and return it; None if it is not complete."""
         if not self._searched:
             del self._buffer[: len(self._buffer) - len(self._buffer.lstrip(b"\r\n"))]
         if not b"HTTP/".startswith(self._buffer[:5]):
-            raise NotHttp(f"it begins with {_quoted(self._buffer)} in place of HTTP/")
+            raise NotHttp(f"it begins with {_quoted(self._buffer)} instead of HTTP/")
         end = _BLANK_LINE.search(self._buffer, max(0, self._searched - 2))
         if end is None:
             self._searched = len(self._buffer)
@@ -91,7 +91,7 @@ class ResponseHead:
         return False
 
     def _rest(self) -> bytes:
-        """Return what came after the head, unless it belongs to no response."""
+        """Return the bytes after the head, or none if the response has no body."""
         rest = bytes(self._buffer)
         self._buffer.clear()
         if not self._drops_rest:
@@ -108,7 +108,7 @@ class ResponseHead:
             return _CODING_LINE.sub(b"", _LENGTH_LINE.sub(b"", head))
         values = {value.strip() for length in lengths for value in length.split(b",")}
         if coded and lengths:
-            self.ends_connection = True  # RFC 9112, 6.3: whoever sent both may hide a second response
+            self.ends_connection = True  # RFC 9112, 6.3: both headers may be an attempt to smuggle a second response.
             return _LENGTH_LINE.sub(b"", head)
         if len(values) == 1 and (len(lengths) > 1 or b"," in lengths[0]):
             status_line, _, fields = _LENGTH_LINE.sub(b"", head).partition(b"\n")

@@ -1,9 +1,12 @@
-"""The file beside the outbox that keeps what the relay learned of the true time, for a restart within the same boot.
+"""Store the learned true time in a file beside the outbox, for a restart within the same boot.
 
-Owns the format: one JSON object with the boot id, the monotonic time of the write in milliseconds, and the bounds of
-true minus monotonic time of each upstream origin. Rules: what another boot wrote is ignored, because monotonic time
-begins anew; the file is written only when something changed that matters, because the disk may be flash memory; a file
-that cannot be read or written costs nothing but what it would have kept.
+The file is one JSON object with the boot id, the monotonic time of the write in milliseconds, and for each upstream
+origin the bounds of true minus monotonic time.
+
+Rules:
+- A file of another boot is ignored, because monotonic time starts again with each boot.
+- The file is written only after a significant change, because the disk may be flash memory.
+- If the file cannot be read or written, the relay learns the true time again.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ _log = structlog.get_logger("relay.forward.time_file")
 _LOOK_S = 1.0
 _RETRY_S = 60.0
 _MOVED_MS = 5_000
-"""A smaller move of the true time is not written: no timestamp depends on it."""
+"""Minimum change of the true time that is written. No timestamp depends on a smaller change."""
 _MAX_BYTES = 1 << 20
 
 
@@ -36,10 +39,10 @@ class _Content(msgspec.Struct):
 
 
 class TimeFile:
-    """What is known of the true time, on disk."""
+    """The file with the learned true time."""
 
     def __init__(self, outbox: Path, clock: Clock, known: Callable[[], Mapping[str, OffsetBounds]]) -> None:
-        """`outbox` is the path of the outbox, `known` returns what the relay knows now, by upstream origin."""
+        """`outbox` is the path of the outbox; `known` returns the current bounds by upstream origin."""
         self.path = outbox.with_name(outbox.name + "-time")
         self._clock = clock
         self._known = known
@@ -47,7 +50,7 @@ class TimeFile:
         self._one_writer = threading.Lock()
 
     def load(self) -> Mapping[str, OffsetBounds]:
-        """Return what an earlier process of this boot learned, by upstream origin."""
+        """Return the bounds that an earlier process of this boot learned, by upstream origin."""
         try:
             with self.path.open("rb") as file:
                 content = msgspec.json.decode(file.read(_MAX_BYTES), type=_Content)
@@ -63,14 +66,14 @@ class TimeFile:
         return self._stored
 
     async def keep(self) -> None:
-        """Write each change that matters, for ever."""
+        """Write each significant change. Never returns."""
         delay_s = _LOOK_S
         while True:
             await asyncio.sleep(delay_s)
             delay_s = _LOOK_S if await self.save() else _RETRY_S
 
     async def save(self) -> bool:
-        """Write what is known if it changed; return False if the disk did not take it."""
+        """Write the bounds if they changed significantly. Return False if the write failed."""
         known = dict(self._known())
         if not _differs(known, self._stored):
             return True
@@ -85,7 +88,7 @@ class TimeFile:
         return True
 
     def _write(self, text: str) -> None:
-        # A cancelled save goes on in its thread.
+        # A cancelled save continues in its thread.
         with self._one_writer:
             replace_text(self.path, text)
 

@@ -1,9 +1,9 @@
-"""The upstream's client: one request out, one value back.
+"""Send batches to the upstream and return each response as a value.
 
-The only module that uses the aiohttp client, and the only one that reveals an API key: as a header
-of a request to the configured URL. Redirects are not followed, cookies not kept, proxies and
-credentials of the environment not used, certificates always verified. Every way in which a request
-can go wrong becomes a NoAnswer; nothing but cancellation leaves as an exception.
+This is the only module that uses the aiohttp client, and the only one that reveals an API key: in a header of
+requests to the configured URL. The client follows no redirects, stores no cookies, uses no proxies and credentials
+of the environment, and always verifies certificates. Every failure of a request becomes a NoResponse. Only
+cancellation raises.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ from relay.runtime.secret import MASK, Secret, fingerprint, pattern
 
 ANSWER_MAX_BYTES = 64 * 1024
 _HEADERS_OF_USE = ("content-encoding", "content-type", "location", "x-ratelimit-limit", *requested_delay.HEADERS)
-_KEEP_ALIVE_S = 15.0  # below the 60 to 75 s of the usual servers, so that they rarely close first
+_KEEP_ALIVE_S = 15.0  # Common servers close idle connections after 60 to 75 s. The relay closes them first.
 _CONNECT_S = 10.0
 
 _WATCHED: ContextVar[tuple[Watch, Sockets]] = ContextVar("_WATCHED")
-"""The watch of this task's request, which is told of the connection once there is one."""
+"""The watch of this task's request, which is attached to the connection when it is open."""
 
 
 class _UnrequestedResponse(aiohttp.ClientConnectionError):
-    """Nothing was sent: the connection already held an answer."""
+    """The connection contained a response before the request. Nothing was sent."""
 
 
 class _Request(aiohttp.ClientRequest):
-    """Sent only where nothing has been answered yet.
+    """A request that is not sent on a connection with an unrequested response.
 
-    An answer that nobody asked for may wait on a kept connection (a proxy that answered twice, late). The
-    library would take it for the answer to the next request, and events the upstream never took for delivered.
+    A kept-alive connection may contain such a response, for example from a proxy that responded twice. aiohttp would
+    treat it as the response to the next request, and the relay would record events as delivered that were not.
     """
 
     resolver: ClassVar[Resolver]
@@ -69,7 +69,7 @@ class _Request(aiohttp.ClientRequest):
 
 
 class BatchSender(Protocol):
-    """What the forwarder needs of an upstream."""
+    """The interface of the upstream client that the forwarder uses."""
 
     def origin(self, tenant_id: int) -> str:
         """Return the upstream origin (scheme, host, port) of a tenant's endpoint."""
@@ -80,22 +80,22 @@ class BatchSender(Protocol):
     async def post(
         self, tenant_id: int, body: bytes, stalled: Callable[[bool], None], *, fresh: bool = False
     ) -> UpstreamResponse | NoResponse:
-        """Send one batch to a tenant's endpoint. Never raises for anything the network does.
+        """Send one batch to a tenant's endpoint and return the response. Network failures raise nothing.
 
-        `stalled` is called with True when the request makes no progress for 5 s, and with False when this is over.
-        `fresh`: on no kept connection.
+        `stalled` is called with True after 5 s without progress, and with False after the next progress or the end.
+        With `fresh`, use a new connection.
         """
 
 
 class UpstreamClient:
-    """Posts batches. `configure` replaces routes, keys and transport for the requests to come."""
+    """Sends batches. `configure` replaces endpoints, keys and transport settings for later requests."""
 
     def __init__(self, settings: Upstream, clock: Clock) -> None:
         self._clock = clock
         self._settings = settings
         self._session: aiohttp.ClientSession | None = None
         self._opened_with: tuple[object, ...] = ()
-        """What the session was opened with, see `_transport`."""
+        """The transport settings of the session; see `_transport`."""
         self._certificates = _fingerprints(settings)
         self._resolver = Resolver()
         self._sockets = Sockets()
@@ -135,7 +135,7 @@ class UpstreamClient:
     async def post(
         self, tenant_id: int, body: bytes, stalled: Callable[[bool], None] = lambda _: None, *, fresh: bool = False
     ) -> UpstreamResponse | NoResponse:
-        """See BatchSender. Each kept connection that a fresh exchange meets is closed."""
+        """See BatchSender. A fresh exchange closes each kept-alive connection that aiohttp selects for it."""
         while True:
             exchange = wire.Exchange(fresh)
             wire.exchange.set(exchange)
@@ -147,7 +147,7 @@ class UpstreamClient:
     async def _exchange(
         self, exchange: wire.Exchange, watch: Watch, tenant_id: int, body: bytes
     ) -> UpstreamResponse | NoResponse | None:
-        """Return the response; None if a kept connection was closed in place of being used."""
+        """Return the response; None if a kept-alive connection was closed instead of being used."""
         settings = self._settings
         endpoint = settings.endpoint(tenant_id)
         try:
@@ -159,13 +159,13 @@ class UpstreamClient:
         except aiohttp.ClientHttpProxyError as error:
             return NoResponse(clean(_masker(endpoint)(_harmless(error))), True, proxy_status=error.status)
         except (aiohttp.ClientError, OSError, ssl.SSLError, ValueError) as error:
-            # aiohttp's own messages may quote headers of the request: only what is known to be harmless is kept
+            # aiohttp's messages may quote request headers, so only known harmless parts are used.
             never_sent = isinstance(error, aiohttp.ClientConnectorError | aiohttp.ClientProxyConnectionError)
             lost = exchange.lost_kept_connection and isinstance(error, aiohttp.ClientConnectionError)
             return NoResponse(clean(_masker(endpoint)(_harmless(error))), never_sent, lost_kept_connection=lost)
 
     async def _request(self, watch: Watch, tenant_id: int, body: bytes) -> UpstreamResponse:
-        """Return the response to one request. Raises what the library and the network raise."""
+        """Return the response to one request. Raises the errors of aiohttp and the network."""
         session = self._session or await self._open()
         self._requests[session] += 1
         try:
@@ -197,16 +197,18 @@ class UpstreamClient:
         ) as response:
             answer = await self._answer(response, endpoint)
             if response.connection is not None and watch.unsent():
-                # The response came before the whole body was sent. Nobody needs the rest.
+                # The response was received before the whole body was sent. The rest of the body is not needed.
                 watch.abort()
             return answer
 
     async def _open(self) -> aiohttp.ClientSession:
-        """The session for the settings in force. Authorities are read in a thread: that takes 40 to 100 ms."""
+        """Return the session for the current settings. A thread reads the authorities, which takes 40 to 100 ms."""
         async with self._opening:
             while self._session is None:
                 settings = self._settings
-                transport = _transport(settings)  # before the files are read: a later change opens another session
+                transport = _transport(
+                    settings
+                )  # Taken before the files are read, so that a later change opens another session.
                 tls = await asyncio.to_thread(tls_context, settings)
                 if transport == _transport(self._settings):
                     self._opened_with = transport
@@ -214,7 +216,7 @@ class UpstreamClient:
             return self._session
 
     async def _answer(self, response: aiohttp.ClientResponse, endpoint: EndpointSettings) -> UpstreamResponse:
-        """The answer, read to its end or to the limit; the key masked wherever the upstream echoed it."""
+        """Return the response, read to its end or to the limit, with each occurrence of the key masked."""
         chunks: list[bytes] = []
         room = ANSWER_MAX_BYTES
         while room > 0:
@@ -227,7 +229,7 @@ class UpstreamClient:
             response.close()
         mask = _masker(endpoint)
         headers = {name: mask(response.headers[name]) for name in _HEADERS_OF_USE if name in response.headers}
-        # as latin-1 every byte is a character, and comes back as it was
+        # Latin-1 maps every byte to one character and back.
         body = mask(b"".join(chunks).decode("latin-1")).encode("latin-1")
         return UpstreamResponse(response.status, headers, body, self._clock.wall_ms(), mask)
 
@@ -235,25 +237,25 @@ class UpstreamClient:
 def _timed_out(watch: Watch, settings: Upstream) -> NoResponse:
     seconds = f"{settings.timeout_ms / 1000:g} s"
     if watch.while_sending:
-        message = f"the request did not arrive: no progress for {seconds}, or not done in {TOTAL_FACTOR} times as long"
+        message = f"the request was not received: no progress for {seconds}, or not sent in {TOTAL_FACTOR} times that"
         return NoResponse(message, while_sending=True)
-    return NoResponse(f"no answer within {seconds}", never_sent=not watch.connected)
+    return NoResponse(f"no response within {seconds}", never_sent=not watch.connected)
 
 
 def _session(settings: Upstream, tls: ssl.SSLContext, resolver: Resolver, sockets: Sockets) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(
-            limit=0,  # the schedule bounds what is in flight
+            limit=0,  # The schedule bounds the number of requests in flight.
             ssl=tls,
             keepalive_timeout=_KEEP_ALIVE_S,
             resolver=resolver,
             ttl_dns_cache=30,
             socket_factory=sockets.open,
         ),
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S),  # the watch bounds a request
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S),  # The watch bounds the request.
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
-        # the guard checks the same bounds first, and says what was wrong
+        # The guard checks these bounds first and reports the reason.
         max_line_size=2 * MAX_LINE_BYTES,
         max_field_size=2 * MAX_LINE_BYTES,
         max_headers=2 * MAX_LINES,
@@ -263,24 +265,27 @@ def _session(settings: Upstream, tls: ssl.SSLContext, resolver: Resolver, socket
 
 
 def transport_problem(settings: Upstream) -> str:
-    """Why no request could be made with these certificates and keys; "" if one can. Reads files."""
+    """Return why these certificates and keys cannot be used, or "" if they can. Reads files."""
     if not (settings.ca_file or settings.client_cert_file):
         return ""
     try:
         tls_context(settings)
     except (OSError, ValueError) as error:
         names = "upstream.ca_file, upstream.client_cert_file or upstream.client_key_file"
-        return f"no certificate or key in PEM format, or one that does not fit the other ({names}): {error}"
+        return f"cannot use {names}: not in PEM format, or the key does not match the certificate: {error}"
     return ""
 
 
 def tls_context(settings: Upstream) -> ssl.SSLContext:
-    """Certificates are verified, always; `ca_file` names the authorities in the system's place, the client
-    certificate is ours. Where nothing is https, none are read, and nobody would be trusted."""
-    # ssl.create_default_context would write the session keys to the file that SSLKEYLOGFILE names
+    """Return a context that verifies certificates with the authorities of `ca_file` or of the system.
+
+    If no URL is https and there is no `ca_file`, no authorities are read and every certificate is rejected. Raises
+    OSError and ValueError for files that cannot be used.
+    """
+    # ssl.create_default_context would write the session keys to the file that SSLKEYLOGFILE names.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if sys.version_info >= (3, 13):
-        # these are the flags that ssl.create_default_context sets since Python 3.13
+        # ssl.create_default_context sets these flags since Python 3.13.
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | ssl.VERIFY_X509_STRICT
     if _uses_tls(settings) or settings.ca_file:
         if settings.ca_file:
@@ -312,9 +317,9 @@ def _headers(endpoint: EndpointSettings, settings: Upstream) -> dict[str, str]:
 
 
 def _transport(settings: Upstream) -> tuple[object, ...]:
-    """Return what a session is made of: if it changes, the client needs a new one.
+    """Return the settings of a session. If they change, the client opens a new session.
 
-    A certificate that was renewed at the same path is another one: the files count, not only their names.
+    They include the fingerprints of the files, because a certificate can be renewed at the same path.
     """
     return (_uses_tls(settings), settings.ca_file, settings.client_cert_file, *_fingerprints(settings).items())
 
@@ -341,7 +346,7 @@ def _fingerprints(settings: Upstream) -> dict[str, tuple[int, ...]]:
 
 @lru_cache(maxsize=256)
 def _origin(url: str) -> str:
-    """Return scheme, host and port: in lower case, with the port also where it is the scheme's own."""
+    """Return scheme, host and port in lower case, with the port even if it is the scheme's default."""
     parts = urlsplit(url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     host = parts.hostname or ""
@@ -349,7 +354,7 @@ def _origin(url: str) -> str:
 
 
 def _masker(endpoint: EndpointSettings) -> Callable[[str], str]:
-    """Masks the key in whatever form the upstream gives it back."""
+    """Return a function that masks the endpoint's key in all its encodings."""
     in_text = _compiled(endpoint.api_key)
     return lambda text: in_text.sub(MASK, text)
 
@@ -360,27 +365,27 @@ def _compiled(key: Secret) -> re.Pattern[str]:
 
 
 def _harmless(error: BaseException) -> str:
-    """What went wrong, without anything of the request."""
+    """Return a description of an error that contains no part of the request."""
     match error:
         case aiohttp.ClientConnectorCertificateError():
             return f"certificate not accepted: {error.certificate_error}"
         case aiohttp.ClientConnectorError() | aiohttp.ClientProxyConnectionError():
             return f"cannot connect: {error.os_error.strerror or type(error.os_error).__name__}"
         case _UnrequestedResponse():
-            return "an answer came that nobody asked for: the connection is given up"
+            return "the connection contained an unrequested response and was closed"
         case wire.UnreadableResponse():
             return f"the response cannot be read: {error}"
         case aiohttp.ServerDisconnectedError():
-            return "connection closed before the answer"
+            return "connection closed before the response"
         case aiohttp.ClientHttpProxyError():
             advice = ": check user and password in upstream.proxy" if error.status == 407 else ""
             target = redirect_target(error.headers.get("Location", "") if error.headers else "")
             return f"the proxy rejected the connection with {error.status} {error.message}{target}{advice}"
         case aiohttp.ClientPayloadError():
-            return "answer cut short"
+            return "the response is incomplete"
         case aiohttp.ClientResponseError():
-            # The parser's own message quotes bytes of the response, never of the request.
-            return f"the response is no valid HTTP: {error.message}"
+            # The parser's message quotes bytes of the response, never of the request.
+            return f"the response is not valid HTTP: {error.message}"
         case OSError():
             return f"connection failed: {error.strerror or type(error).__name__}"
         case _:

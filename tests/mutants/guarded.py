@@ -269,13 +269,13 @@ MUTANTS = (
     mutant(
         "informational responses without end",
         "G9",
-        "tests/unit/forward/test_response_head.py::test_a_flood_of_informational_responses_is_an_error",
+        "tests/unit/forward/test_response_head.py::test_too_many_informational_responses_are_an_error",
         ("relay/forward/response_head.py", "self._informational > MAX_INFORMATIONAL", "self._informational < 0"),
     ),
     mutant(
         "a thread for each lookup of a host",
         "G9",
-        "tests/unit/forward/test_resolver.py::test_a_host_has_one_thread_however_often_it_is_looked_up",
+        "tests/unit/forward/test_resolver.py::test_repeated_lookups_of_a_host_share_one_thread",
         ("relay/forward/resolver.py", "self._running.get(host) or self._start(", "self._start("),
     ),
     mutant(
@@ -298,7 +298,7 @@ MUTANTS = (
     mutant(
         "the monotonic time of another boot believed",
         "G8",
-        "tests/unit/forward/test_time_file.py::test_monotonic_time_of_another_boot_is_ignored",
+        "tests/unit/forward/test_time_file.py::test_file_of_another_boot_is_ignored",
         ("relay/forward/time_file.py", "content.boot_id != self._clock.boot_id or ", ""),
     ),
     mutant(

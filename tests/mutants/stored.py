@@ -76,7 +76,7 @@ MUTANTS = (
     mutant(
         "a request that timed out is sent all the same",
         "G3",
-        "tests/unit/forward/test_progress.py::test_a_request_that_times_out_is_reset_and_its_body_never_arrives",
+        "tests/unit/forward/test_progress.py::test_timed_out_request_is_reset_and_its_body_is_not_received",
         ("relay/forward/progress.py", "        self._transport.abort()\n", "        self._transport.close()\n"),
     ),
     mutant(

@@ -190,7 +190,7 @@ class SimUpstream:
                     await loop.create_future()
                 await asyncio.sleep(back_ms / 1000)
         except TimeoutError:
-            return NoResponse("no answer within 30 s")
+            return NoResponse("no response within 30 s")
         request.returned_at = self.clock.true_ms()
         assert request.response is not None
         return request.response

@@ -1,4 +1,4 @@
-"""Requests to an upstream that reads slowly, or not at all: real sockets, plain and TLS, on both event loops."""
+"""Requests to an upstream that reads slowly or not at all, over real sockets, plain and TLS, on both event loops."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
 
 class Peer:
-    """An upstream with a small receive buffer. It reads when a test says so, and counts what it receives."""
+    """An upstream with a small receive buffer. The test controls its reads; it counts the received bytes."""
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.listener = socket.socket()
@@ -40,12 +40,12 @@ class Peer:
         self.tls = tls
         self.received = 0
         self.end = ""
-        """How the connection ended: "reset" or "closed"."""
+        """End of the connection: "reset", "closed", or the repr of another error."""
         self.connected = threading.Event()
         self.ended = threading.Event()
 
     def start(self, talk: Callable[[socket.socket], None]) -> None:
-        """Accept one connection and talk on it, in a thread."""
+        """Accept one connection in a thread and call `talk` with it."""
 
         def serve() -> None:
             connection, _ = self.listener.accept()
@@ -86,7 +86,7 @@ def run(request: pytest.FixtureRequest) -> Run:
 
 @pytest.fixture(params=["plain", pytest.param("tls", marks=pytest.mark.skipif(not shutil.which("openssl"), reason=""))])
 def wire(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Peer, str]]:
-    """An upstream, and the file of its authority; "" without TLS."""
+    """Yield an upstream and the file of its authority ("" without TLS)."""
     authority, tls = "", None
     if request.param == "tls":
         made = Authority(tmp_path)
@@ -104,38 +104,38 @@ def client(peer: Peer, authority: str, timeout_ms: int) -> UpstreamClient:
     )
 
 
-def test_a_request_that_times_out_is_reset_and_its_body_never_arrives(wire: tuple[Peer, str], run: Run) -> None:
+def test_timed_out_request_is_reset_and_its_body_is_not_received(wire: tuple[Peer, str], run: Run) -> None:
     peer, authority = wire
-    given_up = threading.Event()
+    timed_out = threading.Event()
 
     def talk(connection: socket.socket) -> None:
-        given_up.wait(30)
+        timed_out.wait(30)
         peer.read_wire(connection)
 
     async def scenario() -> None:
         upstream = client(peer, authority, 1_000)
-        answer = await upstream.post(1, BODY)
-        assert isinstance(answer, NoResponse)
-        assert answer.while_sending
-        assert not answer.never_sent
-        given_up.set()
+        response = await upstream.post(1, BODY)
+        assert isinstance(response, NoResponse)
+        assert response.while_sending
+        assert not response.never_sent
+        timed_out.set()
         assert await asyncio.to_thread(peer.ended.wait, 30)
         await upstream.close()
 
     peer.start(talk)
     run(scenario())
     assert peer.end == "reset"
-    # The sender's buffer is gone. What the receiver's kernel had acknowledged may be several times its nominal size.
+    # The sender's buffer is discarded. The receiver's kernel may acknowledge several times its nominal buffer size.
     assert peer.received < SEND_BUFFER_BYTES + 8 * RECEIVE_BUFFER
 
 
-def test_a_request_that_is_cancelled_is_reset_and_its_body_never_arrives(wire: tuple[Peer, str], run: Run) -> None:
+def test_cancelled_request_is_reset_and_its_body_is_not_received(wire: tuple[Peer, str], run: Run) -> None:
     peer, authority = wire
-    given_up = threading.Event()
+    timed_out = threading.Event()
 
     def talk(connection: socket.socket) -> None:
         peer.read(connection, 1)
-        given_up.wait(30)
+        timed_out.wait(30)
         peer.read_wire(connection)
 
     async def scenario() -> None:
@@ -150,13 +150,13 @@ def test_a_request_that_is_cancelled_is_reset_and_its_body_never_arrives(wire: t
 
     peer.start(talk)
     run(scenario())
-    given_up.set()
+    timed_out.set()
     assert peer.ended.wait(30)
     assert peer.end == "reset"
     assert peer.received < SEND_BUFFER_BYTES + 8 * RECEIVE_BUFFER
 
 
-def test_a_slow_request_that_makes_progress_takes_longer_than_the_timeout(wire: tuple[Peer, str], run: Run) -> None:
+def test_request_with_progress_may_take_longer_than_the_timeout(wire: tuple[Peer, str], run: Run) -> None:
     peer, authority = wire
     pause = threading.Event()
 
@@ -168,9 +168,9 @@ def test_a_slow_request_that_makes_progress_takes_longer_than_the_timeout(wire: 
 
     async def scenario() -> None:
         upstream = client(peer, authority, 2_000)
-        answer = await upstream.post(1, BODY)
-        assert isinstance(answer, UpstreamResponse), answer
-        assert answer.status == 202
+        response = await upstream.post(1, BODY)
+        assert isinstance(response, UpstreamResponse), response
+        assert response.status == 202
         await upstream.close()
 
     peer.start(talk)
@@ -178,13 +178,13 @@ def test_a_slow_request_that_makes_progress_takes_longer_than_the_timeout(wire: 
     assert peer.received >= len(BODY)
 
 
-def test_a_request_that_arrived_whole_waits_for_its_response_as_long_as_the_timeout(run: Run) -> None:
+def test_received_request_waits_for_its_response_until_the_timeout(run: Run) -> None:
     peer = Peer()
     peer.start(lambda connection: peer.read(connection, 1 << 30))
 
     async def scenario() -> None:
         upstream = client(peer, "", 1_000)
-        assert await upstream.post(1, b"{}") == NoResponse("no answer within 1 s")
+        assert await upstream.post(1, b"{}") == NoResponse("no response within 1 s")
         assert await asyncio.to_thread(peer.ended.wait, 30)
         await upstream.close()
 
@@ -193,23 +193,23 @@ def test_a_request_that_arrived_whole_waits_for_its_response_as_long_as_the_time
     assert peer.end == "reset"
 
 
-def test_an_early_response_ends_the_request(run: Run) -> None:
-    """A 413 that comes before the body was sent: the relay sends no more of it, and does not wait."""
+def test_early_response_ends_the_request(run: Run) -> None:
+    """The upstream responds with 413 before it reads the body. The relay does not send the rest."""
     peer = Peer()
-    answered = threading.Event()
+    responded = threading.Event()
 
     def talk(connection: socket.socket) -> None:
         connection.recv(1024)
         connection.sendall(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
-        answered.wait(30)
+        responded.wait(30)
         peer.read(connection, 2 * len(BODY))
 
     async def scenario() -> None:
         upstream = client(peer, "", 30_000)
-        answer = await upstream.post(1, BODY)
-        assert isinstance(answer, UpstreamResponse), answer
-        assert answer.status == 413
-        answered.set()
+        response = await upstream.post(1, BODY)
+        assert isinstance(response, UpstreamResponse), response
+        assert response.status == 413
+        responded.set()
         assert await asyncio.to_thread(peer.ended.wait, 30)
         await upstream.close()
 
@@ -220,13 +220,13 @@ def test_an_early_response_ends_the_request(run: Run) -> None:
 
 
 class FastClock(SystemClock):
-    """A clock that runs twenty times as fast."""
+    """A clock that runs twenty times as fast as the system's."""
 
     def monotonic_ms(self) -> int:
         return 20 * super().monotonic_ms()
 
 
-def test_a_request_reports_that_it_stalls_and_that_it_moves_on(run: Run) -> None:
+def test_stall_and_progress_of_a_request_are_reported(run: Run) -> None:
     peer = Peer()
     stalled = threading.Event()
     reported: list[bool] = []
@@ -243,8 +243,8 @@ def test_a_request_reports_that_it_stalls_and_that_it_moves_on(run: Run) -> None
     async def scenario() -> None:
         endpoint = EndpointSettings(f"http://127.0.0.1:{peer.port}/v1/events", Secret("k" * 20))
         upstream = UpstreamClient(Upstream(default=endpoint, tenants={}, timeout_ms=600_000), FastClock())
-        answer = await upstream.post(1, BODY, report)
-        assert isinstance(answer, UpstreamResponse), answer
+        response = await upstream.post(1, BODY, report)
+        assert isinstance(response, UpstreamResponse), response
         await upstream.close()
 
     peer.start(talk)
@@ -254,7 +254,7 @@ def test_a_request_reports_that_it_stalls_and_that_it_moves_on(run: Run) -> None
     assert not reported[-1]
 
 
-def test_the_watch_of_a_request_that_is_over_does_not_reset_the_connection_of_the_next(run: Run) -> None:
+def test_watch_of_an_ended_request_does_not_reset_the_connection_of_the_next(run: Run) -> None:
     async def scenario(address: tuple[str, int]) -> None:
         sockets = Sockets()
         opened = sockets.open((socket.AF_INET, socket.SOCK_STREAM, 0, "", address))
@@ -273,7 +273,7 @@ def test_the_watch_of_a_request_that_is_over_does_not_reset_the_connection_of_th
         run(scenario(listener.getsockname()))
 
 
-def test_a_send_buffer_is_small() -> None:
+def test_send_buffer_is_small() -> None:
     opened = Sockets().open((socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", 1)))
     with opened:
         assert opened.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) <= SEND_BUFFER_BYTES

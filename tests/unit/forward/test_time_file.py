@@ -1,4 +1,4 @@
-"""What a restart within the same boot still knows of the true time."""
+"""The file that stores the learned true time for a restart within the same boot."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LEARNED = {A: OffsetBounds(NOON, NOON + 1_000), B: OffsetBounds(NOON - 500, NOON
 
 
 class BootClock:
-    """The clock of one boot, moved by hand."""
+    """The clock of one boot. The test sets its time."""
 
     def __init__(self, boot_id: str, monotonic: int) -> None:
         self.boot_id = boot_id
@@ -46,7 +46,7 @@ def save(file: TimeFile) -> bool:
     return asyncio.run(file.save())
 
 
-def test_a_restart_within_the_boot_knows_what_was_learned(tmp_path: Path) -> None:
+def test_restart_within_the_boot_loads_the_learned_time(tmp_path: Path) -> None:
     assert save(time_file(tmp_path, known=LEARNED))
     assert time_file(tmp_path, monotonic=5_000).load() == LEARNED
 
@@ -54,12 +54,12 @@ def test_a_restart_within_the_boot_knows_what_was_learned(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("boot_id", "monotonic"), [("next boot", 5_000), ("this boot", 999)], ids=["another boot", "time ran backwards"]
 )
-def test_monotonic_time_of_another_boot_is_ignored(tmp_path: Path, boot_id: str, monotonic: int) -> None:
+def test_file_of_another_boot_is_ignored(tmp_path: Path, boot_id: str, monotonic: int) -> None:
     assert save(time_file(tmp_path, known=LEARNED))
     assert time_file(tmp_path, boot_id, monotonic).load() == {}
 
 
-def test_no_file_is_nothing_known(tmp_path: Path) -> None:
+def test_missing_file_loads_nothing(tmp_path: Path) -> None:
     assert time_file(tmp_path).load() == {}
 
 
@@ -75,13 +75,13 @@ def test_no_file_is_nothing_known(tmp_path: Path) -> None:
         b'{"boot_id":"this boot","monotonic_ms":1,"origins":{"https://a.example:443":[2,1]}}',
     ],
 )
-def test_a_file_that_makes_no_sense_is_nothing_known(tmp_path: Path, content: bytes) -> None:
+def test_invalid_file_loads_nothing(tmp_path: Path, content: bytes) -> None:
     file = time_file(tmp_path)
     file.path.write_bytes(content)
     assert file.load() == {}
 
 
-def test_the_file_is_its_owners_only_and_no_other_is_left(tmp_path: Path) -> None:
+def test_only_the_owner_can_read_the_file_and_no_temporary_file_remains(tmp_path: Path) -> None:
     file = time_file(tmp_path, known=LEARNED)
     assert save(file)
     assert [(path.name, stat.S_IMODE(path.stat().st_mode)) for path in tmp_path.iterdir()] == [
@@ -100,7 +100,7 @@ def test_the_file_is_its_owners_only_and_no_other_is_left(tmp_path: Path) -> Non
     ],
     ids=["no change", "more exact", "another time", "a new origin", "an origin is forgotten"],
 )
-def test_only_a_change_that_matters_is_written(
+def test_only_significant_changes_are_written(
     tmp_path: Path, change: Callable[[dict[str, OffsetBounds]], object], is_written: bool
 ) -> None:
     known = dict(LEARNED)
@@ -112,7 +112,7 @@ def test_only_a_change_that_matters_is_written(
     assert file.path.exists() is is_written
 
 
-def test_what_was_loaded_is_not_written_again(tmp_path: Path) -> None:
+def test_loaded_time_is_not_written_again(tmp_path: Path) -> None:
     assert save(time_file(tmp_path, known=LEARNED))
     file = time_file(tmp_path, known=LEARNED)
     file.load()
@@ -121,7 +121,7 @@ def test_what_was_loaded_is_not_written_again(tmp_path: Path) -> None:
     assert not file.path.exists()
 
 
-def test_a_disk_that_does_not_take_it_is_reported_and_tried_again(tmp_path: Path) -> None:
+def test_failed_write_is_reported_and_repeated(tmp_path: Path) -> None:
     directory = tmp_path / "state"
     directory.write_text("a file in the directory's place")
     file = TimeFile(directory / "outbox.db", BootClock("this boot", 1_000), lambda: LEARNED)

@@ -1,4 +1,4 @@
-"""The relay's own occurred_at is corrected where it is wrong, and nothing else of the event moves."""
+"""A wrong occurred_at inserted by the relay is corrected; the rest of the event is unchanged."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BODIES = [b"{" + REST, b'{"event_id":"' + ID.encode() + b'",' + REST, b'{ "event
 
 
 def received(body: bytes, wall_ms: int) -> Event:
-    """As the relay stores it when its clock shows `wall_ms`."""
+    """Return the event that the relay stores for `body` at the wall time `wall_ms`."""
     (event,) = list(Reader(EventDefaults(), 1 << 16, lambda: ID, lambda: rfc3339(wall_ms)).read_json(body))
     assert isinstance(event, Event)
     return event
@@ -22,7 +22,7 @@ def received(body: bytes, wall_ms: int) -> Event:
 
 @pytest.mark.parametrize("body", BODIES)
 @pytest.mark.parametrize("wall_ms", [0, 5_123, NOON - 86_400_000, NOON + 10 * 86_400_000, -62_135_596_800_000])
-def test_a_wrong_stamp_becomes_the_right_one_and_nothing_else_changes(body: bytes, wall_ms: int) -> None:
+def test_wrong_timestamp_is_corrected_and_nothing_else_changes(body: bytes, wall_ms: int) -> None:
     event = received(body, wall_ms)
     assert event.has_inserted_time
     assert corrected(event.body, NOON, same_boot=True) == received(body, NOON).body
@@ -30,7 +30,7 @@ def test_a_wrong_stamp_becomes_the_right_one_and_nothing_else_changes(body: byte
 
 @pytest.mark.parametrize("body", BODIES)
 @pytest.mark.parametrize("off_ms", [0, 30_000, -30_000])
-def test_a_stamp_that_is_about_right_stays(body: bytes, off_ms: int) -> None:
+def test_nearly_correct_timestamp_is_unchanged(body: bytes, off_ms: int) -> None:
     event = received(body, NOON + off_ms)
     assert corrected(event.body, NOON, same_boot=True) == event.body
 
@@ -42,14 +42,14 @@ def test_a_stamp_that_is_about_right_stays(body: bytes, off_ms: int) -> None:
         (NOON + 86_400_000, NOON),
         (NOON - 86_400_000, NOON - 86_400_000),
     ],
-    ids=["never set", "later than it can be", "earlier: the box may have been off since"],
+    ids=["clock never set", "impossibly late", "early: the machine may have been off since"],
 )
-def test_of_another_boot_only_what_cannot_be_right_is_corrected(wall_ms: int, becomes_ms: int) -> None:
+def test_timestamp_of_another_boot_is_corrected_only_if_it_is_impossible(wall_ms: int, becomes_ms: int) -> None:
     event = received(BODIES[0], wall_ms)
     assert corrected(event.body, NOON, same_boot=False) == received(BODIES[0], becomes_ms).body
 
 
-def test_an_app_s_own_time_is_no_stamp_even_where_the_relay_would_put_it() -> None:
+def test_time_of_an_app_is_not_corrected_even_at_the_place_of_an_inserted_timestamp() -> None:
     body = b'{"occurred_at":"1970-01-01T00:00:05.123Z","event_id":"' + ID.encode() + b'",' + REST
     event = received(body, NOON)
     assert not event.has_inserted_time

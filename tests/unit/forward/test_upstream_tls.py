@@ -11,7 +11,7 @@ from relay.forward.upstream import tls_context
 
 
 @pytest.mark.parametrize("url", ["https://events.example.com/v1/events", "http://127.0.0.1:9/v1/events"])
-def test_no_session_key_is_written_to_the_file_of_sslkeylogfile(
+def test_session_keys_are_not_written_to_the_file_of_sslkeylogfile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str
 ) -> None:
     key_log = tmp_path / "keys"
