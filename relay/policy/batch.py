@@ -1,4 +1,4 @@
-"""What goes into one request: how many of the waiting events fit."""
+"""The body of one request: its format and the number of events that fit."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _FRAME_BYTES = len(PREFIX) + len(SUFFIX)
 
 
 def cut(sizes: Iterable[int], max_events: int, max_body_bytes: int, used_bytes: int = 0) -> int:
-    """How many of `sizes` (bytes, in order) fit a request body that already holds `used_bytes` of events.
+    """Return how many events of these `sizes` (bytes, in order) fit a body that already holds `used_bytes` of events.
 
-    At least one when the body is empty: an event too large for any batch travels alone.
+    An empty body always takes one event: an event that exceeds `max_body_bytes` is sent in a request of its own.
     """
     room = max_body_bytes - _FRAME_BYTES - used_bytes
     events = 0
@@ -25,5 +25,5 @@ def cut(sizes: Iterable[int], max_events: int, max_body_bytes: int, used_bytes: 
 
 
 def body(events: Sequence[bytes]) -> bytes:
-    """The request's body, each event byte for byte as it was accepted."""
+    """Return the body of a request. The bytes of each event are unchanged."""
     return PREFIX + SEPARATOR.join(events) + SUFFIX

@@ -1,6 +1,6 @@
-"""Who travels in one request: the next lane in turn, and, where devices may mix, those after it that still fit.
+"""Choose the events of one request: those of the next ready device queue and, where devices may mix, of further ones.
 
-It must not know when a lane may send at all; the schedule queues only those that may.
+The schedule decides when a device queue is ready; this module does not.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from relay.policy.limits import Limits
 def choose(
     endpoint: Endpoint, limits: Limits, now: int, postpone: Callable[[DeviceQueue, int], object]
 ) -> Sequence[tuple[DeviceQueue, int]]:
-    """The lanes, and how many of each one's events. They leave the route's queue; `not_yet` is told of others that do.
+    """Return the chosen device queues with their numbers of events, and remove them from `endpoint.ready`.
 
-    A lane that met its limit while it was queued may not send after all.
+    A device queue that reached its limit while it was ready is removed, too, and passed to `postpone`.
     """
     mix = limits.mix_devices == "always" or (
         limits.mix_devices == "when_ip_limited" and endpoint.shared_limit is not None

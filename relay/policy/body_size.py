@@ -1,12 +1,11 @@
-"""How large a request may be on one route: lowered by 413s, and tried larger again now and then.
+"""The largest request body of one endpoint, learned from 413 responses and timeouts.
 
-A proxy's limit may be lower than `batch.max_bytes`; it may also have been a moment's. So the size that a
-413 lowered is doubled after ten minutes of requests that used it; if that is refused, after twenty, and so
-on up to a day: a limit that stays costs one 413 a day.
+The limit of a proxy may be lower than `batch.max_bytes`, and it may be temporary. A 413 halves the size. After ten
+minutes of requests that used the lowered size, the size is doubled. If the doubled size is rejected, the next attempt
+follows after twenty minutes, and so on up to a day. A permanent limit therefore costs one 413 a day.
 
-A batch that times out while the relay sends it lowers the size in the same way, but not below 16 KiB: a
-link that needs smaller batches within ten timeouts is no link, and an upstream that reads nothing for an
-hour must not leave batches of one event behind.
+A batch that times out while the relay sends it halves the size, too, but not below 16 KiB. Ten timeouts reach that
+size, and after an hour in which the upstream reads nothing, batches must not consist of single events.
 """
 
 from __future__ import annotations
@@ -17,18 +16,18 @@ SLOW_MIN_BYTES = 16 * 1024
 
 
 class BodySize:
-    """Learned size of a request's body in bytes; times are monotonic milliseconds.
+    """The learned size of a request body in bytes. Times are monotonic milliseconds.
 
-    The configured limit (`most`) is an argument of each call, so that a reload applies at once.
+    The configured limit is an argument of each call, so that a reload applies immediately.
     """
 
     __slots__ = ("_changed_at", "_grown", "_growth_delay_ms", "_learned", "largest_delivered")
 
     def __init__(self) -> None:
         self.largest_delivered = 0
-        self._learned: int | None = None  # None: nothing was too large yet
+        self._learned: int | None = None  # None: no body was too large yet.
         self._changed_at = 0
-        self._grown = False  # tried larger, and not refused since
+        self._grown = False  # The size was doubled and not rejected since.
         self._growth_delay_ms = _FIRST_GROWTH_DELAY_MS
 
     def max_bytes(self, configured_bytes: int) -> int:
@@ -36,7 +35,7 @@ class BodySize:
         return configured_bytes if self._learned is None else min(self._learned, configured_bytes)
 
     def too_large(self, body_bytes: int, now: int, configured_bytes: int) -> None:
-        """A 413 to a request that could be smaller."""
+        """Halve the size after a 413 to a request that can be divided."""
         if self._grown:
             self._growth_delay_ms = min(2 * self._growth_delay_ms, _MAX_GROWTH_DELAY_MS)
         self._grown = False
@@ -51,7 +50,7 @@ class BodySize:
             self._learned = max(self.max_bytes(configured_bytes), least)
 
     def delivered(self, body_bytes: int, now: int, configured_bytes: int) -> None:
-        """Note a body that arrived; a learned size that was used for long enough grows."""
+        """Record a delivered body. Double a learned size that was used for long enough."""
         self.largest_delivered = max(self.largest_delivered, body_bytes)
         if self._learned is None or self._learned >= configured_bytes:
             return

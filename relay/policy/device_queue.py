@@ -1,7 +1,7 @@
-"""One device's queue, as the schedule sees it: how much waits, since when, and what holds it.
+"""The state of one device queue in the schedule: its pending events, its pauses and the diagnosis of its first batch.
 
-Rules: one request in flight; always from the front. What is known of a bad event at the front is
-one number, `suspect`: that many leading events hold at least one.
+Rules: a device queue has at most one request in flight, which contains its first events. The diagnosis narrows a bad
+event down to the first `suspect` events.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from relay.policy.rate_window import Window
 
 POISON_FAILURES = 10
 POISON_MS = 600_000
-_FAILURES_BEFORE_PROBE = 3  # failures of one batch before smaller probes are tried
+_FAILURES_BEFORE_PROBE = 3  # Failures of one batch before the relay sends smaller probes.
 
 
 class DeviceQueue:
-    """State of one device; times are monotonic milliseconds."""
+    """The state of one device queue. Times are monotonic milliseconds."""
 
     __slots__ = (
         "at_fault",
@@ -57,39 +57,39 @@ class DeviceQueue:
         self.key = key
         self.phase = phase(key)
         self.window = window
-        self.events = 0  # pending, in flight included
+        self.events = 0  # Pending events, including events in flight.
         self.body_bytes = 0
-        self.due_at: int | None = None  # when the events have waited long enough for company
-        self.paused_until = 0  # not before
-        self.requested_until = 0  # the part of `hold` that a server named
+        self.due_at: int | None = None  # End of the linger time; None without pending events.
+        self.paused_until = 0  # Earliest time of the next request.
+        self.requested_until = 0  # Earliest time that a server requested; 0: no request.
         self.pause_reason = ""
-        self.wake_at: int | None = None  # of the valid entry in the schedule's heap
-        self.queued = False  # in its route's ready queue
+        self.wake_at: int | None = None  # Expiry of its timer; set by Timers.
+        self.queued = False  # It is in the ready queue of its endpoint.
         self.in_flight = False
-        self.holds_slot = False  # of max_in_flight, for the request that it is first in
+        self.holds_slot = False  # It occupies the request slot of the request that it is first in.
         self.stalled = False  # That request makes no progress.
-        self.reserved = False  # part of an exact request that waits
-        self.leftover = False  # more waited than the request in flight took
-        self.grew_at: int | None = None  # first arrival while in flight
-        self.listed_empty = False  # among those that may be forgotten one day
-        self.failures = 0  # of the batch at the front, in a row
-        self.failed_at: int | None = None  # the latest of them
-        self.at_fault = False  # others were served between two of them
-        self.suspect = 0
-        self.probe_events = 0  # outage or poison? probe with at most this many events; 0: no doubt
-        self.smaller_succeeded = False  # after failures of a batch, a smaller probe of it got through
-        self.isolated = False  # not in company until it gets through
-        self.isolated_since = 0  # the front event, alone, has failed since
-        self.isolated_failed_at = 0  # and last counted as failed
+        self.reserved = False  # It is part of a pending exact request.
+        self.leftover = False  # Events remained pending when the request in flight was chosen.
+        self.grew_at: int | None = None  # First arrival of an event during the request in flight.
+        self.listed_empty = False  # It is in the schedule's list of empty device queues.
+        self.failures = 0  # Consecutive failures of the first batch.
+        self.failed_at: int | None = None  # Time of the latest of these failures.
+        self.at_fault = False  # Other device queues succeeded between two of these failures.
+        self.suspect = 0  # At least one of this number of first events is bad; 0: no suspicion.
+        self.probe_events = 0  # Maximum size of a probe during unexplained failures; 0: no probe.
+        self.smaller_succeeded = False  # A smaller probe of a failing batch succeeded.
+        self.isolated = False  # It shares no request until its first batch succeeds.
+        self.isolated_since = 0  # First failure of the first event in a request of its own.
+        self.isolated_failed_at = 0  # Latest counted failure of that event.
         self.isolated_failures = 0
 
     def free_at(self, now: int, limits: Limits) -> int:
-        """When its hold and its window allow the next request: a time not after `now` if they do now."""
+        """Return the earliest time that pause and rate window permit; `now` or earlier if they permit a request now."""
         at = self.window.free_at(now, limits.device_per_window, limits.window_ms)
         return at if at > self.paused_until else self.paused_until
 
     def max_events(self, limit: int) -> int:
-        """How many leading events the next request may take."""
+        """Return the maximum number of events for the next request."""
         if self.suspect:
             limit = min(limit, max(1, self.suspect // 2))
         if self.probe_events:
@@ -97,23 +97,23 @@ class DeviceQueue:
         return limit
 
     def needs_own_request(self) -> bool:
-        """Not in company with other lanes: it may hold a bad event."""
+        """Return whether the queue must not share a request, because one of its events may be bad."""
         return bool(self.isolated or self.suspect or self.probe_events)
 
     def pause(self, until: int, pause_reason: str, requested_until: int = 0) -> None:
-        """Pause the device. `named_until`: the time that a server named, 0 if none did."""
+        """Pause the device. `requested_until`: the time that a server requested; 0: no request."""
         self.paused_until, self.pause_reason, self.requested_until = until, pause_reason, requested_until
 
     def end_pause(self) -> None:
-        """End the pause, except the part that a server named."""
+        """End the pause, except the part that a server requested."""
         self.paused_until = min(self.paused_until, self.requested_until)
 
     def is_full(self, limits: Limits) -> bool:
-        """Enough for a whole request: no more company is waited for."""
+        """Return whether the pending events fill a request, so that they need not linger."""
         return self.events >= limits.max_events or self.body_bytes >= limits.max_body_bytes
 
     def delivered(self, events: int) -> None:
-        """The first `events` events got through."""
+        """Record that the first `events` events were delivered."""
         suspect = max(0, self.suspect - events)
         self.smaller_succeeded = self.probe_events > 0
         if self.failed_at is not None or self.needs_own_request():
@@ -121,37 +121,40 @@ class DeviceQueue:
         self.suspect = suspect
 
     def rejected(self, events: int) -> bool:
-        """The upstream refused a request of the first `events` events without a name; True if one is found."""
+        """Record a rejection of the first `events` events that names none. Return whether the bad event is found."""
         self.suspect = 0 if events == 1 else events
         return events == 1
 
     def reset_diagnosis(self) -> None:
-        """The bad event is found and leaves."""
+        """Reset the diagnosis after its events were removed or delivered."""
         self.failures = self.isolated_failures = self.suspect = self.probe_events = 0
         self.failed_at = None
         self.isolated = self.at_fault = False
 
     def note_failure(self, now: int, success_at: int | None) -> None:
-        """It failed once more; `served_at` is when the route last served anybody: others, if since the last failure."""
+        """Record the time of a failure. The device queue is at fault if the endpoint had a success since the last one.
+
+        `success_at`: time of the endpoint's latest success.
+        """
         if self.failed_at is not None and success_at is not None and success_at > self.failed_at:
             self.at_fault = True
         self.failed_at = now
 
     def has_few_failures(self) -> bool:
-        """Too early to look for a bad event."""
+        """Return whether the failures are too few to look for a bad event."""
         return self.failures < _FAILURES_BEFORE_PROBE
 
     def failed_in_shared_batch(self, *, others_succeed: bool) -> None:
-        """A request that held events of this lane and of others got no yes and no no."""
+        """Record that a request with events of several devices failed without a decision about its events."""
         self.failures += 1
         self.isolated = others_succeed or not self.has_few_failures()
 
     def failed(self, events: int, now: int, *, others_succeed: bool, success_at: int | None) -> None:
-        """The first `events` events got no yes and no no: an outage, or one of them is poison?
+        """Record that a request with the first `events` events failed without a decision about them.
 
-        While others, or smaller probes of this batch, get through, it is the batch: halve it. Without
-        that evidence it is the upstream, but the next probes are smaller, to have evidence when it heals.
-        `served_at` is when the route last served anybody.
+        The reason is either an outage or a poison event. If other devices or smaller probes of this batch succeed,
+        the batch is at fault and is halved. Otherwise the upstream is, but the next probes are smaller, so that they
+        show the difference when the upstream recovers. `success_at`: time of the endpoint's latest success.
         """
         self.failures += 1
         self.isolated = True
@@ -165,11 +168,11 @@ class DeviceQueue:
             self.probe_events = max(1, events // 2)
 
     def is_poisoned(self, now: int) -> bool:
-        """Its front event, alone, keeps failing while the route serves others."""
+        """Return whether the first event keeps failing in requests of its own while other devices succeed."""
         return self.isolated_failures >= POISON_FAILURES and now - self.isolated_since >= POISON_MS
 
     def _count_isolated_failure(self, now: int, success_at: int | None) -> None:
-        """Only a failure with others served since the one before it counts: an outage is nobody's poison."""
+        """Count a failure only if other devices succeeded since the previous one, so that an outage does not count."""
         if self.isolated_failures == 0:
             self.isolated_since = now
         elif success_at is None or success_at <= self.isolated_failed_at:
@@ -179,9 +182,10 @@ class DeviceQueue:
 
 
 def linger_end(phase: int, arrived: int, linger_ms: int) -> int:
-    """When an event that arrived has waited for company: its device's next beat, at most `linger_ms` away.
+    """Return the end of the linger time of an event that arrived at `arrived`, at most `linger_ms` later.
 
-    Each device has a beat of its own, so that a site that powers up together is no stampede.
+    The linger times of a device end at its own phase, so that the devices of a site that power up together do not send
+    at the same moment.
     """
     if linger_ms <= 0:
         return arrived
@@ -189,5 +193,5 @@ def linger_end(phase: int, arrived: int, linger_ms: int) -> int:
 
 
 def phase(key: DeviceKey) -> int:
-    """A device's beat, the same in every process."""
+    """Return the phase of a device, which is the same in every process."""
     return crc32(repr(key).encode("utf-8", "surrogatepass"))

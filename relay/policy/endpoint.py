@@ -1,7 +1,7 @@
-"""A tenant's URL and key, as the schedule sees it: its state, what holds it, and its pace.
+"""The state of one endpoint in the schedule: its health, its pauses and its limits.
 
-A route that fails, or needs a person, is held and probed: one request, then all. A state is not
-entered for one odd answer of one device while others are served.
+A failing endpoint is paused and then probed with one request. After a successful probe all devices may send. A failure
+of one device does not change the health of the endpoint while other devices succeed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _UNNAMED_REJECTIONS_MAX = 20
 
 
 class Endpoint:
-    """State of one route; times are monotonic milliseconds."""
+    """The state of one endpoint. Times are monotonic milliseconds."""
 
     __slots__ = (
         "active",
@@ -59,39 +59,41 @@ class Endpoint:
     )
 
     def __init__(self, tenant_id: int, now: int, states: Counter[EndpointState]) -> None:
-        """`states` counts all routes by state, this one from now on."""
+        """Create the state of a new endpoint and count it in `states`, the number of endpoints by state."""
         self.tenant_id = tenant_id
         self.states = states
         states["ok"] += 1
         self.ready: deque[DeviceQueue] = deque()
-        self.exact: deque[tuple[tuple[DeviceQueue, int], ...]] = deque()  # requests to be sent just so, first
-        self.active = False  # in the schedule's rotation
+        self.exact: deque[tuple[tuple[DeviceQueue, int], ...]] = deque()  # Exact requests, which are sent first.
+        self.active = False  # It is in the schedule's list of active endpoints.
         self.wake_at: int | None = None
         self.in_flight = 0
-        self.stalled = 0  # The requests in flight that make no progress.
-        self.queues = 0  # that the schedule knows
+        self.stalled = 0  # Requests in flight that make no progress.
+        self.queues = 0  # Number of its device queues in the schedule.
         self.body_size = BodySize()
         self.failure: Failure | None = None
         self.failing_since = 0
         self.attempt = 0
-        self.paused_until = 0  # of the trouble, and over with it
-        self.requested_until = 0  # the part of `hold` that a server named
+        self.paused_until = 0  # Time of the next probe of a failing endpoint.
+        self.requested_until = 0  # The part of `paused_until` that a server requested; 0: no request.
         self.since = now
         self.last_error = ""
         self.success_at: int | None = None
         self.success_queue_ids: Sequence[int] = ()
-        self.previous_success: tuple[Sequence[int], int | None] = ((), None)  # other lanes than those, and when
-        self.failed_queue_ids: set[int] = set()  # lanes that failed since the last success
-        self.unexplained_rejections = 0  # lone events given up by a status not about events, since the last success
-        self.unnamed_rejections = 0  # lone events refused without being named, since the last success
-        self.rejected_queue_ids: set[int] = set()  # and whose
+        self.previous_success: tuple[Sequence[int], int | None] = ((), None)  # Latest success of other device queues.
+        self.failed_queue_ids: set[int] = set()  # Device queues that failed since the latest success.
+        self.unexplained_rejections = (
+            0  # Single events rejected by a status about something else, since the latest success.
+        )
+        self.unnamed_rejections = 0  # Single events rejected by a 400 or 422 without a name, since the latest success.
+        self.rejected_queue_ids: set[int] = set()  # Device queues of these events.
         self.shared_limit: SharedLimit | None = None
         self.history = RequestHistory()
         self.last_sent = 0
-        self.limited_attempt = 0  # 429s in a row, one counted per round trip
+        self.limited_attempt = 0  # Consecutive 429s, at most one counted per round trip.
         self.limited_from = 0
-        self.limited_until = 0  # not before, by a 429: no success and no other failure ends it
-        self.requested_limit_until = 0  # the part of `limited_until` that a server named
+        self.limited_until = 0  # End of the pause after a 429; a success or another failure does not end it.
+        self.requested_limit_until = 0  # The part of `limited_until` that a server requested.
 
     def state(self) -> EndpointState:
         if self.failure:
@@ -99,7 +101,7 @@ class Endpoint:
         return "rate_limited" if self.shared_limit else "ok"
 
     def max_in_flight(self, all_slots: int) -> int:
-        """One probe in trouble; else all, but no more than a whole window may have."""
+        """Return the number of request slots: one for a failing endpoint, and at most the shared limit."""
         if self.failure:
             return 1
         return min(all_slots, self.shared_limit.limit()) if self.shared_limit else all_slots
@@ -115,19 +117,19 @@ class Endpoint:
         return counted < self.max_in_flight(request_slots) and self.in_flight < most
 
     def free_at(self, now: int, span_ms: int) -> int:
-        """When its holds and its pace allow the next request."""
+        """Return the earliest time that pauses and shared limit permit. `span_ms`: length of the rate window."""
         at = max(self.paused_until, self.limited_until)
         if self.shared_limit:
-            unanswered = min(self.in_flight, self.shared_limit.limit() - 1)
+            in_flight = min(self.in_flight, self.shared_limit.limit() - 1)
             at = max(
                 at,
                 self.last_sent + self.shared_limit.gap_ms(span_ms),
-                self.history.free_at(now, self.shared_limit.limit() - unanswered, span_ms),
+                self.history.free_at(now, self.shared_limit.limit() - in_flight, span_ms),
             )
         return at
 
     def succeeded(self, queue_ids: Sequence[int], now: int) -> None:
-        """It took events of these lanes."""
+        """Record that the upstream accepted events of these device queues."""
         if queue_ids != self.success_queue_ids:
             self.previous_success = (self.success_queue_ids, self.success_at)
         self.success_at = now
@@ -139,7 +141,7 @@ class Endpoint:
         self.mark_ok(now)
 
     def mark_ok(self, now: int) -> None:
-        """It answers as it should, be it by refusing an event."""
+        """End a failure, because the API responded. The response may be a rejection."""
         if self.failure:
             self._become(None, self.shared_limit)
             self.attempt = 0
@@ -147,7 +149,7 @@ class Endpoint:
             self.since = now
 
     def others_succeed(self, queue_ids: Sequence[int], sent_at: int, now: int) -> bool:
-        """Whether others were served lately, and none of them failed since."""
+        """Return whether other device queues succeeded recently and none of them failed since."""
         ids = set(queue_ids)
         if self.failed_queue_ids - ids:
             return False
@@ -164,26 +166,26 @@ class Endpoint:
         self.rejected_queue_ids.add(queue_id)
 
     def rejects_everything(self, now: int) -> bool:
-        """Return whether the URL is wrong rather than each event: so many were rejected in a row, and none accepted."""
+        """Return whether the URL must be wrong, because too many events were rejected and none was accepted."""
         return self.unnamed_rejections >= _UNNAMED_REJECTIONS_MAX and (
             len(self.rejected_queue_ids) > 1 or not self.has_recent_success(now)
         )
 
     def has_recent_success(self, now: int) -> bool:
-        """Whether anybody was served in the last minutes."""
+        """Return whether a request succeeded in the last ten minutes."""
         return self.success_at is not None and self.success_at >= now - _RECENT_SUCCESS_MS
 
     def prefer_unfailed(self) -> None:
-        """A lane without failures and refusals comes next, if one is ready: the better probe."""
+        """Move a ready device queue without failures and rejections to the front, because it is the better probe."""
         for _ in range(len(self.ready)):
             if not self.ready[0].failures and self.ready[0].id not in self.rejected_queue_ids:
                 return
             self.ready.rotate(-1)
 
     def failed(self, failure: Failure, message: str, sent_at: int, now: int) -> int | None:
-        """It fails as a whole. Returns how many times in a row it did before; None if this is old news.
+        """Record a failure of the endpoint. Return the number of consecutive failures before it.
 
-        Answers to requests sent before the trouble began do not make it worse.
+        None: the request was sent before the failure began, so its response does not count.
         """
         self.last_error = message
         if self.failure != failure:
@@ -196,16 +198,16 @@ class Endpoint:
         return self.attempt - 1
 
     def limited(self, message: str, sent_at: int, now: int, initial_rate: int) -> int:
-        """A 429 below the device's own limit: a shared ceiling. Returns how many such in a row came before.
+        """Record a 429 of a shared limit. Return the number of consecutive ones before it.
 
-        429s to requests sent before the last one was understood say nothing new.
+        A 429 to a request sent before the latest counted 429 contains no news and does not count.
         """
         self.last_error = message
         self.mark_ok(now)
         if self.shared_limit is None:
             self._become(None, SharedLimit(now, initial_rate))
             self.since = now
-        elif sent_at > self.limited_from:  # not in the very millisecond in which the last one was understood
+        elif sent_at > self.limited_from:  # A request sent in the same millisecond may precede the latest 429.
             self.shared_limit.reduce(sent_at, now)
         attempt = self.limited_attempt
         if sent_at >= self.limited_from:
@@ -214,23 +216,23 @@ class Endpoint:
         return attempt
 
     def limited_one_device(self, sent_at: int, now: int) -> None:
-        """A 429 to one device below its own limit, while others are served."""
+        """Record a 429 to one device below its own limit while other devices succeed."""
         if self.shared_limit:
             self.shared_limit.reduce_one_step(sent_at, now)
 
     def tick(self, now: int, span_ms: int) -> None:
-        """Count a window of its ceiling that is over; the ceiling may be forgotten by that."""
+        """Evaluate a window of the shared limit that is over, and remove a limit that has become unnecessary."""
         if self.shared_limit and self.shared_limit.tick(now, span_ms, self.history):
             self._become(self.failure, None)
             self.since = now
 
     def probe_now(self) -> None:
-        """End every pause, except the part that a server named. The limits stay."""
+        """End every pause, except the part that a server requested. The limits stay."""
         self.paused_until = min(self.paused_until, self.requested_until)
         self.limited_until = min(self.limited_until, self.requested_limit_until)
 
     def removed(self) -> None:
-        """It is no route any more."""
+        """Remove the endpoint from the number of endpoints by state."""
         self.states[self.state()] -= 1
 
     def _become(self, failure: Failure | None, shared_limit: SharedLimit | None) -> None:

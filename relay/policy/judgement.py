@@ -1,8 +1,11 @@
-"""What a verdict means for the events, lanes and route of one request.
+"""Decide what a verdict means for the events, the device queues and the endpoint of one request.
 
-`verdict` knows the answer, `lane` and `route` remember; here the one meets the other. Nothing is
-given up but by an explicit rule of the contract's section 7: a refusal that names the event or
-that met it alone, 413 to it alone, or a lone failure that outlasts everybody else's.
+`verdict` interprets the response, `device_queue` and `endpoint` hold the state, and this module changes that state.
+An event becomes a dead letter in three cases only:
+
+- The upstream rejects the event by its index, or in a request that contains only this event.
+- The upstream responds 413 to a request that contains only this event.
+- A request that contains only this event keeps failing while other devices succeed (a poison event).
 """
 
 from __future__ import annotations
@@ -27,11 +30,11 @@ from relay.policy.verdict import (
 )
 
 UNEXPLAINED_REJECTIONS_MAX = 3
-"""Lone events given up in a row by a status that is not about events, before it is the route that is wrong."""
+"""Single events rejected in succession by a status that is not about events, before the endpoint is at fault."""
 
 
 class DeadLetterCause(NamedTuple):
-    """Why an event goes to the dead letters, in the upstream's words."""
+    """Why an event becomes a dead letter, with the status and message of the upstream."""
 
     reason: Literal["refused", "too_large", "poison"]
     status: int | None
@@ -39,7 +42,7 @@ class DeadLetterCause(NamedTuple):
 
 
 class QueueOutcome(NamedTuple):
-    """What became of a lane's events in the request; indexes count from its first."""
+    """The outcome for the events of one device queue. The keys of `dead_letters` count from its first event."""
 
     queue_id: int
     delivered: bool
@@ -48,18 +51,18 @@ class QueueOutcome(NamedTuple):
 
 class Judgement(NamedTuple):
     outcomes: Sequence[QueueOutcome]
-    """Lanes with news; the others' events wait again, first."""
+    """Device queues with settled events. The events of all others stay pending, in order."""
     resend: Literal["", "exact", "halves"] = ""
-    """Send the request once more just so, or its lanes in two companies."""
+    """Send the same request again ("exact"), or its device queues in two requests ("halves")."""
 
 
 class CompletedRequest(NamedTuple):
-    """An answered request, and the time and chance of its judgement."""
+    """A request that has a response, with the time and the random number for the decision."""
 
     limits: Limits
     endpoint: Endpoint
     queues: Sequence[tuple[DeviceQueue, int]]
-    """Those that had events in it, with how many."""
+    """The device queues in the request with their numbers of events."""
     body_bytes: int
     sent_at: int
     exact: bool
@@ -76,7 +79,7 @@ _NO_DEAD_LETTERS: Mapping[int, DeadLetterCause] = {}
 
 
 def judge(request: CompletedRequest, verdict: Verdict) -> Judgement:
-    """Decide, and let the lanes and the route remember."""
+    """Return the outcome of a request, and update the state of its device queues and its endpoint."""
     match verdict:
         case _ if not request.queues:
             return _NOTHING
@@ -102,7 +105,7 @@ def judge(request: CompletedRequest, verdict: Verdict) -> Judgement:
 
 
 def _delivered(request: CompletedRequest, verdict: Delivered) -> Judgement:
-    """The events are delivered, except those that the response rejects by name."""
+    """Record the events as delivered, except events that the response rejects by index."""
     outcomes = []
     first = 0
     for queue, events in request.queues:
@@ -119,7 +122,7 @@ def _delivered(request: CompletedRequest, verdict: Delivered) -> Judgement:
 def _named_dead_letters(
     messages: Mapping[int, str], status: int, first: int, events: int
 ) -> Mapping[int, DeadLetterCause]:
-    """Return those of a queue's events that a response names; its `events` begin at index `first` of the request."""
+    """Return the rejected events of a device queue with `events` events from index `first` of the request on."""
     if not messages:
         return _NO_DEAD_LETTERS
     return {
@@ -129,14 +132,14 @@ def _named_dead_letters(
     }
 
 
-def _dead_letter(queue: DeviceQueue, dead_letters: DeadLetterCause) -> Judgement:
-    """The lane's first event is given up."""
+def _dead_letter(queue: DeviceQueue, cause: DeadLetterCause) -> Judgement:
+    """Make the first event of a device queue a dead letter."""
     queue.reset_diagnosis()
-    return Judgement([QueueOutcome(queue.id, False, {0: dead_letters})])
+    return Judgement([QueueOutcome(queue.id, False, {0: cause})])
 
 
 def _named(request: CompletedRequest, verdict: EventsRejected) -> list[QueueOutcome]:
-    """Only the events the upstream named are given up; indexes count through the whole request."""
+    """Return the outcome of a rejection that names events. Its indexes count through the whole request."""
     outcomes: list[QueueOutcome] = []
     first = 0
     for queue, events in request.queues:
@@ -149,7 +152,7 @@ def _named(request: CompletedRequest, verdict: EventsRejected) -> list[QueueOutc
 
 
 def _unnamed(request: CompletedRequest, verdict: EventsRejected) -> Judgement:
-    """Halve a batch with a bad event that the response does not name: by device queues first, then by events."""
+    """Halve a request with a bad event that the response does not name: by device queues first, then by events."""
     endpoint = request.endpoint
     if not verdict.about_events and endpoint.unexplained_rejections >= UNEXPLAINED_REJECTIONS_MAX:
         return _endpoint_failed(request, "misconfigured", verdict.message)
@@ -158,7 +161,7 @@ def _unnamed(request: CompletedRequest, verdict: EventsRejected) -> Judgement:
     if is_found and verdict.about_events:
         endpoint.rejected(queue.id)
     if verdict.about_events and endpoint.rejects_everything(request.now):
-        # The relay goes on to find bad events, at the rate of probes.
+        # The relay continues to find bad events, at the rate of probes.
         _endpoint_failed(request, "misconfigured", verdict.message)
     else:
         endpoint.mark_ok(request.now)
@@ -172,16 +175,17 @@ def _unnamed(request: CompletedRequest, verdict: EventsRejected) -> Judgement:
 
 
 def _count_unexplained(request: CompletedRequest, message: str) -> None:
-    """Count a single event rejected by a status that is not about events; the last one allowed blames the endpoint."""
+    """Count a single event rejected by a status that is not about events. At the maximum, the endpoint is at fault."""
     request.endpoint.unexplained_rejections += 1
     if request.endpoint.unexplained_rejections >= UNEXPLAINED_REJECTIONS_MAX:
         _endpoint_failed(request, "misconfigured", message)
 
 
 def _too_large(request: CompletedRequest, verdict: BatchTooLarge) -> Judgement:
-    """Halve by bytes, and remember the size; an event that is too large alone is given up.
+    """Halve the body size of the endpoint, or make a single event that is too large a dead letter.
 
-    Not at once if larger bodies were served, and only a few if nobody is served: then it is hardly the size.
+    A single event is first retried if a larger body was delivered before. After several such events without a success,
+    the endpoint is at fault: the size is probably not the reason.
     """
     endpoint, now = request.endpoint, request.now
     queue, events = request.queues[0]
@@ -204,10 +208,10 @@ def _too_large(request: CompletedRequest, verdict: BatchTooLarge) -> Judgement:
 
 
 def _limited(request: CompletedRequest, verdict: RateLimited) -> Judgement:
-    """The device's own limit holds the device; a 429 below it means a shared ceiling.
+    """Pause the device after a 429 at its device limit. A 429 below that limit means a shared limit.
 
-    Unless it is one device's alone: a 429 to a device while others are served holds that device, too.
-    If the ceiling is a shared one, the next device meets it as well.
+    A 429 to one device while other devices succeed pauses only this device. If the limit is shared, the next device
+    receives a 429, too.
     """
     limits, endpoint, now = request.limits, request.endpoint, request.now
     queue, _ = request.queues[0]
@@ -216,7 +220,7 @@ def _limited(request: CompletedRequest, verdict: RateLimited) -> Judgement:
         queue.window.count(now, limits.window_ms) >= limits.device_per_window
         or verdict.limit == limits.device_per_window
     )
-    one_device_only = not (is_mixed or own_limit) and _is_device_fault(request)
+    one_device_only = not (is_mixed or own_limit) and _attribute_failure(request)
     if one_device_only:
         endpoint.limited_one_device(request.sent_at, now)
     if one_device_only or own_limit:
@@ -224,7 +228,7 @@ def _limited(request: CompletedRequest, verdict: RateLimited) -> Judgement:
         until = now + delay(request.jitter_ms(queue.failures - 1), verdict.retry_after_ms)
         queue.pause(until, "rate_limited", requested_until(now, verdict.retry_after_ms))
     else:
-        # a request likely counts against its first device: if it is that one's 429, it shows once it travels alone
+        # The upstream probably counts a request for its first device. Isolated requests show which limit applies.
         queue.isolated = True
         attempt = endpoint.limited(verdict.message, request.sent_at, now, _initial_rate(request, verdict))
         endpoint.limited_until = max(
@@ -237,30 +241,30 @@ def _limited(request: CompletedRequest, verdict: RateLimited) -> Judgement:
 
 
 def _initial_rate(request: CompletedRequest, verdict: RateLimited) -> int:
-    """A ceiling's first pace: as said, but no more than what was let through."""
+    """Return the first rate of a shared limit: as the upstream states, but at most the responses of one window."""
     limits = request.limits
     if verdict.limit is None:
         return limits.ip_per_window
-    through = request.endpoint.history.since(request.now - limits.window_ms)
-    return min(verdict.limit, max(limits.ip_per_window, through))
+    responses = request.endpoint.history.since(request.now - limits.window_ms)
+    return min(verdict.limit, max(limits.ip_per_window, responses))
 
 
 def _too_slow(request: CompletedRequest, verdict: Failing) -> Judgement:
-    """Halve a batch that timed out while the relay sent it. Its size is the reason, not one of its events."""
+    """Halve a batch that timed out while the relay sent it, because the reason is its size and not an event."""
     request.endpoint.body_size.timed_out(request.body_bytes, request.now, request.limits.max_body_bytes)
     for queue, _ in request.queues:
         queue.failures += 1
-    _pause(request, _is_device_fault(request), "backing_off", verdict.message, None)
-    # An exact request is no longer exact: the relay sends its events again in smaller batches.
+    _pause(request, _attribute_failure(request), "backing_off", verdict.message, None)
+    # An exact request must not remain exact, because the relay sends its events again in smaller batches.
     return Judgement((), "halves" if request.exact and len(request.queues) > 1 else "")
 
 
 def _failing(request: CompletedRequest, verdict: Failing) -> Judgement:
-    """No yes and no no: the route is down, or the batch holds an event that brings the upstream down."""
+    """Handle a failure without a decision about events: the endpoint is unavailable, or an event is poison."""
     if verdict.while_sending and sum(events for _, events in request.queues) > 1:
         return _too_slow(request, verdict)
     endpoint, now = request.endpoint, request.now
-    device_fault = _is_device_fault(request)
+    device_fault = _attribute_failure(request)
     if len(request.queues) > 1:
         for queue, _ in request.queues:
             queue.failed_in_shared_batch(others_succeed=device_fault)
@@ -274,19 +278,19 @@ def _failing(request: CompletedRequest, verdict: Failing) -> Judgement:
 
 
 def _endpoint_failed(request: CompletedRequest, failure: Failure, message: str) -> Judgement:
-    """The route needs a person, or so it looks from here."""
-    device_fault = _is_device_fault(request)
+    """Handle a response to all requests of the endpoint, such as 401 or 404, unless only this device receives it."""
+    device_fault = _attribute_failure(request)
     if device_fault:
         for queue, _ in request.queues:
             queue.failures += 1
     return _pause(request, device_fault, failure, message, None)
 
 
-def _is_device_fault(request: CompletedRequest) -> bool:
-    """Whether what went wrong is about the request's devices, not about the route; the devices remember it.
+def _attribute_failure(request: CompletedRequest) -> bool:
+    """Record a failure of the device queues in the request. Return whether they are at fault and not the endpoint.
 
-    It is theirs if others were served lately, and none failed since; and if others were served between
-    their failures, for as long as anybody is served at all.
+    They are at fault if other device queues succeeded recently and none of these failed since. They are also at fault
+    if other device queues succeeded between their failures, as long as the endpoint has recent successes.
     """
     endpoint, now = request.endpoint, request.now
     for queue, _ in request.queues:
@@ -301,7 +305,7 @@ def _is_device_fault(request: CompletedRequest) -> bool:
 def _pause(
     request: CompletedRequest, device_fault: bool, failure: Failure, message: str, retry_after_ms: int | None
 ) -> Judgement:
-    """Hold the lanes or the route. An exact request stays so for its first tries."""
+    """Pause the device queues or the endpoint. An exact request stays exact for its first retries."""
     endpoint, now = request.endpoint, request.now
     if device_fault:
         endpoint.last_error = message
@@ -321,5 +325,5 @@ def _pause(
 
 
 def _pause_ms(request: CompletedRequest, failure: Failure, attempt: int, retry_after_ms: int | None) -> int:
-    """What heals by itself is tried again soon; what needs a person, at a slow pace."""
+    """Return the delay before the next request: backoff, or probes for a failure that needs a person."""
     return delay(request.jitter_ms(attempt), retry_after_ms) if failure == "backing_off" else probe_delay(attempt)

@@ -1,4 +1,4 @@
-"""What the configuration says about pace and size, as the policies need it."""
+"""The configured rates, sizes and delays that the policies use."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Find the events that a response body names, by their index in the request.
 
-Rules: a body that names an index out of range counts by something unknown, so none of its names is believed.
-A success that lists or counts rejected events is no success for them.
+Rules: if one index is out of range, all indexes of the body are ignored, because they count something else. A success
+that lists or counts rejected events does not deliver these events.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def named(content: Any, events: int, clean: Callable[[str], str]) -> dict[int, s
 def rejected_in_success(content: Mapping[str, Any], events: int, clean: Callable[[str], str]) -> dict[int, str] | None:
     """Return the message of each event that a success rejects, by index.
 
-    None: the success rejects no event. Empty: it rejects events and does not name all of them.
+    None: the success rejects no event. Empty: it rejects events without naming all of them.
     """
     found: dict[int, str] = {}
     unnamed = False
@@ -76,7 +76,7 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _counted(content: Mapping[str, Any], events: int) -> int:
-    """Return how many events a success counts as rejected, or leaves out of its count of accepted events."""
+    """Return the number of events that a success counts as rejected, or does not count as accepted."""
     counted = max((_count(content.get(key)) or 0 for key in _REJECTED_KEYS), default=0)
     accepted = _count(content.get("accepted"))
     if accepted is None or any(key in content for key in _REJECTED_KEYS):
@@ -98,7 +98,7 @@ def _failed_results(content: Mapping[str, Any], events: int) -> Iterator[tuple[i
             continue
         for position, entry in enumerate(value):
             if isinstance(entry, dict) and _is_failed(entry):
-                # Without an index and one entry per event, the position means nothing: it is out of range.
+                # Without an index, the position counts only in a list with one entry per event; otherwise out of range.
                 yield (position if len(value) == events else events), entry
 
 
@@ -119,7 +119,7 @@ def _index_of(entry: Any) -> int | None:
 
 
 def _index(value: Any) -> int | None:
-    """Return an index; None if the value is none. A path like events.3.id counts."""
+    """Return the index in a value, also in a path such as events.3.id; None without an index."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value if value >= 0 else None
     if not isinstance(value, str):
@@ -138,7 +138,7 @@ def _message(entry: Any, clean: Callable[[str], str]) -> str:
 
 
 def _errors_by_path(errors: Any) -> Iterator[tuple[str, str]]:
-    """Yield (path, message) of each complaint in a validation error's body."""
+    """Yield (path, message) of each validation error in a response body."""
     if isinstance(errors, dict):
         for path, message in errors.items():
             texts = message if isinstance(message, list) else [message]

@@ -1,4 +1,4 @@
-"""The schedule for people: what status pages and metrics show of it. Times are monotonic milliseconds."""
+"""Views of the schedule for status pages and metrics. Times are monotonic milliseconds."""
 
 from __future__ import annotations
 
@@ -19,37 +19,37 @@ class EndpointView(NamedTuple):
     state: EndpointState
     since_ms: int
     next_attempt_ms: int | None
-    """When it may send next, if it is held or paced."""
+    """Earliest time of the next request; None if the endpoint may send now."""
     last_error: str
 
 
 class QueueView(NamedTuple):
     key: DeviceKey
     events: int
-    """Pending, in flight included."""
+    """Pending events, including events in flight."""
     paused_until_ms: int | None
-    """Not before, or None if it may send now."""
+    """Earliest time of the next request; None if the device may send now."""
     why: str
-    """Why it is held: "", "limit" (its window is full), "outbox" (the disk), or the state that holds it."""
+    """Reason of the pause: "limit" (full rate window), "outbox" (failing disk) or an endpoint state; "": no pause."""
 
 
 class QueueSummary(NamedTuple):
-    """All lanes, in one look."""
+    """All device queues at one moment."""
 
     known: int
-    """Those without pending events, too."""
+    """Number of device queues, including empty ones."""
     waiting: int
-    """With pending events."""
+    """Number of device queues with pending events."""
     paused: int
-    """Of those, how many may not send yet."""
+    """Number of device queues with pending events that may not send yet."""
     busiest: Sequence[QueueView]
-    """With most pending events first."""
+    """Device queues with the most pending events, in descending order."""
     longest_paused: Sequence[QueueView]
-    """Held longest into the future first."""
+    """Device queues with the latest end of their pause, in descending order."""
 
 
 def summarize(queues: Collection[DeviceQueue], limit: int, limits: Limits, now: int) -> QueueSummary:
-    """What is to be shown of all of them, in one pass."""
+    """Return the summary of all device queues, with at most `limit` entries in each list."""
     waiting = [queue for queue in queues if queue.events]
     paused = [(free_at, queue) for queue in waiting if (free_at := queue.free_at(now, limits)) > now]
     return QueueSummary(
@@ -62,9 +62,10 @@ def summarize(queues: Collection[DeviceQueue], limit: int, limits: Limits, now: 
 
 
 def select(endpoints: Mapping[int, Endpoint], first: Collection[int], others: int) -> list[int]:
-    """Tenants: all, as they came, if no more than `others`.
+    """Return the ids of the tenants to list.
 
-    Else those `first`, then at most so many others, those in trouble before the rest.
+    If there are more than `others`, the list contains the tenants in `first` and at most `others` more, with failing
+    and limited endpoints before the rest. Otherwise it contains all.
     """
     if len(endpoints) <= others:
         return list(endpoints)

@@ -1,9 +1,8 @@
-"""At most `limit` sends in any window, as the upstream sees them: one device's share of G5.
+"""The rate window of one device: at most `limit` requests in any window, as the upstream counts them (G5).
 
-A slot is taken when a request is sent and is free again one window after its *answer* came. The
-upstream saw the request at some moment before the answer, so whatever the network delays, and
-however it counts its minute (fixed, calendar, sliding), it never sees one request too many.
-Refused and failed requests take a slot like any other.
+A request occupies a rate slot until one window after its *response*. The upstream receives the request before it
+responds. So it never counts more than `limit` requests, regardless of network delays and of the kind of its window
+(fixed, calendar or sliding). Rejected and failed requests occupy a rate slot, too.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ _BASE = struct.Struct("<q")
 
 
 class Window:
-    """When the last requests were answered; times are monotonic milliseconds."""
+    """The times of the latest responses, in monotonic milliseconds."""
 
     __slots__ = ("_responded_at",)
 
@@ -23,16 +22,16 @@ class Window:
         self._responded_at = array("q")
 
     def responded(self, now: int) -> None:
-        """One request's answer came, or was given up on, at `now`."""
+        """Record a response, or the end of waiting for it, at `now`."""
         self._responded_at.append(now)
 
     def count(self, now: int, span_ms: int) -> int:
-        """Slots not yet free again."""
+        """Return the number of occupied rate slots."""
         self._prune(now, span_ms)
         return len(self._responded_at)
 
     def free_at(self, now: int, limit: int, span_ms: int) -> int:
-        """When the next send is within the limit: a time not after `now` if it is now."""
+        """Return the earliest time for the next request; `now` or earlier if a rate slot is free."""
         responded = self._responded_at
         if len(responded) < limit:
             return now
@@ -42,7 +41,7 @@ class Window:
         return responded[-limit] + span_ms + 1
 
     def pack(self, now: int, span_ms: int) -> bytes:
-        """The state for the disk, b"" if all slots are free; at most 8 + 4 * limit bytes."""
+        """Return the state for storage: at most 8 + 4 * limit bytes, b"" if every rate slot is free."""
         self._prune(now, span_ms)
         if not self._responded_at:
             return b""
@@ -51,9 +50,9 @@ class Window:
 
     @classmethod
     def unpack(cls, packed: bytes, now: int, limit: int, *, same_boot: bool) -> Window:
-        """The state as a restart finds it.
+        """Restore a stored state.
 
-        Monotonic times of another boot mean nothing today: then the window is taken as full.
+        The monotonic times of another boot cannot be compared with `now`, so that window counts as full.
         """
         window = cls()
         if not packed:
@@ -68,7 +67,7 @@ class Window:
         return window
 
     def _prune(self, now: int, span_ms: int) -> None:
-        """Forget answers whose slot is free. One more millisecond: both readings were rounded down."""
+        """Remove responses whose rate slot is free. One millisecond is added because both times were rounded down."""
         responded = self._responded_at
         freed = 0
         for at in responded:

@@ -1,7 +1,7 @@
-"""How long a server asks to wait, in the forms that servers use.
+"""Parse the delay that a server requests, in the formats that servers use.
 
-Times are relative to the response's own Date: the clock of a TV box may be decades off. The first header that can be
-parsed counts. A value may be a number (also fractional, with a plus sign or an "s"), a Unix time, an ISO 8601 time, an
+A time is relative to the Date of the response, because the clock of a TV box may be wrong by decades. The first valid
+header counts. A value may be a number (also fractional, with a plus sign or an "s"), a Unix time, an ISO 8601 time, an
 HTTP date, or a list of them, of which the first counts.
 """
 
@@ -43,9 +43,9 @@ def requested_ms(headers: Mapping[str, str], wall_ms: int) -> int | None:
     return None
 
 
-@lru_cache(maxsize=8)  # all responses of a second have one date
+@lru_cache(maxsize=8)  # All responses of one second have the same date.
 def http_date_ms(text: str | None) -> int | None:
-    """Return Unix milliseconds, or None. HTTP dates are UTC (RFC 9110, 5.6.7), also in the forms that do not say so."""
+    """Return Unix milliseconds, or None. HTTP dates are UTC (RFC 9110, 5.6.7), also without a time zone."""
     if not text:
         return None
     try:
@@ -56,7 +56,7 @@ def http_date_ms(text: str | None) -> int | None:
 
 
 def _delay_ms(text: str, now_ms: int, unit_ms: int) -> int | None:
-    """Return the delay that a header's value means; `unit_ms` is the unit of a small number."""
+    """Return the delay in the value of a header. `unit_ms` is the unit of a small number, in milliseconds."""
     for candidate in (text, text.split(",", maxsplit=1)[0].strip()):
         number = _NUMBER.fullmatch(candidate)
         if number is not None:

@@ -1,4 +1,4 @@
-"""What the schedule decides (`Send` or `Wait`) and what it is told afterwards (`Reply`)."""
+"""The decisions of the schedule (`Send`, `Wait`) and the result that the caller passes back (`Reply`)."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from relay.policy.verdict import Verdict
 
 
 class Share(NamedTuple):
-    """One lane's part of a request: its first events, at most so many."""
+    """The part of one device queue in a request: at most `max_events` of its first events."""
 
     queue_id: int
     max_events: int
 
 
 class Send(NamedTuple):
-    """Send this now. Its slot is free again once it is `answered`, its lanes once that is `settled`."""
+    """A request to send now. `responded` frees its request slot, and `settled` frees its device queues."""
 
     tenant_id: int
     shares: tuple[Share, ...]
     max_body_bytes: int
     exact: bool
-    """These very events and no more: the upstream may have seen the request already."""
+    """Send exactly these events, because the upstream may have received the request already."""
 
 
 class Reply(NamedTuple):
-    """How a request went."""
+    """The result of a request."""
 
     claimed: Mapping[int, int]
-    """How many events each lane had in it."""
+    """The number of events of each device queue in the request, by queue id."""
     body_bytes: int
     verdict: Verdict
     sent_at: int
-    """When `next` chose it: what was learnt between that and the first byte did not stop it any more."""
+    """When `next` chose the request. Later knowledge did not influence it, even if its first byte was sent later."""
 
 
 class Wait(NamedTuple):
-    """Nothing may be sent before `until`, unless something changes; None: until something changes."""
+    """No request may be sent before `until` unless the state changes. None: only a change permits a request."""
 
     until: int | None

@@ -1,6 +1,6 @@
-"""The body of a response as data: what a proxy or framework wrapped around the API's JSON is undone first.
+"""Decode the body of a response: content encoding, byte order mark and JSON.
 
-Pure and bounded: the caller reads at most 64 KiB, and no more than that is inflated or parsed.
+The size is bounded: the caller reads at most 64 KiB, and at most 64 KiB are decompressed or parsed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MAX_BYTES = 64 * 1024
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS  # zlib.h, inflateInit2: the format is detected
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF32_LE, "utf-32-le"),  # begins as UTF-16's
+    (codecs.BOM_UTF32_LE, "utf-32-le"),  # Before UTF-16, because its mark begins with the mark of UTF-16.
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
@@ -26,7 +26,7 @@ _SPACE = " \t\r\n"
 
 
 def decoded(body: bytes, headers: Mapping[str, str]) -> bytes:
-    """Return the body as UTF-8 without byte order mark and content encoding; unchanged where they cannot be undone."""
+    """Return the body as UTF-8 without byte order mark and content encoding; unchanged if it cannot be decoded."""
     plain = body
     for coding in reversed([each.strip().lower() for each in headers.get("content-encoding", "").split(",")]):
         if coding in ("gzip", "x-gzip", "deflate"):
@@ -40,7 +40,7 @@ def decoded(body: bytes, headers: Mapping[str, str]) -> bytes:
 def content_of(body: bytes) -> Any:
     """Return the JSON value of a decoded body; None if it is not JSON.
 
-    Of an object that was cut at 64 KiB, the members that are whole are returned.
+    For an object that was cut at 64 KiB, return its complete members.
     """
     try:
         return msgspec.json.decode(body)
@@ -59,7 +59,7 @@ def _inflated(body: bytes) -> bytes:
 
 
 def _whole_members(text: str) -> dict[str, Any] | None:
-    """Return the whole members of an object that was cut; None if the text is not the beginning of one object."""
+    """Return the complete members of an object that was cut; None if the text is not the beginning of one object."""
     text = text.lstrip(_SPACE)
     if not text.startswith("{"):
         return None
@@ -72,7 +72,7 @@ def _whole_members(text: str) -> dict[str, Any] | None:
             members[name] = value
             end = text[at:].lstrip(_SPACE) if text[at : at + 1] not in ("", ",") else ""
             if end.startswith("}"):
-                # The object ends here: a page after it makes it another response.
+                # The object ends before the cut. Text after it means that this is not the JSON of the API.
                 return None if end[1:].strip(_SPACE) else members
     except (ValueError, IndexError, RecursionError, TypeError):
         return members

@@ -1,17 +1,17 @@
-"""When may which lane send how much? The one place that decides pace, fairness and holds.
+"""Decide which device queue sends which number of events, and when: the only place for rate, fairness and pauses.
 
-`next(now)` says what to do now: send this, or wait. `answered(...)` says what an answer means for
-the events of a request, remembers what it means for its lanes and route, and frees the request's slot;
-`settled(...)` frees the lanes once that is on disk.
+`next(now)` returns the next request, or the time to wait for. `responded(...)` returns the outcome of a request for
+its events, updates the state of its device queues and its endpoint, and frees its request slot. `settled(...)` frees
+the device queues after the outcome is stored.
 
 Rules:
-- One request in flight per lane, always its first events (G4); a lane takes a slot of its window
-  for every request it has part in (G5).
-- Lanes that may send queue up; who has sent goes to the end. Routes take turns (G6).
-- A hold belongs to a lane or to a route, never to a batch.
-- Exact requests (what was in flight at a crash, halves of a refused company) go first, just so.
+- A device queue has at most one request in flight, which contains its first events (G4). Every request occupies a rate
+  slot of each device in it (G5).
+- Ready device queues take turns, and so do endpoints (G6).
+- A pause belongs to a device queue or to an endpoint, never to a batch.
+- Exact requests are sent first: requests that were in flight at a crash, and the halves of a rejected request.
 
-It must not know what an event says, how it is stored, or how it travels.
+The schedule does not depend on the content of events, on their storage or on HTTP.
 """
 
 from __future__ import annotations
@@ -37,23 +37,25 @@ CONNECTIONS_PER_SLOT = 8
 
 
 class Schedule:
-    """See the module. All times are monotonic milliseconds of one clock."""
+    """The state of all device queues and endpoints. Times are monotonic milliseconds of one clock."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self._queues: dict[int, DeviceQueue] = {}
         self._endpoints: dict[int, Endpoint] = {}
-        self._states: Counter[EndpointState] = Counter()  # routes by state
-        self._active: deque[Endpoint] = deque()  # routes that may have something to send, in turn
+        self._states: Counter[EndpointState] = Counter()  # Number of endpoints by state.
+        self._active: deque[Endpoint] = deque()  # Endpoints with ready requests, in turn.
         self._timers: Timers[DeviceQueue | Endpoint] = Timers()
         self._in_flight = 0
-        self._stalled = 0  # The requests in flight that make no progress.
-        self._empty: deque[tuple[int, DeviceQueue]] = deque()  # when which lane has nothing left to remember
+        self._stalled = 0  # Requests in flight that make no progress.
+        self._empty: deque[tuple[int, DeviceQueue]] = (
+            deque()
+        )  # Empty device queues, each with the time at which it may be removed.
 
-    # -- what waits ----------------------------------------------------------------------------
+    # -- pending events ----------------------------------------------------------------------------
 
     def restore(self, queue_id: int, key: DeviceKey, packed: bytes, now: int, *, same_boot: bool) -> None:
-        """A lane as a restart finds it, with its rate window."""
+        """Restore a device queue and its rate window after a restart."""
         window = Window.unpack(packed, now, self.limits.device_per_window, same_boot=same_boot)
         known = self._queues.get(queue_id)
         if known:
@@ -62,7 +64,7 @@ class Schedule:
             self._list_empty(self._new_queue(queue_id, key, window, now), now)
 
     def resume(self, requests: Sequence[Sequence[Share]], now: int) -> None:
-        """Requests in flight at a crash: the upstream may have seen each; send them again first, just so."""
+        """Resend the requests that were in flight at a crash exactly and first: the upstream may have received them."""
         for shares in requests:
             queues = [
                 (self._queues[share.queue_id], share.max_events) for share in shares if share.queue_id in self._queues
@@ -74,7 +76,7 @@ class Schedule:
                 self._queue_exact(queues)
 
     def backlog(self, queue_id: int, key: DeviceKey, events: int, body_bytes: int, now: int) -> bool:
-        """A lane has this much pending now, in flight included. True if `next` may now answer otherwise than before."""
+        """Set the pending events of a device queue, including events in flight. Return whether `next` may change."""
         queue = self._queues.get(queue_id)
         if queue is None:
             queue = self._new_queue(queue_id, key, Window(), now)
@@ -86,20 +88,20 @@ class Schedule:
         if events >= before and queue.due_at is not None and queue.queued:
             return False
         if events < before:
-            queue.reset_diagnosis()  # they were about events that were dropped
+            queue.reset_diagnosis()  # The diagnosis was about dropped events.
         if not events:
             queue.due_at = None
             self._list_empty(queue, now)
         if queue.is_full(self.limits):
             queue.due_at = now if queue.due_at is None else min(queue.due_at, now)
         elif queue.due_at is not None and queue.wake_at is not None:
-            return False  # nothing becomes due sooner by one more
+            return False  # Further events do not end the linger time earlier.
         elif queue.due_at is None and events:
             queue.due_at = linger_end(queue.phase, now, self.limits.linger_ms)
         return self._arm(queue, now)
 
     def flush(self, now: int) -> None:
-        """Send pending events now and end every pause that no server named; still within the limits."""
+        """Send pending events now, within the limits, and end every pause that no server requested."""
         for endpoint in self._endpoints.values():
             endpoint.probe_now()
             self._activate(endpoint)
@@ -110,7 +112,7 @@ class Schedule:
                 self._arm(queue, now)
 
     def configure(self, limits: Limits, now: int) -> None:
-        """Apply other limits, to pending events too, and end every pause that no server named."""
+        """Apply new limits, also to pending events, and end every pause that no server requested."""
         self.limits = limits
         for endpoint in self._endpoints.values():
             endpoint.probe_now()
@@ -123,9 +125,10 @@ class Schedule:
                 )
             self._arm(queue, now)
 
-    # -- what to do ----------------------------------------------------------------------------
+    # -- requests ----------------------------------------------------------------------------------
 
     def next(self, now: int) -> Send | Wait:
+        """Return the request to send now, or how long to wait."""
         while what := self._timers.pop_expired(now):
             if isinstance(what, DeviceQueue):
                 self._arm(what, now)
@@ -142,7 +145,7 @@ class Schedule:
         return Wait(self._timers.next_at())
 
     def _send(self, endpoint: Endpoint, now: int) -> Send | None:
-        """The route's next request, or None if it may not or need not send now."""
+        """Return the next request of an endpoint; None if it may not send now or has no ready request."""
         # An endpoint never gets all request slots if there is another one to serve.
         slots = self.limits.max_in_flight
         own_slots = slots if len(self._endpoints) == 1 else max(1, slots - 1)
@@ -176,7 +179,7 @@ class Schedule:
         )
 
     def _exact(self, endpoint: Endpoint, now: int) -> list[tuple[DeviceQueue, int]]:
-        """The first exact request whose lanes may all send."""
+        """Return the first exact request that all its device queues may send now; empty without one."""
         for _ in range(len(endpoint.exact)):
             request = endpoint.exact.popleft()
             if any(queue.in_flight for queue, _ in request):
@@ -195,7 +198,7 @@ class Schedule:
         return []
 
     def pause(self, send: Send, until: int) -> None:
-        """Nothing left for the upstream, for a reason of our own: hold the lanes. `settled` follows."""
+        """Pause the device queues of a request that was not sent, because the outbox failed. `settled` must follow."""
         queues = [(self._queues[share.queue_id], share.max_events) for share in send.shares]
         for queue, _ in queues:
             queue.pause(until, "outbox")
@@ -203,7 +206,7 @@ class Schedule:
             self._queue_exact(queues)
 
     def stalled(self, send: Send, *, stalled: bool) -> None:
-        """A request makes no progress: until it does again, it occupies a connection, but no request slot."""
+        """Record whether a request makes progress. Without progress it occupies a connection, but no request slot."""
         endpoint, first = self._endpoints[send.tenant_id], self._queues[send.shares[0].queue_id]
         if first.holds_slot and first.stalled != stalled:
             first.stalled = stalled
@@ -212,14 +215,14 @@ class Schedule:
             self._stalled += change
             self._activate(endpoint)
 
-    # -- what became of it ---------------------------------------------------------------------
+    # -- outcomes ----------------------------------------------------------------------------------
 
     def window_of(self, queue_id: int, now: int) -> bytes:
-        """A lane's rate window for the disk."""
+        """Return the rate window of a device queue for storage."""
         return self._queues[queue_id].window.pack(now, self.limits.window_ms)
 
     def responded(self, send: Send, reply: Reply, now: int, u: float) -> Sequence[QueueOutcome]:
-        """What an answer means for the request's events; `u` is uniform in [0, 1)."""
+        """Return the outcome of a request for its events. `u` is uniform in [0, 1)."""
         endpoint = self._endpoints[send.tenant_id]
         endpoint.history.responded(now)
         delivered = isinstance(reply.verdict, Delivered)
@@ -243,14 +246,14 @@ class Schedule:
         return judgement.outcomes
 
     def count_request(self, tenant_id: int, now: int) -> None:
-        """A request without events was answered: it was no device's, but one of the route's."""
+        """Count a request without events, which belongs to the endpoint and to no device."""
         self._endpoints[tenant_id].history.responded(now)
 
     def settled(self, send: Send, now: int) -> None:
-        """What the answer meant is on disk, or nothing had to be: the lanes may send again."""
+        """Free the device queues of a request after its outcome is stored, or immediately without an outcome."""
         endpoint = self._endpoints[send.tenant_id]
         self._free_slot(endpoint, send)
-        # who came last may not have fitted in: it is first in the next company
+        # The last device queue may have been cut off, so it becomes the first one of the next request.
         for queue_id, _ in reversed(send.shares):
             queue = self._queues[queue_id]
             queue.in_flight = False
@@ -263,7 +266,7 @@ class Schedule:
         self._activate(endpoint)
 
     def settlement_failed(self, send: Send) -> None:
-        """What the answer meant did not reach the disk at once: the request has a slot until it is `settled`."""
+        """Let a request occupy a request slot until it is `settled`, because its outcome could not be stored."""
         self._queues[send.shares[0].queue_id].holds_slot = True
         self._endpoints[send.tenant_id].in_flight += 1
         self._in_flight += 1
@@ -278,7 +281,7 @@ class Schedule:
             self._activate(endpoint)
 
     def forget_idle(self, now: int, limit: int) -> list[int]:
-        """Lanes with nothing pending and nothing in their window; forgotten here by being returned."""
+        """Remove and return up to `limit` device queues without pending events, occupied rate slots and pause."""
         gone: list[int] = []
         while self._empty and self._empty[0][0] <= now and len(gone) < limit:
             _, queue = self._empty.popleft()
@@ -294,23 +297,24 @@ class Schedule:
         return gone
 
     def _remove_from_endpoint(self, endpoint: Endpoint) -> None:
-        """One lane less. A route without any is forgotten: a tenant is whatever an app writes.
+        """Remove a device queue from its endpoint, and an endpoint without any.
 
-        But for what it knows of a ceiling, while routes are few.
+        Apps can invent tenants, so their number must stay bounded. An endpoint with a shared limit is retained while
+        there are few endpoints.
         """
         endpoint.queues -= 1
         if endpoint.queues == 0 and (endpoint.shared_limit is None or len(self._endpoints) > _MAX_LISTED_ENDPOINTS):
             del self._endpoints[endpoint.tenant_id]
             endpoint.removed()
 
-    # -- for people ----------------------------------------------------------------------------
+    # -- views -------------------------------------------------------------------------------------
 
     def states(self) -> Mapping[EndpointState, int]:
-        """How many routes are in which state. Counted as they change: apps can make up any number."""
+        """Return the number of endpoints by state, counted at each change because apps can invent tenants."""
         return self._states
 
     def endpoints(self, now: int, first: Collection[int] = (), others: int = maxsize) -> list[overview.EndpointView]:
-        """As `views.shown` chooses: those of the tenants `first`, and at most so many others."""
+        """Return the endpoints of the tenants in `first` and at most `others` more, see `overview.select`."""
         return [self.endpoint(tenant_id, now) for tenant_id in overview.select(self._endpoints, first, others)]
 
     def endpoint(self, tenant_id: int, now: int) -> overview.EndpointView:
@@ -321,14 +325,14 @@ class Schedule:
         )
 
     def queues(self, limit: int, now: int) -> overview.QueueSummary:
-        """At most `limit` of the busiest, and of the most held. Looks at every lane: not for every request."""
+        """Return a summary with lists of at most `limit` device queues. The time is linear in their number."""
         return overview.summarize(self._queues.values(), limit, self.limits, now)
 
     def in_flight(self) -> int:
-        """Requests that are not answered."""
+        """Return the number of requests without a response."""
         return self._in_flight
 
-    # -- inside --------------------------------------------------------------------------------
+    # -- internals ---------------------------------------------------------------------------------
 
     def _new_queue(self, queue_id: int, key: DeviceKey, window: Window, now: int) -> DeviceQueue:
         queue = self._queues[queue_id] = DeviceQueue(queue_id, key, window)
@@ -338,7 +342,7 @@ class Schedule:
         return queue
 
     def _arm(self, queue: DeviceQueue, now: int) -> bool:
-        """Queue the lane if it may send and has waited long enough, else wake it then. True if it is the next thing."""
+        """Make a device queue ready, or set its timer. Return whether `next` may change."""
         if queue.in_flight or queue.queued or queue.reserved or queue.due_at is None or not queue.events:
             return False
         at = max(queue.free_at(now, self.limits), queue.due_at)
@@ -351,14 +355,17 @@ class Schedule:
         return True
 
     def _due_again(self, queue: DeviceQueue, now: int) -> None:
-        """After a request: what was left over has waited; what came meanwhile waits for company from then."""
+        """Set the end of the linger time after a request.
+
+        Events that remained pending are due now. Events that arrived during the request linger from their arrival.
+        """
         if queue.leftover or queue.grew_at is None or queue.is_full(self.limits):
             queue.due_at = now
         else:
             queue.due_at = linger_end(queue.phase, queue.grew_at, self.limits.linger_ms)
 
     def _list_empty(self, queue: DeviceQueue, now: int) -> None:
-        """Look at it again when its window must be free."""
+        """List an empty device queue for removal when its rate window must be free."""
         if not queue.listed_empty:
             queue.listed_empty = True
             self._empty.append((now + self.limits.window_ms + 1, queue))

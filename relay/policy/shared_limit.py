@@ -1,23 +1,22 @@
-"""A ceiling the relay was not told of: found by its 429s, obeyed, and left again.
+"""A shared limit: an unknown limit of several devices, learned from 429 responses.
 
-The upstream's per-IP limit, or a second relay behind the same NAT, shows only as 429s to devices
-that are below their own limit. Then the whole route is paced:
+The limit of the upstream per IP address, or a second relay behind the same NAT, is visible only as 429 responses to
+devices below their own limit. After such a response, the rate of the whole endpoint is limited:
 
-- It starts at `rate.ip_per_window` requests per window, evenly spread.
-- A window that used its pace and saw no 429 is clean: the pace goes up one step. A step that is
-  refused is taken back and tried again only after twice as many windows (4, 8, ... 64), so a steady
-  ceiling costs at most one 429 in eighty requests.
-- A 429 at a pace that had been clean means that somebody else draws on the ceiling: halve.
-  If others were served around it, it may be that one device's own: take back one step only.
-- One reduction per round trip: 429s to requests sent before the last change say nothing new.
-- After 32 clean windows that had no use for the pace, or once it is beyond use, it is forgotten.
+- The first rate is `rate.ip_per_window` requests per window, evenly spread.
+- A window that used the rate and had no 429 is clean and raises the rate by one step. A 429 undoes the step. The next
+  step follows after twice as many windows (4, 8, ... 64), so a steady limit causes at most one 429 in eighty requests.
+- A 429 at a rate that was clean before means that another client uses the same limit. It halves the rate. If other
+  devices succeed at the same time, the reason may be the limit of that device, and the rate is reduced by one step.
+- The rate is reduced once per round trip. A 429 to a request sent before the latest change contains no news.
+- The limit is removed after 32 windows that did not use the rate, or when the rate exceeds every useful value.
 """
 
 from __future__ import annotations
 
 from array import array
 
-MIN_RATE = 1 / 5  # of a request per window: no rarer than the probes of a route in trouble
+MIN_RATE = 1 / 5  # Requests per window: as many as the probes of a failing endpoint.
 MAX_RATE = 1024
 _FIRST_WINDOWS_BEFORE_STEP = 4
 _MAX_WINDOWS_BEFORE_STEP = 64
@@ -25,7 +24,7 @@ _FORGET_AFTER = 32
 
 
 class RequestHistory:
-    """When a route's latest requests were answered, kept before any ceiling is known."""
+    """The times of the latest responses of an endpoint, recorded before a shared limit is known."""
 
     __slots__ = ("_responded_at",)
 
@@ -38,13 +37,13 @@ class RequestHistory:
             del self._responded_at[:MAX_RATE]
 
     def free_at(self, now: int, limit: int, span_ms: int) -> int:
-        """When at most `limit` requests are in the window that ends then, the next one included."""
+        """Return the earliest time at which the next request is one of at most `limit` requests in a window."""
         if len(self._responded_at) < limit:
             return now
         return self._responded_at[-limit] + span_ms + 1
 
     def since(self, at: int) -> int:
-        """How many of the kept requests were answered after `at`."""
+        """Return the number of recorded responses after `at`."""
         count = 0
         for responded in reversed(self._responded_at):
             if responded <= at:
@@ -54,7 +53,7 @@ class RequestHistory:
 
 
 class SharedLimit:
-    """The pace of one route, in requests per window."""
+    """The limited rate of one endpoint, in requests per window."""
 
     __slots__ = (
         "_changed_at",
@@ -68,7 +67,7 @@ class SharedLimit:
 
     def __init__(self, now: int, rate: float) -> None:
         self.rate = rate
-        self._proven_rate = 0.0  # the highest pace that a whole used window bore
+        self._proven_rate = 0.0  # The highest rate of a clean window.
         self._windows_before_step = _FIRST_WINDOWS_BEFORE_STEP
         self._wait_windows = 0
         self._idle_windows = 0
@@ -76,15 +75,15 @@ class SharedLimit:
         self._window_from = now
 
     def limit(self) -> int:
-        """Whole requests in any window."""
+        """Return the number of requests in any window."""
         return max(1, int(self.rate))
 
     def gap_ms(self, span_ms: int) -> int:
-        """Between two sends."""
+        """Return the delay between two requests in milliseconds."""
         return int(span_ms / self.rate)
 
     def reduce(self, sent_at: int, now: int) -> None:
-        """A 429 came to a request sent at `sent_at`."""
+        """Reduce the rate after a 429 to a request sent at `sent_at`."""
         if sent_at < self._changed_at:
             return
         if not self._undo_step():
@@ -95,7 +94,7 @@ class SharedLimit:
         self._idle_windows = 0
 
     def reduce_one_step(self, sent_at: int, now: int) -> None:
-        """A 429 came to one device while others were served: this ceiling's, or that device's own."""
+        """Reduce the rate by one step after a 429 that may be about the limit of one device."""
         if sent_at < self._changed_at:
             return
         if not self._undo_step():
@@ -104,8 +103,8 @@ class SharedLimit:
         self._changed_at = self._window_from = now
 
     def tick(self, now: int, span_ms: int, history: RequestHistory) -> bool:
-        """Count a window that is over; True if the ceiling is to be forgotten."""
-        # a pace below one a window is judged over as many windows as one request takes
+        """Evaluate a window that is over. Return whether the limit has become unnecessary."""
+        # A rate below one request per window is evaluated over the time of one request.
         span = span_ms if self.rate >= 1 else int(span_ms / self.rate)
         if now - self._window_from < span:
             return False
@@ -127,7 +126,7 @@ class SharedLimit:
         return self.rate if self.rate < 1 else max(1, self.rate // 8)
 
     def _undo_step(self) -> bool:
-        """Back to the pace that was clean, if this one is above it, and patient before the next step."""
+        """Return to the highest clean rate if the rate is above it, and delay the next step. Return whether it was."""
         if not self._proven_rate or self.rate <= self._proven_rate:
             return False
         self.rate = self._proven_rate

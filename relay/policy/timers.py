@@ -1,4 +1,4 @@
-"""When to look at what again: one alarm for each thing, the earliest that was asked for."""
+"""One timer for each item, set to the earliest requested time."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Generic, Protocol, TypeVar
 
 class Timed(Protocol):
     wake_at: int | None
-    """When its alarm rings, monotonic milliseconds; only Timers sets it."""
+    """When the timer of the item expires, in monotonic milliseconds; set by Timers only."""
 
 
 S = TypeVar("S", bound=Timed)
 
 
 class Timers(Generic[S]):
-    """A heap; alarms that were moved forward stay in it, and are skipped."""
+    """A heap of timers. Outdated entries stay in the heap and are skipped."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[int, int, S]] = []
         self._tie = count()
 
     def wake(self, item: S, at: int) -> bool:
-        """Ring at `at`, unless it will ring before. True if that is now the earliest of all."""
+        """Set the timer to `at` unless it expires earlier. Return whether `at` is the earliest time of all timers."""
         if item.wake_at is not None and at >= item.wake_at:
             return False
         item.wake_at = at
@@ -31,7 +31,7 @@ class Timers(Generic[S]):
         return self.next_at() == at
 
     def pop_expired(self, now: int) -> S | None:
-        """The next whose alarm rings, or has rung; None if all others ring after `now`."""
+        """Remove and return the item with the earliest expired timer; None if no timer has expired at `now`."""
         heap = self._heap
         while heap and heap[0][0] <= now:
             at, _, item = heappop(heap)
@@ -41,7 +41,7 @@ class Timers(Generic[S]):
         return None
 
     def next_at(self) -> int | None:
-        """When the next one rings."""
+        """Return the time of the earliest timer; None without timers."""
         heap = self._heap
         while heap:
             at, _, item = heap[0]

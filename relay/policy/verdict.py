@@ -1,7 +1,7 @@
-"""What each answer of the upstream means: THE table of the contract's section 7.
+"""The verdict on each response of the upstream: the table of the contract's section 7.
 
-The only module that knows a status code. It says what an answer means for the request; what that
-means for devices and routes (hold, halve, probe) is `schedule`'s.
+No other module decides by status codes. The verdict states what a response means for the request. `judgement` decides
+the consequences for device queues and endpoints (pause, halve, probe).
 """
 
 from __future__ import annotations
@@ -22,56 +22,56 @@ MESSAGE_MAX_CHARS = 256
 _NOT_ABOUT_EVENTS = frozenset(
     (402, 404, 405, 406, 409, 410, 411, 412, 415, 417, 418, 419, 421, 423, 424, 426, 428, 431, 451, 501)
 )
-"""Statuses of proxies, hosters and CDNs that are about the connection, the account or the place."""
+"""Statuses of proxies, hosters and CDNs that are about the connection, the account or the URL."""
 _OF_THE_API = {"success", "errors", "message"}
 
 
 @dataclass(frozen=True, slots=True)
 class UpstreamResponse:
-    """A whole answer; `headers` by lower-case name, `body` at most 64 KiB, the key already masked in both."""
+    """A complete response: `headers` by lower-case name, `body` of at most 64 KiB, the key masked in both."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
     wall_ms: int
-    """Our wall clock when it came; used only where the server sent a date but no Date header."""
+    """Unix time of this machine at the response, for a requested date in a response without a Date header."""
     mask: Callable[[str], str] = str
-    """Masks the key once more in what was made of the body: undoing escapes and tags may put it together."""
+    """Masks the key in texts derived from the body, because removing escapes and tags may restore it."""
 
 
 @dataclass(frozen=True, slots=True)
 class NoResponse:
-    """Refused, timed out, cut short, not TLS, not HTTP: whether the upstream took the events is unknown."""
+    """A connection error or timeout, or a response that is not HTTP. The upstream may have accepted the events."""
 
     message: str
     never_sent: bool = False
-    """There was no connection, so it was none of the upstream's business."""
+    """No connection was established, so the upstream did not receive the request."""
     lost_kept_connection: bool = False
-    """A kept connection closed before the first byte of the response."""
+    """A reused connection was closed before the first byte of the response."""
     proxy_status: int | None = None
-    """The status with which the proxy refused the connection; `words` say that it was the proxy."""
+    """The status with which the proxy rejected the connection. `message` names the proxy."""
     while_sending: bool = False
-    """The request timed out before the upstream's host had acknowledged all of its bytes."""
+    """The request timed out before the host of the upstream had acknowledged all of its bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """The upstream accepted the events of the request, except those it rejected by name."""
+    """The upstream accepted the events of the request, except events that it rejected by index."""
 
     status: int = 202
     rejected: Mapping[int, str] = field(default_factory=dict)
-    """The upstream's message by index in the request."""
+    """Messages of the upstream by index in the request."""
 
 
 @dataclass(frozen=True, slots=True)
 class EventsRejected:
-    """At least one event is bad. `named` maps indexes in the request to the upstream's words; empty: unnamed."""
+    """At least one event is bad. `named` contains messages by index in the request; empty: the response names none."""
 
     status: int
     message: str
     named: Mapping[int, str] = field(default_factory=dict)
     about_events: bool = True
-    """Whether the answer is one to events (400, 422), or another 4xx that could be about anything."""
+    """Whether the status is about events (400, 422) and not another 4xx with an unknown reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class RateLimited:
     message: str
     retry_after_ms: int | None
     limit: int | None
-    """X-RateLimit-Limit, if one above 0 was said."""
+    """The value of X-RateLimit-Limit if it is above 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,14 +103,14 @@ class Failing:
     message: str
     retry_after_ms: int | None = None
     status: int | None = None
-    """None if there was no answer."""
+    """None without a response."""
     while_sending: bool = False
-    """The batch timed out while the relay was sending it: the link is slow, or nobody reads."""
+    """The batch timed out while the relay sent it: the link is slow or the upstream does not read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Resend:
-    """The very same request is to be sent again at once, on a fresh connection: it met one that was about to close."""
+    """Send the same request again immediately on a new connection, because the reused one was being closed."""
 
     message: str
 
@@ -119,14 +119,14 @@ Verdict = Delivered | EventsRejected | BatchTooLarge | RateLimited | Unauthorize
 
 
 def verdict(response: UpstreamResponse | NoResponse, events: int) -> Verdict:
-    """What the answer to a request with `events` events means."""
+    """Return the verdict on the response to a request with `events` events."""
     if isinstance(response, NoResponse):
         return _without_response(response)
     response = replace(response, body=decoded(response.body, response.headers))
     status, content = response.status, content_of(response.body)
     if 200 <= status < 300:
         return _success(response, content, events)
-    message = clean(f"{status} {_quoted(response, content)}", response.mask)
+    message = clean(f"{status} {_quote(response, content)}", response.mask)
     match status:
         case 401 | 403 | 407:
             return Unauthorized(message)
@@ -134,8 +134,10 @@ def verdict(response: UpstreamResponse | NoResponse, events: int) -> Verdict:
             return Misconfigured(message)
         case _ if 300 <= status < 400:
             target = redirect_target(response.headers.get("location", ""))
-            message = clean(f"{status}{target} {_quoted(response, content)}", response.mask)
-            return Misconfigured(f"{message} (redirects are not followed: one would carry the key away)")
+            message = clean(f"{status}{target} {_quote(response, content)}", response.mask)
+            return Misconfigured(
+                f"{message} (redirects are not followed, because the key would be sent to another URL)"
+            )
         case _ if status in _NOT_ABOUT_EVENTS or (status == 400 and response.body.lstrip().startswith(b"<")):
             return Misconfigured(message)
         case 413:
@@ -152,7 +154,7 @@ def verdict(response: UpstreamResponse | NoResponse, events: int) -> Verdict:
 
 
 def _without_response(response: NoResponse) -> Verdict:
-    """What it means that there was no response: a proxy's own status is judged as the upstream's would be."""
+    """Return the verdict without a response. The status of a proxy counts like a status of the upstream."""
     if response.lost_kept_connection:
         return Resend(response.message)
     match response.proxy_status:
@@ -165,7 +167,7 @@ def _without_response(response: NoResponse) -> Verdict:
 
 
 def redirect_target(location: str) -> str:
-    """Return words for the scheme and host of a Location header. Its path and query may hold secrets."""
+    """Return a description of a Location header by scheme and host only: path and query may contain secrets."""
     try:
         url = urlsplit(location)
         host = url.hostname or ""
@@ -177,9 +179,9 @@ def redirect_target(location: str) -> str:
 
 
 def _success(response: UpstreamResponse, content: Any, events: int) -> Verdict:
-    """What a 2xx means: it counts as delivered only if the API itself responded, and accepted the events.
+    """Return the verdict on a 2xx: delivered only if the API itself responded and accepted the events.
 
-    Captive portals, firewalls, error pages and single-page applications respond 200 in the API's place.
+    Captive portals, firewalls, error pages and single-page applications also respond 200.
     """
     status = response.status
     if status in (201, 202, 204) and not response.body.strip():
@@ -188,7 +190,7 @@ def _success(response: UpstreamResponse, content: Any, events: int) -> Verdict:
         return Misconfigured(_not_the_api(response))
     if content.get("success") is not True or _has_error(content):
         return Failing(
-            clean(f"{status} but success is false: {_quoted(response, content)}", response.mask), None, status
+            clean(f"{status} but success is false: {_quote(response, content)}", response.mask), None, status
         )
     if status not in (200, 201, 202):
         return Misconfigured(_not_the_api(response))
@@ -198,12 +200,12 @@ def _success(response: UpstreamResponse, content: Any, events: int) -> Verdict:
     if 0 < len(rejected) < events:
         return Delivered(status, rejected)
     return EventsRejected(
-        status, clean(f"{status} with rejected events: {_quoted(response, content)}", response.mask), rejected
+        status, clean(f"{status} with rejected events: {_quote(response, content)}", response.mask), rejected
     )
 
 
 def is_from_api(response: UpstreamResponse) -> bool:
-    """Return whether the API itself responded, not a proxy or portal in its place: only then its Date is believed."""
+    """Return whether the API itself responded and not a proxy or portal. Only the API's Date is trusted."""
     content = content_of(decoded(response.body, response.headers))
     if 200 <= response.status < 300:
         return isinstance(_success(response, content, 0), Delivered | EventsRejected)
@@ -215,34 +217,34 @@ def _has_error(content: Mapping[str, Any]) -> bool:
 
 
 def _is_error(value: Any) -> bool:
-    """Return whether a member says that something failed. A number does, also 0."""
+    """Return whether the value of a member reports an error. A number does, also 0."""
     return not (value is None or value is False or (isinstance(value, str | list | dict) and not value))
 
 
 def _not_the_api(response: UpstreamResponse) -> str:
-    """Return a message that says so and quotes the beginning of the response."""
-    text_quoted = _quoted(response, None) or "an empty body"
+    """Return a message about a response that is not from the API, with the beginning of that response."""
+    quoted = _quote(response, None) or "an empty body"
     return clean(
-        f"{response.status} is not the API's response but a portal's, proxy's or web page's: {text_quoted}",
+        f"{response.status} is not a response of the API but of a portal, a proxy or a web page: {quoted}",
         response.mask,
     )
 
 
 def server_date_ms(headers: Mapping[str, str]) -> int | None:
-    """Return the upstream's clock, Unix milliseconds, from its Date and Age; None without a Date."""
+    """Return the time of the upstream's clock from Date and Age, in Unix milliseconds; None without a Date."""
     date_ms = http_date_ms(headers.get("date"))
     age_s = _integer(headers.get("age")) if date_ms is not None else None
-    # A cache adds how long it has kept the response (RFC 9111, 5.1).
+    # A cache adds the age of the response (RFC 9111, 5.1).
     return date_ms if date_ms is None or age_s is None or age_s < 0 else date_ms + 1000 * age_s
 
 
 def _retry_after_ms(response: UpstreamResponse) -> int | None:
-    """How long the server asks us to wait; None if it does not say, or not in a way that makes sense."""
+    """Return the delay that the server requests; None without a valid value."""
     return requested_ms(response.headers, response.wall_ms)
 
 
 def _integer(text: str | None) -> int | None:
-    """A short decimal integer, else None."""
+    """Return a decimal integer of at most 15 digits; None for other text."""
     stripped = (text or "").strip()
     return int(stripped) if re.fullmatch(r"-?[0-9]{1,15}", stripped) else None
 
@@ -252,13 +254,13 @@ def _positive(text: str | None) -> int | None:
     return number if number is not None and number > 0 else None
 
 
-def _quoted(response: UpstreamResponse, content: Any) -> str:
-    """The upstream's own words without the status: the body's message if it has one, else its text."""
-    text_quoted = ""
+def _quote(response: UpstreamResponse, content: Any) -> str:
+    """Return the message of the response body, or its text, without the status at its beginning."""
+    quoted = ""
     if isinstance(content, dict):
-        text_quoted = next((content[k] for k in ("error", "message", "detail") if isinstance(content.get(k), str)), "")
-    if text_quoted:
-        return without_status(text_quoted, response.status)
+        quoted = next((content[k] for k in ("error", "message", "detail") if isinstance(content.get(k), str)), "")
+    if quoted:
+        return without_status(quoted, response.status)
     text = response.body.decode("utf-8", "replace")
     if "<" in text:
         return html_text(text, response.status, response.mask)
@@ -266,7 +268,7 @@ def _quoted(response: UpstreamResponse, content: Any) -> str:
 
 
 def clean(text: str, mask: Callable[[str], str] = str) -> str:
-    """One printable line of at most WORDS_MAX_CHARS: fit for logs, pages and the database; masked before it is cut."""
+    """Return one printable line of at most MESSAGE_MAX_CHARS characters, masked before it is cut."""
     line = " ".join((text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)).split())
     line = mask(line)
     return line if len(line) <= MESSAGE_MAX_CHARS else line[: MESSAGE_MAX_CHARS - 1] + "…"

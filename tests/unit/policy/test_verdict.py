@@ -140,7 +140,7 @@ def test_any_other_2xx_is_not_the_apis_response(status: int, body: bytes, quoted
     found = verdict_of(status, body)
 
     assert isinstance(found, Misconfigured)
-    assert "is not the API's response" in found.message
+    assert "is not a response of the API" in found.message
     assert quoted in found.message
 
 
