@@ -281,8 +281,7 @@ MUTANTS = (
     mutant(
         "a lost kept connection counted as a failure",
         "G6",
-        "tests/unit/policy/test_schedule.py::"
-        "test_a_request_that_met_a_closing_connection_is_sent_again_at_once_just_so_and_counted",
+        "tests/unit/policy/test_schedule.py::test_a_request_on_a_closing_connection_is_resent_immediately_and_counted",
         ("relay/policy/judgement.py", 'return Judgement((), "exact")\n', "return _NOTHING\n"),
     ),
     mutant(

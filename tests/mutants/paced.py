@@ -8,7 +8,7 @@ MUTANTS = (
     mutant(
         "two requests of a device in flight",
         "G4",
-        "tests/unit/policy/test_schedule.py::test_a_lane_has_one_request_in_flight",
+        "tests/unit/policy/test_schedule.py::test_a_device_queue_has_one_request_in_flight",
         (
             "relay/policy/schedule.py",
             "        if queue.in_flight or queue.queued or queue.reserved",
@@ -34,7 +34,7 @@ MUTANTS = (
     mutant(
         "slot freed at send",
         "G5",
-        "tests/unit/policy/test_schedule.py::test_a_slot_is_free_one_window_after_the_answer_not_after_the_send",
+        "tests/unit/policy/test_schedule.py::test_a_rate_slot_is_free_one_window_after_the_response_not_after_the_request",
         (
             "relay/policy/schedule.py",
             "                queue.window.responded(now)\n                queues",
@@ -44,7 +44,7 @@ MUTANTS = (
     mutant(
         "what was in flight at a kill not counted",
         "G5",
-        "tests/unit/policy/test_schedule.py::test_what_was_in_flight_at_a_crash_counts_as_sent",
+        "tests/unit/policy/test_schedule.py::test_requests_in_flight_at_a_crash_count_as_sent",
         (
             "relay/policy/schedule.py",
             "            for queue, _ in queues:\n                queue.window.responded(now)\n            if queues:",
@@ -70,7 +70,7 @@ MUTANTS = (
     mutant(
         "hold per batch instead of per device",
         "G6",
-        "tests/unit/policy/test_schedule.py::test_a_held_lane_lets_the_others_pass",
+        "tests/unit/policy/test_schedule.py::test_a_paused_device_queue_does_not_block_others",
         (
             "relay/policy/device_queue.py",
             "        return at if at > self.paused_until else self.paused_until\n",
@@ -80,7 +80,7 @@ MUTANTS = (
     mutant(
         "a flush cuts short a pause that a server named",
         "G5",
-        "tests/unit/policy/test_schedule.py::test_a_pause_that_a_server_named_is_not_cut_short",
+        "tests/unit/policy/test_schedule.py::test_a_requested_pause_is_not_shortened",
         (
             "relay/policy/device_queue.py",
             "        self.paused_until = min(self.paused_until, self.requested_until)\n",
@@ -90,7 +90,7 @@ MUTANTS = (
     mutant(
         "what was in flight at a kill loses its place when the disk fails",
         "G4",
-        "tests/unit/policy/test_schedule.py::test_a_pause_for_the_disk_keeps_what_is_sent_again_just_so",
+        "tests/unit/policy/test_schedule.py::test_a_pause_for_the_disk_retains_an_exact_request",
         ("relay/policy/schedule.py", "        if send.exact:\n            self._queue_exact(queues)\n", ""),
     ),
     mutant(
@@ -102,7 +102,7 @@ MUTANTS = (
     mutant(
         "a shared limit's 429 taken for the device's own",
         "G5",
-        "tests/unit/policy/test_judgement.py::test_a_429_below_the_devices_limit_means_a_shared_ceiling_and_paces_the_route",
+        "tests/unit/policy/test_judgement.py::test_a_429_below_the_device_limit_starts_a_shared_limit",
         (
             "relay/policy/judgement.py",
             "    if one_device_only or own_limit:\n",
@@ -112,13 +112,13 @@ MUTANTS = (
     mutant(
         "a 429 that slows nothing down",
         "G5",
-        "tests/unit/policy/test_shared_limit.py::test_a_pace_that_was_never_clean_is_halved_by_a_429",
+        "tests/unit/policy/test_shared_limit.py::test_a_429_halves_a_rate_that_was_never_clean",
         ("relay/policy/shared_limit.py", "self.rate / 2)", "self.rate)"),
     ),
     mutant(
         "a route that comes back takes all at once",
         "G5",
-        "tests/unit/policy/test_judgement.py::test_a_failing_route_is_held_with_full_jitter_and_probed_by_one_request",
+        "tests/unit/policy/test_judgement.py::test_a_failing_endpoint_backs_off_with_full_jitter_and_is_probed_by_one_request",
         ("relay/policy/endpoint.py", "        if self.failure:\n            return 1\n", ""),
     ),
     mutant(
@@ -130,7 +130,7 @@ MUTANTS = (
     mutant(
         "one route takes all slots",
         "G6",
-        "tests/unit/policy/test_schedule.py::test_a_route_never_takes_all_slots_from_another",
+        "tests/unit/policy/test_schedule.py::test_an_endpoint_does_not_use_all_request_slots_beside_another",
         (
             "relay/policy/schedule.py",
             "if len(self._endpoints) == 1 else max(1, slots - 1)",
@@ -140,7 +140,7 @@ MUTANTS = (
     mutant(
         "a device sends until it is done",
         "G6",
-        "tests/unit/policy/test_schedule.py::test_lanes_take_turns",
+        "tests/unit/policy/test_schedule.py::test_device_queues_take_turns",
         (
             "relay/policy/schedule.py",
             "        queue.queued = True\n        endpoint.ready.append(queue)\n        self",

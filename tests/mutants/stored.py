@@ -171,7 +171,7 @@ MUTANTS = (
     mutant(
         "a 2xx of a captive portal believed",
         "G1",
-        "tests/unit/policy/test_verdict.py::test_any_other_2xx_is_not_the_apis_response",
+        "tests/unit/policy/test_verdict.py::test_any_other_2xx_is_not_a_response_of_the_api",
         (
             "relay/policy/verdict.py",
             "        return Misconfigured(_not_the_api(response))\n    if content.get",
@@ -181,13 +181,13 @@ MUTANTS = (
     mutant(
         "events that a success rejects by name counted as delivered",
         "G1",
-        "tests/unit/policy/test_judgement.py::test_events_that_a_success_rejects_by_name_are_given_up_and_the_rest_is_delivered",
+        "tests/unit/policy/test_judgement.py::test_events_that_a_success_rejects_by_index_are_dead_lettered_and_the_rest_is_delivered",
         ("relay/policy/judgement.py", "    if not messages:\n", "    if status == 202:\n"),
     ),
     mutant(
         "a wrong URL's events given up",
         "G1",
-        "tests/unit/policy/test_verdict.py::test_a_route_that_is_not_there_is_misconfigured",
+        "tests/unit/policy/test_verdict.py::test_a_missing_path_or_method_is_misconfigured",
         (
             "relay/policy/verdict.py",
             'startswith(b"<")):\n            return Misconfigured(message)\n',
@@ -207,7 +207,7 @@ MUTANTS = (
     mutant(
         "an unnamed rejection not halved",
         "G1",
-        "tests/unit/policy/test_judgement.py::test_an_unnamed_bad_event_is_found_by_halving_and_the_rest_delivered_in_order",
+        "tests/unit/policy/test_judgement.py::test_an_unnamed_bad_event_is_found_by_halving_and_the_rest_is_delivered_in_order",
         (
             "relay/policy/device_queue.py",
             "        return events == 1\n\n    def reset_diagnosis",
@@ -217,7 +217,7 @@ MUTANTS = (
     mutant(
         "a whole batch given up for one named event",
         "G1",
-        "tests/unit/policy/test_judgement.py::test_only_named_events_are_given_up_with_the_upstreams_words_and_the_rest_is_sent_at_once",
+        "tests/unit/policy/test_judgement.py::test_only_named_events_are_dead_lettered_and_the_rest_is_sent_immediately",
         (
             "relay/policy/judgement.py",
             "        for index, message in messages.items()\n",
@@ -227,7 +227,7 @@ MUTANTS = (
     mutant(
         "an outage taken for poison",
         "G1",
-        "tests/unit/policy/test_judgement.py::test_an_outage_gives_nothing_up_even_if_others_were_served_at_its_beginning",
+        "tests/unit/policy/test_judgement.py::test_an_outage_dead_letters_nothing_even_if_others_succeeded_at_its_beginning",
         (
             "relay/policy/device_queue.py",
             "        elif success_at is None or success_at <= self.isolated_failed_at:\n            return\n",
@@ -259,7 +259,7 @@ MUTANTS = (
     mutant(
         "a settlement that fails once forgotten",
         "G3",
-        "tests/simulation/test_scenarios.py::test_what_was_in_flight_at_a_crash_is_sent_first_just_so_by_a_disk_that_fails_now_and_then",
+        "tests/simulation/test_scenarios.py::test_requests_in_flight_at_a_crash_are_resent_first_and_unchanged_from_a_failing_disk",
         ("relay/forward/forwarder.py", "                attempt += 1\n", "                return\n"),
     ),
     mutant(
@@ -287,7 +287,7 @@ MUTANTS = (
     mutant(
         "what was in flight at a kill not first",
         "G3",
-        "tests/unit/policy/test_schedule.py::test_after_a_crash_the_same_requests_are_sent_first_just_so",
+        "tests/unit/policy/test_schedule.py::test_after_a_crash_the_same_requests_are_sent_first",
         ("relay/policy/schedule.py", "        exact = self._exact(endpoint, now)\n", "        exact = []\n"),
     ),
 )

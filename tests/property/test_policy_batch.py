@@ -15,7 +15,7 @@ def body_bytes(sizes: list[int]) -> int:
 
 
 @given(sizes_st, limits_st)
-def test_a_body_fits_unless_its_only_event_does_not(sizes: list[int], limits: tuple[int, int]) -> None:
+def test_a_body_fits_unless_its_only_event_is_too_large(sizes: list[int], limits: tuple[int, int]) -> None:
     max_events, max_body_bytes = limits
     events = cut(sizes, max_events, max_body_bytes)
     assert events <= min(len(sizes), max_events)
@@ -23,7 +23,7 @@ def test_a_body_fits_unless_its_only_event_does_not(sizes: list[int], limits: tu
 
 
 @given(sizes_st, limits_st)
-def test_one_more_would_be_too_much(sizes: list[int], limits: tuple[int, int]) -> None:
+def test_one_more_event_would_not_fit(sizes: list[int], limits: tuple[int, int]) -> None:
     max_events, max_body_bytes = limits
     events = cut(sizes, max_events, max_body_bytes)
     if events < min(len(sizes), max_events):
@@ -33,7 +33,7 @@ def test_one_more_would_be_too_much(sizes: list[int], limits: tuple[int, int]) -
 
 
 @given(st.lists(sizes_st, min_size=1, max_size=4), limits_st)
-def test_a_company_fits_as_a_whole(queue_ids: list[list[int]], limits: tuple[int, int]) -> None:
+def test_a_mixed_batch_fits(queue_ids: list[list[int]], limits: tuple[int, int]) -> None:
     max_events, max_body_bytes = limits
     together: list[int] = []
     for sizes in queue_ids:

@@ -63,7 +63,7 @@ mixed_batches = st.lists(
 
 
 @given(mixed_batches)
-def test_unnamed_bad_events_in_companies(sizes: list[tuple[int, set[int]]]) -> None:
+def test_unnamed_bad_events_in_mixed_batches(sizes: list[tuple[int, set[int]]]) -> None:
     harness = Harness(mix_devices="always", device_per_window=1_000_000)
     bad = {(queue_id, n) for queue_id, (events, numbers) in enumerate(sizes) for n in numbers if n < events}
     for queue_id, (events, _) in enumerate(sizes):
@@ -87,7 +87,7 @@ def test_unnamed_bad_events_in_companies(sizes: list[tuple[int, set[int]]]) -> N
 
 
 @given(batches)
-def test_what_brings_the_upstream_down_is_found_too_while_others_are_served(batch: tuple[int, set[int]]) -> None:
+def test_poison_events_are_found_while_others_succeed(batch: tuple[int, set[int]]) -> None:
     events, bad = batch
     bad = set(sorted(bad)[:2])
     harness = Harness(device_per_window=1_000_000)

@@ -56,7 +56,7 @@ def arrivals(script: list[Request], limit: int) -> list[int]:
 
 
 @given(st.lists(requests, max_size=30), st.integers(1, LIMIT), st.integers(0, WINDOW_MS))
-def test_no_counting_of_the_upstream_sees_more_than_the_limit(script: list[Request], limit: int, offset: int) -> None:
+def test_no_kind_of_window_counts_more_than_the_limit(script: list[Request], limit: int, offset: int) -> None:
     seen = arrivals(script, limit)
     for i, first in enumerate(seen[:-limit] if limit < len(seen) else []):
         assert seen[i + limit] - first > WINDOW_MS, "sliding window"
@@ -71,7 +71,7 @@ def test_no_counting_of_the_upstream_sees_more_than_the_limit(script: list[Reque
 
 
 @given(st.lists(requests, min_size=1, max_size=30), st.integers(1, LIMIT))
-def test_a_free_slot_is_never_waited_for_longer_than_one_window(script: list[Request], limit: int) -> None:
+def test_a_rate_slot_is_free_after_at_most_one_window(script: list[Request], limit: int) -> None:
     window, now = Window(), 0
     for request in script:
         free_at = window.free_at(now, limit, WINDOW_MS)

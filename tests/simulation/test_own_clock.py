@@ -26,7 +26,7 @@ def clock_off_by(ms: int) -> Callable[[World], None]:
     return act
 
 
-def test_a_box_that_wakes_up_in_1970_asks_once_and_sends_no_wrong_time() -> None:
+def test_a_box_that_starts_in_1970_sends_one_request_for_the_time_and_no_wrong_time() -> None:
     """The network comes up after ten minutes; until then nobody can tell the time."""
     plan = Plan(
         [*light_devices(20), Device(100, own_time="1970-01-01T00:00:05.123Z")],
@@ -39,7 +39,7 @@ def test_a_box_that_wakes_up_in_1970_asks_once_and_sends_no_wrong_time() -> None
     assert world.upstream.empty_requests == 1
 
 
-def test_what_was_stamped_in_1970_is_right_though_the_clock_was_set_before_it_was_sent() -> None:
+def test_timestamps_of_1970_are_corrected_even_if_the_clock_was_set_before_sending() -> None:
     plan = Plan(
         light_devices(20),
         acts=[(0, clock_off_by(-YEARS_56_MS)), (9 * MINUTE_MS, clock_off_by(0))],
@@ -65,14 +65,14 @@ def steps(*jumps: tuple[int, int]) -> World:
 
 
 @pytest.mark.parametrize("by_ms", JUMPS.values(), ids=JUMPS)
-def test_once_the_time_is_known_a_clock_that_jumps_moves_neither_pace_nor_stamps(by_ms: int) -> None:
+def test_a_jumping_clock_changes_neither_rate_nor_timestamps_once_the_time_is_known(by_ms: int) -> None:
     still, jumped = steps(), steps((20, by_ms), (40, 0), (45, by_ms))
 
     check_timestamps(jumped, TOLERANCE_MS)
     assert [(r.at, r.keys) for r in jumped.upstream.arrivals] == [(r.at, r.keys) for r in still.upstream.arrivals]
 
 
-def test_what_the_upstream_may_have_is_sent_again_just_so_whatever_was_learnt_meanwhile() -> None:
+def test_a_resent_event_is_unchanged_even_if_the_time_was_learned_meanwhile() -> None:
     """Killed with requests in flight, again and again, while a wrong clock jumps about."""
     acts = [(at * MINUTE_MS, clock_off_by(off)) for at, off in ((0, -YEARS_56_MS), (3, 10 * DAY_MS), (7, -HOUR_MS))]
     crashes = [Crash(at * MINUTE_MS + 777, reboot=at % 4 == 2) for at in range(1, 10)]

@@ -32,7 +32,7 @@ def flawed_at(flaw: Flaw, *numbers: int) -> Callable[[int], Flaw]:
 
 
 @pytest.mark.parametrize("kind", ["401", "404"], ids=["wrong key", "wrong URL"])
-def test_what_needs_a_person_is_probed_slowly_keeps_everything_and_heals(kind: str) -> None:
+def test_a_failure_that_needs_a_person_is_probed_slowly_and_recovers_without_loss(kind: str) -> None:
     since, until = 10 * MINUTE_MS, 190 * MINUTE_MS
     world = simulate(Plan(light_devices(20), duration_ms=4 * HOUR_MS, faults=[Fault(kind, since, until)]))
 
@@ -45,7 +45,7 @@ def test_what_needs_a_person_is_probed_slowly_keeps_everything_and_heals(kind: s
 
 
 @pytest.mark.parametrize("kind", ["refused", "503", "blackhole"])
-def test_a_dead_upstream_is_tried_rarely_and_everything_is_delivered_when_it_is_back(kind: str) -> None:
+def test_an_unavailable_upstream_is_probed_slowly_and_everything_is_delivered_afterwards(kind: str) -> None:
     since, until = 10 * MINUTE_MS, 70 * MINUTE_MS
     world = simulate(Plan(light_devices(50), duration_ms=2 * HOUR_MS, faults=[Fault(kind, since, until)]))
 
@@ -55,7 +55,7 @@ def test_a_dead_upstream_is_tried_rarely_and_everything_is_delivered_when_it_is_
     assert longest_wait_ms(world, range(50), since=until + 6 * MINUTE_MS) <= MAX_WAIT_MS
 
 
-def test_outages_of_hours_give_nothing_up() -> None:
+def test_outages_of_hours_create_no_dead_letter() -> None:
     """Long ones, short ones, one right after the other, some devices with a single event."""
     rng = Random(SEED)
     faults = [Fault("503", at * MINUTE_MS, at * MINUTE_MS + rng.randrange(3_000, 40_000)) for at in range(5, 60, 2)]
@@ -70,7 +70,7 @@ def test_outages_of_hours_give_nothing_up() -> None:
     assert dead(world) == set()
 
 
-def test_a_tenant_with_a_bad_key_does_not_disturb_the_other() -> None:
+def test_a_tenant_with_a_wrong_key_does_not_delay_another_tenant() -> None:
     fault = Fault("401", 10 * MINUTE_MS, 90 * MINUTE_MS, tenant=2)
     devices = [*light_devices(20, tenant=1), *light_devices(20, first=100, tenant=2)]
     world = simulate(Plan(devices, duration_ms=2 * HOUR_MS, faults=[fault]))
@@ -79,7 +79,7 @@ def test_a_tenant_with_a_bad_key_does_not_disturb_the_other() -> None:
     assert longest_wait_ms(world, range(100, 120), since=fault.until + 6 * MINUTE_MS) <= MAX_WAIT_MS
 
 
-def test_a_tenant_whose_upstream_swallows_everything_does_not_disturb_the_other() -> None:
+def test_an_upstream_without_responses_does_not_delay_another_tenant() -> None:
     fault = Fault("blackhole", 10 * MINUTE_MS, HOUR_MS, tenant=2)
     devices = [*light_devices(20, tenant=1), *light_devices(50, first=100, tenant=2, gap_ms=30_000)]
     world = simulate(Plan(devices, duration_ms=HOUR_MS, faults=[fault]))
@@ -91,7 +91,7 @@ def test_a_tenant_whose_upstream_swallows_everything_does_not_disturb_the_other(
 
 
 @pytest.mark.parametrize(("flaw", "requests"), [("named", 2), ("unnamed", 2 * ceil(log2(500)) + 2)])
-def test_one_bad_event_among_500_is_found_within_the_same_budget(flaw: Flaw, requests: int) -> None:
+def test_one_bad_event_among_500_is_found_within_the_same_number_of_requests(flaw: Flaw, requests: int) -> None:
     device = Device(1, backlog=500, gap_ms=10 * HOUR_MS, flaw=flawed_at(flaw, 321))
     world = simulate(Plan([device], duration_ms=5 * MINUTE_MS))
 
@@ -99,7 +99,7 @@ def test_one_bad_event_among_500_is_found_within_the_same_budget(flaw: Flaw, req
     assert len([request for request in world.upstream.sent if request.events[0].device == 1]) <= requests
 
 
-def test_an_event_that_brings_the_upstream_down_is_given_up_late_and_disturbs_nobody() -> None:
+def test_a_poison_event_is_dead_lettered_late_and_delays_no_other_device() -> None:
     device = Device(1, backlog=500, gap_ms=MINUTE_MS, flaw=flawed_at("crash", 321))
     world = simulate(Plan([device, *light_devices(20, first=100)], duration_ms=4 * HOUR_MS))
 
@@ -112,14 +112,14 @@ def test_an_event_that_brings_the_upstream_down_is_given_up_late_and_disturbs_no
     assert longest_wait_ms(world, range(100, 120)) <= MAX_WAIT_MS
 
 
-def test_ten_devices_with_such_events_hold_up_the_others_for_seconds_at_most() -> None:
+def test_ten_devices_with_poison_events_delay_others_by_seconds_at_most() -> None:
     devices = [Device(i, gap_ms=20_000, flaw=lambda n: "crash" if n % 20 == 7 else "") for i in range(10)]
     world = simulate(Plan([*devices, *light_devices(40, first=100)], duration_ms=HOUR_MS, drain_ms=48 * HOUR_MS))
 
     assert longest_wait_ms(world, range(100, 140)) <= MAX_WAIT_MS
 
 
-def test_such_an_event_is_not_given_up_for_failures_in_an_outage() -> None:
+def test_failures_in_an_outage_do_not_dead_letter_a_poison_event() -> None:
     """Nine of its ten tries fall into an outage: they do not count."""
     device = Device(1, gap_ms=30 * HOUR_MS, backlog=1, flaw=flawed_at("crash", 0))
     fault = Fault("503", MINUTE_MS, 5 * HOUR_MS)
@@ -153,7 +153,7 @@ def test_the_device_limit_holds_across_restarts_in_the_same_and_in_another_boot(
 
 
 @pytest.mark.parametrize("sends_retry_after", [True, False])
-def test_a_shared_ceiling_nobody_told_of_is_found_and_used(sends_retry_after: bool) -> None:
+def test_an_unknown_shared_limit_is_found_and_used(sends_retry_after: bool) -> None:
     """Fifty devices behind 20 requests a minute: from the third window on at least 18 of them, and 1 in 20 a 429."""
     windows = 60
     devices = [Device(i, backlog=200, gap_ms=10 * HOUR_MS) for i in range(50)]
@@ -174,7 +174,7 @@ def test_a_shared_ceiling_nobody_told_of_is_found_and_used(sends_retry_after: bo
 
 
 @pytest.mark.parametrize("mix", ["when_ip_limited", "always"])
-def test_under_a_shared_ceiling_devices_share_requests_and_wait_for_seconds(
+def test_under_a_shared_limit_devices_share_requests_and_wait_for_seconds(
     mix: Literal["when_ip_limited", "always"],
 ) -> None:
     """Each alone would need three hundred requests a minute, where twenty are allowed."""
@@ -192,7 +192,7 @@ def test_under_a_shared_ceiling_devices_share_requests_and_wait_for_seconds(
     assert waits[len(waits) * 99 // 100] <= 20_000
 
 
-def test_two_tenants_behind_one_address_share_its_ceiling() -> None:
+def test_two_tenants_behind_one_address_share_its_limit() -> None:
     """Each route is paced for itself, and neither starves."""
     windows = 30
     devices = [Device(i, tenant=1 + i % 2, backlog=400, gap_ms=10 * HOUR_MS) for i in range(20)]
@@ -206,7 +206,7 @@ def test_two_tenants_behind_one_address_share_its_ceiling() -> None:
     assert min(served) >= sum(served) / 3
 
 
-def test_a_second_relay_behind_the_same_address_is_made_room_for() -> None:
+def test_a_second_relay_behind_the_same_address_gets_its_share() -> None:
     """Half of the ceiling goes to somebody else from the first hour on."""
     devices = [Device(i, backlog=400, gap_ms=10 * HOUR_MS) for i in range(50)]
 
@@ -230,7 +230,7 @@ def test_a_second_relay_behind_the_same_address_is_made_room_for() -> None:
     assert limited <= len(later) / 20
 
 
-def test_when_the_shared_ceiling_goes_away_the_pace_comes_back() -> None:
+def test_the_rate_recovers_after_a_shared_limit_is_lifted() -> None:
     devices = light_devices(50, gap_ms=30_000)
 
     def lift(world: World) -> None:
@@ -243,7 +243,7 @@ def test_when_the_shared_ceiling_goes_away_the_pace_comes_back() -> None:
     assert world.states == {1: "ok"}
 
 
-def test_an_hour_of_nothing_but_429_is_recovered_from_within_the_hour() -> None:
+def test_the_rate_recovers_within_an_hour_after_an_hour_of_429() -> None:
     devices = light_devices(50, gap_ms=5 * MINUTE_MS)
 
     def close(world: World) -> None:
@@ -265,7 +265,7 @@ def test_an_hour_of_nothing_but_429_is_recovered_from_within_the_hour() -> None:
 # -- neighbours
 
 
-def test_a_device_that_is_throttled_by_itself_does_not_delay_the_others() -> None:
+def test_a_throttled_device_does_not_delay_other_devices() -> None:
     fault = Fault("429 device", 5 * MINUTE_MS, HOUR_MS, devices=frozenset({1}))
     devices = [Device(1, gap_ms=5_000), *light_devices(30, first=100)]
     world = simulate(Plan(devices, duration_ms=75 * MINUTE_MS, faults=[fault]))
@@ -273,14 +273,14 @@ def test_a_device_that_is_throttled_by_itself_does_not_delay_the_others() -> Non
     assert longest_wait_ms(world, range(100, 130)) <= MAX_WAIT_MS
 
 
-def test_a_device_that_floods_does_not_delay_the_others() -> None:
+def test_a_flooding_device_does_not_delay_other_devices() -> None:
     busy = Device(1, backlog=20_000, gap_ms=1_000, burst=10)
     world = simulate(Plan([busy, *light_devices(30, first=100)], duration_ms=20 * MINUTE_MS))
 
     assert longest_wait_ms(world, range(100, 130)) <= MAX_WAIT_MS
 
 
-def test_devices_at_their_own_limit_do_not_delay_the_others() -> None:
+def test_devices_at_their_limit_do_not_delay_other_devices() -> None:
     busy = [Device(i, backlog=3_000, gap_ms=10 * HOUR_MS) for i in range(10)]
     plan = Plan([*busy, *light_devices(30, first=100)], duration_ms=5 * MINUTE_MS, limits=SMALL_BATCHES)
     world = simulate(plan)
@@ -296,7 +296,7 @@ def failing(chance: float) -> Callable[[World], None]:
     return lambda world: world.fail_disk(chance)
 
 
-def test_one_read_that_fails_costs_a_moment() -> None:
+def test_one_failed_read_causes_a_short_delay() -> None:
     """A bad block met once: not a pause of seconds for whom it met."""
 
     def fail_once(world: World) -> None:
@@ -309,7 +309,7 @@ def test_one_read_that_fails_costs_a_moment() -> None:
     assert longest_wait_ms(world, range(10)) <= LIMITS.linger_ms + 1_000
 
 
-def test_a_disk_that_fails_is_asked_rarely_and_everything_is_delivered_when_it_heals() -> None:
+def test_a_failing_disk_is_retried_slowly_and_everything_is_delivered_afterwards() -> None:
     since, until = 10 * MINUTE_MS, 40 * MINUTE_MS
     acts = [(since, failing(1.0)), (until, failing(0.0))]
     world = simulate(Plan(light_devices(200), duration_ms=HOUR_MS, acts=acts))
@@ -319,7 +319,7 @@ def test_a_disk_that_fails_is_asked_rarely_and_everything_is_delivered_when_it_h
     assert longest_wait_ms(world, range(200), since=until + 6_000) <= MAX_WAIT_MS
 
 
-def test_what_was_in_flight_at_a_crash_is_sent_first_just_so_by_a_disk_that_fails_now_and_then() -> None:
+def test_requests_in_flight_at_a_crash_are_resent_first_and_unchanged_from_a_failing_disk() -> None:
     devices = [Device(i, backlog=300, gap_ms=30_000) for i in range(20)]
     crashes = [Crash(at) for at in (3_000, 60_000, 200_000)]
     acts = [(1, failing(0.5)), (5 * MINUTE_MS, failing(0.0))]
@@ -333,7 +333,7 @@ def test_what_was_in_flight_at_a_crash_is_sent_first_just_so_by_a_disk_that_fail
 # -- crashes
 
 
-def test_what_was_in_flight_at_a_crash_is_sent_again_first_just_so() -> None:
+def test_requests_in_flight_at_a_crash_are_resent_first_and_unchanged() -> None:
     devices = [Device(i, backlog=300, gap_ms=30_000) for i in range(20)]
     crashes = [Crash(at) for at in (3_000, 60_000, 200_000)]
     world = simulate(Plan(devices, duration_ms=10 * MINUTE_MS, crashes=crashes, latency_ms=(1_000, 4_000)))
@@ -345,7 +345,7 @@ def test_what_was_in_flight_at_a_crash_is_sent_again_first_just_so() -> None:
     assert set(repeated) <= journalled
 
 
-def test_lost_answers_are_the_only_duplicates_without_a_crash() -> None:
+def test_lost_responses_are_the_only_duplicates_without_a_crash() -> None:
     fault = Fault("lossy", MINUTE_MS, 20 * MINUTE_MS)
     world = simulate(Plan(light_devices(20, gap_ms=10_000), duration_ms=30 * MINUTE_MS, faults=[fault]))
 

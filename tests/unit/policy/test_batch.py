@@ -23,18 +23,18 @@ FRAME_BYTES = len(b'{"events":[]}')
         ([10], 10, 0, 1),
     ],
 )
-def test_cut_takes_from_the_front_what_fits_and_one_event_always(
+def test_cut_takes_the_first_events_that_fit_and_at_least_one(
     sizes: list[int], max_events: int, max_body_bytes: int, events: int
 ) -> None:
     assert cut(sizes, max_events, max_body_bytes) == events
 
 
-def test_into_a_body_that_holds_events_nothing_is_forced() -> None:
+def test_cut_takes_nothing_that_does_not_fit_a_body_with_events() -> None:
     assert cut([5000], 10, 1000, used_bytes=500) == 0
     assert cut([400, 400], 10, 1000, used_bytes=500) == 1
 
 
-def test_the_body_holds_the_events_byte_for_byte() -> None:
+def test_the_body_contains_the_events_byte_for_byte() -> None:
     events = [b'{"a": 1.0}', b'{"b":"\xc3\xa9"}']
     assert body(events) == b'{"events":[{"a": 1.0},{"b":"\xc3\xa9"}]}'
     assert msgspec.json.decode(body(events)) == {"events": [{"a": 1.0}, {"b": "é"}]}

@@ -8,7 +8,7 @@ MOST = 512 << 10
 MINUTE_MS = 60_000
 
 
-def test_configured_limit_applies_at_once_in_both_directions() -> None:
+def test_a_configured_limit_applies_immediately_in_both_directions() -> None:
     size = BodySize()
     size.delivered(1_000, 0, MOST)
 
@@ -16,7 +16,7 @@ def test_configured_limit_applies_at_once_in_both_directions() -> None:
     assert size.max_bytes(1 << 20) == 1 << 20
 
 
-def test_learned_size_stays_when_the_configured_limit_changes() -> None:
+def test_a_learned_size_stays_when_the_configured_limit_changes() -> None:
     size = BodySize()
     size.too_large(400_000, 0, MOST)
 
@@ -25,7 +25,7 @@ def test_learned_size_stays_when_the_configured_limit_changes() -> None:
     assert size.max_bytes(100_000) == 100_000
 
 
-def test_learned_size_grows_up_to_the_limit_that_is_configured_then() -> None:
+def test_a_learned_size_grows_up_to_the_configured_limit() -> None:
     size = BodySize()
     size.too_large(400_000, 0, MOST)
     size.delivered(190_000, 10 * MINUTE_MS, 300_000)

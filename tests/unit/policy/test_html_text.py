@@ -42,7 +42,7 @@ PAGES = {
 
 
 @pytest.mark.parametrize(("status", "page", "message"), PAGES.values(), ids=PAGES)
-def test_a_servers_page_is_short_and_says_each_thing_once(status: int, page: str, message: str) -> None:
+def test_the_text_of_an_error_page_is_short_without_repetition(status: int, page: str, message: str) -> None:
     said = html_text(page, status)
 
     assert said == message
@@ -60,11 +60,11 @@ def test_a_servers_page_is_short_and_says_each_thing_once(status: int, page: str
         pytest.param("", "", id="nothing"),
     ],
 )
-def test_what_is_no_page_of_a_server(page: str, message: str) -> None:
+def test_texts_that_are_not_error_pages(page: str, message: str) -> None:
     assert html_text(page, 500) == message
 
 
 @pytest.mark.parametrize("part", ["<a", "<style", "<style><", "<script>", "<b", "<b>", "<b ", "<", " "])
-def test_a_page_made_to_be_slow_to_read_is_read(part: str) -> None:
+def test_a_page_made_to_be_slow_takes_linear_time(part: str) -> None:
     """Within the test's time limit: were the time quadratic, 64 KiB of it would take minutes."""
     html_text((part * 65536)[:65536], 500)

@@ -65,7 +65,7 @@ def named(*bad: int):
 # -- delivered and refused
 
 
-def test_what_was_delivered_is_gone() -> None:
+def test_delivered_events_are_removed() -> None:
     harness = Harness()
     harness.offer(1, 3)
     harness.round()
@@ -73,7 +73,7 @@ def test_what_was_delivered_is_gone() -> None:
     assert state(harness) == "ok"
 
 
-def test_only_named_events_are_given_up_with_the_upstreams_words_and_the_rest_is_sent_at_once() -> None:
+def test_only_named_events_are_dead_lettered_and_the_rest_is_sent_immediately() -> None:
     harness = Harness()
     harness.offer(1, 500)
     harness.respond(harness.send(), named(3, 7))
@@ -85,7 +85,7 @@ def test_only_named_events_are_given_up_with_the_upstreams_words_and_the_rest_is
     assert harness.delivered[1] == [n for n in range(501) if n not in (3, 7)]
 
 
-def test_events_that_a_success_rejects_by_name_are_given_up_and_the_rest_is_delivered() -> None:
+def test_events_that_a_success_rejects_by_index_are_dead_lettered_and_the_rest_is_delivered() -> None:
     harness = Harness(mix_devices="always")
     for queue_id in (1, 2):
         harness.offer(queue_id, 3)
@@ -99,7 +99,7 @@ def test_events_that_a_success_rejects_by_name_are_given_up_and_the_rest_is_deli
     assert (harness.delivered[first], harness.delivered[second]) == ([0, 2], [1, 2])
 
 
-def test_the_rest_of_a_named_batch_does_not_linger_with_what_came_meanwhile() -> None:
+def test_the_rest_of_a_rejected_batch_does_not_linger_with_later_events() -> None:
     harness = Harness()
     harness.offer(1, 10)
     send = harness.send()
@@ -108,7 +108,7 @@ def test_the_rest_of_a_named_batch_does_not_linger_with_what_came_meanwhile() ->
     assert harness.sends()
 
 
-def test_indexes_count_through_a_whole_company() -> None:
+def test_indexes_count_through_a_whole_mixed_batch() -> None:
     harness = Harness(mix_devices="always")
     for queue_id in (1, 2):
         harness.offer(queue_id, 5)
@@ -121,7 +121,7 @@ def test_indexes_count_through_a_whole_company() -> None:
     }
 
 
-def test_an_unnamed_bad_event_is_found_by_halving_and_the_rest_delivered_in_order() -> None:
+def test_an_unnamed_bad_event_is_found_by_halving_and_the_rest_is_delivered_in_order() -> None:
     harness = Harness()
     harness.offer(1, 500)
     requests = 0
@@ -133,7 +133,7 @@ def test_an_unnamed_bad_event_is_found_by_halving_and_the_rest_delivered_in_orde
     assert requests <= 2 * 9 + 2
 
 
-def test_an_unnamed_refusal_of_a_company_is_halved_by_lanes_first() -> None:
+def test_an_unnamed_rejection_of_a_mixed_batch_is_halved_by_device_queues_first() -> None:
     harness = Harness(mix_devices="always")
     for queue_id in range(1, 9):
         harness.offer(queue_id, 2)
@@ -157,7 +157,7 @@ def test_many_bad_events_in_a_row_are_all_found() -> None:
 
 
 @pytest.mark.parametrize("status", [402, 409, 415, 431])
-def test_a_route_that_refuses_everything_by_a_status_for_anything_is_wrong_itself(status: int) -> None:
+def test_an_endpoint_that_rejects_everything_with_a_general_status_is_misconfigured(status: int) -> None:
     """Nothing gets through, whatever is sent: a few events are given up, then all is kept and probed slowly."""
     harness = Harness()
     for queue_id in range(20):
@@ -172,7 +172,7 @@ def test_a_route_that_refuses_everything_by_a_status_for_anything_is_wrong_itsel
     assert requests <= 20 * 9 + 20, "each device's batch halved once, then probes"
 
 
-def test_an_odd_4xx_to_one_bad_event_gives_it_up() -> None:
+def test_an_unusual_4xx_to_one_bad_event_dead_letters_it() -> None:
     harness = Harness()
     harness.offer(1, 20)
     while not harness.drained(1):
@@ -180,7 +180,7 @@ def test_an_odd_4xx_to_one_bad_event_gives_it_up() -> None:
     assert list(harness.dead_letters[1]) == [5]
 
 
-def test_a_url_that_refuses_everything_as_if_it_were_about_events_does_not_drain_the_outbox() -> None:
+def test_a_url_that_rejects_every_event_does_not_drain_the_outbox() -> None:
     """Some other endpoint's 422: after twenty events it is the route that is wrong, and one goes with each probe."""
     harness = Harness()
     for queue_id in range(20):
@@ -220,7 +220,7 @@ def test_the_third_413_to_a_single_event_makes_the_endpoint_misconfigured() -> N
     assert sum(map(len, harness.dead_letters.values())) == 3
 
 
-def test_a_device_that_makes_only_bad_events_is_not_taken_for_a_wrong_url_while_others_are_served() -> None:
+def test_a_device_with_only_bad_events_does_not_mean_a_wrong_url_while_others_succeed() -> None:
     harness = Harness()
     harness.offer(2)
     harness.round()
@@ -250,7 +250,7 @@ def test_413_halves_by_bytes_and_the_size_is_remembered_for_every_device() -> No
     assert not harness.dead_letters
 
 
-def test_an_event_too_large_alone_is_given_up() -> None:
+def test_a_single_event_that_is_too_large_is_dead_lettered() -> None:
     harness = Harness()
     harness.offer(1, 3)
     while not harness.drained(1):
@@ -259,7 +259,7 @@ def test_an_event_too_large_alone_is_given_up() -> None:
     assert harness.delivered[1] == [0, 2]
 
 
-def test_a_moment_of_413_for_everything_gives_up_nothing_that_was_not_too_large_before() -> None:
+def test_a_short_phase_of_413_creates_no_dead_letter() -> None:
     harness = Harness()
     harness.offer(1, 500)
     harness.round()
@@ -272,7 +272,7 @@ def test_a_moment_of_413_for_everything_gives_up_nothing_that_was_not_too_large_
     assert harness.delivered[1] == list(range(501))
 
 
-def test_hours_of_413_for_everything_give_up_a_few_events_then_all_is_kept_and_probed_slowly() -> None:
+def test_hours_of_413_dead_letter_a_few_events_and_then_probe_slowly() -> None:
     harness = Harness()
     for queue_id in range(20):
         harness.offer(queue_id, 500)
@@ -283,7 +283,7 @@ def test_hours_of_413_for_everything_give_up_a_few_events_then_all_is_kept_and_p
     assert state(harness) == "misconfigured"
 
 
-def test_the_size_grows_back_when_the_limit_was_a_moment_s() -> None:
+def test_the_size_grows_back_after_a_temporary_limit() -> None:
     harness = Harness()
     harness.offer(1, 500)
     harness.round(BatchTooLarge(413, "413"))
@@ -297,7 +297,7 @@ def test_the_size_grows_back_when_the_limit_was_a_moment_s() -> None:
     assert len(harness.round()[1]) == 500
 
 
-def test_a_limit_that_stays_is_met_more_and_more_rarely() -> None:
+def test_a_permanent_body_limit_is_tested_at_growing_intervals() -> None:
     harness = Harness()
     rejected_at = []
 
@@ -327,7 +327,7 @@ def use_up(harness: Harness, queue_id: int) -> None:
         harness.round()
 
 
-def test_at_the_devices_own_limit_a_429_holds_the_device_alone() -> None:
+def test_a_429_at_the_device_limit_pauses_only_the_device() -> None:
     harness = Harness()
     use_up(harness, 1)
     harness.offer(1, 500)
@@ -343,14 +343,14 @@ def test_at_the_devices_own_limit_a_429_holds_the_device_alone() -> None:
     assert paused.paused_until_ms - harness.now >= 89_980
 
 
-def test_a_429_that_names_the_devices_limit_holds_the_device_alone() -> None:
+def test_a_429_that_names_the_device_limit_pauses_only_the_device() -> None:
     harness = Harness()
     harness.offer(1)
     harness.round(RateLimited("429", 30_000, harness.limits.device_per_window))
     assert state(harness) == "ok"
 
 
-def test_a_429_below_the_devices_limit_means_a_shared_ceiling_and_paces_the_route() -> None:
+def test_a_429_below_the_device_limit_starts_a_shared_limit() -> None:
     harness = Harness()
     for queue_id in (1, 2, 3):
         harness.offer(queue_id, 5_000)
@@ -363,7 +363,7 @@ def test_a_429_below_the_devices_limit_means_a_shared_ceiling_and_paces_the_rout
     assert all(b - a >= 3_000 for a, b in pairwise(times))
 
 
-def test_one_devices_odd_429_while_others_are_served_holds_that_device_alone() -> None:
+def test_a_429_to_one_device_while_others_succeed_pauses_only_that_device() -> None:
     harness = Harness()
     harness.offer(1, 500)
     harness.round()
@@ -374,7 +374,7 @@ def test_one_devices_odd_429_while_others_are_served_holds_that_device_alone() -
     assert [queues(send) for send in harness.sends()] == [[1]]
 
 
-def test_the_next_device_that_meets_a_429_makes_it_a_shared_ceiling() -> None:
+def test_a_429_to_the_next_device_starts_a_shared_limit() -> None:
     harness = Harness()
     for queue_id in (1, 2, 3):
         harness.offer(queue_id, 500)
@@ -389,7 +389,7 @@ def test_the_next_device_that_meets_a_429_makes_it_a_shared_ceiling() -> None:
     [(None, 3, 3_000), (10, 3, 6_000), (60, 3, 3_000), (30, 60, 2_000), (10**9, 60, 1_000)],
     ids=["unsaid: as configured", "as said", "no more than configured", "as said and seen", "no more than seen"],
 )
-def test_a_ceilings_first_pace(limit: int | None, delivered: int, gap_ms: int) -> None:
+def test_the_first_rate_of_a_shared_limit(limit: int | None, delivered: int, gap_ms: int) -> None:
     harness = Harness()
     for queue_id in range(delivered + 1):
         harness.offer(queue_id, 500)
@@ -407,7 +407,7 @@ def test_a_ceilings_first_pace(limit: int | None, delivered: int, gap_ms: int) -
 @pytest.mark.parametrize(
     ("retry_after_ms", "waited_ms"), [(None, 500), (0, 500), (45_000, 45_000), (10**12, REQUESTED_DELAY_MAX_MS)]
 )
-def test_what_the_server_asked_for_is_waited_at_least(retry_after_ms: int | None, waited_ms: int) -> None:
+def test_the_relay_waits_at_least_for_the_requested_delay(retry_after_ms: int | None, waited_ms: int) -> None:
     harness = Harness()
     harness.offer(1, 500)
     harness.round(RateLimited("429", retry_after_ms, None))
@@ -415,7 +415,7 @@ def test_what_the_server_asked_for_is_waited_at_least(retry_after_ms: int | None
 
 
 @pytest.mark.parametrize("later", [DELIVERED, FAILING, UNAUTHORIZED], ids=lambda verdict: type(verdict).__name__)
-def test_no_other_answer_shortens_what_a_429_asked_for(later: Verdict) -> None:
+def test_no_other_response_shortens_the_delay_that_a_429_requests(later: Verdict) -> None:
     harness = Harness()
     for queue_id in (1, 2):
         harness.offer(queue_id, 500)
@@ -426,7 +426,7 @@ def test_no_other_answer_shortens_what_a_429_asked_for(later: Verdict) -> None:
     assert paused_ms(harness) >= 59_900
 
 
-def test_requests_under_way_count_against_the_ceiling() -> None:
+def test_requests_in_flight_count_towards_the_shared_limit() -> None:
     harness = Harness(ip_per_window=2)
     for queue_id in range(6):
         harness.offer(queue_id, 5_000)
@@ -439,7 +439,7 @@ def test_requests_under_way_count_against_the_ceiling() -> None:
     assert harness.sends() == []
 
 
-def test_under_a_ceiling_devices_mix() -> None:
+def test_devices_share_requests_under_a_shared_limit() -> None:
     harness = Harness()
     for queue_id in range(10):
         harness.offer(queue_id, 5)
@@ -453,7 +453,7 @@ def test_under_a_ceiling_devices_mix() -> None:
 # -- failing
 
 
-def test_a_failing_route_is_held_with_full_jitter_and_probed_by_one_request() -> None:
+def test_a_failing_endpoint_backs_off_with_full_jitter_and_is_probed_by_one_request() -> None:
     harness = Harness()
     for queue_id in range(4):
         harness.offer(queue_id, 500)
@@ -471,7 +471,7 @@ def test_a_failing_route_is_held_with_full_jitter_and_probed_by_one_request() ->
     assert [round(ms / 1000) for ms in waits[:6]] == [0, 1, 2, 4, 8, 16]
 
 
-def test_after_a_probe_gets_through_all_may_send() -> None:
+def test_after_a_successful_probe_all_devices_may_send() -> None:
     harness = Harness()
     for queue_id in range(8):
         harness.offer(queue_id, 500)
@@ -481,14 +481,14 @@ def test_after_a_probe_gets_through_all_may_send() -> None:
     assert len(harness.sends()) == 7
 
 
-def test_a_503s_own_wish_is_obeyed() -> None:
+def test_the_delay_that_a_503_requests_is_respected() -> None:
     harness = Harness()
     harness.offer(1, 500)
     harness.round(Failing("503", 120_000, 503))
     assert paused_ms(harness) == 120_000
 
 
-def test_one_devices_failure_while_others_are_served_holds_that_device_alone() -> None:
+def test_a_failure_of_one_device_while_others_succeed_pauses_only_that_device() -> None:
     harness = Harness()
     harness.offer(1, 500)
     harness.round()
@@ -499,7 +499,7 @@ def test_one_devices_failure_while_others_are_served_holds_that_device_alone() -
     assert len(harness.sends()) == 1
 
 
-def test_a_second_failing_device_makes_it_the_route() -> None:
+def test_a_second_failing_device_puts_the_endpoint_at_fault() -> None:
     harness = Harness()
     for queue_id in (1, 2, 3):
         harness.offer(queue_id, 500)
@@ -509,7 +509,7 @@ def test_a_second_failing_device_makes_it_the_route() -> None:
     assert state(harness) == "backing_off"
 
 
-def test_a_success_of_its_own_does_not_hide_that_others_were_served() -> None:
+def test_a_success_of_the_same_device_does_not_hide_successes_of_others() -> None:
     harness = Harness()
     for queue_id in (2, 1):
         harness.offer(queue_id, 500)
@@ -520,7 +520,7 @@ def test_a_success_of_its_own_does_not_hide_that_others_were_served() -> None:
 
 
 @pytest.mark.parametrize("verdict", [FAILING, LIMITED, UNAUTHORIZED], ids=lambda verdict: type(verdict).__name__)
-def test_a_device_that_failed_while_others_were_served_never_holds_them_again(verdict: Verdict) -> None:
+def test_a_device_that_failed_while_others_succeeded_does_not_pause_the_endpoint(verdict: Verdict) -> None:
     """Others are rare: half a minute goes by between their successes, but they come between its failures."""
     harness = Harness()
     harness.offer(1, 500)
@@ -540,7 +540,7 @@ def test_a_device_that_failed_while_others_were_served_never_holds_them_again(ve
     assert max(paused) < 15_000, "no more than a pace"
 
 
-def test_two_devices_that_keep_failing_do_not_make_it_the_route() -> None:
+def test_two_repeatedly_failing_devices_do_not_put_the_endpoint_at_fault() -> None:
     harness = Harness()
     for _ in range(10):
         for queue_id in (1, 2, 3):
@@ -556,7 +556,7 @@ def test_two_devices_that_keep_failing_do_not_make_it_the_route() -> None:
     assert state(harness) == "ok"
 
 
-def test_when_nobody_is_served_any_more_such_devices_speak_for_the_route_again() -> None:
+def test_without_recent_successes_failing_devices_put_the_endpoint_at_fault() -> None:
     harness = Harness()
     harness.offer(1, 500)
     harness.round(FAILING)
@@ -570,7 +570,7 @@ def test_when_nobody_is_served_any_more_such_devices_speak_for_the_route_again()
     assert state(harness) == "backing_off"
 
 
-def test_a_route_in_trouble_is_probed_by_a_device_that_has_not_failed_if_there_is_one() -> None:
+def test_a_failing_endpoint_is_probed_by_a_device_without_failures_if_possible() -> None:
     harness = Harness()
     for queue_id in (1, 2):
         harness.offer(queue_id, 500)
@@ -579,7 +579,7 @@ def test_a_route_in_trouble_is_probed_by_a_device_that_has_not_failed_if_there_i
     assert queues(harness.send()) == [3]
 
 
-def test_an_event_that_brings_the_upstream_down_is_given_up_after_ten_lone_tries_in_ten_minutes() -> None:
+def test_a_poison_event_is_dead_lettered_after_ten_isolated_failures_in_ten_minutes() -> None:
     harness = Harness()
     harness.offer(1, 500)
     harness.offer(2)
@@ -596,7 +596,7 @@ def test_an_event_that_brings_the_upstream_down_is_given_up_after_ten_lone_tries
     assert isolated_at[-1] - isolated_at[0] >= 600_000
 
 
-def test_an_outage_gives_nothing_up_even_if_others_were_served_at_its_beginning() -> None:
+def test_an_outage_dead_letters_nothing_even_if_others_succeeded_at_its_beginning() -> None:
     harness = Harness()
     harness.offer(1)
     harness.offer(2, 2)
@@ -610,7 +610,7 @@ def test_an_outage_gives_nothing_up_even_if_others_were_served_at_its_beginning(
     assert state(harness) == "ok"
 
 
-def test_a_lone_device_without_others_gives_nothing_up() -> None:
+def test_a_failing_device_without_others_loses_no_event() -> None:
     harness = Harness()
     harness.offer(1, 3)
     for _ in range(200):
@@ -618,7 +618,7 @@ def test_a_lone_device_without_others_gives_nothing_up() -> None:
     assert not harness.dead_letters
 
 
-def test_doubts_about_dropped_events_are_dropped_with_them() -> None:
+def test_dropped_events_reset_the_diagnosis() -> None:
     harness = Harness()
     harness.offer(1, 10)
     harness.round(REJECTED)
@@ -626,7 +626,7 @@ def test_doubts_about_dropped_events_are_dropped_with_them() -> None:
     assert len(harness.round()[1]) == 5
 
 
-def test_after_an_outage_devices_mix_again_at_once() -> None:
+def test_after_an_outage_devices_share_requests_immediately() -> None:
     harness = Harness(mix_devices="always")
     for queue_id in range(10):
         harness.offer(queue_id, 5)
@@ -642,7 +642,7 @@ def test_after_an_outage_devices_mix_again_at_once() -> None:
     ("verdict", "name"),
     [(UNAUTHORIZED, "unauthorized"), (MISCONFIGURED, "misconfigured")],
 )
-def test_what_needs_a_person_is_probed_slowly_and_keeps_everything(verdict: Verdict, name: str) -> None:
+def test_a_failure_that_needs_a_person_is_probed_slowly_without_dead_letters(verdict: Verdict, name: str) -> None:
     harness = Harness()
     for queue_id in range(20):
         harness.offer(queue_id, 500)
@@ -657,7 +657,7 @@ def test_what_needs_a_person_is_probed_slowly_and_keeps_everything(verdict: Verd
     assert all(len(pending) == 500 for pending in harness.pending.values())
 
 
-def test_answers_to_requests_sent_before_the_trouble_do_not_lengthen_it() -> None:
+def test_responses_to_requests_sent_before_a_failure_do_not_lengthen_it() -> None:
     harness = Harness()
     for queue_id in range(8):
         harness.offer(queue_id, 500)
@@ -667,7 +667,7 @@ def test_answers_to_requests_sent_before_the_trouble_do_not_lengthen_it() -> Non
 
 
 @pytest.mark.parametrize("act", ["reload", "flush"])
-def test_a_held_route_is_probed_at_once_when_asked(act: str) -> None:
+def test_a_flush_or_reload_probes_a_paused_endpoint_immediately(act: str) -> None:
     harness = Harness()
     for queue_id in range(3):
         harness.offer(queue_id, 500)
@@ -680,7 +680,7 @@ def test_a_held_route_is_probed_at_once_when_asked(act: str) -> None:
     assert len(harness.sends()) == 1
 
 
-def test_an_odd_401_to_one_device_while_others_are_served_holds_that_device_alone() -> None:
+def test_a_401_to_one_device_while_others_succeed_pauses_only_that_device() -> None:
     harness = Harness()
     harness.offer(1, 500)
     harness.round()
@@ -690,7 +690,7 @@ def test_an_odd_401_to_one_device_while_others_are_served_holds_that_device_alon
     assert harness.schedule.queues(1, harness.now).longest_paused[0].why == "unauthorized"
 
 
-def test_each_tenant_is_a_route_of_its_own() -> None:
+def test_each_tenant_has_its_own_endpoint() -> None:
     harness = Harness()
     harness.offer(1, 500, tenant=1)
     harness.offer(2, 500, tenant=2)
@@ -699,7 +699,7 @@ def test_each_tenant_is_a_route_of_its_own() -> None:
     harness.schedule.flush(harness.now)
 
 
-def test_an_answer_to_nothing_changes_nothing() -> None:
+def test_a_response_without_sent_events_changes_nothing() -> None:
     """What was to be sent had gone from the outbox: nobody asked the upstream."""
     harness = Harness()
     harness.offer(1, 5)
@@ -713,7 +713,7 @@ def test_an_answer_to_nothing_changes_nothing() -> None:
 SLOW = Failing("the request did not arrive", while_sending=True)
 
 
-def test_a_batch_that_times_out_while_the_relay_sends_it_is_halved_until_it_arrives() -> None:
+def test_a_batch_that_times_out_while_the_relay_sends_it_is_halved_until_it_succeeds() -> None:
     """The size that arrived is remembered, as after a 413; no event is blamed for the slow link."""
     harness = Harness()
     harness.offer(1, 500)
@@ -731,7 +731,7 @@ def test_a_batch_that_times_out_while_the_relay_sends_it_is_halved_until_it_arri
     assert not harness.dead_letters.get(1)
 
 
-def test_an_upstream_that_reads_nothing_for_hours_leaves_batches_of_16_kib() -> None:
+def test_hours_without_reading_reduce_batches_to_16_kib_at_most() -> None:
     harness = Harness()
     harness.offer(1, 500)
     for _ in range(40):
@@ -741,7 +741,7 @@ def test_an_upstream_that_reads_nothing_for_hours_leaves_batches_of_16_kib() -> 
     assert not harness.dead_letters.get(1)
 
 
-def test_an_exact_request_of_several_devices_that_is_too_slow_is_sent_in_halves() -> None:
+def test_a_slow_exact_request_of_several_devices_is_sent_in_halves() -> None:
     harness = Harness()
     for queue_id in (1, 2):
         harness.offer(queue_id, 100)
@@ -752,7 +752,7 @@ def test_an_exact_request_of_several_devices_that_is_too_slow_is_sent_in_halves(
     assert harness.delivered == {1: list(range(100)), 2: list(range(100))}
 
 
-def test_a_single_event_that_times_out_counts_as_any_failure() -> None:
+def test_the_timeout_of_a_single_event_is_a_normal_failure() -> None:
     harness = Harness()
     harness.offer(1)
     harness.round(SLOW)

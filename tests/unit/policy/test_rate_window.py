@@ -15,11 +15,11 @@ def full_at(*times: int) -> Window:
     return window
 
 
-def test_below_the_limit_a_send_is_free_at_once() -> None:
+def test_below_the_limit_a_request_is_allowed_now() -> None:
     assert full_at(0, 10).free_at(20, LIMIT, WINDOW_MS) == 20
 
 
-def test_at_the_limit_the_oldest_slot_frees_one_window_after_its_answer() -> None:
+def test_at_the_limit_the_oldest_slot_is_free_one_window_after_its_response() -> None:
     window = full_at(0, 10, 20)
     free_at = window.free_at(30, LIMIT, WINDOW_MS)
     assert free_at == WINDOW_MS + 1
@@ -27,11 +27,11 @@ def test_at_the_limit_the_oldest_slot_frees_one_window_after_its_answer() -> Non
     assert window.free_at(free_at, LIMIT, WINDOW_MS) == free_at
 
 
-def test_a_limit_that_was_lowered_waits_for_enough_slots() -> None:
+def test_a_lowered_limit_requires_enough_free_slots() -> None:
     assert full_at(0, 10, 20, 30).free_at(40, 2, WINDOW_MS) == 20 + WINDOW_MS + 1
 
 
-def test_count_forgets_what_is_free_again() -> None:
+def test_count_ignores_free_slots() -> None:
     window = full_at(0, 10, 20)
     assert window.count(WINDOW_MS, WINDOW_MS) == 3
     assert window.count(WINDOW_MS + 1, WINDOW_MS) == 2
@@ -60,7 +60,7 @@ def test_the_packed_state_is_small() -> None:
     assert len(window.pack(200, WINDOW_MS)) == 8 + 4 * 120
 
 
-def test_answers_from_a_clock_that_stood_further_on_do_not_reach_into_the_future() -> None:
+def test_responses_later_than_the_clock_count_as_now() -> None:
     """Some machines set monotonic time back across a suspend: a slot is then held one window, not longer."""
     packed = full_at(9_000_000).pack(9_000_000, WINDOW_MS)
     window = Window.unpack(packed, 1_000, 1, same_boot=True)

@@ -29,11 +29,11 @@ from tests.unit.policy.harness import (
 # -- linger
 
 
-def test_with_nothing_to_do_it_waits_until_something_changes() -> None:
+def test_without_events_the_schedule_waits_for_a_change() -> None:
     assert Harness().next() == Wait(None)
 
 
-def test_an_event_waits_for_company_until_its_devices_beat() -> None:
+def test_an_event_lingers_until_the_phase_of_its_device() -> None:
     harness = Harness()
     harness.offer(1)
     due_at = linger_end(phase((1, "tv", "device-1")), harness.now, LIMITS.linger_ms)
@@ -45,7 +45,7 @@ def test_an_event_waits_for_company_until_its_devices_beat() -> None:
     assert harness.send().shares == (Share(1, 2),)
 
 
-def test_a_batch_full_by_count_leaves_at_once() -> None:
+def test_a_batch_full_by_count_is_sent_immediately() -> None:
     harness = Harness()
     harness.offer(1, LIMITS.max_events - 1)
     assert harness.sends() == []
@@ -53,7 +53,7 @@ def test_a_batch_full_by_count_leaves_at_once() -> None:
     assert len(harness.sends()) == 1
 
 
-def test_a_batch_full_by_bytes_leaves_at_once() -> None:
+def test_a_batch_full_by_bytes_is_sent_immediately() -> None:
     harness = Harness(max_body_bytes=4_000)
     harness.offer(1, 9)
     assert harness.sends() == []
@@ -61,20 +61,20 @@ def test_a_batch_full_by_bytes_leaves_at_once() -> None:
     assert len(harness.sends()) == 1
 
 
-def test_without_linger_events_leave_at_once() -> None:
+def test_without_linger_events_are_sent_immediately() -> None:
     harness = Harness(linger_ms=0)
     harness.offer(1)
     assert len(harness.sends()) == 1
 
 
-def test_what_a_full_batch_left_over_does_not_linger_again() -> None:
+def test_events_remaining_after_a_full_batch_do_not_linger_again() -> None:
     harness = Harness()
     harness.offer(1, LIMITS.max_events + 1)
     harness.round()
     assert len(harness.sends()) == 1
 
 
-def test_what_came_during_a_request_lingers_from_its_own_arrival() -> None:
+def test_events_that_arrive_during_a_request_linger_from_their_arrival() -> None:
     harness = Harness()
     harness.offer(1)
     send = harness.send()
@@ -85,7 +85,7 @@ def test_what_came_during_a_request_lingers_from_its_own_arrival() -> None:
     assert harness.next() == Wait(due_at)
 
 
-def test_after_all_was_dropped_the_next_event_lingers_anew() -> None:
+def test_after_all_events_were_dropped_the_next_event_lingers() -> None:
     harness = Harness()
     harness.offer(1)
     harness.drop(1, 1)
@@ -110,7 +110,7 @@ def test_a_site_that_powers_up_together_is_spread_over_the_linger_time() -> None
 # -- one in flight, limits
 
 
-def test_a_lane_has_one_request_in_flight() -> None:
+def test_a_device_queue_has_one_request_in_flight() -> None:
     harness = Harness()
     harness.offer(1, 5_000)
     assert len(harness.sends()) == 1
@@ -119,7 +119,7 @@ def test_a_lane_has_one_request_in_flight() -> None:
     assert harness.sends() == []
 
 
-def test_the_slot_is_free_once_a_request_is_answered_its_lane_once_that_is_settled() -> None:
+def test_a_response_frees_the_request_slot_and_settling_frees_the_device_queue() -> None:
     harness = Harness(max_in_flight=1, linger_ms=0)
     harness.offer(1, 600)
     harness.offer(2)
@@ -135,7 +135,7 @@ def test_the_slot_is_free_once_a_request_is_answered_its_lane_once_that_is_settl
     assert [share.queue_id for share in harness.send().shares] == [1]
 
 
-def test_a_request_that_cannot_be_settled_has_a_slot_until_it_is() -> None:
+def test_an_unsettled_request_occupies_a_request_slot() -> None:
     harness = Harness(max_in_flight=1, linger_ms=0)
     harness.offer(1)
     harness.offer(2)
@@ -148,7 +148,7 @@ def test_a_request_that_cannot_be_settled_has_a_slot_until_it_is() -> None:
     assert [share.queue_id for share in harness.send().shares] == [2]
 
 
-def test_only_what_brings_something_to_do_sooner_is_worth_a_look() -> None:
+def test_backlog_reports_only_changes_of_the_next_decision() -> None:
     harness = Harness()
     key = (1, "tv", "device-1")
 
@@ -185,7 +185,7 @@ def test_a_device_sends_no_more_than_its_limit_in_a_window() -> None:
     assert harness.now - began > LIMITS.window_ms
 
 
-def test_a_slot_is_free_one_window_after_the_answer_not_after_the_send() -> None:
+def test_a_rate_slot_is_free_one_window_after_the_response_not_after_the_request() -> None:
     """The upstream may have seen the request at any moment before its answer: just before it, on a slow network."""
     harness = Harness(device_per_window=1)
     harness.offer(1, 1_000)
@@ -195,7 +195,7 @@ def test_a_slot_is_free_one_window_after_the_answer_not_after_the_send() -> None
     assert harness.now > responded + LIMITS.window_ms
 
 
-def test_a_full_window_is_the_reason_shown() -> None:
+def test_a_full_window_is_shown_as_the_pause_reason() -> None:
     harness = Harness(device_per_window=1)
     harness.offer(1, 1_000)
     harness.round()
@@ -205,7 +205,7 @@ def test_a_full_window_is_the_reason_shown() -> None:
     assert queues.paused == 1
 
 
-def test_a_lane_with_no_room_left_in_a_request_is_not_charged_for_it() -> None:
+def test_a_device_cut_off_from_a_request_uses_no_rate_slot() -> None:
     harness = Harness(mix_devices="always", max_body_bytes=1_000)
     harness.offer(1, 2)
     harness.offer(2, 2)
@@ -220,7 +220,7 @@ def test_a_lane_with_no_room_left_in_a_request_is_not_charged_for_it() -> None:
 # -- fairness
 
 
-def test_lanes_take_turns() -> None:
+def test_device_queues_take_turns() -> None:
     harness = Harness(max_in_flight=1)
     for queue_id in range(5):
         harness.offer(queue_id, 50_000)
@@ -228,7 +228,7 @@ def test_lanes_take_turns() -> None:
     assert order == [0, 1, 2, 3, 4] * 3
 
 
-def test_a_newcomer_waits_for_one_turn_of_the_others_at_most() -> None:
+def test_a_new_device_waits_for_at_most_one_turn_of_the_others() -> None:
     harness = Harness(max_in_flight=1)
     for queue_id in range(5):
         harness.offer(queue_id, 50_000)
@@ -237,7 +237,7 @@ def test_a_newcomer_waits_for_one_turn_of_the_others_at_most() -> None:
     assert 9 in [next(iter(harness.round())) for _ in range(6)]
 
 
-def test_a_tenant_without_devices_is_forgotten() -> None:
+def test_a_tenant_without_devices_is_removed() -> None:
     """A tenant is whatever an app writes: ten thousand of them must not stay."""
     harness = Harness()
     for queue_id in range(1_000):
@@ -251,7 +251,7 @@ def test_a_tenant_without_devices_is_forgotten() -> None:
     assert counted(harness) == {}
 
 
-def test_routes_take_turns_whatever_their_number_of_lanes() -> None:
+def test_endpoints_take_turns_regardless_of_their_numbers_of_devices() -> None:
     harness = Harness(max_in_flight=2)
     for queue_id in range(50):
         harness.offer(queue_id, 5_000, tenant=1)
@@ -260,7 +260,7 @@ def test_routes_take_turns_whatever_their_number_of_lanes() -> None:
     assert sum(queue_id == 100 for queue_id in order) == 10
 
 
-def test_a_route_never_takes_all_slots_from_another() -> None:
+def test_an_endpoint_does_not_use_all_request_slots_beside_another() -> None:
     harness = Harness(max_in_flight=8)
     harness.offer(100, tenant=2)
     for queue_id in range(50):
@@ -271,7 +271,7 @@ def test_a_route_never_takes_all_slots_from_another() -> None:
     assert [send.tenant_id for send in harness.sends()] == [2]
 
 
-def test_a_held_lane_lets_the_others_pass() -> None:
+def test_a_paused_device_queue_does_not_block_others() -> None:
     harness = Harness()
     harness.offer(1, 500)
     harness.round()
@@ -286,7 +286,7 @@ def test_a_held_lane_lets_the_others_pass() -> None:
 
 
 @pytest.mark.parametrize(("mix", "together"), [("never", 1), ("when_ip_limited", 1), ("always", 6)])
-def test_whether_devices_share_a_request(mix: str, together: int) -> None:
+def test_devices_share_a_request_as_configured(mix: str, together: int) -> None:
     harness = Harness(mix_devices=mix)
     for queue_id in range(6):
         harness.offer(queue_id)
@@ -302,7 +302,7 @@ def test_tenants_never_share_a_request() -> None:
     assert sorted(sorted(queues(send)) for send in harness.sends()) == [[0, 2, 4], [1, 3, 5]]
 
 
-def test_a_company_is_no_larger_than_a_batch() -> None:
+def test_a_mixed_batch_is_not_larger_than_the_limit() -> None:
     harness = Harness(mix_devices="always", max_events=10)
     for queue_id in range(6):
         harness.offer(queue_id, 4)
@@ -310,7 +310,7 @@ def test_a_company_is_no_larger_than_a_batch() -> None:
     assert [share.max_events for share in harness.send().shares] == [4, 4, 2]
 
 
-def test_who_was_left_out_of_a_company_is_first_in_the_next() -> None:
+def test_a_device_cut_off_from_a_mixed_batch_is_first_in_the_next() -> None:
     harness = Harness(mix_devices="always", max_in_flight=1)
     for queue_id in range(3):
         harness.offer(queue_id, 100)
@@ -322,7 +322,7 @@ def test_who_was_left_out_of_a_company_is_first_in_the_next() -> None:
     assert queues(again) == list(reversed(queues(send)))
 
 
-def test_a_lane_under_suspicion_travels_by_itself() -> None:
+def test_a_suspect_device_queue_shares_no_request() -> None:
     harness = Harness(mix_devices="always")
     harness.offer(1, 10)
     harness.round(REJECTED)
@@ -371,7 +371,7 @@ ENDS_PAUSES = pytest.mark.parametrize("act", [flush, reload])
         Failing("503", 60_000, 503),
     ],
 )
-def test_a_pause_that_a_server_named_is_not_cut_short(act: Callable[[Harness], None], verdict: Verdict) -> None:
+def test_a_requested_pause_is_not_shortened(act: Callable[[Harness], None], verdict: Verdict) -> None:
     harness = Harness()
     harness.offer(1, 500)
     harness.round(verdict)
@@ -393,7 +393,7 @@ def test_a_pause_that_a_server_named_is_not_cut_short(act: Callable[[Harness], N
     ],
 )
 @pytest.mark.parametrize("others_succeed", [False, True])
-def test_a_pause_that_no_server_named_ends(
+def test_a_pause_without_a_server_request_ends(
     act: Callable[[Harness], None], verdict: Verdict, others_succeed: bool
 ) -> None:
     harness = Harness()
@@ -411,16 +411,14 @@ def test_a_pause_that_no_server_named_ends(
 
 
 @pytest.mark.parametrize(("requested_until", "free_at"), [(0, 0), (40_000, 40_000), (100_000, 100_000)])
-def test_the_backoff_after_a_429_of_a_shared_limit_ends_except_what_the_server_named(
-    requested_until: int, free_at: int
-) -> None:
+def test_the_backoff_of_a_shared_limit_ends_except_the_requested_part(requested_until: int, free_at: int) -> None:
     endpoint = Endpoint(1, 0, Counter())
     endpoint.limited_until, endpoint.requested_limit_until = 100_000, requested_until
     endpoint.probe_now()
     assert endpoint.free_at(0, LIMITS.window_ms) == free_at
 
 
-def test_a_named_pause_ends_at_its_time_where_the_backoff_is_longer() -> None:
+def test_a_requested_pause_ends_at_its_time_if_the_backoff_is_longer() -> None:
     harness = Harness()
     harness.offer(1, 500)
     for _ in range(6):
@@ -432,7 +430,7 @@ def test_a_named_pause_ends_at_its_time_where_the_backoff_is_longer() -> None:
     assert harness.now == requested_until
 
 
-def test_a_pause_for_the_disk_holds_the_lanes_of_the_request_only() -> None:
+def test_a_pause_for_the_disk_affects_only_the_device_queues_of_the_request() -> None:
     harness = Harness()
     for queue_id in (1, 2):
         harness.offer(queue_id, 500)
@@ -446,7 +444,7 @@ def test_a_pause_for_the_disk_holds_the_lanes_of_the_request_only() -> None:
     assert [queues(send) for send in harness.sends()] == [queues(first)]
 
 
-def test_a_pause_for_the_disk_keeps_what_is_sent_again_just_so() -> None:
+def test_a_pause_for_the_disk_retains_an_exact_request() -> None:
     harness = Harness(mix_devices="always")
     for queue_id in (1, 2, 3):
         harness.offer(queue_id, 10)
@@ -462,7 +460,7 @@ def test_a_pause_for_the_disk_keeps_what_is_sent_again_just_so() -> None:
 # -- restart
 
 
-def test_after_a_crash_the_same_requests_are_sent_first_just_so() -> None:
+def test_after_a_crash_the_same_requests_are_sent_first() -> None:
     harness = Harness(mix_devices="always")
     for queue_id in (1, 2, 3):
         harness.offer(queue_id, 10)
@@ -477,7 +475,7 @@ def test_after_a_crash_the_same_requests_are_sent_first_just_so() -> None:
     assert after.delivered == {2: [0, 1, 2, 3], 1: [0, 1, 2], 3: [0]}
 
 
-def test_new_events_do_not_slip_into_what_is_sent_again() -> None:
+def test_new_events_are_not_added_to_an_exact_request() -> None:
     harness = Harness()
     harness.offer(1, 2)
     after = restarted(harness, unsettled=[[Share(1, 2)]])
@@ -485,7 +483,7 @@ def test_new_events_do_not_slip_into_what_is_sent_again() -> None:
     assert after.round() == {1: [0, 1]}
 
 
-def test_what_was_in_flight_at_a_crash_counts_as_sent() -> None:
+def test_requests_in_flight_at_a_crash_count_as_sent() -> None:
     harness = Harness(device_per_window=2)
     harness.offer(1, 500)
     after = restarted(harness, unsettled=[[Share(1, 2)]])
@@ -517,7 +515,7 @@ def test_windows_of_another_boot_count_as_full() -> None:
     assert after.now == began + LIMITS.window_ms + 1
 
 
-def test_what_is_sent_again_is_tried_just_so_a_few_times_and_then_as_any_other() -> None:
+def test_an_exact_request_is_retried_unchanged_three_times_and_then_halved() -> None:
     harness = Harness()
     harness.offer(1, 500)
     after = restarted(harness, unsettled=[[Share(1, 500)]])
@@ -529,7 +527,7 @@ def test_what_is_sent_again_is_tried_just_so_a_few_times_and_then_as_any_other()
     assert exact == [(True, 500), (True, 500), (True, 500), (False, 250), (False, 125)]
 
 
-def test_an_unsettled_request_whose_events_are_gone_is_forgotten() -> None:
+def test_an_unsettled_request_without_events_is_ignored() -> None:
     harness = Harness()
     harness.offer(1, 2)
     harness.drop(1, 2)
@@ -542,7 +540,7 @@ def test_an_unsettled_request_whose_events_are_gone_is_forgotten() -> None:
 # -- forgetting
 
 
-def test_a_lane_with_nothing_to_remember_is_forgotten_one_window_later() -> None:
+def test_an_idle_device_queue_is_removed_after_one_window() -> None:
     harness = Harness()
     harness.offer(1)
     harness.round()
@@ -552,7 +550,7 @@ def test_a_lane_with_nothing_to_remember_is_forgotten_one_window_later() -> None
     assert harness.forget() == []
 
 
-def test_a_lane_that_lost_its_events_otherwise_is_forgotten_too() -> None:
+def test_a_device_queue_whose_events_were_dropped_is_removed() -> None:
     harness = Harness()
     harness.offer(1)
     harness.drop(1, 1)
@@ -560,14 +558,14 @@ def test_a_lane_that_lost_its_events_otherwise_is_forgotten_too() -> None:
     assert harness.forget() == [1]
 
 
-def test_a_restored_lane_with_nothing_pending_is_forgotten_too() -> None:
+def test_a_restored_empty_device_queue_is_removed() -> None:
     harness = Harness()
     harness.schedule.restore(1, (1, "tv", "a"), b"", harness.now, same_boot=True)
     harness.pass_time(LIMITS.window_ms + 1)
     assert harness.forget() == [1]
 
 
-def test_a_held_lane_is_forgotten_only_after_its_hold() -> None:
+def test_a_paused_device_queue_is_removed_only_after_its_pause() -> None:
     harness = Harness()
     harness.offer(1)
     harness.round(RateLimited("429", 600_000, LIMITS.device_per_window))
@@ -578,7 +576,7 @@ def test_a_held_lane_is_forgotten_only_after_its_hold() -> None:
     assert harness.forget() == [1]
 
 
-def test_a_lane_in_use_is_not_forgotten() -> None:
+def test_a_device_queue_in_use_is_not_removed() -> None:
     harness = Harness()
     harness.offer(1)
     harness.round()
@@ -587,7 +585,7 @@ def test_a_lane_in_use_is_not_forgotten() -> None:
     assert harness.forget() == []
 
 
-def test_a_busy_lane_is_listed_once() -> None:
+def test_a_busy_device_queue_is_listed_once() -> None:
     """Memory of an idle list is bounded by the number of lanes, not of requests."""
     harness = Harness()
     for _ in range(100):
@@ -604,7 +602,7 @@ def test_a_busy_lane_is_listed_once() -> None:
 # -- for people
 
 
-def test_the_busiest_and_the_most_held_are_shown_first() -> None:
+def test_the_busiest_and_the_longest_paused_devices_are_listed_first() -> None:
     harness = Harness(device_per_window=1)
     for queue_id, events in ((1, 600), (2, 900), (3, 5)):
         harness.offer(queue_id, events)
@@ -617,7 +615,7 @@ def test_the_busiest_and_the_most_held_are_shown_first() -> None:
     assert (queues.known, queues.waiting, queues.paused) == (3, 3, 2)
 
 
-def test_of_more_routes_than_may_be_shown_those_asked_for_and_those_in_trouble_come_first() -> None:
+def test_a_limited_list_begins_with_requested_and_failing_endpoints() -> None:
     harness = Harness()
     for tenant in range(1, 7):
         harness.offer(tenant, 500, tenant=tenant)
@@ -633,7 +631,7 @@ def test_of_more_routes_than_may_be_shown_those_asked_for_and_those_in_trouble_c
     assert tenants(5, 99, others=0) == [5]
 
 
-def test_routes_are_counted_by_state_as_they_change() -> None:
+def test_endpoints_are_counted_by_state_at_each_change() -> None:
     """The keep-alive reads them each second: views of 60,000 made-up tenants took 45 ms of events' time."""
     harness = Harness()
     harness.offer(1, 1_000, tenant=1)
@@ -649,7 +647,7 @@ def counted(harness: Harness) -> dict[str, int]:
     return {state: count for state, count in harness.schedule.states().items() if count}
 
 
-def test_a_route_says_since_when_it_is_in_a_state_and_why() -> None:
+def test_an_endpoint_reports_the_time_and_reason_of_its_state() -> None:
     harness = Harness()
     harness.offer(1, 500)
     harness.pass_time(100)
@@ -661,14 +659,14 @@ def test_a_route_says_since_when_it_is_in_a_state_and_why() -> None:
     assert harness.schedule.endpoint(1, harness.now).state == "ok"
 
 
-def test_a_paced_route_is_called_rate_limited() -> None:
+def test_an_endpoint_with_a_shared_limit_is_rate_limited() -> None:
     harness = Harness()
     harness.offer(1, 500)
     harness.round(LIMITED)
     assert harness.schedule.endpoint(1, harness.now).state == "rate_limited"
 
 
-def test_a_request_that_met_a_closing_connection_is_sent_again_at_once_just_so_and_counted() -> None:
+def test_a_request_on_a_closing_connection_is_resent_immediately_and_counted() -> None:
     harness = Harness(linger_ms=0, device_per_window=2)
     harness.offer(1, 3)
     claimed = harness.round(Resend("closed"))
@@ -681,7 +679,7 @@ def test_a_request_that_met_a_closing_connection_is_sent_again_at_once_just_so_a
     assert harness.schedule.endpoint(1, harness.now).state == "ok"
 
 
-def test_a_company_that_met_a_closing_connection_is_sent_again_as_it_was() -> None:
+def test_a_mixed_batch_on_a_closing_connection_is_sent_again_unchanged() -> None:
     harness = Harness(linger_ms=0, mix_devices="always")
     harness.offer(1)
     harness.offer(2)
@@ -745,7 +743,7 @@ def test_stalled_requests_occupy_at_most_eight_times_the_request_slots(succeeded
     assert len(harness.sends()) == 2
 
 
-def test_an_endpoint_in_trouble_has_one_probe_though_the_probe_stalls() -> None:
+def test_a_failing_endpoint_has_one_probe_even_if_the_probe_stalls() -> None:
     harness = harness_with_two_slots(succeeded=False)
     for send in harness.sends():
         harness.respond(send, FAILING)
@@ -758,7 +756,7 @@ def test_an_endpoint_in_trouble_has_one_probe_though_the_probe_stalls() -> None:
 @pytest.mark.parametrize(
     "changes", [{"linger_ms": 0}, {"max_events": 2}, {"max_body_bytes": 2 * EVENT_BYTES}], ids=lambda c: str(*c)
 )
-def test_other_limits_apply_to_events_that_are_pending_already(changes: dict[str, int]) -> None:
+def test_new_limits_apply_to_pending_events(changes: dict[str, int]) -> None:
     harness = Harness(linger_ms=600_000)
     harness.offer(1, 2)
     assert isinstance(harness.next(), Wait)
@@ -769,7 +767,7 @@ def test_other_limits_apply_to_events_that_are_pending_already(changes: dict[str
 
 
 @pytest.mark.parametrize("changes", [{"window_ms": 100}, {"device_per_window": 2}], ids=lambda c: str(*c))
-def test_a_higher_rate_ends_the_wait_for_the_old_one(changes: dict[str, int]) -> None:
+def test_a_higher_rate_limit_applies_to_a_waiting_device(changes: dict[str, int]) -> None:
     harness = Harness(linger_ms=0, window_ms=3_600_000, device_per_window=1)
     harness.offer(1)
     harness.round()

@@ -35,7 +35,7 @@ def test_requests_are_spread_evenly() -> None:
     assert limit.shared_limit.limit() == 20
 
 
-def test_a_pace_that_was_never_clean_is_halved_by_a_429() -> None:
+def test_a_429_halves_a_rate_that_was_never_clean() -> None:
     limit = LimitUnderTest(20)
     limit.respond_429()
     assert limit.shared_limit.rate == 10
@@ -49,19 +49,19 @@ def test_one_reduction_per_round_trip() -> None:
     assert limit.shared_limit.rate == 10
 
 
-def test_a_clean_used_window_raises_the_pace_one_step() -> None:
+def test_a_clean_used_window_raises_the_rate_by_one_step() -> None:
     limit = LimitUnderTest(20)
     limit.window()
     assert limit.shared_limit.rate == 22
 
 
-def test_an_unused_window_does_not() -> None:
+def test_an_unused_window_does_not_raise_the_rate() -> None:
     limit = LimitUnderTest(20)
     limit.window(used=False)
     assert limit.shared_limit.rate == 20
 
 
-def test_a_refused_step_is_taken_back_and_tried_again_ever_later() -> None:
+def test_a_failed_step_is_undone_and_retried_after_growing_delays() -> None:
     limit = LimitUnderTest(20)
     waits = []
     for _ in range(7):
@@ -76,7 +76,7 @@ def test_a_refused_step_is_taken_back_and_tried_again_ever_later() -> None:
     assert waits == [1, 5, 9, 17, 33, 65, 65]
 
 
-def test_a_429_at_a_pace_that_was_clean_halves_it() -> None:
+def test_a_429_at_a_clean_rate_halves_the_rate() -> None:
     limit = LimitUnderTest(20)
     limit.window()
     limit.respond_429()
@@ -85,20 +85,20 @@ def test_a_429_at_a_pace_that_was_clean_halves_it() -> None:
     assert limit.shared_limit.rate == 10
 
 
-def test_a_doubtful_429_takes_back_one_step_only() -> None:
+def test_a_429_to_one_device_reduces_the_rate_by_one_step() -> None:
     limit = LimitUnderTest(20)
     limit.shared_limit.reduce_one_step(limit.now, limit.now)
     assert limit.shared_limit.rate == 18
 
 
-def test_a_doubtful_429_to_a_tried_step_ends_the_trial() -> None:
+def test_a_429_to_one_device_undoes_a_new_step() -> None:
     limit = LimitUnderTest(20)
     limit.window()
     limit.shared_limit.reduce_one_step(limit.now, limit.now)
     assert limit.shared_limit.rate == 20
 
 
-def test_doubts_never_bring_the_pace_below_one_a_window() -> None:
+def test_429s_to_single_devices_do_not_reduce_the_rate_below_one() -> None:
     limit = LimitUnderTest(3)
     for _ in range(10):
         limit.shared_limit.reduce_one_step(limit.now, limit.now)
@@ -106,7 +106,7 @@ def test_doubts_never_bring_the_pace_below_one_a_window() -> None:
     assert limit.shared_limit.rate == 1
 
 
-def test_the_pace_has_a_floor_and_comes_back_from_it_within_the_hour() -> None:
+def test_the_rate_has_a_minimum_and_recovers_from_it_within_an_hour() -> None:
     limit = LimitUnderTest(20)
     for _ in range(100):
         limit.respond_429()
@@ -117,7 +117,7 @@ def test_the_pace_has_a_floor_and_comes_back_from_it_within_the_hour() -> None:
     assert limit.now - since < 60 * WINDOW_MS
 
 
-def test_a_ceiling_that_went_away_is_left_behind() -> None:
+def test_a_lifted_shared_limit_is_removed() -> None:
     limit = LimitUnderTest(20)
     windows = 0
     while not limit.window():
@@ -126,12 +126,12 @@ def test_a_ceiling_that_went_away_is_left_behind() -> None:
     assert windows < 60
 
 
-def test_a_ceiling_without_use_is_forgotten() -> None:
+def test_an_unused_shared_limit_is_removed() -> None:
     limit = LimitUnderTest(20)
     assert [limit.window(used=False) for _ in range(32)] == [False] * 31 + [True]
 
 
-def test_history_keeps_enough_to_judge_the_highest_pace_and_no_more() -> None:
+def test_the_history_is_bounded_and_sufficient_for_the_highest_rate() -> None:
     history = RequestHistory()
     for at in range(10 * MAX_RATE):
         history.responded(at)

@@ -9,7 +9,7 @@ class Timed:
     wake_at: int | None = None
 
 
-def test_what_rings_comes_once_in_order_of_time() -> None:
+def test_expired_timers_are_returned_once_in_order() -> None:
     timers: Timers[Timed] = Timers()
     late, early = Timed(), Timed()
     timers.wake(late, 20)
@@ -20,7 +20,7 @@ def test_what_rings_comes_once_in_order_of_time() -> None:
     assert timers.next_at() is None
 
 
-def test_an_alarm_moves_forward_but_not_back() -> None:
+def test_a_timer_moves_earlier_but_not_later() -> None:
     timers: Timers[Timed] = Timers()
     item = Timed()
     for at in (20, 10, 30):

@@ -28,24 +28,24 @@ def test_a_plausible_wall_clock_is_confirmed_by_one_response() -> None:
     assert time_after((0, 0, 10), wall_ms=NOON + WRONG_FROM_MS // 2).now_ms(10) is not None
 
 
-def test_unknown_until_an_answer_had_a_date() -> None:
+def test_the_time_is_unknown_before_a_response_with_a_date() -> None:
     assert TrueTime().now_ms(5) is None
 
 
-def test_one_answer_tells_the_time_to_within_its_way_and_a_second() -> None:
+def test_one_response_gives_the_time_with_an_error_of_its_duration_and_a_second() -> None:
     now_ms = time_after((10_000, 500, 700)).now_ms(700)
     assert now_ms is not None
     assert NOON + 10_000 <= now_ms <= NOON + 11_200
 
 
-def test_it_runs_with_monotonic_time() -> None:
+def test_true_time_advances_with_monotonic_time() -> None:
     true_time = time_after((10_000, 500, 700))
     before, after = true_time.now_ms(700), true_time.now_ms(86_400_700)
     assert before is not None
     assert after == before + 86_400_000
 
 
-def test_several_answers_tell_it_better_than_one() -> None:
+def test_several_responses_give_a_more_accurate_time() -> None:
     """A slow answer leaves 21 s open, a quick one just before the second turns 20 ms."""
     true_time = time_after((10_000, 0, 20_000), (29_000, 19_000, 19_010), (30_000, 19_020, 19_030))
     now_ms = true_time.now_ms(19_030)
@@ -53,17 +53,17 @@ def test_several_answers_tell_it_better_than_one() -> None:
     assert abs(now_ms - (NOON + 30_010)) <= 20
 
 
-def test_one_answer_that_contradicts_the_others_is_not_believed() -> None:
+def test_one_contradicting_response_is_ignored() -> None:
     true_time = time_after((10_000, 0, 10), (9_000_000, 20, 30), (10_000, 40, 50))
     assert abs((true_time.now_ms(50) or 0) - NOON - 10_500) <= 1_000
 
 
-def test_two_in_a_row_are() -> None:
+def test_a_second_contradicting_response_is_accepted() -> None:
     true_time = time_after((10_000, 0, 10), (9_000_000, 20, 30), (9_000_000, 40, 50))
     assert abs((true_time.now_ms(50) or 0) - NOON - 9_000_500) <= 1_000
 
 
-def test_an_upstream_whose_own_clock_was_never_set_tells_nothing() -> None:
+def test_a_date_of_a_clock_that_was_never_set_is_ignored() -> None:
     true_time = TrueTime()
     true_time.learn(EARLIEST_MS - 1, 0, 10, 0)
     assert true_time.now_ms(10) is None
@@ -82,17 +82,17 @@ def learned(*dates: tuple[str, int], wall_ms: int = 0, origins: tuple[str, ...] 
 
 
 @pytest.mark.parametrize("wrong_ms", [-56 * 365 * 86_400_000, 10 * 86_400_000, WRONG_FROM_MS + 2_000])
-def test_a_wrong_wall_clock_does_not_stamp(wrong_ms: int) -> None:
+def test_a_wrong_wall_clock_is_not_used_for_timestamps(wrong_ms: int) -> None:
     times = learned((A, 0), origins=(A,))
     assert times.timestamp_ms(0, NOON + wrong_ms) == times.now_ms(A, 0)
 
 
 @pytest.mark.parametrize("off_ms", [0, -20_000, 20_000])
-def test_a_wall_clock_that_is_about_right_does(off_ms: int) -> None:
+def test_an_almost_correct_wall_clock_is_used_for_timestamps(off_ms: int) -> None:
     assert learned((A, 0), origins=(A,)).timestamp_ms(0, NOON + off_ms) == NOON + off_ms
 
 
-def test_a_wall_clock_of_which_nothing_is_known_does() -> None:
+def test_an_unverified_wall_clock_is_used_for_timestamps() -> None:
     assert TrueTimes([A]).timestamp_ms(7, 1_000) == 1_000
 
 
@@ -130,7 +130,7 @@ def test_one_origin_does_not_confirm_the_contradiction_of_another() -> None:
         "nothing is known",
     ],
 )
-def test_the_time_of_an_event_whose_origin_is_not_known_yet(
+def test_the_timestamp_of_an_event_before_its_origin_is_known(
     dates: list[tuple[str, int]], wall_ms: int, expected_ms: int
 ) -> None:
     assert learned(*dates).timestamp_ms(0, wall_ms) == expected_ms
@@ -140,11 +140,11 @@ def test_the_time_of_an_event_whose_origin_is_not_known_yet(
     ("dates", "skew_ms"),
     [([], None), ([(A, 0)], 59_500), ([(A, 0), (B, 60_000)], -500), ([(B, 60_000), (A, 0)], -500)],
 )
-def test_the_skew_is_that_of_the_closest_origin(dates: list[tuple[str, int]], skew_ms: int | None) -> None:
+def test_the_skew_is_the_skew_to_the_closest_origin(dates: list[tuple[str, int]], skew_ms: int | None) -> None:
     assert learned(*dates).skew_ms(0, NOON + 60_000) == skew_ms
 
 
-def test_an_origin_that_is_no_longer_configured_is_forgotten() -> None:
+def test_an_origin_removed_from_the_configuration_is_removed() -> None:
     times = learned((A, 0), (B, HOUR_MS))
     times.configure([A])
     times.learn(B, NOON, 0, 0, 0)
@@ -154,7 +154,7 @@ def test_an_origin_that_is_no_longer_configured_is_forgotten() -> None:
     assert times.now_ms(B, 0) is None
 
 
-def test_what_was_learned_is_restored_for_configured_origins() -> None:
+def test_learned_times_are_restored_for_configured_origins() -> None:
     known = learned((A, 0), (B, HOUR_MS)).known()
     times = TrueTimes([A])
     times.restore(known)

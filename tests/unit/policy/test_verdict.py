@@ -64,7 +64,7 @@ def test_success_of_the_api_is_delivered(status: int, body: bytes) -> None:
 
 
 @pytest.mark.parametrize("coding", ["gzip", "x-gzip", "deflate", "GZIP", "identity, gzip"])
-def test_content_encoding_is_undone_first(coding: str) -> None:
+def test_the_content_encoding_is_decoded_first(coding: str) -> None:
     compress = zlib.compress if coding == "deflate" else gzip.compress
     headers = {"content-encoding": coding}
 
@@ -135,7 +135,7 @@ def test_a_page_after_a_success_is_not_the_apis_response_however_long() -> None:
         (299, b"\xff\xfe", "299"),
     ],
 )
-def test_any_other_2xx_is_not_the_apis_response(status: int, body: bytes, quoted: str) -> None:
+def test_any_other_2xx_is_not_a_response_of_the_api(status: int, body: bytes, quoted: str) -> None:
     """A captive portal, a firewall or a web page responded in the API's place: the events are not delivered."""
     found = verdict_of(status, body)
 
@@ -200,7 +200,7 @@ def test_a_success_that_counts_no_rejected_event_is_delivered(extra: dict[str, o
         {"results": [{"status": 500}]},
     ],
 )
-def test_rejected_events_that_a_success_does_not_name_are_looked_for_as_after_a_422(extra: dict[str, object]) -> None:
+def test_unnamed_rejected_events_of_a_success_are_found_as_after_a_422(extra: dict[str, object]) -> None:
     found = verdict_of(202, {"success": True} | extra)
 
     assert isinstance(found, EventsRejected)
@@ -215,47 +215,47 @@ def test_a_redirect_is_never_followed_and_means_a_wrong_url(status: int) -> None
     assert "SECRET" not in found.message
 
 
-def test_a_captive_portal_that_says_so_is_misconfigured() -> None:
+def test_511_of_a_captive_portal_is_misconfigured() -> None:
     assert isinstance(verdict_of(511, b"<html>Network Authentication Required</html>"), Misconfigured)
 
 
 @pytest.mark.parametrize("status", [401, 403, 407])
 @pytest.mark.parametrize("body", [b'{"message":"Unauthenticated."}', b"<html><h1>403</h1></html>", b""])
-def test_401_403_and_407_are_about_the_key(status: int, body: bytes) -> None:
+def test_401_403_and_407_are_unauthorized(status: int, body: bytes) -> None:
     assert isinstance(verdict_of(status, body), Unauthorized)
 
 
 @pytest.mark.parametrize(
     "status", [402, 404, 405, 406, 409, 410, 411, 412, 415, 417, 418, 419, 421, 423, 424, 426, 428, 431, 451, 501]
 )
-def test_a_route_that_is_not_there_is_misconfigured(status: int) -> None:
+def test_a_missing_path_or_method_is_misconfigured(status: int) -> None:
     assert verdict_of(status, {"message": "Not Found"}) == Misconfigured(f"{status} Not Found")
 
 
-def test_a_400_in_html_is_a_servers_own() -> None:
+def test_a_400_in_html_is_misconfigured() -> None:
     page = b"<html>The plain HTTP request was sent to HTTPS port</html>"
     assert isinstance(verdict_of(400, page), Misconfigured)
 
 
 @pytest.mark.parametrize("status", [408, 425, 499, 500, 502, 503, 504, 520, 521, 522, 523, 524, 525, 526, 530, 599])
-def test_what_heals_by_itself_is_failing(status: int) -> None:
+def test_temporary_failures_are_failing(status: int) -> None:
     assert verdict_of(status, b"<html><body>Bad gateway</body></html>") == Failing(
         f"{status} Bad gateway", None, status
     )
 
 
-def test_an_informational_answer_and_a_status_beyond_http_are_failing() -> None:
+def test_an_informational_or_unknown_status_is_failing() -> None:
     assert verdict_of(101) == Failing("101", None, 101)
     assert verdict_of(999) == Failing("999", None, 999)
 
 
-def test_no_answer_is_failing_without_a_status() -> None:
+def test_no_response_is_failing_without_a_status() -> None:
     assert verdict(NoResponse("connection closed before the answer"), EVENTS) == Failing(
         "connection closed before the answer", None, None
     )
 
 
-def test_a_maintenance_answer_keeps_its_retry_after() -> None:
+def test_a_maintenance_response_retains_its_retry_after() -> None:
     assert verdict_of(503, {"message": "Service Unavailable"}, {"retry-after": "60"}) == Failing(
         "503 Service Unavailable", 60_000, 503
     )
@@ -313,13 +313,13 @@ def test_413_is_too_large() -> None:
     ],
 )
 @pytest.mark.parametrize("wall_ms", [WALL_1970_MS, SERVER_DATE_S * 1000])
-def test_how_long_a_429_asks_to_wait(headers: dict[str, str], retry_after_ms: int | None, wall_ms: int) -> None:
+def test_the_delay_that_a_429_requests(headers: dict[str, str], retry_after_ms: int | None, wall_ms: int) -> None:
     """Dates count from the server's own Date: the same result whatever our clock says."""
     found = verdict_of(429, {"message": "Too Many Attempts."}, headers, wall_ms)
     assert found == RateLimited("429 Too Many Attempts.", retry_after_ms, None)
 
 
-def test_a_date_without_the_servers_own_is_taken_by_our_clock() -> None:
+def test_a_requested_time_without_a_date_header_uses_the_clock_of_this_machine() -> None:
     found = verdict_of(429, b"", {"retry-after": "Mon, 23 Nov 2026 08:00:30 GMT"})
     assert isinstance(found, RateLimited)
     assert found.retry_after_ms == 30_000
@@ -350,11 +350,11 @@ def _far_from_utc() -> Iterator[None]:
 
 @pytest.mark.usefixtures("_far_from_utc")
 @pytest.mark.parametrize("date", [SERVER_DATE, "Mon Nov 23 08:00:00 2026", "Mon, 23 Nov 2026 08:00:00 -0000"])
-def test_a_date_that_names_no_zone_is_utc_wherever_the_box_stands(date: str) -> None:
+def test_a_date_without_a_time_zone_is_utc(date: str) -> None:
     assert server_date_ms({"date": date}) == SERVER_DATE_S * 1000
 
 
-def test_no_date_and_a_garbled_one_are_none() -> None:
+def test_a_missing_or_invalid_date_is_none() -> None:
     assert server_date_ms({}) is None
     assert server_date_ms({"date": "yesterday"}) is None
 
@@ -410,7 +410,7 @@ FIELD_REQUIRED = "The events.3.source.platform field is required."
         pytest.param(b"\xff\xfe\x00", {}, id="not UTF-8"),
     ],
 )
-def test_which_events_a_refusal_names(status: int, body: object, named: dict[int, str]) -> None:
+def test_the_events_that_a_rejection_names(status: int, body: object, named: dict[int, str]) -> None:
     found = verdict_of(status, body)
     assert isinstance(found, EventsRejected)
     assert (found.status, found.named) == (status, named)
@@ -433,7 +433,7 @@ def test_a_thousand_named_events_are_all_named() -> None:
         *((status, b"", False) for status in (414, 416, 420, 430, 450, 498)),
     ],
 )
-def test_only_400_and_422_are_surely_about_events(status: int, body: bytes, about_events: bool) -> None:
+def test_only_400_and_422_are_about_events(status: int, body: bytes, about_events: bool) -> None:
     found = verdict_of(status, body)
     assert isinstance(found, EventsRejected)
     assert found.about_events is about_events
@@ -453,22 +453,22 @@ def test_only_400_and_422_are_surely_about_events(status: int, body: bytes, abou
         (b"", "500"),
     ],
 )
-def test_the_upstreams_words_become_one_printable_line(body: bytes, message: str) -> None:
+def test_a_message_is_one_printable_line(body: bytes, message: str) -> None:
     assert verdict_of(500, body) == Failing(message, None, 500)
 
 
-def test_a_page_of_html_says_each_thing_once_whether_in_words_or_as_a_refusal() -> None:
+def test_a_message_from_html_contains_each_text_once() -> None:
     page = b"<html><title>403 Forbidden</title><h1>403 Forbidden</h1><hr>nginx</html>"
 
     assert verdict_of(403, page) == Unauthorized("403 Forbidden; nginx")
 
 
-def test_words_are_cut() -> None:
+def test_messages_are_cut() -> None:
     assert clean("x" * 10_000) == "x" * (MESSAGE_MAX_CHARS - 1) + "…"
     assert len(clean("x" * MESSAGE_MAX_CHARS)) == MESSAGE_MAX_CHARS
 
 
-def test_a_kept_connection_that_closed_means_the_same_request_again() -> None:
+def test_a_closed_reused_connection_means_resend() -> None:
     assert verdict(NoResponse("closed", lost_kept_connection=True), EVENTS) == Resend("closed")
 
 
@@ -534,7 +534,7 @@ def test_a_redirect_is_described_by_scheme_and_host_of_its_target(location: str,
         (503, {"message": "Service Unavailable"}, False),
     ],
 )
-def test_whose_date_is_believed(status: int, body: object, is_the_apis: bool) -> None:
+def test_only_dates_of_the_api_are_trusted(status: int, body: object, is_the_apis: bool) -> None:
     content = body if isinstance(body, bytes) else msgspec.json.encode(body)
     assert is_from_api(UpstreamResponse(status, {}, content, 0)) is is_the_apis
 
