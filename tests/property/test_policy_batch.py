@@ -1,4 +1,4 @@
-"""A cut is never too large, and never smaller than need be."""
+"""`cut` takes as many events as fit, and no more."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_one_more_event_would_not_fit(sizes: list[int], limits: tuple[int, int])
     events = cut(sizes, max_events, max_body_bytes)
     if events < min(len(sizes), max_events):
         assert events
-        # one byte is kept free for the separator that the last event does not need
+        # `cut` reserves one byte for a separator that the last event does not need.
         assert body_bytes(sizes[: events + 1]) > max_body_bytes - 1
 
 

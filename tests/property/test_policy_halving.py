@@ -1,4 +1,4 @@
-"""Bad events are found, only they, in a bounded number of requests; all others are delivered in order."""
+"""Exactly the bad events become dead letters, in a bounded number of requests. All others are delivered in order."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ batches = st.integers(1, 500).flatmap(
 
 
 def drain(harness: Harness, response) -> int:
-    """Requests until nothing waits."""
+    """Send until no event is pending. Return the number of requests."""
     requests = 0
     while any(harness.pending.values()):
         harness.round(response)

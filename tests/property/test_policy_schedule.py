@@ -1,4 +1,4 @@
-"""Whatever arrives, is answered, dropped or dies, and whenever: the schedule keeps its promises and never stops."""
+"""The schedule keeps its promises in every sequence of arrivals, responses, drops and crashes, and never stops."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ verdicts: st.SearchStrategy[Verdict] = st.one_of(
 
 
 class ScheduleMachine(RuleBasedStateMachine):
-    """A schedule, an outbox that counts, an upstream without mercy."""
+    """A schedule with a counting outbox and an upstream with arbitrary responses."""
 
     @initialize(
         mix=st.sampled_from(["never", "when_ip_limited", "always"]),
@@ -61,10 +61,10 @@ class ScheduleMachine(RuleBasedStateMachine):
             mix_devices=mix, device_per_window=limit, max_in_flight=slots, max_events=max_events, window_ms=WINDOW_MS
         )
         self.in_flight: list[Send] = []
-        self.sent: dict[int, list[int]] = defaultdict(list)  # lane -> when a request with events of it left
+        self.sent: dict[int, list[int]] = defaultdict(list)  # Times of requests by queue id.
         self.dropped: dict[int, set[int]] = defaultdict(set)
 
-    # -- what may happen
+    # -- actions
 
     @rule(queue_id=st.integers(0, QUEUES - 1), events=st.integers(1, 30))
     def offer(self, queue_id: int, events: int) -> None:
@@ -108,7 +108,7 @@ class ScheduleMachine(RuleBasedStateMachine):
 
     @rule(queue_id=st.integers(0, QUEUES - 1), events=st.integers(1, 20))
     def drop(self, queue_id: int, events: int) -> None:
-        """By age or size; never what is in flight."""
+        """Drop events by age or size, but never events in flight."""
         if any(share.queue_id == queue_id for send in self.in_flight for share in send.shares):
             return
         pending = self.harness.pending.get(queue_id, [])
@@ -133,7 +133,7 @@ class ScheduleMachine(RuleBasedStateMachine):
         shift = self.harness.now - before
         self.sent = defaultdict(list, {queue_id: [at + shift for at in times] for queue_id, times in self.sent.items()})
 
-    # -- what must hold
+    # -- invariants
 
     def note(self, send: Send) -> None:
         for share in send.shares:
@@ -185,7 +185,7 @@ class ScheduleMachine(RuleBasedStateMachine):
             assert sorted(accounted) == list(range(offered)), "kept"
 
     def teardown(self) -> None:
-        """All faults heal: everything drains, each step makes progress or moves time, and no lane starves."""
+        """Without further faults everything drains, and each step makes progress or moves the time."""
         if not hasattr(self, "desk"):
             return
         harness = self.harness
@@ -195,14 +195,14 @@ class ScheduleMachine(RuleBasedStateMachine):
         while any(harness.pending.values()):
             step = harness.next()
             if isinstance(step, Wait):
-                assert step.until is not None, "events wait, and nothing ever happens"
+                assert step.until is not None, "the schedule waits forever with pending events"
                 assert step.until > harness.now, "livelock"
                 harness.now = step.until
             else:
                 harness.sent_at[step] = harness.now
                 harness.respond(step, Delivered())
             steps += 1
-            assert steps < 5_000, "no end in sight"
+            assert steps < 5_000, "the outbox does not drain"
 
 
 TestSchedule = ScheduleMachine.TestCase

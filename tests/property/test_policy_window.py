@@ -1,4 +1,4 @@
-"""No upstream, however it counts its window, sees a device above its limit: not across restarts either."""
+"""No kind of window at the upstream counts a device above its limit, also across restarts."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ LIMIT = 3
 
 class Request(NamedTuple):
     idle_ms: int
-    """Between when it might be sent and when it is."""
+    """Delay between the permission to send and the request."""
     latency_ms: int
     arrival: float
-    """When the upstream sees it: 0 at once, 1 with the answer."""
+    """Moment at which the upstream receives it: 0 with the request, 1 with the response."""
     after: str
-    """What happens then: its answer, or the relay dies before it comes and starts again."""
+    """The next event: the response, or a crash before it with a restart of the relay or the machine."""
     downtime_ms: int
 
 
@@ -34,10 +34,10 @@ requests = st.builds(
 
 
 def arrivals(script: list[Request], limit: int) -> list[int]:
-    """When the upstream sees each request of a relay that sends as often as its window allows."""
+    """Return when the upstream receives each request of a relay that sends as often as its window permits."""
     window, seen = Window(), []
-    now = 0  # the upstream's time
-    clock = 0  # how far our monotonic clock is behind it
+    now = 0  # Time of the upstream.
+    clock = 0  # Difference to the monotonic clock of the relay.
     for request in script:
         now = max(now, window.free_at(now - clock, limit, WINDOW_MS) + clock) + request.idle_ms
         journal = window.pack(now - clock, WINDOW_MS)
@@ -49,9 +49,9 @@ def arrivals(script: list[Request], limit: int) -> list[int]:
         now += request.downtime_ms
         same_boot = request.after == "restart"
         if not same_boot:
-            clock = now - 5  # the new boot is five milliseconds old
+            clock = now - 5  # The new boot is five milliseconds old.
         window = Window.unpack(journal, now - clock, limit, same_boot=same_boot)
-        window.responded(now - clock)  # what was in flight counts as sent
+        window.responded(now - clock)  # A request in flight at the crash counts as sent.
     return seen
 
 

@@ -1,6 +1,6 @@
-"""A schedule with an outbox that only counts and a clock moved by hand.
+"""A schedule with a counting outbox and a manual clock.
 
-Events are integers, numbered per lane from 0 in the order they were offered; all have one size.
+Events are integers, numbered from 0 for each device queue. All events have the same size.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Claimed = Mapping[int, Sequence[int]]
 
 
 class Harness:
-    """Offers events, sends what the schedule says, answers as told, and keeps the books."""
+    """Offer events, send the requests of the schedule, respond as the test requires, and record the outcomes."""
 
     def __init__(self, schedule: Schedule | None = None, **changes: object) -> None:
         self.limits = replace(LIMITS, **changes)  # type: ignore[arg-type]
@@ -49,7 +49,7 @@ class Harness:
         self.tenants: dict[int, int] = {}
         self.pending: dict[int, list[int]] = {}
         self.known: set[int] = set()
-        """Lanes that the schedule has not forgotten."""
+        """Device queues in the schedule."""
         self.offered: dict[int, int] = {}
         self.delivered: dict[int, list[int]] = {}
         self.dead_letters: dict[int, dict[int, DeadLetterCause]] = {}
@@ -62,7 +62,7 @@ class Harness:
         self.report(queue_id)
 
     def drop(self, queue_id: int, events: int) -> None:
-        """The outbox drops the lane's oldest events, by age or size."""
+        """Drop the oldest events of a device queue, as the outbox does by age or size."""
         del self.pending[queue_id][:events]
         self.report(queue_id)
 
@@ -87,24 +87,24 @@ class Harness:
         return step
 
     def sends(self) -> list[Send]:
-        """All that may be sent now."""
+        """Return all requests that may be sent now."""
         sends = []
         while isinstance(step := self.next(), Send):
             sends.append(step)
         return sends
 
     def send(self) -> Send:
-        """The one next request, waited for if need be."""
+        """Return the next request, and move the clock to its time."""
         while True:
             step = self.next()
             if isinstance(step, Send):
                 return step
-            assert step.until is not None, "nothing will ever be sent"
+            assert step.until is not None, "the schedule waits forever"
             assert step.until > self.now
             self.now = step.until
 
     def claimed(self, send: Send) -> dict[int, list[int]]:
-        """What the request holds, cut to size as the forwarder does."""
+        """Return the events of a request by queue id, cut to size as in the forwarder."""
         claimed: dict[int, list[int]] = {}
         used_bytes = 0
         for share in send.shares:
@@ -126,7 +126,7 @@ class Harness:
         after_ms: int = 10,
         u: float = 0.5,
     ) -> Claimed:
-        """The answer came: judge it, settle it. Returns what the request held."""
+        """Apply the response to a request and settle it. Return the events of the request by queue id."""
         sent_at = self.sent_at.pop(send)
         claimed = self.claimed(send)
         verdict = response(claimed) if callable(response) else response
@@ -147,7 +147,7 @@ class Harness:
         return claimed
 
     def round(self, response: Verdict | Callable[[Claimed], Verdict] = DELIVERED, *, u: float = 0.5) -> Claimed:
-        """Send the next request, waiting for it, and answer it."""
+        """Send the next request, also if it must be waited for, and respond to it."""
         return self.respond(self.send(), response, u=u)
 
     def drained(self, queue_id: int) -> bool:
@@ -159,7 +159,7 @@ def queues(send: Send) -> list[int]:
 
 
 def restarted(harness: Harness, *, same_boot: bool = True, unsettled: Sequence[Sequence[Share]] = ()) -> Harness:
-    """The same outbox after the relay died: pending events, packed windows and unsettled requests are all there is."""
+    """Return the same outbox after a crash: pending events, packed windows and unsettled requests survive."""
     after = Harness(Schedule(harness.limits))
     after.limits = harness.limits
     after.now = harness.now if same_boot else 5_000

@@ -1,4 +1,4 @@
-"""How long to wait after a failure."""
+"""Delays after a failure."""
 
 from __future__ import annotations
 

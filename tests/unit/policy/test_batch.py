@@ -1,4 +1,4 @@
-"""What goes into one request."""
+"""The body of one request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The size of a request's body on one endpoint: what was learned, within what is configured now."""
+"""The learned body size of one endpoint, within the configured limit."""
 
 from __future__ import annotations
 

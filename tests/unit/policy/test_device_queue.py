@@ -1,4 +1,4 @@
-"""A device's queue: its beat, and what it learns of a bad event at its front."""
+"""The phase of a device queue and the diagnosis of its first batch."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_quick_failures_do_not_mean_poison(queue: DeviceQueue) -> None:
 
 
 def test_failures_of_an_outage_do_not_count_towards_poison(queue: DeviceQueue) -> None:
-    """Others were served once, right after its first failure; then nobody was."""
+    """The only success of another device follows the first failure."""
     fail(queue, 1, 0)
     for i in range(1, 100):
         fail(queue, 1, i * 100_000, success_at=500)

@@ -1,4 +1,4 @@
-"""What is read out of the error pages of the usual servers and proxies."""
+"""The text of error pages of common servers and proxies."""
 
 from __future__ import annotations
 
@@ -66,5 +66,5 @@ def test_texts_that_are_not_error_pages(page: str, message: str) -> None:
 
 @pytest.mark.parametrize("part", ["<a", "<style", "<style><", "<script>", "<b", "<b>", "<b ", "<", " "])
 def test_a_page_made_to_be_slow_takes_linear_time(part: str) -> None:
-    """Within the test's time limit: were the time quadratic, 64 KiB of it would take minutes."""
+    """The time limit of the test fails a quadratic search, which would take minutes for 64 KiB."""
     html_text((part * 65536)[:65536], 500)

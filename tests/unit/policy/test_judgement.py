@@ -1,4 +1,4 @@
-"""What a verdict means for events, lanes and routes: the right column of the contract's section 7."""
+"""The consequences of a verdict for events, device queues and endpoints: section 7 of the contract, right column."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def state(harness: Harness, tenant: int = 1) -> str:
 
 
 def paused_ms(harness: Harness, tenant: int = 1) -> int:
-    """How long the route may not send from now."""
+    """Return the remaining pause of the endpoint."""
     return (harness.schedule.endpoint(tenant, harness.now).next_attempt_ms or harness.now) - harness.now
 
 
 def poisoned(*bad: int, verdict: Verdict = REJECTED):
-    """An upstream that does not want some events of lane 1."""
+    """Return an upstream that rejects some events of device queue 1."""
 
     def response(claimed: Claimed) -> Verdict:
         return verdict if set(bad) & set(claimed.get(1, ())) else DELIVERED
@@ -52,7 +52,7 @@ def poisoned(*bad: int, verdict: Verdict = REJECTED):
 
 
 def named(*bad: int):
-    """An upstream that names what it does not want, by index in the request."""
+    """Return an upstream that rejects events by their index in the request."""
 
     def response(claimed: Claimed) -> Verdict:
         events = [n for numbers in claimed.values() for n in numbers]
@@ -62,7 +62,7 @@ def named(*bad: int):
     return response
 
 
-# -- delivered and refused
+# -- delivered and rejected
 
 
 def test_delivered_events_are_removed() -> None:
@@ -158,7 +158,7 @@ def test_many_bad_events_in_a_row_are_all_found() -> None:
 
 @pytest.mark.parametrize("status", [402, 409, 415, 431])
 def test_an_endpoint_that_rejects_everything_with_a_general_status_is_misconfigured(status: int) -> None:
-    """Nothing gets through, whatever is sent: a few events are given up, then all is kept and probed slowly."""
+    """A few events become dead letters. The relay then retains all others and sends slow probes."""
     harness = Harness()
     for queue_id in range(20):
         harness.offer(queue_id, 500)
@@ -181,7 +181,7 @@ def test_an_unusual_4xx_to_one_bad_event_dead_letters_it() -> None:
 
 
 def test_a_url_that_rejects_every_event_does_not_drain_the_outbox() -> None:
-    """Some other endpoint's 422: after twenty events it is the route that is wrong, and one goes with each probe."""
+    """After twenty rejected events the endpoint is at fault. Each later probe dead-letters one event."""
     harness = Harness()
     for queue_id in range(20):
         harness.offer(queue_id, 500)
@@ -321,7 +321,7 @@ def test_a_permanent_body_limit_is_tested_at_growing_intervals() -> None:
 
 
 def use_up(harness: Harness, queue_id: int) -> None:
-    """Take all slots of a device's window but one."""
+    """Use all rate slots of a device except one."""
     for _ in range(harness.limits.device_per_window - 1):
         harness.offer(queue_id, harness.limits.max_events)
         harness.round()
@@ -446,7 +446,7 @@ def test_devices_share_requests_under_a_shared_limit() -> None:
     harness.schedule.flush(harness.now)
     harness.respond(harness.send(), LIMITED)
     assert sorted(len(queues(send)) for send in (harness.send(), harness.send())) == [1, 9], (
-        "who met the 429, and the others"
+        "the device with the 429, and the others"
     )
 
 
@@ -521,7 +521,7 @@ def test_a_success_of_the_same_device_does_not_hide_successes_of_others() -> Non
 
 @pytest.mark.parametrize("verdict", [FAILING, LIMITED, UNAUTHORIZED], ids=lambda verdict: type(verdict).__name__)
 def test_a_device_that_failed_while_others_succeeded_does_not_pause_the_endpoint(verdict: Verdict) -> None:
-    """Others are rare: half a minute goes by between their successes, but they come between its failures."""
+    """Successes of other devices are rare, every half minute, but they occur between the failures of this one."""
     harness = Harness()
     harness.offer(1, 500)
     harness.round(verdict)
@@ -537,7 +537,7 @@ def test_a_device_that_failed_while_others_succeeded_does_not_pause_the_endpoint
         assert queues(send) == [1]
         harness.respond(send, verdict)
         paused.append(paused_ms(harness))
-    assert max(paused) < 15_000, "no more than a pace"
+    assert max(paused) < 15_000, "at most the delay of a shared limit"
 
 
 def test_two_repeatedly_failing_devices_do_not_put_the_endpoint_at_fault() -> None:
@@ -635,7 +635,7 @@ def test_after_an_outage_devices_share_requests_immediately() -> None:
     assert len(queues(harness.send())) == 10
 
 
-# -- what needs a person
+# -- failures that need a person
 
 
 @pytest.mark.parametrize(
@@ -700,7 +700,7 @@ def test_each_tenant_has_its_own_endpoint() -> None:
 
 
 def test_a_response_without_sent_events_changes_nothing() -> None:
-    """What was to be sent had gone from the outbox: nobody asked the upstream."""
+    """The events had been removed from the outbox, so no request was sent."""
     harness = Harness()
     harness.offer(1, 5)
     send = harness.send()
@@ -714,7 +714,7 @@ SLOW = Failing("the request did not arrive", while_sending=True)
 
 
 def test_a_batch_that_times_out_while_the_relay_sends_it_is_halved_until_it_succeeds() -> None:
-    """The size that arrived is remembered, as after a 413; no event is blamed for the slow link."""
+    """The successful size is stored as after a 413, and no event becomes a dead letter because of a slow link."""
     harness = Harness()
     harness.offer(1, 500)
     requests: list[int] = []

@@ -1,4 +1,4 @@
-"""At most N sends in a window, counted from the answers; kept across restarts."""
+"""At most N requests in a window, counted from their responses, also across restarts."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_the_packed_state_is_small() -> None:
 
 
 def test_responses_later_than_the_clock_count_as_now() -> None:
-    """Some machines set monotonic time back across a suspend: a slot is then held one window, not longer."""
+    """Some machines set monotonic time back during a suspend. A rate slot must still be free after one window."""
     packed = full_at(9_000_000).pack(9_000_000, WINDOW_MS)
     window = Window.unpack(packed, 1_000, 1, same_boot=True)
     assert window.free_at(1_000, 1, WINDOW_MS) == 1_000 + WINDOW_MS + 1

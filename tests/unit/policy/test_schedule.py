@@ -1,4 +1,4 @@
-"""Pace, fairness and holds: when which lane may send how much."""
+"""Rates, fairness and pauses: which device queue sends which events, and when."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def test_a_device_sends_no_more_than_its_limit_in_a_window() -> None:
 
 
 def test_a_rate_slot_is_free_one_window_after_the_response_not_after_the_request() -> None:
-    """The upstream may have seen the request at any moment before its answer: just before it, on a slow network."""
+    """On a slow network the upstream may receive the request immediately before it responds."""
     harness = Harness(device_per_window=1)
     harness.offer(1, 1_000)
     harness.respond(harness.send(), after_ms=20_000)
@@ -238,7 +238,7 @@ def test_a_new_device_waits_for_at_most_one_turn_of_the_others() -> None:
 
 
 def test_a_tenant_without_devices_is_removed() -> None:
-    """A tenant is whatever an app writes: ten thousand of them must not stay."""
+    """Apps can invent tenants, so their number must stay bounded."""
     harness = Harness()
     for queue_id in range(1_000):
         harness.offer(queue_id, tenant=queue_id)
@@ -282,7 +282,7 @@ def test_a_paused_device_queue_does_not_block_others() -> None:
     assert sorted(queue_id for send in harness.sends() for queue_id in queues(send)) == [1, 3]
 
 
-# -- company
+# -- requests of several devices
 
 
 @pytest.mark.parametrize(("mix", "together"), [("never", 1), ("when_ip_limited", 1), ("always", 6)])
@@ -537,7 +537,7 @@ def test_an_unsettled_request_without_events_is_ignored() -> None:
     assert not after.send().exact
 
 
-# -- forgetting
+# -- removal of idle device queues
 
 
 def test_an_idle_device_queue_is_removed_after_one_window() -> None:
@@ -586,7 +586,7 @@ def test_a_device_queue_in_use_is_not_removed() -> None:
 
 
 def test_a_busy_device_queue_is_listed_once() -> None:
-    """Memory of an idle list is bounded by the number of lanes, not of requests."""
+    """The list of empty device queues is bounded by their number and not by the number of requests."""
     harness = Harness()
     for _ in range(100):
         harness.offer(1)
@@ -599,7 +599,7 @@ def test_a_busy_device_queue_is_listed_once() -> None:
     assert Schedule(LIMITS).forget_idle(harness.now, 10) == []
 
 
-# -- for people
+# -- views
 
 
 def test_the_busiest_and_the_longest_paused_devices_are_listed_first() -> None:
@@ -632,7 +632,7 @@ def test_a_limited_list_begins_with_requested_and_failing_endpoints() -> None:
 
 
 def test_endpoints_are_counted_by_state_at_each_change() -> None:
-    """The keep-alive reads them each second: views of 60,000 made-up tenants took 45 ms of events' time."""
+    """The service reads the numbers each second. Views of 60,000 invented tenants would take 45 ms of its time."""
     harness = Harness()
     harness.offer(1, 1_000, tenant=1)
     harness.offer(2, 500, tenant=2)
@@ -692,7 +692,7 @@ def test_a_mixed_batch_on_a_closing_connection_is_sent_again_unchanged() -> None
 
 
 def harness_with_two_slots(*, succeeded: bool, devices: int = 100) -> Harness:
-    """A desk with many due devices and two request slots."""
+    """Return a harness with many due devices and two request slots."""
     harness = Harness(max_in_flight=2)
     if succeeded:
         harness.offer(1)
@@ -729,7 +729,7 @@ def test_a_request_that_makes_progress_again_occupies_its_request_slot_again() -
 
 @pytest.mark.parametrize(("succeeded", "connections"), [(True, 16), (False, 4)])
 def test_stalled_requests_occupy_at_most_eight_times_the_request_slots(succeeded: bool, connections: int) -> None:
-    """A quarter of these for an endpoint that served nobody lately."""
+    """An endpoint without recent success uses at most a quarter of the connections."""
     harness = harness_with_two_slots(succeeded=succeeded)
     sent: list[Send] = []
     while sends := harness.sends():

@@ -1,4 +1,4 @@
-"""A shared ceiling: halved when somebody else draws on it, tried from below, taken back, forgotten."""
+"""The rate of a shared limit: its reduction, its steps and its removal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ WINDOW_MS = 60_000
 
 
 class LimitUnderTest:
-    """A ceiling whose pace is used to the full, or not, window by window."""
+    """A shared limit whose rate is used fully or not at all in each window."""
 
     def __init__(self, rate: float) -> None:
         self.now = 1_000_000
@@ -16,7 +16,7 @@ class LimitUnderTest:
         self.history = RequestHistory()
 
     def window(self, *, used: bool = True) -> bool:
-        """One window goes by; True if the ceiling is forgotten at its end."""
+        """Advance by one window. Return whether the limit is removed at its end."""
         rate = self.shared_limit.rate
         windows = max(1, int(1 / rate))
         for _ in range(max(1, int(rate)) if used else 0):

@@ -1,4 +1,4 @@
-"""One alarm for each thing, the earliest that was asked for."""
+"""One timer for each item, set to the earliest requested time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The time by the upstream's Date headers, whatever our own clock shows."""
+"""The true time from the Date headers of the upstreams, independent of the wall clock."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ NOON = 1_795_420_800_000
 
 
 def time_after(*responses: tuple[int, int, int], wall_ms: int = 0) -> TrueTime:
-    """(date, sent, came), each in milliseconds after noon or after our start; the wall clock was never set."""
+    """Return the time after responses of (date, sent, received), in milliseconds after noon or after the start."""
     true_time = TrueTime()
     for date_ms, sent_at, received_at in responses:
         true_time.learn(NOON + date_ms, sent_at, received_at, wall_ms)
@@ -46,7 +46,7 @@ def test_true_time_advances_with_monotonic_time() -> None:
 
 
 def test_several_responses_give_a_more_accurate_time() -> None:
-    """A slow answer leaves 21 s open, a quick one just before the second turns 20 ms."""
+    """A slow response leaves an error of 21 s, and a fast one just before the next second leaves 20 ms."""
     true_time = time_after((10_000, 0, 20_000), (29_000, 19_000, 19_010), (30_000, 19_020, 19_030))
     now_ms = true_time.now_ms(19_030)
     assert now_ms is not None
@@ -74,7 +74,7 @@ HOUR_MS = 3_600_000
 
 
 def learned(*dates: tuple[str, int], wall_ms: int = 0, origins: tuple[str, ...] = (A, B)) -> TrueTimes:
-    """Return what is known after responses at monotonic 0: (origin, its clock in milliseconds after noon)."""
+    """Return the times after responses of (origin, its clock in milliseconds after noon) at monotonic time 0."""
     times = TrueTimes(origins)
     for origin, date_ms in dates:
         times.learn(origin, NOON + date_ms, 0, 0, wall_ms)
@@ -126,7 +126,7 @@ def test_one_origin_does_not_confirm_the_contradiction_of_another() -> None:
         "they disagree",
         "one is unknown",
         "one is unknown and the wall clock was never set",
-        "they disagree and the wall clock was never set: the default endpoint's",
+        "they disagree and the wall clock was never set: the first origin counts",
         "nothing is known",
     ],
 )
