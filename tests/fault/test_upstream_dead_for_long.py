@@ -35,7 +35,7 @@ def test_requests_to_a_dead_upstream_are_few(
         faults=[Fault(kind, SINCE_MS, until_ms)],
     )
     world = World(plan, seed=1)
-    run(world.live())
+    run(world.simulate())
     check_all(world)
     tries = [request for request in world.upstream.sent if SINCE_MS <= request.sent_at < until_ms]
     assert 3 * hours < len(tries) <= per_hour * hours
