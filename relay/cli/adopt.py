@@ -1,4 +1,4 @@
-"""`relay adopt`: decide about the events that a cloned installation found in its outbox."""
+"""`relay adopt`: send or drop the events that a cloned installation found in its outbox."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _EVENTS_AT_ONCE = 4096
 def command(config_file: Path | None, discard: bool, as_json: bool) -> None:
     """Send the quarantined events of another machine, or drop them with --discard.
 
-    An outbox that was copied from another machine, or that moved with its disk, quarantines its pending events: the
-    original may send them, too. Works on the outbox directly if no relay is running.
+    If an outbox was copied from another machine, or its disk was moved, the relay quarantines the pending events,
+    because the original may send them, too. Without a running relay, the command opens the outbox directly.
     """
     settings = load_client_settings(config_file)
     done = "discarded" if discard else "adopted"
@@ -34,7 +34,7 @@ def command(config_file: Path | None, discard: bool, as_json: bool) -> None:
 
 
 def _through_relay(client: RelayClient, discard: bool, done: str) -> int:
-    """Return the number of moved events. Raises Failed if the remainder does not shrink: then it is not a relay's."""
+    """Return the number of moved events. Raises Failed if the remainder does not shrink, as it does for a relay."""
     path = f"/quarantine/{'discard' if discard else 'adopt'}"
     events = 0
     before: int | None = None
@@ -53,7 +53,8 @@ def _through_relay(client: RelayClient, discard: bool, done: str) -> int:
 
 
 def _on_disk(settings: OutboxSettings, discard: bool) -> int:
-    from relay.cli.outbox_on_disk import open_on_disk  # noqa: PLC0415 - slow to import, and needed without a relay only
+    """Return the number of moved events. Raises Failed."""
+    from relay.cli.outbox_on_disk import open_on_disk  # noqa: PLC0415 - slow to import, needed without a relay only
 
     with open_on_disk(settings) as disk:
         outbox = disk.outbox

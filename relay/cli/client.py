@@ -49,7 +49,7 @@ class RelayClient:
         self._is_relay = False
 
     def is_there(self) -> bool:
-        """Return whether a relay listens there. Raises Failed if another server does, or if there is no response."""
+        """Return whether a relay listens there. Raises Failed if another server does, or without a response."""
         try:
             self._require_relay()
         except (ConnectionRefusedError, FileNotFoundError):

@@ -123,7 +123,7 @@ def has_ops(settings: Settings) -> bool:
 
 
 def ops_place(settings: Settings) -> Place:
-    """Return the address of the operations interface. Raises Failed if there is none."""
+    """Return the address of the operations interface. Raises Failed without one."""
     return _place(settings.ops.listen, "ops.listen") if settings.ops.listen else apps_place(settings)
 
 

@@ -1,7 +1,7 @@
-"""`relay dead`: look at what the upstream refused, send it again, or let it go.
+"""`relay dead`: inspect, requeue, discard and export dead letters.
 
-Goes through the running relay; where none answers, to the outbox itself. What changes anything says
-which letters it means; a choice is never implied.
+The commands use the running relay. If no relay responds, they open the outbox itself. A command that changes dead
+letters requires an explicit selection.
 """
 
 from __future__ import annotations
@@ -31,36 +31,38 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 
 
 def _filled(_: click.Context, option: click.Parameter, text: str | None) -> str | None:
-    """What a script's unset variable leaves behind must not mean "all"."""
+    """Reject an empty text: a script's unset variable must not select all dead letters."""
     if text == "":
-        raise click.BadParameter("is empty: leave the option out, or say which ones", param=option)
+        raise click.BadParameter("is empty: give a value, or omit the option", param=option)
     return text
 
 
 def filter_options(function: Function) -> Function:
-    """--device, --reason and --search."""
+    """Add --device, --reason and --search."""
     reasons = click.Choice(get_args(DeadReason))
-    search = "Those with this text in the event, the device or the upstream's words, in any case."
+    search = "Select by a text in the event, the device or the upstream's message (case-insensitive)."
     function = click.option("--search", type=Utf8(), metavar="TEXT", callback=_filled, help=search)(function)
-    function = click.option("--reason", type=reasons, help="Those given up for this reason.")(function)
-    device = "Those of this device_id."
+    function = click.option("--reason", type=reasons, help="Select by reason.")(function)
+    device = "Select by device_id."
     return click.option("--device", type=Utf8(), metavar="ID", callback=_filled, help=device)(function)
 
 
 def choice_options(function: Function) -> Function:
-    """IDS, --device, --reason, --search, --all."""
-    function = click.option("--all", "every", is_flag=True, help="All of them.")(filter_options(function))
+    """Add IDS, --device, --reason, --search and --all."""
+    function = click.option("--all", "every", is_flag=True, help="Select all dead letters.")(filter_options(function))
     return click.argument("ids", nargs=-1, type=click.IntRange(min=1))(function)
 
 
 @click.group("dead", context_settings={"help_option_names": ["-h", "--help"]})
 def command() -> None:
-    """The dead letters: events that the upstream refused, with its words."""
+    """Manage dead letters: events that could not be delivered, with the upstream's message."""
 
 
 @command.command("list")
 @filter_options
-@click.option("--limit", default=PAGE, show_default=True, type=click.IntRange(min=1), help="The oldest so many.")
+@click.option(
+    "--limit", default=PAGE, show_default=True, type=click.IntRange(min=1), help="Maximum number of dead letters."
+)
 @json_option
 @config_option
 def list_letters(limit: int, as_json: bool, config_file: Path | None, **matching: str | None) -> None:
@@ -73,9 +75,9 @@ def list_letters(limit: int, as_json: bool, config_file: Path | None, **matching
         return
     keys = ("reason", "platform", "device_id", "dead_at", "words")
     rows = [[str(letter["id"]), *(letter[key] for key in keys)] for letter in found[:limit]]
-    click.echo(table(("id", "reason", "platform", "device", "since", "words"), rows) if rows else "none")
+    click.echo(table(("id", "reason", "platform", "device", "since", "message"), rows) if rows else "none")
     if more:
-        click.echo("there are more: raise --limit", err=True)
+        click.echo("more dead letters exist: raise --limit", err=True)
 
 
 @command.command("show")
@@ -83,11 +85,11 @@ def list_letters(limit: int, as_json: bool, config_file: Path | None, **matching
 @json_option
 @config_option
 def show(letter_id: int, as_json: bool, config_file: Path | None) -> None:
-    """Show one with the event as it was sent."""
+    """Show one dead letter with its event as it was sent."""
     with _letters(config_file) as letters:
         letter = letters.find(letter_id)
     if letter is None:
-        raise exits.Failed(f"no dead letter has the id {letter_id}; `relay dead list` has them all")
+        raise exits.Failed(f"no dead letter has the id {letter_id}; `relay dead list` lists all ids")
     if as_json:
         click.echo(json.dumps(letter))
         return
@@ -101,9 +103,9 @@ def show(letter_id: int, as_json: bool, config_file: Path | None) -> None:
 @json_option
 @config_option
 def requeue(ids: Sequence[int], every: bool, as_json: bool, config_file: Path | None, **matching: str | None) -> None:
-    """Let dead letters wait again, to be sent as if they were new.
+    """Send dead letters again, as if they were new events.
 
-    Chosen by IDS, --device, --reason, --search or --all, as they are when the command begins.
+    Select them by IDS, --device, --reason, --search or --all. Later dead letters are not affected.
     """
     chosen = Filter(**matching)
     _require_choice(every, ids, chosen)
@@ -113,28 +115,30 @@ def requeue(ids: Sequence[int], every: bool, as_json: bool, config_file: Path | 
 
 @command.command("discard")
 @choice_options
-@click.option("--yes", is_flag=True, help="Do not ask before discarding all.")
+@click.option("--yes", is_flag=True, help="Discard all without confirmation.")
 @json_option
 @config_option
 def discard(
     ids: Sequence[int], every: bool, yes: bool, as_json: bool, config_file: Path | None, **matching: str | None
 ) -> None:
-    """Forget dead letters for good.
+    """Delete dead letters permanently.
 
-    Chosen by IDS, --device, --reason, --search or --all, as they are when the command begins.
+    Select them by IDS, --device, --reason, --search or --all. Later dead letters are not affected.
     """
     chosen = Filter(**matching)
     _require_choice(every, ids, chosen)
     if every and not yes:
-        click.confirm("Forget all dead letters for good?", abort=True, err=True)
+        click.confirm("Delete all dead letters permanently?", abort=True, err=True)
     with _letters(config_file) as letters:
         _move(letters, letters.discard, "discarded", as_json, ids, chosen)
 
 
 @command.command("export")
 @choice_options
-@click.option("--output", "-o", metavar="FILE", type=click.Path(path_type=Path), help="A new file, mode 0600.")
-@click.option("--json", "as_json", is_flag=True, help="Print how many as JSON; the letters are NDJSON in any case.")
+@click.option(
+    "--output", "-o", metavar="FILE", type=click.Path(path_type=Path), help="Write to a new file with mode 0600."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the count as JSON. The dead letters are always NDJSON.")
 @config_option
 def export(
     ids: Sequence[int],
@@ -146,7 +150,7 @@ def export(
 ) -> None:
     """Write dead letters as NDJSON, to standard output or FILE.
 
-    All of them, unless IDS, --device, --reason or --search say otherwise.
+    Exports all dead letters, unless IDS, --device, --reason or --search select some.
     """
     chosen = Filter(**matching)
     if ids or any(chosen):
@@ -157,20 +161,20 @@ def export(
             click.echo(json.dumps(letter), file=file)
             count += 1
             step(1)
-    # standard output may be the export
+    # Without --output, standard output contains the export.
     click.echo(json.dumps({"exported": count}) if as_json else f"{count} exported", err=not as_json or output is None)
 
 
 @contextmanager
 def _letters(config_file: Path | None) -> Iterator[DeadLetters]:
-    """The running relay's, else the outbox's. Raises Failed."""
+    """Yield the dead letters of the running relay, or of the outbox if no relay runs. Raises Failed."""
     settings = load_client_settings(config_file)
     if has_ops(settings):
         client = RelayClient(ops_place(settings), settings.ops.token)
         if client.is_there():
             yield RemoteDeadLetters(client)
             return
-    # the outbox is slow to import, and needed for this only
+    # The outbox is slow to import, and a running relay makes it unnecessary.
     from relay.cli.dead_letters_on_disk import DeadLettersOnDisk  # noqa: PLC0415
     from relay.cli.outbox_on_disk import open_on_disk  # noqa: PLC0415
 
@@ -180,13 +184,13 @@ def _letters(config_file: Path | None) -> Iterator[DeadLetters]:
 
 def _require_choice(every: bool, ids: Sequence[int], chosen: Filter) -> None:
     if every == bool(ids or any(chosen)):
-        raise click.UsageError("say which: IDS, --device, --reason or --search, or --all alone")
+        raise click.UsageError("select dead letters by IDS, --device, --reason or --search, or give --all alone")
     if ids and any(chosen):
-        raise click.UsageError("give IDS, or --device, --reason and --search")
+        raise click.UsageError("IDS cannot be combined with --device, --reason and --search")
 
 
 def _chosen(letters: DeadLetters, ids: Sequence[int], chosen: Filter) -> Iterator[Letter]:
-    """Raises Failed for an id that is not there."""
+    """Yield the selected dead letters. Raises Failed for an unknown id."""
     if not ids:
         yield from each(letters, chosen)
     for letter_id in ids:
@@ -198,7 +202,7 @@ def _chosen(letters: DeadLetters, ids: Sequence[int], chosen: Filter) -> Iterato
 
 def _ids(letters: DeadLetters, chosen: Filter) -> list[int]:
     found = []
-    with progress("looking for them") as step:
+    with progress("searching") as step:
         for letter in each(letters, chosen, with_bodies=False):
             found.append(letter["id"])
             step(1)
@@ -213,7 +217,7 @@ def _move(
     ids: Sequence[int],
     chosen: Filter,
 ) -> None:
-    """Requeue or discard what is chosen, a page at a time, under a progress bar."""
+    """Requeue or discard the selected dead letters, one page at a time, with a progress bar."""
     wanted = list(dict.fromkeys(ids)) or _ids(letters, chosen)
     moved = 0
     try:
@@ -223,16 +227,16 @@ def _move(
                 moved += move(page)
                 step(len(page))
     except exits.Failed as failed:
-        # of the page that failed some may have moved too
+        # The relay may have moved some dead letters of the failed page.
         raise exits.Failed(f"{failed.message}\n{done} so far: {moved} of {len(wanted)}", failed.exit_code) from failed
     click.echo(json.dumps({done: moved}) if as_json else f"{moved} {done}")
     if ids and moved < len(wanted):
-        raise exits.Failed(f"{len(wanted) - moved} of these ids were not there")
+        raise exits.Failed(f"{len(wanted) - moved} of these ids do not exist")
 
 
 @contextmanager
 def _opened(output: Path | None) -> Iterator[IO[str]]:
-    """Standard output, or a new file that nobody else may read. Raises Failed."""
+    """Yield standard output, or a new file that only its owner may read. Raises Failed."""
     if output is None:
         yield sys.stdout
         return

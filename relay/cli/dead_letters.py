@@ -1,7 +1,7 @@
-"""The dead letters as the command line works on them, wherever they are: in a running relay or on the disk.
+"""The interface of `relay dead` to dead letters, in a running relay or on the disk.
 
-A letter is the JSON object of `GET /dead-letters`. What is requeued or discarded is named by id: what
-the upstream refuses a second time is a new dead letter, and must not be requeued in an endless round.
+A letter is the JSON object of `GET /dead-letters`. Requeue and discard use ids: an event that the upstream rejects
+again becomes a new dead letter, which the same command must not requeue in an endless loop.
 """
 
 from __future__ import annotations
@@ -14,45 +14,48 @@ from relay.cli.shape import Optional
 
 PATH = "/dead-letters"
 PAGE = 100
-"""Letters asked for, or moved, at once."""
+"""Maximum number of letters per request."""
 
 Letter = dict[str, Any]
 LETTER = {"id": int, "reason": str, "platform": str, "device_id": str, "dead_at": str, "words": str}
-"""The fields that commands use."""
+"""Shape of the fields that the commands use."""
 
 
 class Filter(NamedTuple):
-    """Those that match every given field; all if none is."""
+    """Select the letters that match every given field, or all letters if no field is given."""
 
     device: str | None = None
     reason: str | None = None
     search: str | None = None
-    """A text anywhere in the letter, in any case."""
+    """A text anywhere in the letter (case-insensitive)."""
 
 
 class Page(NamedTuple):
+    """Part of a listing."""
+
     letters: Sequence[Letter]
     next_after: int | None
-    """The id to go on after, None at the end; a search may find nothing on a page and more on the next."""
+    """The id after which the next page starts, None at the end. A page of a search may be empty before the end."""
 
 
 class DeadLetters(Protocol):
-    """Raises Failed where the relay or the outbox cannot."""
+    """Access to dead letters. Every method raises Failed if the relay or the outbox fails."""
 
     def page(self, chosen: Filter, after: int, *, with_bodies: bool) -> Page:
-        """Up to PAGE letters with id > `after`, by id."""
+        """Return up to PAGE letters with id > `after`, in order of their ids."""
 
-    def find(self, letter_id: int) -> Letter | None: ...
+    def find(self, letter_id: int) -> Letter | None:
+        """Return the letter, or None if it does not exist."""
 
     def requeue(self, ids: Sequence[int]) -> int:
-        """How many of these (at most PAGE) were there, and wait again now."""
+        """Requeue at most PAGE letters. Return the number of letters that existed."""
 
     def discard(self, ids: Sequence[int]) -> int:
-        """How many of these (at most PAGE) were there, and are gone now."""
+        """Delete at most PAGE letters. Return the number of letters that existed."""
 
 
 class RemoteDeadLetters:
-    """Those of a running relay."""
+    """The dead letters of a running relay."""
 
     def __init__(self, client: RelayClient) -> None:
         self._client = client
@@ -84,7 +87,7 @@ class RemoteDeadLetters:
 
 
 def each(letters: DeadLetters, chosen: Filter, *, with_bodies: bool = True) -> Iterator[Letter]:
-    """All that match, by id, a page at a time."""
+    """Yield all matching letters in order of their ids, and read one page at a time."""
     after: int | None = 0
     while after is not None:
         page, after = letters.page(chosen, after, with_bodies=with_bodies)

@@ -1,6 +1,6 @@
 """The dead letters of an outbox that no relay holds.
 
-Imports the whole outbox, so it is imported only when no relay answers.
+This module imports the whole outbox. It is therefore imported only if no relay responds.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from relay.outbox import Selection
 
 
 class DeadLettersOnDisk:
-    """Those of an open outbox."""
+    """The dead letters of an open outbox."""
 
     def __init__(self, disk: OutboxOnDisk) -> None:
         self._disk = disk

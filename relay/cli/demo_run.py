@@ -1,7 +1,7 @@
-"""`relay demo`: a sandbox upstream, a relay and simulated boxes in one process, for a first look.
+"""`relay demo`: a sandbox upstream, a relay and simulated devices in one process.
 
-Everything is real but the upstream: the sandbox enforces the real limits. Its state lives in a
-directory that is removed at the end. The usual ports are taken if they are free, else any.
+The sandbox enforces the limits of the real upstream. The outbox is in a directory that is removed at the end. The
+demo uses the default ports if they are free, and other ports otherwise.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _EVENTS_PER_DEVICE_PER_S = 0.5
 
 
 def main(devices: int, seconds: int | None) -> int:
-    """Run until Ctrl-C, SIGTERM or for `seconds`; the exit code."""
+    """Run for `seconds`, or until Ctrl-C or SIGTERM. Return the exit code."""
     with (
         tempfile.TemporaryDirectory(prefix="relay-demo-") as directory,
         asyncio.Runner(loop_factory=event_loop_factory()) as runner,
@@ -61,7 +61,7 @@ async def _demo(directory: Path, devices: int, seconds: int | None) -> int:
     death = await service.wait()
     await tasks.cancel_all()
     await service.stop()
-    click.echo(f"\nAt the end the sandbox had {_got(sandbox)}.")
+    click.echo(f"\nThe sandbox received {_received(sandbox)}.")
     await sandbox.stop()
     return EXIT_DIED if death else EXIT_OK
 
@@ -79,7 +79,7 @@ def _settings(url: str, directory: Path) -> Settings:
 
 
 def _free(address: str, kind: socket.SocketKind) -> str:
-    """The usual address if it can be had, else any port of it."""
+    """Return `address` if its port is free, otherwise its host with port 0."""
     host, _, port = address.rpartition(":")
     with socket.socket(socket.AF_INET, kind) as probe:
         if kind is socket.SOCK_STREAM:
@@ -93,10 +93,10 @@ def _free(address: str, kind: socket.SocketKind) -> str:
 
 def _introduction(http: str, udp: str, upstream: str, devices: int) -> str:
     return f"""
-A relay runs here, with {devices} simulated TV boxes that send it events, and a sandbox in place of the upstream.
+A relay is running. {devices} simulated TV boxes send events to it, and a sandbox replaces the upstream.
 
-  apps post to       http://{http}/v1/events
-  or send to         udp {udp}
+  apps POST to       http://{http}/v1/events
+  or send UDP to      {udp}
   status page        http://{http}/
   status             http://{http}/status.json
   metrics            http://{http}/metrics
@@ -107,25 +107,25 @@ Send an event of your own from a second terminal:
   curl -i http://{http}/v1/events -H 'Content-Type: application/json' -d '{{"event_type": "post.view", "tenant_id": 1, \
 "source": {{"platform": "tv", "device_id": "my-box"}}}}'
 
-It answers 202 once the event is on disk, and the event is upstream within 5 seconds. Ctrl-C ends it all.
+The relay responds with 202 after it has stored the event, and delivers it within 5 seconds. Press Ctrl-C to stop.
 """
 
 
 async def _report(service: Service, sandbox: Sandbox) -> None:
-    """One line now and then: in, waiting, out."""
+    """Print the totals every few seconds."""
     while True:
         await asyncio.sleep(_REPORT_EVERY_S)
         ledger = service.outbox.ledger()
         click.echo(
             f"accepted {ledger.accepted:,}   pending {ledger.pending:,}   delivered {ledger.delivered:,}   "
-            f"sandbox: {_got(sandbox)}"
+            f"sandbox: {_received(sandbox)}"
         )
 
 
-def _got(sandbox: Sandbox) -> str:
+def _received(sandbox: Sandbox) -> str:
     report = sandbox.report()
     return (
         f"{report.distinct:,} events of {report.devices} devices in {report.requests:,} requests, "
         f"{report.duplicates} duplicates, {report.order_breaks} order breaks, "
-        f"{report.most_of_device} requests of a device at most in any window"
+        f"at most {report.most_of_device} requests of one device in a window"
     )

@@ -23,7 +23,7 @@ _STATUS = re.compile(rb"HTTP/1\.[01] ([2-5][0-9]{2})(?: |\r\n)")
 
 
 class InvalidHttp(Exception):
-    """The response is not complete HTTP/1.x, or it is too large. The message names what was received."""
+    """The response is not complete HTTP/1.x, or it is too large. The message names the received data."""
 
 
 class RawResponse(NamedTuple):
@@ -71,7 +71,7 @@ class _Stream:
 def exchange(
     place: Place, method: str, path: str, headers: Mapping[str, str], body: bytes | None, timeout_s: float
 ) -> RawResponse:
-    """Return the response. Raises OSError if there is none within `timeout_s`, InvalidHttp if it is not HTTP/1.x."""
+    """Return the response. Raises OSError without one in `timeout_s`, and InvalidHttp if it is not HTTP/1.x."""
     lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
     if body is not None:
         lines.append(f"Content-Length: {len(body)}")

@@ -1,7 +1,7 @@
-"""An outbox that no relay holds: this process takes its lock for the time being.
+"""Access to an outbox that no relay holds. The command holds the outbox's lock meanwhile.
 
-A broken file stays as it is: only the relay quarantines it, and logs that.
-Imports the whole outbox, so it is imported only when no relay answers.
+A broken database file is not changed, because only the relay quarantines files.
+This module imports the whole outbox. It is therefore imported only if no relay responds.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 class OutboxOnDisk:
-    """An open outbox; `run` waits for one of its calls."""
+    """An open outbox. `run` runs one of its calls to the end."""
 
     def __init__(self, path: Path, outbox: SqliteOutbox, runner: asyncio.Runner) -> None:
         self.outbox = outbox
@@ -46,14 +46,14 @@ class OutboxOnDisk:
 
 @contextmanager
 def open_on_disk(settings: OutboxSettings) -> Iterator[OutboxOnDisk]:
-    """Open the outbox for the time of the block. Raises Failed (75 if another process holds it)."""
+    """Open the outbox for the duration of the block. Raises Failed (75 if another process holds it)."""
     if not _is_there(settings.path):
         what_to_do = (
             "set outbox.path, or STATE_DIRECTORY as systemd does for its unit"
             if is_config_named()
             else "name the relay's configuration with --config"
         )
-        raise exits.Failed(f"no relay answers, and there is no outbox at {settings.path}: {what_to_do}")
+        raise exits.Failed(f"no relay responds, and {settings.path} does not exist: {what_to_do}")
     with _unlogged(), asyncio.Runner() as runner:
         outbox, tasks = runner.run(_open(settings))
         try:
@@ -63,11 +63,11 @@ def open_on_disk(settings: OutboxSettings) -> Iterator[OutboxOnDisk]:
 
 
 def _is_there(path: Path) -> bool:
-    """Raises Failed if this user is not told."""
+    """Return whether the outbox file exists. Raises Failed if this user cannot look it up."""
     try:
         return files.identity(path) is not None
     except OSError as error:
-        raise _closed_to_us(path, error) from error
+        raise _inaccessible(path, error) from error
 
 
 async def _open(settings: OutboxSettings) -> tuple[SqliteOutbox, Tasks]:
@@ -76,7 +76,7 @@ async def _open(settings: OutboxSettings) -> tuple[SqliteOutbox, Tasks]:
     try:
         await outbox.open()
         loading = tasks.start("load", outbox.load(lambda queue_id, key, events, body_bytes: None))
-        # answered after the load; where the disk fails, the load waits for it to heal, and this does not
+        # This call returns after the load, and raises if the disk fails. The load itself would wait for the disk.
         await outbox.dead_letters(Selection(ids=(1,)), 1)
         await loading
     except OutboxError as error:
@@ -91,18 +91,18 @@ async def _close(outbox: Outbox, tasks: Tasks) -> None:
 
 
 def _failed(path: Path, error: OutboxError) -> exits.Failed:
-    """Why an outbox cannot be opened, or used."""
+    """Return the error for an outbox that cannot be opened or used."""
     if isinstance(error, OutboxLocked):
-        return exits.Failed(f"no relay answers where the configuration says, but {error}", exits.OUTBOX_LOCKED)
+        return exits.Failed(f"no relay responds at the configured address, but {error}", exits.OUTBOX_LOCKED)
     cause = error.__cause__
     if isinstance(cause, PermissionError):
-        return _closed_to_us(path, cause)
+        return _inaccessible(path, cause)
     if cause is not None and is_broken(cause):
         return exits.Failed(str(broken(path, str(cause))))
     return exits.Failed(str(error))
 
 
-def _closed_to_us(path: Path, error: OSError) -> exits.Failed:
+def _inaccessible(path: Path, error: OSError) -> exits.Failed:
     what_to_do = (
         "run this as root, or as the user of the relay" if isinstance(error, PermissionError) else "check outbox.path"
     )
@@ -111,7 +111,7 @@ def _closed_to_us(path: Path, error: OSError) -> exits.Failed:
 
 @contextmanager
 def _unlogged() -> Iterator[None]:
-    """What an outbox logs is for a relay's log; here errors are told, and standard output is the answer."""
+    """Suppress the outbox's log: commands report errors themselves, and standard output is their result."""
     before = structlog.get_config()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     try:

@@ -1,4 +1,4 @@
-"""`relay prepare-image`: make this installation ready to be cloned."""
+"""`relay prepare-image`: prepare this installation for cloning."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from relay.config import OutboxSettings
 
 @click.command("prepare-image")
 @config_option
-@click.option("--discard", is_flag=True, help="Drop pending events; without it they are a reason to stop.")
+@click.option("--discard", is_flag=True, help="Drop pending events. Without it, pending events end the command.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(config_file: Path | None, discard: bool, as_json: bool) -> None:
-    """Prepare this installation for cloning: no pending event and no installation id goes into the image.
+    """Remove the installation id, so that the disk image can be cloned.
 
-    Stop the relay first. Exits with 75 while one runs, and with 1, without a change, if events are pending and
+    Stop the relay first. Exits with 75 while a relay runs. Exits with 1 and changes nothing if events are pending and
     --discard is not given.
     """
     settings = load_client_settings(config_file)

@@ -1,8 +1,8 @@
-"""What `relay run` imports, imported fast: a box that starts again shall keep events again soon.
+"""Speed up the imports of `relay run`, so that a restarted device stores events again soon.
 
-Two things cost a third of the time and bring nothing: aiohttp reads the system's certificate authorities
-when it is imported, for a default that nobody here uses (`forward.upstream` makes its own); and the garbage
-collector walks again and again over what modules are made of, none of which is ever garbage.
+Two causes take a third of the import time without a benefit. On import, aiohttp reads the system's certificate
+authorities for a default context that the relay does not use (`forward.upstream` creates its own). The garbage
+collector repeatedly scans the objects of the loaded modules, none of which becomes garbage.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from typing import Any
 
 @contextmanager
 def quick_imports() -> Iterator[None]:
-    """For imports only. What is imported by then stays out of the collector's sight for good."""
-    made = ssl.create_default_context
-    ssl.create_default_context = _trusting_nobody
+    """Run imports in the block. Exclude the objects created so far from garbage collection permanently."""
+    original = ssl.create_default_context
+    ssl.create_default_context = _context_without_authorities
     gc.disable()
     try:
         yield
     finally:
-        ssl.create_default_context = made
+        ssl.create_default_context = original
         gc.freeze()
         gc.enable()
 
 
-def _trusting_nobody(*_: Any, **__: Any) -> ssl.SSLContext:
-    """A context that verifies and knows no authority: whoever used it by mistake would connect to nobody."""
+def _context_without_authorities(*_: Any, **__: Any) -> ssl.SSLContext:
+    """Return a context that verifies without any authority. A connection that used it by mistake would fail."""
     return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

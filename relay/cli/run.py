@@ -1,4 +1,4 @@
-"""`relay run`: the sidecar itself."""
+"""`relay run`: run the relay."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ with quick_imports():
 @click.command("run")
 @config_option
 def command(config_file: Path | None) -> None:
-    """Run the relay until SIGTERM or SIGINT; SIGHUP reads the configuration again.
+    """Run the relay until SIGTERM or SIGINT. SIGHUP reloads the configuration.
 
-    Exits with 75 if another relay, or `relay dead`, holds the outbox, with 78 if the configuration is wrong.
+    Exits with 75 if another process holds the outbox, and with 78 if the configuration is invalid.
     """
     try:
         process.end(run_service.main(find_config_file(config_file, os.environ)))

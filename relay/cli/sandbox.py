@@ -1,4 +1,4 @@
-"""`relay sandbox`: the stand-in upstream, for app developers without network or key."""
+"""`relay sandbox`: run a stand-in upstream, for app developers without network or key."""
 
 from __future__ import annotations
 
@@ -23,15 +23,20 @@ EXAMPLE = (
 
 @click.command("sandbox")
 @click.option(
-    "--listen", default="127.0.0.1:8090", show_default=True, metavar="HOST:PORT", help="Port 0: any free one."
+    "--listen", default="127.0.0.1:8090", show_default=True, metavar="HOST:PORT", help="Port 0 selects a free port."
 )
 @click.option(
-    "--api-key", default="sandbox-key", show_default=True, type=Utf8(), metavar="KEY", help="The key it wants."
+    "--api-key",
+    default="sandbox-key",
+    show_default=True,
+    type=Utf8(),
+    metavar="KEY",
+    help="Required value of X-Events-Key.",
 )
 def command(listen: str, api_key: str) -> None:
-    """Stand in for the upstream: its key, its validation, its limits; nothing is kept on disk.
+    """Run a stand-in upstream with the real key check, validation and limits. It stores nothing on disk.
 
-    Ends with Ctrl-C, and then says what came. It can be told to misbehave over its own port, under /_sandbox/.
+    Ctrl-C ends it and prints a summary of the received events. Requests to /_sandbox/ on the same port inject faults.
     """
     try:
         host, port = parse_address(listen)
@@ -40,23 +45,23 @@ def command(listen: str, api_key: str) -> None:
         raise exits.Failed(str(error)) from error
 
 
-async def _serve(standin: Sandbox, listen: str) -> None:
-    """From start to signal. Raises ListenError."""
-    told_to_stop = asyncio.Event()
+async def _serve(sandbox: Sandbox, listen: str) -> None:
+    """Run the sandbox until a signal arrives. Raises ListenError."""
+    stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, told_to_stop.set)
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     try:
-        await standin.start()
+        await sandbox.start()
     except OSError as error:
         raise listen_error(listen, error, "--listen") from error
-    key = standin.settings.api_key
-    click.echo(f"the sandbox listens at {standin.url}")
+    key = sandbox.settings.api_key
+    click.echo(f"the sandbox listens at {sandbox.url}")
     click.echo(f"its key is {key}\n\ntry:")
-    click.echo(f"  curl {standin.url} -H 'Content-Type: application/json' -H 'X-Events-Key: {key}' -d '{EXAMPLE}'")
-    click.echo("\na relay that sends here:")
-    click.echo(f"  RELAY__UPSTREAM__URL={standin.url} RELAY__UPSTREAM__API_KEY={key} relay run\n")
-    await told_to_stop.wait()
-    await standin.stop()
-    for name, value in msgspec.to_builtins(standin.report()).items():
+    click.echo(f"  curl {sandbox.url} -H 'Content-Type: application/json' -H 'X-Events-Key: {key}' -d '{EXAMPLE}'")
+    click.echo("\nstart a relay that sends to the sandbox:")
+    click.echo(f"  RELAY__UPSTREAM__URL={sandbox.url} RELAY__UPSTREAM__API_KEY={key} relay run\n")
+    await stopping.wait()
+    await sandbox.stop()
+    for name, value in msgspec.to_builtins(sandbox.report()).items():
         shown = ", ".join(f"{status}: {count}" for status, count in value.items()) if name == "by_status" else value
         click.echo(f"{name.replace('_', ' ').ljust(16)}  {shown}")

@@ -47,9 +47,9 @@ PLATFORMS = ("ios", "android", "web", "tv")
     metavar="SECONDS",
     help="Limit of --wait.",
 )
-@click.option("--tenant-id", type=int, help="Default: defaults.tenant_id, else 1.")
-@click.option("--platform", type=click.Choice(PLATFORMS), help="Default: defaults.platform, else tv.")
-@click.option("--device-id", type=Utf8(), help="Default: defaults.device_id, else a UUID derived from the host name.")
+@click.option("--tenant-id", type=int, help="Default: defaults.tenant_id or 1.")
+@click.option("--platform", type=click.Choice(PLATFORMS), help="Default: defaults.platform or tv.")
+@click.option("--device-id", type=Utf8(), help="Default: defaults.device_id or a UUID derived from the host name.")
 @click.option("--subject-type", type=Utf8(), help="Type of the event's subject; requires --subject-id.")
 @click.option("--subject-id", type=Utf8(), help="Id of the event's subject; requires --subject-type.")
 @click.option("--context", type=Utf8(), metavar="JSON", help="Further data, a JSON object.")

@@ -1,4 +1,4 @@
-"""The shape of a relay's responses, checked before a command uses them: another server may respond."""
+"""Check the shape of responses before a command uses them, because another server may respond."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ _MAX_NUMBER = 2**63
 
 
 class Optional(NamedTuple):
-    """Null, or a value of the shape."""
+    """Match null, or a value of the shape."""
 
     shape: Any
 
 
 class Each(NamedTuple):
-    """An object with any names, and values of the shape."""
+    """Match an object with any field names, whose values have the shape."""
 
     shape: Any
 
 
 def difference(value: Any, shape: Any, path: str = "the response") -> str:
-    """Return where `value` differs from `shape` and what was expected; "" where it does not.
+    """Return where `value` differs from `shape` and what was expected, or "" if it has the shape.
 
     A shape is str, int, float (any number) or bool, a dict of shapes by field, a list of one shape, Optional or Each.
     Further fields are allowed, because another version of the relay may send them.
@@ -57,7 +57,7 @@ def _is(value: Any, kind: type) -> bool:
     if isinstance(value, bool) or kind is bool:
         return isinstance(value, bool) and kind is bool
     if kind in (int, float):
-        # NaN fails every comparison
+        # NaN fails every comparison.
         return isinstance(value, (int, kind)) and -_MAX_NUMBER < value < _MAX_NUMBER
     return isinstance(value, kind)
 

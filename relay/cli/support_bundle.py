@@ -1,8 +1,8 @@
-"""`relay support-bundle`: one file for somebody who is to help, fit to be sent to them.
+"""`relay support-bundle`: write one archive that can be sent to support.
 
-Rules: no secret and no event is in it. The configuration is masked where it is described, the log where it
-is written, and every part is searched once more for the secrets that this process can read. What cannot be
-had (no relay runs, it does not take our token) is named in it, and is no reason to write nothing.
+The archive contains no secret and no event. `relay.config` masks the secrets in the configuration, and the relay masks
+them in its log. This command masks every secret that it can read once more in each part. A part that is unavailable
+(no relay runs, or it rejects the token) is listed in the archive with the reason.
 """
 
 from __future__ import annotations
@@ -31,36 +31,38 @@ from relay.runtime.secret import MASK, Secret, pattern
 
 PACKAGES = ("aiohttp", "aiosqlite", "click", "msgspec", "prometheus-client", "structlog", "uvloop")
 _USER_VERSION_AT = 60
-"""Bytes into a SQLite file, four of them, big-endian (sqlite.org/fileformat.html)."""
+"""Offset of SQLite's user_version in the file: four bytes, big-endian (sqlite.org/fileformat.html)."""
 _README = """\
-Written by `relay support-bundle` for somebody who is to help.
+Written by `relay support-bundle`.
 
 versions.json       relay, Python, packages, system
-configuration.json  each key with its value and origin; secrets are masked
+configuration.json  each key with its value and its source; secrets are masked
 schema.json         the outbox's files, their sizes, and the tables of this relay's version
-status.json         what /status.json said: totals, upstream state and words, ids of at most 20 devices
+status.json         the response of /status.json: totals, upstream states and errors, ids of at most 20 devices
 readyz.json         whether events can be stored
-metrics.txt         what /metrics said
+metrics.txt         the response of /metrics
 log.txt             the last lines of the running relay's log
-missing.json        what could not be had, and why
+missing.json        unavailable parts, with the reason
 
-No event and no key or token is in here. Device ids and the upstream's addresses are.
+The archive contains no events, keys or tokens. It contains device ids and the upstream's addresses.
 """
 
 
 class BundlePart(NamedTuple):
+    """A file of the archive, and the function that returns its text or raises Failed."""
+
     name: str
     make: Callable[[], str]
 
 
 @click.command("support-bundle")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Say what is in it as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the list of parts as JSON.")
 @config_option
 def command(file: Path, as_json: bool, config_file: Path | None) -> None:
     """Write configuration, status, metrics, log and versions into FILE, a new .tar.gz with mode 0600.
 
-    Without secrets and without events. Parts that cannot be had are named in it.
+    The file contains no secrets and no events. It lists the parts that are unavailable.
     """
     settings = load_client_settings(config_file)
     parts, missing = _collect(settings, config_file)
@@ -76,7 +78,7 @@ def command(file: Path, as_json: bool, config_file: Path | None) -> None:
 
 
 def _collect(settings: Settings, config_file: Path | None) -> tuple[dict[str, str], dict[str, str]]:
-    """The parts by name, and why others are missing."""
+    """Return the parts by name, and the reason for each missing part by its name."""
     made, missing = {"README.txt": _README}, {}
     for part in (*_local_parts(settings, config_file), *_relays_parts(settings)):
         try:
@@ -131,7 +133,7 @@ def _versions() -> str:
 
 
 def _configuration(settings: Settings, config_file: Path | None) -> str:
-    """As check-config shows it; where it is wrong, what is wrong and what this process made of it."""
+    """Return the output of check-config, or the faults of an invalid configuration and the settings without keys."""
     try:
         settings, origins = load_with_origins(find_config_file(config_file, os.environ), os.environ)
     except ConfigError as error:
@@ -140,7 +142,7 @@ def _configuration(settings: Settings, config_file: Path | None) -> str:
 
 
 def _schema(path: Path) -> str:
-    # the outbox is slow to import, and needed for this only
+    # The outbox is slow to import, and only this part needs it.
     from relay.outbox.sqlite.schema import MIGRATIONS, statements  # noqa: PLC0415
 
     files: dict[str, object] = {}
@@ -158,7 +160,7 @@ def _schema(path: Path) -> str:
 
 
 def _user_version(path: Path) -> int | str:
-    """Read past the relay that holds the file; what is in its write-ahead log only is not seen."""
+    """Read the version from the file, also while a relay holds it. A change in the write-ahead log only is missed."""
     try:
         with path.open("rb") as file:
             head = file.read(_USER_VERSION_AT + 4)
@@ -168,7 +170,7 @@ def _user_version(path: Path) -> int | str:
 
 
 def _known_secrets(config_file: Path | None) -> list[Secret]:
-    """Return what no part may show. A wrong configuration may hold a key in a wrong place."""
+    """Return the secrets to mask. An invalid configuration may contain a key in the wrong place."""
     file = find_config_file(config_file, os.environ)
     possible = possible_secrets(file, os.environ)
     try:
@@ -178,7 +180,7 @@ def _known_secrets(config_file: Path | None) -> list[Secret]:
 
 
 def _packed(parts: dict[str, str], hidden: list[Secret]) -> bytes:
-    """A .tar.gz of one directory; its files belong to nobody in particular."""
+    """Return a .tar.gz of one directory. Its entries name no owner."""
     packed, now_s = io.BytesIO(), SystemClock().wall_ms() // 1000
     with tarfile.open(fileobj=packed, mode="w:gz") as archive:
         for name, text in parts.items():
@@ -190,8 +192,10 @@ def _packed(parts: dict[str, str], hidden: list[Secret]) -> bytes:
 
 
 def _masked(text: str, hidden: list[Secret]) -> str:
-    """Whatever form they are written in: the parts are JSON, and what they quote may have been escaped before."""
-    for secret in sorted(hidden, key=lambda secret: len(secret.reveal()), reverse=True):  # one may hold another
+    """Mask the secrets in every spelling: the parts are JSON, and texts in them may be escaped twice."""
+    for secret in sorted(
+        hidden, key=lambda secret: len(secret.reveal()), reverse=True
+    ):  # A secret may contain another.
         text = re.sub(pattern(secret.reveal()), MASK, text)
     return text
 

@@ -1,7 +1,7 @@
 """Received text, made safe for a terminal.
 
 The relay, the upstream, or another server at the relay's address may send any characters. Escape sequences and
-bidirectional marks could rewrite what the operator reads, and a line break could imitate a line of the command.
+bidirectional marks could change the displayed text, and a line break could imitate a line of the command.
 Every command passes received text through this module before it prints the text. JSON output needs no escaping,
 because `json.dumps` escapes every character outside of ASCII.
 """

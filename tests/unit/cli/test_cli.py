@@ -108,7 +108,7 @@ def test_a_wrong_call_is_a_usage_error(args: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("typed", "said"), [("stauts", "did you mean status?"), ("xyz", "there are run, check-config")]
+    ("typed", "said"), [("stauts", "did you mean status?"), ("xyz", "the commands are run, check-config")]
 )
 def test_a_mistyped_command_is_told_with_what_there_is(typed: str, said: str) -> None:
     result = call(typed, environ={})

@@ -37,7 +37,7 @@ class TestList:
     def test_says_where_what_and_why(self, kept: NotedRelay) -> None:
         lines = call("dead", "list", environ=kept.environ).stdout.splitlines()
 
-        assert lines[0].split() == ["id", "reason", "platform", "device", "since", "words"]
+        assert lines[0].split() == ["id", "reason", "platform", "device", "since", "message"]
         assert lines[1].split() == ["1", "refused", "tv", "tv-1", "2026-11-23T08:00:00.000Z", "wrong"]
         assert len(lines) == 4
 
@@ -276,7 +276,7 @@ class TestProgress:
     def test_of_many_that_move(self, many: NotedRelay) -> None:
         seen = self.on_a_terminal("dead", "requeue", "--all", environ=many.environ)
 
-        assert "looking for them" in seen
+        assert "searching" in seen
         assert "requeued" in seen
         assert "40%" in seen
         assert "100%" in seen
