@@ -1,9 +1,8 @@
-"""Who may change state or see event bodies.
+"""Access control for requests that change state or read event bodies.
 
-Rules: with a token, whoever shows it and nobody else; without one, peers on this machine. A web page
-of another site may never, although its browser runs on this machine: the listener's guard has refused
-its Host or Origin before, and what a page can send without asking, the content types of forms, is
-refused here once more.
+Rules: with a configured token, a request must contain it. Without a token, the peer must be on this machine. A web
+page of another site has no access, even if its browser runs on this machine: the listener's guard rejects its Host or
+Origin, and this module rejects the content types of forms, which a page can send without a preflight request.
 """
 
 from __future__ import annotations
@@ -18,20 +17,20 @@ from relay.runtime.secret import Secret
 
 
 def require_allowed(request: web.BaseRequest, token: Secret | None) -> None:
-    """Raise Refused (401, 403, 415) unless this request may change state or see event bodies."""
+    """Raise RequestRejected (401, 403, 415) if the request may not change state or read event bodies."""
     if token is not None:
         _require_token(request, token)
     elif not is_loopback_peer(request.get_extra_info("peername")):
-        raise RequestRejected(403, "only peers on this machine may do this, unless ops.token_file is set")
+        raise RequestRejected(403, "only peers on this machine may send this request, unless ops.token_file is set")
     if request.method == hdrs.METH_POST and request.content_type != "application/json":
         raise RequestRejected(415, "send Content-Type: application/json")
 
 
 def _require_token(request: web.BaseRequest, token: Secret) -> None:
-    scheme, _, shown = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
-    # as bytes: compare_digest takes no str beyond ASCII, and headers hold what is no UTF-8 as surrogates
+    scheme, _, sent = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+    # compare_digest accepts only ASCII in a str, and a header may contain surrogates for bytes that are not UTF-8.
     same = hmac.compare_digest(
-        shown.strip().encode("utf-8", "surrogateescape"), token.reveal().encode("utf-8", "surrogateescape")
+        sent.strip().encode("utf-8", "surrogateescape"), token.reveal().encode("utf-8", "surrogateescape")
     )
     if scheme.lower() != "bearer" or not same:
         raise RequestRejected(

@@ -1,7 +1,7 @@
-"""The dead letters over HTTP: which ones are meant, and how one is shown.
+"""Dead letters over HTTP: selection by a request, and their JSON representation.
 
-Rules: a choice is said, never implied, and a misspelt one is refused instead of meaning "all"; one
-request moves, shows or searches a bounded number, so that a caller works through many in steps it can show.
+Rules: a request selects dead letters explicitly. A misspelt field is an error and never selects all dead letters. One
+request moves, returns or searches a limited number, so that a caller can show its progress.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from relay.outbox import DeadLetter, Outbox, Selection
 from relay.runtime.metrics import DEAD_REASONS
 
 MAX_SHOWN = 100
-"""Dead letters in one answer: with the largest events, 64 KiB each, that is 6.4 MB."""
+"""Dead letters in one response: 6.4 MB with events of the maximum size, 64 KiB."""
 MAX_MOVED = 1_000
 """Dead letters requeued or discarded by one request."""
 MAX_SEARCHED = 1_000
-"""Dead letters that one request looks through for a text."""
+"""Dead letters that one request searches for a text."""
 MAX_SEARCH_CHARS = 200
 MAX_REQUEST_BYTES = 64 << 10
 MAX_ID = 2**63 - 1
@@ -33,7 +33,7 @@ Id = Annotated[int, msgspec.Meta(ge=1, le=MAX_ID)]
 
 
 class DeadLetterChoice(msgspec.Struct, forbid_unknown_fields=True):
-    """Body of a requeue or a discard: those that match every given field, or `all` alone."""
+    """Body of a requeue or a discard. Select the dead letters that match every given field, or set only `all`."""
 
     ids: Annotated[list[Id], msgspec.Meta(min_length=1, max_length=MAX_MOVED)] | None = None
     device: str | None = None
@@ -43,44 +43,44 @@ class DeadLetterChoice(msgspec.Struct, forbid_unknown_fields=True):
 
 
 async def read_choice(request: web.BaseRequest) -> tuple[Selection, int]:
-    """What a POST chooses, and at most how many of it. Raises Refused (400, 413, 415), ConnectionResetError."""
+    """Return the selection of a POST and its limit. Raises RequestRejected (400, 413, 415), ConnectionResetError."""
     if request.headers.get(hdrs.CONTENT_ENCODING, "identity") != "identity":
         raise RequestRejected(415, "send the body without Content-Encoding", {hdrs.ACCEPT_ENCODING: "identity"})
     body = await read_body(request, MAX_REQUEST_BYTES)
     if body == "too_large":
         raise RequestRejected(413, f"the body is larger than {MAX_REQUEST_BYTES} bytes")
     if body == "malformed":
-        raise RequestRejected(400, "the body does not end where its head says")
+        raise RequestRejected(400, "the length of the body differs from its Content-Length")
     try:
         choice = msgspec.json.decode(body, type=DeadLetterChoice)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise RequestRejected(400, f"the body is not a choice of dead letters: {error}") from error
     named = choice.ids is not None or choice.device is not None or choice.reason is not None
     if named == choice.all:
-        raise RequestRejected(400, 'choose by "ids", "device" or "reason", or say "all": true alone')
+        raise RequestRejected(400, 'select by "ids", "device" or "reason", or set only "all": true')
     _require_reason(choice.reason)
     return Selection(tuple(choice.ids or ()), choice.device, choice.reason, choice.all), choice.limit
 
 
 _TURN_BYTES = 64 << 10
-"""Of bodies; searching them takes a millisecond, then apps have their turn."""
+"""Bytes of bodies searched at once, in about a millisecond. Requests of apps run in between."""
 _PAGE_BYTES = 1 << 20
-"""A page ends with the body that reaches it: larger ones would keep apps waiting while they are written as JSON."""
+"""A page ends with the body that reaches this size. Encoding a larger page as JSON would delay requests of apps."""
 
 
 class Query(NamedTuple):
-    """What a GET asks for."""
+    """The parameters of a GET."""
 
     selection: Selection
     search: str
-    """In any case, anywhere in the letter; "" for all."""
+    """A text anywhere in the letter (case-insensitive); "" matches all letters."""
     limit: int
     after: int
     with_bodies: bool
 
 
 def read_query(request: web.BaseRequest) -> Query:
-    """Raises Refused (400)."""
+    """Return the parameters of a GET. Raises RequestRejected (400)."""
     query = dict(request.query)
     device, reason = query.pop("device", None), query.pop("reason", None)
     search, bodies = query.pop("search", ""), query.pop("bodies", "true")
@@ -88,20 +88,23 @@ def read_query(request: web.BaseRequest) -> Query:
     after = _number(query.pop("after", "0"), "after", 0, MAX_ID)
     if query:
         raise RequestRejected(
-            400, f"unknown parameter {min(query)!r}: there are device, reason, search, bodies, limit and after"
+            400, f"unknown parameter {min(query)!r}: the parameters are device, reason, search, bodies, limit and after"
         )
     _require_reason(reason)
     if bodies not in ("true", "false"):
-        raise RequestRejected(400, f"bodies is true or false, not {bodies[:40]!r}")
+        raise RequestRejected(400, f"bodies must be true or false, not {bodies[:40]!r}")
     if len(search) > MAX_SEARCH_CHARS:
-        raise RequestRejected(400, f"search has at most {MAX_SEARCH_CHARS} characters")
+        raise RequestRejected(400, f"search has {len(search)} characters, more than {MAX_SEARCH_CHARS}")
     return Query(
         Selection((), device, reason, device is None and reason is None), search, limit, after, bodies == "true"
     )
 
 
 async def found(outbox: Outbox, query: Query) -> tuple[list[DeadLetter], int | None]:
-    """What a query finds, and the id to go on after; None at the end. A page may be short, or empty, before it."""
+    """Return a page of matching letters, and the id after which the next page starts (None at the end).
+
+    A page before the end may be short or empty.
+    """
     letters: list[DeadLetter] = []
     after, needle, looked_at = query.after, query.search.casefold(), 0
     found_bytes = turn_bytes = 0
@@ -125,7 +128,7 @@ async def found(outbox: Outbox, query: Query) -> tuple[list[DeadLetter], int | N
 
 
 def read_id(text: str) -> Selection:
-    """The one dead letter of this id. Raises Refused (404)."""
+    """Return the selection of the dead letter with this id. Raises RequestRejected (404)."""
     number = _whole(text)
     if number is None or not 1 <= number <= MAX_ID:
         raise RequestRejected(404, f"no dead letter has the id {text[:40]!r}")
@@ -133,7 +136,7 @@ def read_id(text: str) -> Selection:
 
 
 def shown(letter: DeadLetter, *, with_body: bool = True) -> dict[str, Any]:
-    """A dead letter as JSON: `body` is the event as text, or `body_base64` what the disk made of it."""
+    """Return a dead letter as JSON, with the event in `body`, or in `body_base64` if its bytes are not UTF-8."""
     tenant_id, platform, device_id = letter.device_key
     data = {
         "id": letter.id,
@@ -155,8 +158,8 @@ def shown(letter: DeadLetter, *, with_body: bool = True) -> dict[str, Any]:
 
 
 def _text(letter: DeadLetter) -> str:
-    """All that a person may know of it, to be searched."""
-    known: Sequence[object] = (
+    """Return the searchable text of a letter, case-folded."""
+    fields: Sequence[object] = (
         letter.id,
         letter.event_id,
         *letter.device_key,
@@ -164,13 +167,13 @@ def _text(letter: DeadLetter) -> str:
         letter.status,
         letter.message,
     )
-    return "\n".join([*map(str, known), letter.body.decode(errors="replace")]).casefold()
+    return "\n".join([*map(str, fields), letter.body.decode(errors="replace")]).casefold()
 
 
 def _number(text: str, name: str, least: int, most: int) -> int:
     number = _whole(text)
     if number is None or not least <= number <= most:
-        raise RequestRejected(400, f"{name} is a whole number from {least} to {most}, not {text[:40]!r}")
+        raise RequestRejected(400, f"{name} must be a whole number from {least} to {most}, not {text[:40]!r}")
     return number
 
 
@@ -180,4 +183,4 @@ def _whole(text: str) -> int | None:
 
 def _require_reason(reason: str | None) -> None:
     if reason is not None and reason not in DEAD_REASONS:
-        raise RequestRejected(400, f"unknown reason {reason[:40]!r}: there are {', '.join(DEAD_REASONS)}")
+        raise RequestRejected(400, f"unknown reason {reason[:40]!r}: the reasons are {', '.join(DEAD_REASONS)}")

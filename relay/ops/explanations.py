@@ -1,8 +1,7 @@
-"""What the relay's state means in words, and what a person should do about it. Pure.
+"""Messages and advice for each state of the relay. Pure.
 
-Shown by the status page and by `relay status`, so that both say the same. Rules: a sentence says what
-happens, a second what to do; where there is nothing to do it is empty. A reader is in a hurry and may
-not know the relay.
+The status page and `relay status` show the same texts. Rules: one message describes the state. The advice names what
+to do, or is empty if no action is needed. The texts require no knowledge of the relay.
 """
 
 from __future__ import annotations
@@ -16,73 +15,86 @@ from relay.policy.endpoint import EndpointState
 Level = Literal["ok", "slow", "trouble"]
 
 
-class Meaning(NamedTuple):
+class Explanation(NamedTuple):
+    """The texts for a state. The field names are those of /status.json."""
+
     words: str
     to_do: str
 
 
-ROUTE: Mapping[EndpointState, Meaning] = {
-    "ok": Meaning("It takes events.", ""),
-    "backing_off": Meaning(
-        "It does not answer, or answers that it has failed. It is tried again with growing pauses.",
-        "Look at the network, then ask the upstream's operators. Events are kept, and leave when it answers.",
+ENDPOINT_STATES: Mapping[EndpointState, Explanation] = {
+    "ok": Explanation("The upstream accepts events.", ""),
+    "backing_off": Explanation(
+        "The upstream does not respond, or responds with an error. The relay retries with growing pauses.",
+        "Check the network, then ask the upstream's operators. The relay stores events and sends them later.",
     ),
-    "rate_limited": Meaning(
-        "It allows fewer requests than its documentation says. The relay has slowed down until it fits.",
-        "Nothing, unless more and more waits: then see whether several relays share one public address.",
+    "rate_limited": Explanation(
+        "The upstream allows fewer requests than documented. The relay has reduced its rate.",
+        "No action, unless pending events grow. In that case, check whether several relays share one public address.",
     ),
-    "unauthorized": Meaning(
-        "It does not take the key. Everything is kept.",
-        "Put the right key into upstream.api_key_file; it is noticed within 5 seconds.",
+    "unauthorized": Explanation(
+        "The upstream rejects the key. The relay stores all events.",
+        "Write the right key to upstream.api_key_file. The relay applies it within 5 seconds.",
     ),
-    "misconfigured": Meaning(
-        "Something else responds in the place of the events API, or the URL redirects. All events stay in the outbox.",
-        "Look at last_error. Sign in to the network, or correct upstream.url and reload (systemctl reload relay).",
+    "misconfigured": Explanation(
+        "Another server responds in place of the events API, or the URL redirects. The relay stores all events.",
+        "Check last_error. Sign in to the network, or correct upstream.url and reload (systemctl reload relay).",
     ),
 }
-LANE: Mapping[str, str] = {
+PAUSE_REASONS: Mapping[str, str] = {
     "": "",
-    "limit": "has used up its requests of this window",
-    "outbox": "waits for the disk",
-    "backing_off": "failed, and is tried again",
-    "rate_limited": "the upstream asked it to wait",
-    "unauthorized": "the upstream does not take the key",
-    "misconfigured": "something else responds in the upstream's place",
+    "limit": "has used all requests of the rate window",
+    "outbox": "waits for the outbox's disk",
+    "backing_off": "is retried after a failure",
+    "rate_limited": "waits because the upstream sent 429",
+    "unauthorized": "the upstream rejects the key",
+    "misconfigured": "another server responds in place of the upstream",
 }
-ENDPOINT_PAUSED = "waits with its upstream"
+ENDPOINT_PAUSED = "waits for its upstream"
+
+
+_PROBLEMS: Mapping[EndpointState, tuple[str, str]] = {
+    "unauthorized": ("rejects the key: its events are pending", "reject the key: their events are pending"),
+    "misconfigured": (
+        "is not the events API: its events are pending",
+        "are not the events API: their events are pending",
+    ),
+    "backing_off": ("does not respond: its events are pending", "do not respond: their events are pending"),
+}
+"""The predicate of the summary for one upstream, and for several."""
 
 
 class Summary(NamedTuple):
-    """One look."""
+    """The state of the whole relay. The field names are those of /status.json."""
 
     level: Level
     words: str
     to_do: str
 
 
-def summary(gauges: Gauges, pending: int, held: int, states: Mapping[EndpointState, int]) -> Summary:
-    """The worst thing first.
+def summary(gauges: Gauges, pending: int, paused: int, states: Mapping[EndpointState, int]) -> Summary:
+    """Return the summary of the most serious condition.
 
-    `held`: devices with pending events that may not send yet; `states`: how many upstreams are in which.
+    `paused` is the number of devices that may not send their pending events yet. `states` is the number of upstreams
+    per state.
     """
     upstreams = sum(states.values())
     if not gauges.writable:
         return Summary(
             "trouble",
             f"Events cannot be stored: {gauges.problem or 'the outbox is not open yet'}.",
-            "Apps get 503 and keep what they have to say. Free space on the disk, or raise outbox.max_size.",
+            "Apps receive 503 and must retry. Free disk space, or raise outbox.max_size.",
         )
-    for state in ("unauthorized", "misconfigured", "backing_off"):
+    for state in _PROBLEMS:
         if count := states.get(state, 0):
-            which = "The upstream" if count == upstreams else f"One upstream of {upstreams}"
-            if 1 < count < upstreams:
-                which = f"{count} upstreams of {upstreams}"
-            said = {
-                "unauthorized": "refuses the key: nothing can be sent",
-                "misconfigured": "is not what responds at upstream.url: nothing can be sent",
-                "backing_off": "does not answer: events wait",
-            }[state]
-            return Summary("trouble", f"{which} {said}.", ROUTE[state].to_do)
+            one, several = _PROBLEMS[state]
+            if count == upstreams == 1:
+                message = f"The upstream {one}"
+            elif count == 1:
+                message = f"One of {upstreams} upstreams {one}"
+            else:
+                message = f"{count} of {upstreams} upstreams {several}"
+            return Summary("trouble", f"{message}.", ENDPOINT_STATES[state].to_do)
     if gauges.quarantined:
         return Summary(
             "trouble",
@@ -91,10 +103,14 @@ def summary(gauges: Gauges, pending: int, held: int, states: Mapping[EndpointSta
             "Run `relay adopt` to send them, or `relay adopt --discard` if the original machine sends them.",
         )
     if not pending:
-        return Summary("ok", "Nothing waits: what came in has gone out.", "")
+        return Summary("ok", "All received events are delivered.", "")
     if states.get("rate_limited", 0):
-        return Summary("slow", "Events go out as fast as the upstream allows; some wait.", ROUTE["rate_limited"].to_do)
-    if held:
-        devices = "One device waits" if held == 1 else f"{held:,} devices wait"
-        return Summary("slow", f"{devices} for a free place within the limit of requests; the others are served.", "")
-    return Summary("ok", "Events come in and go out; what waits is being gathered into batches.", "")
+        return Summary(
+            "slow",
+            "The relay sends events as fast as the upstream allows. Some are pending.",
+            ENDPOINT_STATES["rate_limited"].to_do,
+        )
+    if paused:
+        devices = "One device waits" if paused == 1 else f"{paused:,} devices wait"
+        return Summary("slow", f"{devices} for the next rate window. The relay serves the other devices.", "")
+    return Summary("ok", "The relay receives and sends events. Pending events are combined into batches.", "")

@@ -1,8 +1,8 @@
-"""In which format a scraper gets the metrics: chosen by its Accept header, from those known here.
+"""The choice of the metrics format by the Accept header of a scraper.
 
-Rules: the first that is known is taken, whatever its `q`, as Prometheus names its best first; anything
-else, or nothing, gets the plain text format. Nothing a client sends is told back, nor given to
-prometheus_client, whose own choice fails on a version that is no number.
+Rules: the first known format in the header applies, without regard to its `q`, because Prometheus lists its preferred
+format first. An unknown or missing header selects the plain text format. No text of the client appears in the response
+or reaches prometheus_client, whose own choice of a format fails on a version that is not a number.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _ESCAPINGS = (openmetrics.ALLOWUTF8, openmetrics.DOTS, openmetrics.VALUES, openm
 
 
 def chosen(accept: str) -> tuple[Encoder, str]:
-    """What writes the metrics for whoever accepts this, and the content type of that."""
+    """Return the encoder for an Accept header, and its content type."""
     for accepted in accept.split(","):
         media_type, *rest = (part.strip() for part in accepted.split(";"))
         parameters = dict(part.partition("=")[::2] for part in rest)
@@ -35,6 +35,6 @@ def chosen(accept: str) -> tuple[Encoder, str]:
         if found:
             encode, content_type = found
             escaping = next((one for one in _ESCAPINGS if one == parameters.get("escaping")), openmetrics.UNDERSCORES)
-            said = "" if version is None else f"; escaping={escaping}"
-            return partial(encode, escaping=escaping), content_type + said
+            parameter = "" if version is None else f"; escaping={escaping}"
+            return partial(encode, escaping=escaping), content_type + parameter
     return exposition.generate_latest, exposition.CONTENT_TYPE_PLAIN_0_0_4

@@ -1,8 +1,8 @@
-"""The last 15 minutes, for charts and rates: what came in, went out and waited, and how the upstream answered.
+"""Counts of the last 15 minutes for charts and rates: received, sent and pending events, upstream responses.
 
-Rules: one sample every 5 s whether somebody looks or not, in a ring of 180; a sample holds differences
-to the one before, so that drawing it needs no arithmetic and a restart shows as a gap, not as a peak.
-Monotonic time only. Nothing of it is kept on disk: Prometheus is for longer.
+Rules: a ring of 180 samples, one every 5 s. A sample contains the differences from the previous sample, so that a
+restart appears as a gap and not as a peak. All times are monotonic. The history is not stored on disk; Prometheus
+serves longer periods.
 """
 
 from __future__ import annotations
@@ -20,25 +20,28 @@ from relay.runtime.metrics import Metrics
 SAMPLE_EVERY_S = 5
 SAMPLES = 180
 RATE_SAMPLES = 12
-"""What a rate is taken over: a minute, and the moments since."""
+"""Number of samples in a rate: one minute, plus the time since the last sample."""
 _FIRST_SAMPLE_S = 1
 _SHORTEST_MS = 1_000
-"""A rate over less says nothing."""
+"""Minimum period of a rate. A shorter period gives no useful rate."""
 
 
 class Sample(NamedTuple):
+    """The counts of one period."""
+
     at_ms: int
-    """Monotonic, at its end."""
+    """Monotonic time of the end of the period."""
     span_ms: int
+    """Length of the period."""
     accepted: int
     delivered: int
     pending: int
     answers: Mapping[str, int]
-    """Requests answered by status code; "error" for no answer."""
+    """Requests by status code of the response; "error" counts requests without a response."""
 
 
 class Rates(NamedTuple):
-    """Events a second; None in the first moments."""
+    """Events per second; None while the relay has run for less than a second."""
 
     accepted: float | None
     delivered: float | None
@@ -51,7 +54,7 @@ class _Totals(NamedTuple):
 
 
 class History:
-    """The ring; `keep` fills it for as long as the relay runs."""
+    """A ring of samples. `keep` adds samples while the relay runs."""
 
     def __init__(self, outbox: Outbox, metrics: Metrics, clock: Clock) -> None:
         self._outbox = outbox
@@ -61,7 +64,7 @@ class History:
         self._last: _Totals | None = None
 
     async def keep(self) -> None:
-        """Take samples for ever; the first one early, so that a page opened at the start is not empty."""
+        """Add samples until cancelled. The first one is early, so that a page opened at the start is not empty."""
         self.sample()
         await asyncio.sleep(_FIRST_SAMPLE_S)
         while True:
@@ -69,7 +72,7 @@ class History:
             await asyncio.sleep(SAMPLE_EVERY_S)
 
     def sample(self) -> None:
-        """Add what happened since the call before; the first call only begins."""
+        """Add a sample of the period since the previous call. The first call only starts the period."""
         now = self._totals()
         before, self._last = self._last, now
         if before is None:
@@ -78,8 +81,8 @@ class History:
             Sample(
                 now.at_ms,
                 now.at_ms - before.at_ms,
-                _more(before.ledger.accepted, now.ledger.accepted),
-                _more(before.ledger.delivered, now.ledger.delivered),
+                _increase(before.ledger.accepted, now.ledger.accepted),
+                _increase(before.ledger.delivered, now.ledger.delivered),
                 now.ledger.pending,
                 {
                     code: count - before.answers.get(code, 0)
@@ -90,7 +93,7 @@ class History:
         )
 
     def rates(self) -> Rates:
-        """Over the last minute, up to this moment."""
+        """Return the rates of the last minute, up to now."""
         if self._last is None:
             return Rates(None, None)
         at_ms, ledger = self._clock.monotonic_ms(), self._outbox.ledger()
@@ -98,18 +101,20 @@ class History:
         span_ms = at_ms - self._last.at_ms + sum(sample.span_ms for sample in lately)
         if span_ms < _SHORTEST_MS:
             return Rates(None, None)
-        accepted = _more(self._last.ledger.accepted, ledger.accepted) + sum(sample.accepted for sample in lately)
-        delivered = _more(self._last.ledger.delivered, ledger.delivered) + sum(sample.delivered for sample in lately)
+        accepted = _increase(self._last.ledger.accepted, ledger.accepted) + sum(sample.accepted for sample in lately)
+        delivered = _increase(self._last.ledger.delivered, ledger.delivered) + sum(
+            sample.delivered for sample in lately
+        )
         return Rates(round(accepted * 1000 / span_ms, 2), round(delivered * 1000 / span_ms, 2))
 
     def samples(self, after_ms: int = -1) -> list[dict[str, Any]]:
-        """Those taken later than `after_ms` (monotonic), the oldest first, as JSON."""
+        """Return the samples after `after_ms` (monotonic) as JSON values, oldest first."""
         return [sample._asdict() for sample in self._ring if sample.at_ms > after_ms]
 
     def _totals(self) -> _Totals:
         return _Totals(self._clock.monotonic_ms(), self._outbox.ledger(), self._metrics.responses())
 
 
-def _more(before: int, now: int) -> int:
-    """Never negative: an outbox that was set aside while the relay runs begins anew."""
+def _increase(before: int, now: int) -> int:
+    """Return the difference, never negative: after a database file was quarantined, the totals start at zero."""
     return max(0, now - before)

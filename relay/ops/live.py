@@ -1,10 +1,10 @@
-"""The status page's stream of server-sent events: the history once, then the status as it changes.
+"""Server-sent events for the status page: the history once, then the status every two seconds.
 
-Rules: at most MAX_STREAMS at once, which are told apart from the apps' connections by nothing else; a
-stream that is not read is ended by the listener's deadline for answers; all end when the relay stops.
-Nothing is computed while nobody looks, and once for all who look within a second.
+Rules: at most MAX_STREAMS streams at a time, so that status pages cannot use up the listener's connections. The
+listener's deadline for responses ends a stream that the client does not read. All streams end when the relay stops.
+The status is computed only while a stream is open, and at most once per second for all streams.
 
-Events: `history` (every sample there is), `sample` (those since), `status` (as /status.json).
+Events: `history` (all samples), `sample` (new samples), `status` (the data of /status.json).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from aiohttp import hdrs, web
 
 from relay.ops.history import History
 from relay.ops.response import SECURITY_HEADERS, RequestRejected
-from relay.ops.status import SAME_MS, Status
+from relay.ops.status import SNAPSHOT_MS, Status
 from relay.runtime.clock import Clock
 from relay.runtime.metrics import Metrics
 
@@ -27,12 +27,12 @@ _RECONNECT_MS = 3_000
 _HEADERS = {
     **SECURITY_HEADERS,
     hdrs.CONTENT_TYPE: "text/event-stream; charset=utf-8",
-    "X-Accel-Buffering": "no",  # a proxy that gathers would show everything late
+    "X-Accel-Buffering": "no",  # A proxy that buffers would delay the updates.
 }
 
 
 class Live:
-    """All streams of one service; `stop` ends them."""
+    """All streams of one service. `stop` ends them."""
 
     def __init__(self, status: Status, history: History, clock: Clock, metrics: Metrics) -> None:
         self._status = status
@@ -42,24 +42,29 @@ class Live:
         metrics.status_max_streams.set(MAX_STREAMS)
         self._streams = 0
         self._stopping = asyncio.Event()
-        self._rendered = (-SAME_MS, b"")
+        self._rendered = (-SNAPSHOT_MS, b"")
 
     def stop(self) -> None:
-        """End every stream now, and begin none."""
+        """End every stream, and reject new ones."""
         self._stopping.set()
 
     async def stream(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Until the client leaves or the relay stops. Raises Refused (503), ConnectionResetError."""
+        """Send events until the client disconnects or the relay stops.
+
+        Raises RequestRejected (503), ConnectionResetError.
+        """
         if self._stopping.is_set():
             raise RequestRejected(503, "the relay is stopping", {hdrs.RETRY_AFTER: "5"})
         if self._streams >= MAX_STREAMS:
-            raise RequestRejected(503, f"{MAX_STREAMS} status pages are open already", {hdrs.RETRY_AFTER: "30"})
+            raise RequestRejected(
+                503, f"{MAX_STREAMS} status pages are open, which is the limit: close one", {hdrs.RETRY_AFTER: "30"}
+            )
         response = web.StreamResponse(headers=_HEADERS)
         self._count(1)
         try:
             await response.prepare(request)
             if request.method != hdrs.METH_HEAD:
-                await self._tell(response)
+                await self._send(response)
         finally:
             self._count(-1)
         return response
@@ -68,7 +73,7 @@ class Live:
         self._streams += change
         self._metrics.status_streams.set(self._streams)
 
-    async def _tell(self, response: web.StreamResponse) -> None:
+    async def _send(self, response: web.StreamResponse) -> None:
         samples = self._history.samples()
         await response.write(b"retry: %d\n\n" % _RECONNECT_MS + _event("history", samples) + self._status_event())
         while not await self._stops_within(STATUS_EVERY_S):
@@ -85,11 +90,11 @@ class Live:
 
     def _status_event(self) -> bytes:
         now = self._clock.monotonic_ms()
-        if now - self._rendered[0] >= SAME_MS:
+        if now - self._rendered[0] >= SNAPSHOT_MS:
             self._rendered = (now, _event("status", self._status.data()))
         return self._rendered[1]
 
 
 def _event(name: str, data: Any) -> bytes:
-    """JSON has no line break, so one `data` line holds it."""
+    """Return a server-sent event. Encoded JSON contains no line break, so that one `data` line is enough."""
     return b"event: %s\ndata: %s\n\n" % (name.encode(), msgspec.json.encode(data))

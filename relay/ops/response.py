@@ -1,7 +1,7 @@
-"""The shape of every answer of the operations interface: JSON or bytes, never cached, never framed.
+"""Responses of the operations interface: JSON or bytes, never cached and never framed.
 
-The policy of `SECURITY_HEADERS` lets the status page load its own files and ask its own relay, and
-nothing else; an answer that is opened as a document can do nothing at all beyond that.
+The policy in `SECURITY_HEADERS` limits the status page to its own files and to requests to its own relay. The same
+policy applies to every other response that a browser opens as a document.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ SECURITY_HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
-    "Server": "relay",  # else aiohttp names its version and Python's
+    "Server": "relay",  # aiohttp would send its own version and Python's.
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
 
 
 class RequestRejected(Exception):
-    """A request that gets an error as its answer; nothing was changed."""
+    """A request that gets an error response. The request changed nothing."""
 
     def __init__(self, status: int, error: str, headers: Mapping[str, str] = {}) -> None:
         super().__init__(error)
@@ -40,12 +40,15 @@ class RequestRejected(Exception):
 
 
 def json_response(data: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] = {}) -> web.Response:
+    """Return a response with `data` as its JSON body."""
     return bytes_response(msgspec.json.encode(data), JSON_TYPE, status, headers)
 
 
 def error_response(status: int, error: str, headers: Mapping[str, str] = {}) -> web.Response:
+    """Return a JSON response with the error message `error`."""
     return json_response({"success": False, "error": error}, status, headers)
 
 
 def bytes_response(body: bytes, content_type: str, status: int = 200, headers: Mapping[str, str] = {}) -> web.Response:
+    """Return a response with the security headers."""
     return web.Response(body=body, status=status, headers={**SECURITY_HEADERS, **headers, "Content-Type": content_type})

@@ -1,10 +1,10 @@
-"""The operations interface: health, metrics, status, the page, and what an operator may change.
+"""The operations interface: health, metrics, status, the status page and the operator's actions.
 
-Routes are one table; a request is looked up in it and gets its answer, errors as
-{"success": false, "error": "..."}. What only shows numbers is for everybody who reaches the listener;
-what changes state or shows event bodies is `guarded` (see `access`). Nothing here waits for the upstream.
+One table contains all routes. An error response is {"success": false, "error": "..."}. Every client that reaches the
+listener may read totals and states. A route that changes state or returns event bodies is `guarded` (see `access`). No
+request waits for the upstream.
 
-It must not know sockets, nor how events come in or go out. The listener's guard checks Host and Origin first.
+This module does not depend on sockets, `ingest` or `forward`. The listener's guard checks Host and Origin first.
 """
 
 from __future__ import annotations
@@ -29,26 +29,28 @@ from relay.runtime.secret import Secret
 DEAD_LETTERS = "/dead-letters"
 QUARANTINE = "/quarantine"
 ADOPTED_AT_ONCE = 4096
-"""Quarantined events that one request adopts or discards at most."""
+"""Maximum number of quarantined events that one request adopts or discards."""
 PAGE = Path(__file__).parent / "page"
 PAGE_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 
 
 class Control(Protocol):
-    """What an operator may ask of the running service."""
+    """Actions of the running service that an operator may start."""
 
     def flush(self) -> None:
-        """Send now what waits, within the limits, and probe held routes at once."""
+        """Send pending events now, within the limits, and probe paused endpoints at once."""
 
 
 class Route(NamedTuple):
+    """The method and the handler of a path; `guarded` routes are subject to `access`."""
+
     method: str
     handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
     guarded: bool = False
 
 
 class Ops:
-    """Answers requests; one per service. `token` may be replaced when the configuration is read again."""
+    """The handler of all operations requests of a service. A reload of the configuration may replace `token`."""
 
     def __init__(
         self,
@@ -61,7 +63,7 @@ class Ops:
         metrics: Metrics,
         refresh: Callable[[], None],
     ) -> None:
-        """`refresh` is called before each scrape, for gauges that neither outbox nor schedule know."""
+        """`refresh` is called before each scrape. It sets the gauges that outbox and schedule do not supply."""
         self.token = token
         self._status = status
         self._outbox = outbox
@@ -89,18 +91,18 @@ class Ops:
 
     @property
     def routes(self) -> Mapping[str, Route]:
-        """Every path there is, as the API's description names them."""
+        """All routes by path, with the paths as written in the API description."""
         return {**self._routes, f"{DEAD_LETTERS}/{{id}}": self._one_dead}
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """The answer to any request; an outbox that fails is 503. Raises ConnectionResetError if the client left."""
+        """Return the response to any request, 503 if the outbox fails. Raises ConnectionResetError."""
         try:
             route = self._find(request)
             if route.guarded:
                 require_allowed(request, self.token)
             return await route.handler(request)
-        except RequestRejected as refused:
-            return error_response(refused.status, refused.error, refused.headers)
+        except RequestRejected as rejected:
+            return error_response(rejected.status, rejected.error, rejected.headers)
         except OutboxError as error:
             return error_response(503, str(error), {hdrs.RETRY_AFTER: "5"})
 
@@ -109,11 +111,11 @@ class Ops:
         if route is None and request.path.startswith(f"{DEAD_LETTERS}/"):
             route = self._one_dead
         if route is None:
-            raise RequestRejected(404, f"there is nothing at {request.path[:80]!r}")
-        asked = hdrs.METH_GET if request.method == hdrs.METH_HEAD else request.method
-        if asked != route.method:
+            raise RequestRejected(404, f"unknown path {request.path[:80]!r}")
+        method = hdrs.METH_GET if request.method == hdrs.METH_HEAD else request.method
+        if method != route.method:
             allowed = "GET, HEAD" if route.method == hdrs.METH_GET else route.method
-            raise RequestRejected(405, f"this path answers {allowed}", {hdrs.ALLOW: allowed})
+            raise RequestRejected(405, f"this path allows {allowed}, not {request.method[:20]}", {hdrs.ALLOW: allowed})
         return route
 
     async def _livez(self, _: web.BaseRequest) -> web.Response:
@@ -176,7 +178,7 @@ class Ops:
 
 
 def _read_page() -> dict[str, tuple[bytes, str]]:
-    """The page's files by path, read once: (bytes, content type)."""
+    """Read the page's files. Return (bytes, content type) by path."""
     files = {
         f"/{file.name}": (file.read_bytes(), f"{PAGE_TYPES[file.suffix]}; charset=utf-8")
         for file in sorted(PAGE.iterdir())

@@ -115,7 +115,7 @@ class TestOneLook:
         await browser.until_text(
             "#ledger", "3 accepted + 0 requeued = 3 delivered + 0 dead-lettered + 0 dropped + 0 waiting"
         )
-        assert await browser.text("#summary-words") == "Nothing waits: what came in has gone out."
+        assert await browser.text("#summary-words") == "All received events are delivered."
         assert await browser.text("#upstreams h3") == "Tenant 1: ok"
         assert "look at them" not in await browser.text("#now")
         assert await relay.post({"event_type": ""}) == 422
@@ -183,7 +183,7 @@ class TestOneLook:
             await browser.open(f"http://{relay.http}/")
 
             await browser.until_text("#link", "not live: asked every 5 seconds")
-            assert await browser.text("#summary-words") == "Nothing waits: what came in has gone out."
+            assert await browser.text("#summary-words") == "All received events are delivered."
             for other in others:
                 other.close()
 

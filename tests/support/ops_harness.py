@@ -1,4 +1,7 @@
-"""Ops over an outbox and a schedule that stand still; `conftest` serves it on a loopback port."""
+"""The operations interface over an outbox and a schedule whose values a test sets.
+
+`conftest` serves it on a loopback port.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +22,13 @@ from relay.policy.overview import EndpointView, QueueSummary, QueueView
 from relay.runtime.metrics import Metrics
 
 STARTED_MS = 5_000
-"""Monotonic."""
-
+"""Monotonic time of the start."""
 
 WRITABLE = Gauges(4096, 1 << 20, 0, writable=True, dead_letters=0, problem="")
 
 
 class StillClock:
-    """Monotonic 5 s at the start; the wall clock can be set."""
+    """A clock that a test sets. Its monotonic time is 5 s at the start."""
 
     boot_id = "boot"
 
@@ -49,36 +51,38 @@ class StillClock:
 
 @dataclass
 class StillSchedule:
-    shown_routes: list[EndpointView] = field(default_factory=list)
-    busy: list[QueueView] = field(default_factory=list)
-    held: list[QueueView] = field(default_factory=list)
+    """A schedule whose views a test sets."""
 
-    idle_lanes: int = 0
-    looks: int = 0
-    """How often all lanes were looked at."""
+    shown_endpoints: list[EndpointView] = field(default_factory=list)
+    busy: list[QueueView] = field(default_factory=list)
+    paused: list[QueueView] = field(default_factory=list)
+
+    idle_queues: int = 0
+    reads: int = 0
+    """Number of times all device queues were read."""
     viewed: int = 0
-    """How many views of routes were made."""
+    """Number of endpoint views created."""
 
     def states(self) -> Mapping[EndpointState, int]:
-        return Counter(route.state for route in self.shown_routes)
+        return Counter(endpoint.state for endpoint in self.shown_endpoints)
 
     def endpoints(self, now: int, first: Collection[int], others: int) -> list[EndpointView]:
-        strangers = [route for route in self.shown_routes if route.tenant_id not in first]
-        strangers.sort(key=lambda route: len(self.shown_routes) > others and route.state == "ok")
-        chosen = {*first, *(route.tenant_id for route in strangers[:others])}
-        views = [route for route in self.shown_routes if route.tenant_id in chosen]
+        unlisted = [endpoint for endpoint in self.shown_endpoints if endpoint.tenant_id not in first]
+        unlisted.sort(key=lambda endpoint: len(self.shown_endpoints) > others and endpoint.state == "ok")
+        chosen = {*first, *(endpoint.tenant_id for endpoint in unlisted[:others])}
+        views = [endpoint for endpoint in self.shown_endpoints if endpoint.tenant_id in chosen]
         self.viewed += len(views)
         return views
 
     def queues(self, limit: int, now: int) -> QueueSummary:
-        self.looks += 1
-        known = self.idle_lanes + len(self.busy)
-        return QueueSummary(known, len(self.busy), len(self.held), self.busy[:limit], self.held[:limit])
+        self.reads += 1
+        known = self.idle_queues + len(self.busy)
+        return QueueSummary(known, len(self.busy), len(self.paused), self.busy[:limit], self.paused[:limit])
 
 
 @dataclass
 class DeadLetterOutbox:
-    """What ops uses of an outbox: totals, and dead letters that can be chosen."""
+    """The part of an outbox that the operations interface uses: totals and dead letters."""
 
     totals: Ledger = field(default_factory=Ledger)
     state: Gauges = field(default_factory=lambda: WRITABLE)
@@ -157,7 +161,7 @@ class Response:
 
 
 class Served:
-    """Ops on a loopback port; `call` asks it."""
+    """The operations interface on a loopback port. `call` sends a request to it."""
 
     def __init__(self) -> None:
         self.clock = StillClock()
@@ -196,8 +200,8 @@ class Served:
         self.refreshed += 1
 
     async def call(self, path: str, method: str = "GET", **options: Any) -> Response:
-        async with self.session.request(method, self.base + path, **options) as answer:
-            return Response(answer.status, answer.headers, await answer.read())
+        async with self.session.request(method, self.base + path, **options) as response:
+            return Response(response.status, response.headers, await response.read())
 
     async def post(self, path: str, data: Any, **headers: str) -> Response:
         body = data if isinstance(data, bytes) else json.dumps(data).encode()

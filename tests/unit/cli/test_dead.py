@@ -77,7 +77,7 @@ class TestList:
         result = call("dead", "list", "--search", "x" * (MAX_SEARCH_CHARS + 1), environ=kept.environ)
 
         assert result.exit_code == 1
-        assert f"at most {MAX_SEARCH_CHARS} characters" in result.stderr
+        assert f"more than {MAX_SEARCH_CHARS}" in result.stderr
 
     @pytest.mark.parametrize("option", ["--search", "--device"])
     def test_an_empty_choice_is_no_choice(self, kept: NotedRelay, option: str) -> None:

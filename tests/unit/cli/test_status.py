@@ -28,7 +28,9 @@ def test_json_is_what_the_relay_says(relay: NotedRelay) -> None:
 def test_text_says_first_what_is_wrong_and_what_to_do(relay: NotedRelay) -> None:
     relay.outbox.totals = Ledger(accepted=12_345, delivered=12_000, pending=345)
     relay.outbox.state = Gauges(1_536, 1 << 20, 93_784_000, writable=False, dead_letters=0, problem="disk full")
-    relay.schedule.shown_routes = [EndpointView(2, "unauthorized", 0, 35_000, "401 Invalid\x1b[2J or missing API key")]
+    relay.schedule.shown_endpoints = [
+        EndpointView(2, "unauthorized", 0, 35_000, "401 Invalid\x1b[2J or missing API key")
+    ]
     relay.schedule.busy = [QueueView((2, "tv", "tv-17"), 345, None, "unauthorized")]
 
     text = call("status", environ=relay.environ).stdout
@@ -42,10 +44,10 @@ def test_text_says_first_what_is_wrong_and_what_to_do(relay: NotedRelay) -> None
     ledger = lines.index("accepted  requeued  delivered  dead lettered  dropped  pending")
     assert lines[ledger + 1] == "  12,345         0     12,000              0        0      345"
     upstream = next(n for n, line in enumerate(lines) if line.startswith("upstream of tenant 2: unauthorized since "))
-    assert lines[upstream + 1] == "  It does not take the key. Everything is kept."
+    assert lines[upstream + 1] == "  The upstream rejects the key. The relay stores all events."
     assert lines[upstream + 2].startswith("  next attempt: 1970-01-01T00:00:")
     assert lines[upstream + 3] == "  last error: 401 Invalid\\x1b[2J or missing API key"
-    assert lines[upstream + 4].startswith("  what to do: Put the right key into upstream.api_key_file")
+    assert lines[upstream + 4].startswith("  what to do: Write the right key to upstream.api_key_file")
     assert any(line.startswith("2       tv        tv-17       345") for line in lines)
     assert "\x1b" not in text
 
@@ -54,7 +56,7 @@ def test_text_of_a_fresh_relay(relay: NotedRelay) -> None:
     result = call("status", environ=relay.environ)
 
     assert result.exit_code == 0
-    assert result.stdout.startswith("OK  Nothing waits")
+    assert result.stdout.startswith("OK  All received events are delivered.")
     assert "received          not measured yet, 0 in total\n" in result.stdout
     assert "upstream: ok since 1970" in result.stdout
     assert "devices: no pending events" in result.stdout

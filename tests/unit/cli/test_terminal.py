@@ -57,7 +57,7 @@ def test_the_error_of_another_server_is_escaped_and_cut(args: list[str], status:
 
 
 def test_every_text_of_the_status_is_escaped(relay: NotedRelay) -> None:
-    relay.schedule.shown_routes = [EndpointView(2, "unauthorized", 0, 35_000, "401")]
+    relay.schedule.shown_endpoints = [EndpointView(2, "unauthorized", 0, 35_000, "401")]
     data: dict[str, Any] = json.loads(json.dumps(relay.status.data()))
     data["version"] = data["started_at"] = data["outbox"]["problem"] = HOSTILE
     data["outbox"]["writable"] = False

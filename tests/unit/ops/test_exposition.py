@@ -1,4 +1,4 @@
-"""Every Accept header gets a format that is known, and no byte of it comes back."""
+"""Every Accept header selects a known format, and the response repeats no part of the header."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ PROMETHEUS_3 = (
         ("", PLAIN_TEXT),
     ],
 )
-def test_scrapers_get_what_prometheus_clients_give_them(accept: str, content_type: str) -> None:
+def test_the_format_equals_the_choice_of_prometheus_client(accept: str, content_type: str) -> None:
     registry = Metrics().registry
-    encode, said = chosen(accept)
+    encode, chosen_type = chosen(accept)
     expected_encode, expected = choose_encoder(accept)
 
-    assert said == expected == content_type
+    assert chosen_type == expected == content_type
     assert encode(registry) == expected_encode(registry)
 
 
@@ -73,7 +73,7 @@ def test_no_format_has_created_series(accept: str) -> None:
 @example("application/openmetrics-text; version=" + "9" * 5_000)
 @example("application/openmetrics-text; version=1.0.0; escaping=\r\nX: 1")
 @example("application/openmetrics-text; version; =;;,")
-def test_nothing_that_is_accepted_fails_or_comes_back(accept: str) -> None:
+def test_no_header_causes_a_failure_or_appears_in_the_response(accept: str) -> None:
     _, content_type = chosen(accept)
 
     assert content_type in KNOWN

@@ -1,4 +1,4 @@
-"""The last 15 minutes: differences between samples, bounded, and rates up to this moment."""
+"""The history contains the differences of 15 minutes, and rates up to now."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def later(served: Served, ms: int, **ledger: int) -> None:
     served.outbox.totals = served.outbox.totals._replace(**ledger)
 
 
-async def test_a_sample_holds_what_happened_since_the_one_before(served: Served) -> None:
+async def test_a_sample_contains_the_difference_from_the_previous_sample(served: Served) -> None:
     served.outbox.totals = Ledger(accepted=1_000, delivered=900, pending=100)
     served.metrics.upstream_requests.labels("202").inc(7)
     served.history.sample()
@@ -35,7 +35,7 @@ async def test_a_sample_holds_what_happened_since_the_one_before(served: Served)
     ]
 
 
-async def test_keeps_fifteen_minutes_and_no_more(served: Served) -> None:
+async def test_the_history_contains_at_most_fifteen_minutes(served: Served) -> None:
     for _ in range(SAMPLES + 50):
         served.history.sample()
         later(served, 5_000)
@@ -46,7 +46,7 @@ async def test_keeps_fifteen_minutes_and_no_more(served: Served) -> None:
     assert samples[-1]["at_ms"] - samples[0]["at_ms"] == 15 * 60_000 - 5_000
 
 
-async def test_gives_only_what_came_after_a_time(served: Served) -> None:
+async def test_samples_after_a_time_are_returned(served: Served) -> None:
     for _ in range(4):
         served.history.sample()
         later(served, 5_000)
@@ -56,7 +56,7 @@ async def test_gives_only_what_came_after_a_time(served: Served) -> None:
     assert [sample["at_ms"] for sample in served.history.samples(first)] == [first + 5_000, first + 10_000]
 
 
-async def test_an_outbox_that_began_anew_makes_no_negative_figures(served: Served) -> None:
+async def test_a_new_outbox_causes_no_negative_counts(served: Served) -> None:
     served.outbox.totals = Ledger(accepted=1_000, delivered=1_000)
     served.history.sample()
     later(served, 5_000, accepted=3, delivered=0, pending=3)
@@ -67,14 +67,14 @@ async def test_an_outbox_that_began_anew_makes_no_negative_figures(served: Serve
 
 
 class TestRates:
-    async def test_unknown_at_first(self, served: Served) -> None:
+    async def test_rates_are_unknown_in_the_first_second(self, served: Served) -> None:
         assert served.history.rates() == Rates(None, None)
         served.history.sample()
         assert served.history.rates() == Rates(None, None)
 
-    async def test_are_taken_over_the_last_minute_up_to_now(self, served: Served) -> None:
+    async def test_rates_cover_the_last_minute_up_to_now(self, served: Served) -> None:
         served.history.sample()
-        later(served, 5_000, accepted=10_000)  # more than a minute ago at the end
+        later(served, 5_000, accepted=10_000)  # More than a minute before the end.
         for _ in range(12):
             served.history.sample()
             later(served, 5_000, accepted=served.outbox.totals.accepted + 10)

@@ -1,4 +1,4 @@
-"""The status page's stream: history, then status, bounded, and over when the relay stops."""
+"""A stream sends the history, then the status, and ends when the relay stops."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STREAM = "/status/stream"
 
 
 async def event(stream: ClientResponse) -> tuple[str, Any]:
-    """The next event: its name and its data."""
+    """Return the name and the data of the next event."""
     name = data = ""
     while line := (await stream.content.readline()).decode():
         if line == "\n" and name:
@@ -25,7 +25,7 @@ async def event(stream: ClientResponse) -> tuple[str, Any]:
     raise EOFError
 
 
-async def test_tells_the_history_at_once_and_then_the_status(served: Served) -> None:
+async def test_a_stream_begins_with_the_history_and_the_status(served: Served) -> None:
     served.history.sample()
     served.clock.monotonic += 5_000
     served.history.sample()
@@ -37,7 +37,7 @@ async def test_tells_the_history_at_once_and_then_the_status(served: Served) -> 
         assert await event(stream) == ("status", json.loads(json.dumps(served.status.data())))
 
 
-async def test_goes_on_with_new_samples_and_the_status_of_the_moment(served: Served) -> None:
+async def test_a_stream_continues_with_new_samples_and_the_current_status(served: Served) -> None:
     served.history.sample()
     async with served.session.get(served.base + STREAM) as stream:
         assert await event(stream) == ("history", [])
@@ -51,14 +51,14 @@ async def test_goes_on_with_new_samples_and_the_status_of_the_moment(served: Ser
         assert (name, status["ledger"]["pending"]) == ("status", 3)
 
 
-async def test_only_so_many_may_look_at_once_and_a_place_is_free_again(served: Served) -> None:
+async def test_the_number_of_streams_is_limited_and_a_closed_stream_frees_its_place(served: Served) -> None:
     streams = [await served.session.get(served.base + STREAM) for _ in range(MAX_STREAMS)]
     for stream in streams:
         await event(stream)
 
-    refused = await served.call(STREAM)
-    assert refused.status == 503
-    assert "Retry-After" in refused.headers
+    rejected = await served.call(STREAM)
+    assert rejected.status == 503
+    assert "Retry-After" in rejected.headers
     scraped = (await served.call("/metrics")).body.decode()
     assert f"\nrelay_status_streams {MAX_STREAMS}.0\n" in scraped
     assert f"\nrelay_status_max_streams {MAX_STREAMS}.0\n" in scraped
@@ -72,7 +72,7 @@ async def test_only_so_many_may_look_at_once_and_a_place_is_free_again(served: S
             await asyncio.sleep(0.05)
 
 
-async def test_ends_when_the_relay_stops_and_none_begins_after(served: Served) -> None:
+async def test_streams_end_when_the_relay_stops_and_new_ones_are_rejected(served: Served) -> None:
     async with served.session.get(served.base + STREAM) as stream:
         await event(stream)
         served.live.stop()

@@ -1,4 +1,4 @@
-"""What the operations interface answers, to whom, and what it refuses."""
+"""Responses, access control and input checks of the operations interface."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ GUARDED = [
     ("POST", "/dead-letters/discard"),
 ]
 PLAIN_TEXT = "text/plain; version=0.0.4; charset=utf-8"
-STRANGE_ACCEPTS = [
+UNKNOWN_ACCEPTS = [
     "text/plain; version=abc",
     "application/openmetrics-text; version=abc",
     "application/openmetrics-text; version=9999999999.\t0",
@@ -49,64 +49,66 @@ async def guarded_call(served: Served, method: str, path: str, **headers: str) -
 
 
 class TestHealth:
-    async def test_alive_while_it_answers(self, served: Served) -> None:
+    async def test_livez_is_200_while_the_relay_runs(self, served: Served) -> None:
         assert (await served.call("/livez")).status == 200
 
-    async def test_ready_while_events_can_be_stored_whatever_the_upstream_says(self, served: Served) -> None:
-        served.schedule.shown_routes = [EndpointView(1, "backing_off", 0, 60_000, "no answer")]
+    async def test_readyz_is_200_while_events_can_be_stored_with_any_state_of_the_upstream(
+        self, served: Served
+    ) -> None:
+        served.schedule.shown_endpoints = [EndpointView(1, "backing_off", 0, 60_000, "no response")]
 
-        answer = await served.call("/readyz")
+        response = await served.call("/readyz")
 
-        assert answer.status == 200
-        assert answer.json() == {"ready": True, "problem": ""}
+        assert response.status == 200
+        assert response.json() == {"ready": True, "problem": ""}
 
-    @pytest.mark.parametrize(("problem", "said"), [("disk full", "disk full"), ("", "the outbox is not open yet")])
-    async def test_not_ready_when_events_cannot_be_stored_and_says_why(
-        self, served: Served, problem: str, said: str
+    @pytest.mark.parametrize(("problem", "shown"), [("disk full", "disk full"), ("", "the outbox is not open yet")])
+    async def test_readyz_is_503_with_the_reason_if_events_cannot_be_stored(
+        self, served: Served, problem: str, shown: str
     ) -> None:
         served.outbox.state = Gauges(0, 1, 0, writable=False, dead_letters=0, problem=problem)
 
-        answer = await served.call("/readyz")
+        response = await served.call("/readyz")
 
-        assert answer.status == 503
-        assert answer.json() == {"ready": False, "problem": said}
+        assert response.status == 503
+        assert response.json() == {"ready": False, "problem": shown}
         assert (await served.call("/livez")).status == 200
 
 
 class TestMetrics:
-    async def test_prometheus_text_by_default_with_gauges_of_this_moment(self, served: Served) -> None:
-        answer = await served.call("/metrics")
+    async def test_the_default_is_prometheus_text_with_current_gauges(self, served: Served) -> None:
+        response = await served.call("/metrics")
 
-        families = {family.name: family for family in read_text(answer.body.decode())}
-        assert answer.headers["Content-Type"].startswith("text/plain")
+        families = {family.name: family for family in read_text(response.body.decode())}
+        assert response.headers["Content-Type"].startswith("text/plain")
         assert families["relay_outbox_max_bytes"].samples[0].value == 1 << 20
         assert served.refreshed == 1
 
-    async def test_openmetrics_when_asked_for(self, served: Served) -> None:
-        answer = await served.call("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
+    async def test_openmetrics_is_returned_on_request(self, served: Served) -> None:
+        response = await served.call("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
 
-        assert answer.headers["Content-Type"].startswith("application/openmetrics-text")
-        assert "relay_events_accepted" in {family.name for family in read_openmetrics(answer.body.decode())}
+        assert response.headers["Content-Type"].startswith("application/openmetrics-text")
+        assert "relay_events_accepted" in {family.name for family in read_openmetrics(response.body.decode())}
 
-    async def test_a_strange_accept_gets_plain_text_and_nothing_of_it_comes_back(self, served: Served) -> None:
-        for accept in STRANGE_ACCEPTS:
-            answer = await served.call("/metrics", headers={"Accept": accept})
+    async def test_an_unknown_accept_header_selects_plain_text(self, served: Served) -> None:
+        for accept in UNKNOWN_ACCEPTS:
+            response = await served.call("/metrics", headers={"Accept": accept})
 
-            assert (answer.status, answer.headers["Content-Type"]) == (200, PLAIN_TEXT), accept
+            assert (response.status, response.headers["Content-Type"]) == (200, PLAIN_TEXT), accept
 
-    async def test_fewer_than_300_series(self, served: Served) -> None:
+    async def test_there_are_fewer_than_300_series(self, served: Served) -> None:
         served.metrics.build_info("1", "3", "3")
         for code in (*range(200, 206), *range(400, 430), *range(500, 505), "error"):
             served.metrics.upstream_requests.labels(str(code))
 
-        answer = await served.call("/metrics")
+        response = await served.call("/metrics")
 
-        series = [sample for family in read_text(answer.body.decode()) for sample in family.samples]
+        series = [sample for family in read_text(response.body.decode()) for sample in family.samples]
         assert len(series) < 300
 
 
 class TestPage:
-    async def test_every_file_it_names_is_served_by_the_relay_itself(self, served: Served) -> None:
+    async def test_the_relay_serves_every_file_of_the_page(self, served: Served) -> None:
         named: list[str] = []
 
         class Links(HTMLParser):
@@ -120,7 +122,7 @@ class TestPage:
         assert [(await served.call(f"/{path}")).status for path in named] == [200] * len(named)
 
     @pytest.mark.parametrize("path", ["/", "/page.css", "/page.js"])
-    async def test_names_nothing_outside_and_has_no_inline_code(self, served: Served, path: str) -> None:
+    async def test_the_page_has_no_external_links_and_no_inline_code(self, served: Served, path: str) -> None:
         text = (await served.call(path)).body.decode()
 
         assert "://" not in text
@@ -129,7 +131,7 @@ class TestPage:
         assert " onclick=" not in text
 
     @pytest.mark.parametrize("path", [*OPEN, "/dead-letters", "/log", "/nothing"])
-    async def test_every_answer_is_kept_from_other_sites_caches_and_guesses(self, served: Served, path: str) -> None:
+    async def test_every_response_has_the_security_headers(self, served: Served, path: str) -> None:
         headers = (await served.call(path, "HEAD")).headers
 
         assert headers["Content-Security-Policy"].startswith("default-src 'none';")
@@ -143,18 +145,18 @@ class TestPage:
 
 class TestRoutes:
     @pytest.mark.parametrize("path", OPEN)
-    async def test_head_answers_like_get_without_a_body(self, served: Served, path: str) -> None:
-        answer = await served.call(path, "HEAD")
+    async def test_head_returns_the_status_of_get_without_a_body(self, served: Served, path: str) -> None:
+        response = await served.call(path, "HEAD")
 
-        assert answer.status == 200
-        assert answer.body == b""
+        assert response.status == 200
+        assert response.body == b""
 
     @pytest.mark.parametrize("path", ["/nothing", "/page", "/../server.py", "/page.js/", "/livez/"])
     async def test_unknown_paths_are_404(self, served: Served, path: str) -> None:
-        answer = await served.call(path)
+        response = await served.call(path)
 
-        assert answer.status == 404
-        assert answer.json()["success"] is False
+        assert response.status == 404
+        assert response.json()["success"] is False
 
     @pytest.mark.parametrize(
         ("method", "path", "allowed"),
@@ -166,24 +168,28 @@ class TestRoutes:
             ("OPTIONS", "/flush", "POST"),
         ],
     )
-    async def test_other_methods_are_405_and_name_the_allowed(
+    async def test_other_methods_are_405_with_the_allowed_methods(
         self, served: Served, method: str, path: str, allowed: str
     ) -> None:
-        answer = await served.call(path, method)
+        response = await served.call(path, method)
 
-        assert answer.status == 405
-        assert answer.headers["Allow"] == allowed
+        assert response.status == 405
+        assert response.headers["Allow"] == allowed
 
 
 class TestAccess:
     @pytest.mark.parametrize(("method", "path"), GUARDED)
-    async def test_without_a_token_this_machine_may(self, served: Served, method: str, path: str) -> None:
+    async def test_without_a_token_peers_on_this_machine_have_access(
+        self, served: Served, method: str, path: str
+    ) -> None:
         served.outbox.letters = {1: dead_letter(1)}
 
         assert await guarded_call(served, method, path) == 200
 
     @pytest.mark.parametrize(("method", "path"), GUARDED)
-    async def test_with_a_token_only_who_shows_it_may(self, served: Served, method: str, path: str) -> None:
+    async def test_with_a_token_only_requests_with_the_token_have_access(
+        self, served: Served, method: str, path: str
+    ) -> None:
         served.outbox.letters = {1: dead_letter(1)}
         served.ops.token = Secret("s3cret")
 
@@ -193,17 +199,17 @@ class TestAccess:
         assert await guarded_call(served, method, path, Authorization="Basic s3cret") == 401
         assert await guarded_call(served, method, path, Authorization="Bearer s3cret") == 200
 
-    async def test_401_names_the_scheme_and_not_the_token(self, served: Served) -> None:
+    async def test_401_contains_the_scheme_and_not_the_token(self, served: Served) -> None:
         served.ops.token = Secret("s3cret")
 
-        answer = await served.post("/flush", {})
+        response = await served.post("/flush", {})
 
-        assert answer.headers["WWW-Authenticate"] == "Bearer"
-        assert b"s3cret" not in answer.body
+        assert response.headers["WWW-Authenticate"] == "Bearer"
+        assert b"s3cret" not in response.body
         assert served.control.flushes == 0
 
     @pytest.mark.parametrize("path", OPEN)
-    async def test_numbers_need_no_token(self, served: Served, path: str) -> None:
+    async def test_open_paths_need_no_token(self, served: Served, path: str) -> None:
         served.ops.token = Secret("s3cret")
 
         assert (await served.call(path, "HEAD")).status == 200
@@ -216,12 +222,12 @@ class TestAccess:
 
         async with (
             ClientSession(connector=connector) as session,
-            session.post("http://localhost/flush", json={}) as answer,
+            session.post("http://localhost/flush", json={}) as response,
         ):
-            assert answer.status == 200
+            assert response.status == 200
         await runner.cleanup()
 
-    async def test_without_a_token_other_machines_may_not(self, served: Served) -> None:
+    async def test_without_a_token_other_machines_have_no_access(self, served: Served) -> None:
         transport = Mock()
         transport.get_extra_info = lambda name, default=None: {"peername": ("192.168.1.7", 50_000)}.get(name, default)
         request = make_mocked_request("POST", "/flush", {"Content-Type": "application/json"}, transport=transport)
@@ -232,30 +238,30 @@ class TestAccess:
     @pytest.mark.parametrize(
         "content_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", ""]
     )
-    async def test_what_a_form_can_send_is_refused(self, served: Served, content_type: str) -> None:
-        answer = await served.call("/flush", "POST", data=b"{}", headers={"Content-Type": content_type})
+    async def test_content_types_of_forms_are_rejected(self, served: Served, content_type: str) -> None:
+        response = await served.call("/flush", "POST", data=b"{}", headers={"Content-Type": content_type})
 
-        assert answer.status == 415
+        assert response.status == 415
         assert served.control.flushes == 0
 
 
 class TestFlush:
-    async def test_asks_the_service_once(self, served: Served) -> None:
-        answer = await served.post("/flush", {})
+    async def test_a_flush_calls_the_service_once(self, served: Served) -> None:
+        response = await served.post("/flush", {})
 
-        assert answer.json() == {"success": True, "pending": 0}
+        assert response.json() == {"success": True, "pending": 0}
         assert served.control.flushes == 1
 
 
 class TestLog:
-    async def test_shows_the_last_lines_as_they_were_written(self, served: Served) -> None:
+    async def test_the_log_returns_the_last_lines_as_written(self, served: Served) -> None:
         log.configure(Log(format="json"), [Secret("s3cret-k3y")], stream=StringIO())
         structlog.get_logger("relay").info("one of many", key="s3cret-k3y")
 
-        answer = await served.call("/log")
+        response = await served.call("/log")
 
-        assert answer.headers["Content-Type"].startswith("text/plain")
-        last = json.loads(answer.body.decode().splitlines()[-1])
+        assert response.headers["Content-Type"].startswith("text/plain")
+        last = json.loads(response.body.decode().splitlines()[-1])
         assert (last["event"], last["key"]) == ("one of many", MASK)
         structlog.reset_defaults()
 
@@ -276,28 +282,26 @@ class TestDeadLetters:
             ("?reason=refused", [1, 3]),
             ("?device=tv-1&reason=refused", [1]),
             ("?after=1", [2, 3]),
-            ("?device=nobody", []),
+            ("?device=unknown", []),
         ],
     )
-    async def test_lists_those_that_match_by_id(self, served: Served, query: str, ids: list[int]) -> None:
-        answer = await served.call(f"/dead-letters{query}")
+    async def test_matching_letters_are_listed_by_id(self, served: Served, query: str, ids: list[int]) -> None:
+        response = await served.call(f"/dead-letters{query}")
 
-        assert [letter["id"] for letter in answer.json()["dead_letters"]] == ids
+        assert [letter["id"] for letter in response.json()["dead_letters"]] == ids
 
     @pytest.mark.parametrize(
         ("text", "ids"),
         [("KÄSE", [4]), ("tv-2", [3]), ("poison", [2]), ("id-1", [1]), ("422", [1, 2, 3, 4]), ("wrong", [1, 2, 3, 4])],
     )
-    async def test_a_text_is_searched_in_all_that_is_known_of_a_letter(
-        self, served: Served, text: str, ids: list[int]
-    ) -> None:
+    async def test_a_search_covers_every_field_of_a_letter(self, served: Served, text: str, ids: list[int]) -> None:
         served.outbox.letters[4] = dead_letter(4, device="tv-3", body='{"title":"Käse"}'.encode())
 
-        answer = await served.call("/dead-letters", params={"search": text})
+        response = await served.call("/dead-letters", params={"search": text})
 
-        assert [letter["id"] for letter in answer.json()["dead_letters"]] == ids
+        assert [letter["id"] for letter in response.json()["dead_letters"]] == ids
 
-    async def test_one_request_looks_through_a_bounded_number_and_says_where_to_go_on(self, served: Served) -> None:
+    async def test_one_request_searches_a_limited_number_of_letters(self, served: Served) -> None:
         served.outbox.letters = {n: dead_letter(n, device=f"box-{n}") for n in range(1, 1_501)}
 
         first = (await served.call("/dead-letters?search=box-1400&limit=100")).json()
@@ -307,13 +311,13 @@ class TestDeadLetters:
         assert [letter["id"] for letter in second["dead_letters"]] == [1_400]
         assert second["next_after"] is None
 
-    async def test_bodies_can_be_left_out(self, served: Served) -> None:
+    async def test_bodies_can_be_omitted(self, served: Served) -> None:
         letters = (await served.call("/dead-letters?bodies=false")).json()["dead_letters"]
 
         assert [letter["id"] for letter in letters] == [1, 2, 3]
         assert not any("body" in letter for letter in letters)
 
-    async def test_a_page_of_long_bodies_is_short_and_goes_on(self, served: Served) -> None:
+    async def test_a_page_of_long_bodies_ends_early(self, served: Served) -> None:
         served.outbox.letters = {n: dead_letter(n, body=b"x" * (600 << 10)) for n in range(1, 6)}
 
         pages, after = [], 0
@@ -324,7 +328,7 @@ class TestDeadLetters:
 
         assert pages == [[1, 2], [3, 4], [5]]
 
-    async def test_a_search_lets_others_have_their_turn(self, served: Served) -> None:
+    async def test_a_search_yields_to_other_tasks(self, served: Served) -> None:
         served.outbox.letters = {n: dead_letter(n, body=b"x" * (64 << 10)) for n in range(1, 51)}
         turns = 0
 
@@ -341,7 +345,7 @@ class TestDeadLetters:
         assert found_none == ([], None)
         assert turns >= 20
 
-    async def test_pages_name_where_to_go_on_until_the_end(self, served: Served) -> None:
+    async def test_pages_contain_the_id_of_the_next_page_until_the_end(self, served: Served) -> None:
         first = (await served.call("/dead-letters?limit=2")).json()
         second = (await served.call(f"/dead-letters?limit=2&after={first['next_after']}")).json()
 
@@ -349,7 +353,7 @@ class TestDeadLetters:
         assert [letter["id"] for letter in second["dead_letters"]] == [3]
         assert second["next_after"] is None
 
-    async def test_shows_one_with_its_event_as_it_was_sent(self, served: Served) -> None:
+    async def test_a_letter_contains_its_event_as_it_was_sent(self, served: Served) -> None:
         body = '{"context": {"title":"Käse"} }'
         served.outbox.letters[7] = dead_letter(7, body=body.encode())
 
@@ -368,7 +372,7 @@ class TestDeadLetters:
             "body": body,
         }
 
-    async def test_an_event_that_the_disk_made_no_text_of_is_shown_as_base64(self, served: Served) -> None:
+    async def test_an_event_that_is_not_utf_8_is_returned_as_base64(self, served: Served) -> None:
         served.outbox.letters[7] = dead_letter(7, reason="corrupt", body=b"\xff\x00")
 
         letter = (await served.call("/dead-letters/7")).json()["dead_letter"]
@@ -377,7 +381,7 @@ class TestDeadLetters:
         assert "body" not in letter
 
     @pytest.mark.parametrize("wrong", ["9", "0", "-1", "abc", "9" * 40, "%C2%B2"])
-    async def test_an_id_that_is_not_there_is_404(self, served: Served, wrong: str) -> None:
+    async def test_an_unknown_id_is_404(self, served: Served, wrong: str) -> None:
         assert (await served.call(f"/dead-letters/{wrong}")).status == 404
 
     @pytest.mark.parametrize(
@@ -394,7 +398,7 @@ class TestDeadLetters:
             "?after=" + "9" * 30,
         ],
     )
-    async def test_a_wrong_question_is_400_and_not_taken_for_all(self, served: Served, query: str) -> None:
+    async def test_an_invalid_query_is_400(self, served: Served, query: str) -> None:
         assert (await served.call(f"/dead-letters{query}")).status == 400
 
     @pytest.mark.parametrize(
@@ -408,19 +412,19 @@ class TestDeadLetters:
             ({"ids": [1, 2], "reason": "poison"}, [1, 3]),
         ],
     )
-    async def test_requeues_what_is_chosen_and_says_what_remains(
+    async def test_a_requeue_moves_the_selected_letters_and_returns_the_remaining_number(
         self, served: Served, choice: dict[str, object], left: list[int]
     ) -> None:
-        answer = await served.post("/dead-letters/requeue", choice)
+        response = await served.post("/dead-letters/requeue", choice)
 
-        assert answer.json() == {"success": True, "requeued": 3 - len(left), "remaining": len(left)}
+        assert response.json() == {"success": True, "requeued": 3 - len(left), "remaining": len(left)}
         assert list(served.outbox.letters) == left
         assert len(served.outbox.requeued) == 3 - len(left)
 
-    async def test_discards_what_is_chosen(self, served: Served) -> None:
-        answer = await served.post("/dead-letters/discard", {"ids": [2]})
+    async def test_a_discard_deletes_the_selected_letters(self, served: Served) -> None:
+        response = await served.post("/dead-letters/discard", {"ids": [2]})
 
-        assert answer.json() == {"success": True, "discarded": 1, "remaining": 2}
+        assert response.json() == {"success": True, "discarded": 1, "remaining": 2}
         assert list(served.outbox.letters) == [1, 3]
         assert served.outbox.requeued == []
 
@@ -446,25 +450,25 @@ class TestDeadLetters:
             b'{"all":true',
         ],
     )
-    async def test_an_unclear_choice_is_400_and_changes_nothing(self, served: Served, body: bytes) -> None:
+    async def test_an_invalid_selection_is_400_and_changes_nothing(self, served: Served, body: bytes) -> None:
         for path in ("/dead-letters/discard", "/dead-letters/requeue"):
-            answer = await served.post(path, body)
+            response = await served.post(path, body)
 
-            assert (answer.status, answer.json()["success"]) == (400, False)
+            assert (response.status, response.json()["success"]) == (400, False)
         assert list(served.outbox.letters) == [1, 2, 3]
 
-    async def test_a_body_too_large_or_encoded_is_refused(self, served: Served) -> None:
+    async def test_a_body_that_is_too_large_or_encoded_is_rejected(self, served: Served) -> None:
         large = await served.post("/dead-letters/discard", b'{"all":true}' + b" " * 65_536)
         gzipped = await served.post("/dead-letters/discard", b"\x1f\x8b", **{"Content-Encoding": "gzip"})
 
         assert (large.status, gzipped.status) == (413, 415)
         assert list(served.outbox.letters) == [1, 2, 3]
 
-    async def test_an_outbox_that_cannot_is_503_with_its_words(self, served: Served) -> None:
+    async def test_a_failing_outbox_is_503_with_its_message(self, served: Served) -> None:
         served.outbox.fails = True
 
-        answer = await served.post("/dead-letters/requeue", {"all": True})
+        response = await served.post("/dead-letters/requeue", {"all": True})
 
-        assert answer.status == 503
-        assert answer.json()["error"] == "the outbox is full: raise outbox.max_size"
-        assert "Retry-After" in answer.headers
+        assert response.status == 503
+        assert response.json()["error"] == "the outbox is full: raise outbox.max_size"
+        assert "Retry-After" in response.headers

@@ -1,10 +1,10 @@
-"""/status.json says what the contract promises, with times a person can read."""
+"""/status.json contains the fields of the contract, with readable times."""
 
 from __future__ import annotations
 
 import json
 
-from relay.ops.status import MANY_QUEUES, MAX_UPSTREAMS, SAME_MS
+from relay.ops.status import MANY_QUEUES, MAX_UPSTREAMS, SNAPSHOT_MS
 from relay.outbox import Gauges, Ledger
 from relay.policy.overview import EndpointView, QueueView
 
@@ -14,12 +14,12 @@ WALL_2026 = 1_795_420_800_000
 """2026-11-23T08:00:00Z."""
 
 
-async def test_has_every_field_of_the_contract(served: Served) -> None:
+async def test_the_status_has_every_field_of_the_contract(served: Served) -> None:
     served.clock.wall = WALL_2026
     served.outbox.totals = Ledger(accepted=9, requeued=1, delivered=5, dead_lettered=2, dropped=1, pending=2)
     served.outbox.state = Gauges(8192, 1 << 20, 2_500, writable=True, dead_letters=0, problem="")
     served.outbox.letters = {1: dead_letter(1)}
-    served.schedule.shown_routes = [EndpointView(2, "unauthorized", 4_000, 35_000, "401 Unauthorized")]
+    served.schedule.shown_endpoints = [EndpointView(2, "unauthorized", 4_000, 35_000, "401 Unauthorized")]
 
     status = (await served.call("/status.json")).json()
 
@@ -47,8 +47,8 @@ async def test_has_every_field_of_the_contract(served: Served) -> None:
         {
             "tenant": 2,
             "state": "unauthorized",
-            "words": "It does not take the key. Everything is kept.",
-            "to_do": "Put the right key into upstream.api_key_file; it is noticed within 5 seconds.",
+            "words": "The upstream rejects the key. The relay stores all events.",
+            "to_do": "Write the right key to upstream.api_key_file. The relay applies it within 5 seconds.",
             "since": "2026-11-23T07:59:59.000Z",
             "next_attempt_at": "2026-11-23T08:00:30.000Z",
             "last_error": "401 Unauthorized",
@@ -71,15 +71,13 @@ async def test_a_clock_set_after_the_start_corrects_all_dates(served: Served) ->
     assert status["uptime_seconds"] == 60
 
 
-class TestRoutes:
-    """An upstream is shown before the first event, and each once."""
+class TestUpstreams:
+    """The status lists each upstream once, also before its first event."""
 
     def tenants(self, served: Served) -> list[object]:
         return [upstream["tenant"] for upstream in served.status.data()["upstreams"]]
 
-    async def test_the_default_and_every_tenant_of_the_configuration_are_there_from_the_start(
-        self, served: Served
-    ) -> None:
+    async def test_the_default_and_every_configured_tenant_are_listed_from_the_start(self, served: Served) -> None:
         served.tenants = [2, 7]
 
         upstreams = served.status.data()["upstreams"]
@@ -90,15 +88,15 @@ class TestRoutes:
             (7, "ok", ""),
         ]
 
-    async def test_the_default_is_shown_as_the_tenants_that_use_it(self, served: Served) -> None:
+    async def test_the_default_is_listed_as_the_tenants_that_use_it(self, served: Served) -> None:
         served.tenants = [2]
-        served.schedule.shown_routes = [EndpointView(1, "ok", 0, None, "")]
+        served.schedule.shown_endpoints = [EndpointView(1, "ok", 0, None, "")]
 
         assert self.tenants(served) == [1, 2]
 
-    async def test_of_more_than_can_be_shown_those_configured_and_those_in_trouble_are(self, served: Served) -> None:
+    async def test_configured_and_failing_upstreams_are_listed_first(self, served: Served) -> None:
         served.tenants = [99]
-        served.schedule.shown_routes = [
+        served.schedule.shown_endpoints = [
             EndpointView(number, "backing_off" if number > 90 else "ok", 0, None, "") for number in range(100)
         ]
 
@@ -108,13 +106,13 @@ class TestRoutes:
         assert shown[:10] == [99, *range(91, 99), 0]
         assert (len(shown), status["upstreams_left_out"]) == (50, 50)
 
-    async def test_a_tenant_with_a_route_of_its_own_does_not_use_the_default(self, served: Served) -> None:
+    async def test_a_tenant_with_its_own_endpoint_does_not_use_the_default(self, served: Served) -> None:
         served.tenants = [2]
-        served.schedule.shown_routes = [EndpointView(2, "ok", 0, None, "")]
+        served.schedule.shown_endpoints = [EndpointView(2, "ok", 0, None, "")]
 
         assert self.tenants(served) == [2, None]
 
-    async def test_a_scrape_counts_them_too(self, served: Served) -> None:
+    async def test_a_scrape_counts_unused_upstreams(self, served: Served) -> None:
         served.tenants = [2]
 
         served.status.export(served.metrics)
@@ -122,41 +120,41 @@ class TestRoutes:
         assert served.metrics.registry.get_sample_value("relay_upstream_state", {"state": "ok"}) == 2
 
 
-class TestLooks:
-    """A look at every lane takes time that apps' events wait for, and anybody may ask."""
+class TestSnapshots:
+    """Reading every device queue delays events, and any client may request the status."""
 
-    def ask_often(self, served: Served) -> None:
+    def request_often(self, served: Served) -> None:
         for _ in range(5):
             served.status.data()
             served.status.export(served.metrics)
 
-    async def test_many_lanes_are_looked_at_once_a_second_whoever_asks(self, served: Served) -> None:
-        served.schedule.idle_lanes = MANY_QUEUES + 1
+    async def test_many_queues_are_read_at_most_once_per_second(self, served: Served) -> None:
+        served.schedule.idle_queues = MANY_QUEUES + 1
 
-        self.ask_often(served)
-        looks = served.schedule.looks
-        served.clock.monotonic += SAME_MS
-        self.ask_often(served)
+        self.request_often(served)
+        reads = served.schedule.reads
+        served.clock.monotonic += SNAPSHOT_MS
+        self.request_often(served)
 
-        assert (looks, served.schedule.looks) == (1, 2)
+        assert (reads, served.schedule.reads) == (1, 2)
 
-    async def test_few_lanes_are_shown_as_they_are_now(self, served: Served) -> None:
-        served.schedule.idle_lanes = MANY_QUEUES - 1
+    async def test_few_queues_are_read_for_each_request(self, served: Served) -> None:
+        served.schedule.idle_queues = MANY_QUEUES - 1
         served.status.data()
         served.schedule.busy = [QueueView((1, "tv", "a"), 7, None, "")]
 
         assert served.status.data()["devices_waiting"] == 1
 
-    async def test_what_is_not_the_schedules_is_of_this_moment_all_the_same(self, served: Served) -> None:
-        served.schedule.idle_lanes = MANY_QUEUES + 1
+    async def test_the_totals_are_current_while_a_snapshot_is_reused(self, served: Served) -> None:
+        served.schedule.idle_queues = MANY_QUEUES + 1
         served.status.data()
         served.outbox.totals = Ledger(accepted=1, pending=1)
 
         assert served.status.data()["ledger"]["pending"] == 1
 
-    async def test_of_many_made_up_tenants_no_more_are_viewed_than_are_shown(self, served: Served) -> None:
-        made_up = [EndpointView(number, "ok", 0, None, "") for number in range(500)]
-        served.schedule.shown_routes = made_up
+    async def test_only_as_many_endpoints_are_read_as_are_listed(self, served: Served) -> None:
+        invented = [EndpointView(number, "ok", 0, None, "") for number in range(500)]
+        served.schedule.shown_endpoints = invented
 
         status = served.status.data()
 
@@ -164,10 +162,10 @@ class TestLooks:
         assert (len(status["upstreams"]), status["upstreams_left_out"]) == (MAX_UPSTREAMS, 450)
 
 
-async def test_devices_are_the_busiest_and_the_most_held_each_once_and_never_more_than_twenty(served: Served) -> None:
+async def test_at_most_twenty_devices_are_listed_each_once(served: Served) -> None:
     served.schedule.busy = [QueueView((1, "tv", f"busy-{n}"), 100 - n, None, "") for n in range(50)]
     both = QueueView((1, "tv", "busy-0"), 100, 65_000, "limit")
-    served.schedule.held = [both, *(QueueView((1, "tv", f"held-{n}"), 1, 6_000, "limit") for n in range(50))]
+    served.schedule.paused = [both, *(QueueView((1, "tv", f"held-{n}"), 1, 6_000, "limit") for n in range(50))]
 
     devices = served.status.data()["devices"]
 
@@ -180,11 +178,11 @@ async def test_devices_are_the_busiest_and_the_most_held_each_once_and_never_mor
         "pending": 100,
         "held_until": "1970-01-01T00:01:00.000Z",
         "why": "limit",
-        "words": "has used up its requests of this window",
+        "words": "has used all requests of the rate window",
     }
 
 
-async def test_what_came_and_was_not_kept_is_counted_by_reason_over_both_ways(served: Served) -> None:
+async def test_rejected_events_are_counted_by_reason_for_both_transports(served: Served) -> None:
     served.metrics.events_rejected.labels("http", "invalid").inc(2)
     served.metrics.events_rejected.labels("udp", "invalid").inc()
     served.metrics.udp_datagrams_dropped.labels("kernel").inc(7)
@@ -192,11 +190,14 @@ async def test_what_came_and_was_not_kept_is_counted_by_reason_over_both_ways(se
     assert served.status.data()["refused"] == {"invalid": 3, "kernel": 7}
 
 
-async def test_a_device_that_could_send_says_so_when_its_upstream_is_held(served: Served) -> None:
-    served.schedule.shown_routes = [EndpointView(1, "backing_off", 0, 60_000, ""), EndpointView(2, "ok", 0, None, "")]
+async def test_a_ready_device_waits_for_its_paused_upstream(served: Served) -> None:
+    served.schedule.shown_endpoints = [
+        EndpointView(1, "backing_off", 0, 60_000, ""),
+        EndpointView(2, "ok", 0, None, ""),
+    ]
     served.schedule.busy = [QueueView((1, "tv", "a"), 5, None, ""), QueueView((2, "tv", "b"), 4, None, "")]
 
-    assert [device["words"] for device in served.status.data()["devices"]] == ["waits with its upstream", ""]
+    assert [device["words"] for device in served.status.data()["devices"]] == ["waits for its upstream", ""]
 
 
 async def test_no_event_body_is_shown(served: Served) -> None:
@@ -205,11 +206,11 @@ async def test_no_event_body_is_shown(served: Served) -> None:
     assert "c4n4ry" not in json.dumps(served.status.data())
 
 
-async def test_a_scrape_finds_the_same_figures_as_gauges(served: Served) -> None:
+async def test_a_scrape_returns_the_values_of_the_status(served: Served) -> None:
     served.outbox.totals = Ledger(accepted=7, pending=7)
     served.outbox.state = Gauges(8192, 1 << 20, 2_500, writable=False, dead_letters=0, problem="disk full")
     served.outbox.letters = {1: dead_letter(1)}
-    served.schedule.shown_routes = [
+    served.schedule.shown_endpoints = [
         EndpointView(1, "ok", 0, None, ""),
         EndpointView(2, "ok", 0, None, ""),
         EndpointView(3, "backing_off", 0, None, ""),
@@ -217,7 +218,7 @@ async def test_a_scrape_finds_the_same_figures_as_gauges(served: Served) -> None
     served.schedule.busy = [QueueView((1, "tv", "a"), 7, None, "")]
 
     served.status.export(served.metrics)
-    served.schedule.shown_routes.pop()
+    served.schedule.shown_endpoints.pop()
     served.status.export(served.metrics)
 
     def value(name: str, **labels: str) -> float | None:
