@@ -1,6 +1,6 @@
-"""The status page in a real Chromium, of a real relay: what a person sees, does, and is kept from.
+"""The status page of a real relay in a real Chromium.
 
-RELAY_SCREENSHOTS=DIRECTORY keeps pictures of what the tests look at.
+RELAY_SCREENSHOTS=DIRECTORY stores screenshots.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ ROWS = "document.querySelectorAll('#letters-list > li').length"
 
 @pytest.fixture
 async def browser(chrome: Browser) -> AsyncIterator[Browser]:
-    """A blank page on a desk; at the end nothing may have gone against the page's own policy."""
+    """A blank page on a desktop screen. At the end, the browser must have logged no violation of the page's policy."""
     await chrome.screen(*SIZES["desk"])
     await chrome.scheme("light")
     await chrome.open("about:blank")
     await chrome.complaints()
     yield chrome
-    said = [line for line in await chrome.complaints() if "status of 503" not in line and "status of 401" not in line]
-    assert [line for line in said if "net::ERR_" not in line] == []
+    logged = [line for line in await chrome.complaints() if "status of 503" not in line and "status of 401" not in line]
+    assert [line for line in logged if "net::ERR_" not in line] == []
 
 
 @pytest.fixture
@@ -57,14 +57,14 @@ async def relay(sandbox: Sandbox, tmp_path: Path) -> AsyncIterator[RelayProcess]
         yield relay
 
 
-async def look(browser: Browser, relay: RelayProcess) -> None:
+async def open_page(browser: Browser, relay: RelayProcess) -> None:
     await browser.open(f"http://{relay.http}/")
-    await browser.until_text("#link", "live")
+    await browser.until_text("#link", "Live")
 
 
 @asynccontextmanager
 async def before_the_page(browser: Browser, script: str) -> AsyncIterator[None]:
-    """Each page that is opened meanwhile runs the script before its own."""
+    """Run the script at the start of each page that is opened in the block."""
     added = await browser.devtools("Page.addScriptToEvaluateOnNewDocument", source=f"{{{script}}}")
     try:
         yield
@@ -73,123 +73,123 @@ async def before_the_page(browser: Browser, script: str) -> AsyncIterator[None]:
 
 
 async def until_live(relay: RelayProcess, pages: int) -> None:
-    """Until so many pages hold a stream."""
+    """Wait until this number of pages has an open stream."""
     async with asyncio.timeout(PATIENCE_S):
         while f"\nrelay_status_streams {pages}.0\n".encode() not in (await relay.request("GET", "/metrics"))[2]:
             await asyncio.sleep(0.05)
 
 
-async def give_up(relay: RelayProcess, sandbox: Sandbox, count: int, **extra: Any) -> None:
-    """So many dead letters of a device each."""
+async def make_dead_letters(relay: RelayProcess, sandbox: Sandbox, count: int, **extra: Any) -> None:
+    """Create `count` dead letters, each of another device."""
     sandbox.faults.add(Misbehaviour(answer=422, when='"wrong"'))
     for n in range(count):
         assert await relay.post(event(n, f"box-{n}") | {"event_type": "wrong"} | extra) == 202
     await relay.until(lambda status: status["dead_letters"]["count"] == count)
 
 
-async def look_at_dead(browser: Browser, relay: RelayProcess, sandbox: Sandbox, count: int) -> None:
-    await give_up(relay, sandbox, count)
-    await look(browser, relay)
+async def show_dead_letters(browser: Browser, relay: RelayProcess, sandbox: Sandbox, count: int) -> None:
+    await make_dead_letters(relay, sandbox, count)
+    await open_page(browser, relay)
     await browser.until(f"{ROWS} === {count}")
 
 
-async def one_more(browser: Browser, relay: RelayProcess, count: int) -> None:
-    """Until the page knows of one more dead letter, which makes so many."""
+async def add_dead_letter(browser: Browser, relay: RelayProcess, count: int) -> None:
+    """Create a dead letter, and wait until the page shows the new number."""
     assert await relay.post(event(100 + count, f"late-{count}") | {"event_type": "wrong"}) == 202
     await browser.until_text("#dead-count", f"{count}")
 
 
-class TestOneLook:
-    async def test_what_comes_in_and_goes_out_shows_without_reloading(
+class TestStatus:
+    async def test_received_and_sent_events_appear_without_a_reload(
         self, browser: Browser, relay: RelayProcess
     ) -> None:
-        await look(browser, relay)
+        await open_page(browser, relay)
         await browser.run("window.neverReloaded = true")
         assert await browser.text("#upstreams h3") == "Every tenant: ok"
 
         for n in range(3):
             assert await relay.post(event(n)) == 202
 
-        await browser.until_text("#in-total", "3 in all")
-        await browser.until_text("#out-total", "3 in all")
+        await browser.until_text("#in-total", "3 in total")
+        await browser.until_text("#out-total", "3 in total")
         await browser.until_text(
-            "#ledger", "3 accepted + 0 requeued = 3 delivered + 0 dead-lettered + 0 dropped + 0 waiting"
+            "#ledger", "3 accepted + 0 requeued = 3 delivered + 0 dead-lettered + 0 dropped + 0 pending"
         )
-        assert await browser.text("#summary-words") == "All received events are delivered."
+        assert await browser.text("#summary-message") == "All received events are delivered."
         assert await browser.text("#upstreams h3") == "Tenant 1: ok"
-        assert "look at them" not in await browser.text("#now")
+        assert "Show dead letters" not in await browser.text("#now")
         assert await relay.post({"event_type": ""}) == 422
-        await browser.until_text("#refused", "1 a field wrong")
+        await browser.until_text("#refused", "1 invalid field")
         assert await browser.run("return window.neverReloaded")
 
-    async def test_charts_show_what_was_sampled_in_pictures_words_and_figures(
+    async def test_charts_show_the_samples_as_curves_labels_and_a_table(
         self, browser: Browser, relay: RelayProcess
     ) -> None:
         for n in range(7):
             await relay.post(event(n))
-        await look(browser, relay)
+        await open_page(browser, relay)
         label = "document.querySelectorAll('.plot')[arguments[0]]?.getAttribute('aria-label')"
 
         await browser.until(
             f"/between 0.*and [1-9].* in the last 15/.test({label}) || /now, between [0-9.]+/.test({label})", 0
         )
-        await browser.until(f"/taken \\(2xx\\) [1-9].*too many \\(429\\) 0/.test({label})", 3)
+        await browser.until(f"/accepted \\(2xx\\) [1-9].*too many requests \\(429\\) 0/.test({label})", 3)
 
         assert await browser.run("return document.querySelectorAll('.plot .curve').length") == 3
-        assert await browser.run("return document.querySelectorAll('.plot rect.taken').length") >= 1
+        assert await browser.run("return document.querySelectorAll('.plot rect.accepted').length") >= 1
         await browser.click("#minutes summary")
-        # a table's rows come a moment after it is opened; in and out may be of two minutes
+        # The rows appear a moment after the table is opened. Received and sent events may be in two minutes.
         rows = "[...document.querySelectorAll('#minute-rows tr')].map(row => row.innerText.split('\t'))"
         for column in (1, 2):
             await browser.until(f"{rows}.reduce((all, row) => all + Number(row[{column}]), 0) === 7")
         await browser.until(f"{rows}.at(-1)[3] === '0' && {rows}.some(row => row[4].startsWith('202: '))")
 
-    async def test_an_upstream_in_trouble_is_told_in_words_with_the_next_attempt_and_what_to_do(
+    async def test_a_failing_upstream_is_shown_with_its_error_next_attempt_and_advice(
         self, browser: Browser, sandbox: Sandbox, tmp_path: Path
     ) -> None:
         env = environment(sandbox.url, tmp_path, upstream__api_key="canary-wrong-9z")
         async with running(env) as relay:
-            await look(browser, relay)
+            await open_page(browser, relay)
             await relay.post(event(1))
 
-            await browser.until_text("#summary-words", "refuses the key: nothing can be sent")
+            await browser.until_text("#summary-message", "rejects the key: its events are pending")
             assert await browser.run("return document.querySelector('#summary').dataset.level") == "trouble"
-            assert "upstream.api_key_file" in await browser.text("#summary-to-do")
+            assert "upstream.api_key_file" in await browser.text("#summary-advice")
             await browser.until_text("#upstreams", "Tenant 1: unauthorized")
-            assert "upstream.api_key_file" not in await browser.text("#upstreams"), "said twice"
+            assert "upstream.api_key_file" not in await browser.text("#upstreams"), "shown twice"
             await browser.until_text("#upstreams", "next attempt in ")
             assert "401" in await browser.text("#upstreams")
-            await browser.until_text("#device-rows", "waits with its upstream")
+            await browser.until_text("#device-rows", "waits for its upstream")
             assert "canary" not in await browser.run("return document.documentElement.outerHTML")
             await browser.picture("trouble")
 
-    async def test_a_relay_that_stops_ends_the_stream_and_one_that_starts_is_found_again(
+    async def test_a_page_reconnects_to_a_restarted_relay(
         self, browser: Browser, sandbox: Sandbox, tmp_path: Path
     ) -> None:
         env = environment(sandbox.url, tmp_path, http__listen=f"127.0.0.1:{free_port()}")
         async with running(env) as relay:
-            await look(browser, relay)
+            await open_page(browser, relay)
             relay.signal(signal.SIGTERM)
             assert await relay.ended() == 0
-        await browser.until_text("#link", "does not answer")
+        await browser.until_text("#link", "does not respond")
         async with running(env):
-            await browser.until("document.querySelector('#link').innerText === 'live'")
+            await browser.until("document.querySelector('#link').innerText === 'Live'")
 
-    async def test_one_page_too_many_is_not_live_and_becomes_so_when_a_place_is_free(
+    async def test_a_page_beyond_the_limit_polls_until_a_stream_is_free(
         self, browser: Browser, relay: RelayProcess
     ) -> None:
         async with ClientSession() as session:
             others = [await session.get(f"http://{relay.http}/status/stream") for _ in range(MAX_STREAMS)]
             await browser.open(f"http://{relay.http}/")
 
-            await browser.until_text("#link", "not live: asked every 5 seconds")
-            assert await browser.text("#summary-words") == "All received events are delivered."
+            await browser.until_text("#link", "Updated every 5 seconds")
+            assert await browser.text("#summary-message") == "All received events are delivered."
             for other in others:
                 other.close()
 
-            await browser.until("document.querySelector('#link').innerText === 'live'")
+            await browser.until("document.querySelector('#link').innerText === 'Live'")
 
-    async def test_an_answer_that_comes_when_the_page_is_live_again_is_too_old(
+    async def test_a_late_status_response_does_not_replace_the_stream(
         self, browser: Browser, relay: RelayProcess
     ) -> None:
         async with ClientSession() as session, before_the_page(browser, HELD_STATUS):
@@ -198,7 +198,7 @@ class TestOneLook:
             await browser.until("held.length === 1")
             for other in others:
                 other.close()
-            await browser.until_text("#link", "live")
+            await browser.until_text("#link", "Live")
             await browser.run(
                 "window.links = []; const link = document.querySelector('#link');"
                 "new MutationObserver(() => links.push(link.innerText)).observe(link, {childList: true})"
@@ -208,10 +208,10 @@ class TestOneLook:
 
             assert await browser.run("return links") == []
 
-    async def test_a_page_opened_where_nobody_looks_asks_nothing_until_somebody_does(
+    async def test_a_page_opened_while_hidden_sends_no_request_until_it_is_shown(
         self, browser: Browser, relay: RelayProcess
     ) -> None:
-        await look(browser, relay)
+        await open_page(browser, relay)
         async with before_the_page(browser, STREAMS):
             try:
                 await browser.hide()
@@ -222,13 +222,13 @@ class TestOneLook:
                 assert await browser.run("return [document.hidden, streams]") == [True, 0]
             finally:
                 await browser.show()
-            await browser.until_text("#link", "live")
+            await browser.until_text("#link", "Live")
             assert await browser.run("return streams") == 1
 
-    async def test_a_hidden_page_asks_nothing_and_one_that_is_looked_at_again_is_live(
+    async def test_a_hidden_page_closes_its_stream_and_reopens_it_when_shown(
         self, browser: Browser, relay: RelayProcess
     ) -> None:
-        await look(browser, relay)
+        await open_page(browser, relay)
         await until_live(relay, 1)
         try:
             await browser.hide()
@@ -237,14 +237,14 @@ class TestOneLook:
             await until_live(relay, 0)
             await relay.post(event(1))
             await relay.until(lambda status: status["ledger"]["delivered"] == 1)
-            assert await browser.text("#out-total") == "0 in all"
+            assert await browser.text("#out-total") == "0 in total"
         finally:
             await browser.show()
 
-        await browser.until_text("#out-total", "1 in all")
+        await browser.until_text("#out-total", "1 in total")
         await until_live(relay, 1)
 
-    async def test_what_others_wrote_is_text_and_nothing_else(
+    async def test_markup_in_received_text_is_shown_as_text(
         self, browser: Browser, relay: RelayProcess, sandbox: Sandbox
     ) -> None:
         evil = "<img src=x onerror=window.hacked=1><script>window.hacked=1</script>"
@@ -253,13 +253,13 @@ class TestOneLook:
         assert await relay.post(body) == 202
         await relay.until(lambda status: status["dead_letters"]["count"] == 1)
 
-        await look(browser, relay)
+        await open_page(browser, relay)
         await browser.until_text("#letters-list", evil)
 
         assert await browser.run("return [window.hacked, document.querySelectorAll('main img').length]") == [None, 0]
 
-    async def test_nothing_is_asked_of_anybody_but_the_relay(self, browser: Browser, relay: RelayProcess) -> None:
-        await look(browser, relay)
+    async def test_the_page_sends_requests_to_the_relay_only(self, browser: Browser, relay: RelayProcess) -> None:
+        await open_page(browser, relay)
 
         asked = await browser.run("return performance.getEntriesByType('resource').map((entry) => entry.name)")
 
@@ -268,106 +268,106 @@ class TestOneLook:
 
 
 class TestDeadLetters:
-    async def test_are_shown_with_reason_words_and_body_and_can_be_searched(
+    async def test_letters_are_shown_with_reason_message_and_body_and_can_be_searched(
         self, browser: Browser, relay: RelayProcess, sandbox: Sandbox
     ) -> None:
-        await give_up(relay, sandbox, 3, context={"title": "Käse"})
-        await look(browser, relay)
+        await make_dead_letters(relay, sandbox, 3, context={"title": "Käse"})
+        await open_page(browser, relay)
         await browser.until(f"{ROWS} === 3")
-        assert "refused by the upstream" in await browser.text("#letters-list > li")
+        assert "rejected by the upstream" in await browser.text("#letters-list > li")
 
         await browser.click("#letters-list summary")
         assert '"title": "K\\u00e4se"' in await browser.text("#letters-list pre")
         await browser.picture("dead-letters")
 
         await browser.type("#letters-search", "BOX-2" + ENTER)
-        await browser.until_text("#letters-said", "1 found")
+        await browser.until_text("#letters-result", "1 found")
         assert "box-2" in await browser.text("#letters-list")
         await browser.run("document.querySelector('#letters-search').value = ''")
         await browser.run("document.querySelector('#letters-reason').value = 'poison'")
         await browser.click("#letters-filter button")
-        await browser.until_text("#letters-said", "None found")
+        await browser.until_text("#letters-result", "No dead letters found")
 
-    async def test_one_is_requeued_and_sent(self, browser: Browser, relay: RelayProcess, sandbox: Sandbox) -> None:
-        await give_up(relay, sandbox, 2)
+    async def test_a_letter_is_requeued_and_sent(self, browser: Browser, relay: RelayProcess, sandbox: Sandbox) -> None:
+        await make_dead_letters(relay, sandbox, 2)
         sandbox.faults.heal()
-        await look(browser, relay)
+        await open_page(browser, relay)
         await browser.until(f"{ROWS} === 2")
 
         await browser.click("#letters-list .acts button")
 
-        await browser.until_text("#letters-said", "1 of 1 requeued")
+        await browser.until_text("#letters-result", "1 of 1 requeued")
         await relay.until(lambda status: status["ledger"]["delivered"] == 1)
         await browser.until_text("#dead-count", "1")
 
-    async def test_chosen_ones_are_discarded_by_keyboard_alone_after_a_question(
+    async def test_selected_letters_are_discarded_by_keyboard_after_a_confirmation(
         self, browser: Browser, relay: RelayProcess, sandbox: Sandbox
     ) -> None:
-        await look_at_dead(browser, relay, sandbox, 3)
+        await show_dead_letters(browser, relay, sandbox, 3)
 
-        await self.tab_to(browser, "Choose letter [123] of box-1")
+        await self.tab_to(browser, "Select letter [123] of box-1")
         await browser.press(SPACE)
-        await self.tab_to(browser, "Discard chosen", back=True)
+        await self.tab_to(browser, "Discard selected", back=True)
         await browser.press(ENTER)
         await browser.until("document.querySelector('#confirm').open")
         assert await browser.run("return document.activeElement.id") == "confirm-no"
         await browser.press(ENTER)
         await browser.until("!document.querySelector('#confirm').open")
         assert (await relay.status())["dead_letters"]["count"] == 3
-        assert await browser.run("return document.activeElement.id") == "discard-chosen"
+        assert await browser.run("return document.activeElement.id") == "discard-selected"
 
         # The page makes one move at a time: the button takes the next press when this move is done.
-        await browser.until(READY, "#discard-chosen")
+        await browser.until(READY, "#discard-selected")
         await browser.press(ENTER)
         await browser.until("document.querySelector('#confirm').open")
         await browser.press(TAB)
         await browser.press(ENTER)
 
-        await browser.until_text("#letters-said", "1 of 1 discarded")
+        await browser.until_text("#letters-result", "1 of 1 discarded")
         assert (await relay.status())["dead_letters"]["count"] == 2
         assert "box-1" not in await browser.text("#letters-list")
 
-    async def test_all_of_a_reason_are_moved_beyond_those_shown_and_each_once(
+    async def test_requeue_all_moves_every_matching_letter_once(
         self, browser: Browser, relay: RelayProcess, sandbox: Sandbox
     ) -> None:
-        """The upstream refuses them again: they come back as new letters, and must not go round."""
+        """The upstream rejects the events again. They become new letters, which the same requeue must not move."""
         events = [event(n, f"box-{n % 7}") | {"event_type": "wrong"} for n in range(130)]
         sandbox.faults.add(Misbehaviour(answer=422, when='"wrong"'))
         status, _, _ = await relay.request("POST", "/v1/events", json.dumps(events).encode())
         assert status == 202
         await relay.until(lambda status: status["dead_letters"]["count"] == 130)
-        await look(browser, relay)
-        await browser.until_text("#letters-said", "The oldest 20 shown")
+        await open_page(browser, relay)
+        await browser.until_text("#letters-result", "The oldest 20 shown")
         await browser.run("document.querySelector('#letters-reason').value = 'refused'")
         await browser.click("#letters-filter button")
-        await browser.until_text("#requeue-all", "Requeue all that are found")
+        await browser.until_text("#requeue-all", "Requeue all found")
 
         await browser.click("#requeue-all")
 
-        await browser.until_text("#letters-said", "130 of 130 requeued")
+        await browser.until_text("#letters-result", "130 of 130 requeued")
         status = await relay.until(lambda status: status["dead_letters"]["count"] == 130)
         assert status["ledger"]["requeued"] == 130
 
-    async def test_what_was_done_stays_said_however_late_the_list_comes(
+    async def test_the_result_stays_until_a_late_list_arrives(
         self, browser: Browser, relay: RelayProcess, sandbox: Sandbox
     ) -> None:
-        await look_at_dead(browser, relay, sandbox, 3)
+        await show_dead_letters(browser, relay, sandbox, 3)
         await browser.run(HELD_LISTS)
 
-        await browser.click("#letters-list .acts button.grave")
+        await browser.click("#letters-list .acts button.danger")
         await browser.click("#confirm-yes")
         await browser.until("held.length === 1")
         await browser.until_text("#dead-count", "2")
         await browser.run("return held.shift()()")
 
-        assert await browser.text("#letters-said") == "1 of 1 discarded."
-        assert await browser.run("return held.length") == 0, "asked for it once more"
+        assert await browser.text("#letters-result") == "1 of 1 discarded."
+        assert await browser.run("return held.length") == 0, "requested the list once more"
         assert await browser.run(f"return {ROWS}") == 2
 
-    async def test_a_list_asked_for_twice_is_shown_once(
+    async def test_a_second_search_aborts_the_first(
         self, browser: Browser, relay: RelayProcess, sandbox: Sandbox
     ) -> None:
-        await look_at_dead(browser, relay, sandbox, 3)
+        await show_dead_letters(browser, relay, sandbox, 3)
         await browser.run(HELD_LISTS)
 
         await browser.click("#letters-filter button")
@@ -377,43 +377,43 @@ class TestDeadLetters:
         await browser.run("return held.pop()()")
         await browser.run("return held.pop()()")
 
-        assert await browser.text("#letters-said") == "1 found."
+        assert await browser.text("#letters-result") == "1 found."
         assert await browser.run(f"return {ROWS}") == 1
 
-    async def test_buttons_mean_what_is_shown_and_not_what_is_being_typed(
+    async def test_buttons_apply_to_the_shown_list_and_not_to_the_search_field(
         self, browser: Browser, relay: RelayProcess, sandbox: Sandbox
     ) -> None:
-        await look_at_dead(browser, relay, sandbox, 3)
+        await show_dead_letters(browser, relay, sandbox, 3)
         await browser.type("#letters-search", "BOX-2" + ENTER)
-        await browser.until_text("#letters-said", "1 found")
+        await browser.until_text("#letters-result", "1 found")
 
         await browser.run("document.querySelector('#letters-search').value = ''")
         await browser.click("#discard-all")
         await browser.until("document.querySelector('#confirm').open")
-        assert await browser.text("#confirm-words") == "Discard this event? Nobody can bring it back."
+        assert await browser.text("#confirm-text") == "Discard this event? This cannot be undone."
         await browser.click("#confirm-yes")
 
-        await browser.until_text("#letters-said", "1 of 1 discarded")
+        await browser.until_text("#letters-result", "1 of 1 discarded")
         assert (await relay.status())["dead_letters"]["count"] == 2
         assert await browser.run(f"return {ROWS}") == 0, "of the search that was submitted"
 
-    async def test_more_are_of_the_search_that_is_shown(
+    async def test_show_more_applies_to_the_shown_search(
         self, browser: Browser, relay: RelayProcess, sandbox: Sandbox
     ) -> None:
-        await give_up(relay, sandbox, 22)
-        await look(browser, relay)
-        await browser.until_text("#letters-said", "The oldest 20 shown")
+        await make_dead_letters(relay, sandbox, 22)
+        await open_page(browser, relay)
+        await browser.until_text("#letters-result", "The oldest 20 shown")
 
         await browser.type("#letters-search", "BOX-2")
         await browser.click("#letters-more")
 
-        await browser.until_text("#letters-said", "22 shown")
+        await browser.until_text("#letters-result", "22 shown")
         assert await browser.text("#discard-all") == "Discard all"
 
-    async def test_all_wait_for_the_list_of_a_search_just_submitted(
+    async def test_the_all_buttons_are_disabled_while_a_search_loads(
         self, browser: Browser, relay: RelayProcess, sandbox: Sandbox
     ) -> None:
-        await look_at_dead(browser, relay, sandbox, 3)
+        await show_dead_letters(browser, relay, sandbox, 3)
         await browser.run(HELD_LISTS)
 
         await browser.type("#letters-search", "BOX-2" + ENTER)
@@ -424,135 +424,135 @@ class TestDeadLetters:
 
         assert await browser.run(f"return [{ROWS}, ...{disabled}]") == [1, False, False]
 
-    async def test_one_move_at_a_time_from_the_button_on(
+    async def test_the_page_makes_one_move_at_a_time(
         self, browser: Browser, relay: RelayProcess, sandbox: Sandbox
     ) -> None:
-        await look_at_dead(browser, relay, sandbox, 3)
+        await show_dead_letters(browser, relay, sandbox, 3)
         await browser.run(HELD_LISTS)
 
         for button in ("#discard-all", "#discard-all", "#requeue-all", "#letters-list .acts button"):
             await browser.click(button, when_ready=False)
         assert await browser.run("return held.length") == 1
-        assert await browser.text("#letters-said") == "Looking for all of them …"
+        assert await browser.text("#letters-result") == "Searching all dead letters …"
         await browser.run("return held.shift()()")
         await browser.until("document.querySelector('#confirm').open")
         await browser.click("#confirm-yes")
         await browser.until("held.length === 1")
         await browser.run("return held.shift()()")
 
-        assert await browser.text("#letters-said") == "3 of 3 discarded."
+        assert await browser.text("#letters-result") == "3 of 3 discarded."
         ledger = (await relay.status())["ledger"]
         assert ledger["requeued"] == 0
         assert await browser.run("return held.length") == 0
 
-    async def test_after_a_no_everything_is_as_before(
+    async def test_a_cancelled_discard_changes_nothing(
         self, browser: Browser, relay: RelayProcess, sandbox: Sandbox
     ) -> None:
-        await look_at_dead(browser, relay, sandbox, 2)
+        await show_dead_letters(browser, relay, sandbox, 2)
 
         for _ in range(2):
             await browser.click("#discard-all")
             await browser.until("document.querySelector('#confirm').open")
             await browser.press(ENTER)
-            await browser.until_text("#letters-said", "Nothing was discarded.")
+            await browser.until_text("#letters-result", "Nothing was discarded.")
             assert await browser.run("return document.activeElement.id") == "discard-all"
         assert (await relay.status())["dead_letters"]["count"] == 2
 
-    async def test_a_list_on_its_way_is_not_asked_for_again_by_each_change(
+    async def test_changes_during_a_request_cause_one_further_request(
         self, browser: Browser, relay: RelayProcess, sandbox: Sandbox
     ) -> None:
-        await look_at_dead(browser, relay, sandbox, 3)
+        await show_dead_letters(browser, relay, sandbox, 3)
         await browser.run(HELD_LISTS)
 
-        await one_more(browser, relay, 4)
+        await add_dead_letter(browser, relay, 4)
         await browser.until("held.length === 1")
-        await one_more(browser, relay, 5)
-        assert await browser.run(f"return [held.length, {ROWS}]") == [1, 3], "what is shown stays"
+        await add_dead_letter(browser, relay, 5)
+        assert await browser.run(f"return [held.length, {ROWS}]") == [1, 3], "the shown list stays"
         await browser.run("return held.shift()()")
 
-        assert await browser.run(f"return [held.length, {ROWS}]") == [1, 5], "once more for the change meanwhile"
+        assert await browser.run(f"return [held.length, {ROWS}]") == [1, 5], "one further request"
         await browser.run("return held.shift()()")
         assert await browser.run(f"return [held.length, {ROWS}]") == [0, 5]
 
-    async def test_who_began_to_choose_while_the_list_was_on_its_way_is_told_instead(
+    async def test_a_list_is_not_replaced_after_the_user_began_to_select(
         self, browser: Browser, relay: RelayProcess, sandbox: Sandbox
     ) -> None:
-        await look_at_dead(browser, relay, sandbox, 2)
+        await show_dead_letters(browser, relay, sandbox, 2)
         await browser.run(HELD_LISTS)
 
-        await one_more(browser, relay, 3)
+        await add_dead_letter(browser, relay, 3)
         await browser.until("held.length === 1")
         await browser.click("#letters-list input")
         await browser.run("return held.shift()()")
 
-        assert await browser.text("#letters-news") == "There are 3 now."
+        assert await browser.text("#letters-news") == "Now 3 dead letters."
         assert await browser.run(f"return [{ROWS}, document.querySelector('#letters-list input').checked]") == [2, True]
 
-    async def test_a_list_that_failed_comes_by_itself(
+    async def test_a_failed_list_is_requested_again(
         self, browser: Browser, relay: RelayProcess, sandbox: Sandbox
     ) -> None:
-        await look_at_dead(browser, relay, sandbox, 3)
+        await show_dead_letters(browser, relay, sandbox, 3)
         await browser.run(LOST, "dead-letters?")
 
-        await one_more(browser, relay, 4)
-        await browser.until_text("#letters-said", "does not answer")
+        await add_dead_letter(browser, relay, 4)
+        await browser.until_text("#letters-result", "does not respond")
         assert await browser.run(f"return {ROWS}") == 3
         await browser.run("lost = ''")
-        await browser.until_text("#letters-said", "4 shown")
+        await browser.until_text("#letters-result", "4 shown")
 
         await browser.run("lost = 'dead-letters?'")
         await browser.type("#letters-search", "BOX-2" + ENTER)
-        await browser.until_text("#letters-said", "does not answer")
+        await browser.until_text("#letters-result", "does not respond")
         await browser.run("lost = ''")
-        await browser.until_text("#letters-said", "1 found")
+        await browser.until_text("#letters-result", "1 found")
 
-    async def test_a_change_while_the_page_asks_back_is_told_afterwards(
+    async def test_a_change_during_the_confirmation_is_shown_afterwards(
         self, browser: Browser, relay: RelayProcess, sandbox: Sandbox
     ) -> None:
-        await look_at_dead(browser, relay, sandbox, 2)
+        await show_dead_letters(browser, relay, sandbox, 2)
 
-        await browser.click("#letters-list .acts button.grave")
+        await browser.click("#letters-list .acts button.danger")
         await browser.until("document.querySelector('#confirm').open")
-        await one_more(browser, relay, 3)
+        await add_dead_letter(browser, relay, 3)
         await browser.click("#confirm-no")
 
-        await browser.until_text("#letters-news", "There are 3 now.")
+        await browser.until_text("#letters-news", "Now 3 dead letters.")
 
-    async def test_what_was_moved_and_that_the_list_failed_are_both_said(
+    async def test_the_result_and_a_failed_list_are_both_shown(
         self, browser: Browser, relay: RelayProcess, sandbox: Sandbox
     ) -> None:
-        await look_at_dead(browser, relay, sandbox, 3)
+        await show_dead_letters(browser, relay, sandbox, 3)
         await browser.run(LOST, "dead-letters?")
 
-        await browser.click("#letters-list .acts button.grave")
+        await browser.click("#letters-list .acts button.danger")
         await browser.click("#confirm-yes")
 
-        await browser.until_text("#letters-said", "1 of 1 discarded. The relay does not answer.")
+        await browser.until_text("#letters-result", "1 of 1 discarded. The relay does not respond.")
         await browser.run("lost = ''")
         await browser.until(f"{ROWS} === 2")
-        assert await browser.text("#letters-said") == "1 of 1 discarded."
+        assert await browser.text("#letters-result") == "1 of 1 discarded."
 
-    async def test_a_move_without_an_answer_is_not_told_as_one_that_moved_none(
+    async def test_a_move_without_a_response_has_an_unknown_result(
         self, browser: Browser, relay: RelayProcess, sandbox: Sandbox
     ) -> None:
-        await look_at_dead(browser, relay, sandbox, 3)
+        await show_dead_letters(browser, relay, sandbox, 3)
         await browser.run(LOST, "dead-letters/discard")
 
-        await browser.click("#letters-list .acts button.grave")
+        await browser.click("#letters-list .acts button.danger")
         await browser.click("#confirm-yes")
         await browser.until(f"{ROWS} === 2")
-        assert await browser.text("#letters-said") == (
-            "It is not known whether it was discarded. The relay does not answer."
+        assert await browser.text("#letters-result") == (
+            "It is unknown whether it was discarded. The relay does not respond."
         )
         await browser.click("#discard-all")
         await browser.click("#confirm-yes")
         await browser.until(f"{ROWS} === 0")
-        assert await browser.text("#letters-said") == (
-            "It is not known how many of 2 were discarded. The relay does not answer."
+        assert await browser.text("#letters-result") == (
+            "It is unknown how many of 2 were discarded. The relay does not respond."
         )
 
     async def tab_to(self, browser: Browser, pattern: str, *, back: bool = False) -> None:
-        """Press Tab until what has such a name has the focus; whatever has it on the way must show it."""
+        """Press Tab until an element with this name has the focus. Every focused element must have an outline."""
         for _ in range(80):
             await browser.press(*((SHIFT, TAB) if back else (TAB,)))
             focus, outline = await browser.run(
@@ -574,34 +574,32 @@ class TestAccess:
         async with running(environment(sandbox.url, tmp_path, ops__token_file=str(file))) as relay:
             yield relay
 
-    async def test_bodies_and_changes_need_the_token_and_figures_do_not(
+    async def test_bodies_and_changes_need_the_token_and_the_status_does_not(
         self, browser: Browser, relay: RelayProcess, sandbox: Sandbox
     ) -> None:
-        await give_up(relay, sandbox, 1)
-        await look(browser, relay)
+        await make_dead_letters(relay, sandbox, 1)
+        await open_page(browser, relay)
         await browser.until_text("#dead-count", "1")
         await browser.until("!document.querySelector('#token-form').hidden")
         assert await browser.run(f"return {ROWS}") == 0
 
         await browser.type("#token", "wrong" + ENTER)
-        await browser.until_text("#letters-said", "ops.token_file")
+        await browser.until_text("#letters-result", "ops.token_file")
         await browser.type("#token", TOKEN + ENTER)
 
         await browser.until(f"{ROWS} === 1")
         assert not await browser.run("return document.querySelector('#token-form').checkVisibility()")
         await browser.click("#flush")
-        await browser.until_text("#flush-said", "Asked to send")
-        kept = await browser.run(
+        await browser.until_text("#flush-result", "Sending")
+        stored = await browser.run(
             "return JSON.stringify([localStorage, sessionStorage, document.cookie, document.documentElement.outerHTML])"
         )
-        assert TOKEN not in kept
+        assert TOKEN not in stored
 
 
-async def test_a_page_of_another_site_can_neither_read_nor_change(
-    browser: Browser, relay: RelayProcess, sandbox: Sandbox
-) -> None:
-    """An operator's browser on the relay's machine is a loopback peer: only the guard stands between."""
-    await give_up(relay, sandbox, 1)
+async def test_a_page_of_another_site_has_no_access(browser: Browser, relay: RelayProcess, sandbox: Sandbox) -> None:
+    """An operator's browser on the relay's machine is a loopback peer, so that only the guard rejects the requests."""
+    await make_dead_letters(relay, sandbox, 1)
     runner = web.ServerRunner(web.Server(lambda request: _blank()))
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -643,31 +641,31 @@ async def _blank() -> web.Response:
 
 
 class TestReading:
-    """On any screen, in both schemes, with eyes or ears."""
+    """The layout on every screen, the contrast, and the names for screen readers."""
 
     @pytest.fixture
     async def busy(self, browser: Browser, relay: RelayProcess, sandbox: Sandbox) -> Browser:
-        """A page with something in every part of it."""
-        await give_up(relay, sandbox, 2)
+        """A page with content in every section."""
+        await make_dead_letters(relay, sandbox, 2)
         sandbox.faults.add(Misbehaviour(answer=503, when="box-9"))
         await relay.post(event(1, "box-9-with-a-name-that-is-very-long-and-has-no-place-to-break-" + "x" * 60))
         await relay.until(lambda status: status["upstreams"][0]["last_error"] != "")
-        await look(browser, relay)
+        await open_page(browser, relay)
         await browser.until(f"{ROWS} === 2")
         await browser.until("document.querySelectorAll('.plot .curve').length === 3")
         await browser.until("document.querySelector('#device-rows').children.length")
         await browser.run("for (const each of document.querySelectorAll('details')) each.open = true")
         return browser
 
-    async def test_fits_every_screen_without_scrolling_sideways(self, busy: Browser) -> None:
+    async def test_the_page_fits_every_screen_without_horizontal_scrolling(self, busy: Browser) -> None:
         for name, (width, height, scale) in SIZES.items():
             await busy.screen(width, height, scale)
             assert await busy.run(TOO_WIDE, width) == [], name
             await busy.picture(f"page-{name.replace(' ', '-').replace('%', 'percent')}")
         await busy.run("document.documentElement.style.fontSize = '200%'")
-        assert await busy.run(TOO_WIDE, width) == [], "text alone at 200 %"
+        assert await busy.run(TOO_WIDE, width) == [], "text size 200 %"
 
-    async def test_every_text_stands_out_from_what_is_behind_it(self, busy: Browser) -> None:
+    async def test_every_text_has_sufficient_contrast(self, busy: Browser) -> None:
         """WCAG 2.2, 1.4.3 (text: 4.5) and 1.4.11 (controls and curves: 3)."""
         backs = set()
         for scheme in ("light", "dark"):
@@ -681,7 +679,7 @@ class TestReading:
             backs.add(await busy.run("return getComputedStyle(document.body).backgroundColor"))
         assert len(backs) == 2
 
-    async def test_a_screen_reader_hears_a_name_for_everything_in_order(self, busy: Browser) -> None:
+    async def test_every_control_has_an_accessible_name(self, busy: Browser) -> None:
         tree = await busy.devtools("Accessibility.getFullAXTree")
         nodes = [node for node in tree["nodes"] if not node.get("ignored")]
         roles: dict[str, list[str]] = {}

@@ -1,18 +1,18 @@
-// The last 15 minutes as four charts and a table. Knows samples ({at_ms, span_ms, accepted, delivered,
-// pending, answers}) and nothing else of the relay. Drawn anew with each sample, not with each status.
+// The last 15 minutes as four charts and a table. The data are samples ({at_ms, span_ms, accepted, delivered, pending,
+// answers}). Each sample redraws the charts.
 
 import { byId, element, fill, number, rate } from "./dom.js";
 
 const SPAN_MS = 15 * 60 * 1000;
 const [WIDTH, HEIGHT] = [900, 100];
 const SVG = "http://www.w3.org/2000/svg";
-// Answers by what they mean for the relay; drawn from the bottom up in this order.
+// Kinds of responses, in drawing order from the bottom up.
 const KINDS = [
-  ["taken", "taken (2xx)", (code) => code.startsWith("2")],
-  ["slower", "too many (429)", (code) => code === "429"],
-  ["refused", "refused (3xx, 4xx)", (code) => code.startsWith("3") || code.startsWith("4")],
+  ["accepted", "accepted (2xx)", (code) => code.startsWith("2")],
+  ["slower", "too many requests (429)", (code) => code === "429"],
+  ["rejected", "rejected (3xx, 4xx)", (code) => code.startsWith("3") || code.startsWith("4")],
   ["failed", "failed (5xx)", (code) => code.startsWith("5")],
-  ["silent", "no answer", () => true],
+  ["silent", "no response", () => true],
 ];
 
 let samples = [];
@@ -30,10 +30,10 @@ export function add(news) {
 function draw() {
   const charts = byId("charts");
   charts.replaceChildren(
-    curve("in", "Coming in", samples.map(perSecond("accepted")), rate),
-    curve("out", "Going out", samples.map(perSecond("delivered")), rate),
-    curve("waiting", "Waiting", samples.map((one) => one.pending), number),
-    answers(),
+    curve("in", "Received", samples.map(perSecond("accepted")), rate),
+    curve("out", "Sent", samples.map(perSecond("delivered")), rate),
+    curve("pending", "Pending", samples.map((one) => one.pending), number),
+    responses(),
   );
   if (byId("minutes").open) table();
 }
@@ -66,7 +66,7 @@ function framed(title, now, svg, top, ...more) {
     ...more);
 }
 
-// A height that is a round figure not below the largest value.
+// Return a round number of at least the largest value, as the height of the chart.
 function roundUp(value) {
   if (value <= 0) return 1;
   const unit = 10 ** Math.floor(Math.log10(value));
@@ -74,16 +74,16 @@ function roundUp(value) {
 }
 
 function curve(kind, title, values, format) {
-  if (!samples.length) return framed(title, "", plot(`${title}: nothing measured yet`), "–");
+  if (!samples.length) return framed(title, "", plot(`${title}: no data yet`), "–");
   const [top, last] = [roundUp(Math.max(...values)), values.at(-1)];
-  // a sample is of the time up to it: steps, not slopes
+  // A sample covers the period before it: steps, not slopes.
   const points = values.flatMap((value, i) => {
     const { at_ms, span_ms } = samples[i];
     return [at_ms - span_ms, at_ms].map((at) => `${x(at).toFixed(1)},${(HEIGHT - (HEIGHT * value) / top).toFixed(1)}`);
   });
   const first = points[0].split(",")[0];
   const label = `${title}: ${format(last)} now, between ${format(Math.min(...values))} and ${format(Math.max(...values))} in the last 15 minutes`;
-  return framed(title, `${format(last)} now, ${format(Math.max(...values))} at most`,
+  return framed(title, `${format(last)} now, ${format(Math.max(...values))} maximum`,
     plot(label,
       shape("path", { class: `area ${kind}`, d: `M${first},${HEIGHT}L${points.join("L")}L${WIDTH},${HEIGHT}Z` }),
       shape("path", { class: `curve ${kind}`, d: `M${points.join("L")}` })),
@@ -94,7 +94,7 @@ function kindOf(code) {
   return KINDS.findIndex(([, , matches]) => matches(code));
 }
 
-function answers() {
+function responses() {
   const counts = samples.map((one) => {
     const byKind = KINDS.map(() => 0);
     for (const [code, count] of Object.entries(one.answers)) byKind[kindOf(code)] += count;
@@ -115,11 +115,11 @@ function answers() {
   });
   const totals = KINDS.map((_, kind) => counts.reduce((sum, byKind) => sum + byKind[kind], 0));
   const all = totals.reduce((a, b) => a + b, 0);
-  const words = KINDS.map(([, name], kind) => `${name} ${number(totals[kind])}`);
+  const legend = KINDS.map(([, name], kind) => `${name} ${number(totals[kind])}`);
   const key = element("ul", { className: "key" }, ...KINDS.map(([kind], i) =>
-    element("li", {}, element("span", { className: `swatch ${kind}` }), element("span", { text: words[i] }))));
-  return framed("Answers of the upstream", `${number(all)} in 15 minutes`,
-    plot(`Answers of the upstream in the last 15 minutes: ${words.join(", ")}`, ...bars), `${number(top)} in 5 s`, key);
+    element("li", {}, element("span", { className: `swatch ${kind}` }), element("span", { text: legend[i] }))));
+  return framed("Responses of the upstream", `${number(all)} in 15 minutes`,
+    plot(`Responses of the upstream in the last 15 minutes: ${legend.join(", ")}`, ...bars), `${number(top)} in 5 s`, key);
 }
 
 function table() {
@@ -136,7 +136,7 @@ function table() {
   const rows = [...minutes].sort(([a], [b]) => a - b);
   fill(byId("minute-rows"), JSON.stringify(rows), () => rows.map(([minute, sum]) =>
     element("tr", {},
-      element("th", { scope: "row", text: minute === 0 ? "this one" : `${minute}` }),
+      element("th", { scope: "row", text: minute === 0 ? "this minute" : `${minute}` }),
       ...[sum.accepted, sum.delivered, sum.pending].map((value) => element("td", { className: "number", text: number(value) })),
       element("td", { text: Object.entries(sum.answers).map(([code, count]) => `${code}: ${number(count)}`).join(", ") }))));
 }

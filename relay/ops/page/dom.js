@@ -1,5 +1,5 @@
-// What every part of the page uses to write to it. Text is set as text, never as markup: device ids, events
-// and the upstream's words are written by others. What is unchanged is left alone, so that a screen reader
+// Functions that write to the page. They set text as text and never as markup, because device ids, events and
+// messages of the upstream contain arbitrary characters. They leave unchanged text alone, so that a screen reader
 // does not repeat it and a selection stays.
 
 export const byId = (id) => document.getElementById(id);
@@ -13,12 +13,12 @@ export function element(name, { className = "", text = "", ...attributes } = {},
   return made;
 }
 
-export function say(id, text) {
+export function setText(id, text) {
   const place = byId(id);
   if (place.textContent !== text) place.textContent = text;
 }
 
-// Replaces children only if what would be shown differs.
+// Replace the children only if `key` differs from the previous call.
 export function fill(place, key, makeChildren) {
   if (place.dataset.shown === key) return;
   place.dataset.shown = key;
@@ -34,7 +34,7 @@ export function bytes(count) {
   return `${Number(count.toPrecision(4))} ${units[unit]}`;
 }
 
-// The two largest units; a number does not part from its own.
+// Return a duration in its two largest units. A non-breaking space joins a number and its unit.
 export function duration(seconds) {
   let left = Math.max(0, Math.round(seconds));
   const parts = [];
@@ -51,7 +51,7 @@ export function rate(perSecond) {
   return `${Number(perSecond.toPrecision(3)).toLocaleString("en")}/s`;
 }
 
-// A time to come of the relay's clock, as far from its now; the clock of whoever looks may be wrong.
+// Return a future time as a distance from the relay's `now`, because the browser's clock may be wrong.
 export function fromNow(text, now) {
   const seconds = (Date.parse(text) - Date.parse(now)) / 1000;
   return seconds < 1 ? "now" : `in ${duration(seconds)}`;

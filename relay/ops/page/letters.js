@@ -1,54 +1,55 @@
-// The list of dead letters: searched, shown, chosen from, and brought up to date.
+// The list of dead letters: search, selection and updates.
 //
-// Rules: what is shown stays until what comes after it is there, and buttons mean what is shown, not what is being
-// typed. One question at a time: the user's ends the one before, a change of their number waits for it. The list
-// follows that number by itself only while nobody works in it, and tries again what failed with the next status.
+// Rules: the shown list stays until its replacement has arrived, and buttons apply to the shown list, not to text in
+// the search field. One request at a time: an action of the user aborts the pending request, and a change of the
+// number of dead letters waits for it. The list follows that number only while the user does not work in it. After a
+// failure, the next status triggers another request.
 
 import { call, useToken } from "./call.js";
-import { byId, element, number, say } from "./dom.js";
+import { byId, element, number, setText } from "./dom.js";
 
 const SHOWN_AT_ONCE = 20;
 const ALL_AT_ONCE = 100;
 const REASONS = new Map([...byId("letters-reason").options].map((option) => [option.value, option.textContent]));
-let count = 0; // as the status says
-let listed = 0; // as it was when the list shown was asked for; null if a later one failed
-let wanted = null; // the filter submitted last
-let shown = null; // {filter, nextAfter} of the rows
-let owed = null; // words to go with a list that the user waits for; null: waits for none
-let question = null; // what would abort the one under way
+let count = 0; // the number of dead letters in the last status
+let listed = 0; // the number when the shown list was requested; null if a later request failed
+let wanted = null; // the last submitted filter
+let shown = null; // {filter, nextAfter} of the shown rows
+let owed = null; // message to show with the list that the user has requested; null without such a request
+let pending = null; // AbortController of the pending request
 let paused = false;
 
-export function changed(now) {
+export function countChanged(now) {
   count = now;
   follow();
 }
 
-// Until `goOn` no row goes and none comes: some are being moved.
+// Do not change the rows until `resume`: a move is in progress.
 export function pause() {
   paused = true;
-  question?.abort();
-  question = null;
+  pending?.abort();
+  pending = null;
 }
 
-// `words` say what was done; null: nothing was.
-export async function goOn(words) {
+// `message` is the result of the move; null if there was no move.
+export async function resume(message) {
   paused = false;
-  if (words === null) follow();
-  else await show(words);
+  if (message === null) follow();
+  else await show(message);
 }
 
-// The list anew, because the user did something; `words` go with it.
-async function show(words) {
-  owed = words;
+// Load the list after an action of the user, and show `message` with it.
+async function show(message) {
+  owed = message;
   byId("requeue-all").disabled = byId("discard-all").disabled = true;
-  say("letters-said", words || "Looking …");
+  setText("letters-result", message || "Searching …");
   if (!paused) await load();
 }
 
-export const chosen = () => boxes().filter((box) => box.checked).map((box) => Number(box.value));
+export const selectedIds = () => boxes().filter((box) => box.checked).map((box) => Number(box.value));
 
-// Every id that the filter of what is shown finds, as there are now. Raises Error.
-export async function everyId() {
+// Return the ids of all dead letters that match the filter of the shown list. Throws Error.
+export async function allIds() {
   const ids = [];
   let after = 0;
   while (after !== null) {
@@ -61,11 +62,11 @@ export async function everyId() {
 }
 
 function follow() {
-  if (paused || question) return;
+  if (paused || pending) return;
   if (owed === null) {
     if (!byId("token-form").hidden) return;
-    if (count === listed) return say("letters-news", "");
-    if (shown && working()) return say("letters-news", `There are ${number(count)} now.`);
+    if (count === listed) return setText("letters-news", "");
+    if (shown && working()) return setText("letters-news", `Now ${number(count)} dead letters.`);
   }
   load();
 }
@@ -77,45 +78,45 @@ function working() {
 async function load() {
   const asked = count;
   const filter = (wanted ??= typed());
-  const data = await ask(filter, 0);
+  const data = await request(filter, 0);
   if (!data) return;
   if (!data.success) return failed(data);
   if (owed === null && shown && working()) return follow();
   listed = asked;
-  const words = owed;
+  const message = owed;
   owed = null;
   byId("letters-list").replaceChildren();
-  say("letters-news", "");
-  add(filter, data, words);
+  setText("letters-news", "");
+  add(filter, data, message);
   follow();
 }
 
 function failed({ status, error }) {
   listed = null;
-  say("letters-said", owed && !owed.includes(error) ? `${owed} ${error}` : owed || error);
-  if (status === 401) owed = null; // only the token helps, which asks again
+  setText("letters-result", owed && !owed.includes(error) ? `${owed} ${error}` : owed || error);
+  if (status === 401) owed = null; // Submitting the token requests the list again.
 }
 
 async function showMore() {
   if (paused) return;
-  const data = await ask(shown.filter, shown.nextAfter);
+  const data = await request(shown.filter, shown.nextAfter);
   if (!data) return;
   if (data.success) add(shown.filter, data, "");
-  else say("letters-said", data.error);
+  else setText("letters-result", data.error);
   follow();
 }
 
-// The next that a filter finds; null if something else was done before they came.
-async function ask(filter, after) {
-  question?.abort();
-  const mine = (question = new AbortController());
+// Return the next page of a filter, or null if another action aborted the request.
+async function request(filter, after) {
+  pending?.abort();
+  const mine = (pending = new AbortController());
   let data;
   do {
     data = await call(query(filter, after, { limit: SHOWN_AT_ONCE }), { signal: mine.signal });
     after = data.next_after;
   } while (data.success && !data.dead_letters.length && after !== null);
-  if (question !== mine) return null;
-  question = null;
+  if (pending !== mine) return null;
+  pending = null;
   return data;
 }
 
@@ -126,7 +127,7 @@ function typed() {
   return Object.fromEntries(Object.entries(fields).filter(([, value]) => value));
 }
 
-function add(filter, data, words) {
+function add(filter, data, message) {
   const list = byId("letters-list");
   const narrowed = Object.keys(filter).length > 0;
   shown = { filter, nextAfter: data.next_after };
@@ -136,40 +137,40 @@ function add(filter, data, words) {
   byId("letters-tools").hidden = !rows;
   byId("letters-every").checked = false;
   byId("requeue-all").disabled = byId("discard-all").disabled = owed !== null;
-  byId("requeue-all").textContent = narrowed ? "Requeue all that are found" : "Requeue all";
-  byId("discard-all").textContent = narrowed ? "Discard all that are found" : "Discard all";
+  byId("requeue-all").textContent = narrowed ? "Requeue all found" : "Requeue all";
+  byId("discard-all").textContent = narrowed ? "Discard all found" : "Discard all";
   const some = shown.nextAfter === null ? "" : "The oldest ";
-  const none = narrowed ? "None found." : "There are none.";
-  say("letters-said", words || (rows ? `${some}${number(rows)} ${narrowed ? "found" : "shown"}.` : none));
-  choiceChanged();
+  const none = narrowed ? "No dead letters found." : "No dead letters.";
+  setText("letters-result", message || (rows ? `${some}${number(rows)} ${narrowed ? "found" : "shown"}.` : none));
+  selectionChanged();
 }
 
 function row(letter) {
   const name = `letter ${letter.id} of ${letter.device_id}`;
-  const box = element("input", { type: "checkbox", "aria-label": `Choose ${name}`, value: letter.id });
-  const words = letter.words || (letter.status ? `Answered ${letter.status} without a word` : "Never sent");
-  const body = letter.body ?? `(not text any more, in base64) ${letter.body_base64}`;
+  const box = element("input", { type: "checkbox", "aria-label": `Select ${name}`, value: letter.id });
+  const message = letter.words || (letter.status ? `Status ${letter.status} without a message` : "Never sent");
+  const body = letter.body ?? `(not UTF-8, shown as base64) ${letter.body_base64}`;
   const act = (text, verb, className = "") =>
     element("button", { type: "button", text, className, "aria-label": `${text} ${name}`, "data-verb": verb, value: letter.id });
   return element("li", {}, box, element("div", {},
-    element("p", { className: "words", text: words }),
+    element("p", { className: "message", text: message }),
     element("p", { text: `${REASONS.get(letter.reason) ?? letter.reason}, ${new Date(letter.dead_at).toLocaleString()}` }),
     element("p", { className: "soft", text: `${letter.device_id}, ${letter.platform}, tenant ${letter.tenant}` }),
     element("details", {}, element("summary", { text: `Event ${letter.event_id}` }),
       element("pre", { text: body, tabindex: "0", role: "group", "aria-label": `Event of ${name}` })),
-    element("div", { className: "acts" }, act("Requeue", "requeue"), act("Discard", "discard", "grave"))));
+    element("div", { className: "acts" }, act("Requeue", "requeue"), act("Discard", "discard", "danger"))));
 }
 
 const boxes = () => [...byId("letters-list").querySelectorAll("input[type=checkbox]")];
 
-function choiceChanged() {
-  byId("requeue-chosen").disabled = byId("discard-chosen").disabled = !chosen().length;
+function selectionChanged() {
+  byId("requeue-selected").disabled = byId("discard-selected").disabled = !selectedIds().length;
 }
 
-byId("letters-list").addEventListener("change", choiceChanged);
+byId("letters-list").addEventListener("change", selectionChanged);
 byId("letters-every").addEventListener("change", (event) => {
   for (const box of boxes()) box.checked = event.target.checked;
-  choiceChanged();
+  selectionChanged();
 });
 byId("letters-more").addEventListener("click", showMore);
 byId("letters-filter").addEventListener("submit", (event) => {

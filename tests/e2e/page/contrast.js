@@ -1,4 +1,4 @@
-// The contrast of each visible text, control's edge and curve with what is behind it, by WCAG's formula.
+// Return the contrast of each visible text, control edge and curve with its background, by the formula of WCAG.
 const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
 function rgba(color) {
   canvas.clearRect(0, 0, 1, 1);

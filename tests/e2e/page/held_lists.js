@@ -1,6 +1,5 @@
-// From now on answers with dead letters wait in `held` until they are let go: each is a function, whose promise
-// is kept when the page has done with the answer. One that was aborted meanwhile comes all the same, as if it had
-// been on its way.
+// Hold the responses with dead letters in `held`. Each element is a function that delivers its response. Its promise
+// resolves after the page has processed the response. An aborted response is delivered, too, as if the abort was late.
 const real = window.fetch;
 window.held = [];
 window.fetch = (path, options) => {

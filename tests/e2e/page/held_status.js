@@ -1,5 +1,5 @@
-// The answers of /status.json wait in `held` until they are let go: each is a function, whose promise is kept when
-// the page has done with the answer.
+// Hold the responses of /status.json in `held`. Each element is a function that delivers its response. Its promise
+// resolves after the page has processed the response.
 const real = window.fetch;
 window.held = [];
 window.fetch = async (path, options) => {

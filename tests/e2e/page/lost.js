@@ -1,4 +1,4 @@
-// From now on what is asked at the path in `lost` reaches the relay, and its answer does not come back.
+// Lose the responses to requests for the path in `lost`. The requests reach the relay.
 const real = window.fetch;
 window.lost = arguments[0];
 window.fetch = async (path, options) => {

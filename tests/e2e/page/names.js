@@ -1,4 +1,4 @@
-// The order of headings, and whether ids are unique and references to them lead somewhere.
+// Return the levels of the headings, duplicate ids, and references to missing ids.
 const all = [...document.querySelectorAll("*")];
 const ids = all.map((element) => element.id).filter(Boolean);
 const named = ["for", "aria-labelledby", "aria-describedby"].flatMap((attribute) =>

@@ -1,4 +1,4 @@
-// Counts in `streams` how often the page listens.
+// Count the opened streams in `streams`.
 window.streams = 0;
 window.EventSource = class extends EventSource {
   constructor(...all) {

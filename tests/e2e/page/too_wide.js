@@ -1,4 +1,4 @@
-// What reaches beyond the screen's right edge, which is given: a phone's window would grow with the page.
+// Return the elements beyond the given width. A phone would widen its window with the page.
 const [width] = arguments;
 if (document.scrollingElement.scrollWidth <= width) return [];
 const found = [...document.querySelectorAll("body *")]
