@@ -1,26 +1,29 @@
-"""The outbox: where an event is kept from the app's 202 to the upstream's.
+"""The outbox: it stores an event from the relay's 202 to the app until the upstream accepts the
+event.
 
-This module is the promise. `sqlite` keeps it, and so does the store in memory that the tests use.
-Nothing in here knows how events are stored, and nothing outside this package may.
+This module defines the interface and its guarantees. `sqlite` implements it, and so does the
+in-memory store of the tests. This module does not depend on the kind of storage, and no module
+outside this package may.
 
-An outbox is a log with a cursor per lane. A *lane* is one device's queue, known by a small integer
-once its first event is appended. Events of a lane leave in the order they were appended, always
-from the front: `take` reads and journals the first few, `settle` says what became of them.
+An outbox is a log with a cursor per device queue. A *device queue* contains the pending events of
+one device. Its id is a small integer, assigned when the first event of the device is appended. The
+events of a queue are sent in the order in which they were appended: `claim` journals and reads the
+first events, `settle` records their outcome.
 
-Promises:
+Guarantees:
 
-1.  `append` answers after the events are on disk (as durable as configured), never before.
-2.  The ledger changes in the same transaction as what it counts:
-    accepted + requeued == delivered + dead_lettered + dropped + pending, at every commit.
-3.  What `take` hands out is journalled first: after a crash `load` names the same requests again.
-4.  What `take` hands out is byte for byte what was appended: a row whose checksum does not match is
-    moved to the dead letters (reason "corrupt") and not handed out.
-5.  An event_id among the last `dedupe_window` ones is not stored twice, also across restarts.
-6.  An exception other than OutboxError does not leave this package because of a disk's state.
+1.  `append` returns after the events are on disk (with the configured durability), never before.
+2.  The ledger changes in the same transaction as the events that it counts: accepted + requeued ==
+    delivered + dead_lettered + dropped + pending, at every commit.
+3.  `claim` journals a request before it returns the request's events. After a crash `load` returns
+    the same requests.
+4.  `claim` returns the bytes that were appended. An event whose checksum does not match becomes a
+    dead letter (reason "corrupt").
+5.  An event_id among the last `dedupe_window` ids is not stored twice, also across restarts.
+6.  The state of a disk causes no exception other than OutboxError outside this package.
 
-One task owns an outbox and drives it: `append` is called by ingest, everything else by the
-forwarder, the service and ops, all on one event loop. No call may be cancelled half way by its
-caller; cancelling an await abandons the answer, not the work.
+One task drives an outbox. Ingest calls `append`; the forwarder, the service and ops call the other
+methods, all on one event loop. Cancelling an await abandons the result, not the work.
 """
 
 from __future__ import annotations
@@ -36,7 +39,7 @@ from relay.event.reader import DeviceKey, Event
 
 
 class OutboxError(Exception):
-    """The outbox cannot do what was asked now; the message says why and what to do."""
+    """The outbox cannot execute the call now. The message contains the reason and what to do."""
 
 
 class OutboxFull(OutboxError):
@@ -44,22 +47,22 @@ class OutboxFull(OutboxError):
 
 
 class OutboxShareUsed(OutboxFull):
-    """The outbox is nearly full and this device holds too much of it; others may still append (see share)."""
+    """The outbox is nearly full, and this device uses too much of it. Other devices may append (see `fair_share`)."""
 
     def __init__(self) -> None:
         super().__init__("the outbox is nearly full (outbox.max_size), and the device holds too much of it")
 
 
 class OutboxUnavailable(OutboxError):
-    """The disk fails, or the outbox is closing: whether the events were stored is unknown."""
+    """The disk fails, or the outbox is closing. The relay does not know whether the events are stored."""
 
 
 class OutboxLocked(OutboxError):
-    """Another relay holds this outbox."""
+    """Another process has locked this outbox."""
 
 
 class OutboxUnusable(OutboxError):
-    """The path or what lies there must not be touched; the message says what to do."""
+    """The relay must not use the path or the file. The message contains the reason and what to do."""
 
 
 DeadReason = Literal["refused", "too_large", "poison", "corrupt"]
@@ -68,33 +71,34 @@ EventState = Literal["pending", "delivered", "dead_lettered", "dropped"]
 
 
 class ClaimPart(NamedTuple):
-    """One lane's share of a request: its first `events` pending events."""
+    """One device queue's part of a request: the first `events` pending events of the queue."""
 
     queue_id: int
     events: int
     window: bytes = b""
-    """The lane's rate window as of now, opaque here; kept with the journal entry."""
+    """The present rate window of the queue, stored with the journal entry. The outbox does not interpret it."""
 
 
 class Timestamp(NamedTuple):
-    """When an event really came, by what `take` was told of the time."""
+    """The true time when an event was appended, calculated from the `true_ms` of `claim`."""
 
     true_ms: int
-    """Unix time; of another boot's event the latest that it may be."""
+    """Unix time. For an event of an earlier boot, the latest possible time."""
     same_boot: bool
+    """Whether the event was appended in the present boot of the machine."""
 
 
 class Claimed(NamedTuple):
-    """What one ClaimPart became: may be fewer events than asked for (corrupt ones are left out)."""
+    """The events of one ClaimPart. Corrupt events are omitted, so there may be fewer than requested."""
 
     queue_id: int
     bodies: Sequence[bytes]
     timestamps: Mapping[int, Timestamp] = MappingProxyType({})
-    """By index, of events whose `occurred_at` the relay put in; empty if the time was not known."""
+    """By index in `bodies`, for events whose `occurred_at` the relay inserted; empty if the true time is unknown."""
 
 
 class Dead(NamedTuple):
-    """Why an event is given up, in the upstream's words where it said any."""
+    """Why the relay gives up an event. `message` is the upstream's, if its response contains one."""
 
     reason: DeadReason
     status: int | None
@@ -102,37 +106,39 @@ class Dead(NamedTuple):
 
 
 class Settled(NamedTuple):
-    """What became of what a lane had in flight.
+    """The outcome of the events that a device queue had in flight.
 
-    `dead` maps indexes into Taken.bodies. Events neither delivered nor dead go on waiting, first.
+    Events that are neither delivered nor dead stay pending, at the front of the queue.
     """
 
     queue_id: int
     delivered: bool
-    """True: all that was taken, but for `dead`, was accepted by the upstream."""
+    """Whether the upstream accepted all claimed events except those in `dead`."""
     dead: Mapping[int, Dead]
+    """By index in Claimed.bodies."""
     window: bytes
+    """The rate window of the queue, see ClaimPart."""
 
 
 class RestoredQueue(NamedTuple):
-    """A lane as a restart finds it."""
+    """A device queue that a restart found in the file."""
 
     queue_id: int
     key: DeviceKey
     window: bytes
-    """As last given to take or settle; b"" if none."""
+    """The last rate window given to `claim` or `settle`; b"" if none."""
     same_boot: bool
-    """Whether monotonic times in `window` can be compared with today's."""
+    """Whether `window` was stored in the present boot, so that its monotonic times are comparable with present ones."""
 
 
 class RestoredState(NamedTuple):
     queues: Sequence[RestoredQueue]
     unsettled: Sequence[Sequence[ClaimPart]]
-    """Requests that were in flight at the crash, oldest first, each as its parts (window empty)."""
+    """Requests that were in flight at the crash, oldest first, each as its parts (without rate windows)."""
 
 
 class Ledger(NamedTuple):
-    """Lifetime totals of events, and what waits."""
+    """Lifetime totals of events, and the number of pending events."""
 
     accepted: int = 0
     requeued: int = 0
@@ -147,20 +153,21 @@ class Ledger(NamedTuple):
 
 
 class Gauges(NamedTuple):
-    """What an operator watches, as of the last commit."""
+    """Measurements for operators, as of the last commit."""
 
     bytes: int
-    """Database and write-ahead log together."""
+    """Size of the database and the write-ahead log together."""
     max_bytes: int
     oldest_age_ms: int
-    """Age of the oldest pending event on the outbox's own clock; 0 if none."""
+    """Age of the oldest pending event, measured with the outbox's own clock; 0 if none is pending."""
     writable: bool
-    """Whether every device's events can be stored."""
+    """Whether the outbox can store events of every device."""
     dead_letters: int
+    """Number of stored dead letters."""
     problem: str
-    """Why it is not writable, for people; "" if it is."""
+    """Message: why the outbox is not writable; "" if it is writable."""
     quarantined: int = 0
-    """Pending events that another machine stored; they are not sent until an operator decides."""
+    """Number of pending events that another machine stored. The relay does not send them until an operator decides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,13 +179,13 @@ class DeadLetter:
     status: int | None
     message: str
     dead_at: str
-    """Wall clock, UTC, RFC 3339."""
+    """When it became a dead letter, by the wall clock: UTC, RFC 3339."""
     body: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which dead letters: those that match every given field; `all` must be said, not implied."""
+    """A choice of dead letters: all that match every given field. Without a field, it is empty unless `all` is set."""
 
     ids: Sequence[int] = field(default=())
     device_id: str | None = None
@@ -187,100 +194,110 @@ class Selection:
 
 
 class Backlog(Protocol):
-    """Told after each commit that changed how much of a lane is pending, in flight included."""
+    """Callback after each commit that changed the pending events of a device queue, events in flight included."""
 
     def __call__(self, queue_id: int, key: DeviceKey, events: int, body_bytes: int) -> None: ...
 
 
 class Outbox(Protocol):
     async def open(self) -> None:
-        """Take the lock, mend or set aside what is broken, and be ready to append.
+        """Take the lock, repair or quarantine a broken file, and prepare for appends.
 
-        Raises OutboxLocked; for any other state of the files it starts all the same.
+        Raises OutboxLocked, or OutboxUnusable if the path must not be used. If the disk fails, the
+        outbox opens the file again later, and calls fail until then.
         """
 
     async def load(self, backlog: Backlog) -> RestoredState:
-        """Rebuild the lane index while appends go on; after it `backlog` is told of every change.
+        """Rebuild the index of device queues. Appends are possible meanwhile.
 
-        `backlog` has been told of every lane with pending events when this returns.
+        Before this returns, it calls `backlog` for every queue with pending events. Afterwards
+        every change calls `backlog`.
         """
 
     def append(self, events: Sequence[Event], *, callers: int = 1) -> asyncio.Future[int]:
-        """Keep events; resolves after the commit to the number that were duplicates.
+        """Store events, all or none. The future's result is the number of duplicates, set after the
+        commit.
 
-        All or nothing. The future fails with OutboxFull or OutboxUnavailable; not with OutboxFull if every event is
-        known already. Never blocks. `callers`: how many wait for the answer; where nobody does, the commit may be
-        put off for some milliseconds, for more to share it.
+        The future fails with OutboxFull or OutboxUnavailable; not with OutboxFull if every event is
+        stored already. Never blocks. `callers`: the number of callers that wait for the result. If
+        it is 0, the outbox may delay the commit by some milliseconds, so that more calls share the
+        commit.
         """
 
     def room(self) -> bool:
-        """Whether some device's append would be tried now; for those who can leave events where they are instead."""
+        """Return whether the outbox accepts an append of some device now.
+
+        The UDP reader asks before it reads events from its socket, where they can stay.
+        """
 
     def sizes(self, queue_id: int, limit: int) -> Sequence[int]:
-        """Body sizes in bytes of the lane's first `limit` pending events, in order."""
+        """Return the body sizes in bytes of the first `limit` pending events of a device queue, in order."""
 
     async def claim(self, parts: Sequence[ClaimPart], true_ms: int | None = None) -> Sequence[Claimed]:
-        """Journal one request and read it. Committed before it returns.
+        """Commit one request to the journal, and return its events.
 
-        A lane may be in one request at a time. If no body is left (all were corrupt) nothing is in flight.
-        `true_ms` is the Unix time now, if it is known, for the stamps. A lane whose last request the
-        upstream may have taken gets the stamps of that time again, also after a restart.
+        A device queue can be part of one request at a time. If all its events are corrupt, nothing
+        is in flight. `true_ms` is the present Unix time, or None if it is unknown; it determines
+        the timestamps. If the upstream may have accepted the last request of a queue, the queue
+        gets the timestamps of that request again, also after a restart.
         """
 
     async def settle(self, settled: Sequence[Settled]) -> None:
-        """Commit what an answer means for what was taken.
+        """Commit the outcome of claimed events.
 
-        A take that is asked for later is committed later, or with it: if this fails, so does every take until the
-        caller has been told.
+        A later `claim` is committed later or in the same transaction. If this call fails, every
+        `claim` fails until this call has raised its error.
         """
 
     def release(self, queue_ids: Sequence[int], *, perhaps_delivered: bool = False) -> None:
-        """Nothing was learned: what these lanes had in flight waits again, first. No commit.
+        """Return the claimed events of these device queues to the front of their queues, without a
+        commit.
 
-        `perhaps_taken`: the upstream may have taken it, see `take`.
+        `perhaps_delivered`: whether the upstream may have accepted the events, see `claim`.
         """
 
     async def forget(self, queue_ids: Sequence[int]) -> None:
-        """Drop the rows of lanes that have nothing pending and whose window is empty."""
+        """Delete the rows of device queues that have no pending events and an empty rate window."""
 
     async def expire(self) -> int:
-        """Drop what is older than max_age and not in flight; returns how many. Called now and then."""
+        """Drop events that are older than max_age and not in flight. Return their number. Called periodically."""
 
     def ledger(self) -> Ledger:
-        """As of the last commit."""
+        """Return the totals as of the last commit."""
 
     def gauges(self) -> Gauges: ...
 
     async def check(self) -> None:
-        """Notice files deleted, replaced or turned read-only under us. Called every second."""
+        """Detect files that were deleted, replaced or made read-only while open. Called every second."""
 
     def find(self, event_id: bytes) -> EventState | None:
-        """Return what became of one of the last `dedupe_window` events; None if forgotten or unknown.
+        """Return the state of one of the last `dedupe_window` events; None if the id is unknown.
 
         A dropped event may be appended again.
         """
 
     async def dead_letters(self, selection: Selection, limit: int, after: int = 0) -> Sequence[DeadLetter]:
-        """Up to `limit` dead letters with id > `after`, by id."""
+        """Return up to `limit` dead letters with id > `after`, sorted by id."""
 
     async def requeue(self, selection: Selection, limit: int) -> int:
-        """Append up to `limit` chosen dead letters again (they are pending then); returns how many."""
+        """Append up to `limit` selected dead letters again, so that they are pending. Return their number."""
 
     async def discard(self, selection: Selection, limit: int) -> int:
-        """Forget up to `limit` chosen dead letters; returns how many."""
+        """Delete up to `limit` selected dead letters. Return their number."""
 
     async def adopt(self, limit: int) -> int:
-        """Append up to `limit` quarantined events again, oldest first, so that they are sent. Return how many."""
+        """Append up to `limit` quarantined events again, oldest first, so that they are sent. Return their number."""
 
     async def discard_quarantined(self, limit: int) -> int:
-        """Drop up to `limit` quarantined events, oldest first. Return how many."""
+        """Drop up to `limit` quarantined events, oldest first. Return their number."""
 
     def configure(self, settings: OutboxSettings) -> None:
-        """Apply `max_size`, `max_age` and `when_full` while it runs; anything else waits for the next start.
+        """Apply `max_size`, `max_age` and `when_full` while the relay runs. Other settings apply at
+        the next start.
 
-        A limit that is lowered below what is kept is reached by draining, or step by step with each append if
-        `when_full` is "drop_oldest".
+        If the outbox is larger than a lowered limit, it shrinks as events are delivered, or step by
+        step with each append if `when_full` is "drop_oldest".
         """
 
     async def close(self) -> None:
-        """Commit what was appended, checkpoint, unlock. Later appends fail with OutboxUnavailable."""
+        """Commit appended events, close the file and release the lock. Later appends fail with OutboxUnavailable."""

@@ -42,8 +42,8 @@ MUTANTS = (
         f"{CONTRACT}::TestCorrupt::test_a_changed_body_becomes_a_dead_letter_and_is_not_handed_out",
         (
             "relay/outbox/engine/checksum.py",
-            "    return True if crc32(body, _STAMPED) == crc else None\n",
-            "    return True if crc32(body, _STAMPED) == crc else False\n",
+            "    return True if crc32(body, _INSERTED_TIME_SEED) == crc else None\n",
+            "    return True if crc32(body, _INSERTED_TIME_SEED) == crc else False\n",
         ),
     ),
     mutant(
@@ -101,8 +101,8 @@ MUTANTS = (
         f"{CONTRACT}::TestStamps::test_the_time_since_the_append_is_taken_off",
         (
             "relay/outbox/engine/checksum.py",
-            "crc32(body, _STAMPED) if has_inserted_time else crc32(body)",
-            "crc32(body, _STAMPED)",
+            "crc32(body, _INSERTED_TIME_SEED) if has_inserted_time else crc32(body)",
+            "crc32(body, _INSERTED_TIME_SEED)",
         ),
     ),
     mutant(

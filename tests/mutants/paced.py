@@ -153,7 +153,7 @@ MUTANTS = (
         f"{CONTRACT}::TestFull::test_what_a_noisy_device_cannot_fill_is_kept_for_the_others",
         (
             "relay/outbox/engine/fair_share.py",
-            "    return held_bytes > _ROOMS * room_bytes\n",
+            "    return held_bytes > _MAX_MULTIPLE * room_bytes\n",
             "    return held_bytes > 1 << 40\n",
         ),
     ),

@@ -1,8 +1,8 @@
-"""Events that were not stored because their id stands for other bytes.
+"""Events that were not stored because an event with the same id and other bytes is stored.
 
-An app that sends an event again sends the same bytes. Other bytes with a known id mean a bug in an app: it generates
-ids badly, or changes an event after it was sent. The relay does not store the second event, as it does not store a
-repetition. So it counts the event separately, and logs both devices.
+An app that sends an event again sends the same bytes. Other bytes with a stored id mean a bug in an
+app: it does not generate unique ids, or it changes an event after sending it. The relay does not
+store the second event, counts it as a conflict, and logs both devices.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ _log = structlog.get_logger("relay.outbox")
 
 class Conflict(NamedTuple):
     event: Event
-    """Not stored."""
+    """The event that was not stored."""
     stored: DeviceKey | None
-    """The device of the event that was stored with this id; None if the relay has forgotten the device."""
+    """The device of the stored event with this id; None if the relay has forgotten the device."""
 
 
 class Conflicts:
-    """Count conflicts, and log one in ten seconds at most."""
+    """Count conflicts, and log at most one in ten seconds."""
 
     def __init__(self, clock: Clock, metrics: Metrics) -> None:
         self._clock = clock
@@ -41,15 +41,15 @@ class Conflicts:
     def report(self, conflicts: Sequence[Conflict]) -> None:
         self._metrics.event_id_conflicts.inc(len(conflicts))
         for event, stored in conflicts[:1]:
-            held = self._gate.admit("conflict", self._clock.monotonic_ms())
-            if held is not None:
+            suppressed = self._gate.admit("conflict", self._clock.monotonic_ms())
+            if suppressed is not None:
                 _log.warning(
                     "event not stored: its event_id belongs to an event with other bytes; "
                     "generate a new UUID for each event, and send an event again unchanged",
                     event_id=str(UUID(bytes=event.event_id)),
                     device=_shown(event.device_key),
                     stored_device="no longer known" if stored is None else _shown(stored),
-                    suppressed=held,
+                    suppressed=suppressed,
                 )
 
 

@@ -1,11 +1,11 @@
-"""The dedupe window: the ids of the last events appended, what became of the unlucky ones, and what their bytes were.
+"""The dedupe window: the ids of the last appended events, with a mark and a checksum for each.
 
-Owns the answer to "was this event_id here lately?". Rules: one slot per seq, slot = seq modulo
-window, so that an id leads to its seq, its lane and its check without an object per event (about 135 bytes
-an id at most, most of it the set); only what differs from "appended, then delivered in its turn" is marked.
-An id is found by the chain of the seqs in its bucket, the latest first. A chain ends at the first seq that is
-no longer in the window, so that nothing has to be taken out of it.
-Knows nothing of disks; the outbox keeps `packed` slices of the window and feeds them back.
+Rules: each seq has one slot, slot = seq modulo window, so that an id leads to its seq, its queue
+and its check without an object per event (at most about 135 bytes per id, mostly for the set). Only
+dead letters and dropped events have a mark. An id is found by a hash table with chains of seqs, the
+latest first. A chain ends at the first seq that is no longer in the window, so that no seq has to
+be removed from a chain. This module does not use the disk; the outbox stores `packed` slices of the
+window and restores them.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import NamedTuple
 ID_BYTES = 16
 CHECK_BYTES = 4
 REMEMBERED_BYTES = ID_BYTES + CHECK_BYTES + 1
-"""What an id takes on the disk once its row is deleted."""
+"""Size of an id on disk after its row was deleted."""
 DEAD, DROPPED = 1, 2
-"""Marks; 0 is neither."""
+"""Marks of a dead letter and of a dropped event; 0 otherwise."""
 
 
 class Found(NamedTuple):
@@ -33,15 +33,15 @@ class Found(NamedTuple):
 
 
 class Packed(NamedTuple):
-    """What the window holds of a range of seqs, to be kept on disk."""
+    """The content of the window for a range of seqs, to be stored on disk."""
 
     first_seq: int
     ids: bytes
-    """ID_BYTES a seq."""
+    """ID_BYTES per seq."""
     marks: bytes
-    """A byte a seq."""
+    """One byte per seq."""
     checks: bytes
-    """CHECK_BYTES a seq, in this machine's byte order."""
+    """CHECK_BYTES per seq, in the byte order of this machine."""
 
 
 class DedupeWindow:
@@ -50,30 +50,31 @@ class DedupeWindow:
     def __init__(self, window: int) -> None:
         self.window = window
         self.known: set[bytes] = set()
-        """Ids whose event is not stored again: all in the window but those of dropped events."""
+        """Ids of events that are not stored again: all ids in the window except those of dropped events."""
         self._more: dict[bytes, int] = {}
-        """Ids with several slots (requeued ones): how many besides the first."""
+        """By id with several slots (a requeued event): the number of slots after the first."""
         self._ids = bytearray(window * ID_BYTES)
         self._queues = array("I", bytes(window * 4))
         self._marks = bytearray(window)
         self._checks = array("I", bytes(window * CHECK_BYTES))
         self._mask = (1 << window.bit_length()) - 1
         self._heads = array("Q", bytes(8 * (self._mask + 1)))
-        """By bucket of an id's hash: the latest seq; 0 if there is none."""
+        """By bucket of the ids' hash: the latest seq; 0 if the bucket is empty."""
         self._older = array("Q", bytes(8 * window))
-        """By slot: the seq before it in its bucket; 0 if there is none."""
+        """By slot: the previous seq in the same bucket; 0 if there is none."""
         self._last = 0
 
     def extend(
         self, first_seq: int, ids: Sequence[bytes], queue_ids: Sequence[int], checks: Sequence[int] | None = None
     ) -> None:
-        """Remember the ids of first_seq, first_seq + 1, ...; what falls out of the window is forgotten.
+        """Add the ids of first_seq, first_seq + 1, ..., and forget the ids that are no longer in
+        the window.
 
-        A check that is 0 is not known. An id that comes again without a check has the check it had.
+        A check of 0 is unknown. An id that is added again without a check keeps its check.
         """
         if self.window == 0 or not ids:
             return
-        assert self._last in (0, first_seq - 1), "seqs have no gaps"
+        assert self._last in (0, first_seq - 1), "a gap in the seqs"
         checks = [0] * len(ids) if checks is None else checks
         if len(ids) > self.window:
             self._clear(0, self.window)
@@ -85,7 +86,7 @@ class DedupeWindow:
             slot = seq % self.window
             count = min(len(ids) - done, self.window - slot)
             self._clear(slot, count)
-            self._last = seq + count - 1  # From here on no chain leads to the slots that are written anew.
+            self._last = seq + count - 1  # No chain leads to the slots below from here on.
             piece, piece_checks = ids[done : done + count], array("I", checks[done : done + count])
             self._count_again(piece, piece_checks)
             self._link(seq, slot, piece)
@@ -97,9 +98,10 @@ class DedupeWindow:
             done += count
 
     def mark(self, seq: int, mark: int) -> None:
-        """Note that this event was not delivered; nothing if it is out of the window.
+        """Mark an event as DEAD or DROPPED, if it is in the window.
 
-        The id of a dropped event is no longer known: if the event is sent again, it is stored.
+        The id of a dropped event is no longer known: if an app sends the event again, the outbox
+        stores it.
         """
         if not self._holds(seq):
             return
@@ -108,7 +110,7 @@ class DedupeWindow:
         self._marks[seq % self.window] = mark
 
     def find(self, event_id: bytes) -> Found | None:
-        """Return the latest slot of an id, also of one that was dropped."""
+        """Return the latest slot of an id, also of a dropped event; None if the id is not in the window."""
         slot = next(self._slots_of(event_id), None)
         if slot is None:
             return None
@@ -116,7 +118,7 @@ class DedupeWindow:
         return Found(seq, self._queues[slot], self._marks[slot], self._checks[slot])
 
     def packed(self, first_seq: int, last_seq: int) -> Packed:
-        """Return what the window holds of a range; it may begin later."""
+        """Return the content for a range of seqs; it begins later if the range begins before the window."""
         first_seq = max(first_seq, self._last - self.window + 1)
         if self.window == 0:
             return Packed(first_seq, b"", b"", b"")
@@ -144,9 +146,10 @@ class DedupeWindow:
             seq = self._older[slot]
 
     def _mark_dropped(self, seq: int) -> None:
-        """Make an id unknown, unless the event was stored again after this seq: then only this slot is dropped.
+        """Make an id unknown. If the event was stored again after this seq, only this slot is
+        dropped.
 
-        Earlier slots of the id (it was a dead letter and then requeued) are dropped with its latest one.
+        Earlier slots of the id (a dead letter that was requeued) are dropped with its latest one.
         """
         slot = seq % self.window
         event_id = bytes(self._ids[slot * ID_BYTES : (slot + 1) * ID_BYTES])
@@ -175,7 +178,7 @@ class DedupeWindow:
         self._marks[slot : slot + count] = bytes(count)
 
     def _count_again(self, piece: Sequence[bytes], checks: array[int]) -> None:
-        """Make ids known; those that were, or come twice, have one slot more, and the check they had."""
+        """Make ids known. Count one more slot for an id that is known or repeated, and keep its check."""
         fresh = set(piece)
         again = list(self.known.intersection(fresh))
         if again:
@@ -189,12 +192,12 @@ class DedupeWindow:
         self.known |= fresh
 
     def _link(self, seq: int, slot: int, piece: Sequence[bytes]) -> None:
-        """Put the ids of seq, seq + 1, ... before the others of their buckets."""
+        """Put the ids of seq, seq + 1, ... at the head of the chains of their buckets."""
         heads, older, mask = self._heads, self._older, self._mask
         has_empty = _NO_ID in self.known
         for at, event_id in enumerate(piece):
             if has_empty and event_id == _NO_ID:
-                continue  # A chain of all of them would be long.
+                continue  # All empty slots would be in one long chain.
             bucket = hash(event_id) & mask
             older[slot + at] = heads[bucket]
             heads[bucket] = seq + at
@@ -211,7 +214,7 @@ class DedupeWindow:
 
 
 _NO_ID = bytes(ID_BYTES)
-"""An empty slot. As an event_id (the nil UUID is no v4) it would only not be remembered."""
+"""The content of an empty slot, and the id of a row with an unreadable id. The window does not contain it."""
 
 
 def split_ids(packed: bytes) -> list[bytes]:

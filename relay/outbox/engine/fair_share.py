@@ -1,25 +1,25 @@
-"""Whose events a nearly full outbox still takes: a device may hold fifteen times the room that is left, and no more.
+"""The share of a nearly full outbox that one device may use: at most fifteen times the free space.
 
-With `when_full = "reject"` a noisy device could fill the outbox while the upstream is away, and every other device
-would be refused with it. By this rule a device alone stops at fifteen sixteenths, two at thirty of 31 parts, and
-whoever holds little is taken as long as there is room at all; nobody has to know how many devices there will be.
-(The dynamic threshold of Choudhury and Hahne, IEEE/ACM Transactions on Networking 6(2), 1998; docs/decisions/0006.)
+With `when_full = "reject"` a noisy device could fill the outbox while the upstream is unavailable,
+and the relay would reject the events of every other device. With this rule a single device can use
+15/16 of the space, two devices 30/31, and a device with few pending events can append as long as
+there is free space. The rule does not depend on the number of devices. (The dynamic threshold of
+Choudhury and Hahne, IEEE/ACM Transactions on Networking 6(2), 1998; docs/decisions/0006.)
 
-Whoever makes up device ids without end has a share with each: apps on a box are not told apart otherwise.
-
-Pure.
+An app that invents device ids has a share with each id, because the relay distinguishes apps by
+their device ids only.
 """
 
 from __future__ import annotations
 
-_ROOMS = 15
+_MAX_MULTIPLE = 15
 
 
 def is_crowded(room_bytes: int, capacity_bytes: int) -> bool:
-    """Whether there can be a device over its share at all."""
-    return room_bytes * (_ROOMS + 1) < capacity_bytes
+    """Return whether so little space is free that a device can exceed its share."""
+    return room_bytes * (_MAX_MULTIPLE + 1) < capacity_bytes
 
 
 def over_share(held_bytes: int, room_bytes: int) -> bool:
-    """Whether a device that holds so much must leave the rest of the room to others."""
-    return held_bytes > _ROOMS * room_bytes
+    """Return whether a device that uses `held_bytes` must leave the free space to other devices."""
+    return held_bytes > _MAX_MULTIPLE * room_bytes

@@ -1,4 +1,4 @@
-"""Which of the operator's settings of the outbox can change while it runs. Pure."""
+"""The settings of the outbox that an operator can change while the relay runs."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from relay.config import OutboxSettings
 
 
 def limited(old: OutboxSettings, new: OutboxSettings) -> OutboxSettings:
-    """The old settings with the new limits."""
+    """Return the old settings with the limits of the new ones."""
     return replace(old, max_size_bytes=new.max_size_bytes, max_age_ms=new.max_age_ms, when_full=new.when_full)

@@ -1,8 +1,10 @@
-"""The outbox's own time: what ages are measured in, so that no jump of a wall clock drops an event.
+"""The outbox's own clock. It measures the age of events, so that no jump of the wall clock drops an
+event.
 
-Owns the rule: outbox time runs with monotonic time while the relay runs. Across a restart it moves
-on by the monotonic difference within one boot, else by the wall clock's difference if both its
-readings are plausible, else not at all: events live longer rather than shorter.
+Rule: outbox time follows monotonic time while the relay runs. A restart in the same boot adds the
+difference of the monotonic clock. A restart in another boot adds the difference of the wall clock
+if both its readings are plausible, and nothing otherwise: an event may live too long, but never too
+short.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ _LONGEST_OFF_MS = 30 * 86_400_000
 
 
 class Anchor(NamedTuple):
-    """The three clocks read at one moment, as kept on disk."""
+    """Simultaneous readings of the three clocks, as stored on disk."""
 
     outbox_ms: int
     monotonic_ms: int
@@ -25,10 +27,10 @@ class Anchor(NamedTuple):
 
 
 class OutboxTime:
-    """Outbox time in this process: starts where the last one left off."""
+    """Outbox time in this process. It continues from the last process's."""
 
     def __init__(self, clock: Clock, last: Anchor | None, not_before_ms: int = 0) -> None:
-        """`not_before_ms`: the newest event's time; what ran on after the anchor was written."""
+        """Continue from `last`; `not_before_ms` is the time of the newest event, which may be later."""
         self._clock = clock
         self._ahead_ms = _resumed(clock, last, not_before_ms) - clock.monotonic_ms()
 

@@ -1,8 +1,8 @@
-"""What a lane has pending, in memory: which seqs, and how large each body is.
+"""The in-memory index of pending events: the seqs of each device queue, and the size of each body.
 
-Owns the in-memory side of "a log with a cursor per lane". Rules: 12 bytes an event and no object
-per event (1,000,000 pending cost 12 MB); seqs of a lane only grow, so order is the array's order;
-what is in flight is a lane's first events and is still pending. Knows nothing of disks or clocks.
+Rules: an event takes 12 bytes and no object (1,000,000 pending events take 12 MB). The seqs of a
+queue only grow, so the array is in order. The events in flight are the first events of the queue,
+and are pending. This module uses neither disks nor clocks.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from collections.abc import Iterator, Sequence
 from relay.event.reader import DeviceKey
 
 _SLACK_EVENTS = 1024
-"""A queue's dead front is cut off once it is this long and half of the array."""
+"""The removed front of a queue's arrays is deleted when it has this many events and is half of the array."""
 
 
 class StoredQueue:
-    """One lane's pending events, oldest first."""
+    """The pending events of one device, oldest first."""
 
     __slots__ = ("_head", "_seqs", "_sizes", "body_bytes", "in_flight", "key", "quarantined", "shift_ms")
 
@@ -28,9 +28,13 @@ class StoredQueue:
         self.key = key
         self.body_bytes = 0
         self.in_flight: array[int] | None = None
-        """The seqs handed out, or promised by `load`; a prefix of what is pending. None if nothing is."""
+        """The seqs that are claimed, or that `load` returned; the first pending events. None if none is in flight."""
         self.shift_ms: int | None = None
-        """By how much the first events were shifted when the upstream may have taken them, see Outbox.take; 0: not."""
+        """Outbox time to true time, of a request that the upstream may have accepted (see
+        Outbox.claim); 0: unknown.
+
+        None if there was no such request.
+        """
         self.quarantined: array[int] = array("Q")
         """The seqs of events that another machine stored, oldest first; they are not part of the queue."""
         self._seqs: array[int] = array("Q")
@@ -54,7 +58,7 @@ class StoredQueue:
         self.body_bytes += size
 
     def prepend(self, older: StoredQueue) -> None:
-        """Put another's events before these: what a restart finds, before what came since."""
+        """Put the events of `older`, which a restart found, before the events that were appended since."""
         assert not len(self) or not len(older) or older._seqs[-1] < self._seqs[self._head]
         self._seqs = older._seqs[older._head :] + self._seqs[self._head :]
         self._sizes = older._sizes[older._head :] + self._sizes[self._head :]
@@ -62,21 +66,21 @@ class StoredQueue:
         self.body_bytes += older.body_bytes
 
     def seqs(self, limit: int, skip: int = 0) -> array[int]:
-        """The first `limit` pending ones after `skip`."""
+        """Return the seqs of `limit` pending events, after the first `skip` events."""
         start = self._head + skip
         return self._seqs[start : start + limit]
 
     def sizes(self, limit: int, skip: int = 0) -> array[int]:
-        """The body sizes of the same events, in bytes."""
+        """Return the body sizes of the same events, in bytes."""
         start = self._head + skip
         return self._sizes[start : start + limit]
 
     def count_to(self, last_seq: int) -> int:
-        """How many pending events have a seq <= last_seq."""
+        """Return the number of pending events with seq <= last_seq."""
         return bisect_right(self._seqs, last_seq, self._head) - self._head
 
     def remove(self, start: int, events: int) -> None:
-        """Take `events` events out, beginning with the `start`-th pending one."""
+        """Remove `events` events, beginning with the pending event at index `start`."""
         low = self._head + start
         high = low + events
         assert high <= len(self._seqs)
@@ -92,7 +96,7 @@ class StoredQueue:
             self._head = 0
 
     def remove_seq(self, seq: int) -> bool:
-        """Take one event out wherever it is; False if it is not pending."""
+        """Remove one event from any position. Return False if it is not pending."""
         at = bisect_left(self._seqs, seq, self._head)
         if at == len(self._seqs) or self._seqs[at] != seq:
             return False
@@ -100,25 +104,25 @@ class StoredQueue:
         return True
 
     def droppable(self) -> Iterator[tuple[int, int]]:
-        """(seq, body bytes) of what is not in flight, oldest first."""
+        """Return (seq, body bytes) of each event that is not in flight, oldest first."""
         start = self._head + (len(self.in_flight) if self.in_flight is not None else 0)
         return ((self._seqs[at], self._sizes[at]) for at in range(start, len(self._seqs)))
 
 
 class Index:
-    """Every lane the outbox knows, by its integer and by its device."""
+    """All device queues of the outbox, by id and by device."""
 
     def __init__(self) -> None:
         self.queues: dict[int, StoredQueue] = {}
         self.by_key: dict[DeviceKey, int] = {}
 
-    def add(self, queue: int, key: DeviceKey) -> StoredQueue:
-        added = self.queues[queue] = StoredQueue(key)
-        self.by_key[key] = queue
+    def add(self, queue_id: int, key: DeviceKey) -> StoredQueue:
+        added = self.queues[queue_id] = StoredQueue(key)
+        self.by_key[key] = queue_id
         return added
 
     def append(self, first_seq: int, numbers: Sequence[int], sizes: Sequence[int]) -> None:
-        """The events first_seq, first_seq + 1, ...: the lane and the body size of each."""
+        """Append the events first_seq, first_seq + 1, ..., given by the queue id and the body size of each."""
         queues = self.queues
         for seq, (number, size) in enumerate(zip(numbers, sizes, strict=True), first_seq):
             queue = queues[number]
@@ -131,11 +135,11 @@ class Index:
 
     @property
     def busy(self) -> bool:
-        """Whether anything is in flight; O(lanes)."""
+        """Whether any event is in flight; O(queues)."""
         return any(queue.in_flight is not None for queue in self.queues.values())
 
     def first_quarantined(self, limit: int) -> list[tuple[int, int]]:
-        """Return (seq, lane) of the oldest quarantined events, at most `limit`."""
+        """Return (seq, queue id) of the oldest quarantined events, at most `limit`."""
         queues = (
             [(seq, number) for seq in queue.quarantined[:limit]]
             for number, queue in self.queues.items()
@@ -144,16 +148,20 @@ class Index:
         return list(itertools.islice(heapq.merge(*queues), limit))
 
     def first_row_seq(self) -> int | None:
-        """Return the seq of the oldest row that must stay, quarantined ones included; O(lanes)."""
+        """Return the seq of the oldest row that must stay, quarantined ones included; O(queues)."""
         quarantined = (queue.quarantined[0] for queue in self.queues.values() if queue.quarantined)
         return min((seq for seq in (self.first_seq(), min(quarantined, default=None)) if seq is not None), default=None)
 
     def first_seq(self) -> int | None:
-        """The oldest pending event's; O(lanes)."""
+        """Return the seq of the oldest pending event; O(queues)."""
         return min((seq for queue in self.queues.values() if (seq := queue.first_seq) is not None), default=None)
 
     def oldest_droppable(self, body_bytes: int) -> int | None:
-        """Up to which seq to drop what is not in flight, to free `body_bytes` or all there is; None if nothing is."""
+        """Return the last seq to drop, so that events that are not in flight free `body_bytes`, or
+        as much as possible.
+
+        None if every event is in flight.
+        """
         last, freed = None, 0
         for seq, size in heapq.merge(*(queue.droppable() for queue in self.queues.values() if len(queue))):
             last = seq

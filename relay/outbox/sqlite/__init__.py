@@ -1,8 +1,9 @@
-"""The outbox in a SQLite file: the embedded default.
+"""The outbox in a SQLite file, the embedded default.
 
-`outbox` is the way in, `owner` decides when. `draft` and `ops` plan a commit, `transactions` and `dead`
-run it, `book` is what memory knows. `store` owns the open file, `connection` how SQLite is set up,
-`recovery` and `salvage` what happens to a broken one, `start` what is read of a sound one.
+`outbox` implements the interface. `group_commit` decides when to commit. `commit_plan`,
+`operations`, `dead_letters` and `quarantine` plan a commit, `statements` and `transaction` execute
+it, and `outbox_state` is the state in memory. `store` manages the open file, and `connection`
+configures SQLite. `loading` reads a sound file; `recovery` and `salvage` replace a broken one.
 """
 
 from relay.outbox.sqlite.connection import SQLITE_VERSION

@@ -1,15 +1,17 @@
 """When a commit begins: at once, or a moment later with more in it.
 
-A commit of one event costs nearly as much as one of thirty, and its thread and the event loop hinder each other. So:
+A commit of one event costs nearly as much as one of thirty, and its thread and the event loop
+hinder each other. So:
 
--   Callers that were answered by the last commits mostly send again at once. As many are waited for, by letting
-    the loop look at its sockets: in all for a quarter of a commit's time, in which the loop has nothing to do. A
-    lonely caller waits for its own fsync and no longer.
--   While events flow in for whose answer nobody waits (datagrams), commits of what nobody waits for (journal
-    entries and settlements, too) begin `_APART_US` after each other: they would be many small ones.
+-   Callers that were answered by the last commits mostly send again at once. As many are waited
+    for, by letting the loop look at its sockets: in all for a quarter of a commit's time, in which
+    the loop has nothing to do. A lonely caller waits for its own fsync and no longer.
+-   While events flow in for whose answer nobody waits (datagrams), commits of what nobody waits for
+    (journal entries and settlements, too) begin `_APART_US` after each other: they would be many
+    small ones.
 
-Times are microseconds of one monotonic clock. The loop's own will not do: uvloop's knows whole milliseconds, and
-stands still within a turn.
+Times are microseconds of one monotonic clock. The loop's own will not do: uvloop's knows whole
+milliseconds, and stands still within a turn.
 """
 
 from __future__ import annotations

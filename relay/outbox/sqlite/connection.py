@@ -1,7 +1,8 @@
-"""How SQLite is opened and spoken to: one connection, one thread, one hop per commit.
+"""The SQLite connection: its PRAGMAs, and the thread that uses it.
 
-Owns the PRAGMAs. Rules: whoever wants something of the database hands over a plain function that
-gets the sqlite3.Connection; nothing else touches it, so nothing can come between two statements.
+Rule: callers pass a plain function to `DatabaseThread.run`, which calls the function with the
+sqlite3.Connection. Nothing else uses the connection, so that no other statement can run between two
+statements of the function.
 """
 
 from __future__ import annotations
@@ -20,41 +21,41 @@ PAGE_BYTES = 4096
 SQLITE_VERSION = sqlite3.sqlite_version
 _CACHE_KIB = 2048
 _CACHED_STATEMENTS = 64
-_SETTLED_SHARE = 64
+_SETTLEMENT_SHARE = 64
 
 
 class DatabaseThread(aiosqlite.Connection):
-    """aiosqlite's connection, with whole transactions as its unit.
+    """An aiosqlite connection that executes whole functions.
 
-    Each awaited aiosqlite call is a thread hop of about 150 µs, other tasks' statements may come in
-    between, and a cancelled await leaves a transaction half made. `run` hands one function to the
-    thread: one hop a commit, nothing interleaves, and what was handed over runs to its end.
+    Each awaited aiosqlite call is a thread hop of about 150 µs, statements of other tasks can run
+    between two calls, and a cancelled await leaves a transaction open. `run` passes one function to
+    the thread: one hop per commit, no interleaving, and the function always runs to its end.
     """
 
     def __init__(self, connector: Callable[[], sqlite3.Connection]) -> None:
         super().__init__(connector, iter_chunk_size=64)
-        # a process that ends without `close` (a part died) must not wait for this thread for ever
+        # A process that ends without `close`, because a task failed, must not wait for this thread.
         self._thread.daemon = True
 
     async def run(self, work: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """What `work(connection, ...)` returns, run on this connection's thread."""
+        """Run `work(connection, ...)` on the thread of this connection, and return its result."""
         return cast(T, await self._execute(work, self._conn, *args, **kwargs))  # type: ignore[no-untyped-call]
 
     async def open(self) -> None:
-        """Start the thread and open the file; if that fails, the thread has ended when this raises."""
+        """Start the thread and open the file. If opening fails, the thread has ended when this raises."""
         try:
             await self
         except BaseException:
-            self._thread.join()  # aiosqlite has told it to stop; it must not speak to a loop that is closed by then
+            self._thread.join()  # aiosqlite has stopped it; it must not call an event loop that is closed by then
             raise
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """A connection that nobody shares; writes nothing yet. The file must exist."""
+    """Open an existing file with an exclusive connection, without writing to it."""
     database = sqlite3.connect(
         path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=_CACHED_STATEMENTS
     )
-    # before anything is read in WAL mode: then there is no -shm, and nobody else gets in
+    # It precedes the first read in WAL mode, so that SQLite uses no -shm file and no other process can open the file.
     database.execute("PRAGMA locking_mode=EXCLUSIVE").fetchall()
     return database
 
@@ -62,14 +63,14 @@ def connect(path: Path) -> sqlite3.Connection:
 def configure(
     database: sqlite3.Connection, durability: Literal["full", "normal"], max_size_bytes: int, wal_bytes: int
 ) -> None:
-    """Set every PRAGMA. sqlite3.DatabaseError if the file is no database."""
+    """Set every PRAGMA. Raise sqlite3.DatabaseError if the file is not a database."""
     pragmas = [
         "journal_mode=WAL",
         f"synchronous={durability}",
-        "wal_autocheckpoint=0",  # checkpoints are ours, see Store.make_way
+        "wal_autocheckpoint=0",  # Store.make_way checkpoints
         f"cache_size=-{_CACHE_KIB}",
-        "cache_spill=0",  # a page spilled half way is written twice; commits are bounded
-        "secure_delete=0",  # some builds default to writing zeros over what is freed
+        "cache_spill=0",  # a spilled page is written twice; the size of commits is limited
+        "secure_delete=0",  # some builds overwrite freed space with zeros by default
         "temp_store=MEMORY",
         "mmap_size=0",
     ]
@@ -81,11 +82,14 @@ def configure(
 
 
 def limit(database: sqlite3.Connection, max_size_bytes: int, wal_bytes: int) -> None:
-    """How large the files may become.
+    """Limit the size of the files.
 
-    A file that is larger already may still grow by what settlements need: else nothing could ever be drained.
+    A file that is larger already may grow by 1/64 of the limit, because settlements need space
+    before events can be deleted.
     """
     (pages,) = database.execute("PRAGMA page_count").fetchone()
-    most = max((max_size_bytes - wal_bytes) // PAGE_BYTES, pages + max_size_bytes // _SETTLED_SHARE // PAGE_BYTES, 16)
-    database.execute(f"PRAGMA max_page_count={most}").fetchall()
+    max_pages = max(
+        (max_size_bytes - wal_bytes) // PAGE_BYTES, pages + max_size_bytes // _SETTLEMENT_SHARE // PAGE_BYTES, 16
+    )
+    database.execute(f"PRAGMA max_page_count={max_pages}").fetchall()
     database.execute(f"PRAGMA journal_size_limit={wal_bytes}").fetchall()

@@ -195,7 +195,8 @@ def _is_key(tenant_id: bytes, *names: bytes) -> bool:
 
 
 def _requeue(database: sqlite3.Connection, wanted: Sequence[tuple[int, int]], first_seq: int, at_ms: int) -> set[int]:
-    """Append dead letters, given by (id, lane), to the log; returns the ids of those that were still there.
+    """Append dead letters, given by (id, lane), to the log; returns the ids of those that were
+    still there.
 
     One by one, so that a full outbox needs room for no more than one of them.
     """

@@ -1,10 +1,11 @@
-"""What errors of the disk mean, and what callers are told.
+"""The meaning of disk errors, and the errors for callers.
 
-Owns the tables of errno values; no other module compares one. Rule: after an error of a commit its outcome is
-unknown, so no caller is told that its events are not stored.
+This module contains the tables of errno values; no other module compares one. Rule: the outcome of
+a failed commit is unknown, so the error of a failed commit does not state that the events are not
+stored.
 
-SQLite reports most failed calls as "disk I/O error" or "unable to open database file" and hides the errno, which the
-sqlite3 module does not show either. `explained` therefore repeats the failed step on a file of its own.
+SQLite reports most failed calls as "disk I/O error" or "unable to open database file" without the
+errno. `explained` therefore repeats the failed step on a separate file.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ FIXED_OWNERS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 UNSYNCED_DIRECTORIES = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF)
 """fsync of a directory where the file system cannot sync it; fsync(2) documents EINVAL."""
 
-_SAYS_LITTLE = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
+_UNSPECIFIC = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
 _TRIED_BYTES, _SYNCED_BYTES = 256 << 10, 4096
 
 
@@ -78,14 +79,16 @@ def failure_of(error: Exception) -> OutboxError:
 
 
 def explained(path: Path, work: Callable[[], T]) -> T:
-    """Return what `work` returns; where SQLite hides the errno of a failure, raise the OSError of a trial instead.
+    """Return the result of `work`. If SQLite hides the errno of a failure, raise the OSError of a
+    trial instead.
 
-    `path`: the database. The trial's error is raised only if a table above names it.
+    `path`: the database. The error of the trial is raised only if a table of this module contains
+    its errno.
     """
     try:
         return work()
     except sqlite3.Error as error:
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _SAYS_LITTLE:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _UNSPECIFIC:
             raise
         found = _tried(path.with_name(path.name + ".trial"))
         if found is None or (found.errno not in NO_ROOM and found.errno not in _OTHER):
@@ -94,7 +97,7 @@ def explained(path: Path, work: Callable[[], T]) -> T:
 
 
 def _tried(path: Path) -> OSError | None:
-    """Create a file, write to it, sync it and delete it; return what failed."""
+    """Create a file, write to it, sync it and delete it. Return the error of the first step that fails."""
     try:
         path.unlink(missing_ok=True)
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -103,7 +106,7 @@ def _tried(path: Path) -> OSError | None:
     try:
         os.pwrite(fd, bytes(_SYNCED_BYTES), 0)
         os.fsync(fd)
-        # Most quotas count a block when it is written: what is deleted unsynced does not wear the disk.
+        # Most quotas count a block when it is written. Blocks that are deleted before a sync do not wear the disk.
         os.pwrite(fd, bytes(_TRIED_BYTES - _SYNCED_BYTES), _SYNCED_BYTES)
     except OSError as error:
         return error

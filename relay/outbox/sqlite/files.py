@@ -1,9 +1,9 @@
-"""The outbox's files: made private, locked, recognised, set aside.
+"""The files of the outbox: creation, lock, permissions, and quarantine of a broken file.
 
-Rules: the database is one regular file of mode 0600, never reached through a symbolic link;
-`<name>.lock` is flocked before anything else is touched; a broken file is renamed, never deleted;
-what root creates belongs to whom the database belongs, or a relay without root's rights could not open it.
-Knows nothing of what is inside.
+Rules: the database is a regular file of mode 0600, and no symbolic link is followed. The relay
+locks `<name>.lock` before it uses another file. A broken file is renamed, never deleted. A file
+that root creates gets the owner of the database, because otherwise a relay without root's rights
+could not open it. This module does not read the files.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from relay.outbox.sqlite.disk_errors import FIXED_MODES, FIXED_OWNERS, LOCK_HELD
 _log = structlog.get_logger("relay.outbox")
 
 _LOGS = ("-wal", "-journal")
-"""What SQLite reads before the database, and applies to it."""
+"""Logs that SQLite reads and applies to the database when it opens it."""
 
 
 def beside(path: Path, suffix: str) -> Path:
-    """outbox.db -> outbox.db<suffix>."""
+    """Return the path of a file beside the database: outbox.db -> outbox.db<suffix>."""
     return path.with_name(path.name + suffix)
 
 
 class Identity(NamedTuple):
-    """Which file is open; what is written to another one, or to an unlinked one, is lost."""
+    """Identifies the open file. Data written to a replaced or deleted file would be lost."""
 
     device: int
     inode: int
 
 
 def identity(path: Path) -> Identity | None:
-    """None if there is no such file. OSError if the disk does not tell."""
+    """Return the identity of a file; None if it does not exist. Raise OSError if the disk fails."""
     try:
         status = path.lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -49,8 +49,8 @@ def identity(path: Path) -> Identity | None:
 def lock(path: Path) -> int:
     """Make the directory, take the lock and return the descriptor that holds it.
 
-    Raises OutboxLocked if another process holds the lock. Raises OutboxRefused if this user cannot use the path or
-    the file system cannot lock files.
+    Raises OutboxLocked if another process holds the lock. Raises OutboxUnusable if this user cannot
+    use the path or the file system cannot lock files.
     """
     try:
         _make_directory(path.parent)
@@ -72,15 +72,16 @@ def lock(path: Path) -> int:
 
 
 def unlock(fd: int) -> None:
-    """The lock file stays: removing it would let two relays lock two files of one name."""
+    """Release the lock. The lock file stays: if it was deleted, two relays could lock two files of the same name."""
     os.close(fd)
 
 
 def create(path: Path, stands_for: Path | None = None) -> None:
     """Create the database file if it is missing, mode 0600.
 
-    `stands_for`: the database that it will replace. Raises OutboxRefused if the path names no regular file, or if
-    another user may have written the log beside it: SQLite would apply what that user wrote.
+    `stands_for`: the database that it will replace. Raises OutboxUnusable if the path names no
+    regular file, or if another user may have written the log beside it: SQLite would apply what
+    that user wrote.
     """
     for suffix in ("", *_LOGS):
         name = beside(path, suffix)
@@ -99,7 +100,7 @@ def create(path: Path, stands_for: Path | None = None) -> None:
 
 
 def _distrusted(path: Path, log: os.stat_result) -> str:
-    """Return why a log beside the database is not read, and what to do; "" if it is."""
+    """Return why the relay does not read a log beside the database, and what to do; "" if it reads it."""
     owner = path.lstat() if identity(path) is not None else path.parent.stat()
     if log.st_uid not in {0, os.geteuid(), owner.st_uid}:
         return f"belongs to user {log.st_uid}, the outbox to user {owner.st_uid}: change its owner"
@@ -109,7 +110,7 @@ def _distrusted(path: Path, log: os.stat_result) -> str:
 
 
 def _has_fixed_modes(path: Path) -> bool:
-    """Whether the file system does not keep modes: the relay created its lock file with mode 0600."""
+    """Return whether the file system ignores modes: the relay created its lock file with mode 0600."""
     try:
         lock = beside(path, ".lock").lstat()
     except OSError:
@@ -118,9 +119,11 @@ def _has_fixed_modes(path: Path) -> bool:
 
 
 def _open_private(path: Path, database: Path) -> int:
-    """Open a file, or create it with mode 0600 and, if we are root, the database's owner, else its directory's.
+    """Open a file, or create it with mode 0600. A file that root creates gets the owner of the
+    database.
 
-    Only a file of our own making is given away: another may be a hard link to any file of the system.
+    If there is no database, it gets the owner of the directory. The owner of an existing file does
+    not change, because the file may be a hard link to any file of the system.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     owner = None
@@ -141,10 +144,12 @@ def _open_private(path: Path, database: Path) -> int:
 
 
 def make_private(path: Path) -> None:
-    """Set mode 0600 on a file of the relay; SQLite gives its -wal the same mode. Log a warning if modes are fixed.
+    """Set mode 0600 on a file of the relay; SQLite gives its -wal the same mode. Log a warning if
+    modes are fixed.
 
-    The descriptor is of the path only. To close any other descriptor of the database would release SQLite's locks on it
-    (fcntl(2)): another program could then open the file under the running relay, and delete the -wal when it closes it.
+    The descriptor is opened with O_PATH. Closing any other descriptor of the database would release
+    SQLite's locks (fcntl(2)). Another program could then open the file while the relay runs, and
+    delete the -wal when it closes it.
     """
     fd = os.open(path, os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
@@ -158,11 +163,11 @@ def make_private(path: Path) -> None:
 
 
 def set_aside(path: Path) -> Path:
-    """Rename the database and its -wal to the first free `<name>.broken-<n>`; returns that name."""
+    """Rename the database and its -wal to the first free `<name>.broken-<n>`. Return the new path."""
     number = 1
     while identity(aside := beside(path, f".broken-{number}")) is not None:
         number += 1
-    # the -wal first: a kill in between leaves a database that lost its last moments, and that one is broken already
+    # The -wal is first: a kill between the two leaves a database without its last commits, which is broken anyway.
     for suffix in ("-wal", ""):
         if identity(beside(path, suffix)) is not None:
             beside(path, suffix).rename(beside(aside, suffix))
@@ -176,7 +181,7 @@ def rename(old: Path, new: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Delete a database of our own making, and its -wal."""
+    """Delete a temporary database and its -wal."""
     for suffix in ("", "-wal"):
         beside(path, suffix).unlink(missing_ok=True)
 

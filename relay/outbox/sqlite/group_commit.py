@@ -8,7 +8,8 @@ for one fsync, and no event that somebody waits for waits for a timer.
     it is told "unknown", and the connection is closed and opened again: never is an fsync alone
     retried. The file is the truth then; if it differs from memory, memory is built anew.
 -   While the disk fails, calls fail at once and the file is tried again at growing intervals.
--   Checkpoints, deletes and vacuuming are bounded; they wait for a rest, but not when room runs out or for long.
+-   Checkpoints, deletes and vacuuming are bounded; they wait for a rest, but not when room runs out
+    or for long.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""New rows of the log: joined by the event loop, taken apart again by SQLite in one statement.
+"""Insertion of new rows into the log: the event loop joins their values, and one SQLite statement
+splits them.
 
-sqlite3 gives the interpreter lock away for each step of a statement, and beside a busy event loop it
-waits long to get it back. So all rows of a commit are one step without a Python object for each of
-their values: 1.9 µs a row, where statements of 64 rows took 2.8 (800 rows a commit, nobody else busy),
-and the loop goes on meanwhile.
+sqlite3 releases the interpreter lock for each step of a statement, and waits long for it if the
+event loop is busy. So one step inserts all rows of a commit, without a Python object per value.
+That takes 1.9 µs per row; statements of 64 rows took 2.8 µs (800 rows per commit, idle machine).
+The event loop continues meanwhile.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ _encode = msgspec.json.Encoder().encode
 
 _SPAN_BITS = 32
 _DIGITS = 10
-"""Of a lane or a checksum, zeros before it: both have 32 bits."""
+"""Length of a queue id or a checksum, padded with zeros: both have 32 bits."""
 CHECK_OF_ROW = "(CAST(iif(received_crc = 0, crc, coalesce(received_crc, 0)) AS INTEGER) & 4294967295)"
-"""The check of a row of the log, see Event.check; 0 if it is not known."""
+"""The check of a row of the log, see Event.check; 0 if it is unknown."""
 _INSERT = f"""
     INSERT INTO log(seq, queue_id, event_id, at_ms, crc, received_crc, body)
     SELECT ?1 + key, CAST(substr(?3, key * {3 * _DIGITS} + 1, {_DIGITS}) AS INTEGER),
@@ -36,16 +37,16 @@ _INSERT = f"""
 
 @dataclass(frozen=True, slots=True)
 class NewRows:
-    """Rows with the seqs from `first_seq` on; a step of a commit, and a whole transaction where it is the only one."""
+    """Rows with the seqs first_seq, first_seq + 1, ...; callable as a step of a commit."""
 
     first_seq: int
     at_ms: int
     numbers: bytes
-    """Lane, checksum of the body and checksum of the received bytes of each, in _DIGITS digits each."""
+    """For each row: queue id, checksum of the body, checksum of the received bytes, each with _DIGITS digits."""
     ids: bytes
     bodies: bytes
     spans: bytes
-    """Where in `bodies` each body lies: a JSON array of (position, counted from 1) << _SPAN_BITS | bytes."""
+    """The place of each body in `bodies`: a JSON array of (position, counted from 1) << _SPAN_BITS | bytes."""
 
     @classmethod
     def joined(
@@ -60,7 +61,7 @@ class NewRows:
         *,
         received_crcs: Sequence[int],
     ) -> NewRows:
-        """`sizes`: of the bodies, in bytes."""
+        """Join the values of rows, given by columns. `sizes`: sizes of the bodies, in bytes."""
         rows = chain.from_iterable(zip(queue_ids, crcs, received_crcs, strict=True))
         numbers = (f"%0{_DIGITS}d" * (3 * len(queue_ids))) % tuple(rows)
         spans = [at << _SPAN_BITS | size for at, size in zip(accumulate(sizes, initial=1), sizes, strict=False)]

@@ -160,7 +160,8 @@ def read_opened(database: sqlite3.Connection, boot_id: str, dedupe_window: int) 
 def read_chunk(database: sqlite3.Connection, after_seq: int, to_seq: int) -> Chunk | None:
     """The next rows of the log; None if there are no more.
 
-    Broken if they are not what was appended: rows out of order hide others, and one without a lane belongs to nobody.
+    Broken if they are not what was appended: rows out of order hide others, and one without a lane
+    belongs to nobody.
     """
     first, last, seqs_text, *texts = database.execute(_READ_ROWS, (after_seq, to_seq, CHUNK_ROWS)).fetchone()
     if last is None:
@@ -281,7 +282,8 @@ def _read_ids(
 ) -> Iterator[tuple[int, array[int], bytes, array[int]]]:
     """Yield (first seq, lanes, ids, checks) of stretches of the log.
 
-    It is one stretch if the log has no gap and each id its length. Otherwise each row is read by itself.
+    It is one stretch if the log has no gap and each id its length. Otherwise each row is read by
+    itself.
     """
     stretch = (after_seq, to_seq)
     row = database.execute(_READ_IDS, stretch).fetchone()

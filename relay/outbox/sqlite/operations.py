@@ -1,4 +1,5 @@
-"""The calls of the protocol as parts of a commit: what each plans, and what it changes when it is on disk.
+"""The calls of the protocol as parts of a commit: what each plans, and what it changes when it is
+on disk.
 
 Owns the meaning of take, settle, forget, drop and reclaim. Rules are `draft`'s.
 """

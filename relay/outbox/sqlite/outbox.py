@@ -56,10 +56,11 @@ class SqliteOutbox:
         mends: bool = True,
         ids: MachineIds | None = None,
     ) -> None:
-        """`mends`: whether a broken file is set aside and salvaged; else opening it raises OutboxRefused.
+        """`mends`: whether a broken file is set aside and salvaged; else opening it raises
+        OutboxRefused.
 
-        `ids`: of this machine. If the outbox belongs to another one, its pending events are quarantined when it is
-        opened. None: that is not checked.
+        `ids`: of this machine. If the outbox belongs to another one, its pending events are
+        quarantined when it is opened. None: that is not checked.
         """
         self._settings = settings
         self._clock = clock

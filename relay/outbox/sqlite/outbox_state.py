@@ -267,12 +267,14 @@ class OutboxState:
         )
 
     def reclaimable(self, body_bytes: int | None) -> Stretch | None:
-        """What to delete in a commit that appends so many bytes of bodies; None: in one that has nothing else to do.
+        """What to delete in a commit that appends so many bytes of bodies; None: in one that has
+        nothing else to do.
 
-        A page that a delete frees is written like any other, unless it is used again in the same commit. So done
-        rows are left alone until an append needs their pages, room runs out, or the outbox is idle, and those before
-        pending ones for longer (see Owner). Emptying the whole log writes none of its pages, and no more do the newest
-        rows of a log that grew with its file: their pages are the file's last, and are cut off with the same commit.
+        A page that a delete frees is written like any other, unless it is used again in the same
+        commit. So done rows are left alone until an append needs their pages, room runs out, or the
+        outbox is idle, and those before pending ones for longer (see Owner). Emptying the whole log
+        writes none of its pages, and no more do the newest rows of a log that grew with its file:
+        their pages are the file's last, and are cut off with the same commit.
         """
         garbage = self.rows - self.pending
         if not self.loaded or garbage <= 0:
@@ -312,7 +314,8 @@ class OutboxState:
     def _bytes_to_remember(self) -> int:
         """What the ids of rows in the dedupe window will take once the rows go.
 
-        If that lay behind the log's rows, it would be moved with each piece of the file's end that is cut off.
+        If that lay behind the log's rows, it would be moved with each piece of the file's end that
+        is cut off.
         """
         rows = min(self.last_row - (self.next_seq - 1 - self.dedupe_window.window), self.rows)
         return max(rows, 0) * REMEMBERED_BYTES
@@ -348,7 +351,8 @@ class OutboxState:
     def finish_loading(self, *, promise: bool) -> None:
         """Put what was found before what came since.
 
-        `promise`: the journal's requests are to be sent again. While this process runs, whoever sends knows better.
+        `promise`: the journal's requests are to be sent again. While this process runs, whoever
+        sends knows better.
         """
         opened = self.opened
         assert opened is not None

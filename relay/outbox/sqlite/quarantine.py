@@ -1,9 +1,10 @@
-"""Events that a cloned installation found in its outbox: they stay pending, and only an operator decides about them.
+"""Events that a cloned installation found in its outbox: they stay pending, and only an operator
+decides about them.
 
 Owns what `quarantined_after` and `quarantined_to` of a device queue's row mean: its events with
-quarantined_after < seq <= quarantined_to are quarantined although the cursor is beyond them. Rules: the change of
-the owner and the quarantine are one transaction; an event that is adopted is appended again, so that the queue's
-cursor only grows; the ledger's totals do not change by either.
+quarantined_after < seq <= quarantined_to are quarantined although the cursor is beyond them. Rules:
+the change of the owner and the quarantine are one transaction; an event that is adopted is appended
+again, so that the queue's cursor only grows; the ledger's totals do not change by either.
 """
 
 from __future__ import annotations

@@ -72,7 +72,8 @@ class Recovery:
 def is_broken(error: BaseException) -> bool:
     """Whether an error speaks of the file's content, not of the disk or of our own statements.
 
-    A UnicodeDecodeError is the sqlite3 module's: SQLite's words quote a name of the schema that is no text any more.
+    A UnicodeDecodeError is the sqlite3 module's: SQLite's words quote a name of the schema that is
+    no text any more.
     """
     return isinstance(error, Broken | UnicodeDecodeError) or (
         isinstance(error, sqlite3.Error)
@@ -99,7 +100,8 @@ def open_recovered(recovery: Recovery) -> sqlite3.Connection:
 def _replace(recovery: Recovery, reason: str) -> None:
     """Salvage into a new file, set the broken one aside, and put the new one in its place.
 
-    In this order, so that a kill in between loses nothing: the old file is still there, or the new one is complete.
+    In this order, so that a kill in between loses nothing: the old file is still there, or the new
+    one is complete.
     """
     fresh = files.beside(recovery.path, _FRESH)
     try:

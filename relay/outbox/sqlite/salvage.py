@@ -316,8 +316,8 @@ def _is_readable(old: sqlite3.Connection, query: str, after: int) -> bool:
 def _select(old: sqlite3.Connection, table: str, columns: str) -> str:
     """Return a query for columns of a table, which are given by their present names.
 
-    A file of an older version may have other names or fewer columns. If the schema cannot be read, the query uses the
-    present names.
+    A file of an older version may have other names or fewer columns. If the schema cannot be read,
+    the query uses the present names.
     """
     names = [name.strip() for name in columns.split(",")]
     for name in (table, OLD_TABLES.get(table, table)):
@@ -356,7 +356,8 @@ def _key_of(body: bytes) -> DeviceKey | None:
 
 
 def _lend_first_page(broken: Path, new: sqlite3.Connection) -> bytes | None:
-    """If the file's head or schema is gone, put a new outbox's there: its tables begin at the same pages.
+    """If the file's head or schema is gone, put a new outbox's there: its tables begin at the same
+    pages.
 
     Returns what was there, which is kept beside it too until it is given back.
     Offsets: https://www.sqlite.org/fileformat2.html#the_database_header

@@ -1,12 +1,13 @@
 """The tables of the outbox, and the migrations from older versions.
 
-Rules: each version has one migration, which runs in its own transaction, so that the next start resumes after a kill.
-`MIGRATIONS[n]` leads to user_version n + 1. `recovery` rejects a file of a newer relay before it is migrated.
+Rules: each version has one migration, which runs in its own transaction, so that the next start
+resumes after a kill. `MIGRATIONS[n]` leads to user_version n + 1. `recovery` rejects a file of a
+newer relay before it is migrated.
 
-The log is append-only: a row is inserted once and deleted, never updated. An event is pending if its row exists and its
-seq is larger than the cursor of its device queue, or if it is quarantined. `accepted + requeued` is the last seq minus
-`adopted`, so that an append updates no counter. The other totals are the sums of the ledger's row and of
-`delivered` of the device queues.
+The log is append-only: a row is inserted once and deleted, never updated. An event is pending if
+its row exists and its seq is larger than the cursor of its device queue, or if it is quarantined.
+`accepted + requeued` is the last seq minus `adopted`, so that an append updates no counter. The
+other totals are the sums of the ledger's row and of `delivered` of the device queues.
 """
 
 from __future__ import annotations
@@ -88,10 +89,12 @@ def _version_2(database: sqlite3.Connection) -> None:
 
 
 def _version_3(database: sqlite3.Connection) -> None:
-    """Add the identity of the machine that owns the outbox, and the events that a clone must not send.
+    """Add the identity of the machine that owns the outbox, and the events that a clone must not
+    send.
 
-    The rows of a device queue with quarantined_after < seq <= quarantined_to are quarantined, although its cursor is
-    larger. `adopted` counts rows that were appended a second time; the last seq counts them, too.
+    The rows of a device queue with quarantined_after < seq <= quarantined_to are quarantined,
+    although its cursor is larger. `adopted` counts rows that were appended a second time; the last
+    seq counts them, too.
     """
     database.execute("ALTER TABLE ledger ADD COLUMN identity TEXT NOT NULL DEFAULT ''")
     database.execute("ALTER TABLE ledger ADD COLUMN adopted INTEGER NOT NULL DEFAULT 0")
@@ -100,10 +103,11 @@ def _version_3(database: sqlite3.Connection) -> None:
 
 
 def _version_4(database: sqlite3.Connection) -> None:
-    """Add the checksum of the event as received. It distinguishes a repetition from another event with the same id.
+    """Add the checksum of the event as received. It distinguishes a repetition from another event
+    with the same id.
 
-    `received_crc` is the CRC-32 of the received bytes, 0 if it equals `crc`, and NULL in rows of an older relay.
-    `checks` contains 4 bytes per seq, and is NULL in rows of an older relay.
+    `received_crc` is the CRC-32 of the received bytes, 0 if it equals `crc`, and NULL in rows of an
+    older relay. `checks` contains 4 bytes per seq, and is NULL in rows of an older relay.
     """
     database.execute("ALTER TABLE log ADD COLUMN received_crc INTEGER")
     database.execute("ALTER TABLE recent ADD COLUMN checks BLOB")

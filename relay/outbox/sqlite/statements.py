@@ -1,12 +1,11 @@
-"""What a commit does to the tables: plain functions of a connection, run on its thread.
+"""The statements of a commit: functions of a connection, run on its thread.
 
-Owns every statement that writes. Rules: a function here is called inside `transaction.commit`
-and may be rolled back with it; it knows nothing of memory or of asyncio.
-Few statements with many rows, and rows fetched as one: each sqlite3 step gives the interpreter
-lock away and has to wait for it (500 bodies fetched one by one took 30 ms beside a busy event loop,
-4.5 ms as one value).
+Rules: `transaction.commit` calls these functions and may roll them back. They use neither memory of
+the event loop nor asyncio. A statement processes many rows, and a query returns many rows as one
+value, because each sqlite3 step releases the interpreter lock and waits for it again (with a busy
+event loop, reading 500 bodies one by one took 30 ms, and 4.5 ms as one value).
 """
-# ruff: noqa: S608 - the parts are ours, values are bound
+# ruff: noqa: S608 - the parts are constants of this package, values are bound
 
 from __future__ import annotations
 
@@ -69,22 +68,22 @@ class DeadEvent(NamedTuple):
 class DeadLettered(NamedTuple):
     events: int
     discarded: int
-    """Older dead letters that had to go."""
+    """Number of older dead letters that were deleted to stay within the limits."""
     body_bytes: int
-    """What the dead letters grew by (negative: shrank)."""
+    """Growth of the bodies of all dead letters; negative if they shrank."""
 
 
 class DeadLetterLimits(NamedTuple):
-    """How many dead letters there may be, and what time it is."""
+    """Limits of the dead letters, and the present time."""
 
     max_letters: int
     max_body_bytes: int
     now_ms: int
-    """Wall clock."""
+    """Wall clock, Unix time."""
 
 
 class Move(NamedTuple):
-    """A lane's row after a settle."""
+    """The row of a device queue after a settle."""
 
     cursor: int
     delivered: int
@@ -94,19 +93,19 @@ class Move(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """A lane's share of a request about to be sent."""
+    """One device queue's part of a request that is claimed."""
 
     queue_id: int
     seqs: array[int]
     sizes: array[int]
-    """Bytes of the bodies."""
+    """Sizes of the bodies, in bytes."""
     window: bytes
     shift_ms: int
-    """From outbox time to true time, for the stamps; 0: unknown."""
+    """True time minus outbox time, for the timestamps; 0 if unknown."""
 
 
 class ClaimedRows(NamedTuple):
-    """What `take` found of a Wanted."""
+    """The rows that `claim` found for one Wanted."""
 
     seqs: array[int]
     bodies: list[bytes]
@@ -116,7 +115,7 @@ class ClaimedRows(NamedTuple):
 
 
 class Range(NamedTuple):
-    """A stretch of the log, and what the dedupe window still wants to know of it."""
+    """A range of seqs of the log, and the part of the dedupe window to remember for it."""
 
     first_seq: int
     last_seq: int
@@ -125,18 +124,21 @@ class Range(NamedTuple):
     marks: bytes
     checks: bytes
     forget_to_seq: int
-    """Older ids are out of the dedupe window."""
+    """The dedupe window contains no seq up to here."""
 
 
 class Reclaimed(NamedTuple):
     rows: int
     first_row: int | None
-    """The log's oldest; None if it is empty."""
+    """Seq of the oldest row of the log; None if the log is empty."""
     last_row: int | None
 
 
 def add_queues(database: sqlite3.Connection, queues: Sequence[tuple[int, str, str, str, int]]) -> None:
-    """(lane, tenant_id, platform, device_id, cursor) each; a tenant_id may be beyond SQLite's integers."""
+    """Insert rows of device queues, each as (queue_id, tenant_id, platform, device_id, cursor).
+
+    tenant_id is text, because it may exceed SQLite's integers.
+    """
     database.executemany(
         "INSERT INTO device_queues(queue_id, tenant_id, platform, device_id, cursor) VALUES (?, ?, ?, ?, ?)", queues
     )
@@ -150,7 +152,7 @@ def claim(
     wanted: Sequence[Wanted],
     dead_letter_limits: DeadLetterLimits,
 ) -> tuple[list[ClaimedRows], DeadLettered]:
-    """Read a request's bodies, bury the corrupt ones, and write the request into the journal."""
+    """Read the bodies of a request, move corrupt events to the dead letters, and write the request to the journal."""
     seqs = [seq for part in wanted for seq in part.seqs]
     found, marks = _read_bodies(database, seqs, [size for part in wanted for size in part.sizes])
     read, dead_events, journal = [], [], []
@@ -160,7 +162,7 @@ def claim(
         here = [at for at in range(start, end) if found[at] is not None]
         good = array("Q", [seqs[at] for at in here])
         corrupt = [seqs[at] for at in range(start, end) if found[at] is None] if len(good) < end - start else []
-        timestamps = _stamps(database, part.shift_ms, boot_from_ms, good, [marks[at] for at in here])
+        timestamps = _timestamps(database, part.shift_ms, boot_from_ms, good, [marks[at] for at in here])
         bodies = [body for body in found[start:end] if body is not None]
         start = end
         read.append(ClaimedRows(good, bodies, corrupt, timestamps, part.shift_ms))
@@ -173,13 +175,13 @@ def claim(
     return read, insert_dead_letters(database, dead_events, dead_letter_limits)
 
 
-def _stamps(
+def _timestamps(
     database: sqlite3.Connection, shift_ms: int, boot_from_ms: int, seqs: Sequence[int], marks: Sequence[bool]
 ) -> dict[int, Timestamp]:
-    """The true times of those that the relay stamped, by index; none if the shift is unknown."""
+    """Return the true times of events with an inserted timestamp, by index; empty if the shift is unknown."""
     if not (shift_ms and any(marks)):
         return {}
-    ours = [index for index, is_stamped in enumerate(marks) if is_stamped]
+    ours = [index for index, is_marked in enumerate(marks) if is_marked]
     times = _read_times(database, [seqs[index] for index in ours])
     return {
         index: Timestamp(at_ms + shift_ms, is_receipt and at_ms >= boot_from_ms)
@@ -201,7 +203,7 @@ def settle(
 def insert_dead_letters(
     database: sqlite3.Connection, dead_events: Sequence[DeadEvent], dead_letter_limits: DeadLetterLimits
 ) -> DeadLettered:
-    """Move events to the dead letters; the oldest of those go when there are too many."""
+    """Move events to the dead letters, and delete the oldest dead letters if there are too many."""
     if not dead_events:
         return DeadLettered(0, 0, 0)
     body_bytes = 0
@@ -215,9 +217,9 @@ def insert_dead_letters(
     database.execute(
         _COUNT_DEAD_LETTERED, (len(dead_events), body_bytes, max(dead_event.seq for dead_event in dead_events))
     )
-    letters, kept_bytes = database.execute("SELECT dead_letters, dead_letter_bytes FROM ledger").fetchone()
+    letters, letter_bytes = database.execute("SELECT dead_letters, dead_letter_bytes FROM ledger").fetchone()
     discarded, freed_bytes = _discard_oldest(
-        database, letters - dead_letter_limits.max_letters, kept_bytes - dead_letter_limits.max_body_bytes
+        database, letters - dead_letter_limits.max_letters, letter_bytes - dead_letter_limits.max_body_bytes
     )
     return DeadLettered(len(dead_events), discarded, body_bytes - freed_bytes)
 
@@ -225,7 +227,7 @@ def insert_dead_letters(
 def reclaim(
     database: sqlite3.Connection, stretch: Range, kind: Literal["front", "holes", "tail", "all"], pages: int
 ) -> Reclaimed:
-    """Delete what is done of a stretch, see Stretch.kind; up to `pages` that a tail frees are given back."""
+    """Delete the settled rows of a range, see Stretch.kind. A tail's free pages, at most `pages`, leave the file."""
     _remember_stretch(database, stretch)
     if kind == "all":
         return Reclaimed(database.execute("DELETE FROM log").rowcount, None, None)
@@ -248,9 +250,9 @@ def reclaim(
 def drop(
     database: sqlite3.Connection, stretch: Range, events: int, in_flight: Sequence[int], *, quarantined: bool
 ) -> int:
-    """Delete a stretch except events in flight and, if there are any, quarantined events.
+    """Delete a range except events in flight and, if `quarantined` is set, quarantined events.
 
-    `events` of it were pending. Returns the number of deleted rows.
+    `events` of its events were pending. Return the number of deleted rows.
     """
     _remember_stretch(database, stretch)
     database.execute("UPDATE ledger SET dropped = dropped + ?", (events,))
@@ -262,7 +264,7 @@ def drop(
 
 
 def forget(database: sqlite3.Connection, queue_ids: Sequence[int], next_queue_id: int) -> None:
-    """Delete lanes' rows; what they delivered stays counted."""
+    """Delete rows of device queues. Their numbers of delivered events move to the ledger."""
     numbers = json.dumps(queue_ids)
     database.execute(
         "UPDATE ledger SET next_queue_id = max(next_queue_id, ?), delivered = delivered"
@@ -273,13 +275,15 @@ def forget(database: sqlite3.Connection, queue_ids: Sequence[int], next_queue_id
 
 
 def vacuum(database: sqlite3.Connection, pages: int) -> None:
-    """Give up to `pages` free pages back to the file system."""
-    for _ in range(pages):  # SQLite gives one back a step, and sqlite3 makes one step of a statement without columns
+    """Remove up to `pages` free pages from the end of the file."""
+    for _ in range(
+        pages
+    ):  # SQLite frees one page per step, and sqlite3 executes one step of a statement without columns
         database.execute("PRAGMA incremental_vacuum(1)")
 
 
 def anchor(database: sqlite3.Connection, now: Anchor, boot: tuple[int, int], clean: bool) -> None:
-    """`boot`: its number, and the outbox time when it began."""
+    """Store the readings of the clocks. `boot`: the number of the boot, and the outbox time when it began."""
     database.execute(
         "UPDATE ledger SET outbox_ms = ?, monotonic_ms = ?, wall_ms = ?, boot_id = ?, boot = ?, boot_from_ms = ?,"
         " clean = ?",
@@ -288,7 +292,7 @@ def anchor(database: sqlite3.Connection, now: Anchor, boot: tuple[int, int], cle
 
 
 def reconcile(database: sqlite3.Connection, missing: int) -> None:
-    """Count events that are no longer in the log as dead, those that came back (`missing` < 0) as not delivered."""
+    """Correct the ledger: count missing events as dead-lettered, and reappeared ones (`missing` < 0) as undelivered."""
     total = "dead_lettered" if missing > 0 else "delivered"
     database.execute(f"UPDATE ledger SET {total} = {total} + ?", (missing,))
 
@@ -296,9 +300,11 @@ def reconcile(database: sqlite3.Connection, missing: int) -> None:
 def _read_bodies(
     database: sqlite3.Connection, seqs: Sequence[int], sizes: Sequence[int]
 ) -> tuple[list[bytes | None], list[bool]]:
-    """The bodies, in order, None where the checksum does not match; and whether the relay stamped each.
+    """Return the bodies in order, and whether the relay inserted the timestamp of each.
 
-    All in one value, cut up by the sizes; if one does not fit, the disk has changed something, and each is read alone.
+    A body is None if its checksum does not match. One query returns all bodies as one value, which
+    is split by the sizes. If they do not fit, the disk has changed a row, and each row is read
+    separately.
     """
     crcs, joined = database.execute(_READ_TOGETHER, (json.dumps(seqs),)).fetchone()
     if crcs is not None and joined is not None and len(joined) == sum(sizes):
@@ -306,12 +312,12 @@ def _read_bodies(
         bodies = [joined[start:end] for start, end in pairwise(ends)]
         if crcs == ",".join([str(checksum(body, False)) for body in bodies]):
             return list(bodies), [False] * len(bodies)
-        with suppress(ValueError):  # a checksum that is no number
+        with suppress(ValueError):  # a checksum is not a number
             marks = [has_inserted_time(body, int(crc)) for body, crc in zip(bodies, crcs.split(","), strict=True)]
             if None not in marks:
                 return list(bodies), [mark is True for mark in marks]
     found = [_read_body(database, seq) for seq in seqs]
-    return [body for body, _ in found], [is_stamped for _, is_stamped in found]
+    return [body for body, _ in found], [is_marked for _, is_marked in found]
 
 
 def _read_body(database: sqlite3.Connection, seq: int) -> tuple[bytes | None, bool]:
@@ -336,33 +342,37 @@ def _body_bytes(database: sqlite3.Connection, seq: int) -> int:
 
 
 def _discard_oldest(database: sqlite3.Connection, letters: int, body_bytes: int) -> tuple[int, int]:
-    """Forget at least so many dead letters and so many bytes of them, oldest first."""
-    gone: list[int] = []
-    gone_bytes = 0
+    """Delete at least `letters` and `body_bytes` of the oldest dead letters. Return (letters, bytes) deleted."""
+    deleted: list[int] = []
+    deleted_bytes = 0
     if letters > 0 or body_bytes > 0:
         for number, size in database.execute("SELECT id, coalesce(length(body), 0) FROM dead_letters ORDER BY id"):
-            if len(gone) >= letters and gone_bytes >= body_bytes:
+            if len(deleted) >= letters and deleted_bytes >= body_bytes:
                 break
-            gone.append(number)
-            gone_bytes += size
-    if gone:
-        database.execute("DELETE FROM dead_letters WHERE id <= ?", (gone[-1],))
+            deleted.append(number)
+            deleted_bytes += size
+    if deleted:
+        database.execute("DELETE FROM dead_letters WHERE id <= ?", (deleted[-1],))
         database.execute(
             "UPDATE ledger SET dead_letters = dead_letters - ?, dead_letter_bytes = dead_letter_bytes - ?",
-            (len(gone), gone_bytes),
+            (len(deleted), deleted_bytes),
         )
-    return len(gone), gone_bytes
+    return len(deleted), deleted_bytes
 
 
 def remember(
     database: sqlite3.Connection, first_seq: int, last_seq: int, ids: bytes, marks: bytes, checks: bytes
 ) -> None:
-    """Keep ids whose rows go. What was kept from the same seq on may reach further: its own row stayed, in flight."""
-    for last, kept_ids, kept_marks, kept_checks in database.execute(_READ_REMEMBERED, (first_seq,)).fetchall():
+    """Store ids of rows that are deleted.
+
+    A stored range with the same first seq may be longer, because one of its events was in flight.
+    Then its rest stays.
+    """
+    for last, old_ids, old_marks, old_checks in database.execute(_READ_REMEMBERED, (first_seq,)).fetchall():
         if last > last_seq:
-            last_seq, ids, marks = last, ids + kept_ids[len(ids) :], marks + kept_marks[len(marks) :]
-            checks = (checks + kept_checks[len(checks) :]).ljust(len(marks) * CHECK_BYTES, b"\0")
-    # Deleted first, the old row leaves its pages to the new one. A REPLACE would need the pages of both.
+            last_seq, ids, marks = last, ids + old_ids[len(ids) :], marks + old_marks[len(marks) :]
+            checks = (checks + old_checks[len(checks) :]).ljust(len(marks) * CHECK_BYTES, b"\0")
+    # The deleted row frees its pages for the new row. A REPLACE would need the pages of both.
     database.execute("DELETE FROM dedupe_window WHERE first_seq = ?", (first_seq,))
     values = (first_seq, last_seq, ids, marks, checks)
     database.execute(

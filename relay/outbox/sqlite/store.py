@@ -96,7 +96,8 @@ class Store:
             self._lock = files.lock(self._settings.path)
 
     async def connect(self) -> tuple[Opened, bool]:
-        """Open the file, mending what is broken; returns what it holds and whether it had to be replaced.
+        """Open the file, mending what is broken; returns what it holds and whether it had to be
+        replaced.
 
         sqlite3.Error or OSError if the disk fails; OutboxRefused.
         """
@@ -168,9 +169,10 @@ class Store:
     async def make_way(self, pages: int | None, appended_pages: int) -> None:
         """Make room in the log for a commit of at most `pages` pages; None: their number is unknown.
 
-        Each copying back costs three syncs, so it waits as long as the log has room; half of it is room for any commit,
-        also for one whose lanes' pages are counted by the lane though many lanes share one. If its events alone need
-        more, the log begins with them. With durability "full" the file is as large as the commit needs, see `wal`.
+        Each copying back costs three syncs, so it waits as long as the log has room; half of it is
+        room for any commit, also for one whose lanes' pages are counted by the lane though many
+        lanes share one. If its events alone need more, the log begins with them. With durability
+        "full" the file is as large as the commit needs, see `wal`.
         """
         new_bytes = self._wal_bytes // 2
         if pages is not None:
@@ -208,9 +210,11 @@ class Store:
         return HEADER_BYTES + self._wal.waiting * FRAME_BYTES + self._guessed_bytes
 
     def wrote(self, body_bytes: int, changed_pages: int) -> None:
-        """After a commit of so much: count, but not before the log may have grown by a quarter of what it may be.
+        """After a commit of so much: count, but not before the log may have grown by a quarter of
+        what it may be.
 
-        Counting reads the file, which a commit of one event would spend as much time on as on its event.
+        Counting reads the file, which a commit of one event would spend as much time on as on its
+        event.
         """
         self._guessed_bytes += 2 * body_bytes + (_COMMIT_PAGES + changed_pages) * FRAME_BYTES
         if self._guessed_bytes >= self._wal_bytes // 4:

@@ -14,19 +14,19 @@ _PAGES = "SELECT page_count, freelist_count FROM pragma_page_count, pragma_freel
 
 class Committed(NamedTuple):
     results: Sequence[Any]
-    """What each step returned."""
+    """The return value of each step."""
     pages: int
-    """Of the database, free ones included."""
+    """Pages of the database, including free pages."""
     free_pages: int
     changed_rows: int
     """0 if the steps only read, or only moved pages."""
 
 
 def commit(database: sqlite3.Connection, steps: Sequence[Step]) -> Committed:
-    """All steps in one transaction; on any error none of them, and the error."""
+    """Execute all steps in one transaction. On an error, roll back and raise it."""
     changes = database.total_changes
     if len(steps) == 1 and isinstance(steps[0], NewRows):
-        steps[0](database)  # one statement is a transaction by itself
+        steps[0](database)  # a single statement is its own transaction
         pages, free = database.execute(_PAGES).fetchone()
         return Committed([None], pages, free, database.total_changes - changes)
     database.execute("BEGIN")
@@ -42,5 +42,5 @@ def commit(database: sqlite3.Connection, steps: Sequence[Step]) -> Committed:
 
 
 def checkpoint(database: sqlite3.Connection) -> None:
-    """Copy the write-ahead log into the database; the next commit begins it anew."""
+    """Copy the write-ahead log into the database. The next commit restarts the log at its beginning."""
     database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()

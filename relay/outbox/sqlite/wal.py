@@ -1,15 +1,17 @@
-"""The file of the write-ahead log: the frames in it, and the zeros beyond them.
+"""The file of the write-ahead log: its frames, and the zeros after them.
 
-Owns the only reading of SQLite's file format: the WAL's header and its frames' headers, as in
-https://www.sqlite.org/fileformat2.html#walformat. SQLite reports the log's size only by a checkpoint, and
-a truncating checkpoint after every commit would cost an inode's update per fsync; so the log is
-reused in place, and frames of this round are known by the header's salts.
+This module reads SQLite's file format: the headers of the WAL and of its frames,
+https://www.sqlite.org/fileformat2.html#walformat. SQLite reports the size of the log only in a
+checkpoint, and a truncating checkpoint after every commit would cost an inode update per fsync. So
+SQLite reuses the log in place, and the salts of the header identify the frames written since the
+log last restarted.
 
-`reserve` extends the file with zeros, so that a commit overwrites blocks and changes no file size. SQLite ends
-its recovery at the first frame whose salts are not the header's, so zeros after the last frame mean nothing to it.
-The reason is ext4: while it aborts its journal after an error, fdatasync can return 0 for a file whose new size is
-only in that journal, and a repair then cuts the file. A sync of overwritten blocks needs no journal, and after the
-abort every write fails. It also saves a commit of the journal for each commit that would have grown the file.
+`reserve` extends the file with zeros, so that a commit overwrites blocks and changes no file size.
+SQLite ends its recovery at the first frame whose salts are not the header's, so zeros after the
+last frame mean nothing to it. The reason is ext4: while it aborts its journal after an error,
+fdatasync can return 0 for a file whose new size is only in that journal, and a repair then cuts the
+file. A sync of overwritten blocks needs no journal, and after the abort every write fails. It also
+saves a commit of the journal for each commit that would have grown the file.
 """
 
 from __future__ import annotations
@@ -33,21 +35,22 @@ _RESERVED_AT_ONCE_BYTES = 256 << 10
 
 
 class Wal:
-    """One write-ahead log; opened by the first call that reads or writes it, closed with `close`."""
+    """One write-ahead log, opened by the first call that reads or writes it."""
 
     def __init__(self, path: Path) -> None:
         self.frames = 0
-        """Since the log last began anew, as of the last `grown`."""
+        """Number of frames since the log last restarted, as of the last `grown`."""
         self._copied_back = 0
-        """As many of them as there were when the log was copied back."""
+        """Number of frames when the log was last copied into the database."""
         self._path = path
         self._fd: int | None = None
         self._salts = b""
 
     def grown(self) -> int:
-        """Return the number of frames written since the last call. Raise OSError if the file cannot be read.
+        """Return the number of frames written since the last call. Raise OSError if the file cannot
+        be read.
 
-        The log may begin anew at most once between two calls.
+        The log may restart at most once between two calls.
         """
         header = self._read(0, HEADER_BYTES)
         salts = header[_SALTS] if header[:4] in _MAGIC else b""
@@ -67,15 +70,15 @@ class Wal:
         return self.frames - before
 
     def adopt(self) -> None:
-        """Take the frames that the file holds for counted and copied back. Raise OSError if it cannot be read."""
+        """Treat all present frames as counted and copied back. Raise OSError if the file cannot be read."""
         self.grown()
         self.copied_back()
 
     def reserve(self, need_bytes: int, usual_bytes: int) -> int:
         """Extend the file to at least `need_bytes`, sync it, and return the number of bytes written.
 
-        The file grows in steps up to `usual_bytes`, and beyond that by no more than is needed. If the disk has no
-        room, the file keeps its size and OSError is raised.
+        The file grows in steps up to `usual_bytes`, and beyond that only as far as necessary. If
+        the disk is full, the file keeps its size and OSError is raised.
         """
         old_bytes = self._size()
         if need_bytes <= old_bytes:
@@ -94,19 +97,19 @@ class Wal:
 
     @property
     def waiting(self) -> int:
-        """Frames to be copied back: none if nothing came since, for then the next write begins the log anew."""
+        """The number of frames to copy back; 0 if there are no new frames, because the next write restarts the log."""
         return self.frames if self.frames > self._copied_back else 0
 
     def copied_back(self) -> None:
-        """All of them are in the database."""
+        """Record that the database contains all frames."""
         self._copied_back = self.frames
 
     def file_bytes(self) -> int:
-        """Return the file's size, frames of earlier rounds and zeros included; 0 while the file is not open."""
+        """Return the file's size, including old frames and zeros; 0 while the file is not open."""
         return 0 if self._fd is None else self._size()
 
     def distinct_pages(self) -> int:
-        """How many pages a checkpoint of all frames writes."""
+        """Return the number of pages that a checkpoint of all frames writes."""
         self.grown()
         pages: set[bytes] = set()
         for first in range(0, self.frames, _FRAMES_AT_ONCE):
@@ -122,7 +125,7 @@ class Wal:
             self._salts, self.frames, self._copied_back = b"", 0, 0
 
     def _is_ours(self, frame: int) -> bool:
-        """Whether the `frame`-th frame (the first is 1) is of this round."""
+        """Return whether the `frame`-th frame (the first is 1) was written since the log last restarted."""
         return self._read(HEADER_BYTES + (frame - 1) * FRAME_BYTES + 8, 8) == self._salts
 
     def _read(self, offset: int, length: int) -> bytes:
@@ -140,8 +143,9 @@ class Wal:
 def _write_zeros(fd: int, offset: int, end: int) -> None:
     """Write zeros from `offset` to `end`, or raise OSError.
 
-    One write per page: after a larger write the kernel may cache the file in folios of many pages, and each later
-    write of a frame then makes a whole folio dirty (measured: 8,170 instead of 1,667 bytes an event in /proc/PID/io).
+    One write per page: after a larger write the kernel may cache the file in folios of many pages,
+    and each later write of a frame then makes a whole folio dirty (measured: 8,170 instead of 1,667
+    bytes an event in /proc/PID/io).
     """
     while offset < end:
         offset += os.pwrite(fd, _ZEROS[: min(PAGE_BYTES - offset % PAGE_BYTES, end - offset)], offset)
