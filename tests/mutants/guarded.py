@@ -252,7 +252,7 @@ MUTANTS = (
         "as many ids as the window says, however small the file",
         "G9",
         "tests/unit/outbox/sqlite/test_outbox_space.py::test_remembered_ids_cannot_fill_the_file",
-        (f"{SQLITE}/recovery.py", "min(recovery.settings.dedupe_window, most)", "mending.settings.dedupe_window"),
+        (f"{SQLITE}/recovery.py", "min(recovery.settings.dedupe_window, max_ids)", "recovery.settings.dedupe_window"),
     ),
     mutant(
         "all long bodies read at once",

@@ -45,9 +45,9 @@ MUTANTS = (
         "tests/unit/outbox/sqlite/test_outbox_failure.py::test_writes_that_fail_are_told_and_forgotten_once_the_disk_heals",
         (
             f"{SQLITE}/commit_plan.py",
-            "        for answer in (*(append.answer for append in self.appends), *(op.answer for op in self.ops)):\n",
-            "        for append in self.appends:\n            _answer(append.answer, 0)\n"
-            "        for answer in (op.answer for op in self.ops):\n",
+            "        for result in (*(append.result for append in self.appends), *(op.result for op in self.ops)):\n",
+            "        for append in self.appends:\n            _set_result(append.result, 0)\n"
+            "        for result in (op.result for op in self.ops):\n",
         ),
     ),
     mutant(

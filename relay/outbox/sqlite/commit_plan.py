@@ -1,8 +1,8 @@
-"""One commit in the making: what the waiting calls want, turned into steps for the thread.
+"""The plan of one commit: it translates waiting calls into steps for the database thread.
 
-Owns the order inside a commit: what makes room, then new lanes and events, then the other calls in
-the order they came. Rules: planning changes nothing but the draft, so a commit that fails leaves no
-trace; what a call needs to know of an earlier one in the same commit stands in the draft, and a
+Order in a commit: deletions that make space, new device queues, new events, then the other calls in
+the order of their arrival. Rules: planning changes only the draft, so that a failed commit has no
+effect. The draft contains everything that a call may know about earlier calls of the same commit. A
 call that needs more waits for the next commit.
 """
 
@@ -28,52 +28,52 @@ from relay.runtime.clock import Clock
 T = TypeVar("T")
 
 _LOCAL_BYTES = PAGE_BYTES - 35
-"""The longest row that needs no page of its own (https://www.sqlite.org/fileformat2.html#payload_overflow)."""
+"""The longest row without overflow pages (https://www.sqlite.org/fileformat2.html#payload_overflow)."""
 _ROW_BYTES = 60
-"""What a row holds besides its body, at most."""
+"""Maximum size of a row without its body."""
 EVENT_MEMORY_BYTES = 320
-"""What an event takes in memory besides its body: itself, its id, its device's name."""
+"""Memory of an event without its body: the object, its id and its device key."""
 QUEUE_PAGES = 2
-"""A lane's row that is written anew, and its neighbour if it has grown."""
+"""Pages written when the row of a device queue changes: its page, and a neighbour if the row grows."""
 _SMALL_BYTES = 600
-"""Pages of rows up to here are at least four fifths full."""
+"""Pages with rows up to this size are at least 80 % full."""
 
 
 class Op(ABC, Generic[T]):
     """A call that waits for its commit."""
 
     patient = False
-    """Whether the commit may be put off for some milliseconds, see pace."""
-    frees_dearly = False
-    """Whether pages that it frees are written, and would not be once nothing is pending; known once planned."""
+    """Whether the commit may be delayed by some milliseconds, see `commit_delay`."""
+    is_expensive = False
+    """Whether it writes pages that it frees, which a later cleanup would not write. Set by `plan`."""
 
     def __init__(self) -> None:
-        self.answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self.result: asyncio.Future[T] = asyncio.get_running_loop().create_future()
 
     @property
     def pages(self) -> int | None:
-        """At most so many pages does it write; None: that is not known."""
+        """Maximum number of pages that the call writes; None if unknown."""
         return None
 
     @abstractmethod
     def plan(self, draft: Draft) -> bool:
-        """Add steps to the draft; False: it has to wait for the next commit, and nothing was added."""
+        """Add steps to the draft. Return False, without a change, if the call has to wait for the next commit."""
 
     @abstractmethod
     def apply(self, state: OutboxState, result: Any) -> T:
-        """Change the book as the commit changed the file; returns the answer."""
+        """Change the state as the commit changed the file. Return the result for the caller."""
 
 
 class Append:
-    """Events waiting to be appended, and who waits for them."""
+    """A call of `append`: its events, and the future for its result."""
 
-    __slots__ = ("answer", "body_bytes", "callers", "cost_bytes", "duplicates", "events", "memory_bytes")
+    __slots__ = ("body_bytes", "callers", "cost_bytes", "duplicates", "events", "memory_bytes", "result")
 
-    def __init__(self, events: Sequence[Event], answer: asyncio.Future[int], callers: int) -> None:
+    def __init__(self, events: Sequence[Event], result: asyncio.Future[int], callers: int) -> None:
         sizes = [len(event.body) for event in events]
         self.events = events
         self.callers = callers
-        """Who wait for the answer."""
+        """Number of callers that wait for the result."""
         self.body_bytes = sum(sizes)
         self.memory_bytes = self.body_bytes + EVENT_MEMORY_BYTES * len(sizes)
         self.cost_bytes = (
@@ -81,13 +81,13 @@ class Append:
             if max(sizes, default=0) > _SMALL_BYTES
             else (self.body_bytes * 5 // 4 + _ROW_BYTES * len(sizes))
         )
-        """At most so much do the used pages grow."""
-        self.answer = answer
+        """Maximum growth of the used pages."""
+        self.result = result
         self.duplicates = 0
 
 
 def cost_bytes(body_bytes: int) -> int:
-    """The pages that one event takes: its share of one that holds several, or its own ones."""
+    """Return the size of the pages of one event: its share of a page with several rows, or its own pages."""
     row_bytes = body_bytes + _ROW_BYTES
     if row_bytes > _LOCAL_BYTES:
         return row_bytes + 2 * PAGE_BYTES
@@ -95,7 +95,7 @@ def cost_bytes(body_bytes: int) -> int:
 
 
 class Draft:
-    """What the next commit will do."""
+    """The plan of the next commit."""
 
     def __init__(self, state: OutboxState, clock: Clock) -> None:
         self.state = state
@@ -106,16 +106,16 @@ class Draft:
         self.appends: list[Append] = []
         self.body_bytes = 0
         self.skipped: dict[int, int] = {}
-        """Lanes whose first so many events an earlier settle of this commit moves past."""
+        """By queue id: the number of its first events that an earlier settle of this commit removes."""
         self.unclear: set[int] = set()
-        """Lanes of which a later call cannot know what they will hold."""
+        """Ids of queues whose content after this commit is unknown to later calls."""
         self._rows: NewRows | None = None
         self._sizes: list[int] = []
         self._queues: list[int] = []
         self._ids: Sequence[bytes] = ()
         self._checks: Sequence[int] = ()
         self.conflicts: list[Conflict] = []
-        """Of events that are not stored because their id is known."""
+        """Events that are not stored because an event with the same id and other bytes is stored."""
         self._new_queue_ids: dict[DeviceKey, int] = {}
         self._before: list[tuple[Op[Any], Step]] = []
         self._after: list[tuple[Op[Any], Step]] = []
@@ -129,12 +129,12 @@ class Draft:
 
     @property
     def appended_pages(self) -> int:
-        """At most so many of them hold new events."""
+        """Maximum number of pages for new events."""
         return sum([append.cost_bytes for append in self.appends]) // PAGE_BYTES
 
     @property
     def pages(self) -> int | None:
-        """At most so many pages does the commit write, but for inner ones; None: that is not known."""
+        """Maximum number of pages that the commit writes, without inner pages; None if unknown."""
         pages = self.appended_pages + QUEUE_PAGES * len(self._new_queue_ids)
         for op in self.ops:
             if op.pages is None:
@@ -143,9 +143,9 @@ class Draft:
         return pages
 
     @property
-    def writes_what_it_frees(self) -> bool:
-        """Whether it deletes rows before pending ones: then each page that gets free is written once more."""
-        return any(op.frees_dearly for op in self.ops)
+    def is_expensive(self) -> bool:
+        """Whether it deletes rows before pending rows: then it writes each page that it frees."""
+        return any(op.is_expensive for op in self.ops)
 
     @property
     def ops(self) -> Sequence[Op[Any]]:
@@ -155,17 +155,17 @@ class Draft:
         self._after.append((op, step))
 
     def add_before(self, op: Op[Any], step: Step) -> None:
-        """For what makes room for the events of this commit."""
+        """Add a step that makes space for the events of this commit."""
         self._before.append((op, step))
 
     def append(self, appends: Sequence[Append]) -> None:
-        """Plan rows for the events that are not known yet, in this commit or before it; called once."""
+        """Plan rows for the events that are not duplicates. Called once."""
         self.appends += appends
         self.body_bytes += sum([append.body_bytes for append in appends])
         events = self._unknown(appends)
         if not events:
             return
-        # by columns: a call for each event of each column would cost more than all that is done here
+        # By columns, because a call per event and column would cost more than the rest of this function.
         ids, keys, bodies, has_inserted_time, received = zip(*events, strict=True)
         by_key, new_queue = self.state.index.by_key, self.queue_id
         self._ids = ids
@@ -179,7 +179,7 @@ class Draft:
         self.next_seq += len(events)
 
     def _unknown(self, appends: Sequence[Append]) -> Sequence[Event]:
-        """Those that are to be stored; what each append has besides is counted in it."""
+        """Return the events to store, and set the number of duplicates of each append."""
         known = self.state.dedupe_window.known
         events = [event for append in appends for event in append.events]
         ids = {event.event_id for event in events}
@@ -200,14 +200,14 @@ class Draft:
         return list(fresh.values())
 
     def queue_id(self, key: DeviceKey) -> int:
-        """The lane of a device, a new one if it has none."""
+        """Return the queue id of a device, a new one if the device has no queue."""
         queue_id = self.state.index.by_key.get(key) or self._new_queue_ids.get(key)
         if queue_id is None:
             queue_id = self._new_queue_ids[key] = self.state.next_queue_id + len(self._new_queue_ids)
         return queue_id
 
     def appended_to(self) -> set[int]:
-        """The lanes that this commit appends to."""
+        """Return the ids of the queues to which this commit appends events."""
         return set(self._queues)
 
     def steps(self) -> list[Step]:
@@ -223,24 +223,24 @@ class Draft:
         return steps + [step for _, step in self._after]
 
     def apply(self, committed: Committed) -> None:
-        """The commit is on disk: change the book, answer everybody."""
+        """Change the state after the commit, and set the results of all calls."""
         state, results = self.state, list(committed.results)
         state.pages, state.free_pages = committed.pages, committed.free_pages
         before = results[: len(self._before)]
         after = results[len(results) - len(self._after) :]
         for (op, _), result in zip(self._before, before, strict=True):
-            _answer(op.answer, op.apply(state, result))
+            _set_result(op.result, op.apply(state, result))
         self._apply_rows()
         for (op, _), result in zip(self._after, after, strict=True):
-            _answer(op.answer, op.apply(state, result))
+            _set_result(op.result, op.apply(state, result))
         for append in self.appends:
-            _answer(append.answer, append.duplicates)
+            _set_result(append.result, append.duplicates)
 
     def fail(self, error: Exception) -> None:
-        """The commit failed: nobody knows whether its events are on disk."""
-        for answer in (*(append.answer for append in self.appends), *(op.answer for op in self.ops)):
-            if not answer.done():
-                answer.set_exception(error)
+        """Fail all calls of a failed commit. Whether their events are on disk is unknown."""
+        for result in (*(append.result for append in self.appends), *(op.result for op in self.ops)):
+            if not result.done():
+                result.set_exception(error)
 
     def _apply_rows(self) -> None:
         state = self.state
@@ -259,7 +259,7 @@ class Draft:
         state.changed.update(self._queues)
 
 
-def _answer(future: asyncio.Future[T], value: T) -> None:
-    """Whoever stopped waiting has cancelled the future; the work is done all the same."""
+def _set_result(future: asyncio.Future[T], value: T) -> None:
+    """Set the result of a call, unless its caller has cancelled the future."""
     if not future.done():
         future.set_result(value)

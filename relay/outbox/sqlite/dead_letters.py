@@ -1,9 +1,9 @@
-"""The dead letters: looked at, requeued, discarded.
+"""The dead letters: listing, requeuing and discarding.
 
-Owns what a Selection means. Rules: looking writes nothing; what is requeued gets new seqs and keeps
-its checksum, so a corrupt event is found corrupt again and never sent.
+Rules: listing writes nothing. A requeued event gets a new seq and keeps its checksum, so that a
+corrupt event is detected again and never sent.
 """
-# ruff: noqa: S608 - conditions and column lists are ours, values are bound
+# ruff: noqa: S608 - conditions and column lists are constants, values are bound
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _WHOLE = (
     " AND typeof(tenant_id) = 'text' AND typeof(platform) = 'text' AND typeof(device_id) = 'text'"
 )
 _LETTERS_AT_ONCE = 256
-"""Requeued or discarded with one commit."""
+"""Maximum number of dead letters that one commit requeues or discards."""
 
 
 class Chosen(NamedTuple):
-    """A dead letter about to be requeued."""
+    """A dead letter to requeue."""
 
     id: int
     key: DeviceKey
@@ -54,7 +54,7 @@ class ReadDead(Op[Sequence[DeadLetter]]):
 
 
 class Choose(Op[Sequence[Chosen]]):
-    """Which dead letters one commit can requeue."""
+    """Choose the dead letters that one commit can requeue."""
 
     def __init__(self, selection: Selection, limit: int) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class Requeue(Op[int]):
         return True
 
     def apply(self, state: OutboxState, result: set[int]) -> int:
-        """`result`: the ids that were still there."""
+        """Add the requeued events. `result`: the ids of the dead letters that still existed."""
         moved = [at for at, chosen in enumerate(self._chosen) if chosen.id in result]
         ids = [self._chosen[at].event_id for at in moved]
         queues = [self._queues[at] for at in moved]
@@ -129,7 +129,7 @@ class Discard(Op[int]):
 
 
 def _read(database: sqlite3.Connection, selection: Selection, limit: int, after: int) -> Sequence[DeadLetter]:
-    """Texts are read as bytes: one that the disk has changed is shown as well as it can be."""
+    """Read dead letters. Texts are read as bytes, so that a text with invalid UTF-8 is readable, too."""
     where, values = _where(selection)
     return [
         DeadLetter(
@@ -157,7 +157,7 @@ def _text(value: bytes | None) -> str:
 
 
 def _number(value: bytes | None) -> int:
-    """A tenant; 0 if it cannot be read."""
+    """Return a tenant_id; 0 if the value is not a number."""
     try:
         return int(value or b"")
     except ValueError:
@@ -172,7 +172,7 @@ def _time(died_ms: int | None) -> str:
 
 
 def _choose(database: sqlite3.Connection, selection: Selection, limit: int) -> Sequence[Chosen]:
-    """Those that are whole: others can only be looked at, exported and discarded."""
+    """Choose dead letters whose values are valid. Others can only be listed, exported and discarded."""
     where, values = _where(selection)
     return [
         Chosen(number, (int(tenant_id), _text(platform), _text(device_id)), event_id, body_bytes)
@@ -195,10 +195,10 @@ def _is_key(tenant_id: bytes, *names: bytes) -> bool:
 
 
 def _requeue(database: sqlite3.Connection, wanted: Sequence[tuple[int, int]], first_seq: int, at_ms: int) -> set[int]:
-    """Append dead letters, given by (id, lane), to the log; returns the ids of those that were
-    still there.
+    """Append dead letters, given by (id, queue id), to the log. Return the ids that still existed.
 
-    One by one, so that a full outbox needs room for no more than one of them.
+    Each dead letter is deleted before the next is appended, so that a full outbox needs space for
+    one event only.
     """
     moved: list[int] = []
     for number, queue_id in wanted:
@@ -214,7 +214,7 @@ def _requeue(database: sqlite3.Connection, wanted: Sequence[tuple[int, int]], fi
 
 
 def _discard(database: sqlite3.Connection, selection: Selection, limit: int) -> tuple[int, int]:
-    """Returns (dead letters, bytes of their bodies)."""
+    """Delete selected dead letters. Return (their number, bytes of their bodies)."""
     where, values = _where(selection)
     numbers = [
         number
@@ -227,7 +227,7 @@ def _discard(database: sqlite3.Connection, selection: Selection, limit: int) -> 
 
 
 def _delete(database: sqlite3.Connection, numbers: Sequence[int]) -> int:
-    """Delete dead letters; returns the bytes of their bodies."""
+    """Delete dead letters. Return the bytes of their bodies."""
     listed = json.dumps(numbers)
     (body_bytes,) = database.execute(
         "SELECT coalesce(sum(length(body)), 0) FROM dead_letters WHERE id IN (SELECT value FROM json_each(?))",
@@ -242,7 +242,7 @@ def _delete(database: sqlite3.Connection, numbers: Sequence[int]) -> int:
 
 
 def _where(selection: Selection) -> tuple[str, list[Any]]:
-    """The condition and its values; nothing is chosen by a selection that says nothing."""
+    """Return the SQL condition and its values. An empty selection matches no dead letter."""
     conditions: dict[str, Any] = {}
     if selection.ids:
         conditions["id IN (SELECT value FROM json_each(?))"] = json.dumps(list(selection.ids))

@@ -141,7 +141,7 @@ class Owner:
             raise OutboxUnavailable("the outbox is closed")
         self._pending_calls.ops.append(op)
         self.poke()
-        return await op.answer
+        return await op.result
 
     def look_at_files(self) -> None:
         """Block appends if the files are gone or read-only; write them anew if that can be done."""
@@ -236,7 +236,7 @@ class Owner:
         elif self._pending_calls.appends or (self._pending_calls.ops and self.known.loaded):
             await self._commit_pending_calls()
         elif (draft := self._cleanup()) is not None:
-            if self.known.crowded or await self._has_time(expensive=draft.writes_what_it_frees):
+            if self.known.crowded or await self._has_time(expensive=draft.is_expensive):
                 await self._commit(draft)
         elif self.store.untidy:
             await self.store.tidy()
@@ -245,9 +245,9 @@ class Owner:
 
     async def _commit_pending_calls(self) -> None:
         """Commit what has gathered, or put that off for a moment."""
-        put_off_us = 0 if self.closing else self._commit_delay.put_off_us(self._pending_calls, monotonic_us())
-        if put_off_us > 0:
-            await self._idle(put_off_us / 1_000_000)
+        delay_us = 0 if self.closing else self._commit_delay.delay_us(self._pending_calls, monotonic_us())
+        if delay_us > 0:
+            await self._idle(delay_us / 1_000_000)
         else:
             await self._commit_delay.gather(self._pending_calls, monotonic_us)
             await self._commit(self._pending_calls.draft(self.known, self._settings))

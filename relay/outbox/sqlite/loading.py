@@ -1,7 +1,7 @@
-"""Reading what a file holds when it is opened: plain functions of a connection, run on its thread.
+"""Loading of an opened file: functions of a connection, run on its thread.
 
-Owns every statement that rebuilds memory. Rules: what `read_opened` reads is bounded by lanes and
-by the dedupe window, never by what is pending; the log itself is read in chunks, between commits.
+Rules: `read_opened` reads an amount of data that depends on the number of device queues and on the
+dedupe window, not on the number of pending events. The log is read in chunks, between commits.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from relay.outbox.sqlite.insert import CHECK_OF_ROW
 
 CHUNK_ROWS = 4096
 MAX_QUEUE_ID = 1 << 31
-"""Beyond any number that was given to a lane, and within what memory keeps of it."""
+"""Upper bound of queue ids. Memory has 32 bits for an id."""
 _READ_IDS = f"""
     SELECT count(*), min(seq), max(seq), min(length(event_id)), max(length(event_id)),
         group_concat(CAST(queue_id AS INTEGER)), CAST(group_concat(event_id, '') AS BLOB), group_concat({CHECK_OF_ROW})
-    FROM log WHERE seq > ? AND seq <= ?"""  # noqa: S608 - the parts are ours, values are bound
+    FROM log WHERE seq > ? AND seq <= ?"""  # noqa: S608 - the parts are constants of this package, values are bound
 _READ_ID_ROWS = f"""
     SELECT seq, CAST(queue_id AS INTEGER), CAST(event_id AS BLOB), {CHECK_OF_ROW}
-    FROM log WHERE seq > ? AND seq <= ? ORDER BY seq"""  # noqa: S608 - the parts are ours, values are bound
+    FROM log WHERE seq > ? AND seq <= ? ORDER BY seq"""  # noqa: S608 - the parts are constants of this package, values are bound
 _READ_ROWS = """
     SELECT min(seq), max(seq), group_concat(seq), group_concat(CAST(queue_id AS INTEGER)),
         group_concat(coalesce(size, 0))
@@ -38,7 +38,7 @@ _decode_numbers = msgspec.json.Decoder(list[int]).decode
 
 
 class Broken(sqlite3.DatabaseError):
-    """The file opens, but is not what an outbox looks like."""
+    """The file opens, but its content is not that of an outbox."""
 
 
 class QueueRow(NamedTuple):
@@ -58,7 +58,7 @@ class QueueRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What a file says of itself."""
+    """The content of an opened file, without the log."""
 
     last_seq: int
     next_queue_id: int
@@ -71,9 +71,9 @@ class Opened:
     dead_letter_bytes: int
     boot: int
     boot_from_ms: int | None
-    """Outbox time when this boot began; None: it begins now."""
+    """Outbox time when the present boot began; None: now."""
     anchor: Anchor | None
-    """None: never used."""
+    """None if no relay has used the file."""
     first_row: int
     last_at_ms: int
     queues: list[QueueRow]
@@ -83,7 +83,7 @@ class Opened:
 
 
 class Chunk(NamedTuple):
-    """A stretch of the log without its bodies."""
+    """Consecutive rows of the log, without their bodies."""
 
     seqs: array[int]
     queues: array[int]
@@ -92,7 +92,7 @@ class Chunk(NamedTuple):
 
 
 class Totals(NamedTuple):
-    """Enough to tell whether two readings of a file saw the same commit."""
+    """Totals that show whether two readings of a file saw the same commit."""
 
     last_seq: int
     requeued: int
@@ -114,7 +114,7 @@ def read_totals(database: sqlite3.Connection) -> Totals:
 
 
 def read_pages(database: sqlite3.Connection) -> tuple[int, int]:
-    """(pages of the database, free ones)."""
+    """Return (pages of the database, free pages)."""
     pages, free = database.execute(
         "SELECT page_count, freelist_count FROM pragma_page_count, pragma_freelist_count"
     ).fetchone()
@@ -131,7 +131,7 @@ def read_opened(database: sqlite3.Connection, boot_id: str, dedupe_window: int) 
     )
     numbers = (*totals, next_queue_id, dead_letter_bytes, boot, boot_from_ms or 0, outbox_ms, monotonic_ms, wall_ms)
     if not (all(isinstance(value, int) for value in numbers) and isinstance(last_boot_id, str)):
-        raise ValueError("the ledger is not what it was")
+        raise ValueError("the ledger has a value of a wrong type")
     queues = _read_queues(database)
     first_row = database.execute("SELECT min(seq) FROM log").fetchone()[0]
     pages, free_pages = read_pages(database)
@@ -158,10 +158,10 @@ def read_opened(database: sqlite3.Connection, boot_id: str, dedupe_window: int) 
 
 
 def read_chunk(database: sqlite3.Connection, after_seq: int, to_seq: int) -> Chunk | None:
-    """The next rows of the log; None if there are no more.
+    """Return the next rows of the log; None if there are no more.
 
-    Broken if they are not what was appended: rows out of order hide others, and one without a lane
-    belongs to nobody.
+    Raise Broken if a value is invalid or the rows are out of order, because such rows can hide
+    others.
     """
     first, last, seqs_text, *texts = database.execute(_READ_ROWS, (after_seq, to_seq, CHUNK_ROWS)).fetchone()
     if last is None:
@@ -170,14 +170,14 @@ def read_chunk(database: sqlite3.Connection, after_seq: int, to_seq: int) -> Chu
         queues, sizes = map(_numbers, texts)
         seqs = _seqs(first, last, len(queues), seqs_text)
     except (AttributeError, ValueError, OverflowError) as error:
-        raise Broken(f"a row of the log after {after_seq} holds what was never written") from error
+        raise Broken(f"a row of the log after {after_seq} has an invalid value") from error
     if len(seqs) != len(queues) or seqs.tolist() != sorted(seqs) or seqs[0] <= after_seq:
         raise Broken(f"the rows of the log after {after_seq} are out of order")
     return Chunk(seqs, queues, sizes, last)
 
 
 def last_older(database: sqlite3.Connection, first_seq: int, before_ms: int) -> int | None:
-    """The last seq of the next rows, `first_seq` included, that were all appended before a moment."""
+    """Return the last seq of the rows from `first_seq` on that were all appended before `before_ms`; None if none."""
     times = database.execute(
         "SELECT max(seq), min(CASE WHEN at_ms >= ?2 THEN seq END)"
         " FROM (SELECT seq, at_ms FROM log WHERE seq >= ?1 ORDER BY seq LIMIT ?3)",
@@ -195,27 +195,30 @@ def read_at_ms(database: sqlite3.Connection, seq: int) -> int | None:
 
 
 def _last_at_ms(database: sqlite3.Connection) -> int:
-    """When the newest event was appended; one time that the disk has changed must not make all others old."""
+    """Return when the newest event was appended, as a median, so that one changed value does not expire all events."""
     rows = database.execute("SELECT at_ms FROM log ORDER BY seq DESC LIMIT 3").fetchall()
     times = sorted(at_ms for (at_ms,) in rows if isinstance(at_ms, int))
     return times[(len(times) - 1) // 2] if times else 0
 
 
 def _seqs(first: int, last: int, rows: int, text: str) -> array[int]:
-    """The seqs of so many rows; most stretches have no gap, and need not be read number by number."""
+    """Return the seqs of `rows` rows. Most ranges have no gap, so that the text need not be parsed."""
     return array("q", range(first, last + 1)) if last - first + 1 == rows else _numbers(text)
 
 
 def _numbers(text: str) -> array[int]:
-    """ValueError or OverflowError if it holds anything else. A JSON reader is three times as fast as splitting."""
+    """Parse integers separated by commas. Raise ValueError or OverflowError for other text.
+
+    A JSON decoder is three times as fast as splitting.
+    """
     try:
         return array("q", _decode_numbers(f"[{text}]"))
     except msgspec.MsgspecError as error:
-        raise ValueError(f"no integers: {text}") from error
+        raise ValueError(f"not integers: {text[:100]!r}") from error
 
 
 def _read_queues(database: sqlite3.Connection) -> list[QueueRow]:
-    """ValueError, TypeError or OverflowError for a row that was never written so."""
+    """Read the device queues. Raise ValueError, TypeError or OverflowError for an invalid row."""
     queues = [
         QueueRow(queue_id, (int(tenant_id), platform, device_id), *rest)
         for queue_id, tenant_id, platform, device_id, *rest in database.execute(
@@ -225,14 +228,14 @@ def _read_queues(database: sqlite3.Connection) -> list[QueueRow]:
     ]
     for row in queues:
         if not is_sound_queue(row):
-            raise ValueError(f"lane {row.queue_id} is not what it was")
+            raise ValueError(f"device queue {row.queue_id} has an invalid value")
     if len({row.key for row in queues}) < len(queues):
-        raise ValueError("two lanes of one device")
+        raise ValueError("a device has two queues")
     return queues
 
 
 def is_sound_queue(row: QueueRow) -> bool:
-    """Whether each value is of its kind."""
+    """Return whether each value has its type and range."""
     request = (row.request, row.ordinal, row.first_seq, row.last_seq)
     return (
         all(isinstance(value, int) for value in (row.queue_id, row.key[0], row.cursor, row.boot))
@@ -247,7 +250,7 @@ def is_sound_queue(row: QueueRow) -> bool:
 
 
 def _read_dedupe_window(database: sqlite3.Connection, window: int, last_seq: int) -> DedupeWindow:
-    """The dedupe window, from the log and from what is no longer in it."""
+    """Read the dedupe window from the log and from the table of ids of deleted rows."""
     dedupe_window = DedupeWindow(window)
     before = max(last_seq - window, 0)
     events = last_seq - before
@@ -280,10 +283,10 @@ def _read_dedupe_window(database: sqlite3.Connection, window: int, last_seq: int
 def _read_ids(
     database: sqlite3.Connection, after_seq: int, to_seq: int
 ) -> Iterator[tuple[int, array[int], bytes, array[int]]]:
-    """Yield (first seq, lanes, ids, checks) of stretches of the log.
+    """Yield (first seq, queue ids, ids, checks) of ranges of the log.
 
-    It is one stretch if the log has no gap and each id its length. Otherwise each row is read by
-    itself.
+    There is one range if the log has no gap and each id has 16 bytes. Otherwise each row is read
+    separately.
     """
     stretch = (after_seq, to_seq)
     row = database.execute(_READ_IDS, stretch).fetchone()
@@ -301,5 +304,5 @@ def _read_ids(
 
 
 def _32_bits(numbers: Iterable[int]) -> array[int]:
-    """Return the numbers as the window keeps them; a flipped bit may have made a lane larger than any."""
+    """Return the numbers cut to 32 bits. A flipped bit may have made a queue id larger."""
     return array("I", [number & 0xFFFFFFFF for number in numbers])

@@ -1,7 +1,7 @@
-"""The calls of the protocol as parts of a commit: what each plans, and what it changes when it is
-on disk.
+"""The calls of the outbox as parts of a commit.
 
-Owns the meaning of take, settle, forget, drop and reclaim. Rules are `draft`'s.
+Each class plans the steps of one call, and changes the state after the commit. The rules are those
+of `commit_plan`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from relay.runtime.metrics import Metrics
 
 
 class Claim(Op[Sequence[Claimed]]):
+    """Journal one request, and read its events, see Outbox.claim."""
+
     patient = True
 
     def __init__(self, parts: Sequence[ClaimPart], true_ms: int | None, promised: set[int], metrics: Metrics) -> None:
@@ -42,15 +44,15 @@ class Claim(Op[Sequence[Claimed]]):
         wanted = []
         for queue_id, events, window in self._parts:
             skip = draft.skipped.get(queue_id, 0)
-            held = state.index.queues.get(queue_id)
-            if held is None:  # lost with a broken file
+            queue = state.index.queues.get(queue_id)
+            if queue is None:  # it was lost with a broken file
                 wanted.append(Wanted(queue_id, array("Q"), array("I"), window, 0))
                 continue
-            busy = held.in_flight is not None and not skip and queue_id not in self._promised
-            assert not busy, f"lane {queue_id} is in flight already"
-            sent_ms = None if skip else held.shift_ms
+            busy = queue.in_flight is not None and not skip and queue_id not in self._promised
+            assert not busy, f"queue {queue_id} is in flight already"
+            sent_ms = None if skip else queue.shift_ms
             shift = shift_ms if sent_ms is None else sent_ms
-            wanted.append(Wanted(queue_id, held.seqs(events, skip), held.sizes(events, skip), window, shift))
+            wanted.append(Wanted(queue_id, queue.seqs(events, skip), queue.sizes(events, skip), window, shift))
         step = partial(
             statements.claim,
             request=draft.next_request,
@@ -71,7 +73,7 @@ class Claim(Op[Sequence[Claimed]]):
         claimed = []
         for (number, _, _), part in zip(self._parts, read, strict=True):
             for seq in part.corrupt:
-                _lose(state, number, seq)
+                _remove_dead(state, number, seq)
             if number in state.index.queues:
                 state.index.queues[number].in_flight = part.seqs if part.seqs else None
                 state.index.queues[number].shift_ms = part.shift_ms if part.seqs else None
@@ -81,6 +83,8 @@ class Claim(Op[Sequence[Claimed]]):
 
 
 class Settle(Op[None]):
+    """Record the outcome of claimed events, see Outbox.settle."""
+
     patient = True
 
     def __init__(self, settled: Sequence[Settled], promised: set[int], metrics: Metrics) -> None:
@@ -101,11 +105,11 @@ class Settle(Op[None]):
             return False
         for number, delivered, dead, window in self._settled:
             queue = state.index.queues.get(number)
-            if queue is None:  # lost with a broken file
+            if queue is None:  # it was lost with a broken file
                 continue
             seqs = queue.in_flight if queue.in_flight is not None else array("Q")
-            assert seqs or not (delivered or dead), f"lane {number} has nothing in flight"
-            # after a failed commit the file may turn out to hold this settle already
+            assert seqs or not (delivered or dead), f"queue {number} has no events in flight"
+            # After a failed commit the file may contain this settle already.
             dead_events = [DeadEvent(seqs[at], number, why) for at, why in dead.items() if seqs[at] in queue]
             here = len(seqs) if queue.seqs(len(seqs)) == seqs else sum(seq in queue for seq in seqs)
             self._dead_events += dead_events
@@ -130,7 +134,7 @@ class Settle(Op[None]):
     def apply(self, state: OutboxState, result: DeadLettered) -> None:
         count_dead_lettered(state, result, [dead_event.dead.reason for dead_event in self._dead_events], self._metrics)
         for dead_event in self._dead_events:
-            _lose(state, dead_event.queue_id, dead_event.seq)
+            _remove_dead(state, dead_event.queue_id, dead_event.seq)
         for cursor, delivered, _, _, number in self._moves:
             queue = state.index.queues[number]
             queue.in_flight = queue.shift_ms = None
@@ -145,6 +149,8 @@ class Settle(Op[None]):
 
 
 class Forget(Op[None]):
+    """Delete idle device queues, see Outbox.forget."""
+
     def __init__(self, queue_ids: Sequence[int]) -> None:
         super().__init__()
         self._queues = queue_ids
@@ -173,7 +179,7 @@ class Forget(Op[None]):
 
 
 class Drop(Op[int]):
-    """Drop what is pending but not in flight in a stretch of seqs."""
+    """Drop the pending events of a range of seqs, except events in flight."""
 
     def __init__(self, reason: DropReason, first_seq: int, last_seq: int, metrics: Metrics) -> None:
         super().__init__()
@@ -182,7 +188,7 @@ class Drop(Op[int]):
         self._last = last_seq
         self._metrics = metrics
         self._from: list[tuple[int, int, array[int]]] = []
-        """(lane, how many of its pending events come before, the seqs to go)."""
+        """For each queue: its id, the number of its pending events before the range, and the seqs to drop."""
         self._kept: list[int] = []
 
     def plan(self, draft: Draft) -> bool:
@@ -232,7 +238,7 @@ class Drop(Op[int]):
 
 
 class Reclaim(Op[None]):
-    """Delete what is done, see Book.reclaimable."""
+    """Delete settled rows, see OutboxState.reclaimable."""
 
     def __init__(self, stretch: Stretch) -> None:
         super().__init__()
@@ -241,7 +247,7 @@ class Reclaim(Op[None]):
     def plan(self, draft: Draft) -> bool:
         first_seq, last_seq, kind = self._stretch
         state = draft.state
-        self.frees_dearly = kind in ("front", "holes") and state.pending > 0
+        self.is_expensive = kind in ("front", "holes") and state.pending > 0
         stretch, pages = state.range(first_seq, last_seq), state.limits.reclaim_pages
         draft.add_before(self, partial(statements.reclaim, stretch=stretch, kind=kind, pages=pages))
         return True
@@ -251,7 +257,7 @@ class Reclaim(Op[None]):
 
 
 class Vacuum(Op[None]):
-    """Give free pages back to the file system."""
+    """Remove free pages from the file."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -268,7 +274,7 @@ class Vacuum(Op[None]):
 
 
 class SaveOutboxTime(Op[None]):
-    """Write down what the clocks show, see relay.outbox.engine.outbox_clock."""
+    """Store the readings of the clocks, see relay.outbox.engine.outbox_clock."""
 
     def __init__(self, clean: bool = False) -> None:
         super().__init__()
@@ -283,14 +289,14 @@ class SaveOutboxTime(Op[None]):
         return partial(statements.anchor, now=state.time.anchor(), boot=boot, clean=self._clean)
 
     def apply(self, state: OutboxState, result: None) -> None:
-        """Only a restart reads it."""
+        """Change nothing: only a restart reads the values."""
 
 
 class Reconcile(Op[None]):
-    """Balance the ledger with a log that a broken disk has changed.
+    """Balance the ledger with a log that a failing disk has changed.
 
-    Events missing from it are counted as dead letters (though nothing of them is left to keep),
-    events that came back as not delivered.
+    Missing events are counted as dead-lettered, although there is no dead letter of them. Events
+    that reappeared (`missing` < 0) are counted as not delivered.
     """
 
     def __init__(self, missing: int, metrics: Metrics) -> None:
@@ -311,7 +317,7 @@ class Reconcile(Op[None]):
 
 
 class FindOlder(Op[int | None]):
-    """The last seq up to which everything from `first_seq` on is older, some thousand rows at most."""
+    """Find the last seq of the rows from `first_seq` on that are all older, among a few thousand rows."""
 
     def __init__(self, first_seq: int, before_ms: int) -> None:
         super().__init__()
@@ -327,7 +333,7 @@ class FindOlder(Op[int | None]):
 
 
 class FindOldest(Op[None]):
-    """Look up when the oldest pending event was appended."""
+    """Read when the oldest pending event was appended."""
 
     def __init__(self, seq: int) -> None:
         super().__init__()
@@ -351,8 +357,8 @@ def count_dead_lettered(
         metrics.events_dead_lettered.labels(reason).inc()
 
 
-def _lose(state: OutboxState, number: int, seq: int) -> None:
-    """An event has become a dead letter."""
+def _remove_dead(state: OutboxState, number: int, seq: int) -> None:
+    """Remove an event that has become a dead letter from its queue."""
     state.index.queues[number].remove_seq(seq)
     state.dedupe_window.mark(seq, DEAD)
     state.changed.add(number)

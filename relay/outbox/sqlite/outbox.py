@@ -1,7 +1,7 @@
-"""The outbox in a SQLite file: what relay.outbox promises, said to the owner.
+"""The implementation of relay.outbox.Outbox with a SQLite file.
 
-Owns nothing but the calls: each becomes an Op or an Append and waits for its commit. When commits
-happen, and what a failing disk means, is `owner`'s.
+Each call becomes an Op or an Append, and waits for its commit. `group_commit` decides when to commit
+and handles disk failures.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _DISCARD_ROWS = 4096
 
 
 class SqliteOutbox:
-    """See relay.outbox.Outbox for what it promises."""
+    """See relay.outbox.Outbox."""
 
     def __init__(
         self,
@@ -56,18 +56,18 @@ class SqliteOutbox:
         mends: bool = True,
         ids: MachineIds | None = None,
     ) -> None:
-        """`mends`: whether a broken file is set aside and salvaged; else opening it raises
-        OutboxRefused.
+        """Create a closed outbox.
 
-        `ids`: of this machine. If the outbox belongs to another one, its pending events are
-        quarantined when it is opened. None: that is not checked.
+        `mends`: whether a broken file is quarantined and salvaged; otherwise `open` raises
+        OutboxUnusable. `ids`: of this machine. If the outbox belongs to another machine, `open`
+        quarantines its pending events. None: no check.
         """
         self._settings = settings
         self._clock = clock
         self._metrics = metrics
         self._tasks = tasks
         self._own_tasks = Tasks()
-        """The owner's: it outlives `tasks.cancel_all`, so that a commit under way at shutdown is not cut off."""
+        """The task of the owner. `tasks.cancel_all` does not cancel it, so that a commit at shutdown completes."""
         store = Store(settings, SpaceLimits.of(settings).wal_bytes, clock, metrics, mends=mends, ids=ids)
         self._owner = Owner(settings, clock, metrics, store)
         self._task: asyncio.Task[None] | None = None
@@ -98,29 +98,29 @@ class SqliteOutbox:
         self._owner.store.unlock()
 
     async def _watch(self) -> None:
-        """Die if the owner dies, so that the service knows."""
+        """Raise the owner's exception if its task fails, so that the service stops."""
         raise await asyncio.shield(self._own_tasks.died)
 
     # -- ingest --------------------------------------------------------------------------------------
 
     def append(self, events: Sequence[Event], *, callers: int = 1) -> asyncio.Future[int]:
-        answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        append = Append(events, answer, callers)
+        result: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        append = Append(events, result, callers)
         rejection = self._owner.rejection(
             append.memory_bytes, append.cost_bytes, (event.device_key for event in events)
         )
         if (rejection is None or isinstance(rejection, OutboxFull)) and self._knows(events):
             conflicts = [conflict for event in events if (conflict := self._owner.known.conflict_of(event)) is not None]
             self._owner.conflicts.report(conflicts)
-            answer.set_result(len(events))
+            result.set_result(len(events))
         elif rejection is not None:
-            answer.set_exception(rejection)
+            result.set_exception(rejection)
         else:
             self._owner.enqueue(append)
-        return answer
+        return result
 
     def _knows(self, events: Sequence[Event]) -> bool:
-        """Whether all of them are stored already."""
+        """Return whether all events are stored already."""
         state = self._owner.state
         return state is not None and all(event.event_id in state.dedupe_window.known for event in events)
 
@@ -183,7 +183,7 @@ class SqliteOutbox:
             return
         ahead_ms = self._clock.wall_ms() - self._clock.monotonic_ms()
         first = state.index.first_seq()
-        with suppress(OutboxError):  # whoever appends is told; this is asked again in a second
+        with suppress(OutboxError):  # appends report the failure, and the next check is in a second
             if abs(ahead_ms - self._wall_ahead_ms) > _WALL_JUMP_MS:
                 await self._owner.submit(operations.SaveOutboxTime())
                 self._wall_ahead_ms = ahead_ms
@@ -206,14 +206,14 @@ class SqliteOutbox:
         return moved
 
     async def discard(self, selection: Selection, limit: int) -> int:
-        gone = 0
+        discarded = 0
         async with self._dead_letter_lock:
-            while gone < limit:
-                letters = await self._owner.submit(dead.Discard(selection, limit - gone))
+            while discarded < limit:
+                letters = await self._owner.submit(dead.Discard(selection, limit - discarded))
                 if not letters:
                     break
-                gone += letters
-        return gone
+                discarded += letters
+        return discarded
 
     # -- cloned installations ------------------------------------------------------------------------
 
@@ -230,24 +230,24 @@ class SqliteOutbox:
         return adopted
 
     async def discard_quarantined(self, limit: int) -> int:
-        gone = 0
+        discarded = 0
         async with self._dead_letter_lock:
-            while gone < limit and (
-                events := await self._owner.submit(quarantine.DiscardQuarantined(limit - gone, self._metrics))
+            while discarded < limit and (
+                events := await self._owner.submit(quarantine.DiscardQuarantined(limit - discarded, self._metrics))
             ):
-                gone += events
-        return gone
+                discarded += events
+        return discarded
 
     async def discard_pending(self) -> int:
-        """Drop every pending event, quarantined ones included; nothing may be sending. Return how many."""
+        """Drop all pending and quarantined events, and return their number. The forwarder must not run."""
         state = self._owner.known
         self.release(list(state.index.queues))
-        gone = await self.discard_quarantined(state.quarantined)
+        discarded = await self.discard_quarantined(state.quarantined)
         while (first := state.index.first_seq()) is not None:
             last = min(first + _DISCARD_ROWS, state.next_seq) - 1
-            gone += await self._owner.submit(operations.Drop("discarded", first, last, self._metrics))
-        return gone
+            discarded += await self._owner.submit(operations.Drop("discarded", first, last, self._metrics))
+        return discarded
 
     async def disown(self) -> None:
-        """Forget which machine the outbox belongs to: the next one that opens it is its owner."""
+        """Forget which machine owns the outbox. The next machine that opens it becomes the owner."""
         await self._owner.submit(quarantine.Disown())

@@ -1,8 +1,7 @@
-"""What the outbox knows without asking the disk: as of the last commit, and nothing else.
+"""The state of the outbox in memory, as of the last commit.
 
-Owns the numbers in memory and how a commit changes them. Rule: nothing here changes before the
-commit that says so has returned (but for `release`, which changes no row). Used by the event loop
-only. Knows nothing of SQL.
+Rule: the state changes only after the commit that makes the change has returned (except for
+`release`, which changes no row). Only the event loop uses it. It contains no SQL.
 """
 
 from __future__ import annotations
@@ -26,34 +25,35 @@ from relay.outbox.sqlite.statements import DeadLettered, DeadLetterLimits, Range
 from relay.runtime.clock import Clock
 
 _GARBAGE_ROWS = 512
-"""So many done rows may lie about before any are deleted: then a lonely event costs no delete of its own."""
+"""Minimum number of settled rows to delete at once, so that a single event does not cost a delete."""
 _IDLE_GARBAGE_ROWS = 4096
+"""Minimum number of settled rows for a commit that only deletes."""
 _TRUNCATED_ROWS = 20_000
-"""The largest log that is emptied at once when nothing is pending; some ten milliseconds."""
+"""Largest log that one statement empties when no event is pending, in about 10 ms."""
 _ROW_BYTES = 60
 _COMMON_ROW_BYTES = 400
 _FREE_PAGES = 256
-"""So many free pages are not worth giving back."""
+"""A file with fewer free pages is not vacuumed."""
 
 
 @dataclass(frozen=True, slots=True)
 class SpaceLimits:
-    """What outbox.max_size means for the parts of the file."""
+    """Limits of the parts of the file, calculated from outbox.max_size."""
 
     max_bytes: int
     wal_bytes: int
-    """The write-ahead log is copied back and begun anew before it is larger."""
+    """Maximum size of the write-ahead log; a checkpoint precedes a commit that would exceed it."""
     append_bytes: int
-    """Used pages beyond which nothing is appended; the rest is kept for settles, lanes and dead letters."""
+    """Maximum size of the used pages for an append. The rest is for settlements, queues and dead letters."""
     commit_bytes: int
-    """Bodies in one commit."""
+    """Maximum size of the bodies in one commit."""
     dead_letter_bytes: int
     reclaim_rows: int
-    """Deleted with one commit,"""
+    """Maximum number of rows that one commit deletes."""
     reclaim_pages: int
-    """if they take no more than this."""
+    """Maximum number of pages of these rows."""
     vacuum_pages: int
-    """Given back with one commit."""
+    """Maximum number of free pages that one commit removes from the file."""
 
     @classmethod
     def of(cls, settings: OutboxSettings) -> SpaceLimits:
@@ -72,17 +72,17 @@ class SpaceLimits:
 
 
 class Stretch(NamedTuple):
-    """Rows to delete."""
+    """A range of seqs whose settled rows are to be deleted."""
 
     first_seq: int
     last_seq: int
     kind: Literal["front", "holes", "tail", "all"]
-    """All done and oldest; done ones among pending ones; newest ones or the whole log, nothing being pending."""
+    """front: oldest rows, all settled; holes: settled rows among pending ones; tail: newest rows; all: every row."""
 
 
 @dataclass(slots=True)
 class OutboxState:
-    """Everything that memory holds of one open file."""
+    """The state of one open file."""
 
     settings: OutboxSettings
     limits: SpaceLimits
@@ -100,46 +100,47 @@ class OutboxState:
     dead_lettered: int = 0
     dropped: int = 0
     adopted: int = 0
-    """Rows appended a second time by `adopt`."""
+    """Number of rows that `adopt` appended a second time."""
     quarantined: int = 0
-    """Pending events of another machine; known once loaded."""
+    """Number of pending events of another machine. Valid after loading."""
     dead_letters: int = 0
     dead_letter_bytes: int = 0
     first_row: int = 1
-    """No row of the log is older."""
+    """Lower bound of the seqs in the log."""
     last_row: int = 0
-    """No row of the log is newer."""
+    """Upper bound of the seqs in the log."""
     rows: int = 0
-    """In the log, done ones included; known once loaded."""
+    """Number of rows in the log, including settled rows. Valid after loading."""
     done_to: int = 0
-    """Nothing up to here is pending; looked up again, which asks every lane, once it is not enough."""
+    """No event with a seq up to here is pending. Updated only when necessary, because that reads every queue."""
     sweep_from: int = 1
     look_again_at: int = 0
-    """With fewer done rows it is not looked again which can be deleted: looking asks every lane."""
+    """Minimum number of settled rows for the next search for deletable rows, which reads every queue."""
     pages: int = 0
     free_pages: int = 0
     vacuum_useless_at: int = 0
-    """So many pages there were when a vacuum gave none back: the file was once copied in a way that forbids it."""
+    """Number of pages when a vacuum freed none, because a copy of the file has lost auto_vacuum."""
     oldest_seq: int | None = None
-    """The pending event whose time of append was last read, and that time."""
+    """Seq of the oldest pending event when its time was last read."""
     oldest_at_ms: int = 0
+    """Outbox time when the event `oldest_seq` was appended."""
     loaded: bool = False
     loading_from: int = 0
-    """Rows up to here are in `older` already."""
+    """Rows up to this seq have been loaded."""
     load_to: int = 0
     older: Index = field(default_factory=Index)
-    """What the file held when it was opened, while it is being read."""
+    """The loaded rows, while loading."""
     cursors: dict[int, int] = field(default_factory=dict)
     quarantined_ranges: dict[int, range] = field(default_factory=dict)
-    """The seqs of each device queue that may be quarantined, while the log is being read."""
+    """By queue id: the range of seqs that may be quarantined, while loading."""
     orphans: int = 0
-    """Rows read so far whose lane is not known: done ones of a lane since forgotten, or a broken disk's."""
+    """Number of loaded rows with an unknown queue: settled rows of a forgotten queue, or rows changed by the disk."""
     opened: Opened | None = None
-    """What opening found, until loaded."""
+    """The content of the file at its opening, while loading."""
     restored_queues: Sequence[RestoredQueue] = ()
     unsettled: Sequence[Sequence[ClaimPart]] = ()
     changed: set[int] = field(default_factory=set)
-    """Lanes whose backlog is to be told."""
+    """Ids of queues whose changes have not been reported to the backlog callback."""
 
     @classmethod
     def of(cls, opened: Opened, settings: OutboxSettings, clock: Clock) -> OutboxState:
@@ -200,17 +201,17 @@ class OutboxState:
 
     @property
     def crowded(self) -> bool:
-        """Whether what is done has to make room at once."""
+        """Whether settled rows must be deleted at once to make space."""
         return self.room_bytes() < self.limits.append_bytes // 8
 
     @property
     def wasteful(self) -> bool:
-        """Whether more than half of the file is free pages, and giving them back is worth the work."""
+        """Whether more than half of the file is free pages, so that a vacuum is worthwhile."""
         return self.free_pages > max(self.pages - self.free_pages, _FREE_PAGES) and self.pages != self.vacuum_useless_at
 
     @property
     def needs_cleanup(self) -> bool:
-        """Whether so many rows are done that some are worth deleting by a commit of their own."""
+        """Whether there are enough settled rows for a commit that only deletes."""
         return self.rows - self.pending >= max(_IDLE_GARBAGE_ROWS, 3 * self.pending)
 
     def state_of(self, event_id: bytes) -> EventState | None:
@@ -228,7 +229,7 @@ class OutboxState:
         return "pending" if unread and found.seq > self.cursors.get(found.queue_id, found.seq) else "delivered"
 
     def conflict_of(self, event: Event) -> Conflict | None:
-        """Return the conflict if the event's id is known and stands for other bytes."""
+        """Return the conflict if an event with the same id and other bytes is stored."""
         found = self.dedupe_window.find(event.event_id)
         if found is None or found.mark == DROPPED or found.check in (0, event.check):
             return None
@@ -236,17 +237,17 @@ class OutboxState:
         return Conflict(event, None if queue is None else queue.key)
 
     def room_bytes(self) -> int:
-        """How much the used pages may grow by appends."""
+        """Return by how many bytes appends may increase the used pages."""
         return self.limits.append_bytes - self.used_bytes
 
     def share_problem(self, room_bytes: int, keys: Iterable[DeviceKey] | None = None) -> str:
-        """Why one of these devices, or of all, may not append while so much room is left, or ""; see `fair_share`."""
+        """Return why one of these devices (None: of all) exceeds its fair share, or ""; see `fair_share`."""
         if self.settings.when_full != "reject" or not is_crowded(room_bytes, self.limits.append_bytes):
             return ""
         queues, by_key = self.index.queues, self.index.by_key
         numbers = queues if keys is None else [number for key in keys if (number := by_key.get(key)) is not None]
-        held = (queues[number].body_bytes + _ROW_BYTES * len(queues[number]) for number in numbers)
-        return str(OutboxShareUsed()) if any(over_share(each, room_bytes) for each in held) else ""
+        used = (queues[number].body_bytes + _ROW_BYTES * len(queues[number]) for number in numbers)
+        return str(OutboxShareUsed()) if any(over_share(each, room_bytes) for each in used) else ""
 
     def dead_letter_limits(self, clock: Clock) -> DeadLetterLimits:
         return DeadLetterLimits(self.settings.max_dead_letters, self.limits.dead_letter_bytes, clock.wall_ms())
@@ -258,7 +259,7 @@ class OutboxState:
         self.rows -= dead_lettered_rows.events
 
     def range(self, first_seq: int, last_seq: int) -> Range:
-        """A stretch of the log with what has to be kept of it."""
+        """Return a range of the log with the part of the dedupe window to remember for it."""
         return Range(
             first_seq,
             last_seq,
@@ -267,20 +268,20 @@ class OutboxState:
         )
 
     def reclaimable(self, body_bytes: int | None) -> Stretch | None:
-        """What to delete in a commit that appends so many bytes of bodies; None: in one that has
-        nothing else to do.
+        """Return the rows to delete in a commit that appends `body_bytes`; None: a commit that only
+        deletes.
 
-        A page that a delete frees is written like any other, unless it is used again in the same
-        commit. So done rows are left alone until an append needs their pages, room runs out, or the
-        outbox is idle, and those before pending ones for longer (see Owner). Emptying the whole log
-        writes none of its pages, and no more do the newest rows of a log that grew with its file:
-        their pages are the file's last, and are cut off with the same commit.
+        A commit writes each page that it frees, unless it reuses the page. So settled rows stay
+        until an append needs their pages, space runs out, or the outbox is idle; rows before
+        pending rows stay longer (see Owner). Emptying the whole log writes none of its pages.
+        Neither does deleting the newest rows, whose pages are usually the last of the file and are
+        cut off in the same commit.
         """
         garbage = self.rows - self.pending
         if not self.loaded or garbage <= 0:
             return None
         if self.rows == garbage and _GARBAGE_ROWS <= self.rows <= _TRUNCATED_ROWS:
-            # The ids of newer events were remembered when their rows went.
+            # The ids of newer events were stored when their rows were deleted.
             return Stretch(self.first_row, self.last_row, "all")
         if body_bytes is None:
             wanted = self.needs_cleanup and not self.index.busy
@@ -289,14 +290,15 @@ class OutboxState:
         if not (self.crowded or (wanted and garbage >= self.look_again_at)):
             return None
         leaves = max(min(self.rows, self.pages - self.free_pages), 1)
-        most = min(self.limits.reclaim_rows, self.limits.reclaim_pages * self.rows // leaves)
-        rows = most
+        max_rows = min(self.limits.reclaim_rows, self.limits.reclaim_pages * self.rows // leaves)
+        rows = max_rows
         if body_bytes is not None and not self.crowded:
-            rows = min(max(body_bytes // _COMMON_ROW_BYTES, _GARBAGE_ROWS), most)
+            rows = min(max(body_bytes // _COMMON_ROW_BYTES, _GARBAGE_ROWS), max_rows)
         if not self.pending and not body_bytes:
+            # Ids behind the rows of the log would be moved by each cut at the end of the file.
             missing_bytes = self._bytes_to_remember() - self.free_pages * PAGE_BYTES
             if missing_bytes > 0:
-                rows = min(missing_bytes // _COMMON_ROW_BYTES + 1, most)
+                rows = min(missing_bytes // _COMMON_ROW_BYTES + 1, max_rows)
                 return Stretch(self.first_row, self.first_row + rows - 1, "front")
             return Stretch(max(self.first_row, self.last_row - rows + 1), self.last_row, "tail")
         if self.done_to - self.first_row + 1 < min(garbage, rows):
@@ -307,16 +309,12 @@ class OutboxState:
         if garbage * (8 if self.crowded else 2) > self.rows:
             if not self.first_row <= self.sweep_from < self.next_seq:
                 self.sweep_from = max(self.first_row, self.done_to + 1)
-            return Stretch(self.sweep_from, min(self.sweep_from + most // 2, self.next_seq) - 1, "holes")
+            return Stretch(self.sweep_from, min(self.sweep_from + max_rows // 2, self.next_seq) - 1, "holes")
         self.look_again_at = garbage + _GARBAGE_ROWS
         return None
 
     def _bytes_to_remember(self) -> int:
-        """What the ids of rows in the dedupe window will take once the rows go.
-
-        If that lay behind the log's rows, it would be moved with each piece of the file's end that
-        is cut off.
-        """
+        """Return the size of the ids to store when the rows of the dedupe window are deleted."""
         rows = min(self.last_row - (self.next_seq - 1 - self.dedupe_window.window), self.rows)
         return max(rows, 0) * REMEMBERED_BYTES
 
@@ -329,7 +327,7 @@ class OutboxState:
         self.last_row = self.next_seq - 1 if reclaimed.last_row is None else reclaimed.last_row
 
     def load(self, chunk: Chunk) -> None:
-        """Take in what was read of the log; `finish_loading` comes after the last chunk."""
+        """Add a loaded chunk of the log. Call `finish_loading` after the last chunk."""
         queues, cursors, quarantined = self.older.queues, self.cursors, self.quarantined_ranges
         for seq, number, size in zip(chunk.seqs, chunk.queues, chunk.sizes, strict=True):
             cursor = cursors.get(number)
@@ -343,17 +341,13 @@ class OutboxState:
         self.loading_from = chunk.last_seq
 
     def missing(self) -> int:
-        """How many events the ledger calls pending and the log, read to its end, does not hold."""
+        """Return the number of events that are pending by the ledger and missing from the loaded log."""
         return self.pending - sum(
             len(queue) + len(queue.quarantined) for index in (self.index, self.older) for queue in index.queues.values()
         )
 
     def finish_loading(self, *, promise: bool) -> None:
-        """Put what was found before what came since.
-
-        `promise`: the journal's requests are to be sent again. While this process runs, whoever
-        sends knows better.
-        """
+        """Put the loaded events before the events appended since. `promise`: whether to send the journal's requests."""
         opened = self.opened
         assert opened is not None
         for number, older in self.older.queues.items():
@@ -372,7 +366,7 @@ class OutboxState:
         self.changed.update(number for number, queue in self.index.queues.items() if len(queue))
 
     def agrees_with(self, reopened: OutboxState) -> bool:
-        """Whether the file holds what this says, after a commit of which nobody knows whether it was made."""
+        """Return whether the reopened file matches this state, after a commit with an unknown outcome."""
         return (
             self.ledger() == reopened.ledger()
             and self.dead_letters == reopened.dead_letters
@@ -380,7 +374,7 @@ class OutboxState:
         )
 
     def inherit(self, old: OutboxState) -> None:
-        """Keep what is in flight, and give no lane's number to another device while this process runs."""
+        """Keep the events in flight, and reuse no queue id while this process runs."""
         self.next_queue_id = max(self.next_queue_id, old.next_queue_id)
         for number, queue in old.index.queues.items():
             if queue.in_flight is not None and number in self.index.queues:
@@ -388,7 +382,7 @@ class OutboxState:
                 self.index.queues[number].shift_ms = queue.shift_ms
 
     def _unsettled(self, opened: Opened) -> Sequence[Sequence[ClaimPart]]:
-        """The journal's requests whose events are all still there; promised to the next take."""
+        """Return the requests of the journal whose events all exist. They stay reserved until they are claimed."""
         requests: dict[int, list[tuple[int, ClaimPart]]] = {}
         for row in opened.queues:
             queue = self.index.queues.get(row.queue_id)

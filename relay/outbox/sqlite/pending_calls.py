@@ -1,8 +1,9 @@
-"""The calls that wait for the next commit, and what that commit makes of them.
+"""The calls that wait for the next commit, and the plan of that commit.
 
-Owns what may wait in memory, and the order of a commit's work: room is made first, by deleting what
-is done, or what is pending if the operator said so; then events, then the other calls. Rule: nothing
-here changes before the commit has returned; a call that cannot be planned beside the others waits on.
+A commit first makes space: it deletes settled rows, or pending events if `when_full` is
+"drop_oldest". Then it appends events, then it executes the other calls. Rules: the state in memory
+does not change before the commit has returned. A call that cannot be planned together with the
+calls before it waits for the next commit.
 """
 
 from __future__ import annotations
@@ -22,32 +23,32 @@ from relay.runtime.metrics import Metrics
 
 
 class PendingCalls:
-    """What has gathered since the last commit was begun."""
+    """Calls since the last commit began."""
 
     def __init__(self, clock: Clock, metrics: Metrics) -> None:
         self.appends: deque[Append] = deque()
         self.ops: deque[Op[Any]] = deque()
         self.body_bytes = 0
-        """Of appends that wait or are being committed."""
+        """Sum over appends that wait or are being committed."""
         self.memory_bytes = 0
-        """What they take of the memory, and"""
+        """Sum over the same appends, see Append."""
         self.cost_bytes = 0
-        """may take of the file, see Append."""
+        """Sum over the same appends, see Append."""
         self.callers = 0
-        """Who wait for appends that wait."""
+        """Number of callers of the waiting appends."""
         self._clock = clock
         self._metrics = metrics
         self._ops_first = False
-        """Whether the next commit takes no appends."""
+        """Whether the next commit contains no appends."""
 
     @property
     def calls(self) -> int:
-        """How many wait."""
+        """The number of waiting calls."""
         return len(self.appends) + len(self.ops)
 
     @property
     def is_pressing(self) -> bool:
-        """Whether somebody waits for one of them."""
+        """Whether a caller waits for the result of one of the calls."""
         return self.callers > 0 or any(not op.patient for op in self.ops)
 
     def add(self, append: Append) -> None:
@@ -58,22 +59,22 @@ class PendingCalls:
         self.cost_bytes += append.cost_bytes
 
     def done(self, append: Append) -> None:
-        """It is committed, or refused."""
+        """Remove an append from the sums after it was committed or rejected."""
         self.body_bytes -= append.body_bytes
         self.memory_bytes -= append.memory_bytes
         self.cost_bytes -= append.cost_bytes
 
     def fail(self, failure: OutboxError) -> None:
-        """Tell everybody who waits."""
+        """Fail every waiting call."""
         while self.appends:
-            self._refuse(self._pop(), failure)
+            self._reject(self._pop(), failure)
         while self.ops:
             op = self.ops.popleft()
-            if not op.answer.done():
-                op.answer.set_exception(failure)
+            if not op.result.done():
+                op.result.set_exception(failure)
 
     def draft(self, state: OutboxState, settings: OutboxSettings) -> Draft:
-        """What the next commit does with what has gathered. Whoever is in it is told if it cannot even be planned."""
+        """Plan the next commit. If planning raises, the planned calls fail."""
         draft = Draft(state, self._clock)
         appends = [] if self._ops_first else self._next_appends(state.limits.commit_bytes)
         try:
@@ -81,10 +82,10 @@ class PendingCalls:
         except Exception as error:
             failure = failure_of(error)
             for append in appends:
-                self._refuse(append, failure)
+                self._reject(append, failure)
             draft.fail(failure)
             raise
-        # an op cannot be planned beside a drop from its lane: with a drop in each commit it would wait for ever
+        # A call cannot be planned beside a drop from its queue. With a drop in each commit it would never be executed.
         self._ops_first = bool(self.ops) and any(isinstance(op, operations.Drop) for op in draft.ops)
         return draft
 
@@ -92,15 +93,15 @@ class PendingCalls:
         rejection = self._make_room(draft, appends, settings)
         if rejection is not None:
             while appends:
-                self._refuse(appends.pop(0), rejection)
+                self._reject(appends.pop(0), rejection)
         draft.append(appends)
         while draft.state.loaded and self.ops and self.ops[0].plan(draft):
             self.ops.popleft()
 
-    def _refuse(self, append: Append, failure: OutboxError) -> None:
+    def _reject(self, append: Append, failure: OutboxError) -> None:
         self.done(append)
-        if not append.answer.done():
-            append.answer.set_exception(failure)
+        if not append.result.done():
+            append.result.set_exception(failure)
 
     def _pop(self) -> Append:
         append = self.appends.popleft()
@@ -116,25 +117,31 @@ class PendingCalls:
         return appends
 
     def _make_room(self, draft: Draft, appends: Sequence[Append], settings: OutboxSettings) -> OutboxFull | None:
-        """Plan what has to go: done rows when there are enough, pending ones when the operator said so."""
+        """Plan deletions: of settled rows if there are enough, of pending events if `when_full` is
+        "drop_oldest".
+
+        Return the error for the appends if they cannot be stored.
+        """
         state = draft.state
         cost_bytes = sum([each.cost_bytes for each in appends])
         missing_bytes = cost_bytes - state.room_bytes()
         if appends and settings.when_full == "drop_oldest" and missing_bytes > 0:
-            # a limit that was lowered is reached step by step
+            # After a limit was lowered, each commit frees a limited amount.
             missing_bytes = min(missing_bytes, cost_bytes + state.limits.commit_bytes)
             last = state.index.oldest_droppable(missing_bytes) if state.loaded else None
             if last is None:
-                return OutboxFull("the outbox is full, and nothing in it can be dropped now")
+                return OutboxFull(
+                    "the outbox is full, and every event in it is in flight or quarantined: append again later"
+                )
             operations.Drop("size", state.first_row, last, self._metrics).plan(draft)
-        # without appends too: what is delivered makes room for those that are refused meanwhile
+        # Also without appends, because the relay rejects appends until delivered rows are deleted.
         elif (stretch := state.reclaimable(sum([each.body_bytes for each in appends]))) is not None:
             operations.Reclaim(stretch).plan(draft)
         return None
 
 
 def cleanup(state: OutboxState, clock: Clock) -> Draft | None:
-    """What is worth doing when nothing else is."""
+    """Plan a commit that only deletes settled rows or frees pages; None if there is nothing to do."""
     wanted: Op[None] | None = None
     if (stretch := state.reclaimable(None)) is not None:
         wanted = operations.Reclaim(stretch)

@@ -1,10 +1,9 @@
-"""Events that a cloned installation found in its outbox: they stay pending, and only an operator
-decides about them.
+"""Quarantined events of a cloned installation: they stay pending until an operator decides.
 
-Owns what `quarantined_after` and `quarantined_to` of a device queue's row mean: its events with
-quarantined_after < seq <= quarantined_to are quarantined although the cursor is beyond them. Rules:
-the change of the owner and the quarantine are one transaction; an event that is adopted is appended
-again, so that the queue's cursor only grows; the ledger's totals do not change by either.
+The events of a device queue with quarantined_after < seq <= quarantined_to are quarantined,
+although its cursor is larger. Rules: one transaction changes the owner and quarantines the events.
+An adopted event is appended again, so that the cursor of a queue only grows. Neither changes the
+ledger's totals.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from relay.runtime.machine import MachineIds, identity, is_other_machine
 from relay.runtime.metrics import Metrics
 
 _EVENTS_AT_ONCE = 256
-"""Adopted or discarded in one commit."""
+"""Maximum number of events that one commit adopts or discards."""
 _DELETE_DONE = """
     DELETE FROM log WHERE EXISTS (
         SELECT 1 FROM device_queues AS q
@@ -37,16 +36,16 @@ _QUARANTINE = """
 _READ = f"""
     SELECT iif(typeof(event_id) = 'blob' AND length(event_id) = 16, event_id, zeroblob(16)), coalesce(crc, 0),
         {CHECK_OF_ROW}, coalesce(CAST(body AS BLOB), x'')
-    FROM log WHERE seq = ?"""  # noqa: S608 - the parts are ours, values are bound
+    FROM log WHERE seq = ?"""  # noqa: S608 - the parts are constants of this package, values are bound
 _APPEND = "INSERT INTO log(seq, queue_id, event_id, at_ms, crc, received_crc, body) VALUES (?, ?, ?, ?, ?, ?, ?)"
 
 
 class InstallationClaim(NamedTuple):
-    """Whom an outbox belongs to when it is opened."""
+    """The machine that opens an outbox and becomes its owner."""
 
     ids: MachineIds
     salt: str
-    """For an outbox that has no identity yet."""
+    """Salt for the identity of an outbox that has no identity yet."""
     adopts: bool
     """Whether pending events of another machine are sent, not quarantined (outbox.adopt)."""
 
@@ -61,7 +60,10 @@ class Moved(NamedTuple):
 
 
 def claim(database: sqlite3.Connection, owner: InstallationClaim) -> bool:
-    """Make the outbox this machine's. Return whether it was another machine's; its pending events are quarantined."""
+    """Make this machine the owner of the outbox, and return whether another machine was the owner.
+
+    In that case the pending events are quarantined, unless `owner.adopts` is set.
+    """
     (stored,) = database.execute("SELECT CAST(identity AS TEXT) FROM ledger").fetchone()
     is_moved = is_other_machine(stored or "", owner.ids)
     new = identity("" if is_moved else stored or "", owner.ids, owner.salt)
@@ -82,7 +84,7 @@ def claim(database: sqlite3.Connection, owner: InstallationClaim) -> bool:
 
 def quarantine(database: sqlite3.Connection) -> None:
     """Quarantine every pending event, requests in flight included."""
-    # A queue has one range: its settled rows between an earlier quarantine and the cursor have to go first.
+    # A queue has one range: its settled rows between an earlier quarantine and the cursor are deleted first.
     database.execute(_DELETE_DONE)
     database.execute(_QUARANTINE, (read_totals(database).last_seq,))
 
@@ -145,14 +147,14 @@ class DiscardQuarantined(Op[int]):
 
 
 class Disown(Op[None]):
-    """Forget which machine the outbox belongs to: the next one that opens it is its owner."""
+    """Forget which machine owns the outbox. The next machine that opens it becomes the owner."""
 
     def plan(self, draft: Draft) -> bool:
         draft.add(self, _disown)
         return True
 
     def apply(self, state: OutboxState, result: None) -> None:
-        """Only the next start reads it."""
+        """Change nothing: only the next start reads the identity."""
 
 
 def _take_out(state: OutboxState, chosen: Sequence[tuple[int, int]]) -> None:
@@ -164,9 +166,10 @@ def _take_out(state: OutboxState, chosen: Sequence[tuple[int, int]]) -> None:
 def _adopt(
     database: sqlite3.Connection, chosen: Sequence[tuple[int, int]], first_seq: int, at_ms: int, most_bytes: int
 ) -> tuple[int, Sequence[Moved]]:
-    """Append events again. Return how many were tried, and those whose row is still there.
+    """Append events again. Return the number of tried events, and the events whose row still exists.
 
-    They lose the mark of an inserted timestamp: the clock of another machine cannot be corrected.
+    The events lose the mark of an inserted timestamp, because the relay cannot correct the clock of
+    another machine.
     """
     moved: list[Moved] = []
     tried = body_bytes = 0
@@ -188,7 +191,7 @@ def _adopt(
 
 
 def _discard(database: sqlite3.Connection, seqs: Sequence[int]) -> int:
-    """Delete rows and remember their ids as dropped. Return how many were there."""
+    """Delete rows and remember their ids as dropped. Return the number of deleted rows."""
     rows = 0
     for seq in seqs:
         for event_id, _, check, _ in database.execute(_READ, (seq,)).fetchall():

@@ -1,14 +1,14 @@
-"""Opening an outbox whatever its file looks like: checked, mended, or set aside and salvaged.
+"""Opening an outbox: check the file, and if it is broken, quarantine it and salvage its rows.
 
-Owns the decision that a file is broken. Rules: one SQLITE_CORRUPT proves nothing (a dying file
-system answers so too), so a file is opened twice before it is set aside; a broken file is renamed,
-never deleted; a newer relay's file, or somebody else's, is refused and not touched, and so is a
-broken one where whoever opens it only looks (`Mending.allowed`).
+Rules: one SQLITE_CORRUPT is no proof, because a failing file system causes it, too. So a file is
+opened twice before it is quarantined. A broken file is renamed, never deleted. A file of a newer
+relay or of another program is rejected and not changed. The same applies to a broken file if the
+caller does not allow repairs (`Recovery.allowed`).
 
-What is checked: schema, both ends of the log, that the file is as long as it says, and that every
-value of lanes and ledger can be what it is; all of it by `quick_check` only after an unclean end and
-up to 64 MiB, or when SQLITE_CORRUPT was met before. A full backlog of 440 MB would take seconds to
-check, and its bodies have their checksums anyway. What loading finds wrong comes here by `condemned`.
+`_check` checks the schema, both ends of the log, the length of the file, and every value of the
+device queues and the ledger. It runs `quick_check` only after an unclean stop, for files up to
+64 MiB, or after an SQLITE_CORRUPT. Checking a full backlog of 440 MB would take seconds, and the
+bodies have checksums. `Recovery.condemned` contains errors that loading has found.
 """
 
 from __future__ import annotations
@@ -37,43 +37,47 @@ _FRESH = ".salvaging"
 _CHECKED_BYTES = 64 << 20
 _BROKEN = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _IDS_SHARE = 4
-"""Remembered ids take no more than so small a part of the file."""
+"""Stored ids of the dedupe window use at most this part of the file: 1 / _IDS_SHARE."""
 _UNDECODABLE = "Could not decode to UTF-8"
-"""What the sqlite3 module says of a text that is none; it has no error code."""
+"""The message of the sqlite3 module for invalid UTF-8. The error has no code."""
 
 
 def broken(path: Path, reason: str) -> OutboxUnusable:
-    """What whoever may not mend it is told."""
-    return OutboxUnusable(f"{path} is broken ({reason}): start the relay, it sets the file aside and keeps what it can")
+    """Return the error for a caller that does not allow repairs."""
+    return OutboxUnusable(
+        f"{path} is broken ({reason}): start the relay, it moves the file aside and salvages its events"
+    )
 
 
 @dataclass(slots=True)
 class Recovery:
-    """How to open, and what came of it; filled in on the connection's thread."""
+    """Parameters and results of opening a file. The thread of the connection sets the results."""
 
     path: Path
     settings: OutboxSettings
     wal_bytes: int
     boot_id: str
     suspect: bool = False
-    """SQLITE_CORRUPT was met since the file was last opened."""
+    """Whether SQLITE_CORRUPT occurred since the file was last opened."""
     condemned: str = ""
-    """What was found wrong since then that no check of SQLite sees."""
+    """An error in the content that SQLite's checks do not detect; "" if none is known."""
     allowed: bool = True
-    """Whether a broken file may be set aside; else it is refused."""
+    """Whether a broken file may be quarantined; otherwise opening raises OutboxUnusable."""
     owner: InstallationClaim | None = None
-    """The machine that opens the outbox; None: the outbox stays the machine's that it belongs to."""
+    """The machine that opens the outbox; None: the owner does not change."""
     was_moved: bool = False
-    """Whether the outbox belonged to another machine."""
+    """Result: whether the outbox belonged to another machine."""
     opened: Opened | None = None
+    """Result: the content of the file."""
     set_aside: Path | None = None
+    """Result: the new path of a quarantined file."""
 
 
 def is_broken(error: BaseException) -> bool:
-    """Whether an error speaks of the file's content, not of the disk or of our own statements.
+    """Return whether an error means broken content, not a failing disk or a wrong statement.
 
-    A UnicodeDecodeError is the sqlite3 module's: SQLite's words quote a name of the schema that is
-    no text any more.
+    The sqlite3 module raises UnicodeDecodeError if a message of SQLite quotes a name that is not
+    valid UTF-8.
     """
     return isinstance(error, Broken | UnicodeDecodeError) or (
         isinstance(error, sqlite3.Error)
@@ -82,7 +86,7 @@ def is_broken(error: BaseException) -> bool:
 
 
 def open_recovered(recovery: Recovery) -> sqlite3.Connection:
-    """An open, sound outbox; `mending.opened` says what it holds. sqlite3.Error or OSError if the disk fails."""
+    """Open a sound outbox, and set the results in `recovery`. Raise sqlite3.Error or OSError if the disk fails."""
     reason = recovery.condemned
     for _ in range(0 if reason else 2):
         try:
@@ -98,10 +102,10 @@ def open_recovered(recovery: Recovery) -> sqlite3.Connection:
 
 
 def _replace(recovery: Recovery, reason: str) -> None:
-    """Salvage into a new file, set the broken one aside, and put the new one in its place.
+    """Salvage into a new file, move the broken file aside, and put the new file in its place.
 
-    In this order, so that a kill in between loses nothing: the old file is still there, or the new
-    one is complete.
+    This order loses nothing after a kill: either the old file is in its place, or the new file is
+    complete.
     """
     fresh = files.beside(recovery.path, _FRESH)
     try:
@@ -116,7 +120,10 @@ def _replace(recovery: Recovery, reason: str) -> None:
 
 
 def _salvaged(recovery: Recovery, fresh: Path) -> Salvaged:
-    """Fill a new file; an empty one, if what was salvaged is broken too: else each start would set one more aside."""
+    """Salvage into a new file. If that is broken, too, create an empty file.
+
+    Otherwise each start would quarantine another file.
+    """
     files.remove(fresh)
     with closing(_open(recovery, fresh)) as database:
         salvaged = salvage(recovery.path, database)
@@ -135,7 +142,7 @@ def _salvaged(recovery: Recovery, fresh: Path) -> Salvaged:
 def _open_sound(recovery: Recovery) -> sqlite3.Connection:
     fresh = files.beside(recovery.path, _FRESH)
     if files.identity(recovery.path) is None and files.identity(fresh) is not None:
-        files.rename(fresh, recovery.path)  # a kill came just before it
+        files.rename(fresh, recovery.path)  # a kill has prevented it
     database = _open(recovery, recovery.path)
     try:
         _check(database, recovery)
@@ -149,12 +156,12 @@ def _open_sound(recovery: Recovery) -> sqlite3.Connection:
 
 
 def _read(database: sqlite3.Connection, recovery: Recovery) -> Opened:
-    # ids of deleted rows take room in the file, and a small one that was full of them could take nothing else
-    most = recovery.settings.max_size_bytes // _IDS_SHARE // REMEMBERED_BYTES
+    # Ids of deleted rows must not fill a small file.
+    max_ids = recovery.settings.max_size_bytes // _IDS_SHARE // REMEMBERED_BYTES
     try:
-        return read_opened(database, recovery.boot_id, min(recovery.settings.dedupe_window, most))
+        return read_opened(database, recovery.boot_id, min(recovery.settings.dedupe_window, max_ids))
     except (TypeError, ValueError, OverflowError, LookupError) as error:
-        raise Broken(f"a value that was never written: {error}") from error
+        raise Broken(f"a value has a wrong type or range: {error}") from error
     except sqlite3.OperationalError as error:
         if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_ERROR:  # no such table, no such column
             raise Broken(str(error)) from error
@@ -165,10 +172,10 @@ def _open(recovery: Recovery, path: Path) -> sqlite3.Connection:
     files.create(path, recovery.path)
     database = connect(path)
     try:
-        _recognise(database, path)
+        _require_outbox(database, path)
         files.make_private(path)
         if files.identity(log := files.beside(path, "-wal")) is not None:
-            files.make_private(log)  # SQLite gave it the mode that the database had
+            files.make_private(log)  # SQLite gave it the previous mode of the database
         settings = recovery.settings
         configure(database, settings.durability, settings.max_size_bytes, recovery.wal_bytes)
         migrate(database)
@@ -178,8 +185,8 @@ def _open(recovery: Recovery, path: Path) -> sqlite3.Connection:
     return database
 
 
-def _recognise(database: sqlite3.Connection, path: Path) -> None:
-    """Refuse a database that is not an outbox, before anything is written to it."""
+def _require_outbox(database: sqlite3.Connection, path: Path) -> None:
+    """Reject a database that is not an outbox, before any write."""
     (version,) = database.execute("PRAGMA user_version").fetchone()
     tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if version > len(MIGRATIONS):
@@ -195,12 +202,12 @@ def _recognise(database: sqlite3.Connection, path: Path) -> None:
 
 def _check(database: sqlite3.Connection, recovery: Recovery) -> None:
     try:
-        checkpoint(database)  # the log's file keeps its size, see `wal`
+        checkpoint(database)  # the file of the log keeps its size, see `wal`
         row = database.execute("SELECT clean FROM ledger").fetchone()
         if row is None:
             raise Broken("the ledger is missing")
         if not is_newest(database):
-            raise Broken("a table has lost a column")
+            raise Broken("a column is missing")
         read_totals(database)
         database.execute("SELECT * FROM log ORDER BY seq LIMIT 1").fetchone()
         database.execute("SELECT * FROM log ORDER BY seq DESC LIMIT 1").fetchone()

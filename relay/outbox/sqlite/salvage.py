@@ -1,11 +1,12 @@
-"""Copy the readable rows of a broken database into a new file.
+"""Salvage: copy all readable rows of a broken file into a new file.
 
-Rules: salvage skips what it cannot read, at last row by row. Seqs, queue ids and event ids stay. A row of a lost
-queue is added to the queue of the device that its body names. A changed body is copied, and found corrupt when it is
-claimed. The new ledger balances: events that the log lost are counted when it is loaded. The broken file stays as it
-was found. The work is bounded by the size of the file and by the number of unreadable stretches.
+Rules: salvage skips unreadable rows, one by one if necessary. Seqs, queue ids and event ids do not
+change. A row whose queue is lost goes to the queue of the device in its body. A changed body is
+copied, too, and detected when it is claimed. The ledger of the new file is balanced; loading detects
+events that are missing from the log. The broken file is restored to its original bytes. The duration
+is limited by the size of the file and the number of unreadable ranges.
 """
-# ruff: noqa: S608 - tables and columns are ours, values are bound
+# ruff: noqa: S608 - tables and columns are constants, values are bound
 
 from __future__ import annotations
 
@@ -25,10 +26,10 @@ from relay.outbox.engine.dedupe_window import ID_BYTES
 from relay.outbox.sqlite import files
 from relay.outbox.sqlite.connection import PAGE_BYTES
 from relay.outbox.sqlite.loading import MAX_QUEUE_ID, QueueRow, is_sound_queue
-from relay.outbox.sqlite.schema import MIGRATIONS, OLD_COLUMNS, OLD_TABLES, is_newest
+from relay.outbox.sqlite.schema import MIGRATIONS, is_newest, select_any_version
 
 _ROWS_AT_ONCE = 512
-_MOST_ERRORS = 20_000
+_MAX_ERRORS = 20_000
 _MAGIC = b"SQLite format 3\0"
 _LEDGER_COLUMNS = (
     "last_seq, next_queue_id, requeued, delivered, dead_lettered, dropped, adopted,"
@@ -40,16 +41,13 @@ _QUEUE_COLUMNS = (
 )
 _LOG_COLUMNS = "seq, queue_id, event_id, at_ms, crc, body"
 _INSERT_ROW = f"INSERT INTO log({_LOG_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)"
-"""Checks of received bytes are left behind: without one a repeated id is a repetition."""
+"""Checks of received bytes are not copied. Without a check, a repeated id is a repetition."""
 _DEAD_COLUMNS = "id, seq, event_id, tenant_id, platform, device_id, reason, status, message, dead_at_ms, crc, body"
+
 _AFTER_KEY = f" WHERE rowid > ? ORDER BY rowid LIMIT {_ROWS_AT_ONCE}"
-_ADDED_COLUMNS = {"adopted": "0", "identity": "''"} | dict.fromkeys(
-    ("shift_ms", "quarantined_after", "quarantined_to"), "NULL"
-)
-"""SQL values of columns that version 1 did not have, for files of an older version."""
 
 _UNREADABLE = (sqlite3.Error, OverflowError, UnicodeDecodeError)
-"""The last one is of SQLite's own words, where they quote what is no text."""
+"""UnicodeDecodeError: a message of SQLite quotes invalid UTF-8."""
 
 
 class Salvaged(NamedTuple):
@@ -69,20 +67,20 @@ class _Body(msgspec.Struct):
 
 
 def salvage(broken: Path, new: sqlite3.Connection) -> Salvaged:
-    """Copy what `broken` still holds into a fresh outbox. Never fails because of what `broken` looks like."""
-    first_page = _lend_first_page(broken, new)
+    """Copy the readable rows of `broken` into a new outbox. Errors in `broken` raise no exception."""
+    first_page = _replace_first_page(broken, new)
     try:
         old = _opened(broken)
     except sqlite3.Error:
         return Salvaged(0, 0, 0)
     try:
-        old.execute("PRAGMA writable_schema=ON")  # else a file shorter than it says is not read at all
+        old.execute("PRAGMA writable_schema=ON")  # otherwise SQLite rejects a file with missing pages
         return _copy(old, new)
     finally:
         with suppress(sqlite3.Error):
             old.close()
         if first_page is not None:
-            _give_back_first_page(broken, first_page)
+            _restore_first_page(broken, first_page)
 
 
 def _opened(broken: Path) -> sqlite3.Connection:
@@ -93,7 +91,7 @@ def _opened(broken: Path) -> sqlite3.Connection:
 
 def _copy(old: sqlite3.Connection, new: sqlite3.Connection) -> Salvaged:
     new.execute("BEGIN IMMEDIATE")
-    ledger = _first_readable(old, _select(old, "ledger", _LEDGER_COLUMNS))
+    ledger = _first_readable(old, select_any_version(old, "ledger", _LEDGER_COLUMNS))
     queues = _Queues(old, new)
     letters = _copy_table(old, new, "dead_letters", _DEAD_COLUMNS)
     _copy_table(old, new, "dedupe_window", "first_seq, last_seq, ids, marks")
@@ -105,22 +103,22 @@ def _copy(old: sqlite3.Connection, new: sqlite3.Connection) -> Salvaged:
 
 
 class _Queues:
-    """The lanes of the new file: those of the old one that are sound, and one for each device found without."""
+    """The device queues of the new file: the sound queues of the old file, and a new one for each other device."""
 
     def __init__(self, old: sqlite3.Connection, new: sqlite3.Connection) -> None:
         self.cursors: dict[int, int] = {}
         self._by_key: dict[DeviceKey, int] = {}
         self._quarantined: dict[int, range] = {}
         self._new = new
-        for row in _readable(old, _select(old, "device_queues", _QUEUE_COLUMNS) + _AFTER_KEY):
+        for row in _readable(old, select_any_version(old, "device_queues", _QUEUE_COLUMNS) + _AFTER_KEY):
             self._copy(row)
 
     def is_done(self, queue_id: int, seq: int) -> bool:
-        """Return whether an event of a known lane is neither pending nor quarantined."""
+        """Return whether an event of a known queue is neither pending nor quarantined."""
         return seq <= self.cursors[queue_id] and seq not in self._quarantined[queue_id]
 
     def of(self, queue_id: Any, body: bytes) -> int | None:
-        """The lane of a row that says it is of `lane`; None if nothing tells whose it is."""
+        """Return the queue id for a row with `queue_id`; None if its device is unknown."""
         if isinstance(queue_id, int) and queue_id in self.cursors:
             return queue_id
         key = _key_of(body)
@@ -153,21 +151,21 @@ class _Queues:
 
 
 def _copy_table(old: sqlite3.Connection, new: sqlite3.Connection, table: str, columns: str) -> int:
-    """Copy rows whose first column is the key; returns how many."""
+    """Copy rows of a table whose first column is the key. Return their number."""
     marks = ", ".join("?" * len(columns.split(",")))
     rows = 0
-    for row in _readable(old, _select(old, table, columns) + _AFTER_KEY):
-        with suppress(sqlite3.IntegrityError, sqlite3.DataError):  # a value that the disk has changed
+    for row in _readable(old, select_any_version(old, table, columns) + _AFTER_KEY):
+        with suppress(sqlite3.IntegrityError, sqlite3.DataError):  # the disk has changed a value
             new.execute(f"INSERT INTO {table}({columns}) VALUES ({marks})", row)
             rows += 1
     return rows
 
 
 def _copy_log(old: sqlite3.Connection, new: sqlite3.Connection, queues: _Queues) -> tuple[int, int]:
-    """Copy pending events; returns (how many, the last seq seen)."""
+    """Copy pending events. Return (their number, the last seq of the log)."""
     ids = _Ids(new)
     events = last_seq = last_at_ms = uncommitted_bytes = 0
-    for seq, *values in _readable(old, _select(old, "log", _LOG_COLUMNS) + _AFTER_KEY):
+    for seq, *values in _readable(old, select_any_version(old, "log", _LOG_COLUMNS) + _AFTER_KEY):
         last_seq = seq
         queue_id, event_id, at_ms, crc, body = _as_written(values, last_at_ms)
         last_at_ms = at_ms
@@ -190,7 +188,7 @@ def _copy_log(old: sqlite3.Connection, new: sqlite3.Connection, queues: _Queues)
 
 
 def _as_written(values: Sequence[Any], last_at_ms: int) -> tuple[Any, bytes, int, int, bytes]:
-    """A row's values, each of the kind that is written; a body of another kind does not match its checksum."""
+    """Return the values of a row with their original types. A body of another type gets a wrong checksum."""
     queue_id, event_id, at_ms, crc, body = values
     whole = isinstance(body, bytes) and isinstance(crc, int)
     return (
@@ -203,7 +201,7 @@ def _as_written(values: Sequence[Any], last_at_ms: int) -> tuple[Any, bytes, int
 
 
 class _Ids:
-    """Ids of events that are done and need not be copied, in runs of seqs, for the dedupe window."""
+    """Ids of settled events, in ranges of seqs, for the dedupe window."""
 
     def __init__(self, new: sqlite3.Connection) -> None:
         self._new = new
@@ -228,7 +226,7 @@ class _Ids:
 
 
 def _balance(new: sqlite3.Connection, ledger: tuple[Any, ...] | None, events: int, last_seq: int) -> None:
-    """Write the ledger: the old one if it can be read, else one that takes what is gone for delivered."""
+    """Write the old ledger, or, if it is unreadable, a ledger that counts missing events as delivered."""
     letters, letter_bytes = new.execute("SELECT count(*), coalesce(sum(length(body)), 0) FROM dead_letters").fetchone()
     by_queues, boot = new.execute(
         "SELECT coalesce(sum(delivered), 0), coalesce(max(boot), 0) FROM device_queues"
@@ -253,13 +251,13 @@ def _balance(new: sqlite3.Connection, ledger: tuple[Any, ...] | None, events: in
 
 
 def _readable(old: sqlite3.Connection, query: str) -> Iterator[tuple[Any, ...]]:
-    """Every row that can be read, in the order of its integer key, the first column.
+    """Return the readable rows in the order of their integer key, the first column.
 
-    `query` gives some rows after a key. After an unreadable row the next readable one is searched
-    by growing steps, then narrowed down, so that a broken page costs its own rows only.
+    `query` returns rows after a key. After an unreadable row, an exponential and then a binary
+    search find the next readable row, so that a broken page loses its own rows only.
     """
     after, errors = -1, 0
-    while errors < _MOST_ERRORS:
+    while errors < _MAX_ERRORS:
         rows, whole = _some(old, query, after)
         before = after
         for row in _in_order(rows, after):
@@ -284,9 +282,10 @@ def _readable(old: sqlite3.Connection, query: str) -> Iterator[tuple[Any, ...]]:
 
 
 def _in_order(rows: Sequence[tuple[Any, ...]], after: int) -> Iterator[tuple[Any, ...]]:
-    """Rows of growing keys. One whose key is out of order gets a key of its place, if there is one.
+    """Return rows with increasing keys. A row whose key is out of order gets a free key at its
+    place, if any.
 
-    The last of many is left for the next reading, which shows what follows it.
+    The last row of a full page is omitted; the next query returns it with its successor.
     """
     for at, (key, *values) in enumerate(rows if len(rows) < _ROWS_AT_ONCE else rows[:-1]):
         following = rows[at + 1][0] if at + 1 < len(rows) else key + 1
@@ -298,11 +297,11 @@ def _in_order(rows: Sequence[tuple[Any, ...]], after: int) -> Iterator[tuple[Any
 
 
 def _some(old: sqlite3.Connection, query: str, after: int) -> tuple[list[tuple[Any, ...]], bool]:
-    """(rows after a key, whether nothing went wrong)."""
+    """Return (rows after a key, whether no error occurred)."""
     rows: list[tuple[Any, ...]] = []
     try:
         for row in old.execute(query, (after,)):
-            rows.append(row)  # noqa: PERF402 - what came before the error is kept
+            rows.append(row)  # noqa: PERF402 - rows before an error are returned
     except _UNREADABLE:
         return rows, False
     return rows, True
@@ -311,30 +310,6 @@ def _some(old: sqlite3.Connection, query: str, after: int) -> tuple[list[tuple[A
 def _is_readable(old: sqlite3.Connection, query: str, after: int) -> bool:
     rows, whole = _some(old, query, after)
     return bool(rows) or whole
-
-
-def _select(old: sqlite3.Connection, table: str, columns: str) -> str:
-    """Return a query for columns of a table, which are given by their present names.
-
-    A file of an older version may have other names or fewer columns. If the schema cannot be read,
-    the query uses the present names.
-    """
-    names = [name.strip() for name in columns.split(",")]
-    for name in (table, OLD_TABLES.get(table, table)):
-        try:
-            present = {row[0] for row in old.execute("SELECT name FROM pragma_table_info(?)", (name,))}
-        except _UNREADABLE:
-            break
-        if present:
-            return f"SELECT {', '.join(_expression(each, present) for each in names)} FROM {name}"
-    return f"SELECT {columns} FROM {table}"
-
-
-def _expression(column: str, present: set[str]) -> str:
-    old_name = OLD_COLUMNS.get(column, column)
-    if column not in present and old_name in present:
-        return old_name
-    return column if column in present else _ADDED_COLUMNS.get(column, column)
 
 
 def _first_readable(old: sqlite3.Connection, query: str) -> tuple[Any, ...] | None:
@@ -346,7 +321,7 @@ def _first_readable(old: sqlite3.Connection, query: str) -> tuple[Any, ...] | No
 
 
 def _key_of(body: bytes) -> DeviceKey | None:
-    """The device of an event whose lane is lost."""
+    """Return the device of an event from its body; None if the body is unreadable."""
     try:
         found = msgspec.json.decode(body, type=_Body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -355,12 +330,12 @@ def _key_of(body: bytes) -> DeviceKey | None:
     return None if tenant_id is None else (tenant_id, trimmed(found.source.platform), trimmed(found.source.device_id))
 
 
-def _lend_first_page(broken: Path, new: sqlite3.Connection) -> bytes | None:
-    """If the file's head or schema is gone, put a new outbox's there: its tables begin at the same
-    pages.
+def _replace_first_page(broken: Path, new: sqlite3.Connection) -> bytes | None:
+    """If the header or the schema is lost, write the first page of a new outbox, whose tables have
+    the same root pages.
 
-    Returns what was there, which is kept beside it too until it is given back.
-    Offsets: https://www.sqlite.org/fileformat2.html#the_database_header
+    Return the original page, which is also stored beside the file until `_restore_first_page`;
+    None: no change. Offsets: https://www.sqlite.org/fileformat2.html#the_database_header
     """
     schema_is_gone = _has_lost_its_schema(broken)
     try:
@@ -371,19 +346,19 @@ def _lend_first_page(broken: Path, new: sqlite3.Connection) -> bytes | None:
                 return None
             new.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             with Path(new.execute("PRAGMA database_list").fetchone()[2]).open("rb") as fresh:
-                lent = bytearray(fresh.read(PAGE_BYTES))
+                replaced = bytearray(fresh.read(PAGE_BYTES))
             files.beside(broken, ".page1").write_bytes(first)
-            lent[28:32] = pages.to_bytes(4)
-            lent[32:40] = bytes(8)
+            replaced[28:32] = pages.to_bytes(4)
+            replaced[32:40] = bytes(8)
             file.seek(0)
-            file.write(lent)
+            file.write(replaced)
             return first
     except OSError:
         return None
 
 
 def _has_lost_its_schema(broken: Path) -> bool:
-    """Whether a name or statement in it is not what it was: its table would be missing, whole as it is."""
+    """Return whether a name or statement of the schema has changed, so that SQLite does not find a sound table."""
     try:
         with closing(_opened(broken)) as old:
             old.execute("SELECT 1 FROM sqlite_master").fetchone()
@@ -395,7 +370,7 @@ def _has_lost_its_schema(broken: Path) -> bool:
         return "malformed database schema" in str(error)
 
 
-def _give_back_first_page(broken: Path, first: bytes) -> None:
+def _restore_first_page(broken: Path, first: bytes) -> None:
     with suppress(OSError), broken.open("r+b") as file:
         file.write(first)
         files.beside(broken, ".page1").unlink()

@@ -1,8 +1,7 @@
-"""One outbox file, opened: what runs on its connection, and what it costs.
+"""The open file: its connection, its lock, and the size of its write-ahead log.
 
-Owns the connection, the lock and the numbers of the write-ahead log. Rules: after any error of the
-disk the connection is closed, never used again; the lock is held from the first open to `close`.
-Knows nothing of what the calls mean.
+Rules: after a disk error the connection is closed and not used again. The lock is held from the
+first `lock` to `unlock`. This module does not interpret the calls that it executes.
 """
 
 from __future__ import annotations
@@ -31,11 +30,11 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _COMMIT_PAGES = 16
-"""What a commit writes besides bodies and the rows it changes: inner pages, page 1, the map of pages."""
+"""Pages that a commit writes besides bodies and changed rows: inner pages, page 1, the pointer map."""
 
 
 class Store:
-    """A file that may be open; every call but `lock` and `connect` needs it to be."""
+    """A file that may be open. Every method except `lock` and `connect` requires an open file."""
 
     def __init__(
         self,
@@ -47,17 +46,17 @@ class Store:
         mends: bool = True,
         ids: MachineIds | None = None,
     ) -> None:
-        """`mends`: whether a broken file may be set aside and salvaged; `ids`: of this machine, see `Mending.owner`."""
+        """`mends`: whether a broken file may be salvaged; `ids`: of this machine, None: no check of the owner."""
         self.was_moved = False
         """Whether the file belonged to another machine when it was first opened."""
         self.suspect = False
-        """SQLITE_CORRUPT was met: the next `connect` looks at every page."""
+        """Whether SQLITE_CORRUPT occurred, so that the next `connect` checks every page."""
         self.condemned = ""
-        """Why the next `connect` sets the file aside without another look; "" if it does not."""
+        """Why the next `connect` quarantines the file without a check; "" otherwise."""
         self.thorough = False
-        """Whether the last `connect` looked at every page, or made them."""
+        """Whether the last `connect` checked or created every page."""
         self.wal_file_bytes = 0
-        """When it was last counted."""
+        """Size of the write-ahead log's file when it was last measured."""
         self._settings = settings
         self._wal_bytes = wal_bytes
         self._mends = mends
@@ -68,14 +67,14 @@ class Store:
         self._connection: DatabaseThread | None = None
         self._wal = Wal(files.beside(settings.path, "-wal"))
         self._guessed_bytes = 0
-        """At most so much was written since the frames were counted."""
+        """Maximum number of bytes written since the frames were counted."""
         self._reserves = True
-        """Whether commits reserve their part of the log; False after the disk had no room for it."""
+        """Whether commits reserve space in the log; False after the disk was too full for it."""
         self._identities: tuple[files.Identity | None, files.Identity | None] = (None, None)
 
     @property
     def untidy(self) -> bool:
-        """Whether something was written that is not counted yet."""
+        """Whether there are writes that are not counted yet."""
         return self._guessed_bytes > 0
 
     @property
@@ -83,23 +82,23 @@ class Store:
         return self._connection is not None
 
     def configure(self, settings: OutboxSettings, wal_bytes: int) -> None:
-        """Other limits from the next `connect` or `resize` on."""
+        """Change the limits for the next `connect` or `resize`."""
         self._settings, self._wal_bytes = settings, wal_bytes
 
     async def resize(self) -> None:
-        """Tell the open file its limits."""
+        """Apply the limits to the open file."""
         await self.run(connection.limit, self._settings.max_size_bytes, self._wal_bytes)
 
     def lock(self) -> None:
-        """Raises OutboxLocked or OutboxRefused."""
+        """Take the lock. Raise OutboxLocked or OutboxUnusable."""
         if self._lock is None:
             self._lock = files.lock(self._settings.path)
 
     async def connect(self) -> tuple[Opened, bool]:
-        """Open the file, mending what is broken; returns what it holds and whether it had to be
-        replaced.
+        """Open the file, and salvage it if it is broken. Return its content, and whether the file
+        was replaced.
 
-        sqlite3.Error or OSError if the disk fails; OutboxRefused.
+        Raise sqlite3.Error or OSError if the disk fails, or OutboxUnusable.
         """
         recovery = Recovery(
             self._settings.path,
@@ -134,12 +133,12 @@ class Store:
         return InstallationClaim(self._ids, self._clock.new_event_id(), self._settings.adopt)
 
     async def disconnect(self) -> None:
-        """Close what can be closed; what was not committed is rolled back."""
-        open_one, self._connection = self._connection, None
+        """Close the file. An open transaction is rolled back."""
+        connection_, self._connection = self._connection, None
         self._wal.close()
-        if open_one is not None:
+        if connection_ is not None:
             with suppress(sqlite3.Error):
-                await open_one.close()
+                await connection_.close()
 
     def unlock(self) -> None:
         if self._lock is not None:
@@ -152,7 +151,7 @@ class Store:
         return await self._connection.run(lambda database: explained(path, lambda: work(database, *args, **kwargs)))
 
     async def commit(self, steps: Sequence[Step]) -> Committed:
-        """All steps or none, on disk when this returns."""
+        """Execute all steps in one transaction. They are on disk when this returns."""
         began_us = monotonic_us()
         committed = await self.run(transaction.commit, steps)
         if committed.changed_rows:
@@ -161,18 +160,18 @@ class Store:
         return committed
 
     async def tidy(self) -> None:
-        """Count what was written, and copy the write-ahead log back once it is half as large as it may be."""
+        """Count the written frames, and checkpoint if the write-ahead log has half of its maximum size."""
         self._count()
         if self._wal.waiting * FRAME_BYTES > self._wal_bytes // 2:
             await self._copy_back()
 
     async def make_way(self, pages: int | None, appended_pages: int) -> None:
-        """Make room in the log for a commit of at most `pages` pages; None: their number is unknown.
+        """Make space in the log for a commit of at most `pages` pages; None: their number is unknown.
 
-        Each copying back costs three syncs, so it waits as long as the log has room; half of it is
-        room for any commit, also for one whose lanes' pages are counted by the lane though many
-        lanes share one. If its events alone need more, the log begins with them. With durability
-        "full" the file is as large as the commit needs, see `wal`.
+        A checkpoint costs three syncs, so there is none while the log has space. Half of the log is
+        enough for any commit, even if `pages` counts a page per queue although queues share pages.
+        If the events of the commit need more, the log restarts before them. With durability "full"
+        the file is extended for the commit, see `wal`.
         """
         new_bytes = self._wal_bytes // 2
         if pages is not None:
@@ -187,8 +186,8 @@ class Store:
             await self._reserve((appended_pages + _COMMIT_PAGES) * FRAME_BYTES if is_large else new_bytes)
 
     async def _reserve(self, new_bytes: int) -> None:
-        """Have the log's file as large as a commit of so many bytes needs; OSError if the disk fails."""
-        known_bytes = min(self.wal_file_bytes, self._wal_bytes)  # SQLite cuts a larger file
+        """Extend the log's file for a commit of `new_bytes`. Raise OSError if the disk fails."""
+        known_bytes = min(self.wal_file_bytes, self._wal_bytes)  # SQLite truncates a larger file
         if self._end_bytes() + new_bytes <= known_bytes:
             return
         self._count()
@@ -200,21 +199,20 @@ class Store:
         except OSError as error:
             if error.errno not in NO_ROOM:
                 raise
-            self._reserves = False  # the commit may need less, and reports it if it does not fit
+            self._reserves = False  # the commit may need less space, and fails if it needs more
             return
         self._metrics.outbox_written_bytes.inc(reserved_bytes)
         self.wal_file_bytes = self._wal.file_bytes()
 
     def _end_bytes(self) -> int:
-        """Where the next commit's frames begin in the log, at most."""
+        """Return the maximum offset in the log at which the next commit begins."""
         return HEADER_BYTES + self._wal.waiting * FRAME_BYTES + self._guessed_bytes
 
     def wrote(self, body_bytes: int, changed_pages: int) -> None:
-        """After a commit of so much: count, but not before the log may have grown by a quarter of
-        what it may be.
+        """Record the size of a commit, and count the frames if the log may have grown by a quarter
+        of its maximum.
 
-        Counting reads the file, which a commit of one event would spend as much time on as on its
-        event.
+        Counting reads the file, and would take as long as the commit of one event.
         """
         self._guessed_bytes += 2 * body_bytes + (_COMMIT_PAGES + changed_pages) * FRAME_BYTES
         if self._guessed_bytes >= self._wal_bytes // 4:
@@ -235,23 +233,23 @@ class Store:
         self._metrics.outbox_written_bytes.inc(await self.run(work) * PAGE_BYTES)
 
     def problem(self) -> str:
-        """What happened to the files under us, and what to do; "" if nothing. OSError if the disk does not tell."""
+        """Return what happened to the open files, and what to do; "" if nothing. Raise OSError if the disk fails."""
         path = self._settings.path
         if self._look() == self._identities:
             read_only = os.statvfs(path).f_flag & os.ST_RDONLY
             return f"{path} is on a file system that became read-only: check the disk" if read_only else ""
         if self.rescuable():
-            return f"{path} or its -wal was deleted: it is being written anew"
-        return f"{path} was replaced by another file: stop the relay, then put back the file to be kept"
+            return f"{path} or its -wal was deleted: the relay writes it again"
+        return f"{path} was replaced by another file: stop the relay, then put the original file back"
 
     def rescuable(self) -> bool:
-        """Whether a file was deleted of which we still hold the last link."""
+        """Return whether a deleted file is still open, so that it can be written again."""
         database, wal = self._look()
         here, wal_here = self._identities
         return database is None or (database == here and wal is None and wal_here is not None)
 
     async def rescue(self) -> None:
-        """Write the deleted files anew from what we hold; `disconnect` has to follow."""
+        """Write the deleted files again from the open ones. Call `disconnect` afterwards."""
         path = self._settings.path
         if files.identity(path) is None:
             fresh = files.beside(path, ".rescued")

@@ -120,18 +120,18 @@ async def test_while_datagrams_flow_what_nobody_waits_for_is_put_off(pace: Commi
     pace.committed(0, COMMIT_US, flowing=True)
     waiting = pending_calls()
     waiting.ops.append(Settle([], set(), Metrics()))
-    assert pace.put_off_us(waiting, 1_000) == 9_000
-    assert pace.put_off_us(waiting, 10_000) <= 0
+    assert pace.delay_us(waiting, 1_000) == 9_000
+    assert pace.delay_us(waiting, 10_000) <= 0
     pace.committed(11_000, 12_000)
-    assert pace.put_off_us(waiting, 12_000) == 9_000
+    assert pace.delay_us(waiting, 12_000) == 9_000
     pace.committed(29_000, 30_000)
-    assert pace.put_off_us(waiting, 31_000) == 0
+    assert pace.delay_us(waiting, 31_000) == 0
 
 
 async def test_where_none_flow_it_is_not_put_off(pace: CommitDelay) -> None:
     waiting = pending_calls([append(callers=0)])
     waiting.ops.append(Settle([], set(), Metrics()))
-    assert pace.put_off_us(waiting, 1_000) == 0
+    assert pace.delay_us(waiting, 1_000) == 0
 
 
 @pytest.mark.parametrize("pressing", ["append", "op", "bytes"])
@@ -142,12 +142,12 @@ async def test_it_goes_along_with_what_somebody_waits_for(pace: CommitDelay, pre
         waiting.add(append())
     if pressing == "op":
         waiting.ops.append(Forget([]))
-    assert pace.put_off_us(waiting, 1_000) == 0
+    assert pace.delay_us(waiting, 1_000) == 0
 
 
 async def test_what_has_been_told_presses_no_more() -> None:
     waiting = pending_calls([append(), append(callers=0)])
-    answers = [each.answer for each in waiting.appends]
+    answers = [each.result for each in waiting.appends]
     assert waiting.is_pressing
     waiting.fail(OutboxUnavailable("the disk fails"))
     assert not waiting.is_pressing
