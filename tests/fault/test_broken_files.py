@@ -28,7 +28,7 @@ from tests.fault.apps import (
 from tests.fault.sizes import LONG_S, chance, size
 
 EVENTS = 60
-TOLD = ("outbox set aside", "outbox ledger mended")
+TOLD = ("outbox set aside", "outbox ledger corrected")
 Damage = Callable[[Path], None]
 
 
@@ -190,7 +190,7 @@ async def test_files_deleted_under_the_running_relay(sandbox: Sandbox, tmp_path:
             await fleet.until(kept=20)
             for name in names:
                 (tmp_path / "state" / name).unlink()
-            await relay.logged("outbox files were deleted, and written anew")
+            await relay.logged("outbox files were deleted and have been written again")
             await until_ready(relay)
             await fleet.until(kept=20)
     sandbox.faults.heal()

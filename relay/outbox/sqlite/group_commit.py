@@ -1,15 +1,14 @@
-"""The one task that drives a SQLite file: one connection, one commit at a time.
+"""Group commit: one task, one connection, one commit at a time; and the handling of disk failures.
 
-Owns group commit and what happens when the disk fails. While a commit runs, calls gather; the next
-commit takes them all, and those who are likely to come at once (see `pace`). One lonely event waits
-for one fsync, and no event that somebody waits for waits for a timer.
+Calls that arrive during a commit wait for the next commit, which executes all of them (see
+`commit_delay`). A single event waits for one fsync. No timer delays a call with a waiting caller.
 
--   Memory changes after the commit that says so. A failed commit is rolled back, whoever waits for
-    it is told "unknown", and the connection is closed and opened again: never is an fsync alone
-    retried. The file is the truth then; if it differs from memory, memory is built anew.
--   While the disk fails, calls fail at once and the file is tried again at growing intervals.
--   Checkpoints, deletes and vacuuming are bounded; they wait for a rest, but not when room runs out
-    or for long.
+-   The state in memory changes after a commit. A failed commit is rolled back, its callers get an
+    error "unknown", and the connection is closed and opened again; an fsync is never repeated
+    alone. If the file then differs from memory, the state is loaded from the file.
+-   While the disk fails, calls fail at once, and the file is opened again at growing intervals.
+-   Checkpoints, deletes and vacuums are limited in size. They wait until the outbox is idle, unless
+    space runs out or they have waited too long.
 """
 
 from __future__ import annotations
@@ -43,31 +42,31 @@ T = TypeVar("T")
 
 _log = structlog.get_logger("relay.outbox")
 
-_GATHER_BYTES = 36 << 20
-"""Of memory for events that wait for their commit; one request may take more, if nothing else waits."""
-_ROOM_BYTES = 1 << 20
-"""What `room` keeps of it, for those who asked before."""
+_MAX_PENDING_BYTES = 36 << 20
+"""Maximum memory of events that wait for a commit. One larger append is allowed if no other append waits."""
+_SPARE_BYTES = 1 << 20
+"""Part of this memory for readers that called `room` earlier and have not appended yet."""
 _COMMON_EVENT_BYTES = 1024
-"""There is room as long as an event of this size would be taken."""
-_REST_S = 0.1
-"""Nothing was asked for so long: then it is no pause between two requests of a backlog."""
+"""`room` returns True as long as an event of this size can be appended."""
+_IDLE_S = 0.1
+"""The outbox is idle after this time without calls. Pauses between two requests of a backlog are shorter."""
 _CLEANUP_DELAY_MS = 5_000
-"""For a rest: where there is none, a chore is done so often all the same, or the file would never shrink."""
+"""Interval of cleanups while the outbox is never idle, so that the file shrinks."""
 _EXPENSIVE_CLEANUP_DELAY_MS = 10_000
-"""After the first was wanted, for what is pending to be done, too: twice the common linger. Then the pages go
-unwritten, see Book.reclaimable."""
+"""Delay of a cleanup before pending rows, twice the default linger. If these rows are settled until then, the cleanup
+does not write the pages that it frees, see OutboxState.reclaimable."""
 _RETRY_FIRST_MS, _RETRY_LAST_MS = 50, 5_000
 
 
 class Owner:
-    """Takes calls from the event loop and makes commits of them; `run` is its task."""
+    """Executes calls of the event loop in commits. `run` is its task."""
 
     def __init__(self, settings: OutboxSettings, clock: Clock, metrics: Metrics, store: Store) -> None:
         self.store = store
         self.state: OutboxState | None = None
-        """None until the file was opened once."""
+        """None until the file is opened for the first time."""
         self.promised: set[int] = set()
-        """Lanes of the journal that `load` named and nobody took yet."""
+        """Ids of queues whose journalled requests `load` returned, until they are claimed."""
         self.closing = False
         self.conflicts = Conflicts(clock, metrics)
         self._settings = settings
@@ -80,26 +79,26 @@ class Owner:
         self._loaded: asyncio.Future[None] | None = None
         self._wake: asyncio.Future[None] | None = None
         self._failure: OutboxError | None = None
-        """Why the file is not open."""
-        self._rested = False
-        """Nothing was asked since `_has_time` said so."""
+        """Why the file is not open; None if it is open."""
+        self._is_idle = False
+        """Whether there was no call since `_may_clean_up` began to wait."""
         self._cleanup_wanted_ms: int | None = None
-        """Since when there is one to do."""
+        """Monotonic time since when a cleanup is due; None if none is due."""
         self._cleanup_done_ms = 0
-        """When one was done, or first wanted."""
+        """Monotonic time of the last cleanup, or when the first became due."""
         self._failures = 0
-        """Since the last commit."""
+        """Number of disk failures since the last commit."""
         self._blocked = ""
-        """Why nothing may be appended though the file is open."""
+        """Why appends are rejected although the file is open; "" if they are not."""
         self._rescue = False
         self._resize = False
-        self._told = ""
-        """The last reason that was logged for files that cannot be written anew."""
+        self._logged_reason = ""
+        """The last logged reason why deleted files cannot be written again."""
 
     # -- called by the event loop -----------------------------------------------------------------
 
     async def open(self) -> None:
-        """Open the file, or leave that to `run` if the disk fails now. Raises OutboxLocked, OutboxRefused."""
+        """Take the lock and open the file. If the disk fails, `run` opens it. Raise OutboxLocked or OutboxUnusable."""
         self.store.lock()
         try:
             await self._connect()
@@ -110,7 +109,7 @@ class Owner:
             raise
 
     def configure(self, settings: OutboxSettings) -> None:
-        """Other limits: of appends at once, of the file before the next commit."""
+        """Apply new limits: to appends at once, to the file before the next commit."""
         self._settings, self._limits = settings, SpaceLimits.of(settings)
         self.store.configure(settings, self._limits.wal_bytes)
         if self.state is not None:
@@ -144,17 +143,17 @@ class Owner:
         return await op.result
 
     def look_at_files(self) -> None:
-        """Block appends if the files are gone or read-only; write them anew if that can be done."""
+        """Reject appends if the files were deleted or are read-only. Write deleted files again if possible."""
         try:
             self._blocked = self.store.problem()
             self._rescue = bool(self._blocked) and self.store.rescuable()
         except OSError as error:
-            self._blocked = f"{error.filename} cannot be looked at ({error.strerror}): check the disk"
+            self._blocked = f"{error.filename} cannot be read ({error.strerror}): check the disk"
         if self._rescue:
             self.poke()
 
     def rejection(self, memory_bytes: int, cost_bytes: int, keys: Iterable[DeviceKey] = ()) -> OutboxError | None:
-        """Why so much more of these devices cannot be appended now; see Append."""
+        """Return why events of these devices with these sizes (see Append) cannot be appended now; None if they can."""
         if self._failure is not None:
             return self._failure
         if self.closing or self.state is None:
@@ -162,22 +161,24 @@ class Owner:
         if self._blocked:
             return OutboxUnavailable(self._blocked)
         waiting_bytes = self._pending_calls.memory_bytes
-        if waiting_bytes and waiting_bytes + memory_bytes > _GATHER_BYTES:
+        if waiting_bytes and waiting_bytes + memory_bytes > _MAX_PENDING_BYTES:
             return OutboxFull("more events are waiting for the disk than memory may hold")
         room_bytes = self._room_bytes() if self._settings.when_full == "reject" else self._limits.append_bytes
-        # a commit that the write-ahead log has no room for makes it larger
+        # A commit that is larger than the write-ahead log extends the log.
         if cost_bytes + max(0, cost_bytes - self._limits.wal_bytes) > room_bytes:
             return OutboxFull("the outbox is full (outbox.max_size)")
         return OutboxShareUsed() if self.state.share_problem(room_bytes, keys) else None
 
-    def _common_refusal(self) -> OutboxError | None:
+    def _common_rejection(self) -> OutboxError | None:
         return self.rejection(_COMMON_EVENT_BYTES, cost_bytes(_COMMON_EVENT_BYTES))
 
     def room(self) -> bool:
-        return self._pending_calls.memory_bytes <= _GATHER_BYTES - _ROOM_BYTES and self._common_refusal() is None
+        return (
+            self._pending_calls.memory_bytes <= _MAX_PENDING_BYTES - _SPARE_BYTES and self._common_rejection() is None
+        )
 
     def gauges(self) -> Gauges:
-        rejection = self._common_refusal()
+        rejection = self._common_rejection()
         problem = "" if rejection is None else str(rejection)
         state = self.state
         if state is None:
@@ -198,7 +199,7 @@ class Owner:
         return self.known.room_bytes() - self._pending_calls.cost_bytes
 
     def poke(self) -> None:
-        self._rested = False
+        self._is_idle = False
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
 
@@ -208,7 +209,7 @@ class Owner:
         try:
             while not self.closing or self._pending_calls.appends or (self._pending_calls.ops and self.known.loaded):
                 try:
-                    await self._turn()
+                    await self._step()
                 except DISK_ERRORS as error:
                     await self._failed(error)
             if self.store.connected:
@@ -219,13 +220,13 @@ class Owner:
             self.closing = True
             self._fail_waiting(OutboxUnavailable("the outbox is closed"))
 
-    async def _turn(self) -> None:
-        """One thing that has to be done, or wait until there is one."""
+    async def _step(self) -> None:
+        """Execute the next task, or wait for one."""
         if not self.store.connected:
             await self._reconnect()
         elif self._rescue:
             self._rescue = False
-            await self._write_anew()
+            await self._rewrite_files()
         elif self._resize:
             self._resize = False
             await self.store.resize()
@@ -236,15 +237,15 @@ class Owner:
         elif self._pending_calls.appends or (self._pending_calls.ops and self.known.loaded):
             await self._commit_pending_calls()
         elif (draft := self._cleanup()) is not None:
-            if self.known.crowded or await self._has_time(expensive=draft.is_expensive):
+            if self.known.crowded or await self._may_clean_up(expensive=draft.is_expensive):
                 await self._commit(draft)
         elif self.store.untidy:
             await self.store.tidy()
-        else:  # nothing may be awaited between the questions and this: a poke would be lost
+        else:  # There is no await between the conditions and this line, because `poke` would have no effect.
             await self._idle(None)
 
     async def _commit_pending_calls(self) -> None:
-        """Commit what has gathered, or put that off for a moment."""
+        """Commit the waiting calls, or wait for the commit delay."""
         delay_us = 0 if self.closing else self._commit_delay.delay_us(self._pending_calls, monotonic_us())
         if delay_us > 0:
             await self._idle(delay_us / 1_000_000)
@@ -269,10 +270,10 @@ class Owner:
             for append in draft.appends:
                 self._pending_calls.done(append)
         self._failures = 0
-        self._tell()
+        self._report_changes()
         self.store.wrote(draft.body_bytes, committed.changed_rows - draft.events + 2 * moved_pages)
 
-    def _tell(self) -> None:
+    def _report_changes(self) -> None:
         state = self.known
         if self._backlog is None or not state.loaded:
             return
@@ -283,7 +284,7 @@ class Owner:
                 self._backlog(number, queue.key, len(queue), queue.body_bytes)
 
     async def _load_more(self) -> None:
-        """Read the next stretch of the log; after the last, answer `load`."""
+        """Load the next rows of the log. After the last rows, complete `load`."""
         state = self.known
         chunk = await self.store.run(loading.read_chunk, state.loading_from, state.load_to)
         if chunk is not None:
@@ -297,18 +298,18 @@ class Owner:
         waited_for = self._loaded is not None and not self._loaded.done()
         state.finish_loading(promise=waited_for)
         if missing:
-            _log.error("outbox ledger mended", missing_events=missing)
+            _log.error("outbox ledger corrected", missing_events=missing)
             draft = Draft(state, self._clock)
             operations.Reconcile(missing, self._metrics).plan(draft)
             await self._commit(draft)
         if waited_for:
             self.promised = {part.queue_id for request in state.unsettled for part in request}
-        self._tell()
+        self._report_changes()
         if self._loaded is not None and not self._loaded.done():
             self._loaded.set_result(None)
 
     async def _connect(self) -> None:
-        """Open the file; memory is built anew unless the file holds exactly what memory holds."""
+        """Open the file. If it does not match the state in memory, build a new state."""
         opened, set_aside = await self.store.connect()
         old, state = self.state, OutboxState.of(opened, self._settings, self._clock)
         if old is not None and not set_aside and old.agrees_with(state):
@@ -326,17 +327,17 @@ class Owner:
             _log.info("outbox available again", pending=state.pending)
         self._failure = None
 
-    async def _write_anew(self) -> None:
-        """The files were deleted under us, but we still hold them open."""
+    async def _rewrite_files(self) -> None:
+        """Write files again that were deleted while open."""
         try:
             await self.store.rescue()
-        except (sqlite3.Error, OSError) as error:  # keep what we hold, and try again at the next look
-            if str(error) != self._told:
-                self._told = str(error)
-                _log.error("outbox files are gone and cannot be written anew", reason=self._told)
+        except (sqlite3.Error, OSError) as error:  # the deleted files stay open, and the next check tries again
+            if str(error) != self._logged_reason:
+                self._logged_reason = str(error)
+                _log.error("outbox files were deleted and cannot be written again", reason=self._logged_reason)
             return
-        self._told = ""
-        _log.warning("outbox files were deleted, and written anew")
+        self._logged_reason = ""
+        _log.warning("outbox files were deleted and have been written again")
         await self.store.disconnect()
         await self._connect()
         self._blocked = ""
@@ -348,7 +349,7 @@ class Owner:
             await self._connect()
 
     async def _failed(self, error: Exception) -> None:
-        """The disk failed: tell everybody, and let go of the file."""
+        """Fail all waiting calls after a disk error, and close the file."""
         failure = failure_of(error)
         if self._failure is None:
             _log.error("outbox unavailable", reason=str(failure))
@@ -369,29 +370,29 @@ class Owner:
             self._cleanup_wanted_ms = None
         return draft
 
-    async def _has_time(self, *, expensive: bool) -> bool:
-        """Whether a chore may be done now; waits a moment to find out."""
+    async def _may_clean_up(self, *, expensive: bool) -> bool:
+        """Return whether a cleanup may run now, after waiting for an idle outbox."""
         now_ms = self._clock.monotonic_ms()
         if self._cleanup_wanted_ms is None:
             self._cleanup_wanted_ms = self._cleanup_done_ms = now_ms
-        patience_ms = self._cleanup_wanted_ms + _EXPENSIVE_CLEANUP_DELAY_MS - now_ms
-        if expensive and patience_ms > 0:
+        delay_ms = self._cleanup_wanted_ms + _EXPENSIVE_CLEANUP_DELAY_MS - now_ms
+        if expensive and delay_ms > 0:
             if self.store.untidy:
                 await self.store.tidy()
             else:
-                await self._idle(patience_ms / 1000)
+                await self._idle(delay_ms / 1000)
             return False
         if now_ms - self._cleanup_done_ms < _CLEANUP_DELAY_MS:
-            if not self._rested:
-                self._rested = True  # until something is asked
-                await self._idle(_REST_S)
-            if not self._rested:
+            if not self._is_idle:
+                self._is_idle = True  # until the next call
+                await self._idle(_IDLE_S)
+            if not self._is_idle:
                 return False
         self._cleanup_done_ms = now_ms
         return True
 
     async def _idle(self, timeout_s: float | None) -> None:
-        """Until there is something to do, or so long."""
+        """Wait for a call of `poke`, at most for `timeout_s`."""
         self._wake = asyncio.get_running_loop().create_future()
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
