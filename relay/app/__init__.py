@@ -1,1 +1,1 @@
-"""The running relay: composition, start and stop, reload, routes, service manager, installation."""
+"""Run the relay: composition, start and stop, reload, routes, service manager, installation."""

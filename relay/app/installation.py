@@ -1,7 +1,7 @@
-"""The identity of this installation: the UUID that `defaults.device_id = "auto"` stands for.
+"""Identify this installation by a UUID, the device id of `defaults.device_id = "auto"`.
 
-The relay generates the UUID once and stores it beside the outbox, together with the identity of the machine: a copy on
-another machine (an image that was flashed to many boxes) gets a UUID of its own.
+The relay generates the UUID once and stores it beside the outbox, together with the identity of the machine. A copy on
+another machine, for example an image on many boxes, generates a new UUID.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Installation(NamedTuple):
 def identify(directory: Path, ids: MachineIds | None, new_id: Callable[[], str]) -> Installation:
     """Return the identity of the installation in `directory`, see `read_or_make`.
 
-    If it can neither be read nor stored, the relay starts with an id that changes at the next start, and logs that.
+    If it can neither be read nor stored, log an error and return an id that is valid until the next start.
     """
     try:
         return read_or_make(directory, ids, new_id)
@@ -44,10 +44,10 @@ def identify(directory: Path, ids: MachineIds | None, new_id: Callable[[], str])
 
 
 def read_or_make(directory: Path, ids: MachineIds | None, new_id: Callable[[], str]) -> Installation:
-    """Return the installation id stored in `directory`. Generate one if there is none, if the file contains no UUID, or
-    if it belongs to another machine than that of `ids`; with None, the machine is not compared.
+    """Return the installation id stored in `directory`.
 
-    Raises OSError if the files can neither be read nor written.
+    Generate and store a new id if there is none, if the file contains no UUID, or if the id belongs to another machine
+    than `ids`. With None, the machine is not compared. Raises OSError if the files can neither be read nor written.
     """
     stored, owner = _read(directory / _DEVICE_ID), _read(directory / _MACHINE)
     was_moved = ids is not None and is_other_machine(owner, ids)
@@ -55,7 +55,7 @@ def read_or_make(directory: Path, ids: MachineIds | None, new_id: Callable[[], s
         stored = new_id()
         replace_text(directory / _DEVICE_ID, stored)
     if ids is not None and (mine := identity("" if was_moved else owner, ids, new_id())) != owner:
-        # The id is written first: a crash in between generates another one, never keeps the other machine's.
+        # The id is written first, so that a crash before this line cannot make the other machine's id ours.
         replace_text(directory / _MACHINE, mine)
     return Installation(stored, was_moved)
 

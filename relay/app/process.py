@@ -1,6 +1,6 @@
-"""What the relay asks of the operating system for itself: no core dumps, no spectators; what the disk has left.
+"""Harden the process, measure free disk space, and end the process.
 
-The first two, once at start, keep the API key in this process's memory. Nothing here is worth not starting for.
+Hardening protects the API key in memory. If it fails, the relay starts anyway.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _PR_SET_DUMPABLE = 4  # prctl(2)
 
 
 def harden() -> None:
-    """No core file, and no reading of our memory by other processes of the same user."""
+    """Disable core dumps, and access to the memory by other processes of the same user."""
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux":
@@ -28,7 +28,7 @@ def harden() -> None:
 
 
 def free_bytes(path: Path) -> int | None:
-    """What the disk that this file is on has left for us; None if it cannot be told."""
+    """Return the bytes available to this user on the disk of a file, or None if they cannot be determined."""
     try:
         disk = os.statvfs(path.parent)
     except OSError:
@@ -37,10 +37,10 @@ def free_bytes(path: Path) -> int | None:
 
 
 def end(code: int) -> NoReturn:
-    """End the process with this exit code, once the log is written.
+    """End the process with this exit code after the log is written.
 
-    The interpreter's own exit would end the threads that still wait (in a name lookup, for signals, for a reader of
-    the log) by pthread_exit(3), for which glibc loads libgcc_s: an image without this library would abort.
+    The interpreter's exit would end waiting threads (name lookups, signals, a stalled log) with pthread_exit(3), for
+    which glibc loads libgcc_s. In an image without this library the process would abort.
     """
     log.close()
     for stream in (sys.stdout, sys.stderr):

@@ -1,7 +1,7 @@
-"""Which request goes to which part, on which listener: apps' events and files, and operations.
+"""Route requests of each listener to the events API, the files for apps, or operations.
 
-Without `ops.listen` one listener serves all of it; with it, operations have a listener of their own, and the HTTP
-listener serves apps alone. Each listener describes what it serves at `/openapi.json`.
+Without `ops.listen`, one listener serves all paths. With it, a separate listener serves operations, and the HTTP
+listener serves apps only. Each listener describes its own paths at `/openapi.json`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from relay.runtime.metrics import Metrics
 
 
 class Routes:
-    """Of one service; `settings` are those it started with, since what listens changes with a restart only."""
+    """The routes of one service. `settings` are those of the start, because listeners change only at a restart."""
 
     def __init__(self, settings: Settings, http: HttpIngest, ops: Ops) -> None:
         self._settings = settings
@@ -32,7 +32,7 @@ class Routes:
         self._apps = StaticFiles({CLIENT_PATH: static_files.client, DESCRIPTION_PATH: self._describe}, self._dispatch)
 
     def listeners(self, metrics: Metrics, clock: Clock) -> list[Listener]:
-        """Not yet started; that of operations last if it is one of its own."""
+        """Return the listeners, not started. A separate listener for operations is last."""
         http, ops = self._settings.http, self._settings.ops
         guard = HostGuard(http.allowed_hosts, http.allowed_origins)
         apps = Listener(self._apps.handle, http, guard, metrics, clock, self._http.body_handler)
@@ -43,7 +43,7 @@ class Routes:
         return [apps, Listener(operations.handle, own, guard, metrics, clock)]
 
     def reloaded(self) -> None:
-        """The configuration is another: what was described of it is described anew."""
+        """Discard the cached descriptions, which contain values of the previous configuration."""
         self._apps.forget()
 
     async def _dispatch(self, request: web.BaseRequest) -> web.StreamResponse:

@@ -1,6 +1,6 @@
-"""The process around one service: configuration, event loop, signals, log, and the exit code.
+"""Run one service in this process: configuration, event loop, signals, log and exit code.
 
-`service` composes the parts; here stands what there is once per process.
+`service` composes the parts of a relay. This module contains everything that exists once per process.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _log = structlog.get_logger("relay.service")
 
 
 def main(config_file: Path | None) -> int:
-    """`relay run`: the exit code.
+    """Run the relay (`relay run`) and return the exit code.
 
-    Raises ConfigError, OutboxLocked, OutboxError and ListenError when it cannot start.
+    Raises ConfigError, OutboxLocked, OutboxError or ListenError if the relay cannot start.
     """
     process.harden()
 
@@ -44,46 +44,46 @@ def main(config_file: Path | None) -> int:
 
 
 async def run(settings: Settings, load_settings: Loader) -> int:
-    """One relay from start to stop, driven by signals."""
+    """Run a relay until a stop signal or a failed task, and return the exit code."""
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_loop_error)
     service = Service(settings, load_settings, SystemClock(), Supervisor(os.environ))
-    # Before the log: the log's thread must inherit the mask of signals.
-    signals.receive(partial(_told_to_stop, loop, service))
+    # Before the log, because the log's thread must inherit the signal mask.
+    signals.receive(partial(_on_stop_signal, loop, service))
     metrics = service.metrics
     log.configure(settings.log, secrets(settings), suppressed=metrics.log_lines_suppressed, lost=metrics.log_lines_lost)
     loop.add_signal_handler(signal.SIGHUP, service.reload)
     await service.start()
-    death = await service.wait()
-    if death:
+    failure = await service.wait()
+    if failure:
         signals.end_within(service.longest_stop_s, EXIT_DIED)
-        _log.critical("a part of the relay died, it stops", part=str(death), exc_info=death.__cause__)
+        _log.critical("a task failed, the relay stops", part=str(failure), exc_info=failure.__cause__)
     await service.stop()
-    return EXIT_DIED if death else EXIT_OK
+    return EXIT_DIED if failure else EXIT_OK
 
 
 def event_loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop's where its wheel exists, else asyncio's own."""
+    """Return the factory of uvloop if it is installed. None means asyncio's event loop."""
     try:
-        import uvloop  # noqa: PLC0415 - there is none for armv7
+        import uvloop  # noqa: PLC0415 - armv7 has no wheel of uvloop
     except ImportError:
         return None
     return uvloop.new_event_loop
 
 
-def _told_to_stop(loop: asyncio.AbstractEventLoop, service: Service, number: signal.Signals) -> float:
-    """Ask the loop, from another thread, to stop the service; the seconds that a stop takes at most."""
+def _on_stop_signal(loop: asyncio.AbstractEventLoop, service: Service, number: signal.Signals) -> float:
+    """Stop the service from another thread. Return the maximum duration of the stop in seconds."""
 
     def stop() -> None:
-        _log.info("told to stop", signal=number.name)
+        _log.info("stop signal received", signal=number.name)
         service.stopping.set()
 
-    with suppress(RuntimeError):  # the loop is closed: the process is about to end
+    with suppress(RuntimeError):  # The loop is closed, so the process is about to end.
         loop.call_soon_threadsafe(stop)
     return service.longest_stop_s
 
 
 def _loop_error(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """What asyncio could not give to anybody: a failing accept, a callback's bug."""
+    """Log an error that asyncio cannot raise to a caller: a failed accept or a failing callback."""
     error = context.get("exception")
-    _log.error("event loop", problem=context.get("message", ""), error=f"{type(error).__name__}: {error}")
+    _log.error("error in the event loop", problem=context.get("message", ""), error=f"{type(error).__name__}: {error}")

@@ -1,4 +1,4 @@
-"""Notices that a key file was changed or replaced. A task of its own: whatever else is looked at may hang."""
+"""Detect changes of key and certificate files. This is a separate task, because checks of other files may hang."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from relay.runtime.secret import fingerprint
 _log = structlog.get_logger(__name__)
 
 _EVERY_S = 2.0
-"""The contract promises 5."""
+"""Interval of the checks. The contract requires that a change is applied within 5 s."""
 
 
 async def watch_keys(
     files: Callable[[], Iterable[Path]], known: list[tuple[int, ...]], changed: Callable[[], object]
 ) -> None:
-    """Call `changed` each time the fingerprint of the files is another than before; at first than `known`."""
+    """Call `changed` after each change of the files' fingerprint, beginning with `known`. Never returns."""
     while True:
         await asyncio.sleep(_EVERY_S)
         if (now := fingerprint(files())) != known:
             known = now
-            _log.info("a key file has changed")
+            _log.info("a key or certificate file has changed")
             changed()

@@ -1,25 +1,26 @@
-"""The composition root: what starts and stops, in which order and why. The only module that sees all parts.
+"""Compose, start, reload and stop the relay. This is the only module that imports all parts.
 
 Start
-1. log and secrets, so that whatever goes wrong next is told, and told without the key
-2. the outbox: without its lock nothing may be promised
-3. the listeners: apps' events are kept from now on, while
-4. the lane index is rebuilt and what was in flight at the last end is found, and then
-5. the forwarder sends: what was in flight first
-6. the watchers: disk, ages, key files
-The service manager is told "ready" after 3: from then on an app's event is kept, whatever 4 takes.
+1. The log and the secrets: later errors are logged, with secrets masked.
+2. The outbox: the relay may store events only while it has the outbox's lock.
+3. The listeners: the relay stores received events from now on.
+4. The index of device queues: the relay restores it and finds the requests that were in flight at the last end.
+5. The forwarder: it sends the events that were in flight first.
+6. The watchers: disk, age of events, key and certificate files.
+The relay reports "ready" to the service manager after step 3, because it stores events from then on. Step 4 runs in
+the background.
 
 Stop (SIGTERM, SIGINT)
-1. the listeners: no new event; an app still has what is refused
-2. the forwarder makes one attempt at what waits, within `shutdown.drain`; what has no answer by then
-   stays journalled and is sent again, first, at the next start
-3. the outbox: commits what was appended, checkpoints, unlocks
-A bug in 1 or 2 is logged, and the next step follows. The process ends within `shutdown.drain` and 3 s after the
-signal, whatever hangs. A second signal ends it at once. No end loses an event that received a 202.
+1. The listeners stop. They store no new events; an app still has its rejected events.
+2. The forwarder sends pending events once, within `shutdown.drain`. Requests without a response stay in the journal,
+   and the next start sends their events first.
+3. The outbox commits appended events, writes a checkpoint and releases its lock.
+A bug in step 1 or 2 is logged, and the next step follows. The process ends at most `shutdown.drain` + 3 s after the
+signal, even if a step hangs. A second signal ends it at once. No stop loses an event that received a 202.
 
-A part that dies stops the service with its name and a non-zero code: a supervisor starts it anew,
-which is better than a relay that answers and does not send. So does a part that hangs: the keep-alive
-to the service manager is sent by the watcher, after the outbox's task has answered it.
+If a task fails, the service logs its name and ends with a non-zero exit code, so that a supervisor restarts it. A relay
+that accepts events but does not send them would be worse. A hanging task has the same effect: the watcher sends the
+keep-alive to the service manager only after the outbox's task has responded.
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ from relay.runtime.secret import exposed, fingerprint
 from relay.runtime.tasks import PartDied, Tasks
 
 _WATCH_S = 1.0
-_EXPIRE_EVERY = 10  # watches
+_EXPIRE_EVERY = 10
+"""Number of watch intervals between two checks of the age of events."""
 _LISTENER_STOP_MS = 2_000
 
 _log = structlog.get_logger("relay.service")
@@ -72,15 +74,15 @@ Loader = Callable[[], Settings]
 
 
 class Service:
-    """One relay: `start`, `wait` until it is told to stop or a part dies, `stop`."""
+    """One relay: `start`, `wait` for a stop signal or a failed task, `stop`."""
 
     def __init__(
         self, settings: Settings, load_settings: Loader, clock: Clock, supervisor: Supervisor | None = None
     ) -> None:
-        """`load_settings` reads the configuration anew; it raises ConfigError. Without `supervisor` nobody is told."""
+        """`load_settings` reads the configuration again; it raises ConfigError. `supervisor` is the service manager."""
         self.settings = self._started_with = settings
         self._supervisor = supervisor or Supervisor({})
-        # taken as soon as they were read: a file that is changed while the relay starts has changed
+        # Taken as soon as the files were read, so that a change during the start is detected.
         self._keys_at_start = fingerprint(_watched_files(settings))
         self.stopping = asyncio.Event()
         self._load_settings = load_settings
@@ -128,7 +130,7 @@ class Service:
     # -- life --------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """See the module. Raises OutboxLocked and ListenError, with everything stopped again."""
+        """Start the relay, see the module. Raises OutboxLocked and ListenError after stopping all parts."""
         await self.outbox.open()
         self._forwarder.true_times.restore(self._time_file.load())
         try:
@@ -162,14 +164,14 @@ class Service:
         )
 
     async def wait(self) -> PartDied | None:
-        """Until `stopping` is set or a part dies; the death, if it was one."""
+        """Wait until `stopping` is set or a task fails. Return the failure, or None."""
         died = self._tasks.died
         ends: set[asyncio.Future[Any]] = {self._tasks.start("stop signal", self.stopping.wait()), died}
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         return died.result() if died.done() else None
 
     async def stop(self) -> None:
-        """See the module. Takes `shutdown.drain` and the listeners' own bound at most, and a last commit."""
+        """Stop the relay, see the module. This takes at most `shutdown.drain`, 2 s for the listeners, and a commit."""
         _log.info("stopping", pending=self.outbox.ledger().pending)
         self._supervisor.stopping()
         await self._stop_listening()
@@ -184,27 +186,27 @@ class Service:
 
     @property
     def http_addresses(self) -> list[str]:
-        """What is listened on, ports as bound; the ops listener's last if it is one of its own."""
+        """Return the HTTP addresses with the bound ports. Those of a separate ops listener are last."""
         return [address for listener in self._listeners for address in listener.addresses]
 
     @property
     def udp_addresses(self) -> list[str]:
-        """What is listened on over UDP, ports as bound."""
+        """Return the UDP addresses with the bound ports."""
         return self._udp.addresses
 
     @property
     def longest_stop_s(self) -> float:
-        """The seconds after which a stop is cut short."""
+        """Return the seconds after which the process ends even if the stop is not complete."""
         return self.settings.shutdown.drain_ms / 1000 + signals.GRACE_S
 
-    # -- what may be asked of it while it runs -------------------------------------------------------
+    # -- operations --------------------------------------------------------------------------------
 
     def flush(self) -> None:
-        """Send pending events now, within the limits, and end every pause that no server named."""
+        """Send pending events now, within the limits. End all pauses except those that a server requested."""
         self._forwarder.flush()
 
     def reload(self) -> bool:
-        """Read the configuration and key files again; apply all of it or nothing. True if it was applied."""
+        """Read the configuration and the secret files again. Apply all changes and return True, or none and False."""
         self._supervisor.reloading()
         settings = self._read_settings(self._load_settings)
         if settings is not None:
@@ -212,10 +214,10 @@ class Service:
         self._supervisor.ready()
         return settings is not None
 
-    # -- inside --------------------------------------------------------------------------------------
+    # -- internals ---------------------------------------------------------------------------------
 
     def _reload_files(self) -> None:
-        """Apply changed key and certificate files, without the configuration file: it may be wrong or half edited."""
+        """Apply changed key and certificate files, but not the configuration file, which may be partly edited."""
         settings = self._read_settings(lambda: usable(with_changed_files(self.settings)))
         if settings is not None:
             self._apply(settings)
@@ -225,15 +227,15 @@ class Service:
             return load_settings()
         except ConfigError as error:
             self.metrics.config_last_reload_successful.set(0)
-            _log.error("configuration refused, the old one stays in force", error=str(error))
+            _log.error("configuration rejected, the previous one stays in effect", error=str(error))
             return None
 
     def _apply(self, settings: Settings) -> None:
-        # what waits for a restart is told until there was one
-        waits = needs_restart(diff(self._started_with, settings))
+        # Each reload reports all changes since the start that need a restart.
+        not_applied = needs_restart(diff(self._started_with, settings))
         changed = dict(changes(self.settings, settings))
         log.set_level(settings.log.level)
-        # the old ones too: a request under way may still be told of
+        # The previous secrets stay masked, because a request in flight may still be logged.
         log.set_secrets([*secrets(self.settings), *secrets(settings)])
         changed |= dict.fromkeys(self._client.configure(settings.upstream), "renewed")
         self.outbox.configure(settings.outbox)
@@ -247,8 +249,8 @@ class Service:
         self.metrics.config_last_reload_successful.set(1)
         _log.info(
             "configuration applied",
-            changed={key: change for key, change in changed.items() if key not in waits},
-            needs_restart=waits,
+            changed={key: change for key, change in changed.items() if key not in not_applied},
+            needs_restart=not_applied,
         )
 
     def _reader(self, settings: Settings) -> Reader:
@@ -285,12 +287,12 @@ class Service:
                 self._forwarder.restore(await self.outbox.load(self._forwarder.backlog))
                 self._loaded = True
             except OutboxError as error:
-                _log.warning("outbox cannot be read, sending waits", error=str(error))
+                _log.warning("outbox cannot be read, sending is delayed", error=str(error))
                 await asyncio.sleep(_WATCH_S)
         await self._forwarder.run()
 
     async def _drain(self) -> None:
-        """One attempt at what waits; what has no answer in time stays journalled."""
+        """Send pending events once. Requests without a response in time stay in the journal."""
         if self._forwarding:
             self._forwarding.cancel()
         try:
@@ -306,45 +308,47 @@ class Service:
             self._udp.stop()
 
     async def _watch(self) -> None:
-        """The disk every second, ages every tenth."""
-        turn = 0
+        """Check listeners and disk each second, and the age of events each tenth second. Never returns."""
+        checks = 0
         while True:
             await asyncio.sleep(_WATCH_S)
-            turn += 1
+            checks += 1
             for listener in self._listeners:
                 await listener.check()
             await self.outbox.check()
-            if turn % _EXPIRE_EVERY == 0:
+            if checks % _EXPIRE_EVERY == 0:
                 await self._expire()
             await self._keep_alive()
 
     async def _keep_alive(self) -> None:
-        """Tell the service manager that the relay works, once the outbox's task has answered a question.
+        """Send the keep-alive to the service manager after a response of the outbox's task.
 
-        An outbox that fails has answered: a restart does not mend a disk. While one is loaded it answers nobody.
+        An error of the outbox is a response, too, because a restart does not repair a disk. While the outbox is loaded,
+        its task does not respond.
         """
         if self._supervisor.watches and self._loaded:
             with suppress(OutboxError):
-                await self.outbox.dead_letters(Selection(), 1)  # chooses none
+                await self.outbox.dead_letters(Selection(), 1)  # This selects no dead letter.
         states = ", ".join(sorted(state for state, count in self.schedule.states().items() if count))
-        self._supervisor.alive(f"{self.outbox.ledger().pending} events wait, upstream {states or 'not tried yet'}")
+        self._supervisor.alive(f"{self.outbox.ledger().pending} events pending, upstream {states or 'not tried yet'}")
 
     async def _expire(self) -> None:
         try:
             dropped = await self.outbox.expire()
         except OutboxError as error:
-            _log.debug("ages are looked at again later", error=str(error))
+            _log.debug("old events cannot be dropped now", error=str(error))
             return
         if dropped:
             _log.warning("events dropped for their age", events=dropped, max_age_ms=self.settings.outbox.max_age_ms)
 
     def _refresh(self) -> None:
-        """Gauges that neither the outbox nor the schedule's status know."""
+        """Update the gauges that neither the outbox nor the schedule's status updates."""
         self._udp.refresh()
         self.metrics.upstream_in_flight.set(self.schedule.in_flight())
 
 
 def limits(settings: Settings) -> Limits:
+    """Return the limits of the schedule."""
     return Limits(
         linger_ms=settings.batch.linger_ms,
         max_events=settings.batch.max_events,
@@ -366,7 +370,7 @@ async def _stop_listener(listener: Listener) -> None:
 
 @contextmanager
 def _bug_logged(step: str) -> Iterator[None]:
-    """For a step of the stop, so that the next ones are taken all the same."""
+    """Log an exception of one step of the stop, so that the next steps follow."""
     try:
         yield
     except Exception as bug:
@@ -374,14 +378,14 @@ def _bug_logged(step: str) -> Iterator[None]:
 
 
 def usable(settings: Settings) -> Settings:
-    """Return the settings. Raise ConfigError if no connection can be made with their certificates and keys."""
+    """Return the settings. Raises ConfigError if their certificates and keys cannot be used."""
     if problem := transport_problem(settings.upstream):
         raise ConfigError([ConfigFault("", "upstream", "", problem)])
     return settings
 
 
 def _watched_files(settings: Settings) -> list[Path]:
-    """Return the files whose change the relay applies without a signal."""
+    """Return the key and certificate files. The relay applies their changes without a signal."""
     return [*dict.fromkeys(settings.secret_files.values()), *certificate_files(settings.upstream).values()]
 
 

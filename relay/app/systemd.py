@@ -1,10 +1,11 @@
-"""What the relay tells the service manager that started it, by sd_notify(3): one datagram a message.
+"""Notify the service manager with sd_notify(3), one datagram per message.
 
-Rules: without $NOTIFY_SOCKET nothing is told, and nothing is lost by that. Telling never blocks and never
-raises: a service manager that does not listen must not stop a relay that works. A keep-alive is told only
-where $WATCHDOG_USEC asks this process for it; that it is true is the caller's part.
+Rules:
+- Without $NOTIFY_SOCKET, no message is sent.
+- Sending never blocks and never raises, because a failing service manager must not stop the relay.
+- A keep-alive is sent only if $WATCHDOG_USEC requests it from this process. The caller checks that the relay works.
 
-It must not know what the relay does.
+This module does not depend on other parts of the relay.
 """
 
 from __future__ import annotations
@@ -18,32 +19,33 @@ from relay.runtime.clock import monotonic_us
 
 
 class Supervisor:
-    """The service manager, or nobody."""
+    """The service manager that started the relay, if any."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         path = environ.get("NOTIFY_SOCKET", "")
-        # a name that starts with "@" is in Linux's abstract namespace
+        # A name that starts with "@" is in Linux's abstract namespace.
         self._address = "\0" + path[1:] if path.startswith("@") else path
         self.watches = _watches(environ)
-        """Whether it stops a relay that sends no keep-alive for $WATCHDOG_USEC."""
+        """Whether the service manager restarts a relay that sends no keep-alive for $WATCHDOG_USEC."""
 
     def ready(self) -> None:
-        """Started, or reloaded: events are accepted."""
-        self._tell("READY=1")
+        """Report that the relay accepts events, after a start or a reload."""
+        self._send("READY=1")
 
     def reloading(self) -> None:
-        """The configuration is being read; `ready` ends it. The time tells it from an earlier reload."""
-        self._tell(f"RELOADING=1\nMONOTONIC_USEC={monotonic_us()}")
+        """Report the begin of a reload; `ready` reports its end. The time distinguishes it from an earlier reload."""
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={monotonic_us()}")
 
     def stopping(self) -> None:
-        self._tell("STOPPING=1")
+        """Report the begin of the stop."""
+        self._send("STOPPING=1")
 
     def alive(self, status: str) -> None:
-        """The keep-alive, if one is asked for, and the line that `systemctl status` shows."""
+        """Send the keep-alive, if requested, and the line that `systemctl status` shows."""
         line = " ".join(status.split())
-        self._tell(f"WATCHDOG=1\nSTATUS={line}" if self.watches else f"STATUS={line}")
+        self._send(f"WATCHDOG=1\nSTATUS={line}" if self.watches else f"STATUS={line}")
 
-    def _tell(self, message: str) -> None:
+    def _send(self, message: str) -> None:
         if not self._address:
             return
         with contextlib.suppress(OSError, ValueError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:

@@ -66,7 +66,7 @@ async def test_a_life_is_told(sandbox: Sandbox, tmp_path: Path, manager: Manager
     """Ready when events are accepted, alive with a status, reloading until ready again, stopping."""
     async with running(supervised(manager, sandbox, tmp_path)) as relay:
         assert await manager.hears("READY=1") == ["READY=1"]
-        assert (await manager.hears("WATCHDOG=1"))[-1] == "WATCHDOG=1\nSTATUS=0 events wait, upstream not tried yet"
+        assert (await manager.hears("WATCHDOG=1"))[-1] == "WATCHDOG=1\nSTATUS=0 events pending, upstream not tried yet"
 
         relay.signal(signal.SIGHUP)
         reload = (await manager.hears("RELOADING=1"))[-1]
@@ -90,7 +90,7 @@ async def test_a_refused_reload_ends_too(sandbox: Sandbox, tmp_path: Path, manag
 
         await manager.hears("RELOADING=1")
         await manager.hears("READY=1")
-        await relay.logged("configuration refused, the old one stays in force")
+        await relay.logged("configuration rejected, the previous one stays in effect")
 
 
 async def test_who_cannot_start_is_never_ready(sandbox: Sandbox, tmp_path: Path, manager: Manager) -> None:

@@ -18,7 +18,7 @@ from relay.sandbox.settings import SandboxSettings
 from tests.abuse.certificates import Authority
 from tests.e2e.harness import KEY, environment, event, running
 
-APPLIED, REFUSED = "configuration applied", "configuration refused, the old one stays in force"
+APPLIED, REFUSED = "configuration applied", "configuration rejected, the previous one stays in effect"
 needs_openssl = pytest.mark.skipif(not shutil.which("openssl"), reason="openssl makes the certificates")
 
 

@@ -148,7 +148,7 @@ async def test_a_second_signal_exits_at_once_and_loses_nothing(sandbox: Sandbox,
     async with running(env) as relay:
         assert await relay.post(event(1)) == 202
         relay.signal(signal.SIGTERM)
-        await relay.logged("told to stop")
+        await relay.logged("stop signal received")
         relay.signal(signal.SIGTERM)
         assert await relay.ended() == 128 + signal.SIGTERM
     sandbox.faults.heal()

@@ -19,7 +19,7 @@ from relay.sandbox.server import Sandbox
 
 from tests.e2e.harness import KEY, PATIENCE_S, RelayProcess, environment, event, running
 
-APPLIED, REFUSED = "configuration applied", "configuration refused, the old one stays in force"
+APPLIED, REFUSED = "configuration applied", "configuration rejected, the previous one stays in effect"
 
 
 class Box:

@@ -43,7 +43,7 @@ async def test_a_wrong_key_keeps_everything_and_delivery_resumes_when_the_key_fi
         # the next probe of a held route would come after 30 s: it is the change that brings it at once
         key_file.write_text(KEY + "\n")
         await all_delivered(relay, 10)
-        assert await relay.logged("a key file has changed")
+        assert await relay.logged("a key or certificate file has changed")
     assert sandbox.report().distinct == 10
 
 

@@ -40,7 +40,7 @@ async def test_a_second_signal_ends_the_process_while_a_lookup_hangs(tmp_path: P
     async with running(with_silent_names(env)) as relay:
         assert await relay.post(event(1)) == 202
         relay.signal(number)
-        await relay.logged("told to stop")
+        await relay.logged("stop signal received")
         relay.signal(number)
         assert await relay.ended() == 128 + number
 

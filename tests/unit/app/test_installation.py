@@ -1,4 +1,4 @@
-"""The installation id: generated once, stored beside the outbox, and of one machine."""
+"""The installation id is generated once, stored beside the outbox, and belongs to one machine."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def new_id() -> Callable[[], str]:
     return lambda: f"00000000-0000-4000-8000-{next(numbers):012}"
 
 
-def test_id_is_generated_once_and_stored_for_its_owner_only(tmp_path: Path, new_id: Callable[[], str]) -> None:
+def test_id_is_generated_once_and_only_its_owner_can_read_it(tmp_path: Path, new_id: Callable[[], str]) -> None:
     first = installation.identify(tmp_path / "state", BOX, new_id)
 
     assert installation.identify(tmp_path / "state", BOX, new_id) == first == Installation(first.device_id, False)
     assert {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "state").iterdir()} == {0o600}
 
 
-def test_copy_on_another_machine_gets_an_id_of_its_own_once(tmp_path: Path, new_id: Callable[[], str]) -> None:
+def test_copy_on_another_machine_generates_one_new_id(tmp_path: Path, new_id: Callable[[], str]) -> None:
     original = installation.identify(tmp_path, BOX, new_id)
 
     copy = installation.identify(tmp_path, OTHER_BOX, new_id)
@@ -39,7 +39,7 @@ def test_copy_on_another_machine_gets_an_id_of_its_own_once(tmp_path: Path, new_
 
 
 @pytest.mark.parametrize("ids", [None, MachineIds("", "")])
-def test_id_stays_where_the_machine_is_not_compared_or_unknown(
+def test_id_is_kept_if_the_machine_is_unknown_or_not_compared(
     tmp_path: Path, new_id: Callable[[], str], ids: MachineIds | None
 ) -> None:
     original = installation.identify(tmp_path, BOX, new_id)
@@ -47,7 +47,7 @@ def test_id_stays_where_the_machine_is_not_compared_or_unknown(
     assert installation.identify(tmp_path, ids, new_id) == original
 
 
-def test_id_of_an_earlier_version_gets_the_machine_that_runs_it(tmp_path: Path, new_id: Callable[[], str]) -> None:
+def test_id_of_an_earlier_version_is_bound_to_the_current_machine(tmp_path: Path, new_id: Callable[[], str]) -> None:
     (tmp_path / "device_id").write_text("11111111-1111-4111-8111-111111111111\n")
 
     assert installation.identify(tmp_path, BOX, new_id).device_id == "11111111-1111-4111-8111-111111111111"
@@ -60,13 +60,13 @@ def test_file_without_a_uuid_is_replaced(tmp_path: Path, new_id: Callable[[], st
     assert installation.identify(tmp_path, BOX, new_id) == Installation("00000000-0000-4000-8000-000000000001", False)
 
 
-def test_id_that_cannot_be_stored_is_generated_all_the_same(tmp_path: Path, new_id: Callable[[], str]) -> None:
+def test_id_is_generated_even_if_it_cannot_be_stored(tmp_path: Path, new_id: Callable[[], str]) -> None:
     (tmp_path / "file").write_text("")
 
     assert installation.identify(tmp_path / "file", BOX, new_id).device_id.startswith("00000000-")
 
 
-def test_forget_removes_id_and_machine(tmp_path: Path, new_id: Callable[[], str]) -> None:
+def test_forget_removes_the_id_and_the_machine_identity(tmp_path: Path, new_id: Callable[[], str]) -> None:
     installation.identify(tmp_path, BOX, new_id)
 
     installation.forget(tmp_path)

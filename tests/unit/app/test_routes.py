@@ -1,4 +1,4 @@
-"""Which listener answers what, with and without a listener for operations."""
+"""Paths served by each listener, with and without a separate listener for operations."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 from relay.app.routes import Routes
-from relay.config import EndpointSettings as UpstreamRoute
-from relay.config import Http, OpsSettings, OutboxSettings, Settings, Upstream
+from relay.config import EndpointSettings, Http, OpsSettings, OutboxSettings, Settings, Upstream
 from relay.event.reader import EventDefaults, Reader
 from relay.ingest.events_api import HttpIngest
 from relay.runtime.metrics import Metrics
@@ -19,11 +18,11 @@ from relay.runtime.secret import Secret
 from tests.support.ingest_harness import Client, HandClock, Response, ScriptedOutbox, post, request
 from tests.support.ops_harness import Served as Operations
 
-UPSTREAM = Upstream(default=UpstreamRoute("https://up.example/v1/events", Secret("k")), tenants={})
+UPSTREAM = Upstream(default=EndpointSettings("https://up.example/v1/events", Secret("k")), tenants={})
 EVERY_PATH = ("/v1/events", "/relay.js", "/openapi.json", "/livez", "/status.json", "/dead-letters", "/")
 
 
-class Listening:
+class Listeners:
     def __init__(self, ops_listen: str, **defaults: Any) -> None:
         settings = Settings(
             upstream=UPSTREAM,
@@ -42,68 +41,68 @@ class Listening:
         self.http.reader = self._reader(**defaults)
         self.routes.reloaded()
 
-    async def ask(self, path: str, listener: int = 0) -> Response:
+    async def get(self, path: str, listener: int = 0) -> Response:
         client = await Client.connect(self.listeners[listener].addresses[0])
         client.send(request(f"GET {path} HTTP/1.1"))
-        answer = await client.answer()
+        response = await client.answer()
         client.writer.close()
-        return answer
+        return response
 
-    async def answered(self, listener: int) -> list[str]:
-        """The paths that this listener knows."""
-        return [path for path in EVERY_PATH if (await self.ask(path, listener)).status != 404]
+    async def served_paths(self, listener: int) -> list[str]:
+        """Return the paths that this listener serves."""
+        return [path for path in EVERY_PATH if (await self.get(path, listener)).status != 404]
 
     async def description(self, listener: int = 0) -> Any:
-        return json.loads((await self.ask("/openapi.json", listener)).body)
+        return json.loads((await self.get("/openapi.json", listener)).body)
 
 
 @asynccontextmanager
-async def listening(ops_listen: str = "", **defaults: Any) -> AsyncIterator[Listening]:
-    stage = Listening(ops_listen, **defaults)
-    for listener in stage.listeners:
+async def listening(ops_listen: str = "", **defaults: Any) -> AsyncIterator[Listeners]:
+    relay = Listeners(ops_listen, **defaults)
+    for listener in relay.listeners:
         await listener.start()
     try:
-        yield stage
+        yield relay
     finally:
-        for listener in stage.listeners:
+        for listener in relay.listeners:
             await listener.stop(1_000)
 
 
-async def test_one_listener_answers_everything_and_describes_it() -> None:
-    async with listening() as stage:
-        (_,) = stage.listeners
-        assert await stage.answered(0) == list(EVERY_PATH)
-        described = (await stage.description())["paths"]
+async def test_one_listener_serves_and_describes_all_paths() -> None:
+    async with listening() as relay:
+        (_,) = relay.listeners
+        assert await relay.served_paths(0) == list(EVERY_PATH)
+        described = (await relay.description())["paths"]
     assert {"/v1/events", "/relay.js", "/openapi.json", "/livez", "/dead-letters"} <= set(described)
 
 
-async def test_a_listener_for_operations_answers_these_alone_and_each_describes_what_it_answers() -> None:
-    async with listening("127.0.0.1:0") as stage:
-        assert await stage.answered(0) == ["/v1/events", "/relay.js", "/openapi.json"]
-        assert await stage.answered(1) == ["/openapi.json", "/livez", "/status.json", "/dead-letters", "/"]
-        apps, operations = (await stage.description(0))["paths"], (await stage.description(1))["paths"]
+async def test_separate_listener_serves_operations_only_and_each_describes_its_paths() -> None:
+    async with listening("127.0.0.1:0") as relay:
+        assert await relay.served_paths(0) == ["/v1/events", "/relay.js", "/openapi.json"]
+        assert await relay.served_paths(1) == ["/openapi.json", "/livez", "/status.json", "/dead-letters", "/"]
+        apps, operations = (await relay.description(0))["paths"], (await relay.description(1))["paths"]
     assert set(apps) == {"/v1/events", "/v1/events/{event_id}", "/relay.js", "/openapi.json"}
     assert "/livez" in operations and "/v1/events" not in operations
 
 
 @pytest.mark.parametrize("ops_listen", ["", "127.0.0.1:0"])
-async def test_events_are_taken_wherever_apps_are_served(ops_listen: str) -> None:
-    async with listening(ops_listen) as stage:
-        client = await Client.connect(stage.listeners[0].addresses[0])
+async def test_listener_for_apps_accepts_events(ops_listen: str) -> None:
+    async with listening(ops_listen) as relay:
+        client = await Client.connect(relay.listeners[0].addresses[0])
         client.send(post())
         assert (await client.answer()).status == 202
         client.writer.close()
 
 
-async def test_the_description_tells_the_configuration_in_force() -> None:
+async def test_description_contains_the_current_configuration() -> None:
     def required(description: Any) -> list[str]:
         found: list[str] = description["components"]["schemas"]["Event"]["required"]
         return found
 
-    async with listening() as stage:
-        before = await stage.description()
+    async with listening() as relay:
+        before = await relay.description()
         assert required(before) == ["event_type", "source", "tenant_id"]
         assert before["components"]["headers"]["Relay-Durability"]["schema"]["const"] == "normal"
         assert "4096" in before["paths"]["/v1/events"]["post"]["responses"]["413"]["description"]
-        stage.reload(tenant_id=2, platform="tv", device_id="box")
-        assert required(await stage.description()) == ["event_type"]
+        relay.reload(tenant_id=2, platform="tv", device_id="box")
+        assert required(await relay.description()) == ["event_type"]

@@ -1,4 +1,4 @@
-"""The messages of sd_notify(3), as a service manager's socket receives them."""
+"""Messages of sd_notify(3), received on a socket of a service manager."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_each_state_is_one_message(manager: socket.socket) -> None:
     assert [manager.recv(4096), manager.recv(4096)] == [b"READY=1", b"STOPPING=1"]
 
 
-def test_a_reload_says_when_it_began(manager: socket.socket) -> None:
+def test_reload_message_contains_its_start_time(manager: socket.socket) -> None:
     before_us = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
 
     Supervisor(environ(manager)).reloading()
@@ -44,7 +44,7 @@ def test_a_reload_says_when_it_began(manager: socket.socket) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "watches"),
+    ("watchdog", "watches"),
     [
         ({}, False),
         ({"WATCHDOG_USEC": "30000000"}, True),
@@ -53,24 +53,24 @@ def test_a_reload_says_when_it_began(manager: socket.socket) -> None:
         ({"WATCHDOG_USEC": "soon"}, False),
     ],
 )
-def test_a_keep_alive_is_told_only_to_who_asked_this_process(
-    manager: socket.socket, asked: dict[str, str], watches: bool
+def test_keep_alive_is_sent_only_if_this_process_is_watched(
+    manager: socket.socket, watchdog: dict[str, str], watches: bool
 ) -> None:
-    supervisor = Supervisor(environ(manager, **asked))
+    supervisor = Supervisor(environ(manager, **watchdog))
 
-    supervisor.alive("3 events wait")
+    supervisor.alive("3 events pending")
 
     assert supervisor.watches is watches
-    assert manager.recv(4096) == (b"WATCHDOG=1\n" if watches else b"") + b"STATUS=3 events wait"
+    assert manager.recv(4096) == (b"WATCHDOG=1\n" if watches else b"") + b"STATUS=3 events pending"
 
 
-def test_a_status_cannot_add_a_message(manager: socket.socket) -> None:
+def test_status_cannot_contain_another_message(manager: socket.socket) -> None:
     Supervisor(environ(manager)).alive("fine\nMAINPID=1")
 
     assert manager.recv(4096) == b"STATUS=fine MAINPID=1"
 
 
-def test_abstract_sockets_are_reached() -> None:
+def test_messages_are_sent_to_abstract_sockets() -> None:
     name = f"relay-test-{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
         listening.bind(f"\0{name}")
@@ -82,12 +82,12 @@ def test_abstract_sockets_are_reached() -> None:
 
 
 @pytest.mark.parametrize("path", ["", "/nowhere/notify", "x" * 300, "a\0b"])
-def test_nobody_there_is_no_error(path: str) -> None:
+def test_missing_service_manager_raises_nothing(path: str) -> None:
     Supervisor({"NOTIFY_SOCKET": path}).ready()
 
 
-def test_a_manager_that_does_not_read_blocks_nobody(manager: socket.socket) -> None:
-    """The kernel holds a few hundred datagrams for it; what does not fit is not told."""
+def test_service_manager_that_does_not_read_does_not_block(manager: socket.socket) -> None:
+    """The kernel buffers a few hundred datagrams. Later messages are dropped."""
     supervisor = Supervisor(environ(manager))
 
     for _ in range(2_000):
