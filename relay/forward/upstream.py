@@ -265,14 +265,21 @@ def _session(settings: Upstream, tls: ssl.SSLContext, resolver: Resolver, socket
 
 
 def transport_problem(settings: Upstream) -> str:
-    """Return why these certificates and keys cannot be used, or "" if they can. Reads files."""
-    if not (settings.ca_file or settings.client_cert_file):
-        return ""
-    try:
-        tls_context(settings)
-    except (OSError, ValueError) as error:
-        names = "upstream.ca_file, upstream.client_cert_file or upstream.client_key_file"
-        return f"cannot use {names}: not in PEM format, or the key does not match the certificate: {error}"
+    """Return which configured certificate or key cannot be used, and why; "" if all can. Reads the files."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if settings.ca_file:
+        try:
+            context.load_verify_locations(settings.ca_file)
+        except (OSError, ValueError) as error:
+            return f"upstream.ca_file {settings.ca_file} contains no certificate in PEM format: {error}"
+    if settings.client_cert_file:
+        files = f"upstream.client_cert_file {settings.client_cert_file}"
+        if settings.client_key_file:
+            files += f" and upstream.client_key_file {settings.client_key_file}"
+        try:
+            context.load_cert_chain(settings.client_cert_file, settings.client_key_file or None)
+        except (OSError, ValueError) as error:
+            return f"{files}: not in PEM format, or the key does not match the certificate: {error}"
     return ""
 
 
@@ -335,7 +342,8 @@ def certificate_files(settings: Upstream) -> Mapping[str, Path]:
     if _uses_tls(settings) and not settings.ca_file:
         system = ssl.get_default_verify_paths()
         files["system CA file"] = Path(os.environ.get(system.openssl_cafile_env) or system.openssl_cafile)
-        files["system CA directory"] = Path(os.environ.get(system.openssl_capath_env) or system.openssl_capath)
+        directories = os.environ.get(system.openssl_capath_env) or system.openssl_capath
+        files |= {f"system CA directory {name}": Path(name) for name in directories.split(os.pathsep) if name}
     return files
 
 

@@ -93,15 +93,16 @@ def exposed(files: Iterable[Path]) -> list[str]:
 
 
 def fingerprint(files: Iterable[Path]) -> list[tuple[int, ...]]:
-    """Return inode, modification time in nanoseconds and size of each file; () for a missing file.
+    """Return inode, times of modification and change in nanoseconds, and size of each file; () for a missing file.
 
-    The value changes when a file is changed, replaced, created or removed.
+    The value changes when a file is changed, replaced, created or removed, and when its mode or owner is changed: a
+    file that could not be read may be readable now.
     """
     prints: list[tuple[int, ...]] = []
     for path in files:
         try:
             at = path.stat()
-            prints.append((at.st_ino, at.st_mtime_ns, at.st_size))
+            prints.append((at.st_ino, at.st_mtime_ns, at.st_ctime_ns, at.st_size))
         except OSError:
             prints.append(())
     return prints

@@ -86,7 +86,8 @@ async def test_a_renewed_client_certificate_is_used_once_its_key_fits(
             await relay.until(lambda status: status["upstreams"][0]["state"] == "backing_off")
 
             renew(certificate, new_certificate)
-            assert "upstream.client_cert_file" in (await relay.logged(REFUSED))["error"]
+            error = (await relay.logged(REFUSED))["error"]
+            assert f"upstream.client_cert_file {certificate} and upstream.client_key_file {key}" in error
             renew(key, new_key)
 
             changed = (await relay.logged(APPLIED))["changed"]

@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from relay.runtime.secret import MASK, Secret, exposed, pattern
+from relay.runtime.secret import MASK, Secret, exposed, fingerprint, pattern
 
 
 @pytest.fixture
@@ -120,3 +120,16 @@ def test_group_may_read_a_file_of_another_owner(key_file: Path, mode: int, is_re
 
 def test_missing_file_is_skipped(tmp_path: Path) -> None:
     assert exposed([tmp_path / "none"]) == []
+
+
+def test_the_fingerprint_changes_with_content_and_with_mode(tmp_path: Path) -> None:
+    """A key file that the relay could not read is read again when its mode is corrected."""
+    file = tmp_path / "key"
+    seen = [fingerprint([file])]
+    file.write_text("one")
+    seen.append(fingerprint([file]))
+    file.write_text("three")
+    seen.append(fingerprint([file]))
+    file.chmod(0o600 if file.stat().st_mode & 0o077 else 0o640)
+    seen.append(fingerprint([file]))
+    assert len({tuple(each) for each in seen}) == len(seen)
