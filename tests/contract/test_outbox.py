@@ -32,37 +32,37 @@ KIB = 1 << 10
 
 
 class TestAppend:
-    async def test_what_was_answered_survives_a_kill(self, box: Box) -> None:
+    async def test_committed_events_survive_a_kill(self, box: Box) -> None:
         assert await box.append(range(10)) == 0
         after = await box.restart_after_kill()
         assert (await after.claim(100)).bodies == bodies(range(10))
         await close(after)
 
-    async def test_the_backlog_is_told_after_the_commit(self, box: Box) -> None:
+    async def test_backlog_is_reported_after_the_commit(self, box: Box) -> None:
         appended = box.outbox.append(events(range(3)))
         assert not appended.done() and box.backlog == {}
         await appended
         assert box.backlog == {TV: (3, sum(map(len, bodies(range(3)))))}
 
-    async def test_calls_gather_and_each_is_answered(self, box: Box) -> None:
+    async def test_concurrent_appends_all_succeed(self, box: Box) -> None:
         answers = [box.outbox.append([event(number)]) for number in range(200)]
         assert await asyncio.gather(*answers) == [0] * 200
         assert box.outbox.ledger().accepted == 200
         assert (await box.claim(500)).bodies == bodies(range(200))
 
-    async def test_a_caller_that_gives_up_does_not_undo_its_events(self, box: Box) -> None:
+    async def test_cancelled_append_is_still_committed(self, box: Box) -> None:
         box.outbox.append([event(1)]).cancel()
         await box.append([2])
         assert (await box.claim(10)).bodies == bodies([1, 2])
 
-    async def test_nothing_is_appended_once_it_is_closed(self, box: Box) -> None:
+    async def test_append_to_a_closed_outbox_fails(self, box: Box) -> None:
         await box.append([1])
         await box.outbox.close()
         with pytest.raises(OutboxUnavailable):
             await box.append([2])
         assert not box.outbox.room()
 
-    async def test_what_gathers_when_it_is_closed_is_kept(self, box: Box) -> None:
+    async def test_close_commits_waiting_appends(self, box: Box) -> None:
         appended = box.outbox.append(events(range(5)))
         await box.outbox.close()
         assert await appended == 0
@@ -72,7 +72,7 @@ class TestAppend:
 
 
 class TestOrder:
-    async def test_a_lane_leaves_in_the_order_it_was_appended(self, box: Box) -> None:
+    async def test_events_of_a_queue_are_claimed_in_order(self, box: Box) -> None:
         for number in range(0, 30, 3):
             await box.append([number], TV)
             await box.append([number + 1, number + 2], PHONE)
@@ -81,20 +81,20 @@ class TestOrder:
         phone = [number for number in range(30) if number % 3]
         assert await box.deliver(100, PHONE) == bodies(phone, PHONE)
 
-    async def test_one_request_can_hold_several_lanes(self, box: Box) -> None:
+    async def test_one_request_can_contain_several_queues(self, box: Box) -> None:
         await box.append(range(5), TV)
         await box.append(range(5, 9), PHONE)
         claimed = await box.outbox.claim([ClaimPart(box.queues[PHONE], 2), ClaimPart(box.queues[TV], 3)])
         assert [each.queue_id for each in claimed] == [box.queues[PHONE], box.queues[TV]]
         assert [list(each.bodies) for each in claimed] == [bodies([5, 6], PHONE), bodies(range(3))]
 
-    async def test_released_events_come_again_first(self, box: Box) -> None:
+    async def test_released_events_are_claimed_first(self, box: Box) -> None:
         await box.append(range(6))
         first = await box.claim(3)
         box.outbox.release([first.queue_id])
         assert (await box.claim(4)).bodies == bodies(range(4))
 
-    async def test_sizes_are_those_of_the_first_pending_events_in_flight_included(self, box: Box) -> None:
+    async def test_sizes_include_events_in_flight(self, box: Box) -> None:
         for number, size in enumerate((150, 170, 160, 190)):
             await box.append([number], body_bytes=size)
         await box.claim(2)
@@ -102,7 +102,7 @@ class TestOrder:
         await box.settle()
         assert list(box.outbox.sizes(box.queues[TV], 3)) == [160, 190]
 
-    async def test_a_settle_and_the_next_take_may_share_a_commit(self, box: Box) -> None:
+    async def test_settle_and_next_claim_may_share_a_commit(self, box: Box) -> None:
         await box.append(range(6))
         await box.claim(3)
         settled = box.outbox.settle([Settled(box.queues[TV], True, {}, b"")])
@@ -111,7 +111,7 @@ class TestOrder:
         assert list(found.bodies) == bodies(range(3, 6))
         box.check()
 
-    async def test_a_take_that_is_asked_for_after_a_settle_is_committed_after_it(self, box: Box) -> None:
+    async def test_claim_after_settle_is_not_committed_before_it(self, box: Box) -> None:
         await box.append(range(2), TV)
         await box.append(range(2, 4), PHONE)
         await box.claim(2, TV)
@@ -133,7 +133,7 @@ class TestOrder:
 
 
 class TestSettle:
-    async def test_delivered_events_are_gone_and_counted(self, box: Box) -> None:
+    async def test_delivered_events_are_removed_and_counted(self, box: Box) -> None:
         await box.append(range(10))
         await box.deliver(4)
         assert box.outbox.ledger() == Ledger(accepted=10, delivered=4, pending=6)
@@ -141,7 +141,7 @@ class TestSettle:
         assert box.metrics.events_delivered._value.get() == 4
         box.check()
 
-    async def test_the_dead_among_the_delivered(self, box: Box) -> None:
+    async def test_dead_events_of_a_delivered_request_become_dead_letters(self, box: Box) -> None:
         await box.append(range(5))
         await box.claim(4)
         await box.settle(dead={1: REFUSED, 3: Dead("too_large", 413, "")})
@@ -154,7 +154,7 @@ class TestSettle:
         assert (await box.claim(10)).bodies == bodies([4])
         box.check()
 
-    async def test_only_the_dead_leave_what_was_not_delivered(self, box: Box) -> None:
+    async def test_undelivered_events_stay_pending_without_the_dead_ones(self, box: Box) -> None:
         await box.append(range(5))
         await box.claim(3)
         await box.settle(delivered=False, dead={1: REFUSED})
@@ -174,7 +174,7 @@ class TestSettle:
         after.check()
         await close(after)
 
-    async def test_what_was_taken_in_part_is_settled_in_part(self, box: Box) -> None:
+    async def test_settle_affects_only_the_claimed_events(self, box: Box) -> None:
         """Appends that came while a request was away are not settled with it."""
         await box.append(range(3))
         await box.claim(10)
@@ -183,7 +183,7 @@ class TestSettle:
         assert (await box.claim(10)).bodies == bodies(range(3, 6))
 
 
-class TestStamps:
+class TestTimestamps:
     """Of events whose time the relay put in, `take` says when they came by better knowledge."""
 
     NOW = 1_795_420_800_000
@@ -191,7 +191,7 @@ class TestStamps:
     async def append(self, box: Box, numbers: range) -> None:
         await box.outbox.append([event(number, has_inserted_time=number % 2 == 0) for number in numbers])
 
-    async def test_the_time_since_the_append_is_taken_off(self, box: Box) -> None:
+    async def test_timestamp_is_true_time_minus_the_age_of_the_event(self, box: Box) -> None:
         await self.append(box, range(2))
         box.clock.advance(5_000)
         await self.append(box, range(2, 4))
@@ -200,11 +200,11 @@ class TestStamps:
         assert claimed.timestamps == {0: Timestamp(self.NOW - 6_000, True), 2: Timestamp(self.NOW - 1_000, True)}
         assert claimed.bodies == bodies(range(4))
 
-    async def test_none_are_said_while_the_time_is_not_known(self, box: Box) -> None:
+    async def test_no_timestamps_while_the_true_time_is_unknown(self, box: Box) -> None:
         await self.append(box, range(2))
         assert not (await box.claim(2)).timestamps
 
-    async def test_they_are_exact_after_a_restart_and_marked_after_a_reboot(self, box: Box) -> None:
+    async def test_timestamps_are_exact_after_a_restart_and_marked_after_a_reboot(self, box: Box) -> None:
         await self.append(box, range(1))
         box.clock.advance(7_000)
         after = await box.restart_after_kill()
@@ -219,7 +219,7 @@ class TestStamps:
         assert [timestamps[index].same_boot for index in range(2)] == [False, True]
         await close(rebooted)
 
-    async def test_what_the_upstream_may_have_taken_keeps_its_stamps(self, box: Box) -> None:
+    async def test_events_that_may_be_delivered_keep_their_timestamps(self, box: Box) -> None:
         await self.append(box, range(1))
         before = await box.claim(1, true_ms=self.NOW)
         box.outbox.release([before.queue_id], perhaps_delivered=True)
@@ -229,14 +229,14 @@ class TestStamps:
         assert (await after.claim(1, true_ms=self.NOW + 90_000)).timestamps == before.timestamps
         await close(after)
 
-    async def test_what_the_upstream_may_have_taken_without_stamps_gets_none(self, box: Box) -> None:
+    async def test_events_that_may_be_delivered_without_timestamps_get_none(self, box: Box) -> None:
         await self.append(box, range(1))
         await box.claim(1)
         after = await box.restart_after_kill()
         assert not (await after.claim(1, true_ms=self.NOW)).timestamps
         await close(after)
 
-    async def test_what_the_upstream_has_not_taken_may_get_better_ones(self, box: Box) -> None:
+    async def test_undelivered_events_get_new_timestamps(self, box: Box) -> None:
         await self.append(box, range(2))
         before = await box.claim(1)
         box.outbox.release([before.queue_id])
@@ -246,7 +246,7 @@ class TestStamps:
         await self.append(box, range(2, 3))
         assert (await box.claim(2, true_ms=self.NOW)).timestamps == {1: Timestamp(self.NOW, True)}
 
-    async def test_a_dead_letter_that_is_queued_again_is_still_marked(self, box: Box) -> None:
+    async def test_requeued_dead_letter_keeps_the_mark_of_its_timestamp(self, box: Box) -> None:
         await self.append(box, range(1))
         await box.claim(1)
         await box.settle(delivered=False, dead={0: Dead("refused", 422, "no")})
@@ -255,7 +255,7 @@ class TestStamps:
 
 
 class TestJournal:
-    async def test_after_a_kill_the_same_requests_are_named_with_the_same_bytes(self, box: Box) -> None:
+    async def test_load_after_a_kill_returns_the_same_requests(self, box: Box) -> None:
         await box.append(range(10), TV)
         await box.append(range(10, 20), PHONE)
         await box.claim(3, PHONE)
@@ -269,7 +269,7 @@ class TestJournal:
         assert [list(each.bodies) for each in again] == [bodies([13, 14], PHONE), bodies(range(4))]
         await close(after)
 
-    async def test_requests_are_named_oldest_first(self, box: Box) -> None:
+    async def test_load_returns_the_oldest_request_first(self, box: Box) -> None:
         await box.append(range(4), TV)
         await box.append(range(4, 8), PHONE)
         await box.claim(1, PHONE)
@@ -278,7 +278,7 @@ class TestJournal:
         assert after.loaded.unsettled == [[ClaimPart(box.queues[PHONE], 1)], [ClaimPart(box.queues[TV], 2)]]
         await close(after)
 
-    async def test_windows_are_kept_with_take_and_settle(self, box: Box) -> None:
+    async def test_claim_and_settle_store_the_rate_window(self, box: Box) -> None:
         await box.append(range(4), TV)
         await box.append(range(4, 8), PHONE)
         await box.claim(1, TV, window=b"taken")
@@ -295,13 +295,13 @@ class TestJournal:
         assert [queue.same_boot for queue in rebooted.loaded.queues] == [False, False]
         await close(rebooted)
 
-    async def test_a_clean_stop_names_what_was_abandoned_too(self, box: Box) -> None:
+    async def test_load_after_a_clean_stop_returns_unsettled_requests(self, box: Box) -> None:
         await box.append(range(4))
         await box.claim(2)
         await box.restart()
         assert box.loaded.unsettled == [[ClaimPart(box.queues[TV], 2)]]
 
-    async def test_what_was_named_is_not_dropped_before_it_is_taken_again(self, make_box: MakeBox) -> None:
+    async def test_requests_returned_by_load_are_not_dropped(self, make_box: MakeBox) -> None:
         box = await make_box(max_age_ms=DAY_MS).start()
         await box.append(range(4))
         await box.claim(2)
@@ -312,7 +312,7 @@ class TestJournal:
 
 
 class TestCorrupt:
-    async def test_a_changed_body_becomes_a_dead_letter_and_is_not_handed_out(self, box: Box) -> None:
+    async def test_corrupt_event_becomes_a_dead_letter(self, box: Box) -> None:
         await box.append(range(5))
         await box.outbox.close()
         box.corrupt(2)
@@ -327,7 +327,7 @@ class TestCorrupt:
         assert (await box.claim(10)).bodies == bodies([4])
         box.check()
 
-    async def test_nothing_is_in_flight_if_nothing_was_left(self, box: Box) -> None:
+    async def test_nothing_is_in_flight_if_all_events_are_corrupt(self, box: Box) -> None:
         await box.append([1])
         await box.outbox.close()
         box.corrupt(1)
@@ -339,23 +339,23 @@ class TestCorrupt:
 
 
 class TestDedupe:
-    async def test_a_known_id_is_answered_and_not_stored(self, box: Box) -> None:
+    async def test_duplicate_is_counted_and_not_stored(self, box: Box) -> None:
         await box.append(range(3))
         assert await box.append([1, 2, 3]) == 2
         assert (await box.claim(10)).bodies == bodies(range(4))
         assert box.outbox.ledger().accepted == 4
 
-    async def test_within_one_call_and_within_one_commit(self, box: Box) -> None:
+    async def test_duplicates_within_one_call_and_within_one_commit(self, box: Box) -> None:
         calls = [box.outbox.append(events(numbers)) for numbers in ([1, 1, 2], [2, 3], [3])]
         assert await asyncio.gather(*calls) == [1, 1, 1]
         assert (await box.claim(10)).bodies == bodies([1, 2, 3])
 
-    async def test_a_duplicate_of_an_uncommitted_event_is_answered_with_its_commit(self, box: Box) -> None:
+    async def test_duplicate_of_an_uncommitted_event_succeeds_with_its_commit(self, box: Box) -> None:
         first, again = box.outbox.append([event(1)]), box.outbox.append([event(1)])
         assert not again.done()
         assert [await first, await again] == [0, 1]
 
-    async def test_a_duplicate_of_a_committed_event_is_answered_at_once(self, box: Box) -> None:
+    async def test_duplicate_of_a_committed_event_succeeds_at_once(self, box: Box) -> None:
         await box.append([1])
         assert box.outbox.append([event(1)]).done()
 
@@ -371,7 +371,7 @@ class TestDedupe:
         assert await after.append([0, 599, 2000]) == 3
         await close(after)
 
-    async def test_ids_beyond_the_window_are_forgotten(self, make_box: MakeBox) -> None:
+    async def test_ids_outside_the_window_are_forgotten(self, make_box: MakeBox) -> None:
         box = await make_box(dedupe_window=10).start()
         await box.append(range(15))
         assert await box.append([5, 14]) == 2
@@ -380,7 +380,7 @@ class TestDedupe:
         assert await box.append([6, 4]) == 2
         assert await box.append([5]) == 0
 
-    async def test_a_dead_letter_is_not_stored_again(self, box: Box) -> None:
+    async def test_duplicate_of_a_dead_letter_is_not_stored(self, box: Box) -> None:
         await box.append(range(3))
         await box.claim(3)
         await box.settle(delivered=False, dead={0: REFUSED})
@@ -396,7 +396,7 @@ def conflicts(box: Box) -> float:
 class TestConflicts:
     """The same number gives the same id, and another device gives other bytes."""
 
-    async def test_an_id_with_other_bytes_is_counted_and_not_stored(self, box: Box) -> None:
+    async def test_event_with_a_stored_id_and_other_bytes_is_counted_and_not_stored(self, box: Box) -> None:
         await box.append(range(3))
         assert await box.append([1], PHONE) == 1
         assert conflicts(box) == 1
@@ -404,14 +404,14 @@ class TestConflicts:
         assert await box.append([1]) == 1
         assert conflicts(box) == 1, "a repetition is no conflict"
 
-    async def test_it_is_found_beside_new_events_and_within_one_commit(self, box: Box) -> None:
+    async def test_conflict_is_detected_among_new_events_and_within_one_commit(self, box: Box) -> None:
         appended = [box.outbox.append([event(1), event(1), event(1, PHONE)]), box.outbox.append([event(1, PHONE)])]
         assert await asyncio.gather(*appended) == [2, 1]
         assert conflicts(box) == 2
         assert await box.outbox.append([event(2), event(1, PHONE)]) == 1
         assert conflicts(box) == 3
 
-    async def test_what_the_relay_inserted_makes_no_conflict(self, box: Box) -> None:
+    async def test_inserted_timestamp_causes_no_conflict(self, box: Box) -> None:
         """The time of receipt differs from one repetition to the next. The bytes as received are compared."""
         first = Event(event_id(1), TV, b'{"occurred_at":"first"}', has_inserted_time=True, received_crc=7)
         await box.outbox.append([first])
@@ -441,7 +441,7 @@ class TestConflicts:
         assert conflicts(after) == 4
         await close(after)
 
-    async def test_of_a_dead_letter_that_is_requeued(self, box: Box) -> None:
+    async def test_conflict_with_a_requeued_dead_letter(self, box: Box) -> None:
         await box.append(range(3))
         await box.claim(3)
         await box.settle(delivered=False, dead={0: REFUSED})
@@ -453,7 +453,7 @@ class TestConflicts:
         assert conflicts(after) == 2
         await close(after)
 
-    async def test_both_devices_are_logged_at_a_limited_rate(self, box: Box) -> None:
+    async def test_conflicts_are_logged_with_both_devices_at_a_limited_rate(self, box: Box) -> None:
         with structlog.testing.capture_logs() as lines:
             await box.append(range(100))
             for number in range(100):
@@ -468,7 +468,7 @@ class TestConflicts:
 
 
 class TestFind:
-    async def test_it_follows_an_event(self, make_box: MakeBox) -> None:
+    async def test_find_returns_each_state_of_an_event(self, make_box: MakeBox) -> None:
         box = await make_box(max_age_ms=DAY_MS).start()
         await box.append(range(3))
         find = box.outbox.find
@@ -480,7 +480,7 @@ class TestFind:
         assert find(event_id(1)) == "pending"
 
     @pytest.mark.parametrize("killed", [False, True])
-    async def test_a_dropped_event_is_stored_again(self, make_box: MakeBox, killed: bool) -> None:
+    async def test_dropped_event_can_be_stored_again(self, make_box: MakeBox, killed: bool) -> None:
         """G3: the app is the only one that still has it."""
         box = await make_box(max_age_ms=DAY_MS).start()
         await box.append([1])
@@ -500,7 +500,7 @@ class TestFind:
         assert box.outbox.find(event_id(1)) == "delivered"
         await close(box)
 
-    async def test_a_requeued_event_that_is_dropped_is_stored_again(self, make_box: MakeBox) -> None:
+    async def test_requeued_and_dropped_event_can_be_stored_again(self, make_box: MakeBox) -> None:
         """The id has two places in the dedupe window, and neither makes it a duplicate."""
         box = await make_box(max_age_ms=DAY_MS).start()
         await box.append([1])
@@ -515,7 +515,7 @@ class TestFind:
         assert await box.append([1]) == 0
         await close(box)
 
-    async def test_it_remembers_across_a_restart(self, box: Box) -> None:
+    async def test_find_works_after_a_restart(self, box: Box) -> None:
         await box.append(range(3))
         await box.claim(2)
         await box.settle(dead={1: REFUSED})
@@ -526,7 +526,7 @@ class TestFind:
 
 
 class TestAge:
-    async def test_what_is_too_old_is_dropped_and_counted(self, make_box: MakeBox) -> None:
+    async def test_expired_events_are_dropped_and_counted(self, make_box: MakeBox) -> None:
         box = await make_box(max_age_ms=DAY_MS).start()
         await box.append(range(5), TV)
         box.clock.advance(DAY_MS // 2)
@@ -539,7 +539,7 @@ class TestAge:
         assert box.metrics.events_dropped.labels("age")._value.get() == 5
         box.check()
 
-    async def test_what_is_in_flight_is_not_dropped(self, make_box: MakeBox) -> None:
+    async def test_expired_events_in_flight_are_not_dropped(self, make_box: MakeBox) -> None:
         box = await make_box(max_age_ms=DAY_MS).start()
         await box.append(range(6))
         await box.claim(2)
@@ -551,7 +551,7 @@ class TestAge:
         assert box.outbox.ledger() == Ledger(accepted=6, delivered=2, dropped=4)
         box.check()
 
-    async def test_what_aged_behind_a_request_in_flight_is_found_after_a_kill(self, make_box: MakeBox) -> None:
+    async def test_find_after_a_kill_returns_events_that_expired_behind_a_request(self, make_box: MakeBox) -> None:
         """What is kept of the stretch a second time, or of its first event alone, does not cut off the rest."""
         box = await make_box(max_age_ms=DAY_MS).start()
         await box.append(range(8))
@@ -567,7 +567,7 @@ class TestAge:
         await close(after)
 
     @pytest.mark.parametrize("jump_ms", [-20_000 * DAY_MS, 10 * DAY_MS, 4_000 * DAY_MS])
-    async def test_a_jump_of_the_wall_clock_drops_nothing(self, make_box: MakeBox, jump_ms: int) -> None:
+    async def test_jump_of_the_wall_clock_drops_nothing(self, make_box: MakeBox, jump_ms: int) -> None:
         box = await make_box(max_age_ms=DAY_MS).start()
         await box.append(range(3))
         box.clock.wall += jump_ms
@@ -581,7 +581,7 @@ class TestAge:
     @pytest.mark.parametrize(
         ("off_ms", "dropped"), [(DAY_MS - 10, 0), (DAY_MS + 10, 3), (-DAY_MS, 0), (40 * DAY_MS, 0)]
     )
-    async def test_time_without_power_counts_if_the_wall_clock_can_be_believed(
+    async def test_time_without_power_counts_if_the_wall_clock_is_plausible(
         self, make_box: MakeBox, off_ms: int, dropped: int
     ) -> None:
         box = await make_box(max_age_ms=DAY_MS).start()
@@ -592,7 +592,7 @@ class TestAge:
         assert await after.outbox.expire() == dropped
         await close(after)
 
-    async def test_the_age_of_the_oldest_event(self, box: Box) -> None:
+    async def test_age_of_the_oldest_event(self, box: Box) -> None:
         assert box.outbox.gauges().oldest_age_ms == 0
         await box.append([1])
         box.clock.advance(700)
@@ -621,7 +621,7 @@ async def fill(box: Box, keys: Sequence[DeviceKey]) -> int:
 
 
 class TestFull:
-    async def test_reject_refuses_drains_and_takes_again_and_again(self, make_box: MakeBox) -> None:
+    async def test_full_outbox_rejects_events_until_it_has_drained(self, make_box: MakeBox) -> None:
         box = await make_box(max_size_bytes=512 * KIB, when_full="reject").start()
         number = 0
         for _ in range(3):
@@ -640,7 +640,7 @@ class TestFull:
             box.check()
         assert box.outbox.ledger().dropped == 0
 
-    async def test_what_a_noisy_device_cannot_fill_is_kept_for_the_others(self, make_box: MakeBox) -> None:
+    async def test_noisy_device_leaves_space_for_other_devices(self, make_box: MakeBox) -> None:
         box = await make_box(max_size_bytes=2 * 1024 * KIB, when_full="reject").start()
         number = await fill(box, [TV])
         assert not box.outbox.gauges().writable
@@ -654,12 +654,12 @@ class TestFull:
         await box.deliver(number - 100, TV)
         assert await box.append([number], TV) == 0
 
-    async def test_devices_that_share_evenly_use_what_is_kept_from_a_noisy_one(self, make_box: MakeBox) -> None:
+    async def test_several_devices_together_can_use_more_than_one(self, make_box: MakeBox) -> None:
         alone = await make_box(max_size_bytes=2 * 1024 * KIB, when_full="reject").start()
         even = await make_box(max_size_bytes=2 * 1024 * KIB, when_full="reject").start()
         assert await fill(even, [(1, "tv", f"tv-{n}") for n in range(40)]) > await fill(alone, [TV])
 
-    async def test_drop_oldest_keeps_the_newest_and_counts(self, make_box: MakeBox) -> None:
+    async def test_drop_oldest_drops_and_counts_the_oldest_events(self, make_box: MakeBox) -> None:
         box = await make_box(max_size_bytes=512 * KIB, when_full="drop_oldest").start()
         for number in range(0, 4_000, 20):
             key = TV if number % 40 else PHONE
@@ -675,7 +675,7 @@ class TestFull:
         newest = range(4_000 - ledger.pending, 4_000)
         assert kept == sorted(event(n, PHONE if n // 20 % 2 == 0 else TV, 400).body for n in newest)
 
-    async def test_drop_oldest_spares_what_is_in_flight(self, make_box: MakeBox) -> None:
+    async def test_drop_oldest_does_not_drop_events_in_flight(self, make_box: MakeBox) -> None:
         box = await make_box(max_size_bytes=512 * KIB, when_full="drop_oldest").start()
         await box.append(range(50), body_bytes=400)
         claimed = await box.claim(10)
@@ -689,13 +689,13 @@ class TestFull:
         after.check()
         await close(after)
 
-    async def test_a_known_event_is_answered_though_there_is_no_room(self, make_box: MakeBox) -> None:
+    async def test_duplicate_succeeds_in_a_full_outbox(self, make_box: MakeBox) -> None:
         """Its app still has it and asks again until it is told that it is stored."""
         box = await make_box(max_size_bytes=512 * KIB).start()
         stored = await fill(box, [TV])
         assert await box.append([0, stored - 1]) == 2
 
-    async def test_an_append_that_can_never_fit_is_refused(self, make_box: MakeBox) -> None:
+    async def test_append_larger_than_the_outbox_is_rejected(self, make_box: MakeBox) -> None:
         box = await make_box(max_size_bytes=512 * KIB, when_full="drop_oldest").start()
         with pytest.raises(OutboxFull):
             await box.append(range(20), body_bytes=60 * KIB)
@@ -703,7 +703,7 @@ class TestFull:
 
 
 class TestConfigure:
-    async def test_a_raised_limit_takes_events_again(self, make_box: MakeBox) -> None:
+    async def test_raised_limit_allows_appends(self, make_box: MakeBox) -> None:
         box = await make_box(max_size_bytes=512 * KIB).start()
         stored = await fill(box, [TV])
         box.outbox.configure(OutboxSettings(max_size_bytes=2 * 1024 * KIB))
@@ -711,7 +711,7 @@ class TestConfigure:
         assert box.outbox.gauges().max_bytes == 2 * 1024 * KIB
         box.check()
 
-    async def test_a_lowered_limit_refuses_and_still_drains(self, make_box: MakeBox) -> None:
+    async def test_lowered_limit_rejects_appends_and_allows_deliveries(self, make_box: MakeBox) -> None:
         box = await make_box(max_size_bytes=4 * 1024 * KIB).start()
         stored = await fill(box, [TV])
         box.outbox.configure(OutboxSettings(max_size_bytes=1024 * KIB))
@@ -720,7 +720,7 @@ class TestConfigure:
         assert len(await box.deliver_all(100)) == stored
         assert await box.append([100_000]) == 0
 
-    async def test_a_limit_lowered_by_a_restart_refuses_and_still_drains(self, make_box: MakeBox) -> None:
+    async def test_limit_lowered_by_a_restart_rejects_appends_and_allows_deliveries(self, make_box: MakeBox) -> None:
         box = await make_box(max_size_bytes=4 * 1024 * KIB).start()
         stored = await fill(box, [TV])
         box.settings = replace(box.settings, max_size_bytes=1024 * KIB)
@@ -730,7 +730,7 @@ class TestConfigure:
         assert len(await box.deliver_all(20)) == stored
         assert await box.append([100_000]) == 0
 
-    async def test_drop_oldest_can_be_chosen_when_it_is_full(self, make_box: MakeBox) -> None:
+    async def test_drop_oldest_can_be_set_when_the_outbox_is_full(self, make_box: MakeBox) -> None:
         box = await make_box(max_size_bytes=512 * KIB).start()
         stored = await fill(box, [TV])
         box.outbox.configure(OutboxSettings(max_size_bytes=512 * KIB, when_full="drop_oldest"))
@@ -739,14 +739,14 @@ class TestConfigure:
         assert 0 < box.outbox.ledger().dropped < stored
         box.check()
 
-    async def test_an_age_that_is_lowered_drops_at_once(self, make_box: MakeBox) -> None:
+    async def test_lowered_max_age_drops_events_at_the_next_expire(self, make_box: MakeBox) -> None:
         box = await make_box().start()
         await box.append([1])
         box.clock.advance(DAY_MS)
         box.outbox.configure(OutboxSettings(max_age_ms=DAY_MS // 2))
         assert await box.outbox.expire() == 1
 
-    async def test_what_needs_a_restart_is_left_alone(self, make_box: MakeBox) -> None:
+    async def test_other_settings_do_not_change(self, make_box: MakeBox) -> None:
         box = await make_box(dedupe_window=10).start()
         await box.append([1])
         box.outbox.configure(OutboxSettings(path=Path("elsewhere.db"), dedupe_window=1))
@@ -764,7 +764,7 @@ class TestDeadLetters:
         await box.claim(1, PHONE)
         await box.settle(dead={0: Dead("too_large", 413, "4 MiB")}, key=PHONE)
 
-    async def test_a_selection_is_what_matches_everything_it_says(self, box: Box) -> None:
+    async def test_selection_matches_all_given_fields(self, box: Box) -> None:
         await self.dead_lettered_rows(box)
         everything = await box.outbox.dead_letters(ALL, 10)
         assert [letter.body for letter in everything] == [event(0).body, event(1).body, event(10, PHONE).body]
@@ -782,7 +782,7 @@ class TestDeadLetters:
         assert (third.status, third.message, third.device_key) == (413, "4 MiB", PHONE)
         assert third.dead_at == "2026-11-18T11:06:40.000Z"
 
-    async def test_a_requeued_event_waits_again_last_and_is_counted(self, box: Box) -> None:
+    async def test_requeued_event_is_pending_at_the_end_of_its_queue(self, box: Box) -> None:
         await self.dead_lettered_rows(box)
         assert await box.outbox.requeue(Selection(device_id="tv-1"), 10) == 2
         assert box.outbox.ledger() == Ledger(accepted=8, requeued=2, dead_lettered=3, pending=7)
@@ -793,7 +793,7 @@ class TestDeadLetters:
         assert (await after.claim(10)).bodies == bodies([2, 3, 4, 0, 1])
         await close(after)
 
-    async def test_requeue_makes_a_lane_that_was_forgotten(self, box: Box) -> None:
+    async def test_requeue_creates_a_forgotten_queue(self, box: Box) -> None:
         await self.dead_lettered_rows(box)
         await box.deliver_all()
         await box.outbox.forget(list(box.queues.values()))
@@ -807,14 +807,14 @@ class TestDeadLetters:
         assert await box.outbox.discard(ALL, 1) == 1
         assert [letter.body for letter in await box.outbox.dead_letters(ALL, 10)] == [event(10, PHONE).body]
 
-    async def test_discarded_ones_stay_counted(self, box: Box) -> None:
+    async def test_discarded_dead_letters_stay_in_the_ledger(self, box: Box) -> None:
         await self.dead_lettered_rows(box)
         assert await box.outbox.discard(Selection(reason="refused"), 10) == 2
         assert box.outbox.ledger().dead_lettered == 3
         assert box.outbox.gauges().dead_letters == 1
         box.check()
 
-    async def test_the_oldest_go_when_there_are_too_many(self, make_box: MakeBox) -> None:
+    async def test_oldest_dead_letters_are_deleted_at_the_limit(self, make_box: MakeBox) -> None:
         box = await make_box(max_dead_letters=3).start()
         await box.append(range(5))
         await box.claim(5)
@@ -826,7 +826,7 @@ class TestDeadLetters:
 
 
 class TestForget:
-    async def test_an_idle_lane_is_forgotten_and_its_deliveries_stay_counted(self, box: Box) -> None:
+    async def test_idle_queue_is_forgotten_and_its_deliveries_stay_counted(self, box: Box) -> None:
         await box.append(range(3))
         await box.deliver(3)
         await box.outbox.forget([box.queues[TV]])
@@ -837,12 +837,12 @@ class TestForget:
         await box.append([9])
         assert await box.deliver_all() == bodies([9])
 
-    async def test_a_lane_with_pending_events_is_not(self, box: Box) -> None:
+    async def test_queue_with_pending_events_is_not_forgotten(self, box: Box) -> None:
         await box.append(range(3))
         await box.outbox.forget([box.queues[TV]])
         assert await box.deliver(10) == bodies(range(3))
 
-    async def test_a_lane_that_comes_back_does_not_bring_back_its_past(self, box: Box) -> None:
+    async def test_recreated_queue_starts_with_new_events(self, box: Box) -> None:
         await box.append(range(3), TV)
         await box.append(range(3, 6), PHONE)
         await box.deliver(3, PHONE)
@@ -857,7 +857,7 @@ class TestForget:
 
 
 class TestLoad:
-    async def test_events_are_accepted_before_and_while_it_loads(self, box: Box) -> None:
+    async def test_appends_succeed_before_and_during_load(self, box: Box) -> None:
         await box.append(range(0, 20, 2))
         await box.outbox.close()
         box.outbox = box.make()

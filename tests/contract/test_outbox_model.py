@@ -341,7 +341,7 @@ TestBothLives.settings = settings(
 )
 
 
-async def test_a_thousand_events_live_alike(tmp_path: Path) -> None:
+async def test_both_outboxes_agree_over_a_thousand_events(tmp_path: Path) -> None:
     """Enough for several commits' worth of deletes, with requests that fail now and then."""
     chosen = OutboxSettings(path=tmp_path / "outbox.db", dedupe_window=500, max_dead_letters=50)
     lives = [Life(MemoryBox(chosen)), Life(SqliteBox(chosen))]

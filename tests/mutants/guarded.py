@@ -39,7 +39,7 @@ MUTANTS = (
     mutant(
         "CRC unchecked",
         "G8",
-        f"{CONTRACT}::TestCorrupt::test_a_changed_body_becomes_a_dead_letter_and_is_not_handed_out",
+        f"{CONTRACT}::TestCorrupt::test_corrupt_event_becomes_a_dead_letter",
         (
             "relay/outbox/engine/checksum.py",
             "    return True if crc32(body, _INSERTED_TIME_SEED) == crc else None\n",
@@ -49,7 +49,7 @@ MUTANTS = (
     mutant(
         "no limit of size",
         "G9",
-        f"{CONTRACT}::TestFull::test_reject_refuses_drains_and_takes_again_and_again",
+        f"{CONTRACT}::TestFull::test_full_outbox_rejects_events_until_it_has_drained",
         (
             f"{SQLITE}/outbox_state.py",
             "        return self.limits.append_bytes - self.used_bytes\n",
@@ -98,7 +98,7 @@ MUTANTS = (
     mutant(
         "an app's own time taken for ours",
         "G8",
-        f"{CONTRACT}::TestStamps::test_the_time_since_the_append_is_taken_off",
+        f"{CONTRACT}::TestTimestamps::test_timestamp_is_true_time_minus_the_age_of_the_event",
         (
             "relay/outbox/engine/checksum.py",
             "crc32(body, _INSERTED_TIME_SEED) if has_inserted_time else crc32(body)",
@@ -204,7 +204,7 @@ MUTANTS = (
     mutant(
         "dead letters without end",
         "G9",
-        f"{CONTRACT}::TestDeadLetters::test_the_oldest_go_when_there_are_too_many",
+        f"{CONTRACT}::TestDeadLetters::test_oldest_dead_letters_are_deleted_at_the_limit",
         (f"{SQLITE}/statements.py", "letters - dead_letter_limits.max_letters", "0"),
     ),
     mutant(
@@ -222,13 +222,13 @@ MUTANTS = (
     mutant(
         "a commit that waits as long as callers come",
         "G6",
-        "tests/unit/outbox/sqlite/test_commit_delay.py::test_a_commit_begins_in_the_end_however_busy_the_loop_is",
+        "tests/unit/outbox/sqlite/test_commit_delay.py::test_commit_begins_although_the_loop_stays_busy",
         (f"{SQLITE}/commit_delay.py", " or turned_us >= end_us:", ":"),
     ),
     mutant(
         "callers waited for one by one",
         "G6",
-        "tests/unit/outbox/sqlite/test_commit_delay.py::test_they_are_waited_for_a_quarter_of_a_commit_in_all",
+        "tests/unit/outbox/sqlite/test_commit_delay.py::test_commit_waits_at_most_a_quarter_of_a_commit",
         (
             f"{SQLITE}/commit_delay.py",
             "                quiet_turns = 0\n",
@@ -238,20 +238,19 @@ MUTANTS = (
     mutant(
         "ids to be remembered behind the log",
         "G9",
-        "tests/unit/outbox/sqlite/test_outbox_commits.py::"
-        "test_what_has_to_be_remembered_of_deleted_events_is_not_moved_again_and_again",
+        "tests/unit/outbox/sqlite/test_outbox_commits.py::test_stored_ids_of_deleted_events_are_not_moved_repeatedly",
         (f"{SQLITE}/outbox_state.py", "if missing_bytes > 0:", "if missing_bytes > 1 << 40:"),
     ),
     mutant(
         "calls that wait as long as something is dropped",
         "G6",
-        "tests/unit/outbox/sqlite/test_outbox_space.py::test_takes_and_settles_get_through_though_each_append_drops_something",
+        "tests/unit/outbox/sqlite/test_outbox_space.py::test_claims_and_settles_complete_although_each_append_drops_events",
         (f"{SQLITE}/pending_calls.py", "self._ops_first = bool(self.ops) and", "self._ops_first = False and"),
     ),
     mutant(
         "as many ids as the window says, however small the file",
         "G9",
-        "tests/unit/outbox/sqlite/test_outbox_space.py::test_remembered_ids_cannot_fill_the_file",
+        "tests/unit/outbox/sqlite/test_outbox_space.py::test_stored_ids_cannot_fill_the_file",
         (f"{SQLITE}/recovery.py", "min(recovery.settings.dedupe_window, max_ids)", "recovery.settings.dedupe_window"),
     ),
     mutant(

@@ -150,7 +150,7 @@ MUTANTS = (
     mutant(
         "a noisy device fills the outbox",
         "G6",
-        f"{CONTRACT}::TestFull::test_what_a_noisy_device_cannot_fill_is_kept_for_the_others",
+        f"{CONTRACT}::TestFull::test_noisy_device_leaves_space_for_other_devices",
         (
             "relay/outbox/engine/fair_share.py",
             "    return held_bytes > _MAX_MULTIPLE * room_bytes\n",

@@ -26,7 +26,7 @@ MUTANTS = (
     mutant(
         "a log of anybody is read",
         "G8",
-        "tests/unit/outbox/sqlite/test_files.py::TestALogOfAnotherUser::test_one_that_everybody_can_write_is_refused",
+        "tests/unit/outbox/sqlite/test_files.py::TestLogOfAnotherUser::test_world_writable_log_is_rejected",
         (f"{SQLITE}/files.py", "        if suffix and (why", "        if not suffix and (why"),
     ),
     mutant(
@@ -42,7 +42,7 @@ MUTANTS = (
     mutant(
         "a failed commit answered as stored",
         "G1",
-        "tests/unit/outbox/sqlite/test_outbox_failure.py::test_writes_that_fail_are_told_and_forgotten_once_the_disk_heals",
+        "tests/unit/outbox/sqlite/test_outbox_failure.py::test_failed_writes_are_reported_until_the_disk_works_again",
         (
             f"{SQLITE}/commit_plan.py",
             "        for result in (*(append.result for append in self.appends), *(op.result for op in self.ops)):\n",
@@ -114,7 +114,7 @@ MUTANTS = (
     mutant(
         "age by the wall clock",
         "G1",
-        f"{CONTRACT}::TestAge::test_a_jump_of_the_wall_clock_drops_nothing",
+        f"{CONTRACT}::TestAge::test_jump_of_the_wall_clock_drops_nothing",
         (
             "relay/outbox/engine/outbox_clock.py",
             "        return self._clock.monotonic_ms() + self._ahead_ms\n",
@@ -134,7 +134,7 @@ MUTANTS = (
     mutant(
         "no dedupe",
         "G3",
-        f"{CONTRACT}::TestDedupe::test_a_known_id_is_answered_and_not_stored",
+        f"{CONTRACT}::TestDedupe::test_duplicate_is_counted_and_not_stored",
         (
             f"{SQLITE}/commit_plan.py",
             "        if len(ids) == len(events) and known.isdisjoint(ids):\n",
@@ -155,7 +155,7 @@ MUTANTS = (
     mutant(
         "no journal",
         "G3",
-        f"{CONTRACT}::TestJournal::test_after_a_kill_the_same_requests_are_named_with_the_same_bytes",
+        f"{CONTRACT}::TestJournal::test_load_after_a_kill_returns_the_same_requests",
         (
             f"{SQLITE}/statements.py",
             "    database.executemany(_JOURNAL, journal)\n",
@@ -247,13 +247,13 @@ MUTANTS = (
     mutant(
         "what gathers at the end forgotten",
         "G1",
-        f"{CONTRACT}::TestAppend::test_what_gathers_when_it_is_closed_is_kept",
+        f"{CONTRACT}::TestAppend::test_close_commits_waiting_appends",
         (f"{SQLITE}/group_commit.py", "not self.closing or self._pending_calls.appends or", "not self.closing or"),
     ),
     mutant(
         "what is in flight dropped for its age",
         "G1",
-        f"{CONTRACT}::TestAge::test_what_is_in_flight_is_not_dropped",
+        f"{CONTRACT}::TestAge::test_expired_events_in_flight_are_not_dropped",
         (f"{SQLITE}/statements.py", "json.dumps(in_flight)", '"[]"'),
     ),
     mutant(
@@ -265,13 +265,13 @@ MUTANTS = (
     mutant(
         "dropped not counted",
         "G2",
-        f"{CONTRACT}::TestAge::test_what_is_too_old_is_dropped_and_counted",
+        f"{CONTRACT}::TestAge::test_expired_events_are_dropped_and_counted",
         (f"{SQLITE}/statements.py", "SET dropped = dropped + ?", "SET dropped = dropped + 0 * ?"),
     ),
     mutant(
         "requeued not counted",
         "G2",
-        f"{CONTRACT}::TestDeadLetters::test_a_requeued_event_waits_again_last_and_is_counted",
+        f"{CONTRACT}::TestDeadLetters::test_requeued_event_is_pending_at_the_end_of_its_queue",
         (f"{SQLITE}/dead_letters.py", "SET requeued = requeued + ?", "SET requeued = requeued + 0 * ?"),
     ),
     mutant(

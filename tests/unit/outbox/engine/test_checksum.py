@@ -8,12 +8,12 @@ from relay.outbox.engine.checksum import checksum, has_inserted_time
 
 
 @given(st.binary(max_size=300), st.booleans())
-def test_the_mark_comes_back(body: bytes, mark: bool) -> None:
+def test_mark_can_be_read_from_the_checksum(body: bytes, mark: bool) -> None:
     assert has_inserted_time(body, checksum(body, mark)) is mark
 
 
 @given(st.binary(min_size=1, max_size=300), st.booleans(), st.data())
-def test_a_flipped_bit_is_seen_in_body_and_checksum(body: bytes, mark: bool, data: st.DataObject) -> None:
+def test_flipped_bit_in_body_or_checksum_is_detected(body: bytes, mark: bool, data: st.DataObject) -> None:
     crc = checksum(body, mark)
     bit = data.draw(st.integers(0, 8 * len(body) - 1))
     changed = bytearray(body)

@@ -12,7 +12,7 @@ def number_id(number: int) -> bytes:
 
 
 @given(st.integers(1, 12), st.lists(st.lists(st.integers(0, 30), max_size=20), max_size=12))
-def test_it_knows_the_last_ids_and_where_they_came_last(window: int, batches: list[list[int]]) -> None:
+def test_window_contains_the_last_ids_with_their_latest_seq(window: int, batches: list[list[int]]) -> None:
     """Ids may come again: those of requeued events do."""
     dedupe_window = DedupeWindow(window)
     seen: list[int] = []
@@ -32,7 +32,7 @@ def test_it_knows_the_last_ids_and_where_they_came_last(window: int, batches: li
 
 
 @given(st.integers(1, 12), st.lists(st.integers(0, 1_000), unique=True, max_size=40), st.data())
-def test_what_it_packs_is_what_it_holds(window: int, numbers: list[int], data: st.DataObject) -> None:
+def test_packed_content_equals_the_window(window: int, numbers: list[int], data: st.DataObject) -> None:
     dedupe_window = DedupeWindow(window)
     for at, number in enumerate(numbers):
         dedupe_window.extend(at + 1, [number_id(number)], [1], [number + 1])
@@ -50,7 +50,7 @@ def test_what_it_packs_is_what_it_holds(window: int, numbers: list[int], data: s
     st.integers(1, 8),
     st.lists(st.tuples(st.lists(st.integers(0, 9), max_size=6), st.lists(st.integers(1, 40), max_size=4)), max_size=12),
 )
-def test_a_dropped_event_is_unknown_until_it_comes_again(
+def test_dropped_event_is_unknown_until_it_is_appended_again(
     window: int, rounds: list[tuple[list[int], list[int]]]
 ) -> None:
     """A drop of an id's latest slot counts for its earlier ones, too: those of a dead letter that was requeued."""
@@ -72,7 +72,7 @@ def test_a_dropped_event_is_unknown_until_it_comes_again(
             assert (found.mark == DROPPED) == (found.seq in dropped)
 
 
-def test_marks_stay_with_their_event_and_leave_with_it() -> None:
+def test_mark_is_forgotten_with_its_event() -> None:
     dedupe_window = DedupeWindow(3)
     dedupe_window.extend(1, [number_id(n) for n in (1, 2, 3)], [1, 1, 1])
     dedupe_window.mark(1, DEAD)
@@ -86,14 +86,14 @@ def test_marks_stay_with_their_event_and_leave_with_it() -> None:
     assert dedupe_window.packed(2, 4)[2] == bytes([DROPPED, 0, 0])
 
 
-def test_a_window_of_nothing_knows_nothing() -> None:
+def test_window_of_size_0_is_empty() -> None:
     dedupe_window = DedupeWindow(0)
     dedupe_window.extend(1, [number_id(1)], [1])
     assert dedupe_window.find(number_id(1)) is None
     assert dedupe_window.packed(1, 1)[1:] == (b"", b"", b"")
 
 
-def test_an_id_that_comes_again_without_a_check_keeps_the_one_it_had() -> None:
+def test_repeated_id_without_a_check_keeps_its_check() -> None:
     dedupe_window = DedupeWindow(4)
     dedupe_window.extend(1, [number_id(1), number_id(2)], [1, 1], [11, 22])
     dedupe_window.extend(3, [number_id(1)], [1])
@@ -107,7 +107,7 @@ def test_an_id_that_comes_again_without_a_check_keeps_the_one_it_had() -> None:
 
 
 @given(st.integers(1, 9), st.lists(st.lists(st.integers(0, 12), min_size=1, max_size=14), max_size=9))
-def test_the_check_is_that_of_the_latest_slot_or_of_one_before(window: int, batches: list[list[int]]) -> None:
+def test_check_is_the_latest_known_check_of_the_id(window: int, batches: list[list[int]]) -> None:
     """0 is a check that is not known. Ids that are empty leave no trace."""
     dedupe_window = DedupeWindow(window)
     seen: list[int] = []

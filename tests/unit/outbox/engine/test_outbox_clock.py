@@ -8,7 +8,7 @@ from relay.outbox.engine.outbox_clock import Anchor, OutboxTime
 from tests.contract.boxes import DAY_MS, FakeClock
 
 
-def test_it_runs_with_monotonic_time_and_ignores_the_wall() -> None:
+def test_outbox_time_follows_monotonic_time_and_ignores_the_wall_clock() -> None:
     clock = FakeClock()
     time = OutboxTime(clock, None)
     start = time.now_ms()
@@ -17,7 +17,7 @@ def test_it_runs_with_monotonic_time_and_ignores_the_wall() -> None:
     assert time.now_ms() == start + 250
 
 
-def test_within_one_boot_it_goes_on_by_monotonic_time() -> None:
+def test_restart_in_the_same_boot_adds_monotonic_time() -> None:
     clock = FakeClock()
     anchor = OutboxTime(clock, None).anchor()
     clock.monotonic += 5_000
@@ -36,26 +36,24 @@ def test_within_one_boot_it_goes_on_by_monotonic_time() -> None:
     ],
     ids=["an hour of night", "back", "a month", "from 1970", "to 1970"],
 )
-def test_across_boots_it_moves_by_the_wall_clock_if_both_readings_are_plausible(
-    before: int, after: int, moves: int
-) -> None:
+def test_reboot_adds_wall_clock_time_if_both_readings_are_plausible(before: int, after: int, moves: int) -> None:
     clock = FakeClock(boot_id="new", wall=after)
     assert OutboxTime(clock, Anchor(1_000, 77, before, "old")).now_ms() == 1_000 + moves
 
 
-def test_it_is_never_before_the_newest_event() -> None:
+def test_outbox_time_is_not_before_the_newest_event() -> None:
     clock = FakeClock(boot_id="new", wall=0)
     anchor = Anchor(1_000, 77, 1_795_000_000_000, "old")
     assert OutboxTime(clock, anchor, not_before_ms=9_000).now_ms() == 9_000
 
 
-def test_the_wall_clock_is_taken_to_have_run_on_until_the_newest_event() -> None:
+def test_wall_clock_is_assumed_to_run_until_the_newest_event() -> None:
     clock = FakeClock(boot_id="new", wall=1_795_000_000_000 + DAY_MS)
     anchor = Anchor(1_000, 77, 1_795_000_000_000, "old")
     assert OutboxTime(clock, anchor, not_before_ms=1_000 + DAY_MS // 2).now_ms() == 1_000 + DAY_MS
 
 
-def test_a_monotonic_clock_that_went_back_is_another_boot() -> None:
+def test_decreased_monotonic_clock_means_another_boot() -> None:
     clock = FakeClock(boot_id="same", monotonic=10)
     anchor = Anchor(1_000, 77_000, clock.wall - 500, "same")
     assert OutboxTime(clock, anchor).now_ms() == 1_500

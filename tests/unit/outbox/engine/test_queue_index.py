@@ -19,7 +19,7 @@ STEPS = st.lists(
 
 
 @given(STEPS)
-def test_a_lane_is_a_list_of_seqs_and_sizes(steps: list[tuple[str, object]]) -> None:
+def test_stored_queue_behaves_as_a_list_of_seqs_and_sizes(steps: list[tuple[str, object]]) -> None:
     queue, model, seq = StoredQueue(KEY), [], 0
     for what, value in steps:
         match what, value:
@@ -60,7 +60,7 @@ def test_older_events_are_put_before_newer_ones() -> None:
     assert queue.body_bytes == 37
 
 
-def test_the_oldest_to_drop_are_chosen_over_all_lanes_but_not_in_flight() -> None:
+def test_oldest_droppable_events_of_all_queues_exclude_events_in_flight() -> None:
     index = Index()
     first, second = index.add(1, KEY), index.add(2, (1, "tv", "tv-2"))
     for seq in (1, 2, 5):

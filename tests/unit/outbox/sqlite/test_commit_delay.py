@@ -65,13 +65,13 @@ async def come(waiting: PendingCalls, *after_turns: int) -> None:
         waiting.add(append())
 
 
-async def test_those_whom_the_last_commit_answered_are_waited_for(pace: CommitDelay) -> None:
+async def test_commit_waits_for_callers_of_the_last_commit(pace: CommitDelay) -> None:
     waiting = pending_calls([append()])
     Tasks().start("callers", come(waiting, 20, 20))
     assert await gather(pace, waiting) == 3
 
 
-async def test_they_are_waited_for_a_quarter_of_a_commit_in_all(pace: CommitDelay) -> None:
+async def test_commit_waits_at_most_a_quarter_of_a_commit(pace: CommitDelay) -> None:
     waiting = pending_calls([append()])
     asked: list[int] = []
     clock = ticking(COMMIT_US // 40)
@@ -85,38 +85,38 @@ async def test_they_are_waited_for_a_quarter_of_a_commit_in_all(pace: CommitDela
     assert COMMIT_US // 4 <= asked[-1] <= COMMIT_US // 4 + 2 * COMMIT_US // 40
 
 
-async def test_turns_in_which_the_loop_was_busy_are_not_waiting(pace: CommitDelay) -> None:
+async def test_busy_loop_iterations_do_not_count_as_waiting(pace: CommitDelay) -> None:
     waiting = pending_calls([append()])
     Tasks().start("callers", come(waiting, 3, 0))
     assert await gather(pace, waiting, ticking(2 * COMMIT_US)) == 3
 
 
-async def test_a_commit_begins_in_the_end_however_busy_the_loop_is(pace: CommitDelay) -> None:
+async def test_commit_begins_although_the_loop_stays_busy(pace: CommitDelay) -> None:
     await gather(pace, pending_calls([append(callers=500)]))
     waiting = pending_calls([append()])
     Tasks().start("callers", come(waiting, *[1] * 400))
     assert await gather(pace, waiting, ticking(1_000)) <= 12
 
 
-async def test_where_nobody_was_answered_nobody_is_waited_for() -> None:
+async def test_commit_does_not_wait_after_commits_without_callers() -> None:
     pace, waiting = CommitDelay(), pending_calls()
     pace.committed(0, COMMIT_US)
     waiting.ops.append(Settle([], set(), Metrics()))
     assert await gather(pace, waiting) == 0
 
 
-async def test_a_lonely_caller_is_soon_alone_again(pace: CommitDelay) -> None:
+async def test_expected_callers_decrease_to_a_single_caller(pace: CommitDelay) -> None:
     for _ in range(4):
         await gather(pace, pending_calls([append()]), ticking(COMMIT_US))
         pace.committed(0, COMMIT_US)
     assert await gather(pace, pending_calls([append()])) == 1
 
 
-async def test_a_worthy_commit_waits_for_nobody(pace: CommitDelay) -> None:
+async def test_full_commit_does_not_wait(pace: CommitDelay) -> None:
     assert await gather(pace, pending_calls([append(200_000)])) == 1
 
 
-async def test_while_datagrams_flow_what_nobody_waits_for_is_put_off(pace: CommitDelay) -> None:
+async def test_calls_without_callers_are_delayed_while_datagrams_arrive(pace: CommitDelay) -> None:
     pace.committed(0, COMMIT_US, flowing=True)
     waiting = pending_calls()
     waiting.ops.append(Settle([], set(), Metrics()))
@@ -128,14 +128,14 @@ async def test_while_datagrams_flow_what_nobody_waits_for_is_put_off(pace: Commi
     assert pace.delay_us(waiting, 31_000) == 0
 
 
-async def test_where_none_flow_it_is_not_put_off(pace: CommitDelay) -> None:
+async def test_calls_are_not_delayed_without_datagrams(pace: CommitDelay) -> None:
     waiting = pending_calls([append(callers=0)])
     waiting.ops.append(Settle([], set(), Metrics()))
     assert pace.delay_us(waiting, 1_000) == 0
 
 
 @pytest.mark.parametrize("pressing", ["append", "op", "bytes"])
-async def test_it_goes_along_with_what_somebody_waits_for(pace: CommitDelay, pressing: str) -> None:
+async def test_waiting_caller_ends_the_delay(pace: CommitDelay, pressing: str) -> None:
     pace.committed(0, COMMIT_US, flowing=True)
     waiting = pending_calls([append(200_000 if pressing == "bytes" else 0, callers=0)])
     if pressing == "append":
@@ -145,7 +145,7 @@ async def test_it_goes_along_with_what_somebody_waits_for(pace: CommitDelay, pre
     assert pace.delay_us(waiting, 1_000) == 0
 
 
-async def test_what_has_been_told_presses_no_more() -> None:
+async def test_failed_calls_are_not_pressing() -> None:
     waiting = pending_calls([append(), append(callers=0)])
     answers = [each.result for each in waiting.appends]
     assert waiting.is_pressing

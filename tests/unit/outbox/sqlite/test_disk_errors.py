@@ -37,7 +37,7 @@ MEANINGS = [
 
 
 @pytest.mark.parametrize(("number", "kind", "message"), MEANINGS)
-def test_an_errno_is_reported_as_what_it_means(number: int, kind: type[OutboxError], message: str) -> None:
+def test_error_message_for_each_errno(number: int, kind: type[OutboxError], message: str) -> None:
     failure = failure_of(OSError(number, os.strerror(number)))
     assert type(failure) is kind
     assert str(failure).startswith(message)
@@ -60,7 +60,7 @@ class HidingError(sqlite3.OperationalError):
         (sqlite3.SQLITE_CANTOPEN, "open"),
     ],
 )
-def test_what_sqlite_hides_is_found_by_a_trial(
+def test_hidden_errno_is_found_by_a_trial(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     code: int,
@@ -82,7 +82,7 @@ def test_what_sqlite_hides_is_found_by_a_trial(
 
 
 @pytest.mark.parametrize("code", [sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CORRUPT])
-def test_where_a_trial_finds_nothing_the_error_stays(tmp_path: Path, code: int) -> None:
+def test_error_is_unchanged_if_the_trial_succeeds(tmp_path: Path, code: int) -> None:
     def work() -> None:
         raise HidingError(code)
 
@@ -102,7 +102,7 @@ def test_where_a_trial_finds_nothing_the_error_stays(tmp_path: Path, code: int) 
         (errno.EINVAL, OutboxUnusable, "cannot lock"),
     ],
 )
-def test_only_a_held_lock_is_another_relay(
+def test_only_a_locked_file_is_reported_as_another_relay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, kind: type[OutboxError], message: str
 ) -> None:
     monkeypatch.setattr(fcntl, "flock", failing(number))

@@ -19,7 +19,7 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-async def test_a_second_relay_is_refused_and_the_first_unharmed(box: SqliteBox) -> None:
+async def test_second_relay_is_rejected_without_effect_on_the_first(box: SqliteBox) -> None:
     await box.append([1])
     with pytest.raises(OutboxLocked, match=str(box.path)):
         await box.make().open()
@@ -27,14 +27,14 @@ async def test_a_second_relay_is_refused_and_the_first_unharmed(box: SqliteBox) 
     assert await box.deliver(10) == bodies([1, 2])
 
 
-async def test_the_lock_is_free_again_after_close(box: SqliteBox) -> None:
+async def test_close_releases_the_lock(box: SqliteBox) -> None:
     await box.outbox.close()
     again = box.make()
     await again.open()
     await again.close()
 
 
-async def test_everything_it_makes_is_private(make_box: MakeBox, tmp_path: Path) -> None:
+async def test_created_files_are_private(make_box: MakeBox, tmp_path: Path) -> None:
     old = os.umask(0)
     try:
         box = make_box(path=tmp_path / "made" / "deep" / "outbox.db")
@@ -47,7 +47,7 @@ async def test_everything_it_makes_is_private(make_box: MakeBox, tmp_path: Path)
         os.umask(old)
 
 
-async def test_a_file_that_others_could_read_is_made_private(box: SqliteBox) -> None:
+async def test_readable_file_is_made_private(box: SqliteBox) -> None:
     await box.outbox.close()
     box.path.chmod(0o644)
     box.outbox = box.make()
@@ -56,7 +56,7 @@ async def test_a_file_that_others_could_read_is_made_private(box: SqliteBox) -> 
 
 
 @pytest.mark.parametrize("suffix", ["", "-wal", ".lock"])
-async def test_a_symbolic_link_in_place_of_a_file_is_refused(make_box: MakeBox, tmp_path: Path, suffix: str) -> None:
+async def test_symbolic_link_is_rejected(make_box: MakeBox, tmp_path: Path, suffix: str) -> None:
     target = tmp_path / "target"
     target.write_bytes(b"precious")
     box = make_box(path=tmp_path / "outbox.db")
@@ -66,7 +66,7 @@ async def test_a_symbolic_link_in_place_of_a_file_is_refused(make_box: MakeBox, 
     assert target.read_bytes() == b"precious"
 
 
-class TestALogOfAnotherUser:
+class TestLogOfAnotherUser:
     """SQLite applies a -wal or a hot -journal to the database: whoever can write one writes the outbox."""
 
     @pytest.fixture
@@ -77,7 +77,7 @@ class TestALogOfAnotherUser:
 
     @pytest.mark.parametrize("suffix", ["-wal", "-journal"])
     @pytest.mark.parametrize("mode", [0o666, 0o602])
-    async def test_one_that_everybody_can_write_is_refused(self, box: SqliteBox, suffix: str, mode: int) -> None:
+    async def test_world_writable_log_is_rejected(self, box: SqliteBox, suffix: str, mode: int) -> None:
         log = box.path.with_name(box.path.name + suffix)
         log.touch()
         log.chmod(mode)
@@ -89,7 +89,7 @@ class TestALogOfAnotherUser:
         await close(box)
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
-    async def test_a_foreign_one_is_refused(self, box: SqliteBox) -> None:
+    async def test_log_of_another_owner_is_rejected(self, box: SqliteBox) -> None:
         log = box.path.with_name(box.path.name + "-wal")
         os.chown(log, 65_533, 65_533)
         with pytest.raises(OutboxUnusable, match="belongs to user 65533, the outbox to user 0: change its owner"):
@@ -109,9 +109,7 @@ class TestALogOfAnotherUser:
         assert await box.deliver_all() == bodies([1])
         await close(box)
 
-    async def test_a_database_that_everybody_could_write_does_not_make_the_next_start_fail(
-        self, box: SqliteBox
-    ) -> None:
+    async def test_world_writable_database_does_not_prevent_the_next_start(self, box: SqliteBox) -> None:
         """SQLite gives the -wal the mode of the database, before the relay makes both private."""
         box.path.with_name(box.path.name + "-wal").unlink()
         box.path.chmod(0o666)
@@ -120,7 +118,7 @@ class TestALogOfAnotherUser:
         await close(box)
 
 
-async def test_another_program_is_kept_out_of_an_outbox_that_existed(box: SqliteBox) -> None:
+async def test_another_program_cannot_open_an_existing_outbox(box: SqliteBox) -> None:
     """It would copy the -wal back and delete it under the running relay."""
     for _ in range(2):
         code = "import sqlite3, sys; sqlite3.connect(sys.argv[1], timeout=0).execute('SELECT count(*) FROM log')"
@@ -131,20 +129,20 @@ async def test_another_program_is_kept_out_of_an_outbox_that_existed(box: Sqlite
         await box.restart()
 
 
-async def test_a_directory_in_place_of_the_file_is_refused(make_box: MakeBox, tmp_path: Path) -> None:
+async def test_directory_as_path_is_rejected(make_box: MakeBox, tmp_path: Path) -> None:
     box = make_box(path=tmp_path / "outbox.db")
     box.path.mkdir()
     with pytest.raises(OutboxUnusable, match="no regular file"):
         await box.outbox.open()
 
 
-async def test_a_path_that_cannot_be_made_is_refused_with_its_reason(make_box: MakeBox, tmp_path: Path) -> None:
+async def test_path_that_cannot_be_created_is_rejected_with_the_reason(make_box: MakeBox, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutboxUnusable, match="file"):
         await make_box(path=tmp_path / "file" / "outbox.db").outbox.open()
 
 
-async def test_a_refused_outbox_can_be_opened_once_the_reason_is_gone(make_box: MakeBox, tmp_path: Path) -> None:
+async def test_rejected_outbox_opens_after_the_cause_is_removed(make_box: MakeBox, tmp_path: Path) -> None:
     box = make_box(path=tmp_path / "outbox.db")
     box.path.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(OutboxUnusable):

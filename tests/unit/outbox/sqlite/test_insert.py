@@ -30,7 +30,7 @@ def database_at(path: Path) -> sqlite3.Connection:
 
 
 @pytest.mark.parametrize("rows", [ROWS, ROWS[:1], ROWS * 300], ids=["some", "one", "many"])
-def test_rows_are_stored_as_they_were_given(rows: list[tuple[int, bytes, int, bytes]], tmp_path: Path) -> None:
+def test_inserted_rows_equal_the_given_rows(rows: list[tuple[int, bytes, int, bytes]], tmp_path: Path) -> None:
     with closing(database_at(tmp_path / "outbox.db")) as database:
         queues, ids, crcs, bodies = zip(*rows, strict=True)
         checks = [0 if crc % 2 else 2**32 - 1 for crc in crcs]
@@ -52,7 +52,7 @@ def test_rows_are_stored_as_they_were_given(rows: list[tuple[int, bytes, int, by
         ]
 
 
-def test_a_row_that_cannot_be_stored_leaves_none_of_them(tmp_path: Path) -> None:
+def test_failed_insert_leaves_no_row(tmp_path: Path) -> None:
     with closing(database_at(tmp_path / "outbox.db")) as database:
         NewRows.joined(3, 0, [1], [bytes(16)], [0], [b"first"], [5], received_crcs=[0])(database)
 

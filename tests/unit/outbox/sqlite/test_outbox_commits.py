@@ -30,13 +30,13 @@ def reserve_the_log(box: SqliteBox) -> None:
     store._count()
 
 
-async def test_appends_of_one_moment_share_a_commit(box: SqliteBox) -> None:
+async def test_concurrent_appends_share_a_commit(box: SqliteBox) -> None:
     before = commits(box)
     await asyncio.gather(*(box.outbox.append([event(number)]) for number in range(500)))
     assert commits(box) == before + 1
 
 
-async def test_appends_of_one_turn_after_the_other_share_a_commit(box: SqliteBox) -> None:
+async def test_appends_of_consecutive_iterations_share_a_commit(box: SqliteBox) -> None:
     before = commits(box)
     appends = []
     for number in range(4):
@@ -46,7 +46,7 @@ async def test_appends_of_one_turn_after_the_other_share_a_commit(box: SqliteBox
     assert commits(box) == before + 1
 
 
-async def test_what_comes_during_a_commit_shares_the_next(box: SqliteBox) -> None:
+async def test_appends_during_a_commit_share_the_next_commit(box: SqliteBox) -> None:
     before = commits(box)
     database, begun = box.outbox._owner.store._connection._conn, []
     database.set_trace_callback(begun.append)
@@ -58,7 +58,7 @@ async def test_what_comes_during_a_commit_shares_the_next(box: SqliteBox) -> Non
     assert commits(box) == before + 2
 
 
-async def test_a_lonely_append_is_one_commit_of_one_page(box: SqliteBox) -> None:
+async def test_single_append_is_one_commit_of_one_page(box: SqliteBox) -> None:
     await box.append([0])
     commits_before, written_before = commits(box), written(box)
     await box.append([1])
@@ -67,7 +67,7 @@ async def test_a_lonely_append_is_one_commit_of_one_page(box: SqliteBox) -> None
     assert written(box) == written_before + FRAME
 
 
-async def test_the_whole_life_of_a_lonely_event_writes_three_pages(box: SqliteBox) -> None:
+async def test_single_event_writes_three_pages_until_its_settlement(box: SqliteBox) -> None:
     """Its append, its journal entry, its settlement: deletes are put off and shared."""
     reserve_the_log(box)
     await box.append([0])
@@ -79,7 +79,7 @@ async def test_the_whole_life_of_a_lonely_event_writes_three_pages(box: SqliteBo
     assert (written(box) - before) / 100 <= 3.5 * FRAME
 
 
-async def test_a_life_at_saturation_writes_less_than_four_times_the_event(box: SqliteBox) -> None:
+async def test_saturated_outbox_writes_less_than_four_times_the_event(box: SqliteBox) -> None:
     """1000 devices, 500 events a commit, each delivered soon after."""
     queues = [(1, "tv", f"device-{number:04}") for number in range(1000)]
     before, count = written(box), 0
@@ -95,7 +95,7 @@ async def test_a_life_at_saturation_writes_less_than_four_times_the_event(box: S
 
 
 @pytest.mark.parametrize(("size", "bound"), [(4 << 20, 1 << 20), (16 << 20, 4 << 20), (512 << 20, 4 << 20)])
-async def test_the_write_ahead_log_stays_bounded(make_box: MakeBox, size: int, bound: int) -> None:
+async def test_write_ahead_log_stays_bounded(make_box: MakeBox, size: int, bound: int) -> None:
     box = make_box(max_size_bytes=size, when_full="drop_oldest")
     await box.start()
     wal = box.path.with_name("outbox.db-wal")
@@ -111,7 +111,7 @@ async def test_the_write_ahead_log_stays_bounded(make_box: MakeBox, size: int, b
 
 @pytest.mark.parametrize(("size", "bound"), [(64 << 20, 4 << 20), (512 << 20, 4 << 20)])
 @pytest.mark.parametrize("body_bytes", [100, 400, 20_000])
-async def test_the_write_ahead_log_stays_bounded_while_commits_are_as_large_as_they_may_be(
+async def test_write_ahead_log_stays_bounded_with_commits_of_maximum_size(
     make_box: MakeBox, size: int, bound: int, body_bytes: int
 ) -> None:
     """More waits than one commit takes; what is done is deleted with the appends."""
@@ -133,9 +133,7 @@ async def test_the_write_ahead_log_stays_bounded_while_commits_are_as_large_as_t
 
 
 @pytest.mark.parametrize(("size", "bound"), [(64 << 20, 4 << 20), (512 << 20, 4 << 20)])
-async def test_deleting_a_drained_backlog_keeps_the_write_ahead_log_bounded(
-    make_box: MakeBox, size: int, bound: int
-) -> None:
+async def test_deleting_a_drained_backlog_keeps_the_wal_bounded(make_box: MakeBox, size: int, bound: int) -> None:
     """Commits that append nothing write most: a page for every few rows they delete."""
     box = make_box(max_size_bytes=size)
     await box.start()
@@ -150,7 +148,7 @@ async def test_deleting_a_drained_backlog_keeps_the_write_ahead_log_bounded(
     assert 0 < largest <= bound
 
 
-async def test_deleting_a_drained_backlog_writes_next_to_nothing(make_box: MakeBox) -> None:
+async def test_deleting_a_drained_backlog_writes_few_pages(make_box: MakeBox) -> None:
     """The log's newest rows lie at the end of the file, and are cut off with it."""
     box = make_box(max_size_bytes=64 << 20)
     await box.start()
@@ -168,7 +166,7 @@ async def test_deleting_a_drained_backlog_writes_next_to_nothing(make_box: MakeB
     assert await box.append(range(39_000, 40_002)) == 1_001
 
 
-async def test_what_has_to_be_remembered_of_deleted_events_is_not_moved_again_and_again(make_box: MakeBox) -> None:
+async def test_stored_ids_of_deleted_events_are_not_moved_repeatedly(make_box: MakeBox) -> None:
     """Their ids lie in pages that the first of them left, not behind the log whose end is cut off piece by piece."""
     box = make_box(max_size_bytes=256 << 20)
     await box.start()
@@ -183,7 +181,7 @@ async def test_what_has_to_be_remembered_of_deleted_events_is_not_moved_again_an
     assert await box.append(range(79_000, 80_001)) == 1_001
 
 
-async def test_what_lies_before_pending_events_is_deleted_only_if_they_wait_for_long(make_box: MakeBox) -> None:
+async def test_rows_before_pending_events_are_deleted_after_a_delay(make_box: MakeBox) -> None:
     """Once they are done, too, the pages of all of them go unwritten."""
     box = make_box(max_size_bytes=64 << 20)
     await box.start()
@@ -202,7 +200,7 @@ async def test_what_lies_before_pending_events_is_deleted_only_if_they_wait_for_
     assert state.pending == 500
 
 
-async def test_beside_steady_traffic_a_drained_backlog_is_given_back_all_the_same(make_box: MakeBox) -> None:
+async def test_file_shrinks_after_a_backlog_despite_steady_traffic(make_box: MakeBox) -> None:
     box = make_box(max_size_bytes=64 << 20)
     await box.start()
     for base in range(0, 10_000, 500):
@@ -216,7 +214,7 @@ async def test_beside_steady_traffic_a_drained_backlog_is_given_back_all_the_sam
     assert box.outbox.gauges().bytes < full // 2
 
 
-async def test_what_was_copied_back_is_neither_copied_nor_counted_again(make_box: MakeBox) -> None:
+async def test_checkpointed_frames_are_neither_copied_nor_counted_again(make_box: MakeBox) -> None:
     box = make_box(max_size_bytes=64 << 20)
     await box.start()
     await box.append(range(2_400), body_bytes=1_000)  # more than half of what the log may hold, and less than all
@@ -228,7 +226,7 @@ async def test_what_was_copied_back_is_neither_copied_nor_counted_again(make_box
     assert written(box) - before <= 10 * FRAME
 
 
-async def test_a_commit_of_many_lanes_copies_back_no_more_than_any_other(make_box: MakeBox) -> None:
+async def test_commit_of_many_queues_causes_no_extra_checkpoint(make_box: MakeBox) -> None:
     """What their rows may write at most is more than the log may hold; what they write is little."""
     box = make_box(max_size_bytes=512 << 20)
     await box.start()
@@ -245,7 +243,7 @@ async def test_a_commit_of_many_lanes_copies_back_no_more_than_any_other(make_bo
     assert len(checkpoints) <= 4
 
 
-async def test_a_large_gathering_is_cut_into_several_commits(box: SqliteBox) -> None:
+async def test_many_waiting_appends_are_split_into_several_commits(box: SqliteBox) -> None:
     before = commits(box)
     await asyncio.gather(
         *(box.outbox.append(events(range(base, base + 10), body_bytes=20_000)) for base in range(0, 450, 10))
@@ -254,7 +252,7 @@ async def test_a_large_gathering_is_cut_into_several_commits(box: SqliteBox) -> 
     box.check()
 
 
-async def test_memory_is_bounded_while_the_disk_is_busy(box: SqliteBox) -> None:
+async def test_memory_of_waiting_appends_is_limited(box: SqliteBox) -> None:
     """Beyond 32 MiB of waiting bodies an append is refused, and `room` says so before."""
     answers = []
     for base in range(0, 10_000, 100):
@@ -268,7 +266,7 @@ async def test_memory_is_bounded_while_the_disk_is_busy(box: SqliteBox) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 137])
-async def test_any_number_of_rows_is_written_and_read(box: SqliteBox, count: int) -> None:
+async def test_commits_of_any_number_of_rows(box: SqliteBox, count: int) -> None:
     await box.append(range(count))
     await box.append(range(count, 2 * count), PHONE)
     assert (await box.claim(1_000, TV)).bodies == bodies(range(count))

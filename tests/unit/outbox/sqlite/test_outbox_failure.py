@@ -61,7 +61,7 @@ def fail_commits(monkeypatch: pytest.MonkeyPatch, times: int, error: sqlite3.Err
     monkeypatch.setattr(transaction, "commit", failing)
 
 
-async def test_writes_that_fail_are_told_and_forgotten_once_the_disk_heals(box: SqliteBox) -> None:
+async def test_failed_writes_are_reported_until_the_disk_works_again(box: SqliteBox) -> None:
     await box.append(range(10))
     with no_file_may_grow_beyond(1_000):
         with pytest.raises(OutboxFull, match="the disk is full"):
@@ -77,7 +77,7 @@ async def test_writes_that_fail_are_told_and_forgotten_once_the_disk_heals(box: 
     box.check()
 
 
-async def test_a_full_disk_is_called_by_its_name(box: SqliteBox) -> None:
+async def test_full_disk_is_reported_as_such(box: SqliteBox) -> None:
     await box.append(range(10))
     pages = await box.outbox._owner.store.run(lambda database: database.execute("PRAGMA page_count").fetchone()[0])
     await box.outbox._owner.store.run(lambda database: database.execute(f"PRAGMA max_page_count={pages}").fetchall())
@@ -88,7 +88,7 @@ async def test_a_full_disk_is_called_by_its_name(box: SqliteBox) -> None:
     box.check()
 
 
-async def test_what_came_back_after_a_failed_commit_is_there_and_counted_once(
+async def test_events_of_a_failed_commit_that_are_on_disk_are_counted_once(
     box: SqliteBox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The fsync failed but the frames are in the file: the file is the truth."""
@@ -105,7 +105,7 @@ async def test_what_came_back_after_a_failed_commit_is_there_and_counted_once(
     box.check()
 
 
-async def test_what_was_rolled_back_is_not_counted(box: SqliteBox, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_rolled_back_events_are_not_counted(box: SqliteBox, monkeypatch: pytest.MonkeyPatch) -> None:
     await box.append(range(10), TV)
     fail_commits(monkeypatch, 1, sqlite3.OperationalError("disk I/O error"), but_write=False)
     with pytest.raises(OutboxUnavailable):
@@ -116,7 +116,7 @@ async def test_what_was_rolled_back_is_not_counted(box: SqliteBox, monkeypatch: 
 
 
 @pytest.mark.parametrize("but_write", [False, True])
-async def test_what_is_in_flight_can_be_settled_after_the_disk_healed(
+async def test_events_in_flight_can_be_settled_after_a_disk_failure(
     box: SqliteBox, monkeypatch: pytest.MonkeyPatch, but_write: bool
 ) -> None:
     await box.append(range(10))
@@ -131,9 +131,7 @@ async def test_what_is_in_flight_can_be_settled_after_the_disk_healed(
 
 
 @pytest.mark.parametrize("but_write", [False, True])
-async def test_a_take_that_failed_can_be_tried_again(
-    box: SqliteBox, monkeypatch: pytest.MonkeyPatch, but_write: bool
-) -> None:
+async def test_failed_claim_can_be_repeated(box: SqliteBox, monkeypatch: pytest.MonkeyPatch, but_write: bool) -> None:
     await box.append(range(10))
     fail_commits(monkeypatch, 1, sqlite3.OperationalError("disk I/O error"), but_write=but_write)
     with pytest.raises(OutboxUnavailable):
@@ -145,9 +143,7 @@ async def test_a_take_that_failed_can_be_tried_again(
     await close(after)
 
 
-async def test_a_take_fails_with_the_settle_that_was_asked_for_before_it(
-    box: SqliteBox, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_claim_fails_if_an_earlier_settle_fails(box: SqliteBox, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also one that gathered while the settle's commit ran: else more could be sent than the disk knows of."""
     await box.append(range(2))
     await box.append(range(2, 4), PHONE)
@@ -159,9 +155,7 @@ async def test_a_take_fails_with_the_settle_that_was_asked_for_before_it(
     assert [type(each) for each in results] == [OutboxUnavailable, OutboxUnavailable]
 
 
-async def test_a_duplicate_of_a_failed_append_is_not_answered_as_stored(
-    box: SqliteBox, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_duplicate_of_a_failed_append_does_not_succeed(box: SqliteBox, monkeypatch: pytest.MonkeyPatch) -> None:
     fail_commits(monkeypatch, 1, sqlite3.OperationalError("disk I/O error"), but_write=False)
     first, second = box.outbox.append([event(1)]), box.outbox.append([event(1)])
     results = await asyncio.gather(first, second, return_exceptions=True)
@@ -170,7 +164,7 @@ async def test_a_duplicate_of_a_failed_append_is_not_answered_as_stored(
     assert await again(lambda: box.append([1])) == 0
 
 
-async def test_it_starts_on_a_disk_that_fails_and_works_once_it_does_not(make_box: MakeBox) -> None:
+async def test_outbox_starts_on_a_failing_disk_and_recovers(make_box: MakeBox) -> None:
     box = make_box()
     with no_file_may_grow_beyond(1_000):
         await box.outbox.open()
@@ -181,7 +175,7 @@ async def test_it_starts_on_a_disk_that_fails_and_works_once_it_does_not(make_bo
     assert await box.append([1]) == 0
 
 
-async def test_a_disk_that_fails_for_long_is_not_hammered(box: SqliteBox, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_failing_disk_is_retried_at_growing_intervals(box: SqliteBox, monkeypatch: pytest.MonkeyPatch) -> None:
     """However often apps try."""
     tried = 0
 
@@ -198,7 +192,7 @@ async def test_a_disk_that_fails_for_long_is_not_hammered(box: SqliteBox, monkey
     assert tried <= 8
 
 
-async def test_a_page_that_breaks_while_it_runs_costs_its_own_events_only(make_box: MakeBox) -> None:
+async def test_broken_page_loses_its_own_events_only(make_box: MakeBox) -> None:
     box = make_box(max_size_bytes=64 << 20)
     await box.start()
     for base in range(0, 30_000, 500):
@@ -217,7 +211,7 @@ async def test_a_page_that_breaks_while_it_runs_costs_its_own_events_only(make_b
     assert await box.append([99_999]) == 0
 
 
-async def test_a_lane_forgotten_by_a_commit_that_seemed_to_fail_is_made_anew(
+async def test_queue_forgotten_by_a_failed_commit_on_disk_is_created_again(
     box: SqliteBox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await box.append(range(3))
@@ -235,7 +229,7 @@ async def test_a_lane_forgotten_by_a_commit_that_seemed_to_fail_is_made_anew(
     await close(after)
 
 
-async def test_discarding_that_seemed_to_fail_is_counted_once(box: SqliteBox, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_failed_discard_that_is_on_disk_is_counted_once(box: SqliteBox, monkeypatch: pytest.MonkeyPatch) -> None:
     await box.append(range(3))
     await box.claim(3)
     await box.settle(dead={0: Dead("refused", 422, "no"), 1: Dead("refused", 422, "no")})
@@ -246,7 +240,7 @@ async def test_discarding_that_seemed_to_fail_is_counted_once(box: SqliteBox, mo
     assert box.outbox.gauges().dead_letters == 1
 
 
-async def test_a_look_at_the_files_survives_a_failing_disk(box: SqliteBox, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_check_of_the_files_survives_a_failing_disk(box: SqliteBox, monkeypatch: pytest.MonkeyPatch) -> None:
     await box.append(range(3))
     await box.deliver(1)
     fail_commits(monkeypatch, 1, sqlite3.OperationalError("disk I/O error"), but_write=False)
@@ -256,7 +250,7 @@ async def test_a_look_at_the_files_survives_a_failing_disk(box: SqliteBox, monke
     assert box.outbox.gauges().writable
 
 
-async def test_no_memory_for_a_commit_is_no_end(box: SqliteBox, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_outbox_survives_a_memory_error_in_a_commit(box: SqliteBox, monkeypatch: pytest.MonkeyPatch) -> None:
     commit, left = transaction.commit, 1
 
     def failing(database: sqlite3.Connection, steps: Any) -> Any:
@@ -273,7 +267,7 @@ async def test_no_memory_for_a_commit_is_no_end(box: SqliteBox, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("where", ["planning", "remembering"])
-async def test_no_memory_around_a_commit_leaves_nobody_without_an_answer(
+async def test_memory_error_around_a_commit_fails_all_its_calls(
     where: str, box: SqliteBox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before its thread was asked, or when all is on disk."""
@@ -294,7 +288,7 @@ async def test_no_memory_around_a_commit_leaves_nobody_without_an_answer(
     assert box.outbox._owner._pending_calls.memory_bytes == 0, "room that nobody has any more"
 
 
-async def test_a_file_that_another_program_has_open_is_called_so(make_box: MakeBox) -> None:
+async def test_file_opened_by_another_program_is_reported(make_box: MakeBox) -> None:
     box = make_box()
     await box.start()
     await box.outbox.close()
@@ -307,8 +301,8 @@ async def test_a_file_that_another_program_has_open_is_called_so(make_box: MakeB
     assert await again(lambda: box.append([1])) == 0
 
 
-class TestFilesUnderUs:
-    async def test_a_path_that_leads_nowhere_is_told(self, box: SqliteBox) -> None:
+class TestFilesChangedWhileOpen:
+    async def test_missing_path_is_reported(self, box: SqliteBox) -> None:
         await box.append(range(5))
         directory = box.path.parent
         moved = directory.rename(directory.with_name("moved"))
@@ -323,7 +317,7 @@ class TestFilesUnderUs:
         assert await box.deliver(10) == bodies([0, 1, 2, 3, 4, 6])
 
     @pytest.mark.parametrize("names", [("outbox.db",), ("outbox.db-wal",), ("outbox.db", "outbox.db-wal")])
-    async def test_deleted_files_are_written_anew(self, box: SqliteBox, names: tuple[str, ...]) -> None:
+    async def test_deleted_files_are_written_again(self, box: SqliteBox, names: tuple[str, ...]) -> None:
         await box.append(range(500))
         await box.claim(3)
         for name in names:
@@ -337,7 +331,7 @@ class TestFilesUnderUs:
         assert (await after.claim(1_000)).bodies == bodies([*range(3, 500), 1_000])
         await close(after)
 
-    async def test_another_file_in_its_place_is_not_written_to(self, box: SqliteBox) -> None:
+    async def test_replaced_file_is_not_written(self, box: SqliteBox) -> None:
         await box.append(range(5))
         other = box.path.with_name("other")
         other.write_bytes(b"precious")
@@ -350,7 +344,7 @@ class TestFilesUnderUs:
         await box.outbox.close()
         assert box.path.read_bytes() == b"precious"
 
-    async def test_a_directory_that_is_gone_is_told(self, box: SqliteBox) -> None:
+    async def test_deleted_directory_is_reported(self, box: SqliteBox) -> None:
         await box.append(range(5))
         for each in box.path.parent.iterdir():
             each.unlink()
@@ -364,7 +358,7 @@ class TestFilesUnderUs:
         assert await box.deliver(10) == bodies([0, 1, 2, 3, 4, 6])
 
 
-async def test_events_are_answered_while_others_fail(box: SqliteBox, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_calls_complete_while_the_disk_fails_repeatedly(box: SqliteBox, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every call gets an answer, whatever the disk does between."""
     commit, calls = transaction.commit, 0
 

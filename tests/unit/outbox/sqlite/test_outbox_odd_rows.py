@@ -85,7 +85,7 @@ EVERYTHING = {*bodies(range(20), TV), *bodies(range(100, 110), PHONE)}
         "UPDATE log SET at_ms = 'x' WHERE seq = 30",
     ],
 )
-async def test_it_starts_and_no_event_vanishes(make_box: MakeBox, change: str) -> None:
+async def test_outbox_with_a_changed_value_starts_without_loss(make_box: MakeBox, change: str) -> None:
     box = await stopped(make_box)
     execute(box, change)
     await box.start()
@@ -99,7 +99,7 @@ async def test_it_starts_and_no_event_vanishes(make_box: MakeBox, change: str) -
 
 
 @pytest.mark.parametrize("value", ["NULL", "'text'", "7", "x''"])
-async def test_a_body_of_another_kind_is_corrupt_like_any_other(make_box: MakeBox, value: str) -> None:
+async def test_body_of_another_type_is_corrupt(make_box: MakeBox, value: str) -> None:
     box = await stopped(make_box)
     execute(box, f"UPDATE log SET body = {value} WHERE seq = 1", f"UPDATE log SET crc = {value} WHERE seq = 2")
     await box.start()
@@ -127,9 +127,7 @@ async def test_a_body_of_another_kind_is_corrupt_like_any_other(make_box: MakeBo
         "body = 'text'",
     ],
 )
-async def test_a_dead_letter_with_a_changed_value_can_be_looked_at_and_discarded(
-    make_box: MakeBox, change: str
-) -> None:
+async def test_dead_letter_with_a_changed_value_can_be_listed_and_discarded(make_box: MakeBox, change: str) -> None:
     box = await stopped(make_box)
     await box.start()
     await box.claim(2)
@@ -156,7 +154,7 @@ def change_number_of_row(path: Path, number: int) -> None:
     path.write_bytes(content[:at] + b"\xff\x7f" + content[at + 2 :])
 
 
-async def test_a_row_out_of_order_does_not_hide_those_behind_it(make_box: MakeBox) -> None:
+async def test_row_out_of_order_does_not_hide_later_rows(make_box: MakeBox) -> None:
     box = make_box()
     await box.start()
     await box.append(range(1_000), body_bytes=200)
@@ -180,7 +178,7 @@ async def test_a_row_out_of_order_does_not_hide_those_behind_it(make_box: MakeBo
     ],
     ids=["lengths", "nothing", "text", "gone"],
 )
-async def test_an_id_that_was_lost_does_not_shift_the_others(make_box: MakeBox, change: str) -> None:
+async def test_lost_id_does_not_shift_other_ids(make_box: MakeBox, change: str) -> None:
     box = await stopped(make_box)
     execute(box, change)
     await box.start()

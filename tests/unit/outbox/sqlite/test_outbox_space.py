@@ -26,7 +26,7 @@ def log_rows(box: SqliteBox) -> int:
     return int(rows)
 
 
-async def test_delivered_rows_leave_the_log(box: SqliteBox) -> None:
+async def test_delivered_rows_are_deleted(box: SqliteBox) -> None:
     for base in range(0, 10_000, 500):
         await box.append(range(base, base + 500))
         await box.deliver(500)
@@ -34,7 +34,7 @@ async def test_delivered_rows_leave_the_log(box: SqliteBox) -> None:
     assert log_rows(box) < 1_500
 
 
-async def test_the_file_shrinks_after_a_backlog_is_drained(make_box: MakeBox) -> None:
+async def test_file_shrinks_after_a_backlog_is_drained(make_box: MakeBox) -> None:
     box = make_box(max_size_bytes=64 * MIB)
     await box.start()
     for base in range(0, 20_000, 500):
@@ -49,7 +49,9 @@ async def test_the_file_shrinks_after_a_backlog_is_drained(make_box: MakeBox) ->
     assert log_rows(box) == 0
 
 
-async def test_a_log_cut_from_its_end_goes_on_there(make_box: MakeBox, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_seqs_continue_after_the_newest_rows_are_deleted(
+    make_box: MakeBox, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The newest rows are gone, older ones are not, and seqs go on behind the gap; also after a kill."""
     monkeypatch.setattr(outbox_state, "_TRUNCATED_ROWS", 0)
     monkeypatch.setattr(outbox_state, "_IDLE_GARBAGE_ROWS", 512)
@@ -71,7 +73,7 @@ async def test_a_log_cut_from_its_end_goes_on_there(make_box: MakeBox, monkeypat
     await close(box)
 
 
-async def test_a_file_that_cannot_shrink_is_left_alone(make_box: MakeBox) -> None:
+async def test_file_that_cannot_shrink_is_not_vacuumed_repeatedly(make_box: MakeBox) -> None:
     """One that was dumped and read back has no map of its pages: asking again and again would burn a processor."""
     box = make_box()
     await box.start()
@@ -97,7 +99,7 @@ async def settled_down(box: SqliteBox) -> None:
         await asyncio.sleep(0.005)
 
 
-async def test_a_stuck_lane_does_not_pin_what_others_have_delivered(make_box: MakeBox) -> None:
+async def test_blocked_queue_does_not_prevent_deletes_of_other_queues(make_box: MakeBox) -> None:
     box = make_box(max_size_bytes=8 * MIB, when_full="reject")
     await box.start()
     await box.append(range(100_000, 100_100), PHONE, body_bytes=400)
@@ -114,7 +116,7 @@ async def test_a_stuck_lane_does_not_pin_what_others_have_delivered(make_box: Ma
     await close(after)
 
 
-async def test_a_full_outbox_of_large_events_drains_and_fills_again(make_box: MakeBox) -> None:
+async def test_full_outbox_of_large_events_drains_and_fills_again(make_box: MakeBox) -> None:
     box = make_box(max_size_bytes=4 * MIB, when_full="drop_oldest")
     await box.start()
     for base in range(0, 600, 5):
@@ -128,7 +130,7 @@ async def test_a_full_outbox_of_large_events_drains_and_fills_again(make_box: Ma
     assert box.outbox.ledger().dropped == before
 
 
-async def test_remembered_ids_cannot_fill_the_file(make_box: MakeBox) -> None:
+async def test_stored_ids_cannot_fill_the_file(make_box: MakeBox) -> None:
     """What is delivered leaves its ids; in a small file not as many as outbox.dedupe_window."""
     box = make_box(max_size_bytes=1 << 20, dedupe_window=100_000)
     await box.start()
@@ -139,7 +141,7 @@ async def test_remembered_ids_cannot_fill_the_file(make_box: MakeBox) -> None:
     assert await box.append([49_999], TV) == 1, "still known"
 
 
-async def test_a_request_larger_than_the_write_ahead_log_stays_below_the_limit(make_box: MakeBox) -> None:
+async def test_append_larger_than_the_write_ahead_log_stays_below_the_limit(make_box: MakeBox) -> None:
     box = make_box(max_size_bytes=64 * MIB)
     await box.start()
     largest = 0
@@ -160,7 +162,7 @@ async def test_a_request_larger_than_the_write_ahead_log_stays_below_the_limit(m
     assert largest < 64 * MIB
 
 
-async def test_takes_and_settles_get_through_though_each_append_drops_something(make_box: MakeBox) -> None:
+async def test_claims_and_settles_complete_although_each_append_drops_events(make_box: MakeBox) -> None:
     box = make_box(max_size_bytes=8 << 20, when_full="drop_oldest", dedupe_window=1_000)
     await box.start()
     hundreds = (range(first, first + 100) for first in count(0, 100))
@@ -198,7 +200,7 @@ async def test_dead_letters_cannot_fill_the_file(make_box: MakeBox) -> None:
     box.check()
 
 
-async def test_a_full_outbox_takes_events_again_while_it_drains_without_a_pause(make_box: MakeBox) -> None:
+async def test_full_outbox_accepts_events_while_it_drains(make_box: MakeBox) -> None:
     """What was delivered makes room at once, not when there is nothing left to deliver."""
     box = make_box(max_size_bytes=8 * MIB)
     await box.start()
@@ -252,7 +254,7 @@ async def test_a_lowered_limit_is_reached_by_both_files(make_box: MakeBox, befor
     assert box.outbox.gauges().bytes <= 2 * MIB
 
 
-async def test_requeueing_into_a_full_outbox_needs_no_room(make_box: MakeBox) -> None:
+async def test_requeue_works_in_a_full_outbox(make_box: MakeBox) -> None:
     box = make_box(max_size_bytes=4 * MIB)
     await box.start()
     for base in range(0, 200, 10):

@@ -113,7 +113,7 @@ async def filled(box: SqliteBox) -> None:
         (no_database, 0),
     ],
 )
-async def test_it_starts_with_what_can_be_read(
+async def test_broken_file_is_salvaged_and_quarantined(
     make_box: MakeBox, damage: Callable[[Path], None], at_least: int
 ) -> None:
     box = make_box()
@@ -143,7 +143,7 @@ def checkpoint(path: Path) -> None:
     database.close()
 
 
-async def test_the_broken_file_is_kept_as_it_was_found(make_box: MakeBox) -> None:
+async def test_quarantined_file_is_unchanged(make_box: MakeBox) -> None:
     box = make_box()
     await filled(box)
     after = await box.kill()
@@ -156,7 +156,7 @@ async def test_the_broken_file_is_kept_as_it_was_found(make_box: MakeBox) -> Non
     await close(after)
 
 
-async def test_salvage_that_does_not_fit_the_disk_leaves_nothing_behind(make_box: MakeBox) -> None:
+async def test_failed_salvage_leaves_no_files(make_box: MakeBox) -> None:
     """It is tried again, and the broken file stays what it is meanwhile."""
     box = make_box()
     await filled(box)
@@ -174,7 +174,7 @@ async def test_salvage_that_does_not_fit_the_disk_leaves_nothing_behind(make_box
     await close(after)
 
 
-async def test_what_is_salvaged_is_what_it_was(make_box: MakeBox) -> None:
+async def test_salvage_preserves_ledger_cursors_dead_letters_and_journal(make_box: MakeBox) -> None:
     """Ledger, cursors, dead letters, known ids and the journal survive a broken page of the log."""
     box = make_box()
     await filled(box)
@@ -197,7 +197,7 @@ async def test_what_is_salvaged_is_what_it_was(make_box: MakeBox) -> None:
     await close(after)
 
 
-async def test_a_second_broken_file_gets_a_number_of_its_own(make_box: MakeBox) -> None:
+async def test_second_broken_file_gets_another_number(make_box: MakeBox) -> None:
     box = make_box()
     for number in (1, 2):
         await box.start()
@@ -209,7 +209,7 @@ async def test_a_second_broken_file_gets_a_number_of_its_own(make_box: MakeBox) 
     assert set_aside(box) == ["outbox.db.broken-1", "outbox.db.broken-2"]
 
 
-async def test_nothing_is_set_aside_after_a_mere_kill(make_box: MakeBox) -> None:
+async def test_file_is_not_quarantined_after_a_kill(make_box: MakeBox) -> None:
     box = make_box()
     await filled(box)
     after = await box.restart_after_kill()
@@ -219,9 +219,7 @@ async def test_nothing_is_set_aside_after_a_mere_kill(make_box: MakeBox) -> None
 
 
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: os.truncate(path, path.stat().st_size // 2)])
-async def test_a_lost_log_of_the_last_moments_does_not_keep_it_from_starting(
-    make_box: MakeBox, damage: Callable[[Path], None]
-) -> None:
+async def test_lost_wal_does_not_prevent_the_start(make_box: MakeBox, damage: Callable[[Path], None]) -> None:
     """What was in it is gone, and SQLite cannot tell; what was there before is not."""
     box = make_box()
     await box.start()
@@ -237,7 +235,7 @@ async def test_a_lost_log_of_the_last_moments_does_not_keep_it_from_starting(
     await close(after)
 
 
-async def test_an_empty_file_is_a_new_outbox(make_box: MakeBox) -> None:
+async def test_empty_file_becomes_a_new_outbox(make_box: MakeBox) -> None:
     box = make_box()
     box.path.parent.mkdir()
     box.path.touch()
@@ -246,7 +244,7 @@ async def test_an_empty_file_is_a_new_outbox(make_box: MakeBox) -> None:
     assert set_aside(box) == []
 
 
-async def test_a_kill_in_the_middle_of_salvage_loses_nothing(make_box: MakeBox) -> None:
+async def test_kill_during_salvage_loses_nothing(make_box: MakeBox) -> None:
     """Before the new file took its place the old one is still there; after, the new one is complete."""
     box = make_box()
     await filled(box)

@@ -128,7 +128,7 @@ def test_each_migration_runs_once_and_in_order() -> None:
     database.close()
 
 
-def test_one_that_is_interrupted_leaves_nothing_and_runs_again() -> None:
+def test_interrupted_migration_is_rolled_back_and_repeated() -> None:
     database = sqlite3.connect(":memory:", isolation_level=None)
     migrate(database)
     with pytest.raises(KeyboardInterrupt):
@@ -139,7 +139,7 @@ def test_one_that_is_interrupted_leaves_nothing_and_runs_again() -> None:
     database.close()
 
 
-async def test_a_file_of_a_newer_relay_is_refused_and_not_touched(make_box: MakeBox) -> None:
+async def test_file_of_a_newer_relay_is_rejected_unchanged(make_box: MakeBox) -> None:
     box = make_box()
     await box.start()
     await box.append(range(3))
@@ -154,7 +154,7 @@ async def test_a_file_of_a_newer_relay_is_refused_and_not_touched(make_box: Make
     assert [each.name for each in box.path.parent.iterdir() if "broken" in each.name] == []
 
 
-async def test_somebody_elses_database_is_refused_and_not_touched(make_box: MakeBox, tmp_path: Path) -> None:
+async def test_database_of_another_program_is_rejected_unchanged(make_box: MakeBox, tmp_path: Path) -> None:
     path = tmp_path / "other.db"
     database = sqlite3.connect(path)
     database.execute("CREATE TABLE customers(name)")
@@ -168,7 +168,7 @@ async def test_somebody_elses_database_is_refused_and_not_touched(make_box: Make
     assert path.stat().st_mode & 0o777 == 0o640
 
 
-async def test_ids_of_an_older_relay_are_repetitions_whatever_their_bytes(make_box: MakeBox) -> None:
+async def test_ids_of_an_older_version_are_repetitions_with_any_bytes(make_box: MakeBox) -> None:
     """What an event was as received is not known of a file that is migrated."""
     box = make_box()
     await box.start()

@@ -18,7 +18,9 @@ def database(tmp_path: Path) -> sqlite3.Connection:
     return database
 
 
-def test_frames_and_pages_are_those_of_this_round(database: sqlite3.Connection, tmp_path: Path) -> None:
+def test_frames_and_pages_are_counted_since_the_restart_of_the_log(
+    database: sqlite3.Connection, tmp_path: Path
+) -> None:
     wal = Wal(tmp_path / "x.db-wal")
     for rows in (1, 300, 2, 40):
         grown = 0
@@ -34,7 +36,7 @@ def test_frames_and_pages_are_those_of_this_round(database: sqlite3.Connection, 
     wal.close()
 
 
-def test_a_log_not_yet_begun_has_no_frames(tmp_path: Path) -> None:
+def test_empty_log_has_no_frames(tmp_path: Path) -> None:
     (tmp_path / "y.db-wal").touch()
     wal = Wal(tmp_path / "y.db-wal")
     assert (wal.grown(), wal.distinct_pages(), wal.frames) == (0, 0, 0)

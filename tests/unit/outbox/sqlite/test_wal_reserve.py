@@ -65,7 +65,7 @@ async def test_no_commit_changes_the_size_of_the_log(make_box: MakeBox, sizes: l
     assert box.outbox.gauges().bytes >= box.path.stat().st_size + USUAL
 
 
-async def test_a_request_larger_than_the_log_is_reserved_too_and_cut_later(
+async def test_append_larger_than_the_log_is_reserved_and_truncated_later(
     make_box: MakeBox, sizes: list[tuple[int, int]]
 ) -> None:
     box = make_box(max_size_bytes=64 * MIB)
@@ -86,7 +86,7 @@ async def test_few_events_reserve_little(box: SqliteBox) -> None:
     assert log(box).stat().st_size == STEP
 
 
-async def test_a_kill_leaves_a_log_that_is_used_again(make_box: MakeBox, sizes: list[tuple[int, int]]) -> None:
+async def test_log_is_reused_after_a_kill(make_box: MakeBox, sizes: list[tuple[int, int]]) -> None:
     """Boxes are switched off at the wall each evening: the zeros are written once, not at each start."""
     box = make_box()
     await box.start()
@@ -116,7 +116,7 @@ async def test_durability_normal_reserves_nothing(make_box: MakeBox) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
-async def test_a_disk_with_little_room_still_stores_what_fits(
+async def test_nearly_full_disk_stores_small_commits(
     box: SqliteBox, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     """The reservation is given up and its room given back; the commit itself needs less."""
@@ -136,9 +136,7 @@ async def test_a_disk_with_little_room_still_stores_what_fits(
     assert len(tried) == 2, "it is not tried with each commit"
 
 
-async def test_a_disk_that_fails_while_it_is_reserved_fails_the_commit(
-    box: SqliteBox, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_failed_reservation_fails_the_commit(box: SqliteBox, monkeypatch: pytest.MonkeyPatch) -> None:
     def failing(*_: object) -> int:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
@@ -147,7 +145,7 @@ async def test_a_disk_that_fails_while_it_is_reserved_fails_the_commit(
         await box.append([1])
 
 
-class TestTheFile:
+class TestWalFile:
     @pytest.fixture
     def database(self, tmp_path: Path) -> sqlite3.Connection:
         database = connect(tmp_path / "x.db")
@@ -155,7 +153,7 @@ class TestTheFile:
         database.execute("CREATE TABLE t(a INTEGER PRIMARY KEY, b)")
         return database
 
-    def test_zeros_beyond_the_frames_mean_nothing_to_sqlite(self, database: sqlite3.Connection, tmp_path: Path) -> None:
+    def test_sqlite_ignores_zeros_after_the_frames(self, database: sqlite3.Connection, tmp_path: Path) -> None:
         """Frames of this round, frames of the round before, zeros: what a kill may leave."""
         wal = Wal(tmp_path / "x.db-wal")
         for rows in (200, 3):
@@ -173,7 +171,7 @@ class TestTheFile:
         database.close()
         wal.close()
 
-    def test_a_file_of_zeros_begins_no_log(self, database: sqlite3.Connection, tmp_path: Path) -> None:
+    def test_file_of_zeros_is_an_empty_log(self, database: sqlite3.Connection, tmp_path: Path) -> None:
         """Neither for SQLite nor for `Wal`: the salts of a header of zeros match any zeros."""
         database.execute("INSERT INTO t(b) VALUES (1)")
         database.close()
@@ -189,7 +187,7 @@ class TestTheFile:
         again.close()
         wal.close()
 
-    def test_it_grows_in_steps_to_the_bound_and_beyond_it_as_needed(self, tmp_path: Path) -> None:
+    def test_file_grows_in_steps_to_the_bound_and_beyond_only_as_needed(self, tmp_path: Path) -> None:
         (tmp_path / "y.db-wal").touch()
         wal = Wal(tmp_path / "y.db-wal")
         assert wal.reserve(1, USUAL) == STEP
