@@ -1,4 +1,4 @@
-"""The policies alone, with a clock moved by hand: decisions a second with 10,000 lanes, and the same trace twice."""
+"""The policies alone with a manual clock: decisions per second with 10,000 device queues, and reproducible traces."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _EVENT_BYTES = 400
 
 
 def policy(bench: Bench) -> Iterator[Row]:
-    """Timed without a trace, in processor time: the machine's other work is none of its business."""
+    """Measure the processor time without a trace, so that other work on the machine has no effect."""
     requests = int(bench.size(40_000, 300_000))
     rates = []
     for _ in range(bench.pairs):
@@ -43,19 +43,19 @@ def policy(bench: Bench) -> Iterator[Row]:
         world.run()
         rates.append(world.decisions / (time.process_time() - began))
     yield Row(
-        "policy decisions, 10,000 lanes",
+        "policy decisions, 10,000 device queues",
         statistics.median(rates),
         "/s",
         at_least(200_000),
         (min(rates), max(rates)),
-        f"calls of backlog, next, answered and settled, of processor time; {requests:,} requests a run",
+        f"calls of backlog, next, responded and settled per second of processor time; {requests:,} requests a run",
     )
     traces = {_World(seed=7, queue_ids=_QUEUES, requests=requests // 4).traced() for _ in range(2)}
     yield Row("  same seed, same trace: different traces", len(traces) - 1, "", at_most(0))
 
 
 class _World:
-    """An upstream that nearly always says yes after 20 ms, and devices that go on sending."""
+    """An upstream that accepts nearly every request after 20 ms, and devices that continue to send."""
 
     def __init__(self, seed: int, queue_ids: int, requests: int) -> None:
         rng = Random(seed)
@@ -69,7 +69,7 @@ class _World:
         self._arrivals = [(rng.randrange(queue_ids), rng.randrange(1, 20)) for _ in range(10_037)]
 
     def traced(self) -> int:
-        """Run; a checksum of all that was decided, and when."""
+        """Run, and return a checksum of all decisions and their times."""
         trace = 0
 
         def note(now: int, send: Send) -> None:
@@ -100,7 +100,7 @@ class _World:
                 now = max(now, step.until)
             else:
                 raise RuntimeError(
-                    f"the schedule waits for ever: {schedule.endpoints(now)}, {sum(self._pending)} pending"
+                    f"the schedule waits forever: {schedule.endpoints(now)}, {sum(self._pending)} pending"
                 )
 
     def _respond(self, send: Send, sent_at: int, now: int, turn: int) -> None:

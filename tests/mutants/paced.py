@@ -1,4 +1,4 @@
-"""Mutants that send out of order, too much, or at the expense of others: G4 to G6."""
+"""Mutants that send out of order, above limits or at the expense of other devices: G4 to G6."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MUTANTS = (
         ("relay/forward/forwarder.py", "queue.key, queue.window, now", 'queue.key, b"", now'),
     ),
     mutant(
-        "slot freed at send",
+        "rate slot freed at the request",
         "G5",
         "tests/unit/policy/test_schedule.py::test_a_rate_slot_is_free_one_window_after_the_response_not_after_the_request",
         (
@@ -42,7 +42,7 @@ MUTANTS = (
         ),
     ),
     mutant(
-        "what was in flight at a kill not counted",
+        "requests in flight at a kill not counted",
         "G5",
         "tests/unit/policy/test_schedule.py::test_requests_in_flight_at_a_crash_count_as_sent",
         (
@@ -58,7 +58,7 @@ MUTANTS = (
         ("relay/policy/backoff.py", "    return int(u * min(", "    return 0 * int(u * min("),
     ),
     mutant(
-        "Retry-After not obeyed",
+        "Retry-After ignored",
         "G5",
         "tests/fault/test_upstream_answers.py::test_maintenance_is_waited_for_as_long_as_it_says",
         (
@@ -68,7 +68,7 @@ MUTANTS = (
         ),
     ),
     mutant(
-        "hold per batch instead of per device",
+        "pause of a device ignored",
         "G6",
         "tests/unit/policy/test_schedule.py::test_a_paused_device_queue_does_not_block_others",
         (
@@ -78,7 +78,7 @@ MUTANTS = (
         ),
     ),
     mutant(
-        "a flush cuts short a pause that a server named",
+        "a flush ends a pause that a server requested",
         "G5",
         "tests/unit/policy/test_schedule.py::test_a_requested_pause_is_not_shortened",
         (
@@ -88,7 +88,7 @@ MUTANTS = (
         ),
     ),
     mutant(
-        "what was in flight at a kill loses its place when the disk fails",
+        "an exact request is forgotten when the disk fails",
         "G4",
         "tests/unit/policy/test_schedule.py::test_a_pause_for_the_disk_retains_an_exact_request",
         ("relay/policy/schedule.py", "        if send.exact:\n            self._queue_exact(queues)\n", ""),
@@ -100,7 +100,7 @@ MUTANTS = (
         ("relay/policy/rate_window.py", "            window._responded_at.extend([now] * limit)\n", ""),
     ),
     mutant(
-        "a shared limit's 429 taken for the device's own",
+        "a 429 of a shared limit counted as a device limit",
         "G5",
         "tests/unit/policy/test_judgement.py::test_a_429_below_the_device_limit_starts_a_shared_limit",
         (
@@ -110,13 +110,13 @@ MUTANTS = (
         ),
     ),
     mutant(
-        "a 429 that slows nothing down",
+        "a 429 that does not reduce the rate",
         "G5",
         "tests/unit/policy/test_shared_limit.py::test_a_429_halves_a_rate_that_was_never_clean",
         ("relay/policy/shared_limit.py", "self.rate / 2)", "self.rate)"),
     ),
     mutant(
-        "a route that comes back takes all at once",
+        "a failing endpoint is probed by many requests",
         "G5",
         "tests/unit/policy/test_judgement.py::test_a_failing_endpoint_backs_off_with_full_jitter_and_is_probed_by_one_request",
         ("relay/policy/endpoint.py", "        if self.failure:\n            return 1\n", ""),
@@ -128,7 +128,7 @@ MUTANTS = (
         ("relay/policy/device_queue.py", "        self.phase = phase(key)\n", "        self.phase = 0\n"),
     ),
     mutant(
-        "one route takes all slots",
+        "one endpoint uses all request slots",
         "G6",
         "tests/unit/policy/test_schedule.py::test_an_endpoint_does_not_use_all_request_slots_beside_another",
         (
@@ -138,7 +138,7 @@ MUTANTS = (
         ),
     ),
     mutant(
-        "a device sends until it is done",
+        "a device sends until its queue is empty",
         "G6",
         "tests/unit/policy/test_schedule.py::test_device_queues_take_turns",
         (

@@ -1,4 +1,4 @@
-"""What must hold at the end of every run, whatever happened in it, as the upstream and the apps see it."""
+"""Check the promises at the end of a run, from the view of the upstream and the apps."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from tests.simulation.world import World
 
 
 def check_all(world: World) -> None:
-    """The promises at the end of a run, when everything has drained; what holds at every step is `watch`'s."""
+    """Check the promises after everything has drained. `watch` checks the promises of each step."""
     check_complete(world)
     check_same_bytes(world)
     assert len(world.watch.in_doubt) <= CONNECTIONS_PER_SLOT * world.plan.limits.max_in_flight * world.crashes
 
 
 def dead(world: World) -> set[EventKey]:
-    """(device, number) of every dead letter."""
+    """Return (device, number) of every dead letter."""
     return {_key(letter.event_id) for letter in world.dead_letters}
 
 
 def check_complete(world: World) -> None:
-    """G1, G2: every event answered 202 is delivered or a dead letter; the ledger says the same."""
+    """Check G1 and G2: every event with a 202 is delivered or a dead letter, and the ledger agrees."""
     offered = {(device.number, n) for device in world.devices.values() for n in range(device.offered)}
     delivered, dead_letters = set(world.upstream.accepted), dead(world)
     assert offered - delivered - dead_letters == set(), "lost"
     assert (delivered | dead_letters) - offered == set(), "invented"
     flawed = {key for key in offered if world.devices[key[0]].flaw(key[1])}
-    assert dead_letters == flawed, "given up without a flaw, or kept in spite of one"
+    assert dead_letters == flawed, "a dead letter without a flaw, or a delivered event with one"
     ledger = world.outbox.ledger()
     assert ledger.balanced
     assert (ledger.accepted, ledger.dead_lettered, ledger.dropped, ledger.pending) == (
@@ -44,7 +44,7 @@ def check_complete(world: World) -> None:
 
 
 def check_same_bytes(world: World) -> None:
-    """What is sent a second time, because the upstream may have it, is what was sent the first time."""
+    """Check that the content of a repeated event is unchanged."""
     for key, requests in world.upstream.accepted.items():
         if len(requests) > 1:
             sent = {event for request in requests for event in request.events if (event.device, event.n) == key}
@@ -52,7 +52,7 @@ def check_same_bytes(world: World) -> None:
 
 
 def check_timestamps(world: World, off_ms: int, tenant: int | None = None) -> None:
-    """The relay's timestamps are right to within `off_ms`, and the apps' own are unchanged; of one tenant or of all."""
+    """Check that inserted timestamps are wrong by at most `off_ms` and that the timestamps of apps are unchanged."""
     for (device, n), requests in world.upstream.accepted.items():
         if tenant not in (None, world.devices[device].tenant):
             continue
@@ -62,7 +62,9 @@ def check_timestamps(world: World, off_ms: int, tenant: int | None = None) -> No
             assert sent == own_time
         else:
             late_ms = datetime.fromisoformat(sent).timestamp() * 1000 - START_MS - accepted
-            assert abs(late_ms) <= off_ms, f"device {device}: {n} came at {accepted} ms, and is said to be of {sent}"
+            assert abs(late_ms) <= off_ms, (
+                f"device {device}: {n} was accepted at {accepted} ms, its timestamp is {sent}"
+            )
 
 
 def arrivals_by_device(arrivals: Sequence[Request]) -> dict[int, list[int]]:

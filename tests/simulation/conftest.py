@@ -8,7 +8,7 @@ import structlog
 
 @pytest.fixture(autouse=True)
 def _silence() -> Iterator[None]:
-    """Thousands of faults are part of the plan: nobody needs to read of them."""
+    """Disable the log, because a run contains thousands of planned faults."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     yield
     structlog.reset_defaults()

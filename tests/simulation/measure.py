@@ -1,4 +1,4 @@
-"""What the shaping reaches, in virtual time: `python -m tests.simulation.measure [NAME ...]` prints a table.
+"""Measure rate shaping in virtual time: `python -m tests.simulation.measure [NAME ...]` prints a table.
 
 Real schedule and forwarder, simulated upstream with the framework's fixed windows. Same seed, same figures.
 """
@@ -26,17 +26,17 @@ SHARED_LIMIT = 20
 
 
 def device_limit() -> Iterator[Row]:
-    """One device with more than its limit lets through."""
+    """One device with more events than its limit permits."""
     windows = 20
     device = Device(1, backlog=(windows + 2) * 120 * 5, gap_ms=10 * HOUR_MS)
     world = simulate(Plan([device], duration_ms=windows * MINUTE_MS, limits=SMALL_BATCHES, latency_ms=(5, 50)))
     sent = [request.status for request in world.upstream.arrivals if request.at < windows * MINUTE_MS]
-    yield "requests of those that 120 per minute allow", f"{len(sent) / (120 * windows):.1%} of {120 * windows}"
+    yield "requests, relative to 120 per minute", f"{len(sent) / (120 * windows):.1%} of {120 * windows}"
     yield "429s", str(sent.count(429))
 
 
 def shared_limit() -> Iterator[Row]:
-    """50 devices, each with a backlog, behind 20 requests a minute that nobody told of; lifted after an hour."""
+    """50 devices with backlogs and an unknown shared limit of 20 requests a minute, which is lifted after an hour."""
 
     def lift(world: World) -> None:
         world.upstream.ip_limiter = None
@@ -51,57 +51,57 @@ def shared_limit() -> Iterator[Row]:
     ]
     found = next(window + 1 for window, count in enumerate(used) if count >= 0.9 * SHARED_LIMIT)
     later = [request.status for request in world.upstream.arrivals if 3 * MINUTE_MS <= request.at < HOUR_MS]
-    yield "windows until 90 % of a ceiling of 20 is used", str(found)
-    yield "used of it from the third window on", f"{sum(used[3:60]) / (57 * SHARED_LIMIT):.1%}"
-    yield "429s from the third window on", f"{later.count(429) / len(later):.1%} of {len(later)} answers"
+    yield "windows until 90 % of a limit of 20 is used", str(found)
+    yield "used share of the limit from the third window on", f"{sum(used[3:60]) / (57 * SHARED_LIMIT):.1%}"
+    yield "429s from the third window on", f"{later.count(429) / len(later):.1%} of {len(later)} responses"
     for times in (2, 10, 50):
         left = next((minute for minute, count in enumerate(used[60:], 1) if count >= times * SHARED_LIMIT), inf)
-        yield f"minutes after it is lifted until {times} times its pace", str(left)
+        yield f"minutes from its end until {times} times its rate", str(left)
 
 
 def two_tenants() -> Iterator[Row]:
-    """Two tenants, 25 devices with a backlog each, behind 20 requests a minute: each is paced for itself."""
+    """Two tenants with 25 devices each, all with backlogs, and a shared limit of 20 requests a minute for both."""
     devices = [Device(i, tenant=1 + i % 2, backlog=1_000, gap_ms=10 * HOUR_MS) for i in range(50)]
     limits = replace(SMALL_BATCHES, mix_devices="never")
     world = simulate(Plan(devices, HOUR_MS, limits, ip_limit=SHARED_LIMIT, drain_ms=96 * HOUR_MS))
     later = [request for request in world.upstream.arrivals if 3 * MINUTE_MS <= request.at < HOUR_MS]
     accepted = [sum(request.status == 202 and request.tenant == tenant for request in later) for tenant in (1, 2)]
     limited = len(later) - sum(accepted)
-    yield "used of the ceiling from the third window on", f"{sum(accepted) / (57 * SHARED_LIMIT):.1%}"
-    yield "429s from the third window on", f"{limited / len(later):.1%} of {len(later)} answers"
-    yield "requests served, by tenant", f"{accepted[0]} and {accepted[1]}"
+    yield "used share of the limit from the third window on", f"{sum(accepted) / (57 * SHARED_LIMIT):.1%}"
+    yield "429s from the third window on", f"{limited / len(later):.1%} of {len(later)} responses"
+    yield "accepted requests, by tenant", f"{accepted[0]} and {accepted[1]}"
 
 
 def fairness() -> Iterator[Row]:
-    """30 polite devices beside ten that have more than their limit, one with poison and one that is throttled."""
+    """30 devices with little traffic beside ten above their limit, one with poison events and one throttled device."""
     busy = [Device(i, backlog=30_000, gap_ms=10 * HOUR_MS) for i in range(10)]
     poisoned = Device(20, gap_ms=20_000, flaw=lambda n: "crash" if n % 10 == 7 else "")
     throttled = Device(21, gap_ms=5_000)
     fault = Fault("429 device", 0, HOUR_MS, devices=frozenset({21}))
     devices = [*busy, poisoned, throttled, *light_devices(30, first=100, gap_ms=20_000)]
     world = simulate(Plan(devices, 30 * MINUTE_MS, SMALL_BATCHES, faults=[fault], drain_ms=48 * HOUR_MS))
-    for name, numbers in (("polite", range(100, 130)), ("hogs", range(10))):
+    for name, numbers in (("light", range(100, 130)), ("busy", range(10))):
         waits = waits_ms(world, numbers)
         yield (
-            f"oldest waiting event, {name} devices",
+            f"oldest pending event, {name} devices",
             f"{waits[-1] / 1000:.1f} s (median {waits[len(waits) // 2] / 1000:.1f} s)",
         )
 
 
 def restart_with_a_shared_limit() -> Iterator[Row]:
-    """The ceiling is not kept over a restart: what it costs to find it again."""
+    """The cost of learning a shared limit again after restarts, because it is not stored."""
     devices = [Device(i, backlog=600, gap_ms=10 * HOUR_MS) for i in range(50)]
     crashes = [Crash(at * 10 * MINUTE_MS) for at in range(1, 6)]
     world = simulate(
         Plan(devices, HOUR_MS, SMALL_BATCHES, ip_limit=SHARED_LIMIT, crashes=crashes, drain_ms=48 * HOUR_MS)
     )
     responses = [request.status for request in world.upstream.arrivals if request.at < HOUR_MS]
-    yield "429s in an hour with five restarts", f"{responses.count(429)} of {len(responses)} answers"
-    yield "used of the ceiling", f"{responses.count(202) / (60 * SHARED_LIMIT):.1%}"
+    yield "429s in an hour with five restarts", f"{responses.count(429)} of {len(responses)} responses"
+    yield "used share of the limit", f"{responses.count(202) / (60 * SHARED_LIMIT):.1%}"
 
 
 def site() -> Iterator[Row]:
-    """200 relays behind one address power up together, five events waiting in each, then one a minute."""
+    """200 relays behind one address power up together, each with five pending events and then one event a minute."""
     for limit in (600, 120):
         yield from (
             (f"{what}, {limit} requests a minute for all of them", value)
@@ -131,11 +131,11 @@ def _site(limit: int, duration_ms: int) -> Iterator[Row]:
     later = [status for at, status in responses if at >= 3 * MINUTE_MS]
     yield "most requests in one second of the first minute", str(per_second)
     yield "first delivery of the last relay", f"{max(first) / 1000:.1f} s"
-    yield "429s from the third minute on", f"{later.count(429)} of {len(later)} answers"
+    yield "429s from the third minute on", f"{later.count(429)} of {len(later)} responses"
 
 
 def scale() -> Iterator[Row]:
-    """10,000 devices for two days: faults drawn from the seed, every promise checked at every step."""
+    """10,000 devices for two days with random faults from the seed and all checks at each step."""
     began = time.process_time()
     world = World(swarm.plan(200, devices=10_000, hours=48, gap_min=(360, 720, 1_440)), 200)
     run(world.simulate())

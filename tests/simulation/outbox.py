@@ -1,6 +1,6 @@
-"""The outbox in memory on a disk that fails now and then, for simulations.
+"""The outbox in memory on a disk with random failures, for simulations.
 
-What it refuses may be written all the same, as with a real disk: an answer of "no" means unknown.
+A failed call may have been written, as with a real disk.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.support.memory_outbox import MemoryOutbox
 
 
 class SimOutbox(MemoryOutbox):
-    """Fails each call with a chance of `failing`, a half of them after the work is done."""
+    """An outbox in which each call fails with the probability `failing`, half of the time after the write."""
 
     def __init__(self, clock: Clock, rng: Random, disk: Disk | None = None) -> None:
         super().__init__(OutboxSettings(), clock, disk=disk)
@@ -28,7 +28,7 @@ class SimOutbox(MemoryOutbox):
         self.failed_claims = 0
         self._rng = rng
         self._written: list[Sequence[Settled]] = []
-        """Settlements that were refused after they were done."""
+        """Settlements that were written and then failed."""
 
     def crashed(self) -> SimOutbox:
         super().crashed()
@@ -42,7 +42,7 @@ class SimOutbox(MemoryOutbox):
         if self._rng.random() < 0.5:
             super().append(events, callers=callers).add_done_callback(
                 asyncio.Future.exception
-            )  # nobody else hears of it
+            )  # The caller receives the other future.
         failed: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         failed.set_exception(OutboxUnavailable("the disk fails"))
         return failed

@@ -1,4 +1,4 @@
-"""What named scenarios and measurements have in common."""
+"""Helpers of the named scenarios and measurements."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.simulation.world import LIMITS, MINUTE_MS, Device, Plan, World
 SEED = 1
 SMALL_BATCHES = replace(LIMITS, max_events=5)
 MAX_WAIT_MS = LIMITS.linger_ms + 3_000
-"""What an event of an undisturbed device waits at most: linger, and a request before it."""
+"""Maximum age of a pending event of a device without faults: the linger time and one earlier request."""
 
 
 def simulate(plan: Plan, seed: int = SEED) -> World:
@@ -26,7 +26,7 @@ def light_devices(count: int, *, first: int = 0, gap_ms: int = MINUTE_MS, tenant
 
 
 def waits_ms(world: World, numbers: range, since: int = 0) -> list[int]:
-    """From each event's 202 to when the upstream took it, shortest first; of events accepted before the peace."""
+    """Return the sorted delays from the 202 of an event to its delivery, for events stored before the final drain."""
     return sorted(
         world.upstream.accepted[key][0].at - at
         for key, at in world.offered_at.items()

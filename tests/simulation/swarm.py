@@ -1,7 +1,7 @@
-"""Swarm testing: each seed draws what kind of world it is, then the world.
+"""Swarm testing: each seed selects the features of a world and then the world.
 
-After Groce et al., "Swarm Testing" (ISSTA 2012): leaving whole features out of a run finds what a run with
-everything in it hides.
+A run that omits whole features finds faults that a run with all features hides (Groce et al., "Swarm Testing", ISSTA
+2012).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tests.simulation.world import HOUR_MS, LIMITS, MINUTE_MS, Crash, Device, Pl
 
 
 def plan(seed: int, *, devices: int, hours: float, gap_min: tuple[int, ...] = (5, 10, 30)) -> Plan:
-    """`gap_min`: minutes between the events of an ordinary device."""
+    """Return the plan of a seed. `gap_min`: minutes between two events of a quiet device."""
     rng = Random(f"plan {seed}")
     duration_ms = int(hours * HOUR_MS)
     latency_ms = rng.choice([(1, 5), (5, 200), (100, 4_000)])
@@ -45,7 +45,7 @@ def plan(seed: int, *, devices: int, hours: float, gap_min: tuple[int, ...] = (5
 
 
 def _device(number: int, rng: Random, devices: int, gap_min: tuple[int, ...]) -> Device:
-    """Most are quiet; a few talk much, start with a backlog, or have an app that makes bad events."""
+    """Return a device. Most are quiet, and a few are busy, start with a backlog or create bad events."""
     device = Device(number, tenant=1 + number % 2, gap_ms=rng.choice(gap_min) * MINUTE_MS)
     kind = rng.random() * devices
     if kind < 3:
@@ -61,14 +61,14 @@ def _device(number: int, rng: Random, devices: int, gap_min: tuple[int, ...]) ->
 
 
 def _flaws(rng: Random) -> Callable[[int], Flaw]:
-    """Every so manieth event is bad, in one way."""
+    """Return a function that makes events bad at a regular interval, all in the same way."""
     flaw: Flaw = rng.choice(["named", "unnamed", "crash"])
     every, offset = rng.choice([3, 10, 50]), rng.randrange(3)
     return lambda n: flaw if n % every == offset else ""
 
 
 def _wall_jump(rng: Random) -> Callable[[World], None]:
-    """The wall clock is set, by decades at worst."""
+    """Return an action that sets the wall clock, by up to decades."""
     by_ms = rng.randrange(-(10**12), 10**12)
 
     def jump(world: World) -> None:
@@ -78,7 +78,7 @@ def _wall_jump(rng: Random) -> Callable[[World], None]:
 
 
 def _disk_faults(rng: Random, duration_ms: int) -> list[tuple[int, Callable[[World], None]]]:
-    """The disk fails each call for a while, or every so manieth."""
+    """Return actions that let some or all calls of the disk fail for a time."""
     acts: list[tuple[int, Callable[[World], None]]] = []
     for _ in range(rng.randrange(1, 4)):
         since = rng.randrange(duration_ms)

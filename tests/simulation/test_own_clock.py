@@ -1,4 +1,4 @@
-"""The box's own clock is wrong: the relay's stamps are right all the same, and no decision goes by that clock."""
+"""A wrong clock of the box affects neither timestamps nor decisions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.simulation.virtual import DAY_MS, START_MS
 from tests.simulation.world import HOUR_MS, MINUTE_MS, Crash, Device, Plan, World
 
 TOLERANCE_MS = 31_000
-"""What the relay takes for right (30 s), and what an answer leaves open."""
+"""The accepted error of the wall clock (30 s) and the resolution of a Date header."""
 YEARS_56_MS = START_MS
 JUMPS = {"1970": -YEARS_56_MS, "ten days ahead": 10 * DAY_MS, "an hour back": -HOUR_MS}
 
@@ -27,7 +27,7 @@ def clock_off_by(ms: int) -> Callable[[World], None]:
 
 
 def test_a_box_that_starts_in_1970_sends_one_request_for_the_time_and_no_wrong_time() -> None:
-    """The network comes up after ten minutes; until then nobody can tell the time."""
+    """The network is unavailable for ten minutes, so the time is unknown until then."""
     plan = Plan(
         [*light_devices(20), Device(100, own_time="1970-01-01T00:00:05.123Z")],
         acts=[(0, clock_off_by(-YEARS_56_MS))],
@@ -53,7 +53,7 @@ def test_timestamps_of_1970_are_corrected_even_if_the_clock_was_set_before_sendi
 
 @cache
 def steps(*jumps: tuple[int, int]) -> World:
-    """An hour with holds of all kinds, and a clock that jumps: (minute, off by so many milliseconds)."""
+    """Simulate an hour with pauses of all kinds and clock jumps of (minute, new error in milliseconds)."""
     return simulate(
         Plan(
             [*light_devices(20, gap_ms=30_000), Device(100, own_time="2001-09-09T01:46:40+00:00")],
@@ -73,7 +73,7 @@ def test_a_jumping_clock_changes_neither_rate_nor_timestamps_once_the_time_is_kn
 
 
 def test_a_resent_event_is_unchanged_even_if_the_time_was_learned_meanwhile() -> None:
-    """Killed with requests in flight, again and again, while a wrong clock jumps about."""
+    """The relay is killed repeatedly with requests in flight, while a wrong clock jumps."""
     acts = [(at * MINUTE_MS, clock_off_by(off)) for at, off in ((0, -YEARS_56_MS), (3, 10 * DAY_MS), (7, -HOUR_MS))]
     crashes = [Crash(at * MINUTE_MS + 777, reboot=at % 4 == 2) for at in range(1, 10)]
     devices = light_devices(20, gap_ms=5_000)
@@ -84,7 +84,7 @@ def test_a_resent_event_is_unchanged_even_if_the_time_was_learned_meanwhile() ->
 
 @pytest.mark.parametrize("own_clock_ms", [0, -YEARS_56_MS], ids=["right", "never set"])
 def test_a_wrong_date_of_one_origin_changes_no_event_of_another(own_clock_ms: int) -> None:
-    """The upstream of tenant 2 is three hours ahead, and responds long before that of tenant 1 does."""
+    """The upstream of tenant 2 is three hours ahead and responds long before the upstream of tenant 1."""
     plan = Plan(
         [*light_devices(10), *light_devices(10, first=10, tenant=2)],
         acts=[(0, clock_off_by(own_clock_ms))],

@@ -1,4 +1,4 @@
-"""Troubles that have a name, each lived through by the real schedule and forwarder in virtual time."""
+"""Named fault scenarios with the real schedule and forwarder in virtual time."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def flawed_at(flaw: Flaw, *numbers: int) -> Callable[[int], Flaw]:
     return lambda n: flaw if n in numbers else ""
 
 
-# -- a route in trouble
+# -- failing endpoints
 
 
 @pytest.mark.parametrize("kind", ["401", "404"], ids=["wrong key", "wrong URL"])
@@ -56,7 +56,7 @@ def test_an_unavailable_upstream_is_probed_slowly_and_everything_is_delivered_af
 
 
 def test_outages_of_hours_create_no_dead_letter() -> None:
-    """Long ones, short ones, one right after the other, some devices with a single event."""
+    """The outages are long, short and successive, and some devices have a single event."""
     rng = Random(SEED)
     faults = [Fault("503", at * MINUTE_MS, at * MINUTE_MS + rng.randrange(3_000, 40_000)) for at in range(5, 60, 2)]
     faults += [Fault("503", HOUR_MS, 7 * HOUR_MS), Fault("blackhole", 8 * HOUR_MS, 14 * HOUR_MS)]
@@ -120,7 +120,7 @@ def test_ten_devices_with_poison_events_delay_others_by_seconds_at_most() -> Non
 
 
 def test_failures_in_an_outage_do_not_dead_letter_a_poison_event() -> None:
-    """Nine of its ten tries fall into an outage: they do not count."""
+    """Nine of the ten attempts are part of an outage and do not count."""
     device = Device(1, gap_ms=30 * HOUR_MS, backlog=1, flaw=flawed_at("crash", 0))
     fault = Fault("503", MINUTE_MS, 5 * HOUR_MS)
     world = simulate(Plan([device, *light_devices(5, first=100)], duration_ms=8 * HOUR_MS, faults=[fault]))
@@ -154,7 +154,7 @@ def test_the_device_limit_holds_across_restarts_in_the_same_and_in_another_boot(
 
 @pytest.mark.parametrize("sends_retry_after", [True, False])
 def test_an_unknown_shared_limit_is_found_and_used(sends_retry_after: bool) -> None:
-    """Fifty devices behind 20 requests a minute: from the third window on at least 18 of them, and 1 in 20 a 429."""
+    """Fifty devices share 20 requests a minute: from the third window on they use 90 %, with at most 5 % of 429s."""
     windows = 60
     devices = [Device(i, backlog=200, gap_ms=10 * HOUR_MS) for i in range(50)]
     plan = Plan(
@@ -177,7 +177,7 @@ def test_an_unknown_shared_limit_is_found_and_used(sends_retry_after: bool) -> N
 def test_under_a_shared_limit_devices_share_requests_and_wait_for_seconds(
     mix: Literal["when_ip_limited", "always"],
 ) -> None:
-    """Each alone would need three hundred requests a minute, where twenty are allowed."""
+    """Requests of single devices would need a rate of 300 a minute, and 20 are permitted."""
     plan = Plan(
         light_devices(50, gap_ms=10_000),
         duration_ms=20 * MINUTE_MS,
@@ -193,7 +193,7 @@ def test_under_a_shared_limit_devices_share_requests_and_wait_for_seconds(
 
 
 def test_two_tenants_behind_one_address_share_its_limit() -> None:
-    """Each route is paced for itself, and neither starves."""
+    """Each endpoint has its own rate, and both make progress."""
     windows = 30
     devices = [Device(i, tenant=1 + i % 2, backlog=400, gap_ms=10 * HOUR_MS) for i in range(20)]
     limits = replace(SMALL_BATCHES, mix_devices="never")
@@ -207,7 +207,7 @@ def test_two_tenants_behind_one_address_share_its_limit() -> None:
 
 
 def test_a_second_relay_behind_the_same_address_gets_its_share() -> None:
-    """Half of the ceiling goes to somebody else from the first hour on."""
+    """Another client uses half of the limit from the end of the first hour on."""
     devices = [Device(i, backlog=400, gap_ms=10 * HOUR_MS) for i in range(50)]
 
     def share(world: World) -> None:
@@ -262,7 +262,7 @@ def test_the_rate_recovers_within_an_hour_after_an_hour_of_429() -> None:
     assert longest_wait_ms(world, range(50), since=130 * MINUTE_MS) <= MINUTE_MS
 
 
-# -- neighbours
+# -- effects on other devices
 
 
 def test_a_throttled_device_does_not_delay_other_devices() -> None:
@@ -289,7 +289,7 @@ def test_devices_at_their_limit_do_not_delay_other_devices() -> None:
     assert max(map(len, arrivals_by_device(world.upstream.arrivals).values())) > 120
 
 
-# -- a disk that fails
+# -- failing disk
 
 
 def failing(chance: float) -> Callable[[World], None]:
@@ -297,7 +297,7 @@ def failing(chance: float) -> Callable[[World], None]:
 
 
 def test_one_failed_read_causes_a_short_delay() -> None:
-    """A bad block met once: not a pause of seconds for whom it met."""
+    """One failed read of a bad block must not pause its device for seconds."""
 
     def fail_once(world: World) -> None:
         world.outbox.fail_next_claim = True
@@ -340,7 +340,7 @@ def test_requests_in_flight_at_a_crash_are_resent_first_and_unchanged() -> None:
 
     assert all(start.unsettled for start in world.starts[1:])
     repeated = [key for key, requests in world.upstream.accepted.items() if len(requests) > 1]
-    assert repeated, "nothing was in flight: the scenario proves nothing"
+    assert repeated, "the scenario must have requests in flight"
     journalled = {key for start in world.starts for request in start.unsettled for key in request}
     assert set(repeated) <= journalled
 

@@ -1,7 +1,7 @@
-"""Worlds drawn from seeds: every promise holds in all of them, and everything drains once the faults are over.
+"""Random worlds: every promise holds in each of them, and everything drains after the faults.
 
-`SIM_SEED=123 pytest tests/simulation/test_swarm.py -k small` replays one seed; a failure names its seed, and the
-first step that broke a promise ends the run. RELAY_NIGHTLY=1: more and larger ones.
+`SIM_SEED=123 pytest tests/simulation/test_swarm.py -k small` replays one seed. A failure prints its seed, and the first
+step that breaks a promise ends the run. RELAY_NIGHTLY=1 runs more and larger worlds.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.simulation.world import Plan, World
 
 NIGHTLY = os.environ.get("RELAY_NIGHTLY") == "1"
 REGRESSIONS: list[int] = []
-"""Seeds of small worlds that failed once."""
+"""Seeds of small worlds that revealed a fault."""
 SMALL = range(1, 201) if NIGHTLY else range(1, 5)
 LARGE = range(100, 110) if NIGHTLY else range(100, 101)
 DAYS = range(200, 205) if NIGHTLY else range(200, 201)

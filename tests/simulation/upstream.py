@@ -1,8 +1,8 @@
-"""A simulated upstream: limits as the real one's framework keeps them, faults as the plan says, a record of everything.
+"""A simulated upstream with the limits of the real framework, the faults of the plan and a record of all requests.
 
-It sees requests at their arrival, some time between send and answer. Its limiters are fixed windows anchored at
-their first request; a refused request does not count. What it takes, it takes at the arrival: an answer that is
-lost afterwards leaves the relay in doubt, not the upstream.
+A request arrives at some moment between send and response. The limiters are fixed windows from their first request,
+and a rejected request does not count. The upstream accepts events at their arrival: if the response is lost, the result
+is unknown to the relay only.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.simulation.virtual import START_MS, SimClock
 from tests.simulation.watch import Watch
 
 EventKey = tuple[int, int]
-"""(device, number): which event it is."""
+"""The identity of an event: (device, number)."""
 Flaw = Literal["", "named", "unnamed", "crash"]
 STALLED_S = 5
 TIMEOUT_S = 30.0
@@ -30,7 +30,7 @@ HTML = b"<html><head><title>503</title></head><body>Service Unavailable</body></
 
 
 class SimEvent(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What the simulation reads of an event."""
+    """The fields of an event that the simulation reads."""
 
     device: int
     n: int
@@ -46,23 +46,23 @@ class _Body(msgspec.Struct):
 
 @dataclass(slots=True)
 class Fault:
-    """Something is wrong from `since` until `until` (true milliseconds)."""
+    """A fault from `since` until `until`, in milliseconds of true time."""
 
     kind: Literal["refused", "blackhole", "503", "401", "404", "lossy", "429 device"]
     since: int
     until: int
     tenant: int | None = None
-    """Only there; None: everywhere."""
+    """The affected tenant; None: all tenants."""
     devices: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """An upstream origin of a tenant."""
+    """The upstream origin of a tenant."""
 
     name: str
     date_off_ms: int = 0
-    """How far its clock is ahead."""
+    """Error of its clock in milliseconds; positive: ahead."""
 
 
 DEFAULT_ORIGIN = Origin("https://events.example:443")
@@ -70,18 +70,18 @@ DEFAULT_ORIGIN = Origin("https://events.example:443")
 
 @dataclass(slots=True)
 class Request:
-    """One request, from the relay's first byte to the answer in its hand."""
+    """One request from its first byte to the end of its response."""
 
     sent_at: int
     tenant: int
     events: list[SimEvent]
     body_bytes: int
     at: int = -1
-    """When the upstream saw it; -1 if it never did."""
+    """Time of arrival at the upstream; -1 if it did not arrive."""
     response: UpstreamResponse | None = None
-    """None if nothing is ever answered."""
+    """None if the upstream does not respond."""
     returned_at: int | None = None
-    """When the relay had the answer in hand."""
+    """Time at which the relay received the response."""
 
     @property
     def keys(self) -> list[EventKey]:
@@ -94,14 +94,14 @@ class Request:
 
 @dataclass
 class Limiter:
-    """Fixed window from its first request; what is refused does not count."""
+    """A fixed window from its first request. Rejected requests do not count."""
 
     limit: int
     window_ms: int
     counts: dict[object, tuple[int, int]] = field(default_factory=dict)
 
     def limited_for_ms(self, key: object, now: int) -> int | None:
-        """None if the request is within the limit (and counted), else how long the window still lasts."""
+        """Count a request and return None, or return the remaining time of the window if the limit is reached."""
         opened, count = self.counts.get(key, (now, 0))
         if now - opened >= self.window_ms:
             opened, count = now, 0
@@ -140,10 +140,10 @@ class SimUpstream:
         self.arrivals: list[Request] = []
         self.accepted: dict[EventKey, list[Request]] = defaultdict(list)
         self.tries: dict[EventKey, list[int]] = defaultdict(list)
-        """When each event that brings the upstream down came alone."""
+        """Times at which each poison event arrived in a request of its own."""
         self.origin_of = origins or {}
         self.empty_requests = 0
-        """Requests without events."""
+        """Number of requests without events."""
         self._rng = rng
         self._trace = trace
         self._watch = watch
@@ -181,7 +181,7 @@ class SimUpstream:
             await asyncio.sleep(0.001)
             return NoResponse("cannot connect: Connection refused")
         arrived: asyncio.Future[None] = loop.create_future()
-        # what has left the box arrives, whether the relay lives or not
+        # A sent request arrives even if the relay crashes.
         loop.call_later(there_ms / 1000, self._arrive, request, arrived)
         try:
             async with asyncio.timeout(TIMEOUT_S):
@@ -196,7 +196,7 @@ class SimUpstream:
         return request.response
 
     async def _empty_request(self, tenant_id: int) -> UpstreamResponse | NoResponse:
-        """A request without events, by a relay that wants to know the time."""
+        """Respond to a request without events, which the relay sends to learn the time."""
         await asyncio.sleep(0.02)
         self.empty_requests += 1
         return self._dated(self._respond(422, b'{"message":"The events field is required."}'), tenant_id)
@@ -267,7 +267,7 @@ class SimUpstream:
 
 
 def _validation(events: list[SimEvent]) -> bytes:
-    """A 422 that names what it can; one unnamed flaw spoils it for all."""
+    """Return the body of a 422, which names the bad events unless one of them has an unnamed flaw."""
     if any(event.flaw == "unnamed" for event in events):
         return b'{"message":"The given data was invalid.","errors":{"events":["The events field is required."]}}'
     errors = {f"events.{i}.event_type": ["is invalid"] for i, event in enumerate(events) if event.flaw == "named"}

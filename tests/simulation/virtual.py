@@ -1,7 +1,6 @@
-"""Virtual time: an event loop that never waits, and a clock that follows it.
+"""Virtual time: an event loop that does not wait, and a clock that follows it.
 
-When nothing is ready, the loop's time jumps to the next timer. An hour takes as long as what happens in it,
-and the same seed takes the same steps.
+If no callback is ready, the time of the loop jumps to the next timer. The same seed gives the same steps.
 """
 
 from __future__ import annotations
@@ -15,15 +14,15 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 DAY_MS = 86_400_000
 START_MS = 1_795_420_800_000
-"""True time when a simulation begins: 2026-11-23T08:00:00Z."""
+"""True time at the beginning of a simulation: 2026-11-23T08:00:00Z."""
 
 
 class Deadlock(Exception):
-    """Nothing is ready and no timer is set: everybody waits for somebody, for ever."""
+    """No callback is ready and no timer is set, so the simulation would wait forever."""
 
 
 class _JumpSelector(selectors.SelectSelector):
-    """A selector whose waiting is a jump in time; nothing but the loop's own wake-up pipe is registered."""
+    """A selector that jumps in time instead of waiting. Only the wake-up pipe of the loop is registered."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,7 +41,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         super().__init__(self._jump)
 
         self.callback_error: BaseException | None = None
-        """What a callback raised: it ends the run."""
+        """The exception of a callback, which ends the run."""
 
     def time(self) -> float:
         return self._jump.now
@@ -53,7 +52,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """Like asyncio.run, in virtual time."""
+    """Run a coroutine as asyncio.run does, in virtual time."""
     loop = VirtualLoop()
     with asyncio.Runner(loop_factory=lambda: loop) as runner:
         try:
@@ -65,7 +64,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
 
 class SimClock:
-    """A box's clocks: monotonic time follows the loop from each boot on, wall time may be anything."""
+    """The clocks of a box. Monotonic time follows the loop from each boot on, and wall time is arbitrary."""
 
     def __init__(self, rng: Random) -> None:
         self.boot_id = "boot-0"
@@ -80,8 +79,8 @@ class SimClock:
         self._booted_at_ms = self.true_ms()
 
     def true_ms(self) -> int:
-        """Time since the simulation began: what the upstream and the checks go by."""
-        # a timer at 5 s may ring at 4.9999999999
+        """Return the time since the beginning of the simulation, which upstream and checks use."""
+        # A timer at 5 s may expire at 4.9999999999 s.
         return int(asyncio.get_running_loop().time() * 1000 + 1e-4)
 
     def monotonic_ms(self) -> int:

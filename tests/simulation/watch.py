@@ -1,7 +1,7 @@
-"""What must hold after every step of a run: a run that breaks a promise ends where it does.
+"""Check the promises after each step of a run. The first broken promise ends the run.
 
-The promises as the upstream sees them: once (G3), in order and one request at a time (G4), within the device's limit
-(G5); what was in flight at a crash first, just so; and the ledger balanced (G2).
+The upstream receives events once (G3), in order and in one request at a time (G4), within the device limit (G5).
+Requests in flight at a crash are resent first and unchanged. The ledger balances (G2).
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 class Watch:
     def __init__(self, limits: Limits, ledger: Callable[[], Ledger]) -> None:
         self.in_doubt: set[int] = set()
-        """Requests (by id) whose answer the relay may have had and not yet kept when it died."""
+        """Ids of requests with a response that the relay may have received but not stored before a crash."""
         self._limits = limits
         self._ledger = ledger
-        self._open: dict[int, Request] = {}  # by device
+        self._open: dict[int, Request] = {}  # By device.
         self._requests = 0
-        self._stalled: set[int] = set()  # requests (by id) without progress
-        self._first: dict[int, list[EventKey]] = {}  # what each of these devices has to be sent first
+        self._stalled: set[int] = set()  # Ids of requests without progress.
+        self._first: dict[int, list[EventKey]] = {}  # Events that must be sent first, by device.
         self._accepted: dict[EventKey, list[Request]] = defaultdict(list)
         self._latest: dict[int, int] = defaultdict(lambda: -1)
         self._arrivals: dict[int, deque[int]] = defaultdict(lambda: deque(maxlen=limits.device_per_window))
@@ -48,10 +48,10 @@ class Watch:
             assert device not in self._open, f"device {device}: a second request in flight"
             self._open[device] = request
             first = self._first.pop(device, keys)
-            assert first == keys, f"device {device}: something else was sent before what had been in flight"
+            assert first == keys, f"device {device}: other events were sent before the events in flight at the crash"
 
     def stalled(self, request: Request) -> None:
-        """The request makes no progress: it needs no request slot."""
+        """Record that a request makes no progress, so that it needs no request slot."""
         self._stalled.add(id(request))
 
     def responded(self, request: Request) -> None:
@@ -76,5 +76,5 @@ class Watch:
                 assert n > self._latest[device], f"device {device}: {n} after {self._latest[device]}"
                 self._latest[device] = n
             known = [one for one in before if one.returned_at is not None and id(one) not in self.in_doubt]
-            assert not known, f"{key} was known to be delivered, and sent again"
+            assert not known, f"{key} was sent again after the relay received its response"
             before.append(request)

@@ -1,8 +1,8 @@
-"""One box, or one site: apps, a relay that may die, an upstream; everything drawn from one seed.
+"""One box or one site with apps, a relay that may crash and an upstream, all created from one seed.
 
-The relay is the real Schedule and the real Forwarder over the memory outbox. An app offers the events of its
-device one batch after the other, and offers a batch again until it is answered 202. What the world remembers
-is what the checks (`checks`) judge by.
+The relay consists of the real Schedule and the real Forwarder over the memory outbox. An app sends the events of its
+device in batches, one after the other, and repeats each batch until it gets a 202. `checks` uses the records of the
+world.
 """
 
 from __future__ import annotations
@@ -47,30 +47,30 @@ HOUR_MS = 60 * MINUTE_MS
 _APP_RETRY_MS = 1_000
 _SETTLE_MS = 100
 _SETTLED_AFTER_HEALING_MS = 6_000
-"""After the disk has healed."""
+"""Time from the end of disk faults until all outcomes are stored, in milliseconds."""
 _FIRST_EXTRA_DEVICE = 1_000_000
 
 
 @dataclass(slots=True)
 class Device:
-    """What one app does: a batch of `burst` events about every `gap_ms`, until the world tells it to stop."""
+    """The traffic of one app: a batch of `burst` events every `gap_ms` on average, until the world stops it."""
 
     number: int
     tenant: int = 1
     gap_ms: int = MINUTE_MS
     burst: int = 1
     backlog: int = 0
-    """Events at the very beginning, besides."""
+    """Additional events at the beginning."""
     flaw: Callable[[int], Flaw] = lambda n: ""
     pad: str = ""
     own_time: str = ""
-    """The app's own `occurred_at`; "": the relay has to stamp its events."""
+    """The `occurred_at` of the app; "": the relay inserts the timestamp."""
     offered: int = 0
-    """Events answered 202: the numbers below it."""
+    """Number of events with a 202, which have the numbers below it."""
     accepted: int = 0
-    """Events the upstream was seen to have: the numbers below it."""
+    """Number of events that the upstream accepted, which have the numbers below it."""
     offering: int = 0
-    """Size of the batch that is being offered; 0: none."""
+    """Size of the batch without a 202; 0: no batch."""
 
 
 @dataclass(slots=True)
@@ -82,7 +82,7 @@ class Crash:
 
 @dataclass
 class Plan:
-    """What happens; times are milliseconds since the beginning."""
+    """The plan of a run. Times are milliseconds since the beginning."""
 
     devices: Sequence[Device]
     duration_ms: int = HOUR_MS
@@ -90,23 +90,23 @@ class Plan:
     crashes: Sequence[Crash] = ()
     faults: list[Fault] = field(default_factory=list)
     origins: Mapping[int, Origin] = field(default_factory=dict)
-    """By tenant; all others have one origin."""
+    """Upstream origins by tenant; all other tenants have the default origin."""
     device_limit: int = 120
     ip_limit: int | None = None
     sends_retry_after: bool = True
     max_body_bytes: int = 1 << 20
     latency_ms: tuple[int, int] = (5, 200)
     acts: Sequence[tuple[int, Callable[[World], None]]] = ()
-    """(when, what is done to the world)."""
+    """Actions on the world: (time, action)."""
     drain_ms: int = 3 * HOUR_MS
-    """How long after the end of all faults everything must have drained."""
+    """Maximum time from the end of all faults until everything has drained."""
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
     at: int
     unsettled: list[list[EventKey]]
-    """What the outbox said was in flight at the last end."""
+    """Events of the requests in flight at the last crash."""
 
 
 class World:
@@ -135,7 +135,7 @@ class World:
         self.starts: list[Start] = []
         self.ended_at = 0
         self.states: dict[int, EndpointState] = {}
-        """Of the routes at the end."""
+        """States of the endpoints at the end, by tenant."""
         self.dead_letters: Sequence[DeadLetter] = ()
         self.outbox = SimOutbox(self.clock, Random(f"disk {seed}"))
         self.relay: Relay | None = None
@@ -145,11 +145,11 @@ class World:
 
     @property
     def fingerprint(self) -> str:
-        """The same for two runs only if they took the same steps."""
+        """Return a hash of all steps of the run."""
         return self._hash.hexdigest()[:16]
 
     def ledger(self) -> Ledger:
-        """Of the outbox there is, whatever crash it came out of."""
+        """Return the ledger of the current outbox."""
         return self.outbox.ledger()
 
     def trace(self, *what: object) -> None:
@@ -158,7 +158,7 @@ class World:
     # -- life --------------------------------------------------------------------------------------
 
     async def simulate(self) -> None:
-        """The plan's time, with all its faults; then peace until nothing is pending."""
+        """Run the plan with all its faults, and then drain without faults."""
         await self.start()
         acts: list[tuple[int, Crash | Callable[[World], None]]] = [(crash.at, crash) for crash in self.plan.crashes]
         acts += self.plan.acts
@@ -175,9 +175,9 @@ class World:
         await self.drain()
 
     async def drain(self) -> None:
-        """Every fault is over, and nothing new is offered but by one well-behaved device of each tenant.
+        """Drain the outbox without faults. Only one additional device of each tenant sends new events.
 
-        Without those, nobody could tell an event that brings the upstream down from an upstream that is down.
+        Without its successes the relay could not distinguish a poison event from an unavailable upstream.
         """
         self.upstream.faults.clear()
         if self.outbox.failing:
@@ -207,7 +207,7 @@ class World:
         self.trace("end", self.ended_at, self.outbox.ledger())
 
     def _undelivered(self, device: Device) -> int:
-        """Events of the device that were accepted and not taken: none of a polite one's is given up."""
+        """Return the number of stored events of a device without flaws that the upstream has not accepted yet."""
         while (device.number, device.accepted) in self.upstream.accepted:
             device.accepted += 1
         return device.offered - device.accepted
@@ -216,7 +216,7 @@ class World:
         return any(self.outbox.find(_event_id(device, n)) == "pending" for device, n in keys)
 
     def fail_disk(self, chance: float) -> None:
-        """From now on each call of the outbox fails with this chance; 0: never."""
+        """Let each call of the outbox fail with this probability from now on."""
         now = self.clock.true_ms()
         if chance and not self.outbox.failing:
             self._disk_failed_at = now
@@ -229,7 +229,7 @@ class World:
             self.check_alive()
 
     def check_alive(self) -> None:
-        assert self.relay, "nobody is to look while the relay is down"
+        assert self.relay, "the relay is not running"
         self.relay.check_alive()
         assert self.outbox.ledger().balanced
 
@@ -244,7 +244,7 @@ class World:
                 self._offer(device)
 
     def _events(self, request: Sequence[ClaimPart]) -> list[EventKey]:
-        """Which events a journalled request holds."""
+        """Return the events of a journalled request."""
         held = []
         for part in request:
             for stored in islice(self.outbox.disk.queues[part.queue_id].pending, part.events):
@@ -260,7 +260,7 @@ class World:
         await self.start()
 
     async def crash(self) -> None:
-        """kill -9: what is on disk is all that is left."""
+        """Crash the relay as kill -9 does: only the content of the disk remains."""
         assert self.relay
         now = self.clock.true_ms()
         settling_since = now - _SETTLE_MS
@@ -299,9 +299,9 @@ class World:
                 self._offer(device)
 
     def _offer(self, device: Device) -> None:
-        """Offer a device's next batch, and go on offering it until it is answered 202."""
+        """Append the next batch of a device, and repeat it until it is stored."""
         if self.relay is None:
-            return  # the next start offers it again
+            return  # The next start repeats the batch.
         numbers = range(device.offered, device.offered + device.offering)
         relay = self.relay
         occurred_at = device.own_time or relay.forwarder.stamp()
@@ -324,7 +324,7 @@ class World:
 
 
 class Relay:
-    """The parts under test, as the service puts them together."""
+    """The tested parts, connected as in the service."""
 
     def __init__(self, world: World) -> None:
         self.tasks = Tasks()
@@ -333,7 +333,7 @@ class Relay:
         self.forwarder = Forwarder(self.outbox, self.schedule, world.upstream, world.clock, Metrics(), self.tasks)
 
     async def start(self) -> Sequence[Sequence[ClaimPart]]:
-        """Returns what was in flight at the last end."""
+        """Start the relay. Return the requests in flight at the last crash."""
         await self.outbox.open()
         loaded = await self.outbox.load(self.forwarder.backlog)
         self.forwarder.restore(loaded)

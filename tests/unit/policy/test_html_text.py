@@ -43,10 +43,10 @@ PAGES = {
 
 @pytest.mark.parametrize(("status", "page", "message"), PAGES.values(), ids=PAGES)
 def test_the_text_of_an_error_page_is_short_without_repetition(status: int, page: str, message: str) -> None:
-    said = html_text(page, status)
+    found = html_text(page, status)
 
-    assert said == message
-    assert len(said) <= HTML_MAX_CHARS
+    assert found == message
+    assert len(found) <= HTML_MAX_CHARS
 
 
 @pytest.mark.parametrize(

@@ -387,7 +387,13 @@ def test_a_429_to_the_next_device_starts_a_shared_limit() -> None:
 @pytest.mark.parametrize(
     ("limit", "delivered", "gap_ms"),
     [(None, 3, 3_000), (10, 3, 6_000), (60, 3, 3_000), (30, 60, 2_000), (10**9, 60, 1_000)],
-    ids=["unsaid: as configured", "as said", "no more than configured", "as said and seen", "no more than seen"],
+    ids=[
+        "no header: as configured",
+        "header below configured",
+        "at most configured",
+        "header between",
+        "at most observed",
+    ],
 )
 def test_the_first_rate_of_a_shared_limit(limit: int | None, delivered: int, gap_ms: int) -> None:
     harness = Harness()

@@ -157,7 +157,7 @@ def test_backlog_reports_only_changes_of_the_next_decision() -> None:
 
     assert set_backlog(1)
     assert not set_backlog(2)
-    assert set_backlog(3, harness.limits.max_body_bytes), "a whole request waits for no company"
+    assert set_backlog(3, harness.limits.max_body_bytes), "a full request does not linger"
     assert not set_backlog(4)
     send = harness.schedule.next(harness.now)
     assert isinstance(send, Send)

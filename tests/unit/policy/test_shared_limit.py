@@ -8,7 +8,7 @@ WINDOW_MS = 60_000
 
 
 class LimitUnderTest:
-    """A shared limit whose rate is used fully or not at all in each window."""
+    """A shared limit whose rate is fully used or unused in each window."""
 
     def __init__(self, rate: float) -> None:
         self.now = 1_000_000

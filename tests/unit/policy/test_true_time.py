@@ -46,7 +46,7 @@ def test_true_time_advances_with_monotonic_time() -> None:
 
 
 def test_several_responses_give_a_more_accurate_time() -> None:
-    """A slow response leaves an error of 21 s, and a fast one just before the next second leaves 20 ms."""
+    """A slow response allows an error of 21 s, a fast response shortly before the next second only 20 ms."""
     true_time = time_after((10_000, 0, 20_000), (29_000, 19_000, 19_010), (30_000, 19_020, 19_030))
     now_ms = true_time.now_ms(19_030)
     assert now_ms is not None

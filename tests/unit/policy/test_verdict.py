@@ -1,4 +1,4 @@
-"""What each answer of the upstream means: the rows of the contract's section 7, with the shapes seen in the wild."""
+"""The verdict on each response of the upstream: section 7 of the contract, with formats of real servers."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_a_page_after_a_success_is_not_the_apis_response_however_long() -> None:
     ],
 )
 def test_any_other_2xx_is_not_a_response_of_the_api(status: int, body: bytes, quoted: str) -> None:
-    """A captive portal, a firewall or a web page responded in the API's place: the events are not delivered."""
+    """The response is from a captive portal, a firewall or a web page, so the events are not delivered."""
     found = verdict_of(status, body)
 
     assert isinstance(found, Misconfigured)
@@ -314,7 +314,7 @@ def test_413_is_too_large() -> None:
 )
 @pytest.mark.parametrize("wall_ms", [WALL_1970_MS, SERVER_DATE_S * 1000])
 def test_the_delay_that_a_429_requests(headers: dict[str, str], retry_after_ms: int | None, wall_ms: int) -> None:
-    """Dates count from the server's own Date: the same result whatever our clock says."""
+    """A requested time is relative to the Date of the server, so the wall clock has no effect."""
     found = verdict_of(429, {"message": "Too Many Attempts."}, headers, wall_ms)
     assert found == RateLimited("429 Too Many Attempts.", retry_after_ms, None)
 
@@ -326,11 +326,11 @@ def test_a_requested_time_without_a_date_header_uses_the_clock_of_this_machine()
 
 
 @pytest.mark.parametrize(
-    ("said", "limit"),
+    ("header", "limit"),
     [("120", 120), ("20", 20), ("0", None), ("-20", None), ("lots", None), ("20, 20;w=60", None)],
 )
-def test_the_limit_that_a_429_names(said: str, limit: int | None) -> None:
-    found = verdict_of(429, b"", {"x-ratelimit-limit": said, "x-ratelimit-remaining": "0"})
+def test_the_limit_that_a_429_names(header: str, limit: int | None) -> None:
+    found = verdict_of(429, b"", {"x-ratelimit-limit": header, "x-ratelimit-remaining": "0"})
     assert isinstance(found, RateLimited)
     assert found.limit == limit
 
@@ -374,9 +374,9 @@ FIELD_REQUIRED = "The events.3.source.platform field is required."
         pytest.param(
             {"errors": {"events.0.name": ["a", "b"], "events.0.id": ["c"], "events.9.id": ["d"]}},
             {0: "a b; c", 9: "d"},
-            id="several faults of several events",
+            id="several errors of several events",
         ),
-        pytest.param({"errors": {"events.3.id": "not a list"}}, {3: "not a list"}, id="words without a list"),
+        pytest.param({"errors": {"events.3.id": "not a list"}}, {3: "not a list"}, id="a message without a list"),
         pytest.param({"errors": {"events[3].id": ["x"], "body.events.4": ["y"]}}, {3: "x", 4: "y"}, id="other paths"),
         pytest.param({"errors": {"events.3.id": ["x"], "events": ["y"]}}, {3: "x"}, id="one named, one not"),
         pytest.param({"errors": [FIELD_REQUIRED]}, {3: FIELD_REQUIRED}, id="list of sentences"),
@@ -394,19 +394,19 @@ FIELD_REQUIRED = "The events.3.source.platform field is required."
         pytest.param({"errors": {"events.*.id": ["required"]}}, {}, id="a literal star"),
         pytest.param({"errors": {"events.10.id": ["required"]}}, {}, id="index out of range"),
         pytest.param(
-            {"errors": {"events.3.id": ["x"], "events.10.id": ["y"]}}, {}, id="one in range, one out: none is believed"
+            {"errors": {"events.3.id": ["x"], "events.10.id": ["y"]}}, {}, id="one in range, one out: all ignored"
         ),
-        pytest.param({"errors": {"events." + "9" * 5000: ["x"], "events.3": ["y"]}}, {}, id="index beyond any"),
+        pytest.param({"errors": {"events." + "9" * 5000: ["x"], "events.3": ["y"]}}, {}, id="very large index"),
         pytest.param({"errors": {"events.-1.id": ["x"]}}, {}, id="negative index"),
         pytest.param({"errors": {"my_events_3": ["x"]}}, {}, id="not a path"),
-        pytest.param({"errors": {"context.3.x": ["x"]}}, {}, id="some other list"),
+        pytest.param({"errors": {"context.3.x": ["x"]}}, {}, id="another list"),
         pytest.param({"errors": "events.3.id"}, {}, id="errors as one sentence"),
         pytest.param({"errors": 7}, {}, id="errors as a number"),
         pytest.param({"message": "The given data was invalid."}, {}, id="message alone"),
         pytest.param([{"events.3": "x"}], {}, id="a list at the top"),
         pytest.param(b"", {}, id="empty"),
         pytest.param(b'{"errors":{"events.3', {}, id="cut short"),
-        pytest.param(b"[" * 60_000, {}, id="nested without end"),
+        pytest.param(b"[" * 60_000, {}, id="nested too deeply"),
         pytest.param(b"\xff\xfe\x00", {}, id="not UTF-8"),
     ],
 )
