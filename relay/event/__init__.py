@@ -1,1 +1,1 @@
-"""Events: from received bytes to events, or to every fault by its path. Pure."""
+"""Convert received bytes to events, or report every error by its path. Pure."""

@@ -1,9 +1,9 @@
-"""The quick reader of events: accepts only what it can prove, and leaves the rest to the slow one.
+"""Read events fast: accept only events that are proven to be strict JSON, and leave all others to the strict reader.
 
-The proof: msgspec decodes an event into the types below and encodes what it got. If that gives the same text
-back (but for space between tokens, and `\\/`), then the text is strict JSON with no field twice, no integer
-beyond 64 bits, no half surrogates, and no deeper nesting than the types have. None of its answers is a refusal.
-What the types cannot say (presence, UUIDs, times, blanks) is the caller's to check.
+The proof: msgspec decodes the event into the types below and encodes the result. If the encoded text equals the
+input (except for space between tokens, and `\\/`), the input is strict JSON: no repeated field, no integer beyond
+64 bits, no lone surrogates, and no deeper nesting than the types allow. The result None means "not proven", not
+"invalid". The caller checks everything that the types do not express: presence, UUIDs, times and blanks.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ T = TypeVar("T")
 _MAX_INTEGER = 2**63 - 1
 _Integer = Annotated[int, msgspec.Meta(ge=-_MAX_INTEGER - 1, le=_MAX_INTEGER)]
 _Plain = str | _Integer | float | bool | None
-# msgspec has recursive types for classes only; what is nested deeper is the slow reader's
+# msgspec supports recursive types for classes only. The strict reader reads events with deeper nesting.
 _Nested1 = _Plain | list[_Plain] | dict[str, _Plain]
 _Nested2 = _Plain | list[_Nested1] | dict[str, _Nested1]
 _Nested3 = _Plain | list[_Nested2] | dict[str, _Nested2]
@@ -42,7 +42,7 @@ class Subject(TypedDict):
 
 
 class Fields(TypedDict, total=False):
-    """An event's fields by name."""
+    """The fields of an event, by name."""
 
     event_id: str
     event_type: Required[str]
@@ -55,16 +55,16 @@ class Fields(TypedDict, total=False):
 
 _decode_fields = msgspec.json.Decoder(Fields).decode
 _decode_any = msgspec.json.Decoder(dict[str, _Nested5]).decode
-"""For events with fields that are not in Fields, which drops them."""
+"""Decodes an event with unknown fields, which `Fields` would drop."""
 _decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
 decode_lines = msgspec.json.Decoder(Fields).decode_lines
 _encode = msgspec.json.Encoder().encode
 _encode_lines = msgspec.json.Encoder().encode_lines
 _format = msgspec.json.format
 _NOT_DECODED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-"""Everything msgspec raises for bytes it does not take; only the first is its own."""
+"""Every exception that msgspec raises for invalid input; only the first is its own type."""
 
-_LEAST_EVENT_BYTES = len('{"event_type":"a"}')
+_MIN_EVENT_BYTES = len('{"event_type":"a"}')
 _BACKSLASH = ord("\\")
 _FRAME_STYLES = (
     (b'{"events":[', b",", b"]}"),
@@ -72,22 +72,23 @@ _FRAME_STYLES = (
     (b"[", b",", b"]"),
     (b"[", b", ", b"]"),
 )
-"""Opening, separator and closing of a batch as the common JSON writers put them."""
+"""Opening, separator and closing of a batch, as common JSON writers write them."""
 PIECE_BYTES = 32_768
-"""Of a batch, split in one step; a piece of larger events may have four times as many."""
+"""Bytes of a batch that one step splits. A piece with large events may have four times as many."""
 _MAX_OPENING_BYTES = 64
-"""Of an element, up to the colon behind its first name; one writer begins all elements with these bytes."""
-_CUTS = 4
-"""Places where one piece may be cut, before the batch is left to the slow reader."""
+"""Limit for the start of an element up to its first colon. A writer starts all elements with the same bytes."""
+_MAX_CUTS = 4
+"""Positions at which `_splitting` tries to cut a piece before it leaves the batch to the strict reader."""
 
 
 def read(body: bytes) -> Fields | None:
-    """The fields of one event without space around it, or None if nothing is proven."""
+    """Return the fields of one event without surrounding space; None if the event is not proven."""
     try:
         fields = _decode_fields(body)
         canonical = _encode(fields)
         if canonical != body:
-            # of a pair `\\` and `/` this makes an escaped slash: no string ends elsewhere, so the proof holds
+            # The replacement may also change an escaped backslash before a slash. No string then ends at another
+            # position, so the proof still holds.
             compact = _format(body.replace(b"\\/", b"/"), indent=-1)
             if canonical != compact and _encode(_decode_any(body)) != compact:
                 return None
@@ -99,7 +100,7 @@ def read(body: bytes) -> Fields | None:
 
 
 def read_compact(body: bytes) -> Fields | None:
-    """What `read` says of an event that is written without spaces; None of any other."""
+    """Return the same as `read` for an event written without spaces; None for any other."""
     try:
         fields = _decode_fields(body)
         return fields if _encode(fields) == body else None
@@ -108,11 +109,12 @@ def read_compact(body: bytes) -> Fields | None:
 
 
 def read_together(bodies: Sequence[bytes], decode_lines: Callable[[bytes], list[T]]) -> Sequence[T] | None:
-    """What `read` says of each, at two thirds of its price; None unless all are proven and written without spaces.
+    """Return the fields of each body, in two thirds of the time of `read`.
 
-    Joined by line breaks they are decoded and encoded at once. As many come out as went in, so that none of them
-    holds a line break itself, and each line is the proof of one. `decode_lines` decodes into Fields, or into other
-    types that take no more than Fields does.
+    Return None unless every body is proven and written without spaces. The bodies are joined by line breaks, then
+    decoded and encoded at once. The number of decoded events must equal the number of bodies, so no body contains
+    a line break, and each line proves one body. `decode_lines` decodes into Fields, or into types that accept no
+    more than Fields does.
     """
     lines = b"\n".join(bodies)
     try:
@@ -125,14 +127,17 @@ def read_together(bodies: Sequence[bytes], decode_lines: Callable[[bytes], list[
 
 
 def source_opening(body: bytes) -> int:
-    """Where the source's opening brace is in a body that `read` took and that has a source; -1 if not sure."""
+    """Return the offset of the source's opening brace in a body that `read` accepted; -1 if it is ambiguous.
+
+    The body must have a source.
+    """
     name = b'"source"'
-    # proven text writes names without needless escapes: if it is there once, it is the event's own
+    # Proven text contains no needless escapes in names. A name that occurs once is therefore the event's own field.
     return body.index(b"{", body.index(name)) if body.count(name) == 1 else -1
 
 
 def split(body: bytes) -> list[bytes] | None:
-    """Return what `splitting` returns, in one step: for a body of at most `PIECE_BYTES`."""
+    """Return the same as `splitting`, in one step. For bodies of at most `PIECE_BYTES`."""
     for opening, comma, closing in _FRAME_STYLES:
         if body.startswith(opening) and body.endswith(closing):
             elements = _elements(body[len(opening) : -len(closing)], comma)
@@ -142,9 +147,10 @@ def split(body: bytes) -> list[bytes] | None:
 
 
 def splitting(body: bytes, piece_bytes: int = PIECE_BYTES) -> Generator[None, None, list[bytes] | None]:
-    """Return the elements of a batch as they stand, in steps; None if the body is no batch in a common style.
+    """Return the unchanged elements of a batch, in steps; None if the body is not a batch in a common style.
 
-    Joined again they are the body. So the body contains nothing else, and is strict if each element is.
+    The elements joined by the separator are exactly the body. The body therefore contains nothing else, and it is
+    strict JSON if each element is.
     """
     for opening, comma, closing in _FRAME_STYLES:
         if body.startswith(opening) and body.endswith(closing):
@@ -157,16 +163,16 @@ def splitting(body: bytes, piece_bytes: int = PIECE_BYTES) -> Generator[None, No
 def _splitting(
     body: bytes, start: int, end: int, comma: bytes, piece_bytes: int
 ) -> Generator[None, None, list[bytes] | None]:
-    """Cut the body where an element may begin as the first one does, and prove each piece."""
+    """Cut the body where an element may start with the same bytes as the first one, and prove each piece."""
     elements: list[bytes] = []
     separator = comma + body[start : start + _MAX_OPENING_BYTES].partition(b":")[0]
     while start < end:
         cut = _cut(body, start, end, separator, piece_bytes)
-        for _ in range(_CUTS):
+        for _ in range(_MAX_CUTS):
             piece = _elements(body[start:cut], comma) if cut > 0 else None
             if piece or cut in (-1, end):
                 break
-            cut = body.rfind(separator, start + 1, cut)  # it may be inside a nested array
+            cut = body.rfind(separator, start + 1, cut)  # The cut may be inside a nested array: try the one before.
         if not piece:
             return None
         elements += piece
@@ -176,7 +182,7 @@ def _splitting(
 
 
 def _cut(body: bytes, start: int, end: int, separator: bytes, piece_bytes: int) -> int:
-    """Where the piece that begins at `start` may end; -1 if it would be too long."""
+    """Return the offset at which the piece that starts at `start` may end; -1 if the piece would be too long."""
     if end - start <= piece_bytes:
         return end
     cut = body.rfind(separator, start + 1, start + piece_bytes)
@@ -190,7 +196,7 @@ def _elements(piece: bytes, comma: bytes) -> list[bytes] | None:
         raws = _decode_array(b"[%b]" % piece)
     except _NOT_DECODED:
         return None
-    if len(raws) * _LEAST_EVENT_BYTES > len(piece):
-        return None  # these are no events; the slow reader takes its time in steps
+    if len(raws) * _MIN_EVENT_BYTES > len(piece):
+        return None  # The elements are too short for events. The strict reader rejects them in steps.
     elements = [bytes(raw) for raw in raws]
     return elements if comma.join(elements) == piece else None

@@ -1,19 +1,18 @@
-"""What an event is, and the only way in: bytes -> events, or every fault by path.
+"""Read received bodies: convert bytes to events, or report every error by its path.
 
-A body is accepted whole or refused whole, and nothing is ever raised for what an app sent. An event's bytes
-stay as they came; what is missing (event_id, occurred_at, defaults) is spliced in right after the opening brace
-of the object it belongs to.
+Rules:
+1.  A body is accepted or rejected as a whole. No input makes a method raise.
+2.  The bytes of an event stay as received. Missing values (event_id, occurred_at, defaults) are inserted directly
+    after the opening brace of the object that they belong to.
+3.  There are two ways to read. The strict one is authoritative: it parses with `strict_json`, checks every field
+    with `rules` and writes the error messages. The fast one (`fast_reader`, and `columns` for many events at once)
+    only accepts proven events; the strict one reads all others.
+4.  A rejection reports the most severe problem that was found: malformed, then invalid, then too large. An event
+    that is larger than the limit when received is not parsed.
+5.  Large bodies are read in steps (`Reading`), because 55,000 events in 1 MiB take 0.3 s. The caller does other work
+    between the steps.
 
-There are two readers. The slow one is the truth: it parses strictly (`strict_json`), checks every field
-(`rules`) and finds the words for a refusal. The quick one (`fast_reader`, and `columns` for many at
-once) may only accept, and only what it can prove; whatever it leaves, the slow one reads again. A refusal names the
-worst that was met: malformed before invalid before too large. An event that is too large as it came is not read at all.
-
-A body of many events takes long: 55,000 events in 1 MiB take a third of a second. So a body is read in steps
-(`Reading`), between which the caller lets others have their turn; the result is the same. `split` finds the
-events in a body.
-
-Pure: clock and ids are arguments. Knows nothing of transports and of storing.
+Pure: the clock and new ids are arguments. Independent of transports and storage.
 """
 
 from __future__ import annotations
@@ -31,38 +30,38 @@ from relay.event.columns import ColumnReader, Columns, slices
 from relay.event.rules import MAX_ERROR_BYTES, REQUIRED, EventErrors, check
 from relay.event.shown import Mask, unmasked
 from relay.event.split import Parts, Splitting, splitting_json, splitting_lines
-from relay.event.split import Rejection as Rejection  # noqa: PLC0414 - callers of a Reader find its result here
+from relay.event.split import Rejection as Rejection  # noqa: PLC0414 - part of the interface of Reader
 from relay.event.strict_json import Cursor, Malformed, Object
 from relay.event.values import BLANK_ENDS, is_blank, is_moment, trimmed, uuid4_bytes, whole
 
 DeviceKey = tuple[int, str, str]
-"""A device as the upstream tells devices apart: (tenant_id, platform, device_id), without the blanks around them."""
+"""The identity of a device at the upstream: (tenant_id, platform, device_id), trimmed."""
 
 
 class Event(NamedTuple):
     event_id: bytes
-    """The UUID's 16 bytes; what dedupe compares."""
+    """The 16 bytes of the UUID. Dedupe compares them."""
     device_key: DeviceKey
     body: bytes
-    """The JSON object as it will be sent: as it came, with what was missing spliced in."""
+    """The JSON object that the relay sends: the received bytes, with missing values inserted."""
     has_inserted_time: bool = False
-    """Whether its `occurred_at` was spliced in: then it may be corrected, see relay.forward.timestamps."""
+    """Whether the relay inserted `occurred_at`. relay.forward.timestamps may correct it."""
     received_crc: int = 0
     """CRC-32 of the bytes as received; 0 if `body` is these bytes."""
 
     @property
     def check(self) -> int:
-        """The CRC-32 of the bytes as received: two events with one id should have one check."""
+        """Return the CRC-32 of the bytes as received. Events with the same id should have the same check."""
         return self.received_crc or crc32(self.body)
 
 
 Reading = Generator[None, None, list[Event] | Rejection]
-"""One body on its way. Each step takes a few milliseconds at most; the last one returns what the body is."""
+"""The reading of one body in steps of a few milliseconds at most. The last step returns the result."""
 
 
 @dataclass(frozen=True, slots=True)
 class EventDefaults:
-    """Filled in where an event lacks them; empty ones are not."""
+    """Values inserted into events that lack them. An empty or blank value is not inserted."""
 
     tenant_id: int | None = None
     platform: str = ""
@@ -74,30 +73,30 @@ class EventDefaults:
 
 _SOURCE_FIELDS = ("platform", "device_id", "app_version", "os_version", "device_model")
 _new_event = tuple.__new__
-"""A NamedTuple's own constructor is a Python function and takes half as long again."""
+"""The constructor of a NamedTuple is a Python function and takes 1.5 times as long."""
 _BATCH_OPENINGS = (b"[", b'{"events"')
 FEWEST_TOGETHER = 5
-"""The calls around reading together take some 7 µs, an event 1.4 then, and 3 by itself."""
+"""Fewest bodies that are read together. That costs 7 µs plus 1.4 µs per event; reading alone costs 3 µs per event."""
 _MIN_ERROR_BYTES = 64
-"""Path and sentence of a fault at least; so many faults fill a response."""
+"""Smallest size of one error, path and message, in a response."""
 
 
 @dataclass(slots=True)
 class _Found:
-    """What a body held so far."""
+    """Result so far of reading a body."""
 
     events: list[Event]
     errors: EventErrors
     too_large: str = ""
     last: int = 0
-    """The index of the last event that was read alone."""
+    """Index of the last event that was read alone."""
 
 
 class Reader:
-    """Reads what apps send. One per configuration; keeps no more of what it read than the orders of fields.
+    """Reads received bodies with one configuration. Stores field orders, and no other part of the bodies.
 
-    `new_event_id` gives a version 4 UUID in its text form, `now` the time as `occurred_at` has it; `now` is
-    asked at most once a body. `mask` hides secrets in the values that an error message quotes.
+    `new_event_id` returns a version 4 UUID as text. `now` returns the time in the format of `occurred_at`; it is
+    called at most once per body. `mask` hides secrets in the values that an error message quotes.
     """
 
     def __init__(
@@ -120,32 +119,32 @@ class Reader:
         self._source_members = [(name, _member(name, value)) for name, value in source.items()]
         self._source = _member("source", source)
         self._column_reader = ColumnReader(source)
-        filled_in = {f"source.{name}" for name in source}
+        with_default = {f"source.{name}" for name in source}
         if defaults.tenant_id is not None:
-            filled_in.add("tenant_id")
-        self.required = REQUIRED - filled_in
-        """Fields that an app must give, dotted."""
+            with_default.add("tenant_id")
+        self.required = REQUIRED - with_default
+        """Dotted names of the fields that an app must send."""
 
     def read_json(self, body: bytes) -> list[Event] | Rejection:
-        """One event object, {"events": [...]}, or a bare array."""
+        """Read one event object, {"events": [...]}, or a bare array."""
         return self._read_single(body) or _finish(self.reading_json(body))
 
     def read_lines(self, body: bytes) -> list[Event] | Rejection:
-        """One event a line (NDJSON); empty lines are skipped."""
+        """Read one event per line (NDJSON). Empty lines are skipped."""
         return _finish(self.reading_lines(body))
 
     def read_datagram(self, body: bytes) -> list[Event] | Rejection:
-        """Read what `read_json` reads, or one event per line, up to the first error. The caller undoes gzip before."""
+        """Read an inflated datagram: the formats of `read_json`, or one event per line, up to the first error."""
         has_lines = b"\n" in body and _has_lines(body)
         return (None if has_lines else self._read_single(body)) or _finish(self.reading_datagram(body))
 
     def read_singles(self, bodies: Sequence[bytes]) -> list[Event] | None:
-        """The events of bodies that hold one each, read together; None: each must be read by itself."""
+        """Read bodies of one event each together; return None if they must be read one by one."""
         self._received_at = b""
         return self._read_together(bodies)
 
     def reading_datagram(self, body: bytes) -> Reading:
-        """Do what `read_datagram` does, in steps, up to the first fault: nobody needs the list of all faults."""
+        """Do what `read_datagram` does, in steps. It stops at the first error: a response to UDP has room for one."""
         splitting = splitting_lines(body) if _has_lines(body) else self._splitting_json(body, max_odd=1)
         return self._reading(splitting, EventErrors(1, self._mask))
 
@@ -160,7 +159,7 @@ class Reader:
         return self._reading(splitting_lines(body), EventErrors(mask=self._mask))
 
     def _read_single(self, body: bytes) -> list[Event] | None:
-        """The event of a body that is one plain event; None if it needs a closer look."""
+        """Return the event of a body that is one proven event, else None."""
         body = body.strip(strict_json.SPACE)
         self._received_at = b""
         if len(body) <= self.max_event_bytes and not body.startswith(_BATCH_OPENINGS):
@@ -180,17 +179,17 @@ class Reader:
         return parts if isinstance(parts, Rejection) else (yield from self._read_all(parts, errors))
 
     def _read_all(self, parts: Parts, errors: EventErrors) -> Reading:
-        """Read events without space around them, in their order."""
+        """Read events without surrounding space, in their order."""
         bodies = parts.bodies
         if not bodies:
-            return Rejection("malformed", "The body holds no event.")
+            return Rejection("malformed", "The body contains no event.")
         self._received_at = b""
         found = _Found([], errors)
         for first, slice_ in slices(bodies):
             if first:
                 received_at = self._received_at
                 yield
-                self._received_at = received_at  # other bodies may have been read
+                self._received_at = received_at  # Another body may have been read since the last step.
             together = self._read_together(slice_)
             if together is not None:
                 found.events += together
@@ -199,7 +198,7 @@ class Reader:
                 return _malformed(path if len(bodies) > 1 else "The body", error)
             if errors.full:
                 break
-        assert parts.complete or errors.by_path, "cut short without a reason to reject it"
+        assert parts.complete or errors.by_path, "the parts are incomplete without an error"
         if errors.by_path:
             last = len(bodies) - 1
             if errors.full and (found.last < last or not parts.complete):
@@ -208,12 +207,12 @@ class Reader:
         return Rejection("too_large", found.too_large) if found.too_large else found.events
 
     def _read_together(self, bodies: Sequence[bytes]) -> list[Event] | None:
-        """The events of plain bodies; None if one of them needs a closer look, or if that is sooner done."""
+        """Return the events of the bodies if all are proven; None otherwise, or if there are too few bodies."""
         if len(bodies) < FEWEST_TOGETHER or max(map(len, bodies)) > self.max_event_bytes:
             return None
         first = fast_reader.read_compact(bodies[0])
         if first is None:
-            return None  # one writer wrote them all, most likely
+            return None  # The other bodies are most likely written in the same way.
         columns = self._column_reader.read(bodies, first)
         if columns is not None:
             return self._of_columns(bodies, columns)
@@ -229,7 +228,7 @@ class Reader:
         return events
 
     def _of_columns(self, bodies: Sequence[bytes], columns: Columns) -> list[Event] | None:
-        """The events; None if one of them has become too large."""
+        """Return the events; None if an inserted `occurred_at` makes one of them too large."""
         checks: Iterable[int] = repeat(0)
         if columns.timeless:
             checks = map(crc32, bodies)
@@ -241,7 +240,7 @@ class Reader:
         return list(map(_new_event, repeat(Event), rows))
 
     def _read_each(self, bodies: Sequence[bytes], first: int, found: _Found) -> tuple[str, str] | None:
-        """Add what they are to `found`; the path of one that is malformed, and why, if there is one."""
+        """Read the bodies one by one into `found`. Return path and message of the first malformed one, else None."""
         for index, body in enumerate(bodies, first):
             path, event_bytes = f"events.{index}", len(body)
             found.last = index
@@ -249,7 +248,7 @@ class Reader:
                 try:
                     event = self._read_quickly(body) or self._read_strictly(body, path, found.errors)
                 except Malformed as error:
-                    return path, str(error)  # the error itself would hold the bodies until the garbage collector comes
+                    return path, str(error)  # Its traceback would hold the bodies until a garbage collection.
                 if event is not None:
                     event_bytes = len(event.body)
                     found.events.append(event)
@@ -264,10 +263,10 @@ class Reader:
         return None if fields is None else self._proven(body, fields)
 
     def _proven(self, body: bytes, fields: fast_reader.Fields) -> Event | None:
-        """An event of what the quick reader proved; None if a closer look is needed."""
+        """Return the event of fields that the fast reader proved; None if the strict reader must decide."""
         if fields["event_type"][:1] in BLANK_ENDS:
             return None
-        # Loops, because building a list for each event takes three times as long.
+        # Loops: building a list for each event takes three times as long.
         if "source" in fields:
             source: Mapping[str, Any] = fields["source"]
             for text in source.values():
@@ -280,18 +279,18 @@ class Reader:
         return self._complete(body, fields, fast_reader.source_opening)
 
     def _read_strictly(self, body: bytes, path: str, errors: EventErrors) -> Event | None:
-        """Raises Malformed; None after adding to `faults`."""
+        """Return the event; None if it is invalid, with its errors added to `errors`. Raises Malformed."""
         pairs = strict_json.parse(strict_json.decode(body))
         if not check(pairs, path, self.required, errors):
             return None
         event = self._complete(body, _as_upstream_reads(pairs), _source_opening)
-        assert event is not None, "checked, and yet not complete"
+        assert event is not None, "the event passed the checks but is incomplete"
         return event
 
     def _complete(self, body: bytes, fields: Mapping[str, Any], source_opening: Callable[[bytes], int]) -> Event | None:
-        """Return the event with what it lacks spliced in; None if its fields are not all there and valid.
+        """Return the event with its missing values inserted; None if a field is missing or invalid.
 
-        Trust the types of `fields`, not yet their presence, nor that texts are UUIDs, times and without blanks around.
+        The types of `fields` are already checked. Presence, UUIDs, times and surrounding blanks are checked here.
         """
         added, received = b"", body
         event_id = fields.get("event_id")
@@ -337,7 +336,7 @@ class Reader:
 
 
 def _as_upstream_reads(pairs: Object) -> dict[str, Any]:
-    """Return the fields of a checked event by name, as the upstream reads those that the relay looks at."""
+    """Return the fields of a checked event by name. The fields that the relay uses are converted as upstream does."""
     fields: dict[str, Any] = dict(pairs)
     for name in ("event_id", "occurred_at"):
         if name in fields:
@@ -357,9 +356,9 @@ def _member(name: str, value: object) -> bytes:
 
 
 def _splice(body: bytes, opening: int, members: bytes) -> bytes:
-    """Return the body with members, each ending in a comma, inserted after the brace at `opening`.
+    """Return the body with `members`, each ending in a comma, inserted after the brace at `opening`.
 
-    An empty array there becomes an object: for the upstream's framework it is one.
+    An empty array at `opening` becomes an object, because the upstream's framework treats it as one.
     """
     rest = body[opening + 1 :]
     if body[opening : opening + 1] == b"[":
@@ -370,28 +369,28 @@ def _splice(body: bytes, opening: int, members: bytes) -> bytes:
 
 
 def _source_opening(body: bytes) -> int:
-    """Return where the source begins, in bytes, in a strictly parsed event that has one."""
+    """Return the byte offset of the source in a strictly parsed event that has one."""
     text = body.decode()
     cursor = Cursor(text, len(text))
     for name in cursor.members():
         start, _ = cursor.skip()
         if name == "source":
             return len(text[:start].encode())
-    raise AssertionError("no source in an event that has one")
+    raise AssertionError("the event has no source")
 
 
 def _malformed(what: str, error: str) -> Rejection:
-    return Rejection("malformed", f"{what} is not JSON that can be passed on: {error}.")
+    return Rejection("malformed", f"{what} is not strict JSON: {error}.")
 
 
 def _has_lines(body: bytes) -> bool:
-    """Whether a datagram holds one event a line: nowhere inside one JSON value does an object start where one ended."""
+    """Return whether a datagram has one event per line: a line ends with "}" and the next starts with "{"."""
     first, _, rest = body.strip(strict_json.SPACE).partition(b"\n")
     return first.rstrip(strict_json.SPACE).endswith(b"}") and rest.lstrip(strict_json.SPACE).startswith(b"{")
 
 
 def _finish(reading: Reading) -> list[Event] | Rejection:
-    """Read to the end without a break."""
+    """Run all steps of a reading and return its result."""
     try:
         while True:
             next(reading)

@@ -1,8 +1,8 @@
-"""What an event must have: the upstream's fields and types, and the sentences that say what is wrong.
+"""Check the fields of a strictly parsed event, and write an error message for each invalid field.
 
-Decides from a strictly parsed event. Every fault is reported, under its path (`events.0.source.platform`). Its
-sentence begins as the upstream's framework (Laravel) words its own, and names the field, what it must be, and the
-received value (see `event_shown`). Fields that are not named here pass. Knows neither bytes nor defaults' values.
+Every error is reported under its path (`events.0.source.platform`). The message starts like the messages of the
+upstream's framework (Laravel). It names the field, the requirement and the received value (see `shown`). Unknown
+fields are accepted. Independent of the event's bytes and of the values of the defaults.
 """
 
 from __future__ import annotations
@@ -16,36 +16,36 @@ from relay.event.values import is_blank, is_moment, trimmed, uuid4_bytes, whole
 
 PLATFORMS = ("ios", "android", "web", "tv")
 MIN_TENANT_ID, MAX_TENANT_ID = 1, 2**63 - 1
-"""No larger integer is JSON to us, see relay.event.strict_json."""
+"""relay.event.strict_json rejects larger integers."""
 MAX_DEVICE_ID_CHARACTERS = 255
 MAX_ERROR_BYTES = 262_144
-"""Of paths and sentences in one response; further faults are only counted."""
+"""Limit for the paths and messages in one response. Further errors are only counted."""
 MAX_NAME_CHARACTERS = 64
-"""Of an app's own field name in a path."""
+"""Length of a received field name in a path."""
 
 REQUIRED = frozenset({"event_type", "tenant_id", "source.platform", "source.device_id", "subject.type", "subject.id"})
-"""Dotted; what belongs to `subject` only where there is one."""
+"""Dotted names. The fields of `subject` are required only if the event has a subject."""
 
 Rule = Callable[[object], str]
-"""What a value must be ("a string"), or "" if it is."""
+"""Returns the requirement that a value does not meet ("a string"), or "" if the value is valid."""
 
 
 class EventErrors:
-    """Every fault of every event of one request, by path."""
+    """The errors of all events of one request, by path."""
 
     def __init__(self, max_bytes: int = MAX_ERROR_BYTES, mask: Mask = unmasked) -> None:
-        """With `max_bytes` of 1 there is room for one sentence. `mask` hides secrets in received values."""
+        """A `max_bytes` of 1 leaves room for one message. `mask` hides secrets in received values."""
         self.by_path: dict[str, list[str]] = {}
         self.count = 0
-        """Those that are left out included."""
+        """Number of errors, including the unlisted ones."""
         self.unread_after = ""
-        """The path of the last event that was read, if others were left unread because the list was full."""
+        """Path of the last event that was checked, if reading stopped because the list was full; else ""."""
         self._room_bytes = max_bytes
         self._left_out = 0
         self._mask = mask
 
     def add(self, path: str, complaint: str, *received: object) -> None:
-        """Add one fault. The values that were received are described only if the sentence is listed."""
+        """Add one error about the field at `path`. `received` values are described only if the error is listed."""
         self.count += 1
         if self.full:
             self._left_out += 1
@@ -57,11 +57,11 @@ class EventErrors:
 
     @property
     def full(self) -> bool:
-        """Whether no further sentence fits: more reading would only cost time."""
+        """Whether no further error can be listed."""
         return self._room_bytes <= 0
 
     def summary(self) -> str:
-        """Return the first fault, how many more there are, and what the list leaves out."""
+        """Return the first error, the number of further errors, and what the list does not contain."""
         first = next(iter(self.by_path.values()))[0]
         more = self.count - 1
         notes = [f"and {more} more error{'s' if more > 1 else ''}"] if more else []
@@ -73,9 +73,9 @@ class EventErrors:
 
 
 def check(event: object, path: str, required: Set[str], errors: EventErrors) -> TypeGuard[Object]:
-    """Add every fault of one event; true if there was none.
+    """Add every error of one event to `errors`; return whether there was none.
 
-    `required` is REQUIRED without what defaults will fill in.
+    `required` is REQUIRED without the fields that have a default.
     """
     before = errors.count
     if not isinstance(event, Object):
@@ -92,7 +92,7 @@ def check(event: object, path: str, required: Set[str], errors: EventErrors) -> 
 
 
 def _check_object(pairs: Object, path: str, prefix: str, required: Set[str], errors: EventErrors) -> dict[str, object]:
-    """Add the faults of one object, whose fields are known to RULES as `prefix` and name; returns its fields."""
+    """Add the errors of one object to `errors`, and return its fields. `prefix` selects the object's rules in RULES."""
     fields: dict[str, object] = {}
     twice: dict[str, tuple[object, object]] = {}
     for name, value in pairs:
@@ -113,7 +113,7 @@ def _check_object(pairs: Object, path: str, prefix: str, required: Set[str], err
 
 
 def _shown(name: str) -> str:
-    """An app's own field name, fit for a path: it may be any text."""
+    """Return a received field name, cut and escaped for a path."""
     name = name[:MAX_NAME_CHARACTERS]
     return name if name.isprintable() else ascii(name)[1:-1]
 
@@ -134,7 +134,7 @@ def tenant(value: object) -> str:
 
 
 def an_object(value: object) -> str:
-    # PHP and Lua write an empty object as [], and the upstream's framework takes one for the other.
+    # PHP and Lua write an empty object as []. The upstream's framework does not distinguish the two.
     return "" if isinstance(value, Object) or value == [] else "an object"
 
 
@@ -153,7 +153,7 @@ def platform(value: object) -> str:
 
 
 RULES: Mapping[str, Mapping[str, Rule]] = {
-    # by prefix and name; the API's description is made from it, too
+    # By prefix and name. The OpenAPI description is generated from this table, too.
     "": {
         "event_id": uuid4,
         "event_type": filled,
@@ -166,7 +166,7 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
     "source.": {
         "platform": platform,
         "device_id": device,
-        # The upstream's framework reads a blank string as null, which fails the rules of an optional field, too.
+        # The upstream's framework converts a blank string to null, which is invalid for an optional field, too.
         "app_version": filled,
         "os_version": filled,
         "device_model": filled,
@@ -175,4 +175,4 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
 }
 _PARTS = ("source", "subject")
 _EMPTY = Object()
-"""An object without fields. A missing source is judged as one, because defaults may fill in some of it."""
+"""An object without fields. A missing source is checked as one, because defaults may provide some of its fields."""

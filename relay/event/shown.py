@@ -1,11 +1,12 @@
-"""Describe a received value in an error message: what it is, cut and safe to print.
+"""Describe a received value in an error message, cut and safe to print.
 
 Rules:
-1.  The text is short, whatever the value: a string is cut before it is looked at, a list or object is only counted.
-2.  Quoted text has no character that a terminal, a log or a reader could take for something else: control and format
-    characters, blanks other than a space, and half surrogate pairs are written as JSON escapes.
+1.  The description is short for every value. A string is cut before it is processed; of a list or object only the
+    size is shown.
+2.  Control and format characters, blanks other than a space, and lone surrogates are written as JSON escapes, so that
+    they cannot affect a terminal or a log.
 
-Pure. Knows nothing of fields.
+Pure. Independent of the fields of an event.
 """
 
 from __future__ import annotations
@@ -17,16 +18,16 @@ from relay.event.strict_json import Object
 from relay.event.values import BLANK_ENDS
 
 Mask = Callable[[str], str]
-"""Replaces the secrets in a text that the relay knows."""
+"""Replaces the relay's own secrets in a text."""
 
 MAX_QUOTED_CHARACTERS = 60
-"""Of a string, escapes included."""
+"""Length of a quoted string, including escapes."""
 _MAX_MASKED_CHARACTERS = 1_024
-"""The beginning of a string in which secrets are looked for; a key is shorter than what is not quoted of this."""
+"""Length of the start of a string in which `mask` looks for secrets. Longer than a quotation plus a key."""
 
 
 def unmasked(text: str) -> str:
-    """Return the text as it is: there is no secret to hide."""
+    """Return the text unchanged."""
     return text
 
 
@@ -48,7 +49,7 @@ def _counted(article: str, kind: str, part: str, count: int) -> str:
 
 
 def _quoted(text: str) -> tuple[str, bool]:
-    """Return what fits of a text, and whether that is all of it."""
+    """Return the start of the text that fits into a quotation, and whether it is the whole text."""
     quoted = ""
     for character in text:
         safe = character.isprintable() and character not in '"\\' and (character == " " or character not in BLANK_ENDS)

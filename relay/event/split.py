@@ -1,15 +1,13 @@
 """Find the events in a body: the elements of a batch, or the lines.
 
 Rules:
-1.  No step works longer than a millisecond or two, whatever the body contains. Between steps the caller yields to the
-    event loop.
-2.  Reading stops as soon as the body is certainly rejected: what surrounds the events, or one event, is larger than an
-    event may be, or enough elements are no objects to fill a response.
-3.  All that surrounds the events is checked here, with strict_json's grammar. The events themselves are only told
-    apart.
+1.  A step takes at most 2 ms for every body. Between steps the caller yields to the event loop.
+2.  Splitting stops when the body is certain to be rejected: the text around the events, or one event, exceeds the
+    size limit of an event, or the elements that are not objects produce enough errors to fill a response.
+3.  The text around the events is checked here by the grammar of strict_json. The events are separated, not checked.
 
-Two ways lead to the elements. `fast_reader.splitting` proves plain batches, piece by piece. A `Cursor` walks any other
-text, value by value. Pure. Knows nothing of what an event must contain.
+`fast_reader.splitting` splits proven batches piece by piece. A `Cursor` walks through any other text value by value.
+Pure. Independent of the content of an event.
 """
 
 from __future__ import annotations
@@ -23,37 +21,37 @@ from relay.event.shown import Mask, unmasked
 from relay.event.strict_json import Cursor, Malformed, Object, TooLong
 
 _STEP_VALUES = 512
-"""Values that a step passes, at 1 us each."""
+"""Values per step, at 1 µs each."""
 _STEP_CHARACTERS = 32_768
-"""Characters that a step passes; a value may be longer."""
+"""Characters per step. A single value may be longer."""
 _STEP_LINES_BYTES = 16_384
 
 
 class Rejection(NamedTuple):
-    """Why bytes are not events."""
+    """The reason why a body is rejected."""
 
     reason: Literal["malformed", "invalid", "too_large"]
-    """HTTP answers 400, 422, 413."""
+    """The HTTP status is 400, 422 or 413."""
     error: str
     errors: Mapping[str, Sequence[str]] = {}
-    """With "invalid": every fault of every event, by path ("events.0.source.platform"); the size is bounded."""
+    """For "invalid": the errors of all events, by path ("events.0.source.platform"). Limited to MAX_ERROR_BYTES."""
 
 
 class Parts(NamedTuple):
-    """The events of a body, without the space around them."""
+    """The events of a body, without surrounding space."""
 
     bodies: Sequence[bytes]
     complete: bool = True
-    """Whether these are all events. False only where these are enough to reject the body."""
+    """Whether `bodies` has all events of the body. If False, `bodies` is sufficient to reject the body."""
 
 
 Splitting = Generator[None, None, Parts | Rejection]
 
 
 def splitting_json(body: bytes, max_event_bytes: int, max_odd: int, mask: Mask = unmasked) -> Splitting:
-    """Split a body without space around it. It stops after `max_odd` elements that are no objects. Raises Malformed.
+    """Split a body without surrounding space. Stop after `max_odd` elements that are not objects. Raises Malformed.
 
-    `mask` hides secrets in the value that a message describes.
+    `mask` hides secrets in the value that an error message describes.
     """
     if body.startswith((b"[", b"{")):
         is_short = len(body) <= fast_reader.PIECE_BYTES
@@ -66,7 +64,7 @@ def splitting_json(body: bytes, max_event_bytes: int, max_odd: int, mask: Mask =
 
 
 def splitting_lines(body: bytes) -> Splitting:
-    """Split a body into its lines; empty lines are skipped."""
+    """Split a body into its lines. Empty lines are skipped."""
     bodies: list[bytes] = []
     start = 0
     while start <= len(body):
@@ -122,9 +120,9 @@ def _walking(text: str, body: bytes, max_event_bytes: int, max_odd: int, mask: M
 
 
 def _elements(cursor: Cursor, max_event_bytes: int, max_odd: int, *, is_batch: bool) -> Splitting:
-    """Return the elements of the array at the cursor. What is malformed is named by its index.
+    """Return the elements of the array at the cursor. Errors name the index of the element. Raises Malformed.
 
-    Unless `is_batch`, the array may still turn out to be a field of an event, while it fits into one.
+    Without `is_batch`, the array may still be a field of a single event, as long as it is not larger than an event.
     """
     elements: list[bytes] = []
     odd, passed, started_at = 0, cursor.at, cursor.at
@@ -147,19 +145,19 @@ def _elements(cursor: Cursor, max_event_bytes: int, max_odd: int, *, is_batch: b
 
 
 def _too_much_around(names: Sequence[str], body: bytes, max_event_bytes: int) -> Parts | Rejection:
-    """Reject a body of which more than an event may have lies outside of `events`."""
+    """Reject a body whose text outside of `events` exceeds the size limit of an event."""
     if "events" not in names:
-        return Parts([body])  # as one event, which is larger than an event may be
-    return Rejection("too_large", f"What lies around the events has more than {max_event_bytes} characters.")
+        return Parts([body])  # A single event, which the caller rejects as too large.
+    return Rejection("too_large", f"The text around the events has more than {max_event_bytes} characters.")
 
 
 def _no_array(names: Sequence[str], around: object, mask: Mask) -> Rejection:
-    """Reject a body whose `events` is no array, or occurs again. `around` is the body without its last array."""
+    """Reject a body whose `events` is not an array, or is repeated. `around` is the body without its last array."""
     assert isinstance(around, Object)
     errors = EventErrors(mask=mask)
     count = names.count("events")
     if count > 1:
-        errors.add("events", f"must not be given twice, but is given {count} times")
+        errors.add("events", f"must not be given twice, but occurs {count} times")
     else:
         errors.add("events", "must be an array", dict(around)["events"])
     return Rejection("invalid", errors.summary(), errors.by_path)

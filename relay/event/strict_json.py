@@ -1,11 +1,11 @@
-"""JSON as it can safely be passed on, read slowly and exactly.
+"""Parse strict JSON, which every upstream can read.
 
-Owns what "strict" means: RFC 8259 in UTF-8 without a byte order mark, and besides, because an upstream
-that is less exact would choke on the whole batch: no NaN or Infinity, integers within signed 64 bits,
-numbers within a double, no lone surrogates and no U+0000 in strings, at most MAX_DEPTH levels.
+"Strict" means RFC 8259 in UTF-8 without a byte order mark, with these limits: no NaN or Infinity, integers within
+signed 64 bits, numbers within a double, no lone surrogates and no U+0000 in strings, and at most MAX_DEPTH levels.
+An upstream may reject a whole batch for one event outside of these limits.
 
-Repeated names stay visible (an object is its pairs), so that the caller may judge them. Knows nothing of
-events. Messages say what is wrong and where, and quote nothing of the text.
+An object is a list of pairs, so the caller can detect repeated names. Error messages name the problem and its
+position, and quote no text. Independent of events.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from typing import NoReturn
 
 SPACE = b" \t\n\r"
 MAX_DEPTH = 32
-"""Levels of objects and arrays, the outermost included."""
+"""Nesting levels of objects and arrays, including the outermost."""
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _MAX_INTEGER_CHARACTERS = 20
-"""Of a signed 64-bit integer; checked before int(), whose time grows with the square of the digits."""
+"""Length of a signed 64-bit integer. Checked before int(), whose time grows with the square of the digits."""
 _LONGEST_TAIL = 16
-"""Characters at the end of a cut text whose meaning the rest may change: of a literal, an escape, an exponent."""
+"""Characters at the end of a cut text that the following text may complete: a literal, an escape, an exponent."""
 
 _spaces = re.compile(r"[ \t\n\r]*").match
 _unsafe = re.compile("[\x00\ud800-\udfff]").search
 
 
 class Malformed(Exception):
-    """Not strict JSON; the message is half a sentence for people."""
+    """The text is not strict JSON. The message is a clause that completes an error message."""
 
 
 class Object(list[tuple[str, object]]):
-    """An object as its pairs in order; an array is a plain list."""
+    """A JSON object as a list of (name, value) pairs in order. A JSON array is a plain list."""
 
 
 def decode(body: bytes) -> str:
-    """The text of a body. Raises Malformed."""
+    """Return the text of a body. Raises Malformed."""
     if body.startswith(_BYTE_ORDER_MARK):
         raise Malformed("it starts with a byte order mark")
     try:
@@ -49,7 +49,7 @@ def decode(body: bytes) -> str:
 
 
 def parse(text: str) -> object:
-    """One value, space around it allowed; objects come as Object. Raises Malformed."""
+    """Return the value of a text, which may have surrounding space. Objects are `Object`. Raises Malformed."""
     try:
         value: object = _strict.decode(text)
     except JSONDecodeError as error:
@@ -61,35 +61,35 @@ def parse(text: str) -> object:
 
 
 class TooLong(Exception):
-    """A value is longer than the caller accepts."""
+    """A value is longer than the caller's limit."""
 
 
 class Cursor:
-    """Walks the outer levels of a text to learn where values lie; every method may raise Malformed.
+    """Walks through the outer levels of a text and returns the positions of values. Every method may raise Malformed.
 
-    Checks the grammar of what it passes, not the further rules: `parse` what is used. No single call works on more
-    than `max_value_characters`: the values are looked for in a window of the text, which begins where a value did not
-    fit into the previous one.
+    The cursor checks the grammar only; apply `parse` to each value that is used. A call processes at most
+    `max_value_characters`, because values are decoded in a window of the text. When a value does not fit, the window
+    moves to the start of that value.
     """
 
     def __init__(self, text: str, max_value_characters: int) -> None:
         self.text = text
         self.at = 0
-        """Characters passed."""
+        """Position in the text, in characters."""
         self._window_characters = max_value_characters + _LONGEST_TAIL
         self._window = text[: self._window_characters]
         self._window_at = 0
-        """Where the window begins in the text."""
+        """Position of the window in the text, in characters."""
 
     def peek(self) -> str:
-        """The next character that is no space; "" at the end."""
+        """Skip space and return the next character; "" at the end."""
         match = _spaces(self.text, self.at)
-        assert match is not None  # the pattern matches nothing at all, too
+        assert match is not None  # The pattern also matches the empty string.
         self.at = match.end()
         return self.text[self.at : self.at + 1]
 
     def take(self, expected: str) -> str:
-        """Pass the next character, which must be one of `expected`."""
+        """Consume and return the next character, which must be one of `expected`."""
         character = self.peek()
         if not character or character not in expected:
             raise Malformed(f"expecting {' or '.join(expected)} at character {self.at}")
@@ -97,14 +97,14 @@ class Cursor:
         return character
 
     def skip(self) -> tuple[int, int]:
-        """Pass a value; return where it starts and ends, in characters. Raises TooLong, and stays before the value."""
+        """Skip a value; return its start and end, in characters. Raises TooLong and leaves the position unchanged."""
         self.peek()
         start = self.at
         self._value()
         return start, self.at
 
     def members(self) -> Iterator[str]:
-        """Names of the object that opens here; at each, the caller passes the value."""
+        """Yield the names of the object at the cursor. The caller must skip the value after each name."""
         self.take("{")
         if self.peek() == "}":
             self.take("}")
@@ -119,7 +119,7 @@ class Cursor:
                 return
 
     def elements(self) -> Iterator[tuple[int, int]]:
-        """Where the elements of the array that opens here start and end, in characters."""
+        """Yield start and end, in characters, of each element of the array at the cursor."""
         self.take("[")
         if self.peek() == "]":
             self.take("]")
@@ -130,7 +130,7 @@ class Cursor:
                 return
 
     def end(self) -> None:
-        """Nothing but space may follow."""
+        """Require that only space follows."""
         if self.peek():
             raise Malformed(f"extra data at character {self.at}")
 
@@ -180,7 +180,7 @@ def _inspect(value: object) -> None:
 def _inspect_string(text: str) -> None:
     found = _unsafe(text)
     if found is not None:
-        raise Malformed("a string contains U+0000" if found[0] == "\0" else "a string contains half a surrogate pair")
+        raise Malformed("a string contains U+0000" if found[0] == "\0" else "a string contains a lone surrogate")
 
 
 def _at(error: JSONDecodeError, text_at: int = 0) -> Malformed:
@@ -196,20 +196,20 @@ def _integer(digits: str) -> int:
         value = int(digits)
         if -(2**63) <= value < 2**63:
             return value
-    raise Malformed("an integer does not fit 64 bits")
+    raise Malformed("an integer does not fit into 64 bits")
 
 
 def _float(digits: str) -> float:
     value = float(digits)
     if math.isinf(value):
-        raise Malformed("a number does not fit a double")
+        raise Malformed("a number does not fit into a double")
     return value
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise Malformed(f"{name} is no JSON number")
+    raise Malformed(f"{name} is not a JSON number")
 
 
 _strict = JSONDecoder(object_pairs_hook=Object, parse_int=_integer, parse_float=_float, parse_constant=_no_constant)
 _lenient = JSONDecoder(parse_int=str, parse_float=str, parse_constant=_no_constant)
-"""Only says where values end: numbers stay text, for int() is slow on many digits and refuses more."""
+"""Finds the ends of values. Numbers stay text, because int() is slow for many digits and rejects more than 4,300."""

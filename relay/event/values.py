@@ -1,11 +1,11 @@
-"""Decide about single values of an event as the upstream's framework does: blanks, UUIDs, times, integers.
+"""Check single values of an event as the upstream's framework does: blanks, UUIDs, times, integers.
 
 The source is the last table of `upstream-api.md`. Rules:
-1.  The relay accepts no form that the framework rejects: one such event makes the upstream reject its whole batch.
-2.  The framework trims every string before it looks at it. So a blank around a UUID, a time or a platform does not
-    matter, a string of blanks is missing, and device ids that differ in such blanks are one device.
+1.  The relay accepts no form that the framework rejects. One such event makes the upstream reject its whole batch.
+2.  The framework trims every string before it validates it. A UUID, time or platform may therefore have surrounding
+    blanks, a string of blanks counts as missing, and device ids that differ only in surrounding blanks are one device.
 
-Pure. Knows nothing of fields and messages.
+Pure. Independent of fields and messages.
 """
 
 from __future__ import annotations
@@ -37,62 +37,62 @@ _OTHER_BLANKS = (
     "\U000110bd\U000110cd\U0001d159\U000e0001"
 )
 BLANK_CLASS = "[" + "".join(f"{chr(first)}-{chr(last)}" for first, last in _BLANK_SPANS) + _OTHER_BLANKS + "]"
-"""As a regular expression."""
+"""`BLANKS` as a character class of a regular expression."""
 BLANKS = "".join(chr(code) for first, last in _BLANK_SPANS for code in range(first, last + 1)) + _OTHER_BLANKS
-"""Every character that the framework may trim: white space, control and format characters, letters without ink.
+"""Every character that the framework may trim: white space, control and format characters, invisible letters.
 
-The framework itself trims of the control characters only NUL and white space, and of the format characters many.
+Of the control characters the framework trims only NUL and white space, of the format characters many.
 """
 BLANK_ENDS = frozenset(BLANKS) | {""}
-"""First or last characters of a text that needs trimming; "" is the end of an empty one. Compare `text[:1]`."""
+"""`text[:1]` or `text[-1:]` of a text that needs trimming; "" stands for an empty text."""
 
 _MAX_WHOLE_FLOAT = 10**15
-"""PHP writes a float from here on with an exponent, and then it is no integer to the framework."""
+"""From this value on PHP writes a float with an exponent, which the framework does not accept as an integer."""
 
 
 def trimmed(text: str) -> str:
-    """Return the text without the blanks around it."""
+    """Return the text without surrounding blanks."""
     return text.strip(BLANKS) if text[:1] in BLANK_ENDS or text[-1:] in BLANK_ENDS else text
 
 
 def are_trimmed(texts: Iterable[str]) -> bool:
-    """Return whether no text has blanks around it, nor consists of blanks."""
+    """Return whether no text has surrounding blanks or is empty."""
     return BLANK_ENDS.isdisjoint([text[:1] for text in texts]) and BLANK_ENDS.isdisjoint([text[-1:] for text in texts])
 
 
 def is_blank(text: str) -> bool:
-    """Return whether the framework takes the text for a missing one."""
+    """Return whether the framework treats the text as missing."""
     return text[:1] in BLANK_ENDS and not text.strip(BLANKS)
 
 
 def whole(value: object) -> int | None:
-    """Return the integer that a JSON number is, such as 2 of 2 and 2.0, or None."""
+    """Return a JSON number as an integer (2 for 2 and for 2.0), or None if it is not an integer."""
     if type(value) is float and value.is_integer() and abs(value) < _MAX_WHOLE_FLOAT:
         return int(value)
-    return value if type(value) is int else None  # True is an int to Python, but not to JSON
+    return value if type(value) is int else None  # isinstance() would accept True.
 
 
 # --- UUIDs ---------------------------------------------------------------------------------------------------
 
-_from_hex = bytes.fromhex  # bound once: finding it on its class takes a quarter of the time of a call
+_from_hex = bytes.fromhex  # The lookup of the attribute takes a quarter of the time of a call.
 
 
 def uuid4_bytes(text: str) -> bytes:
-    """Return the 16 bytes of a version 4 UUID in 8-4-4-4-12 form, in either case; b"" if it is none (RFC 9562)."""
+    """Return the 16 bytes of a version 4 UUID in 8-4-4-4-12 form, in either case; else b"" (RFC 9562)."""
     try:
         uuid = _from_hex(text.replace("-", ""))
     except ValueError:
         return b""
-    # 36 characters, 4 of them dashes, and 16 bytes: no room for the spaces that fromhex passes over
+    # With 36 characters, 4 dashes and 16 bytes there is no room for spaces, which fromhex ignores.
     if len(text) == 36 and text[8:24:5] == "----" and len(uuid) == 16 and uuid[6] >> 4 == 4 and uuid[8] >> 6 == 2:
         return uuid
     return b""
 
 
 def all_uuid4_bytes(texts: Sequence[str]) -> Sequence[bytes]:
-    """Return what uuid4_bytes makes of each, at a third of the time; empty if one of them is no such UUID."""
+    """Return `uuid4_bytes` of each text, in a third of the time; an empty sequence if a text is not such a UUID."""
     joined, count = "".join(texts), len(texts)
-    # with 36 characters each, a step of 36 goes through the same place of all of them
+    # Each text has 36 characters, so a slice with step 36 contains the same position of every text.
     if set(map(len, texts)) != {36} or not (
         joined[8::36] == joined[13::36] == joined[18::36] == joined[23::36] == "-" * count
         and joined[14::36] == "4" * count
@@ -103,7 +103,7 @@ def all_uuid4_bytes(texts: Sequence[str]) -> Sequence[bytes]:
         uuids = _from_hex(joined.replace("-", ""))
     except ValueError:
         return ()
-    # 4 dashes in each at least, so 32 digits at most: 16 bytes each leave no room for more dashes, nor for spaces
+    # Each text has at least 4 dashes, so at most 32 digits. 16 bytes each leave no room for more dashes or spaces.
     return unpack("16s" * count, uuids) if len(uuids) == 16 * count else ()
 
 
@@ -111,7 +111,7 @@ def all_uuid4_bytes(texts: Sequence[str]) -> Sequence[bytes]:
 
 
 def _date(dash: str) -> str:
-    """Return the pattern of a calendar date from 0001-01-01 on. The framework checks the calendar, too."""
+    """Return the pattern of a valid calendar date from 0001-01-01 on. The framework checks the calendar, too."""
     day_28 = f"(?:0[1-9]|1[0-2]){dash}(?:0[1-9]|1[0-9]|2[0-8])"
     day_30 = f"(?:0[13-9]|1[0-2]){dash}(?:29|30)"
     day_31 = f"(?:0[13578]|1[02]){dash}31"
@@ -123,7 +123,7 @@ _WEEK_DATE = "(?!0000)[0-9]{4}-?W(?:0[1-9]|[1-4][0-9]|5[0-3])(?:-?[1-7])?"
 _HOUR, _MINUTE, _SECOND = "(?:[01][0-9]|2[0-4])", "[0-5][0-9]", "(?:[0-5][0-9]|60)"
 _EXTENDED_TIME = rf"{_HOUR}(?::{_MINUTE}(?::{_SECOND}(?:\.[0-9]+)?)?)"
 _BASIC_TIME = f"{_HOUR}(?:{_MINUTE}(?:{_SECOND})?)?"
-"""Without a fraction, which PHP does not read here. PHP reads it behind a T only."""
+"""Basic format. PHP reads it only after a T, and without a fraction."""
 _ZONE = "(?:[Zz]|[Uu][Tt][Cc]|[Gg][Mm][Tt]|[+-](?:[01][0-9]|2[0-3])(?::?[0-5][0-9])?)"
 _NO_FRACTION = r"(?![^.]*\.)"
 
@@ -134,25 +134,25 @@ _parse_moment = datetime.fromisoformat
 
 
 def is_moment(text: str) -> bool:
-    """Return whether a text without blanks around it is a date and time with a zone that PHP reads as ISO 8601 does.
+    """Return whether a trimmed text is a date and time with a zone that PHP reads as ISO 8601 defines it.
 
-    All of RFC 3339 with the years 0001 to 9999 is, and so is ISO 8601 in basic format and with weeks. Compared with
-    PHP 8.2 (`strtotime`, `date_parse`, `checkdate`): PHP accepts every such form, and reads the same instant.
+    This includes all of RFC 3339 with the years 0001 to 9999, and ISO 8601 in basic format and with weeks. Compared
+    with PHP 8.2 (`strtotime`, `date_parse`, `checkdate`): PHP accepts every such form and reads the same instant.
     """
     shape = text[10:20:3]
-    # These two shapes leave no place for what only Python reads, such as a comma. Python's parser takes half the time.
+    # For these two shapes Python's parser accepts nothing that PHP rejects, and takes half the time of the pattern.
     if (shape == "T::." and text[23:] == "Z") or (shape == "T::Z" and len(text) == 20):
         try:
             _parse_moment(text)
         except ValueError:
-            pass  # Python knows no leap second.
+            pass  # Python does not support leap seconds; the pattern does.
         else:
             return True
     return _is_moment(text) is not None
 
 
 def are_moments(texts: Sequence[str]) -> bool:
-    """Return whether `is_moment` is true of each. Of texts in one common shape this takes half the time."""
+    """Return whether `is_moment` is true for every text. It takes half the time if all have the same common shape."""
     joined, count, size = "".join(texts), len(texts), len(texts[0])
     if set(map(len, texts)) == {size} and (
         size in (20, 24)

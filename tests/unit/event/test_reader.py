@@ -202,7 +202,7 @@ class TestBatches:
 
     @pytest.mark.parametrize("body", [b'{"events":[]}', b"[]", b" [ ] ", b'{"events": [ ], "a": 1}'])
     def test_a_batch_without_events_is_malformed(self, body: bytes) -> None:
-        assert refused(body) == Rejection("malformed", "The body holds no event.")
+        assert refused(body) == Rejection("malformed", "The body contains no event.")
 
     @pytest.mark.parametrize("given", [b"{}", b"null", b'"x"', b"7"])
     def test_events_must_be_an_array(self, given: bytes) -> None:
@@ -213,7 +213,7 @@ class TestBatches:
     def test_events_must_not_be_given_twice(self) -> None:
         one = compact([EVENT])
         result = refused(b'{"events":%b,"events":%b}' % (one, one))
-        assert result.errors == {"events": ["The events field must not be given twice, but is given 2 times."]}
+        assert result.errors == {"events": ["The events field must not be given twice, but occurs 2 times."]}
 
     def test_one_bad_event_refuses_the_batch(self) -> None:
         assert list(refused(compact([EVENT, event(event_type=None), EVENT])).errors) == ["events.1.event_type"]
@@ -223,7 +223,7 @@ class TestBatches:
         assert result.reason == "malformed"
         assert "events.2" in result.error
         result = refused(b'[%b,{},{"a":"\\u0000"}]' % compact(EVENT))
-        assert result == Rejection("malformed", "events.2 is not JSON that can be passed on: a string contains U+0000.")
+        assert result == Rejection("malformed", "events.2 is not strict JSON: a string contains U+0000.")
 
     @pytest.mark.parametrize("around", [b'"a":1e999', b'"a":"\\ud800"', b'"\\u0000":1', b'"a":1' + b"0" * 30])
     def test_what_lies_around_the_events_must_be_strict_too(self, around: bytes) -> None:
@@ -244,7 +244,7 @@ class TestLinesAndDatagrams:
 
     @pytest.mark.parametrize("body", [b"", b"\n \n"])
     def test_no_line_is_malformed(self, body: bytes) -> None:
-        assert reader().read_lines(body) == Rejection("malformed", "The body holds no event.")
+        assert reader().read_lines(body) == Rejection("malformed", "The body contains no event.")
 
     def test_a_line_is_one_event_and_no_batch(self) -> None:
         result = reader().read_lines(compact({"events": [EVENT]}))
@@ -316,7 +316,7 @@ class TestMalformed:
 
     def test_the_sentence_says_what_and_where(self) -> None:
         assert refused(b'{"a" 1}').error == (
-            "The body is not JSON that can be passed on: Expecting ':' delimiter at character 5."
+            "The body is not strict JSON: Expecting ':' delimiter at character 5."
         )
         assert refused(MALFORMED["33 levels"]).error.endswith("it is nested deeper than 32 levels.")
 

@@ -59,7 +59,7 @@ WRONG_BODIES = [
     (b'{"events":["x"]}', "events.0", 'must be an object, but is "x"'),
     (b'{"events":"x"}', "events", 'must be an array, but is "x"'),
     (b'{"events":{"0":{}}}', "events", "must be an array, but is an object of 1 field"),
-    (b'{"events":[{}],"events":[{}]}', "events", "must not be given twice, but is given 2 times"),
+    (b'{"events":[{}],"events":[{}]}', "events", "must not be given twice, but occurs 2 times"),
 ]
 
 
