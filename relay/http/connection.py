@@ -1,37 +1,38 @@
-"""One connection of an app: aiohttp's protocol with the deadlines and the error answers it lacks.
+"""A connection of an app: aiohttp's protocol with added deadlines and error responses.
 
-aiohttp (3.14) has no deadline for a head or a body. It answers unparsable requests in plain text and logs a
-traceback. This class records since when its client owes bytes or reads no answer, and `expired` checks that at each
-sweep.
+aiohttp (3.14) waits forever for a head or a body. To a request that it cannot parse it responds in plain text and logs
+a traceback. `Connection` records since when a request is being received and since when the client does not read
+responses. The listener calls `expired` in each sweep.
 
-Rules: a client owes bytes from a request's first byte until its body is complete, and not while the relay works on
-it. An answer is never written into another one. Pipelined bytes are timed from their next byte on.
+Rules:
+1.  The time limit applies from the first byte of a request until its body is complete, and not while the relay works.
+    The start of a request in the same segment as the end of the previous one is not timed until its next byte. If no
+    byte follows, the keep-alive timeout closes the connection.
+2.  A response is never written into another one.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Protocol, cast
 
 from aiohttp import web
-from aiohttp.http import HttpProcessingError, HttpVersion11, RawRequestMessage
+from aiohttp.http import HttpProcessingError, RawRequestMessage
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler, RequestPayloadError, _ErrInfo
 
+from relay.http.body import CLIENT_CLOSED
 from relay.http.head_cache import CompleteRequest, FastPath, HeadCache
 from relay.http.response import RETRY_LATER, Response, error_response
 from relay.runtime.clock import loop_s
 
-BodyError = Literal["too_large", "malformed"]
-
-_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-_TIMEOUT = error_response(408, "the request did not arrive within http.request_timeout", close=True)
+_TIMEOUT = error_response(408, "the request was not complete within http.request_timeout", close=True)
 _CLIENT_ERRORS = (OSError, RequestPayloadError, HttpProcessingError)
-"""How a body ends that breaks off, or whose framing is none."""
+"""Exceptions of an incomplete body, or of invalid framing."""
 MAX_HEAD_BYTES = 32_768
-"""Browsers send the cookies of every web app of 127.0.0.1 here, too."""
+"""Large enough for browsers, which send the relay the cookies of every web app on 127.0.0.1."""
 HEAD_TOO_LARGE = error_response(
     431, f"the request head has more than {MAX_HEAD_BYTES} bytes; send fewer or shorter headers", close=True
 )
@@ -39,7 +40,7 @@ STOPPING = error_response(503, "the relay is stopping", headers=RETRY_LATER, clo
 
 
 class ConnectionOwner(Protocol):
-    """What a connection needs of the listener that accepted it."""
+    """The methods of a listener that its connections call."""
 
     @property
     def now_ms(self) -> Callable[[], int]: ...
@@ -52,7 +53,7 @@ class ConnectionOwner(Protocol):
 
 
 class Connection(RequestHandler):
-    """Reads requests of one client and answers them in order."""
+    """Reads the requests of one client and responds to them in order."""
 
     __slots__ = (
         "_client_finished",
@@ -87,36 +88,35 @@ class Connection(RequestHandler):
         self._listener = listener
         self.is_unix = is_unix
         self._socket_transport: asyncio.Transport | None = None
-        """The transport until it is really gone; aiohttp forgets its own when it begins to close."""
+        """The transport until `connection_lost`. aiohttp's own reference ends when the transport starts to close."""
         self._incomplete_body: StreamReader | None = None
-        """The body of the newest request, while it may be incomplete."""
+        """Body of the newest request, while it may be incomplete."""
         self._newest_request: RawRequestMessage | None = None
         self._pending_responses = 0
-        """Requests whose head came and whose answer has not been made."""
+        """Requests whose head was received and whose response does not exist yet."""
         self._client_finished = False
         self._receiving_since_ms: int | None = None
         self._idle_since_ms = 0
-        """When the last response was made, or the connection; of meaning only while it is idle."""
+        """Time of the last response, or of the connection. Valid only while the connection is idle."""
         self._has_received = False
-        """Whether the client sent a byte yet."""
+        """Whether the client has sent a byte."""
         self._head_bytes = 0
-        """What came of a head that is not complete."""
+        """Received bytes of an incomplete head."""
         self._stalled_since_ms: int | None = None
         self._closing_since_ms: int | None = None
         self._fast_path = FastPath(head_cache) if head_cache is not None else None
         self._on_fast_path = False
-        """Whether the request being answered took it: aiohttp knows nothing of it and idles."""
+        """Whether the current request bypasses aiohttp, which is idle meanwhile."""
         self._pipelined = b""
-        """What came behind that request."""
+        """Data received after that request."""
 
-    # --- what the transport tells
+    # --- calls of the transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        wire = cast("asyncio.Transport", transport)  # uvloop's is no subclass of it
-        self._socket_transport = wire
+        self._socket_transport = cast("asyncio.Transport", transport)  # uvloop's transport is not a subclass.
         rejection = self._listener.admit(self)
         if rejection is not None:
-            self.transport = wire
+            self.transport = self._socket_transport
             self._respond_and_close(rejection)
             return
         self._idle_since_ms = self._listener.now_ms()
@@ -172,21 +172,23 @@ class Connection(RequestHandler):
             self._receiving_since_ms = None
 
     def _reject_head(self) -> None:
-        """Respond to a head beyond the limit. What still comes is dropped for a while, as a reset takes the response
-        away from a client that still sends."""
+        """Respond to a head above the limit, and discard further data for a while.
+
+        An immediate close would reset the connection, and a client that is still sending would lose the response.
+        """
         if self.transport is not None:
             self.transport.write(self._listener.head_too_large().raw)
         self._closing_since_ms = self._listener.now_ms()
         self._loop.call_later(self._lingering_time, self.force_close)
 
     def eof_received(self) -> bool:  # type: ignore[override]  # aiohttp never keeps the connection, asyncio allows it
-        """A client that is done sending still gets the answers to what it sent whole."""
+        """Keep the connection open for the responses to complete requests of a client that has finished sending."""
         self._client_finished = True
-        whole = self._pending_responses
+        complete = self._pending_responses
         if self._incomplete_body is not None:
-            self._incomplete_body.set_exception(ConnectionResetError("the client left"))
-            whole -= 1
-        return whole > 0
+            self._incomplete_body.set_exception(ConnectionResetError(CLIENT_CLOSED))
+            complete -= 1
+        return complete > 0
 
     def pause_writing(self) -> None:
         self._stalled_since_ms = self._listener.now_ms()
@@ -199,18 +201,18 @@ class Connection(RequestHandler):
     def _record_newest_request(self) -> None:
         message, payload = self._messages[-1]
         if isinstance(message, _ErrInfo):
-            # else it holds the frame that holds it, and what came, until the garbage collector comes
+            # The traceback forms a cycle, which would keep the received data until a garbage collection.
             message.exc.with_traceback(None).__context__ = None
             if self._incomplete_body is not None and not self._incomplete_body.is_eof():
-                # aiohttp leaves the reader of a body that turns out malformed waiting for ever
+                # Without this, aiohttp's reader of a malformed body would wait forever.
                 self._incomplete_body.set_exception(RequestPayloadError(message.message))
         self._newest_request = None if isinstance(message, _ErrInfo) else message
         self._incomplete_body = payload
 
-    # --- the shortcut
+    # --- the fast path
 
     def _is_idle(self) -> bool:
-        """Whether aiohttp has nothing to do but to wait for a request."""
+        """Return whether aiohttp is waiting for a request."""
         waiter = self._waiter
         return waiter is not None and not waiter.done() and not self._close and not self._paused
 
@@ -219,7 +221,7 @@ class Connection(RequestHandler):
         self._receiving_since_ms = None
         self._pending_responses += 1
         self._on_fast_path = True
-        # `shutdown` waits for a request in progress, and for this future when it is done
+        # aiohttp's `shutdown` waits while a request is in progress.
         self._request_in_progress = True
         try:
             request.handle_body(request.body, self._reply)
@@ -246,7 +248,7 @@ class Connection(RequestHandler):
             self.data_received(held)
 
     def _buffer_pipelined(self, data: bytes) -> None:
-        """Keep what comes behind a request that is being answered: one piece, no more is read until then."""
+        """Buffer the data after the current request, and stop reading until its response is written."""
         self._begin_receiving(data)
         if data:
             self._pipelined += data
@@ -258,10 +260,10 @@ class Connection(RequestHandler):
             self._next_keepalive_close_time = loop_s(self._loop) + self._keepalive_timeout
         super()._process_keepalive()
 
-    # --- what the listener asks
+    # --- calls of the listener
 
     def response_made(self) -> None:
-        """An answer is made: what already came of the next request was held up by us, so it gets its full time."""
+        """Record that a response exists. The time limit of the next request starts now, as the relay delayed it."""
         self._pending_responses -= 1
         self._idle_since_ms = self._listener.now_ms()
         if self._receiving_since_ms is not None:
@@ -269,22 +271,22 @@ class Connection(RequestHandler):
         if self._pending_responses:
             return
         if self._head_bytes > MAX_HEAD_BYTES:
-            self._loop.call_soon(self._reject_head)  # behind the response that is about to be written
+            self._loop.call_soon(self._reject_head)  # After the response that is about to be written.
         if self._client_finished:
             self.close()
 
     @property
     def idle_since_ms(self) -> int | None:
-        """Since when the client owes nothing and is owed nothing; None if it is not so, or the connection ends."""
+        """Time since which no request or response is in progress; None if one is, or if the connection is closing."""
         if self._receiving_since_ms is not None or self._pending_responses or self._stalled_since_ms is not None:
             return None
         return None if self._socket_transport is None or self._socket_transport.is_closing() else self._idle_since_ms
 
     def expired(self, now_ms: int, limit_ms: int) -> bool:
-        """Close the connection if its client was too slow; True if a request is lost by that.
+        """Close the connection if its client is too slow; return whether a request is lost.
 
-        Slow to send: answered with 408. Slow to take answers, or to let go: aborted. Without a byte received:
-        closed silently, as browsers open connections in advance.
+        A client that is slow to send gets a 408. A connection whose client does not read responses, or does not close,
+        is aborted. A connection without a received byte is closed silently, as browsers open connections in advance.
         """
         if self._socket_transport is None:
             return False
@@ -307,7 +309,7 @@ class Connection(RequestHandler):
         return True
 
     def stop(self) -> None:
-        """Refuse what has not come whole, close what is idle; what is being answered closes after the answer."""
+        """Reject an incomplete request, or close an idle connection. Otherwise close after the current response."""
         if self._is_waiting_for_client():
             if self._receiving_since_ms is not None and self._closing_since_ms is None:
                 self._respond_and_close(STOPPING)
@@ -316,11 +318,11 @@ class Connection(RequestHandler):
         elif self._pending_responses or self._task_handler is None:
             self.close()
         else:
-            # answered: what still runs reads the rest of a refused body to throw it away
+            # The response is sent. The task only reads and discards the rest of a rejected body.
             self._task_handler.cancel()
 
     def _is_waiting_for_client(self) -> bool:
-        """Whether nothing but bytes of the client can move this connection on."""
+        """Return whether the connection waits for data from the client."""
         if self._on_fast_path:
             return False
         if self._current_request is not None:
@@ -334,7 +336,7 @@ class Connection(RequestHandler):
             self.transport.write(response.raw)
         self.force_close()
 
-    # --- what aiohttp cannot make sense of
+    # --- errors of aiohttp
 
     def handle_error(
         self,
@@ -343,7 +345,7 @@ class Connection(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Bytes that are no HTTP: a client's fault, answered and counted, not logged. One that left is no fault."""
+        """Respond to a request that aiohttp cannot parse, and count it. It is not logged. A reset is passed on."""
         if isinstance(exc, ConnectionResetError):
             raise exc
         if isinstance(exc, LineTooLong) or (message or "").startswith("Too many headers"):
@@ -351,50 +353,6 @@ class Connection(RequestHandler):
         return self._listener.unparsable(message or "")
 
     def log_exception(self, *args: Any, **kwargs: Any) -> None:
-        """Of bugs, and of what breaks while aiohttp throws away the rest of a refused body: a client's doing."""
+        """Log exceptions, except for errors of the client while aiohttp discards the rest of a rejected body."""
         if not isinstance(kwargs.get("exc_info"), _CLIENT_ERRORS):
             super().log_exception(*args, **kwargs)
-
-
-async def read_body(request: web.BaseRequest, max_bytes: int) -> bytes | BodyError:
-    """The whole body, as it came over the wire; asks for it where the client waits to be asked.
-
-    Nothing beyond `max_bytes` is kept. Raises ConnectionResetError if the client left.
-    """
-    content = request.content
-    parts: list[bytes] = []
-    part = b""
-    try:
-        if content.is_eof():
-            body = content.read_nowait()
-            return body if len(body) <= max_bytes else "too_large"
-        if (request.content_length or 0) > max_bytes:
-            return "too_large"
-        _send_continue(request)
-        room = max_bytes
-        while part := await content.readany():
-            room -= len(part)
-            if room < 0:
-                return "too_large"
-            parts.append(part)
-        return b"".join(parts)
-    except (RequestPayloadError, HttpProcessingError):
-        return "malformed"
-    except (OSError, RuntimeError) as error:
-        # a broken connection, however the system calls it; aiohttp calls one that broke before a RuntimeError
-        if isinstance(error, RuntimeError) and request.transport is not None:
-            raise
-        raise ConnectionResetError("the client left") from error
-    finally:
-        # aiohttp's error holds this frame until the garbage collector comes; it shall not hold the body, too
-        parts.clear()
-        part = b""
-
-
-def _send_continue(request: web.BaseRequest) -> None:
-    """RFC 9110, 10.1.1: only a client of HTTP/1.1 that has not begun its body waits for this."""
-    expected = request.headers.get("Expect")
-    if expected is not None and expected.lower() == "100-continue" and request.version == HttpVersion11:
-        transport = request.transport
-        if transport is not None:
-            transport.write(_CONTINUE)

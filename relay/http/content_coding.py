@@ -1,13 +1,13 @@
-"""Undo the compression of received bodies and datagrams, within bounds.
+"""Inflate received bodies and datagrams, with limits.
 
 Rules:
-1.  No output beyond the limit is ever made. A bomb costs what the limit costs.
-2.  A truncated or corrupt stream, and a stream with other data behind it, is rejected.
+1.  The output never exceeds the limit, so a decompression bomb costs no more than a body of that size.
+2.  A truncated or corrupt stream is rejected, and so is a stream that is followed by other data.
 3.  A stream may have any number of members (gzip, RFC 1952, 2.2) or frames (zstd). The input is read in pieces, so that
-    a member costs no copy of all that follows it: 20,000 empty members take 10 ms, and not 370.
-4.  A long stream is inflated in steps, between which the event loop does other work.
+    each member does not copy the rest of the input: 20,000 empty members take 10 instead of 370 ms.
+4.  A long stream is inflated in steps. Between steps the event loop does other work.
 
-Pure: bytes in, bytes or a fault out.
+Pure.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from collections.abc import Callable, Generator, Mapping
 from typing import Any, Literal, Protocol
 
 InflateError = Literal["too_large", "malformed"]
-"""HTTP answers 413, 400."""
+"""The HTTP status is 413 or 400."""
 Inflating = Generator[None, None, bytes | InflateError]
-"""A stream on its way. The last step returns the body or the fault."""
+"""The inflating of a stream in steps. The last step returns the body or the error."""
 
 GZIP_MAGIC = b"\x1f\x8b"
-"""Begins no JSON."""
+"""The first bytes of gzip. No JSON text starts with them."""
 
 _PIECE_BYTES = 4_096
-"""Input given to a decompressor at once."""
+"""Bytes of input per call of a decompressor."""
 _STEP_BYTES = 131_072
-"""Work of one step: some 0.5 ms."""
+"""Input plus output of one step: about 0.5 ms of work."""
 _MEMBER_BYTES = 512
-"""Work of a member, beside its input and output."""
+"""Cost of a member in addition to its input and output, in bytes of equivalent work."""
 _ZSTD_WINDOW_LOG = 23
-"""8 MiB, what RFC 8878 asks every decoder to support; a frame may claim far more."""
+"""8 MiB, the window that every decoder should support (RFC 8878). A frame may request much more."""
 
 
 class _Member(Protocol):
@@ -49,7 +49,7 @@ class _Member(Protocol):
 
 
 def inflate(data: bytes, coding: str, max_bytes: int) -> bytes | InflateError:
-    """Return `data` without `coding`, which must be one of `CODINGS`."""
+    """Return `data` decoded from `coding`, one of `CODINGS`."""
     steps = inflating(data, coding, max_bytes)
     while True:
         try:
@@ -60,7 +60,7 @@ def inflate(data: bytes, coding: str, max_bytes: int) -> bytes | InflateError:
 
 
 def inflate_at_once(data: bytes, coding: str, max_bytes: int, *, padded: bool = False) -> bytes | InflateError | None:
-    """Return what `inflating` returns if one step is enough, else None."""
+    """Return the result of `inflating` if one step is enough, else None."""
     try:
         next(inflating(data, coding, max_bytes, padded=padded))
     except StopIteration as done:
@@ -80,7 +80,7 @@ def inflating(data: bytes, coding: str, max_bytes: int, *, padded: bool = False)
             while not member.eof:
                 piece = data[at : at + _PIECE_BYTES] if member.needs_input else b""
                 at += len(piece)
-                # One byte more than there is room for: the limit itself is allowed.
+                # One byte more than the remaining room, to distinguish "at the limit" from "above the limit".
                 part = member.decompress(piece, min(room + 1, _STEP_BYTES))
                 if not part and not piece and not member.eof:
                     return "malformed"
@@ -102,7 +102,7 @@ def inflating(data: bytes, coding: str, max_bytes: int, *, padded: bool = False)
 
 
 class _Zlib:
-    """A member in one of zlib's formats, with the interface of zstd's decompressor."""
+    """A member in one of zlib's formats, with the interface of the zstd decompressor."""
 
     def __init__(self, wbits: int) -> None:
         self._inner = zlib.decompressobj(wbits=wbits)
@@ -129,13 +129,13 @@ def _open_gzip(_start: bytes) -> _Member:
 
 
 def _open_deflate(start: bytes) -> _Member:
-    """`deflate` means the zlib format (RFC 9110, 8.4.1.2), but some clients send it raw."""
+    """Open the zlib format, which "deflate" means (RFC 9110, 8.4.1.2), or raw deflate, which some clients send."""
     zlib_format = len(start) >= 2 and start[0] & 0x0F == zlib.DEFLATED and (start[0] << 8 | start[1]) % 31 == 0
     return _Zlib(zlib.MAX_WBITS if zlib_format else -zlib.MAX_WBITS)
 
 
 def _zstd() -> tuple[dict[str, Callable[[bytes], _Member]], tuple[type[Exception], ...]]:
-    """zstd where the interpreter has it (Python 3.14)."""
+    """Return the opener and the exceptions of zstd if the interpreter has it (Python 3.14)."""
     try:
         zstd: Any = importlib.import_module("compression.zstd")
     except ModuleNotFoundError:
@@ -157,4 +157,4 @@ _OPENERS: Mapping[str, Callable[[bytes], _Member]] = {
     **_ZSTD_OPENER,
 }
 CODINGS = tuple(_OPENERS)
-"""The content codings served, in the order of the Accept-Encoding of a 415."""
+"""The accepted content codings, in the order of the Accept-Encoding header of a 415."""

@@ -1,18 +1,17 @@
-"""Who may talk to the relay: decisions on Host, Origin, Sec-Fetch-Site and the peer's network.
+"""Decide which requests are admitted, by Host, Origin, Sec-Fetch-Site and the peer's network.
 
-The relay has no user and no password on loopback. What keeps the web out is decided here:
+The relay has no authentication on loopback. These rules keep web pages out:
 
-1.  Only a Host that is a loopback name (`localhost`, a name under it, a loopback address), or was allowed
-    by the operator, is served, on every route of a TCP listener. A page whose own name was rebound to
-    127.0.0.1 still sends its own name (DNS rebinding), and 0.0.0.0 is no loopback name (browsers let pages
-    reach it).
-2.  A request that names an Origin is served if the origin is the relay itself, or for what apps use
-    (`FOR_APPS`) if the operator allowed it. Any other page is refused, whatever the content type.
-    The relay itself is http or https of the Host, as a proxy may have spoken TLS for it. Which of
-    the two only the browser knows: where it tells (Sec-Fetch-Site), a page of the other is refused.
-3.  Without an Origin a request that the browser calls cross-site is refused.
+1.  Every route of a TCP listener requires a Host that is a loopback name (`localhost`, a name under it, a loopback
+    address) or is allowed by the operator. After DNS rebinding to 127.0.0.1 a page still sends its own name as Host.
+    0.0.0.0 is not a loopback name, because browsers let pages connect to it.
+2.  A request with an Origin is admitted if the origin is the relay itself. On the paths `FOR_APPS` it is also admitted
+    if the operator allowed the origin. All other origins are rejected, with any content type. The relay's own origin is
+    http or https with the Host of the request, because a proxy may terminate TLS. If the browser sends Sec-Fetch-Site,
+    it must be "same-origin".
+3.  A request without an Origin is rejected if Sec-Fetch-Site is "cross-site".
 
-Pure: nothing here knows sockets, requests or answers. Caches are bounded and hold decisions only.
+Pure: independent of sockets, requests and responses. The caches are bounded and contain decisions only.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from typing import NamedTuple
 from relay.runtime.address import ip_of
 
 FOR_APPS = ("/v1/", "/relay.js", "/openapi.json")
-"""Allowed origins are served on these paths and nowhere else: they may post and learn how, not operate."""
+"""Paths on which allowed origins are admitted: they may send events and read the documentation, not operate."""
 
 _CACHED_DECISIONS = 1024
 _HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[^\s:@/\\?#\[\]]+)(?::[0-9]{0,5})?")
@@ -33,7 +32,7 @@ _HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[^\s:@/\\?#\[\]]+)(?::[0-9]{0,5
 
 class Admitted(NamedTuple):
     cors_origin: str = ""
-    """The allowed origin to name in the answer; empty if the request needs no CORS headers."""
+    """The allowed origin to name in the response; "" if the response needs no CORS headers."""
 
 
 class Forbidden(NamedTuple):
@@ -47,10 +46,10 @@ _FORBIDDEN_SITE = Forbidden("cross-site requests are not allowed")
 
 
 class HostGuard:
-    """The decisions for one configuration."""
+    """Decides by the host and origin settings of one configuration."""
 
     def __init__(self, allowed_hosts: Sequence[str] = (), allowed_origins: Sequence[str] = ()) -> None:
-        """`allowed_hosts`: names besides the loopback ones, on any port; `allowed_origins`: as browsers write them."""
+        """`allowed_hosts`: names besides loopback names, for any port. `allowed_origins`: as browsers send them."""
         self._allowed_names = {name for host in allowed_hosts if (name := _host_name(host))}
         self._allowed_origins = {_trimmed(origin.lower()) for origin in allowed_origins}
         self._hosts: dict[str, bool] = {}
@@ -58,10 +57,10 @@ class HostGuard:
     def check(
         self, path: str, host: str | None, origin: str | None, fetch_site: str | None, authority: str | None = None
     ) -> Admitted | Forbidden:
-        """Whether a request is served.
+        """Return whether a request is admitted.
 
-        `host`, `origin` and `fetch_site` are the headers, None where absent (without Host a request
-        must be HTTP/1.0, which no browser speaks); `authority` is that of an absolute target.
+        `host`, `origin` and `fetch_site` are the values of the headers, None if absent. (A request without Host must be
+        HTTP/1.0, which no browser sends.) `authority` is the authority of an absolute request target.
         """
         if (host is not None and not self._allows_host(host)) or (
             authority is not None and not self._allows_host(authority)
@@ -93,15 +92,15 @@ class HostGuard:
 
 
 class Networks:
-    """Which senders are heard: loopback, and the networks the operator allowed."""
+    """Decides which senders are allowed: loopback, and the networks that the operator allowed."""
 
     def __init__(self, allowed: Sequence[str]) -> None:
-        """`allowed` in CIDR notation. Raises ValueError for what is no network."""
+        """`allowed`: networks in CIDR notation. Raises ValueError for an invalid network."""
         self._allowed = [ip_network(cidr, strict=False) for cidr in allowed]
         self._decisions: dict[str, bool] = {}
 
     def allows(self, address: str) -> bool:
-        """`address` as a socket names its peer, without the port."""
+        """Return whether `address`, the peer's IP address as a socket returns it, is allowed."""
         allowed = self._decisions.get(address)
         if allowed is None:
             ip = ip_of(address)
@@ -113,18 +112,18 @@ class Networks:
 
 
 def _trimmed(origin: str) -> str:
-    """Return an origin without a path of "/"; in `file://` the slashes are no path."""
+    """Return an origin without a trailing "/". The slashes of `file://` are not removed."""
     return origin if origin.endswith("://") else origin.removesuffix("/")
 
 
 def _host_name(host: str) -> str | None:
-    """The name of a Host header, lower case, without port and root dot; None if it is none."""
+    """Return the host name of a Host header, lower case, without port and root dot; None if it is invalid."""
     match = _HOST.fullmatch(host)
     return match["name"].lower().removesuffix(".") if match else None
 
 
 def _is_loopback_name(name: str) -> bool:
-    if name == "localhost" or name.endswith(".localhost"):  # RFC 6761, 6.3: resolvers never ask the network for it
+    if name == "localhost" or name.endswith(".localhost"):  # RFC 6761, 6.3: always loopback.
         return True
     ip = ip_of(name.removeprefix("[").removesuffix("]"))
     return ip is not None and ip.is_loopback

@@ -1,16 +1,15 @@
-"""A head that was judged once need not be judged again: the short way of requests that differ in their body only.
+"""Cache request heads, so that a request with a known head is passed to its body handler without parsing.
 
-An app sends the same head, byte for byte, with event after event. Parsing it, judging Host and types, and
-giving the request a task of its own costs three times what its event costs. So a head that was parsed in the
-ordinary way and found plain (see `FindBodyHandler`) is remembered, and a request that begins with the very same bytes
-goes straight to what takes its body.
+An app sends the same head, byte for byte, with each event. Parsing the head, checking Host and content type, and
+creating a task cost three times as much as reading the event. A head that was parsed normally and is plain (see
+`FindBodyHandler`) is therefore cached. A request that starts with the same bytes goes directly to the body handler.
 
-Why this cannot be told from the ordinary way: a parser in the same state makes the same of the same bytes,
-and the guard and the events API decide by the head alone. The state is the same only at the beginning of a
-request, so `FastPath` keeps account of what the parser was received since the last one, and once it is not sure
-any more (several requests in one piece, chunks, much data) it is out of use for that connection.
+The result is the same as without the cache: a parser in the same state parses the same bytes in the same way, and the
+guard and the events API decide by the head alone. The parser is in a known state only at the start of a request.
+`FastPath` therefore records the parser's input since the last request. When the state becomes uncertain (several
+requests in one piece, chunked bodies, much data), the connection stops using the cache.
 
-Pure: bytes in, decisions out; it neither writes nor waits.
+Pure.
 """
 
 from __future__ import annotations
@@ -23,21 +22,21 @@ from aiohttp.http import RawRequestMessage
 from relay.http.response import Response
 
 Reply = Callable[["Response | Exception"], None]
-"""Called once with the answer, or with a bug."""
+"""Called once, with the response or with an exception."""
 BodyHandler = Callable[[bytes, Reply], None]
-"""Takes the body of a plain request; replies at once or later."""
+"""Handles the body of a plain request, and replies at once or later."""
 FindBodyHandler = Callable[[RawRequestMessage], BodyHandler | None]
-"""What takes the bodies of requests with this head; None if more than the body matters."""
+"""Returns the handler for bodies of requests with this head; None if the requests need the normal path."""
 
 MAX_BODY_BYTES = 65_536
-"""Larger bodies come in many pieces, and the head is a small part of their cost."""
+"""Larger bodies arrive in many pieces, and the head is a small part of their cost."""
 _MAX_HEAD_BYTES = 4_096
 _MAX_HEADS = 1_024
 _HEAD_END = b"\r\n\r\n"
 
 
 class CompleteRequest(NamedTuple):
-    """A request that is there from its first byte to its last, and no byte more."""
+    """A request that was received completely, and no byte of the next one."""
 
     handle_body: BodyHandler
     body: bytes
@@ -49,7 +48,7 @@ class _CachedHead(NamedTuple):
 
 
 class HeadCache:
-    """The heads known to be plain, shared by all connections of a listener."""
+    """The plain heads, shared by all connections of a listener."""
 
     def __init__(self, find_body_handler: FindBodyHandler) -> None:
         self._find_body_handler = find_body_handler
@@ -57,7 +56,7 @@ class HeadCache:
         self.find = self._heads.get
 
     def learn(self, head: bytes, message: RawRequestMessage, body_bytes: int) -> None:
-        """`head` is what `message` was parsed from, and announces `body_bytes`."""
+        """Cache `head`, from which `message` was parsed, if it is plain. `body_bytes` is its Content-Length."""
         if len(head) > _MAX_HEAD_BYTES or body_bytes > MAX_BODY_BYTES:
             return
         handle_body = self._find_body_handler(message)
@@ -69,7 +68,7 @@ class HeadCache:
 
 
 class FastPath:
-    """What one connection knows of where its requests begin."""
+    """Finds the starts of requests of one connection, and recognizes cached heads."""
 
     __slots__ = ("_find", "_head_cache", "_incomplete", "_parsed")
 
@@ -77,12 +76,15 @@ class FastPath:
         self._head_cache = head_cache
         self._find = head_cache.find
         self._parsed: bytes | None = b""
-        """Given to the parser since a request began; None once that is not known."""
+        """The parser's input since the start of a request; None if the start is unknown."""
         self._incomplete = b""
-        """A known head and the beginning of its body; the parser has not seen it."""
+        """A cached head and the start of its body, which the parser has not received."""
 
     def offer(self, data: bytes) -> CompleteRequest | Literal["wait", "parse"]:
-        """A whole plain request, if `data` ends one; "wait" for the rest of its body; "parse": see `withdraw`."""
+        """Return the complete request that ends with `data`, if its head is cached.
+
+        Return "wait" if the rest of its body is missing, and "parse" if the parser must read it (see `withdraw`).
+        """
         if self._parsed != b"":
             return "parse"
         received = self._incomplete + data if self._incomplete else data
@@ -100,16 +102,17 @@ class FastPath:
         return CompleteRequest(cached.handle_body, received[end:])
 
     def withdraw(self, data: bytes) -> tuple[bytes, ...]:
-        """What the parser must be received, piece by piece: whatever waited for `data`, and `data`."""
+        """Return the pieces to parse: an incomplete request, if any, and `data`."""
         if not self._incomplete:
             return (data,)
         waited, self._incomplete = self._incomplete, b""
         return (waited, data)
 
     def parsed(self, data: bytes, newest: RawRequestMessage | None, *, complete: bool) -> None:
-        """The parser was received `data`; `newest` is the last request it began, None after an error.
+        """Record that the parser received `data`.
 
-        `complete` says whether the body of `newest` came to its end with `data`.
+        `newest` is the last request that the parser started, None after an error. `complete` is whether `data`
+        completed the body of `newest`.
         """
         if self._parsed is None:
             return

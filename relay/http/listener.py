@@ -1,19 +1,20 @@
-"""The sockets of the relay's HTTP side: who gets in, how many, for how long, and what they get at worst.
+"""Listen for HTTP connections, limit their number and duration, and pass admitted requests to a handler.
 
-A Listener owns its listening sockets and open connections, and hands each request that the guard
-admits to one handler. Every route of every listener is guarded here. It knows no route.
+A `Listener` owns its listening sockets and open connections. It applies the guard to every request, on every route.
+The handler maps paths to functions.
 
 Rules:
-1.  At `http.max_connections` the longest idle connection makes room for a new one. If none is idle, the
-    new one receives a 503, is counted, and is closed at once.
-2.  A client that is slower than `http.request_timeout`, sending or taking its answer, is closed; a client
-    that sends no byte within that time is closed silently. One timer sweeps all connections ten times per
-    timeout, so it takes at most a tenth longer.
-3.  Nothing a client sends is answered with a 500 or logged. A bug in a handler is answered 503 and
-    logged with a plain traceback (no local variables), at most once in ten seconds.
-4.  `stop` lets requests that came whole finish within a bound and ends everything else at once.
-5.  A head has at most 32 KiB; a larger one is answered 431.
-6.  Over the unix socket any Host is accepted: browsers cannot reach it. `check` creates its file again.
+1.  At `http.max_connections`, the connection that has been idle longest is closed for a new one. If no connection is
+    idle, the new one gets a 503, is counted, and is closed at once.
+2.  A connection whose client takes longer than `http.request_timeout` to send a request or to read a response is
+    closed. If the client has sent no byte, it is closed silently. A timer checks all connections ten times per timeout,
+    so the limit may be exceeded by 10 %.
+3.  No request causes a 500 or a log line, except for bugs: an exception in a handler causes a 503, and is logged with
+    a traceback without local variables, at most once in ten seconds.
+4.  `stop` lets complete requests finish within a time limit and closes all other connections at once.
+5.  A head of more than 32 KiB gets a 431.
+6.  On the unix socket any Host is accepted, because browsers cannot connect to it. `check` recreates a removed socket
+    file.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from aiohttp.web_server import Server
 
 from relay.config import Http
 from relay.http import unix_socket
+from relay.http.body import CLIENT_CLOSED
 from relay.http.connection import HEAD_TOO_LARGE, MAX_HEAD_BYTES, STOPPING, Connection
 from relay.http.guard import Admitted, Forbidden, HostGuard
 from relay.http.head_cache import BodyHandler, FindBodyHandler, HeadCache
@@ -47,14 +49,14 @@ from relay.runtime.metrics import Metrics
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 KEEPALIVE_S = 75
-"""How long an idle connection is kept; longer than common proxies keep theirs."""
+"""Time until an idle connection is closed; longer than in common proxies."""
 _LINGERING_S = 2
-"""How long the rest of a refused body is read and thrown away, so that the client sees the answer."""
+"""Time for which the rest of a rejected body is read and discarded, so that the client receives the response."""
 _CONNECTION_OPTIONS: dict[str, Any] = {
     "keepalive_timeout": KEEPALIVE_S,
     "lingering_time": _LINGERING_S,
     "access_log": None,
-    # The whole head is bounded below; aiohttp's bounds of its parts must not be the smaller ones.
+    # The limit for the whole head applies below. aiohttp's limits for its parts must not be smaller.
     "max_line_size": MAX_HEAD_BYTES,
     "max_field_size": MAX_HEAD_BYTES,
     "max_headers": MAX_HEAD_BYTES,
@@ -68,8 +70,10 @@ _READABLE = (
     ("Access-Control-Expose-Headers", "Relay-Event-Ids, Relay-Durability, Retry-After"),
     ("Vary", "Origin"),
 )
-"""What a response to a page of an allowed origin has besides the origin. Without the first one a browser hides the
-response to a request with credentials, which `sendBeacon` always is."""
+"""CORS headers of a response to a page of an allowed origin, in addition to the origin.
+
+Without Allow-Credentials a browser hides the response to a request with credentials, such as any `sendBeacon`.
+"""
 
 _log = structlog.get_logger(__name__)
 
@@ -78,7 +82,7 @@ _BUG = error_response(503, "the relay failed on this request", headers=RETRY_LAT
 
 
 class Listener:
-    """Serves one TCP address and one unix socket, either of which may be off (empty)."""
+    """Serves TCP addresses and a unix socket. Either may be disabled (empty)."""
 
     def __init__(
         self,
@@ -89,7 +93,7 @@ class Listener:
         clock: Clock,
         fast_path: FindBodyHandler | None = None,
     ) -> None:
-        """`shortcut` says of admitted requests which ones differ in their bodies only (see relay.http.head_cache)."""
+        """`fast_path` returns the body handler of admitted plain requests (see relay.http.head_cache)."""
         self._handler = handler
         self._fast_path = fast_path
         self._settings = settings
@@ -104,7 +108,7 @@ class Listener:
         self._socket_gate = Gate(metrics.log_lines_suppressed, per_ms=_SOCKET_LOG_INTERVAL_MS)
         self._open = False
         self._connections: dict[Connection, None] = {}
-        """In the order in which they came."""
+        """Open connections, oldest first."""
         self._servers: list[asyncio.AbstractServer] = []
         self._unix_factory: Callable[[], Connection] | None = None
         self._unix_server: asyncio.AbstractServer | None = None
@@ -114,11 +118,11 @@ class Listener:
 
     @property
     def addresses(self) -> list[str]:
-        """What is listened on, ports as bound."""
+        """The bound addresses with their ports."""
         return [format_address(each.getsockname()) for server in self._servers for each in _sockets(server)]
 
     async def start(self) -> None:
-        """Listen. Raises ListenError, having closed what it opened."""
+        """Listen. Raises ListenError, with all sockets closed."""
         loop = asyncio.get_running_loop()
         web_server = Server(self._serve)
         self._web = web_server
@@ -141,7 +145,7 @@ class Listener:
         self._schedule_sweep()
 
     async def stop(self, within_ms: int) -> None:
-        """Accept nothing more, let requests that came whole be answered within the bound, end the rest at once."""
+        """Stop listening, let complete requests finish within `within_ms`, and close all other connections."""
         self._open = False
         for server in self._servers:
             server.close()
@@ -154,11 +158,11 @@ class Listener:
         for connection in list(self._connections):
             connection.stop()
         if self._web is not None:
-            # aiohttp waits once for the handler and once for the connection; 0 would mean for ever
+            # aiohttp applies the timeout twice, to the handler and to the connection. 0 would mean no timeout.
             await self._web.shutdown(max(within_ms, 1) / 2000)
 
     async def check(self) -> None:
-        """Create the unix socket's file again if it was removed: apps that connect would find nothing."""
+        """Create the unix socket's file again if it was removed, because apps could not connect."""
         path = Path(self._settings.unix_socket)
         if not self._open or self._unix_server is None or unix_socket.exists(path):
             return
@@ -167,23 +171,23 @@ class Listener:
             await self._listen_unix()
         except ListenError as error:
             if self._socket_gate.admit("socket", self.now_ms()) is not None:
-                _log.warning("the unix socket was removed and cannot be created again", error=str(error))
+                _log.warning("the unix socket's file was removed and cannot be recreated", error=str(error))
             return
         self._servers.remove(removed)
         removed.close()
-        _log.warning("the unix socket was removed; created again", path=str(path))
+        _log.warning("recreated the unix socket's file, which was removed", path=str(path))
 
     def sweep(self, now_ms: int) -> None:
-        """End the connections of clients that are too slow."""
+        """Close the connections of clients that are too slow."""
         for connection in list(self._connections):
             if connection.expired(now_ms, self._settings.request_timeout_ms):
                 self._received.inc()
                 self._rejected["timeout"].inc()
 
-    # --- what connections ask
+    # --- calls of connections
 
     def admit(self, connection: Connection) -> Response | None:
-        """Count a connection in, or say why not: the system may hand one over that came before `stop`."""
+        """Register a new connection; return a response to reject it. A connection may arrive after `stop`."""
         if not self._open:
             return STOPPING
         if len(self._connections) >= self._settings.max_connections and not self._make_room():
@@ -199,23 +203,23 @@ class Listener:
             self._metrics.connections.dec()
 
     def head_too_large(self) -> Response:
-        """Count a head beyond the limit, and return the response to it."""
+        """Count a head above the limit, and return the response to it."""
         self._count_malformed()
         return HEAD_TOO_LARGE
 
     def unparsable(self, message: str) -> Response:
-        """The answer to bytes that are no HTTP request; `message` is the parser's."""
+        """Count a malformed request, and return the response to it. `message` is the parser's error message."""
         self._count_malformed()
-        return error_response(400, f"not a request of HTTP/1.1: {message.partition(':')[0][:100]}", close=True)
+        return error_response(400, f"not an HTTP/1.1 request: {message.partition(':')[0][:100]}", close=True)
 
     def failed(self, bug: Exception) -> Response:
-        """The answer to a request on which a handler failed."""
+        """Log an exception in a handler, and return the response to the request."""
         if self._bug_gate.admit("bug", self.now_ms()) is not None:
             _log.error("a request handler failed", exc_info=bug)
         return _BUG
 
     def readable(self, response: Response, request: web.BaseRequest) -> Response:
-        """An answer made in the handler's stead, so that the page that asked may read it."""
+        """Return a response that no handler created, with the CORS headers for the request's origin."""
         path, authority = _target(request)
         return _readable(response, self._admission(path, authority, request.headers, is_unix=_is_unix(request)))
 
@@ -224,7 +228,7 @@ class Listener:
         self._rejected["malformed"].inc()
 
     def _make_room(self) -> bool:
-        """Close the connection that has been idle longest; False if none is idle."""
+        """Close the connection that has been idle longest; return False if no connection is idle."""
         idle = [
             (since_ms, place, each)
             for place, each in enumerate(self._connections)
@@ -247,7 +251,7 @@ class Listener:
         if isinstance(response, Response) and (
             not request.keep_alive or request.version == HttpVersion10 or UPGRADE in request.headers
         ):
-            # aiohttp parses what comes behind an upgrade that was declined past all accounts of the connection
+            # After a declined upgrade aiohttp parses further data in a way that `Connection` cannot track.
             return response.closing
         return response
 
@@ -272,7 +276,7 @@ class Listener:
             response = self.unparsable(str(error))
         except Exception as error:
             if isinstance(error, OSError | RuntimeError) and request.transport is None:
-                raise ConnectionResetError("the client left") from error
+                raise ConnectionResetError(CLIENT_CLOSED) from error
             response = self.failed(error)
         return _readable(response, decision) if isinstance(response, Response) else response
 
@@ -285,7 +289,7 @@ class Listener:
         return self._guard.check(path, host, origin, site, authority)
 
     def _find_body_handler(self, is_unix: bool, message: RawRequestMessage) -> BodyHandler | None:
-        """What takes the bodies of requests with this head, if it is admitted and nothing else matters."""
+        """Return the body handler for requests with this head; None if they need the normal path."""
         if message.path[:1] != "/" or message.version != HttpVersion11 or message.should_close:
             return None
         if self._fast_path is None or UPGRADE in message.headers:
@@ -302,7 +306,7 @@ class Listener:
         self.sweep(self.now_ms())
 
     def _connections_of(self, web_server: Server, *, is_unix: bool) -> Callable[[], Connection]:
-        """Return what makes the connections of the TCP sockets, or of the unix socket."""
+        """Return the factory for connections of the TCP sockets, or of the unix socket."""
         loop = asyncio.get_running_loop()
         head_cache = HeadCache(partial(self._find_body_handler, is_unix)) if self._fast_path else None
         return lambda: Connection(web_server, self, loop, head_cache, is_unix=is_unix, **_CONNECTION_OPTIONS)
@@ -324,7 +328,7 @@ class Listener:
 
 
 def _target(request: web.BaseRequest) -> tuple[str, str | None]:
-    """Path and authority of a request's target; without an authority (None) it is a path."""
+    """Return path and authority of a request's target. The authority is None unless the target is absolute."""
     path = request.raw_path
     if path[:1] == "/":
         return path, None
@@ -338,19 +342,19 @@ def _is_unix(request: web.BaseRequest) -> bool:
 
 
 def _head_bytes(request: web.BaseRequest) -> int:
-    """Return the size of a request's head, as good as on the wire."""
+    """Return the approximate size of a request's head as received."""
     fields = sum(len(name) + len(value) + len(": \r\n") for name, value in request.raw_headers)
     return fields + len(request.method) + len(request.raw_path) + len("  HTTP/1.1\r\n\r\n")
 
 
 def _readable(response: Response, decision: Admitted | Forbidden) -> Response:
-    """With the CORS headers that the decision allows."""
+    """Return the response with the CORS headers that the decision allows."""
     if isinstance(decision, Forbidden) or not decision.cors_origin:
         return response
     return response.with_headers((("Access-Control-Allow-Origin", decision.cors_origin), *_READABLE))
 
 
 def _sockets(server: asyncio.AbstractServer) -> tuple[socket.socket, ...]:
-    """typeshed's AbstractServer lacks them; both event loops' servers have them."""
+    """Return the sockets of a server. typeshed's AbstractServer lacks them; both event loops provide them."""
     sockets: tuple[socket.socket, ...] = tuple(server.sockets)  # type: ignore[attr-defined]
     return sockets

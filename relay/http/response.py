@@ -1,8 +1,8 @@
-"""Answers of the relay's own API: small JSON, made into bytes once and sent as often as needed.
+"""HTTP responses of the relay: small bodies, serialized once and sent any number of times.
 
-An Answer holds no state of a request, so one object serves every request that is answered alike.
-Left out on purpose: `Server` (nobody's business) and `Date` (a box's clock may be decades off, and
-RFC 9110, 6.6.1 forbids a Date without a clock; a cache takes the time of receipt, RFC 9111, 4.2.3).
+A `Response` has no state of a request, so one object can respond to many requests. The headers `Server` and `Date` are
+omitted: `Server` would only help attackers, and a device's clock may be wrong by decades. RFC 9110, 6.6.1 forbids
+`Date` without a clock, and a cache then uses the time of receipt (RFC 9111, 4.2.3).
 """
 
 from __future__ import annotations
@@ -15,15 +15,17 @@ from http import HTTPStatus
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
+from relay.http.body import CLIENT_CLOSED
+
 Headers = Sequence[tuple[str, str]]
 
 RETRY_AFTER_S = 5
-"""What a 503 asks for; an app's own backoff decides from there."""
+"""Retry-After of a 503, in seconds."""
 RETRY_LATER: Headers = (("Retry-After", str(RETRY_AFTER_S)),)
 
 
 class Response(web.StreamResponse):
-    """A whole response; `raw` is what goes over the wire."""
+    """A complete response. `raw` has the bytes of its head and body."""
 
     def __init__(
         self,
@@ -48,7 +50,7 @@ class Response(web.StreamResponse):
 
     @cached_property
     def closing(self) -> Response:
-        """The same answer, announcing that the connection ends with it."""
+        """The same response with `Connection: close`."""
         if self._close_connection:
             return self
         return Response(self.status, self._content, self._extra, close=True, content_type=self._type)
@@ -58,17 +60,17 @@ class Response(web.StreamResponse):
         return Response(self.status, self._content, extra, close=self._close_connection, content_type=self._type)
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        """Send all of it; waits while the client does not read. Raises ConnectionResetError if it left."""
+        """Send the response; wait while the client does not read. Raises ConnectionResetError if the client closed."""
         transport = request.transport
         if transport is None:
-            raise ConnectionResetError("the client left")
+            raise ConnectionResetError(CLIENT_CLOSED)
         transport.write(self._head if request.method == "HEAD" else self.raw)
         if request.protocol.writing_paused:
             await request.writer.drain()
         return None
 
     async def write_eof(self, data: bytes = b"") -> None:
-        """Nothing is left to send after `prepare`."""
+        """Do nothing: `prepare` sends the whole response."""
 
 
 def error_response(
@@ -79,7 +81,7 @@ def error_response(
     *,
     close: bool = False,
 ) -> Response:
-    """`{"success": false, "error": ...}`, with `errors` by path where given."""
+    """Return a response with `{"success": false, "error": ...}`, and with `errors` by path if given."""
     content: dict[str, object] = {"success": False, "error": error}
     if errors is not None:
         content["errors"] = errors
@@ -88,7 +90,7 @@ def error_response(
 
 def _head(status: int, content_type: str, body_bytes: int, headers: Headers, close: bool) -> bytes:
     lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}"]
-    if status not in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED):  # which have neither (RFC 9110, 8.6)
+    if status not in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED):  # These have no body (RFC 9110, 8.6).
         lines += [f"Content-Type: {content_type}", f"Content-Length: {body_bytes}"]
     lines += [f"{name}: {value}" for name, value in headers]
     if close:

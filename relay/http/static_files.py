@@ -1,9 +1,11 @@
-"""The files apps may fetch: the client for web pages, and the API's description.
+"""Serve the static files: the client for web pages, and the description of the API.
 
-Rules: a file is made at the first request for it and kept; it carries an ETag of its bytes, and who shows that
-ETag gets 304. Scripts and pages of allowed origins may load them with CORS (`<script crossorigin>`), and nobody
-without: the listener's guard refuses what is cross-site and names no origin, and
-`Cross-Origin-Resource-Policy` says the same to a browser that tells us nothing.
+Rules:
+1.  A file is created at its first request and cached. Its ETag is a hash of its bytes; a request with that ETag gets
+    304.
+2.  Pages of allowed origins may load the files with CORS (`<script crossorigin>`). Other cross-site requests are
+    rejected: by the listener's guard, and by `Cross-Origin-Resource-Policy` in browsers that do not send
+    Sec-Fetch-Site.
 """
 
 from __future__ import annotations
@@ -26,9 +28,9 @@ JAVASCRIPT = "text/javascript; charset=utf-8"
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 _CLIENT_MAX_AGE_S = 300
-"""How long a page may run an old client after the relay was upgraded."""
+"""Time for which a page may run an old client after an upgrade of the relay."""
 _METHODS = "GET, HEAD"
-_WRONG_METHOD = error_response(405, f"this path answers {_METHODS}", headers=(("Allow", _METHODS),))
+_WRONG_METHOD = error_response(405, f"this path accepts {_METHODS}", headers=(("Allow", _METHODS),))
 
 
 class StaticFile(NamedTuple):
@@ -38,16 +40,16 @@ class StaticFile(NamedTuple):
 
 
 class StaticFiles:
-    """Answers requests for its files and leaves the others to another handler."""
+    """Serves its files, and passes all other requests to another handler."""
 
     def __init__(self, makers: Mapping[str, Callable[[], StaticFile]], others: Handler) -> None:
         self._makers = makers
         self._others = others
         self._made: dict[str, tuple[Response, Response, str]] = {}
-        """By path: the file, the answer that it is unchanged, and its ETag."""
+        """By path: the 200 response, the 304 response, and the ETag."""
 
     def forget(self) -> None:
-        """Make every file anew at the next request: the configuration that they tell of has changed."""
+        """Clear the cache after a change of the configuration, which the files depend on."""
         self._made.clear()
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -77,7 +79,7 @@ class StaticFiles:
 
 
 def client() -> StaticFile:
-    """`relay.js`."""
+    """Return `relay.js`."""
     body = resources.files("relay").joinpath("clients", "relay.js").read_bytes()
     return StaticFile(JAVASCRIPT, f"public, max-age={_CLIENT_MAX_AGE_S}", body)
 
@@ -87,6 +89,6 @@ def description(data: Mapping[str, Any]) -> StaticFile:
 
 
 def _shows(etag: str, if_none_match: str) -> bool:
-    """Weak comparison, as RFC 9110, 13.1.2 asks for."""
+    """Return whether If-None-Match contains the ETag, by weak comparison (RFC 9110, 13.1.2)."""
     shown = [each.strip().removeprefix("W/") for each in if_none_match.split(",")]
     return etag in shown or shown == ["*"]

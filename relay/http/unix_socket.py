@@ -1,6 +1,6 @@
-"""Bind the relay's unix socket, and know it again.
+"""Bind the relay's unix socket, recognize its file, and remove it.
 
-Apps reach the socket as the relay's user or group: its mode is 0660. Nothing here knows HTTP.
+The socket's mode is 0660: processes of the relay's user or group can connect. Independent of HTTP.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ _SOCKET_MODE = 0o660
 
 
 def bind_unix(path: Path) -> socket.socket:
-    """Bound but not yet listening, so that nobody connects before the mode is set.
+    """Return a socket that is bound but not listening, so that no client connects before the mode is set.
 
-    A socket that nobody listens on any more is replaced; one that answers, or any other file, is not.
+    A stale socket file (without a listening process) is replaced. Raises ListenError if another process listens, or
+    if the path is another kind of file.
     """
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -44,7 +45,7 @@ def _is_stale_socket(path: Path) -> bool:
             probe.connect(str(path))
         except ConnectionRefusedError:
             return True
-        except BlockingIOError:  # its backlog is full: somebody is there
+        except BlockingIOError:  # The backlog is full: another process listens.
             return False
     return False
 

@@ -1,13 +1,13 @@
-"""What many connections bring in one turn of the event loop, read together and appended in one call.
+"""Coalesce the requests of one turn of the event loop: read their bodies together and append their events in one call.
 
-An append of its own costs a future, a callback and a share of the outbox's bookkeeping, together as much as
-reading a small event; read by itself, that costs twice what it costs among others. Apps that send single events pay
-the former once per turn instead, and the latter half.
+An append costs a future, a callback and bookkeeping in the outbox, together as much as reading a small event. Reading
+an event alone costs twice as much as reading it with others. The coalescer pays for one append per turn and halves
+the cost of reading single events.
 
 Rules:
-1.  Nobody suffers for another: if the outbox has no room for all, each is appended by itself, and a bug in what one
-    is told is told to the loop and to nobody else.
-2.  The order of arrival is kept, and nothing waits longer than until the turn's end.
+1.  Callers do not affect each other. If the outbox has no room for all events, each caller's events are appended
+    separately. An exception in one callback is reported to the event loop and affects no other callback.
+2.  Events are appended in the order of arrival, at the latest at the end of the turn.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from relay.outbox import Outbox, OutboxError, OutboxFull
 T = TypeVar("T")
 
 OnAppended = Callable[[BaseException | None], None]
-"""Called once: None when the events are kept, else why not."""
+"""Called once, with None when the events are stored, else with the error."""
 UnreadBodies = list[tuple[bytes, Reply]]
-"""Bodies, and who waits for an answer to each."""
+"""Bodies, each with the callback for its response."""
 _PendingAppends = list[tuple[list[Event], OnAppended]]
 
 _MAX_EVENTS = 1_000
-"""So many are appended at once, and the next ones of the same turn after them."""
+"""Events that are appended before the end of the turn."""
 
 
 class AppendCoalescer:
-    """Stands before an outbox's `append`, and before what reads bodies to append them."""
+    """Coalesces the reads and appends of single requests to an outbox."""
 
     def __init__(
         self,
@@ -45,10 +45,11 @@ class AppendCoalescer:
         read: Callable[[UnreadBodies], None],
         measured: Callable[[Callable[[], None]], Callable[[], None]] = lambda step: step,
     ) -> None:
-        """`came` is told how many events are to be appended, `kept` how many were kept and were duplicates of those.
+        """Coalesce appends to `outbox`.
 
-        `read` appends what the bodies hold, or answers, and raises nothing. `measured` is applied to what a turn of the
-        event loop calls.
+        `on_received` is called with the number of events of each append, `on_stored` with the number of stored events
+        and the number of duplicates among them. `read` appends the events of the given bodies, or replies; it must not
+        raise. `measured` wraps the callback that the event loop calls.
         """
         self._outbox = outbox
         self._on_received = on_received
@@ -56,15 +57,15 @@ class AppendCoalescer:
         self._read = read
         self._measured_end_turn = measured(self._end_turn)
         self._unread: UnreadBodies = []
-        """Came after what waits to be appended."""
+        """Bodies that arrived after the pending appends."""
         self._unread_bytes = 0
         self._pending: _PendingAppends = []
         self._pending_events = 0
         self._is_scheduled = False
-        """Whether we are called at its end."""
+        """Whether `_end_turn` will be called at the end of this turn."""
 
     def read(self, body: bytes, reply: Reply) -> None:
-        """Have it read with what else comes in this turn, up to a slice of it."""
+        """Read a body together with the other bodies of this turn, in slices."""
         if not self._is_scheduled:
             self._schedule_end_of_turn()
         self._unread.append((body, reply))
@@ -73,13 +74,14 @@ class AppendCoalescer:
             self.read_now()
 
     def read_now(self) -> None:
-        """Have read what waits for it; to be called before events are appended that came later."""
+        """Read the pending bodies. Call this before appending events that arrived later."""
         if self._unread:
             unread = self._unread
             self._unread, self._unread_bytes = [], 0
             self._read(unread)
 
     def append(self, events: list[Event], appended: OnAppended) -> None:
+        """Append events together with the other events of this turn."""
         if not self._is_scheduled:
             self._schedule_end_of_turn()
         self._pending.append((events, appended))
@@ -92,7 +94,7 @@ class AppendCoalescer:
         asyncio.get_running_loop().call_soon(self._measured_end_turn)
 
     def _end_turn(self) -> None:
-        # what is answered below may bring the next request at once: that one is of the next turn
+        # A reply below may cause the next request immediately. That request belongs to the next turn.
         self._is_scheduled = False
         self.read_now()
         self._append_pending()
@@ -111,7 +113,7 @@ class AppendCoalescer:
         )
 
     def _all_appended(self, pending: _PendingAppends, count: int, outcome: asyncio.Future[int]) -> None:
-        error = OutboxError("the append was abandoned") if outcome.cancelled() else outcome.exception()
+        error = OutboxError("the append was cancelled") if outcome.cancelled() else outcome.exception()
         if isinstance(error, OutboxFull) and len(pending) > 1:
             for each in pending:
                 self._append_all([each])
@@ -123,12 +125,13 @@ class AppendCoalescer:
 
 
 def call_guarded(callback: Callable[[T], None], argument: T) -> None:
-    """A bug in it is the loop's to report_bug, and does not end what else there is to do."""
+    """Call a callback. Report an exception to the event loop, so that the caller can continue with other callbacks."""
     try:
         callback(argument)
     except Exception as bug:
-        report_bug("an answer failed", bug)
+        report_bug("a reply failed", bug)
 
 
 def report_bug(message: str, bug: Exception) -> None:
+    """Report an exception to the event loop's exception handler."""
     asyncio.get_running_loop().call_exception_handler({"message": message, "exception": bug})

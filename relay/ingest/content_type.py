@@ -1,13 +1,13 @@
-"""Decide by its headers how a request's body is to be read.
+"""Decide from the headers how to read the body of a request.
 
 Rules, from the contract and from the upstream's framework, which reads a body as JSON if its type contains "/json" or
 "+json":
-1.  The types for lines, and the rejected JSON text sequences (RFC 7464), are looked for first.
-2.  Only the type itself counts, not its parameters, so that no form can be taken for JSON.
-3.  Events are stored byte for byte, and no charset is converted. So with a charset other than UTF-8 the body must be
-    ASCII, which most charsets share with UTF-8.
+1.  The types for lines, and the rejected JSON text sequences (RFC 7464), have precedence over this rule.
+2.  Parameters of the type are ignored, so that the content type of a form never counts as JSON.
+3.  Events are stored byte for byte, without conversion of the charset. With a charset other than UTF-8 the body must
+    therefore be ASCII, which most charsets share with UTF-8.
 
-Pure. The answers name the received value.
+Pure. The error messages quote the received value.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ KINDS: Mapping[str, BodyKind] = {
     "application/jsonl": "lines",
     "application/x-jsonlines": "lines",
 }
-"""The types with a name of their own. Further ones are read as JSON, see `body_type`."""
+"""The types that are accepted by name. `body_type` accepts further types as JSON."""
 CODING_NAMES: Mapping[str, str] = {"x-gzip": "gzip", **{coding: coding for coding in CODINGS}}
-"""Content codings by every name that a client may use (RFC 9110, 8.4.1.3)."""
+"""Content codings by each accepted name (RFC 9110, 8.4.1.3)."""
 _UTF_8 = frozenset({"utf-8", "utf8", "us-ascii", "ascii", ""})
 _SHOWN_CHARACTERS = 80
 
@@ -39,11 +39,11 @@ _SHOWN_CHARACTERS = 80
 class BodyType(NamedTuple):
     kind: BodyKind
     ascii_only: bool = False
-    """Whether the charset is another than UTF-8. Then only bytes that are ASCII can be read."""
+    """Whether only ASCII bodies are accepted, because the charset is not UTF-8."""
 
 
 def body_type(content_type: str) -> BodyType | None:
-    """Return how to read a body with this Content-Type; None if not at all."""
+    """Return how to read a body with this Content-Type; None if the type is not accepted."""
     media_type, *parameters = content_type.lower().split(";")
     media_type = media_type.strip()
     kind = KINDS.get(media_type)
@@ -58,7 +58,7 @@ def _is_utf_8(parameter: str) -> bool:
 
 
 def content_coding(values: Sequence[str]) -> str | None:
-    """Return the coding that Content-Encoding headers name, one of CODINGS or ""; None if it is not accepted."""
+    """Return the coding that the Content-Encoding headers name, one of CODINGS or ""; None if it is not accepted."""
     names = [name for value in values for part in value.split(",") if (name := part.strip().lower())]
     codings = [name for name in names if name != "identity"]
     if not codings:
@@ -67,7 +67,7 @@ def content_coding(values: Sequence[str]) -> str | None:
 
 
 def wrong_type(content_type: str) -> Response:
-    """Return the 415 to a type that is not read. It closes the connection, because the body was not read."""
+    """Return the 415 for a type that is not accepted. It closes the connection, because the body was not read."""
     return error_response(
         415,
         f"Content-Type {_shown(content_type)} is not accepted. Send application/json or another JSON type, text/plain "
@@ -77,7 +77,7 @@ def wrong_type(content_type: str) -> Response:
 
 
 def wrong_charset(content_type: str) -> Response:
-    """Return the 415 to a body that is not ASCII, in a charset that is not read."""
+    """Return the 415 for a body that is not ASCII in a charset other than UTF-8."""
     return error_response(
         415,
         f"Content-Type {_shown(content_type)} with a body that is not ASCII is not accepted. Send the body in UTF-8.",
@@ -85,7 +85,7 @@ def wrong_charset(content_type: str) -> Response:
 
 
 def wrong_coding(values: Sequence[str]) -> Response:
-    """Return the 415 to a coding that is not undone. It closes the connection, because the body was not read."""
+    """Return the 415 for a coding that is not accepted. It closes the connection, because the body was not read."""
     return error_response(
         415,
         f"Content-Encoding {_shown(', '.join(values))} is not accepted. Send one of {', '.join(CODINGS)}, or none.",
@@ -95,6 +95,6 @@ def wrong_coding(values: Sequence[str]) -> Response:
 
 
 def _shown(value: str) -> str:
-    """Return a header's value in quotes, cut and without what a terminal or a log could take for its own."""
+    """Return a header's value in quotes, cut, with unprintable characters escaped."""
     cut = value if len(value) <= _SHOWN_CHARACTERS else f"{value[:_SHOWN_CHARACTERS]}..."
     return '"' + "".join(each if each.isprintable() else ascii(each)[1:-1] for each in cut) + '"'

@@ -1,13 +1,15 @@
-"""HTTP for apps: a request to the events API becomes events in the outbox, and one honest answer.
+"""Serve the events API: append the events of HTTP requests to the outbox.
 
-Rules: 202 only after the outbox said the events are kept; all or nothing per request; whatever an
-app sends gets an answer of the 4xx its fault deserves. The app's own headers (an API key among
-them) are neither read nor kept. Which hosts and origins get here, and how long they may take, is
-the listener's business; what an event is, the reader's.
+Rules:
+1.  The response is 202 only after the outbox stored the events.
+2.  A request is stored as a whole or not at all.
+3.  An invalid request gets a 4xx response, never a 5xx.
+4.  Headers of the app that the relay does not need, such as an API key, are neither read nor stored.
 
-The way of a plain POST is kept short on purpose: lookups and answers are prepared, and nothing is
-logged per request. Short bodies are read with what else comes in the same turn of the event loop (see
-`append_coalescer`), those beyond `_READ_AT_ONCE_BYTES` wait for their turn (see `long_reads`).
+The listener checks hosts, origins and timeouts; the event reader checks events. The path of a plain POST is short:
+responses are prepared in advance, and requests are not logged. Short bodies are read together with the other bodies
+of the same turn of the event loop (see `append_coalescer`). Bodies larger than `_READ_AT_ONCE_BYTES` are read in
+steps (see `long_reads`).
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from aiohttp.http import RawRequestMessage
 
 from relay.config import Http
 from relay.event.reader import FEWEST_TOGETHER, Event, Reader, Reading, Rejection
-from relay.http.connection import read_body
+from relay.http.body import read_body
 from relay.http.content_coding import InflateError, inflate_at_once, inflating
 from relay.http.head_cache import BodyHandler, Reply
 from relay.http.response import RETRY_LATER, Response, error_response
@@ -45,41 +47,41 @@ from relay.runtime.metrics import REJECT_REASONS, Metrics
 
 EVENTS_PATH = "/v1/events"
 _EVENTS_PATHS = (EVENTS_PATH, EVENTS_PATH + "/")
-"""The upstream's framework ignores a trailing slash, too."""
+"""The upstream's framework ignores a trailing slash, so the relay does, too."""
 
 _CACHED_TYPES = 256
 _READ_AT_ONCE_BYTES = 16_384
-"""At most 900 events, some milliseconds."""
+"""Largest body that is read in one step: at most 900 events, which take a few milliseconds."""
 _MAX_PAUSE_TURNS = 63
 _EVENT_ID = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 _REJECTION_STATUS = {"malformed": 400, "invalid": 422, "too_large": 413}
-_NOT_STORED = (("Cache-Control", "no-store"),)
+_NO_STORE = (("Cache-Control", "no-store"),)
 CORS_MAX_AGE_S = 600
 _HEADER_NAMES = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:[ \t]*,[ \t]*[!#$%&'*+.^_`|~0-9A-Za-z-]+)*")
 CORS_HEADERS = "content-type, content-encoding, x-events-key"
 
-_NOT_FOUND = error_response(404, "no such path; events go to POST /v1/events")
-_UNKNOWN_EVENT = error_response(404, "this event is not known, or no longer", headers=_NOT_STORED)
+_NOT_FOUND = error_response(404, "unknown path; send events with POST /v1/events")
+_UNKNOWN_EVENT = error_response(404, "unknown event, or no longer in outbox.dedupe_window", headers=_NO_STORE)
 _EVENTS_METHODS = "POST, OPTIONS"
 _EVENT_METHODS = "GET, HEAD, OPTIONS"
 _WRONG_METHOD = {
-    methods: error_response(405, f"this path answers {methods}", headers=(("Allow", methods),))
+    methods: error_response(405, f"this path accepts {methods}", headers=(("Allow", methods),))
     for methods in (_EVENTS_METHODS, _EVENT_METHODS)
 }
-_NO_PREFLIGHT = error_response(403, "OPTIONS answers preflights of http.allowed_origins only")
+_NO_PREFLIGHT = error_response(403, "OPTIONS is for CORS preflights from http.allowed_origins only")
 _BODY_ERRORS: Mapping[InflateError, str] = {
     "too_large": "the body is larger than http.max_body",
-    "malformed": "the body is cut short or corrupt",
+    "malformed": "the body is truncated or corrupt",
 }
 _BODY_RESPONSES = {
-    # closing, because the rest of the body may still be on its way
+    # These responses close the connection, because the client may still be sending the rest of the body.
     "too_large": error_response(413, _BODY_ERRORS["too_large"], close=True),
     "malformed": error_response(400, _BODY_ERRORS["malformed"], close=True),
 }
 
 
 _Outcome = list[Event] | Rejection | Response
-"""What a body is: its events, or why it holds none, or a 415."""
+"""The result of reading a body: its events, the reason for a rejection, or a 415."""
 _OutcomeReading = Generator[None, None, _Outcome]
 
 
@@ -95,7 +97,7 @@ class HttpIngest:
         metrics: Metrics,
     ) -> None:
         self.reader = reader
-        """May be replaced when the configuration is read again."""
+        """A reload of the configuration may replace the reader."""
         self._outbox = outbox
         self._max_body_bytes = settings.max_body_bytes
         self._stored = Response(202, b'{"success": true}', (("Relay-Durability", durability),))
@@ -109,12 +111,13 @@ class HttpIngest:
             outbox, self._received.inc, self._count_stored, self._read_coalesced, measured
         )
         self._pause = 0
-        """How many turns bodies were not read together after that failed last."""
+        """Turns without reading bodies together after the last failed attempt."""
         self._pause_left = 0
+        """Remaining turns of that pause."""
         self._long_reads: LongReads[_Outcome] = LongReads(measured)
 
     async def handle(self, request: web.BaseRequest) -> Response:
-        """Answer a request that the listener's guard admitted; 404 for what is not the events API."""
+        """Respond to a request that the listener admitted; with 404 if its path is not part of the events API."""
         path = request.raw_path
         if path != EVENTS_PATH:
             path = request.rel_url.raw_path
@@ -134,11 +137,11 @@ class HttpIngest:
         return _WRONG_METHOD[methods]
 
     def serves(self, path: str) -> bool:
-        """Whether a request's `raw_path`, which may be a whole URL, is this handler's."""
+        """Return whether this handler serves a request's `raw_path`, which may be an absolute URL."""
         return (path if path[:1] == "/" else urlsplit(path).path).startswith(EVENTS_PATH)
 
     async def _post(self, request: web.BaseRequest) -> Response:
-        """What POST /v1/events answers; the order of the checks is the cheapest first."""
+        """Respond to POST /v1/events. The cheapest checks are first."""
         headers = request.headers
         content_type = headers.get(CONTENT_TYPE, "")
         type_ = self._type(content_type)
@@ -159,7 +162,7 @@ class HttpIngest:
         return self._stored
 
     async def _read_request(self, request: web.BaseRequest, type_: BodyType, coding: str) -> list[Event] | Response:
-        """Return the body as events; nothing of the body is held when this returns."""
+        """Return the events of the body, or the response that rejects it. The body is not referenced afterwards."""
         kind = type_.kind
         packed = await read_body(request, self._max_body_bytes)
         if isinstance(packed, str):
@@ -180,7 +183,7 @@ class HttpIngest:
             return self._reject(body, _BODY_RESPONSES[body])
         if body is not None and not _is_long(body):
             return self._read(kind, body)
-        # A long body waits for its turn as small as it was received, and is inflated then.
+        # While a long body is pending, only its compressed form uses memory.
         size_bytes = self._max_body_bytes if body is None else len(body)
         del body
         return self._events_or_response(await self._long_reads.add(self._inflating(kind, packed, coding), size_bytes))
@@ -192,7 +195,7 @@ class HttpIngest:
         return (yield from self._reading(kind, body))
 
     def _reading_ascii(self, content_type: str, kind: BodyKind, packed: bytes, coding: str) -> _OutcomeReading:
-        """Read a body whose charset agrees with UTF-8 where both are ASCII."""
+        """Read a body whose charset is not UTF-8: it must be ASCII."""
         body = (yield from inflating(packed, coding, self._max_body_bytes)) if coding else packed
         if isinstance(body, str):
             return Rejection(body, _BODY_ERRORS[body])
@@ -201,7 +204,10 @@ class HttpIngest:
         return (yield from self._reading(kind, body))
 
     def body_handler(self, message: RawRequestMessage) -> BodyHandler | None:
-        """A plain POST, of which nothing but the body matters; see relay.http.head_cache."""
+        """Return the handler for the body of a plain POST; None if other parts of the request matter.
+
+        See relay.http.head_cache.
+        """
         headers = message.headers
         if (
             message.method != "POST"
@@ -218,14 +224,14 @@ class HttpIngest:
         return self._handle_json_body if type_.kind == "json" else partial(self._handle_body, type_.kind)
 
     def _handle_json_body(self, body: bytes, reply: Reply) -> None:
-        """What `_handle_body` does, together with others of this turn."""
+        """Do what `_handle_body` does, together with the other bodies of this turn."""
         if len(body) <= _READ_AT_ONCE_BYTES:
             self._coalescer.read(body, reply)
         else:
             self._handle_body("json", body, reply)
 
     def _handle_body(self, kind: BodyKind, body: bytes, reply: Reply) -> None:
-        """What `_post` does, without waiting."""
+        """Do what `_post` does, with a callback instead of a task."""
         if not _is_long(body):
             self._coalescer.read_now()
             self._append(self._read(kind, body), reply)
@@ -242,7 +248,7 @@ class HttpIngest:
         self._read_in_turn(kind, body).add_done_callback(was_read)
 
     def _read_coalesced(self, unread: UnreadBodies) -> None:
-        """Append what short bodies of kind "json" hold, or answer."""
+        """Append the events of short bodies of kind "json", or reply with a rejection."""
         together = self._read_together(unread) if len(unread) >= FEWEST_TOGETHER else None
         if together is not None:
             for event, (_, reply) in zip(together, unread, strict=True):
@@ -258,17 +264,17 @@ class HttpIngest:
                 self._append(events if isinstance(events, list) else self._events_or_response(events), reply)
 
     def _read_together(self, unread: UnreadBodies) -> list[Event] | None:
-        """The event of each; None if they must be read one by one.
+        """Return the event of each body; None if the bodies must be read one by one.
 
-        To try in vain costs half as much again as reading them. So each failure is followed by a pause, twice as
-        long as the last one.
+        A failed attempt costs half as much as reading the bodies one by one. Each failure is therefore followed by a
+        pause, twice as long as the previous one.
         """
         if self._pause_left:
             self._pause_left -= 1
             return None
         try:
             events = self.reader.read_singles([body for body, _ in unread])
-        except Exception as bug:  # whose request it is shows when each is read by itself
+        except Exception as bug:  # Reading the bodies one by one shows which one causes the exception.
             report_bug("events could not be read together", bug)
             events = None
         self._pause = 0 if events is not None else min(self._pause * 2 + 1, _MAX_PAUSE_TURNS)
@@ -299,7 +305,7 @@ class HttpIngest:
         return self.reader.reading_json(body) if kind == "json" else self.reader.reading_lines(body)
 
     def _events_or_response(self, events: _Outcome) -> list[Event] | Response:
-        """Return the events, or the answer to what cannot be read."""
+        """Return the events, or the response that rejects the body."""
         if isinstance(events, Response):
             return self._reject("media_type", events)
         if isinstance(events, Rejection):
@@ -318,13 +324,13 @@ class HttpIngest:
         return error_response(503, str(error), headers=RETRY_LATER)
 
     def _reject(self, reason: str, answer: Response) -> Response:
-        """Counts one event: what cannot be read as events cannot be counted as more."""
+        """Count one received and rejected event: the number of events of a rejected body is unknown."""
         self._received.inc()
         self._rejected[reason].inc()
         return answer
 
     def _type(self, content_type: str) -> BodyType | Response:
-        """Return how a body is to be read by its Content-Type, or the answer if not at all."""
+        """Return how to read a body with this Content-Type, or the response that rejects it."""
         try:
             return self._types[content_type]
         except KeyError:
@@ -340,7 +346,7 @@ class HttpIngest:
         state = self._outbox.find(bytes.fromhex(event_id.replace("-", "")))
         if state is None:
             return _UNKNOWN_EVENT
-        return Response(200, f'{{"event_id": "{event_id.lower()}", "state": "{state}"}}'.encode(), _NOT_STORED)
+        return Response(200, f'{{"event_id": "{event_id.lower()}", "state": "{state}"}}'.encode(), _NO_STORE)
 
 
 def _is_long(body: bytes) -> bool:
@@ -348,18 +354,19 @@ def _is_long(body: bytes) -> bool:
 
 
 def _allowed_headers(requested: str) -> str:
-    """Return the requested header names, which a tracing SDK may have added; the usual ones if none is requested.
+    """Return the value of Access-Control-Allow-Headers: the requested names, or the default if there are none.
 
-    The relay reads none of them. With credentials a browser takes "*" for a header's name.
+    A tracing SDK may add headers; the relay does not read them. For requests with credentials browsers do not treat
+    "*" as a wildcard.
     """
     return requested if _HEADER_NAMES.fullmatch(requested) else CORS_HEADERS
 
 
 def _preflight(request: web.BaseRequest, methods: str) -> Response:
-    """CORS preflight; the listener has judged the origin and adds it to the answer.
+    """Respond to a CORS preflight. The listener has checked the origin and adds it to the response.
 
-    Chrome asks besides whether a page may reach into the private network (Private Network Access)
-    or the local one (Local Network Access).
+    Chrome also requests permission for a page to reach the private network (Private Network Access) or the local
+    network (Local Network Access).
     """
     asked = request.headers
     if "Origin" not in asked:

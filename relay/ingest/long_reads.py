@@ -1,12 +1,14 @@
-"""Long readings take turns, so that a large batch keeps nobody with a small one waiting.
+"""Schedule the reading of large bodies in steps, so that they do not delay small requests.
 
-Owns the order in which bodies are read that take longer than a millisecond: one slice of one of them per turn of
-the event loop, round and round. So a hundred such requests delay everything else by one slice, not by a hundred
-bodies, and each other evenly.
+Rules:
+1.  One step of one body runs per turn of the event loop, in rotation. A hundred large requests therefore delay all
+    other work by one step, and share the time evenly.
+2.  Reading a body takes many times its memory (1 MiB of tiny events: 30 MB). The bodies that are being read have at
+    most `MAX_ACTIVE_BYTES` together; a larger body is read alone.
+3.  The next body is alternately the smallest and the oldest pending one. A small body waits for few others, and no
+    body waits forever.
 
-What is read takes many times the memory of its body (a mebibyte of tiny events: 30 MB). So those under way have
-`MAX_ACTIVE_BYTES` together; of those that wait, the smallest and the oldest are next by turns: a small one waits for
-few others, and none for ever. Knows nothing of events.
+Independent of events.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 MAX_ACTIVE_BYTES = 1 << 20
-"""Of bodies; a larger one is read alone."""
+"""Total size of the bodies that are read at the same time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,19 +33,19 @@ class _LongRead(Generic[T]):
 
 
 class LongReads(Generic[T]):
-    """Readings under way, and those that wait for it."""
+    """Active and pending readings."""
 
     def __init__(self, measured: Callable[[Callable[[], None]], Callable[[], None]] = lambda step: step) -> None:
-        """`measured` is applied to what a turn of the event loop calls."""
+        """`measured` wraps the callback that the event loop calls."""
         self._measured_step = measured(self._run_step)
         self._active: deque[_LongRead[T]] = deque()
         self._active_bytes = 0
         self._waiting: list[_LongRead[T]] = []
-        """In the order they came."""
+        """Oldest first."""
         self._oldest_is_next = True
 
     def add(self, reading: Generator[None, None, T], body_bytes: int = 0) -> asyncio.Future[T]:
-        """What the reading returns, or its bug, when it is done; a reading whose future is cancelled is dropped."""
+        """Schedule a reading. The future returns its result or raises its exception; cancel it to drop the reading."""
         loop = asyncio.get_running_loop()
         read: asyncio.Future[T] = loop.create_future()
         if not self._active and not self._waiting:
@@ -70,7 +72,7 @@ class LongReads(Generic[T]):
             asyncio.get_running_loop().call_soon(self._measured_step)
 
     def _activate(self) -> None:
-        """As many as may be under way."""
+        """Activate pending readings up to `MAX_ACTIVE_BYTES`."""
         while self._waiting:
             sizes = [long.body_bytes for long in self._waiting]
             at = 0 if self._oldest_is_next else sizes.index(min(sizes))

@@ -14,7 +14,7 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 from aiohttp import hdrs, web
 
-from relay.http.connection import read_body
+from relay.http.body import read_body
 from relay.ops.response import RequestRejected
 from relay.outbox import DeadLetter, Outbox, Selection
 from relay.runtime.metrics import DEAD_REASONS

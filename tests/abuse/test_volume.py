@@ -94,7 +94,7 @@ async def test_no_text_of_others_forges_a_line_of_the_log(relay: RelayProcess, s
     sending.sendto(forged.encode(), udp_address(relay))
     sending.close()
     await relay.until(lambda status: status["ledger"]["dead_lettered"] == 1)
-    await relay.logged("a datagram was not taken")
+    await relay.logged("a datagram was rejected")
     assert all({"level", "timestamp", "event"} <= set(line) for line in relay.log)
     assert not [line for line in relay.log if line["event"] == "forged"]
     assert "\\u001b" not in json.dumps(relay.log) and "\\u009b" not in json.dumps(relay.log)

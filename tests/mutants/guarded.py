@@ -263,7 +263,7 @@ MUTANTS = (
         "a body that broke off kept",
         "G9",
         "tests/unit/http/test_listener.py::test_a_body_that_breaks_off_is_let_go_of_at_once",
-        ("relay/http/connection.py", "        parts.clear()\n", ""),
+        ("relay/http/body.py", "        parts.clear()\n", ""),
     ),
     mutant(
         "informational responses without end",

@@ -1,10 +1,10 @@
-"""Responses to datagrams (udp.ack): what they say, and which datagrams get none.
+"""Compose the responses to datagrams (udp.ack), and recognize datagrams that get no response.
 
 Rules:
-1.  A response is smaller than its datagram. So no address can be flooded through the relay, and an exchange of
-    responses ends.
-2.  A datagram that is a response gets none, nor does a sender that is one of the relay's own sockets or a service
-    that replies to everything. So one forged datagram starts no exchange without end.
+1.  A response is smaller than its datagram. The relay can therefore not amplify a flood, and an exchange of responses
+    ends.
+2.  The relay sends no response to a response, to its own sockets, or to a service that replies to everything. A forged
+    datagram can therefore not start an endless exchange.
 
 Pure.
 """
@@ -19,10 +19,10 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 CHATTY_PORTS = frozenset({7, 13, 17, 19, 37})
-"""echo, daytime, qotd, chargen, time (RFC 862, 867, 865, 864, 868): they reply to whatever they receive."""
+"""Services that reply to every datagram: echo, daytime, qotd, chargen, time (RFC 862, 867, 865, 864, 868)."""
 
 _LEAST_TEXT_CHARACTERS = 20
-"""Of a cut error text: enough to name a field."""
+"""Smallest length of a cut error text: enough to name a field."""
 _LEAST_ERROR = b'{"error":"invalid"}'
 _KEYS = frozenset({"stored", "count", "error"})
 _looks_like_response = re.compile(rb'[ \t\r\n]*\{[ \t\r\n]*"(?:stored|count|error)"').match
@@ -32,10 +32,10 @@ _decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 def stored_response(event_ids: Sequence[bytes], datagram_bytes: int) -> bytes:
     """Return `{"stored":[...],"count":N}`, or `{"count":N}` if the ids do not fit, or b"" if that does not fit either.
 
-    `event_ids` are UUIDs of 16 bytes; `datagram_bytes` is the size of the datagram, which the response stays below.
+    `event_ids` are UUIDs of 16 bytes. The response is smaller than `datagram_bytes`, the size of the datagram.
     """
     count = len(event_ids)
-    # 36 characters, two quotes and a comma for each id
+    # Each id takes 36 characters, two quotes and a comma.
     if 39 * count + len('{"stored":[],"count":}') - 1 + len(str(count)) < datagram_bytes:
         return _compact({"stored": [str(uuid.UUID(bytes=event_id)) for event_id in event_ids], "count": count})
     counted = _compact({"count": count})
@@ -52,14 +52,14 @@ def error_response(error: str, datagram_bytes: int) -> bytes:
     excess_bytes = len(response) - (datagram_bytes - 1)
     if excess_bytes <= 0:
         return response
-    cut = text[: max(0, len(text) - excess_bytes - len("..."))]  # each character has at least one byte
+    cut = text[: max(0, len(text) - excess_bytes - len("..."))]  # Each character takes at least one byte.
     if len(cut) >= _LEAST_TEXT_CHARACTERS:
         return _compact({"error": f"{cut}..."})
     return _LEAST_ERROR if len(_LEAST_ERROR) < datagram_bytes else b""
 
 
 def is_response(datagram: bytes) -> bool:
-    """Whether a datagram that was not stored is a response of a relay, perhaps a damaged one."""
+    """Return whether a rejected datagram is a response of a relay, possibly a damaged one."""
     if not _looks_like_response(datagram):
         return False
     try:

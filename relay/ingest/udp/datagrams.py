@@ -1,16 +1,15 @@
-"""Datagrams become events: small ones at once, expensive ones later and in steps.
+"""Convert datagrams to events: small datagrams at once, expensive ones later and in steps.
 
 Rules:
 1.  A datagram is small if it has at most `SMALL_BYTES`, or inflates to at most `SMALL_INFLATED_BYTES` in one step. Any
-    other is expensive and waits in a backlog: of one that is being read, one step is taken per call. So no number of
-    expensive datagrams delays a small one by more than a step.
-2.  The backlog is bounded. Beyond it an expensive datagram is dropped and counted, and the small ones are read on.
+    other datagram is expensive and is added to a backlog. Each call of `read_step` takes one step of one expensive
+    datagram, so expensive datagrams delay a small one by at most one step.
+2.  The backlog is bounded. When it is full, expensive datagrams are dropped and counted, and small ones are still read.
 3.  A datagram inflates to at most `MAX_INFLATED_BYTES`, and is read up to its first error. NUL bytes at its end are
     ignored.
-4.  A bug costs the datagram in which it shows.
+4.  An exception affects only the datagram that causes it.
 
-Knows nothing of sockets, of the outbox and of responses: what becomes of a datagram that is not read as events is told
-to the `RejectedDatagrams`.
+Independent of the outbox and of responses. Datagrams without valid events are reported to `RejectedDatagrams`.
 """
 
 from __future__ import annotations
@@ -28,14 +27,14 @@ from relay.ingest.udp.recvmmsg import Datagram
 
 SMALL_BYTES = 8_192
 SMALL_INFLATED_BYTES = 2_048
-"""Fewer than `SMALL_BYTES`: a compressed datagram costs its sender little."""
+"""Less than `SMALL_BYTES`, because a compressed datagram is cheap for its sender."""
 MAX_INFLATED_BYTES = 256 << 10
 _BYTES_PER_CALL = 65_536
-"""Read together in one call: about a millisecond of work."""
+"""Limit for one call that reads datagrams together: about 1 ms of work."""
 _BYTES_EACH = 32_768
-"""Read one by one in one call: some 3 ms at most."""
+"""Limit for one call that reads datagrams one by one: 3 ms of work at most."""
 _OVERHEAD_BYTES = 512
-"""Of memory that a waiting datagram uses beside its content, as the kernel counts for its own buffer."""
+"""Memory that a datagram in the backlog uses in addition to its data. The kernel counts the same for its buffer."""
 
 NUL = b"\0"
 
@@ -49,7 +48,7 @@ class ReceivedDatagram(NamedTuple):
 
 
 class RejectedDatagrams(Protocol):
-    """What is done about datagrams that are not events."""
+    """Handles datagrams that were not read as events."""
 
     def dropped(self, reason: str, sender: Any) -> None: ...
 
@@ -61,7 +60,7 @@ class RejectedDatagrams(Protocol):
 
 
 class Datagrams:
-    """Reads what one or more sockets received."""
+    """Reads the datagrams of one or more sockets."""
 
     def __init__(
         self,
@@ -72,33 +71,33 @@ class Datagrams:
         outcomes: RejectedDatagrams,
     ) -> None:
         self.reader = reader
-        """May be replaced when the configuration is read again."""
+        """A reload of the configuration may replace the reader."""
         self.max_backlog_bytes = max_backlog_bytes
         self._max_datagram_bytes = max_datagram_bytes
         self._max_inflated_bytes = min(max_datagram_bytes, MAX_INFLATED_BYTES)
         self._networks = networks
         self._outcomes = outcomes
         self._backlog: deque[ReceivedDatagram] = deque()
-        """The first one is being read, if `_reading` is set."""
+        """Expensive datagrams, oldest first. If `_reading` is set, it reads the first one."""
         self._backlog_bytes = 0
         self._reading: Reading | None = None
 
     @property
     def has_backlog(self) -> bool:
-        """Whether expensive datagrams wait."""
+        """Whether expensive datagrams are pending."""
         return bool(self._backlog)
 
     def read_small(self, unread: deque[Datagram], receiver: socket.socket) -> ReadBatch:
-        """Read datagrams of one socket, as many as a call may; what is not looked at stays in `left`."""
+        """Read datagrams of one socket up to the limit of a call, and remove them from `unread`."""
         try:
             batch = self._read_together(unread, receiver)
-        except Exception as bug:  # whose datagram it is shows when each is read by itself
+        except Exception as bug:  # Reading the datagrams one by one shows which one causes the exception.
             self._outcomes.reading_together_failed(bug)
             batch = None
         return batch or self._read_each(unread, receiver)
 
     def read_step(self) -> ReadBatch | None:
-        """Take one step of reading the backlog; return the events of a datagram that is read to its end."""
+        """Run one step of the first datagram of the backlog; return its events if it was the last step."""
         received = self._backlog[0]
         self._reading = self._reading or self._reading_expensive(received.data)
         try:
@@ -113,14 +112,14 @@ class Datagrams:
             return None
 
     def drop_backlog(self) -> None:
-        """Drop and count what waits."""
+        """Drop and count the datagrams of the backlog."""
         self._reading = None
         self._backlog_bytes = 0
         while self._backlog:
             self._outcomes.dropped("backlog", self._backlog.popleft().sender)
 
     def _read_together(self, unread: deque[Datagram], receiver: socket.socket) -> ReadBatch | None:
-        """All that is left, if each is a small plain event and comes from where it may."""
+        """Read all datagrams if each is one small proven event from an allowed network; else return None."""
         if len(unread) < 2:
             return None
         bodies = [data.rstrip(NUL) for data, _ in unread]
@@ -138,7 +137,7 @@ class Datagrams:
         return ReadBatch(events, datagrams, receiver)
 
     def _read_each(self, unread: deque[Datagram], receiver: socket.socket) -> ReadBatch:
-        """What is left, one by one; expensive ones go to the backlog."""
+        """Read datagrams one by one. Expensive ones are added to the backlog."""
         batch = ReadBatch([], [], receiver)
         read_bytes = 0
         while unread and read_bytes < _BYTES_EACH:
@@ -147,11 +146,11 @@ class Datagrams:
                 read_bytes += self._read_one(received, batch)
             except Exception as bug:
                 self._outcomes.failed(bug, received)
-                break  # nobody knows how long it took
+                break  # The failed read may have taken long.
         return batch
 
     def _read_one(self, received: ReceivedDatagram, batch: ReadBatch) -> int:
-        """Returns how many bytes were looked at, inflated."""
+        """Read one datagram into `batch`; return the number of processed bytes, inflated."""
         data, sender, _ = received
         if not self._networks.allows(sender[0]):
             self._outcomes.dropped("network", sender)

@@ -1,19 +1,20 @@
-"""UDP for apps: datagrams become events in the outbox, as many per wake as are there.
+"""Receive events over UDP and append them to the outbox.
 
-asyncio's datagram transport reads one datagram per turn of the loop and lost 40 % at a rate that this way of reading
-took without loss: own sockets, drained per wake by one call of the kernel each.
+asyncio's datagram transport reads one datagram per turn of the event loop, and lost 40 % of the datagrams at a rate
+that this module receives without loss. It reads each socket with one system call per wake.
 
 Rules:
-1.  A datagram is stored whole or not at all, and none suffers for another: what one wake read of a socket is appended
-    in one call, and if the outbox has no room for all of it, datagram by datagram.
-2.  While the outbox has no room, cannot keep up, or fails, nothing is read: the kernel's buffer takes the wait, and
-    what the kernel then drops is counted. Memory holds at most `_MAX_UNCOMMITTED` events and one wake's.
-3.  Small datagrams are read before expensive ones (`datagrams`): each wake reads the sockets, and then takes one step
+1.  A datagram is stored as a whole or not at all, and datagrams do not affect each other. The events that one wake read
+    from a socket are appended in one call. If the outbox has no room for all, each datagram is appended separately.
+2.  While the outbox has no room, is too slow, or fails, the sockets are not read. Datagrams stay in the kernel's
+    buffer, and the relay counts the datagrams that the kernel drops. Memory contains at most `_MAX_UNCOMMITTED` events
+    plus the events of one wake.
+3.  Small datagrams are read before expensive ones (`datagrams`). Each wake reads the sockets, and then runs one step
     of the backlog.
-4.  What is bad is counted by reason and logged at most once a second in all.
+4.  Rejected datagrams are counted by reason. At most one per second is logged.
 5.  A response (udp.ack) is sent only after the commit, and only to allowed networks; see `ack`.
-6.  A bug costs the datagram in which it shows, counted as unavailable; the event loop is told at most once a second.
-    Whatever fails, the sockets are read on.
+6.  An exception affects only the datagram that causes it. The datagram is counted as unavailable, and the exception is
+    reported to the event loop at most once per second. Reading continues after every failure.
 """
 
 from __future__ import annotations
@@ -43,24 +44,24 @@ from relay.runtime.log import Gate
 from relay.runtime.metrics import REJECT_REASONS, UDP_DROP_REASONS, Metrics
 
 _DATAGRAMS_PER_WAKE = 64
-"""Of each socket: about a millisecond of work; HTTP is served in between."""
+"""Datagrams per socket and wake: about 1 ms of work. HTTP is served between wakes."""
 _WAKES_AT_STOP = 256
 _STEPS_AT_STOP = 256
-"""Of the backlog: less than a second, so that expensive datagrams do not delay the stop."""
+"""Steps of the backlog at a stop: less than a second, so that expensive datagrams do not delay the stop."""
 _MAX_UNCOMMITTED = 10_000
 _PAUSE_S = 0.1
 _LINGER_S, _LONG_LINGER_S = 0.002, 0.01
-"""After a wake that read something, until the next: each wake and its commit cost more than an event."""
+"""Time from a wake that read datagrams to the next wake. A wake and its commit cost more than an event."""
 _LONG_LINGER_BUFFER_BYTES = 2 << 20
-"""Of the kernel's buffer: room for a burst of a thousand datagrams, whatever we do. With less, or with somebody
-waiting for a response, the rest is short."""
+"""Smallest receive buffer for the long linger time: room for a burst of a thousand datagrams. With a smaller buffer,
+or with udp.ack, the linger time is short."""
 _LOG_INTERVAL_MS = 1_000
 
 _log = structlog.get_logger(__name__)
 
 
 class _Source:
-    """A socket, and what was read from it and not looked at yet."""
+    """A socket, with the datagrams that were received from it and are not processed yet."""
 
     def __init__(self, receiving: socket.socket) -> None:
         self.socket = receiving
@@ -69,13 +70,13 @@ class _Source:
         self._kernel_drops = 0
 
     def read(self) -> int:
-        """Read datagrams unless some are left; return how many there are to look at. Raises OSError."""
+        """Receive datagrams if all earlier ones are processed; return the number of unread ones. Raises OSError."""
         if not self.unread:
             self.unread.extend(self._burst())
         return len(self.unread)
 
     def new_kernel_drops(self) -> int:
-        """Return how many datagrams the kernel dropped since the last call; it has a 32-bit counter per socket."""
+        """Return how many datagrams the kernel dropped since the last call, from its 32-bit counter per socket."""
         drops = udp_socket.kernel_drops(self.socket)
         if drops is None:
             return 0
@@ -95,7 +96,7 @@ class UdpIngest:
         metrics: Metrics,
         clock: Clock,
     ) -> None:
-        """`max_body_bytes` bounds a datagram as it comes. Raises ValueError for a bad network."""
+        """`max_body_bytes` limits the size of a received datagram. Raises ValueError for an invalid network."""
         self._outbox = outbox
         self._settings = settings
         self._metrics = metrics
@@ -111,16 +112,16 @@ class UdpIngest:
         self._responses = Responses((), enabled=False)
         self._linger_s = _LINGER_S
         self._watching = False
-        """Whether the event loop wakes us when a datagram comes."""
+        """Whether the event loop calls `_wake` when a datagram arrives."""
         self._next_wake: asyncio.Handle | None = None
-        """Else we wake by ourselves; with neither, when an append ends."""
+        """The scheduled call of `_wake`. Without it and without `_watching`, the end of an append schedules one."""
         self._uncommitted = 0
         self._log_gate = Gate(metrics.log_lines_suppressed, per_ms=_LOG_INTERVAL_MS)
         self._wake_measured = metrics.longest_step.measured(self._wake)
 
     @property
     def reader(self) -> Reader:
-        """May be replaced when the configuration is read again."""
+        """A reload of the configuration may replace the reader."""
         return self._datagrams.reader
 
     @reader.setter
@@ -129,7 +130,7 @@ class UdpIngest:
 
     @property
     def addresses(self) -> list[str]:
-        """What is listened on, ports as bound; empty before `start`."""
+        """The bound addresses with their ports; empty before `start`."""
         return [format_address(source.socket.getsockname()) for source in self._sources]
 
     async def start(self) -> None:
@@ -144,10 +145,10 @@ class UdpIngest:
         self._schedule_wake()
 
     def stop(self) -> None:
-        """Read what the kernel still holds, as far as the outbox takes it, and close.
+        """Read the datagrams in the kernel's buffer while the outbox has room, then close the sockets.
 
-        What was read is committed by the outbox's own close; responses to it are not sent any more. Expensive
-        datagrams that cannot be read within a second are dropped and counted.
+        Closing the outbox commits the appended events. No responses are sent to them. Expensive datagrams that cannot
+        be read within a second are dropped and counted.
         """
         if not self._sources:
             return
@@ -166,14 +167,14 @@ class UdpIngest:
             self._sources = []
 
     def refresh(self) -> None:
-        """Count what the kernel dropped since the last call."""
+        """Count the datagrams that the kernel dropped since the last call."""
         for source in self._sources:
             self._dropped["kernel"].inc(source.new_kernel_drops())
 
     # --- reading
 
     def _schedule_wake(self) -> None:
-        """Wake when there is something to read, unless that is settled already."""
+        """Schedule the next wake, unless one is scheduled already."""
         if not self._sources or self._watching or self._next_wake is not None:
             return
         loop = asyncio.get_running_loop()
@@ -187,7 +188,7 @@ class UdpIngest:
             self._watching = True
 
     def _pause(self, delay_s: float | None = None) -> None:
-        """Read nothing for so long, or until `_schedule_wake`."""
+        """Stop reading for `delay_s`, or until `_schedule_wake` is called if it is None."""
         loop = asyncio.get_running_loop()
         if self._watching:
             for source in self._sources:
@@ -204,11 +205,11 @@ class UdpIngest:
         try:
             self._process_wake()
         except BaseException:
-            self._pause(_PAUSE_S)  # else nothing might wake us any more, or the same bug at once
+            self._pause(_PAUSE_S)  # Ensures another wake, and delays a repetition of the same exception.
             raise
 
     def _process_wake(self) -> None:
-        """Take in what the last wake left or else what the sockets hold, and settle when to wake next."""
+        """Process unread datagrams, or receive new ones, and schedule the next wake."""
         if self._uncommitted >= _MAX_UNCOMMITTED:
             self._pause()
             return
@@ -220,7 +221,7 @@ class UdpIngest:
         if self._datagrams.has_backlog and self._uncommitted < _MAX_UNCOMMITTED:
             self._append(self._datagrams.read_step())
         if self._uncommitted >= _MAX_UNCOMMITTED:
-            self._pause()  # until an append ends
+            self._pause()  # The end of an append schedules the next wake.
         elif read >= _DATAGRAMS_PER_WAKE or self._has_unprocessed():
             self._pause(0)
         elif read:
@@ -229,7 +230,7 @@ class UdpIngest:
             self._schedule_wake()
 
     def _read(self) -> int:
-        """Return how many datagrams of the sockets are to be taken in now, at most of one socket."""
+        """Receive datagrams from the sockets; return the largest number of unread datagrams of one socket."""
         most = 0
         for source in self._sources:
             try:
@@ -239,7 +240,7 @@ class UdpIngest:
         return most
 
     def _append_read(self) -> None:
-        """Append what some of the datagrams hold."""
+        """Append the events of unread datagrams, up to the limit of a call for each socket."""
         for source in self._sources:
             if source.unread:
                 self._append(self._datagrams.read_small(source.unread, source.socket))
@@ -249,7 +250,7 @@ class UdpIngest:
             self._append_read()
 
     def _read_backlog_at_stop(self) -> None:
-        """Read as much of the backlog as a stop may."""
+        """Run at most `_STEPS_AT_STOP` steps of the backlog, then drop the rest."""
         for _ in range(_STEPS_AT_STOP):
             if not self._datagrams.has_backlog:
                 return
@@ -257,10 +258,10 @@ class UdpIngest:
         self._datagrams.drop_backlog()
 
     def _has_unprocessed(self) -> bool:
-        """Whether not all is looked at that was read from the sockets."""
+        """Return whether received datagrams are not processed yet."""
         return self._datagrams.has_backlog or any(source.unread for source in self._sources)
 
-    # --- what is not events
+    # --- rejected datagrams
 
     def dropped(self, reason: str, sender: Any) -> None:
         self._dropped[reason].inc()
@@ -284,7 +285,7 @@ class UdpIngest:
 
     def _log_rejected(self, reason: str, detail: str) -> None:
         if self._log_gate.admit("bad", self._now_ms()) is not None:
-            _log.warning("a datagram was not taken", reason=reason, detail=detail)
+            _log.warning("a datagram was rejected", reason=reason, detail=detail)
 
     def _report(self, message: str, bug: Exception) -> None:
         if self._log_gate.admit(message, self._now_ms()) is not None:
@@ -302,16 +303,16 @@ class UdpIngest:
         self._uncommitted += len(batch.events)
         try:
             appended = self._outbox.append(batch.events, callers=len(batch.datagrams) if self._settings.ack else 0)
-        except Exception as bug:  # as if it had failed later: so it is counted, responded to and reported
+        except Exception as bug:  # Handled like a failed append: counted, reported and sent as a response.
             appended = asyncio.get_running_loop().create_future()
             appended.set_exception(bug)
         appended.add_done_callback(partial(self._appended, batch))
 
     def _appended(self, batch: ReadBatch, outcome: asyncio.Future[int]) -> None:
-        """What the outbox said of one append."""
+        """Handle the outcome of one append."""
         count = len(batch.events)
         self._uncommitted -= count
-        error = OutboxError("the append was abandoned") if outcome.cancelled() else outcome.exception()
+        error = OutboxError("the append was cancelled") if outcome.cancelled() else outcome.exception()
         try:
             if error is None:
                 duplicates = outcome.result()
@@ -327,11 +328,11 @@ class UdpIngest:
             self._schedule_wake()
 
     def _not_stored(self, batch: ReadBatch, error: BaseException) -> None:
-        """Count the loss, and leave the next ones to the kernel's buffer for a moment."""
+        """Count the rejected events, and pause, so that the next datagrams stay in the kernel's buffer."""
         self._rejected["full" if isinstance(error, OutboxFull) else "unavailable"].inc(len(batch.events))
-        self._log_rejected("the outbox did not take it", str(error))
+        self._log_rejected("not stored", str(error))
         self._responses.not_stored(batch, str(error))
-        if not isinstance(error, OutboxShareUsed):  # then other devices' datagrams may be stored
+        if not isinstance(error, OutboxShareUsed):  # With a used-up share, other devices' events can still be stored.
             self._pause(_PAUSE_S)
         if not isinstance(error, OutboxError):
             raise error

@@ -1,7 +1,4 @@
-"""What one wake of the UDP listener read from one socket: events, and the datagrams that contained them.
-
-Knows nothing of reading.
-"""
+"""The events that one wake of the UDP listener read from one socket, with the datagrams that contained them."""
 
 from __future__ import annotations
 
@@ -13,23 +10,25 @@ from relay.event.reader import Event
 
 
 class DatagramSummary(NamedTuple):
-    """A datagram that was read."""
+    """A datagram whose events are in a batch."""
 
     event_count: int
     size_bytes: int
+    """Size as received."""
     sender: Any
+    """Address as `socket.recvfrom` returns it."""
 
 
 class ReadBatch(NamedTuple):
-    """What is appended in one call."""
+    """Events that are appended to the outbox in one call."""
 
     events: list[Event]
     datagrams: list[DatagramSummary]
     receiver: socket.socket
-    """Received the datagrams, and sends the responses."""
+    """The socket that received the datagrams. It also sends the responses."""
 
     def per_datagram(self) -> Iterator[ReadBatch]:
-        """Each datagram's events by themselves."""
+        """Yield one batch per datagram."""
         start = 0
         for datagram in self.datagrams:
             yield ReadBatch(self.events[start : start + datagram.event_count], [datagram], self.receiver)

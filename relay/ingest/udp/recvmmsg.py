@@ -1,9 +1,9 @@
-"""Many datagrams by one call of the kernel.
+"""Receive many datagrams with one system call.
 
-Owns how a socket is emptied. Python's own `recvfrom` gives the interpreter away and has to fight for it again for
-each datagram, 19 µs beside a busy outbox; `recvmmsg` (Linux 2.6.33, recvmmsg(2)) reads all that are there in one
-call, during which we keep the interpreter because it does not wait. Where the system has no such call, the
-datagrams are read one by one. Knows nothing of events.
+Python's `recvfrom` releases the GIL for each datagram and must acquire it again, which takes 19 µs beside a busy
+outbox. `recvmmsg` (Linux 2.6.33, recvmmsg(2)) receives all available datagrams in one call. The relay holds the GIL
+during that call, because the call does not block. On systems without `recvmmsg` the datagrams are received one by
+one. Independent of events.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from collections.abc import Callable
 from typing import Any
 
 DATAGRAM_BYTES = 65_536
-"""More than a datagram can be (65,507 bytes, RFC 768), so that none is cut."""
+"""Larger than the largest datagram (65,507 bytes, RFC 768), so that no datagram is cut."""
 _NAME_BYTES = 28
-"""sizeof(struct sockaddr_in6), the larger one."""
+"""sizeof(struct sockaddr_in6), the largest address."""
 _NAME = struct.Struct(f"{_NAME_BYTES}s")
 _SENDERS = 1_024
-"""Kept in Python's form; an app keeps its port."""
+"""Sender addresses that are cached in Python's form. Most apps send all datagrams from one port."""
 
 Datagram = tuple[bytes, Any]
-"""What it holds, and its sender as `socket.recvfrom` names it."""
+"""The data, and the sender's address as `socket.recvfrom` returns it."""
 Burst = Callable[[], list[Datagram]]
-"""Reads what is there, up to a limit, without waiting; OSError if the socket failed and nothing was read."""
+"""Receives the available datagrams up to a limit, without blocking. Raises OSError if the socket fails at once."""
 
 
 def burst(receiving: socket.socket, limit: int) -> Burst:
-    """A reader of a non-blocking socket that returns up to `limit` datagrams; fewer than that: there are no more."""
+    """Return a function that receives up to `limit` datagrams; fewer only if the non-blocking socket has no more."""
     if sys.platform == "linux":
         libc = ctypes.PyDLL(None, use_errno=True)
         if hasattr(libc, "recvmmsg"):
@@ -89,7 +89,7 @@ class _Together:
         self._socket = receiving
         self._limit = limit
         self._recvmmsg = recvmmsg
-        # not a bytearray: of this, only pages that hold a datagram become memory
+        # A mapping instead of a bytearray: only the pages that are written use memory.
         self._bytes = mmap.mmap(-1, limit * DATAGRAM_BYTES)
         bytes_at = ctypes.addressof(ctypes.c_char.from_buffer(self._bytes))
         names = bytearray(limit * _NAME_BYTES)
@@ -101,7 +101,7 @@ class _Together:
         self._messages = (_Message * limit).from_buffer(headers)
         for at, message in enumerate(self._messages):
             message.header = _Header(names_at + at * _NAME_BYTES, _NAME_BYTES, ctypes.pointer(self._pieces[at]), 1)
-        # what the kernel fills in, read without an object of ctypes for each
+        # The lengths that the kernel writes, readable without a ctypes object for each.
         self._lengths = memoryview(headers).cast("I")[_Message.received.offset // 4 :: ctypes.sizeof(_Message) // 4]
         self._names = names
         self._senders: dict[bytes, Any] = {}
@@ -130,7 +130,7 @@ class _Together:
 
 
 def _named(name: bytes) -> Any:
-    """A sockaddr as Python's sockets name it; see ip(7) and ipv6(7)."""
+    """Convert a sockaddr to the address form of Python's sockets. See ip(7) and ipv6(7)."""
     family = int.from_bytes(name[:2], sys.byteorder)
     port = int.from_bytes(name[2:4], "big")
     if family == socket.AF_INET:

@@ -1,7 +1,4 @@
-"""Sends the responses of udp.ack: to whom, and through which socket.
-
-What a response says, and which datagrams get none, is decided in `ack`.
-"""
+"""Send the responses of udp.ack. `ack` composes them."""
 
 from __future__ import annotations
 
@@ -24,7 +21,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Responses:
-    """Responds to datagrams that `sockets` received. Without `enabled` it sends nothing."""
+    """Responds to datagrams that `sockets` received. Without `enabled` it sends no response."""
 
     def __init__(self, sockets: Iterable[socket.socket], *, enabled: bool) -> None:
         self.enabled = enabled
@@ -32,23 +29,23 @@ class Responses:
         self._own = {(ip_of(name[0]), name[1]) for name in names}
         self._every_interface_ports = {port for ip, port in self._own if ip is not None and ip.is_unspecified}
         self._silent: dict[tuple[str, int], bool] = {}
-        """By host and port of a sender: whether it gets no response."""
+        """By host and port of a sender: whether the sender gets no response."""
 
     def stored(self, batch: ReadBatch) -> None:
-        """Tell each sender which events are stored."""
+        """Send each sender the ids of its stored events."""
         if self.enabled:
             for events, (datagram,), receiver in batch.per_datagram():
                 ids = [event.event_id for event in events]
                 self._send(stored_response(ids, datagram.size_bytes), datagram.sender, receiver)
 
     def not_stored(self, batch: ReadBatch, error: str) -> None:
-        """Tell each sender why its events are not stored."""
+        """Send each sender the reason why its events are not stored."""
         if self.enabled:
             for datagram in batch.datagrams:
                 self._send(error_response(error, datagram.size_bytes), datagram.sender, batch.receiver)
 
     def rejected(self, error: str, received: ReceivedDatagram) -> None:
-        """Tell the sender of a datagram that is not events what is wrong with it."""
+        """Send the sender of a rejected datagram the error."""
         if self.enabled and not is_response(received.data):
             self._send(error_response(error, len(received.data)), received.sender, received.receiver)
 
@@ -57,11 +54,11 @@ class Responses:
             return
         try:
             receiver.sendto(response, sender)
-        except OSError as error:  # a response is a courtesy: the sender may be gone, or its buffer full
+        except OSError as error:  # A response is best effort: the sender may have closed its socket.
             _log.debug("a response was not sent", error=str(error))
 
     def _is_silent(self, host: str, port: int) -> bool:
-        """Whether a response could start an exchange without end."""
+        """Return whether a response to this sender could start an endless exchange."""
         silent = self._silent.get((host, port))
         if silent is None:
             ip = ip_of(host)

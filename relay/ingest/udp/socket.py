@@ -1,6 +1,6 @@
-"""The UDP socket as Linux has it: bound, with the buffer that was asked for, and what was dropped of it.
+"""Linux socket options of UDP sockets: receive buffer and drop counter.
 
-Knows nothing of datagrams. The numbers are asm-generic/socket.h's; Python has no names for them.
+The option numbers are from asm-generic/socket.h. Python does not define them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _MEMINFO_DROPS = 8
 
 
 def is_local(host: str) -> bool:
-    """Whether an address belongs to this host: a socket can be bound to it."""
+    """Return whether an address belongs to this host, that is, whether a socket can be bound to it."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
@@ -26,7 +26,10 @@ def is_local(host: str) -> bool:
 
 
 def ask_receive_buffer(receiving: socket.socket, wanted_bytes: int) -> int:
-    """What the kernel gave. Beyond net.core.rmem_max it gives only to CAP_NET_ADMIN; it counts double (socket(7))."""
+    """Request a receive buffer and return the size that the kernel set, in bytes.
+
+    A size above net.core.rmem_max needs CAP_NET_ADMIN. The kernel reports twice the size (socket(7)).
+    """
     try:
         receiving.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, wanted_bytes)
     except PermissionError:
@@ -35,10 +38,13 @@ def ask_receive_buffer(receiving: socket.socket, wanted_bytes: int) -> int:
 
 
 def kernel_drops(receiving: socket.socket) -> int | None:
-    """Datagrams dropped so far, modulo 2**32; None where the kernel does not tell (before 4.12, or an emulated one)."""
+    """Return the number of datagrams that the kernel dropped since the socket was created, modulo 2**32.
+
+    Return None if the kernel does not report it (before Linux 4.12, or an emulated kernel).
+    """
     try:
         meminfo = _MEMINFO.unpack(receiving.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size))
-    except (OSError, struct.error):  # an emulated kernel answers with 4 bytes
+    except (OSError, struct.error):  # An emulated kernel returns only 4 bytes.
         return None
     drops: int = meminfo[_MEMINFO_DROPS]
     return drops
