@@ -315,9 +315,7 @@ class TestMalformed:
             assert result.errors == {}
 
     def test_the_sentence_says_what_and_where(self) -> None:
-        assert refused(b'{"a" 1}').error == (
-            "The body is not strict JSON: Expecting ':' delimiter at character 5."
-        )
+        assert refused(b'{"a" 1}').error == ("The body is not strict JSON: Expecting ':' delimiter at character 5.")
         assert refused(MALFORMED["33 levels"]).error.endswith("it is nested deeper than 32 levels.")
 
 
