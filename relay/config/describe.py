@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import unquote, unquote_plus, urlsplit
 
 from relay.config.addresses import Url
-from relay.config.keys import KEYS, lookup, tenant_key
+from relay.config.keys import KEYS, Key, lookup, tenant_key
 from relay.config.settings import Settings
 from relay.config.values import toml
 from relay.runtime.secret import MASK, Secret
@@ -23,15 +23,19 @@ def describe(settings: Settings) -> dict[str, object]:
     for name, value in _values(settings).items():
         key = lookup(name)
         assert key is not None
-        shown[name] = (MASK if value else None) if key.kind.secret else key.kind.plain(value)
-        if isinstance(key.kind, Url) and isinstance(shown[name], str):
-            shown[name] = _without_query_secrets(str(shown[name]))
+        shown[name] = (MASK if value else None) if key.kind.secret else shown_value(key, key.kind.plain(value))
     return shown
+
+
+def shown_value(key: Key, plain: object) -> object:
+    """Return a value of a key that is not a secret for people: a URL without the secrets in its query."""
+    return _without_query_secrets(plain) if isinstance(key.kind, Url) and isinstance(plain, str) else plain
 
 
 def query_secrets(url: str) -> list[str]:
     """Return the values in a URL's query that may be secrets, as written and decoded."""
-    written = [part.partition("=")[2] for part in urlsplit(url).query.split("&")]
+    query = url.partition("#")[0].partition("?")[2]  # urlsplit raises for some wrong URLs, which may have a secret, too
+    written = [part.partition("=")[2] for part in query.split("&")]
     return [text for value in written if len(value) >= MIN_QUERY_SECRET_CHARS for text in (value, unquote_plus(value))]
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from relay.config.addresses import Url, is_loopback
-from relay.config.describe import query_secrets
+from relay.config.describe import query_secrets, shown_value
 from relay.config.faults import ConfigError, ConfigFault
 from relay.config.keys import KEYS, SECTIONS, default_path, lookup, tenant_key, tenant_of
 from relay.config.settings import EndpointSettings, Settings
@@ -206,7 +206,7 @@ class _Resolved:
     def _take(self, given: Given) -> None:
         value = given.key.kind.read(given.raw)
         if isinstance(value, Wrong):
-            shown = MASK if given.key.kind.secret or "@" in str(given.raw) else toml(given.raw)
+            shown = MASK if given.key.kind.secret or "@" in str(given.raw) else toml(shown_value(given.key, given.raw))
             problem = f"{value.why}; allowed: {given.key.kind.allowed}"
             self.faults.append(ConfigFault(given.origin, given.name, _cut(shown), problem))
             return
@@ -294,7 +294,7 @@ class _Resolved:
         """Report a problem of the effective value of a key that is not a secret."""
         key, value = lookup(name), self.values[name]
         assert key is not None
-        shown = "" if value is None else _cut(toml(key.kind.plain(value)))
+        shown = "" if value is None else _cut(toml(shown_value(key, key.kind.plain(value))))
         self.faults.append(ConfigFault("" if value is None else self.origins[name], name, shown, problem))
 
 

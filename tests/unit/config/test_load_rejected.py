@@ -494,3 +494,15 @@ def test_outbox_at_the_path_of_earlier_versions_is_reported_with_both_paths(conf
 )
 def test_origins_are_normalized_as_browsers_send_them(text, origin):
     assert load(None, ENOUGH | {"RELAY__HTTP__ALLOWED_ORIGINS": text}).http.allowed_origins == (origin,)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://events.example.com/v1/events?key=canary-1a2b3c4d", "ftp://events.example.com/?key=canary-1a2b3c4d"],
+    ids=["plain http", "another scheme"],
+)
+def test_a_rejected_url_is_quoted_without_the_secrets_in_its_query(url: str) -> None:
+    with pytest.raises(ConfigError) as rejected:
+        load(None, {"RELAY__UPSTREAM__URL": url, "RELAY__UPSTREAM__API_KEY": "canary-key-1"})
+    assert "events.example.com" in str(rejected.value)
+    assert "canary" not in str(rejected.value)
