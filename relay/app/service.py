@@ -263,7 +263,7 @@ class Service:
             defaults,
             settings.http.max_event_bytes,
             self._clock.new_event_id,
-            self._forwarder.stamp,
+            self._forwarder.timestamp,
             mask=log.hide_secrets,
         )
 

@@ -33,11 +33,11 @@ class Supervisor:
         self._send("READY=1")
 
     def reloading(self) -> None:
-        """Report the begin of a reload; `ready` reports its end. The time distinguishes it from an earlier reload."""
+        """Report the start of a reload; `ready` reports its end. The time distinguishes it from an earlier reload."""
         self._send(f"RELOADING=1\nMONOTONIC_USEC={monotonic_us()}")
 
     def stopping(self) -> None:
-        """Report the begin of the stop."""
+        """Report the start of the stop."""
         self._send("STOPPING=1")
 
     def alive(self, status: str) -> None:

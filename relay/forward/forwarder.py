@@ -1,19 +1,20 @@
-"""Asks the schedule what to send, moves the batches, and settles what became of them.
+"""Send the batches that the schedule selects, and settle them in the outbox.
 
-One request's way: schedule.next -> outbox.take (journalled and read in one commit) -> upstream.post
--> verdict -> schedule.responded -> outbox.settle -> schedule.settled. A slot of `upstream.max_in_flight`
-is free again with the answer, and the next request's take shares the commit of this one's settle. The
-outbox keeps their order, and a request whose settlement fails takes a slot again until it is on disk: so
-what the upstream may have taken and the disk does not know of is never more than what may be in flight.
+Steps of one request: schedule.next -> outbox.claim (journalled and read in one commit) -> upstream.post
+-> verdict -> schedule.responded -> outbox.settle -> schedule.settled. The response frees the request slot
+(`upstream.max_in_flight`), so that the claim of the next request shares the commit with this settlement. The outbox
+executes them in order. A request with a failed settlement occupies a request slot again until the settlement is on
+disk. Therefore the number of requests that the upstream may have accepted but that are not settled on disk never
+exceeds `upstream.max_in_flight`.
 
-What happens to a batch in flight
-- at SIGTERM: `drain` waits for its answer within `shutdown.drain`, and settles it. What has no
-  answer by then is abandoned: it stays journalled.
-- at kill -9: its journal entry is on disk since before the first byte left. The next start sends
-  the same events again, first, and counts the request in the device's window.
-- when the disk fails after the upstream's yes: the settlement is tried again until it is on disk.
+A batch in flight
+- at SIGTERM: `drain` waits for its response within `shutdown.drain` and settles it. Without a response, the batch
+  stays in the journal.
+- at kill -9: its journal entry was on disk before the first byte was sent. The next start sends the same events first
+  and counts the request in the device's rate window.
+- if the disk fails after the upstream accepted it: the settlement is retried until it is on disk.
 
-It must not know what a status code means, or how an outbox stores.
+This module depends neither on the meaning of status codes nor on the storage of the outbox.
 """
 
 from __future__ import annotations
@@ -54,14 +55,15 @@ log = structlog.get_logger("relay.forward")
 
 _DISK_RETRY_INITIAL_MS = 100
 _DISK_RETRY_MAX_MS = 5_000
-_HOUSEKEEPING_S = 1.0
+_MAINTENANCE_S = 1.0
 _STATE_LINE_MS, _STATE_LINES = 10_000, 16
-"""So often a tenant is said to be in one state, and so many of them: apps can make up tenants without end."""
+"""Limits of the log: one line per tenant and state in this time, and a number of tenants, which apps choose."""
 _FORGET_AT_ONCE = 500
+"""Maximum number of device queues that one maintenance step forgets."""
 
 
 class Forwarder:
-    """Moves events from the outbox to the upstream for as long as it runs."""
+    """Sends events from the outbox to the upstream."""
 
     def __init__(
         self, outbox: Outbox, schedule: Schedule, client: BatchSender, clock: Clock, metrics: Metrics, tasks: Tasks
@@ -73,24 +75,25 @@ class Forwarder:
         self._metrics = metrics
         self._tasks = tasks
         self._changed = asyncio.Event()
-        self._draining = False
+
         self._states: dict[int, str] = {}
         self._state_gate = Gate(metrics.log_lines_suppressed, per_ms=_STATE_LINE_MS, max_keys=_STATE_LINES)
         self.true_times = TrueTimes(client.origins())
         self._clock_was_never_set = False
-        """Whether an event was received while the wall clock showed a time before the relay was made."""
+        """Whether an event was received while the wall clock was before the first release of the relay."""
         self._asked_the_time: set[str] = set()
-        """Upstream origins that responded to the question for the time."""
+        """Upstream origins that responded to a request for the time."""
         self._claim_failures = 0
         self._claim_again_at = 0
+        """Monotonic time in milliseconds before which no events are claimed, after a failed claim."""
         self._sending = 0
-        """Requests that are not settled."""
+        """Number of requests that are not settled."""
 
-    # -- fed by the outbox and the service -------------------------------------------------------
+    # -- calls of the outbox and the service -----------------------------------------------------
 
     @property
     def backlog(self) -> Backlog:
-        """To be told of what waits in which lane."""
+        """Return the callback for changes of the pending events of a device queue."""
         return self._backlog
 
     def _backlog(self, queue_id: int, key: tuple[int, str, str], events: int, body_bytes: int) -> None:
@@ -98,7 +101,7 @@ class Forwarder:
             self._changed.set()
 
     def restore(self, loaded: RestoredState) -> None:
-        """What the outbox knows of before: rate windows, and requests whose fate is unknown."""
+        """Restore the rate windows and the requests in flight at the last end, as the outbox stored them."""
         now = self._clock.monotonic_ms()
         for queue in loaded.queues:
             self._schedule.restore(queue.queue_id, queue.key, queue.window, now, same_boot=queue.same_boot)
@@ -106,14 +109,14 @@ class Forwarder:
         self._changed.set()
 
     def flush(self) -> None:
-        """Send pending events now, within the limits, and end every pause that no server named."""
+        """Send pending events now, within the limits. End all pauses except those that a server requested."""
         self._schedule.flush(self._clock.monotonic_ms())
         self._changed.set()
 
     def configure(self, limits: Limits) -> None:
-        """Apply other limits, to pending events too, and end every pause that no server named.
+        """Apply new limits, also to pending events. End all pauses except those that a server requested.
 
-        The client has the other endpoints already.
+        Configure the client with the new endpoints before this call.
         """
         self.true_times.configure(self._client.origins())
         self._asked_the_time &= set(self._client.origins())
@@ -122,11 +125,11 @@ class Forwarder:
 
     @property
     def clock_skew_ms(self) -> int | None:
-        """How far the wall clock is ahead of the true time, in milliseconds; None while that is unknown."""
+        """Return how far the wall clock is ahead of the true time in milliseconds, or None if that is unknown."""
         return self.true_times.skew_ms(self._clock.monotonic_ms(), self._clock.wall_ms())
 
-    def stamp(self) -> str:
-        """Return the time for an event that is received now without one: the wall clock's, unless that is wrong."""
+    def timestamp(self) -> str:
+        """Return the timestamp for an event received now: the wall time, corrected if it is known to be wrong."""
         wall_ms = self._clock.wall_ms()
         if wall_ms < EARLIEST_MS:
             self._clock_was_never_set = True
@@ -135,39 +138,39 @@ class Forwarder:
     # -- the loop ----------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Send what may be sent, for ever."""
+        """Send events as soon as the schedule allows it. Never returns."""
         while True:
             self._changed.clear()
-            until = self._send_what_may_be_sent()
+            until = self._start_requests()
             await self._wait(until)
 
     async def drain(self) -> None:
-        """One attempt at everything that waits and may be sent; returns when nothing more may be.
+        """Send all pending events once, within the limits. Return when no request is left.
 
-        The caller bounds it in time and has stopped `run` before.
+        The caller stops `run` before and limits the time.
         """
         self._schedule.flush(self._clock.monotonic_ms())
         while True:
             self._changed.clear()
-            self._send_what_may_be_sent()
+            self._start_requests()
             if not self._sending:
                 return
             await self._changed.wait()
 
     async def maintain(self) -> None:
-        """Forget lanes that have nothing left to remember, now and then."""
+        """Forget idle device queues regularly. Never returns."""
         while True:
-            await asyncio.sleep(_HOUSEKEEPING_S)
-            gone = self._schedule.forget_idle(self._clock.monotonic_ms(), _FORGET_AT_ONCE)
-            if gone:
+            await asyncio.sleep(_MAINTENANCE_S)
+            idle = self._schedule.forget_idle(self._clock.monotonic_ms(), _FORGET_AT_ONCE)
+            if idle:
                 try:
-                    await self._outbox.forget(gone)
+                    await self._outbox.forget(idle)
                 except OutboxError as error:
-                    # their rows stay until they are used and idle again
-                    log.debug("lanes not forgotten", queues=len(gone), error=str(error))
+                    # Their rows remain until the queues are used and idle again.
+                    log.debug("idle device queues cannot be removed now", queues=len(idle), error=str(error))
 
-    def _send_what_may_be_sent(self) -> int | None:
-        """Start every request that may go now; returns when to ask again."""
+    def _start_requests(self) -> int | None:
+        """Start all requests that the schedule allows now. Return the time of the next one, None if unknown."""
         while True:
             now = self._clock.monotonic_ms()
             if now < self._claim_again_at:
@@ -179,15 +182,16 @@ class Forwarder:
             self._tasks.start(f"send tenant {step.tenant_id}", self._send(step, now))
 
     async def _wait(self, until: int | None) -> None:
-        alarm = None
+        """Wait for a change, at most until a monotonic time in milliseconds."""
+        timer = None
         if until is not None:
             delay_s = max(0, until - self._clock.monotonic_ms()) / 1000
-            alarm = asyncio.get_running_loop().call_later(delay_s, self._changed.set)
+            timer = asyncio.get_running_loop().call_later(delay_s, self._changed.set)
         try:
             await self._changed.wait()
         finally:
-            if alarm is not None:
-                alarm.cancel()
+            if timer is not None:
+                timer.cancel()
 
     # -- one request ---------------------------------------------------------------------------------
 
@@ -202,11 +206,11 @@ class Forwarder:
             self._changed.set()
 
     async def _knows_the_time(self, send: Send, chosen_at: int) -> bool:
-        """Return whether the events may be sent. If not, the response to a batch without events stands for theirs.
+        """Return whether the claimed events may be sent. Otherwise apply the response to an empty batch to them.
 
-        The relay asks each upstream origin once for the time, if it inserted timestamps by a clock that was never set:
-        the origin's events would have that clock's time, or another origin's. A healthy upstream rejects a batch
-        without events.
+        If the relay inserted timestamps from a clock that was never set, it first requests the time from each upstream
+        origin once, with an empty batch. Otherwise it would send wrong timestamps. A working upstream rejects an empty
+        batch.
         """
         clock, origin = self._clock, self._client.origin(send.tenant_id)
         if not self._clock_was_never_set or origin in self._asked_the_time:
@@ -228,7 +232,7 @@ class Forwarder:
         return False
 
     async def _claim(self, send: Send, chosen_at: int) -> dict[int, Sequence[bytes]] | None:
-        """The bodies of each lane, journalled as in flight; None if the disk does not give them now."""
+        """Claim events and return their bodies by queue id, or None if the outbox cannot be read now."""
         parts = self._parts(send)
         if not parts:
             return None
@@ -236,7 +240,7 @@ class Forwarder:
             origin = self._client.origin(send.tenant_id)
             claimed = await self._outbox.claim(parts, self.true_times.now_ms(origin, self._clock.monotonic_ms()))
         except OutboxError as error:
-            # the upstream may have had them before: their stamps stay as they were sent
+            # The upstream may have received these events before, so their timestamps must not change.
             self._outbox.release([part.queue_id for part in parts], perhaps_delivered=True)
             self._schedule.pause(send, self._after_failed_claim(chosen_at, str(error)))
             return None
@@ -244,10 +248,13 @@ class Forwarder:
         return {part.queue_id: _corrected(part) for part in claimed}
 
     def _after_failed_claim(self, chosen_at: int, message: str) -> int:
-        """When anything is taken again: the disk is everybody's. Takes that failed together count once."""
+        """Return the monotonic time in milliseconds of the next claim of any queue, because all share the disk.
+
+        Concurrent failures count as one.
+        """
         if chosen_at >= self._claim_again_at:
             if self._claim_failures == 0:
-                log.warning("outbox cannot be read, sending waits", error=message)
+                log.warning("outbox cannot be read, sending is delayed", error=message)
             wait_ms = full_jitter(
                 self._claim_failures, _DISK_RETRY_INITIAL_MS, _DISK_RETRY_MAX_MS, self._clock.chance()
             )
@@ -256,7 +263,7 @@ class Forwarder:
         return self._claim_again_at
 
     def _parts(self, send: Send) -> list[ClaimPart]:
-        """How many of each lane's events fit the request, by their sizes."""
+        """Return for each device queue the number of events that fit into the request, by their sizes."""
         now = self._clock.monotonic_ms()
         parts: list[ClaimPart] = []
         used_bytes = 0
@@ -273,7 +280,7 @@ class Forwarder:
         if not bodies:
             return
         request = batch.body(bodies)
-        # An exact request may be one that met a connection about to close: another kept one may be no better.
+        # An exact request may repeat one that failed on a closed kept-alive connection. Use a new connection.
         response = await self._post(send, request, len(bodies), fresh=send.exact)
         now = self._clock.monotonic_ms()
         reply = Reply(
@@ -283,7 +290,7 @@ class Forwarder:
             chosen_at,
         )
         outcomes = self._schedule.responded(send, reply, now, self._clock.chance())
-        self._changed.set()  # for another request; its take comes after this one's settle
+        self._changed.set()  # The next request may start. Its claim follows the settlement of this one.
         self._log_state_change(send.tenant_id, now)
         settled = [
             Settled(
@@ -294,12 +301,13 @@ class Forwarder:
             )
             for outcome in outcomes
         ]
-        news = {outcome.queue_id for outcome in outcomes}
+        settled_queue_ids = {outcome.queue_id for outcome in outcomes}
         perhaps_delivered = isinstance(reply.verdict, Failing | Resend) and not (
             isinstance(response, NoResponse) and response.never_sent
         )
         self._outbox.release(
-            [queue_id for queue_id in claimed if queue_id not in news], perhaps_delivered=perhaps_delivered
+            [queue_id for queue_id in claimed if queue_id not in settled_queue_ids],
+            perhaps_delivered=perhaps_delivered,
         )
         if settled:
             await self._settle(send, settled)
@@ -317,7 +325,7 @@ class Forwarder:
             return response
         self._metrics.upstream_requests.labels(self._metrics.code(response.status)).inc()
         date_ms = server_date_ms(response.headers)
-        # A reload meanwhile may have sent the request elsewhere.
+        # A reload may have changed the endpoint during the request.
         if date_ms is not None and is_from_api(response) and origin == self._client.origin(send.tenant_id):
             self.true_times.learn(origin, date_ms, sent_at, received_at, self._clock.wall_ms())
         return response
@@ -327,7 +335,7 @@ class Forwarder:
         self._changed.set()
 
     async def _settle(self, send: Send, settled: Sequence[Settled]) -> None:
-        """The upstream has spoken: that must reach the disk, however long the disk takes to heal."""
+        """Store the outcome of a response. Retry without limit, because the upstream may have accepted the events."""
         attempt = 0
         while True:
             try:
@@ -335,7 +343,7 @@ class Forwarder:
                 return
             except OutboxError as error:
                 if attempt == 0:
-                    log.warning("outbox cannot be written, a settlement waits", error=str(error))
+                    log.warning("outbox cannot be written, the settlement is retried", error=str(error))
                     self._schedule.settlement_failed(send)
                 wait_ms = full_jitter(attempt, _DISK_RETRY_INITIAL_MS, _DISK_RETRY_MAX_MS, self._clock.chance())
                 await asyncio.sleep(wait_ms / 1000)
@@ -350,15 +358,15 @@ class Forwarder:
                 del self._states[tenant_id]
             if self._state_gate.admit((tenant_id, endpoint.state), now) is None:
                 return
-            say = log.info if endpoint.state == "ok" else log.warning
-            say("upstream state", tenant_id=tenant_id, state=endpoint.state, was=before, message=endpoint.last_error)
+            write = log.info if endpoint.state == "ok" else log.warning
+            write("upstream state", tenant_id=tenant_id, state=endpoint.state, was=before, message=endpoint.last_error)
 
 
 def _corrected(claimed: Claimed) -> Sequence[bytes]:
-    """The bodies as they are sent: byte for byte as stored, but for stamps of ours that were wrong."""
+    """Return the bodies to send: the stored bytes, with wrong inserted timestamps corrected."""
     if not claimed.timestamps:
         return claimed.bodies
     bodies = list(claimed.bodies)
-    for index, stamp in claimed.timestamps.items():
-        bodies[index] = corrected(bodies[index], stamp.true_ms, same_boot=stamp.same_boot)
+    for index, timestamp in claimed.timestamps.items():
+        bodies[index] = corrected(bodies[index], timestamp.true_ms, same_boot=timestamp.same_boot)
     return bodies

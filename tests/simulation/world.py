@@ -304,7 +304,7 @@ class World:
             return  # The next start repeats the batch.
         numbers = range(device.offered, device.offered + device.offering)
         relay = self.relay
-        occurred_at = device.own_time or relay.forwarder.stamp()
+        occurred_at = device.own_time or relay.forwarder.timestamp()
         response = self.outbox.append([_event(device, n, occurred_at) for n in numbers])
 
         def responded(response: asyncio.Future[int]) -> None:
