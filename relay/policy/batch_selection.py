@@ -17,7 +17,7 @@ def choose(
 ) -> Sequence[tuple[DeviceQueue, int]]:
     """Return the chosen device queues with their numbers of events, and remove them from `endpoint.ready`.
 
-    A device queue that reached its limit while it was ready is removed, too, and passed to `postpone`.
+    A ready device queue that may no longer send, because of its rate window or a pause, is passed to `postpone`.
     """
     mix = limits.mix_devices == "always" or (
         limits.mix_devices == "when_ip_limited" and endpoint.shared_limit is not None

@@ -4,8 +4,8 @@ The limit of a proxy may be lower than `batch.max_bytes`, and it may be temporar
 minutes of requests that used the lowered size, the size is doubled. If the doubled size is rejected, the next attempt
 follows after twenty minutes, and so on up to a day. A permanent limit therefore costs one 413 a day.
 
-A batch that times out while the relay sends it halves the size, too, but not below 16 KiB. Ten timeouts reach that
-size, and after an hour in which the upstream reads nothing, batches must not consist of single events.
+A batch that times out while the relay sends it halves the size, too, but not below 16 KiB. A link that is too slow for
+16 KiB is not usable, and an hour in which the upstream reads nothing must not reduce batches to single events.
 """
 
 from __future__ import annotations

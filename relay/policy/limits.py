@@ -8,6 +8,8 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
+    """Values of the configuration: `batch.*`, `rate.*`, `retry.*` and `upstream.max_in_flight`."""
+
     linger_ms: int
     max_events: int
     max_body_bytes: int

@@ -222,7 +222,10 @@ class Schedule:
         return self._queues[queue_id].window.pack(now, self.limits.window_ms)
 
     def responded(self, send: Send, reply: Reply, now: int, u: float) -> Sequence[QueueOutcome]:
-        """Return the outcome of a request for its events. `u` is uniform in [0, 1)."""
+        """Apply the result of a request and free its request slot. Return the outcome for its events.
+
+        `u` is uniform in [0, 1).
+        """
         endpoint = self._endpoints[send.tenant_id]
         endpoint.history.responded(now)
         delivered = isinstance(reply.verdict, Delivered)
@@ -266,7 +269,7 @@ class Schedule:
         self._activate(endpoint)
 
     def settlement_failed(self, send: Send) -> None:
-        """Let a request occupy a request slot until it is `settled`, because its outcome could not be stored."""
+        """Occupy a request slot again until the request is `settled`, because its outcome could not be stored."""
         self._queues[send.shares[0].queue_id].holds_slot = True
         self._endpoints[send.tenant_id].in_flight += 1
         self._in_flight += 1
@@ -282,8 +285,8 @@ class Schedule:
 
     def forget_idle(self, now: int, limit: int) -> list[int]:
         """Remove and return up to `limit` device queues without pending events, occupied rate slots and pause."""
-        gone: list[int] = []
-        while self._empty and self._empty[0][0] <= now and len(gone) < limit:
+        removed: list[int] = []
+        while self._empty and self._empty[0][0] <= now and len(removed) < limit:
             _, queue = self._empty.popleft()
             queue.listed_empty = False
             if queue.events or queue.in_flight:
@@ -292,9 +295,9 @@ class Schedule:
                 self._list_empty(queue, now)
             else:
                 del self._queues[queue.id]
-                gone.append(queue.id)
+                removed.append(queue.id)
                 self._remove_from_endpoint(self._endpoints[queue.key[0]])
-        return gone
+        return removed
 
     def _remove_from_endpoint(self, endpoint: Endpoint) -> None:
         """Remove a device queue from its endpoint, and an endpoint without any.

@@ -76,30 +76,41 @@ class EventsRejected:
 
 @dataclass(frozen=True, slots=True)
 class BatchTooLarge:
+    """The body of the request is too large for the upstream or a proxy (413)."""
+
     status: int
     message: str
 
 
 @dataclass(frozen=True, slots=True)
 class RateLimited:
+    """The request exceeded a rate limit (429)."""
+
     message: str
     retry_after_ms: int | None
+    """The delay that the server requests, in milliseconds; None without a request."""
     limit: int | None
     """The value of X-RateLimit-Limit if it is above 0."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unauthorized:
+    """The upstream or a proxy rejected the key (401, 403, 407)."""
+
     message: str
 
 
 @dataclass(frozen=True, slots=True)
 class Misconfigured:
+    """The response is not from the API at this URL, so the URL or the network needs a correction."""
+
     message: str
 
 
 @dataclass(frozen=True, slots=True)
 class Failing:
+    """The upstream is temporarily unavailable, or an event of the request makes it fail."""
+
     message: str
     retry_after_ms: int | None = None
     status: int | None = None

@@ -135,8 +135,8 @@ class Harness:
         reply = Reply(events, sum(events.values()) * (EVENT_BYTES + 1) + 13, verdict, sent_at)
         for outcome in self.schedule.responded(send, reply, self.now, u):
             numbers = claimed[outcome.queue_id]
-            for index, dead_letters in outcome.dead_letters.items():
-                self.dead_letters.setdefault(outcome.queue_id, {})[numbers[index]] = dead_letters
+            for index, cause in outcome.dead_letters.items():
+                self.dead_letters.setdefault(outcome.queue_id, {})[numbers[index]] = cause
             removed = {numbers[index] for index in outcome.dead_letters}
             if outcome.delivered:
                 self.delivered.setdefault(outcome.queue_id, []).extend(n for n in numbers if n not in removed)
