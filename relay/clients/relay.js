@@ -1,41 +1,42 @@
-/* The relay's client for web pages: relay.send("video.play", {context: {...}}) and think no more of it.
+/* The relay's client for web pages: relay.send("video.play", {context: {...}})
  *
  * Rules:
- * 1. Nothing here ever throws into the page, whatever it is called with and whatever the browser lacks.
- * 2. An event stays in memory, and in localStorage where there is one, until the relay has answered for it. Both
- *    are bounded, localStorage for all pages of an origin together: the oldest go first, what is being sent stays.
- *    `relay.dropped` counts what left this page's memory, and `onerror` receives the reason.
- * 3. Sending again is harmless: every event has its id, and the relay stores an id once.
- * 4. When the page is hidden or left, what waits goes out by sendBeacon; as that says nothing of success, it also
- *    stays in localStorage for the next visit.
- * No dependency, no build, and no syntax newer than ES5: TV browsers are old.
+ * 1. No function throws into the page, with any argument and in any browser.
+ * 2. An event stays in memory, and in localStorage if available, until the relay has stored or rejected it. Both are
+ *    limited; the limit of localStorage applies to all pages of an origin together. The client drops the oldest events
+ *    first, except those in flight. `relay.dropped` counts the events dropped from memory, and `onerror` receives the
+ *    reason.
+ * 3. Every event has an id, and the relay stores an id only once. The client may therefore send an event again.
+ * 4. When the page is hidden or closed, the client sends pending events by sendBeacon. sendBeacon does not report
+ *    success, so that the events also stay in localStorage for the next visit.
+ * The file has no dependency, no build step, and only ES5 syntax, because TV browsers are old.
  */
 (function (root) {
   "use strict";
 
   var MAX_EVENTS = 1000;
-  var MAX_CHARS = 1000000; // of all that waits; localStorage holds 5 MB for the whole origin, the page's own included
-  var LOOK_CHARS = 50000; // a page stores so much more, or 50 events, before it looks again what all have stored
+  var MAX_CHARS = 1000000; // of all pending events; localStorage holds 5 MB for the whole origin
+  var LOOK_CHARS = 50000; // new characters (or 50 events) after which a page checks the total of all pages
   var MAX_EVENT_BYTES = 60000; // the relay accepts 64 KiB
-  var MAX_REASON_CHARS = 2000; // of all errors of one event, whose values the relay cuts
+  var MAX_REASON_CHARS = 2000; // of all errors of one event
   var TWO_63 = 9223372036854775808;
   var MAX_BATCH_EVENTS = 100;
-  var MAX_BATCH_BYTES = 60000; // browsers keep 64 KiB alive beyond the page, all requests together
-  var GATHER_MS = 50;
+  var MAX_BATCH_BYTES = 60000; // browsers complete at most 64 KiB of requests after the page is closed
+  var LINGER_MS = 50;
   var TIMEOUT_MS = 30000;
   var RETRY_FIRST_MS = 1000;
   var RETRY_MAX_MS = 60000;
   var PREFIX = "relay.event.";
-  var TYPE = "text/plain;charset=UTF-8"; // with it a page needs no preflight, and sendBeacon sends the same
+  var TYPE = "text/plain;charset=UTF-8"; // avoids a preflight request, and equals the type of sendBeacon
 
   function Relay(options) {
-    this.pending = 0; // events that wait for an answer
-    this.dropped = 0; // events given up: queue full, rejected, too large, or not expressible in JSON
+    this.pending = 0; // events that the relay has neither stored nor rejected
+    this.dropped = 0; // dropped events: queue full, rejected, too large, or not expressible in JSON
     this._options = {};
-    this._queue = []; // of {key, body, bytes}, oldest first
+    this._queue = []; // elements {key, body, bytes}, oldest first
     this._chars = 0;
     this._count = 0;
-    this._unseen = LOOK_CHARS; // stored since it looked
+    this._unseen = LOOK_CHARS; // characters stored since the last check of the total
     this._most = MAX_BATCH_EVENTS;
     this._failures = 0;
     this._timer = null;
@@ -46,8 +47,8 @@
     safely(function () { relay._watch(); });
   }
 
-  // options: url of the events API; event: fields that every event gets, such as tenant_id and source;
-  // onerror: function (reason, body) that is called for each dropped event; body is its JSON, or null
+  // Options: `url` of the events API; `event`, fields of every event, such as tenant_id and source; `onerror`, a
+  // function (reason, body) that is called for each dropped event. `body` is its JSON, or null.
   Relay.prototype.configure = function (options) {
     var mine = this._options;
     safely(function () {
@@ -56,8 +57,8 @@
     return this;
   };
 
-  // Return the event's id, or null if the event cannot be sent. `fields` go into the event; values that the relay
-  // rejects are mended (see `mended`). Without `occurred_at` the relay adds the time of receipt, which it can correct.
+  // Return the event's id, or null if the event cannot be sent. `fields` are added to the event. Values that the relay
+  // rejects are replaced (see `repaired`). Without `occurred_at`, the relay adds the time of receipt.
   Relay.prototype.send = function (eventType, fields) {
     var relay = this;
     var reason = "the event cannot be sent";
@@ -67,14 +68,14 @@
       var event = { event_id: newId(), event_type: eventType };
       merge(event, relay._options.event);
       merge(event, fields);
-      body = JSON.stringify(event, mended);
+      body = JSON.stringify(event, repaired);
       if (typeof event.event_id !== "string") reason = "event_id is not a string";
       else if (byteLength(body) > MAX_EVENT_BYTES) {
         reason = "the event has " + byteLength(body) + " bytes; the limit is " + MAX_EVENT_BYTES;
       } else {
         relay._keep(body);
         id = event.event_id;
-        relay._wake(GATHER_MS);
+        relay._wake(LINGER_MS);
       }
     } catch (error) {
       reason = "the event cannot be written as JSON: " + (safely(function () { return error.message; }) || "unknown");
@@ -86,13 +87,13 @@
   Relay.prototype._drop = function (reason, body) {
     var relay = this;
     this.dropped += 1;
-    complain("event dropped: " + reason);
+    warn("event dropped: " + reason);
     safely(function () {
       if (relay._options.onerror) relay._options.onerror(reason, body);
     });
   };
 
-  // Send now what waits, without the pause after a failure.
+  // Send pending events now, without the pause after a failure.
   Relay.prototype.flush = function () {
     var relay = this;
     safely(function () { relay._wake(0, true); });
@@ -116,7 +117,7 @@
     this._queue.push(item);
     this._chars += item.body.length;
     while (this._queue.length > MAX_EVENTS || this._chars > MAX_CHARS) {
-      var oldest = this._queue[this._sending.length]; // what is being sent lies before it
+      var oldest = this._queue[this._sending.length]; // Events in flight are before it.
       this._remove(oldest);
       this._drop("the queue is full", oldest.body);
     }
@@ -133,7 +134,7 @@
     safely(function () { root.localStorage.removeItem(item.key); });
   };
 
-  // What earlier pages left.
+  // Load the pending events of earlier pages.
   Relay.prototype._load = function () {
     if (!root.localStorage) return;
     var keys = storedKeys();
@@ -141,7 +142,7 @@
       var body = root.localStorage.getItem(keys[i]);
       if (body) this._add({ key: keys[i], body: body, bytes: byteLength(body) });
     }
-    if (this._queue.length) this._wake(GATHER_MS);
+    if (this._queue.length) this._wake(LINGER_MS);
   };
 
   Relay.prototype._watch = function () {
@@ -168,7 +169,7 @@
     }, ms);
   };
 
-  // The oldest events that fit one request.
+  // Return the oldest events that fit into one request.
   Relay.prototype._batch = function (from) {
     var batch = [];
     var bytes = 0;
@@ -211,7 +212,7 @@
       this._most = Math.min(this._most * 2, MAX_BATCH_EVENTS);
       this._wake(0);
     } else if (status === 400 || status === 413 || status === 415 || status === 422) {
-      // the same bytes would be refused again: find the bad event by halving, and give only that one up
+      // The relay would reject the same bytes again. Halve the batch to find the invalid event, and drop only that one.
       if (batch.length === 1) {
         this._remove(batch[0]);
         this._drop("the relay rejected it with " + status + ": " + reasonIn(text), batch[0].body);
@@ -220,14 +221,14 @@
       this._wake(0);
     } else {
       this._failures += 1;
-      if (this._failures === 1 && status) complain("the relay answered " + status + "; events wait");
-      var ceiling = Math.min(RETRY_MAX_MS, RETRY_FIRST_MS * Math.pow(2, Math.min(this._failures - 1, 10)));
-      this._wake(Math.max(Math.random() * ceiling, Math.min(RETRY_MAX_MS, (Number(retryAfter) || 0) * 1000), 100));
+      if (this._failures === 1 && status) warn("the relay responded with " + status + "; events are pending");
+      var maxPause = Math.min(RETRY_MAX_MS, RETRY_FIRST_MS * Math.pow(2, Math.min(this._failures - 1, 10)));
+      this._wake(Math.max(Math.random() * maxPause, Math.min(RETRY_MAX_MS, (Number(retryAfter) || 0) * 1000), 100));
     }
   };
 
-  // All that waits, in bodies that the browser takes; nothing is forgotten by it. What is in flight too: an old
-  // browser's fetch may end with the page.
+  // Send all pending events by sendBeacon, in bodies that the browser accepts. They stay pending. Events in flight are
+  // included, because an old browser may abort a fetch when the page is closed.
   Relay.prototype._beacon = function () {
     var navigator = root.navigator;
     if (!navigator || !navigator.sendBeacon) return;
@@ -249,7 +250,7 @@
     return '{"events":[' + bodies.join(",") + "]}";
   }
 
-  // What this origin's pages have stored, oldest first.
+  // Return the keys of the events stored by all pages of this origin, oldest first.
   function storedKeys() {
     var storage = root.localStorage;
     var keys = [];
@@ -260,7 +261,7 @@
     return keys.sort();
   }
 
-  // For one event more. Whichever page stored what goes still has it in its memory, if it is open.
+  // Remove the oldest stored events to make room for one event. An open page still has its own events in memory.
   function makeRoom(chars) {
     var storage = root.localStorage;
     var keys = storedKeys();
@@ -270,7 +271,7 @@
     }
   }
 
-  // Gives back what ends the request.
+  // Send a request. Return a function that aborts it.
   function post(url, body, settle) {
     if (root.fetch) {
       var controller = safely(function () { return new root.AbortController(); });
@@ -283,11 +284,11 @@
           signal: controller && controller.signal,
         })
         .then(
-          function (answer) {
-            var retryAfter = answer.headers.get("Retry-After");
-            if (answer.status < 400 || !answer.text) return settle(answer.status, retryAfter);
-            function read(text) { settle(answer.status, retryAfter, text); }
-            answer.text().then(read, function () { read(""); });
+          function (response) {
+            var retryAfter = response.headers.get("Retry-After");
+            if (response.status < 400 || !response.text) return settle(response.status, retryAfter);
+            function read(text) { settle(response.status, retryAfter, text); }
+            response.text().then(read, function () { read(""); });
           },
           function () { settle(0); }
         );
@@ -317,7 +318,7 @@
     return hex;
   }
 
-  // Fields of objects within go beside those that are there: {source: {app_version: "2"}} keeps source.platform.
+  // Add fields to an object. The fields of `source` are merged: {source: {app_version: "2"}} keeps source.platform.
   function merge(into, fields) {
     for (var name in fields || {}) {
       var value = fields[name];
@@ -327,37 +328,37 @@
     return into;
   }
 
-  // A replacer for JSON.stringify: half of a surrogate pair and U+0000 become U+FFFD, an integer beyond 64 bits
-  // becomes a string. The relay rejects them, as one such value would make the upstream reject a whole batch.
-  function mended(key, value) {
-    if (typeof value === "string") return mendedText(value);
+  // A replacer for JSON.stringify: a lone surrogate and U+0000 become U+FFFD, and an integer beyond 64 bits becomes a
+  // string. The relay rejects such values, because one of them would make the upstream reject a whole batch.
+  function repaired(key, value) {
+    if (typeof value === "string") return repairedText(value);
     if (typeof value === "bigint") return Math.abs(Number(value)) <= 9007199254740991 ? Number(value) : String(value);
     if (typeof value === "number" && Math.floor(value) === value && Math.abs(value) < 1e21) {
       return Math.abs(value) >= TWO_63 ? String(value) : value;
     }
     if (!isPlain(value)) return value;
     var names = Object.keys(value);
-    for (var i = 0; i < names.length; i++) if (mendedText(names[i]) !== names[i]) return withMendedNames(value, names);
+    for (var i = 0; i < names.length; i++) if (repairedText(names[i]) !== names[i]) return withRepairedNames(value, names);
     return value;
   }
 
-  function withMendedNames(value, names) {
+  function withRepairedNames(value, names) {
     var copy = {};
-    for (var i = 0; i < names.length; i++) copy[mendedText(names[i])] = value[names[i]];
+    for (var i = 0; i < names.length; i++) copy[repairedText(names[i])] = value[names[i]];
     return copy;
   }
 
-  function mendedText(text) {
+  function repairedText(text) {
     return text.replace(/[\uD800-\uDBFF][\uDC00-\uDFFF]|[\u0000\uD800-\uDFFF]/g, function (found) {
       return found.length === 2 ? found : "\uFFFD";
     });
   }
 
-  // The relay's reason in the body of a response, with every error of a 422.
+  // Return the error message in the body of a response, with every error of a 422.
   function reasonIn(text) {
-    var answer = safely(function () { return JSON.parse(text); }) || {};
-    var reason = answer.error || String(text || "no reason given");
-    if (answer.errors) reason += " " + JSON.stringify(answer.errors);
+    var data = safely(function () { return JSON.parse(text); }) || {};
+    var reason = data.error || String(text || "no reason given");
+    if (data.errors) reason += " " + JSON.stringify(data.errors);
     return reason.slice(0, MAX_REASON_CHARS);
   }
 
@@ -382,11 +383,11 @@
     }
   }
 
-  function complain(words) {
-    safely(function () { root.console.warn("relay: " + words); });
+  function warn(message) {
+    safely(function () { root.console.warn("relay: " + message); });
   }
 
-  // A script tag configures it: <script src="http://127.0.0.1:8080/relay.js" crossorigin data-event='{...}'>
+  // Return the options of the script tag: <script src="http://127.0.0.1:8080/relay.js" crossorigin data-event='{...}'>
   function fromTag() {
     var tag = root.document && root.document.currentScript;
     var options = {};
@@ -395,7 +396,7 @@
     var event = tag && tag.getAttribute("data-event");
     if (event) options.event = safely(function () { return JSON.parse(event); });
     if (event && !isPlain(options.event)) {
-      complain("data-event is no JSON object, and left out: " + event.slice(0, 200));
+      warn("data-event is not a JSON object and is ignored: " + event.slice(0, 200));
       delete options.event;
     }
     return options;

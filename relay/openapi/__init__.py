@@ -1,13 +1,13 @@
-"""The OpenAPI 3.1 description at `/openapi.json`: everything an app or an operator may ask, and every answer.
+"""The OpenAPI 3.1 description at `/openapi.json`: every request of apps and operators, and every response.
 
 Rules:
-1.  It is made from what validates and answers: rules and types of events, tables of media types, codings and routes,
-    limits of the configuration. Words are written here; facts are not.
-2.  A listener describes what it serves: the HTTP listener the events API, and the operations where they are on
-    it; a listener of their own the operations alone.
-3.  Made at the first request for it, never on the way of an event.
+1.  The facts come from the code that validates and responds: the rules and types of events, the tables of media types,
+    codings and routes, and the configured limits. This package adds only the texts.
+2.  A listener describes what it serves: the events API and possibly the operations interface, or the operations
+    interface only.
+3.  The description is created by the first request for it, so that it does not delay events.
 
-It must not know sockets, nor change what it describes.
+This package does not depend on sockets.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from relay.ops.server import Route
 __all__ = ["DescribedLimits", "describe"]
 
 _ABOUT = (
-    "The relay keeps analytics events on disk before it answers, and forwards them upstream within its limits. "
-    "Any other path is 404 (`Unknown`), any other method on a path 405 (`WrongMethod`); HEAD is answered where GET is."
+    "The relay stores analytics events on disk before it responds, and forwards them upstream within its limits. "
+    "Every other path is 404 (`Unknown`), every other method of a path 405 (`WrongMethod`). Each GET also accepts HEAD."
 )
 _ERROR: Schema = {
     "type": "object",
@@ -36,18 +36,18 @@ _ERROR: Schema = {
 
 
 def describe(limits: DescribedLimits | None, routes: Iterable[tuple[str, Route]] = ()) -> dict[str, Any]:
-    """The OpenAPI object of a listener: events API and files if there are `limits`, operations by their `routes`."""
+    """Return the OpenAPI object of a listener: events API and files if `limits` is given, operations by `routes`."""
     paths: dict[str, Any] = {}
     schemas: dict[str, Schema] = {"Error": _ERROR}
     headers: dict[str, Any] = {
         "Retry-After": {
-            "description": "Seconds; every 503 of an app's request has it.",
+            "description": "Seconds until the next attempt. Every 503 of the events API has it.",
             "schema": {"type": "integer", "minimum": RETRY_AFTER_S},
         },
         "WWW-Authenticate": {"schema": {"type": "string", "const": "Bearer"}},
-        "Allow": {"description": "The methods there are.", "schema": {"type": "string"}},
+        "Allow": {"description": "The allowed methods.", "schema": {"type": "string"}},
         "Accept-Encoding": {
-            "description": "The codings there are; only if the Content-Encoding was at fault.",
+            "description": "The accepted codings. Only sent if the Content-Encoding caused the error.",
             "schema": {"type": "string"},
         },
     }
@@ -70,9 +70,9 @@ def describe(limits: DescribedLimits | None, routes: Iterable[tuple[str, Route]]
             "schemas": schemas,
             "headers": headers,
             "responses": {
-                "Unknown": {"description": "There is nothing at this path.", "content": error_content("404")},
+                "Unknown": {"description": "The path is unknown.", "content": error_content("404")},
                 "WrongMethod": {
-                    "description": "The path does not answer this method.",
+                    "description": "The path does not allow the method.",
                     "headers": {"Allow": ref("Allow", "headers")},
                     "content": error_content("405"),
                 },
@@ -83,7 +83,7 @@ def describe(limits: DescribedLimits | None, routes: Iterable[tuple[str, Route]]
 
 
 def _with_head(item: dict[str, Any]) -> dict[str, Any]:
-    """HEAD answers as GET does, without the body."""
+    """Add HEAD to a path with GET: the same responses without a body."""
     if "get" not in item:
         return item
     get = item["get"]

@@ -1,4 +1,4 @@
-"""What the description says of the events API and of the files for apps (contract, section 4)."""
+"""Description of the events API and of the files for apps (contract, section 4)."""
 
 from __future__ import annotations
 
@@ -29,22 +29,23 @@ _EXAMPLE = {
 
 
 class DescribedLimits(NamedTuple):
-    """What of the configuration the description tells."""
+    """The configured values in the description."""
 
     max_body_bytes: int
     max_event_bytes: int
     durability: Literal["full", "normal"]
     required: frozenset[str] = REQUIRED
-    """Dotted; without what `defaults` fill in."""
+    """Dotted names of the required fields, without the fields that `defaults` supplies."""
 
 
 def paths(limits: DescribedLimits) -> dict[str, Any]:
+    """Return the path items of the events API and the files."""
     return {
-        EVENTS_PATH: {"post": _post(limits), "options": _preflight("Ask as a browser whether a page may post.")},
+        EVENTS_PATH: {"post": _post(limits), "options": _preflight("Preflight request of a browser before POST.")},
         EVENTS_PATH + "/{event_id}": {
             "parameters": [{"name": "event_id", "in": "path", "required": True, "schema": {"type": "string"}}],
             "get": _find(),
-            "options": _preflight("Ask as a browser whether a page may read."),
+            "options": _preflight("Preflight request of a browser before GET."),
         },
         CLIENT_PATH: {"get": _file("The client for web pages.", content(JAVASCRIPT, {"type": "string"}))},
         **own_path(),
@@ -52,11 +53,12 @@ def paths(limits: DescribedLimits) -> dict[str, Any]:
 
 
 def own_path() -> dict[str, Any]:
+    """Return the path item of the description itself."""
     return {DESCRIPTION_PATH: {"get": _file("This description.", content("application/json", {"type": "object"}))}}
 
 
 def schemas(limits: DescribedLimits) -> dict[str, Schema]:
-    """Components of the events API, by name."""
+    """Return the components of the events API by name."""
     uuid: Schema = {"type": "string", "format": "uuid"}
     return {
         **body_schemas(limits.required),
@@ -74,8 +76,8 @@ def schemas(limits: DescribedLimits) -> dict[str, Schema]:
                 "errors": {
                     "type": "object",
                     "description": "Every error of every event, by path: the allowed and the received value, "
-                    f"of which at most {MAX_QUOTED_CHARACTERS} characters are quoted. Of more than "
-                    f"{MAX_ERROR_BYTES >> 10} KiB, `error` says how many are left out.",
+                    f"of which at most {MAX_QUOTED_CHARACTERS} characters are quoted. Beyond "
+                    f"{MAX_ERROR_BYTES >> 10} KiB, `error` contains the number of omitted errors.",
                     "minProperties": 1,
                     "propertyNames": {"pattern": r"^events(\.|$)"},
                     "additionalProperties": {"type": "array", "items": {"type": "string"}, "minItems": 1},
@@ -95,11 +97,11 @@ def schemas(limits: DescribedLimits) -> dict[str, Schema]:
 
 
 def headers(limits: DescribedLimits) -> dict[str, Any]:
-    """Components: every header of an answer that means something to an app."""
+    """Return the components of the response headers that matter to apps."""
     return {
         **file_headers(),
         "Relay-Durability": {
-            "description": "full: on disk and fsynced. normal: survives a crash of the process, not every power cut.",
+            "description": "full: fsynced to the disk. normal: survives a process crash, but not every power failure.",
             "required": True,
             "schema": {"type": "string", "const": limits.durability},
         },
@@ -109,18 +111,28 @@ def headers(limits: DescribedLimits) -> dict[str, Any]:
             "schema": {"type": "string"},
         },
         "Access-Control-Max-Age": {"schema": {"type": "integer", "const": CORS_MAX_AGE_S}},
-        "Access-Control-Allow-Private-Network": {"description": "If it was asked for.", "schema": {"const": "true"}},
-        "Access-Control-Allow-Local-Network": {"description": "If it was asked for.", "schema": {"const": "true"}},
+        "Access-Control-Allow-Private-Network": {
+            "description": "Sent if the preflight requested it.",
+            "schema": {"const": "true"},
+        },
+        "Access-Control-Allow-Local-Network": {
+            "description": "Sent if the preflight requested it.",
+            "schema": {"const": "true"},
+        },
     }
 
 
 def file_headers() -> dict[str, Any]:
+    """Return the components of the headers of files."""
     text: Schema = {"type": "string"}
     return {
-        "Access-Control-Allow-Origin": {"description": "The allowed origin of a page that asked.", "schema": text},
-        "Access-Control-Allow-Credentials": {"description": "To such a page.", "schema": {"const": "true"}},
-        "Access-Control-Expose-Headers": {"description": "What such a page may read besides.", "schema": text},
-        "Vary": {"description": "The answer depends on the Origin.", "schema": text},
+        "Access-Control-Allow-Origin": {"description": "The allowed origin of the requesting page.", "schema": text},
+        "Access-Control-Allow-Credentials": {"description": "Sent to an allowed page.", "schema": {"const": "true"}},
+        "Access-Control-Expose-Headers": {
+            "description": "Further headers that an allowed page may read.",
+            "schema": text,
+        },
+        "Vary": {"description": "The response depends on the Origin.", "schema": text},
         "ETag": {"schema": text},
         "Cache-Control": {"schema": text},
     }
@@ -129,14 +141,14 @@ def file_headers() -> dict[str, Any]:
 def _post(limits: DescribedLimits) -> dict[str, Any]:
     too_large = f"The body has more than {limits.max_body_bytes} bytes inflated, or an event more than"
     operation = Operation(
-        "Keep one event or several, all or nothing.",
+        "Store one or more events. Either all are stored, or none.",
         {
-            "202": "Stored, and on disk as Relay-Durability says; events that were stored before included.",
-            "400": "Not JSON, bad encoding, or no event in it.",
+            "202": "Stored with the durability in Relay-Durability. Duplicates of stored events count as stored.",
+            "400": "The body is not JSON, its encoding is invalid, or it contains no event.",
             "413": f"{too_large} {limits.max_event_bytes}.",
-            "415": "Content-Type, charset or Content-Encoding not accepted; the error names the received one.",
-            "422": "At least one event is invalid; nothing of the request was stored.",
-            "503": f"Outbox or disk full, disk failing, or shutting down. Keep the event for {RETRY_AFTER_S} s.",
+            "415": "Unsupported Content-Type, charset or Content-Encoding. The error names the received value.",
+            "422": "At least one event is invalid. No event of the request was stored.",
+            "503": f"Outbox or disk full, disk failing, or shutting down. Retry after {RETRY_AFTER_S} s.",
         },
         content("application/json", ref("Stored")),
         headers=("Relay-Durability",),
@@ -145,7 +157,7 @@ def _post(limits: DescribedLimits) -> dict[str, Any]:
             {
                 "name": "Content-Encoding",
                 "in": "header",
-                "description": "How the body is compressed.",
+                "description": "Compression of the body.",
                 "schema": {"type": "string", "enum": ["identity", *CODING_NAMES]},
             }
         ],
@@ -164,19 +176,19 @@ def _post(limits: DescribedLimits) -> dict[str, Any]:
 
 
 def _body_content(media_type: str) -> dict[str, Any]:
-    """A body in JSON is described as such; one in another type is a string that holds JSON."""
+    """Return the description of a body: its JSON schema, or a string with JSON for other media types."""
     if media_type == "application/json":
         return {"schema": ref("Body"), "example": _EXAMPLE}
     if KINDS[media_type] == "json":
         held = {"contentMediaType": "application/json", "contentSchema": ref("Body")}
         return {"schema": {"type": "string", "description": "The same JSON, as `sendBeacon` sends it.", **held}}
-    return {"schema": {"type": "string", "description": "One event a line; empty lines are skipped."}}
+    return {"schema": {"type": "string", "description": "One event per line. Empty lines are ignored."}}
 
 
 def _find() -> dict[str, Any]:
     operation = Operation(
-        "What became of a recent event.",
-        {"200": "It is known.", "404": "It is not known, or no longer (`outbox.dedupe_window`)."},
+        "Return the state of a recent event.",
+        {"200": "The state of the event.", "404": "The event is unknown, or older than `outbox.dedupe_window`."},
         content("application/json", ref("EventState")),
         headers=("Cache-Control",),
         every_headers=_EVERY_HEADERS,
@@ -188,7 +200,7 @@ def _preflight(summary: str) -> dict[str, Any]:
     cors = [f"Access-Control-Allow-{name}" for name in ("Methods", "Headers", "Private-Network", "Local-Network")]
     operation = Operation(
         summary,
-        {"204": "It may."},
+        {"204": "The request is allowed."},
         {},
         headers=(*cors, "Access-Control-Max-Age"),
         every_headers=_EVERY_HEADERS,
@@ -199,7 +211,7 @@ def _preflight(summary: str) -> dict[str, Any]:
 def _file(summary: str, contents: dict[str, Any]) -> dict[str, Any]:
     operation = Operation(
         summary,
-        {"200": "The file.", "304": "The ETag that was sent is its present one."},
+        {"200": "The file.", "304": "The file has the ETag of the request."},
         contents,
         headers=("ETag", "Cache-Control"),
         every_headers=_EVERY_HEADERS,

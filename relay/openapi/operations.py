@@ -1,7 +1,7 @@
-"""What the description says of each path of the operations interface (contract, section 6).
+"""Description of the paths of the operations interface (contract, section 6).
 
-Bodies that are read are described from the types that read them. A route of `ops.server` without an entry here
-is described as a file, which the tests allow for the page's own files only.
+The schema of a request body comes from the type that decodes the body. A route of `ops.server` without an entry in
+`DOCS` is described as a file. The tests allow this for the files of the status page only.
 """
 
 from __future__ import annotations
@@ -23,101 +23,109 @@ _ID: Schema = {"type": "integer", "minimum": 1, "maximum": MAX_ID}
 _REASON: Schema = {"type": "string", "enum": list(DEAD_REASONS)}
 _GUARDED: Mapping[str, str] = {
     "401": "The token of `ops.token_file` is missing or wrong.",
-    "403": "Host or Origin not allowed, or a peer of another machine and no `ops.token_file`.",
+    "403": "Host or Origin not allowed, or the peer is on another machine and `ops.token_file` is not set.",
 }
-_UNAVAILABLE = "The outbox cannot be asked or changed, or the relay is stopping or has too many connections."
+_UNAVAILABLE = "The outbox is unavailable, or the relay is stopping or has too many connections."
 
 
 class _Doc(NamedTuple):
+    """The texts and schemas of a path."""
+
     summary: str
     contents: Mapping[str, Any]
-    """Of the 200."""
+    """Contents of the response with status 200."""
     statuses: Mapping[str, str] = {}
     parameters: Sequence[Mapping[str, Any]] = ()
     body: str = ""
-    """The component that is the request's JSON body; empty: the body is ignored."""
+    """Name of the component of the JSON request body; empty if the body is ignored."""
 
 
 def _query(name: str, schema: Schema, description: str) -> dict[str, Any]:
     return {"name": name, "in": "query", "schema": schema, "description": description}
 
 
-_CHOOSING: Mapping[str, str] = {
-    "400": "Not a choice of dead letters, or not a request of HTTP/1.1.",
+_SELECTION_STATUSES: Mapping[str, str] = {
+    "400": "The body does not select of dead letters, or the request is not HTTP/1.1.",
     "413": "The body is too large.",
-    "415": "Content-Type is not `application/json`, or there is a Content-Encoding.",
+    "415": "Content-Type is not `application/json`, or the request has a Content-Encoding.",
     "503": _UNAVAILABLE,
 }
 DOCS: Mapping[str, _Doc] = {
-    "/livez": _Doc("Is the process alive?", content("application/json", ref("Alive"))),
+    "/livez": _Doc("Return whether the process runs.", content("application/json", ref("Alive"))),
     "/readyz": _Doc(
-        "Can events be stored? The upstream has no say in it.",
+        "Return whether events can be stored. The upstream does not affect it.",
         content("application/json", ref("Ready")),
-        {"503": "Events cannot be stored, and why; or the relay is stopping."},
+        {"503": "Events cannot be stored, with the reason; or the relay is stopping."},
     ),
     "/metrics": _Doc(
-        "Metrics for Prometheus, in its own text format or as OpenMetrics, whichever is accepted.",
+        "Return the metrics as Prometheus text or OpenMetrics, depending on Accept.",
         {
             media_type: {"schema": {"type": "string"}}
             for media_type in ("text/plain; version=0.0.4; charset=utf-8", "application/openmetrics-text")
         },
     ),
-    "/status.json": _Doc("What comes in, goes out and waits, and why.", content("application/json", ref("Status"))),
+    "/status.json": _Doc(
+        "Return received, sent and pending events, states and reasons.", content("application/json", ref("Status"))
+    ),
     "/status/stream": _Doc(
-        "Server-sent events: `history` once, then `sample` and `status` (as /status.json) as they change.",
+        "Stream server-sent events: `history` once, then `sample` and `status` (the data of /status.json).",
         content("text/event-stream; charset=utf-8", {"type": "string"}),
         {"503": "Too many streams are open, or the relay is stopping or has too many connections."},
     ),
-    "/log": _Doc("The last lines of the log.", content("text/plain; charset=utf-8", {"type": "string"})),
+    "/log": _Doc("Return the last lines of the log.", content("text/plain; charset=utf-8", {"type": "string"})),
     "/flush": _Doc(
-        "Send what waits, within the limits, and probe held routes at once.",
+        "Send pending events now, within the limits, and probe paused endpoints at once.",
         content("application/json", ref("Flushed")),
         {"415": "Content-Type is not `application/json`."},
     ),
     "/dead-letters": _Doc(
-        "Dead letters in the order of their ids, bodies included.",
+        "List dead letters with their bodies in order of their ids.",
         content("application/json", ref("DeadLetters")),
-        {"400": "An unknown parameter or reason, or a number out of range.", "503": _UNAVAILABLE},
+        {"400": "Unknown parameter or reason, or a number out of range.", "503": _UNAVAILABLE},
         [
-            _query("device", {"type": "string"}, "Only of this device."),
-            _query("reason", _REASON, "Only of this reason."),
-            _query("search", {"type": "string", "maxLength": MAX_SEARCH_CHARS}, "Only with this text in them."),
-            _query("bodies", {"type": "string", "enum": ["true", "false"]}, "Whether bodies are shown."),
+            _query("device", {"type": "string"}, "Only dead letters of this device."),
+            _query("reason", _REASON, "Only dead letters with this reason."),
+            _query(
+                "search", {"type": "string", "maxLength": MAX_SEARCH_CHARS}, "Only dead letters that contain this text."
+            ),
+            _query("bodies", {"type": "string", "enum": ["true", "false"]}, "Whether the response contains bodies."),
             _query(
                 "limit",
                 {"type": "integer", "minimum": 1, "maximum": MAX_SHOWN, "default": MAX_SHOWN},
-                "At most so many.",
+                "Maximum number of dead letters.",
             ),
             _query(
-                "after", {"type": "integer", "minimum": 0, "maximum": MAX_ID, "default": 0}, "Only with greater ids."
+                "after",
+                {"type": "integer", "minimum": 0, "maximum": MAX_ID, "default": 0},
+                "Only dead letters with a greater id.",
             ),
         ],
     ),
     "/dead-letters/{id}": _Doc(
-        "One dead letter.",
+        "Return one dead letter.",
         content("application/json", ref("OneDeadLetter")),
         {"404": "No dead letter has this id.", "503": _UNAVAILABLE},
         [{"name": "id", "in": "path", "required": True, "schema": _ID}],
     ),
     "/dead-letters/requeue": _Doc(
-        "Append dead letters to the outbox again.",
+        "Send dead letters again, as new events.",
         content("application/json", ref("Requeued")),
-        _CHOOSING,
+        _SELECTION_STATUSES,
         body="DeadLetterChoice",
     ),
     "/dead-letters/discard": _Doc(
-        "Forget dead letters for good.",
+        "Delete dead letters permanently.",
         content("application/json", ref("Discarded")),
-        _CHOOSING,
+        _SELECTION_STATUSES,
         body="DeadLetterChoice",
     ),
     "/quarantine/adopt": _Doc(
-        "Send up to 4,096 quarantined events of another machine; repeat it until none is adopted.",
+        "Send up to 4,096 quarantined events of another machine. Repeat until `remaining` is 0.",
         content("application/json", ref("Adopted")),
         {"415": "Content-Type is not `application/json`.", "503": _UNAVAILABLE},
     ),
     "/quarantine/discard": _Doc(
-        "Drop up to 4,096 quarantined events of another machine; repeat it until none is discarded.",
+        "Drop up to 4,096 quarantined events of another machine. Repeat until `remaining` is 0.",
         content("application/json", ref("Discarded")),
         {"415": "Content-Type is not `application/json`.", "503": _UNAVAILABLE},
     ),
@@ -125,12 +133,12 @@ DOCS: Mapping[str, _Doc] = {
 
 
 def paths(routes: Iterable[tuple[str, Route]]) -> dict[str, Any]:
-    """A path item for each route of the operations interface."""
+    """Return a path item for each route of the operations interface."""
     return {path: _path_item(path, route) for path, route in routes}
 
 
 def schemas() -> dict[str, Schema]:
-    """Components of the operations interface, by name."""
+    """Return the components of the operations interface by name."""
     _, components = msgspec.json.schema_components([DeadLetterChoice], ref_template="#/components/schemas/{name}")
     choice = components["DeadLetterChoice"]
     choice["oneOf"] = [
@@ -152,8 +160,12 @@ def schemas() -> dict[str, Schema]:
         }
     )
     letter["properties"] |= {
-        "body": {"type": "string", "description": "The event as it would be sent."},
-        "body_base64": {"type": "string", "contentEncoding": "base64", "description": "What the disk made of it."},
+        "body": {"type": "string", "description": "The event as the relay would send it."},
+        "body_base64": {
+            "type": "string",
+            "contentEncoding": "base64",
+            "description": "Replaces `body` if its bytes are not UTF-8.",
+        },
     }
     return {
         "DeadLetterChoice": choice,
@@ -165,7 +177,10 @@ def schemas() -> dict[str, Schema]:
         "DeadLetters": _success(
             {
                 "dead_letters": {"type": "array", "items": ref("DeadLetter"), "maxItems": MAX_SHOWN},
-                "next_after": {"type": ["integer", "null"], "description": "`after` for the next ones; null: no more."},
+                "next_after": {
+                    "type": ["integer", "null"],
+                    "description": "The value of `after` for the next page; null at the end.",
+                },
             }
         ),
         "OneDeadLetter": _success({"dead_letter": ref("DeadLetter")}),
@@ -184,7 +199,7 @@ def _path_item(path: str, route: Route) -> dict[str, Any]:
     if path == "/readyz":
         operation["responses"]["503"]["content"] = content("application/json", {"anyOf": [ref("Ready"), ref("Error")]})
     if route.guarded:
-        # with a token whoever shows it; without one, peers on this machine
+        # The token is required if one is configured. Otherwise, the peer must be on this machine.
         operation["security"] = [{"token": []}, {}]
     if doc.body:
         operation["requestBody"] = {"required": True, "content": content("application/json", ref(doc.body))}
@@ -237,7 +252,7 @@ def _status() -> Schema:
 
 
 def _object(properties: Mapping[str, Any]) -> Schema:
-    """All of them required; more may come with later versions."""
+    """Return an object with these required properties. Later versions may add properties."""
     return {"type": "object", "properties": dict(properties), "required": sorted(properties)}
 
 
@@ -246,5 +261,5 @@ def _success(properties: Mapping[str, Any]) -> Schema:
 
 
 def _any_of(*names: str) -> Schema:
-    """At least one of them is given; null is not."""
+    """Require at least one of these properties with a value other than null."""
     return {"anyOf": [{"required": [name], "properties": {name: {"not": {"type": "null"}}}} for name in names]}

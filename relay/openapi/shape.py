@@ -1,4 +1,4 @@
-"""The parts every operation is described with: references, contents, headers, and the answers all paths share."""
+"""Parts of the description of an operation: references, contents, headers, and the responses of the listener."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 Schema = dict[str, Any]
 
 _LISTENER: Mapping[str, str] = {
-    "400": "Not a request of HTTP/1.1.",
+    "400": "The request is not HTTP/1.1.",
     "403": "Host or Origin not allowed (`http.allowed_hosts`, `http.allowed_origins`).",
-    "408": "The request did not arrive within `http.request_timeout`; the connection is closed.",
-    "431": "The request head has more than 32 KiB; the connection is closed.",
+    "408": "The request was not complete within `http.request_timeout`. The relay closes the connection.",
+    "431": "The request head has more than 32 KiB. The relay closes the connection.",
     "503": "The relay is stopping, or has too many connections.",
 }
-"""What the listener may answer to any request."""
+"""Error responses of the listener to any request."""
 _HEADERS_OF: Mapping[str, Sequence[str]] = {
     "401": ("WWW-Authenticate",),
     "405": ("Allow",),
@@ -24,29 +24,33 @@ _HEADERS_OF: Mapping[str, Sequence[str]] = {
 
 
 class Operation(NamedTuple):
+    """The description of a method of a path."""
+
     summary: str
     statuses: Mapping[str, str]
-    """What each status means, beyond what the listener answers."""
+    """Description of each status, without the error responses of the listener."""
     contents: Mapping[str, Any]
-    """Of the success."""
+    """Contents of the successful response."""
     headers: Sequence[str] = ()
-    """Names of components, of the success."""
+    """Header components of the successful response."""
     every_headers: Sequence[str] = ()
-    """Names of components, of every answer."""
+    """Header components of every response."""
     parameters: Sequence[Mapping[str, Any]] = ()
     tag: str = "events"
 
 
 def ref(name: str, kind: str = "schemas") -> Schema:
+    """Return a reference to a component."""
     return {"$ref": f"#/components/{kind}/{name}"}
 
 
 def content(media_type: str, schema: Schema) -> dict[str, Any]:
+    """Return a content object with one media type."""
     return {media_type: {"schema": schema}}
 
 
 def operation_object(operation: Operation) -> dict[str, Any]:
-    """An Operation Object with every status it can answer, the listener's included."""
+    """Return an Operation Object with every possible status, including those of the listener."""
     responses = {}
     for status, meaning in sorted({**_LISTENER, **operation.statuses}.items()):
         succeeds = status < "300"
@@ -65,4 +69,5 @@ def operation_object(operation: Operation) -> dict[str, Any]:
 
 
 def error_content(status: str) -> dict[str, Any]:
+    """Return the content of an error response."""
     return content("application/json", ref("InvalidEvents" if status == "422" else "Error"))

@@ -1,4 +1,4 @@
-"""The description says what the relay does: fields, types and statuses are compared with what validates and answers."""
+"""The API description agrees with the code that validates and responds, in fields, types and statuses."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ ORIGIN = "http://app.example"
 TOKEN = "a-token"
 MAX_EVENT_BYTES = 64 << 10
 LIMITS = DescribedLimits(1 << 20, MAX_EVENT_BYTES, "full")
-SOURCE_OF_ANSWERS = ("answer.py", "connection.py", "listener.py", "ingest/*.py", "ops/*.py")
+SOURCE_OF_RESPONSES = ("http/*.py", "ingest/*.py", "ops/*.py")
 
 
 class Stage:
-    """Both interfaces behind one listener, over an outbox each that does as it is told."""
+    """Both interfaces behind one listener, each with an outbox that the test controls."""
 
     def __init__(self, **settings: Any) -> None:
         self.operations = Operations()
@@ -99,7 +99,7 @@ def validator(component: str, description: dict[str, Any] = DESCRIPTION) -> Draf
     return Draft202012Validator(schema, format_checker=Draft202012Validator.FORMAT_CHECKER)
 
 
-# --- it is OpenAPI
+# --- validity as OpenAPI
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def validator(component: str, description: dict[str, Any] = DESCRIPTION) -> Draf
     [DESCRIPTION, describe(LIMITS), describe(None, all_routes())],
     ids=["one listener", "events API alone", "operations alone"],
 )
-def test_each_listener_s_description_is_valid_openapi_3_1(description: dict[str, Any]) -> None:
+def test_the_description_of_each_listener_is_valid_openapi_3_1(description: dict[str, Any]) -> None:
     OpenAPIV31SpecValidator(description).validate()
     assert description["openapi"].startswith("3.1")
 
@@ -120,7 +120,7 @@ def test_each_listener_describes_what_it_serves() -> None:
     assert set(DESCRIPTION["paths"]) == {*apps, *operations_alone}
 
 
-def test_every_reference_leads_to_a_component_and_every_component_is_referred_to() -> None:
+def test_every_component_is_referenced() -> None:
     text = json.dumps(DESCRIPTION)
     for kind in ("schemas", "headers"):
         for name in DESCRIPTION["components"][kind]:
@@ -130,7 +130,7 @@ def test_every_reference_leads_to_a_component_and_every_component_is_referred_to
 # --- an event
 
 
-def test_the_description_has_the_fields_that_the_rules_and_the_quick_reader_know() -> None:
+def test_the_description_has_the_fields_of_the_rules_and_the_fast_reader() -> None:
     event = DESCRIPTION["components"]["schemas"]["Event"]
     for prefix, known in (("", fast_reader.Fields), ("source.", fast_reader.Source), ("subject.", fast_reader.Subject)):
         described = event["properties"][prefix.rstrip(".")] if prefix else event
@@ -160,7 +160,7 @@ VALUES = [
 
 
 def with_field(event: dict[str, Any], field: str, change: Callable[[dict[str, Any], str], object]) -> dict[str, Any]:
-    """A copy with a change made to the object that holds the dotted field."""
+    """Return a copy of the event, after `change` was applied to the object that contains the dotted field."""
     changed: dict[str, Any] = json.loads(json.dumps(event))
     holder, _, name = field.rpartition(".")
     change(changed[holder] if holder else changed, name)
@@ -168,14 +168,14 @@ def with_field(event: dict[str, Any], field: str, change: Callable[[dict[str, An
 
 
 @pytest.mark.parametrize("field", FIELDS)
-def test_a_value_is_valid_by_the_description_when_the_relay_takes_it(field: str) -> None:
-    taken = []
+def test_a_value_is_valid_by_the_description_if_the_relay_accepts_it(field: str) -> None:
+    outcomes = []
     for value in VALUES:
         event = with_field(FULL_EVENT, field, lambda holder, name, value=value: holder.update({name: value}))
         accepted = isinstance(reader().read_json(json.dumps(event).encode()), list)
         assert validator("Event").is_valid(event) == accepted, value
-        taken.append(accepted)
-    assert True in taken and False in taken
+        outcomes.append(accepted)
+    assert True in outcomes and False in outcomes
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_a_value_is_valid_by_the_description_when_the_relay_takes_it(field: str)
     ],
     ids=str,
 )
-def test_a_field_is_required_by_the_description_when_the_relay_needs_it(defaults: dict[str, Any]) -> None:
+def test_a_field_is_required_by_the_description_if_the_relay_requires_it(defaults: dict[str, Any]) -> None:
     reading = reader(**defaults)
     description = describe(LIMITS._replace(required=reading.required))
     needed = []
@@ -210,7 +210,7 @@ def test_a_field_is_required_by_the_description_when_the_relay_needs_it(defaults
     ],
     ids=lambda body: json.dumps(body)[:30],
 )  # fmt: skip
-def test_a_body_is_valid_by_the_description_when_the_relay_takes_it(body: Any) -> None:
+def test_a_body_is_valid_by_the_description_if_the_relay_accepts_it(body: Any) -> None:
     accepted = not isinstance(reader().read_json(json.dumps(body).encode()), Rejection)
     assert validator("Body").is_valid(body) == accepted
 
@@ -218,7 +218,7 @@ def test_a_body_is_valid_by_the_description_when_the_relay_takes_it(body: Any) -
 # --- media types and codings
 
 
-async def test_described_media_types_and_codings_are_taken_and_others_are_415(stage: Stage) -> None:
+async def test_described_media_types_and_codings_are_accepted_and_others_are_415(stage: Stage) -> None:
     operation = DESCRIPTION["paths"][EVENTS_PATH]["post"]
     assert set(operation["requestBody"]["content"]) == set(KINDS) - {""}
     for media_type in operation["requestBody"]["content"]:
@@ -226,15 +226,15 @@ async def test_described_media_types_and_codings_are_taken_and_others_are_415(st
     assert (await stage.served.post(BODY, "Content-Type: application/xml")).status == 415
     (coding,) = operation["parameters"]
     assert coding["schema"]["enum"] == ["identity", *CODING_NAMES]
-    answer = await stage.served.post(BODY, "Content-Encoding: br")
-    assert (answer.status, answer.headers["accept-encoding"]) == (415, ", ".join(CODINGS))
+    response = await stage.served.post(BODY, "Content-Encoding: br")
+    assert (response.status, response.headers["accept-encoding"]) == (415, ", ".join(CODINGS))
 
 
 # --- statuses
 
 
 class Try(NamedTuple):
-    """A request whose answer is one of an operation's, and what must be so before."""
+    """A request with a described response, and the setup before it."""
 
     raw: bytes
     before: Callable[[Stage], None] = lambda stage: None
@@ -328,16 +328,16 @@ TRIES: dict[tuple[str, str], list[Try]] = {
 
 
 def tries_of(method: str, path: str) -> list[Try]:
-    """HEAD is asked as GET is; the page's own files need no more than being asked for."""
-    asked = path.replace("{event_id}", EVENT_ID)
-    found = TRIES.get(("get" if method == "head" else method, asked), [Try(sent("GET", asked))])
+    """Return the requests of an operation. HEAD uses those of GET; a file of the page needs one plain GET."""
+    target = path.replace("{event_id}", EVENT_ID)
+    found = TRIES.get(("get" if method == "head" else method, target), [Try(sent("GET", target))])
     if method != "head":
         return found
     return [Try(one.raw.replace(b"GET", b"HEAD", 1), one.before) for one in found]
 
 
-async def listener_answers(method: str, target: str) -> AsyncIterator[Response]:
-    """What the listener itself answers to a request for any path: 400, 403, 408, 431, 503."""
+async def listener_responses(method: str, target: str) -> AsyncIterator[Response]:
+    """Yield the error responses of the listener to any path: 400, 403, 408, 431, 503."""
     line = f"{method.upper()} {target} HTTP/1.1\r\n".encode()
     async with Stage().served as served:
         yield await served.ask(line + b"Host: evil.example\r\n\r\n", to_head=method == "head")
@@ -351,61 +351,61 @@ async def listener_answers(method: str, target: str) -> AsyncIterator[Response]:
         yield await client.answer()
 
 
-def check_answer(operation: dict[str, Any], answer: Response, *, to_head: bool) -> None:
-    """The answer is one that the operation describes: headers, media type, body."""
-    described = operation["responses"][str(answer.status)]
+def check_response(operation: dict[str, Any], response: Response, *, to_head: bool) -> None:
+    """Require that the operation describes the response: headers, media type, body."""
+    described = operation["responses"][str(response.status)]
     for name, header in described.get("headers", {}).items():
         schema = DESCRIPTION["components"]["headers"][header["$ref"].rpartition("/")[2]] if header else {}
         if schema.get("required") or (name == "Retry-After" and "events" in operation["tags"]):
-            assert name.lower() in answer.headers
+            assert name.lower() in response.headers
     if to_head or "content" not in described:
         return
     media_types = {name.partition(";")[0]: shape for name, shape in described["content"].items()}
-    media_type = answer.headers["content-type"].partition(";")[0]
+    media_type = response.headers["content-type"].partition(";")[0]
     shape = media_types.get(media_type) or media_types["*/*"]
     if media_type == "application/json":
         schema = {**shape["schema"], "components": DESCRIPTION["components"]}
-        Draft202012Validator(schema).validate(json.loads(answer.body))
+        Draft202012Validator(schema).validate(json.loads(response.body))
 
 
 @pytest.mark.parametrize(("method", "path"), OPERATIONS, ids=[f"{method} {path}" for method, path in OPERATIONS])
-async def test_an_operation_answers_with_each_described_status_and_no_other(method: str, path: str) -> None:
+async def test_an_operation_returns_each_described_status_and_no_other(method: str, path: str) -> None:
     operation = DESCRIPTION["paths"][path][method]
     seen = set()
     for one in tries_of(method, path):
         stage = Stage()
         async with stage.served as served:
             one.before(stage)
-            answer = await served.ask(one.raw, to_head=method == "head")
-        check_answer(operation, answer, to_head=method == "head")
-        seen.add(str(answer.status))
-    async for answer in listener_answers(method, path.replace("{event_id}", EVENT_ID)):
-        check_answer(operation, answer, to_head=method == "head")
-        seen.add(str(answer.status))
+            response = await served.ask(one.raw, to_head=method == "head")
+        check_response(operation, response, to_head=method == "head")
+        seen.add(str(response.status))
+    async for response in listener_responses(method, path.replace("{event_id}", EVENT_ID)):
+        check_response(operation, response, to_head=method == "head")
+        seen.add(str(response.status))
     assert seen == set(operation["responses"])
 
 
 @pytest.mark.parametrize(("method", "path"), OPERATIONS, ids=[f"{method} {path}" for method, path in OPERATIONS])
 async def test_other_methods_are_405_as_described(method: str, path: str, stage: Stage) -> None:
-    answer = await stage.served.ask(sent("PATCH", path.replace("{event_id}", EVENT_ID)))
-    allowed = answer.headers["allow"].split(", ")
-    assert answer.status == 405
+    response = await stage.served.ask(sent("PATCH", path.replace("{event_id}", EVENT_ID)))
+    allowed = response.headers["allow"].split(", ")
+    assert response.status == 405
     assert {one.upper() for one in DESCRIPTION["paths"][path] if one != "parameters"} == set(allowed)
-    validator("Error").validate(json.loads(answer.body))
+    validator("Error").validate(json.loads(response.body))
 
 
 async def test_any_other_path_is_404_as_described(stage: Stage) -> None:
     for path in ("/nothing", f"{EVENTS_PATH}x", "/relay.js.map"):
-        answer = await stage.served.ask(sent("GET", path))
-        assert answer.status == 404
-        validator("Error").validate(json.loads(answer.body))
+        response = await stage.served.ask(sent("GET", path))
+        assert response.status == 404
+        validator("Error").validate(json.loads(response.body))
 
 
 def statuses_in_the_source() -> set[str]:
-    """Every status that is written as an answer's or a refusal's first argument, and those of refusals of events."""
+    """Return every status in the source of a response or a rejection."""
     found: set[int] = set()
     package = Path(openapi.__file__).parents[1]
-    for file in (each for pattern in SOURCE_OF_ANSWERS for each in package.glob(pattern)):
+    for file in (each for pattern in SOURCE_OF_RESPONSES for each in package.glob(pattern)):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute):
                 name = node.func.id if isinstance(node.func, ast.Name) else node.func.attr
@@ -420,27 +420,27 @@ def is_status(node: ast.AST) -> bool:
     return isinstance(node, ast.Constant) and type(node.value) is int and 200 <= node.value < 600
 
 
-def test_every_status_that_the_source_can_answer_is_described() -> None:
+def test_every_status_in_the_source_is_described() -> None:
     described = {status for method, path in OPERATIONS for status in DESCRIPTION["paths"][path][method]["responses"]}
-    assert statuses_in_the_source() - described == {"405"}  # of methods that are no operation
+    assert statuses_in_the_source() - described == {"405"}  # Other methods are not operations.
 
 
 # --- operations
 
 
-def test_every_route_but_the_page_s_files_is_described_by_hand() -> None:
+def test_every_route_but_the_files_of_the_page_has_a_description() -> None:
     plain = [path for path in Stage().ops.routes if path not in operations.DOCS and path != "/"]
     assert all(Path(path).suffix in PAGE_TYPES for path in plain), plain
 
 
-def test_what_is_described_by_hand_is_a_route() -> None:
+def test_every_description_has_a_route() -> None:
     assert set(operations.DOCS) <= set(Stage().ops.routes)
 
 
-# --- how it is served
+# --- serving
 
 
-async def test_the_description_is_served_as_it_was_made_and_its_paths_are_guarded(stage: Stage) -> None:
-    answer = await stage.served.ask(sent("GET", "/openapi.json"))
-    assert answer.json == json.loads(json.dumps(DESCRIPTION))
+async def test_the_description_is_served_and_its_path_is_guarded(stage: Stage) -> None:
+    response = await stage.served.ask(sent("GET", "/openapi.json"))
+    assert response.json == json.loads(json.dumps(DESCRIPTION))
     assert (await stage.served.ask(request("GET /openapi.json HTTP/1.1", host="evil.example"))).status == 403
