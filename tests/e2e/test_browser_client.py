@@ -1,6 +1,6 @@
-"""relay.js and the page's snippets of docs/apps.md: in Node with a world made by hand, and in a real Chromium.
+"""relay.js and the snippets for pages of docs/apps.md, in Node with simulated browser objects and in a real Chromium.
 
-The page comes from http://localhost on a port of its own: another origin than the relay's, which allows it or does not.
+The page has the origin http://localhost with its own port. The relay's configuration allows this origin or not.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ BY_HAND = ("By hand", "js")
 EVENT = '{"tenant_id": 2, "source": {"platform": "web", "device_id": "d"}}'
 
 
-async def test_relay_js_in_worlds_made_by_hand(tmp_path: Path) -> None:
+async def test_relay_js_in_node(tmp_path: Path) -> None:
     node = shutil.which("node")
     if node is None:
         pytest.skip("needs node: apt-get install nodejs")
-    said = await run(tmp_path, node, "--test", str(NODE_TESTS))
-    assert "fail 0" in said
+    output = await run(tmp_path, node, "--test", str(NODE_TESTS))
+    assert "fail 0" in output
 
 
 class Page:
-    """A web page of a site of its own; `html` may be set at any time."""
+    """A web page with its own origin. A test may set `html` at any time."""
 
     def __init__(self) -> None:
         self.html = ""
@@ -63,7 +63,7 @@ async def page() -> AsyncIterator[Page]:
 
 @pytest.fixture
 async def browser(chrome: Browser, page: Page) -> AsyncIterator[Browser]:
-    """A blank page and an empty log."""
+    """A blank page with an empty log."""
     await chrome.open("about:blank")
     await chrome.complaints()
     yield chrome
@@ -91,7 +91,7 @@ async def test_the_snippet_with_relay_js_sends_from_a_page(
         assert await browser.complaints() == []
 
 
-async def test_the_snippet_by_hand_sends_at_once_and_again_when_the_page_is_left(
+async def test_the_snippet_without_relay_js_sends_at_once_and_when_the_page_is_closed(
     sandbox: Sandbox, tmp_path: Path, browser: Browser, page: Page
 ) -> None:
     async with running(settings(sandbox, tmp_path, page)) as relay:
@@ -106,7 +106,7 @@ async def test_the_snippet_by_hand_sends_at_once_and_again_when_the_page_is_left
         assert await browser.complaints() == []
 
 
-async def test_what_waits_leaves_by_beacon_and_survives_until_the_next_visit(
+async def test_pending_events_are_sent_by_beacon_and_stored_until_the_next_visit(
     sandbox: Sandbox, tmp_path: Path, browser: Browser, page: Page
 ) -> None:
     port = free_port()
@@ -128,7 +128,7 @@ async def test_what_waits_leaves_by_beacon_and_survives_until_the_next_visit(
     assert len(found_in(sandbox, "by.beacon")) == 1
 
 
-async def test_the_client_is_loaded_by_pages_of_allowed_origins_that_name_it(
+async def test_pages_of_allowed_origins_load_the_client(
     sandbox: Sandbox, tmp_path: Path, browser: Browser, page: Page
 ) -> None:
     async with running(settings(sandbox, tmp_path, page)) as relay:
@@ -142,7 +142,7 @@ async def test_the_client_is_loaded_by_pages_of_allowed_origins_that_name_it(
         assert not await browser.run("return Boolean(window.relay)")
 
 
-async def test_a_page_may_ask_what_became_of_its_event_and_read_the_description(
+async def test_a_page_reads_the_state_of_its_event_and_the_description(
     sandbox: Sandbox, tmp_path: Path, browser: Browser, page: Page
 ) -> None:
     async with running(settings(sandbox, tmp_path, page)) as relay:
@@ -160,10 +160,10 @@ async def test_a_page_may_ask_what_became_of_its_event_and_read_the_description(
         assert found["openapi"].startswith("3.1")
 
 
-async def test_a_page_of_the_public_internet_needs_leave_for_loopback_and_its_events_wait_for_it(
+async def test_a_public_page_needs_permission_for_loopback_and_its_events_stay_pending(
     sandbox: Sandbox, tmp_path: Path, page: Page, chrome: Browser
 ) -> None:
-    """Chrome's local network access; the page is called public, and is secure as every page of localhost is."""
+    """Local network access of Chrome: the page counts as public, and as secure because its host is localhost."""
     public = f"--ip-address-space-overrides={page.origin.replace('http://localhost', '127.0.0.1')}=public"
     async with running(settings(sandbox, tmp_path, page)) as relay:
         where = f"data-url='http://{relay.http}/v1/events' data-event='{EVENT}'"
@@ -219,7 +219,7 @@ async def test_a_beacon_with_a_json_blob_is_stored(
         assert event["event_id"] == event_id
 
 
-async def test_a_request_with_credentials_and_headers_of_a_tracing_sdk_is_stored_and_may_be_read(
+async def test_a_request_with_credentials_and_tracing_headers_is_stored(
     sandbox: Sandbox, tmp_path: Path, browser: Browser, page: Page
 ) -> None:
     async with running(settings(sandbox, tmp_path, page)) as relay:

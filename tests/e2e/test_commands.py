@@ -1,4 +1,4 @@
-"""The commands against a real relay, and the dead letters also without one."""
+"""The commands with a real relay, and `relay dead` also without a relay."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from tests.e2e.harness import KEY, command, environment, event, running
 
 
 def free_port() -> int:
-    """A port that was free a moment ago; commands must know where the relay listens."""
+    """Return a port that was free a moment ago. Commands need the port of the relay in advance."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     return port
 
 
-async def test_send_status_flush_and_healthcheck_talk_to_the_running_relay(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_send_status_flush_and_healthcheck_use_the_running_relay(sandbox: Sandbox, tmp_path: Path) -> None:
     port = free_port()
     env = environment(sandbox.url, tmp_path, http__listen=f"127.0.0.1:{port}", batch__linger="10m")
-    code, _, words = await command(env, "healthcheck")
+    code, _, stderr = await command(env, "healthcheck")
     assert code == 1
-    assert f"127.0.0.1:{port}" in words
+    assert f"127.0.0.1:{port}" in stderr
     async with running(env):
         assert (await command(env, "healthcheck"))[0] == 0
         code, out, _ = await command(env, "send", "video.play", "--json")
@@ -68,7 +68,7 @@ async def test_dead_letters_are_listed_requeued_and_discarded_through_the_relay(
         assert (await relay.status())["dead_letters"]["count"] == 0
 
 
-async def test_dead_letters_are_reached_without_a_relay_too(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_dead_letters_are_accessible_without_a_relay(sandbox: Sandbox, tmp_path: Path) -> None:
     sandbox.faults.add(Misbehaviour(answer=422, when="-0000-4000-8000-"))
     env = environment(sandbox.url, tmp_path, http__listen=f"127.0.0.1:{free_port()}")
     async with running(env) as relay:
@@ -86,7 +86,7 @@ async def test_dead_letters_are_reached_without_a_relay_too(sandbox: Sandbox, tm
         assert status["ledger"]["requeued"] == 1
 
 
-async def test_check_config_online_tries_name_and_key_without_an_event(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_check_config_online_checks_name_and_key_without_an_event(sandbox: Sandbox, tmp_path: Path) -> None:
     env = environment(sandbox.url, tmp_path)
     code, out, err = await command(env, "check-config", "--online")
     assert code == 0, out + err
@@ -98,34 +98,32 @@ async def test_check_config_online_tries_name_and_key_without_an_event(sandbox: 
     assert sandbox.report().events == 0
 
 
-async def test_a_receipt_follows_an_event_over_udp_from_the_disk_to_the_upstream(
-    sandbox: Sandbox, tmp_path: Path
-) -> None:
+async def test_an_event_sent_over_udp_is_tracked_until_its_delivery(sandbox: Sandbox, tmp_path: Path) -> None:
     ports = {"http__listen": f"127.0.0.1:{free_port()}", "udp__listen": f"127.0.0.1:{free_port()}"}
     env = environment(sandbox.url, tmp_path, udp__ack="true", batch__linger="10m", **ports)
     async with running(env) as relay:
         code, out, err = await command(env, "send", "video.play", "--udp", "--json")
         assert code == 0, err
-        receipt = json.loads(out)
-        assert receipt["state"] == "stored"
-        _, _, body = await relay.request("GET", f"/v1/events/{receipt['event_id']}")
-        assert json.loads(body) == {"event_id": receipt["event_id"], "state": "pending"}
+        outcome = json.loads(out)
+        assert outcome["state"] == "stored"
+        _, _, body = await relay.request("GET", f"/v1/events/{outcome['event_id']}")
+        assert json.loads(body) == {"event_id": outcome["event_id"], "state": "pending"}
         assert (await command(env, "flush"))[0] == 0
-        code, out, _ = await command(env, "send", "video.play", "--udp", "--wait", "--event-id", receipt["event_id"])
-        assert (code, out) == (0, f"delivered: {receipt['event_id']}\n")
-        _, _, body = await relay.request("GET", f"/v1/events/{receipt['event_id']}")
+        code, out, _ = await command(env, "send", "video.play", "--udp", "--wait", "--event-id", outcome["event_id"])
+        assert (code, out) == (0, f"delivered: {outcome['event_id']}\n")
+        _, _, body = await relay.request("GET", f"/v1/events/{outcome['event_id']}")
         assert json.loads(body)["state"] == "delivered"
     assert sandbox.report().events == 1
 
 
-async def test_a_receipt_of_what_the_upstream_refuses_says_so(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_the_state_of_a_rejected_event_is_dead_lettered(sandbox: Sandbox, tmp_path: Path) -> None:
     sandbox.faults.add(Misbehaviour(answer=422, when='"wrong"'))
     env = environment(sandbox.url, tmp_path, http__listen=f"127.0.0.1:{free_port()}")
     async with running(env) as relay:
-        code, _, words = await command(env, "send", "wrong", "--wait")
+        code, _, stderr = await command(env, "send", "wrong", "--wait")
         assert code == 1
-        assert "relay dead list" in words
-        event_id = words.split()[-1]
+        assert "relay dead list" in stderr
+        event_id = stderr.split()[-1]
         _, _, body = await relay.request("GET", f"/v1/events/{event_id}")
         assert json.loads(body) == {"event_id": event_id, "state": "dead_lettered"}
         status, _, _ = await relay.request("GET", "/v1/events/00000000-0000-4000-8000-000000000000")

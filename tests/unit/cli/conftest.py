@@ -1,4 +1,4 @@
-"""A relay that answers, and a working directory without a configuration."""
+"""A running relay, and a working directory without a configuration."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.unit.cli.harness import NotedRelay, answering
 
 @pytest.fixture(autouse=True)
 def empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Neither ./config.toml nor RELAY__ variables of whoever runs the tests."""
+    """An empty working directory, without ./config.toml."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -27,7 +27,7 @@ def relay() -> Iterator[NotedRelay]:
 
 @pytest.fixture
 def nobody() -> Iterator[dict[str, str]]:
-    """The environment of a relay that does not run: its port is bound, and nobody listens."""
+    """The environment of a relay that does not run. Its port is bound, and no process listens there."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield {"RELAY__HTTP__LISTEN": f"127.0.0.1:{bound.getsockname()[1]}"}

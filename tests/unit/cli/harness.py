@@ -1,4 +1,4 @@
-"""A command line, and a relay for it to talk to: the real operations interface, and an events API that only notes."""
+"""The command line, and a relay for it: the real operations interface, and an events API that records events."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GONE = "gone"
 
 
 class NotedRelay(Served):
-    """Answers on loopback from a thread of its own; what a test sets before a command is what it says."""
+    """A relay on loopback in its own thread. A test sets its responses before it runs a command."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class NotedRelay(Served):
         self.hosts: list[str] = []
         self.rejection: tuple[int, dict[str, Any]] | None = None
         self.states: list[str | None] = []
-        """What GET /v1/events/ID says next; None for 404, GONE for no answer. The last one stays."""
+        """States that GET /v1/events/ID returns; None: 404, GONE: no response. The last one is repeated."""
         self.stop: asyncio.Event
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -51,7 +51,7 @@ class NotedRelay(Served):
 
 @contextmanager
 def answering(relay: NotedRelay, unix_socket: Path | None = None) -> Iterator[None]:
-    """The relay answers while the block runs; `relay.environ` names where."""
+    """Run the relay during the block. `relay.environ` contains its address."""
     started, loop = threading.Event(), asyncio.new_event_loop()
 
     async def serve() -> None:
@@ -80,7 +80,7 @@ def answering(relay: NotedRelay, unix_socket: Path | None = None) -> Iterator[No
 
 
 def call(*args: str, environ: dict[str, str], answer: str = "") -> Result:
-    """Run `relay ARGS`; whatever is not an expected end (a traceback) is raised here."""
+    """Run `relay ARGS`. Raises the exception of a command that ends with a traceback."""
     result = CliRunner().invoke(cli, list(args), env=environ, input=answer)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception

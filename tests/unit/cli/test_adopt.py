@@ -1,4 +1,4 @@
-"""`relay adopt` and `relay prepare-image`: through a running relay, and on the outbox where none runs."""
+"""`relay adopt` and `relay prepare-image`: through a running relay, and on the outbox without one."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ def environ(path: Path, nobody: dict[str, str]) -> dict[str, str]:
     return {**nobody, "RELAY__OUTBOX__PATH": str(path)}
 
 
-def test_adopts_on_the_outbox_where_no_relay_runs(environ: dict[str, str], path: Path) -> None:
+def test_adopt_opens_the_outbox_if_no_relay_runs(environ: dict[str, str], path: Path) -> None:
     result = call("adopt", environ=environ)
 
     assert (result.exit_code, result.stdout) == (0, "3 events adopted\n")
     assert asyncio.run(opened(path, OTHER_BOX)) == (Ledger(accepted=3, pending=3), 0)
 
 
-def test_discards_on_the_outbox_where_no_relay_runs(environ: dict[str, str], path: Path) -> None:
+def test_discard_opens_the_outbox_if_no_relay_runs(environ: dict[str, str], path: Path) -> None:
     result = call("adopt", "--discard", "--json", environ=environ)
 
     assert json.loads(result.stdout) == {"discarded": 3}
@@ -66,7 +66,7 @@ def test_discards_on_the_outbox_where_no_relay_runs(environ: dict[str, str], pat
 
 
 @pytest.mark.parametrize(("options", "done"), [([], "adopted"), (["--discard"], "discarded")])
-def test_asks_a_running_relay_until_nothing_is_quarantined(options: list[str], done: str) -> None:
+def test_adopt_calls_a_running_relay_until_no_event_is_quarantined(options: list[str], done: str) -> None:
     relay = NotedRelay()
     relay.outbox.state = relay.outbox.state._replace(quarantined=10_000)
     with answering(relay):
@@ -76,7 +76,7 @@ def test_asks_a_running_relay_until_nothing_is_quarantined(options: list[str], d
     assert relay.outbox.state.quarantined == 0
 
 
-def test_image_is_not_prepared_while_a_relay_runs() -> None:
+def test_an_image_is_not_prepared_while_a_relay_runs() -> None:
     relay = NotedRelay()
     with answering(relay):
         result = call("prepare-image", environ=relay.environ)
@@ -85,7 +85,7 @@ def test_image_is_not_prepared_while_a_relay_runs() -> None:
     assert "stop it first" in result.stderr
 
 
-def test_image_is_not_prepared_while_events_are_pending_and_nothing_changes(
+def test_an_image_is_not_prepared_while_events_are_pending_and_nothing_changes(
     environ: dict[str, str], path: Path
 ) -> None:
     (path.parent / "device_id").write_text("x\n")
@@ -98,7 +98,7 @@ def test_image_is_not_prepared_while_events_are_pending_and_nothing_changes(
     assert asyncio.run(opened(path, OTHER_BOX)) == (Ledger(accepted=3, pending=3), 3)
 
 
-def test_prepared_image_has_no_pending_events_no_installation_and_no_machine(
+def test_a_prepared_image_has_no_pending_events_no_installation_and_no_machine(
     environ: dict[str, str], path: Path
 ) -> None:
     installation.identify(path.parent, OTHER_BOX, SystemClock().new_event_id)
@@ -111,7 +111,7 @@ def test_prepared_image_has_no_pending_events_no_installation_and_no_machine(
     assert asyncio.run(opened(path, BOX)) == (Ledger(accepted=5, dropped=3, pending=2), 0)
 
 
-def test_image_without_an_outbox_is_prepared(nobody: dict[str, str], tmp_path: Path) -> None:
+def test_an_image_without_an_outbox_is_prepared(nobody: dict[str, str], tmp_path: Path) -> None:
     result = call("prepare-image", "--json", environ={**nobody, "RELAY__OUTBOX__PATH": str(tmp_path / "outbox.db")})
 
     assert json.loads(result.stdout) == {"discarded": 0}

@@ -1,4 +1,4 @@
-"""`relay check-config`: one line a key with its origin, secrets masked; or every fault and 78."""
+"""`relay check-config` prints one line per key with its source and masked secrets, or every fault and exits with 78."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.unit.cli.harness import call
 ENOUGH = {"RELAY__UPSTREAM__URL": "https://upstream.example/v1/events", "RELAY__UPSTREAM__API_KEY": "CANARY-7f3a"}
 
 
-def test_prints_one_line_a_key_with_its_value_and_origin(tmp_path: Path) -> None:
+def test_the_output_has_one_line_per_key_with_its_value_and_source(tmp_path: Path) -> None:
     file = tmp_path / "own.toml"
     file.write_text('[batch]\nlinger = "2s"\n')
 
@@ -30,19 +30,19 @@ def test_prints_one_line_a_key_with_its_value_and_origin(tmp_path: Path) -> None
     assert "CANARY" not in result.output
 
 
-def test_what_it_prints_is_toml() -> None:
+def test_the_output_is_toml() -> None:
     printed = tomllib.loads(call("check-config", environ=ENOUGH).stdout)
 
     assert printed["outbox"]["max_size"] == "512MiB"
 
 
-def test_reads_config_toml_of_the_working_directory(empty_directory: Path) -> None:
+def test_the_default_is_config_toml_of_the_working_directory(empty_directory: Path) -> None:
     (empty_directory / "config.toml").write_text("[batch]\nmax_events = 7\n")
 
     assert "batch.max_events = 7  # file config.toml" in call("check-config", environ=ENOUGH).stdout.splitlines()
 
 
-def test_json_has_value_and_origin_of_each_key() -> None:
+def test_json_has_the_value_and_source_of_each_key() -> None:
     result = call("check-config", "--json", environ=ENOUGH)
 
     settings = json.loads(result.stdout)["settings"]
@@ -53,7 +53,7 @@ def test_json_has_value_and_origin_of_each_key() -> None:
 
 
 @pytest.mark.parametrize("options", [[], ["--json"], ["--online"]])
-def test_wrong_configuration_ends_with_78_and_every_fault_on_stderr(options: list[str]) -> None:
+def test_an_invalid_configuration_exits_with_78_and_prints_every_fault_to_stderr(options: list[str]) -> None:
     wrong = {"RELAY__HTP__LISTEN": "", "RELAY__BATCH__LINGER": "5", "RELAY__UPSTREAM__API_KEY": "CANARY 7f3a"}
 
     result = call("check-config", *options, environ=ENOUGH | wrong)
@@ -66,8 +66,8 @@ def test_wrong_configuration_ends_with_78_and_every_fault_on_stderr(options: lis
     assert "CANARY" not in result.output
 
 
-def test_online_says_which_step_failed_and_ends_with_1(nobody: dict[str, str]) -> None:
-    """The upstream is a port nobody listens on."""
+def test_online_names_the_failed_step_and_exits_with_1(nobody: dict[str, str]) -> None:
+    """No process listens on the port of the upstream."""
     url = {"RELAY__UPSTREAM__URL": f"http://{nobody['RELAY__HTTP__LISTEN']}/v1/events"}
 
     result = call("check-config", "--online", environ=ENOUGH | url)
@@ -78,7 +78,7 @@ def test_online_says_which_step_failed_and_ends_with_1(nobody: dict[str, str]) -
     assert [step["ok"] for step in json.loads(as_json.stdout)["online"]] == [True, False]
 
 
-def test_a_key_file_that_others_can_read_is_told_of_without_its_key(tmp_path: Path) -> None:
+def test_a_key_file_that_others_can_read_causes_a_warning_without_the_key(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     key_file = tmp_path / "key"
     key_file.write_text("CANARY-7f3a")
@@ -94,7 +94,7 @@ def test_a_key_file_that_others_can_read_is_told_of_without_its_key(tmp_path: Pa
     assert "CANARY" not in plain.output + as_json.output
 
 
-def test_last_line_is_the_verdict(tmp_path: Path) -> None:
+def test_the_last_line_is_the_verdict(tmp_path: Path) -> None:
     key = tmp_path / "key"
     key.write_text("CANARY-7f3a")
     key.chmod(0o644)
@@ -112,7 +112,7 @@ def test_json_has_the_verdict() -> None:
 
 
 @pytest.mark.parametrize(("origins", "warned"), [("null", True), ("https://a.example,null", True), ("file://", False)])
-def test_the_origin_null_is_warned_of(origins: str, warned: bool) -> None:
+def test_the_allowed_origin_null_causes_a_warning(origins: str, warned: bool) -> None:
     result = call("check-config", environ=ENOUGH | {"RELAY__HTTP__ALLOWED_ORIGINS": origins})
 
     assert result.exit_code == 0
@@ -141,7 +141,7 @@ def test_a_secret_in_the_query_of_a_url_is_hidden_from_log_and_status() -> None:
 @pytest.mark.parametrize(
     "line", ['canary4Key_0123456789 = "x"', '[upstream]\napi_key_file = "canary4Key_0123456789"'], ids=["name", "file"]
 )
-def test_a_key_in_the_place_of_a_name_or_file_is_not_printed(tmp_path: Path, line: str) -> None:
+def test_a_key_in_place_of_a_name_or_file_is_not_printed(tmp_path: Path, line: str) -> None:
     (tmp_path / "c.toml").write_text(line)
 
     result = call("check-config", "--config", str(tmp_path / "c.toml"), environ={})

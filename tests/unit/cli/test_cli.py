@@ -1,4 +1,4 @@
-"""What all commands have in common: help, versions, exit codes, a fast start, and words instead of tracebacks."""
+"""Behaviour of all commands: help, version, exit codes, a fast start, and messages in place of tracebacks."""
 
 from __future__ import annotations
 
@@ -28,11 +28,18 @@ HEAVY = (
     "structlog",
     "uvloop",
 )
-ASKING = [["status"], ["flush"], ["healthcheck"], ["send", "post.view"], ["status", "--json"], ["send", "x", "--wait"]]
+CLIENT_COMMANDS = [
+    ["status"],
+    ["flush"],
+    ["healthcheck"],
+    ["send", "post.view"],
+    ["status", "--json"],
+    ["send", "x", "--wait"],
+]
 
 
 def heavy_modules_after(args: list[str], environ: dict[str, str]) -> list[str]:
-    """Which of HEAVY a fresh interpreter has imported when `relay ARGS` has ended."""
+    """Return the modules of HEAVY that a new interpreter imported for `relay ARGS`."""
     script = (
         "import sys\nfrom relay.cli import cli\n"
         f"try:\n    cli({args!r}, prog_name='relay')\nexcept SystemExit:\n    pass\n"
@@ -49,7 +56,7 @@ def test_version() -> None:
 
 
 @pytest.mark.parametrize("args", [["--version"], ["--help"], ["healthcheck"]])
-def test_what_runs_often_imports_nothing_heavy(args: list[str], relay: NotedRelay) -> None:
+def test_frequent_commands_import_no_heavy_module(args: list[str], relay: NotedRelay) -> None:
     assert heavy_modules_after(args, relay.environ) == []
 
 
@@ -60,7 +67,7 @@ def test_help_lists_every_command() -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_listed_command_is_there_and_has_help(name: str) -> None:
+def test_every_listed_command_exists_and_has_help(name: str) -> None:
     command = cli.get_command(click.Context(cli), name)
 
     assert command is not None
@@ -69,7 +76,7 @@ def test_every_listed_command_is_there_and_has_help(name: str) -> None:
 
 
 def completions(line: str) -> list[str]:
-    """What a shell offers at the end of the line."""
+    """Return the completions of a line."""
     words = line.split(" ")
     environ = {**os.environ, "_RELAY_COMPLETE": "bash_complete", "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}
     ended = subprocess.run([sys.executable, "-m", "relay"], env=environ, capture_output=True, text=True, check=False)
@@ -77,9 +84,9 @@ def completions(line: str) -> list[str]:
 
 
 class TestCompletion:
-    """As bash, zsh and fish ask for it."""
+    """Completion by the protocol of bash, zsh and fish."""
 
-    def test_a_shell_is_told_how_to_ask(self) -> None:
+    def test_the_script_for_a_shell_is_printed(self) -> None:
         environ = {**os.environ, "_RELAY_COMPLETE": "zsh_source"}
         ended = subprocess.run(
             [sys.executable, "-m", "relay"], env=environ, capture_output=True, text=True, check=False
@@ -103,22 +110,22 @@ class TestCompletion:
 
 
 @pytest.mark.parametrize("args", [["nothing"], ["status", "--no-such"], ["send"], ["dead", "show", "x"]])
-def test_a_wrong_call_is_a_usage_error(args: list[str]) -> None:
+def test_a_wrong_argument_is_a_usage_error(args: list[str]) -> None:
     assert call(*args, environ={}).exit_code == 2
 
 
 @pytest.mark.parametrize(
-    ("typed", "said"), [("stauts", "did you mean status?"), ("xyz", "the commands are run, check-config")]
+    ("typed", "shown"), [("stauts", "did you mean status?"), ("xyz", "the commands are run, check-config")]
 )
-def test_a_mistyped_command_is_told_with_what_there_is(typed: str, said: str) -> None:
+def test_an_unknown_command_is_reported_with_a_suggestion(typed: str, shown: str) -> None:
     result = call(typed, environ={})
 
     assert result.exit_code == 2
-    assert said in result.stderr
+    assert shown in result.stderr
 
 
-@pytest.mark.parametrize("args", ASKING)
-def test_nobody_there_is_said_with_what_to_do(args: list[str], nobody: dict[str, str]) -> None:
+@pytest.mark.parametrize("args", CLIENT_COMMANDS)
+def test_an_absent_relay_is_reported_with_advice(args: list[str], nobody: dict[str, str]) -> None:
     result = call(*args, environ=nobody)
 
     assert result.exit_code == 1
@@ -128,8 +135,10 @@ def test_nobody_there_is_said_with_what_to_do(args: list[str], nobody: dict[str,
     assert "--config" in result.stderr
 
 
-@pytest.mark.parametrize("args", ASKING)
-def test_whoever_named_a_configuration_is_not_told_to(args: list[str], nobody: dict[str, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("args", CLIENT_COMMANDS)
+def test_the_message_does_not_suggest_config_if_it_was_given(
+    args: list[str], nobody: dict[str, str], tmp_path: Path
+) -> None:
     (tmp_path / "named.toml").write_text("")
 
     result = call(*args, "--config", "named.toml", environ=nobody)
@@ -138,8 +147,8 @@ def test_whoever_named_a_configuration_is_not_told_to(args: list[str], nobody: d
     assert "--config" not in result.stderr
 
 
-@pytest.mark.parametrize("args", [*ASKING, ["dead", "list"]])
-def test_a_wrong_configuration_is_78_and_names_the_key(args: list[str]) -> None:
+@pytest.mark.parametrize("args", [*CLIENT_COMMANDS, ["dead", "list"]])
+def test_an_invalid_configuration_is_78_and_names_the_key(args: list[str]) -> None:
     result = call(*args, environ={"RELAY__HTTP__LISTEN": "nonsense"})
 
     assert result.exit_code == 78
@@ -172,7 +181,7 @@ def test_the_relay_is_found_on_its_unix_socket(tmp_path: Path) -> None:
     assert ends == [0, 0, 0]
 
 
-def test_a_listener_on_every_interface_is_asked_on_loopback_by_a_name_it_allows(relay: NotedRelay) -> None:
+def test_a_listener_on_every_interface_is_reached_on_loopback_as_localhost(relay: NotedRelay) -> None:
     port = relay.environ["RELAY__HTTP__LISTEN"].rpartition(":")[2]
 
     for args in (["flush"], ["healthcheck"]):
@@ -180,28 +189,28 @@ def test_a_listener_on_every_interface_is_asked_on_loopback_by_a_name_it_allows(
     assert set(relay.hosts) == {"localhost"}
 
 
-@pytest.mark.parametrize(("listen", "asked"), [("0.0.0.0:8080", "127.0.0.1:8080"), ("[::]:8080", "[::1]:8080")])
-def test_every_interface_is_no_place_to_connect_to(listen: str, asked: str) -> None:
+@pytest.mark.parametrize(("listen", "address"), [("0.0.0.0:8080", "127.0.0.1:8080"), ("[::]:8080", "[::1]:8080")])
+def test_every_interface_is_replaced_by_loopback(listen: str, address: str) -> None:
     settings = replace(load_client_settings(None), http=Http(listen=listen))
 
-    assert str(ops_place(settings)) == asked
+    assert str(ops_place(settings)) == address
 
 
-def test_a_port_that_only_the_system_knows_is_told() -> None:
+def test_a_port_chosen_by_the_system_is_reported() -> None:
     result = call("status", environ={"RELAY__HTTP__LISTEN": "127.0.0.1:0"})
 
     assert result.exit_code == 1
     assert "http.listen" in result.stderr
 
 
-def test_operations_are_asked_at_their_own_listener(relay: NotedRelay, nobody: dict[str, str]) -> None:
+def test_operations_requests_use_their_own_listener(relay: NotedRelay, nobody: dict[str, str]) -> None:
     environ = {**nobody, "RELAY__OPS__LISTEN": relay.environ["RELAY__HTTP__LISTEN"]}
 
     assert call("flush", environ=environ).exit_code == 0
     assert call("healthcheck", environ=environ).exit_code == 0
 
 
-def test_the_token_of_the_configuration_is_shown_to_the_relay(relay: NotedRelay, tmp_path: Path) -> None:
+def test_the_configured_token_is_sent_to_the_relay(relay: NotedRelay, tmp_path: Path) -> None:
     from relay.runtime.secret import Secret
 
     relay.ops.token = Secret("token-of-sixteen-characters")
@@ -216,7 +225,7 @@ def test_the_token_of_the_configuration_is_shown_to_the_relay(relay: NotedRelay,
     assert call("flush", environ=with_token).exit_code == 0
 
 
-def test_what_is_no_relay_is_told_apart(relay: NotedRelay) -> None:
+def test_another_server_is_reported(relay: NotedRelay) -> None:
     relay.ops.handle = relay_that_speaks_html  # type: ignore[method-assign]
 
     result = call("status", environ=relay.environ)

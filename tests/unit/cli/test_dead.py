@@ -1,4 +1,4 @@
-"""`relay dead` through a running relay: every verb, every way to choose, and nothing by accident."""
+"""`relay dead` through a running relay: every command and every selection."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tests.unit.cli.harness import NotedRelay, call
 
 
 @pytest.fixture
-def kept(relay: NotedRelay) -> NotedRelay:
-    """Three dead letters: two of tv-1, two refused."""
+def letters(relay: NotedRelay) -> NotedRelay:
+    """Three dead letters: two of tv-1, two rejected."""
     kinds = [("tv-1", "refused"), ("tv-1", "poison"), ("tv-2", "refused")]
     relay.outbox.letters = {
         n: dead_letter(n, device=device, reason=reason) for n, (device, reason) in enumerate(kinds, start=1)
@@ -28,14 +28,14 @@ def kept(relay: NotedRelay) -> NotedRelay:
 
 @pytest.fixture
 def many(relay: NotedRelay) -> NotedRelay:
-    """More than fit into one answer."""
+    """More dead letters than one response contains."""
     relay.outbox.letters = {n: dead_letter(n) for n in range(1, 251)}
     return relay
 
 
 class TestList:
-    def test_says_where_what_and_why(self, kept: NotedRelay) -> None:
-        lines = call("dead", "list", environ=kept.environ).stdout.splitlines()
+    def test_the_list_has_id_reason_device_time_and_message(self, letters: NotedRelay) -> None:
+        lines = call("dead", "list", environ=letters.environ).stdout.splitlines()
 
         assert lines[0].split() == ["id", "reason", "platform", "device", "since", "message"]
         assert lines[1].split() == ["1", "refused", "tv", "tv-1", "2026-11-23T08:00:00.000Z", "wrong"]
@@ -52,20 +52,20 @@ class TestList:
             (["--search", "nowhere in any"], []),
         ],
     )
-    def test_json_has_those_that_match(self, kept: NotedRelay, options: list[str], ids: list[int]) -> None:
-        data = json.loads(call("dead", "list", "--json", *options, environ=kept.environ).stdout)
+    def test_json_contains_the_matching_letters(self, letters: NotedRelay, options: list[str], ids: list[int]) -> None:
+        data = json.loads(call("dead", "list", "--json", *options, environ=letters.environ).stdout)
 
         assert [letter["id"] for letter in data["dead_letters"]] == ids
         assert data["more"] is False
 
-    def test_goes_on_over_pages_up_to_the_limit_and_says_that_there_are_more(self, many: NotedRelay) -> None:
+    def test_the_list_continues_over_pages_up_to_the_limit(self, many: NotedRelay) -> None:
         result = call("dead", "list", "--json", "--limit", "220", environ=many.environ)
 
         data = json.loads(result.stdout)
         assert [letter["id"] for letter in data["dead_letters"]] == list(range(1, 221))
         assert data["more"] is True
 
-    def test_a_search_goes_on_where_one_answer_found_nothing(self, relay: NotedRelay) -> None:
+    def test_a_search_continues_after_a_page_without_matches(self, relay: NotedRelay) -> None:
         last = MAX_SEARCHED + 1
         relay.outbox.letters = {n: dead_letter(n, body=b'"needle"' if n == last else b"{}") for n in range(1, last + 1)}
 
@@ -73,42 +73,42 @@ class TestList:
 
         assert [letter["id"] for letter in data["dead_letters"]] == [last]
 
-    def test_a_text_too_long_to_search_for_is_told(self, kept: NotedRelay) -> None:
-        result = call("dead", "list", "--search", "x" * (MAX_SEARCH_CHARS + 1), environ=kept.environ)
+    def test_a_search_text_that_is_too_long_is_reported(self, letters: NotedRelay) -> None:
+        result = call("dead", "list", "--search", "x" * (MAX_SEARCH_CHARS + 1), environ=letters.environ)
 
         assert result.exit_code == 1
         assert f"more than {MAX_SEARCH_CHARS}" in result.stderr
 
     @pytest.mark.parametrize("option", ["--search", "--device"])
-    def test_an_empty_choice_is_no_choice(self, kept: NotedRelay, option: str) -> None:
-        letters = dict(kept.outbox.letters)
+    def test_an_empty_selection_is_a_usage_error(self, letters: NotedRelay, option: str) -> None:
+        before = dict(letters.outbox.letters)
 
-        result = call("dead", "discard", "--reason", "refused", option, "", environ=kept.environ)
+        result = call("dead", "discard", "--reason", "refused", option, "", environ=letters.environ)
 
         assert result.exit_code == 2
         assert "is empty" in result.stderr
-        assert kept.outbox.letters == letters
+        assert letters.outbox.letters == before
 
     @pytest.mark.parametrize("option", ["--search", "--device"])
-    def test_a_text_that_is_not_utf_8_is_a_usage_error(self, kept: NotedRelay, option: str) -> None:
-        result = call("dead", "list", option, "\udcff", environ=kept.environ)
+    def test_a_text_that_is_not_utf_8_is_a_usage_error(self, letters: NotedRelay, option: str) -> None:
+        result = call("dead", "list", option, "\udcff", environ=letters.environ)
 
         assert result.exit_code == 2
         assert "is not UTF-8" in result.stderr
 
-    def test_none(self, relay: NotedRelay) -> None:
+    def test_an_empty_list_is_printed_as_none(self, relay: NotedRelay) -> None:
         assert call("dead", "list", environ=relay.environ).stdout == "none\n"
 
 
 class TestShow:
-    def test_has_the_event_as_it_was_sent(self, kept: NotedRelay) -> None:
-        kept.outbox.letters[7] = dead_letter(7, body='{"title":"Käse"}'.encode())
+    def test_show_has_the_event_as_it_was_sent(self, letters: NotedRelay) -> None:
+        letters.outbox.letters[7] = dead_letter(7, body='{"title":"Käse"}'.encode())
 
-        assert 'body       {"title":"Käse"}' in call("dead", "show", "7", environ=kept.environ).stdout.splitlines()
-        assert json.loads(call("dead", "show", "7", "--json", environ=kept.environ).stdout)["id"] == 7
+        assert 'body       {"title":"Käse"}' in call("dead", "show", "7", environ=letters.environ).stdout.splitlines()
+        assert json.loads(call("dead", "show", "7", "--json", environ=letters.environ).stdout)["id"] == 7
 
-    def test_one_that_is_not_there_is_a_failure(self, kept: NotedRelay) -> None:
-        result = call("dead", "show", "9", environ=kept.environ)
+    def test_an_unknown_letter_is_a_failure(self, letters: NotedRelay) -> None:
+        result = call("dead", "show", "9", environ=letters.environ)
 
         assert result.exit_code == 1
         assert "no dead letter has the id 9" in result.stderr
@@ -127,12 +127,12 @@ class TestRequeueAndDiscard:
             (["--all"], []),
         ],
     )
-    def test_moves_what_is_chosen_and_nothing_else(self, kept: NotedRelay, choice: list[str], left: list[int]) -> None:
-        result = call("dead", "requeue", *choice, "--json", environ=kept.environ)
+    def test_only_the_selected_letters_are_moved(self, letters: NotedRelay, choice: list[str], left: list[int]) -> None:
+        result = call("dead", "requeue", *choice, "--json", environ=letters.environ)
 
         assert json.loads(result.stdout) == {"requeued": 3 - len(left)}
-        assert list(kept.outbox.letters) == left
-        assert len(kept.outbox.requeued) == 3 - len(left)
+        assert list(letters.outbox.letters) == left
+        assert len(letters.outbox.requeued) == 3 - len(left)
 
     @pytest.mark.parametrize(
         "choice",
@@ -147,48 +147,48 @@ class TestRequeueAndDiscard:
         ],
     )
     @pytest.mark.parametrize("verb", ["requeue", "discard"])
-    def test_an_unclear_choice_is_a_usage_error(self, kept: NotedRelay, verb: str, choice: list[str]) -> None:
-        assert call("dead", verb, *choice, environ=kept.environ).exit_code == 2
-        assert len(kept.outbox.letters) == 3
+    def test_an_ambiguous_selection_is_a_usage_error(self, letters: NotedRelay, verb: str, choice: list[str]) -> None:
+        assert call("dead", verb, *choice, environ=letters.environ).exit_code == 2
+        assert len(letters.outbox.letters) == 3
 
-    def test_many_go_in_steps(self, many: NotedRelay) -> None:
+    def test_many_letters_are_moved_in_pages(self, many: NotedRelay) -> None:
         result = call("dead", "requeue", "--all", environ=many.environ)
 
         assert result.stdout == "250 requeued\n"
         assert many.outbox.requeued == list(range(1, 251))
 
-    def test_what_dies_again_meanwhile_is_left_alone(self, many: NotedRelay) -> None:
+    def test_a_letter_that_is_rejected_again_is_not_moved_again(self, many: NotedRelay) -> None:
         letters, move = many.outbox.letters, many.outbox.requeue
 
-        async def requeue_and_die_again(*args: object) -> int:
+        async def requeue_and_reject_again(*args: object) -> int:
             count = await move(*args)  # type: ignore[arg-type]
             newest = max([*many.outbox.requeued, *letters]) + 1
             letters.update({n: dead_letter(n) for n in range(newest, newest + count)})
             return count
 
-        many.outbox.requeue = requeue_and_die_again  # type: ignore[method-assign,assignment]
+        many.outbox.requeue = requeue_and_reject_again  # type: ignore[method-assign,assignment]
 
         assert call("dead", "requeue", "--all", environ=many.environ).stdout == "250 requeued\n"
         assert len(letters) == 250
 
-    def test_an_id_that_is_not_there_is_told_after_the_others_are_done(self, kept: NotedRelay) -> None:
-        result = call("dead", "discard", "1", "9", environ=kept.environ)
+    def test_an_unknown_id_is_reported_after_the_others_are_moved(self, letters: NotedRelay) -> None:
+        result = call("dead", "discard", "1", "9", environ=letters.environ)
 
         assert (result.exit_code, result.stdout) == (1, "1 discarded\n")
-        assert list(kept.outbox.letters) == [2, 3]
+        assert list(letters.outbox.letters) == [2, 3]
 
     @pytest.mark.parametrize(("answer", "left"), [("n\n", 3), ("", 3), ("y\n", 0)])
-    def test_all_are_discarded_only_after_a_yes(self, kept: NotedRelay, answer: str, left: int) -> None:
-        result = call("dead", "discard", "--all", environ=kept.environ, answer=answer)
+    def test_all_are_discarded_only_after_a_confirmation(self, letters: NotedRelay, answer: str, left: int) -> None:
+        result = call("dead", "discard", "--all", environ=letters.environ, answer=answer)
 
         assert result.exit_code == (1 if left else 0)
-        assert len(kept.outbox.letters) == left
+        assert len(letters.outbox.letters) == left
 
-    def test_yes_can_be_said_before(self, kept: NotedRelay) -> None:
-        assert call("dead", "discard", "--all", "--yes", environ=kept.environ).exit_code == 0
-        assert kept.outbox.letters == {}
+    def test_the_option_yes_confirms(self, letters: NotedRelay) -> None:
+        assert call("dead", "discard", "--all", "--yes", environ=letters.environ).exit_code == 0
+        assert letters.outbox.letters == {}
 
-    def test_a_failure_half_way_is_told_with_what_was_done(self, many: NotedRelay) -> None:
+    def test_a_failure_reports_the_number_moved_before(self, many: NotedRelay) -> None:
         move = many.outbox.requeue
 
         async def requeue_and_fail(*args: object) -> int:
@@ -202,17 +202,17 @@ class TestRequeueAndDiscard:
         assert "the outbox is full" in result.stderr
         assert result.stderr.endswith("\nrequeued so far: 200 of 250\n")
 
-    def test_a_full_outbox_is_told(self, kept: NotedRelay) -> None:
-        kept.outbox.fails = True
+    def test_a_full_outbox_is_reported(self, letters: NotedRelay) -> None:
+        letters.outbox.fails = True
 
-        result = call("dead", "requeue", "--all", environ=kept.environ)
+        result = call("dead", "requeue", "--all", environ=letters.environ)
 
         assert result.exit_code == 1
         assert "the outbox is full: raise outbox.max_size" in result.stderr
 
 
 class TestExport:
-    def test_a_line_each_to_standard_output(self, many: NotedRelay) -> None:
+    def test_an_export_prints_one_line_per_letter(self, many: NotedRelay) -> None:
         result = call("dead", "export", environ=many.environ)
 
         assert [json.loads(line)["id"] for line in result.stdout.splitlines()] == list(range(1, 251))
@@ -223,29 +223,31 @@ class TestExport:
         ("choice", "ids"),
         [(["3", "1"], [3, 1]), (["--device", "tv-2"], [3]), (["--search", "TV-1"], [1, 2]), (["--all"], [1, 2, 3])],
     )
-    def test_those_that_are_chosen(self, kept: NotedRelay, choice: list[str], ids: list[int]) -> None:
-        lines = call("dead", "export", *choice, environ=kept.environ).stdout.splitlines()
+    def test_an_export_contains_the_selected_letters(
+        self, letters: NotedRelay, choice: list[str], ids: list[int]
+    ) -> None:
+        lines = call("dead", "export", *choice, environ=letters.environ).stdout.splitlines()
 
         assert [json.loads(line)["id"] for line in lines] == ids
 
-    def test_json_says_how_many_beside_the_letters(self, kept: NotedRelay) -> None:
-        beside = call("dead", "export", "--json", "-o", "out.ndjson", environ=kept.environ)
-        mixed = call("dead", "export", "--json", environ=kept.environ)
+    def test_json_prints_the_count_beside_the_letters(self, letters: NotedRelay) -> None:
+        beside = call("dead", "export", "--json", "-o", "out.ndjson", environ=letters.environ)
+        mixed = call("dead", "export", "--json", environ=letters.environ)
 
         assert (json.loads(beside.stdout), beside.stderr) == ({"exported": 3}, "")
         assert (len(mixed.stdout.splitlines()), json.loads(mixed.stderr)) == (3, {"exported": 3})
 
-    def test_a_file_is_for_nobody_elses_eyes(self, kept: NotedRelay, tmp_path: Path) -> None:
-        call("dead", "export", "-o", "out.ndjson", environ=kept.environ)
+    def test_an_exported_file_is_private(self, letters: NotedRelay, tmp_path: Path) -> None:
+        call("dead", "export", "-o", "out.ndjson", environ=letters.environ)
 
         file = tmp_path / "out.ndjson"
         assert file.stat().st_mode & 0o777 == 0o600
         assert [json.loads(line)["body"] for line in file.read_text().splitlines()] == ["{}"] * 3
 
-    def test_a_file_that_is_there_is_left_alone(self, kept: NotedRelay, tmp_path: Path) -> None:
+    def test_an_existing_file_is_not_replaced(self, letters: NotedRelay, tmp_path: Path) -> None:
         (tmp_path / "out.ndjson").write_text("precious")
 
-        result = call("dead", "export", "-o", "out.ndjson", environ=kept.environ)
+        result = call("dead", "export", "-o", "out.ndjson", environ=letters.environ)
 
         assert result.exit_code == 1
         assert "out.ndjson" in result.stderr
@@ -253,10 +255,10 @@ class TestExport:
 
 
 class TestProgress:
-    """On a terminal, long work shows how far it is; elsewhere there is nothing in the way of scripts."""
+    """A terminal shows the progress. Scripts receive no extra output."""
 
     def on_a_terminal(self, *args: str, environ: dict[str, str]) -> str:
-        """What a person sees of standard error."""
+        """Return the terminal output on standard error."""
         ours, theirs = os.openpty()
         with subprocess.Popen(
             [sys.executable, "-m", "relay", *args],
@@ -266,14 +268,14 @@ class TestProgress:
         ) as process:
             os.close(theirs)
             seen = b""
-            with contextlib.suppress(OSError):  # how a terminal says that nobody writes to it any more
+            with contextlib.suppress(OSError):  # A terminal reports its end as an error.
                 while part := os.read(ours, 4096):
                     seen += part
         os.close(ours)
         assert process.returncode == 0
         return seen.decode()
 
-    def test_of_many_that_move(self, many: NotedRelay) -> None:
+    def test_a_move_shows_its_progress(self, many: NotedRelay) -> None:
         seen = self.on_a_terminal("dead", "requeue", "--all", environ=many.environ)
 
         assert "searching" in seen
@@ -281,11 +283,11 @@ class TestProgress:
         assert "40%" in seen
         assert "100%" in seen
 
-    def test_of_an_export(self, many: NotedRelay, tmp_path: Path) -> None:
+    def test_an_export_shows_its_progress(self, many: NotedRelay, tmp_path: Path) -> None:
         seen = self.on_a_terminal("dead", "export", "-o", str(tmp_path / "all.ndjson"), environ=many.environ)
 
         assert "exporting" in seen
         assert "250 exported" in seen
 
-    def test_nowhere_else(self, many: NotedRelay) -> None:
+    def test_no_progress_is_shown_without_a_terminal(self, many: NotedRelay) -> None:
         assert call("dead", "requeue", "--all", environ=many.environ).stderr == ""

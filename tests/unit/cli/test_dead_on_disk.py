@@ -1,4 +1,4 @@
-"""`relay dead` where no relay runs: on the outbox itself, under its lock."""
+"""`relay dead` without a running relay opens the outbox itself, and holds its lock."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ asyncio.run(hold(pathlib.Path(sys.argv[1])))
 
 
 class Opened:
-    """An outbox for the time of the block."""
+    """An outbox that is open during the block."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -75,7 +75,7 @@ async def figures(path: Path) -> tuple[Ledger, Gauges]:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Of an outbox that keeps three dead letters of one device."""
+    """The path of an outbox with three dead letters of one device."""
     path = tmp_path / "outbox.db"
     asyncio.run(keep_dead_letters(path))
     return path
@@ -86,7 +86,7 @@ def environ(path: Path, nobody: dict[str, str]) -> dict[str, str]:
     return {**nobody, "RELAY__OUTBOX__PATH": str(path)}
 
 
-def test_lists_shows_and_exports(environ: dict[str, str]) -> None:
+def test_letters_are_listed_shown_and_exported(environ: dict[str, str]) -> None:
     listed = json.loads(call("dead", "list", "--json", environ=environ).stdout)["dead_letters"]
     shown = json.loads(call("dead", "show", str(listed[1]["id"]), "--json", environ=environ).stdout)
     exported = call("dead", "export", environ=environ).stdout.splitlines()
@@ -96,13 +96,13 @@ def test_lists_shows_and_exports(environ: dict[str, str]) -> None:
     assert [json.loads(line) for line in exported] == listed
 
 
-def test_finds_a_text(environ: dict[str, str]) -> None:
+def test_a_text_is_found(environ: dict[str, str]) -> None:
     found = json.loads(call("dead", "list", "--json", "--search", '"N":2', environ=environ).stdout)["dead_letters"]
 
     assert [letter["body"].encode() for letter in found] == BODIES[1:2]
 
 
-def test_requeues_so_that_the_next_relay_finds_them_waiting(environ: dict[str, str], path: Path) -> None:
+def test_requeued_letters_are_pending_for_the_next_relay(environ: dict[str, str], path: Path) -> None:
     result = call("dead", "requeue", "--device", "tv-1", environ=environ)
     ledger, gauges = asyncio.run(figures(path))
 
@@ -111,23 +111,21 @@ def test_requeues_so_that_the_next_relay_finds_them_waiting(environ: dict[str, s
     assert gauges.dead_letters == 0
 
 
-def test_discards(environ: dict[str, str], path: Path) -> None:
+def test_letters_are_discarded(environ: dict[str, str], path: Path) -> None:
     result = call("dead", "discard", "--reason", "refused", environ=environ)
 
     assert (result.exit_code, result.stdout) == (0, "3 discarded\n")
     assert asyncio.run(figures(path))[1].dead_letters == 0
 
 
-def test_works_without_any_http_listener(path: Path) -> None:
+def test_the_outbox_is_opened_if_the_relay_has_no_http_listener(path: Path) -> None:
     environ = {"RELAY__HTTP__LISTEN": "", "RELAY__OUTBOX__PATH": str(path)}
 
     assert len(json.loads(call("dead", "list", "--json", environ=environ).stdout)["dead_letters"]) == 3
 
 
 @pytest.mark.parametrize("args", [["dead", "list"], ["run"]])
-def test_an_outbox_that_a_silent_relay_or_a_command_holds_is_75(
-    environ: dict[str, str], path: Path, args: list[str]
-) -> None:
+def test_an_outbox_held_by_another_process_is_75(environ: dict[str, str], path: Path, args: list[str]) -> None:
     upstream = {"RELAY__UPSTREAM__URL": "http://127.0.0.1:9/v1/events", "RELAY__UPSTREAM__API_KEY": "key-of-nobody"}
     root = Path(__file__).parents[3]
     command = [sys.executable, "-c", HOLD, str(path)]
@@ -147,7 +145,7 @@ def test_an_outbox_that_a_silent_relay_or_a_command_holds_is_75(
     assert f"another relay, or a `relay dead` command, holds {path} (its lock: {path}.lock)" in result.stderr
 
 
-def test_an_outbox_that_is_not_there_is_told_and_not_made(nobody: dict[str, str], tmp_path: Path) -> None:
+def test_a_missing_outbox_is_reported_and_not_created(nobody: dict[str, str], tmp_path: Path) -> None:
     result = call("dead", "list", environ={**nobody, "RELAY__OUTBOX__PATH": str(tmp_path / "none.db")})
 
     assert result.exit_code == 1
@@ -155,7 +153,7 @@ def test_an_outbox_that_is_not_there_is_told_and_not_made(nobody: dict[str, str]
     assert not (tmp_path / "none.db").exists()
 
 
-def test_whoever_named_a_configuration_is_not_told_to(nobody: dict[str, str], tmp_path: Path) -> None:
+def test_the_message_does_not_suggest_config_if_it_was_given(nobody: dict[str, str], tmp_path: Path) -> None:
     environ = {**nobody, "RELAY__OUTBOX__PATH": str(tmp_path / "none.db")}
     (tmp_path / "named.toml").write_text("")
 
@@ -202,7 +200,7 @@ def of_a_newer_relay(path: Path) -> None:
         (of_a_newer_relay, "newer relay (schema 9999"),
     ],
 )
-def test_what_is_no_outbox_of_ours_is_told(
+def test_a_file_that_is_not_an_outbox_is_reported(
     environ: dict[str, str], path: Path, put_there: Callable[[Path], None], said: str
 ) -> None:
     put_there(path)
@@ -228,14 +226,14 @@ def somebody_else() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("closed", ["state", "state/outbox.db", "state/outbox.db.lock"])
-def test_what_another_user_keeps_for_himself_is_told(nobody: dict[str, str], tmp_path: Path, closed: str) -> None:
+def test_an_outbox_of_another_user_is_reported(nobody: dict[str, str], tmp_path: Path, closed: str) -> None:
     asyncio.run(keep_dead_letters(tmp_path / "state" / "outbox.db"))
     for directory in (tmp_path, tmp_path / "state"):
         directory.chmod(0o777)
     (tmp_path / closed).chmod(0)
 
     with somebody_else():
-        # a relative path, for the directories above are pytest's, and closed to others too
+        # A relative path, because other users cannot enter the parent directories of pytest.
         result = call("dead", "list", "--json", environ={**nobody, "RELAY__OUTBOX__PATH": "state/outbox.db"})
     (tmp_path / closed).chmod(0o700)
 
@@ -244,7 +242,7 @@ def test_what_another_user_keeps_for_himself_is_told(nobody: dict[str, str], tmp
     assert "as the user of the relay" in result.stderr
 
 
-def test_a_disk_that_fails_is_told_and_not_waited_for(environ: dict[str, str], path: Path) -> None:
+def test_a_failing_disk_is_reported_at_once(environ: dict[str, str], path: Path) -> None:
     with closing(sqlite3.connect(path)) as another:
         another.execute("BEGIN IMMEDIATE")
         result = call("dead", "list", "--json", environ=environ)
@@ -258,16 +256,14 @@ def no_database(path: Path) -> None:
 
 
 def a_lost_row(path: Path) -> None:
-    """What no check of SQLite sees: the ledger speaks of an event that the log does not have."""
+    """Delete an event that the ledger counts. No check of SQLite finds this corruption."""
     with closing(sqlite3.connect(path)) as database:
         database.execute("DELETE FROM log WHERE seq = (SELECT min(seq) FROM log)")
         database.commit()
 
 
 @pytest.mark.parametrize("damage", [no_database, a_lost_row])
-def test_a_broken_outbox_is_left_for_the_relay_to_mend(
-    environ: dict[str, str], path: Path, damage: Callable[[Path], None]
-) -> None:
+def test_a_broken_outbox_is_not_changed(environ: dict[str, str], path: Path, damage: Callable[[Path], None]) -> None:
     call("dead", "requeue", "--all", environ=environ)
     damage(path)
     before = path.stat().st_ino
@@ -284,7 +280,7 @@ def test_a_broken_outbox_is_left_for_the_relay_to_mend(
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
 class TestAsRoot:
-    """The relay's user must be able to open whatever root leaves behind."""
+    """The relay's user must be able to open every file that root created."""
 
     @pytest.fixture(autouse=True)
     def of_the_relays_user(self, path: Path) -> None:
@@ -295,13 +291,13 @@ class TestAsRoot:
     def owners(self, path: Path) -> dict[str, tuple[int, int]]:
         return {each.name: (each.stat().st_uid, each.stat().st_gid) for each in path.parent.glob("outbox.db*")}
 
-    def test_what_is_made_beside_the_outbox_is_the_relays(self, environ: dict[str, str], path: Path) -> None:
+    def test_new_files_beside_the_outbox_belong_to_the_relay(self, environ: dict[str, str], path: Path) -> None:
         os.chown(path.parent, 0, 0)
 
         assert call("dead", "list", environ=environ).exit_code == 0
         assert self.owners(path) == dict.fromkeys(["outbox.db", "outbox.db.lock"], (65533, 65532))
 
-    def test_so_is_the_log_that_a_kill_leaves(self, path: Path) -> None:
+    def test_the_log_of_a_killed_command_belongs_to_the_relay(self, path: Path) -> None:
         root = Path(__file__).parents[3]
         command = [sys.executable, "-c", HOLD, str(path)]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=root) as holder:
@@ -311,7 +307,7 @@ class TestAsRoot:
 
         assert self.owners(path)["outbox.db-wal"] == (65533, 65532)
 
-    def test_so_is_a_new_outbox_and_one_in_the_place_of_a_broken_one(self, path: Path) -> None:
+    def test_a_new_or_replaced_outbox_belongs_to_the_relay(self, path: Path) -> None:
         asyncio.run(figures(path.with_name("outbox.db-2")))
         no_database(path)
         os.chown(path.parent, 0, 0)
@@ -320,7 +316,9 @@ class TestAsRoot:
         assert self.owners(path).keys() > {"outbox.db", "outbox.db-2", "outbox.db.broken-1"}
         assert set(self.owners(path).values()) == {(65533, 65532)}
 
-    def test_what_was_there_is_not_given_away(self, environ: dict[str, str], path: Path, tmp_path: Path) -> None:
+    def test_the_owner_of_existing_files_does_not_change(
+        self, environ: dict[str, str], path: Path, tmp_path: Path
+    ) -> None:
         (tmp_path / "of root").touch()
         path.with_name("outbox.db.lock").hardlink_to(tmp_path / "of root")
 

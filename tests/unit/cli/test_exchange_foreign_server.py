@@ -97,7 +97,7 @@ def foreign(talk: Talk, requests: list[bytes] | None = None) -> Iterator[int]:
             thread.join()
 
 
-def saying(response: bytes) -> Talk:
+def responding(response: bytes) -> Talk:
     return lambda connection, _: connection.sendall(response)
 
 
@@ -110,7 +110,7 @@ def endless(head: bytes, part: bytes) -> Talk:
     return talk
 
 
-def dripping(connection: socket.socket, stopping: threading.Event) -> None:
+def slow_response(connection: socket.socket, stopping: threading.Event) -> None:
     connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
     while not stopping.wait(0.01):
         connection.sendall(b" ")
@@ -118,7 +118,7 @@ def dripping(connection: socket.socket, stopping: threading.Event) -> None:
 
 @pytest.mark.parametrize("response", WHOLE.values(), ids=WHOLE)
 def test_every_command_ends_with_a_message(response: bytes) -> None:
-    with foreign(saying(response)) as port:
+    with foreign(responding(response)) as port:
         for args in COMMANDS:
             result = call(*args, environ={"RELAY__HTTP__LISTEN": f"127.0.0.1:{port}"})
 
@@ -128,7 +128,7 @@ def test_every_command_ends_with_a_message(response: bytes) -> None:
 
 @pytest.mark.parametrize("response", WHOLE.values(), ids=WHOLE)
 def test_the_support_bundle_is_written_without_the_parts_of_another_server(response: bytes) -> None:
-    with foreign(saying(response)) as port:
+    with foreign(responding(response)) as port:
         result = call("support-bundle", "b.tar.gz", "--json", environ={"RELAY__HTTP__LISTEN": f"127.0.0.1:{port}"})
 
     assert result.exit_code == 0
@@ -151,8 +151,8 @@ def test_a_response_without_end_is_read_up_to_its_limit(head: bytes, part: bytes
     assert MAX_BODY_BYTES <= 32 << 20
 
 
-def test_a_dripping_response_ends_at_the_deadline_of_the_whole_exchange() -> None:
-    with foreign(dripping) as port:
+def test_a_slow_response_ends_at_the_deadline_of_the_whole_exchange() -> None:
+    with foreign(slow_response) as port:
         with pytest.raises(TimeoutError):
             exchange(Place("127.0.0.1", port), "GET", "/", {}, None, 0.2)
         result = call("healthcheck", "--timeout", "0.2", environ={"RELAY__HTTP__LISTEN": f"127.0.0.1:{port}"})
@@ -162,9 +162,9 @@ def test_a_dripping_response_ends_at_the_deadline_of_the_whole_exchange() -> Non
 
 
 @pytest.mark.parametrize("field", ["adopted", "discarded"])
-def test_adopt_ends_where_the_remainder_does_not_shrink(field: str) -> None:
+def test_adopt_ends_if_the_remainder_does_not_shrink(field: str) -> None:
     body = json.dumps({"alive": True, "success": True, field: 1, "remaining": 5}).encode()
-    with foreign(saying(framed(body))) as port:
+    with foreign(responding(framed(body))) as port:
         args = ["adopt"] if field == "adopted" else ["adopt", "--discard"]
         result = call(*args, environ={"RELAY__HTTP__LISTEN": f"127.0.0.1:{port}"})
 
@@ -172,9 +172,9 @@ def test_adopt_ends_where_the_remainder_does_not_shrink(field: str) -> None:
     assert "is not a relay (1 events" in result.stderr
 
 
-def test_listing_ends_where_a_page_does_not_advance() -> None:
+def test_a_listing_ends_if_a_page_does_not_advance() -> None:
     body = json.dumps({"alive": True, "dead_letters": [], "next_after": 0}).encode()
-    with foreign(saying(framed(body))) as port:
+    with foreign(responding(framed(body))) as port:
         result = call("dead", "list", environ={"RELAY__HTTP__LISTEN": f"127.0.0.1:{port}"})
 
     assert result.exit_code == 1
@@ -186,7 +186,7 @@ def test_chunks_and_bodies_without_length_are_read() -> None:
         b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n{"a\r\n4;x=y\r\n": 1\r\n1\r\n}\r\n0\r\n\r\n',
         b'HTTP/1.0 200 OK\r\n\r\n{"a": 1}',
     ):
-        with foreign(saying(response)) as port:
+        with foreign(responding(response)) as port:
             assert RelayClient(Place("127.0.0.1", port)).get("/").data == {"a": 1}
 
 
@@ -195,7 +195,7 @@ def test_the_token_is_sent_to_guarded_paths_only_and_after_livez() -> None:
     guarded = ("/log", "/flush", "/dead-letters")
     requests: list[bytes] = []
 
-    with foreign(saying(framed(b'{"alive": true}')), requests) as port:
+    with foreign(responding(framed(b'{"alive": true}')), requests) as port:
         client = RelayClient(Place("127.0.0.1", port), Secret("canary"))
         for path in (*public, *guarded):
             client.get(path)
@@ -209,7 +209,7 @@ def test_the_token_is_sent_to_guarded_paths_only_and_after_livez() -> None:
 def test_no_command_sends_the_token_to_another_server(args: list[str], response: bytes, tmp_path: Path) -> None:
     (tmp_path / "token").write_text("canary-of-sixteen-characters\n")
     requests: list[bytes] = []
-    with foreign(saying(framed(response)), requests) as port:
+    with foreign(responding(framed(response)), requests) as port:
         environ = {"RELAY__HTTP__LISTEN": f"127.0.0.1:{port}", "RELAY__OPS__TOKEN_FILE": str(tmp_path / "token")}
         call(*args, environ=environ)
 

@@ -1,4 +1,4 @@
-"""`relay healthcheck` ends with 0 exactly while the relay can do its work."""
+"""`relay healthcheck` exits with 0 exactly while the relay can store events."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from relay.outbox import Gauges
 from tests.unit.cli.harness import NotedRelay, call
 
 
-def test_fine_while_events_can_be_stored(relay: NotedRelay) -> None:
+def test_the_check_succeeds_while_events_can_be_stored(relay: NotedRelay) -> None:
     assert call("healthcheck", environ=relay.environ).exit_code == 0
 
 
-def test_failed_with_the_reason_while_they_cannot(relay: NotedRelay) -> None:
+def test_the_check_fails_with_the_reason_while_events_cannot_be_stored(relay: NotedRelay) -> None:
     relay.outbox.state = Gauges(0, 1, 0, writable=False, dead_letters=0, problem="the disk is full")
 
     result = call("healthcheck", environ=relay.environ)
@@ -24,7 +24,7 @@ def test_failed_with_the_reason_while_they_cannot(relay: NotedRelay) -> None:
     assert "the disk is full" in result.stderr
 
 
-def test_json_is_what_the_relay_said(relay: NotedRelay) -> None:
+def test_json_is_the_response_of_the_relay(relay: NotedRelay) -> None:
     fine = call("healthcheck", "--json", environ=relay.environ)
     relay.outbox.state = Gauges(0, 1, 0, writable=False, dead_letters=0, problem="the disk is full")
     failed = call("healthcheck", "--json", environ=relay.environ)
@@ -34,7 +34,7 @@ def test_json_is_what_the_relay_said(relay: NotedRelay) -> None:
 
 
 @pytest.mark.parametrize("seconds", ["-1", "0", "nan", "inf", "1e9"])
-def test_a_timeout_that_is_none_is_a_usage_error(relay: NotedRelay, seconds: str) -> None:
+def test_an_invalid_timeout_is_a_usage_error(relay: NotedRelay, seconds: str) -> None:
     result = call("healthcheck", "--timeout", seconds, environ=relay.environ)
 
     assert result.exit_code == 2

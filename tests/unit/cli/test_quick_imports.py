@@ -1,4 +1,4 @@
-"""What `relay run` changes while it imports is as it was when it has imported."""
+"""`relay run` restores after its imports what it changed for them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ print(json.dumps({
 """
 
 
-def test_only_the_librarys_unused_default_has_no_authorities_and_it_trusts_nobody() -> None:
+def test_only_the_unused_default_context_of_the_library_has_no_authorities() -> None:
     ended = subprocess.run(
         [sys.executable, "-c", _SCRIPT], capture_output=True, text=True, check=True, env=dict(os.environ)
     )

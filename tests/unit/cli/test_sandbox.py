@@ -1,4 +1,4 @@
-"""`relay sandbox` says where it is and how to try it, and in the end what came."""
+"""`relay sandbox` prints its address and an example at the start, and a summary at the end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.unit.cli.harness import call
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_curl_line_works_and_the_report_counts_it(number: signal.Signals) -> None:
+def test_the_printed_example_works_and_the_summary_counts_it(number: signal.Signals) -> None:
     command = [sys.executable, "-u", "-m", "relay", "sandbox", "--listen", "127.0.0.1:0", "--api-key", "k3y"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as sandbox:
         assert sandbox.stdout is not None
@@ -40,7 +40,7 @@ def test_the_curl_line_works_and_the_report_counts_it(number: signal.Signals) ->
     assert re.search(r"^by status +202: 1$", report, re.MULTILINE)
 
 
-def test_an_address_that_is_taken_is_told() -> None:
+def test_an_address_in_use_is_reported() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         listen = f"127.0.0.1:{taken.getsockname()[1]}"
         result = call("sandbox", "--listen", listen, environ={})
@@ -49,7 +49,7 @@ def test_an_address_that_is_taken_is_told() -> None:
     assert f"cannot listen on {listen}" in result.stderr
 
 
-def test_what_is_no_address_is_told() -> None:
+def test_an_invalid_address_is_reported() -> None:
     result = call("sandbox", "--listen", "nonsense", environ={})
 
     assert result.exit_code == 1

@@ -1,4 +1,4 @@
-"""`relay send` makes a whole event, sends it as an app would, and says what became of it."""
+"""`relay send` creates a complete event, sends it as an app does, and prints the outcome."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.unit.cli.harness import GONE, NotedRelay, call
 ID = "550e8400-e29b-41d4-a716-446655440000"
 
 
-def test_an_event_type_alone_makes_a_whole_event(relay: NotedRelay) -> None:
+def test_an_event_type_is_enough_for_a_complete_event(relay: NotedRelay) -> None:
     result = call("send", "post.view", environ=relay.environ)
 
     event = relay.events[0]
@@ -27,7 +27,7 @@ def test_an_event_type_alone_makes_a_whole_event(relay: NotedRelay) -> None:
     assert event == {"event_type": "post.view", "tenant_id": 1, "source": {"platform": "tv"}}
 
 
-def test_the_device_of_this_machine_is_always_the_same_and_events_are_not(relay: NotedRelay) -> None:
+def test_the_device_id_of_this_machine_is_constant_and_event_ids_are_not(relay: NotedRelay) -> None:
     call("send", "a", environ=relay.environ)
     call("send", "b", environ=relay.environ)
 
@@ -36,7 +36,7 @@ def test_the_device_of_this_machine_is_always_the_same_and_events_are_not(relay:
     assert first["event_id"] != second["event_id"]
 
 
-def test_what_is_given_is_sent(relay: NotedRelay) -> None:
+def test_the_given_fields_are_sent(relay: NotedRelay) -> None:
     given = ["--tenant-id", "2", "--platform", "web", "--device-id", "d", "--event-id", ID, "--context", '{"ä": 1}']
 
     result = call(
@@ -56,7 +56,7 @@ def test_what_is_given_is_sent(relay: NotedRelay) -> None:
     ]
 
 
-def test_what_the_relay_fills_in_is_left_out(relay: NotedRelay) -> None:
+def test_fields_with_a_default_of_the_relay_are_omitted(relay: NotedRelay) -> None:
     defaults = {"TENANT_ID": "2", "PLATFORM": "web", "DEVICE_ID": "auto"}
 
     call("send", "x", environ=relay.environ | {f"RELAY__DEFAULTS__{name}": value for name, value in defaults.items()})
@@ -87,7 +87,7 @@ def test_a_wrong_option_is_a_usage_error_and_nothing_is_sent(relay: NotedRelay, 
     "before", [[], *([f"--{name}"] for name in ("device-id", "subject-id", "event-id", "context"))]
 )
 def test_a_text_that_is_not_utf_8_is_a_usage_error(relay: NotedRelay, before: list[str]) -> None:
-    """As the shell's $'a\\xff' arrives in sys.argv."""
+    """The shell's $'a\\xff' in sys.argv."""
     result = call("send", "--subject-type", "post", *before, "a\udcff", environ=relay.environ)
 
     assert result.exit_code == 2
@@ -95,7 +95,7 @@ def test_a_text_that_is_not_utf_8_is_a_usage_error(relay: NotedRelay, before: li
     assert relay.events == []
 
 
-def test_a_refused_event_is_told_with_every_fault(relay: NotedRelay) -> None:
+def test_a_rejected_event_is_reported_with_every_fault(relay: NotedRelay) -> None:
     faults = {"events.0.event_type": ["is empty"], "events.0.tenant_id": ["is missing", "really"]}
     relay.rejection = (422, {"success": False, "error": "invalid", "errors": faults})
 
@@ -106,7 +106,7 @@ def test_a_refused_event_is_told_with_every_fault(relay: NotedRelay) -> None:
     assert "events.0.tenant_id: is missing really\n" in result.stderr
 
 
-def test_a_full_outbox_is_told_in_the_relays_words(relay: NotedRelay) -> None:
+def test_a_full_outbox_is_reported_with_the_message_of_the_relay(relay: NotedRelay) -> None:
     relay.rejection = (503, {"success": False, "error": "the outbox is full"})
 
     result = call("send", "x", environ=relay.environ)
@@ -115,7 +115,7 @@ def test_a_full_outbox_is_told_in_the_relays_words(relay: NotedRelay) -> None:
     assert "(503): the outbox is full" in result.stderr
 
 
-def test_an_event_that_was_not_stored_is_named(nobody: dict[str, str]) -> None:
+def test_the_id_of_an_event_that_was_not_stored_is_printed(nobody: dict[str, str]) -> None:
     result = call("send", "x", environ=nobody)
 
     assert result.exit_code == 1
@@ -123,7 +123,7 @@ def test_an_event_that_was_not_stored_is_named(nobody: dict[str, str]) -> None:
 
 
 class TestWait:
-    def test_until_the_upstream_accepted_it(self, relay: NotedRelay) -> None:
+    def test_wait_ends_when_the_upstream_accepted_the_event(self, relay: NotedRelay) -> None:
         relay.states = [None, "pending", "pending", "delivered"]
 
         result = call("send", "x", "--wait", "--event-id", ID, environ=relay.environ)
@@ -140,7 +140,7 @@ class TestWait:
         assert "relay dead list" in result.stderr
         assert result.stderr.endswith(f"\nevent_id: {ID}\n")
 
-    def test_a_relay_that_starts_again_meanwhile_is_waited_for(self, relay: NotedRelay) -> None:
+    def test_wait_continues_while_the_relay_restarts(self, relay: NotedRelay) -> None:
         relay.states = [GONE, "pending", GONE, "delivered"]
 
         result = call("send", "x", "--wait", "--event-id", ID, environ=relay.environ)
@@ -148,25 +148,25 @@ class TestWait:
         assert (result.exit_code, result.stdout) == (0, f"delivered: {ID}\n")
 
     @pytest.mark.parametrize(
-        ("state", "said"),
+        ("state", "shown"),
         [
             ("pending", "pending after 0 s (`relay status`"),
             (None, "not stored after 0 s (`relay status`"),
             (GONE, "unknown after 0 s (no relay responds at "),
         ],
     )
-    def test_not_longer_than_the_timeout(self, relay: NotedRelay, state: str | None, said: str) -> None:
+    def test_wait_ends_at_the_timeout(self, relay: NotedRelay, state: str | None, shown: str) -> None:
         relay.states = [state]
 
         result = call("send", "x", "--wait", "--timeout", "0", "--event-id", ID, environ=relay.environ)
 
         assert result.exit_code == 1
-        assert said in result.stderr
+        assert shown in result.stderr
         assert result.stderr.endswith(f"\nevent_id: {ID}\n")
 
 
 class Datagrams:
-    """A socket where the relay's UDP listener would be, that answers the first datagram if told to."""
+    """A socket in place of the relay's UDP listener. It sends `answer`, if given, to the first datagram."""
 
     def __init__(self, answer: bytes | None = None) -> None:
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -193,7 +193,7 @@ class Datagrams:
 
 
 class TestUdp:
-    def test_without_acknowledgement_it_is_sent_and_no_more_is_said(self) -> None:
+    def test_without_acknowledgement_the_event_is_reported_as_sent(self) -> None:
         with Datagrams() as datagrams:
             result = call("send", "x", "--udp", "--event-id", ID, environ=datagrams.environ)
 
@@ -245,26 +245,26 @@ class TestUdp:
         assert (result.exit_code, result.stdout) == (1, "")
         assert "is not a relay" in result.stderr
 
-    def test_a_refused_one_is_told(self) -> None:
+    def test_a_rejected_event_is_reported(self) -> None:
         with Datagrams(b'{"error": "too large"}') as datagrams:
             result = call("send", "x", "--udp", environ=datagrams.environ | {"RELAY__UDP__ACK": "true"})
 
         assert result.exit_code == 1
         assert "too large" in result.stderr
 
-    def test_one_that_no_datagram_holds_is_told_before(self) -> None:
+    def test_an_event_larger_than_a_datagram_is_reported(self) -> None:
         result = call("send", "x", "--udp", "--context", json.dumps({"a": "b" * 70_000}), environ={})
 
         assert result.exit_code == 1
         assert "over HTTP" in result.stderr
 
-    def test_a_relay_without_udp_is_told(self) -> None:
+    def test_a_relay_without_udp_is_reported(self) -> None:
         result = call("send", "x", "--udp", environ={"RELAY__UDP__LISTEN": ""})
 
         assert result.exit_code == 1
         assert "udp.listen" in result.stderr
 
-    def test_a_relay_that_says_nothing_is_not_waited_for_longer_than_told(self) -> None:
+    def test_a_silent_relay_delays_wait_only_until_the_timeout(self) -> None:
         began_s = time.monotonic()
         with socket.create_server(("127.0.0.1", 0)) as silent, Datagrams() as datagrams:
             listen = {"RELAY__HTTP__LISTEN": f"127.0.0.1:{silent.getsockname()[1]}"}

@@ -17,7 +17,7 @@ from relay.policy.overview import EndpointView, QueueView
 from tests.unit.cli.harness import NotedRelay, call
 
 
-def test_json_is_what_the_relay_says(relay: NotedRelay) -> None:
+def test_json_is_the_response_of_the_relay(relay: NotedRelay) -> None:
     relay.outbox.totals = Ledger(accepted=3, pending=3)
 
     result = call("status", "--json", environ=relay.environ)
@@ -25,7 +25,7 @@ def test_json_is_what_the_relay_says(relay: NotedRelay) -> None:
     assert json.loads(result.stdout) == json.loads(json.dumps(relay.status.data()))
 
 
-def test_text_says_first_what_is_wrong_and_what_to_do(relay: NotedRelay) -> None:
+def test_the_text_begins_with_the_problem_and_the_advice(relay: NotedRelay) -> None:
     relay.outbox.totals = Ledger(accepted=12_345, delivered=12_000, pending=345)
     relay.outbox.state = Gauges(1_536, 1 << 20, 93_784_000, writable=False, dead_letters=0, problem="disk full")
     relay.schedule.shown_endpoints = [
@@ -52,7 +52,7 @@ def test_text_says_first_what_is_wrong_and_what_to_do(relay: NotedRelay) -> None
     assert "\x1b" not in text
 
 
-def test_text_of_a_fresh_relay(relay: NotedRelay) -> None:
+def test_the_text_of_a_new_relay(relay: NotedRelay) -> None:
     result = call("status", environ=relay.environ)
 
     assert result.exit_code == 0
@@ -62,7 +62,7 @@ def test_text_of_a_fresh_relay(relay: NotedRelay) -> None:
     assert "devices: no pending events" in result.stdout
 
 
-def test_text_has_the_rates(relay: NotedRelay) -> None:
+def test_the_text_has_the_rates(relay: NotedRelay) -> None:
     relay.history.sample()
     relay.clock.monotonic += 10_000
     relay.outbox.totals = Ledger(accepted=12_345, delivered=5, pending=12_340)
@@ -73,7 +73,7 @@ def test_text_has_the_rates(relay: NotedRelay) -> None:
     assert "sent              0.5 events/s, 5 in total\n" in text
 
 
-def test_text_says_what_came_and_was_refused(relay: NotedRelay) -> None:
+def test_the_text_has_the_rejected_events(relay: NotedRelay) -> None:
     relay.metrics.events_rejected.labels("http", "too_large").inc(1_200)
 
     text = call("status", environ=relay.environ).stdout
@@ -82,7 +82,7 @@ def test_text_says_what_came_and_was_refused(relay: NotedRelay) -> None:
 
 
 class TestWatch:
-    """In a process of its own, ended by Ctrl-C as a person does it."""
+    """--watch in its own process, ended by SIGINT."""
 
     @pytest.fixture
     def watching(self, relay: NotedRelay) -> Iterator[subprocess.Popen[str]]:
@@ -97,7 +97,7 @@ class TestWatch:
             yield watching
             watching.kill()
 
-    def test_goes_on_until_it_is_interrupted(self, relay: NotedRelay, watching: subprocess.Popen[str]) -> None:
+    def test_watch_continues_until_it_is_interrupted(self, relay: NotedRelay, watching: subprocess.Popen[str]) -> None:
         assert watching.stdout is not None
         assert json.loads(watching.stdout.readline())["ledger"]["accepted"] == 0
         relay.outbox.totals = Ledger(accepted=3, pending=3)
@@ -107,25 +107,23 @@ class TestWatch:
 
         assert watching.wait(30) == 0
 
-    def test_a_relay_that_is_away_for_a_moment_does_not_end_it(
-        self, relay: NotedRelay, watching: subprocess.Popen[str]
-    ) -> None:
+    def test_an_unavailable_relay_does_not_end_watch(self, relay: NotedRelay, watching: subprocess.Popen[str]) -> None:
         assert watching.stdout is not None
         assert watching.stderr is not None
         watching.stdout.readline()
-        answers, relay.ops.handle = relay.ops.handle, says_nothing  # type: ignore[method-assign]
+        handle, relay.ops.handle = relay.ops.handle, fail_to_respond  # type: ignore[method-assign]
         assert "relay" in watching.stderr.readline()
 
-        relay.ops.handle = answers  # type: ignore[method-assign]
+        relay.ops.handle = handle  # type: ignore[method-assign]
 
         assert json.loads(watching.stdout.readline())["version"]
 
 
-async def says_nothing(request: object) -> object:
+async def fail_to_respond(request: object) -> object:
     raise ConnectionResetError
 
 
-def test_flush_reaches_the_service_and_says_how_many_wait(relay: NotedRelay) -> None:
+def test_flush_calls_the_service_and_prints_the_pending_events(relay: NotedRelay) -> None:
     relay.outbox.totals = Ledger(accepted=1_234, pending=1_234)
 
     text, data = call("flush", environ=relay.environ), call("flush", "--json", environ=relay.environ)
@@ -136,20 +134,20 @@ def test_flush_reaches_the_service_and_says_how_many_wait(relay: NotedRelay) -> 
 
 
 class TestTable:
-    def test_columns_are_aligned_and_numbers_stand_right(self) -> None:
+    def test_columns_are_aligned_with_numbers_on_the_right(self) -> None:
         assert table(("name", "events"), [("a", 1), ("long name", 12_000)]).splitlines() == [
             "name       events",
             "a               1",
             "long name  12,000",
         ]
 
-    def test_what_others_wrote_cannot_drive_the_terminal_or_break_the_line(self) -> None:
-        line = table(("words",), [["a\x1b[2J\nb\u202ec" + "x" * 100]]).splitlines()[1]
+    def test_received_text_cannot_control_the_terminal_or_break_the_line(self) -> None:
+        line = table(("message",), [["a\x1b[2J\nb\u202ec" + "x" * 100]]).splitlines()[1]
 
         assert line.isprintable()
         assert len(line) == 60
 
-    def test_sizes_and_times_are_for_people(self) -> None:
+    def test_sizes_and_durations_have_readable_units(self) -> None:
         assert [bytes_text(n) for n in (0, 1023, 1536, 512 << 20, 5 << 40)] == [
             "0 B",
             "1023 B",
@@ -166,7 +164,7 @@ class TestTable:
         ]
 
 
-def test_text_says_that_the_clock_skew_is_not_known_yet(relay: NotedRelay) -> None:
+def test_the_text_has_the_clock_skew_or_unknown(relay: NotedRelay) -> None:
     assert "clock             +1.5 s against the upstream's\n" in call("status", environ=relay.environ).stdout
     relay.clock_skew_ms = None
     assert "clock             unknown\n" in call("status", environ=relay.environ).stdout

@@ -1,4 +1,4 @@
-"""What is in a support bundle, and what is in none."""
+"""Content of a support bundle, and the absence of secrets and events in it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ KEY, TOKEN, PASSWORD = "canary-key-1f", "canary-token-of-sixteen", "canary-passw
 
 @pytest.fixture
 def environ(tmp_path: Path) -> dict[str, str]:
-    """A configuration with one of every kind of secret."""
+    """A configuration with every kind of secret."""
     (tmp_path / "token").write_text(TOKEN)
     (tmp_path / "token").chmod(0o600)
     return {
@@ -49,7 +49,9 @@ def bundle(environ: dict[str, str], name: str = "b.tar.gz") -> tuple[Result, dic
         }
 
 
-def test_has_configuration_status_metrics_log_versions_and_schema(relay: NotedRelay, environ: dict[str, str]) -> None:
+def test_a_bundle_has_configuration_status_metrics_log_versions_and_schema(
+    relay: NotedRelay, environ: dict[str, str]
+) -> None:
     relay.ops.token = Secret(TOKEN)
     log.configure(Log(format="json"), stream=StringIO())
     structlog.get_logger("relay").warning("the upstream is away")
@@ -87,7 +89,7 @@ def test_no_secret_and_no_event_is_in_any_part(relay: NotedRelay, environ: dict[
     assert [name for name, text in parts.items() if "canary" in text] == []
 
 
-def test_a_secret_is_found_in_whatever_form_it_is_written(relay: NotedRelay, environ: dict[str, str]) -> None:
+def test_a_secret_is_masked_in_every_spelling(relay: NotedRelay, environ: dict[str, str]) -> None:
     key = 'canary"key/1f'
     environ["RELAY__UPSTREAM__API_KEY"] = key
     said = f"{key} and {json.dumps(key)} and {quote(key, safe='')}"
@@ -101,7 +103,7 @@ def test_a_secret_is_found_in_whatever_form_it_is_written(relay: NotedRelay, env
     json.loads(parts["readyz.json"])
 
 
-def test_is_for_its_owner_only_and_replaces_nothing(relay: NotedRelay, environ: dict[str, str]) -> None:
+def test_a_bundle_is_private_and_replaces_no_file(relay: NotedRelay, environ: dict[str, str]) -> None:
     bundle(environ | relay.environ)
     file = Path("b.tar.gz")
     before = file.read_bytes()
@@ -115,9 +117,7 @@ def test_is_for_its_owner_only_and_replaces_nothing(relay: NotedRelay, environ: 
     assert file.read_bytes() == before
 
 
-def test_without_a_relay_it_has_the_rest_and_says_what_is_missing(
-    environ: dict[str, str], nobody: dict[str, str]
-) -> None:
+def test_a_bundle_without_a_relay_lists_the_missing_parts(environ: dict[str, str], nobody: dict[str, str]) -> None:
     result, parts = bundle(environ | nobody)
 
     missing = json.loads(result.stdout)["missing"]
@@ -129,7 +129,7 @@ def test_without_a_relay_it_has_the_rest_and_says_what_is_missing(
     assert "cannot be read" in parts["schema.json"]
 
 
-def test_a_person_is_told_once_why_parts_are_missing(environ: dict[str, str], nobody: dict[str, str]) -> None:
+def test_the_output_names_the_reason_of_missing_parts_once(environ: dict[str, str], nobody: dict[str, str]) -> None:
     result = call("support-bundle", "b.tar.gz", environ=environ | nobody)
 
     assert result.stdout == "b.tar.gz: README.txt, configuration.json, missing.json, schema.json, versions.json\n"
@@ -137,16 +137,14 @@ def test_a_person_is_told_once_why_parts_are_missing(environ: dict[str, str], no
     assert result.stderr.count("\n") == 1
 
 
-def test_a_file_whose_name_is_not_utf_8_is_named_all_the_same(environ: dict[str, str], nobody: dict[str, str]) -> None:
+def test_a_file_name_that_is_not_utf_8_is_printed(environ: dict[str, str], nobody: dict[str, str]) -> None:
     result = call("support-bundle", "b\udcff.tar.gz", environ=environ | nobody)
 
     assert result.exit_code == 0
     assert "b\ufffd.tar.gz: README.txt" in result.stdout
 
 
-def test_a_relay_that_does_not_take_the_token_is_no_reason_to_write_nothing(
-    relay: NotedRelay, environ: dict[str, str]
-) -> None:
+def test_a_bundle_is_written_if_the_relay_rejects_the_token(relay: NotedRelay, environ: dict[str, str]) -> None:
     relay.ops.token = Secret("another-token-of-sixteen")
 
     result, parts = bundle(environ | relay.environ)
@@ -157,7 +155,7 @@ def test_a_relay_that_does_not_take_the_token_is_no_reason_to_write_nothing(
     assert "metrics.txt" in parts
 
 
-def test_a_wrong_configuration_is_in_it_with_what_is_wrong(relay: NotedRelay, environ: dict[str, str]) -> None:
+def test_a_bundle_has_the_faults_of_an_invalid_configuration(relay: NotedRelay, environ: dict[str, str]) -> None:
     del environ["RELAY__UPSTREAM__API_KEY"]
 
     _, parts = bundle(environ | relay.environ)
@@ -177,7 +175,7 @@ def test_a_wrong_configuration_is_in_it_with_what_is_wrong(relay: NotedRelay, en
         {"RELAY__UPSTREAM__URL": f"https://upstream.example/v1/events?key={KEY}"},
     ],
 )
-def test_a_key_in_a_wrong_place_is_in_no_part(
+def test_a_key_in_the_wrong_place_is_in_no_part(
     relay: NotedRelay, environ: dict[str, str], wrong: dict[str, str]
 ) -> None:
     result, parts = bundle(environ | relay.environ | wrong)

@@ -11,7 +11,7 @@ from relay.cli.terminal import MAX_CHARS, printable, printable_values
 from relay.policy.overview import EndpointView
 
 from tests.unit.cli.harness import NotedRelay, call
-from tests.unit.cli.test_exchange_foreign_server import COMMANDS, foreign, framed, saying
+from tests.unit.cli.test_exchange_foreign_server import COMMANDS, foreign, framed, responding
 from tests.unit.cli.test_send import Datagrams
 
 HOSTILE = "a\x1b[2J\x07\x9b1m\u202eb\u2066c\x7f\r\nrelay: all is well"
@@ -48,7 +48,7 @@ def test_an_error_message_keeps_its_line_breaks_only() -> None:
 def test_the_error_of_another_server_is_escaped_and_cut(args: list[str], status: str) -> None:
     errors = {HOSTILE: [HOSTILE + "x" * 100_000]}
     body = json.dumps({"success": False, "error": HOSTILE + "x" * 100_000, "errors": errors}, ensure_ascii=False)
-    with foreign(saying(framed(body.encode(), status))) as port:
+    with foreign(responding(framed(body.encode(), status))) as port:
         result = call(*args, environ={"RELAY__HTTP__LISTEN": f"127.0.0.1:{port}"})
 
     assert result.exit_code == 1
@@ -66,7 +66,7 @@ def test_every_text_of_the_status_is_escaped(relay: NotedRelay) -> None:
     data["summary"] |= {"level": HOSTILE, "words": HOSTILE, "to_do": HOSTILE}
     for upstream in data["upstreams"]:
         upstream.update(dict.fromkeys(("state", "words", "to_do", "since", "next_attempt_at", "last_error"), HOSTILE))
-    with foreign(saying(framed(json.dumps(data, ensure_ascii=False).encode()))) as port:
+    with foreign(responding(framed(json.dumps(data, ensure_ascii=False).encode()))) as port:
         result = call("status", environ={"RELAY__HTTP__LISTEN": f"127.0.0.1:{port}"})
 
     assert result.exit_code == 0
