@@ -1,3 +1,3 @@
-"""The relay: keeps events of apps on a box, and forwards them upstream within its limits."""
+"""A relay that stores events of apps on a machine and forwards them to an upstream within its rate limits."""
 
 __version__ = "0.1.0"

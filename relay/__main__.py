@@ -1,4 +1,4 @@
-"""`python -m relay`."""
+"""Run the command line with `python -m relay`."""
 
 from relay.cli import main
 

@@ -202,7 +202,7 @@ class Service:
     # -- operations --------------------------------------------------------------------------------
 
     def flush(self) -> None:
-        """Send pending events now, within the limits. End all pauses except those that a server requested."""
+        """Send pending events now, within the limits. End all pauses that no server requested."""
         self._forwarder.flush()
 
     def reload(self) -> bool:

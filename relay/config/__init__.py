@@ -14,7 +14,7 @@ from relay.config.load import (
     find_config_file,
     load,
     load_for_client,
-    load_with_origins,
+    load_with_sources,
     possible_secrets,
     with_changed_files,
 )
@@ -58,7 +58,7 @@ __all__ = [
     "find_config_file",
     "load",
     "load_for_client",
-    "load_with_origins",
+    "load_with_sources",
     "needs_restart",
     "possible_secrets",
     "secrets",

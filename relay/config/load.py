@@ -30,7 +30,7 @@ class LoadedConfig(NamedTuple):
     """Settings and the source of each value."""
 
     settings: Settings
-    origins: Mapping[str, str]
+    sources: Mapping[str, str]
     """Value source by key, including the keys of configured tenants: "default", "file PATH", "environment NAME",
     "file PATH named by NAME" or "credential NAME"; "upstream.url" or "upstream.api_key" for a tenant without its own.
     """
@@ -58,10 +58,10 @@ def load(config_file: Path | None, environ: Mapping[str, str]) -> Settings:
 
     Raises ConfigError with all faults.
     """
-    return load_with_origins(config_file, environ).settings
+    return load_with_sources(config_file, environ).settings
 
 
-def load_with_origins(config_file: Path | None, environ: Mapping[str, str]) -> LoadedConfig:
+def load_with_sources(config_file: Path | None, environ: Mapping[str, str]) -> LoadedConfig:
     """Return the effective settings and the source of each value. Raises ConfigError with all faults."""
     resolved = _Resolved(config_file, environ)
     if resolved.faults:
@@ -69,8 +69,8 @@ def load_with_origins(config_file: Path | None, environ: Mapping[str, str]) -> L
     settings = resolved.settings()
     for tenant_id in settings.upstream.tenants:
         for leaf in ("url", "api_key"):
-            resolved.origins.setdefault(tenant_key(tenant_id, leaf), f"upstream.{leaf}")
-    return LoadedConfig(settings, resolved.origins)
+            resolved.sources.setdefault(tenant_key(tenant_id, leaf), f"upstream.{leaf}")
+    return LoadedConfig(settings, resolved.sources)
 
 
 def load_for_client(config_file: Path | None, environ: Mapping[str, str]) -> Settings:
@@ -87,9 +87,9 @@ def load_for_client(config_file: Path | None, environ: Mapping[str, str]) -> Set
 
 
 def with_changed_files(settings: Settings) -> Settings:
-    """Return the settings with the secrets that their files contain now, and with no other change.
+    """Return the settings with the current content of their secret files, and with no other change.
 
-    Reads no configuration. Raises ConfigError with every file that contains no usable secret.
+    This does not read the configuration file. Raises ConfigError with all files without a valid secret.
     """
     found: dict[str, Any] = {}
     faults: list[ConfigFault] = []
@@ -164,12 +164,12 @@ class _Resolved:
         self._config_file = config_file
         self._is_file_readable = collected.is_file_readable
         self.values: dict[str, Any] = {key.name: key.default for key in KEYS if not key.of_tenant}
-        self.origins = dict.fromkeys(self.values, "default")
+        self.sources = dict.fromkeys(self.values, "default")
         self._secret_files: dict[str, Path] = {}
         state = default_path(environ)
         if state is not None:
             self.values["outbox.path"] = state
-            self.origins["outbox.path"] = "environment STATE_DIRECTORY"
+            self.sources["outbox.path"] = "environment STATE_DIRECTORY"
         for given in collected.given:
             self._take(given)
         self._check()
@@ -208,10 +208,10 @@ class _Resolved:
         if isinstance(value, Wrong):
             shown = MASK if given.key.kind.secret or "@" in str(given.raw) else toml(shown_value(given.key, given.raw))
             problem = f"{value.why}; allowed: {given.key.kind.allowed}"
-            self.faults.append(ConfigFault(given.origin, given.name, _cut(shown), problem))
+            self.faults.append(ConfigFault(given.source, given.name, _cut(shown), problem))
             return
         self.values[given.name] = value
-        self.origins[given.name] = given.origin
+        self.sources[given.name] = given.source
         self._secret_files.pop(given.name, None)
         if given.file is not None:
             self._secret_files[given.name] = given.file
@@ -259,7 +259,7 @@ class _Resolved:
         These resolved every path against the working directory. A relay that started with a new, empty outbox would
         never send the events of the old one.
         """
-        if self._config_file is None or self.origins["outbox.path"] != f"file {self._config_file}":
+        if self._config_file is None or self.sources["outbox.path"] != f"file {self._config_file}":
             return
         path, directory = self.values["outbox.path"], self._config_file.parent
         if not path.is_relative_to(directory):
@@ -279,7 +279,7 @@ class _Resolved:
         assert larger is not None
         if self.values[rule.smaller] > self.values[rule.larger]:
             limit = toml(larger.kind.plain(self.values[rule.larger]))
-            self._fault(rule.smaller, f"is more than {rule.larger} = {limit} ({self.origins[rule.larger]}): {rule.why}")
+            self._fault(rule.smaller, f"is more than {rule.larger} = {limit} ({self.sources[rule.larger]}): {rule.why}")
 
     def _check_plain_http(self) -> None:
         if self.values["upstream.allow_http"]:
@@ -295,7 +295,7 @@ class _Resolved:
         key, value = lookup(name), self.values[name]
         assert key is not None
         shown = "" if value is None else _cut(toml(shown_value(key, key.kind.plain(value))))
-        self.faults.append(ConfigFault("" if value is None else self.origins[name], name, shown, problem))
+        self.faults.append(ConfigFault("" if value is None else self.sources[name], name, shown, problem))
 
 
 def _cut(shown: str) -> str:

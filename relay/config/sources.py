@@ -34,7 +34,7 @@ class Given(NamedTuple):
     key: Key
     raw: object
     """Value as parsed from TOML, or text converted by the kind's `from_text`."""
-    origin: str
+    source: str
     """Value source: "file PATH", "environment NAME", "file PATH named by NAME" or "credential NAME"."""
     file: Path | None = None
     """File from which a secret was read."""
@@ -49,30 +49,30 @@ class CollectedValues:
         self.is_file_readable = True
         """False if the configuration file cannot be read or is not TOML."""
 
-    def add(self, name: str, raw: object, origin: str) -> None:
+    def add(self, name: str, raw: object, source: str) -> None:
         """Add a value of a known key. If it names the file of a secret, also add the secret."""
         key = lookup(name)
         assert key is not None
-        self.given.append(Given(name, key, raw, origin))
+        self.given.append(Given(name, key, raw, source))
         if key.of_secret and isinstance(raw, str) and raw and not isinstance(key.kind.read(raw), Wrong):
-            named_by = name if origin.startswith("file ") else origin.removeprefix("environment ")
+            named_by = name if source.startswith("file ") else source.removeprefix("environment ")
             self.add_file(name.removesuffix("_file"), Path(raw), f"file {_path_shown(Path(raw))} named by {named_by}")
 
-    def add_file(self, name: str, path: Path, origin: str) -> None:
+    def add_file(self, name: str, path: Path, source: str) -> None:
         """Add a secret from its file."""
         key, secret = lookup(name), read_secret(path)
         assert key is not None
         if isinstance(secret, Wrong):
-            self.faults.append(ConfigFault(origin, name, "", secret.why))
+            self.faults.append(ConfigFault(source, name, "", secret.why))
         else:
-            self.given.append(Given(name, key, secret, origin, path))
+            self.given.append(Given(name, key, secret, source, path))
 
-    def add_unknown(self, origin: str, name: str, suggestion: str | None) -> None:
+    def add_unknown(self, source: str, name: str, suggestion: str | None) -> None:
         hint = f"; did you mean {suggestion}?" if suggestion else ""
         if any(map(_may_be_secret, re.split(r"\.|__", name))):
             # The name may be a secret that was typed as a key: do not show it.
-            origin, name = origin if origin.startswith("file ") else "environment", MASK
-        self.faults.append(ConfigFault(origin, name, "", f"is not a known key{hint}"))
+            source, name = source if source.startswith("file ") else "environment", MASK
+        self.faults.append(ConfigFault(source, name, "", f"is not a known key{hint}"))
 
 
 def collect(config_file: Path | None, environ: Mapping[str, str]) -> CollectedValues:
@@ -91,16 +91,16 @@ def collect(config_file: Path | None, environ: Mapping[str, str]) -> CollectedVa
 
 
 def _collect_file(collected: CollectedValues, config_file: Path) -> None:
-    origin = f"file {config_file}"
+    source = f"file {config_file}"
     content = _read(config_file, MAX_FILE_BYTES)
     if isinstance(content, Wrong):
-        collected.faults.append(ConfigFault(origin, "", "", content.why))
+        collected.faults.append(ConfigFault(source, "", "", content.why))
         collected.is_file_readable = False
         return
     try:
         tables = tomllib.loads(content)
     except (ValueError, RecursionError) as error:
-        collected.faults.append(ConfigFault(origin, "", "", f"is not TOML: {error}"))
+        collected.faults.append(ConfigFault(source, "", "", f"is not TOML: {error}"))
         collected.is_file_readable = False
         return
     given = dict(_leaves(tables))
@@ -109,11 +109,11 @@ def _collect_file(collected: CollectedValues, config_file: Path) -> None:
         file_path = (*path[:-1], f"{path[-1]}_file")
         key = lookup(name)
         if key is None or any("." in part for part in path):
-            collected.add_unknown(origin, name, near(name))
+            collected.add_unknown(source, name, near(name))
         elif given.get(file_path, "") != "":
-            collected.faults.append(ConfigFault(origin, name, "", f"is set twice: set either {name} or {name}_file"))
+            collected.faults.append(ConfigFault(source, name, "", f"is set twice: set either {name} or {name}_file"))
         else:
-            collected.add(name, key.kind.located(raw, config_file.parent), origin)
+            collected.add(name, key.kind.located(raw, config_file.parent), source)
 
 
 def _leaves(table: Mapping[str, object], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], object]]:
@@ -161,7 +161,7 @@ def _collect_credentials(collected: CollectedValues, environ: Mapping[str, str])
 
 
 def read_secret(path: Path) -> str | Wrong:
-    """Return the secret in a file. Whitespace around the secret, which editors and shells add, is removed."""
+    """Return the secret in a file without surrounding whitespace, which editors and shells add."""
     content = _read(path, MAX_SECRET_FILE_BYTES)
     return content if isinstance(content, Wrong) else content.strip() or Wrong("is an empty file")
 

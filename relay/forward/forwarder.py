@@ -109,12 +109,12 @@ class Forwarder:
         self._changed.set()
 
     def flush(self) -> None:
-        """Send pending events now, within the limits. End all pauses except those that a server requested."""
+        """Send pending events now, within the limits. End all pauses that no server requested."""
         self._schedule.flush(self._clock.monotonic_ms())
         self._changed.set()
 
     def configure(self, limits: Limits) -> None:
-        """Apply new limits, also to pending events. End all pauses except those that a server requested.
+        """Apply new limits, also to pending events. End all pauses that no server requested.
 
         Configure the client with the new endpoints before this call.
         """
@@ -280,7 +280,7 @@ class Forwarder:
         if not bodies:
             return
         request = batch.body(bodies)
-        # An exact request may repeat one that failed on a closed kept-alive connection. Use a new connection.
+        # An exact request may repeat a request that failed on a closed kept-alive connection. Use a new connection.
         response = await self._post(send, request, len(bodies), fresh=send.exact)
         now = self._clock.monotonic_ms()
         reply = Reply(

@@ -1,7 +1,7 @@
 """Check the upstream for `check-config --online`: name lookup, TLS certificate and key.
 
-The check sends an empty batch and no event. An upstream that accepts the key rejects the batch; one that does not
-accept the key responds with 401.
+The check sends an empty batch and no event. If the upstream accepts the key, it rejects the batch as invalid.
+Otherwise it responds with 401.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Send batches to the upstream and return each response as a value.
 
-This is the only module that uses the aiohttp client, and the only one that reveals an API key: in a header of
-requests to the configured URL. The client follows no redirects, stores no cookies, uses no proxies and credentials
+No other module uses the aiohttp client or reveals an API key. The key is in a header of requests to the configured
+URL. The client follows no redirects, stores no cookies, uses no proxies and credentials
 of the environment, and always verifies certificates. Every failure of a request becomes a NoResponse. Only
 cancellation raises.
 """

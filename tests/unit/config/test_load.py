@@ -15,7 +15,7 @@ from relay.config import (
     find_config_file,
     load,
     load_for_client,
-    load_with_origins,
+    load_with_sources,
     needs_restart,
     secrets,
 )
@@ -75,18 +75,18 @@ def test_each_source_overrides_the_weaker_ones(config, tmp_path):
     file = config(f'[upstream]\nurl = "{URL}"\napi_key = "of-the-file"\n')
     environ = {"CREDENTIALS_DIRECTORY": str(credentials)}
 
-    def key_and_origin() -> tuple[str, str]:
-        settings, origins = load_with_origins(file, environ)
-        return settings.upstream.default.api_key.reveal(), origins["upstream.api_key"]
+    def key_and_source() -> tuple[str, str]:
+        settings, sources = load_with_sources(file, environ)
+        return settings.upstream.default.api_key.reveal(), sources["upstream.api_key"]
 
-    assert key_and_origin() == ("of-the-file", f"file {file}")
+    assert key_and_source() == ("of-the-file", f"file {file}")
     environ["RELAY__UPSTREAM__API_KEY"] = "of-the-environment"
-    assert key_and_origin() == ("of-the-environment", "environment RELAY__UPSTREAM__API_KEY")
+    assert key_and_source() == ("of-the-environment", "environment RELAY__UPSTREAM__API_KEY")
     environ["RELAY__UPSTREAM__API_KEY_FILE"] = str(tmp_path / "key")
     named = f"file {tmp_path / 'key'} named by RELAY__UPSTREAM__API_KEY_FILE"
-    assert key_and_origin() == ("of-the-named-file", named)
+    assert key_and_source() == ("of-the-named-file", named)
     (credentials / "upstream.api_key").write_text("of-the-credential")
-    assert key_and_origin() == ("of-the-credential", "credential upstream.api_key")
+    assert key_and_source() == ("of-the-credential", "credential upstream.api_key")
 
 
 def test_secret_file_overrides_the_value_in_any_order_of_variables(tmp_path):
@@ -100,24 +100,24 @@ def test_secret_file_overrides_the_value_in_any_order_of_variables(tmp_path):
 def test_every_key_has_a_value_source(config):
     file = config('[batch]\nlinger = "2s"\n')
 
-    settings, origins = load_with_origins(file, ENOUGH | {"RELAY__UPSTREAM__TENANTS__2__API_KEY": "two"})
+    settings, sources = load_with_sources(file, ENOUGH | {"RELAY__UPSTREAM__TENANTS__2__API_KEY": "two"})
 
-    assert set(describe(settings)) <= set(origins)
-    assert origins["batch.linger"] == f"file {file}"
-    assert origins["batch.max_events"] == "default"
-    assert origins["upstream.tenants.2.api_key"] == "environment RELAY__UPSTREAM__TENANTS__2__API_KEY"
-    assert origins["upstream.tenants.2.url"] == "upstream.url"
+    assert set(describe(settings)) <= set(sources)
+    assert sources["batch.linger"] == f"file {file}"
+    assert sources["batch.max_events"] == "default"
+    assert sources["upstream.tenants.2.api_key"] == "environment RELAY__UPSTREAM__TENANTS__2__API_KEY"
+    assert sources["upstream.tenants.2.url"] == "upstream.url"
 
 
 def test_line_break_at_the_end_of_a_key_file_is_removed(config, tmp_path):
     (tmp_path / "key").write_bytes(b"of-the-file\r\n")
     file = config(f'[upstream]\nurl = "{URL}"\napi_key_file = "{tmp_path / "key"}"\n')
 
-    settings, origins = load_with_origins(file, {})
+    settings, sources = load_with_sources(file, {})
 
     assert settings.upstream.default.api_key == Secret("of-the-file")
     assert settings.secret_files == {"upstream.api_key": tmp_path / "key"}
-    assert origins["upstream.api_key"] == f"file {tmp_path / 'key'} named by upstream.api_key_file"
+    assert sources["upstream.api_key"] == f"file {tmp_path / 'key'} named by upstream.api_key_file"
 
 
 def test_secret_files_are_the_files_of_the_effective_secrets(tmp_path):
@@ -159,10 +159,10 @@ def test_tenant_uses_the_default_endpoint_for_missing_values(config):
 def test_default_path_of_the_outbox_is_in_systemds_state_directory():
     environ = ENOUGH | {"STATE_DIRECTORY": "/var/lib/relay:/var/lib/other"}
 
-    settings, origins = load_with_origins(None, environ)
+    settings, sources = load_with_sources(None, environ)
 
     assert settings.outbox.path == Path("/var/lib/relay/outbox.db")
-    assert origins["outbox.path"] == "environment STATE_DIRECTORY"
+    assert sources["outbox.path"] == "environment STATE_DIRECTORY"
     assert load(None, environ | {"RELAY__OUTBOX__PATH": "x.db"}).outbox.path == Path("x.db")
     assert load(None, ENOUGH).outbox.path == Path("data/outbox.db")
 
