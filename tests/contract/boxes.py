@@ -1,4 +1,4 @@
-"""Outboxes to be held to the promise: opened, killed, restarted and damaged in the same words."""
+"""Test outboxes of each kind, with a common interface to open, kill, restart and damage them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DAY_MS = 86_400_000
 
 @dataclass
 class FakeClock:
-    """Time that passes only when told to."""
+    """A clock that only advances by calls of `advance` and `reboot`."""
 
     boot_id: str = "boot-1"
     monotonic: int = 5_000
@@ -45,7 +45,7 @@ class FakeClock:
         return 0.5
 
     def new_event_id(self) -> str:
-        """Only the salt of a machine's identity: events bring their ids."""
+        """Return the salt of a machine's identity. Events have their own ids."""
         return "00000000-0000-4000-8000-000000000001"
 
     def advance(self, ms: int) -> None:
@@ -53,14 +53,14 @@ class FakeClock:
         self.wall += ms
 
     def reboot(self, off_ms: int) -> None:
-        """Power off and on; the wall clock runs on a battery."""
+        """Turn the machine off and on. The wall clock has a battery."""
         self.boot_id += "'"
         self.monotonic = 100
         self.wall += off_ms
 
 
 def event(number: int, key: DeviceKey = TV, body_bytes: int = 0, *, has_inserted_time: bool = False) -> Event:
-    """The same number gives the same event_id, which is all that dedupe looks at."""
+    """Return an event. The same number gives the same event_id."""
     tenant_id, platform, device_id = key
     body = b'{"n":%d,"tenant_id":%d,"source":{"platform":"%s","device_id":"%s"}}' % (
         number,
@@ -85,13 +85,13 @@ def bodies(numbers: Iterable[int], key: DeviceKey = TV, body_bytes: int = 0) -> 
 
 @dataclass
 class Box(ABC):
-    """One outbox and what it told."""
+    """One outbox, and the backlog that it reported."""
 
     settings: OutboxSettings
     clock: FakeClock = field(default_factory=FakeClock)
     metrics: Metrics = field(default_factory=Metrics)
     backlog: dict[DeviceKey, tuple[int, int]] = field(default_factory=dict)
-    """What it last told of each lane: events, bytes."""
+    """By device: the last reported (events, bytes) of its queue."""
     queues: dict[DeviceKey, int] = field(default_factory=dict)
     loaded: RestoredState = field(default_factory=lambda: RestoredState((), ()))
 
@@ -103,23 +103,23 @@ class Box(ABC):
 
     @abstractmethod
     def corrupt(self, number: int) -> None:
-        """Change a byte of a stored body; the outbox is not open."""
+        """Change a byte of a stored body of a closed outbox."""
 
     @abstractmethod
     def on_disk(self) -> Ledger:
-        """The ledger that the disk has, its pending events counted one by one."""
+        """Return the ledger on disk, with the number of pending events counted."""
 
     @abstractmethod
     async def kill(self) -> Box:
-        """The box as it is found after a kill -9 at this moment, not yet opened."""
+        """Return the closed outbox that a kill -9 at this moment leaves."""
 
     async def start(self) -> Box:
         await self.outbox.open()
-        self.loaded = await self.outbox.load(self.told)
+        self.loaded = await self.outbox.load(self.record_backlog)
         return self
 
     async def restart(self) -> Box:
-        """Stop and start in good order."""
+        """Close the outbox and open it again."""
         await self.outbox.close()
         self.backlog.clear()
         self.outbox = self.make()
@@ -128,7 +128,7 @@ class Box(ABC):
     async def restart_after_kill(self) -> Box:
         return await (await self.kill()).start()
 
-    def told(self, queue_id: int, key: DeviceKey, events: int, body_bytes: int) -> None:
+    def record_backlog(self, queue_id: int, key: DeviceKey, events: int, body_bytes: int) -> None:
         self.queues[key] = queue_id
         self.backlog[key] = (events, body_bytes)
 
@@ -145,7 +145,7 @@ class Box(ABC):
         await self.outbox.settle([Settled(self.queues[key], delivered, dead or {}, window)])
 
     async def deliver(self, count: int, key: DeviceKey = TV) -> Sequence[bytes]:
-        """Take and settle; returns what was delivered."""
+        """Claim and settle events. Return the delivered bodies."""
         claimed = await self.claim(count, key)
         if claimed.bodies:
             await self.settle(key=key)
@@ -159,7 +159,7 @@ class Box(ABC):
         return found
 
     def check(self) -> None:
-        """The books are right: balanced, and true to the disk."""
+        """Check that the ledger is balanced and equals the ledger on disk."""
         ledger = self.outbox.ledger()
         assert ledger.balanced
         assert ledger == self.on_disk()
@@ -183,17 +183,17 @@ class MemoryBox(Box):
         return self._memory.disk.ledger._replace(pending=pending)
 
     def knows(self, number: int) -> bool:
-        """Whether an append of it would be a repetition."""
+        """Return whether an append of this event would be a repetition."""
         return event_id(number) in self._memory.disk.states
 
     def drop_oldest(self, count: int) -> None:
-        """Drop so many of what is not in flight, as a full outbox does."""
+        """Drop the oldest events that are not in flight, as a full outbox does."""
         oldest = sorted(self._memory._droppable(), key=lambda each: each[1].seq)[:count]
         assert len(oldest) == count
         self._memory._drop("size", oldest)
 
     def forget_dead(self, most_bytes: int) -> None:
-        """Forget the oldest dead letters until the rest is no larger."""
+        """Delete the oldest dead letters until the rest has at most `most_bytes`."""
         dead = self._memory.disk.dead
         while sum(len(letter.body) for letter, _ in dead.values()) > most_bytes:
             del dead[next(iter(dead))]
@@ -212,9 +212,9 @@ class MemoryBox(Box):
 @dataclass
 class SqliteBox(Box):
     killed: list[Box] = field(default_factory=list)
-    """Whose connections and threads have yet to be closed."""
+    """Killed outboxes with open connections and threads, for `close`."""
     ids: MachineIds | None = None
-    """Of the machine that it is on; None: it does not matter."""
+    """Ids of the machine; None: no check of the owner."""
 
     def make(self) -> SqliteOutbox:
         return SqliteOutbox(self.settings, self.clock, self.metrics, Tasks(), ids=self.ids)
@@ -224,7 +224,7 @@ class SqliteBox(Box):
         return self.settings.path
 
     def database(self) -> sqlite3.Connection:
-        """The file, opened beside the outbox that is closed."""
+        """Open the file of the closed outbox."""
         return sqlite3.connect(self.path, isolation_level=None)
 
     def corrupt(self, number: int) -> None:
@@ -250,7 +250,7 @@ class SqliteBox(Box):
         return Ledger(appended - requeued, requeued, delivered, dead_lettered, dropped, pending)
 
     def copy(self, name: str) -> Path:
-        """What is on the disk now, elsewhere."""
+        """Copy the files as they are on disk now. Return the path of the copy."""
         directory = self.path.parent / name
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir()

@@ -1,4 +1,4 @@
-"""`make_box`: an outbox of each kind, closed at the end, its books checked."""
+"""`make_box`: an outbox of each kind, closed at the end of the test."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MakeBox = Callable[..., Box]
 
 @pytest.fixture(params=[MemoryBox, SqliteBox], ids=["memory", "sqlite"])
 async def make_box(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[MakeBox]:
-    """Takes outbox settings; what it returns is not open yet."""
+    """Return a function that takes outbox settings and returns a closed outbox."""
     boxes: list[Box] = []
 
     def make(**settings: Any) -> Box:
@@ -31,5 +31,5 @@ async def make_box(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncItera
 
 @pytest.fixture
 async def box(make_box: MakeBox) -> Box:
-    """An open outbox with the defaults."""
+    """Return an open outbox with the default settings."""
     return await make_box().start()

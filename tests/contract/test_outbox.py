@@ -1,4 +1,4 @@
-"""What relay.outbox promises, held against every outbox there is."""
+"""The guarantees of relay.outbox, checked for each outbox."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ class TestSettle:
         await close(after)
 
     async def test_settle_affects_only_the_claimed_events(self, box: Box) -> None:
-        """Appends that came while a request was away are not settled with it."""
+        """Events appended while a request is in flight are not settled with it."""
         await box.append(range(3))
         await box.claim(10)
         await box.append(range(3, 6))
@@ -184,7 +184,7 @@ class TestSettle:
 
 
 class TestTimestamps:
-    """Of events whose time the relay put in, `take` says when they came by better knowledge."""
+    """`claim` returns the true time of events whose timestamp the relay inserted."""
 
     NOW = 1_795_420_800_000
 
@@ -394,7 +394,7 @@ def conflicts(box: Box) -> float:
 
 
 class TestConflicts:
-    """The same number gives the same id, and another device gives other bytes."""
+    """Events with the same number have the same id. Events of another device have other bytes."""
 
     async def test_event_with_a_stored_id_and_other_bytes_is_counted_and_not_stored(self, box: Box) -> None:
         await box.append(range(3))
@@ -412,7 +412,7 @@ class TestConflicts:
         assert conflicts(box) == 3
 
     async def test_inserted_timestamp_causes_no_conflict(self, box: Box) -> None:
-        """The time of receipt differs from one repetition to the next. The bytes as received are compared."""
+        """The time of receipt differs between repetitions. The outbox compares the received bytes."""
         first = Event(event_id(1), TV, b'{"occurred_at":"first"}', has_inserted_time=True, received_crc=7)
         await box.outbox.append([first])
         again = first._replace(body=b'{"occurred_at":"later"}')
@@ -481,7 +481,7 @@ class TestFind:
 
     @pytest.mark.parametrize("killed", [False, True])
     async def test_dropped_event_can_be_stored_again(self, make_box: MakeBox, killed: bool) -> None:
-        """G3: the app is the only one that still has it."""
+        """G3: only the app still has the event."""
         box = await make_box(max_age_ms=DAY_MS).start()
         await box.append([1])
         box.clock.advance(DAY_MS + 1)
@@ -501,7 +501,7 @@ class TestFind:
         await close(box)
 
     async def test_requeued_and_dropped_event_can_be_stored_again(self, make_box: MakeBox) -> None:
-        """The id has two places in the dedupe window, and neither makes it a duplicate."""
+        """The id has two slots in the dedupe window. Neither makes the event a duplicate."""
         box = await make_box(max_age_ms=DAY_MS).start()
         await box.append([1])
         await box.claim(1)
@@ -552,7 +552,7 @@ class TestAge:
         box.check()
 
     async def test_find_after_a_kill_returns_events_that_expired_behind_a_request(self, make_box: MakeBox) -> None:
-        """What is kept of the stretch a second time, or of its first event alone, does not cut off the rest."""
+        """Storing the ids of a range again, or of its first event alone, does not lose the other ids."""
         box = await make_box(max_age_ms=DAY_MS).start()
         await box.append(range(8))
         await box.claim(4)
@@ -611,7 +611,7 @@ class TestAge:
 
 
 async def fill(box: Box, keys: Sequence[DeviceKey]) -> int:
-    """Append one by one, each device in its turn, until one is refused; how many were taken."""
+    """Append events of the devices in turn until one is rejected. Return the number of stored events."""
     for number in range(100_000):
         try:
             await box.append([number], keys[number % len(keys)], body_bytes=2_000)
@@ -690,7 +690,7 @@ class TestFull:
         await close(after)
 
     async def test_duplicate_succeeds_in_a_full_outbox(self, make_box: MakeBox) -> None:
-        """Its app still has it and asks again until it is told that it is stored."""
+        """The app sends the event again until the relay confirms that it is stored."""
         box = await make_box(max_size_bytes=512 * KIB).start()
         stored = await fill(box, [TV])
         assert await box.append([0, stored - 1]) == 2
@@ -756,7 +756,7 @@ class TestConfigure:
 
 class TestDeadLetters:
     async def dead_lettered_rows(self, box: Box) -> None:
-        """Events 0 and 1 of the TV refused, 10 of the phone too large."""
+        """Make dead letters: events 0 and 1 of the TV (refused), event 10 of the phone (too_large)."""
         await box.append(range(5), TV)
         await box.append(range(10, 13), PHONE)
         await box.claim(2, TV)
@@ -864,7 +864,7 @@ class TestLoad:
         await box.outbox.open()
         assert await box.append([1, 3, 4]) == 1
         box.backlog.clear()
-        box.loaded = await box.outbox.load(box.told)
+        box.loaded = await box.outbox.load(box.record_backlog)
         assert box.backlog[TV][0] == 12
         assert (await box.claim(100)).bodies == bodies([*range(0, 20, 2), 1, 3])
         box.check()

@@ -35,7 +35,7 @@ TIMES = (None, 2_000_000_000_000, 3_000_000_000_000)
 """That a relay may know the time to be."""
 SMALL_BYTES, LARGE_BYTES = 0, 20_000
 FULL_BYTES = 512 << 10
-"""A dozen large events fill it."""
+"""A dozen large events fill the outbox."""
 NIGHTLY = os.environ.get("RELAY_NIGHTLY") == "1"
 
 key = st.integers(0, len(KEYS) - 1)
@@ -44,15 +44,15 @@ few = st.integers(0, 3)
 
 
 class Life:
-    """One outbox, driven by steps; what it said and what it is."""
+    """One outbox, with methods for the steps of a test run, which return the results."""
 
     def __init__(self, box: Box) -> None:
         self.box = box
         self.in_flight: dict[int, int] = {}
-        """By number of the key: how many bodies a request holds."""
+        """By index in KEYS: number of events in flight."""
 
     async def append(self, chosen: list[tuple[int, int]], body_bytes: int) -> int | None:
-        """How many were known; None if there is no room."""
+        """Append events. Return the number of duplicates; None if the outbox is full."""
         try:
             return await self.box.outbox.append(
                 [event(number, KEYS[at], body_bytes, has_inserted_time=number % 3 == 0) for at, number in chosen]
@@ -72,9 +72,9 @@ class Life:
 
     async def answer(self, at: int, delivered: bool, dead: set[int], window: bytes) -> object:
         if at in self.in_flight:
-            held = self.in_flight.pop(at)
-            fates = {index: Dead("refused", 422, "no") for index in dead if index < held}
-            await self.box.outbox.settle([Settled(self.box.queues[KEYS[at]], delivered, fates, window)])
+            events = self.in_flight.pop(at)
+            dead_events = {index: Dead("refused", 422, "no") for index in dead if index < events}
+            await self.box.outbox.settle([Settled(self.box.queues[KEYS[at]], delivered, dead_events, window)])
         return None
 
     async def release(self, at: int, perhaps_delivered: bool) -> object:
@@ -119,7 +119,7 @@ class Life:
         return await self.opened()
 
     async def opened(self) -> object:
-        """Start, and take what was in flight again, first, as the forwarder does."""
+        """Open the outbox, and claim the unsettled requests first, as the forwarder does."""
         self.in_flight.clear()
         self.box.queues.clear()
         await self.box.start()
@@ -151,7 +151,7 @@ class Life:
 
 
 class BothLives(RuleBasedStateMachine):
-    """Each rule happens to both; after each they must be in the same state."""
+    """Each rule runs with both outboxes, which must be in the same state afterwards."""
 
     @initialize(
         durability=st.sampled_from(["full", "normal"]),
@@ -184,7 +184,7 @@ class BothLives(RuleBasedStateMachine):
 
     @rule(chosen=st.lists(st.tuples(key, number), min_size=1, max_size=8))
     def append(self, chosen: list[tuple[int, int]]) -> None:
-        """Numbers are few: many are duplicates."""
+        """There are few numbers, so that many events are duplicates."""
         self._append(chosen, SMALL_BYTES)
 
     @rule(chosen=st.lists(st.tuples(key, number), min_size=2, max_size=5))
@@ -213,7 +213,7 @@ class BothLives(RuleBasedStateMachine):
         self.same()
 
     def _forget_dead(self) -> None:
-        """Dead letters may take a quarter of the file; the plain outbox counts them only."""
+        """SQLite limits dead letters to a quarter of the file. The outbox in memory limits only their number."""
         plain = self.plain.box
         assert isinstance(plain, MemoryBox)
         plain.forget_dead(FULL_BYTES // 4)
@@ -264,7 +264,7 @@ class BothLives(RuleBasedStateMachine):
     def append_that_seems_to_fail(self, at: int, chosen: int, but_written: bool) -> None:
         plain = self.plain.box
         assert isinstance(plain, MemoryBox)
-        # what was dropped is not found, and still known
+        # A dropped event is not found, and may be appended again.
         if not plain.knows(chosen) and self.real.box.outbox.room():
             self.fail(lambda life: life.append([(at, chosen)], SMALL_BYTES), but_written)
 
@@ -278,7 +278,7 @@ class BothLives(RuleBasedStateMachine):
         self.fail(lambda life: life.discard(1), but_written)
 
     def fail(self, what: Callable[[Life], Coroutine[Any, Any, object]], but_written: bool) -> None:
-        """A commit that fails, with its content on the disk or not: the file is the truth."""
+        """Let a commit fail, with its content on disk or not. The state must follow the file."""
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(transaction, "commit", failing_once(but_written))
             with pytest.raises(OutboxUnavailable):
@@ -324,7 +324,7 @@ def failing_once(but_written: bool) -> Callable[[sqlite3.Connection, Sequence[An
 
 
 async def healed(box: Box) -> None:
-    """Until the file was opened and read again."""
+    """Wait until the file was opened and loaded again."""
     while True:
         try:
             await box.outbox.discard(Selection(ids=[-1]), 1)
@@ -342,7 +342,7 @@ TestBothLives.settings = settings(
 
 
 async def test_both_outboxes_agree_over_a_thousand_events(tmp_path: Path) -> None:
-    """Enough for several commits' worth of deletes, with requests that fail now and then."""
+    """The events require several commits of deletes. Some requests fail."""
     chosen = OutboxSettings(path=tmp_path / "outbox.db", dedupe_window=500, max_dead_letters=50)
     lives = [Life(MemoryBox(chosen)), Life(SqliteBox(chosen))]
     for life in lives:

@@ -24,7 +24,7 @@ MUTANTS = (
         (f"{SQLITE}/store.py", "        if need_bytes <= self.wal_file_bytes:\n", "        if need_bytes:\n"),
     ),
     mutant(
-        "a log of anybody is read",
+        "a log of another user is read",
         "G8",
         "tests/unit/outbox/sqlite/test_files.py::TestLogOfAnotherUser::test_world_writable_log_is_rejected",
         (f"{SQLITE}/files.py", "        if suffix and (why", "        if not suffix and (why"),
@@ -40,7 +40,7 @@ MUTANTS = (
         ),
     ),
     mutant(
-        "a failed commit answered as stored",
+        "a failed commit reported as stored",
         "G1",
         "tests/unit/outbox/sqlite/test_outbox_failure.py::test_failed_writes_are_reported_until_the_disk_works_again",
         (
@@ -64,7 +64,7 @@ MUTANTS = (
         ("relay/forward/forwarder.py", "        if settled:\n", "        if not settled:\n"),
     ),
     mutant(
-        "no answer taken for a yes",
+        "no response treated as success",
         "G1",
         "tests/e2e/test_upstream_trouble.py::test_an_upstream_down_for_a_while_backs_off_and_recovers[silence]",
         (
@@ -80,7 +80,7 @@ MUTANTS = (
         ("relay/forward/progress.py", "        self._transport.abort()\n", "        self._transport.close()\n"),
     ),
     mutant(
-        "an answer nobody asked for believed",
+        "an unrequested response accepted",
         "G1",
         "tests/fault/test_upstream_transport.py::test_an_answer_nobody_asked_for_is_not_believed",
         ("relay/forward/upstream.py", "conn.protocol.should_close:", "not conn.protocol:"),
@@ -163,7 +163,7 @@ MUTANTS = (
         ),
     ),
     mutant(
-        "a 2xx believed that says no",
+        "a 2xx without success accepted",
         "G1",
         "tests/unit/policy/test_verdict.py::test_2xx_whose_success_is_not_true_is_treated_as_5xx_also_without_an_error",
         ("relay/policy/verdict.py", 'content.get("success") is not True', 'content.get("success") is None'),
@@ -245,13 +245,13 @@ MUTANTS = (
         ),
     ),
     mutant(
-        "what gathers at the end forgotten",
+        "appends that wait at the end forgotten",
         "G1",
         f"{CONTRACT}::TestAppend::test_close_commits_waiting_appends",
         (f"{SQLITE}/group_commit.py", "not self.closing or self._pending_calls.appends or", "not self.closing or"),
     ),
     mutant(
-        "what is in flight dropped for its age",
+        "events in flight dropped for their age",
         "G1",
         f"{CONTRACT}::TestAge::test_expired_events_in_flight_are_not_dropped",
         (f"{SQLITE}/statements.py", "json.dumps(in_flight)", '"[]"'),
@@ -285,7 +285,7 @@ MUTANTS = (
         ),
     ),
     mutant(
-        "what was in flight at a kill not first",
+        "requests in flight at a kill not sent first",
         "G3",
         "tests/unit/policy/test_schedule.py::test_after_a_crash_the_same_requests_are_sent_first",
         ("relay/policy/schedule.py", "        exact = self._exact(endpoint, now)\n", "        exact = []\n"),

@@ -1,6 +1,6 @@
-"""What the outbox in memory keeps through a crash: its disk, as plain lists and dictionaries.
+"""The simulated disk of the outbox in memory: rows and ledger, in lists and dictionaries.
 
-Owns the rows and the ledger, and changes them together; when to change them is `memory_outbox`'s.
+A crash does not change it. `memory_outbox` decides when to change it.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from relay.outbox import DeadLetter, EventState, Ledger, Selection
 from relay.outbox.engine.outbox_clock import Anchor
 
 ROW_BYTES = 64
-"""What an event costs besides its body."""
+"""Size of an event without its body."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """An event as it is kept; `crc` is the checksum of the body it was appended with."""
+    """A stored event. `crc` is the checksum of the appended body."""
 
     seq: int
     event: Event
     at_ms: int
     crc: int
     is_requeued: bool = False
-    """Whether `at_ms` is the time at which a dead letter was queued again."""
+    """Whether `at_ms` is the time when a dead letter was requeued."""
 
 
 @dataclass(slots=True)
@@ -37,12 +37,12 @@ class MemoryQueue:
     window: bytes = b""
     boot_id: str = ""
     journal: tuple[int, int, list[int], int] | None = None
-    """(request, which part of it, the seqs it holds, by how much its stamps were shifted or 0)."""
+    """(request, position in the request, seqs, true time minus outbox time or 0); None if nothing is journalled."""
 
 
 @dataclass(slots=True)
 class Disk:
-    """What a crash does not take."""
+    """The data that survives a crash."""
 
     queues: dict[int, MemoryQueue] = field(default_factory=dict)
     by_key: dict[DeviceKey, int] = field(default_factory=dict)
@@ -51,7 +51,7 @@ class Disk:
     dead: dict[int, tuple[DeadLetter, Stored]] = field(default_factory=dict)
     dead_bytes: int = 0
     states: OrderedDict[bytes, tuple[int, EventState]] = field(default_factory=OrderedDict)
-    """The dedupe window: seq and state by event_id, oldest first. (A plain dict's first is behind all that left.)"""
+    """The dedupe window: seq and state by event_id, oldest first. (The first key of a dict is slow after deletions.)"""
     received: dict[bytes, tuple[int, DeviceKey]] = field(default_factory=dict)
     """Check and device of each event in the dedupe window."""
     anchor: Anchor | None = None
@@ -86,27 +86,27 @@ class Disk:
         self.next_seq += 1
 
     def knows(self, event_id: bytes) -> bool:
-        """Whether an event with this id is not stored again. One that was dropped is."""
+        """Return whether an event with this id would be a duplicate. A dropped event would not."""
         return self.states.get(event_id, (0, "dropped"))[1] != "dropped"
 
     def forget_ids(self, window: int) -> None:
-        """The dedupe window moves once a commit."""
+        """Remove ids outside the dedupe window. Called once per commit."""
         states = self.states
         while states and next(iter(states.values()))[0] < self.next_seq - window:
             event_id, _ = states.popitem(last=False)
             del self.received[event_id]
 
     def remove(self, number: int, seqs: Iterable[int], state: EventState) -> None:
-        gone = set(seqs)
+        removed = set(seqs)
         queue = self.queues[number]
         kept: list[Stored] = []
-        self.count(pending=-len(gone))
-        while gone:
+        self.count(pending=-len(removed))
+        while removed:
             stored = queue.pending.popleft()
-            if stored.seq not in gone:
+            if stored.seq not in removed:
                 kept.append(stored)
                 continue
-            gone.remove(stored.seq)
+            removed.remove(stored.seq)
             queue.body_bytes -= len(stored.event.body)
             self.used_bytes -= len(stored.event.body) + ROW_BYTES
             if self.states.get(stored.event.event_id, (0, None))[0] == stored.seq:
@@ -117,12 +117,12 @@ class Disk:
         ledger = self.ledger
         self.ledger = ledger._replace(**{name: getattr(ledger, name) + more for name, more in by.items()})
 
-    def lay_out(self, letter: DeadLetter, stored: Stored) -> None:
+    def add_dead_letter(self, letter: DeadLetter, stored: Stored) -> None:
         self.dead[letter.id] = (letter, stored)
         self.dead_bytes += len(letter.body) + ROW_BYTES
         self.next_dead += 1
 
-    def take_out(self, dead: int) -> Stored:
+    def remove_dead_letter(self, dead: int) -> Stored:
         letter, stored = self.dead.pop(dead)
         self.dead_bytes -= len(letter.body) + ROW_BYTES
         return stored

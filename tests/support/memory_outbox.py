@@ -1,8 +1,8 @@
-"""The outbox in memory: the plain reference that tests compare with and simulations run on.
+"""The outbox in memory: the reference for tests, and the outbox of simulations.
 
-Keeps every promise but durability, with lists and dictionaries and no cleverness. `crashed` gives
-the outbox that a restart would find, so that a simulation can kill a relay. No threads, no files;
-a commit takes one turn of the event loop.
+It has all guarantees of relay.outbox except durability. `crashed` returns the outbox that a restart
+finds, so that a simulation can kill a relay. It uses no threads and no files. A commit takes one
+iteration of the event loop.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from tests.support.memory_disk import ROW_BYTES, Disk, Stored
 
 
 class MemoryOutbox:
-    """See relay.outbox.Outbox for what it promises."""
+    """See relay.outbox.Outbox."""
 
     def __init__(
         self, settings: OutboxSettings, clock: Clock, metrics: Metrics | None = None, disk: Disk | None = None
@@ -59,12 +59,12 @@ class MemoryOutbox:
         self._pending_calls: list[tuple[Sequence[Event], asyncio.Future[int]]] = []
         self._in_flight: dict[int, list[int]] = {}
         self._shift_ms: dict[int, int] = {}
-        """Of lanes whose last request the upstream may have taken."""
+        """By queue id, if the upstream may have accepted the last request: true time minus outbox time."""
         self._backlog: Backlog | None = None
         self._open = False
 
     def crashed(self) -> MemoryOutbox:
-        """The outbox that a restart finds after this one was killed now."""
+        """Kill this outbox. Return the outbox that a restart finds."""
         self._open = False
         self._reject_pending_calls()
         return MemoryOutbox(self._settings, self._clock, disk=self.disk.copy())
@@ -74,7 +74,7 @@ class MemoryOutbox:
         self._time = OutboxTime(self._clock, self.disk.anchor)
         if self.disk.anchor is None or self.disk.anchor.boot_id != self._clock.boot_id:
             self.disk.boot_from_ms = self._now_ms()
-        self._stamp()
+        self._save_time()
 
     async def load(self, backlog: Backlog) -> RestoredState:
         await self._commit_turn()
@@ -90,28 +90,28 @@ class MemoryOutbox:
                     self._shift_ms[number] = shift_ms
                     requests.setdefault(request, []).append((ordinal, ClaimPart(number, len(seqs))))
             if queue.pending:
-                self._tell(number)
+                self._report(number)
         return RestoredState(states, [[part for _, part in sorted(requests[request])] for request in sorted(requests)])
 
     def append(self, events: Sequence[Event], *, callers: int = 1) -> asyncio.Future[int]:
-        answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        result: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         new_bytes = sum(len(event.body) + ROW_BYTES for event in events)
-        gathered = sum(len(event.body) + ROW_BYTES for waiting, _ in self._pending_calls for event in waiting)
-        excess = self.disk.size_bytes() + gathered + new_bytes - self._settings.max_size_bytes
+        waiting_calls = sum(len(event.body) + ROW_BYTES for waiting, _ in self._pending_calls for event in waiting)
+        excess = self.disk.size_bytes() + waiting_calls + new_bytes - self._settings.max_size_bytes
         known = all(self.disk.knows(event.event_id) for event in events)
         if not self._open:
-            answer.set_exception(OutboxUnavailable("the outbox is closed"))
+            result.set_exception(OutboxUnavailable("the outbox is closed"))
         elif known:
             self._report_conflicts(events)
-            answer.set_result(len(events))
+            result.set_result(len(events))
         elif excess > 0 and (self._settings.when_full == "reject" or new_bytes > self._settings.max_size_bytes):
-            answer.set_exception(OutboxFull("the outbox is full (outbox.max_size)"))
+            result.set_exception(OutboxFull("the outbox is full (outbox.max_size)"))
         elif self._over_share(new_bytes - excess, {event.device_key for event in events}):
-            answer.set_exception(OutboxShareUsed())
+            result.set_exception(OutboxShareUsed())
         else:
-            self._pending_calls.append((events, answer))
+            self._pending_calls.append((events, result))
             asyncio.get_running_loop().call_soon(self._commit_pending_calls)
-        return answer
+        return result
 
     def room(self) -> bool:
         full = self.disk.size_bytes() >= self._settings.max_size_bytes
@@ -119,8 +119,8 @@ class MemoryOutbox:
 
     def _over_share(self, room_bytes: int, keys: Iterable[DeviceKey]) -> bool:
         queues = [self.disk.queues[number] for key in keys if (number := self.disk.by_key.get(key)) is not None]
-        held = [queue.body_bytes + ROW_BYTES * len(queue.pending) for queue in queues]
-        return self._settings.when_full == "reject" and any(over_share(each, room_bytes) for each in held)
+        used_bytes = [queue.body_bytes + ROW_BYTES * len(queue.pending) for queue in queues]
+        return self._settings.when_full == "reject" and any(over_share(each, room_bytes) for each in used_bytes)
 
     def sizes(self, queue_id: int, limit: int) -> Sequence[int]:
         known = self.disk.queues.get(queue_id)
@@ -150,7 +150,7 @@ class MemoryOutbox:
                 self._in_flight[number] = seqs
                 self._shift_ms[number] = shift_ms
             if corrupt:
-                self._tell(number)
+                self._report(number)
             timestamps = {
                 index: Timestamp(
                     stored.at_ms + shift_ms, not stored.is_requeued and stored.at_ms >= self.disk.boot_from_ms
@@ -180,7 +180,7 @@ class MemoryOutbox:
             queue.journal = None
             queue.window, queue.boot_id = window, self._clock.boot_id
             if delivered or dead:
-                self._tell(number)
+                self._report(number)
 
     def release(self, queue_ids: Sequence[int], *, perhaps_delivered: bool = False) -> None:
         for number in queue_ids:
@@ -219,7 +219,7 @@ class MemoryOutbox:
         )
 
     async def check(self) -> None:
-        self._stamp()
+        self._save_time()
 
     def find(self, event_id: bytes) -> EventState | None:
         found = self.disk.states.get(event_id)
@@ -233,23 +233,23 @@ class MemoryOutbox:
         await self._commit_turn()
         chosen = list(self.disk.selected(selection))[:limit]
         for letter in chosen:
-            stored = self.disk.take_out(letter.id)
+            stored = self.disk.remove_dead_letter(letter.id)
             self.disk.store(stored.event, stored.crc, self._now_ms(), is_requeued=True)
         self.disk.forget_ids(self._settings.dedupe_window)
         self.disk.count(requeued=len(chosen), pending=len(chosen))
         self._metrics.events_requeued.inc(len(chosen))
-        self._tell_all({letter.device_key for letter in chosen})
+        self._report_all({letter.device_key for letter in chosen})
         return len(chosen)
 
     async def discard(self, selection: Selection, limit: int) -> int:
         await self._commit_turn()
         chosen = list(self.disk.selected(selection))[:limit]
         for letter in chosen:
-            self.disk.take_out(letter.id)
+            self.disk.remove_dead_letter(letter.id)
         return len(chosen)
 
     async def adopt(self, limit: int) -> int:
-        """Nothing is quarantined: what is in memory belongs to no other machine."""
+        """Return 0: there are no quarantined events in memory."""
         return 0
 
     async def discard_quarantined(self, limit: int) -> int:
@@ -261,26 +261,30 @@ class MemoryOutbox:
     async def close(self) -> None:
         if self._open:
             await self._commit_turn()
-            self._stamp()
+            self._save_time()
         self._open = False
         self._reject_pending_calls()
 
     # -- commits ------------------------------------------------------------------------------
 
     async def _commit_turn(self) -> None:
-        """Others may run before a commit, as they do when it takes a disk."""
+        """Commit after one iteration of the event loop, so that other tasks run as during a write to disk."""
         await asyncio.sleep(0)
         if not self._open:
             raise OutboxUnavailable("the outbox is closed")
         self._commit_pending_calls()
 
     def _commit_pending_calls(self) -> None:
-        gathered, self._pending_calls = self._pending_calls, []
-        for events, answer in gathered:
+        waiting_calls, self._pending_calls = self._pending_calls, []
+        for events, result in waiting_calls:
             new_bytes = sum(len(event.body) + ROW_BYTES for event in events)
             if not self._make_room(new_bytes):
-                if not answer.done():
-                    answer.set_exception(OutboxFull("the outbox is full, and nothing in it can be dropped now"))
+                if not result.done():
+                    result.set_exception(
+                        OutboxFull(
+                            "the outbox is full, and every event in it is in flight or quarantined: append again later"
+                        )
+                    )
                 continue
             fresh: list[Event] = []
             repeated: list[Event] = []
@@ -292,9 +296,9 @@ class MemoryOutbox:
                     fresh.append(event)
             self._report_conflicts(repeated)
             self.disk.count(accepted=len(fresh), pending=len(fresh))
-            if not answer.done():
-                answer.set_result(len(events) - len(fresh))
-            self._tell_all({event.device_key for event in fresh})
+            if not result.done():
+                result.set_result(len(events) - len(fresh))
+            self._report_all({event.device_key for event in fresh})
         self.disk.forget_ids(self._settings.dedupe_window)
 
     def _report_conflicts(self, repeated: Sequence[Event]) -> None:
@@ -303,9 +307,9 @@ class MemoryOutbox:
         self._conflicts.report([Conflict(event, key) for event, (check, key) in pairs if check != event.check])
 
     def _reject_pending_calls(self) -> None:
-        for _, answer in self._pending_calls:
-            if not answer.done():
-                answer.set_exception(OutboxUnavailable("the outbox is closed"))
+        for _, result in self._pending_calls:
+            if not result.done():
+                result.set_exception(OutboxUnavailable("the outbox is closed"))
         self._pending_calls = []
 
     def _insert_dead_letters(self, number: int, stored: Stored, why: Dead) -> None:
@@ -321,12 +325,12 @@ class MemoryOutbox:
             rfc3339(self._clock.wall_ms()),
             event.body,
         )
-        disk.lay_out(letter, stored)
+        disk.add_dead_letter(letter, stored)
         self.disk.remove(number, [stored.seq], "dead_lettered")
         self.disk.count(dead_lettered=1)
         self._metrics.events_dead_lettered.labels(why.reason).inc()
         while len(disk.dead) > self._settings.max_dead_letters:
-            disk.take_out(next(iter(disk.dead)))
+            disk.remove_dead_letter(next(iter(disk.dead)))
             self._metrics.dead_letters_discarded.inc()
 
     def _make_room(self, new_bytes: int) -> bool:
@@ -343,7 +347,7 @@ class MemoryOutbox:
         return excess <= 0
 
     def _droppable(self) -> Iterable[tuple[int, Stored]]:
-        """(lane, event) of what is pending and not in flight."""
+        """Return (queue id, event) of each pending event that is not in flight."""
         for number, queue in self.disk.queues.items():
             for stored in islice(queue.pending, len(self._in_flight.get(number, ())), None):
                 yield number, stored
@@ -351,11 +355,11 @@ class MemoryOutbox:
     def _drop(self, reason: DropReason, unwanted: Sequence[tuple[int, Stored]]) -> None:
         for number in {number for number, _ in unwanted}:
             self.disk.remove(number, [stored.seq for queue_id, stored in unwanted if queue_id == number], "dropped")
-            self._tell(number)
+            self._report(number)
         self.disk.count(dropped=len(unwanted))
         self._metrics.events_dropped.labels(reason).inc(len(unwanted))
 
-    def _stamp(self) -> None:
+    def _save_time(self) -> None:
         assert self._time is not None
         self.disk.anchor = self._time.anchor()
 
@@ -363,11 +367,11 @@ class MemoryOutbox:
         assert self._time is not None, "the outbox is not open"
         return self._time.now_ms()
 
-    def _tell_all(self, keys: Iterable[DeviceKey]) -> None:
+    def _report_all(self, keys: Iterable[DeviceKey]) -> None:
         for key in sorted(set(keys)):
-            self._tell(self.disk.by_key[key])
+            self._report(self.disk.by_key[key])
 
-    def _tell(self, number: int) -> None:
+    def _report(self, number: int) -> None:
         queue = self.disk.queues[number]
         if self._backlog is not None:
             self._backlog(number, queue.key, len(queue.pending), queue.body_bytes)

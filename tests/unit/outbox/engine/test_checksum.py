@@ -1,4 +1,4 @@
-"""A checksum tells a whole body from a changed one, and the relay's stamp from an app's."""
+"""The checksum detects changed bodies, and marks timestamps that the relay inserted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The dedupe window, against a plain list of all ids ever appended."""
+"""The dedupe window, compared with a list of all appended ids."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def number_id(number: int) -> bytes:
 
 @given(st.integers(1, 12), st.lists(st.lists(st.integers(0, 30), max_size=20), max_size=12))
 def test_window_contains_the_last_ids_with_their_latest_seq(window: int, batches: list[list[int]]) -> None:
-    """Ids may come again: those of requeued events do."""
+    """Ids may be repeated, as ids of requeued events are."""
     dedupe_window = DedupeWindow(window)
     seen: list[int] = []
     for batch in batches:
@@ -53,7 +53,7 @@ def test_packed_content_equals_the_window(window: int, numbers: list[int], data:
 def test_dropped_event_is_unknown_until_it_is_appended_again(
     window: int, rounds: list[tuple[list[int], list[int]]]
 ) -> None:
-    """A drop of an id's latest slot counts for its earlier ones, too: those of a dead letter that was requeued."""
+    """Dropping the latest slot of an id drops its earlier slots, too: those of a requeued dead letter."""
     dedupe_window = DedupeWindow(window)
     seen: list[int] = []
     dropped: set[int] = set()
@@ -108,7 +108,7 @@ def test_repeated_id_without_a_check_keeps_its_check() -> None:
 
 @given(st.integers(1, 9), st.lists(st.lists(st.integers(0, 12), min_size=1, max_size=14), max_size=9))
 def test_check_is_the_latest_known_check_of_the_id(window: int, batches: list[list[int]]) -> None:
-    """0 is a check that is not known. Ids that are empty leave no trace."""
+    """A check of 0 is unknown. Empty ids are not remembered."""
     dedupe_window = DedupeWindow(window)
     seen: list[int] = []
     for number, batch in enumerate(batches):

@@ -1,4 +1,4 @@
-"""Outbox time: moves with what can be believed, and never back."""
+"""Outbox time follows plausible clocks, and never decreases."""
 
 from __future__ import annotations
 

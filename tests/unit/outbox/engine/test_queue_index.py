@@ -1,4 +1,4 @@
-"""The lane index, against a plain list."""
+"""The index of device queues, compared with a list."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`box`: an open SQLite outbox; `make_box` takes settings and returns one that is not open yet."""
+"""`box`: an open SQLite outbox. `make_box`: a function that takes settings and returns a closed SQLite outbox."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may hold the outbox's files, and what they may be."""
+"""The files of the outbox: lock, type, owner and mode."""
 
 from __future__ import annotations
 
@@ -67,11 +67,11 @@ async def test_symbolic_link_is_rejected(make_box: MakeBox, tmp_path: Path, suff
 
 
 class TestLogOfAnotherUser:
-    """SQLite applies a -wal or a hot -journal to the database: whoever can write one writes the outbox."""
+    """SQLite applies a -wal or a hot -journal to the database, so a user who can write one can change the outbox."""
 
     @pytest.fixture
     async def box(self, box: SqliteBox) -> SqliteBox:
-        """Killed, with its last events in the -wal."""
+        """Return a killed outbox with its last events in the -wal."""
         await box.append([1])
         return await box.kill()
 
@@ -100,7 +100,7 @@ class TestLogOfAnotherUser:
         await close(box)
 
     async def test_a_file_system_without_modes_is_used(self, box: SqliteBox) -> None:
-        """As vfat with umask=000 shows it: every file can be written by everybody, and the lock file shows why."""
+        """On vfat with umask=000 every file is world-writable, and so is the relay's lock file."""
         for suffix in ("", "-wal", ".lock"):
             file = box.path.with_name(box.path.name + suffix)
             file.touch()
@@ -119,7 +119,7 @@ class TestLogOfAnotherUser:
 
 
 async def test_another_program_cannot_open_an_existing_outbox(box: SqliteBox) -> None:
-    """It would copy the -wal back and delete it under the running relay."""
+    """The program would checkpoint the -wal and delete it while the relay runs."""
     for _ in range(2):
         code = "import sqlite3, sys; sqlite3.connect(sys.argv[1], timeout=0).execute('SELECT count(*) FROM log')"
         other = await asyncio.create_subprocess_exec(

@@ -1,4 +1,4 @@
-"""What is joined for one statement is in the log as it was, whatever bytes it has."""
+"""Rows joined for one statement are stored unchanged, with any bytes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROWS = [
     (7, b"0123456789abcdef", 1, bytes(range(256)) * 1024),
     (2, b"\xe2\x82\xac" * 5 + b"\n", 12, b"%d %s 'x' \xff"),
 ]
-"""(lane, id, checksum, body)"""
+"""(queue id, event id, checksum, body)"""
 
 
 def database_at(path: Path) -> sqlite3.Connection:

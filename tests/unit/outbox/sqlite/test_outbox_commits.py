@@ -1,4 +1,4 @@
-"""What a commit costs: how many there are, and how much they write."""
+"""The number of commits, and the amount of data that they write."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.unit.outbox.sqlite.conftest import MakeBox
 
 FRAME = 4096 + 24
 LOG_BYTES = 4 << 20
-"""The bound of the log of a large outbox."""
+"""Maximum size of the write-ahead log of a large outbox."""
 
 
 def commits(box: SqliteBox) -> float:
@@ -24,7 +24,7 @@ def written(box: SqliteBox) -> float:
 
 
 def reserve_the_log(box: SqliteBox) -> None:
-    """Have the log's file at its bound: from then on a commit writes no zeros before its frames."""
+    """Extend the log's file to its maximum, so that later commits write no zeros."""
     store = box.outbox._owner.store
     assert store._wal.reserve(LOG_BYTES, LOG_BYTES)
     store._count()
@@ -68,7 +68,7 @@ async def test_single_append_is_one_commit_of_one_page(box: SqliteBox) -> None:
 
 
 async def test_single_event_writes_three_pages_until_its_settlement(box: SqliteBox) -> None:
-    """Its append, its journal entry, its settlement: deletes are put off and shared."""
+    """The pages are for its append, journal entry and settlement. Deletes are delayed and shared."""
     reserve_the_log(box)
     await box.append([0])
     await box.deliver(1)
@@ -80,7 +80,7 @@ async def test_single_event_writes_three_pages_until_its_settlement(box: SqliteB
 
 
 async def test_saturated_outbox_writes_less_than_four_times_the_event(box: SqliteBox) -> None:
-    """1000 devices, 500 events a commit, each delivered soon after."""
+    """1000 devices, 500 events per commit, each delivered soon after."""
     queues = [(1, "tv", f"device-{number:04}") for number in range(1000)]
     before, count = written(box), 0
     for base in range(0, 60_000, 1_000):
@@ -114,7 +114,7 @@ async def test_write_ahead_log_stays_bounded(make_box: MakeBox, size: int, bound
 async def test_write_ahead_log_stays_bounded_with_commits_of_maximum_size(
     make_box: MakeBox, size: int, bound: int, body_bytes: int
 ) -> None:
-    """More waits than one commit takes; what is done is deleted with the appends."""
+    """The waiting appends need several commits, which also delete settled rows."""
     box = make_box(max_size_bytes=size)
     await box.start()
     wal = box.path.with_name("outbox.db-wal")
@@ -134,7 +134,7 @@ async def test_write_ahead_log_stays_bounded_with_commits_of_maximum_size(
 
 @pytest.mark.parametrize(("size", "bound"), [(64 << 20, 4 << 20), (512 << 20, 4 << 20)])
 async def test_deleting_a_drained_backlog_keeps_the_wal_bounded(make_box: MakeBox, size: int, bound: int) -> None:
-    """Commits that append nothing write most: a page for every few rows they delete."""
+    """Commits that only delete write the most: one page for every few deleted rows."""
     box = make_box(max_size_bytes=size)
     await box.start()
     wal = box.path.with_name("outbox.db-wal")
@@ -149,7 +149,7 @@ async def test_deleting_a_drained_backlog_keeps_the_wal_bounded(make_box: MakeBo
 
 
 async def test_deleting_a_drained_backlog_writes_few_pages(make_box: MakeBox) -> None:
-    """The log's newest rows lie at the end of the file, and are cut off with it."""
+    """The newest rows are at the end of the file, and are cut off with it."""
     box = make_box(max_size_bytes=64 << 20)
     await box.start()
     for base in range(0, 40_000, 500):
@@ -167,7 +167,7 @@ async def test_deleting_a_drained_backlog_writes_few_pages(make_box: MakeBox) ->
 
 
 async def test_stored_ids_of_deleted_events_are_not_moved_repeatedly(make_box: MakeBox) -> None:
-    """Their ids lie in pages that the first of them left, not behind the log whose end is cut off piece by piece."""
+    """The ids use pages freed by the first rows, not pages behind the log, whose end is cut off step by step."""
     box = make_box(max_size_bytes=256 << 20)
     await box.start()
     for base in range(0, 80_000, 1_000):
@@ -182,7 +182,7 @@ async def test_stored_ids_of_deleted_events_are_not_moved_repeatedly(make_box: M
 
 
 async def test_rows_before_pending_events_are_deleted_after_a_delay(make_box: MakeBox) -> None:
-    """Once they are done, too, the pages of all of them go unwritten."""
+    """If the pending events are settled in time, the freed pages are not written."""
     box = make_box(max_size_bytes=64 << 20)
     await box.start()
     for base in range(0, 10_000, 500):
@@ -217,7 +217,7 @@ async def test_file_shrinks_after_a_backlog_despite_steady_traffic(make_box: Mak
 async def test_checkpointed_frames_are_neither_copied_nor_counted_again(make_box: MakeBox) -> None:
     box = make_box(max_size_bytes=64 << 20)
     await box.start()
-    await box.append(range(2_400), body_bytes=1_000)  # more than half of what the log may hold, and less than all
+    await box.append(range(2_400), body_bytes=1_000)  # more than half of the maximum log size, and less than all of it
     await box.outbox._owner.store._copy_back()
     before = written(box)
     await box.outbox.forget([9_999])
@@ -227,7 +227,7 @@ async def test_checkpointed_frames_are_neither_copied_nor_counted_again(make_box
 
 
 async def test_commit_of_many_queues_causes_no_extra_checkpoint(make_box: MakeBox) -> None:
-    """What their rows may write at most is more than the log may hold; what they write is little."""
+    """The maximum that their rows may write exceeds the log, but they write little."""
     box = make_box(max_size_bytes=512 << 20)
     await box.start()
     keys = [(1, "tv", f"tv-{number}") for number in range(500)]
@@ -253,7 +253,7 @@ async def test_many_waiting_appends_are_split_into_several_commits(box: SqliteBo
 
 
 async def test_memory_of_waiting_appends_is_limited(box: SqliteBox) -> None:
-    """Beyond 32 MiB of waiting bodies an append is refused, and `room` says so before."""
+    """With 32 MiB of waiting bodies an append is rejected, and `room` returns False before."""
     answers = []
     for base in range(0, 10_000, 100):
         if not box.outbox.room():

@@ -1,4 +1,4 @@
-"""A disk that fails while the relay runs: what callers are told, and that it recovers without a restart."""
+"""A disk that fails while the relay runs: the errors for callers, and the recovery without a restart."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PATIENCE_S = 20
 
 @contextmanager
 def no_file_may_grow_beyond(size: int) -> Iterator[None]:
-    """Writes past it fail in the kernel (EFBIG), for this whole process."""
+    """Let the kernel reject writes beyond a file size (EFBIG), for this process."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -37,7 +37,7 @@ def no_file_may_grow_beyond(size: int) -> Iterator[None]:
 
 
 async def again(call: Callable[[], Awaitable[T]]) -> T:
-    """Until the outbox can do it: what an app and the forwarder do."""
+    """Repeat a call until it succeeds, as apps and the forwarder do."""
     while True:
         try:
             return await call()
@@ -46,7 +46,7 @@ async def again(call: Callable[[], Awaitable[T]]) -> T:
 
 
 def fail_commits(monkeypatch: pytest.MonkeyPatch, times: int, error: sqlite3.Error, *, but_write: bool) -> None:
-    """The next commits fail, with their content on the disk or not."""
+    """Let the next commits fail, with their content on disk or not."""
     commit, left = transaction.commit, times
 
     def failing(database: sqlite3.Connection, steps: Any) -> Any:
@@ -91,7 +91,7 @@ async def test_full_disk_is_reported_as_such(box: SqliteBox) -> None:
 async def test_events_of_a_failed_commit_that_are_on_disk_are_counted_once(
     box: SqliteBox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The fsync failed but the frames are in the file: the file is the truth."""
+    """The fsync failed, but the frames are in the file. The state must follow the file."""
     await box.append(range(10), TV)
     fail_commits(monkeypatch, 1, sqlite3.OperationalError("disk I/O error"), but_write=True)
     with pytest.raises(OutboxUnavailable):
@@ -144,13 +144,13 @@ async def test_failed_claim_can_be_repeated(box: SqliteBox, monkeypatch: pytest.
 
 
 async def test_claim_fails_if_an_earlier_settle_fails(box: SqliteBox, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also one that gathered while the settle's commit ran: else more could be sent than the disk knows of."""
+    """Also a claim that waited during the settle's commit. Otherwise more could be sent than the disk has recorded."""
     await box.append(range(2))
     await box.append(range(2, 4), PHONE)
     await box.claim(2)
     fail_commits(monkeypatch, 1, sqlite3.OperationalError("disk I/O error"), but_write=False)
     settled = asyncio.ensure_future(box.settle())
-    await asyncio.sleep(0)  # its commit is begun
+    await asyncio.sleep(0)  # its commit has begun
     results = await asyncio.gather(settled, box.claim(2, PHONE), return_exceptions=True)
     assert [type(each) for each in results] == [OutboxUnavailable, OutboxUnavailable]
 
@@ -171,12 +171,12 @@ async def test_outbox_starts_on_a_failing_disk_and_recovers(make_box: MakeBox) -
         assert not box.outbox.gauges().writable
         with pytest.raises(OutboxFull, match="the disk is full"):
             await box.append([1])
-    box.loaded = await box.outbox.load(box.told)
+    box.loaded = await box.outbox.load(box.record_backlog)
     assert await box.append([1]) == 0
 
 
 async def test_failing_disk_is_retried_at_growing_intervals(box: SqliteBox, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However often apps try."""
+    """The number of calls of apps does not matter."""
     tried = 0
 
     def failing(database: sqlite3.Connection, steps: Any) -> Any:
@@ -270,7 +270,7 @@ async def test_outbox_survives_a_memory_error_in_a_commit(box: SqliteBox, monkey
 async def test_memory_error_around_a_commit_fails_all_its_calls(
     where: str, box: SqliteBox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before its thread was asked, or when all is on disk."""
+    """The error occurs before the commit, or after everything is on disk."""
     owner, name = (NewRows, "joined") if where == "planning" else (Index, "append")
 
     def fails(*_: Any, **__: Any) -> None:
@@ -340,7 +340,7 @@ class TestFilesChangedWhileOpen:
         with pytest.raises(OutboxUnavailable, match="replaced by another file"):
             await box.append([6])
         assert not box.outbox.gauges().writable
-        assert await box.deliver(10) == bodies(range(5)), "what it holds can still be sent"
+        assert await box.deliver(10) == bodies(range(5)), "its events can still be sent"
         await box.outbox.close()
         assert box.path.read_bytes() == b"precious"
 
@@ -359,7 +359,7 @@ class TestFilesChangedWhileOpen:
 
 
 async def test_calls_complete_while_the_disk_fails_repeatedly(box: SqliteBox, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every call gets an answer, whatever the disk does between."""
+    """Every call completes, although the disk fails in between."""
     commit, calls = transaction.commit, 0
 
     def every_third_fails(database: sqlite3.Connection, steps: Any) -> Any:

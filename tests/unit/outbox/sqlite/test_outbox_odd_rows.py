@@ -1,6 +1,6 @@
-"""Values that a disk has changed where SQLite notices nothing: the relay starts, and no event vanishes.
+"""Values that a disk has changed without an error of SQLite: the relay starts, and loses no event.
 
-The pages are sound, `quick_check` is content, and what stands in a column is not what was written.
+The pages are sound and `quick_check` finds no error, but a column has another value.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ ALL = Selection(all=True)
 
 
 async def stopped(make_box: MakeBox) -> SqliteBox:
-    """Twenty events of a TV, ten of a phone, stopped in good order."""
+    """Return a cleanly stopped outbox with 20 events of a TV and 10 of a phone."""
     box = make_box()
     await box.start()
     await box.append(range(20), TV)
@@ -28,7 +28,7 @@ async def stopped(make_box: MakeBox) -> SqliteBox:
 
 
 def execute(box: SqliteBox, *statements: str) -> None:
-    """Whatever the schema says: its constraints are lifted meanwhile."""
+    """Execute statements without the constraints of the schema."""
     database = box.database()
     database.execute("PRAGMA writable_schema=ON")
     before = database.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table'").fetchall()
@@ -44,7 +44,7 @@ def execute(box: SqliteBox, *statements: str) -> None:
 
 
 async def found(box: SqliteBox) -> set[bytes]:
-    """Every body that can still be delivered, or is kept as a dead letter."""
+    """Return every body that can be delivered or is a dead letter."""
     delivered = await box.deliver_all()
     letters = await box.outbox.dead_letters(ALL, 1_000)
     assert len(delivered) == len(set(delivered))
@@ -147,9 +147,9 @@ async def test_dead_letter_with_a_changed_value_can_be_listed_and_discarded(make
 
 
 def change_number_of_row(path: Path, number: int) -> None:
-    """Set bits of a row's own number, so that the rows of its page are out of order."""
+    """Set bits of the rowid of a row, so that the rows of its page are out of order."""
     content = path.read_bytes()
-    # the number of two bytes stands a few bytes before the id: https://www.sqlite.org/fileformat2.html#record_format
+    # The rowid of two bytes is a few bytes before the id: https://www.sqlite.org/fileformat2.html#record_format
     at = content.rindex(bytes([0x80 | number >> 7, number & 0x7F]), 0, content.index(event_id(number - 1)))
     path.write_bytes(content[:at] + b"\xff\x7f" + content[at + 2 :])
 

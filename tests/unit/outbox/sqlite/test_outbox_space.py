@@ -1,4 +1,4 @@
-"""What is done is deleted, and the file follows what is pending."""
+"""Settled rows are deleted, and the size of the file follows the pending events."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MIB = 1 << 20
 
 
 def log_rows(box: SqliteBox) -> int:
-    """Rows of the log, done ones included; the outbox is closed."""
+    """Return the number of rows in the log of a closed outbox, including settled rows."""
     database = box.database()
     (rows,) = database.execute("SELECT count(*) FROM log").fetchone()
     database.close()
@@ -52,7 +52,7 @@ async def test_file_shrinks_after_a_backlog_is_drained(make_box: MakeBox) -> Non
 async def test_seqs_continue_after_the_newest_rows_are_deleted(
     make_box: MakeBox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The newest rows are gone, older ones are not, and seqs go on behind the gap; also after a kill."""
+    """The newest rows are deleted, older rows are not, and seqs continue after the gap, also after a kill."""
     monkeypatch.setattr(outbox_state, "_TRUNCATED_ROWS", 0)
     monkeypatch.setattr(outbox_state, "_IDLE_GARBAGE_ROWS", 512)
     box = make_box(max_size_bytes=2 * MIB)
@@ -74,7 +74,7 @@ async def test_seqs_continue_after_the_newest_rows_are_deleted(
 
 
 async def test_file_that_cannot_shrink_is_not_vacuumed_repeatedly(make_box: MakeBox) -> None:
-    """One that was dumped and read back has no map of its pages: asking again and again would burn a processor."""
+    """A dumped and restored file has no pointer map. Repeated vacuums would use a whole processor."""
     box = make_box()
     await box.start()
     await box.outbox.close()
@@ -93,7 +93,7 @@ async def test_file_that_cannot_shrink_is_not_vacuumed_repeatedly(make_box: Make
 
 
 async def settled_down(box: SqliteBox) -> None:
-    """Until it has no chores left and waits for calls."""
+    """Wait until the outbox has no cleanup left and waits for calls."""
     owner = box.outbox._owner
     while owner._wake is None or owner.known.pending or cleanup(owner.known, box.clock) is not None:
         await asyncio.sleep(0.005)
@@ -131,7 +131,7 @@ async def test_full_outbox_of_large_events_drains_and_fills_again(make_box: Make
 
 
 async def test_stored_ids_cannot_fill_the_file(make_box: MakeBox) -> None:
-    """What is delivered leaves its ids; in a small file not as many as outbox.dedupe_window."""
+    """Ids of delivered events are stored; in a small file fewer than outbox.dedupe_window."""
     box = make_box(max_size_bytes=1 << 20, dedupe_window=100_000)
     await box.start()
     for first in range(0, 50_000, 500):
@@ -201,7 +201,7 @@ async def test_dead_letters_cannot_fill_the_file(make_box: MakeBox) -> None:
 
 
 async def test_full_outbox_accepts_events_while_it_drains(make_box: MakeBox) -> None:
-    """What was delivered makes room at once, not when there is nothing left to deliver."""
+    """Delivered events make space at once, not when no event is pending."""
     box = make_box(max_size_bytes=8 * MIB)
     await box.start()
     number = 0
@@ -225,7 +225,7 @@ async def test_full_outbox_accepts_events_while_it_drains(make_box: MakeBox) -> 
 
 
 async def test_database_and_log_together_stay_below_the_limit(make_box: MakeBox) -> None:
-    """Counted by the file system, whatever is free inside."""
+    """The sizes are those of the file system, including free pages."""
     box = make_box(max_size_bytes=4 * MIB, when_full="drop_oldest")
     await box.start()
     wal = box.path.with_name("outbox.db-wal")

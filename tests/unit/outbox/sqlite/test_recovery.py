@@ -1,4 +1,4 @@
-"""A broken file: set aside, salvaged, and the relay starts; every way in which a disk breaks one."""
+"""Broken files: they are quarantined and salvaged, and the relay starts."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def garbage_in_the_middle(path: Path) -> None:
 
 
 def name_that_is_no_text(path: Path) -> None:
-    """SQLite quotes it when it complains, and the sqlite3 module cannot read the complaint."""
+    """SQLite quotes the name in its message, and the sqlite3 module cannot decode the message."""
     overwrite(path, path.read_bytes().index(b"tabledevice_queuesdevice_queues") + len(b"table"), b"\xec")
 
 
@@ -78,7 +78,7 @@ def lost_ledger(path: Path) -> None:
     database.close()
 
 
-def lost_lanes(path: Path) -> None:
+def lost_queues(path: Path) -> None:
     database = sqlite3.connect(path)
     (page,) = database.execute("SELECT rootpage FROM sqlite_master WHERE name = 'device_queues'").fetchone()
     database.close()
@@ -86,7 +86,7 @@ def lost_lanes(path: Path) -> None:
 
 
 async def filled(box: SqliteBox) -> None:
-    """Two lanes of EVENTS events each, ten of the TV's delivered, one dead, and killed."""
+    """Fill two queues with EVENTS events each. Of the TV's, ten are delivered and one is dead."""
     await box.start()
     for base in range(0, EVENTS, 500):
         await box.append(range(base, base + 500), TV, body_bytes=300)
@@ -109,7 +109,7 @@ async def filled(box: SqliteBox) -> None:
         (column_with_another_name, 2 * EVENTS - 11),
         (checksum_with_another_name, 2 * EVENTS - 11),
         (lost_ledger, 2 * EVENTS - 11),
-        (lost_lanes, 2 * EVENTS - 11),
+        (lost_queues, 2 * EVENTS - 11),
         (no_database, 0),
     ],
 )
@@ -137,7 +137,7 @@ async def test_broken_file_is_salvaged_and_quarantined(
 
 
 def checkpoint(path: Path) -> None:
-    """Copy the -wal into the database, so that damage to the database is damage to the newest."""
+    """Checkpoint, so that damage to the database affects the newest rows."""
     database = sqlite3.connect(path)
     database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     database.close()
@@ -157,7 +157,7 @@ async def test_quarantined_file_is_unchanged(make_box: MakeBox) -> None:
 
 
 async def test_failed_salvage_leaves_no_files(make_box: MakeBox) -> None:
-    """It is tried again, and the broken file stays what it is meanwhile."""
+    """The relay tries again, and does not change the broken file meanwhile."""
     box = make_box()
     await filled(box)
     after = await box.kill()
@@ -169,7 +169,7 @@ async def test_failed_salvage_leaves_no_files(make_box: MakeBox) -> None:
         assert not after.outbox.gauges().writable
         assert sorted(each.name for each in after.path.parent.iterdir()) == ["outbox.db", "outbox.db.lock"]
         assert after.path.read_bytes() == before
-    after.loaded = await after.outbox.load(after.told)
+    after.loaded = await after.outbox.load(after.record_backlog)
     assert after.outbox.ledger().pending > EVENTS
     await close(after)
 
@@ -220,7 +220,7 @@ async def test_file_is_not_quarantined_after_a_kill(make_box: MakeBox) -> None:
 
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: os.truncate(path, path.stat().st_size // 2)])
 async def test_lost_wal_does_not_prevent_the_start(make_box: MakeBox, damage: Callable[[Path], None]) -> None:
-    """What was in it is gone, and SQLite cannot tell; what was there before is not."""
+    """The content of the -wal is lost, which SQLite cannot detect. Earlier events are not lost."""
     box = make_box()
     await box.start()
     await box.append(range(100))
@@ -245,7 +245,7 @@ async def test_empty_file_becomes_a_new_outbox(make_box: MakeBox) -> None:
 
 
 async def test_kill_during_salvage_loses_nothing(make_box: MakeBox) -> None:
-    """Before the new file took its place the old one is still there; after, the new one is complete."""
+    """Before the exchange the old file is in its place; afterwards the new file is complete."""
     box = make_box()
     await filled(box)
     before = await box.kill()

@@ -169,7 +169,7 @@ async def test_database_of_another_program_is_rejected_unchanged(make_box: MakeB
 
 
 async def test_ids_of_an_older_version_are_repetitions_with_any_bytes(make_box: MakeBox) -> None:
-    """What an event was as received is not known of a file that is migrated."""
+    """A migrated file does not contain checks of the received bytes."""
     box = make_box()
     await box.start()
     await box.append(range(600))

@@ -1,4 +1,4 @@
-"""The size of the write-ahead log, against what SQLite says of it."""
+"""The size of the write-ahead log, compared with SQLite's report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The log's file is as large as a commit needs before the commit begins: no 202 depends on a file's new size."""
+"""The log's file is extended before a commit, so that no 202 depends on a new file size."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def log(box: SqliteBox) -> Path:
 
 @pytest.fixture
 def sizes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """Of the log's file: before and after each commit."""
+    """Return the sizes of the log's file before and after each commit."""
     found: list[tuple[int, int]] = []
     commit = transaction.commit
 
@@ -50,10 +50,10 @@ def changed(sizes: list[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 async def test_no_commit_changes_the_size_of_the_log(make_box: MakeBox, sizes: list[tuple[int, int]]) -> None:
-    """Single events, batches, journal entries, settlements and deletes, until the log began anew several times."""
+    """Single events, batches, journal entries, settlements and deletes, until the log has restarted several times."""
     box = make_box()
     await box.start()
-    sizes.clear()  # what opening wrote, before any 202
+    sizes.clear()  # written by opening, before any 202
     for base in range(0, 6_000, 300):
         await box.append([100_000 + base])
         await box.append(range(base, base + 299), body_bytes=2_000)
@@ -87,7 +87,7 @@ async def test_few_events_reserve_little(box: SqliteBox) -> None:
 
 
 async def test_log_is_reused_after_a_kill(make_box: MakeBox, sizes: list[tuple[int, int]]) -> None:
-    """Boxes are switched off at the wall each evening: the zeros are written once, not at each start."""
+    """Boxes lose power each evening. The relay writes the zeros once, not at each start."""
     box = make_box()
     await box.start()
     for base in range(0, 3_000, 100):
@@ -119,7 +119,7 @@ async def test_durability_normal_reserves_nothing(make_box: MakeBox) -> None:
 async def test_nearly_full_disk_stores_small_commits(
     box: SqliteBox, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    """The reservation is given up and its room given back; the commit itself needs less."""
+    """The relay removes the incomplete reservation. The commit itself needs less space."""
     pwrite, tried = os.pwrite, []
 
     def full(fd: int, data: bytes, offset: int) -> int:
@@ -154,7 +154,7 @@ class TestWalFile:
         return database
 
     def test_sqlite_ignores_zeros_after_the_frames(self, database: sqlite3.Connection, tmp_path: Path) -> None:
-        """Frames of this round, frames of the round before, zeros: what a kill may leave."""
+        """A kill may leave new frames, old frames and zeros."""
         wal = Wal(tmp_path / "x.db-wal")
         for rows in (200, 3):
             database.executemany("INSERT INTO t(b) VALUES (?)", [(bytes(400),)] * rows)
@@ -172,7 +172,7 @@ class TestWalFile:
         wal.close()
 
     def test_file_of_zeros_is_an_empty_log(self, database: sqlite3.Connection, tmp_path: Path) -> None:
-        """Neither for SQLite nor for `Wal`: the salts of a header of zeros match any zeros."""
+        """For SQLite and for `Wal`, although the salts of a header of zeros match any zeros."""
         database.execute("INSERT INTO t(b) VALUES (1)")
         database.close()
         (tmp_path / "x.db-wal").write_bytes(bytes(MIB))
