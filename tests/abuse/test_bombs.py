@@ -64,7 +64,7 @@ async def filling(sandbox: Sandbox, tmp_path: Path) -> AsyncIterator[RelayProces
         yield process
 
 
-async def test_bombs_are_defused_and_others_are_served(filling: RelayProcess) -> None:
+async def test_bombs_are_rejected_and_others_are_served(filling: RelayProcess) -> None:
     async with Healthy(filling) as healthy:
         for name, (raw, status) in BOMBS.items():
             client = await connect(filling)
@@ -75,7 +75,7 @@ async def test_bombs_are_defused_and_others_are_served(filling: RelayProcess) ->
     assert peak_memory_bytes(filling.pid) < (64 << 20) + ROOM_BYTES
 
 
-async def test_many_bombs_at_once_are_defused_and_others_are_served(filling: RelayProcess) -> None:
+async def test_many_bombs_at_once_are_rejected_and_others_are_served(filling: RelayProcess) -> None:
     """Their work is done in turns: the app that behaves gets its answers in between."""
 
     async def throw(raw: bytes) -> None:

@@ -66,7 +66,7 @@ async def test_slow_clients_of_every_shape_are_closed_while_others_are_served(ti
     assert await rejected(tight, "timeout") == len(clients) - 10
 
 
-async def test_a_client_that_takes_no_answers_is_closed_while_others_are_served(tight: RelayProcess) -> None:
+async def test_a_client_that_reads_no_responses_is_closed_while_others_are_served(tight: RelayProcess) -> None:
     async with Healthy(tight) as healthy:
         client = await connect(tight)
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]
@@ -78,7 +78,7 @@ async def test_a_client_that_takes_no_answers_is_closed_while_others_are_served(
         client.writer.transport.abort()
 
 
-async def test_a_flood_of_idle_connections_shuts_nobody_out(tight: RelayProcess) -> None:
+async def test_a_flood_of_idle_connections_blocks_no_app(tight: RelayProcess) -> None:
     leaked = []
     for number in range(size(3 * MOST, 10 * MOST)):
         leaked.append(await connect(tight))
@@ -117,7 +117,7 @@ async def test_beyond_the_limit_of_busy_connections_new_ones_are_rejected_at_onc
     assert now["max_connections"] == MOST
 
 
-async def test_connections_that_come_and_go_leave_nothing_behind(tight: RelayProcess) -> None:
+async def test_closed_connections_leave_no_memory_behind(tight: RelayProcess) -> None:
     async def come_and_go(number: int) -> None:
         client = await connect(tight)
         client.send((b"", b"POST", post(BODY)[:-1], HEAD + b"Content-Length: 9\r\n\r\n")[number % 4])
@@ -136,7 +136,7 @@ async def test_connections_that_come_and_go_leave_nothing_behind(tight: RelayPro
     assert all(line.get("level") in ("info", "debug") for line in tight.log), tight.log
 
 
-async def test_floods_of_headers_are_refused_within_bounded_memory(relay: RelayProcess) -> None:
+async def test_floods_of_headers_are_rejected_within_bounded_memory(relay: RelayProcess) -> None:
     memory = peak_memory_bytes(relay.pid)
     async with Healthy(relay) as healthy:
         for raw in (
@@ -185,7 +185,7 @@ BEHIND = post(b'{"event_type":"a","tenant_id":1,"source":{"platform":"tv","devic
 
 
 @pytest.mark.parametrize("taught", [False, True], ids=["new connection", "after a known head"])
-async def test_nothing_smuggled_behind_a_riddle_is_read(relay: RelayProcess, taught: bool) -> None:
+async def test_a_request_smuggled_after_an_ambiguous_one_is_not_read(relay: RelayProcess, taught: bool) -> None:
     """One 400, then the end: the valid request behind it is not answered and its event not stored."""
     for name, raw in SMUGGLING.items():
         client = await connect(relay)

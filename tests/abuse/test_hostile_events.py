@@ -34,7 +34,7 @@ async def still_serves(relay: RelayProcess) -> None:
     assert [line for line in relay.log if line.get("level") in ("error", "critical") or "exception" in line] == []
 
 
-async def test_each_known_one_is_refused_with_its_status_and_stores_nothing(relay: RelayProcess) -> None:
+async def test_each_hostile_body_gets_its_status_and_stores_nothing(relay: RelayProcess) -> None:
     answers = {}
     client = await connect(relay)
     for name, (body, _) in BODIES.items():
@@ -48,7 +48,7 @@ async def test_each_known_one_is_refused_with_its_status_and_stores_nothing(rela
     await still_serves(relay)
 
 
-async def test_each_known_datagram_is_counted_and_stores_nothing(relay: RelayProcess) -> None:
+async def test_each_hostile_datagram_is_counted_and_stores_nothing(relay: RelayProcess) -> None:
     bodies = [body for body, _ in BODIES.values() if len(body) < 60_000]
     sending = datagram_socket()
     for body in bodies:
@@ -61,7 +61,9 @@ async def test_each_known_datagram_is_counted_and_stores_nothing(relay: RelayPro
     await still_serves(relay)
 
 
-async def test_made_up_bodies_are_answered_and_what_is_taken_is_strict(relay: RelayProcess, sandbox: Sandbox) -> None:
+async def test_generated_bodies_get_a_response_and_accepted_events_are_strict(
+    relay: RelayProcess, sandbox: Sandbox
+) -> None:
     client = await connect(relay)
     taken = 0
     for number, body in enumerate(islice(mutants(SEED), size(2_000, 200_000))):
@@ -78,7 +80,9 @@ async def test_made_up_bodies_are_answered_and_what_is_taken_is_strict(relay: Re
     assert await all_that_was_taken_is_strict(relay, sandbox) >= 1
 
 
-async def test_made_up_datagrams_are_counted_and_what_is_taken_is_strict(relay: RelayProcess, sandbox: Sandbox) -> None:
+async def test_generated_datagrams_are_counted_and_accepted_events_are_strict(
+    relay: RelayProcess, sandbox: Sandbox
+) -> None:
     sending, to = datagram_socket(), udp_address(relay)
     sent = 0
     for number, body in enumerate(islice(mutants(SEED + 1), size(2_000, 200_000))):
@@ -101,7 +105,7 @@ async def test_made_up_datagrams_are_counted_and_what_is_taken_is_strict(relay: 
 
 
 @pytest.mark.parametrize("part", range(2))
-async def test_made_up_requests_end_in_an_answer_or_a_closed_connection(
+async def test_generated_requests_end_in_a_response_or_a_closed_connection(
     relay: RelayProcess, sandbox: Sandbox, part: int
 ) -> None:
     async def one(raw: bytes) -> None:

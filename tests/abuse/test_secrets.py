@@ -126,7 +126,7 @@ async def everything_it_says(relay: Any) -> bytes:
     return seen
 
 
-async def test_whatever_the_upstream_answers_the_key_is_only_in_requests_to_it(tmp_path: Path) -> None:
+async def test_for_any_upstream_response_the_key_is_only_in_requests(tmp_path: Path) -> None:
     async with Mirror() as mirror:
         tenants = {f"upstream__tenants__{n + 1}__url": f"{mirror.origin}/{n}" for n in range(len(ECHOES))}
         env = own_environment(f"{mirror.origin}/0", tmp_path, **tenants)
@@ -171,9 +171,7 @@ async def test_whatever_the_upstream_answers_the_key_is_only_in_requests_to_it(t
         {"RELAY__UPSTREAM__URL": f"https://user:{PASSWORD}@upstream.example/v1/events"},
     ],
 )
-async def test_a_configuration_that_is_refused_is_told_without_the_secret(
-    tmp_path: Path, wrong: dict[str, str]
-) -> None:
+async def test_a_configuration_error_does_not_contain_the_secret(tmp_path: Path, wrong: dict[str, str]) -> None:
     env = environment("https://upstream.example/v1/events", tmp_path) | wrong
     for arguments in (["run"], ["check-config"]):
         code, out, err = await command(env, *arguments)
@@ -194,7 +192,7 @@ async def test_a_changed_token_file_is_noticed_without_a_signal(sandbox: Sandbox
         assert (await status_with(TOKEN), await status_with("new-token")) == (401, 200)
 
 
-async def test_a_key_file_that_others_can_read_is_warned_of(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_a_readable_key_file_causes_a_warning(sandbox: Sandbox, tmp_path: Path) -> None:
     env = own_environment(sandbox.url, tmp_path)
     tmp_path.chmod(0o755)
     (tmp_path / "key").chmod(0o644)
@@ -203,7 +201,7 @@ async def test_a_key_file_that_others_can_read_is_warned_of(sandbox: Sandbox, tm
         assert str(tmp_path / "key") in warned["problem"]
 
 
-async def test_a_relay_that_is_aborted_leaves_no_core(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_an_aborted_relay_writes_no_core_dump(sandbox: Sandbox, tmp_path: Path) -> None:
     """Cores are allowed where it is started; the process has forbidden its own, and keeps spectators out."""
     env = own_environment(sandbox.url, tmp_path)
     inside = f"ulimit -c unlimited; cd {tmp_path}; exec python3 -m relay run"

@@ -114,7 +114,7 @@ async def test_an_unknown_authority_is_not_trusted_and_check_config_says_so(
         assert KEY not in out + err + trusted
 
 
-async def test_a_client_certificate_is_shown_where_one_is_asked_for(authority: Authority, tmp_path: Path) -> None:
+async def test_a_client_certificate_is_sent_on_request(authority: Authority, tmp_path: Path) -> None:
     context = authority.server("good")
     context.verify_mode = ssl.CERT_REQUIRED
     context.load_verify_locations(authority.file)
@@ -181,7 +181,7 @@ def libfaketime() -> Path | None:
 
 
 @pytest.mark.skipif(libfaketime() is None, reason="libfaketime (package faketime) sets the clock")
-async def test_with_the_clock_at_1970_events_are_held_and_delivered_when_it_comes_right(
+async def test_with_the_clock_at_1970_events_wait_until_the_clock_is_correct(
     authority: Authority, tmp_path: Path
 ) -> None:
     """A box without a battery: no certificate is valid yet, the key is not sent, and no restart is needed."""
@@ -205,7 +205,7 @@ async def test_with_the_clock_at_1970_events_are_held_and_delivered_when_it_come
             await relay.until(lambda status: status["ledger"]["delivered"] == 1)
 
 
-async def test_the_systems_authorities_are_trusted_from_the_moment_a_route_needs_them(
+async def test_the_systems_authorities_are_loaded_when_an_endpoint_needs_them(
     authority: Authority, tmp_path: Path
 ) -> None:
     """They are not read for plain HTTP, which is what the relay starts with here."""

@@ -18,7 +18,7 @@ from tests.support.ingest_harness import post, request
 MAX_SERIES = 300
 
 
-def test_no_answer_of_an_upstream_makes_more_than_300_series() -> None:
+def test_upstream_responses_create_at_most_300_series() -> None:
     """Every status code there is, in the text and in the OpenMetrics form."""
     counted = Metrics()
     counted.build_info("1", "3", "3")
@@ -64,7 +64,7 @@ async def test_ten_thousand_devices_and_paths_grow_neither_metrics_nor_log_nor_s
     assert len(json.dumps(relay.log)) < 64 << 10
 
 
-async def test_made_up_tenants_grow_neither_log_nor_status(relay: RelayProcess, sandbox: Sandbox) -> None:
+async def test_unknown_tenants_grow_neither_log_nor_status(relay: RelayProcess, sandbox: Sandbox) -> None:
     """Each is a route of its own, and each of them fails."""
     sandbox.faults.add(Misbehaviour(answer=500))
     client = await connect(relay)
@@ -82,7 +82,7 @@ async def test_made_up_tenants_grow_neither_log_nor_status(relay: RelayProcess, 
     assert len([line for line in relay.log if line["event"] == "upstream state"]) < 100
 
 
-async def test_no_text_of_others_forges_a_line_of_the_log(relay: RelayProcess, sandbox: Sandbox) -> None:
+async def test_no_received_text_forges_a_log_line(relay: RelayProcess, sandbox: Sandbox) -> None:
     forged = 'x\n{"level":"critical","event":"forged"}\r\n\x1b[2J\x9b31m'
     words = json.dumps({"message": forged, "errors": {"events.0.event_type": [forged]}})
     sandbox.faults.add(Misbehaviour(answer=422, body=words, when="forged"))

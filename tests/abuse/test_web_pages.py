@@ -76,9 +76,7 @@ def as_seen_by(page: str) -> Iterator[bytes]:
         "a link without origin", "a proxy's target",
     ],
 )  # fmt: skip
-async def test_such_a_page_gets_403_from_every_route_reads_nothing_and_stores_nothing(
-    relay: RelayProcess, page: str
-) -> None:
+async def test_a_hostile_page_gets_403_from_every_route_and_stores_nothing(relay: RelayProcess, page: str) -> None:
     for raw in as_seen_by(page):
         status, said = await ask(relay, raw)
         assert status in (403, 405), raw
@@ -86,7 +84,7 @@ async def test_such_a_page_gets_403_from_every_route_reads_nothing_and_stores_no
     assert (await relay.status())["ledger"]["accepted"] == 0
 
 
-async def test_what_a_form_can_post_is_taken_nowhere(relay: RelayProcess) -> None:
+async def test_content_types_of_forms_are_rejected_on_every_route(relay: RelayProcess) -> None:
     """Older browsers send forms without Origin and Sec-Fetch-Site: then the content type is what tells."""
     for path in (path for method, path in ROUTES if method == "POST"):
         for type_ in ("application/x-www-form-urlencoded", "multipart/form-data; boundary=x"):
@@ -98,7 +96,7 @@ async def test_what_a_form_can_post_is_taken_nowhere(relay: RelayProcess) -> Non
     assert (await relay.status())["ledger"]["accepted"] == 0
 
 
-async def test_an_allowed_origin_may_post_events_and_learn_how_and_nothing_else(relay: RelayProcess) -> None:
+async def test_an_allowed_origin_may_only_post_events_and_read_the_documentation(relay: RelayProcess) -> None:
     origin = f"Origin: {GOOD_ORIGIN}"
     status, said = await ask(relay, request("POST", "/v1/events", origin, body=EVENT))
     assert (status, f"Access-Control-Allow-Origin: {GOOD_ORIGIN}".encode() in said) == (202, True)
@@ -112,7 +110,7 @@ async def test_an_allowed_origin_may_post_events_and_learn_how_and_nothing_else(
             assert b"access-control-allow" not in said.lower()
 
 
-async def test_preflights_of_others_are_refused(relay: RelayProcess) -> None:
+async def test_preflights_of_other_origins_are_rejected(relay: RelayProcess) -> None:
     for origin in ("https://evil.example", "null", GOOD_ORIGIN.upper() + ".evil", GOOD_ORIGIN.replace("https", "http")):
         asked = ("Access-Control-Request-Method: POST", "Access-Control-Request-Local-Network: true")
         status, said = await ask(relay, request("OPTIONS", "/v1/events", f"Origin: {origin}", *asked))

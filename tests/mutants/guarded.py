@@ -87,7 +87,7 @@ MUTANTS = (
     mutant(
         "a core may be dumped",
         "G7",
-        "tests/abuse/test_secrets.py::test_a_relay_that_is_aborted_leaves_no_core",
+        "tests/abuse/test_secrets.py::test_an_aborted_relay_writes_no_core_dump",
         (
             "relay/app/process.py",
             "(resource.RLIMIT_CORE, (0, 0))",
@@ -134,25 +134,25 @@ MUTANTS = (
     mutant(
         "any Host served",
         "contract 4",
-        "tests/unit/http/test_guard.py::test_any_other_host_is_refused",
+        "tests/unit/http/test_guard.py::test_any_other_host_is_rejected",
         ("relay/http/guard.py", "            return _FORBIDDEN_HOST\n", "            return _ADMITTED\n"),
     ),
     mutant(
         "any Origin served",
         "contract 4",
-        "tests/unit/http/test_guard.py::test_any_other_origin_is_refused",
+        "tests/unit/http/test_guard.py::test_any_other_origin_is_rejected",
         ("relay/http/guard.py", "        return _FORBIDDEN_ORIGIN\n", "        return _ADMITTED\n"),
     ),
     mutant(
         "all that lies around the events read to its end",
         "G9",
-        "tests/unit/event/test_reader_steps.py::test_a_datagram_is_read_no_further_than_until_it_is_certainly_rejected",
+        "tests/unit/event/test_reader_steps.py::test_reading_a_datagram_stops_when_it_is_certain_to_be_rejected",
         ("relay/event/split.py", "if cursor.at - (end - start) > max_event_bytes:", "if False:"),
     ),
     mutant(
         "a response to a response",
         "G9",
-        "tests/unit/ingest/udp/test_ingest.py::test_a_response_that_is_sent_back_gets_no_response",
+        "tests/unit/ingest/udp/test_ingest.py::test_a_response_that_is_returned_gets_no_response",
         ("relay/ingest/udp/responses.py", "if self.enabled and not is_response(received.data):", "if self.enabled:"),
     ),
     mutant(
@@ -164,7 +164,7 @@ MUTANTS = (
     mutant(
         "expensive datagrams read as they come",
         "G6",
-        "tests/unit/ingest/udp/test_datagrams.py::test_a_datagram_waits_if_it_is_large_or_inflates_to_much",
+        "tests/unit/ingest/udp/test_datagrams.py::test_a_large_datagram_or_one_that_inflates_to_much_is_deferred",
         (
             "relay/ingest/udp/datagrams.py",
             "if not isinstance(body, bytes) or len(body) > SMALL_BYTES:",
@@ -184,7 +184,7 @@ MUTANTS = (
     mutant(
         "slow clients waited for",
         "G9",
-        "tests/unit/http/test_listener.py::test_a_slow_client_is_answered_408_and_closed",
+        "tests/unit/http/test_listener.py::test_a_slow_client_gets_408_and_is_closed",
         (
             "relay/http/listener.py",
             "connection.expired(now_ms, self._settings.request_timeout_ms)",
@@ -216,7 +216,7 @@ MUTANTS = (
     mutant(
         "a refused body kept by its error",
         "G9",
-        "tests/unit/event/test_reader.py::test_a_refusal_leaves_nothing_for_the_garbage_collector[True-surrogate]",
+        "tests/unit/event/test_reader.py::test_a_rejection_leaves_no_reference_cycles[True-surrogate]",
         ("relay/event/reader.py", "return path, str(error)", "return path, error  # type: ignore[return-value]"),
     ),
     mutant(
@@ -256,13 +256,13 @@ MUTANTS = (
     mutant(
         "all long bodies read at once",
         "G9",
-        "tests/unit/ingest/test_long_reads.py::test_bodies_under_way_together_are_bounded_and_a_larger_one_is_read_alone",
+        "tests/unit/ingest/test_long_reads.py::test_the_size_of_active_bodies_is_limited_and_a_larger_one_is_read_alone",
         ("relay/ingest/long_reads.py", "self._active_bytes + sizes[at] > MAX_ACTIVE_BYTES", "not sizes"),
     ),
     mutant(
         "a body that broke off kept",
         "G9",
-        "tests/unit/http/test_listener.py::test_a_body_that_breaks_off_is_let_go_of_at_once",
+        "tests/unit/http/test_listener.py::test_an_incomplete_body_is_freed_without_a_garbage_collection",
         ("relay/http/body.py", "        parts.clear()\n", ""),
     ),
     mutant(

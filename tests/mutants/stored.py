@@ -237,7 +237,7 @@ MUTANTS = (
     mutant(
         "a datagram answered before the commit",
         "G1",
-        "tests/unit/ingest/udp/test_ingest.py::test_an_answer_names_what_is_stored_and_comes_after_the_commit",
+        "tests/unit/ingest/udp/test_ingest.py::test_a_response_lists_the_stored_events_after_the_commit",
         (
             "relay/ingest/udp/ingest.py",
             "        self._uncommitted += len(batch.events)\n",

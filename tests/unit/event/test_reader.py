@@ -57,7 +57,7 @@ def refused(body: bytes, defaults: EventDefaults | None = None) -> Rejection:
 
 
 class TestKeeping:
-    def test_a_complete_event_is_kept_as_it_came_under_its_id_and_device(self) -> None:
+    def test_a_complete_event_is_stored_unchanged_under_its_id_and_device(self) -> None:
         body = compact(EVENT)
         assert accepted(body) == [
             Event(bytes.fromhex(EVENT_ID.replace("-", "")), (1, "ios", EVENT["source"]["device_id"]), body)
@@ -80,7 +80,7 @@ class TestKeeping:
             compact(event(context={"d": json.loads("[" * 30 + "]" * 30)})),
         ],
     )
-    def test_no_byte_changes_whatever_the_style(self, body: bytes) -> None:
+    def test_no_byte_changes_in_any_json_style(self, body: bytes) -> None:
         assert accepted(body)[0].body == body
 
     def test_space_around_an_event_is_not_part_of_it(self) -> None:
@@ -94,7 +94,7 @@ class TestKeeping:
     @pytest.mark.parametrize(
         "moment", ["2024-05-01T12:00:00Z", "2024-05-01T12:00:00.123456+02:00", "20240501T120000Z", "2024-05-01T12-05"]
     )
-    def test_any_iso_8601_time_with_a_zone_is_taken(self, moment: str) -> None:
+    def test_any_iso_8601_time_with_a_zone_is_accepted(self, moment: str) -> None:
         assert len(accepted(compact(event(occurred_at=moment)))) == 1
 
     def test_a_device_id_may_be_any_text_of_255_characters(self) -> None:
@@ -102,7 +102,7 @@ class TestKeeping:
 
 
 class TestSplicing:
-    def test_id_and_time_of_receipt_are_put_in_after_the_brace(self) -> None:
+    def test_id_and_time_of_receipt_are_inserted_after_the_brace(self) -> None:
         body = b'{ "event_type":"a","tenant_id":1,"source":{"platform":"tv","device_id":"d"}}'
         assert accepted(body)[0] == Event(
             bytes.fromhex(NEW_EVENT_ID.replace("-", "")),
@@ -120,7 +120,7 @@ class TestSplicing:
             assert found.body != body
             assert found.check == found.received_crc == crc32(body)
 
-    def test_an_event_that_lacks_nothing_has_the_checksum_of_its_body(self) -> None:
+    def test_a_complete_event_has_the_checksum_of_its_body(self) -> None:
         (found,) = accepted(compact(EVENT))
         assert (found.received_crc, found.check) == (0, crc32(compact(EVENT)))
 
@@ -141,7 +141,7 @@ class TestSplicing:
         (found,) = accepted(body, BOX)
         assert json.loads(found.body) == event(source={"platform": "tv", "device_id": "box-1", "device_model": 'B"ox'})
 
-    def test_only_what_is_missing_is_filled_in(self) -> None:
+    def test_only_missing_fields_are_inserted(self) -> None:
         (found,) = accepted(compact(event(source={"platform": "web", "x": 1})), BOX)
         assert found.device_key == (1, "web", "box-1")
         assert found.body == compact(
@@ -163,13 +163,13 @@ class TestSplicing:
         ],
     )
     @pytest.mark.parametrize("name", [b'"source":', b'"source" :\n ', b'"s\\u006furce":'])
-    def test_defaults_go_into_the_source_of_the_event_and_no_other(self, before: bytes, name: bytes) -> None:
+    def test_defaults_are_inserted_into_the_events_own_source(self, before: bytes, name: bytes) -> None:
         body = b'{"event_type":"a","tenant_id":1,' + before + name + b'{"platform":"tv"}}'
         (found,) = accepted(body, EventDefaults(device_id="box-1"))
         start = f'{{"event_id":"{NEW_EVENT_ID}","occurred_at":"{NOW}",'.encode()
         assert found.body == start + body[1:].replace(b'{"platform"', b'{"device_id":"box-1","platform"')
 
-    def test_the_clock_is_read_once_a_body_and_not_at_all_if_all_times_are_given(self) -> None:
+    def test_the_clock_is_read_once_per_body_and_only_if_a_time_is_missing(self) -> None:
         times: Iterator[str] = iter([NOW, "2024-05-01T12:00:01.000Z"])
         one = Reader(EventDefaults(), MAX_EVENT_BYTES, lambda: NEW_EVENT_ID, lambda: next(times))
         one.read_json(compact(EVENT))
@@ -192,7 +192,7 @@ class TestBatches:
             b'{"\\u0065vents":[%b,%b]}',
         ],
     )
-    def test_each_event_of_a_batch_is_kept_as_it_came(self, frame: bytes) -> None:
+    def test_each_event_of_a_batch_is_stored_unchanged(self, frame: bytes) -> None:
         first, second = compact(EVENT), json.dumps(event(event_type="böse ]},{"), indent=1, ensure_ascii=False).encode()
         assert [found.body for found in accepted(frame % (first, second))] == [first, second]
 
@@ -215,10 +215,10 @@ class TestBatches:
         result = refused(b'{"events":%b,"events":%b}' % (one, one))
         assert result.errors == {"events": ["The events field must not be given twice, but occurs 2 times."]}
 
-    def test_one_bad_event_refuses_the_batch(self) -> None:
+    def test_one_invalid_event_rejects_the_batch(self) -> None:
         assert list(refused(compact([EVENT, event(event_type=None), EVENT])).errors) == ["events.1.event_type"]
 
-    def test_malformed_goes_before_invalid_and_names_the_event(self) -> None:
+    def test_malformed_has_precedence_over_invalid_and_names_the_event(self) -> None:
         result = refused(b'[%b,{},{"a":NaN}]' % compact(EVENT))
         assert result.reason == "malformed"
         assert "events.2" in result.error
@@ -226,19 +226,19 @@ class TestBatches:
         assert result == Rejection("malformed", "events.2 is not strict JSON: a string contains U+0000.")
 
     @pytest.mark.parametrize("around", [b'"a":1e999', b'"a":"\\ud800"', b'"\\u0000":1', b'"a":1' + b"0" * 30])
-    def test_what_lies_around_the_events_must_be_strict_too(self, around: bytes) -> None:
+    def test_the_text_around_the_events_must_be_strict_too(self, around: bytes) -> None:
         assert refused(b'{%b,"events":[%b]}' % (around, compact(EVENT))).reason == "malformed"
         assert refused(b'{"events":[%b],%b}' % (compact(EVENT), around)).reason == "malformed"
 
 
 class TestLinesAndDatagrams:
-    def test_lines_are_events_and_empty_lines_are_none(self) -> None:
+    def test_empty_lines_are_skipped(self) -> None:
         first, second = compact(EVENT), compact(event(event_type="b"))
         for read in (reader().read_lines, reader().read_datagram):
             result = read(b"\n" + first + b"\r\n \n\t" + second + b"\n")
             assert [found.body for found in result] == [first, second]
 
-    def test_a_fault_names_the_line_by_its_place_among_the_events(self) -> None:
+    def test_an_error_names_the_index_of_the_event(self) -> None:
         result = reader().read_lines(compact(EVENT) + b"\n\n" + compact(event(tenant_id="1")))
         assert isinstance(result, Rejection) and list(result.errors) == ["events.1.tenant_id"]
 
@@ -246,7 +246,7 @@ class TestLinesAndDatagrams:
     def test_no_line_is_malformed(self, body: bytes) -> None:
         assert reader().read_lines(body) == Rejection("malformed", "The body contains no event.")
 
-    def test_a_line_is_one_event_and_no_batch(self) -> None:
+    def test_a_line_cannot_be_a_batch(self) -> None:
         result = reader().read_lines(compact({"events": [EVENT]}))
         assert isinstance(result, Rejection) and "events.0.event_type" in result.errors
 
@@ -305,7 +305,7 @@ MALFORMED = {
 
 class TestMalformed:
     @pytest.mark.parametrize("body", MALFORMED.values(), ids=MALFORMED)
-    def test_it_is_refused_with_a_sentence(self, body: bytes) -> None:
+    def test_it_is_rejected_with_a_message(self, body: bytes) -> None:
         one = Reader(EventDefaults(), 2 << 20, lambda: NEW_EVENT_ID, lambda: NOW)
         for read in (one.read_json, one.read_lines, one.read_datagram):
             result = read(body)
@@ -314,7 +314,7 @@ class TestMalformed:
             assert result.error.endswith(".") and len(result.error) < 200
             assert result.errors == {}
 
-    def test_the_sentence_says_what_and_where(self) -> None:
+    def test_the_message_names_the_problem_and_its_position(self) -> None:
         assert refused(b'{"a" 1}').error == ("The body is not strict JSON: Expecting ':' delimiter at character 5.")
         assert refused(MALFORMED["33 levels"]).error.endswith("it is nested deeper than 32 levels.")
 
@@ -343,7 +343,7 @@ NULL = "null"
 
 
 class TestInvalid:
-    def test_what_is_missing_is_required(self) -> None:
+    def test_a_missing_required_field_is_an_error(self) -> None:
         assert faults_of(event_type=None) == {"event_type": IS_REQUIRED}
         assert faults_of(tenant_id=None) == {"tenant_id": IS_REQUIRED}
         assert faults_of(source=None) == {"source.platform": IS_REQUIRED, "source.device_id": IS_REQUIRED}
@@ -393,7 +393,7 @@ class TestInvalid:
         assert faults_of(tenant_id=tenant_id) == {"tenant_id": NO_TENANT}
 
     @pytest.mark.parametrize("event_type", ["", " \t ", "\u3000", 1, ["a"]])
-    def test_an_event_type_says_something(self, event_type: object) -> None:
+    def test_an_event_type_is_not_blank(self, event_type: object) -> None:
         assert faults_of(event_type=event_type) == {"event_type": NO_TYPE}
 
     @pytest.mark.parametrize("device_id", ["", "  ", "x" * 256, 7, {}])
@@ -404,7 +404,7 @@ class TestInvalid:
     def test_a_platform_is_one_of_four(self, platform: object) -> None:
         assert faults_of(source=source(platform=platform)) == {"source.platform": NO_PLATFORM}
 
-    def test_what_else_is_named_has_its_type(self) -> None:
+    def test_every_known_field_has_its_type(self) -> None:
         assert faults_of(source=source(app_version=2, os_version=[], device_model={})) == {
             "source.app_version": NO_TYPE + ", or be left out",
             "source.os_version": NO_TYPE + ", or be left out",
@@ -423,7 +423,7 @@ class TestInvalid:
     @pytest.mark.parametrize(
         "name", ["event_id", "event_type", "tenant_id", "source", "subject", "context", "occurred_at"]
     )
-    def test_null_is_given_and_of_no_type(self, name: str) -> None:
+    def test_null_is_not_accepted_as_missing(self, name: str) -> None:
         body = compact(event(**{name: NULL})).replace(b'"null"', b"null")
         assert list(refused(body, BOX).errors) == [f"events.0.{name}"]
 
@@ -450,7 +450,7 @@ class TestInvalid:
         assert list(result.errors) == ["events.0"]
         assert result.error.startswith("The events.0 field must be an object, but is ")
 
-    def test_every_fault_of_every_event_is_told_and_counted(self) -> None:
+    def test_every_error_of_every_event_is_listed_and_counted(self) -> None:
         result = refused(compact({"events": [event(tenant_id=0), EVENT, event(event_type=1, occurred_at="x")]}))
         assert result.reason == "invalid"
         assert (
@@ -511,7 +511,7 @@ class TestInvalid:
 
 
 class TestSize:
-    def test_the_limit_holds_for_the_event_as_it_will_be_sent(self) -> None:
+    def test_the_size_limit_applies_to_the_event_with_inserted_values(self) -> None:
         def padded(total_bytes: int, **changes: object) -> bytes:
             empty = compact(event(context={"pad": ""}, **changes))
             return empty.replace(b'"pad":"', b'"pad":"' + b"x" * (total_bytes - len(empty)))
@@ -522,7 +522,7 @@ class TestSize:
         )
         assert refused(padded(MAX_EVENT_BYTES, event_id=None)).reason == "too_large"
 
-    def test_what_came_too_large_is_not_read(self) -> None:
+    def test_an_event_received_too_large_is_not_parsed(self) -> None:
         assert refused(b'{"a":' + b"[" * MAX_EVENT_BYTES).reason == "too_large"
         for read in (reader().read_lines, reader().read_json, reader().read_datagram):
             assert read(b"\xff" * (MAX_EVENT_BYTES + 1)).reason == "too_large"
@@ -530,7 +530,7 @@ class TestSize:
     def test_a_batch_may_be_larger_than_an_event(self) -> None:
         assert len(accepted(compact([EVENT] * 100))) == 100
 
-    def test_one_event_too_large_refuses_the_batch(self) -> None:
+    def test_one_event_too_large_rejects_the_batch(self) -> None:
         result = refused(compact([EVENT, event(context={"pad": "x" * MAX_EVENT_BYTES})]))
         assert result.reason == "too_large" and result.error.startswith("events.1 ")
 
@@ -552,18 +552,18 @@ class TestSlices:
             b"[%b" % (b"[]," * 10_000),
         ],
     )
-    def test_what_is_read_in_slices_is_what_is_read_at_once(self, body: bytes) -> None:
+    def test_reading_in_steps_gives_the_same_result(self, body: bytes) -> None:
         steps, read = in_slices(reader(BOX).reading_json(body))
         assert read == reader(BOX).read_json(body)
         assert steps >= 1
 
-    def test_lines_too(self) -> None:
+    def test_lines_read_in_steps_give_the_same_result(self) -> None:
         body = b"\n".join([b'{"event_type":"a"}', b""] * 2_000)
         steps, read = in_slices(reader(BOX).reading_lines(body))
         assert read == reader(BOX).read_lines(body)
         assert steps >= 10
 
-    def test_a_slice_holds_a_bounded_number_of_events(self) -> None:
+    def test_a_slice_has_a_limited_number_of_events(self) -> None:
         asked = 0
 
         def new_event_id() -> str:
@@ -576,7 +576,7 @@ class TestSlices:
         assert max(after - before for before, after in zip([0, *counts], counts, strict=False)) <= 128
         assert asked == 3_000
 
-    def test_bodies_read_between_each_others_slices_keep_their_own_time_of_receipt(self) -> None:
+    def test_interleaved_bodies_have_their_own_time_of_receipt(self) -> None:
         times = iter(range(100))
         shared = Reader(BOX, MAX_EVENT_BYTES, lambda: NEW_EVENT_ID, lambda: f"2024-05-01T12:00:{next(times):02d}Z")
         readings = [shared.reading_json(self.MANY), shared.reading_json(self.MANY)]
@@ -592,7 +592,7 @@ class TestSlices:
             assert isinstance(events, list)
             assert all(b":%02dZ" % second in event.body for event in events)
 
-    def test_much_around_the_events_is_too_large(self) -> None:
+    def test_a_large_text_around_the_events_is_too_large(self) -> None:
         around = b'"more":"%b"' % (b"a" * MAX_EVENT_BYTES)
         assert refused(b'{%b,"events":[%b]}' % (around, compact(EVENT))).reason == "too_large"
 
@@ -626,7 +626,7 @@ def in_slices(reading: Reading) -> tuple[int, list[Event] | Rejection]:
     ids=["cut short", "no UTF-8", "surrogate", "array", "no UUID", "number"],
 )
 @pytest.mark.parametrize("lines", [False, True])
-def test_a_refusal_leaves_nothing_for_the_garbage_collector(body: bytes, lines: bool) -> None:
+def test_a_rejection_leaves_no_reference_cycles(body: bytes, lines: bool) -> None:
     """What refers to itself stays until it looks: with the bodies of a thousand requests."""
     one = reader()
     read = one.read_lines if lines else one.read_json

@@ -113,7 +113,7 @@ def test_no_step_of_reading_exceeds_the_bound_of_the_contract(reader: Reader, sh
         ("lines of ones", 20),
     ],
 )
-def test_a_datagram_is_read_no_further_than_until_it_is_certainly_rejected(shape: str, most_steps: int) -> None:
+def test_reading_a_datagram_stops_when_it_is_certain_to_be_rejected(shape: str, most_steps: int) -> None:
     result = measured(READERS[0].reading_datagram(SHAPES[shape][:DATAGRAM_BYTES]))
     assert isinstance(result.value, Rejection)
     assert result.steps <= most_steps
@@ -128,7 +128,7 @@ spaces = st.sampled_from(["", " ", "\n  "])
 
 
 @given(st.lists(json_values, max_size=12), spaces, st.booleans(), st.integers(1, 60), st.integers(0, 400))
-def test_a_window_changes_nothing_for_values_that_fit(
+def test_the_window_does_not_change_the_result_for_values_that_fit(
     values: list[object], space: str, ascii_only: bool, max_characters: int, cut: int
 ) -> None:
     """The text is also cut somewhere, so that malformed ends are met, too."""

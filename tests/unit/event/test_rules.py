@@ -91,7 +91,9 @@ def test_every_rule_is_in_the_table() -> None:
 
 
 @pytest.mark.parametrize(("path", "value", "complaint"), WRONG)
-def test_a_sentence_says_which_field_must_be_what_and_what_it_is(path: str, value: Any, complaint: str) -> None:
+def test_a_message_names_the_field_the_requirement_and_the_received_value(
+    path: str, value: Any, complaint: str
+) -> None:
     body = written(path, value)
     for given, first in ((body, "events.0"), (b"[%b,%b]" % (json.dumps(EVENT).encode(), body), "events.1")):
         sentence = f"The {first}.{path} field {complaint}."
@@ -100,7 +102,7 @@ def test_a_sentence_says_which_field_must_be_what_and_what_it_is(path: str, valu
 
 
 @pytest.mark.parametrize(("body", "path", "complaint"), WRONG_BODIES)
-def test_a_sentence_about_the_shape_says_what_was_received(body: bytes, path: str, complaint: str) -> None:
+def test_a_message_about_the_structure_describes_the_received_value(body: bytes, path: str, complaint: str) -> None:
     sentence = f"The {path} field {complaint}."
     for rejection in refusals(body):
         assert rejection.error.startswith(sentence)

@@ -117,7 +117,7 @@ class TestTimes:
         assert both_say(written(event(occurred_at=time))) == ONLY_THE_FRAMEWORK
 
     @pytest.mark.parametrize("time", [*table.TIMES, *table.NO_TIMES, *table.TIMES_WITHOUT_ZONE])
-    def test_times_are_judged_together_as_each_by_itself(self, time: object) -> None:
+    def test_times_checked_together_give_the_same_result(self, time: object) -> None:
         if isinstance(time, str):
             assert are_moments([time, time]) == is_moment(time)
 
@@ -131,7 +131,7 @@ class TestTimes:
         assert sum(php.is_date(date) for date in dates) == days
 
     @pytest.mark.skipif(shutil.which("php") is None, reason="needs a PHP interpreter (Debian: php-cli)")
-    def test_the_table_is_what_php_says(self) -> None:
+    def test_the_table_agrees_with_php(self) -> None:
         code = (
             "echo json_encode(array_map(function ($text) { $date = date_parse($text); return strtotime($text) !== false"
             " && checkdate((int)$date['month'], (int)$date['day'], (int)$date['year']); },"
@@ -153,12 +153,12 @@ class TestTimes:
 class TestBlanks:
     @pytest.mark.parametrize("blank", [*table.BLANKS, ""])
     @pytest.mark.parametrize("field", ["event_type", "source__device_id", "source__platform", "event_id"])
-    def test_a_blank_is_no_value(self, blank: str, field: str) -> None:
+    def test_a_blank_string_counts_as_missing(self, blank: str, field: str) -> None:
         assert both_say(written(event(**{field: blank}))) == BOTH_REJECT
 
     @pytest.mark.parametrize("blank", [*table.BLANKS, ""])
     @pytest.mark.parametrize("field", [*table.OPTIONAL_STRINGS, "occurred_at"])
-    def test_a_blank_is_null_in_an_optional_field_too(self, blank: str, field: str) -> None:
+    def test_a_blank_optional_string_is_rejected(self, blank: str, field: str) -> None:
         # Null passes only a rule that says `nullable`, and no rule is known to say it.
         assert both_say(written(event(**{field: blank}))) == BOTH_REJECT
 
@@ -178,7 +178,7 @@ class TestBlanks:
 
     @pytest.mark.parametrize("text", table.NOT_BLANK)
     @pytest.mark.parametrize("field", ["event_type", "source__device_id", *table.OPTIONAL_STRINGS])
-    def test_what_can_be_seen_is_a_value(self, text: str, field: str) -> None:
+    def test_a_visible_character_is_a_value(self, text: str, field: str) -> None:
         assert both_say(written(event(**{field: text}))) == BOTH_ACCEPT
 
     @pytest.mark.parametrize("blank", table.BLANKS)
@@ -266,7 +266,7 @@ class TestTenants:
         assert both_say(self.text(tenant)) == BOTH_REJECT
 
     @pytest.mark.parametrize("tenant", table.RAW_TENANTS_OF_THE_FRAMEWORK)
-    def test_the_relay_alone_rejects_what_is_no_tenant_of_the_documentation(self, tenant: str) -> None:
+    def test_the_relay_alone_rejects_undocumented_tenant_ids(self, tenant: str) -> None:
         assert both_say(self.text(tenant)) == ONLY_THE_FRAMEWORK
 
 
@@ -283,7 +283,7 @@ class TestEmptyObjects:
     def test_only_an_empty_array_is_an_object_to_the_relay(self) -> None:
         assert both_say(written(event(context=[1]))) == ONLY_THE_FRAMEWORK
 
-    def test_an_empty_array_lacks_what_an_empty_object_lacks(self) -> None:
+    def test_an_empty_array_has_the_same_errors_as_an_empty_object(self) -> None:
         for empty in ([], {}):
             result = read(written(event(subject=empty, source=empty)), "compact")
             assert isinstance(result, Rejection)
@@ -311,7 +311,7 @@ def test_null_is_rejected(field: str) -> None:
 
 
 @pytest.mark.parametrize("field", FIELDS_OF_SOURCE)
-def test_an_empty_array_is_no_string(field: str) -> None:
+def test_an_empty_array_is_not_a_string(field: str) -> None:
     assert both_say(written(event(**{field: []}))) == BOTH_REJECT
 
 
@@ -337,7 +337,7 @@ class TestContentTypes:
     def test_another_type_is_not_read(self, content_type: str) -> None:
         assert body_type(content_type) is None
 
-    def test_the_sandbox_reads_no_form(self) -> None:
+    def test_the_sandbox_does_not_read_forms(self) -> None:
         assert not sandbox_reads("application/x-www-form-urlencoded")
         assert not sandbox_reads("text/plain")
 

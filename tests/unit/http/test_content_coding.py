@@ -26,32 +26,32 @@ def raw_deflated(data: bytes) -> bytes:
 COMPRESSED = [("gzip", gzipped(TEXT)), ("deflate", zlib.compress(TEXT)), ("deflate", raw_deflated(TEXT))]
 
 
-def test_gzip_and_deflate_are_served_everywhere() -> None:
+def test_gzip_and_deflate_are_always_supported() -> None:
     assert CODINGS[:2] == ("gzip", "deflate")
 
 
 @pytest.mark.parametrize(("coding", "data"), COMPRESSED)
-def test_what_was_compressed_comes_back(coding: str, data: bytes) -> None:
+def test_inflating_restores_the_data(coding: str, data: bytes) -> None:
     assert inflate(data, coding, LIMIT) == TEXT
 
 
 @pytest.mark.parametrize(("coding", "data"), COMPRESSED)
-def test_the_limit_itself_is_allowed_and_one_byte_more_is_not(coding: str, data: bytes) -> None:
+def test_the_limit_is_inclusive(coding: str, data: bytes) -> None:
     assert inflate(data, coding, len(TEXT)) == TEXT
     assert inflate(data, coding, len(TEXT) - 1) == "too_large"
 
 
 @pytest.mark.parametrize(("coding", "data"), COMPRESSED)
-def test_a_stream_cut_anywhere_is_refused(coding: str, data: bytes) -> None:
+def test_a_truncated_stream_is_rejected(coding: str, data: bytes) -> None:
     assert {inflate(data[:cut], coding, LIMIT) for cut in range(len(data))} == {"malformed"}
 
 
 @pytest.mark.parametrize(("coding", "data"), COMPRESSED)
-def test_trailing_garbage_is_refused(coding: str, data: bytes) -> None:
+def test_trailing_data_is_rejected(coding: str, data: bytes) -> None:
     assert inflate(data + b"x", coding, LIMIT) == "malformed"
 
 
-def test_a_flipped_bit_in_gzip_is_noticed_by_its_checksum() -> None:
+def test_the_gzip_checksum_detects_a_flipped_bit() -> None:
     data = bytearray(gzipped(TEXT))
     data[-5] ^= 1
     assert inflate(bytes(data), "gzip", LIMIT) == "malformed"
@@ -67,7 +67,7 @@ def test_a_gzip_may_have_any_number_of_members(member: bytes) -> None:
     assert inflate(gzipped(member) * 20_000, "gzip", 20_000) == member * 20_000
 
 
-def test_members_are_bounded_by_their_output() -> None:
+def test_the_output_of_all_members_is_limited() -> None:
     assert inflate(gzipped(b"a") * 20_000, "gzip", 19_999) == "too_large"
 
 
@@ -87,7 +87,7 @@ def test_one_step_is_enough_for_a_short_stream_only() -> None:
     assert inflate_at_once(gzipped(bytes(1 << 20)), "gzip", 1 << 20) is None
 
 
-def test_only_a_datagram_may_have_nul_bytes_behind_it() -> None:
+def test_only_a_datagram_may_have_trailing_nul_bytes() -> None:
     for padding in (b"\0", bytes(9)):
         assert inflate(gzipped(TEXT) + padding, "gzip", LIMIT) == "malformed"
         assert measured(inflating(gzipped(TEXT) + padding, "gzip", LIMIT, padded=True)).value == TEXT
@@ -108,13 +108,13 @@ def test_a_bomb_is_not_inflated_beyond_the_limit(compress: object) -> None:
 
 
 @given(st.sampled_from(["gzip", "deflate"]), st.binary(max_size=200))
-def test_no_bytes_make_it_fail(coding: str, data: bytes) -> None:
+def test_no_input_raises(coding: str, data: bytes) -> None:
     result = inflate(data, coding, 100)
     assert result in ("malformed", "too_large") or len(result) <= 100
 
 
 @given(st.lists(st.binary(max_size=300), min_size=1, max_size=20))
-def test_any_members_come_back_joined(parts: list[bytes]) -> None:
+def test_the_output_of_all_members_is_joined(parts: list[bytes]) -> None:
     assert inflate(b"".join(map(gzipped, parts)), "gzip", 10_000) == b"".join(parts)
 
 

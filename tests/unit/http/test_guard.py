@@ -35,7 +35,7 @@ def test_loopback_names_are_served_on_any_port(host: str) -> None:
         "localhost evil", "localhost,evil.example", "localhost/", "10.0.0.1", "[::1", "localhost\x00", "１２７.0.0.1",
     ],
 )  # fmt: skip
-def test_any_other_host_is_refused(host: str) -> None:
+def test_any_other_host_is_rejected(host: str) -> None:
     assert not admits_host(host)
 
 
@@ -48,14 +48,14 @@ def test_without_host_a_request_is_served() -> None:
     assert HostGuard().check(EVENTS, None, None, None) == Admitted()
 
 
-def test_an_absolute_target_is_judged_like_a_host() -> None:
+def test_the_authority_of_an_absolute_target_is_checked_like_a_host() -> None:
     guard = HostGuard()
     assert guard.check(EVENTS, "localhost", None, None, "localhost:8080") == Admitted()
     assert isinstance(guard.check(EVENTS, "localhost", None, None, "evil.example"), Forbidden)
     assert isinstance(guard.check(EVENTS, "localhost", None, None, "evil@localhost"), Forbidden)
 
 
-def test_many_different_hosts_change_no_decision() -> None:
+def test_a_full_cache_does_not_change_decisions() -> None:
     guard = HostGuard()
     for number in range(5_000):
         assert isinstance(guard.check(EVENTS, f"h{number}.example", None, None), Forbidden)
@@ -63,7 +63,7 @@ def test_many_different_hosts_change_no_decision() -> None:
 
 
 @pytest.mark.parametrize("origin", [BOX, "HTTP://BOX.example"])
-def test_an_allowed_origin_is_named_in_the_answer(origin: str) -> None:
+def test_an_allowed_origin_is_named_in_the_response(origin: str) -> None:
     assert HostGuard(allowed_origins=[BOX]).check(EVENTS, "localhost", origin, "cross-site") == Admitted(BOX)
 
 
@@ -84,13 +84,13 @@ def test_an_allowed_origin_may_post_but_not_operate(path: str) -> None:
         "file://",
     ],
 )
-def test_any_other_origin_is_refused(origin: str) -> None:
+def test_any_other_origin_is_rejected(origin: str) -> None:
     assert isinstance(
         HostGuard(allowed_origins=[BOX]).check(EVENTS, "localhost:8080", origin, "same-origin"), Forbidden
     )
 
 
-def test_the_relays_own_pages_may_ask() -> None:
+def test_the_relays_own_pages_are_admitted() -> None:
     guard = HostGuard()
     assert guard.check("/flush", "127.0.0.1:8080", "http://127.0.0.1:8080", "same-origin") == Admitted()
     assert isinstance(guard.check("/flush", "127.0.0.1:8080", "http://127.0.0.1:3000", "same-site"), Forbidden)
@@ -99,7 +99,7 @@ def test_the_relays_own_pages_may_ask() -> None:
 
 @pytest.mark.parametrize("host", ["box.example", "Box.example:8443"])
 @pytest.mark.parametrize("fetch_site", [None, "same-origin", "Same-Origin"])
-def test_the_relays_own_pages_may_ask_through_a_proxy_that_speaks_tls(host: str, fetch_site: str | None) -> None:
+def test_the_relays_own_pages_are_admitted_through_a_tls_proxy(host: str, fetch_site: str | None) -> None:
     assert HostGuard(["box.example"]).check("/flush", host, f"https://{host.lower()}", fetch_site) == Admitted()
 
 
@@ -110,21 +110,19 @@ def test_the_relays_own_pages_may_ask_through_a_proxy_that_speaks_tls(host: str,
         "https://evil.box.example", "https://box.example/", "wss://box.example", "https://", "https:box.example",
     ],
 )  # fmt: skip
-def test_behind_tls_too_any_other_origin_is_refused(origin: str) -> None:
+def test_behind_a_tls_proxy_any_other_origin_is_rejected(origin: str) -> None:
     assert isinstance(HostGuard(["box.example"]).check("/flush", "box.example", origin, "same-origin"), Forbidden)
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest.mark.parametrize("fetch_site", ["cross-site", "same-site", "none", ""])
-def test_a_page_of_the_same_name_but_another_scheme_is_refused_where_the_browser_tells(
-    scheme: str, fetch_site: str
-) -> None:
+def test_a_page_of_another_scheme_is_rejected_by_sec_fetch_site(scheme: str, fetch_site: str) -> None:
     decision = HostGuard(["box.example"]).check("/flush", "box.example", f"{scheme}://box.example", fetch_site)
     assert isinstance(decision, Forbidden)
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_a_rebound_name_is_no_origin_of_the_relay(scheme: str) -> None:
+def test_a_rebound_name_is_not_the_relays_origin(scheme: str) -> None:
     decision = HostGuard().check("/flush", "evil.example:8080", f"{scheme}://evil.example:8080", "same-origin")
     assert isinstance(decision, Forbidden)
 
@@ -132,28 +130,28 @@ def test_a_rebound_name_is_no_origin_of_the_relay(scheme: str) -> None:
 @pytest.mark.parametrize(
     ("site", "served"), [("cross-site", False), ("Cross-Site", False), ("none", True), ("same-origin", True)]
 )
-def test_without_origin_only_cross_site_requests_are_refused(site: str, served: bool) -> None:
+def test_without_origin_only_cross_site_requests_are_rejected(site: str, served: bool) -> None:
     assert isinstance(HostGuard().check("/", "localhost", None, site), Admitted) is served
 
 
 @given(st.text(), st.none() | st.text(), st.none() | st.text())
-def test_no_header_makes_the_guard_fail(host: str, origin: str | None, site: str | None) -> None:
+def test_no_header_makes_the_guard_raise(host: str, origin: str | None, site: str | None) -> None:
     decision = HostGuard([host], [origin or ""]).check(EVENTS, host, origin, site)
     assert isinstance(decision, Admitted | Forbidden)
 
 
 @pytest.mark.parametrize("peer", ["127.0.0.1", "127.200.0.1", "::1", "::ffff:127.0.0.1"])
-def test_loopback_senders_are_always_heard(peer: str) -> None:
+def test_loopback_senders_are_always_allowed(peer: str) -> None:
     assert Networks([]).allows(peer)
 
 
-def test_senders_are_heard_from_allowed_networks_only() -> None:
+def test_senders_of_other_networks_need_permission() -> None:
     networks = Networks(["192.168.1.0/24", "fd00::/8"])
     heard = ["192.168.1.9", "::ffff:192.168.1.9", "fd00::1", "fd00::1%eth0"]
     unheard = ["192.168.2.9", "10.0.0.1", "fe80::1%eth0", "::ffff:10.0.0.1", "", "x"]
     assert [peer for peer in heard + unheard if networks.allows(peer)] == heard
 
 
-def test_a_network_that_is_none_is_an_error() -> None:
+def test_an_invalid_network_is_an_error() -> None:
     with pytest.raises(ValueError, match="nonsense"):
         Networks(["nonsense"])

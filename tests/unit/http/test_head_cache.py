@@ -45,7 +45,7 @@ def ordinary(served: Served) -> int:
 # --- it is taken
 
 
-async def test_a_known_head_is_not_parsed_again() -> None:
+async def test_a_cached_head_is_not_parsed_again() -> None:
     async with Served() as served:
         client = await taught(served)
         for body in (BODY, OTHER_BODY, b"x" * len(BODY), BODY):
@@ -57,7 +57,7 @@ async def test_a_known_head_is_not_parsed_again() -> None:
         assert served.count("events_accepted_total", transport="http") == 4
 
 
-async def test_head_and_body_may_come_apart_and_what_comes_too_early_waits() -> None:
+async def test_a_cached_head_and_its_body_may_arrive_separately_and_pipelined_data_waits() -> None:
     async with Served() as served:
         client = await taught(served)
         whole = post()
@@ -99,7 +99,7 @@ async def test_head_and_body_may_come_apart_and_what_comes_too_early_waits() -> 
         request("POST /v1/events HTTP/1.1", "Transfer-Encoding: chunked") + b"0\r\n\r\n",
     ],
 )
-async def test_where_more_than_the_body_matters_the_ordinary_way_is_taken(raw: bytes) -> None:
+async def test_a_request_that_is_not_plain_takes_the_normal_path(raw: bytes) -> None:
     async with Served(allowed_origins=["http://localhost"]) as served:
         first, second = await served.ask(raw), await served.ask(raw)
         assert (first.status, first.headers, first.body) == (second.status, second.headers, second.body)
@@ -130,7 +130,7 @@ PAUSES_MS = [0, 0, 0, TIMEOUT_MS // 2, TIMEOUT_MS - 1, TIMEOUT_MS]
     st.lists(st.sampled_from(PAUSES_MS), min_size=12, max_size=12),
 )
 @settings(max_examples=size(60, 10_000))
-def test_any_stream_in_any_pieces_at_any_pace_is_answered_alike(
+def test_the_fast_path_gives_the_same_responses_for_any_stream(
     requests: list[bytes], cuts: list[float], pauses_ms: list[int]
 ) -> None:
     stream = b"".join(requests)
@@ -167,7 +167,7 @@ async def answers(pieces: Paced, *, fast_path: bool) -> tuple[bytes, list[bytes]
         post()[:-1],
     ],
 )
-async def test_in_the_middle_of_a_request_a_known_head_is_no_head(teacher: bytes) -> None:
+async def test_a_cached_head_inside_of_a_request_is_not_a_head(teacher: bytes) -> None:
     """The bytes of a whole known request, sent while the parser is inside of another, are that one's."""
     async with Served() as served:
         client = await taught(served)
@@ -230,7 +230,7 @@ def _queued(of: socket.socket, queue: int) -> bool:
 # --- deadlines, trouble and the end
 
 
-async def test_a_known_head_gains_a_slow_client_no_time() -> None:
+async def test_a_cached_head_does_not_extend_the_timeout() -> None:
     async with Served() as served:
         client = await taught(served)
         client.send(post()[:-1])
@@ -243,7 +243,7 @@ async def test_a_known_head_gains_a_slow_client_no_time() -> None:
         assert await client.rest() == b""
 
 
-async def test_time_that_the_outbox_takes_is_not_the_clients() -> None:
+async def test_the_timeout_excludes_the_time_of_the_outbox() -> None:
     async with Served() as served:
         client = await taught(served)
         served.outbox.waits = True
@@ -262,7 +262,7 @@ async def test_time_that_the_outbox_takes_is_not_the_clients() -> None:
 
 
 @pytest.mark.parametrize("error", [OutboxFull("the outbox is full"), OutboxUnavailable("the disk fails")])
-async def test_an_outbox_that_does_not_keep_it_is_503(error: Exception) -> None:
+async def test_a_failed_append_causes_503(error: Exception) -> None:
     async with Served() as served:
         client = await taught(served)
         served.outbox.error = error
@@ -272,7 +272,7 @@ async def test_an_outbox_that_does_not_keep_it_is_503(error: Exception) -> None:
         assert "retry-after" in answer.headers
 
 
-async def test_an_append_that_is_abandoned_is_503() -> None:
+async def test_a_cancelled_append_causes_503() -> None:
     async with Served() as served:
         client = await taught(served)
         served.outbox.waits = True
@@ -282,7 +282,7 @@ async def test_an_append_that_is_abandoned_is_503() -> None:
         assert (await client.answer()).status == 503
 
 
-async def test_a_bug_is_503_and_logged() -> None:
+async def test_an_exception_causes_503_and_is_logged() -> None:
     async with Served() as served:
         client = await taught(served)
         served.outbox.error = ZeroDivisionError("a bug")
@@ -292,7 +292,7 @@ async def test_a_bug_is_503_and_logged() -> None:
         assert [type(line["exc_info"]) for line in lines] == [ZeroDivisionError]
 
 
-async def test_a_bug_before_the_outbox_is_503_and_logged() -> None:
+async def test_an_exception_before_the_append_causes_503_and_is_logged() -> None:
     async def handler(_: web.BaseRequest) -> web.StreamResponse:
         return Response(202, b"{}")
 
@@ -310,7 +310,7 @@ async def test_a_bug_before_the_outbox_is_503_and_logged() -> None:
         assert [type(line["exc_info"]) for line in lines] == [ZeroDivisionError]
 
 
-async def test_a_client_that_leaves_before_the_commit_harms_nothing() -> None:
+async def test_a_client_that_disconnects_before_the_commit_loses_no_event() -> None:
     async with Served() as served:
         client = await taught(served)
         served.outbox.waits = True
@@ -322,7 +322,7 @@ async def test_a_client_that_leaves_before_the_commit_harms_nothing() -> None:
         await until(lambda: served.count("events_accepted_total", transport="http") == 2)
 
 
-async def test_a_client_done_sending_still_gets_its_answer() -> None:
+async def test_a_client_that_finished_sending_gets_its_response() -> None:
     async with Served() as served:
         client = await taught(served)
         served.outbox.waits = True
@@ -336,7 +336,9 @@ async def test_a_client_done_sending_still_gets_its_answer() -> None:
 
 @pytest.mark.parametrize("behind", [b"", post()[:-1], post(), post() + post()[:-1]])
 @pytest.mark.parametrize("fast_path", [True, False])
-async def test_a_client_done_sending_gets_the_answers_to_all_that_was_whole(behind: bytes, fast_path: bool) -> None:
+async def test_a_client_that_finished_sending_gets_responses_to_complete_requests(
+    behind: bytes, fast_path: bool
+) -> None:
     async with Served(fast_path=fast_path) as served:
         client = await taught(served)
         served.outbox.waits = True
@@ -351,7 +353,7 @@ async def test_a_client_done_sending_gets_the_answers_to_all_that_was_whole(behi
         assert (await client.rest()).count(b" 202 ") == 1 + behind.count(BODY)
 
 
-async def test_an_idle_connection_is_kept_while_its_answer_waits_for_the_commit() -> None:
+async def test_a_connection_that_waits_for_a_commit_is_not_idle() -> None:
     async with Served() as served:
         client = await taught(served)
         served.outbox.waits = True
@@ -367,7 +369,7 @@ async def test_an_idle_connection_is_kept_while_its_answer_waits_for_the_commit(
         assert await client.rest() == b""
 
 
-async def test_stopping_waits_for_the_answer() -> None:
+async def test_a_stop_waits_for_the_response() -> None:
     async with Served() as served:
         client = await taught(served)
         served.outbox.waits = True
@@ -383,7 +385,7 @@ async def test_stopping_waits_for_the_answer() -> None:
         await stopping
 
 
-async def test_stopping_waits_no_longer_than_its_bound() -> None:
+async def test_a_stop_does_not_exceed_its_time_limit() -> None:
     async with Served() as served:
         client = await taught(served)
         served.outbox.waits = True

@@ -63,7 +63,7 @@ HEAD = b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\n"
         b"GET http:///v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n",
     ],
 )
-async def test_what_is_no_http_is_answered_400_and_closed(raw: bytes, quiet: list[object]) -> None:
+async def test_an_invalid_request_gets_400_and_the_connection_is_closed(raw: bytes, quiet: list[object]) -> None:
     async with Served() as served:
         client = await served.connect()
         client.send(raw)
@@ -144,7 +144,7 @@ async def test_a_request_smuggled_behind_another_is_not_read() -> None:
         ("OPTIONS * HTTP/1.1", "evil.example"), ("GET / HTTP/1.0", "evil.example"),
     ],
 )  # fmt: skip
-async def test_every_route_is_guarded(line: str, host: str) -> None:
+async def test_the_guard_applies_to_every_route(line: str, host: str) -> None:
     async def handler(_: web.BaseRequest) -> web.StreamResponse:
         raise AssertionError("the handler must not see this")
 
@@ -168,14 +168,14 @@ async def test_without_host_only_http_1_0_is_served_and_closed() -> None:
 # --- requests in a row
 
 
-async def test_pipelined_requests_are_answered_in_order() -> None:
+async def test_pipelined_requests_get_responses_in_order() -> None:
     async with Served() as served:
         client = await served.connect()
         client.send(post() + request("GET /nowhere HTTP/1.1") + post(b"{") + post())
         assert [(await client.answer()).status for _ in range(4)] == [202, 404, 400, 202]
 
 
-async def test_a_head_and_a_body_may_come_byte_by_byte() -> None:
+async def test_a_head_and_a_body_may_arrive_byte_by_byte() -> None:
     async with Served() as served:
         client = await served.connect()
         for byte in post():
@@ -184,7 +184,7 @@ async def test_a_head_and_a_body_may_come_byte_by_byte() -> None:
         assert (await client.answer()).status == 202
 
 
-async def test_a_client_that_waits_to_be_asked_for_its_body_is_asked() -> None:
+async def test_a_client_that_expects_100_continue_gets_it() -> None:
     async with Served() as served:
         client = await served.connect()
         client.send(request("POST /v1/events HTTP/1.1", f"Content-Length: {len(BODY)}", "Expect: 100-Continue"))
@@ -201,13 +201,13 @@ async def test_a_client_that_waits_to_be_asked_for_its_body_is_asked() -> None:
         ("Content-Length: 5\r\nContent-Type: text/html", "localhost", 415),
     ],
 )
-async def test_a_client_whose_body_is_refused_is_not_asked_for_it(header: str, host: str, status: int) -> None:
+async def test_a_client_whose_request_is_rejected_gets_no_100_continue(header: str, host: str, status: int) -> None:
     async with Served() as served:
         answer = await served.ask(request("POST /v1/events HTTP/1.1", header, "Expect: 100-continue", host=host))
         assert answer.status == status
 
 
-async def test_connection_close_is_obeyed() -> None:
+async def test_the_relay_honours_connection_close() -> None:
     async with Served() as served:
         client = await served.connect()
         client.send(post(BODY, "Connection: close"))
@@ -216,7 +216,7 @@ async def test_connection_close_is_obeyed() -> None:
         assert await client.rest() == b""
 
 
-async def test_a_client_done_sending_still_gets_every_answer() -> None:
+async def test_a_client_that_finished_sending_gets_every_response() -> None:
     async with Served() as served:
         client = await served.connect()
         client.send(post() + post())
@@ -226,7 +226,7 @@ async def test_a_client_done_sending_still_gets_every_answer() -> None:
 
 
 @pytest.mark.parametrize("protocol", ["websocket", "h2c"])
-async def test_an_upgrade_is_declined_by_the_last_answer(protocol: str) -> None:
+async def test_a_declined_upgrade_closes_the_connection(protocol: str) -> None:
     async with Served() as served:
         for _ in range(2):
             client = await served.connect()
@@ -240,7 +240,7 @@ async def test_an_upgrade_is_declined_by_the_last_answer(protocol: str) -> None:
 @pytest.mark.parametrize("leave", ["reset", "close"])
 @pytest.mark.parametrize("turns", [0, 1, 2, 3, 4, 5, 30])
 @pytest.mark.parametrize("sent", [b"", b"POST /v1", post()[:-5], post(), post() * 3])
-async def test_a_client_that_leaves_at_any_moment_is_neither_logged_nor_counted(
+async def test_a_client_that_disconnects_at_any_time_is_not_logged_or_counted(
     sent: bytes, turns: int, leave: str, quiet: list[object]
 ) -> None:
     async with Served() as served:
@@ -257,7 +257,7 @@ async def test_a_client_that_leaves_at_any_moment_is_neither_logged_nor_counted(
 
 @pytest.mark.parametrize("fast_path", [True, False])
 @pytest.mark.parametrize("framing", ["Content-Length: 900000", "Transfer-Encoding: chunked"])
-async def test_a_body_that_breaks_off_is_let_go_of_at_once(framing: str, fast_path: bool) -> None:
+async def test_an_incomplete_body_is_freed_without_a_garbage_collection(framing: str, fast_path: bool) -> None:
     """Not when the garbage collector comes: by then there may be hundreds."""
     piece = b"[" + b" " * 99_999
     if "chunked" in framing:
@@ -276,7 +276,7 @@ async def test_a_body_that_breaks_off_is_let_go_of_at_once(framing: str, fast_pa
 
 @pytest.mark.parametrize("fast_path", [True, False])
 @pytest.mark.parametrize("start", [b"GET /", HEAD + b"X-Long: ", HEAD + b"Cookie: "])
-async def test_a_head_that_is_too_long_is_let_go_of_at_once(start: bytes, fast_path: bool) -> None:
+async def test_a_head_above_the_limit_is_freed_without_a_garbage_collection(start: bytes, fast_path: bool) -> None:
     async with Served(fast_path=fast_path) as served:
 
         async def flood() -> None:
@@ -308,7 +308,7 @@ async def kept_bytes(use: Callable[[], Awaitable[None]]) -> int:
 
 @pytest.mark.parametrize("framing", ["Content-Length: 100", "Transfer-Encoding: chunked"])
 @pytest.mark.parametrize("leave", ["eof", "reset", "nonsense"])
-async def test_what_breaks_behind_a_refusal_is_not_logged(framing: str, leave: str, quiet: list[object]) -> None:
+async def test_errors_after_a_rejection_are_not_logged(framing: str, leave: str, quiet: list[object]) -> None:
     """The rest of the body is read only to be thrown away."""
     async with Served() as served:
         client = await served.connect()
@@ -325,7 +325,7 @@ async def test_what_breaks_behind_a_refusal_is_not_logged(framing: str, leave: s
     assert quiet == []
 
 
-async def test_a_client_that_leaves_before_the_commit_harms_nothing(quiet: list[object]) -> None:
+async def test_a_client_that_disconnects_before_the_commit_loses_no_event(quiet: list[object]) -> None:
     async with Served() as served:
         served.outbox.waits = True
         client = await served.connect()
@@ -352,7 +352,7 @@ async def test_a_client_that_leaves_before_the_commit_harms_nothing(quiet: list[
     ],
     ids=["request line", "header", "no body", "half a body", "half a chunk"],
 )
-async def test_a_slow_client_is_answered_408_and_closed(sent: bytes) -> None:
+async def test_a_slow_client_gets_408_and_is_closed(sent: bytes) -> None:
     async with Served() as served:
         client = await served.connect()
         client.send(sent)
@@ -383,7 +383,7 @@ async def test_a_connection_that_sends_no_byte_is_closed_silently(fast_path: boo
         await until(lambda: served.count("connections") == 0)
 
 
-async def test_a_page_may_read_why_its_slow_request_was_ended() -> None:
+async def test_an_allowed_page_can_read_the_408() -> None:
     origin = "http://box.example"
     async with Served(allowed_origins=[origin], request_timeout_ms=1_000) as served:
         client = await served.connect()
@@ -400,7 +400,7 @@ async def test_a_page_may_read_why_its_slow_request_was_ended() -> None:
 @pytest.mark.parametrize(
     "start", [b"POST /", HEAD, HEAD + b"Content-Length: 100\r\n\r\n"], ids=["line", "headers", "body"]
 )
-async def test_dripping_gains_no_time(start: bytes) -> None:
+async def test_single_bytes_do_not_extend_the_timeout(start: bytes) -> None:
     async with Served() as served:
         client = await served.connect()
         client.send(start)
@@ -414,7 +414,7 @@ async def test_dripping_gains_no_time(start: bytes) -> None:
         assert (await client.answer()).status == 408
 
 
-async def test_the_next_requests_time_begins_with_its_first_byte() -> None:
+async def test_the_timeout_of_the_next_request_starts_with_its_first_byte() -> None:
     async with Served() as served:
         client = await served.connect()
         client.send(post())
@@ -428,7 +428,7 @@ async def test_the_next_requests_time_begins_with_its_first_byte() -> None:
         assert served.rejected("timeout") == 0
 
 
-async def test_time_that_the_outbox_takes_is_not_the_clients() -> None:
+async def test_the_timeout_excludes_the_time_of_the_outbox() -> None:
     async with Served() as served:
         served.outbox.waits = True
         client = await served.connect()
@@ -445,7 +445,7 @@ async def test_time_that_the_outbox_takes_is_not_the_clients() -> None:
         assert served.rejected("timeout") == 0
 
 
-async def test_a_slow_request_behind_a_finished_one_is_timed_out_in_its_turn() -> None:
+async def test_a_slow_request_after_a_complete_one_times_out() -> None:
     async with Served() as served:
         client = await served.connect()
         client.send(post() + post()[:-1])
@@ -456,7 +456,7 @@ async def test_a_slow_request_behind_a_finished_one_is_timed_out_in_its_turn() -
 
 
 @pytest.mark.parametrize("header", ["Connection: keep-alive", "Connection: close"])
-async def test_a_client_that_does_not_take_its_answers_is_closed(header: str) -> None:
+async def test_a_client_that_does_not_read_responses_is_closed(header: str) -> None:
     asked = asyncio.Event()
 
     async def handler(_: web.BaseRequest) -> web.StreamResponse:
@@ -484,7 +484,7 @@ async def arrived(served: Served, sent: bytes) -> None:
 # --- how many
 
 
-async def test_beyond_the_limit_the_longest_idle_connection_makes_room() -> None:
+async def test_at_the_limit_the_longest_idle_connection_is_closed() -> None:
     async with Served(max_connections=3) as served:
         first, second, third = [await served.connect() for _ in range(3)]
         for client in (second, first, third, second):
@@ -499,7 +499,7 @@ async def test_beyond_the_limit_the_longest_idle_connection_makes_room() -> None
         assert served.count("connections_rejected_total") == 0
 
 
-async def test_one_app_that_closes_nothing_does_not_shut_out_another() -> None:
+async def test_an_app_that_closes_no_connections_does_not_block_others() -> None:
     async with Served(max_connections=5) as served:
         for _ in range(20):
             served.clock.now_ms += 1
@@ -534,7 +534,7 @@ async def test_if_no_connection_is_idle_the_new_one_receives_503_and_is_counted(
 # --- bugs
 
 
-async def test_a_bug_is_answered_503_and_logged_once_without_locals(quiet: list[dict[str, object]]) -> None:
+async def test_an_exception_causes_503_and_one_log_line_without_locals(quiet: list[dict[str, object]]) -> None:
     async def handler(_: web.BaseRequest) -> web.StreamResponse:
         raise RuntimeError("a bug")
 
@@ -595,7 +595,7 @@ async def test_over_the_unix_socket_a_page_of_another_origin_is_still_forbidden(
         assert (await served.post(BODY, "Origin: https://evil.example")).status == 403
 
 
-async def test_a_removed_socket_file_is_created_again_with_a_warning(
+async def test_a_removed_socket_file_is_recreated_with_a_warning(
     tmp_path: Path, quiet: list[dict[str, object]]
 ) -> None:
     path = tmp_path / "relay.sock"
@@ -614,7 +614,7 @@ async def test_a_removed_socket_file_is_created_again_with_a_warning(
     assert not path.exists()
 
 
-async def test_a_socket_file_that_cannot_be_created_again_is_reported_once_and_tried_again(
+async def test_a_socket_file_that_cannot_be_recreated_is_logged_once_and_retried(
     tmp_path: Path, quiet: list[dict[str, object]]
 ) -> None:
     directory = tmp_path / "run"
@@ -639,7 +639,7 @@ async def test_a_socket_file_left_by_a_crash_is_replaced(tmp_path: Path) -> None
         assert (await served.post()).status == 202
 
 
-async def test_another_relays_socket_is_not_taken(tmp_path: Path) -> None:
+async def test_the_socket_of_a_running_relay_is_not_replaced(tmp_path: Path) -> None:
     path = tmp_path / "relay.sock"
     async with Served(listen="", unix_socket=str(path)):
         with pytest.raises(ListenError, match=r"relay\.sock.*http\.unix_socket"):
@@ -650,7 +650,7 @@ async def test_another_relays_socket_is_not_taken(tmp_path: Path) -> None:
         client.writer.close()
 
 
-async def test_a_file_in_the_sockets_place_is_kept(tmp_path: Path) -> None:
+async def test_another_file_at_the_sockets_path_is_not_replaced(tmp_path: Path) -> None:
     path = tmp_path / "relay.sock"
     path.write_text("precious")
     with pytest.raises(ListenError):
@@ -658,7 +658,7 @@ async def test_a_file_in_the_sockets_place_is_kept(tmp_path: Path) -> None:
     assert path.read_text() == "precious"
 
 
-async def test_an_address_in_use_is_named_and_nothing_stays_open(tmp_path: Path) -> None:
+async def test_the_error_names_an_address_in_use_and_all_sockets_are_closed(tmp_path: Path) -> None:
     path = tmp_path / "relay.sock"
     async with Served() as served:
         taken = served.listener.addresses[0]
@@ -670,12 +670,12 @@ async def test_an_address_in_use_is_named_and_nothing_stays_open(tmp_path: Path)
 
 
 @pytest.mark.parametrize("address", ["8080", "localhost", "127.0.0.1:", "127.0.0.1:99999", "::1:80", "a b:80"])
-async def test_what_is_no_address_is_named(address: str) -> None:
+async def test_the_error_names_an_invalid_address(address: str) -> None:
     with pytest.raises(ListenError, match="HOST:PORT"):
         await Served(listen=address).listener.start()
 
 
-async def test_stopping_answers_what_came_whole_and_ends_the_rest() -> None:
+async def test_a_stop_finishes_complete_requests_and_closes_other_connections() -> None:
     async with Served() as served:
         served.outbox.waits = True
         idle, silent, half, whole = [await served.connect() for _ in range(4)]
@@ -699,14 +699,14 @@ async def test_stopping_answers_what_came_whole_and_ends_the_rest() -> None:
         assert served.count("connections") == 0
 
 
-async def test_while_the_outbox_closes_apps_are_told_to_come_again() -> None:
+async def test_a_stop_responds_503_with_retry_after_while_the_outbox_closes() -> None:
     async with Served() as served:
         served.outbox.error = OutboxUnavailable("the relay is stopping")
         answer = await served.post()
         assert (answer.status, "retry-after" in answer.headers) == (503, True)
 
 
-async def test_stopping_waits_no_longer_than_its_bound() -> None:
+async def test_a_stop_does_not_exceed_its_time_limit() -> None:
     async with Served() as served:
         served.outbox.waits = True
         client = await served.connect()

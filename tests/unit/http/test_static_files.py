@@ -46,7 +46,7 @@ async def get(served: Served, path: str, *headers: str, method: str = "GET") -> 
     return await served.ask(request(f"{method} {path} HTTP/1.1", *headers), to_head=method == "HEAD")
 
 
-async def test_the_client_is_javascript_that_no_browser_takes_for_anything_else(served: Served) -> None:
+async def test_the_client_is_served_as_javascript_without_sniffing(served: Served) -> None:
     answer = await get(served, "/relay.js")
     assert (answer.status, answer.headers["content-type"]) == (200, "text/javascript; charset=utf-8")
     assert answer.headers["x-content-type-options"] == "nosniff"
@@ -61,7 +61,7 @@ async def test_head_has_the_headers_and_no_body(served: Served) -> None:
 
 
 @pytest.mark.parametrize("shown", ["{}", "W/{}", '"other", {}', "*"])
-async def test_who_shows_the_etag_gets_304_without_a_body(served: Served, shown: str) -> None:
+async def test_a_request_with_the_etag_gets_304_without_a_body(served: Served, shown: str) -> None:
     etag = (await get(served, "/relay.js")).headers["etag"]
     client = await served.connect()
     client.send(request("GET /relay.js HTTP/1.1", f"If-None-Match: {shown.format(etag)}", "Connection: close"))
@@ -75,7 +75,7 @@ async def test_another_etag_gets_the_file(served: Served) -> None:
     assert (await get(served, "/relay.js", 'If-None-Match: "other"')).status == 200
 
 
-async def test_a_file_is_made_at_the_first_request_and_again_after_a_reload(served: Served, making: Making) -> None:
+async def test_a_file_is_created_at_the_first_request_and_again_after_a_reload(served: Served, making: Making) -> None:
     assert making.made == 0
     for _ in range(3):
         assert json.loads((await get(served, "/openapi.json")).body) == {"made": 1}
@@ -86,11 +86,11 @@ async def test_a_file_is_made_at_the_first_request_and_again_after_a_reload(serv
 
 
 @pytest.mark.parametrize("target", ["/relay.js?v=1", "http://localhost/relay.js"])
-async def test_a_query_or_an_absolute_target_finds_the_file(served: Served, target: str) -> None:
+async def test_a_query_or_an_absolute_target_reaches_the_file(served: Served, target: str) -> None:
     assert (await get(served, target)).status == 200
 
 
-async def test_other_methods_are_refused_and_other_paths_are_left_to_others(served: Served) -> None:
+async def test_other_methods_are_rejected_and_other_paths_passed_on(served: Served) -> None:
     answer = await get(served, "/relay.js", method="DELETE")
     assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD")
     assert (await get(served, "/relay.jsx")).json["error"] == "not here"
@@ -107,10 +107,10 @@ async def test_pages_of_allowed_origins_may_load_and_read_it(served: Served) -> 
 @pytest.mark.parametrize(
     "headers", [("Origin: https://evil.example",), ("Origin: null",), ("Sec-Fetch-Site: cross-site",)], ids=str
 )
-async def test_other_pages_may_not(served: Served, path: str, headers: tuple[str, ...]) -> None:
+async def test_pages_of_other_origins_may_not_load_it(served: Served, path: str, headers: tuple[str, ...]) -> None:
     assert (await get(served, path, *headers)).status == 403
 
 
 @pytest.mark.parametrize("path", ["/relay.js", "/openapi.json"])
-async def test_a_foreign_host_is_refused(served: Served, path: str) -> None:
+async def test_another_host_is_rejected(served: Served, path: str) -> None:
     assert (await served.ask(request(f"GET {path} HTTP/1.1", host="rebound.example"))).status == 403

@@ -43,7 +43,7 @@ async def a_few_turns() -> None:
         await asyncio.sleep(0)
 
 
-async def test_a_turns_appends_are_one_in_the_order_they_came() -> None:
+async def test_the_appends_of_a_turn_are_coalesced_in_order_of_arrival() -> None:
     outbox = ScriptedOutbox(duplicates=1)
     answers = Answers(outbox)
     for first, count in ((1, 1), (2, 3), (5, 1)):
@@ -58,7 +58,7 @@ async def test_a_turns_appends_are_one_in_the_order_they_came() -> None:
     assert len(outbox.appends) == 2
 
 
-async def test_nobody_is_told_before_the_outbox_said_so() -> None:
+async def test_no_callback_is_called_before_the_outcome_of_the_append() -> None:
     outbox = ScriptedOutbox(waits=True)
     answers = Answers(outbox)
     answers.append(1)
@@ -69,7 +69,7 @@ async def test_nobody_is_told_before_the_outbox_said_so() -> None:
     assert answers.told == {1: None}
 
 
-async def test_what_has_room_is_kept_when_not_all_has() -> None:
+async def test_events_that_fit_are_stored_when_the_outbox_has_no_room_for_all() -> None:
     full = OutboxFull("the outbox is full")
     outbox = ScriptedOutbox(error=full, room_events=4)
     answers = Answers(outbox)
@@ -82,7 +82,7 @@ async def test_what_has_room_is_kept_when_not_all_has() -> None:
 
 
 @pytest.mark.parametrize("error", [OutboxUnavailable("the disk fails"), ZeroDivisionError("a bug")])
-async def test_what_fails_for_another_reason_fails_for_all_and_is_not_tried_again(error: Exception) -> None:
+async def test_another_failure_applies_to_all_callers_without_a_retry(error: Exception) -> None:
     outbox = ScriptedOutbox(error=error)
     answers = Answers(outbox)
     answers.append(1)
@@ -92,7 +92,7 @@ async def test_what_fails_for_another_reason_fails_for_all_and_is_not_tried_agai
     assert len(outbox.appends) == 1
 
 
-async def test_a_bug_in_what_one_is_told_is_nobody_elses() -> None:
+async def test_an_exception_in_one_callback_affects_no_other() -> None:
     outbox = ScriptedOutbox()
     told: list[BaseException | None] = []
     bugs: list[object] = []
@@ -110,7 +110,7 @@ async def test_a_bug_in_what_one_is_told_is_nobody_elses() -> None:
     assert bugs == [bug]
 
 
-async def test_a_turn_that_brings_very_much_is_several_appends() -> None:
+async def test_a_turn_with_many_events_is_several_appends() -> None:
     outbox = ScriptedOutbox()
     answers = Answers(outbox)
     for first in range(0, 2_500, 100):
@@ -150,7 +150,7 @@ class Readings(Answers):
             self.append(int(body[-9:]))
 
 
-async def test_a_turns_bodies_are_read_together_and_what_they_hold_is_appended_in_the_same_turn() -> None:
+async def test_the_bodies_of_a_turn_are_read_together_and_appended_in_the_same_turn() -> None:
     outbox = ScriptedOutbox()
     gather = Readings(outbox)
     gather.read(b"1", b"2", b"3")
@@ -164,7 +164,7 @@ async def test_a_turns_bodies_are_read_together_and_what_they_hold_is_appended_i
     assert [len(outbox.appends), outbox.kept] == [2, events(1, 4)]
 
 
-async def test_events_that_come_between_bodies_keep_their_place() -> None:
+async def test_events_that_arrive_between_bodies_are_appended_in_order() -> None:
     outbox = ScriptedOutbox()
     gather = Readings(outbox)
     gather.append(1)
@@ -178,7 +178,7 @@ async def test_events_that_come_between_bodies_keep_their_place() -> None:
 
 
 @pytest.mark.parametrize(("size_bytes", "at_once"), [(3, 128), (32_768 // 8, 8), (16_384, 2)])
-async def test_no_more_than_a_slice_of_bodies_waits(size_bytes: int, at_once: int) -> None:
+async def test_at_most_one_slice_of_bodies_is_pending(size_bytes: int, at_once: int) -> None:
     outbox = ScriptedOutbox()
     gather = Readings(outbox)
     bodies = [b"%0*d" % (size_bytes, number) for number in range(2 * at_once + 1)]
@@ -190,7 +190,7 @@ async def test_no_more_than_a_slice_of_bodies_waits(size_bytes: int, at_once: in
     assert [len(outbox.appends), outbox.kept] == [1, events(0, 2 * at_once + 1)]
 
 
-async def test_what_comes_while_bodies_are_read_comes_after_them() -> None:
+async def test_events_that_arrive_during_a_read_are_appended_after_it() -> None:
     outbox = ScriptedOutbox()
     gather = Readings(outbox)
     gather.came_while_reading = [b"3", b"4"]

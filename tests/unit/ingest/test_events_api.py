@@ -26,7 +26,7 @@ ORIGIN = "http://app.example"
         "text/plain", "text/plain;charset=UTF-8", "application/json; profile=x",
     ],
 )  # fmt: skip
-async def test_an_event_is_stored_and_answered_202(content_type: str | None) -> None:
+async def test_an_event_is_stored_and_gets_202(content_type: str | None) -> None:
     async with Served() as served:
         headers = [] if content_type is None else [f"Content-Type: {content_type}"]
         answer = await served.post(BODY, *headers)
@@ -81,7 +81,7 @@ async def test_a_chunked_body_is_read() -> None:
         assert (await client.answer()).status == 202
 
 
-async def test_a_query_or_an_absolute_target_finds_the_same_path() -> None:
+async def test_a_query_or_an_absolute_target_reaches_the_same_path() -> None:
     async with Served() as served:
         for target in ("/v1/events?source=app", "http://localhost/v1/events"):
             client = await served.connect()
@@ -96,7 +96,7 @@ async def test_a_key_and_other_headers_of_the_app_are_ignored() -> None:
         assert b"CANARY" not in served.outbox.kept[0].body
 
 
-async def test_what_the_outbox_knew_already_is_answered_202_and_counted_as_duplicate() -> None:
+async def test_a_duplicate_gets_202_and_is_counted() -> None:
     async with Served() as served:
         served.outbox.duplicates = 1
         assert (await served.post(json.dumps(TWO).encode())).status == 202
@@ -104,7 +104,7 @@ async def test_what_the_outbox_knew_already_is_answered_202_and_counted_as_dupli
         assert served.count("events_accepted_total", transport="http") == 1
 
 
-async def test_no_answer_leaves_before_the_commit() -> None:
+async def test_no_response_is_sent_before_the_commit() -> None:
     async with Served() as served:
         served.outbox.waits = True
         client = await served.connect()
@@ -130,7 +130,7 @@ async def test_no_answer_leaves_before_the_commit() -> None:
         (b'{"event_type": "x"}', 422), (b"[1]", 422), (b'"x"', 422),
     ],
 )  # fmt: skip
-async def test_what_is_no_event_is_refused_whole(body: bytes, status: int) -> None:
+async def test_a_body_without_valid_events_is_rejected(body: bytes, status: int) -> None:
     async with Served() as served:
         answer = await served.post(body)
         assert answer.status == status
@@ -142,7 +142,7 @@ async def test_what_is_no_event_is_refused_whole(body: bytes, status: int) -> No
         assert served.count("events_received_total", transport="http") == 1
 
 
-async def test_one_bad_event_refuses_its_batch_and_is_named_by_path() -> None:
+async def test_an_invalid_event_rejects_its_batch_and_is_named_by_path() -> None:
     async with Served() as served:
         bad = {**EVENT, "source": {"platform": "fridge", "device_id": "x"}}
         answer = await served.post(json.dumps({"events": [EVENT, bad]}).encode())
@@ -195,7 +195,7 @@ async def test_a_415_names_the_received_type_cut_and_sanitized(content_type: str
 
 @pytest.mark.parametrize("charset", ["utf-16", "iso-8859-1", "windows-1252", "x"])
 @pytest.mark.parametrize("coding", ["", "gzip"])
-async def test_another_charset_needs_an_ascii_body(charset: str, coding: str) -> None:
+async def test_another_charset_requires_an_ascii_body(charset: str, coding: str) -> None:
     content_type = f"Content-Type: application/json; charset={charset}"
     long = json.dumps({"events": [EVENT] * 200}).encode()
     accented = json.dumps({**EVENT, "event_type": "\u00e9"}, ensure_ascii=False).encode()
@@ -215,13 +215,13 @@ async def test_another_charset_needs_an_ascii_body(charset: str, coding: str) ->
 
 
 @pytest.mark.parametrize("coding", ["x-gzip", "X-GZip", "identity, gzip", " gzip ,", "gzip, identity"])
-async def test_gzip_by_each_of_its_names_is_undone(coding: str) -> None:
+async def test_gzip_is_inflated_under_each_of_its_names(coding: str) -> None:
     async with Served() as served:
         assert (await served.post(gzipped(BODY), f"Content-Encoding: {coding}")).status == 202
 
 
 @pytest.mark.parametrize("coding", ["identity", "", "identity, identity", ","])
-async def test_identity_is_no_coding(coding: str) -> None:
+async def test_identity_is_accepted_as_no_coding(coding: str) -> None:
     async with Served() as served:
         assert (await served.post(BODY, f"Content-Encoding: {coding}")).status == 202
 
@@ -233,7 +233,7 @@ async def test_a_415_names_the_received_coding() -> None:
 
 
 @pytest.mark.parametrize("coding", ["br", "compress", "gzip, gzip", "gzip,deflate", "x", "\xff"])
-async def test_other_content_encodings_are_415_and_told_what_is_accepted(coding: str) -> None:
+async def test_other_content_encodings_get_415_with_the_accepted_ones(coding: str) -> None:
     async with Served() as served:
         answer = await served.post(BODY, f"Content-Encoding: {coding}")
         assert answer.status == 415
@@ -257,12 +257,12 @@ async def test_two_content_encoding_lines_are_two_encodings() -> None:
     ],
     ids=["truncated", "trailing", "plain", "20000 empty members", "bomb"],
 )
-async def test_hostile_gzip_is_refused(body: bytes, status: int) -> None:
+async def test_hostile_gzip_is_rejected(body: bytes, status: int) -> None:
     async with Served() as served:
         assert (await served.post(body, "Content-Encoding: gzip")).status == status
 
 
-async def test_a_body_over_the_limit_is_refused_by_its_length_before_it_comes() -> None:
+async def test_a_body_over_the_limit_is_rejected_by_its_content_length() -> None:
     async with Served() as served:
         client = await served.connect()
         client.send(request("POST /v1/events HTTP/1.1", f"Content-Length: {(1 << 20) + 1}"))
@@ -273,7 +273,7 @@ async def test_a_body_over_the_limit_is_refused_by_its_length_before_it_comes() 
 
 
 @pytest.mark.parametrize("whole", [True, False])
-async def test_a_body_over_the_limit_is_refused_while_it_comes(whole: bool) -> None:
+async def test_a_body_over_the_limit_is_rejected_while_it_is_received(whole: bool) -> None:
     async with Served(max_body_bytes=len(BODY) - 1) as served:
         client = await served.connect()
         client.send(request("POST /v1/events HTTP/1.1", "Transfer-Encoding: chunked"))
@@ -281,7 +281,7 @@ async def test_a_body_over_the_limit_is_refused_while_it_comes(whole: bool) -> N
         assert (await client.answer()).status == 413
 
 
-async def test_a_body_of_exactly_the_limit_is_taken() -> None:
+async def test_a_body_of_exactly_the_limit_is_accepted() -> None:
     async with Served(max_body_bytes=len(BODY)) as served:
         assert (await served.post()).status == 202
 
@@ -293,7 +293,7 @@ def many(events: int) -> bytes:
 
 @pytest.mark.parametrize("fast_path", [True, False])
 @pytest.mark.parametrize(("body", "status"), [(many(300), 202), (many(300)[:-1], 400), (many(5_000), 202)])
-async def test_a_long_body_is_read_in_turns_and_answered_like_any_other(
+async def test_a_long_body_is_read_in_steps_and_gets_the_same_response(
     fast_path: bool, body: bytes, status: int
 ) -> None:
     async with Served(fast_path=fast_path) as served:
@@ -307,7 +307,7 @@ async def test_a_long_body_is_read_in_turns_and_answered_like_any_other(
 @pytest.mark.parametrize(
     ("body", "status"), [(many(300), 202), (many(300)[:-1], 400), (many(3_000), 202), (bytes(1 << 20) + b"x", 413)]
 )
-async def test_a_long_compressed_body_is_answered_like_any_other(body: bytes, status: int) -> None:
+async def test_a_long_compressed_body_gets_the_same_response(body: bytes, status: int) -> None:
     async with Served() as served:
         assert (await served.post(gzipped(body), "Content-Encoding: gzip")).status == status
         assert len(served.outbox.kept) == (body.count(b"event_type") if status == 202 else 0)
@@ -326,7 +326,7 @@ async def test_an_event_over_its_own_limit_is_413() -> None:
         assert (await served.post()).status == 413
 
 
-async def test_a_chunked_body_that_turns_out_malformed_is_400() -> None:
+async def test_a_malformed_chunked_body_gets_400() -> None:
     async with Served() as served:
         client = await served.connect()
         client.send(request("POST /v1/events HTTP/1.1", "Transfer-Encoding: chunked") + b"5\r\nabcde\r\n")
@@ -345,7 +345,7 @@ async def test_a_chunked_body_that_turns_out_malformed_is_400() -> None:
     ("error", "reason"),
     [(OutboxFull("the outbox is full"), "full"), (OutboxUnavailable("the disk fails"), "unavailable")],
 )
-async def test_an_outbox_that_does_not_keep_it_is_503_with_retry_after(error: Exception, reason: str) -> None:
+async def test_a_failed_append_causes_503_with_retry_after(error: Exception, reason: str) -> None:
     async with Served() as served:
         served.outbox.error = error
         answer = await served.post(json.dumps(TWO).encode())
@@ -366,7 +366,7 @@ async def test_an_outbox_that_does_not_keep_it_is_503_with_retry_after(error: Ex
         (f"POST /v1/events/{EVENT_ID}", "GET, HEAD, OPTIONS"),
     ],
 )  # fmt: skip
-async def test_another_method_is_405_and_told_what_is_allowed(line: str, allow: str) -> None:
+async def test_another_method_gets_405_with_the_allowed_ones(line: str, allow: str) -> None:
     async with Served() as served:
         answer = await served.ask(request(f"{line} HTTP/1.1"), to_head=line.startswith("HEAD"))
         assert answer.status == 405
@@ -383,7 +383,7 @@ async def test_another_path_is_404(path: str) -> None:
 
 
 @pytest.mark.parametrize("asked", [EVENT_ID, EVENT_ID.upper()])
-async def test_a_known_event_is_answered_with_its_state(asked: str) -> None:
+async def test_a_known_event_returns_its_state(asked: str) -> None:
     async with Served() as served:
         served.outbox.states[bytes.fromhex(EVENT_ID.replace("-", ""))] = "delivered"
         answer = await served.ask(request(f"GET /v1/events/{asked} HTTP/1.1"))
@@ -393,7 +393,7 @@ async def test_a_known_event_is_answered_with_its_state(asked: str) -> None:
         assert (head.status, head.headers["content-length"]) == (200, answer.headers["content-length"])
 
 
-async def test_a_head_is_answered_without_a_body() -> None:
+async def test_a_head_request_gets_no_body() -> None:
     async with Served() as served:
         client = await served.connect()
         client.send(request("HEAD /v1/events/x HTTP/1.1") + request("GET /v1/events/x HTTP/1.1"))
@@ -449,7 +449,7 @@ async def test_a_response_to_another_origin_may_not_be_read() -> None:
     assert not [name for name in answer.headers if name.startswith("access-control")]
 
 
-async def test_a_preflight_of_an_allowed_origin_is_answered() -> None:
+async def test_a_preflight_of_an_allowed_origin_is_granted() -> None:
     async with Served(allowed_origins=[ORIGIN]) as served:
         asked = ["Access-Control-Request-Method: POST", "Access-Control-Request-Headers: content-type"]
         networks = ["Access-Control-Request-Private-Network: true", "Access-Control-Request-Local-Network: true"]
@@ -478,7 +478,7 @@ async def test_other_preflights_are_403(headers: list[str]) -> None:
 
 
 @pytest.mark.parametrize("body", [BODY, b"{"])
-async def test_every_answer_to_an_allowed_origin_can_be_read_by_it(body: bytes) -> None:
+async def test_an_allowed_origin_can_read_every_response(body: bytes) -> None:
     async with Served(allowed_origins=[ORIGIN]) as served:
         answer = await served.post(body, f"Origin: {ORIGIN}", "Sec-Fetch-Site: cross-site")
         assert answer.status == (202 if body is BODY else 400)

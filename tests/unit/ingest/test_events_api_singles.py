@@ -105,7 +105,7 @@ async def a_few_turns() -> None:
         await asyncio.sleep(0)
 
 
-async def test_events_of_one_turn_are_read_by_one_call_in_the_order_they_came() -> None:
+async def test_events_of_one_turn_are_read_in_one_call_in_order_of_arrival() -> None:
     ingest = Ingest()
     ingest.post_each([body(number) for number in range(9)])
     assert ingest.outbox.appends == []
@@ -119,7 +119,7 @@ async def test_events_of_one_turn_are_read_by_one_call_in_the_order_they_came() 
 
 
 @pytest.mark.parametrize("events", [1, FEWEST_TOGETHER - 1])
-async def test_few_are_read_by_themselves(events: int) -> None:
+async def test_few_events_are_read_one_by_one(events: int) -> None:
     ingest = Ingest()
     ingest.post_each([body(number) for number in range(events)])
     await a_few_turns()
@@ -127,7 +127,7 @@ async def test_few_are_read_by_themselves(events: int) -> None:
     assert list(ingest.statuses.values()) == [202] * events
 
 
-async def test_a_refusal_is_told_to_its_own_request_only() -> None:
+async def test_a_rejection_is_sent_to_its_own_request_only() -> None:
     ingest = Ingest()
     bodies = [body(number) for number in range(8)]
     bodies[2] = b"no event"
@@ -140,7 +140,7 @@ async def test_a_refusal_is_told_to_its_own_request_only() -> None:
     assert [counts[name] for name in ("received", "accepted", "malformed", "invalid")] == [8, 6, 1, 1]
 
 
-async def test_a_bug_in_reading_one_body_is_nobody_elses() -> None:
+async def test_an_exception_in_reading_a_body_affects_no_other_request() -> None:
     ingest = Ingest()
     bodies = [body(number) for number in range(8)]
     bodies[3] = body(3, event_type="bug")
@@ -151,7 +151,7 @@ async def test_a_bug_in_reading_one_body_is_nobody_elses() -> None:
     assert len(ingest.bugs) == 1
 
 
-async def test_a_bug_in_answering_one_refusal_is_nobody_elses() -> None:
+async def test_an_exception_in_sending_a_rejection_affects_no_other_request() -> None:
     ingest = Ingest()
     take = ingest.http.body_handler(type("Message", (), {"method": "POST", "path": EVENTS_PATH, "headers": {}}))  # type: ignore[arg-type]
     assert take is not None
@@ -168,7 +168,7 @@ async def test_a_bug_in_answering_one_refusal_is_nobody_elses() -> None:
     assert ingest.bugs == [bug]
 
 
-async def test_what_has_room_is_kept_when_not_all_has() -> None:
+async def test_events_that_fit_are_stored_when_the_outbox_has_no_room_for_all() -> None:
     ingest = Ingest(ScriptedOutbox(error=OutboxFull("the outbox is full"), room_events=6))
     ingest.post_each([body(number) for number in range(8)])
     await a_few_turns()
@@ -177,7 +177,7 @@ async def test_what_has_room_is_kept_when_not_all_has() -> None:
     assert (ingest.counts()["received"], ingest.counts()["full"]) == (8, 2)
 
 
-async def test_what_is_read_in_another_way_keeps_its_place() -> None:
+async def test_the_order_is_the_same_for_bodies_read_in_another_way() -> None:
     ingest = Ingest()
     ingest.post(0, body(0))
     ingest.post(1, body(1) + b"\n" + body(2), LINES)
@@ -189,7 +189,7 @@ async def test_what_is_read_in_another_way_keeps_its_place() -> None:
     assert len(ingest.outbox.appends) == 1
 
 
-async def test_what_waited_for_its_turn_comes_behind_what_came_before_it_was_read() -> None:
+async def test_a_long_body_is_appended_after_the_bodies_that_arrived_while_it_was_read() -> None:
     ingest = Ingest()
     numbers = count(100)
     posted: list[int] = []
@@ -222,7 +222,7 @@ async def test_the_reader_may_be_replaced_between_turns() -> None:
     assert ingest.reader.together == [6]
 
 
-async def test_where_reading_together_fails_it_is_tried_less_and_less_and_again_once_it_succeeds() -> None:
+async def test_failed_attempts_to_read_together_become_rarer_until_one_succeeds() -> None:
     ingest = Ingest()
     good = [body(number) for number in range(8)]
     bad = [*good[:4], b"[" + good[4] + b"]", *good[5:]]
@@ -251,7 +251,7 @@ POSTS = [
 
 @settings(max_examples=150)
 @given(st.lists(st.sampled_from(POSTS[:6]) | st.sampled_from(POSTS), min_size=1, max_size=20))
-def test_a_turn_of_many_is_answered_as_many_turns_of_one(posts: list[tuple[bytes, str]]) -> None:
+def test_many_requests_in_one_turn_get_the_same_responses_as_in_many_turns(posts: list[tuple[bytes, str]]) -> None:
     assert asyncio.run(outcome(posts, in_one_turn=True)) == asyncio.run(outcome(posts, in_one_turn=False))
 
 

@@ -16,7 +16,7 @@ async def served_by(outbox: MemoryOutbox) -> Served:
     return Served(outbox=outbox)
 
 
-async def test_what_is_answered_202_is_pending_and_a_repeat_is_a_duplicate() -> None:
+async def test_an_event_with_202_is_pending_and_a_repeat_is_a_duplicate() -> None:
     outbox = MemoryOutbox(OutboxSettings(), HandClock())
     async with await served_by(outbox) as served:
         assert [(await served.post()).status for _ in range(3)] == [202, 202, 202]

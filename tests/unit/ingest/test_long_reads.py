@@ -17,7 +17,7 @@ def reading(name: str, slices: int, trace: list[str]) -> Generator[None, None, s
     return name
 
 
-async def test_each_gets_a_slice_in_its_turn_and_a_short_one_ends_before_a_long_one() -> None:
+async def test_readings_rotate_and_a_short_one_finishes_before_a_long_one() -> None:
     trace: list[str] = []
     turns: LongReads[str] = LongReads()
     long, short = turns.add(reading("a", 4, trace)), turns.add(reading("b", 2, trace))
@@ -25,7 +25,7 @@ async def test_each_gets_a_slice_in_its_turn_and_a_short_one_ends_before_a_long_
     assert trace == ["a0", "b0", "a1", "b1", "a2", "a3"]
 
 
-async def test_the_loop_turns_after_every_slice_however_many_are_reading() -> None:
+async def test_the_event_loop_runs_after_every_step() -> None:
     trace: list[str] = []
     turns: LongReads[str] = LongReads()
     readings = [turns.add(reading(str(number), 3, trace)) for number in range(50)]
@@ -36,7 +36,7 @@ async def test_the_loop_turns_after_every_slice_however_many_are_reading() -> No
     assert max(after - before for before, after in pairwise(seen)) == 1
 
 
-async def test_a_bug_in_one_is_told_to_whoever_waits_for_it_and_to_nobody_else() -> None:
+async def test_an_exception_is_raised_to_its_own_caller_only() -> None:
     def broken() -> Generator[None, None, str]:
         yield
         raise ZeroDivisionError
@@ -48,7 +48,7 @@ async def test_a_bug_in_one_is_told_to_whoever_waits_for_it_and_to_nobody_else()
     assert await good == "a"
 
 
-async def test_what_nobody_waits_for_any_more_is_not_read_on() -> None:
+async def test_a_cancelled_reading_is_dropped() -> None:
     trace: list[str] = []
     turns: LongReads[str] = LongReads()
     left, stayed = turns.add(reading("a", 100, trace)), turns.add(reading("b", 3, trace))
@@ -58,7 +58,7 @@ async def test_what_nobody_waits_for_any_more_is_not_read_on() -> None:
     assert await turns.add(reading("c", 1, trace)) == "c"
 
 
-async def test_bodies_under_way_together_are_bounded_and_a_larger_one_is_read_alone() -> None:
+async def test_the_size_of_active_bodies_is_limited_and_a_larger_one_is_read_alone() -> None:
     under_way = [0]
     seen = []
 
@@ -77,7 +77,7 @@ async def test_bodies_under_way_together_are_bounded_and_a_larger_one_is_read_al
     assert max(each for each in seen if each != 3 * MAX_ACTIVE_BYTES) == MAX_ACTIVE_BYTES // 3 * 3
 
 
-async def test_of_those_that_wait_the_smallest_and_the_oldest_are_next_by_turns() -> None:
+async def test_the_next_body_is_alternately_the_smallest_and_the_oldest() -> None:
     trace: list[str] = []
     turns: LongReads[str] = LongReads()
     large = [turns.add(reading(f"large{number}-", 1, trace), MAX_ACTIVE_BYTES) for number in range(4)]

@@ -21,7 +21,9 @@ ids = st.lists(st.binary(min_size=16, max_size=16), min_size=1, max_size=40)
 
 
 @given(ids, st.integers(0, 2_000))
-def test_a_response_names_all_that_is_stored_or_counts_it_and_is_smaller(event_ids: list[bytes], size: int) -> None:
+def test_a_response_lists_or_counts_the_stored_events_and_is_smaller_than_the_datagram(
+    event_ids: list[bytes], size: int
+) -> None:
     full = {"stored": [str(uuid.UUID(bytes=each)) for each in event_ids], "count": len(event_ids)}
     response = stored_response(event_ids, size)
     forms = [json.dumps(form, separators=(",", ":")).encode() for form in (full, {"count": len(event_ids)})]
@@ -29,7 +31,7 @@ def test_a_response_names_all_that_is_stored_or_counts_it_and_is_smaller(event_i
 
 
 @given(st.text(), st.integers(0, 300))
-def test_an_error_response_is_smaller_and_says_invalid_at_least(error: str, size: int) -> None:
+def test_an_error_response_is_smaller_than_the_datagram(error: str, size: int) -> None:
     response = error_response(error, size)
     assert len(response) < max(size, 1)
     assert response or size <= len(b'{"error":"invalid"}')
@@ -39,7 +41,7 @@ def test_an_error_response_is_smaller_and_says_invalid_at_least(error: str, size
 @pytest.mark.parametrize(
     "error", ["The events.0.tenant_id field is required.", "a \N{SNOWMAN} and a \N{BELL} \0", '"quotes"']
 )
-def test_an_error_is_told_whole_where_it_fits(error: str) -> None:
+def test_an_error_that_fits_is_complete(error: str) -> None:
     assert json.loads(error_response(error, 1_000))["error"] == error.encode("ascii", "replace").decode()
     assert error_response(error, 20) == b'{"error":"invalid"}'
 
@@ -69,13 +71,13 @@ def test_an_error_that_does_not_fit_is_cut() -> None:
         (b"", False),
     ],
 )
-def test_a_response_is_told_from_an_event(datagram: bytes, expected: bool) -> None:
+def test_a_response_is_distinguished_from_an_event(datagram: bytes, expected: bool) -> None:
     assert is_response(datagram) is expected
 
 
 @pytest.mark.parametrize("error", ["x", "The events.0 field must be an object.", '"\\' * 30])
 @given(ids)
-def test_every_response_is_known_as_one(error: str, event_ids: list[bytes]) -> None:
+def test_every_response_is_recognized(error: str, event_ids: list[bytes]) -> None:
     assert is_response(error_response(error, 10_000))
     assert is_response(stored_response(event_ids, 10_000))
     assert is_response(stored_response(event_ids, 30))

@@ -63,13 +63,13 @@ def read(reading: Datagrams, *data: bytes) -> int:
         (EXPENSIVE, True),
     ],
 )
-def test_a_datagram_waits_if_it_is_large_or_inflates_to_much(data: bytes, waits: bool) -> None:
+def test_a_large_datagram_or_one_that_inflates_to_much_is_deferred(data: bytes, waits: bool) -> None:
     reading = datagrams(Told())
     assert read(reading, data) == (0 if waits else 1)
     assert reading.has_backlog is waits
 
 
-def test_beyond_its_bound_the_backlog_takes_nothing_and_small_datagrams_are_schedule_wake() -> None:
+def test_a_full_backlog_drops_expensive_datagrams_and_small_ones_are_still_read() -> None:
     told = Told()
     reading = datagrams(told, max_backlog_bytes=20 * (len(EXPENSIVE) + 512))
     assert read(reading, *[EXPENSIVE, BODY] * 30) == 30
@@ -87,7 +87,7 @@ def test_a_single_datagram_fits_into_any_backlog() -> None:
     assert reading.has_backlog
 
 
-def test_what_waits_can_be_dropped_also_while_it_is_read() -> None:
+def test_the_backlog_can_be_dropped_while_a_datagram_is_read() -> None:
     told = Told()
     reading = datagrams(told)
     read(reading, gzipped(b"\n".join([BODY] * 1_000)), EXPENSIVE)

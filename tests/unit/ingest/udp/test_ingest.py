@@ -127,21 +127,21 @@ async def test_a_datagram_becomes_an_event(family: int) -> None:
     ],
     ids=["events", "lines", "gzip"],
 )
-async def test_a_datagram_may_hold_several(datagram: bytes) -> None:
+async def test_a_datagram_may_contain_several_events(datagram: bytes) -> None:
     async with Hearing() as hearing:
         hearing.send(datagram)
         await hearing.settled(2)
         assert kept_numbers(hearing.outbox) == [1, 2]
 
 
-async def test_datagrams_are_kept_in_the_order_they_came() -> None:
+async def test_datagrams_are_stored_in_order_of_arrival() -> None:
     async with Hearing() as hearing:
         hearing.send(*(event(number) for number in range(200)))
         await hearing.settled(200)
         assert kept_numbers(hearing.outbox) == list(range(200))
 
 
-async def test_what_came_together_is_appended_together() -> None:
+async def test_datagrams_of_one_wake_are_appended_together() -> None:
     async with Hearing() as hearing:
         hearing.send(*(event(number) for number in range(50)))
         await hearing.settled(50)
@@ -160,7 +160,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("datagram", "reason"), BAD)
-async def test_a_bad_datagram_is_counted_and_takes_no_other_along(datagram: bytes, reason: str) -> None:
+async def test_an_invalid_datagram_is_counted_and_affects_no_other(datagram: bytes, reason: str) -> None:
     async with Hearing() as hearing:
         hearing.send(event(1), datagram, event(2))
         await hearing.settled(3)
@@ -177,7 +177,7 @@ async def test_a_datagram_over_the_body_limit_is_counted_as_truncated() -> None:
         assert (hearing.taken(), hearing.dropped("truncated")) == (1, 1)
 
 
-async def test_datagrams_that_come_one_after_the_other_need_no_other_to_wake_for_them() -> None:
+async def test_every_single_datagram_causes_a_wake() -> None:
     async with Hearing() as hearing:
         for number in range(5):
             hearing.send(event(number))
@@ -185,7 +185,7 @@ async def test_datagrams_that_come_one_after_the_other_need_no_other_to_wake_for
         assert kept_numbers(hearing.outbox) == list(range(5))
 
 
-async def test_bad_datagrams_are_logged_once_a_second() -> None:
+async def test_rejected_datagrams_are_logged_once_per_second() -> None:
     with structlog.testing.capture_logs() as lines:
         async with Hearing() as hearing:
             hearing.send(*[b"{"] * 100)
@@ -199,7 +199,7 @@ async def test_bad_datagrams_are_logged_once_a_second() -> None:
 
 
 @given(st.lists(st.binary(max_size=80), max_size=8))
-def test_no_bytes_stop_it(datagrams: list[bytes]) -> None:
+def test_no_datagram_stops_the_reading(datagrams: list[bytes]) -> None:
     async def send_all() -> None:
         async with Hearing(ack=True) as hearing:
             hearing.send(*datagrams, BODY)
@@ -213,7 +213,7 @@ def test_no_bytes_stop_it(datagrams: list[bytes]) -> None:
 # --- when the outbox cannot keep up
 
 
-async def test_only_the_datagrams_without_room_are_refused() -> None:
+async def test_only_the_datagrams_without_room_are_rejected() -> None:
     async with Hearing(outbox=ScriptedOutbox(error=OutboxFull("full"), room_events=3)) as hearing:
         hearing.send(*(event(number) for number in range(5)))
         await hearing.settled(5)
@@ -221,7 +221,7 @@ async def test_only_the_datagrams_without_room_are_refused() -> None:
         assert (hearing.taken(), hearing.rejected("full")) == (3, 2)
 
 
-async def test_a_datagram_is_refused_whole() -> None:
+async def test_a_datagram_is_rejected_as_a_whole() -> None:
     async with Hearing(outbox=ScriptedOutbox(error=OutboxFull("full"), room_events=3)) as hearing:
         hearing.send(event(0) + b"\n" + event(1), event(2) + b"\n" + event(3), event(4))
         await hearing.settled(5)
@@ -229,7 +229,7 @@ async def test_a_datagram_is_refused_whole() -> None:
         assert hearing.rejected("full") == 2
 
 
-async def test_after_a_refusal_the_kernel_keeps_what_comes_until_there_is_room() -> None:
+async def test_after_a_rejection_datagrams_stay_in_the_kernel_until_there_is_room() -> None:
     async with Hearing(outbox=ScriptedOutbox(error=OutboxUnavailable("the disk fails"), room_events=0)) as hearing:
         hearing.send(event(0))
         await hearing.settled(1)
@@ -243,7 +243,7 @@ async def test_after_a_refusal_the_kernel_keeps_what_comes_until_there_is_room()
         assert kept_numbers(hearing.outbox) == [1, 2]
 
 
-async def test_while_there_is_no_room_the_kernel_keeps_what_comes() -> None:
+async def test_without_room_datagrams_stay_in_the_kernel() -> None:
     async with Hearing(outbox=ScriptedOutbox(has_room=False)) as hearing:
         hearing.send(*(event(number) for number in range(100)))
         for _ in range(50):
@@ -254,14 +254,14 @@ async def test_while_there_is_no_room_the_kernel_keeps_what_comes() -> None:
         assert kept_numbers(hearing.outbox) == list(range(100))
 
 
-async def test_stopping_without_room_reads_nothing() -> None:
+async def test_a_stop_without_room_reads_no_datagram() -> None:
     async with Hearing(outbox=ScriptedOutbox(has_room=False)) as hearing:
         hearing.send(event(0))
         hearing.udp.stop()
         assert hearing.outbox.appends == []
 
 
-async def test_reading_stops_while_too_much_waits_for_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_reading_stops_at_the_limit_of_uncommitted_events(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("relay.ingest.udp.ingest._MAX_UNCOMMITTED", 100)
     async with Hearing(outbox=ScriptedOutbox(waits=True)) as hearing:
         hearing.send(*(event(number) for number in range(300)))
@@ -278,7 +278,7 @@ async def test_reading_stops_while_too_much_waits_for_its_commit(monkeypatch: py
         assert kept_numbers(hearing.outbox) == list(range(300))
 
 
-async def test_no_slice_is_read_while_too_much_waits_for_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_step_runs_at_the_limit_of_uncommitted_events(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("relay.ingest.udp.ingest._MAX_UNCOMMITTED", 1_000)
     many = gzipped(b"\n".join(event(number) for number in range(600)))
     async with Hearing(outbox=ScriptedOutbox(waits=True)) as hearing:
@@ -294,7 +294,7 @@ async def test_no_slice_is_read_while_too_much_waits_for_its_commit(monkeypatch:
         assert len(hearing.outbox.kept) < 2_000
 
 
-async def test_what_fails_after_the_end_wakes_nobody() -> None:
+async def test_an_append_that_fails_after_the_stop_schedules_no_wake() -> None:
     async with Hearing(outbox=ScriptedOutbox(waits=True)) as hearing:
         hearing.send(BODY)
         await until(lambda: bool(hearing.outbox.appends))
@@ -303,7 +303,7 @@ async def test_what_fails_after_the_end_wakes_nobody() -> None:
     assert hearing.udp._next_wake is None
 
 
-async def test_what_the_kernel_drops_is_counted() -> None:
+async def test_datagrams_dropped_by_the_kernel_are_counted() -> None:
     async with Hearing(
         outbox=ScriptedOutbox(error=OutboxFull("full"), room_events=0), receive_buffer_bytes=5_000
     ) as hearing:
@@ -317,7 +317,7 @@ async def test_what_the_kernel_drops_is_counted() -> None:
         assert hearing.dropped("kernel") == dropped
 
 
-async def test_a_kernel_that_does_not_tell_what_it_drops_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_kernel_without_a_drop_counter_is_supported(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four bytes where nine counters are asked for, as an emulated or a much older kernel answers."""
     monkeypatch.setattr("relay.ingest.udp.socket._SO_MEMINFO", socket.SO_RCVBUF)
     async with Hearing() as hearing:
@@ -331,7 +331,7 @@ def large(number: int) -> bytes:
     return event(number, context={"a": "b" * 40_000})
 
 
-async def test_large_datagrams_are_taken_in_over_several_turns_of_the_loop_and_in_order() -> None:
+async def test_large_datagrams_are_read_in_order_over_several_turns() -> None:
     async with Hearing(receive_buffer_bytes=4 << 20) as hearing:
         hearing.send(*(large(number) for number in range(20)))
         await hearing.settled(20)
@@ -360,7 +360,7 @@ async def test_small_datagrams_are_read_before_expensive_ones(expensive: bytes) 
         assert kept.index(100) < 101 + 3 * 500
 
 
-async def test_one_step_of_an_expensive_datagram_is_taken_between_two_looks_at_the_socket() -> None:
+async def test_one_step_of_an_expensive_datagram_runs_per_wake() -> None:
     """A thousand such datagrams delayed other events for minutes."""
     async with Hearing(receive_buffer_bytes=4 << 20) as hearing:
         hostile = gzipped(b'{"events":[],' + b'"a":1,' * 40_000 + b'"a":1}')
@@ -384,7 +384,7 @@ async def test_a_stop_drops_and_counts_expensive_datagrams_that_take_long() -> N
         assert hearing.rejected("too_large") + hearing.dropped("backlog") == 60
 
 
-async def test_what_inflates_to_much_is_read_in_slices() -> None:
+async def test_a_datagram_that_inflates_to_much_is_read_in_steps() -> None:
     async with Hearing() as hearing:
         many = b"\n".join(event(number) for number in range(1_000))
         hearing.send(gzipped(many), gzipped(many[:-1]))
@@ -453,7 +453,7 @@ async def test_no_wake_exceeds_the_bound_of_the_contract(packed: bool) -> None:
 
 
 @pytest.mark.parametrize("has_room", [True, False])
-async def test_stopping_takes_in_what_an_earlier_wake_left(has_room: bool) -> None:
+async def test_a_stop_appends_unread_datagrams_of_the_last_wake(has_room: bool) -> None:
     async with Hearing(receive_buffer_bytes=4 << 20) as hearing:
         hearing.send(*(large(number) for number in range(20)))
         await hearing.settled(1)
@@ -462,7 +462,7 @@ async def test_stopping_takes_in_what_an_earlier_wake_left(has_room: bool) -> No
         assert kept_numbers(hearing.outbox) == list(range(20))
 
 
-async def test_stopping_reads_what_the_kernel_still_holds() -> None:
+async def test_a_stop_reads_the_datagrams_in_the_kernel() -> None:
     async with Hearing() as hearing:
         hearing.send(*(event(number) for number in range(100)))
         hearing.udp.stop()
@@ -557,7 +557,7 @@ def bugs_told() -> list[str]:
     return bugs
 
 
-async def test_a_bug_in_reading_together_costs_no_datagram() -> None:
+async def test_an_exception_in_reading_together_loses_no_datagram() -> None:
     async with Hearing() as hearing:
         bugs = bugs_told()
         hearing.udp.reader = Broken(RuntimeError("a bug"))
@@ -567,7 +567,7 @@ async def test_a_bug_in_reading_together_costs_no_datagram() -> None:
     assert bugs == [repr(RuntimeError("a bug"))]
 
 
-async def test_a_bug_in_telling_who_may_send_costs_the_datagram_only(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_exception_in_the_network_check_affects_one_datagram(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("relay.ingest.udp.ingest.Networks", NobodyKnows)
     async with Hearing() as hearing:
         bugs_told()
@@ -578,7 +578,7 @@ async def test_a_bug_in_telling_who_may_send_costs_the_datagram_only(monkeypatch
 
 @pytest.mark.parametrize("bug", [RuntimeError("a bug"), MemoryError()], ids=["bug", "memory"])
 @pytest.mark.parametrize("datagram", [SHORT_BUG, LONG_BUG], ids=["short", "long"])
-async def test_a_bug_in_a_datagram_costs_that_one_only_and_is_told(datagram: bytes, bug: Exception) -> None:
+async def test_an_exception_affects_its_own_datagram_and_is_reported(datagram: bytes, bug: Exception) -> None:
     async with Hearing(ack=True) as hearing:
         bugs = bugs_told()
         hearing.udp.reader = Broken(bug)
@@ -598,7 +598,7 @@ async def test_a_bug_in_a_datagram_costs_that_one_only_and_is_told(datagram: byt
 
 
 @pytest.mark.parametrize("datagram", [SHORT_BUG, LONG_BUG], ids=["short", "long"])
-async def test_a_bug_takes_no_datagram_along_that_is_read_with_it(datagram: bytes) -> None:
+async def test_an_exception_affects_no_datagram_read_with_it(datagram: bytes) -> None:
     async with Hearing() as hearing:
         bugs_told()
         hearing.udp.reader = Broken(MemoryError())
@@ -609,7 +609,7 @@ async def test_a_bug_takes_no_datagram_along_that_is_read_with_it(datagram: byte
 
 
 @pytest.mark.parametrize("datagram", [SHORT_BUG, LONG_BUG], ids=["short", "long"])
-async def test_a_bug_in_a_datagram_does_not_end_the_stop(datagram: bytes) -> None:
+async def test_an_exception_does_not_end_the_stop(datagram: bytes) -> None:
     async with Hearing() as hearing:
         bugs_told()
         hearing.udp.reader = Broken(MemoryError())
@@ -620,7 +620,7 @@ async def test_a_bug_in_a_datagram_does_not_end_the_stop(datagram: bytes) -> Non
         assert hearing.udp.addresses == []
 
 
-async def test_bugs_are_told_once_a_second() -> None:
+async def test_exceptions_are_reported_once_per_second() -> None:
     async with Hearing() as hearing:
         bugs = bugs_told()
         hearing.udp.reader = Broken(RuntimeError("a bug"))
@@ -636,7 +636,7 @@ async def test_bugs_are_told_once_a_second() -> None:
 
 
 @pytest.mark.parametrize("call", ["room", "append"])
-async def test_whatever_fails_the_socket_is_schedule_wake(call: str) -> None:
+async def test_reading_continues_after_any_failure(call: str) -> None:
     async with Hearing(outbox=Failing("")) as hearing:
         bugs = bugs_told()
         hearing.send(event(0))
@@ -652,7 +652,7 @@ async def test_whatever_fails_the_socket_is_schedule_wake(call: str) -> None:
     assert bugs == [repr(MemoryError("a bug"))]
 
 
-async def test_an_answer_that_fails_ends_no_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_failed_response_does_not_end_the_reading(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("relay.ingest.udp.ingest._MAX_UNCOMMITTED", 1)
     answers = iter([MemoryError("a bug")])
 
@@ -670,7 +670,7 @@ async def test_an_answer_that_fails_ends_no_reading(monkeypatch: pytest.MonkeyPa
         assert json.loads(await hearing.ack()) == {"stored": [json.loads(event(1))["event_id"]], "count": 1}
 
 
-async def test_a_stop_that_fails_closes_the_socket_all_the_same() -> None:
+async def test_a_failed_stop_still_closes_the_socket() -> None:
     async with Hearing(outbox=Failing("room")) as hearing:
         with pytest.raises(MemoryError):
             hearing.udp.stop()
@@ -681,14 +681,14 @@ async def test_a_stop_that_fails_closes_the_socket_all_the_same() -> None:
 
 
 @pytest.mark.parametrize("ack", [False, True])
-async def test_a_commit_is_put_off_only_for_datagrams_without_an_answer(ack: bool) -> None:
+async def test_a_commit_is_delayed_only_without_ack(ack: bool) -> None:
     async with Hearing(ack=ack) as hearing:
         hearing.send(BODY)
         await hearing.settled(1)
         assert hearing.outbox.callers == [int(ack)]
 
 
-async def test_without_ack_nothing_is_answered() -> None:
+async def test_without_ack_no_response_is_sent() -> None:
     async with Hearing() as hearing:
         hearing.send(BODY, b"{")
         await hearing.settled(2)
@@ -696,7 +696,7 @@ async def test_without_ack_nothing_is_answered() -> None:
             hearing.sender.recv(1)
 
 
-async def test_an_answer_names_what_is_stored_and_comes_after_the_commit() -> None:
+async def test_a_response_lists_the_stored_events_after_the_commit() -> None:
     async with Hearing(ack=True, outbox=ScriptedOutbox(waits=True)) as hearing:
         hearing.send(BODY)
         await until(lambda: bool(hearing.outbox.appends))
@@ -710,7 +710,7 @@ async def test_an_answer_names_what_is_stored_and_comes_after_the_commit() -> No
     ("datagram", "error"),
     [(b'{"event_type": "a", "tenant_id": 1}', None), (event(7), OutboxFull("the outbox is full"))],
 )
-async def test_an_error_is_answered_with_its_words(datagram: bytes, error: Exception | None) -> None:
+async def test_an_error_response_contains_the_message(datagram: bytes, error: Exception | None) -> None:
     async with Hearing(ack=True, outbox=ScriptedOutbox(error=error, room_events=0)) as hearing:
         hearing.send(datagram)
         ack = await hearing.ack()
@@ -725,7 +725,7 @@ async def test_a_duplicate_counts_as_stored() -> None:
         assert json.loads(await hearing.ack()) == {"stored": [EVENT_ID], "count": 1}
 
 
-async def test_a_response_that_is_sent_back_gets_no_response() -> None:
+async def test_a_response_that_is_returned_gets_no_response() -> None:
     """Two sockets that respond to each other's responses would never stop."""
     async with Hearing(ack=True) as hearing:
         for number, datagram in enumerate([b"{" + b" " * 200, gzipped(event(1)), event(1)], 1):
