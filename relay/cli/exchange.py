@@ -32,7 +32,7 @@ class RawResponse(NamedTuple):
 
 
 class _Stream:
-    """A socket whose reads and writes share one deadline. They raise TimeoutError after it."""
+    """A socket with one deadline for all reads and writes. They raise TimeoutError after it."""
 
     def __init__(self, place: Place, timeout_s: float) -> None:
         self._clock = SystemClock()

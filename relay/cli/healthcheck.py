@@ -42,7 +42,7 @@ def command(config_file: Path | None, timeout_s: float, as_json: bool) -> None:
 
 
 def _require(client: RelayClient, path: str, field: str, as_json: bool) -> str:
-    """Return the response as JSON text. Raises Failed unless it is a 200 whose `field` is true."""
+    """Return the response as JSON text. Raises Failed unless its status is 200 and its `field` is true."""
     reply = client.get(path)
     text = json.dumps(reply.data)
     if reply.status != 200 or reply.data.get(field) is not True:

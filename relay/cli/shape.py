@@ -15,7 +15,7 @@ class Optional(NamedTuple):
 
 
 class Each(NamedTuple):
-    """Match an object with any field names, whose values have the shape."""
+    """Match an object with any field names and with values of the shape."""
 
     shape: Any
 

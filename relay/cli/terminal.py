@@ -24,7 +24,7 @@ def printable(text: str, max_chars: int | None = MAX_CHARS) -> str:
 
 
 def printable_values(value: Any) -> Any:
-    """Return a JSON value whose strings and field names are all `printable`."""
+    """Return the JSON value with `printable` strings and field names."""
     if isinstance(value, str):
         return printable(value)
     if isinstance(value, list):

@@ -1,6 +1,6 @@
 """Description of the paths of the operations interface (contract, section 6).
 
-The schema of a request body comes from the type that decodes the body. A route of `ops.server` without an entry in
+The schema of a request body is derived from the type that decodes the body. A route of `ops.server` without an entry in
 `DOCS` is described as a file. The tests allow this for the files of the status page only.
 """
 

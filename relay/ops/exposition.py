@@ -2,7 +2,7 @@
 
 Rules: the first known format in the header applies, without regard to its `q`, because Prometheus lists its preferred
 format first. An unknown or missing header selects the plain text format. No text of the client appears in the response
-or reaches prometheus_client, whose own choice of a format fails on a version that is not a number.
+or reaches prometheus_client. Its own choice of a format fails on a version that is not a number.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 Rules:
 - Each request reads the outbox and the schedule. Reading many device queues delays events, so that such a snapshot
   of the schedule serves all requests of one second.
-- Monotonic times are converted to wall time for each response. A clock that was set after the start therefore leaves
-  no dates of 1970.
+- Monotonic times are converted to wall time for each response. Setting the clock after the start therefore
+  corrects all times.
 - The status contains no event bodies and no secrets. It contains the ids of a limited number of devices.
 
 This module does not depend on `ingest` or `forward`.

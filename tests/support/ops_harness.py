@@ -1,4 +1,4 @@
-"""The operations interface over an outbox and a schedule whose values a test sets.
+"""The operations interface over an outbox and a schedule with values set by a test.
 
 `conftest` serves it on a loopback port.
 """
@@ -51,7 +51,7 @@ class StillClock:
 
 @dataclass
 class StillSchedule:
-    """A schedule whose views a test sets."""
+    """A schedule with views set by a test."""
 
     shown_endpoints: list[EndpointView] = field(default_factory=list)
     busy: list[QueueView] = field(default_factory=list)

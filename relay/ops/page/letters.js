@@ -31,7 +31,7 @@ export function pause() {
   pending = null;
 }
 
-// `message` is the result of the move; null if there was no move.
+// `message` is the result of the move; null without a move.
 export async function resume(message) {
   paused = false;
   if (message === null) follow();

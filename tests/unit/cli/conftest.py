@@ -26,7 +26,7 @@ def relay() -> Iterator[NotedRelay]:
 
 
 @pytest.fixture
-def nobody() -> Iterator[dict[str, str]]:
+def absent_relay() -> Iterator[dict[str, str]]:
     """The environment of a relay that does not run. Its port is bound, and no process listens there."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))

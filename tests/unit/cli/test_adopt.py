@@ -47,8 +47,8 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def environ(path: Path, nobody: dict[str, str]) -> dict[str, str]:
-    return {**nobody, "RELAY__OUTBOX__PATH": str(path)}
+def environ(path: Path, absent_relay: dict[str, str]) -> dict[str, str]:
+    return {**absent_relay, "RELAY__OUTBOX__PATH": str(path)}
 
 
 def test_adopt_opens_the_outbox_if_no_relay_runs(environ: dict[str, str], path: Path) -> None:
@@ -111,7 +111,9 @@ def test_a_prepared_image_has_no_pending_events_no_installation_and_no_machine(
     assert asyncio.run(opened(path, BOX)) == (Ledger(accepted=5, dropped=3, pending=2), 0)
 
 
-def test_an_image_without_an_outbox_is_prepared(nobody: dict[str, str], tmp_path: Path) -> None:
-    result = call("prepare-image", "--json", environ={**nobody, "RELAY__OUTBOX__PATH": str(tmp_path / "outbox.db")})
+def test_an_image_without_an_outbox_is_prepared(absent_relay: dict[str, str], tmp_path: Path) -> None:
+    result = call(
+        "prepare-image", "--json", environ={**absent_relay, "RELAY__OUTBOX__PATH": str(tmp_path / "outbox.db")}
+    )
 
     assert json.loads(result.stdout) == {"discarded": 0}

@@ -66,9 +66,9 @@ def test_an_invalid_configuration_exits_with_78_and_prints_every_fault_to_stderr
     assert "CANARY" not in result.output
 
 
-def test_online_names_the_failed_step_and_exits_with_1(nobody: dict[str, str]) -> None:
+def test_online_names_the_failed_step_and_exits_with_1(absent_relay: dict[str, str]) -> None:
     """No process listens on the port of the upstream."""
-    url = {"RELAY__UPSTREAM__URL": f"http://{nobody['RELAY__HTTP__LISTEN']}/v1/events"}
+    url = {"RELAY__UPSTREAM__URL": f"http://{absent_relay['RELAY__HTTP__LISTEN']}/v1/events"}
 
     result = call("check-config", "--online", environ=ENOUGH | url)
     as_json = call("check-config", "--online", "--json", environ=ENOUGH | url)

@@ -125,23 +125,23 @@ def test_an_unknown_command_is_reported_with_a_suggestion(typed: str, shown: str
 
 
 @pytest.mark.parametrize("args", CLIENT_COMMANDS)
-def test_an_absent_relay_is_reported_with_advice(args: list[str], nobody: dict[str, str]) -> None:
-    result = call(*args, environ=nobody)
+def test_an_absent_relay_is_reported_with_advice(args: list[str], absent_relay: dict[str, str]) -> None:
+    result = call(*args, environ=absent_relay)
 
     assert result.exit_code == 1
     assert result.stdout == ""
-    assert f"no relay responds at {nobody['RELAY__HTTP__LISTEN']} (connection refused)" in result.stderr
+    assert f"no relay responds at {absent_relay['RELAY__HTTP__LISTEN']} (connection refused)" in result.stderr
     assert "relay run" in result.stderr
     assert "--config" in result.stderr
 
 
 @pytest.mark.parametrize("args", CLIENT_COMMANDS)
 def test_the_message_does_not_suggest_config_if_it_was_given(
-    args: list[str], nobody: dict[str, str], tmp_path: Path
+    args: list[str], absent_relay: dict[str, str], tmp_path: Path
 ) -> None:
     (tmp_path / "named.toml").write_text("")
 
-    result = call(*args, "--config", "named.toml", environ=nobody)
+    result = call(*args, "--config", "named.toml", environ=absent_relay)
 
     assert "no relay responds" in result.stderr
     assert "--config" not in result.stderr
@@ -203,8 +203,8 @@ def test_a_port_chosen_by_the_system_is_reported() -> None:
     assert "http.listen" in result.stderr
 
 
-def test_operations_requests_use_their_own_listener(relay: NotedRelay, nobody: dict[str, str]) -> None:
-    environ = {**nobody, "RELAY__OPS__LISTEN": relay.environ["RELAY__HTTP__LISTEN"]}
+def test_operations_requests_use_their_own_listener(relay: NotedRelay, absent_relay: dict[str, str]) -> None:
+    environ = {**absent_relay, "RELAY__OPS__LISTEN": relay.environ["RELAY__HTTP__LISTEN"]}
 
     assert call("flush", environ=environ).exit_code == 0
     assert call("healthcheck", environ=environ).exit_code == 0

@@ -82,8 +82,8 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def environ(path: Path, nobody: dict[str, str]) -> dict[str, str]:
-    return {**nobody, "RELAY__OUTBOX__PATH": str(path)}
+def environ(path: Path, absent_relay: dict[str, str]) -> dict[str, str]:
+    return {**absent_relay, "RELAY__OUTBOX__PATH": str(path)}
 
 
 def test_letters_are_listed_shown_and_exported(environ: dict[str, str]) -> None:
@@ -126,7 +126,10 @@ def test_the_outbox_is_opened_if_the_relay_has_no_http_listener(path: Path) -> N
 
 @pytest.mark.parametrize("args", [["dead", "list"], ["run"]])
 def test_an_outbox_held_by_another_process_is_75(environ: dict[str, str], path: Path, args: list[str]) -> None:
-    upstream = {"RELAY__UPSTREAM__URL": "http://127.0.0.1:9/v1/events", "RELAY__UPSTREAM__API_KEY": "key-of-nobody"}
+    upstream = {
+        "RELAY__UPSTREAM__URL": "http://127.0.0.1:9/v1/events",
+        "RELAY__UPSTREAM__API_KEY": "key-of-nobody",
+    }
     root = Path(__file__).parents[3]
     command = [sys.executable, "-c", HOLD, str(path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root) as holder:
@@ -145,16 +148,16 @@ def test_an_outbox_held_by_another_process_is_75(environ: dict[str, str], path: 
     assert f"another relay, or a `relay dead` command, holds {path} (its lock: {path}.lock)" in result.stderr
 
 
-def test_a_missing_outbox_is_reported_and_not_created(nobody: dict[str, str], tmp_path: Path) -> None:
-    result = call("dead", "list", environ={**nobody, "RELAY__OUTBOX__PATH": str(tmp_path / "none.db")})
+def test_a_missing_outbox_is_reported_and_not_created(absent_relay: dict[str, str], tmp_path: Path) -> None:
+    result = call("dead", "list", environ={**absent_relay, "RELAY__OUTBOX__PATH": str(tmp_path / "none.db")})
 
     assert result.exit_code == 1
     assert "none.db" in result.stderr
     assert not (tmp_path / "none.db").exists()
 
 
-def test_the_message_does_not_suggest_config_if_it_was_given(nobody: dict[str, str], tmp_path: Path) -> None:
-    environ = {**nobody, "RELAY__OUTBOX__PATH": str(tmp_path / "none.db")}
+def test_the_message_does_not_suggest_config_if_it_was_given(absent_relay: dict[str, str], tmp_path: Path) -> None:
+    environ = {**absent_relay, "RELAY__OUTBOX__PATH": str(tmp_path / "none.db")}
     (tmp_path / "named.toml").write_text("")
 
     unnamed = call("dead", "list", environ=environ)
@@ -165,8 +168,10 @@ def test_the_message_does_not_suggest_config_if_it_was_given(nobody: dict[str, s
     assert "STATE_DIRECTORY" in named.stderr
 
 
-def test_the_outbox_of_the_systemd_unit_is_found_by_its_state_directory(path: Path, nobody: dict[str, str]) -> None:
-    result = call("dead", "list", "--json", environ={**nobody, "STATE_DIRECTORY": str(path.parent)})
+def test_the_outbox_of_the_systemd_unit_is_found_by_its_state_directory(
+    path: Path, absent_relay: dict[str, str]
+) -> None:
+    result = call("dead", "list", "--json", environ={**absent_relay, "STATE_DIRECTORY": str(path.parent)})
 
     assert len(json.loads(result.stdout)["dead_letters"]) == 3
 
@@ -213,8 +218,8 @@ def test_a_file_that_is_not_an_outbox_is_reported(
 
 
 @contextmanager
-def somebody_else() -> Iterator[None]:
-    """Root may open anything; others are whoever runs the tests."""
+def another_user() -> Iterator[None]:
+    """Run the block as a user without access, because root can open every file."""
     if os.geteuid() != 0:
         yield
         return
@@ -226,15 +231,15 @@ def somebody_else() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("closed", ["state", "state/outbox.db", "state/outbox.db.lock"])
-def test_an_outbox_of_another_user_is_reported(nobody: dict[str, str], tmp_path: Path, closed: str) -> None:
+def test_an_outbox_of_another_user_is_reported(absent_relay: dict[str, str], tmp_path: Path, closed: str) -> None:
     asyncio.run(keep_dead_letters(tmp_path / "state" / "outbox.db"))
     for directory in (tmp_path, tmp_path / "state"):
         directory.chmod(0o777)
     (tmp_path / closed).chmod(0)
 
-    with somebody_else():
+    with another_user():
         # A relative path, because other users cannot enter the parent directories of pytest.
-        result = call("dead", "list", "--json", environ={**nobody, "RELAY__OUTBOX__PATH": "state/outbox.db"})
+        result = call("dead", "list", "--json", environ={**absent_relay, "RELAY__OUTBOX__PATH": "state/outbox.db"})
     (tmp_path / closed).chmod(0o700)
 
     assert (result.exit_code, result.stdout) == (1, "")

@@ -1,4 +1,4 @@
-"""`relay run` restores after its imports what it changed for them."""
+"""`relay run` restores the changed settings after its imports."""
 
 from __future__ import annotations
 

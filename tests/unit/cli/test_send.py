@@ -115,8 +115,8 @@ def test_a_full_outbox_is_reported_with_the_message_of_the_relay(relay: NotedRel
     assert "(503): the outbox is full" in result.stderr
 
 
-def test_the_id_of_an_event_that_was_not_stored_is_printed(nobody: dict[str, str]) -> None:
-    result = call("send", "x", environ=nobody)
+def test_the_id_of_an_event_that_was_not_stored_is_printed(absent_relay: dict[str, str]) -> None:
+    result = call("send", "x", environ=absent_relay)
 
     assert result.exit_code == 1
     assert UUID(result.stderr.splitlines()[-1].removeprefix("event_id: "))

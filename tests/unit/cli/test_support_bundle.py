@@ -117,8 +117,10 @@ def test_a_bundle_is_private_and_replaces_no_file(relay: NotedRelay, environ: di
     assert file.read_bytes() == before
 
 
-def test_a_bundle_without_a_relay_lists_the_missing_parts(environ: dict[str, str], nobody: dict[str, str]) -> None:
-    result, parts = bundle(environ | nobody)
+def test_a_bundle_without_a_relay_lists_the_missing_parts(
+    environ: dict[str, str], absent_relay: dict[str, str]
+) -> None:
+    result, parts = bundle(environ | absent_relay)
 
     missing = json.loads(result.stdout)["missing"]
     assert result.exit_code == 0
@@ -129,16 +131,18 @@ def test_a_bundle_without_a_relay_lists_the_missing_parts(environ: dict[str, str
     assert "cannot be read" in parts["schema.json"]
 
 
-def test_the_output_names_the_reason_of_missing_parts_once(environ: dict[str, str], nobody: dict[str, str]) -> None:
-    result = call("support-bundle", "b.tar.gz", environ=environ | nobody)
+def test_the_output_names_the_reason_of_missing_parts_once(
+    environ: dict[str, str], absent_relay: dict[str, str]
+) -> None:
+    result = call("support-bundle", "b.tar.gz", environ=environ | absent_relay)
 
     assert result.stdout == "b.tar.gz: README.txt, configuration.json, missing.json, schema.json, versions.json\n"
     assert result.stderr.startswith("without status.json, readyz.json, metrics.txt, log.txt: no relay responds at ")
     assert result.stderr.count("\n") == 1
 
 
-def test_a_file_name_that_is_not_utf_8_is_printed(environ: dict[str, str], nobody: dict[str, str]) -> None:
-    result = call("support-bundle", "b\udcff.tar.gz", environ=environ | nobody)
+def test_a_file_name_that_is_not_utf_8_is_printed(environ: dict[str, str], absent_relay: dict[str, str]) -> None:
+    result = call("support-bundle", "b\udcff.tar.gz", environ=environ | absent_relay)
 
     assert result.exit_code == 0
     assert "b\ufffd.tar.gz: README.txt" in result.stdout
