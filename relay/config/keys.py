@@ -75,7 +75,7 @@ class Key(NamedTuple):
 
     @property
     def of_secret(self) -> str | None:
-        """Return the name of the secret whose file this key names, or None."""
+        """Return the name of the secret if this key names its file, otherwise None."""
         secret = BY_NAME.get(self.name.removesuffix("_file"))
         return secret.name if secret and secret is not self else None
 
@@ -89,7 +89,7 @@ class Key(NamedTuple):
 
     @property
     def default(self) -> Any:
-        """Return the default as in Settings, or None if there is none."""
+        """Return the default as in Settings, or None without a default."""
         if not self.in_settings:
             return None
         (found,) = (field for field in dataclasses.fields(SECTIONS[self.section]) if field.name == self.field)

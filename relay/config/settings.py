@@ -68,7 +68,7 @@ class Udp:
 class OpsSettings:
     listen: Listen = ""
     token: Secret | None = None
-    """Bearer token for operations; None if there is none."""
+    """Bearer token for operations, if configured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,7 +36,7 @@ from relay.policy.verdict import NoResponse, UpstreamResponse, clean, redirect_t
 from relay.runtime.clock import Clock
 from relay.runtime.secret import MASK, Secret, fingerprint, pattern
 
-ANSWER_MAX_BYTES = 64 * 1024
+RESPONSE_MAX_BYTES = 64 * 1024
 _HEADERS_OF_USE = ("content-encoding", "content-type", "location", "x-ratelimit-limit", *requested_delay.HEADERS)
 _KEEP_ALIVE_S = 15.0  # Common servers close idle connections after 60 to 75 s. The relay closes them first.
 _CONNECT_S = 10.0
@@ -140,9 +140,9 @@ class UpstreamClient:
             exchange = wire.Exchange(fresh)
             wire.exchange.set(exchange)
             watch = Watch(self._clock, self._settings.timeout_ms, stalled)
-            answer = await self._exchange(exchange, watch, tenant_id, body)
-            if answer is not None:
-                return answer
+            response = await self._exchange(exchange, watch, tenant_id, body)
+            if response is not None:
+                return response
 
     async def _exchange(
         self, exchange: wire.Exchange, watch: Watch, tenant_id: int, body: bytes
@@ -195,11 +195,11 @@ class UpstreamClient:
             proxy=settings.proxy or None,
             allow_redirects=False,
         ) as response:
-            answer = await self._answer(response, endpoint)
+            result = await self._read(response, endpoint)
             if response.connection is not None and watch.unsent():
                 # The response was received before the whole body was sent. The rest of the body is not needed.
                 watch.abort()
-            return answer
+            return result
 
     async def _open(self) -> aiohttp.ClientSession:
         """Return the session for the current settings. A thread reads the authorities, which takes 40 to 100 ms."""
@@ -215,10 +215,10 @@ class UpstreamClient:
                     self._session = _session(settings, tls, self._resolver, self._sockets)
             return self._session
 
-    async def _answer(self, response: aiohttp.ClientResponse, endpoint: EndpointSettings) -> UpstreamResponse:
+    async def _read(self, response: aiohttp.ClientResponse, endpoint: EndpointSettings) -> UpstreamResponse:
         """Return the response, read to its end or to the limit, with each occurrence of the key masked."""
         chunks: list[bytes] = []
-        room = ANSWER_MAX_BYTES
+        room = RESPONSE_MAX_BYTES
         while room > 0:
             chunk = await response.content.read(room)
             if not chunk:

@@ -69,7 +69,7 @@ def monotonic_us() -> int:
 
 
 def loop_s(loop: asyncio.AbstractEventLoop) -> float:
-    """Return the event loop's time in seconds, for libraries whose deadlines are in that time."""
+    """Return the event loop's time in seconds, for libraries that compute deadlines with it."""
     return loop.time()
 
 
@@ -86,7 +86,7 @@ def rfc3339(wall_ms: int) -> str:
 
 
 def _boot_id() -> str:
-    """Return the kernel's boot id. If there is none, each start counts as a new boot, which is safe."""
+    """Return the kernel's boot id. Without it, each start counts as a new boot, which is safe."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
