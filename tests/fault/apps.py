@@ -1,8 +1,8 @@
-"""Apps that send while the relay suffers, and what must hold afterwards: G1 to G5 and G8, from outside.
+"""Apps that send while faults occur, and the checks of G1 to G5 and G8 after them.
 
-An app sends its next event only when the one before was answered 202, and repeats what was not: what
-a 503, or no answer, left behind is unknown until then. Three books are compared: what was offered, what
-was answered 202, and what the sandbox got.
+An app repeats an event until the relay responds with 202, then sends the next one: after a 503 or without a
+response it is unknown whether the event is stored. The checks compare the events that the apps sent, the events
+answered with 202, and the events that the sandbox received.
 """
 
 from __future__ import annotations
@@ -27,31 +27,31 @@ _AGAIN_S = 0.01
 
 
 def settings(url: str, directory: Path, **more: str) -> dict[str, str]:
-    """The relay's environment beside the `sandbox` fixture: its short window, quick retries."""
+    """Return the environment of a relay that delivers to the `sandbox` fixture: its short window, short backoffs."""
     rate = {"rate__window": f"{WINDOW_MS}ms", "rate__device_per_window": str(PER_WINDOW)}
     return environment(url, directory, **(rate | {"upstream__timeout": "2s"} | more))
 
 
-def has_inserted_time(n: int, device: str, tenant_id: int = 1) -> dict[str, Any]:
-    """An event with nothing for the relay to add: what arrives is, byte for byte, what was sent."""
+def timed_event(n: int, device: str, tenant_id: int = 1) -> dict[str, Any]:
+    """Return an event to which the relay adds nothing, so that the upstream receives the same bytes."""
     return event(n, device, tenant_id) | {"occurred_at": "2026-01-02T03:04:05.678Z"}
 
 
 class Fleet:
-    """Devices' apps; `address` follows the relay from start to start."""
+    """The apps of several devices. `address` is that of the current relay process; tests update it at each start."""
 
     def __init__(self, devices: int, tenant_id: int = 1) -> None:
         self.address = ""
         self.offered: dict[str, bytes] = {}
-        """Body by id."""
-        self.kept: list[str] = []
-        """Ids answered 202."""
-        self.kept_at: dict[str, float] = {}
-        """When, by time.monotonic()."""
-        self.answers: dict[int, int] = {}
-        """How many of each status; 0 is no answer."""
-        self.forgiven = 0
-        """Requests whose repetition is explained so far, where a test has several troubles."""
+        """Bodies of all events sent, by event id."""
+        self.stored: list[str] = []
+        """Ids of the events answered with 202."""
+        self.stored_at: dict[str, float] = {}
+        """time.monotonic() of each 202, by event id."""
+        self.statuses: dict[int, int] = {}
+        """Number of responses by status. 0 stands for a request without a response."""
+        self.explained_repeats = 0
+        """Number of requests whose repetition the faults so far explain, in a test with several faults."""
         self.devices = [f"device-{number:02}" for number in range(devices)]
         self._tenant_id = tenant_id
         self._sent = dict.fromkeys(self.devices, 0)
@@ -60,7 +60,7 @@ class Fleet:
 
     @asynccontextmanager
     async def sending(self) -> AsyncIterator[None]:
-        """Every app sends as fast as it is answered; at the end each finishes the event it is at."""
+        """Let every app send one event after the other. At the end, each app finishes its current event."""
         self._stop.clear()
         self._senders = [asyncio.create_task(self._send(device)) for device in self.devices]
         try:
@@ -72,35 +72,35 @@ class Fleet:
                 sender.cancel()
 
     async def send(self, each: int, *, patient: bool = False) -> None:
-        """Each app sends so many, and every one of them is taken at once; or, if they are patient, in the end."""
+        """Send `each` events from every app. The first attempt must succeed, unless the apps are patient."""
         for device in self.devices:
             for _ in range(each):
                 body = self.offer(device)
                 while not await self._post(body):
-                    assert patient, "not taken"
+                    assert patient, "the relay did not store the event"
                     await asyncio.sleep(0.05)
-                self.keep(body)
+                self.mark_stored(body)
 
     def stop(self) -> None:
-        """Let each app finish the event it is at, and no more."""
+        """Let each app stop after its current event."""
         self._stop.set()
 
-    async def until(self, kept: int) -> None:
-        """Until so many more events are answered 202."""
-        goal = len(self.kept) + kept
-        while len(self.kept) < goal:
+    async def until(self, stored: int) -> None:
+        """Wait until `stored` more events are answered with 202."""
+        goal = len(self.stored) + stored
+        while len(self.stored) < goal:
             for sender in self._senders:
                 if sender.done():
-                    sender.result()  # what it died of
+                    sender.result()  # Raises the error that ended the task.
             await asyncio.sleep(_AGAIN_S)
 
     async def post_one(self) -> int:
-        """The answer to an event of another device, posted once."""
-        one = has_inserted_time(0, "another", self._tenant_id)
+        """Post one event of another device once, and return the status of the response."""
+        one = timed_event(0, "another", self._tenant_id)
         self.offered[one["event_id"]] = json.dumps(one).encode()
         status, _, _ = await http(self.address, "POST", "/v1/events", self.offered[one["event_id"]])
         if status == 202:
-            self.keep(self.offered[one["event_id"]])
+            self.mark_stored(self.offered[one["event_id"]])
         return status
 
     async def _send(self, device: str) -> None:
@@ -108,40 +108,40 @@ class Fleet:
             body = self.offer(device)
             while not await self._post(body):
                 await asyncio.sleep(_AGAIN_S)
-            self.keep(body)
+            self.mark_stored(body)
 
     def offer(self, device: str) -> bytes:
-        """A device's next event, offered from here on."""
-        one = has_inserted_time(self._sent[device], device, self._tenant_id)
+        """Return the body of a device's next event, and record it as sent."""
+        one = timed_event(self._sent[device], device, self._tenant_id)
         self._sent[device] += 1
         body = self.offered[one["event_id"]] = json.dumps(one).encode()
         return body
 
-    def keep(self, body: bytes) -> None:
-        """It was answered 202, or is where a 202 would have brought it."""
+    def mark_stored(self, body: bytes) -> None:
+        """Record that the event was answered with 202, or is stored by other means."""
         event_id: str = json.loads(body)["event_id"]
-        self.kept.append(event_id)
-        self.kept_at[event_id] = time.monotonic()
+        self.stored.append(event_id)
+        self.stored_at[event_id] = time.monotonic()
 
     async def _post(self, body: bytes) -> bool:
         try:
             status, _, _ = await http(self.address, "POST", "/v1/events", body)
-        except (OSError, IndexError, ValueError):  # the relay is not there, or went in mid-answer
+        except (OSError, IndexError, ValueError):  # The relay is down, or ended within its response.
             status = 0
         assert status in (0, 202, 503), status
-        self.answers[status] = self.answers.get(status, 0) + 1
+        self.statuses[status] = self.statuses.get(status, 0) + 1
         return status == 202
 
 
 def balanced(status: dict[str, Any]) -> bool:
-    """G2."""
+    """Return whether the ledger balances (G2)."""
     ledger = status["ledger"]
     gone = ledger["delivered"] + ledger["dead_lettered"] + ledger["dropped"]
     return bool(ledger["accepted"] + ledger["requeued"] == gone + ledger["pending"])
 
 
 def state(status: dict[str, Any], tenant_id: int = 1) -> str | None:
-    """The state of a tenant's route, None before its first event."""
+    """Return the state of a tenant's endpoint, None before its first event."""
     return next((route["state"] for route in status["upstreams"] if route["tenant"] == tenant_id), None)
 
 
@@ -152,7 +152,7 @@ async def ready(relay: RelayProcess) -> bool:
 
 
 async def flush(relay: RelayProcess) -> None:
-    """`relay flush`: send now what waits, and probe what is held."""
+    """Send pending events now and probe paused endpoints, like `relay flush`."""
     status, _, _ = await relay.request("POST", "/flush", b"{}", {"Content-Type": "application/json"})
     assert status < 300, status
 
@@ -173,10 +173,11 @@ async def all_settled(
     limited: int = 0,
     states: tuple[str, ...] = ("ok",),
 ) -> dict[str, Any]:
-    """Once the relay is healthy again: everything drains, and every promise held. The status then.
+    """Wait until a recovered relay has settled all events, check every promise, and return the status.
 
-    `repeats`: how many requests may have been sent twice (G3), by kills and by answers that were lost.
-    `dead`: events that had to be given up. `limited`: 429s that were the upstream's whim. `states`: of the routes.
+    `repeats`: number of requests that may be sent twice (G3), because of kills and lost responses.
+    `dead`: number of events that must be dead-lettered. `limited`: number of 429 responses that the test injects.
+    `states`: allowed states of the endpoints.
     """
     await until_ready(relay)
     status = await relay.until(lambda status: status["ledger"]["pending"] == 0)
@@ -185,7 +186,7 @@ async def all_settled(
     ledger = status["ledger"]
     assert (ledger["dead_lettered"], ledger["dropped"]) == (dead, 0)
     assert all(route["state"] in states for route in status["upstreams"]), status["upstreams"]
-    held_to_promises(sandbox, fleet, repeats=repeats, limited=limited, dead=await dead_ids(relay))
+    check_promises(sandbox, fleet, repeats=repeats, limited=limited, dead=await dead_ids(relay))
     return status
 
 
@@ -200,12 +201,12 @@ async def dead_ids(relay: RelayProcess) -> set[str]:
     return ids
 
 
-def held_to_promises(
+def check_promises(
     sandbox: Sandbox, fleet: Fleet, *, repeats: int = 0, limited: int = 0, dead: set[str] | None = None
 ) -> None:
-    """G1 and G3 to G5 and G8, when nothing is pending."""
+    """Check G1, G3 to G5 and G8. No event may be pending."""
     got = delivered(sandbox)
-    lost = [id_ for id_ in fleet.kept if id_ not in got and id_ not in (dead or ())]
+    lost = [id_ for id_ in fleet.stored if id_ not in got and id_ not in (dead or ())]
     assert lost == []
     altered = [id_ for id_, raw in got.items() if fleet.offered[id_] != raw]
     assert altered == []
@@ -218,7 +219,7 @@ def held_to_promises(
 
 
 def delivered(sandbox: Sandbox) -> dict[str, bytes]:
-    """Events that the sandbox committed, by id, each as its bytes arrived."""
+    """Return the events that the sandbox committed, by id, with the bytes that it received."""
     arrived = (bytes(raw) for kept in sandbox.record.kept for raw in msgspec.json.decode(kept.body, type=_Batch).events)
     by_id = {json.loads(raw)["event_id"]: raw for raw in arrived}
     return {id_: raw for id_, raw in by_id.items() if sandbox.record.has(bytes.fromhex(id_.replace("-", "")))}

@@ -1,4 +1,4 @@
-"""An upstream whose window is short enough to be filled in a test."""
+"""A sandbox upstream whose rate window is short enough to be filled in a test."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.fault.apps import PER_WINDOW, WINDOW_MS
 
 @pytest.fixture
 async def sandbox() -> AsyncIterator[Sandbox]:
-    """A device may make PER_WINDOW requests in WINDOW_MS here; `settings` of `apps` tells the relay."""
+    """Accept PER_WINDOW requests of a device in WINDOW_MS. `settings` in apps.py gives the relay the same limits."""
     upstream = Sandbox(
         SandboxSettings(api_key=KEY, window_ms=WINDOW_MS, device_per_window=PER_WINDOW, keep_requests=True),
         SystemClock(),

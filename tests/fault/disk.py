@@ -1,7 +1,7 @@
-"""A block device that forgets: every write and flush is logged, and the disk is rebuilt as a power cut would leave it.
+"""A block device that logs every write and flush, and rebuilds the disk as a power cut would leave it.
 
-What a flush was answered for is there; of what was written after the last one, any part may be, and the last
-write of all may be torn between sectors. A real ext4 on it, its journal replayed at each mount.
+A rebuilt disk has every write before the last completed flush and a random part of the later writes. A later write
+may be torn between sectors. The device has a real ext4, and each mount replays its journal.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ SECTOR_BYTES = 512
 
 class Write(NamedTuple):
     at: float
-    """time.monotonic() when it was done."""
+    """time.monotonic() after the write."""
     offset: int
     data: bytes
 
 
 class LoggedDisk:
-    """The bytes, and how they came there since `begin`."""
+    """The content of the disk, and its writes and flushes since `begin`."""
 
     size = SIZE_BYTES
 
@@ -38,7 +38,7 @@ class LoggedDisk:
         self._first = b""
         self._writes: list[Write] = []
         self._flushes: list[tuple[float, int]] = []
-        """(when, how many writes were done by then)."""
+        """(time.monotonic() of the flush, number of writes before it)."""
 
     def read(self, offset: int, length: int) -> bytes:
         return bytes(self._bytes[offset : offset + length])
@@ -51,7 +51,7 @@ class LoggedDisk:
         self._flushes.append((time.monotonic(), len(self._writes)))
 
     def begin(self) -> None:
-        """What is here now is on the disk for good."""
+        """Treat the current content as flushed, and start the log."""
         self._first = bytes(self._bytes)
         self._writes.clear()
         self._flushes = [(0.0, 0)]
@@ -61,7 +61,7 @@ class LoggedDisk:
         return len(self._flushes) - 1
 
     def cut_at(self, instant: float, random: Random) -> bytes:
-        """The disk, had the power gone then."""
+        """Return the content that a power cut at `instant` (time.monotonic()) could leave."""
         found = bytearray(self._first)
         flushed = self._flushes[bisect.bisect_right(self._flushes, (instant, 1 << 62)) - 1][1]
         for write in self._writes[:flushed]:
@@ -78,8 +78,8 @@ class LoggedDisk:
 
 
 @contextmanager
-def forgetful(directory: Path) -> Iterator[tuple[LoggedDisk, Path]]:
-    """A mounted ext4 on such a disk."""
+def logged_disk(directory: Path) -> Iterator[tuple[LoggedDisk, Path]]:
+    """Mount an ext4 on a logged disk, and yield the disk and the mount point."""
     disk, served_at = LoggedDisk(), directory / "fuse"
     served_at.mkdir()
     served = Served(served_at, disk)
@@ -99,7 +99,7 @@ def forgetful(directory: Path) -> Iterator[tuple[LoggedDisk, Path]]:
 
 @contextmanager
 def rebuilt(directory: Path, content: bytes) -> Iterator[Path]:
-    """The file system on a disk with this content."""
+    """Mount the file system on a disk with this content."""
     image = directory / "rebuilt.img"
     image.write_bytes(content)
     try:
@@ -110,8 +110,8 @@ def rebuilt(directory: Path, content: bytes) -> Iterator[Path]:
 
 
 def rejection() -> str:
-    """Why there is no such disk here; "" if there is."""
+    """Return why this machine cannot provide a logged disk, "" if it can."""
     why = mounts.rejection("ext4")
     if why or Path("/dev/fuse").exists():
         return why
-    return "there is no /dev/fuse"
+    return "/dev/fuse is missing"

@@ -1,4 +1,4 @@
-"""File systems of a test's own: small ones, and ones that die. Mounting needs root and a kernel that allows it."""
+"""Small and failing file systems for one test. Mounting needs root and a kernel that allows it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def run(*command: str) -> str:
 
 @functools.cache
 def rejection(kind: str) -> str:
-    """Why no such file system can be mounted here; "" if it can."""
+    """Return why this machine cannot mount this kind of file system, "" if it can."""
     if os.geteuid() != 0:
         return "mounting needs root"
     tools = {"ext4": ("mkfs.ext4", "losetup")}.get(kind, ())
@@ -37,33 +37,33 @@ def rejection(kind: str) -> str:
 
 
 def needs(kind: str) -> None:
-    """Skip the test that calls it where there is no such file system to be had."""
+    """Skip the calling test if this machine cannot mount this kind of file system."""
     if why := rejection(kind):
         pytest.skip(why)
 
 
 @contextmanager
 def mounted(directory: Path, *how: str) -> Iterator[Path]:
-    """Something, mounted below a directory."""
+    """Mount a file system below a directory, with these arguments of mount(8). Yield the mount point."""
     at = directory / "mounted"
     at.mkdir(exist_ok=True)
     run("mount", *how, str(at))
     try:
         yield at
     finally:
-        run("umount", "--lazy", str(at))  # also while something of a failed test is still open there
+        run("umount", "--lazy", str(at))  # A failed test may leave files open there.
 
 
 @contextmanager
 def tmpfs(directory: Path, mib: int, inodes: int = 0) -> Iterator[Path]:
-    """A file system in memory; `inodes`: how many files and directories it can hold, 0 for no limit."""
+    """Mount a file system in memory. `inodes` is its limit of files and directories, 0 for none."""
     with mounted(directory, "-t", "tmpfs", "-o", f"size={mib}m,nr_inodes={inodes},mode=0700", "none") as at:
         yield at
 
 
 @contextmanager
 def ext4(directory: Path, mib: int, options: str = "errors=remount-ro") -> Iterator[Path]:
-    """A file system on a disk image of its own."""
+    """Mount an ext4 on a new disk image."""
     image = directory / "disk.img"
     with image.open("wb") as file:
         file.truncate(mib << 20)
@@ -73,18 +73,18 @@ def ext4(directory: Path, mib: int, options: str = "errors=remount-ro") -> Itera
 
 
 def loop_device(mount_point: Path) -> str:
-    """The block device that is mounted there, e.g. loop3."""
+    """Return the name of the block device mounted there, e.g. loop3."""
     return Path(run("findmnt", "-n", "-o", "SOURCE", str(mount_point))).name
 
 
 def fill(directory: Path) -> Path:
-    """Take all the room there is; remove the file to give it back."""
+    """Fill the file system with one file, and return it. Remove the file to free the space."""
     filler = directory / "filler"
     with filler.open("wb", buffering=0) as file:
         for chunk_bytes in (1 << 16, 1 << 12, 1):
             try:
                 while file.write(bytes(chunk_bytes)) == chunk_bytes:
                     pass
-            except OSError:  # not one more of this size
+            except OSError:  # No chunk of this size fits any more.
                 continue
     return filler

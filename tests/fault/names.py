@@ -1,4 +1,4 @@
-"""A name service that is silent for some names. Needs a C compiler and LD_PRELOAD, no privileges. See names.c."""
+"""A name service that hangs for some names (see names.c). Needs a C compiler and LD_PRELOAD, no privileges."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ SILENT, LOCAL = "events.silent.test", "events.local.test"
 
 
 def with_silent_names(env: Mapping[str, str]) -> dict[str, str]:
-    """The environment in which lookups of SILENT hang, and LOCAL is 127.0.0.1."""
+    """Return the environment of a process in which lookups of SILENT hang and LOCAL is 127.0.0.1."""
     return dict(env) | {"LD_PRELOAD": library("names.c")}

@@ -1,7 +1,7 @@
-"""A disk that fails on command: a library between the relay and its files, told what to do while it runs.
+"""A disk that fails on command: a preloaded library between the relay and its files.
 
-Needs a C compiler and LD_PRELOAD, no privileges. Counts only calls of the kinds asked for, on files below the
-outbox's directory; `fail(first=3, last=3)` strikes the third of them from then on.
+Needs a C compiler and LD_PRELOAD, no privileges. The library counts only calls of the ordered kinds on files below
+the outbox's directory: `fail(first=3, last=3)` fails the third call after the order.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ needs_cc = pytest.mark.skipif(
 
 
 class Shim:
-    """Orders for one relay at a time."""
+    """Orders to the library in one relay process, through a shared memory page."""
 
     def __init__(self, page: Path) -> None:
         self._page = page
@@ -40,7 +40,7 @@ class Shim:
             self._orders = mmap.mmap(file.fileno(), _ORDERS.size)
 
     def around(self, env: Mapping[str, str]) -> dict[str, str]:
-        """The environment in which a relay obeys."""
+        """Return the environment of a relay that loads the library."""
         below = Path(env["RELAY__OUTBOX__PATH"]).parent
         return dict(env) | {
             "LD_PRELOAD": library(),
@@ -55,7 +55,7 @@ class Shim:
         self._order(which, 1, EVER, 0, delay_us=delay_ms * 1000)
 
     def kill_at(self, number: int) -> None:
-        """SIGKILL before the so-manyth call that changes the disk."""
+        """Kill the relay (SIGKILL) before call `number` that changes the disk, counted from 1."""
         self._order(ANY, number, number, 0, kill=1)
 
     def heal(self) -> None:
@@ -63,7 +63,7 @@ class Shim:
 
     @property
     def hits(self) -> int:
-        """Calls struck since the last order."""
+        """Number of calls that failed, were delayed or killed the relay since the last order."""
         hits: int = _ORDERS.unpack_from(self._orders)[1]
         return hits
 
@@ -74,7 +74,7 @@ class Shim:
 
 @functools.cache
 def library(name: str = "shim.c") -> str:
-    """The path of a library of this directory, compiled once per test process."""
+    """Compile a library of this directory once per test process, and return its path."""
     built = Path(tempfile.mkdtemp(prefix="relay-shim-")) / "shim.so"
     source = Path(__file__).with_name(name)
     compiler = ["cc", "-shared", "-fPIC", "-O1", "-Wall", "-o", str(built), str(source), "-ldl"]

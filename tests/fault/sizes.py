@@ -1,4 +1,4 @@
-"""How much of a fault is tried: a little in CI, more with RELAY_NIGHTLY=1; RELAY_SEED replays another run."""
+"""Sizes of the fault tests: small in CI, larger with RELAY_NIGHTLY=1. RELAY_SEED selects another random run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ NIGHTLY = os.environ.get("RELAY_NIGHTLY") == "1"
 SEED = int(os.environ.get("RELAY_SEED", "1"))
 T = TypeVar("T")
 LONG_S = 1800 if NIGHTLY else 120
-"""The bound of a test with many rounds."""
+"""Timeout in seconds of a test with many rounds."""
 
 
 def size(ci: int, nightly: int) -> int:
@@ -18,10 +18,10 @@ def size(ci: int, nightly: int) -> int:
 
 
 def some(ci: list[T], more: list[T]) -> list[T]:
-    """Rows of a table: those tried in CI, and the others, which the unit tests of its parts cover there."""
+    """Return the parameters for CI, or all of them in a nightly run. Unit tests cover the others in CI."""
     return [*ci, *more] if NIGHTLY else ci
 
 
 def chance(name: str) -> random.Random:
-    """A test's own chance: the same in each run of one RELAY_SEED."""
+    """Return the random generator of one test. Its sequence depends on RELAY_SEED and the name only."""
     return random.Random(f"{SEED} {name}")

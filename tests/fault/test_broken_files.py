@@ -1,4 +1,4 @@
-"""Files of the outbox that are damaged, locked or gone: worn flash, a clean-up script, a copy that broke off."""
+"""Damaged, locked, deleted and replaced files of the outbox: worn flash, clean-up scripts, interrupted copies."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from tests.fault.apps import (
     Fleet,
     all_settled,
     balanced,
+    check_promises,
     dead_ids,
     delivered,
     flush,
-    held_to_promises,
     ready,
     settings,
     until_ready,
@@ -28,7 +28,7 @@ from tests.fault.apps import (
 from tests.fault.sizes import LONG_S, chance, size
 
 EVENTS = 60
-TOLD = ("outbox set aside", "outbox ledger corrected")
+REPORTED = ("outbox set aside", "outbox ledger corrected")
 Damage = Callable[[Path], None]
 
 
@@ -47,7 +47,7 @@ def cut(path: Path) -> None:
 
 
 async def filled(sandbox: Sandbox, env: dict[str, str], fleet: Fleet, *, clean: bool = False) -> Path:
-    """An outbox that holds EVENTS events, left by a kill, or by a clean stop; the upstream is away meanwhile."""
+    """Return the path of an outbox with EVENTS events, left by a kill or a clean stop. The upstream responds 503."""
     sandbox.faults.add(Misbehaviour(answer=503))
     path = Path(env["RELAY__OUTBOX__PATH"])
     async with running(env) as relay:
@@ -60,12 +60,12 @@ async def filled(sandbox: Sandbox, env: dict[str, str], fleet: Fleet, *, clean: 
     return path
 
 
-async def goes_on(relay: RelayProcess, fleet: Fleet) -> None:
-    """It is ready, takes events and sends them; the ledger balances."""
+async def check_works(relay: RelayProcess, fleet: Fleet) -> None:
+    """Check that the relay is ready, stores an event and delivers all, and that the ledger balances."""
     fleet.address = relay.http
     await until_ready(relay)
     before = (await relay.status())["ledger"]["delivered"]
-    # what is broken may show with the first write only, which is refused then
+    # Only the first write may find the damage; the relay rejects that event.
     await fleet.send(1, patient=True)
     status = await relay.until(lambda status: status["ledger"]["pending"] == 0)
     assert balanced(status)
@@ -83,34 +83,34 @@ async def goes_on(relay: RelayProcess, fleet: Fleet) -> None:
         pytest.param(lambda path: path.unlink(), id="gone"),
     ],
 )
-async def test_a_database_that_is_broken_at_the_start(sandbox: Sandbox, tmp_path: Path, damage: Damage) -> None:
-    """A flash chip that forgot, a copy that broke off: it starts, with what can be read; the old file is kept."""
+async def test_a_database_that_is_damaged_at_the_start(sandbox: Sandbox, tmp_path: Path, damage: Damage) -> None:
+    """The relay starts with the events that it can read, and quarantines the old file."""
     env, fleet = settings(sandbox.url, tmp_path / "state"), Fleet(3)
     path = await filled(sandbox, env, fleet, clean=True)
     before = path.read_bytes()
     damage(path)
     damaged = path.read_bytes() if path.exists() else b""
     async with running(env) as relay:
-        await goes_on(relay, fleet)
-        unaltered(sandbox, fleet)
+        await check_works(relay, fleet)
+        check_unaltered(sandbox, fleet)
         if damaged and damaged != before:
             assert (path.parent / f"{path.name}.broken-1").exists()
             assert await relay.logged("outbox set aside")
 
 
 @pytest.mark.parametrize("damage", [pytest.param(cut, id="cut"), pytest.param(Path.unlink, id="gone")])
-async def test_a_log_of_the_last_moments_that_is_not_whole(sandbox: Sandbox, tmp_path: Path, damage: Damage) -> None:
-    """The -wal is lost between a kill and the start: SQLite cannot tell, the last moments are gone, it goes on."""
+async def test_an_incomplete_wal(sandbox: Sandbox, tmp_path: Path, damage: Damage) -> None:
+    """SQLite cannot detect a lost -wal file: the relay starts without the last events, and works."""
     env, fleet = settings(sandbox.url, tmp_path / "state"), Fleet(3)
     damage(wal(await filled(sandbox, env, fleet)))
     async with running(env) as relay:
-        await goes_on(relay, fleet)
-        unaltered(sandbox, fleet)
+        await check_works(relay, fleet)
+        check_unaltered(sandbox, fleet)
 
 
 @pytest.mark.timeout(LONG_S)
-async def test_bits_flipped_by_the_disk_are_never_sent(sandbox: Sandbox, tmp_path: Path) -> None:
-    """Worn flash: bits of the files change between two starts. What was changed is told of, never delivered (G8)."""
+async def test_flipped_bits_are_never_sent(sandbox: Sandbox, tmp_path: Path) -> None:
+    """Bits of the files change between two starts. The relay reports a changed event and never delivers it (G8)."""
     random = chance("bits")
     env = settings(sandbox.url, tmp_path / "state")
     fleet = Fleet(3)
@@ -122,20 +122,20 @@ async def test_bits_flipped_by_the_disk_are_never_sent(sandbox: Sandbox, tmp_pat
             if name.exists() and name.stat().st_size:
                 flip(name, random.randrange(name.stat().st_size * 8))
         async with running(env) as relay:
-            await goes_on(relay, fleet)
+            await check_works(relay, fleet)
             dead_lettered_rows.update(await dead_ids(relay))
             got = delivered(sandbox)
-            missing = [id_ for id_ in fleet.kept if id_ not in got and id_ not in dead_lettered_rows]
+            missing = [id_ for id_ in fleet.stored if id_ not in got and id_ not in dead_lettered_rows]
             status = await relay.status()
             relay.process.terminate()
             await relay.ended()
-        unaltered(sandbox, fleet)
+        check_unaltered(sandbox, fleet)
         assert balanced(status)
-        # a dead letter was told of, whatever the disk does to it afterwards;
-        # without a clean end the last moments are in the -wal, and what SQLite leaves out of one it tells nobody
-        assert not (missing and clean) or any(line["event"] in TOLD for line in relay.log), missing
+        # A dead letter was reported, also if the disk loses it later. After a kill, the last events are in the -wal,
+        # and SQLite ignores damaged frames of a -wal without a report.
+        assert not (missing and clean) or any(line["event"] in REPORTED for line in relay.log), missing
         for id_ in missing:
-            fleet.kept.remove(id_)
+            fleet.stored.remove(id_)
     assert len(sandbox.record.delivered()) > EVENTS
 
 
@@ -147,8 +147,8 @@ def flip(path: Path, bit: int) -> None:
         file.write(bytes([byte ^ 1 << bit % 8]))
 
 
-async def test_a_database_locked_by_somebody_else(sandbox: Sandbox, tmp_path: Path) -> None:
-    """A technician's sqlite3 shell holds the file while the box boots: not ready, 503, and ready when it lets go."""
+async def test_a_database_locked_by_another_process(sandbox: Sandbox, tmp_path: Path) -> None:
+    """A sqlite3 shell locks the file while the relay starts: the relay is not ready until the shell closes."""
     env, fleet = settings(sandbox.url, tmp_path / "state"), Fleet(3)
     path = await filled(sandbox, env, fleet, clean=True)
     shell = sqlite3.connect(path, isolation_level=None)
@@ -161,12 +161,12 @@ async def test_a_database_locked_by_somebody_else(sandbox: Sandbox, tmp_path: Pa
         assert await fleet.post_one() == 503
         shell.execute("ROLLBACK")
         shell.close()
-        await goes_on(relay, fleet)
+        await check_works(relay, fleet)
         await all_settled(relay, sandbox, fleet)
 
 
-async def test_nobody_else_writes_while_it_runs(sandbox: Sandbox, tmp_path: Path) -> None:
-    """The same shell comes later: it is refused, and the relay does not notice."""
+async def test_no_other_process_can_write_while_the_relay_runs(sandbox: Sandbox, tmp_path: Path) -> None:
+    """SQLite rejects the write of a sqlite3 shell, and the relay is not affected."""
     env, fleet = settings(sandbox.url, tmp_path / "state"), Fleet(3)
     async with running(env) as relay:
         fleet.address = relay.http
@@ -181,25 +181,25 @@ async def test_nobody_else_writes_while_it_runs(sandbox: Sandbox, tmp_path: Path
 
 @pytest.mark.parametrize("names", [("outbox.db",), ("outbox.db-wal",), ("outbox.db", "outbox.db-wal")], ids=str)
 async def test_files_deleted_under_the_running_relay(sandbox: Sandbox, tmp_path: Path, names: tuple[str, ...]) -> None:
-    """A clean-up script takes them: it notices, writes them anew from what it still holds open, and loses nothing."""
+    """The relay notices the deletion, writes the files again from its open descriptors, and loses nothing."""
     env, fleet = settings(sandbox.url, tmp_path / "state"), Fleet(3)
     sandbox.faults.add(Misbehaviour(answer=503))
     async with running(env) as relay:
         fleet.address = relay.http
         async with fleet.sending():
-            await fleet.until(kept=20)
+            await fleet.until(stored=20)
             for name in names:
                 (tmp_path / "state" / name).unlink()
             await relay.logged("outbox files were deleted and have been written again")
             await until_ready(relay)
-            await fleet.until(kept=20)
+            await fleet.until(stored=20)
     sandbox.faults.heal()
     async with running(env) as relay:
         await all_settled(relay, sandbox, fleet, repeats=8)
 
 
 async def test_a_directory_deleted_under_the_running_relay(sandbox: Sandbox, tmp_path: Path) -> None:
-    """All of it is gone, and there is nowhere to write: it must say so, and give no 202 that nothing stands behind."""
+    """The relay cannot write any more: it reports the problem and responds 503."""
     env, fleet = settings(sandbox.url, tmp_path / "state"), Fleet(3)
     async with running(env) as relay:
         fleet.address = relay.http
@@ -211,8 +211,8 @@ async def test_a_directory_deleted_under_the_running_relay(sandbox: Sandbox, tmp
         assert (await relay.request("GET", "/livez"))[0] == 200
 
 
-async def test_another_file_put_in_its_place(sandbox: Sandbox, tmp_path: Path) -> None:
-    """A restore from a backup while it runs: nothing is written to either file behind the other's back."""
+async def test_a_replaced_database_file(sandbox: Sandbox, tmp_path: Path) -> None:
+    """A backup is restored while the relay runs: the relay stops writing and reports the replaced file."""
     env, fleet = settings(sandbox.url, tmp_path / "state"), Fleet(3)
     path = tmp_path / "state" / "outbox.db"
     async with running(env) as relay:
@@ -226,6 +226,6 @@ async def test_another_file_put_in_its_place(sandbox: Sandbox, tmp_path: Path) -
         assert "replaced" in (await relay.status())["outbox"]["problem"]
 
 
-def unaltered(sandbox: Sandbox, fleet: Fleet) -> None:
-    """G8, and G4, of what was delivered; what the disk lost is not asked for."""
-    held_to_promises(sandbox, fleet, dead=set(fleet.kept), repeats=1_000)
+def check_unaltered(sandbox: Sandbox, fleet: Fleet) -> None:
+    """Check G4 and G8 for the delivered events. Events that the disk lost are not missed."""
+    check_promises(sandbox, fleet, dead=set(fleet.stored), repeats=1_000)

@@ -1,6 +1,6 @@
-"""The wall clock jumps: a TV box boots in 1970 and learns the time later, or somebody sets it wrong, or 2038 comes.
+"""Jumps of the wall clock: a TV box boots in 1970 and learns the time later, a wrong time is set, or 2038 begins.
 
-No decision of pace or age follows it: limits hold, nothing waits for decades, nothing is dropped for its age.
+Rates and ages do not depend on the wall clock: limits hold, no pause lasts for years, no event expires early.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from tests.fault.sizes import NIGHTLY, some
 LIBRARY = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
 YEAR_H = 365 * 24
 EXPIRY_S = 12
-"""Ages are looked at every ten seconds."""
+"""How long a nightly test waits, in seconds. The relay checks ages every ten seconds."""
 
 pytestmark = pytest.mark.skipif(LIBRARY is None, reason="libfaketime is not installed")
 
 
 class WallClock:
-    """The relay's, set from here while it runs; its monotonic clock goes on as ever."""
+    """The wall clock of a relay process. A test can set it; the monotonic clock is not changed."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -46,26 +46,26 @@ class WallClock:
 
 
 @pytest.mark.parametrize("jump_h", some([-56 * YEAR_H], [-1, +240, +20 * YEAR_H]))
-async def test_a_jump_in_the_middle_of_load(sandbox: Sandbox, tmp_path: Path, jump_h: int) -> None:
-    """NTP arrives, or a person sets the date: G1 to G5 hold, and it all arrives at the old pace."""
+async def test_a_clock_jump_under_load(sandbox: Sandbox, tmp_path: Path, jump_h: int) -> None:
+    """G1 to G5 hold, and the rate limits apply as before."""
     clock, fleet = WallClock(tmp_path / "clock"), Fleet(5)
     async with running(clock.around(settings(sandbox.url, tmp_path / "state"))) as relay:
         fleet.address = relay.http
         async with fleet.sending():
-            await fleet.until(kept=20)
+            await fleet.until(stored=20)
             clock.set(jump_h)
             await jumped(relay, jump_h)
-            await fleet.until(kept=40)
+            await fleet.until(stored=40)
             clock.set(0)
             await jumped(relay, 0)
-            await fleet.until(kept=20)
+            await fleet.until(stored=20)
         status = await all_settled(relay, sandbox, fleet)
         assert status["outbox"]["oldest_age_seconds"] < 60
 
 
 @pytest.mark.parametrize("jump_h", some([+240], [-56 * YEAR_H]))
-async def test_a_jump_while_the_upstream_is_away(sandbox: Sandbox, tmp_path: Path, jump_h: int) -> None:
-    """+10 days is beyond outbox.max_age, 1970 before everything: what waits is as old as it was, also after a kill."""
+async def test_a_jump_while_the_upstream_is_unavailable(sandbox: Sandbox, tmp_path: Path, jump_h: int) -> None:
+    """The age of pending events does not jump, also after a kill. Ten days are more than outbox.max_age."""
     clock, fleet = WallClock(tmp_path / "clock"), Fleet(5)
     sandbox.faults.add(Misbehaviour(answer=503))
     env = clock.around(settings(sandbox.url, tmp_path / "state"))
@@ -87,7 +87,7 @@ async def test_a_jump_while_the_upstream_is_away(sandbox: Sandbox, tmp_path: Pat
 
 
 async def jumped(relay: RelayProcess, ahead_h: int) -> None:
-    """Until the process sees it: the time it says it started at goes along."""
+    """Wait until the process sees the new time: its reported start time jumps with the clock."""
     expected = datetime.now(UTC) + timedelta(hours=ahead_h)
 
     def arrived(status: dict[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""A worn flash chip under a running relay: writes and flushes fail, now and then or for good, or take their time."""
+"""Writes and flushes that fail, sometimes or always, or are slow, under a running relay."""
 
 from __future__ import annotations
 
@@ -28,30 +28,30 @@ pytestmark = pytest.mark.timeout(LONG_S)
     ),
 )
 async def test_a_disk_that_fails_for_a_while(sandbox: Sandbox, tmp_path: Path, which: int, error: int) -> None:
-    """Bad blocks, a controller that resets: no 202 is given, and it goes on by itself once the disk does."""
+    """The relay sends no 202 meanwhile, and recovers by itself."""
     fleet, shim = Fleet(DEVICES), Shim(tmp_path / "orders")
     async with running(shim.around(settings(sandbox.url, tmp_path / "state"))) as relay:
         fleet.address = relay.http
         async with fleet.sending():
-            await fleet.until(kept=20)
+            await fleet.until(stored=20)
             shim.fail(which, error)
             await until_ready(relay, False)
-            kept = len(fleet.kept)
+            kept = len(fleet.stored)
             assert await fleet.post_one() == 503
-            assert len(fleet.kept) == kept, "a 202 while nothing can be written"
+            assert len(fleet.stored) == kept, "the relay sent a 202 while it could not write"
             assert shim.hits
             shim.heal()
             await until_ready(relay)
-            await fleet.until(kept=20)
+            await fleet.until(stored=20)
         await all_settled(relay, sandbox, fleet, repeats=10)
 
 
 @needs_cc
 @pytest.mark.parametrize("which", [pytest.param(SYNC, id="fsync"), pytest.param(WRITE, id="write")])
 async def test_the_nth_call_fails_once_for_every_n(sandbox: Sandbox, tmp_path: Path, which: int) -> None:
-    """One bad block, met at any step: of an append, of the journal, of a settlement, of a checkpoint.
+    """One call fails within an append, a journal entry, a settlement or a checkpoint.
 
-    The first call fails, then the second in another round, and so on, until a whole round meets no fault.
+    The first call fails, then the second in another round, and so on, until a round meets no fault.
     """
     fleet, shim = Fleet(1), Shim(tmp_path / "orders")
     async with running(shim.around(settings(sandbox.url, tmp_path / "state"))) as relay:
@@ -60,7 +60,7 @@ async def test_the_nth_call_fails_once_for_every_n(sandbox: Sandbox, tmp_path: P
         while met:
             shim.fail(which, first=nth, last=nth)
             async with fleet.sending():
-                await fleet.until(kept=1)
+                await fleet.until(stored=1)
             status = await relay.until(lambda status: status["ledger"]["pending"] == 0)
             assert balanced(status)
             met = bool(shim.hits)
@@ -72,7 +72,7 @@ async def test_the_nth_call_fails_once_for_every_n(sandbox: Sandbox, tmp_path: P
 
 @needs_cc
 async def test_the_nth_call_of_a_start_fails_for_every_n(sandbox: Sandbox, tmp_path: Path) -> None:
-    """A bad block that is met while the box boots: the relay starts all the same, and works once the disk does."""
+    """The relay starts with a failing disk, and stores events once the disk works."""
     fleet, shim = Fleet(1), Shim(tmp_path / "orders")
     env = settings(sandbox.url, tmp_path / "state")
     nth, met = 1, True
@@ -85,7 +85,7 @@ async def test_the_nth_call_of_a_start_fails_for_every_n(sandbox: Sandbox, tmp_p
             shim.heal()
             await until_ready(relay)
             async with fleet.sending():
-                await fleet.until(kept=1)
+                await fleet.until(stored=1)
             await relay.until(lambda status: status["ledger"]["pending"] == 0)
             await relay.kill()
         nth += size(4, 1)
@@ -94,27 +94,27 @@ async def test_the_nth_call_of_a_start_fails_for_every_n(sandbox: Sandbox, tmp_p
 
 
 @needs_cc
-async def test_a_disk_that_takes_its_time(sandbox: Sandbox, tmp_path: Path) -> None:
-    """A flash chip that collects its garbage: each flush takes 300 ms. Everybody is answered, together, and in time."""
+async def test_a_slow_disk(sandbox: Sandbox, tmp_path: Path) -> None:
+    """Each flush takes 300 ms. The relay commits appends together, and responds to all with 202."""
     fleet, shim = Fleet(DEVICES), Shim(tmp_path / "orders")
     async with running(shim.around(settings(sandbox.url, tmp_path / "state"))) as relay:
         fleet.address = relay.http
         shim.slow(SYNC, delay_ms=300)
         async with fleet.sending():
-            await fleet.until(kept=3 * DEVICES)
+            await fleet.until(stored=3 * DEVICES)
             assert await ready(relay)
             assert (await relay.request("GET", "/livez"))[0] == 200
         shim.heal()
-        assert set(fleet.answers) == {202}
+        assert set(fleet.statuses) == {202}
         await all_settled(relay, sandbox, fleet)
 
 
 async def test_a_file_system_that_turns_read_only(sandbox: Sandbox, tmp_path: Path) -> None:
-    """What a dying eMMC does: the kernel meets an error and remounts read-only (errors=remount-ro). For good.
+    """The kernel remounts the file system read-only after an error (errors=remount-ro), as with a failing eMMC.
 
-    Apps send at that moment. The relay reports it, and stores nothing more. After a repair and a restart every event
-    that got a 202 is there: while ext4 aborts its journal it may report a sync as successful whose new file size is
-    lost, so no commit changes a file's size (see relay.outbox.sqlite.wal).
+    Apps send meanwhile. The relay reports the problem and stores nothing more. After a repair and a restart, every
+    event answered with 202 is stored. While ext4 aborts its journal, it may report a sync as successful and lose the
+    new file size, so no commit changes a file's size (see relay.outbox.sqlite.wal).
     """
     mounts.needs("ext4")
     fleet = Fleet(DEVICES)
@@ -125,17 +125,17 @@ async def test_a_file_system_that_turns_read_only(sandbox: Sandbox, tmp_path: Pa
         async with fleet.sending():
             async with running(settings(sandbox.url, disk)) as relay:
                 fleet.address = relay.http
-                await fleet.until(kept=20)
+                await fleet.until(stored=20)
                 trigger.write_text("1")
                 await until_ready(relay, False)
                 assert await fleet.post_one() == 503
                 assert (await relay.request("GET", "/livez"))[0] == 200
             mounts.run("umount", str(disk))
-            # a copy, as a repair makes it: the kernel may still hold the old file system, read-only, for that image
+            # The repair uses a copy: the kernel may still use the old read-only file system of the image.
             repaired = shutil.copy(tmp_path / "disk.img", tmp_path / "repaired.img")
             mounts.run("mount", "-o", "loop", str(repaired), str(disk))
             async with running(settings(sandbox.url, disk)) as relay:
                 fleet.address = relay.http
-                await fleet.until(kept=20)
+                await fleet.until(stored=20)
                 fleet.stop()
                 await all_settled(relay, sandbox, fleet, repeats=20)

@@ -1,4 +1,4 @@
-"""No descriptors, no memory: another process leaks, a limit is set too low. It heals without a restart, or by one."""
+"""Exhausted descriptors and memory. The relay recovers by itself, or ends and works after a restart."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pathlib import Path
 from relay.sandbox.server import Sandbox
 
 from tests.e2e.harness import http, running
-from tests.fault.apps import Fleet, all_settled, has_inserted_time, settings, until_ready
+from tests.fault.apps import Fleet, all_settled, settings, timed_event, until_ready
 
 LOG_LINES = 60
 
 
 async def test_no_descriptor_is_left(sandbox: Sandbox, tmp_path: Path) -> None:
-    """RLIMIT_NOFILE met: new connections wait or are refused, the log stays short, and it all goes on afterwards."""
+    """With RLIMIT_NOFILE reached, new connections wait or are rejected, and the log stays short."""
     fleet = Fleet(5)
     async with running(settings(sandbox.url, tmp_path / "state")) as relay:
         fleet.address = relay.http
@@ -26,7 +26,7 @@ async def test_no_descriptor_is_left(sandbox: Sandbox, tmp_path: Path) -> None:
         before = resource.prlimit(relay.pid, resource.RLIMIT_NOFILE)
         resource.prlimit(relay.pid, resource.RLIMIT_NOFILE, (descriptors(relay.pid) + 3, before[1]))
         crowd = [await connect(relay.http) for _ in range(30)]
-        await asyncio.sleep(1)  # how long the fault lasts
+        await asyncio.sleep(1)  # The duration of the fault.
         for writer in crowd:
             writer.close()
         assert len(relay.log) < LOG_LINES
@@ -37,24 +37,24 @@ async def test_no_descriptor_is_left(sandbox: Sandbox, tmp_path: Path) -> None:
 
 
 async def test_no_descriptor_for_the_upstream_nor_for_the_disk(sandbox: Sandbox, tmp_path: Path) -> None:
-    """Not one file or socket can be opened: what is answered 202 is on disk all the same, and is sent later."""
+    """The relay cannot open a file or socket: every event answered with 202 is on disk and delivered later."""
     fleet = Fleet(5)
     async with running(settings(sandbox.url, tmp_path / "state")) as relay:
         fleet.address = relay.http
         await fleet.send(2)
         before = resource.prlimit(relay.pid, resource.RLIMIT_NOFILE)
         async with fleet.sending():
-            await fleet.until(kept=10)
+            await fleet.until(stored=10)
             resource.prlimit(relay.pid, resource.RLIMIT_NOFILE, (8, before[1]))
-            await asyncio.sleep(1)  # how long the fault lasts
+            await asyncio.sleep(1)  # The duration of the fault.
             resource.prlimit(relay.pid, resource.RLIMIT_NOFILE, before)
             await until_ready(relay)
-            await fleet.until(kept=20)
+            await fleet.until(stored=20)
         await all_settled(relay, sandbox, fleet, repeats=10)
 
 
 async def test_no_memory_is_left(sandbox: Sandbox, tmp_path: Path) -> None:
-    """RLIMIT_AS met while batches of 400 KiB come in: it answers, or it ends and is started again; nothing is lost."""
+    """RLIMIT_AS is reached while batches of 400 KiB arrive: the relay responds, or ends. No stored event is lost."""
     fleet = Fleet(1)
     env = settings(sandbox.url, tmp_path / "state")
     taken: list[str] = []
@@ -68,18 +68,18 @@ async def test_no_memory_is_left(sandbox: Sandbox, tmp_path: Path) -> None:
             assert status in (0, 202, 408, 500, 503), status
             if status == 202:
                 taken += [one["event_id"] for one in many(part)]
-        with suppress(ProcessLookupError):  # it has ended
+        with suppress(ProcessLookupError):  # The relay has ended.
             resource.prlimit(relay.pid, resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     async with running(env) as relay:
         fleet.address = relay.http
         await fleet.send(2)
         fleet.offered |= {one["event_id"]: json.dumps(one).encode() for part in range(20) for one in many(part)}
-        fleet.kept += taken
+        fleet.stored += taken
         await all_settled(relay, sandbox, fleet, repeats=8)
 
 
 def many(part: int) -> list[dict[str, object]]:
-    return [has_inserted_time(n, f"part-{part}") | {"context": {"n": n, "pad": "x" * 4_000}} for n in range(100)]
+    return [timed_event(n, f"part-{part}") | {"context": {"n": n, "pad": "x" * 4_000}} for n in range(100)]
 
 
 async def post_many(address: str, part: int) -> int:

@@ -1,4 +1,4 @@
-"""The relay dies at any instant: the plug of the box is pulled, the kernel kills it for memory, a watchdog shoots."""
+"""Kills at any instant: a power switch, the out-of-memory killer, a watchdog."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from relay.outbox.sqlite.schema import MIGRATIONS, migrate
 from relay.sandbox.server import Sandbox
 
 from tests.e2e.harness import RelayProcess, launch, running
-from tests.fault.apps import MAX_IN_FLIGHT, PER_WINDOW, Fleet, all_settled, balanced, held_to_promises, settings
+from tests.fault.apps import MAX_IN_FLIGHT, PER_WINDOW, Fleet, all_settled, balanced, check_promises, settings
 from tests.fault.shim import Shim, needs_cc
 from tests.fault.sizes import LONG_S, chance, size
 
@@ -24,7 +24,7 @@ DEVICES = 20
 
 @pytest.mark.timeout(LONG_S)
 async def test_kill_9_at_random_instants(sandbox: Sandbox, tmp_path: Path) -> None:
-    """The out-of-memory killer, or a box switched off at the wall, under load, again and again."""
+    """The relay is killed under load again and again. No event is lost, and only events in flight are repeated."""
     random, kills = chance("kill 9"), size(10, 100)
     env, fleet = settings(sandbox.url, tmp_path), Fleet(DEVICES)
     async with fleet.sending():
@@ -36,11 +36,11 @@ async def test_kill_9_at_random_instants(sandbox: Sandbox, tmp_path: Path) -> No
         relay = await start(env, fleet)
     await all_settled(relay, sandbox, fleet, repeats=kills * MAX_IN_FLIGHT)
     await relay.kill()
-    assert len(fleet.kept) > kills
+    assert len(fleet.stored) > kills
 
 
-async def test_a_kill_does_not_free_the_window(sandbox: Sandbox, tmp_path: Path) -> None:
-    """A crash loop of the box: each start knows of the requests of the one before (G5)."""
+async def test_a_kill_does_not_reset_the_rate_window(sandbox: Sandbox, tmp_path: Path) -> None:
+    """In a crash loop, each start knows the requests of the previous run (G5)."""
     sandbox.change(window_ms=60_000)
     env, fleet = settings(sandbox.url, tmp_path, batch__linger="0s", rate__window="60s"), Fleet(1)
     for goal in (PER_WINDOW // 3, PER_WINDOW // 2):
@@ -59,49 +59,48 @@ async def test_a_kill_does_not_free_the_window(sandbox: Sandbox, tmp_path: Path)
 
 @needs_cc
 @pytest.mark.timeout(LONG_S)
-async def test_killed_while_it_makes_its_file(sandbox: Sandbox, tmp_path: Path) -> None:
-    """A box that loses power during its very first start, or while a new version migrates the file.
+async def test_a_kill_while_the_outbox_is_created(sandbox: Sandbox, tmp_path: Path) -> None:
+    """The relay is killed during its first start, and the next start completes the file.
 
-    Killed before the first call that changes the disk, then before the second, and so on until it lives:
-    the next start finds what is half made, and makes it whole.
+    The kill is before the first call that changes the disk, then before the second, and so on until the start succeeds.
     """
-    fleet, at, lived = Fleet(1), 1, False
-    while not lived:
+    fleet, at, started = Fleet(1), 1, False
+    while not started:
         env = settings(sandbox.url, tmp_path / str(at))
-        lived = await lives_on(Shim(tmp_path / "orders"), env, kill_at=at)
-        await one_more(env, fleet)
+        started = await starts_before_kill(Shim(tmp_path / "orders"), env, kill_at=at)
+        await check_delivers_one(env, fleet)
         at += size(15, 1)
     assert at > 30
-    assert len(sandbox.record.delivered()) == len(fleet.kept)
+    assert len(sandbox.record.delivered()) == len(fleet.stored)
 
 
 @needs_cc
 @pytest.mark.timeout(LONG_S)
-async def test_killed_while_it_migrates_an_older_relays_file(sandbox: Sandbox, tmp_path: Path) -> None:
-    """An update of the box, and the plug is pulled during its first start: what the old relay kept is all there."""
-    at, lived = 1, False
-    while not lived:
+async def test_a_kill_during_a_migration(sandbox: Sandbox, tmp_path: Path) -> None:
+    """The relay is killed while it migrates a file of the first schema. The next start delivers all its events."""
+    at, started = 1, False
+    while not started:
         env, fleet = settings(sandbox.url, tmp_path / str(at)), Fleet(1)
         older_file(Path(env["RELAY__OUTBOX__PATH"]), fleet, events=10)
-        lived = await lives_on(Shim(tmp_path / "orders"), env, kill_at=at)
+        started = await starts_before_kill(Shim(tmp_path / "orders"), env, kill_at=at)
         async with running(env) as relay:
             await relay.until(lambda status: status["ledger"]["delivered"] == 10)
-        held_to_promises(sandbox, fleet, repeats=at)
+        check_promises(sandbox, fleet, repeats=at)
         at += size(6, 1)
     assert at > 6
 
 
 @needs_cc
 @pytest.mark.timeout(LONG_S)
-async def test_killed_while_it_opens_what_a_kill_left(sandbox: Sandbox, tmp_path: Path) -> None:
-    """A loose plug: power goes while the relay still recovers from the last time it went."""
-    env, fleet, at, lived = settings(sandbox.url, tmp_path / "state"), Fleet(5), 1, False
+async def test_a_kill_during_recovery_from_a_kill(sandbox: Sandbox, tmp_path: Path) -> None:
+    """The relay is killed again while it recovers from a kill."""
+    env, fleet, at, started = settings(sandbox.url, tmp_path / "state"), Fleet(5), 1, False
     relay = await start(env, fleet)
     async with fleet.sending():
-        await fleet.until(kept=50)
+        await fleet.until(stored=50)
         await relay.kill()
-        while not lived:
-            lived = await lives_on(Shim(tmp_path / "orders"), env, kill_at=at)
+        while not started:
+            started = await starts_before_kill(Shim(tmp_path / "orders"), env, kill_at=at)
             at += size(4, 1)
         relay = await start(env, fleet)
     await all_settled(relay, sandbox, fleet, repeats=at * MAX_IN_FLIGHT)
@@ -114,29 +113,29 @@ async def start(env: dict[str, str], fleet: Fleet) -> RelayProcess:
     return relay
 
 
-async def lives_on(shim: Shim, env: dict[str, str], kill_at: int) -> bool:
-    """Whether a start is over before so many calls have changed the disk; it is killed either way."""
+async def starts_before_kill(shim: Shim, env: dict[str, str], kill_at: int) -> bool:
+    """Start a relay that is killed at call `kill_at` that changes the disk. Return whether it started before that."""
     shim.kill_at(kill_at)
     relay = await launch(shim.around(env))
-    with suppress(AssertionError):  # it ended without saying so
+    with suppress(AssertionError):  # The relay ended before it logged the line.
         await relay.logged("relay started")
     await relay.kill()
     return any(line["event"] == "relay started" for line in relay.log)
 
 
-async def one_more(env: dict[str, str], fleet: Fleet) -> None:
-    """The same relay, unharmed, takes and delivers an event."""
+async def check_delivers_one(env: dict[str, str], fleet: Fleet) -> None:
+    """Check that a relay on the same outbox stores and delivers an event."""
     async with running(env) as relay:
         fleet.address = relay.http
         async with fleet.sending():
-            await fleet.until(kept=1)
+            await fleet.until(stored=1)
         status = await relay.until(lambda status: status["ledger"]["pending"] == 0)
         assert balanced(status)
         assert status["ledger"]["delivered"] == status["ledger"]["accepted"] > 0
 
 
 def older_file(path: Path, fleet: Fleet, events: int) -> None:
-    """What the first relay there was left of a device's events."""
+    """Create an outbox of the first schema with events of one device."""
     path.parent.mkdir(mode=0o700)
     with closing(sqlite3.connect(path, isolation_level=None)) as database:
         database.execute("PRAGMA auto_vacuum=INCREMENTAL")
@@ -150,4 +149,4 @@ def older_file(path: Path, fleet: Fleet, events: int) -> None:
             body = fleet.offer(fleet.devices[0])
             event_id = uuid.UUID(json.loads(body)["event_id"]).bytes
             database.execute("INSERT INTO log VALUES (?, 1, ?, 0, ?, ?)", (seq, event_id, crc32(body), body))
-            fleet.keep(body)
+            fleet.mark_stored(body)

@@ -1,4 +1,4 @@
-"""A log that nobody reads, and a log that is closed, stop nothing."""
+"""A stalled reader of the log, and closed standard streams. Neither blocks the relay."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RELOADS_MAX = 20_000
 
 @asynccontextmanager
 async def with_a_stalled_reader(env: dict[str, str]) -> AsyncIterator[tuple[asyncio.subprocess.Process, str, int]]:
-    """A relay whose log is read until it has started, then no more: process, address, read end of the pipe."""
+    """Run a relay whose log is read only until it has started. Yield process, address and the pipe's read end."""
     reading, writing = os.pipe()
     process = await asyncio.create_subprocess_exec(sys.executable, "-m", "relay", "run", env=env, stderr=writing)
     os.close(writing)
@@ -50,7 +50,7 @@ async def lines_lost(address: str) -> int:
 
 
 async def fill(process: asyncio.subprocess.Process, address: str) -> None:
-    """Reload until pipe and queue are full, and lines are lost."""
+    """Reload until the pipe and the log queue are full and lines are lost."""
     for reload in range(RELOADS_MAX):
         process.send_signal(signal.SIGHUP)
         await asyncio.sleep(0.001)
@@ -59,7 +59,7 @@ async def fill(process: asyncio.subprocess.Process, address: str) -> None:
     raise AssertionError("no line was lost")
 
 
-async def test_a_stalled_reader_of_the_log_stops_neither_events_nor_the_stop(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_a_stalled_log_reader_blocks_neither_events_nor_the_stop(sandbox: Sandbox, tmp_path: Path) -> None:
     env = environment(sandbox.url, tmp_path, defaults__app_version="x" * 100)
     async with with_a_stalled_reader(env) as (process, address, _):
         await fill(process, address)
@@ -74,7 +74,7 @@ async def test_a_stalled_reader_of_the_log_stops_neither_events_nor_the_stop(san
             assert await process.wait() == 0
 
 
-async def test_a_reader_that_continues_learns_how_many_lines_are_missing(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_the_log_reports_the_number_of_lost_lines(sandbox: Sandbox, tmp_path: Path) -> None:
     async with with_a_stalled_reader(environment(sandbox.url, tmp_path)) as (process, address, reading):
         await fill(process, address)
         process.send_signal(signal.SIGTERM)
@@ -92,7 +92,7 @@ def _read_to_the_end(reading: int) -> str:
 
 
 @pytest.mark.parametrize("closed", ["2>&-", "0<&-", ">&- 2>&-", "0<&- >&- 2>&-"])
-async def test_closed_standard_streams_stop_nothing(sandbox: Sandbox, tmp_path: Path, closed: str) -> None:
+async def test_the_relay_works_with_closed_standard_streams(sandbox: Sandbox, tmp_path: Path, closed: str) -> None:
     address_file = tmp_path / "http.sock"
     env = environment(sandbox.url, tmp_path, http__unix_socket=str(address_file))
     process = await asyncio.create_subprocess_exec(

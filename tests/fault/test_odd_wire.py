@@ -1,6 +1,6 @@
-"""Responses that are right by meaning and odd on the wire, connections that close early, and proxies that reject.
+"""Valid responses in unusual forms, connections that close early, and proxies that reject requests.
 
-The upstream has received the events each time: a response that the relay does not read repeats them.
+The upstream has received the events each time: if the relay cannot read the response, it repeats them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.fault.test_upstream_transport import ACCEPTED, Talk, cpu_ticks, read_
 
 BODY = b'{"success":true}'
 FLOOD = 100_000
-"""Informational responses of a flood."""
+"""Number of informational responses in a flood."""
 
 
 def accepted(*lines: str, status: str = "202 Accepted", length: bool = True) -> bytes:
@@ -49,7 +49,7 @@ ODD = {
 
 
 def replies(response: bytes, *, in_pieces: bool = False) -> tuple[Talk, list[bytes]]:
-    """A server that accepts, and the bodies of the requests that it received."""
+    """Return a server that sends `response` to each request, and the list of the bodies that it receives."""
     bodies: list[bytes] = []
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -66,8 +66,8 @@ def replies(response: bytes, *, in_pieces: bool = False) -> tuple[Talk, list[byt
 
 
 @pytest.mark.parametrize("in_pieces", [False, True])
-async def test_an_odd_response_is_read_for_what_it_means(tmp_path: Path, in_pieces: bool) -> None:
-    """Three events of each device, one after the other, so that a kept connection is used again where it may be."""
+async def test_an_odd_response_is_understood(tmp_path: Path, in_pieces: bool) -> None:
+    """The relay sends three events one after the other, so that it reuses the connection where the response permits."""
     for n, (name, response) in enumerate(ODD.items()):
         talk, bodies = replies(response, in_pieces=in_pieces)
         (directory := tmp_path / str(n)).mkdir()
@@ -111,8 +111,8 @@ async def test_a_response_that_cannot_be_read_is_reported_with_the_reason(tmp_pa
         assert status["ledger"]["pending"] == 1
 
 
-async def test_a_flood_of_informational_responses_costs_next_to_nothing(tmp_path: Path) -> None:
-    """Reading them took one step of 10 s. The relay hangs up after the seventeenth."""
+async def test_a_flood_of_informational_responses_uses_little_cpu_time(tmp_path: Path) -> None:
+    """The relay closes the connection after the seventeenth. Reading all would block the event loop for 10 s."""
     flood = b"HTTP/1.1 100 Continue\r\n\r\n" * FLOOD
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -132,7 +132,7 @@ async def test_a_flood_of_informational_responses_costs_next_to_nothing(tmp_path
 
 
 async def test_a_proxy_that_sends_only_informational_responses_costs_one_timeout(tmp_path: Path) -> None:
-    """No limit of their number applies to CONNECT. The timeout ends the attempt, and the event stays pending."""
+    """CONNECT has no limit of their number. The timeout ends the attempt, and the event stays pending."""
     connects: list[bytes] = []
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -158,7 +158,9 @@ async def test_a_proxy_that_sends_only_informational_responses_costs_one_timeout
 
 
 def one_request_a_connection() -> tuple[Talk, list[bytes], list[int]]:
-    """A server that closes each connection on its second request; accepted bodies, and the place of each request."""
+    """Return a server that closes each connection on its second request, the accepted bodies, and the number of each
+    received request within its connection, from 0.
+    """
     bodies: list[bytes] = []
     seen: list[int] = []
 
@@ -175,8 +177,8 @@ def one_request_a_connection() -> tuple[Talk, list[bytes], list[int]]:
     return talk, bodies, seen
 
 
-async def test_a_kept_connection_that_closes_is_replaced_at_once(tmp_path: Path) -> None:
-    """The next attempt after a backoff would come in an hour."""
+async def test_a_closed_kept_connection_is_replaced_at_once(tmp_path: Path) -> None:
+    """A backoff would delay the next attempt by an hour."""
     talk, bodies, seen = one_request_a_connection()
     async with upstream(talk) as url:
         env = environment(url, tmp_path, retry__initial="1h", retry__max="1h")
@@ -231,7 +233,7 @@ PROXY_PASSWORD = "pr0xy-s3cret-pw"
 
 @asynccontextmanager
 async def proxy(response: bytes) -> AsyncIterator[str]:
-    """A proxy with one response for every request; its URL."""
+    """Run a proxy that sends the same response to every request. Yield its URL."""
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")

@@ -1,7 +1,7 @@
-"""The power goes: what the disk had not flushed is forgotten, wherever the kernel and SQLite were just then.
+"""Power cuts at random instants of the kernel's and SQLite's work.
 
-The relay runs once, on a disk that logs its writes and flushes; the disk is then rebuilt as it would have been at
-random instants, and what was answered 202 before each must be in the outbox that is found there, or delivered.
+The relay runs once, on a disk that logs its writes and flushes. The test then rebuilds the disk as it could be after
+a power cut at random instants. Every event answered with 202 before the instant must be delivered or in the outbox.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from tests.fault.sizes import LONG_S, chance, size
 LOAD_S = 1.5
 
 
-class Lived(NamedTuple):
-    """A run of the relay: its disk, and who was answered 202 when."""
+class Run(NamedTuple):
+    """One run of the relay: its disk, its apps with the time of each 202, and its time.monotonic() limits."""
 
     disk: disk.LoggedDisk
     fleet: Fleet
@@ -36,53 +36,53 @@ class Lived(NamedTuple):
     ended: float
 
 
-async def live(sandbox: Sandbox, tmp_path: Path, durability: str) -> Lived:
+async def run_once(sandbox: Sandbox, tmp_path: Path, durability: str) -> Run:
     if why := disk.rejection():
         pytest.skip(why)
     fleet = Fleet(10)
-    with disk.forgetful(tmp_path) as (logged, at):
+    with disk.logged_disk(tmp_path) as (logged, at):
         env = settings(sandbox.url, at / "state", outbox__durability=durability)
         async with running(env) as relay:
             fleet.address = relay.http
             began = time.monotonic()
             async with fleet.sending():
-                await asyncio.sleep(LOAD_S)  # how long the box has power
+                await asyncio.sleep(LOAD_S)  # The duration of the run.
             ended = time.monotonic()
-    assert fleet.kept
-    return Lived(logged, fleet, began, ended)
+    assert fleet.stored
+    return Run(logged, fleet, began, ended)
 
 
 @pytest.mark.timeout(LONG_S)
 async def test_a_power_cut_at_random_instants_loses_nothing(sandbox: Sandbox, tmp_path: Path) -> None:
-    """The plug of the box, pulled: G1 and G2 on a disk that keeps what it flushed."""
-    lived = await live(sandbox, tmp_path, "full")
-    assert lived.disk.flushes > 20
-    assert await lost(lived, sandbox, tmp_path, cuts=size(50, 500)) == {}
+    """G1 and G2 hold on a disk that keeps flushed data."""
+    run = await run_once(sandbox, tmp_path, "full")
+    assert run.disk.flushes > 20
+    assert await lost(run, sandbox, tmp_path, cuts=size(50, 500)) == {}
 
 
 @pytest.mark.timeout(LONG_S)
-async def test_a_relay_that_does_not_flush_is_found_out(sandbox: Sandbox, tmp_path: Path) -> None:
-    """The same cuts see that `outbox.durability = "normal"` loses the last moments: this is what it says it may."""
-    lived = await live(sandbox, tmp_path, "normal")
-    assert await lost(lived, sandbox, tmp_path, cuts=10)
+async def test_a_relay_without_fsync_loses_events(sandbox: Sandbox, tmp_path: Path) -> None:
+    """The same cuts lose events with `outbox.durability = "normal"`, as documented. So the test can detect a loss."""
+    run = await run_once(sandbox, tmp_path, "normal")
+    assert await lost(run, sandbox, tmp_path, cuts=10)
 
 
-async def lost(lived: Lived, sandbox: Sandbox, tmp_path: Path, cuts: int) -> dict[float, list[str]]:
-    """Per instant (seconds since the beginning) what was answered 202 before it, and is not there."""
+async def lost(run: Run, sandbox: Sandbox, tmp_path: Path, cuts: int) -> dict[float, list[str]]:
+    """Return the lost events of each power cut with a loss, by its instant in seconds since the start."""
     random = chance("power cut")
     missing = {}
     for _ in range(cuts):
-        instant = random.uniform(lived.began, lived.ended)
-        kept = [id_ for id_ in lived.fleet.kept if lived.fleet.kept_at[id_] <= instant]
-        with disk.rebuilt(tmp_path, lived.disk.cut_at(instant, random)) as at:
-            gone = await not_there(at / "state" / "outbox.db", kept, sandbox)
+        instant = random.uniform(run.began, run.ended)
+        kept = [id_ for id_ in run.fleet.stored if run.fleet.stored_at[id_] <= instant]
+        with disk.rebuilt(tmp_path, run.disk.cut_at(instant, random)) as at:
+            gone = await missing_events(at / "state" / "outbox.db", kept, sandbox)
         if gone:
-            missing[instant - lived.began] = gone
+            missing[instant - run.began] = gone
     return missing
 
 
-async def not_there(path: Path, kept: list[str], sandbox: Sandbox) -> list[str]:
-    """Opened by the relay's own outbox, as the next start would."""
+async def missing_events(path: Path, kept: list[str], sandbox: Sandbox) -> list[str]:
+    """Open the outbox as the next start would. Return the events that are neither stored nor delivered."""
     tasks = Tasks()
     outbox = SqliteOutbox(OutboxSettings(path=path), SystemClock(), Metrics(), tasks)
     await outbox.open()

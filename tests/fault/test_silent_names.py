@@ -59,7 +59,7 @@ async def test_names_that_are_silent_do_not_delay_another_tenant(sandbox: Sandbo
 
 
 async def launched_with_a_stalled_log(env: dict[str, str]) -> tuple[asyncio.subprocess.Process, int]:
-    """A relay whose standard error is a full pipe that nobody reads, and the pipe's read end."""
+    """Start a relay whose standard error is a full pipe that is not read. Return the process and the read end."""
     reading, writing = os.pipe()
     fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
     os.set_blocking(writing, False)

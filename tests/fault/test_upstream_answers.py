@@ -1,4 +1,4 @@
-"""Answers of an upstream from hell: each kept to by the state, the pace and the ledger, and healed from."""
+"""Unusual and failing responses of an upstream: state, request rate, ledger and recovery."""
 
 from __future__ import annotations
 
@@ -17,58 +17,58 @@ from tests.fault.apps import (
     WINDOW_MS,
     all_settled,
     balanced,
+    check_promises,
     dead_ids,
     flush,
-    has_inserted_time,
-    held_to_promises,
     state,
+    timed_event,
 )
 from tests.fault.sizes import some
-from tests.fault.trouble import DEVICES, EACH, arrives_all_the_same, relay_and_apps, suffers_and_heals
+from tests.fault.trouble import DEVICES, EACH, check_delivery, check_recovery, relay_and_apps
 
-POISONED = has_inserted_time(2, "device-01")["event_id"]
+POISONED = timed_event(2, "device-01")["event_id"]
 
 
 @pytest.mark.parametrize("answer", some([204, 200], [201, 202, "202_empty"]))
-async def test_a_yes_of_any_shape(sandbox: Sandbox, tmp_path: Path, answer: int | str) -> None:
-    """A framework's update: the API says yes with another status, or without a body."""
-    await arrives_all_the_same(sandbox, tmp_path, Misbehaviour(answer=answer))
+async def test_every_form_of_success(sandbox: Sandbox, tmp_path: Path, answer: int | str) -> None:
+    """An update of the framework may change the status of a success, or omit its body."""
+    await check_delivery(sandbox, tmp_path, Misbehaviour(answer=answer))
 
 
 async def test_an_upstream_that_fails(sandbox: Sandbox, tmp_path: Path) -> None:
-    """A deployment, a full queue, a dead origin behind a CDN: JSON or HTML, it backs off and comes back by itself."""
+    """A deployment, a full queue, or a dead server behind a CDN, in JSON or HTML: the relay backs off and recovers."""
     statuses = some(
         [408, 500, 503, 524, "202_success_false"],
         [425, 499, 502, 504, 507, 520, 521, 522, 523, 525, 526, 527, 530],
     )
-    await suffers_and_heals(sandbox, tmp_path, "backing_off", *(Misbehaviour(answer=status) for status in statuses))
+    await check_recovery(sandbox, tmp_path, "backing_off", *(Misbehaviour(answer=status) for status in statuses))
 
 
-async def test_a_key_that_is_not_taken(sandbox: Sandbox, tmp_path: Path) -> None:
-    """A key rotated too early, a firewall or a captive portal in between: held, not given up."""
+async def test_a_rejected_key(sandbox: Sandbox, tmp_path: Path) -> None:
+    """A key rotated too early, a firewall or a captive portal: the endpoint pauses, and all events stay."""
     answers = some([401, "403_html"], [403, 407, "401_html"])
-    await suffers_and_heals(sandbox, tmp_path, "unauthorized", *(Misbehaviour(answer=answer) for answer in answers))
+    await check_recovery(sandbox, tmp_path, "unauthorized", *(Misbehaviour(answer=answer) for answer in answers))
 
 
-async def test_a_url_that_is_wrong(sandbox: Sandbox, tmp_path: Path) -> None:
-    """The route is gone, a hotel's portal redirects or responds 200 in the API's place: all events stay."""
+async def test_a_wrong_url(sandbox: Sandbox, tmp_path: Path) -> None:
+    """A missing path, or a hotel's portal that redirects or responds 200 in the API's place: all events stay."""
     statuses = some(
         [302, 304, 404, 419, "202_html"],
         [301, 303, 307, 308, 402, 405, 406, 409, 410, 415, 421, 426, 431, 451, 501, 511],
     )
-    await suffers_and_heals(sandbox, tmp_path, "misconfigured", *(Misbehaviour(answer=status) for status in statuses))
+    await check_recovery(sandbox, tmp_path, "misconfigured", *(Misbehaviour(answer=status) for status in statuses))
 
 
 @pytest.mark.parametrize("answer", some([414], [416]))
-async def test_a_refusal_of_everybody_that_is_not_about_events(sandbox: Sandbox, tmp_path: Path, answer: int) -> None:
-    """A proxy that rejects every request: after three lone events the endpoint is what is wrong."""
+async def test_a_rejection_of_every_request_is_misconfigured(sandbox: Sandbox, tmp_path: Path, answer: int) -> None:
+    """After three rejected requests of one event each, the relay suspects the endpoint, not the events."""
     sandbox.faults.add(Misbehaviour(answer=answer))
     async with relay_and_apps(sandbox, tmp_path) as (relay, fleet):
         await relay.until(lambda status: state(status) == "misconfigured")
         before = sandbox.report().requests
         await asyncio.sleep(0.5)
         assert sandbox.report().requests - before <= DEVICES
-        # what was under way when the route was found wrong may have been given up since
+        # Requests in flight at the change of the state may have dead-lettered further events.
         dead = (await relay.status())["ledger"]["dead_lettered"]
         assert dead <= 3
         sandbox.faults.heal()
@@ -83,31 +83,31 @@ async def test_a_refusal_of_everybody_that_is_not_about_events(sandbox: Sandbox,
         ["422_unnamed", "422_wildcard", "422_out_of_range", "422_translated", "422_thousand"],
     ),
 )
-async def test_one_event_refused(sandbox: Sandbox, tmp_path: Path, answer: int | str) -> None:
-    """An app's new version sends what the API does not take: that event alone is given up, in whatever words."""
+async def test_one_rejected_event(sandbox: Sandbox, tmp_path: Path, answer: int | str) -> None:
+    """The relay dead-letters only the rejected event, whatever the form of the response."""
     sandbox.faults.add(Misbehaviour(answer=answer, when=POISONED))
     async with relay_and_apps(sandbox, tmp_path) as (relay, fleet):
         await all_settled(relay, sandbox, fleet, dead=1)
         assert await dead_ids(relay) == {POISONED}
 
 
-async def test_a_wrong_event_named_costs_what_was_named_and_no_more(sandbox: Sandbox, tmp_path: Path) -> None:
-    """A validator that counts from one: what it names is believed, and everything is accounted for."""
+async def test_a_wrong_index_dead_letters_only_the_named_event(sandbox: Sandbox, tmp_path: Path) -> None:
+    """A validator that counts from one names a valid event. The ledger still balances, and no other event is lost."""
     sandbox.faults.add(Misbehaviour(answer="422_wrong_index", when=POISONED))
     async with relay_and_apps(sandbox, tmp_path) as (relay, fleet):
         status = await relay.until(lambda status: status["ledger"]["pending"] == 0)
         assert balanced(status)
         dead = await dead_ids(relay)
         assert POISONED in dead
-        held_to_promises(sandbox, fleet, dead=dead)
+        check_promises(sandbox, fleet, dead=dead)
         assert len(sandbox.record.delivered()) == DEVICES * EACH - len(dead)
 
 
-async def test_an_event_that_brings_the_upstream_down_delays_nobody_else(sandbox: Sandbox, tmp_path: Path) -> None:
-    """One event the database behind the API chokes on: 500 for every batch it is in. The others go on (G6)."""
+async def test_a_poison_event_delays_no_other_device(sandbox: Sandbox, tmp_path: Path) -> None:
+    """The upstream responds 500 to every batch with this event. The events of other devices are delivered (G6)."""
     sandbox.faults.add(Misbehaviour(answer=500, when=POISONED))
     async with relay_and_apps(sandbox, tmp_path) as (relay, fleet):
-        # what is before it in its own lane, and all of the others' lanes
+        # Delivered: the events before it in its device queue, and all events of the other devices.
         await relay.until(lambda status: status["ledger"]["delivered"] == DEVICES * EACH - 3)
         await fleet.send(2)
         await relay.until(lambda status: status["ledger"]["delivered"] == DEVICES * EACH - 3 + 2 * (DEVICES - 1))
@@ -116,8 +116,8 @@ async def test_an_event_that_brings_the_upstream_down_delays_nobody_else(sandbox
 
 
 @pytest.mark.parametrize("too_large", ["nginx", "laravel", "reset"])
-async def test_a_limit_on_bodies_nobody_was_told_of(sandbox: Sandbox, tmp_path: Path, too_large: str) -> None:
-    """client_max_body_size behind a new proxy: 413 before or after the body, or a reset. Halved until it fits."""
+async def test_an_undocumented_body_limit(sandbox: Sandbox, tmp_path: Path, too_large: str) -> None:
+    """A proxy limits bodies with a 413 before or after the body, or a reset: batches are halved until they fit."""
     sandbox.change(max_body_bytes=1_200, too_large=too_large)
     async with relay_and_apps(sandbox, tmp_path) as (relay, fleet):
         await all_settled(relay, sandbox, fleet)
@@ -140,10 +140,10 @@ async def test_a_limit_on_bodies_nobody_was_told_of(sandbox: Sandbox, tmp_path: 
     ),
     ids=lambda fault: f"{fault.answer} {fault.headers}",
 )
-async def test_too_many_requests_though_there_were_few(sandbox: Sandbox, tmp_path: Path, fault: Misbehaviour) -> None:
-    """A neighbour behind the same address used it up, a CDN's rule met us: whatever Retry-After says, or does not."""
+async def test_a_429_below_the_known_limit(sandbox: Sandbox, tmp_path: Path, fault: Misbehaviour) -> None:
+    """Another client behind the same address used up the limit, or a CDN limits requests, with any Retry-After."""
     sandbox.change(announce_limits=False)
-    await suffers_and_heals(sandbox, tmp_path, "rate_limited", fault)
+    await check_recovery(sandbox, tmp_path, "rate_limited", fault)
 
 
 @pytest.mark.parametrize(
@@ -155,10 +155,10 @@ async def test_too_many_requests_though_there_were_few(sandbox: Sandbox, tmp_pat
     ],
     ids=["429-seconds", "429-date", "503-seconds"],
 )
-async def test_a_wish_for_years_is_obeyed_for_an_hour_at_most(
+async def test_retry_after_is_followed_for_at_most_an_hour(
     sandbox: Sandbox, tmp_path: Path, fault: Misbehaviour
 ) -> None:
-    """A limiter with a broken clock: no request meanwhile, nothing lost, and the status says until when."""
+    """The relay sends no request during the pause, loses nothing, and reports the end of the pause in its status."""
     sandbox.change(announce_limits=False)
     sandbox.faults.add(fault)
     async with relay_and_apps(sandbox, tmp_path) as (relay, _):
@@ -175,8 +175,8 @@ def within_the_hour(next_attempt_at: str, started_at: str) -> bool:
     return timedelta(minutes=50) < wait < timedelta(minutes=62)
 
 
-async def test_maintenance_is_waited_for_as_long_as_it_says(sandbox: Sandbox, tmp_path: Path) -> None:
-    """503 with Retry-After: 1, as `artisan down --retry` gives it: the next request comes a second later."""
+async def test_retry_after_of_a_503_is_followed(sandbox: Sandbox, tmp_path: Path) -> None:
+    """A 503 with Retry-After: 1, as from `artisan down --retry`: the next request is sent after a second or later."""
     sandbox.faults.add(Misbehaviour(answer=503, headers={"Retry-After": "1"}))
     async with relay_and_apps(sandbox, tmp_path) as (relay, fleet):
         await sandbox.until(lambda record: sum(1 for _ in record.requests()) >= DEVICES + 2)
@@ -187,19 +187,19 @@ async def test_maintenance_is_waited_for_as_long_as_it_says(sandbox: Sandbox, tm
         await all_settled(relay, sandbox, fleet)
 
 
-async def test_a_slow_recovery_is_no_setback(sandbox: Sandbox, tmp_path: Path) -> None:
-    """After an outage half the answers are still 503, for a while: everything drains, in order, within the limits."""
+async def test_everything_drains_during_a_slow_recovery(sandbox: Sandbox, tmp_path: Path) -> None:
+    """Half of the responses after an outage are still 503: all events are delivered in order and within the limits."""
     sandbox.faults.add(Misbehaviour(answer=503, count=5), Misbehaviour(answer=503, share=0.5, for_ms=2 * WINDOW_MS))
     async with relay_and_apps(sandbox, tmp_path) as (relay, fleet):
         async with fleet.sending():
-            await fleet.until(kept=100)
+            await fleet.until(stored=100)
         await all_settled(relay, sandbox, fleet)
 
 
-async def test_an_upstream_that_stores_twice_is_given_no_more_than_was_in_flight(
+async def test_only_events_in_flight_are_repeated_to_an_upstream_without_dedupe(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    """No dedupe over there, and every third answer lost after the commit: only what was in doubt is sent again (G3)."""
+    """The upstream has no dedupe, and every third response is lost: only events in doubt are repeated (G3)."""
     sandbox.change(dedupe=False)
     sandbox.faults.add(*(Misbehaviour(action="reset_after_commit", skip=3 * n, count=1) for n in range(5)))
     async with relay_and_apps(sandbox, tmp_path) as (relay, fleet):
@@ -207,7 +207,7 @@ async def test_an_upstream_that_stores_twice_is_given_no_more_than_was_in_flight
 
 
 async def test_every_request_asks_for_json(sandbox: Sandbox, tmp_path: Path) -> None:
-    """Without `Accept: application/json` the upstream's framework answers faults with redirects to a login page."""
+    """Without `Accept: application/json`, the upstream's framework redirects errors to a login page."""
     async with relay_and_apps(sandbox, tmp_path) as (relay, fleet):
         await all_settled(relay, sandbox, fleet)
     asked: set[Any] = {kept.headers.get("accept") for kept in sandbox.record.kept}

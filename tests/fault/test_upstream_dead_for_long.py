@@ -1,4 +1,4 @@
-"""An upstream that is away for hours, in simulated time: a bounded number of requests, then it all drains."""
+"""An upstream that is unavailable for hours, in simulated time: requests are few, then all events are delivered."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from tests.simulation.world import HOUR_MS, MINUTE_MS, Device, Plan, World
 
 SINCE_MS = 10 * MINUTE_MS
 PER_HOUR = 60
-"""retry.max is 5 min, half of it by full jitter: 24 an hour, more while the pauses still grow, and luck."""
-HELD_PER_HOUR = 20
-"""Where a person is needed the pauses end at 5 min, all of them: 12 an hour."""
+"""Maximum number of requests. Full jitter halves retry.max of 5 min on average: 24 an hour, and more at first."""
+SLOW_PER_HOUR = 20
+"""Maximum number of requests to an endpoint that waits for an operator. Its pauses grow to 5 min: 12 an hour."""
 
 
 @pytest.mark.parametrize("hours", some([1], [24]))
 @pytest.mark.parametrize(
     ("kind", "per_hour"),
-    [("refused", PER_HOUR), ("blackhole", PER_HOUR), ("503", PER_HOUR), ("401", HELD_PER_HOUR), ("404", HELD_PER_HOUR)],
+    [("refused", PER_HOUR), ("blackhole", PER_HOUR), ("503", PER_HOUR), ("401", SLOW_PER_HOUR), ("404", SLOW_PER_HOUR)],
 )
 def test_requests_to_a_dead_upstream_are_few(
     kind: Literal["refused", "blackhole", "503", "401", "404"], per_hour: int, hours: int
 ) -> None:
-    """A cut cable, a key forgotten over a weekend: ten boxes' apps go on, and the upstream is not hammered."""
+    """Ten apps continue to send through a cut cable or a wrong key over a weekend."""
     until_ms = SINCE_MS + hours * HOUR_MS
     plan = Plan(
         [Device(number) for number in range(10)],

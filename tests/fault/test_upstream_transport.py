@@ -1,4 +1,4 @@
-"""Connections of an upstream from hell: cut, silent, slow, endless, odd. Whether it took the events is unknown then."""
+"""Connections that are cut, silent, slow, endless or invalid. The relay cannot know whether the events arrived."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from relay.sandbox.server import Sandbox
 from tests.e2e.harness import running
 from tests.fault.apps import Fleet, all_settled, ready, settings, state
 from tests.fault.sizes import some
-from tests.fault.trouble import DEVICES, EACH, WATCHED_S, arrives_all_the_same, relay_and_apps, suffers_and_heals
+from tests.fault.trouble import DEVICES, EACH, WATCHED_S, check_delivery, check_recovery, relay_and_apps
 
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 ACCEPTED = b'HTTP/1.1 202 Accepted\r\nContent-Type: application/json\r\nContent-Length: 16\r\n\r\n{"success":true}'
@@ -24,12 +24,12 @@ UNAVAILABLE = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
 
 
 def fault(**rule: object) -> Misbehaviour:
-    """The sandbox's own reading of a rule: the actions here are text."""
+    """Convert a rule as the sandbox does: actions are text here."""
     return msgspec.convert(rule, Misbehaviour)
 
 
 async def test_a_connection_that_breaks(sandbox: Sandbox, tmp_path: Path) -> None:
-    """A dying modem, a proxy that restarts: a connection cut at any point is no answer."""
+    """A connection that is cut at any point is a request without a response."""
     actions = some(
         ["reset_mid_request", "close_after_commit", "cut_body", "cut_chunked"],
         [
@@ -40,40 +40,40 @@ async def test_a_connection_that_breaks(sandbox: Sandbox, tmp_path: Path) -> Non
             "reset_mid_body",
         ],
     )
-    await suffers_and_heals(sandbox, tmp_path, "backing_off", *(fault(action=action) for action in actions))
+    await check_recovery(sandbox, tmp_path, "backing_off", *(fault(action=action) for action in actions))
 
 
 @pytest.mark.parametrize("action", some(["reset_at_accept"], ["close_at_accept", "silence_at_accept"]))
-async def test_a_port_that_lets_nobody_in(sandbox: Sandbox, tmp_path: Path, action: str) -> None:
-    """A load balancer with nobody behind it: connections open, and that is all."""
-    await suffers_and_heals(sandbox, tmp_path, "backing_off", fault(action=action))
+async def test_a_port_that_does_not_respond(sandbox: Sandbox, tmp_path: Path, action: str) -> None:
+    """A load balancer without a backend accepts connections and sends nothing."""
+    await check_recovery(sandbox, tmp_path, "backing_off", fault(action=action))
 
 
-async def test_an_answer_that_is_no_http(sandbox: Sandbox, tmp_path: Path) -> None:
-    """A broken proxy: bytes of something else, a chunk without a size, a header of 100 kB."""
+async def test_a_response_that_is_not_http(sandbox: Sandbox, tmp_path: Path) -> None:
+    """A broken proxy sends bytes of another protocol, a chunk without a size, or a header of 100 kB."""
     actions = ["garbage", "bad_chunk", "huge_header"]
-    await suffers_and_heals(sandbox, tmp_path, "backing_off", *(fault(action=action) for action in actions))
+    await check_recovery(sandbox, tmp_path, "backing_off", *(fault(action=action) for action in actions))
 
 
-async def test_a_connection_that_falls_silent(sandbox: Sandbox, tmp_path: Path) -> None:
-    """A middlebox that lost its table: nothing comes any more, at any point. `upstream.timeout` ends it."""
+async def test_a_silent_connection(sandbox: Sandbox, tmp_path: Path) -> None:
+    """A middlebox lost its connection table: no byte arrives any more. `upstream.timeout` ends the request."""
     actions = some(["continue_then_silence", "long_length"], ["silence"])
-    await suffers_and_heals(sandbox, tmp_path, "backing_off", *(fault(action=action) for action in actions))
+    await check_recovery(sandbox, tmp_path, "backing_off", *(fault(action=action) for action in actions))
 
 
-async def test_an_answer_that_trickles(sandbox: Sandbox, tmp_path: Path) -> None:
-    """A byte now and then for ever: `upstream.timeout` bounds the whole request, not the gaps."""
+async def test_a_slow_response(sandbox: Sandbox, tmp_path: Path) -> None:
+    """The response arrives byte by byte: `upstream.timeout` bounds the whole request, not the gaps."""
     actions = ["trickle_head", "trickle_body"]
     troubles = (fault(action=action, pause_ms=300) for action in actions)
-    await suffers_and_heals(sandbox, tmp_path, "backing_off", *troubles)
+    await check_recovery(sandbox, tmp_path, "backing_off", *troubles)
 
 
 @pytest.mark.parametrize(
     "action",
     some(["endless_body", "close_after_answer"], ["early_hints", "http_1_0", "connection_close"]),
 )
-async def test_an_answer_that_is_odd_but_a_yes(sandbox: Sandbox, tmp_path: Path, action: str) -> None:
-    """The relay judges the first 64 KiB, skips 1xx, and does not use a connection again that the upstream closed."""
+async def test_an_unusual_but_successful_response(sandbox: Sandbox, tmp_path: Path, action: str) -> None:
+    """The relay reads 64 KiB of a response, skips 1xx, and does not reuse a connection that the upstream closed."""
     sandbox.change(max_body_bytes=0)
     sandbox.faults.add(fault(action=action))
     async with relay_and_apps(sandbox, tmp_path) as (relay, fleet):
@@ -83,27 +83,27 @@ async def test_an_answer_that_is_odd_but_a_yes(sandbox: Sandbox, tmp_path: Path,
 
 
 async def test_a_response_that_inflates_without_end(sandbox: Sandbox, tmp_path: Path) -> None:
-    """A bomb is not the API's response: the relay inflates 64 KiB of it, and all events stay."""
-    await suffers_and_heals(sandbox, tmp_path, "misconfigured", fault(action="gzip_bomb"))
+    """The relay inflates 64 KiB of a compression bomb, and keeps all events."""
+    await check_recovery(sandbox, tmp_path, "misconfigured", fault(action="gzip_bomb"))
 
 
-async def test_two_answers_to_one_request(sandbox: Sandbox, tmp_path: Path) -> None:
-    """A proxy that replays: what follows an answer is nobody's, and the connection is not used again."""
-    await arrives_all_the_same(sandbox, tmp_path, fault(action="two_answers"))
+async def test_two_responses_to_one_request(sandbox: Sandbox, tmp_path: Path) -> None:
+    """The relay ignores bytes after the response, and does not reuse the connection."""
+    await check_delivery(sandbox, tmp_path, fault(action="two_answers"))
 
 
-async def test_an_answer_longer_than_it_says(sandbox: Sandbox, tmp_path: Path) -> None:
-    """A wrong Content-Length: what was cut off is no HTTP, so that no answer on that connection can be believed."""
-    await suffers_and_heals(sandbox, tmp_path, "backing_off", fault(action="short_length"))
+async def test_a_response_longer_than_its_content_length(sandbox: Sandbox, tmp_path: Path) -> None:
+    """The rest of the body is not HTTP, so the relay trusts no response on this connection."""
+    await check_recovery(sandbox, tmp_path, "backing_off", fault(action="short_length"))
 
 
-async def test_an_upstream_that_is_only_slow(sandbox: Sandbox, tmp_path: Path) -> None:
-    """A mobile network at night: 600 ms for each answer, with a timeout of 1 s. All arrives, nothing twice."""
-    await arrives_all_the_same(sandbox, tmp_path, Misbehaviour(action="slow_answer", pause_ms=600))
+async def test_a_slow_upstream(sandbox: Sandbox, tmp_path: Path) -> None:
+    """Each response takes 600 ms, the timeout is 1 s. All events arrive once."""
+    await check_delivery(sandbox, tmp_path, Misbehaviour(action="slow_answer", pause_ms=600))
 
 
-async def test_an_answer_nobody_asked_for_is_not_believed(tmp_path: Path) -> None:
-    """A late second answer on a kept connection must not become the next request's 202: that would lose its events."""
+async def test_an_unrequested_response_is_ignored(tmp_path: Path) -> None:
+    """A late second response on a kept connection must not become the next request's 202: its events would be lost."""
     bodies: list[bytes] = []
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -114,7 +114,7 @@ async def test_an_answer_nobody_asked_for_is_not_believed(tmp_path: Path) -> Non
                 continue
             writer.write(ACCEPTED)
             await writer.drain()
-            await asyncio.sleep(0.05)  # until the connection is back in the pool
+            await asyncio.sleep(0.05)  # Until the connection is back in the pool.
             writer.write(ACCEPTED)
 
     async with upstream(talk) as url, running(settings(url, tmp_path)) as relay:
@@ -149,8 +149,8 @@ async def test_an_answer_nobody_asked_for_is_not_believed(tmp_path: Path) -> Non
         ],
     ),
 )
-async def test_bytes_that_are_no_answer(tmp_path: Path, flood: bytes) -> None:
-    """Somebody else's service at that port, a broken proxy: nothing is taken for a yes, and nothing runs hot."""
+async def test_bytes_that_are_not_a_response(tmp_path: Path, flood: bytes) -> None:
+    """Another service at that port, or a broken proxy: the events stay pending, and the relay does not busy-loop."""
     connections = 0
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -161,33 +161,33 @@ async def test_bytes_that_are_no_answer(tmp_path: Path, flood: bytes) -> None:
             await writer.drain()
 
     async with upstream(talk) as url:
-        await backs_off_without_heat(url, tmp_path, lambda: connections)
+        await check_backoff(url, tmp_path, lambda: connections)
 
 
 async def test_an_upstream_that_never_accepts(tmp_path: Path) -> None:
-    """A hung server process: the kernel takes connections until its queue is full, then drops every SYN."""
+    """A hung server process: the kernel accepts connections until its queue is full, then drops every SYN."""
     with socket.create_server(("127.0.0.1", 0), backlog=0) as hung:
-        await backs_off_without_heat(f"http://127.0.0.1:{hung.getsockname()[1]}/v1/events", tmp_path, lambda: 0)
+        await check_backoff(f"http://127.0.0.1:{hung.getsockname()[1]}/v1/events", tmp_path, lambda: 0)
 
 
 async def test_a_name_that_is_not_found(tmp_path: Path) -> None:
-    """No network, or a resolver that fails: it is an upstream that is away, not one that is misconfigured."""
-    await backs_off_without_heat("https://relay-test.invalid/v1/events", tmp_path, lambda: 0)
+    """Without a network or a resolver, the upstream is unavailable, not misconfigured."""
+    await check_backoff("https://relay-test.invalid/v1/events", tmp_path, lambda: 0)
 
 
-async def test_an_upstream_that_answers_before_it_has_read(tmp_path: Path) -> None:
-    """A proxy that says 503 to the head and closes on the body: an answer, though the request was not taken."""
+async def test_a_response_before_the_request_was_read(tmp_path: Path) -> None:
+    """A proxy responds 503 to the head and closes before the body. This is a response to an incomplete request."""
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(UNAVAILABLE)
 
     async with upstream(talk) as url:
-        await backs_off_without_heat(url, tmp_path, lambda: 0)
+        await check_backoff(url, tmp_path, lambda: 0)
 
 
-async def backs_off_without_heat(url: str, tmp_path: Path, connections: Callable[[], int]) -> None:
-    """The events stay, the state says backing off, tries are few, and the process idles."""
+async def check_backoff(url: str, tmp_path: Path, connections: Callable[[], int]) -> None:
+    """Check that the events stay pending, the state is backing_off, attempts are few, and the process is idle."""
     env = settings(url, tmp_path, upstream__timeout="1s", retry__max="300ms")
     async with running(env) as relay:
         fleet = Fleet(DEVICES)
@@ -198,13 +198,13 @@ async def backs_off_without_heat(url: str, tmp_path: Path, connections: Callable
         before, ticks = connections(), cpu_ticks(relay.pid)
         await asyncio.sleep(WATCHED_S)
         assert connections() - before <= 25
-        assert cpu_ticks(relay.pid) - ticks <= 40, "of the 60 there are in 0.6 s"
+        assert cpu_ticks(relay.pid) - ticks <= 40, "0.6 s have 60 ticks"
         assert await ready(relay)
 
 
 @asynccontextmanager
 async def upstream(talk: Talk) -> AsyncIterator[str]:
-    """A server that says what `talk` says on each connection, and closes; its events endpoint."""
+    """Run a server that calls `talk` for each connection and closes it. Yield the URL of its events endpoint."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -222,7 +222,7 @@ async def upstream(talk: Talk) -> AsyncIterator[str]:
 
 
 async def read_request(reader: asyncio.StreamReader) -> bytes:
-    """The next request's body; empty at the connection's end."""
+    """Return the next request's body, empty at the end of the connection."""
     try:
         head = await reader.readuntil(b"\r\n\r\n")
     except (asyncio.IncompleteReadError, OSError):
@@ -236,6 +236,6 @@ def _proc(pid: int, name: str) -> list[str]:
 
 
 def cpu_ticks(pid: int) -> int:
-    """Hundredths of a second of processor time, user's and system's."""
+    """Return the process's user and system CPU time, in 1/100 s."""
     fields = _proc(pid, "stat")[0].rpartition(")")[2].split()
     return int(fields[11]) + int(fields[12])

@@ -1,4 +1,4 @@
-"""One trouble of the upstream, from its beginning until it heals: what the relay must do in any of them."""
+"""Check the relay during a fault of the upstream and after its recovery."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from tests.fault.apps import MAX_IN_FLIGHT, Fleet, all_settled, balanced, flush,
 DEVICES = 3
 EACH = 5
 WATCHED_S = 0.6
-"""How long the pace is watched, in which a hot loop makes hundreds of requests."""
+"""How long the tests count requests, in seconds. A busy loop makes hundreds of requests in this time."""
 PACE = {"backing_off": 25, "unauthorized": DEVICES, "misconfigured": DEVICES, "rate_limited": 25}
-"""Most requests in that time: a probe per 150 ms (retry.max is 300 ms here) and what was under way; to a route that
-a person has to mend, only the latter."""
-HELD = ("unauthorized", "misconfigured")
+"""Maximum number of requests in WATCHED_S, by state: one probe per 150 ms (retry.max is 300 ms here) and the
+requests in flight. An endpoint that waits for an operator has only the requests in flight."""
+NEEDS_OPERATOR = ("unauthorized", "misconfigured")
 
 
 @asynccontextmanager
 async def relay_and_apps(sandbox: Sandbox, tmp_path: Path) -> AsyncIterator[tuple[RelayProcess, Fleet]]:
-    """The apps have sent EACH events, and all were answered 202: the upstream has no say in that."""
+    """Run a relay and apps that have sent EACH events. All are answered with 202, whatever the state of the upstream."""
     async with relay_alone(sandbox, tmp_path) as (relay, fleet):
         await fleet.send(EACH)
         yield relay, fleet
@@ -33,24 +33,24 @@ async def relay_and_apps(sandbox: Sandbox, tmp_path: Path) -> AsyncIterator[tupl
 
 @asynccontextmanager
 async def relay_alone(sandbox: Sandbox, tmp_path: Path) -> AsyncIterator[tuple[RelayProcess, Fleet]]:
-    """It has sent nothing yet, and has no connection."""
+    """Run a relay that has sent no request and has no connection to the upstream."""
     fleet = Fleet(DEVICES)
     async with running(settings(sandbox.url, tmp_path, upstream__timeout="1s", retry__max="300ms")) as relay:
         fleet.address = relay.http
         yield relay, fleet
 
 
-async def suffers_and_heals(sandbox: Sandbox, tmp_path: Path, expected: str, *troubles: Misbehaviour) -> None:
-    """One trouble after the other: the state tells it, everything is kept, the pace is bounded; healed, all arrives."""
+async def check_recovery(sandbox: Sandbox, tmp_path: Path, expected: str, *troubles: Misbehaviour) -> None:
+    """Check each fault: the state is `expected`, nothing is lost, requests are few, and all events arrive later."""
     async with relay_alone(sandbox, tmp_path) as (relay, fleet):
         for trouble in troubles:
             try:
-                await _suffers_and_heals(sandbox, relay, fleet, expected, trouble)
+                await _check_recovery(sandbox, relay, fleet, expected, trouble)
             except (AssertionError, TimeoutError) as error:
                 raise AssertionError(f"with {trouble}") from error
 
 
-async def _suffers_and_heals(
+async def _check_recovery(
     sandbox: Sandbox, relay: RelayProcess, fleet: Fleet, expected: str, trouble: Misbehaviour
 ) -> None:
     healthy = sandbox.report().requests
@@ -63,22 +63,27 @@ async def _suffers_and_heals(
     assert sandbox.report().requests - before <= PACE[expected]
     status = await relay.status()
     assert balanced(status)
-    assert await ready(relay), "an upstream in trouble is no reason to refuse events"
+    assert await ready(relay), "the relay must accept events while the upstream fails"
     assert status["ledger"]["pending"] == DEVICES * EACH
     await fleet.send(1)
     faulted = sandbox.report().requests
     sandbox.faults.heal()
-    if expected in HELD:
+    if expected in NEEDS_OPERATOR:
         await flush(relay)
     allowed = faulted - healthy + MAX_IN_FLIGHT
-    fleet.forgiven += allowed
+    fleet.explained_repeats += allowed
     await all_settled(
-        relay, sandbox, fleet, repeats=fleet.forgiven, limited=fleet.forgiven, states=("ok", "rate_limited")
+        relay,
+        sandbox,
+        fleet,
+        repeats=fleet.explained_repeats,
+        limited=fleet.explained_repeats,
+        states=("ok", "rate_limited"),
     )
 
 
-async def arrives_all_the_same(sandbox: Sandbox, tmp_path: Path, *faults: Misbehaviour, repeats: int = 0) -> None:
-    """Odd, but a yes: nothing is given up, nothing is stuck though it never heals."""
+async def check_delivery(sandbox: Sandbox, tmp_path: Path, *faults: Misbehaviour, repeats: int = 0) -> None:
+    """Check that the relay delivers all events through these faults, which do not end."""
     sandbox.faults.add(*faults)
     async with relay_and_apps(sandbox, tmp_path) as (relay, fleet):
         await all_settled(relay, sandbox, fleet, repeats=repeats)

@@ -59,13 +59,13 @@ MUTANTS = (
     mutant(
         "an answer read to its end, whatever its size",
         "G9",
-        "tests/fault/test_upstream_transport.py::test_an_answer_that_is_odd_but_a_yes[endless_body]",
+        "tests/fault/test_upstream_transport.py::test_an_unusual_but_successful_response[endless_body]",
         ("relay/forward/upstream.py", "            room -= len(chunk)\n", "            room -= 0\n"),
     ),
     mutant(
         "ready though nothing can be stored",
         "contract 6",
-        "tests/fault/test_disk_full.py::test_the_relays_own_limit_pushes_out_nothing_accepted",
+        "tests/fault/test_disk_full.py::test_a_full_outbox_drops_no_accepted_event",
         ("relay/ops/status.py", '        return "" if gauges.writable else', '        return "" if gauges else'),
     ),
     mutant(

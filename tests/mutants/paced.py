@@ -28,7 +28,7 @@ MUTANTS = (
     mutant(
         "window in memory only",
         "G5",
-        "tests/fault/test_kills.py::test_a_kill_does_not_free_the_window",
+        "tests/fault/test_kills.py::test_a_kill_does_not_reset_the_rate_window",
         ("relay/forward/forwarder.py", "queue.key, queue.window, now", 'queue.key, b"", now'),
     ),
     mutant(
@@ -60,7 +60,7 @@ MUTANTS = (
     mutant(
         "Retry-After ignored",
         "G5",
-        "tests/fault/test_upstream_answers.py::test_maintenance_is_waited_for_as_long_as_it_says",
+        "tests/fault/test_upstream_answers.py::test_retry_after_of_a_503_is_followed",
         (
             "relay/policy/backoff.py",
             "    return max(jitter_ms, min(retry_after_ms or 0, REQUESTED_DELAY_MAX_MS))",

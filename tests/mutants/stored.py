@@ -82,7 +82,7 @@ MUTANTS = (
     mutant(
         "an unrequested response accepted",
         "G1",
-        "tests/fault/test_upstream_transport.py::test_an_answer_nobody_asked_for_is_not_believed",
+        "tests/fault/test_upstream_transport.py::test_an_unrequested_response_is_ignored",
         ("relay/forward/upstream.py", "conn.protocol.should_close:", "not conn.protocol:"),
     ),
     mutant(
@@ -98,7 +98,7 @@ MUTANTS = (
     mutant(
         "poison after one failure",
         "G1",
-        "tests/fault/test_upstream_answers.py::test_an_event_that_brings_the_upstream_down_delays_nobody_else",
+        "tests/fault/test_upstream_answers.py::test_a_poison_event_delays_no_other_device",
         (
             "relay/policy/device_queue.py",
             "POISON_FAILURES = 10\nPOISON_MS = 600_000\n",
