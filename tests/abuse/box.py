@@ -1,6 +1,6 @@
-"""A relay under abuse, seen from outside: its memory, its metrics, raw connections to it, and whether it still serves.
+"""Helpers that observe a relay under abuse from outside: memory, metrics, raw connections, service for other apps.
 
-Bounds on time are for a broken relay only (`PATIENCE_S`); no test measures how fast it is.
+Time limits (`PATIENCE_S`) only end a test of a broken relay. No test measures speed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ HOST = "127.0.0.1"
 
 
 def peak_memory_bytes(pid: int) -> int:
-    """The most that was ever resident (VmHWM)."""
+    """Return the peak resident memory of the process (VmHWM)."""
     status = Path(f"/proc/{pid}/status").read_text()
     found = re.search(r"VmHWM:\s+(\d+) kB", status)
     assert found is not None
@@ -31,7 +31,7 @@ def peak_memory_bytes(pid: int) -> int:
 
 
 async def metrics(relay: RelayProcess) -> dict[str, float]:
-    """Every series by name and labels, without the prefix."""
+    """Return the value of every series, by name and labels without the prefix `relay_`."""
     _, _, text = await relay.request("GET", "/metrics")
     lines = [line.rpartition(" ") for line in text.decode().splitlines() if not line.startswith("#")]
     return {series.removeprefix("relay_"): float(value) for series, _, value in lines}
@@ -50,7 +50,7 @@ async def connect(relay: RelayProcess) -> Client:
 
 
 async def ask(relay: RelayProcess, raw: bytes) -> tuple[int, bytes]:
-    """Status and all bytes of what a fresh connection answers until it is closed, which the caller asks for."""
+    """Send a request that closes its connection. Return the status (0 without a response) and all received bytes."""
     client = await connect(relay)
     client.send(raw)
     said = await client.rest()
@@ -70,7 +70,7 @@ def udp_address(relay: RelayProcess) -> tuple[str, int]:
 
 
 class Healthy:
-    """An app that behaves, beside those that do not: posts an event at a time and must get its 202 each time."""
+    """A well-behaved app beside hostile ones: posts one event at a time and requires a 202 for each."""
 
     def __init__(self, relay: RelayProcess) -> None:
         self._relay = relay
@@ -88,7 +88,7 @@ class Healthy:
             assert self.answered > 0
 
     async def served(self, further: int = 3) -> None:
-        """Until it was answered so many times more."""
+        """Wait for `further` more responses."""
         goal = self.answered + further
         async with asyncio.timeout(PATIENCE_S):
             while self.answered < goal:
@@ -108,11 +108,14 @@ class Healthy:
             client.writer.close()
 
 
-async def all_that_was_taken_is_strict(relay: RelayProcess, sandbox: Sandbox) -> int:
-    """Waits until the outbox is empty; then every event taken was delivered, as strict JSON. How many there were."""
+async def check_accepted_events_are_strict(relay: RelayProcess, sandbox: Sandbox) -> int:
+    """Wait until the outbox is empty, and check that every accepted event was delivered as strict JSON.
+
+    Return the number of delivered events.
+    """
     status = await relay.until(lambda status: status["ledger"]["pending"] == 0)
     ledger: Mapping[str, Any] = status["ledger"]
-    assert (ledger["dead_lettered"], ledger["dropped"]) == (0, 0), "the upstream refused what the relay had taken"
+    assert (ledger["dead_lettered"], ledger["dropped"]) == (0, 0), "the upstream rejected accepted events"
     for request in sandbox.record.kept:
         strict(request.body)
     delivered: int = ledger["delivered"]

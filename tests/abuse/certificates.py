@@ -1,4 +1,4 @@
-"""Certificates made when a test needs them, by the openssl command; none is kept in the repository."""
+"""Certificates for tests, made by the openssl command. The repository contains none."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Kind = Literal["good", "wrong host", "expired", "self-signed", "old protocol"]
 
 
 class Authority:
-    """A certificate authority in a directory of its own."""
+    """A certificate authority with its files in one directory."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -22,7 +22,7 @@ class Authority:
         )
 
     def issue(self, name: str, *, address: str = "127.0.0.1", days: int = 30) -> tuple[Path, Path]:
-        """Certificate and key for a server or a client; a negative number of days: expired."""
+        """Return certificate and key files for a server or a client. Negative `days` make an expired certificate."""
         extensions = self._directory / f"{name}.ext"
         extensions.write_text(f"subjectAltName={'IP' if address[0].isdigit() else 'DNS'}:{address}\n")
         self._openssl("req", *_KEY, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
@@ -36,7 +36,7 @@ class Authority:
         return self._directory / "self.pem", self._directory / "self.key"
 
     def server(self, kind: Kind) -> ssl.SSLContext:
-        """What a server of this kind shows; `make_good` mends it for connections to come."""
+        """Return the TLS context of a server of this kind. `make_good` corrects it for later connections."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         match kind:
             case "wrong host":

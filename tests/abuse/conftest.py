@@ -1,4 +1,4 @@
-"""What the abuse tests share: a sandbox upstream without limits, and a relay in front of it."""
+"""Fixtures of the abuse tests: a sandbox upstream without limits, and a relay that delivers to it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.fault.sizes import LONG_S, NIGHTLY
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The nightly sizes take long."""
+    """Raise the timeout for the nightly sizes."""
     for item in items:
         if NIGHTLY and Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.timeout(LONG_S))
@@ -23,7 +23,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 async def sandbox() -> AsyncIterator[Sandbox]:
-    """Takes what is valid as fast as it comes, and keeps the bytes."""
+    """Run a sandbox upstream without rate limits that records the received bytes."""
     upstream = Sandbox(SandboxSettings(api_key=KEY, device_per_window=0, keep_requests=True), SystemClock())
     await upstream.start()
     yield upstream
@@ -32,7 +32,7 @@ async def sandbox() -> AsyncIterator[Sandbox]:
 
 @pytest.fixture
 async def relay(sandbox: Sandbox, tmp_path: Path) -> AsyncIterator[RelayProcess]:
-    """The relay with its defaults, but for what the harness sets, and for limits that would slow the test."""
+    """Run a relay with default settings, except those of the harness and limits that would slow the test."""
     env = environment(sandbox.url, tmp_path, rate__device_per_window="1000000")
     async with running(env) as process:
         yield process

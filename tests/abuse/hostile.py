@@ -1,7 +1,7 @@
-"""Hostile bodies, and ways of making more of them.
+"""Hostile bodies, and generators of further ones.
 
-`BODIES` are the inputs that broke other servers, each inside an event that is valid but for it. `mutants`
-draws from them and from good ones without end; the seed says which.
+`BODIES` are inputs that broke other servers, each within an otherwise valid event. `mutants` generates endless
+variations of them and of valid bodies; the seed determines the sequence.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ _TOKENS = (
 
 
 def mutants(seed: int) -> Iterator[bytes]:
-    """Bodies without end, most of them broken in a few places."""
+    """Generate bodies without end, most of them damaged in a few places."""
     chance = random.Random(seed)
     stock = [*GOOD, *GOOD, *(body for body, _ in BODIES.values() if len(body) < 2_000)]
     while True:
@@ -110,7 +110,7 @@ def mutants(seed: int) -> Iterator[bytes]:
 
 
 def wire_mutants(seed: int) -> Iterator[bytes]:
-    """Requests as bytes on a connection, broken anywhere: line, headers, chunks, body."""
+    """Generate requests as bytes, damaged in the request line, headers, chunks or body."""
     chance = random.Random(seed)
     bodies = mutants(seed + 1)
     tokens = (
@@ -143,5 +143,5 @@ def wire_mutants(seed: int) -> Iterator[bytes]:
 
 
 def describe(body: bytes) -> str:
-    """A body as a failing test shows it."""
+    """Return the text that a failing test shows for a body: its beginning and its length."""
     return json.dumps(body[:300].decode("latin-1")) + f" ({len(body)} bytes)"

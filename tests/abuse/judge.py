@@ -1,4 +1,4 @@
-"""What strict JSON is, in the plainest words: a judge that shares no code with the relay."""
+"""A simple check for strict JSON that shares no code with the relay."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ MAX_DEPTH = 32
 
 
 def strict(body: bytes) -> Any:
-    """The value; raises ValueError for whatever an upstream might choke on. A batch may be two levels deeper."""
+    """Return the decoded value. A batch may be two levels deeper than MAX_DEPTH.
+
+    Raises ValueError for JSON that an upstream may fail to decode.
+    """
     value = json.loads(body.decode("utf-8"), parse_constant=_constant, parse_int=_integer, parse_float=_number)
     _walk(value, 1)
     return value
@@ -45,4 +48,4 @@ def _number(digits: str) -> float:
 
 
 def _constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")

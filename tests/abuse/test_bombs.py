@@ -1,4 +1,4 @@
-"""Small requests that want to become large: bounded memory, the status they deserve, and others served meanwhile."""
+"""Small requests that expand to large ones: memory is bounded, the status is right, and other apps are served."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from tests.support.ingest_harness import post
 from tests.support.steps import LONGEST_STEP_S
 
 ROOM_BYTES = 96 << 20
-"""What the peak of memory may grow by, whatever comes; one bomb alone would take more."""
+"""Maximum growth of the peak memory. One inflated bomb would need more."""
 MANY_ROOM_BYTES, EVENT_BYTES = 128 << 20, 16
-"""The same for bombs without end: events that wait for their commit, one commit, and bodies on their way have a bound
-each (docs/sizing.md); and each event that waits for the upstream takes so much."""
+"""The same for many bombs at once: uncommitted events, one commit and received bodies have a bound each
+(docs/sizing.md). EVENT_BYTES is the memory of each pending event."""
 HEAD = b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 TINY = b'{"event_type":"a"}'
@@ -58,7 +58,7 @@ BOMBS = {
 
 @pytest.fixture
 async def filling(sandbox: Sandbox, tmp_path: Path) -> AsyncIterator[RelayProcess]:
-    """A relay that fills in what a tiny event lacks."""
+    """Run a relay with defaults for the fields that a tiny event omits."""
     defaults = {"defaults__tenant_id": "1", "defaults__platform": "tv", "defaults__device_id": "box"}
     async with running(environment(sandbox.url, tmp_path, rate__device_per_window="100000", **defaults)) as process:
         yield process
@@ -76,7 +76,7 @@ async def test_bombs_are_rejected_and_others_are_served(filling: RelayProcess) -
 
 
 async def test_many_bombs_at_once_are_rejected_and_others_are_served(filling: RelayProcess) -> None:
-    """Their work is done in turns: the app that behaves gets its answers in between."""
+    """The relay processes bombs in short steps and serves the well-behaved app between them."""
 
     async def throw(raw: bytes) -> None:
         client = await connect(filling)
@@ -115,7 +115,7 @@ async def test_bombs_by_datagram_are_counted_and_others_are_served(filling: Rela
 
 
 async def test_expensive_datagrams_delay_neither_small_ones_nor_requests(filling: RelayProcess) -> None:
-    """A thousand of them delayed every other event by seconds, and for minutes."""
+    """A thousand expensive datagrams must not delay other events by seconds, for minutes."""
     hostile = [
         gzip.compress(opening + unit * (250_000 // len(unit)) + closing, 9)
         for opening, unit, closing in (

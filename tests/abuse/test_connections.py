@@ -1,4 +1,4 @@
-"""Clients that are slow, too many, or speak in riddles: each is ended, and an app that behaves is served meanwhile."""
+"""Slow, too many and ambiguous clients: the relay closes their connections and serves a well-behaved app meanwhile."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ MOST = 100
 
 @pytest.fixture
 async def tight(sandbox: Sandbox, tmp_path: Path) -> AsyncIterator[RelayProcess]:
-    """A relay that gives a request a second, and has room for `MOST` connections."""
+    """Run a relay with a request timeout of one second and a limit of `MOST` connections."""
     env = environment(sandbox.url, tmp_path, http__request_timeout="1s", http__max_connections=str(MOST))
     async with running(env) as process:
         yield process
 
 
 async def drip(client: Client, rest: bytes) -> None:
-    """A byte now and then until the relay has enough."""
+    """Send a byte every 100 ms."""
     for byte in rest:
         client.send(bytes([byte]))
         await asyncio.sleep(0.1)
@@ -56,7 +56,7 @@ async def test_slow_clients_of_every_shape_are_closed_while_others_are_served(ti
                 drips.append(asyncio.create_task(drip(client, rest)))
         await healthy.served()
         for client in clients:
-            # a byte that crosses the answer resets the connection, and may take the answer along
+            # A byte sent after the relay has closed resets the connection, which may discard the response.
             assert (await client.rest())[9:12] in (b"408", b"")
             client.writer.close()
         for task in drips:
@@ -72,7 +72,7 @@ async def test_a_client_that_reads_no_responses_is_closed_while_others_are_serve
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]
         asked = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n" * 200
         async with asyncio.timeout(PATIENCE_S):
-            while (await metrics(tight))["connections"] > 2:  # the healthy one and the one that asks
+            while (await metrics(tight))["connections"] > 2:  # The healthy app's connection and that of this request.
                 client.send(asked)
                 await healthy.served(1)
         client.writer.transport.abort()
@@ -147,7 +147,7 @@ async def test_floods_of_headers_are_rejected_within_bounded_memory(relay: Relay
         ):
             for _ in range(size(5, 100)):
                 status, _ = await ask(relay, raw)
-                # the answer may be lost to a reset while we still write
+                # A reset while the test still writes may discard the response.
                 assert status in (431, 0)
         await healthy.served()
     assert peak_memory_bytes(relay.pid) - memory < 160 << 20
@@ -172,7 +172,7 @@ SMUGGLING = {
     "a NUL": HEAD + b"X: a\x00\r\n\r\n",
     "a chunk size beyond 64 bits": HEAD + b"Transfer-Encoding: chunked\r\n\r\n10000000000000000\r\n",
     "a negative chunk size": HEAD + b"Transfer-Encoding: chunked\r\n\r\n-1\r\n\r\n",
-    "a chunk longer than told": HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\nab\r\n0\r\n\r\n",
+    "a chunk longer than its size": HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\nab\r\n0\r\n\r\n",
     "two hosts": HEAD + b"Host: evil.example\r\n\r\n",
     "no host": b"POST /v1/events HTTP/1.1\r\n\r\n",
     "version 0.9": b"POST /v1/events HTTP/0.9\r\nHost: localhost\r\n\r\n",
@@ -186,7 +186,7 @@ BEHIND = post(b'{"event_type":"a","tenant_id":1,"source":{"platform":"tv","devic
 
 @pytest.mark.parametrize("taught", [False, True], ids=["new connection", "after a known head"])
 async def test_a_request_smuggled_after_an_ambiguous_one_is_not_read(relay: RelayProcess, taught: bool) -> None:
-    """One 400, then the end: the valid request behind it is not answered and its event not stored."""
+    """The relay responds once with 400 and closes: it does not process the valid request behind it."""
     for name, raw in SMUGGLING.items():
         client = await connect(relay)
         for _ in range(2 * taught):
@@ -201,7 +201,7 @@ async def test_a_request_smuggled_after_an_ambiguous_one_is_not_read(relay: Rela
 
 
 async def test_the_next_request_on_a_kept_connection_is_read_from_its_first_byte(relay: RelayProcess) -> None:
-    """Bodies that look like requests stay bodies."""
+    """Bodies that look like requests are not read as requests."""
     client = await connect(relay)
     inner = post(b"{}")
     for _ in range(3):

@@ -1,7 +1,7 @@
-"""Hostile bodies and datagrams, known and made up: never a 500, never a hang, never an event that is not strict.
+"""Known and generated hostile bodies and datagrams: no 500, no hang, and no accepted event that is not strict JSON.
 
-What is taken is delivered to the sandbox, which refuses what PHP would not decode, and a judge reads it once more.
-`RELAY_NIGHTLY=1` makes it a hundred times as many, `RELAY_SEED` repeats a run.
+The relay delivers accepted events to the sandbox, which rejects JSON that PHP cannot decode; `judge` checks it again.
+`RELAY_NIGHTLY=1` generates a hundred times as many, `RELAY_SEED` repeats a run.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pytest
 from relay.sandbox.server import Sandbox
 
 from tests.abuse.box import (
-    all_that_was_taken_is_strict,
+    check_accepted_events_are_strict,
     connect,
     datagram_socket,
     metrics,
@@ -77,7 +77,7 @@ async def test_generated_bodies_get_a_response_and_accepted_events_are_strict(
     client.writer.close()
     assert taken > 0
     await still_serves(relay)
-    assert await all_that_was_taken_is_strict(relay, sandbox) >= 1
+    assert await check_accepted_events_are_strict(relay, sandbox) >= 1
 
 
 async def test_generated_datagrams_are_counted_and_accepted_events_are_strict(
@@ -101,7 +101,7 @@ async def test_generated_datagrams_are_counted_and_accepted_events_are_strict(
     sending.close()
     assert now['events_accepted_total{transport="udp"}'] > 0
     await still_serves(relay)
-    assert await all_that_was_taken_is_strict(relay, sandbox) >= 1
+    assert await check_accepted_events_are_strict(relay, sandbox) >= 1
 
 
 @pytest.mark.parametrize("part", range(2))
@@ -122,4 +122,4 @@ async def test_generated_requests_end_in_a_response_or_a_closed_connection(
     for _ in range(size(20, 2_000)):
         await asyncio.gather(*(one(raw) for raw in islice(requests, 20)))
     await still_serves(relay)
-    await all_that_was_taken_is_strict(relay, sandbox)
+    await check_accepted_events_are_strict(relay, sandbox)

@@ -1,4 +1,4 @@
-"""A noisy app beside one that behaves: accepting, storing and sending go on for the one that behaves (G6)."""
+"""A flooding app beside a well-behaved one, whose events are still accepted, stored and sent (G6)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def id_of(sent: dict[str, Any]) -> bytes:
 
 
 class Noisy:
-    """An app that posts batches as fast as it is answered, and sends datagrams as fast as it can."""
+    """An app that posts batches one after the other and sends datagrams without a pause."""
 
     def __init__(self, relay: RelayProcess) -> None:
         self._relay = relay
@@ -75,9 +75,7 @@ class Noisy:
             sending.close()
 
 
-async def test_while_an_app_floods_another_is_accepted_and_its_events_are_sent(
-    relay: RelayProcess, sandbox: Sandbox
-) -> None:
+async def test_a_flooding_app_does_not_block_another_app(relay: RelayProcess, sandbox: Sandbox) -> None:
     async with Noisy(relay) as noisy, Healthy(relay) as healthy:
         await noisy.answered(202, size(20, 1_000))
         await healthy.served(5)
@@ -88,11 +86,11 @@ async def test_while_an_app_floods_another_is_accepted_and_its_events_are_sent(
         await healthy.served(5)
 
 
-async def test_a_device_that_fills_the_outbox_leaves_room_for_others_and_their_events_are_sent_first(
-    sandbox: Sandbox, tmp_path: Path
-) -> None:
-    """The upstream is away, one device has filled its share: it gets 503, the others' events are taken. Then
-    the upstream comes back, and they do not wait for the long backlog before them."""
+async def test_a_device_that_fills_the_outbox_does_not_block_other_devices(sandbox: Sandbox, tmp_path: Path) -> None:
+    """While the upstream is unavailable, a device that has filled its share gets 503 and other devices get 202.
+
+    After the recovery, the events of the other devices do not wait for the long backlog before them.
+    """
     sandbox.close_port()
     env = environment(
         sandbox.url, tmp_path, outbox__max_size="8MiB", batch__max_events="10", batch__mix_devices="never"

@@ -1,4 +1,4 @@
-"""A canary key at debug level, an upstream that fails in every way and repeats the key: it is nowhere else."""
+"""Secrets: a canary key at debug level, and an upstream that repeats the key in every kind of failure."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from relay.sandbox.server import Sandbox
 from tests.e2e.harness import PATIENCE_S, command, environment, event, launch, running
 
 KEY = 'canary-"key\\5f1c0d/+&=%'
-"""With what JSON, reprs and URLs escape."""
+"""A key with characters that JSON, reprs and URLs escape."""
 TOKEN = "canary-token-77aa"
 PASSWORD = "canary-password-33bb"
 FORMS = [KEY, json.dumps(KEY)[1:-1], repr(KEY)[1:-1], "canary-%22key", TOKEN, PASSWORD, "canary-"]
 
 
 ESCAPED = "".join(f"\\u{ord(character):04x}" for character in KEY)
-"""As JSON may write it."""
+"""The key as JSON may escape it."""
 
 
 def head(status: str, *headers: str) -> bytes:
@@ -36,10 +36,10 @@ def whole(status: str, body: str, *headers: str) -> bytes:
 
 
 ECHOES: list[Callable[[bytes], bytes]] = [
-    lambda request: request,  # the request itself, which is no answer
+    lambda request: request,  # The request itself, which is not a response.
     lambda _: f"HTTP/1.1 {KEY} no number\r\n\r\n".encode(),
     lambda _: f"HTTP/1.1 200 {KEY}\r\n{KEY}\r\n\r\n".encode(),
-    lambda _: head("200 OK", f"X-Echo: {KEY}", "Content-Length: 100") + KEY.encode(),  # cut short
+    lambda _: head("200 OK", f"X-Echo: {KEY}", "Content-Length: 100") + KEY.encode(),  # An incomplete body.
     lambda _: head("200 OK", "Transfer-Encoding: chunked") + KEY.encode(),
     lambda _: whole("200 OK", json.dumps({"success": False, "message": KEY})),
     lambda _: whole("302 Found", KEY, f"Location: https://elsewhere.example/?key={KEY}"),
@@ -61,7 +61,7 @@ ECHOES: list[Callable[[bytes], bytes]] = [
 
 
 class Mirror:
-    """Many bad upstreams at one port: the path says which."""
+    """Many failing upstreams at one port, selected by the path."""
 
     def __init__(self) -> None:
         self.visits: list[int] = []
@@ -108,7 +108,7 @@ def nowhere_in(seen: bytes, allowed: bytes = b"") -> None:
 
 
 async def everything_it_says(relay: Any) -> bytes:
-    """What each route answers to somebody with and without the token."""
+    """Return the responses of each route with the token, with a wrong one and without."""
     seen = b""
     for headers in ({}, {"Authorization": f"Bearer {TOKEN}"}, {"Authorization": "Bearer wrong"}):
         for path in (
@@ -202,7 +202,7 @@ async def test_a_readable_key_file_causes_a_warning(sandbox: Sandbox, tmp_path: 
 
 
 async def test_an_aborted_relay_writes_no_core_dump(sandbox: Sandbox, tmp_path: Path) -> None:
-    """Cores are allowed where it is started; the process has forbidden its own, and keeps spectators out."""
+    """The shell allows core dumps; the relay forbids its own, and its memory is not readable by other users."""
     env = own_environment(sandbox.url, tmp_path)
     inside = f"ulimit -c unlimited; cd {tmp_path}; exec python3 -m relay run"
     before = set(os.listdir(tmp_path))

@@ -1,4 +1,4 @@
-"""TLS and proxies: the key goes to the configured origin over a connection it can trust, or it does not go."""
+"""TLS and proxies: the relay sends the key only to the configured upstream origin over a trusted connection."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def serving(context: ssl.SSLContext | None) -> AsyncIterator[Sandbox]:
 
 
 class Listening:
-    """Notes every byte of whoever connects, and closes."""
+    """A server that records the first bytes of each connection and closes it."""
 
     def __init__(self) -> None:
         self.heard = b""
@@ -66,11 +66,11 @@ class Listening:
 
 
 def errors(status: dict[str, Any]) -> dict[int | None, str]:
-    """What went wrong on the routes on which something did, by tenant."""
+    """Return the last error of each endpoint that has one, by tenant."""
     return {route["tenant"]: route["last_error"] for route in status["upstreams"] if route["last_error"]}
 
 
-async def test_a_server_that_cannot_be_trusted_never_sees_the_key_and_the_events_wait_until_it_can(
+async def test_an_untrusted_server_never_gets_the_key_and_events_stay_pending(
     authority: Authority, tmp_path: Path
 ) -> None:
     contexts = {kind: authority.server(kind) for kind in BAD}
@@ -86,8 +86,8 @@ async def test_a_server_that_cannot_be_trusted_never_sees_the_key_and_the_events
             status = await relay.until(lambda status: set(errors(status)) >= set(range(1, len(urls) + 1)))
             said = errors(status)
             assert {route["state"] for route in status["upstreams"] if route["tenant"] in said} == {"backing_off"}
-            for n, words in enumerate(BAD.values(), 1):
-                assert words in said[n]
+            for n, message in enumerate(BAD.values(), 1):
+                assert message in said[n]
             assert (status["ledger"]["pending"], status["ledger"]["dead_lettered"]) == (len(urls), 0)
             assert [request for each in opened for request in each.record.requests()] == []
             for context in contexts.values():
@@ -99,9 +99,7 @@ async def test_a_server_that_cannot_be_trusted_never_sees_the_key_and_the_events
             await each.__aexit__(None, None, None)
 
 
-async def test_an_unknown_authority_is_not_trusted_and_check_config_says_so(
-    authority: Authority, tmp_path: Path
-) -> None:
+async def test_check_config_reports_an_untrusted_authority(authority: Authority, tmp_path: Path) -> None:
     async with serving(authority.server("good")) as upstream:
         env = environment(upstream.url, tmp_path)
         code, out, err = await command(env, "check-config", "--online")
@@ -142,7 +140,7 @@ async def test_proxies_and_credentials_of_the_environment_are_not_used(authority
         assert thief.heard == b""
 
 
-async def test_a_configured_proxy_carries_the_tunnel_and_sees_no_key(authority: Authority, tmp_path: Path) -> None:
+async def test_a_configured_proxy_tunnels_and_never_gets_the_key(authority: Authority, tmp_path: Path) -> None:
     asked: list[bytes] = []
     carried = bytearray()
     tasks: set[asyncio.Task[None]] = set()
@@ -184,7 +182,7 @@ def libfaketime() -> Path | None:
 async def test_with_the_clock_at_1970_events_wait_until_the_clock_is_correct(
     authority: Authority, tmp_path: Path
 ) -> None:
-    """A box without a battery: no certificate is valid yet, the key is not sent, and no restart is needed."""
+    """No certificate is valid yet: the relay sends no key, and needs no restart after the clock is set."""
     clock = tmp_path / "clock"
     clock.write_text("-56y\n")
     faked = {
@@ -208,7 +206,7 @@ async def test_with_the_clock_at_1970_events_wait_until_the_clock_is_correct(
 async def test_the_systems_authorities_are_loaded_when_an_endpoint_needs_them(
     authority: Authority, tmp_path: Path
 ) -> None:
-    """They are not read for plain HTTP, which is what the relay starts with here."""
+    """The relay starts with plain HTTP and does not load them then."""
     toml = "[upstream]\nurl = '{}'\n"
     file = tmp_path / "config.toml"
     async with serving(None) as plain, serving(authority.server("good")) as encrypted:

@@ -1,4 +1,4 @@
-"""What apps, pages and the upstream make up (ids, paths, status codes) grows neither metrics nor log nor status."""
+"""Arbitrary ids, paths and status codes of apps, pages and upstreams: metrics, log and status stay small."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_SERIES = 300
 
 
 def test_upstream_responses_create_at_most_300_series() -> None:
-    """Every status code there is, in the text and in the OpenMetrics form."""
+    """Every status code is counted, in the text format and in OpenMetrics."""
     counted = Metrics()
     counted.build_info("1", "3", "3")
     for status in range(100, 1_000):
@@ -29,7 +29,7 @@ def test_upstream_responses_create_at_most_300_series() -> None:
         assert len([line for line in text.splitlines() if not line.startswith(b"#")]) < MAX_SERIES
 
 
-async def test_ten_thousand_devices_and_paths_grow_neither_metrics_nor_log_nor_status(
+async def test_ten_thousand_devices_and_paths_do_not_grow_metrics_log_or_status(
     relay: RelayProcess, sandbox: Sandbox
 ) -> None:
     sandbox.faults.add(Misbehaviour(answer=418, share=0.01))
@@ -65,7 +65,7 @@ async def test_ten_thousand_devices_and_paths_grow_neither_metrics_nor_log_nor_s
 
 
 async def test_unknown_tenants_grow_neither_log_nor_status(relay: RelayProcess, sandbox: Sandbox) -> None:
-    """Each is a route of its own, and each of them fails."""
+    """Each tenant has its own endpoint, and every endpoint fails."""
     sandbox.faults.add(Misbehaviour(answer=500))
     client = await connect(relay)
     for start in range(1, 1_000, 100):
@@ -84,8 +84,8 @@ async def test_unknown_tenants_grow_neither_log_nor_status(relay: RelayProcess, 
 
 async def test_no_received_text_forges_a_log_line(relay: RelayProcess, sandbox: Sandbox) -> None:
     forged = 'x\n{"level":"critical","event":"forged"}\r\n\x1b[2J\x9b31m'
-    words = json.dumps({"message": forged, "errors": {"events.0.event_type": [forged]}})
-    sandbox.faults.add(Misbehaviour(answer=422, body=words, when="forged"))
+    body = json.dumps({"message": forged, "errors": {"events.0.event_type": [forged]}})
+    sandbox.faults.add(Misbehaviour(answer=422, body=body, when="forged"))
     assert await relay.post({**event(1, forged), "event_type": forged}) == 202
     assert (await relay.request("GET", "/dead-letters", headers={"User-Agent": forged.replace("\n", " ")[:4]}))[
         0

@@ -42,7 +42,7 @@ def request(method: str, path: str, *headers: str, body: str = "", host: str = "
 
 
 def as_seen_by(page: str) -> Iterator[bytes]:
-    """What a page of this kind makes a browser send to each route."""
+    """Yield the requests that a page of this kind makes a browser send, one for each route."""
     for method, path in ROUTES:
         body = EVENT if method == "POST" else ""
         match page:
@@ -85,7 +85,7 @@ async def test_a_hostile_page_gets_403_from_every_route_and_stores_nothing(relay
 
 
 async def test_content_types_of_forms_are_rejected_on_every_route(relay: RelayProcess) -> None:
-    """Older browsers send forms without Origin and Sec-Fetch-Site: then the content type is what tells."""
+    """Older browsers send forms without Origin and Sec-Fetch-Site, so the relay checks the content type."""
     for path in (path for method, path in ROUTES if method == "POST"):
         for type_ in ("application/x-www-form-urlencoded", "multipart/form-data; boundary=x"):
             status, _ = await ask(relay, request("POST", path, f"Content-Type: {type_}", body=EVENT))

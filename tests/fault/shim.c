@@ -15,7 +15,7 @@
 
 enum { WRITE = 1, SYNC = 2, NAMES = 4 };
 
-/* The same order as in shim.py. */
+/* The fields have the same order as in shim.py. */
 struct orders {
   volatile int64_t calls, hits, which, first, last, error, delay_us, kill;
 };
@@ -47,7 +47,7 @@ static int is_ours(int fd) {
   return is_below(path);
 }
 
-/* Whether the call is to fail, with errno set. */
+/* Returns whether the call must fail, and sets errno. */
 static int struck(int kind, int ours) {
   if (orders == NULL || !(orders->which & kind) || !ours) return 0;
   int64_t number = __sync_add_and_fetch(&orders->calls, 1);

@@ -25,7 +25,7 @@ NEEDS_OPERATOR = ("unauthorized", "misconfigured")
 
 @asynccontextmanager
 async def relay_and_apps(sandbox: Sandbox, tmp_path: Path) -> AsyncIterator[tuple[RelayProcess, Fleet]]:
-    """Run a relay and apps that have sent EACH events. All are answered with 202, whatever the state of the upstream."""
+    """Run a relay and apps that have sent EACH events. All got a 202, whatever the state of the upstream."""
     async with relay_alone(sandbox, tmp_path) as (relay, fleet):
         await fleet.send(EACH)
         yield relay, fleet
