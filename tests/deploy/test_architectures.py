@@ -18,7 +18,7 @@ COMPILED = {"aarch64": set[str](), "armv7l": {"msgspec"}}
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("machine", COMPILED)
-def test_every_dependency_is_a_wheel_there_or_compiled(machine: str, tmp_path: Path) -> None:
+def test_every_dependency_has_a_wheel_or_is_compiled(machine: str, tmp_path: Path) -> None:
     [python] = re.findall(r"^ARG PYTHON=python:([0-9.]+)-slim$", DOCKERFILE, re.MULTILINE)
     wanted = {name: block for name, block in locked(machine).items() if name not in COMPILED[machine]}
     (tmp_path / "wheels.lock").write_text("\n".join(wanted.values()))
@@ -37,7 +37,7 @@ def test_every_dependency_is_a_wheel_there_or_compiled(machine: str, tmp_path: P
     assert len(list((tmp_path / "wheels").glob("*.whl"))) == len(wanted)
 
 
-def test_the_image_has_a_compiler_where_one_is_needed() -> None:
+def test_the_image_build_has_a_compiler_where_needed() -> None:
     [machine] = [machine for machine, names in COMPILED.items() if names]
 
     assert f'if [ "$(uname -m)" = {machine} ]; then' in DOCKERFILE

@@ -52,7 +52,7 @@ async def test_a_snapshot_of_a_running_relays_files_is_a_backup(tmp_path: Path) 
     assert await pending_in(tmp_path / "new") == EVENTS
 
 
-async def test_an_outbox_of_a_newer_schema_is_refused_and_left_alone(tmp_path: Path) -> None:
+async def test_an_outbox_of_a_newer_schema_is_rejected_and_unchanged(tmp_path: Path) -> None:
     async with running(environment(NOBODY, tmp_path, shutdown__drain="0s")) as relay:
         relay.signal(signal.SIGTERM)
         assert await relay.ended() == 0

@@ -26,7 +26,7 @@ def services() -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.skipif(COMPOSE is None, reason="docker-compose is not installed")
-def test_compose_takes_it(tmp_path: Path) -> None:
+def test_the_compose_file_is_valid(tmp_path: Path) -> None:
     assert COMPOSE is not None
     environ = {name: value for name, value in os.environ.items() if not name.startswith("COMPOSE_")}
     done = subprocess.run(
@@ -41,19 +41,19 @@ def test_compose_takes_it(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
-def test_monitoring_and_sandbox_start_only_when_they_are_asked_for() -> None:
+def test_monitoring_and_sandbox_start_only_on_request() -> None:
     by_default = {name for name, service in services().items() if "profiles" not in service}
 
     assert by_default == {"app", "relay"}
 
 
-def test_the_relay_takes_what_it_is_given(tmp_path: Path) -> None:
+def test_the_relay_accepts_its_environment(tmp_path: Path) -> None:
     given = services()["relay"]["environment"] | {"RELAY__UPSTREAM__URL": "https://upstream.example/v1/events"}
 
     assert faults_of(given, tmp_path, key_file="RELAY__UPSTREAM__API_KEY_FILE") == ""
 
 
-def test_the_sandbox_is_where_the_page_says_and_wants_its_key(tmp_path: Path) -> None:
+def test_the_sandbox_has_the_documented_address_and_key(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "deployment.md").read_text()
     [url] = re.findall(r"^RELAY_URL=(\S+) docker compose .* --profile sandbox ", page, re.MULTILINE)
     [key] = re.findall(r"^echo (\S+) \| install .* deploy/key$", page, re.MULTILINE)
@@ -82,14 +82,14 @@ def test_the_relay_is_confined() -> None:
     assert relay["security_opt"] == ["no-new-privileges:true"]
 
 
-def test_what_is_published_is_published_to_this_machine_only() -> None:
+def test_ports_are_published_on_loopback_only() -> None:
     published = [port for service in services().values() for port in service.get("ports", [])]
 
     assert published
     assert all(port.startswith("127.0.0.1:") for port in published)
 
 
-def test_prometheus_asks_where_the_relay_listens_by_a_name_it_answers_to() -> None:
+def test_prometheus_scrapes_an_address_and_host_that_the_relay_serves() -> None:
     config = yaml.safe_load((FILE.parent / "prometheus" / "prometheus.yml").read_text())
     [target] = config["scrape_configs"][0]["static_configs"][0]["targets"]
     host, _, port = target.partition(":")

@@ -31,11 +31,11 @@ def broken(page: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_have_targets(page: Path) -> None:
     assert broken(page) == []
 
 
-def test_every_page_of_the_docs_can_be_found_from_the_readme() -> None:
+def test_every_page_is_reachable_from_the_readme() -> None:
     reached, new = set(), {ROOT / "README.md"}
     while new:
         page = new.pop()
@@ -49,7 +49,7 @@ def test_every_page_of_the_docs_can_be_found_from_the_readme() -> None:
     assert [str(page.relative_to(ROOT)) for page in pages() if page not in reached] == []
 
 
-def test_broken_links_are_seen(tmp_path: Path) -> None:
+def test_broken_links_are_detected(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(
         "# A heading, `code` & more\n[here](#a-heading-code--more) [no](#nowhere) [gone](gone.md) [web](https://a.example/x)\n"

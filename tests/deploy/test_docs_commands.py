@@ -91,14 +91,14 @@ def block(heading: str, nth: int = 0) -> str:
     return found
 
 
-async def test_the_readmes_event_is_taken_and_every_look_answers(shell: Shell, relay: RelayProcess) -> None:
+async def test_the_commands_of_the_readme_work(shell: Shell, relay: RelayProcess) -> None:
     sent, looked = await shell.paste(block("Try it", 1)), await shell.paste(block("Watch it"))
 
     assert sent[1].splitlines()[-1] == '{"success": true}'
     assert looked[0] == 0, looked[1]
 
 
-async def test_the_sandbox_is_told_to_misbehave_as_the_page_for_apps_says(shell: Shell, sandbox: Sandbox) -> None:
+async def test_the_sandbox_commands_of_the_apps_page_work(shell: Shell, sandbox: Sandbox) -> None:
     page = (ROOT / "docs" / "apps.md").read_text().split("\n## An upstream that misbehaves\n")[1]
     told = page.split("```sh\n")[1].split("```")[0].replace("http://127.0.0.1:8090", sandbox.origin)
 
@@ -122,7 +122,7 @@ def filled(command: str) -> str:
     return " ".join(re.sub(r"\bFILE\b|[\w-]+\.tar\.gz", "$new", command).split())
 
 
-async def test_each_relay_command_of_each_page_ends_well(shell: Shell, relay: RelayProcess) -> None:
+async def test_each_relay_command_of_each_page_succeeds(shell: Shell, relay: RelayProcess) -> None:
     failed = {}
     for n, command in enumerate(told()):
         await relay.until(lambda status: status["dead_letters"]["count"] > 0)

@@ -128,7 +128,7 @@ def free_port(kind: socket.SocketKind) -> int:
         return port
 
 
-async def test_it_keeps_and_forwards_on_a_read_only_root(image: Image, data: Path, sandbox: Sandbox) -> None:
+async def test_the_image_stores_and_forwards_on_a_read_only_root(image: Image, data: Path, sandbox: Sandbox) -> None:
     """The image's own command and user; its health check fails before, passes while it runs; SIGTERM ends it with 0."""
     port = free_port(socket.SOCK_STREAM)
     env = image.environment | {
@@ -174,7 +174,7 @@ def test_all_code_is_compiled(image: Image, data: Path) -> None:
     assert missing == "[]"
 
 
-def test_what_builds_it_stays_behind(image: Image) -> None:
+def test_the_image_contains_no_build_tools(image: Image) -> None:
     """No pip, no sources, no tests, no lock: what is not there has no faults."""
     installed = {path.name for path in (image.root / "opt/relay/lib").glob("python*/site-packages/*")}
 

@@ -81,7 +81,7 @@ def relay_of(objects: list[dict[str, Any]]) -> dict[str, Any]:
 
 @pytest.mark.skipif(not VALIDATE.exists(), reason="kubernetes-validate is not installed: make tools")
 @pytest.mark.parametrize("version", VERSIONS)
-def test_kubernetes_takes_it(rendered: list[dict[str, Any]], version: str, tmp_path: Path) -> None:
+def test_the_objects_are_valid(rendered: list[dict[str, Any]], version: str, tmp_path: Path) -> None:
     """All but the PodMonitor, which is the Prometheus operator's."""
     ours = [each for each in rendered if each["kind"] != "PodMonitor"]
     file = tmp_path / "objects.yaml"
@@ -94,7 +94,7 @@ def test_kubernetes_takes_it(rendered: list[dict[str, Any]], version: str, tmp_p
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_pod_monitor_has_only_fields_that_the_operator_knows(rendered: list[dict[str, Any]]) -> None:
+def test_the_pod_monitor_has_only_known_fields(rendered: list[dict[str, Any]]) -> None:
     """A field that it does not know, the cluster would drop without a word."""
     [monitor] = [each for each in rendered if each["kind"] == "PodMonitor"]
     mistyped = json.loads(json.dumps(monitor).replace('"targetLabel"', '"targetlabel"'))
@@ -118,14 +118,14 @@ def schema_of(known: dict[str, Any] | list[Any]) -> dict[str, Any]:
     }
 
 
-def test_the_relay_takes_what_it_is_given(rendered: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_the_relay_accepts_its_environment(rendered: list[dict[str, Any]], tmp_path: Path) -> None:
     given = {each["name"]: each.get("value", "10.0.0.7") for each in relay_of(rendered)["env"]}
     given = {name: value.replace("$(POD_IP)", given["POD_IP"]) for name, value in given.items()}
 
     assert faults_of(given, tmp_path, key_file="RELAY__UPSTREAM__API_KEY_FILE") == ""
 
 
-def test_the_relay_takes_what_the_page_says_for_ipv6(rendered: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_the_relay_accepts_the_documented_ipv6_environment(rendered: list[dict[str, Any]], tmp_path: Path) -> None:
     page = (ROOT / "docs" / "deployment.md").read_text()
     [instead] = [block.split("```")[0] for block in page.split("```yaml\n")[1:]]
     given = {
@@ -143,11 +143,11 @@ def test_it_is_a_sidecar_that_starts_before_the_app(rendered: list[dict[str, Any
     assert [each["name"] for each in pod(rendered)["spec"]["containers"]] == ["app"]
 
 
-def test_a_full_disk_under_the_relay_leaves_the_app_in_service(rendered: list[dict[str, Any]]) -> None:
+def test_a_full_disk_of_the_relay_does_not_make_the_pod_unready(rendered: list[dict[str, Any]]) -> None:
     assert "readinessProbe" not in relay_of(rendered)
 
 
-def test_it_is_confined_as_the_restricted_standard_asks(rendered: list[dict[str, Any]]) -> None:
+def test_the_sidecar_meets_the_restricted_pod_security_standard(rendered: list[dict[str, Any]]) -> None:
     """https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted, and a read-only root."""
     context = relay_of(rendered)["securityContext"]
 
@@ -158,14 +158,14 @@ def test_it_is_confined_as_the_restricted_standard_asks(rendered: list[dict[str,
     assert context["seccompProfile"] == {"type": "RuntimeDefault"}
 
 
-def test_its_user_is_the_images_and_can_write_its_volume(rendered: list[dict[str, Any]]) -> None:
+def test_the_sidecar_has_the_user_of_the_image_and_can_write_its_volume(rendered: list[dict[str, Any]]) -> None:
     user = relay_of(rendered)["securityContext"]["runAsUser"]
 
     assert f"USER {user}:{user}" in (ROOT / "Dockerfile").read_text()
     assert pod(rendered)["spec"]["securityContext"]["fsGroup"] == user
 
 
-def test_every_volume_it_mounts_is_there(rendered: list[dict[str, Any]]) -> None:
+def test_every_mounted_volume_exists(rendered: list[dict[str, Any]]) -> None:
     [stateful_set] = [each for each in rendered if each["kind"] == "StatefulSet"]
     claims = [each["metadata"]["name"] for each in stateful_set["spec"]["volumeClaimTemplates"]]
     volumes = [each["name"] for each in pod(rendered)["spec"]["volumes"]]
@@ -173,7 +173,7 @@ def test_every_volume_it_mounts_is_there(rendered: list[dict[str, Any]]) -> None
     assert {each["name"] for each in relay_of(rendered)["volumeMounts"]} == {*claims, *volumes}
 
 
-def test_probes_and_scrapes_ask_where_it_listens(rendered: list[dict[str, Any]]) -> None:
+def test_probes_and_scrapes_use_the_listening_port(rendered: list[dict[str, Any]]) -> None:
     relay = relay_of(rendered)
     listen = {each["name"]: each.get("value", "") for each in relay["env"]}["RELAY__OPS__LISTEN"]
     [port] = relay["ports"]
@@ -186,7 +186,7 @@ def test_probes_and_scrapes_ask_where_it_listens(rendered: list[dict[str, Any]])
     assert monitor["spec"]["selector"]["matchLabels"].items() <= pod(rendered)["metadata"]["labels"].items()
 
 
-def test_the_alerts_know_the_job_it_is_scraped_as() -> None:
+def test_the_alerts_use_the_job_of_the_pod_monitor() -> None:
     monitor = yaml.safe_load((KUBERNETES / "monitoring" / "podmonitor.yaml").read_text())
     relabelings = monitor["spec"]["podMetricsEndpoints"][0]["relabelings"]
 

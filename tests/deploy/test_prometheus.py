@@ -50,14 +50,14 @@ def promtool(*arguments: str, said: bytes = b"") -> tuple[int, str]:
 
 
 @needs_promtool
-def test_the_files_are_what_prometheus_reads() -> None:
+def test_the_prometheus_files_are_valid() -> None:
     code, said = promtool("check", "config", "prometheus.yml")
 
     assert code == 0, said
 
 
 @needs_promtool
-def test_each_alert_fires_on_what_it_is_for_and_not_before() -> None:
+def test_each_alert_fires_on_its_condition_only() -> None:
     code, said = promtool("test", "rules", "alerts_test.yml")
 
     assert code == 0, said
@@ -70,7 +70,7 @@ def test_each_alert_is_tested() -> None:
 
 
 @pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule["alert"])
-def test_each_alert_says_what_is_wrong_and_where_to_read_on(rule: dict[str, Any]) -> None:
+def test_each_alert_has_a_description_and_a_runbook_section(rule: dict[str, Any]) -> None:
     page, _, anchor = rule["annotations"]["runbook_url"].partition("#")
 
     assert rule["labels"]["severity"] in {"critical", "warning"}
@@ -80,7 +80,7 @@ def test_each_alert_says_what_is_wrong_and_where_to_read_on(rule: dict[str, Any]
     assert anchor in anchors(ROOT / page)
 
 
-def test_the_runbook_knows_no_other_alerts() -> None:
+def test_the_runbook_has_exactly_the_sections_of_the_alerts() -> None:
     headings = re.findall(r"^### (Relay\w+)$", (ROOT / "docs" / "runbook.md").read_text(), re.MULTILINE)
 
     assert sorted(headings) == sorted(rule["alert"] for rule in rules())
@@ -109,7 +109,7 @@ def test_the_dashboards_panels_do_not_overlap() -> None:
 
 @needs_prometheus
 @needs_promtool
-async def test_a_real_prometheus_answers_every_query(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_every_query_has_a_result_in_a_real_prometheus(sandbox: Sandbox, tmp_path: Path) -> None:
     """Each query of the dashboard finds something, each alert can be evaluated, and /metrics has nothing to mend."""
     settings = {"shutdown__drain": "0s", "batch__linger": "50ms"}
     async with (

@@ -35,7 +35,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-def test_it_holds_every_file_of_the_package(wheel: Path) -> None:
+def test_the_wheel_contains_every_file_of_the_package(wheel: Path) -> None:
     """Modules, py.typed and the page; nothing of tests or benchmarks."""
     held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     ours = {
@@ -67,7 +67,7 @@ def said(directory: Path, *command: str | Path) -> str:
     return done.stdout
 
 
-def test_it_runs_in_an_environment_of_its_own(installed: Path, tmp_path: Path) -> None:
+def test_the_wheel_runs_with_the_locked_dependencies_alone(installed: Path, tmp_path: Path) -> None:
     """The locked runtime dependencies are enough, and agree with what the wheel asks for."""
     python = installed / "python"
     page = "import relay.app.run_service, relay.ops.server as server; print(server.PAGE)"
@@ -78,7 +78,7 @@ def test_it_runs_in_an_environment_of_its_own(installed: Path, tmp_path: Path) -
 
 
 @pytest.mark.skipif(not CYCLONEDX.exists(), reason="cyclonedx-bom is not installed: make tools")
-def test_its_bill_of_materials_names_what_is_locked(installed: Path, tmp_path: Path) -> None:
+def test_the_bill_of_materials_names_the_locked_dependencies(installed: Path, tmp_path: Path) -> None:
     """As `make sbom` writes it."""
     bill = json.loads(said(tmp_path, CYCLONEDX, "environment", "--of", "JSON", installed / "python"))
     named = {f"{part['name'].replace('_', '-')}=={part['version']}" for part in bill["components"]}
@@ -97,7 +97,7 @@ def test_locks_have_hashes_and_name_no_registry(lock: str) -> None:
     assert [line for line in lines if "://" in line or line.startswith("-")] == []
 
 
-def test_what_all_locks_hold_they_hold_in_one_version() -> None:
+def test_all_locks_pin_the_same_versions() -> None:
     versions = [dict(re.findall(r"^([a-z0-9_.-]+)==(\S+)", (ROOT / lock).read_text(), re.MULTILINE)) for lock in LOCKS]
     for other in versions[1:]:
         assert {name: other[name] for name in versions[0]} == versions[0]

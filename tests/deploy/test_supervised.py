@@ -62,7 +62,7 @@ def supervised(manager: Manager, sandbox: Sandbox, tmp_path: Path, **settings: s
     return environment(sandbox.url, tmp_path, **settings) | asked
 
 
-async def test_a_life_is_told(sandbox: Sandbox, tmp_path: Path, manager: Manager) -> None:
+async def test_start_reload_and_stop_are_reported(sandbox: Sandbox, tmp_path: Path, manager: Manager) -> None:
     """Ready when events are accepted, alive with a status, reloading until ready again, stopping."""
     async with running(supervised(manager, sandbox, tmp_path)) as relay:
         assert await manager.hears("READY=1") == ["READY=1"]
@@ -78,7 +78,7 @@ async def test_a_life_is_told(sandbox: Sandbox, tmp_path: Path, manager: Manager
         assert await relay.ended() == 0
 
 
-async def test_a_refused_reload_ends_too(sandbox: Sandbox, tmp_path: Path, manager: Manager) -> None:
+async def test_a_rejected_reload_is_reported_as_ended(sandbox: Sandbox, tmp_path: Path, manager: Manager) -> None:
     config = tmp_path / "config.toml"
     config.write_text("")
     env = supervised(manager, sandbox, tmp_path)
@@ -93,7 +93,7 @@ async def test_a_refused_reload_ends_too(sandbox: Sandbox, tmp_path: Path, manag
         await relay.logged("configuration rejected, the previous one stays in effect")
 
 
-async def test_who_cannot_start_is_never_ready(sandbox: Sandbox, tmp_path: Path, manager: Manager) -> None:
+async def test_a_relay_that_cannot_start_is_never_ready(sandbox: Sandbox, tmp_path: Path, manager: Manager) -> None:
     env = supervised(manager, sandbox, tmp_path, http__listen="203.0.113.1:80")
     relay = await launch(env)
 
@@ -103,7 +103,7 @@ async def test_who_cannot_start_is_never_ready(sandbox: Sandbox, tmp_path: Path,
 
 @pytest.mark.skipif(STRACE is None, reason="strace is not installed")
 @pytest.mark.skipif(os.geteuid() != 0, reason="a relay lets only root trace it")
-async def test_a_hanging_disk_silences_the_keep_alive(sandbox: Sandbox, tmp_path: Path, manager: Manager) -> None:
+async def test_a_hanging_disk_stops_the_keep_alive_messages(sandbox: Sandbox, tmp_path: Path, manager: Manager) -> None:
     """A keep-alive a second, but none while a commit hangs, after the one under way: the outbox answers for it."""
     async with running(supervised(manager, sandbox, tmp_path)) as relay, every_sync_taking(6, relay.pid):
         await manager.hears("WATCHDOG=1")

@@ -48,7 +48,7 @@ def installed(tmp_path: Path) -> Path:
 
 
 @needs_systemd
-def test_systemd_has_nothing_to_say_about_the_unit(tmp_path: Path) -> None:
+def test_systemd_reports_no_problem_of_the_unit(tmp_path: Path) -> None:
     said = analyze("verify", "--man=no", str(installed(tmp_path)))
 
     assert (said.returncode, said.stdout + said.stderr) == (0, "")
@@ -66,7 +66,7 @@ def test_exposure_is_low(tmp_path: Path) -> None:
     assert float(exposure[1]) <= MAX_EXPOSURE
 
 
-def test_its_sandbox_gives_way_to_what_the_relay_needs() -> None:
+def test_the_unit_permits_everything_that_the_relay_needs() -> None:
     """The boot id is read from /proc/sys, the notify socket is a unix socket, the outbox is in the state directory."""
     unit = settings()
 
@@ -78,7 +78,7 @@ def test_its_sandbox_gives_way_to_what_the_relay_needs() -> None:
 
 @needs_systemd
 @pytest.mark.skipif(STRACE is None, reason="strace is not installed")
-async def test_its_system_calls_are_all_allowed(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_the_unit_allows_all_system_calls_of_the_relay(sandbox: Sandbox, tmp_path: Path) -> None:
     """A whole life, started as the unit starts it: no call that SystemCallFilter would refuse."""
     trace = tmp_path / "trace"
     assert STRACE is not None
@@ -101,7 +101,7 @@ async def test_its_system_calls_are_all_allowed(sandbox: Sandbox, tmp_path: Path
     assert (tmp_path / "state" / "outbox.db").stat().st_mode & 0o777 == 0o600
 
 
-async def test_it_runs_without_writable_code(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_the_relay_runs_without_writable_code(sandbox: Sandbox, tmp_path: Path) -> None:
     """MemoryDenyWriteExecute=, by the kernel's own switch for it (Linux 6.3)."""
     forbid = (
         "import ctypes, os, sys\n"

@@ -35,7 +35,7 @@ def line(text: str, name: str) -> str:
     return next(each for each in text.splitlines() if each.startswith(f"| {name} |"))
 
 
-def test_what_a_run_left_out_is_taken_from_an_earlier_one_and_what_failed_is_shown() -> None:
+def test_missing_scenarios_are_taken_from_an_earlier_run_and_failures_are_shown() -> None:
     earlier = RUN | {"scenarios": [scenario("soak", "20 minutes"), scenario("udp", "old"), scenario("drain", "old")]}
     later = RUN | {"scenarios": [scenario("soak", None), scenario("udp", "new"), scenario("drain", None, "it broke")]}
 
@@ -47,7 +47,7 @@ def test_what_a_run_left_out_is_taken_from_an_earlier_one_and_what_failed_is_sho
     assert "not run" in line(text, "idle")
 
 
-def test_only_runs_of_the_same_code_are_put_together(tmp_path: Path) -> None:
+def test_only_runs_of_the_same_code_are_combined(tmp_path: Path) -> None:
     runs = {"1": {}, "2": {"trees": ["other", "b"]}, "3": {"changed": True}, "4": {"commit": "d" * 40}, "5": {}}
     for name, difference in runs.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(RUN | {"at": name} | difference))

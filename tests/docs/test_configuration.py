@@ -42,7 +42,7 @@ def default_of(key: Key) -> str:
     return "none" if key.default is None else toml(key.kind.plain(key.default))
 
 
-def test_example_as_it_is_sets_nothing():
+def test_unchanged_example_sets_nothing():
     assert tomllib.loads(EXAMPLE) == {section: {} for section in SECTIONS}
 
 
@@ -58,12 +58,12 @@ def test_example_with_every_line_uncommented_loads_and_equals_the_defaults(tmp_p
     assert settings == Settings(upstream=Upstream(default=default, tenants={2: tenant}))
 
 
-def test_example_has_every_key_and_no_other():
+def test_example_has_exactly_the_keys():
     assert list(example_entries()) == [key.name for key in KEYS]
 
 
 @pytest.mark.parametrize("key", KEYS, ids=lambda key: key.name)
-def test_example_says_of_each_key_its_default_effect_unit_bounds_and_whether_it_needs_a_restart(key):
+def test_example_describes_each_key(key):
     value, comment = example_entries()[key.name]
 
     restart = " [restart]" if key.restart else ""
@@ -74,7 +74,7 @@ def test_example_says_of_each_key_its_default_effect_unit_bounds_and_whether_it_
         assert value == toml(None if key.default is None else key.kind.plain(key.default))
 
 
-def test_docs_have_one_row_a_key_with_default_unit_bounds_effect_and_how_a_change_is_applied():
+def test_docs_have_one_row_per_key():
     rows = [
         [cell.strip() for cell in line.strip("|").split(" | ")]
         for line in DOCS.splitlines()
@@ -97,7 +97,7 @@ def test_docs_have_one_row_a_key_with_default_unit_bounds_effect_and_how_a_chang
     ]
 
 
-def test_every_field_of_settings_is_set_by_a_key_or_built_from_keys():
+def test_every_field_of_settings_has_a_key():
     """A field no key leads to could not be configured; a default in two places could part."""
     built = {("upstream", "default"), ("upstream", "tenants"), ("outbox", "kind")}
     fields = {(section, field) for section, type_ in SECTIONS.items() for field in type_.__dataclass_fields__}

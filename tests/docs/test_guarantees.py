@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def test_every_test_that_is_named_exists() -> None:
+def test_every_named_test_exists() -> None:
     named = re.findall(r"`(tests/[^`\s:]+)(?:::(\w+))?`", (ROOT / "docs/guarantees.md").read_text())
     assert len(named) > 20
     missing = [path for path, _ in named if not (ROOT / path).exists()]

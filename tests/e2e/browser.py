@@ -1,7 +1,7 @@
-"""A real Chromium, driven through chromedriver by the WebDriver protocol: what a person sees and does.
+"""A real Chromium, controlled through chromedriver by the WebDriver protocol.
 
-Commands run in a thread, so that what the page talks to may live in the test's own loop. Waiting is for what
-the page shows.
+Commands run in a thread, so that the servers of the page may run in the test's event loop. Tests wait for the
+content of the page.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ READY = (
 _ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
 _FLAGS = [
     "--headless",
-    "--no-sandbox",  # root has none; nothing but our own pages is opened
+    "--no-sandbox",  # Chromium has no sandbox for root. It opens only pages of the tests.
     "--disable-gpu",
     "--disable-quic",
     "--disable-dev-shm-usage",
@@ -44,7 +44,7 @@ _FLAGS = [
 
 
 class Browser:
-    """One window. Elements are named by CSS selectors, each of which must find one."""
+    """One window. Every CSS selector must match an element."""
 
     def __init__(self, base: str, session: str) -> None:
         self._base = f"{base}/session/{session}"
@@ -53,22 +53,19 @@ class Browser:
         await self._command("POST", "/url", {"url": url})
 
     async def run(self, script: str, *arguments: Any) -> Any:
-        """The value a script returns, or its promise's."""
+        """Return the value of a script, or of the promise that it returns."""
         return await self._command("POST", "/execute/sync", {"script": script, "args": list(arguments)})
 
     async def devtools(self, name: str, **parameters: Any) -> Any:
         return await self._command("POST", "/goog/cdp/execute", {"cmd": name, "params": parameters})
 
     async def text(self, selector: str) -> str:
-        """As a person sees it: hidden text is not there."""
+        """Return the visible text of an element."""
         found: str = await self.run("return document.querySelector(arguments[0]).innerText", selector)
         return found
 
     async def click(self, selector: str, *, when_ready: bool = True) -> None:
-        """Click as a person does, who waits until the element is shown and the page takes its click.
-
-        Without `when_ready`, click at once: as an impatient person does.
-        """
+        """Click an element. With `when_ready`, first wait until it is visible and enabled."""
         if when_ready:
             await self.until(READY, selector)
         await self._command("POST", f"/element/{await self._find(selector)}/click", {})
@@ -77,7 +74,7 @@ class Browser:
         await self._command("POST", f"/element/{await self._find(selector)}/value", {"text": text})
 
     async def press(self, *keys: str) -> None:
-        """One key to whatever has the focus, with others held down before it."""
+        """Press the last key while the keys before it are held down, in the element that has the focus."""
         actions = [{"type": "keyDown", "value": key} for key in keys]
         actions += [{"type": "keyUp", "value": key} for key in reversed(keys)]
         await self._command("POST", "/actions", {"actions": [{"type": "key", "id": "keyboard", "actions": actions}]})
@@ -90,13 +87,13 @@ class Browser:
                     await asyncio.sleep(0.05)
         except TimeoutError:
             seen = await self.run("return document.body.innerText")
-            raise AssertionError(f"never came true: {condition} {arguments}\n{seen}") from None
+            raise AssertionError(f"the condition did not become true: {condition} {arguments}\n{seen}") from None
 
     async def until_text(self, selector: str, text: str) -> None:
         await self.until("document.querySelector(arguments[0])?.innerText.includes(arguments[1])", selector, text)
 
     async def screen(self, width: int, height: int, scale: float = 1) -> None:
-        """The window's size in CSS pixels, and how many real ones each is."""
+        """Set the size of the window in CSS pixels, and the number of device pixels per CSS pixel."""
         await self.devtools(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -106,7 +103,7 @@ class Browser:
         )
 
     async def scheme(self, name: str) -> None:
-        """ "light" or "dark"."""
+        """Set the color scheme: "light" or "dark"."""
         features = [
             {"name": "prefers-color-scheme", "value": name},
             {"name": "prefers-reduced-motion", "value": "reduce"},
@@ -114,18 +111,18 @@ class Browser:
         await self.devtools("Emulation.setEmulatedMedia", features=features)
 
     async def hide(self) -> None:
-        """As a person who minimizes the window."""
+        """Minimize the window."""
         await self._command("POST", "/window/minimize", {})
 
     async def show(self) -> None:
         await self._command("POST", "/window/rect", {"width": 1280, "height": 900})
 
     async def complaints(self) -> list[str]:
-        """What the console has said since the last call, violations of the content security policy included."""
+        """Return the console messages since the last call, including violations of the content security policy."""
         return [entry["message"] for entry in await self._command("POST", "/se/log", {"type": "browser"})]
 
     async def picture(self, name: str) -> None:
-        """For people: the whole page as a PNG, if RELAY_SCREENSHOTS names a directory."""
+        """Save the whole page as a PNG for a reviewer, if RELAY_SCREENSHOTS names a directory."""
         if directory := os.environ.get("RELAY_SCREENSHOTS"):
             shot = await self.devtools("Page.captureScreenshot", captureBeyondViewport=True)
             Path(directory, f"{name}.png").write_bytes(base64.b64decode(shot["data"]))
@@ -141,7 +138,7 @@ class Browser:
 
 @contextmanager
 def chromium(profile: Path, *flags: str) -> Iterator[Browser]:
-    """A fresh browser with a profile of its own, and further flags. Raises LookupError if this machine has none."""
+    """Run a browser with a new profile and further flags. Raises LookupError if it is not installed."""
     found = [next(filter(None, map(shutil.which, names)), None) for names in PROGRAMS]
     if None in found:
         raise LookupError("needs Chromium and its driver: apt-get install chromium chromium-driver")
@@ -171,7 +168,7 @@ def _port(driver: subprocess.Popen[str]) -> int:
 
 
 def _ask(method: str, url: str, data: Any) -> Any:
-    """One WebDriver command's value."""
+    """Send one WebDriver command, and return its value."""
     body = None if data is None else json.dumps(data).encode()
     request = Request(url, body, {"Content-Type": "application/json"}, method=method)
     try:

@@ -1,4 +1,4 @@
-"""What the end-to-end tests share: a sandbox upstream in this process, and a browser."""
+"""Fixtures of the end-to-end tests: a sandbox upstream in this process, and a browser."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.e2e.harness import KEY
 
 @pytest.fixture
 async def sandbox() -> AsyncIterator[Sandbox]:
-    """The documented upstream, but for a window of 5 s."""
+    """Run the documented upstream with a rate window of 5 s."""
     upstream = Sandbox(SandboxSettings(api_key=KEY, window_ms=5_000, keep_requests=True), SystemClock())
     await upstream.start()
     yield upstream
@@ -24,7 +24,7 @@ async def sandbox() -> AsyncIterator[Sandbox]:
 
 @pytest.fixture(scope="module")
 def chrome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """One for all tests of a file; they are skipped, with the reason, where there is none."""
+    """Run one browser for all tests of a file. Without a browser, the tests are skipped."""
     try:
         with chromium(tmp_path_factory.mktemp("profile")) as browser:
             yield browser

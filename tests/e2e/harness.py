@@ -1,10 +1,10 @@
-"""The real relay as a process, driven through its sockets, signals and command line.
+"""The real relay as a process, controlled through its sockets, signals and command line.
 
-Waiting is for things: a line of its log, a change of its status, a request at the sandbox. The bound on
-each wait is for a broken relay only, and far above what a slow machine needs.
+Tests wait for conditions: a log line, a status, a request at the sandbox. The time limit of each wait only ends a test
+of a broken relay, and is far longer than a slow machine needs.
 
-The key is a canary, and the log is at debug level: whatever a test is about, it fails if the key is in a line of the
-log, in an answer, in what a command prints, or, when a relay has ended, in a file beside its outbox.
+The key is a canary, and the log level is debug. Every test fails if the key is in a log line, in a response, in the
+output of a command or, after the relay has ended, in a file of the outbox.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ KEY = "canary-key-5f1c0d"
 
 
 class RelayProcess:
-    """One run of `relay run`; its ports are as bound, its log is read as JSON."""
+    """One process of `relay run`, its bound addresses and its parsed log lines."""
 
     def __init__(self, process: asyncio.subprocess.Process, outbox: Path) -> None:
         self.process = process
@@ -42,7 +42,7 @@ class RelayProcess:
         return self.process.pid
 
     async def logged(self, event: str, **fields: Any) -> dict[str, Any]:
-        """The first log line with this event and these fields, waited for."""
+        """Wait for a log line with this event and these fields, and return the first."""
 
         def found() -> dict[str, Any] | None:
             for line in self.log:
@@ -62,7 +62,7 @@ class RelayProcess:
         return await http(self.http, method, path, body, headers)
 
     async def post(self, event: Mapping[str, Any]) -> int:
-        """The status of posting one event."""
+        """Post one event, and return the status of the response."""
         status, _, _ = await self.request("POST", "/v1/events", json.dumps(event).encode())
         return status
 
@@ -72,7 +72,7 @@ class RelayProcess:
         return found
 
     async def until(self, done: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        """Ask for the status until it says so; the status then."""
+        """Request the status until `done` accepts it, and return it."""
         async with asyncio.timeout(PATIENCE_S):
             while True:
                 status = await self.status()
@@ -84,7 +84,7 @@ class RelayProcess:
         self.process.send_signal(number)
 
     async def ended(self) -> int:
-        """Its exit code."""
+        """Wait until the process has ended, and return its exit code. Fails if the key is in the log or on the disk."""
         async with asyncio.timeout(PATIENCE_S):
             code = await self.process.wait()
             await self._reader
@@ -115,12 +115,12 @@ class RelayProcess:
 def _holds_key(file: Path) -> bool:
     try:
         return KEY.encode() in file.read_bytes()
-    except OSError:  # what a test did to the disk
+    except OSError:  # The test has deleted the file or broken the disk.
         return False
 
 
 def environment(url: str, directory: Path, **settings: str) -> dict[str, str]:
-    """The relay's environment: a fresh port each, quick linger, and `section__key` settings."""
+    """Return the environment of a relay with free ports, a short linger time, and the given `section__key` settings."""
     given = {
         "upstream__url": url,
         "upstream__api_key": KEY,
@@ -138,7 +138,7 @@ def environment(url: str, directory: Path, **settings: str) -> dict[str, str]:
 
 
 async def launch(env: Mapping[str, str], *command: str) -> RelayProcess:
-    """Start `relay run`, or another command around it, and return at once."""
+    """Start `relay run`, or a command that runs it, and return at once."""
     return RelayProcess(
         await asyncio.create_subprocess_exec(
             *(command or (sys.executable, "-m", "relay", "run")), env=dict(env), stderr=asyncio.subprocess.PIPE
@@ -149,7 +149,7 @@ async def launch(env: Mapping[str, str], *command: str) -> RelayProcess:
 
 @asynccontextmanager
 async def running(env: Mapping[str, str], *command: str) -> AsyncIterator[RelayProcess]:
-    """A relay that accepts events; killed at the end if it still runs."""
+    """Run a relay that accepts events. Kill it at the end if it still runs."""
     relay = await launch(env, *command)
     try:
         started = await relay.logged("relay started")
@@ -163,7 +163,7 @@ async def running(env: Mapping[str, str], *command: str) -> AsyncIterator[RelayP
 async def http(
     address: str, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
 ) -> tuple[int, dict[str, str], bytes]:
-    """One request on a connection of its own: status, headers by lower-case name, body."""
+    """Send one request on a new connection. Return status, headers by lower-case name, and body."""
     host, _, port = address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     try:
@@ -174,15 +174,15 @@ async def http(
             raw = await reader.read()
     finally:
         writer.close()
-    assert KEY.encode() not in raw, "the key is in an answer"
-    head, _, answer = raw.partition(b"\r\n\r\n")
+    assert KEY.encode() not in raw, "the key is in a response"
+    head, _, content = raw.partition(b"\r\n\r\n")
     first, *rest = head.decode("latin-1").split("\r\n")
     found = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in rest)}
-    return int(first.split(" ")[1]), found, answer
+    return int(first.split(" ")[1]), found, content
 
 
 async def command(env: Mapping[str, str], *arguments: str) -> tuple[int, str, str]:
-    """A `relay` command: exit code, standard output, standard error."""
+    """Run a `relay` command. Return exit code, standard output and standard error."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -196,12 +196,12 @@ async def command(env: Mapping[str, str], *arguments: str) -> tuple[int, str, st
     async with asyncio.timeout(PATIENCE_S):
         out, err = await process.communicate()
     assert process.returncode is not None
-    assert KEY.encode() not in out + err, "the key is in what a command prints"
+    assert KEY.encode() not in out + err, "the key is in the output of a command"
     return process.returncode, out.decode(), err.decode()
 
 
 def event(n: int, device: str = "A1B2C3D4-E5F6-7890-ABCD-EF1234567890", tenant_id: int = 1) -> dict[str, Any]:
-    """A valid event with an id made of its number and device; `context.n` is what the sandbox tells order by."""
+    """Return a valid event whose id contains its number and device. The sandbox checks the order by `context.n`."""
     return {
         "event_id": f"{crc32(f'{tenant_id} {device}'.encode()):08x}-0000-4000-8000-{n:012x}",
         "event_type": "video.play",

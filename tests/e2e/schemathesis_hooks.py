@@ -1,4 +1,4 @@
-"""What schemathesis cannot know from a description: loaded by it, see test_schemathesis."""
+"""Hooks that tell schemathesis rules that the description cannot express. See test_schemathesis."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ for lines in ("application/x-ndjson", "application/ndjson", "application/jsonl",
 
 @schemathesis.hook
 def map_body(context: schemathesis.HookContext, body: Any) -> Any:
-    """Without what the description forbids in words only, for a schema cannot."""
+    """Remove values that only the text of the description forbids, because a schema cannot."""
     return sayable(body)
 
 
 def sayable(value: Any) -> Any:
-    """No U+0000, no integer beyond 64 bits, and none that is written with a point: to a schema 2.0 is an integer."""
+    """Replace U+0000, integers beyond 64 bits, and integers written as floats: 2.0 is an integer in a schema."""
     if isinstance(value, str):
         return value.replace("\0", "")
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:

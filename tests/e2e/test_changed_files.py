@@ -1,4 +1,4 @@
-"""Key and certificate files that are renewed in place: used without a signal, and nothing else is applied with them."""
+"""Renewed key and certificate files: the relay applies them without a signal, and applies no other change."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from relay.sandbox.settings import SandboxSettings
 from tests.abuse.certificates import Authority
 from tests.e2e.harness import KEY, environment, event, running
 
-APPLIED, REFUSED = "configuration applied", "configuration rejected, the previous one stays in effect"
+APPLIED, REJECTED = "configuration applied", "configuration rejected, the previous one stays in effect"
 needs_openssl = pytest.mark.skipif(not shutil.which("openssl"), reason="openssl makes the certificates")
 
 
@@ -33,7 +33,7 @@ async def serving(context: ssl.SSLContext) -> AsyncIterator[Sandbox]:
 
 
 def renew(file: Path, source: Path) -> None:
-    """Replace a file as certificate managers do: the relay never sees half of it."""
+    """Replace a file atomically, as certificate managers do."""
     new = file.with_suffix(".new")
     shutil.copy(source, new)
     os.replace(new, file)
@@ -86,7 +86,7 @@ async def test_a_renewed_client_certificate_is_used_once_its_key_fits(
             await relay.until(lambda status: status["upstreams"][0]["state"] == "backing_off")
 
             renew(certificate, new_certificate)
-            error = (await relay.logged(REFUSED))["error"]
+            error = (await relay.logged(REJECTED))["error"]
             assert f"upstream.client_cert_file {certificate} and upstream.client_key_file {key}" in error
             renew(key, new_key)
 
@@ -101,7 +101,7 @@ async def test_a_renewed_client_certificate_is_used_once_its_key_fits(
     ids=["not TOML", "other keys"],
 )
 async def test_a_changed_key_file_is_applied_alone(sandbox: Sandbox, tmp_path: Path, edited: str) -> None:
-    """Whatever was done to the configuration file since: that needs a reload."""
+    """A change of the configuration file, valid or not, still needs a reload."""
     file, key_file = tmp_path / "config.toml", tmp_path / "key"
     file.write_text('[upstream.tenants.2]\napi_key = "canary-old-4d5e6f"\n')
     key_file.write_text("canary-wrong-1a2b3c\n")
@@ -116,7 +116,7 @@ async def test_a_changed_key_file_is_applied_alone(sandbox: Sandbox, tmp_path: P
         await relay.until(lambda status: status["ledger"]["delivered"] == 1)
 
 
-async def test_the_default_keys_file_is_also_that_of_a_tenant_without_its_own(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_a_tenant_without_a_key_uses_the_default_key_file(sandbox: Sandbox, tmp_path: Path) -> None:
     key_file = tmp_path / "key"
     key_file.write_text("canary-wrong-1a2b3c\n")
     own = {"upstream__api_key_file": str(key_file), "upstream__tenants__2__url": sandbox.url}

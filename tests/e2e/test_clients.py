@@ -1,7 +1,7 @@
-"""Every snippet of docs/apps.md, run as it stands there (but for the ports) against a live relay and upstream.
+"""Every snippet of docs/apps.md, run with other ports against a live relay and upstream.
 
-Each sends one event whose type ends in "sent" or "tracked"; the upstream must get it. One whose tool is missing is
-skipped and says so; Swift, which has no compiler here, is parsed.
+Each snippet sends one event whose type ends in "sent" or "tracked", and the upstream must receive it. A test without
+its tool is skipped with the reason. Swift is only parsed, because no compiler is available.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ TOOLS = {
 
 
 def snippet(heading: str, language: str) -> str:
-    """The one block of a language under a heading."""
+    """Return the only code block of a language below a heading."""
     section = re.split(rf"^### {re.escape(heading)}$", DOCS.read_text(), flags=re.MULTILINE)[1]
     section = re.split(r"^##", section, flags=re.MULTILINE)[0]
     (found,) = [code for name, code in FENCE.findall(section) if name == language]
@@ -46,7 +46,7 @@ def snippet(heading: str, language: str) -> str:
 
 
 def at(relay: RelayProcess, code: str) -> str:
-    """The code with this relay's ports in the places of the default ones."""
+    """Return the code with the ports of this relay in place of the default ports."""
     http_port, udp_port = relay.http.rpartition(":")[2], relay.udp.rpartition(":")[2]
     assert "8080" in code or "8125" in code
     return code.replace("8080", http_port).replace("8125", udp_port)
@@ -61,7 +61,7 @@ def tool(heading: str) -> str:
 
 
 async def run(directory: Path, *command: str) -> str:
-    """What a program prints; it must end well."""
+    """Run a program that must succeed, and return its output."""
     env = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     program = await asyncio.create_subprocess_exec(
         *command, cwd=directory, env=env, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
@@ -73,7 +73,7 @@ async def run(directory: Path, *command: str) -> str:
 
 
 async def delivered(sandbox: Sandbox, event_type: str) -> dict[str, Any]:
-    """The event of this type as the upstream got it."""
+    """Wait until the upstream has received the event of this type, and return it."""
     async with asyncio.timeout(PATIENCE_S):
         await sandbox.until(lambda record: bool(found_in(sandbox, event_type)))
     (event,) = found_in(sandbox, event_type)
@@ -132,7 +132,7 @@ async def test_kotlin(sandbox: Sandbox, tmp_path: Path) -> None:
 
 
 def test_swift_parses() -> None:
-    """No more than that: a compiler is not to be had."""
+    """Swift is only parsed: no compiler is available."""
     code = snippet("Swift (tvOS)", "swift").encode()
     tree = Parser(Language(tree_sitter_swift.language())).parse(code)
     assert not tree.root_node.has_error, tree.root_node

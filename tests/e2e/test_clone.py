@@ -1,4 +1,4 @@
-"""An image of a running relay on several machines: each is a box of its own, and no event is sent twice."""
+"""An image of a running relay on several machines: each machine gets a new id, and no event is sent twice."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ needs_machines = pytest.mark.skipif(not can_unshare(), reason="needs root, unsha
 
 
 def on_machine(directory: Path) -> list[str]:
-    """Return the command that runs a relay on a machine of its own."""
+    """Return the command that runs a relay on a machine with a new machine id."""
     machine_id = directory / "machine-id"
     machine_id.write_text(uuid.uuid4().hex + "\n")
     script = f'mount --bind {machine_id} /etc/machine-id && exec "$@"'
@@ -38,7 +38,7 @@ def boot_event() -> dict[str, str]:
 
 
 @needs_machines
-async def test_clones_have_ids_of_their_own_and_send_no_event_of_the_image(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_clones_get_new_ids_and_send_no_event_of_the_image(sandbox: Sandbox, tmp_path: Path) -> None:
     settings = {
         "defaults__device_id": "auto",
         "defaults__platform": "tv",

@@ -1,6 +1,6 @@
-"""G1, mechanically: the WAL's fdatasync comes before the 202 of every event leaves.
+"""G1: the relay syncs the WAL (fdatasync) before it sends the 202 of an event.
 
-strace sees the system calls of the whole process; the test reads them in order.
+strace records the system calls of the whole process, and the test reads them in order.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ async def test_the_wal_is_synced_before_each_202(sandbox: Sandbox, tmp_path: Pat
         for n in range(50):
             assert await relay.post(event(n)) == 202
         await relay.until(lambda status: status["ledger"]["delivered"] == 50)
-    accepted, unsynced = answers_before_sync(await finished(trace, relay.pid))
+    accepted, unsynced = count_responses_before_sync(await finished(trace, relay.pid))
     assert accepted == 50
     assert unsynced == 0
 
 
 async def finished(trace: Path, pid: int) -> list[str]:
-    """The lines of the trace once it ends: strace writes on after the process is gone."""
+    """Return the lines of the complete trace. strace still writes after the process has ended."""
     end = re.compile(rf"^{pid} +\+\+\+ (killed|exited)", re.MULTILINE)
     async with asyncio.timeout(PATIENCE_S):
         while not end.search(text := trace.read_text(errors="replace")):
@@ -47,10 +47,10 @@ async def finished(trace: Path, pid: int) -> list[str]:
     return text.splitlines()
 
 
-def answers_before_sync(trace: list[str]) -> tuple[int, int]:
-    """How many 202s left, and how many of them with no finished sync of the WAL since the 202 before.
+def count_responses_before_sync(trace: list[str]) -> tuple[int, int]:
+    """Return the number of 202 responses, and the number of those without a finished sync of the WAL before them.
 
-    The events come one after the other here: each 202 needs a sync of its own.
+    The test sends the events one after the other, so each 202 needs its own sync.
     """
     accepted = unsynced = 0
     written = synced = False
@@ -66,10 +66,10 @@ def answers_before_sync(trace: list[str]) -> tuple[int, int]:
     return accepted, unsynced
 
 
-def test_the_reader_of_traces_sees_an_answer_that_came_too_early() -> None:
+def test_the_trace_reader_detects_a_response_before_the_sync() -> None:
     write = '7 pwrite64(9</d/outbox.db-wal>, "7"..., 4096, 32) = 4096'
     sync = "7 fdatasync(9</d/outbox.db-wal>) = 0"
-    answer = '6 sendto(12<TCP:[1]>, "HTTP/1.1 202 Accepted"..., 200, 0, NULL, 0) = 200'
-    assert answers_before_sync([write, sync, answer]) == (1, 0)
-    assert answers_before_sync([write, answer, sync]) == (1, 1)
-    assert answers_before_sync([write, sync, answer, answer]) == (2, 1)
+    response = '6 sendto(12<TCP:[1]>, "HTTP/1.1 202 Accepted"..., 200, 0, NULL, 0) = 200'
+    assert count_responses_before_sync([write, sync, response]) == (1, 0)
+    assert count_responses_before_sync([write, response, sync]) == (1, 1)
+    assert count_responses_before_sync([write, sync, response, response]) == (2, 1)

@@ -1,4 +1,4 @@
-"""Starting, stopping, being killed: what was answered 202 is delivered, in order, within the limits."""
+"""Starts, stops and kills: every event answered with 202 is delivered, in order and within the limits."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ MAX_IN_FLIGHT = 8
 
 
 class App:
-    """One device that sends as fast as it may, and repeats what was not answered 202, as an app should."""
+    """The app of one device. It sends without a pause, and repeats an event until it gets a 202."""
 
     def __init__(self, number: int) -> None:
         self.device = f"device-{number:02}"
         self.kept: list[str] = []
-        """Ids answered 202, in order."""
+        """Ids of the events answered with 202, in order."""
         self._next = 0
 
     async def send_until(self, stop: asyncio.Event, address: Any) -> None:
@@ -40,7 +40,7 @@ class App:
             try:
                 status, _, _ = await http(address(), "POST", "/v1/events", json.dumps(one).encode())
             except (OSError, IndexError, ValueError):
-                # killed under it: whether the event is stored is unknown, so the same one is sent again
+                # The relay was killed. Whether it stored the event is unknown, so the app repeats it.
                 await asyncio.sleep(0.01)
                 continue
             if status == 202:
@@ -54,10 +54,10 @@ def ledger_balances(status: dict[str, Any]) -> bool:
     return bool(ledger["accepted"] + ledger["requeued"] == gone + ledger["pending"])
 
 
-async def test_killed_in_the_middle_of_load_nothing_is_lost(sandbox: Sandbox, tmp_path: Path) -> None:
-    """kill -9, five times, under fifty devices: G1 to G5 hold.
+async def test_kills_under_load_lose_nothing(sandbox: Sandbox, tmp_path: Path) -> None:
+    """G1 to G5 hold with five kills (SIGKILL) while fifty devices send.
 
-    Repeats are at most what was in flight: each kill may repeat `upstream.max_in_flight` batches.
+    Only events in flight may be repeated: at most `upstream.max_in_flight` batches per kill.
     """
     env = environment(sandbox.url, tmp_path, rate__window="5s", http__listen="127.0.0.1:0")
     apps = [App(number) for number in range(DEVICES)]
@@ -90,7 +90,7 @@ async def test_killed_in_the_middle_of_load_nothing_is_lost(sandbox: Sandbox, tm
     assert report.duplicates <= KILLS * MAX_IN_FLIGHT * largest
 
 
-async def test_sigterm_sends_what_waits_and_exits_0(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_sigterm_sends_pending_events_and_exits_0(sandbox: Sandbox, tmp_path: Path) -> None:
     async with running(environment(sandbox.url, tmp_path, batch__linger="10m")) as relay:
         assert await relay.post(event(1)) == 202
         relay.signal(signal.SIGTERM)
@@ -98,7 +98,7 @@ async def test_sigterm_sends_what_waits_and_exits_0(sandbox: Sandbox, tmp_path: 
     assert sandbox.report().distinct == 1
 
 
-async def test_sigterm_with_the_upstream_silent_keeps_what_it_could_not_send(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_sigterm_with_a_silent_upstream_leaves_events_pending(sandbox: Sandbox, tmp_path: Path) -> None:
     sandbox.faults.add(Misbehaviour(action="silence"))
     env = environment(sandbox.url, tmp_path, shutdown__drain="200ms", upstream__timeout="5m")
     async with running(env) as relay:
@@ -156,25 +156,25 @@ async def test_a_second_signal_exits_at_once_and_loses_nothing(sandbox: Sandbox,
         await relay.until(lambda status: status["ledger"]["delivered"] == 1)
 
 
-async def test_a_second_relay_on_the_same_outbox_exits_75_and_harms_nothing(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_a_second_relay_on_the_same_outbox_exits_75(sandbox: Sandbox, tmp_path: Path) -> None:
     env = environment(sandbox.url, tmp_path)
     async with running(env) as relay:
-        code, _, words = await command(env, "run")
+        code, _, message = await command(env, "run")
         assert code == 75
-        assert str(tmp_path / "outbox.db") in words
+        assert str(tmp_path / "outbox.db") in message
         assert await relay.post(event(1)) == 202
         await relay.until(lambda status: status["ledger"]["delivered"] == 1)
 
 
-async def test_a_wrong_configuration_exits_78_and_names_the_near_miss(tmp_path: Path) -> None:
+async def test_a_wrong_configuration_exits_78_and_suggests_the_right_name(tmp_path: Path) -> None:
     env = environment("https://events.example/v1/events", tmp_path) | {"RELAY__BATCH__LINGR": "5s"}
-    code, _, words = await command(env, "run")
+    code, _, message = await command(env, "run")
     assert code == 78
-    assert "RELAY__BATCH__LINGR" in words
-    assert "RELAY__BATCH__LINGER" in words
+    assert "RELAY__BATCH__LINGR" in message
+    assert "RELAY__BATCH__LINGER" in message
 
 
-async def test_the_outbox_and_all_beside_it_are_for_its_owner_only(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_only_the_owner_can_read_the_outbox_and_its_files(sandbox: Sandbox, tmp_path: Path) -> None:
     state = tmp_path / "state"
     async with running(environment(sandbox.url, state, defaults__device_id="auto")) as relay:
         assert await relay.post(event(1)) == 202
@@ -185,17 +185,17 @@ async def test_the_outbox_and_all_beside_it_are_for_its_owner_only(sandbox: Sand
 
 
 @pytest.mark.parametrize("listen", ["http", "ops"])
-async def test_an_address_in_use_is_told_and_exits_1(sandbox: Sandbox, tmp_path: Path, listen: str) -> None:
+async def test_an_address_in_use_is_reported_and_exits_1(sandbox: Sandbox, tmp_path: Path, listen: str) -> None:
     taken = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
     port = taken.sockets[0].getsockname()[1]
     env = environment(sandbox.url, tmp_path) | {f"RELAY__{listen.upper()}__LISTEN": f"127.0.0.1:{port}"}
-    code, _, words = await command(env, "run")
+    code, _, message = await command(env, "run")
     taken.close()
     assert code == 1
-    assert f"127.0.0.1:{port}" in words
+    assert f"127.0.0.1:{port}" in message
 
 
-async def test_a_relay_that_is_killed_while_it_starts_starts_again(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_a_relay_killed_during_its_start_starts_again(sandbox: Sandbox, tmp_path: Path) -> None:
     env = environment(sandbox.url, tmp_path)
     for delay_ms in (20, 60, 120, 200, 300):
         relay = await launch(env)

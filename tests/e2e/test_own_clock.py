@@ -1,4 +1,4 @@
-"""A box whose own clock is wrong, in 1970 or ten days ahead: the real process under libfaketime."""
+"""A box with a wrong clock, in 1970 or ten days ahead: the real process under libfaketime."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OWN_TIME = "1970-01-01T00:00:05.123Z"
 
 
 def faked(env: dict[str, str], file: Path) -> dict[str, str]:
-    """The wall clock is off by what `file` says; the others run on."""
+    """Return the environment of a process whose wall clock has the offset in `file`. Other clocks are unchanged."""
     return env | {
         "LD_PRELOAD": str(FAKETIME),
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
@@ -33,7 +33,7 @@ def faked(env: dict[str, str], file: Path) -> dict[str, str]:
 
 
 def times(sandbox: Sandbox) -> dict[int, str]:
-    """What the upstream was told of each event's time, by its number."""
+    """Return the `occurred_at` of each event that the upstream received, by event number."""
     sent = [event for kept in sandbox.record.kept for event in json.loads(kept.body)["events"]]
     return {event["context"]["n"]: event["occurred_at"] for event in sent}
 
@@ -43,7 +43,7 @@ def seconds_off(said: str) -> float:
 
 
 async def posted(relay: RelayProcess, numbers: range, delivered: int) -> dict[str, Any]:
-    """Each event without a time but the last, which has its own."""
+    """Post events without a time and a last one with a time. Wait for `delivered` events, and return the status."""
     for n in numbers[:-1]:
         assert await relay.post(event(n)) == 202
     assert await relay.post(event(numbers[-1]) | {"occurred_at": OWN_TIME}) == 202
@@ -76,7 +76,7 @@ async def test_a_wrong_clock_is_noticed_and_no_wrong_time_is_sent(sandbox: Sandb
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-async def test_a_restart_within_the_boot_knows_the_time_before_any_response(
+async def test_a_restart_in_the_same_boot_knows_the_time_before_any_response(
     how: signal.Signals, sandbox: Sandbox, tmp_path: Path
 ) -> None:
     """The clock is ten days ahead, and nothing is sent after the restart."""

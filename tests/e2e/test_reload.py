@@ -1,4 +1,4 @@
-"""Reading the configuration again: all of it or nothing, told in the log, without a secret and without a stop."""
+"""Reloads of the configuration: all changes apply or none, the log reports them without secrets, without a stop."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from relay.sandbox.server import Sandbox
 
 from tests.e2e.harness import KEY, PATIENCE_S, RelayProcess, environment, event, running
 
-APPLIED, REFUSED = "configuration applied", "configuration rejected, the previous one stays in effect"
+APPLIED, REJECTED = "configuration applied", "configuration rejected, the previous one stays in effect"
 
 
 class Box:
-    """A relay with a configuration file that can be rewritten under it."""
+    """A running relay with a configuration file that a test can rewrite."""
 
     def __init__(self, relay: RelayProcess, file: Path) -> None:
         self.relay = relay
@@ -53,12 +53,12 @@ async def box(sandbox: Sandbox, tmp_path: Path) -> AsyncIterator[Box]:
     file.write_text("[rate]\ndevice_per_window = 100\n")
     command = (sys.executable, "-m", "relay", "run", "--config", str(file))
     env = environment(sandbox.url, tmp_path)
-    del env["RELAY__LOG__LEVEL"]  # the file says it
+    del env["RELAY__LOG__LEVEL"]  # The configuration file sets the level.
     async with running(env, *command) as relay:
         yield Box(relay, file)
 
 
-async def test_a_key_is_noticed_though_the_disk_hangs(
+async def test_a_changed_key_is_noticed_while_the_disk_hangs(
     sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def hang(_: Any) -> None:
@@ -81,7 +81,7 @@ async def test_a_key_is_noticed_though_the_disk_hangs(
         await service.stop()
 
 
-async def test_what_changed_is_applied_and_told_with_before_and_after(box: Box) -> None:
+async def test_changes_are_applied_and_logged_with_old_and_new_values(box: Box) -> None:
     box.reload('[rate]\ndevice_per_window = 90\n[log]\nlevel = "debug"\n')
 
     applied = await box.relay.logged(APPLIED)
@@ -93,7 +93,7 @@ async def test_what_changed_is_applied_and_told_with_before_and_after(box: Box) 
 
 
 @pytest.mark.parametrize(
-    ("toml", "said"),
+    ("toml", "named"),
     [
         ("[rate]\ndevice_per_window = 'many'\n[log]\nlevel = 'debug'\n", "rate.device_per_window"),
         ("[rate]\ndevice_per_windw = 90\n[log]\nlevel = 'debug'\n", "rate.device_per_window"),
@@ -101,24 +101,22 @@ async def test_what_changed_is_applied_and_told_with_before_and_after(box: Box) 
         ("[log]\nlevel = 'debug'\n[upstream]\nca_file = 'config.toml'\n", "upstream.ca_file"),
     ],
 )
-async def test_one_fault_refuses_all_of_it_and_the_relay_goes_on(
-    box: Box, toml: str, said: str, tmp_path: Path
-) -> None:
+async def test_one_error_rejects_the_whole_configuration(box: Box, toml: str, named: str, tmp_path: Path) -> None:
     box.reload(toml.replace("'config.toml'", f"'{tmp_path / 'config.toml'}'"))
 
-    refused = await box.relay.logged(REFUSED)
+    rejected = await box.relay.logged(REJECTED)
 
-    assert said in refused["error"]
+    assert named in rejected["error"]
     assert await box.successful() == 0
     await box.works(1)
-    # the log level of the refused file is not in force: nothing was
+    # The rejected file had set the debug level.
     assert not any(line.get("level") == "debug" for line in box.relay.log)
     box.reload("[rate]\ndevice_per_window = 90\n")
     assert (await box.relay.logged(APPLIED))["changed"] == {"rate.device_per_window": "100 -> 90"}
     assert await box.successful() == 1
 
 
-async def test_what_waits_for_a_restart_is_named_every_time_until_there_is_one(box: Box) -> None:
+async def test_keys_that_need_a_restart_are_logged_at_every_reload(box: Box) -> None:
     waits = "[outbox]\nmax_dead_letters = 99\n"
     box.reload(waits)
     first = await box.relay.logged(APPLIED)
@@ -133,7 +131,9 @@ async def test_what_waits_for_a_restart_is_named_every_time_until_there_is_one(b
     assert second["needs_restart"] == ["outbox.max_dead_letters"]
 
 
-async def test_a_changed_key_file_is_taken_without_a_signal_and_shows_nowhere(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_a_changed_key_file_is_applied_without_a_signal_and_never_logged(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
     key_file = tmp_path / "key"
     key_file.write_text("canary-wrong-1a2b3c\n")
     env = environment(sandbox.url, tmp_path, upstream__api_key_file=str(key_file))
@@ -141,7 +141,7 @@ async def test_a_changed_key_file_is_taken_without_a_signal_and_shows_nowhere(sa
     async with running(env) as relay:
         assert await relay.post(event(1)) == 202
         await relay.until(lambda status: status["upstreams"][0]["state"] == "unauthorized")
-        # replaced as careful people do it: the relay must not read half a file
+        # The replacement is atomic, so the relay cannot read a part of the file.
         (tmp_path / "new").write_text(KEY + "\n")
         (tmp_path / "new").rename(key_file)
 
@@ -149,12 +149,12 @@ async def test_a_changed_key_file_is_taken_without_a_signal_and_shows_nowhere(sa
 
         assert list(applied["changed"]) == ["upstream.api_key"]
         await relay.until(lambda status: status["ledger"]["delivered"] == 1)
-        told = json.dumps(relay.log)
-    assert KEY not in told
-    assert "canary-wrong" not in told
+        log_text = json.dumps(relay.log)
+    assert KEY not in log_text
+    assert "canary-wrong" not in log_text
 
 
-async def test_a_key_file_that_goes_away_refuses_and_the_old_key_stays(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_a_deleted_key_file_is_reported_and_the_old_key_stays(sandbox: Sandbox, tmp_path: Path) -> None:
     key_file = tmp_path / "key"
     key_file.write_text(KEY + "\n")
     env = environment(sandbox.url, tmp_path, upstream__api_key_file=str(key_file))
@@ -162,9 +162,9 @@ async def test_a_key_file_that_goes_away_refuses_and_the_old_key_stays(sandbox: 
     async with running(env) as relay:
         key_file.unlink()
 
-        refused = await relay.logged(REFUSED)
+        rejected = await relay.logged(REJECTED)
 
-        assert str(key_file) in refused["error"]
+        assert str(key_file) in rejected["error"]
         assert await relay.post(event(1)) == 202
         await relay.until(lambda status: status["ledger"]["delivered"] == 1)
 
@@ -185,7 +185,7 @@ async def test_a_key_file_that_changes_while_the_relay_starts_is_noticed(sandbox
     await service.stop()
 
 
-async def test_a_smaller_batch_size_holds_for_a_tenant_that_was_served_before(box: Box, sandbox: Sandbox) -> None:
+async def test_a_smaller_batch_size_applies_to_a_known_tenant(box: Box, sandbox: Sandbox) -> None:
     await box.works(1)
     box.reload('[batch]\nmax_bytes = "64KiB"\nlinger = "500ms"\n[http]\nmax_event = "64KiB"\n')
     applied = await box.relay.logged(APPLIED)

@@ -1,7 +1,7 @@
-"""Each key that a reload applies, and the effect that shows it. A key without such a test fails this file.
+"""The effect of each key that a reload applies. A test checks that every such key has a test here.
 
-The relay runs in this process. Every test starts it with one value, reloads it with another, and observes what
-only the second value does. Where time decides, the first value is so long that the test would fail.
+The relay runs in this process. Every test starts it with one value, reloads it with another, and observes an
+effect of the second value only. Where time matters, the first value is so long that the test would time out.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def effect_of(*names: str) -> Callable[[F], F]:
 
 
 class Box:
-    """A relay in this process, whose environment can be changed under it."""
+    """A relay in this process whose environment a test can change."""
 
     def __init__(self, env: dict[str, str]) -> None:
         self.env = env
@@ -125,7 +125,7 @@ async def upstream(tls: ssl.SSLContext | None = None, **settings: Any) -> AsyncI
 
 @asynccontextmanager
 async def relay(url: str, directory: Path, **settings: str | None) -> AsyncIterator[Box]:
-    """A relay that delivers to `url`. A stop does not wait for a hanging upstream, unless the settings say so."""
+    """Run a relay that delivers to `url`. Its stop does not wait for a hanging upstream, unless `settings` say so."""
     given = {"shutdown__drain": "0s"} | {name: value for name, value in settings.items() if value is not None}
     env = environment(url, directory, **given)
     for name, value in settings.items():
@@ -140,7 +140,7 @@ async def relay(url: str, directory: Path, **settings: str | None) -> AsyncItera
 
 
 class Accepting:
-    """Accepts every request, as an upstream or as a proxy in its place. Keeps the request lines."""
+    """A server that accepts every request, as an upstream or a proxy, and records the request lines."""
 
     def __init__(self, *, delay_s: float = 0) -> None:
         self.lines: list[bytes] = []

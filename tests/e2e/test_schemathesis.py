@@ -1,8 +1,8 @@
-"""schemathesis asks a live relay whatever its description allows, and what it does not.
+"""schemathesis sends requests that the OpenAPI description allows or forbids to a live relay.
 
-It must find each answer's status, headers, media type and body as described; what the description allows taken, and
-what it forbids refused; and nothing a 500. Left out: the status stream, which does not end, and compression, for
-schemathesis would name a coding and not use it.
+Each response must have a described status, headers, media type and body. The relay must accept allowed requests,
+reject forbidden ones, and never respond with 500. Excluded are the status stream, which does not end, and
+compression, because schemathesis names a coding without applying it.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from tests.e2e.harness import environment, running
 ROOT = Path(__file__).parents[2]
 NIGHTLY = bool(os.environ.get("RELAY_NIGHTLY"))
 EXAMPLES, SEED = ("500", []) if NIGHTLY else ("4", ["--seed", "1"])
-"""Requests of each operation and kind; the quick run is the same each time."""
+"""Number of requests per operation and phase. The quick run has a fixed seed."""
 METHODS = ("get", "head", "post", "options")
 TIMEOUT_S = 1_800 if NIGHTLY else 240
 
 
 @pytest.mark.timeout(TIMEOUT_S + 60)
-async def test_the_live_relay_does_what_its_description_says(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_the_live_relay_follows_its_openapi_description(sandbox: Sandbox, tmp_path: Path) -> None:
     (tmp_path / "schemathesis.toml").write_text('[parameters]\n"header.Content-Encoding" = "identity"\n')
     async with running(environment(sandbox.url, tmp_path)) as relay:
         program = await asyncio.create_subprocess_exec(
@@ -47,7 +47,7 @@ async def test_the_live_relay_does_what_its_description_says(sandbox: Sandbox, t
         assert program.returncode == 0, said[said.find("= FAILURES") :]
         _, _, description = await relay.request("GET", "/openapi.json")
         operations = [one for item in json.loads(description)["paths"].values() for one in item if one in METHODS]
-        left_out = 3  # the stream's GET and HEAD, and the GET of the description itself
+        left_out = 3  # GET and HEAD of the stream, and GET of the description.
         assert f"Tested: {len(operations) - left_out}\n" in said
         ledger = (await relay.status())["ledger"]
     assert ledger["accepted"] > 0

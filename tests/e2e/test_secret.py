@@ -1,4 +1,4 @@
-"""G7: the key is in requests to the upstream and nowhere else."""
+"""G7: the key is only in requests to the upstream."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from relay.sandbox.server import Sandbox
 from tests.e2e.harness import KEY, command, environment, event, running
 
 
-async def test_the_key_is_nowhere_but_in_requests_to_the_upstream(sandbox: Sandbox, tmp_path: Path) -> None:
-    """An upstream that echoes the key in its words, at debug level: log, status, metrics, page, database, arguments."""
+async def test_the_key_is_only_in_requests_to_the_upstream(sandbox: Sandbox, tmp_path: Path) -> None:
+    """The upstream repeats the key in its messages: log, status, metrics, page, database and arguments have no key."""
     sandbox.faults.add(
         Misbehaviour(answer=422, when=event(1)["event_id"], body=json.dumps({"message": f"bad key {KEY}"})),
         Misbehaviour(answer=401, when=event(2)["event_id"], body=json.dumps({"error": f"no such key: {KEY}"}), count=1),

@@ -1,4 +1,4 @@
-"""The upstream in trouble: nothing is lost, the state says what is wrong, and delivery resumes by itself."""
+"""Failures of the upstream: nothing is lost, the state reports the failure, and delivery resumes by itself."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.e2e.harness import KEY, PATIENCE_S, RelayProcess, environment, event,
 
 
 def state(status: dict[str, Any], tenant_id: int = 1) -> str | None:
-    """The state of a tenant's route, None before its first event."""
+    """Return the state of a tenant's endpoint, None before its first event."""
     return next((route["state"] for route in status["upstreams"] if route["tenant"] == tenant_id), None)
 
 
@@ -27,7 +27,7 @@ async def all_delivered(relay: RelayProcess, events: int) -> dict[str, Any]:
     return status
 
 
-async def test_a_wrong_key_keeps_everything_and_delivery_resumes_when_the_key_file_changes(
+async def test_a_wrong_key_loses_nothing_and_delivery_resumes_when_the_key_file_changes(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
     key_file = tmp_path / "key"
@@ -40,16 +40,14 @@ async def test_a_wrong_key_keeps_everything_and_delivery_resumes_when_the_key_fi
         status = await relay.until(lambda status: state(status) == "unauthorized")
         assert status["ledger"] | {"accepted": 10, "pending": 10, "dead_lettered": 0} == status["ledger"]
         assert "401" in status["upstreams"][0]["last_error"]
-        # the next probe of a held route would come after 30 s: it is the change that brings it at once
+        # Without the change of the file, the next probe of the paused endpoint would be after 30 s.
         key_file.write_text(KEY + "\n")
         await all_delivered(relay, 10)
         assert await relay.logged("a key or certificate file has changed")
     assert sandbox.report().distinct == 10
 
 
-async def test_a_wrong_url_keeps_everything_until_a_reload_brings_the_right_one(
-    sandbox: Sandbox, tmp_path: Path
-) -> None:
+async def test_a_wrong_url_loses_nothing_and_delivery_resumes_after_a_reload(sandbox: Sandbox, tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text(f'[upstream]\nurl = "{sandbox.origin}/v2/events"\n')
     env = environment("", tmp_path)
@@ -88,7 +86,7 @@ async def test_an_upstream_down_for_a_while_backs_off_and_recovers(
     assert sandbox.report().distinct == 5
 
 
-async def test_an_upstream_that_is_not_there_is_waited_for(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_events_wait_for_an_unavailable_upstream(sandbox: Sandbox, tmp_path: Path) -> None:
     sandbox.close_port()
     async with running(environment(sandbox.url, tmp_path)) as relay:
         assert await relay.post(event(1)) == 202
@@ -98,7 +96,7 @@ async def test_an_upstream_that_is_not_there_is_waited_for(sandbox: Sandbox, tmp
 
 
 @pytest.mark.parametrize("answer", ["422", "422_unnamed"])
-async def test_exactly_the_poisoned_event_among_500_is_given_up(sandbox: Sandbox, tmp_path: Path, answer: str) -> None:
+async def test_one_bad_event_among_500_is_dead_lettered_alone(sandbox: Sandbox, tmp_path: Path, answer: str) -> None:
     poisoned = event(317)["event_id"]
     sandbox.faults.add(Misbehaviour(answer=int(answer) if answer.isdigit() else answer, when=poisoned))
     async with running(environment(sandbox.url, tmp_path)) as relay:
@@ -114,11 +112,11 @@ async def test_exactly_the_poisoned_event_among_500_is_given_up(sandbox: Sandbox
         assert letter["words"].startswith("422 ")
     report = sandbox.report()
     assert (report.distinct, report.order_breaks) == (499, 0)
-    # named: refused once, sent without it; unnamed: halved, 2 * log2(500) requests and the rest
+    # A named event needs a second request without it. An unnamed one is found by halving: 2 * log2(500) requests.
     assert report.requests <= (2 if answer == "422" else 20)
 
 
-async def test_an_answer_lost_after_the_commit_sends_the_same_events_again(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_a_response_lost_after_the_commit_repeats_the_same_events(sandbox: Sandbox, tmp_path: Path) -> None:
     sandbox.faults.add(Misbehaviour(action="reset_after_commit", count=1))
     async with running(environment(sandbox.url, tmp_path)) as relay:
         for n in range(5):
@@ -147,7 +145,7 @@ async def test_a_redirect_is_not_followed(sandbox: Sandbox, tmp_path: Path) -> N
     assert visits == []
 
 
-async def test_one_tenants_wrong_key_does_not_hold_the_other(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_a_wrong_key_of_one_tenant_does_not_delay_another(sandbox: Sandbox, tmp_path: Path) -> None:
     env = environment(sandbox.url, tmp_path) | {"RELAY__UPSTREAM__TENANTS__2__API_KEY": "wrong"}
     async with running(env) as relay:
         assert await relay.post(event(1, tenant_id=2)) == 202
@@ -157,10 +155,10 @@ async def test_one_tenants_wrong_key_does_not_hold_the_other(sandbox: Sandbox, t
         assert (state(status, 1), state(status, 2)) == ("ok", "unauthorized")
 
 
-async def test_a_shared_ceiling_known_only_by_its_429s_is_found_and_obeyed(sandbox: Sandbox, tmp_path: Path) -> None:
-    """50 devices behind 20 requests per window and IP: found, and then at most one answer in twenty is a 429.
+async def test_an_unannounced_shared_limit_is_found_and_followed(sandbox: Sandbox, tmp_path: Path) -> None:
+    """50 devices share 20 requests per window and IP. Once the limit is found, at most 5 % of the responses are 429.
 
-    How much of the ceiling is used is a figure of speed: `make bench` shows it.
+    `make bench` measures how much of the limit is used.
     """
     window_ms = 2_000
     sandbox.change(ip_limit="always", ip_per_window=20, announce_limits=False, window_ms=window_ms)
@@ -170,7 +168,7 @@ async def test_a_shared_ceiling_known_only_by_its_429s_is_found_and_obeyed(sandb
             device = f"device-{start}"
             body = json.dumps([event(n, device) for n in range(60)]).encode()
             assert (await relay.request("POST", "/v1/events", body))[0] == 202
-        # three windows to find it, five to keep it: 8 * 20 requests at most, the first of which began it
+        # Three windows to find the limit, five to follow it: at most 8 * 20 requests.
         async with asyncio.timeout(PATIENCE_S):
             await sandbox.until(lambda record: record.distinct >= 7 * 20 * 5)
         status = await relay.status()

@@ -1,4 +1,4 @@
-"""The way of an event through the real process: from an app's socket to the upstream."""
+"""The path of an event through the real process, from an app's socket to the upstream."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def test_an_event_posted_reaches_the_upstream_byte_for_byte(sandbox: Sandb
     assert re.fullmatch(r"relay/\d+\.\d+\.\d+", sent["user-agent"])
 
 
-async def test_what_is_missing_is_added_and_nothing_else_changes(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_missing_fields_are_added_and_nothing_else_changes(sandbox: Sandbox, tmp_path: Path) -> None:
     env = environment(
         sandbox.url, tmp_path, defaults__tenant_id="2", defaults__platform="tv", defaults__device_id="auto"
     )
@@ -45,7 +45,7 @@ async def test_what_is_missing_is_added_and_nothing_else_changes(sandbox: Sandbo
     assert (tmp_path / "device_id").read_text().strip() == sent["source"]["device_id"]
 
 
-async def test_a_datagram_is_kept_and_forwarded(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_a_datagram_is_stored_and_forwarded(sandbox: Sandbox, tmp_path: Path) -> None:
     async with running(environment(sandbox.url, tmp_path, udp__ack="true")) as relay:
         host, _, port = relay.udp.rpartition(":")
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as app:
@@ -69,7 +69,7 @@ async def test_a_batch_of_one_device_is_one_request(sandbox: Sandbox, tmp_path: 
     assert (report.requests, report.distinct, report.order_breaks) == (1, 50, 0)
 
 
-async def test_an_event_id_sent_again_is_answered_202_and_sent_once(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_a_repeated_event_id_gets_202_and_is_sent_once(sandbox: Sandbox, tmp_path: Path) -> None:
     async with running(environment(sandbox.url, tmp_path)) as relay:
         assert await relay.post(event(1)) == 202
         await relay.until(lambda status: status["ledger"]["delivered"] == 1)
@@ -83,7 +83,7 @@ async def test_an_event_id_sent_again_is_answered_202_and_sent_once(sandbox: San
     assert sandbox.report().events == 1
 
 
-async def test_bad_events_are_refused_with_every_fault_by_path(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_bad_events_are_rejected_with_every_error_by_path(sandbox: Sandbox, tmp_path: Path) -> None:
     async with running(environment(sandbox.url, tmp_path)) as relay:
         bad = event(2) | {"tenant_id": "1"}
         del bad["source"]["platform"]

@@ -210,7 +210,7 @@ MUTANTS = (
     mutant(
         "shutdown waits for the upstream",
         "G9",
-        "tests/e2e/test_life.py::test_sigterm_with_the_upstream_silent_keeps_what_it_could_not_send",
+        "tests/e2e/test_life.py::test_sigterm_with_a_silent_upstream_leaves_events_pending",
         ("relay/app/service.py", "asyncio.timeout(self.settings.shutdown.drain_ms / 1000)", "asyncio.timeout(None)"),
     ),
     mutant(

@@ -88,7 +88,7 @@ MUTANTS = (
     mutant(
         "a wrong key's events given up",
         "G1",
-        "tests/e2e/test_upstream_trouble.py::test_a_wrong_key_keeps_everything_and_delivery_resumes_when_the_key_file_changes",
+        "tests/e2e/test_upstream_trouble.py::test_a_wrong_key_loses_nothing_and_delivery_resumes_when_the_key_file_changes",
         (
             "relay/policy/verdict.py",
             "            return Unauthorized(message)\n",

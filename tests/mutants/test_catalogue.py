@@ -12,7 +12,7 @@ from tests.mutants.mutant import Mutant
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
-def test_a_mutant_can_be_built_and_its_test_is_there(mutant: Mutant) -> None:
+def test_a_mutant_can_be_built_and_its_test_exists(mutant: Mutant) -> None:
     sources = {edit.file: (ROOT / edit.file).read_text() for edit in mutant.edits}
     for edit in mutant.edits:
         assert sources[edit.file].count(edit.before) == 1, edit.before
@@ -26,6 +26,6 @@ def test_a_mutant_can_be_built_and_its_test_is_there(mutant: Mutant) -> None:
         assert re.search(rf"(class|def) {plain}\b", tests), f"{path} has no {plain}"
 
 
-def test_names_are_told_apart() -> None:
+def test_names_are_unique() -> None:
     names = [mutant.name for mutant in MUTANTS]
     assert len(set(names)) == len(names)
