@@ -1,7 +1,7 @@
-"""The SQLite outbox and the plain one in memory live the same random lives and never differ.
+"""The SQLite outbox and the outbox in memory execute the same random steps and must never differ.
 
-What a full SQLite outbox refuses or drops depends on its pages, so there the plain one follows: it does
-without what was refused, and drops as many of its oldest. Everything else they must agree on by themselves.
+The events that a full SQLite outbox rejects or drops depend on its pages. There the outbox in
+memory follows it: it skips rejected events, and drops the same number of its oldest events.
 """
 
 from __future__ import annotations

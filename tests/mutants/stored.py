@@ -280,8 +280,8 @@ MUTANTS = (
         f"{CONTRACT}::TestDedupe::test_across_a_restart_and_after_delivery",
         (
             f"{SQLITE}/statements.py",
-            "    if stretch.ids:\n        remember(",
-            "    if not stretch:\n        remember(",
+            "    if seq_range.ids:\n        remember(",
+            "    if not seq_range:\n        remember(",
         ),
     ),
     mutant(

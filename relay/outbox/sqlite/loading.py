@@ -288,8 +288,8 @@ def _read_ids(
     There is one range if the log has no gap and each id has 16 bytes. Otherwise each row is read
     separately.
     """
-    stretch = (after_seq, to_seq)
-    row = database.execute(_READ_IDS, stretch).fetchone()
+    seq_range = (after_seq, to_seq)
+    row = database.execute(_READ_IDS, seq_range).fetchone()
     rows, first, last, shortest, longest, queue_ids_text, ids, checks_text = row
     if not rows:
         return
@@ -298,7 +298,7 @@ def _read_ids(
     if whole and shortest == longest == ID_BYTES and len(ids) == rows * ID_BYTES:
         yield first, queues, ids, checks
         return
-    for seq, queue_id, event_id, check in database.execute(_READ_ID_ROWS, stretch):
+    for seq, queue_id, event_id, check in database.execute(_READ_ID_ROWS, seq_range):
         if after_seq < seq <= to_seq and event_id is not None and len(event_id) == ID_BYTES:
             yield seq, _32_bits([queue_id]), event_id, _32_bits([check])
 

@@ -14,7 +14,7 @@ from relay.outbox import Claimed, ClaimPart, DropReason, Settled
 from relay.outbox.engine.dedupe_window import DEAD, DROPPED
 from relay.outbox.sqlite import loading, statements
 from relay.outbox.sqlite.commit_plan import QUEUE_PAGES, Draft, Op
-from relay.outbox.sqlite.outbox_state import OutboxState, Stretch
+from relay.outbox.sqlite.outbox_state import DeletionRange, OutboxState
 from relay.outbox.sqlite.statements import ClaimedRows, DeadEvent, DeadLettered, Move, Reclaimed, Wanted
 from relay.outbox.sqlite.transaction import Step
 from relay.runtime.metrics import Metrics
@@ -201,18 +201,18 @@ class Drop(Op[int]):
             events = queue.count_to(self._last) - len(in_flight)
             if events > 0:
                 self._from.append((number, len(in_flight), queue.seqs(events, len(in_flight))))
-        stretch = state.range(self._first, self._last)
-        marks = bytearray(stretch.marks)
+        seq_range = state.range(self._first, self._last)
+        marks = bytearray(seq_range.marks)
         for _, _, seqs in self._from:
             for seq in seqs:
-                if seq >= stretch.kept_from_seq:
-                    marks[seq - stretch.kept_from_seq] = DROPPED
+                if seq >= seq_range.kept_from_seq:
+                    marks[seq - seq_range.kept_from_seq] = DROPPED
         draft.unclear.update(number for number, _, _ in self._from)
         draft.add_before(
             self,
             partial(
                 statements.drop,
-                stretch=stretch._replace(marks=bytes(marks)),
+                seq_range=seq_range._replace(marks=bytes(marks)),
                 events=sum(len(seqs) for _, _, seqs in self._from),
                 in_flight=self._kept,
                 quarantined=state.quarantined > 0,
@@ -233,23 +233,23 @@ class Drop(Op[int]):
         first_left = state.first_row
         if self._first <= state.first_row and not state.quarantined:
             first_left = min(self._kept, default=self._last + 1)
-        state.reclaimed(Stretch(self._first, self._last, "front"), Reclaimed(result, first_left, state.last_row))
+        state.reclaimed(DeletionRange(self._first, self._last, "front"), Reclaimed(result, first_left, state.last_row))
         return events
 
 
 class Reclaim(Op[None]):
     """Delete settled rows, see OutboxState.reclaimable."""
 
-    def __init__(self, stretch: Stretch) -> None:
+    def __init__(self, seq_range: DeletionRange) -> None:
         super().__init__()
-        self._stretch = stretch
+        self._stretch = seq_range
 
     def plan(self, draft: Draft) -> bool:
         first_seq, last_seq, kind = self._stretch
         state = draft.state
         self.is_expensive = kind in ("front", "holes") and state.pending > 0
-        stretch, pages = state.range(first_seq, last_seq), state.limits.reclaim_pages
-        draft.add_before(self, partial(statements.reclaim, stretch=stretch, kind=kind, pages=pages))
+        seq_range, pages = state.range(first_seq, last_seq), state.limits.reclaim_pages
+        draft.add_before(self, partial(statements.reclaim, seq_range=seq_range, kind=kind, pages=pages))
         return True
 
     def apply(self, state: OutboxState, result: Reclaimed) -> None:

@@ -71,7 +71,7 @@ class SpaceLimits:
         )
 
 
-class Stretch(NamedTuple):
+class DeletionRange(NamedTuple):
     """A range of seqs whose settled rows are to be deleted."""
 
     first_seq: int
@@ -267,7 +267,7 @@ class OutboxState:
             self.next_seq - 1 - self.dedupe_window.window,
         )
 
-    def reclaimable(self, body_bytes: int | None) -> Stretch | None:
+    def reclaimable(self, body_bytes: int | None) -> DeletionRange | None:
         """Return the rows to delete in a commit that appends `body_bytes`; None: a commit that only
         deletes.
 
@@ -282,7 +282,7 @@ class OutboxState:
             return None
         if self.rows == garbage and _GARBAGE_ROWS <= self.rows <= _TRUNCATED_ROWS:
             # The ids of newer events were stored when their rows were deleted.
-            return Stretch(self.first_row, self.last_row, "all")
+            return DeletionRange(self.first_row, self.last_row, "all")
         if body_bytes is None:
             wanted = self.needs_cleanup and not self.index.busy
         else:
@@ -299,17 +299,17 @@ class OutboxState:
             missing_bytes = self._bytes_to_remember() - self.free_pages * PAGE_BYTES
             if missing_bytes > 0:
                 rows = min(missing_bytes // _COMMON_ROW_BYTES + 1, max_rows)
-                return Stretch(self.first_row, self.first_row + rows - 1, "front")
-            return Stretch(max(self.first_row, self.last_row - rows + 1), self.last_row, "tail")
+                return DeletionRange(self.first_row, self.first_row + rows - 1, "front")
+            return DeletionRange(max(self.first_row, self.last_row - rows + 1), self.last_row, "tail")
         if self.done_to - self.first_row + 1 < min(garbage, rows):
             first_pending = self.index.first_row_seq()
             self.done_to = (self.next_seq if first_pending is None else first_pending) - 1
         if self.done_to - self.first_row + 1 >= min(garbage, _GARBAGE_ROWS):
-            return Stretch(self.first_row, min(self.done_to, self.first_row + rows - 1), "front")
+            return DeletionRange(self.first_row, min(self.done_to, self.first_row + rows - 1), "front")
         if garbage * (8 if self.crowded else 2) > self.rows:
             if not self.first_row <= self.sweep_from < self.next_seq:
                 self.sweep_from = max(self.first_row, self.done_to + 1)
-            return Stretch(self.sweep_from, min(self.sweep_from + max_rows // 2, self.next_seq) - 1, "holes")
+            return DeletionRange(self.sweep_from, min(self.sweep_from + max_rows // 2, self.next_seq) - 1, "holes")
         self.look_again_at = garbage + _GARBAGE_ROWS
         return None
 
@@ -318,11 +318,11 @@ class OutboxState:
         rows = min(self.last_row - (self.next_seq - 1 - self.dedupe_window.window), self.rows)
         return max(rows, 0) * REMEMBERED_BYTES
 
-    def reclaimed(self, stretch: Stretch, reclaimed: Reclaimed) -> None:
+    def reclaimed(self, seq_range: DeletionRange, reclaimed: Reclaimed) -> None:
         self.rows -= reclaimed.rows
         self.look_again_at = 0
-        if stretch.kind == "holes":
-            self.sweep_from = stretch.last_seq + 1
+        if seq_range.kind == "holes":
+            self.sweep_from = seq_range.last_seq + 1
         self.first_row = self.next_seq if reclaimed.first_row is None else reclaimed.first_row
         self.last_row = self.next_seq - 1 if reclaimed.last_row is None else reclaimed.last_row
 

@@ -135,16 +135,16 @@ class PendingCalls:
                 )
             operations.Drop("size", state.first_row, last, self._metrics).plan(draft)
         # Also without appends, because the relay rejects appends until delivered rows are deleted.
-        elif (stretch := state.reclaimable(sum([each.body_bytes for each in appends]))) is not None:
-            operations.Reclaim(stretch).plan(draft)
+        elif (seq_range := state.reclaimable(sum([each.body_bytes for each in appends]))) is not None:
+            operations.Reclaim(seq_range).plan(draft)
         return None
 
 
 def cleanup(state: OutboxState, clock: Clock) -> Draft | None:
     """Plan a commit that only deletes settled rows or frees pages; None if there is nothing to do."""
     wanted: Op[None] | None = None
-    if (stretch := state.reclaimable(None)) is not None:
-        wanted = operations.Reclaim(stretch)
+    if (seq_range := state.reclaimable(None)) is not None:
+        wanted = operations.Reclaim(seq_range)
     elif state.loaded and state.wasteful:
         wanted = operations.Vacuum()
     if wanted is None:

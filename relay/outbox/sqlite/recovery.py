@@ -133,7 +133,7 @@ def _salvaged(recovery: Recovery, fresh: Path) -> Salvaged:
         except sqlite3.Error as error:
             if not is_broken(error):
                 raise
-            _log.error("what was salvaged is broken too", reason=str(error))
+            _log.error("salvaged outbox file is broken", reason=str(error))
     files.remove(fresh)
     _open(recovery, fresh).close()
     return Salvaged(0, 0, 0)

@@ -225,10 +225,10 @@ def insert_dead_letters(
 
 
 def reclaim(
-    database: sqlite3.Connection, stretch: Range, kind: Literal["front", "holes", "tail", "all"], pages: int
+    database: sqlite3.Connection, seq_range: Range, kind: Literal["front", "holes", "tail", "all"], pages: int
 ) -> Reclaimed:
-    """Delete the settled rows of a range, see Stretch.kind. A tail's free pages, at most `pages`, leave the file."""
-    _remember_stretch(database, stretch)
+    """Delete the settled rows of a range, see DeletionRange.kind. Cut at most `pages` free pages off for a tail."""
+    _remember_range(database, seq_range)
     if kind == "all":
         return Reclaimed(database.execute("DELETE FROM log").rowcount, None, None)
     (free_before,) = database.execute("PRAGMA freelist_count").fetchone()
@@ -238,7 +238,7 @@ def reclaim(
     )
     rows = database.execute(
         "DELETE FROM log WHERE seq BETWEEN ? AND ?" + (done if kind == "holes" else ""),
-        (stretch.first_seq, stretch.last_seq),
+        (seq_range.first_seq, seq_range.last_seq),
     ).rowcount
     if kind == "tail":
         (free,) = database.execute("PRAGMA freelist_count").fetchone()
@@ -248,18 +248,18 @@ def reclaim(
 
 
 def drop(
-    database: sqlite3.Connection, stretch: Range, events: int, in_flight: Sequence[int], *, quarantined: bool
+    database: sqlite3.Connection, seq_range: Range, events: int, in_flight: Sequence[int], *, quarantined: bool
 ) -> int:
     """Delete a range except events in flight and, if `quarantined` is set, quarantined events.
 
     `events` of its events were pending. Return the number of deleted rows.
     """
-    _remember_stretch(database, stretch)
+    _remember_range(database, seq_range)
     database.execute("UPDATE ledger SET dropped = dropped + ?", (events,))
     return database.execute(
         "DELETE FROM log WHERE seq BETWEEN ? AND ? AND seq NOT IN (SELECT value FROM json_each(?))"
         + (_NOT_QUARANTINED if quarantined else ""),
-        (stretch.first_seq, stretch.last_seq, json.dumps(in_flight)),
+        (seq_range.first_seq, seq_range.last_seq, json.dumps(in_flight)),
     ).rowcount
 
 
@@ -380,8 +380,10 @@ def remember(
     )
 
 
-def _remember_stretch(database: sqlite3.Connection, stretch: Range) -> None:
-    database.execute("DELETE FROM dedupe_window WHERE last_seq <= ?", (stretch.forget_to_seq,))
-    if stretch.ids:
-        remember(database, stretch.kept_from_seq, stretch.last_seq, stretch.ids, stretch.marks, stretch.checks)
-    database.execute("UPDATE ledger SET last_seq = max(last_seq, ?)", (stretch.last_seq,))
+def _remember_range(database: sqlite3.Connection, seq_range: Range) -> None:
+    database.execute("DELETE FROM dedupe_window WHERE last_seq <= ?", (seq_range.forget_to_seq,))
+    if seq_range.ids:
+        remember(
+            database, seq_range.kept_from_seq, seq_range.last_seq, seq_range.ids, seq_range.marks, seq_range.checks
+        )
+    database.execute("UPDATE ledger SET last_seq = max(last_seq, ?)", (seq_range.last_seq,))

@@ -134,11 +134,11 @@ class Store:
 
     async def disconnect(self) -> None:
         """Close the file. An open transaction is rolled back."""
-        connection_, self._connection = self._connection, None
+        connection_to_close, self._connection = self._connection, None
         self._wal.close()
-        if connection_ is not None:
+        if connection_to_close is not None:
             with suppress(sqlite3.Error):
-                await connection_.close()
+                await connection_to_close.close()
 
     def unlock(self) -> None:
         if self._lock is not None:
