@@ -1,8 +1,8 @@
-"""Which request gets which fault: a script of rules, of those that match the oldest first.
+"""Choose the fault of each request from a script of rules. The oldest matching rule applies.
 
-A fault has an `answer` given instead of the right one, an `action` (how the connection misbehaves while the
-answer is given), or both; with neither it is a 500 (a poisoned event). Rules: a fault that is used up or past
-its time is forgotten; nothing here touches a connection. Chance and time are the clock's.
+A fault has an `answer` that replaces the right response, an `action` of the connection during the response, or both.
+Without either, the response is a 500 (a poisoned event). Rules: a used or expired fault is forgotten; this module
+uses no connection. Randomness and time are the clock's.
 """
 
 from __future__ import annotations
@@ -16,43 +16,43 @@ from relay.sandbox import responses
 from relay.sandbox.settings import Count, Positive
 
 Stage = Literal["accept", "head", "proxy", "application"]
-"""How far a request comes before its fault: the first two say themselves; a proxy answers (or breaks off) in the
-application's place, so that neither key nor limits are looked at; the application's faults are for valid requests."""
+"""The stage of a request at which its fault applies. At "proxy" a proxy responds (or breaks off) in the application's
+place, without a check of key or limits. Faults of "application" apply to valid requests."""
 
 AtAccept = Literal["reset_at_accept", "close_at_accept", "silence_at_accept"]
-"""As the connection opens, whatever it would ask. Open connections stay."""
+"""When the connection opens, before any request. Open connections are not affected."""
 
 AtHead = Literal["reset_mid_request", "close_mid_request", "continue_then_silence"]
-"""After the request's head, its body unread (the last one first says 100 Continue)."""
+"""After the request's head, before its body is read. `continue_then_silence` first sends 100 Continue."""
 
 AtAnswer = Literal[
-    # instead of an answer
+    # no response
     "reset_before_commit",
     "close_before_commit",
     "reset_after_commit",
     "close_after_commit",
-    "silence",  # until the client leaves
+    "silence",  # until the client disconnects
     "garbage",  # bytes that are not HTTP
-    # an answer that breaks off
+    # incomplete responses
     "cut_body",  # fewer bytes than Content-Length, then FIN
     "reset_mid_body",
     "long_length",  # fewer bytes than Content-Length, then nothing
     "cut_chunked",  # FIN before the last chunk
-    "bad_chunk",  # a chunk size that is no number
-    # an answer that is too slow or too much
+    "bad_chunk",  # an invalid chunk size
+    # slow or huge responses
     "slow_answer",  # after pause_ms
     "trickle_head",  # a byte every pause_ms
     "trickle_body",
     "endless_body",
     "gzip_bomb",  # 64 MiB of zeros
     "huge_header",  # 100 kB
-    # an answer that is odd
+    # unusual responses
     "short_length",  # more bytes than Content-Length
     "two_answers",
     "early_hints",  # a 103 first
     "http_1_0",
     "connection_close",
-    "close_after_answer",  # promises to stay open, and closes
+    "close_after_answer",  # closes in spite of keep-alive
 ]
 
 _AT_ACCEPT = frozenset(get_args(AtAccept))
@@ -62,34 +62,34 @@ _UNANSWERED = _UNCOMMITTED | {"reset_after_commit", "close_after_commit"}
 
 
 class Misbehaviour(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One rule of the script. Raises ValueError for one that makes no sense."""
+    """A rule of the script. Raise ValueError for an impossible combination."""
 
     answer: int | str | None = None
     """A status, or a name of `answers.VARIANTS`."""
     action: AtAccept | AtHead | AtAnswer | None = None
     headers: dict[str, str] = {}
-    """Added to the answer, e.g. {"Retry-After": "-1"} or {"Location": "http://other.example/"}."""
+    """Headers added to the response, e.g. {"Retry-After": "-1"} or {"Location": "http://other.example/"}."""
     retry_after_date_s: int | None = None
-    """Adds Retry-After as an HTTP date, so many seconds from now on the sandbox's wall clock."""
+    """Seconds from now, on the sandbox's wall clock; added to the response as Retry-After with an HTTP date."""
     body: str | None = None
-    """Replaces the answer's."""
+    """Replaces the value of the response."""
     commit: Literal["never", "before", "late"] | None = None
-    """When what is valid is committed: not, before the answer, after the client left (with "silence").
+    """When a valid request is committed: never, before the response, or after the client disconnected (with "silence").
 
-    Default: before the answer if that is a 2xx, but never with silence, garbage and `*_before_commit`."""
+    Default: before a 2xx response, but never with silence, garbage and `*_before_commit`."""
 
     when: str = ""
-    """Only requests whose body has this text: an event's id, a device's, a marker. The answer names these events."""
+    """Applies only to bodies with this text: an event id, a device id, a marker. The response names these events."""
     count: Positive | None = None
-    """So many requests (connections, at accept); default: until healed."""
+    """Number of requests (of connections, at accept). Default: until healed."""
     skip: Count = 0
-    """Let so many pass first."""
+    """Number of matching requests that pass first."""
     share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
-    """Of the requests that match, by chance."""
+    """Probability for each matching request."""
     for_ms: Positive | None = None
-    """Only so long from now."""
+    """Duration from now, in milliseconds."""
     pause_ms: Count = 100
-    """Between trickled bytes; before a slow answer; before a break in mid-body."""
+    """Milliseconds between single bytes, before a slow response, or before a break inside the body."""
 
     def __post_init__(self) -> None:
         if self.answer is not None and not responses.known(self.answer):
@@ -116,23 +116,23 @@ class Misbehaviour(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     @property
     def gives_status(self) -> bool:
-        """Whether the client is sent a status at all."""
+        """Return whether the client receives a status."""
         return self.action not in _UNANSWERED
 
     @property
     def replaces(self) -> int | str | None:
-        """The answer given instead of the right one, if any."""
+        """Return the response that replaces the right one, or None."""
         return 500 if self.answer is None and self.action is None else self.answer
 
     def commits(self, status: int) -> Literal["never", "before", "late"]:
-        """When a valid request is committed that is to be answered with `status`."""
+        """Return when a valid request with the response `status` is committed."""
         if self.commit is not None:
             return self.commit
         return "before" if 200 <= status < 300 and self.action not in _UNCOMMITTED else "never"
 
 
 class _Live:
-    """A fault of the script, and what is left of it."""
+    """A fault of the script and its remaining uses."""
 
     __slots__ = ("fault", "left", "skip", "until_ms")
 
@@ -144,7 +144,7 @@ class _Live:
 
 
 class Misbehaviours:
-    """The script; changed at any time."""
+    """The script of faults. It may change at any time."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -155,16 +155,16 @@ class Misbehaviours:
         self._script += [_Live(fault, now_ms) for fault in faults]
 
     def heal(self) -> None:
-        """Forget all of them; what is under way goes on."""
+        """Forget all faults. Running requests keep theirs."""
         self._script.clear()
 
     def live(self) -> list[Misbehaviour]:
-        """Those not used up, oldest first."""
+        """Return the unused faults, oldest first."""
         self._forget_past()
         return [live.fault for live in self._script]
 
     def pick(self, stage: Stage, body: bytes = b"") -> Misbehaviour | None:
-        """The fault of this connection or request, if any; uses it up by one."""
+        """Return the fault of this connection or request, or None, and count one use."""
         if not self._script:
             return None
         self._forget_past()

@@ -1,9 +1,9 @@
-"""The upstream's rate limiter: a fixed window that opens with the first hit, as the framework's.
+"""The upstream's rate limiter: a fixed window that opens at the first request.
 
-Decides who may pass and what the headers say. Rules, from the framework's RateLimiter and ThrottleRequests:
-a key's window opens at its first hit and lasts `window_ms`, whatever comes; a refused request does not
-count; so twice the limit can pass within one window's length, across a boundary. A request counts for its device,
-or for its address where the device cannot be told (`ip_limit`). Pure: `now_ms` is an argument.
+Rules, from the framework's RateLimiter and ThrottleRequests: a key's window opens at its first request and lasts
+`window_ms`; a rejected request does not count. So twice the limit can pass within one window's length, across a
+boundary. A request counts for its device, or for its address if the device is unknown (`ip_limit`). Pure: `now_ms` is
+an argument.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from relay.sandbox.settings import SandboxSettings
 
 
 class Admission(NamedTuple):
-    """What the limiter says of one request."""
+    """The limiter's result for one request."""
 
     allowed: bool
     limit: int
@@ -25,7 +25,7 @@ class Admission(NamedTuple):
 
 
 class FixedWindow:
-    """At most `limit` hits of a key in its window. Remembers each key it ever saw: a sandbox is short-lived."""
+    """At most `limit` requests of a key in its window. Never forgets a key: a sandbox is short-lived."""
 
     def __init__(self, limit: int, window_ms: int) -> None:
         self.limit = limit
@@ -33,7 +33,7 @@ class FixedWindow:
         self._windows: dict[Hashable, tuple[int, int]] = {}
 
     def admit(self, key: Hashable, now_ms: int) -> Admission:
-        """Count a request of `key`, or refuse it without counting."""
+        """Count a request of `key`, or reject it without counting."""
         opened_ms, hits = self._windows.get(key, (now_ms, 0))
         if now_ms >= opened_ms + self.window_ms:
             opened_ms, hits = now_ms, 0
@@ -45,7 +45,7 @@ class FixedWindow:
 
 
 class SandboxLimits:
-    """Both limits, as the settings have them."""
+    """The limits per device and per address."""
 
     def __init__(self, settings: SandboxSettings) -> None:
         self._ip_limit = settings.ip_limit
@@ -53,9 +53,9 @@ class SandboxLimits:
         self._of_ip = FixedWindow(settings.ip_per_window, settings.window_ms)
 
     def admit(self, device: Hashable | None, peer: str, now_ms: int) -> Admission | None:
-        """The tightest of the limits that apply, None if none does; the first that refuses ends the counting.
+        """Return the tightest applicable limit, or None. The first rejection ends the counting.
 
-        `device` is None if it cannot be told.
+        `device` is None if it is unknown.
         """
         tightest: Admission | None = None
         if device is not None and self._of_device.limit:
@@ -70,7 +70,7 @@ class SandboxLimits:
 
 
 def headers(admission: Admission, wall_ms: int) -> list[tuple[str, str]]:
-    """X-RateLimit-* of an answer; a refusal adds Retry-After and X-RateLimit-Reset (the server's Unix time)."""
+    """Return X-RateLimit-* of a response; a rejection adds Retry-After and X-RateLimit-Reset (Unix time)."""
     named = [("X-RateLimit-Limit", str(admission.limit)), ("X-RateLimit-Remaining", str(admission.remaining))]
     if not admission.allowed:
         named.append(("Retry-After", str(admission.retry_after_s)))
