@@ -1,8 +1,9 @@
-"""The upstream without its sockets: what becomes of a request that is here as a whole.
+"""The upstream without its sockets: it decides how a complete request is handled.
 
-Decides answer, commit and misbehaviour in one call. The order is the framework's: route, limits, key, validation;
-a proxy's faults come before, the application's own after. A request without a valid key counts, like one whose
-device cannot be told, against its address; it is recorded for its device all the same. Holds all a sandbox knows.
+One call decides response, commit and fault. The order of checks is the framework's: route, limits, key, validation.
+A proxy's faults apply before them, the application's faults after them. A request without a valid key counts against
+its address, like a request without a readable device, but it is recorded for its device. `Application` owns the whole
+state of a sandbox.
 """
 
 from __future__ import annotations
@@ -15,22 +16,22 @@ import msgspec
 
 from relay.runtime.clock import Clock
 from relay.sandbox import limits, responses
-from relay.sandbox.faults import Misbehaviour, Misbehaviours
-from relay.sandbox.record import Kept, Record, Report
-from relay.sandbox.responses import About, ScriptedResponse
+from relay.sandbox.faults import FaultScript, Misbehaviour
+from relay.sandbox.record import Record, Report, RequestContent
+from relay.sandbox.responses import RequestEvents, ScriptedResponse
 from relay.sandbox.settings import SandboxSettings
-from relay.sandbox.validate import ParsedBody, Seen, read
+from relay.sandbox.validate import ParsedBody, ReceivedEvent, read
 from relay.sandbox.wire import Head, inflate
 
 
 class Plan(NamedTuple):
-    """What is to be done about a request."""
+    """The response to a request, its fault, and the events to commit."""
 
-    answer: ScriptedResponse
+    response: ScriptedResponse
     fault: Misbehaviour | None = None
     commit: Literal["never", "before", "late"] = "never"
-    events: Sequence[Seen] | int = ()
-    """What a commit commits: events, or how many if they are not parsed."""
+    events: Sequence[ReceivedEvent] | int = ()
+    """The events to commit, or their number if the body is not parsed."""
 
 
 _NOTHING = ParsedBody([], {"events": ["The events field is required."]}, None)
@@ -42,14 +43,14 @@ class Application:
     def __init__(self, settings: SandboxSettings, clock: Clock) -> None:
         self.settings = settings
         self.record = Record(keep_requests=settings.keep_requests)
-        self.faults = Misbehaviours(clock)
+        self.faults = FaultScript(clock)
         self._clock = clock
         self._limits = limits.SandboxLimits(settings)
 
     def change(self, changes: dict[str, object]) -> None:
-        """New values for some settings, all but the address and `keep_requests`. Raises ValueError.
+        """Change settings. Raise ValueError for an invalid value, the address, or `keep_requests`.
 
-        A change of a limit starts its windows anew.
+        A change of a limit opens new windows for all limits.
         """
         if fixed := changes.keys() & {"host", "port", "keep_requests"}:
             raise ValueError(f"{', '.join(sorted(fixed))} cannot be changed while the sandbox runs")
@@ -64,35 +65,35 @@ class Application:
         return self.record.report(self.settings.window_ms, dedupe=self.settings.dedupe)
 
     def plan(self, number: int, head: Head, raw: bytes, peer: str) -> Plan:
-        """Of the request recorded as `number`, whose body came as `raw`. Counts it against its limits."""
+        """Return the plan for the request `number` with the body `raw`, and count the request against its limits."""
         plan = self._plan(number, head, raw, peer)
-        if any(name.lower() == "date" for name, _ in plan.answer.headers):
+        if any(name.lower() == "date" for name, _ in plan.response.headers):
             return plan
         return plan._replace(
-            answer=plan.answer.adding([("Date", formatdate(self._clock.wall_ms() / 1000, usegmt=True))])
+            response=plan.response.adding([("Date", formatdate(self._clock.wall_ms() / 1000, usegmt=True))])
         )
 
     def _plan(self, number: int, head: Head, raw: bytes, peer: str) -> Plan:
         body, found = self._read(head, raw)
-        self.record.read(number, found.device, found.events, Kept(head.headers, body))
+        self.record.read(number, found.device, found.events, RequestContent(head.headers, body))
         early = self._before_application(head, raw)
         if early is not None:
             return Plan(early)
         fault = self.faults.pick("proxy", body)
         if fault is not None:
             return Plan(self._faulty(fault, responses.ACCEPTED, head, body), fault)
-        right = self._judge(head, found, peer)
-        if right.status != 202:
-            return Plan(right)
+        correct = self._judge(head, found, peer)
+        if correct.status != 202:
+            return Plan(correct)
         events = found.events if self.settings.validate else body.count(b'"event_id"')
         fault = self.faults.pick("application", body)
         if fault is None:
-            return Plan(right, None, "before", events)
+            return Plan(correct, None, "before", events)
         if fault.answer == responses.PARTIAL and not isinstance(events, int):
-            rejected = _about(body, fault.when).bad
+            rejected = _request_events(body, fault.when).bad
             events = [event for index, event in enumerate(events) if index not in rejected]
-        answer = self._faulty(fault, right, head, body)
-        return Plan(answer, fault, fault.commits(answer.status), events)
+        response = self._faulty(fault, correct, head, body)
+        return Plan(response, fault, fault.commits(response.status), events)
 
     def commit(self, number: int, plan: Plan) -> None:
         if isinstance(plan.events, int):
@@ -101,7 +102,7 @@ class Application:
             self.record.commit(number, plan.events)
 
     def _read(self, head: Head, raw: bytes) -> tuple[bytes, ParsedBody]:
-        """The body with gzip undone, and what the application makes of it."""
+        """Return the decompressed body, and the body as the application parses it."""
         body = raw
         if head.headers.get("content-encoding", "identity").lower() == "gzip" and self.settings.inflate:
             body = inflate(raw, self.settings.max_body_bytes) or raw
@@ -110,7 +111,7 @@ class Application:
         return body, read(body) if is_json and self.settings.validate else _NOTHING
 
     def _before_application(self, head: Head, raw: bytes) -> ScriptedResponse | None:
-        """Answers that need no look at the key: no such route, or larger than PHP takes."""
+        """Return the response if the route is unknown or the body exceeds PHP's limit. No key is needed for these."""
         if head.path not in (self.settings.path, f"{self.settings.path}/"):
             return responses.NOT_FOUND
         if head.method != "POST":
@@ -120,7 +121,7 @@ class Application:
         return None
 
     def _judge(self, head: Head, found: ParsedBody, peer: str) -> ScriptedResponse:
-        """The right answer, faults aside."""
+        """Return the correct response, without faults."""
         settings = self.settings
         has_key = not settings.api_key or head.headers.get("x-events-key") == settings.api_key
         device = found.device if has_key and settings.device_of == "first" else None
@@ -128,38 +129,43 @@ class Application:
         if settings.validate or settings.ip_limit == "always":
             admission = self._limits.admit(device, peer, self._clock.monotonic_ms())
         if admission is not None and not admission.allowed:
-            answer = responses.TOO_MANY
+            response = responses.TOO_MANY
         elif not has_key:
-            answer = responses.UNAUTHORIZED
+            response = responses.UNAUTHORIZED
         elif found.errors and settings.validate:
-            answer = responses.invalid(found.errors)
+            response = responses.invalid(found.errors)
         else:
-            answer = responses.ACCEPTED
+            response = responses.ACCEPTED
         if not wants_json(head):
-            answer = responses.for_browser(answer)
+            response = responses.for_browser(response)
         if admission is None or not settings.announce_limits:
-            return answer
-        return answer.adding(limits.headers(admission, self._clock.wall_ms()))
+            return response
+        return response.adding(limits.headers(admission, self._clock.wall_ms()))
 
-    def _faulty(self, fault: Misbehaviour, right: ScriptedResponse, head: Head, body: bytes) -> ScriptedResponse:
-        """The answer `fault` gives instead of `right`, whose headers about limits stay if the application gives it."""
-        answer = right
+    def _faulty(self, fault: Misbehaviour, correct: ScriptedResponse, head: Head, body: bytes) -> ScriptedResponse:
+        """Return the response with `fault` applied to `correct`.
+
+        A response of the application keeps the rate-limit headers of `correct`.
+        """
+        response = correct
         if fault.replaces is not None:
-            answer = responses.make(fault.replaces, _about(body, fault.when))
-            if not answer.proxy:
-                answer = answer if wants_json(head) else responses.for_browser(answer)
-                answer = answer.adding([header for header in right.headers if header[0].startswith("X-RateLimit-")])
+            response = responses.make(fault.replaces, _request_events(body, fault.when))
+            if not response.proxy:
+                response = response if wants_json(head) else responses.for_browser(response)
+                response = response.adding(
+                    [header for header in correct.headers if header[0].startswith("X-RateLimit-")]
+                )
         if fault.body is not None:
-            answer = answer._replace(body=fault.body.encode())
+            response = response._replace(body=fault.body.encode())
         headers = list(fault.headers.items())
         if fault.retry_after_date_s is not None:
             at_s = self._clock.wall_ms() / 1000 + fault.retry_after_date_s
             headers.append(("Retry-After", formatdate(at_s, usegmt=True)))
-        return answer.adding(headers) if headers else answer
+        return response.adding(headers) if headers else response
 
 
 def wants_json(head: Head) -> bool:
-    """As the framework's `wantsJson`: the media type the client likes best is a JSON one."""
+    """Return whether the client's preferred media type is JSON, like the framework's `wantsJson`."""
     best = max(head.headers.get("accept", "").lower().split(","), key=_quality)
     return "/json" in best or "+json" in best
 
@@ -180,13 +186,13 @@ class _Named(msgspec.Struct):
     event_id: str = ""
 
 
-def _about(body: bytes, when: str) -> About:
-    """How many events a body has, and which of them have the text `when` in them; the first if none has."""
+def _request_events(body: bytes, when: str) -> RequestEvents:
+    """Return the number of events in a body and the events that contain `when`, or the first if none contains it."""
     try:
         events = msgspec.json.decode(body, type=_RawBody).events
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return About(1, (0,))
+        return RequestEvents(1, (0,))
     text = when.encode()
     bad = [index for index, event in enumerate(events) if text and text in bytes(event)]
     bad = bad or [0]
-    return About(len(events), bad, [msgspec.json.decode(events[index], type=_Named).event_id for index in bad])
+    return RequestEvents(len(events), bad, [msgspec.json.decode(events[index], type=_Named).event_id for index in bad])

@@ -1,7 +1,7 @@
-"""How a connection misbehaves while a request is answered: one function an action of `faults`.
+"""Faults of a connection while the sandbox responds to a request: one function per action of `faults`.
 
-Each is given the connection and the answer that would be right, and says whether the connection may serve
-another request. None waits longer than the client does, but for `pause_ms`. What was committed is decided before.
+Each function gets the connection and the correct response, and returns whether the connection may serve another
+request. Except for `pause_ms`, no function waits after the client has closed. The caller decides what is committed.
 """
 
 from __future__ import annotations
@@ -15,83 +15,83 @@ from relay.sandbox.responses import ScriptedResponse
 from relay.sandbox.wire import SandboxConnection, head_bytes, serialize
 
 ConnectionFault = Callable[[SandboxConnection, ScriptedResponse, int], Awaitable[bool]]
-"""(connection, answer, pause_ms) -> whether it stays open."""
+"""(connection, response, pause_ms) -> whether the connection stays open."""
 
 _ENDLESS_BYTES = 256 << 20
-"""The end of an endless body: a client that reads that much has failed the test."""
+"""Size at which an endless body ends. A client that reads as much has failed the test."""
 
 
-async def _reset(connection: SandboxConnection, answer: ScriptedResponse, pause_ms: int) -> bool:
+async def _reset(connection: SandboxConnection, response: ScriptedResponse, pause_ms: int) -> bool:
     connection.reset()
     return False
 
 
-async def _close(connection: SandboxConnection, answer: ScriptedResponse, pause_ms: int) -> bool:
+async def _close(connection: SandboxConnection, response: ScriptedResponse, pause_ms: int) -> bool:
     connection.close()
     return False
 
 
-async def _silence(connection: SandboxConnection, answer: ScriptedResponse, pause_ms: int) -> bool:
-    await connection.gone()
+async def _silence(connection: SandboxConnection, response: ScriptedResponse, pause_ms: int) -> bool:
+    await connection.wait_closed()
     return False
 
 
-async def _continue_then_silence(connection: SandboxConnection, answer: ScriptedResponse, pause_ms: int) -> bool:
+async def _continue_then_silence(connection: SandboxConnection, response: ScriptedResponse, pause_ms: int) -> bool:
     await connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-    return await _silence(connection, answer, pause_ms)
+    return await _silence(connection, response, pause_ms)
 
 
-async def _garbage(connection: SandboxConnection, answer: ScriptedResponse, pause_ms: int) -> bool:
+async def _garbage(connection: SandboxConnection, response: ScriptedResponse, pause_ms: int) -> bool:
     await connection.write(b"\x16\x03\x01\x00\x00 220 mail.example ESMTP\r\n\xff\xfe\x00\r\n\r\n")
     return False
 
 
-def _claims_more(answer: ScriptedResponse) -> bytes:
-    return serialize(answer, length_bytes=len(answer.body) + 100)
+def _with_long_length(response: ScriptedResponse) -> bytes:
+    return serialize(response, length_bytes=len(response.body) + 100)
 
 
-async def _cut_body(connection: SandboxConnection, answer: ScriptedResponse, pause_ms: int) -> bool:
-    await connection.write(_claims_more(answer))
+async def _cut_body(connection: SandboxConnection, response: ScriptedResponse, pause_ms: int) -> bool:
+    await connection.write(_with_long_length(response))
     return False
 
 
-async def _reset_mid_body(connection: SandboxConnection, answer: ScriptedResponse, pause_ms: int) -> bool:
-    await connection.write(_claims_more(answer))
-    await asyncio.sleep(pause_ms / 1000)  # an RST throws away what the client has not read yet
-    return await _reset(connection, answer, pause_ms)
+async def _reset_mid_body(connection: SandboxConnection, response: ScriptedResponse, pause_ms: int) -> bool:
+    await connection.write(_with_long_length(response))
+    await asyncio.sleep(pause_ms / 1000)  # An RST discards bytes that the client has not read.
+    return await _reset(connection, response, pause_ms)
 
 
-async def _long_length(connection: SandboxConnection, answer: ScriptedResponse, pause_ms: int) -> bool:
-    await connection.write(_claims_more(answer))
-    return await _silence(connection, answer, pause_ms)
+async def _long_length(connection: SandboxConnection, response: ScriptedResponse, pause_ms: int) -> bool:
+    await connection.write(_with_long_length(response))
+    return await _silence(connection, response, pause_ms)
 
 
-async def _short_length(connection: SandboxConnection, answer: ScriptedResponse, pause_ms: int) -> bool:
-    await connection.write(serialize(answer, length_bytes=len(answer.body) // 2))
+async def _short_length(connection: SandboxConnection, response: ScriptedResponse, pause_ms: int) -> bool:
+    await connection.write(serialize(response, length_bytes=len(response.body) // 2))
     return True
 
 
-def _chunked_head(answer: ScriptedResponse) -> bytes:
-    return head_bytes(answer.status, (*answer.headers, ("Transfer-Encoding", "chunked")))
+def _chunked_head(response: ScriptedResponse) -> bytes:
+    return head_bytes(response.status, (*response.headers, ("Transfer-Encoding", "chunked")))
 
 
 def _chunk(data: bytes) -> bytes:
     return b"%x\r\n%s\r\n" % (len(data), data)
 
 
-async def _cut_chunked(connection: SandboxConnection, answer: ScriptedResponse, pause_ms: int) -> bool:
-    await connection.write(_chunked_head(answer) + _chunk(answer.body))
+async def _cut_chunked(connection: SandboxConnection, response: ScriptedResponse, pause_ms: int) -> bool:
+    await connection.write(_chunked_head(response) + _chunk(response.body))
     return False
 
 
-async def _bad_chunk(connection: SandboxConnection, answer: ScriptedResponse, pause_ms: int) -> bool:
-    await connection.write(_chunked_head(answer) + b"zz\r\n" + answer.body)
+async def _bad_chunk(connection: SandboxConnection, response: ScriptedResponse, pause_ms: int) -> bool:
+    await connection.write(_chunked_head(response) + b"zz\r\n" + response.body)
     return False
 
 
-async def _slow_answer(connection: SandboxConnection, answer: ScriptedResponse, pause_ms: int) -> bool:
+async def _slow_answer(connection: SandboxConnection, response: ScriptedResponse, pause_ms: int) -> bool:
     await asyncio.sleep(pause_ms / 1000)
-    await connection.send(answer)
+    await connection.send(response)
     return True
 
 
@@ -102,26 +102,26 @@ async def _trickle(connection: SandboxConnection, data: bytes, pause_ms: int) ->
     return True
 
 
-async def _trickle_head(connection: SandboxConnection, answer: ScriptedResponse, pause_ms: int) -> bool:
-    return await _trickle(connection, serialize(answer), pause_ms)
+async def _trickle_head(connection: SandboxConnection, response: ScriptedResponse, pause_ms: int) -> bool:
+    return await _trickle(connection, serialize(response), pause_ms)
 
 
-async def _trickle_body(connection: SandboxConnection, answer: ScriptedResponse, pause_ms: int) -> bool:
-    whole = serialize(answer)
-    await connection.write(whole[: len(whole) - len(answer.body)])
-    return await _trickle(connection, answer.body, pause_ms)
+async def _trickle_body(connection: SandboxConnection, response: ScriptedResponse, pause_ms: int) -> bool:
+    whole = serialize(response)
+    await connection.write(whole[: len(whole) - len(response.body)])
+    return await _trickle(connection, response.body, pause_ms)
 
 
-async def _endless_body(connection: SandboxConnection, answer: ScriptedResponse, pause_ms: int) -> bool:
-    await connection.write(_chunked_head(answer) + _chunk(answer.body))
+async def _endless_body(connection: SandboxConnection, response: ScriptedResponse, pause_ms: int) -> bool:
+    await connection.write(_chunked_head(response) + _chunk(response.body))
     chunk = _chunk(b" " * 65536)
     for _ in range(_ENDLESS_BYTES // 65536):
         await connection.write(chunk)
     return False
 
 
-async def _gzip_bomb(connection: SandboxConnection, answer: ScriptedResponse, pause_ms: int) -> bool:
-    await connection.send(answer._replace(body=_bomb()).adding([("Content-Encoding", "gzip")]))
+async def _gzip_bomb(connection: SandboxConnection, response: ScriptedResponse, pause_ms: int) -> bool:
+    await connection.send(response._replace(body=_bomb()).adding([("Content-Encoding", "gzip")]))
     return True
 
 
@@ -131,33 +131,33 @@ def _bomb() -> bytes:
     return b"".join(deflater.compress(bytes(1 << 20)) for _ in range(64)) + deflater.flush()
 
 
-async def _huge_header(connection: SandboxConnection, answer: ScriptedResponse, pause_ms: int) -> bool:
-    await connection.send(answer.adding([("X-Filler", "a" * 100_000)]))
+async def _huge_header(connection: SandboxConnection, response: ScriptedResponse, pause_ms: int) -> bool:
+    await connection.send(response.adding([("X-Filler", "a" * 100_000)]))
     return True
 
 
-async def _two_answers(connection: SandboxConnection, answer: ScriptedResponse, pause_ms: int) -> bool:
-    await connection.write(serialize(answer) * 2)
+async def _two_answers(connection: SandboxConnection, response: ScriptedResponse, pause_ms: int) -> bool:
+    await connection.write(serialize(response) * 2)
     return True
 
 
-async def _early_hints(connection: SandboxConnection, answer: ScriptedResponse, pause_ms: int) -> bool:
-    await connection.write(head_bytes(103, (("Link", "</style.css>; rel=preload"),)) + serialize(answer))
+async def _early_hints(connection: SandboxConnection, response: ScriptedResponse, pause_ms: int) -> bool:
+    await connection.write(head_bytes(103, (("Link", "</style.css>; rel=preload"),)) + serialize(response))
     return True
 
 
-async def _http_1_0(connection: SandboxConnection, answer: ScriptedResponse, pause_ms: int) -> bool:
-    await connection.write(serialize(answer, http="1.0"))
+async def _http_1_0(connection: SandboxConnection, response: ScriptedResponse, pause_ms: int) -> bool:
+    await connection.write(serialize(response, http="1.0"))
     return False
 
 
-async def _connection_close(connection: SandboxConnection, answer: ScriptedResponse, pause_ms: int) -> bool:
-    await connection.send(answer, keep_alive=False)
+async def _connection_close(connection: SandboxConnection, response: ScriptedResponse, pause_ms: int) -> bool:
+    await connection.send(response, keep_alive=False)
     return False
 
 
-async def _close_after_answer(connection: SandboxConnection, answer: ScriptedResponse, pause_ms: int) -> bool:
-    await connection.send(answer)
+async def _close_after_answer(connection: SandboxConnection, response: ScriptedResponse, pause_ms: int) -> bool:
+    await connection.send(response)
     return False
 
 

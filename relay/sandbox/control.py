@@ -1,13 +1,13 @@
-"""Telling a running sandbox what to do, and asking what it saw, over its own port.
+"""The control API of a running sandbox, on the sandbox's own port.
 
-Guarded by nothing: it is a toy on loopback. Requests under PREFIX are not recorded and get no faults but those
-at accept.
+It has no authentication, because the sandbox is a development tool on loopback. Requests under PREFIX are not recorded
+and get no faults, except at stage accept.
 
-GET    report      the Report                     GET    settings   all of them
-GET    delivered   event ids, one a line          PATCH  settings   {"latency_ms": 50}
+GET    report      the Report                     GET    settings   all settings
+GET    delivered   event ids, one per line        PATCH  settings   {"latency_ms": 50}
 GET    requests    [[at_ms, peer, device, events, status, committed], ...]
-GET    faults      those live                     POST   faults     one Misbehaviour or a list of them
-DELETE faults      heal
+GET    faults      active faults                  POST   faults     one Misbehaviour or a list
+DELETE faults      remove all faults
 """
 
 from __future__ import annotations
@@ -25,22 +25,24 @@ PREFIX = "/_sandbox/"
 
 
 def control(application: Application, method: str, path: str, body: bytes) -> ScriptedResponse:
-    """Does what is asked; the answer to it."""
-    do = _VERBS.get((method, path.removeprefix(PREFIX)))
-    if do is None:
-        return _answer(404, {"error": f"there is {', '.join(f'{verb} {name}' for verb, name in _VERBS)}"})
+    """Execute a control request and return its response."""
+    handler = _VERBS.get((method, path.removeprefix(PREFIX)))
+    if handler is None:
+        return _response(
+            404, {"error": f"unknown request; available: {', '.join(f'{verb} {name}' for verb, name in _VERBS)}"}
+        )
     try:
-        return do(application, body)
-    except (ValueError, RecursionError) as error:  # msgspec's are ValueErrors
-        return _answer(422, {"error": str(error)})
+        return handler(application, body)
+    except (ValueError, RecursionError) as error:  # msgspec raises subclasses of ValueError.
+        return _response(422, {"error": str(error)})
 
 
-def _answer(status: int, value: object) -> ScriptedResponse:
+def _response(status: int, value: object) -> ScriptedResponse:
     return ScriptedResponse(status, msgspec.json.encode(value))
 
 
 def _report(application: Application, body: bytes) -> ScriptedResponse:
-    return _answer(200, application.report())
+    return _response(200, application.report())
 
 
 def _delivered(application: Application, body: bytes) -> ScriptedResponse:
@@ -49,11 +51,11 @@ def _delivered(application: Application, body: bytes) -> ScriptedResponse:
 
 
 def _requests(application: Application, body: bytes) -> ScriptedResponse:
-    return _answer(200, list(application.record.requests()))
+    return _response(200, list(application.record.requests()))
 
 
 def _settings(application: Application, body: bytes) -> ScriptedResponse:
-    return _answer(200, application.settings)
+    return _response(200, application.settings)
 
 
 def _change(application: Application, body: bytes) -> ScriptedResponse:
@@ -62,7 +64,7 @@ def _change(application: Application, body: bytes) -> ScriptedResponse:
 
 
 def _faults(application: Application, body: bytes) -> ScriptedResponse:
-    return _answer(200, application.faults.live())
+    return _response(200, application.faults.live())
 
 
 def _add(application: Application, body: bytes) -> ScriptedResponse:

@@ -1,8 +1,8 @@
-"""Simulated TV boxes: devices that send events to a relay as apps do, over HTTP or UDP.
+"""Simulated TV boxes: devices that send events to a relay over HTTP or UDP, as apps do.
 
-Decides what they send, when, and what they do with the answer. Rules: a device has one request under way and sends its
-events in order, `context.n` rising; what is not answered (or 408, 429, 5xx) is sent again, the same bytes, until it is;
-which event comes when depends on the clock's chances only. Knows nothing of the relay but its address.
+This module decides which events the devices send, when, and how they handle each response. Rules: a device has one
+request in flight and sends its events in order, with increasing `context.n`. A request without a response, or with 408,
+425, 429 or 5xx, is repeated with the same bytes. The clock's random numbers alone determine the sequence of events.
 """
 
 from __future__ import annotations
@@ -26,44 +26,44 @@ _AGAIN = frozenset({408, 425, 429})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """How much is sent, and where. Without `events` and `for_ms` it goes on until cancelled."""
+    """Amount and target of the traffic. Without `events` and `for_ms`, the devices send until they are cancelled."""
 
     target: str
-    """ "http://127.0.0.1:8080/v1/events", or "udp://127.0.0.1:8125". """
+    """URL: "http://127.0.0.1:8080/v1/events" or "udp://127.0.0.1:8125"."""
     devices: int = 10
     events_per_s: float = 0.0
-    """Over all devices; 0: as fast as they are taken."""
+    """Rate over all devices; 0: as fast as the relay responds."""
     events: int | None = None
-    """In one run, over all devices."""
+    """Number of events in one run, over all devices."""
     for_ms: int | None = None
-    """Begin no event later."""
+    """Time after which no event is created."""
     events_per_request: int = 1
     enveloped: bool = False
-    """A single event goes as {"events": [...]} too, which is all that an upstream takes."""
+    """Whether a single event is sent as {"events": [...]}, the only form that the upstream accepts."""
     connections: int = 8
-    """At most; a device keeps to one of them."""
+    """Maximum number of connections. Each device uses one of them."""
     tenant_id: int = 2
     retry_ms: int = 100
-    """Before the same request is sent again."""
+    """Delay before a request is repeated."""
     response_timeout_ms: int = 30_000
 
 
 @dataclass(slots=True)
 class Tally:
-    """What became of the events so far."""
+    """Counts of events by outcome."""
 
     sent: int = 0
     """Events sent at least once."""
     accepted: int = 0
-    """Answered 202; UDP is not answered."""
+    """Events with a 202 response. UDP has no responses."""
     refused: int = 0
-    """Answered so that sending again makes no sense."""
+    """Events with a final rejection, which a repetition would not change."""
     retries: int = 0
-    """Requests sent again."""
+    """Repeated requests."""
 
 
 class Devices:
-    """Some devices. `run` again goes on where the last run ended: n rises, and the ids stay."""
+    """A group of devices. The next `run` continues after the last one: n increases, and the device ids are the same."""
 
     def __init__(self, load: Load, clock: Clock) -> None:
         self.tally = Tally()
@@ -75,11 +75,11 @@ class Devices:
         self._begun_ms = 0
 
     def accepted_ids(self) -> list[bytes]:
-        """Event ids (16 bytes) answered 202, in the order of the answers."""
+        """Return the event ids (16 bytes) with a 202 response, in the order of the responses."""
         return [bytes(self._accepted[at : at + 16]) for at in range(0, len(self._accepted), 16)]
 
     async def run(self) -> Tally:
-        """Send until the load's bounds are reached and the last event has its answer."""
+        """Send until the bounds of the load are reached and the last request has its response."""
         self._begun_ms = self._clock.monotonic_ms()
         if urlsplit(self._load.target).scheme == "udp":
             await self._send_datagrams()
@@ -128,7 +128,7 @@ class Devices:
             await asyncio.sleep(self._load.retry_ms / 1000)
 
     async def _send_datagrams(self) -> None:
-        """From one socket, the devices in turn. The kernel's refusals are losses, as for any sender of datagrams."""
+        """Send from one socket, alternating the devices. A datagram that the kernel rejects is lost."""
         address = urlsplit(self._load.target)
         family = socket.AF_INET6 if ":" in (address.hostname or "") else socket.AF_INET
         sent = turn = 0
@@ -159,7 +159,7 @@ class Devices:
         return self._load.for_ms is None or elapsed_ms < self._load.for_ms
 
     def _make(self, device: int, events: int) -> tuple[bytes, bytes]:
-        """The next events of a device: their ids (16 bytes each), and the body of their request."""
+        """Return a device's next events: the ids (16 bytes each) and the body of the request."""
         made = [self._event(device) for _ in range(events)]
         ids = b"".join(bytes.fromhex(str(event["event_id"]).replace("-", "")) for event in made)
         return ids, msgspec.json.encode(made[0] if events == 1 and not self._load.enveloped else {"events": made})
@@ -186,12 +186,12 @@ class Devices:
 
 
 def device_id(number: int) -> str:
-    """The persistent UUID of the device with this number, upper case as in the upstream's documented sample."""
+    """Return the persistent UUID of a device, in upper case as in the upstream's documented sample."""
     return str(uuid.uuid5(uuid.NAMESPACE_URL, f"sandbox/device/{number}")).upper()
 
 
 class _Poster:
-    """POSTs bodies to one URL over one connection, opened anew when it breaks."""
+    """Posts bodies to one URL over one connection, which it reopens after an error."""
 
     def __init__(self, url: str, timeout_ms: int) -> None:
         parts = urlsplit(url)
@@ -203,7 +203,7 @@ class _Poster:
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def __call__(self, body: bytes) -> int | None:
-        """The status, or None if no whole answer came."""
+        """Return the status, or None without a complete response."""
         try:
             async with asyncio.timeout(self._timeout_s):
                 return await self._exchange(b"%s%d\r\n\r\n%s" % (self._head, len(body), body))
@@ -218,7 +218,7 @@ class _Poster:
         writer.write(request)
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
         if not head.startswith("http/1."):
-            raise ValueError("the answer is not HTTP")
+            raise ValueError("the response is not HTTP/1.x")
         length = head.partition("content-length:")[2].partition("\r\n")[0]
         await reader.readexactly(int(length or 0))
         if "connection: close" in head:

@@ -143,7 +143,7 @@ class _Live:
         self.until_ms = None if fault.for_ms is None else now_ms + fault.for_ms
 
 
-class Misbehaviours:
+class FaultScript:
     """The script of faults. It may change at any time."""
 
     def __init__(self, clock: Clock) -> None:

@@ -16,7 +16,7 @@ from typing import NoReturn
 
 MAX_DEPTH = 512
 _TRIMMED_CATEGORIES = frozenset({"Zs", "Zl", "Zp", "Cc", "Cf"})
-"""Of Unicode: white space, control and format characters."""
+"""Unicode categories that are trimmed: white space, control and format characters."""
 _TRIMMED_LETTERS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2065\u2800\u3164\uffa0\U0001d159")
 _DATE = re.compile(
     r"(?:(?P<year>[0-9]{4})-(?P<month>[0-9]{2})-(?P<day>[0-9]{2})"
@@ -35,18 +35,18 @@ _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def decode(body: bytes) -> object:
-    """The body's value, or None if PHP cannot decode it (which it does not tell from `null`)."""
+    """Return the body's value, or None if PHP cannot decode it. PHP returns null for both."""
     try:
         value: object = json.loads(str(body, "utf-8"), parse_constant=_not_json, parse_int=_integer)
         if _SURROGATE_ESCAPE.search(body):
-            json.dumps(value, ensure_ascii=False).encode()  # fails for a surrogate without its other half
+            json.dumps(value, ensure_ascii=False).encode()  # Fails for an unpaired surrogate.
     except (ValueError, RecursionError):
         return None
     return None if deeper_than(value, MAX_DEPTH) else value
 
 
 def deeper_than(value: object, depth: int) -> bool:
-    """Whether arrays and objects nest more than `depth` levels; a scalar has none."""
+    """Return whether arrays and objects are nested in more than `depth` levels. A scalar has no level."""
     level = [value] if isinstance(value, dict | list) else []
     while level:
         if depth == 0:
@@ -62,7 +62,7 @@ def deeper_than(value: object, depth: int) -> bool:
 
 
 def clean(value: object) -> object:
-    """Return what the input middleware leaves of a value: strings are trimmed, and empty ones become null."""
+    """Return a value after the input middleware: it trims strings, and replaces empty strings by null."""
     if not isinstance(value, str):
         return value
     start, end = 0, len(value)
@@ -78,9 +78,9 @@ def _is_trimmed(character: str) -> bool:
 
 
 def is_date(text: str) -> bool:
-    """Return whether `strtotime`, `date_parse` and `checkdate` take a trimmed text for a date.
+    """Return whether `strtotime`, `date_parse` and `checkdate` accept a trimmed text as a date.
 
-    Knows the ISO 8601 forms only. PHP also reads names of months and "@" with an epoch.
+    Only ISO 8601 forms are implemented. PHP also reads names of months, and "@" with an epoch.
     """
     found = _DATE.fullmatch(text)
     if found is None:

@@ -1,9 +1,9 @@
-"""What the sandbox got, when and from which device; and what can be said of it at the end.
+"""The sandbox's record of received requests and committed events, and its final report.
 
-Rules: every request whose head arrived counts, whatever became of it; an event counts once its request is
-committed. Times are monotonic milliseconds of the head's arrival. An event's order is its sender's
-`context.n`, which must rise within a device: an order break is a first delivery whose n is below one
-delivered before. Costs about 120 bytes an event and 40 a request, more only with `keep_requests`.
+Rules: a request counts when its head is complete, with every outcome. An event counts when its request is committed.
+Times are monotonic milliseconds at which the head was received. The order of events is `context.n`, which must increase
+within a device. An order break is a first delivery with a lower n than an earlier delivery of the device. The record
+needs about 120 bytes per event and 40 per request, and more only with `keep_requests`.
 """
 
 from __future__ import annotations
@@ -15,56 +15,56 @@ from typing import NamedTuple
 
 import msgspec
 
-from relay.sandbox.validate import Device, Seen
+from relay.sandbox.validate import Device, ReceivedEvent
 
 NO_RESPONSE = 0
-"""Status of a request that was not answered, or whose client had left."""
+"""Status of a request without a response, or whose client closed the connection first."""
 
 
 class Request(NamedTuple):
-    """A request as recorded; `device` is the one it counted for."""
+    """A recorded request. `device` is the device that the request counted for."""
 
     at_ms: int
     peer: str
     device: Device | None
     events: int
     status: int
-    """As sent, also if the answer was cut short; NO_ANSWER for none."""
+    """Status as sent, also of a truncated response; NO_RESPONSE without a response."""
     committed: bool
 
 
-class Kept(NamedTuple):
-    """Headers (names lower case) and body, after undoing gzip, of a request."""
+class RequestContent(NamedTuple):
+    """Headers (by lower-case name) and decompressed body of a request."""
 
     headers: Mapping[str, str]
     body: bytes
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """The end of a run, in numbers."""
+    """Totals of a run."""
 
     requests: int
     by_status: dict[str, int]
-    """ "none" for no answer."""
+    """Number of requests by status, or "none" without a response."""
     events: int
-    """Committed, each time it was."""
+    """Committed events, duplicates included."""
     distinct: int
     duplicates: int
     stored: int
-    """What a data base behind it would hold: `distinct` with dedupe, else `events`."""
+    """Events that a database behind the upstream would hold: `distinct` with dedupe, otherwise `events`."""
     devices: int
     order_breaks: int
     window_ms: int
     most_of_device: int
-    """Most requests in any window (sliding) that carried events of one device, refused ones included."""
+    """Maximum number of requests with events of one device in any sliding window, rejected requests included."""
     most_of_peer: int
-    """Most requests in any window (sliding) from one address."""
+    """Maximum number of requests from one address in any sliding window."""
     rate_limited: int
-    """Requests answered 429."""
+    """Requests with a 429 response."""
 
 
 class _DeviceLog:
-    """One device's requests and order."""
+    """Arrival times and event order of one device."""
 
     __slots__ = ("arrivals_ms", "device", "highest_n", "order_breaks")
 
@@ -76,12 +76,12 @@ class _DeviceLog:
 
 
 class Record:
-    """Filled by the server, read by anybody at any time."""
+    """All requests and deliveries of one sandbox. The server writes the record, and it can be read at any time."""
 
     def __init__(self, *, keep_requests: bool = False) -> None:
-        self.kept: list[Kept] = []
+        self.contents: list[RequestContent] = []
         self.events = 0
-        """Committed so far, duplicates included."""
+        """Events committed so far, duplicates included."""
         self._keep = keep_requests
         self._at_ms = array("q")
         self._status = array("h")
@@ -95,11 +95,11 @@ class Record:
 
     @property
     def distinct(self) -> int:
-        """Event ids committed so far; an event that was not parsed passes for another one."""
+        """Return the number of committed event ids. Each event that was not parsed counts as distinct."""
         return len(self._delivered) + self._unparsed
 
     def arrived(self, at_ms: int, peer: str) -> int:
-        """A request's head is here; returns the request's number."""
+        """Record a request whose head is complete, and return its number."""
         self._at_ms.append(at_ms)
         self._status.append(NO_RESPONSE)
         self._events_of.append(0)
@@ -108,8 +108,10 @@ class Record:
         self._peer_of.append(peer)
         return len(self._at_ms) - 1
 
-    def read(self, number: int, device: Device | None, events: Sequence[Seen], kept: Kept) -> None:
-        """Its body is here and holds `events` (none if they are not valid; then only `device` is told)."""
+    def read(
+        self, number: int, device: Device | None, events: Sequence[ReceivedEvent], content: RequestContent
+    ) -> None:
+        """Record the events of a complete body. An invalid body has no events, but may have a `device`."""
         self._events_of[number] = len(events)
         carried = {event.device for event in events}
         if device is not None:
@@ -118,17 +120,17 @@ class Record:
         for each in carried:
             self._log(each).arrivals_ms.append(self._at_ms[number])
         if self._keep:
-            self.kept.append(kept)
+            self.contents.append(content)
 
     def counted(self, number: int, events: int) -> None:
-        """Its body was not parsed but holds so many events; they are committed."""
+        """Commit a number of events of a body that was not parsed."""
         self._events_of[number] = events
         self._committed[number] = True
         self.events += events
         self._unparsed += events
 
-    def commit(self, number: int, events: Sequence[Seen]) -> None:
-        """Its events are the upstream's now."""
+    def commit(self, number: int, events: Sequence[ReceivedEvent]) -> None:
+        """Commit the events of a request, and check their order."""
         self._committed[number] = True
         self.events += len(events)
         delivered = self._delivered
@@ -143,11 +145,11 @@ class Record:
                 else:
                     log.highest_n = n
 
-    def answered(self, number: int, status: int) -> None:
+    def responded(self, number: int, status: int) -> None:
         self._status[number] = status
 
     def requests(self) -> Iterator[Request]:
-        """In order of arrival."""
+        """Yield the requests in the order of their arrival."""
         for number, at_ms in enumerate(self._at_ms):
             log = self._device_of[number]
             yield Request(
@@ -160,7 +162,7 @@ class Record:
             )
 
     def delivered(self, device: Device | None = None) -> list[bytes]:
-        """Event ids (16 bytes) of first deliveries in their order; of one device, or of all."""
+        """Return the event ids (16 bytes) in order of first delivery, of one device or of all devices."""
         return [event_id for event_id, log in self._delivered.items() if device is None or log.device == device]
 
     def has(self, event_id: bytes) -> bool:
@@ -194,7 +196,7 @@ class Record:
 
 
 def most_in_window(times_ms: Sequence[int], window_ms: int) -> int:
-    """Most of `times_ms` (any order) within any half-open span of `window_ms`."""
+    """Return the maximum number of `times_ms` (in any order) within a half-open interval of `window_ms`."""
     ordered = sorted(times_ms)
     most = oldest = 0
     for newest, at_ms in enumerate(ordered):

@@ -1,8 +1,8 @@
-"""What the sandbox can answer: the documented answers, the framework's, a proxy's and a CDN's.
+"""The sandbox's responses: those of the documentation, the framework, a proxy and a CDN.
 
-An answer is named by its status (503) or by a name of `VARIANTS` ("503_maintenance"). Which shape a bare status
-has is decided here: the application's JSON, nginx's HTML for what a proxy says, Cloudflare's HTML from 520 on.
-Pure; knows nothing of connections.
+A response is named by its status (503) or by a key of `VARIANTS` ("503_maintenance"). This module decides the body of
+each status: the application's JSON, nginx's HTML for the responses of a proxy, and Cloudflare's HTML from 520 on.
+The module is pure and does not depend on connections.
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ import msgspec
 
 from relay.sandbox import validate
 
-Headers = tuple[tuple[str, str], ...]
+HeaderFields = tuple[tuple[str, str], ...]
 
 
 class ScriptedResponse(NamedTuple):
     status: int
     body: bytes
-    headers: Headers = (("Content-Type", "application/json"),)
+    headers: HeaderFields = (("Content-Type", "application/json"),)
     proxy: bool = False
-    """Given before the application is asked: no key, limit or validation comes first."""
+    """Whether a proxy sends this response, before key, limits and validation are checked."""
 
     def adding(self, headers: Sequence[tuple[str, str]]) -> ScriptedResponse:
-        """With further headers, replacing those of the same name."""
+        """Return the response with further headers, which replace headers of the same name."""
         names = {name.lower() for name, _ in headers}
-        kept = tuple(header for header in self.headers if header[0].lower() not in names)
-        return self._replace(headers=(*kept, *headers))
+        remaining = tuple(header for header in self.headers if header[0].lower() not in names)
+        return self._replace(headers=(*remaining, *headers))
 
 
-class About(NamedTuple):
-    """The request that is answered."""
+class RequestEvents(NamedTuple):
+    """The properties of a request that its response depends on."""
 
     events: int
     bad: Sequence[int]
-    """Indexes of the events an answer is to name, in order."""
+    """Indexes of the rejected events, in order."""
     bad_ids: Sequence[str] = ("",)
-    """Their event_ids."""
+    """The event_ids of these events."""
 
 
 def reason_phrase(status: int) -> str:
@@ -82,7 +82,7 @@ def _cloudflare(status: int, title: str) -> ScriptedResponse:
 
 BAD_REQUEST = _nginx(400)
 PARTIAL = "202_partial"
-"""Rejects the events it names and takes the others."""
+"""The response that rejects the events it names and accepts the others."""
 
 ACCEPTED = _json(202, {"success": True})
 UNAUTHORIZED = _json(401, {"success": False, "error": "Invalid or missing API key"})
@@ -103,17 +103,17 @@ def _redirect(status: int, location: str) -> ScriptedResponse:
     return _html(status, f"Redirecting to {location}", proxy=False).adding([("Location", location)])
 
 
-def for_browser(answer: ScriptedResponse) -> ScriptedResponse:
-    """What the framework says instead to a request without `Accept: application/json`."""
-    if answer.proxy:
-        return answer
-    if answer.status == 422:
+def for_browser(response: ScriptedResponse) -> ScriptedResponse:
+    """Return the framework's response to the same request without `Accept: application/json`."""
+    if response.proxy:
+        return response
+    if response.status == 422:
         return _redirect(302, "/")
-    if answer.status == 401:
+    if response.status == 401:
         return _redirect(302, "/login")
-    if answer.status == 429:
+    if response.status == 429:
         return _html(429, "Too Many Requests", proxy=False)
-    return answer
+    return response
 
 
 _BY_STATUS = {
@@ -133,9 +133,9 @@ _BY_STATUS = {
 _NGINX = (407, 408, 414, 431, 494, 499, 502, 503, 504, 507)
 
 
-def _of_status(status: int, about: About) -> ScriptedResponse:
+def _of_status(status: int, request: RequestEvents) -> ScriptedResponse:
     if status == 422:
-        return _invalid_named(about)
+        return _invalid_named(request)
     if status in _BY_STATUS:
         return _BY_STATUS[status]
     if 300 <= status < 400:
@@ -150,41 +150,41 @@ def _of_status(status: int, about: About) -> ScriptedResponse:
 _CONTEXT = "The {} field must be an array."
 
 
-def _invalid_named(about: About) -> ScriptedResponse:
-    paths = [f"events.{index}.context" for index in about.bad]
+def _invalid_named(request: RequestEvents) -> ScriptedResponse:
+    paths = [f"events.{index}.context" for index in request.bad]
     return invalid({path: [_CONTEXT.format(path)] for path in paths})
 
 
 def _invalid_index(index: int) -> ScriptedResponse:
-    return _invalid_named(About(0, (index,)))
+    return _invalid_named(RequestEvents(0, (index,)))
 
 
-def _invalid_translated(about: About) -> ScriptedResponse:
-    paths = [f"events.{index}.context" for index in about.bad]
+def _invalid_translated(request: RequestEvents) -> ScriptedResponse:
+    paths = [f"events.{index}.context" for index in request.bad]
     errors = {path: [f"{path} muss ein Array sein."] for path in paths}
     return _json(422, {"message": "Die angegebenen Daten waren ungültig.", "errors": errors})
 
 
-def _invalid_thousand(about: About) -> ScriptedResponse:
-    paths = [f"events.{index}.context" for index in about.bad]
+def _invalid_thousand(request: RequestEvents) -> ScriptedResponse:
+    paths = [f"events.{index}.context" for index in request.bad]
     paths += [f"events.{paths[0].split('.')[1]}.context.field_{number}" for number in range(1000 - len(paths))]
     return invalid({path: [_CONTEXT.format(path)] for path in paths})
 
 
-def _invalid_list(about: About) -> ScriptedResponse:
-    errors = [{"index": index, "field": "context", "message": "must be an array"} for index in about.bad]
+def _invalid_list(request: RequestEvents) -> ScriptedResponse:
+    errors = [{"index": index, "field": "context", "message": "must be an array"} for index in request.bad]
     return _json(422, {"success": False, "errors": errors})
 
 
-def _partial(about: About) -> ScriptedResponse:
+def _partial(request: RequestEvents) -> ScriptedResponse:
     rejected = [
         {"index": index, "event_id": event_id, "errors": {"context": ["must be an array"]}}
-        for index, event_id in zip(about.bad, about.bad_ids, strict=True)
+        for index, event_id in zip(request.bad, request.bad_ids, strict=True)
     ]
-    return _json(202, {"success": True, "accepted": about.events - len(about.bad), "rejected": rejected})
+    return _json(202, {"success": True, "accepted": request.events - len(request.bad), "rejected": rejected})
 
 
-VARIANTS: dict[str, Callable[[About], ScriptedResponse]] = {
+VARIANTS: dict[str, Callable[[RequestEvents], ScriptedResponse]] = {
     "202_empty": lambda _: ScriptedResponse(202, b"", ()),
     "202_html": lambda _: _html(202, "Accepted", proxy=False),
     PARTIAL: _partial,
@@ -195,8 +195,8 @@ VARIANTS: dict[str, Callable[[About], ScriptedResponse]] = {
     "422_unnamed": lambda _: _json(422, {"message": "The given data was invalid."}),
     "422_events": lambda _: invalid({"events": ["The events field is required."]}),
     "422_wildcard": lambda _: invalid({"events.*.context": [_CONTEXT.format("events.*.context")]}),
-    "422_out_of_range": lambda about: _invalid_index(about.events + 10),
-    "422_wrong_index": lambda about: _invalid_index((about.bad[-1] + 1) % max(1, about.events)),
+    "422_out_of_range": lambda request: _invalid_index(request.events + 10),
+    "422_wrong_index": lambda request: _invalid_index((request.bad[-1] + 1) % max(1, request.events)),
     "422_translated": _invalid_translated,
     "422_thousand": _invalid_thousand,
     "422_list": _invalid_list,
@@ -213,9 +213,9 @@ def known(name: int | str) -> bool:
 
 
 def is_proxys(name: int | str) -> bool:
-    return make(name, About(1, (0,))).proxy
+    return make(name, RequestEvents(1, (0,))).proxy
 
 
-def make(name: int | str, about: About) -> ScriptedResponse:
-    """The answer of that status or variant; `about.bad` is not empty."""
-    return VARIANTS[name](about) if isinstance(name, str) else _of_status(name, about)
+def make(name: int | str, request: RequestEvents) -> ScriptedResponse:
+    """Return the response for a status or variant. `request.bad` must not be empty."""
+    return VARIANTS[name](request) if isinstance(name, str) else _of_status(name, request)

@@ -1,8 +1,8 @@
-"""Whether the upstream would take a body: the events in it, or the framework's validation errors.
+"""Validate a body as the upstream does: return its events, or the framework's validation errors.
 
-Rules: what is required and of which type is `upstream-api.md`; how it is said is the framework's ("The
-events.0.source.platform field is required."). All or nothing. Two ways through, one verdict: a typed
-decode that takes what is plainly right, and the rules, one by one, for everything else. Pure.
+Rules: `upstream-api.md` defines required fields and types. The messages are the framework's ("The
+events.0.source.platform field is required."). One invalid event rejects the whole body. A typed decoder accepts common
+valid bodies fast, and the rules judge every other body with the same result. The module is pure.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ import msgspec
 from relay.sandbox import php
 
 Device = tuple[int, str, str]
-"""As the upstream tells devices apart: (tenant_id, platform, device_id)."""
+"""The upstream's identity of a device: (tenant_id, platform, device_id)."""
 
 
-class Seen(msgspec.Struct, frozen=True, gc=False):
-    """What is kept of an event."""
+class ReceivedEvent(msgspec.Struct, frozen=True, gc=False):
+    """The recorded fields of an event."""
 
     event_id: bytes
     """The UUID's 16 bytes."""
     device: Device
     n: int | None
-    """context.n, if it is an integer: its sender's count, by which order is judged."""
+    """context.n, if it is an integer: the sender's counter, which defines the order."""
 
 
 class ParsedBody(NamedTuple):
-    """A body as the upstream sees it: its events if `errors` is empty."""
+    """A body as the upstream parses it. It has events only if `errors` is empty."""
 
-    events: list[Seen]
+    events: list[ReceivedEvent]
     errors: Mapping[str, list[str]]
-    """By path, in the framework's order."""
+    """Validation errors by path, in the framework's order."""
     device: Device | None
-    """The first event's, if it can be told, errors or not."""
+    """Device of the first event if it is readable, even with errors."""
 
 
 def read(body: bytes) -> ParsedBody:
-    """All events of `body`, or every fault of them."""
+    """Return all events of `body`, or all validation errors."""
     events = _read_plain(body)
     if events:
         return ParsedBody(events, {}, events[0].device)
@@ -50,14 +50,14 @@ def read(body: bytes) -> ParsedBody:
 
 
 def rejection(errors: Mapping[str, list[str]]) -> bytes:
-    """The body of the 422."""
+    """Return the body of a 422 response."""
     texts = [text for of_path in errors.values() for text in of_path]
     more = len(texts) - 1
     message = texts[0] + (f" (and {more} more error{'s' if more > 1 else ''})" if more else "")
     return msgspec.json.encode({"message": message, "errors": errors})
 
 
-# --- the typed way -------------------------------------------------------------------------------------------
+# --- typed decoder -------------------------------------------------------------------------------------------
 
 _Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
@@ -94,8 +94,8 @@ _plain = msgspec.json.Decoder(_Body)
 _CONTEXT_DEPTH = php.MAX_DEPTH - 3
 
 
-def _read_plain(body: bytes) -> list[Seen]:
-    """The events, if nothing about them needs a second look; else nothing."""
+def _read_plain(body: bytes) -> list[ReceivedEvent]:
+    """Return the events if the typed decoder can prove them valid, otherwise an empty list."""
     try:
         events = _plain.decode(body).events
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -113,8 +113,8 @@ def _read_plain(body: bytes) -> list[Seen]:
             return []
         flat += 2 + (subject is not msgspec.UNSET) + (context is not msgspec.UNSET)
         n = context.get("n") if context else None
-        seen.append(Seen(event_id, (event.tenant_id, source.platform, source.device_id), _count(n)))
-    # Brackets beyond those of flat events are the only way to be deep; few bodies have that many.
+        seen.append(ReceivedEvent(event_id, (event.tenant_id, source.platform, source.device_id), _count(n)))
+    # Only a body with more brackets than flat events have can exceed the depth. Few bodies have that many.
     if body.count(b"{") + body.count(b"[") - flat >= _CONTEXT_DEPTH and any(
         php.deeper_than(event.context, _CONTEXT_DEPTH) for event in events
     ):
@@ -123,13 +123,13 @@ def _read_plain(body: bytes) -> list[Seen]:
 
 
 def _some_blank(*texts: str | msgspec.UnsetType) -> bool:
-    """Return whether one of these optional strings is given and blank."""
+    """Return whether at least one of these optional strings is present and blank."""
     return any(php.clean(text) is None for text in texts if text is not msgspec.UNSET)
 
 
 @functools.lru_cache(maxsize=10_000)
 def _is_clean(text: str) -> bool:
-    """Whether trimming leaves a text as it is, and not empty."""
+    """Return whether a text is not empty and trimming does not change it."""
     return php.clean(text) == text
 
 
@@ -138,11 +138,11 @@ def _is_clean(text: str) -> bool:
 
 class _Rule(NamedTuple):
     path: tuple[str, ...]
-    """Below the event; empty: the event itself."""
+    """Path within the event; empty: the event itself."""
     required: bool
     holds: Callable[[object], bool]
     otherwise: str
-    """{} is the path."""
+    """Message of a violation. "{}" is replaced by the path."""
 
 
 def _is_uuid4(value: object) -> bool:
@@ -158,7 +158,7 @@ def _is_array(value: object) -> bool:
 
 
 def _is_integer(value: object) -> bool:
-    """As PHP's FILTER_VALIDATE_INT, which looks at the value's text: 1, 1.0, "1" and true are integers."""
+    """Return whether PHP's FILTER_VALIDATE_INT accepts the value's text: 1, 1.0, "1" and true are integers."""
     return _integer(value) is not None
 
 
@@ -233,12 +233,12 @@ def _get(value: object, path: tuple[str, ...]) -> object:
     return php.clean(value)
 
 
-def _seen(event: object) -> Seen:
-    """Of an event that broke no rule."""
+def _seen(event: object) -> ReceivedEvent:
+    """Return the recorded fields of a valid event."""
     event_id, device = _uuid4(str(_get(event, ("event_id",)))), _device(event)
     assert event_id is not None
     assert device is not None
-    return Seen(event_id, device, _count(_get(event, ("context", "n"))))
+    return ReceivedEvent(event_id, device, _count(_get(event, ("context", "n"))))
 
 
 def _device(event: object) -> Device | None:
@@ -253,7 +253,7 @@ def _integer(value: object) -> int | None:
     if isinstance(value, bool):
         return 1 if value else None
     if isinstance(value, float):
-        return int(value) if value.is_integer() and abs(value) < 1e15 else None  # beyond it PHP writes 1.0E+15
+        return int(value) if value.is_integer() and abs(value) < 1e15 else None  # PHP writes larger values as 1.0E+15.
     if isinstance(value, str):
         return int(value) if re.fullmatch(r"[+-]?(0|[1-9][0-9]{0,17})", value) else None
     return value if isinstance(value, int) else None
@@ -267,5 +267,5 @@ _UUID4 = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-4[0-9a-fA-F]{3}-[89abAB][0-9
 
 
 def _uuid4(text: str) -> bytes | None:
-    """The 16 bytes of a version 4 UUID in its hyphenated form, else None."""
+    """Return the 16 bytes of a hyphenated version 4 UUID, or None."""
     return bytes.fromhex(text.replace("-", "")) if _UUID4.match(text) else None

@@ -116,7 +116,7 @@ async def check_accepted_events_are_strict(relay: RelayProcess, sandbox: Sandbox
     status = await relay.until(lambda status: status["ledger"]["pending"] == 0)
     ledger: Mapping[str, Any] = status["ledger"]
     assert (ledger["dead_lettered"], ledger["dropped"]) == (0, 0), "the upstream rejected accepted events"
-    for request in sandbox.record.kept:
+    for request in sandbox.record.contents:
         strict(request.body)
     delivered: int = ledger["delivered"]
     assert delivered == ledger["accepted"]

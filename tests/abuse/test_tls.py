@@ -135,7 +135,7 @@ async def test_proxies_and_credentials_of_the_environment_are_not_used(authority
         async with running(env) as relay:
             assert await relay.post(event(1)) == 202
             await relay.until(lambda status: status["ledger"]["delivered"] == 1)
-        (request,) = upstream.record.kept
+        (request,) = upstream.record.contents
         assert "authorization" not in request.headers
         assert thief.heard == b""
 

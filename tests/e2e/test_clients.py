@@ -81,7 +81,7 @@ async def delivered(sandbox: Sandbox, event_type: str) -> dict[str, Any]:
 
 
 def found_in(sandbox: Sandbox, event_type: str) -> list[dict[str, Any]]:
-    events = [event for request in sandbox.record.kept for event in json.loads(request.body)["events"]]
+    events = [event for request in sandbox.record.contents for event in json.loads(request.body)["events"]]
     return [event for event in events if event["event_type"] == event_type]
 
 

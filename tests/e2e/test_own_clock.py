@@ -34,7 +34,7 @@ def faked(env: dict[str, str], file: Path) -> dict[str, str]:
 
 def times(sandbox: Sandbox) -> dict[int, str]:
     """Return the `occurred_at` of each event that the upstream received, by event number."""
-    sent = [event for kept in sandbox.record.kept for event in json.loads(kept.body)["events"]]
+    sent = [event for kept in sandbox.record.contents for event in json.loads(kept.body)["events"]]
     return {event["context"]["n"]: event["occurred_at"] for event in sent}
 
 

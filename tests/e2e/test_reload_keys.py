@@ -22,7 +22,7 @@ from relay.config import ConfigError, load
 from relay.config.keys import KEYS
 from relay.runtime.clock import SystemClock
 from relay.sandbox.faults import Misbehaviour
-from relay.sandbox.record import Kept
+from relay.sandbox.record import RequestContent
 from relay.sandbox.server import Sandbox
 from relay.sandbox.settings import SandboxSettings
 from structlog.testing import capture_logs
@@ -194,7 +194,7 @@ def directory(path: Path) -> Path:
     return path
 
 
-def key_of(request: Kept) -> str:
+def key_of(request: RequestContent) -> str:
     return request.headers["x-events-key"]
 
 
@@ -231,7 +231,7 @@ async def test_requests_have_another_key(open_sandbox: Sandbox, tmp_path: Path) 
         assert box.reload(upstream__api_key=OTHER_KEY) == ["upstream.api_key"]
         await box.sends(event(2))
 
-        assert [key_of(request) for request in open_sandbox.record.kept] == [KEY, OTHER_KEY]
+        assert [key_of(request) for request in open_sandbox.record.contents] == [KEY, OTHER_KEY]
 
 
 @effect_of("upstream.api_key_file")
@@ -242,7 +242,7 @@ async def test_the_key_is_read_from_another_file(open_sandbox: Sandbox, tmp_path
         assert box.reload(upstream__api_key_file=second) == ["upstream.api_key"]
         await box.sends(event(2))
 
-        assert [key_of(request) for request in open_sandbox.record.kept] == [KEY, OTHER_KEY]
+        assert [key_of(request) for request in open_sandbox.record.contents] == [KEY, OTHER_KEY]
 
 
 @effect_of("upstream.timeout")
@@ -271,7 +271,7 @@ async def test_requests_are_compressed(tmp_path: Path) -> None:
         assert box.reload(upstream__compression="gzip") == ["upstream.compression"]
         await box.sends(event(2))
 
-        assert [request.headers.get("content-encoding") for request in sandbox.record.kept] == [None, "gzip"]
+        assert [request.headers.get("content-encoding") for request in sandbox.record.contents] == [None, "gzip"]
 
 
 @effect_of("upstream.proxy")
@@ -342,7 +342,7 @@ async def test_plain_http_to_another_address_is_allowed(sandbox: Sandbox, tmp_pa
         assert changed == ["upstream.url", "upstream.allow_http"]
         await box.sends(event(1))
 
-        assert sandbox.record.kept[0].headers["host"].startswith("0.0.0.0:")
+        assert sandbox.record.contents[0].headers["host"].startswith("0.0.0.0:")
 
 
 @effect_of("upstream.tenants.<id>.url")
@@ -364,7 +364,7 @@ async def test_requests_of_a_tenant_have_another_key(open_sandbox: Sandbox, tmp_
         await box.sends(event(2, tenant_id=2))
         await box.sends(event(1, tenant_id=1))
 
-        assert [key_of(request) for request in open_sandbox.record.kept] == [KEY, OTHER_KEY, KEY]
+        assert [key_of(request) for request in open_sandbox.record.contents] == [KEY, OTHER_KEY, KEY]
 
 
 @effect_of("upstream.tenants.<id>.api_key_file")
@@ -375,7 +375,7 @@ async def test_the_key_of_a_tenant_is_read_from_another_file(open_sandbox: Sandb
         assert box.reload(upstream__tenants__2__api_key_file=second) == ["upstream.tenants.2.api_key"]
         await box.sends(event(2, tenant_id=2))
 
-        assert [key_of(request) for request in open_sandbox.record.kept] == ["canary-first-1b2c", OTHER_KEY]
+        assert [key_of(request) for request in open_sandbox.record.contents] == ["canary-first-1b2c", OTHER_KEY]
 
 
 # -- events ----------------------------------------------------------------------------------------
@@ -410,7 +410,7 @@ async def test_another_default_is_filled_in(name: str, sandbox: Sandbox, tmp_pat
         assert box.reload(**{name.replace(".", "__"): given}) == [name]
         await box.sends(lacking)
 
-        (sent,) = json.loads(sandbox.record.kept[0].body)["events"]
+        (sent,) = json.loads(sandbox.record.contents[0].body)["events"]
         assert read(sent) == expected
 
 
@@ -494,7 +494,7 @@ async def test_another_number_of_pending_events_is_a_full_batch(sandbox: Sandbox
         assert box.reload(batch__max_events="2") == ["batch.max_events"]
         await box.until(lambda: box.delivered == 4)
 
-        assert [len(json.loads(request.body)["events"]) for request in sandbox.record.kept] == [2, 2]
+        assert [len(json.loads(request.body)["events"]) for request in sandbox.record.contents] == [2, 2]
 
 
 @effect_of("batch.max_bytes")
@@ -504,7 +504,7 @@ async def test_another_size_of_pending_events_is_a_full_batch(sandbox: Sandbox, 
         assert box.reload(batch__max_bytes="32KiB") == ["batch.max_bytes"]
         await box.until(lambda: box.delivered == 2)
 
-        assert [len(json.loads(request.body)["events"]) for request in sandbox.record.kept] == [1, 1]
+        assert [len(json.loads(request.body)["events"]) for request in sandbox.record.contents] == [1, 1]
 
 
 @effect_of("batch.mix_devices")

@@ -220,7 +220,9 @@ def check_promises(
 
 def delivered(sandbox: Sandbox) -> dict[str, bytes]:
     """Return the events that the sandbox committed, by id, with the bytes that it received."""
-    arrived = (bytes(raw) for kept in sandbox.record.kept for raw in msgspec.json.decode(kept.body, type=_Batch).events)
+    arrived = (
+        bytes(raw) for kept in sandbox.record.contents for raw in msgspec.json.decode(kept.body, type=_Batch).events
+    )
     by_id = {json.loads(raw)["event_id"]: raw for raw in arrived}
     return {id_: raw for id_, raw in by_id.items() if sandbox.record.has(bytes.fromhex(id_.replace("-", "")))}
 

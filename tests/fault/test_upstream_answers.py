@@ -210,6 +210,6 @@ async def test_every_request_asks_for_json(sandbox: Sandbox, tmp_path: Path) -> 
     """Without `Accept: application/json`, the upstream's framework redirects errors to a login page."""
     async with relay_and_apps(sandbox, tmp_path) as (relay, fleet):
         await all_settled(relay, sandbox, fleet)
-    asked: set[Any] = {kept.headers.get("accept") for kept in sandbox.record.kept}
+    asked: set[Any] = {kept.headers.get("accept") for kept in sandbox.record.contents}
     assert asked == {"application/json"}
-    assert all(json.loads(kept.body)["events"] for kept in sandbox.record.kept)
+    assert all(json.loads(kept.body)["events"] for kept in sandbox.record.contents)

@@ -88,7 +88,7 @@ async def test_the_same_bytes_are_sent_again_when_the_answer_was_lost(upstream: 
     upstream.faults.add(Misbehaviour(action="reset_after_commit", count=1))
     devices = Devices(load(upstream, devices=1, events=1, retry_ms=0), SeededClock())
     assert await devices.run() == Tally(sent=1, accepted=1, retries=1)
-    first, second = upstream.record.kept
+    first, second = upstream.record.contents
     assert (first.body == second.body, upstream.report().duplicates) == (True, 1)
 
 
@@ -112,7 +112,7 @@ async def test_a_port_that_opens_later_is_waited_for(upstream: Sandbox) -> None:
 async def test_the_same_chances_make_the_same_events(upstream: Sandbox) -> None:
     for _ in range(2):
         await Devices(load(upstream, devices=3, events=9, connections=1), SeededClock()).run()
-    bodies = [kept.body for kept in upstream.record.kept]
+    bodies = [kept.body for kept in upstream.record.contents]
     assert bodies[:9] == bodies[9:]
 
 

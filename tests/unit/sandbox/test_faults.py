@@ -8,47 +8,47 @@ from typing import Any, get_args
 import msgspec
 import pytest
 from relay.sandbox import connection_faults, responses
-from relay.sandbox.faults import AtAccept, AtAnswer, AtHead, Misbehaviour, Misbehaviours
-from relay.sandbox.responses import About
+from relay.sandbox.faults import AtAccept, AtAnswer, AtHead, FaultScript, Misbehaviour
+from relay.sandbox.responses import RequestEvents
 
 from tests.unit.sandbox.harness import HandClock
 
 
 @pytest.fixture
-def script(clock: HandClock) -> Misbehaviours:
-    return Misbehaviours(clock)
+def script(clock: HandClock) -> FaultScript:
+    return FaultScript(clock)
 
 
-def picked(script: Misbehaviours, times: int, body: bytes = b"") -> list[int | str | None]:
+def picked(script: FaultScript, times: int, body: bytes = b"") -> list[int | str | None]:
     found = [script.pick("proxy", body) for _ in range(times)]
     return [fault.answer if fault else None for fault in found]
 
 
-def test_a_fault_lasts_for_its_count_and_the_next_follows(script: Misbehaviours) -> None:
+def test_a_fault_lasts_for_its_count_and_the_next_follows(script: FaultScript) -> None:
     script.add(Misbehaviour(answer=503, count=2), Misbehaviour(answer=502, count=1))
     assert picked(script, 4) == [503, 503, 502, None]
     assert script.live() == []
 
 
-def test_a_fault_without_count_lasts_until_healed(script: Misbehaviours) -> None:
+def test_a_fault_without_count_lasts_until_healed(script: FaultScript) -> None:
     script.add(Misbehaviour(answer=503))
     assert picked(script, 3) == [503, 503, 503]
     script.heal()
     assert picked(script, 1) == [None]
 
 
-def test_skip_lets_requests_pass_first(script: Misbehaviours) -> None:
+def test_skip_lets_requests_pass_first(script: FaultScript) -> None:
     script.add(Misbehaviour(answer=503, skip=2, count=1))
     assert picked(script, 4) == [None, None, 503, None]
 
 
-def test_when_picks_by_the_bodys_text(script: Misbehaviours) -> None:
+def test_when_picks_by_the_bodys_text(script: FaultScript) -> None:
     script.add(Misbehaviour(answer=503, when="poison", count=1))
     assert picked(script, 1, b"wine") == [None]
     assert picked(script, 1, b"the poison") == [503]
 
 
-def test_for_ms_ends_a_fault(script: Misbehaviours, clock: HandClock) -> None:
+def test_for_ms_ends_a_fault(script: FaultScript, clock: HandClock) -> None:
     script.add(Misbehaviour(answer=503, for_ms=30_000))
     clock.now_ms += 29_999
     assert picked(script, 1) == [503]
@@ -56,7 +56,7 @@ def test_for_ms_ends_a_fault(script: Misbehaviours, clock: HandClock) -> None:
     assert picked(script, 1) == [None]
 
 
-def test_share_is_a_matter_of_chance(script: Misbehaviours, clock: HandClock) -> None:
+def test_share_is_a_matter_of_chance(script: FaultScript, clock: HandClock) -> None:
     clock.chances = [0.49, 0.5, 0.0, 0.99]
     script.add(Misbehaviour(answer=503, share=0.5))
     assert picked(script, 4) == [503, None, 503, None]
@@ -110,7 +110,7 @@ def test_every_action_has_a_misbehaviour() -> None:
 
 def test_every_answer_can_be_made() -> None:
     for name in (*responses.VARIANTS, *range(200, 600)):
-        answer = responses.make(name, About(3, (1,)))
+        answer = responses.make(name, RequestEvents(3, (1,)))
         assert answer.status == int(str(name)[:3]), name
         if dict(answer.headers).get("Content-Type") == "application/json" and name != "202_empty":
             assert json.loads(answer.body), name
@@ -128,11 +128,11 @@ def test_every_answer_can_be_made() -> None:
     ],
 )
 def test_what_a_422_names(name: int | str, paths: list[str]) -> None:
-    assert list(json.loads(responses.make(name, About(3, (1,))).body)["errors"]) == paths
+    assert list(json.loads(responses.make(name, RequestEvents(3, (1,))).body)["errors"]) == paths
 
 
 def test_the_odd_422s() -> None:
-    about = About(3, (1,))
+    about = RequestEvents(3, (1,))
     assert "errors" not in json.loads(responses.make("422_unnamed", about).body)
     assert json.loads(responses.make("422_list", about).body)["errors"][0]["index"] == 1
     assert len(json.loads(responses.make("422_thousand", about).body)["errors"]) == 1000

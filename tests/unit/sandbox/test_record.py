@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from relay.sandbox.record import Kept, Record, Request, most_in_window
-from relay.sandbox.validate import Device, Seen
+from relay.sandbox.record import Record, Request, RequestContent, most_in_window
+from relay.sandbox.validate import Device, ReceivedEvent
 
 TV: Device = (2, "tv", "a")
 BOX: Device = (2, "tv", "b")
 
 
-def seen(number: int, device: Device = TV, n: int | None = None) -> Seen:
-    return Seen(number.to_bytes(16, "big"), device, n)
+def seen(number: int, device: Device = TV, n: int | None = None) -> ReceivedEvent:
+    return ReceivedEvent(number.to_bytes(16, "big"), device, n)
 
 
-def deliver(record: Record, *events: Seen, at_ms: int = 0, peer: str = "ip", status: int = 202) -> None:
+def deliver(record: Record, *events: ReceivedEvent, at_ms: int = 0, peer: str = "ip", status: int = 202) -> None:
     number = record.arrived(at_ms, peer)
-    record.read(number, events[0].device, events, Kept({}, b""))
+    record.read(number, events[0].device, events, RequestContent({}, b""))
     if status == 202:
         record.commit(number, events)
-    record.answered(number, status)
+    record.responded(number, status)
 
 
 def test_an_event_committed_twice_is_one_duplicate() -> None:
@@ -95,8 +95,8 @@ def test_unparsed_events_are_counted() -> None:
 def test_bodies_are_kept_only_when_asked_for() -> None:
     keeping, plain = Record(keep_requests=True), Record()
     for record in (keeping, plain):
-        record.read(record.arrived(0, "ip"), None, [], Kept({"accept": "*/*"}, b"{}"))
-    assert (keeping.kept, plain.kept) == ([Kept({"accept": "*/*"}, b"{}")], [])
+        record.read(record.arrived(0, "ip"), None, [], RequestContent({"accept": "*/*"}, b"{}"))
+    assert (keeping.contents, plain.contents) == ([RequestContent({"accept": "*/*"}, b"{}")], [])
 
 
 @given(st.lists(st.integers(0, 1000), max_size=40), st.integers(1, 300))
