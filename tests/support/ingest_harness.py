@@ -59,7 +59,7 @@ class HandClock:
 
 @dataclass
 class ScriptedOutbox:
-    """The part of an outbox that ingest uses: keeps, refuses or waits, as the test says."""
+    """The part of an outbox that ingest uses. It stores, rejects or waits, as the test configures it."""
 
     error: Exception | None = None
     duplicates: int = 0

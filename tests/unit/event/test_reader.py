@@ -1,4 +1,4 @@
-"""What an app sends becomes events with every byte kept, or one refusal that says all that is wrong."""
+"""A received body becomes events with unchanged bytes, or one rejection that lists all errors."""
 
 from __future__ import annotations
 

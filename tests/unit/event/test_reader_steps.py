@@ -1,4 +1,4 @@
-"""Reading never works for long without interruption, whatever the shape of a body (G9)."""
+"""No step of reading takes long, for a body of any structure (G9)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each sentence of a 422 names the field, what it must be, what was received, and so what to change."""
+"""Each message of a 422 names the field, the requirement and the received value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The short way of plain requests: it is taken, and nobody can tell from the answers."""
+"""Plain requests take the fast path, and get the same responses as on the normal path."""
 
 from __future__ import annotations
 

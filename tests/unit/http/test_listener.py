@@ -24,7 +24,7 @@ TIMEOUT_MS = 10_000
 
 @pytest.fixture(autouse=True)
 def quiet(caplog: pytest.LogCaptureFixture):
-    """Whatever a client does, nothing is logged."""
+    """No behaviour of a client causes a log line."""
     caplog.set_level(logging.DEBUG)
     with structlog.testing.capture_logs() as lines:
         yield lines

@@ -1,4 +1,4 @@
-"""Appends of one turn of the event loop become one, and nobody can tell."""
+"""The appends of one turn of the event loop are coalesced, with the same outcome for each caller."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def events(first: int, count: int = 1) -> list[Event]:
 
 
 class Answers:
-    """What each caller was told, by its first event's number; and what was counted."""
+    """The outcome for each caller, by the number of its first event, and the counted events."""
 
     def __init__(self, outbox: ScriptedOutbox) -> None:
         self.told: dict[int, BaseException | None] = {}

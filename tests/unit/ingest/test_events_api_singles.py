@@ -1,4 +1,4 @@
-"""Single events of one turn of the event loop are read together, and nobody can tell."""
+"""Single events of one turn of the event loop are read together, with the same responses as alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ingest in front of a real outbox: what an app is told is what the outbox holds."""
+"""The events API with a real outbox: the responses agree with the stored events."""
 
 from __future__ import annotations
 

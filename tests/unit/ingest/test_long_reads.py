@@ -1,4 +1,4 @@
-"""Long readings take turns: a slice each, and everything else in between."""
+"""Long bodies are read in rotation, one step per turn of the event loop."""
 
 from __future__ import annotations
 

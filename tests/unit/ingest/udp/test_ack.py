@@ -1,4 +1,4 @@
-"""What datagrams are answered with, and which ones are not."""
+"""The responses to datagrams, and the datagrams without a response."""
 
 from __future__ import annotations
 

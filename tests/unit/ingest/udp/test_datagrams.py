@@ -1,4 +1,4 @@
-"""Which datagrams are read at once, which ones wait, and what becomes of too many of them."""
+"""Small datagrams are read at once, expensive ones are deferred, and a full backlog drops them."""
 
 from __future__ import annotations
 

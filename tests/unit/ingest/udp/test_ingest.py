@@ -1,4 +1,4 @@
-"""Datagrams over loopback: what is kept, what is counted, what is answered."""
+"""Datagrams over loopback: stored events, counters and responses."""
 
 from __future__ import annotations
 
@@ -502,7 +502,7 @@ class NobodyKnows(Nobody):
 
 
 class Broken(Reader):
-    """Fails on whatever it is told to, and always when it reads together."""
+    """Fails on the given bodies, and always when it reads bodies together."""
 
     def __init__(self, bug: Exception) -> None:
         super().__init__(EventDefaults(), 64 << 10, HandClock().new_event_id, lambda: "2026-01-01T00:00:00.000Z")
