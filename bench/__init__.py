@@ -1,6 +1,6 @@
-"""Benchmarks: what the relay costs, each figure beside its own floor.
+"""Benchmarks of the relay. Each figure is compared with a floor: a minimal program that does the same work.
 
-`make bench` runs all of them, `make bench SCENARIO=accept` one. Rules: the measured process is a process of
-its own and its load comes from others; a timing is a ratio of interleaved runs with its spread shown; everything is
-bounded in count and time, on loopback, in a temporary directory. No benchmark is a test: none fails by being slow.
+`make bench` runs all scenarios, `make bench SCENARIO=accept` runs one. Rules: the relay runs in its own process, and
+other processes create the load. A timing is a ratio of interleaved runs, shown with its spread. Every run is bounded in
+count and time, uses loopback, and writes to a temporary directory. Benchmarks are not tests: slow results do not fail.
 """

@@ -1,6 +1,7 @@
-"""`python -m bench [SCENARIO ...] [--full]`: runs scenarios, prints their table, writes their results.
+"""Run benchmark scenarios, print their table, and write their results: `python -m bench [SCENARIO ...] [--full]`.
 
-Without a name: all but the soak, which takes twenty minutes and has `make soak`; with --full that one, too.
+Without SCENARIO, all scenarios run except the soak, which takes twenty minutes (`make soak`). With --full, the soak
+runs, too.
 """
 
 from __future__ import annotations
@@ -24,26 +25,28 @@ _LONG = "soak"
 
 
 def main() -> int:
-    """Exit code 0 if everything could be measured, whatever it said."""
+    """Return 0 if every scenario could be measured, also if a target was missed; otherwise 1."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=", ".join(SCENARIOS))
-    parser.add_argument("--full", action="store_true", help="longer runs, larger sizes, no bound of time")
+    parser.add_argument("--full", action="store_true", help="longer runs, larger sizes, no time limit")
     parser.add_argument(
         "--minutes",
         type=float,
         default=_BUDGET_MINUTES,
-        help="without --full, begin no heavy scenario and no further pair after this (default: %(default)g)",
+        help="without --full, start no heavy scenario and no further pair after this time (default: %(default)g)",
     )
-    parser.add_argument("--directory", type=Path, help="on whose disk the outboxes are (default: the temporary files')")
     parser.add_argument(
-        "--page", type=Path, help="write the table as Markdown, too, with what earlier runs of this code have besides"
+        "--directory", type=Path, help="parent directory of the outboxes (default: the system's temporary directory)"
+    )
+    parser.add_argument(
+        "--page", type=Path, help="also write the table as Markdown, completed with earlier runs of the same code"
     )
     given = parser.parse_args()
     unknown = set(given.scenarios) - set(SCENARIOS)
     if unknown:
-        parser.error(f"no scenario {', '.join(sorted(unknown))}; there are {', '.join(SCENARIOS)}")
+        parser.error(f"unknown scenario {', '.join(sorted(unknown))}; choose from {', '.join(SCENARIOS)}")
     names = given.scenarios or [name for name in SCENARIOS if given.full or name != _LONG]
-    # told to stop, it still ends what it started
+    # SystemExit unwinds the context managers, which end the child processes.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     results = Results("full" if given.full else "default")
     rows: list[Row] = []
@@ -57,13 +60,13 @@ def main() -> int:
                 print(line(row))
             if ran.failed:
                 print(f"{ran.scenario} failed: {ran.failed}", file=sys.stderr)
-            print(f"  [{ran.scenario}: {ran.seconds:.0f} s, others kept {ran.others_busy:.1f} processors busy]")
+            print(f"  [{ran.scenario}: {ran.seconds:.0f} s, other programs used {ran.others_busy:.1f} processors]")
             sys.stdout.flush()
             results.add(ran)
             rows += ran.rows
             failed = failed or bool(ran.failed)
         if made.cut_short:
-            print("time was short: some comparisons have fewer pairs than they should; run them alone, or FULL=1")
+            print("time limit reached: some comparisons have fewer pairs than planned; run them alone or with FULL=1")
     print(f"{verdicts(rows)}; bench/results/{results.path.name}")
     if given.page:
         given.page.write_text(page(results_beside(results.path)))
@@ -71,9 +74,9 @@ def main() -> int:
 
 
 def _run(made: Bench, names: list[str]) -> Iterator[Ran]:
-    """The heavy ones one by one, then the light ones all at once: they wait for clocks, not for the machine.
+    """Run the heavy scenarios one by one, then the light ones concurrently, because they mostly wait for time to pass.
 
-    The light ones are bounded by themselves, two minutes at most, and run in any case.
+    Each light scenario takes at most two minutes. The time limit does not apply to them.
     """
     for name in [name for name in HEAVY if name in names]:
         yield _one(made, name, made.over_at)
@@ -89,11 +92,11 @@ def _one(made: Bench, name: str, over_at: float) -> Ran:
     failed = ""
     began, others = time.monotonic(), Others()
     if began > over_at:
-        rows.append(Row(name, None, "", note="no time was left; run it alone, or all with FULL=1"))
+        rows.append(Row(name, None, "", note="time limit reached; run it alone, or all with FULL=1"))
     else:
         try:
             rows.extend(SCENARIOS[name](made))
-        except Exception as error:  # the others' results are not to be lost
+        except Exception as error:  # The results of the other scenarios must not be lost.
             failed = f"{type(error).__name__}: {error}"
     return Ran(name, time.monotonic() - began, others.busy(), rows, failed)
 

@@ -1,7 +1,7 @@
-"""A small HTTP load generator: one process, some connections, each with one request under way.
+"""A small HTTP load generator: one process with several connections, each with one request in flight.
 
-For machines without wrk, for exact counts, for a steady pace, and for gzip. Run as a program; what to send is its
-one argument, what came of it the JSON that it prints.
+It is used without wrk, and for exact counts, steady rates and gzip. The program's only argument is an Order as JSON. It
+prints an Outcome as JSON.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ Form = Literal["json", "ndjson", "gzip"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """What one process has to do."""
+    """The load that one process has to generate."""
 
     address: str
     run: str
     first: int = 0
-    """The number of the first event."""
+    """Number of the first event."""
     seconds: float | None = None
     requests: int | None = None
     requests_per_s: float = 0.0
-    """0: as fast as they are answered."""
+    """Rate of requests; 0: as fast as the responses are received."""
     connections: int = 64
     devices: int = 1000
     event_bytes: int = 400
     events_per_request: int = 1
     form: Form = "json"
     consecutive: int = 1
-    """So many events in a row are of one device."""
+    """Number of successive events of the same device."""
 
 
 @dataclass(slots=True)
 class Outcome:
     requests: int = 0
     duration_us: int = 0
-    refused: int = 0
+    rejected: int = 0
     broken: int = 0
     p50_us: int = 0
     p99_us: int = 0
@@ -74,7 +74,7 @@ class Client:
         self._outcome = Outcome()
 
     def run(self) -> Outcome:
-        """Send until the order's bounds, and take the answers to all that was sent."""
+        """Send until a bound of the order is reached, and receive the response to every request."""
         order = self._order
         host, _, port = order.address.rpartition(":")
         connections = [_Connection((host, int(port))) for _ in range(order.connections)]
@@ -82,24 +82,24 @@ class Client:
         poll = select.epoll()
         for fd in by_fd:
             poll.register(fd, select.EPOLLIN)
-        idle, under_way, sent = deque(connections), 0, 0
+        idle, in_flight, sent = deque(connections), 0, 0
         began = time.monotonic()
         while True:
             elapsed = time.monotonic() - began
-            over = order.seconds is not None and elapsed >= order.seconds
-            while idle and not over and (order.requests is None or sent < order.requests):
+            finished = order.seconds is not None and elapsed >= order.seconds
+            while idle and not finished and (order.requests is None or sent < order.requests):
                 if order.requests_per_s and sent > elapsed * order.requests_per_s:
                     break
                 self._send(idle.popleft())
                 sent += 1
-                under_way += 1
-            if not under_way and (over or sent == order.requests):
+                in_flight += 1
+            if not in_flight and (finished or sent == order.requests):
                 break
             for fd, _ in poll.poll(0.001 if order.requests_per_s else 1):
                 if self._receive(by_fd[fd]):
                     idle.append(by_fd[fd])
-                    under_way -= 1
-        self._sum_up(time.monotonic() - began)
+                    in_flight -= 1
+        self._summarize(time.monotonic() - began)
         for each in connections:
             each.socket.close()
         return self._outcome
@@ -110,7 +110,7 @@ class Client:
         connection.socket.sendall(b"%s%d\r\n\r\n%s" % (self._head, len(body), body))
 
     def _receive(self, connection: _Connection) -> bool:
-        """Whether the answer is there as a whole."""
+        """Read once. Return whether the response is complete."""
         data = connection.buffer + connection.socket.recv(65_536)
         if not data:
             raise RuntimeError("the server closed a connection")
@@ -122,7 +122,7 @@ class Client:
         self._latency_us.append(int((time.monotonic() - connection.sent_at) * 1e6))
         self._outcome.requests += 1
         if data[9:12] != b"202":
-            self._outcome.refused += 1
+            self._outcome.rejected += 1
         return True
 
     def _body(self) -> bytes:
@@ -142,7 +142,7 @@ class Client:
             f"{coding}Content-Length: "
         ).encode()
 
-    def _sum_up(self, elapsed_s: float) -> None:
+    def _summarize(self, elapsed_s: float) -> None:
         self._outcome.duration_us = int(elapsed_s * 1e6)
         if self._latency_us:
             ordered = sorted(self._latency_us)

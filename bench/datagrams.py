@@ -1,7 +1,8 @@
-"""Sends datagrams of one event each at a steady pace, one by one as far as the clock lets it.
+"""Send datagrams of one event each at a steady rate, in bursts as small as the clock permits.
 
-Many apps do not send in bursts; a sleep of this process takes 60 µs at least, which at 60,000/s is four datagrams.
-One process; prints what it sent."""
+Independent apps do not send in bursts. A sleep takes at least 60 µs, which is four datagrams at 60,000/s. The program
+prints the number of sent datagrams and its times as JSON.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +35,7 @@ def send(order: Datagrams) -> dict[str, float]:
         due = int(elapsed * order.per_s)
         if sent >= due:
             time.sleep((sent + 1) / order.per_s - elapsed)
-        # one that fell behind must not catch up in one burst: no device does that
+        # The bound of 200 prevents one large burst after a delay, because no device sends one.
         for number in range(sent, min(due, sent + 200)):
             sending.send(event(made[number % len(made)], number))
             sent += 1

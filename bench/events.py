@@ -1,7 +1,7 @@
-"""The events that are sent: valid, of one exact size, from so many devices, every id used once.
+"""The events of the load: valid, of one exact size, from a given number of devices, each with a unique id.
 
-An event is made of a head and a tail per device with the id's last 12 hex digits between them, so that a
-load generator in any language makes one by joining three strings.
+An event is the head and the tail of its device with the last 12 hex digits of the id between them. A load generator in
+any language creates an event by joining three strings.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Template(NamedTuple):
 
 
 def new_run() -> str:
-    """The first 8 hex digits of the ids of one run."""
+    """Return the first 8 hex digits of all ids of a run."""
     return os.urandom(4).hex()
 
 
@@ -31,7 +31,7 @@ def device_id(number: int) -> str:
 
 
 def templates(run: str, devices: int, event_bytes: int) -> list[Template]:
-    """One for each device; ValueError if an event cannot be that small."""
+    """Return one template per device. Raise ValueError if `event_bytes` is too small."""
     return [_template(run, device_id(number), event_bytes) for number in range(devices)]
 
 
@@ -44,7 +44,7 @@ def _template(run: str, device: str, event_bytes: int) -> Template:
         fields |= {"subject": {"type": "video", "id": "01HQXYZ123"}, "occurred_at": "2026-11-23T08:00:00.000Z"}
     missing = event_bytes - len(head) - ID_DIGITS - len(_tail(fields, ""))
     if missing < 0:
-        raise ValueError(f"an event of this kind has {event_bytes - missing} bytes at least")
+        raise ValueError(f"event_bytes is {event_bytes}, but an event has at least {event_bytes - missing} bytes")
     return Template(head, _tail(fields, "x" * missing))
 
 
@@ -58,5 +58,5 @@ def event(template: Template, number: int) -> bytes:
 
 
 def write(path: Path, made: Sequence[Template]) -> None:
-    """Head and tail of each device on a line of their own, for the generator in Lua."""
+    """Write head and tail of each device on separate lines, for `post.lua`."""
     path.write_text("".join(f"{head}\n{tail}\n" for head, tail in made))

@@ -1,8 +1,8 @@
-"""The floors: the least that a Python program could do in the relay's place. Each is a program of its own.
+"""The floors: minimal Python programs that do the relay's work. Each floor runs in its own process.
 
-http: aiohttp's Application, a handler that reads the body and answers a constant.
-udp: one socket, drained per wake, every datagram counted and forgotten.
-sqlite: a loop that appends rows as the outbox has them, so many per transaction, synced as the outbox's.
+http: an aiohttp Application whose handler reads the body and returns a constant response.
+udp: one socket that is drained on each wake-up. The datagrams are counted and discarded.
+sqlite: a loop that appends rows like the outbox's, with a given number per transaction and the outbox's fsync.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ _ROWS_AT_ONCE = 100_000
 
 
 async def _http() -> None:
-    async def take(request: web.Request) -> web.Response:
+    async def accept(request: web.Request) -> web.Response:
         await request.read()
         return web.Response(status=202, body=b'{"success": true}', content_type="application/json")
 
     application = web.Application()
-    application.router.add_post("/v1/events", take)
+    application.router.add_post("/v1/events", accept)
     runner = web.AppRunner(application, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     host, port = runner.addresses[0][:2]
     print(json.dumps({"address": f"{host}:{port}"}), flush=True)
-    await _told_to_stop()
+    await _sigterm()
     await runner.cleanup()
 
 
@@ -60,23 +60,23 @@ async def _udp() -> None:
     asyncio.get_running_loop().add_reader(receiving, drain)
     host, port = receiving.getsockname()
     print(json.dumps({"address": f"{host}:{port}"}), flush=True)
-    await _told_to_stop()
+    await _sigterm()
     print(json.dumps({"received": count, "cpu_s": time.process_time()}), flush=True)
 
 
-async def _told_to_stop() -> None:
+async def _sigterm() -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     await stop.wait()
 
 
 def sqlite_appends(path: Path, rows: int, per_commit: int, event_bytes: int = 400, devices: int = 1000) -> float:
-    """Rows appended per second, all committed; making them is not timed."""
+    """Return the committed rows per second, without the time to create the rows."""
     database = sqlite3.connect(path, isolation_level=None)
     for pragma in ("page_size=4096", "journal_mode=WAL", "synchronous=FULL", "cache_size=-2048"):
         database.execute(f"PRAGMA {pragma}").fetchall()
     database.execute(
-        "CREATE TABLE log(seq INTEGER PRIMARY KEY, lane INTEGER NOT NULL, event_id BLOB NOT NULL,"
+        "CREATE TABLE log(seq INTEGER PRIMARY KEY, queue_id INTEGER NOT NULL, event_id BLOB NOT NULL,"
         " at_ms INTEGER NOT NULL, crc INTEGER NOT NULL, body BLOB NOT NULL)"
     )
     made = templates(new_run(), devices, event_bytes)

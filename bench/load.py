@@ -1,6 +1,7 @@
-"""HTTP load from outside the measured process: by wrk where it is installed, else by our own client's processes.
+"""HTTP load from other processes: wrk if it is installed, otherwise `bench.client`.
 
-Decides which, and adds up. Own client where wrk cannot: an exact count, a pace, gzip, devices with runs of events.
+This module selects the generator and sums the outcomes. `bench.client` is required for what wrk does not support: exact
+counts, rates, gzip, and several successive events of one device.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ POST = Path(__file__).parent / "post.lua"
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What the load generator saw; `cpu` is its own use of one core, 1.0 is all of it."""
+    """The load generator's result. `cpu` is the generator's share of one core (1.0: the whole core)."""
 
     requests: int
     seconds: float
-    refused: int
+    rejected: int
     broken: int
     p50_ms: float
     p99_ms: float
@@ -44,7 +45,7 @@ def by_wrk(order: Order) -> bool:
 
 
 def send(order: Order, directory: Path, *, processes: int = 1) -> Answered:
-    """Blocks until the load is over. RuntimeError if anything but 202 was answered."""
+    """Generate the load and return its result. Raise RuntimeError if a response was not 202."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     outcomes, by = (_wrk(order, directory), "wrk") if by_wrk(order) else (_own(order, processes), "own client")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -53,7 +54,7 @@ def send(order: Order, directory: Path, *, processes: int = 1) -> Answered:
     answered = Answered(
         requests=sum(each["requests"] for each in outcomes),
         seconds=seconds,
-        refused=sum(each["refused"] for each in outcomes),
+        rejected=sum(each["rejected"] for each in outcomes),
         broken=sum(each["broken"] for each in outcomes),
         p50_ms=max(each["p50_us"] for each in outcomes) / 1000,
         p99_ms=max(each["p99_us"] for each in outcomes) / 1000,
@@ -61,8 +62,8 @@ def send(order: Order, directory: Path, *, processes: int = 1) -> Answered:
         cpu=cpu_s / seconds,
         by=by,
     )
-    if answered.refused or answered.broken or not answered.requests:
-        raise RuntimeError(f"the load was not taken: {answered}")
+    if answered.rejected or answered.broken or not answered.requests:
+        raise RuntimeError(f"the load was not accepted: {answered}")
     return answered
 
 
@@ -80,7 +81,7 @@ def _wrk(order: Order, directory: Path) -> list[dict[str, int]]:
 
 
 def _own(order: Order, processes: int) -> list[dict[str, int]]:
-    """Split over processes; each has its own stretch of numbers."""
+    """Split the order over processes. Each process has its own range of event numbers."""
     total = asdict(order)
     running = []
     for number in range(processes):

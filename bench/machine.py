@@ -1,4 +1,4 @@
-"""What a figure was measured with and on, and how much of the machine was somebody else's meanwhile."""
+"""The versions and the machine of a measurement, and the processor time that other programs used during it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 _PACKAGES = ("relay", "aiohttp", "aiosqlite", "msgspec", "uvloop", "prometheus-client", "structlog")
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _IDLE_FIELDS = (3, 4)
-"""Of the first line of /proc/stat (proc(5)): idle, and idle while waiting for a disk."""
+"""Fields of the first line of /proc/stat (proc(5)): idle time, and idle time while a disk request is pending."""
 
 
 def circumstances() -> dict[str, Any]:
@@ -36,14 +36,14 @@ def circumstances() -> dict[str, Any]:
 
 
 class Others:
-    """How many processors were busy with what is neither this process nor its children."""
+    """Measures the processors that other programs use: all except this process and its children."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
         self._all_s, self._own_s = _busy_s(), _own_s()
 
     def busy(self) -> float:
-        """Processors, in the mean since this was made; children count when they have ended."""
+        """Return the mean number of processors since creation. A child's time counts when the child has ended."""
         others_s = _busy_s() - self._all_s - (_own_s() - self._own_s)
         return max(0.0, others_s / (time.monotonic() - self._began))
 

@@ -1,6 +1,6 @@
-"""`python -m bench.page FILE`: the page of docs that shows a result, on standard output.
+"""Print the documentation page for a result file: `python -m bench.page FILE`.
 
-What that run left out (the soak, a scenario that was run again alone) is taken from other runs of the same code.
+Scenarios that are missing in this run (such as the soak) are taken from other runs of the same code.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ of interleaved pairs, in brackets the least and the greatest; what each floor is
 "noise": the median missed the target, the better end of the spread did not.
 """
 _BUSY = 0.2
-"""Processors; with more than that used by others, a scenario's rates are not the relay's alone."""
+"""Processors used by other programs from which the page reports them, because they affect a scenario's rates."""
 
 
 def page(runs: Sequence[dict[str, Any]]) -> str:
-    """Of runs of the same code on one machine, oldest first: each scenario as it was last measured."""
+    """Return the page for runs of the same code on one machine, oldest first, with the last result of each scenario."""
     newest: dict[str, dict[str, Any]] = {}
     for run in runs:
         for scenario in run["scenarios"]:
@@ -33,10 +33,10 @@ def page(runs: Sequence[dict[str, Any]]) -> str:
     scenarios = [newest[name] for name in SCENARIOS if name in newest]
     last = runs[-1]
     machine, versions = last["machine"], last["versions"]
-    claimed = ", ".join(f"{run['at'][:16]}Z (size {run['size']})" for run in runs if _shown(run, scenarios))
+    measured = ", ".join(f"{run['at'][:16]}Z (size {run['size']})" for run in runs if _shown(run, scenarios))
     parts = [
         _OPENING,
-        f"- commit `{last['commit'][:12]}`{' with changes' * last['changed']}, at {claimed}",
+        f"- commit `{last['commit'][:12]}`{' with changes' * last['changed']}, at {measured}",
         f"- {machine['processors']} processors ({machine['processor']}), {machine['system']}",
         "- " + ", ".join(f"{name} {version}" for name, version in versions.items() if version),
         "",
@@ -50,12 +50,12 @@ def page(runs: Sequence[dict[str, Any]]) -> str:
     parts += [f"| {name} | | | not run | `make bench SCENARIO={name}` |" for name in SCENARIOS if name not in newest]
     busy = [f"{each['scenario']} {each['others_busy']:.1f}" for each in scenarios if each["others_busy"] > _BUSY]
     if busy:
-        parts += ["", f"Processors that other programs kept busy meanwhile: {', '.join(busy)}."]
+        parts += ["", f"Processors that other programs used at the same time: {', '.join(busy)}."]
     return "\n".join(parts) + "\n"
 
 
 def results_beside(path: Path) -> list[dict[str, Any]]:
-    """The runs that measured the same as the one in `path`, itself last: same relay, benchmarks, versions, machine."""
+    """Return the runs with the same relay, benchmarks, versions and machine as the run in `path`, which is the last."""
     wanted = json.loads(path.read_text())
     if wanted["changed"]:
         return [wanted]

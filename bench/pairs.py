@@ -1,4 +1,4 @@
-"""Two things measured in turn, so that a slow spell of a shared machine meets both."""
+"""Interleaved measurements of two programs, so that a slow period of a shared machine affects both."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Compared(NamedTuple):
-    """Each ratio is of one pair: ours through the floor's."""
+    """The rates of the relay and the floor by pair. A ratio is the relay's rate divided by the floor's."""
 
     ours: Sequence[float]
     floors: Sequence[float]
@@ -40,7 +40,10 @@ class Compared(NamedTuple):
 
 
 def compare(pairs: int, ours: Callable[[], float], floor: Callable[[], float], over_at: float) -> Compared:
-    """Interleaved; who goes first alternates. After `over_at` (monotonic time) no pair is begun but the first."""
+    """Measure both sides in each pair, and alternate the order.
+
+    After `over_at` (monotonic time) no pair except the first is started.
+    """
     measured: tuple[list[float], list[float]] = ([], [])
     for pair in range(pairs):
         if pair and time.monotonic() > over_at:

@@ -1,6 +1,7 @@
-"""`python -m bench.plots [FILE]`: draws what grows into docs, from a result file that holds the scenario `growth`.
+"""Draw the plots of the scenario `growth` into docs: `python -m bench.plots [FILE]`.
 
-Without FILE: from the newest such one. Needs matplotlib, which only this module does (`make plots` installs it).
+Without FILE, the newest result file with this scenario is used. Only this module needs matplotlib (`make plots`
+installs it).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 class Panel(NamedTuple):
     title: str
     lines: Sequence[tuple[str, str]]
-    """Label, and the name of a figure of bench.scenarios.growth.Point."""
+    """Labels, and names of fields of bench.scenarios.growth.Point."""
 
 
 _PANELS = (
@@ -37,7 +38,7 @@ _PANELS = (
 
 
 def draw(run: dict[str, Any], along: str, other: str, label: str, path: Path) -> None:
-    """One column of panels against `along`, of the points where `other` is the usual one."""
+    """Draw all panels over the field `along`, for the points with the most frequent value of the field `other`."""
     points = [row["detail"] for each in run["scenarios"] if each["scenario"] == "growth" for row in each["rows"]]
     values = [point[other] for point in points]
     usual = max(set(values), key=values.count)

@@ -1,7 +1,7 @@
-"""Child processes, and what the kernel knows of them.
+"""Child processes, and the kernel's figures about them.
 
-Rules: every process started here is ended here, by its pid; its output goes to a file, so that nobody has to
-read along. Figures come from /proc, so that the measured program need not be believed.
+Rules: each process that this module starts is ended here by its pid. Its output is written to a file, so that it never
+blocks on a full pipe. Figures are read from /proc, so that they do not depend on the measured program.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 PATIENCE_S = 120.0
-"""For a broken program only, far above what a slow machine needs."""
+"""Timeout of every wait. It is far above the time that a slow machine needs, and only a broken program reaches it."""
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _POLL_S = 0.002
 
 
 class Child:
-    """A running program; ended at the end of its `with`."""
+    """A running program. The context manager ends it."""
 
     def __init__(self, command: Sequence[str], log: Path, env: Mapping[str, str] | None = None) -> None:
         self.started_at = time.monotonic()
@@ -40,8 +40,8 @@ class Child:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def said(self, key: str) -> dict[str, Any]:
-        """The first JSON line with this key, waited for."""
+    def wait_for_line(self, key: str) -> dict[str, Any]:
+        """Wait for the first JSON line of the output that has this key, and return it."""
         deadline = time.monotonic() + PATIENCE_S
         while True:
             ended = self._process.poll() is not None
@@ -49,11 +49,13 @@ class Child:
                 if key in line:
                     return line
             if ended or time.monotonic() > deadline:
-                raise RuntimeError(f"{self._process.args} did not say {key!r}:\n{self._log.read_text()[-2000:]}")
+                raise RuntimeError(
+                    f"{self._process.args} did not print a JSON line with {key!r}:\n{self._log.read_text()[-2000:]}"
+                )
             time.sleep(_POLL_S)
 
     def lines(self) -> list[dict[str, Any]]:
-        """What it said so far, of lines that are whole JSON objects."""
+        """Return the lines of the output that are JSON objects."""
         found = []
         for line in self._log.read_text(errors="replace").splitlines():
             try:
@@ -65,7 +67,7 @@ class Child:
         return found
 
     def stop(self) -> int:
-        """SIGTERM, and SIGKILL for one that does not obey; its exit code."""
+        """Send SIGTERM, then SIGKILL after 30 seconds. Return the exit code."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
             try:
@@ -78,10 +80,10 @@ class Child:
         self._process.kill()
         self._process.wait()
 
-    # -- what the kernel knows
+    # -- figures of the kernel
 
     def cpu_s(self) -> float:
-        """User and system time of all threads so far, in steps of a clock tick."""
+        """Return user and system time of all threads in seconds, with the resolution of a clock tick."""
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(") ")[2].split()
         return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
 
@@ -92,7 +94,7 @@ class Child:
         return self._status_kib("VmHWM") * 1024
 
     def written_bytes(self) -> int:
-        """What it caused to be sent to the disk, as pages of the page cache that became dirty (proc(5))."""
+        """Return the bytes that the process caused to be written to the disk, counted as dirty pages (proc(5))."""
         lines = Path(f"/proc/{self.pid}/io").read_text().splitlines()
         return int(dict(line.split(": ") for line in lines)["write_bytes"])
 

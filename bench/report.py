@@ -1,7 +1,7 @@
-"""Rows of the table: a figure, its target, a verdict. Printed for people, written as JSON for comparison.
+"""Rows of the result table: figure, target and verdict. They are printed, and written as JSON for comparison.
 
-Verdicts: "reached"; "NOT REACHED"; "noise" where the median missed the target and the better end of the spread
-did not, so that the run says neither; "skipped" where nothing could be measured.
+Verdicts: "reached"; "NOT REACHED"; "noise" if the median missed the target but the better end of the spread reached it,
+so that the run proves neither; "skipped" if there is no measurement.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ RESULTS = Path(__file__).parent / "results"
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A number to reach: figures are good from it upwards, or up to it."""
+    """A lower ("from") or upper ("to") bound for a figure."""
 
     good: Literal["from", "to"]
     value: float
@@ -45,11 +45,11 @@ def at_most(value: float) -> Target:
 class Row:
     what: str
     figure: float | None
-    """None: could not be measured; `note` says why."""
+    """Median of the repetitions; None without a measurement (`note` has the reason)."""
     unit: str
     target: Target | None = None
     spread: tuple[float, float] | None = None
-    """Least and greatest of the repetitions whose median the figure is."""
+    """Minimum and maximum of the repetitions."""
     note: str = ""
     detail: dict[str, Any] = field(default_factory=dict)
 
@@ -65,7 +65,7 @@ class Row:
 
 
 def number(value: float) -> str:
-    """Three significant digits, thousands separated."""
+    """Return a number with three significant digits and separated thousands."""
     if value == 0 or abs(value) >= 1000:
         return f"{value:,.0f}"
     digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2 if abs(value) >= 0.1 else 4
@@ -74,7 +74,7 @@ def number(value: float) -> str:
 
 
 def figure(row: Row) -> str:
-    """With its unit, and its spread."""
+    """Return the figure with its unit and spread."""
     if row.figure is None:
         return "-"
     text = f"{number(row.figure)} {row.unit}".strip()
@@ -94,25 +94,25 @@ def heading() -> str:
 
 
 def verdicts(rows: Iterable[Row]) -> str:
-    """How many rows got which verdict."""
+    """Return the number of rows per verdict."""
     counted = Counter(row.verdict for row in rows if row.verdict)
     return ", ".join(f"{count} {verdict}" for verdict, count in counted.most_common()) or "no targets"
 
 
 @dataclass(slots=True)
 class Ran:
-    """What came of one scenario."""
+    """The result of one scenario."""
 
     scenario: str
     seconds: float
     others_busy: float
-    """Processors that others kept busy meanwhile."""
+    """Processors that other programs used at the same time."""
     rows: list[Row]
     failed: str = ""
 
 
 class Results:
-    """One run of the benchmarks as one file, complete after each scenario."""
+    """The result file of one run of the benchmarks. It is valid JSON after each scenario."""
 
     def __init__(self, size: str) -> None:
         at = datetime.now(UTC)

@@ -1,4 +1,4 @@
-"""What scenarios are made of: a directory, a relay, an upstream, floors, and outboxes that are full already."""
+"""The parts of a scenario: directories, a relay, an upstream, floors, and filled outboxes."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from bench.process import PATIENCE_S, Child, python
 
 KEY = "bench-key"
 NOWHERE = "http://127.0.0.1:9/v1/events"
-"""Nobody listens there: everything waits."""
+"""A URL without a listener, so that all events stay pending."""
 _POLL_S = 0.1
 NO_LIMITS = {"rate__device_per_window": "1000000", "rate__window": "1s"}
 
 
 class Relay(Child):
-    """`relay run`, driven from outside."""
+    """A `relay run` process."""
 
     def __init__(
         self,
@@ -58,19 +58,22 @@ class Relay(Child):
             "log__format": "json",
         } | settings
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("RELAY__")}
-        inherited.pop("PYTHONDONTWRITEBYTECODE", None)  # what is installed is compiled, see `bench`
+        inherited.pop("PYTHONDONTWRITEBYTECODE", None)  # An installed relay is compiled (see `bench`).
         made = inherited | {f"RELAY__{name.upper()}": value for name, value in given.items()} | env
-        super().__init__(python("relay", "run", interpreter=interpreter), directory / "relay.runtime.log", made)
+        super().__init__(python("relay", "run", interpreter=interpreter), directory / "relay.log", made)
 
     @property
     def udp(self) -> str:
-        return str(self.said("udp")["udp"][0])
+        return str(self.wait_for_line("udp")["udp"][0])
 
     def post(self, *, processes: int = 1, **order: Any) -> Answered:
         return send(Order(address=self.address, run=events.new_run(), **order), self._directory, processes=processes)
 
-    def udp_waiting_bytes(self) -> int:
-        """What the kernel holds for it that it has not read: /proc/net/udp, so that it is not asked."""
+    def udp_unread_bytes(self) -> int:
+        """Return the bytes of received datagrams that the relay has not read, from /proc/net/udp.
+
+        The relay itself is not queried, because its work would be part of the measurement.
+        """
         port = f":{int(self.udp.rpartition(':')[2]):04X}"
         lines = (line.split() for line in Path("/proc/net/udp").read_text().splitlines())
         return sum(int(fields[4].rpartition(":")[2], 16) for fields in lines if fields[1].endswith(port))
@@ -79,7 +82,7 @@ class Relay(Child):
         path = self._directory / "outbox.db-wal"
         return path.stat().st_size if path.exists() else 0
 
-    def ask(self, method: str, path: str) -> bytes:
+    def request(self, method: str, path: str) -> bytes:
         connection = http.client.HTTPConnection(self.address, timeout=PATIENCE_S)
         try:
             connection.request(method, path, headers={"Content-Type": "application/json"})
@@ -88,22 +91,22 @@ class Relay(Child):
             connection.close()
 
     def status(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.ask("GET", "/status.json"))
+        found: dict[str, Any] = json.loads(self.request("GET", "/status.json"))
         return found
 
     def metric(self, name: str, labels: str = "") -> float:
-        """A series' value; `labels` as in the exposition, `transport="udp"`."""
+        """Return the value of a series. `labels` are written as in the exposition: `transport="udp"`."""
         start = f"relay_{name}{{{labels}}} " if labels else f"relay_{name} "
-        for line in self.ask("GET", "/metrics").decode().splitlines():
+        for line in self.request("GET", "/metrics").decode().splitlines():
             if line.startswith(start):
                 return float(line.removeprefix(start))
         raise RuntimeError(f"no metric {start}")
 
     def until_ready(self) -> float:
-        """Seconds from its start until /readyz said 200."""
+        """Wait until /readyz reports ready. Return the seconds since the start of the process."""
         while time.monotonic() < self.started_at + PATIENCE_S:
             try:
-                if json.loads(self.ask("GET", "/readyz")).get("ready"):
+                if json.loads(self.request("GET", "/readyz")).get("ready"):
                     self.ready_after_s = time.monotonic() - self.started_at
                     return self.ready_after_s
             except OSError:
@@ -111,37 +114,38 @@ class Relay(Child):
         raise RuntimeError(f"the relay is not ready: {self._directory / 'relay.log'}")
 
     def until_loaded(self) -> None:
-        """Until it knows whose events wait, which it learns of all devices at once: a start reads on when it is ready.
+        """Wait until the relay has read its log, which continues after it is ready.
 
-        How many they are says nothing: some events may be sent by then.
+        The pending devices become known all at once. Their number is not checked, because some events may already have
+        been sent.
         """
         deadline = time.monotonic() + PATIENCE_S
         while not self.metric("devices_waiting"):
             if time.monotonic() > deadline:
-                raise RuntimeError("the log is not read")
+                raise RuntimeError("the relay has not read its log")
             time.sleep(_POLL_S)
 
     def pending(self) -> int:
         return int(self.metric("outbox_events"))
 
-    def until_quiet(self) -> None:
-        """Until it has deleted what is done: no commit within a second."""
+    def until_idle(self) -> None:
+        """Wait until the cleanup of delivered rows has ended: no commit within a second."""
         deadline, commits = time.monotonic() + PATIENCE_S, -1.0
         while (now := self.metric("outbox_commits_total")) != commits:
             if time.monotonic() > deadline:
-                raise RuntimeError("it does not come to rest")
+                raise RuntimeError("the relay does not stop committing")
             commits = now
             time.sleep(1)
 
-    def written_bytes_said(self) -> float:
-        """What it says that it wrote to database and write-ahead log."""
+    def reported_written_bytes(self) -> float:
+        """Return the relay's own count of bytes written to database and write-ahead log."""
         return self.metric("outbox_written_bytes_total")
 
     def until_pending(self, at_most: int, within_s: float = PATIENCE_S) -> None:
         deadline = time.monotonic() + within_s
         while (pending := self.pending()) > at_most:
             if time.monotonic() > deadline:
-                raise RuntimeError(f"{pending} events still wait")
+                raise RuntimeError(f"{pending} events are still pending, at most {at_most} expected")
             time.sleep(_POLL_S)
 
 
@@ -150,16 +154,16 @@ class Upstream(Child):
 
     def __init__(self, directory: Path, settings: SandboxSettings) -> None:
         super().__init__(python("bench.upstream", msgspec.json.encode(settings).decode()), directory / "upstream.log")
-        self.url = str(self.said("url")["url"])
+        self.url = str(self.wait_for_line("url")["url"])
 
-    def refuse(self) -> None:
-        """Answer 401: a relay keeps all it has, and tries one request in half a minute or when it is told to flush."""
-        self.ask("faults", "POST", '{"answer": 401}')
+    def reject_key(self) -> None:
+        """Respond 401, so that a relay stores all events and sends one request per 30 seconds or flush."""
+        self.request("faults", "POST", '{"answer": 401}')
 
     def heal(self) -> None:
-        self.ask("faults", "DELETE")
+        self.request("faults", "DELETE")
 
-    def ask(self, what: str, method: str = "GET", body: str | None = None) -> Any:
+    def request(self, what: str, method: str = "GET", body: str | None = None) -> Any:
         address, _, _ = self.url.removeprefix("http://").partition("/")
         connection = http.client.HTTPConnection(address, timeout=PATIENCE_S)
         try:
@@ -170,18 +174,18 @@ class Upstream(Child):
 
 
 class Bench:
-    """One run of the benchmarks: its size, its directory, what it made so far."""
+    """One run of the benchmarks: its size, its directory, and its filled outboxes."""
 
     def __init__(self, directory: Path, *, full: bool) -> None:
         self.directory = directory
         self.full = full
         self.pairs = 9 if full else 5
         self.few_pairs = 5 if full else 1
-        """For figures without a target."""
+        """Number of pairs for figures without a target."""
         self.seconds = 5.0 if full else 1.5
         self.waiting = 1_000_000
         self.over_at = float("inf")
-        """Monotonic time after which comparisons are cut short."""
+        """Monotonic time after which a comparison starts no further pair."""
         self.cut_short = False
         self._made = itertools.count(1)
         self._filled: dict[tuple[int, int, int], Path] = {}
@@ -207,7 +211,10 @@ class Bench:
         interpreter: str = sys.executable,
         **settings: str,
     ) -> Iterator[Relay]:
-        """One that is ready; on a copy of the files of `outbox` if given, which it has read. Its files are removed."""
+        """Run a relay that is ready, and remove its files afterwards.
+
+        With `outbox`, the relay uses a copy of these files and has read them.
+        """
         directory = self.new_directory()
         if outbox is not None:
             copy(outbox, directory)
@@ -230,27 +237,27 @@ class Bench:
     def floor(
         self, which: str, env: Mapping[str, str] | None = None, interpreter: str = sys.executable
     ) -> Iterator[tuple[Child, str]]:
-        """A floor that listens, and its address."""
+        """Run a floor that listens, and yield it with its address."""
         directory = self.new_directory()
         command = python("bench.floors", which, interpreter=interpreter)
         with Child(command, directory / "floor.log", {**os.environ, **(env or {})}) as floor:
-            yield floor, str(floor.said("address")["address"])
+            yield floor, str(floor.wait_for_line("address")["address"])
 
     def sqlite_floor(self, rows: int, per_commit: int, event_bytes: int = 400) -> float:
-        """Rows a second that a bare loop appends, in a process of its own."""
+        """Return the rows per second that a bare sqlite3 loop appends in its own process."""
         directory = self.new_directory()
         arguments = (str(directory / "floor.db"), str(rows), str(max(1, per_commit)), str(event_bytes))
         with Child(python("bench.floors", "sqlite", *arguments), directory / "floor.log") as floor:
-            rate = float(floor.said("rows_per_s")["rows_per_s"])
+            rate = float(floor.wait_for_line("rows_per_s")["rows_per_s"])
         shutil.rmtree(directory)
         return rate
 
     def filled(self, count: int, devices: int, consecutive: int = 1) -> Path:
-        """A directory with the outbox of a relay that stopped while so many events waited."""
+        """Return a directory with the outbox of a stopped relay that has `count` pending events."""
         key = (count, devices, consecutive)
         if key not in self._filled:
             directory = self.new_directory()
-            # nothing may be on its way when it stops: that would be sent first by those who start with a copy
+            # No event may be in flight at the stop, because a relay that starts with a copy sends it first.
             with Relay(directory, {"batch__linger": "10m"}, {}, free_port()) as relay:
                 relay.until_ready()
                 fill(relay, count, devices, consecutive)
@@ -259,7 +266,7 @@ class Bench:
 
 
 def fill(relay: Relay, count: int, devices: int, consecutive: int = 1) -> None:
-    """Post so many events, the same number for each device; `consecutive` in a row are of one device."""
+    """Post `count` events, the same number for each device, with `consecutive` successive events of one device."""
     per_request = min(100, count)
     before = relay.status()["ledger"]["accepted"]
     relay.post(
@@ -270,11 +277,11 @@ def fill(relay: Relay, count: int, devices: int, consecutive: int = 1) -> None:
         connections=8,
     )
     if (accepted := relay.status()["ledger"]["accepted"] - before) != count:
-        raise RuntimeError(f"{accepted} events stored of {count}")
+        raise RuntimeError(f"{accepted} of {count} events were stored")
 
 
 def copy(outbox: Path, directory: Path) -> None:
-    """Copy an outbox's files, down to the disk: else the first fsync of whoever opens the copy waits for all of it."""
+    """Copy an outbox's files and sync them. Otherwise the relay's first fsync would write the whole copy."""
     for path in outbox.glob("outbox.db*"):
         with Path(shutil.copy(path, directory)).open("rb") as made:
             os.fsync(made.fileno())
@@ -288,11 +295,11 @@ def free_port() -> int:
 
 @contextmanager
 def bench(*, full: bool, directory: Path | None) -> Iterator[Bench]:
-    """In a directory of its own below `directory` (default: the system's for such files), removed afterwards."""
-    # as an installed relay is; one that is compiled at each start would be measured with that
+    """Create a run in a temporary directory below `directory` (default: the system's), which is removed afterwards."""
+    # An installed relay is compiled, too. Otherwise each start would include the compilation.
     compileall.compile_dir(Path(measured.__file__).parent, quiet=2)
     with ExitStack() as stack:
         made = stack.enter_context(tempfile.TemporaryDirectory(prefix="relay-bench-", dir=directory))
         if not shutil.which("wrk"):
-            print("wrk is not installed: the own client generates the load", file=sys.stderr)
+            print("wrk is not installed: bench.client generates the load", file=sys.stderr)
         yield Bench(Path(made), full=full)

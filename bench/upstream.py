@@ -1,4 +1,4 @@
-"""The sandbox as a process of its own; its argument is SandboxSettings as JSON, it prints where it listens."""
+"""Run the sandbox in its own process. The argument is SandboxSettings as JSON. The program prints its URL as JSON."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The scenarios by name, in the order in which they run. Each is a function from a Bench to rows.
+"""The scenarios by name, in the order in which they run. A scenario is a function from a Bench to rows.
 
-HEAVY ones use up the machine and run alone; LIGHT ones wait for windows and clocks, and run beside each other.
+HEAVY scenarios use the whole machine and run alone. LIGHT scenarios mostly wait for time to pass and run concurrently.
 """
 
 from __future__ import annotations

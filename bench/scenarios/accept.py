@@ -1,4 +1,4 @@
-"""Single durable events over HTTP, against a bare aiohttp application under the same load."""
+"""Single durable events over HTTP, compared with a bare aiohttp application under the same load."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bench.setup import Bench
 FLOOR = at_least(0.95)
 GOAL = at_least(2.5)
 NEWEST = Path(__file__).parent.parent.parent / ".venv-newest/bin/python"
-"""The newest Python at hand with the relay's dependencies: `make newest`."""
+"""The newest installed Python with the relay's dependencies, prepared by `make newest`."""
 
 
 _PROCESSOR = "  / bare aiohttp, in processor time an event"
@@ -40,7 +40,7 @@ def accept(bench: Bench) -> Iterator[Row]:
 
 
 def loops(bench: Bench) -> Iterator[Row]:
-    """Relay and floor on uvloop and on asyncio's own event loop, with this Python and the newest one at hand."""
+    """Compare relay and floor on uvloop and on asyncio's event loop, with this Python and the newest installed one."""
     without_uvloop = _without_uvloop(bench)
     interpreters = [sys.executable]
     if (NEWEST.parent.parent / "ready").exists():
@@ -56,19 +56,19 @@ def loops(bench: Bench) -> Iterator[Row]:
 
 
 def _without_uvloop(bench: Bench) -> dict[str, str]:
-    """Variables with which Python finds no uvloop."""
+    """Return environment variables with which Python cannot import uvloop."""
     directory = bench.new_directory()
     (directory / "uvloop.py").write_text("raise ImportError\n")
     return {"PYTHONPATH": str(directory)}
 
 
 @dataclass(slots=True)
-class Seen:
-    """What is known of the runs besides their rates."""
+class RunDetails:
+    """Results of the runs in addition to their rates."""
 
     ours: Answered | None = None
     cpu_us: list[float] = field(default_factory=list)
-    """Of the relay, an event."""
+    """Processor time of the relay per event."""
     floor_cpu_us: list[float] = field(default_factory=list)
 
 
@@ -78,34 +78,34 @@ def against_aiohttp(
     pairs: int = 0,
     interpreter: str = sys.executable,
     **order: object,
-) -> tuple[Compared, Seen]:
-    """Requests a second of both; a fresh outbox for each run, so that all meet the same."""
-    seen = Seen()
+) -> tuple[Compared, RunDetails]:
+    """Compare the requests per second of relay and floor. Each run has an empty outbox, so that all runs are alike."""
+    runs = RunDetails()
     seconds = bench.seconds
     with bench.floor("http", env, interpreter) as (floor_process, address):
 
         def ours() -> float:
             with bench.relay(env=env, interpreter=interpreter) as relay:
                 cpu_s = relay.cpu_s()
-                seen.ours = answered = relay.post(seconds=seconds, **order)
-                seen.cpu_us.append((relay.cpu_s() - cpu_s) / answered.requests * 1e6)
+                runs.ours = answered = relay.post(seconds=seconds, **order)
+                runs.cpu_us.append((relay.cpu_s() - cpu_s) / answered.requests * 1e6)
                 accepted = relay.status()["ledger"]["accepted"]
                 if accepted < answered.requests:
-                    raise RuntimeError(f"{accepted} stored of {answered.requests} answered 202")
+                    raise RuntimeError(f"{accepted} events were stored of {answered.requests} with a 202 response")
             return answered.per_s
 
         def floor() -> float:
             made = Order(address=address, run=events.new_run(), seconds=seconds, **order)
             cpu_s = floor_process.cpu_s()
             answered = send(made, bench.directory)
-            seen.floor_cpu_us.append((floor_process.cpu_s() - cpu_s) / answered.requests * 1e6)
+            runs.floor_cpu_us.append((floor_process.cpu_s() - cpu_s) / answered.requests * 1e6)
             return answered.per_s
 
-        return bench.compare(ours, floor, pairs), seen
+        return bench.compare(ours, floor, pairs), runs
 
 
-def _rows(what: str, compared: Compared, seen: Seen, target: Target) -> Iterator[Row]:
-    ours = seen.ours
+def _rows(what: str, compared: Compared, runs: RunDetails, target: Target) -> Iterator[Row]:
+    ours = runs.ours
     assert ours is not None
     yield Row(
         what,
@@ -114,14 +114,14 @@ def _rows(what: str, compared: Compared, seen: Seen, target: Target) -> Iterator
         target,
         compared.spread,
         f"{compared.rate:,.0f}/s against {compared.floor:,.0f}/s;"
-        f" {statistics.median(seen.cpu_us):.0f} against {statistics.median(seen.floor_cpu_us):.0f} µs of CPU an event;"
+        f" {statistics.median(runs.cpu_us):.0f} against {statistics.median(runs.floor_cpu_us):.0f} µs of CPU an event;"
         f" p50 {ours.p50_ms:.1f} ms, p99 {ours.p99_ms:.1f} ms; {ours.by} used {ours.cpu:.0%} of a core",
-        {"ours": compared.ours, "floor": compared.floors, "cpu_us": seen.cpu_us, "floor_cpu_us": seen.floor_cpu_us},
+        {"ours": compared.ours, "floor": compared.floors, "cpu_us": runs.cpu_us, "floor_cpu_us": runs.floor_cpu_us},
     )
 
 
 def _alone(bench: Bench) -> Row:
-    """One connection: what a lonely event waits for."""
+    """Measure the time until the 202 response to a single event on one connection."""
     with bench.relay() as relay:
         answered = relay.post(seconds=bench.seconds, connections=1)
         commit_ms = (

@@ -1,4 +1,4 @@
-"""A hundred events a request, against a bare sqlite3 loop with as many rows a commit as the relay's commits had."""
+"""Requests of 100 events, compared with a bare sqlite3 loop that has the relay's number of rows per commit."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def batch(bench: Bench) -> Iterator[Row]:
             seen["per_commit"] = count / relay.metric("outbox_commits_total")
             seen["rows"] = count
             if relay.status()["ledger"]["accepted"] < count:
-                raise RuntimeError("fewer stored than answered 202")
+                raise RuntimeError("fewer events were stored than had a 202 response")
         return answered.per_s * _PER_REQUEST
 
     def floor() -> float:
         return bench.sqlite_floor(int(seen["rows"]), int(seen["per_commit"]))
 
-    ours()  # tells the floor how many rows a commit has
+    ours()  # This run measures the rows per commit for the floor.
     compared = bench.compare(ours, floor)
     note = (
         f"{seen['cpu_us']:.1f} µs of CPU an event; {seen['per_commit']:,.0f} events a commit;"

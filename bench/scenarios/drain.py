@@ -1,4 +1,4 @@
-"""Sending a backlog with the limits off, to a sandbox that only counts; and whether its size matters."""
+"""Sending a backlog without limits to a sandbox that only counts, and the effect of the backlog's size."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from bench.report import Row, at_least
 from bench.setup import NO_LIMITS, Bench, Relay, Upstream, fill
 
 _DEVICES = 1000
-_PER_LANE = 50
-"""Events of a device in the comparison of backlogs: the same batches whatever waits."""
+_PER_DEVICE = 50
+"""Events of a device in the comparison of backlogs, so that the batches have the same size in both."""
 _FEW = 1_000
 _FILLS_OF_FEW = 15
 _SECONDS = 3.0
-"""A longer backlog is not drained to its end."""
+"""Maximum duration of a measurement. A longer backlog is not drained completely."""
 _POLL_S = 0.05
 _IN_FLIGHT = 8
 """The default of upstream.max_in_flight."""
@@ -25,11 +25,11 @@ _IN_FLIGHT = 8
 
 class Drained(NamedTuple):
     per_s: float
-    """By the requests' arrivals, once as many are on their way as may be."""
+    """Events per second by the arrivals of the requests, after the first `upstream.max_in_flight` requests."""
     cpu_us: float
-    """Of the relay, an event."""
+    """Processor time of the relay per event."""
     written_bytes: float
-    """An event."""
+    """Bytes that the relay wrote per event."""
 
 
 def drain(bench: Bench) -> Iterator[Row]:
@@ -60,17 +60,17 @@ def drain(bench: Bench) -> Iterator[Row]:
 
 
 def drain_files(bench: Bench, outbox: Path) -> Drained:
-    """How fast a relay that starts with these files gets rid of what waits in them."""
+    """Start a relay with these files, and measure how fast it sends the pending events."""
     with bench.upstream(validate=False) as upstream:
-        upstream.refuse()  # full batches would leave while the log is read
+        upstream.reject_key()  # Otherwise full batches would be sent while the log is read.
         with bench.relay(outbox, **_settings(upstream)) as relay:
             upstream.heal()
             return _flush(relay, upstream)
 
 
 def _growth(bench: Bench) -> Row:
-    """Events a second with a million waiting, through those with a thousand, both in batches of one size."""
-    many = bench.filled(bench.waiting, bench.waiting // _PER_LANE, _PER_LANE)
+    """Compare the events per second with a million and with a thousand pending events, in batches of one size."""
+    many = bench.filled(bench.waiting, bench.waiting // _PER_DEVICE, _PER_DEVICE)
 
     def ours() -> float:
         return drain_files(bench, many).per_s
@@ -79,13 +79,13 @@ def _growth(bench: Bench) -> Row:
         with bench.upstream(validate=False) as upstream, bench.relay(**_settings(upstream)) as relay:
             rates = []
             for _ in range(_FILLS_OF_FEW):
-                fill(relay, _FEW, _FEW // _PER_LANE, _PER_LANE)
+                fill(relay, _FEW, _FEW // _PER_DEVICE, _PER_DEVICE)
                 rates.append(_flush(relay, upstream).per_s)
             return statistics.median(rates)
 
     compared = bench.compare(ours, few)
     return Row(
-        f"  draining {bench.waiting:,} / {_FEW:,} waiting, batches of {_PER_LANE}",
+        f"  draining {bench.waiting:,} / {_FEW:,} waiting, batches of {_PER_DEVICE}",
         compared.ratio,
         "x",
         at_least(0.9),
@@ -96,29 +96,29 @@ def _growth(bench: Bench) -> Row:
 
 
 def _settings(upstream: Upstream) -> dict[str, str]:
-    """Nothing leaves before it is told to, but for full batches."""
+    """Return settings with which the relay sends only full batches before a flush."""
     return {"upstream__url": upstream.url, "batch__linger": "10m", **NO_LIMITS}
 
 
 def _flush(relay: Relay, upstream: Upstream) -> Drained:
-    """Send what waits, for so many seconds at most."""
-    before, arrived = len(upstream.ask("requests")), upstream.ask("report")["events"]
-    waiting, written = relay.pending(), relay.written_bytes_said()
+    """Flush the pending events, and measure for at most _SECONDS."""
+    before, arrived = len(upstream.request("requests")), upstream.request("report")["events"]
+    pending, written = relay.pending(), relay.reported_written_bytes()
     cpu_s, began = relay.cpu_s(), time.monotonic()
-    relay.ask("POST", "/flush")
-    # asked of the sandbox: a status of many devices would be part of what is measured
+    relay.request("POST", "/flush")
+    # Only the sandbox is polled. The relay's status with many devices would be part of the measurement.
     sent = 0
-    while sent < waiting and time.monotonic() - began < _SECONDS:
+    while sent < pending and time.monotonic() - began < _SECONDS:
         time.sleep(_POLL_S)
-        sent = upstream.ask("report")["events"] - arrived
-    used_s, written = relay.cpu_s() - cpu_s, relay.written_bytes_said() - written
-    requests = upstream.ask("requests")[before:]
+        sent = upstream.request("report")["events"] - arrived
+    used_s, written = relay.cpu_s() - cpu_s, relay.reported_written_bytes() - written
+    requests = upstream.request("requests")[before:]
     if len(requests) < 2 or not sent:
-        raise RuntimeError(f"{sent} of {waiting} events were sent, in {len(requests)} requests")
-    if sent == waiting:
+        raise RuntimeError(f"{sent} of {pending} events were sent, in {len(requests)} requests")
+    if sent == pending:
         relay.until_pending(0)
     arrivals = [(at, events) for at, _, _, events, *_ in requests]
-    # those that leave at once say nothing of the pace: the last one's arrival starts the clock
+    # The first requests are sent at the same moment and do not show the rate. The last of them starts the measurement.
     at_once = min(_IN_FLIGHT, len(arrivals) // 2)
     span_s = max(1, arrivals[-1][0] - arrivals[at_once - 1][0]) / 1000
     return Drained(sum(events for _, events in arrivals[at_once:]) / span_s, used_s / sent * 1e6, written / sent)

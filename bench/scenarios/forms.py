@@ -1,6 +1,6 @@
-"""Every form in which events come, in every size: accepts a second against what a bare program does with the same.
+"""All input forms and event sizes: accepts per second, compared with a bare program under the same load.
 
-HTTP requests of one event are held against bare aiohttp, all else against the bare sqlite3 loop.
+Requests of one event are compared with bare aiohttp, all other forms with the bare sqlite3 loop.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from bench.setup import Bench
 
 _SIZES_BYTES = (200, 400, 4 << 10, 60 << 10)
 _BATCH_BODY_BYTES = 400 << 10
-"""Of which a batch has as many events as fit, but a hundred at most."""
+"""Maximum body of a batch. A batch has as many events as fit, but at most 100."""
 _CONNECTIONS = 8
 _DATAGRAM_BYTES_PER_S = 16e6
 _MAX_DATAGRAMS_PER_S = 20_000
@@ -79,7 +79,7 @@ def _batch(bench: Bench, size_bytes: int, form: str, per_request: int) -> Row:
 
 
 def _udp(bench: Bench, size_bytes: int) -> Row:
-    """Stored and forwarded; at a pace that is meant to be lossless."""
+    """Measure events that are stored and forwarded, at a rate that the relay is expected to process without loss."""
     per_s = min(_MAX_DATAGRAMS_PER_S, _DATAGRAM_BYTES_PER_S / size_bytes)
     flowed = flow(bench, per_s, 2, size_bytes)
     return Row(

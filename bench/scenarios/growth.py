@@ -1,4 +1,4 @@
-"""What grows with what waits, and with how many devices there are: the figures behind the plots in docs."""
+"""Costs by number of pending events and by number of devices: the figures of the plots in docs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Point:
 
 
 def growth(bench: Bench) -> Iterator[Row]:
-    """The spread is over the repetitions; `detail` has every figure of a point."""
+    """Yield one row per point. The spread covers the repetitions, and `detail` has all figures of the point."""
     points = [(waiting, _USUAL_DEVICES) for waiting in _WAITING]
     points += [(_USUAL_WAITING, devices) for devices in _DEVICES if devices != _USUAL_DEVICES]
     measured: dict[tuple[int, int], list[Point]] = {point: [] for point in points}
@@ -59,9 +59,9 @@ def _measure(bench: Bench, waiting: int, devices: int) -> Point:
     with bench.relay(outbox) as relay:
         start_s = relay.ready_after_s
         memory_mb = relay.rss_bytes() / 1e6
-        cpu_s, written = relay.cpu_s(), relay.written_bytes_said()
+        cpu_s, written = relay.cpu_s(), relay.reported_written_bytes()
         answered = relay.post(seconds=1, devices=devices)
-        cpu_s, written = relay.cpu_s() - cpu_s, relay.written_bytes_said() - written
+        cpu_s, written = relay.cpu_s() - cpu_s, relay.reported_written_bytes() - written
     drained = drain_files(bench, outbox)
     return Point(
         waiting,
@@ -78,6 +78,6 @@ def _measure(bench: Bench, waiting: int, devices: int) -> Point:
 
 
 def _median(points: list[Point]) -> Point:
-    """Figure by figure."""
+    """Return the median of each figure."""
     columns = [asdict(point) for point in points]
     return Point(**{name: statistics.median(column[name] for column in columns) for name in columns[0]})

@@ -1,4 +1,4 @@
-"""What a relay costs that has nothing to do: memory, and processor; and memory with a million events waiting."""
+"""Memory and processor time of an idle relay, and its memory with a million pending events."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def memory(bench: Bench) -> Iterator[Row]:
 
 
 def idle(bench: Bench) -> Iterator[Row]:
-    """The upstream answers, nothing waits; the watchers run."""
+    """Measure the processor time with a working upstream, no pending event, and the periodic tasks."""
     seconds = bench.size(30, 120)
     with bench.upstream() as upstream, bench.relay(upstream__url=upstream.url) as relay:
         time.sleep(3)

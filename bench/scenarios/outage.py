@@ -1,4 +1,4 @@
-"""A day in the life: steady traffic, an upstream that goes away, and its return while fresh events arrive."""
+"""An outage of the upstream: steady traffic, an unavailable upstream, and its recovery under steady traffic."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ _DEVICES = 1000
 
 
 def outage(bench: Bench) -> Iterator[Row]:
-    """One relay lives through all of it; single events at a pace that leaves room."""
+    """Run all phases with one relay and single events, at a rate below the relay's capacity."""
     seconds = bench.size(6, 60)
     port = free_port()
     settings = {"upstream__url": f"http://127.0.0.1:{port}/v1/events", "batch__linger": "1s", **NO_LIMITS}
     with bench.relay(**settings) as relay:
         with bench.upstream(validate=False, port=port):
             yield _phase("steady state", relay, _paced(relay, seconds))
-            relay.ask("POST", "/flush")
+            relay.request("POST", "/flush")
             relay.until_pending(0)
         yield _phase("the upstream away", relay, _paced(relay, seconds))
         relay.post(requests=int(bench.size(2_000, 20_000)), events_per_request=100, connections=8)
         waiting = relay.pending()
         with bench.upstream(validate=False, port=port), ThreadPoolExecutor(1) as pool:
             fresh = pool.submit(_paced, relay, seconds)
-            relay.ask("POST", "/flush")
+            relay.request("POST", "/flush")
             began = time.monotonic()
             relay.until_pending(_PER_S * 3)
             caught_up_s = time.monotonic() - began
             answered = fresh.result()
-            relay.ask("POST", "/flush")
+            relay.request("POST", "/flush")
             relay.until_pending(0)
         yield _phase("draining the outage", relay, answered)
         ledger = relay.status()["ledger"]

@@ -1,6 +1,6 @@
-"""A disk whose syncs take 20 ms: throughput holds by group commit, and an answer waits for one or two of them.
+"""A disk whose syncs take 20 ms: group commit preserves the throughput, and a response waits for one or two commits.
 
-The delay is a small library that is compiled here and preloaded; without a C compiler the scenario is skipped.
+The delay is a small library that is compiled and preloaded. Without a C compiler the scenario is skipped.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def slow(bench: Bench) -> Iterator[Row]:
 
 
 def _waiting(bench: Bench, env: dict[str, str], connections: int) -> Row:
-    """How many commits an answer waits for: its own, and the rest of the one before."""
+    """Measure the wait of a response in commits: its own commit, and the rest of the previous one."""
     with bench.relay(env=env) as relay:
         answered = relay.post(seconds=bench.seconds, connections=connections)
         commit_ms = (
@@ -51,7 +51,7 @@ def _waiting(bench: Bench, env: dict[str, str], connections: int) -> Row:
 
 
 def _throughput(bench: Bench, env: dict[str, str]) -> Row:
-    """Batches, so that what gathers during a commit is more than can be accepted meanwhile."""
+    """Compare the throughput with and without the delay. Batches are used, so that each commit has many events."""
 
     def rate(which: dict[str, str]) -> float:
         with bench.relay(env=which) as relay:

@@ -1,7 +1,7 @@
-"""Half of what it can do, for long: memory, descriptors, write-ahead log and the loop's lag stay where they are.
+"""A long run at half of the maximum rate: memory, descriptors, write-ahead log and event-loop lag must not grow.
 
-Twenty minutes with FULL=1, which is what `make soak` runs. The lag is the time of a GET /livez from outside: what
-an app would wait. The upstream is a bare application that forgets: the sandbox would grow with every event.
+With FULL=1 (`make soak`) the run takes twenty minutes. The lag is the duration of a GET /livez, which an app would see,
+too. The upstream is a bare application without memory, because the sandbox would grow with every event.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Sample(NamedTuple):
     descriptors: int
     wal_bytes: int
     lag_ms: float
-    """The median since the sample before."""
+    """Median since the previous sample."""
     most_lag_ms: float
 
 
@@ -42,7 +42,7 @@ def soak(bench: Bench) -> Iterator[Row]:
             load = pool.submit(relay.post, requests=int(seconds * per_s), requests_per_s=per_s, connections=64)
             samples = _watch(relay, load, seconds / _SAMPLES)
         answered = load.result()
-        relay.ask("POST", "/flush")
+        relay.request("POST", "/flush")
         relay.until_pending(0)
     yield from _rows(samples[len(samples) // 8 :], answered)
 
@@ -53,7 +53,7 @@ def _watch(relay: Relay, load: Future[Answered], every_s: float) -> list[Sample]
         lags, until = [], time.monotonic() + every_s
         while not lags or time.monotonic() < until:
             began = time.monotonic()
-            relay.ask("GET", "/livez")
+            relay.request("GET", "/livez")
             lags.append((time.monotonic() - began) * 1000)
             time.sleep(min(_PING_S, every_s))
         lag_ms = statistics.median(lags)
@@ -62,7 +62,7 @@ def _watch(relay: Relay, load: Future[Answered], every_s: float) -> list[Sample]
 
 
 def _rows(samples: Sequence[Sample], answered: Answered) -> Iterator[Row]:
-    """The first eighth, in which caches fill, is left out by the caller."""
+    """Yield the rows for samples without the first eighth, in which caches fill."""
     part = max(1, len(samples) // 4)
     first, last = samples[:part], samples[-part:]
     note = f"{answered.requests:,} events in {answered.seconds:.0f} s, {answered.per_s:,.0f}/s, all sent on"

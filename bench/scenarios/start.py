@@ -1,4 +1,4 @@
-"""From the process's start until /readyz says that events can be stored."""
+"""The time from the start of the process until /readyz reports that events can be stored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""UDP from a thousand devices, stored and forwarded to a sandbox at the same time."""
+"""UDP datagrams of a thousand devices, stored and forwarded to a sandbox at the same time."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from bench.setup import NO_LIMITS, Bench, Relay, Upstream
 
 _POLL_S = 0.05
 _QUIET_S = 0.3
-"""So long without an arrival, and more is asked for."""
+"""Time without an arrival after which the relay is flushed again."""
 
 
 class Flow(NamedTuple):
-    """What became of one stretch of datagrams."""
+    """The result of one period of datagrams."""
 
     sent: int
     stored: int
     delivered: int
     delivered_per_s: float
-    """From the first datagram until the last event's delivery, the linger of the last batches left out."""
+    """Rate from the first datagram until the last delivery, without the linger of the last batches."""
     stored_per_s: float
-    """While they were sent."""
+    """Rate while the datagrams were sent."""
     cpu_us: float
-    """Of all threads of the relay, an event: from before the first datagram until the last was delivered."""
+    """Processor time of all threads of the relay per event, from the first datagram until the last delivery."""
     sender: float
-    """What the sender used of a core."""
+    """Share of a core that the sender used."""
     per_commit: float
     kernel_drops: int
 
 
 def udp(bench: Bench) -> Iterator[Row]:
-    seconds = bench.size(12, 30)  # more than twice the linger: then as much is sent on as comes
+    seconds = bench.size(12, 30)  # More than twice the linger, so that events are forwarded at the rate of arrival.
     steady = flow(bench, 20_000, seconds)
     lost = steady.sent - steady.delivered
     yield Row(
@@ -68,7 +68,7 @@ def udp(bench: Bench) -> Iterator[Row]:
         last = floods[-1]
         return bench.sqlite_floor(max(50_000, last.stored), int(last.per_commit))
 
-    ours()  # tells the floor how many rows a commit has
+    ours()  # This run measures the rows per commit for the floor.
     compared = bench.compare(ours, floor)
     flood = sorted(floods, key=lambda each: each.delivered_per_s)[len(floods) // 2]
     yield Row(
@@ -119,19 +119,20 @@ def flow(bench: Bench, per_s: float, seconds: float, event_bytes: int = 400) -> 
 
 
 def _until_delivered(relay: Relay, upstream: Upstream) -> tuple[int, float]:
-    """Flush until the sandbox has all that was stored; (how many, monotonic time of the last).
+    """Flush until the sandbox has all stored events. Return their number, and the monotonic time of the last one.
 
-    The sandbox is asked; the relay only once nothing more arrives, as its answers would be part of what is measured.
+    The sandbox is polled. The relay is queried only when no more events arrive, because its responses would be part of
+    the measurement.
     """
     delivered, began = 0, time.monotonic()
     last_at = began
-    while relay.udp_waiting_bytes() or delivered < _stored(relay):
+    while relay.udp_unread_bytes() or delivered < _stored(relay):
         if time.monotonic() - began > PATIENCE_S:
-            raise RuntimeError(f"{delivered} events arrived")
-        relay.ask("POST", "/flush")
+            raise RuntimeError(f"only {delivered} events were delivered in time")
+        relay.request("POST", "/flush")
         quiet_from = time.monotonic()
         while time.monotonic() - quiet_from < _QUIET_S:
-            if (arrived := int(upstream.ask("report")["events"])) > delivered:
+            if (arrived := int(upstream.request("report")["events"])) > delivered:
                 delivered, last_at = arrived, time.monotonic()
                 quiet_from = last_at
             time.sleep(_POLL_S)
@@ -146,13 +147,13 @@ def send(bench: Bench, address: str, per_s: float, seconds: float, event_bytes: 
     order = Datagrams(address=address, run=events.new_run(), per_s=per_s, seconds=seconds, event_bytes=event_bytes)
     log = bench.new_directory() / "datagrams.log"
     with Child(python("bench.datagrams", json.dumps(asdict(order))), log, os.environ) as sender:
-        return sender.said("sent")
+        return sender.wait_for_line("sent")
 
 
 def _bare_socket(bench: Bench, per_s: float, seconds: float) -> tuple[float, float]:
-    """(received, sent) a second."""
+    """Return the received and the sent datagrams per second."""
     with bench.floor("udp") as (floor, address):
         sent = send(bench, address, per_s, seconds)["sent"]
         time.sleep(0.2)
         floor.stop()
-        return floor.said("received")["received"] / seconds, sent / seconds
+        return floor.wait_for_line("received")["received"] / seconds, sent / seconds

@@ -1,4 +1,4 @@
-"""Accepting while a million events wait, against an empty outbox."""
+"""Accepting events with a million pending events, compared with an empty outbox."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bench.setup import Bench
 
 
 def waiting(bench: Bench) -> Iterator[Row]:
-    """Both start anew for each pair: what a run adds must not meet the next one."""
+    """Compare both. Each run starts with a fresh copy, because the events of one run must not affect the next."""
     full = bench.filled(bench.waiting, 1000)
 
     def ours() -> float:

@@ -1,4 +1,4 @@
-"""Bytes written to the disk over an event's whole life: by the relay's metric, and by the kernel's account."""
+"""Bytes written to the disk per event until its deletion, by the relay's metric and by the kernel's count."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _DATAGRAMS_PER_S = 40_000
 
 
 def wear(bench: Bench) -> Iterator[Row]:
-    """At saturation, where a commit holds many events, over UDP and HTTP."""
+    """Measure at saturation, with many events per commit, over UDP and HTTP."""
     seconds = bench.size(4, 30)
     loads: dict[str, Load] = {
         "single events over HTTP": lambda relay: relay.post(seconds=seconds),
@@ -27,38 +27,38 @@ def wear(bench: Bench) -> Iterator[Row]:
         yield _measured(bench, f"at saturation, 1,000 devices, {transport}", 1_700, "full", load)
 
 
-class _Pace(NamedTuple):
+class _Rate(NamedTuple):
     name: str
     per_s: float
     linger: str
     per_minute: Sequence[int]
-    """The everyday paces that this one stands for."""
+    """Typical rates that this rate represents."""
 
 
-_PACES = (
-    _Pace("at one event per second", 1.0, "5s", ()),
-    _Pace("each sent alone, as at 10 a minute or fewer", 1.0, "0s", (1, 10)),
-    _Pace("at 100 a minute", 100 / 60, "5s", (100,)),
+_RATES = (
+    _Rate("at one event per second", 1.0, "5s", ()),
+    _Rate("each sent alone, as at 10 a minute or fewer", 1.0, "0s", (1, 10)),
+    _Rate("at 100 a minute", 100 / 60, "5s", (100,)),
 )
 _MINUTES_A_YEAR = 525_600
 
 
 def lonely(bench: Bench) -> Iterator[Row]:
-    """Alone in their commits, by the pace of one device; side by side, because all they do is wait."""
+    """Measure events that are alone in their commits, at rates of one device. The cases run concurrently."""
     seconds = bench.size(40, 300)
-    cases = [(durability, pace) for durability in ("full", "normal") for pace in _PACES]
+    cases = [(durability, rate) for durability in ("full", "normal") for rate in _RATES]
     with ThreadPoolExecutor(len(cases)) as pool:
         yield from pool.map(lambda case: _paced(bench, seconds, *case), cases)
 
 
-def _paced(bench: Bench, seconds: float, durability: str, pace: _Pace) -> Row:
+def _paced(bench: Bench, seconds: float, durability: str, rate: _Rate) -> Row:
 
     def load(relay: Relay) -> None:
-        relay.post(requests=int(seconds * pace.per_s), requests_per_s=pace.per_s, connections=1, devices=1)
+        relay.post(requests=int(seconds * rate.per_s), requests_per_s=rate.per_s, connections=1, devices=1)
 
-    row = _measured(bench, f"{pace.name}, {durability}", 16 * 1024, durability, load, batch__linger=pace.linger)
+    row = _measured(bench, f"{rate.name}, {durability}", 16 * 1024, durability, load, batch__linger=rate.linger)
     bytes_an_event = row.detail["by_kernel"] / row.detail["events"]
-    years = [f"{number(each * _MINUTES_A_YEAR * bytes_an_event / 1e9)} at {each}/min" for each in pace.per_minute]
+    years = [f"{number(each * _MINUTES_A_YEAR * bytes_an_event / 1e9)} at {each}/min" for each in rate.per_minute]
     return replace(row, note=f"{row.note}; GB a year: {', '.join(years)}") if years else row
 
 
@@ -71,13 +71,17 @@ def _measured(bench: Bench, when: str, target: float, durability: str, load: Loa
 
 
 def _row(relay: Relay, when: str, target: float, load: Load) -> Row:
-    before, by_kernel, commits = relay.written_bytes_said(), relay.written_bytes(), relay.metric("outbox_commits_total")
+    before, by_kernel, commits = (
+        relay.reported_written_bytes(),
+        relay.written_bytes(),
+        relay.metric("outbox_commits_total"),
+    )
     load(relay)
-    relay.ask("POST", "/flush")
+    relay.request("POST", "/flush")
     relay.until_pending(0)
-    relay.until_quiet()
+    relay.until_idle()
     count = relay.status()["ledger"]["delivered"]
-    written, by_kernel = relay.written_bytes_said() - before, relay.written_bytes() - by_kernel
+    written, by_kernel = relay.reported_written_bytes() - before, relay.written_bytes() - by_kernel
     commits = relay.metric("outbox_commits_total") - commits
     return Row(
         f"bytes written per 400-byte event, {when}",
