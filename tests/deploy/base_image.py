@@ -1,7 +1,7 @@
-"""A base image made of this machine: its Python, the few programs the Dockerfile calls, and the locked wheels.
+"""A base image with this machine's Python, the programs that the Dockerfile calls, and the locked wheels.
 
-Stands in for `python:3.13-slim` where no registry is reachable. It is laid out the same way (Python in
-/usr/local), and pip in it takes packages from /wheels alone, so that the build needs no network.
+Replaces `python:3.13-slim` if no registry is reachable. It has the same layout (Python in /usr/local). Its pip
+installs packages only from /wheels, so that the build needs no network.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PROGRAMS = (
 LEFT_OUT = ("test", "tests", "site-packages", "dist-packages", "idlelib", "tkinter", "turtledemo", "lib2to3",
             "__pycache__", "config-*", "_tkinter*", "_test*")  # fmt: skip
 LIBC_PARTS = ("libpthread", "libdl", "librt", "libutil")
-"""What wheels made for an older libc are linked with."""
+"""Libraries that wheels for an older libc are linked with."""
 FILES = {
     "etc/passwd": "root:x:0:0:root:/root:/bin/sh\n",
     "etc/group": "root:x:0:\n",
@@ -36,7 +36,7 @@ FILES = {
 
 
 def make(lock: Path, root: Path) -> None:
-    """Fill `root`. Raises CalledProcessError if the wheels cannot be had."""
+    """Create the file system of the image in `root`. Raises CalledProcessError if a wheel is not available."""
     for name, content in FILES.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(content)
@@ -70,7 +70,7 @@ def _fetch_wheels(lock: Path, wheels: Path) -> None:
 
 
 def _copy_python(root: Path) -> list[Path]:
-    """The interpreter, standard library and pip, in /usr/local; returns what was copied that needs libraries."""
+    """Copy the interpreter, standard library and pip to /usr/local. Return the copied files that need libraries."""
     interpreter = Path(sys.base_prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
     stdlib = Path(sysconfig.get_path("stdlib"))
     shutil.copytree(stdlib, root / "usr/local/lib" / stdlib.name, ignore=shutil.ignore_patterns(*LEFT_OUT))
@@ -83,7 +83,7 @@ def _copy_python(root: Path) -> list[Path]:
 
 
 def _libraries(programs: Iterable[Path]) -> set[Path]:
-    """The loader and shared libraries of programs and modules, but those of modules that were left out."""
+    """Return the loader and the shared libraries of programs and modules, except of excluded modules."""
     wanted = [str(program) for program in programs if not program.name.startswith(("_tkinter", "_test"))]
     said = subprocess.run(["ldd", *wanted], capture_output=True, text=True, check=False).stdout
     found = {Path(path) for path in re.findall(r"(?:=> |^\t)(/\S+) \(0x", said, re.MULTILINE)}

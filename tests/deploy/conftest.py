@@ -1,4 +1,4 @@
-"""What these tests share with the end-to-end tests: a sandbox upstream."""
+"""Fixtures shared with the end-to-end tests: a sandbox upstream."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a relay would start with the environment that a deployment file gives it."""
+"""Check the environment that a deployment file gives to the relay."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def faults_of(given: Mapping[str, str], directory: Path, *, key_file: str) -> str:
-    """What `relay check-config` finds wrong with it; the file that `key_file` names is made in `directory`."""
+    """Return the errors of `relay check-config`, "" for none. The file that `key_file` names is made in `directory`."""
     key = directory / "key"
     key.write_text("key-of-a-test")
     key.chmod(0o600)

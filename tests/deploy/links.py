@@ -1,4 +1,4 @@
-"""Links and anchors of Markdown pages, as GitHub makes them."""
+"""Links and anchors of Markdown pages by the rules of GitHub."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _LINK = re.compile(r"(?<!`)\[[^\]]*\]\(([^)\s]+)\)")
 
 
 def anchors(page: Path) -> set[str]:
-    """Of its headings: lower case, spaces as hyphens, all other punctuation gone."""
+    """Return the anchors of the headings: lower case, spaces as hyphens, no other punctuation."""
     found: set[str] = set()
     for heading in re.findall(r"^#+ +(.+?) *$", _FENCE.sub("", page.read_text()), re.MULTILINE):
         slug = re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
@@ -20,5 +20,5 @@ def anchors(page: Path) -> set[str]:
 
 
 def links(page: Path) -> list[str]:
-    """Targets of its links, outside of code."""
+    """Return the targets of the links outside of code."""
     return _LINK.findall(_FENCE.sub("", page.read_text()))

@@ -1,4 +1,4 @@
-"""What is locked can be had, by its hashes, for the architectures that the image is built for besides amd64."""
+"""Locked dependencies are available with their hashes for the other architectures of the image besides amd64."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 LOCK = (ROOT / "requirements.lock").read_text()
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 COMPILED = {"aarch64": set[str](), "armv7l": {"msgspec"}}
-"""By machine, what has no wheel; on armv7l the image's first stage has a compiler for it."""
+"""Dependencies without a wheel, by machine. The first stage of the image has a compiler on armv7l."""
 
 
 @pytest.mark.timeout(300)
@@ -45,6 +45,6 @@ def test_the_image_build_has_a_compiler_where_needed() -> None:
 
 
 def locked(machine: str) -> dict[str, str]:
-    """The lock's blocks by name, without those that a marker leaves out on this machine."""
+    """Return the blocks of the lock by name, without those that a marker excludes on this machine."""
     blocks = re.split(r"\n(?=\S)", LOCK.strip())
     return {block.split("==")[0]: block for block in blocks if f'platform_machine != "{machine}"' not in block}

@@ -1,4 +1,4 @@
-"""docs/upgrade.md: which copies of an outbox hold everything that was answered 202."""
+"""docs/upgrade.md: the copies of an outbox that contain every event answered with 202."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def test_the_files_of_a_stopped_relay_are_a_backup(tmp_path: Path) -> None
 
 
 async def test_a_snapshot_of_a_running_relays_files_is_a_backup(tmp_path: Path) -> None:
-    """Both files of one moment: the process stands still while they are copied."""
+    """The process is stopped (SIGSTOP) while both files are copied."""
     async with running(environment(NOBODY, tmp_path / "old", shutdown__drain="0s")) as relay:
         await post_some(relay)
         relay.signal(signal.SIGSTOP)

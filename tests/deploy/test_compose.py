@@ -1,4 +1,4 @@
-"""deploy/compose.yaml by compose itself, and what it gives the relay by the relay itself."""
+"""deploy/compose.yaml, checked by docker-compose, and the environment of the relay, checked by the relay."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Links between pages lead somewhere: files exist, and so do the headings they name."""
+"""Links between pages: the files and headings exist."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def pages() -> list[Path]:
-    """Every page of the repository that is not somebody else's."""
+    """Return every page of the repository, except pages of dependencies."""
     return sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "deploy").rglob("*.md")])
 
 
@@ -60,7 +60,7 @@ def test_broken_links_are_detected(tmp_path: Path) -> None:
 
 
 def test_commands_in_the_docs_exist() -> None:
-    """Every `relay COMMAND` that a page tells people to type."""
+    """Check every `relay COMMAND` in the pages."""
     told = {
         (page.name, name)
         for page in pages()
@@ -71,7 +71,7 @@ def test_commands_in_the_docs_exist() -> None:
 
 
 def code_of(page: Path) -> str:
-    """What stands in code: fenced blocks of shell, and inline."""
+    """Return the code of a page: fenced shell blocks and inline code."""
     text = page.read_text()
     fenced = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     without_comments = [re.sub(r"#.*", "", block) for block in fenced]

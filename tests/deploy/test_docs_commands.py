@@ -1,7 +1,7 @@
-"""Commands that pages tell people to paste, pasted: each ends well, with a relay that was started as the README says.
+"""Every shell command of the pages succeeds with a relay that was started by the commands of the README.
 
-Those of other programs (docker, kubectl, systemctl) are checked where their files are; the snippets of docs/apps.md
-in tests/e2e/test_clients.py.
+Other tests check the commands of docker, kubectl and systemctl. tests/e2e/test_clients.py runs the snippets of
+docs/apps.md.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ MENTIONED = {
     "relay COMMAND --help", "relay dead", "relay dead requeue", "relay support-bundle",
     "relay prepare-image", "relay demo", "relay run", "relay sandbox", ".venv/bin/relay run",
 }  # fmt: skip
-"""Commands that a sentence only names, that run until they are stopped, or that need a stopped relay."""
+"""Commands that the text only mentions, that run until a signal, or that need a stopped relay."""
 
 
 class Shell:
-    """A directory as a clone's, where the README's configuration was pasted."""
+    """A shell in a directory that is like a clone of the repository."""
 
     def __init__(self, directory: Path, sandbox: Sandbox) -> None:
         self.env = environment(sandbox.url, directory, http__listen=f"127.0.0.1:{free_port()}")
@@ -45,7 +45,7 @@ class Shell:
         (directory / ".venv").symlink_to(programs.parent)
 
     async def paste(self, text: str) -> tuple[int, str]:
-        """Exit code of the last failure, and all that was said."""
+        """Run commands up to the first failure. Return the exit code and all output."""
         ours = {
             "https://playtv-api.forte.ws/v1/events": self._url,
             "THE-KEY-OF-THE-BACKEND-TEAM": KEY,
@@ -70,7 +70,7 @@ async def shell(tmp_path: Path, sandbox: Sandbox) -> Shell:
 
 @pytest.fixture
 async def relay(shell: Shell, sandbox: Sandbox) -> AsyncIterator[RelayProcess]:
-    """Configured, checked and started by what stands under "Run it for real"; three events are refused for good."""
+    """Run a relay by the commands of "Run it for real". The upstream rejects three of its events."""
     *before, run = block("Run it for real").strip().splitlines()
     assert run == ".venv/bin/relay run"
     code, said = await shell.paste("\n".join(before))
@@ -85,7 +85,7 @@ async def relay(shell: Shell, sandbox: Sandbox) -> AsyncIterator[RelayProcess]:
 
 
 def block(heading: str, nth: int = 0) -> str:
-    """What the README tells to paste under a heading."""
+    """Return a shell block of the README below a heading."""
     section = README.split(f"\n## {heading}\n")[1].split("\n## ")[0]
     found: str = re.findall(r"^```sh\n(.*?)^```", section, re.MULTILINE | re.DOTALL)[nth]
     return found
@@ -109,7 +109,7 @@ async def test_the_sandbox_commands_of_the_apps_page_work(shell: Shell, sandbox:
 
 
 def told() -> list[str]:
-    """Every `relay` command of every page once, with a configuration, a file and a type in the places of theirs."""
+    """Return every `relay` command of the pages once, with a real configuration, file and event type."""
     lines = {line.strip() for page in pages() for line in code_of(page).splitlines()}
     pasted = {line for line in lines if re.match(r"(?:RELAY\w+=\S+ )?(?:\S*/)?relay(?: |$)", line)} - MENTIONED
     return sorted({filled(line) for line in pasted})

@@ -1,4 +1,4 @@
-"""The Dockerfile builds, and what it built runs as a container would: not root, on a read-only root file system.
+"""The image builds and runs like a container: without root, on a read-only root file system.
 
 buildah builds it in a chroot on a base made of this machine (see base_image), and `unshare` runs it in mounts of
 its own. Both need root; a registry or a container engine's daemon is not needed.
@@ -36,7 +36,7 @@ pytestmark = [
 
 
 class Image(NamedTuple):
-    """What was built: its configuration as container engines read it, and its root file system."""
+    """A built image: its configuration in the format of container engines, and its root file system."""
 
     config: dict[str, Any]
     root: Path
@@ -51,7 +51,7 @@ class Image(NamedTuple):
 
 
 class Buildah:
-    """buildah with a storage of its own."""
+    """buildah with a separate storage."""
 
     def __init__(self, storage: Path) -> None:
         assert BUILDAH is not None
@@ -90,7 +90,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
 
 
 def contained(image: Image, data: Path, *command: str) -> list[str]:
-    """A command in the image: its user, a read-only root, /data writable, nothing else mounted but /proc and /dev."""
+    """Return a command that runs in the image as its user, with a read-only root, a writable /data, /proc and /dev."""
     mounts = (
         'mount --bind "$0" "$0" && mount --bind "$1" "$0/data" && mount --rbind /proc "$0/proc"'
         ' && mount --rbind /dev "$0/dev" && mount -o remount,bind,ro "$0"'
@@ -109,7 +109,7 @@ def run(image: Image, data: Path, *command: str, env: Mapping[str, str]) -> subp
 
 @pytest.fixture
 def data(tmp_path: Path, image: Image) -> Path:
-    """A volume as engines make it: with the owner and mode that the image has at /data."""
+    """Create a volume as container engines do: with the owner and mode of /data in the image."""
     volume = tmp_path / "data"
     volume.mkdir()
     inside = (image.root / "data").stat()
@@ -129,7 +129,7 @@ def free_port(kind: socket.SocketKind) -> int:
 
 
 async def test_the_image_stores_and_forwards_on_a_read_only_root(image: Image, data: Path, sandbox: Sandbox) -> None:
-    """The image's own command and user; its health check fails before, passes while it runs; SIGTERM ends it with 0."""
+    """The test uses the command, user and health check of the image. SIGTERM ends the process with exit code 0."""
     port = free_port(socket.SOCK_STREAM)
     env = image.environment | {
         "RELAY__UPSTREAM__URL": sandbox.url,
@@ -161,7 +161,7 @@ def test_only_the_volume_can_be_written(image: Image, data: Path) -> None:
 
 
 def test_all_code_is_compiled(image: Image, data: Path) -> None:
-    """What `relay run` imports comes from bytecode: a read-only root cannot keep any that is made later."""
+    """`relay run` imports only bytecode, because a read-only root cannot store new bytecode."""
     listing = (
         "import relay.app.run_service, importlib.util, os, sys\n"
         "files = [m.__file__ for m in sys.modules.values() if (getattr(m, '__file__', 0) or '').endswith('.py')]\n"
@@ -175,7 +175,7 @@ def test_all_code_is_compiled(image: Image, data: Path) -> None:
 
 
 def test_the_image_contains_no_build_tools(image: Image) -> None:
-    """No pip, no sources, no tests, no lock: what is not there has no faults."""
+    """The image contains no pip, sources, tests or lock, which reduces its attack surface."""
     installed = {path.name for path in (image.root / "opt/relay/lib").glob("python*/site-packages/*")}
 
     assert "relay" in installed

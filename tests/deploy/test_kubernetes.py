@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 KUBERNETES = ROOT / "deploy" / "kubernetes"
 VALIDATE = ROOT / ".venv-tools" / "bin" / "kubernetes-validate"
 VERSIONS = ("1.29", "1.37")
-"""The first with native sidecars, and the newest that the validator knows."""
+"""The first version with native sidecars, and the newest version that the validator knows."""
 TEXT = {"type": "string"}
 POD_MONITOR = {
     "apiVersion": {"const": "monitoring.coreos.com/v1"},
@@ -39,13 +39,13 @@ POD_MONITOR = {
         ],
     },
 }
-"""The fields that the PodMonitor uses, as its definition has them (prometheus-operator,
-example/prometheus-operator-crd/monitoring.coreos.com_podmonitors.yaml); of the others there it knows nothing."""
+"""The fields that our PodMonitor uses, a subset of its definition (prometheus-operator,
+example/prometheus-operator-crd/monitoring.coreos.com_podmonitors.yaml)."""
 
 
 @cache
 def kustomize() -> list[str]:
-    """The command that renders a directory; kubectl has it built in, with components since 1.21."""
+    """Return the command that renders a directory. kubectl includes kustomize, with components since 1.21."""
     if shutil.which("kustomize"):
         return ["kustomize", "build"]
     if shutil.which("kubectl"):
@@ -82,7 +82,7 @@ def relay_of(objects: list[dict[str, Any]]) -> dict[str, Any]:
 @pytest.mark.skipif(not VALIDATE.exists(), reason="kubernetes-validate is not installed: make tools")
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_objects_are_valid(rendered: list[dict[str, Any]], version: str, tmp_path: Path) -> None:
-    """All but the PodMonitor, which is the Prometheus operator's."""
+    """Check all objects except the PodMonitor, whose schema is part of the Prometheus operator."""
     ours = [each for each in rendered if each["kind"] != "PodMonitor"]
     file = tmp_path / "objects.yaml"
     file.write_text(yaml.safe_dump_all(ours))
@@ -95,7 +95,7 @@ def test_the_objects_are_valid(rendered: list[dict[str, Any]], version: str, tmp
 
 
 def test_the_pod_monitor_has_only_known_fields(rendered: list[dict[str, Any]]) -> None:
-    """A field that it does not know, the cluster would drop without a word."""
+    """A cluster silently drops unknown fields."""
     [monitor] = [each for each in rendered if each["kind"] == "PodMonitor"]
     mistyped = json.loads(json.dumps(monitor).replace('"targetLabel"', '"targetlabel"'))
 
@@ -106,7 +106,7 @@ def test_the_pod_monitor_has_only_known_fields(rendered: list[dict[str, Any]]) -
 
 
 def schema_of(known: dict[str, Any] | list[Any]) -> dict[str, Any]:
-    """A JSON schema of an object with these fields and no others, or of a list of one kind of thing."""
+    """Return the JSON schema of an object with only these fields, or of a list with one type of items."""
     if isinstance(known, list):
         return {"type": "array", "minItems": 1, "items": schema_of(known[0])}
     if known.keys() & {"type", "const", "pattern"}:

@@ -1,4 +1,4 @@
-"""Alerts and dashboard: the rules' own tests, and a real Prometheus with them that scrapes a real relay."""
+"""Alerts and dashboard: tests of the rules, and a real Prometheus that scrapes a real relay."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def rules() -> list[dict[str, Any]]:
 
 
 def panels() -> list[dict[str, Any]]:
-    """The dashboard's panels that show something."""
+    """Return the panels of the dashboard without rows."""
     return [panel for panel in json.loads(DASHBOARD.read_text())["panels"] if panel["type"] != "row"]
 
 
@@ -110,7 +110,7 @@ def test_the_dashboards_panels_do_not_overlap() -> None:
 @needs_prometheus
 @needs_promtool
 async def test_every_query_has_a_result_in_a_real_prometheus(sandbox: Sandbox, tmp_path: Path) -> None:
-    """Each query of the dashboard finds something, each alert can be evaluated, and /metrics has nothing to mend."""
+    """Each query of the dashboard has a result, each alert can be evaluated, and promtool accepts /metrics."""
     settings = {"shutdown__drain": "0s", "batch__linger": "50ms"}
     async with (
         running(environment(sandbox.url, tmp_path, **settings)) as relay,
@@ -132,7 +132,7 @@ async def test_every_query_has_a_result_in_a_real_prometheus(sandbox: Sandbox, t
 
 
 class Prometheus:
-    """Its HTTP interface."""
+    """The HTTP interface of a Prometheus server."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -147,11 +147,11 @@ class Prometheus:
         return found
 
     async def shows(self, expr: str) -> bool:
-        """Whether a panel of it would show anything: a series, and a number in it."""
+        """Return whether the query has a series with a number."""
         return any(one["value"][1] != "NaN" for one in await self.query(expr))
 
     async def until_evaluated(self) -> list[dict[str, Any]]:
-        """All rules, once each was evaluated."""
+        """Wait until each rule was evaluated, and return all rules."""
         async with asyncio.timeout(PATIENCE_S):
             while True:
                 groups = (await self._ask("/api/v1/rules"))["groups"]
@@ -170,7 +170,7 @@ class Prometheus:
 
 
 def queries() -> list[str]:
-    """The dashboard's, as Grafana would send them with all jobs and instances chosen."""
+    """Return the queries of the dashboard as Grafana sends them for all jobs and instances."""
     values = {"$job": ".+", "$instance": ".+", "$__rate_interval": "4s"}
     found = []
     for panel in panels():
@@ -198,7 +198,7 @@ async def until_something(prometheus: Prometheus, expr: str) -> None:
 
 @asynccontextmanager
 async def scraping(relay: RelayProcess, directory: Path) -> AsyncIterator[Prometheus]:
-    """A Prometheus with our rules that scrapes the relay several times a second."""
+    """Run a Prometheus with our rules that scrapes the relay several times a second."""
     assert PROMETHEUS is not None
     config = {
         "global": {"scrape_interval": "300ms", "scrape_timeout": "300ms", "evaluation_interval": "300ms"},
@@ -224,9 +224,9 @@ async def scraping(relay: RelayProcess, directory: Path) -> AsyncIterator[Promet
 
 
 async def address_in(log: asyncio.StreamReader | None) -> str:
-    """Where it listens, by its own word."""
+    """Return the address that Prometheus logs."""
     assert log is not None
     async for line in log:
         if found := re.search(rb'(?:Listening on"? address=|address=)(127\.0\.0\.1:[1-9]\d*)', line):
             return found[1].decode()
-    raise AssertionError("prometheus ended before it listened")
+    raise AssertionError("prometheus ended before it logged its address")

@@ -1,4 +1,4 @@
-"""What is released: a wheel that works with the locked runtime dependencies and nothing else."""
+"""The release: a wheel that works with only the locked runtime dependencies."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-tools.lock"
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a copy: building leaves files beside its sources."""
+    """Build the wheel from a copy of the sources, because the build writes files beside them."""
     directory = tmp_path_factory.mktemp("wheel")
     for name in SOURCES:
         if (ROOT / name).is_dir():
@@ -36,7 +36,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_wheel_contains_every_file_of_the_package(wheel: Path) -> None:
-    """Modules, py.typed and the page; nothing of tests or benchmarks."""
+    """The wheel contains modules, py.typed and the page, and no tests or benchmarks."""
     held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     ours = {
         str(path.relative_to(ROOT))
@@ -50,7 +50,7 @@ def test_the_wheel_contains_every_file_of_the_package(wheel: Path) -> None:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An environment with the wheel and the locked runtime dependencies: its `bin`."""
+    """Install the wheel and the locked runtime dependencies in a new environment. Return its `bin` directory."""
     environment = tmp_path_factory.mktemp("installed") / "venv"
     subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True, capture_output=True)
     install = [str(environment / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
@@ -61,14 +61,14 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def said(directory: Path, *command: str | Path) -> str:
-    """What a command prints; it has to succeed."""
+    """Run a command that must succeed, and return its output."""
     done = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def test_the_wheel_runs_with_the_locked_dependencies_alone(installed: Path, tmp_path: Path) -> None:
-    """The locked runtime dependencies are enough, and agree with what the wheel asks for."""
+    """The locked runtime dependencies satisfy the requirements of the wheel."""
     python = installed / "python"
     page = "import relay.app.run_service, relay.ops.server as server; print(server.PAGE)"
 
@@ -79,7 +79,7 @@ def test_the_wheel_runs_with_the_locked_dependencies_alone(installed: Path, tmp_
 
 @pytest.mark.skipif(not CYCLONEDX.exists(), reason="cyclonedx-bom is not installed: make tools")
 def test_the_bill_of_materials_names_the_locked_dependencies(installed: Path, tmp_path: Path) -> None:
-    """As `make sbom` writes it."""
+    """The test uses the command of `make sbom`."""
     bill = json.loads(said(tmp_path, CYCLONEDX, "environment", "--of", "JSON", installed / "python"))
     named = {f"{part['name'].replace('_', '-')}=={part['version']}" for part in bill["components"]}
     locked = re.findall(r"^([a-z0-9_.-]+==[^ ]+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE)

@@ -1,4 +1,4 @@
-"""The real relay under a service manager: a unix datagram socket that reads what systemd would."""
+"""The real relay under a service manager, replaced by a unix datagram socket for its notifications."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STRACE = shutil.which("strace")
 
 
 class Manager:
-    """What systemd hears."""
+    """The notification socket of a service manager."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -30,7 +30,7 @@ class Manager:
         self._socket.setblocking(False)
 
     async def hears(self, start: str) -> list[str]:
-        """The messages up to the first that starts so."""
+        """Wait for a message that begins with `start`. Return all messages up to it."""
         heard: list[str] = []
         async with asyncio.timeout(PATIENCE_S):
             while not heard or not heard[-1].startswith(start):
@@ -38,7 +38,7 @@ class Manager:
         return heard
 
     def heard(self) -> list[str]:
-        """What has come and was not read yet."""
+        """Return the received messages that were not read yet."""
         found = []
         try:
             while True:
@@ -63,7 +63,7 @@ def supervised(manager: Manager, sandbox: Sandbox, tmp_path: Path, **settings: s
 
 
 async def test_start_reload_and_stop_are_reported(sandbox: Sandbox, tmp_path: Path, manager: Manager) -> None:
-    """Ready when events are accepted, alive with a status, reloading until ready again, stopping."""
+    """The relay reports READY, WATCHDOG with a status, RELOADING followed by READY, and STOPPING."""
     async with running(supervised(manager, sandbox, tmp_path)) as relay:
         assert await manager.hears("READY=1") == ["READY=1"]
         assert (await manager.hears("WATCHDOG=1"))[-1] == "WATCHDOG=1\nSTATUS=0 events pending, upstream not tried yet"
@@ -102,9 +102,9 @@ async def test_a_relay_that_cannot_start_is_never_ready(sandbox: Sandbox, tmp_pa
 
 
 @pytest.mark.skipif(STRACE is None, reason="strace is not installed")
-@pytest.mark.skipif(os.geteuid() != 0, reason="a relay lets only root trace it")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can trace a relay")
 async def test_a_hanging_disk_stops_the_keep_alive_messages(sandbox: Sandbox, tmp_path: Path, manager: Manager) -> None:
-    """A keep-alive a second, but none while a commit hangs, after the one under way: the outbox answers for it."""
+    """The relay sends a keep-alive every second, and none while a commit hangs, because it checks the outbox first."""
     async with running(supervised(manager, sandbox, tmp_path)) as relay, every_sync_taking(6, relay.pid):
         await manager.hears("WATCHDOG=1")
 

@@ -1,4 +1,4 @@
-"""The unit is clean, hardened, and does not forbid what the relay does."""
+"""The unit is valid, hardened, and permits everything that the relay needs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ needs_systemd = pytest.mark.skipif(ANALYZE is None, reason="systemd-analyze is n
 
 
 def settings() -> dict[str, list[str]]:
-    """The unit's settings; one that is given twice has two values."""
+    """Return the settings of the unit. A repeated setting has several values."""
     found: dict[str, list[str]] = {}
     for line in UNIT.read_text().splitlines():
         name, given, value = line.partition("=")
@@ -40,7 +40,7 @@ def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def installed(tmp_path: Path) -> Path:
-    """The unit with this Python's relay as its program."""
+    """Return a copy of the unit that starts the relay of this Python."""
     program = Path(sys.executable).with_name("relay")
     unit = tmp_path / "relay.service"
     unit.write_text(UNIT.read_text().replace("/opt/relay/bin/relay", str(program)))
@@ -58,7 +58,7 @@ def test_systemd_reports_no_problem_of_the_unit(tmp_path: Path) -> None:
 def test_exposure_is_low(tmp_path: Path) -> None:
     said = analyze("security", "--offline=true", "--no-pager", str(installed(tmp_path)))
     if "unrecognized option" in said.stderr:
-        pytest.skip("this systemd-analyze cannot judge a unit that is not installed")
+        pytest.skip("this systemd-analyze cannot check a unit that is not installed")
 
     exposure = re.search(r"Overall exposure level for relay\.service: ([0-9.]+)", said.stdout)
 
@@ -67,7 +67,7 @@ def test_exposure_is_low(tmp_path: Path) -> None:
 
 
 def test_the_unit_permits_everything_that_the_relay_needs() -> None:
-    """The boot id is read from /proc/sys, the notify socket is a unix socket, the outbox is in the state directory."""
+    """The relay reads the boot id from /proc/sys, notifies a unix socket, and stores in the state directory."""
     unit = settings()
 
     assert "ProcSubset" not in unit
@@ -79,7 +79,7 @@ def test_the_unit_permits_everything_that_the_relay_needs() -> None:
 @needs_systemd
 @pytest.mark.skipif(STRACE is None, reason="strace is not installed")
 async def test_the_unit_allows_all_system_calls_of_the_relay(sandbox: Sandbox, tmp_path: Path) -> None:
-    """A whole life, started as the unit starts it: no call that SystemCallFilter would refuse."""
+    """A start by the unit's settings, a delivery, a reload and a stop use no call that SystemCallFilter forbids."""
     trace = tmp_path / "trace"
     assert STRACE is not None
     tracer = [STRACE, "-D", "-f", "-qq", "-o", str(trace)]
@@ -96,13 +96,13 @@ async def test_the_unit_allows_all_system_calls_of_the_relay(sandbox: Sandbox, t
     called = set(re.findall(r"^\d+ +(\w+)\(", trace.read_text(errors="replace"), re.MULTILINE))
 
     assert {"fdatasync", "sendto"} <= called
-    as_root = {"fchown"} if os.geteuid() == 0 else set()  # SQLite's, of root alone, which DynamicUser is not
+    as_root = {"fchown"} if os.geteuid() == 0 else set()  # SQLite calls it only as root, unlike under DynamicUser.
     assert called - allowed() - as_root == set()
     assert (tmp_path / "state" / "outbox.db").stat().st_mode & 0o777 == 0o600
 
 
 async def test_the_relay_runs_without_writable_code(sandbox: Sandbox, tmp_path: Path) -> None:
-    """MemoryDenyWriteExecute=, by the kernel's own switch for it (Linux 6.3)."""
+    """The kernel's prctl(2) for it (Linux 6.3) replaces MemoryDenyWriteExecute=."""
     forbid = (
         "import ctypes, os, sys\n"
         f"ctypes.CDLL(None).prctl({PR_SET_MDWE}, {PR_MDWE_REFUSE_EXEC_GAIN}, 0, 0, 0) and sys.exit(77)\n"
@@ -112,14 +112,14 @@ async def test_the_relay_runs_without_writable_code(sandbox: Sandbox, tmp_path: 
         subprocess.run([sys.executable, "-c", forbid, "probe"], env={}, check=False, capture_output=True).returncode
         == 77
     ):
-        pytest.skip("this kernel cannot forbid it")
+        pytest.skip("this kernel has no PR_SET_MDWE")
     async with running(environment(sandbox.url, tmp_path), sys.executable, "-c", forbid) as relay:
         assert await relay.post(event(1)) == 202
         await relay.until(lambda status: status["ledger"]["delivered"] == 1)
 
 
 def as_systemd_starts_it(tmp_path: Path) -> dict[str, str]:
-    """Credential, state directory and notify socket."""
+    """Return the environment that systemd sets: credential, state directory and notification socket."""
     credentials = tmp_path / "credentials"
     credentials.mkdir()
     (credentials / "upstream.api_key").write_text(KEY)
@@ -134,7 +134,7 @@ def as_systemd_starts_it(tmp_path: Path) -> dict[str, str]:
 
 
 def allowed() -> set[str]:
-    """What SystemCallFilter lets through, by this systemd's own tables."""
+    """Return the system calls that SystemCallFilter allows, by the tables of the installed systemd."""
     first, *rest = settings()["SystemCallFilter"]
     calls = expanded(first)
     for more in rest:

@@ -1,4 +1,4 @@
-"""The page of benchmarks: one row for each scenario, as it was last measured with the same code."""
+"""The benchmark page: one row for each scenario, with its last result of the same code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Code, config.example.toml and docs/configuration.md say the same of every key."""
+"""Code, config.example.toml and docs/configuration.md describe every key in the same way."""
 
 import re
 import tomllib
@@ -23,14 +23,14 @@ def uncommented() -> str:
 
 
 def example_entries() -> dict[str, tuple[str, str]]:
-    """Of each key in the example: what is written as its value, and the comment right above it."""
+    """Return for each key in the example its value, as text, and the comment above it."""
     entries, section, comment = {}, "", []
     for line in EXAMPLE.splitlines():
         if match := HEADER.match(line):
             section = re.sub(r"\.\d+$", ".<id>", match[1])
         elif match := SETTING.match(line):
             name = f"{section}.{match[1]}"
-            assert name not in entries, f"{name} stands twice in the example"
+            assert name not in entries, f"{name} is twice in the example"
             entries[name] = match[2], " ".join(comment)
         comment = [*comment, line.removeprefix("# ")] if line.startswith("# ") else []
     return entries
@@ -69,7 +69,7 @@ def test_example_describes_each_key(key):
     restart = " [restart]" if key.restart else ""
     assert comment == f"{key.effect} Unit: {key.kind.unit}. Allowed: {key.kind.allowed}.{restart}"
     if key.required or key.name.startswith(TENANT):
-        assert value  # an example's: there is no default
+        assert value  # An example value, because the key has no default.
     else:
         assert value == toml(None if key.default is None else key.kind.plain(key.default))
 
@@ -98,7 +98,7 @@ def test_docs_have_one_row_per_key():
 
 
 def test_every_field_of_settings_has_a_key():
-    """A field no key leads to could not be configured; a default in two places could part."""
+    """A field without a key could not be configured. A default in two places could differ."""
     built = {("upstream", "default"), ("upstream", "tenants"), ("outbox", "kind")}
     fields = {(section, field) for section, type_ in SECTIONS.items() for field in type_.__dataclass_fields__}
 

@@ -1,4 +1,4 @@
-"""docs/guarantees.md names tests: they are there."""
+"""docs/guarantees.md names existing tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/metrics.md and relay/runtime/metrics.py say the same, and hold every name of the contract."""
+"""docs/metrics.md and relay/runtime/metrics.py list the same metrics, and every metric of the contract."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ FIXED_VALUES = {
 
 
 class Row(NamedTuple):
-    """A metric as a page or the code describes it."""
+    """A metric of the page or the code."""
 
     kind: str
     labels: tuple[str, ...]
 
 
 def exported() -> dict[str, Row]:
-    """Every metric of the code by its name in a query; histograms without suffix."""
+    """Return every metric of the code by its name in a query. Histograms have no suffix."""
     rows = {}
     for metric in vars(Metrics()).values():
         if isinstance(metric, MetricWrapperBase):
@@ -53,14 +53,14 @@ def exported() -> dict[str, Row]:
 
 
 def documented() -> dict[str, list[str]]:
-    """The cells behind each name in the page's tables: type, unit, labels, meaning."""
+    """Return the table cells of each name on the page: type, unit, labels, meaning."""
     lines = DOCS.read_text().splitlines()
     cells = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines if line.startswith("| `")]
     return {row[0].strip("`"): row[1:] for row in cells if len(row) == 5}
 
 
 def labels_of(cell: str) -> dict[str, list[str]]:
-    """`name`: `value`, `value`; `name`: ... -> values by name; names without values stand alone."""
+    """Parse "`name`: `value`, `value`; `name`" into values by name. A name may have no values."""
     labels: dict[str, list[str]] = {}
     for part in filter(None, cell.split("; ")):
         names, _, values = part.partition(": ")
