@@ -48,7 +48,7 @@ def fields_of(node: ast.ClassDef) -> set[str]:
 
 
 def foreign_writes(source: Source) -> dict[str, int]:
-    """Return, by class, how many of its fields some code outside the class assigns (told by the field's name)."""
+    """Return by class the number of fields that code outside of the class assigns, matched by the field's name."""
     fields = {
         name: fields_of(node)
         for module in source.modules

@@ -1,8 +1,8 @@
 """Which files and functions of the package one event enters, from the socket to the settled cursor.
 
 A relay runs in this process, over HTTP on loopback, with a sandbox as its upstream. Connection, head and device are
-warm: two events went before. A profile of every thread notes the functions that start between the first byte of the
-event and its delivery. Parts that work at intervals may start meanwhile and count, too.
+warm: two events are sent before. A profile of every thread records the functions that start between the first
+byte of the event and its delivery. Periodic work may start meanwhile and is counted, too.
 """
 
 from __future__ import annotations

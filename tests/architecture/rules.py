@@ -66,7 +66,7 @@ def impure_calls(source: Source) -> Iterator[str]:
 
 
 def client_uses(source: Source) -> Iterator[str]:
-    """Only forward is a client of HTTP: the key leaves the process nowhere else."""
+    """Only forward is an HTTP client, so that no other package can send the key."""
     for module in source.modules:
         for node in ast.walk(module.tree) if not module.name.startswith("relay.forward") else ():
             if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "aiohttp":

@@ -1,7 +1,7 @@
-"""`make mutants`: each mutant is built in a copy of its own, and its test must fail there.
+"""`make mutants`: build each mutant in a copy of the project, where its test must fail.
 
-First the same tests run on the copy unchanged: a test that fails anyway would catch everything. Prints a table;
-exit code 1 if a mutant survives. Arguments: only mutants whose name holds one of them.
+The tests first run on an unchanged copy, because a test that fails there proves nothing. Prints a table. The exit code
+is 1 if a mutant survives. Arguments select the mutants whose name contains one of them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _LEFT_OUT = ignore_patterns(".*", "*.egg-info", "__pycache__", "build", "dist")
 
 
 def build(mutant: Mutant | None, directory: Path) -> Path:
-    """A copy of the project with the mutant's mistakes in it."""
+    """Copy the project, and apply the edits of the mutant."""
     copy = directory / "copy"
     copytree(ROOT, copy, ignore=_LEFT_OUT)
     for edit in mutant.edits if mutant else ():
@@ -34,7 +34,7 @@ def build(mutant: Mutant | None, directory: Path) -> Path:
 
 
 def passes(copy: Path, *tests: str) -> tuple[bool, str]:
-    """Whether the tests pass there (skipped is not passed), and what pytest says at the end."""
+    """Return whether the tests pass in the copy, and the last line of pytest's output. A skipped test does not pass."""
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", *tests],
         cwd=copy,
@@ -46,8 +46,8 @@ def passes(copy: Path, *tests: str) -> tuple[bool, str]:
     )
     if done.returncode not in (0, 1):
         raise SystemExit(f"pytest could not run {tests}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-    words = done.stdout.strip().splitlines()[-1]
-    return done.returncode == 0 and "passed" in words, words
+    summary = done.stdout.strip().splitlines()[-1]
+    return done.returncode == 0 and "passed" in summary, summary
 
 
 def survives(mutant: Mutant) -> bool:
@@ -57,13 +57,13 @@ def survives(mutant: Mutant) -> bool:
 
 
 def unmutated(mutants: list[Mutant]) -> dict[str, str]:
-    """Tests that do not pass as they are, with pytest's last line."""
+    """Return the tests that do not pass on the unchanged copy, with the last line of pytest's output."""
     with tempfile.TemporaryDirectory(prefix="relay-mutant-") as directory:
         copy = build(None, Path(directory))
         tests = sorted({mutant.caught_by for mutant in mutants})
         with ThreadPoolExecutor(JOBS) as pool:
             results = dict(zip(tests, pool.map(lambda test: passes(copy, test), tests), strict=True))
-    return {test: words for test, (passed, words) in results.items() if not passed}
+    return {test: summary for test, (passed, summary) in results.items() if not passed}
 
 
 def main(wanted: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""Which promises are broken on purpose, how, and which test finds out."""
+"""All mutants: the broken promise, the edits, and the test that must detect them."""
 
 from __future__ import annotations
 

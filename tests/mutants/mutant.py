@@ -1,4 +1,4 @@
-"""What a mutant is: one mistake somebody could make, as replacements in the source, and the test that finds out."""
+"""A mutant: a plausible mistake, as replacements in the source, and the test that must detect it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CONTRACT = "tests/contract/test_outbox.py"
 class Edit(NamedTuple):
     file: str
     before: str
-    """Is there once."""
+    """Text that occurs exactly once in the file."""
     after: str
 
 
@@ -21,7 +21,7 @@ class Mutant(NamedTuple):
     breaks: str
     edits: tuple[Edit, ...]
     caught_by: str
-    """A test's id for pytest."""
+    """The pytest id of the test that must fail."""
 
 
 def mutant(name: str, breaks: str, caught_by: str, *edits: tuple[str, str, str]) -> Mutant:

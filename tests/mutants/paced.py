@@ -26,7 +26,7 @@ MUTANTS = (
         ),
     ),
     mutant(
-        "window in memory only",
+        "rate window in memory only",
         "G5",
         "tests/fault/test_kills.py::test_a_kill_does_not_reset_the_rate_window",
         ("relay/forward/forwarder.py", "queue.key, queue.window, now", 'queue.key, b"", now'),
@@ -94,7 +94,7 @@ MUTANTS = (
         ("relay/policy/schedule.py", "        if send.exact:\n            self._queue_exact(queues)\n", ""),
     ),
     mutant(
-        "a reboot frees the window",
+        "a reboot resets the rate window",
         "G5",
         "tests/unit/policy/test_schedule.py::test_windows_of_another_boot_count_as_full",
         ("relay/policy/rate_window.py", "            window._responded_at.extend([now] * limit)\n", ""),

@@ -30,7 +30,7 @@ MUTANTS = (
         (f"{SQLITE}/files.py", "        if suffix and (why", "        if not suffix and (why"),
     ),
     mutant(
-        "answer before commit",
+        "response before commit",
         "G1",
         FSYNC,
         (
@@ -86,7 +86,7 @@ MUTANTS = (
         ("relay/forward/upstream.py", "conn.protocol.should_close:", "not conn.protocol:"),
     ),
     mutant(
-        "a wrong key's events given up",
+        "events dead-lettered because of a wrong key",
         "G1",
         "tests/e2e/test_upstream_trouble.py::test_a_wrong_key_loses_nothing_and_delivery_resumes_when_the_key_file_changes",
         (
@@ -143,7 +143,7 @@ MUTANTS = (
         (f"{SQLITE}/outbox.py", "        return state is not None and all(", "        return state is None and all("),
     ),
     mutant(
-        "another event with a known id taken for a repetition after a restart",
+        "another event with a known id treated as a duplicate after a restart",
         "G3",
         f"{CONTRACT}::TestConflicts::test_across_a_restart_and_after_delivery",
         (
@@ -169,7 +169,7 @@ MUTANTS = (
         ("relay/policy/verdict.py", 'content.get("success") is not True', 'content.get("success") is None'),
     ),
     mutant(
-        "a 2xx of a captive portal believed",
+        "a 2xx of a captive portal trusted",
         "G1",
         "tests/unit/policy/test_verdict.py::test_any_other_2xx_is_not_a_response_of_the_api",
         (
@@ -185,7 +185,7 @@ MUTANTS = (
         ("relay/policy/judgement.py", "    if not messages:\n", "    if status == 202:\n"),
     ),
     mutant(
-        "a wrong URL's events given up",
+        "events dead-lettered because of a wrong URL",
         "G1",
         "tests/unit/policy/test_verdict.py::test_a_missing_path_or_method_is_misconfigured",
         (
@@ -195,7 +195,7 @@ MUTANTS = (
         ),
     ),
     mutant(
-        "a batch that is too large given up without being halved",
+        "a too large batch dead-lettered without halving",
         "G1",
         "tests/unit/policy/test_judgement.py::test_413_halves_by_bytes_and_the_size_is_remembered_for_every_device",
         (
@@ -215,7 +215,7 @@ MUTANTS = (
         ),
     ),
     mutant(
-        "a whole batch given up for one named event",
+        "a whole batch dead-lettered for one named event",
         "G1",
         "tests/unit/policy/test_judgement.py::test_only_named_events_are_dead_lettered_and_the_rest_is_sent_immediately",
         (
@@ -225,7 +225,7 @@ MUTANTS = (
         ),
     ),
     mutant(
-        "an outage taken for poison",
+        "an outage treated as a poison event",
         "G1",
         "tests/unit/policy/test_judgement.py::test_an_outage_dead_letters_nothing_even_if_others_succeeded_at_its_beginning",
         (
@@ -257,7 +257,7 @@ MUTANTS = (
         (f"{SQLITE}/statements.py", "json.dumps(in_flight)", '"[]"'),
     ),
     mutant(
-        "a settlement that fails once forgotten",
+        "a settlement not retried after a failure",
         "G3",
         "tests/simulation/test_scenarios.py::test_requests_in_flight_at_a_crash_are_resent_first_and_unchanged_from_a_failing_disk",
         ("relay/forward/forwarder.py", "                attempt += 1\n", "                return\n"),

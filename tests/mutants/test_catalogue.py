@@ -1,4 +1,4 @@
-"""The mutants still fit the source: what a change of the code makes obsolete is noticed at once."""
+"""Every mutant applies to the current source, so that a change of the code cannot make it obsolete unnoticed."""
 
 from __future__ import annotations
 
