@@ -1,7 +1,8 @@
-"""How made-up examples are chosen, for all tests.
+"""Hypothesis settings for all tests.
 
-No test is timed: a busy machine proves nothing; what hangs is ended by pytest-timeout. The examples are the same
-each time, so that a change is judged by what it changes; with RELAY_NIGHTLY=1 they are new ones.
+No example has a deadline, because the load of the machine affects its duration. pytest-timeout ends a test that hangs.
+The examples are the same in each run, so that a failure is due to the change under test. RELAY_NIGHTLY=1 draws new
+examples.
 """
 
 from __future__ import annotations

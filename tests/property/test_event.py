@@ -1,7 +1,7 @@
-"""Whatever bytes come in: the reader agrees with a naive judge, keeps every byte, and never raises.
+"""For all input bytes, the reader agrees with a naive judge, preserves every byte, and never raises.
 
-The judge below knows nothing of the reader's two paths. It parses with the standard library, walks every
-value, and restates contract section 4 in the plainest code there is.
+The judge does not depend on the reader's two paths. It parses with the standard library, visits every value, and
+implements contract section 4 in simple code.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def refuse(_: str) -> None:
 
 
 def judge_json(body: bytes) -> Any:
-    """The value, objects as Pairs; NotStrict if an upstream could choke on it."""
+    """Return the value with objects as Pairs. Raise NotStrict for JSON that an upstream might not parse."""
     try:
         text = body.decode("utf-8")
         value = json.JSONDecoder(object_pairs_hook=Pairs, parse_constant=refuse).decode(text)
@@ -100,7 +100,7 @@ def is_filled(value: Any) -> bool:
 
 
 def is_moment(value: Any) -> bool:
-    """Of the forms that are drawn below; tests/unit/event/test_values.py has them all."""
+    """Judge the forms that are drawn below. tests/unit/event/test_values.py covers all forms."""
     try:
         time = datetime.fromisoformat(trim(value).upper()) if isinstance(value, str) else None
         return time is not None and "," not in value and time.tzinfo is not None
@@ -109,7 +109,7 @@ def is_moment(value: Any) -> bool:
 
 
 def as_tenant(value: Any) -> int:
-    """The integer that a number is; 0 if it is none."""
+    """Return the integer value of a number, or 0 if it is not an integer."""
     if type(value) is float and value.is_integer() and value < 1e15:
         return int(value)
     return value if type(value) is int else 0
@@ -144,7 +144,7 @@ def is_valid(event: Any, defaults: EventDefaults) -> bool:
 
 
 def judge(body: bytes, defaults: EventDefaults) -> str | list[Any]:
-    """The events as Pairs, or "malformed", "invalid", or "either" where the contract leaves the order open."""
+    """Return the events as Pairs, or "malformed", "invalid", or "either" if the contract permits both."""
     try:
         value = judge_json(body)
         if isinstance(value, Pairs) and "events" in value.names and "event_type" not in value.names:
@@ -167,7 +167,7 @@ def judge(body: bytes, defaults: EventDefaults) -> str | list[Any]:
 
 
 def write(value: Any, style: dict[str, Any]) -> str:
-    """JSON text of plain values and Pairs, in a style that stays the same all through."""
+    """Return the JSON text of values and Pairs in one consistent style."""
     if isinstance(value, Pairs):
         members = [f"{write(n, style)}{style['colon']}{write(v, style)}" for n, v in value.pairs]
         return "{" + style["pad"] + style["comma"].join(members) + style["pad"] + "}"
@@ -220,13 +220,13 @@ values = st.recursive(
 
 
 def good(name: str, strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[str, Any]]:
-    """A member that is nearly always right."""
+    """Draw a member that is nearly always valid."""
     return st.tuples(st.just(name), rarely(values, strategy, 60))
 
 
 @st.composite
 def objects(draw: st.DrawFn, *members: st.SearchStrategy[tuple[str, Any]]) -> Pairs:
-    """Members in any order; now and then one is missing, strange or there twice."""
+    """Draw members in any order. Sometimes a member is missing, unusual or duplicated."""
     pairs = [draw(member) for member in members if draw(st.integers(1, 20)) != 7]
     if draw(st.integers(1, 5)) == 3:
         pairs.append(draw(st.tuples(names, values)))
@@ -280,13 +280,13 @@ BYTES_THAT_MATTER = [
     *(b"\\", b"\\u0000", b"\\ud800", b"\\udc00", b"\xff", b"\0", b"[" * 33, b'"tenant_id":1,', b'"x":1,'),
 ]
 HALVES = [VALID[: VALID.index(b",")], VALID[VALID.index(b",") :], VALID + b"\n" + VALID]
-"""Joined by line breaks or commas they may be events; none of them is one."""
+"""Fragments that may become events when they are joined by line breaks or commas. No fragment is an event."""
 fragments = st.one_of(st.binary(max_size=3), st.sampled_from(BYTES_THAT_MATTER))
 
 
 @st.composite
 def mutated(draw: st.DrawFn) -> bytes:
-    """A valid event or batch after a few cuts and pastes."""
+    """Draw a valid event or batch after a few cuts and insertions."""
     body = draw(st.sampled_from([VALID, b"[" + VALID + b"," + VALID + b"]", b'{"events":[' + VALID + b"]}"]))
     for _ in range(draw(st.integers(0, 2))):
         at = draw(st.integers(0, len(body)))
@@ -299,7 +299,7 @@ SPACE = b" \t\n\r"
 
 
 def added_to(before: Pairs, defaults: EventDefaults) -> tuple[list[tuple[str, Any]], list[tuple[str, Any]]]:
-    """What the relay has to add to an event, and to its source if it has one."""
+    """Return the members that the relay must add to an event, and to its source if it has one."""
     members: list[tuple[str, Any]] = [("event_id", NEW_EVENT_ID), ("occurred_at", NOW)]
     if defaults.tenant_id is not None:
         members.append(("tenant_id", defaults.tenant_id))
@@ -319,7 +319,7 @@ def as_object(value: Any) -> Any:
 
 
 def plainly(value: Any) -> Any:
-    """Pairs as tuples, numbers by their text, so that `==` compares what is written."""
+    """Return Pairs as tuples and numbers as text, so that `==` compares the written form."""
     if isinstance(value, Pairs):
         return ("object", [(name, plainly(member)) for name, member in value.pairs])
     if isinstance(value, list):
@@ -351,7 +351,7 @@ def assert_as_judged(body: bytes, result: list[Event] | Rejection, defaults: Eve
 
 
 def assert_spliced(after: bytes, body: bytes, members: list[tuple[str, Any]], in_source: list[tuple[str, Any]]) -> None:
-    """Without the additions, the event is a piece of the body."""
+    """Assert that the event without the additions is a part of the body."""
 
     def without(text: bytes, additions: list[tuple[str, Any]]) -> list[bytes]:
         piece = write(Pairs(additions), COMPACT)[1:-1].encode()
@@ -464,7 +464,7 @@ def split(body: bytes, piece_bytes: int) -> list[bytes] | None:
 
 @pytest.mark.parametrize("indent", [None, 0])
 def test_the_quick_reader_takes_what_common_writers_write(indent: int | None) -> None:
-    """The other properties would hold, too, if it took nothing."""
+    """Check that these are accepted. The other properties also hold for a reader that accepts nothing."""
     event = json.loads(VALID)
     assert fast_reader.read(json.dumps(event, separators=(",", ":"), ensure_ascii=False).encode()) == event
     assert fast_reader.read(json.dumps(event, indent=indent, ensure_ascii=False).encode()) == event

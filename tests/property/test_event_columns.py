@@ -1,7 +1,7 @@
-"""Events that are read together are what they are alone, however close to valid one of them is.
+"""Events that are read together have the same result as events that are read alone, even if one is almost valid.
 
-The bodies here are all written as one program would write them, so that nearly all that is drawn gets as far as the
-proofs by column; each proof is then tried with what passes only if events are confused with one another.
+All bodies have the form of one program's output, so that nearly all examples reach the proofs by column. Each proof is
+then tested with input that passes only if events are confused with one another.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ ids = st.one_of(st.uuids(version=4).map(str), st.uuids(version=4).map(str), st.s
 
 @st.composite
 def edited_ids(draw: st.DrawFn) -> list[str]:
-    """Valid ids of which one has a character too many that another lacks, or two are written over."""
+    """Draw valid ids, and move a character from one id to another or overwrite two characters."""
     texts = [str(draw(st.uuids(version=4))) for _ in range(draw(st.integers(2, 5)))]
     for _ in range(draw(st.integers(1, 2))):
         one, other = draw(st.permutations(range(len(texts))))[:2]
@@ -130,7 +130,7 @@ RAW_EDITS = [
 
 @st.composite
 def variants(draw: st.DrawFn, order: Sequence[str], kinds: int = 8) -> bytes:
-    """An event in this order of fields, most often valid."""
+    """Draw a mostly valid event with its fields in this order."""
     fields = {name: FIELDS[name] for name in order}
     if "event_id" in fields:
         fields["event_id"] = str(draw(st.uuids(version=4)))
@@ -158,7 +158,7 @@ def variants(draw: st.DrawFn, order: Sequence[str], kinds: int = 8) -> bytes:
 
 @st.composite
 def slices(draw: st.DrawFn) -> list[bytes]:
-    """Bodies of one program, with a few that are cut in two between bodies."""
+    """Draw bodies of one program, some of them cut in two parts between bodies."""
     names = draw(st.permutations(list(FIELDS)))
     order = names[: draw(st.sampled_from([7, 7, 7, 6, 5]))]
     if draw(st.booleans()) and "occurred_at" in order:
@@ -232,7 +232,7 @@ def test_a_strange_one_among_valid_ones_is_what_it_is_alone(strange: bytes) -> N
 def test_what_one_program_writes_is_proven_by_column(
     order: list[str], timed: bool, uuids: list[Any], defaults: EventDefaults
 ) -> None:
-    """The other properties would hold, too, if nothing was."""
+    """Check that these events are proven, because the other properties also hold if no event is."""
     if not timed:
         order.remove("occurred_at")
     bodies = [written({name: str(uuid) if name == "event_id" else FIELDS[name] for name in order}) for uuid in uuids]
@@ -274,7 +274,7 @@ def test_orders_beyond_those_kept_are_read_all_the_same() -> None:
 
 
 def test_an_order_that_stays_takes_the_place_of_an_old_one() -> None:
-    """A program may begin to write another order each time it starts: that shall not cost the others theirs."""
+    """A program that writes another order after each start must not displace the orders of other programs."""
     one = reader(DEFAULTS[0])
     *old, new = islice(permutations(FIELDS), 33)
     for names in old:
@@ -294,7 +294,7 @@ def test_an_order_that_stays_takes_the_place_of_an_old_one() -> None:
 
 
 def read_five(one: Reader, names: Iterable[str]) -> None:
-    """Five events of this order are read for what they are."""
+    """Read five events with this order of fields and check them."""
     body = written({name: FIELDS[name] for name in names})
     expected = Event(bytes.fromhex(ID.replace("-", "")), (1, "ios", "A1B2"), body)
     assert one.read_singles([body] * 5) == [expected] * 5

@@ -1,4 +1,4 @@
-"""What the sandbox's tests share: a clock they move, events, and a client that sees every byte."""
+"""Helpers of the sandbox's tests: a manual clock, events, and a client that returns every received byte."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DEVICE = "A1B2C3D4-E5F6-7890-ABCD-EF1234567890"
 
 
 class HandClock:
-    """Time stands still until a test moves it; chances come from a list, then are 0."""
+    """A clock that only the test advances. Random numbers are read from a list, and are 0 after its end."""
 
     boot_id = "boot"
 
@@ -81,7 +81,7 @@ class Client:
         path: str = "/v1/events",
         length: int | None = None,
     ) -> None:
-        """A request as the relay sends it; a header of None is left out."""
+        """Send a request as the relay does. A header with the value None is omitted."""
         wanted: dict[str, str | None] = {
             "Host": "x",
             "Accept": "application/json",
@@ -103,7 +103,7 @@ class Client:
         return await self.reply()
 
     async def rest(self) -> bytes:
-        """Everything until the sandbox closes. Raises ConnectionResetError if it does so by RST."""
+        """Return all bytes until the sandbox closes. Raise ConnectionResetError after an RST."""
         return await self.reader.read(-1)
 
     def close(self) -> None:

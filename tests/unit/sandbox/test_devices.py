@@ -1,4 +1,4 @@
-"""Simulated devices: bounded, in order, and never giving up an event."""
+"""Simulated devices send a bounded load in order, and repeat every event until it has a response."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def load(upstream: Sandbox, **bounds: Any) -> Load:
     return Load(target=upstream.url, enveloped=True, **bounds)
 
 
-async def test_events_are_valid_and_in_order_and_their_answers_remembered(upstream: Sandbox) -> None:
+async def test_events_are_valid_and_in_order_and_accepted_ids_are_recorded(upstream: Sandbox) -> None:
     devices = Devices(load(upstream, devices=5, events=101, connections=3, retry_ms=0), SeededClock())
     assert await devices.run() == Tally(sent=101, accepted=101)
     report = upstream.report()
@@ -53,14 +53,14 @@ async def test_events_are_valid_and_in_order_and_their_answers_remembered(upstre
     assert sorted(devices.accepted_ids()) == sorted(upstream.record.delivered())
 
 
-async def test_a_second_run_goes_on_where_the_first_ended(upstream: Sandbox) -> None:
+async def test_a_second_run_continues_the_first(upstream: Sandbox) -> None:
     devices = Devices(load(upstream, devices=2, events=10), SeededClock())
     await devices.run()
     assert (await devices.run()).accepted == 20
     assert (upstream.report().distinct, upstream.report().order_breaks) == (20, 0)
 
 
-async def test_several_events_travel_in_one_request(upstream: Sandbox) -> None:
+async def test_several_events_are_sent_in_one_request(upstream: Sandbox) -> None:
     await Devices(load(upstream, devices=1, events=25, events_per_request=10), SeededClock()).run()
     assert [request.events for request in upstream.record.requests()] == [10, 10, 5]
 
@@ -76,7 +76,7 @@ async def test_several_events_travel_in_one_request(upstream: Sandbox) -> None:
         Misbehaviour(action="connection_close", count=3),
     ],
 )
-async def test_what_is_not_answered_is_sent_again(upstream: Sandbox, fault: Misbehaviour) -> None:
+async def test_a_request_without_a_final_response_is_repeated(upstream: Sandbox, fault: Misbehaviour) -> None:
     upstream.faults.add(fault)
     devices = Devices(load(upstream, devices=2, events=10, connections=1, retry_ms=0), SeededClock())
     assert (await devices.run()).accepted == 10
@@ -84,7 +84,7 @@ async def test_what_is_not_answered_is_sent_again(upstream: Sandbox, fault: Misb
     assert (report.distinct, report.duplicates, report.order_breaks) == (10, 0, 0)
 
 
-async def test_the_same_bytes_are_sent_again_when_the_answer_was_lost(upstream: Sandbox) -> None:
+async def test_a_repeated_request_has_the_same_bytes(upstream: Sandbox) -> None:
     upstream.faults.add(Misbehaviour(action="reset_after_commit", count=1))
     devices = Devices(load(upstream, devices=1, events=1, retry_ms=0), SeededClock())
     assert await devices.run() == Tally(sent=1, accepted=1, retries=1)
@@ -92,14 +92,14 @@ async def test_the_same_bytes_are_sent_again_when_the_answer_was_lost(upstream: 
     assert (first.body == second.body, upstream.report().duplicates) == (True, 1)
 
 
-async def test_a_refusal_is_final(upstream: Sandbox) -> None:
+async def test_a_rejection_is_final(upstream: Sandbox) -> None:
     upstream.faults.add(Misbehaviour(answer=422, count=1))
     devices = Devices(load(upstream, devices=1, events=3, retry_ms=0), SeededClock())
     assert await devices.run() == Tally(sent=3, accepted=2, refused=1)
     assert len(devices.accepted_ids()) == 2
 
 
-async def test_a_port_that_opens_later_is_waited_for(upstream: Sandbox) -> None:
+async def test_devices_wait_for_a_port_that_opens_later(upstream: Sandbox) -> None:
     upstream.close_port()
     devices = Devices(load(upstream, devices=1, events=1, retry_ms=0), SeededClock())
     run = asyncio.create_task(devices.run())
@@ -109,7 +109,7 @@ async def test_a_port_that_opens_later_is_waited_for(upstream: Sandbox) -> None:
     assert (await run).accepted == 1
 
 
-async def test_the_same_chances_make_the_same_events(upstream: Sandbox) -> None:
+async def test_the_same_random_numbers_create_the_same_events(upstream: Sandbox) -> None:
     for _ in range(2):
         await Devices(load(upstream, devices=3, events=9, connections=1), SeededClock()).run()
     bodies = [kept.body for kept in upstream.record.contents]

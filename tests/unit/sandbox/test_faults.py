@@ -1,4 +1,4 @@
-"""The script of faults: which request gets which, and for how long."""
+"""The script of faults selects the fault of each request."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_skip_lets_requests_pass_first(script: FaultScript) -> None:
     assert picked(script, 4) == [None, None, 503, None]
 
 
-def test_when_picks_by_the_bodys_text(script: FaultScript) -> None:
+def test_when_selects_requests_by_text_in_the_body(script: FaultScript) -> None:
     script.add(Misbehaviour(answer=503, when="poison", count=1))
     assert picked(script, 1, b"wine") == [None]
     assert picked(script, 1, b"the poison") == [503]
@@ -56,7 +56,7 @@ def test_for_ms_ends_a_fault(script: FaultScript, clock: HandClock) -> None:
     assert picked(script, 1) == [None]
 
 
-def test_share_is_a_matter_of_chance(script: FaultScript, clock: HandClock) -> None:
+def test_share_is_a_probability(script: FaultScript, clock: HandClock) -> None:
     clock.chances = [0.49, 0.5, 0.0, 0.99]
     script.add(Misbehaviour(answer=503, share=0.5))
     assert picked(script, 4) == [503, None, 503, None]
@@ -79,7 +79,7 @@ def test_share_is_a_matter_of_chance(script: FaultScript, clock: HandClock) -> N
         ({"when": "poison"}, "application"),
     ],
 )
-def test_a_fault_knows_how_far_its_request_comes(given: dict[str, Any], stage: str) -> None:
+def test_the_stage_follows_from_action_and_answer(given: dict[str, Any], stage: str) -> None:
     assert Misbehaviour(**given).stage == stage
 
 
@@ -99,7 +99,7 @@ def test_a_fault_knows_how_far_its_request_comes(given: dict[str, Any], stage: s
         {"answer": 503, "cuont": 1},
     ],
 )
-def test_a_fault_that_makes_no_sense_is_refused(given: dict[str, Any]) -> None:
+def test_a_contradictory_fault_is_rejected(given: dict[str, Any]) -> None:
     with pytest.raises(msgspec.ValidationError):
         msgspec.json.decode(json.dumps(given), type=Misbehaviour)
 
@@ -108,7 +108,7 @@ def test_every_action_has_a_misbehaviour() -> None:
     assert set(connection_faults.ACTIONS) == {*get_args(AtAccept), *get_args(AtHead), *get_args(AtAnswer)}
 
 
-def test_every_answer_can_be_made() -> None:
+def test_every_response_can_be_built() -> None:
     for name in (*responses.VARIANTS, *range(200, 600)):
         answer = responses.make(name, RequestEvents(3, (1,)))
         assert answer.status == int(str(name)[:3]), name
@@ -127,11 +127,11 @@ def test_every_answer_can_be_made() -> None:
         ("422_events", ["events"]),
     ],
 )
-def test_what_a_422_names(name: int | str, paths: list[str]) -> None:
+def test_the_paths_that_a_422_names(name: int | str, paths: list[str]) -> None:
     assert list(json.loads(responses.make(name, RequestEvents(3, (1,))).body)["errors"]) == paths
 
 
-def test_the_odd_422s() -> None:
+def test_unusual_422_responses() -> None:
     about = RequestEvents(3, (1,))
     assert "errors" not in json.loads(responses.make("422_unnamed", about).body)
     assert json.loads(responses.make("422_list", about).body)["errors"][0]["index"] == 1

@@ -1,4 +1,4 @@
-"""The limiter is the framework's: a fixed window from the first hit, refusals uncounted."""
+"""The limiter works like the framework's: a fixed window from the first request, without rejected requests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from relay.sandbox.limits import FixedWindow, SandboxLimits, headers
 from relay.sandbox.settings import SandboxSettings
 
 
-def test_window_opens_with_the_first_hit_and_closes_whatever_comes() -> None:
+def test_a_window_opens_with_the_first_request_and_has_a_fixed_length() -> None:
     window = FixedWindow(2, 60_000)
     assert [window.admit("a", at).allowed for at in (10_000, 69_999, 69_999)] == [True, True, False]
     assert window.admit("a", 70_000) == (True, 2, 1, 0)
@@ -29,7 +29,7 @@ def test_retry_after_is_whole_seconds_between_truncated_clocks() -> None:
     window = FixedWindow(1, 60_000)
     window.admit("a", 900)
     assert window.admit("a", 1_000).retry_after_s == 59
-    assert window.admit("a", 60_899).retry_after_s == 0  # though the window has not closed yet
+    assert window.admit("a", 60_899).retry_after_s == 0  # The window is still open.
     assert window.admit("a", 60_900).allowed
 
 
@@ -42,7 +42,7 @@ def test_no_window_admits_more_than_its_limit(gaps_ms: list[int], limit: int) ->
         if window.admit("a", at_ms).allowed:
             admitted.append(at_ms)
         else:
-            # refused: the last `limit` hits are all of the window still open
+            # A rejection: the last `limit` requests are all in the open window.
             assert admitted[-limit] > at_ms - 10_000
     opened = 0
     while opened < len(admitted):
@@ -51,7 +51,7 @@ def test_no_window_admits_more_than_its_limit(gaps_ms: list[int], limit: int) ->
         opened += len(inside)
 
 
-def test_headers_of_an_admission_and_of_a_refusal() -> None:
+def test_headers_of_an_admission_and_of_a_rejection() -> None:
     window = FixedWindow(1, 60_000)
     assert headers(window.admit("a", 0), 5_000) == [("X-RateLimit-Limit", "1"), ("X-RateLimit-Remaining", "0")]
     assert headers(window.admit("a", 2_000), 1_000_000_000)[2:] == [
@@ -64,7 +64,7 @@ def limits(**settings: object) -> SandboxLimits:
     return SandboxLimits(SandboxSettings(device_per_window=3, ip_per_window=2, **settings))  # type: ignore[arg-type]
 
 
-def test_fallback_counts_only_whose_device_cannot_be_told() -> None:
+def test_fallback_counts_only_requests_without_a_readable_device() -> None:
     both = limits()
     assert [both.admit("tv", "ip", 0).limit for _ in range(3)] == [3, 3, 3]  # type: ignore[union-attr]
     assert [both.admit(None, "ip", 0).allowed for _ in range(3)] == [True, True, False]  # type: ignore[union-attr]
@@ -79,7 +79,7 @@ def test_off_leaves_unknown_devices_unlimited() -> None:
     assert limits(ip_limit="off").admit(None, "ip", 0) is None
 
 
-def test_a_device_refused_does_not_count_for_its_address() -> None:
+def test_a_request_rejected_for_its_device_does_not_count_for_its_address() -> None:
     both = SandboxLimits(SandboxSettings(device_per_window=1, ip_per_window=2, ip_limit="always"))
     assert [both.admit("a", "ip", 0).allowed for _ in range(3)] == [True, False, False]  # type: ignore[union-attr]
     assert [both.admit(device, "ip", 0).allowed for device in "bc"] == [True, False]  # type: ignore[union-attr]

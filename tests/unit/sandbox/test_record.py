@@ -1,4 +1,4 @@
-"""The record counts what came and judges duplicates, order and pace."""
+"""The record counts requests and events, duplicates, order breaks and request rates."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_an_event_committed_twice_is_one_duplicate() -> None:
     assert record.report(60_000, dedupe=False).stored == 4
 
 
-def test_an_event_that_is_refused_first_is_no_duplicate() -> None:
+def test_an_event_that_was_rejected_first_is_not_a_duplicate() -> None:
     record = Record()
     deliver(record, seen(1), status=503)
     deliver(record, seen(1))
@@ -62,7 +62,7 @@ def test_a_request_counts_for_every_device_it_carries() -> None:
     assert (report.most_of_device, report.most_of_peer, report.rate_limited, report.devices) == (2, 2, 1, 2)
 
 
-def test_requests_are_told_one_by_one() -> None:
+def test_requests_are_reported_individually() -> None:
     record = Record()
     record.arrived(5, "ip")
     deliver(record, seen(1), seen(2), at_ms=7)
@@ -73,7 +73,7 @@ def test_requests_are_told_one_by_one() -> None:
     assert record.report(60_000).by_status == {"none": 1, "202": 1}
 
 
-def test_deliveries_are_told_in_their_order() -> None:
+def test_deliveries_are_reported_in_order() -> None:
     record = Record()
     deliver(record, seen(2), seen(1, BOX), seen(3))
     deliver(record, seen(2))
@@ -92,7 +92,7 @@ def test_unparsed_events_are_counted() -> None:
     assert (report.events, report.distinct, report.duplicates) == (501, 501, 0)
 
 
-def test_bodies_are_kept_only_when_asked_for() -> None:
+def test_bodies_are_stored_only_with_keep_requests() -> None:
     keeping, plain = Record(keep_requests=True), Record()
     for record in (keeping, plain):
         record.read(record.arrived(0, "ip"), None, [], RequestContent({"accept": "*/*"}, b"{}"))
@@ -100,6 +100,6 @@ def test_bodies_are_kept_only_when_asked_for() -> None:
 
 
 @given(st.lists(st.integers(0, 1000), max_size=40), st.integers(1, 300))
-def test_most_in_window_is_that_of_every_window_tried(times_ms: list[int], window_ms: int) -> None:
+def test_most_in_window_equals_the_maximum_over_all_windows(times_ms: list[int], window_ms: int) -> None:
     tried = [sum(start <= at < start + window_ms for at in times_ms) for start in times_ms]
     assert most_in_window(times_ms, window_ms) == max(tried, default=0)

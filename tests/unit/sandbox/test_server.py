@@ -1,4 +1,4 @@
-"""The sandbox over its socket: the documented upstream when well, and each way of being ill."""
+"""The sandbox over its socket: the behaviour of the documented upstream, and each fault."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def test_a_wrong_key_is_401_and_commits_nothing(sandbox: Sandbox, client: 
     assert (sandbox.report().events, sandbox.report().devices) == (0, 1)
 
 
-async def test_one_bad_event_refuses_the_request(sandbox: Sandbox, client: Client) -> None:
+async def test_one_invalid_event_rejects_the_request(sandbox: Sandbox, client: Client) -> None:
     reply = await client.ask(body(event(0), event(1, tenant_id=None)))
     message = "The events.1.tenant_id field is required."
     assert (reply.status, reply.value) == (422, {"message": message, "errors": {"events.1.tenant_id": [message]}})
@@ -49,19 +49,19 @@ async def test_one_bad_event_refuses_the_request(sandbox: Sandbox, client: Clien
     ("headers", "location"), [({}, "/"), ({"X-Events-Key": "wrong"}, "/login")], ids=["validation", "key"]
 )
 @pytest.mark.parametrize("accept", [None, "*/*", "text/html, application/json", "text/html;q=1,application/json;q=0.9"])
-async def test_without_accept_json_a_refusal_is_a_redirect(
+async def test_without_accept_json_a_rejection_is_a_redirect(
     client: Client, headers: dict[str, str], location: str, accept: str | None
 ) -> None:
     reply = await client.ask(b"{}", {**headers, "Accept": accept})
     assert (reply.status, reply.headers["location"]) == (302, location)
 
 
-async def test_without_accept_json_what_is_valid_is_accepted(client: Client) -> None:
+async def test_without_accept_json_a_valid_request_is_accepted(client: Client) -> None:
     assert (await client.ask(body(event()), {"Accept": None})).status == 202
 
 
 @pytest.mark.parametrize("content_type", [None, "text/plain", "application/x-www-form-urlencoded"])
-async def test_a_body_not_called_json_has_no_events(client: Client, content_type: str | None) -> None:
+async def test_a_body_with_another_content_type_has_no_events(client: Client, content_type: str | None) -> None:
     reply = await client.ask(body(event()), {"Content-Type": content_type})
     assert reply.value["errors"] == {"events": ["The events field is required."]}
 
@@ -89,7 +89,7 @@ async def test_the_same_device_of_another_tenant_or_platform_is_another(client: 
         assert (await client.ask(body(other))).headers["x-ratelimit-remaining"] == "119"
 
 
-async def test_requests_whose_device_cannot_be_told_share_20_an_address(client: Client) -> None:
+async def test_requests_without_a_readable_device_share_20_per_address(client: Client) -> None:
     for _ in range(20):
         assert (await client.ask(b"{")).status == 422
     assert (await client.ask(body(event()), {"X-Events-Key": "wrong"})).status == 429
@@ -121,11 +121,11 @@ async def test_limits_need_not_be_announced(start: Start) -> None:
 
 
 @pytest.mark.parametrize(("method", "path", "status"), [("POST", "/v2/events", 404), ("GET", "/v1/events", 405)])
-async def test_other_routes_are_not_there(client: Client, method: str, path: str, status: int) -> None:
+async def test_other_routes_do_not_exist(client: Client, method: str, path: str, status: int) -> None:
     assert (await client.ask(b"", method=method, path=path)).status == status
 
 
-async def test_gzip_is_undone(sandbox: Sandbox, client: Client) -> None:
+async def test_gzip_is_decompressed(sandbox: Sandbox, client: Client) -> None:
     assert (await client.ask(gzip.compress(body(event())), {"Content-Encoding": "gzip"})).status == 202
     assert (await client.ask(gzip.compress(body(event()))[:-9], {"Content-Encoding": "gzip"})).status == 422
     sandbox.change(inflate=False)
@@ -142,7 +142,7 @@ async def test_chunked_bodies_and_expect_are_understood(client: Client) -> None:
     assert (await client.reply()).status == 202
 
 
-async def test_a_body_above_the_limit_is_refused_before_it_is_read(start: Start) -> None:
+async def test_a_body_above_the_limit_is_rejected_before_it_is_read(start: Start) -> None:
     sandbox = await start(max_body_bytes=1000)
     client = await Client.open(sandbox.url)
     client.send(b"", length=1001)
@@ -151,7 +151,7 @@ async def test_a_body_above_the_limit_is_refused_before_it_is_read(start: Start)
     client.close()
 
 
-async def test_who_sends_on_can_still_read_the_refusal(start: Start) -> None:
+async def test_a_client_that_continues_to_send_can_read_the_rejection(start: Start) -> None:
     sandbox = await start(max_body_bytes=1000)
     client = await Client.open(sandbox.url)
     client.send(bytes(8 << 20))
@@ -160,7 +160,7 @@ async def test_who_sends_on_can_still_read_the_refusal(start: Start) -> None:
     client.close()
 
 
-async def test_a_body_above_the_limit_can_be_reset_or_refused_by_the_application(start: Start) -> None:
+async def test_a_body_above_the_limit_can_be_reset_or_rejected_by_the_application(start: Start) -> None:
     sandbox = await start(max_body_bytes=1000, too_large="reset")
     client = await Client.open(sandbox.url)
     client.send(b"", length=1001)
@@ -189,7 +189,7 @@ async def test_a_body_above_the_limit_can_be_reset_or_refused_by_the_application
         b"POST /v1/events HTTP/1.1\r\nX: " + b"x" * (1 << 21) + b"\r\n\r\n",
     ],
 )
-async def test_what_is_not_http_is_400_and_ends_the_connection(client: Client, raw: bytes) -> None:
+async def test_invalid_http_is_400_and_ends_the_connection(client: Client, raw: bytes) -> None:
     client.writer.write(raw)
     assert (await client.reply()).status == 400
     client.writer.write_eof()
@@ -205,7 +205,7 @@ async def test_unparsed_requests_are_counted(start: Start) -> None:
     client.close()
 
 
-async def test_requests_can_be_kept_whole(start: Start) -> None:
+async def test_complete_requests_can_be_stored(start: Start) -> None:
     sandbox = await start(keep_requests=True)
     client = await Client.open(sandbox.url)
     raw = body(event()).replace(b" ", b"  ")
@@ -331,12 +331,15 @@ async def test_closes_without_an_answer(sandbox: Sandbox, connect: Connect, acti
     try:
         assert await answered(await connect()) == b""
     except ConnectionResetError:
-        assert action in ("close_at_accept", "close_mid_request")  # the kernel's, for what was not read
+        assert action in (
+            "close_at_accept",
+            "close_mid_request",
+        )  # The kernel resets the connection because of unread data.
     assert sandbox.record.events == committed
 
 
 @pytest.mark.parametrize("action", ["silence_at_accept", "silence"])
-async def test_silence_lasts_until_the_client_leaves(sandbox: Sandbox, client: Client, action: str) -> None:
+async def test_silence_lasts_until_the_client_closes(sandbox: Sandbox, client: Client, action: str) -> None:
     ill(sandbox, action)
     speaker = await Client.open(sandbox.url) if action == "silence_at_accept" else client
     speaker.send(body(event()))
@@ -346,7 +349,7 @@ async def test_silence_lasts_until_the_client_leaves(sandbox: Sandbox, client: C
     speaker.close()
 
 
-async def test_late_is_committed_after_the_client_left(sandbox: Sandbox, client: Client) -> None:
+async def test_late_commits_after_the_client_closed(sandbox: Sandbox, client: Client) -> None:
     ill(sandbox, "silence", commit="late")
     client.send(body(event()))
     await asyncio.wait_for(sandbox_has(sandbox, 1), 30)
@@ -357,7 +360,7 @@ async def test_late_is_committed_after_the_client_left(sandbox: Sandbox, client:
 
 
 async def sandbox_has(sandbox: Sandbox, requests: int) -> None:
-    """Until so many requests are there, answered or not."""
+    """Wait until the sandbox has this number of requests, with or without a response."""
     while len(list(sandbox.record.requests())) < requests or sandbox.record.report(1).devices < 1:
         await asyncio.sleep(0)
 
@@ -420,7 +423,7 @@ async def test_slow_answers_come_whole(sandbox: Sandbox, client: Client, action:
     assert (await client.ask(body(event()))).status == 202
 
 
-async def test_an_endless_body_goes_on_past_what_anybody_should_read(sandbox: Sandbox, client: Client) -> None:
+async def test_an_endless_body_exceeds_every_sensible_limit(sandbox: Sandbox, client: Client) -> None:
     ill(sandbox, "endless_body")
     client.send(body(event()))
     await client.reader.readexactly(4 << 20)
@@ -450,7 +453,9 @@ async def test_an_action_works_on_any_answer(sandbox: Sandbox, client: Client) -
     assert sandbox.report().by_status == {"503": 1}
 
 
-async def test_a_closed_port_refuses_and_opens_again_where_it_was(sandbox: Sandbox, connect: Connect) -> None:
+async def test_a_closed_port_rejects_connections_and_reopens_at_the_same_port(
+    sandbox: Sandbox, connect: Connect
+) -> None:
     sandbox.close_port()
     with pytest.raises(ConnectionRefusedError):
         await connect()
@@ -458,7 +463,7 @@ async def test_a_closed_port_refuses_and_opens_again_where_it_was(sandbox: Sandb
     assert (await (await connect()).ask(body(event()))).status == 202
 
 
-async def test_a_client_that_leaves_in_mid_body_leaves_no_commit(sandbox: Sandbox, client: Client) -> None:
+async def test_a_client_that_closes_in_the_middle_of_a_body_causes_no_commit(sandbox: Sandbox, client: Client) -> None:
     client.send(b"half", length=100)
     client.close()
 
@@ -492,7 +497,7 @@ async def test_settings_change_over_the_port(client: Client) -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"port": 1}, {"latency_ms": -1}, {"nonsense": 1}, {"ip_limit": "never"}, [1]])
-async def test_settings_that_make_no_sense_change_nothing(sandbox: Sandbox, client: Client, wrong: object) -> None:
+async def test_invalid_settings_change_nothing(sandbox: Sandbox, client: Client, wrong: object) -> None:
     before = sandbox.settings
     reply = await told(client, "PATCH", "settings", wrong)
     assert reply.status == 422
@@ -500,7 +505,7 @@ async def test_settings_that_make_no_sense_change_nothing(sandbox: Sandbox, clie
     assert sandbox.settings == before
 
 
-async def test_what_was_seen_is_told_over_the_port(client: Client) -> None:
+async def test_the_record_is_available_over_the_port(client: Client) -> None:
     await client.ask(body(event(1)))
     assert (await told(client, "GET", "report")).value["events"] == 1
     assert (await told(client, "GET", "delivered")).body.decode() == event(1)["event_id"] + "\n"

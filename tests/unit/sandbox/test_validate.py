@@ -19,7 +19,7 @@ def errors(*events: object) -> dict[str, list[str]]:
     return dict(validate.read(body(*events)).errors)
 
 
-def test_documented_sample_is_taken() -> None:
+def test_the_documented_sample_is_accepted() -> None:
     sample = event()
     read = validate.read(body(sample))
     assert (dict(read.errors), read.device) == ({}, (1, "ios", DEVICE))
@@ -92,7 +92,7 @@ def test_each_rule_names_event_and_field(path: str, value: object, message: str)
         {"unknown": {"field": [1, 2]}},
     ],
 )
-def test_what_the_framework_takes_is_taken(changes: dict[str, object]) -> None:
+def test_values_that_the_framework_accepts_are_accepted(changes: dict[str, object]) -> None:
     assert errors(event(**changes)) == {}
 
 
@@ -121,7 +121,7 @@ def test_what_the_framework_takes_is_taken(changes: dict[str, object]) -> None:
         body(event(context={"x": 0})).replace(b": 0}", b": " + b"[" * 100_000),
     ],
 )
-def test_what_php_cannot_decode_has_no_events(raw: bytes) -> None:
+def test_a_body_that_php_cannot_decode_has_no_events(raw: bytes) -> None:
     assert dict(validate.read(raw).errors) == EVENTS_REQUIRED
 
 
@@ -159,7 +159,7 @@ def test_errors_are_ordered_by_rule_and_the_message_counts_them() -> None:
     assert json.loads(validate.rejection({"a": ["A."]}))["message"] == "A."
 
 
-def test_the_device_of_a_refused_body_is_its_first_events() -> None:
+def test_the_device_of_a_rejected_body_is_that_of_its_first_event() -> None:
     assert validate.read(body(event(event_type=5), event(device_id="other"))).device == (1, "ios", DEVICE)
     assert validate.read(body({"source": {"device_id": "d"}}, event())).device is None
 
@@ -201,7 +201,7 @@ def nearly_events(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @given(st.lists(nearly_events(), max_size=3))
-def test_the_typed_way_takes_nothing_that_the_rules_refuse(events: list[dict[str, Any]]) -> None:
+def test_the_typed_decoder_accepts_nothing_that_the_rules_reject(events: list[dict[str, Any]]) -> None:
     raw = body(*events)
     plain = validate._read_plain(raw)
     by_rules = validate._read_by_rules(php.decode(raw))
