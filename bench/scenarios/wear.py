@@ -88,6 +88,6 @@ def _row(relay: Relay, when: str, target: float, load: Load) -> Row:
         written / count,
         "B",
         at_most(target),
-        note=f"/proc/PID/io says {by_kernel / count:,.0f} B; {count:,} events, {commits / count:.3g} commits an event",
+        note=f"/proc/PID/io: {by_kernel / count:,.0f} B; {count:,} events, {commits / count:.3g} commits an event",
         detail={"events": count, "written": written, "by_kernel": by_kernel, "commits": commits},
     )

@@ -96,7 +96,7 @@ class Misbehaviour(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise ValueError(f"answer {self.answer!r} is neither a status nor one of {', '.join(responses.VARIANTS)}")
         if self.stage in ("accept", "head") and (self.when or self.answer is not None):
             raise ValueError(
-                f"{self.action} comes before the body and the answer: it takes neither `when` nor `answer`"
+                f"{self.action} applies before the body is read: `when` and `answer` are not allowed with it"
             )
         if self.answer is None and self.action is None and not self.when:
             raise ValueError("a fault needs `answer`, `action` or `when`")

@@ -35,7 +35,7 @@ def reader(defaults: EventDefaults) -> Reader:
     return Reader(defaults, MAX_EVENT_BYTES, lambda: NEW_EVENT_ID, lambda: NOW)
 
 
-# Ids that are none, some of them only until they are joined
+# Invalid ids, some of which become valid when they are joined
 
 STRANGE_IDS = [
     "", ID[:-1], ID + "0", ID[1:], "0" + ID, ID.upper(), ID.replace("-", ""), "{" + ID + "}", "urn:uuid:" + ID,
@@ -284,7 +284,7 @@ def test_an_order_that_stays_takes_the_place_of_an_old_one() -> None:
 
     for _ in range(15):
         read_five(one, new)
-    assert list(decoders) == [first, *kept], "made anew for whoever changes the order"
+    assert list(decoders) == [first, *kept], "created again for a program that changes its order"
     read_five(one, new)
 
     assert list(decoders)[:-1] == kept
