@@ -22,12 +22,13 @@ test-faults: .venv/ready-dev ## the faults of tests/fault at their nightly size 
 mutants: .venv/ready-dev ## relays that break one promise each: every one must be caught by its test (minutes)
 	$(BIN)/python -m tests.mutants
 
-check: .venv/ready-dev ## format, lint, types, architecture rules, quick tests
+check: .venv/ready-dev ## format, lint, types, architecture rules, language, quick tests
 	$(BIN)/ruff format --check relay tests bench
 	$(BIN)/ruff check relay tests bench
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m tests.architecture.rules
+	$(BIN)/python -m tests.docs.language
 	$(BIN)/pytest -q -n auto --dist loadfile -m "not slow" tests/unit tests/property tests/contract tests/docs
 
 measure: .venv/ready ## the measurements of the structure: packages, levels, imports, states, sizes
