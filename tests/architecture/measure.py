@@ -20,8 +20,15 @@ from tests.architecture.rules import MAX_ARROWS, MAX_LEVELS, MAX_ROOMS, repeated
 from tests.architecture.source import Source, levels
 from tests.architecture.violations import VIOLATIONS
 
-STATEFUL = ("Lane", "Route", "Book", "Owner", "UdpIngest", "DeviceQueue", "Endpoint")
-"""Classes whose state the measurements follow, by their old and their new names."""
+STATEFUL = {
+    "DeviceQueue": "queue",
+    "StoredQueue": "queue",
+    "Endpoint": "endpoint",
+    "OutboxState": "state",
+    "Owner": "owner",
+    "UdpIngest": "udp",
+}
+"""Classes with measured state, and the name of a variable that holds one."""
 _LIBRARIES = ("aiohttp", "aiosqlite")
 
 
@@ -65,7 +72,7 @@ def foreign_writes(source: Source) -> dict[str, int]:
                 if isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name | ast.Attribute):
                     owner = target.value.id if isinstance(target.value, ast.Name) else target.value.attr
                     for name in fields if owner != "self" else ():
-                        if owner.lower().strip("_").startswith(name.lower()[:4]) and target.attr in fields[name]:
+                        if owner.strip("_") == STATEFUL[name] and target.attr in fields[name]:
                             written[name].add(target.attr)
     return {name: len(written[name]) for name in fields}
 

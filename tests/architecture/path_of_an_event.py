@@ -17,7 +17,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 from relay.app.service import Service
-from relay.config import Batch, Endpoint, Http, OutboxSettings, Settings, Udp, Upstream
+from relay.config import Batch, EndpointSettings, Http, OutboxSettings, Settings, Udp, Upstream
 from relay.runtime.clock import SystemClock
 from relay.runtime.secret import Secret
 from relay.sandbox.server import Sandbox
@@ -90,7 +90,7 @@ async def _send_warm(service: Service, profile: Profile) -> None:
 
 def _settings(url: str, directory: Path) -> Settings:
     return Settings(
-        upstream=Upstream(default=Endpoint(url, Secret("key")), tenants={}),
+        upstream=Upstream(default=EndpointSettings(url, Secret("key")), tenants={}),
         http=Http(listen="127.0.0.1:0"),
         udp=Udp(listen=""),
         outbox=OutboxSettings(path=directory / "outbox.db"),
