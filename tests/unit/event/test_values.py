@@ -348,5 +348,6 @@ def sandbox_reads(content_type: str) -> bool:
     head = Head("POST", SandboxSettings().path, headers, False)
     number = application.record.arrived(0, "127.0.0.1")
     return (
-        application.plan(number, head, f'{{"events":[{written(event())}]}}'.encode(), "127.0.0.1").response.status == 202
+        application.plan(number, head, f'{{"events":[{written(event())}]}}'.encode(), "127.0.0.1").response.status
+        == 202
     )
