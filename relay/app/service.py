@@ -233,7 +233,7 @@ class Service:
     def _apply(self, settings: Settings) -> None:
         # Each reload reports all changes since the start that need a restart.
         not_applied = needs_restart(diff(self._started_with, settings))
-        changed = dict(changes(self.settings, settings))
+        changed = changes(self.settings, settings)
         log.set_level(settings.log.level)
         # The previous secrets stay masked, because a request in flight may still be logged.
         log.set_secrets([*secrets(self.settings), *secrets(settings)])

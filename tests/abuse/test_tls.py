@@ -8,18 +8,13 @@ import shutil
 import signal
 import ssl
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from relay.runtime.clock import SystemClock
-from relay.sandbox.server import Sandbox
-from relay.sandbox.settings import SandboxSettings
 
 from tests.abuse.certificates import Authority, Kind
-from tests.e2e.harness import KEY, command, environment, event, running
+from tests.e2e.harness import KEY, command, environment, event, running, serving
 
 pytestmark = pytest.mark.skipif(not shutil.which("openssl"), reason="openssl makes the certificates")
 
@@ -34,16 +29,6 @@ BAD: dict[Kind, str] = {
 @pytest.fixture
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return Authority(tmp_path_factory.mktemp("certificates"))
-
-
-@asynccontextmanager
-async def serving(context: ssl.SSLContext | None) -> AsyncIterator[Sandbox]:
-    upstream = Sandbox(SandboxSettings(api_key=KEY, keep_requests=True), SystemClock(), context)
-    await upstream.start()
-    try:
-        yield upstream
-    finally:
-        await upstream.stop()
 
 
 class Listening:

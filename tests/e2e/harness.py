@@ -13,12 +13,17 @@ import asyncio
 import json
 import os
 import signal
+import ssl
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 from zlib import crc32
+
+from relay.runtime.clock import SystemClock
+from relay.sandbox.server import Sandbox
+from relay.sandbox.settings import SandboxSettings
 
 PATIENCE_S = 60.0
 KEY = "canary-key-5f1c0d"
@@ -158,6 +163,18 @@ async def running(env: Mapping[str, str], *command: str) -> AsyncIterator[RelayP
         yield relay
     finally:
         await relay.kill()
+
+
+@asynccontextmanager
+async def serving(context: ssl.SSLContext | None = None, **settings: Any) -> AsyncIterator[Sandbox]:
+    """Run a sandbox upstream with these settings; over TLS with a context."""
+    given: dict[str, Any] = {"api_key": KEY, "keep_requests": True} | settings
+    sandbox = Sandbox(SandboxSettings(**given), SystemClock(), context)
+    await sandbox.start()
+    try:
+        yield sandbox
+    finally:
+        await sandbox.stop()
 
 
 async def http(

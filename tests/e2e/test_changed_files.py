@@ -6,30 +6,16 @@ import os
 import shutil
 import ssl
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from relay.runtime.clock import SystemClock
 from relay.sandbox.server import Sandbox
-from relay.sandbox.settings import SandboxSettings
 
 from tests.abuse.certificates import Authority
-from tests.e2e.harness import KEY, environment, event, running
+from tests.e2e.harness import KEY, environment, event, running, serving
 
 APPLIED, REJECTED = "configuration applied", "configuration rejected, the previous one stays in effect"
 needs_openssl = pytest.mark.skipif(not shutil.which("openssl"), reason="openssl makes the certificates")
-
-
-@asynccontextmanager
-async def serving(context: ssl.SSLContext) -> AsyncIterator[Sandbox]:
-    upstream = Sandbox(SandboxSettings(api_key=KEY), SystemClock(), context)
-    await upstream.start()
-    try:
-        yield upstream
-    finally:
-        await upstream.stop()
 
 
 def renew(file: Path, source: Path) -> None:

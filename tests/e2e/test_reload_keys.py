@@ -24,11 +24,10 @@ from relay.runtime.clock import SystemClock
 from relay.sandbox.faults import Misbehaviour
 from relay.sandbox.record import RequestContent
 from relay.sandbox.server import Sandbox
-from relay.sandbox.settings import SandboxSettings
 from structlog.testing import capture_logs
 
 from tests.abuse.certificates import Authority
-from tests.e2e.harness import KEY, PATIENCE_S, environment, event, http, running
+from tests.e2e.harness import KEY, PATIENCE_S, environment, event, http, running, serving
 
 APPLIED = "configuration applied"
 OTHER_KEY = "canary-other-key-7d2e9a"
@@ -113,17 +112,6 @@ class Box:
 
 
 @asynccontextmanager
-async def upstream(tls: ssl.SSLContext | None = None, **settings: Any) -> AsyncIterator[Sandbox]:
-    given: dict[str, Any] = {"api_key": KEY, "keep_requests": True} | settings
-    sandbox = Sandbox(SandboxSettings(**given), SystemClock(), tls)
-    await sandbox.start()
-    try:
-        yield sandbox
-    finally:
-        await sandbox.stop()
-
-
-@asynccontextmanager
 async def relay(url: str, directory: Path, **settings: str | None) -> AsyncIterator[Box]:
     """Run a relay that delivers to `url`. Its stop does not wait for a hanging upstream, unless `settings` say so."""
     given = {"shutdown__drain": "0s"} | {name: value for name, value in settings.items() if value is not None}
@@ -174,14 +162,14 @@ class Accepting:
 
 @pytest.fixture
 async def sandbox() -> AsyncIterator[Sandbox]:
-    async with upstream() as started:
+    async with serving() as started:
         yield started
 
 
 @pytest.fixture
 async def open_sandbox() -> AsyncIterator[Sandbox]:
     """An upstream that accepts every key."""
-    async with upstream(api_key="") as started:
+    async with serving(api_key="") as started:
         yield started
 
 
@@ -216,7 +204,7 @@ def test_every_key_that_a_reload_applies_has_a_test_that_observes_its_effect() -
 
 @effect_of("upstream.url")
 async def test_events_go_to_another_url(sandbox: Sandbox, tmp_path: Path) -> None:
-    async with upstream() as other, relay(sandbox.url, tmp_path) as box:
+    async with serving() as other, relay(sandbox.url, tmp_path) as box:
         await box.sends(event(1))
         assert box.reload(upstream__url=other.url) == ["upstream.url"]
         await box.sends(event(2))
@@ -266,7 +254,7 @@ async def test_another_number_of_requests_is_in_flight(tmp_path: Path) -> None:
 
 @effect_of("upstream.compression")
 async def test_requests_are_compressed(tmp_path: Path) -> None:
-    async with upstream(inflate=True) as sandbox, relay(sandbox.url, tmp_path) as box:
+    async with serving(inflate=True) as sandbox, relay(sandbox.url, tmp_path) as box:
         await box.sends(event(1))
         assert box.reload(upstream__compression="gzip") == ["upstream.compression"]
         await box.sends(event(2))
@@ -302,7 +290,7 @@ async def test_the_proxy_is_read_from_another_file(sandbox: Sandbox, tmp_path: P
 async def test_another_authority_is_trusted(tmp_path: Path) -> None:
     known, unknown = (Authority(directory(tmp_path / name)) for name in ("known", "unknown"))
     async with (
-        upstream(known.server("good")) as sandbox,
+        serving(known.server("good")) as sandbox,
         relay(sandbox.url, tmp_path, upstream__ca_file=str(unknown.file)) as box,
     ):
         await box.store(event(1))
@@ -321,7 +309,7 @@ async def test_another_client_certificate_is_presented(tmp_path: Path) -> None:
     (old_cert, old_key), (new_cert, new_key) = (authority.issue("client") for authority in (unknown, known))
     files = {"upstream__client_cert_file": str(old_cert), "upstream__client_key_file": str(old_key)}
     async with (
-        upstream(context) as sandbox,
+        serving(context) as sandbox,
         relay(sandbox.url, tmp_path, upstream__ca_file=str(known.file), **files) as box,
     ):
         await box.store(event(1))
@@ -347,7 +335,7 @@ async def test_plain_http_to_another_address_is_allowed(sandbox: Sandbox, tmp_pa
 
 @effect_of("upstream.tenants.<id>.url")
 async def test_events_of_a_tenant_go_to_another_url(sandbox: Sandbox, tmp_path: Path) -> None:
-    async with upstream() as other, relay(sandbox.url, tmp_path) as box:
+    async with serving() as other, relay(sandbox.url, tmp_path) as box:
         await box.sends(event(1, tenant_id=2))
         assert "upstream.tenants.2.url" in box.reload(upstream__tenants__2__url=other.url)
         await box.sends(event(2, tenant_id=2), event(1, tenant_id=1))
@@ -543,7 +531,7 @@ async def test_a_device_may_send_another_number_of_requests(sandbox: Sandbox, tm
 
 @effect_of("rate.ip_per_window")
 async def test_a_shared_limit_starts_from_another_number(tmp_path: Path) -> None:
-    async with upstream(announce_limits=False) as sandbox:
+    async with serving(announce_limits=False) as sandbox:
         limits = {"rate__window": "1h", "rate__ip_per_window": "1", "batch__mix_devices": "never"}
         async with relay(sandbox.url, tmp_path, **limits) as box:
             assert box.reload(rate__ip_per_window="100000") == ["rate.ip_per_window"]

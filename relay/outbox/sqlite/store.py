@@ -108,9 +108,7 @@ class Store:
             self.suspect,
             self.condemned,
             self._mends,
-            None
-            if self._ids is None
-            else InstallationClaim(self._ids, self._clock.new_event_id(), self._settings.adopt),
+            self._installation_claim(),
         )
         opening = DatabaseThread(lambda: explained(recovery.path, lambda: open_recovered(recovery)))
         await opening.open()

@@ -10,21 +10,7 @@ from relay.config.values import Wrong
 from relay.event.reader import EventDefaults, Reader
 from relay.runtime.secret import MASK, Secret
 
-URL = "https://upstream.example/v1/events"
-CANARY = "CANARY-7f3a"
-ENOUGH = {"RELAY__UPSTREAM__URL": URL, "RELAY__UPSTREAM__API_KEY": CANARY}
-
-
-@pytest.fixture
-def config(tmp_path):
-    """Return a function that writes config.toml and returns its path."""
-
-    def write(text: str) -> Path:
-        file = tmp_path / "config.toml"
-        file.write_text(text)
-        return file
-
-    return write
+from tests.unit.config.harness import CANARY, ENOUGH, URL
 
 
 def faults(config_file: Path | None, environ: dict[str, str]) -> list[str]:
