@@ -1,7 +1,7 @@
 """The dedupe window: the ids of the last appended events, with a mark and a checksum for each.
 
 Rules: each seq has one slot, slot = seq modulo window, so that an id leads to its seq, its queue
-and its check without an object per event (at most about 135 bytes per id, mostly for the set). Only
+and its check without an object per event (about 136 bytes per id, mostly for the set). Only
 dead letters and dropped events have a mark. An id is found by a hash table with chains of seqs, the
 latest first. A chain ends at the first seq that is no longer in the window, so that no seq has to
 be removed from a chain. This module does not use the disk; the outbox stores `packed` slices of the
