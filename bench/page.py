@@ -15,8 +15,9 @@ from bench.scenarios import SCENARIOS
 
 _OPENING = """# Benchmarks
 
-Written by `make bench PAGE=docs/benchmarks.md` and `make soak PAGE=docs/benchmarks.md`, not by hand. Ratios are medians
-of interleaved pairs, in brackets the least and the greatest; what each floor is, is in [performance](performance.md).
+Written by `make bench PAGE=docs/inside/benchmarks.md` and `make soak PAGE=docs/inside/benchmarks.md`, not by hand.
+Ratios are medians of interleaved pairs, in brackets the least and the greatest. [Performance](performance.md) describes
+each floor.
 "noise": the median missed the target, the better end of the spread did not.
 """
 _BUSY = 0.2

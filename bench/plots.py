@@ -19,7 +19,7 @@ from bench.report import RESULTS
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
-DOCS = Path(__file__).parent.parent / "docs"
+IMAGES = Path(__file__).parent.parent / "docs" / "images"
 
 
 class Panel(NamedTuple):
@@ -62,8 +62,8 @@ def main(*arguments: str) -> None:
     for path in newest_first:
         run = json.loads(path.read_text())
         if any(each["scenario"] == "growth" and each["rows"] for each in run["scenarios"]):
-            draw(run, "waiting", "devices", "events waiting ({:,} devices)", DOCS / "growth-waiting.png")
-            draw(run, "devices", "waiting", "devices ({:,} events waiting)", DOCS / "growth-devices.png")
+            draw(run, "waiting", "devices", "events waiting ({:,} devices)", IMAGES / "growth-waiting.png")
+            draw(run, "devices", "waiting", "devices ({:,} events waiting)", IMAGES / "growth-devices.png")
             return
     sys.exit("no result of the scenario growth: run `make bench SCENARIO=growth` first")
 

@@ -21,7 +21,7 @@ ROOM_BYTES = 96 << 20
 """Maximum growth of the peak memory. One inflated bomb would need more."""
 MANY_ROOM_BYTES, EVENT_BYTES = 128 << 20, 16
 """The same for many bombs at once: uncommitted events, one commit and received bodies have a bound each
-(docs/sizing.md). EVENT_BYTES is the memory of each pending event."""
+(docs/run/sizing.md). EVENT_BYTES is the memory of each pending event."""
 HEAD = b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 TINY = b'{"event_type":"a"}'

@@ -1,4 +1,4 @@
-"""docs/upgrade.md: the copies of an outbox that contain every event answered with 202."""
+"""docs/run/upgrade.md: the copies of an outbox that contain every event answered with 202."""
 
 from __future__ import annotations
 

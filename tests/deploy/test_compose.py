@@ -54,7 +54,7 @@ def test_the_relay_accepts_its_environment(tmp_path: Path) -> None:
 
 
 def test_the_sandbox_has_the_documented_address_and_key(tmp_path: Path) -> None:
-    page = (ROOT / "docs" / "deployment.md").read_text()
+    page = (ROOT / "docs" / "run" / "deployment.md").read_text()
     [url] = re.findall(r"^RELAY_URL=(\S+) docker compose .* --profile sandbox ", page, re.MULTILINE)
     [key] = re.findall(r"^echo (\S+) \| install .* deploy/key$", page, re.MULTILINE)
     by_name = {option.name: option.default for option in sandbox.params}

@@ -1,7 +1,7 @@
 """Every shell command of the pages succeeds with a relay that was started by the commands of the README.
 
 Other tests check the commands of docker, kubectl and systemctl. tests/e2e/test_clients.py runs the snippets of
-docs/apps.md.
+docs/use/apps.md.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ async def test_the_commands_of_the_readme_work(shell: Shell, relay: RelayProcess
 
 
 async def test_the_sandbox_commands_of_the_apps_page_work(shell: Shell, sandbox: Sandbox) -> None:
-    page = (ROOT / "docs" / "apps.md").read_text().split("\n## Simulate upstream faults\n")[1]
+    page = (ROOT / "docs" / "use" / "apps.md").read_text().split("\n## Simulate upstream faults\n")[1]
     told = page.split("```sh\n")[1].split("```")[0].replace("http://127.0.0.1:8090", sandbox.origin)
 
     code, said = await shell.paste(told.replace("curl ", "curl --silent --show-error --fail-with-body "))

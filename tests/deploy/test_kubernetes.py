@@ -126,7 +126,7 @@ def test_the_relay_accepts_its_environment(rendered: list[dict[str, Any]], tmp_p
 
 
 def test_the_relay_accepts_the_documented_ipv6_environment(rendered: list[dict[str, Any]], tmp_path: Path) -> None:
-    page = (ROOT / "docs" / "deployment.md").read_text()
+    page = (ROOT / "docs" / "run" / "deployment.md").read_text()
     [instead] = [block.split("```")[0] for block in page.split("```yaml\n")[1:]]
     given = {
         each["name"]: each.get("value", "fd00::7") for each in [*relay_of(rendered)["env"], *yaml.safe_load(instead)]

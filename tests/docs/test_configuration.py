@@ -1,4 +1,4 @@
-"""Code, config.example.toml and docs/configuration.md describe every key in the same way."""
+"""Code, config.example.toml and docs/use/configuration.md describe every key in the same way."""
 
 import re
 import tomllib
@@ -12,7 +12,7 @@ from relay.runtime.secret import Secret
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = (ROOT / "config.example.toml").read_text()
-DOCS = (ROOT / "docs" / "configuration.md").read_text()
+DOCS = (ROOT / "docs" / "use" / "configuration.md").read_text()
 
 SETTING = re.compile(r"^#(\w+) = (.*)$")
 HEADER = re.compile(r"^#?\[(.+)\]$")

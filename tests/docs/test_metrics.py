@@ -1,4 +1,4 @@
-"""docs/metrics.md and relay/runtime/metrics.py list the same metrics, and every metric of the contract."""
+"""docs/run/metrics.md and relay/runtime/metrics.py list the same metrics, and every metric of the contract."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from relay.runtime import metrics as source
 from relay.runtime.metrics import Metrics, OptionalGauge
 
-DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
+DOCS = Path(__file__).parents[2] / "docs" / "run" / "metrics.md"
 CONTRACT = """
 events_received_total{transport} events_accepted_total{transport} events_rejected_total{transport,reason}
 events_duplicate_total{transport} events_delivered_total events_dead_lettered_total{reason}

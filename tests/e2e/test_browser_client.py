@@ -1,4 +1,4 @@
-"""relay.js and the snippets for pages of docs/apps.md, in Node with simulated browser objects and in a real Chromium.
+"""relay.js and the snippets for pages of docs/use/apps.md, in Node with simulated browser objects and in real Chromium.
 
 The page has the origin http://localhost with its own port. The relay's configuration allows this origin or not.
 """

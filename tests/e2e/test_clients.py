@@ -1,4 +1,4 @@
-"""Every snippet of docs/apps.md, run with other ports against a live relay and upstream.
+"""Every snippet of docs/use/apps.md, run with other ports against a live relay and upstream.
 
 Each snippet sends one event whose type ends in "sent" or "tracked", and the upstream must receive it. A test without
 its tool is skipped with the reason. Swift is only parsed, because no compiler is available.
@@ -24,7 +24,7 @@ from tree_sitter import Language, Parser
 from tests.e2e.harness import PATIENCE_S, RelayProcess, environment, running
 
 pytestmark = pytest.mark.timeout(4 * PATIENCE_S)
-DOCS = Path(__file__).parents[2] / "docs" / "apps.md"
+DOCS = Path(__file__).parents[2] / "docs" / "use" / "apps.md"
 FENCE = re.compile(r"^ *```(\w+)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 TOOLS = {
     "curl": ("curl", "curl"),
