@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from typing import NamedTuple
 
@@ -52,7 +53,7 @@ class HostGuard:
         """`allowed_hosts`: names besides loopback names, for any port. `allowed_origins`: as browsers send them."""
         self._allowed_names = {name for host in allowed_hosts if (name := _host_name(host))}
         self._allowed_origins = {_trimmed(origin.lower()) for origin in allowed_origins}
-        self._hosts: dict[str, bool] = {}
+        self._allows_host = lru_cache(_CACHED_DECISIONS)(self._decide)
 
     def check(
         self, path: str, host: str | None, origin: str | None, fetch_site: str | None, authority: str | None = None
@@ -80,15 +81,9 @@ class HostGuard:
             return _ADMITTED
         return _FORBIDDEN_ORIGIN
 
-    def _allows_host(self, host: str) -> bool:
-        allowed = self._hosts.get(host)
-        if allowed is None:
-            name = _host_name(host)
-            allowed = name is not None and (_is_loopback_name(name) or name in self._allowed_names)
-            if len(self._hosts) >= _CACHED_DECISIONS:
-                self._hosts.clear()
-            self._hosts[host] = allowed
-        return allowed
+    def _decide(self, host: str) -> bool:
+        name = _host_name(host)
+        return name is not None and (_is_loopback_name(name) or name in self._allowed_names)
 
 
 class Networks:
@@ -97,18 +92,12 @@ class Networks:
     def __init__(self, allowed: Sequence[str]) -> None:
         """`allowed`: networks in CIDR notation. Raises ValueError for an invalid network."""
         self._allowed = [ip_network(cidr, strict=False) for cidr in allowed]
-        self._decisions: dict[str, bool] = {}
+        self.allows = lru_cache(_CACHED_DECISIONS)(self._decide)
+        """Returns whether an address, the peer's IP address as a socket returns it, is allowed."""
 
-    def allows(self, address: str) -> bool:
-        """Return whether `address`, the peer's IP address as a socket returns it, is allowed."""
-        allowed = self._decisions.get(address)
-        if allowed is None:
-            ip = ip_of(address)
-            allowed = ip is not None and (ip.is_loopback or any(_within(ip, network) for network in self._allowed))
-            if len(self._decisions) >= _CACHED_DECISIONS:
-                self._decisions.clear()
-            self._decisions[address] = allowed
-        return allowed
+    def _decide(self, address: str) -> bool:
+        ip = ip_of(address)
+        return ip is not None and (ip.is_loopback or any(_within(ip, network) for network in self._allowed))
 
 
 def _trimmed(origin: str) -> str:

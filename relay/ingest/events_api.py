@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Generator, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -105,7 +105,6 @@ class HttpIngest:
         self._accepted = metrics.events_accepted.labels("http")
         self._duplicate = metrics.events_duplicate.labels("http")
         self._rejected = {reason: metrics.events_rejected.labels("http", reason) for reason in REJECT_REASONS}
-        self._types: dict[str, BodyType | Response] = {}
         measured = metrics.longest_step.measured
         self._coalescer = AppendCoalescer(
             outbox, self._received.inc, self._count_stored, self._read_coalesced, measured
@@ -144,7 +143,7 @@ class HttpIngest:
         """Respond to POST /v1/events. The cheapest checks are first."""
         headers = request.headers
         content_type = headers.get(CONTENT_TYPE, "")
-        type_ = self._type(content_type)
+        type_ = _body_type(content_type)
         if isinstance(type_, Response):
             return self._reject("media_type", type_)
         coding = content_coding(headers.getall(CONTENT_ENCODING)) if CONTENT_ENCODING in headers else ""
@@ -216,7 +215,7 @@ class HttpIngest:
             or EXPECT in headers
         ):
             return None
-        type_ = self._type(headers.get(CONTENT_TYPE, ""))
+        type_ = _body_type(headers.get(CONTENT_TYPE, ""))
         if isinstance(type_, Response) or type_.ascii_only:
             return None
         if int(headers.get(CONTENT_LENGTH, "0")) > self._max_body_bytes:
@@ -329,17 +328,6 @@ class HttpIngest:
         self._rejected[reason].inc()
         return answer
 
-    def _type(self, content_type: str) -> BodyType | Response:
-        """Return how to read a body with this Content-Type, or the response that rejects it."""
-        try:
-            return self._types[content_type]
-        except KeyError:
-            type_ = body_type(content_type) or wrong_type(content_type)
-            if len(self._types) >= _CACHED_TYPES:
-                self._types.clear()
-            self._types[content_type] = type_
-            return type_
-
     def _find(self, event_id: str) -> Response:
         if not _EVENT_ID.fullmatch(event_id):
             return _UNKNOWN_EVENT
@@ -347,6 +335,12 @@ class HttpIngest:
         if state is None:
             return _UNKNOWN_EVENT
         return Response(200, f'{{"event_id": "{event_id.lower()}", "state": "{state}"}}'.encode(), _NO_STORE)
+
+
+@lru_cache(_CACHED_TYPES)
+def _body_type(content_type: str) -> BodyType | Response:
+    """Return how to read a body with this Content-Type, or the response that rejects it."""
+    return body_type(content_type) or wrong_type(content_type)
 
 
 def _is_long(body: bytes) -> bool:

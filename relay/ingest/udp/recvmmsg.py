@@ -16,6 +16,7 @@ import socket
 import struct
 import sys
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 DATAGRAM_BYTES = 65_536
@@ -104,7 +105,6 @@ class _Together:
         # The lengths that the kernel writes, readable without a ctypes object for each.
         self._lengths = memoryview(headers).cast("I")[_Message.received.offset // 4 :: ctypes.sizeof(_Message) // 4]
         self._names = names
-        self._senders: dict[bytes, Any] = {}
 
     def __call__(self) -> list[Datagram]:
         count = self._recvmmsg(self._socket.fileno(), self._messages, self._limit, socket.MSG_DONTWAIT, None)
@@ -113,23 +113,18 @@ class _Together:
             if number in (errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR):
                 return []
             raise OSError(number, os.strerror(number))
-        received, senders = self._bytes, self._senders
+        received = self._bytes
         names = _NAME.iter_unpack(self._names[: count * _NAME_BYTES])
         read: list[Datagram] = []
         start = 0
         for length, (name,) in zip(self._lengths[:count].tolist(), names, strict=True):
-            read.append((received[start : start + length], senders.get(name) or self._sender(name)))
+            read.append((received[start : start + length], _sender(name)))
             start += DATAGRAM_BYTES
         return read
 
-    def _sender(self, name: bytes) -> Any:
-        if len(self._senders) >= _SENDERS:
-            self._senders.clear()
-        sender = self._senders[name] = _named(name)
-        return sender
 
-
-def _named(name: bytes) -> Any:
+@lru_cache(_SENDERS)
+def _sender(name: bytes) -> Any:
     """Convert a sockaddr to the address form of Python's sockets. See ip(7) and ipv6(7)."""
     family = int.from_bytes(name[:2], sys.byteorder)
     port = int.from_bytes(name[2:4], "big")

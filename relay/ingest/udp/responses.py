@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterable
+from functools import lru_cache
 from ipaddress import IPv6Address
 from typing import Any
 
@@ -28,8 +29,8 @@ class Responses:
         names = [each.getsockname() for each in sockets]
         self._own = {(ip_of(name[0]), name[1]) for name in names}
         self._every_interface_ports = {port for ip, port in self._own if ip is not None and ip.is_unspecified}
-        self._silent: dict[tuple[str, int], bool] = {}
-        """By host and port of a sender: whether the sender gets no response."""
+        self._is_silent = lru_cache(_CACHED_SENDERS)(self._decide)
+        """Returns for host and port of a sender whether a response could start an endless exchange."""
 
     def stored(self, batch: ReadBatch) -> None:
         """Send each sender the ids of its stored events."""
@@ -57,18 +58,11 @@ class Responses:
         except OSError as error:  # A response is best effort: the sender may have closed its socket.
             _log.debug("a response was not sent", error=str(error))
 
-    def _is_silent(self, host: str, port: int) -> bool:
-        """Return whether a response to this sender could start an endless exchange."""
-        silent = self._silent.get((host, port))
-        if silent is None:
-            ip = ip_of(host)
-            place = host if isinstance(ip, IPv6Address) else str(ip)
-            silent = (
-                port in CHATTY_PORTS
-                or (ip, port) in self._own
-                or (port in self._every_interface_ports and udp_socket.is_local(place))
-            )
-            if len(self._silent) >= _CACHED_SENDERS:
-                self._silent.clear()
-            self._silent[host, port] = silent
-        return silent
+    def _decide(self, host: str, port: int) -> bool:
+        ip = ip_of(host)
+        place = host if isinstance(ip, IPv6Address) else str(ip)
+        return (
+            port in CHATTY_PORTS
+            or (ip, port) in self._own
+            or (port in self._every_interface_ports and udp_socket.is_local(place))
+        )

@@ -773,9 +773,9 @@ async def test_an_ipv4_sender_is_compared_as_such_on_a_dual_stack_socket(monkeyp
     asked: list[str] = []
 
     class Asked(Networks):
-        def allows(self, address: str) -> bool:
+        def _decide(self, address: str) -> bool:
             asked.append(address)
-            return super().allows(address)
+            return super()._decide(address)
 
     monkeypatch.setattr("relay.ingest.udp.ingest.Networks", Asked)
     async with Hearing(listen="[::]:0", allowed_networks=("10.0.0.0/8",)) as hearing:
