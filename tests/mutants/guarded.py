@@ -159,7 +159,7 @@ MUTANTS = (
         "a response to the relay's own socket",
         "G9",
         "tests/unit/ingest/udp/test_ack.py::test_the_relays_own_addresses_get_no_response",
-        ("relay/ingest/udp/responses.py", "                or (ip, port) in self._own\n", ""),
+        ("relay/ingest/udp/responses.py", "            or (ip, port) in self._own\n", ""),
     ),
     mutant(
         "expensive datagrams read without a budget",
