@@ -6,7 +6,9 @@ listener serves apps only. Each listener describes its own paths at `/openapi.js
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import replace
+from functools import partial
 
 from aiohttp import web
 
@@ -16,7 +18,7 @@ from relay.http.guard import HostGuard
 from relay.http.listener import Listener
 from relay.http.static_files import CLIENT_PATH, DESCRIPTION_PATH, StaticFile, StaticFiles
 from relay.ingest.events_api import HttpIngest
-from relay.openapi import DescribedLimits, describe
+from relay.openapi import DescribedValues, describe
 from relay.ops.server import Ops
 from relay.runtime.clock import Clock
 from relay.runtime.metrics import Metrics
@@ -29,7 +31,8 @@ class Routes:
         self._settings = settings
         self._http = http
         self._ops = ops
-        self._apps = StaticFiles({CLIENT_PATH: static_files.client, DESCRIPTION_PATH: self._describe}, self._dispatch)
+        describe_apps = partial(self._describe, {"events"} if settings.ops.listen else {"events", "operations"})
+        self._apps = StaticFiles({CLIENT_PATH: static_files.client, DESCRIPTION_PATH: describe_apps}, self._dispatch)
 
     def listeners(self, metrics: Metrics, clock: Clock) -> list[Listener]:
         """Return the listeners, not started. A separate listener for operations is last."""
@@ -39,7 +42,7 @@ class Routes:
         if not ops.listen:
             return [apps]
         own = replace(http, listen=ops.listen, unix_socket="")
-        operations = StaticFiles({DESCRIPTION_PATH: self._describe_operations}, self._ops.handle)
+        operations = StaticFiles({DESCRIPTION_PATH: partial(self._describe, {"operations"})}, self._ops.handle)
         return [apps, Listener(operations.handle, own, guard, metrics, clock)]
 
     def reloaded(self) -> None:
@@ -51,14 +54,7 @@ class Routes:
             return await self._http.handle(request)
         return await self._ops.handle(request)
 
-    def _describe(self) -> StaticFile:
-        reader = self._http.reader
-        durability = self._settings.outbox.durability
-        limits = DescribedLimits(
-            self._settings.http.max_body_bytes, reader.max_event_bytes, durability, reader.required
-        )
-        routes = () if self._settings.ops.listen else self._ops.routes.items()
-        return static_files.description(describe(limits, routes))
-
-    def _describe_operations(self) -> StaticFile:
-        return static_files.description(describe(None, self._ops.routes.items()))
+    def _describe(self, interfaces: Set[str]) -> StaticFile:
+        http, outbox, reader = self._settings.http, self._settings.outbox, self._http.reader
+        values = DescribedValues(http.max_body_bytes, reader.max_event_bytes, outbox.durability, reader.required)
+        return static_files.description(describe(values, interfaces))

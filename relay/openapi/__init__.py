@@ -1,94 +1,70 @@
 """The OpenAPI 3.1 description at `/openapi.json`: every request of apps and operators, and every response.
 
 Rules:
-1.  The facts come from the code that validates and responds: the rules and types of events, the tables of media types,
-    codings and routes, and the configured limits. This package adds only the texts.
-2.  A listener describes what it serves: the events API and possibly the operations interface, or the operations
-    interface only.
-3.  The description is created by the first request for it, so that it does not delay events.
+1.  `openapi.json` in this package is the description. This module only inserts values that differ between relays: the
+    version, the configured limits, the durability and the required fields.
+2.  A listener describes the paths that it serves. The tags of an operation name its interface.
+3.  A path with GET also allows HEAD, with the same responses without a body.
 
-This package does not depend on sockets.
+The tests compare the document with the validation, the routes and the responses.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Set
+from importlib import resources
+from typing import Any, Literal, NamedTuple
+
+import msgspec
 
 from relay import __version__
-from relay.http.response import RETRY_AFTER_S
-from relay.openapi import events, operations
-from relay.openapi.events import DescribedLimits
-from relay.openapi.shape import Schema, error_content, ref
-from relay.ops.server import Route
-
-__all__ = ["DescribedLimits", "describe"]
-
-_ABOUT = (
-    "The relay stores analytics events on disk before it responds, and forwards them upstream within its limits. "
-    "Every other path is 404 (`Unknown`), every other method of a path 405 (`WrongMethod`). Each GET also accepts HEAD."
-)
-_ERROR: Schema = {
-    "type": "object",
-    "properties": {"success": {"const": False}, "error": {"type": "string", "minLength": 1}},
-    "required": ["success", "error"],
-}
 
 
-def describe(limits: DescribedLimits | None, routes: Iterable[tuple[str, Route]] = ()) -> dict[str, Any]:
-    """Return the OpenAPI object of a listener: events API and files if `limits` is given, operations by `routes`."""
-    paths: dict[str, Any] = {}
-    schemas: dict[str, Schema] = {"Error": _ERROR}
-    headers: dict[str, Any] = {
-        "Retry-After": {
-            "description": "Seconds until the next attempt. Every 503 of the events API has it.",
-            "schema": {"type": "integer", "minimum": RETRY_AFTER_S},
-        },
-        "WWW-Authenticate": {"schema": {"type": "string", "const": "Bearer"}},
-        "Allow": {"description": "The allowed methods.", "schema": {"type": "string"}},
-        "Accept-Encoding": {
-            "description": "The accepted codings. Only sent if the Content-Encoding caused the error.",
-            "schema": {"type": "string"},
-        },
+class DescribedValues(NamedTuple):
+    """The values of this relay's configuration that its description contains."""
+
+    max_body_bytes: int
+    max_event_bytes: int
+    durability: Literal["full", "normal"]
+    required: Set[str]
+    """Dotted names of the required fields, without the fields that `defaults` supplies."""
+
+
+def describe(values: DescribedValues, interfaces: Set[str]) -> dict[str, Any]:
+    """Return the OpenAPI object of a listener that serves `interfaces`, a subset of `events` and `operations`."""
+    description: dict[str, Any] = msgspec.json.decode(resources.files(__name__).joinpath("openapi.json").read_bytes())
+    components = description["components"]
+    description["info"]["version"] = __version__
+    components["headers"]["Relay-Durability"]["schema"]["const"] = values.durability
+    too_large = components["responses"]["AppsTooLarge"]
+    too_large["description"] = too_large["description"].format(**values._asdict())
+    _require(components["schemas"]["Event"], values.required)
+    description["paths"] = {
+        path: _with_head(item, components["responses"])
+        for path, item in description["paths"].items()
+        if any(interfaces & set(item[method]["tags"]) for method in ("get", "post") if method in item)
     }
-    operation_paths = operations.paths(routes)
-    if operation_paths:
-        paths |= operation_paths
-        schemas |= operations.schemas()
-    if limits is not None:
-        paths |= events.paths(limits)
-        schemas |= events.schemas(limits)
-        headers |= events.headers(limits)
-    else:
-        paths |= events.own_path()
-        headers |= events.file_headers()
-    return {
-        "openapi": "3.1.1",
-        "info": {"title": "The relay", "version": __version__, "description": _ABOUT, "license": {"name": "MIT"}},
-        "paths": {path: _with_head(item) for path, item in sorted(paths.items())},
-        "components": {
-            "schemas": schemas,
-            "headers": headers,
-            "responses": {
-                "Unknown": {"description": "The path is unknown.", "content": error_content("404")},
-                "WrongMethod": {
-                    "description": "The path does not allow the method.",
-                    "headers": {"Allow": ref("Allow", "headers")},
-                    "content": error_content("405"),
-                },
-            },
-            "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "description": "`ops.token_file`."}},
-        },
-    }
+    return description
 
 
-def _with_head(item: dict[str, Any]) -> dict[str, Any]:
-    """Add HEAD to a path with GET: the same responses without a body."""
+def _require(event: dict[str, Any], required: Set[str]) -> None:
+    """Restrict the required fields of the event and its source to `required`."""
+    source = event["properties"]["source"]
+    source["required"] = [name for name in source["required"] if f"source.{name}" in required]
+    if not source["required"]:
+        # The relay treats a missing source as an empty one, and an empty array as an empty object.
+        source |= {"type": ["object", "array"], "maxItems": 0}
+    needed = required | {"source"} if source["required"] else required
+    event["required"] = [name for name in event["required"] if name in needed]
+
+
+def _with_head(item: dict[str, Any], components: dict[str, Any]) -> dict[str, Any]:
+    """Add HEAD to a path with GET."""
     if "get" not in item:
         return item
-    get = item["get"]
-    responses = {
-        status: {name: value for name, value in response.items() if name != "content"}
-        for status, response in get["responses"].items()
-    }
-    return {**item, "head": {**get, "summary": f"{get['summary']} (head only)", "responses": responses}}
+    responses = {}
+    for status, response in item["get"]["responses"].items():
+        resolved = components[response["$ref"].rpartition("/")[2]] if "$ref" in response else response
+        responses[status] = {name: value for name, value in resolved.items() if name != "content"}
+    summary = f"{item['get']['summary']} (head only)"
+    return {**item, "head": {**item["get"], "summary": summary, "responses": responses}}

@@ -71,10 +71,15 @@ def test_the_wheel_runs_with_the_locked_dependencies_alone(installed: Path, tmp_
     """The locked runtime dependencies satisfy the requirements of the wheel."""
     python = installed / "python"
     page = "import relay.app.run_service, relay.ops.server as server; print(server.PAGE)"
+    describe = (
+        "from relay.openapi import DescribedValues, describe; "
+        "print(*describe(DescribedValues(1, 1, 'full', set()), {'events'})['paths'])"
+    )
 
     assert __version__ in said(tmp_path, installed / "relay", "--version")
     assert said(tmp_path, python, "-m", "pip", "check").strip() == "No broken requirements found."
     assert "relay/ops/page" in said(tmp_path, python, "-c", page)
+    assert "/v1/events" in said(tmp_path, python, "-c", describe)
 
 
 @pytest.mark.skipif(not CYCLONEDX.exists(), reason="cyclonedx-bom is not installed: make tools")

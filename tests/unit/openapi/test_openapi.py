@@ -6,26 +6,39 @@ import ast
 import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
+import msgspec
 import pytest
 from aiohttp import web
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
-from relay import openapi
+from relay import __version__, openapi
 from relay.config import Http
 from relay.event import fast_reader
 from relay.event.reader import EventDefaults, Reader, Rejection
-from relay.event.rules import PLATFORMS, RULES
+from relay.event.rules import (
+    MAX_DEVICE_ID_CHARACTERS,
+    MAX_ERROR_BYTES,
+    MAX_TENANT_ID,
+    MIN_TENANT_ID,
+    PLATFORMS,
+    REQUIRED,
+    RULES,
+)
+from relay.event.shown import MAX_QUOTED_CHARACTERS
+from relay.event.strict_json import MAX_DEPTH
+from relay.event.values import BLANK_CLASS, MOMENT
 from relay.http import static_files
 from relay.http.content_coding import CODINGS
+from relay.http.response import RETRY_AFTER_S
 from relay.http.static_files import StaticFiles
 from relay.ingest.content_type import CODING_NAMES, KINDS
-from relay.ingest.events_api import EVENTS_PATH, HttpIngest
-from relay.openapi import DescribedLimits, describe, operations
-from relay.ops.server import PAGE_TYPES
-from relay.outbox import OutboxFull
-from relay.runtime.metrics import Metrics
+from relay.ingest.events_api import CORS_HEADERS, CORS_MAX_AGE_S, EVENTS_PATH, HttpIngest
+from relay.openapi import DescribedValues, describe
+from relay.ops.dead_letters import MAX_ID, MAX_SEARCH_CHARS, MAX_SHOWN, DeadLetterChoice
+from relay.outbox import EventState, Ledger, OutboxFull
+from relay.runtime.metrics import DEAD_REASONS, UPSTREAM_STATES, Metrics
 from relay.runtime.secret import Secret
 
 from tests.support import framework_table
@@ -46,7 +59,8 @@ from tests.support.ops_harness import Served as Operations
 ORIGIN = "http://app.example"
 TOKEN = "a-token"
 MAX_EVENT_BYTES = 64 << 10
-LIMITS = DescribedLimits(1 << 20, MAX_EVENT_BYTES, "full")
+VALUES = DescribedValues(1 << 20, MAX_EVENT_BYTES, "full", REQUIRED)
+BOTH = {"events", "operations"}
 SOURCE_OF_RESPONSES = ("http/*.py", "ingest/*.py", "ops/*.py")
 
 
@@ -64,7 +78,7 @@ class Stage:
         self.http = HttpIngest(reader, self.outbox, Http(), "full", Metrics())  # type: ignore[arg-type]
         makers = {
             static_files.CLIENT_PATH: static_files.client,
-            static_files.DESCRIPTION_PATH: lambda: static_files.description(describe(LIMITS, self.ops.routes.items())),
+            static_files.DESCRIPTION_PATH: lambda: static_files.description(describe(VALUES, BOTH)),
         }
         self.files = StaticFiles(makers, self._dispatch)
         self.served = Served(self.files.handle, allowed_origins=[ORIGIN], **settings)
@@ -81,11 +95,8 @@ async def stage() -> AsyncIterator[Stage]:
         yield stage
 
 
-def all_routes() -> Any:
-    return Stage().ops.routes.items()
-
-
-DESCRIPTION = describe(LIMITS, all_routes())
+DESCRIPTION = describe(VALUES, BOTH)
+COMPONENTS = DESCRIPTION["components"]
 OPERATIONS = [
     (method, path)
     for path, item in DESCRIPTION["paths"].items()
@@ -104,16 +115,17 @@ def validator(component: str, description: dict[str, Any] = DESCRIPTION) -> Draf
 
 @pytest.mark.parametrize(
     "description",
-    [DESCRIPTION, describe(LIMITS), describe(None, all_routes())],
+    [DESCRIPTION, describe(VALUES, {"events"}), describe(VALUES, {"operations"})],
     ids=["one listener", "events API alone", "operations alone"],
 )
 def test_the_description_of_each_listener_is_valid_openapi_3_1(description: dict[str, Any]) -> None:
     OpenAPIV31SpecValidator(description).validate()
     assert description["openapi"].startswith("3.1")
+    assert description["info"]["version"] == __version__
 
 
 def test_each_listener_describes_what_it_serves() -> None:
-    apps, operations_alone = describe(LIMITS)["paths"], describe(None, all_routes())["paths"]
+    apps, operations_alone = (describe(VALUES, {interface})["paths"] for interface in ("events", "operations"))
 
     assert set(apps) == {EVENTS_PATH, f"{EVENTS_PATH}/{{event_id}}", "/relay.js", "/openapi.json"}
     assert set(operations_alone) == {*Stage().ops.routes, "/openapi.json"}
@@ -122,8 +134,8 @@ def test_each_listener_describes_what_it_serves() -> None:
 
 def test_every_component_is_referenced() -> None:
     text = json.dumps(DESCRIPTION)
-    for kind in ("schemas", "headers"):
-        for name in DESCRIPTION["components"][kind]:
+    for kind in ("schemas", "headers", "responses"):
+        for name in COMPONENTS[kind].keys() - {"Unknown", "WrongMethod"}:
             assert f'"#/components/{kind}/{name}"' in text, name
 
 
@@ -131,7 +143,7 @@ def test_every_component_is_referenced() -> None:
 
 
 def test_the_description_has_the_fields_of_the_rules_and_the_fast_reader() -> None:
-    event = DESCRIPTION["components"]["schemas"]["Event"]
+    event = COMPONENTS["schemas"]["Event"]
     for prefix, known in (("", fast_reader.Fields), ("source.", fast_reader.Source), ("subject.", fast_reader.Subject)):
         described = event["properties"][prefix.rstrip(".")] if prefix else event
         assert set(described["properties"]) == set(RULES[prefix]) == set(known.__annotations__)
@@ -149,7 +161,7 @@ FULL_EVENT = {
     "occurred_at": "2026-11-23T08:00:00.123+01:00",
 }
 FIELDS = [f"{prefix}{name}" for prefix, rules in RULES.items() for name in rules]
-VALUES = [
+FIELD_VALUES = [
     None, True, False, 0, 1, -1, 2, 2**63 - 1, 1.5, "", " ", "\t\n", "x", "x" * 255, "x" * 256, [], {}, ["x"],
     {"x": 1}, {"platform": "tv", "device_id": "d"}, {"type": "a", "id": "b"}, *PLATFORMS, "TV",
     EVENT_ID, EVENT_ID.upper(), EVENT_ID.replace("-4", "-1"), EVENT_ID.replace("-", ""),
@@ -170,7 +182,7 @@ def with_field(event: dict[str, Any], field: str, change: Callable[[dict[str, An
 @pytest.mark.parametrize("field", FIELDS)
 def test_a_value_is_valid_by_the_description_if_the_relay_accepts_it(field: str) -> None:
     outcomes = []
-    for value in VALUES:
+    for value in FIELD_VALUES:
         event = with_field(FULL_EVENT, field, lambda holder, name, value=value: holder.update({name: value}))
         accepted = isinstance(reader().read_json(json.dumps(event).encode()), list)
         assert validator("Event").is_valid(event) == accepted, value
@@ -191,7 +203,7 @@ def test_a_value_is_valid_by_the_description_if_the_relay_accepts_it(field: str)
 )
 def test_a_field_is_required_by_the_description_if_the_relay_requires_it(defaults: dict[str, Any]) -> None:
     reading = reader(**defaults)
-    description = describe(LIMITS._replace(required=reading.required))
+    description = describe(VALUES._replace(required=reading.required), BOTH)
     needed = []
     for field in FIELDS:
         event = with_field(FULL_EVENT, field, lambda holder, name: holder.pop(name))
@@ -351,11 +363,20 @@ async def listener_responses(method: str, target: str) -> AsyncIterator[Response
         yield await client.answer()
 
 
+def resolved(found: dict[str, Any]) -> dict[str, Any]:
+    """Return the component that a reference names, or the object itself."""
+    if "$ref" not in found:
+        return found
+    _, _, kind, name = found["$ref"].split("/")
+    component: dict[str, Any] = COMPONENTS[kind][name]
+    return component
+
+
 def check_response(operation: dict[str, Any], response: Response, *, to_head: bool) -> None:
     """Require that the operation describes the response: headers, media type, body."""
-    described = operation["responses"][str(response.status)]
+    described = resolved(operation["responses"][str(response.status)])
     for name, header in described.get("headers", {}).items():
-        schema = DESCRIPTION["components"]["headers"][header["$ref"].rpartition("/")[2]] if header else {}
+        schema = resolved(header)
         if schema.get("required") or (name == "Retry-After" and "events" in operation["tags"]):
             assert name.lower() in response.headers
     if to_head or "content" not in described:
@@ -364,7 +385,7 @@ def check_response(operation: dict[str, Any], response: Response, *, to_head: bo
     media_type = response.headers["content-type"].partition(";")[0]
     shape = media_types.get(media_type) or media_types["*/*"]
     if media_type == "application/json":
-        schema = {**shape["schema"], "components": DESCRIPTION["components"]}
+        schema = {**shape["schema"], "components": COMPONENTS}
         Draft202012Validator(schema).validate(json.loads(response.body))
 
 
@@ -425,16 +446,50 @@ def test_every_status_in_the_source_is_described() -> None:
     assert statuses_in_the_source() - described == {"405"}  # Other methods are not operations.
 
 
-# --- operations
+# --- values of the code
 
 
-def test_every_route_but_the_files_of_the_page_has_a_description() -> None:
-    plain = [path for path in Stage().ops.routes if path not in operations.DOCS and path != "/"]
-    assert all(Path(path).suffix in PAGE_TYPES for path in plain), plain
+def test_the_values_in_the_document_are_those_of_the_code() -> None:
+    schemas, headers = COMPONENTS["schemas"], COMPONENTS["headers"]
+    event, status = schemas["Event"], schemas["Status"]["properties"]
+    assert event["properties"]["tenant_id"].items() >= {"minimum": MIN_TENANT_ID, "maximum": MAX_TENANT_ID}.items()
+    assert MOMENT in event["properties"]["occurred_at"]["pattern"]
+    assert schemas["Text"]["pattern"] == f"[^{BLANK_CLASS[1:]}"
+    assert f"deeper than {MAX_DEPTH}." in event["description"]
+    device_id = event["properties"]["source"]["properties"]["device_id"]
+    assert f"At most {MAX_DEVICE_ID_CHARACTERS} " in device_id["description"]
+    errors = schemas["InvalidEvents"]["properties"]["errors"]["description"]
+    assert f"at most {MAX_QUOTED_CHARACTERS} " in errors and f"Beyond {MAX_ERROR_BYTES >> 10} KiB" in errors
+    assert schemas["EventState"]["properties"]["state"]["enum"] == list(get_args(EventState))
+    assert schemas["Reason"]["enum"] == list(DEAD_REASONS)
+    assert schemas["DeadLetterId"]["maximum"] == MAX_ID
+    assert status["upstreams"]["items"]["properties"]["state"]["enum"] == list(UPSTREAM_STATES)
+    assert list(status["ledger"]["properties"]) == list(Ledger._fields)
+    assert headers["Retry-After"]["schema"]["minimum"] == RETRY_AFTER_S
+    assert headers["Access-Control-Max-Age"]["schema"]["const"] == CORS_MAX_AGE_S
+    assert CORS_HEADERS in headers["Access-Control-Allow-Headers"]["description"]
+    assert headers["Relay-Durability"]["schema"]["const"] == VALUES.durability
+    too_large = COMPONENTS["responses"]["AppsTooLarge"]["description"]
+    assert f"{VALUES.max_body_bytes} bytes" in too_large and f"than {VALUES.max_event_bytes}." in too_large
 
 
-def test_every_description_has_a_route() -> None:
-    assert set(operations.DOCS) <= set(Stage().ops.routes)
+def test_the_parameters_of_the_list_of_dead_letters_have_the_limits_of_the_code() -> None:
+    parameters = {one["name"]: one["schema"] for one in DESCRIPTION["paths"]["/dead-letters"]["get"]["parameters"]}
+    assert parameters["search"]["maxLength"] == MAX_SEARCH_CHARS
+    assert parameters["limit"] == {"type": "integer", "minimum": 1, "maximum": MAX_SHOWN, "default": MAX_SHOWN}
+    assert parameters["after"]["maximum"] == MAX_ID
+    assert COMPONENTS["schemas"]["DeadLetters"]["properties"]["dead_letters"]["maxItems"] == MAX_SHOWN
+
+
+def test_a_choice_of_dead_letters_has_the_fields_that_the_relay_decodes() -> None:
+    decoded = msgspec.json.schema_components([DeadLetterChoice])[1]["DeadLetterChoice"]
+    decoded["properties"]["reason"] = {"enum": [*DEAD_REASONS, None]}
+    assert {**COMPONENTS["schemas"]["DeadLetterChoice"], **decoded} == COMPONENTS["schemas"]["DeadLetterChoice"]
+
+
+def test_the_guarded_routes_require_the_token() -> None:
+    for path, route in Stage().ops.routes.items():
+        assert ("security" in DESCRIPTION["paths"][path][route.method.lower()]) == route.guarded, path
 
 
 # --- serving
