@@ -34,7 +34,7 @@ check: .venv/ready-dev ## format, lint, types, architecture rules, language, qui
 measure: .venv/ready ## the measurements of the structure: packages, levels, imports, states, sizes
 	$(BIN)/python -m tests.architecture.measure
 
-bench: .venv/ready newest ## what it costs, beside its floors; one scenario: SCENARIO=accept; longer: FULL=1; as a page: PAGE=docs/inside/benchmarks.md
+bench: .venv/ready newest ## what it costs, beside its floors; one scenario: SCENARIO=accept; longer: FULL=1; as a page: PAGE=bench/results/page.md
 	$(BIN)/python -m bench $(SCENARIO) $(if $(FULL),--full) $(if $(PAGE),--page $(PAGE))
 
 soak: .venv/ready ## twenty minutes at half speed: memory, descriptors, log size and event-loop lag must stay flat; PAGE= as for bench

@@ -1,4 +1,4 @@
-"""Print the documentation page for a result file: `python -m bench.page FILE`.
+"""Print the Markdown page for a result file: `python -m bench.page FILE`.
 
 Scenarios that are missing in this run (such as the soak) are taken from other runs of the same code.
 """
@@ -15,10 +15,9 @@ from bench.scenarios import SCENARIOS
 
 _OPENING = """# Benchmarks
 
-Written by `make bench PAGE=docs/inside/benchmarks.md` and `make soak PAGE=docs/inside/benchmarks.md`, not by hand.
-Ratios are medians of interleaved pairs, in brackets the least and the greatest. [Performance](performance.md) describes
-each floor.
-"noise": the median missed the target, the better end of the spread did not.
+Written by `make bench PAGE=FILE` and `make soak PAGE=FILE`. Ratios are medians of interleaved pairs, in brackets the
+least and the greatest. docs/inside/performance.md describes the floors. "noise": the median missed the target, the
+better end of the spread did not.
 """
 _BUSY = 0.2
 """Processors used by other programs from which the page reports them, because they affect a scenario's rates."""
