@@ -1,4 +1,4 @@
-"""Every shell command of the pages succeeds with a relay that was started by the commands of the README.
+"""Every shell command of the pages succeeds with a relay that was started by the commands of the quick start.
 
 Other tests check the commands of docker, kubectl and systemctl. tests/e2e/test_clients.py runs the snippets of
 docs/use/apps.md.
@@ -22,7 +22,7 @@ from tests.e2e.harness import KEY, PATIENCE_S, RelayProcess, environment, event,
 from tests.e2e.test_commands import free_port
 
 pytestmark = pytest.mark.timeout(4 * PATIENCE_S)
-README = (ROOT / "README.md").read_text()
+QUICK_START = ROOT / "docs" / "use" / "quick-start.md"
 MENTIONED = {
     "relay COMMAND --help", "relay dead", "relay dead requeue", "relay support-bundle",
     "relay prepare-image", "relay demo", "relay run", "relay sandbox", ".venv/bin/relay run",
@@ -70,8 +70,8 @@ async def shell(tmp_path: Path, sandbox: Sandbox) -> Shell:
 
 @pytest.fixture
 async def relay(shell: Shell, sandbox: Sandbox) -> AsyncIterator[RelayProcess]:
-    """Run a relay by the commands of "Run it for real". The upstream rejects three of its events."""
-    *before, run = block("Run it for real").strip().splitlines()
+    """Run a relay by the commands of the quick start. The upstream rejects three of its events."""
+    *before, run = block(QUICK_START, "Run the relay").strip().splitlines()
     assert run == ".venv/bin/relay run"
     code, said = await shell.paste("\n".join(before))
     assert code == 0, said
@@ -84,15 +84,16 @@ async def relay(shell: Shell, sandbox: Sandbox) -> AsyncIterator[RelayProcess]:
         yield relay
 
 
-def block(heading: str, nth: int = 0) -> str:
-    """Return a shell block of the README below a heading."""
-    section = README.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+def block(page: Path, heading: str, nth: int = 0) -> str:
+    """Return a shell block of a page below a heading."""
+    section = page.read_text().split(f"\n## {heading}\n")[1].split("\n## ")[0]
     found: str = re.findall(r"^```sh\n(.*?)^```", section, re.MULTILINE | re.DOTALL)[nth]
     return found
 
 
-async def test_the_commands_of_the_readme_work(shell: Shell, relay: RelayProcess) -> None:
-    sent, looked = await shell.paste(block("Try it", 1)), await shell.paste(block("Watch it"))
+async def test_the_commands_of_readme_and_quick_start_work(shell: Shell, relay: RelayProcess) -> None:
+    sent = await shell.paste(block(ROOT / "README.md", "Try it", 1))
+    looked = await shell.paste(block(QUICK_START, "Watch it"))
 
     assert sent[1].splitlines()[-1] == '{"success": true}'
     assert looked[0] == 0, looked[1]
