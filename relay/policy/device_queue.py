@@ -116,7 +116,7 @@ class DeviceQueue:
         """Record that the first `events` events were delivered."""
         suspect = max(0, self.suspect - events)
         self.smaller_succeeded = self.probe_events > 0
-        if self.failed_at is not None or self.needs_own_request():
+        if self.failures or self.failed_at is not None or self.needs_own_request():
             self.reset_diagnosis()
         self.suspect = suspect
 

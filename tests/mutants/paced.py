@@ -58,6 +58,12 @@ MUTANTS = (
         ("relay/policy/backoff.py", "    return int(u * min(", "    return 0 * int(u * min("),
     ),
     mutant(
+        "backoff of a device at its limit that never resets",
+        "G5",
+        "tests/unit/policy/test_judgement.py::test_a_delivery_resets_the_backoff_of_a_device_at_its_own_limit",
+        ("relay/policy/device_queue.py", "        if self.failures or self.failed_at", "        if self.failed_at"),
+    ),
+    mutant(
         "Retry-After ignored",
         "G5",
         "tests/fault/test_upstream_answers.py::test_retry_after_of_a_503_is_followed",

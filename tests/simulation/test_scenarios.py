@@ -262,6 +262,15 @@ def test_the_rate_recovers_within_an_hour_after_an_hour_of_429() -> None:
     assert longest_wait_ms(world, range(50), since=130 * MINUTE_MS) <= MINUTE_MS
 
 
+def test_a_device_at_its_own_limit_does_not_back_off_longer_after_each_delivery() -> None:
+    """Another client sends for the same device, so every second request is rejected for an hour."""
+    fault = Fault("429 device limit", 0, HOUR_MS, devices=frozenset({1}))
+    world = simulate(Plan([Device(1, gap_ms=10_000)], duration_ms=HOUR_MS, faults=[fault]))
+
+    assert sum(request.status == 429 for request in world.upstream.arrivals) > 100
+    assert longest_wait_ms(world, range(1, 2)) <= MAX_WAIT_MS + LIMITS.retry_initial_ms
+
+
 # -- effects on other devices
 
 

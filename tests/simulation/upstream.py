@@ -48,7 +48,8 @@ class _Body(msgspec.Struct):
 class Fault:
     """A fault from `since` until `until`, in milliseconds of true time."""
 
-    kind: Literal["refused", "blackhole", "503", "401", "404", "lossy", "429 device"]
+    kind: Literal["refused", "blackhole", "503", "401", "404", "lossy", "429 device", "429 device limit"]
+    """"429 device limit": every second request is rejected, and the response names the limit of the device."""
     since: int
     until: int
     tenant: int | None = None
@@ -230,6 +231,9 @@ class SimUpstream:
                 return self._too_many(limited_for_ms)
         if self._has_fault("429 device", tenant_id, device):
             return self._too_many(self._rng.randrange(60_000))
+        if self._has_fault("429 device limit", tenant_id, device) and len(self.arrivals) % 2:
+            headers = {"x-ratelimit-limit": str(self.device_limiter.limit)}
+            return self._respond(429, b'{"success":false,"error":"Too many requests"}', headers)
         if any(event.flaw == "crash" for event in events):
             if len(events) == 1:
                 self.tries[request.keys[0]].append(now)

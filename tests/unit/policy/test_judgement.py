@@ -350,6 +350,29 @@ def test_a_429_that_names_the_device_limit_pauses_only_the_device() -> None:
     assert state(harness) == "ok"
 
 
+def test_a_delivery_resets_the_backoff_of_a_device_at_its_own_limit() -> None:
+    harness = Harness()
+    waits = []
+    for _ in range(10):
+        harness.offer(1, 500)
+        harness.round(RateLimited("429", None, harness.limits.device_per_window))
+        limited_at = harness.now
+        harness.round()
+        waits.append(harness.now - limited_at - 10)
+    assert waits == [500] * 10
+
+
+def test_429s_at_the_device_limit_before_a_delivery_do_not_halve_a_later_batch() -> None:
+    harness = Harness()
+    for _ in range(3):
+        harness.offer(1, 500)
+        harness.round(RateLimited("429", None, harness.limits.device_per_window))
+        harness.round()
+    harness.offer(1, 500)
+    harness.round(FAILING)
+    assert len(harness.round()[1]) == 500
+
+
 def test_a_429_below_the_device_limit_starts_a_shared_limit() -> None:
     harness = Harness()
     for queue_id in (1, 2, 3):
