@@ -114,11 +114,10 @@ class DeviceQueue:
 
     def delivered(self, events: int) -> None:
         """Record that the first `events` events were delivered."""
-        suspect = max(0, self.suspect - events)
-        self.smaller_succeeded = self.probe_events > 0
+        suspect, smaller_succeeded = max(0, self.suspect - events), self.probe_events > 0
         if self.failures or self.failed_at is not None or self.needs_own_request():
             self.reset_diagnosis()
-        self.suspect = suspect
+        self.suspect, self.smaller_succeeded = suspect, smaller_succeeded
 
     def rejected(self, events: int) -> bool:
         """Record a rejection of the first `events` events that names none. Return whether the bad event is found."""
@@ -129,7 +128,7 @@ class DeviceQueue:
         """Reset the diagnosis after its events were removed or delivered."""
         self.failures = self.isolated_failures = self.suspect = self.probe_events = 0
         self.failed_at = None
-        self.isolated = self.at_fault = False
+        self.isolated = self.at_fault = self.smaller_succeeded = False
 
     def note_failure(self, now: int, success_at: int | None) -> None:
         """Record the time of a failure. The device queue is at fault if the endpoint had a success since the last one.

@@ -73,6 +73,18 @@ def test_a_successful_smaller_probe_makes_the_batch_suspect(queue: DeviceQueue) 
     assert queue.suspect == 500
 
 
+def test_a_successful_smaller_probe_is_forgotten_with_its_batch(queue: DeviceQueue) -> None:
+    """Without it, the next outage would make the batch suspect although nothing smaller succeeded."""
+    for _ in range(3):
+        fail(queue, 500)
+    queue.delivered(250)
+    queue.reset_diagnosis()
+    for _ in range(3):
+        fail(queue, 500)
+    assert not queue.suspect
+    assert queue.max_events(FULL) == 250
+
+
 def test_a_device_queue_is_isolated_after_three_failures_of_mixed_batches(queue: DeviceQueue) -> None:
     for isolated in (False, False, True):
         queue.failed_in_shared_batch(others_succeed=False)
