@@ -19,3 +19,12 @@ def test_every_named_test_exists() -> None:
 def test_every_promise_has_a_row() -> None:
     text = (ROOT / "docs/inside/guarantees.md").read_text()
     assert [f"G{n}" for n in range(1, 10)] == re.findall(r"^\| \*\*(G\d)\*\* \|", text, re.MULTILINE)
+
+
+def test_every_fault_test_is_named() -> None:
+    text = (ROOT / "docs/inside/guarantees.md").read_text()
+    assert [
+        path.name
+        for path in sorted((ROOT / "tests/fault").glob("test_*.py"))
+        if f"`tests/fault/{path.name}`" not in text
+    ] == []
