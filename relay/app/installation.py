@@ -49,6 +49,7 @@ def read_or_make(directory: Path, ids: MachineIds | None, new_id: Callable[[], s
     Generate and store a new id if there is none, if the file contains no UUID, or if the id belongs to another machine
     than `ids`. With None, the machine is not compared. Raises OSError if the files can neither be read nor written.
     """
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     stored, owner = _read(directory / _DEVICE_ID), _read(directory / _MACHINE)
     was_moved = ids is not None and is_other_machine(owner, ids)
     if was_moved or not _UUID.fullmatch(stored):

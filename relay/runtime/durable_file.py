@@ -7,8 +7,11 @@ from pathlib import Path
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Replace the content of `path` with `text` and a newline. Only the owner may read the file. Raises OSError."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """Replace the content of `path` with `text` and a newline. Only the owner may read the file.
+
+    Raises OSError, also if the directory is missing: a running relay must not create a directory again that was deleted
+    with its lock.
+    """
     new = path.with_name(path.name + ".new")
     with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
         file.write(text + "\n")

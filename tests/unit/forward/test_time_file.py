@@ -127,5 +127,14 @@ def test_failed_write_is_reported_and_repeated(tmp_path: Path) -> None:
     file = TimeFile(directory / "outbox.db", BootClock("this boot", 1_000), lambda: LEARNED)
     assert not save(file)
     directory.unlink()
+    directory.mkdir()
     assert save(file)
     assert file.load() == LEARNED
+
+
+def test_deleted_directory_is_not_created_again(tmp_path: Path) -> None:
+    """The lock was deleted with the directory, so another relay could use a new one at the same time."""
+    state = tmp_path / "state"
+    file = TimeFile(state / "outbox.db", BootClock("this boot", 1_000), lambda: LEARNED)
+    assert not save(file)
+    assert not state.exists()
