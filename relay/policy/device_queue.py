@@ -10,6 +10,7 @@ from zlib import crc32
 
 from relay.event.reader import DeviceKey
 from relay.policy.limits import Limits
+from relay.policy.pause import NO_PAUSE, Pause
 from relay.policy.rate_window import Window
 
 POISON_FAILURES = 10
@@ -38,12 +39,10 @@ class DeviceQueue:
         "key",
         "leftover",
         "listed_empty",
-        "pause_reason",
-        "paused_until",
+        "pause",
         "phase",
         "probe_events",
         "queued",
-        "requested_until",
         "reserved",
         "smaller_succeeded",
         "stalled",
@@ -60,9 +59,7 @@ class DeviceQueue:
         self.events = 0  # Pending events, including events in flight.
         self.body_bytes = 0
         self.due_at: int | None = None  # End of the linger time; None without pending events.
-        self.paused_until = 0  # Earliest time of the next request.
-        self.requested_until = 0  # Earliest time that a server requested; 0: no request.
-        self.pause_reason = ""
+        self.pause = NO_PAUSE
         self.wake_at: int | None = None  # Expiry of its timer; set by Timers.
         self.queued = False  # It is in the ready queue of its endpoint.
         self.in_flight = False
@@ -86,7 +83,8 @@ class DeviceQueue:
     def free_at(self, now: int, limits: Limits) -> int:
         """Return the earliest time that pause and rate window permit; `now` or earlier if they permit a request now."""
         at = self.window.free_at(now, limits.device_per_window, limits.window_ms)
-        return at if at > self.paused_until else self.paused_until
+        paused_until = self.pause.until
+        return at if at > paused_until else paused_until
 
     def max_events(self, limit: int) -> int:
         """Return the maximum number of events for the next request."""
@@ -100,13 +98,12 @@ class DeviceQueue:
         """Return whether the queue must not share a request, because one of its events may be bad."""
         return bool(self.isolated or self.suspect or self.probe_events)
 
-    def pause(self, until: int, pause_reason: str, requested_until: int = 0) -> None:
-        """Pause the device. `requested_until`: the time that a server requested; 0: no request."""
-        self.paused_until, self.pause_reason, self.requested_until = until, pause_reason, requested_until
+    def start_pause(self, pause: Pause) -> None:
+        self.pause = pause
 
     def end_pause(self) -> None:
         """End the pause, except the part that a server requested."""
-        self.paused_until = min(self.paused_until, self.requested_until)
+        self.pause = self.pause.ended()
 
     def is_full(self, limits: Limits) -> bool:
         """Return whether the pending events fill a request, so that they need not linger."""

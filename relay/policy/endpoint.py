@@ -12,6 +12,7 @@ from typing import Literal
 
 from relay.policy.body_size import BodySize
 from relay.policy.device_queue import DeviceQueue
+from relay.policy.pause import NO_PAUSE, Pause
 from relay.policy.shared_limit import RequestHistory, SharedLimit
 
 EndpointState = Literal["ok", "backing_off", "rate_limited", "unauthorized", "misconfigured"]
@@ -36,16 +37,14 @@ class Endpoint:
         "in_flight",
         "last_error",
         "last_sent",
+        "limit_pause",
         "limited_attempt",
         "limited_from",
-        "limited_until",
-        "paused_until",
+        "pause",
         "previous_success",
         "queues",
         "ready",
         "rejected_queue_ids",
-        "requested_limit_until",
-        "requested_until",
         "shared_limit",
         "since",
         "stalled",
@@ -74,8 +73,7 @@ class Endpoint:
         self.failure: Failure | None = None
         self.failing_since = 0
         self.attempt = 0
-        self.paused_until = 0  # Time of the next probe of a failing endpoint.
-        self.requested_until = 0  # The part of `paused_until` that a server requested; 0: no request.
+        self.pause = NO_PAUSE  # Until the next probe of a failing endpoint.
         self.since = now
         self.last_error = ""
         self.success_at: int | None = None
@@ -92,8 +90,7 @@ class Endpoint:
         self.last_sent = 0
         self.limited_attempt = 0  # Consecutive 429s, at most one counted per round trip.
         self.limited_from = 0
-        self.limited_until = 0  # End of the pause after a 429; a success or another failure does not end it.
-        self.requested_limit_until = 0  # The part of `limited_until` that a server requested.
+        self.limit_pause = NO_PAUSE  # After a 429; a success or another failure does not end it.
 
     def state(self) -> EndpointState:
         if self.failure:
@@ -118,7 +115,7 @@ class Endpoint:
 
     def free_at(self, now: int, span_ms: int) -> int:
         """Return the earliest time that pauses and shared limit permit. `span_ms`: length of the rate window."""
-        at = max(self.paused_until, self.limited_until)
+        at = max(self.pause.until, self.limit_pause.until)
         if self.shared_limit:
             in_flight = min(self.in_flight, self.shared_limit.limit() - 1)
             at = max(
@@ -145,7 +142,7 @@ class Endpoint:
         if self.failure:
             self._become(None, self.shared_limit)
             self.attempt = 0
-            self.paused_until = 0
+            self.pause = NO_PAUSE
             self.since = now
 
     def others_succeed(self, queue_ids: Sequence[int], sent_at: int, now: int) -> bool:
@@ -220,6 +217,14 @@ class Endpoint:
         if self.shared_limit:
             self.shared_limit.reduce_one_step(sent_at, now)
 
+    def start_pause(self, pause: Pause) -> None:
+        """Pause until the next probe."""
+        self.pause = pause
+
+    def start_limit_pause(self, pause: Pause) -> None:
+        """Pause after a 429 of a shared limit, and not shorter than requested before."""
+        self.limit_pause = self.limit_pause.extended(pause)
+
     def tick(self, now: int, span_ms: int) -> None:
         """Evaluate a window of the shared limit that is over, and remove a limit that has become unnecessary."""
         if self.shared_limit and self.shared_limit.tick(now, span_ms, self.history):
@@ -228,8 +233,7 @@ class Endpoint:
 
     def probe_now(self) -> None:
         """End every pause, except the part that a server requested. The limits stay."""
-        self.paused_until = min(self.paused_until, self.requested_until)
-        self.limited_until = min(self.limited_until, self.requested_limit_until)
+        self.pause, self.limit_pause = self.pause.ended(), self.limit_pause.ended()
 
     def removed(self) -> None:
         """Remove the endpoint from the number of endpoints by state."""

@@ -17,6 +17,7 @@ from relay.policy.backoff import delay, full_jitter, probe_delay, requested_unti
 from relay.policy.device_queue import DeviceQueue
 from relay.policy.endpoint import Endpoint, Failure
 from relay.policy.limits import Limits
+from relay.policy.pause import Pause
 from relay.policy.verdict import (
     BatchTooLarge,
     Delivered,
@@ -70,8 +71,12 @@ class CompletedRequest(NamedTuple):
     u: float
     """Uniform in [0, 1)."""
 
-    def jitter_ms(self, attempt: int) -> int:
-        return full_jitter(attempt, self.limits.retry_initial_ms, self.limits.retry_max_ms, self.u)
+    def pause(self, attempt: int, reason: Failure | Literal["rate_limited"], retry_after_ms: int | None) -> Pause:
+        """Return the pause after this response: backoff, or the delay of probes for a failure that needs a person."""
+        if reason in ("unauthorized", "misconfigured"):
+            return Pause(self.now + probe_delay(attempt), reason)
+        jitter_ms = full_jitter(attempt, self.limits.retry_initial_ms, self.limits.retry_max_ms, self.u)
+        return Pause(self.now + delay(jitter_ms, retry_after_ms), reason, requested_until(self.now, retry_after_ms))
 
 
 _NOTHING = Judgement(())
@@ -201,7 +206,7 @@ def _too_large(request: CompletedRequest, verdict: BatchTooLarge) -> Judgement:
     queue.failures += 1
     if request.body_bytes <= endpoint.body_size.largest_delivered and queue.has_few_failures():
         queue.suspect = 1
-        queue.pause(now + request.jitter_ms(queue.failures - 1), "backing_off")
+        queue.start_pause(request.pause(queue.failures - 1, "backing_off", None))
         return _NOTHING
     _count_unexplained(request, verdict.message)
     return _dead_letter(queue, DeadLetterCause("too_large", verdict.status, verdict.message))
@@ -225,18 +230,12 @@ def _limited(request: CompletedRequest, verdict: RateLimited) -> Judgement:
         endpoint.limited_one_device(request.sent_at, now)
     if one_device_only or own_limit:
         queue.failures += 1
-        until = now + delay(request.jitter_ms(queue.failures - 1), verdict.retry_after_ms)
-        queue.pause(until, "rate_limited", requested_until(now, verdict.retry_after_ms))
+        queue.start_pause(request.pause(queue.failures - 1, "rate_limited", verdict.retry_after_ms))
     else:
         # The upstream probably counts a request for its first device. Isolated requests show which limit applies.
         queue.isolated = True
         attempt = endpoint.limited(verdict.message, request.sent_at, now, _initial_rate(request, verdict))
-        endpoint.limited_until = max(
-            endpoint.limited_until, now + delay(request.jitter_ms(attempt), verdict.retry_after_ms)
-        )
-        endpoint.requested_limit_until = max(
-            endpoint.requested_limit_until, requested_until(now, verdict.retry_after_ms)
-        )
+        endpoint.start_limit_pause(request.pause(attempt, "rate_limited", verdict.retry_after_ms))
     return Judgement((), "exact" if request.exact else "")
 
 
@@ -310,20 +309,10 @@ def _pause(
     if device_fault:
         endpoint.last_error = message
         for queue, _ in request.queues:
-            queue.pause(
-                now + _pause_ms(request, failure, queue.failures - 1, retry_after_ms),
-                failure,
-                requested_until(now, retry_after_ms),
-            )
+            queue.start_pause(request.pause(queue.failures - 1, failure, retry_after_ms))
     else:
         attempt = endpoint.failed(failure, message, request.sent_at, now)
         if attempt is not None:
-            endpoint.paused_until = now + _pause_ms(request, failure, attempt, retry_after_ms)
-            endpoint.requested_until = requested_until(now, retry_after_ms)
+            endpoint.start_pause(request.pause(attempt, failure, retry_after_ms))
     stays_exact = request.exact and all(queue.has_few_failures() for queue, _ in request.queues)
     return Judgement((), "exact" if stays_exact else "")
-
-
-def _pause_ms(request: CompletedRequest, failure: Failure, attempt: int, retry_after_ms: int | None) -> int:
-    """Return the delay before the next request: backoff, or probes for a failure that needs a person."""
-    return delay(request.jitter_ms(attempt), retry_after_ms) if failure == "backing_off" else probe_delay(attempt)

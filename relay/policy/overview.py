@@ -81,4 +81,4 @@ def _view(queue: DeviceQueue, limits: Limits, now: int) -> QueueView:
     free_at = queue.free_at(now, limits)
     if free_at <= now:
         return QueueView(queue.key, queue.events, None, "")
-    return QueueView(queue.key, queue.events, free_at, queue.pause_reason if queue.paused_until >= free_at else "limit")
+    return QueueView(queue.key, queue.events, free_at, queue.pause.reason if queue.pause.until >= free_at else "limit")

@@ -27,6 +27,7 @@ from relay.policy.device_queue import DeviceQueue, linger_end
 from relay.policy.endpoint import Endpoint, EndpointState
 from relay.policy.judgement import CompletedRequest, QueueOutcome, judge
 from relay.policy.limits import Limits
+from relay.policy.pause import Pause
 from relay.policy.rate_window import Window
 from relay.policy.requests import Reply, Send, Share, Wait
 from relay.policy.timers import Timers
@@ -201,7 +202,7 @@ class Schedule:
         """Pause the device queues of a request that was not sent, because the outbox failed. `settled` must follow."""
         queues = [(self._queues[share.queue_id], share.max_events) for share in send.shares]
         for queue, _ in queues:
-            queue.pause(until, "outbox")
+            queue.start_pause(Pause(until, "outbox"))
         if send.exact:
             self._queue_exact(queues)
 
@@ -291,7 +292,7 @@ class Schedule:
             queue.listed_empty = False
             if queue.events or queue.in_flight:
                 continue
-            if queue.window.count(now, self.limits.window_ms) or queue.paused_until > now:
+            if queue.window.count(now, self.limits.window_ms) or queue.pause.until > now:
                 self._list_empty(queue, now)
             else:
                 del self._queues[queue.id]

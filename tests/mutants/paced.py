@@ -79,7 +79,7 @@ MUTANTS = (
         "tests/unit/policy/test_schedule.py::test_a_paused_device_queue_does_not_block_others",
         (
             "relay/policy/device_queue.py",
-            "        return at if at > self.paused_until else self.paused_until\n",
+            "        return at if at > paused_until else paused_until\n",
             "        return at\n",
         ),
     ),
@@ -89,8 +89,8 @@ MUTANTS = (
         "tests/unit/policy/test_schedule.py::test_a_requested_pause_is_not_shortened",
         (
             "relay/policy/device_queue.py",
-            "        self.paused_until = min(self.paused_until, self.requested_until)\n",
-            "        self.paused_until = 0\n",
+            "        self.pause = self.pause.ended()\n",
+            "        self.pause = NO_PAUSE\n",
         ),
     ),
     mutant(
