@@ -8,8 +8,10 @@ could not open it. This module does not read the files.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import shutil
 import stat
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +23,7 @@ from relay.outbox.sqlite.disk_errors import FIXED_MODES, FIXED_OWNERS, LOCK_HELD
 
 _log = structlog.get_logger("relay.outbox")
 
+_COPIED_BYTES = 1 << 20
 _LOGS = ("-wal", "-journal")
 """Logs that SQLite reads and applies to the database when it opens it."""
 
@@ -178,6 +181,23 @@ def set_aside(path: Path) -> Path:
 def rename(old: Path, new: Path) -> None:
     old.rename(new)
     _sync_directory(new.parent)
+
+
+def has_log(path: Path) -> bool:
+    """Return whether a -wal beside the database may contain commits."""
+    log = beside(path, "-wal")
+    return log.exists() and log.stat().st_size > 0
+
+
+def copy(path: Path, new: Path) -> None:
+    """Copy the database and its -wal, mode 0600. Raise OSError, before any write if the disk has too little space."""
+    pairs = [(beside(path, suffix), beside(new, suffix)) for suffix in ("", "-wal")]
+    pairs = [(source, target) for source, target in pairs if source.exists()]
+    if sum(source.stat().st_size for source, _ in pairs) > shutil.disk_usage(path.parent).free:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(new))
+    for source, target in pairs:
+        with source.open("rb") as reading, os.fdopen(_open_private(target, path), "wb") as writing:
+            shutil.copyfileobj(reading, writing, _COPIED_BYTES)
 
 
 def remove(path: Path) -> None:

@@ -2,7 +2,8 @@
 
 Rules: each version has one migration, which runs in its own transaction, so that the next start
 resumes after a kill. `MIGRATIONS[n]` leads to user_version n + 1. `recovery` rejects a file of a
-newer relay before it is migrated.
+newer relay before it is migrated. A migration adds or renames columns and does not move a table to
+another root page, because `salvage` reads a file of any version with the newest schema.
 
 The log is append-only: a row is inserted once and deleted, never updated. An event is pending if
 its row exists and its seq is larger than the cursor of its device queue, or if it is quarantined.
@@ -113,34 +114,18 @@ def _version_4(database: sqlite3.Connection) -> None:
     database.execute("ALTER TABLE recent ADD COLUMN checks BLOB")
 
 
-_OLD_TABLES = {"device_queues": "lanes", "dedupe_window": "recent"}
-"""Names of tables before version 5, by their present names."""
-_OLD_COLUMNS = {"queue_id": "lane", "next_queue_id": "next_lane", "rate_window": "window", "message": "words"}
-"""Names of columns before version 5, by their present names."""
-
-
 def _version_5(database: sqlite3.Connection) -> None:
     """Rename tables and columns to the vocabulary of the code. SQLite changes the schema only, and no row."""
-    for new, old in _OLD_TABLES.items():
-        database.execute(f"ALTER TABLE {old} RENAME TO {new}")
-    for table, new in (
-        ("log", "queue_id"),
-        ("device_queues", "queue_id"),
-        ("device_queues", "rate_window"),
-        ("ledger", "next_queue_id"),
-        ("dead_letters", "message"),
+    database.execute("ALTER TABLE lanes RENAME TO device_queues")
+    database.execute("ALTER TABLE recent RENAME TO dedupe_window")
+    for table, old, new in (
+        ("log", "lane", "queue_id"),
+        ("device_queues", "lane", "queue_id"),
+        ("device_queues", "window", "rate_window"),
+        ("ledger", "next_lane", "next_queue_id"),
+        ("dead_letters", "words", "message"),
     ):
-        database.execute(f"ALTER TABLE {table} RENAME COLUMN {_OLD_COLUMNS[new]} TO {new}")
-
-
-_ADDED_COLUMNS = {
-    "adopted": "0",
-    "identity": "''",
-    "shift_ms": "NULL",
-    "quarantined_after": "NULL",
-    "quarantined_to": "NULL",
-}
-"""SQL values of columns that version 1 did not have, for files of an older version."""
+        database.execute(f"ALTER TABLE {table} RENAME COLUMN {old} TO {new}")
 
 
 MIGRATIONS: Sequence[Migration] = (_version_1, _version_2, _version_3, _version_4, _version_5)
@@ -171,30 +156,6 @@ def is_newest(database: sqlite3.Connection) -> bool:
 def _columns(database: sqlite3.Connection) -> set[tuple[str, int, str]]:
     columns = "SELECT m.name, c.cid, c.name FROM sqlite_master AS m, pragma_table_info(m.name) AS c"
     return set(database.execute(f"{columns} WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite_%'"))
-
-
-def select_any_version(old: sqlite3.Connection, table: str, columns: str) -> str:
-    """Return a query for columns of a table, which are given by their present names.
-
-    A file of an older version may have other names or fewer columns. If the schema cannot be read,
-    the query uses the present names.
-    """
-    names = [name.strip() for name in columns.split(",")]
-    for name in (table, _OLD_TABLES.get(table, table)):
-        try:
-            present = {row[0] for row in old.execute("SELECT name FROM pragma_table_info(?)", (name,))}
-        except (sqlite3.Error, UnicodeDecodeError):
-            break
-        if present:
-            return f"SELECT {', '.join(_expression(each, present) for each in names)} FROM {name}"  # noqa: S608 - names are constants
-    return f"SELECT {columns} FROM {table}"  # noqa: S608 - names are constants
-
-
-def _expression(column: str, present: set[str]) -> str:
-    old_name = _OLD_COLUMNS.get(column, column)
-    if column not in present and old_name in present:
-        return old_name
-    return column if column in present else _ADDED_COLUMNS.get(column, column)
 
 
 def statements() -> list[str]:

@@ -21,7 +21,7 @@ EVENTS = 2_000
 
 def set_aside(box: SqliteBox) -> list[str]:
     names = [each.name for each in box.path.parent.iterdir() if ".broken-" in each.name]
-    return sorted(name for name in names if not name.endswith(("-wal", ".page1")))
+    return sorted(name for name in names if not name.endswith("-wal"))
 
 
 def overwrite(path: Path, offset: int, content: bytes) -> None:
