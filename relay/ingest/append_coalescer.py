@@ -1,8 +1,7 @@
-"""Coalesce the requests of one turn of the event loop: read their bodies together and append their events in one call.
+"""Coalesce the appends of one turn of the event loop into one call.
 
-An append costs a future, a callback and bookkeeping in the outbox, together as much as reading a small event. Reading
-an event alone costs twice as much as reading it with others. The coalescer pays for one append per turn and halves
-the cost of reading single events.
+An append costs a future, a callback and bookkeeping in the outbox, together as much as reading a small event. The
+coalescer pays for one append per turn.
 
 Rules:
 1.  Callers do not affect each other. If the outbox has no room for all events, each caller's events are appended
@@ -17,17 +16,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
-from relay.event.columns import SLICE_BYTES, SLICE_EVENTS
 from relay.event.reader import Event
-from relay.http.head_cache import Reply
 from relay.outbox import Outbox, OutboxError, OutboxFull
 
 T = TypeVar("T")
 
 OnAppended = Callable[[BaseException | None], None]
 """Called once, with None when the events are stored, else with the error."""
-UnreadBodies = list[tuple[bytes, Reply]]
-"""Bodies, each with the callback for its response."""
 _PendingAppends = list[tuple[list[Event], OnAppended]]
 
 _MAX_EVENTS = 1_000
@@ -35,69 +30,35 @@ _MAX_EVENTS = 1_000
 
 
 class AppendCoalescer:
-    """Coalesces the reads and appends of single requests to an outbox."""
+    """Coalesces the appends of single requests to an outbox."""
 
     def __init__(
         self,
         outbox: Outbox,
         on_received: Callable[[int], None],
         on_stored: Callable[[int, int], None],
-        read: Callable[[UnreadBodies], None],
         measured: Callable[[Callable[[], None]], Callable[[], None]] = lambda step: step,
     ) -> None:
         """Coalesce appends to `outbox`.
 
         `on_received` is called with the number of events of each append, `on_stored` with the number of stored events
-        and the number of duplicates among them. `read` appends the events of the given bodies, or replies; it must not
-        raise. `measured` wraps the callback that the event loop calls.
+        and the number of duplicates among them. `measured` wraps the callback that the event loop calls.
         """
         self._outbox = outbox
         self._on_received = on_received
         self._on_stored = on_stored
-        self._read = read
-        self._measured_end_turn = measured(self._end_turn)
-        self._unread: UnreadBodies = []
-        """Bodies that arrived after the pending appends."""
-        self._unread_bytes = 0
+        self._measured_append_pending = measured(self._append_pending)
         self._pending: _PendingAppends = []
         self._pending_events = 0
-        self._is_scheduled = False
-        """Whether `_end_turn` will be called at the end of this turn."""
-
-    def read(self, body: bytes, reply: Reply) -> None:
-        """Read a body together with the other bodies of this turn, in slices."""
-        if not self._is_scheduled:
-            self._schedule_end_of_turn()
-        self._unread.append((body, reply))
-        self._unread_bytes += len(body)
-        if len(self._unread) >= SLICE_EVENTS or self._unread_bytes >= SLICE_BYTES:
-            self.read_now()
-
-    def read_now(self) -> None:
-        """Read the pending bodies. Call this before appending events that arrived later."""
-        if self._unread:
-            unread = self._unread
-            self._unread, self._unread_bytes = [], 0
-            self._read(unread)
 
     def append(self, events: list[Event], appended: OnAppended) -> None:
         """Append events together with the other events of this turn."""
-        if not self._is_scheduled:
-            self._schedule_end_of_turn()
+        if not self._pending:
+            asyncio.get_running_loop().call_soon(self._measured_append_pending)
         self._pending.append((events, appended))
         self._pending_events += len(events)
         if self._pending_events >= _MAX_EVENTS:
             self._append_pending()
-
-    def _schedule_end_of_turn(self) -> None:
-        self._is_scheduled = True
-        asyncio.get_running_loop().call_soon(self._measured_end_turn)
-
-    def _end_turn(self) -> None:
-        # A reply below may cause the next request immediately. That request belongs to the next turn.
-        self._is_scheduled = False
-        self.read_now()
-        self._append_pending()
 
     def _append_pending(self) -> None:
         pending, events = self._pending, self._pending_events

@@ -13,12 +13,11 @@ Pure. The error messages quote the received value.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
+from relay.event.reader import BodyKind
 from relay.http.content_coding import CODINGS
 from relay.http.response import Response, error_response
-
-BodyKind = Literal["json", "lines"]
 
 KINDS: Mapping[str, BodyKind] = {
     "": "json",

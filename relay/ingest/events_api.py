@@ -7,9 +7,8 @@ Rules:
 4.  Headers of the app that the relay does not need, such as an API key, are neither read nor stored.
 
 The listener checks hosts, origins and timeouts; the event reader checks events. The path of a plain POST is short:
-responses are prepared in advance, and requests are not logged. Short bodies are read together with the other bodies
-of the same turn of the event loop (see `append_coalescer`). Bodies larger than `_READ_AT_ONCE_BYTES` are read in
-steps (see `long_reads`).
+responses are prepared in advance, and requests are not logged. The events of one turn of the event loop are appended
+together (see `append_coalescer`). Bodies larger than `_READ_AT_ONCE_BYTES` are read in steps (see `long_reads`).
 """
 
 from __future__ import annotations
@@ -26,14 +25,13 @@ from aiohttp.hdrs import CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT
 from aiohttp.http import RawRequestMessage
 
 from relay.config import Http
-from relay.event.reader import FEWEST_TOGETHER, Event, Reader, Reading, Rejection
+from relay.event.reader import BodyKind, Event, Reader, Reading, Rejection
 from relay.http.body import read_body
 from relay.http.content_coding import InflateError, inflate_at_once, inflating
 from relay.http.head_cache import BodyHandler, Reply
 from relay.http.response import RETRY_LATER, Response, error_response
-from relay.ingest.append_coalescer import AppendCoalescer, UnreadBodies, call_guarded, report_bug
+from relay.ingest.append_coalescer import AppendCoalescer, call_guarded
 from relay.ingest.content_type import (
-    BodyKind,
     BodyType,
     body_type,
     content_coding,
@@ -52,7 +50,6 @@ _EVENTS_PATHS = (EVENTS_PATH, EVENTS_PATH + "/")
 _CACHED_TYPES = 256
 _READ_AT_ONCE_BYTES = 16_384
 """Largest body that is read in one step: at most 900 events, which take a few milliseconds."""
-_MAX_PAUSE_TURNS = 63
 _EVENT_ID = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 _REJECTION_STATUS = {"malformed": 400, "invalid": 422, "too_large": 413}
 _NO_STORE = (("Cache-Control", "no-store"),)
@@ -106,13 +103,7 @@ class HttpIngest:
         self._duplicate = metrics.events_duplicate.labels("http")
         self._rejected = {reason: metrics.events_rejected.labels("http", reason) for reason in REJECT_REASONS}
         measured = metrics.longest_step.measured
-        self._coalescer = AppendCoalescer(
-            outbox, self._received.inc, self._count_stored, self._read_coalesced, measured
-        )
-        self._pause = 0
-        """Turns without reading bodies together after the last failed attempt."""
-        self._pause_left = 0
-        """Remaining turns of that pause."""
+        self._coalescer = AppendCoalescer(outbox, self._received.inc, self._count_stored, measured)
         self._long_reads: LongReads[_Outcome] = LongReads(measured)
 
     async def handle(self, request: web.BaseRequest) -> Response:
@@ -191,7 +182,7 @@ class HttpIngest:
         body = yield from inflating(packed, coding, self._max_body_bytes)
         if isinstance(body, str):
             return Rejection(body, _BODY_ERRORS[body])
-        return (yield from self._reading(kind, body))
+        return (yield from self.reader.reading(body, kind))
 
     def _reading_ascii(self, content_type: str, kind: BodyKind, packed: bytes, coding: str) -> _OutcomeReading:
         """Read a body whose charset is not UTF-8: it must be ASCII."""
@@ -200,7 +191,7 @@ class HttpIngest:
             return Rejection(body, _BODY_ERRORS[body])
         if not body.isascii():
             return wrong_charset(content_type)
-        return (yield from self._reading(kind, body))
+        return (yield from self.reader.reading(body, kind))
 
     def body_handler(self, message: RawRequestMessage) -> BodyHandler | None:
         """Return the handler for the body of a plain POST; None if other parts of the request matter.
@@ -220,24 +211,15 @@ class HttpIngest:
             return None
         if int(headers.get(CONTENT_LENGTH, "0")) > self._max_body_bytes:
             return None
-        return self._handle_json_body if type_.kind == "json" else partial(self._handle_body, type_.kind)
-
-    def _handle_json_body(self, body: bytes, reply: Reply) -> None:
-        """Do what `_handle_body` does, together with the other bodies of this turn."""
-        if len(body) <= _READ_AT_ONCE_BYTES:
-            self._coalescer.read(body, reply)
-        else:
-            self._handle_body("json", body, reply)
+        return partial(self._handle_body, type_.kind)
 
     def _handle_body(self, kind: BodyKind, body: bytes, reply: Reply) -> None:
         """Do what `_post` does, with a callback instead of a task."""
         if not _is_long(body):
-            self._coalescer.read_now()
             self._append(self._read(kind, body), reply)
             return
 
         def was_read(outcome: asyncio.Future[_Outcome]) -> None:
-            self._coalescer.read_now()
             bug = outcome.exception()
             if bug is None:
                 self._append(self._events_or_response(outcome.result()), reply)
@@ -245,40 +227,6 @@ class HttpIngest:
                 reply(bug if isinstance(bug, Exception) else RuntimeError(repr(bug)))
 
         self._read_in_turn(kind, body).add_done_callback(was_read)
-
-    def _read_coalesced(self, unread: UnreadBodies) -> None:
-        """Append the events of short bodies of kind "json", or reply with a rejection."""
-        together = self._read_together(unread) if len(unread) >= FEWEST_TOGETHER else None
-        if together is not None:
-            for event, (_, reply) in zip(together, unread, strict=True):
-                self._append([event], reply)
-            return
-        read_json = self.reader.read_json
-        for body, reply in unread:
-            try:
-                events = read_json(body)
-            except Exception as bug:
-                call_guarded(reply, bug)
-            else:
-                self._append(events if isinstance(events, list) else self._events_or_response(events), reply)
-
-    def _read_together(self, unread: UnreadBodies) -> list[Event] | None:
-        """Return the event of each body; None if the bodies must be read one by one.
-
-        A failed attempt costs half as much as reading the bodies one by one. Each failure is therefore followed by a
-        pause, twice as long as the previous one.
-        """
-        if self._pause_left:
-            self._pause_left -= 1
-            return None
-        try:
-            events = self.reader.read_singles([body for body, _ in unread])
-        except Exception as bug:  # Reading the bodies one by one shows which one causes the exception.
-            report_bug("events could not be read together", bug)
-            events = None
-        self._pause = 0 if events is not None else min(self._pause * 2 + 1, _MAX_PAUSE_TURNS)
-        self._pause_left = self._pause
-        return events
 
     def _append(self, events: list[Event] | Response, reply: Reply) -> None:
         if isinstance(events, list):
@@ -295,13 +243,10 @@ class HttpIngest:
             reply(error if isinstance(error, Exception) else RuntimeError(repr(error)))
 
     def _read(self, kind: BodyKind, body: bytes) -> list[Event] | Response:
-        return self._events_or_response(self.reader.read_json(body) if kind == "json" else self.reader.read_lines(body))
+        return self._events_or_response(self.reader.read(body, kind))
 
     def _read_in_turn(self, kind: BodyKind, body: bytes) -> asyncio.Future[_Outcome]:
-        return self._long_reads.add(self._reading(kind, body), len(body))
-
-    def _reading(self, kind: BodyKind, body: bytes) -> Reading:
-        return self.reader.reading_json(body) if kind == "json" else self.reader.reading_lines(body)
+        return self._long_reads.add(self.reader.reading(body, kind), len(body))
 
     def _events_or_response(self, events: _Outcome) -> list[Event] | Response:
         """Return the events, or the response that rejects the body."""

@@ -368,22 +368,22 @@ def assert_spliced(after: bytes, body: bytes, members: list[tuple[str, Any]], in
 @given(bodies, any_defaults)
 @example(b'{"event_type":"a","tenant_id" :1,"tenant_id" :1,"x":":","source":{}}', DEFAULTS[2])
 def test_what_apps_write_is_judged_as_the_contract_says(body: bytes, defaults: EventDefaults) -> None:
-    assert_as_judged(body, reader(defaults).read_json(body), defaults)
+    assert_as_judged(body, reader(defaults).read(body, "json"), defaults)
 
 
 @settings(max_examples=400)
 @given(mutated(), any_defaults)
 def test_mutated_events_are_judged_as_the_contract_says(body: bytes, defaults: EventDefaults) -> None:
     stripped = body.strip(SPACE)
-    assert_as_judged(stripped, reader(defaults).read_json(body), defaults)
+    assert_as_judged(stripped, reader(defaults).read(body, "json"), defaults)
 
 
 @settings(max_examples=300)
 @given(st.one_of(st.binary(max_size=200), mutated(), st.lists(mutated(), max_size=3).map(b"\n".join)), any_defaults)
 def test_no_bytes_make_a_reader_raise(body: bytes, defaults: EventDefaults) -> None:
     one = reader(defaults)
-    for read in (one.read_json, one.read_lines, one.read_datagram):
-        result = read(body)
+    for kind in ("json", "lines", "datagram"):
+        result = one.read(body, kind)
         assert isinstance(result, Rejection) or (result and all(isinstance(event, Event) for event in result))
         if isinstance(result, Rejection):
             assert result.error
@@ -401,11 +401,11 @@ def test_no_bytes_make_a_reader_raise(body: bytes, defaults: EventDefaults) -> N
 def test_lines_are_judged_as_the_elements_of_an_array(lines: list[bytes]) -> None:
     lines = [line.replace(b"\n", b" ").strip(SPACE) for line in lines]
     lines = [line for line in lines if line]
-    result = reader(DEFAULTS[2]).read_lines(b"\n".join(lines))
+    result = reader(DEFAULTS[2]).read(b"\n".join(lines), "lines")
     if any(judge(b"[" + line + b"]", DEFAULTS[2]) == "malformed" for line in lines):
         assert isinstance(result, Rejection) and result.reason == "malformed"
     elif lines:
-        assert result == reader(DEFAULTS[2]).read_json(b"[" + b",".join(lines) + b"]")
+        assert result == reader(DEFAULTS[2]).read(b"[" + b",".join(lines) + b"]", "json")
 
 
 @settings(max_examples=250)
@@ -435,7 +435,7 @@ def test_datagrams_that_are_read_together_are_what_they_are_alone(
 ) -> None:
     together = reader(defaults).read_singles(datagrams)
     if together is not None:
-        assert [[event] for event in together] == [reader(defaults).read_datagram(each) for each in datagrams]
+        assert [[event] for event in together] == [reader(defaults).read(each, "datagram") for each in datagrams]
 
 
 @settings(max_examples=150)
@@ -444,7 +444,7 @@ def test_what_the_quick_reader_splits_is_the_whole_batch(body: bytes, piece_byte
     elements = split(body, piece_bytes) if piece_bytes else fast_reader.split(body)
     if elements is not None:
         array = b"[" + b",".join(elements) + b"]"
-        assert reader(DEFAULTS[2]).read_json(array) == reader(DEFAULTS[2]).read_json(body)
+        assert reader(DEFAULTS[2]).read(array, "json") == reader(DEFAULTS[2]).read(body, "json")
 
 
 @pytest.mark.parametrize("separators", [(",", ":"), (", ", ": ")])

@@ -188,13 +188,13 @@ def test_events_read_together_are_what_they_are_alone(bodies: list[bytes], defau
 
 def assert_alike(bodies: list[bytes], defaults: EventDefaults) -> None:
     together = reader(defaults).read_singles(bodies)
-    alone = [reader(defaults).read_datagram(body) for body in bodies]
+    alone = [reader(defaults).read(body, "datagram") for body in bodies]
     if together is not None:
         assert [[event] for event in together] == alone
     if not any(b"\n" in body for body in bodies):
-        lines = reader(defaults).read_lines(b"\n".join(bodies))
+        lines = reader(defaults).read(b"\n".join(bodies), "lines")
         # A datagram is read up to its first fault, a line to its end.
-        refused = [each for body in bodies if isinstance(each := reader(defaults).read_json(body), Rejection)]
+        refused = [each for body in bodies if isinstance(each := reader(defaults).read(body, "json"), Rejection)]
         if refused:
             assert isinstance(lines, Rejection)
             assert lines.reason in {each.reason for each in refused}
@@ -260,7 +260,7 @@ def test_an_event_that_becomes_too_large_by_its_time_is_refused_among_others() -
     one = reader(DEFAULTS[0])
     assert len(one.read_singles([fits] * 5) or ()) == 5
     assert one.read_singles([fits, fits, too_large, fits, fits]) is None
-    rejection = one.read_lines(b"\n".join([fits, fits, too_large, fits, fits]))
+    rejection = one.read(b"\n".join([fits, fits, too_large, fits, fits]), "lines")
     assert isinstance(rejection, Rejection)
     assert rejection.reason == "too_large"
     assert rejection.error.startswith("events.2 ")

@@ -169,7 +169,7 @@ class Datagrams:
         if not isinstance(body, bytes) or len(body) > SMALL_BYTES:
             self._defer(received)
             return len(data)
-        events = self.reader.read_datagram(body.rstrip(NUL))
+        events = self.reader.read(body.rstrip(NUL), "datagram")
         if isinstance(events, Rejection):
             self._outcomes.rejected(events, received)
         else:
@@ -191,7 +191,7 @@ class Datagrams:
             if not isinstance(body, bytes):
                 return self._not_inflated(body)
             data = body
-        return (yield from self.reader.reading_datagram(data.rstrip(NUL)))
+        return (yield from self.reader.reading(data.rstrip(NUL), "datagram"))
 
     def _not_inflated(self, fault: InflateError) -> Rejection:
         if fault == "malformed":

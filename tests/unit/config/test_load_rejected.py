@@ -305,9 +305,9 @@ def test_event_with_an_accepted_default_is_valid(key, value):
         return
     defaults = {"tenant_id": 1, "platform": "tv", "device_id": "box"} | {key.field: default}
 
-    (event,) = reader(EventDefaults(**defaults)).read_json(b'{"event_type": "x"}')
+    (event,) = reader(EventDefaults(**defaults)).read(b'{"event_type": "x"}', "json")
 
-    (again,) = reader(EventDefaults()).read_json(event.body)
+    (again,) = reader(EventDefaults()).read(event.body, "json")
     assert again._replace(received_crc=0) == event._replace(has_inserted_time=False, received_crc=0)
 
 

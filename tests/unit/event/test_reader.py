@@ -5,17 +5,18 @@ from __future__ import annotations
 import gc
 import json
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, get_args
 from zlib import crc32
 
 import pytest
-from relay.event.reader import Event, EventDefaults, Reader, Reading, Rejection
+from relay.event.reader import BodyKind, Event, EventDefaults, Reader, Reading, Rejection
 from relay.event.rules import MAX_ERROR_BYTES
 
 EVENT_ID = "550e8400-e29b-41d4-a716-446655440000"
 NEW_EVENT_ID = "0b0b0b0b-0b0b-4b0b-8b0b-0b0b0b0b0b0b"
 NOW = "2024-05-01T12:00:00.123Z"
 MAX_EVENT_BYTES = 20_000
+KINDS: tuple[BodyKind, ...] = get_args(BodyKind)
 
 EVENT: dict[str, Any] = {
     "event_id": EVENT_ID,
@@ -45,13 +46,13 @@ def reader(defaults: EventDefaults | None = None) -> Reader:
 
 
 def accepted(body: bytes, defaults: EventDefaults | None = None) -> list[Event]:
-    result = reader(defaults).read_json(body)
+    result = reader(defaults).read(body, "json")
     assert isinstance(result, list), result
     return result
 
 
 def refused(body: bytes, defaults: EventDefaults | None = None) -> Rejection:
-    result = reader(defaults).read_json(body)
+    result = reader(defaults).read(body, "json")
     assert isinstance(result, Rejection), result
     return result
 
@@ -172,9 +173,9 @@ class TestSplicing:
     def test_the_clock_is_read_once_per_body_and_only_if_a_time_is_missing(self) -> None:
         times: Iterator[str] = iter([NOW, "2024-05-01T12:00:01.000Z"])
         one = Reader(EventDefaults(), MAX_EVENT_BYTES, lambda: NEW_EVENT_ID, lambda: next(times))
-        one.read_json(compact(EVENT))
+        one.read(compact(EVENT), "json")
         for expected in (NOW, "2024-05-01T12:00:01.000Z"):
-            events = one.read_json(compact([event(occurred_at=None)] * 3))
+            events = one.read(compact([event(occurred_at=None)] * 3), "json")
             assert [json.loads(found.body)["occurred_at"] for found in events] == [expected] * 3
 
 
@@ -234,28 +235,28 @@ class TestBatches:
 class TestLinesAndDatagrams:
     def test_empty_lines_are_skipped(self) -> None:
         first, second = compact(EVENT), compact(event(event_type="b"))
-        for read in (reader().read_lines, reader().read_datagram):
-            result = read(b"\n" + first + b"\r\n \n\t" + second + b"\n")
+        for kind in ("lines", "datagram"):
+            result = reader().read(b"\n" + first + b"\r\n \n\t" + second + b"\n", kind)
             assert [found.body for found in result] == [first, second]
 
     def test_an_error_names_the_index_of_the_event(self) -> None:
-        result = reader().read_lines(compact(EVENT) + b"\n\n" + compact(event(tenant_id="1")))
+        result = reader().read(compact(EVENT) + b"\n\n" + compact(event(tenant_id="1")), "lines")
         assert isinstance(result, Rejection) and list(result.errors) == ["events.1.tenant_id"]
 
     @pytest.mark.parametrize("body", [b"", b"\n \n"])
     def test_no_line_is_malformed(self, body: bytes) -> None:
-        assert reader().read_lines(body) == Rejection("malformed", "The body contains no event.")
+        assert reader().read(body, "lines") == Rejection("malformed", "The body contains no event.")
 
     def test_a_line_cannot_be_a_batch(self) -> None:
-        result = reader().read_lines(compact({"events": [EVENT]}))
+        result = reader().read(compact({"events": [EVENT]}), "lines")
         assert isinstance(result, Rejection) and "events.0.event_type" in result.errors
 
     @pytest.mark.parametrize("indent", [None, 2])
     @pytest.mark.parametrize("value", [EVENT, {"events": [EVENT, EVENT]}, [EVENT, EVENT], event(context={"a": {}})])
     def test_a_datagram_may_be_one_json_value_over_several_lines(self, value: object, indent: int | None) -> None:
         body = json.dumps(value, indent=indent).encode()
-        assert reader().read_datagram(body) == reader().read_json(body)
-        assert isinstance(reader().read_datagram(body), list)
+        assert reader().read(body, "datagram") == reader().read(body, "json")
+        assert isinstance(reader().read(body, "datagram"), list)
 
 
 MALFORMED = {
@@ -307,8 +308,8 @@ class TestMalformed:
     @pytest.mark.parametrize("body", MALFORMED.values(), ids=MALFORMED)
     def test_it_is_rejected_with_a_message(self, body: bytes) -> None:
         one = Reader(EventDefaults(), 2 << 20, lambda: NEW_EVENT_ID, lambda: NOW)
-        for read in (one.read_json, one.read_lines, one.read_datagram):
-            result = read(body)
+        for kind in KINDS:
+            result = one.read(body, kind)
             assert isinstance(result, Rejection)
             assert result.reason == "malformed"
             assert result.error.endswith(".") and len(result.error) < 200
@@ -445,7 +446,7 @@ class TestInvalid:
 
     @pytest.mark.parametrize("value", [b"null", b"1", b'"x"', b"[]", b"true"])
     def test_an_event_is_an_object(self, value: bytes) -> None:
-        result = reader().read_lines(value)
+        result = reader().read(value, "lines")
         assert isinstance(result, Rejection)
         assert list(result.errors) == ["events.0"]
         assert result.error.startswith("The events.0 field must be an object, but is ")
@@ -478,7 +479,7 @@ class TestInvalid:
 
     def test_the_errors_of_one_event_are_bounded_too(self) -> None:
         one = Reader(EventDefaults(), 1 << 20, lambda: NEW_EVENT_ID, lambda: NOW)
-        result = one.read_json(b"{" + b",".join(b'"field%d":1,"field%d":2' % (n, n) for n in range(5_000)) + b"}")
+        result = one.read(b"{" + b",".join(b'"field%d":1,"field%d":2' % (n, n) for n in range(5_000)) + b"}", "json")
         assert isinstance(result, Rejection)
         listed = sum(len(sentences) for sentences in result.errors.values())
         assert result.error.endswith(f"(and 5003 more errors, {5_004 - listed} of them are not listed)")
@@ -486,8 +487,8 @@ class TestInvalid:
 
     def test_a_datagram_is_read_up_to_its_first_error(self) -> None:
         body = compact([event(tenant_id=0)] * 1_000)
-        assert in_slices(reader().reading_datagram(body)) == (
-            in_slices(reader().reading_datagram(body[:-1] + b",{}]"))[0],
+        assert in_slices(reader().reading(body, "datagram")) == (
+            in_slices(reader().reading(body[:-1] + b",{}]", "datagram"))[0],
             Rejection(
                 "invalid",
                 "The events.0.tenant_id field must be an integer of at least 1, but is 0. "
@@ -524,8 +525,8 @@ class TestSize:
 
     def test_an_event_received_too_large_is_not_parsed(self) -> None:
         assert refused(b'{"a":' + b"[" * MAX_EVENT_BYTES).reason == "too_large"
-        for read in (reader().read_lines, reader().read_json, reader().read_datagram):
-            assert read(b"\xff" * (MAX_EVENT_BYTES + 1)).reason == "too_large"
+        for kind in KINDS:
+            assert reader().read(b"\xff" * (MAX_EVENT_BYTES + 1), kind).reason == "too_large"
 
     def test_a_batch_may_be_larger_than_an_event(self) -> None:
         assert len(accepted(compact([EVENT] * 100))) == 100
@@ -553,14 +554,14 @@ class TestSlices:
         ],
     )
     def test_reading_in_steps_gives_the_same_result(self, body: bytes) -> None:
-        steps, read = in_slices(reader(BOX).reading_json(body))
-        assert read == reader(BOX).read_json(body)
+        steps, read = in_slices(reader(BOX).reading(body, "json"))
+        assert read == reader(BOX).read(body, "json")
         assert steps >= 1
 
     def test_lines_read_in_steps_give_the_same_result(self) -> None:
         body = b"\n".join([b'{"event_type":"a"}', b""] * 2_000)
-        steps, read = in_slices(reader(BOX).reading_lines(body))
-        assert read == reader(BOX).read_lines(body)
+        steps, read = in_slices(reader(BOX).reading(body, "lines"))
+        assert read == reader(BOX).read(body, "lines")
         assert steps >= 10
 
     def test_a_slice_has_a_limited_number_of_events(self) -> None:
@@ -571,7 +572,7 @@ class TestSlices:
             asked += 1
             return NEW_EVENT_ID
 
-        reading = Reader(BOX, MAX_EVENT_BYTES, new_event_id, lambda: NOW).reading_json(self.MANY)
+        reading = Reader(BOX, MAX_EVENT_BYTES, new_event_id, lambda: NOW).reading(self.MANY, "json")
         counts = [asked for _ in reading]
         assert max(after - before for before, after in zip([0, *counts], counts, strict=False)) <= 128
         assert asked == 3_000
@@ -579,7 +580,7 @@ class TestSlices:
     def test_interleaved_bodies_have_their_own_time_of_receipt(self) -> None:
         times = iter(range(100))
         shared = Reader(BOX, MAX_EVENT_BYTES, lambda: NEW_EVENT_ID, lambda: f"2024-05-01T12:00:{next(times):02d}Z")
-        readings = [shared.reading_json(self.MANY), shared.reading_json(self.MANY)]
+        readings = [shared.reading(self.MANY, "json"), shared.reading(self.MANY, "json")]
         read: list[list[Event] | Rejection] = []
         while readings:
             for reading in list(readings):
@@ -625,16 +626,15 @@ def in_slices(reading: Reading) -> tuple[int, list[Event] | Rejection]:
     ],
     ids=["cut short", "no UTF-8", "surrogate", "array", "no UUID", "number"],
 )
-@pytest.mark.parametrize("lines", [False, True])
-def test_a_rejection_leaves_no_reference_cycles(body: bytes, lines: bool) -> None:
+@pytest.mark.parametrize("kind", ["json", "lines"])
+def test_a_rejection_leaves_no_reference_cycles(body: bytes, kind: BodyKind) -> None:
     """What refers to itself stays until it looks: with the bodies of a thousand requests."""
     one = reader()
-    read = one.read_lines if lines else one.read_json
-    read(body)
+    one.read(body, kind)
     gc.collect()
     gc.disable()
     try:
-        assert isinstance(read(body), Rejection)
+        assert isinstance(one.read(body, kind), Rejection)
         assert gc.collect() == 0
     finally:
         gc.enable()

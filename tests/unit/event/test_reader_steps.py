@@ -93,10 +93,10 @@ READERS = [
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_no_step_of_reading_exceeds_the_bound_of_the_contract(reader: Reader, shape: bytes) -> None:
     for steps in (
-        reader.reading_json(shape),
-        reader.reading_lines(shape),
-        reader.reading_datagram(shape[:DATAGRAM_BYTES]),
-        reader.reading_datagram(shape[: DATAGRAM_BYTES // 2] + shape[-DATAGRAM_BYTES // 2 :]),
+        reader.reading(shape, "json"),
+        reader.reading(shape, "lines"),
+        reader.reading(shape[:DATAGRAM_BYTES], "datagram"),
+        reader.reading(shape[: DATAGRAM_BYTES // 2] + shape[-DATAGRAM_BYTES // 2 :], "datagram"),
     ):
         assert measured(steps).longest_s < LONGEST_STEP_S
 
@@ -114,7 +114,7 @@ def test_no_step_of_reading_exceeds_the_bound_of_the_contract(reader: Reader, sh
     ],
 )
 def test_reading_a_datagram_stops_when_it_is_certain_to_be_rejected(shape: str, most_steps: int) -> None:
-    result = measured(READERS[0].reading_datagram(SHAPES[shape][:DATAGRAM_BYTES]))
+    result = measured(READERS[0].reading(SHAPES[shape][:DATAGRAM_BYTES], "datagram"))
     assert isinstance(result.value, Rejection)
     assert result.steps <= most_steps
 

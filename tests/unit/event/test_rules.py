@@ -81,7 +81,7 @@ def reader(**options: Any) -> Reader:
 
 def refusals(body: bytes) -> list[Rejection]:
     """What HTTP and UDP make of one body."""
-    results = [reader().read_json(body), reader().read_datagram(body)]
+    results = [reader().read(body, "json"), reader().read(body, "datagram")]
     assert all(isinstance(result, Rejection) and result.reason == "invalid" for result in results)
     return [result for result in results if isinstance(result, Rejection)]
 
@@ -113,10 +113,10 @@ def test_the_readers_mask_hides_secrets_in_every_form_of_a_body() -> None:
     masked = reader(mask=lambda text: text.replace("s3cret", "****"))
     body = written("source.platform", "s3cret")
     for result in (
-        masked.read_json(body),
-        masked.read_lines(body),
-        masked.read_datagram(body),
-        masked.read_json(b'{"events":"s3cret"}'),
+        masked.read(body, "json"),
+        masked.read(body, "lines"),
+        masked.read(body, "datagram"),
+        masked.read(b'{"events":"s3cret"}', "json"),
     ):
         assert isinstance(result, Rejection)
         assert '"****"' in result.error

@@ -70,8 +70,8 @@ def read(text: str, form: str, reader: Reader | None = None) -> list[Event] | Re
     }
     body = bodies[form].encode()
     if form == "lines":
-        return reader.read_lines(body)
-    return reader.read_datagram(body) if form.startswith("datagram") else reader.read_json(body)
+        return reader.read(body, "lines")
+    return reader.read(body, "datagram") if form.startswith("datagram") else reader.read(body, "json")
 
 
 def relay_says(text: str) -> tuple[Verdict, list[Event]]:

@@ -15,7 +15,7 @@ BODIES = [b"{" + REST, b'{"event_id":"' + ID.encode() + b'",' + REST, b'{ "event
 
 def received(body: bytes, wall_ms: int) -> Event:
     """Return the event that the relay stores for `body` at the wall time `wall_ms`."""
-    (event,) = list(Reader(EventDefaults(), 1 << 16, lambda: ID, lambda: rfc3339(wall_ms)).read_json(body))
+    (event,) = list(Reader(EventDefaults(), 1 << 16, lambda: ID, lambda: rfc3339(wall_ms)).read(body, "json"))
     assert isinstance(event, Event)
     return event
 

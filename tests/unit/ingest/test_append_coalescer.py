@@ -6,8 +6,7 @@ import asyncio
 
 import pytest
 from relay.event.reader import Event
-from relay.http.response import Response
-from relay.ingest.append_coalescer import AppendCoalescer, UnreadBodies
+from relay.ingest.append_coalescer import AppendCoalescer
 from relay.outbox import OutboxFull, OutboxUnavailable
 
 from tests.support.ingest_harness import ScriptedOutbox
@@ -25,14 +24,11 @@ class Answers:
         self.received = 0
         self.kept: list[tuple[int, int]] = []
         self._coalescer = AppendCoalescer(
-            outbox, self._count_came, lambda count, duplicates: self.kept.append((count, duplicates)), self._read
+            outbox, self._count_came, lambda count, duplicates: self.kept.append((count, duplicates))
         )
 
     def append(self, first: int, count: int = 1) -> None:
         self._coalescer.append(events(first, count), lambda error: self.told.update({first: error}))
-
-    def _read(self, unread: UnreadBodies) -> None:
-        raise AssertionError("nothing is to be read")
 
     def _count_came(self, count: int) -> None:
         self.received += count
@@ -97,7 +93,7 @@ async def test_an_exception_in_one_callback_affects_no_other() -> None:
     told: list[BaseException | None] = []
     bugs: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: bugs.append(context["exception"]))
-    gather = AppendCoalescer(outbox, lambda count: None, lambda count, duplicates: None, lambda unread: None)
+    gather = AppendCoalescer(outbox, lambda count: None, lambda count, duplicates: None)
     bug = ZeroDivisionError("a bug")
 
     def fail(_: BaseException | None) -> None:
@@ -118,83 +114,3 @@ async def test_a_turn_with_many_events_is_several_appends() -> None:
     await a_few_turns()
     assert [len(outbox.appends), answers.received, sum(count for count, _ in answers.kept)] == [3, 2_500, 2_500]
     assert outbox.kept == events(0, 2_500)
-
-
-# --- bodies that wait to be read
-
-
-def ignore(_: Response | Exception) -> None:
-    """Nobody waits for an answer."""
-
-
-class Readings(Answers):
-    """A gather whose bodies are numbers of events, and what it had read at once."""
-
-    def __init__(self, outbox: ScriptedOutbox) -> None:
-        super().__init__(outbox)
-        self.readings: list[list[bytes]] = []
-        self.came_while_reading: list[bytes] = []
-
-    def read(self, *bodies: bytes) -> None:
-        for body in bodies:
-            self._coalescer.read(body, ignore)
-
-    def read_now(self) -> None:
-        self._coalescer.read_now()
-
-    def _read(self, unread: UnreadBodies) -> None:
-        self.readings.append([body for body, _ in unread])
-        arrived, self.came_while_reading = self.came_while_reading, []
-        self.read(*arrived)
-        for body, _ in unread:
-            self.append(int(body[-9:]))
-
-
-async def test_the_bodies_of_a_turn_are_read_together_and_appended_in_the_same_turn() -> None:
-    outbox = ScriptedOutbox()
-    gather = Readings(outbox)
-    gather.read(b"1", b"2", b"3")
-    assert gather.readings == []
-    await asyncio.sleep(0)
-    assert gather.readings == [[b"1", b"2", b"3"]]
-    assert [len(outbox.appends), outbox.kept] == [1, events(1, 3)]
-    gather.read(b"4")
-    await asyncio.sleep(0)
-    assert gather.readings[1:] == [[b"4"]]
-    assert [len(outbox.appends), outbox.kept] == [2, events(1, 4)]
-
-
-async def test_events_that_arrive_between_bodies_are_appended_in_order() -> None:
-    outbox = ScriptedOutbox()
-    gather = Readings(outbox)
-    gather.append(1)
-    gather.read(b"2", b"3")
-    gather.read_now()
-    gather.append(4, 2)
-    gather.read(b"6")
-    await asyncio.sleep(0)
-    assert gather.readings == [[b"2", b"3"], [b"6"]]
-    assert [len(outbox.appends), outbox.kept] == [1, events(1, 6)]
-
-
-@pytest.mark.parametrize(("size_bytes", "at_once"), [(3, 128), (32_768 // 8, 8), (16_384, 2)])
-async def test_at_most_one_slice_of_bodies_is_pending(size_bytes: int, at_once: int) -> None:
-    outbox = ScriptedOutbox()
-    gather = Readings(outbox)
-    bodies = [b"%0*d" % (size_bytes, number) for number in range(2 * at_once + 1)]
-    for number, body in enumerate(bodies, 1):
-        gather.read(body)
-        assert len(gather.readings) == number // at_once
-    await asyncio.sleep(0)
-    assert [len(reading) for reading in gather.readings] == [at_once, at_once, 1]
-    assert [len(outbox.appends), outbox.kept] == [1, events(0, 2 * at_once + 1)]
-
-
-async def test_events_that_arrive_during_a_read_are_appended_after_it() -> None:
-    outbox = ScriptedOutbox()
-    gather = Readings(outbox)
-    gather.came_while_reading = [b"3", b"4"]
-    gather.read(b"1", b"2")
-    await a_few_turns()
-    assert gather.readings == [[b"1", b"2"], [b"3", b"4"]]
-    assert outbox.kept == events(1, 4)

@@ -1,4 +1,4 @@
-"""Single events of one turn of the event loop are read together, with the same responses as alone."""
+"""Requests of one turn of the event loop are appended together, with the same responses as alone."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from relay.config import Http
-from relay.event.reader import FEWEST_TOGETHER, Event, EventDefaults, Reader, Reading, Rejection
+from relay.event.reader import BodyKind, Event, EventDefaults, Reader, Reading, Rejection
 from relay.http.response import Response
 from relay.ingest.events_api import EVENTS_PATH, HttpIngest
 from relay.outbox import OutboxFull
@@ -37,28 +36,20 @@ def number_of(event: Event) -> int:
 
 
 class ScriptedReader(Reader):
-    """Counts what it is asked; a body that holds "bug" is one to it."""
+    """Raises an exception for a body that contains "bug"."""
 
     def __init__(self) -> None:
         super().__init__(EventDefaults(), 64 << 10, lambda: NEW_EVENT_ID, lambda: "2026-01-01T00:00:00.000Z")
-        self.together: list[int] = []
-        self.alone = 0
         self.long_is_read: Callable[[], None] = lambda: None
 
-    def reading_json(self, body: bytes) -> Reading:
-        read = yield from super().reading_json(body)
+    def reading(self, body: bytes, kind: BodyKind) -> Reading:
+        read = yield from super().reading(body, kind)
         self.long_is_read()
         return read
 
-    def read_singles(self, bodies: Sequence[bytes]) -> list[Event] | None:
-        self.together.append(len(bodies))
-        assert not any(b"bug" in body for body in bodies), "a bug"
-        return super().read_singles(bodies)
-
-    def read_json(self, body: bytes) -> list[Event] | Rejection:
-        self.alone += 1
+    def read(self, body: bytes, kind: BodyKind) -> list[Event] | Rejection:
         assert b"bug" not in body, "a bug"
-        return super().read_json(body)
+        return super().read(body, kind)
 
 
 class Ingest:
@@ -81,7 +72,10 @@ class Ingest:
 
         take = self.http.body_handler(Message)  # type: ignore[arg-type]
         assert take is not None
-        take(body, lambda answer: self.answers.update({number: answer}))
+        try:
+            take(body, lambda answer: self.answers.update({number: answer}))
+        except AssertionError as bug:  # The connection replies to an exception, too.
+            self.answers[number] = bug
 
     def post_each(self, bodies: Sequence[bytes]) -> None:
         for number, each in enumerate(bodies):
@@ -105,26 +99,16 @@ async def a_few_turns() -> None:
         await asyncio.sleep(0)
 
 
-async def test_events_of_one_turn_are_read_in_one_call_in_order_of_arrival() -> None:
+async def test_events_of_one_turn_are_appended_in_one_call_in_order_of_arrival() -> None:
     ingest = Ingest()
     ingest.post_each([body(number) for number in range(9)])
     assert ingest.outbox.appends == []
     await a_few_turns()
-    assert (ingest.reader.together, ingest.reader.alone) == ([9], 0)
     assert len(ingest.outbox.appends) == 1
     assert list(map(number_of, ingest.outbox.kept)) == list(range(9))
     assert list(ingest.answers) == list(range(9))
     assert set(ingest.statuses.values()) == {202}
     assert (ingest.counts()["received"], ingest.counts()["accepted"]) == (9, 9)
-
-
-@pytest.mark.parametrize("events", [1, FEWEST_TOGETHER - 1])
-async def test_few_events_are_read_one_by_one(events: int) -> None:
-    ingest = Ingest()
-    ingest.post_each([body(number) for number in range(events)])
-    await a_few_turns()
-    assert (ingest.reader.together, ingest.reader.alone) == ([], events)
-    assert list(ingest.statuses.values()) == [202] * events
 
 
 async def test_a_rejection_is_sent_to_its_own_request_only() -> None:
@@ -148,7 +132,6 @@ async def test_an_exception_in_reading_a_body_affects_no_other_request() -> None
     await a_few_turns()
     assert ingest.statuses == dict.fromkeys([0, 1, 2, 4, 5, 6, 7], 202)
     assert isinstance(ingest.answers[3], AssertionError)
-    assert len(ingest.bugs) == 1
 
 
 async def test_an_exception_in_sending_a_rejection_affects_no_other_request() -> None:
@@ -172,7 +155,6 @@ async def test_events_that_fit_are_stored_when_the_outbox_has_no_room_for_all() 
     ingest = Ingest(ScriptedOutbox(error=OutboxFull("the outbox is full"), room_events=6))
     ingest.post_each([body(number) for number in range(8)])
     await a_few_turns()
-    assert ingest.reader.together == [8]
     assert list(ingest.statuses.values()) == [202] * 6 + [503] * 2
     assert (ingest.counts()["received"], ingest.counts()["full"]) == (8, 2)
 
@@ -219,23 +201,6 @@ async def test_the_reader_may_be_replaced_between_turns() -> None:
     ingest.post_each([body(number) for number in range(6)])
     await a_few_turns()
     assert list(ingest.statuses.values()) == [413] * 6
-    assert ingest.reader.together == [6]
-
-
-async def test_failed_attempts_to_read_together_become_rarer_until_one_succeeds() -> None:
-    ingest = Ingest()
-    good = [body(number) for number in range(8)]
-    bad = [*good[:4], b"[" + good[4] + b"]", *good[5:]]
-    tried = []
-    for turn in range(400):
-        ingest.post_each(bad if turn < 200 else good)
-        await a_few_turns()
-        if len(ingest.reader.together) > len(tried):
-            tried.append(turn)
-    assert tried[:7] == [0, 2, 6, 14, 30, 62, 126]
-    assert tried[7:9] == [190, 254]
-    assert tried[8:] == list(range(254, 400))
-    assert set(ingest.statuses.values()) == {202}
 
 
 POSTS = [

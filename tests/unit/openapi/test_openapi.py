@@ -184,7 +184,7 @@ def test_a_value_is_valid_by_the_description_if_the_relay_accepts_it(field: str)
     outcomes = []
     for value in FIELD_VALUES:
         event = with_field(FULL_EVENT, field, lambda holder, name, value=value: holder.update({name: value}))
-        accepted = isinstance(reader().read_json(json.dumps(event).encode()), list)
+        accepted = isinstance(reader().read(json.dumps(event).encode(), "json"), list)
         assert validator("Event").is_valid(event) == accepted, value
         outcomes.append(accepted)
     assert True in outcomes and False in outcomes
@@ -207,7 +207,7 @@ def test_a_field_is_required_by_the_description_if_the_relay_requires_it(default
     needed = []
     for field in FIELDS:
         event = with_field(FULL_EVENT, field, lambda holder, name: holder.pop(name))
-        accepted = isinstance(reading.read_json(json.dumps(event).encode()), list)
+        accepted = isinstance(reading.read(json.dumps(event).encode(), "json"), list)
         assert validator("Event", description).is_valid(event) == accepted, field
         needed += [] if accepted else [field]
     assert "event_type" in needed and "event_id" not in needed
@@ -223,7 +223,7 @@ def test_a_field_is_required_by_the_description_if_the_relay_requires_it(default
     ids=lambda body: json.dumps(body)[:30],
 )  # fmt: skip
 def test_a_body_is_valid_by_the_description_if_the_relay_accepts_it(body: Any) -> None:
-    accepted = not isinstance(reader().read_json(json.dumps(body).encode()), Rejection)
+    accepted = not isinstance(reader().read(json.dumps(body).encode(), "json"), Rejection)
     assert validator("Body").is_valid(body) == accepted
 
 

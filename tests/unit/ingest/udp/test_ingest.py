@@ -16,7 +16,7 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 from relay.config import Udp
-from relay.event.reader import Event, EventDefaults, Reader, Reading, Rejection
+from relay.event.reader import BodyKind, Event, EventDefaults, Reader, Reading, Rejection
 from relay.http.guard import Networks
 from relay.ingest.udp.ack import stored_response
 from relay.ingest.udp.datagrams import MAX_INFLATED_BYTES
@@ -511,13 +511,13 @@ class Broken(Reader):
     def read_singles(self, bodies: Sequence[bytes]) -> list[Event] | None:
         raise self._bug
 
-    def read_datagram(self, body: bytes) -> list[Event] | Rejection:
+    def read(self, body: bytes, kind: BodyKind) -> list[Event] | Rejection:
         if b"bug" in body:
             raise self._bug
-        return super().read_datagram(body)
+        return super().read(body, kind)
 
-    def reading_datagram(self, body: bytes) -> Reading:
-        reading = super().reading_datagram(body)
+    def reading(self, body: bytes, kind: BodyKind) -> Reading:
+        reading = super().reading(body, kind)
         if b"bug" in body:
             yield next(reading)
             raise self._bug
