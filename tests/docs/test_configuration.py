@@ -17,6 +17,9 @@ DOCS = (ROOT / "docs" / "use" / "configuration.md").read_text()
 SETTING = re.compile(r"^#(\w+) = (.*)$")
 HEADER = re.compile(r"^#?\[(.+)\]$")
 
+COUNTED = ("requests", "connections", "events")
+"""Units that the page names beside the allowed numbers. Every other value shows its unit by its form."""
+
 
 def uncommented() -> str:
     return re.sub(r"(?m)^#(?=[\w\[])", "", EXAMPLE)
@@ -88,10 +91,8 @@ def test_docs_have_one_row_per_key():
         [
             f"`{key.name}`",
             quoted(default_of(key)),
-            key.kind.unit,
-            key.kind.allowed,
-            key.effect,
-            "restart" if key.restart else "reload",
+            f"{key.kind.allowed} {key.kind.unit}" if key.kind.unit in COUNTED else key.kind.allowed,
+            f"{key.effect} [restart]" if key.restart else key.effect,
         ]
         for key in KEYS
     ]
