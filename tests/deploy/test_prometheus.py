@@ -81,7 +81,7 @@ def test_each_alert_has_a_description_and_a_runbook_section(rule: dict[str, Any]
 
 
 def test_the_runbook_has_exactly_the_sections_of_the_alerts() -> None:
-    headings = re.findall(r"^### (Relay\w+)$", (ROOT / "docs" / "run" / "runbook.md").read_text(), re.MULTILINE)
+    headings = re.findall(r"^### (Relay\w+)$", (ROOT / "docs" / "run" / "operations.md").read_text(), re.MULTILINE)
 
     assert sorted(headings) == sorted(rule["alert"] for rule in rules())
 

@@ -1,4 +1,4 @@
-"""docs/run/metrics.md and relay/runtime/metrics.py list the same metrics, and every metric of the contract."""
+"""docs/run/operations.md and relay/runtime/metrics.py list the same metrics, and every metric of the contract."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from relay.runtime import metrics as source
 from relay.runtime.metrics import Metrics, OptionalGauge
 
-DOCS = Path(__file__).parents[2] / "docs" / "run" / "metrics.md"
+DOCS = Path(__file__).parents[2] / "docs" / "run" / "operations.md"
 CONTRACT = """
 events_received_total{transport} events_accepted_total{transport} events_rejected_total{transport,reason}
 events_duplicate_total{transport} events_delivered_total events_dead_lettered_total{reason}
@@ -53,14 +53,13 @@ def exported() -> dict[str, Row]:
 
 
 def documented() -> dict[str, list[str]]:
-    """Return the table cells of each name on the page: type, unit, labels, meaning."""
-    lines = DOCS.read_text().splitlines()
-    cells = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines if line.startswith("| `")]
-    return {row[0].strip("`"): row[1:] for row in cells if len(row) == 5}
+    """Return for each name on the page: type, unit, labels, meaning."""
+    entry = re.compile(r"^- `(relay_\w+)` \((\w+), (\w+)(?:; (.*?))?\): (.*)$", re.MULTILINE)
+    return {name: rest for name, *rest in entry.findall(DOCS.read_text())}
 
 
 def labels_of(cell: str) -> dict[str, list[str]]:
-    """Parse "`name`: `value`, `value`; `name`" into values by name. A name may have no values."""
+    """Parse "`name`: `value`, `value`; `name`, `name`" into values by name. A name may have no values."""
     labels: dict[str, list[str]] = {}
     for part in filter(None, cell.split("; ")):
         names, _, values = part.partition(": ")
