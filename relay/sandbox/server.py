@@ -19,7 +19,7 @@ from relay.runtime.tasks import Tasks
 from relay.sandbox import connection_faults, responses
 from relay.sandbox.application import Application
 from relay.sandbox.control import PREFIX, control
-from relay.sandbox.faults import FaultScript, Misbehaviour
+from relay.sandbox.faults import FaultScript
 from relay.sandbox.record import NO_RESPONSE, Record, Report
 from relay.sandbox.settings import SandboxSettings
 from relay.sandbox.wire import HEAD_LIMIT_BYTES, BadRequest, BodyTooLarge, Head, SandboxConnection
@@ -112,7 +112,7 @@ class Sandbox:
         try:
             fault = self.faults.pick("accept")
             if fault is not None:
-                await self._apply_fault(connection, fault, responses.ACCEPTED)
+                await connection_faults.apply(connection, fault, responses.ACCEPTED)
                 return
             while head := await connection.read_head():
                 if not await self._serve_request(connection, head):
@@ -138,7 +138,7 @@ class Sandbox:
         try:
             fault = self.faults.pick("head")
             if fault is not None:
-                return await self._apply_fault(connection, fault, responses.ACCEPTED)
+                return await connection_faults.apply(connection, fault, responses.ACCEPTED)
             unread_limit_bytes = 0 if self.settings.too_large == "laravel" else self.settings.max_body_bytes
             try:
                 raw = await connection.read_body(head, unread_limit_bytes)
@@ -163,7 +163,7 @@ class Sandbox:
             if plan.fault is None or plan.fault.action is None:
                 await connection.send(plan.response, keep_alive=head.keep_alive)
             else:
-                stays_open = await self._apply_fault(connection, plan.fault, plan.response)
+                stays_open = await connection_faults.apply(connection, plan.fault, plan.response)
         except OSError:
             self.record.responded(number, NO_RESPONSE)
             raise
@@ -179,9 +179,3 @@ class Sandbox:
         self.record.responded(number, responses.NGINX_TOO_LARGE.status)
         await connection.linger()
         return False
-
-    async def _apply_fault(
-        self, connection: SandboxConnection, fault: Misbehaviour, response: responses.ScriptedResponse
-    ) -> bool:
-        assert fault.action is not None
-        return await connection_faults.ACTIONS[fault.action](connection, response, fault.pause_ms)

@@ -1,17 +1,14 @@
 """Validate a body as the upstream does: return its events, or the framework's validation errors.
 
 Rules: `upstream-api.md` defines required fields and types. The messages are the framework's ("The
-events.0.source.platform field is required."). One invalid event rejects the whole body. A typed decoder accepts common
-valid bodies fast, and the rules judge every other body with the same result. The module is pure.
+events.0.source.platform field is required."). One invalid event rejects the whole body. The module is pure.
 """
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Callable, Iterator, Mapping
-from datetime import datetime
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -43,10 +40,18 @@ class ParsedBody(NamedTuple):
 
 def read(body: bytes) -> ParsedBody:
     """Return all events of `body`, or all validation errors."""
-    events = _read_plain(body)
-    if events:
-        return ParsedBody(events, {}, events[0].device)
-    return _read_by_rules(php.decode(body))
+    value = php.decode(body)
+    events = php.clean(value.get("events")) if isinstance(value, dict) else None
+    if events is None or events in ([], {}):
+        return ParsedBody([], {"events": ["The events field is required."]}, None)
+    if not isinstance(events, dict | list):
+        return ParsedBody([], {"events": [_ARRAY.format("events")]}, None)
+    items = list(events.items() if isinstance(events, dict) else enumerate(events))
+    errors = {path: [text] for rule in _RULES for path, text in _broken(rule, items)}
+    if errors:
+        return ParsedBody([], errors, _device(items[0][1]))
+    received = [_received(event) for _, event in items]
+    return ParsedBody(received, {}, received[0].device)
 
 
 def rejection(errors: Mapping[str, list[str]]) -> bytes:
@@ -55,85 +60,6 @@ def rejection(errors: Mapping[str, list[str]]) -> bytes:
     more = len(texts) - 1
     message = texts[0] + (f" (and {more} more error{'s' if more > 1 else ''})" if more else "")
     return msgspec.json.encode({"message": message, "errors": errors})
-
-
-# --- typed decoder -------------------------------------------------------------------------------------------
-
-_Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
-
-
-class _Source(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    platform: Literal["ios", "android", "web", "tv"]
-    device_id: str
-    app_version: str | msgspec.UnsetType = msgspec.UNSET
-    os_version: str | msgspec.UnsetType = msgspec.UNSET
-    device_model: str | msgspec.UnsetType = msgspec.UNSET
-
-
-class _Subject(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    type: str | msgspec.UnsetType = msgspec.UNSET
-    id: str | msgspec.UnsetType = msgspec.UNSET
-
-
-class _Event(msgspec.Struct, forbid_unknown_fields=True):
-    event_id: str
-    event_type: str
-    tenant_id: _Int64
-    source: _Source
-    subject: _Subject | msgspec.UnsetType = msgspec.UNSET
-    context: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
-    occurred_at: datetime | msgspec.UnsetType = msgspec.UNSET
-
-
-class _Body(msgspec.Struct, forbid_unknown_fields=True):
-    events: list[_Event]
-
-
-_plain = msgspec.json.Decoder(_Body)
-# Three levels are above a context: body, events, event.
-_CONTEXT_DEPTH = php.MAX_DEPTH - 3
-
-
-def _read_plain(body: bytes) -> list[ReceivedEvent]:
-    """Return the events if the typed decoder can prove them valid, otherwise an empty list."""
-    try:
-        events = _plain.decode(body).events
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return []
-    seen = []
-    flat = 2
-    for event in events:
-        event_id, source, context = _uuid4(event.event_id), event.source, event.context
-        if event_id is None or not _is_clean(event.event_type) or not _is_clean(source.device_id):
-            return []
-        if _some_blank(source.app_version, source.os_version, source.device_model):
-            return []
-        subject = event.subject
-        if subject is not msgspec.UNSET and _some_blank(subject.type, subject.id):
-            return []
-        flat += 2 + (subject is not msgspec.UNSET) + (context is not msgspec.UNSET)
-        n = context.get("n") if context else None
-        seen.append(ReceivedEvent(event_id, (event.tenant_id, source.platform, source.device_id), _count(n)))
-    # Only a body with more brackets than flat events have can exceed the depth. Few bodies have that many.
-    if body.count(b"{") + body.count(b"[") - flat >= _CONTEXT_DEPTH and any(
-        php.deeper_than(event.context, _CONTEXT_DEPTH) for event in events
-    ):
-        return []
-    return seen
-
-
-def _some_blank(*texts: str | msgspec.UnsetType) -> bool:
-    """Return whether at least one of these optional strings is present and blank."""
-    return any(php.clean(text) is None for text in texts if text is not msgspec.UNSET)
-
-
-@functools.lru_cache(maxsize=10_000)
-def _is_clean(text: str) -> bool:
-    """Return whether a text is not empty and trimming does not change it."""
-    return php.clean(text) == text
-
-
-# --- the rules -----------------------------------------------------------------------------------------------
 
 
 class _Rule(NamedTuple):
@@ -192,20 +118,6 @@ _RULES = (
 )
 
 
-def _read_by_rules(value: object) -> ParsedBody:
-    events = php.clean(value.get("events")) if isinstance(value, dict) else None
-    if events is None or events in ([], {}):
-        return ParsedBody([], {"events": ["The events field is required."]}, None)
-    if not isinstance(events, dict | list):
-        return ParsedBody([], {"events": [_ARRAY.format("events")]}, None)
-    items = list(events.items() if isinstance(events, dict) else enumerate(events))
-    errors = {path: [text] for rule in _RULES for path, text in _broken(rule, items)}
-    if errors:
-        return ParsedBody([], errors, _device(items[0][1]))
-    seen = [_seen(event) for _, event in items]
-    return ParsedBody(seen, {}, seen[0].device)
-
-
 def _broken(rule: _Rule, items: list[tuple[Any, object]]) -> Iterator[tuple[str, str]]:
     """Yield path and message of each event that breaks `rule`.
 
@@ -233,7 +145,7 @@ def _get(value: object, path: tuple[str, ...]) -> object:
     return php.clean(value)
 
 
-def _seen(event: object) -> ReceivedEvent:
+def _received(event: object) -> ReceivedEvent:
     """Return the recorded fields of a valid event."""
     event_id, device = _uuid4(str(_get(event, ("event_id",)))), _device(event)
     assert event_id is not None
