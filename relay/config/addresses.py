@@ -27,16 +27,13 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 class Url(Kind):
     """An http or https URL."""
 
+    unit = "URL"
     userinfo: bool = False
     """Whether the URL may contain a user and a password, as that of a proxy."""
     optional: bool = False
     """Whether "" is allowed, for no URL."""
     path: bool = True
     """Whether a path is required."""
-
-    @property
-    def unit(self) -> str:
-        return "URL"
 
     @property
     def allowed(self) -> str:
@@ -75,13 +72,8 @@ class ProxyUrl(Url):
 class ListenAddresses(Kind):
     """One listen address or a list of them; "" and [] for none. Port 0 lets the kernel choose."""
 
-    @property
-    def unit(self) -> str:
-        return "addresses"
-
-    @property
-    def allowed(self) -> str:
-        return f'"host:port", "[IPv6]:port", a list of up to {MAX_LIST_ITEMS} of these, or "" for off'
+    unit = "addresses"
+    allowed = f'"host:port", "[IPv6]:port", a list of up to {MAX_LIST_ITEMS} of these, or "" for off'
 
     def from_text(self, text: str) -> object:
         """Return a list if `text` is a TOML array or contains commas.
@@ -121,13 +113,8 @@ def _read_listen(raw: object) -> str | Wrong:
 class HostName(Kind):
     """A value of the header Host, with or without a port."""
 
-    @property
-    def unit(self) -> str:
-        return "host"
-
-    @property
-    def allowed(self) -> str:
-        return '"host" or "host:port"'
+    unit = "host"
+    allowed = '"host" or "host:port"'
 
     def read(self, raw: object) -> str | Wrong:
         match = re.fullmatch(rf"({_HOST})(?::({_PORT}))?", raw) if isinstance(raw, str) else None
@@ -139,13 +126,8 @@ class HostName(Kind):
 class WebOrigin(Kind):
     """The value of a browser's Origin header. Apps in a web view use their own schemes."""
 
-    @property
-    def unit(self) -> str:
-        return "origin"
-
-    @property
-    def allowed(self) -> str:
-        return '"scheme://host[:port]" in lower case without a path, "file://", an app\'s "app://.", or "null"'
+    unit = "origin"
+    allowed = '"scheme://host[:port]" in lower case without a path, "file://", an app\'s "app://.", or "null"'
 
     def read(self, raw: object) -> str | Wrong:
         """Return the origin as browsers send it: without the default port of http and https."""
@@ -168,13 +150,8 @@ class WebOrigin(Kind):
 class Network(Kind):
     """A network of allowed senders, in CIDR notation."""
 
-    @property
-    def unit(self) -> str:
-        return "network"
-
-    @property
-    def allowed(self) -> str:
-        return 'a network like "192.168.1.0/24" or "fd00::/8"'
+    unit = "network"
+    allowed = 'a network like "192.168.1.0/24" or "fd00::/8"'
 
     def read(self, raw: object) -> Any:
         if not isinstance(raw, str):

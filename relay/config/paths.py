@@ -18,13 +18,10 @@ from relay.config.values import Kind, Wrong, typing_mistake
 class FilePath(Kind):
     """The path of a file that need not exist."""
 
+    unit = "path"
     optional: bool = True
     """Whether "" is allowed, for no file."""
     max_bytes: int = 4_096
-
-    @property
-    def unit(self) -> str:
-        return "path"
 
     @property
     def allowed(self) -> str:
@@ -61,9 +58,7 @@ class OutboxPath(FilePath):
 class ReadableFile(FilePath):
     """The path of a file that the relay can read now."""
 
-    @property
-    def allowed(self) -> str:
-        return 'path of a readable file, or ""'
+    allowed = 'path of a readable file, or ""'
 
     def read(self, raw: object) -> str | Wrong:
         path = FilePath.read(self, raw)

@@ -105,11 +105,8 @@ class Text(Kind):
 class OneOf(Kind):
     """One of a fixed set of words."""
 
+    unit = "word"
     words: tuple[str, ...]
-
-    @property
-    def unit(self) -> str:
-        return "word"
 
     @property
     def allowed(self) -> str:
@@ -122,13 +119,8 @@ class OneOf(Kind):
 class Flag(Kind):
     """True or false."""
 
-    @property
-    def unit(self) -> str:
-        return "switch"
-
-    @property
-    def allowed(self) -> str:
-        return "true, false"
+    unit = "switch"
+    allowed = "true, false"
 
     def from_text(self, text: str) -> object:
         return {"true": True, "false": False}.get(text, text)
@@ -143,14 +135,10 @@ class Number(Kind):
 
     least: int
     most: int
-    of: str
-    """Unit of the number, for example "requests"."""
+    unit: str
+    """What the number counts, for example "requests"."""
     optional: bool = False
     """Whether "" is allowed; it means None."""
-
-    @property
-    def unit(self) -> str:
-        return self.of
 
     @property
     def allowed(self) -> str:
@@ -181,11 +169,6 @@ class _Quantity(Kind):
     rather_smaller: ClassVar[tuple[int, ...]] = ()
     """Values shown in the second largest unit that fits."""
     sample: ClassVar[str]
-    of: ClassVar[str]
-
-    @property
-    def unit(self) -> str:
-        return self.of
 
     @property
     def allowed(self) -> str:
@@ -214,7 +197,7 @@ class Duration(_Quantity):
     zero = "0s"
     rather_smaller = (60_000,)
     sample = '"5s"'
-    of = "time"
+    unit = "time"
 
 
 class Size(_Quantity):
@@ -224,24 +207,18 @@ class Size(_Quantity):
     units = SIZE_UNITS_BYTES
     zero = "0B"
     sample = '"512KiB"'
-    of = "bytes"
+    unit = "bytes"
 
 
 @dataclass(frozen=True, slots=True)
 class SecretText(Kind):
     """A secret for an HTTP header. A line break in it could begin another header, and spaces are not allowed either."""
 
+    secret = True
+    unit = "secret"
     optional: bool = False
     """Whether "" is allowed; it means None."""
-    secret = True
-
-    @property
-    def unit(self) -> str:
-        return "secret"
-
-    @property
-    def allowed(self) -> str:
-        return f"1 to {MAX_SECRET_CHARS} printable ASCII characters without spaces"
+    allowed = f"1 to {MAX_SECRET_CHARS} printable ASCII characters without spaces"
 
     def read(self, raw: object) -> Secret | Wrong | None:
         if not isinstance(raw, str):
