@@ -20,7 +20,7 @@ import click
 from relay.cli import exits
 from relay.cli.client import RelayClient
 from relay.cli.common import Utf8, config_option, has_ops, load_client_settings, open_private, ops_place, progress
-from relay.cli.dead_letters import PAGE, DeadLetters, Filter, Letter, RemoteDeadLetters, each
+from relay.cli.dead_letters import DONE, PAGE, Action, DeadLetters, Filter, Letter, RemoteDeadLetters, each
 from relay.cli.table import table
 from relay.cli.terminal import printable
 from relay.outbox import DeadReason
@@ -110,7 +110,7 @@ def requeue(ids: Sequence[int], every: bool, as_json: bool, config_file: Path | 
     chosen = Filter(**matching)
     _require_choice(every, ids, chosen)
     with _letters(config_file) as letters:
-        _move(letters, letters.requeue, "requeued", as_json, ids, chosen)
+        _move(letters, "requeue", as_json, ids, chosen)
 
 
 @command.command("discard")
@@ -130,7 +130,7 @@ def discard(
     if every and not yes:
         click.confirm("Delete all dead letters permanently?", abort=True, err=True)
     with _letters(config_file) as letters:
-        _move(letters, letters.discard, "discarded", as_json, ids, chosen)
+        _move(letters, "discard", as_json, ids, chosen)
 
 
 @command.command("export")
@@ -209,22 +209,16 @@ def _ids(letters: DeadLetters, chosen: Filter) -> list[int]:
     return found
 
 
-def _move(
-    letters: DeadLetters,
-    move: Callable[[Sequence[int]], int],
-    done: str,
-    as_json: bool,
-    ids: Sequence[int],
-    chosen: Filter,
-) -> None:
+def _move(letters: DeadLetters, action: Action, as_json: bool, ids: Sequence[int], chosen: Filter) -> None:
     """Requeue or discard the selected dead letters, one page at a time, with a progress bar."""
+    done = DONE[action]
     wanted = list(dict.fromkeys(ids)) or _ids(letters, chosen)
     moved = 0
     try:
         with progress(done, len(wanted)) as step:
             for first in range(0, len(wanted), PAGE):
                 page = wanted[first : first + PAGE]
-                moved += move(page)
+                moved += letters.move(action, page)
                 step(len(page))
     except exits.Failed as failed:
         # The relay may have moved some dead letters of the failed page.

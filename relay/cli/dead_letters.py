@@ -6,8 +6,8 @@ again becomes a new dead letter, which the same command must not requeue in an e
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, Protocol
 
 from relay.cli.client import RelayClient
 from relay.cli.shape import Optional
@@ -15,6 +15,10 @@ from relay.cli.shape import Optional
 PATH = "/dead-letters"
 PAGE = 100
 """Maximum number of letters per request."""
+
+Action = Literal["requeue", "discard"]
+DONE: Mapping[Action, str] = {"requeue": "requeued", "discard": "discarded"}
+"""The name of each action's count in responses and output."""
 
 Letter = dict[str, Any]
 LETTER = {"id": int, "reason": str, "platform": str, "device_id": str, "dead_at": str, "words": str}
@@ -47,11 +51,8 @@ class DeadLetters(Protocol):
     def find(self, letter_id: int) -> Letter | None:
         """Return the letter, or None if it does not exist."""
 
-    def requeue(self, ids: Sequence[int]) -> int:
-        """Requeue at most PAGE letters. Return the number of letters that existed."""
-
-    def discard(self, ids: Sequence[int]) -> int:
-        """Delete at most PAGE letters. Return the number of letters that existed."""
+    def move(self, action: Action, ids: Sequence[int]) -> int:
+        """Requeue or delete at most PAGE letters. Return the number of letters that existed."""
 
 
 class RemoteDeadLetters:
@@ -75,14 +76,9 @@ class RemoteDeadLetters:
         letter: Letter = self._client.expect(reply, {"dead_letter": LETTER})["dead_letter"]
         return letter
 
-    def requeue(self, ids: Sequence[int]) -> int:
-        return self._move("requeue", "requeued", ids)
-
-    def discard(self, ids: Sequence[int]) -> int:
-        return self._move("discard", "discarded", ids)
-
-    def _move(self, path: str, done: str, ids: Sequence[int]) -> int:
-        moved: int = self._client.expect(self._client.post(f"{PATH}/{path}", {"ids": ids}), {done: int})[done]
+    def move(self, action: Action, ids: Sequence[int]) -> int:
+        done = DONE[action]
+        moved: int = self._client.expect(self._client.post(f"{PATH}/{action}", {"ids": ids}), {done: int})[done]
         return moved
 
 

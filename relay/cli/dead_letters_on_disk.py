@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from relay.cli.dead_letters import PAGE, Filter, Letter, Page
+from relay.cli.dead_letters import PAGE, Action, Filter, Letter, Page
 from relay.cli.outbox_on_disk import OutboxOnDisk
 from relay.ops.dead_letters import MAX_ID, Query, found, shown
 from relay.outbox import Selection
@@ -31,8 +31,6 @@ class DeadLettersOnDisk:
         letters = self._disk.run(self._disk.outbox.dead_letters(Selection(ids=(letter_id,)), 1))
         return shown(letters[0]) if letters else None
 
-    def requeue(self, ids: Sequence[int]) -> int:
-        return self._disk.run(self._disk.outbox.requeue(Selection(ids=ids), len(ids)))
-
-    def discard(self, ids: Sequence[int]) -> int:
-        return self._disk.run(self._disk.outbox.discard(Selection(ids=ids), len(ids)))
+    def move(self, action: Action, ids: Sequence[int]) -> int:
+        outbox = self._disk.outbox
+        return self._disk.run((outbox.requeue if action == "requeue" else outbox.discard)(Selection(ids), len(ids)))
