@@ -143,7 +143,7 @@ class DeviceQueue:
     def failed_in_shared_batch(self, *, others_succeed: bool) -> None:
         """Record that a request with events of several devices failed without a decision about its events."""
         self.failures += 1
-        self.isolated = others_succeed or not self.has_few_failures()
+        self.isolated = self.isolated or others_succeed or not self.has_few_failures()
 
     def failed(self, events: int, now: int, *, others_succeed: bool, success_at: int | None) -> None:
         """Record that a request with the first `events` events failed without a decision about them.

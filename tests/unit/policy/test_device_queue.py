@@ -96,6 +96,13 @@ def test_a_mixed_batch_that_fails_while_others_succeed_is_separated_immediately(
     assert queue.needs_own_request()
 
 
+def test_a_failed_mixed_batch_does_not_end_the_isolation_of_a_device_queue(queue: DeviceQueue) -> None:
+    """A request that was in flight at a crash is resent with all its devices, also after a 429 of a shared limit."""
+    queue.isolated = True
+    queue.failed_in_shared_batch(others_succeed=False)
+    assert queue.needs_own_request()
+
+
 def test_poison_requires_ten_isolated_failures_over_ten_minutes(queue: DeviceQueue) -> None:
     gap_ms = POISON_MS // (POISON_FAILURES - 1)
     for i in range(POISON_FAILURES):
