@@ -175,7 +175,7 @@ class Endpoint:
     def prefer_unfailed(self) -> None:
         """Move a ready device queue without failures and rejections to the front, because it is the better probe."""
         for _ in range(len(self.ready)):
-            if not self.ready[0].failures and self.ready[0].id not in self.rejected_queue_ids:
+            if not self.ready[0].diagnosis.failures and self.ready[0].id not in self.rejected_queue_ids:
                 return
             self.ready.rotate(-1)
 

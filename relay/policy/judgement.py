@@ -15,6 +15,16 @@ from typing import Literal, NamedTuple
 
 from relay.policy.backoff import delay, full_jitter, probe_delay, requested_until
 from relay.policy.device_queue import DeviceQueue
+from relay.policy.diagnosis import (
+    BatchDelayed,
+    BatchFailed,
+    BatchRejected,
+    BatchRemoved,
+    EventTooLarge,
+    FailureSeen,
+    LimitMet,
+    SharedBatchFailed,
+)
 from relay.policy.endpoint import Endpoint, Failure
 from relay.policy.limits import Limits
 from relay.policy.pause import Pause
@@ -139,7 +149,7 @@ def _named_dead_letters(
 
 def _dead_letter(queue: DeviceQueue, cause: DeadLetterCause) -> Judgement:
     """Make the first event of a device queue a dead letter."""
-    queue.reset_diagnosis()
+    queue.diagnose(BatchRemoved())
     return Judgement([QueueOutcome(queue.id, False, {0: cause})])
 
 
@@ -150,7 +160,7 @@ def _named(request: CompletedRequest, verdict: EventsRejected) -> list[QueueOutc
     for queue, events in request.queues:
         dead_letters = _named_dead_letters(verdict.named, verdict.status, first, events)
         first += events
-        queue.reset_diagnosis()
+        queue.diagnose(BatchRemoved())
         if dead_letters:
             outcomes.append(QueueOutcome(queue.id, False, dead_letters))
     return outcomes
@@ -162,7 +172,9 @@ def _unnamed(request: CompletedRequest, verdict: EventsRejected) -> Judgement:
     if not verdict.about_events and endpoint.unexplained_rejections >= UNEXPLAINED_REJECTIONS_MAX:
         return _endpoint_failed(request, "misconfigured", verdict.message)
     queue, events = request.queues[0]
-    is_found = len(request.queues) == 1 and queue.rejected(events)
+    is_found = len(request.queues) == 1 and events == 1
+    if len(request.queues) == 1 and events > 1:
+        queue.diagnose(BatchRejected(events))
     if is_found and verdict.about_events:
         endpoint.rejected(queue.id)
     if verdict.about_events and endpoint.rejects_everything(request.now):
@@ -203,10 +215,9 @@ def _too_large(request: CompletedRequest, verdict: BatchTooLarge) -> Judgement:
         return _endpoint_failed(request, "misconfigured", verdict.message)
     endpoint.mark_ok(now)
     endpoint.last_error = verdict.message
-    queue.failures += 1
-    if request.body_bytes <= endpoint.body_size.largest_delivered and queue.has_few_failures():
-        queue.suspect = 1
-        queue.start_pause(request.pause(queue.failures - 1, "backing_off", None))
+    queue.diagnose(EventTooLarge())
+    if request.body_bytes <= endpoint.body_size.largest_delivered and queue.diagnosis.has_few_failures():
+        queue.start_pause(request.pause(queue.diagnosis.failures - 1, "backing_off", None))
         return _NOTHING
     _count_unexplained(request, verdict.message)
     return _dead_letter(queue, DeadLetterCause("too_large", verdict.status, verdict.message))
@@ -229,11 +240,11 @@ def _limited(request: CompletedRequest, verdict: RateLimited) -> Judgement:
     if one_device_only:
         endpoint.limited_one_device(request.sent_at, now)
     if one_device_only or own_limit:
-        queue.failures += 1
-        queue.start_pause(request.pause(queue.failures - 1, "rate_limited", verdict.retry_after_ms))
+        queue.diagnose(BatchDelayed())
+        queue.start_pause(request.pause(queue.diagnosis.failures - 1, "rate_limited", verdict.retry_after_ms))
     else:
         # The upstream probably counts a request for its first device. Isolated requests show which limit applies.
-        queue.isolated = True
+        queue.diagnose(LimitMet())
         attempt = endpoint.limited(verdict.message, request.sent_at, now, _initial_rate(request, verdict))
         endpoint.start_limit_pause(request.pause(attempt, "rate_limited", verdict.retry_after_ms))
     return Judgement((), "exact" if request.exact else "")
@@ -252,7 +263,7 @@ def _too_slow(request: CompletedRequest, verdict: Failing) -> Judgement:
     """Halve a batch that timed out while the relay sent it, because the reason is its size and not an event."""
     request.endpoint.body_size.timed_out(request.body_bytes, request.now, request.limits.max_body_bytes)
     for queue, _ in request.queues:
-        queue.failures += 1
+        queue.diagnose(BatchDelayed())
     _pause(request, _attribute_failure(request), "backing_off", verdict.message, None)
     # An exact request must not remain exact, because the relay sends its events again in smaller batches.
     return Judgement((), "halves" if request.exact and len(request.queues) > 1 else "")
@@ -266,11 +277,11 @@ def _failing(request: CompletedRequest, verdict: Failing) -> Judgement:
     device_fault = _attribute_failure(request)
     if len(request.queues) > 1:
         for queue, _ in request.queues:
-            queue.failed_in_shared_batch(others_succeed=device_fault)
+            queue.diagnose(SharedBatchFailed(device_fault))
     else:
         queue, events = request.queues[0]
-        queue.failed(events, now, others_succeed=device_fault, success_at=endpoint.success_at)
-        if events == 1 and queue.is_poisoned(now):
+        queue.diagnose(BatchFailed(events, now, device_fault, endpoint.success_at))
+        if events == 1 and queue.diagnosis.is_poisoned(now):
             endpoint.last_error = verdict.message
             return _dead_letter(queue, DeadLetterCause("poison", verdict.status, verdict.message))
     return _pause(request, device_fault, "backing_off", verdict.message, verdict.retry_after_ms)
@@ -281,7 +292,7 @@ def _endpoint_failed(request: CompletedRequest, failure: Failure, message: str) 
     device_fault = _attribute_failure(request)
     if device_fault:
         for queue, _ in request.queues:
-            queue.failures += 1
+            queue.diagnose(BatchDelayed())
     return _pause(request, device_fault, failure, message, None)
 
 
@@ -293,11 +304,11 @@ def _attribute_failure(request: CompletedRequest) -> bool:
     """
     endpoint, now = request.endpoint, request.now
     for queue, _ in request.queues:
-        queue.note_failure(now, endpoint.success_at)
+        queue.diagnose(FailureSeen(now, endpoint.success_at))
     device_fault = endpoint.others_succeed([queue.id for queue, _ in request.queues], request.sent_at, now)
     if not device_fault and endpoint.has_recent_success(now):
-        device_fault = all(queue.at_fault for queue, _ in request.queues)
-    endpoint.failed_queue_ids.update(queue.id for queue, _ in request.queues if not queue.at_fault)
+        device_fault = all(queue.diagnosis.at_fault for queue, _ in request.queues)
+    endpoint.failed_queue_ids.update(queue.id for queue, _ in request.queues if not queue.diagnosis.at_fault)
     return device_fault
 
 
@@ -309,10 +320,10 @@ def _pause(
     if device_fault:
         endpoint.last_error = message
         for queue, _ in request.queues:
-            queue.start_pause(request.pause(queue.failures - 1, failure, retry_after_ms))
+            queue.start_pause(request.pause(queue.diagnosis.failures - 1, failure, retry_after_ms))
     else:
         attempt = endpoint.failed(failure, message, request.sent_at, now)
         if attempt is not None:
             endpoint.start_pause(request.pause(attempt, failure, retry_after_ms))
-    stays_exact = request.exact and all(queue.has_few_failures() for queue, _ in request.queues)
+    stays_exact = request.exact and all(queue.diagnosis.has_few_failures() for queue, _ in request.queues)
     return Judgement((), "exact" if stays_exact else "")

@@ -24,6 +24,7 @@ from relay.event.reader import DeviceKey
 from relay.policy import overview
 from relay.policy.batch_selection import choose
 from relay.policy.device_queue import DeviceQueue, linger_end
+from relay.policy.diagnosis import BatchRemoved
 from relay.policy.endpoint import Endpoint, EndpointState
 from relay.policy.judgement import CompletedRequest, QueueOutcome, judge
 from relay.policy.limits import Limits
@@ -89,7 +90,7 @@ class Schedule:
         if events >= before and queue.due_at is not None and queue.queued:
             return False
         if events < before:
-            queue.reset_diagnosis()  # The diagnosis was about dropped events.
+            queue.diagnose(BatchRemoved())  # The diagnosis was about dropped events.
         if not events:
             queue.due_at = None
             self._list_empty(queue, now)

@@ -61,7 +61,7 @@ MUTANTS = (
         "backoff of a device at its limit that never resets",
         "G5",
         "tests/unit/policy/test_judgement.py::test_a_delivery_resets_the_backoff_of_a_device_at_its_own_limit",
-        ("relay/policy/device_queue.py", "        if self.failures or self.failed_at", "        if self.failed_at"),
+        ("relay/policy/diagnosis.py", "if smaller_succeeded else HEALTHY", "if smaller_succeeded else self"),
     ),
     mutant(
         "Retry-After ignored",

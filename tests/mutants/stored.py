@@ -100,7 +100,7 @@ MUTANTS = (
         "G1",
         "tests/fault/test_upstream_answers.py::test_a_poison_event_delays_no_other_device",
         (
-            "relay/policy/device_queue.py",
+            "relay/policy/diagnosis.py",
             "POISON_FAILURES = 10\nPOISON_MS = 600_000\n",
             "POISON_FAILURES = 1\nPOISON_MS = 0\n",
         ),
@@ -209,9 +209,9 @@ MUTANTS = (
         "G1",
         "tests/unit/policy/test_judgement.py::test_an_unnamed_bad_event_is_found_by_halving_and_the_rest_is_delivered_in_order",
         (
-            "relay/policy/device_queue.py",
-            "        return events == 1\n\n    def reset_diagnosis",
-            "        return True\n\n    def reset_diagnosis",
+            "relay/policy/judgement.py",
+            "    is_found = len(request.queues) == 1 and events == 1\n",
+            "    is_found = len(request.queues) == 1\n",
         ),
     ),
     mutant(
@@ -229,9 +229,9 @@ MUTANTS = (
         "G1",
         "tests/unit/policy/test_judgement.py::test_an_outage_dead_letters_nothing_even_if_others_succeeded_at_its_beginning",
         (
-            "relay/policy/device_queue.py",
-            "        elif success_at is None or success_at <= self.isolated_failed_at:\n            return\n",
-            "",
+            "relay/policy/diagnosis.py",
+            "        if outcome.success_at is None or outcome.success_at <= alone.failed_at:\n",
+            "        if alone is None:\n",
         ),
     ),
     mutant(

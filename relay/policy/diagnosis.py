@@ -1,0 +1,263 @@
+"""The diagnosis of the first batch of a device queue: whether one of its events is bad.
+
+A batch fails because the upstream is unavailable or because of one of its events. The relay finds out with smaller
+requests. The state is what the next request of the device queue may contain:
+
+| state            | next request                                                      |
+|------------------|-------------------------------------------------------------------|
+| `Healthy`        | any number of events, also together with other devices            |
+| `Separated`      | any number of events, without other devices                       |
+| `ProbingSmaller` | a smaller probe, because nothing succeeds at the endpoint         |
+| `Bisecting`      | half of the first events of which at least one is bad             |
+
+Beside it the diagnosis counts failures: of the batch, for the backoff, and of its first event in requests of its own,
+because only an event that keeps failing alone while other devices succeed becomes a dead letter. These counts continue
+across the states: an event that failed alone is still the first one when events arrive behind it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+POISON_FAILURES = 10
+POISON_MS = 600_000
+_FAILURES_BEFORE_PROBE = 3  # Failures of one batch before the relay sends smaller probes.
+
+
+@dataclass(frozen=True, slots=True)
+class Healthy:
+    """Nothing is known against the batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Separated:
+    """A request of the device queue failed, or met a shared limit. Without other devices, the next one shows more."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProbingSmaller:
+    """The batch keeps failing, and so does everything else."""
+
+    limit: int
+    """Maximum number of events of the next request."""
+    prefix: int = 0
+    """At least one of this number of first events is bad, known from an earlier rejection; 0: not known."""
+
+    def __post_init__(self) -> None:
+        assert self.limit >= 1, self
+        assert self.prefix >= 0, self
+
+
+@dataclass(frozen=True, slots=True)
+class Bisecting:
+    """At least one of the first `prefix` events is bad."""
+
+    prefix: int
+
+    def __post_init__(self) -> None:
+        assert self.prefix >= 1, self
+
+
+State: TypeAlias = Healthy | Separated | ProbingSmaller | Bisecting
+
+
+@dataclass(frozen=True, slots=True)
+class BatchDelivered:
+    """The upstream accepted the first `events` events."""
+
+    events: int
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRemoved:
+    """The events of the diagnosis were removed: dropped, or dead letters."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRejected:
+    """The upstream rejected the first `events` events, at least two, and named none of them."""
+
+    events: int
+
+
+@dataclass(frozen=True, slots=True)
+class EventTooLarge:
+    """The upstream rejected the size of the first event alone, although it accepted a larger body before."""
+
+
+@dataclass(frozen=True, slots=True)
+class FailureSeen:
+    """A request with events of the device queue failed at `now`, before its cause is decided."""
+
+    now: int
+    success_at: int | None
+    """Time of the endpoint's latest success."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchFailed:
+    """A request with the first `events` events, and of no other device, failed without a decision about them."""
+
+    events: int
+    now: int
+    others_succeed: bool
+    success_at: int | None
+    """Time of the endpoint's latest success."""
+
+
+@dataclass(frozen=True, slots=True)
+class SharedBatchFailed:
+    """A request with events of several devices failed without a decision about its events."""
+
+    others_succeed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BatchDelayed:
+    """A response that is not about events, such as a 401 or a 429 at the device limit, delays the batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class LimitMet:
+    """The request met a shared limit."""
+
+
+Outcome: TypeAlias = (
+    BatchDelivered
+    | BatchRemoved
+    | BatchRejected
+    | EventTooLarge
+    | FailureSeen
+    | BatchFailed
+    | SharedBatchFailed
+    | BatchDelayed
+    | LimitMet
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """Failures of the first event in requests of its own, counted while other devices succeed."""
+
+    failures: int
+    since: int
+    """Time of the first failure."""
+    failed_at: int
+    """Time of the latest counted failure."""
+
+    def __post_init__(self) -> None:
+        assert self.failures >= 1, self
+        assert self.since <= self.failed_at, self
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """Times are monotonic milliseconds."""
+
+    state: State = Healthy()
+    failures: int = 0
+    """Consecutive failures of the batch."""
+    failed_at: int | None = None
+    """Time of the latest failure that may be due to the batch."""
+    at_fault: bool = False
+    """Other device queues succeeded between two of these failures."""
+    alone: Alone | None = None
+    smaller_succeeded: bool = False
+    """A smaller probe of the batch was the latest success of the device queue."""
+
+    def __post_init__(self) -> None:
+        assert self.failures >= (self.alone.failures if self.alone else 0), self
+        assert not self.at_fault or self.failed_at is not None, self
+        assert not self.alone or not isinstance(self.state, Healthy), self
+        if isinstance(self.state, ProbingSmaller):
+            assert not self.has_few_failures(), self
+            assert not self.smaller_succeeded, self
+
+    def has_few_failures(self) -> bool:
+        """Return whether the failures are too few to look for a bad event."""
+        return self.failures < _FAILURES_BEFORE_PROBE
+
+    def needs_own_request(self) -> bool:
+        """Return whether the queue must not share a request, because one of its events may be bad."""
+        return not isinstance(self.state, Healthy)
+
+    def max_events(self, limit: int) -> int:
+        """Return the maximum number of events for the next request, at most `limit`."""
+        match self.state:
+            case Bisecting(prefix):
+                return min(limit, max(1, prefix // 2))
+            case ProbingSmaller(smaller, prefix):
+                return min(limit, smaller, max(1, prefix // 2)) if prefix else min(limit, smaller)
+            case _:
+                return limit
+
+    def is_poisoned(self, now: int) -> bool:
+        """Return whether the first event keeps failing in requests of its own while other devices succeed."""
+        alone = self.alone
+        return alone is not None and alone.failures >= POISON_FAILURES and now - alone.since >= POISON_MS
+
+    def after(self, outcome: Outcome) -> Diagnosis:
+        """Return the diagnosis after the outcome of a request. This is the only transition."""
+        match outcome:
+            case BatchDelivered(events):
+                return self._delivered(events)
+            case BatchRemoved():
+                return HEALTHY
+            case BatchRejected(events):
+                assert events >= 2, outcome
+                return replace(self, state=self._suspecting(events))
+            case EventTooLarge():
+                return replace(self, state=self._suspecting(1), failures=self.failures + 1)
+            case FailureSeen(now, success_at):
+                succeeded = self.failed_at is not None and success_at is not None and success_at > self.failed_at
+                return replace(self, failed_at=now, at_fault=self.at_fault or succeeded)
+            case BatchFailed():
+                return self._failed(outcome)
+            case SharedBatchFailed(others_succeed):
+                failed = replace(self, failures=self.failures + 1)
+                return failed._separated() if others_succeed or not failed.has_few_failures() else failed
+            case BatchDelayed():
+                return replace(self, failures=self.failures + 1)
+            case LimitMet():
+                return self._separated()
+
+    def _delivered(self, events: int) -> Diagnosis:
+        smaller_succeeded = isinstance(self.state, ProbingSmaller)
+        prefix = self.state.prefix - events if isinstance(self.state, ProbingSmaller | Bisecting) else 0
+        if prefix > 0:
+            return Diagnosis(Bisecting(prefix), smaller_succeeded=smaller_succeeded)
+        return Diagnosis(smaller_succeeded=True) if smaller_succeeded else HEALTHY
+
+    def _failed(self, outcome: BatchFailed) -> Diagnosis:
+        """Return the diagnosis after an outage or a poison event; the two look the same.
+
+        If other devices or smaller probes of this batch succeed, the batch is at fault and is bisected. Otherwise the
+        upstream is, but the next probes are smaller, so that they show the difference when the upstream recovers.
+        """
+        alone = self._alone(outcome) if outcome.events == 1 else self.alone
+        failed = replace(self._separated(), failures=self.failures + 1, alone=alone)
+        if failed.has_few_failures():
+            return failed
+        if outcome.others_succeed or self.smaller_succeeded:
+            return replace(failed, state=Bisecting(outcome.events))
+        prefix = self.state.prefix if isinstance(self.state, ProbingSmaller | Bisecting) else 0
+        return replace(failed, state=ProbingSmaller(max(1, outcome.events // 2), prefix))
+
+    def _alone(self, outcome: BatchFailed) -> Alone:
+        """Count a failure only if other devices succeeded since the previous one, so that an outage does not count."""
+        alone, now = self.alone, outcome.now
+        if alone is None:
+            return Alone(1, now, now)
+        if outcome.success_at is None or outcome.success_at <= alone.failed_at:
+            return alone
+        return Alone(alone.failures + 1, alone.since, now)
+
+    def _suspecting(self, prefix: int) -> State:
+        return ProbingSmaller(self.state.limit, prefix) if isinstance(self.state, ProbingSmaller) else Bisecting(prefix)
+
+    def _separated(self) -> Diagnosis:
+        return replace(self, state=Separated()) if isinstance(self.state, Healthy) else self
+
+
+HEALTHY = Diagnosis()
