@@ -241,7 +241,8 @@ class Service:
         self.outbox.configure(settings.outbox)
         self._ops.token = settings.ops.token
         reader = self._reader(settings)
-        self._http.reader = self._udp.reader = reader
+        self._http.reader = reader
+        self._udp.use_reader(reader)
         self._routes.reloaded()
         self.settings = settings
         _warn_of_exposed(settings)

@@ -75,7 +75,7 @@ VIOLATIONS = {
     "a store without a level": Violation("imports", "outbox/mysql/__init__.py", '"""Another store."""'),
     "the HTTP server knows the outbox": Violation("imports", "http/guard.py", "from relay.outbox import OutboxFull"),
     "the configuration knows policies": Violation("imports", "config/keys.py", "from relay.policy import limits"),
-    "UDP knows forward": Violation("imports", "ingest/udp/ack.py", "from relay.forward import forwarder"),
+    "UDP knows forward": Violation("imports", "ingest/udp/responses.py", "from relay.forward import forwarder"),
     "forward knows ops": Violation("imports", "forward/forwarder.py", "from relay.ops import status"),
     "a command draws a secret": Violation("imports", "cli/flush.py", "import secrets"),
     "random bytes of the system": Violation("rules", "ops/status.py", "import os\nTOKEN = os.urandom(16)"),

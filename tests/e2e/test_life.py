@@ -115,7 +115,7 @@ async def test_sigterm_with_a_silent_upstream_leaves_events_pending(sandbox: San
     ("broken", "step", "sent"),
     [
         ("relay.http.listener.Listener._remove_unix_socket", "listener", 1),
-        ("relay.ingest.udp.socket.kernel_drops", "udp", 1),
+        ("relay.ingest.udp.sockets.kernel_drops", "udp", 1),
         ("relay.forward.forwarder.Forwarder.drain", "drain", 0),
     ],
 )

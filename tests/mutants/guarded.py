@@ -153,13 +153,13 @@ MUTANTS = (
         "a response to a response",
         "G9",
         "tests/unit/ingest/udp/test_ingest.py::test_a_response_that_is_returned_gets_no_response",
-        ("relay/ingest/udp/responses.py", "if self.enabled and not is_response(received.data):", "if self.enabled:"),
+        ("relay/ingest/udp/responses.py", "if not is_response(received.data):", "if True:"),
     ),
     mutant(
         "a response to the relay's own socket",
         "G9",
-        "tests/unit/ingest/udp/test_ack.py::test_the_relays_own_addresses_get_no_response",
-        ("relay/ingest/udp/responses.py", "            or (ip, port) in self._own\n", ""),
+        "tests/unit/ingest/udp/test_responses.py::test_the_relays_own_addresses_get_no_response",
+        ("relay/ingest/udp/responses.py", "(ip, port) in self._own", "False"),
     ),
     mutant(
         "expensive datagrams read without a budget",

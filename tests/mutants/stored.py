@@ -241,7 +241,7 @@ MUTANTS = (
         (
             "relay/ingest/udp/ingest.py",
             "        self._uncommitted += len(batch.events)\n",
-            "        self._uncommitted += len(batch.events)\n        self._responses.stored(batch)\n",
+            "        self._uncommitted += len(batch.events)\n        self._outcomes.stored(batch, 0)\n",
         ),
     ),
     mutant(

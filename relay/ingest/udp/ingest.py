@@ -1,7 +1,7 @@
 """Receive events over UDP and append them to the outbox.
 
 asyncio's datagram transport reads one datagram per turn of the event loop, and lost 40 % of the datagrams at a rate
-that this module receives without loss. It reads each socket with one system call per wake.
+that this module receives without loss. It reads each socket with one system call per wake (`state` defines when).
 
 Rules:
 1.  A datagram is stored as a whole or not at all, and datagrams do not affect each other. The events that one wake read
@@ -11,77 +11,43 @@ Rules:
     plus the events of one wake.
 3.  Small datagrams are read before expensive ones (`datagrams`). Each wake reads the sockets, and then runs one step
     of the backlog.
-4.  Rejected datagrams are counted by reason. At most one per second is logged.
-5.  A response (udp.ack) is sent only after the commit, and only to allowed networks; see `ack`.
-6.  An exception affects only the datagram that causes it. The datagram is counted as unavailable, and the exception is
-    reported to the event loop at most once per second. Reading continues after every failure.
+4.  A response (udp.ack) is sent only after the commit, and only to allowed networks (`responses`).
+5.  An exception affects only the datagram that causes it. The datagram is counted as unavailable, and the exception is
+    reported to the event loop at most once per second (`outcomes`). Reading continues after every failure.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from collections import deque
 from functools import partial
-from typing import Any
 
 import structlog
 
 from relay.config import Udp
-from relay.event.reader import Reader, Rejection
+from relay.event.reader import Reader
 from relay.http.guard import Networks
-from relay.ingest.append_coalescer import report_bug
-from relay.ingest.udp import socket as udp_socket
-from relay.ingest.udp.datagrams import Datagrams, ReceivedDatagram
+from relay.ingest.udp.datagrams import Datagrams
+from relay.ingest.udp.outcomes import Outcomes
 from relay.ingest.udp.read_batch import ReadBatch
-from relay.ingest.udp.recvmmsg import Datagram, burst
-from relay.ingest.udp.responses import Responses
+from relay.ingest.udp.sockets import DATAGRAMS_PER_READ, UdpSockets
+from relay.ingest.udp.state import Coalescing, Full, Paused, Stopped, UdpInput, UdpState, Watching, next_state
 from relay.outbox import Outbox, OutboxError, OutboxFull, OutboxShareUsed
-from relay.runtime.address import format_address
 from relay.runtime.clock import Clock
 from relay.runtime.listening import open_sockets
-from relay.runtime.log import Gate
-from relay.runtime.metrics import REJECT_REASONS, UDP_DROP_REASONS, Metrics
+from relay.runtime.metrics import Metrics
 
-_DATAGRAMS_PER_WAKE = 64
-"""Datagrams per socket and wake: about 1 ms of work. HTTP is served between wakes."""
-_WAKES_AT_STOP = 256
+_READS_AT_STOP = 256
 _STEPS_AT_STOP = 256
 """Steps of the backlog at a stop: less than a second, so that expensive datagrams do not delay the stop."""
 _MAX_UNCOMMITTED = 10_000
-_PAUSE_S = 0.1
-_LINGER_S, _LONG_LINGER_S = 0.002, 0.01
+_LINGER_MS, _LONG_LINGER_MS = 2, 10
 """Time from a wake that read datagrams to the next wake. A wake and its commit cost more than an event."""
 _LONG_LINGER_BUFFER_BYTES = 2 << 20
 """Smallest receive buffer for the long linger time: room for a burst of a thousand datagrams. With a smaller buffer,
 or with udp.ack, the linger time is short."""
-_LOG_INTERVAL_MS = 1_000
 
 _log = structlog.get_logger(__name__)
-
-
-class _Source:
-    """A socket, with the datagrams that were received from it and are not processed yet."""
-
-    def __init__(self, receiving: socket.socket) -> None:
-        self.socket = receiving
-        self.unread: deque[Datagram] = deque()
-        self._burst = burst(receiving, _DATAGRAMS_PER_WAKE)
-        self._kernel_drops = 0
-
-    def read(self) -> int:
-        """Receive datagrams if all earlier ones are processed; return the number of unread ones. Raises OSError."""
-        if not self.unread:
-            self.unread.extend(self._burst())
-        return len(self.unread)
-
-    def new_kernel_drops(self) -> int:
-        """Return how many datagrams the kernel dropped since the last call, from its 32-bit counter per socket."""
-        drops = udp_socket.kernel_drops(self.socket)
-        if drops is None:
-            return 0
-        before, self._kernel_drops = self._kernel_drops, drops
-        return (drops - before) % 2**32
 
 
 class UdpIngest:
@@ -99,50 +65,43 @@ class UdpIngest:
         """`max_body_bytes` limits the size of a received datagram. Raises ValueError for an invalid network."""
         self._outbox = outbox
         self._settings = settings
-        self._metrics = metrics
+        self._buffer_bytes = metrics.udp_receive_buffer_bytes
         self._now_ms = clock.monotonic_ms
-        self._received = metrics.events_received.labels("udp")
-        self._accepted = metrics.events_accepted.labels("udp")
-        self._duplicate = metrics.events_duplicate.labels("udp")
-        self._rejected = {reason: metrics.events_rejected.labels("udp", reason) for reason in REJECT_REASONS}
-        self._dropped = {reason: metrics.udp_datagrams_dropped.labels(reason) for reason in UDP_DROP_REASONS}
+        self._outcomes = Outcomes(metrics, clock.monotonic_ms)
         networks = Networks(settings.allowed_networks)
-        self._datagrams = Datagrams(reader, max_body_bytes, settings.receive_buffer_bytes, networks, self)
-        self._sources: list[_Source] = []
-        self._responses = Responses((), enabled=False)
-        self._linger_s = _LINGER_S
-        self._watching = False
-        """Whether the event loop calls `_wake` when a datagram arrives."""
+        self._datagrams = Datagrams(reader, max_body_bytes, settings.receive_buffer_bytes, networks, self._outcomes)
+        self._sockets = UdpSockets()
+        self._linger_ms = _LINGER_MS
+        self._state: UdpState = Stopped()
         self._next_wake: asyncio.Handle | None = None
-        """The scheduled call of `_wake`. Without it and without `_watching`, the end of an append schedules one."""
+        """The scheduled call of `_wake` while the state is Coalescing or Paused."""
         self._uncommitted = 0
-        self._log_gate = Gate(metrics.log_lines_suppressed, per_ms=_LOG_INTERVAL_MS)
-        self._wake_measured = metrics.longest_step.measured(self._wake)
+        """Number of events in appends that have not ended."""
+        self._measured_wake = metrics.longest_step.measured(self._wake)
 
-    @property
-    def reader(self) -> Reader:
-        """A reload of the configuration may replace the reader."""
-        return self._datagrams.reader
+    def __repr__(self) -> str:
+        return f"<UdpIngest {self._state} uncommitted={self._uncommitted} has_backlog={self._datagrams.has_backlog}>"
 
-    @reader.setter
-    def reader(self, reader: Reader) -> None:
-        self._datagrams.reader = reader
+    def use_reader(self, reader: Reader) -> None:
+        """Read with another reader, after a reload of the configuration."""
+        self._datagrams.use_reader(reader)
 
     @property
     def addresses(self) -> list[str]:
         """The bound addresses with their ports; empty before `start`."""
-        return [format_address(source.socket.getsockname()) for source in self._sources]
+        return self._sockets.addresses
 
     async def start(self) -> None:
         """Listen. Raises ListenError."""
         sockets = await open_sockets(self._settings.listen, Udp().listen, socket.SOCK_DGRAM, "udp.listen")
-        self._sources = [_Source(each) for each in sockets]
-        self._responses = Responses(sockets, enabled=self._settings.ack)
-        given = min(udp_socket.ask_receive_buffer(each, self._settings.receive_buffer_bytes) for each in sockets)
-        self._metrics.udp_receive_buffer_bytes.set(given)
-        if given >= _LONG_LINGER_BUFFER_BYTES and not self._settings.ack:
-            self._linger_s = _LONG_LINGER_S
-        self._schedule_wake()
+        self._sockets = UdpSockets(sockets)
+        given_bytes = self._sockets.ask_receive_buffer(self._settings.receive_buffer_bytes)
+        self._buffer_bytes.set(given_bytes)
+        if self._settings.ack:
+            self._outcomes.respond_from(sockets)
+        elif given_bytes >= _LONG_LINGER_BUFFER_BYTES:
+            self._linger_ms = _LONG_LINGER_MS
+        self._change(UdpInput.STARTED)
 
     def stop(self) -> None:
         """Read the datagrams in the kernel's buffer while the outbox has room, then close the sockets.
@@ -150,156 +109,93 @@ class UdpIngest:
         Closing the outbox commits the appended events. No responses are sent to them. Expensive datagrams that cannot
         be read within a second are dropped and counted.
         """
-        if not self._sources:
+        if not self._sockets:
             return
-        self._pause()
+        self._change(UdpInput.STOPPED)
         try:
-            self._append_all_read()
-            for _ in range(_WAKES_AT_STOP):
-                if not self._outbox.room() or not self._read():
+            self._append_all_received()
+            for _ in range(_READS_AT_STOP):
+                if not self._outbox.room() or not self._sockets.read(self._outcomes.socket_failed):
                     break
-                self._append_all_read()
-            self._read_backlog_at_stop()
+                self._append_all_received()
+            for _ in range(_STEPS_AT_STOP):
+                if self._datagrams.has_backlog:
+                    self._append(self._datagrams.read_step())
+            self._datagrams.drop_backlog()
             self.refresh()
         finally:
-            for source in self._sources:
-                source.socket.close()
-            self._sources = []
+            self._sockets.close()
 
     def refresh(self) -> None:
         """Count the datagrams that the kernel dropped since the last call."""
-        for source in self._sources:
-            self._dropped["kernel"].inc(source.new_kernel_drops())
+        self._outcomes.kernel_dropped(self._sockets.new_kernel_drops())
 
-    # --- reading
+    # --- the state
 
-    def _schedule_wake(self) -> None:
-        """Schedule the next wake, unless one is scheduled already."""
-        if not self._sources or self._watching or self._next_wake is not None:
-            return
-        loop = asyncio.get_running_loop()
-        if self._uncommitted >= _MAX_UNCOMMITTED:
-            return
-        if self._has_unprocessed():
-            self._next_wake = loop.call_soon(self._wake_measured)
-        else:
-            for source in self._sources:
-                loop.add_reader(source.socket, self._wake_measured)
-            self._watching = True
-
-    def _pause(self, delay_s: float | None = None) -> None:
-        """Stop reading for `delay_s`, or until `_schedule_wake` is called if it is None."""
-        loop = asyncio.get_running_loop()
-        if self._watching:
-            for source in self._sources:
-                loop.remove_reader(source.socket)
-            self._watching = False
-        if self._next_wake is not None:
+    def _change(self, happened: UdpInput) -> None:
+        """Change the state, and watch the sockets or schedule the next wake as the new state requires."""
+        assert self._uncommitted >= 0, self
+        now_ms = self._now_ms()
+        before, after = self._state, next_state(self._state, happened, now_ms, self._linger_ms)
+        self._state = after
+        if isinstance(before, Watching) and not isinstance(after, Watching):
+            self._sockets.unwatch()
+        if self._next_wake is not None and after != before:
             self._next_wake.cancel()
             self._next_wake = None
-        if delay_s is not None and self._sources:
-            self._next_wake = loop.call_later(delay_s, self._wake_measured)
+        if isinstance(after, Watching) and not isinstance(before, Watching):
+            self._sockets.watch(self._measured_wake)
+        elif isinstance(after, Coalescing | Paused) and self._next_wake is None:
+            delay_s = (after.until_ms - now_ms) / 1000
+            self._next_wake = asyncio.get_running_loop().call_later(delay_s, self._measured_wake)
+        if isinstance(after, Paused | Full) and type(after) is not type(before):
+            _log.debug("reading of datagrams is interrupted", state=repr(after))
+        assert (self._next_wake is not None) == isinstance(after, Coalescing | Paused), self
+        assert self._uncommitted or not isinstance(after, Full), f"no append will end: {self}"
 
     def _wake(self) -> None:
         self._next_wake = None
         try:
-            self._process_wake()
+            self._change(self._read_and_append())
         except BaseException:
-            self._pause(_PAUSE_S)  # Ensures another wake, and delays a repetition of the same exception.
+            self._change(UdpInput.HINDERED)  # Ensures another wake, and delays a repetition of the same exception.
             raise
 
-    def _process_wake(self) -> None:
-        """Process unread datagrams, or receive new ones, and schedule the next wake."""
+    # --- reading
+
+    def _read_and_append(self) -> UdpInput:
+        """Process received datagrams or receive new ones, run one step of the backlog, and append the events."""
         if self._uncommitted >= _MAX_UNCOMMITTED:
-            self._pause()
-            return
+            return UdpInput.LIMIT_REACHED
         if not self._outbox.room():
-            self._pause(_PAUSE_S)
-            return
-        read = self._read()
-        self._append_read()
+            return UdpInput.HINDERED
+        read = self._sockets.read(self._outcomes.socket_failed)
+        self._append_received()
         if self._datagrams.has_backlog and self._uncommitted < _MAX_UNCOMMITTED:
             self._append(self._datagrams.read_step())
         if self._uncommitted >= _MAX_UNCOMMITTED:
-            self._pause()  # The end of an append schedules the next wake.
-        elif read >= _DATAGRAMS_PER_WAKE or self._has_unprocessed():
-            self._pause(0)
-        elif read:
-            self._pause(self._linger_s)
-        else:
-            self._schedule_wake()
+            return UdpInput.LIMIT_REACHED
+        if read >= DATAGRAMS_PER_READ or self._datagrams.has_backlog or any(self._sockets.unprocessed()):
+            return UdpInput.READ_SOME
+        return UdpInput.READ_ALL if read else UdpInput.READ_NOTHING
 
-    def _read(self) -> int:
-        """Receive datagrams from the sockets; return the largest number of unread datagrams of one socket."""
-        most = 0
-        for source in self._sources:
-            try:
-                most = max(most, source.read())
-            except OSError as error:
-                self._log_rejected("the socket failed", str(error))
-        return most
+    def _append_received(self) -> None:
+        """Append the events of received datagrams, up to the limit of a call for each socket."""
+        for unprocessed, receiver in self._sockets.unprocessed():
+            self._append(self._datagrams.read_small(unprocessed, receiver))
 
-    def _append_read(self) -> None:
-        """Append the events of unread datagrams, up to the limit of a call for each socket."""
-        for source in self._sources:
-            if source.unread:
-                self._append(self._datagrams.read_small(source.unread, source.socket))
-
-    def _append_all_read(self) -> None:
-        while any(source.unread for source in self._sources):
-            self._append_read()
-
-    def _read_backlog_at_stop(self) -> None:
-        """Run at most `_STEPS_AT_STOP` steps of the backlog, then drop the rest."""
-        for _ in range(_STEPS_AT_STOP):
-            if not self._datagrams.has_backlog:
-                return
-            self._append(self._datagrams.read_step())
-        self._datagrams.drop_backlog()
-
-    def _has_unprocessed(self) -> bool:
-        """Return whether received datagrams are not processed yet."""
-        return self._datagrams.has_backlog or any(source.unread for source in self._sources)
-
-    # --- rejected datagrams
-
-    def dropped(self, reason: str, sender: Any) -> None:
-        self._dropped[reason].inc()
-        self._log_rejected(reason, sender[0])
-
-    def rejected(self, rejection: Rejection, received: ReceivedDatagram) -> None:
-        self._log_rejected(rejection.reason, rejection.error)
-        self._reject(rejection.reason, rejection.error, received)
-
-    def failed(self, bug: Exception, received: ReceivedDatagram) -> None:
-        self._report("a datagram could not be read", bug)
-        self._reject("unavailable", "the relay failed on this datagram", received)
-
-    def reading_together_failed(self, bug: Exception) -> None:
-        self._report("datagrams could not be read together", bug)
-
-    def _reject(self, reason: str, error: str, received: ReceivedDatagram) -> None:
-        self._received.inc()
-        self._rejected[reason].inc()
-        self._responses.rejected(error, received)
-
-    def _log_rejected(self, reason: str, detail: str) -> None:
-        if self._log_gate.admit("bad", self._now_ms()) is not None:
-            _log.warning("a datagram was rejected", reason=reason, detail=detail)
-
-    def _report(self, message: str, bug: Exception) -> None:
-        if self._log_gate.admit(message, self._now_ms()) is not None:
-            report_bug(message, bug)
+    def _append_all_received(self) -> None:
+        while any(self._sockets.unprocessed()):
+            self._append_received()
 
     # --- storing
 
     def _append(self, batch: ReadBatch | None) -> None:
-        if batch is None or not batch.events:
-            return
-        self._received.inc(len(batch.events))
-        self._append_received(batch)
+        if batch is not None and batch.events:
+            self._outcomes.received(batch)
+            self._append_counted(batch)
 
-    def _append_received(self, batch: ReadBatch) -> None:
+    def _append_counted(self, batch: ReadBatch) -> None:
         self._uncommitted += len(batch.events)
         try:
             appended = self._outbox.append(batch.events, callers=len(batch.datagrams) if self._settings.ack else 0)
@@ -310,29 +206,24 @@ class UdpIngest:
 
     def _appended(self, batch: ReadBatch, outcome: asyncio.Future[int]) -> None:
         """Handle the outcome of one append."""
-        count = len(batch.events)
-        self._uncommitted -= count
+        self._uncommitted -= len(batch.events)
         error = OutboxError("the append was cancelled") if outcome.cancelled() else outcome.exception()
         try:
             if error is None:
-                duplicates = outcome.result()
-                self._accepted.inc(count - duplicates)
-                self._duplicate.inc(duplicates)
-                self._responses.stored(batch)
+                self._outcomes.stored(batch, outcome.result())
             elif isinstance(error, OutboxFull) and len(batch.datagrams) > 1:
                 for each in batch.per_datagram():
-                    self._append_received(each)
+                    self._append_counted(each)
             else:
                 self._not_stored(batch, error)
         finally:
-            self._schedule_wake()
+            if self._uncommitted < _MAX_UNCOMMITTED:
+                self._change(UdpInput.APPEND_ENDED)
 
     def _not_stored(self, batch: ReadBatch, error: BaseException) -> None:
         """Count the rejected events, and pause, so that the next datagrams stay in the kernel's buffer."""
-        self._rejected["full" if isinstance(error, OutboxFull) else "unavailable"].inc(len(batch.events))
-        self._log_rejected("not stored", str(error))
-        self._responses.not_stored(batch, str(error))
+        self._outcomes.not_stored(batch, error)
         if not isinstance(error, OutboxShareUsed):  # With a used-up share, other devices' events can still be stored.
-            self._pause(_PAUSE_S)
+            self._change(UdpInput.HINDERED)
         if not isinstance(error, OutboxError):
             raise error

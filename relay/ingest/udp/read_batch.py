@@ -1,4 +1,4 @@
-"""The events that one wake of the UDP listener read from one socket, with the datagrams that contained them."""
+"""Received datagrams, and the events that were read from them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,15 @@ from typing import Any, NamedTuple
 from relay.event.reader import Event
 
 
+class ReceivedDatagram(NamedTuple):
+    """A datagram, its sender and the socket that received it."""
+
+    data: bytes
+    sender: Any
+    """Address as `socket.recvfrom` returns it."""
+    receiver: socket.socket
+
+
 class DatagramSummary(NamedTuple):
     """A datagram whose events are in a batch."""
 
@@ -16,7 +25,6 @@ class DatagramSummary(NamedTuple):
     size_bytes: int
     """Size as received."""
     sender: Any
-    """Address as `socket.recvfrom` returns it."""
 
 
 class ReadBatch(NamedTuple):

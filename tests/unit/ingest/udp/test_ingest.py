@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from relay.config import Udp
 from relay.event.reader import BodyKind, Event, EventDefaults, Reader, Reading, Rejection
 from relay.http.guard import Networks
-from relay.ingest.udp.ack import stored_response
-from relay.ingest.udp.datagrams import MAX_INFLATED_BYTES
+from relay.ingest.udp.expensive import MAX_INFLATED_BYTES
 from relay.ingest.udp.ingest import UdpIngest
+from relay.ingest.udp.responses import stored_response
 from relay.outbox import OutboxFull, OutboxUnavailable
 from relay.runtime.address import ListenError
 from relay.runtime.metrics import Metrics
@@ -319,7 +319,7 @@ async def test_datagrams_dropped_by_the_kernel_are_counted() -> None:
 
 async def test_a_kernel_without_a_drop_counter_is_supported(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four bytes where nine counters are asked for, as an emulated or a much older kernel answers."""
-    monkeypatch.setattr("relay.ingest.udp.socket._SO_MEMINFO", socket.SO_RCVBUF)
+    monkeypatch.setattr("relay.ingest.udp.sockets._SO_MEMINFO", socket.SO_RCVBUF)
     async with Hearing() as hearing:
         hearing.send(event(0))
         await hearing.settled(1)
@@ -560,7 +560,7 @@ def bugs_told() -> list[str]:
 async def test_an_exception_in_reading_together_loses_no_datagram() -> None:
     async with Hearing() as hearing:
         bugs = bugs_told()
-        hearing.udp.reader = Broken(RuntimeError("a bug"))
+        hearing.udp.use_reader(Broken(RuntimeError("a bug")))
         hearing.send(*[event(number) for number in range(20)])
         await hearing.settled(20)
         assert kept_numbers(hearing.outbox) == list(range(20))
@@ -581,7 +581,7 @@ async def test_an_exception_in_the_network_check_affects_one_datagram(monkeypatc
 async def test_an_exception_affects_its_own_datagram_and_is_reported(datagram: bytes, bug: Exception) -> None:
     async with Hearing(ack=True) as hearing:
         bugs = bugs_told()
-        hearing.udp.reader = Broken(bug)
+        hearing.udp.use_reader(Broken(bug))
         hearing.send(event(0))
         await hearing.settled(1)
         # a timer wakes for it: who was woken by the socket would be woken again
@@ -601,7 +601,7 @@ async def test_an_exception_affects_its_own_datagram_and_is_reported(datagram: b
 async def test_an_exception_affects_no_datagram_read_with_it(datagram: bytes) -> None:
     async with Hearing() as hearing:
         bugs_told()
-        hearing.udp.reader = Broken(MemoryError())
+        hearing.udp.use_reader(Broken(MemoryError()))
         hearing.send(event(0), datagram, event(1))
         await hearing.settled(3)
         assert kept_numbers(hearing.outbox) == [0, 1]
@@ -612,7 +612,7 @@ async def test_an_exception_affects_no_datagram_read_with_it(datagram: bytes) ->
 async def test_an_exception_does_not_end_the_stop(datagram: bytes) -> None:
     async with Hearing() as hearing:
         bugs_told()
-        hearing.udp.reader = Broken(MemoryError())
+        hearing.udp.use_reader(Broken(MemoryError()))
         hearing.send(event(0), datagram, *[event(number) for number in range(1, 100)])
         hearing.udp.stop()
         assert kept_numbers(hearing.outbox) == list(range(100))
@@ -623,7 +623,7 @@ async def test_an_exception_does_not_end_the_stop(datagram: bytes) -> None:
 async def test_exceptions_are_reported_once_per_second() -> None:
     async with Hearing() as hearing:
         bugs = bugs_told()
-        hearing.udp.reader = Broken(RuntimeError("a bug"))
+        hearing.udp.use_reader(Broken(RuntimeError("a bug")))
         for number in range(20):
             hearing.send(SHORT_BUG)
             await hearing.settled(number + 1)
@@ -808,3 +808,38 @@ async def test_an_address_in_use_is_named() -> None:
         with pytest.raises(ListenError, match=r"udp\.listen"):
             await second.udp.start()
         second.sender.close()
+
+
+# --- the state
+
+
+async def test_the_state_follows_the_datagrams(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relay.ingest.udp.ingest._MAX_UNCOMMITTED", 2)
+    hearing = Hearing(outbox=ScriptedOutbox(waits=True), receive_buffer_bytes=4_096)
+    assert repr(hearing.udp) == "<UdpIngest Stopped() uncommitted=0 has_backlog=False>"
+    async with hearing:
+        assert repr(hearing.udp) == "<UdpIngest Watching() uncommitted=0 has_backlog=False>"
+        hearing.send(event(0))
+        await until(lambda: bool(hearing.outbox.appends))
+        now_ms = hearing.clock.now_ms
+        assert repr(hearing.udp) == f"<UdpIngest Coalescing(until_ms={now_ms + 2}) uncommitted=1 has_backlog=False>"
+        hearing.send(event(1))
+        await until(lambda: len(hearing.outbox.appends) == 2)
+        assert repr(hearing.udp) == "<UdpIngest Full() uncommitted=2 has_backlog=False>"
+        hearing.outbox.appends[0].set_exception(OutboxUnavailable("the disk fails"))
+        await hearing.settled(1)
+        assert repr(hearing.udp) == f"<UdpIngest Paused(until_ms={now_ms + 100}) uncommitted=1 has_backlog=False>"
+        hearing.outbox.appends[1].set_result(0)
+    assert repr(hearing.udp) == "<UdpIngest Stopped() uncommitted=1 has_backlog=False>"
+
+
+async def test_the_end_of_an_append_wakes_a_full_listener(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relay.ingest.udp.ingest._MAX_UNCOMMITTED", 1)
+    async with Hearing(outbox=ScriptedOutbox(waits=True)) as hearing:
+        hearing.send(event(0), large(1))
+        await until(lambda: bool(hearing.outbox.appends))
+        assert "Full()" in repr(hearing.udp)
+        hearing.outbox.appends[0].set_result(0)
+        await until(lambda: len(hearing.outbox.appends) == 2)
+        assert kept_numbers(hearing.outbox) == [0, 1]
+        hearing.outbox.appends[1].set_result(0)

@@ -1,0 +1,98 @@
+"""What became of the datagrams: counters, the log, and the responses of udp.ack.
+
+Rejected datagrams are counted by reason. At most one per second is logged, and so is at most one exception.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import structlog
+
+from relay.event.reader import Rejection
+from relay.ingest.append_coalescer import report_bug
+from relay.ingest.udp.read_batch import ReadBatch, ReceivedDatagram
+from relay.ingest.udp.responses import Responses
+from relay.outbox import OutboxFull
+from relay.runtime.log import Gate
+from relay.runtime.metrics import REJECT_REASONS, UDP_DROP_REASONS, Metrics
+
+_LOG_INTERVAL_MS = 1_000
+
+_log = structlog.get_logger(__name__)
+
+
+class Outcomes:
+    """Counts, logs and responds. Without `respond_from` it sends no response."""
+
+    def __init__(self, metrics: Metrics, now_ms: Callable[[], int]) -> None:
+        """`now_ms` returns monotonic time."""
+        self._received = metrics.events_received.labels("udp")
+        self._accepted = metrics.events_accepted.labels("udp")
+        self._duplicate = metrics.events_duplicate.labels("udp")
+        self._rejected = {reason: metrics.events_rejected.labels("udp", reason) for reason in REJECT_REASONS}
+        self._dropped = {reason: metrics.udp_datagrams_dropped.labels(reason) for reason in UDP_DROP_REASONS}
+        self._log_gate = Gate(metrics.log_lines_suppressed, per_ms=_LOG_INTERVAL_MS)
+        self._now_ms = now_ms
+        self._responses: Responses | None = None
+
+    def respond_from(self, sockets: Sequence[socket.socket]) -> None:
+        """Send responses from now on. `sockets` are all sockets of the listener."""
+        self._responses = Responses(sockets)
+
+    # --- datagrams without events
+
+    def kernel_dropped(self, count: int) -> None:
+        self._dropped["kernel"].inc(count)
+
+    def dropped(self, reason: str, sender: Any) -> None:
+        self._dropped[reason].inc()
+        self._log_rejected(reason, sender[0])
+
+    def rejected(self, rejection: Rejection, received: ReceivedDatagram) -> None:
+        self._log_rejected(rejection.reason, rejection.error)
+        self._reject(rejection.reason, rejection.error, received)
+
+    def failed(self, bug: Exception, received: ReceivedDatagram) -> None:
+        self._report("a datagram could not be read", bug)
+        self._reject("unavailable", "the relay failed on this datagram", received)
+
+    def reading_together_failed(self, bug: Exception) -> None:
+        self._report("datagrams could not be read together", bug)
+
+    def socket_failed(self, error: OSError) -> None:
+        self._log_rejected("the socket failed", str(error))
+
+    # --- events
+
+    def received(self, batch: ReadBatch) -> None:
+        self._received.inc(len(batch.events))
+
+    def stored(self, batch: ReadBatch, duplicates: int) -> None:
+        self._accepted.inc(len(batch.events) - duplicates)
+        self._duplicate.inc(duplicates)
+        if self._responses is not None:
+            self._responses.stored(batch)
+
+    def not_stored(self, batch: ReadBatch, error: BaseException) -> None:
+        self._rejected["full" if isinstance(error, OutboxFull) else "unavailable"].inc(len(batch.events))
+        self._log_rejected("not stored", str(error))
+        if self._responses is not None:
+            self._responses.not_stored(batch, str(error))
+
+    def _reject(self, reason: str, error: str, received: ReceivedDatagram) -> None:
+        """Count one received and rejected event: the number of events of a rejected datagram is unknown."""
+        self._received.inc()
+        self._rejected[reason].inc()
+        if self._responses is not None:
+            self._responses.rejected(error, received)
+
+    def _log_rejected(self, reason: str, detail: str) -> None:
+        if self._log_gate.admit("bad", self._now_ms()) is not None:
+            _log.warning("a datagram was rejected", reason=reason, detail=detail)
+
+    def _report(self, message: str, bug: Exception) -> None:
+        if self._log_gate.admit(message, self._now_ms()) is not None:
+            report_bug(message, bug)
