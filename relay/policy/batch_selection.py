@@ -19,9 +19,7 @@ def choose(
 
     A ready device queue that may no longer send, because of its rate window or a pause, is passed to `postpone`.
     """
-    mix = limits.mix_devices == "always" or (
-        limits.mix_devices == "when_ip_limited" and endpoint.shared_limit is not None
-    )
+    mix = limits.mix_devices == "always" or (limits.mix_devices == "when_ip_limited" and endpoint.limit.is_limited)
     chosen: list[tuple[DeviceQueue, int]] = []
     room_events, room_bytes = limits.max_events, endpoint.body_size.max_bytes(limits.max_body_bytes)
     ready = endpoint.ready

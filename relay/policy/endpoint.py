@@ -13,7 +13,7 @@ from typing import Literal
 from relay.policy.body_size import BodySize
 from relay.policy.device_queue import DeviceQueue
 from relay.policy.pause import NO_PAUSE, Pause
-from relay.policy.shared_limit import RequestHistory, SharedLimit
+from relay.policy.shared_limit import SharedLimit
 
 EndpointState = Literal["ok", "backing_off", "rate_limited", "unauthorized", "misconfigured"]
 Failure = Literal["backing_off", "unauthorized", "misconfigured"]
@@ -33,19 +33,14 @@ class Endpoint:
         "failed_queue_ids",
         "failing_since",
         "failure",
-        "history",
         "in_flight",
         "last_error",
-        "last_sent",
-        "limit_pause",
-        "limited_attempt",
-        "limited_from",
+        "limit",
         "pause",
         "previous_success",
         "queues",
         "ready",
         "rejected_queue_ids",
-        "shared_limit",
         "since",
         "stalled",
         "states",
@@ -85,23 +80,16 @@ class Endpoint:
         )
         self.unnamed_rejections = 0  # Single events rejected by a 400 or 422 without a name, since the latest success.
         self.rejected_queue_ids: set[int] = set()  # Device queues of these events.
-        self.shared_limit: SharedLimit | None = None
-        self.history = RequestHistory()
-        self.last_sent = 0
-        self.limited_attempt = 0  # Consecutive 429s, at most one counted per round trip.
-        self.limited_from = 0
-        self.limit_pause = NO_PAUSE  # After a 429; a success or another failure does not end it.
+        self.limit = SharedLimit()
 
     def state(self) -> EndpointState:
         if self.failure:
             return self.failure
-        return "rate_limited" if self.shared_limit else "ok"
+        return "rate_limited" if self.limit.is_limited else "ok"
 
     def max_in_flight(self, all_slots: int) -> int:
         """Return the number of request slots: one for a failing endpoint, and at most the shared limit."""
-        if self.failure:
-            return 1
-        return min(all_slots, self.shared_limit.limit()) if self.shared_limit else all_slots
+        return 1 if self.failure else self.limit.max_in_flight(all_slots)
 
     def has_room(self, request_slots: int, connections: int, now: int) -> bool:
         """Return whether one more request may be in flight, with these numbers of request slots and connections.
@@ -115,15 +103,7 @@ class Endpoint:
 
     def free_at(self, now: int, span_ms: int) -> int:
         """Return the earliest time that pauses and shared limit permit. `span_ms`: length of the rate window."""
-        at = max(self.pause.until, self.limit_pause.until)
-        if self.shared_limit:
-            in_flight = min(self.in_flight, self.shared_limit.limit() - 1)
-            at = max(
-                at,
-                self.last_sent + self.shared_limit.gap_ms(span_ms),
-                self.history.free_at(now, self.shared_limit.limit() - in_flight, span_ms),
-            )
-        return at
+        return max(self.pause.until, self.limit.free_at(now, self.in_flight, span_ms))
 
     def succeeded(self, queue_ids: Sequence[int], now: int) -> None:
         """Record that the upstream accepted events of these device queues."""
@@ -134,13 +114,13 @@ class Endpoint:
         self.failed_queue_ids.clear()
         self.unexplained_rejections = self.unnamed_rejections = 0
         self.rejected_queue_ids.clear()
-        self.limited_attempt = 0
+        self.limit.succeeded()
         self.mark_ok(now)
 
     def mark_ok(self, now: int) -> None:
         """End a failure, because the API responded. The response may be a rejection."""
         if self.failure:
-            self._become(None, self.shared_limit)
+            self._become(None)
             self.attempt = 0
             self.pause = NO_PAUSE
             self.since = now
@@ -186,7 +166,7 @@ class Endpoint:
         """
         self.last_error = message
         if self.failure != failure:
-            self._become(failure, self.shared_limit)
+            self._become(failure)
             self.since = self.failing_since = now
             self.attempt = 0
         elif sent_at < self.failing_since:
@@ -195,51 +175,38 @@ class Endpoint:
         return self.attempt - 1
 
     def limited(self, message: str, sent_at: int, now: int, initial_rate: int) -> int:
-        """Record a 429 of a shared limit. Return the number of consecutive ones before it.
-
-        A 429 to a request sent before the latest counted 429 contains no news and does not count.
-        """
+        """Record a 429 of a shared limit. Return the number of consecutive ones before it."""
         self.last_error = message
         self.mark_ok(now)
-        if self.shared_limit is None:
-            self._become(None, SharedLimit(now, initial_rate))
+        self.states[self.state()] -= 1
+        if not self.limit.is_limited:
             self.since = now
-        elif sent_at > self.limited_from:  # A request sent in the same millisecond may precede the latest 429.
-            self.shared_limit.reduce(sent_at, now)
-        attempt = self.limited_attempt
-        if sent_at >= self.limited_from:
-            self.limited_attempt += 1
-            self.limited_from = now
+        attempt = self.limit.limited(sent_at, now, initial_rate)
+        self.states[self.state()] += 1
         return attempt
-
-    def limited_one_device(self, sent_at: int, now: int) -> None:
-        """Record a 429 to one device below its own limit while other devices succeed."""
-        if self.shared_limit:
-            self.shared_limit.reduce_one_step(sent_at, now)
 
     def start_pause(self, pause: Pause) -> None:
         """Pause until the next probe."""
         self.pause = pause
 
-    def start_limit_pause(self, pause: Pause) -> None:
-        """Pause after a 429 of a shared limit, and not shorter than requested before."""
-        self.limit_pause = self.limit_pause.extended(pause)
-
     def tick(self, now: int, span_ms: int) -> None:
-        """Evaluate a window of the shared limit that is over, and remove a limit that has become unnecessary."""
-        if self.shared_limit and self.shared_limit.tick(now, span_ms, self.history):
-            self._become(self.failure, None)
+        """Evaluate a window of the shared limit that is over."""
+        before = self.state()
+        if self.limit.tick(now, span_ms):
+            self.states[before] -= 1
+            self.states[self.state()] += 1
             self.since = now
 
     def probe_now(self) -> None:
         """End every pause, except the part that a server requested. The limits stay."""
-        self.pause, self.limit_pause = self.pause.ended(), self.limit_pause.ended()
+        self.pause = self.pause.ended()
+        self.limit.end_pause()
 
     def removed(self) -> None:
         """Remove the endpoint from the number of endpoints by state."""
         self.states[self.state()] -= 1
 
-    def _become(self, failure: Failure | None, shared_limit: SharedLimit | None) -> None:
+    def _become(self, failure: Failure | None) -> None:
         self.states[self.state()] -= 1
-        self.failure, self.shared_limit = failure, shared_limit
+        self.failure = failure
         self.states[self.state()] += 1

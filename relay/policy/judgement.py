@@ -238,7 +238,7 @@ def _limited(request: CompletedRequest, verdict: RateLimited) -> Judgement:
     )
     one_device_only = not (is_mixed or own_limit) and _attribute_failure(request)
     if one_device_only:
-        endpoint.limited_one_device(request.sent_at, now)
+        endpoint.limit.limited_one_device(request.sent_at, now)
     if one_device_only or own_limit:
         queue.diagnose(BatchDelayed())
         queue.start_pause(request.pause(queue.diagnosis.failures - 1, "rate_limited", verdict.retry_after_ms))
@@ -246,7 +246,7 @@ def _limited(request: CompletedRequest, verdict: RateLimited) -> Judgement:
         # The upstream probably counts a request for its first device. Isolated requests show which limit applies.
         queue.diagnose(LimitMet())
         attempt = endpoint.limited(verdict.message, request.sent_at, now, _initial_rate(request, verdict))
-        endpoint.start_limit_pause(request.pause(attempt, "rate_limited", verdict.retry_after_ms))
+        endpoint.limit.start_pause(request.pause(attempt, "rate_limited", verdict.retry_after_ms))
     return Judgement((), "exact" if request.exact else "")
 
 
@@ -255,7 +255,7 @@ def _initial_rate(request: CompletedRequest, verdict: RateLimited) -> int:
     limits = request.limits
     if verdict.limit is None:
         return limits.ip_per_window
-    responses = request.endpoint.history.since(request.now - limits.window_ms)
+    responses = request.endpoint.limit.responses_since(request.now - limits.window_ms)
     return min(verdict.limit, max(limits.ip_per_window, responses))
 
 

@@ -74,7 +74,7 @@ class Schedule:
             for queue, _ in queues:
                 queue.window.responded(now)
             if queues:
-                self._endpoints[queues[0][0].key[0]].history.responded(now)
+                self._endpoints[queues[0][0].key[0]].limit.responded(now)
                 self._queue_exact(queues)
 
     def backlog(self, queue_id: int, key: DeviceKey, events: int, body_bytes: int, now: int) -> bool:
@@ -174,7 +174,7 @@ class Schedule:
             shares.append(Share(queue.id, events))
         chosen[0][0].holds_slot = True
         endpoint.in_flight += 1
-        endpoint.last_sent = now
+        endpoint.limit.sent(now)
         self._in_flight += 1
         return Send(
             endpoint.tenant_id, tuple(shares), endpoint.body_size.max_bytes(self.limits.max_body_bytes), bool(exact)
@@ -229,7 +229,7 @@ class Schedule:
         `u` is uniform in [0, 1).
         """
         endpoint = self._endpoints[send.tenant_id]
-        endpoint.history.responded(now)
+        endpoint.limit.responded(now)
         delivered = isinstance(reply.verdict, Delivered)
         queues = []
         for queue_id, max_events in send.shares:
@@ -252,7 +252,7 @@ class Schedule:
 
     def count_request(self, tenant_id: int, now: int) -> None:
         """Count a request without events, which belongs to the endpoint and to no device."""
-        self._endpoints[tenant_id].history.responded(now)
+        self._endpoints[tenant_id].limit.responded(now)
 
     def settled(self, send: Send, now: int) -> None:
         """Free the device queues of a request after its outcome is stored, or immediately without an outcome."""
@@ -308,7 +308,7 @@ class Schedule:
         there are few endpoints.
         """
         endpoint.queues -= 1
-        if endpoint.queues == 0 and (endpoint.shared_limit is None or len(self._endpoints) > _MAX_LISTED_ENDPOINTS):
+        if endpoint.queues == 0 and (not endpoint.limit.is_limited or len(self._endpoints) > _MAX_LISTED_ENDPOINTS):
             del self._endpoints[endpoint.tenant_id]
             endpoint.removed()
 

@@ -125,7 +125,7 @@ MUTANTS = (
         "a failing endpoint is probed by many requests",
         "G5",
         "tests/unit/policy/test_judgement.py::test_a_failing_endpoint_backs_off_with_full_jitter_and_is_probed_by_one_request",
-        ("relay/policy/endpoint.py", "        if self.failure:\n            return 1\n", ""),
+        ("relay/policy/endpoint.py", "return 1 if self.failure else self.limit", "return self.limit"),
     ),
     mutant(
         "a site that powers up together sends together",

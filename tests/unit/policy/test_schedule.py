@@ -414,7 +414,7 @@ def test_a_pause_without_a_server_request_ends(
 @pytest.mark.parametrize(("requested_until", "free_at"), [(0, 0), (40_000, 40_000), (100_000, 100_000)])
 def test_the_backoff_of_a_shared_limit_ends_except_the_requested_part(requested_until: int, free_at: int) -> None:
     endpoint = Endpoint(1, 0, Counter())
-    endpoint.start_limit_pause(Pause(100_000, "rate_limited", requested_until))
+    endpoint.limit.start_pause(Pause(100_000, "rate_limited", requested_until))
     endpoint.probe_now()
     assert endpoint.free_at(0, LIMITS.window_ms) == free_at
 
