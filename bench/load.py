@@ -21,7 +21,7 @@ POST = Path(__file__).parent / "post.lua"
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class LoadResult:
     """The load generator's result. `cpu` is the generator's share of one core (1.0: the whole core)."""
 
     requests: int
@@ -44,14 +44,14 @@ def by_wrk(order: Order) -> bool:
     return plain and shutil.which("wrk") is not None
 
 
-def send(order: Order, directory: Path, *, processes: int = 1) -> Answered:
+def send(order: Order, directory: Path, *, processes: int = 1) -> LoadResult:
     """Generate the load and return its result. Raise RuntimeError if a response was not 202."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     outcomes, by = (_wrk(order, directory), "wrk") if by_wrk(order) else (_own(order, processes), "own client")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     seconds = max(each["duration_us"] for each in outcomes) / 1e6
-    answered = Answered(
+    result = LoadResult(
         requests=sum(each["requests"] for each in outcomes),
         seconds=seconds,
         rejected=sum(each["rejected"] for each in outcomes),
@@ -62,9 +62,9 @@ def send(order: Order, directory: Path, *, processes: int = 1) -> Answered:
         cpu=cpu_s / seconds,
         by=by,
     )
-    if answered.rejected or answered.broken or not answered.requests:
-        raise RuntimeError(f"the load was not accepted: {answered}")
-    return answered
+    if result.rejected or result.broken or not result.requests:
+        raise RuntimeError(f"the load was not accepted: {result}")
+    return result
 
 
 def _wrk(order: Order, directory: Path) -> list[dict[str, int]]:

@@ -23,7 +23,7 @@ from relay.sandbox.settings import SandboxSettings
 
 from bench import events
 from bench.client import Order
-from bench.load import Answered, send
+from bench.load import LoadResult, send
 from bench.pairs import Compared, compare
 from bench.process import PATIENCE_S, Child, python
 
@@ -66,7 +66,7 @@ class Relay(Child):
     def udp(self) -> str:
         return str(self.wait_for_line("udp")["udp"][0])
 
-    def post(self, *, processes: int = 1, **order: Any) -> Answered:
+    def post(self, *, processes: int = 1, **order: Any) -> LoadResult:
         return send(Order(address=self.address, run=events.new_run(), **order), self._directory, processes=processes)
 
     def udp_unread_bytes(self) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bench import events
 from bench.client import Order
-from bench.load import Answered, send
+from bench.load import LoadResult, send
 from bench.pairs import Compared
 from bench.report import Row, Target, at_least
 from bench.setup import Bench
@@ -66,7 +66,7 @@ def _without_uvloop(bench: Bench) -> dict[str, str]:
 class RunDetails:
     """Results of the runs in addition to their rates."""
 
-    ours: Answered | None = None
+    ours: LoadResult | None = None
     cpu_us: list[float] = field(default_factory=list)
     """Processor time of the relay per event."""
     floor_cpu_us: list[float] = field(default_factory=list)
@@ -87,19 +87,19 @@ def against_aiohttp(
         def ours() -> float:
             with bench.relay(env=env, interpreter=interpreter) as relay:
                 cpu_s = relay.cpu_s()
-                runs.ours = answered = relay.post(seconds=seconds, **order)
-                runs.cpu_us.append((relay.cpu_s() - cpu_s) / answered.requests * 1e6)
+                runs.ours = result = relay.post(seconds=seconds, **order)
+                runs.cpu_us.append((relay.cpu_s() - cpu_s) / result.requests * 1e6)
                 accepted = relay.status()["ledger"]["accepted"]
-                if accepted < answered.requests:
-                    raise RuntimeError(f"{accepted} events were stored of {answered.requests} with a 202 response")
-            return answered.per_s
+                if accepted < result.requests:
+                    raise RuntimeError(f"{accepted} events were stored of {result.requests} with a 202 response")
+            return result.per_s
 
         def floor() -> float:
             made = Order(address=address, run=events.new_run(), seconds=seconds, **order)
             cpu_s = floor_process.cpu_s()
-            answered = send(made, bench.directory)
-            runs.floor_cpu_us.append((floor_process.cpu_s() - cpu_s) / answered.requests * 1e6)
-            return answered.per_s
+            result = send(made, bench.directory)
+            runs.floor_cpu_us.append((floor_process.cpu_s() - cpu_s) / result.requests * 1e6)
+            return result.per_s
 
         return bench.compare(ours, floor, pairs), runs
 
@@ -123,9 +123,9 @@ def _rows(what: str, compared: Compared, runs: RunDetails, target: Target) -> It
 def _alone(bench: Bench) -> Row:
     """Measure the time until the 202 response to a single event on one connection."""
     with bench.relay() as relay:
-        answered = relay.post(seconds=bench.seconds, connections=1)
+        result = relay.post(seconds=bench.seconds, connections=1)
         commit_ms = (
             relay.metric("outbox_commit_duration_seconds_sum") / relay.metric("outbox_commit_duration_seconds_count")
         ) * 1000
-    note = f"p99 {answered.p99_ms:.2f} ms; a commit with its fsync takes {commit_ms:.2f} ms"
-    return Row("a lonely event's 202, median", answered.p50_ms, "ms", note=note)
+    note = f"p99 {result.p99_ms:.2f} ms; a commit with its fsync takes {commit_ms:.2f} ms"
+    return Row("a lonely event's 202, median", result.p50_ms, "ms", note=note)

@@ -17,15 +17,15 @@ def batch(bench: Bench) -> Iterator[Row]:
     def ours() -> float:
         with bench.relay() as relay:
             cpu_s = relay.cpu_s()
-            answered = relay.post(seconds=bench.seconds, events_per_request=_PER_REQUEST, connections=_CONNECTIONS)
-            count = answered.requests * _PER_REQUEST
+            result = relay.post(seconds=bench.seconds, events_per_request=_PER_REQUEST, connections=_CONNECTIONS)
+            count = result.requests * _PER_REQUEST
             seen["cpu_us"] = (relay.cpu_s() - cpu_s) / count * 1e6
-            seen["client"] = answered.cpu
+            seen["client"] = result.cpu
             seen["per_commit"] = count / relay.metric("outbox_commits_total")
             seen["rows"] = count
             if relay.status()["ledger"]["accepted"] < count:
                 raise RuntimeError("fewer events were stored than had a 202 response")
-        return answered.per_s * _PER_REQUEST
+        return result.per_s * _PER_REQUEST
 
     def floor() -> float:
         return bench.sqlite_floor(int(seen["rows"]), int(seen["per_commit"]))

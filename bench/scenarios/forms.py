@@ -49,16 +49,16 @@ def _batch(bench: Bench, size_bytes: int, form: str, per_request: int) -> Row:
     def ours() -> float:
         with bench.relay() as relay:
             cpu_s = relay.cpu_s()
-            answered = relay.post(
+            result = relay.post(
                 seconds=1,
                 events_per_request=per_request,
                 connections=_CONNECTIONS,
                 event_bytes=size_bytes,
                 form=form,
             )
-            cpu_us.append((relay.cpu_s() - cpu_s) / (answered.requests * per_request) * 1e6)
-            clients.append(answered.cpu)
-            return answered.per_s * per_request
+            cpu_us.append((relay.cpu_s() - cpu_s) / (result.requests * per_request) * 1e6)
+            clients.append(result.cpu)
+            return result.per_s * per_request
 
     rows = max(500, 20_000_000 // size_bytes)
     compared = bench.compare(

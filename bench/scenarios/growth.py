@@ -60,7 +60,7 @@ def _measure(bench: Bench, waiting: int, devices: int) -> Point:
         start_s = relay.ready_after_s
         memory_mb = relay.rss_bytes() / 1e6
         cpu_s, written = relay.cpu_s(), relay.reported_written_bytes()
-        answered = relay.post(seconds=1, devices=devices)
+        result = relay.post(seconds=1, devices=devices)
         cpu_s, written = relay.cpu_s() - cpu_s, relay.reported_written_bytes() - written
     drained = drain_files(bench, outbox)
     return Point(
@@ -68,9 +68,9 @@ def _measure(bench: Bench, waiting: int, devices: int) -> Point:
         devices,
         start_s,
         memory_mb,
-        answered.per_s,
-        cpu_s / answered.requests * 1e6,
-        written / answered.requests,
+        result.per_s,
+        cpu_s / result.requests * 1e6,
+        written / result.requests,
         drained.per_s,
         drained.cpu_us,
         drained.written_bytes,

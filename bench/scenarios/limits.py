@@ -67,6 +67,6 @@ def _shared_limit_rows(requests: list[list[object]], window_ms: int, windows: in
     later = accepted[3:-1]
     used = sum(later) / (len(later) * _SHARED_LIMIT) * 100
     yield Row("  accepted afterwards", used, "% of the ceiling", at_least(90))
-    answers = [status for at, status in found if at >= 3 * window_ms]
-    share = sum(status == 429 for status in answers) / max(1, len(answers)) * 100
-    yield Row("  429s afterwards", share, "% of answers", at_most(5), note=f"of {len(answers)}")
+    statuses = [status for at, status in found if at >= 3 * window_ms]
+    share = sum(status == 429 for status in statuses) / max(1, len(statuses)) * 100
+    yield Row("  429s afterwards", share, "% of responses", at_most(5), note=f"of {len(statuses)}")

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from bench.load import Answered
+from bench.load import LoadResult
 from bench.report import Row, at_least, at_most
 from bench.setup import NO_LIMITS, Bench, Relay, free_port
 
@@ -33,10 +33,10 @@ def outage(bench: Bench) -> Iterator[Row]:
             began = time.monotonic()
             relay.until_pending(_PER_S * 3)
             caught_up_s = time.monotonic() - began
-            answered = fresh.result()
+            result = fresh.result()
             relay.request("POST", "/flush")
             relay.until_pending(0)
-        yield _phase("draining the outage", relay, answered)
+        yield _phase("draining the outage", relay, result)
         ledger = relay.status()["ledger"]
     yield Row(
         "  backlog sent while fresh events arrive",
@@ -49,16 +49,16 @@ def outage(bench: Bench) -> Iterator[Row]:
     yield Row("  accepted and not delivered", lost, "events", at_most(0), note=f"of {ledger['accepted']:,}")
 
 
-def _paced(relay: Relay, seconds: float) -> Answered:
+def _paced(relay: Relay, seconds: float) -> LoadResult:
     requests = int(seconds * _PER_S)
     return relay.post(requests=requests, requests_per_s=_PER_S, connections=32, devices=_DEVICES)
 
 
-def _phase(name: str, relay: Relay, answered: Answered) -> Row:
+def _phase(name: str, relay: Relay, result: LoadResult) -> Row:
     return Row(
         f"{name}: of {_PER_S:,} events/s, accepted",
-        answered.per_s / _PER_S * 100,
+        result.per_s / _PER_S * 100,
         "%",
         at_least(99),
-        note=f"202 after {answered.p50_ms:.1f} ms, p99 {answered.p99_ms:.1f} ms; {relay.rss_bytes() / 1e6:.0f} MB RSS",
+        note=f"202 after {result.p50_ms:.1f} ms, p99 {result.p99_ms:.1f} ms; {relay.rss_bytes() / 1e6:.0f} MB RSS",
     )

@@ -36,17 +36,17 @@ def slow(bench: Bench) -> Iterator[Row]:
 def _waiting(bench: Bench, env: dict[str, str], connections: int) -> Row:
     """Measure the wait of a response in commits: its own commit, and the rest of the previous one."""
     with bench.relay(env=env) as relay:
-        answered = relay.post(seconds=bench.seconds, connections=connections)
+        result = relay.post(seconds=bench.seconds, connections=connections)
         commit_ms = (
             relay.metric("outbox_commit_duration_seconds_sum") / relay.metric("outbox_commit_duration_seconds_count")
         ) * 1000
     who = "a lonely event" if connections == 1 else f"{connections} connections"
     return Row(
         f"disk with syncs of {_DELAY_MS} ms: {who}, median wait for 202",
-        answered.p50_ms / commit_ms,
+        result.p50_ms / commit_ms,
         "commits",
         at_most(1.25 if connections == 1 else 2.25),
-        note=f"{answered.p50_ms:.1f} ms, p99 {answered.p99_ms:.1f} ms; a commit takes {commit_ms:.1f} ms",
+        note=f"{result.p50_ms:.1f} ms, p99 {result.p99_ms:.1f} ms; a commit takes {commit_ms:.1f} ms",
     )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
-from bench.load import Answered
+from bench.load import LoadResult
 from bench.report import Row, at_most
 from bench.setup import NO_LIMITS, Bench, Relay
 
@@ -41,13 +41,13 @@ def soak(bench: Bench) -> Iterator[Row]:
         with ThreadPoolExecutor(1) as pool:
             load = pool.submit(relay.post, requests=int(seconds * per_s), requests_per_s=per_s, connections=64)
             samples = _watch(relay, load, seconds / _SAMPLES)
-        answered = load.result()
+        result = load.result()
         relay.request("POST", "/flush")
         relay.until_pending(0)
-    yield from _rows(samples[len(samples) // 8 :], answered)
+    yield from _rows(samples[len(samples) // 8 :], result)
 
 
-def _watch(relay: Relay, load: Future[Answered], every_s: float) -> list[Sample]:
+def _watch(relay: Relay, load: Future[LoadResult], every_s: float) -> list[Sample]:
     samples = []
     while not load.done():
         lags, until = [], time.monotonic() + every_s
@@ -61,11 +61,11 @@ def _watch(relay: Relay, load: Future[Answered], every_s: float) -> list[Sample]
     return samples
 
 
-def _rows(samples: Sequence[Sample], answered: Answered) -> Iterator[Row]:
+def _rows(samples: Sequence[Sample], result: LoadResult) -> Iterator[Row]:
     """Yield the rows for samples without the first eighth, in which caches fill."""
     part = max(1, len(samples) // 4)
     first, last = samples[:part], samples[-part:]
-    note = f"{answered.requests:,} events in {answered.seconds:.0f} s, {answered.per_s:,.0f}/s, all sent on"
+    note = f"{result.requests:,} events in {result.seconds:.0f} s, {result.per_s:,.0f}/s, all sent on"
     grown = _mean(each.rss_bytes for each in last) / _mean(each.rss_bytes for each in first)
     yield Row(
         "soak at half speed: memory, last quarter / first",
@@ -91,7 +91,7 @@ def _rows(samples: Sequence[Sample], answered: Answered) -> Iterator[Row]:
         at_most(1.5),
         note=f"medians {lags[0]:.1f} and {lags[1]:.1f} ms; largest {max(each.most_lag_ms for each in samples):.0f} ms",
     )
-    yield Row("  202 at half speed, median", answered.p50_ms, "ms", note=f"p99 {answered.p99_ms:.1f} ms")
+    yield Row("  202 at half speed, median", result.p50_ms, "ms", note=f"p99 {result.p99_ms:.1f} ms")
 
 
 def _mean(values: Iterator[int]) -> float:

@@ -53,9 +53,9 @@ async def ask(relay: RelayProcess, raw: bytes) -> tuple[int, bytes]:
     """Send a request that closes its connection. Return the status (0 without a response) and all received bytes."""
     client = await connect(relay)
     client.send(raw)
-    said = await client.rest()
+    response = await client.rest()
     client.writer.close()
-    return int(said[9:12] or b"0"), said
+    return int(response[9:12] or b"0"), response
 
 
 def datagram_socket() -> socket.socket:
@@ -75,7 +75,7 @@ class Healthy:
     def __init__(self, relay: RelayProcess) -> None:
         self._relay = relay
         self._stop = asyncio.Event()
-        self.answered = 0
+        self.accepted = 0
 
     async def __aenter__(self) -> Healthy:
         self._task = asyncio.create_task(self._run())
@@ -85,13 +85,13 @@ class Healthy:
         self._stop.set()
         await self._task
         if kind is None:
-            assert self.answered > 0
+            assert self.accepted > 0
 
     async def served(self, further: int = 3) -> None:
         """Wait for `further` more responses."""
-        goal = self.answered + further
+        goal = self.accepted + further
         async with asyncio.timeout(PATIENCE_S):
-            while self.answered < goal:
+            while self.accepted < goal:
                 assert not self._task.done(), self._task.exception()
                 await asyncio.sleep(0.01)
 
@@ -99,10 +99,10 @@ class Healthy:
         client = await connect(self._relay)
         try:
             while not self._stop.is_set():
-                client.send(post(json.dumps(event(self.answered, "healthy")).encode()))
-                answer = await client.answer()
-                assert answer.status == 202, answer.body
-                self.answered += 1
+                client.send(post(json.dumps(event(self.accepted, "healthy")).encode()))
+                response = await client.answer()
+                assert response.status == 202, response.body
+                self.accepted += 1
                 await asyncio.sleep(0.01)
         finally:
             client.writer.close()

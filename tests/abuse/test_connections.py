@@ -70,10 +70,10 @@ async def test_a_client_that_reads_no_responses_is_closed_while_others_are_serve
     async with Healthy(tight) as healthy:
         client = await connect(tight)
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]
-        asked = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n" * 200
+        requests = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n" * 200
         async with asyncio.timeout(PATIENCE_S):
             while (await metrics(tight))["connections"] > 2:  # The healthy app's connection and that of this request.
-                client.send(asked)
+                client.send(requests)
                 await healthy.served(1)
         client.writer.transport.abort()
 
@@ -101,8 +101,8 @@ async def test_beyond_the_limit_of_busy_connections_new_ones_are_rejected_at_onc
             await client.read(len(b"HTTP/1.1 100 Continue\r\n\r\n"))
         for _ in range(size(10, 500)):
             rejected_one = await connect(process)
-            answer = await rejected_one.answer()
-            assert (answer.status, answer.headers["retry-after"]) == (503, "5")
+            response = await rejected_one.answer()
+            assert (response.status, response.headers["retry-after"]) == (503, "5")
             assert await rejected_one.rest() == b""
             rejected_one.writer.close()
         for client in busy:
@@ -193,8 +193,8 @@ async def test_a_request_smuggled_after_an_ambiguous_one_is_not_read(relay: Rela
             client.send(VALID)
             assert (await client.answer()).status == 202
         client.send(raw + BEHIND)
-        answer = await client.answer()
-        assert (answer.status, answer.headers["connection"]) == (400, "close"), name
+        response = await client.answer()
+        assert (response.status, response.headers["connection"]) == (400, "close"), name
         assert await client.rest() == b"", name
         client.writer.close()
     assert (await relay.status())["ledger"]["accepted"] == taught

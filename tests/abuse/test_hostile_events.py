@@ -25,7 +25,7 @@ from tests.e2e.harness import PATIENCE_S, RelayProcess, event
 from tests.fault.sizes import SEED, size
 from tests.support.ingest_harness import post
 
-ANSWERS = {202, 400, 413, 422}
+STATUSES = {202, 400, 413, 422}
 
 
 async def still_serves(relay: RelayProcess) -> None:
@@ -35,15 +35,15 @@ async def still_serves(relay: RelayProcess) -> None:
 
 
 async def test_each_hostile_body_gets_its_status_and_stores_nothing(relay: RelayProcess) -> None:
-    answers = {}
+    statuses = {}
     client = await connect(relay)
     for name, (body, _) in BODIES.items():
         client.send(post(body))
-        answer = await client.answer()
-        assert answer.json["success"] is False
-        answers[name] = answer.status
+        response = await client.answer()
+        assert response.json["success"] is False
+        statuses[name] = response.status
     client.writer.close()
-    assert answers == {name: status for name, (_, status) in BODIES.items()}
+    assert statuses == {name: status for name, (_, status) in BODIES.items()}
     assert (await relay.status())["ledger"]["accepted"] == 0
     await still_serves(relay)
 
@@ -65,17 +65,17 @@ async def test_generated_bodies_get_a_response_and_accepted_events_are_strict(
     relay: RelayProcess, sandbox: Sandbox
 ) -> None:
     client = await connect(relay)
-    taken = 0
+    accepted = 0
     for number, body in enumerate(islice(mutants(SEED), size(2_000, 200_000))):
         headers = ["Content-Type: application/x-ndjson"] if number % 5 == 0 else []
         if number % 7 == 0:
             body, headers = gzip.compress(body, 1), [*headers, "Content-Encoding: gzip"]  # noqa: PLW2901
         client.send(post(body, *headers))
-        answer = await client.answer()
-        assert answer.status in ANSWERS, describe(body)
-        taken += answer.status == 202
+        response = await client.answer()
+        assert response.status in STATUSES, describe(body)
+        accepted += response.status == 202
     client.writer.close()
-    assert taken > 0
+    assert accepted > 0
     await still_serves(relay)
     assert await check_accepted_events_are_strict(relay, sandbox) >= 1
 
@@ -112,11 +112,11 @@ async def test_generated_requests_end_in_a_response_or_a_closed_connection(
         client = await connect(relay)
         client.send(raw)
         client.writer.write_eof()
-        said = await client.rest()
+        response = await client.rest()
         client.writer.close()
-        if said:
-            assert said.startswith((b"HTTP/1.1 ", b"HTTP/1.0 ")), describe(raw)
-            assert int(said[9:12]) < 500, describe(raw)
+        if response:
+            assert response.startswith((b"HTTP/1.1 ", b"HTTP/1.0 ")), describe(raw)
+            assert int(response[9:12]) < 500, describe(raw)
 
     requests = wire_mutants(SEED + 10 + part)
     for _ in range(size(20, 2_000)):

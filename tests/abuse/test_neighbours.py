@@ -45,7 +45,7 @@ class Noisy:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def answered(self, status: int, goal: int) -> None:
+    async def until_responses(self, status: int, goal: int) -> None:
         async with asyncio.timeout(PATIENCE_S):
             while self.statuses.get(status, 0) < goal:
                 await asyncio.sleep(0.01)
@@ -77,7 +77,7 @@ class Noisy:
 
 async def test_a_flooding_app_does_not_block_another_app(relay: RelayProcess, sandbox: Sandbox) -> None:
     async with Noisy(relay) as noisy, Healthy(relay) as healthy:
-        await noisy.answered(202, size(20, 1_000))
+        await noisy.until_responses(202, size(20, 1_000))
         await healthy.served(5)
         async with asyncio.timeout(PATIENCE_S):
             await sandbox.until(
@@ -97,7 +97,7 @@ async def test_a_device_that_fills_the_outbox_does_not_block_other_devices(sandb
     )
     async with running(env | {"RELAY__RATE__DEVICE_PER_WINDOW": "100000"}) as relay:
         async with Noisy(relay) as noisy:
-            await noisy.answered(503, 8)
+            await noisy.until_responses(503, 8)
             polite = [event(n, f"polite-{n % 3}") for n in range(30)]
             assert [await relay.post(each) for each in polite] == [202] * 30
         full = await relay.status()

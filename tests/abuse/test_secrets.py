@@ -68,14 +68,14 @@ class Mirror:
         self.requests: list[bytes] = []
 
     async def __aenter__(self) -> Mirror:
-        self._server = await asyncio.start_server(self._answer, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._respond, "127.0.0.1", 0)
         self.origin = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
 
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _respond(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             request = await reader.readuntil(b"\r\n\r\n")
             number = int(request.split(b" ", 2)[1].strip(b"/"))
@@ -121,8 +121,8 @@ async def everything_it_says(relay: Any) -> bytes:
             "/openapi.json",
             "/nothing",
         ):
-            _, said, body = await relay.request("GET", path, headers=headers)
-            seen += json.dumps(said).encode() + body
+            _, headers_received, body = await relay.request("GET", path, headers=headers)
+            seen += json.dumps(headers_received).encode() + body
     return seen
 
 

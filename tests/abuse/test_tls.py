@@ -69,10 +69,10 @@ async def test_an_untrusted_server_never_gets_the_key_and_events_stay_pending(
             for n in range(1, len(urls) + 1):
                 assert await relay.post(event(n, tenant_id=n)) == 202
             status = await relay.until(lambda status: set(errors(status)) >= set(range(1, len(urls) + 1)))
-            said = errors(status)
-            assert {route["state"] for route in status["upstreams"] if route["tenant"] in said} == {"backing_off"}
+            messages = errors(status)
+            assert {route["state"] for route in status["upstreams"] if route["tenant"] in messages} == {"backing_off"}
             for n, message in enumerate(BAD.values(), 1):
-                assert message in said[n]
+                assert message in messages[n]
             assert (status["ledger"]["pending"], status["ledger"]["dead_lettered"]) == (len(urls), 0)
             assert [request for each in opened for request in each.record.requests()] == []
             for context in contexts.values():
@@ -126,7 +126,7 @@ async def test_proxies_and_credentials_of_the_environment_are_not_used(authority
 
 
 async def test_a_configured_proxy_tunnels_and_never_gets_the_key(authority: Authority, tmp_path: Path) -> None:
-    asked: list[bytes] = []
+    heads: list[bytes] = []
     carried = bytearray()
     tasks: set[asyncio.Task[None]] = set()
 
@@ -137,7 +137,7 @@ async def test_a_configured_proxy_tunnels_and_never_gets_the_key(authority: Auth
         writer.close()
 
     async def tunnel(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        asked.append(await reader.readuntil(b"\r\n\r\n"))
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
         far_reader, far_writer = await asyncio.open_connection("127.0.0.1", int(upstream.origin.rpartition(":")[2]))
         writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
         tasks.add(asyncio.create_task(carry(far_reader, writer)))
@@ -153,9 +153,9 @@ async def test_a_configured_proxy_tunnels_and_never_gets_the_key(authority: Auth
             log = str(relay.log)
         server.close()
         await asyncio.gather(*tasks)
-    assert asked[0].startswith(b"CONNECT 127.0.0.1:")
-    assert base64.b64encode(b"user:canary-password") in asked[0]
-    assert KEY.encode() not in b"".join(asked) + carried
+    assert heads[0].startswith(b"CONNECT 127.0.0.1:")
+    assert base64.b64encode(b"user:canary-password") in heads[0]
+    assert KEY.encode() not in b"".join(heads) + carried
     assert "canary-password" not in log
 
 

@@ -78,9 +78,9 @@ def as_seen_by(page: str) -> Iterator[bytes]:
 )  # fmt: skip
 async def test_a_hostile_page_gets_403_from_every_route_and_stores_nothing(relay: RelayProcess, page: str) -> None:
     for raw in as_seen_by(page):
-        status, said = await ask(relay, raw)
+        status, response = await ask(relay, raw)
         assert status in (403, 405), raw
-        assert b"access-control-allow" not in said.lower(), raw
+        assert b"access-control-allow" not in response.lower(), raw
     assert (await relay.status())["ledger"]["accepted"] == 0
 
 
@@ -98,21 +98,21 @@ async def test_content_types_of_forms_are_rejected_on_every_route(relay: RelayPr
 
 async def test_an_allowed_origin_may_only_post_events_and_read_the_documentation(relay: RelayProcess) -> None:
     origin = f"Origin: {GOOD_ORIGIN}"
-    status, said = await ask(relay, request("POST", "/v1/events", origin, body=EVENT))
-    assert (status, f"Access-Control-Allow-Origin: {GOOD_ORIGIN}".encode() in said) == (202, True)
+    status, response = await ask(relay, request("POST", "/v1/events", origin, body=EVENT))
+    assert (status, f"Access-Control-Allow-Origin: {GOOD_ORIGIN}".encode() in response) == (202, True)
     preflight = ("Access-Control-Request-Method: POST", "Access-Control-Request-Private-Network: true")
-    status, said = await ask(relay, request("OPTIONS", "/v1/events", origin, *preflight))
-    assert (status, b"Access-Control-Allow-Private-Network: true" in said) == (204, True)
+    status, response = await ask(relay, request("OPTIONS", "/v1/events", origin, *preflight))
+    assert (status, b"Access-Control-Allow-Private-Network: true" in response) == (204, True)
     for method, path in ROUTES:
         if not path.startswith(("/v1/", "/openapi.json")):
-            status, said = await ask(relay, request(method, path, origin))
+            status, response = await ask(relay, request(method, path, origin))
             assert status in (403, 405), path
-            assert b"access-control-allow" not in said.lower()
+            assert b"access-control-allow" not in response.lower()
 
 
 async def test_preflights_of_other_origins_are_rejected(relay: RelayProcess) -> None:
     for origin in ("https://evil.example", "null", GOOD_ORIGIN.upper() + ".evil", GOOD_ORIGIN.replace("https", "http")):
-        asked = ("Access-Control-Request-Method: POST", "Access-Control-Request-Local-Network: true")
-        status, said = await ask(relay, request("OPTIONS", "/v1/events", f"Origin: {origin}", *asked))
+        requested = ("Access-Control-Request-Method: POST", "Access-Control-Request-Local-Network: true")
+        status, response = await ask(relay, request("OPTIONS", "/v1/events", f"Origin: {origin}", *requested))
         assert status == 403
-        assert b"access-control" not in said.lower()
+        assert b"access-control" not in response.lower()

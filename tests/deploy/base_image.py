@@ -85,8 +85,8 @@ def _copy_python(root: Path) -> list[Path]:
 def _libraries(programs: Iterable[Path]) -> set[Path]:
     """Return the loader and the shared libraries of programs and modules, except of excluded modules."""
     wanted = [str(program) for program in programs if not program.name.startswith(("_tkinter", "_test"))]
-    said = subprocess.run(["ldd", *wanted], capture_output=True, text=True, check=False).stdout
-    found = {Path(path) for path in re.findall(r"(?:=> |^\t)(/\S+) \(0x", said, re.MULTILINE)}
+    output = subprocess.run(["ldd", *wanted], capture_output=True, text=True, check=False).stdout
+    found = {Path(path) for path in re.findall(r"(?:=> |^\t)(/\S+) \(0x", output, re.MULTILINE)}
     libc = next(path for path in found if path.name.startswith("libc.so"))
     return found | {extra for name in LIBC_PARTS for extra in libc.parent.glob(f"{name}.so.[0-9]")}
 

@@ -61,13 +61,13 @@ def test_broken_links_are_detected(tmp_path: Path) -> None:
 
 def test_commands_in_the_docs_exist() -> None:
     """Check every `relay COMMAND` in the pages."""
-    told = {
+    documented = {
         (page.name, name)
         for page in pages()
         for name in re.findall(r"(?:^|[`/ ])relay ([a-z][a-z-]+)(?= |`|$)", code_of(page), re.MULTILINE)
     }
 
-    assert {(page, name) for page, name in told if name not in COMMANDS} == set()
+    assert {(page, name) for page, name in documented if name not in COMMANDS} == set()
 
 
 def code_of(page: Path) -> str:

@@ -58,9 +58,9 @@ class Shell:
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         )  # fmt: skip
         async with asyncio.timeout(PATIENCE_S):
-            said, _ = await process.communicate()
+            output, _ = await process.communicate()
         assert process.returncode is not None
-        return process.returncode, said.decode()
+        return process.returncode, output.decode()
 
 
 @pytest.fixture
@@ -73,9 +73,9 @@ async def relay(shell: Shell, sandbox: Sandbox) -> AsyncIterator[RelayProcess]:
     """Run a relay by the commands of the quick start. The upstream rejects three of its events."""
     *before, run = block(QUICK_START, "Run the relay").strip().splitlines()
     assert run == ".venv/bin/relay run"
-    code, said = await shell.paste("\n".join(before))
-    assert code == 0, said
-    assert "accepted" in said
+    code, output = await shell.paste("\n".join(before))
+    assert code == 0, output
+    assert "accepted" in output
     sandbox.faults.add(Misbehaviour(answer=422, when='"wrong"'))
     async with running(shell.env, "bash", "-c", f"cd {shell.directory} && exec {run}") as relay:
         for n in range(3):
@@ -101,15 +101,15 @@ async def test_the_commands_of_readme_and_quick_start_work(shell: Shell, relay: 
 
 async def test_the_sandbox_commands_of_the_apps_page_work(shell: Shell, sandbox: Sandbox) -> None:
     page = (ROOT / "docs" / "use" / "apps.md").read_text().split("\n## Simulate upstream faults\n")[1]
-    told = page.split("```sh\n")[1].split("```")[0].replace("http://127.0.0.1:8090", sandbox.origin)
+    commands = page.split("```sh\n")[1].split("```")[0].replace("http://127.0.0.1:8090", sandbox.origin)
 
-    code, said = await shell.paste(told.replace("curl ", "curl --silent --show-error --fail-with-body "))
+    code, output = await shell.paste(commands.replace("curl ", "curl --silent --show-error --fail-with-body "))
 
-    assert (code, said.count("_sandbox"), told.count("_sandbox")) == (0, 0, 6), said
+    assert (code, output.count("_sandbox"), commands.count("_sandbox")) == (0, 0, 6), output
     assert (sandbox.settings.device_per_window, sandbox.faults.live()) == (5, [])
 
 
-def told() -> list[str]:
+def commands() -> list[str]:
     """Return every `relay` command of the pages once, with a real configuration, file and event type."""
     lines = {line.strip() for page in pages() for line in code_of(page).splitlines()}
     pasted = {line for line in lines if re.match(r"(?:RELAY\w+=\S+ )?(?:\S*/)?relay(?: |$)", line)} - MENTIONED
@@ -125,13 +125,13 @@ def filled(command: str) -> str:
 
 async def test_each_relay_command_of_each_page_succeeds(shell: Shell, relay: RelayProcess) -> None:
     failed = {}
-    for n, command in enumerate(told()):
+    for n, command in enumerate(commands()):
         await relay.until(lambda status: status["dead_letters"]["count"] > 0)
         _, _, letters = await relay.request("GET", "/dead-letters?limit=1")
         letter_id = json.loads(letters)["dead_letters"][0]["id"]
-        code, said = await shell.paste(f"new=new-{n}; " + re.sub(r"\bID(?:\.\.\.|\b)", str(letter_id), command))
+        code, output = await shell.paste(f"new=new-{n}; " + re.sub(r"\bID(?:\.\.\.|\b)", str(letter_id), command))
         if code:
-            failed[command] = said
+            failed[command] = output
 
-    assert len(told()) > 12
+    assert len(commands()) > 12
     assert failed == {}

@@ -167,10 +167,10 @@ def test_all_code_is_compiled(image: Image, data: Path) -> None:
         "files = [m.__file__ for m in sys.modules.values() if (getattr(m, '__file__', 0) or '').endswith('.py')]\n"
         "print(len(files), [f for f in files if not os.path.exists(importlib.util.cache_from_source(f))])"
     )
-    said = run(image, data, "/opt/relay/bin/python", "-c", listing, env=image.environment)
+    listed = run(image, data, "/opt/relay/bin/python", "-c", listing, env=image.environment)
 
-    modules, _, missing = said.stdout.strip().partition(" ")
-    assert int(modules) > 100, said.stderr
+    modules, _, missing = listed.stdout.strip().partition(" ")
+    assert int(modules) > 100, listed.stderr
     assert missing == "[]"
 
 

@@ -41,26 +41,26 @@ def panels() -> list[dict[str, Any]]:
     return [panel for panel in json.loads(DASHBOARD.read_text())["panels"] if panel["type"] != "row"]
 
 
-def promtool(*arguments: str, said: bytes = b"") -> tuple[int, str]:
+def promtool(*arguments: str, output: bytes = b"") -> tuple[int, str]:
     assert PROMTOOL is not None
     done = subprocess.run(
-        [PROMTOOL, *arguments], input=said, capture_output=True, cwd=ALERTS.parent, timeout=PATIENCE_S, check=False
+        [PROMTOOL, *arguments], input=output, capture_output=True, cwd=ALERTS.parent, timeout=PATIENCE_S, check=False
     )
     return done.returncode, (done.stdout + done.stderr).decode()
 
 
 @needs_promtool
 def test_the_prometheus_files_are_valid() -> None:
-    code, said = promtool("check", "config", "prometheus.yml")
+    code, output = promtool("check", "config", "prometheus.yml")
 
-    assert code == 0, said
+    assert code == 0, output
 
 
 @needs_promtool
 def test_each_alert_fires_on_its_condition_only() -> None:
-    code, said = promtool("test", "rules", "alerts_test.yml")
+    code, output = promtool("test", "rules", "alerts_test.yml")
 
-    assert code == 0, said
+    assert code == 0, output
 
 
 def test_each_alert_is_tested() -> None:
@@ -97,13 +97,13 @@ def test_the_dashboard_explains_each_panel() -> None:
 
 
 def test_the_dashboards_panels_do_not_overlap() -> None:
-    taken: dict[tuple[int, int], str] = {}
+    cells: dict[tuple[int, int], str] = {}
     found = json.loads(DASHBOARD.read_text())["panels"]
     for panel in found:
         at = panel["gridPos"]
         assert at["x"] + at["w"] <= 24
         for cell in ((x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])):
-            assert taken.setdefault(cell, panel["title"]) == panel["title"]
+            assert cells.setdefault(cell, panel["title"]) == panel["title"]
     assert len({panel["id"] for panel in found}) == len(found)
 
 
@@ -128,7 +128,7 @@ async def test_every_query_has_a_result_in_a_real_prometheus(sandbox: Sandbox, t
     assert empty == []
     assert {rule["name"]: rule["lastError"] for rule in evaluated if rule["health"] != "ok"} == {}
     assert len(evaluated) == len(rules())
-    assert promtool("check", "metrics", said=exposition) == (0, "")
+    assert promtool("check", "metrics", output=exposition) == (0, "")
 
 
 class Prometheus:
@@ -165,8 +165,8 @@ class Prometheus:
         return data
 
     def _get(self, path: str) -> Any:
-        with urllib.request.urlopen(f"http://{self.address}{path}", timeout=PATIENCE_S) as answer:
-            return json.load(answer)["data"]
+        with urllib.request.urlopen(f"http://{self.address}{path}", timeout=PATIENCE_S) as response:
+            return json.load(response)["data"]
 
 
 def queries() -> list[str]:

@@ -37,15 +37,15 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_wheel_contains_every_file_of_the_package(wheel: Path) -> None:
     """The wheel contains modules, py.typed and the page, and no tests or benchmarks."""
-    held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     ours = {
         str(path.relative_to(ROOT))
         for path in (ROOT / "relay").rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
 
-    assert "relay/py.typed" in held
-    assert held == ours
+    assert "relay/py.typed" in packed
+    assert packed == ours
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return environment / "bin"
 
 
-def said(directory: Path, *command: str | Path) -> str:
+def output_of(directory: Path, *command: str | Path) -> str:
     """Run a command that must succeed, and return its output."""
     done = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
@@ -76,16 +76,16 @@ def test_the_wheel_runs_with_the_locked_dependencies_alone(installed: Path, tmp_
         "print(*describe(DescribedValues(1, 1, 'full', set()), {'events'})['paths'])"
     )
 
-    assert __version__ in said(tmp_path, installed / "relay", "--version")
-    assert said(tmp_path, python, "-m", "pip", "check").strip() == "No broken requirements found."
-    assert "relay/ops/page" in said(tmp_path, python, "-c", page)
-    assert "/v1/events" in said(tmp_path, python, "-c", describe)
+    assert __version__ in output_of(tmp_path, installed / "relay", "--version")
+    assert output_of(tmp_path, python, "-m", "pip", "check").strip() == "No broken requirements found."
+    assert "relay/ops/page" in output_of(tmp_path, python, "-c", page)
+    assert "/v1/events" in output_of(tmp_path, python, "-c", describe)
 
 
 @pytest.mark.skipif(not CYCLONEDX.exists(), reason="cyclonedx-bom is not installed: make tools")
 def test_the_bill_of_materials_names_the_locked_dependencies(installed: Path, tmp_path: Path) -> None:
     """The test uses the command of `make sbom`."""
-    bill = json.loads(said(tmp_path, CYCLONEDX, "environment", "--of", "JSON", installed / "python"))
+    bill = json.loads(output_of(tmp_path, CYCLONEDX, "environment", "--of", "JSON", installed / "python"))
     named = {f"{part['name'].replace('_', '-')}=={part['version']}" for part in bill["components"]}
     locked = re.findall(r"^([a-z0-9_.-]+==[^ ]+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
 

@@ -58,8 +58,8 @@ def manager(tmp_path: Path) -> Iterator[Manager]:
 
 
 def supervised(manager: Manager, sandbox: Sandbox, tmp_path: Path, **settings: str) -> dict[str, str]:
-    asked = {"NOTIFY_SOCKET": str(manager.path), "WATCHDOG_USEC": "120000000"}
-    return environment(sandbox.url, tmp_path, **settings) | asked
+    notifying = {"NOTIFY_SOCKET": str(manager.path), "WATCHDOG_USEC": "120000000"}
+    return environment(sandbox.url, tmp_path, **settings) | notifying
 
 
 async def test_start_reload_and_stop_are_reported(sandbox: Sandbox, tmp_path: Path, manager: Manager) -> None:
@@ -126,8 +126,8 @@ async def every_sync_taking(seconds: int, pid: int) -> AsyncIterator[None]:
     assert tracer.stderr is not None
     try:
         async with asyncio.timeout(PATIENCE_S):
-            said = await tracer.stderr.readline()
-        assert b"attached" in said, said
+            line = await tracer.stderr.readline()
+        assert b"attached" in line, line
         yield
     finally:
         tracer.kill()

@@ -49,20 +49,20 @@ def installed(tmp_path: Path) -> Path:
 
 @needs_systemd
 def test_systemd_reports_no_problem_of_the_unit(tmp_path: Path) -> None:
-    said = analyze("verify", "--man=no", str(installed(tmp_path)))
+    analysis = analyze("verify", "--man=no", str(installed(tmp_path)))
 
-    assert (said.returncode, said.stdout + said.stderr) == (0, "")
+    assert (analysis.returncode, analysis.stdout + analysis.stderr) == (0, "")
 
 
 @needs_systemd
 def test_exposure_is_low(tmp_path: Path) -> None:
-    said = analyze("security", "--offline=true", "--no-pager", str(installed(tmp_path)))
-    if "unrecognized option" in said.stderr:
+    analysis = analyze("security", "--offline=true", "--no-pager", str(installed(tmp_path)))
+    if "unrecognized option" in analysis.stderr:
         pytest.skip("this systemd-analyze cannot check a unit that is not installed")
 
-    exposure = re.search(r"Overall exposure level for relay\.service: ([0-9.]+)", said.stdout)
+    exposure = re.search(r"Overall exposure level for relay\.service: ([0-9.]+)", analysis.stdout)
 
-    assert exposure is not None, said.stderr
+    assert exposure is not None, analysis.stderr
     assert float(exposure[1]) <= MAX_EXPOSURE
 
 

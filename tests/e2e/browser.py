@@ -172,9 +172,9 @@ def _ask(method: str, url: str, data: Any) -> Any:
     body = None if data is None else json.dumps(data).encode()
     request = Request(url, body, {"Content-Type": "application/json"}, method=method)
     try:
-        with urlopen(request, timeout=PATIENCE_S) as answer:
-            return json.load(answer)["value"]
+        with urlopen(request, timeout=PATIENCE_S) as response:
+            return json.load(response)["value"]
     except HTTPError as error:
         with error:
-            said = json.load(error)["value"]
-        raise AssertionError(f"{url}: {said['error']}: {said['message'].splitlines()[0]}") from None
+            reported = json.load(error)["value"]
+        raise AssertionError(f"{url}: {reported['error']}: {reported['message'].splitlines()[0]}") from None

@@ -44,7 +44,7 @@ class Page:
         self.html = ""
         self.origin = ""
 
-    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def serve(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.path == "/favicon.ico":
             return web.Response(status=204)
         return web.Response(text=f"<!doctype html><title>Kiosk</title>{self.html}", content_type="text/html")
@@ -53,7 +53,7 @@ class Page:
 @pytest.fixture
 async def page() -> AsyncIterator[Page]:
     page = Page()
-    runner = web.ServerRunner(web.Server(page.answer))
+    runner = web.ServerRunner(web.Server(page.serve))
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     page.origin = f"http://localhost:{runner.addresses[0][1]}"

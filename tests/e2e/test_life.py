@@ -30,7 +30,7 @@ class App:
 
     def __init__(self, number: int) -> None:
         self.device = f"device-{number:02}"
-        self.kept: list[str] = []
+        self.stored: list[str] = []
         """Ids of the events answered with 202, in order."""
         self._next = 0
 
@@ -44,14 +44,14 @@ class App:
                 await asyncio.sleep(0.01)
                 continue
             if status == 202:
-                self.kept.append(one["event_id"])
+                self.stored.append(one["event_id"])
                 self._next += 1
 
 
 def ledger_balances(status: dict[str, Any]) -> bool:
     ledger = status["ledger"]
-    gone = ledger["delivered"] + ledger["dead_lettered"] + ledger["dropped"]
-    return bool(ledger["accepted"] + ledger["requeued"] == gone + ledger["pending"])
+    settled = ledger["delivered"] + ledger["dead_lettered"] + ledger["dropped"]
+    return bool(ledger["accepted"] + ledger["requeued"] == settled + ledger["pending"])
 
 
 async def test_kills_under_load_lose_nothing(sandbox: Sandbox, tmp_path: Path) -> None:
@@ -67,11 +67,11 @@ async def test_kills_under_load_lose_nothing(sandbox: Sandbox, tmp_path: Path) -
     for kill in range(KILLS + 1):
         async with running(env) as relay:
             address = relay.http
-            before = sum(len(app.kept) for app in apps)
+            before = sum(len(app.stored) for app in apps)
             goal = sandbox.record.distinct + 300
             status = await relay.until(lambda _, goal=goal: sandbox.record.distinct >= goal)
             assert ledger_balances(status)
-            assert sum(len(app.kept) for app in apps) > before
+            assert sum(len(app.stored) for app in apps) > before
             if kill < KILLS:
                 await relay.kill()
                 continue
@@ -81,7 +81,7 @@ async def test_kills_under_load_lose_nothing(sandbox: Sandbox, tmp_path: Path) -
             assert ledger_balances(status)
             assert status["ledger"]["dead_lettered"] == status["ledger"]["dropped"] == 0
     report = sandbox.report()
-    missing = [i for app in apps for i in app.kept if not sandbox.record.has(bytes.fromhex(i.replace("-", "")))]
+    missing = [i for app in apps for i in app.stored if not sandbox.record.has(bytes.fromhex(i.replace("-", "")))]
     assert missing == []
     assert report.order_breaks == 0
     assert report.most_of_device <= 120
@@ -186,11 +186,11 @@ async def test_only_the_owner_can_read_the_outbox_and_its_files(sandbox: Sandbox
 
 @pytest.mark.parametrize("listen", ["http", "ops"])
 async def test_an_address_in_use_is_reported_and_exits_1(sandbox: Sandbox, tmp_path: Path, listen: str) -> None:
-    taken = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
-    port = taken.sockets[0].getsockname()[1]
+    occupied = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
+    port = occupied.sockets[0].getsockname()[1]
     env = environment(sandbox.url, tmp_path) | {f"RELAY__{listen.upper()}__LISTEN": f"127.0.0.1:{port}"}
     code, _, message = await command(env, "run")
-    taken.close()
+    occupied.close()
     assert code == 1
     assert f"127.0.0.1:{port}" in message
 

@@ -34,12 +34,12 @@ def faked(env: dict[str, str], file: Path) -> dict[str, str]:
 
 def times(sandbox: Sandbox) -> dict[int, str]:
     """Return the `occurred_at` of each event that the upstream received, by event number."""
-    sent = [event for kept in sandbox.record.contents for event in json.loads(kept.body)["events"]]
+    sent = [event for request in sandbox.record.contents for event in json.loads(request.body)["events"]]
     return {event["context"]["n"]: event["occurred_at"] for event in sent}
 
 
-def seconds_off(said: str) -> float:
-    return datetime.fromisoformat(said).timestamp() - SystemClock().wall_ms() / 1000
+def seconds_off(timestamp: str) -> float:
+    return datetime.fromisoformat(timestamp).timestamp() - SystemClock().wall_ms() / 1000
 
 
 async def posted(relay: RelayProcess, numbers: range, delivered: int) -> dict[str, Any]:
@@ -67,10 +67,12 @@ async def test_a_wrong_clock_is_noticed_and_no_wrong_time_is_sent(sandbox: Sandb
         await relay.until(lambda status: abs(status["clock_skew_seconds"]) < RIGHT_TO_S)
         await posted(relay, range(20, 30), delivered=30)
 
-    told = times(sandbox)
-    assert set(told) == set(range(30))
-    assert {n for n, said in told.items() if said == OWN_TIME} == {9, 19, 29}
-    assert [n for n, said in told.items() if said != OWN_TIME and abs(seconds_off(said)) > RIGHT_TO_S] == []
+    timestamps = times(sandbox)
+    assert set(timestamps) == set(range(30))
+    assert {n for n, timestamp in timestamps.items() if timestamp == OWN_TIME} == {9, 19, 29}
+    assert [
+        n for n, timestamp in timestamps.items() if timestamp != OWN_TIME and abs(seconds_off(timestamp)) > RIGHT_TO_S
+    ] == []
     report = sandbox.report()
     assert (report.distinct, report.duplicates) == (30, 0)
 

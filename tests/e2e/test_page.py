@@ -261,10 +261,10 @@ class TestStatus:
     async def test_the_page_sends_requests_to_the_relay_only(self, browser: Browser, relay: RelayProcess) -> None:
         await open_page(browser, relay)
 
-        asked = await browser.run("return performance.getEntriesByType('resource').map((entry) => entry.name)")
+        requested = await browser.run("return performance.getEntriesByType('resource').map((entry) => entry.name)")
 
-        assert len(asked) >= 6
-        assert [url for url in asked if not url.startswith((f"http://{relay.http}/", "data:"))] == []
+        assert len(requested) >= 6
+        assert [url for url in requested if not url.startswith((f"http://{relay.http}/", "data:"))] == []
 
 
 class TestDeadLetters:

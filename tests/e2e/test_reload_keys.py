@@ -75,8 +75,8 @@ class Box:
     async def request(
         self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None
     ) -> tuple[int, bytes]:
-        status, _, answer = await http(self.service.http_addresses[0], method, path, body, headers)
-        return status, answer
+        status, _, content = await http(self.service.http_addresses[0], method, path, body, headers)
+        return status, content
 
     async def post(self, given: object) -> int:
         status, _ = await self.request("POST", "/v1/events", json.dumps(given).encode())
@@ -410,7 +410,7 @@ async def test_another_operator_token_is_needed(sandbox: Sandbox, tmp_path: Path
     async with relay(sandbox.url, tmp_path, ops__token="old-token-1") as box:
         assert box.reload(ops__token="new-token-2") == ["ops.token"]
 
-        assert await answers_to_tokens(box) == (401, 200)
+        assert await statuses_by_token(box) == (401, 200)
 
 
 @effect_of("ops.token_file")
@@ -419,10 +419,10 @@ async def test_the_operator_token_is_read_from_another_file(sandbox: Sandbox, tm
     async with relay(sandbox.url, tmp_path, ops__token_file=first) as box:
         assert box.reload(ops__token_file=second) == ["ops.token"]
 
-        assert await answers_to_tokens(box) == (401, 200)
+        assert await statuses_by_token(box) == (401, 200)
 
 
-async def answers_to_tokens(box: Box) -> tuple[int, int]:
+async def statuses_by_token(box: Box) -> tuple[int, int]:
     """The statuses of a guarded request with the old token, and with the new one."""
     old, _ = await box.request("GET", "/dead-letters", headers={"Authorization": "Bearer old-token-1"})
     new, _ = await box.request("GET", "/dead-letters", headers={"Authorization": "Bearer new-token-2"})

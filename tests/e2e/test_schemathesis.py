@@ -43,12 +43,12 @@ async def test_the_live_relay_follows_its_openapi_description(sandbox: Sandbox, 
         )
         async with asyncio.timeout(TIMEOUT_S):
             out, _ = await program.communicate()
-        said = out.decode()
-        assert program.returncode == 0, said[said.find("= FAILURES") :]
+        output = out.decode()
+        assert program.returncode == 0, output[output.find("= FAILURES") :]
         _, _, description = await relay.request("GET", "/openapi.json")
         operations = [one for item in json.loads(description)["paths"].values() for one in item if one in METHODS]
         left_out = 3  # GET and HEAD of the stream, and GET of the description.
-        assert f"Tested: {len(operations) - left_out}\n" in said
+        assert f"Tested: {len(operations) - left_out}\n" in output
         ledger = (await relay.status())["ledger"]
     assert ledger["accepted"] > 0
     assert not [line for line in relay.log if line.get("level") in ("error", "critical")]

@@ -95,10 +95,10 @@ async def test_events_wait_for_an_unavailable_upstream(sandbox: Sandbox, tmp_pat
         await all_delivered(relay, 1)
 
 
-@pytest.mark.parametrize("answer", ["422", "422_unnamed"])
-async def test_one_bad_event_among_500_is_dead_lettered_alone(sandbox: Sandbox, tmp_path: Path, answer: str) -> None:
+@pytest.mark.parametrize("response", ["422", "422_unnamed"])
+async def test_one_bad_event_among_500_is_dead_lettered_alone(sandbox: Sandbox, tmp_path: Path, response: str) -> None:
     poisoned = event(317)["event_id"]
-    sandbox.faults.add(Misbehaviour(answer=int(answer) if answer.isdigit() else answer, when=poisoned))
+    sandbox.faults.add(Misbehaviour(answer=int(response) if response.isdigit() else response, when=poisoned))
     async with running(environment(sandbox.url, tmp_path)) as relay:
         body = json.dumps([event(n) for n in range(500)]).encode()
         assert (await relay.request("POST", "/v1/events", body))[0] == 202
@@ -113,7 +113,7 @@ async def test_one_bad_event_among_500_is_dead_lettered_alone(sandbox: Sandbox, 
     report = sandbox.report()
     assert (report.distinct, report.order_breaks) == (499, 0)
     # A named event needs a second request without it. An unnamed one is found by halving: 2 * log2(500) requests.
-    assert report.requests <= (2 if answer == "422" else 20)
+    assert report.requests <= (2 if response == "422" else 20)
 
 
 async def test_a_response_lost_after_the_commit_repeats_the_same_events(sandbox: Sandbox, tmp_path: Path) -> None:
@@ -173,9 +173,9 @@ async def test_an_unannounced_shared_limit_is_found_and_followed(sandbox: Sandbo
             await sandbox.until(lambda record: record.distinct >= 7 * 20 * 5)
         status = await relay.status()
         assert state(status) == "rate_limited"
-    answers = [(request.at_ms, request.status) for request in sandbox.record.requests()]
-    began = answers[0][0]
-    later = [status for at, status in answers if at >= began + 3 * window_ms]
+    statuses = [(request.at_ms, request.status) for request in sandbox.record.requests()]
+    began = statuses[0][0]
+    later = [status for at, status in statuses if at >= began + 3 * window_ms]
     assert later.count(429) * 20 <= len(later)
 
 

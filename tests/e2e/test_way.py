@@ -17,8 +17,8 @@ async def test_an_event_posted_reaches_the_upstream_byte_for_byte(sandbox: Sandb
     body = b'{ "event_type":"post.view","tenant_id":1, "event_id":"550e8400-e29b-41d4-a716-446655440000",\n'
     body += b'  "occurred_at":"2026-11-23T08:00:00.123+01:00", "x":1.50, "source":{"platform":"tv","device_id":"D"} }'
     async with running(environment(sandbox.url, tmp_path)) as relay:
-        status, headers, answer = await relay.request("POST", "/v1/events", body)
-        assert (status, json.loads(answer), headers["relay-durability"]) == (202, {"success": True}, "full")
+        status, headers, content = await relay.request("POST", "/v1/events", body)
+        assert (status, json.loads(content), headers["relay-durability"]) == (202, {"success": True}, "full")
         async with asyncio.timeout(PATIENCE_S):
             await sandbox.until(lambda record: record.distinct == 1)
         await relay.until(lambda status: status["ledger"]["delivered"] == 1)
@@ -53,8 +53,8 @@ async def test_a_datagram_is_stored_and_forwarded(sandbox: Sandbox, tmp_path: Pa
             app.connect((host, int(port)))
             app.send(json.dumps(event(1)).encode())
             async with asyncio.timeout(PATIENCE_S):
-                answer = await asyncio.get_running_loop().sock_recv(app, 65536)
-        assert json.loads(answer) == {"stored": [event(1)["event_id"]], "count": 1}
+                content = await asyncio.get_running_loop().sock_recv(app, 65536)
+        assert json.loads(content) == {"stored": [event(1)["event_id"]], "count": 1}
         await relay.until(lambda status: status["ledger"]["delivered"] == 1)
     assert sandbox.record.distinct == 1
 
@@ -88,7 +88,7 @@ async def test_bad_events_are_rejected_with_every_error_by_path(sandbox: Sandbox
         bad = event(2) | {"tenant_id": "1"}
         del bad["source"]["platform"]
         body = json.dumps([event(1), bad]).encode()
-        status, _, answer = await relay.request("POST", "/v1/events", body)
+        status, _, content = await relay.request("POST", "/v1/events", body)
         assert status == 422
-        assert sorted(json.loads(answer)["errors"]) == ["events.1.source.platform", "events.1.tenant_id"]
+        assert sorted(json.loads(content)["errors"]) == ["events.1.source.platform", "events.1.tenant_id"]
         assert (await relay.status())["ledger"]["accepted"] == 0

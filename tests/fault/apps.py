@@ -136,8 +136,8 @@ class Fleet:
 def balanced(status: dict[str, Any]) -> bool:
     """Return whether the ledger balances (G2)."""
     ledger = status["ledger"]
-    gone = ledger["delivered"] + ledger["dead_lettered"] + ledger["dropped"]
-    return bool(ledger["accepted"] + ledger["requeued"] == gone + ledger["pending"])
+    settled = ledger["delivered"] + ledger["dead_lettered"] + ledger["dropped"]
+    return bool(ledger["accepted"] + ledger["requeued"] == settled + ledger["pending"])
 
 
 def state(status: dict[str, Any], tenant_id: int = 1) -> str | None:
@@ -221,7 +221,9 @@ def check_promises(
 def delivered(sandbox: Sandbox) -> dict[str, bytes]:
     """Return the events that the sandbox committed, by id, with the bytes that it received."""
     arrived = (
-        bytes(raw) for kept in sandbox.record.contents for raw in msgspec.json.decode(kept.body, type=_Batch).events
+        bytes(raw)
+        for request in sandbox.record.contents
+        for raw in msgspec.json.decode(request.body, type=_Batch).events
     )
     by_id = {json.loads(raw)["event_id"]: raw for raw in arrived}
     return {id_: raw for id_, raw in by_id.items() if sandbox.record.has(bytes.fromhex(id_.replace("-", "")))}

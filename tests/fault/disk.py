@@ -70,10 +70,10 @@ class LoggedDisk:
             if write.at > instant:
                 break
             if random.random() < 0.5:
-                kept = write.data
+                written = write.data
                 if random.random() < 0.2:
-                    kept = kept[: random.randrange(0, len(kept) + 1, SECTOR_BYTES)]
-                found[write.offset : write.offset + len(kept)] = kept
+                    written = written[: random.randrange(0, len(written) + 1, SECTOR_BYTES)]
+                found[write.offset : write.offset + len(written)] = written
         return bytes(found)
 
 

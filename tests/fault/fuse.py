@@ -89,15 +89,15 @@ class Served:
             if opcode in (_Op.FORGET, _Op.BATCH_FORGET):
                 continue
             try:
-                answer, failed = self._answer(opcode, node, request[_IN.size :]), 0
+                reply, failed = self._reply(opcode, node, request[_IN.size :]), 0
             except OSError as error:
-                answer, failed = b"", error.errno or errno.EIO
+                reply, failed = b"", error.errno or errno.EIO
             try:
-                os.write(self._fd, _OUT.pack(_OUT.size + len(answer), -failed, unique) + answer)
+                os.write(self._fd, _OUT.pack(_OUT.size + len(reply), -failed, unique) + reply)
             except OSError:
                 return
 
-    def _answer(self, opcode: int, node: int, body: bytes) -> bytes:
+    def _reply(self, opcode: int, node: int, body: bytes) -> bytes:
         match opcode:
             case _Op.INIT:
                 return _INIT_OUT.pack(7, 31, 0, 1 << 5, 16, 12, _MAX_WRITE_BYTES, 1, 0, 0, 0)

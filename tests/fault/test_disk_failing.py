@@ -36,9 +36,9 @@ async def test_a_disk_that_fails_for_a_while(sandbox: Sandbox, tmp_path: Path, w
             await fleet.until(stored=20)
             shim.fail(which, error)
             await until_ready(relay, False)
-            kept = len(fleet.stored)
+            stored = len(fleet.stored)
             assert await fleet.post_one() == 503
-            assert len(fleet.stored) == kept, "the relay sent a 202 while it could not write"
+            assert len(fleet.stored) == stored, "the relay sent a 202 while it could not write"
             assert shim.hits
             shim.heal()
             await until_ready(relay)

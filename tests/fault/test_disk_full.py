@@ -94,13 +94,13 @@ async def test_a_partition_filled_after_the_wal_grew(sandbox: Sandbox, tmp_path:
     sandbox.faults.add(Misbehaviour(answer=503))
     with mounts.tmpfs(tmp_path, mib=32) as disk:
         async with running(settings(sandbox.url, disk)) as relay:
-            kept = 0
+            stored = 0
             while (disk / "outbox.db-wal").stat().st_size < 2 << 20:
-                assert (await post(relay, range(kept, kept + 1_000)))[0] == 202
-                kept += 1_000
+                assert (await post(relay, range(stored, stored + 1_000)))[0] == 202
+                stored += 1_000
             filler = mounts.fill(disk)
-            while (await post(relay, range(kept, kept + 1_000)))[0] == 202:
-                kept += 1_000
+            while (await post(relay, range(stored, stored + 1_000)))[0] == 202:
+                stored += 1_000
             assert "the disk is full" in await problem(relay)
             filler.unlink()
             await until_ready(relay)
@@ -109,7 +109,7 @@ async def test_a_partition_filled_after_the_wal_grew(sandbox: Sandbox, tmp_path:
             await relay.until(lambda status: status["ledger"]["pending"] == 0)
             report = sandbox.report()
             assert report.order_breaks == 0
-            assert report.distinct - kept in (0, 1_000), "the events of the request answered with 503 may be stored"
+            assert report.distinct - stored in (0, 1_000), "the events of the request answered with 503 may be stored"
 
 
 async def test_a_file_size_limit_set_at_run_time(sandbox: Sandbox, tmp_path: Path) -> None:
@@ -134,11 +134,11 @@ async def test_a_full_outbox_drops_no_accepted_event(sandbox: Sandbox, tmp_path:
     sandbox.faults.add(Misbehaviour(answer=503))
     directory = tmp_path / "state"
     async with running(settings(sandbox.url, directory, outbox__max_size="1MiB")) as relay:
-        kept = 0
+        stored = 0
         for events in (50, 1):
-            while (answer := await post(relay, range(kept, kept + events)))[0] == 202:
-                kept += events
-        status, headers, _ = answer
+            while (response := await post(relay, range(stored, stored + events)))[0] == 202:
+                stored += events
+        status, headers, _ = response
         assert status == 503
         assert int(headers["retry-after"]) > 0
         assert not await ready(relay)
@@ -147,7 +147,7 @@ async def test_a_full_outbox_drops_no_accepted_event(sandbox: Sandbox, tmp_path:
         await until_ready(relay)
         await relay.until(lambda status: status["ledger"]["pending"] == 0)
         report = sandbox.report()
-        assert (report.distinct, report.order_breaks) == (kept, 0)
+        assert (report.distinct, report.order_breaks) == (stored, 0)
 
 
 async def post(relay: RelayProcess, numbers: range) -> tuple[int, dict[str, str], bytes]:

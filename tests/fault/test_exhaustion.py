@@ -57,24 +57,24 @@ async def test_no_memory_is_left(sandbox: Sandbox, tmp_path: Path) -> None:
     """RLIMIT_AS is reached while batches of 400 KiB arrive: the relay responds, or ends. No stored event is lost."""
     fleet = Fleet(1)
     env = settings(sandbox.url, tmp_path / "state")
-    taken: list[str] = []
+    stored: list[str] = []
     async with running(env) as relay:
         fleet.address = relay.http
         await fleet.send(2)
         size_bytes = int(Path(f"/proc/{relay.pid}/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
         resource.prlimit(relay.pid, resource.RLIMIT_AS, (size_bytes, resource.RLIM_INFINITY))
-        answers = await asyncio.gather(*(post_many(relay.http, part) for part in range(20)))
-        for part, status in enumerate(answers):
+        statuses = await asyncio.gather(*(post_many(relay.http, part) for part in range(20)))
+        for part, status in enumerate(statuses):
             assert status in (0, 202, 408, 500, 503), status
             if status == 202:
-                taken += [one["event_id"] for one in many(part)]
+                stored += [one["event_id"] for one in many(part)]
         with suppress(ProcessLookupError):  # The relay has ended.
             resource.prlimit(relay.pid, resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     async with running(env) as relay:
         fleet.address = relay.http
         await fleet.send(2)
         fleet.offered |= {one["event_id"]: json.dumps(one).encode() for part in range(20) for one in many(part)}
-        fleet.stored += taken
+        fleet.stored += stored
         await all_settled(relay, sandbox, fleet, repeats=8)
 
 

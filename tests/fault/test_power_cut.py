@@ -73,15 +73,15 @@ async def lost(run: Run, sandbox: Sandbox, tmp_path: Path, cuts: int) -> dict[fl
     missing = {}
     for _ in range(cuts):
         instant = random.uniform(run.began, run.ended)
-        kept = [id_ for id_ in run.fleet.stored if run.fleet.stored_at[id_] <= instant]
+        stored = [id_ for id_ in run.fleet.stored if run.fleet.stored_at[id_] <= instant]
         with disk.rebuilt(tmp_path, run.disk.cut_at(instant, random)) as at:
-            gone = await missing_events(at / "state" / "outbox.db", kept, sandbox)
-        if gone:
-            missing[instant - run.began] = gone
+            lost = await missing_events(at / "state" / "outbox.db", stored, sandbox)
+        if lost:
+            missing[instant - run.began] = lost
     return missing
 
 
-async def missing_events(path: Path, kept: list[str], sandbox: Sandbox) -> list[str]:
+async def missing_events(path: Path, stored: list[str], sandbox: Sandbox) -> list[str]:
     """Open the outbox as the next start would. Return the events that are neither stored nor delivered."""
     tasks = Tasks()
     outbox = SqliteOutbox(OutboxSettings(path=path), SystemClock(), Metrics(), tasks)
@@ -89,13 +89,13 @@ async def missing_events(path: Path, kept: list[str], sandbox: Sandbox) -> list[
     try:
         await outbox.load(lambda *_: None)
         assert outbox.ledger().balanced
-        gone = []
-        for id_ in kept:
+        lost = []
+        for id_ in stored:
             event_id = bytes.fromhex(id_.replace("-", ""))
             found = outbox.find(event_id)
             if found is None or (found == "delivered" and not sandbox.record.has(event_id)):
-                gone.append(id_)
-        return gone
+                lost.append(id_)
+        return lost
     finally:
         await outbox.close()
         await tasks.cancel_all()

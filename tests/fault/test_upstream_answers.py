@@ -29,10 +29,10 @@ from tests.fault.trouble import DEVICES, EACH, check_delivery, check_recovery, r
 POISONED = timed_event(2, "device-01")["event_id"]
 
 
-@pytest.mark.parametrize("answer", some([204, 200], [201, 202, "202_empty"]))
-async def test_every_form_of_success(sandbox: Sandbox, tmp_path: Path, answer: int | str) -> None:
+@pytest.mark.parametrize("response", some([204, 200], [201, 202, "202_empty"]))
+async def test_every_form_of_success(sandbox: Sandbox, tmp_path: Path, response: int | str) -> None:
     """An update of the framework may change the status of a success, or omit its body."""
-    await check_delivery(sandbox, tmp_path, Misbehaviour(answer=answer))
+    await check_delivery(sandbox, tmp_path, Misbehaviour(answer=response))
 
 
 async def test_an_upstream_that_fails(sandbox: Sandbox, tmp_path: Path) -> None:
@@ -46,8 +46,8 @@ async def test_an_upstream_that_fails(sandbox: Sandbox, tmp_path: Path) -> None:
 
 async def test_a_rejected_key(sandbox: Sandbox, tmp_path: Path) -> None:
     """A key rotated too early, a firewall or a captive portal: the endpoint pauses, and all events stay."""
-    answers = some([401, "403_html"], [403, 407, "401_html"])
-    await check_recovery(sandbox, tmp_path, "unauthorized", *(Misbehaviour(answer=answer) for answer in answers))
+    responses = some([401, "403_html"], [403, 407, "401_html"])
+    await check_recovery(sandbox, tmp_path, "unauthorized", *(Misbehaviour(answer=response) for response in responses))
 
 
 async def test_a_wrong_url(sandbox: Sandbox, tmp_path: Path) -> None:
@@ -59,10 +59,10 @@ async def test_a_wrong_url(sandbox: Sandbox, tmp_path: Path) -> None:
     await check_recovery(sandbox, tmp_path, "misconfigured", *(Misbehaviour(answer=status) for status in statuses))
 
 
-@pytest.mark.parametrize("answer", some([414], [416]))
-async def test_a_rejection_of_every_request_is_misconfigured(sandbox: Sandbox, tmp_path: Path, answer: int) -> None:
+@pytest.mark.parametrize("response", some([414], [416]))
+async def test_a_rejection_of_every_request_is_misconfigured(sandbox: Sandbox, tmp_path: Path, response: int) -> None:
     """After three rejected requests of one event each, the relay suspects the endpoint, not the events."""
-    sandbox.faults.add(Misbehaviour(answer=answer))
+    sandbox.faults.add(Misbehaviour(answer=response))
     async with relay_and_apps(sandbox, tmp_path) as (relay, fleet):
         await relay.until(lambda status: state(status) == "misconfigured")
         before = sandbox.report().requests
@@ -77,15 +77,15 @@ async def test_a_rejection_of_every_request_is_misconfigured(sandbox: Sandbox, t
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "response",
     some(
         [422, "422_events", "422_list", 400],
         ["422_unnamed", "422_wildcard", "422_out_of_range", "422_translated", "422_thousand"],
     ),
 )
-async def test_one_rejected_event(sandbox: Sandbox, tmp_path: Path, answer: int | str) -> None:
+async def test_one_rejected_event(sandbox: Sandbox, tmp_path: Path, response: int | str) -> None:
     """The relay dead-letters only the rejected event, whatever the form of the response."""
-    sandbox.faults.add(Misbehaviour(answer=answer, when=POISONED))
+    sandbox.faults.add(Misbehaviour(answer=response, when=POISONED))
     async with relay_and_apps(sandbox, tmp_path) as (relay, fleet):
         await all_settled(relay, sandbox, fleet, dead=1)
         assert await dead_ids(relay) == {POISONED}
@@ -210,6 +210,6 @@ async def test_every_request_asks_for_json(sandbox: Sandbox, tmp_path: Path) -> 
     """Without `Accept: application/json`, the upstream's framework redirects errors to a login page."""
     async with relay_and_apps(sandbox, tmp_path) as (relay, fleet):
         await all_settled(relay, sandbox, fleet)
-    asked: set[Any] = {kept.headers.get("accept") for kept in sandbox.record.contents}
-    assert asked == {"application/json"}
-    assert all(json.loads(kept.body)["events"] for kept in sandbox.record.contents)
+    accepted_types: set[Any] = {request.headers.get("accept") for request in sandbox.record.contents}
+    assert accepted_types == {"application/json"}
+    assert all(json.loads(request.body)["events"] for request in sandbox.record.contents)

@@ -49,7 +49,7 @@ class NotStrict(Exception):
     pass
 
 
-def refuse(_: str) -> None:
+def reject_constant(_: str) -> None:
     raise NotStrict
 
 
@@ -57,7 +57,7 @@ def judge_json(body: bytes) -> Any:
     """Return the value with objects as Pairs. Raise NotStrict for JSON that an upstream might not parse."""
     try:
         text = body.decode("utf-8")
-        value = json.JSONDecoder(object_pairs_hook=Pairs, parse_constant=refuse).decode(text)
+        value = json.JSONDecoder(object_pairs_hook=Pairs, parse_constant=reject_constant).decode(text)
     except (ValueError, RecursionError) as error:
         raise NotStrict from error
     return value

@@ -56,10 +56,10 @@ def edited_ids(draw: st.DrawFn) -> list[str]:
     for _ in range(draw(st.integers(1, 2))):
         one, other = draw(st.permutations(range(len(texts))))[:2]
         at = draw(st.integers(0, len(texts[one]) - 1))
-        taken = texts[one][at]
+        copied = texts[one][at]
         texts[one] = texts[one][:at] + draw(st.sampled_from(["", "", " ", "-", "4", "g"])) + texts[one][at + 1 :]
         to = draw(st.one_of(st.just(at), st.sampled_from([0, 8, 14, 36]), st.integers(0, 36)))
-        texts[other] = texts[other][:to] + draw(st.sampled_from(["", taken, taken])) + texts[other][to:]
+        texts[other] = texts[other][:to] + draw(st.sampled_from(["", copied, copied])) + texts[other][to:]
     return texts
 
 
@@ -194,10 +194,10 @@ def assert_alike(bodies: list[bytes], defaults: EventDefaults) -> None:
     if not any(b"\n" in body for body in bodies):
         lines = reader(defaults).read(b"\n".join(bodies), "lines")
         # A datagram is read up to its first fault, a line to its end.
-        refused = [each for body in bodies if isinstance(each := reader(defaults).read(body, "json"), Rejection)]
-        if refused:
+        rejected = [each for body in bodies if isinstance(each := reader(defaults).read(body, "json"), Rejection)]
+        if rejected:
             assert isinstance(lines, Rejection)
-            assert lines.reason in {each.reason for each in refused}
+            assert lines.reason in {each.reason for each in rejected}
         else:
             assert [[event] for event in lines] == alone
 
@@ -280,14 +280,14 @@ def test_an_order_that_stays_takes_the_place_of_an_old_one() -> None:
     for names in old:
         read_five(one, names)
     decoders = one._column_reader._decoders
-    first, *kept = decoders
+    first, *others = decoders
 
     for _ in range(15):
         read_five(one, new)
-    assert list(decoders) == [first, *kept], "created again for a program that changes its order"
+    assert list(decoders) == [first, *others], "created again for a program that changes its order"
     read_five(one, new)
 
-    assert list(decoders)[:-1] == kept
+    assert list(decoders)[:-1] == others
     learnt = decoders[list(decoders)[-1]]
     read_five(one, new)
     assert decoders[list(decoders)[-1]] is learnt

@@ -99,19 +99,19 @@ class Disk:
     def remove(self, number: int, seqs: Iterable[int], state: EventState) -> None:
         removed = set(seqs)
         queue = self.queues[number]
-        kept: list[Stored] = []
+        remaining: list[Stored] = []
         self.count(pending=-len(removed))
         while removed:
             stored = queue.pending.popleft()
             if stored.seq not in removed:
-                kept.append(stored)
+                remaining.append(stored)
                 continue
             removed.remove(stored.seq)
             queue.body_bytes -= len(stored.event.body)
             self.used_bytes -= len(stored.event.body) + ROW_BYTES
             if self.states.get(stored.event.event_id, (0, None))[0] == stored.seq:
                 self.states[stored.event.event_id] = (stored.seq, state)
-        queue.pending.extendleft(reversed(kept))
+        queue.pending.extendleft(reversed(remaining))
 
     def count(self, **by: int) -> None:
         ledger = self.ledger

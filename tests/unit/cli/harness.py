@@ -79,9 +79,9 @@ def answering(relay: NotedRelay, unix_socket: Path | None = None) -> Iterator[No
         loop.close()
 
 
-def call(*args: str, environ: dict[str, str], answer: str = "") -> Result:
+def call(*args: str, environ: dict[str, str], typed: str = "") -> Result:
     """Run `relay ARGS`. Raises the exception of a command that ends with a traceback."""
-    result = CliRunner().invoke(cli, list(args), env=environ, input=answer)
+    result = CliRunner().invoke(cli, list(args), env=environ, input=typed)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result

@@ -77,8 +77,13 @@ def test_every_listed_command_exists_and_has_help(name: str) -> None:
 
 def completions(line: str) -> list[str]:
     """Return the completions of a line."""
-    words = line.split(" ")
-    environ = {**os.environ, "_RELAY_COMPLETE": "bash_complete", "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}
+    arguments = line.split(" ")
+    environ = {
+        **os.environ,
+        "_RELAY_COMPLETE": "bash_complete",
+        "COMP_WORDS": line,
+        "COMP_CWORD": str(len(arguments) - 1),
+    }
     ended = subprocess.run([sys.executable, "-m", "relay"], env=environ, capture_output=True, text=True, check=False)
     return [offer.partition(",")[2] for offer in ended.stdout.split()]
 

@@ -177,9 +177,9 @@ class TestRequeueAndDiscard:
         assert (result.exit_code, result.stdout) == (1, "1 discarded\n")
         assert list(letters.outbox.letters) == [2, 3]
 
-    @pytest.mark.parametrize(("answer", "left"), [("n\n", 3), ("", 3), ("y\n", 0)])
-    def test_all_are_discarded_only_after_a_confirmation(self, letters: NotedRelay, answer: str, left: int) -> None:
-        result = call("dead", "discard", "--all", environ=letters.environ, answer=answer)
+    @pytest.mark.parametrize(("typed", "left"), [("n\n", 3), ("", 3), ("y\n", 0)])
+    def test_all_are_discarded_only_after_a_confirmation(self, letters: NotedRelay, typed: str, left: int) -> None:
+        result = call("dead", "discard", "--all", environ=letters.environ, typed=typed)
 
         assert result.exit_code == (1 if left else 0)
         assert len(letters.outbox.letters) == left

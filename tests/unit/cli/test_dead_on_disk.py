@@ -197,7 +197,7 @@ def of_a_newer_relay(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("put_there", "said"),
+    ("put_there", "message"),
     [
         (a_symbolic_link, "is a symbolic link"),
         (a_link_to_nothing, "is a symbolic link"),
@@ -206,7 +206,7 @@ def of_a_newer_relay(path: Path) -> None:
     ],
 )
 def test_a_file_that_is_not_an_outbox_is_reported(
-    environ: dict[str, str], path: Path, put_there: Callable[[Path], None], said: str
+    environ: dict[str, str], path: Path, put_there: Callable[[Path], None], message: str
 ) -> None:
     put_there(path)
 
@@ -214,7 +214,7 @@ def test_a_file_that_is_not_an_outbox_is_reported(
 
     assert (result.exit_code, result.stdout) == (1, "")
     assert f"{path} " in result.stderr
-    assert said in result.stderr
+    assert message in result.stderr
 
 
 @contextmanager

@@ -41,8 +41,8 @@ def test_the_printed_example_works_and_the_summary_counts_it(number: signal.Sign
 
 
 def test_an_address_in_use_is_reported() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        listen = f"127.0.0.1:{taken.getsockname()[1]}"
+    with socket.create_server(("127.0.0.1", 0)) as occupied:
+        listen = f"127.0.0.1:{occupied.getsockname()[1]}"
         result = call("sandbox", "--listen", listen, environ={})
 
     assert result.exit_code == 1

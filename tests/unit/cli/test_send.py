@@ -168,20 +168,20 @@ class TestWait:
 class Datagrams:
     """A socket in place of the relay's UDP listener. It sends `answer`, if given, to the first datagram."""
 
-    def __init__(self, answer: bytes | None = None) -> None:
+    def __init__(self, ack: bytes | None = None) -> None:
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.socket.bind(("127.0.0.1", 0))
         self.socket.settimeout(30)
         self.environ = {"RELAY__UDP__LISTEN": f"127.0.0.1:{self.socket.getsockname()[1]}"}
         self.event: Any = None
-        self._answer = answer
+        self._ack = ack
         self._thread = threading.Thread(target=self._receive)
 
     def _receive(self) -> None:
         datagram, sender = self.socket.recvfrom(65_536)
         self.event = json.loads(datagram)
-        if self._answer is not None:
-            self.socket.sendto(self._answer, sender)
+        if self._ack is not None:
+            self.socket.sendto(self._ack, sender)
 
     def __enter__(self) -> Datagrams:
         self._thread.start()

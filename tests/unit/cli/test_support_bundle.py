@@ -61,9 +61,9 @@ def test_a_bundle_has_configuration_status_metrics_log_versions_and_schema(
 
     result, parts = bundle(environ | relay.environ)
 
-    said = json.loads(result.stdout)
-    assert (result.exit_code, said["missing"]) == (0, {})
-    assert set(said["parts"]) == parts.keys()
+    text = json.loads(result.stdout)
+    assert (result.exit_code, text["missing"]) == (0, {})
+    assert set(text["parts"]) == parts.keys()
     assert json.loads(parts["versions.json"])["relay"] == __version__
     assert json.loads(parts["versions.json"])["packages"]["aiohttp"][0].isdigit()
     assert json.loads(parts["configuration.json"])["batch.linger"] == {"value": "5s", "origin": "default"}
@@ -80,25 +80,25 @@ def test_a_bundle_has_configuration_status_metrics_log_versions_and_schema(
 def test_no_secret_and_no_event_is_in_any_part(relay: NotedRelay, environ: dict[str, str]) -> None:
     relay.ops.token = Secret(TOKEN)
     relay.outbox.letters = {1: dead_letter(1, body=b'{"context":"canary-event"}')}
-    relay.outbox.state = relay.outbox.state._replace(writable=False, problem=f"somebody said {KEY}")
+    relay.outbox.state = relay.outbox.state._replace(writable=False, problem=f"error: {KEY}")
 
     _, parts = bundle(environ | relay.environ)
 
     assert len(parts) == 9
-    assert "somebody said" in parts["status.json"]
+    assert "error:" in parts["status.json"]
     assert [name for name, text in parts.items() if "canary" in text] == []
 
 
 def test_a_secret_is_masked_in_every_spelling(relay: NotedRelay, environ: dict[str, str]) -> None:
     key = 'canary"key/1f'
     environ["RELAY__UPSTREAM__API_KEY"] = key
-    said = f"{key} and {json.dumps(key)} and {quote(key, safe='')}"
-    relay.outbox.state = relay.outbox.state._replace(writable=False, problem=f"somebody said {said}")
+    text = f"{key} and {json.dumps(key)} and {quote(key, safe='')}"
+    relay.outbox.state = relay.outbox.state._replace(writable=False, problem=f"error: {text}")
     relay.ops.token = Secret(TOKEN)
 
     _, parts = bundle(environ | relay.environ)
 
-    assert "somebody said" in parts["readyz.json"]
+    assert "error:" in parts["readyz.json"]
     assert [name for name, text in parts.items() if "canary" in text] == []
     json.loads(parts["readyz.json"])
 

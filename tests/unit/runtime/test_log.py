@@ -235,12 +235,12 @@ def test_last_lines_are_kept_in_memory_as_written_and_cut(json_log, stream):
     for n in range(KEPT_LINES + 5):
         json_log.info(CANARY, n=n, long=["x" * FIELD_CHARS] * 5)
 
-    kept = log.last_lines()
+    lines = log.last_lines()
 
-    assert len(kept) == KEPT_LINES
-    assert max(map(len, kept)) == KEPT_CHARS
-    assert CANARY not in "".join(kept)
-    assert written(stream).splitlines()[-1].startswith(kept[-1])
+    assert len(lines) == KEPT_LINES
+    assert max(map(len, lines)) == KEPT_CHARS
+    assert CANARY not in "".join(lines)
+    assert written(stream).splitlines()[-1].startswith(lines[-1])
 
 
 def test_secrets_are_masked_before_text_is_cut(json_log, stream):

@@ -112,7 +112,7 @@ async def test_devices_wait_for_a_port_that_opens_later(upstream: Sandbox) -> No
 async def test_the_same_random_numbers_create_the_same_events(upstream: Sandbox) -> None:
     for _ in range(2):
         await Devices(load(upstream, devices=3, events=9, connections=1), SeededClock()).run()
-    bodies = [kept.body for kept in upstream.record.contents]
+    bodies = [request.body for request in upstream.record.contents]
     assert bodies[:9] == bodies[9:]
 
 
@@ -134,8 +134,8 @@ async def test_datagrams_carry_the_same_events() -> None:
         target = f"udp://127.0.0.1:{receiver.getsockname()[1]}"
         assert await Devices(Load(target=target, devices=2, events=4), SeededClock()).run() == Tally(sent=4)
         datagrams = [msgspec.json.decode(await loop.sock_recv(receiver, 65536)) for _ in range(4)]
-    told = [(event["source"]["device_id"], event["context"]["n"]) for event in datagrams]
-    assert told == [(device_id(0), 0), (device_id(1), 0), (device_id(0), 1), (device_id(1), 1)]
+    sent = [(event["source"]["device_id"], event["context"]["n"]) for event in datagrams]
+    assert sent == [(device_id(0), 0), (device_id(1), 0), (device_id(0), 1), (device_id(1), 1)]
 
 
 def test_device_ids_are_persistent_uuids() -> None:

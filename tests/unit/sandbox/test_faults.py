@@ -110,10 +110,10 @@ def test_every_action_has_a_misbehaviour() -> None:
 
 def test_every_response_can_be_built() -> None:
     for name in (*responses.VARIANTS, *range(200, 600)):
-        answer = responses.make(name, RequestEvents(3, (1,)))
-        assert answer.status == int(str(name)[:3]), name
-        if dict(answer.headers).get("Content-Type") == "application/json" and name != "202_empty":
-            assert json.loads(answer.body), name
+        response = responses.make(name, RequestEvents(3, (1,)))
+        assert response.status == int(str(name)[:3]), name
+        if dict(response.headers).get("Content-Type") == "application/json" and name != "202_empty":
+            assert json.loads(response.body), name
 
 
 @pytest.mark.parametrize(

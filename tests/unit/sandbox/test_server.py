@@ -72,10 +72,10 @@ async def test_the_120th_request_of_a_device_is_its_last_in_the_window(
     for number in range(120):
         assert (await client.ask(body(event(number)))).status == 202
     clock.now_ms += 59_000
-    refused = await client.ask(body(event(120)))
-    assert (refused.status, refused.value) == (429, {"success": False, "error": "Too many requests"})
-    assert (refused.headers["retry-after"], refused.headers["x-ratelimit-remaining"]) == ("1", "0")
-    assert refused.headers["x-ratelimit-reset"] == str(clock.wall_ms() // 1000 + 1)
+    rejected = await client.ask(body(event(120)))
+    assert (rejected.status, rejected.value) == (429, {"success": False, "error": "Too many requests"})
+    assert (rejected.headers["retry-after"], rejected.headers["x-ratelimit-remaining"]) == ("1", "0")
+    assert rejected.headers["x-ratelimit-reset"] == str(clock.wall_ms() // 1000 + 1)
     assert (await client.ask(body(event(121, device_id="another")))).status == 202
     clock.now_ms += 1_000
     assert (await client.ask(body(event(120)))).status == 202
@@ -227,7 +227,7 @@ async def test_every_2xx_commits(sandbox: Sandbox, client: Client, status: int |
 
 
 @pytest.mark.parametrize("status", [307, 401, 403, 404, 410, 415, 419, 422, 429, 500, 502, 503, 504, 520, 530])
-async def test_other_answers_do_not_commit(sandbox: Sandbox, client: Client, status: int) -> None:
+async def test_other_responses_do_not_commit(sandbox: Sandbox, client: Client, status: int) -> None:
     sandbox.faults.add(Misbehaviour(answer=status, count=1))
     assert (await client.ask(body(event()))).status == status
     assert sandbox.record.events == 0
@@ -241,7 +241,7 @@ async def test_a_gateways_timeout_may_hide_a_commit(sandbox: Sandbox, client: Cl
     assert sandbox.report().duplicates == 1
 
 
-async def test_headers_and_body_of_an_answer_can_be_given(sandbox: Sandbox, client: Client, clock: HandClock) -> None:
+async def test_headers_and_body_of_a_response_can_be_given(sandbox: Sandbox, client: Client, clock: HandClock) -> None:
     sandbox.faults.add(
         Misbehaviour(answer=503, count=1, headers={"Retry-After": "-1"}, body="<h1>"),
         Misbehaviour(answer=307, count=1, headers={"Location": "http://other.example/"}),
@@ -253,7 +253,7 @@ async def test_headers_and_body_of_an_answer_can_be_given(sandbox: Sandbox, clie
     assert parsedate_to_datetime(third.headers["retry-after"]).timestamp() == clock.wall_ms() // 1000 + 30
 
 
-async def test_a_proxys_answer_does_not_count_against_the_limits(sandbox: Sandbox, client: Client) -> None:
+async def test_a_proxys_response_does_not_count_against_the_limits(sandbox: Sandbox, client: Client) -> None:
     sandbox.faults.add(Misbehaviour(answer=502, count=5))
     for _ in range(5):
         await client.ask(body(event()))
@@ -276,7 +276,7 @@ async def test_a_poisoned_event_is_named(sandbox: Sandbox, client: Client) -> No
     assert list(reply.value["errors"]) == ["events.2.context"]
 
 
-async def test_a_partial_answer_names_what_it_does_not_commit(sandbox: Sandbox, client: Client) -> None:
+async def test_a_partial_response_names_the_events_that_it_does_not_commit(sandbox: Sandbox, client: Client) -> None:
     poison = event(7)["event_id"]
     sandbox.faults.add(Misbehaviour(when=poison, answer="202_partial"))
     reply = await client.ask(body(event(1), event(7), event(3)))
@@ -305,7 +305,7 @@ def ill(sandbox: Sandbox, action: Any, **more: Any) -> None:
     sandbox.faults.add(Misbehaviour(action=action, count=1, **more))
 
 
-async def answered(client: Client) -> bytes:
+async def everything(client: Client) -> bytes:
     client.send(body(event()))
     return await client.rest()
 
@@ -317,7 +317,7 @@ async def answered(client: Client) -> bytes:
 async def test_resets(sandbox: Sandbox, connect: Connect, action: str, committed: int) -> None:
     ill(sandbox, action)
     with pytest.raises(ConnectionError):
-        await answered(await connect())
+        await everything(await connect())
     assert sandbox.record.events == committed
     assert (await (await connect()).ask(body(event()))).status == 202
 
@@ -326,10 +326,10 @@ async def test_resets(sandbox: Sandbox, connect: Connect, action: str, committed
     ("action", "committed"),
     [("close_at_accept", 0), ("close_mid_request", 0), ("close_before_commit", 0), ("close_after_commit", 1)],
 )
-async def test_closes_without_an_answer(sandbox: Sandbox, connect: Connect, action: str, committed: int) -> None:
+async def test_closes_without_a_response(sandbox: Sandbox, connect: Connect, action: str, committed: int) -> None:
     ill(sandbox, action)
     try:
-        assert await answered(await connect()) == b""
+        assert await everything(await connect()) == b""
     except ConnectionResetError:
         assert action in (
             "close_at_accept",
@@ -385,9 +385,9 @@ async def test_continue_then_silence(sandbox: Sandbox, client: Client) -> None:
         ("close_after_answer", b'Content-Length: 16\r\n\r\n{"success":true}'),
     ],
 )
-async def test_broken_answers_end_the_connection(sandbox: Sandbox, client: Client, action: str, sent: bytes) -> None:
+async def test_broken_responses_end_the_connection(sandbox: Sandbox, client: Client, action: str, sent: bytes) -> None:
     ill(sandbox, action)
-    got = await answered(client)
+    got = await everything(client)
     assert got.endswith(sent)
     assert got.startswith(b"HTTP/1.0 202" if action == "http_1_0" else b"HTTP/1.1 202" if action != "garbage" else sent)
     assert sandbox.record.events == (action != "garbage")
@@ -417,7 +417,7 @@ async def test_a_body_longer_than_promised_goes_on(sandbox: Sandbox, client: Cli
 
 
 @pytest.mark.parametrize("action", ["trickle_head", "trickle_body", "slow_answer"])
-async def test_slow_answers_come_whole(sandbox: Sandbox, client: Client, action: str) -> None:
+async def test_slow_responses_are_complete(sandbox: Sandbox, client: Client, action: str) -> None:
     ill(sandbox, action, pause_ms=1)
     assert (await client.ask(body(event()))).value == {"success": True}
     assert (await client.ask(body(event()))).status == 202
@@ -438,7 +438,7 @@ async def test_a_gzip_bomb_is_small_and_becomes_large(sandbox: Sandbox, client: 
     assert len(gzip.decompress(reply.body)) == 64 << 20
 
 
-async def test_a_huge_header_two_answers_and_early_hints(sandbox: Sandbox, client: Client) -> None:
+async def test_a_huge_header_two_responses_and_early_hints(sandbox: Sandbox, client: Client) -> None:
     for action in ("huge_header", "two_answers", "early_hints"):
         ill(sandbox, action)
     client.reader._limit = 1 << 20  # type: ignore[attr-defined]
@@ -447,9 +447,9 @@ async def test_a_huge_header_two_answers_and_early_hints(sandbox: Sandbox, clien
     assert [(await client.ask(body(event()))).status, (await client.reply()).status] == [103, 202]
 
 
-async def test_an_action_works_on_any_answer(sandbox: Sandbox, client: Client) -> None:
+async def test_an_action_works_on_any_response(sandbox: Sandbox, client: Client) -> None:
     ill(sandbox, "cut_body", answer=503)
-    assert (await answered(client)).startswith(b"HTTP/1.1 503")
+    assert (await everything(client)).startswith(b"HTTP/1.1 503")
     assert sandbox.report().by_status == {"503": 1}
 
 
@@ -477,21 +477,24 @@ async def test_a_client_that_closes_in_the_middle_of_a_body_causes_no_commit(san
 # --- control -------------------------------------------------------------------------------------------------
 
 
-async def told(client: Client, method: str, what: str, value: object = None) -> Reply:
+async def control(client: Client, method: str, what: str, value: object = None) -> Reply:
     raw = b"" if value is None else json.dumps(value).encode()
     return await client.ask(raw, method=method, path=f"/_sandbox/{what}")
 
 
 async def test_faults_are_set_seen_and_healed_over_the_port(client: Client) -> None:
-    assert (await told(client, "POST", "faults", {"answer": 503, "count": 2})).status == 200
-    assert (await told(client, "POST", "faults", [{"when": "x"}])).value == [{"answer": 503, "count": 2}, {"when": "x"}]
+    assert (await control(client, "POST", "faults", {"answer": 503, "count": 2})).status == 200
+    assert (await control(client, "POST", "faults", [{"when": "x"}])).value == [
+        {"answer": 503, "count": 2},
+        {"when": "x"},
+    ]
     assert (await client.ask(body(event()))).status == 503
-    assert (await told(client, "DELETE", "faults")).value == []
+    assert (await control(client, "DELETE", "faults")).value == []
     assert (await client.ask(body(event()))).status == 202
 
 
 async def test_settings_change_over_the_port(client: Client) -> None:
-    assert (await told(client, "PATCH", "settings", {"api_key": "new", "device_per_window": 7})).status == 200
+    assert (await control(client, "PATCH", "settings", {"api_key": "new", "device_per_window": 7})).status == 200
     assert (await client.ask(body(event()))).status == 401
     assert (await client.ask(body(event()), {"X-Events-Key": "new"})).headers["x-ratelimit-limit"] == "7"
 
@@ -499,7 +502,7 @@ async def test_settings_change_over_the_port(client: Client) -> None:
 @pytest.mark.parametrize("wrong", [{"port": 1}, {"latency_ms": -1}, {"nonsense": 1}, {"ip_limit": "never"}, [1]])
 async def test_invalid_settings_change_nothing(sandbox: Sandbox, client: Client, wrong: object) -> None:
     before = sandbox.settings
-    reply = await told(client, "PATCH", "settings", wrong)
+    reply = await control(client, "PATCH", "settings", wrong)
     assert reply.status == 422
     assert reply.value["error"]
     assert sandbox.settings == before
@@ -507,7 +510,9 @@ async def test_invalid_settings_change_nothing(sandbox: Sandbox, client: Client,
 
 async def test_the_record_is_available_over_the_port(client: Client) -> None:
     await client.ask(body(event(1)))
-    assert (await told(client, "GET", "report")).value["events"] == 1
-    assert (await told(client, "GET", "delivered")).body.decode() == event(1)["event_id"] + "\n"
-    assert (await told(client, "GET", "requests")).value == [[1_000_000, "127.0.0.1", [1, "ios", DEVICE], 1, 202, True]]
-    assert (await told(client, "GET", "nothing")).status == 404
+    assert (await control(client, "GET", "report")).value["events"] == 1
+    assert (await control(client, "GET", "delivered")).body.decode() == event(1)["event_id"] + "\n"
+    assert (await control(client, "GET", "requests")).value == [
+        [1_000_000, "127.0.0.1", [1, "ios", DEVICE], 1, 202, True]
+    ]
+    assert (await control(client, "GET", "nothing")).status == 404
