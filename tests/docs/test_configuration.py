@@ -19,6 +19,8 @@ HEADER = re.compile(r"^#?\[(.+)\]$")
 
 COUNTED = ("requests", "connections", "events")
 """Units that the page names beside the allowed numbers. Every other value shows its unit by its form."""
+DESCRIBED = dict(re.findall(r"^- \*\*(\w+)\*\*: (.*)\.$", DOCS, re.MULTILINE))
+"""Allowed values that the page describes once, by unit."""
 
 
 def uncommented() -> str:
@@ -81,7 +83,11 @@ def test_docs_have_one_line_per_key():
     def line(key: Key) -> str:
         default = default_of(key)
         quoted = default if default in {"required", "none"} else f"`{default}`"
-        allowed = f"{key.kind.allowed} {key.kind.unit}" if key.kind.unit in COUNTED else key.kind.allowed
+        allowed, unit = key.kind.allowed, key.kind.unit
+        if allowed == DESCRIBED.get(unit):
+            allowed = unit
+        elif unit in COUNTED:
+            allowed += f" {unit}"
         return f"- `{key.name}` ({quoted}; {allowed}): {key.effect}{' [restart]' if key.restart else ''}"
 
     assert re.findall(r"^- `\w+\..*", DOCS, re.MULTILINE) == [line(key) for key in KEYS]
