@@ -101,13 +101,12 @@ KEYS: tuple[Key, ...] = (
     Key("upstream.url", Url(),
         "Full URL of the events endpoint. The relay sends the key to no other URL.", required=True),
     Key("upstream.api_key", SecretText(),
-        "Value of the header X-Events-Key. A file or a systemd credential keeps it out of process listings and "
-        "backups.", required=True),
+        "Value of the header X-Events-Key. Prefer a file or a systemd credential.", required=True),
     Key("upstream.api_key_file", FilePath(),
-        "File that contains the key. The relay applies a change of the file within 5 s, without a signal."),
+        "File that contains the key."),
     Key("upstream.timeout", Duration(_SECOND_MS, 10 * _MINUTE_MS),
-        "Longest time without progress of one request, and longest wait for its response; ten times as long in total. "
-        "Then the relay resets the connection and sends the batch again."),
+        "Longest time without progress of one request, and longest wait for its response; ten times as long "
+        "in total. Then the relay sends the batch again."),
     Key("upstream.max_in_flight", Number(1, 256, "requests"),
         "Maximum number of concurrent requests, over all devices. A request without progress for 5 s does not count; "
         "at most eight times as many connections are open."),
@@ -130,10 +129,9 @@ KEYS: tuple[Key, ...] = (
     Key(f"{TENANT}api_key", SecretText(),
         "Key of this tenant. Without it, the relay uses upstream.api_key."),
     Key(f"{TENANT}api_key_file", FilePath(),
-        "File that contains this tenant's key. The relay applies a change of the file within 5 s."),
+        "File that contains this tenant's key."),
     Key("http.listen", ListenAddresses(),
-        'Addresses on which apps post events; "" for no HTTP over TCP. localhost means both loopback addresses, [::] '
-        "every interface over IPv4 and IPv6.", restart=True),
+        'Addresses on which apps post events; "" for no HTTP over TCP.', restart=True),
     Key("http.unix_socket", FilePath(max_bytes=107),
         'Path of a unix socket on which apps post events; "" for none.', restart=True),
     Key("http.max_body", Size(_KIB, 64 * _MIB),
@@ -144,8 +142,8 @@ KEYS: tuple[Key, ...] = (
         "Maximum time to receive a request. A slower client receives 408, and its connection is closed.",
         restart=True),
     Key("http.max_connections", Number(1, 65_536, "connections"),
-        "Maximum number of open connections. For a further connection the relay closes the longest idle one; if none "
-        "is idle, the new connection receives 503 and is counted.", restart=True),
+        "Maximum number of open connections. Beyond it the relay closes the longest idle one, or rejects the "
+        "new one with 503.", restart=True),
     Key("http.allowed_hosts", Items(HostName()),
         "Further allowed values of the header Host. Loopback names are always allowed; all others receive 403.",
         restart=True),
@@ -154,8 +152,7 @@ KEYS: tuple[Key, ...] = (
     Key("udp.listen", ListenAddresses(),
         'Addresses on which apps send datagrams, as for http.listen; "" for no UDP.', restart=True),
     Key("udp.receive_buffer", Size(4 * _KIB, _GIB),
-        "Receive buffer to request from the kernel. A metric shows the granted size. Datagrams that do not fit are "
-        "lost and counted.", restart=True),
+        "Receive buffer to request from the kernel. Datagrams that do not fit are lost and counted.", restart=True),
     Key("udp.allowed_networks", Items(Network()),
         "Networks of allowed senders besides loopback. Datagrams of other senders are dropped and counted.",
         restart=True),
@@ -168,7 +165,7 @@ KEYS: tuple[Key, ...] = (
         "Bearer token for operations that change state or show event bodies. Without a token, only clients on this "
         "machine may use them."),
     Key("ops.token_file", FilePath(),
-        "File that contains ops.token. The relay applies a change of the file within 5 s."),
+        "File that contains ops.token."),
     Key("defaults.tenant_id", Number(MIN_TENANT_ID, MAX_TENANT_ID, "id", optional=True),
         'tenant_id for events without one; "" to reject them with 422.'),
     Key("defaults.platform", OneOf(("", *PLATFORMS)),
@@ -190,8 +187,8 @@ KEYS: tuple[Key, ...] = (
     Key("outbox.max_age", Duration(_SECOND_MS, 3_650 * _DAY_MS),
         "Maximum age of a pending event. Older events are dropped and counted."),
     Key("outbox.when_full", OneOf(("reject", "drop_oldest")),
-        "reject: new events receive 503 over HTTP and are dropped and counted over UDP; drop_oldest: the oldest events "
-        "are dropped and counted."),
+        "reject: new events receive 503 over HTTP and are dropped over UDP; drop_oldest: the oldest events "
+        "are dropped."),
     Key("outbox.durability", OneOf(("full", "normal")), restart=True,
         effect="full: fsync before the 202; normal: no loss when the relay crashes, but a power cut may lose the last "
         "events."),
@@ -202,8 +199,7 @@ KEYS: tuple[Key, ...] = (
         "At a change of machine, sends the pending events of the other machine instead of quarantining them.",
         restart=True),
     Key("outbox.dedupe_window", Number(0, 10_000_000, "events"),
-        "Number of recently stored event ids to remember, also across restarts. A repeat of an older event is stored "
-        "again.", restart=True),
+        "Number of recently stored event ids to remember. A repeat of an older event is stored again.", restart=True),
     Key("outbox.max_dead_letters", Number(1, 1_000_000, "events"),
         "Maximum number of dead letters. Beyond it the oldest are deleted and counted.", restart=True),
     Key("batch.linger", Duration(0, 10 * _MINUTE_MS),
@@ -217,14 +213,13 @@ KEYS: tuple[Key, ...] = (
     Key("rate.window", Duration(100, _HOUR_MS),
         "Period over which the upstream counts requests."),
     Key("rate.device_per_window", Number(1, 1_000_000, "requests"),
-        "Maximum number of requests for a device in any window, retries included. Above its own limit, the upstream "
-        "responds with 429."),
+        "Maximum number of requests for a device in any window, retries included."),
     Key("rate.ip_per_window", Number(1, 1_000_000, "requests"),
-        "Requests of an endpoint per window that the relay assumes first after it detects an unknown shared limit."),
+        "First estimate of an unknown shared limit, in requests per window."),
     Key("retry.initial", Duration(10, _HOUR_MS),
         "Upper bound of the first backoff. It doubles with each failure; the backoff has full jitter."),
     Key("retry.max", Duration(10, _HOUR_MS),
-        "Upper bound of every backoff. The relay retries without limit; only outbox.max_age drops events."),
+        "Upper bound of every backoff. Only outbox.max_age ends the retries."),
     Key("shutdown.drain", Duration(0, 5 * _MINUTE_MS),
         "Maximum time to send pending events at a stop. All others stay in the outbox."),
     Key("log.level", OneOf(("debug", "info", "warning", "error")),

@@ -53,9 +53,16 @@ def exported() -> dict[str, Row]:
 
 
 def documented() -> dict[str, list[str]]:
-    """Return for each name on the page: type, unit, labels, meaning."""
-    entry = re.compile(r"^- `(relay_\w+)` \((\w+), (\w+)(?:; (.*?))?\): (.*)$", re.MULTILINE)
-    return {name: rest for name, *rest in entry.findall(DOCS.read_text())}
+    """Return for each name on the page: type, unit, labels, meaning. A name may contain its type or its unit."""
+    entries = {}
+    for name, notes, meaning in re.findall(r"^- `(relay_\w+)`(?: \((.*?)\))?: (.*)$", DOCS.read_text(), re.MULTILINE):
+        parts = notes.split("; ") if notes else []
+        kind = "histogram" if parts[:1] == ["histogram"] else "counter" if name.endswith("_total") else "gauge"
+        in_name = re.search(r"_(seconds|bytes)(_total)?$", name)
+        parts = parts[kind == "histogram" :]
+        unit = in_name[1] if in_name else parts.pop(0)
+        entries[name] = [kind, unit, "; ".join(parts), meaning]
+    return entries
 
 
 def labels_of(cell: str) -> dict[str, list[str]]:
