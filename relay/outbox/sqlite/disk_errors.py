@@ -56,17 +56,13 @@ class NoInodeError(OSError):
 
 def failure_of(error: Exception) -> OutboxError:
     """Return the error for the callers of a failed commit or open. Its cause is `error`."""
-    failure: OutboxError
-    number = (error.errno if isinstance(error, OSError) else None) or 0
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    number = errno.ENOSPC if code == sqlite3.SQLITE_FULL else (getattr(error, "errno", None) or 0)
+    failure: OutboxError
     if isinstance(error, OutboxError):
         failure = OutboxUnavailable(str(error))
-    elif isinstance(error, NoInodeError):
-        failure = OutboxFull(_NO_INODE)
     elif number in NO_ROOM:
-        failure = OutboxFull(NO_ROOM[number])
-    elif code == sqlite3.SQLITE_FULL:
-        failure = OutboxFull(NO_ROOM[errno.ENOSPC])
+        failure = OutboxFull(_NO_INODE if isinstance(error, NoInodeError) else NO_ROOM[number])
     elif number in _OTHER:
         failure = OutboxUnavailable(_OTHER[number])
     elif code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
@@ -118,8 +114,7 @@ def _tried(path: Path) -> OSError | None:
 
 
 def _lacks_inodes(directory: Path) -> bool:
-    try:
+    with suppress(OSError):
         found = os.statvfs(directory)
-    except OSError:
-        return False
-    return found.f_files > 0 and found.f_favail == 0
+        return found.f_files > 0 and found.f_favail == 0
+    return False

@@ -133,6 +133,8 @@ def read_opened(database: sqlite3.Connection, boot_id: str, dedupe_window: int) 
     if not (all(isinstance(value, int) for value in numbers) and isinstance(last_boot_id, str)):
         raise ValueError("the ledger has a value of a wrong type")
     queues = _read_queues(database)
+    if any(row.cursor > totals.last_seq for row in queues):
+        raise ValueError("a cursor is after the last event")
     first_row = database.execute("SELECT min(seq) FROM log").fetchone()[0]
     pages, free_pages = read_pages(database)
     return Opened(

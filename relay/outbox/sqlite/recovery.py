@@ -5,7 +5,7 @@ opened twice before it is quarantined. A broken file is renamed, never deleted. 
 relay or of another program is rejected and not changed. The same applies to a broken file if the
 caller does not allow repairs (`Recovery.allowed`).
 
-`_check` checks the schema, both ends of the log, the length of the file, and every value of the
+Opening checks the schema, both ends of the log, the length of the file, and every value of the
 device queues and the ledger. It runs `quick_check` only after an unclean stop, for files up to
 64 MiB, or after an SQLITE_CORRUPT. Checking a full backlog of 440 MB would take seconds, and the
 bodies have checksums. `Recovery.condemned` contains errors that loading has found.
@@ -25,7 +25,7 @@ from relay.outbox import OutboxUnusable
 from relay.outbox.engine.dedupe_window import REMEMBERED_BYTES
 from relay.outbox.sqlite import files
 from relay.outbox.sqlite.connection import PAGE_BYTES, configure, connect
-from relay.outbox.sqlite.loading import Broken, Opened, read_opened, read_totals
+from relay.outbox.sqlite.loading import Broken, Opened, read_opened
 from relay.outbox.sqlite.quarantine import InstallationClaim, claim
 from relay.outbox.sqlite.salvage import Salvaged, salvage
 from relay.outbox.sqlite.schema import MIGRATIONS, is_newest, migrate
@@ -53,7 +53,6 @@ def broken(path: Path, reason: str) -> OutboxUnusable:
 class Recovery:
     """Parameters and results of opening a file. The thread of the connection sets the results."""
 
-    path: Path
     settings: OutboxSettings
     wal_bytes: int
     boot_id: str
@@ -87,7 +86,7 @@ def is_broken(error: BaseException) -> bool:
 
 def open_recovered(recovery: Recovery) -> sqlite3.Connection:
     """Open a sound outbox, and set the results in `recovery`. Raise sqlite3.Error or OSError if the disk fails."""
-    reason = recovery.condemned
+    path, reason = recovery.settings.path, recovery.condemned
     for _ in range(0 if reason else 2):
         try:
             return _open_sound(recovery)
@@ -96,97 +95,68 @@ def open_recovered(recovery: Recovery) -> sqlite3.Connection:
                 raise
             reason = str(error)
     if not recovery.allowed:
-        raise broken(recovery.path, reason)
-    _replace(recovery, reason)
-    return _open_sound(recovery)
-
-
-def _replace(recovery: Recovery, reason: str) -> None:
-    """Salvage into a new file, move the broken file aside, and put the new file in its place.
-
-    This order loses nothing after a kill: either the old file is in its place, or the new file is
-    complete.
-    """
-    fresh = files.beside(recovery.path, _FRESH)
+        raise broken(path, reason)
+    fresh = files.beside(path, _FRESH)
     try:
         salvaged = _salvaged(recovery, fresh)
     except BaseException:
         files.remove(fresh)
         raise
-    recovery.set_aside = files.set_aside(recovery.path)
-    files.rename(fresh, recovery.path)
+    # A kill loses nothing: either the old file is in its place, or the new file is complete.
+    recovery.set_aside = files.set_aside(path)
+    files.rename(fresh, path)
     recovery.suspect, recovery.condemned = False, ""
     _log.error("outbox set aside", file=str(recovery.set_aside), reason=reason, **salvaged._asdict())
+    return _open_sound(recovery)
 
 
 def _salvaged(recovery: Recovery, fresh: Path) -> Salvaged:
-    """Salvage into a new file. If that is broken, too, create an empty file.
+    """Salvage into a new file. If a defect of salvage makes that unusable, too, create an empty file.
 
-    Otherwise each start would quarantine another file.
+    Otherwise each attempt to open the outbox would write the whole file again.
     """
-    files.remove(fresh)
-    with closing(_open(recovery, fresh)) as database:
-        salvaged = salvage(recovery.path, database)
-        try:
-            _read(database, recovery)
-            return salvaged
-        except sqlite3.Error as error:
-            if not is_broken(error):
-                raise
-            _log.error("salvaged outbox file is broken", reason=str(error))
-    files.remove(fresh)
-    _open(recovery, fresh).close()
+    for fill in (salvage, _leave_empty):
+        files.remove(fresh)
+        with closing(_connect(recovery, fresh)) as database:
+            _prepare(database, recovery, fresh)
+            salvaged = fill(recovery.settings.path, database)
+            try:
+                _read(database, recovery)
+                break
+            except Broken as error:
+                _log.error("salvaged outbox file is broken", reason=str(error))
+    return salvaged
+
+
+def _leave_empty(_broken: Path, _new: sqlite3.Connection) -> Salvaged:
     return Salvaged(0, 0, 0)
 
 
 def _open_sound(recovery: Recovery) -> sqlite3.Connection:
-    fresh = files.beside(recovery.path, _FRESH)
-    if files.identity(recovery.path) is None and files.identity(fresh) is not None:
-        files.rename(fresh, recovery.path)  # a kill has prevented it
-    database = _open(recovery, recovery.path)
+    path = recovery.settings.path
+    fresh = files.beside(path, _FRESH)
+    if files.identity(path) is None and files.identity(fresh) is not None:
+        files.rename(fresh, path)  # a kill has prevented it
+    database = _connect(recovery, path)
     try:
+        _prepare(database, recovery, path)
         _check(database, recovery)
         if recovery.owner is not None:
             recovery.was_moved |= claim(database, recovery.owner)
-        recovery.opened = _read(database, recovery)
+        _read(database, recovery)
     except BaseException:
         database.close()
         raise
     return database
 
 
-def _read(database: sqlite3.Connection, recovery: Recovery) -> Opened:
-    # Ids of deleted rows must not fill a small file.
-    max_ids = recovery.settings.max_size_bytes // _IDS_SHARE // REMEMBERED_BYTES
-    try:
-        return read_opened(database, recovery.boot_id, min(recovery.settings.dedupe_window, max_ids))
-    except (TypeError, ValueError, OverflowError, LookupError) as error:
-        raise Broken(f"a value has a wrong type or range: {error}") from error
-    except sqlite3.OperationalError as error:
-        if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_ERROR:  # no such table, no such column
-            raise Broken(str(error)) from error
-        raise
+def _connect(recovery: Recovery, path: Path) -> sqlite3.Connection:
+    files.create(path, recovery.settings.path)
+    return connect(path)
 
 
-def _open(recovery: Recovery, path: Path) -> sqlite3.Connection:
-    files.create(path, recovery.path)
-    database = connect(path)
-    try:
-        _require_outbox(database, path)
-        files.make_private(path)
-        if files.identity(log := files.beside(path, "-wal")) is not None:
-            files.make_private(log)  # SQLite gave it the previous mode of the database
-        settings = recovery.settings
-        configure(database, settings.durability, settings.max_size_bytes, recovery.wal_bytes)
-        migrate(database)
-    except BaseException:
-        database.close()
-        raise
-    return database
-
-
-def _require_outbox(database: sqlite3.Connection, path: Path) -> None:
-    """Reject a database that is not an outbox, before any write."""
+def _prepare(database: sqlite3.Connection, recovery: Recovery, path: Path) -> None:
+    """Set permissions and PRAGMAs, and migrate. Reject a database that is not an outbox, before any write."""
     (version,) = database.execute("PRAGMA user_version").fetchone()
     tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if version > len(MIGRATIONS):
@@ -198,28 +168,40 @@ def _require_outbox(database: sqlite3.Connection, path: Path) -> None:
         raise Broken("the schema's version is lost")
     if version == 0 and tables:
         raise OutboxUnusable(f"{path} is a database, but not an outbox: set outbox.path to another file")
+    files.make_private(path)
+    if files.identity(log := files.beside(path, "-wal")) is not None:
+        files.make_private(log)  # SQLite gave it the previous mode of the database
+    configure(database, recovery.settings.durability, recovery.settings.max_size_bytes, recovery.wal_bytes)
+    migrate(database)
 
 
 def _check(database: sqlite3.Connection, recovery: Recovery) -> None:
+    """Raise Broken or sqlite3.Error if the file does not have the pages and columns of a sound outbox."""
+    checkpoint(database)  # the file of the log keeps its size, see `wal`
+    if not is_newest(database):
+        raise Broken("a column is missing")
+    ledger = database.execute("SELECT clean FROM ledger").fetchone()
+    if ledger is None:
+        raise Broken("the ledger is missing")
+    (pages,) = database.execute("PRAGMA page_count").fetchone()
+    size_bytes = recovery.settings.path.stat().st_size
+    if size_bytes < pages * PAGE_BYTES:
+        raise Broken(f"the file is shorter than its {pages} pages")
+    if recovery.suspect or (not ledger[0] and size_bytes <= _CHECKED_BYTES):
+        (verdict,) = database.execute("PRAGMA quick_check(1)").fetchone()
+        if verdict != "ok":
+            raise Broken(verdict)
+
+
+def _read(database: sqlite3.Connection, recovery: Recovery) -> None:
+    """Read the content into `recovery.opened`. Raise Broken if a value or a table is wrong."""
+    # Ids of deleted rows must not fill a small file.
+    max_ids = recovery.settings.max_size_bytes // _IDS_SHARE // REMEMBERED_BYTES
     try:
-        checkpoint(database)  # the file of the log keeps its size, see `wal`
-        row = database.execute("SELECT clean FROM ledger").fetchone()
-        if row is None:
-            raise Broken("the ledger is missing")
-        if not is_newest(database):
-            raise Broken("a column is missing")
-        read_totals(database)
-        database.execute("SELECT * FROM log ORDER BY seq LIMIT 1").fetchone()
-        database.execute("SELECT * FROM log ORDER BY seq DESC LIMIT 1").fetchone()
-        (pages,) = database.execute("PRAGMA page_count").fetchone()
-        size_bytes = recovery.path.stat().st_size
-        if size_bytes < pages * PAGE_BYTES:
-            raise Broken(f"the file is shorter than its {pages} pages")
-        if recovery.suspect or (not row[0] and size_bytes <= _CHECKED_BYTES):
-            (verdict,) = database.execute("PRAGMA quick_check(1)").fetchone()
-            if verdict != "ok":
-                raise Broken(verdict)
+        recovery.opened = read_opened(database, recovery.boot_id, min(recovery.settings.dedupe_window, max_ids))
+    except (TypeError, ValueError, OverflowError, LookupError) as error:
+        raise Broken(f"a value has a wrong type or range: {error}") from error
     except sqlite3.OperationalError as error:
-        if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_ERROR:  # no such table, no such column
+        if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_ERROR:  # an integer overflow
             raise Broken(str(error)) from error
         raise

@@ -31,6 +31,7 @@ from relay.outbox.sqlite.schema import is_newest
 _COPY = ".salvage-copy"
 _MAX_ERRORS = 20_000
 _MAX_KEY = 1 << 62
+_MAX_TOTAL = 1 << 53
 _LEDGER_COLUMNS = (
     "last_seq, next_queue_id, requeued, delivered, dead_lettered, dropped, adopted,"
     " boot, boot_id, outbox_ms, monotonic_ms, wall_ms, identity"
@@ -44,6 +45,8 @@ _DEAD_COLUMNS = "id, seq, event_id, tenant_id, platform, device_id, reason, stat
 _COUNT_PENDING = """
     SELECT count(*) FROM log JOIN device_queues AS q USING (queue_id)
     WHERE seq > q.cursor OR (seq > q.quarantined_after AND seq <= q.quarantined_to)"""
+_CORRECT_CURSORS = "UPDATE device_queues SET cursor = coalesce(quarantined_to, 0) WHERE cursor > ?"
+"""Otherwise new events would have seqs that count as settled."""
 
 _UNREADABLE = (sqlite3.Error, OverflowError, UnicodeDecodeError)
 """UnicodeDecodeError: a message of SQLite quotes invalid UTF-8."""
@@ -146,7 +149,7 @@ class _Queues:
             queue_id, tenant_id, platform, device_id, cursor, delivered, *rest = row
             with suppress(TypeError, ValueError):
                 key = (int(tenant_id), platform, device_id)
-                sound = is_sound_queue(QueueRow(queue_id, key, cursor, *rest)) and isinstance(delivered, int)
+                sound = is_sound_queue(QueueRow(queue_id, key, cursor, *rest)) and _is_total(delivered)
                 if sound and key not in self._by_key:
                     self._add(row, key)
 
@@ -213,19 +216,22 @@ def _balance(new: sqlite3.Connection, ledger: tuple[Any, ...] | None, last_seq: 
 
     Return the number of pending events.
     """
+    _, *values = ledger or (None,) * 14
+    totals, clocks, identity = values[:7], values[7:12], values[12]
+    if all(map(_is_total, totals)):
+        last_seq = max(totals[0], last_seq)
+    new.execute(_CORRECT_CURSORS, (last_seq,))
     (events,) = new.execute(_COUNT_PENDING).fetchone()
     letters, letter_bytes = new.execute("SELECT count(*), coalesce(sum(length(body)), 0) FROM dead_letters").fetchone()
     by_queues, boot = new.execute(
         "SELECT coalesce(sum(delivered), 0), coalesce(max(boot), 0) FROM device_queues"
     ).fetchone()
-    _, *values = ledger or (None,) * 14
-    totals, clocks, identity = values[:7], values[7:12], values[12]
-    if not all(isinstance(value, int) for value in totals):
+    if not all(map(_is_total, totals)):
         totals = [last_seq, 1, 0, max(last_seq - events - letters - by_queues, 0), letters, 0, 0]
     if [type(value) for value in clocks] != [int, str, int, int, int]:
         clocks = [boot + 1, "", 0, 0, 0]
     row = (
-        max(totals[0], last_seq),
+        last_seq,
         *totals[1:],
         *clocks,
         identity if isinstance(identity, str) else "",
@@ -235,6 +241,11 @@ def _balance(new: sqlite3.Connection, ledger: tuple[Any, ...] | None, last_seq: 
     columns = f"{_LEDGER_COLUMNS}, dead_letters, dead_letter_bytes"
     new.execute(f"UPDATE ledger SET ({columns}) = ({', '.join('?' * len(row))})", row)
     return int(events)
+
+
+def _is_total(value: Any) -> bool:
+    """Return whether a value can be a total. Sums of larger values overflow SQLite's integers."""
+    return isinstance(value, int) and 0 <= value < _MAX_TOTAL
 
 
 def _readable(old: sqlite3.Connection, table: str, columns: str) -> Iterator[tuple[Any, ...]]:

@@ -101,7 +101,6 @@ class Store:
         Raise sqlite3.Error or OSError if the disk fails, or OutboxUnusable.
         """
         recovery = Recovery(
-            self._settings.path,
             self._settings,
             self._wal_bytes,
             self._clock.boot_id,
@@ -110,7 +109,7 @@ class Store:
             self._mends,
             self._installation_claim(),
         )
-        opening = DatabaseThread(lambda: explained(recovery.path, lambda: open_recovered(recovery)))
+        opening = DatabaseThread(lambda: explained(recovery.settings.path, lambda: open_recovered(recovery)))
         await opening.open()
         self._connection = opening
         if recovery.set_aside is not None:

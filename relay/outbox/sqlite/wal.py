@@ -17,6 +17,7 @@ saves a commit of the journal for each commit that would have grown the file.
 from __future__ import annotations
 
 import os
+from bisect import bisect_left
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,9 +27,9 @@ HEADER_BYTES = 32
 _FRAME_HEADER_BYTES = 24
 FRAME_BYTES = _FRAME_HEADER_BYTES + PAGE_BYTES
 _SALTS = slice(16, 24)
+_FRAME_PAGE, _FRAME_SALTS = slice(0, 4), slice(8, 16)
 _MAGIC = (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")
 """Of checksums in little-endian and in big-endian words. A header of zeros begins no log."""
-_FRAMES_AT_ONCE = 64
 _ZEROS = memoryview(bytes(PAGE_BYTES))
 _RESERVED_AT_ONCE_BYTES = 256 << 10
 """Written and synced in a few milliseconds on a slow flash chip, and large enough for some 16 commits of one event."""
@@ -58,16 +59,10 @@ class Wal:
             self._salts, self.frames, self._copied_back = salts, 0, 0
         if len(salts) < 8:
             return 0
-        before = self.frames
-        step = 1
-        while self._is_ours(self.frames + step):
-            self.frames += step
-            step *= 2
-        while step > 1:
-            step //= 2
-            if self._is_ours(self.frames + step):
-                self.frames += step
-        return self.frames - before
+        new_frames = range(self.frames, (self._size() - HEADER_BYTES) // FRAME_BYTES)
+        grown = bisect_left(new_frames, True, key=lambda frame: self._frame_header(frame)[_FRAME_SALTS] != salts)
+        self.frames += grown
+        return grown
 
     def adopt(self) -> None:
         """Treat all present frames as counted and copied back. Raise OSError if the file cannot be read."""
@@ -111,12 +106,7 @@ class Wal:
     def distinct_pages(self) -> int:
         """Return the number of pages that a checkpoint of all frames writes."""
         self.grown()
-        pages: set[bytes] = set()
-        for first in range(0, self.frames, _FRAMES_AT_ONCE):
-            count = min(_FRAMES_AT_ONCE, self.frames - first)
-            chunk = self._read(HEADER_BYTES + first * FRAME_BYTES, count * FRAME_BYTES)
-            pages.update(chunk[at : at + 4] for at in range(0, len(chunk), FRAME_BYTES))
-        return len(pages)
+        return len({self._frame_header(frame)[_FRAME_PAGE] for frame in range(self.frames)})
 
     def close(self) -> None:
         if self._fd is not None:
@@ -124,9 +114,9 @@ class Wal:
             self._fd = None
             self._salts, self.frames, self._copied_back = b"", 0, 0
 
-    def _is_ours(self, frame: int) -> bool:
-        """Return whether the `frame`-th frame (the first is 1) was written since the log last restarted."""
-        return self._read(HEADER_BYTES + (frame - 1) * FRAME_BYTES + 8, 8) == self._salts
+    def _frame_header(self, frame: int) -> bytes:
+        """Return the header of a frame; the first is 0."""
+        return self._read(HEADER_BYTES + frame * FRAME_BYTES, _FRAME_HEADER_BYTES)
 
     def _read(self, offset: int, length: int) -> bytes:
         return os.pread(self._open(), length, offset)

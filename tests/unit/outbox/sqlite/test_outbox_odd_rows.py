@@ -73,7 +73,15 @@ EVERYTHING = {*bodies(range(20), TV), *bodies(range(100, 110), PHONE)}
         "UPDATE ledger SET next_queue_id = 'x'",
         "UPDATE ledger SET boot_id = x'ff'",
         "UPDATE ledger SET delivered = NULL",
+        "UPDATE ledger SET delivered = 9223372036854775807; UPDATE device_queues SET delivered = 1",
+        "UPDATE ledger SET delivered = 4611686018427387904",
+        "UPDATE ledger SET last_seq = 4611686018427387904",
+        "UPDATE ledger SET requeued = -1",
+        "UPDATE device_queues SET delivered = 9223372036854775807",
+        "UPDATE device_queues SET cursor = 4611686018427387904",
+        "UPDATE device_queues SET delivered = -5",
         "UPDATE ledger SET outbox_ms = 'x'",
+        "UPDATE ledger SET outbox_ms = 4611686018427387904",
         "UPDATE ledger SET dead_letters = 'x'",
         "UPDATE log SET queue_id = queue_id + 1000 WHERE seq = 5",
         "UPDATE log SET queue_id = 1099511627776 WHERE seq IN (5, 6)",
@@ -87,7 +95,7 @@ EVERYTHING = {*bodies(range(20), TV), *bodies(range(100, 110), PHONE)}
 )
 async def test_outbox_with_a_changed_value_starts_without_loss(make_box: MakeBox, change: str) -> None:
     box = await stopped(make_box)
-    execute(box, change)
+    execute(box, *change.split("; "))
     await box.start()
     box.check()
     assert await found(box) == EVERYTHING

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from relay.outbox.sqlite import files
+from relay.outbox.sqlite import files, recovery
 from relay.outbox.sqlite.connection import configure, connect
 from relay.outbox.sqlite.salvage import Salvaged, salvage
 from relay.outbox.sqlite.schema import migrate
@@ -152,4 +152,44 @@ async def test_settled_events_are_repetitions_after_salvage(make_box: MakeBox) -
     assert after.metrics.event_id_conflicts._value.get() == 0
     assert await after.append([0], PHONE) == 1
     assert after.metrics.event_id_conflicts._value.get() == 1
+    await close(after)
+
+
+async def test_new_events_are_pending_after_the_newest_rows_were_lost(make_box: MakeBox) -> None:
+    """The cursor of a queue may be larger than the last readable seq. A new event must not count as settled."""
+    box = make_box()
+    await box.start()
+    await box.append(range(1_000), body_bytes=300)
+    await box.deliver(1_000)
+    after = await box.kill()
+    checkpoint(after.path)
+    truncate(after.path)
+    await after.start()
+    await after.append(range(2_000, 2_050))
+    again = await after.restart_after_kill()
+    assert set(await again.deliver_all()) >= set(bodies(range(2_000, 2_050)))
+    await close(again)
+    await close(after)
+
+
+async def test_outbox_starts_empty_if_salvage_has_a_defect(make_box: MakeBox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The quarantined file still has the events. The relay does not write a file at each attempt to open the outbox."""
+
+    def defective(broken: Path, new: sqlite3.Connection) -> Salvaged:
+        result = salvage(broken, new)
+        new.execute("UPDATE ledger SET outbox_ms = 'x'")
+        return result
+
+    box = make_box()
+    await filled(box)
+    after = await box.kill()
+    checkpoint(after.path)
+    garbage_in_the_middle(after.path)
+    before = after.path.read_bytes()
+    monkeypatch.setattr(recovery, "salvage", defective)
+    await after.start()
+    assert set_aside(after) == ["outbox.db.broken-1"]
+    assert after.path.with_name("outbox.db.broken-1").read_bytes() == before
+    assert await after.append([1]) == 0
+    assert await after.deliver_all() == bodies([1])
     await close(after)
