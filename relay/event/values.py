@@ -1,6 +1,6 @@
 """Check single values of an event as the upstream's framework does: blanks, UUIDs, times, integers.
 
-The source is the last table of `upstream-api.md`. Rules:
+The source is the documentation of the upstream's API. Rules:
 1.  The relay accepts no form that the framework rejects. One such event makes the upstream reject its whole batch.
 2.  The framework trims every string before it validates it. A UUID, time or platform may therefore have surrounding
     blanks, a string of blanks counts as missing, and device ids that differ only in surrounding blanks are one device.

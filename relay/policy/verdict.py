@@ -1,4 +1,4 @@
-"""The verdict on each response of the upstream: the table of the contract's section 7.
+"""The verdict on each response of the upstream. `docs/use/errors.md` describes them for operators.
 
 No other module decides by status codes. The verdict states what a response means for the request. `judgement` decides
 the consequences for device queues and endpoints (pause, halve, probe).

@@ -1,6 +1,6 @@
 """Validate a body as the upstream does: return its events, or the framework's validation errors.
 
-Rules: `upstream-api.md` defines required fields and types. The messages are the framework's ("The
+Rules: the documentation of the upstream's API defines required fields and types. The messages are the framework's ("The
 events.0.source.platform field is required."). One invalid event rejects the whole body. The module is pure.
 """
 

@@ -1,7 +1,7 @@
 """Values that the upstream's framework accepts and rejects, as one table for the relay's reader and for the sandbox.
 
-The source is the last table of `upstream-api.md`. `test_framework_table` compares the times with a real PHP, where one
-is installed. The relay may reject more than the framework, but accepts nothing that the framework rejects.
+The source is the documentation of the upstream's API. `test_framework_table` compares the times with a real PHP, where
+one is installed. The relay may reject more than the framework, but accepts nothing that the framework rejects.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ RAW_TENANTS = ("1", "2", "2.0", "2.00", "2e0", "20e-1", "0.2E1", "10000000000000
 """JSON numbers that are integers to the framework."""
 RAW_NO_TENANTS = ("1.5", "1e15", "1e300", "9223372036854775808.0", '"two"', "[]", "{}", '"1.5"')
 RAW_TENANTS_OF_THE_FRAMEWORK = ('"2"', "true", "0", "-1", "0.0")
-"""The relay rejects these: `upstream-api.md` says integer, and tenant ids start at 1."""
+"""The relay rejects these: the upstream documents integers, and tenant ids start at 1."""
 
 OBJECTS: tuple[Any, ...] = ({}, [], {"a": 1})
 NO_OBJECTS: tuple[Any, ...] = ("x", 1, True)

@@ -1,4 +1,4 @@
-"""The consequences of a verdict for events, device queues and endpoints: section 7 of the contract, right column."""
+"""The consequences of a verdict for events, device queues and endpoints."""
 
 from __future__ import annotations
 

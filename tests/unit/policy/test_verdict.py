@@ -1,4 +1,4 @@
-"""The verdict on each response of the upstream: section 7 of the contract, with formats of real servers."""
+"""The verdict on each response of the upstream, in the formats of real servers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Validation is upstream-api.md's, in the framework's words, with PHP's quirks."""
+"""Validation follows the documentation of the upstream's API, with the framework's messages and PHP's conversions."""
 
 from __future__ import annotations
 
