@@ -1,18 +1,18 @@
-# The relay as a container: slim, compiled, not root, and fit for a read-only root file system.
+# The relay as a small container with compiled modules, an unprivileged user and a read-only root file system.
 #   docker build -t relay .
 #   docker run --read-only --cap-drop ALL --security-opt no-new-privileges -v relay-data:/data \
 #     -p 127.0.0.1:8080:8080 -e RELAY__UPSTREAM__URL=https://... \
 #     -v ./key:/run/secrets/key:ro -e RELAY__UPSTREAM__API_KEY_FILE=/run/secrets/key relay
-# For amd64, arm64 and armv7 in one go: docker buildx build --platform linux/amd64,linux/arm64,linux/arm/v7 .
-# Beside an app in compose or Kubernetes: deploy/. HEALTHCHECK with buildah or podman: --format docker.
+# For amd64, arm64 and armv7 at once: docker buildx build --platform linux/amd64,linux/arm64,linux/arm/v7 .
+# deploy/ contains files for compose and Kubernetes. For HEALTHCHECK, buildah and podman need --format docker.
 ARG PYTHON=python:3.13-slim
 
 FROM ${PYTHON} AS build
-# armv7 has no wheel of msgspec: there it is built from its locked source, and gcc stays in this stage
+# armv7 has no wheel of msgspec, so pip builds its locked source. gcc stays in this stage.
 RUN if [ "$(uname -m)" = armv7l ]; then \
       apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*; \
     fi
-# no pip in what is shipped: the base image's installs into it from outside
+# The base image's pip installs into the environment, which has no pip of its own.
 RUN python -m venv --without-pip /opt/relay
 ENV PIP_PYTHON=/opt/relay/bin/python
 WORKDIR /src
@@ -20,12 +20,12 @@ COPY requirements.lock ./
 RUN python -m pip install --no-cache-dir --no-compile --require-hashes -r requirements.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY relay ./relay
-# bytecode that is never compared with its source: the root file system is read-only, and starting takes half the time
+# The bytecode is not compared with its source, because the root file system is read-only. This halves the start time.
 RUN python -m pip install --no-cache-dir --no-compile --no-deps . \
     && python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/relay
 
 FROM ${PYTHON}
-# python's slim images come without the standard library's bytecode
+# The slim images of Python contain no bytecode of the standard library.
 RUN groupadd --system --gid 65532 relay && useradd --system --uid 65532 --gid relay --no-create-home relay \
     && install -d -o relay -g relay -m 0700 /data \
     && python -m compileall -q -j 0 --invalidation-mode unchecked-hash -x '/(test|tests|idlelib|lib2to3|ensurepip|pydoc_data|site-packages)/' \
