@@ -12,7 +12,9 @@ from relay.runtime.secret import Secret
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = (ROOT / "config.example.toml").read_text()
-DOCS = (ROOT / "docs" / "use" / "configuration.md").read_text()
+PAGE = (ROOT / "docs" / "use" / "configuration.md").read_text()
+DOCS = re.sub(r"\n +", " ", PAGE)
+"""The page with the continuation lines of its lists joined."""
 
 SETTING = re.compile(r"^#(\w+) = (.*)$")
 HEADER = re.compile(r"^#?\[(.+)\]$")

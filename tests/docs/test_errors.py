@@ -55,7 +55,7 @@ def test_the_page_lists_exactly_the_statuses_of_the_code() -> None:
 
 def test_every_quoted_error_is_a_text_of_the_code() -> None:
     known = texts_of_the_code()
-    quoted = re.findall(r'"([^"]+)"', re.sub(r"`[^`]+`", "", TO_APPS))
+    quoted = re.findall(r'"([^"]+)"', re.sub(r"`[^`]+`", "", re.sub(r"\n +", " ", TO_APPS)))
 
     assert len(quoted) > 20
     assert [text for text in quoted if text not in known] == []

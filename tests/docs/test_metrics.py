@@ -55,7 +55,8 @@ def exported() -> dict[str, Row]:
 def documented() -> dict[str, list[str]]:
     """Return for each name on the page: type, unit, labels, meaning. A name may contain its type or its unit."""
     entries = {}
-    for name, notes, meaning in re.findall(r"^- `(relay_\w+)`(?: \((.*?)\))?: (.*)$", DOCS.read_text(), re.MULTILINE):
+    text = re.sub(r"\n +", " ", DOCS.read_text())
+    for name, notes, meaning in re.findall(r"^- `(relay_\w+)`(?: \((.*?)\))?: (.*)$", text, re.MULTILINE):
         parts = notes.split("; ") if notes else []
         kind = "histogram" if parts[:1] == ["histogram"] else "counter" if name.endswith("_total") else "gauge"
         in_name = re.search(r"_(seconds|bytes)(_total)?$", name)
