@@ -52,7 +52,7 @@ from relay.ops.live import Live
 from relay.ops.server import Ops
 from relay.ops.status import Status
 from relay.outbox import OutboxError, Selection
-from relay.outbox.sqlite import SQLITE_VERSION, SqliteOutbox
+from relay.outbox.factory import STORE_VERSION, create_outbox
 from relay.policy.limits import Limits
 from relay.policy.schedule import Schedule
 from relay.runtime import log
@@ -91,7 +91,7 @@ class Service:
         self._tasks = Tasks()
         self._ids = None if settings.outbox.identity == "fixed" else read_machine_ids()
         self._was_moved = False
-        self.outbox = SqliteOutbox(settings.outbox, clock, self.metrics, self._tasks, ids=self._ids)
+        self.outbox = create_outbox(settings.outbox, clock, self.metrics, self._tasks, ids=self._ids)
         self.schedule = Schedule(limits(settings))
         self._client = UpstreamClient(settings.upstream, clock)
         self._forwarder = Forwarder(self.outbox, self.schedule, self._client, clock, self.metrics, self._tasks)
@@ -124,7 +124,7 @@ class Service:
         self._listeners = self._routes.listeners(self.metrics, clock)
         self._forwarding: asyncio.Task[None] | None = None
         self._loaded = False
-        self.metrics.build_info(__version__, platform.python_version(), SQLITE_VERSION)
+        self.metrics.build_info(__version__, platform.python_version(), STORE_VERSION)
         self.metrics.config_last_reload_successful.set(1)
 
     # -- life --------------------------------------------------------------------------------------

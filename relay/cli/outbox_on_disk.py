@@ -19,8 +19,7 @@ from relay.cli import exits
 from relay.cli.common import is_config_named
 from relay.config import OutboxSettings
 from relay.outbox import Outbox, OutboxError, OutboxLocked, Selection
-from relay.outbox.sqlite import SqliteOutbox, files
-from relay.outbox.sqlite.recovery import broken, is_broken
+from relay.outbox.factory import OutboxEngine, create_outbox, exists
 from relay.runtime.clock import SystemClock
 from relay.runtime.metrics import Metrics
 from relay.runtime.tasks import Tasks
@@ -31,7 +30,7 @@ T = TypeVar("T")
 class OutboxOnDisk:
     """An open outbox. `run` runs one of its calls to the end."""
 
-    def __init__(self, path: Path, outbox: SqliteOutbox, runner: asyncio.Runner) -> None:
+    def __init__(self, path: Path, outbox: OutboxEngine, runner: asyncio.Runner) -> None:
         self.outbox = outbox
         self._path = path
         self._runner = runner
@@ -47,7 +46,7 @@ class OutboxOnDisk:
 @contextmanager
 def open_on_disk(settings: OutboxSettings) -> Iterator[OutboxOnDisk]:
     """Open the outbox for the duration of the block. Raises Failed (75 if another process holds it)."""
-    if not _is_there(settings.path):
+    if not _is_there(settings):
         what_to_do = (
             "set outbox.path, or STATE_DIRECTORY as systemd does for its unit"
             if is_config_named()
@@ -62,17 +61,17 @@ def open_on_disk(settings: OutboxSettings) -> Iterator[OutboxOnDisk]:
             runner.run(_close(outbox, tasks))
 
 
-def _is_there(path: Path) -> bool:
+def _is_there(settings: OutboxSettings) -> bool:
     """Return whether the outbox file exists. Raises Failed if this user cannot look it up."""
     try:
-        return files.identity(path) is not None
+        return exists(settings)
     except OSError as error:
-        raise _inaccessible(path, error) from error
+        raise _inaccessible(settings.path, error) from error
 
 
-async def _open(settings: OutboxSettings) -> tuple[SqliteOutbox, Tasks]:
+async def _open(settings: OutboxSettings) -> tuple[OutboxEngine, Tasks]:
     tasks = Tasks()
-    outbox = SqliteOutbox(settings, SystemClock(), Metrics(), tasks, mends=False)
+    outbox = create_outbox(settings, SystemClock(), Metrics(), tasks, mends=False)
     try:
         await outbox.open()
         loading = tasks.start("load", outbox.load(lambda queue_id, key, events, body_bytes: None))
@@ -97,8 +96,6 @@ def _failed(path: Path, error: OutboxError) -> exits.Failed:
     cause = error.__cause__
     if isinstance(cause, PermissionError):
         return _inaccessible(path, cause)
-    if cause is not None and is_broken(cause):
-        return exits.Failed(str(broken(path, str(cause))))
     return exits.Failed(str(error))
 
 

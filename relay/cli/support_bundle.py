@@ -143,7 +143,7 @@ def _configuration(settings: Settings, config_file: Path | None) -> str:
 
 def _schema(path: Path) -> str:
     # The outbox is slow to import, and only this part needs it.
-    from relay.outbox.sqlite.schema import MIGRATIONS, statements  # noqa: PLC0415
+    from relay.outbox.factory import describe_schema  # noqa: PLC0415
 
     files: dict[str, object] = {}
     for file in sorted(path.parent.glob(f"{path.name}*")):
@@ -153,8 +153,7 @@ def _schema(path: Path) -> str:
             "path": str(path),
             "file_bytes": files,
             "version_of_file": _user_version(path),
-            "version_of_relay": len(MIGRATIONS),
-            "tables": statements(),
+            **describe_schema(),
         }
     )
 

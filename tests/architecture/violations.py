@@ -31,8 +31,21 @@ VIOLATIONS = {
     "ingest knows SQLite": Violation("imports", "ingest/events_api.py", "import sqlite3"),
     "a command knows SQLite": Violation("imports", "cli/flush.py", "import sqlite3"),
     "forward knows how events are stored": Violation(
-        "imports", "forward/forwarder.py", "from relay.outbox.sqlite import SqliteOutbox"
+        "imports", "forward/forwarder.py", "from relay.outbox.sqlite import SqliteStorage"
     ),
+    "the composition root chooses a store without the factory": Violation(
+        "imports", "app/service.py", "from relay.outbox.sqlite import SqliteStorage"
+    ),
+    "a command opens a store without the factory": Violation(
+        "imports", "cli/outbox_on_disk.py", "from relay.outbox.sqlite import files"
+    ),
+    "a command uses the engine without the factory": Violation(
+        "imports", "cli/outbox_on_disk.py", "from relay.outbox.engine.outbox import OutboxEngine"
+    ),
+    "forward chooses a store": Violation(
+        "imports", "forward/forwarder.py", "from relay.outbox.factory import create_outbox"
+    ),
+    "the promise knows the factory": Violation("imports", "outbox/__init__.py", "from relay.outbox import factory"),
     "ops knows how events are stored": Violation("imports", "ops/status.py", "from relay.outbox.engine import limits"),
     "anybody knows PostgreSQL": Violation("imports", "app/service.py", "import psycopg"),
     "ops is a client of the upstream": Violation("rules", "ops/status.py", "from aiohttp import ClientSession"),

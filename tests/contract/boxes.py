@@ -13,7 +13,7 @@ from pathlib import Path
 from relay.config import OutboxSettings
 from relay.event.reader import DeviceKey, Event
 from relay.outbox import Claimed, ClaimPart, Dead, Ledger, Outbox, RestoredState, Settled
-from relay.outbox.sqlite import SqliteOutbox
+from relay.outbox.factory import OutboxEngine, create_outbox
 from relay.runtime.machine import MachineIds
 from relay.runtime.metrics import Metrics
 from relay.runtime.tasks import Tasks
@@ -216,8 +216,8 @@ class SqliteBox(Box):
     ids: MachineIds | None = None
     """Ids of the machine; None: no check of the owner."""
 
-    def make(self) -> SqliteOutbox:
-        return SqliteOutbox(self.settings, self.clock, self.metrics, Tasks(), ids=self.ids)
+    def make(self) -> OutboxEngine:
+        return create_outbox(self.settings, self.clock, self.metrics, Tasks(), ids=self.ids)
 
     @property
     def path(self) -> Path:

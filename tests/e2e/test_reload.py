@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from relay.app.service import Service
 from relay.config import load
-from relay.outbox.sqlite.outbox import SqliteOutbox
+from relay.outbox.engine.outbox import OutboxEngine
 from relay.runtime.clock import SystemClock
 from relay.sandbox.server import Sandbox
 
@@ -69,7 +69,7 @@ async def test_a_changed_key_is_noticed_while_the_disk_hangs(
     key.chmod(0o600)
     env = environment(sandbox.url, tmp_path, upstream__api_key_file=str(key))
     del env["RELAY__UPSTREAM__API_KEY"]
-    monkeypatch.setattr(SqliteOutbox, "check", hang)
+    monkeypatch.setattr(OutboxEngine, "check", hang)
     service = Service(load(None, env), lambda: load(None, env), SystemClock())
     await service.start()
     try:

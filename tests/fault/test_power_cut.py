@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pytest
 from relay.config import OutboxSettings
-from relay.outbox.sqlite import SqliteOutbox
+from relay.outbox.factory import create_outbox
 from relay.runtime.clock import SystemClock
 from relay.runtime.metrics import Metrics
 from relay.runtime.tasks import Tasks
@@ -84,7 +84,7 @@ async def lost(run: Run, sandbox: Sandbox, tmp_path: Path, cuts: int) -> dict[fl
 async def missing_events(path: Path, stored: list[str], sandbox: Sandbox) -> list[str]:
     """Open the outbox as the next start would. Return the events that are neither stored nor delivered."""
     tasks = Tasks()
-    outbox = SqliteOutbox(OutboxSettings(path=path), SystemClock(), Metrics(), tasks)
+    outbox = create_outbox(OutboxSettings(path=path), SystemClock(), Metrics(), tasks)
     await outbox.open()
     try:
         await outbox.load(lambda *_: None)

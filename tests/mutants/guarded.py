@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.mutants.mutant import CONTRACT, SQLITE, mutant
+from tests.mutants.mutant import CONTRACT, ENGINE, SQLITE, mutant
 
 MUTANTS = (
     mutant(
@@ -51,8 +51,8 @@ MUTANTS = (
         "G9",
         f"{CONTRACT}::TestFull::test_full_outbox_rejects_events_until_it_has_drained",
         (
-            f"{SQLITE}/outbox_state.py",
-            "        return self.limits.append_bytes - self.used_bytes\n",
+            f"{ENGINE}/outbox_state.py",
+            "        return self.limits.space.append_bytes - self.space.used_bytes\n",
             "        return 1 << 40\n",
         ),
     ),
@@ -222,15 +222,15 @@ MUTANTS = (
     mutant(
         "a commit delayed while callers arrive",
         "G6",
-        "tests/unit/outbox/sqlite/test_commit_delay.py::test_commit_begins_although_the_loop_stays_busy",
-        (f"{SQLITE}/commit_delay.py", " or turned_us >= end_us:", ":"),
+        "tests/unit/outbox/engine/test_commit_delay.py::test_commit_begins_although_the_loop_stays_busy",
+        (f"{ENGINE}/commit_delay.py", " or turned_us >= end_us:", ":"),
     ),
     mutant(
         "one commit delay per caller",
         "G6",
-        "tests/unit/outbox/sqlite/test_commit_delay.py::test_commit_waits_at_most_a_quarter_of_a_commit",
+        "tests/unit/outbox/engine/test_commit_delay.py::test_commit_waits_at_most_a_quarter_of_a_commit",
         (
-            f"{SQLITE}/commit_delay.py",
+            f"{ENGINE}/commit_delay.py",
             "                quiet_turns = 0\n",
             "                quiet_turns = waited_us = 0\n",
         ),
@@ -238,19 +238,19 @@ MUTANTS = (
     mutant(
         "the dedupe window falls behind the log",
         "G9",
-        "tests/unit/outbox/sqlite/test_outbox_commits.py::test_stored_ids_of_deleted_events_are_not_moved_repeatedly",
-        (f"{SQLITE}/outbox_state.py", "if missing_bytes > 0:", "if missing_bytes > 1 << 40:"),
+        "tests/unit/outbox/sqlite/test_store_commits.py::test_stored_ids_of_deleted_events_are_not_moved_repeatedly",
+        (f"{ENGINE}/deletion.py", "if missing_bytes > 0:", "if missing_bytes > 1 << 40:"),
     ),
     mutant(
         "calls delayed while events are dropped",
         "G6",
-        "tests/unit/outbox/sqlite/test_outbox_space.py::test_claims_and_settles_complete_although_each_append_drops_events",
-        (f"{SQLITE}/pending_calls.py", "self._ops_first = bool(self.ops) and", "self._ops_first = False and"),
+        "tests/unit/outbox/sqlite/test_space.py::test_claims_and_settles_complete_although_each_append_drops_events",
+        (f"{ENGINE}/pending_calls.py", "self._ops_first = bool(self.ops) and", "self._ops_first = False and"),
     ),
     mutant(
         "the dedupe window ignores the size of the outbox",
         "G9",
-        "tests/unit/outbox/sqlite/test_outbox_space.py::test_stored_ids_cannot_fill_the_file",
+        "tests/unit/outbox/sqlite/test_space.py::test_stored_ids_cannot_fill_the_file",
         (f"{SQLITE}/recovery.py", "min(recovery.settings.dedupe_window, max_ids)", "recovery.settings.dedupe_window"),
     ),
     mutant(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 FSYNC = "tests/e2e/test_fsync_order.py::test_the_wal_is_synced_before_each_202"
+ENGINE = "relay/outbox/engine"
 SQLITE = "relay/outbox/sqlite"
 CONTRACT = "tests/contract/test_outbox.py"
 

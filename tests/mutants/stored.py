@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.mutants.mutant import CONTRACT, FSYNC, SQLITE, mutant
+from tests.mutants.mutant import CONTRACT, ENGINE, FSYNC, SQLITE, mutant
 
 MUTANTS = (
     mutant(
@@ -21,7 +21,7 @@ MUTANTS = (
         "commits that change the size of the log",
         "G1",
         "tests/unit/outbox/sqlite/test_wal_reserve.py::test_no_commit_changes_the_size_of_the_log",
-        (f"{SQLITE}/store.py", "        if need_bytes <= self.wal_file_bytes:\n", "        if need_bytes:\n"),
+        (f"{SQLITE}/store.py", "        if need_bytes <= self._wal_file_bytes:\n", "        if need_bytes:\n"),
     ),
     mutant(
         "a log of another user is read",
@@ -34,7 +34,7 @@ MUTANTS = (
         "G1",
         FSYNC,
         (
-            f"{SQLITE}/outbox.py",
+            f"{ENGINE}/outbox.py",
             "            self._owner.enqueue(append)\n",
             "            self._owner.enqueue(append)\n            answer.set_result(0)\n",
         ),
@@ -42,9 +42,9 @@ MUTANTS = (
     mutant(
         "a failed commit reported as stored",
         "G1",
-        "tests/unit/outbox/sqlite/test_outbox_failure.py::test_failed_writes_are_reported_until_the_disk_works_again",
+        "tests/unit/outbox/sqlite/test_store_failure.py::test_failed_writes_are_reported_until_the_disk_works_again",
         (
-            f"{SQLITE}/commit_plan.py",
+            f"{ENGINE}/commit_plan.py",
             "        for result in (*(append.result for append in self.appends), *(op.result for op in self.ops)):\n",
             "        for append in self.appends:\n            _set_result(append.result, 0)\n"
             "        for result in (op.result for op in self.ops):\n",
@@ -109,7 +109,11 @@ MUTANTS = (
         "files deleted unnoticed",
         "G1",
         "tests/fault/test_broken_files.py::test_a_directory_deleted_under_the_running_relay",
-        (f"{SQLITE}/group_commit.py", "        self._blocked = self.store.problem()\n", '        self._blocked = ""\n'),
+        (
+            f"{ENGINE}/file_watch.py",
+            '        self.problem = "" if fault is None else fault.reason\n',
+            '        self.problem = ""\n',
+        ),
     ),
     mutant(
         "age by the wall clock",
@@ -136,11 +140,11 @@ MUTANTS = (
         "G3",
         f"{CONTRACT}::TestDedupe::test_duplicate_is_counted_and_not_stored",
         (
-            f"{SQLITE}/commit_plan.py",
+            f"{ENGINE}/commit_plan.py",
             "        if len(ids) == len(events) and known.isdisjoint(ids):\n",
             "        if events:\n",
         ),
-        (f"{SQLITE}/outbox.py", "        return state is not None and all(", "        return state is None and all("),
+        (f"{ENGINE}/outbox.py", "        return state is not None and all(", "        return state is None and all("),
     ),
     mutant(
         "another event with a known id treated as a duplicate after a restart",
@@ -248,7 +252,11 @@ MUTANTS = (
         "appends that wait at the end forgotten",
         "G1",
         f"{CONTRACT}::TestAppend::test_close_commits_waiting_appends",
-        (f"{SQLITE}/group_commit.py", "not self.closing or self._pending_calls.appends or", "not self.closing or"),
+        (
+            f"{ENGINE}/group_commit.py",
+            "not self.life.is_closing or self._pending_calls.appends or",
+            "not self.life.is_closing or",
+        ),
     ),
     mutant(
         "events in flight dropped for their age",

@@ -1,10 +1,17 @@
-"""The settings of the outbox that an operator can change while the relay runs."""
+"""The settings of the outbox that an operator can change while the relay runs, and the limits that follow from them."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NamedTuple
 
 from relay.config import OutboxSettings
+from relay.outbox.engine.storage import SpaceLimits
+
+
+class Limits(NamedTuple):
+    settings: OutboxSettings
+    space: SpaceLimits
 
 
 def limited(old: OutboxSettings, new: OutboxSettings) -> OutboxSettings:

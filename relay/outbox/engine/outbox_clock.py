@@ -26,6 +26,14 @@ class Anchor(NamedTuple):
     boot_id: str
 
 
+class Boot(NamedTuple):
+    """One boot of the machine."""
+
+    number: int
+    from_ms: int
+    """Outbox time when the boot began."""
+
+
 class OutboxTime:
     """Outbox time in this process. It continues from the last process's."""
 
@@ -33,6 +41,10 @@ class OutboxTime:
         """Continue from `last`; `not_before_ms` is the time of the newest event, which may be later."""
         self._clock = clock
         self._ahead_ms = _resumed(clock, last, not_before_ms) - clock.monotonic_ms()
+
+    def wall_ms(self) -> int:
+        """Return Unix time by the wall clock."""
+        return self._clock.wall_ms()
 
     def now_ms(self) -> int:
         return self._clock.monotonic_ms() + self._ahead_ms

@@ -22,13 +22,15 @@ _SLACK_EVENTS = 1024
 class StoredQueue:
     """The pending events of one device, oldest first."""
 
-    __slots__ = ("_head", "_seqs", "_sizes", "body_bytes", "in_flight", "key", "quarantined", "shift_ms")
+    __slots__ = ("_head", "_seqs", "_sizes", "body_bytes", "in_flight", "is_restored", "key", "quarantined", "shift_ms")
 
     def __init__(self, key: DeviceKey) -> None:
         self.key = key
         self.body_bytes = 0
         self.in_flight: array[int] | None = None
         """The seqs that are claimed, or that `load` returned; the first pending events. None if none is in flight."""
+        self.is_restored = False
+        """Whether `load` returned the events in flight, and they were not claimed since."""
         self.shift_ms: int | None = None
         """Outbox time to true time, of a request that the upstream may have accepted (see
         Outbox.claim); 0: unknown.
@@ -48,9 +50,43 @@ class StoredQueue:
         at = bisect_left(self._seqs, seq, self._head)
         return at < len(self._seqs) and self._seqs[at] == seq
 
+    def __repr__(self) -> str:
+        flight = 0 if self.in_flight is None else len(self.in_flight)
+        return f"<StoredQueue {self.key}: {len(self)} pending, {flight} in flight, {len(self.quarantined)} quarantined>"
+
     @property
     def first_seq(self) -> int | None:
         return self._seqs[self._head] if len(self) else None
+
+    def claim(self, seqs: array[int], shift_ms: int) -> None:
+        """Record that the first pending events are in flight; an empty array: none is."""
+        assert not seqs or seqs[0] == self.first_seq
+        self.in_flight, self.shift_ms = (seqs, shift_ms) if seqs else (None, None)
+        self.is_restored = False
+
+    def restore(self, seqs: array[int], shift_ms: int | None) -> None:
+        """Record that the journal contains a request with these events."""
+        if self.in_flight is None:
+            self.in_flight, self.shift_ms = seqs, shift_ms
+        self.is_restored = True
+
+    def inherit(self, old: StoredQueue) -> None:
+        """Record that the events in flight of the queue before a failure are in flight."""
+        if old.in_flight is not None:
+            self.in_flight, self.shift_ms, self.is_restored = old.in_flight, old.shift_ms, old.is_restored
+
+    def release(self, *, perhaps_delivered: bool = False) -> None:
+        """Record that no event is in flight."""
+        self.in_flight, self.is_restored = None, False
+        if not perhaps_delivered:
+            self.shift_ms = None
+
+    def quarantine(self, seqs: array[int]) -> None:
+        self.quarantined = seqs
+
+    def forget_quarantined(self, events: int) -> None:
+        """Remove the oldest quarantined events."""
+        del self.quarantined[:events]
 
     def append(self, seq: int, size: int) -> None:
         self._seqs.append(seq)
@@ -115,11 +151,17 @@ class Index:
     def __init__(self) -> None:
         self.queues: dict[int, StoredQueue] = {}
         self.by_key: dict[DeviceKey, int] = {}
+        self.next_queue_id = 1
 
     def add(self, queue_id: int, key: DeviceKey) -> StoredQueue:
         added = self.queues[queue_id] = StoredQueue(key)
         self.by_key[key] = queue_id
+        self.reserve(queue_id + 1)
         return added
+
+    def reserve(self, next_queue_id: int) -> None:
+        """Assign no id below this one to a new queue."""
+        self.next_queue_id = max(self.next_queue_id, next_queue_id)
 
     def append(self, first_seq: int, numbers: Sequence[int], sizes: Sequence[int]) -> None:
         """Append the events first_seq, first_seq + 1, ..., given by the queue id and the body size of each."""
@@ -133,8 +175,7 @@ class Index:
     def forget(self, queue_id: int) -> None:
         del self.by_key[self.queues.pop(queue_id).key]
 
-    @property
-    def busy(self) -> bool:
+    def is_busy(self) -> bool:
         """Whether any event is in flight; O(queues)."""
         return any(queue.in_flight is not None for queue in self.queues.values())
 

@@ -1,12 +1,11 @@
-"""The outbox in a SQLite file, the embedded default.
+"""The store in a SQLite file, the embedded default.
 
-`outbox` implements the interface. `group_commit` decides when to commit. `commit_plan`,
-`operations`, `dead_letters` and `quarantine` plan a commit, `statements` and `transaction` execute
-it, and `outbox_state` is the state in memory. `store` manages the open file, and `connection`
-configures SQLite. `loading` reads a sound file; `recovery` and `salvage` replace a broken one.
+`store` implements the storage protocol of the engine. `statements`, `insert`, `dead_letters` and `quarantine` execute
+the commands, `transaction` in one transaction, on the thread of `connection`. `space` limits the file, and `wal`
+measures the write-ahead log. `loading` reads a sound file; `recovery` and `salvage` replace a broken one.
 """
 
 from relay.outbox.sqlite.connection import SQLITE_VERSION
-from relay.outbox.sqlite.outbox import SqliteOutbox
+from relay.outbox.sqlite.store import SqliteStorage
 
-__all__ = ["SQLITE_VERSION", "SqliteOutbox"]
+__all__ = ["SQLITE_VERSION", "SqliteStorage"]

@@ -8,9 +8,11 @@ statements of the function.
 from __future__ import annotations
 
 import sqlite3
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Concatenate, Literal, ParamSpec, TypeVar, cast
+from threading import Thread
+from typing import Concatenate, Literal, ParamSpec, TypeVar
 
 import aiosqlite
 
@@ -24,36 +26,81 @@ _CACHED_STATEMENTS = 64
 _SETTLEMENT_SHARE = 64
 
 
-class DatabaseThread(aiosqlite.Connection):
+class Database(sqlite3.Connection):
+    """A connection whose `commit` executes the next waiting function. No statement commits by another way than SQL."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        self.waiting: deque[Callable[[], object]] = deque()
+
+    def commit(self) -> None:
+        self.waiting.popleft()()
+
+
+class DatabaseThread:
     """An aiosqlite connection that executes whole functions.
 
     Each awaited aiosqlite call is a thread hop of about 150 µs, statements of other tasks can run
     between two calls, and a cancelled await leaves a transaction open. `run` passes one function to
-    the thread: one hop per commit, no interleaving, and the function always runs to its end.
+    the thread: one hop per commit, no interleaving, and the function always runs to its end. aiosqlite
+    calls `commit` of the connection on its thread, and `Database.commit` executes the function.
     """
 
     def __init__(self, connector: Callable[[], sqlite3.Connection]) -> None:
-        super().__init__(connector, iter_chunk_size=64)
-        # A process that ends without `close`, because a task failed, must not wait for this thread.
-        self._thread.daemon = True
-
-    async def run(self, work: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run `work(connection, ...)` on the thread of this connection, and return its result."""
-        return cast(T, await self._execute(work, self._conn, *args, **kwargs))  # type: ignore[no-untyped-call]
+        self._connector = connector
+        self._failure: BaseException | None = None
+        self._connection = _made_by_daemon(lambda: aiosqlite.Connection(self._connect, iter_chunk_size=64))
 
     async def open(self) -> None:
         """Start the thread and open the file. If opening fails, the thread has ended when this raises."""
+        await self._connection
+        if self._failure is not None:
+            await self._connection.close()
+            raise self._failure
+
+    async def run(self, work: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run `work(connection, ...)` on the thread of this connection, and return its result."""
+        results: list[T] = []
+        self.database.waiting.append(lambda: results.append(work(self.database, *args, **kwargs)))
+        await self._connection.commit()
+        return results[0]
+
+    async def close(self) -> None:
+        await self._connection.close()
+
+    def _connect(self) -> Database:
+        """Open the file, on the thread. After a failure, return another connection, so that `close` ends the thread."""
         try:
-            await self
-        except BaseException:
-            self._thread.join()  # aiosqlite has stopped it; it must not call an event loop that is closed by then
-            raise
+            opened = self._connector()
+            assert isinstance(opened, Database)
+            self.database = opened
+        except BaseException as error:
+            self._failure = error
+            self.database = sqlite3.connect(":memory:", factory=Database, check_same_thread=False)
+        return self.database
 
 
-def connect(path: Path) -> sqlite3.Connection:
+def _made_by_daemon(make: Callable[[], T]) -> T:
+    """Return what `make` returns. The threads that it creates are daemons, as the thread that calls it.
+
+    A process that ends without `close`, because a task failed, must not wait for the thread of a connection.
+    """
+    made: list[T] = []
+    thread = Thread(target=lambda: made.append(make()), daemon=True)
+    thread.start()
+    thread.join()
+    return made[0]
+
+
+def connect(path: Path) -> Database:
     """Open an existing file with an exclusive connection, without writing to it."""
     database = sqlite3.connect(
-        path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=_CACHED_STATEMENTS
+        path,
+        timeout=0,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=_CACHED_STATEMENTS,
+        factory=Database,
     )
     # It precedes the first read in WAL mode, so that SQLite uses no -shm file and no other process can open the file.
     database.execute("PRAGMA locking_mode=EXCLUSIVE").fetchall()
@@ -67,7 +114,7 @@ def configure(
     pragmas = [
         "journal_mode=WAL",
         f"synchronous={durability}",
-        "wal_autocheckpoint=0",  # Store.make_way checkpoints
+        "wal_autocheckpoint=0",  # WriteAheadLog.make_way checkpoints
         f"cache_size=-{_CACHE_KIB}",
         "cache_spill=0",  # a spilled page is written twice; the size of commits is limited
         "secure_delete=0",  # some builds overwrite freed space with zeros by default

@@ -10,12 +10,12 @@ The event loop continues meanwhile.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain
 
 import msgspec
 
+from relay.outbox.engine.commands import InsertEvents
 from relay.outbox.engine.dedupe_window import ID_BYTES
 
 _encode = msgspec.json.Encoder().encode
@@ -49,19 +49,9 @@ class NewRows:
     """The place of each body in `bodies`: a JSON array of (position, counted from 1) << _SPAN_BITS | bytes."""
 
     @classmethod
-    def joined(
-        cls,
-        first_seq: int,
-        at_ms: int,
-        queue_ids: Sequence[int],
-        ids: Sequence[bytes],
-        crcs: Sequence[int],
-        bodies: Sequence[bytes],
-        sizes: Sequence[int],
-        *,
-        received_crcs: Sequence[int],
-    ) -> NewRows:
-        """Join the values of rows, given by columns. `sizes`: sizes of the bodies, in bytes."""
+    def joined(cls, command: InsertEvents) -> NewRows:
+        """Join the values of the rows."""
+        first_seq, at_ms, queue_ids, ids, crcs, received_crcs, bodies, sizes = command
         rows = chain.from_iterable(zip(queue_ids, crcs, received_crcs, strict=True))
         numbers = (f"%0{_DIGITS}d" * (3 * len(queue_ids))) % tuple(rows)
         spans = [at << _SPAN_BITS | size for at, size in zip(accumulate(sizes, initial=1), sizes, strict=False)]

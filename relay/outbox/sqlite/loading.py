@@ -9,15 +9,16 @@ from __future__ import annotations
 import sqlite3
 from array import array
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import msgspec
 
-from relay.event.reader import DeviceKey
+from relay.outbox.engine.commands import FindOlder, ReadAppendTime
 from relay.outbox.engine.dedupe_window import CHECK_BYTES, ID_BYTES, DedupeWindow, split_ids
 from relay.outbox.engine.outbox_clock import Anchor
+from relay.outbox.engine.storage import LogChunk, Opened, QueueRow, StoredTotals
 from relay.outbox.sqlite.insert import CHECK_OF_ROW
+from relay.outbox.sqlite.space import space_of
+from relay.outbox.sqlite.transaction import read_pages
 
 CHUNK_ROWS = 4096
 MAX_QUEUE_ID = 1 << 31
@@ -41,84 +42,14 @@ class Broken(sqlite3.DatabaseError):
     """The file opens, but its content is not that of an outbox."""
 
 
-class QueueRow(NamedTuple):
-    queue_id: int
-    key: DeviceKey
-    cursor: int
-    window: bytes
-    boot: int
-    request: int | None
-    ordinal: int | None
-    first_seq: int | None
-    last_seq: int | None
-    shift_ms: int | None = None
-    quarantined_after: int | None = None
-    quarantined_to: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """The content of an opened file, without the log."""
-
-    last_seq: int
-    next_queue_id: int
-    requeued: int
-    delivered: int
-    dead_lettered: int
-    dropped: int
-    adopted: int
-    dead_letters: int
-    dead_letter_bytes: int
-    boot: int
-    boot_from_ms: int | None
-    """Outbox time when the present boot began; None: now."""
-    anchor: Anchor | None
-    """None if no relay has used the file."""
-    first_row: int
-    last_at_ms: int
-    queues: list[QueueRow]
-    dedupe_window: DedupeWindow
-    pages: int
-    free_pages: int
-
-
-class Chunk(NamedTuple):
-    """Consecutive rows of the log, without their bodies."""
-
-    seqs: array[int]
-    queues: array[int]
-    sizes: array[int]
-    last_seq: int
-
-
-class Totals(NamedTuple):
-    """Totals that show whether two readings of a file saw the same commit."""
-
-    last_seq: int
-    requeued: int
-    delivered: int
-    dead_lettered: int
-    dropped: int
-    adopted: int
-    dead_letters: int
-
-
-def read_totals(database: sqlite3.Connection) -> Totals:
-    return Totals(
+def read_totals(database: sqlite3.Connection) -> StoredTotals:
+    return StoredTotals(
         *database.execute(
             "SELECT max(last_seq, coalesce((SELECT max(seq) FROM log), 0)), requeued,"
             " delivered + (SELECT coalesce(sum(delivered), 0) FROM device_queues), dead_lettered, dropped, adopted,"
             " dead_letters FROM ledger"
         ).fetchone()
     )
-
-
-def read_pages(database: sqlite3.Connection) -> tuple[int, int]:
-    """Return (pages of the database, free pages)."""
-    pages, free = database.execute(
-        "SELECT page_count, freelist_count FROM pragma_page_count, pragma_freelist_count"
-    ).fetchone()
-    return pages, free
 
 
 def read_opened(database: sqlite3.Connection, boot_id: str, dedupe_window: int) -> Opened:
@@ -136,16 +67,9 @@ def read_opened(database: sqlite3.Connection, boot_id: str, dedupe_window: int) 
     if any(row.cursor > totals.last_seq for row in queues):
         raise ValueError("a cursor is after the last event")
     first_row = database.execute("SELECT min(seq) FROM log").fetchone()[0]
-    pages, free_pages = read_pages(database)
     return Opened(
-        last_seq=totals.last_seq,
+        totals=totals,
         next_queue_id=max(next_queue_id, max((row.queue_id for row in queues), default=0) + 1),
-        requeued=totals.requeued,
-        delivered=totals.delivered,
-        dead_lettered=totals.dead_lettered,
-        dropped=totals.dropped,
-        adopted=totals.adopted,
-        dead_letters=totals.dead_letters,
         dead_letter_bytes=dead_letter_bytes,
         boot=boot if last_boot_id == boot_id else boot + 1,
         boot_from_ms=boot_from_ms if last_boot_id == boot_id else None,
@@ -154,12 +78,11 @@ def read_opened(database: sqlite3.Connection, boot_id: str, dedupe_window: int) 
         last_at_ms=_last_at_ms(database),
         queues=queues,
         dedupe_window=_read_dedupe_window(database, dedupe_window, totals.last_seq),
-        pages=pages,
-        free_pages=free_pages,
+        space=space_of(*read_pages(database)),
     )
 
 
-def read_chunk(database: sqlite3.Connection, after_seq: int, to_seq: int) -> Chunk | None:
+def read_chunk(database: sqlite3.Connection, after_seq: int, to_seq: int) -> LogChunk | None:
     """Return the next rows of the log; None if there are no more.
 
     Raise Broken if a value is invalid or the rows are out of order, because such rows can hide
@@ -175,24 +98,23 @@ def read_chunk(database: sqlite3.Connection, after_seq: int, to_seq: int) -> Chu
         raise Broken(f"a row of the log after {after_seq} has an invalid value") from error
     if len(seqs) != len(queues) or seqs.tolist() != sorted(seqs) or seqs[0] <= after_seq:
         raise Broken(f"the rows of the log after {after_seq} are out of order")
-    return Chunk(seqs, queues, sizes, last)
+    return LogChunk(seqs, queues, sizes, last)
 
 
-def last_older(database: sqlite3.Connection, first_seq: int, before_ms: int) -> int | None:
-    """Return the last seq of the rows from `first_seq` on that were all appended before `before_ms`; None if none."""
+def last_older(database: sqlite3.Connection, command: FindOlder) -> int | None:
     times = database.execute(
         "SELECT max(seq), min(CASE WHEN at_ms >= ?2 THEN seq END)"
         " FROM (SELECT seq, at_ms FROM log WHERE seq >= ?1 ORDER BY seq LIMIT ?3)",
-        (first_seq, before_ms, CHUNK_ROWS),
+        (*command, CHUNK_ROWS),
     ).fetchone()
     last, first_younger = times
-    if last is None or first_younger == first_seq:
+    if last is None or first_younger == command.first_seq:
         return None
     return int(last if first_younger is None else first_younger - 1)
 
 
-def read_at_ms(database: sqlite3.Connection, seq: int) -> int | None:
-    row = database.execute("SELECT coalesce(CAST(at_ms AS INTEGER), 0) FROM log WHERE seq = ?", (seq,)).fetchone()
+def read_at_ms(database: sqlite3.Connection, command: ReadAppendTime) -> int | None:
+    row = database.execute("SELECT coalesce(CAST(at_ms AS INTEGER), 0) FROM log WHERE seq = ?", command).fetchone()
     return None if row is None else row[0]
 
 

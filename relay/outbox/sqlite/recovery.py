@@ -23,9 +23,10 @@ import structlog
 from relay.config import OutboxSettings
 from relay.outbox import OutboxUnusable
 from relay.outbox.engine.dedupe_window import REMEMBERED_BYTES
+from relay.outbox.engine.storage import Opened
 from relay.outbox.sqlite import files
 from relay.outbox.sqlite.connection import PAGE_BYTES, configure, connect
-from relay.outbox.sqlite.loading import Broken, Opened, read_opened
+from relay.outbox.sqlite.loading import Broken, read_opened
 from relay.outbox.sqlite.quarantine import InstallationClaim, claim
 from relay.outbox.sqlite.salvage import Salvaged, salvage
 from relay.outbox.sqlite.schema import MIGRATIONS, is_newest, migrate

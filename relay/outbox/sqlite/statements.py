@@ -1,4 +1,4 @@
-"""The statements of a commit: functions of a connection, run on its thread.
+"""The statements of a commit: one function per command, run on the thread of the connection.
 
 Rules: `transaction.commit` calls these functions and may roll them back. They use neither memory of
 the event loop nor asyncio. A statement processes many rows, and a query returns many rows as one
@@ -15,12 +15,29 @@ from array import array
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import accumulate, pairwise
-from typing import Literal, NamedTuple
 
 from relay.outbox import Dead, Timestamp
 from relay.outbox.engine.checksum import checksum, has_inserted_time
+from relay.outbox.engine.commands import (
+    AddQueues,
+    ClaimedEvents,
+    ClaimedRows,
+    ClaimEvents,
+    CorrectLedger,
+    DeadEvent,
+    DeadLettered,
+    DeadLetterLimits,
+    Deleted,
+    DeleteSettled,
+    DropEvents,
+    ForgetQueues,
+    SaveClocks,
+    SeqRange,
+    SettleEvents,
+    Shrink,
+)
 from relay.outbox.engine.dedupe_window import CHECK_BYTES, DEAD, pack_check
-from relay.outbox.engine.outbox_clock import Anchor
+from relay.outbox.sqlite.connection import PAGE_BYTES
 from relay.outbox.sqlite.insert import CHECK_OF_ROW
 
 _NOT_QUARANTINED = """ AND NOT EXISTS (
@@ -57,102 +74,16 @@ _SETTLE = """
     WHERE queue_id = ?"""
 
 
-class DeadEvent(NamedTuple):
-    """An event to be moved to the dead letters."""
-
-    seq: int
-    queue_id: int
-    dead: Dead
-
-
-class DeadLettered(NamedTuple):
-    events: int
-    discarded: int
-    """Number of older dead letters that were deleted to stay within the limits."""
-    body_bytes: int
-    """Growth of the bodies of all dead letters; negative if they shrank."""
-
-
-class DeadLetterLimits(NamedTuple):
-    """Limits of the dead letters, and the present time."""
-
-    max_letters: int
-    max_body_bytes: int
-    now_ms: int
-    """Wall clock, Unix time."""
-
-
-class Move(NamedTuple):
-    """The row of a device queue after a settle."""
-
-    cursor: int
-    delivered: int
-    window: bytes
-    boot: int
-    queue_id: int
-
-
-class Wanted(NamedTuple):
-    """One device queue's part of a request that is claimed."""
-
-    queue_id: int
-    seqs: array[int]
-    sizes: array[int]
-    """Sizes of the bodies, in bytes."""
-    window: bytes
-    shift_ms: int
-    """True time minus outbox time, for the timestamps; 0 if unknown."""
-
-
-class ClaimedRows(NamedTuple):
-    """The rows that `claim` found for one Wanted."""
-
-    seqs: array[int]
-    bodies: list[bytes]
-    corrupt: list[int]
-    timestamps: dict[int, Timestamp]
-    shift_ms: int
-
-
-class Range(NamedTuple):
-    """A range of seqs of the log, and the part of the dedupe window to remember for it."""
-
-    first_seq: int
-    last_seq: int
-    kept_from_seq: int
-    ids: bytes
-    marks: bytes
-    checks: bytes
-    forget_to_seq: int
-    """The dedupe window contains no seq up to here."""
-
-
-class Reclaimed(NamedTuple):
-    rows: int
-    first_row: int | None
-    """Seq of the oldest row of the log; None if the log is empty."""
-    last_row: int | None
-
-
-def add_queues(database: sqlite3.Connection, queues: Sequence[tuple[int, str, str, str, int]]) -> None:
-    """Insert rows of device queues, each as (queue_id, tenant_id, platform, device_id, cursor).
-
-    tenant_id is text, because it may exceed SQLite's integers.
-    """
+def add_queues(database: sqlite3.Connection, command: AddQueues) -> None:
+    """Insert rows of device queues. tenant_id is text, because it may exceed SQLite's integers."""
     database.executemany(
-        "INSERT INTO device_queues(queue_id, tenant_id, platform, device_id, cursor) VALUES (?, ?, ?, ?, ?)", queues
+        "INSERT INTO device_queues(queue_id, tenant_id, platform, device_id, cursor) VALUES (?, ?, ?, ?, ?)",
+        [(queue_id, str(key[0]), *key[1:], command.cursor) for queue_id, key in command.queues],
     )
 
 
-def claim(
-    database: sqlite3.Connection,
-    request: int,
-    boot: int,
-    boot_from_ms: int,
-    wanted: Sequence[Wanted],
-    dead_letter_limits: DeadLetterLimits,
-) -> tuple[list[ClaimedRows], DeadLettered]:
-    """Read the bodies of a request, move corrupt events to the dead letters, and write the request to the journal."""
+def claim(database: sqlite3.Connection, command: ClaimEvents) -> ClaimedEvents:
+    request, boot, boot_from_ms, wanted, dead_letter_limits = command
     seqs = [seq for part in wanted for seq in part.seqs]
     found, marks = _read_bodies(database, seqs, [size for part in wanted for size in part.sizes])
     read, dead_events, journal = [], [], []
@@ -172,7 +103,7 @@ def claim(
         entry = (request, ordinal, good[0], good[-1], part.shift_ms) if good else (None,) * 5
         journal.append((part.window, boot, *entry, part.queue_id))
     database.executemany(_JOURNAL, journal)
-    return read, insert_dead_letters(database, dead_events, dead_letter_limits)
+    return ClaimedEvents(read, insert_dead_letters(database, dead_events, dead_letter_limits))
 
 
 def _timestamps(
@@ -189,15 +120,10 @@ def _timestamps(
     }
 
 
-def settle(
-    database: sqlite3.Connection,
-    moves: Sequence[Move],
-    dead_events: Sequence[DeadEvent],
-    dead_letter_limits: DeadLetterLimits,
-) -> DeadLettered:
-    dead_lettered_rows = insert_dead_letters(database, dead_events, dead_letter_limits)
-    database.executemany(_SETTLE, moves)
-    return dead_lettered_rows
+def settle(database: sqlite3.Connection, command: SettleEvents) -> DeadLettered:
+    dead_lettered = insert_dead_letters(database, command.dead_events, command.dead_letter_limits)
+    database.executemany(_SETTLE, command.moves)
+    return dead_lettered
 
 
 def insert_dead_letters(
@@ -224,13 +150,11 @@ def insert_dead_letters(
     return DeadLettered(len(dead_events), discarded, body_bytes - freed_bytes)
 
 
-def reclaim(
-    database: sqlite3.Connection, seq_range: Range, kind: Literal["front", "holes", "tail", "all"], pages: int
-) -> Reclaimed:
-    """Delete the settled rows of a range, see DeletionRange.kind. Cut at most `pages` free pages off for a tail."""
+def delete_settled(database: sqlite3.Connection, command: DeleteSettled) -> Deleted:
+    seq_range, kind, shrink_bytes = command
     _remember_range(database, seq_range)
     if kind == "all":
-        return Reclaimed(database.execute("DELETE FROM log").rowcount, None, None)
+        return Deleted(database.execute("DELETE FROM log").rowcount, None, None)
     (free_before,) = database.execute("PRAGMA freelist_count").fetchone()
     done = (
         " AND seq <= coalesce((SELECT cursor FROM device_queues AS q WHERE q.queue_id = log.queue_id), seq)"
@@ -242,59 +166,55 @@ def reclaim(
     ).rowcount
     if kind == "tail":
         (free,) = database.execute("PRAGMA freelist_count").fetchone()
-        vacuum(database, min(free - free_before, pages))
+        _vacuum(database, min(free - free_before, shrink_bytes // PAGE_BYTES))
     first, last = database.execute("SELECT (SELECT min(seq) FROM log), (SELECT max(seq) FROM log)").fetchone()
-    return Reclaimed(rows, first, last)
+    return Deleted(rows, first, last)
 
 
-def drop(
-    database: sqlite3.Connection, seq_range: Range, events: int, in_flight: Sequence[int], *, quarantined: bool
-) -> int:
-    """Delete a range except events in flight and, if `quarantined` is set, quarantined events.
-
-    `events` of its events were pending. Return the number of deleted rows.
-    """
+def drop(database: sqlite3.Connection, command: DropEvents) -> int:
+    seq_range, events, in_flight, spares_quarantined = command
     _remember_range(database, seq_range)
     database.execute("UPDATE ledger SET dropped = dropped + ?", (events,))
     return database.execute(
         "DELETE FROM log WHERE seq BETWEEN ? AND ? AND seq NOT IN (SELECT value FROM json_each(?))"
-        + (_NOT_QUARANTINED if quarantined else ""),
+        + (_NOT_QUARANTINED if spares_quarantined else ""),
         (seq_range.first_seq, seq_range.last_seq, json.dumps(in_flight)),
     ).rowcount
 
 
-def forget(database: sqlite3.Connection, queue_ids: Sequence[int], next_queue_id: int) -> None:
+def forget(database: sqlite3.Connection, command: ForgetQueues) -> None:
     """Delete rows of device queues. Their numbers of delivered events move to the ledger."""
-    numbers = json.dumps(queue_ids)
+    numbers = json.dumps(command.queue_ids)
     database.execute(
         "UPDATE ledger SET next_queue_id = max(next_queue_id, ?), delivered = delivered"
         " + (SELECT coalesce(sum(delivered), 0) FROM device_queues WHERE queue_id IN (SELECT value FROM json_each(?)))",
-        (next_queue_id, numbers),
+        (command.next_queue_id, numbers),
     )
     database.execute("DELETE FROM device_queues WHERE queue_id IN (SELECT value FROM json_each(?))", (numbers,))
 
 
-def vacuum(database: sqlite3.Connection, pages: int) -> None:
+def shrink(database: sqlite3.Connection, command: Shrink) -> None:
+    _vacuum(database, command.max_bytes // PAGE_BYTES)
+
+
+def _vacuum(database: sqlite3.Connection, pages: int) -> None:
     """Remove up to `pages` free pages from the end of the file."""
-    for _ in range(
-        pages
-    ):  # SQLite frees one page per step, and sqlite3 executes one step of a statement without columns
+    for _ in range(pages):  # SQLite frees a page per step, and sqlite3 executes one step of a statement without columns
         database.execute("PRAGMA incremental_vacuum(1)")
 
 
-def anchor(database: sqlite3.Connection, now: Anchor, boot: tuple[int, int], clean: bool) -> None:
-    """Store the readings of the clocks. `boot`: the number of the boot, and the outbox time when it began."""
+def save_clocks(database: sqlite3.Connection, command: SaveClocks) -> None:
+    anchor, boot, boot_from_ms, is_clean = command
     database.execute(
         "UPDATE ledger SET outbox_ms = ?, monotonic_ms = ?, wall_ms = ?, boot_id = ?, boot = ?, boot_from_ms = ?,"
         " clean = ?",
-        (*now, *boot, clean),
+        (*anchor, boot, boot_from_ms, is_clean),
     )
 
 
-def reconcile(database: sqlite3.Connection, missing: int) -> None:
-    """Correct the ledger: count missing events as dead-lettered, and reappeared ones (`missing` < 0) as undelivered."""
-    total = "dead_lettered" if missing > 0 else "delivered"
-    database.execute(f"UPDATE ledger SET {total} = {total} + ?", (missing,))
+def correct_ledger(database: sqlite3.Connection, command: CorrectLedger) -> None:
+    total = "dead_lettered" if command.missing > 0 else "delivered"
+    database.execute(f"UPDATE ledger SET {total} = {total} + ?", (command.missing,))
 
 
 def _read_bodies(
@@ -380,7 +300,7 @@ def remember(
     )
 
 
-def _remember_range(database: sqlite3.Connection, seq_range: Range) -> None:
+def _remember_range(database: sqlite3.Connection, seq_range: SeqRange) -> None:
     database.execute("DELETE FROM dedupe_window WHERE last_seq <= ?", (seq_range.forget_to_seq,))
     if seq_range.ids:
         remember(

@@ -12,7 +12,7 @@ Step = Callable[[sqlite3.Connection], Any]
 _PAGES = "SELECT page_count, freelist_count FROM pragma_page_count, pragma_freelist_count"
 
 
-class Committed(NamedTuple):
+class Executed(NamedTuple):
     results: Sequence[Any]
     """The return value of each step."""
     pages: int
@@ -22,23 +22,28 @@ class Committed(NamedTuple):
     """0 if the steps only read, or only moved pages."""
 
 
-def commit(database: sqlite3.Connection, steps: Sequence[Step]) -> Committed:
+def commit(database: sqlite3.Connection, steps: Sequence[Step]) -> Executed:
     """Execute all steps in one transaction. On an error, roll back and raise it."""
     changes = database.total_changes
     if len(steps) == 1 and isinstance(steps[0], NewRows):
         steps[0](database)  # a single statement is its own transaction
-        pages, free = database.execute(_PAGES).fetchone()
-        return Committed([None], pages, free, database.total_changes - changes)
+        return Executed([None], *read_pages(database), database.total_changes - changes)
     database.execute("BEGIN")
     try:
         results = [step(database) for step in steps]
-        pages, free = database.execute(_PAGES).fetchone()
+        pages, free = read_pages(database)
         database.execute("COMMIT")
     except BaseException:
         if database.in_transaction:
             database.execute("ROLLBACK")
         raise
-    return Committed(results, pages, free, database.total_changes - changes)
+    return Executed(results, pages, free, database.total_changes - changes)
+
+
+def read_pages(database: sqlite3.Connection) -> tuple[int, int]:
+    """Return (pages of the database, free pages)."""
+    pages, free = database.execute(_PAGES).fetchone()
+    return pages, free
 
 
 def checkpoint(database: sqlite3.Connection) -> None:

@@ -12,7 +12,7 @@ from relay.app import installation
 from relay.config import OutboxSettings
 from relay.event.reader import Event
 from relay.outbox import Ledger
-from relay.outbox.sqlite import SqliteOutbox
+from relay.outbox.factory import create_outbox
 from relay.runtime.clock import SystemClock
 from relay.runtime.machine import MachineIds
 from relay.runtime.metrics import Metrics
@@ -26,7 +26,7 @@ BOX, OTHER_BOX = MachineIds("a" * 32, ""), MachineIds("b" * 32, "")
 async def opened(path: Path, ids: MachineIds | None, events: int = 0) -> tuple[Ledger, int]:
     """Open the outbox on a machine, append events, and close it. Return its ledger and its quarantined events."""
     tasks = Tasks()
-    outbox = SqliteOutbox(OutboxSettings(path=path), SystemClock(), Metrics(), tasks, ids=ids)
+    outbox = create_outbox(OutboxSettings(path=path), SystemClock(), Metrics(), tasks, ids=ids)
     await outbox.open()
     await outbox.load(lambda queue_id, key, events, body_bytes: None)
     if events:

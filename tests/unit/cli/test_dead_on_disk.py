@@ -17,7 +17,7 @@ import pytest
 from relay.config import OutboxSettings
 from relay.event.reader import Event
 from relay.outbox import ClaimPart, Dead, Gauges, Ledger, Settled
-from relay.outbox.sqlite import SqliteOutbox
+from relay.outbox.factory import create_outbox
 from relay.runtime.clock import SystemClock
 from relay.runtime.metrics import Metrics
 from relay.runtime.tasks import Tasks
@@ -41,7 +41,7 @@ class Opened:
 
     async def __aenter__(self) -> Opened:
         self._tasks = Tasks()
-        self.outbox = SqliteOutbox(OutboxSettings(path=self._path), SystemClock(), Metrics(), self._tasks)
+        self.outbox = create_outbox(OutboxSettings(path=self._path), SystemClock(), Metrics(), self._tasks)
         await self.outbox.open()
         await self.outbox.load(lambda queue_id, key, events, body_bytes: self.queues.append(queue_id))
         return self

@@ -13,7 +13,7 @@ from relay.outbox.sqlite.connection import PAGE_BYTES
 
 from tests.contract.boxes import PHONE, REFUSED, TV, SqliteBox, bodies, close
 from tests.unit.outbox.sqlite.conftest import MakeBox
-from tests.unit.outbox.sqlite.test_outbox_failure import no_file_may_grow_beyond
+from tests.unit.outbox.sqlite.test_store_failure import no_file_may_grow_beyond
 
 ALL = Selection(all=True)
 EVENTS = 2_000

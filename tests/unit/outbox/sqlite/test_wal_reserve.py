@@ -13,7 +13,7 @@ import pytest
 from relay.outbox import OutboxUnavailable
 from relay.outbox.sqlite import transaction
 from relay.outbox.sqlite.connection import configure, connect
-from relay.outbox.sqlite.transaction import Committed, Step
+from relay.outbox.sqlite.transaction import Executed, Step
 from relay.outbox.sqlite.wal import Wal
 
 from tests.contract.boxes import TV, SqliteBox, bodies
@@ -34,7 +34,7 @@ def sizes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     found: list[tuple[int, int]] = []
     commit = transaction.commit
 
-    def watched(database: sqlite3.Connection, steps: Sequence[Step]) -> Committed:
+    def watched(database: sqlite3.Connection, steps: Sequence[Step]) -> Executed:
         path = Path(database.execute("PRAGMA database_list").fetchone()[2] + "-wal")
         before = path.stat().st_size
         committed = commit(database, steps)

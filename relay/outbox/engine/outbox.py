@@ -1,7 +1,7 @@
-"""The implementation of relay.outbox.Outbox with a SQLite file.
+"""The implementation of relay.outbox.Outbox on any store.
 
 Each call becomes an Op or an Append, and waits for its commit. `group_commit` decides when to commit
-and handles disk failures.
+and handles failures. The store (see `storage`) executes the commands of a commit.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from relay.outbox import (
     Selection,
     Settled,
 )
+from relay.outbox.engine import dead_letters as dead
+from relay.outbox.engine import operations
+from relay.outbox.engine.commands import FindOlder, ForgetMachine, ReadDeadLetters
+from relay.outbox.engine.commit_plan import Append
+from relay.outbox.engine.group_commit import Owner
 from relay.outbox.engine.limits import limited
-from relay.outbox.sqlite import dead_letters as dead
-from relay.outbox.sqlite import operations, quarantine
-from relay.outbox.sqlite.commit_plan import Append
-from relay.outbox.sqlite.group_commit import Owner
-from relay.outbox.sqlite.outbox_state import SpaceLimits
-from relay.outbox.sqlite.store import Store
+from relay.outbox.engine.operations import Execute
+from relay.outbox.engine.storage import Storage
 from relay.runtime.clock import Clock
-from relay.runtime.machine import MachineIds
 from relay.runtime.metrics import Metrics
 from relay.runtime.tasks import Tasks
 
@@ -43,33 +43,20 @@ _DISCARD_ROWS = 4096
 """Seqs whose events one commit discards."""
 
 
-class SqliteOutbox:
+class OutboxEngine:
     """See relay.outbox.Outbox."""
 
     def __init__(
-        self,
-        settings: OutboxSettings,
-        clock: Clock,
-        metrics: Metrics,
-        tasks: Tasks,
-        *,
-        mends: bool = True,
-        ids: MachineIds | None = None,
+        self, settings: OutboxSettings, clock: Clock, metrics: Metrics, tasks: Tasks, storage: Storage
     ) -> None:
-        """Create a closed outbox.
-
-        `mends`: whether a broken file is quarantined and salvaged; otherwise `open` raises
-        OutboxUnusable. `ids`: of this machine. If the outbox belongs to another machine, `open`
-        quarantines its pending events. None: no check.
-        """
+        """Create a closed outbox."""
         self._settings = settings
         self._clock = clock
         self._metrics = metrics
         self._tasks = tasks
         self._own_tasks = Tasks()
         """The task of the owner. `tasks.cancel_all` does not cancel it, so that a commit at shutdown completes."""
-        store = Store(settings, SpaceLimits.of(settings).wal_bytes, clock, metrics, mends=mends, ids=ids)
-        self._owner = Owner(settings, clock, metrics, store)
+        self._owner = Owner(settings, clock, metrics, storage)
         self._task: asyncio.Task[None] | None = None
         self._dead_letter_lock = asyncio.Lock()
         self._wall_ahead_ms = clock.wall_ms() - clock.monotonic_ms()
@@ -82,20 +69,18 @@ class SqliteOutbox:
         self._tasks.start("outbox watch", self._watch())
 
     async def load(self, backlog: Backlog) -> RestoredState:
-        state = await self._owner.load(backlog)
-        return RestoredState(state.restored_queues, state.unsettled)
+        return await self._owner.load(backlog)
 
     def configure(self, settings: OutboxSettings) -> None:
         self._settings = limited(self._settings, settings)
         self._owner.configure(self._settings)
 
     async def close(self) -> None:
-        self._owner.closing = True
-        self._owner.poke()
+        self._owner.begin_closing()
         if self._task is not None:
             await asyncio.wait((self._task,))
-        await self._owner.store.disconnect()
-        self._owner.store.unlock()
+        await self._owner.storage.close()
+        self._owner.storage.unlock()
 
     async def _watch(self) -> None:
         """Raise the owner's exception if its task fails, so that the service stops."""
@@ -105,7 +90,7 @@ class SqliteOutbox:
 
     def append(self, events: Sequence[Event], *, callers: int = 1) -> asyncio.Future[int]:
         result: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        append = Append(events, result, callers)
+        append = Append(events, result, callers, self._owner.storage.cost_bytes)
         rejection = self._owner.rejection(
             append.memory_bytes, append.cost_bytes, (event.device_key for event in events)
         )
@@ -134,18 +119,16 @@ class SqliteOutbox:
         return () if known is None else known.sizes(limit)
 
     async def claim(self, parts: Sequence[ClaimPart], true_ms: int | None = None) -> Sequence[Claimed]:
-        return await self._owner.submit(operations.Claim(parts, true_ms, self._owner.promised, self._metrics))
+        return await self._owner.submit(operations.Claim(parts, true_ms, self._metrics))
 
     async def settle(self, settled: Sequence[Settled]) -> None:
-        await self._owner.submit(operations.Settle(settled, self._owner.promised, self._metrics))
+        await self._owner.submit(operations.Settle(settled, self._metrics))
 
     def release(self, queue_ids: Sequence[int], *, perhaps_delivered: bool = False) -> None:
         for number in queue_ids:
             queue = self._owner.known.index.queues.get(number)
             if queue is not None:
-                queue.in_flight = None
-                queue.shift_ms = queue.shift_ms if perhaps_delivered else None
-            self._owner.promised.discard(number)
+                queue.release(perhaps_delivered=perhaps_delivered)
 
     async def forget(self, queue_ids: Sequence[int]) -> None:
         await self._owner.submit(operations.Forget(queue_ids))
@@ -154,7 +137,7 @@ class SqliteOutbox:
         dropped = 0
         while (first := self._owner.known.index.first_seq()) is not None:
             before_ms = self._owner.known.time.now_ms() - self._settings.max_age_ms
-            last = await self._owner.submit(operations.FindOlder(first, before_ms))
+            last: int | None = await self._owner.submit(Execute(FindOlder(first, before_ms)))
             if last is None:
                 break
             events = await self._owner.submit(operations.Drop("age", first, last, self._metrics))
@@ -166,7 +149,7 @@ class SqliteOutbox:
     # -- watching ------------------------------------------------------------------------------------
 
     def ledger(self) -> Ledger:
-        return Ledger() if self._owner.state is None else self._owner.state.ledger()
+        return Ledger() if self._owner.state is None else self._owner.state.totals.ledger()
 
     def gauges(self) -> Gauges:
         return self._owner.gauges()
@@ -175,25 +158,25 @@ class SqliteOutbox:
         return None if self._owner.state is None else self._owner.state.state_of(event_id)
 
     async def check(self) -> None:
-        if not self._owner.store.connected or self._owner.closing:
+        if not self._owner.storage.is_open or self._owner.life.is_closing:
             return
         self._owner.look_at_files()
         state = self._owner.known
-        if not state.loaded:
+        if not state.is_loaded:
             return
         ahead_ms = self._clock.wall_ms() - self._clock.monotonic_ms()
         first = state.index.first_seq()
         with suppress(OutboxError):  # appends report the failure, and the next check is in a second
             if abs(ahead_ms - self._wall_ahead_ms) > _WALL_JUMP_MS:
-                await self._owner.submit(operations.SaveOutboxTime())
+                await self._owner.submit(Execute(operations.save_clocks(state)))
                 self._wall_ahead_ms = ahead_ms
-            if first is not None and first != state.oldest_seq:
+            if first is not None and (state.oldest is None or first != state.oldest.seq):
                 await self._owner.submit(operations.FindOldest(first))
 
     # -- dead letters --------------------------------------------------------------------------------
 
     async def dead_letters(self, selection: Selection, limit: int, after: int = 0) -> Sequence[DeadLetter]:
-        return await self._owner.submit(dead.ReadDead(selection, limit, after))
+        return await self._owner.submit(Execute(ReadDeadLetters(selection, limit, after)))
 
     async def requeue(self, selection: Selection, limit: int) -> int:
         moved = 0
@@ -220,12 +203,12 @@ class SqliteOutbox:
     @property
     def was_moved(self) -> bool:
         """Whether the outbox belonged to another machine when it was opened."""
-        return self._owner.store.was_moved
+        return self._owner.storage.was_moved
 
     async def adopt(self, limit: int) -> int:
         adopted = 0
         async with self._dead_letter_lock:
-            while adopted < limit and (events := await self._owner.submit(quarantine.Adopt(limit - adopted))):
+            while adopted < limit and (events := await self._owner.submit(dead.Adopt(limit - adopted))):
                 adopted += events
         return adopted
 
@@ -233,7 +216,7 @@ class SqliteOutbox:
         discarded = 0
         async with self._dead_letter_lock:
             while discarded < limit and (
-                events := await self._owner.submit(quarantine.DiscardQuarantined(limit - discarded, self._metrics))
+                events := await self._owner.submit(dead.DropQuarantined(limit - discarded, self._metrics))
             ):
                 discarded += events
         return discarded
@@ -242,7 +225,7 @@ class SqliteOutbox:
         """Drop all pending and quarantined events, and return their number. The forwarder must not run."""
         state = self._owner.known
         self.release(list(state.index.queues))
-        discarded = await self.discard_quarantined(state.quarantined)
+        discarded = await self.discard_quarantined(state.totals.quarantined)
         while (first := state.index.first_seq()) is not None:
             last = min(first + _DISCARD_ROWS, state.next_seq) - 1
             discarded += await self._owner.submit(operations.Drop("discarded", first, last, self._metrics))
@@ -250,4 +233,4 @@ class SqliteOutbox:
 
     async def disown(self) -> None:
         """Forget which machine owns the outbox. The next machine that opens it becomes the owner."""
-        await self._owner.submit(quarantine.Disown())
+        await self._owner.submit(Execute(ForgetMachine()))

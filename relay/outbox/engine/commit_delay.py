@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from relay.outbox.sqlite.pending_calls import PendingCalls
+from relay.outbox.engine.pending_calls import PendingCalls
 
 _INTERVAL_US = 10_000
 _FLOWING_US = 30_000

@@ -8,24 +8,24 @@ from collections.abc import Callable, Sequence
 
 import pytest
 from relay.outbox import OutboxUnavailable
-from relay.outbox.sqlite.commit_delay import CommitDelay
-from relay.outbox.sqlite.commit_plan import Append
-from relay.outbox.sqlite.operations import Forget, Settle
-from relay.outbox.sqlite.pending_calls import PendingCalls
+from relay.outbox.engine.commit_delay import CommitDelay
+from relay.outbox.engine.commit_plan import Append
+from relay.outbox.engine.operations import Forget, Settle
+from relay.outbox.engine.pending_calls import PendingCalls
 from relay.runtime.metrics import Metrics
 from relay.runtime.tasks import Tasks
 
-from tests.contract.boxes import FakeClock, event
+from tests.contract.boxes import event
 
 COMMIT_US = 800
 
 
 def append(body_bytes: int = 0, callers: int = 1) -> Append:
-    return Append([event(1, body_bytes=body_bytes)], asyncio.get_running_loop().create_future(), callers)
+    return Append([event(1, body_bytes=body_bytes)], asyncio.get_running_loop().create_future(), callers, sum)
 
 
 def pending_calls(appends: Sequence[Append] = ()) -> PendingCalls:
-    made = PendingCalls(FakeClock(), Metrics())
+    made = PendingCalls(Metrics())
     for each in appends:
         made.add(each)
     return made
@@ -101,7 +101,7 @@ async def test_commit_begins_although_the_loop_stays_busy(commit_delay: CommitDe
 async def test_commit_does_not_wait_after_commits_without_callers() -> None:
     commit_delay, waiting = CommitDelay(), pending_calls()
     commit_delay.committed(0, COMMIT_US)
-    waiting.ops.append(Settle([], set(), Metrics()))
+    waiting.ops.append(Settle([], Metrics()))
     assert await gather(commit_delay, waiting) == 0
 
 
@@ -119,7 +119,7 @@ async def test_full_commit_does_not_wait(commit_delay: CommitDelay) -> None:
 async def test_calls_without_callers_are_delayed_while_datagrams_arrive(commit_delay: CommitDelay) -> None:
     commit_delay.committed(0, COMMIT_US, flowing=True)
     waiting = pending_calls()
-    waiting.ops.append(Settle([], set(), Metrics()))
+    waiting.ops.append(Settle([], Metrics()))
     assert commit_delay.delay_us(waiting, 1_000) == 9_000
     assert commit_delay.delay_us(waiting, 10_000) <= 0
     commit_delay.committed(11_000, 12_000)
@@ -130,7 +130,7 @@ async def test_calls_without_callers_are_delayed_while_datagrams_arrive(commit_d
 
 async def test_calls_are_not_delayed_without_datagrams(commit_delay: CommitDelay) -> None:
     waiting = pending_calls([append(callers=0)])
-    waiting.ops.append(Settle([], set(), Metrics()))
+    waiting.ops.append(Settle([], Metrics()))
     assert commit_delay.delay_us(waiting, 1_000) == 0
 
 

@@ -9,8 +9,8 @@ from itertools import count
 import pytest
 from relay.config import OutboxSettings
 from relay.outbox import OutboxFull, Selection
-from relay.outbox.sqlite import outbox_state
-from relay.outbox.sqlite.pending_calls import cleanup
+from relay.outbox.engine import deletion
+from relay.outbox.engine.pending_calls import cleanup
 
 from tests.contract.boxes import PHONE, REFUSED, TV, SqliteBox, bodies, close, events
 from tests.unit.outbox.sqlite.conftest import MakeBox
@@ -53,13 +53,13 @@ async def test_seqs_continue_after_the_newest_rows_are_deleted(
     make_box: MakeBox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The newest rows are deleted, older rows are not, and seqs continue after the gap, also after a kill."""
-    monkeypatch.setattr(outbox_state, "_TRUNCATED_ROWS", 0)
-    monkeypatch.setattr(outbox_state, "_IDLE_GARBAGE_ROWS", 512)
+    monkeypatch.setattr(deletion, "_TRUNCATED_ROWS", 0)
+    monkeypatch.setattr(deletion, "_IDLE_GARBAGE_ROWS", 512)
     box = make_box(max_size_bytes=2 * MIB)
     await box.start()
     await box.append(range(1_500), body_bytes=400)
     await box.deliver_all()
-    while box.outbox._owner.known.last_row == 1_500:
+    while box.outbox._owner.known.log.last_row == 1_500:
         await asyncio.sleep(0.005)
     assert await box.append(range(1_400, 1_600)) == 100
     box = await box.kill()
@@ -68,7 +68,7 @@ async def test_seqs_continue_after_the_newest_rows_are_deleted(
     assert await box.append(range(1_600)) == 1_600
     assert len(await box.deliver_all()) == 100
     await settled_down(box)
-    assert box.outbox._owner.known.rows < 512
+    assert box.outbox._owner.known.log.rows < 512
     box.check()
     await close(box)
 
@@ -95,7 +95,7 @@ async def test_file_that_cannot_shrink_is_not_vacuumed_repeatedly(make_box: Make
 async def settled_down(box: SqliteBox) -> None:
     """Wait until the outbox has no cleanup left and waits for calls."""
     owner = box.outbox._owner
-    while owner._wake is None or owner.known.pending or cleanup(owner.known, box.clock) is not None:
+    while not owner._bell.is_awaited or owner.known.totals.pending or cleanup(owner.known) is not None:
         await asyncio.sleep(0.005)
 
 

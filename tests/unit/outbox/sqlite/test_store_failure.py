@@ -79,8 +79,9 @@ async def test_failed_writes_are_reported_until_the_disk_works_again(box: Sqlite
 
 async def test_full_disk_is_reported_as_such(box: SqliteBox) -> None:
     await box.append(range(10))
-    pages = await box.outbox._owner.store.run(lambda database: database.execute("PRAGMA page_count").fetchone()[0])
-    await box.outbox._owner.store.run(lambda database: database.execute(f"PRAGMA max_page_count={pages}").fetchall())
+    storage = box.outbox._owner.storage
+    pages = await storage.run(lambda database: database.execute("PRAGMA page_count").fetchone()[0])
+    await storage.run(lambda database: database.execute(f"PRAGMA max_page_count={pages}").fetchall())
     with pytest.raises(OutboxFull, match="disk is full"):
         await box.append(range(10, 200), body_bytes=400)
     assert await again(lambda: box.append([600])) == 0

@@ -12,20 +12,18 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from relay.config import OutboxSettings
 from relay.outbox import OutboxError, OutboxFull
-from relay.outbox.sqlite import operations
-from relay.outbox.sqlite.commit_plan import Append, Draft, Op
-from relay.outbox.sqlite.disk_errors import failure_of
-from relay.outbox.sqlite.outbox_state import OutboxState
-from relay.runtime.clock import Clock
+from relay.outbox.engine import operations
+from relay.outbox.engine.commit_plan import Append, Draft, Op
+from relay.outbox.engine.failures import failure_of
+from relay.outbox.engine.outbox_state import OutboxState
 from relay.runtime.metrics import Metrics
 
 
 class PendingCalls:
     """Calls since the last commit began."""
 
-    def __init__(self, clock: Clock, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics) -> None:
         self.appends: deque[Append] = deque()
         self.ops: deque[Op[Any]] = deque()
         self.body_bytes = 0
@@ -36,7 +34,6 @@ class PendingCalls:
         """Sum over the same appends, see Append."""
         self.callers = 0
         """Number of callers of the waiting appends."""
-        self._clock = clock
         self._metrics = metrics
         self._ops_first = False
         """Whether the next commit contains no appends."""
@@ -73,12 +70,12 @@ class PendingCalls:
             if not op.result.done():
                 op.result.set_exception(failure)
 
-    def draft(self, state: OutboxState, settings: OutboxSettings) -> Draft:
+    def draft(self, state: OutboxState) -> Draft:
         """Plan the next commit. If planning raises, the planned calls fail."""
-        draft = Draft(state, self._clock)
-        appends = [] if self._ops_first else self._next_appends(state.limits.commit_bytes)
+        draft = Draft(state)
+        appends = [] if self._ops_first else self._next_appends(state.limits.space.commit_bytes)
         try:
-            self._plan(draft, appends, settings)
+            self._plan(draft, appends)
         except Exception as error:
             failure = failure_of(error)
             for append in appends:
@@ -89,13 +86,19 @@ class PendingCalls:
         self._ops_first = bool(self.ops) and any(isinstance(op, operations.Drop) for op in draft.ops)
         return draft
 
-    def _plan(self, draft: Draft, appends: list[Append], settings: OutboxSettings) -> None:
-        rejection = self._make_room(draft, appends, settings)
+    def correction(self, state: OutboxState, missing: int) -> Draft:
+        """Plan a commit that balances the ledger with the log, see `Correct`."""
+        draft = Draft(state)
+        operations.Correct(missing, self._metrics).plan(draft)
+        return draft
+
+    def _plan(self, draft: Draft, appends: list[Append]) -> None:
+        rejection = self._make_room(draft, appends)
         if rejection is not None:
             while appends:
                 self._reject(appends.pop(0), rejection)
         draft.append(appends)
-        while draft.state.loaded and self.ops and self.ops[0].plan(draft):
+        while draft.state.is_loaded and self.ops and self.ops[0].plan(draft):
             self.ops.popleft()
 
     def _reject(self, append: Append, failure: OutboxError) -> None:
@@ -116,7 +119,7 @@ class PendingCalls:
             body_bytes -= append.body_bytes
         return appends
 
-    def _make_room(self, draft: Draft, appends: Sequence[Append], settings: OutboxSettings) -> OutboxFull | None:
+    def _make_room(self, draft: Draft, appends: Sequence[Append]) -> OutboxFull | None:
         """Plan deletions: of settled rows if there are enough, of pending events if `when_full` is
         "drop_oldest".
 
@@ -125,30 +128,30 @@ class PendingCalls:
         state = draft.state
         cost_bytes = sum([each.cost_bytes for each in appends])
         missing_bytes = cost_bytes - state.room_bytes()
-        if appends and settings.when_full == "drop_oldest" and missing_bytes > 0:
+        if appends and state.limits.settings.when_full == "drop_oldest" and missing_bytes > 0:
             # After a limit was lowered, each commit frees a limited amount.
-            missing_bytes = min(missing_bytes, cost_bytes + state.limits.commit_bytes)
-            last = state.index.oldest_droppable(missing_bytes) if state.loaded else None
+            missing_bytes = min(missing_bytes, cost_bytes + state.limits.space.commit_bytes)
+            last = state.index.oldest_droppable(missing_bytes) if state.is_loaded else None
             if last is None:
                 return OutboxFull(
                     "the outbox is full, and every event in it is in flight or quarantined: append again later"
                 )
-            operations.Drop("size", state.first_row, last, self._metrics).plan(draft)
+            operations.Drop("size", state.log.first_row, last, self._metrics).plan(draft)
         # Also without appends, because the relay rejects appends until delivered rows are deleted.
-        elif (seq_range := state.reclaimable(sum([each.body_bytes for each in appends]))) is not None:
-            operations.Reclaim(seq_range).plan(draft)
+        elif (seq_range := state.deletable(sum([each.body_bytes for each in appends]))) is not None:
+            operations.Delete(seq_range).plan(draft)
         return None
 
 
-def cleanup(state: OutboxState, clock: Clock) -> Draft | None:
-    """Plan a commit that only deletes settled rows or frees pages; None if there is nothing to do."""
+def cleanup(state: OutboxState) -> Draft | None:
+    """Plan a commit that only deletes settled rows or returns free space; None if there is nothing to do."""
     wanted: Op[None] | None = None
-    if (seq_range := state.reclaimable(None)) is not None:
-        wanted = operations.Reclaim(seq_range)
-    elif state.loaded and state.wasteful:
-        wanted = operations.Vacuum()
+    if (seq_range := state.deletable(None)) is not None:
+        wanted = operations.Delete(seq_range)
+    elif state.is_loaded and state.space.can_shrink:
+        wanted = operations.shrink(state)
     if wanted is None:
         return None
-    draft = Draft(state, clock)
+    draft = Draft(state)
     wanted.plan(draft)
     return draft

@@ -25,7 +25,7 @@ def written(box: SqliteBox) -> float:
 
 def reserve_the_log(box: SqliteBox) -> None:
     """Extend the log's file to its maximum, so that later commits write no zeros."""
-    store = box.outbox._owner.store
+    store = box.outbox._owner.storage
     assert store._wal.reserve(LOG_BYTES, LOG_BYTES)
     store._count()
 
@@ -48,7 +48,7 @@ async def test_appends_of_consecutive_iterations_share_a_commit(box: SqliteBox) 
 
 async def test_appends_during_a_commit_share_the_next_commit(box: SqliteBox) -> None:
     before = commits(box)
-    database, begun = box.outbox._owner.store._connection._conn, []
+    database, begun = box.outbox._owner.storage._thread.database, []
     database.set_trace_callback(begun.append)
     first = box.outbox.append([event(0)])
     while not begun:
@@ -174,7 +174,7 @@ async def test_stored_ids_of_deleted_events_are_not_moved_repeatedly(make_box: M
         await box.append(range(base, base + 1_000), body_bytes=400)
     await box.deliver_all()
     before = written(box)
-    while box.outbox._owner.known.rows:
+    while box.outbox._owner.known.log.rows:
         await asyncio.sleep(0.001)
     await box.append([80_000])
     assert (written(box) - before) / 80_000 <= 130
@@ -193,11 +193,11 @@ async def test_rows_before_pending_events_are_deleted_after_a_delay(make_box: Ma
     for _ in range(9):
         await box.outbox.forget([9_999])
         box.clock.advance(1_000)
-    assert (state.rows, state.pending) == (10_000, 500)
+    assert (state.log.rows, state.totals.pending) == (10_000, 500)
     box.clock.advance(2_000)
-    while state.rows == 10_000:
+    while state.log.rows == 10_000:
         await box.outbox.forget([9_999])
-    assert state.pending == 500
+    assert state.totals.pending == 500
 
 
 async def test_file_shrinks_after_a_backlog_despite_steady_traffic(make_box: MakeBox) -> None:
@@ -218,7 +218,7 @@ async def test_checkpointed_frames_are_neither_copied_nor_counted_again(make_box
     box = make_box(max_size_bytes=64 << 20)
     await box.start()
     await box.append(range(2_400), body_bytes=1_000)  # more than half of the maximum log size, and less than all of it
-    await box.outbox._owner.store._copy_back()
+    await box.outbox._owner.storage._copy_back()
     before = written(box)
     await box.outbox.forget([9_999])
     await box.append([2_400])
@@ -234,7 +234,7 @@ async def test_commit_of_many_queues_causes_no_extra_checkpoint(make_box: MakeBo
     for base in range(0, 10_000, 500):
         await box.outbox.append([event(base + at, key, 400) for at, key in enumerate(keys)])
     checkpoints = []
-    database = box.outbox._owner.store._connection._conn
+    database = box.outbox._owner.storage._thread.database
     database.set_trace_callback(lambda sql: checkpoints.append(sql) if "wal_checkpoint" in sql else None)
     for _ in range(10):
         queues = [box.queues[key] for key in keys]

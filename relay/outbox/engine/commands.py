@@ -1,0 +1,339 @@
+"""The commands of a commit, and their results: all that the engine asks a store to change or to read.
+
+Rules: a command is plain data. A store executes the commands of one commit in order, all or none, and returns one
+result per command. A command without a named result has the result None. Seqs, queue ids and request numbers are
+assigned by the engine.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+from relay.event.reader import DeviceKey
+from relay.outbox import Dead, Selection, Timestamp
+from relay.outbox.engine.outbox_clock import Anchor
+
+DeletionKind: TypeAlias = Literal["front", "holes", "tail", "all"]
+"""front: oldest rows, all settled; holes: settled rows among pending ones; tail: newest rows; all: every row."""
+
+
+class DeadEvent(NamedTuple):
+    """An event to be moved to the dead letters."""
+
+    seq: int
+    queue_id: int
+    dead: Dead
+
+
+class DeadLetterLimits(NamedTuple):
+    """Limits of the dead letters, and the present time."""
+
+    max_letters: int
+    max_body_bytes: int
+    now_ms: int
+    """Wall clock, Unix time."""
+
+
+class DeadLettered(NamedTuple):
+    """Result: events that became dead letters."""
+
+    events: int
+    discarded: int
+    """Number of older dead letters that were deleted to stay within the limits."""
+    body_bytes: int
+    """Growth of the bodies of all dead letters; negative if they shrank."""
+
+
+class SeqRange(NamedTuple):
+    """A range of seqs of the log, and the part of the dedupe window to remember for it."""
+
+    first_seq: int
+    last_seq: int
+    kept_from_seq: int
+    ids: bytes
+    marks: bytes
+    checks: bytes
+    forget_to_seq: int
+    """The dedupe window contains no seq up to here."""
+
+
+# -- appends -----------------------------------------------------------------------------------------
+
+
+class AddQueues(NamedTuple):
+    """Insert device queues, all with the same cursor."""
+
+    queues: Sequence[tuple[int, DeviceKey]]
+    """Queue id and device of each."""
+    cursor: int
+
+
+class InsertEvents(NamedTuple):
+    """Insert events with the seqs first_seq, first_seq + 1, ..., given by columns."""
+
+    first_seq: int
+    at_ms: int
+    """Outbox time of the append."""
+    queue_ids: Sequence[int]
+    ids: Sequence[bytes]
+    crcs: Sequence[int]
+    """Checksum of each body, see `checksum`."""
+    received_crcs: Sequence[int]
+    """Checksum of the received bytes of each event; 0 if it equals the CRC-32 of the body."""
+    bodies: Sequence[bytes]
+    sizes: Sequence[int]
+    """Size of each body, in bytes."""
+
+
+# -- requests ----------------------------------------------------------------------------------------
+
+
+class WantedEvents(NamedTuple):
+    """One device queue's part of a request that is claimed."""
+
+    queue_id: int
+    seqs: array[int]
+    sizes: array[int]
+    """Sizes of the bodies, in bytes."""
+    window: bytes
+    shift_ms: int
+    """True time minus outbox time, for the timestamps; 0 if unknown."""
+
+
+class ClaimEvents(NamedTuple):
+    """Read the bodies of a request, move corrupt events to the dead letters, and write the request to the journal.
+
+    Result: ClaimedEvents.
+    """
+
+    request: int
+    boot: int
+    boot_from_ms: int
+    """Outbox time when the present boot began."""
+    wanted: Sequence[WantedEvents]
+    dead_letter_limits: DeadLetterLimits
+
+
+class ClaimedRows(NamedTuple):
+    """The rows that a store found for one WantedEvents."""
+
+    seqs: array[int]
+    bodies: list[bytes]
+    corrupt: list[int]
+    """Seqs of events whose checksum does not match, or whose row is missing."""
+    timestamps: dict[int, Timestamp]
+    """By index in `bodies`."""
+    shift_ms: int
+
+
+class ClaimedEvents(NamedTuple):
+    rows: list[ClaimedRows]
+    dead_lettered: DeadLettered
+
+
+class QueueMove(NamedTuple):
+    """The new values of a device queue after a settle. Its journal entry is deleted."""
+
+    cursor: int
+    """0: the cursor does not move."""
+    delivered: int
+    window: bytes
+    boot: int
+    queue_id: int
+
+
+class SettleEvents(NamedTuple):
+    """Move events to the dead letters, and move cursors. Result: DeadLettered."""
+
+    moves: Sequence[QueueMove]
+    dead_events: Sequence[DeadEvent]
+    dead_letter_limits: DeadLetterLimits
+
+
+class ForgetQueues(NamedTuple):
+    """Delete idle device queues. Their numbers of delivered events stay in the ledger."""
+
+    queue_ids: Sequence[int]
+    next_queue_id: int
+
+
+# -- space -------------------------------------------------------------------------------------------
+
+
+class DropEvents(NamedTuple):
+    """Delete the rows of a range except events in flight and quarantined events. Result: number of deleted rows."""
+
+    seq_range: SeqRange
+    events: int
+    """Number of pending events among the rows."""
+    in_flight: Sequence[int]
+    """Seqs of the events in flight."""
+    spares_quarantined: bool
+    """Whether there are quarantined events."""
+
+
+class DeleteSettled(NamedTuple):
+    """Delete the settled rows of a range, and remember their ids. Result: Deleted."""
+
+    seq_range: SeqRange
+    kind: DeletionKind
+    shrink_bytes: int
+    """Maximum free space to return to the system after the deletion of a tail."""
+
+
+class Deleted(NamedTuple):
+    rows: int
+    first_row: int | None
+    """Seq of the oldest row of the log; None if the log is empty."""
+    last_row: int | None
+
+
+class Shrink(NamedTuple):
+    """Return free space to the system."""
+
+    max_bytes: int
+
+
+# -- ledger and clocks -------------------------------------------------------------------------------
+
+
+class SaveClocks(NamedTuple):
+    """Store readings of the clocks."""
+
+    anchor: Anchor
+    boot: int
+    boot_from_ms: int
+    is_clean: bool
+    """Whether the outbox is closed after this commit."""
+
+
+class CorrectLedger(NamedTuple):
+    """Count missing events as dead-lettered, and reappeared ones (`missing` < 0) as undelivered."""
+
+    missing: int
+
+
+class FindOlder(NamedTuple):
+    """Find the rows from `first_seq` on that were all appended before `before_ms`, among a few thousand rows.
+
+    Result: the last seq of these rows; None if there are none.
+    """
+
+    first_seq: int
+    before_ms: int
+
+
+class ReadAppendTime(NamedTuple):
+    """Result: outbox time when an event was appended; None if it has no row."""
+
+    seq: int
+
+
+# -- dead letters ------------------------------------------------------------------------------------
+
+
+class ReadDeadLetters(NamedTuple):
+    """Result: a sequence of DeadLetter with id > `after`, sorted by id."""
+
+    selection: Selection
+    limit: int
+    after: int
+
+
+class ChooseDeadLetters(NamedTuple):
+    """Choose dead letters whose values are valid. Result: a sequence of ChosenLetter."""
+
+    selection: Selection
+    limit: int
+
+
+class ChosenLetter(NamedTuple):
+    """A dead letter to requeue."""
+
+    id: int
+    key: DeviceKey
+    event_id: bytes
+    body_bytes: int
+
+
+class RequeueDeadLetters(NamedTuple):
+    """Append dead letters to the log, each with its checksum. Result: the set of the ids that still existed."""
+
+    wanted: Sequence[tuple[int, int]]
+    """Id and queue id of each."""
+    first_seq: int
+    at_ms: int
+
+
+class DiscardDeadLetters(NamedTuple):
+    """Delete selected dead letters. Result: (their number, bytes of their bodies)."""
+
+    selection: Selection
+    limit: int
+
+
+# -- quarantined events ------------------------------------------------------------------------------
+
+
+class AdoptEvents(NamedTuple):
+    """Append quarantined events again, without the mark of an inserted timestamp. Result: AdoptedEvents."""
+
+    chosen: Sequence[tuple[int, int]]
+    """Seq and queue id of each."""
+    first_seq: int
+    at_ms: int
+    max_bytes: int
+    """Sum of the bodies after which the store stops."""
+
+
+class AdoptedEvent(NamedTuple):
+    """An event that was appended again."""
+
+    seq: int
+    queue_id: int
+    event_id: bytes
+    body_bytes: int
+
+
+class AdoptedEvents(NamedTuple):
+    tried: int
+    """Number of chosen events that were processed."""
+    events: Sequence[AdoptedEvent]
+    """The processed events whose rows still existed."""
+
+
+class DiscardQuarantined(NamedTuple):
+    """Delete rows and remember their ids as dropped. Result: number of deleted rows."""
+
+    seqs: Sequence[int]
+
+
+class ForgetMachine(NamedTuple):
+    """Forget which machine owns the outbox. The next machine that opens it becomes the owner."""
+
+
+Command: TypeAlias = (
+    AddQueues
+    | InsertEvents
+    | ClaimEvents
+    | SettleEvents
+    | ForgetQueues
+    | DropEvents
+    | DeleteSettled
+    | Shrink
+    | SaveClocks
+    | CorrectLedger
+    | FindOlder
+    | ReadAppendTime
+    | ReadDeadLetters
+    | ChooseDeadLetters
+    | RequeueDeadLetters
+    | DiscardDeadLetters
+    | AdoptEvents
+    | DiscardQuarantined
+    | ForgetMachine
+)
+Result: TypeAlias = Any
+"""The result of a command, as its docstring describes."""

@@ -1,0 +1,296 @@
+"""The calls of the outbox as parts of a commit.
+
+Each class plans the command of one call, and changes the state after the commit. The rules are those of `commit_plan`.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from relay.outbox import Claimed, ClaimPart, DropReason, Settled
+from relay.outbox.engine.commands import (
+    ClaimedEvents,
+    ClaimEvents,
+    Command,
+    CorrectLedger,
+    DeadEvent,
+    DeadLettered,
+    Deleted,
+    DeleteSettled,
+    DropEvents,
+    ForgetQueues,
+    QueueMove,
+    ReadAppendTime,
+    SaveClocks,
+    SettleEvents,
+    Shrink,
+    WantedEvents,
+)
+from relay.outbox.engine.commit_plan import Draft, Op
+from relay.outbox.engine.dedupe_window import DROPPED
+from relay.outbox.engine.deletion import DeletionRange
+from relay.outbox.engine.outbox_state import OutboxState
+from relay.runtime.metrics import Metrics
+
+T = TypeVar("T")
+
+
+class Execute(Op[T]):
+    """Execute one command that changes nothing in memory. Its result is the result of the call."""
+
+    def __init__(self, command: Command) -> None:
+        super().__init__()
+        self._command = command
+
+    def plan(self, draft: Draft) -> bool:
+        draft.add(self, self._command)
+        return True
+
+    def apply(self, state: OutboxState, result: T) -> T:
+        return result
+
+
+class Claim(Op[Sequence[Claimed]]):
+    """Journal one request, and read its events, see Outbox.claim."""
+
+    patient = True
+
+    def __init__(self, parts: Sequence[ClaimPart], true_ms: int | None, metrics: Metrics) -> None:
+        super().__init__()
+        self._parts = parts
+        self._true_ms = true_ms
+        self._metrics = metrics
+
+    def plan(self, draft: Draft) -> bool:
+        state = draft.state
+        if any(part.queue_id in draft.unclear for part in self._parts):
+            return False
+        shift_ms = 0 if self._true_ms is None else self._true_ms - draft.now_ms
+        wanted = []
+        for queue_id, events, window in self._parts:
+            skip = draft.skipped.get(queue_id, 0)
+            queue = state.index.queues.get(queue_id)
+            if queue is None:  # it was lost with a broken store
+                wanted.append(WantedEvents(queue_id, array("Q"), array("I"), window, 0))
+                continue
+            busy = queue.in_flight is not None and not skip and not queue.is_restored
+            assert not busy, f"queue {queue_id} is in flight already"
+            sent_ms = None if skip else queue.shift_ms
+            shift = shift_ms if sent_ms is None else sent_ms
+            wanted.append(WantedEvents(queue_id, queue.seqs(events, skip), queue.sizes(events, skip), window, shift))
+        draft.unclear.update(part.queue_id for part in self._parts)
+        draft.add(self, ClaimEvents(draft.take_request(), *state.boot, wanted, state.dead_letter_limits()))
+        return True
+
+    def apply(self, state: OutboxState, result: ClaimedEvents) -> Sequence[Claimed]:
+        state.begin_request()
+        count_dead_lettered(state, result.dead_lettered, ["corrupt"] * result.dead_lettered.events, self._metrics)
+        claimed = []
+        for (number, _, _), part in zip(self._parts, result.rows, strict=True):
+            for seq in part.corrupt:
+                state.dead_letter(number, seq)
+            if number in state.index.queues:
+                state.index.queues[number].claim(part.seqs, part.shift_ms)
+            claimed.append(Claimed(number, part.bodies, part.timestamps))
+        return claimed
+
+
+class Settle(Op[None]):
+    """Record the outcome of claimed events, see Outbox.settle."""
+
+    patient = True
+
+    def __init__(self, settled: Sequence[Settled], metrics: Metrics) -> None:
+        super().__init__()
+        self._settled = settled
+        self._metrics = metrics
+        self._moves: list[QueueMove] = []
+        self._dead_events: list[DeadEvent] = []
+
+    def plan(self, draft: Draft) -> bool:
+        state = draft.state
+        if any(each.queue_id in draft.unclear for each in self._settled):
+            return False
+        for number, delivered, dead, window in self._settled:
+            queue = state.index.queues.get(number)
+            if queue is None:  # it was lost with a broken store
+                continue
+            seqs = queue.in_flight if queue.in_flight is not None else array("Q")
+            assert seqs or not (delivered or dead), f"queue {number} has no events in flight"
+            # After a failed commit the store may contain this settle already.
+            dead_events = [DeadEvent(seqs[at], number, why) for at, why in dead.items() if seqs[at] in queue]
+            here = len(seqs) if queue.seqs(len(seqs)) == seqs else sum(seq in queue for seq in seqs)
+            self._dead_events += dead_events
+            cursor, done = (seqs[-1], here - len(dead_events)) if delivered else (0, 0)
+            self._moves.append(QueueMove(cursor, done, window, state.boot.number, number))
+            if delivered and here == len(seqs):
+                draft.skipped[number] = len(seqs)
+            else:
+                draft.unclear.add(number)
+        draft.add(self, SettleEvents(self._moves, self._dead_events, state.dead_letter_limits()))
+        return True
+
+    def apply(self, state: OutboxState, result: DeadLettered) -> None:
+        count_dead_lettered(state, result, [dead_event.dead.reason for dead_event in self._dead_events], self._metrics)
+        for dead_event in self._dead_events:
+            state.dead_letter(dead_event.queue_id, dead_event.seq)
+        for move in self._moves:
+            state.index.queues[move.queue_id].release()
+            if move.cursor:
+                events = state.deliver(move.queue_id, move.cursor)
+                assert events == move.delivered
+                self._metrics.events_delivered.inc(events)
+
+
+class Forget(Op[None]):
+    """Delete idle device queues, see Outbox.forget."""
+
+    def __init__(self, queue_ids: Sequence[int]) -> None:
+        super().__init__()
+        self._queues = queue_ids
+        self._idle: list[int] = []
+
+    def plan(self, draft: Draft) -> bool:
+        if draft.unclear.intersection(self._queues):
+            return False
+        index, appended_to = draft.state.index, draft.appended_to()
+        self._idle = [
+            number
+            for number in self._queues
+            if (queue := index.queues.get(number)) is not None
+            and not len(queue)
+            and not queue.quarantined
+            and queue.in_flight is None
+            and number not in appended_to
+        ]
+        draft.unclear.update(self._idle)
+        draft.add(self, ForgetQueues(self._idle, index.next_queue_id))
+        return True
+
+    def apply(self, state: OutboxState, result: None) -> None:
+        for number in self._idle:
+            state.index.forget(number)
+
+
+class Drop(Op[int]):
+    """Drop the pending events of a range of seqs, except events in flight."""
+
+    def __init__(self, reason: DropReason, first_seq: int, last_seq: int, metrics: Metrics) -> None:
+        super().__init__()
+        self._reason = reason
+        self._range = DeletionRange(first_seq, last_seq, "front")
+        self._metrics = metrics
+        self._from: list[tuple[int, int, array[int]]] = []
+        """For each queue: its id, the number of its pending events before the range, and the seqs to drop."""
+        self._kept: list[int] = []
+
+    def plan(self, draft: Draft) -> bool:
+        state = draft.state
+        if draft.unclear or draft.skipped:
+            return False
+        first_seq, last_seq, _ = self._range
+        for number, queue in state.index.queues.items():
+            in_flight = queue.in_flight if queue.in_flight is not None else array("Q")
+            self._kept += [seq for seq in in_flight if first_seq <= seq <= last_seq]
+            events = queue.count_to(last_seq) - len(in_flight)
+            if events > 0:
+                self._from.append((number, len(in_flight), queue.seqs(events, len(in_flight))))
+        seq_range = state.range(first_seq, last_seq)
+        marks = bytearray(seq_range.marks)
+        for _, _, seqs in self._from:
+            for seq in seqs:
+                if seq >= seq_range.kept_from_seq:
+                    marks[seq - seq_range.kept_from_seq] = DROPPED
+        draft.unclear.update(number for number, _, _ in self._from)
+        events = sum(len(seqs) for _, _, seqs in self._from)
+        quarantined = state.totals.quarantined > 0
+        draft.add_before(self, DropEvents(seq_range._replace(marks=bytes(marks)), events, self._kept, quarantined))
+        return True
+
+    def apply(self, state: OutboxState, result: int) -> int:
+        events = 0
+        for number, before, seqs in self._from:
+            state.drop(number, before, seqs)
+            events += len(seqs)
+        self._metrics.events_dropped.labels(self._reason).inc(events)
+        first_left, last_row = state.log.first_row, state.log.last_row
+        if self._range.first_seq <= first_left and not state.totals.quarantined:
+            first_left = min(self._kept, default=self._range.last_seq + 1)
+        state.delete(self._range, Deleted(result, first_left, last_row))
+        return events
+
+
+class Delete(Op[None]):
+    """Delete settled rows, see OutboxState.deletable."""
+
+    def __init__(self, seq_range: DeletionRange) -> None:
+        super().__init__()
+        self._range = seq_range
+
+    def plan(self, draft: Draft) -> bool:
+        first_seq, last_seq, kind = self._range
+        state = draft.state
+        self.is_expensive = kind in ("front", "holes") and state.totals.pending > 0
+        max_bytes = state.limits.space.delete_bytes
+        draft.add_before(self, DeleteSettled(state.range(first_seq, last_seq), kind, max_bytes))
+        return True
+
+    def apply(self, state: OutboxState, result: Deleted) -> None:
+        state.delete(self._range, result)
+
+
+class Correct(Op[None]):
+    """Balance the ledger with a log that a failing disk has changed.
+
+    Missing events are counted as dead-lettered, although there is no dead letter of them. Events that reappeared
+    (`missing` < 0) are counted as not delivered.
+    """
+
+    def __init__(self, missing: int, metrics: Metrics) -> None:
+        super().__init__()
+        self._missing = missing
+        self._metrics = metrics
+
+    def plan(self, draft: Draft) -> bool:
+        draft.add(self, CorrectLedger(self._missing))
+        return True
+
+    def apply(self, state: OutboxState, result: None) -> None:
+        state.correct_ledger(self._missing)
+        self._metrics.events_dead_lettered.labels("corrupt").inc(max(self._missing, 0))
+
+
+class FindOldest(Op[None]):
+    """Read when the oldest pending event was appended."""
+
+    def __init__(self, seq: int) -> None:
+        super().__init__()
+        self._seq = seq
+
+    def plan(self, draft: Draft) -> bool:
+        draft.add(self, ReadAppendTime(self._seq))
+        return True
+
+    def apply(self, state: OutboxState, result: int | None) -> None:
+        if result is not None:
+            state.observe_oldest(self._seq, result)
+
+
+def save_clocks(state: OutboxState, *, is_clean: bool = False) -> SaveClocks:
+    """Return the command that stores the readings of the clocks. Only a restart reads them."""
+    return SaveClocks(state.time.anchor(), *state.boot, is_clean)
+
+
+def shrink(state: OutboxState) -> Op[Any]:
+    return Execute(Shrink(state.limits.space.shrink_bytes))
+
+
+def count_dead_lettered(
+    state: OutboxState, dead_lettered: DeadLettered, reasons: Sequence[str], metrics: Metrics
+) -> None:
+    state.count_dead_lettered(dead_lettered)
+    metrics.dead_letters_discarded.inc(dead_lettered.discarded)
+    for reason in reasons:
+        metrics.events_dead_lettered.labels(reason).inc()
