@@ -33,7 +33,7 @@ COMMANDS: Mapping[str, str] = {
     "adopt": "Send or drop the quarantined events of another machine.",
     "prepare-image": "Prepare this installation for cloning.",
     "support-bundle": "Write a diagnostic archive without secrets and events.",
-    "healthcheck": "Exit 0 if the relay runs and can store events.",
+    "healthcheck": "Exit with 0 if the relay runs and can store events.",
 }
 
 
@@ -78,11 +78,11 @@ class LazyGroup(click.Group):
 @click.group(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 success, 1 failure, 2 usage, 75 another process holds the outbox, 78 invalid configuration.",
+    epilog="Exit codes: 0 success, 1 failure, 2 usage, 75 another relay uses the outbox, 78 invalid configuration.",
 )
 @click.version_option(__version__, prog_name="relay", message="%(prog)s %(version)s")
 def cli() -> None:
-    """Store events of the apps on this machine, and forward them upstream within its limits."""
+    """Store the events of local apps, and forward them to the upstream events API within its limits."""
 
 
 def main() -> None:

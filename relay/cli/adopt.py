@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from relay.cli.client import RelayClient
-from relay.cli.common import config_option, has_ops, load_client_settings, ops_place, progress
+from relay.cli.common import config_option, has_ops, json_option, load_client_settings, ops_place, progress
 from relay.config import OutboxSettings
 
 _EVENTS_AT_ONCE = 4096
@@ -17,12 +17,12 @@ _EVENTS_AT_ONCE = 4096
 @click.command("adopt")
 @config_option
 @click.option("--discard", is_flag=True, help="Drop the events instead of sending them.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 def command(config_file: Path | None, discard: bool, as_json: bool) -> None:
     """Send the quarantined events of another machine, or drop them with --discard.
 
     If an outbox was copied from another machine, or its disk was moved, the relay quarantines the pending events,
-    because the original may send them, too. Without a running relay, the command opens the outbox directly.
+    because the original machine may send them too. Without a running relay, the command opens the outbox directly.
     """
     settings = load_client_settings(config_file)
     done = "discarded" if discard else "adopted"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import click
 
-from relay.cli.common import config_option
+from relay.cli.common import config_option, json_option
 from relay.cli.exits import CONFIG_WRONG, FAILED, Failed
 from relay.cli.terminal import printable
 from relay.config import ConfigError, Settings, describe, find_config_file, load_with_sources, toml
@@ -24,12 +24,12 @@ from relay.runtime.secret import exposed
 
 @click.command("check-config")
 @config_option
-@click.option("--online", is_flag=True, help="Also check the upstream's name, TLS and key; this stores no event there.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--online", is_flag=True, help="Also test name lookup, TLS and key of the upstream, without an event.")
+@json_option
 def command(config_file: Path | None, online: bool, as_json: bool) -> None:
-    """Print the effective configuration with masked secrets, the source of each value, and a verdict.
+    """Print the effective configuration with masked secrets and the source of each value.
 
-    Exits with 78 if the configuration is not valid, with 1 if a step of --online failed.
+    Exits with 78 if the configuration is not valid, and with 1 if a step of --online fails.
     """
     try:
         settings, sources = load_with_sources(find_config_file(config_file, os.environ), os.environ)

@@ -67,7 +67,7 @@ def open_private(path: Path) -> int:
     try:
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except OSError as error:
-        why = "the file exists; name another one" if isinstance(error, FileExistsError) else error.strerror
+        why = "the file exists; give another name" if isinstance(error, FileExistsError) else error.strerror
         raise exits.Failed(f"cannot write {path}: {why}") from error
 
 
@@ -92,6 +92,11 @@ def config_option(command: Callable[..., Any]) -> Callable[..., Any]:
         type=click.Path(path_type=Path),
         help="Configuration file. Default: the file in RELAY_CONFIG, ./config.toml or /etc/relay/config.toml.",
     )(command)
+
+
+def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --json, as the parameter `as_json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(command)
 
 
 def is_config_named() -> bool:

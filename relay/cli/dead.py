@@ -19,15 +19,22 @@ import click
 
 from relay.cli import exits
 from relay.cli.client import RelayClient
-from relay.cli.common import Utf8, config_option, has_ops, load_client_settings, open_private, ops_place, progress
+from relay.cli.common import (
+    Utf8,
+    config_option,
+    has_ops,
+    json_option,
+    load_client_settings,
+    open_private,
+    ops_place,
+    progress,
+)
 from relay.cli.dead_letters import DONE, PAGE, Action, DeadLetters, Filter, Letter, RemoteDeadLetters, each
 from relay.cli.table import table
 from relay.cli.terminal import printable
 from relay.outbox import DeadReason
 
 Function = Callable[..., Any]
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def _filled(_: click.Context, option: click.Parameter, text: str | None) -> str | None:
@@ -40,7 +47,7 @@ def _filled(_: click.Context, option: click.Parameter, text: str | None) -> str 
 def filter_options(function: Function) -> Function:
     """Add --device, --reason and --search."""
     reasons = click.Choice(get_args(DeadReason))
-    search = "Select by a text in the event, the device or the upstream's message (case-insensitive)."
+    search = "Select by a text in the event, the device or the upstream's message, in any case."
     function = click.option("--search", type=Utf8(), metavar="TEXT", callback=_filled, help=search)(function)
     function = click.option("--reason", type=reasons, help="Select by reason.")(function)
     device = "Select by device_id."
@@ -75,7 +82,7 @@ def list_letters(limit: int, as_json: bool, config_file: Path | None, **matching
         return
     keys = ("reason", "platform", "device_id", "dead_at", "words")
     rows = [[str(letter["id"]), *(letter[key] for key in keys)] for letter in found[:limit]]
-    click.echo(table(("id", "reason", "platform", "device", "since", "message"), rows) if rows else "none")
+    click.echo(table(("id", "reason", "platform", "device", "since", "message"), rows) if rows else "no dead letters")
     if more:
         click.echo("more dead letters exist: raise --limit", err=True)
 
@@ -85,7 +92,7 @@ def list_letters(limit: int, as_json: bool, config_file: Path | None, **matching
 @json_option
 @config_option
 def show(letter_id: int, as_json: bool, config_file: Path | None) -> None:
-    """Show one dead letter with its event as it was sent."""
+    """Show one dead letter with its event."""
     with _letters(config_file) as letters:
         letter = letters.find(letter_id)
     if letter is None:
@@ -105,7 +112,8 @@ def show(letter_id: int, as_json: bool, config_file: Path | None) -> None:
 def requeue(ids: Sequence[int], every: bool, as_json: bool, config_file: Path | None, **matching: str | None) -> None:
     """Send dead letters again, as if they were new events.
 
-    Select them by IDS, --device, --reason, --search or --all. Later dead letters are not affected.
+    Select them by IDS, --device, --reason, --search or --all. Dead letters that are added
+    meanwhile are not affected.
     """
     chosen = Filter(**matching)
     _require_choice(every, ids, chosen)
@@ -123,7 +131,8 @@ def discard(
 ) -> None:
     """Delete dead letters permanently.
 
-    Select them by IDS, --device, --reason, --search or --all. Later dead letters are not affected.
+    Select them by IDS, --device, --reason, --search or --all. Dead letters that are added
+    meanwhile are not affected.
     """
     chosen = Filter(**matching)
     _require_choice(every, ids, chosen)
@@ -225,7 +234,7 @@ def _move(letters: DeadLetters, action: Action, as_json: bool, ids: Sequence[int
         raise exits.Failed(f"{failed.message}\n{done} so far: {moved} of {len(wanted)}", failed.exit_code) from failed
     click.echo(json.dumps({done: moved}) if as_json else f"{moved} {done}")
     if ids and moved < len(wanted):
-        raise exits.Failed(f"{len(wanted) - moved} of these ids do not exist")
+        raise exits.Failed(f"{len(wanted) - moved} of the given ids do not exist")
 
 
 @contextmanager

@@ -31,8 +31,10 @@ _EVENTS_PER_DEVICE_PER_S = 0.5
 
 
 @click.command("demo")
-@click.option("--devices", default=20, show_default=True, type=click.IntRange(1, 1000), help="Simulated devices.")
-@click.option("--seconds", type=click.IntRange(min=1), help="Duration. Default: until Ctrl-C.")
+@click.option(
+    "--devices", default=20, show_default=True, type=click.IntRange(1, 1000), help="Number of simulated devices."
+)
+@click.option("--seconds", type=click.IntRange(min=1), help="Stop after this time. Default: run until Ctrl-C.")
 @click.pass_context
 def command(ctx: click.Context, devices: int, seconds: int | None) -> None:
     """Run a sandbox upstream, a relay with its status page, and simulated devices.

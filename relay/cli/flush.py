@@ -8,16 +8,16 @@ from pathlib import Path
 import click
 
 from relay.cli.client import RelayClient
-from relay.cli.common import config_option, load_client_settings, ops_place
+from relay.cli.common import config_option, json_option, load_client_settings, ops_place
 
 
 @click.command("flush")
 @config_option
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 def command(config_file: Path | None, as_json: bool) -> None:
     """Make the running relay send its pending events now, within the limits.
 
-    The relay also probes each paused endpoint (wrong key, wrong URL, no response) at once.
+    The relay also tries at once each upstream that rejected the key, has a wrong URL or did not respond.
     """
     settings = load_client_settings(config_file)
     client = RelayClient(ops_place(settings), settings.ops.token)

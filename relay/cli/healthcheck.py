@@ -25,13 +25,13 @@ from relay.cli.terminal import printable
     show_default=True,
     type=Seconds(above_zero=True),
     metavar="SECONDS",
-    help="Limit of each request.",
+    help="Longest time for each request.",
 )
 @click.option(
     "--json", "as_json", is_flag=True, help="Print the response of /readyz, or the failing response, as JSON."
 )
 def command(config_file: Path | None, timeout_s: float, as_json: bool) -> None:
-    """Exit 0 if the relay runs (/livez) and can store events (/readyz).
+    """Exit with 0 if the relay runs (/livez) and can store events (/readyz).
 
     An unavailable upstream does not make the relay unhealthy.
     """

@@ -10,14 +10,16 @@ import click
 from relay.app import installation
 from relay.cli import exits
 from relay.cli.client import RelayClient
-from relay.cli.common import config_option, has_ops, load_client_settings, ops_place
+from relay.cli.common import config_option, has_ops, json_option, load_client_settings, ops_place
 from relay.config import OutboxSettings
 
 
 @click.command("prepare-image")
 @config_option
-@click.option("--discard", is_flag=True, help="Drop pending events. Without it, pending events end the command.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option(
+    "--discard", is_flag=True, help="Drop pending events. Without this option the command fails if events are pending."
+)
+@json_option
 def command(config_file: Path | None, discard: bool, as_json: bool) -> None:
     """Remove the installation id, so that the disk image can be cloned.
 

@@ -40,7 +40,7 @@ with _uncollected():
 def command(config_file: Path | None) -> None:
     """Run the relay until SIGTERM or SIGINT. SIGHUP reloads the configuration.
 
-    Exits with 75 if another process holds the outbox, and with 78 if the configuration is invalid.
+    Exits with 75 if another relay uses the outbox, and with 78 if the configuration is invalid.
     """
     try:
         process.end(run_service.main(find_config_file(config_file, os.environ)))

@@ -23,7 +23,11 @@ EXAMPLE = (
 
 @click.command("sandbox")
 @click.option(
-    "--listen", default="127.0.0.1:8090", show_default=True, metavar="HOST:PORT", help="Port 0 selects a free port."
+    "--listen",
+    default="127.0.0.1:8090",
+    show_default=True,
+    metavar="HOST:PORT",
+    help="Address of the sandbox. Port 0 selects a free port.",
 )
 @click.option(
     "--api-key",
@@ -31,7 +35,7 @@ EXAMPLE = (
     show_default=True,
     type=Utf8(),
     metavar="KEY",
-    help="Required value of X-Events-Key.",
+    help="Key that requests must have in X-Events-Key.",
 )
 def command(listen: str, api_key: str) -> None:
     """Run a stand-in upstream with the real key check, validation and limits. It stores nothing on disk.
@@ -40,6 +44,9 @@ def command(listen: str, api_key: str) -> None:
     """
     try:
         host, port = parse_address(listen)
+    except ListenError as error:
+        raise click.BadParameter(str(error), param_hint="--listen") from error
+    try:
         asyncio.run(_serve(Sandbox(SandboxSettings(host=host, port=port, api_key=api_key), SystemClock()), listen))
     except ListenError as error:
         raise exits.Failed(str(error)) from error

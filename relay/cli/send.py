@@ -17,7 +17,17 @@ import click
 
 from relay.cli import exits
 from relay.cli.client import TIMEOUT_S, RelayClient
-from relay.cli.common import Place, Seconds, Utf8, apps_place, config_option, load_client_settings, no_relay, udp_place
+from relay.cli.common import (
+    Place,
+    Seconds,
+    Utf8,
+    apps_place,
+    config_option,
+    json_option,
+    load_client_settings,
+    no_relay,
+    udp_place,
+)
 from relay.cli.shape import Each, difference
 from relay.cli.terminal import printable
 from relay.config import Defaults, Settings
@@ -36,8 +46,10 @@ PLATFORMS = ("ios", "android", "web", "tv")
 @click.command("send")
 @click.argument("event_type", type=Utf8())
 @config_option
-@click.option("--udp", is_flag=True, help="Send a datagram. Only udp.ack = true confirms that it was stored.")
-@click.option("--wait", is_flag=True, help="Wait until the upstream has accepted the event.")
+@click.option(
+    "--udp", is_flag=True, help="Send over UDP. The relay confirms that it stored the event only if udp.ack is true."
+)
+@click.option("--wait", is_flag=True, help="Wait until the event is delivered.")
 @click.option(
     "--timeout",
     "timeout_s",
@@ -45,11 +57,13 @@ PLATFORMS = ("ios", "android", "web", "tv")
     show_default=True,
     type=Seconds(),
     metavar="SECONDS",
-    help="Limit of --wait.",
+    help="Longest time for --wait.",
 )
-@click.option("--tenant-id", type=int, help="Default: defaults.tenant_id or 1.")
-@click.option("--platform", type=click.Choice(PLATFORMS), help="Default: defaults.platform or tv.")
-@click.option("--device-id", type=Utf8(), help="Default: defaults.device_id or a UUID derived from the host name.")
+@click.option("--tenant-id", type=int, help="Tenant of the event. Default: defaults.tenant_id or 1.")
+@click.option(
+    "--platform", type=click.Choice(PLATFORMS), help="Platform of the device. Default: defaults.platform or tv."
+)
+@click.option("--device-id", type=Utf8(), help="Id of the device. Default: defaults.device_id or a UUID of this host.")
 @click.option("--subject-type", type=Utf8(), help="Type of the event's subject; requires --subject-id.")
 @click.option("--subject-id", type=Utf8(), help="Id of the event's subject; requires --subject-type.")
 @click.option("--context", type=Utf8(), metavar="JSON", help="Further data, a JSON object.")
@@ -57,15 +71,15 @@ PLATFORMS = ("ios", "android", "web", "tv")
     "--event-id",
     type=Utf8(),
     metavar="UUID",
-    help="Default: a new one. The relay stores an id only once.",
+    help="Id of the event, which the relay stores only once. Default: a new id.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
+@json_option
 def command(
     config_file: Path | None, udp: bool, wait: bool, timeout_s: float, event_id: str | None, as_json: bool, **given: Any
 ) -> None:
     """Send one event of EVENT_TYPE (post.view, video.play, ...) to a running relay.
 
-    Exits with 1 if the relay rejected it, or with --wait, if it was not delivered in time.
+    Exits with 1 if the relay rejects the event or, with --wait, if the event is not delivered in time.
     """
     settings = load_client_settings(config_file)
     event_id = event_id or SystemClock().new_event_id()
@@ -199,7 +213,7 @@ def _is_same_id(received: str, event_id: str) -> bool:
 
 
 def _wait(place: Place, event_id: str, timeout_s: float) -> str:
-    """Return "delivered". Raises Failed at the timeout, or if the event becomes a dead letter."""
+    """Return "delivered". Raises Failed at the timeout, or if the event will never be delivered."""
     clock = SystemClock()
     until_ms = clock.monotonic_ms() + int(timeout_s * 1000)
     pause = threading.Event()
@@ -210,6 +224,8 @@ def _wait(place: Place, event_id: str, timeout_s: float) -> str:
             return state
         if state == "dead_lettered":
             raise exits.Failed("the upstream rejected the event; `relay dead list` shows the reason")
+        if state == "dropped":
+            raise exits.Failed("the relay dropped the event: outbox.max_age, outbox.max_size or an operator's command")
         if clock.monotonic_ms() >= until_ms:
             raise exits.Failed(f"{state} after {timeout_s:g} s ({detail})")
         pause.wait(POLL_S)

@@ -97,7 +97,7 @@ class TestList:
         assert "is not UTF-8" in result.stderr
 
     def test_an_empty_list_is_printed_as_none(self, relay: NotedRelay) -> None:
-        assert call("dead", "list", environ=relay.environ).stdout == "none\n"
+        assert call("dead", "list", environ=relay.environ).stdout == "no dead letters\n"
 
 
 class TestShow:

@@ -49,10 +49,10 @@ def test_an_address_in_use_is_reported() -> None:
     assert f"cannot listen on {listen}" in result.stderr
 
 
-def test_an_invalid_address_is_reported() -> None:
+def test_an_invalid_address_is_a_usage_error() -> None:
     result = call("sandbox", "--listen", "nonsense", environ={})
 
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "HOST:PORT" in result.stderr
 
 

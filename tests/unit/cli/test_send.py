@@ -140,6 +140,15 @@ class TestWait:
         assert "relay dead list" in result.stderr
         assert result.stderr.endswith(f"\nevent_id: {ID}\n")
 
+    def test_a_dropped_event_is_a_failure(self, relay: NotedRelay) -> None:
+        relay.states = ["pending", "dropped"]
+
+        result = call("send", "x", "--wait", "--timeout", "5", "--event-id", ID, environ=relay.environ)
+
+        assert result.exit_code == 1
+        assert "the relay dropped the event" in result.stderr
+        assert result.stderr.endswith(f"\nevent_id: {ID}\n")
+
     def test_wait_continues_while_the_relay_restarts(self, relay: NotedRelay) -> None:
         relay.states = [GONE, "pending", GONE, "delivered"]
 

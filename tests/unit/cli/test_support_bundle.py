@@ -113,7 +113,7 @@ def test_a_bundle_is_private_and_replaces_no_file(relay: NotedRelay, environ: di
     assert file.stat().st_mode & 0o777 == 0o600
     assert result.exit_code == 1
     assert "b.tar.gz" in result.stderr
-    assert "name another one" in result.stderr
+    assert "give another name" in result.stderr
     assert file.read_bytes() == before
 
 
