@@ -13,11 +13,11 @@ from relay.policy.limits import Limits
 
 
 def choose(
-    endpoint: Endpoint, limits: Limits, now: int, postpone: Callable[[DeviceQueue, int], object]
+    endpoint: Endpoint, limits: Limits, now: int, postponed: Callable[[DeviceQueue, int], object]
 ) -> Sequence[tuple[DeviceQueue, int]]:
     """Return the chosen device queues with their numbers of events, and remove them from `endpoint.ready`.
 
-    A ready device queue that may no longer send, because of its rate window or a pause, is passed to `postpone`.
+    A ready device queue that may no longer send, because of its rate window or a pause, is passed to `postponed`.
     """
     mix = limits.mix_devices == "always" or (limits.mix_devices == "when_ip_limited" and endpoint.limit.is_limited)
     chosen: list[tuple[DeviceQueue, int]] = []
@@ -25,14 +25,11 @@ def choose(
     ready = endpoint.ready
     for _ in range(len(ready)):
         queue = ready.popleft()
-        queue.queued = False
-        if not queue.events or queue.in_flight or queue.reserved:
-            continue
-        if queue.free_at(now, limits) > now:
-            postpone(queue, now)
+        if not queue.events or queue.free_at(now, limits) > now:
+            queue.postpone(now)
+            postponed(queue, now)
             continue
         if chosen and queue.needs_own_request():
-            queue.queued = True
             ready.append(queue)
             continue
         events = min(queue.max_events(limits.max_events), queue.events, room_events)

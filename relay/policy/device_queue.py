@@ -1,4 +1,4 @@
-"""The state of one device queue in the schedule: its pending events, its pause and the diagnosis of its first batch.
+"""The state of one device queue in the schedule: its pending events, position, pause and diagnosis.
 
 A device queue has at most one request in flight, which contains its first events.
 """
@@ -11,7 +11,26 @@ from relay.event.reader import DeviceKey
 from relay.policy.diagnosis import HEALTHY, BatchDelivered, Outcome
 from relay.policy.limits import Limits
 from relay.policy.pause import NO_PAUSE, Pause
+from relay.policy.position import (
+    IDLE,
+    Arrived,
+    ChosenForRequest,
+    Emptied,
+    Freed,
+    InFlight,
+    Lingering,
+    Position,
+    PositionInput,
+    Postponed,
+    RequestSettled,
+    Reserve,
+    SlotUse,
+    Unreserved,
+    after,
+)
 from relay.policy.rate_window import Window
+
+_EMPTIED, _FREED, _RESERVE, _UNRESERVED = Emptied(), Freed(), Reserve(), Unreserved()
 
 
 class DeviceQueue:
@@ -20,20 +39,12 @@ class DeviceQueue:
     __slots__ = (
         "body_bytes",
         "diagnosis",
-        "due_at",
         "events",
-        "grew_at",
-        "holds_slot",
         "id",
-        "in_flight",
         "key",
-        "leftover",
-        "listed_empty",
         "pause",
         "phase",
-        "queued",
-        "reserved",
-        "stalled",
+        "position",
         "wake_at",
         "window",
     )
@@ -45,18 +56,81 @@ class DeviceQueue:
         self.window = window
         self.events = 0  # Pending events, including events in flight.
         self.body_bytes = 0
-        self.due_at: int | None = None  # End of the linger time; None without pending events.
+        self.position: Position = IDLE
         self.pause = NO_PAUSE
-        self.wake_at: int | None = None  # Expiry of its timer; set by Timers.
-        self.queued = False  # It is in the ready queue of its endpoint.
-        self.in_flight = False
-        self.holds_slot = False  # It occupies the request slot of the request that it is first in.
-        self.stalled = False  # That request makes no progress.
-        self.reserved = False  # It is part of a pending exact request.
-        self.leftover = False  # Events remained pending when the request in flight was chosen.
-        self.grew_at: int | None = None  # First arrival of an event during the request in flight.
-        self.listed_empty = False  # It is in the schedule's list of empty device queues.
         self.diagnosis = HEALTHY
+        self.wake_at: int | None = None  # Expiry of its timer; set by Timers.
+
+    def __repr__(self) -> str:
+        return f"DeviceQueue({self.id}, {self.events} events, {self.position}, {self.pause}, {self.diagnosis})"
+
+    # -- position ----------------------------------------------------------------------------------
+
+    def arrive(self, due_at: int) -> None:
+        """Let pending events linger until `due_at` at most."""
+        self._move(Arrived(due_at))
+
+    def become_empty(self) -> None:
+        self._move(_EMPTIED)
+
+    def become_ready(self) -> None:
+        self._move(_FREED)
+
+    def postpone(self, now: int) -> None:
+        """End a turn without a request, because of a pause, a full rate window or no events."""
+        self._move(Postponed(now if self.events else None))
+
+    def reserve(self) -> None:
+        """Reserve the first events for an exact request."""
+        self._move(_RESERVE)
+
+    def end_reservation(self) -> None:
+        self._move(_UNRESERVED)
+
+    def send(self, events: int, slot: SlotUse) -> None:
+        """Put the first `events` events in flight."""
+        self._move(ChosenForRequest(self.events > events, slot))
+
+    def cut(self) -> None:
+        """Record that the request in flight contains fewer events than chosen, or did not deliver them."""
+        self._in_flight().leftover = True
+
+    def settle(self, now: int, limits: Limits) -> None:
+        """End the request in flight.
+
+        Events that remained pending are due now. Events that arrived during the request linger from their arrival.
+        """
+        position, due_at = self._in_flight(), None
+        if self.events:
+            if position.leftover or position.grew_at is None or self.is_full(limits):
+                due_at = now
+            else:
+                due_at = linger_end(self.phase, position.grew_at, limits.linger_ms)
+        self._move(RequestSettled(due_at))
+
+    def use_slot(self, use: SlotUse) -> SlotUse:
+        """Change how the request in flight uses its request slot. Return the use before."""
+        position = self._in_flight()
+        before, position.slot = position.slot, use
+        return before
+
+    def _in_flight(self) -> InFlight:
+        assert isinstance(self.position, InFlight), self
+        return self.position
+
+    def _move(self, what: PositionInput) -> None:
+        self.position = position = after(self.position, what)
+        assert not self.events if position is IDLE else self.events or type(position) is not Lingering, self
+
+    # -- pending events ----------------------------------------------------------------------------
+
+    def set_backlog(self, events: int, body_bytes: int) -> None:
+        """Set the pending events, including events in flight."""
+        self.events, self.body_bytes = events, body_bytes
+
+    def restore(self, window: Window) -> None:
+        """Replace the rate window by a stored one."""
+        self.window = window
 
     def free_at(self, now: int, limits: Limits) -> int:
         """Return the earliest time that pause and rate window permit; `now` or earlier if they permit a request now."""

@@ -13,6 +13,7 @@ from typing import Literal
 from relay.policy.body_size import BodySize
 from relay.policy.device_queue import DeviceQueue
 from relay.policy.pause import NO_PAUSE, Pause
+from relay.policy.request_slots import RequestSlots
 from relay.policy.shared_limit import SharedLimit
 
 EndpointState = Literal["ok", "backing_off", "rate_limited", "unauthorized", "misconfigured"]
@@ -33,7 +34,6 @@ class Endpoint:
         "failed_queue_ids",
         "failing_since",
         "failure",
-        "in_flight",
         "last_error",
         "limit",
         "pause",
@@ -42,7 +42,7 @@ class Endpoint:
         "ready",
         "rejected_queue_ids",
         "since",
-        "stalled",
+        "slots",
         "states",
         "success_at",
         "success_queue_ids",
@@ -52,7 +52,7 @@ class Endpoint:
         "wake_at",
     )
 
-    def __init__(self, tenant_id: int, now: int, states: Counter[EndpointState]) -> None:
+    def __init__(self, tenant_id: int, now: int, states: Counter[EndpointState], slots: RequestSlots) -> None:
         """Create the state of a new endpoint and count it in `states`, the number of endpoints by state."""
         self.tenant_id = tenant_id
         self.states = states
@@ -61,8 +61,7 @@ class Endpoint:
         self.exact: deque[tuple[tuple[DeviceQueue, int], ...]] = deque()  # Exact requests, which are sent first.
         self.active = False  # It is in the schedule's list of active endpoints.
         self.wake_at: int | None = None
-        self.in_flight = 0
-        self.stalled = 0  # Requests in flight that make no progress.
+        self.slots = slots
         self.queues = 0  # Number of its device queues in the schedule.
         self.body_size = BodySize()
         self.failure: Failure | None = None
@@ -98,12 +97,13 @@ class Endpoint:
         without a recent success gets a quarter of the connections.
         """
         most = connections if self.has_recent_success(now) else max(1, connections // 4)
-        counted = self.in_flight - (self.stalled if self.state() == "ok" else 0)
-        return counted < self.max_in_flight(request_slots) and self.in_flight < most
+        slots = self.slots
+        counted = slots.occupied if self.state() == "ok" else slots.in_flight
+        return counted < self.max_in_flight(request_slots) and slots.in_flight < most
 
     def free_at(self, now: int, span_ms: int) -> int:
         """Return the earliest time that pauses and shared limit permit. `span_ms`: length of the rate window."""
-        return max(self.pause.until, self.limit.free_at(now, self.in_flight, span_ms))
+        return max(self.pause.until, self.limit.free_at(now, self.slots.in_flight, span_ms))
 
     def succeeded(self, queue_ids: Sequence[int], now: int) -> None:
         """Record that the upstream accepted events of these device queues."""

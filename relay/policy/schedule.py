@@ -25,11 +25,14 @@ from relay.policy import overview
 from relay.policy.batch_selection import choose
 from relay.policy.device_queue import DeviceQueue, linger_end
 from relay.policy.diagnosis import BatchRemoved
+from relay.policy.empty_queues import EmptyQueues
 from relay.policy.endpoint import Endpoint, EndpointState
 from relay.policy.judgement import CompletedRequest, QueueOutcome, judge
 from relay.policy.limits import Limits
 from relay.policy.pause import Pause
+from relay.policy.position import IDLE, READY, RESERVED, InFlight, Lingering, SlotUse
 from relay.policy.rate_window import Window
+from relay.policy.request_slots import RequestSlots
 from relay.policy.requests import Reply, Send, Share, Wait
 from relay.policy.timers import Timers
 from relay.policy.verdict import Delivered
@@ -48,11 +51,8 @@ class Schedule:
         self._states: Counter[EndpointState] = Counter()  # Number of endpoints by state.
         self._active: deque[Endpoint] = deque()  # Endpoints with ready requests, in turn.
         self._timers: Timers[DeviceQueue | Endpoint] = Timers()
-        self._in_flight = 0
-        self._stalled = 0  # Requests in flight that make no progress.
-        self._empty: deque[tuple[int, DeviceQueue]] = (
-            deque()
-        )  # Empty device queues, each with the time at which it may be removed.
+        self._slots = RequestSlots()
+        self._empty = EmptyQueues()
 
     # -- pending events ----------------------------------------------------------------------------
 
@@ -61,7 +61,7 @@ class Schedule:
         window = Window.unpack(packed, now, self.limits.device_per_window, same_boot=same_boot)
         known = self._queues.get(queue_id)
         if known:
-            known.window = window
+            known.restore(window)
         else:
             self._list_empty(self._new_queue(queue_id, key, window, now), now)
 
@@ -76,30 +76,33 @@ class Schedule:
             if queues:
                 self._endpoints[queues[0][0].key[0]].limit.responded(now)
                 self._queue_exact(queues)
+        for endpoint in self._endpoints.values():
+            endpoint.ready = deque(queue for queue in endpoint.ready if queue.position is READY)
 
     def backlog(self, queue_id: int, key: DeviceKey, events: int, body_bytes: int, now: int) -> bool:
         """Set the pending events of a device queue, including events in flight. Return whether `next` may change."""
         queue = self._queues.get(queue_id)
         if queue is None:
             queue = self._new_queue(queue_id, key, Window(), now)
-        before, queue.events, queue.body_bytes = queue.events, events, body_bytes
-        if queue.in_flight:
-            if events > before and queue.grew_at is None:
-                queue.grew_at = now
-            return False
-        if events >= before and queue.due_at is not None and queue.queued:
+        before, position = queue.events, queue.position
+        queue.set_backlog(events, body_bytes)
+        if isinstance(position, InFlight):
+            if events > before:
+                position.grew(now)
             return False
         if events < before:
             queue.diagnose(BatchRemoved())  # The diagnosis was about dropped events.
         if not events:
-            queue.due_at = None
+            queue.become_empty()
             self._list_empty(queue, now)
+        if not events or position is READY or position is RESERVED:
+            return False
         if queue.is_full(self.limits):
-            queue.due_at = now if queue.due_at is None else min(queue.due_at, now)
-        elif queue.due_at is not None and queue.wake_at is not None:
+            queue.arrive(now)
+        elif position is IDLE:
+            queue.arrive(linger_end(queue.phase, now, self.limits.linger_ms))
+        else:
             return False  # Further events do not end the linger time earlier.
-        elif queue.due_at is None and events:
-            queue.due_at = linger_end(queue.phase, now, self.limits.linger_ms)
         return self._arm(queue, now)
 
     def flush(self, now: int) -> None:
@@ -108,9 +111,10 @@ class Schedule:
             endpoint.probe_now()
             self._activate(endpoint)
         for queue in self._queues.values():
-            if queue.events and not queue.in_flight:
-                queue.due_at = now
+            if queue.events and not isinstance(queue.position, InFlight):
                 queue.end_pause()
+                if isinstance(queue.position, Lingering):
+                    queue.arrive(now)
                 self._arm(queue, now)
 
     def configure(self, limits: Limits, now: int) -> None:
@@ -121,10 +125,8 @@ class Schedule:
             self._activate(endpoint)
         for queue in self._queues.values():
             queue.end_pause()
-            if queue.due_at is not None:
-                queue.due_at = min(
-                    queue.due_at, now if queue.is_full(limits) else linger_end(queue.phase, now, limits.linger_ms)
-                )
+            if isinstance(queue.position, Lingering):
+                queue.arrive(now if queue.is_full(limits) else linger_end(queue.phase, now, limits.linger_ms))
             self._arm(queue, now)
 
     # -- requests ----------------------------------------------------------------------------------
@@ -137,7 +139,7 @@ class Schedule:
             else:
                 self._activate(what)
         slots = self.limits.max_in_flight
-        if self._in_flight - self._stalled < slots and self._in_flight < CONNECTIONS_PER_SLOT * slots:
+        if self._slots.occupied < slots and self._slots.in_flight < CONNECTIONS_PER_SLOT * slots:
             for _ in range(len(self._active)):
                 endpoint = self._active.popleft()
                 endpoint.active = False
@@ -166,32 +168,28 @@ class Schedule:
         chosen = exact or choose(endpoint, self.limits, now, self._arm)
         if not chosen:
             return None
-        shares = []
+        slot: SlotUse = "occupied"
         for queue, events in chosen:
-            queue.in_flight, queue.reserved = True, False
-            queue.leftover = queue.events > events
-            queue.grew_at = queue.due_at = None
-            shares.append(Share(queue.id, events))
-        chosen[0][0].holds_slot = True
-        endpoint.in_flight += 1
+            queue.send(events, slot)
+            slot = "free"
+        endpoint.slots.change("free", "occupied")
         endpoint.limit.sent(now)
-        self._in_flight += 1
-        return Send(
-            endpoint.tenant_id, tuple(shares), endpoint.body_size.max_bytes(self.limits.max_body_bytes), bool(exact)
-        )
+        shares = tuple([Share(queue.id, events) for queue, events in chosen])
+        return Send(endpoint.tenant_id, shares, endpoint.body_size.max_bytes(self.limits.max_body_bytes), bool(exact))
 
     def _exact(self, endpoint: Endpoint, now: int) -> list[tuple[DeviceQueue, int]]:
         """Return the first exact request that all its device queues may send now; empty without one."""
         for _ in range(len(endpoint.exact)):
             request = endpoint.exact.popleft()
-            if any(queue.in_flight for queue, _ in request):
+            if any(isinstance(queue.position, InFlight) for queue, _ in request):
                 endpoint.exact.append(request)
                 continue
             free_at = max(queue.free_at(now, self.limits) for queue, _ in request)
             if free_at <= now:
                 pending = [(queue, events) for queue, events in request if queue.events]
                 for queue, _ in request:
-                    queue.reserved = False
+                    if not queue.events:
+                        queue.end_reservation()
                 if pending:
                     return pending
                 continue
@@ -209,13 +207,9 @@ class Schedule:
 
     def stalled(self, send: Send, *, stalled: bool) -> None:
         """Record whether a request makes progress. Without progress it occupies a connection, but no request slot."""
-        endpoint, first = self._endpoints[send.tenant_id], self._queues[send.shares[0].queue_id]
-        if first.holds_slot and first.stalled != stalled:
-            first.stalled = stalled
-            change = 1 if stalled else -1
-            endpoint.stalled += change
-            self._stalled += change
-            self._activate(endpoint)
+        position = self._queues[send.shares[0].queue_id].position
+        if isinstance(position, InFlight) and position.slot != "free":
+            self._use_slot(send, "stalled" if stalled else "occupied")
 
     # -- outcomes ----------------------------------------------------------------------------------
 
@@ -235,7 +229,7 @@ class Schedule:
         for queue_id, max_events in send.shares:
             queue, events = self._queues[queue_id], reply.claimed.get(queue_id, 0)
             if events < max_events or not delivered:
-                queue.leftover = True
+                queue.cut()
             if events:
                 queue.window.responded(now)
                 queues.append((queue, events))
@@ -247,7 +241,7 @@ class Schedule:
             middle = (len(queues) + 1) // 2
             self._queue_exact(queues[:middle])
             self._queue_exact(queues[middle:])
-        self._free_slot(endpoint, send)
+        self._use_slot(send, "free")
         return judgement.outcomes
 
     def count_request(self, tenant_id: int, now: int) -> None:
@@ -256,44 +250,36 @@ class Schedule:
 
     def settled(self, send: Send, now: int) -> None:
         """Free the device queues of a request after its outcome is stored, or immediately without an outcome."""
-        endpoint = self._endpoints[send.tenant_id]
-        self._free_slot(endpoint, send)
+        self._use_slot(send, "free")
         # The last device queue may have been cut off, so it becomes the first one of the next request.
         for queue_id, _ in reversed(send.shares):
             queue = self._queues[queue_id]
-            queue.in_flight = False
+            queue.settle(now, self.limits)
             if queue.events:
-                self._due_again(queue, now)
                 self._arm(queue, now)
             else:
-                queue.due_at = None
                 self._list_empty(queue, now)
-        self._activate(endpoint)
+        self._activate(self._endpoints[send.tenant_id])
 
     def settlement_failed(self, send: Send) -> None:
         """Occupy a request slot again until the request is `settled`, because its outcome could not be stored."""
-        self._queues[send.shares[0].queue_id].holds_slot = True
-        self._endpoints[send.tenant_id].in_flight += 1
-        self._in_flight += 1
+        self._use_slot(send, "occupied")
 
-    def _free_slot(self, endpoint: Endpoint, send: Send) -> None:
-        self.stalled(send, stalled=False)
-        first = self._queues[send.shares[0].queue_id]
-        if first.holds_slot:
-            first.holds_slot = False
-            endpoint.in_flight -= 1
-            self._in_flight -= 1
-            self._activate(endpoint)
+    def _use_slot(self, send: Send, use: SlotUse) -> None:
+        """Change how a request uses its request slot."""
+        endpoint, before = self._endpoints[send.tenant_id], self._queues[send.shares[0].queue_id].use_slot(use)
+        if before != use:
+            endpoint.slots.change(before, use)
+            if before != "free":
+                self._activate(endpoint)
 
     def forget_idle(self, now: int, limit: int) -> list[int]:
         """Remove and return up to `limit` device queues without pending events, occupied rate slots and pause."""
         removed: list[int] = []
-        while self._empty and self._empty[0][0] <= now and len(removed) < limit:
-            _, queue = self._empty.popleft()
-            queue.listed_empty = False
-            if queue.events or queue.in_flight:
+        while len(removed) < limit and (queue := self._empty.pop_due(now)):
+            if queue.events or isinstance(queue.position, InFlight):
                 continue
-            if queue.window.count(now, self.limits.window_ms) or queue.pause.until > now:
+            if queue.position is not IDLE or queue.pause.until > now or queue.window.count(now, self.limits.window_ms):
                 self._list_empty(queue, now)
             else:
                 del self._queues[queue.id]
@@ -335,50 +321,39 @@ class Schedule:
 
     def in_flight(self) -> int:
         """Return the number of requests without a response."""
-        return self._in_flight
+        return self._slots.in_flight
 
     # -- internals ---------------------------------------------------------------------------------
 
     def _new_queue(self, queue_id: int, key: DeviceKey, window: Window, now: int) -> DeviceQueue:
         queue = self._queues[queue_id] = DeviceQueue(queue_id, key, window)
         if key[0] not in self._endpoints:
-            self._endpoints[key[0]] = Endpoint(key[0], now, self._states)
+            self._endpoints[key[0]] = Endpoint(key[0], now, self._states, RequestSlots(self._slots))
         self._endpoints[key[0]].queues += 1
         return queue
 
     def _arm(self, queue: DeviceQueue, now: int) -> bool:
         """Make a device queue ready, or set its timer. Return whether `next` may change."""
-        if queue.in_flight or queue.queued or queue.reserved or queue.due_at is None or not queue.events:
+        position = queue.position
+        if not isinstance(position, Lingering):
             return False
-        at = max(queue.free_at(now, self.limits), queue.due_at)
+        at = max(queue.free_at(now, self.limits), position.due_at)
         if at > now:
             return self._timers.wake(queue, at)
         endpoint = self._endpoints[queue.key[0]]
-        queue.queued = True
+        queue.become_ready()
         endpoint.ready.append(queue)
         self._activate(endpoint)
         return True
 
-    def _due_again(self, queue: DeviceQueue, now: int) -> None:
-        """Set the end of the linger time after a request.
-
-        Events that remained pending are due now. Events that arrived during the request linger from their arrival.
-        """
-        if queue.leftover or queue.grew_at is None or queue.is_full(self.limits):
-            queue.due_at = now
-        else:
-            queue.due_at = linger_end(queue.phase, queue.grew_at, self.limits.linger_ms)
-
     def _list_empty(self, queue: DeviceQueue, now: int) -> None:
         """List an empty device queue for removal when its rate window must be free."""
-        if not queue.listed_empty:
-            queue.listed_empty = True
-            self._empty.append((now + self.limits.window_ms + 1, queue))
+        self._empty.add(queue, now + self.limits.window_ms + 1)
 
     def _queue_exact(self, request: Sequence[tuple[DeviceQueue, int]]) -> None:
         endpoint = self._endpoints[request[0][0].key[0]]
         for queue, _ in request:
-            queue.reserved = True
+            queue.reserve()
         endpoint.exact.append(tuple(request))
         self._activate(endpoint)
 

@@ -11,18 +11,13 @@ MUTANTS = (
         "tests/unit/policy/test_schedule.py::test_a_device_queue_has_one_request_in_flight",
         (
             "relay/policy/schedule.py",
-            "        if queue.in_flight or queue.queued or queue.reserved",
-            "        if queue.queued or queue.reserved",
+            "        if isinstance(position, InFlight):\n            if events > before",
+            "        if isinstance(position, InFlight) and events < before:\n            if events > before",
         ),
         (
-            "relay/policy/batch_selection.py",
-            "if not queue.events or queue.in_flight or queue.reserved:",
-            "if not queue.events or queue.reserved:",
-        ),
-        (
-            "relay/policy/schedule.py",
-            "        if queue.in_flight:\n            if events > before",
-            "        if queue.in_flight and events < before:\n            if events > before",
+            "relay/policy/position.py",
+            "    (InFlight, Reserve): _resend,\n",
+            "    (InFlight, Reserve): _resend,\n    (InFlight, Arrived): lambda _, at: Lingering(at.due_at),\n",
         ),
     ),
     mutant(
@@ -149,8 +144,8 @@ MUTANTS = (
         "tests/unit/policy/test_schedule.py::test_device_queues_take_turns",
         (
             "relay/policy/schedule.py",
-            "        queue.queued = True\n        endpoint.ready.append(queue)\n        self",
-            "        queue.queued = True\n        endpoint.ready.appendleft(queue)\n        self",
+            "        endpoint.ready.append(queue)\n        self",
+            "        endpoint.ready.appendleft(queue)\n        self",
         ),
     ),
     mutant(

@@ -1,9 +1,87 @@
-"""The phase of a device queue."""
+"""The moves of a device queue, and its phase."""
 
 from __future__ import annotations
 
 import pytest
-from relay.policy.device_queue import linger_end, phase
+from relay.policy.device_queue import DeviceQueue, linger_end, phase
+from relay.policy.position import IDLE, RESERVED, Lingering, Position
+from relay.policy.rate_window import Window
+
+from tests.unit.policy.harness import LIMITS
+
+
+@pytest.fixture
+def queue() -> DeviceQueue:
+    """Return a device queue with two pending events that is ready."""
+    queue = DeviceQueue(1, (1, "tv", "a"), Window())
+    queue.set_backlog(2, 800)
+    queue.arrive(100)
+    queue.become_ready()
+    return queue
+
+
+@pytest.mark.parametrize(
+    ("sent", "remaining", "grew_at", "cut", "position"),
+    [
+        (2, 0, None, False, IDLE),
+        (2, 2, None, False, Lingering(900)),
+        (1, 1, None, False, Lingering(900)),
+        (1, 2, 850, False, Lingering(900)),
+        (2, 1, 850, False, Lingering(linger_end(phase((1, "tv", "a")), 850, LIMITS.linger_ms))),
+        (2, LIMITS.max_events, 850, False, Lingering(900)),
+        (2, 1, 850, True, Lingering(900)),
+    ],
+)
+def test_when_pending_events_are_due_after_a_request(
+    queue: DeviceQueue, sent: int, remaining: int, grew_at: int | None, cut: bool, position: Position
+) -> None:
+    queue.send(sent, "free")
+    if grew_at is not None:
+        queue.position.grew(grew_at)
+    if cut:
+        queue.cut()
+    queue.set_backlog(remaining, 400 * remaining)
+    queue.settle(900, LIMITS)
+    assert queue.position == position
+
+
+def test_events_that_are_resent_exactly_are_reserved_when_their_request_is_settled(queue: DeviceQueue) -> None:
+    queue.send(2, "occupied")
+    queue.reserve()
+    queue.settle(900, LIMITS)
+    assert queue.position is RESERVED
+
+
+def test_a_turn_without_events_makes_the_device_queue_idle(queue: DeviceQueue) -> None:
+    queue.set_backlog(0, 0)
+    queue.become_empty()
+    queue.postpone(900)
+    assert queue.position is IDLE
+
+
+def test_only_a_device_queue_without_events_is_idle(queue: DeviceQueue) -> None:
+    queue.reserve()
+    with pytest.raises(AssertionError):
+        queue.end_reservation()
+
+
+def test_only_a_device_queue_with_events_lingers() -> None:
+    queue = DeviceQueue(1, (1, "tv", "a"), Window())
+    with pytest.raises(AssertionError):
+        queue.arrive(100)
+
+
+def test_only_a_request_in_flight_uses_a_request_slot(queue: DeviceQueue) -> None:
+    with pytest.raises(AssertionError):
+        queue.use_slot("occupied")
+    queue.send(2, "occupied")
+    assert queue.use_slot("stalled") == "occupied"
+    assert queue.use_slot("free") == "stalled"
+
+
+def test_the_representation_shows_the_position_the_pause_and_the_diagnosis(queue: DeviceQueue) -> None:
+    assert repr(queue).startswith("DeviceQueue(1, 2 events, Ready(), Pause(until=0, ")
+    assert "Diagnosis(state=Healthy()" in repr(queue)
 
 
 @pytest.mark.parametrize("arrived", [0, 1, 4_999, 5_000, 123_456_789])

@@ -10,6 +10,7 @@ import pytest
 from relay.policy.device_queue import linger_end, phase
 from relay.policy.endpoint import Endpoint
 from relay.policy.pause import Pause
+from relay.policy.request_slots import RequestSlots
 from relay.policy.requests import Reply, Send, Share, Wait
 from relay.policy.schedule import Schedule
 from relay.policy.verdict import Failing, Misconfigured, RateLimited, Resend, Verdict
@@ -413,7 +414,7 @@ def test_a_pause_without_a_server_request_ends(
 
 @pytest.mark.parametrize(("requested_until", "free_at"), [(0, 0), (40_000, 40_000), (100_000, 100_000)])
 def test_the_backoff_of_a_shared_limit_ends_except_the_requested_part(requested_until: int, free_at: int) -> None:
-    endpoint = Endpoint(1, 0, Counter())
+    endpoint = Endpoint(1, 0, Counter(), RequestSlots())
     endpoint.limit.start_pause(Pause(100_000, "rate_limited", requested_until))
     endpoint.probe_now()
     assert endpoint.free_at(0, LIMITS.window_ms) == free_at
