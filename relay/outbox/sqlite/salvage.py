@@ -42,6 +42,11 @@ _QUEUE_COLUMNS = (
     " last_seq, shift_ms, quarantined_after, quarantined_to"
 )
 _LOG_COLUMNS = "seq, queue_id, event_id, at_ms, crc, received_crc, body"
+_READ_LOG = f"""seq, iif(typeof(queue_id) = 'integer', queue_id, 0),
+    iif(typeof(event_id) = 'blob' AND length(event_id) = {ID_BYTES}, event_id, zeroblob({ID_BYTES})),
+    iif(typeof(at_ms) = 'integer', at_ms, NULL), iif(typeof(crc) = 'integer' AND typeof(body) = 'blob', crc, -1),
+    iif(typeof(received_crc) = 'integer', received_crc, NULL), iif(typeof(body) = 'blob', body, x'')"""
+"""The columns with their original types. A body of another type gets a wrong checksum."""
 _DEAD_COLUMNS = "id, seq, event_id, tenant_id, platform, device_id, reason, status, message, dead_at_ms, crc, body"
 _COUNT_PENDING = """
     SELECT count(*) FROM log JOIN device_queues AS q USING (queue_id)
@@ -58,16 +63,6 @@ class Salvaged(NamedTuple):
     """Pending events."""
     dead_letters: int
     queues: int
-
-
-class _Source(msgspec.Struct):
-    platform: str
-    device_id: str
-
-
-class _Body(msgspec.Struct):
-    tenant_id: int | float
-    source: _Source
 
 
 def salvage(broken: Path, new: sqlite3.Connection) -> Salvaged:
@@ -154,15 +149,14 @@ class _Queues:
                 if sound and key not in self._by_key:
                     self._add(row, key)
 
-    def of(self, queue_id: Any, body: bytes) -> int | None:
+    def of(self, queue_id: int, body: bytes) -> int | None:
         """Return the queue id for a row with `queue_id`; None if its device is unknown."""
-        if isinstance(queue_id, int) and queue_id in self.ids:
+        if queue_id in self.ids:
             return queue_id
         key = _key_of(body)
         if key is None or key in self._by_key:
             return None if key is None else self._by_key[key]
-        is_free = isinstance(queue_id, int) and 0 < queue_id < MAX_QUEUE_ID // 2
-        number = queue_id if is_free else max(self.ids, default=0) + 1
+        number = queue_id if 0 < queue_id < MAX_QUEUE_ID // 2 else max(self.ids, default=0) + 1
         self._add((number, str(key[0]), *key[1:], 0, 0, b"", 0, *(None,) * 7), key)
         return number
 
@@ -185,27 +179,12 @@ def _copy_table(old: sqlite3.Connection, new: sqlite3.Connection, table: str, co
 def _copy_log(old: sqlite3.Connection, new: sqlite3.Connection, queues: _Queues) -> int:
     """Copy the events, settled events included. Return the last seq of the log."""
     last_seq = last_at_ms = 0
-    for seq, *values in _readable(old, "log", _LOG_COLUMNS):
-        queue_id, event_id, at_ms, crc, received_crc, body = _as_written(values, last_at_ms)
-        last_seq, last_at_ms = seq, at_ms
+    for seq, queue_id, event_id, at_ms, crc, received_crc, body in _readable(old, "log", _READ_LOG):
+        last_seq, last_at_ms = seq, last_at_ms if at_ms is None else at_ms
         number = queues.of(queue_id, body)
         if number is not None:
-            _insert(new, "log", _LOG_COLUMNS, (seq, number, event_id, at_ms, crc, received_crc, body))
+            _insert(new, "log", _LOG_COLUMNS, (seq, number, event_id, last_at_ms, crc, received_crc, body))
     return last_seq
-
-
-def _as_written(values: Sequence[Any], last_at_ms: int) -> tuple[Any, bytes, int, int, int | None, bytes]:
-    """Return the values of a row with their original types. A body of another type gets a wrong checksum."""
-    queue_id, event_id, at_ms, crc, received_crc, body = values
-    whole = isinstance(body, bytes) and isinstance(crc, int)
-    return (
-        queue_id,
-        event_id if isinstance(event_id, bytes) and len(event_id) == ID_BYTES else bytes(ID_BYTES),
-        at_ms if isinstance(at_ms, int) else last_at_ms,
-        crc if whole else -1,
-        received_crc if isinstance(received_crc, int) else None,
-        body if isinstance(body, bytes) else b"",
-    )
 
 
 def _insert(new: sqlite3.Connection, table: str, columns: str, row: Sequence[Any]) -> None:
@@ -303,9 +282,9 @@ def _in_order(rows: Iterator[tuple[Any, ...]], after: int) -> Iterator[tuple[Any
 
 def _key_of(body: bytes) -> DeviceKey | None:
     """Return the device of an event from its body; None if the body is unreadable."""
-    try:
-        found = msgspec.json.decode(body, type=_Body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return None
-    tenant_id = whole(found.tenant_id)
-    return None if tenant_id is None else (tenant_id, trimmed(found.source.platform), trimmed(found.source.device_id))
+    with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError, LookupError, TypeError, AttributeError):
+        event = msgspec.json.decode(body)
+        tenant_id, source = whole(event["tenant_id"]), event["source"]
+        if tenant_id is not None:
+            return tenant_id, trimmed(source["platform"]), trimmed(source["device_id"])
+    return None
