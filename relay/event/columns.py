@@ -7,12 +7,12 @@ proves an event. Each remaining check is one call for the whole slice.
 
 Like the fast reader, this reader only accepts. It accepts a slice only if every event is valid and lacks at most
 `occurred_at`. For any other slice (a different field order, an invalid id) it returns None, and the caller reads
-the events one by one.
+the events one by one. The first event decides: the others are most likely written in the same way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, get_type_hints
 
 import msgspec
@@ -34,8 +34,6 @@ Some writers change the order at each start. Creating a decoder takes 0.3 ms, as
 SLICE_EVENTS = 128
 SLICE_BYTES = 32_768
 
-_DecodeLines = Callable[[bytes], list[Any]]
-
 
 class Columns(NamedTuple):
     """The values of several events, in the order of their bodies."""
@@ -52,15 +50,16 @@ class ColumnReader:
     def __init__(self, source_defaults: Iterable[str]) -> None:
         """`source_defaults`: names of the source fields that have a default. An event must contain all of them."""
         self._required_of_source = _REQUIRED_OF_SOURCE.union(source_defaults)
-        self._decoders: dict[tuple[str, ...], _DecodeLines] = {}
+        self._decoders: dict[tuple[str, ...], fast_reader.DecodeLines] = {}
         """Decoders by field order, oldest first."""
         self._misses = 0
         """Slices of unknown field orders since the last decoder was created."""
 
-    def read(self, bodies: Sequence[bytes], first: fast_reader.Fields) -> Columns | None:
-        """Return the values of all bodies; None unless every body is proven valid. `first`: fields of bodies[0]."""
-        decode_lines = self._decoder(first)
-        events = fast_reader.read_together(bodies, decode_lines) if decode_lines is not None else None
+    def read(self, bodies: Sequence[bytes]) -> Columns | None:
+        """Return the values of all bodies; None unless every body is proven valid."""
+        first = fast_reader.read_compact(bodies[0])
+        decode_lines = None if first is None else self._decoder(first)
+        events = None if decode_lines is None else fast_reader.read_together(bodies, decode_lines)
         if events is None:
             return None
         moments = {event.occurred_at for event in events}
@@ -75,7 +74,7 @@ class ColumnReader:
         event_ids = all_uuid4_bytes([event.event_id for event in events])
         return Columns(event_ids, device_keys, timeless) if event_ids else None
 
-    def _decoder(self, first: fast_reader.Fields) -> _DecodeLines | None:
+    def _decoder(self, first: fast_reader.Fields) -> fast_reader.DecodeLines | None:
         """Return the decoder for the field order of `first`.
 
         Return None if `first` lacks a required field, or if the order is unknown and gets no decoder yet.
@@ -88,7 +87,7 @@ class ColumnReader:
 
     def _learn(
         self, order: tuple[str, ...], first: fast_reader.Fields, source: fast_reader.Source
-    ) -> _DecodeLines | None:
+    ) -> fast_reader.DecodeLines | None:
         self._misses += 1
         if len(self._decoders) >= _MAX_ORDERS:
             if self._misses < _MISSES:

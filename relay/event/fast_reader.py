@@ -9,13 +9,11 @@ input (except for space between tokens, and `\\/`), the input is strict JSON: no
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from typing import Annotated, Literal, Required, TypedDict, TypeVar
+from typing import Annotated, Any, Literal, Required, TypedDict
 
 import msgspec
 
 from relay.event.rules import MAX_DEVICE_ID_CHARACTERS, MAX_TENANT_ID, MIN_TENANT_ID
-
-T = TypeVar("T")
 
 _MAX_INTEGER = 2**63 - 1
 _Integer = Annotated[int, msgspec.Meta(ge=-_MAX_INTEGER - 1, le=_MAX_INTEGER)]
@@ -57,12 +55,13 @@ _decode_fields = msgspec.json.Decoder(Fields).decode
 _decode_any = msgspec.json.Decoder(dict[str, _Nested5]).decode
 """Decodes an event with unknown fields, which `Fields` would drop."""
 _decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
-decode_lines = msgspec.json.Decoder(Fields).decode_lines
 _encode = msgspec.json.Encoder().encode
 _encode_lines = msgspec.json.Encoder().encode_lines
 _format = msgspec.json.format
 _NOT_DECODED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """Every exception that msgspec raises for invalid input; only the first is its own type."""
+
+DecodeLines = Callable[[bytes], list[Any]]
 
 _MIN_EVENT_BYTES = len('{"event_type":"a"}')
 _BACKSLASH = ord("\\")
@@ -108,13 +107,12 @@ def read_compact(body: bytes) -> Fields | None:
         return None
 
 
-def read_together(bodies: Sequence[bytes], decode_lines: Callable[[bytes], list[T]]) -> Sequence[T] | None:
-    """Return the fields of each body, in two thirds of the time of `read`.
+def read_together(bodies: Sequence[bytes], decode_lines: DecodeLines) -> list[Any] | None:
+    """Return the decoded fields of each body, in half of the time of `read`.
 
     Return None unless every body is proven and written without spaces. The bodies are joined by line breaks, then
     decoded and encoded at once. The number of decoded events must equal the number of bodies, so no body contains
-    a line break, and each line proves one body. `decode_lines` decodes into Fields, or into types that accept no
-    more than Fields does.
+    a line break, and each line proves one body. `decode_lines` decodes into types that accept no more than Fields does.
     """
     lines = b"\n".join(bodies)
     try:
@@ -134,16 +132,6 @@ def source_opening(body: bytes) -> int:
     name = b'"source"'
     # Proven text contains no needless escapes in names. A name that occurs once is therefore the event's own field.
     return body.index(b"{", body.index(name)) if body.count(name) == 1 else -1
-
-
-def split(body: bytes) -> list[bytes] | None:
-    """Return the same as `splitting`, in one step. For bodies of at most `PIECE_BYTES`."""
-    for opening, comma, closing in _FRAME_STYLES:
-        if body.startswith(opening) and body.endswith(closing):
-            elements = _elements(body[len(opening) : -len(closing)], comma)
-            if elements:
-                return elements
-    return None
 
 
 def splitting(body: bytes, piece_bytes: int = PIECE_BYTES) -> Generator[None, None, list[bytes] | None]:
@@ -177,7 +165,8 @@ def _splitting(
             return None
         elements += piece
         start = cut + len(comma)
-        yield
+        if start < end:
+            yield
     return elements
 
 

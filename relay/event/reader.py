@@ -26,7 +26,7 @@ from zlib import crc32
 import msgspec
 
 from relay.event import fast_reader, strict_json
-from relay.event.columns import ColumnReader, Columns, slices
+from relay.event.columns import ColumnReader, slices
 from relay.event.rules import MAX_ERROR_BYTES, REQUIRED, EventErrors, check
 from relay.event.shown import Mask, unmasked
 from relay.event.split import Parts, splitting_json, splitting_lines
@@ -138,7 +138,7 @@ class Reader:
             single = body.strip(strict_json.SPACE)
             if len(single) <= self.max_event_bytes and not single.startswith(_BATCH_OPENINGS):
                 self._received_at = b""
-                event = self._read_quickly(single)
+                event = self._read_fast(single)
                 if event is not None and len(event.body) <= self.max_event_bytes:
                     return [event]
         reading = self.reading(body, kind)
@@ -199,35 +199,19 @@ class Reader:
         return Rejection("too_large", found.too_large) if found.too_large else found.events
 
     def _read_together(self, bodies: Sequence[bytes]) -> list[Event] | None:
-        """Return the events of the bodies if all are proven; None otherwise, or if there are too few bodies."""
+        """Return the events of the bodies if `columns` reads them all; else None, also if there are too few bodies."""
         if len(bodies) < FEWEST_TOGETHER or max(map(len, bodies)) > self.max_event_bytes:
             return None
-        first = fast_reader.read_compact(bodies[0])
-        if first is None:
-            return None  # The other bodies are most likely written in the same way.
-        columns = self._column_reader.read(bodies, first)
-        if columns is not None:
-            return self._of_columns(bodies, columns)
-        together = fast_reader.read_together(bodies, fast_reader.decode_lines)
-        if together is None:
+        columns = self._column_reader.read(bodies)
+        if columns is None:
             return None
-        events = []
-        for body, fields in zip(bodies, together, strict=True):
-            event = self._proven(body, fields)
-            if event is None or len(event.body) > self.max_event_bytes:
-                return None
-            events.append(event)
-        return events
-
-    def _of_columns(self, bodies: Sequence[bytes], columns: Columns) -> list[Event] | None:
-        """Return the events; None if an inserted `occurred_at` makes one of them too large."""
         checks: Iterable[int] = repeat(0)
         if columns.timeless:
             checks = map(crc32, bodies)
             opening = b"{" + self._occurred_at()
             bodies = [opening + body[1:] for body in bodies]
             if max(map(len, bodies)) > self.max_event_bytes:
-                return None
+                return None  # The inserted `occurred_at` makes one of them too large.
         rows = zip(columns.event_ids, columns.device_keys, bodies, repeat(columns.timeless), checks, strict=False)
         return list(map(_new_event, repeat(Event), rows))
 
@@ -238,7 +222,7 @@ class Reader:
             found.last = index
             if event_bytes <= self.max_event_bytes:
                 try:
-                    event = self._read_quickly(body) or self._read_strictly(body, path, found.errors)
+                    event = self._read_fast(body) or self._read_strictly(body, path, found.errors)
                 except Malformed as error:
                     return path, str(error)  # Its traceback would hold the bodies until a garbage collection.
                 if event is not None:
@@ -250,13 +234,10 @@ class Reader:
                 found.too_large = f"{path} has {event_bytes} bytes; at most {self.max_event_bytes} are allowed."
         return None
 
-    def _read_quickly(self, body: bytes) -> Event | None:
+    def _read_fast(self, body: bytes) -> Event | None:
+        """Return the event if the fast reader proves it; None if the strict reader must decide."""
         fields = fast_reader.read(body)
-        return None if fields is None else self._proven(body, fields)
-
-    def _proven(self, body: bytes, fields: fast_reader.Fields) -> Event | None:
-        """Return the event of fields that the fast reader proved; None if the strict reader must decide."""
-        if fields["event_type"][:1] in BLANK_ENDS:
+        if fields is None or fields["event_type"][:1] in BLANK_ENDS:
             return None
         # Loops: building a list for each event takes three times as long.
         if "source" in fields:

@@ -54,8 +54,7 @@ def splitting_json(body: bytes, max_event_bytes: int, max_odd: int, mask: Mask =
     `mask` hides secrets in the value that an error message describes.
     """
     if body.startswith((b"[", b"{")):
-        is_short = len(body) <= fast_reader.PIECE_BYTES
-        elements = fast_reader.split(body) if is_short else (yield from fast_reader.splitting(body))
+        elements = yield from fast_reader.splitting(body)
         if elements:
             return Parts(elements)
     if not body.startswith(b"[") and b'events"' not in body and b"\\u" not in body:

@@ -413,7 +413,7 @@ def test_lines_are_judged_as_the_elements_of_an_array(lines: list[bytes]) -> Non
 def test_what_the_quick_reader_takes_the_slow_one_reads_the_same(body: bytes, defaults: EventDefaults) -> None:
     body = body.strip(SPACE)
     one = reader(defaults)
-    quick = one._read_quickly(body)
+    quick = one._read_fast(body)
     if quick is not None:
         assert one._read_strictly(body, "events.0", EventErrors()) == quick
 
@@ -439,9 +439,9 @@ def test_datagrams_that_are_read_together_are_what_they_are_alone(
 
 
 @settings(max_examples=150)
-@given(st.one_of(bodies, mutated()), st.sampled_from([40, 300, None]))
-def test_what_the_quick_reader_splits_is_the_whole_batch(body: bytes, piece_bytes: int | None) -> None:
-    elements = split(body, piece_bytes) if piece_bytes else fast_reader.split(body)
+@given(st.one_of(bodies, mutated()), st.sampled_from([40, 300, fast_reader.PIECE_BYTES]))
+def test_what_the_quick_reader_splits_is_the_whole_batch(body: bytes, piece_bytes: int) -> None:
+    elements = split(body, piece_bytes)
     if elements is not None:
         array = b"[" + b",".join(elements) + b"]"
         assert reader(DEFAULTS[2]).read(array, "json") == reader(DEFAULTS[2]).read(body, "json")

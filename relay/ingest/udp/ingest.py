@@ -31,7 +31,7 @@ from relay.ingest.udp.datagrams import Datagrams
 from relay.ingest.udp.outcomes import Outcomes
 from relay.ingest.udp.read_batch import ReadBatch
 from relay.ingest.udp.sockets import DATAGRAMS_PER_READ, UdpSockets
-from relay.ingest.udp.state import Coalescing, Full, Paused, Stopped, UdpInput, UdpState, Watching, next_state
+from relay.ingest.udp.state import FULL, STOPPED, WATCHING, Coalescing, Full, Paused, UdpInput, UdpState, next_state
 from relay.outbox import Outbox, OutboxError, OutboxFull, OutboxShareUsed
 from relay.runtime.clock import Clock
 from relay.runtime.listening import open_sockets
@@ -46,6 +46,8 @@ _LINGER_MS, _LONG_LINGER_MS = 2, 10
 _LONG_LINGER_BUFFER_BYTES = 2 << 20
 """Smallest receive buffer for the long linger time: room for a burst of a thousand datagrams. With a smaller buffer,
 or with udp.ack, the linger time is short."""
+
+_TIMED = (Coalescing, Paused)
 
 _log = structlog.get_logger(__name__)
 
@@ -72,7 +74,7 @@ class UdpIngest:
         self._datagrams = Datagrams(reader, max_body_bytes, settings.receive_buffer_bytes, networks, self._outcomes)
         self._sockets = UdpSockets()
         self._linger_ms = _LINGER_MS
-        self._state: UdpState = Stopped()
+        self._state: UdpState = STOPPED
         self._next_wake: asyncio.Handle | None = None
         """The scheduled call of `_wake` while the state is Coalescing or Paused."""
         self._uncommitted = 0
@@ -135,23 +137,24 @@ class UdpIngest:
     def _change(self, happened: UdpInput) -> None:
         """Change the state, and watch the sockets or schedule the next wake as the new state requires."""
         assert self._uncommitted >= 0, self
-        now_ms = self._now_ms()
-        before, after = self._state, next_state(self._state, happened, now_ms, self._linger_ms)
-        self._state = after
-        if isinstance(before, Watching) and not isinstance(after, Watching):
+        before, now_ms = self._state, self._now_ms()
+        after = self._state = next_state(before, happened, now_ms, self._linger_ms)
+        if after is before:
+            return
+        if before is WATCHING:
             self._sockets.unwatch()
-        if self._next_wake is not None and after != before:
+        elif self._next_wake is not None:
             self._next_wake.cancel()
             self._next_wake = None
-        if isinstance(after, Watching) and not isinstance(before, Watching):
+        if after is WATCHING:
             self._sockets.watch(self._measured_wake)
-        elif isinstance(after, Coalescing | Paused) and self._next_wake is None:
+        elif isinstance(after, _TIMED):
             delay_s = (after.until_ms - now_ms) / 1000
             self._next_wake = asyncio.get_running_loop().call_later(delay_s, self._measured_wake)
-        if isinstance(after, Paused | Full) and type(after) is not type(before):
-            _log.debug("reading of datagrams is interrupted", state=repr(after))
-        assert (self._next_wake is not None) == isinstance(after, Coalescing | Paused), self
-        assert self._uncommitted or not isinstance(after, Full), f"no append will end: {self}"
+        if isinstance(after, (Paused, Full)) and type(after) is not type(before):
+            _log.debug("the relay reads no datagrams for now", state=repr(after))
+        assert (self._next_wake is not None) == isinstance(after, _TIMED), self
+        assert after is not FULL or self._uncommitted, f"no append will end: {self}"
 
     def _wake(self) -> None:
         self._next_wake = None
@@ -170,23 +173,29 @@ class UdpIngest:
         if not self._outbox.room():
             return UdpInput.HINDERED
         read = self._sockets.read(self._outcomes.socket_failed)
-        self._append_received()
+        has_more = self._append_received() or read >= DATAGRAMS_PER_READ
         if self._datagrams.has_backlog and self._uncommitted < _MAX_UNCOMMITTED:
             self._append(self._datagrams.read_step())
         if self._uncommitted >= _MAX_UNCOMMITTED:
             return UdpInput.LIMIT_REACHED
-        if read >= DATAGRAMS_PER_READ or self._datagrams.has_backlog or any(self._sockets.unprocessed()):
+        if has_more or self._datagrams.has_backlog:
             return UdpInput.READ_SOME
         return UdpInput.READ_ALL if read else UdpInput.READ_NOTHING
 
-    def _append_received(self) -> None:
-        """Append the events of received datagrams, up to the limit of a call for each socket."""
+    def _append_received(self) -> bool:
+        """Append the events of received datagrams, up to the limit of a call for each socket.
+
+        Return whether received datagrams are left.
+        """
+        are_left = False
         for unprocessed, receiver in self._sockets.unprocessed():
             self._append(self._datagrams.read_small(unprocessed, receiver))
+            are_left = are_left or bool(unprocessed)
+        return are_left
 
     def _append_all_received(self) -> None:
-        while any(self._sockets.unprocessed()):
-            self._append_received()
+        while self._append_received():
+            pass
 
     # --- storing
 

@@ -49,6 +49,8 @@ class Full:
 
 
 UdpState = Stopped | Watching | Coalescing | Paused | Full
+STOPPED, WATCHING, FULL = Stopped(), Watching(), Full()
+"""The only instances of their classes."""
 
 
 class UdpInput(Enum):
@@ -74,21 +76,24 @@ _ENDS_OF_WAKES = (UdpInput.READ_NOTHING, UdpInput.READ_ALL, UdpInput.READ_SOME, 
 
 
 def next_state(state: UdpState, happened: UdpInput, now_ms: int, linger_ms: int) -> UdpState:
-    """Return the state after an input. `linger_ms` is the time from a wake that read datagrams to the next wake."""
-    assert happened is not UdpInput.STARTED or isinstance(state, Stopped), f"a start in {state}"
-    assert happened not in _ENDS_OF_WAKES or not isinstance(state, Stopped | Full), f"a wake in {state}"
+    """Return the state after an input; the same object if the input does not matter in this state.
+
+    `linger_ms` is the time from a wake that read datagrams to the next wake.
+    """
+    assert happened is not UdpInput.STARTED or state is STOPPED, f"a start in {state}"
+    assert happened not in _ENDS_OF_WAKES or (state is not STOPPED and state is not FULL), f"a wake in {state}"
     match happened:
-        case UdpInput.STARTED | UdpInput.READ_NOTHING:
-            return Watching()
         case UdpInput.READ_ALL:
             return Coalescing(now_ms + linger_ms)
+        case UdpInput.READ_NOTHING | UdpInput.STARTED:
+            return WATCHING
         case UdpInput.READ_SOME:
             return Coalescing(now_ms)
         case UdpInput.LIMIT_REACHED:
-            return Full()
+            return FULL
         case UdpInput.STOPPED:
-            return Stopped()
+            return STOPPED
         case UdpInput.HINDERED:
-            return state if isinstance(state, Stopped) else Paused(now_ms + PAUSE_MS)
+            return state if state is STOPPED else Paused(now_ms + PAUSE_MS)
         case UdpInput.APPEND_ENDED:
-            return Coalescing(now_ms) if isinstance(state, Full) else state
+            return Coalescing(now_ms) if state is FULL else state

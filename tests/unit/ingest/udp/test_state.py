@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import pytest
 from relay.ingest.udp.state import (
+    FULL,
     PAUSE_MS,
+    STOPPED,
+    WATCHING,
     Coalescing,
-    Full,
     Paused,
-    Stopped,
     UdpInput,
     UdpState,
-    Watching,
     next_state,
 )
 
 NOW_MS, LINGER_MS = 5_000, 10
-STATES: list[UdpState] = [Stopped(), Watching(), Coalescing(NOW_MS + 3), Paused(NOW_MS + 50), Full()]
+STATES: list[UdpState] = [STOPPED, WATCHING, Coalescing(NOW_MS + 3), Paused(NOW_MS + 50), FULL]
 AFTER_PAUSE = Paused(NOW_MS + PAUSE_MS)
 LINGERING, AT_ONCE = Coalescing(NOW_MS + LINGER_MS), Coalescing(NOW_MS)
 SAME = object()
@@ -24,14 +24,14 @@ IMPOSSIBLE = None
 
 TABLE: dict[UdpInput, list[object]] = {
     # By state: Stopped, Watching, Coalescing, Paused, Full.
-    UdpInput.STARTED: [Watching(), IMPOSSIBLE, IMPOSSIBLE, IMPOSSIBLE, IMPOSSIBLE],
-    UdpInput.READ_NOTHING: [IMPOSSIBLE, Watching(), Watching(), Watching(), IMPOSSIBLE],
+    UdpInput.STARTED: [WATCHING, IMPOSSIBLE, IMPOSSIBLE, IMPOSSIBLE, IMPOSSIBLE],
+    UdpInput.READ_NOTHING: [IMPOSSIBLE, WATCHING, WATCHING, WATCHING, IMPOSSIBLE],
     UdpInput.READ_ALL: [IMPOSSIBLE, LINGERING, LINGERING, LINGERING, IMPOSSIBLE],
     UdpInput.READ_SOME: [IMPOSSIBLE, AT_ONCE, AT_ONCE, AT_ONCE, IMPOSSIBLE],
-    UdpInput.LIMIT_REACHED: [IMPOSSIBLE, Full(), Full(), Full(), IMPOSSIBLE],
-    UdpInput.HINDERED: [Stopped(), AFTER_PAUSE, AFTER_PAUSE, AFTER_PAUSE, AFTER_PAUSE],
-    UdpInput.APPEND_ENDED: [Stopped(), SAME, SAME, SAME, AT_ONCE],
-    UdpInput.STOPPED: [Stopped(), Stopped(), Stopped(), Stopped(), Stopped()],
+    UdpInput.LIMIT_REACHED: [IMPOSSIBLE, FULL, FULL, FULL, IMPOSSIBLE],
+    UdpInput.HINDERED: [STOPPED, AFTER_PAUSE, AFTER_PAUSE, AFTER_PAUSE, AFTER_PAUSE],
+    UdpInput.APPEND_ENDED: [STOPPED, SAME, SAME, SAME, AT_ONCE],
+    UdpInput.STOPPED: [STOPPED, STOPPED, STOPPED, STOPPED, STOPPED],
 }
 
 
