@@ -10,14 +10,14 @@ from collections.abc import Set
 from dataclasses import replace
 from functools import partial
 
-from aiohttp import web
-
 from relay.config import Settings
 from relay.http import static_files
 from relay.http.guard import HostGuard
 from relay.http.listener import Listener
+from relay.http.request import BodyHandler, Request
+from relay.http.response import Response
 from relay.http.static_files import CLIENT_PATH, DESCRIPTION_PATH, StaticFile, StaticFiles
-from relay.ingest.events_api import HttpIngest
+from relay.ingest.events_api import EVENTS_PATH, HttpIngest
 from relay.openapi import DescribedValues, describe
 from relay.ops.server import Ops
 from relay.runtime.clock import Clock
@@ -38,7 +38,7 @@ class Routes:
         """Return the listeners, not started. A separate listener for operations is last."""
         http, ops = self._settings.http, self._settings.ops
         guard = HostGuard(http.allowed_hosts, http.allowed_origins)
-        apps = Listener(self._apps.handle, http, guard, metrics, clock, self._http.body_handler)
+        apps = Listener(self._apps.handle, http, guard, metrics, clock)
         if not ops.listen:
             return [apps]
         own = replace(http, listen=ops.listen, unix_socket="")
@@ -49,10 +49,10 @@ class Routes:
         """Discard the cached descriptions, which contain values of the previous configuration."""
         self._apps.forget()
 
-    async def _dispatch(self, request: web.BaseRequest) -> web.StreamResponse:
-        if self._settings.ops.listen or self._http.serves(request.raw_path):
-            return await self._http.handle(request)
-        return await self._ops.handle(request)
+    def _dispatch(self, request: Request) -> BodyHandler | Response:
+        if self._settings.ops.listen or request.raw_path.startswith(EVENTS_PATH):
+            return self._http.handle(request)
+        return self._ops.handle(request)
 
     def _describe(self, interfaces: Set[str]) -> StaticFile:
         http, outbox, reader = self._settings.http, self._settings.outbox, self._http.reader

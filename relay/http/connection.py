@@ -1,41 +1,32 @@
-"""A connection of an app: aiohttp's protocol with added deadlines and error responses.
-
-aiohttp (3.14) waits forever for a head or a body. To a request that it cannot parse it responds in plain text and logs
-a traceback. `Connection` records since when a request is being received and since when the client does not read
-responses. The listener calls `expired` in each sweep.
+"""A connection of an app: reads requests one after the other, and responds to each.
 
 Rules:
-1.  The time limit applies from the first byte of a request until its body is complete, and not while the relay works.
-    The start of a request in the same segment as the end of the previous one is not timed until its next byte. If no
-    byte follows, the keep-alive timeout closes the connection.
-2.  A response is never written into another one.
+1.  The state says what the connection waits for. `_move` is the only function that changes it.
+2.  One request is handled at a time. Data after it is buffered, and the socket is not read meanwhile.
+3.  The time limit applies from the first byte of a request until its body is complete, and not while the relay works.
+4.  A response is never written into another one.
+5.  One call reads at most one request and `_MAX_READ_BYTES`. The rest is read in the next turn of the event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, cast
 
-from aiohttp import web
-from aiohttp.http import HttpProcessingError, RawRequestMessage
-from aiohttp.http_exceptions import LineTooLong
-from aiohttp.streams import StreamReader
-from aiohttp.web_protocol import RequestHandler, RequestPayloadError, _ErrInfo
+from relay.http.connection_state import HAS_PLAN, HAS_READER, READS, Input, State, transition
+from relay.http.heads import Heads, Plan
+from relay.http.reader import HEAD_END, Complete, Early, Ended, RequestReader, Step
+from relay.http.request import BodyHandler
+from relay.http.response import RETRY_LATER, Response, Stream, error_response
 
-from relay.http.body import CLIENT_CLOSED
-from relay.http.head_cache import CompleteRequest, FastPath, HeadCache
-from relay.http.response import RETRY_LATER, Response, error_response
-from relay.runtime.clock import loop_s
-
+KEEPALIVE_MS = 75_000
+"""Time until an idle connection is closed; longer than in common proxies."""
+LINGERING_MS = 2_000
+"""Time for which the rest of a rejected body is discarded, so that the client receives the response."""
+_MAX_READ_BYTES = 65_536
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _TIMEOUT = error_response(408, "the request was not complete within http.request_timeout", close=True)
-_CLIENT_ERRORS = (OSError, RequestPayloadError, HttpProcessingError)
-"""Exceptions of an incomplete body, or of invalid framing."""
-MAX_HEAD_BYTES = 32_768
-"""Large enough for browsers, which send the relay the cookies of every web app on 127.0.0.1."""
-HEAD_TOO_LARGE = error_response(
-    431, f"the request head has more than {MAX_HEAD_BYTES} bytes; send fewer or shorter headers", close=True
-)
 STOPPING = error_response(503, "the relay is stopping", headers=RETRY_LATER, close=True)
 
 
@@ -46,313 +37,285 @@ class ConnectionOwner(Protocol):
     def now_ms(self) -> Callable[[], int]: ...
     def admit(self, connection: Connection) -> Response | None: ...
     def forget(self, connection: Connection) -> None: ...
-    def head_too_large(self) -> Response: ...
-    def unparsable(self, message: str) -> Response: ...
     def failed(self, bug: Exception) -> Response: ...
-    def readable(self, response: Response, request: web.BaseRequest) -> Response: ...
+    def run(self, work: Coroutine[Any, Any, None]) -> None: ...
 
 
-class Connection(RequestHandler):
+class Connection(asyncio.Protocol):
     """Reads the requests of one client and responds to them in order."""
 
     __slots__ = (
         "_client_finished",
-        "_closing_since_ms",
-        "_fast_path",
-        "_has_received",
-        "_head_bytes",
-        "_idle_since_ms",
-        "_incomplete_body",
+        "_drained",
+        "_heads",
         "_listener",
-        "_newest_request",
-        "_on_fast_path",
-        "_pending_responses",
         "_pipelined",
-        "_receiving_since_ms",
-        "_socket_transport",
+        "_plan",
+        "_reader",
+        "_since_ms",
         "_stalled_since_ms",
-        "is_unix",
+        "_state",
+        "_transport",
     )
 
-    def __init__(
-        self,
-        server: web.Server,
-        listener: ConnectionOwner,
-        loop: asyncio.AbstractEventLoop,
-        head_cache: HeadCache | None,
-        *,
-        is_unix: bool,
-        **options: Any,
-    ) -> None:
-        super().__init__(server, loop=loop, auto_decompress=False, **options)
+    def __init__(self, listener: ConnectionOwner, heads: Heads) -> None:
         self._listener = listener
-        self.is_unix = is_unix
-        self._socket_transport: asyncio.Transport | None = None
-        """The transport until `connection_lost`. aiohttp's own reference ends when the transport starts to close."""
-        self._incomplete_body: StreamReader | None = None
-        """Body of the newest request, while it may be incomplete."""
-        self._newest_request: RawRequestMessage | None = None
-        self._pending_responses = 0
-        """Requests whose head was received and whose response does not exist yet."""
-        self._client_finished = False
-        self._receiving_since_ms: int | None = None
-        self._idle_since_ms = 0
-        """Time of the last response, or of the connection. Valid only while the connection is idle."""
-        self._has_received = False
-        """Whether the client has sent a byte."""
-        self._head_bytes = 0
-        """Received bytes of an incomplete head."""
-        self._stalled_since_ms: int | None = None
-        self._closing_since_ms: int | None = None
-        self._fast_path = FastPath(head_cache) if head_cache is not None else None
-        self._on_fast_path = False
-        """Whether the current request bypasses aiohttp, which is idle meanwhile."""
+        self._heads = heads
+        self._transport: asyncio.Transport | None = None
+        self._state: State = "new"
+        self._since_ms = listener.now_ms()
+        """Time since which the connection is in its state."""
+        self._reader: RequestReader | None = None
+        self._plan: Plan | None = None
+        """The plan of the request that is handled or discarded."""
         self._pipelined = b""
-        """Data received after that request."""
+        """Data received after the request in progress. The socket is not read meanwhile."""
+        self._stalled_since_ms: int | None = None
+        """Time since which the client has not read the written data."""
+        self._drained: asyncio.Future[None] | None = None
+        """Awaited by a stream while the client does not read."""
+        self._client_finished = False
+
+    def __repr__(self) -> str:
+        return f"<Connection {self._state} since {self._since_ms} ms, {len(self._pipelined)} bytes pipelined>"
+
+    @property
+    def state(self) -> State:
+        return self._state
+
+    def _move(self, input_: Input, reader: RequestReader | None = None, plan: Plan | None = None) -> None:
+        """Change the state, with the reader and the plan that belong to the new state."""
+        state = self._state
+        assert (self._reader is not None) is HAS_READER[state], self
+        assert (self._plan is not None) is HAS_PLAN[state], self
+        self._state = state = transition(state, input_)
+        self._since_ms = self._listener.now_ms()
+        self._reader, self._plan = reader, plan
+        assert (reader is not None) is HAS_READER[state], self
+        assert (plan is not None) is HAS_PLAN[state], self
 
     # --- calls of the transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._socket_transport = cast("asyncio.Transport", transport)  # uvloop's transport is not a subclass.
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's transport is not a subclass.
         rejection = self._listener.admit(self)
         if rejection is not None:
-            self.transport = self._socket_transport
-            self._respond_and_close(rejection)
-            return
-        self._idle_since_ms = self._listener.now_ms()
-        super().connection_made(transport)
+            self._close(rejection.raw)
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        self._transport = None
+        self._pipelined = b""
+        self._move("lost")
+        self._resume_stream()
         self._listener.forget(self)
-        self._socket_transport = None
-        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        fast_path = self._fast_path
-        if fast_path is None:
-            self._begin_receiving(data)
-            self._parse(data)
+        state = self._state
+        if self._pipelined or state in {"handling", "writing"}:
+            self._buffer(self._pipelined + data)
             return
-        if self._on_fast_path:
-            self._buffer_pipelined(data)
-            return
-        offered = fast_path.offer(data) if self._is_idle() else "parse"
-        if isinstance(offered, CompleteRequest):
-            self._handle_body(offered)
-            return
-        self._begin_receiving(data)
-        if offered == "parse":
-            for piece in fast_path.withdraw(data):
-                self._parse(piece)
+        if state in {"idle", "new"}:
+            end = data.find(HEAD_END) + len(HEAD_END)
+            plan = self._heads.cached(data[:end])
+            if plan is not None and plan.body_bytes == len(data) - end:
+                self._handle(plan, data[end:])
+                return
+        if state != "closing":
+            self._read(data)
 
-    def _begin_receiving(self, data: bytes) -> None:
-        if data and self._receiving_since_ms is None:
-            self._has_received = True
-            self._receiving_since_ms = self._listener.now_ms()
-
-    def _parse(self, data: bytes) -> None:
-        if self._head_bytes > MAX_HEAD_BYTES:
-            return
-        before = self._request_count
-        super().data_received(data)
-        requests = self._request_count - before
-        if requests:
-            self._pending_responses += requests
-            self._record_newest_request()
-        self._head_bytes = self._head_bytes + len(data) if self._incomplete_body is None and not requests else 0
-        if self._head_bytes > MAX_HEAD_BYTES:
-            if not self._pending_responses:
-                self._reject_head()
-            return
-        complete = self._incomplete_body is not None and self._incomplete_body.is_eof()
-        if self._fast_path is not None:
-            self._fast_path.parsed(data, self._newest_request, complete=complete)
-        if complete:
-            self._incomplete_body = None
-            self._receiving_since_ms = None
-
-    def _reject_head(self) -> None:
-        """Respond to a head above the limit, and discard further data for a while.
-
-        An immediate close would reset the connection, and a client that is still sending would lose the response.
-        """
-        if self.transport is not None:
-            self.transport.write(self._listener.head_too_large().raw)
-        self._closing_since_ms = self._listener.now_ms()
-        self._loop.call_later(self._lingering_time, self.force_close)
-
-    def eof_received(self) -> bool:  # type: ignore[override]  # aiohttp never keeps the connection, asyncio allows it
-        """Keep the connection open for the responses to complete requests of a client that has finished sending."""
+    def eof_received(self) -> bool:
+        """Keep the connection open for the response to a complete request of a client that has finished sending."""
         self._client_finished = True
-        complete = self._pending_responses
-        if self._incomplete_body is not None:
-            self._incomplete_body.set_exception(ConnectionResetError(CLIENT_CLOSED))
-            complete -= 1
-        return complete > 0
+        self._close_if_finished()
+        return True
 
     def pause_writing(self) -> None:
         self._stalled_since_ms = self._listener.now_ms()
-        super().pause_writing()
 
     def resume_writing(self) -> None:
         self._stalled_since_ms = None
-        super().resume_writing()
+        if self._state == "writing":
+            self._move("drained")
+            self._read_next()
+        self._resume_stream()
 
-    def _record_newest_request(self) -> None:
-        message, payload = self._messages[-1]
-        if isinstance(message, _ErrInfo):
-            # The traceback forms a cycle, which would keep the received data until a garbage collection.
-            message.exc.with_traceback(None).__context__ = None
-            if self._incomplete_body is not None and not self._incomplete_body.is_eof():
-                # Without this, aiohttp's reader of a malformed body would wait forever.
-                self._incomplete_body.set_exception(RequestPayloadError(message.message))
-        self._newest_request = None if isinstance(message, _ErrInfo) else message
-        self._incomplete_body = payload
+    # --- reading
 
-    # --- the fast path
+    def _read(self, data: bytes) -> None:
+        """Read a part of a request."""
+        reader = self._reader
+        if reader is None:
+            data = data.lstrip(b"\r\n")  # RFC 9112, 2.2.
+            if not data:
+                return
+            assert self._transport is not None
+            reader = RequestReader(self._heads, self._transport.get_extra_info("peername"))
+            self._move("began", reader)
+        if len(data) > _MAX_READ_BYTES:
+            self._buffer(data[_MAX_READ_BYTES:])
+            asyncio.get_running_loop().call_soon(self._read_pipelined)
+        self._advance(reader, reader.feed(data[:_MAX_READ_BYTES]))
 
-    def _is_idle(self) -> bool:
-        """Return whether aiohttp is waiting for a request."""
-        waiter = self._waiter
-        return waiter is not None and not waiter.done() and not self._close and not self._paused
+    def _advance(self, reader: RequestReader, step: Step) -> None:
+        """Do what follows from the received data."""
+        if step is None or self._transport is None:
+            return
+        if isinstance(step, Complete):
+            self._buffer(step.rest + self._pipelined)
+            self._handle(step.plan, step.body)
+        elif isinstance(step, Early):
+            self._move("responded", reader, step.plan)
+            self._transport.write(step.plan.finish(step.response))
+            self._advance(reader, step.then)
+        elif isinstance(step, Ended):
+            self._buffer(step.rest + self._pipelined)
+            self._end_request(closes=reader.plan is None or reader.plan.closes)
+        elif step == "continue":
+            self._transport.write(_CONTINUE)
+        elif step.response is not None:
+            self._close(self._unhandled(step.response))
+        else:
+            self._close()
 
-    def _handle_body(self, request: CompleteRequest) -> None:
-        self._has_received = True
-        self._receiving_since_ms = None
-        self._pending_responses += 1
-        self._on_fast_path = True
-        # aiohttp's `shutdown` waits while a request is in progress.
-        self._request_in_progress = True
+    def _unhandled(self, response: Response) -> bytes:
+        """Return the response to an incomplete request, with the CORS headers for its origin."""
+        plan = None if self._reader is None else self._reader.plan
+        return response.raw if plan is None else plan.finish(response)
+
+    def _buffer(self, data: bytes) -> None:
+        """Buffer data until the request in progress has ended, and stop reading."""
+        if data and not self._pipelined and self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+        self._pipelined = data
+
+    def _read_next(self) -> None:
+        """Read the buffered data in the next turn of the event loop."""
+        if self._pipelined:
+            asyncio.get_running_loop().call_soon(self._read_pipelined)
+        else:
+            self._close_if_finished()
+
+    def _read_pipelined(self) -> None:
+        if not self._pipelined or self._state not in READS or self._transport is None:
+            return
+        data, self._pipelined = self._pipelined, b""
+        self._transport.resume_reading()
+        self._read(data)
+        self._close_if_finished()
+
+    def _close_if_finished(self) -> None:
+        """Close the connection if the client sends nothing more and no response is due."""
+        if self._client_finished and not self._pipelined and self._state in READS:
+            self._close()
+
+    # --- responding
+
+    def _handle(self, plan: Plan, body: bytes) -> None:
+        self._move("completed", plan=plan)
         try:
-            request.handle_body(request.body, self._reply)
+            work = cast("BodyHandler", plan.handler).handle(body, self._reply)
+        except Exception as bug:
+            self._reply(bug)
+        else:
+            if work is not None:
+                self._listener.run(self._await_reply(work))
+
+    async def _await_reply(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
         except Exception as bug:
             self._reply(bug)
 
-    def _reply(self, outcome: Response | Exception) -> None:
-        # Not `isinstance(outcome, Response)`: aiohttp's responses are an abstract base class, whose check is slow.
+    def _reply(self, outcome: Response | Stream | Exception) -> None:
         response = self._listener.failed(outcome) if isinstance(outcome, Exception) else outcome
-        self._on_fast_path = False
-        self._request_in_progress = False
-        if self.transport is not None:
-            self.transport.write(response.raw)
-        self.response_made()
-        if self._handler_waiter is not None and not self._handler_waiter.done():
-            self._handler_waiter.set_result(None)
-        if self._close or not response.keep_alive:
-            self.force_close()
+        plan, transport = self._plan, self._transport
+        if isinstance(response, Stream):
+            if self._state == "handling" and transport is not None:
+                transport.write(response.head)
+            self._listener.run(self._send(response))
+        elif self._state == "handling" and plan is not None and transport is not None:
+            transport.write(plan.finish(response))
+            self._end_request(closes=response.closes or plan.closes)
+
+    def _end_request(self, *, closes: bool) -> None:
+        """Continue after a request whose response was written."""
+        if closes:
+            self._close()
+        elif self._stalled_since_ms is not None:
+            self._move("stalled")
+        else:
+            self._move("ended")
+            self._read_next()
+
+    async def _send(self, stream: Stream) -> None:
+        try:
+            await stream.send(self._write_part)
+        except ConnectionResetError:
+            pass
+        except Exception as bug:
+            self._listener.failed(bug)
+        finally:
+            self._close()
+
+    async def _write_part(self, part: bytes) -> None:
+        if self._state != "handling" or self._transport is None:
+            raise ConnectionResetError("the client closed the connection")
+        self._transport.write(part)
+        if self._stalled_since_ms is not None:
+            self._drained = asyncio.get_running_loop().create_future()
+            await self._drained
+
+    def _resume_stream(self) -> None:
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+
+    def _close(self, last: bytes = b"") -> None:
+        """Close the connection after `last` and the data before it are sent."""
+        if self._transport is None or self._state == "closing":
             return
-        self._next_keepalive_close_time = loop_s(self._loop) + self._keepalive_timeout
-        if self._pipelined and self.transport is not None:
-            held, self._pipelined = self._pipelined, b""
-            self.transport.resume_reading()
-            self.data_received(held)
-
-    def _buffer_pipelined(self, data: bytes) -> None:
-        """Buffer the data after the current request, and stop reading until its response is written."""
-        self._begin_receiving(data)
-        if data:
-            self._pipelined += data
-            if self.transport is not None:
-                self.transport.pause_reading()
-
-    def _process_keepalive(self) -> None:
-        if self._on_fast_path:
-            self._next_keepalive_close_time = loop_s(self._loop) + self._keepalive_timeout
-        super()._process_keepalive()
+        self._transport.write(last)
+        self._pipelined = b""
+        self._move("closed")
+        self._transport.close()
 
     # --- calls of the listener
-
-    def response_made(self) -> None:
-        """Record that a response exists. The time limit of the next request starts now, as the relay delayed it."""
-        self._pending_responses -= 1
-        self._idle_since_ms = self._listener.now_ms()
-        if self._receiving_since_ms is not None:
-            self._receiving_since_ms = self._idle_since_ms
-        if self._pending_responses:
-            return
-        if self._head_bytes > MAX_HEAD_BYTES:
-            self._loop.call_soon(self._reject_head)  # After the response that is about to be written.
-        if self._client_finished:
-            self.close()
 
     @property
     def idle_since_ms(self) -> int | None:
         """Time since which no request or response is in progress; None if one is, or if the connection is closing."""
-        if self._receiving_since_ms is not None or self._pending_responses or self._stalled_since_ms is not None:
-            return None
-        return None if self._socket_transport is None or self._socket_transport.is_closing() else self._idle_since_ms
+        is_idle = self._state in ("new", "idle") and not self._pipelined and self._stalled_since_ms is None
+        return self._since_ms if is_idle else None
 
-    def expired(self, now_ms: int, limit_ms: int) -> bool:
+    def close_idle(self) -> None:
+        assert self.idle_since_ms is not None, self
+        self._close()
+
+    def expire(self, now_ms: int, timeout_ms: int) -> bool:
         """Close the connection if its client is too slow; return whether a request is lost.
 
         A client that is slow to send gets a 408. A connection whose client does not read responses, or does not close,
         is aborted. A connection without a received byte is closed silently, as browsers open connections in advance.
         """
-        if self._socket_transport is None:
-            return False
-        if self._socket_transport.is_closing() and self._closing_since_ms is None:
-            self._closing_since_ms = now_ms
-        for since_ms in (self._stalled_since_ms, self._closing_since_ms):
-            if since_ms is not None and now_ms - since_ms >= limit_ms:
-                self._socket_transport.abort()
-                return False
-        if not self._has_received and now_ms - self._idle_since_ms >= limit_ms:
-            self.force_close()
-            return False
-        if (
-            self._receiving_since_ms is None
-            or now_ms - self._receiving_since_ms < limit_ms
-            or not self._is_waiting_for_client()
-        ):
-            return False
-        self._respond_and_close(_TIMEOUT)
-        return True
+        state, age_ms = self._state, now_ms - self._since_ms
+        stalled_ms = 0 if self._stalled_since_ms is None else now_ms - self._stalled_since_ms
+        if stalled_ms >= timeout_ms or (state == "closing" and age_ms >= timeout_ms):
+            self.abort()
+        elif state == "receiving" and age_ms >= timeout_ms:
+            self._close(self._unhandled(_TIMEOUT))
+            return True
+        elif age_ms >= {"new": timeout_ms, "idle": KEEPALIVE_MS, "discarding": LINGERING_MS}.get(state, age_ms + 1):
+            self._close()
+        return False
 
     def stop(self) -> None:
-        """Reject an incomplete request, or close an idle connection. Otherwise close after the current response."""
-        if self._is_waiting_for_client():
-            if self._receiving_since_ms is not None and self._closing_since_ms is None:
-                self._respond_and_close(STOPPING)
-            else:
-                self.force_close()
-        elif self._pending_responses or self._task_handler is None:
-            self.close()
+        """Reject an incomplete request; let the handler of a complete one finish, then close."""
+        if self._state == "receiving":
+            self._close(self._unhandled(STOPPING))
+        elif self._plan is not None and self._state == "handling":
+            self._plan = self._plan._replace(closes=True)
         else:
-            # The response is sent. The task only reads and discards the rest of a rejected body.
-            self._task_handler.cancel()
+            self._close()
 
-    def _is_waiting_for_client(self) -> bool:
-        """Return whether the connection waits for data from the client."""
-        if self._on_fast_path:
-            return False
-        if self._current_request is not None:
-            return not self._current_request.content.is_eof()
-        return self._waiter is not None and not self._waiter.done()
-
-    def _respond_and_close(self, response: Response) -> None:
-        if self._current_request is not None:
-            response = self._listener.readable(response, self._current_request)
-        if self.transport is not None:
-            self.transport.write(response.raw)
-        self.force_close()
-
-    # --- errors of aiohttp
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        """Respond to a request that aiohttp cannot parse, and count it. It is not logged. A reset is passed on."""
-        if isinstance(exc, ConnectionResetError):
-            raise exc
-        if isinstance(exc, LineTooLong) or (message or "").startswith("Too many headers"):
-            return self._listener.head_too_large()
-        return self._listener.unparsable(message or "")
-
-    def log_exception(self, *args: Any, **kwargs: Any) -> None:
-        """Log exceptions, except for errors of the client while aiohttp discards the rest of a rejected body."""
-        if not isinstance(kwargs.get("exc_info"), _CLIENT_ERRORS):
-            super().log_exception(*args, **kwargs)
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()

@@ -21,59 +21,34 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import structlog
-from aiohttp import web
-from aiohttp.hdrs import UPGRADE
-from aiohttp.http import HttpProcessingError, HttpVersion10, HttpVersion11, RawRequestMessage
-from aiohttp.web_protocol import RequestPayloadError
-from aiohttp.web_server import Server
+from aiohttp.http import RawRequestMessage
 
 from relay.config import Http
 from relay.http import unix_socket
-from relay.http.body import CLIENT_CLOSED
-from relay.http.connection import HEAD_TOO_LARGE, MAX_HEAD_BYTES, STOPPING, Connection
-from relay.http.guard import Admitted, Forbidden, HostGuard
-from relay.http.head_cache import BodyHandler, FindBodyHandler, HeadCache
+from relay.http.connection import STOPPING, Connection
+from relay.http.guard import Forbidden, HostGuard
+from relay.http.heads import Decision, Heads
+from relay.http.request import Handler, Request
 from relay.http.response import RETRY_LATER, Response, error_response
 from relay.runtime.address import ListenError, format_address
 from relay.runtime.clock import Clock
 from relay.runtime.listening import open_sockets
 from relay.runtime.log import Gate
 from relay.runtime.metrics import Metrics
+from relay.runtime.tasks import Tasks
 
-Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
-
-KEEPALIVE_S = 75
-"""Time until an idle connection is closed; longer than in common proxies."""
-_LINGERING_S = 2
-"""Time for which the rest of a rejected body is read and discarded, so that the client receives the response."""
-_CONNECTION_OPTIONS: dict[str, Any] = {
-    "keepalive_timeout": KEEPALIVE_S,
-    "lingering_time": _LINGERING_S,
-    "access_log": None,
-    # The limit for the whole head applies below. aiohttp's limits for its parts must not be smaller.
-    "max_line_size": MAX_HEAD_BYTES,
-    "max_field_size": MAX_HEAD_BYTES,
-    "max_headers": MAX_HEAD_BYTES,
-}
 _BACKLOG = 512
+_ABORT_MS = 1_000
+"""Time limit for the closing of aborted connections, which takes one turn of the event loop."""
+_MAX_SWEEP_PERIOD_S = 1.0
 _BUG_LOG_INTERVAL_MS = 10_000
 _SOCKET_LOG_INTERVAL_MS = 60_000
-
-_READABLE = (
-    ("Access-Control-Allow-Credentials", "true"),
-    ("Access-Control-Expose-Headers", "Relay-Event-Ids, Relay-Durability, Retry-After"),
-    ("Vary", "Origin"),
-)
-"""CORS headers of a response to a page of an allowed origin, in addition to the origin.
-
-Without Allow-Credentials a browser hides the response to a request with credentials, such as any `sendBeacon`.
-"""
 
 _log = structlog.get_logger(__name__)
 
@@ -91,11 +66,8 @@ class Listener:
         guard: HostGuard,
         metrics: Metrics,
         clock: Clock,
-        fast_path: FindBodyHandler | None = None,
     ) -> None:
-        """`fast_path` returns the body handler of admitted plain requests (see relay.http.head_cache)."""
         self._handler = handler
-        self._fast_path = fast_path
         self._settings = settings
         self._guard = guard
         self._metrics = metrics
@@ -113,7 +85,10 @@ class Listener:
         self._unix_factory: Callable[[], Connection] | None = None
         self._unix_server: asyncio.AbstractServer | None = None
         self._unix_inode: int | None = None
-        self._web: Server | None = None
+        self._tasks: Tasks | None = None
+        """The handlers that run as coroutines."""
+        self._all_closed = asyncio.Event()
+        """Set when the last connection closes."""
         self._sweeper: asyncio.TimerHandle | None = None
 
     @property
@@ -124,12 +99,10 @@ class Listener:
     async def start(self) -> None:
         """Listen. Raises ListenError, with all sockets closed."""
         loop = asyncio.get_running_loop()
-        web_server = Server(self._serve)
-        self._web = web_server
+        self._tasks = Tasks()
         self._open = True
-
-        tcp = self._connections_of(web_server, is_unix=False)
-        self._unix_factory = self._connections_of(web_server, is_unix=True)
+        tcp = self._connections_of(is_unix=False)
+        self._unix_factory = self._connections_of(is_unix=True)
         try:
             if self._settings.listen:
                 for opened in await open_sockets(
@@ -157,9 +130,23 @@ class Listener:
         self._remove_unix_socket()
         for connection in list(self._connections):
             connection.stop()
-        if self._web is not None:
-            # aiohttp applies the timeout twice, to the handler and to the connection. 0 would mean no timeout.
-            await self._web.shutdown(max(within_ms, 1) / 2000)
+        if not await self._closed_within(within_ms):
+            if self._tasks is not None:
+                await self._tasks.cancel_all()
+            for connection in list(self._connections):
+                connection.abort()
+            await self._closed_within(_ABORT_MS)
+
+    async def _closed_within(self, ms: int) -> bool:
+        """Return whether all connections close within this time."""
+        while self._connections:
+            self._all_closed.clear()
+            try:
+                async with asyncio.timeout(ms / 1000):
+                    await self._all_closed.wait()
+            except TimeoutError:
+                return False
+        return True
 
     async def check(self) -> None:
         """Create the unix socket's file again if it was removed, because apps could not connect."""
@@ -180,7 +167,7 @@ class Listener:
     def sweep(self, now_ms: int) -> None:
         """Close the connections of clients that are too slow."""
         for connection in list(self._connections):
-            if connection.expired(now_ms, self._settings.request_timeout_ms):
+            if connection.expire(now_ms, self._settings.request_timeout_ms):
                 self._received.inc()
                 self._rejected["timeout"].inc()
 
@@ -201,16 +188,8 @@ class Listener:
         if connection in self._connections:
             del self._connections[connection]
             self._metrics.connections.dec()
-
-    def head_too_large(self) -> Response:
-        """Count a head above the limit, and return the response to it."""
-        self._count_malformed()
-        return HEAD_TOO_LARGE
-
-    def unparsable(self, message: str) -> Response:
-        """Count a malformed request, and return the response to it. `message` is the parser's error message."""
-        self._count_malformed()
-        return error_response(400, f"not an HTTP/1.1 request: {message.partition(':')[0][:100]}", close=True)
+            if not self._connections:
+                self._all_closed.set()
 
     def failed(self, bug: Exception) -> Response:
         """Log an exception in a handler, and return the response to the request."""
@@ -218,10 +197,10 @@ class Listener:
             _log.error("a request handler failed", exc_info=bug)
         return _BUG
 
-    def readable(self, response: Response, request: web.BaseRequest) -> Response:
-        """Return a response that no handler created, with the CORS headers for the request's origin."""
-        path, authority = _target(request)
-        return _readable(response, self._admission(path, authority, request.headers, is_unix=_is_unix(request)))
+    def run(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run a handler's coroutine, which must not raise."""
+        assert self._tasks is not None
+        self._tasks.start("the handler of a request", work)
 
     def _count_malformed(self) -> None:
         self._received.inc()
@@ -236,80 +215,43 @@ class Listener:
         ]
         if not idle:
             return False
-        min(idle)[2].force_close()
+        min(idle)[2].close_idle()
         return True
 
     # --- one request
 
-    async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
-        connection = request.protocol
-        assert isinstance(connection, Connection)
-        try:
-            response = await self._answer(request)
-        finally:
-            connection.response_made()
-        if isinstance(response, Response) and (
-            not request.keep_alive or request.version == HttpVersion10 or UPGRADE in request.headers
-        ):
-            # After a declined upgrade aiohttp parses further data in a way that `Connection` cannot track.
-            return response.closing
-        return response
-
-    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        version = request.version
-        if version not in (HttpVersion11, HttpVersion10):
-            return self.unparsable("wrong version")
-        if _head_bytes(request) > MAX_HEAD_BYTES:
-            return self.head_too_large()
-        path, authority = _target(request)
-        decision = self._admission(path, authority, request.headers, is_unix=_is_unix(request))
-        if isinstance(decision, Forbidden):
-            if request.method == "POST":
+    def _decide(self, is_unix: bool, message: RawRequestMessage, peer: object) -> Decision:
+        """Return the handler of a request with this head, or the response to it."""
+        headers = message.headers
+        url = message.url
+        host, origin, site = headers.get("Host"), headers.get("Origin"), headers.get("Sec-Fetch-Site")
+        authority = url.raw_authority if url.absolute else None
+        admitted = self._guard.check(
+            url.raw_path, None if is_unix else host, origin, site, None if is_unix else authority
+        )
+        if isinstance(admitted, Forbidden):
+            if message.method == "POST":
                 self._received.inc()
                 self._rejected["forbidden"].inc()
-            return error_response(403, decision.error)
+            return Decision(error_response(403, admitted.error))
         try:
-            response = await self._handler(request)
-        except (web.HTTPException, ConnectionResetError):
-            raise
-        except (RequestPayloadError, HttpProcessingError) as error:
-            response = self.unparsable(str(error))
-        except Exception as error:
-            if isinstance(error, OSError | RuntimeError) and request.transport is None:
-                raise ConnectionResetError(CLIENT_CLOSED) from error
-            response = self.failed(error)
-        return _readable(response, decision) if isinstance(response, Response) else response
-
-    def _admission(
-        self, path: str, authority: str | None, headers: Mapping[str, str], *, is_unix: bool
-    ) -> Admitted | Forbidden:
-        host, origin, site = headers.get("Host"), headers.get("Origin"), headers.get("Sec-Fetch-Site")
-        if is_unix:
-            return self._guard.check(path, None, origin, site)
-        return self._guard.check(path, host, origin, site, authority)
-
-    def _find_body_handler(self, is_unix: bool, message: RawRequestMessage) -> BodyHandler | None:
-        """Return the body handler for requests with this head; None if they need the normal path."""
-        if message.path[:1] != "/" or message.version != HttpVersion11 or message.should_close:
-            return None
-        if self._fast_path is None or UPGRADE in message.headers:
-            return None
-        decision = self._admission(message.path, None, message.headers, is_unix=is_unix)
-        return None if isinstance(decision, Forbidden) or decision.cors_origin else self._fast_path(message)
+            handler = self._handler(Request(message.method, url, headers, peer))
+        except Exception as bug:
+            handler = self.failed(bug)
+        return Decision(handler, admitted.cors_origin)
 
     def _schedule_sweep(self) -> None:
-        period_s = self._settings.request_timeout_ms / 10_000
+        period_s = min(self._settings.request_timeout_ms / 10_000, _MAX_SWEEP_PERIOD_S)
         self._sweeper = asyncio.get_running_loop().call_later(period_s, self._sweep_again)
 
     def _sweep_again(self) -> None:
         self._schedule_sweep()
         self.sweep(self.now_ms())
 
-    def _connections_of(self, web_server: Server, *, is_unix: bool) -> Callable[[], Connection]:
+    def _connections_of(self, *, is_unix: bool) -> Callable[[], Connection]:
         """Return the factory for connections of the TCP sockets, or of the unix socket."""
-        loop = asyncio.get_running_loop()
-        head_cache = HeadCache(partial(self._find_body_handler, is_unix)) if self._fast_path else None
-        return lambda: Connection(web_server, self, loop, head_cache, is_unix=is_unix, **_CONNECTION_OPTIONS)
+        heads = Heads(partial(self._decide, is_unix), self._count_malformed, asyncio.get_running_loop())
+        return lambda: Connection(self, heads)
 
     async def _listen_unix(self) -> None:
         """Create the unix socket and listen on it. Raises ListenError."""
@@ -325,33 +267,6 @@ class Listener:
         if self._settings.unix_socket:
             unix_socket.remove(Path(self._settings.unix_socket), self._unix_inode)
         self._unix_inode = None
-
-
-def _target(request: web.BaseRequest) -> tuple[str, str | None]:
-    """Return path and authority of a request's target. The authority is None unless the target is absolute."""
-    path = request.raw_path
-    if path[:1] == "/":
-        return path, None
-    return request.rel_url.raw_path, request.url.raw_authority if request.url.absolute else None
-
-
-def _is_unix(request: web.BaseRequest) -> bool:
-    connection = request.protocol
-    assert isinstance(connection, Connection)
-    return connection.is_unix
-
-
-def _head_bytes(request: web.BaseRequest) -> int:
-    """Return the approximate size of a request's head as received."""
-    fields = sum(len(name) + len(value) + len(": \r\n") for name, value in request.raw_headers)
-    return fields + len(request.method) + len(request.raw_path) + len("  HTTP/1.1\r\n\r\n")
-
-
-def _readable(response: Response, decision: Admitted | Forbidden) -> Response:
-    """Return the response with the CORS headers that the decision allows."""
-    if isinstance(decision, Forbidden) or not decision.cors_origin:
-        return response
-    return response.with_headers((("Access-Control-Allow-Origin", decision.cors_origin), *_READABLE))
 
 
 def _sockets(server: asyncio.AbstractServer) -> tuple[socket.socket, ...]:

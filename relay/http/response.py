@@ -8,24 +8,21 @@ omitted: `Server` would only help attackers, and a device's clock may be wrong b
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import cached_property
 from http import HTTPStatus
 
-from aiohttp import web
-from aiohttp.abc import AbstractStreamWriter
-
-from relay.http.body import CLIENT_CLOSED
-
 Headers = Sequence[tuple[str, str]]
+Write = Callable[[bytes], Awaitable[None]]
+"""Sends a part of a body; waits while the client does not read. Raises ConnectionResetError if the client closed."""
 
 RETRY_AFTER_S = 5
 """Retry-After of a 503, in seconds."""
 RETRY_LATER: Headers = (("Retry-After", str(RETRY_AFTER_S)),)
 
 
-class Response(web.StreamResponse):
-    """A complete response. `raw` has the bytes of its head and body."""
+class Response:
+    """A complete response. `raw` has the bytes of its head and body, `head` those of its head."""
 
     def __init__(
         self,
@@ -36,41 +33,38 @@ class Response(web.StreamResponse):
         close: bool = False,
         content_type: str = "application/json",
     ) -> None:
-        super().__init__(status=status)
-        self._content = body
-        self._extra = tuple(headers)
-        self._close_connection = close
+        self.status = status
+        self.body = body
+        self.closes = close
+        self._headers = tuple(headers)
         self._type = content_type
-        self._head = _head(status, content_type, len(body), self._extra, close)
-        self.raw = self._head + body
-
-    @property
-    def keep_alive(self) -> bool:
-        return not self._close_connection
+        # A 204 and a 304 have no body (RFC 9110, 8.6).
+        has_body = status not in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
+        content: Headers = (("Content-Type", content_type), ("Content-Length", str(len(body)))) if has_body else ()
+        self.head = _head(status, (*content, *self._headers), close)
+        self.raw = self.head + body
 
     @cached_property
     def closing(self) -> Response:
         """The same response with `Connection: close`."""
-        if self._close_connection:
+        if self.closes:
             return self
-        return Response(self.status, self._content, self._extra, close=True, content_type=self._type)
+        return Response(self.status, self.body, self._headers, close=True, content_type=self._type)
 
     def with_headers(self, headers: Headers) -> Response:
-        extra = (*self._extra, *headers)
-        return Response(self.status, self._content, extra, close=self._close_connection, content_type=self._type)
+        extra = (*self._headers, *headers)
+        return Response(self.status, self.body, extra, close=self.closes, content_type=self._type)
 
-    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        """Send the response; wait while the client does not read. Raises ConnectionResetError if the client closed."""
-        transport = request.transport
-        if transport is None:
-            raise ConnectionResetError(CLIENT_CLOSED)
-        transport.write(self._head if request.method == "HEAD" else self.raw)
-        if request.protocol.writing_paused:
-            await request.writer.drain()
-        return None
 
-    async def write_eof(self, data: bytes = b"") -> None:
-        """Do nothing: `prepare` sends the whole response."""
+class Stream:
+    """A response whose body has no known length. The connection closes after it.
+
+    `send` is called exactly once, also if the client has closed the connection.
+    """
+
+    def __init__(self, headers: Headers, send: Callable[[Write], Awaitable[None]]) -> None:
+        self.head = _head(HTTPStatus.OK, headers, close=True)
+        self.send = send
 
 
 def error_response(
@@ -88,11 +82,8 @@ def error_response(
     return Response(status, json.dumps(content).encode(), headers, close=close)
 
 
-def _head(status: int, content_type: str, body_bytes: int, headers: Headers, close: bool) -> bytes:
-    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}"]
-    if status not in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED):  # These have no body (RFC 9110, 8.6).
-        lines += [f"Content-Type: {content_type}", f"Content-Length: {body_bytes}"]
-    lines += [f"{name}: {value}" for name, value in headers]
+def _head(status: int, headers: Headers, close: bool) -> bytes:
+    lines = [f"HTTP/1.1 {int(status)} {HTTPStatus(status).phrase}", *(f"{name}: {value}" for name, value in headers)]
     if close:
         lines.append("Connection: close")
     return "\r\n".join((*lines, "", "")).encode("latin-1")

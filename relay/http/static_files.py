@@ -11,21 +11,19 @@ Rules:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from importlib import resources
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 import msgspec
-from aiohttp import hdrs, web
+from aiohttp import hdrs
 
+from relay.http.request import BodyHandler, Handler, Request
 from relay.http.response import Headers, Response, error_response
 
 CLIENT_PATH = "/relay.js"
 DESCRIPTION_PATH = "/openapi.json"
 JAVASCRIPT = "text/javascript; charset=utf-8"
-
-Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 _CLIENT_MAX_AGE_S = 300
 """Time for which a page may run an old client after an upgrade of the relay."""
@@ -52,11 +50,10 @@ class StaticFiles:
         """Clear the cache after a change of the configuration, which the files depend on."""
         self._made.clear()
 
-    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+    def handle(self, request: Request) -> BodyHandler | Response:
         path = request.raw_path
-        path = path.partition("?")[0] if path[:1] == "/" else urlsplit(path).path
         if path not in self._makers:
-            return await self._others(request)
+            return self._others(request)
         if request.method not in ("GET", "HEAD"):
             return _WRONG_METHOD
         whole, unchanged, etag = self._find(path)

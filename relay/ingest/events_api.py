@@ -16,23 +16,18 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Generator, Mapping
-from functools import lru_cache, partial
-from typing import Literal
-from urllib.parse import urlsplit
+from functools import partial
+from typing import Literal, NamedTuple
 
-from aiohttp import web
-from aiohttp.hdrs import CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT
-from aiohttp.http import RawRequestMessage
+from aiohttp.hdrs import CONTENT_ENCODING, CONTENT_TYPE
 
 from relay.config import Http
-from relay.event.reader import BodyKind, Event, Reader, Reading, Rejection
-from relay.http.body import read_body
+from relay.event.reader import BodyKind, Event, Reader, Rejection
 from relay.http.content_coding import InflateError, inflate_at_once, inflating
-from relay.http.head_cache import BodyHandler, Reply
+from relay.http.request import BodyError, BodyHandler, Reply, Request
 from relay.http.response import RETRY_LATER, Response, error_response
 from relay.ingest.append_coalescer import AppendCoalescer, call_guarded
 from relay.ingest.content_type import (
-    BodyType,
     body_type,
     content_coding,
     wrong_charset,
@@ -47,7 +42,6 @@ EVENTS_PATH = "/v1/events"
 _EVENTS_PATHS = (EVENTS_PATH, EVENTS_PATH + "/")
 """The upstream's framework ignores a trailing slash, so the relay does, too."""
 
-_CACHED_TYPES = 256
 _READ_AT_ONCE_BYTES = 16_384
 """Largest body that is read in one step: at most 900 events, which take a few milliseconds."""
 _EVENT_ID = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
@@ -82,6 +76,16 @@ _Outcome = list[Event] | Rejection | Response
 _OutcomeReading = Generator[None, None, _Outcome]
 
 
+class _BodyForm(NamedTuple):
+    """How the bodies of requests with one head are read."""
+
+    kind: BodyKind
+    ascii_only: bool
+    coding: str
+    """One of CODINGS, or "" for none."""
+    content_type: str
+
+
 class HttpIngest:
     """The handler of /v1/events for one configuration."""
 
@@ -106,11 +110,9 @@ class HttpIngest:
         self._coalescer = AppendCoalescer(outbox, self._received.inc, self._count_stored, measured)
         self._long_reads: LongReads[_Outcome] = LongReads(measured)
 
-    async def handle(self, request: web.BaseRequest) -> Response:
-        """Respond to a request that the listener admitted; with 404 if its path is not part of the events API."""
+    def handle(self, request: Request) -> BodyHandler | Response:
+        """Return the handler of a request that the listener admitted, or the response to it."""
         path = request.raw_path
-        if path != EVENTS_PATH:
-            path = request.rel_url.raw_path
         if path in _EVENTS_PATHS:
             methods = _EVENTS_METHODS
         elif path.startswith(EVENTS_PATH + "/"):
@@ -119,114 +121,54 @@ class HttpIngest:
             return _NOT_FOUND
         method = request.method
         if method == "POST" and methods is _EVENTS_METHODS:
-            return await self._post(request)
+            return self._post(request)
         if method == "OPTIONS":
             return _preflight(request, methods)
         if method in ("GET", "HEAD") and methods is _EVENT_METHODS:
             return self._find(path.removeprefix(EVENTS_PATH + "/"))
         return _WRONG_METHOD[methods]
 
-    def serves(self, path: str) -> bool:
-        """Return whether this handler serves a request's `raw_path`, which may be an absolute URL."""
-        return (path if path[:1] == "/" else urlsplit(path).path).startswith(EVENTS_PATH)
-
-    async def _post(self, request: web.BaseRequest) -> Response:
-        """Respond to POST /v1/events. The cheapest checks are first."""
-        headers = request.headers
-        content_type = headers.get(CONTENT_TYPE, "")
-        type_ = _body_type(content_type)
-        if isinstance(type_, Response):
-            return self._reject("media_type", type_)
-        coding = content_coding(headers.getall(CONTENT_ENCODING)) if CONTENT_ENCODING in headers else ""
+    def _post(self, request: Request) -> BodyHandler | Response:
+        """Return the handler of the body of a POST. It depends on the type and the coding only."""
+        content_type = request.headers.get(CONTENT_TYPE, "")
+        type_ = body_type(content_type)
+        if type_ is None:
+            return self._reject("media_type", wrong_type(content_type))
+        codings = request.headers.getall(CONTENT_ENCODING, [])
+        coding = content_coding(codings)
         if coding is None:
-            return self._reject("media_type", wrong_coding(headers.getall(CONTENT_ENCODING)))
-        events = await self._read_request(request, type_, coding)
-        if isinstance(events, Response):
-            return events
-        self._received.inc(len(events))
-        try:
-            duplicates = await self._outbox.append(events)
-        except OutboxError as error:
-            return self._not_stored_response(len(events), error)
-        self._count_stored(len(events), duplicates)
-        return self._stored
+            return self._reject("media_type", wrong_coding(codings))
+        form = _BodyForm(type_.kind, type_.ascii_only, coding, content_type)
+        return BodyHandler(partial(self._handle_body, form), self._max_body_bytes, self._reject_body, is_cacheable=True)
 
-    async def _read_request(self, request: web.BaseRequest, type_: BodyType, coding: str) -> list[Event] | Response:
-        """Return the events of the body, or the response that rejects it. The body is not referenced afterwards."""
-        kind = type_.kind
-        packed = await read_body(request, self._max_body_bytes)
-        if isinstance(packed, str):
-            return self._reject(packed, _BODY_RESPONSES[packed])
-        if type_.ascii_only:
-            reading = self._reading_ascii(request.headers[CONTENT_TYPE], kind, packed, coding)
-            return self._events_or_response(
-                await self._long_reads.add(reading, self._max_body_bytes if coding else len(packed))
-            )
-        if not coding:
-            return (
-                self._events_or_response(await self._read_in_turn(kind, packed))
-                if _is_long(packed)
-                else self._read(kind, packed)
-            )
-        body = inflate_at_once(packed, coding, self._max_body_bytes)
+    def _handle_body(self, form: _BodyForm, packed: bytes, reply: Reply) -> None:
+        """Append the events of a body, or reply with a rejection."""
+        body = inflate_at_once(packed, form.coding, self._max_body_bytes) if form.coding else packed
         if isinstance(body, str):
-            return self._reject(body, _BODY_RESPONSES[body])
-        if body is not None and not _is_long(body):
-            return self._read(kind, body)
-        # While a long body is pending, only its compressed form uses memory.
-        size_bytes = self._max_body_bytes if body is None else len(body)
-        del body
-        return self._events_or_response(await self._long_reads.add(self._inflating(kind, packed, coding), size_bytes))
+            reply(self._reject_body(body))
+        elif body is None or form.ascii_only or len(body) > _READ_AT_ONCE_BYTES:
+            # While a long body is pending, only its compressed form uses memory.
+            size_bytes = self._max_body_bytes if body is None else len(body)
+            reading = self._long_reads.add(self._reading(form, packed), size_bytes)
+            reading.add_done_callback(partial(self._was_read, reply))
+        else:
+            self._append(self._events_or_response(self.reader.read(body, form.kind)), reply)
 
-    def _inflating(self, kind: BodyKind, packed: bytes, coding: str) -> Reading:
-        body = yield from inflating(packed, coding, self._max_body_bytes)
+    def _reading(self, form: _BodyForm, packed: bytes) -> _OutcomeReading:
+        """Read a body in steps."""
+        body = (yield from inflating(packed, form.coding, self._max_body_bytes)) if form.coding else packed
         if isinstance(body, str):
             return Rejection(body, _BODY_ERRORS[body])
-        return (yield from self.reader.reading(body, kind))
+        if form.ascii_only and not body.isascii():
+            return wrong_charset(form.content_type)
+        return (yield from self.reader.reading(body, form.kind))
 
-    def _reading_ascii(self, content_type: str, kind: BodyKind, packed: bytes, coding: str) -> _OutcomeReading:
-        """Read a body whose charset is not UTF-8: it must be ASCII."""
-        body = (yield from inflating(packed, coding, self._max_body_bytes)) if coding else packed
-        if isinstance(body, str):
-            return Rejection(body, _BODY_ERRORS[body])
-        if not body.isascii():
-            return wrong_charset(content_type)
-        return (yield from self.reader.reading(body, kind))
-
-    def body_handler(self, message: RawRequestMessage) -> BodyHandler | None:
-        """Return the handler for the body of a plain POST; None if other parts of the request matter.
-
-        See relay.http.head_cache.
-        """
-        headers = message.headers
-        if (
-            message.method != "POST"
-            or message.path not in _EVENTS_PATHS
-            or CONTENT_ENCODING in headers
-            or EXPECT in headers
-        ):
-            return None
-        type_ = _body_type(headers.get(CONTENT_TYPE, ""))
-        if isinstance(type_, Response) or type_.ascii_only:
-            return None
-        if int(headers.get(CONTENT_LENGTH, "0")) > self._max_body_bytes:
-            return None
-        return partial(self._handle_body, type_.kind)
-
-    def _handle_body(self, kind: BodyKind, body: bytes, reply: Reply) -> None:
-        """Do what `_post` does, with a callback instead of a task."""
-        if not _is_long(body):
-            self._append(self._read(kind, body), reply)
-            return
-
-        def was_read(outcome: asyncio.Future[_Outcome]) -> None:
-            bug = outcome.exception()
-            if bug is None:
-                self._append(self._events_or_response(outcome.result()), reply)
-            else:
-                reply(bug if isinstance(bug, Exception) else RuntimeError(repr(bug)))
-
-        self._read_in_turn(kind, body).add_done_callback(was_read)
+    def _was_read(self, reply: Reply, outcome: asyncio.Future[_Outcome]) -> None:
+        bug = outcome.exception()
+        if bug is None:
+            self._append(self._events_or_response(outcome.result()), reply)
+        else:
+            reply(bug if isinstance(bug, Exception) else RuntimeError(repr(bug)))
 
     def _append(self, events: list[Event] | Response, reply: Reply) -> None:
         if isinstance(events, list):
@@ -241,12 +183,6 @@ class HttpIngest:
             reply(self._not_stored_response(count, error))
         else:
             reply(error if isinstance(error, Exception) else RuntimeError(repr(error)))
-
-    def _read(self, kind: BodyKind, body: bytes) -> list[Event] | Response:
-        return self._events_or_response(self.reader.read(body, kind))
-
-    def _read_in_turn(self, kind: BodyKind, body: bytes) -> asyncio.Future[_Outcome]:
-        return self._long_reads.add(self.reader.reading(body, kind), len(body))
 
     def _events_or_response(self, events: _Outcome) -> list[Event] | Response:
         """Return the events, or the response that rejects the body."""
@@ -273,6 +209,9 @@ class HttpIngest:
         self._rejected[reason].inc()
         return answer
 
+    def _reject_body(self, error: BodyError) -> Response:
+        return self._reject(error, _BODY_RESPONSES[error])
+
     def _find(self, event_id: str) -> Response:
         if not _EVENT_ID.fullmatch(event_id):
             return _UNKNOWN_EVENT
@@ -280,16 +219,6 @@ class HttpIngest:
         if state is None:
             return _UNKNOWN_EVENT
         return Response(200, f'{{"event_id": "{event_id.lower()}", "state": "{state}"}}'.encode(), _NO_STORE)
-
-
-@lru_cache(_CACHED_TYPES)
-def _body_type(content_type: str) -> BodyType | Response:
-    """Return how to read a body with this Content-Type, or the response that rejects it."""
-    return body_type(content_type) or wrong_type(content_type)
-
-
-def _is_long(body: bytes) -> bool:
-    return len(body) > _READ_AT_ONCE_BYTES
 
 
 def _allowed_headers(requested: str) -> str:
@@ -301,7 +230,7 @@ def _allowed_headers(requested: str) -> str:
     return requested if _HEADER_NAMES.fullmatch(requested) else CORS_HEADERS
 
 
-def _preflight(request: web.BaseRequest, methods: str) -> Response:
+def _preflight(request: Request, methods: str) -> Response:
     """Respond to a CORS preflight. The listener has checked the origin and adds it to the response.
 
     Chrome also requests permission for a page to reach the private network (Private Network Access) or the local

@@ -9,24 +9,25 @@ from __future__ import annotations
 
 import hmac
 
-from aiohttp import hdrs, web
+from aiohttp import hdrs
 
+from relay.http.request import Request
 from relay.ops.response import RequestRejected
 from relay.runtime.address import is_loopback_peer
 from relay.runtime.secret import Secret
 
 
-def require_allowed(request: web.BaseRequest, token: Secret | None) -> None:
+def require_allowed(request: Request, token: Secret | None) -> None:
     """Raise RequestRejected (401, 403, 415) if the request may not change state or read event bodies."""
     if token is not None:
         _require_token(request, token)
-    elif not is_loopback_peer(request.get_extra_info("peername")):
+    elif not is_loopback_peer(request.peer):
         raise RequestRejected(403, "only peers on this machine may send this request, unless ops.token_file is set")
-    if request.method == hdrs.METH_POST and request.content_type != "application/json":
+    if request.method == hdrs.METH_POST and request.media_type != "application/json":
         raise RequestRejected(415, "send Content-Type: application/json")
 
 
-def _require_token(request: web.BaseRequest, token: Secret) -> None:
+def _require_token(request: Request, token: Secret) -> None:
     scheme, _, sent = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
     # compare_digest accepts only ASCII in a str, and a header may contain surrogates for bytes that are not UTF-8.
     same = hmac.compare_digest(

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
-from aiohttp import hdrs, web
+from aiohttp import hdrs
 
-from relay.http.body import read_body
+from relay.http.request import Request
 from relay.ops.response import RequestRejected
 from relay.outbox import DeadLetter, Outbox, Selection
 from relay.runtime.metrics import DEAD_REASONS
@@ -26,7 +26,6 @@ MAX_MOVED = 1_000
 MAX_SEARCHED = 1_000
 """Dead letters that one request searches for a text."""
 MAX_SEARCH_CHARS = 200
-MAX_REQUEST_BYTES = 64 << 10
 MAX_ID = 2**63 - 1
 
 Id = Annotated[int, msgspec.Meta(ge=1, le=MAX_ID)]
@@ -42,17 +41,12 @@ class DeadLetterChoice(msgspec.Struct, forbid_unknown_fields=True):
     limit: Annotated[int, msgspec.Meta(ge=1, le=MAX_MOVED)] = MAX_MOVED
 
 
-async def read_choice(request: web.BaseRequest) -> tuple[Selection, int]:
-    """Return the selection of a POST and its limit. Raises RequestRejected (400, 413, 415), ConnectionResetError."""
+def read_choice(request: Request) -> tuple[Selection, int]:
+    """Return the selection of a POST and its limit. Raises RequestRejected (400, 415)."""
     if request.headers.get(hdrs.CONTENT_ENCODING, "identity") != "identity":
         raise RequestRejected(415, "send the body without Content-Encoding", {hdrs.ACCEPT_ENCODING: "identity"})
-    body = await read_body(request, MAX_REQUEST_BYTES)
-    if body == "too_large":
-        raise RequestRejected(413, f"the body is larger than {MAX_REQUEST_BYTES} bytes")
-    if body == "malformed":
-        raise RequestRejected(400, "the length of the body differs from its Content-Length")
     try:
-        choice = msgspec.json.decode(body, type=DeadLetterChoice)
+        choice = msgspec.json.decode(request.body, type=DeadLetterChoice)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise RequestRejected(400, f"the body is not a choice of dead letters: {error}") from error
     named = choice.ids is not None or choice.device is not None or choice.reason is not None
@@ -79,9 +73,9 @@ class Query(NamedTuple):
     with_bodies: bool
 
 
-def read_query(request: web.BaseRequest) -> Query:
+def read_query(request: Request) -> Query:
     """Return the parameters of a GET. Raises RequestRejected (400)."""
-    query = dict(request.query)
+    query = dict(request.url.query)
     device, reason = query.pop("device", None), query.pop("reason", None)
     search, bodies = query.pop("search", ""), query.pop("bodies", "true")
     limit = _number(query.pop("limit", str(MAX_SHOWN)), "limit", 1, MAX_SHOWN)

@@ -13,8 +13,10 @@ import asyncio
 from typing import Any
 
 import msgspec
-from aiohttp import hdrs, web
+from aiohttp import hdrs
 
+from relay.http.request import Request
+from relay.http.response import Response, Stream, Write
 from relay.ops.history import History
 from relay.ops.response import SECURITY_HEADERS, RequestRejected
 from relay.ops.status import SNAPSHOT_MS, Status
@@ -24,11 +26,9 @@ from relay.runtime.metrics import Metrics
 MAX_STREAMS = 8
 STATUS_EVERY_S = 2.0
 _RECONNECT_MS = 3_000
-_HEADERS = {
-    **SECURITY_HEADERS,
-    hdrs.CONTENT_TYPE: "text/event-stream; charset=utf-8",
-    "X-Accel-Buffering": "no",  # A proxy that buffers would delay the updates.
-}
+_CONTENT_TYPE = "text/event-stream; charset=utf-8"
+_HEADERS = (*SECURITY_HEADERS.items(), ("X-Accel-Buffering", "no"))
+"""X-Accel-Buffering: a proxy that buffers would delay the updates."""
 
 
 class Live:
@@ -48,38 +48,36 @@ class Live:
         """End every stream, and reject new ones."""
         self._stopping.set()
 
-    async def stream(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Send events until the client disconnects or the relay stops.
-
-        Raises RequestRejected (503), ConnectionResetError.
-        """
+    async def stream(self, request: Request) -> Response | Stream:
+        """Return a stream that ends when the client disconnects or the relay stops. Raises RequestRejected (503)."""
         if self._stopping.is_set():
             raise RequestRejected(503, "the relay is stopping", {hdrs.RETRY_AFTER: "5"})
         if self._streams >= MAX_STREAMS:
             raise RequestRejected(
                 503, f"{MAX_STREAMS} status pages are open, which is the limit: close one", {hdrs.RETRY_AFTER: "30"}
             )
-        response = web.StreamResponse(headers=_HEADERS)
+        if request.method == hdrs.METH_HEAD:
+            return Response(200, b"", _HEADERS, close=True, content_type=_CONTENT_TYPE)
         self._count(1)
-        try:
-            await response.prepare(request)
-            if request.method != hdrs.METH_HEAD:
-                await self._send(response)
-        finally:
-            self._count(-1)
-        return response
+        return Stream((("Content-Type", _CONTENT_TYPE), *_HEADERS), self._send_counted)
 
     def _count(self, change: int) -> None:
         self._streams += change
         self._metrics.status_streams.set(self._streams)
 
-    async def _send(self, response: web.StreamResponse) -> None:
+    async def _send_counted(self, write: Write) -> None:
+        try:
+            await self._send(write)
+        finally:
+            self._count(-1)
+
+    async def _send(self, write: Write) -> None:
         samples = self._history.samples()
-        await response.write(b"retry: %d\n\n" % _RECONNECT_MS + _event("history", samples) + self._status_event())
+        await write(b"retry: %d\n\n" % _RECONNECT_MS + _event("history", samples) + self._status_event())
         while not await self._stops_within(STATUS_EVERY_S):
             news = self._history.samples(samples[-1]["at_ms"] if samples else -1)
             samples = news or samples
-            await response.write((_event("sample", news) if news else b"") + self._status_event())
+            await write((_event("sample", news) if news else b"") + self._status_event())
 
     async def _stops_within(self, seconds: float) -> bool:
         try:

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from aiohttp import web
+
+from relay.http.response import Response
 
 JSON_TYPE = "application/json; charset=utf-8"
 SECURITY_HEADERS = {
@@ -23,7 +24,6 @@ SECURITY_HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
-    "Server": "relay",  # aiohttp would send its own version and Python's.
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
@@ -39,16 +39,16 @@ class RequestRejected(Exception):
         self.headers = headers
 
 
-def json_response(data: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] = {}) -> web.Response:
+def json_response(data: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] = {}) -> Response:
     """Return a response with `data` as its JSON body."""
     return bytes_response(msgspec.json.encode(data), JSON_TYPE, status, headers)
 
 
-def error_response(status: int, error: str, headers: Mapping[str, str] = {}) -> web.Response:
+def error_response(status: int, error: str, headers: Mapping[str, str] = {}) -> Response:
     """Return a JSON response with the error message `error`."""
     return json_response({"success": False, "error": error}, status, headers)
 
 
-def bytes_response(body: bytes, content_type: str, status: int = 200, headers: Mapping[str, str] = {}) -> web.Response:
+def bytes_response(body: bytes, content_type: str, status: int = 200, headers: Mapping[str, str] = {}) -> Response:
     """Return a response with the security headers."""
-    return web.Response(body=body, status=status, headers={**SECURITY_HEADERS, **headers, "Content-Type": content_type})
+    return Response(status, body, tuple({**SECURITY_HEADERS, **headers}.items()), content_type=content_type)

@@ -10,11 +10,14 @@ This module does not depend on sockets, `ingest` or `forward`. The listener's gu
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from aiohttp import hdrs, web
+from aiohttp import hdrs
 
+from relay.http.request import BodyError, BodyHandler, Reply, Request
+from relay.http.response import Response, Stream
 from relay.ops import exposition
 from relay.ops.access import require_allowed
 from relay.ops.dead_letters import found, read_choice, read_id, read_query, shown
@@ -30,6 +33,7 @@ DEAD_LETTERS = "/dead-letters"
 QUARANTINE = "/quarantine"
 ADOPTED_AT_ONCE = 4096
 """Maximum number of quarantined events that one request adopts or discards."""
+MAX_REQUEST_BYTES = 64 << 10
 PAGE = Path(__file__).parent / "page"
 PAGE_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 
@@ -45,7 +49,7 @@ class Route(NamedTuple):
     """The method and the handler of a path; `guarded` routes are subject to `access`."""
 
     method: str
-    handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+    handler: Callable[[Request], Awaitable[Response | Stream]]
     guarded: bool = False
 
 
@@ -94,87 +98,101 @@ class Ops:
         """All routes by path, with the paths as written in the API description."""
         return {**self._routes, f"{DEAD_LETTERS}/{{id}}": self._one_dead}
 
-    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Return the response to any request, 503 if the outbox fails. Raises ConnectionResetError."""
+    def handle(self, request: Request) -> BodyHandler | Response:
+        """Return the handler of a request, or the response that rejects it."""
         try:
             route = self._find(request)
             if route.guarded:
                 require_allowed(request, self.token)
-            return await route.handler(request)
         except RequestRejected as rejected:
             return error_response(rejected.status, rejected.error, rejected.headers)
-        except OutboxError as error:
-            return error_response(503, str(error), {hdrs.RETRY_AFTER: "5"})
+        return BodyHandler(partial(self._respond, route, request), MAX_REQUEST_BYTES, _reject_body)
 
-    def _find(self, request: web.BaseRequest) -> Route:
-        route = self._routes.get(request.path)
-        if route is None and request.path.startswith(f"{DEAD_LETTERS}/"):
+    async def _respond(self, route: Route, request: Request, body: bytes, reply: Reply) -> None:
+        """Reply to a request with the route's response, or with 503 if the outbox fails."""
+        try:
+            response = await route.handler(request._replace(body=body))
+        except RequestRejected as rejected:
+            response = error_response(rejected.status, rejected.error, rejected.headers)
+        except OutboxError as error:
+            response = error_response(503, str(error), {hdrs.RETRY_AFTER: "5"})
+        reply(response)
+
+    def _find(self, request: Request) -> Route:
+        route = self._routes.get(request.url.path)
+        if route is None and request.url.path.startswith(f"{DEAD_LETTERS}/"):
             route = self._one_dead
         if route is None:
-            raise RequestRejected(404, f"unknown path {request.path[:80]!r}")
+            raise RequestRejected(404, f"unknown path {request.url.path[:80]!r}")
         method = hdrs.METH_GET if request.method == hdrs.METH_HEAD else request.method
         if method != route.method:
             allowed = "GET, HEAD" if route.method == hdrs.METH_GET else route.method
             raise RequestRejected(405, f"this path allows {allowed}, not {request.method[:20]}", {hdrs.ALLOW: allowed})
         return route
 
-    async def _livez(self, _: web.BaseRequest) -> web.Response:
+    async def _livez(self, _: Request) -> Response:
         return json_response({"alive": True})
 
-    async def _readyz(self, _: web.BaseRequest) -> web.Response:
+    async def _readyz(self, _: Request) -> Response:
         problem = self._status.problem()
         return json_response({"ready": not problem, "problem": problem}, 503 if problem else 200)
 
-    async def _scrape(self, request: web.BaseRequest) -> web.Response:
+    async def _scrape(self, request: Request) -> Response:
         self._status.export(self._metrics)
         self._refresh()
         encode, content_type = exposition.chosen(request.headers.get(hdrs.ACCEPT, ""))
         return bytes_response(encode(self._metrics.registry), content_type)
 
-    async def _show_status(self, _: web.BaseRequest) -> web.Response:
+    async def _show_status(self, _: Request) -> Response:
         return json_response(self._status.data())
 
-    async def _show_log(self, _: web.BaseRequest) -> web.Response:
+    async def _show_log(self, _: Request) -> Response:
         return bytes_response("".join(f"{line}\n" for line in log.last_lines()).encode(), "text/plain; charset=utf-8")
 
-    async def _file(self, request: web.BaseRequest) -> web.Response:
-        body, content_type = self._page[request.path]
+    async def _file(self, request: Request) -> Response:
+        body, content_type = self._page[request.url.path]
         return bytes_response(body, content_type)
 
-    async def _flush(self, _: web.BaseRequest) -> web.Response:
+    async def _flush(self, _: Request) -> Response:
         self._control.flush()
         return json_response({"success": True, "pending": self._outbox.ledger().pending})
 
-    async def _list_dead(self, request: web.BaseRequest) -> web.Response:
+    async def _list_dead(self, request: Request) -> Response:
         query = read_query(request)
         letters, next_after = await found(self._outbox, query)
         data = [shown(letter, with_body=query.with_bodies) for letter in letters]
         return json_response({"success": True, "dead_letters": data, "next_after": next_after})
 
-    async def _show_dead(self, request: web.BaseRequest) -> web.Response:
-        text = request.path.removeprefix(f"{DEAD_LETTERS}/")
+    async def _show_dead(self, request: Request) -> Response:
+        text = request.url.path.removeprefix(f"{DEAD_LETTERS}/")
         letters = await self._outbox.dead_letters(read_id(text), 1)
         if not letters:
             raise RequestRejected(404, f"no dead letter has the id {text}")
         return json_response({"success": True, "dead_letter": shown(letters[0])})
 
-    async def _requeue(self, request: web.BaseRequest) -> web.Response:
-        selection, limit = await read_choice(request)
+    async def _requeue(self, request: Request) -> Response:
+        selection, limit = read_choice(request)
         requeued = await self._outbox.requeue(selection, limit)
         return json_response({"success": True, "requeued": requeued, "remaining": self._outbox.gauges().dead_letters})
 
-    async def _discard(self, request: web.BaseRequest) -> web.Response:
-        selection, limit = await read_choice(request)
+    async def _discard(self, request: Request) -> Response:
+        selection, limit = read_choice(request)
         discarded = await self._outbox.discard(selection, limit)
         return json_response({"success": True, "discarded": discarded, "remaining": self._outbox.gauges().dead_letters})
 
-    async def _adopt(self, _: web.BaseRequest) -> web.Response:
+    async def _adopt(self, _: Request) -> Response:
         adopted = await self._outbox.adopt(ADOPTED_AT_ONCE)
         return json_response({"success": True, "adopted": adopted, "remaining": self._outbox.gauges().quarantined})
 
-    async def _discard_quarantined(self, _: web.BaseRequest) -> web.Response:
+    async def _discard_quarantined(self, _: Request) -> Response:
         discarded = await self._outbox.discard_quarantined(ADOPTED_AT_ONCE)
         return json_response({"success": True, "discarded": discarded, "remaining": self._outbox.gauges().quarantined})
+
+
+def _reject_body(error: BodyError) -> Response:
+    if error == "too_large":
+        return error_response(413, f"the body is larger than {MAX_REQUEST_BYTES} bytes")
+    return error_response(400, "the body is truncated or corrupt")
 
 
 def _read_page() -> dict[str, tuple[bytes, str]]:

@@ -11,10 +11,7 @@ import time
 import uuid
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
-
-if TYPE_CHECKING:
-    import asyncio
+from typing import Protocol
 
 _EPOCH = datetime(1970, 1, 1)
 _STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
@@ -66,11 +63,6 @@ def monotonic_us() -> int:
     of an event loop is too coarse for that (uvloop's has milliseconds, and does not advance within an iteration).
     """
     return time.monotonic_ns() // 1000
-
-
-def loop_s(loop: asyncio.AbstractEventLoop) -> float:
-    """Return the event loop's time in seconds, for libraries that compute deadlines with it."""
-    return loop.time()
 
 
 def thread_cpu_ns() -> int:

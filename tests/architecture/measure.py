@@ -21,6 +21,7 @@ from tests.architecture.source import Source, levels
 from tests.architecture.violations import VIOLATIONS
 
 STATEFUL = {
+    "Connection": "connection",
     "DeviceQueue": "queue",
     "StoredQueue": "queue",
     "Endpoint": "endpoint",

@@ -7,16 +7,16 @@ import gzip
 import json
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from aiohttp import web
 from relay.config import Http
 from relay.event.reader import Event, EventDefaults, Reader
 from relay.http.guard import HostGuard
-from relay.http.head_cache import FindBodyHandler
 from relay.http.listener import Listener
+from relay.http.request import BodyHandler, Handler, Request
+from relay.http.response import Response as Answer
 from relay.ingest.events_api import HttpIngest
 from relay.outbox import EventState
 from relay.runtime.metrics import Metrics
@@ -163,10 +163,9 @@ class Served:
 
     def __init__(
         self,
-        handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]] | None = None,
+        handler: Handler | None = None,
         *,
-        fast_path: bool = True,
-        judge: FindBodyHandler | None = None,
+        caches_heads: bool = True,
         outbox: Any = None,
         allowed_origins: Sequence[str] = (),
         **settings: Any,
@@ -178,10 +177,19 @@ class Served:
         reader = new_reader(self.clock, self.settings.max_event_bytes)
         ingest = HttpIngest(reader, self.outbox, self.settings, "full", self.metrics)
         guard = HostGuard(self.settings.allowed_hosts, self.settings.allowed_origins)
-        if fast_path and handler is None:
-            judge = ingest.body_handler
-        self.listener = Listener(handler or ingest.handle, self.settings, guard, self.metrics, self.clock, judge)
+        self.parsed_heads = 0
+        """Heads that were not found in the cache."""
+        self._caches_heads = caches_heads
+        self._handler = handler or ingest.handle
+        self.listener = Listener(self._handle, self.settings, guard, self.metrics, self.clock)
         self._clients: list[Client] = []
+
+    def _handle(self, request: Request) -> BodyHandler | Answer:
+        self.parsed_heads += 1
+        handler = self._handler(request)
+        if isinstance(handler, BodyHandler) and not self._caches_heads:
+            return handler._replace(is_cacheable=False)
+        return handler
 
     async def __aenter__(self) -> Served:
         await self.listener.start()

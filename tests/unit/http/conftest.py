@@ -15,4 +15,4 @@ BOTH = {**ASYNCIO, "uvloop": uvloop.new_event_loop}
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    return BOTH if item.path.name in ("test_listener.py", "test_head_cache.py") else ASYNCIO
+    return BOTH if item.path.name in ("test_listener.py", "test_connection.py") else ASYNCIO

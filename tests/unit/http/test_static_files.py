@@ -6,8 +6,9 @@ import json
 from collections.abc import AsyncIterator
 
 import pytest
-from aiohttp import web
 from relay.http import static_files
+from relay.http.request import Request
+from relay.http.response import Response as Answer
 from relay.http.response import error_response
 from relay.http.static_files import CLIENT_PATH, DESCRIPTION_PATH, StaticFile, StaticFiles
 
@@ -27,7 +28,7 @@ class Making:
         self.made += 1
         return static_files.description({"made": self.made})
 
-    async def _others(self, _: web.BaseRequest) -> web.StreamResponse:
+    def _others(self, _: Request) -> Answer:
         return error_response(404, "not here")
 
 

@@ -291,12 +291,12 @@ def many(events: int) -> bytes:
     return b"[%b]" % b",".join([body] * events)
 
 
-@pytest.mark.parametrize("fast_path", [True, False])
+@pytest.mark.parametrize("caches_heads", [True, False])
 @pytest.mark.parametrize(("body", "status"), [(many(300), 202), (many(300)[:-1], 400), (many(5_000), 202)])
 async def test_a_long_body_is_read_in_steps_and_gets_the_same_response(
-    fast_path: bool, body: bytes, status: int
+    caches_heads: bool, body: bytes, status: int
 ) -> None:
-    async with Served(fast_path=fast_path) as served:
+    async with Served(caches_heads=caches_heads) as served:
         client = await served.connect()
         for _ in range(3):  # the first teaches the head
             client.send(post(body))

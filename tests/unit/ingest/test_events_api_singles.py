@@ -10,12 +10,15 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from multidict import CIMultiDict, CIMultiDictProxy
 from relay.config import Http
 from relay.event.reader import BodyKind, Event, EventDefaults, Reader, Reading, Rejection
-from relay.http.response import Response
+from relay.http.request import BodyHandler, Reply, Request
+from relay.http.response import Response, Stream
 from relay.ingest.events_api import EVENTS_PATH, HttpIngest
 from relay.outbox import OutboxFull
 from relay.runtime.metrics import REJECT_REASONS, Metrics
+from yarl import URL
 
 from tests.support.ingest_harness import EVENT, HandClock, ScriptedOutbox, until
 
@@ -53,7 +56,7 @@ class ScriptedReader(Reader):
 
 
 class Ingest:
-    """HTTP ingest as a listener's shortcut sees it."""
+    """HTTP ingest as a connection calls it."""
 
     def __init__(self, outbox: ScriptedOutbox | None = None) -> None:
         self.outbox = outbox or ScriptedOutbox()
@@ -66,16 +69,24 @@ class Ingest:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _, context: self.bugs.append(context["exception"]))
 
-    def post(self, number: int, body: bytes, content_type: str = "") -> None:
-        class Message:
-            method, path, headers = "POST", EVENTS_PATH, {"Content-Type": content_type}
+    def handler(self, content_type: str = "") -> BodyHandler:
+        headers = CIMultiDictProxy(CIMultiDict({"Content-Type": content_type}))
+        handler = self.http.handle(Request("POST", URL(EVENTS_PATH), headers, None))
+        assert isinstance(handler, BodyHandler)
+        return handler
 
-        take = self.http.body_handler(Message)  # type: ignore[arg-type]
-        assert take is not None
+    def post(self, number: int, body: bytes, content_type: str = "") -> None:
         try:
-            take(body, lambda answer: self.answers.update({number: answer}))
+            self.handler(content_type).handle(body, self._store_answer(number))
         except AssertionError as bug:  # The connection replies to an exception, too.
             self.answers[number] = bug
+
+    def _store_answer(self, number: int) -> Reply:
+        def store(answer: Response | Stream | Exception) -> None:
+            assert not isinstance(answer, Stream)
+            self.answers[number] = answer
+
+        return store
 
     def post_each(self, bodies: Sequence[bytes]) -> None:
         for number, each in enumerate(bodies):
@@ -136,11 +147,10 @@ async def test_an_exception_in_reading_a_body_affects_no_other_request() -> None
 
 async def test_an_exception_in_sending_a_rejection_affects_no_other_request() -> None:
     ingest = Ingest()
-    take = ingest.http.body_handler(type("Message", (), {"method": "POST", "path": EVENTS_PATH, "headers": {}}))  # type: ignore[arg-type]
-    assert take is not None
+    take = ingest.handler().handle
     bug = ZeroDivisionError("a bug")
 
-    def fail(_: Response | Exception) -> None:
+    def fail(_: Response | Stream | Exception) -> None:
         raise bug
 
     ingest.post(0, body(0))

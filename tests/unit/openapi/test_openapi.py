@@ -10,7 +10,6 @@ from typing import Any, NamedTuple, get_args
 
 import msgspec
 import pytest
-from aiohttp import web
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from relay import __version__, openapi
@@ -31,7 +30,9 @@ from relay.event.strict_json import MAX_DEPTH
 from relay.event.values import BLANK_CLASS, MOMENT
 from relay.http import static_files
 from relay.http.content_coding import CODINGS
+from relay.http.request import BodyHandler, Request
 from relay.http.response import RETRY_AFTER_S
+from relay.http.response import Response as HttpResponse
 from relay.http.static_files import StaticFiles
 from relay.ingest.content_type import CODING_NAMES, KINDS
 from relay.ingest.events_api import CORS_HEADERS, CORS_MAX_AGE_S, EVENTS_PATH, HttpIngest
@@ -83,9 +84,9 @@ class Stage:
         self.files = StaticFiles(makers, self._dispatch)
         self.served = Served(self.files.handle, allowed_origins=[ORIGIN], **settings)
 
-    async def _dispatch(self, request: web.BaseRequest) -> web.StreamResponse:
-        serving = self.http if self.http.serves(request.raw_path) else self.ops
-        return await serving.handle(request)
+    def _dispatch(self, request: Request) -> BodyHandler | HttpResponse:
+        serving = self.http if request.raw_path.startswith(EVENTS_PATH) else self.ops
+        return serving.handle(request)
 
 
 @pytest.fixture

@@ -8,20 +8,26 @@ import json
 from html.parser import HTMLParser
 from io import StringIO
 from pathlib import Path
-from unittest.mock import Mock
 
 import pytest
 import structlog
-from aiohttp import ClientSession, UnixConnector, web
-from aiohttp.test_utils import make_mocked_request
+from aiohttp import ClientSession, UnixConnector
+from multidict import CIMultiDict, CIMultiDictProxy
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as read_text
-from relay.config import Log
+from relay.config import Http, Log
+from relay.http.guard import HostGuard
+from relay.http.listener import Listener
+from relay.http.request import Request
+from relay.http.response import Response
 from relay.ops.dead_letters import MAX_SEARCHED, Query, found
 from relay.outbox import Gauges, Selection
 from relay.policy.overview import EndpointView
 from relay.runtime import log
+from relay.runtime.clock import SystemClock
+from relay.runtime.metrics import Metrics
 from relay.runtime.secret import MASK, Secret
+from yarl import URL
 
 from tests.support.ops_harness import Served, dead_letter
 
@@ -215,24 +221,25 @@ class TestAccess:
         assert (await served.call(path, "HEAD")).status == 200
 
     async def test_a_unix_socket_counts_as_this_machine(self, served: Served, tmp_path: Path) -> None:
-        runner = web.ServerRunner(web.Server(served.ops.handle, auto_decompress=False))
-        await runner.setup()
-        await web.UnixSite(runner, str(tmp_path / "relay.sock")).start()
-        connector = UnixConnector(str(tmp_path / "relay.sock"))
+        path = str(tmp_path / "relay.sock")
+        settings = Http(listen="", unix_socket=path)
+        listener = Listener(served.ops.handle, settings, HostGuard(), Metrics(), SystemClock())
+        await listener.start()
+        connector = UnixConnector(path)
 
         async with (
             ClientSession(connector=connector) as session,
             session.post("http://localhost/flush", json={}) as response,
         ):
             assert response.status == 200
-        await runner.cleanup()
+        await listener.stop(within_ms=2_000)
 
     async def test_without_a_token_other_machines_have_no_access(self, served: Served) -> None:
-        transport = Mock()
-        transport.get_extra_info = lambda name, default=None: {"peername": ("192.168.1.7", 50_000)}.get(name, default)
-        request = make_mocked_request("POST", "/flush", {"Content-Type": "application/json"}, transport=transport)
+        headers = CIMultiDictProxy(CIMultiDict({"Content-Type": "application/json"}))
+        response = served.ops.handle(Request("POST", URL("/flush"), headers, ("192.168.1.7", 50_000)))
 
-        assert (await served.ops.handle(request)).status == 403
+        assert isinstance(response, Response)
+        assert response.status == 403
         assert served.control.flushes == 0
 
     @pytest.mark.parametrize(

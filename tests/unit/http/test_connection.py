@@ -1,28 +1,46 @@
-"""Plain requests take the fast path, and get the same responses as on the normal path."""
+"""Requests with a cached head get the same responses as those whose head is parsed, and the same as from aiohttp."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import fcntl
+import re
 import socket
 import termios
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
 
 import pytest
 import structlog
 from aiohttp import web
-from aiohttp.http import RawRequestMessage
+from aiohttp.http import HttpVersion10
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from relay.http.head_cache import BodyHandler, Reply
-from relay.http.response import Response
+from relay.config import Http
+from relay.http.connection import KEEPALIVE_MS
+from relay.http.request import BodyHandler, Reply, Request
+from relay.http.response import error_response
+from relay.ingest.events_api import HttpIngest
 from relay.outbox import OutboxFull, OutboxUnavailable
 from relay.runtime.address import parse_address
-from relay.runtime.metrics import REJECT_REASONS
+from relay.runtime.metrics import REJECT_REASONS, Metrics
 
 from tests.fault.sizes import LONG_S, size
-from tests.support.ingest_harness import ANSWERED_WITHIN_S, BODY, Client, Served, gzipped, post, request, until
+from tests.support.ingest_harness import (
+    ANSWERED_WITHIN_S,
+    BODY,
+    Client,
+    HandClock,
+    ScriptedOutbox,
+    Served,
+    gzipped,
+    new_reader,
+    post,
+    request,
+    until,
+)
 
 TIMEOUT_MS = 10_000
 MAX_BODY_BYTES = 4_096
@@ -36,13 +54,7 @@ async def taught(served: Served) -> Client:
     return await served.connect()
 
 
-def ordinary(served: Served) -> int:
-    """Requests that took the ordinary way."""
-    assert served.listener._web is not None
-    return served.listener._web.requests_count
-
-
-# --- it is taken
+# --- the cache
 
 
 async def test_a_cached_head_is_not_parsed_again() -> None:
@@ -51,7 +63,7 @@ async def test_a_cached_head_is_not_parsed_again() -> None:
         for body in (BODY, OTHER_BODY, b"x" * len(BODY), BODY):
             client.send(post(body))
             assert (await client.answer()).status == (400 if body[:1] == b"x" else 202)
-        assert ordinary(served) == 1
+        assert served.parsed_heads == 1
         assert [b"stop" in event.body for event in served.outbox.kept] == [False, False, True, False]
         assert served.count("events_received_total", transport="http") == 5
         assert served.count("events_accepted_total", transport="http") == 4
@@ -79,34 +91,35 @@ async def test_a_cached_head_and_its_body_may_arrive_separately_and_pipelined_da
         await until(lambda: len(served.outbox.appends) == 5)
         served.outbox.appends[4].set_result(0)
         assert (await client.answer()).status == 202
-        assert ordinary(served) == 1
+        assert served.parsed_heads == 1
 
 
 @pytest.mark.parametrize(
-    "raw",
+    ("raw", "parsed"),
     [
-        post(BODY, "Connection: close"),
-        post(BODY, "Connection: Upgrade", "Upgrade: websocket"),
-        post(BODY, "Upgrade: h2c"),
-        post(BODY, "Expect: 100-continue"),
-        post(BODY, "Origin: http://localhost"),
-        post(gzipped(BODY), "Content-Encoding: gzip"),
-        post(BODY, "Content-Type: text/html"),
-        post(BODY, host="evil.example"),
-        post(BODY).replace(b"HTTP/1.1", b"HTTP/1.0"),
-        post(BODY).replace(b"/v1/events", b"/v1/events?x"),
-        request("GET /nowhere HTTP/1.1"),
-        request("POST /v1/events HTTP/1.1", "Transfer-Encoding: chunked") + b"0\r\n\r\n",
+        (post(BODY, "Connection: close"), 1),
+        (post(BODY, "Connection: Upgrade", "Upgrade: websocket"), 1),
+        (post(BODY, "Upgrade: h2c"), 1),
+        (post(BODY, "Expect: 100-continue"), 1),
+        (post(BODY, "Origin: http://localhost"), 1),
+        (post(gzipped(BODY), "Content-Encoding: gzip"), 1),
+        (post(BODY).replace(b"HTTP/1.1", b"HTTP/1.0"), 1),
+        (post(BODY).replace(b"/v1/events", b"/v1/events?x"), 1),
+        (post(BODY, "Content-Type: text/html"), 2),
+        (request("GET /nowhere HTTP/1.1"), 2),
+        (request("POST /v1/events HTTP/1.1", "Transfer-Encoding: chunked") + b"0\r\n\r\n", 2),
     ],
 )
-async def test_a_request_that_is_not_plain_takes_the_normal_path(raw: bytes) -> None:
+async def test_a_repeated_head_gets_the_same_response_and_only_accepted_ones_are_cached(
+    raw: bytes, parsed: int
+) -> None:
     async with Served(allowed_origins=["http://localhost"]) as served:
         first, second = await served.ask(raw), await served.ask(raw)
         assert (first.status, first.headers, first.body) == (second.status, second.headers, second.body)
-        assert ordinary(served) == 2
+        assert served.parsed_heads == parsed
 
 
-# --- nobody can tell
+# --- the same responses
 
 PIECES = [
     post(), post(OTHER_BODY), post(b"x" * len(BODY)), post(b""), post(b"[]"), post(BODY, "X-Id: 1"),
@@ -120,6 +133,7 @@ PIECES = [
     post(b"[" + BODY.replace(b"tv", b"tx") + b"]"), post(BODY.replace(b"video.play", b"          ")),
     post(BODY.replace(b"video.play", b"x" * MAX_BODY_BYTES)), post(BODY, "Content-Length: 1"),
 ]  # fmt: skip
+STATUSES = re.compile(rb"HTTP/1.1 (\d+)")
 PAUSES_MS = [0, 0, 0, TIMEOUT_MS // 2, TIMEOUT_MS - 1, TIMEOUT_MS]
 
 
@@ -130,23 +144,23 @@ PAUSES_MS = [0, 0, 0, TIMEOUT_MS // 2, TIMEOUT_MS - 1, TIMEOUT_MS]
     st.lists(st.sampled_from(PAUSES_MS), min_size=12, max_size=12),
 )
 @settings(max_examples=size(60, 10_000))
-def test_the_fast_path_gives_the_same_responses_for_any_stream(
+def test_cached_heads_give_the_same_responses_for_any_stream(
     requests: list[bytes], cuts: list[float], pauses_ms: list[int]
 ) -> None:
     stream = b"".join(requests)
     at = sorted({int(cut * len(stream)) for cut in cuts} | {sum(map(len, requests[:n])) for n in range(len(requests))})
     pieces = [stream[start:end] for start, end in zip([0, *at], [*at, len(stream)], strict=True) if start < end]
     paced = list(zip(pieces, pauses_ms, strict=False))
-    assert asyncio.run(answers(paced, fast_path=True)) == asyncio.run(answers(paced, fast_path=False))
+    assert asyncio.run(answers(paced, caches_heads=True)) == asyncio.run(answers(paced, caches_heads=False))
 
 
 Paced = Sequence[tuple[bytes, int]]
 """Pieces of a stream, and how long the client then waits."""
 
 
-async def answers(pieces: Paced, *, fast_path: bool) -> tuple[bytes, list[bytes], dict[str, float]]:
+async def answers(pieces: Paced, *, caches_heads: bool) -> tuple[bytes, list[bytes], dict[str, float]]:
     with structlog.testing.capture_logs():
-        async with Served(fast_path=fast_path, max_body_bytes=MAX_BODY_BYTES) as served:
+        async with Served(caches_heads=caches_heads, max_body_bytes=MAX_BODY_BYTES) as served:
             assert (await served.post()).status == 202
             return (
                 await exchange(served, pieces),
@@ -178,7 +192,7 @@ async def test_a_cached_head_inside_of_a_request_is_not_a_head(teacher: bytes) -
         for _ in range(20):
             await asyncio.sleep(0)
         kept = len(served.outbox.kept)
-        async with Served(fast_path=False) as plain:
+        async with Served(caches_heads=False) as plain:
             other = await taught(plain)
             other.send(teacher)
             for _ in range(20):
@@ -187,6 +201,76 @@ async def test_a_cached_head_inside_of_a_request_is_not_a_head(teacher: bytes) -
             for _ in range(20):
                 await asyncio.sleep(0)
             assert kept == len(plain.outbox.kept)
+
+
+LAST = [PIECES[8], *PIECES[12:16], *PIECES[-2:]]
+"""Requests after which a connection closes."""
+INCOMPLETE = post()[:-3]
+OTHERS = [piece for piece in PIECES if piece not in LAST]
+
+
+@pytest.mark.timeout(LONG_S)
+@given(
+    st.lists(st.sampled_from(OTHERS), max_size=5),
+    st.sampled_from(PIECES),
+    st.lists(st.floats(0, 1), max_size=6),
+)
+@settings(max_examples=size(60, 10_000))
+def test_any_stream_gets_the_same_statuses_from_aiohttps_server(
+    requests: list[bytes], last: bytes, cuts: list[float]
+) -> None:
+    stream = b"".join([*requests, last])
+    at = sorted({0, *(int(cut * len(stream)) for cut in cuts), len(stream)})
+    pieces = [(stream[start:end], 0) for start, end in pairwise(at)]
+    received, kept, _ = asyncio.run(answers(pieces, caches_heads=True))
+    # The first event taught the relay its head.
+    assert asyncio.run(aiohttps(requests, last)) == (STATUSES.findall(received), kept[1:])
+
+
+async def aiohttps(requests: list[bytes], last: bytes) -> tuple[list[bytes], list[bytes]]:
+    """Return the statuses from aiohttp's own server with the same handlers, and the stored events."""
+    outbox = ScriptedOutbox()
+    settings = Http(max_body_bytes=MAX_BODY_BYTES)
+    ingest = HttpIngest(new_reader(HandClock()), outbox, settings, "full", Metrics())  # type: ignore[arg-type]
+
+    async def serve(asked: web.BaseRequest) -> web.Response:
+        if asked.host.startswith("evil"):
+            return web.Response(status=403)
+        handler = ingest.handle(Request(asked.method, asked.rel_url, asked.headers, None))
+        if not isinstance(handler, BodyHandler):
+            return closing(web.Response(status=handler.status), handler.closes)
+        body = await asked.read()
+        if len(body) > handler.max_bytes:
+            return closing(web.Response(status=413), True)
+        replied: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        handler.handle(body, replied.set_result)
+        response = await replied
+        return closing(web.Response(status=response.status), response.closes or asked.version == HttpVersion10)
+
+    runner = web.ServerRunner(web.Server(serve, auto_decompress=False, access_log=None, lingering_time=0.01))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    reader, writer = await asyncio.open_connection(*runner.addresses[0][:2])
+    received = b""
+    with contextlib.suppress(ConnectionResetError):
+        writer.write(b"".join(requests))
+        while len(STATUSES.findall(received)) < len(requests):
+            received += await reader.read(65_536)
+        # aiohttp loses the requests of a segment that ends with a malformed one, and the responses after an EOF.
+        writer.write(last)
+        if last != INCOMPLETE:
+            received += await reader.readuntil(b"\r\n\r\n")
+        writer.write_eof()
+        received += await reader.read()
+    writer.close()
+    await runner.cleanup()
+    return STATUSES.findall(received), [event.body for event in outbox.kept]
+
+
+def closing(response: web.Response, closes: bool) -> web.Response:
+    if closes:
+        response.force_close()
+    return response
 
 
 async def exchange(served: Served, pieces: Paced) -> bytes:
@@ -216,7 +300,7 @@ async def exchange(served: Served, pieces: Paced) -> bytes:
 
 def under_way(served: Served, client: socket.socket) -> bool:
     """Whether bytes were sent that the listener has not read, or will not because it closed (see tcp(7))."""
-    transports = [connection.transport for connection in served.listener._connections]
+    transports = [connection._transport for connection in served.listener._connections]
     sockets = [transport.get_extra_info("socket") for transport in transports if transport is not None]
     return any(_queued(each, termios.FIONREAD) for each in sockets) or (
         bool(sockets) and _queued(client, termios.TIOCOUTQ)
@@ -293,19 +377,18 @@ async def test_an_exception_causes_503_and_is_logged() -> None:
 
 
 async def test_an_exception_before_the_append_causes_503_and_is_logged() -> None:
-    async def handler(_: web.BaseRequest) -> web.StreamResponse:
-        return Response(202, b"{}")
+    def fail(body: bytes, reply: Reply) -> None:
+        if body == OTHER_BODY:
+            raise ZeroDivisionError("a bug")
+        reply(error_response(202, ""))
 
-    def take(_body: bytes, _reply: Reply) -> None:
-        raise ZeroDivisionError("a bug")
+    def handler(_: Request) -> BodyHandler:
+        return BodyHandler(fail, MAX_BODY_BYTES, lambda _: error_response(413, ""), is_cacheable=True)
 
-    def judge(_: RawRequestMessage) -> BodyHandler:
-        return take
-
-    async with Served(handler, judge=judge) as served:
+    async with Served(handler) as served:
         client = await taught(served)
         with structlog.testing.capture_logs() as lines:
-            client.send(post())
+            client.send(post(OTHER_BODY))
             assert (await client.answer()).status == 503
         assert [type(line["exc_info"]) for line in lines] == [ZeroDivisionError]
 
@@ -335,11 +418,11 @@ async def test_a_client_that_finished_sending_gets_its_response() -> None:
 
 
 @pytest.mark.parametrize("behind", [b"", post()[:-1], post(), post() + post()[:-1]])
-@pytest.mark.parametrize("fast_path", [True, False])
+@pytest.mark.parametrize("caches_heads", [True, False])
 async def test_a_client_that_finished_sending_gets_responses_to_complete_requests(
-    behind: bytes, fast_path: bool
+    behind: bytes, caches_heads: bool
 ) -> None:
-    async with Served(fast_path=fast_path) as served:
+    async with Served(caches_heads=caches_heads) as served:
         client = await taught(served)
         served.outbox.waits = True
         client.send(post())
@@ -359,13 +442,15 @@ async def test_a_connection_that_waits_for_a_commit_is_not_idle() -> None:
         served.outbox.waits = True
         client.send(post())
         await until(lambda: len(served.outbox.appends) == 2)
-        (connection,) = [each for each in served.listener._connections if each._on_fast_path]
-        connection._next_keepalive_close_time = 0
-        connection._process_keepalive()
+        served.pass_time(KEEPALIVE_MS)
         served.outbox.appends[1].set_result(0)
         assert (await client.answer()).status == 202
-        connection._next_keepalive_close_time = 0
-        connection._process_keepalive()
+        served.pass_time(KEEPALIVE_MS - 1)
+        client.send(post())
+        await until(lambda: len(served.outbox.appends) == 3)
+        served.outbox.appends[2].set_result(0)
+        assert (await client.answer()).status == 202
+        served.pass_time(KEEPALIVE_MS)
         assert await client.rest() == b""
 
 
