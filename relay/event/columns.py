@@ -3,7 +3,7 @@
 A program usually writes the fields of all its events in the same order. The reader therefore decodes a slice of
 events into structs with the field order of the first event. Structs are created and encoded faster than
 dictionaries: 0.75 instead of 1.1 µs per event of 400 bytes. `fast_reader` explains why an unchanged re-encoding
-proves an event. Each remaining check is one call for the whole slice.
+proves an event.
 
 Like the fast reader, this reader only accepts. It accepts a slice only if every event is valid and lacks at most
 `occurred_at`. For any other slice (a different field order, an invalid id) it returns None, and the caller reads
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, get_type_hints
 import msgspec
 
 from relay.event import fast_reader
-from relay.event.values import BLANK_ENDS, all_uuid4_bytes, are_moments, are_trimmed
+from relay.event.values import BLANK_ENDS, are_trimmed, is_moment, uuid4_bytes
 
 _FIELDS = {**get_type_hints(fast_reader.Fields, include_extras=True), "event_type": str}
 _SOURCE_FIELDS = get_type_hints(fast_reader.Source, include_extras=True)
@@ -64,15 +64,15 @@ class ColumnReader:
             return None
         moments = {event.occurred_at for event in events}
         timeless = moments == {msgspec.UNSET}
-        if not timeless and (msgspec.UNSET in moments or not are_moments(list(moments))):
+        if not timeless and (msgspec.UNSET in moments or not all(map(is_moment, moments))):
             return None
         device_keys = [(event.tenant_id, (source := event.source).platform, source.device_id) for event in events]
         if not BLANK_ENDS.isdisjoint([event.event_type[:1] for event in events]) or _some_may_be_blank(events):
             return None
         if not are_trimmed({device_id for _, _, device_id in device_keys}):
             return None
-        event_ids = all_uuid4_bytes([event.event_id for event in events])
-        return Columns(event_ids, device_keys, timeless) if event_ids else None
+        event_ids = [uuid4_bytes(event.event_id) for event in events]
+        return Columns(event_ids, device_keys, timeless) if all(event_ids) else None
 
     def _decoder(self, first: fast_reader.Fields) -> fast_reader.DecodeLines | None:
         """Return the decoder for the field order of `first`.

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import pytest
 from relay.event.reader import Event, EventDefaults, Reader, Rejection
-from relay.event.values import BLANKS, are_moments, is_moment, trimmed
+from relay.event.values import BLANKS, is_moment, trimmed
 from relay.ingest.content_type import body_type
 from relay.sandbox import php, validate
 from relay.sandbox.application import Application
@@ -115,11 +115,6 @@ class TestTimes:
     @pytest.mark.parametrize("time", table.TIMES_WITHOUT_ZONE)
     def test_a_time_without_a_zone_is_rejected_by_the_relay_alone(self, time: str) -> None:
         assert both_say(written(event(occurred_at=time))) == ONLY_THE_FRAMEWORK
-
-    @pytest.mark.parametrize("time", [*table.TIMES, *table.NO_TIMES, *table.TIMES_WITHOUT_ZONE])
-    def test_times_checked_together_give_the_same_result(self, time: object) -> None:
-        if isinstance(time, str):
-            assert are_moments([time, time]) == is_moment(time)
 
     @pytest.mark.parametrize(
         ("year", "days"), [(2026, 365), (2024, 366), (2000, 366), (1900, 365), (1, 365), (4, 366), (0, 0)]
