@@ -1,4 +1,4 @@
-"""relay.js and the snippets for pages of docs/use/apps.md, in Node with simulated browser objects and in real Chromium.
+"""relay.js and the code for web pages of docs/use/apps.md and examples/, in Node and in real Chromium.
 
 The page has the origin http://localhost with its own port. The relay's configuration allows this origin or not.
 """
@@ -18,14 +18,13 @@ from relay.sandbox.server import Sandbox
 
 from tests.e2e.browser import Browser, chromium
 from tests.e2e.harness import PATIENCE_S, RelayProcess, environment, running
-from tests.e2e.test_clients import at, delivered, found_in, run, snippet
+from tests.e2e.test_clients import at, delivered, example, found_in, run, snippet
 from tests.e2e.test_commands import free_port
 
 pytestmark = pytest.mark.timeout(4 * PATIENCE_S)
 NODE_TESTS = Path(__file__).parent / "clients" / "relay.test.cjs"
 CLIENT = Path(__file__).parents[2] / "relay" / "clients" / "relay.js"
 HTML = ("With the relay's own client", "html")
-BY_HAND = ("By hand", "js")
 EVENT = '{"tenant_id": 2, "source": {"platform": "web", "device_id": "d"}}'
 
 
@@ -95,7 +94,7 @@ async def test_the_snippet_without_relay_js_sends_at_once_and_when_the_page_is_c
     sandbox: Sandbox, tmp_path: Path, browser: Browser, page: Page
 ) -> None:
     async with running(settings(sandbox, tmp_path, page)) as relay:
-        page.html = f"<script>{at(relay, snippet(*BY_HAND))}</script>"
+        page.html = f"<script>{at(relay, example('track.js'))}</script>"
         await browser.open(page.origin)
         await delivered(sandbox, "page.tracked")
         await browser.until("waiting.size === 0")

@@ -1,6 +1,6 @@
-"""Every snippet of docs/use/apps.md, run with other ports against a live relay and upstream.
+"""Every snippet of docs/use/apps.md and every file of examples/, run against a live relay and upstream.
 
-Each snippet sends one event whose type ends in "sent" or "tracked", and the upstream must receive it. A test without
+Each of them sends one event whose type ends in "sent" or "tracked", and the upstream must receive it. A test without
 its tool is skipped with the reason. Swift is only parsed, because no compiler is available.
 """
 
@@ -25,14 +25,15 @@ from tests.e2e.harness import PATIENCE_S, RelayProcess, environment, running
 
 pytestmark = pytest.mark.timeout(4 * PATIENCE_S)
 DOCS = Path(__file__).parents[2] / "docs" / "use" / "apps.md"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 FENCE = re.compile(r"^ *```(\w+)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 TOOLS = {
     "curl": ("curl", "curl"),
     "Shell, with nc": ("nc", "netcat-openbsd"),
-    "Python": (sys.executable, "python3"),
-    "Node": ("node", "nodejs"),
-    "C, over UDP": ("cc", "gcc libc6-dev"),
-    "Kotlin (Android TV)": ("kotlinc", "kotlin"),
+    "send.py": (sys.executable, "python3"),
+    "send.mjs": ("node", "nodejs"),
+    "send.c": ("cc", "gcc libc6-dev"),
+    "Send.kt": ("kotlinc", "kotlin"),
 }
 
 
@@ -45,6 +46,10 @@ def snippet(heading: str, language: str) -> str:
     return found
 
 
+def example(name: str) -> str:
+    return (EXAMPLES / name).read_text()
+
+
 def at(relay: RelayProcess, code: str) -> str:
     """Return the code with the ports of this relay in place of the default ports."""
     http_port, udp_port = relay.http.rpartition(":")[2], relay.udp.rpartition(":")[2]
@@ -52,8 +57,8 @@ def at(relay: RelayProcess, code: str) -> str:
     return code.replace("8080", http_port).replace("8125", udp_port)
 
 
-def tool(heading: str) -> str:
-    command, package = TOOLS[heading]
+def tool(name: str) -> str:
+    command, package = TOOLS[name]
     found = shutil.which(command)
     if found is None:
         pytest.skip(f"needs {command}: apt-get install {package}")
@@ -101,31 +106,31 @@ async def test_shell_with_nc(sandbox: Sandbox, tmp_path: Path) -> None:
 
 async def test_python(sandbox: Sandbox, tmp_path: Path) -> None:
     async with running(environment(sandbox.url, tmp_path)) as relay:
-        await run(tmp_path, sys.executable, "-W", "error", "-c", at(relay, snippet("Python", "python")))
+        await run(tmp_path, sys.executable, "-W", "error", "-c", at(relay, example("send.py")))
         assert (await delivered(sandbox, "python.sent"))["context"] == {"answer": 42}
 
 
 async def test_node(sandbox: Sandbox, tmp_path: Path) -> None:
-    node = tool("Node")
+    node = tool("send.mjs")
     async with running(environment(sandbox.url, tmp_path)) as relay:
-        (tmp_path / "send.mjs").write_text(at(relay, snippet("Node", "js")))
+        (tmp_path / "send.mjs").write_text(at(relay, example("send.mjs")))
         await run(tmp_path, node, "send.mjs")
         assert (await delivered(sandbox, "node.sent"))["context"] == {"answer": 42}
 
 
 async def test_c_over_udp(sandbox: Sandbox, tmp_path: Path) -> None:
-    cc = tool("C, over UDP")
+    cc = tool("send.c")
     async with running(environment(sandbox.url, tmp_path)) as relay:
-        (tmp_path / "send.c").write_text(at(relay, snippet("C, over UDP", "c")))
+        (tmp_path / "send.c").write_text(at(relay, example("send.c")))
         await run(tmp_path, cc, "-Wall", "-Wextra", "-Werror", "-o", "send", "send.c")
         await run(tmp_path, str(tmp_path / "send"))
         assert (await delivered(sandbox, "c.sent"))["source"]["device_id"] == "box-7"
 
 
 async def test_kotlin(sandbox: Sandbox, tmp_path: Path) -> None:
-    kotlinc = tool("Kotlin (Android TV)")
+    kotlinc = tool("Send.kt")
     async with running(environment(sandbox.url, tmp_path)) as relay:
-        (tmp_path / "Send.kt").write_text(at(relay, snippet("Kotlin (Android TV)", "kotlin")))
+        (tmp_path / "Send.kt").write_text(at(relay, example("Send.kt")))
         await run(tmp_path, kotlinc, "Send.kt", "-include-runtime", "-d", "send.jar")
         await run(tmp_path, "java", "-cp", "send.jar", "SendKt")
         assert (await delivered(sandbox, "kotlin.sent"))["context"] == {"answer": 42}
@@ -133,15 +138,17 @@ async def test_kotlin(sandbox: Sandbox, tmp_path: Path) -> None:
 
 def test_swift_parses() -> None:
     """Swift is only parsed: no compiler is available."""
-    code = snippet("Swift (tvOS)", "swift").encode()
+    code = example("Send.swift").encode()
     tree = Parser(Language(tree_sitter_swift.language())).parse(code)
     assert not tree.root_node.has_error, tree.root_node
     assert [node.type for node in tree.root_node.children if node.type == "function_declaration"]
 
 
-def test_json_and_xml_of_the_page_parse() -> None:
-    for language, code in FENCE.findall(DOCS.read_text()):
-        if language == "json":
-            json.loads(code)
-        if language == "xml":
-            ElementTree.fromstring(code)
+def test_json_and_xml_parse() -> None:
+    (code,) = [code for language, code in FENCE.findall(DOCS.read_text()) if language == "json"]
+    json.loads(code)
+    ElementTree.fromstring(example("network_security_config.xml"))
+
+
+def test_the_page_links_to_every_example() -> None:
+    assert [path.name for path in EXAMPLES.iterdir() if f"examples/{path.name})" not in DOCS.read_text()] == []
