@@ -18,6 +18,7 @@ from relay.runtime.machine import MachineIds
 from relay.runtime.metrics import Metrics
 from relay.runtime.tasks import Tasks
 
+from tests.support.dictionary_storage import DictionaryStorage
 from tests.support.memory_outbox import MemoryOutbox
 
 TV: DeviceKey = (1, "tv", "tv-1")
@@ -207,6 +208,29 @@ class MemoryBox(Box):
     def _memory(self) -> MemoryOutbox:
         assert isinstance(self.outbox, MemoryOutbox)
         return self.outbox
+
+
+@dataclass
+class DictionaryBox(Box):
+    """The engine on a store in dictionaries."""
+
+    storage: DictionaryStorage | None = None
+
+    def make(self) -> OutboxEngine:
+        self.storage = replace(self.storage or DictionaryStorage(self.settings, self.clock), settings=self.settings)
+        return OutboxEngine(self.settings, self.clock, self.metrics, Tasks(), self.storage)
+
+    def corrupt(self, number: int) -> None:
+        for seq, row in self.storage.rows.items():
+            if row.event_id == event_id(number):
+                self.storage.rows[seq] = row._replace(body=b"\0" + row.body[1:])
+
+    def on_disk(self) -> Ledger:
+        last_seq, requeued, delivered, dead_lettered, dropped, _, _ = self.storage.totals
+        return Ledger(last_seq - requeued, requeued, delivered, dead_lettered, dropped, len(self.storage.pending()))
+
+    async def kill(self) -> DictionaryBox:
+        return DictionaryBox(self.settings, self.clock, storage=self.storage.copy())
 
 
 @dataclass

@@ -1,0 +1,250 @@
+"""A store in dictionaries: the smallest one that the engine can run an outbox on.
+
+A commit executes its commands without an await in between, so that no other task sees half of it. The store knows no
+machines, so it has no quarantined events. `copy` returns the store that a kill leaves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from array import array
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, field, replace
+from itertools import takewhile
+from typing import NamedTuple
+from uuid import UUID
+
+from relay.config import OutboxSettings
+from relay.outbox import Dead, DeadLetter, OutboxError, Selection, Timestamp
+from relay.outbox.engine import commands as c
+from relay.outbox.engine.checksum import has_inserted_time
+from relay.outbox.engine.dedupe_window import DEAD, DedupeWindow, split_ids
+from relay.outbox.engine.outbox_clock import Anchor
+from relay.outbox.engine.storage import Committed, LogChunk, Opened, QueueRow, Space, SpaceLimits, StoredTotals
+from relay.runtime.clock import Clock, rfc3339
+
+_ROW_BYTES = 64
+_FORGOTTEN = (bytes(16), 0, 0, 0)
+
+
+class Row(NamedTuple):
+    """`check`: CRC-32 of the received bytes, 0 if it is unknown. `is_receipt`: whether it was received at `at_ms`."""
+
+    queue_id: int
+    event_id: bytes
+    at_ms: int
+    crc: int
+    check: int
+    body: bytes
+    is_receipt: bool = True
+
+
+@dataclass
+class DictionaryStorage:
+    """See relay.outbox.engine.storage.Storage. The command X is executed by the method do_X."""
+
+    settings: OutboxSettings
+    clock: Clock
+    rows: dict[int, Row] = field(default_factory=dict)
+    queues: dict[int, QueueRow] = field(default_factory=dict)
+    letters: dict[int, tuple[Row, DeadLetter]] = field(default_factory=dict)
+    remembered: dict[int, tuple[bytes, int, int, int]] = field(default_factory=dict)
+    """Id, queue id, check and mark of deleted rows, by seq."""
+    totals: StoredTotals = field(default_factory=lambda: StoredTotals(0, 0, 0, 0, 0, 0, 0))
+    next_queue_id: int = 1
+    next_letter: int = 1
+    saved: c.SaveClocks = field(default_factory=lambda: c.SaveClocks(Anchor(0, 0, 0, ""), 0, 0, False))
+    is_open = is_untidy = was_replaced = was_moved = False
+    is_verified = True
+
+    @property
+    def file_bytes(self) -> int:
+        rows = (*self.rows.values(), *(row for row, _ in self.letters.values()))
+        return sum(len(row.body) + _ROW_BYTES for row in rows)
+
+    def pending(self) -> list[int]:
+        """Return the seqs of the pending events."""
+        cursors = {queue_id: queue.cursor for queue_id, queue in self.queues.items()}
+        return [seq for seq, row in self.rows.items() if seq > cursors.get(row.queue_id, seq)]
+
+    def copy(self) -> DictionaryStorage:
+        rows, queues, letters, remembered = map(dict, (self.rows, self.queues, self.letters, self.remembered))
+        return replace(self, rows=rows, queues=queues, letters=letters, remembered=remembered)
+
+    def configure(self, settings: OutboxSettings) -> SpaceLimits:
+        size = settings.max_size_bytes
+        return SpaceLimits(size, 0, size - size // 16, 1 << 20, size // 4, 4096, size, size, _ROW_BYTES)
+
+    def cost_bytes(self, body_bytes: Sequence[int]) -> int:
+        return sum(body_bytes) + _ROW_BYTES * len(body_bytes)
+
+    def lock(self) -> None: ...
+
+    unlock = find_fault = lock
+
+    async def tidy(self) -> None: ...
+
+    recreate = tidy
+
+    async def open(self) -> Opened:
+        self.is_open = True
+        anchor, boot, boot_from_ms, _ = self.saved
+        same_boot = anchor.boot_id == self.clock.boot_id
+        clocks = (boot, boot_from_ms, anchor) if same_boot else (boot + 1, None, anchor if anchor.boot_id else None)
+        head = (self.totals._replace(dead_letters=len(self.letters)), self.next_queue_id, self._letter_bytes(), *clocks)
+        first_row = next(iter(self.rows), self.totals.last_seq + 1)
+        last_at_ms = max((row.at_ms for row in self.rows.values()), default=0)
+        tail = (list(self.queues.values()), self._dedupe_window(), Space(self.file_bytes, 0, False))
+        return Opened(*head, first_row, last_at_ms, *tail)
+
+    def _dedupe_window(self) -> DedupeWindow:
+        window, last_seq = DedupeWindow(self.settings.dedupe_window), self.totals.last_seq
+        rows = {seq: (row.event_id, row.queue_id, row.check, 0) for seq, row in self.rows.items()}
+        seqs = range(max(last_seq - window.window, 0) + 1, last_seq + 1)
+        known = [rows.get(seq) or self.remembered.get(seq, _FORGOTTEN) for seq in seqs]
+        ids, queue_ids, checks, marks = zip(*known, strict=True) if known else ((),) * 4
+        window.extend(seqs.start, ids, queue_ids, checks)
+        for at in (at for at, mark in enumerate(marks) if mark):
+            window.mark(seqs[at], marks[at])
+        return window
+
+    async def close(self) -> None:
+        self.is_open = False
+
+    async def commit(self, commands: Sequence[c.Command]) -> Committed:
+        await asyncio.sleep(0)
+        results = [getattr(self, f"do_{type(command).__name__}")(command) for command in commands]
+        return Committed(results, Space(self.file_bytes, 0, False))
+
+    async def read_log(self, after_seq: int, to_seq: int) -> LogChunk | None:
+        rows = [(seq, row.queue_id, len(row.body)) for seq, row in self.rows.items() if after_seq < seq <= to_seq]
+        return LogChunk(*(array("q", column) for column in zip(*rows, strict=True)), rows[-1][0]) if rows else None
+
+    def distrust(self, missing: int, orphans: int) -> OutboxError:
+        raise AssertionError(f"{missing} events are missing, {orphans} have no queue")
+
+    def _count(self, **by: int) -> None:
+        totals = self.totals
+        self.totals = totals._replace(**{name: getattr(totals, name) + more for name, more in by.items()})
+
+    def _letter_bytes(self) -> int:
+        return sum(len(row.body) for row, _ in self.letters.values())
+
+    def _select(self, selection: Selection, limit: int, after: int = 0) -> list[tuple[Row, DeadLetter]]:
+        ids, device_id, reason, everything = astuple(selection)
+        if not (ids or device_id is not None or reason is not None or everything):
+            return []
+        letters = [each for number, each in self.letters.items() if number > after and (not ids or number in ids)]
+        letters = [each for each in letters if device_id in (None, each[1].device_key[2])]
+        return [each for each in letters if reason in (None, each[1].reason)][:limit]
+
+    def do_AddQueues(self, command: c.AddQueues) -> None:
+        for queue_id, key in command.queues:
+            self.queues[queue_id] = QueueRow(queue_id, key, command.cursor, b"", 0, None, None, None, None)
+            self.next_queue_id = max(self.next_queue_id, queue_id + 1)
+
+    def do_InsertEvents(self, command: c.InsertEvents) -> None:
+        columns = zip(command.queue_ids, command.ids, command.crcs, command.received_crcs, command.bodies, strict=True)
+        for seq, (queue_id, event_id, crc, received, body) in enumerate(columns, command.first_seq):
+            self.rows[seq] = Row(queue_id, event_id, command.at_ms, crc, received or crc, body)
+        self._count(last_seq=len(command.ids))
+
+    def do_ClaimEvents(self, command: c.ClaimEvents) -> c.ClaimedEvents:
+        found, dead = [], []
+        for ordinal, (queue_id, seqs, _, window, shift_ms) in enumerate(command.wanted):
+            rows = {seq: row for seq in seqs if (row := self.rows.get(seq)) is not None}
+            marks = {seq: has_inserted_time(row.body, row.crc) for seq, row in rows.items()}
+            good = array("Q", [seq for seq in seqs if marks.get(seq) is not None])
+            corrupt = [seq for seq in seqs if marks.get(seq) is None]
+            dead += [c.DeadEvent(seq, queue_id, Dead("corrupt", None, "checksum does not match")) for seq in corrupt]
+            marked = [(at, rows[seq]) for at, seq in enumerate(good) if shift_ms and marks[seq]]
+            is_same = [row.is_receipt and row.at_ms >= command.boot_from_ms for _, row in marked]
+            stamps = {
+                at: Timestamp(row.at_ms + shift_ms, same) for (at, row), same in zip(marked, is_same, strict=True)
+            }
+            entry = (command.request, ordinal, good[0], good[-1], shift_ms) if good else (None,) * 5
+            self._move(queue_id, window, command.boot, entry)
+            found.append(c.ClaimedRows(good, [rows[seq].body for seq in good], corrupt, stamps, shift_ms))
+        return c.ClaimedEvents(found, self._dead_letter(dead, command.dead_letter_limits))
+
+    def do_SettleEvents(self, command: c.SettleEvents) -> c.DeadLettered:
+        for cursor, delivered, window, boot, queue_id in command.moves:
+            self._move(queue_id, window, boot, (None,) * 5, cursor)
+            self._count(delivered=delivered)
+        return self._dead_letter(command.dead_events, command.dead_letter_limits)
+
+    def _move(self, queue_id: int, window: bytes, boot: int, entry: Sequence[int | None], cursor: int = 0) -> None:
+        if (old := self.queues.get(queue_id)) is not None:
+            self.queues[queue_id] = QueueRow(queue_id, old.key, max(old.cursor, cursor), window, boot, *entry)
+
+    def _dead_letter(self, dead_events: Sequence[c.DeadEvent], limits: c.DeadLetterLimits) -> c.DeadLettered:
+        if not dead_events:
+            return c.DeadLettered(0, 0, 0)
+        letters_before, bytes_before = len(self.letters), self._letter_bytes()
+        for seq, queue_id, dead in dead_events:
+            row = self.rows.pop(seq, None) or Row(queue_id, bytes(16), 0, 0, 0, b"")
+            self.remembered[seq] = (row.event_id, queue_id, row.check, DEAD)
+            number, self.next_letter = self.next_letter, self.next_letter + 1
+            key, event_id, dead_at = self.queues[queue_id].key, str(UUID(bytes=row.event_id)), rfc3339(limits.now_ms)
+            self.letters[number] = (row, DeadLetter(number, event_id, key, *dead, dead_at, row.body))
+        self._count(dead_lettered=len(dead_events))
+        while len(self.letters) > limits.max_letters or self._letter_bytes() > limits.max_body_bytes:
+            del self.letters[next(iter(self.letters))]
+        events, growth_bytes = len(dead_events), self._letter_bytes() - bytes_before
+        return c.DeadLettered(events, letters_before + events - len(self.letters), growth_bytes)
+
+    def do_ForgetQueues(self, command: c.ForgetQueues) -> None:
+        for queue_id in command.queue_ids:
+            del self.queues[queue_id]
+        self.next_queue_id = max(self.next_queue_id, command.next_queue_id)
+
+    def do_DropEvents(self, command: c.DropEvents) -> int:
+        self._count(dropped=command.events)
+        return self._delete(command.seq_range, {*command.in_flight})
+
+    def do_DeleteSettled(self, command: c.DeleteSettled) -> c.Deleted:
+        deleted = self._delete(command.seq_range, set(self.pending()))
+        return c.Deleted(deleted, next(iter(self.rows), None), next(reversed(self.rows), None))
+
+    def _delete(self, seq_range: c.SeqRange, kept: set[int]) -> int:
+        """Delete the rows of a range but the kept ones, and remember their ids."""
+        remembered, checks = self.remembered, array("I", seq_range.checks)
+        for at, event_id in enumerate(split_ids(seq_range.ids)):
+            remembered[seq_range.kept_from_seq + at] = (event_id, 0, checks[at], seq_range.marks[at])
+        for seq in [seq for seq in remembered if seq <= seq_range.forget_to_seq]:
+            del remembered[seq]
+        seqs = set(range(seq_range.first_seq, seq_range.last_seq + 1)) - kept
+        return sum(self.rows.pop(seq, None) is not None for seq in seqs)
+
+    def do_FindOlder(self, command: c.FindOlder) -> int | None:
+        rows = [(seq, row) for seq, row in self.rows.items() if seq >= command.first_seq]
+        older = takewhile(lambda each: each[1].at_ms < command.before_ms, rows)
+        return max((seq for seq, _ in older), default=None)
+
+    def do_ReadAppendTime(self, command: c.ReadAppendTime) -> int | None:
+        return self.rows[command.seq].at_ms if command.seq in self.rows else None
+
+    def do_ReadDeadLetters(self, command: c.ReadDeadLetters) -> Sequence[DeadLetter]:
+        return [letter for _, letter in self._select(*command)]
+
+    def do_ChooseDeadLetters(self, command: c.ChooseDeadLetters) -> Sequence[c.ChosenLetter]:
+        chosen = self._select(*command)
+        return [c.ChosenLetter(letter.id, letter.device_key, row.event_id, len(row.body)) for row, letter in chosen]
+
+    def do_RequeueDeadLetters(self, command: c.RequeueDeadLetters) -> set[int]:
+        wanted = [(number, queue_id) for number, queue_id in command.wanted if number in self.letters]
+        for seq, (number, queue_id) in enumerate(wanted, command.first_seq):
+            row, _ = self.letters.pop(number)
+            self.rows[seq] = row._replace(queue_id=queue_id, at_ms=command.at_ms, is_receipt=False, check=0)
+        self._count(requeued=len(wanted), last_seq=len(wanted))
+        return {number for number, _ in wanted}
+
+    def do_DiscardDeadLetters(self, command: c.DiscardDeadLetters) -> tuple[int, int]:
+        rows = [self.letters.pop(letter.id)[0] for _, letter in self._select(*command)]
+        return len(rows), sum(len(row.body) for row in rows)
+
+    def do_AdoptEvents(self, _: c.AdoptEvents) -> c.AdoptedEvents:
+        return c.AdoptedEvents(0, ())
+
+    def do_SaveClocks(self, command: c.SaveClocks) -> None:
+        self.saved = command
