@@ -21,7 +21,7 @@ MUTANTS = (
         "commits that change the size of the log",
         "G1",
         "tests/unit/outbox/sqlite/test_wal_reserve.py::test_no_commit_changes_the_size_of_the_log",
-        (f"{SQLITE}/store.py", "        if need_bytes <= self._wal_file_bytes:\n", "        if need_bytes:\n"),
+        (f"{SQLITE}/store.py", "        if need_bytes <= self._wal.file_bytes:\n", "        if need_bytes:\n"),
     ),
     mutant(
         "a log of another user is read",

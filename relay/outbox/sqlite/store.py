@@ -95,10 +95,6 @@ class SqliteStorage:
         self._vacuum_useless_at = 0
         """See `space_of`."""
         self._wal = Wal(files.beside(settings.path, "-wal"))
-        self._wal_file_bytes = 0
-        """Size of the write-ahead log's file when it was last measured."""
-        self._guessed_bytes = 0
-        """Maximum number of bytes written since the frames were counted."""
         self._is_used = False
         """Whether there was a commit since the file was opened."""
         self._reserves = True
@@ -111,12 +107,12 @@ class SqliteStorage:
 
     @property
     def file_bytes(self) -> int:
-        return self._pages * PAGE_BYTES + self._wal_file_bytes
+        return self._pages * PAGE_BYTES + self._wal.file_bytes
 
     @property
     def is_untidy(self) -> bool:
-        """Whether there are writes that are not counted yet, or new limits."""
-        return self._guessed_bytes > 0 or self._is_resized
+        """Whether there are new limits, or the write-ahead log has half of its maximum size."""
+        return self._is_resized or self._wal.waiting_bytes > self._limits.log_bytes // 2
 
     def configure(self, settings: OutboxSettings) -> SpaceLimits:
         self._settings, self._limits, self._is_resized = settings, space.limits_of(settings), True
@@ -158,7 +154,6 @@ class SqliteStorage:
             self._suspect, self._condemned = False, ""
             self._identities = self._look()
             await self.run(lambda _: self._wal.adopt())
-            self._wal_file_bytes = self._wal.file_bytes()
             self._reserves = True
         assert recovery.opened is not None
         self._pages = (recovery.opened.space.used_bytes + recovery.opened.space.free_bytes) // PAGE_BYTES
@@ -186,17 +181,28 @@ class SqliteStorage:
         with self._translated_errors():
             if self._is_resized:
                 await self._resize()
-            if self._is_used:  # the first commit stores the clocks, and a start must not reserve space
-                await self._make_way(*space.written_pages(commands))
-            self._is_used = True
+            pages, appended_pages = space.written_pages(commands)
             steps = [_step_of(command) for command in commands]
-            began_us = monotonic_us()
-            executed: Executed = await self.run(transaction.commit, steps)
-            if executed.changed_rows:
-                self._metrics.outbox_commits.inc()
-                self._metrics.outbox_commit_duration_seconds.observe((monotonic_us() - began_us) / 1_000_000)
-            self._wrote(commands, executed)
+            executed = await self.run(self._execute, steps, pages, appended_pages)
+        if executed.pages == self._pages and any(isinstance(command, c.Shrink) for command in commands):
+            self._vacuum_useless_at = executed.pages
+        self._pages = executed.pages
         return Committed(executed.results, space.space_of(executed.pages, executed.free_pages, self._vacuum_useless_at))
+
+    def _execute(
+        self, database: sqlite3.Connection, steps: Sequence[Step], pages: int | None, appended_pages: int
+    ) -> Executed:
+        """Commit steps that write at most `pages` pages; None: their number is unknown."""
+        if self._is_used:  # the first commit stores the clocks, and a start must not reserve space
+            self._make_way(database, pages, appended_pages)
+        self._is_used = True
+        began_us = monotonic_us()
+        executed = transaction.commit(database, steps)
+        if executed.changed_rows:
+            self._metrics.outbox_commits.inc()
+            self._metrics.outbox_commit_duration_seconds.observe((monotonic_us() - began_us) / 1_000_000)
+        self._count()
+        return executed
 
     async def read_log(self, after_seq: int, to_seq: int) -> LogChunk | None:
         with self._translated_errors():
@@ -226,16 +232,15 @@ class SqliteStorage:
         await self.run(connection.limit, self._settings.max_size_bytes, self._limits.log_bytes)
 
     async def tidy(self) -> None:
-        """Count the written frames, and checkpoint if the write-ahead log has half of its maximum size."""
+        """Apply new limits, and checkpoint if the write-ahead log has half of its maximum size."""
         with self._translated_errors():
             if self._is_resized:
                 await self._resize()
-            self._count()
-            if self._wal.waiting * FRAME_BYTES > self._limits.log_bytes // 2:
-                await self._copy_back()
+            if self.is_untidy:
+                await self.run(self._copy_back)
 
-    async def _make_way(self, pages: int | None, appended_pages: int) -> None:
-        """Make space in the log for a commit of at most `pages` pages; None: their number is unknown.
+    def _make_way(self, database: sqlite3.Connection, pages: int | None, appended_pages: int) -> None:
+        """Make space in the log for a commit of at most `pages` pages.
 
         A checkpoint costs three syncs, so there is none while the log has space. Half of the log is
         enough for any commit, even if `pages` counts a page per queue although queues share pages.
@@ -247,69 +252,30 @@ class SqliteStorage:
         if pages is not None:
             new_bytes = min((pages + _COMMIT_PAGES) * FRAME_BYTES, new_bytes)
         is_large = appended_pages * FRAME_BYTES > wal_bytes // 2
-        room_bytes = 0 if is_large else wal_bytes - HEADER_BYTES - new_bytes
-        if self._wal.waiting * FRAME_BYTES + self._guessed_bytes > room_bytes:
-            self._count()
-            if self._wal.waiting * FRAME_BYTES > room_bytes:
-                await self._copy_back()
+        if self._wal.waiting_bytes > (0 if is_large else wal_bytes - HEADER_BYTES - new_bytes):
+            self._copy_back(database)
         if self._reserves and self._settings.durability == "full":
-            await self._reserve((appended_pages + _COMMIT_PAGES) * FRAME_BYTES if is_large else new_bytes)
+            self._reserve((appended_pages + _COMMIT_PAGES) * FRAME_BYTES if is_large else new_bytes)
 
-    async def _reserve(self, new_bytes: int) -> None:
+    def _reserve(self, new_bytes: int) -> None:
         """Extend the log's file for a commit of `new_bytes`. Raise OSError if the disk fails."""
-        wal_bytes = self._limits.log_bytes
-        known_bytes = min(self._wal_file_bytes, wal_bytes)  # SQLite truncates a larger file
-        if self._end_bytes() + new_bytes <= known_bytes:
-            return
-        self._count()
-        need_bytes = self._end_bytes() + new_bytes
-        if need_bytes <= self._wal_file_bytes:
+        need_bytes = HEADER_BYTES + self._wal.waiting_bytes + new_bytes
+        if need_bytes <= self._wal.file_bytes:
             return
         try:
-            reserved_bytes = await self.run(lambda _: self._wal.reserve(need_bytes, wal_bytes))
+            self._metrics.outbox_written_bytes.inc(self._wal.reserve(need_bytes, self._limits.log_bytes))
         except OSError as error:
             if error.errno not in NO_ROOM:
                 raise
             self._reserves = False  # the commit may need less space, and fails if it needs more
-            return
-        self._metrics.outbox_written_bytes.inc(reserved_bytes)
-        self._wal_file_bytes = self._wal.file_bytes()
-
-    def _end_bytes(self) -> int:
-        """Return the maximum offset in the log at which the next commit begins."""
-        return HEADER_BYTES + self._wal.waiting * FRAME_BYTES + self._guessed_bytes
-
-    def _wrote(self, commands: Sequence[c.Command], executed: Executed) -> None:
-        """Record the size of a commit, and count the frames if the log may have grown by a quarter
-        of its maximum.
-
-        Counting reads the file, and would take as long as the commit of one event.
-        """
-        moved_pages, self._pages = abs(executed.pages - self._pages), executed.pages
-        changed_pages = executed.changed_rows + 2 * moved_pages
-        for command in commands:
-            if isinstance(command, c.InsertEvents):
-                self._guessed_bytes += 2 * sum(command.sizes)
-                changed_pages -= len(command.sizes)
-            elif isinstance(command, c.Shrink) and not moved_pages:
-                self._vacuum_useless_at = executed.pages
-        self._guessed_bytes += (_COMMIT_PAGES + changed_pages) * FRAME_BYTES
-        if self._guessed_bytes >= self._limits.log_bytes // 4:
-            self._count()
 
     def _count(self) -> None:
-        self._guessed_bytes = 0
         self._metrics.outbox_written_bytes.inc(self._wal.grown() * FRAME_BYTES)
-        self._wal_file_bytes = self._wal.file_bytes()
 
-    async def _copy_back(self) -> None:
-        def work(database: sqlite3.Connection) -> int:
-            pages = self._wal.distinct_pages()
-            transaction.checkpoint(database)
-            self._wal.copied_back()
-            return pages
-
-        self._metrics.outbox_written_bytes.inc(await self.run(work) * PAGE_BYTES)
+    def _copy_back(self, database: sqlite3.Connection) -> None:
+        self._metrics.outbox_written_bytes.inc(self._wal.distinct_pages() * PAGE_BYTES)
+        transaction.checkpoint(database)
+        self._wal.copied_back()
 
     def find_fault(self) -> FileFault | None:
         path = self._settings.path

@@ -41,6 +41,8 @@ class Wal:
     def __init__(self, path: Path) -> None:
         self.frames = 0
         """Number of frames since the log last restarted, as of the last `grown`."""
+        self.file_bytes = 0
+        """Size of the file as of the last `grown`, including old frames and zeros."""
         self._copied_back = 0
         """Number of frames when the log was last copied into the database."""
         self._path = path
@@ -53,13 +55,14 @@ class Wal:
 
         The log may restart at most once between two calls.
         """
+        self.file_bytes = os.fstat(self._open()).st_size
         header = self._read(0, HEADER_BYTES)
         salts = header[_SALTS] if header[:4] in _MAGIC else b""
         if salts != self._salts:
             self._salts, self.frames, self._copied_back = salts, 0, 0
         if len(salts) < 8:
             return 0
-        new_frames = range(self.frames, (self._size() - HEADER_BYTES) // FRAME_BYTES)
+        new_frames = range(self.frames, (self.file_bytes - HEADER_BYTES) // FRAME_BYTES)
         grown = bisect_left(new_frames, True, key=lambda frame: self._frame_header(frame)[_FRAME_SALTS] != salts)
         self.frames += grown
         return grown
@@ -75,12 +78,12 @@ class Wal:
         The file grows in steps up to `usual_bytes`, and beyond that only as far as necessary. If
         the disk is full, the file keeps its size and OSError is raised.
         """
-        old_bytes = self._size()
+        fd = self._open()
+        old_bytes = self.file_bytes = os.fstat(fd).st_size
         if need_bytes <= old_bytes:
             return 0
         steps = -(-need_bytes // _RESERVED_AT_ONCE_BYTES)
         new_bytes = max(need_bytes, min(steps * _RESERVED_AT_ONCE_BYTES, usual_bytes))
-        fd = self._open()
         try:
             _write_zeros(fd, old_bytes, new_bytes)
         except OSError:
@@ -88,31 +91,27 @@ class Wal:
                 os.ftruncate(fd, old_bytes)
             raise
         os.fdatasync(fd)
+        self.file_bytes = new_bytes
         return new_bytes - old_bytes
 
     @property
-    def waiting(self) -> int:
-        """The number of frames to copy back; 0 if there are no new frames, because the next write restarts the log."""
-        return self.frames if self.frames > self._copied_back else 0
+    def waiting_bytes(self) -> int:
+        """Size of the frames to copy back; 0 if there are no new frames, because the next write restarts the log."""
+        return self.frames * FRAME_BYTES if self.frames > self._copied_back else 0
 
     def copied_back(self) -> None:
         """Record that the database contains all frames."""
         self._copied_back = self.frames
 
-    def file_bytes(self) -> int:
-        """Return the file's size, including old frames and zeros; 0 while the file is not open."""
-        return 0 if self._fd is None else self._size()
-
     def distinct_pages(self) -> int:
-        """Return the number of pages that a checkpoint of all frames writes."""
-        self.grown()
+        """Return the number of pages that a checkpoint of the counted frames writes."""
         return len({self._frame_header(frame)[_FRAME_PAGE] for frame in range(self.frames)})
 
     def close(self) -> None:
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
-            self._salts, self.frames, self._copied_back = b"", 0, 0
+            self._salts, self.frames, self.file_bytes, self._copied_back = b"", 0, 0, 0
 
     def _frame_header(self, frame: int) -> bytes:
         """Return the header of a frame; the first is 0."""
@@ -120,9 +119,6 @@ class Wal:
 
     def _read(self, offset: int, length: int) -> bytes:
         return os.pread(self._open(), length, offset)
-
-    def _size(self) -> int:
-        return os.fstat(self._open()).st_size
 
     def _open(self) -> int:
         if self._fd is None:

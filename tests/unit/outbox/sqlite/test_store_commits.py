@@ -218,7 +218,8 @@ async def test_checkpointed_frames_are_neither_copied_nor_counted_again(make_box
     box = make_box(max_size_bytes=64 << 20)
     await box.start()
     await box.append(range(2_400), body_bytes=1_000)  # more than half of the maximum log size, and less than all of it
-    await box.outbox._owner.storage._copy_back()
+    storage = box.outbox._owner.storage
+    await storage.run(storage._copy_back)
     before = written(box)
     await box.outbox.forget([9_999])
     await box.append([2_400])

@@ -92,9 +92,10 @@ async def test_log_is_reused_after_a_kill(make_box: MakeBox, sizes: list[tuple[i
     await box.start()
     for base in range(0, 3_000, 100):
         await box.append(range(base, base + 100), body_bytes=4_000)
-    assert log(box).stat().st_size == USUAL
+    size = log(box).stat().st_size
+    assert USUAL // 2 < size <= USUAL
     after = await box.restart_after_kill()
-    assert log(after).stat().st_size == USUAL
+    assert log(after).stat().st_size == size
     written = after.metrics.outbox_written_bytes._value.get()
     sizes.clear()
     await after.append([9_999])
