@@ -24,13 +24,13 @@ def choose(
     room_events, room_bytes = limits.max_events, endpoint.body_size.max_bytes(limits.max_body_bytes)
     ready = endpoint.ready
     for _ in range(len(ready)):
-        queue = ready.popleft()
+        queue = ready.take()
         if not queue.events or queue.free_at(now, limits) > now:
             queue.postpone(now)
             postponed(queue, now)
             continue
         if chosen and queue.needs_own_request():
-            ready.append(queue)
+            ready.add(queue)
             continue
         events = min(queue.max_events(limits.max_events), queue.events, room_events)
         chosen.append((queue, events))

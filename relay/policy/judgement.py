@@ -25,7 +25,8 @@ from relay.policy.diagnosis import (
     LimitMet,
     SharedBatchFailed,
 )
-from relay.policy.endpoint import Endpoint, Failure
+from relay.policy.endpoint import Endpoint
+from relay.policy.endpoint_health import Failure
 from relay.policy.limits import Limits
 from relay.policy.pause import Pause
 from relay.policy.verdict import (
@@ -39,9 +40,6 @@ from relay.policy.verdict import (
     Unauthorized,
     Verdict,
 )
-
-UNEXPLAINED_REJECTIONS_MAX = 3
-"""Single events rejected in succession by a status that is not about events, before the endpoint is at fault."""
 
 
 class DeadLetterCause(NamedTuple):
@@ -101,7 +99,7 @@ def judge(request: CompletedRequest, verdict: Verdict) -> Judgement:
         case Delivered():
             return _delivered(request, verdict)
         case EventsRejected(named=named) if named:
-            request.endpoint.mark_ok(request.now)
+            request.endpoint.responded(request.now)
             return Judgement(_named(request, verdict))
         case EventsRejected():
             return _unnamed(request, verdict)
@@ -169,19 +167,21 @@ def _named(request: CompletedRequest, verdict: EventsRejected) -> list[QueueOutc
 def _unnamed(request: CompletedRequest, verdict: EventsRejected) -> Judgement:
     """Halve a request with a bad event that the response does not name: by device queues first, then by events."""
     endpoint = request.endpoint
-    if not verdict.about_events and endpoint.unexplained_rejections >= UNEXPLAINED_REJECTIONS_MAX:
+    if not verdict.about_events and endpoint.rejections.are_unexplained:
         return _endpoint_failed(request, "misconfigured", verdict.message)
     queue, events = request.queues[0]
     is_found = len(request.queues) == 1 and events == 1
     if len(request.queues) == 1 and events > 1:
         queue.diagnose(BatchRejected(events))
     if is_found and verdict.about_events:
-        endpoint.rejected(queue.id)
-    if verdict.about_events and endpoint.rejects_everything(request.now):
+        endpoint.rejections.count_unnamed(queue.id)
+    if verdict.about_events and endpoint.rejections.include_everything(
+        recent_success=endpoint.evidence.has_recent_success(request.now)
+    ):
         # The relay continues to find bad events, at the rate of probes.
         _endpoint_failed(request, "misconfigured", verdict.message)
     else:
-        endpoint.mark_ok(request.now)
+        endpoint.responded(request.now)
     if len(request.queues) > 1:
         return Judgement((), "halves")
     if not is_found:
@@ -193,8 +193,8 @@ def _unnamed(request: CompletedRequest, verdict: EventsRejected) -> Judgement:
 
 def _count_unexplained(request: CompletedRequest, message: str) -> None:
     """Count a single event rejected by a status that is not about events. At the maximum, the endpoint is at fault."""
-    request.endpoint.unexplained_rejections += 1
-    if request.endpoint.unexplained_rejections >= UNEXPLAINED_REJECTIONS_MAX:
+    request.endpoint.rejections.count_unexplained()
+    if request.endpoint.rejections.are_unexplained:
         _endpoint_failed(request, "misconfigured", message)
 
 
@@ -207,14 +207,14 @@ def _too_large(request: CompletedRequest, verdict: BatchTooLarge) -> Judgement:
     endpoint, now = request.endpoint, request.now
     queue, events = request.queues[0]
     if len(request.queues) > 1 or events > 1:
-        endpoint.mark_ok(now)
-        endpoint.last_error = verdict.message
+        endpoint.responded(now)
+        endpoint.note_error(verdict.message)
         endpoint.body_size.too_large(request.body_bytes, now, request.limits.max_body_bytes)
         return _NOTHING
-    if endpoint.unexplained_rejections >= UNEXPLAINED_REJECTIONS_MAX:
+    if endpoint.rejections.are_unexplained:
         return _endpoint_failed(request, "misconfigured", verdict.message)
-    endpoint.mark_ok(now)
-    endpoint.last_error = verdict.message
+    endpoint.responded(now)
+    endpoint.note_error(verdict.message)
     queue.diagnose(EventTooLarge())
     if request.body_bytes <= endpoint.body_size.largest_delivered and queue.diagnosis.has_few_failures():
         queue.start_pause(request.pause(queue.diagnosis.failures - 1, "backing_off", None))
@@ -280,9 +280,9 @@ def _failing(request: CompletedRequest, verdict: Failing) -> Judgement:
             queue.diagnose(SharedBatchFailed(device_fault))
     else:
         queue, events = request.queues[0]
-        queue.diagnose(BatchFailed(events, now, device_fault, endpoint.success_at))
+        queue.diagnose(BatchFailed(events, now, device_fault, endpoint.evidence.success_at))
         if events == 1 and queue.diagnosis.is_poisoned(now):
-            endpoint.last_error = verdict.message
+            endpoint.note_error(verdict.message)
             return _dead_letter(queue, DeadLetterCause("poison", verdict.status, verdict.message))
     return _pause(request, device_fault, "backing_off", verdict.message, verdict.retry_after_ms)
 
@@ -304,11 +304,11 @@ def _attribute_failure(request: CompletedRequest) -> bool:
     """
     endpoint, now = request.endpoint, request.now
     for queue, _ in request.queues:
-        queue.diagnose(FailureSeen(now, endpoint.success_at))
-    device_fault = endpoint.others_succeed([queue.id for queue, _ in request.queues], request.sent_at, now)
-    if not device_fault and endpoint.has_recent_success(now):
+        queue.diagnose(FailureSeen(now, endpoint.evidence.success_at))
+    device_fault = endpoint.evidence.others_succeed([queue.id for queue, _ in request.queues], request.sent_at, now)
+    if not device_fault and endpoint.evidence.has_recent_success(now):
         device_fault = all(queue.diagnosis.at_fault for queue, _ in request.queues)
-    endpoint.failed_queue_ids.update(queue.id for queue, _ in request.queues if not queue.diagnosis.at_fault)
+    endpoint.evidence.failed(queue.id for queue, _ in request.queues if not queue.diagnosis.at_fault)
     return device_fault
 
 
@@ -318,12 +318,12 @@ def _pause(
     """Pause the device queues or the endpoint. An exact request stays exact for its first retries."""
     endpoint, now = request.endpoint, request.now
     if device_fault:
-        endpoint.last_error = message
+        endpoint.note_error(message)
         for queue, _ in request.queues:
             queue.start_pause(request.pause(queue.diagnosis.failures - 1, failure, retry_after_ms))
     else:
         attempt = endpoint.failed(failure, message, request.sent_at, now)
         if attempt is not None:
-            endpoint.start_pause(request.pause(attempt, failure, retry_after_ms))
+            endpoint.postpone_probe(request.pause(attempt, failure, retry_after_ms))
     stays_exact = request.exact and all(queue.diagnosis.has_few_failures() for queue, _ in request.queues)
     return Judgement((), "exact" if stays_exact else "")

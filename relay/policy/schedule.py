@@ -77,7 +77,7 @@ class Schedule:
                 self._endpoints[queues[0][0].key[0]].limit.responded(now)
                 self._queue_exact(queues)
         for endpoint in self._endpoints.values():
-            endpoint.ready = deque(queue for queue in endpoint.ready if queue.position is READY)
+            endpoint.ready.remove_reserved()
 
     def backlog(self, queue_id: int, key: DeviceKey, events: int, body_bytes: int, now: int) -> bool:
         """Set the pending events of a device queue, including events in flight. Return whether `next` may change."""
@@ -142,7 +142,7 @@ class Schedule:
         if self._slots.occupied < slots and self._slots.in_flight < CONNECTIONS_PER_SLOT * slots:
             for _ in range(len(self._active)):
                 endpoint = self._active.popleft()
-                endpoint.active = False
+                endpoint.ready.deactivate()
                 if send := self._send(endpoint, now):
                     self._activate(endpoint)
                     return send
@@ -153,18 +153,18 @@ class Schedule:
         # An endpoint never gets all request slots if there is another one to serve.
         slots = self.limits.max_in_flight
         own_slots = slots if len(self._endpoints) == 1 else max(1, slots - 1)
-        if not (endpoint.exact or endpoint.ready) or not endpoint.has_room(
-            own_slots, CONNECTIONS_PER_SLOT * slots, now
-        ):
+        if not endpoint.ready.has_requests() or not endpoint.has_room(own_slots, CONNECTIONS_PER_SLOT * slots, now):
             return None
         endpoint.tick(now, self.limits.window_ms)
         free_at = endpoint.free_at(now, self.limits.window_ms)
         if free_at > now:
             self._timers.wake(endpoint, free_at)
             return None
-        if endpoint.failure:
-            endpoint.prefer_unfailed()
-        exact = self._exact(endpoint, now)
+        if endpoint.health.is_failing:
+            endpoint.prefer_probe()
+        exact, wake_at = endpoint.ready.take_exact(now, self.limits)
+        if wake_at is not None:
+            self._timers.wake(endpoint, wake_at)
         chosen = exact or choose(endpoint, self.limits, now, self._arm)
         if not chosen:
             return None
@@ -176,26 +176,6 @@ class Schedule:
         endpoint.limit.sent(now)
         shares = tuple([Share(queue.id, events) for queue, events in chosen])
         return Send(endpoint.tenant_id, shares, endpoint.body_size.max_bytes(self.limits.max_body_bytes), bool(exact))
-
-    def _exact(self, endpoint: Endpoint, now: int) -> list[tuple[DeviceQueue, int]]:
-        """Return the first exact request that all its device queues may send now; empty without one."""
-        for _ in range(len(endpoint.exact)):
-            request = endpoint.exact.popleft()
-            if any(isinstance(queue.position, InFlight) for queue, _ in request):
-                endpoint.exact.append(request)
-                continue
-            free_at = max(queue.free_at(now, self.limits) for queue, _ in request)
-            if free_at <= now:
-                pending = [(queue, events) for queue, events in request if queue.events]
-                for queue, _ in request:
-                    if not queue.events:
-                        queue.end_reservation()
-                if pending:
-                    return pending
-                continue
-            endpoint.exact.append(request)
-            self._timers.wake(endpoint, free_at)
-        return []
 
     def pause(self, send: Send, until: int) -> None:
         """Pause the device queues of a request that was not sent, because the outbox failed. `settled` must follow."""
@@ -293,7 +273,7 @@ class Schedule:
         Apps can invent tenants, so their number must stay bounded. An endpoint with a shared limit is retained while
         there are few endpoints.
         """
-        endpoint.queues -= 1
+        endpoint.remove_queue()
         if endpoint.queues == 0 and (not endpoint.limit.is_limited or len(self._endpoints) > _MAX_LISTED_ENDPOINTS):
             del self._endpoints[endpoint.tenant_id]
             endpoint.removed()
@@ -312,7 +292,7 @@ class Schedule:
         endpoint = self._endpoints[tenant_id]
         at = endpoint.free_at(now, self.limits.window_ms)
         return overview.EndpointView(
-            tenant_id, endpoint.state(), endpoint.since, at if at > now else None, endpoint.last_error
+            tenant_id, endpoint.state(), endpoint.since(), at if at > now else None, endpoint.last_error
         )
 
     def queues(self, limit: int, now: int) -> overview.QueueSummary:
@@ -329,7 +309,7 @@ class Schedule:
         queue = self._queues[queue_id] = DeviceQueue(queue_id, key, window)
         if key[0] not in self._endpoints:
             self._endpoints[key[0]] = Endpoint(key[0], now, self._states, RequestSlots(self._slots))
-        self._endpoints[key[0]].queues += 1
+        self._endpoints[key[0]].add_queue()
         return queue
 
     def _arm(self, queue: DeviceQueue, now: int) -> bool:
@@ -342,7 +322,7 @@ class Schedule:
             return self._timers.wake(queue, at)
         endpoint = self._endpoints[queue.key[0]]
         queue.become_ready()
-        endpoint.ready.append(queue)
+        endpoint.ready.add(queue)
         self._activate(endpoint)
         return True
 
@@ -354,10 +334,9 @@ class Schedule:
         endpoint = self._endpoints[request[0][0].key[0]]
         for queue, _ in request:
             queue.reserve()
-        endpoint.exact.append(tuple(request))
+        endpoint.ready.add_exact(tuple(request))
         self._activate(endpoint)
 
     def _activate(self, endpoint: Endpoint) -> None:
-        if not endpoint.active and (endpoint.ready or endpoint.exact):
-            endpoint.active = True
+        if endpoint.ready.activate():
             self._active.append(endpoint)

@@ -181,10 +181,11 @@ FREE: Final = Free()
 class SharedLimit:
     """The limit of all requests to one upstream. Times are monotonic milliseconds."""
 
-    __slots__ = ("_attempt", "_history", "_limited_at", "_sent_at", "pause", "state")
+    __slots__ = ("_attempt", "_history", "_limited_at", "_sent_at", "pause", "since", "state")
 
-    def __init__(self) -> None:
+    def __init__(self, now: int) -> None:
         self.state: LimitState = FREE
+        self.since = now  # Beginning of the latest limited or free time.
         self.pause = NO_PAUSE  # After a 429; a success or another failure does not end it.
         self._history = RequestHistory()
         self._sent_at = 0
@@ -237,7 +238,7 @@ class SharedLimit:
         """
         # A request sent in the same millisecond may precede the latest 429.
         if not self.is_limited or sent_at > self._limited_at:
-            self.state = self.state.limited(sent_at, now, initial_rate)
+            self._become(self.state.limited(sent_at, now, initial_rate), now)
         attempt = self._attempt
         if sent_at >= self._limited_at:
             self._attempt += 1
@@ -246,13 +247,11 @@ class SharedLimit:
 
     def limited_one_device(self, sent_at: int, now: int) -> None:
         """Record a 429 to one device below its own limit while other devices succeed."""
-        self.state = self.state.limited_one_device(sent_at, now)
+        self._become(self.state.limited_one_device(sent_at, now), now)
 
-    def tick(self, now: int, span_ms: int) -> bool:
-        """Evaluate a window that is over. Return whether the limit ended."""
-        was_limited = self.is_limited
-        self.state = self.state.tick(now, span_ms, self._history)
-        return was_limited and not self.is_limited
+    def tick(self, now: int, span_ms: int) -> None:
+        """Evaluate a window that is over."""
+        self._become(self.state.tick(now, span_ms, self._history), now)
 
     def start_pause(self, pause: Pause) -> None:
         """Pause all requests after a 429, and not shorter than requested before."""
@@ -261,3 +260,9 @@ class SharedLimit:
     def end_pause(self) -> None:
         """End the pause, except the part that a server requested."""
         self.pause = self.pause.ended()
+
+    def _become(self, state: LimitState, now: int) -> None:
+        """Change the state. This is the only transition."""
+        if state is not self.state:
+            assert isinstance(state, Free) is not isinstance(self.state, Free), f"{self} cannot become {state}"
+            self.state, self.since = state, now

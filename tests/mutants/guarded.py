@@ -312,9 +312,9 @@ MUTANTS = (
         "G1",
         "tests/unit/policy/test_judgement.py::test_the_twentieth_event_rejected_in_a_row_makes_the_endpoint_misconfigured",
         (
-            "relay/policy/endpoint.py",
-            "self.unnamed_rejections >= _UNNAMED_REJECTIONS_MAX",
-            "self.unnamed_rejections > _UNNAMED_REJECTIONS_MAX",
+            "relay/policy/rejections.py",
+            "self._unnamed >= _UNNAMED_REJECTIONS_MAX",
+            "self._unnamed > _UNNAMED_REJECTIONS_MAX",
         ),
     ),
 )

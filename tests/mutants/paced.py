@@ -120,7 +120,11 @@ MUTANTS = (
         "a failing endpoint is probed by many requests",
         "G5",
         "tests/unit/policy/test_judgement.py::test_a_failing_endpoint_backs_off_with_full_jitter_and_is_probed_by_one_request",
-        ("relay/policy/endpoint.py", "return 1 if self.failure else self.limit", "return self.limit"),
+        (
+            "relay/policy/endpoint.py",
+            "            return in_flight == 0\n",
+            "            return in_flight < request_slots\n",
+        ),
     ),
     mutant(
         "a site that powers up together sends together",
@@ -143,9 +147,9 @@ MUTANTS = (
         "G6",
         "tests/unit/policy/test_schedule.py::test_device_queues_take_turns",
         (
-            "relay/policy/schedule.py",
-            "        endpoint.ready.append(queue)\n        self",
-            "        endpoint.ready.appendleft(queue)\n        self",
+            "relay/policy/ready_queues.py",
+            "        self._queues.append(queue)\n",
+            "        self._queues.appendleft(queue)\n",
         ),
     ),
     mutant(

@@ -296,6 +296,10 @@ MUTANTS = (
         "requests in flight at a kill not sent first",
         "G3",
         "tests/unit/policy/test_schedule.py::test_after_a_crash_the_same_requests_are_sent_first",
-        ("relay/policy/schedule.py", "        exact = self._exact(endpoint, now)\n", "        exact = []\n"),
+        (
+            "relay/policy/schedule.py",
+            "        exact, wake_at = endpoint.ready.take_exact(now, self.limits)\n",
+            "        exact, wake_at = (), None\n",
+        ),
     ),
 )

@@ -151,11 +151,11 @@ SENT_AT, NOW = 1_000_000, 1_000_100
 
 
 def free() -> SharedLimit:
-    return SharedLimit()
+    return SharedLimit(0)
 
 
 def limited(rate: float = 20) -> SharedLimit:
-    limit = SharedLimit()
+    limit = SharedLimit(0)
     limit.limited(SENT_AT - 10, SENT_AT - 1, rate)
     return limit
 

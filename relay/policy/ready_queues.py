@@ -1,0 +1,93 @@
+"""The device queues of one endpoint that are ready, in turn, and the exact requests, which are sent first."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import TypeAlias
+
+from relay.policy.device_queue import DeviceQueue
+from relay.policy.limits import Limits
+from relay.policy.position import READY, InFlight
+
+ExactRequest: TypeAlias = tuple[tuple[DeviceQueue, int], ...]
+"""Device queues with their numbers of events."""
+
+
+class ReadyQueues:
+    """A device queue is listed exactly while its position is `Ready`."""
+
+    __slots__ = ("_active", "_exact", "_queues")
+
+    def __init__(self) -> None:
+        self._queues: deque[DeviceQueue] = deque()
+        self._exact: deque[ExactRequest] = deque()
+        self._active = False
+
+    def __len__(self) -> int:
+        """Return the number of device queues that are ready."""
+        return len(self._queues)
+
+    def __repr__(self) -> str:
+        return f"ReadyQueues({len(self._queues)} ready, {len(self._exact)} exact, active={self._active})"
+
+    def has_requests(self) -> bool:
+        return bool(self._queues or self._exact)
+
+    def activate(self) -> bool:
+        """Return whether the endpoint must be added to the active ones, because it has requests and is not one."""
+        if self._active or not self.has_requests():
+            return False
+        self._active = True
+        return True
+
+    def deactivate(self) -> None:
+        """Record that the endpoint was removed from the active ones."""
+        assert self._active, self
+        self._active = False
+
+    def add(self, queue: DeviceQueue) -> None:
+        assert queue.position is READY, queue
+        self._queues.append(queue)
+
+    def take(self) -> DeviceQueue:
+        """Remove and return the device queue whose turn it is."""
+        return self._queues.popleft()
+
+    def prefer(self, is_preferred: Callable[[DeviceQueue], bool]) -> None:
+        """Move a preferred device queue to the front, if there is one."""
+        for _ in range(len(self._queues)):
+            if is_preferred(self._queues[0]):
+                return
+            self._queues.rotate(-1)
+
+    def remove_reserved(self) -> None:
+        """Remove the device queues that became part of an exact request."""
+        self._queues = deque(queue for queue in self._queues if queue.position is READY)
+
+    def add_exact(self, request: ExactRequest) -> None:
+        self._exact.append(request)
+
+    def take_exact(self, now: int, limits: Limits) -> tuple[ExactRequest, int | None]:
+        """Remove and return the first exact request that all its device queues may send now; empty without one.
+
+        Device queues without events are left out. The second value is the earliest time of the other requests; None
+        if they only wait for a request in flight.
+        """
+        wake_at: int | None = None
+        for _ in range(len(self._exact)):
+            request = self._exact.popleft()
+            if any(isinstance(queue.position, InFlight) for queue, _ in request):
+                self._exact.append(request)
+                continue
+            free_at = max(queue.free_at(now, limits) for queue, _ in request)
+            if free_at > now:
+                self._exact.append(request)
+                wake_at = free_at if wake_at is None else min(wake_at, free_at)
+                continue
+            for queue, _ in request:
+                if not queue.events:
+                    queue.end_reservation()
+            if pending := tuple((queue, events) for queue, events in request if queue.events):
+                return pending, wake_at
+        return (), wake_at
