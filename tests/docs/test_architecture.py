@@ -13,7 +13,9 @@ from relay.config.keys import KEYS
 from tests.architecture.source import ROOT
 
 PAGE = ROOT / "docs/inside/architecture.md"
-_PLAIN_NAMES_MIN = 30
+_NAMES_MIN = 30
+_STATES = re.compile(r"^\| [^|]+ \| ([^|]+) \| `([\w/]+\.py)` \|$", re.MULTILINE)
+"""A row of the table of states: the states and their file."""
 
 
 def named(text: str) -> list[str]:
@@ -61,8 +63,8 @@ def problem(name: str, everywhere: set[str]) -> str | None:
 
 def test_every_name_in_the_page_exists() -> None:
     everywhere = {name for file in (ROOT / "relay").rglob("*.py") for name in names_of(file)} | {"__main__"}
-    names = named(PAGE.read_text())
-    assert sum("::" in name for name in names) > _PLAIN_NAMES_MIN
+    names = named(_STATES.sub("", PAGE.read_text()))
+    assert sum("::" in name for name in names) > _NAMES_MIN
     assert [found for name in names if (found := problem(name, everywhere))] == []
 
 
@@ -71,6 +73,16 @@ def test_every_name_in_the_page_exists() -> None:
 )
 def test_a_name_that_does_not_exist_is_reported(name: str) -> None:
     assert problem(name, set())
+
+
+def test_the_states_are_in_their_files() -> None:
+    rows = _STATES.findall(PAGE.read_text())
+    assert len(rows) > 5
+    for states, path in rows:
+        file = file_of(path)
+        assert file is not None, path
+        strings = {node.value for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Constant)}
+        assert set(re.findall(r"`(\w+)`", states)) - names_of(file) - strings == set(), path
 
 
 def test_the_levels_are_those_of_the_linter() -> None:
