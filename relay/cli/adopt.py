@@ -34,7 +34,7 @@ def command(config_file: Path | None, discard: bool, as_json: bool) -> None:
 
 
 def _through_relay(client: RelayClient, discard: bool, done: str) -> int:
-    """Return the number of moved events. Raises Failed if the remainder does not shrink, as it does for a relay."""
+    """Return the number of moved events. Raises CommandFailed if the remainder does not shrink."""
     path = f"/quarantine/{'discard' if discard else 'adopt'}"
     events = 0
     before: int | None = None
@@ -53,7 +53,7 @@ def _through_relay(client: RelayClient, discard: bool, done: str) -> int:
 
 
 def _on_disk(settings: OutboxSettings, discard: bool) -> int:
-    """Return the number of moved events. Raises Failed."""
+    """Return the number of moved events. Raises CommandFailed."""
     from relay.cli.outbox_on_disk import open_on_disk  # noqa: PLC0415 - slow to import, needed without a relay only
 
     with open_on_disk(settings) as disk:

@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 
 from relay.cli.common import config_option, json_option
-from relay.cli.exits import CONFIG_WRONG, FAILED, Failed
+from relay.cli.exits import CONFIG_WRONG, FAILED, CommandFailed
 from relay.cli.terminal import printable
 from relay.config import ConfigError, Settings, describe, find_config_file, load_with_sources, toml
 from relay.runtime.secret import exposed
@@ -36,7 +36,7 @@ def command(config_file: Path | None, online: bool, as_json: bool) -> None:
     except ConfigError as error:
         faults = len(error.faults)
         verdict = f"configuration is not valid: {faults} {'fault' if faults == 1 else 'faults'}"
-        raise Failed(f"{error}\n{verdict}", CONFIG_WRONG) from None
+        raise CommandFailed(f"{error}\n{verdict}", CONFIG_WRONG) from None
     shown = {name: {"value": value, "origin": sources[name]} for name, value in describe(settings).items()}
     warnings = [*exposed(dict.fromkeys(settings.secret_files.values())), *_cautions(settings)]
     steps = _try_upstream(settings) if online else ()

@@ -49,7 +49,7 @@ class RelayClient:
         self._is_relay = False
 
     def is_there(self) -> bool:
-        """Return whether a relay listens there. Raises Failed if another server does, or without a response."""
+        """Return whether a relay listens there. Raises CommandFailed if another server does, or without a response."""
         try:
             self._require_relay()
         except (ConnectionRefusedError, FileNotFoundError):
@@ -68,12 +68,12 @@ class RelayClient:
         return self.ask("POST", path, json.dumps(data).encode())
 
     def ask(self, method: str, path: str, body: bytes | None = None) -> CommandReply:
-        """Return the response, a JSON object, with any status. Raises Failed if no relay responds."""
+        """Return the response, a JSON object, with any status. Raises CommandFailed if no relay responds."""
         status, content = self._ask(method, path, body)
         return CommandReply(status, self._read(content))
 
     def text(self, path: str) -> str:
-        """Return a response that is not JSON. Raises Failed if no relay responds, or the relay rejects the request."""
+        """Return a response that is not JSON. Raises CommandFailed if no relay responds or it rejects the request."""
         status, content = self._ask("GET", path, None)
         if status != 200:
             self.expect(CommandReply(status, self._read(content)))
@@ -81,12 +81,12 @@ class RelayClient:
         return content.decode(errors="replace")
 
     def expect(self, reply: CommandReply, shape: object = None) -> Any:
-        """Return the data of a successful response that has the shape. Raises Failed otherwise."""
+        """Return the data of a successful response that has the shape. Raises CommandFailed otherwise."""
         if reply.status >= 300:
             reason = reply.data.get("error")
             if not isinstance(reason, str):
                 raise self.not_a_relay(f"status {reply.status} without a reason in the field 'error'")
-            raise exits.Failed(
+            raise exits.CommandFailed(
                 f"the relay at {self.place} rejected the request ({reply.status}): {printable(reason)}"
                 f"{_WHAT_TO_DO.get(reply.status, '')}"
             )
@@ -94,10 +94,10 @@ class RelayClient:
             raise self.not_a_relay(wrong)
         return reply.data
 
-    def not_a_relay(self, received: str) -> exits.Failed:
+    def not_a_relay(self, received: str) -> exits.CommandFailed:
         """Return the error for a response that no relay sends; `received` names the received and expected values."""
         otherwise = "" if is_config_named() else "name the relay's configuration with --config, or "
-        return exits.Failed(
+        return exits.CommandFailed(
             f"the server at {self.place} is not a relay ({printable(received)}): {otherwise}"
             "give the relay another address (http.listen, ops.listen)"
         )
@@ -113,13 +113,13 @@ class RelayClient:
             raise no_relay(self.place, error) from error
 
     def _require_relay(self) -> None:
-        """Request /livez. Raises OSError without a response, and Failed if another server responds."""
+        """Request /livez. Raises OSError without a response, and CommandFailed if another server responds."""
         status, content = self._exchange("GET", "/livez", None)
         self.expect(CommandReply(status, self._read(content)), {"alive": bool})
         self._is_relay = True
 
     def _exchange(self, method: str, path: str, body: bytes | None, token: Secret | None = None) -> tuple[int, bytes]:
-        """Raises OSError without a response, and Failed if the response is not HTTP."""
+        """Raises OSError without a response, and CommandFailed if the response is not HTTP."""
         # The relay always accepts the name localhost. It may reject the address at which it listens.
         headers = {"Host": "localhost", "Connection": "close"}
         if body is not None:
@@ -132,7 +132,7 @@ class RelayClient:
             raise self.not_a_relay(f"received {error}") from error
 
     def _read(self, content: bytes) -> dict[str, Any]:
-        """Return the JSON object in `content`. Raises Failed for anything else."""
+        """Return the JSON object in `content`. Raises CommandFailed for anything else."""
         try:
             text = content.decode()
             data = json.loads(text, parse_constant=_reject_constant)

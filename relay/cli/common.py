@@ -63,12 +63,12 @@ class Utf8(click.types.StringParamType):
 
 
 def open_private(path: Path) -> int:
-    """Return the descriptor of a new file with mode 0600. Raises Failed if the file exists or cannot be created."""
+    """Return the descriptor of a new file with mode 0600. Raises CommandFailed if the file exists."""
     try:
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except OSError as error:
         why = "the file exists; give another name" if isinstance(error, FileExistsError) else error.strerror
-        raise exits.Failed(f"cannot write {path}: {why}") from error
+        raise exits.CommandFailed(f"cannot write {path}: {why}") from error
 
 
 @contextmanager
@@ -106,20 +106,20 @@ def is_config_named() -> bool:
 
 
 def load_client_settings(config_file: Path | None) -> Settings:
-    """Return the settings without keys. Raises Failed (78)."""
+    """Return the settings without keys. Raises CommandFailed (78)."""
     try:
         return load_for_client(find_config_file(config_file, os.environ), os.environ)
     except ConfigError as error:
-        raise exits.Failed(str(error), exits.CONFIG_WRONG) from error
+        raise exits.CommandFailed(str(error), exits.CONFIG_WRONG) from error
 
 
 def apps_place(settings: Settings) -> Place:
-    """Return the address at which apps reach the relay over HTTP. Raises Failed if it has no HTTP listener."""
+    """Return the address at which apps reach the relay over HTTP. Raises CommandFailed if it has no HTTP listener."""
     if settings.http.listen:
         return _place(settings.http.listen, "http.listen")
     if settings.http.unix_socket:
         return Place("", 0, settings.http.unix_socket)
-    raise exits.Failed("the configured relay has no HTTP listener: set http.listen or http.unix_socket")
+    raise exits.CommandFailed("the configured relay has no HTTP listener: set http.listen or http.unix_socket")
 
 
 def has_ops(settings: Settings) -> bool:
@@ -128,14 +128,14 @@ def has_ops(settings: Settings) -> bool:
 
 
 def ops_place(settings: Settings) -> Place:
-    """Return the address of the operations interface. Raises Failed without one."""
+    """Return the address of the operations interface. Raises CommandFailed without one."""
     return _place(settings.ops.listen, "ops.listen") if settings.ops.listen else apps_place(settings)
 
 
 def udp_place(settings: Settings) -> Place:
-    """Return the address at which apps reach the relay over UDP. Raises Failed if it has no UDP listener."""
+    """Return the address at which apps reach the relay over UDP. Raises CommandFailed if it has no UDP listener."""
     if not settings.udp.listen:
-        raise exits.Failed("the configured relay has no UDP listener: set udp.listen")
+        raise exits.CommandFailed("the configured relay has no UDP listener: set udp.listen")
     return _place(settings.udp.listen, "udp.listen")
 
 
@@ -147,11 +147,11 @@ def no_relay(place: Place, error: OSError) -> exits.NoRelay:
 
 
 def _place(listen: Listen, key: str) -> Place:
-    """Return the first address of `listen`. Raises Failed if only the running relay knows its port."""
+    """Return the first address of `listen`. Raises CommandFailed if only the running relay knows its port."""
     first = bindings(listen, listen)[0]
     host, port = first.host, first.port
     if port == 0:
-        raise exits.Failed(
+        raise exits.CommandFailed(
             f"{key} = {listen!r} lets the system choose a port, which only the relay's log shows: set a port"
         )
     return Place(EVERY_INTERFACE.get(host, host), port)

@@ -96,7 +96,7 @@ def show(letter_id: int, as_json: bool, config_file: Path | None) -> None:
     with _letters(config_file) as letters:
         letter = letters.find(letter_id)
     if letter is None:
-        raise exits.Failed(f"no dead letter has the id {letter_id}; `relay dead list` lists all ids")
+        raise exits.CommandFailed(f"no dead letter has the id {letter_id}; `relay dead list` lists all ids")
     if as_json:
         click.echo(json.dumps(letter))
         return
@@ -176,7 +176,7 @@ def export(
 
 @contextmanager
 def _letters(config_file: Path | None) -> Iterator[DeadLetters]:
-    """Yield the dead letters of the running relay, or of the outbox if no relay runs. Raises Failed."""
+    """Yield the dead letters of the running relay, or of the outbox if no relay runs. Raises CommandFailed."""
     settings = load_client_settings(config_file)
     if has_ops(settings):
         client = RelayClient(ops_place(settings), settings.ops.token)
@@ -199,13 +199,13 @@ def _require_choice(every: bool, ids: Sequence[int], chosen: Filter) -> None:
 
 
 def _chosen(letters: DeadLetters, ids: Sequence[int], chosen: Filter) -> Iterator[Letter]:
-    """Yield the selected dead letters. Raises Failed for an unknown id."""
+    """Yield the selected dead letters. Raises CommandFailed for an unknown id."""
     if not ids:
         yield from each(letters, chosen)
     for letter_id in ids:
         letter = letters.find(letter_id)
         if letter is None:
-            raise exits.Failed(f"no dead letter has the id {letter_id}")
+            raise exits.CommandFailed(f"no dead letter has the id {letter_id}")
         yield letter
 
 
@@ -229,17 +229,19 @@ def _move(letters: DeadLetters, action: Action, as_json: bool, ids: Sequence[int
                 page = wanted[first : first + PAGE]
                 moved += letters.move(action, page)
                 step(len(page))
-    except exits.Failed as failed:
+    except exits.CommandFailed as failed:
         # The relay may have moved some dead letters of the failed page.
-        raise exits.Failed(f"{failed.message}\n{done} so far: {moved} of {len(wanted)}", failed.exit_code) from failed
+        raise exits.CommandFailed(
+            f"{failed.message}\n{done} so far: {moved} of {len(wanted)}", failed.exit_code
+        ) from failed
     click.echo(json.dumps({done: moved}) if as_json else f"{moved} {done}")
     if ids and moved < len(wanted):
-        raise exits.Failed(f"{len(wanted) - moved} of the given ids do not exist")
+        raise exits.CommandFailed(f"{len(wanted) - moved} of the given ids do not exist")
 
 
 @contextmanager
 def _opened(output: Path | None) -> Iterator[IO[str]]:
-    """Yield standard output, or a new file that only its owner may read. Raises Failed."""
+    """Yield standard output, or a new file that only its owner may read. Raises CommandFailed."""
     if output is None:
         yield sys.stdout
         return

@@ -43,7 +43,7 @@ class Page(NamedTuple):
 
 
 class DeadLetters(Protocol):
-    """Access to dead letters. Every method raises Failed if the relay or the outbox fails."""
+    """Access to dead letters. Every method raises CommandFailed if the relay or the outbox fails."""
 
     def page(self, chosen: Filter, after: int, *, with_bodies: bool) -> Page:
         """Return up to PAGE letters with id > `after`, in order of their ids."""

@@ -14,7 +14,7 @@ OUTBOX_LOCKED = 75
 CONFIG_WRONG = 78
 
 
-class Failed(click.ClickException):
+class CommandFailed(click.ClickException):
     """End the command with a message that names the failure and what to do.
 
     The message keeps its line breaks. Other control characters in it are escaped.
@@ -25,5 +25,5 @@ class Failed(click.ClickException):
         self.exit_code = exit_code  # type: ignore[misc]  # click has one per class, the relay one per error
 
 
-class NoRelay(Failed):
+class NoRelay(CommandFailed):
     """No relay responds. The outcome of the request is unknown."""

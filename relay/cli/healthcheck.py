@@ -42,7 +42,7 @@ def command(config_file: Path | None, timeout_s: float, as_json: bool) -> None:
 
 
 def _require(client: RelayClient, path: str, field: str, as_json: bool) -> str:
-    """Return the response as JSON text. Raises Failed unless its status is 200 and its `field` is true."""
+    """Return the response as JSON text. Raises CommandFailed unless its status is 200 and its `field` is true."""
     reply = client.get(path)
     text = json.dumps(reply.data)
     if reply.status != 200 or reply.data.get(field) is not True:
@@ -50,5 +50,5 @@ def _require(client: RelayClient, path: str, field: str, as_json: bool) -> str:
             raise client.not_a_relay(f"received {text[:60]!r} from {path}, expected {field!r}: true")
         if as_json:
             click.echo(text)
-        raise exits.Failed(f"{client.place}{path}: {printable(text)}")
+        raise exits.CommandFailed(f"{client.place}{path}: {printable(text)}")
     return text

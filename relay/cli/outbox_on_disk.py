@@ -36,7 +36,7 @@ class OutboxOnDisk:
         self._runner = runner
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Return what `work` returns. Raises Failed if the outbox fails."""
+        """Return what `work` returns. Raises CommandFailed if the outbox fails."""
         try:
             return self._runner.run(work)
         except OutboxError as error:
@@ -45,14 +45,14 @@ class OutboxOnDisk:
 
 @contextmanager
 def open_on_disk(settings: OutboxSettings) -> Iterator[OutboxOnDisk]:
-    """Open the outbox for the duration of the block. Raises Failed (75 if another process holds it)."""
+    """Open the outbox for the duration of the block. Raises CommandFailed (75 if another process holds it)."""
     if not _is_there(settings):
         what_to_do = (
             "set outbox.path, or STATE_DIRECTORY as systemd does for its unit"
             if is_config_named()
             else "name the relay's configuration with --config"
         )
-        raise exits.Failed(f"no relay responds, and {settings.path} does not exist: {what_to_do}")
+        raise exits.CommandFailed(f"no relay responds, and {settings.path} does not exist: {what_to_do}")
     with _unlogged(), asyncio.Runner() as runner:
         outbox, tasks = runner.run(_open(settings))
         try:
@@ -62,7 +62,7 @@ def open_on_disk(settings: OutboxSettings) -> Iterator[OutboxOnDisk]:
 
 
 def _is_there(settings: OutboxSettings) -> bool:
-    """Return whether the outbox file exists. Raises Failed if this user cannot look it up."""
+    """Return whether the outbox file exists. Raises CommandFailed if this user cannot look it up."""
     try:
         return exists(settings)
     except OSError as error:
@@ -89,21 +89,21 @@ async def _close(outbox: Outbox, tasks: Tasks) -> None:
     await tasks.cancel_all()
 
 
-def _failed(path: Path, error: OutboxError) -> exits.Failed:
+def _failed(path: Path, error: OutboxError) -> exits.CommandFailed:
     """Return the error for an outbox that cannot be opened or used."""
     if isinstance(error, OutboxLocked):
-        return exits.Failed(f"no relay responds at the configured address, but {error}", exits.OUTBOX_LOCKED)
+        return exits.CommandFailed(f"no relay responds at the configured address, but {error}", exits.OUTBOX_LOCKED)
     cause = error.__cause__
     if isinstance(cause, PermissionError):
         return _inaccessible(path, cause)
-    return exits.Failed(str(error))
+    return exits.CommandFailed(str(error))
 
 
-def _inaccessible(path: Path, error: OSError) -> exits.Failed:
+def _inaccessible(path: Path, error: OSError) -> exits.CommandFailed:
     what_to_do = (
         "run this as root, or as the user of the relay" if isinstance(error, PermissionError) else "check outbox.path"
     )
-    return exits.Failed(f"{path}: {error.strerror}: {error.filename}: {what_to_do}")
+    return exits.CommandFailed(f"{path}: {error.strerror}: {error.filename}: {what_to_do}")
 
 
 @contextmanager

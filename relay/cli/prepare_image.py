@@ -28,24 +28,24 @@ def command(config_file: Path | None, discard: bool, as_json: bool) -> None:
     """
     settings = load_client_settings(config_file)
     if has_ops(settings) and RelayClient(ops_place(settings)).is_there():
-        raise exits.Failed(f"a relay is running at {ops_place(settings)}: stop it first", exits.OUTBOX_LOCKED)
+        raise exits.CommandFailed(f"a relay is running at {ops_place(settings)}: stop it first", exits.OUTBOX_LOCKED)
     discarded = _empty(settings.outbox, discard) if settings.outbox.path.exists() else 0
     try:
         installation.forget(settings.outbox.path.parent)
     except OSError as error:
-        raise exits.Failed(f"cannot remove the installation id: {error.strerror}: {error.filename}") from error
+        raise exits.CommandFailed(f"cannot remove the installation id: {error.strerror}: {error.filename}") from error
     text = f"ready to be cloned: {discarded:,} events discarded, installation id removed"
     click.echo(json.dumps({"discarded": discarded}) if as_json else text)
 
 
 def _empty(settings: OutboxSettings, discard: bool) -> int:
-    """Return the number of discarded events. Raises Failed if there are any and `discard` is False."""
+    """Return the number of discarded events. Raises CommandFailed if there are any and `discard` is False."""
     from relay.cli.outbox_on_disk import open_on_disk  # noqa: PLC0415 - slow to import
 
     with open_on_disk(settings) as disk:
         pending = disk.outbox.ledger().pending
         if pending and not discard:
-            raise exits.Failed(
+            raise exits.CommandFailed(
                 f"{pending:,} events are pending in {settings.path}: run the relay until they are delivered, "
                 "or give --discard to drop them; nothing was changed"
             )

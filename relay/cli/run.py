@@ -45,8 +45,8 @@ def command(config_file: Path | None) -> None:
     try:
         process.end(run_service.main(find_config_file(config_file, os.environ)))
     except ConfigError as error:
-        raise exits.Failed(str(error), exits.CONFIG_WRONG) from error
+        raise exits.CommandFailed(str(error), exits.CONFIG_WRONG) from error
     except OutboxLocked as error:
-        raise exits.Failed(str(error), exits.OUTBOX_LOCKED) from error
+        raise exits.CommandFailed(str(error), exits.OUTBOX_LOCKED) from error
     except (ListenError, OutboxError) as error:
-        raise exits.Failed(str(error)) from error
+        raise exits.CommandFailed(str(error)) from error

@@ -49,7 +49,7 @@ def command(listen: str, api_key: str) -> None:
     try:
         asyncio.run(_serve(Sandbox(SandboxSettings(host=host, port=port, api_key=api_key), SystemClock()), listen))
     except ListenError as error:
-        raise exits.Failed(str(error)) from error
+        raise exits.CommandFailed(str(error)) from error
 
 
 async def _serve(sandbox: Sandbox, listen: str) -> None:

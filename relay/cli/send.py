@@ -88,9 +88,9 @@ def command(
         state = _send_datagram(settings, body, event_id) if udp else _post(RelayClient(apps_place(settings)), body)
         if wait:
             state = _wait(apps_place(settings), event_id, timeout_s)
-    except exits.Failed as failed:
+    except exits.CommandFailed as failed:
         # With its id, the event can be looked up, and sent again without being stored twice.
-        raise exits.Failed(f"{failed.message}\nevent_id: {event_id}", failed.exit_code) from failed
+        raise exits.CommandFailed(f"{failed.message}\nevent_id: {event_id}", failed.exit_code) from failed
     click.echo(json.dumps({"event_id": event_id, "state": state}) if as_json else f"{state}: {event_id}")
 
 
@@ -141,12 +141,12 @@ def _machine_id() -> str:
 
 
 def _post(client: RelayClient, body: bytes) -> str:
-    """Return "stored". Raises Failed with the relay's error message."""
+    """Return "stored". Raises CommandFailed with the relay's error message."""
     reply = client.ask("POST", "/v1/events", body)
     if reply.status == 422:
         if wrong := difference(reply.data, {"errors": Each([str])}):
             raise client.not_a_relay(wrong)
-        raise exits.Failed("the relay rejected the event:\n" + _faults(reply.data["errors"]))
+        raise exits.CommandFailed("the relay rejected the event:\n" + _faults(reply.data["errors"]))
     data = client.expect(reply, {"success": bool})
     if reply.status != 202 or data["success"] is not True:
         raise client.not_a_relay(f"status {reply.status}, expected 202 with 'success': true")
@@ -161,10 +161,12 @@ def _faults(errors: dict[str, list[str]]) -> str:
 
 
 def _send_datagram(settings: Settings, body: bytes, event_id: str) -> str:
-    """Return "stored" if the relay acknowledged the event, and "sent" without udp.ack. Raises Failed."""
+    """Return "stored" if the relay acknowledged the event, and "sent" without udp.ack. Raises CommandFailed."""
     place = udp_place(settings)
     if len(body) > MAX_DATAGRAM_BYTES:
-        raise exits.Failed(f"the event has {len(body)} bytes, a datagram holds {MAX_DATAGRAM_BYTES}: send it over HTTP")
+        raise exits.CommandFailed(
+            f"the event has {len(body)} bytes, a datagram holds {MAX_DATAGRAM_BYTES}: send it over HTTP"
+        )
     family = socket.AF_INET6 if ":" in place.host else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as sending:
@@ -180,7 +182,7 @@ def _send_datagram(settings: Settings, body: bytes, event_id: str) -> str:
 
 
 def _acknowledged(place: Place, ack: bytes, event_id: str) -> str:
-    """Return "stored". Raises Failed if the relay rejected the event, or if no relay sends such a datagram.
+    """Return "stored". Raises CommandFailed if the relay rejected the event, or if no relay sends such a datagram.
 
     An acknowledgement is {"stored": [event_id], "count": 1}, {"count": 1} or {"error": "..."}.
     """
@@ -190,7 +192,7 @@ def _acknowledged(place: Place, ack: bytes, event_id: str) -> str:
         data = None
     match data:
         case {"error": str(error)} if error and len(data) == 1:
-            raise exits.Failed(f"the relay at {place} rejected the event: {printable(error)}")
+            raise exits.CommandFailed(f"the relay at {place} rejected the event: {printable(error)}")
         case {"stored": [str(stored)], "count": int(count)} if len(data) == 2 and _is_same_id(stored, event_id):
             is_ack = count == 1 and count is not True
         case {"count": int(count)}:
@@ -198,7 +200,7 @@ def _acknowledged(place: Place, ack: bytes, event_id: str) -> str:
         case _:
             is_ack = False
     if not is_ack:
-        raise exits.Failed(
+        raise exits.CommandFailed(
             f"the server at {place} is not a relay: received {ack[:60]!r}, expected the acknowledgement of one event"
         )
     return "stored"
@@ -213,7 +215,7 @@ def _is_same_id(received: str, event_id: str) -> bool:
 
 
 def _wait(place: Place, event_id: str, timeout_s: float) -> str:
-    """Return "delivered". Raises Failed at the timeout, or if the event will never be delivered."""
+    """Return "delivered". Raises CommandFailed at the timeout, or if the event will never be delivered."""
     clock = SystemClock()
     until_ms = clock.monotonic_ms() + int(timeout_s * 1000)
     pause = threading.Event()
@@ -223,11 +225,13 @@ def _wait(place: Place, event_id: str, timeout_s: float) -> str:
         if state == "delivered":
             return state
         if state == "dead_lettered":
-            raise exits.Failed("the upstream rejected the event; `relay dead list` shows the reason")
+            raise exits.CommandFailed("the upstream rejected the event; `relay dead list` shows the reason")
         if state == "dropped":
-            raise exits.Failed("the relay dropped the event: outbox.max_age, outbox.max_size or an operator's command")
+            raise exits.CommandFailed(
+                "the relay dropped the event: outbox.max_age, outbox.max_size or an operator's command"
+            )
         if clock.monotonic_ms() >= until_ms:
-            raise exits.Failed(f"{state} after {timeout_s:g} s ({detail})")
+            raise exits.CommandFailed(f"{state} after {timeout_s:g} s ({detail})")
         pause.wait(POLL_S)
 
 

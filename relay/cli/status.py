@@ -11,7 +11,7 @@ import click
 
 from relay.cli.client import RelayClient
 from relay.cli.common import config_option, load_client_settings, ops_place
-from relay.cli.exits import Failed
+from relay.cli.exits import CommandFailed
 from relay.cli.shape import Each, Optional
 from relay.cli.table import bytes_text, duration_text, table
 from relay.cli.terminal import printable_values
@@ -87,7 +87,7 @@ def _show_once(client: RelayClient, as_json: bool) -> None:
     """Print the status, or the error: the relay may only be restarting, so that an error does not end --watch."""
     try:
         data = client.expect(client.get("/status.json"), SHAPE)
-    except Failed as failed:
+    except CommandFailed as failed:
         if not as_json:
             click.clear()
         click.echo(failed.message, err=True)

@@ -23,7 +23,7 @@ import click
 from relay import __version__
 from relay.cli.client import RelayClient
 from relay.cli.common import config_option, has_ops, load_client_settings, open_private, ops_place
-from relay.cli.exits import Failed
+from relay.cli.exits import CommandFailed
 from relay.cli.shape import Each, difference
 from relay.config import ConfigError, Settings, describe, find_config_file, load_with_sources, possible_secrets, secrets
 from relay.runtime.clock import SystemClock
@@ -49,7 +49,7 @@ The archive contains no events, keys or tokens. It contains device ids and the u
 
 
 class BundlePart(NamedTuple):
-    """A file of the archive, and the function that returns its text or raises Failed."""
+    """A file of the archive, and the function that returns its text or raises CommandFailed."""
 
     name: str
     make: Callable[[], str]
@@ -83,7 +83,7 @@ def _collect(settings: Settings, config_file: Path | None) -> tuple[dict[str, st
     for part in (*_local_parts(settings, config_file), *_relays_parts(settings)):
         try:
             made[part.name] = part.make()
-        except Failed as failed:
+        except CommandFailed as failed:
             missing[part.name] = failed.message
     made["missing.json"] = _pretty(missing)
     return made, missing

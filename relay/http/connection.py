@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, cast
 
 from relay.http.connection_state import HAS_PLAN, HAS_READER, READS, Input, State, transition
-from relay.http.heads import Heads, Plan
+from relay.http.heads import Heads, RequestPlan
 from relay.http.reader import HEAD_END, Complete, Early, Ended, RequestReader, Step
 from relay.http.request import BodyHandler
 from relay.http.response import RETRY_LATER, Response, Stream, error_response
@@ -66,7 +66,7 @@ class Connection(asyncio.Protocol):
         self._since_ms = listener.now_ms()
         """Time since which the connection is in its state."""
         self._reader: RequestReader | None = None
-        self._plan: Plan | None = None
+        self._plan: RequestPlan | None = None
         """The plan of the request that is handled or discarded."""
         self._pipelined = b""
         """Data received after the request in progress. The socket is not read meanwhile."""
@@ -83,7 +83,7 @@ class Connection(asyncio.Protocol):
     def state(self) -> State:
         return self._state
 
-    def _move(self, input_: Input, reader: RequestReader | None = None, plan: Plan | None = None) -> None:
+    def _move(self, input_: Input, reader: RequestReader | None = None, plan: RequestPlan | None = None) -> None:
         """Change the state, with the reader and the plan that belong to the new state."""
         state = self._state
         assert (self._reader is not None) is HAS_READER[state], self
@@ -210,7 +210,7 @@ class Connection(asyncio.Protocol):
 
     # --- responding
 
-    def _handle(self, plan: Plan, body: bytes) -> None:
+    def _handle(self, plan: RequestPlan, body: bytes) -> None:
         self._move("completed", plan=plan)
         try:
             work = cast("BodyHandler", plan.handler).handle(body, self._reply)

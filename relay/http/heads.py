@@ -49,7 +49,7 @@ class Decision(NamedTuple):
     """The allowed origin to name in the response; "" if the response needs no CORS headers."""
 
 
-class Plan(NamedTuple):
+class RequestPlan(NamedTuple):
     """What a connection does with a request."""
 
     handler: BodyHandler | Response
@@ -113,11 +113,11 @@ def _malformed(message: str) -> Response:
     return error_response(400, f"not an HTTP/1.1 request: {message.partition(':')[0][:100]}", close=True)
 
 
-def plan(message: RawRequestMessage, decision: Decision) -> Plan:
+def plan(message: RawRequestMessage, decision: Decision) -> RequestPlan:
     """Return the plan for a request with this head."""
     headers = message.headers
     is_1_1 = message.version == HttpVersion11
-    return Plan(
+    return RequestPlan(
         decision.handler,
         None if message.chunked else int(headers.get(CONTENT_LENGTH, "0")),
         message.should_close or not is_1_1 or message.upgrade or UPGRADE in headers,
@@ -139,13 +139,13 @@ class Heads:
         self._decide = decide
         self.count_malformed = count_malformed
         self._loop = loop
-        self._plans: dict[bytes, Plan] = {}
+        self._plans: dict[bytes, RequestPlan] = {}
         self.cached = self._plans.get
 
     def parser(self) -> HeadParser:
         return HeadParser(self._loop)
 
-    def plan(self, raw: bytes, message: RawRequestMessage, peer: object) -> Plan:
+    def plan(self, raw: bytes, message: RawRequestMessage, peer: object) -> RequestPlan:
         """Return the plan for a request with this head, and cache it. `raw` is the head as received."""
         made = plan(message, self._decide(message, peer))
         if (

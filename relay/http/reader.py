@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 from relay.http.framing import BodyDecoder
-from relay.http.heads import HEAD_TOO_LARGE, MAX_HEAD_BYTES, HeadParser, Heads, Plan
+from relay.http.heads import HEAD_TOO_LARGE, MAX_HEAD_BYTES, HeadParser, Heads, RequestPlan
 from relay.http.request import BodyHandler
 from relay.http.response import Response
 
@@ -22,7 +22,7 @@ _ENDLESS_BYTES = 1 << 62
 class Complete(NamedTuple):
     """The whole request was received."""
 
-    plan: Plan
+    plan: RequestPlan
     handler: BodyHandler
     body: bytes
     rest: bytes
@@ -35,7 +35,7 @@ class Ended(NamedTuple):
     rest: bytes
 
 
-class Malformed(NamedTuple):
+class MalformedRequest(NamedTuple):
     """The request cannot be read any further."""
 
     response: Response | None
@@ -45,13 +45,13 @@ class Malformed(NamedTuple):
 class Early(NamedTuple):
     """A response that is due before the end of the request."""
 
-    plan: Plan
+    plan: RequestPlan
     response: Response
-    then: Ended | Malformed | None
+    then: Ended | MalformedRequest | None
     """The state of the request after its response: None if the rest of the body is missing."""
 
 
-Step = Complete | Early | Ended | Malformed | Literal["continue"] | None
+Step = Complete | Early | Ended | MalformedRequest | Literal["continue"] | None
 """What happened: None if more data is needed, "continue" if the client also waits for 100 Continue."""
 
 
@@ -66,7 +66,7 @@ class RequestReader:
         self._received = b""
         """The start of an incomplete head."""
         self._parser: HeadParser | None = None
-        self.plan: Plan | None = None
+        self.plan: RequestPlan | None = None
         """The plan of the request; None before the end of the head."""
         self._body: BodyDecoder | None = None
         self._parts: list[bytes] | None = None
@@ -94,7 +94,7 @@ class RequestReader:
                 return self._reject_large_head()
             if isinstance(message, Response):
                 self._heads.count_malformed()
-                return Malformed(message)
+                return MalformedRequest(message)
             plan = self._heads.plan(head, message, self._peer)
         self._received, self._parser = b"", None
         return self._begin_body(plan, received[end:])
@@ -103,9 +103,9 @@ class RequestReader:
         """Discard all further data: after an immediate close, a client that still sends would lose the response."""
         self._heads.count_malformed()
         self._received, self._parser = b"", None
-        return self._begin_body(Plan(HEAD_TOO_LARGE, _ENDLESS_BYTES, closes=True), b"")
+        return self._begin_body(RequestPlan(HEAD_TOO_LARGE, _ENDLESS_BYTES, closes=True), b"")
 
-    def _begin_body(self, plan: Plan, data: bytes) -> Step:
+    def _begin_body(self, plan: RequestPlan, data: bytes) -> Step:
         self.plan = plan
         self._body = plan.decoder()
         handler = plan.handler
@@ -117,18 +117,18 @@ class RequestReader:
         step = self._feed_body(data)
         return "continue" if step is None and plan.expects_continue else step
 
-    def _early(self, response: Response, then: Ended | Malformed | None) -> Early:
+    def _early(self, response: Response, then: Ended | MalformedRequest | None) -> Early:
         assert self.plan is not None
         self._parts = None
         if response.closes:
             self.plan = self.plan._replace(closes=True)
         return Early(self.plan, response, then)
 
-    def _discard(self, data: bytes) -> Ended | Malformed | None:
+    def _discard(self, data: bytes) -> Ended | MalformedRequest | None:
         assert self._body is not None
         decoded = self._body.feed(data)
         if decoded is None:
-            return Malformed(None)
+            return MalformedRequest(None)
         return None if decoded.rest is None else Ended(decoded.rest)
 
     def _feed_body(self, data: bytes) -> Step:
@@ -140,7 +140,7 @@ class RequestReader:
         handler = self.plan.handler
         assert isinstance(handler, BodyHandler)
         if decoded is None:
-            return Malformed(handler.reject("malformed"))
+            return MalformedRequest(handler.reject("malformed"))
         self._parts.append(decoded.part)
         self._room_bytes -= len(decoded.part)
         if self._room_bytes < 0:

@@ -21,7 +21,7 @@ NO_RESPONSE = 0
 """Status of a request without a response, or whose client closed the connection first."""
 
 
-class Request(NamedTuple):
+class RecordedRequest(NamedTuple):
     """A recorded request. `device` is the device that the request counted for."""
 
     at_ms: int
@@ -148,11 +148,11 @@ class Record:
     def responded(self, number: int, status: int) -> None:
         self._status[number] = status
 
-    def requests(self) -> Iterator[Request]:
+    def requests(self) -> Iterator[RecordedRequest]:
         """Yield the requests in the order of their arrival."""
         for number, at_ms in enumerate(self._at_ms):
             log = self._device_of[number]
-            yield Request(
+            yield RecordedRequest(
                 at_ms,
                 self._peer_of[number],
                 log.device if log else None,

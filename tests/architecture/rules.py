@@ -98,8 +98,8 @@ def long_code(source: Source) -> Iterator[str]:
 
 
 def structure(source: Source) -> Iterator[str]:
-    """The packages ("rooms") are few, on few levels, with few imports between them and no cycle of modules."""
-    found, _ = levels(source.arrows)
+    """Packages ("rooms"), their levels and their imports are few, and no packages or modules form a cycle."""
+    found, cycles = levels(source.arrows)
     for value, limit, what in (
         (len(source.rooms), MAX_ROOMS, "packages"),
         (max(found.values(), default=-1) + 1, MAX_LEVELS, "levels"),
@@ -107,7 +107,7 @@ def structure(source: Source) -> Iterator[str]:
     ):
         if value > limit:
             yield f"relay: has {value} {what}; {limit} are allowed"
-    for importer, imported in levels(source.module_arrows)[1]:
+    for importer, imported in (*cycles, *levels(source.module_arrows)[1]):
         yield f"{importer}: imports {imported}, which imports it again: break the cycle"
 
 
@@ -132,6 +132,12 @@ def repeated_types(source: Source) -> dict[str, list[str]]:
     return {name: places for name, places in sorted(found.items()) if len(places) > 1}
 
 
+def unique_types(source: Source) -> Iterator[str]:
+    """A public type name is defined once in the package."""
+    for name, places in repeated_types(source).items():
+        yield f"{places[0]}: defines {name}, and so does {places[1]}: give each its own name"
+
+
 RULES = (
     clock_reads,
     tasks,
@@ -142,6 +148,7 @@ RULES = (
     long_code,
     structure,
     test_places,
+    unique_types,
 )
 
 

@@ -23,12 +23,9 @@ class Module(NamedTuple):
 
     @property
     def room(self) -> str:
-        """Return the package that the module belongs to: a loose module of `relay` is a room of its own."""
+        """Return the package that the module belongs to: a loose module of `relay` or `relay.outbox` is a room."""
         parts = self.name.split(".")
-        is_package = self.path.name == "__init__.py"
-        if self.name.startswith(_NESTED) and len(parts) + is_package > 3:
-            return ".".join(parts[:3])
-        return ".".join(parts[:2])
+        return ".".join(parts[:3] if self.name.startswith(_NESTED) else parts[:2])
 
 
 class Source:

@@ -104,6 +104,7 @@ VIOLATIONS = {
     ),
     "all of the HTTP library": Violation("rules", "ops/status.py", "import aiohttp"),
     "a cycle inside of a package": Violation("rules", "forward/exchange.py", "from relay.forward import upstream"),
+    "a second type of the same name": Violation("rules", "ops/status.py", "class Reader:\n    pass"),
     "a module beyond its size": Violation("rules", "ops/status.py", "# One more line.\n" * 400),
     "a test of no module": Violation("rules", "../tests/unit/ops/test_odds_and_ends.py", '"""Odds and ends."""'),
 }

@@ -45,7 +45,7 @@ class Search(NamedTuple):
 
 
 @dataclass(slots=True)
-class Log:
+class LogExtent:
     """The extent of the log."""
 
     first_row: int
@@ -90,7 +90,7 @@ def needs_cleanup(rows: int, pending: int) -> bool:
     return rows - pending >= max(_IDLE_GARBAGE_ROWS, 3 * pending)
 
 
-def choose(log: Log, now: Circumstances, body_bytes: int | None) -> tuple[DeletionRange | None, Search]:
+def choose(log: LogExtent, now: Circumstances, body_bytes: int | None) -> tuple[DeletionRange | None, Search]:
     """Return the rows to delete in a commit that appends `body_bytes` (None: in a commit that only deletes), and the
     progress of the search.
     """
@@ -116,7 +116,7 @@ def choose(log: Log, now: Circumstances, body_bytes: int | None) -> tuple[Deleti
     return _settled_among_pending(log, now, rows, max_rows)
 
 
-def _end_of_settled_log(log: Log, now: Circumstances, rows: int, max_rows: int) -> DeletionRange:
+def _end_of_settled_log(log: LogExtent, now: Circumstances, rows: int, max_rows: int) -> DeletionRange:
     """Return the newest rows of a log without pending events, or its oldest rows to make space for their ids."""
     # Ids behind the rows of the log would be moved by each cut at the end of the store.
     remembered = max(min(log.last_row - (now.next_seq - 1 - now.window), log.rows), 0)
@@ -128,7 +128,7 @@ def _end_of_settled_log(log: Log, now: Circumstances, rows: int, max_rows: int) 
 
 
 def _settled_among_pending(
-    log: Log, now: Circumstances, rows: int, max_rows: int
+    log: LogExtent, now: Circumstances, rows: int, max_rows: int
 ) -> tuple[DeletionRange | None, Search]:
     search, garbage = log.search, log.rows - now.pending
     if search.done_to - log.first_row + 1 < min(garbage, rows):

@@ -42,7 +42,7 @@ from relay.outbox.engine.conflicts import Conflicts
 from relay.outbox.engine.failures import failure_of
 from relay.outbox.engine.file_watch import FileWatch
 from relay.outbox.engine.life import Life, LogRead, OpenStore, Recreate, Recreated, StoreClosed, StoreOpened
-from relay.outbox.engine.limits import Limits
+from relay.outbox.engine.limits import OutboxLimits
 from relay.outbox.engine.loading import LoadingLog
 from relay.outbox.engine.outbox_state import OutboxState
 from relay.outbox.engine.pending_calls import PendingCalls, cleanup
@@ -81,7 +81,7 @@ class Owner:
         self.state: OutboxState | None = None
         """None until the store is opened for the first time."""
         self.conflicts = Conflicts(clock, metrics)
-        self._limits = Limits(settings, storage.configure(settings))
+        self._limits = OutboxLimits(settings, storage.configure(settings))
         self._clock = clock
         self._pending_calls = PendingCalls(metrics)
         self._commit_delay = CommitDelay()
@@ -113,7 +113,7 @@ class Owner:
 
     def configure(self, settings: OutboxSettings) -> None:
         """Apply new limits: to appends at once, to the store before the next commit."""
-        self._limits = Limits(settings, self.storage.configure(settings))
+        self._limits = OutboxLimits(settings, self.storage.configure(settings))
         if self.state is not None:
             self.state.configure(self._limits)
         self._bell.ring()

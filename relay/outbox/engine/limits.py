@@ -9,7 +9,7 @@ from relay.config import OutboxSettings
 from relay.outbox.engine.storage import SpaceLimits
 
 
-class Limits(NamedTuple):
+class OutboxLimits(NamedTuple):
     settings: OutboxSettings
     space: SpaceLimits
 

@@ -16,9 +16,9 @@ from relay.outbox import EventState, OutboxShareUsed, RestoredState
 from relay.outbox.engine.commands import DeadLettered, DeadLetterLimits, Deleted, SeqRange
 from relay.outbox.engine.conflicts import Conflict
 from relay.outbox.engine.dedupe_window import DEAD, DROPPED, DedupeWindow
-from relay.outbox.engine.deletion import Circumstances, DeletionRange, Log, Search, choose, needs_cleanup
+from relay.outbox.engine.deletion import Circumstances, DeletionRange, LogExtent, Search, choose, needs_cleanup
 from relay.outbox.engine.fair_share import is_crowded, over_share
-from relay.outbox.engine.limits import Limits
+from relay.outbox.engine.limits import OutboxLimits
 from relay.outbox.engine.loading import Loaded, LoadingLog
 from relay.outbox.engine.outbox_clock import Boot, OutboxTime
 from relay.outbox.engine.queue_index import Index
@@ -41,12 +41,12 @@ class Oldest(NamedTuple):
 class OutboxState:
     """The state of one open store."""
 
-    limits: Limits
+    limits: OutboxLimits
     time: OutboxTime
     boot: Boot
     dedupe_window: DedupeWindow
     totals: Totals
-    log: Log
+    log: LogExtent
     space: Space
     phase: LoadingLog | Loaded
     next_request: int
@@ -56,7 +56,7 @@ class OutboxState:
     """Ids of queues whose changes have not been reported to the backlog callback."""
 
     @classmethod
-    def of(cls, opened: Opened, limits: Limits, clock: Clock) -> OutboxState:
+    def of(cls, opened: Opened, limits: OutboxLimits, clock: Clock) -> OutboxState:
         time = OutboxTime(clock, opened.anchor, opened.last_at_ms)
         state = cls(
             limits,
@@ -64,7 +64,7 @@ class OutboxState:
             Boot(opened.boot, time.now_ms() if opened.boot_from_ms is None else opened.boot_from_ms),
             opened.dedupe_window,
             Totals.of(opened.totals, opened.dead_letter_bytes),
-            Log(opened.first_row, opened.totals.last_seq, search=Search(sweep_from=opened.first_row)),
+            LogExtent(opened.first_row, opened.totals.last_seq, search=Search(sweep_from=opened.first_row)),
             opened.space,
             LoadingLog(opened),
             next_request=max((row.request or 0 for row in opened.queues), default=0) + 1,
@@ -171,7 +171,7 @@ class OutboxState:
 
     # -- changes, after a commit ---------------------------------------------------------------------
 
-    def configure(self, limits: Limits) -> None:
+    def configure(self, limits: OutboxLimits) -> None:
         self.limits = limits
 
     def measure(self, space: Space) -> None:

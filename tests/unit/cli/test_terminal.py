@@ -40,7 +40,7 @@ def test_every_text_of_a_value_is_escaped() -> None:
 
 
 def test_an_error_message_keeps_its_line_breaks_only() -> None:
-    assert exits.Failed("a\x1b[2J\nb\u202e").message == "a\\x1b[2J\nb\\u202e"
+    assert exits.CommandFailed("a\x1b[2J\nb\u202e").message == "a\\x1b[2J\nb\\u202e"
 
 
 @pytest.mark.parametrize("status", ["401 Unauthorized", "422 Unprocessable", "500 Error", "503 Full"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from relay.sandbox.record import Record, Request, RequestContent, most_in_window
+from relay.sandbox.record import Record, RecordedRequest, RequestContent, most_in_window
 from relay.sandbox.validate import Device, ReceivedEvent
 
 TV: Device = (2, "tv", "a")
@@ -67,8 +67,8 @@ def test_requests_are_reported_individually() -> None:
     record.arrived(5, "ip")
     deliver(record, seen(1), seen(2), at_ms=7)
     assert list(record.requests()) == [
-        Request(5, "ip", None, 0, 0, committed=False),
-        Request(7, "ip", TV, 2, 202, committed=True),
+        RecordedRequest(5, "ip", None, 0, 0, committed=False),
+        RecordedRequest(7, "ip", TV, 2, 202, committed=True),
     ]
     assert record.report(60_000).by_status == {"none": 1, "202": 1}
 
