@@ -46,31 +46,21 @@ class InstallationClaim(NamedTuple):
 def claim(database: sqlite3.Connection, owner: InstallationClaim) -> bool:
     """Make this machine the owner of the outbox, and return whether another machine was the owner.
 
-    In that case the pending events are quarantined, unless `owner.adopts` is set.
+    In that case every pending event is quarantined, requests in flight included, unless `owner.adopts` is set.
     """
     (stored,) = database.execute("SELECT CAST(identity AS TEXT) FROM ledger").fetchone()
     is_moved = is_other_machine(stored or "", owner.ids)
     new = identity("" if is_moved else stored or "", owner.ids, owner.salt)
     if new == stored:
         return False
-    database.execute("BEGIN IMMEDIATE")
-    try:
+    with database:
+        database.execute("BEGIN IMMEDIATE")
         if is_moved and not owner.adopts:
-            quarantine(database)
+            # A queue has one range: its settled rows between an earlier quarantine and the cursor are deleted first.
+            database.execute(_DELETE_DONE)
+            database.execute(_QUARANTINE, (read_totals(database).last_seq,))
         database.execute("UPDATE ledger SET identity = ?", (new,))
-        database.execute("COMMIT")
-    except BaseException:
-        if database.in_transaction:
-            database.execute("ROLLBACK")
-        raise
     return is_moved
-
-
-def quarantine(database: sqlite3.Connection) -> None:
-    """Quarantine every pending event, requests in flight included."""
-    # A queue has one range: its settled rows between an earlier quarantine and the cursor are deleted first.
-    database.execute(_DELETE_DONE)
-    database.execute(_QUARANTINE, (read_totals(database).last_seq,))
 
 
 def adopt(database: sqlite3.Connection, command: AdoptEvents) -> AdoptedEvents:

@@ -123,14 +123,14 @@ def _has_schema(old: sqlite3.Connection) -> bool:
 
 
 def _copy_rows(old: sqlite3.Connection, new: sqlite3.Connection) -> Salvaged:
-    new.execute("BEGIN IMMEDIATE")
-    ledger = next(_readable(old, "ledger", f"id, {_LEDGER_COLUMNS}"), None)
-    queues = _Queues(old, new)
-    letters = _copy_table(old, new, "dead_letters", _DEAD_COLUMNS)
-    _copy_table(old, new, "dedupe_window", "first_seq, last_seq, ids, marks, checks")
-    last_seq = _copy_log(old, new, queues)
-    events = _balance(new, ledger, last_seq)
-    new.execute("COMMIT")
+    with new:
+        new.execute("BEGIN IMMEDIATE")
+        ledger = next(_readable(old, "ledger", f"id, {_LEDGER_COLUMNS}"), None)
+        queues = _Queues(old, new)
+        letters = _copy_table(old, new, "dead_letters", _DEAD_COLUMNS)
+        _copy_table(old, new, "dedupe_window", "first_seq, last_seq, ids, marks, checks")
+        last_seq = _copy_log(old, new, queues)
+        events = _balance(new, ledger, last_seq)
     return Salvaged(events, letters, len(queues.ids))
 
 

@@ -14,10 +14,8 @@ other totals are the sums of the ledger's row and of `delivered` of the device q
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
-
-Migration = Callable[[sqlite3.Connection], None]
 
 _VERSION_1 = (
     """CREATE TABLE log(
@@ -78,72 +76,44 @@ _VERSION_1 = (
 )
 
 
-def _version_1(database: sqlite3.Connection) -> None:
-    for statement in _VERSION_1:
-        database.execute(statement)
+_VERSION_2 = (
+    "ALTER TABLE lanes ADD COLUMN shift_ms INTEGER",  # time shift of the request in the journal, see Outbox.claim
+    "ALTER TABLE ledger ADD COLUMN boot_from_ms INTEGER",  # outbox time when the boot began
+)
+# The rows of a device queue with quarantined_after < seq <= quarantined_to are quarantined, although its cursor is
+# larger. `adopted` counts rows that were appended a second time; the last seq counts them, too.
+_VERSION_3 = (
+    "ALTER TABLE ledger ADD COLUMN identity TEXT NOT NULL DEFAULT ''",  # of the machine that owns the outbox
+    "ALTER TABLE ledger ADD COLUMN adopted INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE lanes ADD COLUMN quarantined_after INTEGER",
+    "ALTER TABLE lanes ADD COLUMN quarantined_to INTEGER",
+)
+# The checksum of the event as received distinguishes a repetition from another event with the same id. Both columns are
+# NULL in rows of an older relay.
+_VERSION_4 = (
+    "ALTER TABLE log ADD COLUMN received_crc INTEGER",  # CRC-32 of the received bytes, 0 if it equals `crc`
+    "ALTER TABLE recent ADD COLUMN checks BLOB",  # 4 bytes a seq
+)
+_VERSION_5 = (  # the vocabulary of the code; SQLite changes the schema only, and no row
+    "ALTER TABLE lanes RENAME TO device_queues",
+    "ALTER TABLE recent RENAME TO dedupe_window",
+    "ALTER TABLE log RENAME COLUMN lane TO queue_id",
+    "ALTER TABLE device_queues RENAME COLUMN lane TO queue_id",
+    "ALTER TABLE device_queues RENAME COLUMN window TO rate_window",
+    "ALTER TABLE ledger RENAME COLUMN next_lane TO next_queue_id",
+    "ALTER TABLE dead_letters RENAME COLUMN words TO message",
+)
+MIGRATIONS: Sequence[Sequence[str]] = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5)
 
 
-def _version_2(database: sqlite3.Connection) -> None:
-    """Add the time shift of a request to the journal (see Outbox.claim), and the outbox time when the boot began."""
-    database.execute("ALTER TABLE lanes ADD COLUMN shift_ms INTEGER")
-    database.execute("ALTER TABLE ledger ADD COLUMN boot_from_ms INTEGER")
-
-
-def _version_3(database: sqlite3.Connection) -> None:
-    """Add the identity of the machine that owns the outbox, and the events that a clone must not
-    send.
-
-    The rows of a device queue with quarantined_after < seq <= quarantined_to are quarantined,
-    although its cursor is larger. `adopted` counts rows that were appended a second time; the last
-    seq counts them, too.
-    """
-    database.execute("ALTER TABLE ledger ADD COLUMN identity TEXT NOT NULL DEFAULT ''")
-    database.execute("ALTER TABLE ledger ADD COLUMN adopted INTEGER NOT NULL DEFAULT 0")
-    database.execute("ALTER TABLE lanes ADD COLUMN quarantined_after INTEGER")
-    database.execute("ALTER TABLE lanes ADD COLUMN quarantined_to INTEGER")
-
-
-def _version_4(database: sqlite3.Connection) -> None:
-    """Add the checksum of the event as received. It distinguishes a repetition from another event
-    with the same id.
-
-    `received_crc` is the CRC-32 of the received bytes, 0 if it equals `crc`, and NULL in rows of an
-    older relay. `checks` contains 4 bytes per seq, and is NULL in rows of an older relay.
-    """
-    database.execute("ALTER TABLE log ADD COLUMN received_crc INTEGER")
-    database.execute("ALTER TABLE recent ADD COLUMN checks BLOB")
-
-
-def _version_5(database: sqlite3.Connection) -> None:
-    """Rename tables and columns to the vocabulary of the code. SQLite changes the schema only, and no row."""
-    database.execute("ALTER TABLE lanes RENAME TO device_queues")
-    database.execute("ALTER TABLE recent RENAME TO dedupe_window")
-    for table, old, new in (
-        ("log", "lane", "queue_id"),
-        ("device_queues", "lane", "queue_id"),
-        ("device_queues", "window", "rate_window"),
-        ("ledger", "next_lane", "next_queue_id"),
-        ("dead_letters", "words", "message"),
-    ):
-        database.execute(f"ALTER TABLE {table} RENAME COLUMN {old} TO {new}")
-
-
-MIGRATIONS: Sequence[Migration] = (_version_1, _version_2, _version_3, _version_4, _version_5)
-
-
-def migrate(database: sqlite3.Connection, migrations: Sequence[Migration] = MIGRATIONS) -> None:
+def migrate(database: sqlite3.Connection, migrations: Sequence[Sequence[str]] = MIGRATIONS) -> None:
     """Bring the file to the newest version, one migration per transaction."""
-    version = database.execute("PRAGMA user_version").fetchone()[0]
+    (version,) = database.execute("PRAGMA user_version").fetchone()
     for number in range(version, len(migrations)):
-        database.execute("BEGIN IMMEDIATE")
-        try:
-            migrations[number](database)
-            database.execute(f"PRAGMA user_version={number + 1}")
-            database.execute("COMMIT")
-        except BaseException:
-            if database.in_transaction:
-                database.execute("ROLLBACK")
-            raise
+        with database:
+            database.execute("BEGIN IMMEDIATE")
+            for statement in (*migrations[number], f"PRAGMA user_version={number + 1}"):
+                database.execute(statement)
 
 
 def is_newest(database: sqlite3.Connection) -> bool:

@@ -28,15 +28,10 @@ def commit(database: sqlite3.Connection, steps: Sequence[Step]) -> Executed:
     if len(steps) == 1 and isinstance(steps[0], NewRows):
         steps[0](database)  # a single statement is its own transaction
         return Executed([None], *read_pages(database), database.total_changes - changes)
-    database.execute("BEGIN")
-    try:
+    with database:
+        database.execute("BEGIN")
         results = [step(database) for step in steps]
         pages, free = read_pages(database)
-        database.execute("COMMIT")
-    except BaseException:
-        if database.in_transaction:
-            database.execute("ROLLBACK")
-        raise
     return Executed(results, pages, free, database.total_changes - changes)
 
 

@@ -14,14 +14,8 @@ from relay.outbox.sqlite.schema import MIGRATIONS, migrate
 from tests.contract.boxes import PHONE, TV, SqliteBox, bodies, events
 from tests.unit.outbox.sqlite.conftest import MakeBox
 
-
-def add_column(database: sqlite3.Connection) -> None:
-    database.execute("ALTER TABLE device_queues ADD COLUMN note TEXT")
-
-
-def fail_half_way(database: sqlite3.Connection) -> None:
-    database.execute("ALTER TABLE device_queues ADD COLUMN note TEXT")
-    raise KeyboardInterrupt
+ADD_COLUMN = ("ALTER TABLE device_queues ADD COLUMN note TEXT",)
+FAIL_HALF_WAY = (*ADD_COLUMN, "SELECT missing FROM device_queues")
 
 
 def version(database: sqlite3.Connection) -> int:
@@ -121,8 +115,8 @@ def test_each_migration_runs_once_and_in_order() -> None:
     database = sqlite3.connect(":memory:", isolation_level=None)
     migrate(database)
     assert version(database) == len(MIGRATIONS)
-    migrate(database, (*MIGRATIONS, add_column))
-    migrate(database, (*MIGRATIONS, add_column))
+    migrate(database, (*MIGRATIONS, ADD_COLUMN))
+    migrate(database, (*MIGRATIONS, ADD_COLUMN))
     assert version(database) == len(MIGRATIONS) + 1
     database.execute("SELECT note FROM device_queues")
     database.close()
@@ -131,10 +125,10 @@ def test_each_migration_runs_once_and_in_order() -> None:
 def test_interrupted_migration_is_rolled_back_and_repeated() -> None:
     database = sqlite3.connect(":memory:", isolation_level=None)
     migrate(database)
-    with pytest.raises(KeyboardInterrupt):
-        migrate(database, (*MIGRATIONS, fail_half_way))
+    with pytest.raises(sqlite3.OperationalError, match="missing"):
+        migrate(database, (*MIGRATIONS, FAIL_HALF_WAY))
     assert version(database) == len(MIGRATIONS)
-    migrate(database, (*MIGRATIONS, add_column))
+    migrate(database, (*MIGRATIONS, ADD_COLUMN))
     assert version(database) == len(MIGRATIONS) + 1
     database.close()
 
