@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import repeat
 from typing import Any, Literal, NamedTuple
 from zlib import crc32
@@ -88,12 +89,17 @@ _MAX_ODD = MAX_ERROR_BYTES // 64
 """Elements that are not objects after which splitting stops. One error, path and message, has at least 64 bytes."""
 
 
+_OccurredAt = Callable[[], bytes]
+"""Returns the member `occurred_at` for the events of one body that lack it."""
+
+
 @dataclass(slots=True)
 class _Found:
     """Result so far of reading a body."""
 
     events: list[Event]
     errors: EventErrors
+    occurred_at: _OccurredAt
     too_large: str = ""
     last: int = 0
     """Index of the last event that was read alone."""
@@ -102,8 +108,8 @@ class _Found:
 class Reader:
     """Reads received bodies with one configuration. Stores field orders, and no other part of the bodies.
 
-    `new_event_id` returns a version 4 UUID as text. `now` returns the time in the format of `occurred_at`; it is
-    called at most once per body. `mask` hides secrets in the values that an error message quotes.
+    `new_event_id` returns a version 4 UUID as text. `now` returns the time in the format of `occurred_at`; all
+    events of one body get the same time. `mask` hides secrets in the values that an error message quotes.
     """
 
     def __init__(
@@ -118,7 +124,6 @@ class Reader:
         self._mask = mask
         self._new_event_id = new_event_id
         self._now = now
-        self._received_at = b""
         self._tenant_id = defaults.tenant_id
         self._platform = defaults.platform
         self._device_id = trimmed(defaults.device_id)
@@ -137,8 +142,7 @@ class Reader:
         if kind == "json" or (kind == "datagram" and not _has_lines(body)):
             single = body.strip(strict_json.SPACE)
             if len(single) <= self.max_event_bytes and not single.startswith(_BATCH_OPENINGS):
-                self._received_at = b""
-                event = self._read_fast(single)
+                event = self._read_fast(single, self._occurred_at)
                 if event is not None and len(event.body) <= self.max_event_bytes:
                     return [event]
         reading = self.reading(body, kind)
@@ -151,8 +155,7 @@ class Reader:
 
     def read_singles(self, bodies: Sequence[bytes]) -> list[Event] | None:
         """Read bodies of one event each together; return None if they must be read one by one."""
-        self._received_at = b""
-        return self._read_together(bodies)
+        return self._read_together(bodies, self._occurred_at)
 
     def reading(self, body: bytes, kind: BodyKind) -> Reading:
         """Do what `read` does, in steps."""
@@ -175,14 +178,11 @@ class Reader:
         bodies = parts.bodies
         if not bodies:
             return Rejection("malformed", "The body contains no event.")
-        self._received_at = b""
-        found = _Found([], errors)
+        found = _Found([], errors, cache(self._occurred_at))
         for first, slice_ in slices(bodies):
             if first:
-                received_at = self._received_at
                 yield
-                self._received_at = received_at  # Another body may have been read since the last step.
-            together = self._read_together(slice_)
+            together = self._read_together(slice_, found.occurred_at)
             if together is not None:
                 found.events += together
             elif malformed := self._read_each(slice_, first, found):
@@ -198,7 +198,7 @@ class Reader:
             return Rejection("invalid", errors.summary(), errors.by_path)
         return Rejection("too_large", found.too_large) if found.too_large else found.events
 
-    def _read_together(self, bodies: Sequence[bytes]) -> list[Event] | None:
+    def _read_together(self, bodies: Sequence[bytes], occurred_at: _OccurredAt) -> list[Event] | None:
         """Return the events of the bodies if `columns` reads them all; else None, also if there are too few bodies."""
         if len(bodies) < FEWEST_TOGETHER or max(map(len, bodies)) > self.max_event_bytes:
             return None
@@ -208,7 +208,7 @@ class Reader:
         checks: Iterable[int] = repeat(0)
         if columns.timeless:
             checks = map(crc32, bodies)
-            opening = b"{" + self._occurred_at()
+            opening = b"{" + occurred_at()
             bodies = [opening + body[1:] for body in bodies]
             if max(map(len, bodies)) > self.max_event_bytes:
                 return None  # The inserted `occurred_at` makes one of them too large.
@@ -222,7 +222,7 @@ class Reader:
             found.last = index
             if event_bytes <= self.max_event_bytes:
                 try:
-                    event = self._read_fast(body) or self._read_strictly(body, path, found.errors)
+                    event = self._read_fast(body, found.occurred_at) or self._read_strictly(body, path, found)
                 except Malformed as error:
                     return path, str(error)  # Its traceback would hold the bodies until a garbage collection.
                 if event is not None:
@@ -234,7 +234,7 @@ class Reader:
                 found.too_large = f"{path} has {event_bytes} bytes; at most {self.max_event_bytes} are allowed."
         return None
 
-    def _read_fast(self, body: bytes) -> Event | None:
+    def _read_fast(self, body: bytes, occurred_at: _OccurredAt) -> Event | None:
         """Return the event if the fast reader proves it; None if the strict reader must decide."""
         fields = fast_reader.read(body)
         if fields is None or fields["event_type"][:1] in BLANK_ENDS:
@@ -249,18 +249,24 @@ class Reader:
             subject = fields["subject"]
             if subject["type"][:1] in BLANK_ENDS or subject["id"][:1] in BLANK_ENDS:
                 return None
-        return self._complete(body, fields, fast_reader.source_opening)
+        return self._complete(body, fields, occurred_at, fast_reader.source_opening)
 
-    def _read_strictly(self, body: bytes, path: str, errors: EventErrors) -> Event | None:
-        """Return the event; None if it is invalid, with its errors added to `errors`. Raises Malformed."""
+    def _read_strictly(self, body: bytes, path: str, found: _Found) -> Event | None:
+        """Return the event; None if it is invalid, with its errors added to `found`. Raises Malformed."""
         pairs = strict_json.parse(strict_json.decode(body))
-        if not check(pairs, path, self.required, errors):
+        if not check(pairs, path, self.required, found.errors):
             return None
-        event = self._complete(body, _as_upstream_reads(pairs), _source_opening)
+        event = self._complete(body, _as_upstream_reads(pairs), found.occurred_at, _source_opening)
         assert event is not None, "the event passed the checks but is incomplete"
         return event
 
-    def _complete(self, body: bytes, fields: Mapping[str, Any], source_opening: Callable[[bytes], int]) -> Event | None:
+    def _complete(
+        self,
+        body: bytes,
+        fields: Mapping[str, Any],
+        occurred_at_member: _OccurredAt,
+        source_opening: Callable[[bytes], int],
+    ) -> Event | None:
         """Return the event with its missing values inserted; None if a field is missing or invalid.
 
         The types of `fields` are already checked. Presence, UUIDs, times and surrounding blanks are checked here.
@@ -273,7 +279,7 @@ class Reader:
         uuid = uuid4_bytes(event_id)
         occurred_at = fields.get("occurred_at")
         if occurred_at is None:
-            added += self._occurred_at()
+            added += occurred_at_member()
         elif not is_moment(occurred_at):
             return None
         tenant_id = fields.get("tenant_id")
@@ -303,9 +309,7 @@ class Reader:
         return _new_event(Event, (uuid, (tenant_id, platform, device_id), body, occurred_at is None, check))
 
     def _occurred_at(self) -> bytes:
-        if not self._received_at:
-            self._received_at = _member("occurred_at", self._now())
-        return self._received_at
+        return _member("occurred_at", self._now())
 
 
 def _as_upstream_reads(pairs: Object) -> dict[str, Any]:

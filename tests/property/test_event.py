@@ -16,7 +16,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from relay.event import fast_reader
-from relay.event.reader import FEWEST_TOGETHER, Event, EventDefaults, Reader, Rejection
+from relay.event.reader import FEWEST_TOGETHER, Event, EventDefaults, Reader, Rejection, _Found
 from relay.event.rules import EventErrors
 from tests.support.steps import measured
 
@@ -413,9 +413,9 @@ def test_lines_are_judged_as_the_elements_of_an_array(lines: list[bytes]) -> Non
 def test_what_the_quick_reader_takes_the_slow_one_reads_the_same(body: bytes, defaults: EventDefaults) -> None:
     body = body.strip(SPACE)
     one = reader(defaults)
-    quick = one._read_fast(body)
+    quick = one._read_fast(body, one._occurred_at)
     if quick is not None:
-        assert one._read_strictly(body, "events.0", EventErrors()) == quick
+        assert one._read_strictly(body, "events.0", _Found([], EventErrors(), one._occurred_at)) == quick
 
 
 @settings(max_examples=150)
