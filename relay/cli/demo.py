@@ -21,13 +21,13 @@ from relay.runtime import log
 from relay.runtime.clock import SystemClock
 from relay.runtime.secret import Secret
 from relay.runtime.tasks import Tasks
-from relay.sandbox.devices import Devices, Load
+from relay.sandbox.devices import Devices
 from relay.sandbox.server import Sandbox
 from relay.sandbox.settings import SandboxSettings
 
 _KEY = "demo-key"
 _REPORT_EVERY_S = 5.0
-_EVENTS_PER_DEVICE_PER_S = 0.5
+_DEVICE_INTERVAL_S = 2.0
 
 
 @click.command("demo")
@@ -59,8 +59,7 @@ async def _demo(directory: Path, devices: int, seconds: int | None) -> int:
     http = service.http_addresses[0]
     click.echo(_introduction(http, service.udp_addresses[0], sandbox.url, devices))
     tasks = Tasks()
-    load = Load(target=f"http://{http}/v1/events", devices=devices, events_per_s=devices * _EVENTS_PER_DEVICE_PER_S)
-    tasks.start("devices", Devices(load, clock).run())
+    tasks.start("devices", Devices(f"http://{http}/v1/events", devices, _DEVICE_INTERVAL_S, clock).run())
     tasks.start("report", _report(service, sandbox))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
