@@ -23,7 +23,7 @@ from relay.config import Settings, load, secrets
 from relay.runtime import log
 from relay.runtime.clock import SystemClock
 
-EXIT_OK, EXIT_DIED = 0, 1
+EXIT_OK, EXIT_FAILED = 0, 1
 
 _log = structlog.get_logger("relay.service")
 
@@ -56,10 +56,10 @@ async def run(settings: Settings, load_settings: Loader) -> int:
     await service.start()
     failure = await service.wait()
     if failure:
-        signals.end_within(service.longest_stop_s, EXIT_DIED)
-        _log.critical("a task failed, the relay stops", part=str(failure), exc_info=failure.__cause__)
+        signals.end_within(service.longest_stop_s, EXIT_FAILED)
+        _log.critical("a task failed, the relay stops", task=str(failure), exc_info=failure.__cause__)
     await service.stop()
-    return EXIT_DIED if failure else EXIT_OK
+    return EXIT_FAILED if failure else EXIT_OK
 
 
 def event_loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

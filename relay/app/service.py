@@ -61,7 +61,7 @@ from relay.runtime.clock import Clock
 from relay.runtime.machine import read_machine_ids
 from relay.runtime.metrics import Metrics
 from relay.runtime.secret import exposed, fingerprint
-from relay.runtime.tasks import PartDied, Tasks
+from relay.runtime.tasks import TaskFailed, Tasks
 
 _WATCH_S = 1.0
 _EXPIRE_EVERY = 10
@@ -163,19 +163,19 @@ class Service:
             pending=self.outbox.ledger().pending,
         )
 
-    async def wait(self) -> PartDied | None:
+    async def wait(self) -> TaskFailed | None:
         """Wait until `stopping` is set or a task fails. Return the failure, or None."""
-        died = self._tasks.died
-        ends: set[asyncio.Future[Any]] = {self._tasks.start("stop signal", self.stopping.wait()), died}
+        failure = self._tasks.failure
+        ends: set[asyncio.Future[Any]] = {self._tasks.start("stop signal", self.stopping.wait()), failure}
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        return died.result() if died.done() else None
+        return failure.result() if failure.done() else None
 
     async def stop(self) -> None:
         """Stop the relay, see the module. This takes at most `shutdown.drain`, 2 s for the listeners, and a commit."""
         _log.info("stopping", pending=self.outbox.ledger().pending)
         self._supervisor.stopping()
         await self._stop_listening()
-        if self._loaded and not self._tasks.died.done():
+        if self._loaded and not self._tasks.failure.done():
             with _bug_logged("drain"):
                 await self._drain()
         await self._tasks.cancel_all()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import click
 
-from relay.app.run_service import EXIT_DIED, EXIT_OK, event_loop_factory
+from relay.app.run_service import EXIT_FAILED, EXIT_OK, event_loop_factory
 from relay.app.service import Service
 from relay.config import Defaults, EndpointSettings, Http, Log, OutboxSettings, Settings, Udp, Upstream, secrets
 from relay.runtime import log
@@ -66,12 +66,12 @@ async def _demo(directory: Path, devices: int, seconds: int | None) -> int:
         loop.add_signal_handler(number, service.stopping.set)
     if seconds is not None:
         loop.call_later(seconds, service.stopping.set)
-    death = await service.wait()
+    failure = await service.wait()
     await tasks.cancel_all()
     await service.stop()
     click.echo(f"\nThe sandbox received {_received(sandbox)}.")
     await sandbox.stop()
-    return EXIT_DIED if death else EXIT_OK
+    return EXIT_FAILED if failure else EXIT_OK
 
 
 def _settings(url: str, directory: Path) -> Settings:

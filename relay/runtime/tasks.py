@@ -13,16 +13,16 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-class PartDied(Exception):
+class TaskFailed(Exception):
     """A task of the service failed. The message contains the task's name; the cause is chained."""
 
 
 class Tasks:
-    """The running tasks. `died` resolves with the first failure."""
+    """The running tasks. `failure` resolves with the first failure."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
-        self.died: asyncio.Future[PartDied] = asyncio.get_running_loop().create_future()
+        self.failure: asyncio.Future[TaskFailed] = asyncio.get_running_loop().create_future()
 
     def start(self, name: str, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.create_task(work, name=name)  # noqa: TID251 - this is the helper
@@ -42,7 +42,7 @@ class Tasks:
         if task.cancelled():
             return
         error = task.exception()
-        if error is not None and not self.died.done():
-            death = PartDied(f"{task.get_name()} died: {type(error).__name__}: {error}")
-            death.__cause__ = error
-            self.died.set_result(death)
+        if error is not None and not self.failure.done():
+            failure = TaskFailed(f"{task.get_name()} failed: {type(error).__name__}: {error}")
+            failure.__cause__ = error
+            self.failure.set_result(failure)

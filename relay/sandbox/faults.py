@@ -131,7 +131,7 @@ class Misbehaviour(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         return "before" if 200 <= status < 300 and self.action not in _UNCOMMITTED else "never"
 
 
-class _Live:
+class _ActiveFault:
     """A fault of the script and its remaining uses."""
 
     __slots__ = ("fault", "left", "skip", "until_ms")
@@ -148,11 +148,11 @@ class FaultScript:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._script: list[_Live] = []
+        self._script: list[_ActiveFault] = []
 
     def add(self, *faults: Misbehaviour) -> None:
         now_ms = self._clock.monotonic_ms()
-        self._script += [_Live(fault, now_ms) for fault in faults]
+        self._script += [_ActiveFault(fault, now_ms) for fault in faults]
 
     def heal(self) -> None:
         """Forget all faults. Running requests keep theirs."""

@@ -68,14 +68,14 @@ class Sandbox:
         await self.open_port()
 
     async def stop(self) -> None:
-        """Abort every connection. Raise PartDied if a task of the sandbox failed while it ran."""
+        """Abort every connection. Raise TaskFailed if a task of the sandbox failed while it ran."""
         assert self._tasks is not None
         self.close_port()
         for connection in self._open:
             connection.abort()
         await self._tasks.cancel_all()
-        if self._tasks.died.done():
-            raise self._tasks.died.result()
+        if self._tasks.failure.done():
+            raise self._tasks.failure.result()
 
     async def open_port(self) -> None:
         """Listen. After `close_port` the port is the same."""

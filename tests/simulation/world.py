@@ -342,8 +342,8 @@ class Relay:
         return loaded.unsettled
 
     def check_alive(self) -> None:
-        if self.tasks.died.done():
-            raise self.tasks.died.result()
+        if self.tasks.failure.done():
+            raise self.tasks.failure.result()
 
     async def kill(self) -> None:
         await self.tasks.cancel_all()

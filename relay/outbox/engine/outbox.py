@@ -84,7 +84,7 @@ class OutboxEngine:
 
     async def _watch(self) -> None:
         """Raise the owner's exception if its task fails, so that the service stops."""
-        raise await asyncio.shield(self._own_tasks.died)
+        raise await asyncio.shield(self._own_tasks.failure)
 
     # -- ingest --------------------------------------------------------------------------------------
 
