@@ -24,7 +24,7 @@ from relay.sandbox.validate import ParsedBody, ReceivedEvent, read
 from relay.sandbox.wire import Head, inflate
 
 
-class Plan(NamedTuple):
+class ResponsePlan(NamedTuple):
     """The response to a request, its fault, and the events to commit."""
 
     response: ScriptedResponse
@@ -64,7 +64,7 @@ class Application:
     def report(self) -> Report:
         return self.record.report(self.settings.window_ms, dedupe=self.settings.dedupe)
 
-    def plan(self, number: int, head: Head, raw: bytes, peer: str) -> Plan:
+    def plan(self, number: int, head: Head, raw: bytes, peer: str) -> ResponsePlan:
         """Return the plan for the request `number` with the body `raw`, and count the request against its limits."""
         plan = self._plan(number, head, raw, peer)
         if any(name.lower() == "date" for name, _ in plan.response.headers):
@@ -73,29 +73,29 @@ class Application:
             response=plan.response.adding([("Date", formatdate(self._clock.wall_ms() / 1000, usegmt=True))])
         )
 
-    def _plan(self, number: int, head: Head, raw: bytes, peer: str) -> Plan:
+    def _plan(self, number: int, head: Head, raw: bytes, peer: str) -> ResponsePlan:
         body, found = self._read(head, raw)
         self.record.read(number, found.device, found.events, RequestContent(head.headers, body))
         early = self._before_application(head, raw)
         if early is not None:
-            return Plan(early)
+            return ResponsePlan(early)
         fault = self.faults.pick("proxy", body)
         if fault is not None:
-            return Plan(self._faulty(fault, responses.ACCEPTED, head, body), fault)
+            return ResponsePlan(self._faulty(fault, responses.ACCEPTED, head, body), fault)
         correct = self._judge(head, found, peer)
         if correct.status != 202:
-            return Plan(correct)
+            return ResponsePlan(correct)
         events = found.events if self.settings.validate else body.count(b'"event_id"')
         fault = self.faults.pick("application", body)
         if fault is None:
-            return Plan(correct, None, "before", events)
+            return ResponsePlan(correct, None, "before", events)
         if fault.answer == responses.PARTIAL and not isinstance(events, int):
             rejected = _request_events(body, fault.when).bad
             events = [event for index, event in enumerate(events) if index not in rejected]
         response = self._faulty(fault, correct, head, body)
-        return Plan(response, fault, fault.commits(response.status), events)
+        return ResponsePlan(response, fault, fault.commits(response.status), events)
 
-    def commit(self, number: int, plan: Plan) -> None:
+    def commit(self, number: int, plan: ResponsePlan) -> None:
         if isinstance(plan.events, int):
             self.record.counted(number, plan.events)
         else:
