@@ -10,9 +10,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from aiohttp import web
 from click.testing import CliRunner, Result
 from relay.cli import cli
+from relay.config import Http
+from relay.http.guard import HostGuard
+from relay.http.listener import Listener
+from relay.http.request import BodyHandler, Reply, Request
+from relay.http.response import Response
+from relay.runtime.clock import SystemClock
+from relay.runtime.metrics import Metrics
 
 from tests.support.ops_harness import Served
 
@@ -32,41 +38,57 @@ class NotedRelay(Served):
         """States that GET /v1/events/ID returns; None: 404, GONE: no response. The last one is repeated."""
         self.stop: asyncio.Event
 
-    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+    def handle(self, request: Request) -> BodyHandler | Response:
         self.hosts.append(request.headers["Host"])
-        if not request.path.startswith("/v1/events"):
-            return await self.ops.handle(request)
+        if not request.raw_path.startswith("/v1/events"):
+            return self.ops.handle(request)
         if request.method == "POST":
-            if self.rejection is not None:
-                return web.json_response(self.rejection[1], status=self.rejection[0])
-            self.events.append(json.loads(await request.read()))
-            return web.json_response({"success": True}, status=202, headers={"Relay-Durability": "full"})
+            return BodyHandler(self._store, 1 << 20, lambda reason: Response(400))
         state = self.states.pop(0) if len(self.states) > 1 else self.states[0]
-        if state == GONE and request.transport is not None:
-            request.transport.abort()
+        if state == GONE:
+            return NoResponse()
         if state is None:
-            return web.json_response({"success": False, "error": "unknown"}, status=404)
-        return web.json_response({"event_id": request.path.rpartition("/")[2], "state": state})
+            return json_response({"success": False, "error": "unknown"}, 404)
+        return json_response({"event_id": request.raw_path.rpartition("/")[2], "state": state})
+
+    def _store(self, body: bytes, reply: Reply) -> None:
+        if self.rejection is not None:
+            status, content = self.rejection
+            reply(json_response(content, status))
+            return
+        self.events.append(json.loads(body))
+        reply(json_response({"success": True}, 202))
+
+
+class NoResponse(Response):
+    """Closes the connection without a response."""
+
+    def __init__(self) -> None:
+        super().__init__(200, close=True)
+        self.head = self.raw = b""
+
+
+def json_response(content: object, status: int = 200) -> Response:
+    return Response(status, json.dumps(content).encode())
 
 
 @contextmanager
 def answering(relay: NotedRelay, unix_socket: Path | None = None) -> Iterator[None]:
     """Run the relay during the block. `relay.environ` contains its address."""
     started, loop = threading.Event(), asyncio.new_event_loop()
+    settings = Http(listen="127.0.0.1:0") if unix_socket is None else Http(listen="", unix_socket=str(unix_socket))
 
     async def serve() -> None:
-        runner = web.ServerRunner(web.Server(relay.handle, auto_decompress=False))
-        await runner.setup()
-        if unix_socket is not None:
-            await web.UnixSite(runner, str(unix_socket)).start()
-            relay.environ = {"RELAY__HTTP__LISTEN": "", "RELAY__HTTP__UNIX_SOCKET": str(unix_socket)}
+        listener = Listener(relay.handle, settings, HostGuard(), Metrics(), SystemClock())
+        await listener.start()
+        if unix_socket is None:
+            relay.environ = {"RELAY__HTTP__LISTEN": listener.addresses[0]}
         else:
-            await web.TCPSite(runner, "127.0.0.1", 0).start()
-            relay.environ = {"RELAY__HTTP__LISTEN": f"127.0.0.1:{runner.addresses[0][1]}"}
+            relay.environ = {"RELAY__HTTP__LISTEN": "", "RELAY__HTTP__UNIX_SOCKET": str(unix_socket)}
         relay.stop = asyncio.Event()
         started.set()
         await relay.stop.wait()
-        await runner.cleanup()
+        await listener.stop(within_ms=2_000)
 
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
     thread.start()

@@ -14,6 +14,8 @@ from relay import __version__
 from relay.cli import COMMANDS, cli
 from relay.cli.common import load_client_settings, ops_place
 from relay.config import Http
+from relay.http.request import Request
+from relay.http.response import Response
 
 from tests.unit.cli.harness import NotedRelay, answering, call
 
@@ -239,7 +241,5 @@ def test_another_server_is_reported(relay: NotedRelay) -> None:
     assert "is not a relay" in result.stderr
 
 
-async def relay_that_speaks_html(request: object) -> object:
-    from aiohttp import web
-
-    return web.Response(text="<html>", content_type="text/html")
+def relay_that_speaks_html(_: Request) -> Response:
+    return Response(200, b"<html>", content_type="text/html")

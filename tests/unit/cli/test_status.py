@@ -11,10 +11,12 @@ from collections.abc import Iterator
 
 import pytest
 from relay.cli.table import bytes_text, duration_text, table
+from relay.http.request import Request
+from relay.http.response import Response
 from relay.outbox import Gauges, Ledger
 from relay.policy.overview import EndpointView, QueueView
 
-from tests.unit.cli.harness import NotedRelay, call
+from tests.unit.cli.harness import NoResponse, NotedRelay, call
 
 
 def test_json_is_the_response_of_the_relay(relay: NotedRelay) -> None:
@@ -119,8 +121,8 @@ class TestWatch:
         assert json.loads(watching.stdout.readline())["version"]
 
 
-async def fail_to_respond(request: object) -> object:
-    raise ConnectionResetError
+def fail_to_respond(_: Request) -> Response:
+    return NoResponse()
 
 
 def test_flush_calls_the_service_and_prints_the_pending_events(relay: NotedRelay) -> None:
