@@ -110,7 +110,7 @@ MUTANTS = (
         "G1",
         "tests/fault/test_broken_files.py::test_a_directory_deleted_under_the_running_relay",
         (
-            f"{ENGINE}/file_watch.py",
+            f"{ENGINE}/life.py",
             '        self.problem = "" if fault is None else fault.reason\n',
             '        self.problem = ""\n',
         ),

@@ -1,4 +1,4 @@
-"""The choice of rows to delete: a pure function.
+"""What to delete, and when: the choice of rows is a pure function.
 
 A commit writes each block that it frees, unless it reuses the block. So settled rows stay until an append needs their
 space, space runs out, or the outbox is idle; rows before pending rows stay longer (see CleanupDelay). Emptying the
@@ -23,6 +23,11 @@ _IDLE_GARBAGE_ROWS = 4096
 _TRUNCATED_ROWS = 20_000
 """Largest log that one statement empties when no event is pending, in about 10 ms."""
 _COMMON_ROW_BYTES = 400
+_CLEANUP_DELAY_MS = 5_000
+"""Interval of cleanups while the outbox is never idle, so that the store shrinks."""
+_EXPENSIVE_CLEANUP_DELAY_MS = 10_000
+"""Delay of a cleanup before pending rows, twice the default linger. If these rows are settled until then, the cleanup
+does not write the blocks that it frees."""
 
 
 class DeletionRange(NamedTuple):
@@ -142,3 +147,30 @@ def _settled_among_pending(
         last_seq = min(search.sweep_from + max_rows // 2, now.next_seq) - 1
         return DeletionRange(search.sweep_from, last_seq, "holes"), search
     return None, search._replace(look_again_at=garbage + _GARBAGE_ROWS)
+
+
+class CleanupDelay:
+    """When a commit may run that only deletes rows or returns space. Times are monotonic."""
+
+    def __init__(self) -> None:
+        self._due_ms: int | None = None
+        """Time since when a cleanup is due; None if none is due."""
+        self._last_ms = 0
+        """Time of the last cleanup, or when the first became due."""
+
+    def delay_ms(self, now_ms: int, *, is_expensive: bool) -> int:
+        """Return the time until a cleanup may run; 0 or less: now."""
+        if self._due_ms is None:
+            self._due_ms = self._last_ms = now_ms
+        return self._due_ms + _EXPENSIVE_CLEANUP_DELAY_MS - now_ms if is_expensive else 0
+
+    def awaits_idleness(self, now_ms: int) -> bool:
+        """Return whether a cleanup may only run while the outbox is idle."""
+        return now_ms - self._last_ms < _CLEANUP_DELAY_MS
+
+    def began(self, now_ms: int) -> None:
+        """Record a cleanup."""
+        self._last_ms = now_ms
+
+    def nothing_due(self) -> None:
+        self._due_ms = None

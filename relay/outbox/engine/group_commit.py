@@ -35,13 +35,12 @@ from relay.outbox import (
 )
 from relay.outbox.engine import operations
 from relay.outbox.engine.bell import Bell
-from relay.outbox.engine.cleanup_delay import CleanupDelay, Permission
 from relay.outbox.engine.commit_delay import CommitDelay
 from relay.outbox.engine.commit_plan import Append, Draft, Op
 from relay.outbox.engine.conflicts import Conflicts
+from relay.outbox.engine.deletion import CleanupDelay
 from relay.outbox.engine.failures import failure_of
-from relay.outbox.engine.file_watch import FileWatch
-from relay.outbox.engine.life import Life, LogRead, OpenStore, Recreate, Recreated, StoreClosed, StoreOpened
+from relay.outbox.engine.life import FileWatch, Happening, Life
 from relay.outbox.engine.limits import OutboxLimits
 from relay.outbox.engine.loading import LoadingLog
 from relay.outbox.engine.outbox_state import OutboxState
@@ -98,11 +97,11 @@ class Owner:
     async def open(self) -> None:
         """Take the lock and open the store. If it fails, `run` opens it. Raise OutboxLocked or OutboxUnusable."""
         self.storage.lock()
-        self.life.enter(OpenStore())
+        self.life.enter(Happening.OPEN)
         try:
             await self._connect()
         except (OutboxUnusable, OutboxLocked):
-            self.life.enter(StoreClosed())
+            self.life.enter(Happening.CLOSED)
             self.storage.unlock()
             raise
         except (OutboxError, MemoryError) as error:
@@ -289,7 +288,7 @@ class Owner:
         if missing > 0 and not self.storage.is_verified:
             raise self.storage.distrust(missing, orphans)
         restored = state.finish_loading(restores_requests=not call.result.done())
-        self.life.enter(LogRead())
+        self.life.enter(Happening.LOG_READ)
         if missing:
             _log.error("outbox ledger corrected", missing_events=missing)
             await self._commit(self._pending_calls.correction(state, missing))
@@ -312,7 +311,7 @@ class Owner:
         await self.storage.commit([operations.save_clocks(self.known)])
         if failed_before:
             _log.info("outbox available again", pending=state.totals.pending)
-        self.life.enter(StoreOpened(self.known.is_loaded))
+        self.life.enter(Happening.OPENED_AS_KNOWN if self.known.is_loaded else Happening.OPENED)
 
     def _report_lost_queues(self, old: OutboxState, state: OutboxState) -> None:
         if self._load_call is not None:
@@ -322,24 +321,24 @@ class Owner:
 
     async def _recreate_files(self) -> None:
         """Write files again that were deleted while open."""
-        self.life.enter(Recreate())
+        self.life.enter(Happening.RECREATE)
         try:
             await self.storage.recreate()
         except OutboxError as error:  # the deleted files stay open, and the next check tries again
-            self.life.enter(Recreated(is_written=False))
+            self.life.enter(Happening.NOT_RECREATED)
             if self._files.is_news(reason := str(error.__cause__ or error)):
                 _log.error("outbox files were deleted and cannot be written again", reason=reason)
             return
         _log.warning("outbox files were deleted and have been written again")
         await self.storage.close()
-        self.life.enter(Recreated(is_written=True))
+        self.life.enter(Happening.RECREATED)
         await self._connect()
         self._files.forget()
 
     async def _reconnect(self) -> None:
         await self._bell.wait(self.life.retry_after_s)
         if not self.life.is_closing:
-            self.life.enter(OpenStore())
+            self.life.enter(Happening.OPEN)
             await self._connect()
 
     async def _failed(self, error: Exception) -> None:
@@ -365,14 +364,14 @@ class Owner:
     async def _may_clean_up(self, *, is_expensive: bool) -> bool:
         """Return whether a cleanup may run now, after waiting for an idle outbox."""
         now_ms = self._clock.monotonic_ms()
-        permission = self._cleanup_delay.permit(now_ms, is_expensive=is_expensive)
-        if isinstance(permission, int):
+        delay_ms = self._cleanup_delay.delay_ms(now_ms, is_expensive=is_expensive)
+        if delay_ms > 0:
             if self.storage.is_untidy:
                 await self.storage.tidy()
             else:
-                await self._bell.wait(permission / 1000)
+                await self._bell.wait(delay_ms / 1000)
             return False
-        if permission is Permission.WHEN_IDLE and not await self._bell.is_quiet(_IDLE_S):
+        if self._cleanup_delay.awaits_idleness(now_ms) and not await self._bell.is_quiet(_IDLE_S):
             return False
         self._cleanup_delay.began(now_ms)
         return True

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import TypeAlias
 
 from relay.outbox import OutboxError
+from relay.outbox.engine.storage import FileFault
 
 _RETRY_FIRST_MS, _RETRY_LAST_MS = 50, 5_000
 
@@ -51,67 +53,47 @@ class Recreating:
 LifeState: TypeAlias = Closed | Opening | Loading | Serving | Failed | Recreating
 
 
-@dataclass(frozen=True, slots=True)
-class OpenStore:
-    """The store is to be opened."""
-
-
-@dataclass(frozen=True, slots=True)
-class StoreOpened:
-    """The store is open."""
-
-    is_loaded: bool
-    """Whether its content equals the state in memory, which was loaded before."""
-
-
-@dataclass(frozen=True, slots=True)
-class LogRead:
-    """The last rows of the log were loaded."""
+class Happening(Enum):
+    OPEN = "the store is to be opened"
+    OPENED = "the store is open"
+    OPENED_AS_KNOWN = "the store is open, and its content equals the state in memory, which was loaded before"
+    LOG_READ = "the last rows of the log were loaded"
+    RECREATE = "deleted files are to be written again"
+    RECREATED = "the files were written, and are to be opened"
+    NOT_RECREATED = "the files could not be written"
+    CLOSED = "the store was closed for good"
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
+    """A call of the store failed."""
+
     error: OutboxError
     failures: int
     """Number of failures since the last commit, this one included."""
 
 
-@dataclass(frozen=True, slots=True)
-class Recreate:
-    """Deleted files are to be written again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Recreated:
-    is_written: bool
-    """Whether the files were written, and are to be opened."""
-
-
-@dataclass(frozen=True, slots=True)
-class StoreClosed:
-    """The store was closed for good."""
-
-
-Happening: TypeAlias = OpenStore | StoreOpened | LogRead | Failure | Recreate | Recreated | StoreClosed
-
-
-def transition(state: LifeState, happening: Happening) -> LifeState:
+def transition(state: LifeState, happening: Happening | Failure) -> LifeState:
     """Return the state after a happening. A pair that cannot occur raises AssertionError."""
     match state, happening:
-        case _, StoreClosed():
+        case _, Happening.CLOSED:
             return Closed()
-        case Closed(), OpenStore():
+        case Closed(), Happening.OPEN:
             return Opening()
-        case Failed(), OpenStore():
+        case Failed(), Happening.OPEN:
             return Opening(state.failure)
-        case Opening(), StoreOpened():
-            return Serving() if happening.is_loaded else Loading()
-        case Loading(), LogRead():
+        case Opening(), Happening.OPENED:
+            return Loading()
+        case Opening(), Happening.OPENED_AS_KNOWN:
             return Serving()
-        case Loading() | Serving(), Recreate():
+        case Loading(), Happening.LOG_READ:
+            return Serving()
+        case Loading() | Serving(), Happening.RECREATE:
             return Recreating(state)
-        case Recreating(), Recreated():
-            return Opening() if happening.is_written else state.before
+        case Recreating(), Happening.RECREATED:
+            return Opening()
+        case Recreating(), Happening.NOT_RECREATED:
+            return state.before
         case Opening() | Loading() | Serving() | Recreating(), Failure():
             delay_ms = min(_RETRY_FIRST_MS << min(happening.failures, 16), _RETRY_LAST_MS)
             return Failed(happening.error, delay_ms)
@@ -142,7 +124,7 @@ class Life:
         assert isinstance(self.state, Failed), self.state
         return self.state.retry_after_ms / 1000
 
-    def enter(self, happening: OpenStore | StoreOpened | LogRead | Recreate | Recreated | StoreClosed) -> None:
+    def enter(self, happening: Happening) -> None:
         self.state = transition(self.state, happening)
 
     def fail(self, error: OutboxError) -> None:
@@ -157,5 +139,36 @@ class Life:
         self.is_closing = True
 
     def end(self) -> None:
-        self.is_closing = True
-        self.state = transition(self.state, StoreClosed())
+        self.begin_closing()
+        self.state = transition(self.state, Happening.CLOSED)
+
+
+class FileWatch:
+    """What happened to the files of the open store, and whether they are to be written again."""
+
+    def __init__(self) -> None:
+        self.problem = ""
+        """Why appends are rejected although the store is open; "" if they are not."""
+        self._is_recreation_due = False
+        self._logged_reason = ""
+        """The last logged reason why deleted files cannot be written again."""
+
+    def look(self, fault: FileFault | None) -> bool:
+        """Record the fault found by a check. Return whether the files are to be written again."""
+        self.problem = "" if fault is None else fault.reason
+        self._is_recreation_due = fault is not None and fault.is_curable
+        return self._is_recreation_due
+
+    def take_recreation(self) -> bool:
+        """Return whether the files are to be written again now, once after each check."""
+        is_due, self._is_recreation_due = self._is_recreation_due, False
+        return is_due
+
+    def is_news(self, reason: str) -> bool:
+        """Return whether this reason is to be logged."""
+        is_news, self._logged_reason = reason != self._logged_reason, reason
+        return is_news
+
+    def forget(self) -> None:
+        """Record that the files were written again."""
+        self.problem = self._logged_reason = ""

@@ -7,7 +7,7 @@ and handles failures. The store (see `storage`) executes the commands of a commi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from relay.config import OutboxSettings
@@ -29,7 +29,7 @@ from relay.outbox import (
 from relay.outbox.engine import dead_letters as dead
 from relay.outbox.engine import operations
 from relay.outbox.engine.commands import FindOlder, ForgetMachine, ReadDeadLetters
-from relay.outbox.engine.commit_plan import Append
+from relay.outbox.engine.commit_plan import Append, Op
 from relay.outbox.engine.group_commit import Owner
 from relay.outbox.engine.limits import limited
 from relay.outbox.engine.operations import Execute
@@ -189,14 +189,15 @@ class OutboxEngine:
         return moved
 
     async def discard(self, selection: Selection, limit: int) -> int:
-        discarded = 0
+        return await self._repeat(limit, lambda rest: dead.Discard(selection, rest))
+
+    async def _repeat(self, limit: int, make_op: Callable[[int], Op[int]]) -> int:
+        """Submit calls that change a limited number of events each, until `limit` or no more events are changed."""
+        changed = 0
         async with self._dead_letter_lock:
-            while discarded < limit:
-                letters = await self._owner.submit(dead.Discard(selection, limit - discarded))
-                if not letters:
-                    break
-                discarded += letters
-        return discarded
+            while changed < limit and (events := await self._owner.submit(make_op(limit - changed))):
+                changed += events
+        return changed
 
     # -- cloned installations ------------------------------------------------------------------------
 
@@ -206,20 +207,10 @@ class OutboxEngine:
         return self._owner.storage.was_moved
 
     async def adopt(self, limit: int) -> int:
-        adopted = 0
-        async with self._dead_letter_lock:
-            while adopted < limit and (events := await self._owner.submit(dead.Adopt(limit - adopted))):
-                adopted += events
-        return adopted
+        return await self._repeat(limit, dead.Adopt)
 
     async def discard_quarantined(self, limit: int) -> int:
-        discarded = 0
-        async with self._dead_letter_lock:
-            while discarded < limit and (
-                events := await self._owner.submit(dead.DropQuarantined(limit - discarded, self._metrics))
-            ):
-                discarded += events
-        return discarded
+        return await self._repeat(limit, lambda rest: dead.DropQuarantined(rest, self._metrics))
 
     async def discard_pending(self) -> int:
         """Drop all pending and quarantined events, and return their number. The forwarder must not run."""

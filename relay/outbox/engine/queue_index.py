@@ -167,10 +167,7 @@ class Index:
         """Append the events first_seq, first_seq + 1, ..., given by the queue id and the body size of each."""
         queues = self.queues
         for seq, (number, size) in enumerate(zip(numbers, sizes, strict=True), first_seq):
-            queue = queues[number]
-            queue._seqs.append(seq)
-            queue._sizes.append(size)
-            queue.body_bytes += size
+            queues[number].append(seq, size)
 
     def forget(self, queue_id: int) -> None:
         del self.by_key[self.queues.pop(queue_id).key]
