@@ -37,17 +37,11 @@ _LEDGER_COLUMNS = (
     "last_seq, next_queue_id, requeued, delivered, dead_lettered, dropped, adopted,"
     " boot, boot_id, outbox_ms, monotonic_ms, wall_ms, identity"
 )
-_QUEUE_COLUMNS = (
-    "queue_id, tenant_id, platform, device_id, cursor, delivered, rate_window, boot, request, ordinal, first_seq,"
-    " last_seq, shift_ms, quarantined_after, quarantined_to"
-)
-_LOG_COLUMNS = "seq, queue_id, event_id, at_ms, crc, received_crc, body"
 _READ_LOG = f"""seq, iif(typeof(queue_id) = 'integer', queue_id, 0),
     iif(typeof(event_id) = 'blob' AND length(event_id) = {ID_BYTES}, event_id, zeroblob({ID_BYTES})),
     iif(typeof(at_ms) = 'integer', at_ms, NULL), iif(typeof(crc) = 'integer' AND typeof(body) = 'blob', crc, -1),
-    iif(typeof(received_crc) = 'integer', received_crc, NULL), iif(typeof(body) = 'blob', body, x'')"""
+    iif(typeof(body) = 'blob', body, x''), iif(typeof(received_crc) = 'integer', received_crc, NULL)"""
 """The columns with their original types. A body of another type gets a wrong checksum."""
-_DEAD_COLUMNS = "id, seq, event_id, tenant_id, platform, device_id, reason, status, message, dead_at_ms, crc, body"
 _COUNT_PENDING = """
     SELECT count(*) FROM log JOIN device_queues AS q USING (queue_id)
     WHERE seq > q.cursor OR (seq > q.quarantined_after AND seq <= q.quarantined_to)"""
@@ -127,8 +121,8 @@ def _copy_rows(old: sqlite3.Connection, new: sqlite3.Connection) -> Salvaged:
         new.execute("BEGIN IMMEDIATE")
         ledger = next(_readable(old, "ledger", f"id, {_LEDGER_COLUMNS}"), None)
         queues = _Queues(old, new)
-        letters = _copy_table(old, new, "dead_letters", _DEAD_COLUMNS)
-        _copy_table(old, new, "dedupe_window", "first_seq, last_seq, ids, marks, checks")
+        letters = _copy_table(old, new, "dead_letters")
+        _copy_table(old, new, "dedupe_window")
         last_seq = _copy_log(old, new, queues)
         events = _balance(new, ledger, last_seq)
     return Salvaged(events, letters, len(queues.ids))
@@ -141,7 +135,7 @@ class _Queues:
         self.ids: set[int] = set()
         self._by_key: dict[DeviceKey, int] = {}
         self._new = new
-        for row in _readable(old, "device_queues", _QUEUE_COLUMNS):
+        for row in _readable(old, "device_queues"):
             queue_id, tenant_id, platform, device_id, cursor, delivered, *rest = row
             with suppress(TypeError, ValueError):
                 key = (int(tenant_id), platform, device_id)
@@ -161,17 +155,17 @@ class _Queues:
         return number
 
     def _add(self, row: tuple[Any, ...], key: DeviceKey) -> None:
-        _insert(self._new, "device_queues", _QUEUE_COLUMNS, row)
+        _insert(self._new, "device_queues", row)
         self.ids.add(row[0])
         self._by_key[key] = row[0]
 
 
-def _copy_table(old: sqlite3.Connection, new: sqlite3.Connection, table: str, columns: str) -> int:
-    """Copy rows of a table whose first column is the key. Return their number."""
+def _copy_table(old: sqlite3.Connection, new: sqlite3.Connection, table: str) -> int:
+    """Copy rows of a table. Return their number."""
     rows = 0
-    for row in _readable(old, table, columns):
+    for row in _readable(old, table):
         with suppress(sqlite3.IntegrityError, sqlite3.DataError):  # the disk has changed a value
-            _insert(new, table, columns, row)
+            _insert(new, table, row)
             rows += 1
     return rows
 
@@ -179,16 +173,16 @@ def _copy_table(old: sqlite3.Connection, new: sqlite3.Connection, table: str, co
 def _copy_log(old: sqlite3.Connection, new: sqlite3.Connection, queues: _Queues) -> int:
     """Copy the events, settled events included. Return the last seq of the log."""
     last_seq = last_at_ms = 0
-    for seq, queue_id, event_id, at_ms, crc, received_crc, body in _readable(old, "log", _READ_LOG):
+    for seq, queue_id, event_id, at_ms, crc, body, received_crc in _readable(old, "log", _READ_LOG):
         last_seq, last_at_ms = seq, last_at_ms if at_ms is None else at_ms
         number = queues.of(queue_id, body)
         if number is not None:
-            _insert(new, "log", _LOG_COLUMNS, (seq, number, event_id, last_at_ms, crc, received_crc, body))
+            _insert(new, "log", (seq, number, event_id, last_at_ms, crc, body, received_crc))
     return last_seq
 
 
-def _insert(new: sqlite3.Connection, table: str, columns: str, row: Sequence[Any]) -> None:
-    new.execute(f"INSERT INTO {table}({columns}) VALUES ({', '.join('?' * len(row))})", row)
+def _insert(new: sqlite3.Connection, table: str, row: Sequence[Any]) -> None:
+    new.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(row))})", row)
 
 
 def _balance(new: sqlite3.Connection, ledger: tuple[Any, ...] | None, last_seq: int) -> int:
@@ -228,8 +222,10 @@ def _is_total(value: Any) -> bool:
     return isinstance(value, int) and 0 <= value < _MAX_TOTAL
 
 
-def _readable(old: sqlite3.Connection, table: str, columns: str) -> Iterator[tuple[Any, ...]]:
+def _readable(old: sqlite3.Connection, table: str, columns: str = "*") -> Iterator[tuple[Any, ...]]:
     """Yield the readable rows of a table in the order of their integer key, the first column.
+
+    Each file that salvage reads has the columns of the newest version, in their order.
 
     After an unreadable row, an exponential and then a binary search find the next readable row, so
     that a broken page loses its own rows only.
