@@ -17,6 +17,7 @@ from relay.outbox.engine.dedupe_window import DROPPED, pack_check
 from relay.outbox.sqlite.insert import CHECK_OF_ROW
 from relay.outbox.sqlite.loading import read_totals
 from relay.outbox.sqlite.statements import remember
+from relay.outbox.sqlite.transaction import atomic
 from relay.runtime.machine import MachineIds, identity, is_other_machine
 
 _DELETE_DONE = """
@@ -53,8 +54,7 @@ def claim(database: sqlite3.Connection, owner: InstallationClaim) -> bool:
     new = identity("" if is_moved else stored or "", owner.ids, owner.salt)
     if new == stored:
         return False
-    with database:
-        database.execute("BEGIN IMMEDIATE")
+    with atomic(database):
         if is_moved and not owner.adopts:
             # A queue has one range: its settled rows between an earlier quarantine and the cursor are deleted first.
             database.execute(_DELETE_DONE)

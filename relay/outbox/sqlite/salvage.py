@@ -28,6 +28,7 @@ from relay.outbox.sqlite import files
 from relay.outbox.sqlite.connection import PAGE_BYTES, connect
 from relay.outbox.sqlite.loading import MAX_QUEUE_ID, is_sound_queue
 from relay.outbox.sqlite.schema import is_newest
+from relay.outbox.sqlite.transaction import atomic
 
 _COPY = ".salvage-copy"
 _MAX_ERRORS = 20_000
@@ -117,8 +118,7 @@ def _has_schema(old: sqlite3.Connection) -> bool:
 
 
 def _copy_rows(old: sqlite3.Connection, new: sqlite3.Connection) -> Salvaged:
-    with new:
-        new.execute("BEGIN IMMEDIATE")
+    with atomic(new):
         ledger = next(_readable(old, "ledger", f"id, {_LEDGER_COLUMNS}"), None)
         queues = _Queues(old, new)
         letters = _copy_table(old, new, "dead_letters")

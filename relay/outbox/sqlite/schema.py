@@ -17,6 +17,8 @@ import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
 
+from relay.outbox.sqlite.transaction import atomic
+
 _VERSION_1 = (
     """CREATE TABLE log(
         seq INTEGER PRIMARY KEY,
@@ -110,8 +112,7 @@ def migrate(database: sqlite3.Connection, migrations: Sequence[Sequence[str]] = 
     """Bring the file to the newest version, one migration per transaction."""
     (version,) = database.execute("PRAGMA user_version").fetchone()
     for number in range(version, len(migrations)):
-        with database:
-            database.execute("BEGIN IMMEDIATE")
+        with atomic(database):
             for statement in (*migrations[number], f"PRAGMA user_version={number + 1}"):
                 database.execute(statement)
 

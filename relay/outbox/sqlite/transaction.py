@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from relay.outbox.sqlite.insert import NewRows
@@ -22,14 +23,26 @@ class Executed(NamedTuple):
     """0 if the steps only read, or only moved pages."""
 
 
+@contextmanager
+def atomic(database: sqlite3.Connection) -> Iterator[None]:
+    """Commit the statements of the block together. On an error, roll back and raise it."""
+    database.execute("BEGIN")
+    try:
+        yield
+        database.execute("COMMIT")
+    except BaseException:
+        if database.in_transaction:
+            database.execute("ROLLBACK")
+        raise
+
+
 def commit(database: sqlite3.Connection, steps: Sequence[Step]) -> Executed:
     """Execute all steps in one transaction. On an error, roll back and raise it."""
     changes = database.total_changes
     if len(steps) == 1 and isinstance(steps[0], NewRows):
         steps[0](database)  # a single statement is its own transaction
         return Executed([None], *read_pages(database), database.total_changes - changes)
-    with database:
-        database.execute("BEGIN")
+    with atomic(database):
         results = [step(database) for step in steps]
         pages, free = read_pages(database)
     return Executed(results, pages, free, database.total_changes - changes)
