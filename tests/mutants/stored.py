@@ -288,8 +288,8 @@ MUTANTS = (
         f"{CONTRACT}::TestDedupe::test_across_a_restart_and_after_delivery",
         (
             f"{SQLITE}/statements.py",
-            "    if seq_range.ids:\n        remember(",
-            "    if not seq_range:\n        remember(",
+            "    if seq_range.ids:\n        _remember(",
+            "    if not seq_range:\n        _remember(",
         ),
     ),
     mutant(

@@ -13,13 +13,7 @@ from typing import Any, cast
 from uuid import UUID
 
 from relay.outbox import DeadLetter, DeadReason, Selection
-from relay.outbox.engine.commands import (
-    ChooseDeadLetters,
-    ChosenLetter,
-    DiscardDeadLetters,
-    ReadDeadLetters,
-    RequeueDeadLetters,
-)
+from relay.outbox.engine import commands as c
 from relay.outbox.engine.dedupe_window import ID_BYTES
 from relay.runtime.clock import rfc3339
 
@@ -29,7 +23,7 @@ _WHOLE = (
 )
 
 
-def read(database: sqlite3.Connection, command: ReadDeadLetters) -> Sequence[DeadLetter]:
+def read(database: sqlite3.Connection, command: c.ReadDeadLetters) -> Sequence[DeadLetter]:
     """Read dead letters. Texts are read as bytes, so that a text with invalid UTF-8 is readable, too."""
     where, values = _where(command.selection)
     return [
@@ -72,11 +66,11 @@ def _time(died_ms: int | None) -> str:
         return ""
 
 
-def choose(database: sqlite3.Connection, command: ChooseDeadLetters) -> Sequence[ChosenLetter]:
+def choose(database: sqlite3.Connection, command: c.ChooseDeadLetters) -> Sequence[c.ChosenLetter]:
     """Choose dead letters whose values are valid. Others can only be listed, exported and discarded."""
     where, values = _where(command.selection)
     return [
-        ChosenLetter(number, (int(tenant_id), _text(platform), _text(device_id)), event_id, body_bytes)
+        c.ChosenLetter(number, (int(tenant_id), _text(platform), _text(device_id)), event_id, body_bytes)
         for number, tenant_id, platform, device_id, event_id, body_bytes in database.execute(
             "SELECT id, CAST(tenant_id AS BLOB), CAST(platform AS BLOB), CAST(device_id AS BLOB), event_id,"
             f" length(body) FROM dead_letters WHERE {_WHOLE} AND {where} ORDER BY id LIMIT ?",
@@ -95,7 +89,7 @@ def _is_key(tenant_id: bytes, *names: bytes) -> bool:
     return True
 
 
-def requeue(database: sqlite3.Connection, command: RequeueDeadLetters) -> set[int]:
+def requeue(database: sqlite3.Connection, command: c.RequeueDeadLetters) -> set[int]:
     """Append dead letters to the log. Return the ids that still existed.
 
     Each dead letter is deleted before the next is appended, so that a full outbox needs space for
@@ -114,7 +108,7 @@ def requeue(database: sqlite3.Connection, command: RequeueDeadLetters) -> set[in
     return set(moved)
 
 
-def discard(database: sqlite3.Connection, command: DiscardDeadLetters) -> tuple[int, int]:
+def discard(database: sqlite3.Connection, command: c.DiscardDeadLetters) -> tuple[int, int]:
     where, values = _where(command.selection)
     numbers = [
         number

@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 from relay.outbox.engine.checksum import unmarked
 from relay.outbox.engine.commands import AdoptedEvent, AdoptedEvents, AdoptEvents, DiscardQuarantined, ForgetMachine
-from relay.outbox.engine.dedupe_window import DROPPED, pack_check
+from relay.outbox.engine.dedupe_window import DROPPED
 from relay.outbox.sqlite.insert import CHECK_OF_ROW
 from relay.outbox.sqlite.loading import read_totals
-from relay.outbox.sqlite.statements import remember
+from relay.outbox.sqlite.statements import remove
 from relay.outbox.sqlite.transaction import atomic
 from relay.runtime.machine import MachineIds, identity, is_other_machine
 
@@ -90,12 +90,7 @@ def adopt(database: sqlite3.Connection, command: AdoptEvents) -> AdoptedEvents:
 
 
 def discard(database: sqlite3.Connection, command: DiscardQuarantined) -> int:
-    rows = 0
-    for seq in command.seqs:
-        for event_id, _, check, _ in database.execute(_READ, (seq,)).fetchall():
-            remember(database, seq, seq, event_id, bytes([DROPPED]), pack_check(check))
-            database.execute("DELETE FROM log WHERE seq = ?", (seq,))
-            rows += 1
+    rows = sum(remove(database, seq, DROPPED) for seq in command.seqs)
     last_seq = max(command.seqs, default=0)
     database.execute("UPDATE ledger SET dropped = dropped + ?, last_seq = max(last_seq, ?)", (rows, last_seq))
     return rows

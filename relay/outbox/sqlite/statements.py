@@ -17,25 +17,8 @@ from contextlib import suppress
 from itertools import accumulate, pairwise
 
 from relay.outbox import Dead, Timestamp
+from relay.outbox.engine import commands as c
 from relay.outbox.engine.checksum import checksum, has_inserted_time
-from relay.outbox.engine.commands import (
-    AddQueues,
-    ClaimedEvents,
-    ClaimedRows,
-    ClaimEvents,
-    CorrectLedger,
-    DeadEvent,
-    DeadLettered,
-    DeadLetterLimits,
-    Deleted,
-    DeleteSettled,
-    DropEvents,
-    ForgetQueues,
-    SaveClocks,
-    SeqRange,
-    SettleEvents,
-    Shrink,
-)
 from relay.outbox.engine.dedupe_window import CHECK_BYTES, DEAD, pack_check
 from relay.outbox.sqlite.connection import PAGE_BYTES
 from relay.outbox.sqlite.insert import CHECK_OF_ROW
@@ -74,7 +57,7 @@ _SETTLE = """
     WHERE queue_id = ?"""
 
 
-def add_queues(database: sqlite3.Connection, command: AddQueues) -> None:
+def add_queues(database: sqlite3.Connection, command: c.AddQueues) -> None:
     """Insert rows of device queues. tenant_id is text, because it may exceed SQLite's integers."""
     database.executemany(
         "INSERT INTO device_queues(queue_id, tenant_id, platform, device_id, cursor) VALUES (?, ?, ?, ?, ?)",
@@ -82,7 +65,7 @@ def add_queues(database: sqlite3.Connection, command: AddQueues) -> None:
     )
 
 
-def claim(database: sqlite3.Connection, command: ClaimEvents) -> ClaimedEvents:
+def claim(database: sqlite3.Connection, command: c.ClaimEvents) -> c.ClaimedEvents:
     request, boot, boot_from_ms, wanted, dead_letter_limits = command
     seqs = [seq for part in wanted for seq in part.seqs]
     found, marks = _read_bodies(database, seqs, [size for part in wanted for size in part.sizes])
@@ -96,14 +79,14 @@ def claim(database: sqlite3.Connection, command: ClaimEvents) -> ClaimedEvents:
         timestamps = _timestamps(database, part.shift_ms, boot_from_ms, good, [marks[at] for at in here])
         bodies = [body for body in found[start:end] if body is not None]
         start = end
-        read.append(ClaimedRows(good, bodies, corrupt, timestamps, part.shift_ms))
+        read.append(c.ClaimedRows(good, bodies, corrupt, timestamps, part.shift_ms))
         dead_events += [
-            DeadEvent(seq, part.queue_id, Dead("corrupt", None, "checksum does not match")) for seq in corrupt
+            c.DeadEvent(seq, part.queue_id, Dead("corrupt", None, "checksum does not match")) for seq in corrupt
         ]
         entry = (request, ordinal, good[0], good[-1], part.shift_ms) if good else (None,) * 5
         journal.append((part.window, boot, *entry, part.queue_id))
     database.executemany(_JOURNAL, journal)
-    return ClaimedEvents(read, insert_dead_letters(database, dead_events, dead_letter_limits))
+    return c.ClaimedEvents(read, insert_dead_letters(database, dead_events, dead_letter_limits))
 
 
 def _timestamps(
@@ -120,26 +103,24 @@ def _timestamps(
     }
 
 
-def settle(database: sqlite3.Connection, command: SettleEvents) -> DeadLettered:
+def settle(database: sqlite3.Connection, command: c.SettleEvents) -> c.DeadLettered:
     dead_lettered = insert_dead_letters(database, command.dead_events, command.dead_letter_limits)
     database.executemany(_SETTLE, command.moves)
     return dead_lettered
 
 
 def insert_dead_letters(
-    database: sqlite3.Connection, dead_events: Sequence[DeadEvent], dead_letter_limits: DeadLetterLimits
-) -> DeadLettered:
+    database: sqlite3.Connection, dead_events: Sequence[c.DeadEvent], dead_letter_limits: c.DeadLetterLimits
+) -> c.DeadLettered:
     """Move events to the dead letters, and delete the oldest dead letters if there are too many."""
     if not dead_events:
-        return DeadLettered(0, 0, 0)
+        return c.DeadLettered(0, 0, 0)
     body_bytes = 0
     for seq, queue_id, dead in dead_events:
         values = (seq, queue_id, dead.reason, dead.status, dead.message, dead_letter_limits.now_ms)
         body_bytes += _body_bytes(database, seq)
         database.execute(_INSERT_DEAD_LETTER, values)
-        for event_id, check in database.execute(_READ_ID, (seq,)).fetchall():
-            remember(database, seq, seq, event_id, bytes([DEAD]), pack_check(check))
-        database.execute("DELETE FROM log WHERE seq = ?", (seq,))
+        remove(database, seq, DEAD)
     database.execute(
         _COUNT_DEAD_LETTERED, (len(dead_events), body_bytes, max(dead_event.seq for dead_event in dead_events))
     )
@@ -147,14 +128,14 @@ def insert_dead_letters(
     discarded, freed_bytes = _discard_oldest(
         database, letters - dead_letter_limits.max_letters, letter_bytes - dead_letter_limits.max_body_bytes
     )
-    return DeadLettered(len(dead_events), discarded, body_bytes - freed_bytes)
+    return c.DeadLettered(len(dead_events), discarded, body_bytes - freed_bytes)
 
 
-def delete_settled(database: sqlite3.Connection, command: DeleteSettled) -> Deleted:
+def delete_settled(database: sqlite3.Connection, command: c.DeleteSettled) -> c.Deleted:
     seq_range, kind, shrink_bytes = command
     _remember_range(database, seq_range)
     if kind == "all":
-        return Deleted(database.execute("DELETE FROM log").rowcount, None, None)
+        return c.Deleted(database.execute("DELETE FROM log").rowcount, None, None)
     (free_before,) = database.execute("PRAGMA freelist_count").fetchone()
     done = (
         " AND seq <= coalesce((SELECT cursor FROM device_queues AS q WHERE q.queue_id = log.queue_id), seq)"
@@ -168,10 +149,10 @@ def delete_settled(database: sqlite3.Connection, command: DeleteSettled) -> Dele
         (free,) = database.execute("PRAGMA freelist_count").fetchone()
         _vacuum(database, min(free - free_before, shrink_bytes // PAGE_BYTES))
     first, last = database.execute("SELECT (SELECT min(seq) FROM log), (SELECT max(seq) FROM log)").fetchone()
-    return Deleted(rows, first, last)
+    return c.Deleted(rows, first, last)
 
 
-def drop(database: sqlite3.Connection, command: DropEvents) -> int:
+def drop(database: sqlite3.Connection, command: c.DropEvents) -> int:
     seq_range, events, in_flight, spares_quarantined = command
     _remember_range(database, seq_range)
     database.execute("UPDATE ledger SET dropped = dropped + ?", (events,))
@@ -182,7 +163,7 @@ def drop(database: sqlite3.Connection, command: DropEvents) -> int:
     ).rowcount
 
 
-def forget(database: sqlite3.Connection, command: ForgetQueues) -> None:
+def forget(database: sqlite3.Connection, command: c.ForgetQueues) -> None:
     """Delete rows of device queues. Their numbers of delivered events move to the ledger."""
     numbers = json.dumps(command.queue_ids)
     database.execute(
@@ -193,7 +174,7 @@ def forget(database: sqlite3.Connection, command: ForgetQueues) -> None:
     database.execute("DELETE FROM device_queues WHERE queue_id IN (SELECT value FROM json_each(?))", (numbers,))
 
 
-def shrink(database: sqlite3.Connection, command: Shrink) -> None:
+def shrink(database: sqlite3.Connection, command: c.Shrink) -> None:
     _vacuum(database, command.max_bytes // PAGE_BYTES)
 
 
@@ -203,7 +184,7 @@ def _vacuum(database: sqlite3.Connection, pages: int) -> None:
         database.execute("PRAGMA incremental_vacuum(1)")
 
 
-def save_clocks(database: sqlite3.Connection, command: SaveClocks) -> None:
+def save_clocks(database: sqlite3.Connection, command: c.SaveClocks) -> None:
     anchor, boot, boot_from_ms, is_clean = command
     database.execute(
         "UPDATE ledger SET outbox_ms = ?, monotonic_ms = ?, wall_ms = ?, boot_id = ?, boot = ?, boot_from_ms = ?,"
@@ -212,7 +193,7 @@ def save_clocks(database: sqlite3.Connection, command: SaveClocks) -> None:
     )
 
 
-def correct_ledger(database: sqlite3.Connection, command: CorrectLedger) -> None:
+def correct_ledger(database: sqlite3.Connection, command: c.CorrectLedger) -> None:
     total = "dead_lettered" if command.missing > 0 else "delivered"
     database.execute(f"UPDATE ledger SET {total} = {total} + ?", (command.missing,))
 
@@ -280,7 +261,14 @@ def _discard_oldest(database: sqlite3.Connection, letters: int, body_bytes: int)
     return len(deleted), deleted_bytes
 
 
-def remember(
+def remove(database: sqlite3.Connection, seq: int, mark: int) -> int:
+    """Delete a row, and remember its id with a mark. Return the number of deleted rows."""
+    for event_id, check in database.execute(_READ_ID, (seq,)).fetchall():
+        _remember(database, seq, seq, event_id, bytes([mark]), pack_check(check))
+    return database.execute("DELETE FROM log WHERE seq = ?", (seq,)).rowcount
+
+
+def _remember(
     database: sqlite3.Connection, first_seq: int, last_seq: int, ids: bytes, marks: bytes, checks: bytes
 ) -> None:
     """Store ids of rows that are deleted.
@@ -300,10 +288,10 @@ def remember(
     )
 
 
-def _remember_range(database: sqlite3.Connection, seq_range: SeqRange) -> None:
+def _remember_range(database: sqlite3.Connection, seq_range: c.SeqRange) -> None:
     database.execute("DELETE FROM dedupe_window WHERE last_seq <= ?", (seq_range.forget_to_seq,))
     if seq_range.ids:
-        remember(
+        _remember(
             database, seq_range.kept_from_seq, seq_range.last_seq, seq_range.ids, seq_range.marks, seq_range.checks
         )
     database.execute("UPDATE ledger SET last_seq = max(last_seq, ?)", (seq_range.last_seq,))
