@@ -220,7 +220,7 @@ MUTANTS = (
     mutant(
         "an error keeps a rejected body in memory",
         "G9",
-        "tests/unit/event/test_reader.py::test_a_rejection_leaves_no_reference_cycles[True-surrogate]",
+        "tests/unit/event/test_reader.py::test_a_rejection_leaves_no_reference_cycles[lines-surrogate]",
         ("relay/event/reader.py", "return path, str(error)", "return path, error  # type: ignore[return-value]"),
     ),
     mutant(

@@ -239,6 +239,12 @@ MUTANTS = (
         ),
     ),
     mutant(
+        "a full UDP listener that no append wakes",
+        "G1",
+        "tests/unit/ingest/udp/test_ingest.py::test_the_end_of_an_append_wakes_a_full_listener",
+        ("relay/ingest/udp/state.py", "return Coalescing(now_ms) if state is FULL else state", "return state"),
+    ),
+    mutant(
         "a datagram answered before the commit",
         "G1",
         "tests/unit/ingest/udp/test_ingest.py::test_a_response_lists_the_stored_events_after_the_commit",
