@@ -2,8 +2,9 @@
 
 Rules:
 1.  A datagram is small if it has at most `SMALL_BYTES`, or inflates to at most `SMALL_INFLATED_BYTES` in one step. Any
-    other datagram is expensive and is queued (`expensive`). Small datagrams are read before expensive ones.
-2.  NUL bytes at the end of a datagram are ignored.
+    other datagram is expensive and is queued (`expensive`).
+2.  A datagram inflates to at most `MAX_INFLATED_BYTES`, and is read up to its first error. NUL bytes at its end are
+    ignored.
 3.  An exception affects only the datagram that causes it.
 """
 
@@ -12,10 +13,10 @@ from __future__ import annotations
 import socket
 from collections import deque
 
-from relay.event.reader import Reader, Rejection
-from relay.http.content_coding import GZIP_MAGIC, InflateError, inflate_at_once
+from relay.event.reader import Reader, Reading, Rejection
+from relay.http.content_coding import GZIP_MAGIC, InflateError, inflate_at_once, inflating
 from relay.http.guard import Networks
-from relay.ingest.udp.expensive import NUL, ExpensiveDatagrams, not_inflated
+from relay.ingest.udp.expensive import ExpensiveDatagrams
 from relay.ingest.udp.outcomes import Outcomes
 from relay.ingest.udp.read_batch import DatagramSummary, ReadBatch, ReceivedDatagram
 from relay.ingest.udp.recvmmsg import Datagram
@@ -23,6 +24,8 @@ from relay.ingest.udp.recvmmsg import Datagram
 SMALL_BYTES = 8_192
 SMALL_INFLATED_BYTES = 2_048
 """Less than `SMALL_BYTES`, because a compressed datagram is cheap for its sender."""
+MAX_INFLATED_BYTES = 256 << 10
+_NUL = b"\0"
 _BYTES_PER_CALL = 65_536
 """Limit for one call that reads datagrams together: about 1 ms of work."""
 _BYTES_EACH = 32_768
@@ -36,24 +39,20 @@ class Datagrams:
         self,
         reader: Reader,
         max_datagram_bytes: int,
-        max_backlog_bytes: int,
         networks: Networks,
         outcomes: Outcomes,
+        expensive: ExpensiveDatagrams,
     ) -> None:
         self._reader = reader
         self._max_datagram_bytes = max_datagram_bytes
+        self._max_inflated_bytes = min(max_datagram_bytes, MAX_INFLATED_BYTES)
         self._networks = networks
         self._outcomes = outcomes
-        self._expensive = ExpensiveDatagrams(max_backlog_bytes, max_datagram_bytes, outcomes)
+        self._expensive = expensive
 
     def use_reader(self, reader: Reader) -> None:
         """Read with another reader, after a reload of the configuration."""
         self._reader = reader
-
-    @property
-    def has_backlog(self) -> bool:
-        """Whether expensive datagrams are pending."""
-        return bool(self._expensive)
 
     def read_small(self, unprocessed: deque[Datagram], receiver: socket.socket) -> ReadBatch:
         """Read datagrams of one socket up to the limit of a call, and remove them from `unprocessed`."""
@@ -63,14 +62,6 @@ class Datagrams:
             self._outcomes.reading_together_failed(bug)
             batch = None
         return batch or self._read_each(unprocessed, receiver)
-
-    def read_step(self) -> ReadBatch | None:
-        """Run one step of the first datagram of the backlog; return its events if it was the last step."""
-        return self._expensive.read_step(self._reader)
-
-    def drop_backlog(self) -> None:
-        """Drop and count the datagrams of the backlog."""
-        self._expensive.drop_all()
 
     def _read_together(self, unprocessed: deque[Datagram], receiver: socket.socket) -> ReadBatch | None:
         """Read all datagrams if each is one small proven event from an allowed network; else return None."""
@@ -82,7 +73,7 @@ class Datagrams:
         senders = [sender for _, sender in unprocessed]
         if not all(self._networks.allows(sender[0]) for sender in set(senders)):
             return None
-        events = self._reader.read_singles([data.rstrip(NUL) for data, _ in unprocessed])
+        events = self._reader.read_singles([data.rstrip(_NUL) for data, _ in unprocessed])
         if events is None:
             return None
         datagrams = [DatagramSummary(1, size, sender) for size, sender in zip(sizes, senders, strict=True)]
@@ -90,7 +81,7 @@ class Datagrams:
         return ReadBatch(events, datagrams, receiver)
 
     def _read_each(self, unprocessed: deque[Datagram], receiver: socket.socket) -> ReadBatch:
-        """Read datagrams one by one. Expensive ones are added to the backlog."""
+        """Read datagrams one by one. Expensive ones are queued."""
         batch = ReadBatch([], [], receiver)
         read_bytes = 0
         while unprocessed and read_bytes < _BYTES_EACH:
@@ -117,15 +108,28 @@ class Datagrams:
             if len(data) <= SMALL_BYTES:
                 body = inflate_at_once(data, "gzip", SMALL_INFLATED_BYTES, padded=True)
         if body == "malformed":
-            self._outcomes.rejected(not_inflated(body, SMALL_INFLATED_BYTES), received)
+            self._outcomes.rejected(self._not_inflated(body), received)
             return len(data)
         if not isinstance(body, bytes) or len(body) > SMALL_BYTES:
-            self._expensive.add(received)
+            self._expensive.add(received, self._read_in_steps(data, self._reader))
             return len(data)
-        events = self._reader.read(body.rstrip(NUL), "datagram")
+        events = self._reader.read(body.rstrip(_NUL), "datagram")
         if isinstance(events, Rejection):
             self._outcomes.rejected(events, received)
         else:
             batch.events.extend(events)
             batch.datagrams.append(DatagramSummary(len(events), len(data), sender))
         return len(body)
+
+    def _read_in_steps(self, data: bytes, reader: Reader) -> Reading:
+        if data[:2] == GZIP_MAGIC:
+            body = yield from inflating(data, "gzip", self._max_inflated_bytes, padded=True)
+            if not isinstance(body, bytes):
+                return self._not_inflated(body)
+            data = body
+        return (yield from reader.reading(data.rstrip(_NUL), "datagram"))
+
+    def _not_inflated(self, error: InflateError) -> Rejection:
+        if error == "malformed":
+            return Rejection(error, "The datagram's gzip is truncated or corrupt.")
+        return Rejection(error, f"The datagram inflates to more than {self._max_inflated_bytes} bytes.")

@@ -10,7 +10,7 @@ Rules:
     buffer, and the relay counts the datagrams that the kernel drops. Memory contains at most `_MAX_UNCOMMITTED` events
     plus the events of one wake.
 3.  Small datagrams are read before expensive ones (`datagrams`). Each wake reads the sockets, and then runs one step
-    of the backlog.
+    of the expensive datagrams.
 4.  A response (udp.ack) is sent only after the commit, and only to allowed networks (`responses`).
 5.  An exception affects only the datagram that causes it. The datagram is counted as unavailable, and the exception is
     reported to the event loop at most once per second (`outcomes`). Reading continues after every failure.
@@ -28,6 +28,7 @@ from relay.config import Udp
 from relay.event.reader import Reader
 from relay.http.guard import Networks
 from relay.ingest.udp.datagrams import Datagrams
+from relay.ingest.udp.expensive import ExpensiveDatagrams
 from relay.ingest.udp.outcomes import Outcomes
 from relay.ingest.udp.read_batch import ReadBatch
 from relay.ingest.udp.sockets import DATAGRAMS_PER_READ, UdpSockets
@@ -39,7 +40,7 @@ from relay.runtime.metrics import Metrics
 
 _READS_AT_STOP = 256
 _STEPS_AT_STOP = 256
-"""Steps of the backlog at a stop: less than a second, so that expensive datagrams do not delay the stop."""
+"""Steps of expensive datagrams at a stop: less than a second, so that expensive datagrams do not delay the stop."""
 _MAX_UNCOMMITTED = 10_000
 _LINGER_MS, _LONG_LINGER_MS = 2, 10
 """Time from a wake that read datagrams to the next wake. A wake and its commit cost more than an event."""
@@ -67,11 +68,11 @@ class UdpIngest:
         """`max_body_bytes` limits the size of a received datagram. Raises ValueError for an invalid network."""
         self._outbox = outbox
         self._settings = settings
-        self._buffer_bytes = metrics.udp_receive_buffer_bytes
         self._now_ms = clock.monotonic_ms
         self._outcomes = Outcomes(metrics, clock.monotonic_ms)
+        self._expensive = ExpensiveDatagrams(settings.receive_buffer_bytes, self._outcomes)
         networks = Networks(settings.allowed_networks)
-        self._datagrams = Datagrams(reader, max_body_bytes, settings.receive_buffer_bytes, networks, self._outcomes)
+        self._datagrams = Datagrams(reader, max_body_bytes, networks, self._outcomes, self._expensive)
         self._sockets = UdpSockets()
         self._linger_ms = _LINGER_MS
         self._state: UdpState = STOPPED
@@ -82,7 +83,7 @@ class UdpIngest:
         self._measured_wake = metrics.longest_step.measured(self._wake)
 
     def __repr__(self) -> str:
-        return f"<UdpIngest {self._state} uncommitted={self._uncommitted} has_backlog={self._datagrams.has_backlog}>"
+        return f"<UdpIngest {self._state} uncommitted={self._uncommitted} has_backlog={bool(self._expensive)}>"
 
     def use_reader(self, reader: Reader) -> None:
         """Read with another reader, after a reload of the configuration."""
@@ -98,7 +99,7 @@ class UdpIngest:
         sockets = await open_sockets(self._settings.listen, Udp().listen, socket.SOCK_DGRAM, "udp.listen")
         self._sockets = UdpSockets(sockets)
         given_bytes = self._sockets.ask_receive_buffer(self._settings.receive_buffer_bytes)
-        self._buffer_bytes.set(given_bytes)
+        self._outcomes.receive_buffer_set(given_bytes)
         if self._settings.ack:
             self._outcomes.respond_from(sockets)
         elif given_bytes >= _LONG_LINGER_BUFFER_BYTES:
@@ -121,9 +122,9 @@ class UdpIngest:
                     break
                 self._append_all_received()
             for _ in range(_STEPS_AT_STOP):
-                if self._datagrams.has_backlog:
-                    self._append(self._datagrams.read_step())
-            self._datagrams.drop_backlog()
+                if self._expensive:
+                    self._append(self._expensive.read_step())
+            self._expensive.drop_all()
             self.refresh()
         finally:
             self._sockets.close()
@@ -167,18 +168,18 @@ class UdpIngest:
     # --- reading
 
     def _read_and_append(self) -> UdpInput:
-        """Process received datagrams or receive new ones, run one step of the backlog, and append the events."""
+        """Read received datagrams or receive new ones, run one step of the expensive ones, and append the events."""
         if self._uncommitted >= _MAX_UNCOMMITTED:
             return UdpInput.LIMIT_REACHED
         if not self._outbox.room():
             return UdpInput.HINDERED
         read = self._sockets.read(self._outcomes.socket_failed)
         has_more = self._append_received() or read >= DATAGRAMS_PER_READ
-        if self._datagrams.has_backlog and self._uncommitted < _MAX_UNCOMMITTED:
-            self._append(self._datagrams.read_step())
+        if self._expensive and self._uncommitted < _MAX_UNCOMMITTED:
+            self._append(self._expensive.read_step())
         if self._uncommitted >= _MAX_UNCOMMITTED:
             return UdpInput.LIMIT_REACHED
-        if has_more or self._datagrams.has_backlog:
+        if has_more or self._expensive:
             return UdpInput.READ_SOME
         return UdpInput.READ_ALL if read else UdpInput.READ_NOTHING
 

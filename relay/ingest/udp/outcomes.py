@@ -34,6 +34,7 @@ class Outcomes:
         self._duplicate = metrics.events_duplicate.labels("udp")
         self._rejected = {reason: metrics.events_rejected.labels("udp", reason) for reason in REJECT_REASONS}
         self._dropped = {reason: metrics.udp_datagrams_dropped.labels(reason) for reason in UDP_DROP_REASONS}
+        self._receive_buffer_bytes = metrics.udp_receive_buffer_bytes
         self._log_gate = Gate(metrics.log_lines_suppressed, per_ms=_LOG_INTERVAL_MS)
         self._now_ms = now_ms
         self._responses: Responses | None = None
@@ -41,6 +42,10 @@ class Outcomes:
     def respond_from(self, sockets: Sequence[socket.socket]) -> None:
         """Send responses from now on. `sockets` are all sockets of the listener."""
         self._responses = Responses(sockets)
+
+    def receive_buffer_set(self, given_bytes: int) -> None:
+        """Export the size of the receive buffer that the kernel set."""
+        self._receive_buffer_bytes.set(given_bytes)
 
     # --- datagrams without events
 

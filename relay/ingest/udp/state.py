@@ -62,7 +62,7 @@ class UdpInput(Enum):
     READ_ALL = auto()
     """A wake read datagrams, and processed them all."""
     READ_SOME = auto()
-    """A wake left datagrams in the backlog, or possibly in the kernel's buffer."""
+    """A wake left expensive datagrams, or possibly datagrams in the kernel's buffer."""
     LIMIT_REACHED = auto()
     """A wake found or reached the limit of uncommitted events."""
     HINDERED = auto()

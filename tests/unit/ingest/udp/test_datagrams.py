@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from relay.http.guard import Networks
 from relay.ingest.udp.datagrams import SMALL_BYTES, Datagrams
+from relay.ingest.udp.expensive import ExpensiveDatagrams
 from relay.ingest.udp.outcomes import Outcomes
 from relay.runtime.metrics import Metrics
 
@@ -25,7 +26,8 @@ class Reading(Datagrams):
     def __init__(self, max_backlog_bytes: int = 1 << 20) -> None:
         clock, self.metrics = HandClock(), Metrics()
         outcomes = Outcomes(self.metrics, clock.monotonic_ms)
-        super().__init__(new_reader(clock), 1 << 20, max_backlog_bytes, Networks(()), outcomes)
+        self.expensive = ExpensiveDatagrams(max_backlog_bytes, outcomes)
+        super().__init__(new_reader(clock), 1 << 20, Networks(()), outcomes, self.expensive)
 
     def dropped(self) -> float | None:
         return self.metrics.registry.get_sample_value("relay_udp_datagrams_dropped_total", {"reason": "backlog"})
@@ -58,33 +60,33 @@ def read(reading: Reading, *data: bytes) -> int:
 def test_a_large_datagram_or_one_that_inflates_to_much_is_deferred(data: bytes, waits: bool) -> None:
     reading = Reading()
     assert read(reading, data) == (0 if waits else 1)
-    assert reading.has_backlog is waits
+    assert bool(reading.expensive) is waits
 
 
 def test_a_full_backlog_drops_expensive_datagrams_and_small_ones_are_still_read() -> None:
     reading = Reading(max_backlog_bytes=20 * (len(EXPENSIVE) + 512))
     assert read(reading, *[EXPENSIVE, BODY] * 30) == 30
     assert reading.dropped() == 10
-    while reading.has_backlog:
-        reading.read_step()
+    while reading.expensive:
+        reading.expensive.read_step()
     assert reading.too_large() == 20
     assert read(reading, EXPENSIVE) == 0
-    assert reading.has_backlog
+    assert reading.expensive
 
 
 def test_a_single_datagram_fits_into_any_backlog() -> None:
     reading = Reading(max_backlog_bytes=1)
     read(reading, EXPENSIVE)
-    assert reading.has_backlog
+    assert reading.expensive
 
 
 def test_the_backlog_can_be_dropped_while_a_datagram_is_read() -> None:
     reading = Reading()
     read(reading, gzipped(b"\n".join([BODY] * 1_000)), EXPENSIVE)
-    assert reading.read_step() is None
-    reading.drop_backlog()
+    assert reading.expensive.read_step() is None
+    reading.expensive.drop_all()
     assert reading.dropped() == 2
-    assert not reading.has_backlog
+    assert not reading.expensive
     read(reading, PADDED + b" ")
-    batch = reading.read_step()
+    batch = reading.expensive.read_step()
     assert batch is not None and len(batch.events) == 1

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from relay.config import Udp
 from relay.event.reader import BodyKind, Event, EventDefaults, Reader, Reading, Rejection
 from relay.http.guard import Networks
-from relay.ingest.udp.expensive import MAX_INFLATED_BYTES
+from relay.ingest.udp.datagrams import MAX_INFLATED_BYTES
 from relay.ingest.udp.ingest import UdpIngest
 from relay.ingest.udp.responses import stored_response
 from relay.outbox import OutboxFull, OutboxUnavailable
@@ -813,24 +813,33 @@ async def test_an_address_in_use_is_named() -> None:
 # --- the state
 
 
-async def test_the_state_follows_the_datagrams(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("relay.ingest.udp.ingest._MAX_UNCOMMITTED", 2)
-    hearing = Hearing(outbox=ScriptedOutbox(waits=True), receive_buffer_bytes=4_096)
+A_MINUTE_MS = 60_000
+
+
+async def test_repr_shows_the_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relay.ingest.udp.ingest._LINGER_MS", A_MINUTE_MS)
+    hearing = Hearing(receive_buffer_bytes=4_096)
     assert repr(hearing.udp) == "<UdpIngest Stopped() uncommitted=0 has_backlog=False>"
     async with hearing:
         assert repr(hearing.udp) == "<UdpIngest Watching() uncommitted=0 has_backlog=False>"
         hearing.send(event(0))
+        await hearing.settled(1)
+        until_ms = hearing.clock.now_ms + A_MINUTE_MS
+        assert repr(hearing.udp) == f"<UdpIngest Coalescing(until_ms={until_ms}) uncommitted=0 has_backlog=False>"
+    assert repr(hearing.udp) == "<UdpIngest Stopped() uncommitted=0 has_backlog=False>"
+
+
+async def test_repr_shows_why_no_datagram_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relay.ingest.udp.ingest._MAX_UNCOMMITTED", 1)
+    monkeypatch.setattr("relay.ingest.udp.state.PAUSE_MS", A_MINUTE_MS)
+    async with Hearing(outbox=ScriptedOutbox(waits=True)) as hearing:
+        hearing.send(event(0))
         await until(lambda: bool(hearing.outbox.appends))
-        now_ms = hearing.clock.now_ms
-        assert repr(hearing.udp) == f"<UdpIngest Coalescing(until_ms={now_ms + 2}) uncommitted=1 has_backlog=False>"
-        hearing.send(event(1))
-        await until(lambda: len(hearing.outbox.appends) == 2)
-        assert repr(hearing.udp) == "<UdpIngest Full() uncommitted=2 has_backlog=False>"
+        assert repr(hearing.udp) == "<UdpIngest Full() uncommitted=1 has_backlog=False>"
         hearing.outbox.appends[0].set_exception(OutboxUnavailable("the disk fails"))
         await hearing.settled(1)
-        assert repr(hearing.udp) == f"<UdpIngest Paused(until_ms={now_ms + 100}) uncommitted=1 has_backlog=False>"
-        hearing.outbox.appends[1].set_result(0)
-    assert repr(hearing.udp) == "<UdpIngest Stopped() uncommitted=1 has_backlog=False>"
+        until_ms = hearing.clock.now_ms + A_MINUTE_MS
+        assert repr(hearing.udp) == f"<UdpIngest Paused(until_ms={until_ms}) uncommitted=0 has_backlog=False>"
 
 
 async def test_the_end_of_an_append_wakes_a_full_listener(monkeypatch: pytest.MonkeyPatch) -> None:
