@@ -29,6 +29,7 @@ import asyncio
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ from relay.app.routes import Routes
 from relay.app.secret_watch import watch_keys
 from relay.app.systemd import Supervisor
 from relay.config import ConfigError, ConfigFault, Settings, changes, diff, needs_restart, secrets, with_changed_files
-from relay.event.reader import EventDefaults, Reader
+from relay.event.reader import Reader
 from relay.forward.forwarder import Forwarder
 from relay.forward.time_file import TimeFile
 from relay.forward.upstream import UpstreamClient, certificate_files, transport_problem
@@ -255,11 +256,9 @@ class Service:
         )
 
     def _reader(self, settings: Settings) -> Reader:
-        given = settings.defaults
-        device_id = self._installation_id(settings) if given.device_id == "auto" else given.device_id
-        defaults = EventDefaults(
-            given.tenant_id, given.platform, device_id, given.app_version, given.os_version, given.device_model
-        )
+        defaults = settings.defaults
+        if defaults.device_id == "auto":
+            defaults = replace(defaults, device_id=self._installation_id(settings))
         return Reader(
             defaults,
             settings.http.max_event_bytes,

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from relay.cli.client import RelayClient
-from relay.cli.common import config_option, has_ops, json_option, load_client_settings, ops_place, progress
+from relay.cli.client import RelayClient, running_relay
+from relay.cli.common import config_option, json_option, load_client_settings, progress
 from relay.config import OutboxSettings
 
 _EVENTS_AT_ONCE = 4096
@@ -26,7 +26,7 @@ def command(config_file: Path | None, discard: bool, as_json: bool) -> None:
     """
     settings = load_client_settings(config_file)
     done = "discarded" if discard else "adopted"
-    if has_ops(settings) and (client := RelayClient(ops_place(settings), settings.ops.token)).is_there():
+    if client := running_relay(settings):
         events = _through_relay(client, discard, done)
     else:
         events = _on_disk(settings.outbox, discard)

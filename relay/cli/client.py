@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 from relay.cli import exits
-from relay.cli.common import Place, is_config_named, no_relay
+from relay.cli.common import Place, has_ops, is_config_named, no_relay, ops_place
 from relay.cli.exchange import InvalidHttp, exchange
 from relay.cli.shape import difference
 from relay.cli.terminal import printable
+from relay.config import Settings
 from relay.runtime.secret import Secret
 
 TIMEOUT_S = 30
@@ -37,6 +38,14 @@ class CommandReply(NamedTuple):
 
     status: int
     data: Any
+
+
+def running_relay(settings: Settings) -> RelayClient | None:
+    """Return a client for the operations of the running relay; None if no relay runs. Raises CommandFailed."""
+    if not has_ops(settings):
+        return None
+    client = RelayClient(ops_place(settings), settings.ops.token)
+    return client if client.is_there() else None
 
 
 class RelayClient:

@@ -18,15 +18,13 @@ from typing import IO, Any, get_args
 import click
 
 from relay.cli import exits
-from relay.cli.client import RelayClient
+from relay.cli.client import running_relay
 from relay.cli.common import (
     Utf8,
     config_option,
-    has_ops,
     json_option,
     load_client_settings,
     open_private,
-    ops_place,
     progress,
 )
 from relay.cli.dead_letters import DONE, PAGE, Action, DeadLetters, Filter, Letter, RemoteDeadLetters, each
@@ -178,11 +176,9 @@ def export(
 def _letters(config_file: Path | None) -> Iterator[DeadLetters]:
     """Yield the dead letters of the running relay, or of the outbox if no relay runs. Raises CommandFailed."""
     settings = load_client_settings(config_file)
-    if has_ops(settings):
-        client = RelayClient(ops_place(settings), settings.ops.token)
-        if client.is_there():
-            yield RemoteDeadLetters(client)
-            return
+    if client := running_relay(settings):
+        yield RemoteDeadLetters(client)
+        return
     # The outbox is slow to import, and a running relay makes it unnecessary.
     from relay.cli.dead_letters_on_disk import DeadLettersOnDisk  # noqa: PLC0415
     from relay.cli.outbox_on_disk import open_on_disk  # noqa: PLC0415

@@ -16,7 +16,7 @@ import click
 
 from relay.app.run_service import EXIT_FAILED, EXIT_OK, event_loop_factory
 from relay.app.service import Service
-from relay.config import Defaults, EndpointSettings, Http, Log, OutboxSettings, Settings, Udp, Upstream, secrets
+from relay.config import EndpointSettings, Http, Log, OutboxSettings, Settings, Udp, Upstream, secrets
 from relay.runtime import log
 from relay.runtime.clock import SystemClock
 from relay.runtime.secret import Secret
@@ -80,7 +80,6 @@ def _settings(url: str, directory: Path) -> Settings:
         upstream=Upstream(default=route, tenants={}),
         http=Http(listen=_free("127.0.0.1:8080", socket.SOCK_STREAM)),
         udp=Udp(listen=_free("127.0.0.1:8125", socket.SOCK_DGRAM)),
-        defaults=Defaults(),
         outbox=OutboxSettings(path=directory / "outbox.db"),
         log=Log(level="warning"),
     )

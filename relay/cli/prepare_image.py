@@ -9,8 +9,8 @@ import click
 
 from relay.app import installation
 from relay.cli import exits
-from relay.cli.client import RelayClient
-from relay.cli.common import config_option, has_ops, json_option, load_client_settings, ops_place
+from relay.cli.client import running_relay
+from relay.cli.common import config_option, json_option, load_client_settings
 from relay.config import OutboxSettings
 
 
@@ -27,8 +27,8 @@ def command(config_file: Path | None, discard: bool, as_json: bool) -> None:
     --discard is not given.
     """
     settings = load_client_settings(config_file)
-    if has_ops(settings) and RelayClient(ops_place(settings)).is_there():
-        raise exits.CommandFailed(f"a relay is running at {ops_place(settings)}: stop it first", exits.OUTBOX_LOCKED)
+    if client := running_relay(settings):
+        raise exits.CommandFailed(f"a relay is running at {client.place}: stop it first", exits.OUTBOX_LOCKED)
     discarded = _empty(settings.outbox, discard) if settings.outbox.path.exists() else 0
     try:
         installation.forget(settings.outbox.path.parent)

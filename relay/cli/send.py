@@ -30,7 +30,8 @@ from relay.cli.common import (
 )
 from relay.cli.shape import Each, difference
 from relay.cli.terminal import printable
-from relay.config import Defaults, Settings
+from relay.config import Settings
+from relay.event.rules import EventDefaults
 from relay.runtime.clock import SystemClock
 
 POLL_S = 0.25
@@ -96,7 +97,7 @@ def command(
 
 def make_event(
     event_id: str,
-    defaults: Defaults,
+    defaults: EventDefaults,
     *,
     event_type: str,
     tenant_id: int | None,

@@ -20,7 +20,6 @@ from relay.config.load import (
 )
 from relay.config.settings import (
     Batch,
-    Defaults,
     EndpointSettings,
     Http,
     Log,
@@ -39,7 +38,6 @@ __all__ = [
     "Batch",
     "ConfigError",
     "ConfigFault",
-    "Defaults",
     "EndpointSettings",
     "Http",
     "LoadedConfig",

@@ -27,14 +27,14 @@ from relay.config.values import (
     Size,
     Text,
 )
-from relay.event.rules import MAX_DEVICE_ID_CHARACTERS, MAX_TENANT_ID, MIN_TENANT_ID, PLATFORMS
+from relay.event.rules import MAX_DEVICE_ID_CHARACTERS, MAX_TENANT_ID, MIN_TENANT_ID, PLATFORMS, EventDefaults
 
 SECTIONS: dict[str, Any] = {
     "upstream": s.Upstream,
     "http": s.Http,
     "udp": s.Udp,
     "ops": s.OpsSettings,
-    "defaults": s.Defaults,
+    "defaults": EventDefaults,
     "outbox": s.OutboxSettings,
     "batch": s.Batch,
     "rate": s.Rate,

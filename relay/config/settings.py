@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from relay.event.rules import EventDefaults
 from relay.runtime.address import Listen
 from relay.runtime.secret import Secret
 
@@ -72,17 +73,6 @@ class OpsSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Defaults:
-    tenant_id: int | None = None
-    platform: str = ""
-    device_id: str = ""
-    """Device id for events without one. The service replaces "auto" with a UUID stored beside the outbox."""
-    app_version: str = ""
-    os_version: str = ""
-    device_model: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class OutboxSettings:
     path: Path = Path("data/outbox.db")
     kind: Literal["sqlite"] = "sqlite"
@@ -136,7 +126,8 @@ class Settings:
     http: Http = field(default_factory=Http)
     udp: Udp = field(default_factory=Udp)
     ops: OpsSettings = field(default_factory=OpsSettings)
-    defaults: Defaults = field(default_factory=Defaults)
+    defaults: EventDefaults = field(default_factory=EventDefaults)
+    """The service replaces the device id "auto" with a UUID stored beside the outbox."""
     outbox: OutboxSettings = field(default_factory=OutboxSettings)
     batch: Batch = field(default_factory=Batch)
     rate: Rate = field(default_factory=Rate)

@@ -28,7 +28,7 @@ import msgspec
 
 from relay.event import fast_reader, strict_json
 from relay.event.columns import ColumnReader, slices
-from relay.event.rules import MAX_ERROR_BYTES, REQUIRED, EventErrors, check
+from relay.event.rules import MAX_ERROR_BYTES, REQUIRED, EventDefaults, EventErrors, check
 from relay.event.shown import Mask, unmasked
 from relay.event.split import Parts, splitting_json, splitting_lines
 from relay.event.split import Rejection as Rejection  # noqa: PLC0414 - part of the interface of Reader
@@ -65,18 +65,6 @@ for one.
 """
 Reading = Generator[None, None, list[Event] | Rejection]
 """The reading of one body in steps of a few milliseconds at most. The last step returns the result."""
-
-
-@dataclass(frozen=True, slots=True)
-class EventDefaults:
-    """Values inserted into events that lack them. An empty or blank value is not inserted."""
-
-    tenant_id: int | None = None
-    platform: str = ""
-    device_id: str = ""
-    app_version: str = ""
-    os_version: str = ""
-    device_model: str = ""
 
 
 _SOURCE_FIELDS = ("platform", "device_id", "app_version", "os_version", "device_model")

@@ -2,12 +2,13 @@
 
 Every error is reported under its path (`events.0.source.platform`). The message starts like the messages of the
 upstream's framework (Laravel). It names the field, the requirement and the received value (see `shown`). Unknown
-fields are accepted. Independent of the event's bytes and of the values of the defaults.
+fields are accepted. Independent of the event's bytes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass
 from typing import TypeGuard
 
 from relay.event.shown import Mask, shown, unmasked
@@ -25,6 +26,19 @@ MAX_NAME_CHARACTERS = 64
 
 REQUIRED = frozenset({"event_type", "tenant_id", "source.platform", "source.device_id", "subject.type", "subject.id"})
 """Dotted names. The fields of `subject` are required only if the event has a subject."""
+
+
+@dataclass(frozen=True, slots=True)
+class EventDefaults:
+    """Values inserted into events that lack them. An empty or blank value is not inserted."""
+
+    tenant_id: int | None = None
+    platform: str = ""
+    device_id: str = ""
+    app_version: str = ""
+    os_version: str = ""
+    device_model: str = ""
+
 
 Rule = Callable[[object], str]
 """Returns the requirement that a value does not meet ("a string"), or "" if the value is valid."""
