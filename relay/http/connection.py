@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, cast
 
-from relay.http.connection_state import HAS_PLAN, HAS_READER, READS, Input, State, transition
+from relay.http.connection_state import HAS_PLAN, HAS_READER, NEXT, READS, Input, State
 from relay.http.heads import Heads, RequestPlan
 from relay.http.reader import HEAD_END, Complete, Early, Ended, RequestReader, Step
 from relay.http.request import BodyHandler
@@ -46,7 +46,6 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_client_finished",
-        "_drained",
         "_heads",
         "_listener",
         "_pipelined",
@@ -72,27 +71,22 @@ class Connection(asyncio.Protocol):
         """Data received after the request in progress. The socket is not read meanwhile."""
         self._stalled_since_ms: int | None = None
         """Time since which the client has not read the written data."""
-        self._drained: asyncio.Future[None] | None = None
-        """Awaited by a stream while the client does not read."""
         self._client_finished = False
 
     def __repr__(self) -> str:
         return f"<Connection {self._state} since {self._since_ms} ms, {len(self._pipelined)} bytes pipelined>"
-
-    @property
-    def state(self) -> State:
-        return self._state
 
     def _move(self, input_: Input, reader: RequestReader | None = None, plan: RequestPlan | None = None) -> None:
         """Change the state, with the reader and the plan that belong to the new state."""
         state = self._state
         assert (self._reader is not None) is HAS_READER[state], self
         assert (self._plan is not None) is HAS_PLAN[state], self
-        self._state = state = transition(state, input_)
+        self._state = state = NEXT[state][input_]
         self._since_ms = self._listener.now_ms()
         self._reader, self._plan = reader, plan
         assert (reader is not None) is HAS_READER[state], self
         assert (plan is not None) is HAS_PLAN[state], self
+        assert (self._transport is None) is (state == "closed"), self
 
     # --- calls of the transport
 
@@ -100,13 +94,12 @@ class Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)  # uvloop's transport is not a subclass.
         rejection = self._listener.admit(self)
         if rejection is not None:
-            self._close(rejection.raw)
+            self.close(rejection.raw)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._transport = None
         self._pipelined = b""
         self._move("lost")
-        self._resume_stream()
         self._listener.forget(self)
 
     def data_received(self, data: bytes) -> None:
@@ -126,7 +119,8 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """Keep the connection open for the response to a complete request of a client that has finished sending."""
         self._client_finished = True
-        self._close_if_finished()
+        if self._state in READS and not self._pipelined:
+            self.close()
         return True
 
     def pause_writing(self) -> None:
@@ -137,7 +131,6 @@ class Connection(asyncio.Protocol):
         if self._state == "writing":
             self._move("drained")
             self._read_next()
-        self._resume_stream()
 
     # --- reading
 
@@ -153,7 +146,7 @@ class Connection(asyncio.Protocol):
             self._move("began", reader)
         if len(data) > _MAX_READ_BYTES:
             self._buffer(data[_MAX_READ_BYTES:])
-            asyncio.get_running_loop().call_soon(self._read_pipelined)
+            self._read_next()
         self._advance(reader, reader.feed(data[:_MAX_READ_BYTES]))
 
     def _advance(self, reader: RequestReader, step: Step) -> None:
@@ -173,9 +166,9 @@ class Connection(asyncio.Protocol):
         elif step == "continue":
             self._transport.write(_CONTINUE)
         elif step.response is not None:
-            self._close(self._unhandled(step.response))
+            self.close(self._unhandled(step.response))
         else:
-            self._close()
+            self.close()
 
     def _unhandled(self, response: Response) -> bytes:
         """Return the response to an incomplete request, with the CORS headers for its origin."""
@@ -189,24 +182,18 @@ class Connection(asyncio.Protocol):
         self._pipelined = data
 
     def _read_next(self) -> None:
-        """Read the buffered data in the next turn of the event loop."""
+        """Read the buffered data in the next turn of the event loop; close if the client sends nothing more."""
         if self._pipelined:
             asyncio.get_running_loop().call_soon(self._read_pipelined)
-        else:
-            self._close_if_finished()
+        elif self._client_finished and self._state in READS:
+            self.close()
 
     def _read_pipelined(self) -> None:
-        if not self._pipelined or self._state not in READS or self._transport is None:
-            return
-        data, self._pipelined = self._pipelined, b""
-        self._transport.resume_reading()
-        self._read(data)
-        self._close_if_finished()
-
-    def _close_if_finished(self) -> None:
-        """Close the connection if the client sends nothing more and no response is due."""
-        if self._client_finished and not self._pipelined and self._state in READS:
-            self._close()
+        if self._pipelined and self._state in READS and self._transport is not None:
+            data, self._pipelined = self._pipelined, b""
+            self._transport.resume_reading()
+            self._read(data)
+            self._read_next()
 
     # --- responding
 
@@ -230,53 +217,46 @@ class Connection(asyncio.Protocol):
         response = self._listener.failed(outcome) if isinstance(outcome, Exception) else outcome
         plan, transport = self._plan, self._transport
         if isinstance(response, Stream):
-            if self._state == "handling" and transport is not None:
-                transport.write(response.head)
             self._listener.run(self._send(response))
-        elif self._state == "handling" and plan is not None and transport is not None:
+        elif plan is not None and transport is not None:
             transport.write(plan.finish(response))
             self._end_request(closes=response.closes or plan.closes)
 
     def _end_request(self, *, closes: bool) -> None:
         """Continue after a request whose response was written."""
         if closes:
-            self._close()
+            self.close()
         elif self._stalled_since_ms is not None:
             self._move("stalled")
         else:
             self._move("ended")
-            self._read_next()
+            if self._pipelined or self._client_finished:
+                self._read_next()
 
     async def _send(self, stream: Stream) -> None:
+        def write(part: bytes) -> None:
+            if self._plan is None or self._transport is None:
+                raise ConnectionResetError("the client closed the connection")
+            self._transport.write(part)
+
+        if self._plan is not None and self._transport is not None:
+            self._transport.write(stream.head)
         try:
-            await stream.send(self._write_part)
+            await stream.send(write)
         except ConnectionResetError:
             pass
         except Exception as bug:
             self._listener.failed(bug)
         finally:
-            self._close()
+            self.close()
 
-    async def _write_part(self, part: bytes) -> None:
-        if self._state != "handling" or self._transport is None:
-            raise ConnectionResetError("the client closed the connection")
-        self._transport.write(part)
-        if self._stalled_since_ms is not None:
-            self._drained = asyncio.get_running_loop().create_future()
-            await self._drained
-
-    def _resume_stream(self) -> None:
-        if self._drained is not None and not self._drained.done():
-            self._drained.set_result(None)
-
-    def _close(self, last: bytes = b"") -> None:
+    def close(self, last: bytes = b"") -> None:
         """Close the connection after `last` and the data before it are sent."""
-        if self._transport is None or self._state == "closing":
-            return
-        self._transport.write(last)
-        self._pipelined = b""
-        self._move("closed")
-        self._transport.close()
+        if self._transport is not None and self._state != "closing":
+            self._transport.write(last)
+            self._pipelined = b""
+            self._move("closed")
+            self._transport.close()
 
     # --- calls of the listener
 
@@ -285,10 +265,6 @@ class Connection(asyncio.Protocol):
         """Time since which no request or response is in progress; None if one is, or if the connection is closing."""
         is_idle = self._state in ("new", "idle") and not self._pipelined and self._stalled_since_ms is None
         return self._since_ms if is_idle else None
-
-    def close_idle(self) -> None:
-        assert self.idle_since_ms is not None, self
-        self._close()
 
     def expire(self, now_ms: int, timeout_ms: int) -> bool:
         """Close the connection if its client is too slow; return whether a request is lost.
@@ -301,20 +277,20 @@ class Connection(asyncio.Protocol):
         if stalled_ms >= timeout_ms or (state == "closing" and age_ms >= timeout_ms):
             self.abort()
         elif state == "receiving" and age_ms >= timeout_ms:
-            self._close(self._unhandled(_TIMEOUT))
+            self.close(self._unhandled(_TIMEOUT))
             return True
         elif age_ms >= {"new": timeout_ms, "idle": KEEPALIVE_MS, "discarding": LINGERING_MS}.get(state, age_ms + 1):
-            self._close()
+            self.close()
         return False
 
     def stop(self) -> None:
         """Reject an incomplete request; let the handler of a complete one finish, then close."""
         if self._state == "receiving":
-            self._close(self._unhandled(STOPPING))
+            self.close(self._unhandled(STOPPING))
         elif self._plan is not None and self._state == "handling":
             self._plan = self._plan._replace(closes=True)
         else:
-            self._close()
+            self.close()
 
     def abort(self) -> None:
         if self._transport is not None:

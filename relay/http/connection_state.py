@@ -1,7 +1,4 @@
-"""The states of a connection, and the inputs that change them.
-
-Pure.
-"""
+"""The states of a connection, and the inputs that change them. `Connection` alone applies them."""
 
 from __future__ import annotations
 
@@ -27,7 +24,7 @@ lost: the socket was closed."""
 
 _ENDS: Mapping[Input, State] = {"closed": "closing", "lost": "closed"}
 _STARTS: Mapping[Input, State] = {"began": "receiving", "completed": "handling", **_ENDS}
-_NEXT: Mapping[State, Mapping[Input, State]] = {
+NEXT: Mapping[State, Mapping[Input, State]] = {
     "new": _STARTS,
     "idle": _STARTS,
     "receiving": {"completed": "handling", "responded": "discarding", **_ENDS},
@@ -37,12 +34,8 @@ _NEXT: Mapping[State, Mapping[Input, State]] = {
     "closing": {"lost": "closed"},
     "closed": {},
 }
+"""The next state by state and input. An input that is absent from a state is a bug in this state."""
 READS = frozenset[State]({"new", "idle", "receiving", "discarding"})
 """States in which received data is read at once."""
-HAS_READER = {state: state in {"receiving", "discarding"} for state in _NEXT}
-HAS_PLAN = {state: state in {"handling", "discarding"} for state in _NEXT}
-
-
-def transition(state: State, input_: Input) -> State:
-    """Return the next state. An input that is impossible in this state is a bug."""
-    return _NEXT[state][input_]
+HAS_READER = {state: state in {"receiving", "discarding"} for state in NEXT}
+HAS_PLAN = {state: state in {"handling", "discarding"} for state in NEXT}

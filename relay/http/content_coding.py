@@ -48,17 +48,6 @@ class _Member(Protocol):
     def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
 
 
-def inflate(data: bytes, coding: str, max_bytes: int) -> bytes | InflateError:
-    """Return `data` decoded from `coding`, one of `CODINGS`."""
-    steps = inflating(data, coding, max_bytes)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as done:
-            body: bytes | InflateError = done.value
-            return body
-
-
 def inflate_at_once(data: bytes, coding: str, max_bytes: int, *, padded: bool = False) -> bytes | InflateError | None:
     """Return the result of `inflating` if one step is enough, else None."""
     try:
@@ -70,7 +59,7 @@ def inflate_at_once(data: bytes, coding: str, max_bytes: int, *, padded: bool = 
 
 
 def inflating(data: bytes, coding: str, max_bytes: int, *, padded: bool = False) -> Inflating:
-    """Do what `inflate` does, in steps. With `padded`, NUL bytes may follow the last member."""
+    """Decode `data` from `coding`, one of `CODINGS`, in steps. With `padded`, NUL bytes may follow the last member."""
     parts: list[bytes] = []
     room, at, work_bytes = max_bytes, 0, 0
     while True:

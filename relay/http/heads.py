@@ -41,14 +41,6 @@ Without Allow-Credentials a browser hides the response to a request with credent
 """
 
 
-class Decision(NamedTuple):
-    """The decision of the listener about a head."""
-
-    handler: BodyHandler | Response
-    cors_origin: str = ""
-    """The allowed origin to name in the response; "" if the response needs no CORS headers."""
-
-
 class RequestPlan(NamedTuple):
     """What a connection does with a request."""
 
@@ -58,6 +50,7 @@ class RequestPlan(NamedTuple):
     closes: bool = False
     """Whether the connection closes after the response."""
     cors_origin: str = ""
+    """The allowed origin to name in the response; "" if the response needs no CORS headers."""
     omits_body: bool = False
     """Whether the response to this request has no body, because its method is HEAD."""
     expects_continue: bool = False
@@ -74,62 +67,8 @@ class RequestPlan(NamedTuple):
         return response.head if self.omits_body else response.raw
 
 
-class HeadParser:
-    """Parses the head of one request."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        # The limit for the whole head applies in `RequestReader`. The parser's limits must not be smaller.
-        self._parser = HttpRequestParser(
-            BaseProtocol(loop),
-            loop,
-            MAX_CACHED_BODY_BYTES,
-            max_line_size=MAX_HEAD_BYTES,
-            max_field_size=MAX_HEAD_BYTES,
-            max_headers=MAX_HEAD_BYTES,
-            auto_decompress=False,
-        )
-
-    def feed(self, data: bytes, *, is_complete: bool) -> RawRequestMessage | Response | None:
-        """Return the parsed head, the response to an invalid one, or None while it is incomplete.
-
-        `data` must not exceed the head. `is_complete` is whether it ends with it.
-        """
-        try:
-            messages, _, _ = self._parser.feed_data(data)
-        except LineTooLong:
-            return HEAD_TOO_LARGE
-        except HttpProcessingError as error:
-            return _malformed(error.message)
-        except ValueError:
-            return _malformed("invalid target")
-        if not messages:
-            return _malformed("unknown protocol") if is_complete else None
-        message = messages[0][0]
-        return message if message.version in (HttpVersion10, HttpVersion11) else _malformed("wrong version")
-
-
-def _malformed(message: str) -> Response:
-    """Return the response to a head with this error of the parser."""
-    return error_response(400, f"not an HTTP/1.1 request: {message.partition(':')[0][:100]}", close=True)
-
-
-def plan(message: RawRequestMessage, decision: Decision) -> RequestPlan:
-    """Return the plan for a request with this head."""
-    headers = message.headers
-    is_1_1 = message.version == HttpVersion11
-    return RequestPlan(
-        decision.handler,
-        None if message.chunked else int(headers.get(CONTENT_LENGTH, "0")),
-        message.should_close or not is_1_1 or message.upgrade or UPGRADE in headers,
-        decision.cors_origin,
-        message.method == METH_HEAD,
-        # RFC 9110, 10.1.1.
-        is_1_1 and headers.get(EXPECT, "").lower() == "100-continue",
-    )
-
-
-Decide = Callable[[RawRequestMessage, object], Decision]
-"""Returns the decision about a head, given the client's address."""
+Decide = Callable[[RawRequestMessage, object], tuple[BodyHandler | Response, str]]
+"""Returns the handler for a head and the address of a client, and the allowed origin for CORS headers or ""."""
 
 
 class Heads:
@@ -142,20 +81,65 @@ class Heads:
         self._plans: dict[bytes, RequestPlan] = {}
         self.cached = self._plans.get
 
-    def parser(self) -> HeadParser:
-        return HeadParser(self._loop)
+    def parser(self) -> HttpRequestParser:
+        """Return a parser for one head. Its limits are not smaller than the limit of the whole head in the reader."""
+        return HttpRequestParser(
+            BaseProtocol(self._loop),
+            self._loop,
+            MAX_CACHED_BODY_BYTES,
+            max_line_size=MAX_HEAD_BYTES,
+            max_field_size=MAX_HEAD_BYTES,
+            max_headers=MAX_HEAD_BYTES,
+            auto_decompress=False,
+        )
 
     def plan(self, raw: bytes, message: RawRequestMessage, peer: object) -> RequestPlan:
         """Return the plan for a request with this head, and cache it. `raw` is the head as received."""
-        made = plan(message, self._decide(message, peer))
-        if (
-            isinstance(made.handler, BodyHandler)
-            and made.handler.is_cacheable
-            and made.body_bytes is not None
-            and made.body_bytes <= min(MAX_CACHED_BODY_BYTES, made.handler.max_bytes)
-            and len(raw) <= _MAX_CACHED_HEAD_BYTES
-        ):
+        handler, cors_origin = self._decide(message, peer)
+        headers = message.headers
+        is_1_1 = message.version == HttpVersion11
+        body_bytes = None if message.chunked else int(headers.get(CONTENT_LENGTH, "0"))
+        plan = RequestPlan(
+            handler,
+            body_bytes,
+            message.should_close or not is_1_1 or message.upgrade or UPGRADE in headers,
+            cors_origin,
+            message.method == METH_HEAD,
+            is_1_1 and headers.get(EXPECT, "").lower() == "100-continue",  # RFC 9110, 10.1.1.
+        )
+        if _is_cacheable(plan) and len(raw) <= _MAX_CACHED_HEAD_BYTES:
             if len(self._plans) >= _MAX_CACHED_HEADS:
                 self._plans.clear()
-            self._plans[raw] = made
-        return made
+            self._plans[raw] = plan
+        return plan
+
+
+def _is_cacheable(plan: RequestPlan) -> bool:
+    handler, body_bytes = plan.handler, plan.body_bytes
+    if isinstance(handler, Response) or not handler.is_cacheable or body_bytes is None:
+        return False
+    return body_bytes <= min(MAX_CACHED_BODY_BYTES, handler.max_bytes)
+
+
+def parse(parser: HttpRequestParser, data: bytes, *, is_complete: bool) -> RawRequestMessage | Response | None:
+    """Return the parsed head, the response to an invalid one, or None while it is incomplete.
+
+    `data` must not exceed the head. `is_complete` is whether it ends with it.
+    """
+    try:
+        messages, _, _ = parser.feed_data(data)
+    except LineTooLong:
+        return HEAD_TOO_LARGE
+    except HttpProcessingError as error:
+        return _malformed(error.message)
+    except ValueError:
+        return _malformed("invalid target")
+    if not messages:
+        return _malformed("unknown protocol") if is_complete else None
+    message = messages[0][0]
+    return message if message.version in (HttpVersion10, HttpVersion11) else _malformed("wrong version")
+
+
+def _malformed(message: str) -> Response:
+    """Return the response to a head with this error of the parser."""
+    return error_response(400, f"not an HTTP/1.1 request: {message.partition(':')[0][:100]}", close=True)

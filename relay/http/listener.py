@@ -33,8 +33,8 @@ from relay.config import Http
 from relay.http import unix_socket
 from relay.http.connection import STOPPING, Connection
 from relay.http.guard import Forbidden, HostGuard
-from relay.http.heads import Decision, Heads
-from relay.http.request import Handler, Request
+from relay.http.heads import Heads
+from relay.http.request import BodyHandler, Handler, Request
 from relay.http.response import RETRY_LATER, Response, error_response
 from relay.runtime.address import ListenError, format_address
 from relay.runtime.clock import Clock
@@ -59,14 +59,7 @@ _BUG = error_response(503, "the relay failed on this request", headers=RETRY_LAT
 class Listener:
     """Serves TCP addresses and a unix socket. Either may be disabled (empty)."""
 
-    def __init__(
-        self,
-        handler: Handler,
-        settings: Http,
-        guard: HostGuard,
-        metrics: Metrics,
-        clock: Clock,
-    ) -> None:
+    def __init__(self, handler: Handler, settings: Http, guard: HostGuard, metrics: Metrics, clock: Clock) -> None:
         self._handler = handler
         self._settings = settings
         self._guard = guard
@@ -215,30 +208,29 @@ class Listener:
         ]
         if not idle:
             return False
-        min(idle)[2].close_idle()
+        min(idle)[2].close()
         return True
 
     # --- one request
 
-    def _decide(self, is_unix: bool, message: RawRequestMessage, peer: object) -> Decision:
-        """Return the handler of a request with this head, or the response to it."""
-        headers = message.headers
-        url = message.url
-        host, origin, site = headers.get("Host"), headers.get("Origin"), headers.get("Sec-Fetch-Site")
-        authority = url.raw_authority if url.absolute else None
+    def _decide(self, is_unix: bool, message: RawRequestMessage, peer: object) -> tuple[BodyHandler | Response, str]:
+        """Return the handler of requests with this head, or the response to them, and the origin for CORS headers."""
+        headers, url = message.headers, message.url
+        host = None if is_unix else headers.get("Host")
+        authority = url.raw_authority if url.absolute and not is_unix else None
         admitted = self._guard.check(
-            url.raw_path, None if is_unix else host, origin, site, None if is_unix else authority
+            url.raw_path, host, headers.get("Origin"), headers.get("Sec-Fetch-Site"), authority
         )
         if isinstance(admitted, Forbidden):
             if message.method == "POST":
                 self._received.inc()
                 self._rejected["forbidden"].inc()
-            return Decision(error_response(403, admitted.error))
+            return error_response(403, admitted.error), ""
         try:
             handler = self._handler(Request(message.method, url, headers, peer))
         except Exception as bug:
             handler = self.failed(bug)
-        return Decision(handler, admitted.cors_origin)
+        return handler, admitted.cors_origin
 
     def _schedule_sweep(self) -> None:
         period_s = min(self._settings.request_timeout_ms / 10_000, _MAX_SWEEP_PERIOD_S)

@@ -2,16 +2,16 @@
 
 The reader returns what the connection does next. It keeps at most the limit for heads, or the handler's limit for
 bodies. After a response that is sent before the end of the body, it discards the rest of the body.
-
-Pure.
 """
 
 from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+from aiohttp.http import HttpRequestParser
+
 from relay.http.framing import BodyDecoder
-from relay.http.heads import HEAD_TOO_LARGE, MAX_HEAD_BYTES, HeadParser, Heads, RequestPlan
+from relay.http.heads import HEAD_TOO_LARGE, MAX_HEAD_BYTES, Heads, RequestPlan, parse
 from relay.http.request import BodyHandler
 from relay.http.response import Response
 
@@ -65,7 +65,7 @@ class RequestReader:
         self._peer = peer
         self._received = b""
         """The start of an incomplete head."""
-        self._parser: HeadParser | None = None
+        self._parser: HttpRequestParser | None = None
         self.plan: RequestPlan | None = None
         """The plan of the request; None before the end of the head."""
         self._body: BodyDecoder | None = None
@@ -86,7 +86,7 @@ class RequestReader:
         plan = self._heads.cached(head)
         if plan is None:
             self._parser = self._parser or self._heads.parser()
-            message = self._parser.feed(head[len(self._received) :], is_complete=is_complete)
+            message = parse(self._parser, head[len(self._received) :], is_complete=is_complete)
             if message is None:
                 self._received = received
                 return None

@@ -13,8 +13,8 @@ from functools import cached_property
 from http import HTTPStatus
 
 Headers = Sequence[tuple[str, str]]
-Write = Callable[[bytes], Awaitable[None]]
-"""Sends a part of a body; waits while the client does not read. Raises ConnectionResetError if the client closed."""
+Write = Callable[[bytes], None]
+"""Sends a part of a stream. Raises ConnectionResetError if the connection was closed."""
 
 RETRY_AFTER_S = 5
 """Retry-After of a 503, in seconds."""

@@ -17,17 +17,18 @@ import asyncio
 import re
 from collections.abc import Generator, Mapping
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from aiohttp.hdrs import CONTENT_ENCODING, CONTENT_TYPE
 
 from relay.config import Http
-from relay.event.reader import BodyKind, Event, Reader, Rejection
+from relay.event.reader import Event, Reader, Rejection
 from relay.http.content_coding import InflateError, inflate_at_once, inflating
 from relay.http.request import BodyError, BodyHandler, Reply, Request
 from relay.http.response import RETRY_LATER, Response, error_response
 from relay.ingest.append_coalescer import AppendCoalescer, call_guarded
 from relay.ingest.content_type import (
+    BodyType,
     body_type,
     content_coding,
     wrong_charset,
@@ -74,16 +75,6 @@ _BODY_RESPONSES = {
 _Outcome = list[Event] | Rejection | Response
 """The result of reading a body: its events, the reason for a rejection, or a 415."""
 _OutcomeReading = Generator[None, None, _Outcome]
-
-
-class _BodyForm(NamedTuple):
-    """How the bodies of requests with one head are read."""
-
-    kind: BodyKind
-    ascii_only: bool
-    coding: str
-    """One of CODINGS, or "" for none."""
-    content_type: str
 
 
 class HttpIngest:
@@ -138,70 +129,62 @@ class HttpIngest:
         coding = content_coding(codings)
         if coding is None:
             return self._reject("media_type", wrong_coding(codings))
-        form = _BodyForm(type_.kind, type_.ascii_only, coding, content_type)
-        return BodyHandler(partial(self._handle_body, form), self._max_body_bytes, self._reject_body, is_cacheable=True)
+        handle = partial(self._handle_body, type_, coding, content_type)
+        return BodyHandler(handle, self._max_body_bytes, self._reject_body, is_cacheable=True)
 
-    def _handle_body(self, form: _BodyForm, packed: bytes, reply: Reply) -> None:
+    def _handle_body(self, type_: BodyType, coding: str, content_type: str, packed: bytes, reply: Reply) -> None:
         """Append the events of a body, or reply with a rejection."""
-        body = inflate_at_once(packed, form.coding, self._max_body_bytes) if form.coding else packed
+        body = inflate_at_once(packed, coding, self._max_body_bytes) if coding else packed
         if isinstance(body, str):
             reply(self._reject_body(body))
-        elif body is None or form.ascii_only or len(body) > _READ_AT_ONCE_BYTES:
+        elif body is None or type_.ascii_only or len(body) > _READ_AT_ONCE_BYTES:
             # While a long body is pending, only its compressed form uses memory.
-            size_bytes = self._max_body_bytes if body is None else len(body)
-            reading = self._long_reads.add(self._reading(form, packed), size_bytes)
-            reading.add_done_callback(partial(self._was_read, reply))
+            reading = self._reading(type_, coding, content_type, packed)
+            read = self._long_reads.add(reading, self._max_body_bytes if body is None else len(body))
+            read.add_done_callback(partial(self._was_read, reply))
         else:
-            self._append(self._events_or_response(self.reader.read(body, form.kind)), reply)
+            self._append(self.reader.read(body, type_.kind), reply)
 
-    def _reading(self, form: _BodyForm, packed: bytes) -> _OutcomeReading:
+    def _reading(self, type_: BodyType, coding: str, content_type: str, packed: bytes) -> _OutcomeReading:
         """Read a body in steps."""
-        body = (yield from inflating(packed, form.coding, self._max_body_bytes)) if form.coding else packed
+        body = (yield from inflating(packed, coding, self._max_body_bytes)) if coding else packed
         if isinstance(body, str):
             return Rejection(body, _BODY_ERRORS[body])
-        if form.ascii_only and not body.isascii():
-            return wrong_charset(form.content_type)
-        return (yield from self.reader.reading(body, form.kind))
+        if type_.ascii_only and not body.isascii():
+            return wrong_charset(content_type)
+        return (yield from self.reader.reading(body, type_.kind))
 
-    def _was_read(self, reply: Reply, outcome: asyncio.Future[_Outcome]) -> None:
-        bug = outcome.exception()
+    def _was_read(self, reply: Reply, read: asyncio.Future[_Outcome]) -> None:
+        bug = read.exception()
         if bug is None:
-            self._append(self._events_or_response(outcome.result()), reply)
+            self._append(read.result(), reply)
         else:
-            reply(bug if isinstance(bug, Exception) else RuntimeError(repr(bug)))
+            reply(_as_exception(bug))
 
-    def _append(self, events: list[Event] | Response, reply: Reply) -> None:
-        if isinstance(events, list):
-            self._coalescer.append(events, partial(self._appended, len(events), reply))
+    def _append(self, outcome: _Outcome, reply: Reply) -> None:
+        """Append the events, or reply with the rejection of the body."""
+        if isinstance(outcome, list):
+            self._coalescer.append(outcome, partial(self._appended, len(outcome), reply))
+        elif isinstance(outcome, Response):
+            call_guarded(reply, self._reject("media_type", outcome))
         else:
-            call_guarded(reply, events)
+            errors = outcome.errors if outcome.reason == "invalid" else None
+            response = error_response(_REJECTION_STATUS[outcome.reason], outcome.error, errors)
+            call_guarded(reply, self._reject(outcome.reason, response))
 
     def _appended(self, count: int, reply: Reply, error: BaseException | None) -> None:
         if error is None:
             reply(self._stored)
         elif isinstance(error, OutboxError):
-            reply(self._not_stored_response(count, error))
+            self._rejected["full" if isinstance(error, OutboxFull) else "unavailable"].inc(count)
+            reply(error_response(503, str(error), headers=RETRY_LATER))
         else:
-            reply(error if isinstance(error, Exception) else RuntimeError(repr(error)))
-
-    def _events_or_response(self, events: _Outcome) -> list[Event] | Response:
-        """Return the events, or the response that rejects the body."""
-        if isinstance(events, Response):
-            return self._reject("media_type", events)
-        if isinstance(events, Rejection):
-            status = _REJECTION_STATUS[events.reason]
-            errors = events.errors if events.reason == "invalid" else None
-            return self._reject(events.reason, error_response(status, events.error, errors))
-        return events
+            reply(_as_exception(error))
 
     def _count_stored(self, count: int, duplicates: int) -> None:
         if duplicates:
             self._duplicate.inc(duplicates)
         self._accepted.inc(count - duplicates)
-
-    def _not_stored_response(self, count: int, error: OutboxError) -> Response:
-        self._rejected["full" if isinstance(error, OutboxFull) else "unavailable"].inc(count)
-        return error_response(503, str(error), headers=RETRY_LATER)
 
     def _reject(self, reason: str, answer: Response) -> Response:
         """Count one received and rejected event: the number of events of a rejected body is unknown."""
@@ -219,6 +202,10 @@ class HttpIngest:
         if state is None:
             return _UNKNOWN_EVENT
         return Response(200, f'{{"event_id": "{event_id.lower()}", "state": "{state}"}}'.encode(), _NO_STORE)
+
+
+def _as_exception(error: BaseException) -> Exception:
+    return error if isinstance(error, Exception) else RuntimeError(repr(error))
 
 
 def _allowed_headers(requested: str) -> str:

@@ -59,25 +59,22 @@ class Live:
         if request.method == hdrs.METH_HEAD:
             return Response(200, b"", _HEADERS, close=True, content_type=_CONTENT_TYPE)
         self._count(1)
-        return Stream((("Content-Type", _CONTENT_TYPE), *_HEADERS), self._send_counted)
+        return Stream((("Content-Type", _CONTENT_TYPE), *_HEADERS), self._send)
 
     def _count(self, change: int) -> None:
         self._streams += change
         self._metrics.status_streams.set(self._streams)
 
-    async def _send_counted(self, write: Write) -> None:
+    async def _send(self, write: Write) -> None:
         try:
-            await self._send(write)
+            samples = self._history.samples()
+            write(b"retry: %d\n\n" % _RECONNECT_MS + _event("history", samples) + self._status_event())
+            while not await self._stops_within(STATUS_EVERY_S):
+                news = self._history.samples(samples[-1]["at_ms"] if samples else -1)
+                samples = news or samples
+                write((_event("sample", news) if news else b"") + self._status_event())
         finally:
             self._count(-1)
-
-    async def _send(self, write: Write) -> None:
-        samples = self._history.samples()
-        await write(b"retry: %d\n\n" % _RECONNECT_MS + _event("history", samples) + self._status_event())
-        while not await self._stops_within(STATUS_EVERY_S):
-            news = self._history.samples(samples[-1]["at_ms"] if samples else -1)
-            samples = news or samples
-            await write((_event("sample", news) if news else b"") + self._status_event())
 
     async def _stops_within(self, seconds: float) -> bool:
         try:

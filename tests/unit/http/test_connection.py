@@ -19,9 +19,9 @@ from aiohttp.http import HttpVersion10
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from relay.config import Http
-from relay.http.connection import KEEPALIVE_MS
+from relay.http.connection import KEEPALIVE_MS, LINGERING_MS, Connection
 from relay.http.request import BodyHandler, Reply, Request
-from relay.http.response import error_response
+from relay.http.response import Response, Stream, Write, error_response
 from relay.ingest.events_api import HttpIngest
 from relay.outbox import OutboxFull, OutboxUnavailable
 from relay.runtime.address import parse_address
@@ -133,7 +133,7 @@ PIECES = [
     post(b"[" + BODY.replace(b"tv", b"tx") + b"]"), post(BODY.replace(b"video.play", b"          ")),
     post(BODY.replace(b"video.play", b"x" * MAX_BODY_BYTES)), post(BODY, "Content-Length: 1"),
 ]  # fmt: skip
-STATUSES = re.compile(rb"HTTP/1.1 (\d+)")
+STATUSES = re.compile(rb"HTTP/1.[01] (\d+)")
 PAUSES_MS = [0, 0, 0, TIMEOUT_MS // 2, TIMEOUT_MS - 1, TIMEOUT_MS]
 
 
@@ -478,3 +478,150 @@ async def test_a_stop_does_not_exceed_its_time_limit() -> None:
         await until(lambda: len(served.outbox.appends) == 2)
         await served.listener.stop(within_ms=20)
         assert await client.rest() == b""
+
+
+# --- states
+
+
+def only_connection(served: Served) -> Connection:
+    (connection,) = served.listener._connections
+    return connection
+
+
+async def test_the_representation_names_the_state() -> None:
+    async with Served() as served:
+        client = await served.connect()
+        await until(lambda: served.count("connections") == 1)
+        connection = only_connection(served)
+        assert repr(connection).startswith("<Connection new since 1000000 ms")
+        served.outbox.waits = True
+        client.send(post() + post()[:-1])
+        await until(lambda: len(served.outbox.appends) == 1)
+        assert "handling" in repr(connection)
+        assert f"{len(post()) - 1} bytes pipelined" in repr(connection)
+        served.outbox.waits = False
+        served.outbox.appends[0].set_result(0)
+        assert (await client.answer()).status == 202
+        await until(lambda: "receiving" in repr(connection))
+        client.send(post()[-1:])
+        assert (await client.answer()).status == 202
+        assert "idle" in repr(connection)
+
+
+async def test_many_pipelined_requests_get_responses_in_order_and_other_clients_are_served_meanwhile() -> None:
+    async with Served() as served:
+        client, other = await served.connect(), await served.connect()
+        client.send(b"".join(request(f"GET /{number} HTTP/1.1") + post() for number in range(2_000)))
+        other.send(post())
+        assert (await other.answer()).status == 202
+        assert [(await client.answer()).status for _ in range(4_000)] == [404, 202] * 2_000
+
+
+async def test_after_an_early_response_the_rest_of_the_body_is_discarded() -> None:
+    async with Served() as served:
+        client = await served.connect()
+        client.send(request("POST /nowhere HTTP/1.1", "Content-Length: 100000") + b"x" * 10)
+        assert (await client.answer()).status == 404
+        client.send(b"x" * 99_990 + post())
+        assert (await client.answer()).status == 202
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 100", "Transfer-Encoding: chunked"])
+async def test_after_an_early_response_a_connection_lingers_for_a_limited_time(framing: str) -> None:
+    async with Served() as served:
+        client = await served.connect()
+        client.send(request("POST /nowhere HTTP/1.1", framing))
+        assert (await client.answer()).status == 404
+        served.pass_time(LINGERING_MS - 1)
+        assert "discarding" in repr(only_connection(served))
+        served.pass_time(1)
+        assert await client.rest() == b""
+        assert served.rejected("timeout") == 0
+
+
+async def test_line_breaks_are_not_the_start_of_a_request() -> None:
+    async with Served() as served:
+        silent, used = await served.connect(), await served.connect()
+        used.send(post() + b"\r\n\r\n")
+        assert (await used.answer()).status == 202
+        silent.send(b"\r\n")
+        for _ in range(20):
+            await asyncio.sleep(0)
+        served.pass_time(TIMEOUT_MS)
+        assert await silent.rest() == b""
+        served.pass_time(KEEPALIVE_MS - TIMEOUT_MS)
+        assert await used.rest() == b""
+        assert served.rejected("timeout") == 0
+
+
+@pytest.mark.parametrize("end", [b"", b"0\r\n\r\n"])
+async def test_a_chunked_body_above_the_limit_gets_413(end: bytes) -> None:
+    async with Served(max_body_bytes=MAX_BODY_BYTES) as served:
+        client = await served.connect()
+        body = b"%x\r\n%s\r\n" % (MAX_BODY_BYTES + 1, b"x" * (MAX_BODY_BYTES + 1))
+        client.send(request("POST /v1/events HTTP/1.1", "Transfer-Encoding: chunked") + body + end)
+        answer = await client.answer()
+        assert (answer.status, answer.headers["connection"]) == (413, "close")
+        served.pass_time(LINGERING_MS)
+        assert await client.rest() == b""
+        assert served.rejected("too_large") == 1
+
+
+async def test_a_request_waits_until_the_client_has_read_the_previous_response() -> None:
+    large = 8 << 20
+
+    def handler(_: Request) -> Response:
+        return Response(200, bytes(large))
+
+    async with Served(handler) as served:
+        client = await served.connect()
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        client.send(request("GET / HTTP/1.1") * 2)
+        await until(lambda: served.parsed_heads == 1)
+        assert "writing" in repr(only_connection(served))
+        assert only_connection(served).idle_since_ms is None
+        client.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        assert [len((await client.answer()).body) for _ in range(2)] == [large, large]
+
+
+@pytest.mark.parametrize("bug", [None, ZeroDivisionError("a bug")])
+async def test_a_stream_ends_with_the_connection(bug: Exception | None) -> None:
+    async def send(write: Write) -> None:
+        write(b"first")
+        await asyncio.sleep(0)
+        write(b"second")
+        if bug is not None:
+            raise bug
+
+    def handler(_: Request) -> BodyHandler:
+        return BodyHandler(lambda _, reply: reply(Stream((), send)), 0, lambda _: error_response(413, ""))
+
+    async with Served(handler) as served:
+        client = await served.connect()
+        with structlog.testing.capture_logs() as lines:
+            client.send(request("GET / HTTP/1.1"))
+            assert await client.rest() == b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nfirstsecond"
+        assert [line["exc_info"] for line in lines] == ([] if bug is None else [bug])
+
+
+async def test_a_stream_to_a_client_that_does_not_read_is_aborted() -> None:
+    ended = asyncio.Event()
+
+    async def send(write: Write) -> None:
+        try:
+            while True:
+                write(bytes(1 << 20))
+                await asyncio.sleep(0)
+        finally:
+            ended.set()
+
+    def handler(_: Request) -> BodyHandler:
+        return BodyHandler(lambda _, reply: reply(Stream((), send)), 0, lambda _: error_response(413, ""))
+
+    async with Served(handler) as served:
+        client = await served.connect()
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        client.send(request("GET / HTTP/1.1"))
+        await until(lambda: served.parsed_heads == 1)
+        await until(lambda: served.pass_time(TIMEOUT_MS) or served.count("connections") == 0)
+        await ended.wait()
