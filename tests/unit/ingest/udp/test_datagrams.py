@@ -72,21 +72,3 @@ def test_a_full_backlog_drops_expensive_datagrams_and_small_ones_are_still_read(
     assert reading.too_large() == 20
     assert read(reading, EXPENSIVE) == 0
     assert reading.expensive
-
-
-def test_a_single_datagram_fits_into_any_backlog() -> None:
-    reading = Reading(max_backlog_bytes=1)
-    read(reading, EXPENSIVE)
-    assert reading.expensive
-
-
-def test_the_backlog_can_be_dropped_while_a_datagram_is_read() -> None:
-    reading = Reading()
-    read(reading, gzipped(b"\n".join([BODY] * 1_000)), EXPENSIVE)
-    assert reading.expensive.read_step() is None
-    reading.expensive.drop_all()
-    assert reading.dropped() == 2
-    assert not reading.expensive
-    read(reading, PADDED + b" ")
-    batch = reading.expensive.read_step()
-    assert batch is not None and len(batch.events) == 1
