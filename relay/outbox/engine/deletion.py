@@ -100,8 +100,7 @@ def choose(log: LogExtent, now: Circumstances, body_bytes: int | None) -> tuple[
     progress of the search.
     """
     garbage = log.rows - now.pending
-    if garbage <= 0:
-        return None, log.search
+    assert garbage > 0
     if log.rows == garbage and _GARBAGE_ROWS <= log.rows <= _TRUNCATED_ROWS:
         # The ids of newer events were stored when their rows were deleted.
         return DeletionRange(log.first_row, log.last_row, "all"), log.search

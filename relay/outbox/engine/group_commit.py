@@ -137,8 +137,8 @@ class Owner:
         self._bell.ring()
 
     async def submit(self, op: Op[T]) -> T:
-        if (failure := self._failure()) is not None:
-            raise failure
+        if self.life.failure is not None or self.life.is_closing or self.state is None:
+            raise self.life.failure or OutboxUnavailable("the outbox is closed")
         self._pending_calls.ops.append(op)
         self._bell.ring()
         return await op.result
@@ -150,19 +150,21 @@ class Owner:
 
     def rejection(self, memory_bytes: int, cost_bytes: int, keys: Iterable[DeviceKey] = ()) -> OutboxError | None:
         """Return why events of these devices with these sizes (see Append) cannot be appended now; None if they can."""
-        if (failure := self._failure()) is not None:
-            return failure
+        life, state = self.life, self.state
+        if life.failure is not None or life.is_closing or state is None:
+            return life.failure or OutboxUnavailable("the outbox is closed")
         if self._files.problem:
             return OutboxUnavailable(self._files.problem)
         waiting_bytes = self._pending_calls.memory_bytes
         if waiting_bytes and waiting_bytes + memory_bytes > _MAX_PENDING_BYTES:
             return OutboxFull("more events are waiting for the disk than memory may hold")
         settings, space = self._limits
-        room_bytes = self._room_bytes() if settings.when_full == "reject" else space.append_bytes
+        rejects = settings.when_full == "reject"
+        room_bytes = state.room_bytes() - self._pending_calls.cost_bytes if rejects else space.append_bytes
         # A commit that is larger than the store's own log extends the log.
         if cost_bytes + max(0, cost_bytes - space.log_bytes) > room_bytes:
             return OutboxFull("the outbox is full (outbox.max_size)")
-        return OutboxShareUsed() if self.known.share_problem(room_bytes, keys) else None
+        return OutboxShareUsed() if state.share_problem(room_bytes, keys) else None
 
     def room(self) -> bool:
         return (
@@ -175,7 +177,7 @@ class Owner:
         state, max_bytes = self.state, self._limits.space.max_bytes
         if state is None:
             return Gauges(0, max_bytes, 0, False, 0, problem)
-        problem = problem or state.share_problem(self._room_bytes())
+        problem = problem or state.share_problem(state.room_bytes() - self._pending_calls.cost_bytes)
         aged = state.totals.queued and state.oldest is not None
         return Gauges(
             bytes=self.storage.file_bytes,
@@ -187,18 +189,8 @@ class Owner:
             quarantined=state.totals.quarantined,
         )
 
-    def _failure(self) -> OutboxError | None:
-        """Return why every call fails now; None if calls are executed."""
-        failure = self.life.failure
-        if failure is None and (self.life.is_closing or self.state is None):
-            return OutboxUnavailable("the outbox is closed")
-        return failure
-
     def _common_rejection(self) -> OutboxError | None:
         return self.rejection(_COMMON_EVENT_BYTES, self.storage.cost_bytes((_COMMON_EVENT_BYTES,)))
-
-    def _room_bytes(self) -> int:
-        return self.known.room_bytes() - self._pending_calls.cost_bytes
 
     # -- the task -----------------------------------------------------------------------------------
 

@@ -106,6 +106,8 @@ class Life:
 
     def __init__(self) -> None:
         self.state: LifeState = Closed()
+        self.failure: OutboxError | None = None
+        """The error with which calls fail; None if the store is open or was not opened yet."""
         self.is_closing = False
         """Whether new calls are rejected, and the store is closed after the waiting ones."""
         self._failures = 0
@@ -114,25 +116,21 @@ class Life:
         return f"<Life {self.state}{', closing' if self.is_closing else ''}, {self._failures} failures>"
 
     @property
-    def failure(self) -> OutboxError | None:
-        """The error with which calls fail; None if the store is open or was not opened yet."""
-        return self.state.failure if isinstance(self.state, Opening | Failed) else None
-
-    @property
     def retry_after_s(self) -> float:
         """The time until the store is opened again."""
         assert isinstance(self.state, Failed), self.state
         return self.state.retry_after_ms / 1000
 
-    def enter(self, happening: Happening) -> None:
+    def enter(self, happening: Happening | Failure) -> None:
         self.state = transition(self.state, happening)
+        self.failure = self.state.failure if isinstance(self.state, (Opening, Failed)) else None
 
     def fail(self, error: OutboxError) -> None:
         self._failures += 1
-        self.state = transition(self.state, Failure(error, self._failures))
+        self.enter(Failure(error, self._failures))
 
     def committed(self) -> None:
-        assert isinstance(self.state, Loading | Serving), self.state
+        assert isinstance(self.state, (Loading, Serving)), self.state
         self._failures = 0
 
     def begin_closing(self) -> None:
@@ -140,7 +138,7 @@ class Life:
 
     def end(self) -> None:
         self.begin_closing()
-        self.state = transition(self.state, Happening.CLOSED)
+        self.enter(Happening.CLOSED)
 
 
 class FileWatch:

@@ -140,7 +140,7 @@ class OutboxState:
 
     def deletable(self, body_bytes: int | None) -> DeletionRange | None:
         """Return the rows to delete in a commit that appends `body_bytes`; None: a commit that only deletes."""
-        if not self.is_loaded:
+        if not self.is_loaded or self.log.rows <= self.totals.pending:
             return None
         now = Circumstances(
             self.next_seq,

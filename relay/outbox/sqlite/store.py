@@ -118,8 +118,7 @@ class SqliteStorage:
         self._settings, self._limits, self._is_resized = settings, space.limits_of(settings), True
         return self._limits
 
-    def cost_bytes(self, body_bytes: Sequence[int]) -> int:
-        return space.cost_bytes(body_bytes)
+    cost_bytes = staticmethod(space.cost_bytes)
 
     def lock(self) -> None:
         if self._lock is None:

@@ -30,6 +30,8 @@ _SALTS = slice(16, 24)
 _FRAME_PAGE, _FRAME_SALTS = slice(0, 4), slice(8, 16)
 _MAGIC = (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")
 """Of checksums in little-endian and in big-endian words. A header of zeros begins no log."""
+_USUAL_FRAMES = 7
+"""Most commits write fewer frames. The search for the last frame begins with this number."""
 _ZEROS = memoryview(bytes(PAGE_BYTES))
 _RESERVED_AT_ONCE_BYTES = 256 << 10
 """Written and synced in a few milliseconds on a slow flash chip, and large enough for some 16 commits of one event."""
@@ -63,7 +65,9 @@ class Wal:
         if len(salts) < 8:
             return 0
         new_frames = range(self.frames, (self.file_bytes - HEADER_BYTES) // FRAME_BYTES)
-        grown = bisect_left(new_frames, True, key=lambda frame: self._frame_header(frame)[_FRAME_SALTS] != salts)
+        if len(new_frames) > _USUAL_FRAMES and not self._is_current(new_frames[_USUAL_FRAMES]):
+            new_frames = new_frames[:_USUAL_FRAMES]
+        grown = bisect_left(new_frames, True, key=lambda frame: not self._is_current(frame))
         self.frames += grown
         return grown
 
@@ -112,6 +116,9 @@ class Wal:
             os.close(self._fd)
             self._fd = None
             self._salts, self.frames, self.file_bytes, self._copied_back = b"", 0, 0, 0
+
+    def _is_current(self, frame: int) -> bool:
+        return self._frame_header(frame)[_FRAME_SALTS] == self._salts
 
     def _frame_header(self, frame: int) -> bytes:
         """Return the header of a frame; the first is 0."""

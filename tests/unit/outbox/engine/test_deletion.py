@@ -39,7 +39,6 @@ def log_of(rows: int, first_row: int = 1, **search: int) -> LogExtent:
 @pytest.mark.parametrize(
     ("rows", "pending", "body_bytes", "given", "chosen"),
     [
-        pytest.param(600, 600, MIB, {}, None, id="no settled row"),
         pytest.param(511, 0, None, {}, None, id="few settled rows, idle"),
         pytest.param(512, 0, None, {}, (1, 512, "all"), id="no pending event"),
         pytest.param(20_000, 0, 0, {}, (1, 20_000, "all"), id="no pending event, with an append"),
