@@ -42,11 +42,20 @@ class Identity(NamedTuple):
 
 def identity(path: Path) -> Identity | None:
     """Return the identity of a file; None if it does not exist. Raise OSError if the disk fails."""
+    status = _status(path)
+    return None if status is None else Identity(status.st_dev, status.st_ino)
+
+
+def _status(path: Path) -> os.stat_result | None:
     try:
-        status = path.lstat()
+        return path.lstat()
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return Identity(status.st_dev, status.st_ino)
+
+
+def _owner(database: Path) -> os.stat_result:
+    """Return the status with the owner of the database, or of its directory if it does not exist."""
+    return _status(database) or database.parent.stat()
 
 
 def lock(path: Path) -> int:
@@ -88,12 +97,9 @@ def create(path: Path, stands_for: Path | None = None) -> None:
     """
     for suffix in ("", *_LOGS):
         name = beside(path, suffix)
-        try:
-            status = name.lstat()
-        except FileNotFoundError:
+        status = _status(name)
+        if status is None:
             continue
-        except OSError as error:
-            raise OutboxUnusable(f"{name}: {error.strerror}") from error
         if not stat.S_ISREG(status.st_mode):
             what = "a symbolic link" if stat.S_ISLNK(status.st_mode) else "no regular file"
             raise OutboxUnusable(f"{name} is {what}: set outbox.path to the file itself")
@@ -104,7 +110,7 @@ def create(path: Path, stands_for: Path | None = None) -> None:
 
 def _distrusted(path: Path, log: os.stat_result) -> str:
     """Return why the relay does not read a log beside the database, and what to do; "" if it reads it."""
-    owner = path.lstat() if identity(path) is not None else path.parent.stat()
+    owner = _owner(path)
     if log.st_uid not in {0, os.geteuid(), owner.st_uid}:
         return f"belongs to user {log.st_uid}, the outbox to user {owner.st_uid}: change its owner"
     if log.st_mode & stat.S_IWOTH and not _has_fixed_modes(path):
@@ -114,24 +120,17 @@ def _distrusted(path: Path, log: os.stat_result) -> str:
 
 def _has_fixed_modes(path: Path) -> bool:
     """Return whether the file system ignores modes: the relay created its lock file with mode 0600."""
-    try:
-        lock = beside(path, ".lock").lstat()
-    except OSError:
-        return False
-    return lock.st_uid == os.geteuid() and bool(lock.st_mode & stat.S_IWOTH)
+    lock = _status(beside(path, ".lock"))
+    return lock is not None and lock.st_uid == os.geteuid() and bool(lock.st_mode & stat.S_IWOTH)
 
 
 def _open_private(path: Path, database: Path) -> int:
-    """Open a file, or create it with mode 0600. A file that root creates gets the owner of the
-    database.
+    """Open a file, or create it with mode 0600. A file that root creates gets the owner of the database.
 
-    If there is no database, it gets the owner of the directory. The owner of an existing file does
-    not change, because the file may be a hard link to any file of the system.
+    The owner of an existing file does not change, because the file may be a hard link to any file of the system.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    owner = None
-    if os.geteuid() == 0:
-        owner = database.lstat() if identity(database) is not None else database.parent.stat()
+    owner = _owner(database) if os.geteuid() == 0 else None
     try:
         fd = os.open(path, flags | os.O_EXCL, 0o600)
     except FileExistsError:
@@ -185,18 +184,18 @@ def rename(old: Path, new: Path) -> None:
 
 def has_log(path: Path) -> bool:
     """Return whether a -wal beside the database may contain commits."""
-    log = beside(path, "-wal")
-    return log.exists() and log.stat().st_size > 0
+    log = _status(beside(path, "-wal"))
+    return log is not None and log.st_size > 0
 
 
 def copy(path: Path, new: Path) -> None:
     """Copy the database and its -wal, mode 0600. Raise OSError, before any write if the disk has too little space."""
-    pairs = [(beside(path, suffix), beside(new, suffix)) for suffix in ("", "-wal")]
-    pairs = [(source, target) for source, target in pairs if source.exists()]
-    if sum(source.stat().st_size for source, _ in pairs) > shutil.disk_usage(path.parent).free:
+    suffixes = ("", "-wal") if has_log(path) else ("",)
+    if sum(beside(path, suffix).stat().st_size for suffix in suffixes) > shutil.disk_usage(path.parent).free:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(new))
-    for source, target in pairs:
-        with source.open("rb") as reading, os.fdopen(_open_private(target, path), "wb") as writing:
+    for suffix in suffixes:
+        copied = _open_private(beside(new, suffix), path)
+        with beside(path, suffix).open("rb") as reading, os.fdopen(copied, "wb") as writing:
             shutil.copyfileobj(reading, writing, _COPIED_BYTES)
 
 
