@@ -90,7 +90,7 @@ def adopt(database: sqlite3.Connection, command: AdoptEvents) -> AdoptedEvents:
 
 
 def discard(database: sqlite3.Connection, command: DiscardQuarantined) -> int:
-    rows = sum(remove(database, seq, DROPPED) for seq in command.seqs)
+    rows = sum(len(remove(database, seq, DROPPED)) for seq in command.seqs)
     last_seq = max(command.seqs, default=0)
     database.execute("UPDATE ledger SET dropped = dropped + ?, last_seq = max(last_seq, ?)", (rows, last_seq))
     return rows

@@ -94,17 +94,17 @@ def _opened(broken: Path, copy: Path, new: sqlite3.Connection) -> sqlite3.Connec
             return old
         old.close()
     files.copy(broken, copy)
-    with closing(connect(copy)) as old:
-        has_schema = _has_schema(old)
-    if not has_schema:
+    old = connect(copy)
+    if not _has_schema(old):
+        old.close()
         with Path(new.execute("PRAGMA database_list").fetchone()[2]).open("rb") as file:
             first_page = bytearray(file.read(PAGE_BYTES))
         first_page[28:32] = (copy.stat().st_size // PAGE_BYTES).to_bytes(4)
         first_page[32:40] = bytes(8)  # no free pages
         with copy.open("r+b") as file:
             file.write(first_page)
-    old = connect(copy)
-    _has_schema(old)
+        old = connect(copy)
+        old.execute("PRAGMA writable_schema=ON")
     return old
 
 

@@ -40,7 +40,8 @@ _INSERT_DEAD_LETTER = """
         coalesce(log.crc, 0), coalesce(CAST(log.body AS BLOB), x'')
     FROM device_queues AS q LEFT JOIN log ON log.seq = ?1 WHERE q.queue_id = ?2"""
 _READ_ID = f"""
-    SELECT iif(typeof(event_id) = 'blob' AND length(event_id) = 16, event_id, zeroblob(16)), {CHECK_OF_ROW}
+    SELECT iif(typeof(event_id) = 'blob' AND length(event_id) = 16, event_id, zeroblob(16)), {CHECK_OF_ROW},
+        coalesce(length(CAST(body AS BLOB)), 0)
     FROM log WHERE seq = ?"""
 _READ_REMEMBERED = """
     SELECT last_seq, CAST(ids AS BLOB), CAST(marks AS BLOB), coalesce(CAST(checks AS BLOB), x'') FROM dedupe_window
@@ -96,10 +97,11 @@ def _timestamps(
     if not (shift_ms and any(marks)):
         return {}
     ours = [index for index, is_marked in enumerate(marks) if is_marked]
-    times = _read_times(database, [seqs[index] for index in ours])
+    times, receipts = database.execute(_READ_TIMES, (json.dumps([seqs[index] for index in ours]),)).fetchone()
+    # A dead letter that was queued again has no checksum of the received event: it was received before `at_ms`.
     return {
-        index: Timestamp(at_ms + shift_ms, is_receipt and at_ms >= boot_from_ms)
-        for index, (at_ms, is_receipt) in zip(ours, times, strict=True)
+        index: Timestamp(int(at_ms) + shift_ms, is_receipt == "1" and int(at_ms) >= boot_from_ms)
+        for index, at_ms, is_receipt in zip(ours, times.split(","), receipts.split(","), strict=True)
     }
 
 
@@ -118,9 +120,8 @@ def insert_dead_letters(
     body_bytes = 0
     for seq, queue_id, dead in dead_events:
         values = (seq, queue_id, dead.reason, dead.status, dead.message, dead_letter_limits.now_ms)
-        body_bytes += _body_bytes(database, seq)
         database.execute(_INSERT_DEAD_LETTER, values)
-        remove(database, seq, DEAD)
+        body_bytes += sum(remove(database, seq, DEAD))
     database.execute(
         _COUNT_DEAD_LETTERED, (len(dead_events), body_bytes, max(dead_event.seq for dead_event in dead_events))
     )
@@ -227,21 +228,6 @@ def _read_body(database: sqlite3.Connection, seq: int) -> tuple[bytes | None, bo
     return (None, False) if mark is None else (row[1], mark)
 
 
-def _read_times(database: sqlite3.Connection, seqs: Sequence[int]) -> list[tuple[int, bool]]:
-    """Return when each event was appended, in outbox time, and whether that was its receipt.
-
-    A dead letter that was queued again has no checksum of the received event: it was received before.
-    """
-    times, receipts = database.execute(_READ_TIMES, (json.dumps(seqs),)).fetchone()
-    pairs = zip(times.split(","), receipts.split(","), strict=True)
-    return [(int(at_ms), is_receipt == "1") for at_ms, is_receipt in pairs]
-
-
-def _body_bytes(database: sqlite3.Connection, seq: int) -> int:
-    row = database.execute("SELECT length(CAST(body AS BLOB)) FROM log WHERE seq = ?", (seq,)).fetchone()
-    return row[0] or 0 if row is not None else 0
-
-
 def _discard_oldest(database: sqlite3.Connection, letters: int, body_bytes: int) -> tuple[int, int]:
     """Delete at least `letters` and `body_bytes` of the oldest dead letters. Return (letters, bytes) deleted."""
     deleted: list[int] = []
@@ -261,11 +247,13 @@ def _discard_oldest(database: sqlite3.Connection, letters: int, body_bytes: int)
     return len(deleted), deleted_bytes
 
 
-def remove(database: sqlite3.Connection, seq: int, mark: int) -> int:
-    """Delete a row, and remember its id with a mark. Return the number of deleted rows."""
-    for event_id, check in database.execute(_READ_ID, (seq,)).fetchall():
+def remove(database: sqlite3.Connection, seq: int, mark: int) -> list[int]:
+    """Delete a row if it exists, and remember its id with a mark. Return the sizes of the deleted bodies."""
+    rows = database.execute(_READ_ID, (seq,)).fetchall()
+    for event_id, check, _ in rows:
         _remember(database, seq, seq, event_id, bytes([mark]), pack_check(check))
-    return database.execute("DELETE FROM log WHERE seq = ?", (seq,)).rowcount
+        database.execute("DELETE FROM log WHERE seq = ?", (seq,))
+    return [body_bytes for _, _, body_bytes in rows]
 
 
 def _remember(
