@@ -31,8 +31,8 @@ _MISSES = 16
 Some writers change the order at each start. Creating a decoder takes 0.3 ms, as long as reading two slices.
 """
 
-SLICE_EVENTS = 128
-SLICE_BYTES = 32_768
+_SLICE_EVENTS = 128
+_SLICE_BYTES = 32_768
 
 
 class Columns(NamedTuple):
@@ -129,7 +129,7 @@ def slices(bodies: Sequence[bytes]) -> Iterator[tuple[int, Sequence[bytes]]]:
     first = slice_bytes = 0
     for index, body in enumerate(bodies):
         slice_bytes += len(body)
-        if index > first and (index - first == SLICE_EVENTS or slice_bytes > SLICE_BYTES):
+        if index > first and (index - first == _SLICE_EVENTS or slice_bytes > _SLICE_BYTES):
             yield first, bodies[first:index]
             first, slice_bytes = index, len(body)
     yield first, bodies[first:]

@@ -180,10 +180,9 @@ class Reader:
                 break
         assert parts.complete or errors.by_path, "the parts are incomplete without an error"
         if errors.by_path:
-            last = len(bodies) - 1
-            if errors.full and (found.last < last or not parts.complete):
-                errors.unread_after = f"events.{found.last}"
-            return Rejection("invalid", errors.summary(), errors.by_path)
+            all_read = parts.complete and found.last == len(bodies) - 1
+            unread_after = f"events.{found.last}" if errors.full and not all_read else ""
+            return Rejection("invalid", errors.summary(unread_after), errors.by_path)
         return Rejection("too_large", found.too_large) if found.too_large else found.events
 
     def _read_together(self, bodies: Sequence[bytes], occurred_at: _OccurredAt) -> list[Event] | None:

@@ -52,8 +52,6 @@ class EventErrors:
         self.by_path: dict[str, list[str]] = {}
         self.count = 0
         """Number of errors, including the unlisted ones."""
-        self.unread_after = ""
-        """Path of the last event that was checked, if reading stopped because the list was full; else ""."""
         self._room_bytes = max_bytes
         self._left_out = 0
         self._mask = mask
@@ -74,15 +72,18 @@ class EventErrors:
         """Whether no further error can be listed."""
         return self._room_bytes <= 0
 
-    def summary(self) -> str:
-        """Return the first error, the number of further errors, and what the list does not contain."""
+    def summary(self, unread_after: str = "") -> str:
+        """Return the first error, the number of further errors, and what the list does not contain.
+
+        `unread_after`: path of the last event that was checked, if reading stopped because the list was full.
+        """
         first = next(iter(self.by_path.values()))[0]
         more = self.count - 1
         notes = [f"and {more} more error{'s' if more > 1 else ''}"] if more else []
         if self._left_out:
             notes.append(f"{self._left_out} of them are not listed")
-        if self.unread_after:
-            notes.append(f"events after {self.unread_after} were not checked")
+        if unread_after:
+            notes.append(f"events after {unread_after} were not checked")
         return f"{first} ({', '.join(notes)})" if notes else first
 
 
@@ -167,7 +168,7 @@ def platform(value: object) -> str:
 
 
 RULES: Mapping[str, Mapping[str, Rule]] = {
-    # By prefix and name. The OpenAPI description is generated from this table, too.
+    # By prefix and name. A test compares the OpenAPI description with this table.
     "": {
         "event_id": uuid4,
         "event_type": filled,

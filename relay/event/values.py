@@ -38,8 +38,6 @@ BLANKS = (
     "\u00ad\u034f\u061c\u06dd\u070f\u08e2\u1680\u180e\u2800\u3000\u3164\ufeff\uffa0"
     "\U000110bd\U000110cd\U0001d159\U000e0001"
 )
-BLANK_CLASS = "[" + "".join(f"{chr(first)}-{chr(last)}" for first, last in _BLANK_SPANS) + _OTHER_BLANKS + "]"
-"""`BLANKS` as a character class of a regular expression."""
 BLANKS = "".join(chr(code) for first, last in _BLANK_SPANS for code in range(first, last + 1)) + _OTHER_BLANKS
 """Every character that the framework may trim: white space, control and format characters, invisible letters.
 
