@@ -36,7 +36,7 @@ class Sample(NamedTuple):
     accepted: int
     delivered: int
     pending: int
-    answers: Mapping[str, int]
+    responses: Mapping[str, int]
     """Requests by status code of the response; "error" counts requests without a response."""
 
 
@@ -50,7 +50,7 @@ class Rates(NamedTuple):
 class _Totals(NamedTuple):
     at_ms: int
     ledger: Ledger
-    answers: Mapping[str, int]
+    responses: Mapping[str, int]
 
 
 class History:
@@ -85,9 +85,9 @@ class History:
                 _increase(before.ledger.delivered, now.ledger.delivered),
                 now.ledger.pending,
                 {
-                    code: count - before.answers.get(code, 0)
-                    for code, count in now.answers.items()
-                    if count > before.answers.get(code, 0)
+                    code: count - before.responses.get(code, 0)
+                    for code, count in now.responses.items()
+                    if count > before.responses.get(code, 0)
                 },
             )
         )

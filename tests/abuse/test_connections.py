@@ -200,7 +200,7 @@ async def test_a_request_smuggled_after_an_ambiguous_one_is_not_read(relay: Rela
     assert (await relay.status())["ledger"]["accepted"] == taught
 
 
-async def test_the_next_request_on_a_kept_connection_is_read_from_its_first_byte(relay: RelayProcess) -> None:
+async def test_the_next_request_on_a_keep_alive_connection_is_read_from_its_first_byte(relay: RelayProcess) -> None:
     """Bodies that look like requests are not read as requests."""
     client = await connect(relay)
     inner = post(b"{}")

@@ -35,7 +35,7 @@ def line(text: str, name: str) -> str:
     return next(each for each in text.splitlines() if each.startswith(f"| {name} |"))
 
 
-def test_missing_scenarios_are_taken_from_an_earlier_run_and_failures_are_shown() -> None:
+def test_missing_scenarios_are_copied_from_an_earlier_run_and_failures_are_shown() -> None:
     earlier = RUN | {"scenarios": [scenario("soak", "20 minutes"), scenario("udp", "old"), scenario("drain", "old")]}
     later = RUN | {"scenarios": [scenario("soak", None), scenario("udp", "new"), scenario("drain", None, "it broke")]}
 

@@ -32,8 +32,8 @@ SCRIPTS = Path(__file__).parent / "page"
 CONTRASTS = (SCRIPTS / "contrast.js").read_text()
 TOO_WIDE = (SCRIPTS / "too_wide.js").read_text()
 NAMES = (SCRIPTS / "names.js").read_text()
-HELD_LISTS = (SCRIPTS / "held_lists.js").read_text()
-HELD_STATUS = (SCRIPTS / "held_status.js").read_text()
+DELAYED_LISTS = (SCRIPTS / "delayed_lists.js").read_text()
+DELAYED_STATUS = (SCRIPTS / "delayed_status.js").read_text()
 STREAMS = (SCRIPTS / "streams.js").read_text()
 LOST = (SCRIPTS / "lost.js").read_text()
 ROWS = "document.querySelectorAll('#letters-list > li').length"
@@ -192,10 +192,10 @@ class TestStatus:
     async def test_a_late_status_response_does_not_replace_the_stream(
         self, browser: Browser, relay: RelayProcess
     ) -> None:
-        async with ClientSession() as session, before_the_page(browser, HELD_STATUS):
+        async with ClientSession() as session, before_the_page(browser, DELAYED_STATUS):
             others = [await session.get(f"http://{relay.http}/status/stream") for _ in range(MAX_STREAMS)]
             await browser.open(f"http://{relay.http}/")
-            await browser.until("held.length === 1")
+            await browser.until("delayed.length === 1")
             for other in others:
                 other.close()
             await browser.until_text("#link", "Live")
@@ -204,7 +204,7 @@ class TestStatus:
                 "new MutationObserver(() => links.push(link.innerText)).observe(link, {childList: true})"
             )
 
-            await browser.run("return held.shift()()")
+            await browser.run("return delayed.shift()()")
 
             assert await browser.run("return links") == []
 
@@ -352,30 +352,30 @@ class TestDeadLetters:
         self, browser: Browser, relay: RelayProcess, sandbox: Sandbox
     ) -> None:
         await show_dead_letters(browser, relay, sandbox, 3)
-        await browser.run(HELD_LISTS)
+        await browser.run(DELAYED_LISTS)
 
         await browser.click("#letters-list .acts button.danger")
         await browser.click("#confirm-yes")
-        await browser.until("held.length === 1")
+        await browser.until("delayed.length === 1")
         await browser.until_text("#dead-count", "2")
-        await browser.run("return held.shift()()")
+        await browser.run("return delayed.shift()()")
 
         assert await browser.text("#letters-result") == "1 of 1 discarded."
-        assert await browser.run("return held.length") == 0, "requested the list once more"
+        assert await browser.run("return delayed.length") == 0, "requested the list once more"
         assert await browser.run(f"return {ROWS}") == 2
 
     async def test_a_second_search_aborts_the_first(
         self, browser: Browser, relay: RelayProcess, sandbox: Sandbox
     ) -> None:
         await show_dead_letters(browser, relay, sandbox, 3)
-        await browser.run(HELD_LISTS)
+        await browser.run(DELAYED_LISTS)
 
         await browser.click("#letters-filter button")
         await browser.type("#letters-search", "BOX-2" + ENTER)
-        await browser.until("held.length === 2")
-        assert await browser.run("return held.map((each) => each.signal.aborted)") == [True, False]
-        await browser.run("return held.pop()()")
-        await browser.run("return held.pop()()")
+        await browser.until("delayed.length === 2")
+        assert await browser.run("return delayed.map((each) => each.signal.aborted)") == [True, False]
+        await browser.run("return delayed.pop()()")
+        await browser.run("return delayed.pop()()")
 
         assert await browser.text("#letters-result") == "1 found."
         assert await browser.run(f"return {ROWS}") == 1
@@ -414,13 +414,13 @@ class TestDeadLetters:
         self, browser: Browser, relay: RelayProcess, sandbox: Sandbox
     ) -> None:
         await show_dead_letters(browser, relay, sandbox, 3)
-        await browser.run(HELD_LISTS)
+        await browser.run(DELAYED_LISTS)
 
         await browser.type("#letters-search", "BOX-2" + ENTER)
-        await browser.until("held.length === 1")
+        await browser.until("delayed.length === 1")
         disabled = "['requeue-all', 'discard-all'].map((id) => document.getElementById(id).disabled)"
         assert await browser.run(f"return [{ROWS}, ...{disabled}]") == [3, True, True]
-        await browser.run("return held.shift()()")
+        await browser.run("return delayed.shift()()")
 
         assert await browser.run(f"return [{ROWS}, ...{disabled}]") == [1, False, False]
 
@@ -428,22 +428,22 @@ class TestDeadLetters:
         self, browser: Browser, relay: RelayProcess, sandbox: Sandbox
     ) -> None:
         await show_dead_letters(browser, relay, sandbox, 3)
-        await browser.run(HELD_LISTS)
+        await browser.run(DELAYED_LISTS)
 
         for button in ("#discard-all", "#discard-all", "#requeue-all", "#letters-list .acts button"):
             await browser.click(button, when_ready=False)
-        assert await browser.run("return held.length") == 1
+        assert await browser.run("return delayed.length") == 1
         assert await browser.text("#letters-result") == "Searching all dead letters …"
-        await browser.run("return held.shift()()")
+        await browser.run("return delayed.shift()()")
         await browser.until("document.querySelector('#confirm').open")
         await browser.click("#confirm-yes")
-        await browser.until("held.length === 1")
-        await browser.run("return held.shift()()")
+        await browser.until("delayed.length === 1")
+        await browser.run("return delayed.shift()()")
 
         assert await browser.text("#letters-result") == "3 of 3 discarded."
         ledger = (await relay.status())["ledger"]
         assert ledger["requeued"] == 0
-        assert await browser.run("return held.length") == 0
+        assert await browser.run("return delayed.length") == 0
 
     async def test_a_cancelled_discard_changes_nothing(
         self, browser: Browser, relay: RelayProcess, sandbox: Sandbox
@@ -462,28 +462,28 @@ class TestDeadLetters:
         self, browser: Browser, relay: RelayProcess, sandbox: Sandbox
     ) -> None:
         await show_dead_letters(browser, relay, sandbox, 3)
-        await browser.run(HELD_LISTS)
+        await browser.run(DELAYED_LISTS)
 
         await add_dead_letter(browser, relay, 4)
-        await browser.until("held.length === 1")
+        await browser.until("delayed.length === 1")
         await add_dead_letter(browser, relay, 5)
-        assert await browser.run(f"return [held.length, {ROWS}]") == [1, 3], "the shown list stays"
-        await browser.run("return held.shift()()")
+        assert await browser.run(f"return [delayed.length, {ROWS}]") == [1, 3], "the shown list stays"
+        await browser.run("return delayed.shift()()")
 
-        assert await browser.run(f"return [held.length, {ROWS}]") == [1, 5], "one further request"
-        await browser.run("return held.shift()()")
-        assert await browser.run(f"return [held.length, {ROWS}]") == [0, 5]
+        assert await browser.run(f"return [delayed.length, {ROWS}]") == [1, 5], "one further request"
+        await browser.run("return delayed.shift()()")
+        assert await browser.run(f"return [delayed.length, {ROWS}]") == [0, 5]
 
     async def test_a_list_is_not_replaced_after_the_user_began_to_select(
         self, browser: Browser, relay: RelayProcess, sandbox: Sandbox
     ) -> None:
         await show_dead_letters(browser, relay, sandbox, 2)
-        await browser.run(HELD_LISTS)
+        await browser.run(DELAYED_LISTS)
 
         await add_dead_letter(browser, relay, 3)
-        await browser.until("held.length === 1")
+        await browser.until("delayed.length === 1")
         await browser.click("#letters-list input")
-        await browser.run("return held.shift()()")
+        await browser.run("return delayed.shift()()")
 
         assert await browser.text("#letters-news") == "Now 3 dead letters."
         assert await browser.run(f"return [{ROWS}, document.querySelector('#letters-list input').checked]") == [2, True]

@@ -177,7 +177,7 @@ def one_request_a_connection() -> tuple[Talk, list[bytes], list[int]]:
     return talk, bodies, seen
 
 
-async def test_a_closed_kept_connection_is_replaced_at_once(tmp_path: Path) -> None:
+async def test_a_closed_keep_alive_connection_is_replaced_at_once(tmp_path: Path) -> None:
     """A backoff would delay the next attempt by an hour."""
     talk, bodies, seen = one_request_a_connection()
     async with upstream(talk) as url:

@@ -61,7 +61,7 @@ MUTANTS = (
     mutant(
         "Retry-After ignored",
         "G5",
-        "tests/fault/test_upstream_answers.py::test_retry_after_of_a_503_is_followed",
+        "tests/fault/test_upstream_responses.py::test_retry_after_of_a_503_is_followed",
         (
             "relay/policy/backoff.py",
             "    return max(jitter_ms, min(retry_after_ms or 0, REQUESTED_DELAY_MAX_MS))",

@@ -98,7 +98,7 @@ MUTANTS = (
     mutant(
         "poison after one failure",
         "G1",
-        "tests/fault/test_upstream_answers.py::test_a_poison_event_delays_no_other_device",
+        "tests/fault/test_upstream_responses.py::test_a_poison_event_delays_no_other_device",
         (
             "relay/policy/diagnosis.py",
             "POISON_FAILURES = 10\nPOISON_MS = 600_000\n",

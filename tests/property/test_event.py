@@ -410,7 +410,7 @@ def test_lines_are_judged_as_the_elements_of_an_array(lines: list[bytes]) -> Non
 
 @settings(max_examples=250)
 @given(st.one_of(bodies, mutated()), any_defaults)
-def test_what_the_quick_reader_takes_the_slow_one_reads_the_same(body: bytes, defaults: EventDefaults) -> None:
+def test_the_fast_and_the_slow_reader_agree(body: bytes, defaults: EventDefaults) -> None:
     body = body.strip(SPACE)
     one = reader(defaults)
     quick = one._read_fast(body, one._occurred_at)
@@ -463,7 +463,7 @@ def split(body: bytes, piece_bytes: int) -> list[bytes] | None:
 
 
 @pytest.mark.parametrize("indent", [None, 0])
-def test_the_quick_reader_takes_what_common_writers_write(indent: int | None) -> None:
+def test_the_fast_reader_reads_the_output_of_common_writers(indent: int | None) -> None:
     """Check that these are accepted. The other properties also hold for a reader that accepts nothing."""
     event = json.loads(VALID)
     assert fast_reader.read(json.dumps(event, separators=(",", ":"), ensure_ascii=False).encode()) == event

@@ -216,7 +216,7 @@ def test_what_one_program_writes_is_proven_by_column(
     assert {type(event) for event in read} == {Event}
 
 
-def test_an_event_that_becomes_too_large_by_its_time_is_refused_among_others() -> None:
+def test_an_event_that_becomes_too_large_by_its_time_is_rejected_among_others() -> None:
     fields = {name: value for name, value in FIELDS.items() if name != "occurred_at"}
     room = MAX_EVENT_BYTES - len(written(fields | {"context": {"a": ""}})) - len(b'"occurred_at":"",') - len(NOW)
     fits, too_large = (written(fields | {"context": {"a": "x" * size}}) for size in (room, room + 1))
@@ -229,14 +229,14 @@ def test_an_event_that_becomes_too_large_by_its_time_is_refused_among_others() -
     assert rejection.error.startswith("events.2 ")
 
 
-def test_orders_beyond_those_kept_are_read_all_the_same() -> None:
+def test_field_orders_beyond_the_cache_are_read_correctly() -> None:
     one = reader(DEFAULTS[0])
     for names in islice(permutations(FIELDS), 40):
         read_five(one, names)
     assert len(one._column_reader._decoders) == 32
 
 
-def test_an_order_that_stays_takes_the_place_of_an_old_one() -> None:
+def test_a_repeated_field_order_replaces_an_old_one() -> None:
     """A program that writes another order after each start must not displace the orders of other programs."""
     one = reader(DEFAULTS[0])
     *old, new = islice(permutations(FIELDS), 33)

@@ -1,5 +1,5 @@
 // The last 15 minutes as four charts and a table. The data are samples ({at_ms, span_ms, accepted, delivered, pending,
-// answers}). Each sample redraws the charts.
+// responses}). Each sample redraws the charts.
 
 import { byId, element, fill, number, rate } from "./dom.js";
 
@@ -97,7 +97,7 @@ function kindOf(code) {
 function responses() {
   const counts = samples.map((one) => {
     const byKind = KINDS.map(() => 0);
-    for (const [code, count] of Object.entries(one.answers)) byKind[kindOf(code)] += count;
+    for (const [code, count] of Object.entries(one.responses)) byKind[kindOf(code)] += count;
     return byKind;
   });
   const top = roundUp(Math.max(0, ...counts.map((each) => each.reduce((a, b) => a + b, 0))));
@@ -126,11 +126,11 @@ function table() {
   const minutes = new Map();
   for (const one of samples) {
     const minute = Math.floor((samples.at(-1).at_ms - one.at_ms) / 60000);
-    const sum = minutes.get(minute) ?? { accepted: 0, delivered: 0, pending: 0, answers: {} };
+    const sum = minutes.get(minute) ?? { accepted: 0, delivered: 0, pending: 0, responses: {} };
     sum.accepted += one.accepted;
     sum.delivered += one.delivered;
     sum.pending = one.pending;
-    for (const [code, count] of Object.entries(one.answers)) sum.answers[code] = (sum.answers[code] ?? 0) + count;
+    for (const [code, count] of Object.entries(one.responses)) sum.responses[code] = (sum.responses[code] ?? 0) + count;
     minutes.set(minute, sum);
   }
   const rows = [...minutes].sort(([a], [b]) => a - b);
@@ -138,5 +138,5 @@ function table() {
     element("tr", {},
       element("th", { scope: "row", text: minute === 0 ? "this minute" : `${minute}` }),
       ...[sum.accepted, sum.delivered, sum.pending].map((value) => element("td", { className: "number", text: number(value) })),
-      element("td", { text: Object.entries(sum.answers).map(([code, count]) => `${code}: ${number(count)}`).join(", ") }))));
+      element("td", { text: Object.entries(sum.responses).map(([code, count]) => `${code}: ${number(count)}`).join(", ") }))));
 }

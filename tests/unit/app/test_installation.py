@@ -39,7 +39,7 @@ def test_copy_on_another_machine_generates_one_new_id(tmp_path: Path, new_id: Ca
 
 
 @pytest.mark.parametrize("ids", [None, MachineIds("", "")])
-def test_id_is_kept_if_the_machine_is_unknown_or_not_compared(
+def test_id_stays_if_the_machine_is_unknown_or_not_compared(
     tmp_path: Path, new_id: Callable[[], str], ids: MachineIds | None
 ) -> None:
     original = installation.identify(tmp_path, BOX, new_id)

@@ -125,7 +125,7 @@ def test_the_outbox_is_opened_if_the_relay_has_no_http_listener(path: Path) -> N
 
 
 @pytest.mark.parametrize("args", [["dead", "list"], ["run"]])
-def test_an_outbox_held_by_another_process_is_75(environ: dict[str, str], path: Path, args: list[str]) -> None:
+def test_an_outbox_in_use_by_another_process_is_75(environ: dict[str, str], path: Path, args: list[str]) -> None:
     upstream = {
         "RELAY__UPSTREAM__URL": "http://127.0.0.1:9/v1/events",
         "RELAY__UPSTREAM__API_KEY": "key-of-nobody",

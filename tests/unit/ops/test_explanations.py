@@ -49,4 +49,8 @@ def test_every_trouble_has_advice() -> None:
 
 
 def test_every_endpoint_state_has_a_message() -> None:
-    assert set(ENDPOINT_STATES) == set(get_args(EndpointState)) <= set(PAUSE_REASONS) | {"ok"}
+    assert (
+        set(ENDPOINT_STATES)
+        == {name for names in get_args(EndpointState) for name in get_args(names)}
+        <= set(PAUSE_REASONS) | {"ok"}
+    )

@@ -30,7 +30,7 @@ async def test_a_sample_contains_the_difference_from_the_previous_sample(served:
             "accepted": 10,
             "delivered": 4,
             "pending": 106,
-            "answers": {"202": 2, "error": 1},
+            "responses": {"202": 2, "error": 1},
         }
     ]
 

@@ -231,7 +231,7 @@ def test_new_secrets_are_masked_after_a_reload(json_log, stream):
     assert lines(stream)[0]["key"] == MASK
 
 
-def test_last_lines_are_kept_in_memory_as_written_and_cut(json_log, stream):
+def test_last_lines_are_stored_in_memory_as_written_and_cut(json_log, stream):
     for n in range(KEPT_LINES + 5):
         json_log.info(CANARY, n=n, long=["x" * FIELD_CHARS] * 5)
 

@@ -79,7 +79,7 @@ def test_share_is_a_probability(script: FaultScript, clock: HandClock) -> None:
         ({"when": "poison"}, "application"),
     ],
 )
-def test_the_stage_follows_from_action_and_answer(given: dict[str, Any], stage: str) -> None:
+def test_the_stage_follows_from_action_and_response(given: dict[str, Any], stage: str) -> None:
     assert Misbehaviour(**given).stage == stage
 
 

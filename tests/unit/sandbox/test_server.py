@@ -284,7 +284,7 @@ async def test_a_partial_response_names_the_events_that_it_does_not_commit(sandb
     assert [(it["index"], it["event_id"]) for it in reply.value["rejected"]] == [(1, poison)]
 
 
-async def test_a_fault_for_valid_requests_waits_for_one(sandbox: Sandbox, client: Client) -> None:
+async def test_a_fault_for_valid_requests_ignores_invalid_requests(sandbox: Sandbox, client: Client) -> None:
     sandbox.faults.add(Misbehaviour(answer=500, count=1))
     assert (await client.ask(b"{}")).status == 422
     assert (await client.ask(body(event()))).status == 500
@@ -393,7 +393,7 @@ async def test_broken_responses_end_the_connection(sandbox: Sandbox, client: Cli
     assert sandbox.record.events == (action != "garbage")
 
 
-async def test_a_reset_in_mid_body_comes_after_the_head(sandbox: Sandbox, client: Client) -> None:
+async def test_a_reset_in_mid_body_follows_the_head(sandbox: Sandbox, client: Client) -> None:
     ill(sandbox, "reset_mid_body", pause_ms=200)
     client.send(body(event()))
     head = await client.reader.readuntil(b"\r\n\r\n")
@@ -410,7 +410,7 @@ async def test_a_body_shorter_than_promised_stalls(sandbox: Sandbox, client: Cli
     assert await client.rest() == b""
 
 
-async def test_a_body_longer_than_promised_goes_on(sandbox: Sandbox, client: Client) -> None:
+async def test_a_body_may_be_longer_than_its_content_length(sandbox: Sandbox, client: Client) -> None:
     ill(sandbox, "short_length")
     assert (await client.ask(body(event()))).body == b'{"succes'
     assert await client.reader.readexactly(8) == b's":true}'

@@ -206,7 +206,7 @@ async def test_only_events_in_flight_are_repeated_to_an_upstream_without_dedupe(
         await all_settled(relay, sandbox, fleet, repeats=5)
 
 
-async def test_every_request_asks_for_json(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_every_request_accepts_json(sandbox: Sandbox, tmp_path: Path) -> None:
     """Without `Accept: application/json`, the upstream's framework redirects errors to a login page."""
     async with relay_and_apps(sandbox, tmp_path) as (relay, fleet):
         await all_settled(relay, sandbox, fleet)
