@@ -37,24 +37,22 @@ class AppendCoalescer:
         outbox: Outbox,
         on_received: Callable[[int], None],
         on_stored: Callable[[int, int], None],
-        measured: Callable[[Callable[[], None]], Callable[[], None]] = lambda step: step,
     ) -> None:
         """Coalesce appends to `outbox`.
 
         `on_received` is called with the number of events of each append, `on_stored` with the number of stored events
-        and the number of duplicates among them. `measured` wraps the callback that the event loop calls.
+        and the number of duplicates among them.
         """
         self._outbox = outbox
         self._on_received = on_received
         self._on_stored = on_stored
-        self._measured_append_pending = measured(self._append_pending)
         self._pending: _PendingAppends = []
         self._pending_events = 0
 
     def append(self, events: list[Event], appended: OnAppended) -> None:
         """Append events together with the other events of this turn."""
         if not self._pending:
-            asyncio.get_running_loop().call_soon(self._measured_append_pending)
+            asyncio.get_running_loop().call_soon(self._append_pending)
         self._pending.append((events, appended))
         self._pending_events += len(events)
         if self._pending_events >= _MAX_EVENTS:

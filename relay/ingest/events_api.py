@@ -97,9 +97,8 @@ class HttpIngest:
         self._accepted = metrics.events_accepted.labels("http")
         self._duplicate = metrics.events_duplicate.labels("http")
         self._rejected = {reason: metrics.events_rejected.labels("http", reason) for reason in REJECT_REASONS}
-        measured = metrics.longest_step.measured
-        self._coalescer = AppendCoalescer(outbox, self._received.inc, self._count_stored, measured)
-        self._long_reads: LongReads[_Outcome] = LongReads(measured)
+        self._coalescer = AppendCoalescer(outbox, self._received.inc, self._count_stored)
+        self._long_reads: LongReads[_Outcome] = LongReads(metrics.longest_step.measured)
 
     def handle(self, request: Request) -> BodyHandler | Response:
         """Return the handler of a request that the listener admitted, or the response to it."""
