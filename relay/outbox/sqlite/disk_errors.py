@@ -18,11 +18,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-from relay.outbox import OutboxError, OutboxFull, OutboxUnavailable, OutboxUnusable
+from relay.outbox import OutboxError, OutboxFull, OutboxUnavailable
+from relay.outbox.engine import failures
 
 T = TypeVar("T")
-
-DISK_ERRORS = (sqlite3.Error, OSError, MemoryError, OutboxUnusable)
 
 NO_ROOM: Mapping[int, str] = {
     errno.ENOSPC: "the disk is full",
@@ -54,22 +53,19 @@ class NoInodeError(OSError):
     """ENOSPC although the file system has free blocks: it has no inode for another file."""
 
 
-def failure_of(error: Exception) -> OutboxError:
+def failure_of(error: sqlite3.Error | OSError) -> OutboxError:
     """Return the error for the callers of a failed commit or open. Its cause is `error`."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    number = errno.ENOSPC if code == sqlite3.SQLITE_FULL else (getattr(error, "errno", None) or 0)
+    number: int = errno.ENOSPC if code == sqlite3.SQLITE_FULL else (getattr(error, "errno", None) or 0)
     failure: OutboxError
-    if isinstance(error, OutboxError):
-        failure = OutboxUnavailable(str(error))
-    elif number in NO_ROOM:
+    if number in NO_ROOM:
         failure = OutboxFull(_NO_INODE if isinstance(error, NoInodeError) else NO_ROOM[number])
     elif number in _OTHER:
         failure = OutboxUnavailable(_OTHER[number])
     elif code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         failure = OutboxUnavailable("another program has the outbox's file open: close it")
     else:
-        message = str(error) or type(error).__name__
-        failure = OutboxUnavailable(f"the disk fails ({message}): whether the events were stored is unknown")
+        return failures.failure_of(error)
     failure.__cause__ = error
     return failure
 
