@@ -14,7 +14,6 @@ import os
 import shutil
 import stat
 from pathlib import Path
-from typing import NamedTuple
 
 import structlog
 
@@ -33,17 +32,14 @@ def beside(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
 
 
-class Identity(NamedTuple):
-    """Identifies the open file. Data written to a replaced or deleted file would be lost."""
-
-    device: int
-    inode: int
+Identity = tuple[int, int]
+"""Device and inode of the open file. Data written to a replaced or deleted file would be lost."""
 
 
 def identity(path: Path) -> Identity | None:
     """Return the identity of a file; None if it does not exist. Raise OSError if the disk fails."""
     status = _status(path)
-    return None if status is None else Identity(status.st_dev, status.st_ino)
+    return None if status is None else (status.st_dev, status.st_ino)
 
 
 def _status(path: Path) -> os.stat_result | None:

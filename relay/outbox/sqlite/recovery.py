@@ -76,8 +76,7 @@ class Recovery:
 def is_broken(error: BaseException) -> bool:
     """Return whether an error means broken content, not a failing disk or a wrong statement.
 
-    The sqlite3 module raises UnicodeDecodeError if a message of SQLite quotes a name that is not
-    valid UTF-8.
+    The sqlite3 module raises UnicodeDecodeError if a message of SQLite quotes a name with invalid UTF-8.
     """
     return isinstance(error, Broken | UnicodeDecodeError) or (
         isinstance(error, sqlite3.Error)
@@ -116,7 +115,7 @@ def _salvaged(recovery: Recovery, fresh: Path) -> Salvaged:
 
     Otherwise each attempt to open the outbox would write the whole file again.
     """
-    for fill in (salvage, _leave_empty):
+    for fill in (salvage, lambda *_: Salvaged(0, 0, 0)):
         files.remove(fresh)
         with closing(_connect(recovery, fresh)) as database:
             _prepare(database, recovery, fresh)
@@ -127,10 +126,6 @@ def _salvaged(recovery: Recovery, fresh: Path) -> Salvaged:
             except Broken as error:
                 _log.error("salvaged outbox file is broken", reason=str(error))
     return salvaged
-
-
-def _leave_empty(_broken: Path, _new: sqlite3.Connection) -> Salvaged:
-    return Salvaged(0, 0, 0)
 
 
 def _open_sound(recovery: Recovery) -> sqlite3.Connection:

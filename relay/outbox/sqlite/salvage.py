@@ -204,14 +204,8 @@ def _balance(new: sqlite3.Connection, ledger: tuple[Any, ...] | None, last_seq: 
         totals = [last_seq, 1, 0, max(last_seq - events - letters - by_queues, 0), letters, 0, 0]
     if [type(value) for value in clocks] != [int, str, int, int, int]:
         clocks = [boot + 1, "", 0, 0, 0]
-    row = (
-        last_seq,
-        *totals[1:],
-        *clocks,
-        identity if isinstance(identity, str) else "",
-        letters,
-        letter_bytes,
-    )
+    identity = identity if isinstance(identity, str) else ""
+    row = (last_seq, *totals[1:], *clocks, identity, letters, letter_bytes)
     columns = f"{_LEDGER_COLUMNS}, dead_letters, dead_letter_bytes"
     new.execute(f"UPDATE ledger SET ({columns}) = ({', '.join('?' * len(row))})", row)
     return int(events)

@@ -138,7 +138,7 @@ class SqliteStorage:
             self._suspect,
             self._condemned,
             self._mends,
-            self._installation_claim(),
+            self._ids and InstallationClaim(self._ids, self._clock.new_event_id(), self._settings.adopt),
         )
         with self._translated_errors():
             opening = DatabaseThread(lambda: explained(recovery.settings.path, lambda: open_recovered(recovery)))
@@ -152,16 +152,12 @@ class SqliteStorage:
             self.is_verified = self._suspect or self.was_replaced
             self._suspect, self._condemned = False, ""
             self._identities = self._look()
-            await self.run(lambda _: self._wal.adopt())
+            await self.run(lambda _: self._wal.grown())
+            self._wal.copied_back()
             self._reserves = True
         assert recovery.opened is not None
         self._pages = (recovery.opened.space.used_bytes + recovery.opened.space.free_bytes) // PAGE_BYTES
         return recovery.opened
-
-    def _installation_claim(self) -> InstallationClaim | None:
-        if self._ids is None:
-            return None
-        return InstallationClaim(self._ids, self._clock.new_event_id(), self._settings.adopt)
 
     async def close(self) -> None:
         """Close the file. An open transaction is rolled back."""

@@ -52,13 +52,13 @@ class Wal:
         self._salts = b""
 
     def grown(self) -> int:
-        """Return the number of frames written since the last call. Raise OSError if the file cannot
-        be read.
+        """Return the number of frames written since the last call. Raise OSError if the file cannot be read.
 
         The log may restart at most once between two calls.
         """
-        self.file_bytes = os.fstat(self._open()).st_size
-        header = self._read(0, HEADER_BYTES)
+        fd = self._open()
+        self.file_bytes = os.fstat(fd).st_size
+        header = os.pread(fd, HEADER_BYTES, 0)
         salts = header[_SALTS] if header[:4] in _MAGIC else b""
         if salts != self._salts:
             self._salts, self.frames, self._copied_back = salts, 0, 0
@@ -70,11 +70,6 @@ class Wal:
         grown = bisect_left(new_frames, True, key=lambda frame: not self._is_current(frame))
         self.frames += grown
         return grown
-
-    def adopt(self) -> None:
-        """Treat all present frames as counted and copied back. Raise OSError if the file cannot be read."""
-        self.grown()
-        self.copied_back()
 
     def reserve(self, need_bytes: int, usual_bytes: int) -> int:
         """Extend the file to at least `need_bytes`, sync it, and return the number of bytes written.
@@ -122,10 +117,7 @@ class Wal:
 
     def _frame_header(self, frame: int) -> bytes:
         """Return the header of a frame; the first is 0."""
-        return self._read(HEADER_BYTES + frame * FRAME_BYTES, _FRAME_HEADER_BYTES)
-
-    def _read(self, offset: int, length: int) -> bytes:
-        return os.pread(self._open(), length, offset)
+        return os.pread(self._open(), _FRAME_HEADER_BYTES, HEADER_BYTES + frame * FRAME_BYTES)
 
     def _open(self) -> int:
         if self._fd is None:
