@@ -151,9 +151,9 @@ MUTANTS = (
         "G3",
         f"{CONTRACT}::TestConflicts::test_across_a_restart_and_after_delivery",
         (
-            f"{SQLITE}/loading.py",
-            "    dedupe_window.extend(before + 1, split_ids(bytes(ids)), queues, checks)",
-            "    dedupe_window.extend(before + 1, split_ids(bytes(ids)), queues)",
+            f"{ENGINE}/dedupe_window.py",
+            "        restored.extend(before + 1, split_ids(bytes(ids)), queue_ids, checks)\n",
+            "        restored.extend(before + 1, split_ids(bytes(ids)), queue_ids)\n",
         ),
     ),
     mutant(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from itertools import takewhile
 from typing import NamedTuple
@@ -18,13 +18,12 @@ from relay.config import OutboxSettings
 from relay.outbox import Dead, DeadLetter, OutboxError, Selection, Timestamp
 from relay.outbox.engine import commands as c
 from relay.outbox.engine.checksum import has_inserted_time
-from relay.outbox.engine.dedupe_window import DEAD, DedupeWindow, split_ids
+from relay.outbox.engine.dedupe_window import DEAD, DedupeWindow, IdSlice, split_ids
 from relay.outbox.engine.outbox_clock import Anchor
 from relay.outbox.engine.storage import Committed, LogChunk, Opened, QueueRow, Space, SpaceLimits, StoredTotals
 from relay.runtime.clock import Clock, rfc3339
 
 _ROW_BYTES = 64
-_FORGOTTEN = (bytes(16), 0, 0, 0)
 
 
 class Row(NamedTuple):
@@ -94,19 +93,15 @@ class DictionaryStorage:
         head = (self.totals._replace(dead_letters=len(self.letters)), self.next_queue_id, self._letter_bytes(), *clocks)
         first_row = next(iter(self.rows), self.totals.last_seq + 1)
         last_at_ms = max((row.at_ms for row in self.rows.values()), default=0)
-        tail = (list(self.queues.values()), self._dedupe_window(), Space(self.file_bytes, 0, False))
+        window = DedupeWindow.restored(self.settings.dedupe_window, self.totals.last_seq, self._slices())
+        tail = (list(self.queues.values()), window, Space(self.file_bytes, 0, False))
         return Opened(*head, first_row, last_at_ms, *tail)
 
-    def _dedupe_window(self) -> DedupeWindow:
-        window, last_seq = DedupeWindow(self.settings.dedupe_window), self.totals.last_seq
-        rows = {seq: (row.event_id, row.queue_id, row.check, 0) for seq, row in self.rows.items()}
-        seqs = range(max(last_seq - window.window, 0) + 1, last_seq + 1)
-        known = [rows.get(seq) or self.remembered.get(seq, _FORGOTTEN) for seq in seqs]
-        ids, queue_ids, checks, marks = zip(*known, strict=True) if known else ((),) * 4
-        window.extend(seqs.start, ids, queue_ids, checks)
-        for at in (at for at, mark in enumerate(marks) if mark):
-            window.mark(seqs[at], marks[at])
-        return window
+    def _slices(self) -> Iterator[IdSlice]:
+        for seq, (event_id, queue_id, check, mark) in self.remembered.items():
+            yield IdSlice(seq, event_id, [queue_id], bytes([mark]), [check])
+        for seq, row in self.rows.items():
+            yield IdSlice(seq, row.event_id, [row.queue_id], None, [row.check])
 
     async def close(self) -> None:
         self.is_open = False

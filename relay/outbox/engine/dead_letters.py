@@ -7,6 +7,7 @@ corrupt event is detected again and never sent. Adopting an event does not chang
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 from relay.outbox import Selection
 from relay.outbox.engine.commands import (
@@ -19,6 +20,7 @@ from relay.outbox.engine.commands import (
     RequeueDeadLetters,
 )
 from relay.outbox.engine.commit_plan import Draft, Op
+from relay.outbox.engine.operations import Execute
 from relay.outbox.engine.outbox_state import OutboxState
 from relay.runtime.metrics import Metrics
 
@@ -26,25 +28,25 @@ _EVENTS_AT_ONCE = 256
 """Maximum number of dead letters or quarantined events that one commit changes."""
 
 
-class Choose(Op[Sequence[ChosenLetter]]):
-    """Choose the dead letters that one commit can requeue."""
+def choose(selection: Selection, limit: int) -> Op[Sequence[ChosenLetter]]:
+    """Return the call that chooses the dead letters that one commit can requeue."""
 
-    def __init__(self, selection: Selection, limit: int) -> None:
-        super().__init__()
-        self._command = ChooseDeadLetters(selection, min(limit, _EVENTS_AT_ONCE))
+    def apply(state: OutboxState, chosen: Sequence[ChosenLetter]) -> Sequence[ChosenLetter]:
+        sums = accumulate(letter.body_bytes for letter in chosen)
+        fitting = sum(body_bytes <= state.limits.space.commit_bytes for body_bytes in sums)
+        return chosen[: max(fitting, 1)]
 
-    def plan(self, draft: Draft) -> bool:
-        draft.add(self, self._command)
-        return True
+    return Execute(ChooseDeadLetters(selection, min(limit, _EVENTS_AT_ONCE)), apply)
 
-    def apply(self, state: OutboxState, result: Sequence[ChosenLetter]) -> Sequence[ChosenLetter]:
-        fitting, body_bytes = 0, 0
-        for chosen in result:
-            body_bytes += chosen.body_bytes
-            if fitting and body_bytes > state.limits.space.commit_bytes:
-                break
-            fitting += 1
-        return result[:fitting]
+
+def discard(selection: Selection, limit: int) -> Op[int]:
+    """Return the call that deletes selected dead letters."""
+
+    def apply(state: OutboxState, removed: tuple[int, int]) -> int:
+        state.totals.count_removed_letters(*removed)
+        return removed[0]
+
+    return Execute(DiscardDeadLetters(selection, min(limit, _EVENTS_AT_ONCE)), apply)
 
 
 class Requeue(Op[int]):
@@ -72,22 +74,6 @@ class Requeue(Op[int]):
         state.requeue([self._queues[at] for at in moved], sizes, [self._chosen[at].event_id for at in moved])
         self._metrics.events_requeued.inc(len(moved))
         return len(moved)
-
-
-class Discard(Op[int]):
-    """Delete selected dead letters."""
-
-    def __init__(self, selection: Selection, limit: int) -> None:
-        super().__init__()
-        self._command = DiscardDeadLetters(selection, min(limit, _EVENTS_AT_ONCE))
-
-    def plan(self, draft: Draft) -> bool:
-        draft.add(self, self._command)
-        return True
-
-    def apply(self, state: OutboxState, result: tuple[int, int]) -> int:
-        state.discard_letters(*result)
-        return result[0]
 
 
 class Adopt(Op[int]):

@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 ID_BYTES = 16
@@ -44,6 +44,17 @@ class Packed(NamedTuple):
     """CHECK_BYTES per seq, in the byte order of this machine."""
 
 
+class IdSlice(NamedTuple):
+    """What a store knows of consecutive events, by column; None: a column is not known."""
+
+    first_seq: int
+    ids: bytes
+    """ID_BYTES per seq."""
+    queue_ids: Sequence[int] | None = None
+    marks: bytes | None = None
+    checks: Sequence[int] | None = None
+
+
 class DedupeWindow:
     """The ids of the seqs in (last - window, last]; `extend` moves `last`."""
 
@@ -63,6 +74,30 @@ class DedupeWindow:
         self._older = array("Q", bytes(8 * window))
         """By slot: the previous seq in the same bucket; 0 if there is none."""
         self._last = 0
+
+    @classmethod
+    def restored(cls, window: int, last_seq: int, slices: Iterable[IdSlice]) -> DedupeWindow:
+        """Return a window that ends at `last_seq`. A later slice replaces the columns of an earlier one."""
+        restored, before = cls(window), max(last_seq - window, 0)
+        events = last_seq - before
+        ids, marks = bytearray(events * ID_BYTES), bytearray(events)
+        queue_ids, checks = array("I", bytes(4 * events)), array("I", bytes(CHECK_BYTES * events))
+        for first_seq, some_ids, some_queue_ids, some_marks, some_checks in slices:
+            skip, start = max(before + 1 - first_seq, 0), max(first_seq - before - 1, 0)
+            end = start + max(len(some_ids) // ID_BYTES - skip, 0)
+            assert end <= events
+            ids[start * ID_BYTES : end * ID_BYTES] = some_ids[skip * ID_BYTES :]
+            if some_queue_ids is not None:
+                queue_ids[start:end] = array("I", some_queue_ids[skip:])
+            if some_marks is not None:
+                marks[start:end] = some_marks[skip:]
+            if some_checks is not None:
+                checks[start:end] = array("I", some_checks[skip:])
+        restored.extend(before + 1, split_ids(bytes(ids)), queue_ids, checks)
+        for at, mark in enumerate(marks):
+            if mark:
+                restored.mark(before + 1 + at, mark)
+        return restored
 
     def extend(
         self, first_seq: int, ids: Sequence[bytes], queue_ids: Sequence[int], checks: Sequence[int] | None = None

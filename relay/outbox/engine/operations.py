@@ -6,7 +6,7 @@ Each class plans the command of one call, and changes the state after the commit
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from relay.outbox import Claimed, ClaimPart, DropReason, Settled
@@ -38,18 +38,19 @@ T = TypeVar("T")
 
 
 class Execute(Op[T]):
-    """Execute one command that changes nothing in memory. Its result is the result of the call."""
+    """Execute one command that needs no plan. `apply` changes the state, and returns the result of the call."""
 
-    def __init__(self, command: Command) -> None:
+    def __init__(self, command: Command, apply: Callable[[OutboxState, Any], T] = lambda _, result: result) -> None:
         super().__init__()
         self._command = command
+        self._apply = apply
 
     def plan(self, draft: Draft) -> bool:
         draft.add(self, self._command)
         return True
 
-    def apply(self, state: OutboxState, result: T) -> T:
-        return result
+    def apply(self, state: OutboxState, result: Any) -> T:
+        return self._apply(state, result)
 
 
 class Claim(Op[Sequence[Claimed]]):
@@ -241,41 +242,23 @@ class Delete(Op[None]):
         state.delete(self._range, result)
 
 
-class Correct(Op[None]):
-    """Balance the ledger with a log that a failing disk has changed.
+def correct(missing: int, metrics: Metrics) -> Op[None]:
+    """Return the call that balances the ledger with a log that a failing disk has changed.
 
     Missing events are counted as dead-lettered, although there is no dead letter of them. Events that reappeared
     (`missing` < 0) are counted as not delivered.
     """
 
-    def __init__(self, missing: int, metrics: Metrics) -> None:
-        super().__init__()
-        self._missing = missing
-        self._metrics = metrics
+    def apply(state: OutboxState, _: None) -> None:
+        state.totals.count_corrected(missing)
+        metrics.events_dead_lettered.labels("corrupt").inc(max(missing, 0))
 
-    def plan(self, draft: Draft) -> bool:
-        draft.add(self, CorrectLedger(self._missing))
-        return True
-
-    def apply(self, state: OutboxState, result: None) -> None:
-        state.correct_ledger(self._missing)
-        self._metrics.events_dead_lettered.labels("corrupt").inc(max(self._missing, 0))
+    return Execute(CorrectLedger(missing), apply)
 
 
-class FindOldest(Op[None]):
-    """Read when the oldest pending event was appended."""
-
-    def __init__(self, seq: int) -> None:
-        super().__init__()
-        self._seq = seq
-
-    def plan(self, draft: Draft) -> bool:
-        draft.add(self, ReadAppendTime(self._seq))
-        return True
-
-    def apply(self, state: OutboxState, result: int | None) -> None:
-        if result is not None:
-            state.observe_oldest(self._seq, result)
+def find_oldest(seq: int) -> Op[None]:
+    """Return the call that reads when the oldest pending event was appended."""
+    return Execute(ReadAppendTime(seq), lambda state, at_ms: state.observe_oldest(seq, at_ms))
 
 
 def save_clocks(state: OutboxState, *, is_clean: bool = False) -> SaveClocks:

@@ -171,7 +171,7 @@ class OutboxEngine:
                 await self._owner.submit(Execute(operations.save_clocks(state)))
                 self._wall_ahead_ms = ahead_ms
             if first is not None and (state.oldest is None or first != state.oldest.seq):
-                await self._owner.submit(operations.FindOldest(first))
+                await self._owner.submit(operations.find_oldest(first))
 
     # -- dead letters --------------------------------------------------------------------------------
 
@@ -182,14 +182,14 @@ class OutboxEngine:
         moved = 0
         async with self._dead_letter_lock:
             while moved < limit:
-                chosen = await self._owner.submit(dead.Choose(selection, limit - moved))
+                chosen = await self._owner.submit(dead.choose(selection, limit - moved))
                 if not chosen:
                     break
                 moved += await self._owner.submit(dead.Requeue(chosen, self._metrics))
         return moved
 
     async def discard(self, selection: Selection, limit: int) -> int:
-        return await self._repeat(limit, lambda rest: dead.Discard(selection, rest))
+        return await self._repeat(limit, lambda rest: dead.discard(selection, rest))
 
     async def _repeat(self, limit: int, make_op: Callable[[int], Op[int]]) -> int:
         """Submit calls that change a limited number of events each, until `limit` or no more events are changed."""

@@ -259,17 +259,12 @@ class OutboxState:
     def delete(self, seq_range: DeletionRange, deleted: Deleted) -> None:
         self.log.delete(seq_range, deleted, self.next_seq)
 
-    def discard_letters(self, letters: int, body_bytes: int) -> None:
-        self.totals.count_removed_letters(letters, body_bytes)
-
-    def correct_ledger(self, missing: int) -> None:
-        self.totals.count_corrected(missing)
-
     def begin_request(self) -> None:
         self.next_request += 1
 
-    def observe_oldest(self, seq: int, at_ms: int) -> None:
-        self.oldest = Oldest(seq, at_ms)
+    def observe_oldest(self, seq: int, at_ms: int | None) -> None:
+        if at_ms is not None:
+            self.oldest = Oldest(seq, at_ms)
 
     def take_changed(self) -> set[int]:
         """Return the ids of the queues that have changed since the last call."""

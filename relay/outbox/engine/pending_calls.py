@@ -87,9 +87,9 @@ class PendingCalls:
         return draft
 
     def correction(self, state: OutboxState, missing: int) -> Draft:
-        """Plan a commit that balances the ledger with the log, see `Correct`."""
+        """Plan a commit that balances the ledger with the log."""
         draft = Draft(state)
-        operations.Correct(missing, self._metrics).plan(draft)
+        operations.correct(missing, self._metrics).plan(draft)
         return draft
 
     def _plan(self, draft: Draft, appends: list[Append]) -> None:

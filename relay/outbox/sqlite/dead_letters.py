@@ -15,6 +15,7 @@ from uuid import UUID
 from relay.outbox import DeadLetter, DeadReason, Selection
 from relay.outbox.engine import commands as c
 from relay.outbox.engine.dedupe_window import ID_BYTES
+from relay.outbox.sqlite.statements import delete_letters
 from relay.runtime.clock import rfc3339
 
 _WHOLE = (
@@ -103,47 +104,24 @@ def requeue(database: sqlite3.Connection, command: c.RequeueDeadLetters) -> set[
             (command.first_seq + len(moved), queue_id, command.at_ms, number),
         ).rowcount:
             moved.append(number)
-            _delete(database, [number])
+            delete_letters(database, [number])
     database.execute("UPDATE ledger SET requeued = requeued + ?", (len(moved),))
     return set(moved)
 
 
 def discard(database: sqlite3.Connection, command: c.DiscardDeadLetters) -> tuple[int, int]:
     where, values = _where(command.selection)
-    numbers = [
-        number
-        for (number,) in database.execute(
-            f"SELECT id FROM dead_letters WHERE {where} ORDER BY id LIMIT ?",
-            (*values, command.limit),
-        )
-    ]
-    return len(numbers), _delete(database, numbers)
-
-
-def _delete(database: sqlite3.Connection, numbers: Sequence[int]) -> int:
-    """Delete dead letters. Return the bytes of their bodies."""
-    listed = json.dumps(numbers)
-    (body_bytes,) = database.execute(
-        "SELECT coalesce(sum(length(body)), 0) FROM dead_letters WHERE id IN (SELECT value FROM json_each(?))",
-        (listed,),
-    ).fetchone()
-    database.execute("DELETE FROM dead_letters WHERE id IN (SELECT value FROM json_each(?))", (listed,))
-    database.execute(
-        "UPDATE ledger SET dead_letters = dead_letters - ?, dead_letter_bytes = dead_letter_bytes - ?",
-        (len(numbers), body_bytes),
-    )
-    return int(body_bytes)
+    query = f"SELECT id FROM dead_letters WHERE {where} ORDER BY id LIMIT ?"
+    numbers = [number for (number,) in database.execute(query, (*values, command.limit))]
+    return len(numbers), delete_letters(database, numbers)
 
 
 def _where(selection: Selection) -> tuple[str, list[Any]]:
     """Return the SQL condition and its values. An empty selection matches no dead letter."""
-    conditions: dict[str, Any] = {}
-    if selection.ids:
-        conditions["id IN (SELECT value FROM json_each(?))"] = json.dumps(list(selection.ids))
-    if selection.device_id is not None:
-        conditions["device_id = ?"] = selection.device_id
-    if selection.reason is not None:
-        conditions["reason = ?"] = selection.reason
-    if not conditions:
-        return ("1" if selection.all else "0"), []
-    return " AND ".join(conditions), list(conditions.values())
+    conditions = {
+        "id IN (SELECT value FROM json_each(?))": json.dumps(list(selection.ids)) if selection.ids else None,
+        "device_id = ?": selection.device_id,
+        "reason = ?": selection.reason,
+    }
+    chosen = {condition: value for condition, value in conditions.items() if value is not None}
+    return " AND ".join(chosen) or ("1" if selection.all else "0"), list(chosen.values())

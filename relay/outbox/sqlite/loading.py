@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from relay.outbox.engine.commands import FindOlder, ReadAppendTime
-from relay.outbox.engine.dedupe_window import CHECK_BYTES, ID_BYTES, DedupeWindow, split_ids
+from relay.outbox.engine.dedupe_window import CHECK_BYTES, ID_BYTES, DedupeWindow, IdSlice
 from relay.outbox.engine.outbox_clock import Anchor
 from relay.outbox.engine.storage import LogChunk, Opened, QueueRow, StoredTotals
 from relay.outbox.sqlite.insert import CHECK_OF_ROW
@@ -67,6 +67,7 @@ def read_opened(database: sqlite3.Connection, boot_id: str, dedupe_window: int) 
     if any(row.cursor > totals.last_seq for row in queues):
         raise ValueError("a cursor is after the last event")
     first_row = database.execute("SELECT min(seq) FROM log").fetchone()[0]
+    slices = _read_slices(database, max(totals.last_seq - dedupe_window, 0), totals.last_seq)
     return Opened(
         totals=totals,
         next_queue_id=max(next_queue_id, max((row.queue_id for row in queues), default=0) + 1),
@@ -77,7 +78,7 @@ def read_opened(database: sqlite3.Connection, boot_id: str, dedupe_window: int) 
         first_row=totals.last_seq + 1 if first_row is None else first_row,
         last_at_ms=_last_at_ms(database),
         queues=queues,
-        dedupe_window=_read_dedupe_window(database, dedupe_window, totals.last_seq),
+        dedupe_window=DedupeWindow.restored(dedupe_window, totals.last_seq, slices),
         space=space_of(*read_pages(database)),
     )
 
@@ -173,41 +174,22 @@ def is_sound_queue(row: QueueRow) -> bool:
     )
 
 
-def _read_dedupe_window(database: sqlite3.Connection, window: int, last_seq: int) -> DedupeWindow:
-    """Read the dedupe window from the log and from the table of ids of deleted rows."""
-    dedupe_window = DedupeWindow(window)
-    before = max(last_seq - window, 0)
-    events = last_seq - before
-    ids, marks, queues = bytearray(events * ID_BYTES), bytearray(events), array("I", bytes(4 * events))
-    checks = array("I", bytes(CHECK_BYTES * events))
-    for first, last, some_ids, some_marks, some_checks in database.execute(
+def _read_slices(database: sqlite3.Connection, after_seq: int, last_seq: int) -> Iterator[IdSlice]:
+    """Yield the ids of deleted rows, then the ids of the log."""
+    for first, last, ids, marks, checks in database.execute(
         "SELECT first_seq, last_seq, ids, marks, checks FROM dedupe_window WHERE last_seq > ? ORDER BY first_seq",
-        (before,),
+        (after_seq,),
     ):
-        if not (isinstance(last, int) and isinstance(some_ids, bytes) and isinstance(some_marks, bytes)):
-            continue
-        skip = max(before + 1 - first, 0)
-        at, end = first + skip - before - 1, last - before
-        if len(some_marks) == last - first + 1 and len(some_ids) == len(some_marks) * ID_BYTES and end <= events:
-            ids[at * ID_BYTES : end * ID_BYTES] = some_ids[skip * ID_BYTES :]
-            marks[at:end] = some_marks[skip:]
-            if isinstance(some_checks, bytes) and len(some_checks) == len(some_marks) * CHECK_BYTES:
-                checks[at:end] = array("I", some_checks)[skip:]
-    for low in range(before, last_seq, CHUNK_ROWS):
-        for seq, some_queue_ids, some_ids, row_checks in _read_ids(database, low, min(low + CHUNK_ROWS, last_seq)):
-            at, end = seq - before - 1, seq - before - 1 + len(some_queue_ids)
-            ids[at * ID_BYTES : end * ID_BYTES], queues[at:end], checks[at:end] = some_ids, some_queue_ids, row_checks
-    dedupe_window.extend(before + 1, split_ids(bytes(ids)), queues, checks)
-    for slot, mark in enumerate(marks):
-        if mark:
-            dedupe_window.mark(before + 1 + slot, mark)
-    return dedupe_window
+        is_sound = isinstance(last, int) and isinstance(ids, bytes) and isinstance(marks, bytes) and last <= last_seq
+        if is_sound and len(marks) == last - first + 1 and len(ids) == len(marks) * ID_BYTES:
+            has_checks = isinstance(checks, bytes) and len(checks) == len(marks) * CHECK_BYTES
+            yield IdSlice(first, ids, None, marks, array("I", checks) if has_checks else None)
+    for low in range(after_seq, last_seq, CHUNK_ROWS):
+        yield from _read_ids(database, low, min(low + CHUNK_ROWS, last_seq))
 
 
-def _read_ids(
-    database: sqlite3.Connection, after_seq: int, to_seq: int
-) -> Iterator[tuple[int, array[int], bytes, array[int]]]:
-    """Yield (first seq, queue ids, ids, checks) of ranges of the log.
+def _read_ids(database: sqlite3.Connection, after_seq: int, to_seq: int) -> Iterator[IdSlice]:
+    """Yield the ids of ranges of the log.
 
     There is one range if the log has no gap and each id has 16 bytes. Otherwise each row is read
     separately.
@@ -220,11 +202,11 @@ def _read_ids(
     queues, checks = _32_bits(_numbers(queue_ids_text)), _32_bits(_numbers(checks_text))
     whole = after_seq < first and last <= to_seq and rows == last - first + 1 == len(queues) == len(checks)
     if whole and shortest == longest == ID_BYTES and len(ids) == rows * ID_BYTES:
-        yield first, queues, ids, checks
+        yield IdSlice(first, ids, queues, None, checks)
         return
     for seq, queue_id, event_id, check in database.execute(_READ_ID_ROWS, seq_range):
         if after_seq < seq <= to_seq and event_id is not None and len(event_id) == ID_BYTES:
-            yield seq, _32_bits([queue_id]), event_id, _32_bits([check])
+            yield IdSlice(seq, event_id, _32_bits([queue_id]), None, _32_bits([check]))
 
 
 def _32_bits(numbers: Iterable[int]) -> array[int]:

@@ -93,7 +93,10 @@ def claim(database: sqlite3.Connection, command: c.ClaimEvents) -> c.ClaimedEven
 def _timestamps(
     database: sqlite3.Connection, shift_ms: int, boot_from_ms: int, seqs: Sequence[int], marks: Sequence[bool]
 ) -> dict[int, Timestamp]:
-    """Return the true times of events with an inserted timestamp, by index; empty if the shift is unknown."""
+    """Return the true times of events with an inserted timestamp, by index; empty if the shift is unknown.
+
+    A dead letter that was queued again has no checksum of the received event: it was received before.
+    """
     if not (shift_ms and any(marks)):
         return {}
     ours = [index for index, is_marked in enumerate(marks) if is_marked]
@@ -230,21 +233,30 @@ def _read_body(database: sqlite3.Connection, seq: int) -> tuple[bytes | None, bo
 
 def _discard_oldest(database: sqlite3.Connection, letters: int, body_bytes: int) -> tuple[int, int]:
     """Delete at least `letters` and `body_bytes` of the oldest dead letters. Return (letters, bytes) deleted."""
-    deleted: list[int] = []
-    deleted_bytes = 0
-    if letters > 0 or body_bytes > 0:
-        for number, size in database.execute("SELECT id, coalesce(length(body), 0) FROM dead_letters ORDER BY id"):
-            if len(deleted) >= letters and deleted_bytes >= body_bytes:
-                break
-            deleted.append(number)
-            deleted_bytes += size
-    if deleted:
-        database.execute("DELETE FROM dead_letters WHERE id <= ?", (deleted[-1],))
-        database.execute(
-            "UPDATE ledger SET dead_letters = dead_letters - ?, dead_letter_bytes = dead_letter_bytes - ?",
-            (len(deleted), deleted_bytes),
-        )
-    return len(deleted), deleted_bytes
+    if letters <= 0 and body_bytes <= 0:
+        return 0, 0
+    oldest: list[int] = []
+    for number, size in database.execute("SELECT id, coalesce(length(body), 0) FROM dead_letters ORDER BY id"):
+        if len(oldest) >= letters and body_bytes <= 0:
+            break
+        oldest.append(number)
+        body_bytes -= size
+    return len(oldest), delete_letters(database, oldest)
+
+
+def delete_letters(database: sqlite3.Connection, numbers: Sequence[int]) -> int:
+    """Delete dead letters. Return the bytes of their bodies."""
+    listed = json.dumps(numbers)
+    (body_bytes,) = database.execute(
+        "SELECT coalesce(sum(length(body)), 0) FROM dead_letters WHERE id IN (SELECT value FROM json_each(?))",
+        (listed,),
+    ).fetchone()
+    database.execute("DELETE FROM dead_letters WHERE id IN (SELECT value FROM json_each(?))", (listed,))
+    database.execute(
+        "UPDATE ledger SET dead_letters = dead_letters - ?, dead_letter_bytes = dead_letter_bytes - ?",
+        (len(numbers), body_bytes),
+    )
+    return int(body_bytes)
 
 
 def remove(database: sqlite3.Connection, seq: int, mark: int) -> list[int]:
