@@ -9,14 +9,13 @@ The event loop continues meanwhile.
 
 from __future__ import annotations
 
-import sqlite3
-from dataclasses import dataclass
 from itertools import accumulate, chain
 
 import msgspec
 
 from relay.outbox.engine.commands import InsertEvents
 from relay.outbox.engine.dedupe_window import ID_BYTES
+from relay.outbox.sqlite.transaction import Step
 
 _encode = msgspec.json.Encoder().encode
 
@@ -35,28 +34,13 @@ _INSERT = f"""
     FROM json_each(CAST(?6 AS TEXT))"""  # noqa: S608 - the parts are ours, values are bound
 
 
-@dataclass(frozen=True, slots=True)
-class NewRows:
-    """Rows with the seqs first_seq, first_seq + 1, ...; callable as a step of a commit."""
-
-    first_seq: int
-    at_ms: int
-    numbers: bytes
-    """For each row: queue id, checksum of the body, checksum of the received bytes, each with _DIGITS digits."""
-    ids: bytes
-    bodies: bytes
-    spans: bytes
-    """The place of each body in `bodies`: a JSON array of (position, counted from 1) << _SPAN_BITS | bytes."""
-
-    @classmethod
-    def joined(cls, command: InsertEvents) -> NewRows:
-        """Join the values of the rows."""
-        first_seq, at_ms, queue_ids, ids, crcs, received_crcs, bodies, sizes = command
-        rows = chain.from_iterable(zip(queue_ids, crcs, received_crcs, strict=True))
-        numbers = (f"%0{_DIGITS}d" * (3 * len(queue_ids))) % tuple(rows)
-        spans = [at << _SPAN_BITS | size for at, size in zip(accumulate(sizes, initial=1), sizes, strict=False)]
-        return cls(first_seq, at_ms, numbers.encode(), b"".join(ids), b"".join(bodies), _encode(spans))
-
-    def __call__(self, database: sqlite3.Connection) -> None:
-        values = (self.first_seq, self.at_ms, self.numbers, self.ids, self.bodies, self.spans)
-        database.execute(_INSERT, values)
+def insertion(command: InsertEvents) -> Step:
+    """Return the step of a commit that inserts rows. It is called on the thread of the connection."""
+    first_seq, at_ms, queue_ids, ids, crcs, received_crcs, bodies, sizes = command
+    rows = chain.from_iterable(zip(queue_ids, crcs, received_crcs, strict=True))
+    # For each row: queue id, checksum of the body, checksum of the received bytes, each with _DIGITS digits.
+    numbers = (f"%0{_DIGITS}d" * (3 * len(queue_ids))) % tuple(rows)
+    # The place of each body: (position, counted from 1) << _SPAN_BITS | bytes.
+    spans = [at << _SPAN_BITS | size for at, size in zip(accumulate(sizes, initial=1), sizes, strict=False)]
+    values = (first_seq, at_ms, numbers.encode(), b"".join(ids), b"".join(bodies), _encode(spans))
+    return lambda database: database.execute(_INSERT, values)

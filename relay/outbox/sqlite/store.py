@@ -20,7 +20,7 @@ from relay.outbox.engine.storage import Committed, FileFault, LogChunk, Opened, 
 from relay.outbox.sqlite import connection, dead_letters, files, loading, quarantine, space, statements, transaction
 from relay.outbox.sqlite.connection import PAGE_BYTES, DatabaseThread
 from relay.outbox.sqlite.disk_errors import NO_ROOM, explained, failure_of
-from relay.outbox.sqlite.insert import NewRows
+from relay.outbox.sqlite.insert import insertion
 from relay.outbox.sqlite.quarantine import InstallationClaim
 from relay.outbox.sqlite.recovery import Recovery, broken, is_broken, open_recovered
 from relay.outbox.sqlite.transaction import Executed, Step
@@ -305,7 +305,7 @@ class SqliteStorage:
 
 def _step_of(command: c.Command) -> Step:
     if isinstance(command, c.InsertEvents):
-        return NewRows.joined(command)
+        return insertion(command)
     execute = _STATEMENTS[type(command)]
     return lambda database: execute(database, command)
 

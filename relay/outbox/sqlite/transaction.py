@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from relay.outbox.sqlite.insert import NewRows
-
 Step = Callable[[sqlite3.Connection], Any]
 _PAGES = "SELECT page_count, freelist_count FROM pragma_page_count, pragma_freelist_count"
 
@@ -39,9 +37,6 @@ def atomic(database: sqlite3.Connection) -> Iterator[None]:
 def commit(database: sqlite3.Connection, steps: Sequence[Step]) -> Executed:
     """Execute all steps in one transaction. On an error, roll back and raise it."""
     changes = database.total_changes
-    if len(steps) == 1 and isinstance(steps[0], NewRows):
-        steps[0](database)  # a single statement is its own transaction
-        return Executed([None], *read_pages(database), database.total_changes - changes)
     with atomic(database):
         results = [step(database) for step in steps]
         pages, free = read_pages(database)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from relay.outbox.engine.commands import InsertEvents
 from relay.outbox.sqlite.connection import connect
-from relay.outbox.sqlite.insert import CHECK_OF_ROW, NewRows
+from relay.outbox.sqlite.insert import CHECK_OF_ROW, insertion
 from relay.outbox.sqlite.schema import migrate
 
 GREATEST = 2**32 - 1
@@ -37,7 +37,7 @@ def test_inserted_rows_equal_the_given_rows(rows: list[tuple[int, bytes, int, by
         checks = [0 if crc % 2 else 2**32 - 1 for crc in crcs]
 
         sizes = list(map(len, bodies))
-        NewRows.joined(InsertEvents(2**40, 1_795_420_800_000, queues, ids, crcs, checks, bodies, sizes))(database)
+        insertion(InsertEvents(2**40, 1_795_420_800_000, queues, ids, crcs, checks, bodies, sizes))(database)
 
         stored = database.execute("SELECT seq, queue_id, event_id, at_ms, crc, body FROM log ORDER BY seq").fetchall()
         assert stored == [
@@ -54,10 +54,10 @@ def test_inserted_rows_equal_the_given_rows(rows: list[tuple[int, bytes, int, by
 
 def test_failed_insert_leaves_no_row(tmp_path: Path) -> None:
     with closing(database_at(tmp_path / "outbox.db")) as database:
-        NewRows.joined(InsertEvents(3, 0, [1], [bytes(16)], [0], [0], [b"first"], [5]))(database)
+        insertion(InsertEvents(3, 0, [1], [bytes(16)], [0], [0], [b"first"], [5]))(database)
         more = InsertEvents(1, 0, [1] * 3, [bytes(16)] * 3, [0] * 3, [0] * 3, [b"a", b"b", b"c"], [1] * 3)
 
         with pytest.raises(sqlite3.IntegrityError):
-            NewRows.joined(more)(database)
+            insertion(more)(database)
 
         assert database.execute("SELECT seq, body FROM log").fetchall() == [(3, b"first")]

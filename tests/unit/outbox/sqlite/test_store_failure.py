@@ -13,8 +13,7 @@ from typing import Any, TypeVar
 import pytest
 from relay.outbox import ClaimPart, Dead, Ledger, OutboxError, OutboxFull, OutboxUnavailable, Selection
 from relay.outbox.engine.queue_index import Index
-from relay.outbox.sqlite import transaction
-from relay.outbox.sqlite.insert import NewRows
+from relay.outbox.sqlite import store, transaction
 
 from tests.contract.boxes import PHONE, TV, SqliteBox, bodies, close, event, event_id, events
 from tests.unit.outbox.sqlite.conftest import MakeBox
@@ -272,7 +271,7 @@ async def test_memory_error_around_a_commit_fails_all_its_calls(
     where: str, box: SqliteBox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The error occurs before the commit, or after everything is on disk."""
-    owner, name = (NewRows, "joined") if where == "planning" else (Index, "append")
+    owner, name = (store, "insertion") if where == "planning" else (Index, "append")
 
     def fails(*_: Any, **__: Any) -> None:
         monkeypatch.undo()
