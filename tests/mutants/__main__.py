@@ -68,6 +68,8 @@ def unmutated(mutants: list[Mutant]) -> dict[str, str]:
 
 def main(wanted: list[str]) -> int:
     mutants = [mutant for mutant in MUTANTS if not wanted or any(text in mutant.name for text in wanted)]
+    if not mutants:
+        raise SystemExit(f"no mutant has a name with {' or '.join(wanted)}; the names: see tests/mutants/")
     unfit = unmutated(mutants)
     bad = 0
     width = max(len(mutant.name) for mutant in mutants) + 2
