@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 
 from relay.outbox.engine.pending_calls import PendingCalls
 
@@ -79,3 +80,36 @@ class CommitDelay:
         self._began_us, self._took_us = began_us, ended_us - began_us
         if flowing:
             self._flowed_us = began_us
+
+
+class Bell:
+    """Wakes the task that commits."""
+
+    def __init__(self) -> None:
+        self._wake: asyncio.Future[None] | None = None
+        self._is_quiet = False
+        """Whether it has not rung since `is_quiet` began to wait."""
+
+    @property
+    def is_awaited(self) -> bool:
+        return self._wake is not None
+
+    def ring(self) -> None:
+        self._is_quiet = False
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    async def wait(self, timeout_s: float | None) -> None:
+        """Wait for a ring, at most for `timeout_s`."""
+        self._wake = asyncio.get_running_loop().create_future()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._wake
+        self._wake = None
+
+    async def is_quiet(self, duration_s: float) -> bool:
+        """Return whether it did not ring for `duration_s`. Until the next ring, later calls return at once."""
+        if not self._is_quiet:
+            self._is_quiet = True
+            await self.wait(duration_s)
+        return self._is_quiet

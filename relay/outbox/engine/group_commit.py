@@ -34,18 +34,16 @@ from relay.outbox import (
     RestoredState,
 )
 from relay.outbox.engine import operations
-from relay.outbox.engine.bell import Bell
-from relay.outbox.engine.commit_delay import CommitDelay
+from relay.outbox.engine.commit_delay import Bell, CommitDelay
 from relay.outbox.engine.commit_plan import Append, Draft, Op
 from relay.outbox.engine.conflicts import Conflicts
 from relay.outbox.engine.deletion import CleanupDelay
-from relay.outbox.engine.failures import failure_of
 from relay.outbox.engine.life import FileWatch, Happening, Life
 from relay.outbox.engine.limits import OutboxLimits
 from relay.outbox.engine.loading import LoadingLog
 from relay.outbox.engine.outbox_state import OutboxState
 from relay.outbox.engine.pending_calls import PendingCalls, cleanup
-from relay.outbox.engine.storage import Storage
+from relay.outbox.engine.storage import Storage, failure_of
 from relay.runtime.clock import Clock, monotonic_us
 from relay.runtime.metrics import Metrics
 
@@ -97,11 +95,11 @@ class Owner:
     async def open(self) -> None:
         """Take the lock and open the store. If it fails, `run` opens it. Raise OutboxLocked or OutboxUnusable."""
         self.storage.lock()
-        self.life.enter(Happening.OPEN)
+        self._enter(Happening.OPEN)
         try:
             await self._connect()
         except (OutboxUnusable, OutboxLocked):
-            self.life.enter(Happening.CLOSED)
+            self._enter(Happening.CLOSED)
             self.storage.unlock()
             raise
         except (OutboxError, MemoryError) as error:
@@ -215,6 +213,7 @@ class Owner:
 
     async def _step(self) -> None:
         """Execute the next task, or wait for one."""
+        assert self.storage.is_open == self.life.is_open, self
         if not self.storage.is_open:
             await self._reconnect()
         elif self._files.take_recreation():
@@ -280,13 +279,17 @@ class Owner:
         if missing > 0 and not self.storage.is_verified:
             raise self.storage.distrust(missing, orphans)
         restored = state.finish_loading(restores_requests=not call.result.done())
-        self.life.enter(Happening.LOG_READ)
+        self._enter(Happening.LOG_READ)
         if missing:
             _log.error("outbox ledger corrected", missing_events=missing)
             await self._commit(self._pending_calls.correction(state, missing))
         self._report_changes()
         if not call.result.done():
             call.result.set_result(restored)
+
+    def _enter(self, happening: Happening) -> None:
+        self.life.enter(happening)
+        _log.debug("outbox state", state=repr(self.life.state))
 
     async def _connect(self) -> None:
         """Open the store. If it does not match the state in memory, build a new state."""
@@ -303,7 +306,7 @@ class Owner:
         await self.storage.commit([operations.save_clocks(self.known)])
         if failed_before:
             _log.info("outbox available again", pending=state.totals.pending)
-        self.life.enter(Happening.OPENED_AS_KNOWN if self.known.is_loaded else Happening.OPENED)
+        self._enter(Happening.OPENED_AS_KNOWN if self.known.is_loaded else Happening.OPENED)
 
     def _report_lost_queues(self, old: OutboxState, state: OutboxState) -> None:
         if self._load_call is not None:
@@ -313,24 +316,24 @@ class Owner:
 
     async def _recreate_files(self) -> None:
         """Write files again that were deleted while open."""
-        self.life.enter(Happening.RECREATE)
+        self._enter(Happening.RECREATE)
         try:
             await self.storage.recreate()
         except OutboxError as error:  # the deleted files stay open, and the next check tries again
-            self.life.enter(Happening.NOT_RECREATED)
+            self._enter(Happening.NOT_RECREATED)
             if self._files.is_news(reason := str(error.__cause__ or error)):
                 _log.error("outbox files were deleted and cannot be written again", reason=reason)
             return
         _log.warning("outbox files were deleted and have been written again")
         await self.storage.close()
-        self.life.enter(Happening.RECREATED)
+        self._enter(Happening.RECREATED)
         await self._connect()
         self._files.forget()
 
     async def _reconnect(self) -> None:
         await self._bell.wait(self.life.retry_after_s)
         if not self.life.is_closing:
-            self.life.enter(Happening.OPEN)
+            self._enter(Happening.OPEN)
             await self._connect()
 
     async def _failed(self, error: Exception) -> None:

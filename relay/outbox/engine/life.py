@@ -116,6 +116,11 @@ class Life:
         return f"<Life {self.state}{', closing' if self.is_closing else ''}, {self._failures} failures>"
 
     @property
+    def is_open(self) -> bool:
+        """Whether the store is open for commits."""
+        return isinstance(self.state, (Loading, Serving))
+
+    @property
     def retry_after_s(self) -> float:
         """The time until the store is opened again."""
         assert isinstance(self.state, Failed), self.state
@@ -130,7 +135,7 @@ class Life:
         self.enter(Failure(error, self._failures))
 
     def committed(self) -> None:
-        assert isinstance(self.state, (Loading, Serving)), self.state
+        assert self.is_open, self.state
         self._failures = 0
 
     def begin_closing(self) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from relay.event.reader import DeviceKey, Event
-from relay.outbox import EventState, OutboxShareUsed, RestoredState
+from relay.outbox import EventState, Ledger, OutboxShareUsed, RestoredState
 from relay.outbox.engine.commands import DeadLettered, DeadLetterLimits, Deleted, SeqRange
 from relay.outbox.engine.conflicts import Conflict
 from relay.outbox.engine.dedupe_window import DEAD, DROPPED, DedupeWindow
@@ -22,8 +22,7 @@ from relay.outbox.engine.limits import OutboxLimits
 from relay.outbox.engine.loading import Loaded, LoadingLog
 from relay.outbox.engine.outbox_clock import Boot, OutboxTime
 from relay.outbox.engine.queue_index import Index
-from relay.outbox.engine.storage import LogChunk, Opened, Space
-from relay.outbox.engine.totals import Totals
+from relay.outbox.engine.storage import LogChunk, Opened, Space, StoredTotals
 from relay.runtime.clock import Clock
 
 _ROW_BYTES = 60
@@ -35,6 +34,58 @@ class Oldest(NamedTuple):
     seq: int
     at_ms: int
     """Outbox time when it was appended."""
+
+
+@dataclass(slots=True)
+class Totals:
+    """The ledger, and the numbers of stored dead letters and quarantined events."""
+
+    appended: int
+    """Seq of the newest event. Each event was accepted, requeued or adopted when it got its seq."""
+    requeued: int
+    delivered: int
+    dead_lettered: int
+    dropped: int
+    adopted: int
+    """Number of events that `adopt` appended a second time."""
+    dead_letters: int
+    dead_letter_bytes: int
+    quarantined: int = 0
+    """Number of pending events of another machine. Valid after loading."""
+
+    @classmethod
+    def of(cls, stored: StoredTotals, dead_letter_bytes: int) -> Totals:
+        return cls(*stored, dead_letter_bytes)
+
+    @property
+    def pending(self) -> int:
+        return self.appended - self.adopted - self.delivered - self.dead_lettered - self.dropped
+
+    @property
+    def queued(self) -> int:
+        """Pending events that are not quarantined."""
+        return self.pending - self.quarantined
+
+    def ledger(self) -> Ledger:
+        accepted = self.appended - self.adopted - self.requeued
+        return Ledger(accepted, self.requeued, self.delivered, self.dead_lettered, self.dropped, self.pending)
+
+    def count_dead_lettered(self, rows: DeadLettered) -> None:
+        self.dead_lettered += rows.events
+        self.dead_letters += rows.events - rows.discarded
+        self.dead_letter_bytes += rows.body_bytes
+
+    def count_removed_letters(self, letters: int, body_bytes: int) -> None:
+        """Count dead letters that were requeued or discarded."""
+        self.dead_letters -= letters
+        self.dead_letter_bytes -= body_bytes
+
+    def count_corrected(self, missing: int) -> None:
+        """Count events that a failing disk has removed, or added (`missing` < 0)."""
+        if missing > 0:
+            self.dead_lettered += missing
+        else:
+            self.delivered += missing
 
 
 @dataclass(slots=True, repr=False)

@@ -15,8 +15,8 @@ from typing import Any
 from relay.outbox import OutboxError, OutboxFull
 from relay.outbox.engine import operations
 from relay.outbox.engine.commit_plan import Append, Draft, Op
-from relay.outbox.engine.failures import failure_of
 from relay.outbox.engine.outbox_state import OutboxState
+from relay.outbox.engine.storage import failure_of
 from relay.runtime.metrics import Metrics
 
 

@@ -21,7 +21,7 @@ from typing import NamedTuple, Protocol
 
 from relay.config import OutboxSettings
 from relay.event.reader import DeviceKey
-from relay.outbox import OutboxError
+from relay.outbox import OutboxError, OutboxFull, OutboxUnavailable
 from relay.outbox.engine.commands import Command, Result
 from relay.outbox.engine.dedupe_window import DedupeWindow
 from relay.outbox.engine.outbox_clock import Anchor
@@ -190,3 +190,15 @@ class Storage(Protocol):
 
     async def recreate(self) -> None:
         """Write deleted files again from the open ones. The engine closes the store afterwards."""
+
+
+def failure_of(error: Exception) -> OutboxError:
+    """Return the error for callers of a failed commit. It does not state that the events are not stored."""
+    if isinstance(error, OutboxFull | OutboxUnavailable):
+        return error
+    message = str(error) or type(error).__name__
+    if not isinstance(error, OutboxError):
+        message = f"the disk fails ({message}): whether the events were stored is unknown"
+    failure = OutboxUnavailable(message)
+    failure.__cause__ = error
+    return failure

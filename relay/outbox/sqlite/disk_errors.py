@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from relay.outbox import OutboxError, OutboxFull, OutboxUnavailable
-from relay.outbox.engine import failures
+from relay.outbox.engine import storage
 
 T = TypeVar("T")
 
@@ -65,7 +65,7 @@ def failure_of(error: sqlite3.Error | OSError) -> OutboxError:
     elif code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         failure = OutboxUnavailable("another program has the outbox's file open: close it")
     else:
-        return failures.failure_of(error)
+        return storage.failure_of(error)
     failure.__cause__ = error
     return failure
 
