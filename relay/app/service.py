@@ -6,7 +6,7 @@ Start
 3. The listeners: the relay stores received events from now on.
 4. The index of device queues: the relay restores it and finds the requests that were in flight at the last end.
 5. The forwarder: it sends the events that were in flight first.
-6. The watchers: disk, age of events, key and certificate files.
+6. The watchers: disk, age of events, key and certificate files, network.
 The relay reports "ready" to the service manager after step 3, because it stores events from then on. Step 4 runs in
 the background.
 
@@ -43,6 +43,7 @@ from relay.app.systemd import Supervisor
 from relay.config import ConfigError, ConfigFault, Settings, changes, diff, needs_restart, secrets, with_changed_files
 from relay.event.reader import Reader
 from relay.forward.forwarder import Forwarder
+from relay.forward.network_watch import NetworkWatch
 from relay.forward.time_file import TimeFile
 from relay.forward.upstream import UpstreamClient, certificate_files, transport_problem
 from relay.http.listener import Listener
@@ -153,6 +154,7 @@ class Service:
         self._tasks.start(
             "key watch", watch_keys(lambda: _watched_files(self.settings), self._keys_at_start, self._reload_files)
         )
+        self._tasks.start("network watch", NetworkWatch(self._clock, self._forwarder.network_changed).run())
         self._tasks.start("history", self._history.keep())
         _log.info(
             "relay started",

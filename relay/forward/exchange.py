@@ -9,6 +9,7 @@ context variable, because aiohttp creates the request objects.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import cast
@@ -41,6 +42,11 @@ class Exchange:
     """The part of the response received so far; None before the request is sent."""
 
     @property
+    def responded(self) -> bool:
+        """Return whether the first byte of a response was received."""
+        return self.head is not None and self.head.received
+
+    @property
     def lost_kept_connection(self) -> bool:
         """Return whether the exchange failed on a kept-alive connection before the first byte of a response."""
         return self.is_kept and self.head is not None and not self.head.received
@@ -49,8 +55,11 @@ class Exchange:
 exchange: ContextVar[Exchange] = ContextVar("exchange")
 
 
-def prepare(conn: Connection, resolver: Resolver) -> None:
-    """Prepare a connection for the current exchange. Raises NotFresh."""
+def prepare(conn: Connection, resolver: Resolver, lost: Callable[[], None]) -> None:
+    """Prepare a connection for the current exchange. Raises NotFresh.
+
+    `lost` is called when the connection closes, before its socket does.
+    """
     transport = conn.transport
     if transport is None:
         return
@@ -63,7 +72,7 @@ def prepare(conn: Connection, resolver: Resolver) -> None:
             resolver.connected(peer[0])
         protocol = Guard(cast(ResponseHandler, protocol), transport)
         transport.set_protocol(protocol)
-    current.head = protocol.expect()
+    current.head = protocol.expect(lost)
 
 
 class Guard(asyncio.Protocol):
@@ -73,10 +82,12 @@ class Guard(asyncio.Protocol):
         self._protocol = protocol
         self._transport = transport
         self._head = ResponseHead()
+        self._lost: Callable[[], None] | None = None
 
-    def expect(self) -> ResponseHead:
-        """Begin a new exchange, and return the head that will contain its response."""
+    def expect(self, lost: Callable[[], None]) -> ResponseHead:
+        """Begin a new exchange, and return the head that will contain its response. `lost`: see `prepare`."""
         self._head = ResponseHead()
+        self._lost = lost
         return self._head
 
     def data_received(self, data: bytes) -> None:
@@ -95,6 +106,8 @@ class Guard(asyncio.Protocol):
         self._protocol.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._lost is not None:
+            self._lost()
         if self._head.received and not self._head.complete:
             self._protocol.set_exception(UnreadableResponse("the connection closed within its head"))
         self._protocol.connection_lost(exc)

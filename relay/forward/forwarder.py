@@ -113,6 +113,12 @@ class Forwarder:
         self._schedule.flush(self._clock.monotonic_ms())
         self._changed.set()
 
+    def network_changed(self) -> None:
+        """Try now, on new connections, because the network of this machine changed."""
+        self._client.reconnect()
+        self._schedule.network_changed()
+        self._changed.set()
+
     def configure(self, limits: Limits) -> None:
         """Apply new limits, also to pending events. End all pauses that no server requested.
 

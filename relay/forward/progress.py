@@ -37,6 +37,8 @@ _CHECKS_PER_TIMEOUT = 8
 _MAX_CHECK_INTERVAL_MS = 1_000
 # struct tcp_info of Linux 4.1 and later: tcpi_bytes_acked is an unsigned 64-bit number at byte 120.
 _BYTES_ACKED = struct.Struct("=120xQ")
+# struct tcp_info of Linux 4.6 and later: tcpi_data_segs_out is an unsigned 32-bit number at byte 156.
+_SEGMENTS_SENT = struct.Struct("=156xI")
 
 _Result = TypeVar("_Result")
 
@@ -94,6 +96,9 @@ class Watch:
         """Whether the request timed out before the upstream's host acknowledged all of its bytes."""
         self.connected = False
         """Whether the request had a connection."""
+        self.nothing_left = False
+        """Whether the connection was lost before it sent a byte of the request, as far as the system reports it."""
+        self._segments_before: int | None = None
 
     def attach(self, transport: asyncio.WriteTransport, sockets: Sockets) -> None:
         """Watch this connection. Call it before the first byte of the request is sent."""
@@ -101,6 +106,12 @@ class Watch:
         self.connected = True
         self._progress_at = self._clock.monotonic_ms()
         self._seen = self._progress()
+        self._segments_before = _segments_sent(self._socket)
+
+    def lost(self) -> None:
+        """Record that the connection closes, before its socket does."""
+        if self._transport is not None and self._segments_before is not None:
+            self.nothing_left = _segments_sent(self._socket) == self._segments_before
 
     def detach(self) -> None:
         """Stop watching the connection, because another request uses it."""
@@ -127,7 +138,8 @@ class Watch:
         """Reset the connection. Bytes in user space and in the kernel are not sent."""
         if self._transport is None:
             return
-        if self._socket is not None:
+        if self._socket is not None and self._socket.fileno() >= 0:
+            self.lost()
             with contextlib.suppress(OSError):  # The socket is already closed.
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         self._transport.abort()
@@ -178,6 +190,16 @@ def _acknowledged_bytes(opened: socket.socket | None) -> int:
         info = opened.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_ACKED.size)
         return int(_BYTES_ACKED.unpack(info)[0])
     return 0
+
+
+def _segments_sent(opened: socket.socket | None) -> int | None:
+    """Return the number of segments with data that were sent, or None if the system does not report it."""
+    if not _LINUX or opened is None:
+        return None
+    with contextlib.suppress(OSError, struct.error):
+        info = opened.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _SEGMENTS_SENT.size)
+        return int(_SEGMENTS_SENT.unpack(info)[0])
+    return None
 
 
 def _unacknowledged_bytes(opened: socket.socket | None) -> int:

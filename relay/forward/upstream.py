@@ -28,25 +28,21 @@ from aiohttp.connector import Connection
 from relay import __version__
 from relay.config import EndpointSettings, Upstream
 from relay.forward import exchange as wire
-from relay.forward.progress import TOTAL_FACTOR, Sockets, Watch
+from relay.forward.no_response import CONNECT_S, UnrequestedResponse, no_response
+from relay.forward.progress import Sockets, Watch
 from relay.forward.resolver import Resolver
 from relay.forward.response_head import MAX_LINE_BYTES, MAX_LINES
 from relay.policy import requested_delay
-from relay.policy.verdict import NoResponse, UpstreamResponse, clean, redirect_target
+from relay.policy.verdict import NoResponse, UpstreamResponse
 from relay.runtime.clock import Clock
 from relay.runtime.secret import MASK, Secret, fingerprint, pattern
 
 RESPONSE_MAX_BYTES = 64 * 1024
 _HEADERS_OF_USE = ("content-encoding", "content-type", "location", "x-ratelimit-limit", *requested_delay.HEADERS)
 _KEEP_ALIVE_S = 15.0  # Common servers close idle connections after 60 to 75 s. The relay closes them first.
-_CONNECT_S = 10.0
 
 _WATCHED: ContextVar[tuple[Watch, Sockets]] = ContextVar("_WATCHED")
 """The watch of this task's request, which is attached to the connection when it is open."""
-
-
-class _UnrequestedResponse(aiohttp.ClientConnectionError):
-    """The connection contained a response before the request. Nothing was sent."""
 
 
 class _Request(aiohttp.ClientRequest):
@@ -60,10 +56,10 @@ class _Request(aiohttp.ClientRequest):
 
     async def send(self, conn: Connection) -> aiohttp.ClientResponse:
         if conn.protocol is not None and conn.protocol.should_close:
-            raise _UnrequestedResponse
-        wire.prepare(conn, self.resolver)
+            raise UnrequestedResponse
+        watch, sockets = _WATCHED.get()
+        wire.prepare(conn, self.resolver, watch.lost)
         if conn.transport is not None:
-            watch, sockets = _WATCHED.get()
             watch.attach(cast("asyncio.WriteTransport", conn.transport), sockets)
         return await super().send(conn)
 
@@ -85,6 +81,9 @@ class BatchSender(Protocol):
         `stalled` is called with True after 5 s without progress, and with False after the next progress or the end.
         With `fresh`, use a new connection.
         """
+
+    def reconnect(self) -> None:
+        """Use new connections and new name lookups for later requests, because the network changed."""
 
 
 class UpstreamClient:
@@ -110,9 +109,8 @@ class UpstreamClient:
 
         Return the names of certificate and key files that have another content than before.
         """
-        if self._session and self._opened_with != _transport(settings):
-            self._retired.append(self._session)
-            self._session = None
+        if self._opened_with != _transport(settings):
+            self.reconnect()
         self._settings = settings
         before, self._certificates = self._certificates, _fingerprints(settings)
         return [name for name, now in self._certificates.items() if name in before and before[name] != now]
@@ -125,6 +123,12 @@ class UpstreamClient:
         """See BatchSender."""
         urls = [self._settings.default.url, *(endpoint.url for endpoint in self._settings.tenants.values())]
         return list(dict.fromkeys(map(_origin, urls)))
+
+    def reconnect(self) -> None:
+        """See BatchSender. A kept-alive connection of the previous network would hang until the timeout."""
+        if self._session:
+            self._retired.append(self._session)
+            self._session = None
 
     async def close(self) -> None:
         for session in [*self._retired, *([self._session] if self._session else [])]:
@@ -152,17 +156,10 @@ class UpstreamClient:
         endpoint = settings.endpoint(tenant_id)
         try:
             return await watch.run(self._request(watch, tenant_id, body))
-        except TimeoutError:
-            return _timed_out(watch, settings)
         except wire.NotFresh:
             return None
-        except aiohttp.ClientHttpProxyError as error:
-            return NoResponse(clean(_masker(endpoint)(_harmless(error))), True, proxy_status=error.status)
-        except (aiohttp.ClientError, OSError, ssl.SSLError, ValueError) as error:
-            # aiohttp's messages may quote request headers, so only known harmless parts are used.
-            never_sent = isinstance(error, aiohttp.ClientConnectorError | aiohttp.ClientProxyConnectionError)
-            lost = exchange.lost_kept_connection and isinstance(error, aiohttp.ClientConnectionError)
-            return NoResponse(clean(_masker(endpoint)(_harmless(error))), never_sent, lost_kept_connection=lost)
+        except (aiohttp.ClientError, OSError, ssl.SSLError, ValueError) as error:  # TimeoutError is an OSError.
+            return no_response(error, watch, exchange, settings.timeout_ms, _masker(endpoint))
 
     async def _request(self, watch: Watch, tenant_id: int, body: bytes) -> UpstreamResponse:
         """Return the response to one request. Raises the errors of aiohttp and the network."""
@@ -234,14 +231,6 @@ class UpstreamClient:
         return UpstreamResponse(response.status, headers, body, self._clock.wall_ms(), mask)
 
 
-def _timed_out(watch: Watch, settings: Upstream) -> NoResponse:
-    seconds = f"{settings.timeout_ms / 1000:g} s"
-    if watch.while_sending:
-        message = f"the request was not received: no progress for {seconds}, or not sent in {TOTAL_FACTOR} times that"
-        return NoResponse(message, while_sending=True)
-    return NoResponse(f"no response within {seconds}", never_sent=not watch.connected)
-
-
 def _session(settings: Upstream, tls: ssl.SSLContext, resolver: Resolver, sockets: Sockets) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(
@@ -252,7 +241,7 @@ def _session(settings: Upstream, tls: ssl.SSLContext, resolver: Resolver, socket
             ttl_dns_cache=30,
             socket_factory=sockets.open,
         ),
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S),  # The watch bounds the request.
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S),  # The watch bounds the request.
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
         # The guard checks these bounds first and reports the reason.
@@ -370,31 +359,3 @@ def _masker(endpoint: EndpointSettings) -> Callable[[str], str]:
 @lru_cache(maxsize=256)
 def _compiled(key: Secret) -> re.Pattern[str]:
     return re.compile(pattern(key.reveal()))
-
-
-def _harmless(error: BaseException) -> str:
-    """Return a description of an error that contains no part of the request."""
-    match error:
-        case aiohttp.ClientConnectorCertificateError():
-            return f"certificate not accepted: {error.certificate_error}"
-        case aiohttp.ClientConnectorError() | aiohttp.ClientProxyConnectionError():
-            return f"cannot connect: {error.os_error.strerror or type(error.os_error).__name__}"
-        case _UnrequestedResponse():
-            return "the connection contained an unrequested response and was closed"
-        case wire.UnreadableResponse():
-            return f"the response cannot be read: {error}"
-        case aiohttp.ServerDisconnectedError():
-            return "connection closed before the response"
-        case aiohttp.ClientHttpProxyError():
-            advice = ": check user and password in upstream.proxy" if error.status == 407 else ""
-            target = redirect_target(error.headers.get("Location", "") if error.headers else "")
-            return f"the proxy rejected the connection with {error.status} {error.message}{target}{advice}"
-        case aiohttp.ClientPayloadError():
-            return "the response is incomplete"
-        case aiohttp.ClientResponseError():
-            # The parser's message quotes bytes of the response, never of the request.
-            return f"the response is not valid HTTP: {error.message}"
-        case OSError():
-            return f"connection failed: {error.strerror or type(error).__name__}"
-        case _:
-            return f"request failed ({type(error).__name__})"

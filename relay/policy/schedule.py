@@ -117,6 +117,12 @@ class Schedule:
                     queue.arrive(now)
                 self._arm(queue, now)
 
+    def network_changed(self) -> None:
+        """End the pauses of the endpoints, except those that a server requested, so that each is probed now."""
+        for endpoint in self._endpoints.values():
+            endpoint.probe_now()
+            self._activate(endpoint)
+
     def configure(self, limits: Limits, now: int) -> None:
         """Apply new limits, also to pending events, and end every pause that no server requested."""
         self.limits = limits

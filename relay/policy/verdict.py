@@ -46,6 +46,8 @@ class NoResponse:
     message: str
     never_sent: bool = False
     """No connection was established, so the upstream did not receive the request."""
+    is_unreachable: bool = False
+    """Nothing of the request left this machine: no route, no name, no connection, or a reset before its first byte."""
     lost_kept_connection: bool = False
     """A reused connection was closed before the first byte of the response."""
     proxy_status: int | None = None

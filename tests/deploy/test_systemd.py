@@ -67,11 +67,11 @@ def test_exposure_is_low(tmp_path: Path) -> None:
 
 
 def test_the_unit_permits_everything_that_the_relay_needs() -> None:
-    """The relay reads the boot id from /proc/sys, notifies a unix socket, and stores in the state directory."""
+    """The relay reads the boot id from /proc/sys, notifies a unix socket, reads netlink and has a state directory."""
     unit = settings()
 
     assert "ProcSubset" not in unit
-    assert "AF_UNIX" in unit["RestrictAddressFamilies"][0].split()
+    assert {"AF_UNIX", "AF_NETLINK"} <= set(unit["RestrictAddressFamilies"][0].split())
     assert unit["StateDirectory"] == ["relay"]
     assert unit["LoadCredential"] == ["upstream.api_key:/etc/relay/key"]
 

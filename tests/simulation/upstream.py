@@ -155,6 +155,9 @@ class SimUpstream:
     def origins(self) -> Sequence[str]:
         return list(dict.fromkeys(origin.name for origin in (DEFAULT_ORIGIN, *self.origin_of.values())))
 
+    def reconnect(self) -> None:
+        """See BatchSender. The simulation has no connections."""
+
     async def post(
         self, tenant_id: int, body: bytes, stalled: Callable[[bool], None], *, fresh: bool = False
     ) -> UpstreamResponse | NoResponse:

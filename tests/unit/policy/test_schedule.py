@@ -789,3 +789,25 @@ def test_a_longer_linger_does_not_delay_events_that_are_pending_already() -> Non
     harness.pass_time(5_000)
 
     assert isinstance(harness.next(), Send)
+
+
+def test_a_change_of_the_network_ends_the_pause_of_an_endpoint_and_of_no_device() -> None:
+    harness = Harness()
+    harness.offer(1)
+    harness.offer(2)
+    harness.respond(harness.send(), UNAUTHORIZED)
+    assert not harness.sends()
+
+    harness.schedule.network_changed()
+
+    assert len(harness.sends()) == 1, "one probe"
+
+
+def test_a_change_of_the_network_does_not_shorten_a_requested_pause() -> None:
+    harness = Harness()
+    harness.offer(1)
+    harness.respond(harness.send(), Failing("503 down", 60_000, 503))
+
+    harness.schedule.network_changed()
+
+    assert not harness.sends()
