@@ -293,5 +293,7 @@ class Connection(asyncio.Protocol):
             self.close()
 
     def abort(self) -> None:
+        """Close the connection at once, without sending the written data."""
+        self.close()
         if self._transport is not None:
             self._transport.abort()

@@ -23,7 +23,6 @@ class Complete(NamedTuple):
     """The whole request was received."""
 
     plan: RequestPlan
-    handler: BodyHandler
     body: bytes
     rest: bytes
     """The data after the request."""
@@ -147,4 +146,4 @@ class RequestReader:
             return self._early(handler.reject("too_large"), None if decoded.rest is None else Ended(decoded.rest))
         if decoded.rest is None:
             return None
-        return Complete(self.plan, handler, b"".join(self._parts), decoded.rest)
+        return Complete(self.plan, b"".join(self._parts), decoded.rest)

@@ -196,6 +196,28 @@ MUTANTS = (
         ),
     ),
     mutant(
+        "an endless head kept in memory",
+        "G9",
+        "tests/unit/http/test_listener.py::test_a_head_beyond_32_kib_receives_431_and_is_closed",
+        ("relay/http/reader.py", "        if len(head) > MAX_HEAD_BYTES:\n", "        if len(head) > 1 << 30:\n"),
+    ),
+    mutant(
+        "two requests of a connection handled at the same time",
+        "contract 4",
+        "tests/unit/http/test_connection_inputs.py::test_any_order_of_events_keeps_the_invariants",
+        ("relay/http/connection.py", 'self._pipelined or state in {"handling", "writing"}', "self._pipelined"),
+    ),
+    mutant(
+        "any bytes accepted after a chunk",
+        "contract 4",
+        "tests/unit/http/test_framing.py::test_an_invalid_chunk_ends_the_body",
+        (
+            "relay/http/framing.py",
+            'b"\\r\\n".startswith(line_break) if self._missing_bytes else b"\\r\\n".endswith(line_break)',
+            "True",
+        ),
+    ),
+    mutant(
         "unlimited connections",
         "G9",
         "tests/unit/http/test_listener.py::test_if_no_connection_is_idle_the_new_one_receives_503_and_is_counted",

@@ -53,6 +53,7 @@ def test_chunks_are_decoded_wherever_the_data_is_cut(framed: bytes, body: bytes,
     [
         b"\r\n", b"-1\r\n", b"+1\r\n", b"0x1\r\n", b"1_0\r\n", b" 1\r\n", b"1 \r\n", b"g\r\n", b"1\n", b"1\r\r\n",
         b"1;a\rb\r\n", b"1\r\nab\r\n", b"1\r\na\n\r\n", b"1\r\na\r\r\n", b"10000000000000000\r\n", b"1;" + b"x" * 5_000,
+        b"1\r\naXY0\r\n\r\n",
         b"0\r\nno colon\r\n\r\n", b"0\r\n folded: a\r\n\r\n", b"0\r\nName : a\r\n\r\n", b"0\r\nA: b\n\r\n",
         b"0\r\n" + b"Name: value\r\n" * 4_000 + b"\r\n",
     ],
