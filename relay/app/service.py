@@ -94,8 +94,8 @@ class Service:
         self._ids = None if settings.outbox.identity == "fixed" else read_machine_ids()
         self._was_moved = False
         self.outbox = create_outbox(settings.outbox, clock, self.metrics, self._tasks, ids=self._ids)
-        self.schedule = Schedule(limits(settings))
         self._client = UpstreamClient(settings.upstream, clock)
+        self.schedule = Schedule(limits(settings), self._client.origin)
         self._forwarder = Forwarder(self.outbox, self.schedule, self._client, clock, self.metrics, self._tasks)
         self._time_file = TimeFile(settings.outbox.path, clock, self._forwarder.true_times.known)
         reader = self._reader(settings)

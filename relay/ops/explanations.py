@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 from relay.outbox import Gauges
-from relay.policy.endpoint import EndpointState
+from relay.policy.upstream_origin import EndpointState
 
 Level = Literal["ok", "slow", "trouble"]
 

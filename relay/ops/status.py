@@ -20,8 +20,8 @@ from relay import __version__
 from relay.ops import explanations
 from relay.ops.history import History
 from relay.outbox import Outbox
-from relay.policy.endpoint import EndpointState
 from relay.policy.overview import EndpointView, QueueSummary, QueueView
+from relay.policy.upstream_origin import EndpointState
 from relay.runtime.clock import Clock, rfc3339
 from relay.runtime.metrics import Metrics
 

@@ -16,11 +16,11 @@ class EmptyQueues:
         self._listed: set[int] = set()
         self._order: deque[tuple[int, DeviceQueue]] = deque()
 
-    def add(self, queue: DeviceQueue, at: int) -> None:
-        """List a device queue until `at`, unless it is listed."""
+    def add(self, queue: DeviceQueue, now: int, window_ms: int) -> None:
+        """List a device queue until its rate window must be free, unless it is listed."""
         if queue.id not in self._listed:
             self._listed.add(queue.id)
-            self._order.append((at, queue))
+            self._order.append((now + window_ms + 1, queue))
 
     def pop_due(self, now: int) -> DeviceQueue | None:
         """Remove and return the first device queue if its time has come; otherwise None. It may have events again."""

@@ -6,9 +6,7 @@ of one device does not change the health of the endpoint while other devices suc
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
 
 from relay.policy.body_size import BodySize
 from relay.policy.endpoint_health import ApiResponded, EndpointFailed, Failure, Health, PauseEnded, ProbePostponed
@@ -18,8 +16,7 @@ from relay.policy.ready_queues import ReadyQueues
 from relay.policy.rejections import Rejections
 from relay.policy.request_slots import RequestSlots
 from relay.policy.shared_limit import SharedLimit
-
-EndpointState: TypeAlias = Literal["ok", "rate_limited"] | Failure
+from relay.policy.upstream_origin import EndpointState, UpstreamOrigin
 
 
 class Endpoint:
@@ -30,23 +27,21 @@ class Endpoint:
         "evidence",
         "health",
         "last_error",
-        "limit",
+        "origin",
         "queues",
         "ready",
         "rejections",
         "slots",
-        "states",
         "tenant_id",
         "wake_at",
     )
 
-    def __init__(self, tenant_id: int, now: int, states: Counter[EndpointState], slots: RequestSlots) -> None:
-        """Create the state of a new endpoint and count it in `states`, the number of endpoints by state."""
+    def __init__(self, tenant_id: int, now: int, origin: UpstreamOrigin) -> None:
+        """Create the state of a new endpoint of `origin`, and count it there."""
         self.tenant_id = tenant_id
-        self.states = states
+        self.origin = origin
         self.health = Health("untested", now)
-        self.limit = SharedLimit(now)
-        self.slots = slots
+        self.slots = RequestSlots(origin.slots)
         self.ready = ReadyQueues()
         self.evidence = Evidence()
         self.rejections = Rejections()
@@ -54,18 +49,19 @@ class Endpoint:
         self.queues = 0  # Number of its device queues in the schedule.
         self.last_error = ""
         self.wake_at: int | None = None  # Expiry of its timer; set by Timers.
-        states[self.state()] += 1
+        origin.count(None, self.health)
 
     def __repr__(self) -> str:
-        return f"Endpoint({self.tenant_id}, {self.health}, {self.limit}, {self.slots}, {self.ready})"
+        return f"Endpoint({self.tenant_id}, {self.health}, {self.origin}, {self.slots}, {self.ready})"
+
+    @property
+    def limit(self) -> SharedLimit:
+        """The limit of all endpoints of the origin."""
+        return self.origin.limit
 
     def state(self) -> EndpointState:
         """Return the state for people. An endpoint without a response is shown as "ok"."""
-        match self.health.state:
-            case "untested" | "ok":
-                return "rate_limited" if self.limit.is_limited else "ok"
-            case failure:
-                return failure
+        return self.origin.state_of(self.health)
 
     def since(self) -> int:
         """Return the beginning of the state."""
@@ -77,7 +73,7 @@ class Endpoint:
         """Return whether one more request may be in flight, with these numbers of request slots and connections.
 
         A failing endpoint has one request slot. A stalled request needs a connection only, unless the endpoint is
-        being probed or limited. An endpoint without a recent success gets a quarter of the connections.
+        being probed or its origin limited. An endpoint without a recent success gets a quarter of the connections.
         """
         most = connections if self.evidence.has_recent_success(now) else max(1, connections // 4)
         in_flight = self.slots.in_flight
@@ -85,20 +81,11 @@ class Endpoint:
             return False
         if self.health.is_failing:
             return in_flight == 0
-        if self.limit.is_limited:
-            return in_flight < self.limit.max_in_flight(request_slots)
-        return self.slots.occupied < request_slots
+        return (in_flight if self.limit.is_limited else self.slots.occupied) < request_slots
 
     def free_at(self, now: int, span_ms: int) -> int:
         """Return the earliest time that pauses and shared limit permit. `span_ms`: length of the rate window."""
-        return max(self.health.pause.until, self.limit.free_at(now, self.slots.in_flight, span_ms))
-
-    def tick(self, now: int, span_ms: int) -> None:
-        """Evaluate a window of the shared limit that is over."""
-        if self.limit.is_limited:
-            before = self.state()
-            self.limit.tick(now, span_ms)
-            self._recount(before)
+        return max(self.health.pause.until, self.origin.free_at(now, span_ms))
 
     def prefer_probe(self) -> None:
         """Move a ready device queue without failures and rejections to the front, because it is the better probe."""
@@ -132,10 +119,7 @@ class Endpoint:
         """Record a 429 of a shared limit. Return the number of consecutive ones before it."""
         self.last_error = message
         self.responded(now)
-        before = self.state()
-        attempt = self.limit.limited(sent_at, now, initial_rate)
-        self._recount(before)
-        return attempt
+        return self.limit.limited(sent_at, now, initial_rate)
 
     def note_error(self, message: str) -> None:
         """Record a message for people that changes no state."""
@@ -146,9 +130,8 @@ class Endpoint:
         self._become(self.health.after(ProbePostponed(pause)))
 
     def probe_now(self) -> None:
-        """End every pause, except the part that a server requested. The limits stay."""
+        """End the pause, except the part that a server requested."""
         self._become(self.health.after(PauseEnded()))
-        self.limit.end_pause()
 
     # -- device queues -----------------------------------------------------------------------------
 
@@ -163,17 +146,15 @@ class Endpoint:
 
     def removed(self) -> None:
         """Remove the endpoint from the number of endpoints by state."""
-        self.states[self.state()] -= 1
+        self.origin.count(self.health, None)
+
+    def move(self, origin: UpstreamOrigin) -> None:
+        """Move to another origin, after a reload changed the URL."""
+        self.origin.count(self.health, None)
+        origin.count(None, self.health)
+        self.slots.move(origin.slots)
+        self.origin = origin
 
     def _become(self, health: Health) -> None:
-        before = self.state()
+        self.origin.count(self.health, health)
         self.health = health
-        self._recount(before)
-
-    def _recount(self, before: EndpointState) -> None:
-        """Count the endpoint by its new state."""
-        after = self.state()
-        if after != before:
-            self.states[before] -= 1
-            self.states[after] += 1
-            assert self.states[before] >= 0, self

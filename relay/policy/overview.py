@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 from relay.event.reader import DeviceKey
 from relay.policy.device_queue import DeviceQueue
-from relay.policy.endpoint import Endpoint, EndpointState
+from relay.policy.endpoint import Endpoint
 from relay.policy.limits import Limits
+from relay.policy.upstream_origin import EndpointState
 
 
 class EndpointView(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from relay.policy.device_queue import DeviceQueue
 from relay.policy.limits import Limits
@@ -12,39 +12,46 @@ from relay.policy.position import READY, InFlight
 
 ExactRequest: TypeAlias = tuple[tuple[DeviceQueue, int], ...]
 """Device queues with their numbers of events."""
+Turn: TypeAlias = Literal["none", "active", "waiting"]
+"""Whether the endpoint is one of the active ones of the schedule, waits for the limit of its origin, or neither."""
 
 
 class ReadyQueues:
     """A device queue is listed exactly while its position is `Ready`."""
 
-    __slots__ = ("_active", "_exact", "_queues")
+    __slots__ = ("_exact", "_queues", "turn")
 
     def __init__(self) -> None:
         self._queues: deque[DeviceQueue] = deque()
         self._exact: deque[ExactRequest] = deque()
-        self._active = False
+        self.turn: Turn = "none"
 
     def __len__(self) -> int:
         """Return the number of device queues that are ready."""
         return len(self._queues)
 
     def __repr__(self) -> str:
-        return f"ReadyQueues({len(self._queues)} ready, {len(self._exact)} exact, active={self._active})"
+        return f"ReadyQueues({len(self._queues)} ready, {len(self._exact)} exact, turn={self.turn})"
 
     def has_requests(self) -> bool:
         return bool(self._queues or self._exact)
 
     def activate(self) -> bool:
-        """Return whether the endpoint must be added to the active ones, because it has requests and is not one."""
-        if self._active or not self.has_requests():
+        """Return whether the endpoint must be added to the active ones, because it has requests and no turn."""
+        if self.turn != "none" or not self.has_requests():
             return False
-        self._active = True
+        self.turn = "active"
         return True
 
-    def deactivate(self) -> None:
-        """Record that the endpoint was removed from the active ones."""
-        assert self._active, self
-        self._active = False
+    def end_turn(self) -> None:
+        """Record that the endpoint was removed from the active or the waiting ones."""
+        assert self.turn != "none", self
+        self.turn = "none"
+
+    def wait(self) -> None:
+        """Record that the endpoint waits for the limit of its upstream origin."""
+        assert self.turn == "none", self
+        self.turn = "waiting"
 
     def add(self, queue: DeviceQueue) -> None:
         assert queue.position is READY, queue

@@ -6,12 +6,12 @@ from relay.policy.position import SlotUse
 
 
 class RequestSlots:
-    """The requests in flight of one endpoint, which also count in those of all endpoints."""
+    """The requests in flight of one endpoint, which also count for its upstream origin and for all origins."""
 
-    __slots__ = ("_all", "in_flight", "stalled")
+    __slots__ = ("_parent", "in_flight", "stalled")
 
-    def __init__(self, all_endpoints: RequestSlots | None = None) -> None:
-        self._all = all_endpoints
+    def __init__(self, parent: RequestSlots | None = None) -> None:
+        self._parent = parent
         self.in_flight = 0
         self.stalled = 0  # Requests in flight that make no progress.
 
@@ -28,5 +28,14 @@ class RequestSlots:
         self.in_flight += (after != "free") - (before != "free")
         self.stalled += (after == "stalled") - (before == "stalled")
         assert 0 <= self.stalled <= self.in_flight, self
-        if self._all is not None:
-            self._all.change(before, after)
+        if self._parent is not None:
+            self._parent.change(before, after)
+
+    def move(self, parent: RequestSlots) -> None:
+        """Count these requests for another origin."""
+        for slots, sign in ((self._parent, -1), (parent, 1)):
+            if slots is not None:
+                slots.in_flight += sign * self.in_flight
+                slots.stalled += sign * self.stalled
+                assert 0 <= slots.stalled <= slots.in_flight, slots
+        self._parent = parent

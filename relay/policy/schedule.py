@@ -17,7 +17,7 @@ The schedule does not depend on the content of events, on their storage or on HT
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from sys import maxsize
 
 from relay.event.reader import DeviceKey
@@ -26,7 +26,7 @@ from relay.policy.batch_selection import choose
 from relay.policy.device_queue import DeviceQueue, linger_end
 from relay.policy.diagnosis import BatchRemoved
 from relay.policy.empty_queues import EmptyQueues
-from relay.policy.endpoint import Endpoint, EndpointState
+from relay.policy.endpoint import Endpoint
 from relay.policy.judgement import CompletedRequest, QueueOutcome, judge
 from relay.policy.limits import Limits
 from relay.policy.pause import Pause
@@ -35,22 +35,25 @@ from relay.policy.rate_window import Window
 from relay.policy.request_slots import RequestSlots
 from relay.policy.requests import Reply, Send, Share, Wait
 from relay.policy.timers import Timers
+from relay.policy.upstream_origin import EndpointState, UpstreamOrigin
 from relay.policy.verdict import Delivered
 
-_MAX_LISTED_ENDPOINTS = 100
 CONNECTIONS_PER_SLOT = 8
 
 
 class Schedule:
     """The state of all device queues and endpoints. Times are monotonic milliseconds of one clock."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, origin_of: Callable[[int], str] = lambda tenant_id: "") -> None:
+        """Create an empty schedule. `origin_of` returns the upstream origin of a tenant."""
         self.limits = limits
+        self._origin_of = origin_of
         self._queues: dict[int, DeviceQueue] = {}
         self._endpoints: dict[int, Endpoint] = {}
-        self._states: Counter[EndpointState] = Counter()  # Number of endpoints by state.
+        self._origins: dict[str, UpstreamOrigin] = {}
         self._active: deque[Endpoint] = deque()  # Endpoints with ready requests, in turn.
-        self._timers: Timers[DeviceQueue | Endpoint] = Timers()
+        self._waiting: dict[str, deque[Endpoint]] = {}  # Endpoints that wait for the limit of their origin, in turn.
+        self._timers: Timers[DeviceQueue | Endpoint | UpstreamOrigin] = Timers()
         self._slots = RequestSlots()
         self._empty = EmptyQueues()
 
@@ -63,7 +66,7 @@ class Schedule:
         if known:
             known.restore(window)
         else:
-            self._list_empty(self._new_queue(queue_id, key, window, now), now)
+            self._empty.add(self._new_queue(queue_id, key, window, now), now, self.limits.window_ms)
 
     def resume(self, requests: Sequence[Sequence[Share]], now: int) -> None:
         """Resend the requests that were in flight at a crash exactly and first: the upstream may have received them."""
@@ -94,7 +97,7 @@ class Schedule:
             queue.diagnose(BatchRemoved())  # The diagnosis was about dropped events.
         if not events:
             queue.become_empty()
-            self._list_empty(queue, now)
+            self._empty.add(queue, now, self.limits.window_ms)
         if not events or position is READY or position is RESERVED:
             return False
         if queue.is_full(self.limits):
@@ -107,9 +110,7 @@ class Schedule:
 
     def flush(self, now: int) -> None:
         """Send pending events now, within the limits, and end every pause that no server requested."""
-        for endpoint in self._endpoints.values():
-            endpoint.probe_now()
-            self._activate(endpoint)
+        self._end_pauses()
         for queue in self._queues.values():
             if queue.events and not isinstance(queue.position, InFlight):
                 queue.end_pause()
@@ -127,13 +128,23 @@ class Schedule:
         """Apply new limits, also to pending events, and end every pause that no server requested."""
         self.limits = limits
         for endpoint in self._endpoints.values():
-            endpoint.probe_now()
-            self._activate(endpoint)
+            if endpoint.origin.name != self._origin_of(endpoint.tenant_id):
+                endpoint.move(self._origin(endpoint.tenant_id, now))
+        self._end_pauses()
+        self._origins = {name: origin for name, origin in self._origins.items() if origin.endpoints}
         for queue in self._queues.values():
             queue.end_pause()
             if isinstance(queue.position, Lingering):
                 queue.arrive(now if queue.is_full(limits) else linger_end(queue.phase, now, limits.linger_ms))
             self._arm(queue, now)
+
+    def _end_pauses(self) -> None:
+        for origin in self._origins.values():
+            origin.limit.end_pause()
+            self._wake_all(origin)
+        for endpoint in self._endpoints.values():
+            endpoint.probe_now()
+            self._activate(endpoint)
 
     # -- requests ----------------------------------------------------------------------------------
 
@@ -142,15 +153,20 @@ class Schedule:
         while what := self._timers.pop_expired(now):
             if isinstance(what, DeviceQueue):
                 self._arm(what, now)
-            else:
+            elif isinstance(what, Endpoint):
                 self._activate(what)
+            else:
+                self._serve_waiting(what, now)
         slots = self.limits.max_in_flight
         if self._slots.occupied < slots and self._slots.in_flight < CONNECTIONS_PER_SLOT * slots:
-            for _ in range(len(self._active)):
+            while self._active:
                 endpoint = self._active.popleft()
-                endpoint.ready.deactivate()
+                endpoint.ready.end_turn()
                 if send := self._send(endpoint, now):
                     self._activate(endpoint)
+                if endpoint.ready.turn != "waiting":
+                    self._serve_waiting(endpoint.origin, now)
+                if send:
                     return send
         return Wait(self._timers.next_at())
 
@@ -161,10 +177,17 @@ class Schedule:
         own_slots = slots if len(self._endpoints) == 1 else max(1, slots - 1)
         if not endpoint.ready.has_requests() or not endpoint.has_room(own_slots, CONNECTIONS_PER_SLOT * slots, now):
             return None
-        endpoint.tick(now, self.limits.window_ms)
-        free_at = endpoint.free_at(now, self.limits.window_ms)
-        if free_at > now:
-            self._timers.wake(endpoint, free_at)
+        if endpoint.limit.tick(now, self.limits.window_ms):
+            self._wake_all(endpoint.origin)
+        if endpoint.health.pause.until > now:
+            self._timers.wake(endpoint, endpoint.health.pause.until)
+            return None
+        free_at = endpoint.origin.free_at(now, self.limits.window_ms)
+        if free_at > now or not endpoint.origin.has_room(slots):
+            endpoint.ready.wait()
+            self._waiting.setdefault(endpoint.origin.name, deque()).append(endpoint)
+            if free_at > now:
+                self._timers.wake(endpoint.origin, free_at)
             return None
         if endpoint.health.is_failing:
             endpoint.prefer_probe()
@@ -228,6 +251,7 @@ class Schedule:
             self._queue_exact(queues[:middle])
             self._queue_exact(queues[middle:])
         self._use_slot(send, "free")
+        self._serve_waiting(endpoint.origin, now)
         return judgement.outcomes
 
     def count_request(self, tenant_id: int, now: int) -> None:
@@ -244,8 +268,10 @@ class Schedule:
             if queue.events:
                 self._arm(queue, now)
             else:
-                self._list_empty(queue, now)
-        self._activate(self._endpoints[send.tenant_id])
+                self._empty.add(queue, now, self.limits.window_ms)
+        endpoint = self._endpoints[send.tenant_id]
+        self._activate(endpoint)
+        self._serve_waiting(endpoint.origin, now)
 
     def settlement_failed(self, send: Send) -> None:
         """Occupy a request slot again until the request is `settled`, because its outcome could not be stored."""
@@ -266,7 +292,7 @@ class Schedule:
             if queue.events or isinstance(queue.position, InFlight):
                 continue
             if queue.position is not IDLE or queue.pause.until > now or queue.window.count(now, self.limits.window_ms):
-                self._list_empty(queue, now)
+                self._empty.add(queue, now, self.limits.window_ms)
             else:
                 del self._queues[queue.id]
                 removed.append(queue.id)
@@ -276,11 +302,10 @@ class Schedule:
     def _remove_from_endpoint(self, endpoint: Endpoint) -> None:
         """Remove a device queue from its endpoint, and an endpoint without any.
 
-        Apps can invent tenants, so their number must stay bounded. An endpoint with a shared limit is retained while
-        there are few endpoints.
+        Apps can invent tenants, so their number must stay bounded.
         """
         endpoint.remove_queue()
-        if endpoint.queues == 0 and (not endpoint.limit.is_limited or len(self._endpoints) > _MAX_LISTED_ENDPOINTS):
+        if endpoint.queues == 0:
             del self._endpoints[endpoint.tenant_id]
             endpoint.removed()
 
@@ -288,7 +313,7 @@ class Schedule:
 
     def states(self) -> Mapping[EndpointState, int]:
         """Return the number of endpoints by state, counted at each change because apps can invent tenants."""
-        return self._states
+        return sum((Counter(origin.states()) for origin in self._origins.values()), Counter[EndpointState]())
 
     def endpoints(self, now: int, first: Collection[int] = (), others: int = maxsize) -> list[overview.EndpointView]:
         """Return the endpoints of the tenants in `first` and at most `others` more, see `overview.select`."""
@@ -314,9 +339,16 @@ class Schedule:
     def _new_queue(self, queue_id: int, key: DeviceKey, window: Window, now: int) -> DeviceQueue:
         queue = self._queues[queue_id] = DeviceQueue(queue_id, key, window)
         if key[0] not in self._endpoints:
-            self._endpoints[key[0]] = Endpoint(key[0], now, self._states, RequestSlots(self._slots))
+            self._endpoints[key[0]] = Endpoint(key[0], now, self._origin(key[0], now))
         self._endpoints[key[0]].add_queue()
         return queue
+
+    def _origin(self, tenant_id: int, now: int) -> UpstreamOrigin:
+        """Return the upstream origin of a tenant. Their number is bounded by the configuration."""
+        name = self._origin_of(tenant_id)
+        if name not in self._origins:
+            self._origins[name] = UpstreamOrigin(name, now, self._slots)
+        return self._origins[name]
 
     def _arm(self, queue: DeviceQueue, now: int) -> bool:
         """Make a device queue ready, or set its timer. Return whether `next` may change."""
@@ -332,10 +364,6 @@ class Schedule:
         self._activate(endpoint)
         return True
 
-    def _list_empty(self, queue: DeviceQueue, now: int) -> None:
-        """List an empty device queue for removal when its rate window must be free."""
-        self._empty.add(queue, now + self.limits.window_ms + 1)
-
     def _queue_exact(self, request: Sequence[tuple[DeviceQueue, int]]) -> None:
         endpoint = self._endpoints[request[0][0].key[0]]
         for queue, _ in request:
@@ -346,3 +374,25 @@ class Schedule:
     def _activate(self, endpoint: Endpoint) -> None:
         if endpoint.ready.activate():
             self._active.append(endpoint)
+
+    def _serve_waiting(self, origin: UpstreamOrigin, now: int) -> None:
+        """Activate the next endpoint that waits for the limit of an origin if the limit permits a request."""
+        waiting = self._waiting.get(origin.name)
+        if not waiting:
+            return
+        free_at = origin.free_at(now, self.limits.window_ms)
+        if free_at > now:
+            self._timers.wake(origin, free_at)
+            return
+        while waiting and origin.has_room(self.limits.max_in_flight):
+            endpoint = waiting.popleft()
+            endpoint.ready.end_turn()
+            if endpoint.ready.activate():
+                self._active.append(endpoint)
+                return
+
+    def _wake_all(self, origin: UpstreamOrigin) -> None:
+        """Activate all endpoints that wait for the limit of an origin."""
+        for endpoint in self._waiting.pop(origin.name, ()):
+            endpoint.ready.end_turn()
+            self._activate(endpoint)

@@ -249,9 +249,12 @@ class SharedLimit:
         """Record a 429 to one device below its own limit while other devices succeed."""
         self._become(self.state.limited_one_device(sent_at, now), now)
 
-    def tick(self, now: int, span_ms: int) -> None:
-        """Evaluate a window that is over."""
-        self._become(self.state.tick(now, span_ms, self._history), now)
+    def tick(self, now: int, span_ms: int) -> bool:
+        """Evaluate a window that is over. Return whether the limit ended."""
+        was_limited = self.is_limited
+        if was_limited:
+            self._become(self.state.tick(now, span_ms, self._history), now)
+        return was_limited and not self.is_limited
 
     def start_pause(self, pause: Pause) -> None:
         """Pause all requests after a 429, and not shorter than requested before."""

@@ -111,6 +111,12 @@ MUTANTS = (
         ),
     ),
     mutant(
+        "a shared limit for each tenant",
+        "G5",
+        "tests/unit/policy/test_schedule.py::test_tenants_of_one_origin_share_its_limit_and_another_origin_has_its_own",
+        ("relay/policy/schedule.py", "        name = self._origin_of(tenant_id)\n", "        name = str(tenant_id)\n"),
+    ),
+    mutant(
         "a 429 that does not reduce the rate",
         "G5",
         "tests/unit/policy/test_shared_limit.py::test_a_429_halves_a_rate_that_was_never_clean",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from math import ceil, log2
@@ -269,6 +270,19 @@ def test_a_device_at_its_own_limit_does_not_back_off_longer_after_each_delivery(
 
     assert sum(request.status == 429 for request in world.upstream.arrivals) > 100
     assert longest_wait_ms(world, range(1, 2)) <= MAX_WAIT_MS + LIMITS.retry_initial_ms
+
+
+def test_many_tenants_of_one_origin_share_its_limit() -> None:
+    """The upstream counts requests by address. Apps can invent tenants."""
+    tenants, limit = 40, 20
+    devices = [Device(i, tenant=1 + i, backlog=200, gap_ms=10 * HOUR_MS) for i in range(tenants)]
+    world = simulate(Plan(devices, HOUR_MS, SMALL_BATCHES, ip_limit=limit, drain_ms=48 * HOUR_MS))
+
+    later = [request for request in world.upstream.arrivals if 3 * MINUTE_MS <= request.at < HOUR_MS]
+    assert sum(request.status == 429 for request in later) <= len(later) * 0.02
+    assert len(later) >= 0.9 * limit * 57
+    served = Counter(request.tenant for request in later)
+    assert max(served.values()) - min(served[1 + i] for i in range(tenants)) <= 2, "tenants take turns"
 
 
 # -- effects on other devices

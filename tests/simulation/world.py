@@ -19,9 +19,9 @@ import msgspec
 from relay.event.reader import Event
 from relay.forward.forwarder import Forwarder
 from relay.outbox import ClaimPart, DeadLetter, Ledger, Selection
-from relay.policy.endpoint import EndpointState
 from relay.policy.limits import Limits
 from relay.policy.schedule import Schedule
+from relay.policy.upstream_origin import EndpointState
 from relay.runtime.metrics import Metrics
 from relay.runtime.tasks import Tasks
 
@@ -329,7 +329,7 @@ class Relay:
     def __init__(self, world: World) -> None:
         self.tasks = Tasks()
         self.outbox = world.outbox
-        self.schedule = Schedule(world.plan.limits)
+        self.schedule = Schedule(world.plan.limits, world.upstream.origin)
         self.forwarder = Forwarder(self.outbox, self.schedule, world.upstream, world.clock, Metrics(), self.tasks)
 
     async def start(self) -> Sequence[Sequence[ClaimPart]]:

@@ -17,8 +17,8 @@ from relay.ops.live import Live
 from relay.ops.server import Ops
 from relay.ops.status import Status
 from relay.outbox import DeadLetter, Gauges, Ledger, OutboxFull, Selection
-from relay.policy.endpoint import EndpointState
 from relay.policy.overview import EndpointView, QueueSummary, QueueView
+from relay.policy.upstream_origin import EndpointState
 from relay.runtime.metrics import Metrics
 
 STARTED_MS = 5_000

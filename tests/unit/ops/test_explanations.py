@@ -8,7 +8,7 @@ from typing import get_args
 import pytest
 from relay.ops.explanations import ENDPOINT_STATES, PAUSE_REASONS, Summary, summary
 from relay.outbox import Gauges
-from relay.policy.endpoint import EndpointState
+from relay.policy.upstream_origin import EndpointState
 
 WRITABLE = Gauges(4096, 1 << 20, 0, writable=True, dead_letters=0, problem="")
 NOT_WRITABLE = WRITABLE._replace(writable=False, problem="the disk is full")

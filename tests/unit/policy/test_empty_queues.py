@@ -13,13 +13,13 @@ def queue(queue_id: int) -> DeviceQueue:
 
 def test_a_device_queue_is_listed_once_until_its_time_comes() -> None:
     empty, first, second = EmptyQueues(), queue(1), queue(2)
-    empty.add(first, 100)
-    empty.add(first, 200)
-    empty.add(second, 150)
+    empty.add(first, 0, 99)
+    empty.add(first, 100, 99)
+    empty.add(second, 50, 99)
     assert empty.pop_due(99) is None
     assert empty.pop_due(100) is first
     assert empty.pop_due(149) is None
-    empty.add(first, 300)
+    empty.add(first, 200, 99)
     assert empty.pop_due(150) is second
     assert empty.pop_due(299) is None
     assert empty.pop_due(300) is first

@@ -77,8 +77,26 @@ def test_an_endpoint_is_activated_once_while_it_has_requests() -> None:
     ready.add_exact(((reserved(1), 2),))
     assert ready.activate()
     assert not ready.activate()
-    ready.deactivate()
+    ready.end_turn()
     assert ready.activate()
+
+
+def test_an_endpoint_that_waits_for_its_origin_is_not_activated_until_its_turn() -> None:
+    ready = ReadyQueues()
+    ready.add(queue(1))
+    ready.wait()
+    assert not ready.activate()
+    ready.end_turn()
+    assert ready.activate()
+
+
+@pytest.mark.parametrize(("turn", "act"), [("none", "end_turn"), ("active", "wait"), ("waiting", "wait")])
+def test_impossible_turns(turn: str, act: str) -> None:
+    ready = ReadyQueues()
+    ready.add(queue(1))
+    {"none": lambda: None, "active": ready.activate, "waiting": ready.wait}[turn]()
+    with pytest.raises(AssertionError):
+        getattr(ready, act)()
 
 
 def test_an_exact_request_waits_for_its_paused_device_and_lets_the_next_one_pass() -> None:

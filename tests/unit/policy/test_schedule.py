@@ -8,9 +8,6 @@ from dataclasses import replace
 
 import pytest
 from relay.policy.device_queue import linger_end, phase
-from relay.policy.endpoint import Endpoint
-from relay.policy.pause import Pause
-from relay.policy.request_slots import RequestSlots
 from relay.policy.requests import Reply, Send, Share, Wait
 from relay.policy.schedule import Schedule
 from relay.policy.verdict import Failing, Misconfigured, RateLimited, Resend, Verdict
@@ -334,6 +331,98 @@ def test_a_suspect_device_queue_shares_no_request() -> None:
     assert sorted(sorted(queues(send)) for send in harness.sends()) == [[1], [2, 3]]
 
 
+# -- the shared limit of an upstream origin
+
+
+ORIGINS = {1: "https://a.example", 2: "https://a.example", 3: "https://b.example"}
+
+
+def harness_with_origins(origins: dict[int, str] = ORIGINS, **changes: object) -> Harness:
+    """Return a harness with four device queues of each tenant, which have many events."""
+    limits = replace(LIMITS, mix_devices="never", **changes)
+    harness = Harness(Schedule(limits, origins.__getitem__), mix_devices="never", **changes)
+    for tenant in origins:
+        for queue_id in range(10 * tenant, 10 * tenant + 4):
+            harness.offer(queue_id, 50_000, tenant=tenant)
+    return harness
+
+
+def limit(harness: Harness, tenant: int = 1) -> None:
+    """Let a tenant's origin be limited, and let all other requests in flight succeed."""
+    sends = harness.sends()
+    harness.respond(next(send for send in sends if send.tenant_id == tenant), RateLimited("429", 0, None), u=0.0)
+    for send in sends:
+        if send in harness.sent_at:
+            harness.respond(send)
+
+
+def test_tenants_of_one_origin_share_its_limit_and_another_origin_has_its_own() -> None:
+    harness = harness_with_origins()
+    limit(harness)
+    states = [harness.schedule.endpoint(tenant, harness.now).state for tenant in (1, 2, 3)]
+    assert states == ["rate_limited", "rate_limited", "ok"]
+    assert counted(harness) == {"ok": 1, "rate_limited": 2}
+    began, tenants = harness.now, Counter()
+    while harness.now < began + LIMITS.window_ms:
+        send = harness.send()
+        tenants[send.tenant_id] += 1
+        harness.respond(send)
+    assert tenants[1] + tenants[2] <= LIMITS.ip_per_window + 1
+    assert abs(tenants[1] - tenants[2]) <= 1, "tenants take turns"
+    assert tenants[3] > 4 * LIMITS.ip_per_window
+
+
+def test_requests_in_flight_of_all_tenants_count_towards_the_limit_of_their_origin() -> None:
+    harness = Harness(ip_per_window=2)
+    for tenant in (1, 2):
+        harness.offer(tenant, 50_000, tenant=tenant)
+    sends = {send.tenant_id: send for send in harness.sends()}
+    harness.respond(sends[2])
+    harness.respond(sends[1], RateLimited("429", 0, None), u=0.0)
+    first, second = harness.send(), harness.send()
+    harness.pass_time(10 * LIMITS.window_ms)
+    assert {first.tenant_id, second.tenant_id} == {1, 2}
+    assert harness.sends() == []
+    harness.respond(first)
+    assert harness.send().tenant_id != second.tenant_id, "the tenant without a request in flight"
+    assert harness.sends() == []
+
+
+def test_a_waiting_tenant_sends_when_the_tenant_whose_turn_it_is_has_no_more_events() -> None:
+    harness = Harness(linger_ms=0)
+    harness.offer(1, 500)
+    harness.round(LIMITED)
+    for queue_id, tenant in ((1, 1), (2, 2), (3, 3)):
+        harness.offer(queue_id, tenant=tenant)
+    served = [harness.send() for _ in range(3)]
+    assert sorted(send.tenant_id for send in served) == [1, 2, 3]
+
+
+def test_a_limit_remains_when_the_tenant_that_met_it_is_removed() -> None:
+    harness = Harness(linger_ms=0)
+    harness.offer(1)
+    harness.round(LIMITED)
+    harness.drop(1, 1)
+    harness.pass_time(2 * LIMITS.window_ms)
+    assert harness.sends() == []
+    assert harness.forget() == [1]
+    harness.offer(2, tenant=2)
+    assert harness.schedule.endpoint(2, harness.now).state == "rate_limited"
+
+
+def test_a_tenant_that_moves_to_another_origin_leaves_the_limit() -> None:
+    origins = dict(ORIGINS)
+    harness = harness_with_origins(origins)
+    limit(harness)
+    assert {send.tenant_id for send in harness.sends()} <= {1, 2, 3}
+    origins[2] = "https://c.example"
+    reload(harness)
+    states = [harness.schedule.endpoint(tenant, harness.now).state for tenant in (1, 2, 3)]
+    assert states == ["rate_limited", "ok", "ok"]
+    assert counted(harness) == {"ok": 2, "rate_limited": 1}
+    assert 2 in {send.tenant_id for send in harness.sends()}
+
+
 # -- flush, probe, pause
 
 
@@ -410,14 +499,6 @@ def test_a_pause_without_a_server_request_ends(
     harness.send()
     assert paused_until.until is not None
     assert harness.now < paused_until.until
-
-
-@pytest.mark.parametrize(("requested_until", "free_at"), [(0, 0), (40_000, 40_000), (100_000, 100_000)])
-def test_the_backoff_of_a_shared_limit_ends_except_the_requested_part(requested_until: int, free_at: int) -> None:
-    endpoint = Endpoint(1, 0, Counter(), RequestSlots())
-    endpoint.limit.start_pause(Pause(100_000, "rate_limited", requested_until))
-    endpoint.probe_now()
-    assert endpoint.free_at(0, LIMITS.window_ms) == free_at
 
 
 def test_a_requested_pause_ends_at_its_time_if_the_backoff_is_longer() -> None:
