@@ -87,8 +87,9 @@ class DeviceQueue:
     def end_reservation(self) -> None:
         self._move(_UNRESERVED)
 
-    def send(self, events: int, slot: SlotUse) -> None:
+    def send(self, events: int, slot: SlotUse, now: int) -> None:
         """Put the first `events` events in flight."""
+        self.window.sent(now)
         self._move(ChosenForRequest(self.events > events, slot))
 
     def cut(self) -> None:

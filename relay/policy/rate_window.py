@@ -3,6 +3,9 @@
 A request occupies a rate slot until one window after its *response*. The upstream receives the request before it
 responds. So it never counts more than `limit` requests, regardless of network delays and of the kind of its window
 (fixed, calendar or sliding). Rejected and failed requests occupy a rate slot, too.
+
+The first half of the rate slots may be used in a burst. From then on requests are spaced evenly over the window, so
+that a device at its limit does not send a burst and then nothing for the rest of the window.
 """
 
 from __future__ import annotations
@@ -11,15 +14,21 @@ import struct
 from array import array
 
 _BASE = struct.Struct("<q")
+_MIN_SPACED_LIMIT = 10  # With fewer rate slots, the spacing would delay single requests for a large part of the window.
 
 
 class Window:
     """The times of the latest responses, in monotonic milliseconds."""
 
-    __slots__ = ("_responded_at",)
+    __slots__ = ("_responded_at", "_sent_at")
 
     def __init__(self) -> None:
         self._responded_at = array("q")
+        self._sent_at = 0
+
+    def sent(self, now: int) -> None:
+        """Record a request at `now`."""
+        self._sent_at = now
 
     def responded(self, now: int) -> None:
         """Record a response, or the end of waiting for it, at `now`."""
@@ -33,12 +42,16 @@ class Window:
     def free_at(self, now: int, limit: int, span_ms: int) -> int:
         """Return the earliest time for the next request; `now` or earlier if a rate slot is free."""
         responded = self._responded_at
-        if len(responded) < limit:
+        if 2 * len(responded) < limit:
             return now
         self._prune(now, span_ms)
-        if len(responded) < limit:
+        if len(responded) >= limit:
+            return responded[-limit] + span_ms + 1
+        if limit < _MIN_SPACED_LIMIT or 2 * len(responded) < limit:
             return now
-        return responded[-limit] + span_ms + 1
+        # The free rate slots must last until the next one becomes free.
+        until_next_ms = responded[0] + span_ms + 1 - self._sent_at
+        return max(now, self._sent_at + max(span_ms // limit, until_next_ms // (limit - len(responded) + 1)))
 
     def pack(self, now: int, span_ms: int) -> bytes:
         """Return the state for storage: at most 8 + 4 * limit bytes, b"" if every rate slot is free."""

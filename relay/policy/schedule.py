@@ -199,7 +199,7 @@ class Schedule:
             return None
         slot: SlotUse = "occupied"
         for queue, events in chosen:
-            queue.send(events, slot)
+            queue.send(events, slot, now)
             slot = "free"
         endpoint.slots.change("free", "occupied")
         endpoint.limit.sent(now)

@@ -37,6 +37,12 @@ MUTANTS = (
         ),
     ),
     mutant(
+        "a burst at the limit of a device",
+        "G5",
+        "tests/unit/policy/test_rate_window.py",
+        ("relay/policy/rate_window.py", "return max(now, self._sent_at + max(", "return min(now, self._sent_at + max("),
+    ),
+    mutant(
         "requests in flight at a kill not counted",
         "G5",
         "tests/unit/policy/test_schedule.py::test_requests_in_flight_at_a_crash_count_as_sent",

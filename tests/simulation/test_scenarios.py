@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from math import ceil, log2
 from random import Random
 from typing import Literal
@@ -310,6 +311,19 @@ def test_devices_at_their_limit_do_not_delay_other_devices() -> None:
 
     assert longest_wait_ms(world, range(100, 130)) <= MAX_WAIT_MS
     assert max(map(len, arrivals_by_device(world.upstream.arrivals).values())) > 120
+
+
+def test_requests_at_the_limit_of_a_device_are_spaced_evenly() -> None:
+    """The events need more requests than the limit permits. Without spacing, each window begins with a burst."""
+    minutes = 10
+    device = Device(1, backlog=(minutes + 2) * 120 * SMALL_BATCHES.max_events, gap_ms=10 * HOUR_MS)
+    world = simulate(Plan([device], minutes * MINUTE_MS, SMALL_BATCHES, latency_ms=(5, 50)))
+
+    times = [request.at for request in world.upstream.arrivals if request.at < minutes * MINUTE_MS]
+    assert len(times) >= 0.99 * minutes * 120
+    pauses = sorted(later - earlier for earlier, later in pairwise(times[60:]))
+    assert pauses[-1] <= 2_000
+    assert 400 <= pauses[len(pauses) // 2] <= 600
 
 
 # -- failing disk

@@ -35,7 +35,7 @@ def queue() -> DeviceQueue:
 def test_when_pending_events_are_due_after_a_request(
     queue: DeviceQueue, sent: int, remaining: int, grew_at: int | None, cut: bool, position: Position
 ) -> None:
-    queue.send(sent, "free")
+    queue.send(sent, "free", 900)
     if grew_at is not None:
         queue.position.grew(grew_at)
     if cut:
@@ -46,7 +46,7 @@ def test_when_pending_events_are_due_after_a_request(
 
 
 def test_events_that_are_resent_exactly_are_reserved_when_their_request_is_settled(queue: DeviceQueue) -> None:
-    queue.send(2, "occupied")
+    queue.send(2, "occupied", 900)
     queue.reserve()
     queue.settle(900, LIMITS)
     assert queue.position is RESERVED
@@ -74,7 +74,7 @@ def test_only_a_device_queue_with_events_lingers() -> None:
 def test_only_a_request_in_flight_uses_a_request_slot(queue: DeviceQueue) -> None:
     with pytest.raises(AssertionError):
         queue.use_slot("occupied")
-    queue.send(2, "occupied")
+    queue.send(2, "occupied", 900)
     assert queue.use_slot("stalled") == "occupied"
     assert queue.use_slot("free") == "stalled"
 

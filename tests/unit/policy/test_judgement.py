@@ -331,6 +331,7 @@ def use_up(harness: Harness, queue_id: int) -> None:
 def test_a_429_at_the_device_limit_pauses_only_the_device() -> None:
     harness = Harness()
     use_up(harness, 1)
+    harness.pass_time(1_000)
     harness.offer(1, 500)
     harness.offer(2, 500)
     sends = {queues(send)[0]: send for send in harness.sends()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from relay.policy.rate_window import Window
 
 WINDOW_MS = 60_000
@@ -65,3 +66,48 @@ def test_responses_later_than_the_clock_count_as_now() -> None:
     packed = full_at(9_000_000).pack(9_000_000, WINDOW_MS)
     window = Window.unpack(packed, 1_000, 1, same_boot=True)
     assert window.free_at(1_000, 1, WINDOW_MS) == 1_000 + WINDOW_MS + 1
+
+
+# -- even spacing
+
+
+def used(window: Window, count: int, at: int = 1_000) -> Window:
+    """Let a device use a number of rate slots in a burst."""
+    for _ in range(count):
+        window.sent(at)
+        window.responded(at + 10)
+    return window
+
+
+@pytest.mark.parametrize(
+    ("count", "limit", "free_at"),
+    [
+        (59, 120, 1_010),  # Less than half of the rate slots.
+        (60, 120, 1_983),
+        (119, 120, 31_005),
+        (120, 120, 61_011),  # A full window.
+        (6, 12, 9_573),
+        (7, 9, 1_010),  # A limit below ten has no spacing.
+        (1, 2, 1_010),
+    ],
+)
+def test_from_half_of_the_rate_slots_on_requests_are_spaced(count: int, limit: int, free_at: int) -> None:
+    assert used(Window(), count).free_at(1_010, limit, 60_000) == free_at
+
+
+def test_rate_slots_that_became_free_end_the_spacing() -> None:
+    window = used(Window(), 100)
+    window.sent(61_012)
+    window.responded(61_013)
+    assert window.free_at(61_100, 120, 60_000) == 61_100
+
+
+def test_the_spacing_counts_from_the_request_so_that_a_slow_response_does_not_lower_the_rate() -> None:
+    window = Window()
+    for at in range(1_000, 61_000, 500):
+        window.sent(at)
+        window.responded(at + 450)
+    assert window.free_at(61_451, 120, 60_000) == 61_451
+    window.sent(61_451)
+    window.responded(61_900)
+    assert window.free_at(61_900, 120, 60_000) == 61_951

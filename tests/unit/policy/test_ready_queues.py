@@ -112,7 +112,7 @@ def test_an_exact_request_waits_for_its_paused_device_and_lets_the_next_one_pass
 
 def test_an_exact_request_waits_for_the_request_in_flight_of_its_device() -> None:
     ready, device = ReadyQueues(), queue(1)
-    device.send(2, "occupied")
+    device.send(2, "occupied", 900)
     device.reserve()
     ready.add_exact(((device, 2),))
     assert ready.take_exact(NOW, LIMITS) == ((), None)
