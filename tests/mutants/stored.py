@@ -24,6 +24,25 @@ MUTANTS = (
         (f"{SQLITE}/store.py", "        if need_bytes <= self._wal.file_bytes:\n", "        if need_bytes:\n"),
     ),
     mutant(
+        "salvage writes into the only copy of a broken file",
+        "G1",
+        "tests/unit/outbox/sqlite/test_salvage.py::test_broken_file_is_not_changed",
+        (f"{SQLITE}/salvage.py", "    files.copy(broken, copy)\n", "    copy = broken\n"),
+    ),
+    mutant(
+        "commits in the log of a broken file are lost",
+        "G1",
+        "tests/unit/outbox/sqlite/test_salvage.py::test_commits_of_the_log_are_salvaged",
+        (f"{SQLITE}/salvage.py", "    if not files.has_log(broken):\n", "    if broken:\n"),
+    ),
+    mutant(
+        "a cursor after the last event is believed",
+        "G1",
+        "tests/unit/outbox/sqlite/test_salvage.py::test_new_events_are_pending_after_the_newest_rows_were_lost",
+        (f"{SQLITE}/loading.py", "row.cursor > totals.last_seq", "row.cursor < 0"),
+        (f"{SQLITE}/salvage.py", "    new.execute(_CORRECT_CURSORS, (last_seq,))\n", ""),
+    ),
+    mutant(
         "a log of another user is read",
         "G8",
         "tests/unit/outbox/sqlite/test_files.py::TestLogOfAnotherUser::test_world_writable_log_is_rejected",
