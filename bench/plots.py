@@ -62,8 +62,8 @@ def main(*arguments: str) -> None:
     for path in newest_first:
         run = json.loads(path.read_text())
         if any(each["scenario"] == "growth" and each["rows"] for each in run["scenarios"]):
-            draw(run, "waiting", "devices", "events waiting ({:,} devices)", IMAGES / "growth-waiting.png")
-            draw(run, "devices", "waiting", "devices ({:,} events waiting)", IMAGES / "growth-devices.png")
+            draw(run, "waiting", "devices", "pending events ({:,} devices)", IMAGES / "growth-waiting.png")
+            draw(run, "devices", "waiting", "devices ({:,} pending events)", IMAGES / "growth-devices.png")
             return
     sys.exit("no result of the scenario growth: run `make bench SCENARIO=growth` first")
 

@@ -128,4 +128,4 @@ def _alone(bench: Bench) -> Row:
             relay.metric("outbox_commit_duration_seconds_sum") / relay.metric("outbox_commit_duration_seconds_count")
         ) * 1000
     note = f"p99 {result.p99_ms:.2f} ms; a commit with its fsync takes {commit_ms:.2f} ms"
-    return Row("a lonely event's 202, median", result.p50_ms, "ms", note=note)
+    return Row("a 202 without other load, median", result.p50_ms, "ms", note=note)

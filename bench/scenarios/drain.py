@@ -85,7 +85,7 @@ def _growth(bench: Bench) -> Row:
 
     compared = bench.compare(ours, few)
     return Row(
-        f"  draining {bench.waiting:,} / {_FEW:,} waiting, batches of {_PER_DEVICE}",
+        f"  draining {bench.waiting:,} / {_FEW:,} pending events, batches of {_PER_DEVICE}",
         compared.ratio,
         "x",
         at_least(0.9),

@@ -42,7 +42,7 @@ def growth(bench: Bench) -> Iterator[Row]:
         point = _median(found)
         rates = [each.accepts_per_s for each in found]
         yield Row(
-            f"growth: accepts, {waiting:,} waiting, {devices:,} device{'s' * (devices > 1)}",
+            f"growth: accepts, {waiting:,} pending, {devices:,} device{'s' * (devices > 1)}",
             point.accepts_per_s,
             "events/s",
             None,

@@ -18,7 +18,7 @@ def memory(bench: Bench) -> Iterator[Row]:
         fill(relay, bench.waiting, 1000)
         time.sleep(1)
         accepted, peak = relay.rss_bytes(), relay.peak_bytes()
-    what = f"memory with {bench.waiting:,} waiting from 1,000 devices"
+    what = f"memory with {bench.waiting:,} pending events of 1,000 devices"
     yield Row(what, accepted / _MB, "MB", at_most(120), note=f"RSS; {peak / _MB:.0f} MB at its peak")
     with bench.relay(bench.filled(bench.waiting, 1000)) as relay:
         time.sleep(1)

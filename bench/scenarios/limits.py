@@ -34,7 +34,7 @@ def limits(bench: Bench) -> Iterator[Row]:
         note=f"{len(sent):,} requests of {allowed:,} in {windows} windows of {window_ms / 1000:g} s, {devices} devices",
     )
     rejected = sum(status == 429 for *_, status, _ in requests)
-    yield Row("  429s", rejected, "answers", at_most(0), note=f"of {len(requests):,}")
+    yield Row("  429s", rejected, "responses", at_most(0), note=f"of {len(requests):,}")
 
 
 def shared_limit(bench: Bench) -> Iterator[Row]:

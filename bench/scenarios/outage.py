@@ -24,7 +24,7 @@ def outage(bench: Bench) -> Iterator[Row]:
             yield _phase("steady state", relay, _paced(relay, seconds))
             relay.request("POST", "/flush")
             relay.until_pending(0)
-        yield _phase("the upstream away", relay, _paced(relay, seconds))
+        yield _phase("the upstream unavailable", relay, _paced(relay, seconds))
         relay.post(requests=int(bench.size(2_000, 20_000)), events_per_request=100, connections=8)
         waiting = relay.pending()
         with bench.upstream(validate=False, port=port), ThreadPoolExecutor(1) as pool:
@@ -43,7 +43,7 @@ def outage(bench: Bench) -> Iterator[Row]:
         waiting / caught_up_s,
         "events/s",
         None,
-        note=f"{waiting:,} waited, {caught_up_s:.1f} s until the fresh ones were all that was left",
+        note=f"{waiting:,} pending events, delivered after {caught_up_s:.1f} s",
     )
     lost = ledger["accepted"] - ledger["delivered"]
     yield Row("  accepted and not delivered", lost, "events", at_most(0), note=f"of {ledger['accepted']:,}")

@@ -40,7 +40,7 @@ def _waiting(bench: Bench, env: dict[str, str], connections: int) -> Row:
         commit_ms = (
             relay.metric("outbox_commit_duration_seconds_sum") / relay.metric("outbox_commit_duration_seconds_count")
         ) * 1000
-    who = "a lonely event" if connections == 1 else f"{connections} connections"
+    who = "one connection" if connections == 1 else f"{connections} connections"
     return Row(
         f"disk with syncs of {_DELAY_MS} ms: {who}, median wait for 202",
         result.p50_ms / commit_ms,

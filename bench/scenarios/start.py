@@ -20,7 +20,7 @@ def start(bench: Bench) -> Iterator[Row]:
     yield _row("start to ready, empty", 0.7, [start_s(bench, None) for _ in range(bench.pairs)], note)
     full = bench.filled(bench.waiting, 1000)
     times = [start_s(bench, full) for _ in range(bench.pairs)]
-    yield _row(f"start to ready with {bench.waiting:,} waiting", 1.0, times)
+    yield _row(f"start to ready with {bench.waiting:,} pending events", 1.0, times)
     killed = bench.new_directory()
     copy(full, killed)
     with Relay(killed, {}, {}, free_port()) as relay:

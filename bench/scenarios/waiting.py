@@ -22,7 +22,7 @@ def waiting(bench: Bench) -> Iterator[Row]:
 
     compared = bench.compare(ours, floor)
     yield Row(
-        f"single accepts with {bench.waiting:,} waiting / empty",
+        f"single accepts with {bench.waiting:,} pending events / empty",
         compared.ratio,
         "x",
         at_least(0.95),
