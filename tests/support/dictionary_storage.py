@@ -15,7 +15,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from relay.config import OutboxSettings
-from relay.outbox import Dead, DeadLetter, OutboxError, Selection, Timestamp
+from relay.outbox import Dead, DeadLetter, OutboxError, OutboxFull, Selection, Timestamp
 from relay.outbox.engine import commands as c
 from relay.outbox.engine.checksum import has_inserted_time
 from relay.outbox.engine.dedupe_window import DEAD, DedupeWindow, IdSlice, split_ids
@@ -108,6 +108,8 @@ class DictionaryStorage:
 
     async def commit(self, commands: Sequence[c.Command]) -> Committed:
         await asyncio.sleep(0)
+        if self.file_bytes > 4 * self.settings.max_size_bytes:
+            raise OutboxFull("the disk is full")
         results = [getattr(self, f"do_{type(command).__name__}")(command) for command in commands]
         return Committed(results, Space(self.file_bytes, 0, False))
 

@@ -23,7 +23,7 @@ from relay.outbox.sqlite.disk_errors import NO_ROOM, explained, failure_of
 from relay.outbox.sqlite.insert import insertion
 from relay.outbox.sqlite.quarantine import InstallationClaim
 from relay.outbox.sqlite.recovery import Recovery, broken, is_broken, open_recovered
-from relay.outbox.sqlite.transaction import Executed, Step
+from relay.outbox.sqlite.transaction import Step
 from relay.outbox.sqlite.wal import FRAME_BYTES, HEADER_BYTES, Wal
 from relay.runtime.clock import Clock, monotonic_us
 from relay.runtime.machine import MachineIds
@@ -178,26 +178,20 @@ class SqliteStorage:
                 await self._resize()
             pages, appended_pages = space.written_pages(commands)
             steps = [_step_of(command) for command in commands]
-            executed = await self.run(self._execute, steps, pages, appended_pages)
+            if self._is_used:  # the first commit stores the clocks, and a start must not reserve space
+                await self._make_way(pages, appended_pages)
+            self._is_used = True
+            began_us = monotonic_us()
+            executed = await self.run(transaction.commit, steps)
+            if executed.changed_rows:
+                self._metrics.outbox_commits.inc()
+                self._metrics.outbox_commit_duration_seconds.observe((monotonic_us() - began_us) / 1_000_000)
+            # On the event loop: each read releases the interpreter lock, and the thread waits long for it.
+            self._count()
         if executed.pages == self._pages and any(isinstance(command, c.Shrink) for command in commands):
             self._vacuum_useless_at = executed.pages
         self._pages = executed.pages
         return Committed(executed.results, space.space_of(executed.pages, executed.free_pages, self._vacuum_useless_at))
-
-    def _execute(
-        self, database: sqlite3.Connection, steps: Sequence[Step], pages: int | None, appended_pages: int
-    ) -> Executed:
-        """Commit steps that write at most `pages` pages; None: their number is unknown."""
-        if self._is_used:  # the first commit stores the clocks, and a start must not reserve space
-            self._make_way(database, pages, appended_pages)
-        self._is_used = True
-        began_us = monotonic_us()
-        executed = transaction.commit(database, steps)
-        if executed.changed_rows:
-            self._metrics.outbox_commits.inc()
-            self._metrics.outbox_commit_duration_seconds.observe((monotonic_us() - began_us) / 1_000_000)
-        self._count()
-        return executed
 
     async def read_log(self, after_seq: int, to_seq: int) -> LogChunk | None:
         with self._translated_errors():
@@ -234,7 +228,7 @@ class SqliteStorage:
             if self.is_untidy:
                 await self.run(self._copy_back)
 
-    def _make_way(self, database: sqlite3.Connection, pages: int | None, appended_pages: int) -> None:
+    async def _make_way(self, pages: int | None, appended_pages: int) -> None:
         """Make space in the log for a commit of at most `pages` pages.
 
         A checkpoint costs three syncs, so there is none while the log has space. Half of the log is
@@ -248,17 +242,18 @@ class SqliteStorage:
             new_bytes = min((pages + _COMMIT_PAGES) * FRAME_BYTES, new_bytes)
         is_large = appended_pages * FRAME_BYTES > wal_bytes // 2
         if self._wal.waiting_bytes > (0 if is_large else wal_bytes - HEADER_BYTES - new_bytes):
-            self._copy_back(database)
+            await self.run(self._copy_back)
         if self._reserves and self._settings.durability == "full":
-            self._reserve((appended_pages + _COMMIT_PAGES) * FRAME_BYTES if is_large else new_bytes)
+            await self._reserve((appended_pages + _COMMIT_PAGES) * FRAME_BYTES if is_large else new_bytes)
 
-    def _reserve(self, new_bytes: int) -> None:
+    async def _reserve(self, new_bytes: int) -> None:
         """Extend the log's file for a commit of `new_bytes`. Raise OSError if the disk fails."""
         need_bytes = HEADER_BYTES + self._wal.waiting_bytes + new_bytes
         if need_bytes <= self._wal.file_bytes:
             return
         try:
-            self._metrics.outbox_written_bytes.inc(self._wal.reserve(need_bytes, self._limits.log_bytes))
+            reserved_bytes = await self.run(lambda _: self._wal.reserve(need_bytes, self._limits.log_bytes))
+            self._metrics.outbox_written_bytes.inc(reserved_bytes)
         except OSError as error:
             if error.errno not in NO_ROOM:
                 raise
