@@ -5,6 +5,7 @@ from __future__ import annotations
 PROBE_INITIAL_MS = 30_000
 PROBE_MAX_MS = 300_000
 REQUESTED_DELAY_MAX_MS = 3_600_000
+_SPREAD_MIN_MS = 2_000
 
 
 def full_jitter(attempt: int, initial_ms: int, max_ms: int, u: float) -> int:
@@ -17,16 +18,19 @@ def full_jitter(attempt: int, initial_ms: int, max_ms: int, u: float) -> int:
     return int(u * min(max_ms, initial_ms << min(attempt, 32)))
 
 
-def probe_delay(attempt: int) -> int:
-    """Return the delay in milliseconds between probes of an endpoint that needs a person (401, 404): 30 s to 5 min."""
-    return min(PROBE_MAX_MS, PROBE_INITIAL_MS << min(attempt, 16))
+def probe_delay(attempt: int, u: float) -> int:
+    """Return the delay in milliseconds between probes of an endpoint that needs a person (401, 404).
+
+    It doubles from 30 s to 5 min, plus the random addition.
+    """
+    return _spread(min(PROBE_MAX_MS, PROBE_INITIAL_MS << min(attempt, 16)), u)
 
 
-def requested_until(now: int, retry_after_ms: int | None) -> int:
-    """Return the end of the delay that a server requested, at most one hour from `now`; 0 without a request."""
-    return 0 if retry_after_ms is None else now + min(retry_after_ms, REQUESTED_DELAY_MAX_MS)
+def requested_delay(retry_after_ms: int | None, u: float) -> int:
+    """Return the delay in milliseconds that a server requested, at most one hour, plus the random addition."""
+    return _spread(min(retry_after_ms, REQUESTED_DELAY_MAX_MS), u) if retry_after_ms else 0
 
 
-def delay(jitter_ms: int, retry_after_ms: int | None) -> int:
-    """Return the longer of the jitter and the delay that the server requested, which counts up to one hour."""
-    return max(jitter_ms, min(retry_after_ms or 0, REQUESTED_DELAY_MAX_MS))
+def _spread(delay_ms: int, u: float) -> int:
+    """Return a longer delay, by up to a tenth and at least 2 s, so that a fleet does not return at one instant."""
+    return delay_ms + int(u * max(_SPREAD_MIN_MS, delay_ms // 10))

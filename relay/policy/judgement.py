@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from relay.policy.backoff import delay, full_jitter, probe_delay, requested_until
+from relay.policy.backoff import full_jitter, probe_delay, requested_delay
 from relay.policy.device_queue import DeviceQueue
 from relay.policy.diagnosis import (
     BatchDelayed,
@@ -82,9 +82,11 @@ class CompletedRequest(NamedTuple):
     def pause(self, attempt: int, reason: Failure | Literal["rate_limited"], retry_after_ms: int | None) -> Pause:
         """Return the pause after this response: backoff, or the delay of probes for a failure that needs a person."""
         if reason in ("unauthorized", "misconfigured"):
-            return Pause(self.now + probe_delay(attempt), reason)
+            return Pause(self.now + probe_delay(attempt, self.u), reason)
         jitter_ms = full_jitter(attempt, self.limits.retry_initial_ms, self.limits.retry_max_ms, self.u)
-        return Pause(self.now + delay(jitter_ms, retry_after_ms), reason, requested_until(self.now, retry_after_ms))
+        requested_ms = requested_delay(retry_after_ms, self.u)
+        requested_until = self.now + requested_ms if requested_ms else 0
+        return Pause(self.now + max(jitter_ms, requested_ms), reason, requested_until)
 
 
 _NOTHING = Judgement(())

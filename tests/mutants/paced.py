@@ -70,9 +70,15 @@ MUTANTS = (
         "tests/fault/test_upstream_responses.py::test_retry_after_of_a_503_is_followed",
         (
             "relay/policy/backoff.py",
-            "    return max(jitter_ms, min(retry_after_ms or 0, REQUESTED_DELAY_MAX_MS))",
-            "    return jitter_ms",
+            "    return _spread(min(retry_after_ms, REQUESTED_DELAY_MAX_MS), u) if retry_after_ms else 0\n",
+            "    return 0\n",
         ),
+    ),
+    mutant(
+        "a fleet that returns at one instant",
+        "G5",
+        "tests/unit/policy/test_backoff.py",
+        ("relay/policy/backoff.py", "    return delay_ms + int(u", "    return delay_ms + 0 * int(u"),
     ),
     mutant(
         "pause of a device ignored",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from relay.policy.backoff import REQUESTED_DELAY_MAX_MS, delay, full_jitter, probe_delay
+from relay.policy.backoff import REQUESTED_DELAY_MAX_MS, full_jitter, probe_delay, requested_delay
 
 ALMOST_ONE = 0.999999
 
@@ -21,14 +21,21 @@ def test_full_jitter_is_uniform_up_to_a_doubling_bound(attempt: int, ceiling_ms:
     ("attempt", "ms"), [(0, 30_000), (1, 60_000), (2, 120_000), (3, 240_000), (4, 300_000), (10_000, 300_000)]
 )
 def test_the_delay_between_probes_doubles_from_30_s_to_5_min(attempt: int, ms: int) -> None:
-    assert probe_delay(attempt) == ms
+    assert probe_delay(attempt, 0.0) == ms
+    assert probe_delay(attempt, 0.5) == ms + ms // 20
 
 
 @pytest.mark.parametrize(
-    ("retry_after_ms", "waited_ms"),
-    [(None, 700), (0, 700), (699, 700), (60_000, 60_000), (10**15, REQUESTED_DELAY_MAX_MS)],
+    ("retry_after_ms", "ms"), [(None, 0), (0, 0), (699, 699), (60_000, 60_000), (10**15, REQUESTED_DELAY_MAX_MS)]
 )
-def test_the_delay_is_the_longer_of_jitter_and_requested_delay_up_to_one_hour(
-    retry_after_ms: int | None, waited_ms: int
+def test_a_requested_delay_counts_up_to_one_hour(retry_after_ms: int | None, ms: int) -> None:
+    assert requested_delay(retry_after_ms, 0.0) == ms
+
+
+@pytest.mark.parametrize(("delay_ms", "most_ms"), [(1, 2_000), (20_000, 2_000), (60_000, 6_000), (3_600_000, 360_000)])
+def test_the_random_addition_is_uniform_up_to_a_tenth_of_the_delay_and_at_least_2_s(
+    delay_ms: int, most_ms: int
 ) -> None:
-    assert delay(700, retry_after_ms) == waited_ms
+    assert requested_delay(delay_ms, 0.0) == delay_ms
+    assert requested_delay(delay_ms, 0.5) == delay_ms + most_ms // 2
+    assert delay_ms + most_ms - 2 <= requested_delay(delay_ms, ALMOST_ONE) < delay_ms + most_ms

@@ -515,7 +515,7 @@ def test_after_a_successful_probe_all_devices_may_send() -> None:
 def test_the_delay_that_a_503_requests_is_respected() -> None:
     harness = Harness()
     harness.offer(1, 500)
-    harness.round(Failing("503", 120_000, 503))
+    harness.round(Failing("503", 120_000, 503), u=0.0)
     assert paused_ms(harness) == 120_000
 
 
@@ -678,11 +678,11 @@ def test_a_failure_that_needs_a_person_is_probed_slowly_without_dead_letters(ver
     for queue_id in range(20):
         harness.offer(queue_id, 500)
     waits = []
-    harness.round(verdict)
+    harness.round(verdict, u=0.0)
     for _ in range(6):
         assert state(harness) == name
         waits.append(paused_ms(harness))
-        harness.round(verdict)
+        harness.round(verdict, u=0.0)
     assert waits == [30_000, 60_000, 120_000, 240_000, 300_000, 300_000]
     assert not harness.dead_letters
     assert all(len(pending) == 500 for pending in harness.pending.values())
@@ -693,7 +693,7 @@ def test_responses_to_requests_sent_before_a_failure_do_not_lengthen_it() -> Non
     for queue_id in range(8):
         harness.offer(queue_id, 500)
     for send in harness.sends():
-        harness.respond(send, UNAUTHORIZED)
+        harness.respond(send, UNAUTHORIZED, u=0.0)
     assert paused_ms(harness) <= 30_000
 
 

@@ -507,7 +507,7 @@ def test_a_requested_pause_ends_at_its_time_if_the_backoff_is_longer() -> None:
     for _ in range(6):
         harness.round(FAILING, u=0.99)
     harness.round(Failing("503", 1_000, 503), u=0.99)
-    requested_until = harness.now + 1_000
+    requested_until = harness.now + 1_000 + int(0.99 * 2_000)
     harness.schedule.flush(harness.now)
     harness.send()
     assert harness.now == requested_until
@@ -734,7 +734,7 @@ def test_an_endpoint_reports_the_time_and_reason_of_its_state() -> None:
     harness = Harness()
     harness.offer(1, 500)
     harness.pass_time(100)
-    harness.round(UNAUTHORIZED)
+    harness.round(UNAUTHORIZED, u=0.0)
     (view,) = harness.schedule.endpoints(harness.now)
     assert (view.state, view.since_ms, view.last_error) == ("unauthorized", harness.now, "401 no")
     assert view.next_attempt_ms == harness.now + 30_000
