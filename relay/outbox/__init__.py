@@ -1,8 +1,8 @@
 """The outbox: it stores an event from the relay's 202 to the app until the upstream accepts the
 event.
 
-This module defines the interface and its guarantees. `sqlite` implements it, and so does the
-in-memory store of the tests. This module does not depend on the kind of storage, and no module
+This module defines the interface and its guarantees. `engine` implements it on any store, and
+`factory` chooses the store. This module does not depend on the kind of storage, and no module
 outside this package may.
 
 An outbox is a log with a cursor per device queue. A *device queue* contains the pending events of

@@ -59,9 +59,6 @@ class SeqRange(NamedTuple):
     """The dedupe window contains no seq up to here."""
 
 
-# -- appends -----------------------------------------------------------------------------------------
-
-
 class AddQueues(NamedTuple):
     """Insert device queues, all with the same cursor."""
 
@@ -85,9 +82,6 @@ class InsertEvents(NamedTuple):
     bodies: Sequence[bytes]
     sizes: Sequence[int]
     """Size of each body, in bytes."""
-
-
-# -- requests ----------------------------------------------------------------------------------------
 
 
 class WantedEvents(NamedTuple):
@@ -159,9 +153,6 @@ class ForgetQueues(NamedTuple):
     next_queue_id: int
 
 
-# -- space -------------------------------------------------------------------------------------------
-
-
 class DropEvents(NamedTuple):
     """Delete the rows of a range except events in flight and quarantined events. Result: number of deleted rows."""
 
@@ -196,9 +187,6 @@ class Shrink(NamedTuple):
     max_bytes: int
 
 
-# -- ledger and clocks -------------------------------------------------------------------------------
-
-
 class SaveClocks(NamedTuple):
     """Store readings of the clocks."""
 
@@ -229,9 +217,6 @@ class ReadAppendTime(NamedTuple):
     """Result: outbox time when an event was appended; None if it has no row."""
 
     seq: int
-
-
-# -- dead letters ------------------------------------------------------------------------------------
 
 
 class ReadDeadLetters(NamedTuple):
@@ -272,9 +257,6 @@ class DiscardDeadLetters(NamedTuple):
 
     selection: Selection
     limit: int
-
-
-# -- quarantined events ------------------------------------------------------------------------------
 
 
 class AdoptEvents(NamedTuple):

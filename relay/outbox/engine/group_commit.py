@@ -176,11 +176,11 @@ class Owner:
         if state is None:
             return Gauges(0, max_bytes, 0, False, 0, problem)
         problem = problem or state.share_problem(state.room_bytes() - self._pending_calls.cost_bytes)
-        aged = state.totals.queued and state.oldest is not None
+        oldest = state.oldest if state.totals.queued else None
         return Gauges(
             bytes=self.storage.file_bytes,
             max_bytes=max_bytes,
-            oldest_age_ms=max(state.time.now_ms() - state.oldest.at_ms, 0) if aged and state.oldest else 0,
+            oldest_age_ms=0 if oldest is None else max(state.time.now_ms() - oldest.at_ms, 0),
             writable=not problem,
             dead_letters=state.totals.dead_letters,
             problem=problem,
