@@ -219,7 +219,8 @@ KEYS: tuple[Key, ...] = (
     Key("retry.initial", Duration(10, _HOUR_MS),
         "Upper bound of the first backoff. It doubles with each failure; the backoff has full jitter."),
     Key("retry.max", Duration(10, _HOUR_MS),
-        "Upper bound of every backoff. Only outbox.max_age ends the retries."),
+        "Upper bound of every backoff; 15 s while no request leaves the machine."
+        " Only outbox.max_age ends the retries."),
     Key("shutdown.drain", Duration(0, 5 * _MINUTE_MS),
         "Maximum time to send pending events at a stop. All others stay in the outbox."),
     Key("log.level", OneOf(("debug", "info", "warning", "error")),

@@ -116,7 +116,7 @@ class Forwarder:
     def network_changed(self) -> None:
         """Try now, on new connections, because the network of this machine changed."""
         self._client.reconnect()
-        self._schedule.network_changed()
+        self._schedule.probe_now()
         self._changed.set()
 
     def configure(self, limits: Limits) -> None:

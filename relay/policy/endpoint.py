@@ -65,7 +65,7 @@ class Endpoint:
 
     def since(self) -> int:
         """Return the beginning of the state."""
-        return self.health.since if self.health.is_failing else max(self.health.since, self.limit.since)
+        return self.health.since if self.health.is_failing else max(self.health.since, self.origin.since())
 
     # -- requests ----------------------------------------------------------------------------------
 

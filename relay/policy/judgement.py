@@ -28,6 +28,7 @@ from relay.policy.diagnosis import (
 from relay.policy.endpoint import Endpoint
 from relay.policy.endpoint_health import Failure
 from relay.policy.limits import Limits
+from relay.policy.network import NotSent, explains_loss
 from relay.policy.pause import Pause
 from relay.policy.verdict import (
     BatchTooLarge,
@@ -35,6 +36,7 @@ from relay.policy.verdict import (
     EventsRejected,
     Failing,
     Misconfigured,
+    NothingLeft,
     RateLimited,
     Resend,
     Unauthorized,
@@ -98,6 +100,14 @@ def judge(request: CompletedRequest, verdict: Verdict) -> Judgement:
     match verdict:
         case _ if not request.queues:
             return _NOTHING
+        case NothingLeft(message):
+            return _not_sent(request, message)
+        case Failing(message) if verdict.is_lost and explains_loss(request.endpoint.origin.network, request.now):
+            return _not_sent(request, message, was_lost=True)
+        case Resend():
+            return Judgement((), "exact")
+    request.endpoint.origin.responded()
+    match verdict:
         case Delivered():
             return _delivered(request, verdict)
         case EventsRejected(named=named) if named:
@@ -115,8 +125,19 @@ def judge(request: CompletedRequest, verdict: Verdict) -> Judgement:
             return _endpoint_failed(request, "misconfigured", message)
         case Failing():
             return _failing(request, verdict)
-        case Resend():
-            return Judgement((), "exact")
+
+
+def _not_sent(request: CompletedRequest, message: str, *, was_lost: bool = False) -> Judgement:
+    """Handle a request of which nothing left this machine, or that was lost soon after such a one.
+
+    It says nothing about the upstream, the devices or their events.
+    """
+    limits, endpoint = request.limits, request.endpoint
+    endpoint.note_error(message)
+    endpoint.origin.change_network(
+        NotSent(request.sent_at, request.now, limits.retry_initial_ms, limits.retry_max_ms, request.u, was_lost)
+    )
+    return Judgement((), "exact" if request.exact else "")
 
 
 def _delivered(request: CompletedRequest, verdict: Delivered) -> Judgement:

@@ -110,7 +110,7 @@ class Schedule:
 
     def flush(self, now: int) -> None:
         """Send pending events now, within the limits, and end every pause that no server requested."""
-        self._end_pauses()
+        self.probe_now()
         for queue in self._queues.values():
             if queue.events and not isinstance(queue.position, InFlight):
                 queue.end_pause()
@@ -118,8 +118,11 @@ class Schedule:
                     queue.arrive(now)
                 self._arm(queue, now)
 
-    def network_changed(self) -> None:
-        """End the pauses of the endpoints, except those that a server requested, so that each is probed now."""
+    def probe_now(self) -> None:
+        """End the pauses of origins and endpoints, except those that a server requested, so that each is probed now."""
+        for origin in self._origins.values():
+            origin.end_pauses()
+            self._wake_all(origin)
         for endpoint in self._endpoints.values():
             endpoint.probe_now()
             self._activate(endpoint)
@@ -130,21 +133,13 @@ class Schedule:
         for endpoint in self._endpoints.values():
             if endpoint.origin.name != self._origin_of(endpoint.tenant_id):
                 endpoint.move(self._origin(endpoint.tenant_id, now))
-        self._end_pauses()
+        self.probe_now()
         self._origins = {name: origin for name, origin in self._origins.items() if origin.endpoints}
         for queue in self._queues.values():
             queue.end_pause()
             if isinstance(queue.position, Lingering):
                 queue.arrive(now if queue.is_full(limits) else linger_end(queue.phase, now, limits.linger_ms))
             self._arm(queue, now)
-
-    def _end_pauses(self) -> None:
-        for origin in self._origins.values():
-            origin.limit.end_pause()
-            self._wake_all(origin)
-        for endpoint in self._endpoints.values():
-            endpoint.probe_now()
-            self._activate(endpoint)
 
     # -- requests ----------------------------------------------------------------------------------
 
@@ -202,7 +197,7 @@ class Schedule:
             queue.send(events, slot, now)
             slot = "free"
         endpoint.slots.change("free", "occupied")
-        endpoint.limit.sent(now)
+        endpoint.origin.sent(now)
         shares = tuple([Share(queue.id, events) for queue, events in chosen])
         return Send(endpoint.tenant_id, shares, endpoint.body_size.max_bytes(self.limits.max_body_bytes), bool(exact))
 

@@ -1,4 +1,4 @@
-"""An upstream origin (scheme, host, port), and what its endpoints share: the limit and the request slots.
+"""An upstream origin (scheme, host, port), and what its endpoints share: the network, the limit and the request slots.
 
 The upstream counts requests by IP address and not by tenant, so that all tenants of an origin have one shared limit.
 """
@@ -9,7 +9,9 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Literal, TypeAlias
 
+from relay.policy import network
 from relay.policy.endpoint_health import Failure, Health
+from relay.policy.network import REACHABLE, AttemptStarted, Network, NetworkInput, Responded, TryNow, Unreachable
 from relay.policy.request_slots import RequestSlots
 from relay.policy.shared_limit import SharedLimit
 
@@ -19,30 +21,34 @@ EndpointState: TypeAlias = Literal["ok", "rate_limited"] | Failure
 class UpstreamOrigin:
     """Times are monotonic milliseconds."""
 
-    __slots__ = ("_healthy_or_failing", "limit", "name", "slots", "wake_at")
+    __slots__ = ("_healthy_or_failing", "limit", "name", "network", "slots", "wake_at")
 
     def __init__(self, name: str, now: int, slots: RequestSlots) -> None:
         """Create the state of a new origin. `slots`: the requests of all origins."""
         self.name = name
         self.limit = SharedLimit(now)
+        self.network: Network = REACHABLE
         self.slots = RequestSlots(slots)
         self.wake_at: int | None = None  # Expiry of its timer; set by Timers.
         self._healthy_or_failing: Counter[Literal["ok"] | Failure] = Counter()  # Number of endpoints.
 
     def __repr__(self) -> str:
-        return f"UpstreamOrigin({self.name}, {self.limit}, {self.slots})"
+        return f"UpstreamOrigin({self.name}, {self.limit}, {self.slots}, {self.network})"
 
     def state_of(self, health: Health) -> EndpointState:
         """Return the state of an endpoint for people."""
-        state = _health_state(health)
-        return "rate_limited" if state == "ok" and self.limit.is_limited else state
+        return self._shown(_health_state(health))
 
     def states(self) -> Mapping[EndpointState, int]:
         """Return the number of endpoints by state."""
-        return {
-            "rate_limited" if state == "ok" and self.limit.is_limited else state: count
-            for state, count in self._healthy_or_failing.items()
-        }
+        shown: Counter[EndpointState] = Counter()
+        for state, count in self._healthy_or_failing.items():
+            shown[self._shown(state)] += count
+        return shown
+
+    def since(self) -> int:
+        """Return the beginning of the state that all healthy endpoints share."""
+        return self.network.since if isinstance(self.network, Unreachable) else self.limit.since
 
     @property
     def endpoints(self) -> int:
@@ -58,12 +64,42 @@ class UpstreamOrigin:
             self._healthy_or_failing[_health_state(after)] += 1
 
     def has_room(self, request_slots: int) -> bool:
-        """Return whether the shared limit permits one more request in flight."""
-        return self.slots.in_flight < self.limit.max_in_flight(request_slots) if self.limit.is_limited else True
+        """Return whether network and shared limit permit one more request in flight."""
+        in_flight = self.slots.in_flight
+        if not network.has_room(self.network, in_flight):
+            return False
+        return in_flight < self.limit.max_in_flight(request_slots) if self.limit.is_limited else True
 
     def free_at(self, now: int, span_ms: int) -> int:
-        """Return the earliest time that the shared limit permits. `span_ms`: length of the rate window."""
-        return self.limit.free_at(now, self.slots.in_flight, span_ms)
+        """Return the earliest time that network and shared limit permit. `span_ms`: length of the rate window."""
+        return max(network.free_at(self.network), self.limit.free_at(now, self.slots.in_flight, span_ms))
+
+    def sent(self, now: int) -> None:
+        """Record that a request is sent."""
+        self.limit.sent(now)
+        if self.network is not REACHABLE:
+            self.change_network(AttemptStarted(now))
+
+    def responded(self) -> None:
+        """Record that a response was received, or that the network is not the reason if there was none."""
+        if self.network is not REACHABLE:
+            self.change_network(Responded())
+
+    def end_pauses(self) -> None:
+        """End every pause, except the part that a server requested. The limit stays."""
+        self.limit.end_pause()
+        self.change_network(TryNow())
+
+    def change_network(self, what: NetworkInput) -> None:
+        """Apply what a request or a change of the machine shows about the network."""
+        self.network = network.after(self.network, what)
+
+    def _shown(self, state: Literal["ok"] | Failure) -> EndpointState:
+        if state != "ok":
+            return state
+        if isinstance(self.network, Unreachable):
+            return "backing_off"
+        return "rate_limited" if self.limit.is_limited else "ok"
 
 
 def _health_state(health: Health) -> Literal["ok"] | Failure:

@@ -120,6 +120,18 @@ class Failing:
     while_sending: bool = False
     """The batch timed out while the relay sent it: the link is slow or the upstream does not read."""
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether the request was sent and received no response at all."""
+        return self.status is None and not self.while_sending
+
+
+@dataclass(frozen=True, slots=True)
+class NothingLeft:
+    """Nothing of the request left this machine. This costs the upstream nothing and says nothing about it."""
+
+    message: str
+
 
 @dataclass(frozen=True, slots=True)
 class Resend:
@@ -128,7 +140,17 @@ class Resend:
     message: str
 
 
-Verdict = Delivered | EventsRejected | BatchTooLarge | RateLimited | Unauthorized | Misconfigured | Failing | Resend
+Verdict = (
+    Delivered
+    | EventsRejected
+    | BatchTooLarge
+    | RateLimited
+    | Unauthorized
+    | Misconfigured
+    | Failing
+    | NothingLeft
+    | Resend
+)
 
 
 def verdict(response: UpstreamResponse | NoResponse, events: int) -> Verdict:
@@ -170,6 +192,8 @@ def _without_response(response: NoResponse) -> Verdict:
     """Return the verdict without a response. The status of a proxy counts like a status of the upstream."""
     if response.lost_kept_connection:
         return Resend(response.message)
+    if response.is_unreachable:
+        return NothingLeft(response.message)
     match response.proxy_status:
         case 401 | 403 | 407:
             return Unauthorized(response.message)

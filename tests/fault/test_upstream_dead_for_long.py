@@ -15,6 +15,8 @@ from tests.simulation.world import HOUR_MS, MINUTE_MS, Device, Plan, World
 SINCE_MS = 10 * MINUTE_MS
 PER_HOUR = 60
 """Maximum number of requests. Full jitter halves retry.max of 5 min on average: 24 an hour, and more at first."""
+UNSENT_PER_HOUR = 600
+"""Maximum number of attempts that do not leave the machine. Full jitter halves 15 s on average: 480 an hour."""
 SLOW_PER_HOUR = 20
 """Maximum number of requests to an endpoint that waits for an operator. Its pauses grow to 5 min: 12 an hour."""
 
@@ -22,7 +24,13 @@ SLOW_PER_HOUR = 20
 @pytest.mark.parametrize("hours", some([1], [24]))
 @pytest.mark.parametrize(
     ("kind", "per_hour"),
-    [("refused", PER_HOUR), ("blackhole", PER_HOUR), ("503", PER_HOUR), ("401", SLOW_PER_HOUR), ("404", SLOW_PER_HOUR)],
+    [
+        ("refused", UNSENT_PER_HOUR),
+        ("blackhole", PER_HOUR),
+        ("503", PER_HOUR),
+        ("401", SLOW_PER_HOUR),
+        ("404", SLOW_PER_HOUR),
+    ],
 )
 def test_requests_to_a_dead_upstream_are_few(
     kind: Literal["refused", "blackhole", "503", "401", "404"], per_hour: int, hours: int

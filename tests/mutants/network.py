@@ -7,7 +7,55 @@ from tests.mutants.mutant import mutant
 WATCH = "relay/forward/network_watch.py"
 TABLE = "tests/unit/forward/test_netlink.py"
 
+POLICY = "relay/policy/network.py"
+
 MUTANTS = (
+    mutant(
+        "the backoff without a network grows to retry.max",
+        "G9",
+        "tests/unit/policy/test_network.py::test_the_delay_grows_to_15_s_and_not_to_retry_max",
+        (POLICY, "min(what.retry_max_ms, RETRY_MAX_MS)", "what.retry_max_ms"),
+    ),
+    mutant(
+        "no network treated as a failure of the upstream",
+        "G9",
+        "tests/fault/test_network.py::test_an_upstream_that_begins_to_listen_is_found_within_seconds",
+        ("relay/policy/verdict.py", "    if response.is_unreachable:\n", "    if not response.message:\n"),
+    ),
+    mutant(
+        "an attempt without a network for each device",
+        "G9",
+        "tests/simulation/test_scenarios.py::test_without_a_network_there_is_one_attempt_for_all_tenants_and_devices",
+        (POLICY, "or network.tried_at is None or in_flight == 0", "or network.failures > 0"),
+    ),
+    mutant(
+        "no attempt while older requests hang",
+        "G9",
+        "tests/unit/policy/test_schedule.py::test_an_attempt_is_made_while_older_requests_hang",
+        (POLICY, "or network.tried_at is None or in_flight == 0", "or in_flight == 0"),
+    ),
+    mutant(
+        "a loss without a network blamed on the upstream",
+        "G9",
+        "tests/unit/policy/test_judgement.py::test_without_a_network_the_pause_is_at_most_15_s_whatever_follows",
+        (
+            "relay/policy/judgement.py",
+            "if verdict.is_lost and explains_loss(",
+            "if verdict.is_lost and not explains_loss(",
+        ),
+    ),
+    mutant(
+        "a loss blamed on the network without end",
+        "G9",
+        "tests/unit/policy/test_network.py::test_only_a_loss_soon_after_a_request_that_did_not_leave_is_explained",
+        (POLICY, "now - network.failed_at <= _LOST_AFTER_MS", "now >= 0"),
+    ),
+    mutant(
+        "a reset after the request counts as before it",
+        "G9",
+        "tests/unit/forward/test_no_response.py::test_the_kernel_knows_whether_a_byte_left_before_a_reset",
+        ("relay/forward/progress.py", "_segments_sent(self._socket) == self._segments_before", "True"),
+    ),
     mutant(
         "messages of the kernel about the network ignored",
         "G9",

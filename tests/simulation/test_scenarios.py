@@ -54,9 +54,50 @@ def test_an_unavailable_upstream_is_probed_slowly_and_everything_is_delivered_af
     world = simulate(Plan(light_devices(50), duration_ms=2 * HOUR_MS, faults=[Fault(kind, since, until)]))
 
     tried = [request for request in world.upstream.sent if since <= request.sent_at < until]
-    assert 12 <= len(tried) <= 80
+    assert 12 <= len(tried) <= (600 if kind == "refused" else 80)
     assert dead(world) == set()
     assert longest_wait_ms(world, range(50), since=until + 6 * MINUTE_MS) <= MAX_WAIT_MS
+
+
+@pytest.mark.parametrize("kind", ["refused", "unstable"])
+def test_each_short_window_with_a_network_is_used(kind: str) -> None:
+    """A kiosk on a bus or ship: the network is there for 25 s in every 150 s."""
+    windows = [(at, at + 25_000) for at in range(0, 2 * HOUR_MS, 150_000)]
+    faults = [Fault(kind, end, end + 125_000) for _, end in windows]
+    devices = [device for tenant in (1, 2, 3) for device in light_devices(10, first=100 * tenant, tenant=tenant)]
+    world = simulate(Plan(devices, duration_ms=2 * HOUR_MS, faults=faults))
+
+    used = {request.at // 150_000 for request in world.upstream.arrivals if request.at < 2 * HOUR_MS}
+    assert len(used) == len(windows)
+    assert dead(world) == set()
+
+
+def test_a_change_of_the_network_ends_the_backoff() -> None:
+    """The 503 of a portal grew the backoff to minutes. The new network is used at once."""
+    since, until = 10 * MINUTE_MS, 3 * HOUR_MS
+
+    def change(world: World) -> None:
+        assert world.relay
+        world.relay.forwarder.network_changed()
+
+    acts = [(until, change)]
+    world = simulate(
+        Plan(light_devices(20), duration_ms=4 * HOUR_MS, faults=[Fault("503", since, until)], acts=acts),
+    )
+
+    after = [request.sent_at for request in world.upstream.sent if request.sent_at >= until]
+    assert after[0] == until
+
+
+def test_without_a_network_there_is_one_attempt_for_all_tenants_and_devices() -> None:
+    since, until = 10 * MINUTE_MS, 2 * HOUR_MS
+    devices = [device for tenant in range(1, 11) for device in light_devices(20, first=100 * tenant, tenant=tenant)]
+    world = simulate(Plan(devices, duration_ms=3 * HOUR_MS, faults=[Fault("refused", since, until)]))
+
+    tried = [request for request in world.upstream.sent if since + MINUTE_MS <= request.sent_at < until]
+    assert (until - since) / 20_000 <= len(tried) <= (until - since) / 6_000, "7.5 s apart on average"
+    assert longest_wait_ms(world, range(100, 1_100), since=until + 16_000) <= MAX_WAIT_MS
+    assert dead(world) == set()
 
 
 def test_outages_of_hours_create_no_dead_letter() -> None:

@@ -48,8 +48,11 @@ class _Body(msgspec.Struct):
 class Fault:
     """A fault from `since` until `until`, in milliseconds of true time."""
 
-    kind: Literal["refused", "blackhole", "503", "401", "404", "lossy", "429 device", "429 device limit"]
-    """"429 device limit": every second request is rejected, and the response names the limit of the device."""
+    kind: Literal["refused", "unstable", "blackhole", "503", "401", "404", "lossy", "429 device", "429 device limit"]
+    """"unstable": at random, a request does not leave the machine or its connection is reset before it arrives.
+
+    "429 device limit": every second request is rejected, and the response names the limit of the device.
+    """
     since: int
     until: int
     tenant: int | None = None
@@ -165,7 +168,7 @@ class SimUpstream:
         if not request.events:
             return await self._empty_request(tenant_id)
         self.sent.append(request)
-        self._watch.sent(request)
+        self._watch.sent(request, self.origin(tenant_id))
 
         def without_progress() -> None:
             self._watch.stalled(request)
@@ -181,9 +184,14 @@ class SimUpstream:
     async def _exchange(self, request: Request) -> UpstreamResponse | NoResponse:
         loop, tenant_id = asyncio.get_running_loop(), request.tenant
         there_ms, back_ms = (self._rng.randint(*self.latency_ms) for _ in range(2))
-        if self._has_fault("refused", tenant_id):
+        unstable = self._has_fault("unstable", tenant_id)
+        if self._has_fault("refused", tenant_id) or (unstable and self._rng.random() < 0.3):
             await asyncio.sleep(0.001)
-            return NoResponse("cannot connect: Connection refused")
+            self._watch.unreachable(self.origin(tenant_id))
+            return NoResponse("cannot connect: Connection refused", never_sent=True, is_unreachable=True)
+        if unstable:
+            await asyncio.sleep(0.001)
+            return NoResponse("connection failed: Connection reset by peer")
         arrived: asyncio.Future[None] = loop.create_future()
         # A sent request arrives even if the relay crashes.
         loop.call_later(there_ms / 1000, self._arrive, request, arrived)
@@ -196,6 +204,7 @@ class SimUpstream:
         except TimeoutError:
             return NoResponse("no response within 30 s")
         request.returned_at = self.clock.true_ms()
+        self._watch.reachable(self.origin(tenant_id))
         assert request.response is not None
         return request.response
 

@@ -27,6 +27,8 @@ class Watch:
         self._open: dict[int, Request] = {}  # By device.
         self._requests = 0
         self._stalled: set[int] = set()  # Ids of requests without progress.
+        self._attempts: dict[str, set[int]] = {}
+        """Ids of the requests in flight without a network, by upstream origin."""
         self._first: dict[int, list[EventKey]] = {}  # Events that must be sent first, by device.
         self._accepted: dict[EventKey, list[Request]] = defaultdict(list)
         self._latest: dict[int, int] = defaultdict(lambda: -1)
@@ -36,10 +38,14 @@ class Watch:
         self._open.clear()
         self._requests = 0
         self._stalled.clear()
+        self._attempts.clear()
         self._first = {device: request for request in unsettled for device, _ in request}
 
-    def sent(self, request: Request) -> None:
+    def sent(self, request: Request, origin: str) -> None:
         self._requests += 1
+        if (attempts := self._attempts.get(origin)) is not None:
+            assert not attempts, f"two attempts at a time without a network to {origin}"
+            attempts.add(id(request))
         slots = self._limits.max_in_flight
         assert self._requests - len(self._stalled) <= slots, "more in flight than allowed"
         assert self._requests <= CONNECTIONS_PER_SLOT * slots, "more connections than allowed"
@@ -54,8 +60,18 @@ class Watch:
         """Record that a request makes no progress, so that it needs no request slot."""
         self._stalled.add(id(request))
 
+    def unreachable(self, origin: str) -> None:
+        """Record that a request did not leave the machine, so that there is one attempt at a time for the origin."""
+        self._attempts.setdefault(origin, set())
+
+    def reachable(self, origin: str) -> None:
+        """Record a response."""
+        self._attempts.pop(origin, None)
+
     def responded(self, request: Request) -> None:
         self._requests -= 1
+        for attempts in self._attempts.values():
+            attempts.discard(id(request))
         self._stalled.discard(id(request))
         for device in {device for device, _ in request.keys}:
             self._open.pop(device, None)

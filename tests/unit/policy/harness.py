@@ -13,7 +13,16 @@ from relay.policy.judgement import DeadLetterCause
 from relay.policy.limits import Limits
 from relay.policy.requests import Reply, Send, Share, Wait
 from relay.policy.schedule import Schedule
-from relay.policy.verdict import Delivered, EventsRejected, Failing, Misconfigured, RateLimited, Unauthorized, Verdict
+from relay.policy.verdict import (
+    Delivered,
+    EventsRejected,
+    Failing,
+    Misconfigured,
+    NothingLeft,
+    RateLimited,
+    Unauthorized,
+    Verdict,
+)
 
 LIMITS = Limits(
     linger_ms=5_000,
@@ -33,6 +42,8 @@ FAILING = Failing("503 down", None, 503)
 UNAUTHORIZED = Unauthorized("401 no")
 MISCONFIGURED = Misconfigured("404 gone")
 REJECTED = EventsRejected(422, "422 bad")
+UNREACHABLE = NothingLeft("cannot connect: Network is unreachable")
+RESET = Failing("connection failed: Connection reset by peer")
 LIMITED = RateLimited("429 slow down", None, None)
 
 Claimed = Mapping[int, Sequence[int]]

@@ -16,6 +16,7 @@ from relay.policy.verdict import (
     Failing,
     Misconfigured,
     RateLimited,
+    Resend,
     Unauthorized,
     Verdict,
 )
@@ -27,7 +28,9 @@ from tests.unit.policy.harness import (
     LIMITED,
     MISCONFIGURED,
     REJECTED,
+    RESET,
     UNAUTHORIZED,
+    UNREACHABLE,
     Claimed,
     Harness,
     queues,
@@ -789,3 +792,61 @@ def test_the_timeout_of_a_single_event_is_a_normal_failure() -> None:
     harness.round(SLOW)
     assert harness.pending[1] == [0]
     assert state(harness) == "backing_off"
+
+
+# -- no network
+
+
+def test_without_a_network_the_pause_is_at_most_15_s_whatever_follows() -> None:
+    harness = Harness(linger_ms=0)
+    harness.offer(1, 10)
+    for _ in range(20):
+        harness.round(UNREACHABLE, u=0.999)
+        assert paused_ms(harness) <= 15_000
+        harness.round(RESET, u=0.999)
+        assert paused_ms(harness) <= 15_000
+    assert state(harness) == "backing_off"
+    harness.round(DELIVERED)
+    assert state(harness) == "ok"
+
+
+def test_a_missing_network_leaves_no_evidence_against_events_and_devices() -> None:
+    harness = Harness(linger_ms=0)
+    harness.offer(1, 10)
+    harness.offer(2, 10)
+    for _ in range(200):
+        harness.round(UNREACHABLE, u=0.999)
+        harness.round(RESET, u=0.999)
+    claimed = [harness.round(DELIVERED), harness.round(DELIVERED)]
+    assert sorted(len(numbers) for each in claimed for numbers in each.values()) == [10, 10], "no smaller probes"
+    assert harness.dead_letters == {}
+
+
+def test_a_reset_is_a_failure_of_the_upstream_while_there_is_a_network() -> None:
+    harness = Harness(linger_ms=0)
+    harness.offer(1, 10)
+    harness.round(UNREACHABLE, u=0.0)
+    harness.round(FAILING, u=0.0)
+    for _ in range(10):
+        harness.round(RESET, u=0.999)
+    assert paused_ms(harness) > 100_000
+
+
+def test_a_missing_network_does_not_hide_a_rejected_key() -> None:
+    harness = Harness(linger_ms=0)
+    harness.offer(1, 10)
+    harness.round(UNAUTHORIZED)
+    harness.round(UNREACHABLE, u=0.5)
+    assert state(harness) == "unauthorized"
+    assert paused_ms(harness) <= 1_000
+
+
+def test_an_exact_request_stays_exact_without_a_network() -> None:
+    harness = Harness(linger_ms=0)
+    harness.offer(1, 10)
+    harness.round(Resend("closed"))
+    harness.offer(1, 5)
+    for verdict in (UNREACHABLE, RESET) * 5:
+        send = harness.send()
+        assert send.exact
+        assert len(harness.respond(send, verdict)[1]) == 10

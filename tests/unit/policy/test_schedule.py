@@ -19,7 +19,9 @@ from tests.unit.policy.harness import (
     LIMITED,
     LIMITS,
     REJECTED,
+    RESET,
     UNAUTHORIZED,
+    UNREACHABLE,
     Harness,
     queues,
     restarted,
@@ -421,6 +423,72 @@ def test_a_tenant_that_moves_to_another_origin_leaves_the_limit() -> None:
     assert states == ["rate_limited", "ok", "ok"]
     assert counted(harness) == {"ok": 2, "rate_limited": 1}
     assert 2 in {send.tenant_id for send in harness.sends()}
+
+
+# -- no network
+
+
+def unreachable(harness: Harness) -> None:
+    """Let all requests in flight fail, because there is no network."""
+    for send in harness.sends():
+        harness.respond(send, UNREACHABLE, after_ms=0, u=0.0)
+
+
+def test_without_a_network_one_request_is_tried_for_all_tenants_and_devices_of_an_origin() -> None:
+    harness = harness_with_origins({1: "https://a.example", 2: "https://a.example"})
+    unreachable(harness)
+    for _ in range(5):
+        harness.pass_time(15_000)
+        (attempt,) = harness.sends()
+        assert harness.sends() == []
+        harness.respond(attempt, UNREACHABLE, u=0.999)
+    harness.pass_time(15_000)
+    (attempt,) = harness.sends()
+    harness.respond(attempt)
+    assert {send.tenant_id for send in harness.sends()} == {1, 2}, "a response ends the outage for all"
+    assert counted(harness) == {"ok": 2}
+
+
+def test_another_origin_is_not_affected_by_an_unreachable_one() -> None:
+    harness = harness_with_origins()
+    for send in harness.sends():
+        harness.respond(send, DELIVERED if send.tenant_id == 3 else UNREACHABLE, after_ms=0, u=0.999)
+    assert counted(harness) == {"ok": 1, "backing_off": 2}
+    assert {send.tenant_id for send in harness.sends()} == {3}
+
+
+def test_an_attempt_is_made_while_older_requests_hang() -> None:
+    harness = harness_with_origins({1: "https://a.example"})
+    hanging, *others = harness.sends()
+    for send in others:
+        harness.respond(send, UNREACHABLE, after_ms=0, u=0.0)
+    attempt = harness.next()
+    assert isinstance(attempt, Send)
+    harness.respond(attempt, UNREACHABLE, u=0.0)
+    harness.respond(hanging, RESET)
+    assert harness.schedule.endpoint(1, harness.now).state == "backing_off"
+
+
+def test_an_attempt_that_the_disk_prevented_does_not_block_the_next_one() -> None:
+    harness = harness_with_origins({1: "https://a.example"})
+    unreachable(harness)
+    prevented = harness.send()
+    harness.schedule.pause(prevented, harness.now)
+    harness.schedule.settled(prevented, harness.now)
+    assert isinstance(harness.next(), Send)
+
+
+def test_a_change_of_the_network_permits_an_attempt_while_one_hangs() -> None:
+    harness = harness_with_origins({1: "https://a.example"})
+    unreachable(harness)
+    hanging = harness.send()
+    assert harness.sends() == []
+    harness.schedule.probe_now()
+    attempt = harness.next()
+    assert isinstance(attempt, Send)
+    harness.respond(attempt)
+    harness.respond(hanging, RESET)
+    assert counted(harness)["ok"] == 1
 
 
 # -- flush, probe, pause
@@ -879,7 +947,7 @@ def test_a_change_of_the_network_ends_the_pause_of_an_endpoint_and_of_no_device(
     harness.respond(harness.send(), UNAUTHORIZED)
     assert not harness.sends()
 
-    harness.schedule.network_changed()
+    harness.schedule.probe_now()
 
     assert len(harness.sends()) == 1, "one probe"
 
@@ -889,6 +957,6 @@ def test_a_change_of_the_network_does_not_shorten_a_requested_pause() -> None:
     harness.offer(1)
     harness.respond(harness.send(), Failing("503 down", 60_000, 503))
 
-    harness.schedule.network_changed()
+    harness.schedule.probe_now()
 
     assert not harness.sends()

@@ -19,6 +19,7 @@ from relay.policy.verdict import (
     Failing,
     Misconfigured,
     NoResponse,
+    NothingLeft,
     RateLimited,
     Resend,
     Unauthorized,
@@ -253,6 +254,17 @@ def test_no_response_is_failing_without_a_status() -> None:
     assert verdict(NoResponse("connection closed before the answer"), EVENTS) == Failing(
         "connection closed before the answer", None, None
     )
+
+
+def test_a_request_that_did_not_leave_the_machine_says_nothing_about_the_upstream() -> None:
+    unsent = NoResponse("cannot connect: Network is unreachable", never_sent=True, is_unreachable=True)
+    assert verdict(unsent, EVENTS) == NothingLeft("cannot connect: Network is unreachable")
+    certificate = NoResponse("certificate not accepted", never_sent=True)
+    assert verdict(certificate, EVENTS) == Failing("certificate not accepted")
+
+
+def test_a_kept_connection_that_closes_is_not_a_missing_network() -> None:
+    assert verdict(NoResponse("closed", True, True, lost_kept_connection=True), EVENTS) == Resend("closed")
 
 
 def test_a_maintenance_response_retains_its_retry_after() -> None:
