@@ -95,11 +95,11 @@ class Owner:
     async def open(self) -> None:
         """Take the lock and open the store. If it fails, `run` opens it. Raise OutboxLocked or OutboxUnusable."""
         self.storage.lock()
-        self._enter(Happening.OPEN)
+        self.life.enter(Happening.OPEN)
         try:
             await self._connect()
         except (OutboxUnusable, OutboxLocked):
-            self._enter(Happening.CLOSED)
+            self.life.enter(Happening.CLOSED)
             self.storage.unlock()
             raise
         except (OutboxError, MemoryError) as error:
@@ -279,17 +279,13 @@ class Owner:
         if missing > 0 and not self.storage.is_verified:
             raise self.storage.distrust(missing, orphans)
         restored = state.finish_loading(restores_requests=not call.result.done())
-        self._enter(Happening.LOG_READ)
+        self.life.enter(Happening.LOG_READ)
         if missing:
             _log.error("outbox ledger corrected", missing_events=missing)
             await self._commit(self._pending_calls.correction(state, missing))
         self._report_changes()
         if not call.result.done():
             call.result.set_result(restored)
-
-    def _enter(self, happening: Happening) -> None:
-        self.life.enter(happening)
-        _log.debug("outbox state", state=repr(self.life.state))
 
     async def _connect(self) -> None:
         """Open the store. If it does not match the state in memory, build a new state."""
@@ -306,7 +302,7 @@ class Owner:
         await self.storage.commit([operations.save_clocks(self.known)])
         if failed_before:
             _log.info("outbox available again", pending=state.totals.pending)
-        self._enter(Happening.OPENED_AS_KNOWN if self.known.is_loaded else Happening.OPENED)
+        self.life.enter(Happening.OPENED_AS_KNOWN if self.known.is_loaded else Happening.OPENED)
 
     def _report_lost_queues(self, old: OutboxState, state: OutboxState) -> None:
         if self._load_call is not None:
@@ -316,24 +312,24 @@ class Owner:
 
     async def _recreate_files(self) -> None:
         """Write files again that were deleted while open."""
-        self._enter(Happening.RECREATE)
+        self.life.enter(Happening.RECREATE)
         try:
             await self.storage.recreate()
         except OutboxError as error:  # the deleted files stay open, and the next check tries again
-            self._enter(Happening.NOT_RECREATED)
+            self.life.enter(Happening.NOT_RECREATED)
             if self._files.is_news(reason := str(error.__cause__ or error)):
                 _log.error("outbox files were deleted and cannot be written again", reason=reason)
             return
         _log.warning("outbox files were deleted and have been written again")
         await self.storage.close()
-        self._enter(Happening.RECREATED)
+        self.life.enter(Happening.RECREATED)
         await self._connect()
         self._files.forget()
 
     async def _reconnect(self) -> None:
         await self._bell.wait(self.life.retry_after_s)
         if not self.life.is_closing:
-            self._enter(Happening.OPEN)
+            self.life.enter(Happening.OPEN)
             await self._connect()
 
     async def _failed(self, error: Exception) -> None:
@@ -342,6 +338,7 @@ class Owner:
         if self.life.failure is None:
             _log.error("outbox unavailable", reason=str(failure))
         self.life.fail(failure)
+        _log.debug("the outbox is opened again later", state=repr(self.life.state))
         self._fail_waiting(failure)
         await self.storage.close()
 
