@@ -5,7 +5,8 @@ devices below their own limit. After such a response, the requests of all device
 
 - The first rate is `rate.ip_per_window` requests per window, evenly spread.
 - A window that used the rate and had no 429 is clean and raises the rate by one step. A 429 undoes the step. The next
-  step follows after twice as many windows (4, 8, ... 64), so a steady limit causes at most one 429 in eighty requests.
+  step follows after twice as many windows (4, 8, 16), so a steady limit causes at most one 429 in eighty requests, and
+  a limit that is lifted is left within the hour.
 - A 429 at a rate that was clean before means that another client uses the same limit. It halves the rate. If other
   devices succeed at the same time, the reason may be the limit of that device, and the rate is reduced by one step.
 - The rate is reduced once per round trip. A 429 to a request sent before the latest change contains no news.
@@ -22,7 +23,7 @@ from relay.policy.pause import NO_PAUSE, Pause
 MIN_RATE = 1 / 5  # Requests per window: as many as the probes of a failing endpoint.
 MAX_RATE = 1024
 _FIRST_WINDOWS_BEFORE_STEP = 4
-_MAX_WINDOWS_BEFORE_STEP = 64
+_MAX_WINDOWS_BEFORE_STEP = 16
 _FORGET_AFTER = 32
 
 

@@ -129,6 +129,12 @@ MUTANTS = (
         ("relay/policy/schedule.py", "        name = self._origin_of(tenant_id)\n", "        name = str(tenant_id)\n"),
     ),
     mutant(
+        "a lifted shared limit left after hours",
+        "G5",
+        "tests/unit/policy/test_shared_limit.py::test_a_shared_limit_that_lasted_for_a_day_is_left_within_the_hour",
+        ("relay/policy/shared_limit.py", "_MAX_WINDOWS_BEFORE_STEP = 16\n", "_MAX_WINDOWS_BEFORE_STEP = 64\n"),
+    ),
+    mutant(
         "a 429 that does not reduce the rate",
         "G5",
         "tests/unit/policy/test_shared_limit.py::test_a_429_halves_a_rate_that_was_never_clean",

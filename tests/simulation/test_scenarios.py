@@ -316,6 +316,24 @@ def test_a_device_at_its_own_limit_does_not_back_off_longer_after_each_delivery(
     assert longest_wait_ms(world, range(1, 2)) <= MAX_WAIT_MS + LIMITS.retry_initial_ms
 
 
+@pytest.mark.slow
+def test_a_shared_limit_that_lasted_for_hours_is_left_within_the_hour() -> None:
+    """The limit ends soon after a rejected step, so that the wait for the next step is longest."""
+    lifted_at = 135 * MINUTE_MS
+
+    def lift(world: World) -> None:
+        world.upstream.ip_limiter = None
+
+    devices = [Device(i, backlog=2_500, gap_ms=10 * HOUR_MS) for i in range(40)]
+    limits = replace(SMALL_BATCHES, mix_devices="never")
+    plan = Plan(devices, 4 * HOUR_MS, limits, ip_limit=20, acts=[(lifted_at, lift)], drain_ms=48 * HOUR_MS)
+    world = simulate(plan)
+
+    times = [request.at for request in world.upstream.arrivals]
+    per_minute = Counter((at - lifted_at) // MINUTE_MS for at in times if at >= lifted_at)
+    assert max(per_minute[minute] for minute in range(60)) >= 800, "40 times the rate"
+
+
 def test_relays_told_the_same_date_return_at_different_moments() -> None:
     """14 relays behind one address used up a limit of 14 requests in ten minutes, and each 429 names its end."""
     limiter = Limiter(14, 10 * MINUTE_MS)

@@ -68,7 +68,7 @@ def test_an_unused_window_does_not_raise_the_rate() -> None:
 def test_a_failed_step_is_undone_and_retried_after_growing_delays() -> None:
     limit = LimitUnderTest(20)
     waits = []
-    for _ in range(7):
+    for _ in range(5):
         windows = 0
         while limit.shared_limit.rate == 20:
             limit.window()
@@ -77,7 +77,7 @@ def test_a_failed_step_is_undone_and_retried_after_growing_delays() -> None:
         limit.respond_429()
         assert limit.shared_limit.rate == 20
         waits.append(windows)
-    assert waits == [1, 5, 9, 17, 33, 65, 65]
+    assert waits == [1, 5, 9, 17, 17]
 
 
 def test_a_429_at_a_clean_rate_halves_the_rate() -> None:
@@ -128,6 +128,23 @@ def test_a_lifted_shared_limit_is_removed() -> None:
         windows += 1
     assert limit.shared_limit.rate > MAX_RATE
     assert windows < 60
+
+
+def test_a_shared_limit_that_lasted_for_a_day_is_left_within_the_hour() -> None:
+    """Each step above the limit of 20 is rejected for a day. The wait for the next step must not outlast it by much."""
+    limit = LimitUnderTest(20)
+    a_day_later = limit.now + 24 * 60 * WINDOW_MS
+    while limit.now < a_day_later or limit.shared_limit.rate == 20:
+        limit.window()
+        if limit.shared_limit.rate > 20:
+            rejected_at = limit.now
+            limit.respond_429()
+            if rejected_at >= a_day_later:
+                break
+    lifted_at = limit.now
+    while not limit.window():
+        pass
+    assert limit.now - lifted_at <= 60 * WINDOW_MS
 
 
 def test_an_unused_shared_limit_is_removed() -> None:
