@@ -36,6 +36,8 @@ class Exchange:
 
     fresh: bool = False
     """Whether the request requires a new connection."""
+    is_cautious: bool = False
+    """Whether a new connection must stay open for a moment before the request is sent: the previous one was lost."""
     is_kept: bool = False
     """Whether the request was sent on a kept-alive connection."""
     head: ResponseHead | None = None

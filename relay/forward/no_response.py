@@ -17,6 +17,10 @@ class UnrequestedResponse(aiohttp.ClientConnectionError):
     """The connection contained a response before the request. Nothing was sent."""
 
 
+class ClosedAtOnce(aiohttp.ClientConnectionError):
+    """A new connection was closed before the request. Nothing was sent."""
+
+
 def no_response(
     error: Exception, watch: Watch, exchange: Exchange, timeout_ms: int, mask: Callable[[str], str]
 ) -> NoResponse:
@@ -56,6 +60,8 @@ def _description(error: BaseException) -> str:
             return f"certificate not accepted: {error.certificate_error}"
         case aiohttp.ClientConnectorError() | aiohttp.ClientProxyConnectionError():
             return f"cannot connect: {error.os_error.strerror or type(error.os_error).__name__}"
+        case ClosedAtOnce():
+            return "cannot connect: the connection was closed at once"
         case UnrequestedResponse():
             return "the connection contained an unrequested response and was closed"
         case UnreadableResponse():

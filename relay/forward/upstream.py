@@ -16,6 +16,7 @@ import ssl
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from functools import lru_cache
 from pathlib import Path
@@ -28,7 +29,7 @@ from aiohttp.connector import Connection
 from relay import __version__
 from relay.config import EndpointSettings, Upstream
 from relay.forward import exchange as wire
-from relay.forward.no_response import CONNECT_S, UnrequestedResponse, no_response
+from relay.forward.no_response import CONNECT_S, ClosedAtOnce, UnrequestedResponse, no_response
 from relay.forward.progress import Sockets, Watch
 from relay.forward.resolver import Resolver
 from relay.forward.response_head import MAX_LINE_BYTES, MAX_LINES
@@ -40,6 +41,9 @@ from relay.runtime.secret import MASK, Secret, fingerprint, pattern
 RESPONSE_MAX_BYTES = 64 * 1024
 _HEADERS_OF_USE = ("content-encoding", "content-type", "location", "x-ratelimit-limit", *requested_delay.HEADERS)
 _KEEP_ALIVE_S = 15.0  # Common servers close idle connections after 60 to 75 s. The relay closes them first.
+
+_SETTLE_S = 0.2
+"""How long a cautious exchange waits whether its new connection is closed at once."""
 
 _WATCHED: ContextVar[tuple[Watch, Sockets]] = ContextVar("_WATCHED")
 """The watch of this task's request, which is attached to the connection when it is open."""
@@ -58,9 +62,22 @@ class _Request(aiohttp.ClientRequest):
         if conn.protocol is not None and conn.protocol.should_close:
             raise UnrequestedResponse
         watch, sockets = _WATCHED.get()
-        wire.prepare(conn, self.resolver, watch.lost)
+        closed = asyncio.Event()
+
+        def lost() -> None:
+            watch.lost()
+            closed.set()
+
+        wire.prepare(conn, self.resolver, lost)
         if conn.transport is not None:
             watch.attach(cast("asyncio.WriteTransport", conn.transport), sockets)
+        current = wire.exchange.get()
+        if current.is_cautious and not current.is_kept:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_SETTLE_S):
+                    await closed.wait()
+            if closed.is_set():
+                raise ClosedAtOnce
         return await super().send(conn)
 
 
@@ -101,6 +118,8 @@ class UpstreamClient:
         self._opening = asyncio.Lock()
         self._requests: Counter[aiohttp.ClientSession] = Counter()
         """The number of requests in flight by session."""
+        self._lost_origins: set[str] = set()
+        """Upstream origins whose latest request received no response."""
         self._retired: list[aiohttp.ClientSession] = []
         """Sessions that no new request uses; each is closed when its last request has ended."""
 
@@ -112,6 +131,7 @@ class UpstreamClient:
         if self._opened_with != _transport(settings):
             self.reconnect()
         self._settings = settings
+        self._lost_origins &= set(self.origins())
         before, self._certificates = self._certificates, _fingerprints(settings)
         return [name for name, now in self._certificates.items() if name in before and before[name] != now]
 
@@ -140,12 +160,17 @@ class UpstreamClient:
         self, tenant_id: int, body: bytes, stalled: Callable[[bool], None] = lambda _: None, *, fresh: bool = False
     ) -> UpstreamResponse | NoResponse:
         """See BatchSender. A fresh exchange closes each kept-alive connection that aiohttp selects for it."""
+        origin = self.origin(tenant_id)
         while True:
-            exchange = wire.Exchange(fresh)
+            exchange = wire.Exchange(fresh, origin in self._lost_origins)
             wire.exchange.set(exchange)
             watch = Watch(self._clock, self._settings.timeout_ms, stalled)
             response = await self._exchange(exchange, watch, tenant_id, body)
             if response is not None:
+                if isinstance(response, NoResponse):
+                    self._lost_origins.add(origin)
+                else:
+                    self._lost_origins.discard(origin)
                 return response
 
     async def _exchange(

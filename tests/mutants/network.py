@@ -51,6 +51,12 @@ MUTANTS = (
         (POLICY, "now - network.failed_at <= _LOST_AFTER_MS", "now >= 0"),
     ),
     mutant(
+        "no wait on a new connection after a lost request",
+        "G9",
+        "tests/unit/forward/test_no_response.py::test_after_a_lost_request_a_connection_that_is_closed_at_once_is_unreachable",
+        ("relay/forward/upstream.py", "if current.is_cautious and not current.is_kept:", "if not self.resolver:"),
+    ),
+    mutant(
         "a reset after the request counts as before it",
         "G9",
         "tests/unit/forward/test_no_response.py::test_the_kernel_knows_whether_a_byte_left_before_a_reset",

@@ -15,12 +15,13 @@ import aiohttp
 import pytest
 from aiohttp.client_reqrep import ConnectionKey
 from relay.config import load
+from relay.forward import upstream
 from relay.forward.exchange import Exchange
 from relay.forward.no_response import no_response
 from relay.forward.progress import Sockets, Watch
 from relay.forward.response_head import ResponseHead
 from relay.forward.upstream import UpstreamClient
-from relay.policy.verdict import NoResponse
+from relay.policy.verdict import NoResponse, UpstreamResponse
 from relay.runtime.clock import SystemClock
 
 TIMEOUT_MS = 30_000
@@ -164,4 +165,52 @@ async def test_after_a_change_of_the_network_requests_use_a_new_connection() -> 
         client.reconnect()
         await client.post(1, b'{"events":[]}')
         assert connections == 2
+        await client.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts the sent segments")
+async def test_after_a_lost_request_a_connection_that_is_closed_at_once_is_unreachable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A server or modem without an uplink accepts each connection and resets it, also after it received the request."""
+    monkeypatch.setattr(upstream, "_SETTLE_S", 60.0)  # The wait ends with the connection.
+    connections = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        if connections == 1:
+            await reader.readuntil(b"\r\n\r\n")
+        writer.transport.abort()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1/events"
+        settings = load(None, {"RELAY__UPSTREAM__URL": url, "RELAY__UPSTREAM__API_KEY": "canary-key-1"}).upstream
+        client = UpstreamClient(settings, SystemClock())
+        lost, closed = [await client.post(1, b'{"events":[]}') for _ in range(2)]
+        await client.close()
+    assert isinstance(lost, NoResponse)
+    assert not lost.is_unreachable
+    assert closed == NoResponse("cannot connect: the connection was closed at once", True, True)
+
+
+async def test_after_a_lost_request_the_next_one_is_sent_and_a_response_ends_the_caution() -> None:
+    connections = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        await reader.readuntil(b"\r\n\r\n")
+        if connections > 1:
+            writer.write(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1/events"
+        settings = load(None, {"RELAY__UPSTREAM__URL": url, "RELAY__UPSTREAM__API_KEY": "canary-key-1"}).upstream
+        client = UpstreamClient(settings, SystemClock())
+        assert isinstance(await client.post(1, b'{"events":[]}'), NoResponse)
+        assert client._lost_origins
+        assert isinstance(await client.post(1, b'{"events":[]}'), UpstreamResponse)
+        assert not client._lost_origins
         await client.close()
