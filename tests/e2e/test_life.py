@@ -105,6 +105,8 @@ async def test_sigterm_with_a_silent_upstream_leaves_events_pending(sandbox: San
         assert await relay.post(event(1)) == 202
         relay.signal(signal.SIGTERM)
         assert await relay.ended() == 0
+        # The stop is complete: the process did not end because the stop took too long.
+        assert relay.log[-1]["event"] == "stopped"
     sandbox.faults.heal()
     async with running(env) as relay:
         await relay.until(lambda status: status["ledger"]["delivered"] == 1)

@@ -48,13 +48,15 @@ async def test_a_kill_does_not_reset_the_rate_window(sandbox: Sandbox, tmp_path:
             fleet.address = relay.http
             async with fleet.sending():
                 await relay.until(lambda _, goal=goal: sandbox.report().requests >= goal)
-    async with running(env) as relay:
-        fleet.address = relay.http
-        async with fleet.sending():
-            await relay.until(lambda status: any(device["why"] == "limit" for device in status["devices"]))
-        report = sandbox.report()
-        assert report.requests <= PER_WINDOW
-        assert report.rate_limited == 0
+    # A relay without memory would send half of the window at once in each of these runs.
+    for _ in range(2):
+        async with running(env) as relay:
+            fleet.address = relay.http
+            async with fleet.sending():
+                await relay.until(lambda status: any(device["why"] == "limit" for device in status["devices"]))
+    report = sandbox.report()
+    assert report.requests <= PER_WINDOW
+    assert report.rate_limited == 0
 
 
 @needs_cc
