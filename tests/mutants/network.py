@@ -25,7 +25,8 @@ MUTANTS = (
     mutant(
         "an attempt without a network for each device",
         "G9",
-        "tests/simulation/test_scenarios.py::test_without_a_network_there_is_one_attempt_for_all_tenants_and_devices",
+        "tests/unit/policy/test_schedule.py"
+        "::test_without_a_network_one_request_is_tried_for_all_tenants_and_devices_of_an_origin",
         (POLICY, "or network.tried_at is None or in_flight == 0", "or network.failures > 0"),
     ),
     mutant(
