@@ -64,7 +64,7 @@ MUTANTS = (
     ),
     mutant(
         "ready while nothing can be stored",
-        "contract 6",
+        "operations",
         "tests/fault/test_disk_full.py::test_a_full_outbox_drops_no_accepted_event",
         ("relay/ops/status.py", '        return "" if gauges.writable else', '        return "" if gauges else'),
     ),
@@ -107,7 +107,7 @@ MUTANTS = (
     ),
     mutant(
         "a lone surrogate accepted",
-        "contract 4",
+        "events",
         "tests/unit/event/test_reader.py",
         (
             "relay/event/strict_json.py",
@@ -127,7 +127,7 @@ MUTANTS = (
     ),
     mutant(
         "a time with a comma accepted",
-        "contract 4",
+        "events",
         "tests/unit/event/test_values.py",
         (
             "relay/event/values.py",
@@ -137,13 +137,13 @@ MUTANTS = (
     ),
     mutant(
         "any Host accepted",
-        "contract 4",
+        "events",
         "tests/unit/http/test_guard.py::test_any_other_host_is_rejected",
         ("relay/http/guard.py", "            return _FORBIDDEN_HOST\n", "            return _ADMITTED\n"),
     ),
     mutant(
         "any Origin accepted",
-        "contract 4",
+        "events",
         "tests/unit/http/test_guard.py::test_any_other_origin_is_rejected",
         ("relay/http/guard.py", "        return _FORBIDDEN_ORIGIN\n", "        return _ADMITTED\n"),
     ),
@@ -203,13 +203,13 @@ MUTANTS = (
     ),
     mutant(
         "two requests of a connection handled at the same time",
-        "contract 4",
+        "events",
         "tests/unit/http/test_connection_inputs.py::test_any_order_of_events_keeps_the_invariants",
         ("relay/http/connection.py", 'self._pipelined or state in {"handling", "writing"}', "self._pipelined"),
     ),
     mutant(
         "any bytes accepted after a chunk",
-        "contract 4",
+        "events",
         "tests/unit/http/test_framing.py::test_an_invalid_chunk_ends_the_body",
         (
             "relay/http/framing.py",
