@@ -100,7 +100,7 @@ class Healthy:
         try:
             while not self._stop.is_set():
                 client.send(post(json.dumps(event(self.accepted, "healthy")).encode()))
-                response = await client.answer()
+                response = await client.response()
                 assert response.status == 202, response.body
                 self.accepted += 1
                 await asyncio.sleep(0.01)

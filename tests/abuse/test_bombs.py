@@ -69,7 +69,7 @@ async def test_bombs_are_rejected_and_others_are_served(filling: RelayProcess) -
         for name, (raw, status) in BOMBS.items():
             client = await connect(filling)
             client.send(raw)
-            assert (await client.answer()).status == status, name
+            assert (await client.response()).status == status, name
             client.writer.transport.abort()
             await healthy.served(1)
     assert peak_memory_bytes(filling.pid) < (64 << 20) + ROOM_BYTES
@@ -81,7 +81,7 @@ async def test_many_bombs_at_once_are_rejected_and_others_are_served(filling: Re
     async def throw(raw: bytes) -> None:
         client = await connect(filling)
         client.send(raw)
-        await client.answer()
+        await client.response()
         client.writer.transport.abort()
 
     chosen = [raw for raw, status in BOMBS.values() if status in (202, 413, 422) and len(raw) < 2 << 20]

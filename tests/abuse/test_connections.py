@@ -101,7 +101,7 @@ async def test_beyond_the_limit_of_busy_connections_new_ones_are_rejected_at_onc
             await client.read(len(b"HTTP/1.1 100 Continue\r\n\r\n"))
         for _ in range(size(10, 500)):
             rejected_one = await connect(process)
-            response = await rejected_one.answer()
+            response = await rejected_one.response()
             assert (response.status, response.headers["retry-after"]) == (503, "5")
             assert await rejected_one.rest() == b""
             rejected_one.writer.close()
@@ -191,9 +191,9 @@ async def test_a_request_smuggled_after_an_ambiguous_one_is_not_read(relay: Rela
         client = await connect(relay)
         for _ in range(2 * taught):
             client.send(VALID)
-            assert (await client.answer()).status == 202
+            assert (await client.response()).status == 202
         client.send(raw + BEHIND)
-        response = await client.answer()
+        response = await client.response()
         assert (response.status, response.headers["connection"]) == (400, "close"), name
         assert await client.rest() == b"", name
         client.writer.close()
@@ -206,8 +206,8 @@ async def test_the_next_request_on_a_keep_alive_connection_is_read_from_its_firs
     inner = post(b"{}")
     for _ in range(3):
         client.send(post(inner))
-        assert (await client.answer()).status == 400
+        assert (await client.response()).status == 400
     client.send(post(b"[%b]" % BODY) + post(inner) + b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
-    assert [(await client.answer()).status for _ in range(3)] == [202, 400, 200]
+    assert [(await client.response()).status for _ in range(3)] == [202, 400, 200]
     client.writer.close()
     assert await relay.post(event(1)) == 202

@@ -39,7 +39,7 @@ async def test_each_hostile_body_gets_its_status_and_stores_nothing(relay: Relay
     client = await connect(relay)
     for name, (body, _) in BODIES.items():
         client.send(post(body))
-        response = await client.answer()
+        response = await client.response()
         assert response.json["success"] is False
         statuses[name] = response.status
     client.writer.close()
@@ -71,7 +71,7 @@ async def test_generated_bodies_get_a_response_and_accepted_events_are_strict(
         if number % 7 == 0:
             body, headers = gzip.compress(body, 1), [*headers, "Content-Encoding: gzip"]  # noqa: PLW2901
         client.send(post(body, *headers))
-        response = await client.answer()
+        response = await client.response()
         assert response.status in STATUSES, describe(body)
         accepted += response.status == 202
     client.writer.close()

@@ -56,7 +56,7 @@ class Noisy:
         try:
             while True:
                 client.send(post(noise(start)))
-                status = (await client.answer()).status
+                status = (await client.response()).status
                 self.statuses[status] = self.statuses.get(status, 0) + 1
                 start += BATCH
         finally:

@@ -38,12 +38,12 @@ async def test_ten_thousand_devices_and_paths_do_not_grow_metrics_log_or_status(
     for start in range(0, 10_000, 500):
         batch = [{**event(n, f"device-{n}"), "event_type": f"type-{n}"} for n in range(start, start + 500)]
         client.send(post(json.dumps(batch).encode()))
-        assert (await client.answer()).status == 202
+        assert (await client.response()).status == 202
     for number in range(2_000):
         client.send(request(f"GET /path-{number}?q={number} HTTP/1.1", f"User-Agent: app-{number}"))
-        assert (await client.answer()).status == 404
+        assert (await client.response()).status == 404
         client.send(post(b"{", f"X-App: {number}", host="localhost" if number % 2 else f"host-{number}.example"))
-        assert (await client.answer()).status in (400, 403)
+        assert (await client.response()).status in (400, 403)
     client.writer.close()
     sending = datagram_socket()
     for number in range(2_000):
@@ -71,7 +71,7 @@ async def test_unknown_tenants_grow_neither_log_nor_status(relay: RelayProcess, 
     for start in range(1, 1_000, 100):
         batch = [{**event(n, f"device-{n}"), "tenant_id": n} for n in range(start, start + 100)]
         client.send(post(json.dumps(batch).encode()))
-        assert (await client.answer()).status == 202
+        assert (await client.response()).status == 202
     client.writer.close()
     status = await relay.until(lambda status: status["upstreams_left_out"] > 500)
     assert len(status["upstreams"]) == 50

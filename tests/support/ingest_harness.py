@@ -16,12 +16,12 @@ from relay.event.reader import Event, EventDefaults, Reader
 from relay.http.guard import HostGuard
 from relay.http.listener import Listener
 from relay.http.request import BodyHandler, Handler, Request
-from relay.http.response import Response as Answer
+from relay.http.response import Response as HttpResponse
 from relay.ingest.events_api import HttpIngest
 from relay.outbox import EventState
 from relay.runtime.metrics import Metrics
 
-ANSWERED_WITHIN_S = 10
+PATIENCE_S = 10
 """A bound for tests that fail, not a measure: everything here is a matter of milliseconds."""
 
 EVENT_ID = "550e8400-e29b-41d4-a716-446655440000"
@@ -67,7 +67,7 @@ class ScriptedOutbox:
     """Appends beyond it fail with `error`; None: no limit."""
     has_room: bool = True
     waits: bool = False
-    kept: list[Event] = field(default_factory=list)
+    stored: list[Event] = field(default_factory=list)
     appends: list[asyncio.Future[int]] = field(default_factory=list)
     callers: list[int] = field(default_factory=list)
     """Of each append."""
@@ -77,11 +77,11 @@ class ScriptedOutbox:
         outcome: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.appends.append(outcome)
         self.callers.append(callers)
-        full = self.room_events is None or len(self.kept) + len(events) > self.room_events
+        full = self.room_events is None or len(self.stored) + len(events) > self.room_events
         if self.error is not None and full:
             outcome.set_exception(self.error)
             return outcome
-        self.kept.extend(events)
+        self.stored.extend(events)
         if not self.waits:
             outcome.set_result(self.duplicates)
         return outcome
@@ -115,7 +115,7 @@ class Response:
 class Client:
     """One connection; sends exactly the bytes it is given."""
 
-    patience_s: float = ANSWERED_WITHIN_S
+    patience_s: float = PATIENCE_S
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -131,14 +131,14 @@ class Client:
     def send(self, data: bytes) -> None:
         self.writer.write(data)
 
-    async def answer(self, *, to_head: bool = False) -> Response:
+    async def response(self, *, to_head: bool = False) -> Response:
         """The next response; skips nothing. `to_head`: it has no body whatever it announces."""
         async with asyncio.timeout(self.patience_s):
             head = (await self._reader.readuntil(b"\r\n\r\n"))[:-4]
-            answer = Response(head, b"")
+            response = Response(head, b"")
             if not to_head:
-                answer.body = await self._reader.readexactly(int(answer.headers.get("content-length", "0")))
-        return answer
+                response.body = await self._reader.readexactly(int(response.headers.get("content-length", "0")))
+        return response
 
     async def rest(self) -> bytes:
         """Everything up to the end of the connection, which must come."""
@@ -184,7 +184,7 @@ class Served:
         self.listener = Listener(self._handle, self.settings, guard, self.metrics, self.clock)
         self._clients: list[Client] = []
 
-    def _handle(self, request: Request) -> BodyHandler | Answer:
+    def _handle(self, request: Request) -> BodyHandler | HttpResponse:
         self.parsed_heads += 1
         handler = self._handler(request)
         if isinstance(handler, BodyHandler) and not self._caches_heads:
@@ -210,9 +210,9 @@ class Served:
         """The answer to one request on a connection of its own."""
         client = await self.connect()
         client.send(raw)
-        answer = await client.answer(to_head=to_head)
+        response = await client.response(to_head=to_head)
         client.writer.close()
-        return answer
+        return response
 
     async def post(self, body: bytes = BODY, *headers: str) -> Response:
         return await self.ask(post(body, *headers))
@@ -252,6 +252,6 @@ def free_udp_socket(family: int = socket.AF_INET) -> socket.socket:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Let the loop turn until something that must happen has happened."""
-    async with asyncio.timeout(ANSWERED_WITHIN_S):
+    async with asyncio.timeout(PATIENCE_S):
         while not condition():
             await asyncio.sleep(0)

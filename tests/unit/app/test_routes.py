@@ -44,7 +44,7 @@ class Listeners:
     async def get(self, path: str, listener: int = 0) -> Response:
         client = await Client.connect(self.listeners[listener].addresses[0])
         client.send(request(f"GET {path} HTTP/1.1"))
-        response = await client.answer()
+        response = await client.response()
         client.writer.close()
         return response
 
@@ -90,7 +90,7 @@ async def test_listener_for_apps_accepts_events(ops_listen: str) -> None:
     async with listening(ops_listen) as relay:
         client = await Client.connect(relay.listeners[0].addresses[0])
         client.send(post())
-        assert (await client.answer()).status == 202
+        assert (await client.response()).status == 202
         client.writer.close()
 
 

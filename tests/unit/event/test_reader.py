@@ -51,7 +51,7 @@ def accepted(body: bytes, defaults: EventDefaults | None = None) -> list[Event]:
     return result
 
 
-def refused(body: bytes, defaults: EventDefaults | None = None) -> Rejection:
+def rejected(body: bytes, defaults: EventDefaults | None = None) -> Rejection:
     result = reader(defaults).read(body, "json")
     assert isinstance(result, Rejection), result
     return result
@@ -203,33 +203,33 @@ class TestBatches:
 
     @pytest.mark.parametrize("body", [b'{"events":[]}', b"[]", b" [ ] ", b'{"events": [ ], "a": 1}'])
     def test_a_batch_without_events_is_malformed(self, body: bytes) -> None:
-        assert refused(body) == Rejection("malformed", "The body contains no event.")
+        assert rejected(body) == Rejection("malformed", "The body contains no event.")
 
     @pytest.mark.parametrize("given", [b"{}", b"null", b'"x"', b"7"])
     def test_events_must_be_an_array(self, given: bytes) -> None:
-        result = refused(b'{"events":%b}' % given)
+        result = rejected(b'{"events":%b}' % given)
         assert list(result.errors) == ["events"]
         assert result.error.startswith("The events field must be an array, but is ")
 
     def test_events_must_not_be_given_twice(self) -> None:
         one = compact([EVENT])
-        result = refused(b'{"events":%b,"events":%b}' % (one, one))
+        result = rejected(b'{"events":%b,"events":%b}' % (one, one))
         assert result.errors == {"events": ["The events field must not be given twice, but occurs 2 times."]}
 
     def test_one_invalid_event_rejects_the_batch(self) -> None:
-        assert list(refused(compact([EVENT, event(event_type=None), EVENT])).errors) == ["events.1.event_type"]
+        assert list(rejected(compact([EVENT, event(event_type=None), EVENT])).errors) == ["events.1.event_type"]
 
     def test_malformed_has_precedence_over_invalid_and_names_the_event(self) -> None:
-        result = refused(b'[%b,{},{"a":NaN}]' % compact(EVENT))
+        result = rejected(b'[%b,{},{"a":NaN}]' % compact(EVENT))
         assert result.reason == "malformed"
         assert "events.2" in result.error
-        result = refused(b'[%b,{},{"a":"\\u0000"}]' % compact(EVENT))
+        result = rejected(b'[%b,{},{"a":"\\u0000"}]' % compact(EVENT))
         assert result == Rejection("malformed", "events.2 is not strict JSON: a string contains U+0000.")
 
     @pytest.mark.parametrize("around", [b'"a":1e999', b'"a":"\\ud800"', b'"\\u0000":1', b'"a":1' + b"0" * 30])
     def test_the_text_around_the_events_must_be_strict_too(self, around: bytes) -> None:
-        assert refused(b'{%b,"events":[%b]}' % (around, compact(EVENT))).reason == "malformed"
-        assert refused(b'{"events":[%b],%b}' % (compact(EVENT), around)).reason == "malformed"
+        assert rejected(b'{%b,"events":[%b]}' % (around, compact(EVENT))).reason == "malformed"
+        assert rejected(b'{"events":[%b],%b}' % (compact(EVENT), around)).reason == "malformed"
 
 
 class TestLinesAndDatagrams:
@@ -316,13 +316,13 @@ class TestMalformed:
             assert result.errors == {}
 
     def test_the_message_names_the_problem_and_its_position(self) -> None:
-        assert refused(b'{"a" 1}').error == ("The body is not strict JSON: Expecting ':' delimiter at character 5.")
-        assert refused(MALFORMED["33 levels"]).error.endswith("it is nested deeper than 32 levels.")
+        assert rejected(b'{"a" 1}').error == ("The body is not strict JSON: Expecting ':' delimiter at character 5.")
+        assert rejected(MALFORMED["33 levels"]).error.endswith("it is nested deeper than 32 levels.")
 
 
 def faults_of(**changes: object) -> dict[str, str]:
     """Return the one complaint by path below the event, up to "but", of an event with fields changed."""
-    errors = refused(compact(event(**changes))).errors
+    errors = rejected(compact(event(**changes))).errors
     assert all(len(sentences) == 1 for sentences in errors.values())
     return {
         path.removeprefix("events.0."): sentences[0]
@@ -426,7 +426,7 @@ class TestInvalid:
     )
     def test_null_is_not_accepted_as_missing(self, name: str) -> None:
         body = compact(event(**{name: NULL})).replace(b'"null"', b"null")
-        assert list(refused(body, BOX).errors) == [f"events.0.{name}"]
+        assert list(rejected(body, BOX).errors) == [f"events.0.{name}"]
 
     @pytest.mark.parametrize(
         ("given", "twice", "path"),
@@ -440,7 +440,7 @@ class TestInvalid:
         ],
     )
     def test_no_field_is_given_twice(self, given: bytes, twice: bytes, path: str) -> None:
-        result = refused(compact(EVENT).replace(given, twice))
+        result = rejected(compact(EVENT).replace(given, twice))
         assert list(result.errors) == [f"events.0.{path}"]
         assert f"The events.0.{path} field must not be given twice" in result.error
 
@@ -452,7 +452,7 @@ class TestInvalid:
         assert result.error.startswith("The events.0 field must be an object, but is ")
 
     def test_every_error_of_every_event_is_listed_and_counted(self) -> None:
-        result = refused(compact({"events": [event(tenant_id=0), EVENT, event(event_type=1, occurred_at="x")]}))
+        result = rejected(compact({"events": [event(tenant_id=0), EVENT, event(event_type=1, occurred_at="x")]}))
         assert result.reason == "invalid"
         assert (
             result.error
@@ -461,12 +461,12 @@ class TestInvalid:
         assert list(result.errors) == ["events.0.tenant_id", "events.2.event_type", "events.2.occurred_at"]
 
     def test_many_errors_of_many_events_are_all_listed(self) -> None:
-        result = refused(compact([event(tenant_id=0)] * 1_000))
+        result = rejected(compact([event(tenant_id=0)] * 1_000))
         assert list(result.errors) == [f"events.{n}.tenant_id" for n in range(1_000)]
         assert result.error.endswith("(and 999 more errors)")
 
     def test_a_response_says_which_errors_it_leaves_out(self) -> None:
-        result = refused(compact([{}] * 5_000))
+        result = rejected(compact([{}] * 5_000))
         listed = sum(len(sentences) for sentences in result.errors.values())
         last = int(list(result.errors)[-1].split(".")[1])
         assert 500 < last < 4_000
@@ -502,13 +502,13 @@ class TestInvalid:
         body = compact(event(event_id=value, tenant_id=value, source={"platform": value})).replace(
             b"{", b'{"%b":1,"%b":2,' % (name.encode(), name.encode()), 1
         )
-        text = repr(refused(body))
+        text = repr(rejected(body))
         assert value[:60] in text and value[:61] not in text
         assert name[:64] in text and name[:65] not in text
 
     def test_a_name_with_control_characters_is_shown_escaped(self) -> None:
         body = compact(EVENT).replace(b"{", b'{"a\\nb":1,"a\\nb":2,', 1)
-        assert list(refused(body).errors) == ["events.0.a\\nb"]
+        assert list(rejected(body).errors) == ["events.0.a\\nb"]
 
 
 class TestSize:
@@ -518,13 +518,13 @@ class TestSize:
             return empty.replace(b'"pad":"', b'"pad":"' + b"x" * (total_bytes - len(empty)))
 
         assert len(accepted(padded(MAX_EVENT_BYTES))[0].body) == MAX_EVENT_BYTES
-        assert refused(padded(MAX_EVENT_BYTES + 1)) == Rejection(
+        assert rejected(padded(MAX_EVENT_BYTES + 1)) == Rejection(
             "too_large", f"events.0 has {MAX_EVENT_BYTES + 1} bytes; at most {MAX_EVENT_BYTES} are allowed."
         )
-        assert refused(padded(MAX_EVENT_BYTES, event_id=None)).reason == "too_large"
+        assert rejected(padded(MAX_EVENT_BYTES, event_id=None)).reason == "too_large"
 
     def test_an_event_received_too_large_is_not_parsed(self) -> None:
-        assert refused(b'{"a":' + b"[" * MAX_EVENT_BYTES).reason == "too_large"
+        assert rejected(b'{"a":' + b"[" * MAX_EVENT_BYTES).reason == "too_large"
         for kind in KINDS:
             assert reader().read(b"\xff" * (MAX_EVENT_BYTES + 1), kind).reason == "too_large"
 
@@ -532,7 +532,7 @@ class TestSize:
         assert len(accepted(compact([EVENT] * 100))) == 100
 
     def test_one_event_too_large_rejects_the_batch(self) -> None:
-        result = refused(compact([EVENT, event(context={"pad": "x" * MAX_EVENT_BYTES})]))
+        result = rejected(compact([EVENT, event(context={"pad": "x" * MAX_EVENT_BYTES})]))
         assert result.reason == "too_large" and result.error.startswith("events.1 ")
 
 
@@ -565,17 +565,17 @@ class TestSlices:
         assert steps >= 10
 
     def test_a_slice_has_a_limited_number_of_events(self) -> None:
-        asked = 0
+        count = 0
 
         def new_event_id() -> str:
-            nonlocal asked
-            asked += 1
+            nonlocal count
+            count += 1
             return NEW_EVENT_ID
 
         reading = Reader(BOX, MAX_EVENT_BYTES, new_event_id, lambda: NOW).reading(self.MANY, "json")
-        counts = [asked for _ in reading]
+        counts = [count for _ in reading]
         assert max(after - before for before, after in zip([0, *counts], counts, strict=False)) <= 128
-        assert asked == 3_000
+        assert count == 3_000
 
     def test_interleaved_bodies_have_their_own_time_of_receipt(self) -> None:
         times = iter(range(100))
@@ -595,7 +595,7 @@ class TestSlices:
 
     def test_a_large_text_around_the_events_is_too_large(self) -> None:
         around = b'"more":"%b"' % (b"a" * MAX_EVENT_BYTES)
-        assert refused(b'{%b,"events":[%b]}' % (around, compact(EVENT))).reason == "too_large"
+        assert rejected(b'{%b,"events":[%b]}' % (around, compact(EVENT))).reason == "too_large"
 
 
 def listed_bytes(rejection: Rejection) -> int:

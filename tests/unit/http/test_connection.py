@@ -29,8 +29,8 @@ from relay.runtime.metrics import REJECT_REASONS, Metrics
 
 from tests.fault.sizes import LONG_S, size
 from tests.support.ingest_harness import (
-    ANSWERED_WITHIN_S,
     BODY,
+    PATIENCE_S,
     Client,
     HandClock,
     ScriptedOutbox,
@@ -62,9 +62,9 @@ async def test_a_cached_head_is_not_parsed_again() -> None:
         client = await taught(served)
         for body in (BODY, OTHER_BODY, b"x" * len(BODY), BODY):
             client.send(post(body))
-            assert (await client.answer()).status == (400 if body[:1] == b"x" else 202)
+            assert (await client.response()).status == (400 if body[:1] == b"x" else 202)
         assert served.parsed_heads == 1
-        assert [b"stop" in event.body for event in served.outbox.kept] == [False, False, True, False]
+        assert [b"stop" in event.body for event in served.outbox.stored] == [False, False, True, False]
         assert served.count("events_received_total", transport="http") == 5
         assert served.count("events_accepted_total", transport="http") == 4
 
@@ -78,7 +78,7 @@ async def test_a_cached_head_and_its_body_may_arrive_separately_and_pipelined_da
             for _ in range(20):
                 await asyncio.sleep(0)
             client.send(whole[cut:])
-            assert (await client.answer()).status == 202
+            assert (await client.response()).status == 202
         served.outbox.waits = True
         client.send(whole)
         await until(lambda: len(served.outbox.appends) == 4)
@@ -87,10 +87,10 @@ async def test_a_cached_head_and_its_body_may_arrive_separately_and_pipelined_da
             await asyncio.sleep(0)
         assert len(served.outbox.appends) == 4
         served.outbox.appends[3].set_result(0)
-        assert (await client.answer()).status == 202
+        assert (await client.response()).status == 202
         await until(lambda: len(served.outbox.appends) == 5)
         served.outbox.appends[4].set_result(0)
-        assert (await client.answer()).status == 202
+        assert (await client.response()).status == 202
         assert served.parsed_heads == 1
 
 
@@ -151,20 +151,20 @@ def test_cached_heads_give_the_same_responses_for_any_stream(
     at = sorted({int(cut * len(stream)) for cut in cuts} | {sum(map(len, requests[:n])) for n in range(len(requests))})
     pieces = [stream[start:end] for start, end in zip([0, *at], [*at, len(stream)], strict=True) if start < end]
     paced = list(zip(pieces, pauses_ms, strict=False))
-    assert asyncio.run(answers(paced, caches_heads=True)) == asyncio.run(answers(paced, caches_heads=False))
+    assert asyncio.run(responses(paced, caches_heads=True)) == asyncio.run(responses(paced, caches_heads=False))
 
 
 Paced = Sequence[tuple[bytes, int]]
 """Pieces of a stream, and how long the client then waits."""
 
 
-async def answers(pieces: Paced, *, caches_heads: bool) -> tuple[bytes, list[bytes], dict[str, float]]:
+async def responses(pieces: Paced, *, caches_heads: bool) -> tuple[bytes, list[bytes], dict[str, float]]:
     with structlog.testing.capture_logs():
         async with Served(caches_heads=caches_heads, max_body_bytes=MAX_BODY_BYTES) as served:
             assert (await served.post()).status == 202
             return (
                 await exchange(served, pieces),
-                [event.body for event in served.outbox.kept],
+                [event.body for event in served.outbox.stored],
                 {"received": served.count("events_received_total", transport="http")}
                 | {reason: served.rejected(reason) for reason in REJECT_REASONS},
             )
@@ -191,7 +191,7 @@ async def test_a_cached_head_inside_of_a_request_is_not_a_head(teacher: bytes) -
         client.send(post())
         for _ in range(20):
             await asyncio.sleep(0)
-        kept = len(served.outbox.kept)
+        stored = len(served.outbox.stored)
         async with Served(caches_heads=False) as plain:
             other = await taught(plain)
             other.send(teacher)
@@ -200,7 +200,7 @@ async def test_a_cached_head_inside_of_a_request_is_not_a_head(teacher: bytes) -
             other.send(post())
             for _ in range(20):
                 await asyncio.sleep(0)
-            assert kept == len(plain.outbox.kept)
+            assert stored == len(plain.outbox.stored)
 
 
 LAST = [PIECES[8], *PIECES[12:16], *PIECES[-2:]]
@@ -222,9 +222,9 @@ def test_any_stream_gets_the_same_statuses_from_aiohttps_server(
     stream = b"".join([*requests, last])
     at = sorted({0, *(int(cut * len(stream)) for cut in cuts), len(stream)})
     pieces = [(stream[start:end], 0) for start, end in pairwise(at)]
-    received, kept, _ = asyncio.run(answers(pieces, caches_heads=True))
+    received, stored, _ = asyncio.run(responses(pieces, caches_heads=True))
     # The first event taught the relay its head.
-    assert asyncio.run(aiohttps(requests, last)) == (STATUSES.findall(received), kept[1:])
+    assert asyncio.run(aiohttps(requests, last)) == (STATUSES.findall(received), stored[1:])
 
 
 async def aiohttps(requests: list[bytes], last: bytes) -> tuple[list[bytes], list[bytes]]:
@@ -233,19 +233,19 @@ async def aiohttps(requests: list[bytes], last: bytes) -> tuple[list[bytes], lis
     settings = Http(max_body_bytes=MAX_BODY_BYTES)
     ingest = HttpIngest(new_reader(HandClock()), outbox, settings, "full", Metrics())  # type: ignore[arg-type]
 
-    async def serve(asked: web.BaseRequest) -> web.Response:
-        if asked.host.startswith("evil"):
+    async def serve(incoming: web.BaseRequest) -> web.Response:
+        if incoming.host.startswith("evil"):
             return web.Response(status=403)
-        handler = ingest.handle(Request(asked.method, asked.rel_url, asked.headers, None))
+        handler = ingest.handle(Request(incoming.method, incoming.rel_url, incoming.headers, None))
         if not isinstance(handler, BodyHandler):
             return closing(web.Response(status=handler.status), handler.closes)
-        body = await asked.read()
+        body = await incoming.read()
         if len(body) > handler.max_bytes:
             return closing(web.Response(status=413), True)
         replied: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         handler.handle(body, replied.set_result)
         response = await replied
-        return closing(web.Response(status=response.status), response.closes or asked.version == HttpVersion10)
+        return closing(web.Response(status=response.status), response.closes or incoming.version == HttpVersion10)
 
     runner = web.ServerRunner(web.Server(serve, auto_decompress=False, access_log=None, lingering_time=0.01))
     await runner.setup()
@@ -264,7 +264,7 @@ async def aiohttps(requests: list[bytes], last: bytes) -> tuple[list[bytes], lis
         received += await reader.read()
     writer.close()
     await runner.cleanup()
-    return STATUSES.findall(received), [event.body for event in outbox.kept]
+    return STATUSES.findall(received), [event.body for event in outbox.stored]
 
 
 def closing(response: web.Response, closes: bool) -> web.Response:
@@ -292,7 +292,7 @@ async def exchange(served: Served, pieces: Paced) -> bytes:
         with contextlib.suppress(OSError):
             client.shutdown(socket.SHUT_WR)
         with contextlib.suppress(ConnectionResetError):
-            async with asyncio.timeout(ANSWERED_WITHIN_S):
+            async with asyncio.timeout(PATIENCE_S):
                 while data := await loop.sock_recv(client, 65_536):
                     received += data
     return received
@@ -323,7 +323,7 @@ async def test_a_cached_head_does_not_extend_the_timeout() -> None:
         served.pass_time(TIMEOUT_MS - 1)
         assert served.rejected("timeout") == 0
         served.pass_time(1)
-        assert (await client.answer()).status == 408
+        assert (await client.response()).status == 408
         assert await client.rest() == b""
 
 
@@ -338,11 +338,11 @@ async def test_the_timeout_excludes_the_time_of_the_outbox() -> None:
             await asyncio.sleep(0)
         served.pass_time(TIMEOUT_MS * 9)
         served.outbox.appends[1].set_result(0)
-        assert (await client.answer()).status == 202
+        assert (await client.response()).status == 202
         served.pass_time(TIMEOUT_MS - 1)
         assert served.rejected("timeout") == 0
         served.pass_time(1)
-        assert (await client.answer()).status == 408
+        assert (await client.response()).status == 408
 
 
 @pytest.mark.parametrize("error", [OutboxFull("the outbox is full"), OutboxUnavailable("the disk fails")])
@@ -351,9 +351,9 @@ async def test_a_failed_append_causes_503(error: Exception) -> None:
         client = await taught(served)
         served.outbox.error = error
         client.send(post())
-        answer = await client.answer()
-        assert (answer.status, answer.json["error"]) == (503, str(error))
-        assert "retry-after" in answer.headers
+        response = await client.response()
+        assert (response.status, response.json["error"]) == (503, str(error))
+        assert "retry-after" in response.headers
 
 
 async def test_a_cancelled_append_causes_503() -> None:
@@ -363,7 +363,7 @@ async def test_a_cancelled_append_causes_503() -> None:
         client.send(post())
         await until(lambda: len(served.outbox.appends) == 2)
         served.outbox.appends[1].cancel()
-        assert (await client.answer()).status == 503
+        assert (await client.response()).status == 503
 
 
 async def test_an_exception_causes_503_and_is_logged() -> None:
@@ -372,7 +372,7 @@ async def test_an_exception_causes_503_and_is_logged() -> None:
         served.outbox.error = ZeroDivisionError("a bug")
         with structlog.testing.capture_logs() as lines:
             client.send(post())
-            assert (await client.answer()).status == 503
+            assert (await client.response()).status == 503
         assert [type(line["exc_info"]) for line in lines] == [ZeroDivisionError]
 
 
@@ -389,7 +389,7 @@ async def test_an_exception_before_the_append_causes_503_and_is_logged() -> None
         client = await taught(served)
         with structlog.testing.capture_logs() as lines:
             client.send(post(OTHER_BODY))
-            assert (await client.answer()).status == 503
+            assert (await client.response()).status == 503
         assert [type(line["exc_info"]) for line in lines] == [ZeroDivisionError]
 
 
@@ -413,7 +413,7 @@ async def test_a_client_that_finished_sending_gets_its_response() -> None:
         client.writer.write_eof()
         await until(lambda: len(served.outbox.appends) == 2)
         served.outbox.appends[1].set_result(0)
-        assert (await client.answer()).status == 202
+        assert (await client.response()).status == 202
         assert await client.rest() == b""
 
 
@@ -444,12 +444,12 @@ async def test_a_connection_that_waits_for_a_commit_is_not_idle() -> None:
         await until(lambda: len(served.outbox.appends) == 2)
         served.pass_time(KEEPALIVE_MS)
         served.outbox.appends[1].set_result(0)
-        assert (await client.answer()).status == 202
+        assert (await client.response()).status == 202
         served.pass_time(KEEPALIVE_MS - 1)
         client.send(post())
         await until(lambda: len(served.outbox.appends) == 3)
         served.outbox.appends[2].set_result(0)
-        assert (await client.answer()).status == 202
+        assert (await client.response()).status == 202
         served.pass_time(KEEPALIVE_MS)
         assert await client.rest() == b""
 
@@ -465,7 +465,7 @@ async def test_a_stop_waits_for_the_response() -> None:
             await asyncio.sleep(0)
         assert not stopping.done()
         served.outbox.appends[1].set_result(0)
-        assert (await client.answer()).status == 202
+        assert (await client.response()).status == 202
         assert await client.rest() == b""
         await stopping
 
@@ -501,10 +501,10 @@ async def test_the_representation_names_the_state() -> None:
         assert f"{len(post()) - 1} bytes pipelined" in repr(connection)
         served.outbox.waits = False
         served.outbox.appends[0].set_result(0)
-        assert (await client.answer()).status == 202
+        assert (await client.response()).status == 202
         await until(lambda: "receiving" in repr(connection))
         client.send(post()[-1:])
-        assert (await client.answer()).status == 202
+        assert (await client.response()).status == 202
         assert "idle" in repr(connection)
 
 
@@ -513,17 +513,17 @@ async def test_many_pipelined_requests_get_responses_in_order_and_other_clients_
         client, other = await served.connect(), await served.connect()
         client.send(b"".join(request(f"GET /{number} HTTP/1.1") + post() for number in range(2_000)))
         other.send(post())
-        assert (await other.answer()).status == 202
-        assert [(await client.answer()).status for _ in range(4_000)] == [404, 202] * 2_000
+        assert (await other.response()).status == 202
+        assert [(await client.response()).status for _ in range(4_000)] == [404, 202] * 2_000
 
 
 async def test_after_an_early_response_the_rest_of_the_body_is_discarded() -> None:
     async with Served() as served:
         client = await served.connect()
         client.send(request("POST /nowhere HTTP/1.1", "Content-Length: 100000") + b"x" * 10)
-        assert (await client.answer()).status == 404
+        assert (await client.response()).status == 404
         client.send(b"x" * 99_990 + post())
-        assert (await client.answer()).status == 202
+        assert (await client.response()).status == 202
 
 
 @pytest.mark.parametrize("framing", ["Content-Length: 100", "Transfer-Encoding: chunked"])
@@ -531,7 +531,7 @@ async def test_after_an_early_response_a_connection_lingers_for_a_limited_time(f
     async with Served() as served:
         client = await served.connect()
         client.send(request("POST /nowhere HTTP/1.1", framing))
-        assert (await client.answer()).status == 404
+        assert (await client.response()).status == 404
         served.pass_time(LINGERING_MS - 1)
         assert "discarding" in repr(only_connection(served))
         served.pass_time(1)
@@ -543,7 +543,7 @@ async def test_line_breaks_are_not_the_start_of_a_request() -> None:
     async with Served() as served:
         silent, used = await served.connect(), await served.connect()
         used.send(post() + b"\r\n\r\n")
-        assert (await used.answer()).status == 202
+        assert (await used.response()).status == 202
         silent.send(b"\r\n")
         for _ in range(20):
             await asyncio.sleep(0)
@@ -560,8 +560,8 @@ async def test_a_chunked_body_above_the_limit_gets_413(end: bytes) -> None:
         client = await served.connect()
         body = b"%x\r\n%s\r\n" % (MAX_BODY_BYTES + 1, b"x" * (MAX_BODY_BYTES + 1))
         client.send(request("POST /v1/events HTTP/1.1", "Transfer-Encoding: chunked") + body + end)
-        answer = await client.answer()
-        assert (answer.status, answer.headers["connection"]) == (413, "close")
+        response = await client.response()
+        assert (response.status, response.headers["connection"]) == (413, "close")
         served.pass_time(LINGERING_MS)
         assert await client.rest() == b""
         assert served.rejected("too_large") == 1
@@ -581,7 +581,7 @@ async def test_a_request_waits_until_the_client_has_read_the_previous_response()
         assert "writing" in repr(only_connection(served))
         assert only_connection(served).idle_since_ms is None
         client.writer.transport.resume_reading()  # type: ignore[attr-defined]
-        assert [len((await client.answer()).body) for _ in range(2)] == [large, large]
+        assert [len((await client.response()).body) for _ in range(2)] == [large, large]
 
 
 @pytest.mark.parametrize("bug", [None, ZeroDivisionError("a bug")])

@@ -69,10 +69,10 @@ async def test_an_invalid_request_gets_400_and_the_connection_is_closed(raw: byt
     async with Served() as served:
         client = await served.connect()
         client.send(raw)
-        answer = await client.answer()
-        assert answer.status == 400
-        assert answer.json["success"] is False
-        assert answer.headers["connection"] == "close"
+        response = await client.response()
+        assert response.status == 400
+        assert response.json["success"] is False
+        assert response.headers["connection"] == "close"
         assert await client.rest() == b""
         assert served.outbox.appends == []
         assert served.rejected("malformed") == 1
@@ -99,10 +99,10 @@ async def test_a_head_beyond_32_kib_receives_431_and_is_closed(
         for at in range(0, len(raw), piece_bytes):
             client.send(raw[at : at + piece_bytes])
             await arrived(served, raw)
-        answer = await client.answer()
-        assert answer.status == 431
-        assert "32768 bytes" in answer.json["error"]
-        assert answer.headers["connection"] == "close"
+        response = await client.response()
+        assert response.status == 431
+        assert "32768 bytes" in response.json["error"]
+        assert response.headers["connection"] == "close"
         assert served.rejected("malformed") == 1
         assert served.outbox.appends == []
         assert quiet == []
@@ -123,7 +123,7 @@ async def test_a_trailing_slash_changes_nothing() -> None:
         client = await served.connect()
         for _ in range(3):
             client.send(post().replace(b"/v1/events ", b"/v1/events/ "))
-            assert (await client.answer()).status == 202
+            assert (await client.response()).status == 202
         assert (await served.ask(request("GET /v1/events/ HTTP/1.1"))).status == 405
 
 
@@ -131,7 +131,7 @@ async def test_a_request_smuggled_behind_another_is_not_read() -> None:
     async with Served() as served:
         client = await served.connect()
         client.send(HEAD + b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + post())
-        assert (await client.answer()).status == 400
+        assert (await client.response()).status == 400
         assert await client.rest() == b""
         assert served.outbox.appends == []
 
@@ -151,9 +151,9 @@ async def test_the_guard_applies_to_every_route(line: str, host: str) -> None:
         raise AssertionError("the handler must not see this")
 
     async with Served(handler) as served:
-        answer = await served.ask(request(line, host=host))
-        assert answer.status == 403
-        assert answer.json["success"] is False
+        response = await served.ask(request(line, host=host))
+        assert response.status == 403
+        assert response.json["success"] is False
 
 
 async def test_without_host_only_http_1_0_is_served_and_closed() -> None:
@@ -162,8 +162,8 @@ async def test_without_host_only_http_1_0_is_served_and_closed() -> None:
         client.send(
             b"POST /v1/events HTTP/1.0\r\nConnection: keep-alive\r\nContent-Length: %d\r\n\r\n%s" % (len(BODY), BODY)
         )
-        answer = await client.answer()
-        assert (answer.status, answer.headers["connection"]) == (202, "close")
+        response = await client.response()
+        assert (response.status, response.headers["connection"]) == (202, "close")
         assert await client.rest() == b""
 
 
@@ -174,7 +174,7 @@ async def test_pipelined_requests_get_responses_in_order() -> None:
     async with Served() as served:
         client = await served.connect()
         client.send(post() + request("GET /nowhere HTTP/1.1") + post(b"{") + post())
-        assert [(await client.answer()).status for _ in range(4)] == [202, 404, 400, 202]
+        assert [(await client.response()).status for _ in range(4)] == [202, 404, 400, 202]
 
 
 async def test_a_head_and_a_body_may_arrive_byte_by_byte() -> None:
@@ -183,7 +183,7 @@ async def test_a_head_and_a_body_may_arrive_byte_by_byte() -> None:
         for byte in post():
             client.send(bytes([byte]))
             await asyncio.sleep(0)
-        assert (await client.answer()).status == 202
+        assert (await client.response()).status == 202
 
 
 async def test_a_client_that_expects_100_continue_gets_it() -> None:
@@ -192,7 +192,7 @@ async def test_a_client_that_expects_100_continue_gets_it() -> None:
         client.send(request("POST /v1/events HTTP/1.1", f"Content-Length: {len(BODY)}", "Expect: 100-Continue"))
         assert await client.read(25) == b"HTTP/1.1 100 Continue\r\n\r\n"
         client.send(BODY)
-        assert (await client.answer()).status == 202
+        assert (await client.response()).status == 202
 
 
 @pytest.mark.parametrize(
@@ -205,16 +205,16 @@ async def test_a_client_that_expects_100_continue_gets_it() -> None:
 )
 async def test_a_client_whose_request_is_rejected_gets_no_100_continue(header: str, host: str, status: int) -> None:
     async with Served() as served:
-        answer = await served.ask(request("POST /v1/events HTTP/1.1", header, "Expect: 100-continue", host=host))
-        assert answer.status == status
+        response = await served.ask(request("POST /v1/events HTTP/1.1", header, "Expect: 100-continue", host=host))
+        assert response.status == status
 
 
 async def test_the_relay_honours_connection_close() -> None:
     async with Served() as served:
         client = await served.connect()
         client.send(post(BODY, "Connection: close"))
-        answer = await client.answer()
-        assert (answer.status, answer.headers["connection"]) == (202, "close")
+        response = await client.response()
+        assert (response.status, response.headers["connection"]) == (202, "close")
         assert await client.rest() == b""
 
 
@@ -223,7 +223,7 @@ async def test_a_client_that_finished_sending_gets_every_response() -> None:
         client = await served.connect()
         client.send(post() + post())
         client.writer.write_eof()
-        assert [(await client.answer()).status for _ in range(2)] == [202, 202]
+        assert [(await client.response()).status for _ in range(2)] == [202, 202]
         assert await client.rest() == b""
 
 
@@ -233,10 +233,10 @@ async def test_a_declined_upgrade_closes_the_connection(protocol: str) -> None:
         for _ in range(2):
             client = await served.connect()
             client.send(post(BODY, "Connection: Upgrade", f"Upgrade: {protocol}") + post())
-            answer = await client.answer()
-            assert (answer.status, answer.headers["connection"]) == (202, "close")
+            response = await client.response()
+            assert (response.status, response.headers["connection"]) == (202, "close")
             assert await client.rest() == b""
-        assert len(served.outbox.kept) == 2
+        assert len(served.outbox.stored) == 2
 
 
 @pytest.mark.parametrize("leave", ["reset", "close"])
@@ -273,7 +273,7 @@ async def test_an_incomplete_body_is_freed_without_a_garbage_collection(framing:
             await until(lambda: served.count("connections") == 1)
             await until(lambda: served.count("connections") == 0)
 
-        assert await kept_bytes(break_off) < 400_000, "of 4,000,000 that came"
+        assert await used_bytes(break_off) < 400_000, "of 4,000,000 that came"
 
 
 @pytest.mark.parametrize("caches_heads", [True, False])
@@ -285,16 +285,16 @@ async def test_a_head_above_the_limit_is_freed_without_a_garbage_collection(star
             client = await served.connect()
             client.send(start + b"a=b; " * 160_000 + b"\r\n\r\n")
             await until(lambda: served.count("connections") == 1)
-            assert (await client.answer()).status == 431
+            assert (await client.response()).status == 431
             served.pass_time(LINGERING_MS)
             await client.rest()
             client.writer.close()
             await until(lambda: served.count("connections") == 0)
 
-        assert await kept_bytes(flood) < 400_000, "of 4,000,000 that came"
+        assert await used_bytes(flood) < 400_000, "of 4,000,000 that came"
 
 
-async def kept_bytes(use: Callable[[], Awaitable[None]]) -> int:
+async def used_bytes(use: Callable[[], Awaitable[None]]) -> int:
     """What five uses leave to the garbage collector, and more; the first one, before them, does not count."""
     await use()
     gc.collect()
@@ -303,11 +303,11 @@ async def kept_bytes(use: Callable[[], Awaitable[None]]) -> int:
     try:
         for _ in range(5):
             await use()
-        kept, _ = tracemalloc.get_traced_memory()
+        stored, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
         gc.enable()
-    return kept
+    return stored
 
 
 @pytest.mark.parametrize("framing", ["Content-Length: 100", "Transfer-Encoding: chunked"])
@@ -317,7 +317,7 @@ async def test_errors_after_a_rejection_are_not_logged(framing: str, leave: str,
     async with Served() as served:
         client = await served.connect()
         client.send(request("POST /nowhere HTTP/1.1", framing) + b"5\r\nabcde\r\n")
-        assert (await client.answer()).status == 404
+        assert (await client.response()).status == 404
         if leave == "eof":
             client.writer.write_eof()
         elif leave == "reset":
@@ -365,9 +365,9 @@ async def test_a_slow_client_gets_408_and_is_closed(sent: bytes) -> None:
         served.pass_time(TIMEOUT_MS - 1)
         assert served.count("connections") == 1
         served.pass_time(1)
-        answer = await client.answer()
-        assert answer.status == 408
-        assert answer.json["success"] is False
+        response = await client.response()
+        assert response.status == 408
+        assert response.json["success"] is False
         assert await client.rest() == b""
         assert served.rejected("timeout") == 1
         await until(lambda: served.count("connections") == 0)
@@ -395,10 +395,10 @@ async def test_an_allowed_page_can_read_the_408() -> None:
         client.send(begun)
         await arrived(served, begun)
         served.pass_time(1_000)
-        answer = await client.answer()
-    assert answer.status == 408
-    assert answer.headers["access-control-allow-origin"] == origin
-    assert answer.headers["vary"] == "Origin"
+        response = await client.response()
+    assert response.status == 408
+    assert response.headers["access-control-allow-origin"] == origin
+    assert response.headers["vary"] == "Origin"
 
 
 @pytest.mark.parametrize(
@@ -415,20 +415,20 @@ async def test_single_bytes_do_not_extend_the_timeout(start: bytes) -> None:
             served.pass_time(TIMEOUT_MS // 10)
         assert served.rejected("timeout") == 0
         served.pass_time(TIMEOUT_MS // 10)
-        assert (await client.answer()).status == 408
+        assert (await client.response()).status == 408
 
 
 async def test_the_timeout_of_the_next_request_starts_with_its_first_byte() -> None:
     async with Served() as served:
         client = await served.connect()
         client.send(post())
-        assert (await client.answer()).status == 202
+        assert (await client.response()).status == 202
         served.pass_time(TIMEOUT_MS * 3)
         client.send(post()[:10])
         await arrived(served, b"x")
         served.pass_time(TIMEOUT_MS - 1)
         client.send(post()[10:])
-        assert (await client.answer()).status == 202
+        assert (await client.response()).status == 202
         assert served.rejected("timeout") == 0
 
 
@@ -440,12 +440,12 @@ async def test_the_timeout_excludes_the_time_of_the_outbox() -> None:
         await until(lambda: bool(served.outbox.appends))
         served.pass_time(TIMEOUT_MS * 5)
         served.outbox.appends[0].set_result(0)
-        assert (await client.answer()).status == 202
+        assert (await client.response()).status == 202
         served.pass_time(TIMEOUT_MS - 1)
         client.send(post()[-1:])
         await until(lambda: len(served.outbox.appends) == 2)
         served.outbox.appends[1].set_result(0)
-        assert (await client.answer()).status == 202
+        assert (await client.response()).status == 202
         assert served.rejected("timeout") == 0
 
 
@@ -453,25 +453,25 @@ async def test_a_slow_request_after_a_complete_one_times_out() -> None:
     async with Served() as served:
         client = await served.connect()
         client.send(post() + post()[:-1])
-        assert (await client.answer()).status == 202
+        assert (await client.response()).status == 202
         await arrived(served, b"x")
         served.pass_time(TIMEOUT_MS)
-        assert (await client.answer()).status == 408
+        assert (await client.response()).status == 408
 
 
 @pytest.mark.parametrize("header", ["Connection: keep-alive", "Connection: close"])
 async def test_a_client_that_does_not_read_responses_is_closed(header: str) -> None:
-    asked = asyncio.Event()
+    requested = asyncio.Event()
 
     def handler(_: Request) -> Response:
-        asked.set()
+        requested.set()
         return Response(200, bytes(8 << 20))
 
     async with Served(handler) as served:
         client = await served.connect()
         client.writer.transport.pause_reading()
         client.send(request("GET / HTTP/1.1", header))
-        await asked.wait()
+        await requested.wait()
         await arrived(served, b"x")
         served.pass_time(TIMEOUT_MS - 1)
         assert served.count("connections") == 1
@@ -494,12 +494,12 @@ async def test_at_the_limit_the_longest_idle_connection_is_closed() -> None:
         for client in (second, first, third, second):
             served.clock.now_ms += 1
             client.send(post())
-            assert (await client.answer()).status == 202
+            assert (await client.response()).status == 202
         newest = await served.connect()
         assert await first.rest() == b""
         for client in (second, third, newest):
             client.send(post())
-            assert (await client.answer()).status == 202
+            assert (await client.response()).status == 202
         assert served.count("connections_rejected_total") == 0
 
 
@@ -509,7 +509,7 @@ async def test_an_app_that_closes_no_connections_does_not_block_others() -> None
             served.clock.now_ms += 1
             leaky = await served.connect()
             leaky.send(post())
-            assert (await leaky.answer()).status == 202
+            assert (await leaky.response()).status == 202
         assert (await served.post()).status == 202
         assert served.count("connections_rejected_total") == 0
         assert len(served.listener._connections) == served.count("connections") <= 5
@@ -524,15 +524,15 @@ async def test_if_no_connection_is_idle_the_new_one_receives_503_and_is_counted(
         await until(lambda: bool(served.outbox.appends))
         await arrived(served, b"x")
         rejected = await served.connect()
-        answer = await rejected.answer()
-        assert answer.status == 503
-        assert int(answer.headers["retry-after"]) > 0
+        response = await rejected.response()
+        assert response.status == 503
+        assert int(response.headers["retry-after"]) > 0
         assert await rejected.rest() == b""
         assert served.count("connections_rejected_total") == 1
         served.outbox.waits = False
         served.outbox.appends[0].set_result(0)
         half.send(post()[-1:])
-        assert [(await client.answer()).status for client in (half, whole)] == [202, 202]
+        assert [(await client.response()).status for client in (half, whole)] == [202, 202]
 
 
 # --- bugs
@@ -543,10 +543,10 @@ async def test_an_exception_causes_503_and_one_log_line_without_locals(quiet: li
         raise RuntimeError("a bug")
 
     async with Served(handler) as served:
-        answers = [await served.ask(request("GET / HTTP/1.1")) for _ in range(3)]
-        assert {answer.status for answer in answers} == {503}
-        assert answers[0].json["success"] is False
-        assert "a bug" not in answers[0].json["error"]
+        responses = [await served.ask(request("GET / HTTP/1.1")) for _ in range(3)]
+        assert {response.status for response in responses} == {503}
+        assert responses[0].json["success"] is False
+        assert "a bug" not in responses[0].json["error"]
         assert [line["log_level"] for line in quiet] == ["error"]
         assert isinstance(quiet[0]["exc_info"], RuntimeError)
         assert served.count("log_lines_suppressed_total") == 2
@@ -567,7 +567,7 @@ async def test_ipv6_and_unix_sockets_are_served(tmp_path: Path) -> None:
         for address in (tcp, unix):
             client = await Client.connect(address)
             client.send(post())
-            assert (await client.answer()).status == 202
+            assert (await client.response()).status == 202
             client.writer.close()
     assert not path.exists()
 
@@ -578,7 +578,7 @@ async def test_over_the_unix_socket_any_host_is_accepted(tmp_path: Path, host: s
         client = await Client.connect(served.listener.addresses[0])
         for _ in range(3):
             client.send(post(host=host))
-            assert (await client.answer()).status == 202
+            assert (await client.response()).status == 202
         client.writer.close()
 
 
@@ -587,9 +587,9 @@ async def test_a_head_that_the_unix_socket_served_is_still_forbidden_over_tcp(tm
         tcp, unix = [await Client.connect(address) for address in served.listener.addresses]
         for _ in range(3):
             unix.send(post(host="evil.example"))
-            assert (await unix.answer()).status == 202
+            assert (await unix.response()).status == 202
         tcp.send(post(host="evil.example"))
-        assert (await tcp.answer()).status == 403
+        assert (await tcp.response()).status == 403
         for client in (tcp, unix):
             client.writer.close()
 
@@ -614,7 +614,7 @@ async def test_a_removed_socket_file_is_recreated_with_a_warning(
         assert served.listener.addresses == [str(path)]
         for client in (before, await served.connect()):
             client.send(post())
-            assert (await client.answer()).status == 202
+            assert (await client.response()).status == 202
     assert not path.exists()
 
 
@@ -650,7 +650,7 @@ async def test_the_socket_of_a_running_relay_is_not_replaced(tmp_path: Path) -> 
             await Served(listen="", unix_socket=str(path)).listener.start()
         client = await Client.connect(str(path))
         client.send(post())
-        assert (await client.answer()).status == 202
+        assert (await client.response()).status == 202
         client.writer.close()
 
 
@@ -665,9 +665,9 @@ async def test_another_file_at_the_sockets_path_is_not_replaced(tmp_path: Path) 
 async def test_the_error_names_an_address_in_use_and_all_sockets_are_closed(tmp_path: Path) -> None:
     path = tmp_path / "relay.sock"
     async with Served() as served:
-        taken = served.listener.addresses[0]
-        second = Served(listen=taken, unix_socket=str(path))
-        with pytest.raises(ListenError, match=rf"{taken}.*http\.listen"):
+        occupied = served.listener.addresses[0]
+        second = Served(listen=occupied, unix_socket=str(path))
+        with pytest.raises(ListenError, match=rf"{occupied}.*http\.listen"):
             await second.listener.start()
         assert second.listener.addresses == []
         assert not path.exists()
@@ -684,7 +684,7 @@ async def test_a_stop_finishes_complete_requests_and_closes_other_connections() 
         served.outbox.waits = True
         idle, silent, half, whole = [await served.connect() for _ in range(4)]
         idle.send(request("GET /nowhere HTTP/1.1"))
-        assert (await idle.answer()).status == 404
+        assert (await idle.response()).status == 404
         half.send(post()[:-1])
         whole.send(post())
         await until(lambda: bool(served.outbox.appends))
@@ -697,7 +697,7 @@ async def test_a_stop_finishes_complete_requests_and_closes_other_connections() 
             await served.connect()
         assert not stopping.done()
         served.outbox.appends[0].set_result(0)
-        assert (await whole.answer()).status == 202
+        assert (await whole.response()).status == 202
         assert await whole.rest() == b""
         await stopping
         assert served.count("connections") == 0
@@ -706,8 +706,8 @@ async def test_a_stop_finishes_complete_requests_and_closes_other_connections() 
 async def test_a_stop_responds_503_with_retry_after_while_the_outbox_closes() -> None:
     async with Served() as served:
         served.outbox.error = OutboxUnavailable("the relay is stopping")
-        answer = await served.post()
-        assert (answer.status, "retry-after" in answer.headers) == (503, True)
+        response = await served.post()
+        assert (response.status, "retry-after" in response.headers) == (503, True)
 
 
 async def test_a_stop_does_not_exceed_its_time_limit() -> None:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 from relay.http import static_files
 from relay.http.request import Request
-from relay.http.response import Response as Answer
+from relay.http.response import Response as HttpResponse
 from relay.http.response import error_response
 from relay.http.static_files import CLIENT_PATH, DESCRIPTION_PATH, StaticFile, StaticFiles
 
@@ -28,7 +28,7 @@ class Making:
         self.made += 1
         return static_files.description({"made": self.made})
 
-    def _others(self, _: Request) -> Answer:
+    def _others(self, _: Request) -> HttpResponse:
         return error_response(404, "not here")
 
 
@@ -48,12 +48,12 @@ async def get(served: Served, path: str, *headers: str, method: str = "GET") -> 
 
 
 async def test_the_client_is_served_as_javascript_without_sniffing(served: Served) -> None:
-    answer = await get(served, "/relay.js")
-    assert (answer.status, answer.headers["content-type"]) == (200, "text/javascript; charset=utf-8")
-    assert answer.headers["x-content-type-options"] == "nosniff"
-    assert answer.headers["cache-control"] == "public, max-age=300"
-    assert answer.headers["vary"] == "Origin"
-    assert b"relay.send" in answer.body
+    response = await get(served, "/relay.js")
+    assert (response.status, response.headers["content-type"]) == (200, "text/javascript; charset=utf-8")
+    assert response.headers["x-content-type-options"] == "nosniff"
+    assert response.headers["cache-control"] == "public, max-age=300"
+    assert response.headers["vary"] == "Origin"
+    assert b"relay.send" in response.body
 
 
 async def test_head_has_the_headers_and_no_body(served: Served) -> None:
@@ -92,16 +92,16 @@ async def test_a_query_or_an_absolute_target_reaches_the_file(served: Served, ta
 
 
 async def test_other_methods_are_rejected_and_other_paths_passed_on(served: Served) -> None:
-    answer = await get(served, "/relay.js", method="DELETE")
-    assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD")
+    response = await get(served, "/relay.js", method="DELETE")
+    assert (response.status, response.headers["allow"]) == (405, "GET, HEAD")
     assert (await get(served, "/relay.jsx")).json["error"] == "not here"
 
 
 async def test_pages_of_allowed_origins_may_load_and_read_it(served: Served) -> None:
     for headers in ((f"Origin: {ORIGIN}",), (f"Origin: {ORIGIN}", "Sec-Fetch-Site: cross-site")):
-        answer = await get(served, "/relay.js", *headers)
-        assert (answer.status, answer.headers["access-control-allow-origin"]) == (200, ORIGIN)
-        assert answer.headers["access-control-expose-headers"] == "Relay-Event-Ids, Relay-Durability, Retry-After"
+        response = await get(served, "/relay.js", *headers)
+        assert (response.status, response.headers["access-control-allow-origin"]) == (200, ORIGIN)
+        assert response.headers["access-control-expose-headers"] == "Relay-Event-Ids, Relay-Durability, Retry-After"
 
 
 @pytest.mark.parametrize("path", ["/relay.js", "/openapi.json"])

@@ -16,21 +16,21 @@ def events(first: int, count: int = 1) -> list[Event]:
     return [Event(n.to_bytes(16, "big"), (1, "tv", f"device {n}"), b"{}") for n in range(first, first + count)]
 
 
-class Answers:
+class Outcomes:
     """The outcome for each caller, by the number of its first event, and the counted events."""
 
     def __init__(self, outbox: ScriptedOutbox) -> None:
-        self.told: dict[int, BaseException | None] = {}
+        self.errors: dict[int, BaseException | None] = {}
         self.received = 0
-        self.kept: list[tuple[int, int]] = []
+        self.stored: list[tuple[int, int]] = []
         self._coalescer = AppendCoalescer(
-            outbox, self._count_came, lambda count, duplicates: self.kept.append((count, duplicates))
+            outbox, self._count_received, lambda count, duplicates: self.stored.append((count, duplicates))
         )
 
     def append(self, first: int, count: int = 1) -> None:
-        self._coalescer.append(events(first, count), lambda error: self.told.update({first: error}))
+        self._coalescer.append(events(first, count), lambda error: self.errors.update({first: error}))
 
-    def _count_came(self, count: int) -> None:
+    def _count_received(self, count: int) -> None:
         self.received += count
 
 
@@ -41,56 +41,56 @@ async def a_few_turns() -> None:
 
 async def test_the_appends_of_a_turn_are_coalesced_in_order_of_arrival() -> None:
     outbox = ScriptedOutbox(duplicates=1)
-    answers = Answers(outbox)
+    outcomes = Outcomes(outbox)
     for first, count in ((1, 1), (2, 3), (5, 1)):
-        answers.append(first, count)
+        outcomes.append(first, count)
     await a_few_turns()
     assert len(outbox.appends) == 1
-    assert outbox.kept == events(1, 5)
-    assert answers.told == {1: None, 2: None, 5: None}
-    assert (answers.received, answers.kept) == (5, [(5, 1)])
-    answers.append(6)
+    assert outbox.stored == events(1, 5)
+    assert outcomes.errors == {1: None, 2: None, 5: None}
+    assert (outcomes.received, outcomes.stored) == (5, [(5, 1)])
+    outcomes.append(6)
     await a_few_turns()
     assert len(outbox.appends) == 2
 
 
 async def test_no_callback_is_called_before_the_outcome_of_the_append() -> None:
     outbox = ScriptedOutbox(waits=True)
-    answers = Answers(outbox)
-    answers.append(1)
+    outcomes = Outcomes(outbox)
+    outcomes.append(1)
     await a_few_turns()
-    assert answers.told == {}
+    assert outcomes.errors == {}
     outbox.appends[0].set_result(0)
     await a_few_turns()
-    assert answers.told == {1: None}
+    assert outcomes.errors == {1: None}
 
 
 async def test_events_that_fit_are_stored_when_the_outbox_has_no_room_for_all() -> None:
     full = OutboxFull("the outbox is full")
     outbox = ScriptedOutbox(error=full, room_events=4)
-    answers = Answers(outbox)
+    outcomes = Outcomes(outbox)
     for first, count in ((1, 3), (4, 2), (6, 1)):
-        answers.append(first, count)
+        outcomes.append(first, count)
     await a_few_turns()
-    assert answers.told == {1: None, 4: full, 6: None}
-    assert outbox.kept == events(1, 3) + events(6)
-    assert (answers.received, answers.kept) == (6, [(3, 0), (1, 0)])
+    assert outcomes.errors == {1: None, 4: full, 6: None}
+    assert outbox.stored == events(1, 3) + events(6)
+    assert (outcomes.received, outcomes.stored) == (6, [(3, 0), (1, 0)])
 
 
 @pytest.mark.parametrize("error", [OutboxUnavailable("the disk fails"), ZeroDivisionError("a bug")])
 async def test_another_failure_applies_to_all_callers_without_a_retry(error: Exception) -> None:
     outbox = ScriptedOutbox(error=error)
-    answers = Answers(outbox)
-    answers.append(1)
-    answers.append(2)
+    outcomes = Outcomes(outbox)
+    outcomes.append(1)
+    outcomes.append(2)
     await a_few_turns()
-    assert answers.told == {1: error, 2: error}
+    assert outcomes.errors == {1: error, 2: error}
     assert len(outbox.appends) == 1
 
 
 async def test_an_exception_in_one_callback_affects_no_other() -> None:
     outbox = ScriptedOutbox()
-    told: list[BaseException | None] = []
+    errors: list[BaseException | None] = []
     bugs: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: bugs.append(context["exception"]))
     gather = AppendCoalescer(outbox, lambda count: None, lambda count, duplicates: None)
@@ -100,17 +100,17 @@ async def test_an_exception_in_one_callback_affects_no_other() -> None:
         raise bug
 
     gather.append(events(1), fail)
-    gather.append(events(2), told.append)
+    gather.append(events(2), errors.append)
     await a_few_turns()
-    assert told == [None]
+    assert errors == [None]
     assert bugs == [bug]
 
 
 async def test_a_turn_with_many_events_is_several_appends() -> None:
     outbox = ScriptedOutbox()
-    answers = Answers(outbox)
+    outcomes = Outcomes(outbox)
     for first in range(0, 2_500, 100):
-        answers.append(first, 100)
+        outcomes.append(first, 100)
     await a_few_turns()
-    assert [len(outbox.appends), answers.received, sum(count for count, _ in answers.kept)] == [3, 2_500, 2_500]
-    assert outbox.kept == events(0, 2_500)
+    assert [len(outbox.appends), outcomes.received, sum(count for count, _ in outcomes.stored)] == [3, 2_500, 2_500]
+    assert outbox.stored == events(0, 2_500)

@@ -29,11 +29,11 @@ ORIGIN = "http://app.example"
 async def test_an_event_is_stored_and_gets_202(content_type: str | None) -> None:
     async with Served() as served:
         headers = [] if content_type is None else [f"Content-Type: {content_type}"]
-        answer = await served.post(BODY, *headers)
-        assert (answer.status, answer.body) == (202, b'{"success": true}')
-        assert answer.headers["content-type"] == "application/json"
-        assert answer.headers["relay-durability"] == "full"
-        assert len(served.outbox.kept) == 1
+        response = await served.post(BODY, *headers)
+        assert (response.status, response.body) == (202, b'{"success": true}')
+        assert response.headers["content-type"] == "application/json"
+        assert response.headers["relay-durability"] == "full"
+        assert len(served.outbox.stored) == 1
 
 
 @pytest.mark.parametrize(
@@ -47,9 +47,9 @@ async def test_an_event_is_stored_and_gets_202(content_type: str | None) -> None
 )
 async def test_a_batch_is_stored_whole(body: str, content_type: str) -> None:
     async with Served() as served:
-        answer = await served.post(body.encode(), f"Content-Type: {content_type}")
-        assert answer.status == 202
-        assert [event.event_id[-1] for event in served.outbox.kept] == [0x00, 0x01]
+        response = await served.post(body.encode(), f"Content-Type: {content_type}")
+        assert response.status == 202
+        assert [event.event_id[-1] for event in served.outbox.stored] == [0x00, 0x01]
         assert served.count("events_received_total", transport="http") == 2
         assert served.count("events_accepted_total", transport="http") == 2
 
@@ -65,9 +65,9 @@ async def test_a_batch_is_stored_whole(body: str, content_type: str) -> None:
 )
 async def test_a_compressed_body_is_read(coding: str, body: bytes) -> None:
     async with Served() as served:
-        answer = await served.post(body, f"Content-Encoding: {coding}")
-        assert answer.status == 202
-        assert len(served.outbox.kept) == 1
+        response = await served.post(body, f"Content-Encoding: {coding}")
+        assert response.status == 202
+        assert len(served.outbox.stored) == 1
 
 
 async def test_a_chunked_body_is_read() -> None:
@@ -78,7 +78,7 @@ async def test_a_chunked_body_is_read() -> None:
             piece = BODY[start : start + 10]
             client.send(b"%x\r\n%s\r\n" % (len(piece), piece))
         client.send(b"0\r\n\r\n")
-        assert (await client.answer()).status == 202
+        assert (await client.response()).status == 202
 
 
 async def test_a_query_or_an_absolute_target_reaches_the_same_path() -> None:
@@ -86,14 +86,14 @@ async def test_a_query_or_an_absolute_target_reaches_the_same_path() -> None:
         for target in ("/v1/events?source=app", "http://localhost/v1/events"):
             client = await served.connect()
             client.send(post().replace(b"/v1/events", target.encode(), 1))
-            assert (await client.answer()).status == 202
+            assert (await client.response()).status == 202
 
 
 async def test_a_key_and_other_headers_of_the_app_are_ignored() -> None:
     async with Served() as served:
-        answer = await served.post(BODY, "X-Events-Key: CANARY", "Authorization: Bearer CANARY", "Cookie: a=CANARY")
-        assert answer.status == 202
-        assert b"CANARY" not in served.outbox.kept[0].body
+        response = await served.post(BODY, "X-Events-Key: CANARY", "Authorization: Bearer CANARY", "Cookie: a=CANARY")
+        assert response.status == 202
+        assert b"CANARY" not in served.outbox.stored[0].body
 
 
 async def test_a_duplicate_gets_202_and_is_counted() -> None:
@@ -109,14 +109,14 @@ async def test_no_response_is_sent_before_the_commit() -> None:
         served.outbox.waits = True
         client = await served.connect()
         client.send(post())
-        answer = asyncio.ensure_future(client.answer())
+        response = asyncio.ensure_future(client.response())
         while not served.outbox.appends:
             await asyncio.sleep(0)
         for _ in range(20):
             await asyncio.sleep(0)
-        assert not answer.done()
+        assert not response.done()
         served.outbox.appends[0].set_result(0)
-        assert (await answer).status == 202
+        assert (await response).status == 202
 
 
 # --- bodies that are refused
@@ -132,11 +132,11 @@ async def test_no_response_is_sent_before_the_commit() -> None:
 )  # fmt: skip
 async def test_a_body_without_valid_events_is_rejected(body: bytes, status: int) -> None:
     async with Served() as served:
-        answer = await served.post(body)
-        assert answer.status == status
-        assert answer.json["success"] is False
-        assert answer.json["error"]
-        assert ("errors" in answer.json) == (status == 422)
+        response = await served.post(body)
+        assert response.status == status
+        assert response.json["success"] is False
+        assert response.json["error"]
+        assert ("errors" in response.json) == (status == 422)
         assert served.outbox.appends == []
         assert served.rejected("invalid" if status == 422 else "malformed") == 1
         assert served.count("events_received_total", transport="http") == 1
@@ -145,9 +145,9 @@ async def test_a_body_without_valid_events_is_rejected(body: bytes, status: int)
 async def test_an_invalid_event_rejects_its_batch_and_is_named_by_path() -> None:
     async with Served() as served:
         bad = {**EVENT, "source": {"platform": "fridge", "device_id": "x"}}
-        answer = await served.post(json.dumps({"events": [EVENT, bad]}).encode())
-        assert answer.status == 422
-        assert list(answer.json["errors"]) == ["events.1.source.platform"]
+        response = await served.post(json.dumps({"events": [EVENT, bad]}).encode())
+        assert response.status == 422
+        assert list(response.json["errors"]) == ["events.1.source.platform"]
         assert served.outbox.appends == []
 
 
@@ -165,14 +165,14 @@ async def test_every_type_for_lines_is_accepted(content_type: str) -> None:
         for _ in range(2):
             body = "\n".join(map(json.dumps, TWO)).encode()
             assert (await served.post(body, f"Content-Type: {content_type}")).status == 202
-        assert len(served.outbox.kept) == 4
+        assert len(served.outbox.stored) == 4
 
 
 @pytest.mark.parametrize("content_type", framework_table.NO_TYPES)
 async def test_other_content_types_forms_included_are_415(content_type: str) -> None:
     async with Served() as served:
-        answer = await served.post(BODY, f"Content-Type: {content_type}")
-        assert answer.status == 415
+        response = await served.post(BODY, f"Content-Type: {content_type}")
+        assert response.status == 415
         assert served.rejected("media_type") == 1
         assert served.outbox.appends == []
 
@@ -188,9 +188,9 @@ async def test_other_content_types_forms_included_are_415(content_type: str) -> 
 )
 async def test_a_415_names_the_received_type_cut_and_sanitized(content_type: str, shown: str) -> None:
     async with Served() as served:
-        answer = await served.post(BODY, f"Content-Type: {content_type}")
-        assert answer.status == 415
-        assert answer.json["error"].startswith(f"Content-Type {shown} is not accepted. Send application/json")
+        response = await served.post(BODY, f"Content-Type: {content_type}")
+        assert response.status == 415
+        assert response.json["error"].startswith(f"Content-Type {shown} is not accepted. Send application/json")
 
 
 @pytest.mark.parametrize("charset", ["utf-16", "iso-8859-1", "windows-1252", "x"])
@@ -204,10 +204,10 @@ async def test_another_charset_requires_an_ascii_body(charset: str, coding: str)
     async with Served() as served:
         assert (await served.post(packed(BODY), *headers)).status == 202
         assert (await served.post(packed(long), *headers)).status == 202
-        answer = await served.post(packed(accented), *headers)
-        assert answer.status == 415
-        assert f"charset={charset}" in answer.json["error"]
-        assert "UTF-8" in answer.json["error"]
+        response = await served.post(packed(accented), *headers)
+        assert response.status == 415
+        assert f"charset={charset}" in response.json["error"]
+        assert "UTF-8" in response.json["error"]
         assert served.rejected("media_type") == 1
         assert (
             await served.post(packed(accented), "Content-Type: application/json; charset=us-ascii", *headers[1:])
@@ -228,22 +228,22 @@ async def test_identity_is_accepted_as_no_coding(coding: str) -> None:
 
 async def test_a_415_names_the_received_coding() -> None:
     async with Served() as served:
-        answer = await served.post(BODY, "Content-Encoding: br")
-        assert answer.json["error"].startswith('Content-Encoding "br" is not accepted. Send one of gzip, deflate')
+        response = await served.post(BODY, "Content-Encoding: br")
+        assert response.json["error"].startswith('Content-Encoding "br" is not accepted. Send one of gzip, deflate')
 
 
 @pytest.mark.parametrize("coding", ["br", "compress", "gzip, gzip", "gzip,deflate", "x", "\xff"])
 async def test_other_content_encodings_get_415_with_the_accepted_ones(coding: str) -> None:
     async with Served() as served:
-        answer = await served.post(BODY, f"Content-Encoding: {coding}")
-        assert answer.status == 415
-        assert answer.headers["accept-encoding"].startswith("gzip, deflate")
+        response = await served.post(BODY, f"Content-Encoding: {coding}")
+        assert response.status == 415
+        assert response.headers["accept-encoding"].startswith("gzip, deflate")
 
 
 async def test_two_content_encoding_lines_are_two_encodings() -> None:
     async with Served() as served:
-        answer = await served.post(gzipped(BODY), "Content-Encoding: gzip", "Content-Encoding: deflate")
-        assert answer.status == 415
+        response = await served.post(gzipped(BODY), "Content-Encoding: gzip", "Content-Encoding: deflate")
+        assert response.status == 415
 
 
 @pytest.mark.parametrize(
@@ -266,9 +266,9 @@ async def test_a_body_over_the_limit_is_rejected_by_its_content_length() -> None
     async with Served() as served:
         client = await served.connect()
         client.send(request("POST /v1/events HTTP/1.1", f"Content-Length: {(1 << 20) + 1}"))
-        answer = await client.answer()
-        assert answer.status == 413
-        assert answer.headers["connection"] == "close"
+        response = await client.response()
+        assert response.status == 413
+        assert response.headers["connection"] == "close"
         assert served.rejected("too_large") == 1
 
 
@@ -278,7 +278,7 @@ async def test_a_body_over_the_limit_is_rejected_while_it_is_received(whole: boo
         client = await served.connect()
         client.send(request("POST /v1/events HTTP/1.1", "Transfer-Encoding: chunked"))
         client.send(b"%x\r\n%s\r\n" % (len(BODY), BODY) + (b"0\r\n\r\n" if whole else b"ffff\r\n"))
-        assert (await client.answer()).status == 413
+        assert (await client.response()).status == 413
 
 
 async def test_a_body_of_exactly_the_limit_is_accepted() -> None:
@@ -300,8 +300,8 @@ async def test_a_long_body_is_read_in_steps_and_gets_the_same_response(
         client = await served.connect()
         for _ in range(3):  # the first teaches the head
             client.send(post(body))
-            assert (await client.answer()).status == status
-        assert len(served.outbox.kept) == (3 * body.count(b"event_type") if status == 202 else 0)
+            assert (await client.response()).status == status
+        assert len(served.outbox.stored) == (3 * body.count(b"event_type") if status == 202 else 0)
 
 
 @pytest.mark.parametrize(
@@ -310,15 +310,15 @@ async def test_a_long_body_is_read_in_steps_and_gets_the_same_response(
 async def test_a_long_compressed_body_gets_the_same_response(body: bytes, status: int) -> None:
     async with Served() as served:
         assert (await served.post(gzipped(body), "Content-Encoding: gzip")).status == status
-        assert len(served.outbox.kept) == (body.count(b"event_type") if status == 202 else 0)
+        assert len(served.outbox.stored) == (body.count(b"event_type") if status == 202 else 0)
 
 
 async def test_a_gzip_of_a_hundred_members_is_one_body() -> None:
     members = b"".join(gzipped(line + b"\n") for line in many(100)[1:-1].replace(b"},{", b"}\n{").split(b"\n"))
     async with Served() as served:
-        answer = await served.post(members, "Content-Encoding: gzip", "Content-Type: application/x-ndjson")
-        assert answer.status == 202
-        assert len(served.outbox.kept) == 100
+        response = await served.post(members, "Content-Encoding: gzip", "Content-Type: application/x-ndjson")
+        assert response.status == 202
+        assert len(served.outbox.stored) == 100
 
 
 async def test_an_event_over_its_own_limit_is_413() -> None:
@@ -333,8 +333,8 @@ async def test_a_malformed_chunked_body_gets_400() -> None:
         for _ in range(20):
             await asyncio.sleep(0)
         client.send(b"not a size\r\n")
-        answer = await client.answer()
-        assert answer.status == 400
+        response = await client.response()
+        assert response.status == 400
         assert await client.rest() == b""
 
 
@@ -348,10 +348,10 @@ async def test_a_malformed_chunked_body_gets_400() -> None:
 async def test_a_failed_append_causes_503_with_retry_after(error: Exception, reason: str) -> None:
     async with Served() as served:
         served.outbox.error = error
-        answer = await served.post(json.dumps(TWO).encode())
-        assert answer.status == 503
-        assert answer.json == {"success": False, "error": str(error)}
-        assert int(answer.headers["retry-after"]) > 0
+        response = await served.post(json.dumps(TWO).encode())
+        assert response.status == 503
+        assert response.json == {"success": False, "error": str(error)}
+        assert int(response.headers["retry-after"]) > 0
         assert served.rejected(reason) == 2
 
 
@@ -368,46 +368,46 @@ async def test_a_failed_append_causes_503_with_retry_after(error: Exception, rea
 )  # fmt: skip
 async def test_another_method_gets_405_with_the_allowed_ones(line: str, allow: str) -> None:
     async with Served() as served:
-        answer = await served.ask(request(f"{line} HTTP/1.1"), to_head=line.startswith("HEAD"))
-        assert answer.status == 405
-        assert answer.headers["allow"] == allow
+        response = await served.ask(request(f"{line} HTTP/1.1"), to_head=line.startswith("HEAD"))
+        assert response.status == 405
+        assert response.headers["allow"] == allow
 
 
 @pytest.mark.parametrize("path", ["/", "/v1", "/v1/event", "/v1/eventsx", "/v1/../v1/events", "//v1/events", "*"])
 async def test_another_path_is_404(path: str) -> None:
     async with Served() as served:
         line = f"OPTIONS {path}" if path == "*" else f"GET {path}"
-        answer = await served.ask(request(f"{line} HTTP/1.1"))
-        assert answer.status == 404
-        assert answer.json["success"] is False
+        response = await served.ask(request(f"{line} HTTP/1.1"))
+        assert response.status == 404
+        assert response.json["success"] is False
 
 
 @pytest.mark.parametrize("asked", [EVENT_ID, EVENT_ID.upper()])
 async def test_a_known_event_returns_its_state(asked: str) -> None:
     async with Served() as served:
         served.outbox.states[bytes.fromhex(EVENT_ID.replace("-", ""))] = "delivered"
-        answer = await served.ask(request(f"GET /v1/events/{asked} HTTP/1.1"))
-        assert answer.status == 200
-        assert answer.json == {"event_id": EVENT_ID, "state": "delivered"}
+        response = await served.ask(request(f"GET /v1/events/{asked} HTTP/1.1"))
+        assert response.status == 200
+        assert response.json == {"event_id": EVENT_ID, "state": "delivered"}
         head = await served.ask(request(f"HEAD /v1/events/{asked} HTTP/1.1"), to_head=True)
-        assert (head.status, head.headers["content-length"]) == (200, answer.headers["content-length"])
+        assert (head.status, head.headers["content-length"]) == (200, response.headers["content-length"])
 
 
 async def test_a_head_request_gets_no_body() -> None:
     async with Served() as served:
         client = await served.connect()
         client.send(request("HEAD /v1/events/x HTTP/1.1") + request("GET /v1/events/x HTTP/1.1"))
-        assert (await client.answer(to_head=True)).status == 404
-        assert (await client.answer()).json["success"] is False
+        assert (await client.response(to_head=True)).status == 404
+        assert (await client.response()).json["success"] is False
 
 
 @pytest.mark.parametrize("asked", [OTHER_ID, "x", EVENT_ID + "0", "../../etc/passwd", "%00", EVENT_ID.replace("-", "")])
 async def test_an_unknown_event_is_404(asked: str) -> None:
     async with Served() as served:
         served.outbox.states[bytes.fromhex(EVENT_ID.replace("-", ""))] = "pending"
-        answer = await served.ask(request(f"GET /v1/events/{asked} HTTP/1.1"))
-        assert answer.status == 404
-        assert answer.json["success"] is False
+        response = await served.ask(request(f"GET /v1/events/{asked} HTTP/1.1"))
+        assert response.status == 404
+        assert response.json["success"] is False
 
 
 # --- browsers
@@ -427,26 +427,26 @@ async def test_an_unknown_event_is_404(asked: str) -> None:
 async def test_a_preflight_allows_the_requested_headers(requested: str, allowed: str) -> None:
     async with Served(allowed_origins=[ORIGIN]) as served:
         asked = ["Access-Control-Request-Method: POST", f"Access-Control-Request-Headers: {requested}"]
-        answer = await served.ask(request("OPTIONS /v1/events HTTP/1.1", f"Origin: {ORIGIN}", *asked))
-        assert (answer.status, answer.headers["access-control-allow-headers"]) == (204, allowed)
+        response = await served.ask(request("OPTIONS /v1/events HTTP/1.1", f"Origin: {ORIGIN}", *asked))
+        assert (response.status, response.headers["access-control-allow-headers"]) == (204, allowed)
 
 
 @pytest.mark.parametrize("origin", [ORIGIN, "null", "file://", "app://.", "capacitor://localhost"])
 @pytest.mark.parametrize("line", ["OPTIONS /v1/events", "POST /v1/events", f"GET /v1/events/{OTHER_ID}"])
 async def test_every_response_to_an_allowed_origin_may_be_read_with_credentials(origin: str, line: str) -> None:
     async with Served(allowed_origins=[origin]) as served:
-        answer = await served.ask(request(f"{line} HTTP/1.1", f"Origin: {origin}", "Cookie: s=1"))
-    assert answer.headers["access-control-allow-origin"] == origin
-    assert answer.headers["access-control-allow-credentials"] == "true"
-    assert answer.headers["access-control-expose-headers"] == "Relay-Event-Ids, Relay-Durability, Retry-After"
-    assert answer.headers["vary"] == "Origin"
+        response = await served.ask(request(f"{line} HTTP/1.1", f"Origin: {origin}", "Cookie: s=1"))
+    assert response.headers["access-control-allow-origin"] == origin
+    assert response.headers["access-control-allow-credentials"] == "true"
+    assert response.headers["access-control-expose-headers"] == "Relay-Event-Ids, Relay-Durability, Retry-After"
+    assert response.headers["vary"] == "Origin"
 
 
 async def test_a_response_to_another_origin_may_not_be_read() -> None:
     async with Served(allowed_origins=[ORIGIN]) as served:
-        answer = await served.ask(request("POST /v1/events HTTP/1.1", "Origin: https://evil.example"))
-    assert answer.status == 403
-    assert not [name for name in answer.headers if name.startswith("access-control")]
+        response = await served.ask(request("POST /v1/events HTTP/1.1", "Origin: https://evil.example"))
+    assert response.status == 403
+    assert not [name for name in response.headers if name.startswith("access-control")]
 
 
 async def test_a_preflight_of_an_allowed_origin_is_granted() -> None:
@@ -454,17 +454,17 @@ async def test_a_preflight_of_an_allowed_origin_is_granted() -> None:
         asked = ["Access-Control-Request-Method: POST", "Access-Control-Request-Headers: content-type"]
         networks = ["Access-Control-Request-Private-Network: true", "Access-Control-Request-Local-Network: true"]
         line = "OPTIONS /v1/events HTTP/1.1"
-        answer = await served.ask(request(line, f"Origin: {ORIGIN}", *asked, *networks))
-        assert (answer.status, answer.body) == (204, b"")
-        assert "content-length" not in answer.headers
-        assert answer.headers["access-control-allow-origin"] == ORIGIN
-        assert answer.headers["vary"] == "Origin"
-        assert "POST" in answer.headers["access-control-allow-methods"]
-        assert answer.headers["access-control-allow-headers"] == "content-type"
-        assert answer.headers["access-control-allow-credentials"] == "true"
-        assert int(answer.headers["access-control-max-age"]) > 0
-        assert answer.headers["access-control-allow-private-network"] == "true"
-        assert answer.headers["access-control-allow-local-network"] == "true"
+        response = await served.ask(request(line, f"Origin: {ORIGIN}", *asked, *networks))
+        assert (response.status, response.body) == (204, b"")
+        assert "content-length" not in response.headers
+        assert response.headers["access-control-allow-origin"] == ORIGIN
+        assert response.headers["vary"] == "Origin"
+        assert "POST" in response.headers["access-control-allow-methods"]
+        assert response.headers["access-control-allow-headers"] == "content-type"
+        assert response.headers["access-control-allow-credentials"] == "true"
+        assert int(response.headers["access-control-max-age"]) > 0
+        assert response.headers["access-control-allow-private-network"] == "true"
+        assert response.headers["access-control-allow-local-network"] == "true"
         plain = await served.ask(request(line, f"Origin: {ORIGIN}", *asked))
         assert not any("network" in name for name in plain.headers)
 
@@ -472,25 +472,25 @@ async def test_a_preflight_of_an_allowed_origin_is_granted() -> None:
 @pytest.mark.parametrize("headers", [[], ["Origin: http://evil.example"], ["Origin: null"]])
 async def test_other_preflights_are_403(headers: list[str]) -> None:
     async with Served(allowed_origins=[ORIGIN]) as served:
-        answer = await served.ask(request("OPTIONS /v1/events HTTP/1.1", *headers))
-        assert answer.status == 403
-        assert "access-control-allow-origin" not in answer.headers
+        response = await served.ask(request("OPTIONS /v1/events HTTP/1.1", *headers))
+        assert response.status == 403
+        assert "access-control-allow-origin" not in response.headers
 
 
 @pytest.mark.parametrize("body", [BODY, b"{"])
 async def test_an_allowed_origin_can_read_every_response(body: bytes) -> None:
     async with Served(allowed_origins=[ORIGIN]) as served:
-        answer = await served.post(body, f"Origin: {ORIGIN}", "Sec-Fetch-Site: cross-site")
-        assert answer.status == (202 if body is BODY else 400)
-        assert answer.headers["access-control-allow-origin"] == ORIGIN
-        assert answer.headers["vary"] == "Origin"
+        response = await served.post(body, f"Origin: {ORIGIN}", "Sec-Fetch-Site: cross-site")
+        assert response.status == (202 if body is BODY else 400)
+        assert response.headers["access-control-allow-origin"] == ORIGIN
+        assert response.headers["vary"] == "Origin"
 
 
 @pytest.mark.parametrize("headers", [["Origin: http://evil.example"], ["Origin: null"], ["Sec-Fetch-Site: cross-site"]])
 async def test_a_foreign_page_stores_nothing(headers: list[str]) -> None:
     async with Served(allowed_origins=[ORIGIN]) as served:
-        answer = await served.post(BODY, "Content-Type: text/plain", *headers)
-        assert answer.status == 403
-        assert answer.json["success"] is False
+        response = await served.post(BODY, "Content-Type: text/plain", *headers)
+        assert response.status == 403
+        assert response.json["success"] is False
         assert served.outbox.appends == []
         assert served.rejected("forbidden") == 1

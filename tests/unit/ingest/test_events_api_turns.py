@@ -63,7 +63,7 @@ class Ingest:
         self.metrics = Metrics()
         self.reader = ScriptedReader()
         self.http = HttpIngest(self.reader, self.outbox, Http(), "full", self.metrics)
-        self.answers: dict[int, Response | Exception] = {}
+        self.responses: dict[int, Response | Exception] = {}
         """By the number of the request, in the order of the answers."""
         self.bugs: list[object] = []
         loop = asyncio.get_running_loop()
@@ -77,14 +77,14 @@ class Ingest:
 
     def post(self, number: int, body: bytes, content_type: str = "") -> None:
         try:
-            self.handler(content_type).handle(body, self._store_answer(number))
+            self.handler(content_type).handle(body, self._store_response(number))
         except AssertionError as bug:  # The connection replies to an exception, too.
-            self.answers[number] = bug
+            self.responses[number] = bug
 
-    def _store_answer(self, number: int) -> Reply:
-        def store(answer: Response | Stream | Exception) -> None:
-            assert not isinstance(answer, Stream)
-            self.answers[number] = answer
+    def _store_response(self, number: int) -> Reply:
+        def store(response: Response | Stream | Exception) -> None:
+            assert not isinstance(response, Stream)
+            self.responses[number] = response
 
         return store
 
@@ -94,7 +94,7 @@ class Ingest:
 
     @property
     def statuses(self) -> dict[int, int]:
-        return {number: each.status for number, each in sorted(self.answers.items()) if isinstance(each, Response)}
+        return {number: each.status for number, each in sorted(self.responses.items()) if isinstance(each, Response)}
 
     def counts(self) -> dict[str, float | None]:
         value = self.metrics.registry.get_sample_value
@@ -116,8 +116,8 @@ async def test_events_of_one_turn_are_appended_in_one_call_in_order_of_arrival()
     assert ingest.outbox.appends == []
     await a_few_turns()
     assert len(ingest.outbox.appends) == 1
-    assert list(map(number_of, ingest.outbox.kept)) == list(range(9))
-    assert list(ingest.answers) == list(range(9))
+    assert list(map(number_of, ingest.outbox.stored)) == list(range(9))
+    assert list(ingest.responses) == list(range(9))
     assert set(ingest.statuses.values()) == {202}
     assert (ingest.counts()["received"], ingest.counts()["accepted"]) == (9, 9)
 
@@ -130,7 +130,7 @@ async def test_a_rejection_is_sent_to_its_own_request_only() -> None:
     ingest.post_each(bodies)
     await a_few_turns()
     assert ingest.statuses == {0: 202, 1: 202, 2: 400, 3: 202, 4: 202, 5: 422, 6: 202, 7: 202}
-    assert list(map(number_of, ingest.outbox.kept)) == [0, 1, 3, 4, 6, 7]
+    assert list(map(number_of, ingest.outbox.stored)) == [0, 1, 3, 4, 6, 7]
     counts = ingest.counts()
     assert [counts[name] for name in ("received", "accepted", "malformed", "invalid")] == [8, 6, 1, 1]
 
@@ -142,7 +142,7 @@ async def test_an_exception_in_reading_a_body_affects_no_other_request() -> None
     ingest.post_each(bodies)
     await a_few_turns()
     assert ingest.statuses == dict.fromkeys([0, 1, 2, 4, 5, 6, 7], 202)
-    assert isinstance(ingest.answers[3], AssertionError)
+    assert isinstance(ingest.responses[3], AssertionError)
 
 
 async def test_an_exception_in_sending_a_rejection_affects_no_other_request() -> None:
@@ -177,7 +177,7 @@ async def test_the_order_is_the_same_for_bodies_read_in_another_way() -> None:
     ingest.post(3, compact([EVENT | {"event_id": json.loads(body(number))["event_id"]} for number in (4, 5)]))
     ingest.post(4, body(6))
     await a_few_turns()
-    assert list(map(number_of, ingest.outbox.kept)) == list(range(7))
+    assert list(map(number_of, ingest.outbox.stored)) == list(range(7))
     assert len(ingest.outbox.appends) == 1
 
 
@@ -189,7 +189,7 @@ async def test_a_long_body_is_appended_after_the_bodies_that_arrived_while_it_wa
 
     def post_one() -> None:
         """In each turn, until the long one is read, one that waits for the turn's end."""
-        if 0 not in ingest.answers:
+        if 0 not in ingest.responses:
             posted.append(next(numbers))
             ingest.post(posted[-1], body(posted[-1]))
             asyncio.get_running_loop().call_soon(post_one)
@@ -197,10 +197,10 @@ async def test_a_long_body_is_appended_after_the_bodies_that_arrived_while_it_wa
     post_one()
     ingest.reader.long_is_read = lambda: before.extend([*posted, posted[-1] + 1])  # what it is, is told a turn later
     ingest.post(0, compact([json.loads(body(number)) for number in range(100)]))
-    await until(lambda: 0 in ingest.answers)
+    await until(lambda: 0 in ingest.responses)
     await a_few_turns()
-    kept = list(map(number_of, ingest.outbox.kept))
-    assert kept == before + list(range(100)) + posted[len(before) :]
+    stored = list(map(number_of, ingest.outbox.stored))
+    assert stored == before + list(range(100)) + posted[len(before) :]
 
 
 async def test_the_reader_may_be_replaced_between_turns() -> None:
@@ -236,11 +236,12 @@ async def outcome(posts: Sequence[tuple[bytes, str]], *, in_one_turn: bool) -> t
     for number, (sent, content_type) in enumerate(posts):
         ingest.post(number, sent, content_type)
         if not in_one_turn:
-            await until(lambda: number in ingest.answers)  # noqa: B023
-    await until(lambda: len(ingest.answers) == len(posts))
-    kept = [(event.event_id, event.body) for event in ingest.outbox.kept]
-    short = [each for each in kept if len(each[1]) < 16_384]
-    answers = [
-        (answer.raw if isinstance(answer, Response) else type(answer)) for _, answer in sorted(ingest.answers.items())
+            await until(lambda: number in ingest.responses)  # noqa: B023
+    await until(lambda: len(ingest.responses) == len(posts))
+    stored = [(event.event_id, event.body) for event in ingest.outbox.stored]
+    short = [each for each in stored if len(each[1]) < 16_384]
+    responses = [
+        (response.raw if isinstance(response, Response) else type(response))
+        for _, response in sorted(ingest.responses.items())
     ]
-    return answers, short, sorted(kept), ingest.counts()
+    return responses, short, sorted(stored), ingest.counts()

@@ -23,8 +23,8 @@ async def test_an_event_with_202_is_pending_and_a_repeat_is_a_duplicate() -> Non
         assert outbox.ledger().accepted == outbox.ledger().pending == 1
         assert served.count("events_accepted_total", transport="http") == 1
         assert served.count("events_duplicate_total", transport="http") == 2
-        answer = await served.ask(request(f"GET /v1/events/{EVENT_ID} HTTP/1.1"))
-        assert answer.json == {"event_id": EVENT_ID, "state": "pending"}
+        response = await served.ask(request(f"GET /v1/events/{EVENT_ID} HTTP/1.1"))
+        assert response.json == {"event_id": EVENT_ID, "state": "pending"}
 
 
 async def test_a_full_outbox_is_503_until_there_is_room() -> None:
@@ -34,7 +34,7 @@ async def test_a_full_outbox_is_503_until_there_is_room() -> None:
         statuses = []
         for number in range(9):
             client.send(post(json.dumps({**EVENT, "event_id": EVENT_ID[:-1] + str(number)}).encode()))
-            statuses.append((await client.answer()).status)
+            statuses.append((await client.response()).status)
         accepted = statuses.count(202)
         assert statuses == [202] * accepted + [503] * (9 - accepted)
         assert 0 < accepted < 9
@@ -46,6 +46,6 @@ async def test_a_closed_outbox_is_503() -> None:
     outbox = MemoryOutbox(OutboxSettings(), HandClock())
     async with await served_by(outbox) as served:
         await outbox.close()
-        answer = await served.post()
-        assert (answer.status, "retry-after" in answer.headers) == (503, True)
+        response = await served.post()
+        assert (response.status, "retry-after" in response.headers) == (503, True)
         assert served.rejected("unavailable") == 1

@@ -363,7 +363,7 @@ async def listener_responses(method: str, target: str) -> AsyncIterator[Response
         client.send(line)
         yield await served.ask(line + b"Host: localhost\r\n\r\n")
         served.pass_time(20_000)
-        yield await client.answer()
+        yield await client.response()
 
 
 def resolved(found: dict[str, Any]) -> dict[str, Any]:

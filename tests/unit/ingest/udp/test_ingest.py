@@ -26,10 +26,10 @@ from relay.runtime.address import ListenError
 from relay.runtime.metrics import Metrics
 
 from tests.support.ingest_harness import (
-    ANSWERED_WITHIN_S,
     BODY,
     EVENT,
     EVENT_ID,
+    PATIENCE_S,
     HandClock,
     ScriptedOutbox,
     free_udp_socket,
@@ -76,17 +76,17 @@ class Hearing:
             self.sender.sendto(datagram, self._to)
 
     async def ack(self) -> bytes:
-        async with asyncio.timeout(ANSWERED_WITHIN_S):
+        async with asyncio.timeout(PATIENCE_S):
             return await asyncio.get_running_loop().sock_recv(self.sender, 65_536)
 
     async def settled(self, datagrams: int) -> None:
         """Until so many were kept, refused or dropped."""
-        await until(lambda: self.taken() + self.rejected() + self.dropped() >= datagrams)
+        await until(lambda: self.accepted() + self.rejected() + self.dropped() >= datagrams)
 
     def count(self, name: str, **labels: str) -> float:
         return self.metrics.registry.get_sample_value(f"relay_{name}", labels) or 0.0
 
-    def taken(self) -> float:
+    def accepted(self) -> float:
         return sum(self.count(f"events_{what}_total", transport="udp") for what in ("accepted", "duplicate"))
 
     def rejected(self, reason: str | None = None) -> float:
@@ -102,8 +102,8 @@ def event(number: int, **more: object) -> bytes:
     return json.dumps({**EVENT, "event_id": str(uuid.UUID(int=(4 << 76) + (2 << 62) + number)), **more}).encode()
 
 
-def kept_numbers(outbox: ScriptedOutbox) -> list[int]:
-    return [int.from_bytes(each.event_id[-4:], "big") for each in outbox.kept]
+def stored_numbers(outbox: ScriptedOutbox) -> list[int]:
+    return [int.from_bytes(each.event_id[-4:], "big") for each in outbox.stored]
 
 
 # --- what is kept
@@ -114,7 +114,7 @@ async def test_a_datagram_becomes_an_event(family: int) -> None:
     async with Hearing(family=family) as hearing:
         hearing.send(BODY)
         await hearing.settled(1)
-        assert [str(uuid.UUID(bytes=each.event_id)) for each in hearing.outbox.kept] == [EVENT_ID]
+        assert [str(uuid.UUID(bytes=each.event_id)) for each in hearing.outbox.stored] == [EVENT_ID]
         assert hearing.count("events_received_total", transport="udp") == 1
 
 
@@ -131,14 +131,14 @@ async def test_a_datagram_may_contain_several_events(datagram: bytes) -> None:
     async with Hearing() as hearing:
         hearing.send(datagram)
         await hearing.settled(2)
-        assert kept_numbers(hearing.outbox) == [1, 2]
+        assert stored_numbers(hearing.outbox) == [1, 2]
 
 
 async def test_datagrams_are_stored_in_order_of_arrival() -> None:
     async with Hearing() as hearing:
         hearing.send(*(event(number) for number in range(200)))
         await hearing.settled(200)
-        assert kept_numbers(hearing.outbox) == list(range(200))
+        assert stored_numbers(hearing.outbox) == list(range(200))
 
 
 async def test_datagrams_of_one_wake_are_appended_together() -> None:
@@ -165,7 +165,7 @@ async def test_an_invalid_datagram_is_counted_and_affects_no_other(datagram: byt
         hearing.send(event(1), datagram, event(2))
         await hearing.settled(3)
         expected = [1, 2] if reason else [1, 1, 2]
-        assert kept_numbers(hearing.outbox) == expected
+        assert stored_numbers(hearing.outbox) == expected
         assert hearing.rejected() == (1 if reason else 0)
         assert not reason or hearing.rejected(reason) == 1
 
@@ -174,7 +174,7 @@ async def test_a_datagram_over_the_body_limit_is_counted_as_truncated() -> None:
     async with Hearing(max_body_bytes=len(BODY)) as hearing:
         hearing.send(BODY, BODY + b" ")
         await hearing.settled(2)
-        assert (hearing.taken(), hearing.dropped("truncated")) == (1, 1)
+        assert (hearing.accepted(), hearing.dropped("truncated")) == (1, 1)
 
 
 async def test_every_single_datagram_causes_a_wake() -> None:
@@ -182,7 +182,7 @@ async def test_every_single_datagram_causes_a_wake() -> None:
         for number in range(5):
             hearing.send(event(number))
             await hearing.settled(number + 1)
-        assert kept_numbers(hearing.outbox) == list(range(5))
+        assert stored_numbers(hearing.outbox) == list(range(5))
 
 
 async def test_rejected_datagrams_are_logged_once_per_second() -> None:
@@ -204,7 +204,7 @@ def test_no_datagram_stops_the_reading(datagrams: list[bytes]) -> None:
         async with Hearing(ack=True) as hearing:
             hearing.send(*datagrams, BODY)
             await hearing.settled(len(datagrams) + 1)
-            assert hearing.taken() == 1
+            assert hearing.accepted() == 1
             assert hearing.rejected() == len(datagrams)
 
     asyncio.run(send_all())
@@ -217,15 +217,15 @@ async def test_only_the_datagrams_without_room_are_rejected() -> None:
     async with Hearing(outbox=ScriptedOutbox(error=OutboxFull("full"), room_events=3)) as hearing:
         hearing.send(*(event(number) for number in range(5)))
         await hearing.settled(5)
-        assert kept_numbers(hearing.outbox) == [0, 1, 2]
-        assert (hearing.taken(), hearing.rejected("full")) == (3, 2)
+        assert stored_numbers(hearing.outbox) == [0, 1, 2]
+        assert (hearing.accepted(), hearing.rejected("full")) == (3, 2)
 
 
 async def test_a_datagram_is_rejected_as_a_whole() -> None:
     async with Hearing(outbox=ScriptedOutbox(error=OutboxFull("full"), room_events=3)) as hearing:
         hearing.send(event(0) + b"\n" + event(1), event(2) + b"\n" + event(3), event(4))
         await hearing.settled(5)
-        assert kept_numbers(hearing.outbox) == [0, 1, 4]
+        assert stored_numbers(hearing.outbox) == [0, 1, 4]
         assert hearing.rejected("full") == 2
 
 
@@ -240,7 +240,7 @@ async def test_after_a_rejection_datagrams_stay_in_the_kernel_until_there_is_roo
         assert len(hearing.outbox.appends) == 1
         hearing.outbox.error = None
         await hearing.settled(3)
-        assert kept_numbers(hearing.outbox) == [1, 2]
+        assert stored_numbers(hearing.outbox) == [1, 2]
 
 
 async def test_without_room_datagrams_stay_in_the_kernel() -> None:
@@ -251,7 +251,7 @@ async def test_without_room_datagrams_stay_in_the_kernel() -> None:
         assert hearing.outbox.appends == []
         hearing.outbox.has_room = True
         await hearing.settled(100)
-        assert kept_numbers(hearing.outbox) == list(range(100))
+        assert stored_numbers(hearing.outbox) == list(range(100))
 
 
 async def test_a_stop_without_room_reads_no_datagram() -> None:
@@ -265,17 +265,17 @@ async def test_reading_stops_at_the_limit_of_uncommitted_events(monkeypatch: pyt
     monkeypatch.setattr("relay.ingest.udp.ingest._MAX_UNCOMMITTED", 100)
     async with Hearing(outbox=ScriptedOutbox(waits=True)) as hearing:
         hearing.send(*(event(number) for number in range(300)))
-        await until(lambda: len(hearing.outbox.kept) >= 100)
+        await until(lambda: len(hearing.outbox.stored) >= 100)
         for _ in range(50):
             await asyncio.sleep(0)
-        assert len(hearing.outbox.kept) < 200
-        answered = 0
-        while answered < len(hearing.outbox.appends) or hearing.taken() < 300:
-            for outcome in hearing.outbox.appends[answered:]:
-                answered += 1
+        assert len(hearing.outbox.stored) < 200
+        settled = 0
+        while settled < len(hearing.outbox.appends) or hearing.accepted() < 300:
+            for outcome in hearing.outbox.appends[settled:]:
+                settled += 1
                 outcome.set_result(0)
             await asyncio.sleep(0)
-        assert kept_numbers(hearing.outbox) == list(range(300))
+        assert stored_numbers(hearing.outbox) == list(range(300))
 
 
 async def test_no_step_runs_at_the_limit_of_uncommitted_events(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,12 +286,12 @@ async def test_no_step_runs_at_the_limit_of_uncommitted_events(monkeypatch: pyte
             hearing.send(event(number))
             await until(partial(lambda sent: len(hearing.outbox.appends) > sent, number))
         hearing.send(*[many] * 10)
-        await until(lambda: len(hearing.outbox.kept) >= 1_000)
+        await until(lambda: len(hearing.outbox.stored) >= 1_000)
         for outcome in hearing.outbox.appends[:20]:
             outcome.set_result(0)
             for _ in range(100):
                 await asyncio.sleep(0)
-        assert len(hearing.outbox.kept) < 2_000
+        assert len(hearing.outbox.stored) < 2_000
 
 
 async def test_an_append_that_fails_after_the_stop_schedules_no_wake() -> None:
@@ -335,7 +335,7 @@ async def test_large_datagrams_are_read_in_order_over_several_turns() -> None:
     async with Hearing(receive_buffer_bytes=4 << 20) as hearing:
         hearing.send(*(large(number) for number in range(20)))
         await hearing.settled(20)
-        assert kept_numbers(hearing.outbox) == list(range(20))
+        assert stored_numbers(hearing.outbox) == list(range(20))
         assert len(hearing.outbox.appends) == 20
 
 
@@ -353,11 +353,11 @@ async def test_small_datagrams_are_read_before_expensive_ones(expensive: bytes) 
         small = [event(number) for number in range(100)] + [gzipped(event(100))]
         hearing.send(*[expensive] * 10, *small)
         await hearing.settled(len(small) + 10)
-        await until(lambda: 1_000 in kept_numbers(hearing.outbox))
-        kept = kept_numbers(hearing.outbox)
-        assert [number for number in kept if number < 1_000] == list(range(101))
+        await until(lambda: 1_000 in stored_numbers(hearing.outbox))
+        stored = stored_numbers(hearing.outbox)
+        assert [number for number in stored if number < 1_000] == list(range(101))
         # 64 datagrams are read per wake, and each wake takes one step of an expensive one.
-        assert kept.index(100) < 101 + 3 * 500
+        assert stored.index(100) < 101 + 3 * 500
 
 
 async def test_one_step_of_an_expensive_datagram_runs_per_wake() -> None:
@@ -369,7 +369,7 @@ async def test_one_step_of_an_expensive_datagram_runs_per_wake() -> None:
         for number in range(20):
             before = hearing.rejected()
             hearing.send(event(number))
-            await until(partial(lambda kept: hearing.taken() > kept, number))
+            await until(partial(lambda stored: hearing.accepted() > stored, number))
             assert hearing.rejected() - before < 5
 
 
@@ -378,7 +378,7 @@ async def test_a_stop_drops_and_counts_expensive_datagrams_that_take_long() -> N
         hostile = gzipped(b'{"events":[],' + b'"a":1,' * 40_000 + b'"a":1}')
         hearing.send(*[hostile] * 60, event(1))
         hearing.udp.stop()
-        assert kept_numbers(hearing.outbox) == [1]
+        assert stored_numbers(hearing.outbox) == [1]
         assert hearing.rejected("too_large") > 0
         assert hearing.dropped("backlog") > 0
         assert hearing.rejected("too_large") + hearing.dropped("backlog") == 60
@@ -389,11 +389,11 @@ async def test_a_datagram_that_inflates_to_much_is_read_in_steps() -> None:
         many = b"\n".join(event(number) for number in range(1_000))
         hearing.send(gzipped(many), gzipped(many[:-1]))
         turns = 0
-        async with asyncio.timeout(ANSWERED_WITHIN_S):
-            while hearing.taken() < 1_000 or not hearing.rejected():
+        async with asyncio.timeout(PATIENCE_S):
+            while hearing.accepted() < 1_000 or not hearing.rejected():
                 turns += 1
                 await asyncio.sleep(0)
-        assert kept_numbers(hearing.outbox) == list(range(1_000))
+        assert stored_numbers(hearing.outbox) == list(range(1_000))
         assert hearing.rejected("malformed") == 1
         assert turns > 10
 
@@ -404,7 +404,7 @@ async def test_a_datagram_inflates_to_a_quarter_of_a_mebibyte_at_most(size_bytes
         lines = b"\n".join([event(1), event(2)])
         hearing.send(gzipped(lines + b" " * (size_bytes - len(lines))))
         await hearing.settled(1)
-        assert kept_numbers(hearing.outbox) == ([] if reason else [1, 2])
+        assert stored_numbers(hearing.outbox) == ([] if reason else [1, 2])
         assert not reason or hearing.rejected(reason) == 1
 
 
@@ -425,15 +425,15 @@ async def test_nul_bytes_at_the_end_are_ignored(datagram: bytes) -> None:
     async with Hearing() as hearing:
         hearing.send(datagram, *[event(number) + b"\0" for number in range(2, 20)])
         await hearing.settled(19)
-        assert sorted(kept_numbers(hearing.outbox)) == list(range(1, 20))
-        assert not any(b"\0" in each.body for each in hearing.outbox.kept)
+        assert sorted(stored_numbers(hearing.outbox)) == list(range(1, 20))
+        assert not any(b"\0" in each.body for each in hearing.outbox.stored)
 
 
 async def test_a_gzip_of_a_hundred_members_is_one_datagram() -> None:
     async with Hearing() as hearing:
         hearing.send(b"".join(gzipped(event(number) + b"\n") for number in range(100)))
         await hearing.settled(100)
-        assert kept_numbers(hearing.outbox) == list(range(100))
+        assert stored_numbers(hearing.outbox) == list(range(100))
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -459,14 +459,14 @@ async def test_a_stop_appends_unread_datagrams_of_the_last_wake(has_room: bool) 
         await hearing.settled(1)
         hearing.outbox.has_room = has_room
         hearing.udp.stop()
-        assert kept_numbers(hearing.outbox) == list(range(20))
+        assert stored_numbers(hearing.outbox) == list(range(20))
 
 
 async def test_a_stop_reads_the_datagrams_in_the_kernel() -> None:
     async with Hearing() as hearing:
         hearing.send(*(event(number) for number in range(100)))
         hearing.udp.stop()
-        assert kept_numbers(hearing.outbox) == list(range(100))
+        assert stored_numbers(hearing.outbox) == list(range(100))
         hearing.udp.stop()
 
 
@@ -550,7 +550,7 @@ LONG_BUG = gzipped(b"\n".join(event(number, context={"a": "bug"}) for number in 
 """Read in slices; what shows in a later one costs all of it."""
 
 
-def bugs_told() -> list[str]:
+def logged_bugs() -> list[str]:
     """Filled with what the loop is told."""
     bugs: list[str] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: bugs.append(repr(context["exception"])))
@@ -559,18 +559,18 @@ def bugs_told() -> list[str]:
 
 async def test_an_exception_in_reading_together_loses_no_datagram() -> None:
     async with Hearing() as hearing:
-        bugs = bugs_told()
+        bugs = logged_bugs()
         hearing.udp.use_reader(Broken(RuntimeError("a bug")))
         hearing.send(*[event(number) for number in range(20)])
         await hearing.settled(20)
-        assert kept_numbers(hearing.outbox) == list(range(20))
+        assert stored_numbers(hearing.outbox) == list(range(20))
     assert bugs == [repr(RuntimeError("a bug"))]
 
 
 async def test_an_exception_in_the_network_check_affects_one_datagram(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("relay.ingest.udp.ingest.Networks", NobodyKnows)
     async with Hearing() as hearing:
-        bugs_told()
+        logged_bugs()
         hearing.send(event(0), event(1))
         await hearing.settled(2)
         assert hearing.rejected("unavailable") == 2
@@ -580,7 +580,7 @@ async def test_an_exception_in_the_network_check_affects_one_datagram(monkeypatc
 @pytest.mark.parametrize("datagram", [SHORT_BUG, LONG_BUG], ids=["short", "long"])
 async def test_an_exception_affects_its_own_datagram_and_is_reported(datagram: bytes, bug: Exception) -> None:
     async with Hearing(ack=True) as hearing:
-        bugs = bugs_told()
+        bugs = logged_bugs()
         hearing.udp.use_reader(Broken(bug))
         hearing.send(event(0))
         await hearing.settled(1)
@@ -589,7 +589,7 @@ async def test_an_exception_affects_its_own_datagram_and_is_reported(datagram: b
         await hearing.settled(2)
         hearing.send(event(1))
         await hearing.settled(3)
-        assert kept_numbers(hearing.outbox) == [0, 1]
+        assert stored_numbers(hearing.outbox) == [0, 1]
         assert hearing.rejected("unavailable") == 1
         assert hearing.count("events_received_total", transport="udp") == 3
         responses = [list(json.loads(await hearing.ack())) for _ in range(3)]
@@ -600,29 +600,29 @@ async def test_an_exception_affects_its_own_datagram_and_is_reported(datagram: b
 @pytest.mark.parametrize("datagram", [SHORT_BUG, LONG_BUG], ids=["short", "long"])
 async def test_an_exception_affects_no_datagram_read_with_it(datagram: bytes) -> None:
     async with Hearing() as hearing:
-        bugs_told()
+        logged_bugs()
         hearing.udp.use_reader(Broken(MemoryError()))
         hearing.send(event(0), datagram, event(1))
         await hearing.settled(3)
-        assert kept_numbers(hearing.outbox) == [0, 1]
+        assert stored_numbers(hearing.outbox) == [0, 1]
         assert hearing.count("events_received_total", transport="udp") == 3
 
 
 @pytest.mark.parametrize("datagram", [SHORT_BUG, LONG_BUG], ids=["short", "long"])
 async def test_an_exception_does_not_end_the_stop(datagram: bytes) -> None:
     async with Hearing() as hearing:
-        bugs_told()
+        logged_bugs()
         hearing.udp.use_reader(Broken(MemoryError()))
         hearing.send(event(0), datagram, *[event(number) for number in range(1, 100)])
         hearing.udp.stop()
-        assert kept_numbers(hearing.outbox) == list(range(100))
+        assert stored_numbers(hearing.outbox) == list(range(100))
         assert hearing.rejected("unavailable") == 1
         assert hearing.udp.addresses == []
 
 
 async def test_exceptions_are_reported_once_per_second() -> None:
     async with Hearing() as hearing:
-        bugs = bugs_told()
+        bugs = logged_bugs()
         hearing.udp.use_reader(Broken(RuntimeError("a bug")))
         for number in range(20):
             hearing.send(SHORT_BUG)
@@ -638,7 +638,7 @@ async def test_exceptions_are_reported_once_per_second() -> None:
 @pytest.mark.parametrize("call", ["room", "append"])
 async def test_reading_continues_after_any_failure(call: str) -> None:
     async with Hearing(outbox=Failing("")) as hearing:
-        bugs = bugs_told()
+        bugs = logged_bugs()
         hearing.send(event(0))
         await hearing.settled(1)
         hearing.outbox.call = call
@@ -647,23 +647,23 @@ async def test_reading_continues_after_any_failure(call: str) -> None:
         hearing.send(event(2))
         await hearing.settled(3)
         lost = [1] if call == "append" else []
-        assert kept_numbers(hearing.outbox) == [number for number in range(3) if number not in lost]
+        assert stored_numbers(hearing.outbox) == [number for number in range(3) if number not in lost]
         assert hearing.rejected("unavailable") == len(lost)
     assert bugs == [repr(MemoryError("a bug"))]
 
 
 async def test_a_failed_response_does_not_end_the_reading(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("relay.ingest.udp.ingest._MAX_UNCOMMITTED", 1)
-    answers = iter([MemoryError("a bug")])
+    outcomes = iter([MemoryError("a bug")])
 
     def failing_ack(event_ids: Sequence[bytes], max_bytes: int) -> bytes:
-        for bug in answers:
+        for bug in outcomes:
             raise bug
         return stored_response(event_ids, max_bytes)
 
     monkeypatch.setattr("relay.ingest.udp.responses.stored_response", failing_ack)
     async with Hearing(ack=True) as hearing:
-        bugs = bugs_told()
+        bugs = logged_bugs()
         hearing.send(event(0))
         await until(lambda: bool(bugs))
         hearing.send(event(1))
@@ -762,27 +762,27 @@ async def test_every_address_receives(listen: Any, hosts: list[str], ack: bool) 
                 app.sendto(event(number), (host, port))
                 await hearing.settled(number + 1)
                 if ack:
-                    async with asyncio.timeout(ANSWERED_WITHIN_S):
+                    async with asyncio.timeout(PATIENCE_S):
                         response = await asyncio.get_running_loop().sock_recv(app, 1_000)
                     assert json.loads(response)["count"] == 1
-        assert kept_numbers(hearing.outbox) == list(range(len(hosts)))
+        assert stored_numbers(hearing.outbox) == list(range(len(hosts)))
         assert hearing.dropped("network") == 0  # a mapped loopback address is loopback
 
 
 async def test_an_ipv4_sender_is_compared_as_such_on_a_dual_stack_socket(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
+    addresses: list[str] = []
 
-    class Asked(Networks):
+    class RecordingNetworks(Networks):
         def _decide(self, address: str) -> bool:
-            asked.append(address)
+            addresses.append(address)
             return super()._decide(address)
 
-    monkeypatch.setattr("relay.ingest.udp.ingest.Networks", Asked)
+    monkeypatch.setattr("relay.ingest.udp.ingest.Networks", RecordingNetworks)
     async with Hearing(listen="[::]:0", allowed_networks=("10.0.0.0/8",)) as hearing:
         with free_udp_socket() as app:
             app.sendto(event(1), ("127.0.0.1", int(hearing.udp.addresses[0].rpartition(":")[2])))
             await hearing.settled(1)
-    assert asked == ["::ffff:127.0.0.1"]
+    assert addresses == ["::ffff:127.0.0.1"]
     networks = Networks(("10.0.0.0/8",))
     assert networks.allows("::ffff:10.1.2.3") and not networks.allows("::ffff:11.1.2.3")
 
@@ -850,5 +850,5 @@ async def test_the_end_of_an_append_wakes_a_full_listener(monkeypatch: pytest.Mo
         assert "Full()" in repr(hearing.udp)
         hearing.outbox.appends[0].set_result(0)
         await until(lambda: len(hearing.outbox.appends) == 2)
-        assert kept_numbers(hearing.outbox) == [0, 1]
+        assert stored_numbers(hearing.outbox) == [0, 1]
         hearing.outbox.appends[1].set_result(0)
