@@ -126,6 +126,8 @@ async def test_closed_connections_leave_no_memory_behind(tight: RelayProcess) ->
     descriptors = f"/proc/{tight.pid}/fd"
     async with Healthy(tight) as healthy:
         await healthy.served()
+        # The first delivery opens a connection to the upstream, which stays open.
+        await tight.until(lambda status: status["ledger"]["delivered"] > 0)
         before = len(os.listdir(descriptors))
         for _ in range(size(20, 500)):
             await asyncio.gather(*(come_and_go(number) for number in range(40)))
