@@ -156,13 +156,13 @@ class ScheduleMachine(RuleBasedStateMachine):
         assert self.harness.schedule.in_flight() == len(self.in_flight) <= self.harness.limits.max_in_flight
 
     @invariant()
-    def routes_are_counted_by_state(self) -> None:
+    def endpoints_are_counted_by_state(self) -> None:
         views = self.harness.schedule.endpoints(self.harness.now)
         counts = {state: count for state, count in self.harness.schedule.states().items() if count}
         assert counts == Counter(view.state for view in views)
 
     @invariant()
-    def asking_again_is_never_due_in_the_past(self) -> None:
+    def the_next_wait_never_ends_in_the_past(self) -> None:
         step = self.harness.next()
         if isinstance(step, Send):
             self.harness.sent_at[step] = self.harness.now

@@ -28,6 +28,7 @@ from relay.runtime.address import parse_address
 from relay.runtime.metrics import REJECT_REASONS, Metrics
 
 from tests.fault.sizes import LONG_S, size
+from tests.support.event_loop import turns
 from tests.support.ingest_harness import (
     BODY,
     PATIENCE_S,
@@ -75,16 +76,14 @@ async def test_a_cached_head_and_its_body_may_arrive_separately_and_pipelined_da
         whole = post()
         for cut in (len(whole) - len(BODY), len(whole) - 1):
             client.send(whole[:cut])
-            for _ in range(20):
-                await asyncio.sleep(0)
+            await turns(20)
             client.send(whole[cut:])
             assert (await client.response()).status == 202
         served.outbox.waits = True
         client.send(whole)
         await until(lambda: len(served.outbox.appends) == 4)
         client.send(whole)
-        for _ in range(20):
-            await asyncio.sleep(0)
+        await turns(20)
         assert len(served.outbox.appends) == 4
         served.outbox.appends[3].set_result(0)
         assert (await client.response()).status == 202
@@ -186,20 +185,16 @@ async def test_a_cached_head_inside_of_a_request_is_not_a_head(teacher: bytes) -
     async with Served() as served:
         client = await taught(served)
         client.send(teacher)
-        for _ in range(20):
-            await asyncio.sleep(0)
+        await turns(20)
         client.send(post())
-        for _ in range(20):
-            await asyncio.sleep(0)
+        await turns(20)
         stored = len(served.outbox.stored)
         async with Served(caches_heads=False) as plain:
             other = await taught(plain)
             other.send(teacher)
-            for _ in range(20):
-                await asyncio.sleep(0)
+            await turns(20)
             other.send(post())
-            for _ in range(20):
-                await asyncio.sleep(0)
+            await turns(20)
             assert stored == len(plain.outbox.stored)
 
 
@@ -285,8 +280,7 @@ async def exchange(served: Served, pieces: Paced) -> bytes:
             for piece, pause_ms in pieces:
                 await loop.sock_sendall(client, piece)
                 await until(lambda: not under_way(served, client))
-                for _ in range(20):
-                    await asyncio.sleep(0)
+                await turns(20)
                 if pause_ms:
                     served.pass_time(pause_ms)
         with contextlib.suppress(OSError):
@@ -318,8 +312,7 @@ async def test_a_cached_head_does_not_extend_the_timeout() -> None:
     async with Served() as served:
         client = await taught(served)
         client.send(post()[:-1])
-        for _ in range(20):
-            await asyncio.sleep(0)
+        await turns(20)
         served.pass_time(TIMEOUT_MS - 1)
         assert served.rejected("timeout") == 0
         served.pass_time(1)
@@ -334,8 +327,7 @@ async def test_the_timeout_excludes_the_time_of_the_outbox() -> None:
         client.send(post())
         await until(lambda: len(served.outbox.appends) == 2)
         client.send(post()[:-1])
-        for _ in range(20):
-            await asyncio.sleep(0)
+        await turns(20)
         served.pass_time(TIMEOUT_MS * 9)
         served.outbox.appends[1].set_result(0)
         assert (await client.response()).status == 202
@@ -429,8 +421,7 @@ async def test_a_client_that_finished_sending_gets_responses_to_complete_request
         await until(lambda: len(served.outbox.appends) == 2)
         client.send(behind)
         client.writer.write_eof()
-        for _ in range(20):
-            await asyncio.sleep(0)
+        await turns(20)
         served.outbox.waits = False
         served.outbox.appends[1].set_result(0)
         assert (await client.rest()).count(b" 202 ") == 1 + behind.count(BODY)
@@ -461,8 +452,7 @@ async def test_a_stop_waits_for_the_response() -> None:
         client.send(post())
         await until(lambda: len(served.outbox.appends) == 2)
         stopping = asyncio.ensure_future(served.listener.stop(within_ms=20_000))
-        for _ in range(20):
-            await asyncio.sleep(0)
+        await turns(20)
         assert not stopping.done()
         served.outbox.appends[1].set_result(0)
         assert (await client.response()).status == 202
@@ -545,8 +535,7 @@ async def test_line_breaks_are_not_the_start_of_a_request() -> None:
         used.send(post() + b"\r\n\r\n")
         assert (await used.response()).status == 202
         silent.send(b"\r\n")
-        for _ in range(20):
-            await asyncio.sleep(0)
+        await turns(20)
         served.pass_time(TIMEOUT_MS)
         assert await silent.rest() == b""
         served.pass_time(KEEPALIVE_MS - TIMEOUT_MS)

@@ -19,6 +19,7 @@ from relay.http.request import BodyHandler, Reply
 from relay.http.response import Response, Stream, Write, error_response
 
 from tests.fault.sizes import size
+from tests.support.event_loop import turns
 from tests.support.ingest_harness import post, request
 
 TIMEOUT_MS = 10_000
@@ -187,8 +188,7 @@ async def apply(events: list[tuple[str, bytes]]) -> None:
     driver = Driver()
     for event, stream in events:
         await driver.apply(event, stream)
-    for _ in range(5):
-        await asyncio.sleep(0)
+    await turns(5)
     written = driver.socket.written.replace(b"HTTP/1.1 100 Continue\r\n\r\n", b"")
     assert RESPONSE.sub(b"", written) in (b"", b"stream"), "responses are written one after the other"
     if not driver.is_lost:

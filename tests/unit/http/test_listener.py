@@ -19,6 +19,7 @@ from relay.http.response import Response
 from relay.outbox import OutboxUnavailable
 from relay.runtime.address import ListenError
 
+from tests.support.event_loop import turns
 from tests.support.ingest_harness import BODY, Client, Served, post, request, until
 
 TIMEOUT_MS = 10_000
@@ -240,16 +241,15 @@ async def test_a_declined_upgrade_closes_the_connection(protocol: str) -> None:
 
 
 @pytest.mark.parametrize("leave", ["reset", "close"])
-@pytest.mark.parametrize("turns", [0, 1, 2, 3, 4, 5, 30])
+@pytest.mark.parametrize("after_turns", [0, 1, 2, 3, 4, 5, 30])
 @pytest.mark.parametrize("sent", [b"", b"POST /v1", post()[:-5], post(), post() * 3])
 async def test_a_client_that_disconnects_at_any_time_is_not_logged_or_counted(
-    sent: bytes, turns: int, leave: str, quiet: list[object]
+    sent: bytes, after_turns: int, leave: str, quiet: list[object]
 ) -> None:
     async with Served() as served:
         client = await served.connect()
         client.send(sent)
-        for _ in range(turns):
-            await asyncio.sleep(0)
+        await turns(after_turns)
         client.reset() if leave == "reset" else client.writer.close()
         await arrived(served, b"x")
         await until(lambda: served.count("connections") == 0)
@@ -481,8 +481,7 @@ async def test_a_client_that_does_not_read_responses_is_closed(header: str) -> N
 
 async def arrived(served: Served, sent: bytes) -> None:
     """Let what a client sent over loopback reach the listener."""
-    for _ in range(20 if sent else 2):
-        await asyncio.sleep(0)
+    await turns(20 if sent else 2)
 
 
 # --- how many

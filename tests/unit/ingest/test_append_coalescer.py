@@ -9,6 +9,7 @@ from relay.event.reader import Event
 from relay.ingest.append_coalescer import AppendCoalescer
 from relay.outbox import OutboxFull, OutboxUnavailable
 
+from tests.support.event_loop import turns
 from tests.support.ingest_harness import ScriptedOutbox
 
 
@@ -34,23 +35,18 @@ class Outcomes:
         self.received += count
 
 
-async def a_few_turns() -> None:
-    for _ in range(5):
-        await asyncio.sleep(0)
-
-
 async def test_the_appends_of_a_turn_are_coalesced_in_order_of_arrival() -> None:
     outbox = ScriptedOutbox(duplicates=1)
     outcomes = Outcomes(outbox)
     for first, count in ((1, 1), (2, 3), (5, 1)):
         outcomes.append(first, count)
-    await a_few_turns()
+    await turns(5)
     assert len(outbox.appends) == 1
     assert outbox.stored == events(1, 5)
     assert outcomes.errors == {1: None, 2: None, 5: None}
     assert (outcomes.received, outcomes.stored) == (5, [(5, 1)])
     outcomes.append(6)
-    await a_few_turns()
+    await turns(5)
     assert len(outbox.appends) == 2
 
 
@@ -58,10 +54,10 @@ async def test_no_callback_is_called_before_the_outcome_of_the_append() -> None:
     outbox = ScriptedOutbox(waits=True)
     outcomes = Outcomes(outbox)
     outcomes.append(1)
-    await a_few_turns()
+    await turns(5)
     assert outcomes.errors == {}
     outbox.appends[0].set_result(0)
-    await a_few_turns()
+    await turns(5)
     assert outcomes.errors == {1: None}
 
 
@@ -71,7 +67,7 @@ async def test_events_that_fit_are_stored_when_the_outbox_has_no_room_for_all() 
     outcomes = Outcomes(outbox)
     for first, count in ((1, 3), (4, 2), (6, 1)):
         outcomes.append(first, count)
-    await a_few_turns()
+    await turns(5)
     assert outcomes.errors == {1: None, 4: full, 6: None}
     assert outbox.stored == events(1, 3) + events(6)
     assert (outcomes.received, outcomes.stored) == (6, [(3, 0), (1, 0)])
@@ -83,7 +79,7 @@ async def test_another_failure_applies_to_all_callers_without_a_retry(error: Exc
     outcomes = Outcomes(outbox)
     outcomes.append(1)
     outcomes.append(2)
-    await a_few_turns()
+    await turns(5)
     assert outcomes.errors == {1: error, 2: error}
     assert len(outbox.appends) == 1
 
@@ -101,7 +97,7 @@ async def test_an_exception_in_one_callback_affects_no_other() -> None:
 
     gather.append(events(1), fail)
     gather.append(events(2), errors.append)
-    await a_few_turns()
+    await turns(5)
     assert errors == [None]
     assert bugs == [bug]
 
@@ -111,6 +107,6 @@ async def test_a_turn_with_many_events_is_several_appends() -> None:
     outcomes = Outcomes(outbox)
     for first in range(0, 2_500, 100):
         outcomes.append(first, 100)
-    await a_few_turns()
+    await turns(5)
     assert [len(outbox.appends), outcomes.received, sum(count for count, _ in outcomes.stored)] == [3, 2_500, 2_500]
     assert outbox.stored == events(0, 2_500)

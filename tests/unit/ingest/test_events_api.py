@@ -10,6 +10,7 @@ import pytest
 from relay.outbox import OutboxFull, OutboxUnavailable
 
 from tests.support import framework_table
+from tests.support.event_loop import turns
 from tests.support.ingest_harness import BODY, EVENT, EVENT_ID, Served, gzipped, post, request
 
 OTHER_ID = "550e8400-e29b-41d4-a716-446655440001"
@@ -112,8 +113,7 @@ async def test_no_response_is_sent_before_the_commit() -> None:
         response = asyncio.ensure_future(client.response())
         while not served.outbox.appends:
             await asyncio.sleep(0)
-        for _ in range(20):
-            await asyncio.sleep(0)
+        await turns(20)
         assert not response.done()
         served.outbox.appends[0].set_result(0)
         assert (await response).status == 202
@@ -330,8 +330,7 @@ async def test_a_malformed_chunked_body_gets_400() -> None:
     async with Served() as served:
         client = await served.connect()
         client.send(request("POST /v1/events HTTP/1.1", "Transfer-Encoding: chunked") + b"5\r\nabcde\r\n")
-        for _ in range(20):
-            await asyncio.sleep(0)
+        await turns(20)
         client.send(b"not a size\r\n")
         response = await client.response()
         assert response.status == 400

@@ -20,6 +20,7 @@ from relay.outbox import OutboxFull
 from relay.runtime.metrics import REJECT_REASONS, Metrics
 from yarl import URL
 
+from tests.support.event_loop import turns
 from tests.support.ingest_harness import EVENT, HandClock, ScriptedOutbox, until
 
 NEW_EVENT_ID = "0b0b0b0b-0b0b-4b0b-8b0b-0b0b0b0b0b0b"
@@ -105,16 +106,11 @@ class Ingest:
         }
 
 
-async def a_few_turns() -> None:
-    for _ in range(5):
-        await asyncio.sleep(0)
-
-
 async def test_events_of_one_turn_are_appended_in_one_call_in_order_of_arrival() -> None:
     ingest = Ingest()
     ingest.post_each([body(number) for number in range(9)])
     assert ingest.outbox.appends == []
-    await a_few_turns()
+    await turns(5)
     assert len(ingest.outbox.appends) == 1
     assert list(map(number_of, ingest.outbox.stored)) == list(range(9))
     assert list(ingest.responses) == list(range(9))
@@ -128,7 +124,7 @@ async def test_a_rejection_is_sent_to_its_own_request_only() -> None:
     bodies[2] = b"no event"
     bodies[5] = body(5, tenant_id=0)
     ingest.post_each(bodies)
-    await a_few_turns()
+    await turns(5)
     assert ingest.statuses == {0: 202, 1: 202, 2: 400, 3: 202, 4: 202, 5: 422, 6: 202, 7: 202}
     assert list(map(number_of, ingest.outbox.stored)) == [0, 1, 3, 4, 6, 7]
     counts = ingest.counts()
@@ -140,7 +136,7 @@ async def test_an_exception_in_reading_a_body_affects_no_other_request() -> None
     bodies = [body(number) for number in range(8)]
     bodies[3] = body(3, event_type="bug")
     ingest.post_each(bodies)
-    await a_few_turns()
+    await turns(5)
     assert ingest.statuses == dict.fromkeys([0, 1, 2, 4, 5, 6, 7], 202)
     assert isinstance(ingest.responses[3], AssertionError)
 
@@ -156,7 +152,7 @@ async def test_an_exception_in_sending_a_rejection_affects_no_other_request() ->
     ingest.post(0, body(0))
     take(b"no event", fail)
     ingest.post(2, body(2))
-    await a_few_turns()
+    await turns(5)
     assert ingest.statuses == {0: 202, 2: 202}
     assert ingest.bugs == [bug]
 
@@ -164,7 +160,7 @@ async def test_an_exception_in_sending_a_rejection_affects_no_other_request() ->
 async def test_events_that_fit_are_stored_when_the_outbox_has_no_room_for_all() -> None:
     ingest = Ingest(ScriptedOutbox(error=OutboxFull("the outbox is full"), room_events=6))
     ingest.post_each([body(number) for number in range(8)])
-    await a_few_turns()
+    await turns(5)
     assert list(ingest.statuses.values()) == [202] * 6 + [503] * 2
     assert (ingest.counts()["received"], ingest.counts()["full"]) == (8, 2)
 
@@ -176,7 +172,7 @@ async def test_the_order_is_the_same_for_bodies_read_in_another_way() -> None:
     ingest.post(2, body(3))
     ingest.post(3, compact([EVENT | {"event_id": json.loads(body(number))["event_id"]} for number in (4, 5)]))
     ingest.post(4, body(6))
-    await a_few_turns()
+    await turns(5)
     assert list(map(number_of, ingest.outbox.stored)) == list(range(7))
     assert len(ingest.outbox.appends) == 1
 
@@ -198,7 +194,7 @@ async def test_a_long_body_is_appended_after_the_bodies_that_arrived_while_it_wa
     ingest.reader.long_is_read = lambda: before.extend([*posted, posted[-1] + 1])  # what it is, is told a turn later
     ingest.post(0, compact([json.loads(body(number)) for number in range(100)]))
     await until(lambda: 0 in ingest.responses)
-    await a_few_turns()
+    await turns(5)
     stored = list(map(number_of, ingest.outbox.stored))
     assert stored == before + list(range(100)) + posted[len(before) :]
 
@@ -206,10 +202,10 @@ async def test_a_long_body_is_appended_after_the_bodies_that_arrived_while_it_wa
 async def test_the_reader_may_be_replaced_between_turns() -> None:
     ingest = Ingest()
     ingest.post_each([body(number) for number in range(6)])
-    await a_few_turns()
+    await turns(5)
     ingest.http.reader = Reader(EventDefaults(), 10, HandClock().new_event_id, lambda: "")
     ingest.post_each([body(number) for number in range(6)])
-    await a_few_turns()
+    await turns(5)
     assert list(ingest.statuses.values()) == [413] * 6
 
 

@@ -25,6 +25,7 @@ from relay.outbox import OutboxFull, OutboxUnavailable
 from relay.runtime.address import ListenError
 from relay.runtime.metrics import Metrics
 
+from tests.support.event_loop import turns
 from tests.support.ingest_harness import (
     BODY,
     EVENT,
@@ -235,8 +236,7 @@ async def test_after_a_rejection_datagrams_stay_in_the_kernel_until_there_is_roo
         await hearing.settled(1)
         assert hearing.rejected("unavailable") == 1
         hearing.send(event(1), event(2))
-        for _ in range(50):
-            await asyncio.sleep(0)
+        await turns(50)
         assert len(hearing.outbox.appends) == 1
         hearing.outbox.error = None
         await hearing.settled(3)
@@ -246,8 +246,7 @@ async def test_after_a_rejection_datagrams_stay_in_the_kernel_until_there_is_roo
 async def test_without_room_datagrams_stay_in_the_kernel() -> None:
     async with Hearing(outbox=ScriptedOutbox(has_room=False)) as hearing:
         hearing.send(*(event(number) for number in range(100)))
-        for _ in range(50):
-            await asyncio.sleep(0)
+        await turns(50)
         assert hearing.outbox.appends == []
         hearing.outbox.has_room = True
         await hearing.settled(100)
@@ -266,8 +265,7 @@ async def test_reading_stops_at_the_limit_of_uncommitted_events(monkeypatch: pyt
     async with Hearing(outbox=ScriptedOutbox(waits=True)) as hearing:
         hearing.send(*(event(number) for number in range(300)))
         await until(lambda: len(hearing.outbox.stored) >= 100)
-        for _ in range(50):
-            await asyncio.sleep(0)
+        await turns(50)
         assert len(hearing.outbox.stored) < 200
         settled = 0
         while settled < len(hearing.outbox.appends) or hearing.accepted() < 300:
@@ -289,8 +287,7 @@ async def test_no_step_runs_at_the_limit_of_uncommitted_events(monkeypatch: pyte
         await until(lambda: len(hearing.outbox.stored) >= 1_000)
         for outcome in hearing.outbox.appends[:20]:
             outcome.set_result(0)
-            for _ in range(100):
-                await asyncio.sleep(0)
+            await turns(100)
         assert len(hearing.outbox.stored) < 2_000
 
 

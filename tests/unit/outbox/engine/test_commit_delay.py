@@ -16,6 +16,7 @@ from relay.runtime.metrics import Metrics
 from relay.runtime.tasks import Tasks
 
 from tests.contract.boxes import event
+from tests.support.event_loop import turns
 
 COMMIT_US = 800
 
@@ -29,11 +30,6 @@ def pending_calls(appends: Sequence[Append] = ()) -> PendingCalls:
     for each in appends:
         made.add(each)
     return made
-
-
-async def turns(count: int) -> None:
-    for _ in range(count):
-        await asyncio.sleep(0)
 
 
 async def gather(commit_delay: CommitDelay, waiting: PendingCalls, now_us: Callable[[], int] = lambda: 1) -> int:
