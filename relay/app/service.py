@@ -107,7 +107,7 @@ class Service:
             self.schedule,
             self._history,
             clock,
-            refusals=self.metrics.rejections,
+            rejections=self.metrics.rejections,
             disk_free_bytes=lambda: process.free_bytes(settings.outbox.path),
             tenants=lambda: self.settings.upstream.tenants,
             clock_skew_ms=lambda: self._forwarder.clock_skew_ms,

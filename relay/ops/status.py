@@ -66,14 +66,14 @@ class Status:
         history: History,
         clock: Clock,
         *,
-        refusals: Callable[[], Mapping[str, int]],
+        rejections: Callable[[], Mapping[str, int]],
         tenants: Callable[[], Collection[int]],
         disk_free_bytes: Callable[[], int | None],
         clock_skew_ms: Callable[[], int | None],
     ) -> None:
         """Each function returns a current value.
 
-        - `refusals`: the number of rejected events by reason.
+        - `rejections`: the number of rejected events by reason.
         - `tenants`: the tenants with a configured endpoint.
         - `disk_free_bytes`: free bytes on the outbox's disk, None if unknown.
         - `clock_skew_ms`: the time by which this machine's clock is ahead of the upstream's, None while unknown.
@@ -82,7 +82,7 @@ class Status:
         self._schedule = schedule
         self._history = history
         self._clock = clock
-        self._refusals = refusals
+        self._rejections = rejections
         self._tenants = tenants
         self._disk_free_bytes = disk_free_bytes
         self._clock_skew_ms = clock_skew_ms
@@ -102,7 +102,7 @@ class Status:
             "uptime_seconds": (now - self._started_ms) // 1000,
             "summary": explanations.summary(gauges, ledger.pending, snapshot.queues.paused, snapshot.states)._asdict(),
             "rates": {"accepted_per_second": rates.accepted, "delivered_per_second": rates.delivered},
-            "refused": dict(self._refusals()),
+            "refused": dict(self._rejections()),
             "ledger": ledger._asdict(),
             "outbox": {
                 "bytes": gauges.bytes,

@@ -178,7 +178,7 @@ class Served:
             self.schedule,
             self.history,
             self.clock,
-            refusals=self.metrics.rejections,
+            rejections=self.metrics.rejections,
             disk_free_bytes=lambda: 1 << 30,
             tenants=lambda: self.tenants,
             clock_skew_ms=lambda: self.clock_skew_ms,

@@ -79,7 +79,7 @@ def reader(**options: Any) -> Reader:
     return Reader(EventDefaults(), 1 << 16, lambda: EVENT["event_id"], lambda: EVENT["occurred_at"], **options)
 
 
-def refusals(body: bytes) -> list[Rejection]:
+def rejections(body: bytes) -> list[Rejection]:
     """What HTTP and UDP make of one body."""
     results = [reader().read(body, "json"), reader().read(body, "datagram")]
     assert all(isinstance(result, Rejection) and result.reason == "invalid" for result in results)
@@ -97,14 +97,14 @@ def test_a_message_names_the_field_the_requirement_and_the_received_value(
     body = written(path, value)
     for given, first in ((body, "events.0"), (b"[%b,%b]" % (json.dumps(EVENT).encode(), body), "events.1")):
         sentence = f"The {first}.{path} field {complaint}."
-        for rejection in refusals(given):
+        for rejection in rejections(given):
             assert rejection == Rejection("invalid", sentence, {f"{first}.{path}": [sentence]})
 
 
 @pytest.mark.parametrize(("body", "path", "complaint"), WRONG_BODIES)
 def test_a_message_about_the_structure_describes_the_received_value(body: bytes, path: str, complaint: str) -> None:
     sentence = f"The {path} field {complaint}."
-    for rejection in refusals(body):
+    for rejection in rejections(body):
         assert rejection.error.startswith(sentence)
         assert rejection.errors[path][0] == sentence
 
