@@ -56,5 +56,7 @@ class Routes:
 
     def _describe(self, interfaces: Set[str]) -> StaticFile:
         http, outbox, reader = self._settings.http, self._settings.outbox, self._http.reader
-        values = DescribedValues(http.max_body_bytes, reader.max_event_bytes, outbox.durability, reader.required)
+        values = DescribedValues(
+            http.max_body_bytes, reader.max_event_bytes, outbox.durability, reader.required, reader.allowed_tenants
+        )
         return static_files.description(describe(values, interfaces))

@@ -267,6 +267,7 @@ class Service:
             self._clock.new_event_id,
             self._forwarder.timestamp,
             mask=log.hide_secrets,
+            allowed_tenants=settings.upstream.allowed_tenants,
         )
 
     def _installation_id(self, settings: Settings) -> str:

@@ -124,6 +124,10 @@ KEYS: tuple[Key, ...] = (
         "Private key (PEM) of upstream.client_cert_file."),
     Key("upstream.allow_http", Flag(),
         "Allows plain http to hosts other than loopback. The network can then read the key and the events."),
+    Key("upstream.allowed_tenants", Items(Number(MIN_TENANT_ID, MAX_TENANT_ID, "id")),
+        "Tenants that apps may use; [] for any. Events of other tenants receive 422 over HTTP and are dropped over "
+        "UDP. Stored events are still sent. Must contain defaults.tenant_id and the "
+        "tenants of upstream.tenants."),
     Key(f"{TENANT}url", Url(),
         "URL of this tenant's endpoint. Its failures do not affect other tenants."),
     Key(f"{TENANT}api_key", SecretText(),

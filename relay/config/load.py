@@ -227,6 +227,8 @@ class _Resolved:
             if not faulty & {rule.smaller, rule.larger}:
                 self._check_rule(rule)
         self._check_plain_http()
+        if "upstream.allowed_tenants" not in faulty:
+            self._check_allowed_tenants()
         if self.values["upstream.client_key_file"] and not self.values["upstream.client_cert_file"]:
             self._fault("upstream.client_key_file", "requires upstream.client_cert_file")
         ops = self.values["ops.listen"]
@@ -289,6 +291,21 @@ class _Resolved:
             is_route = name.startswith("upstream.") and name.endswith(".url")
             if is_route and value and value.startswith("http:") and not is_loopback(value):
                 self._fault(name, problem)
+
+    def _check_allowed_tenants(self) -> None:
+        """Report configured tenants that apps may not use: no event would ever use such a value."""
+        name = "upstream.allowed_tenants"
+        allowed, default = self.values[name], self.values["defaults.tenant_id"]
+        if not allowed:
+            return
+        missing = [str(tenant_id) for tenant_id in self._tenant_ids() if tenant_id not in allowed]
+        if missing:
+            self._fault(
+                name, f"lacks tenants of upstream.tenants: add {_cut(', '.join(missing))}, or remove their keys"
+            )
+        if default is not None and default not in allowed:
+            listed = _cut(toml(list(allowed)))
+            self._fault("defaults.tenant_id", f"is not in {name} = {listed} ({self.sources[name]}): add it there")
 
     def _fault(self, name: str, problem: str) -> None:
         """Report a problem of the effective value of a key that is not a secret."""

@@ -38,6 +38,8 @@ class Upstream:
     client_cert_file: str = ""
     client_key_file: str = ""
     allow_http: bool = False
+    allowed_tenants: Sequence[int] = ()
+    """Tenants of accepted events. Empty: any."""
 
     def endpoint(self, tenant_id: int) -> EndpointSettings:
         return self.tenants.get(tenant_id, self.default)

@@ -248,7 +248,7 @@ class Items(Kind):
 
     def from_text(self, text: str) -> object:
         if not text.lstrip().startswith("["):
-            return [item for part in text.split(",") if (item := part.strip())]
+            return [self.item.from_text(item) for part in text.split(",") if (item := part.strip())]
         try:
             parsed = tomllib.loads(f"items = {text}")
         except (ValueError, RecursionError):

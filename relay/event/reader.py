@@ -28,7 +28,7 @@ import msgspec
 
 from relay.event import fast_reader, strict_json
 from relay.event.columns import ColumnReader, slices
-from relay.event.rules import MAX_ERROR_BYTES, REQUIRED, EventDefaults, EventErrors, check
+from relay.event.rules import MAX_ERROR_BYTES, REQUIRED, EventDefaults, EventErrors, check, rules_for
 from relay.event.shown import Mask, unmasked
 from relay.event.split import Parts, splitting_json, splitting_lines
 from relay.event.split import Rejection as Rejection  # noqa: PLC0414 - part of the interface of Reader
@@ -98,6 +98,7 @@ class Reader:
 
     `new_event_id` returns a version 4 UUID as text. `now` returns the time in the format of `occurred_at`; all
     events of one body get the same time. `mask` hides secrets in the values that an error message quotes.
+    `allowed_tenants`: the tenants of accepted events; empty for any. A default tenant must be one of them.
     """
 
     def __init__(
@@ -107,11 +108,15 @@ class Reader:
         new_event_id: Callable[[], str],
         now: Callable[[], str],
         mask: Mask = unmasked,
+        allowed_tenants: Iterable[int] = (),
     ) -> None:
         self.max_event_bytes = max_event_bytes
         self._mask = mask
         self._new_event_id = new_event_id
         self._now = now
+        self.allowed_tenants = frozenset(allowed_tenants)
+        self._rules = rules_for(self.allowed_tenants)
+        assert not self.allowed_tenants or defaults.tenant_id in {None, *self.allowed_tenants}, defaults.tenant_id
         self._tenant_id = defaults.tenant_id
         self._platform = defaults.platform
         self._device_id = trimmed(defaults.device_id)
@@ -192,6 +197,9 @@ class Reader:
         columns = self._column_reader.read(bodies)
         if columns is None:
             return None
+        allowed = self.allowed_tenants
+        if allowed and not allowed.issuperset([tenant_id for tenant_id, _, _ in columns.device_keys]):
+            return None
         checks: Iterable[int] = repeat(0)
         if columns.timeless:
             checks = map(crc32, bodies)
@@ -241,7 +249,7 @@ class Reader:
     def _read_strictly(self, body: bytes, path: str, found: _Found) -> Event | None:
         """Return the event; None if it is invalid, with its errors added to `found`. Raises Malformed."""
         pairs = strict_json.parse(strict_json.decode(body))
-        if not check(pairs, path, self.required, found.errors):
+        if not check(pairs, path, self._rules, self.required, found.errors):
             return None
         event = self._complete(body, _as_upstream_reads(pairs), found.occurred_at, _source_opening)
         assert event is not None, "the event passed the checks but is incomplete"
@@ -287,6 +295,8 @@ class Reader:
         platform = source.get("platform", self._platform)
         device_id = source.get("device_id", self._device_id)
         if not uuid or tenant_id is None or not platform:
+            return None
+        if self.allowed_tenants and tenant_id not in self.allowed_tenants:
             return None
         if device_id[:1] in BLANK_ENDS or device_id[-1:] in BLANK_ENDS:
             return None

@@ -7,7 +7,7 @@ fields are accepted. Independent of the event's bytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Collection, Mapping, Set
 from dataclasses import dataclass
 from typing import TypeGuard
 
@@ -23,6 +23,8 @@ MAX_ERROR_BYTES = 262_144
 """Limit for the paths and messages in one response. Further errors are only counted."""
 MAX_NAME_CHARACTERS = 64
 """Length of a received field name in a path."""
+MAX_LISTED_TENANTS = 8
+"""Allowed tenants that an error message lists. Further ones are only counted."""
 
 REQUIRED = frozenset({"event_type", "tenant_id", "source.platform", "source.device_id", "subject.type", "subject.id"})
 """Dotted names. The fields of `subject` are required only if the event has a subject."""
@@ -42,6 +44,8 @@ class EventDefaults:
 
 Rule = Callable[[object], str]
 """Returns the requirement that a value does not meet ("a string"), or "" if the value is valid."""
+Rules = Mapping[str, Mapping[str, Rule]]
+"""The rules of all fields, by prefix and name."""
 
 
 class EventErrors:
@@ -87,27 +91,29 @@ class EventErrors:
         return f"{first} ({', '.join(notes)})" if notes else first
 
 
-def check(event: object, path: str, required: Set[str], errors: EventErrors) -> TypeGuard[Object]:
+def check(event: object, path: str, rules: Rules, required: Set[str], errors: EventErrors) -> TypeGuard[Object]:
     """Add every error of one event to `errors`; return whether there was none.
 
-    `required` is REQUIRED without the fields that have a default.
+    `rules` are those of `rules_for`. `required` is REQUIRED without the fields that have a default.
     """
     before = errors.count
     if not isinstance(event, Object):
         errors.add(path, "must be an object", event)
         return False
-    fields = _check_object(event, path, "", required, errors)
+    fields = _check_object(event, path, "", rules, required, errors)
     for name in _PARTS:
         part = fields.get(name, _EMPTY if name == "source" else None)
         if part == []:
             part = _EMPTY
         if isinstance(part, Object):
-            _check_object(part, f"{path}.{name}", f"{name}.", required, errors)
+            _check_object(part, f"{path}.{name}", f"{name}.", rules, required, errors)
     return errors.count == before
 
 
-def _check_object(pairs: Object, path: str, prefix: str, required: Set[str], errors: EventErrors) -> dict[str, object]:
-    """Add the errors of one object to `errors`, and return its fields. `prefix` selects the object's rules in RULES."""
+def _check_object(
+    pairs: Object, path: str, prefix: str, rules: Rules, required: Set[str], errors: EventErrors
+) -> dict[str, object]:
+    """Add the errors of one object to `errors`, and return its fields. `prefix` selects the object's rules."""
     fields: dict[str, object] = {}
     twice: dict[str, tuple[object, object]] = {}
     for name, value in pairs:
@@ -116,7 +122,7 @@ def _check_object(pairs: Object, path: str, prefix: str, required: Set[str], err
         fields[name] = value
     for name, values in twice.items():
         errors.add(f"{path}.{_shown(name)}", "must not be given twice", *values)
-    for name, rule in RULES[prefix].items():
+    for name, rule in rules[prefix].items():
         if name in fields:
             must_be = rule(fields[name])
             if must_be:
@@ -167,8 +173,8 @@ def platform(value: object) -> str:
     return "" if isinstance(value, str) and trimmed(value) in PLATFORMS else f"one of {', '.join(PLATFORMS)}"
 
 
-RULES: Mapping[str, Mapping[str, Rule]] = {
-    # By prefix and name. A test compares the OpenAPI description with this table.
+RULES: Rules = {
+    # A test compares the OpenAPI description with this table.
     "": {
         "event_id": uuid4,
         "event_type": filled,
@@ -188,6 +194,22 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
     },
     "subject.": {"type": filled, "id": filled},
 }
+
+
+def rules_for(allowed_tenants: Collection[int]) -> Rules:
+    """Return the rules of a relay that accepts these tenants only; RULES if there are none."""
+    if not allowed_tenants:
+        return RULES
+    listed = sorted(allowed_tenants)
+    more = len(listed) - MAX_LISTED_TENANTS
+    requirement = f"one of {', '.join(map(str, listed[:MAX_LISTED_TENANTS]))}{f' and {more} more' if more > 0 else ''}"
+
+    def allowed_tenant(value: object) -> str:
+        return "" if whole(value) in allowed_tenants else requirement
+
+    return {**RULES, "": {**RULES[""], "tenant_id": allowed_tenant}}
+
+
 _PARTS = ("source", "subject")
 _EMPTY = Object()
 """An object without fields. A missing source is checked as one, because defaults may provide some of its fields."""

@@ -2,7 +2,7 @@
 
 Rules:
 1.  `openapi.json` in this package is the description. This module only inserts values that differ between relays: the
-    version, the configured limits, the durability and the required fields.
+    version, the configured limits, the durability, the required fields and the allowed tenants.
 2.  A listener describes the paths that it serves. The tags of an operation name its interface.
 3.  A path with GET also allows HEAD, with the same responses without a body.
 
@@ -28,6 +28,8 @@ class DescribedValues(NamedTuple):
     durability: Literal["full", "normal"]
     required: Set[str]
     """Dotted names of the required fields, without the fields that `defaults` supplies."""
+    allowed_tenants: Set[int] = frozenset()
+    """Tenants of accepted events. Empty: any."""
 
 
 def describe(values: DescribedValues, interfaces: Set[str]) -> dict[str, Any]:
@@ -39,6 +41,8 @@ def describe(values: DescribedValues, interfaces: Set[str]) -> dict[str, Any]:
     too_large = components["responses"]["AppsTooLarge"]
     too_large["description"] = too_large["description"].format(**values._asdict())
     _require(components["schemas"]["Event"], values.required)
+    if values.allowed_tenants:
+        components["schemas"]["Event"]["properties"]["tenant_id"]["enum"] = sorted(values.allowed_tenants)
     description["paths"] = {
         path: _with_head(item, components["responses"])
         for path, item in description["paths"].items()

@@ -176,6 +176,24 @@ async def test_a_wrong_configuration_exits_78_and_suggests_the_right_name(tmp_pa
     assert "RELAY__BATCH__LINGER" in message
 
 
+async def test_only_allowed_tenants_are_accepted_and_they_contain_the_configured_ones(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    env = environment(sandbox.url, tmp_path, upstream__allowed_tenants="2, 3")
+    async with running(env) as relay:
+        status, _, body = await relay.request("POST", "/v1/events", json.dumps(event(1, tenant_id=1)).encode())
+        assert await relay.post(event(2, tenant_id=3)) == 202
+        await relay.until(lambda status: status["ledger"]["delivered"] == 1)
+        _, _, metrics = await relay.request("GET", "/metrics")
+    assert (status, json.loads(body)["error"]) == (422, "The events.0.tenant_id field must be one of 2, 3, but is 1.")
+    assert b'relay_events_rejected_total{reason="invalid",transport="http"} 1.0' in metrics
+    beyond = {"RELAY__UPSTREAM__TENANTS__4__API_KEY": "four", "RELAY__DEFAULTS__TENANT_ID": "5"}
+    code, _, message = await command(env | beyond, "run")
+    assert code == 78
+    assert "upstream.allowed_tenants = [2, 3]: lacks tenants of upstream.tenants: add 4, or remove" in message
+    assert "defaults.tenant_id = 5: is not in upstream.allowed_tenants = [2, 3]" in message
+
+
 async def test_only_the_owner_can_read_the_outbox_and_its_files(sandbox: Sandbox, tmp_path: Path) -> None:
     state = tmp_path / "state"
     async with running(environment(sandbox.url, state, defaults__device_id="auto")) as relay:

@@ -333,6 +333,20 @@ async def test_plain_http_to_another_address_is_allowed(sandbox: Sandbox, tmp_pa
         assert sandbox.record.contents[0].headers["host"].startswith("0.0.0.0:")
 
 
+@effect_of("upstream.allowed_tenants")
+async def test_another_tenant_is_allowed_and_stored_events_are_still_sent(sandbox: Sandbox, tmp_path: Path) -> None:
+    async with relay(sandbox.url, tmp_path, batch__linger="10m", upstream__allowed_tenants="1") as box:
+        await box.store(event(1, tenant_id=1))
+        assert await box.post(event(2, tenant_id=2)) == 422
+        assert box.reload(upstream__allowed_tenants="2, 3") == ["upstream.allowed_tenants"]
+        assert await box.post(event(3, tenant_id=1)) == 422
+        await box.store(event(4, tenant_id=2))
+        box.service.flush()
+        await box.until(lambda: box.delivered == 2)
+
+        assert {request.device[0] for request in sandbox.record.requests() if request.device} == {1, 2}
+
+
 @effect_of("upstream.tenants.<id>.url")
 async def test_events_of_a_tenant_go_to_another_url(sandbox: Sandbox, tmp_path: Path) -> None:
     async with serving() as other, relay(sandbox.url, tmp_path) as box:

@@ -126,6 +126,32 @@ MUTANTS = (
         ),
     ),
     mutant(
+        "a tenant that is not allowed is accepted",
+        "events",
+        "tests/unit/event/test_reader_tenants.py::test_another_tenant_is_rejected_in_every_form_of_a_body",
+        (
+            "relay/event/reader.py",
+            "        if self.allowed_tenants and tenant_id not in self.allowed_tenants:\n",
+            "        if self.allowed_tenants and tenant_id < 1:\n",
+        ),
+    ),
+    mutant(
+        "a tenant that is not allowed is accepted beside others",
+        "events",
+        "tests/unit/event/test_reader_tenants.py::test_another_tenant_is_rejected_in_every_form_of_a_body",
+        (
+            "relay/event/reader.py",
+            "        if allowed and not allowed.issuperset(",
+            "        if allowed and allowed.isdisjoint(",
+        ),
+    ),
+    mutant(
+        "a default tenant that no event can use is accepted",
+        "events",
+        "tests/unit/config/test_load_rejected.py::test_allowed_tenants_must_contain_the_default_tenant",
+        ("relay/config/load.py", "if default is not None and default not in allowed:", "if False:"),
+    ),
+    mutant(
         "a time with a comma accepted",
         "events",
         "tests/unit/event/test_values.py",

@@ -93,8 +93,14 @@ class ScriptedOutbox:
         return self.states.get(event_id)
 
 
-def new_reader(clock: HandClock, max_event_bytes: int = 64 << 10) -> Reader:
-    return Reader(EventDefaults(), max_event_bytes, clock.new_event_id, lambda: "2026-01-01T00:00:00.000Z")
+def new_reader(clock: HandClock, max_event_bytes: int = 64 << 10, allowed_tenants: Sequence[int] = ()) -> Reader:
+    return Reader(
+        EventDefaults(),
+        max_event_bytes,
+        clock.new_event_id,
+        lambda: "2026-01-01T00:00:00.000Z",
+        allowed_tenants=allowed_tenants,
+    )
 
 
 class Response:

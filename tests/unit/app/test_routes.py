@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -31,14 +31,16 @@ class Listeners:
             outbox=OutboxSettings(durability="normal"),
         )
         clock = HandClock()
-        self._reader = lambda **values: Reader(EventDefaults(**values), 4096, clock.new_event_id, lambda: "")
+        self._reader = lambda allowed=(), **values: Reader(
+            EventDefaults(**values), 4096, clock.new_event_id, lambda: "", allowed_tenants=allowed
+        )
         outbox: Any = ScriptedOutbox()
         self.http = HttpIngest(self._reader(**defaults), outbox, settings.http, "normal", Metrics())
         self.routes = Routes(settings, self.http, Operations().ops)
         self.listeners = self.routes.listeners(Metrics(), clock)
 
-    def reload(self, **defaults: Any) -> None:
-        self.http.reader = self._reader(**defaults)
+    def reload(self, allowed: Sequence[int] = (), **defaults: Any) -> None:
+        self.http.reader = self._reader(allowed, **defaults)
         self.routes.reloaded()
 
     async def get(self, path: str, listener: int = 0) -> Response:
@@ -106,3 +108,6 @@ async def test_description_contains_the_current_configuration() -> None:
         assert "4096" in before["components"]["responses"]["AppsTooLarge"]["description"]
         relay.reload(tenant_id=2, platform="tv", device_id="box")
         assert required(await relay.description()) == ["event_type"]
+        relay.reload(allowed=(2, 1))
+        after = await relay.description()
+        assert after["components"]["schemas"]["Event"]["properties"]["tenant_id"]["enum"] == [1, 2]

@@ -158,6 +158,11 @@ def test_list_in_the_environment_is_comma_separated_or_a_toml_array(text):
     assert load(None, ENOUGH | {"RELAY__HTTP__ALLOWED_HOSTS": text}).http.allowed_hosts == ("a.local", "b.local:80")
 
 
+@pytest.mark.parametrize(("text", "tenants"), [("1, 2", (1, 2)), ("[1, 2]", (1, 2)), ("7", (7,)), ("", ()), ("[]", ())])
+def test_numbers_of_a_list_in_the_environment_are_converted(text, tenants):
+    assert load(None, ENOUGH | {"RELAY__UPSTREAM__ALLOWED_TENANTS": text}).upstream.allowed_tenants == tenants
+
+
 def test_environment_values_are_converted_to_the_type_of_their_key():
     environ = {
         "RELAY__UDP__ACK": "true",

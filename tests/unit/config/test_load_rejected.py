@@ -336,6 +336,35 @@ def test_contradicting_values_are_rejected(environ, problem):
     assert problem in only_fault(environ)
 
 
+def test_allowed_tenants_must_contain_the_configured_tenants(config):
+    file = config('[upstream]\nallowed_tenants = [1, 4]\n[upstream.tenants.4]\napi_key = "four"\n')
+    assert load(file, ENOUGH).upstream.allowed_tenants == (1, 4)
+
+    environ = {f"RELAY__UPSTREAM__TENANTS__{tenant}__API_KEY": CANARY for tenant in (3, 2)}
+
+    assert only_fault(environ, file) == (
+        f"file {file}: upstream.allowed_tenants = [1, 4]: lacks tenants of upstream.tenants: add 2, 3, or remove "
+        "their keys"
+    )
+
+
+def test_allowed_tenants_must_contain_the_default_tenant(config):
+    file = config("[upstream]\nallowed_tenants = [1, 4]\n[defaults]\ntenant_id = 4\n")
+    assert load(file, ENOUGH).defaults.tenant_id == 4
+
+    assert only_fault({"RELAY__DEFAULTS__TENANT_ID": "3"}, file) == (
+        "environment RELAY__DEFAULTS__TENANT_ID: defaults.tenant_id = 3: is not in upstream.allowed_tenants = "
+        f"[1, 4] (file {file}): add it there"
+    )
+
+
+@pytest.mark.parametrize(
+    "text", ["one", "1, x", "0", "-1", "9223372036854775808", "true", "1.0", '["1"]', ", ".join(["1"] * 65)]
+)
+def test_a_list_of_allowed_tenants_with_other_values_is_rejected(text):
+    assert "upstream.allowed_tenants" in only_fault({"RELAY__UPSTREAM__ALLOWED_TENANTS": text})
+
+
 def test_value_in_a_fault_is_escaped_and_cut():
     fault_text = only_fault({"RELAY__LOG__LEVEL": "a\nb\x1b[31m" + "c" * 1_000})
 

@@ -216,6 +216,15 @@ def test_a_field_is_required_by_the_description_if_the_relay_requires_it(default
     assert "event_type" in needed and "event_id" not in needed
 
 
+def test_a_tenant_is_valid_by_the_description_if_the_relay_allows_it() -> None:
+    reading = Reader(EventDefaults(), MAX_EVENT_BYTES, lambda: EVENT_ID, lambda: "", allowed_tenants=(2, 1))
+    description = describe(VALUES._replace(allowed_tenants=reading.allowed_tenants), BOTH)
+    for value in FIELD_VALUES:
+        event = {**FULL_EVENT, "tenant_id": value}
+        accepted = isinstance(reading.read(json.dumps(event).encode(), "json"), list)
+        assert validator("Event", description).is_valid(event) == accepted, value
+
+
 @pytest.mark.parametrize(
     "body",
     [

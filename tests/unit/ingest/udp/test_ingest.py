@@ -171,6 +171,15 @@ async def test_an_invalid_datagram_is_counted_and_affects_no_other(datagram: byt
         assert not reason or hearing.rejected(reason) == 1
 
 
+async def test_a_datagram_of_another_tenant_is_counted_as_invalid() -> None:
+    async with Hearing() as hearing:
+        hearing.udp.use_reader(new_reader(hearing.clock, allowed_tenants=(1, 7)))
+        hearing.send(event(1, tenant_id=7), event(2, tenant_id=3), event(3, tenant_id=7))
+        await hearing.settled(3)
+        assert stored_numbers(hearing.outbox) == [1, 3]
+        assert hearing.rejected() == hearing.rejected("invalid") == 1
+
+
 async def test_a_datagram_over_the_body_limit_is_counted_as_truncated() -> None:
     async with Hearing(max_body_bytes=len(BODY)) as hearing:
         hearing.send(BODY, BODY + b" ")
