@@ -43,7 +43,7 @@ def command(config_file: Path | None, online: bool, as_json: bool) -> None:
     if as_json:
         result: dict[str, object] = {"valid": True, "settings": shown, "warnings": warnings}
         if online:
-            result["online"] = [{"step": step, "ok": ok, "words": detail} for step, ok, detail in steps]
+            result["online"] = [{"step": step, "ok": ok, "message": detail} for step, ok, detail in steps]
         click.echo(json.dumps(result, indent=2))
     else:
         for name, entry in shown.items():

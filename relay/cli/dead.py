@@ -78,7 +78,7 @@ def list_letters(limit: int, as_json: bool, config_file: Path | None, **matching
     if as_json:
         click.echo(json.dumps({"dead_letters": found[:limit], "more": more}))
         return
-    keys = ("reason", "platform", "device_id", "dead_at", "words")
+    keys = ("reason", "platform", "device_id", "dead_at", "message")
     rows = [[str(letter["id"]), *(letter[key] for key in keys)] for letter in found[:limit]]
     click.echo(table(("id", "reason", "platform", "device", "since", "message"), rows) if rows else "no dead letters")
     if more:

@@ -21,7 +21,7 @@ DONE: Mapping[Action, str] = {"requeue": "requeued", "discard": "discarded"}
 """The name of each action's count in responses and output."""
 
 Letter = dict[str, Any]
-LETTER = {"id": int, "reason": str, "platform": str, "device_id": str, "dead_at": str, "words": str}
+LETTER = {"id": int, "reason": str, "platform": str, "device_id": str, "dead_at": str, "message": str}
 """Shape of the fields that the commands use."""
 
 

@@ -21,9 +21,9 @@ SHAPE = {
     "version": str,
     "started_at": str,
     "uptime_seconds": float,
-    "summary": {"level": str, "words": str, "to_do": str},
+    "summary": {"level": str, "message": str, "advice": str},
     "rates": {"accepted_per_second": Optional(float), "delivered_per_second": Optional(float)},
-    "refused": Each(int),
+    "rejected": Each(int),
     "ledger": {"accepted": int, "delivered": int, "pending": int},
     "outbox": {
         "bytes": int,
@@ -37,8 +37,8 @@ SHAPE = {
         {
             "tenant": Optional(int),
             "state": str,
-            "words": str,
-            "to_do": str,
+            "message": str,
+            "advice": str,
             "since": str,
             "next_attempt_at": Optional(str),
             "last_error": Optional(str),
@@ -53,8 +53,8 @@ SHAPE = {
             "platform": str,
             "device_id": str,
             "pending": int,
-            "held_until": Optional(str),
-            "words": str,
+            "paused_until": Optional(str),
+            "message": str,
         }
     ],
     "dead_letters": {"count": int},
@@ -106,7 +106,7 @@ def describe(data: dict[str, Any]) -> str:
     facts = [
         (
             "received",
-            f"{_rate(rates['accepted_per_second'])}, {ledger['accepted']:,} in total{_rejected(data['refused'])}",
+            f"{_rate(rates['accepted_per_second'])}, {ledger['accepted']:,} in total{_rejected(data['rejected'])}",
         ),
         ("sent", f"{_rate(rates['delivered_per_second'])}, {ledger['delivered']:,} in total"),
         ("pending", f"{ledger['pending']:,}, the oldest for {duration_text(outbox['oldest_age_seconds'])}"),
@@ -120,7 +120,7 @@ def describe(data: dict[str, Any]) -> str:
     width = max(len(name) for name, _ in facts)
     return "\n\n".join(
         [
-            f"{_LEVELS.get(summary['level'], 'UNKNOWN')}  {summary['words']}" + _advice(summary["to_do"]),
+            f"{_LEVELS.get(summary['level'], 'UNKNOWN')}  {summary['message']}" + _advice(summary["advice"]),
             "\n".join(f"{name.ljust(width)}  {value}" for name, value in facts),
             table([name.replace("_", " ") for name in ledger], [list(ledger.values())]),
             *(_upstream(endpoint) for endpoint in data["upstreams"]),
@@ -157,18 +157,18 @@ def _advice(text: str) -> str:
 
 def _upstream(endpoint: dict[str, Any]) -> str:
     name = "upstream" if endpoint["tenant"] is None else f"upstream of tenant {endpoint['tenant']}"
-    lines = [f"{name}: {endpoint['state']} since {endpoint['since']}", f"  {endpoint['words']}"]
+    lines = [f"{name}: {endpoint['state']} since {endpoint['since']}", f"  {endpoint['message']}"]
     if endpoint["next_attempt_at"]:
         lines.append(f"  next attempt: {endpoint['next_attempt_at']}")
     if endpoint["last_error"]:
         lines.append(f"  last error: {endpoint['last_error']}")
-    return "\n".join(lines) + _advice(endpoint["to_do"])
+    return "\n".join(lines) + _advice(endpoint["advice"])
 
 
 def _devices(devices: list[dict[str, Any]]) -> str:
     if not devices:
         return "devices: no pending events"
-    keys = ("platform", "device_id", "pending", "held_until", "words")
+    keys = ("platform", "device_id", "pending", "paused_until", "message")
     # A tenant is an identifier, not a quantity: no thousands separator, aligned to the left.
     rows = [[str(device["tenant"]), *(device[key] for key in keys)] for device in devices]
     return table(("tenant", "platform", "device", "pending", "paused until", "why"), rows)

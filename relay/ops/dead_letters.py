@@ -140,7 +140,7 @@ def shown(letter: DeadLetter, *, with_body: bool = True) -> dict[str, Any]:
         "device_id": device_id,
         "reason": letter.reason,
         "status": letter.status,
-        "words": letter.message,
+        "message": letter.message,
         "dead_at": letter.dead_at,
     }
     if not with_body:

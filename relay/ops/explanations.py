@@ -18,8 +18,8 @@ Level = Literal["ok", "slow", "trouble"]
 class Explanation(NamedTuple):
     """The texts for a state. The field names are those of /status.json."""
 
-    words: str
-    to_do: str
+    message: str
+    advice: str
 
 
 ENDPOINT_STATES: Mapping[EndpointState, Explanation] = {
@@ -68,8 +68,8 @@ class Summary(NamedTuple):
     """The state of the whole relay. The field names are those of /status.json."""
 
     level: Level
-    words: str
-    to_do: str
+    message: str
+    advice: str
 
 
 def summary(gauges: Gauges, pending: int, paused: int, states: Mapping[EndpointState, int]) -> Summary:
@@ -94,7 +94,7 @@ def summary(gauges: Gauges, pending: int, paused: int, states: Mapping[EndpointS
                 message = f"One of {upstreams} upstreams {one}"
             else:
                 message = f"{count} of {upstreams} upstreams {several}"
-            return Summary("trouble", f"{message}.", ENDPOINT_STATES[state].to_do)
+            return Summary("trouble", f"{message}.", ENDPOINT_STATES[state].advice)
     if gauges.quarantined:
         return Summary(
             "trouble",
@@ -108,7 +108,7 @@ def summary(gauges: Gauges, pending: int, paused: int, states: Mapping[EndpointS
         return Summary(
             "slow",
             "The relay sends events as fast as the upstream allows. Some are pending.",
-            ENDPOINT_STATES["rate_limited"].to_do,
+            ENDPOINT_STATES["rate_limited"].advice,
         )
     if paused:
         devices = "One device waits" if paused == 1 else f"{paused:,} devices wait"

@@ -102,7 +102,7 @@ class Status:
             "uptime_seconds": (now - self._started_ms) // 1000,
             "summary": explanations.summary(gauges, ledger.pending, snapshot.queues.paused, snapshot.states)._asdict(),
             "rates": {"accepted_per_second": rates.accepted, "delivered_per_second": rates.delivered},
-            "refused": dict(self._rejections()),
+            "rejected": dict(self._rejections()),
             "ledger": ledger._asdict(),
             "outbox": {
                 "bytes": gauges.bytes,
@@ -189,8 +189,8 @@ class Status:
         return {
             "tenant": tenant_id,
             "state": endpoint.state,
-            "words": meaning.words,
-            "to_do": meaning.to_do,
+            "message": meaning.message,
+            "advice": meaning.advice,
             "since": self._wall(endpoint.since_ms, now),
             "next_attempt_at": self._wall(endpoint.next_attempt_ms, now),
             "last_error": endpoint.last_error,
@@ -210,9 +210,9 @@ class Status:
             "platform": platform,
             "device_id": device_id,
             "pending": queue.events,
-            "held_until": self._wall(queue.paused_until_ms, now),
+            "paused_until": self._wall(queue.paused_until_ms, now),
             "why": queue.why,
-            "words": explanations.ENDPOINT_PAUSED if endpoint_paused and not reason else reason,
+            "message": explanations.ENDPOINT_PAUSED if endpoint_paused and not reason else reason,
         }
 
     def _wall(self, monotonic_ms: int | None, now: int) -> str | None:

@@ -119,7 +119,7 @@ class TestStatus:
         assert await browser.text("#upstreams h3") == "Tenant 1: ok"
         assert "Show dead letters" not in await browser.text("#now")
         assert await relay.post({"event_type": ""}) == 422
-        await browser.until_text("#refused", "1 invalid field")
+        await browser.until_text("#rejected", "1 invalid field")
         assert await browser.run("return window.neverReloaded")
 
     async def test_charts_show_the_samples_as_curves_labels_and_a_table(

@@ -109,7 +109,7 @@ async def test_one_bad_event_among_500_is_dead_lettered_alone(sandbox: Sandbox, 
         _, _, dead = await relay.request("GET", "/dead-letters")
         (letter,) = json.loads(dead)["dead_letters"]
         assert (letter["event_id"], letter["reason"], letter["status"]) == (poisoned, "refused", 422)
-        assert letter["words"].startswith("422 ")
+        assert letter["message"].startswith("422 ")
     report = sandbox.report()
     assert (report.distinct, report.order_breaks) == (499, 0)
     # A named event needs a second request without it. An unnamed one is found by halving: 2 * log2(500) requests.

@@ -148,7 +148,7 @@ function add(filter, data, message) {
 function row(letter) {
   const name = `letter ${letter.id} of ${letter.device_id}`;
   const box = element("input", { type: "checkbox", "aria-label": `Select ${name}`, value: letter.id });
-  const message = letter.words || (letter.status ? `Status ${letter.status} without a message` : "Never sent");
+  const message = letter.message || (letter.status ? `Status ${letter.status} without a message` : "Never sent");
   const body = letter.body ?? `(not UTF-8, shown as base64) ${letter.body_base64}`;
   const act = (text, verb, className = "") =>
     element("button", { type: "button", text, className, "aria-label": `${text} ${name}`, "data-verb": verb, value: letter.id });

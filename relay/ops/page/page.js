@@ -65,8 +65,8 @@ function show(status, link) {
   byId("link").className = "";
   setText("version", status.version);
   byId("summary").dataset.level = summary.level;
-  setText("summary-message", summary.words);
-  setText("summary-advice", summary.to_do);
+  setText("summary-message", summary.message);
+  setText("summary-advice", summary.advice);
   setText("in-rate", rate(rates.accepted_per_second));
   setText("in-total", `${number(ledger.accepted)} in total`);
   setText("out-rate", rate(rates.delivered_per_second));
@@ -79,22 +79,22 @@ function show(status, link) {
   upstreams(status);
   devices(status);
   storage(status);
-  rejections(status.refused);
+  rejections(status.rejected);
   countChanged(status.dead_letters.count);
 }
 
 function upstreams({ upstreams: endpoints, upstreams_left_out: left, now, summary }) {
   const list = byId("upstreams");
-  fill(list, JSON.stringify([endpoints, left, summary.to_do, endpoints.some((endpoint) => endpoint.state !== "ok") ? now : ""]), () =>
+  fill(list, JSON.stringify([endpoints, left, summary.advice, endpoints.some((endpoint) => endpoint.state !== "ok") ? now : ""]), () =>
     endpoints.map((endpoint) => {
       const others = endpoints.length > 1 ? "Every other tenant" : "Every tenant";
       const name = endpoint.tenant === null ? others : `Tenant ${endpoint.tenant}`;
       const lines = [
         element("h3", { text: `${name}: ${endpoint.state.replace("_", " ")}` }),
-        element("p", { text: endpoint.words }),
+        element("p", { text: endpoint.message }),
       ];
       // The summary may already show the same advice.
-      if (endpoint.to_do && endpoint.to_do !== summary.to_do) lines.push(element("p", { className: "advice", text: endpoint.to_do }));
+      if (endpoint.advice && endpoint.advice !== summary.advice) lines.push(element("p", { className: "advice", text: endpoint.advice }));
       const facts = [`since ${new Date(endpoint.since).toLocaleString()}`];
       if (endpoint.next_attempt_at) facts.push(`next attempt ${fromNow(endpoint.next_attempt_at, now)}`);
       lines.push(element("p", { className: "soft", text: facts.join(", ") }));
@@ -111,20 +111,20 @@ function devices({ devices: shown, devices_waiting: waiting, devices_held: held,
     ? `${number(waiting)} with pending events, ${number(held)} of them paused by a limit or a failure.`
     : "No device has pending events.");
   byId("devices").hidden = !shown.length;
-  fill(byId("device-rows"), JSON.stringify([shown, shown.some((one) => one.held_until) ? now : ""]), () =>
+  fill(byId("device-rows"), JSON.stringify([shown, shown.some((one) => one.paused_until) ? now : ""]), () =>
     shown.map((one) => element("tr", {},
       element("th", { scope: "row" }, element("span", { text: one.device_id }), " ",
         element("span", { className: "soft", text: `${one.platform}, tenant ${one.tenant}` })),
       element("td", { className: "number", text: number(one.pending) }),
-      element("td", { text: one.held_until ? `${one.words}; ends ${fromNow(one.held_until, now)}` : one.words || "no" }))));
+      element("td", { text: one.paused_until ? `${one.message}; ends ${fromNow(one.paused_until, now)}` : one.message || "no" }))));
 }
 
-function rejections(refused) {
-  const total = Object.values(refused).reduce((a, b) => a + b, 0);
-  setText("refused-total", total ? `, ${number(total)} rejected` : "");
-  byId("refused-fact").hidden = !total;
-  const each = Object.entries(refused).map(([reason, count]) => `${number(count)} ${REJECTIONS[reason] ?? reason}`);
-  setText("refused", `${each.join(", ")} (since the start; the log has details)`);
+function rejections(rejected) {
+  const total = Object.values(rejected).reduce((a, b) => a + b, 0);
+  setText("rejected-total", total ? `, ${number(total)} rejected` : "");
+  byId("rejected-fact").hidden = !total;
+  const each = Object.entries(rejected).map(([reason, count]) => `${number(count)} ${REJECTIONS[reason] ?? reason}`);
+  setText("rejected", `${each.join(", ")} (since the start; the log has details)`);
 }
 
 function storage({ ledger, outbox, clock_skew_seconds: skew, uptime_seconds: uptime, started_at: started }) {

@@ -63,9 +63,11 @@ def test_every_text_of_the_status_is_escaped(relay: NotedRelay) -> None:
     data["outbox"]["writable"] = False
     data["refused"] = {HOSTILE: 1}
     data["ledger"][HOSTILE] = 1
-    data["summary"] |= {"level": HOSTILE, "words": HOSTILE, "to_do": HOSTILE}
+    data["summary"] |= {"level": HOSTILE, "message": HOSTILE, "advice": HOSTILE}
     for upstream in data["upstreams"]:
-        upstream.update(dict.fromkeys(("state", "words", "to_do", "since", "next_attempt_at", "last_error"), HOSTILE))
+        upstream.update(
+            dict.fromkeys(("state", "message", "advice", "since", "next_attempt_at", "last_error"), HOSTILE)
+        )
     with foreign(responding(framed(json.dumps(data, ensure_ascii=False).encode()))) as port:
         result = call("status", environ={"RELAY__HTTP__LISTEN": f"127.0.0.1:{port}"})
 

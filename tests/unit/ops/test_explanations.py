@@ -39,13 +39,13 @@ def summarize(
 )
 def test_the_summary_describes_the_most_serious_condition(shown: Summary, level: str, message: str) -> None:
     assert shown.level == level
-    assert message in shown.words
+    assert message in shown.message
 
 
 def test_every_trouble_has_advice() -> None:
     for state in ("backing_off", "unauthorized", "misconfigured"):
-        assert summarize([state]).to_do == ENDPOINT_STATES[state].to_do != ""
-    assert "disk" in summarize(gauges=NOT_WRITABLE).to_do
+        assert summarize([state]).advice == ENDPOINT_STATES[state].advice != ""
+    assert "disk" in summarize(gauges=NOT_WRITABLE).advice
 
 
 def test_every_endpoint_state_has_a_message() -> None:

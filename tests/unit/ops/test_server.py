@@ -374,7 +374,7 @@ class TestDeadLetters:
             "device_id": "tv-1",
             "reason": "refused",
             "status": 422,
-            "words": "wrong",
+            "message": "wrong",
             "dead_at": "2026-11-23T08:00:00.000Z",
             "body": body,
         }

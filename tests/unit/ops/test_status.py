@@ -42,13 +42,13 @@ async def test_the_status_has_every_field_of_the_contract(served: Served) -> Non
         "problem": "",
         "quarantined_events": 0,
     }
-    assert status["refused"] == {}
+    assert status["rejected"] == {}
     assert status["upstreams"] == [
         {
             "tenant": 2,
             "state": "unauthorized",
-            "words": "The upstream rejects the key. The relay stores all events.",
-            "to_do": "Write the right key to upstream.api_key_file. The relay applies it within 5 seconds.",
+            "message": "The upstream rejects the key. The relay stores all events.",
+            "advice": "Write the right key to upstream.api_key_file. The relay applies it within 5 seconds.",
             "since": "2026-11-23T07:59:59.000Z",
             "next_attempt_at": "2026-11-23T08:00:30.000Z",
             "last_error": "401 Unauthorized",
@@ -176,9 +176,9 @@ async def test_at_most_twenty_devices_are_listed_each_once(served: Served) -> No
         "platform": "tv",
         "device_id": "busy-0",
         "pending": 100,
-        "held_until": "1970-01-01T00:01:00.000Z",
+        "paused_until": "1970-01-01T00:01:00.000Z",
         "why": "limit",
-        "words": "has used all requests of the rate window",
+        "message": "has used all requests of the rate window",
     }
 
 
@@ -187,7 +187,7 @@ async def test_rejected_events_are_counted_by_reason_for_both_transports(served:
     served.metrics.events_rejected.labels("udp", "invalid").inc()
     served.metrics.udp_datagrams_dropped.labels("kernel").inc(7)
 
-    assert served.status.data()["refused"] == {"invalid": 3, "kernel": 7}
+    assert served.status.data()["rejected"] == {"invalid": 3, "kernel": 7}
 
 
 async def test_a_ready_device_waits_for_its_paused_upstream(served: Served) -> None:
@@ -197,7 +197,7 @@ async def test_a_ready_device_waits_for_its_paused_upstream(served: Served) -> N
     ]
     served.schedule.busy = [QueueView((1, "tv", "a"), 5, None, ""), QueueView((2, "tv", "b"), 4, None, "")]
 
-    assert [device["words"] for device in served.status.data()["devices"]] == ["waits for its upstream", ""]
+    assert [device["message"] for device in served.status.data()["devices"]] == ["waits for its upstream", ""]
 
 
 async def test_no_event_body_is_shown(served: Served) -> None:
