@@ -16,7 +16,7 @@ The schedule does not depend on the content of events, on their storage or on HT
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from sys import maxsize
 
@@ -27,6 +27,7 @@ from relay.policy.device_queue import DeviceQueue, linger_end
 from relay.policy.diagnosis import BatchRemoved
 from relay.policy.empty_queues import EmptyQueues
 from relay.policy.endpoint import Endpoint
+from relay.policy.endpoint_turns import EndpointTurns
 from relay.policy.judgement import CompletedRequest, QueueOutcome, judge
 from relay.policy.limits import Limits
 from relay.policy.pause import Pause
@@ -51,8 +52,7 @@ class Schedule:
         self._queues: dict[int, DeviceQueue] = {}
         self._endpoints: dict[int, Endpoint] = {}
         self._origins: dict[str, UpstreamOrigin] = {}
-        self._active: deque[Endpoint] = deque()  # Endpoints with ready requests, in turn.
-        self._waiting: dict[str, deque[Endpoint]] = {}  # Endpoints that wait for the limit of their origin, in turn.
+        self._turns = EndpointTurns()
         self._timers: Timers[DeviceQueue | Endpoint | UpstreamOrigin] = Timers()
         self._slots = RequestSlots()
         self._empty = EmptyQueues()
@@ -122,10 +122,10 @@ class Schedule:
         """End the pauses of origins and endpoints, except those that a server requested, so that each is probed now."""
         for origin in self._origins.values():
             origin.end_pauses()
-            self._wake_all(origin)
+            self._turns.wake_all(origin)
         for endpoint in self._endpoints.values():
             endpoint.probe_now()
-            self._activate(endpoint)
+            self._turns.activate(endpoint)
 
     def configure(self, limits: Limits, now: int) -> None:
         """Apply new limits, also to pending events, and end every pause that no server requested."""
@@ -149,16 +149,14 @@ class Schedule:
             if isinstance(what, DeviceQueue):
                 self._arm(what, now)
             elif isinstance(what, Endpoint):
-                self._activate(what)
+                self._turns.activate(what)
             else:
                 self._serve_waiting(what, now)
         slots = self.limits.max_in_flight
         if self._slots.occupied < slots and self._slots.in_flight < CONNECTIONS_PER_SLOT * slots:
-            while self._active:
-                endpoint = self._active.popleft()
-                endpoint.ready.end_turn()
+            while endpoint := self._turns.take():
                 if send := self._send(endpoint, now):
-                    self._activate(endpoint)
+                    self._turns.activate(endpoint)
                 if endpoint.ready.turn != "waiting":
                     self._serve_waiting(endpoint.origin, now)
                 if send:
@@ -173,14 +171,13 @@ class Schedule:
         if not endpoint.ready.has_requests() or not endpoint.has_room(own_slots, CONNECTIONS_PER_SLOT * slots, now):
             return None
         if endpoint.limit.tick(now, self.limits.window_ms):
-            self._wake_all(endpoint.origin)
+            self._turns.wake_all(endpoint.origin)
         if endpoint.health.pause.until > now:
             self._timers.wake(endpoint, endpoint.health.pause.until)
             return None
         free_at = endpoint.origin.free_at(now, self.limits.window_ms)
         if free_at > now or not endpoint.origin.has_room(slots):
-            endpoint.ready.wait()
-            self._waiting.setdefault(endpoint.origin.name, deque()).append(endpoint)
+            self._turns.wait(endpoint)
             if free_at > now:
                 self._timers.wake(endpoint.origin, free_at)
             return None
@@ -265,7 +262,7 @@ class Schedule:
             else:
                 self._empty.add(queue, now, self.limits.window_ms)
         endpoint = self._endpoints[send.tenant_id]
-        self._activate(endpoint)
+        self._turns.activate(endpoint)
         self._serve_waiting(endpoint.origin, now)
 
     def settlement_failed(self, send: Send) -> None:
@@ -278,7 +275,7 @@ class Schedule:
         if before != use:
             endpoint.slots.change(before, use)
             if before != "free":
-                self._activate(endpoint)
+                self._turns.activate(endpoint)
 
     def forget_idle(self, now: int, limit: int) -> list[int]:
         """Remove and return up to `limit` device queues without pending events, occupied rate slots and pause."""
@@ -356,7 +353,7 @@ class Schedule:
         endpoint = self._endpoints[queue.key[0]]
         queue.become_ready()
         endpoint.ready.add(queue)
-        self._activate(endpoint)
+        self._turns.activate(endpoint)
         return True
 
     def _queue_exact(self, request: Sequence[tuple[DeviceQueue, int]]) -> None:
@@ -364,30 +361,14 @@ class Schedule:
         for queue, _ in request:
             queue.reserve()
         endpoint.ready.add_exact(tuple(request))
-        self._activate(endpoint)
-
-    def _activate(self, endpoint: Endpoint) -> None:
-        if endpoint.ready.activate():
-            self._active.append(endpoint)
+        self._turns.activate(endpoint)
 
     def _serve_waiting(self, origin: UpstreamOrigin, now: int) -> None:
         """Activate the next endpoint that waits for the limit of an origin if the limit permits a request."""
-        waiting = self._waiting.get(origin.name)
-        if not waiting:
+        if not self._turns.is_waited_for(origin):
             return
         free_at = origin.free_at(now, self.limits.window_ms)
         if free_at > now:
             self._timers.wake(origin, free_at)
-            return
-        while waiting and origin.has_room(self.limits.max_in_flight):
-            endpoint = waiting.popleft()
-            endpoint.ready.end_turn()
-            if endpoint.ready.activate():
-                self._active.append(endpoint)
-                return
-
-    def _wake_all(self, origin: UpstreamOrigin) -> None:
-        """Activate all endpoints that wait for the limit of an origin."""
-        for endpoint in self._waiting.pop(origin.name, ()):
-            endpoint.ready.end_turn()
-            self._activate(endpoint)
+        else:
+            self._turns.serve_waiting(origin, self.limits.max_in_flight)
