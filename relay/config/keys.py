@@ -188,6 +188,9 @@ KEYS: tuple[Key, ...] = (
         restart=True),
     Key("outbox.max_size", Size(_MIB, _TIB),
         "Maximum size of database and write-ahead log together. At the limit, outbox.when_full applies."),
+    Key("outbox.max_devices", Number(1, 10_000_000, "devices"),
+        "Maximum number of devices that the relay remembers. At the limit, events of a further device receive 503 "
+        "until a device without pending events is forgotten."),
     Key("outbox.max_age", Duration(_SECOND_MS, 3_650 * _DAY_MS),
         "Maximum age of a pending event. Older events are dropped and counted."),
     Key("outbox.when_full", OneOf(("reject", "drop_oldest")),

@@ -81,6 +81,7 @@ class OutboxSettings:
     identity: Literal["machine", "fixed"] = "machine"
     adopt: bool = False
     max_size_bytes: int = 512 << 20
+    max_devices: int = 50_000
     max_age_ms: int = 7 * 86_400_000
     when_full: Literal["reject", "drop_oldest"] = "reject"
     durability: Literal["full", "normal"] = "full"

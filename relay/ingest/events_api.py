@@ -36,7 +36,7 @@ from relay.ingest.content_type import (
     wrong_type,
 )
 from relay.ingest.long_reads import LongReads
-from relay.outbox import Outbox, OutboxError, OutboxFull
+from relay.outbox import Outbox, OutboxError
 from relay.runtime.metrics import REJECT_REASONS, Metrics
 
 EVENTS_PATH = "/v1/events"
@@ -175,7 +175,7 @@ class HttpIngest:
         if error is None:
             reply(self._stored)
         elif isinstance(error, OutboxError):
-            self._rejected["full" if isinstance(error, OutboxFull) else "unavailable"].inc(count)
+            self._rejected[error.reason].inc(count)
             reply(error_response(503, str(error), headers=RETRY_LATER))
         else:
             reply(_as_exception(error))

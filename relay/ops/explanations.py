@@ -102,6 +102,13 @@ def summary(gauges: Gauges, pending: int, paused: int, states: Mapping[EndpointS
             "this installation is a copy, or its disk was moved.",
             "Run `relay adopt` to send them, or `relay adopt --discard` if the original machine sends them.",
         )
+    if gauges.devices >= gauges.max_devices:
+        return Summary(
+            "slow",
+            f"The relay remembers {gauges.devices:,} devices and accepts no further ones (outbox.max_devices is "
+            f"{gauges.max_devices:,}). It serves the devices that it remembers.",
+            "Find the app that sends changing device ids, or raise outbox.max_devices.",
+        )
     if not pending:
         return Summary("ok", "All received events are delivered.", "")
     if states.get("rate_limited", 0):

@@ -112,6 +112,8 @@ class Status:
                 "writable": gauges.writable,
                 "problem": gauges.problem,
                 "quarantined_events": gauges.quarantined,
+                "devices": gauges.devices,
+                "max_devices": gauges.max_devices,
             },
             "upstreams": [self._endpoint(tenant_id, endpoint, now) for tenant_id, endpoint in snapshot.upstreams],
             "upstreams_left_out": sum(snapshot.states.values()) - len(snapshot.upstreams),
@@ -140,6 +142,8 @@ class Status:
         metrics.outbox_max_bytes.set(gauges.max_bytes)
         metrics.outbox_oldest_event_age_seconds.set(gauges.oldest_age_ms / 1000)
         metrics.outbox_writable.set(gauges.writable)
+        metrics.devices.set(gauges.devices)
+        metrics.max_devices.set(gauges.max_devices)
         metrics.dead_letters.set(gauges.dead_letters)
         metrics.events_quarantined.set(gauges.quarantined)
         metrics.devices_waiting.set(snapshot.queues.waiting)

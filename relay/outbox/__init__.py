@@ -36,21 +36,44 @@ from typing import Literal, NamedTuple, Protocol
 
 from relay.config import OutboxSettings
 from relay.event.reader import DeviceKey, Event
+from relay.event.shown import shown
+from relay.runtime.log import hide_secrets
 
 
 class OutboxError(Exception):
     """The outbox cannot execute the call now. The message contains the reason and what to do."""
 
+    reason = "unavailable"
+    """The label of `relay_events_rejected_total`."""
+
 
 class OutboxFull(OutboxError):
     """A size limit is reached and `when_full` is "reject", or the disk is full."""
 
+    reason = "full"
 
-class OutboxShareUsed(OutboxFull):
-    """The outbox is nearly full, and this device uses too much of it. Other devices may append (see `fair_share`)."""
+
+class DeviceRejected(OutboxFull):
+    """The outbox rejects events of one of these devices. Other devices may append."""
+
+
+class OutboxShareUsed(DeviceRejected):
+    """The outbox is nearly full, and this device uses too much of it (see `fair_share`)."""
 
     def __init__(self) -> None:
         super().__init__("the outbox is nearly full (outbox.max_size), and the device holds too much of it")
+
+
+class TooManyDevices(DeviceRejected):
+    """The device has no device queue, and `max_devices` device queues exist."""
+
+    reason = "max_devices"
+
+    def __init__(self, key: DeviceKey, max_devices: int) -> None:
+        super().__init__(
+            f"the device {shown(key[2], hide_secrets)} is new, and the relay remembers as many devices as it may "
+            f"(outbox.max_devices = {max_devices}): send again later, or raise outbox.max_devices"
+        )
 
 
 class OutboxUnavailable(OutboxError):
@@ -166,6 +189,9 @@ class Gauges(NamedTuple):
     """Number of stored dead letters."""
     problem: str
     """Message: why the outbox is not writable; "" if it is writable."""
+    devices: int
+    """Number of device queues, including those without pending events."""
+    max_devices: int
     quarantined: int = 0
     """Number of pending events that another machine stored. The relay does not send them until an operator decides."""
 
@@ -292,8 +318,8 @@ class Outbox(Protocol):
         """Drop up to `limit` quarantined events, oldest first. Return their number."""
 
     def configure(self, settings: OutboxSettings) -> None:
-        """Apply `max_size`, `max_age` and `when_full` while the relay runs. Other settings apply at
-        the next start.
+        """Apply `max_size`, `max_devices`, `max_age` and `when_full` while the relay runs. Other settings
+        apply at the next start.
 
         If the outbox is larger than a lowered limit, it shrinks as events are delivered, or step by
         step with each append if `when_full` is "drop_oldest".

@@ -26,6 +26,7 @@ REJECT_REASONS = (
     "forbidden",  # 403: Host or Origin not allowed
     "timeout",  # 408: the client was slower than http.request_timeout
     "full",  # 503: outbox or disk full
+    "max_devices",  # 503: a further device beyond outbox.max_devices
     "unavailable",  # 503: disk failing, or shutting down
 )
 DEAD_REASONS = ("refused", "too_large", "poison", "corrupt")
@@ -81,6 +82,8 @@ class Metrics:
         self.outbox_events = gauge("outbox_events", "Pending events.")
         self.outbox_bytes = gauge("outbox_bytes", "Size of database and write-ahead log together.")
         self.outbox_max_bytes = gauge("outbox_max_bytes", "The limit of relay_outbox_bytes (outbox.max_size).")
+        self.devices = gauge("devices", "Devices that the relay remembers.")
+        self.max_devices = gauge("max_devices", "The limit of relay_devices (outbox.max_devices).")
         self.outbox_oldest_event_age_seconds = gauge(
             "outbox_oldest_event_age_seconds", "Age of the oldest pending event."
         )

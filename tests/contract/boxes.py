@@ -23,6 +23,7 @@ from tests.support.memory_outbox import MemoryOutbox
 
 TV: DeviceKey = (1, "tv", "tv-1")
 PHONE: DeviceKey = (1, "ios", "phone-1")
+TABLET: DeviceKey = (1, "android", "tablet")
 REFUSED = Dead("refused", 422, "no such subject")
 DAY_MS = 86_400_000
 

@@ -22,9 +22,10 @@ from relay.outbox import (
     Selection,
     Settled,
     Timestamp,
+    TooManyDevices,
 )
 
-from tests.contract.boxes import DAY_MS, PHONE, REFUSED, TV, Box, bodies, close, event, event_id, events
+from tests.contract.boxes import DAY_MS, PHONE, REFUSED, TABLET, TV, Box, bodies, close, event, event_id, events
 from tests.contract.conftest import MakeBox
 
 ALL = Selection(all=True)
@@ -701,6 +702,81 @@ class TestFull:
         with pytest.raises(OutboxFull):
             await box.append(range(20), body_bytes=60 * KIB)
         assert await box.append([100]) == 0
+
+
+class TestMaxDevices:
+    async def test_at_the_limit_known_devices_are_served_and_further_ones_are_not(self, make_box: MakeBox) -> None:
+        box = await make_box(max_devices=2).start()
+        await box.append([1], TV)
+        await box.append([2], PHONE)
+        with pytest.raises(TooManyDevices, match=r'the device "tablet" is new.*outbox\.max_devices = 2'):
+            await box.append([3], TABLET)
+        assert box.outbox.find(event_id(3)) is None
+        assert await box.append([4, 5], TV) == 0
+        assert (box.outbox.gauges().devices, box.outbox.gauges().max_devices) == (2, 2)
+        assert box.outbox.gauges().writable and box.outbox.room()
+        box.check()
+
+    async def test_an_append_with_one_further_device_is_rejected_as_a_whole(self, make_box: MakeBox) -> None:
+        box = await make_box(max_devices=1).start()
+        await box.append([1], TV)
+        with pytest.raises(TooManyDevices):
+            await box.outbox.append([event(2, TV), event(3, PHONE)])
+        assert box.outbox.ledger().accepted == 1
+
+    async def test_appends_of_one_commit_share_the_limit(self, make_box: MakeBox) -> None:
+        box = await make_box(max_devices=3).start()
+        keys = [(1, "tv", f"tv-{number % 5}") for number in range(10)]
+        appends = [box.outbox.append([event(number, key)]) for number, key in enumerate(keys)]
+        results = await asyncio.gather(*appends, return_exceptions=True)
+        assert [isinstance(each, TooManyDevices) for each in results] == [False, False, False, True, True] * 2
+        assert (box.outbox.gauges().devices, box.outbox.ledger().accepted) == (3, 6)
+
+    async def test_a_repeated_event_of_a_forgotten_device_is_a_duplicate(self, make_box: MakeBox) -> None:
+        box = await make_box(max_devices=1).start()
+        await box.append([1], TV)
+        await box.deliver(1, TV)
+        await box.outbox.forget([box.queues[TV]])
+        await box.append([2], PHONE)
+        assert await box.append([1], TV) == 1
+        assert await asyncio.gather(box.append([1], TV), box.append([3], PHONE)) == [1, 0]
+
+    async def test_a_forgotten_device_makes_room_for_another(self, make_box: MakeBox) -> None:
+        box = await make_box(max_devices=1).start()
+        await box.append([1], TV)
+        await box.deliver(1, TV)
+        with pytest.raises(TooManyDevices):
+            await box.append([2], PHONE)
+        await box.outbox.forget([box.queues[TV]])
+        assert await box.append([2], PHONE) == 0
+
+    async def test_a_dead_letter_of_a_further_device_is_not_requeued(self, make_box: MakeBox) -> None:
+        box = await make_box(max_devices=1).start()
+        await box.append([1], TV)
+        await box.claim(1, TV)
+        await box.settle(delivered=False, dead={0: REFUSED}, key=TV)
+        await box.outbox.forget([box.queues[TV]])
+        await box.append([2], PHONE)
+        with pytest.raises(TooManyDevices):
+            await box.outbox.requeue(Selection(all=True), 10)
+        await box.deliver(1, PHONE)
+        await box.outbox.forget([box.queues[PHONE]])
+        assert await box.outbox.requeue(Selection(all=True), 10) == 1
+        box.check()
+
+    async def test_a_lower_limit_keeps_the_devices_that_exist(self, make_box: MakeBox) -> None:
+        box = await make_box(max_devices=3).start()
+        for number, key in enumerate((TV, PHONE, TABLET)):
+            await box.append([number], key)
+        box.settings = replace(box.settings, max_devices=1)
+        await box.restart()
+        assert box.outbox.gauges().devices == 3
+        assert await box.append([9], TABLET) == 0
+        with pytest.raises(TooManyDevices):
+            await box.append([10], (2, "tv", "tv-1"))
+        box.outbox.configure(replace(box.settings, max_devices=4))
+        assert await box.append([10], (2, "tv", "tv-1")) == 0
+        assert len(await box.deliver_all()) == 5
 
 
 class TestConfigure:

@@ -19,7 +19,7 @@ DOCS = re.sub(r"\n +", " ", PAGE)
 SETTING = re.compile(r"^#(\w+) = (.*)$")
 HEADER = re.compile(r"^#?\[(.+)\]$")
 
-COUNTED = ("requests", "connections", "events")
+COUNTED = ("requests", "connections", "events", "devices")
 """Units that the page names beside the allowed numbers. Every other value shows its unit by its form."""
 DESCRIBED = dict(re.findall(r"^- \*\*(\w+)\*\*: (.*)\.$", DOCS, re.MULTILINE))
 """Allowed values that the page describes once, by unit."""

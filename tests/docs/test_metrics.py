@@ -21,6 +21,7 @@ outbox_oldest_event_age_seconds outbox_written_bytes_total outbox_commits_total 
 dead_letters upstream_requests_total{code} upstream_request_duration_seconds upstream_batch_events
 upstream_batch_bytes upstream_state{state} upstream_in_flight devices_waiting devices_held
 udp_datagrams_dropped_total{reason} udp_receive_buffer_bytes clock_skew_seconds config_last_reload_successful build_info
+devices max_devices
 """
 FIXED_VALUES = {
     ("relay_events_rejected_total", "reason"): source.REJECT_REASONS,

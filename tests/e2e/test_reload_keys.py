@@ -467,6 +467,16 @@ async def test_a_full_outbox_drops_the_oldest_events(sandbox: Sandbox, tmp_path:
         assert box.service.outbox.ledger().dropped > 0
 
 
+@effect_of("outbox.max_devices")
+async def test_a_further_device_is_accepted_below_another_limit(sandbox: Sandbox, tmp_path: Path) -> None:
+    async with relay(sandbox.url, tmp_path, outbox__max_devices="1") as box:
+        await box.store(event(1, "device-1"))
+        assert await box.post(event(2, "device-2")) == 503
+        assert box.reload(outbox__max_devices="2") == ["outbox.max_devices"]
+
+        await box.store(event(2, "device-2"))
+
+
 @effect_of("outbox.max_age")
 async def test_events_of_another_age_are_dropped(sandbox: Sandbox, tmp_path: Path) -> None:
     sandbox.faults.add(Misbehaviour(answer=503))

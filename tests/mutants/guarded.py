@@ -57,6 +57,22 @@ MUTANTS = (
         ),
     ),
     mutant(
+        "no limit of devices within one commit",
+        "G9",
+        f"{CONTRACT}::TestMaxDevices::test_appends_of_one_commit_share_the_limit",
+        (f"{ENGINE}/outbox_state.py", "                admitted |= further\n", "                pass\n"),
+    ),
+    mutant(
+        "known devices rejected at the limit of devices",
+        "G6",
+        f"{CONTRACT}::TestMaxDevices::test_at_the_limit_known_devices_are_served_and_further_ones_are_not",
+        (
+            f"{ENGINE}/outbox_state.py",
+            "if event.device_key not in by_key and event.event_id not in known}",
+            "if event.event_id not in known and by_key is not None}",
+        ),
+    ),
+    mutant(
         "a response of any size is read completely",
         "G9",
         "tests/fault/test_upstream_transport.py::test_an_unusual_but_successful_response[endless_body]",

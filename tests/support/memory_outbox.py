@@ -32,6 +32,7 @@ from relay.outbox import (
     Selection,
     Settled,
     Timestamp,
+    TooManyDevices,
 )
 from relay.outbox.engine.checksum import checksum, has_inserted_time
 from relay.outbox.engine.conflicts import Conflict, Conflicts
@@ -108,6 +109,8 @@ class MemoryOutbox:
             result.set_exception(OutboxFull("the outbox is full (outbox.max_size)"))
         elif self._over_share(new_bytes - excess, {event.device_key for event in events}):
             result.set_exception(OutboxShareUsed())
+        elif (rejection := self._beyond_max_devices(events)) is not None:
+            result.set_exception(rejection)
         else:
             self._pending_calls.append((events, result))
             asyncio.get_running_loop().call_soon(self._commit_pending_calls)
@@ -121,6 +124,13 @@ class MemoryOutbox:
         queues = [self.disk.queues[number] for key in keys if (number := self.disk.by_key.get(key)) is not None]
         used_bytes = [queue.body_bytes + ROW_BYTES * len(queue.pending) for queue in queues]
         return self._settings.when_full == "reject" and any(over_share(each, room_bytes) for each in used_bytes)
+
+    def _beyond_max_devices(self, events: Iterable[Event]) -> TooManyDevices | None:
+        further = {event.device_key for event in events if not self.disk.knows(event.event_id)} - set(self.disk.by_key)
+        max_devices = self._settings.max_devices
+        if further and len(self.disk.by_key) + len(further) > max_devices:
+            return TooManyDevices(min(further), max_devices)
+        return None
 
     def sizes(self, queue_id: int, limit: int) -> Sequence[int]:
         known = self.disk.queues.get(queue_id)
@@ -216,6 +226,8 @@ class MemoryOutbox:
             writable=writable,
             dead_letters=len(self.disk.dead),
             problem="" if writable else "the outbox is full, nearly full, or closed",
+            devices=len(self.disk.by_key),
+            max_devices=self._settings.max_devices,
         )
 
     async def check(self) -> None:
@@ -232,6 +244,9 @@ class MemoryOutbox:
     async def requeue(self, selection: Selection, limit: int) -> int:
         await self._commit_turn()
         chosen = list(self.disk.selected(selection))[:limit]
+        further = {letter.device_key for letter in chosen} - set(self.disk.by_key)
+        if further and len(self.disk.by_key) + len(further) > self._settings.max_devices:
+            raise TooManyDevices(min(further), self._settings.max_devices)
         for letter in chosen:
             stored = self.disk.remove_dead_letter(letter.id)
             self.disk.store(stored.event, stored.crc, self._now_ms(), is_requeued=True)
@@ -277,6 +292,10 @@ class MemoryOutbox:
     def _commit_pending_calls(self) -> None:
         waiting_calls, self._pending_calls = self._pending_calls, []
         for events, result in waiting_calls:
+            if (rejection := self._beyond_max_devices(events)) is not None:
+                if not result.done():
+                    result.set_exception(rejection)
+                continue
             new_bytes = sum(len(event.body) + ROW_BYTES for event in events)
             if not self._make_room(new_bytes):
                 if not result.done():

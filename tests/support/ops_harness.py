@@ -24,7 +24,7 @@ from relay.runtime.metrics import Metrics
 STARTED_MS = 5_000
 """Monotonic time of the start."""
 
-WRITABLE = Gauges(4096, 1 << 20, 0, writable=True, dead_letters=0, problem="")
+WRITABLE = Gauges(4096, 1 << 20, 0, writable=True, dead_letters=0, problem="", devices=3, max_devices=50_000)
 
 
 class StillClock:

@@ -33,7 +33,7 @@ from relay.ingest.udp.outcomes import Outcomes
 from relay.ingest.udp.read_batch import ReadBatch
 from relay.ingest.udp.sockets import DATAGRAMS_PER_READ, UdpSockets
 from relay.ingest.udp.state import FULL, STOPPED, WATCHING, Coalescing, Full, Paused, UdpInput, UdpState, next_state
-from relay.outbox import Outbox, OutboxError, OutboxFull, OutboxShareUsed
+from relay.outbox import DeviceRejected, Outbox, OutboxError, OutboxFull
 from relay.runtime.clock import Clock
 from relay.runtime.listening import open_sockets
 from relay.runtime.metrics import Metrics
@@ -233,7 +233,7 @@ class UdpIngest:
     def _not_stored(self, batch: ReadBatch, error: BaseException) -> None:
         """Count the rejected events, and pause, so that the next datagrams stay in the kernel's buffer."""
         self._outcomes.not_stored(batch, error)
-        if not isinstance(error, OutboxShareUsed):  # With a used-up share, other devices' events can still be stored.
+        if not isinstance(error, DeviceRejected):
             self._change(UdpInput.HINDERED)
         if not isinstance(error, OutboxError):
             raise error

@@ -15,7 +15,7 @@ from relay.event.reader import Rejection
 from relay.ingest.append_coalescer import report_bug
 from relay.ingest.udp.read_batch import ReadBatch, ReceivedDatagram
 from relay.ingest.udp.responses import Responses
-from relay.outbox import OutboxFull
+from relay.outbox import OutboxError
 from relay.runtime.log import Gate
 from relay.runtime.metrics import REJECT_REASONS, UDP_DROP_REASONS, Metrics
 
@@ -82,7 +82,8 @@ class Outcomes:
             self._responses.stored(batch)
 
     def not_stored(self, batch: ReadBatch, error: BaseException) -> None:
-        self._rejected["full" if isinstance(error, OutboxFull) else "unavailable"].inc(len(batch.events))
+        reason = error.reason if isinstance(error, OutboxError) else OutboxError.reason
+        self._rejected[reason].inc(len(batch.events))
         self._log_rejected("not stored", str(error))
         if self._responses is not None:
             self._responses.not_stored(batch, str(error))

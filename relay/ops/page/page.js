@@ -10,7 +10,7 @@ import "./moves.js";
 const RETRY_MS = 5000;
 const REJECTIONS = {
   malformed: "not JSON", invalid: "invalid field", too_large: "too large", media_type: "unsupported content type",
-  forbidden: "Host or Origin not allowed", timeout: "too slow", full: "outbox full", unavailable: "disk failing or relay stopping",
+  forbidden: "Host or Origin not allowed", timeout: "too slow", full: "outbox full", max_devices: "too many devices", unavailable: "disk failing or relay stopping",
   kernel: "dropped by the kernel", network: "network not allowed", truncated: "datagram too large",
 };
 let stream = null;

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
 from relay.event.reader import DeviceKey, Event
+from relay.outbox import TooManyDevices
 from relay.outbox.engine.checksum import checksums
 from relay.outbox.engine.commands import AddQueues, Command, InsertEvents
 from relay.outbox.engine.conflicts import Conflict
@@ -44,6 +45,11 @@ class Op(ABC, Generic[T]):
     @abstractmethod
     def apply(self, state: OutboxState, result: Any) -> T:
         """Change the state as the commit changed the store. Return the result for the caller."""
+
+    def reject(self, error: Exception) -> None:
+        """Fail the call, unless its caller has cancelled it."""
+        if not self.result.done():
+            self.result.set_exception(error)
 
 
 class Append:
@@ -159,6 +165,14 @@ class Draft:
         if queue_id is None:
             queue_id = self._new_queue_ids[key] = self.state.index.next_queue_id + len(self._new_queue_ids)
         return queue_id
+
+    def beyond_max_devices(self, keys: Iterable[DeviceKey]) -> TooManyDevices | None:
+        """Return the error if these devices cannot all have a queue after this commit."""
+        by_key, max_devices = self.state.index.by_key, self.state.limits.settings.max_devices
+        further = {key for key in keys if key not in by_key and key not in self._new_queue_ids}
+        if further and len(by_key) + len(self._new_queue_ids) + len(further) > max_devices:
+            return TooManyDevices(min(further), max_devices)
+        return None
 
     def appended_to(self) -> set[int]:
         """Return the ids of the queues to which this commit appends events."""

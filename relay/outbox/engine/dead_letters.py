@@ -59,6 +59,10 @@ class Requeue(Op[int]):
         self._queues: list[int] = []
 
     def plan(self, draft: Draft) -> bool:
+        rejection = draft.beyond_max_devices(chosen.key for chosen in self._chosen)
+        if rejection is not None:
+            self.reject(rejection)
+            return True
         self._queues = [draft.queue_id(chosen.key) for chosen in self._chosen]
         if draft.unclear.intersection(self._queues):
             return False

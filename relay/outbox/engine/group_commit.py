@@ -14,14 +14,14 @@ Calls that arrive during a commit wait for the next commit, which executes all o
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import structlog
 
 from relay.config import OutboxSettings
-from relay.event.reader import DeviceKey
+from relay.event.reader import Event
 from relay.outbox import (
     Backlog,
     Gauges,
@@ -146,8 +146,8 @@ class Owner:
         if self._files.look(self.storage.find_fault()):
             self._bell.ring()
 
-    def rejection(self, memory_bytes: int, cost_bytes: int, keys: Iterable[DeviceKey] = ()) -> OutboxError | None:
-        """Return why events of these devices with these sizes (see Append) cannot be appended now; None if they can."""
+    def rejection(self, memory_bytes: int, cost_bytes: int, events: Sequence[Event] = ()) -> OutboxError | None:
+        """Return why events with these sizes (see Append) cannot be appended now; None if they can."""
         life, state = self.life, self.state
         if life.failure is not None or life.is_closing or state is None:
             return life.failure or OutboxUnavailable("the outbox is closed")
@@ -162,7 +162,9 @@ class Owner:
         # A commit that is larger than the store's own log extends the log.
         if cost_bytes + max(0, cost_bytes - space.log_bytes) > room_bytes:
             return OutboxFull("the outbox is full (outbox.max_size)")
-        return OutboxShareUsed() if state.share_problem(room_bytes, keys) else None
+        if state.share_problem(room_bytes, (event.device_key for event in events)):
+            return OutboxShareUsed()
+        return state.beyond_max_devices([events]).get(0)
 
     def room(self) -> bool:
         return (
@@ -174,7 +176,7 @@ class Owner:
         problem = "" if rejection is None else str(rejection)
         state, max_bytes = self.state, self._limits.space.max_bytes
         if state is None:
-            return Gauges(0, max_bytes, 0, False, 0, problem)
+            return Gauges(0, max_bytes, 0, False, 0, problem, 0, self._limits.settings.max_devices)
         problem = problem or state.share_problem(state.room_bytes() - self._pending_calls.cost_bytes)
         oldest = state.oldest if state.totals.queued else None
         return Gauges(
@@ -184,6 +186,8 @@ class Owner:
             writable=not problem,
             dead_letters=state.totals.dead_letters,
             problem=problem,
+            devices=len(state.index.queues),
+            max_devices=self._limits.settings.max_devices,
             quarantined=state.totals.quarantined,
         )
 

@@ -16,4 +16,10 @@ class OutboxLimits(NamedTuple):
 
 def limited(old: OutboxSettings, new: OutboxSettings) -> OutboxSettings:
     """Return the old settings with the limits of the new ones."""
-    return replace(old, max_size_bytes=new.max_size_bytes, max_age_ms=new.max_age_ms, when_full=new.when_full)
+    return replace(
+        old,
+        max_size_bytes=new.max_size_bytes,
+        max_devices=new.max_devices,
+        max_age_ms=new.max_age_ms,
+        when_full=new.when_full,
+    )

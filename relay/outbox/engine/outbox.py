@@ -91,9 +91,7 @@ class OutboxEngine:
     def append(self, events: Sequence[Event], *, callers: int = 1) -> asyncio.Future[int]:
         result: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         append = Append(events, result, callers, self._owner.storage.cost_bytes)
-        rejection = self._owner.rejection(
-            append.memory_bytes, append.cost_bytes, (event.device_key for event in events)
-        )
+        rejection = self._owner.rejection(append.memory_bytes, append.cost_bytes, events)
         if (rejection is None or isinstance(rejection, OutboxFull)) and self._knows(events):
             conflicts = [conflict for event in events if (conflict := self._owner.known.conflict_of(event)) is not None]
             self._owner.conflicts.report(conflicts)

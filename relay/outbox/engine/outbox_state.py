@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from relay.event.reader import DeviceKey, Event
-from relay.outbox import EventState, Ledger, OutboxShareUsed, RestoredState
+from relay.outbox import EventState, Ledger, OutboxShareUsed, RestoredState, TooManyDevices
 from relay.outbox.engine.commands import DeadLettered, DeadLetterLimits, Deleted, SeqRange
 from relay.outbox.engine.conflicts import Conflict
 from relay.outbox.engine.dedupe_window import DEAD, DROPPED, DedupeWindow
@@ -215,6 +215,27 @@ class OutboxState:
         numbers = queues if keys is None else [number for key in keys if (number := by_key.get(key)) is not None]
         used = (queues[number].body_bytes + _ROW_BYTES * len(queues[number]) for number in numbers)
         return str(OutboxShareUsed()) if any(over_share(each, room_bytes) for each in used) else ""
+
+    def beyond_max_devices(self, appends: Sequence[Sequence[Event]]) -> dict[int, TooManyDevices]:
+        """Return the errors of appends with too many further devices, by index. `appends` share a commit."""
+        max_devices = self.limits.settings.max_devices
+        free = max_devices - len(self.index.by_key)
+        if free >= sum(map(len, appends)):
+            return {}
+        errors: dict[int, TooManyDevices] = {}
+        admitted: set[DeviceKey] = set()
+        for at, events in enumerate(appends):
+            further = self._further_devices(events) - admitted
+            if further and len(further) > free - len(admitted):
+                errors[at] = TooManyDevices(min(further), max_devices)
+            else:
+                admitted |= further
+        return errors
+
+    def _further_devices(self, events: Iterable[Event]) -> set[DeviceKey]:
+        """Return the devices of the events that have no device queue, except those of duplicates."""
+        by_key, known = self.index.by_key, self.dedupe_window.known
+        return {event.device_key for event in events if event.device_key not in by_key and event.event_id not in known}
 
     def dead_letter_limits(self) -> DeadLetterLimits:
         settings, space = self.limits

@@ -66,9 +66,7 @@ class PendingCalls:
         while self.appends:
             self._reject(self._pop(), failure)
         while self.ops:
-            op = self.ops.popleft()
-            if not op.result.done():
-                op.result.set_exception(failure)
+            self.ops.popleft().reject(failure)
 
     def draft(self, state: OutboxState) -> Draft:
         """Plan the next commit. If planning raises, the planned calls fail."""
@@ -93,6 +91,8 @@ class PendingCalls:
         return draft
 
     def _plan(self, draft: Draft, appends: list[Append]) -> None:
+        for at, error in reversed(draft.state.beyond_max_devices([each.events for each in appends]).items()):
+            self._reject(appends.pop(at), error)
         rejection = self._make_room(draft, appends)
         if rejection is not None:
             while appends:

@@ -224,6 +224,8 @@ def test_every_guarded_path_of_the_relay_gets_the_token_and_no_other(relay: Note
 
 
 def test_a_relay_that_cannot_store_is_still_a_relay(relay: NotedRelay) -> None:
-    relay.outbox.state = Gauges(0, 1, 0, writable=False, dead_letters=0, problem="the disk is full")
+    relay.outbox.state = Gauges(
+        0, 1, 0, writable=False, dead_letters=0, problem="the disk is full", devices=3, max_devices=50_000
+    )
 
     assert call("status", environ=relay.environ).exit_code == 0

@@ -15,7 +15,9 @@ def test_the_check_succeeds_while_events_can_be_stored(relay: NotedRelay) -> Non
 
 
 def test_the_check_fails_with_the_reason_while_events_cannot_be_stored(relay: NotedRelay) -> None:
-    relay.outbox.state = Gauges(0, 1, 0, writable=False, dead_letters=0, problem="the disk is full")
+    relay.outbox.state = Gauges(
+        0, 1, 0, writable=False, dead_letters=0, problem="the disk is full", devices=3, max_devices=50_000
+    )
 
     result = call("healthcheck", environ=relay.environ)
 
@@ -26,7 +28,9 @@ def test_the_check_fails_with_the_reason_while_events_cannot_be_stored(relay: No
 
 def test_json_is_the_response_of_the_relay(relay: NotedRelay) -> None:
     fine = call("healthcheck", "--json", environ=relay.environ)
-    relay.outbox.state = Gauges(0, 1, 0, writable=False, dead_letters=0, problem="the disk is full")
+    relay.outbox.state = Gauges(
+        0, 1, 0, writable=False, dead_letters=0, problem="the disk is full", devices=3, max_devices=50_000
+    )
     failed = call("healthcheck", "--json", environ=relay.environ)
 
     assert (fine.exit_code, json.loads(fine.stdout)) == (0, {"ready": True, "problem": ""})

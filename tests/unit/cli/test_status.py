@@ -29,7 +29,9 @@ def test_json_is_the_response_of_the_relay(relay: NotedRelay) -> None:
 
 def test_the_text_begins_with_the_problem_and_the_advice(relay: NotedRelay) -> None:
     relay.outbox.totals = Ledger(accepted=12_345, delivered=12_000, pending=345)
-    relay.outbox.state = Gauges(1_536, 1 << 20, 93_784_000, writable=False, dead_letters=0, problem="disk full")
+    relay.outbox.state = Gauges(
+        1_536, 1 << 20, 93_784_000, writable=False, dead_letters=0, problem="disk full", devices=3, max_devices=50_000
+    )
     relay.schedule.shown_endpoints = [
         EndpointView(2, "unauthorized", 0, 35_000, "401 Invalid\x1b[2J or missing API key")
     ]

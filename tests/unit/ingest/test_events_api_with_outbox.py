@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from relay.config import OutboxSettings
 
@@ -40,6 +41,33 @@ async def test_a_full_outbox_is_503_until_there_is_room() -> None:
         assert 0 < accepted < 9
         assert outbox.ledger().accepted == accepted
         assert served.rejected("full") == 9 - accepted
+
+
+def of_device(number: int, device_id: str) -> dict[str, Any]:
+    event: dict[str, Any] = {**EVENT, "event_id": EVENT_ID[:-2] + f"{number:02x}"}
+    return event | {"source": event["source"] | {"device_id": device_id}}
+
+
+async def test_a_further_device_beyond_the_limit_is_503_and_known_devices_are_served() -> None:
+    outbox = MemoryOutbox(OutboxSettings(max_devices=1), HandClock())
+    async with await served_by(outbox) as served:
+        client = await served.connect()
+        assert (await served.post(json.dumps(of_device(1, "tv-1")).encode())).status == 202
+        known, further = of_device(2, "tv-1"), of_device(3, "tv-2")
+        for body, content_type in (
+            (json.dumps(further), "application/json"),
+            (json.dumps({"events": [known, further]}), "application/json"),
+            (f"{json.dumps(known)}\n{json.dumps(further)}", "application/x-ndjson"),
+        ):
+            client.send(post(body.encode(), f"Content-Type: {content_type}"))
+            response = await client.response()
+            assert (response.status, response.headers["retry-after"]) == (503, "5")
+            assert '"tv-2" is new' in response.json["error"]
+        for number in range(4, 8):  # Requests of one turn, which are appended together.
+            client.send(post(json.dumps(of_device(number, f"tv-{1 + number % 2}")).encode()))
+        assert [(await client.response()).status for _ in range(4)] == [202, 503, 202, 503]
+        assert served.rejected("max_devices") == 1 + 2 + 2 + 2
+        assert outbox.ledger().accepted == 3
 
 
 async def test_a_closed_outbox_is_503() -> None:

@@ -10,7 +10,8 @@ from relay.ops.explanations import ENDPOINT_STATES, PAUSE_REASONS, Summary, summ
 from relay.outbox import Gauges
 from relay.policy.upstream_origin import EndpointState
 
-WRITABLE = Gauges(4096, 1 << 20, 0, writable=True, dead_letters=0, problem="")
+WRITABLE = Gauges(4096, 1 << 20, 0, writable=True, dead_letters=0, problem="", devices=3, max_devices=50_000)
+AT_MAX_DEVICES = WRITABLE._replace(devices=2_000, max_devices=2_000)
 NOT_WRITABLE = WRITABLE._replace(writable=False, problem="the disk is full")
 
 
@@ -25,6 +26,8 @@ def summarize(
     [
         (summarize(pending=0), "ok", "All received events are delivered."),
         (summarize(), "ok", "combined into batches"),
+        (summarize(gauges=AT_MAX_DEVICES, pending=0), "slow", "remembers 2,000 devices and accepts no further ones"),
+        (summarize(["backing_off"], gauges=AT_MAX_DEVICES), "trouble", "The upstream does not respond"),
         (summarize(paused=1), "slow", "One device waits"),
         (summarize(paused=1_200), "slow", "1,200 devices wait"),
         (summarize(["rate_limited"]), "slow", "as fast as the upstream allows"),
@@ -46,6 +49,7 @@ def test_every_trouble_has_advice() -> None:
     for state in ("backing_off", "unauthorized", "misconfigured"):
         assert summarize([state]).advice == ENDPOINT_STATES[state].advice != ""
     assert "disk" in summarize(gauges=NOT_WRITABLE).advice
+    assert "outbox.max_devices" in summarize(gauges=AT_MAX_DEVICES).advice
 
 
 def test_every_endpoint_state_has_a_message() -> None:

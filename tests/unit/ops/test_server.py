@@ -72,7 +72,9 @@ class TestHealth:
     async def test_readyz_is_503_with_the_reason_if_events_cannot_be_stored(
         self, served: Served, problem: str, shown: str
     ) -> None:
-        served.outbox.state = Gauges(0, 1, 0, writable=False, dead_letters=0, problem=problem)
+        served.outbox.state = Gauges(
+            0, 1, 0, writable=False, dead_letters=0, problem=problem, devices=3, max_devices=50_000
+        )
 
         response = await served.call("/readyz")
 

@@ -17,7 +17,9 @@ WALL_2026 = 1_795_420_800_000
 async def test_the_status_has_every_field_of_the_contract(served: Served) -> None:
     served.clock.wall = WALL_2026
     served.outbox.totals = Ledger(accepted=9, requeued=1, delivered=5, dead_lettered=2, dropped=1, pending=2)
-    served.outbox.state = Gauges(8192, 1 << 20, 2_500, writable=True, dead_letters=0, problem="")
+    served.outbox.state = Gauges(
+        8192, 1 << 20, 2_500, writable=True, dead_letters=0, problem="", devices=3, max_devices=50_000
+    )
     served.outbox.letters = {1: dead_letter(1)}
     served.schedule.shown_endpoints = [EndpointView(2, "unauthorized", 4_000, 35_000, "401 Unauthorized")]
 
@@ -41,6 +43,8 @@ async def test_the_status_has_every_field_of_the_contract(served: Served) -> Non
         "writable": True,
         "problem": "",
         "quarantined_events": 0,
+        "devices": 3,
+        "max_devices": 50_000,
     }
     assert status["rejected"] == {}
     assert status["upstreams"] == [
@@ -208,7 +212,9 @@ async def test_no_event_body_is_shown(served: Served) -> None:
 
 async def test_a_scrape_returns_the_values_of_the_status(served: Served) -> None:
     served.outbox.totals = Ledger(accepted=7, pending=7)
-    served.outbox.state = Gauges(8192, 1 << 20, 2_500, writable=False, dead_letters=0, problem="disk full")
+    served.outbox.state = Gauges(
+        8192, 1 << 20, 2_500, writable=False, dead_letters=0, problem="disk full", devices=3, max_devices=50_000
+    )
     served.outbox.letters = {1: dead_letter(1)}
     served.schedule.shown_endpoints = [
         EndpointView(1, "ok", 0, None, ""),

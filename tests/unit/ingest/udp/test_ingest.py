@@ -15,7 +15,7 @@ import pytest
 import structlog
 from hypothesis import given
 from hypothesis import strategies as st
-from relay.config import Udp
+from relay.config import OutboxSettings, Udp
 from relay.event.reader import BodyKind, Event, EventDefaults, Reader, Reading, Rejection
 from relay.http.guard import Networks
 from relay.ingest.udp.datagrams import MAX_INFLATED_BYTES
@@ -38,6 +38,7 @@ from tests.support.ingest_harness import (
     new_reader,
     until,
 )
+from tests.support.memory_outbox import MemoryOutbox
 from tests.support.steps import LONGEST_STEP_S
 from tests.unit.event.test_reader_steps import SHAPES
 
@@ -91,7 +92,7 @@ class Hearing:
         return sum(self.count(f"events_{what}_total", transport="udp") for what in ("accepted", "duplicate"))
 
     def rejected(self, reason: str | None = None) -> float:
-        reasons = [reason] if reason else ["malformed", "invalid", "too_large", "full", "unavailable"]
+        reasons = [reason] if reason else ["malformed", "invalid", "too_large", "full", "max_devices", "unavailable"]
         return sum(self.count("events_rejected_total", transport="udp", reason=each) for each in reasons)
 
     def dropped(self, reason: str | None = None) -> float:
@@ -237,6 +238,18 @@ async def test_a_datagram_is_rejected_as_a_whole() -> None:
         await hearing.settled(5)
         assert stored_numbers(hearing.outbox) == [0, 1, 4]
         assert hearing.rejected("full") == 2
+
+
+async def test_a_further_device_beyond_the_limit_neither_affects_nor_delays_known_devices() -> None:
+    outbox = MemoryOutbox(OutboxSettings(max_devices=1), HandClock())
+    await outbox.open()
+    async with Hearing(outbox=outbox) as hearing:
+        for first in range(0, 6, 3):
+            further = event(first + 1, source={"platform": "tv", "device_id": "another"})
+            hearing.send(event(first), further, event(first + 2))
+            await hearing.settled(first + 3)
+            assert "Paused" not in repr(hearing.udp)
+        assert (hearing.accepted(), hearing.rejected("max_devices")) == (4, 2)
 
 
 async def test_after_a_rejection_datagrams_stay_in_the_kernel_until_there_is_room() -> None:
