@@ -101,7 +101,7 @@ class Forwarder:
             self._changed.set()
 
     def restore(self, loaded: RestoredState) -> None:
-        """Restore the rate windows and the requests in flight at the last end, as the outbox stored them."""
+        """Restore the device queues and the requests in flight at the last end, as the outbox stored them."""
         now = self._clock.monotonic_ms()
         for queue in loaded.queues:
             self._schedule.restore(queue.queue_id, queue.key, queue.window, now, same_boot=queue.same_boot)

@@ -30,6 +30,7 @@ from relay.policy.position import (
 )
 from relay.policy.rate_window import Window
 
+_KNOWN = b"\x01"
 _EMPTIED, _FREED, _RESERVE, _UNRESERVED = Emptied(), Freed(), Reserve(), Unreserved()
 
 
@@ -41,6 +42,7 @@ class DeviceQueue:
         "diagnosis",
         "events",
         "id",
+        "is_known",
         "key",
         "pause",
         "phase",
@@ -54,6 +56,7 @@ class DeviceQueue:
         self.key = key
         self.phase = phase(key)
         self.window = window
+        self.is_known = False  # Whether one of its events was delivered.
         self.events = 0  # Pending events, including events in flight.
         self.body_bytes = 0
         self.position: Position = IDLE
@@ -129,9 +132,17 @@ class DeviceQueue:
         """Set the pending events, including events in flight."""
         self.events, self.body_bytes = events, body_bytes
 
-    def restore(self, window: Window) -> None:
-        """Replace the rate window by a stored one."""
-        self.window = window
+    def restore(self, packed: bytes, now: int, limit: int, *, same_boot: bool) -> None:
+        """Replace the rate window and the knowledge of the device by what `pack` returned before a restart."""
+        is_known = len(packed) % 4 == len(_KNOWN)  # The packed window is a multiple of four bytes.
+        self.is_known = self.is_known or is_known
+        packed_window = packed[: -len(_KNOWN)] if is_known else packed
+        self.window = Window.unpack(packed_window, now, limit, same_boot=same_boot)
+
+    def pack(self, now: int, span_ms: int) -> bytes:
+        """Return the rate window for storage, with one more byte if the device is known."""
+        packed = self.window.pack(now, span_ms)
+        return packed + _KNOWN if self.is_known else packed
 
     def free_at(self, now: int, limits: Limits) -> int:
         """Return the earliest time that pause and rate window permit; `now` or earlier if they permit a request now."""
@@ -162,8 +173,10 @@ class DeviceQueue:
         """Record the outcome of a request for the diagnosis of the first batch."""
         self.diagnosis = self.diagnosis.after(outcome)
 
-    def delivered(self, events: int) -> None:
-        """Record that the first `events` events were delivered."""
+    def delivered(self, events: int, rejected: int) -> None:
+        """Record that the first `events` events were delivered, except `rejected` ones of them."""
+        if rejected < events:
+            self.is_known = True
         if self.diagnosis is not HEALTHY:
             self.diagnose(BatchDelivered(events))
 

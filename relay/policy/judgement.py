@@ -145,10 +145,9 @@ def _delivered(request: CompletedRequest, verdict: Delivered) -> Judgement:
     outcomes = []
     first = 0
     for queue, events in request.queues:
-        queue.delivered(events)
-        outcomes.append(
-            QueueOutcome(queue.id, True, _named_dead_letters(verdict.rejected, verdict.status, first, events))
-        )
+        dead_letters = _named_dead_letters(verdict.rejected, verdict.status, first, events)
+        queue.delivered(events, len(dead_letters))
+        outcomes.append(QueueOutcome(queue.id, True, dead_letters))
         first += events
     request.endpoint.succeeded([queue_id for queue_id, _, _ in outcomes], request.now)
     request.endpoint.body_size.delivered(request.body_bytes, request.now, request.limits.max_body_bytes)

@@ -60,13 +60,12 @@ class Schedule:
     # -- pending events ----------------------------------------------------------------------------
 
     def restore(self, queue_id: int, key: DeviceKey, packed: bytes, now: int, *, same_boot: bool) -> None:
-        """Restore a device queue and its rate window after a restart."""
-        window = Window.unpack(packed, now, self.limits.device_per_window, same_boot=same_boot)
-        known = self._queues.get(queue_id)
-        if known:
-            known.restore(window)
-        else:
-            self._empty.add(self._new_queue(queue_id, key, window, now), now, self.limits.window_ms)
+        """Restore what `window_of` returned for a device queue before a restart."""
+        queue = self._queues.get(queue_id)
+        if queue is None:
+            queue = self._new_queue(queue_id, key, now)
+            self._empty.add(queue, now, self.limits.window_ms)
+        queue.restore(packed, now, self.limits.device_per_window, same_boot=same_boot)
 
     def resume(self, requests: Sequence[Sequence[Share]], now: int) -> None:
         """Resend the requests that were in flight at a crash exactly and first: the upstream may have received them."""
@@ -86,7 +85,7 @@ class Schedule:
         """Set the pending events of a device queue, including events in flight. Return whether `next` may change."""
         queue = self._queues.get(queue_id)
         if queue is None:
-            queue = self._new_queue(queue_id, key, Window(), now)
+            queue = self._new_queue(queue_id, key, now)
         before, position = queue.events, queue.position
         queue.set_backlog(events, body_bytes)
         if isinstance(position, InFlight):
@@ -215,8 +214,8 @@ class Schedule:
     # -- outcomes ----------------------------------------------------------------------------------
 
     def window_of(self, queue_id: int, now: int) -> bytes:
-        """Return the rate window of a device queue for storage."""
-        return self._queues[queue_id].window.pack(now, self.limits.window_ms)
+        """Return the rate window of a device queue for storage, and whether the device is known."""
+        return self._queues[queue_id].pack(now, self.limits.window_ms)
 
     def responded(self, send: Send, reply: Reply, now: int, u: float) -> Sequence[QueueOutcome]:
         """Apply the result of a request and free its request slot. Return the outcome for its events.
@@ -328,8 +327,8 @@ class Schedule:
 
     # -- internals ---------------------------------------------------------------------------------
 
-    def _new_queue(self, queue_id: int, key: DeviceKey, window: Window, now: int) -> DeviceQueue:
-        queue = self._queues[queue_id] = DeviceQueue(queue_id, key, window)
+    def _new_queue(self, queue_id: int, key: DeviceKey, now: int) -> DeviceQueue:
+        queue = self._queues[queue_id] = DeviceQueue(queue_id, key, Window())
         if key[0] not in self._endpoints:
             self._endpoints[key[0]] = Endpoint(key[0], now, self._origin(key[0], now))
         self._endpoints[key[0]].add_queue()

@@ -167,6 +167,18 @@ MUTANTS = (
         ),
     ),
     mutant(
+        "a known device that is new after a restart",
+        "G6",
+        "tests/unit/policy/test_device_queue.py::test_a_device_is_known_after_a_delivery_also_after_a_restart",
+        ("relay/policy/device_queue.py", "return packed + _KNOWN if self.is_known else packed", "return packed"),
+    ),
+    mutant(
+        "a device known by a dead letter",
+        "G6",
+        "tests/unit/policy/test_device_queue.py::test_a_device_is_known_after_a_delivery_also_after_a_restart",
+        ("relay/policy/device_queue.py", "        if rejected < events:\n", "        if events:\n"),
+    ),
+    mutant(
         "a device sends until its queue is empty",
         "G6",
         "tests/unit/policy/test_schedule.py::test_device_queues_take_turns",

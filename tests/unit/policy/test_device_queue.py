@@ -99,3 +99,34 @@ def test_phases_differ_between_devices_and_do_not_change() -> None:
     beats = {phase((1, "tv", f"device-{i}")) % 5_000 for i in range(1_000)}
     assert len(beats) > 850
     assert phase((1, "tv", "device-7")) == 1845752627
+
+
+@pytest.mark.parametrize("responses", [0, 3])
+@pytest.mark.parametrize(("delivered", "rejected", "is_known"), [(0, 0, False), (2, 2, False), (2, 1, True)])
+def test_a_device_is_known_after_a_delivery_also_after_a_restart(
+    queue: DeviceQueue, responses: int, delivered: int, rejected: int, is_known: bool
+) -> None:
+    for _ in range(responses):
+        queue.window.responded(900)
+    queue.delivered(delivered, rejected)
+    assert queue.is_known is is_known
+
+    restored = DeviceQueue(1, queue.key, Window())
+    restored.restore(queue.pack(950, LIMITS.window_ms), 1_000, LIMITS.device_per_window, same_boot=True)
+    assert restored.is_known is is_known
+    assert restored.window.count(1_000, LIMITS.window_ms) == responses
+
+
+def test_a_device_stays_known_in_another_boot_with_a_full_window(queue: DeviceQueue) -> None:
+    queue.delivered(2, 0)
+    queue.window.responded(900)
+    restored = DeviceQueue(1, queue.key, Window())
+    restored.restore(queue.pack(950, LIMITS.window_ms), 10, LIMITS.device_per_window, same_boot=False)
+    assert restored.is_known
+    assert restored.window.count(10, LIMITS.window_ms) == LIMITS.device_per_window
+
+
+def test_a_device_delivered_before_its_stored_state_is_loaded_stays_known(queue: DeviceQueue) -> None:
+    queue.delivered(2, 0)
+    queue.restore(b"", 1_000, LIMITS.device_per_window, same_boot=True)
+    assert queue.is_known
