@@ -49,6 +49,7 @@ from relay.policy.verdict import (
 from relay.runtime.clock import Clock, rfc3339
 from relay.runtime.log import Gate
 from relay.runtime.metrics import Metrics
+from relay.runtime.spaced_action import SpacedAction
 from relay.runtime.tasks import Tasks
 
 log = structlog.get_logger("relay.forward")
@@ -56,6 +57,7 @@ log = structlog.get_logger("relay.forward")
 _DISK_RETRY_INITIAL_MS = 100
 _DISK_RETRY_MAX_MS = 5_000
 _MAINTENANCE_S = 1.0
+_FLUSH_INTERVAL_S = 1.0
 _STATE_LINE_MS, _STATE_LINES = 10_000, 16
 """Limits of the log: one line per tenant and state in this time, and a number of tenants, which apps choose."""
 _FORGET_AT_ONCE = 500
@@ -75,6 +77,7 @@ class Forwarder:
         self._metrics = metrics
         self._tasks = tasks
         self._changed = asyncio.Event()
+        self._flushes = SpacedAction(self._flush, _FLUSH_INTERVAL_S)
 
         self._states: dict[int, str] = {}
         self._state_gate = Gate(metrics.log_lines_suppressed, per_ms=_STATE_LINE_MS, max_keys=_STATE_LINES)
@@ -109,7 +112,13 @@ class Forwarder:
         self._changed.set()
 
     def flush(self) -> None:
-        """Send pending events now, within the limits. End all pauses that no server requested."""
+        """Send pending events now, within the limits. End all pauses that no server requested.
+
+        A flush processes every device queue and probes failing endpoints, so there is at most one in a second.
+        """
+        self._flushes.request()
+
+    def _flush(self) -> None:
         self._schedule.flush(self._clock.monotonic_ms())
         self._changed.set()
 

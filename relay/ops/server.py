@@ -42,7 +42,7 @@ class Control(Protocol):
     """Actions of the running service that an operator may start."""
 
     def flush(self) -> None:
-        """Send pending events now, within the limits, and probe paused endpoints at once."""
+        """Send pending events now, within the limits, and probe paused endpoints, at most once a second."""
 
 
 class Route(NamedTuple):

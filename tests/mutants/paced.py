@@ -91,6 +91,12 @@ MUTANTS = (
         ),
     ),
     mutant(
+        "a probe for each flush",
+        "G6",
+        "tests/abuse/test_flushes.py",
+        ("relay/runtime/spaced_action.py", 'if self.state == "idle":', 'if self.state != "requested":'),
+    ),
+    mutant(
         "a flush ends a pause that a server requested",
         "G5",
         "tests/unit/policy/test_schedule.py::test_a_requested_pause_is_not_shortened",

@@ -89,6 +89,23 @@ def test_a_change_of_the_network_ends_the_backoff() -> None:
     assert after[0] == until
 
 
+def test_flushes_in_a_loop_probe_a_failing_endpoint_once_a_second_and_the_last_one_counts() -> None:
+    since, until = 10 * MINUTE_MS, 11 * MINUTE_MS
+
+    def flush(world: World) -> None:
+        assert world.relay
+        world.relay.forwarder.flush()
+
+    acts = [(at, flush) for at in range(since + 1_000, until + 50, 50)]
+    world = simulate(Plan(light_devices(20), faults=[Fault("503", since, until)], acts=acts))
+
+    flushed = [request.sent_at for request in world.upstream.sent if since + 1_000 <= request.sent_at < until]
+    assert 50 <= len(flushed) <= 61
+    after = [request.at for request in world.upstream.arrivals if request.at >= until]
+    assert after[0] <= until + 1_000 + 200
+    assert dead(world) == set()
+
+
 def test_without_a_network_there_is_one_attempt_for_all_tenants_and_devices() -> None:
     since, until = 10 * MINUTE_MS, 2 * HOUR_MS
     devices = [device for tenant in range(1, 11) for device in light_devices(20, first=100 * tenant, tenant=tenant)]
