@@ -287,7 +287,7 @@ class Service:
     async def _load_and_forward(self) -> None:
         while not self._loaded:
             try:
-                self._forwarder.restore(await self.outbox.load(self._forwarder.backlog))
+                await self.outbox.load(self._forwarder)
                 self._loaded = True
             except OutboxError as error:
                 _log.warning("outbox cannot be read, sending is delayed", error=str(error))

@@ -18,7 +18,8 @@ import structlog
 from relay.cli import exits
 from relay.cli.common import is_config_named
 from relay.config import OutboxSettings
-from relay.outbox import Outbox, OutboxError, OutboxLocked, Selection
+from relay.event.reader import DeviceKey
+from relay.outbox import Outbox, OutboxError, OutboxLocked, RestoredState, Selection
 from relay.outbox.factory import OutboxEngine, create_outbox, exists
 from relay.runtime.clock import SystemClock
 from relay.runtime.metrics import Metrics
@@ -69,12 +70,20 @@ def _is_there(settings: OutboxSettings) -> bool:
         raise _inaccessible(settings.path, error) from error
 
 
+class NoHolder:
+    """A holder that sends nothing, see Holder."""
+
+    def pending(self, queue_id: int, key: DeviceKey, events: int, body_bytes: int) -> None: ...
+
+    def granted(self, restored: RestoredState) -> None: ...
+
+
 async def _open(settings: OutboxSettings) -> tuple[OutboxEngine, Tasks]:
     tasks = Tasks()
     outbox = create_outbox(settings, SystemClock(), Metrics(), tasks, mends=False)
     try:
         await outbox.open()
-        loading = tasks.start("load", outbox.load(lambda queue_id, key, events, body_bytes: None))
+        loading = tasks.start("load", outbox.load(NoHolder()))
         # This call returns after the load, and raises if the disk fails. The load itself would wait for the disk.
         await outbox.dead_letters(Selection(ids=(1,)), 1)
         await loading

@@ -27,7 +27,7 @@ import structlog
 
 from relay.forward.timestamps import corrected
 from relay.forward.upstream import BatchSender
-from relay.outbox import Backlog, Claimed, ClaimPart, Dead, Outbox, OutboxError, RestoredState, Settled
+from relay.outbox import Claimed, ClaimPart, Dead, Outbox, OutboxError, RestoredState, Settled
 from relay.policy import batch
 from relay.policy.backoff import full_jitter
 from relay.policy.limits import Limits
@@ -94,21 +94,17 @@ class Forwarder:
 
     # -- calls of the outbox and the service -----------------------------------------------------
 
-    @property
-    def backlog(self) -> Backlog:
-        """Return the callback for changes of the pending events of a device queue."""
-        return self._backlog
-
-    def _backlog(self, queue_id: int, key: tuple[int, str, str], events: int, body_bytes: int) -> None:
+    def pending(self, queue_id: int, key: tuple[int, str, str], events: int, body_bytes: int) -> None:
+        """See Holder."""
         if self._schedule.backlog(queue_id, key, events, body_bytes, self._clock.monotonic_ms()):
             self._changed.set()
 
-    def restore(self, loaded: RestoredState) -> None:
+    def granted(self, restored: RestoredState) -> None:
         """Restore the device queues and the requests in flight at the last end, as the outbox stored them."""
         now = self._clock.monotonic_ms()
-        for queue in loaded.queues:
-            self._schedule.restore(queue.queue_id, queue.key, queue.window, now, same_boot=queue.same_boot)
-        self._schedule.resume([[Share(p.queue_id, p.events) for p in parts] for parts in loaded.unsettled], now)
+        for queue in restored.queues:
+            self._schedule.restore(queue.queue_id, queue.key, queue.window, now, queue.shift_ms)
+        self._schedule.resume([[Share(p.queue_id, p.events) for p in parts] for parts in restored.unsettled], now)
         self._changed.set()
 
     def flush(self) -> None:

@@ -144,14 +144,14 @@ class Settled(NamedTuple):
 
 
 class RestoredQueue(NamedTuple):
-    """A device queue that a restart found in the file."""
+    """A device queue that the outbox stored before the relay started to send from it."""
 
     queue_id: int
     key: DeviceKey
     window: bytes
     """The last rate window given to `claim` or `settle`; b"" if none."""
-    same_boot: bool
-    """Whether `window` was stored in the present boot, so that its monotonic times are comparable with present ones."""
+    shift_ms: int | None
+    """Milliseconds to add to the monotonic times in `window`; None: they cannot be compared with present ones."""
 
 
 class RestoredState(NamedTuple):
@@ -219,10 +219,17 @@ class Selection:
     all: bool = False
 
 
-class Backlog(Protocol):
-    """Callback after each commit that changed the pending events of a device queue, events in flight included."""
+class Holder(Protocol):
+    """Receives changes of the device queues that this relay may send from.
 
-    def __call__(self, queue_id: int, key: DeviceKey, events: int, body_bytes: int) -> None: ...
+    The outbox calls it on the event loop.
+    """
+
+    def pending(self, queue_id: int, key: DeviceKey, events: int, body_bytes: int) -> None:
+        """Record the pending events of a device queue, events in flight included, after a commit that changed them."""
+
+    def granted(self, restored: RestoredState) -> None:
+        """Send from these device queues from now on. Their pending events were recorded before."""
 
 
 class Outbox(Protocol):
@@ -233,12 +240,8 @@ class Outbox(Protocol):
         outbox opens the file again later, and calls fail until then.
         """
 
-    async def load(self, backlog: Backlog) -> RestoredState:
-        """Rebuild the index of device queues. Appends are possible meanwhile.
-
-        Before this returns, it calls `backlog` for every queue with pending events. Afterwards
-        every change calls `backlog`.
-        """
+    async def load(self, holder: Holder) -> None:
+        """Rebuild the index of device queues, and grant them to the holder. Appends are possible meanwhile."""
 
     def append(self, events: Sequence[Event], *, callers: int = 1) -> asyncio.Future[int]:
         """Store events, all or none. The future's result is the number of duplicates, set after the

@@ -132,12 +132,12 @@ class DeviceQueue:
         """Set the pending events, including events in flight."""
         self.events, self.body_bytes = events, body_bytes
 
-    def restore(self, packed: bytes, now: int, limit: int, *, same_boot: bool) -> None:
+    def restore(self, packed: bytes, now: int, limit: int, shift_ms: int | None) -> None:
         """Replace the rate window and the knowledge of the device by what `pack` returned before a restart."""
         is_known = len(packed) % 4 == len(_KNOWN)  # The packed window is a multiple of four bytes.
         self.is_known = self.is_known or is_known
         packed_window = packed[: -len(_KNOWN)] if is_known else packed
-        self.window = Window.unpack(packed_window, now, limit, same_boot=same_boot)
+        self.window = Window.unpack(packed_window, now, limit, shift_ms)
 
     def pack(self, now: int, span_ms: int) -> bytes:
         """Return the rate window for storage, with one more byte if the device is known."""

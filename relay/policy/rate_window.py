@@ -62,21 +62,21 @@ class Window:
         return _BASE.pack(now) + ages.tobytes()
 
     @classmethod
-    def unpack(cls, packed: bytes, now: int, limit: int, *, same_boot: bool) -> Window:
-        """Restore a stored state.
+    def unpack(cls, packed: bytes, now: int, limit: int, shift_ms: int | None) -> Window:
+        """Restore a stored state, and add `shift_ms` to its times.
 
-        The monotonic times of another boot cannot be compared with `now`, so that window counts as full.
+        None: its times are those of another clock and cannot be compared with `now`, so the window counts as full.
         """
         window = cls()
         if not packed:
             return window
-        if not same_boot:
+        if shift_ms is None:
             window._responded_at.extend([now] * limit)
             return window
         (base,) = _BASE.unpack_from(packed)
         ages = array("I")
         ages.frombytes(packed[_BASE.size :])
-        window._responded_at.extend(sorted(min(now, base - age) for age in ages))
+        window._responded_at.extend(sorted(min(now, base + shift_ms - age) for age in ages))
         return window
 
     def _prune(self, now: int, span_ms: int) -> None:

@@ -59,13 +59,13 @@ class Schedule:
 
     # -- pending events ----------------------------------------------------------------------------
 
-    def restore(self, queue_id: int, key: DeviceKey, packed: bytes, now: int, *, same_boot: bool) -> None:
-        """Restore what `window_of` returned for a device queue before a restart."""
+    def restore(self, queue_id: int, key: DeviceKey, packed: bytes, now: int, shift_ms: int | None) -> None:
+        """Restore what `window_of` returned for a device queue before a restart, see Window.unpack."""
         queue = self._queues.get(queue_id)
         if queue is None:
             queue = self._new_queue(queue_id, key, now)
             self._empty.add(queue, now, self.limits.window_ms)
-        queue.restore(packed, now, self.limits.device_per_window, same_boot=same_boot)
+        queue.restore(packed, now, self.limits.device_per_window, shift_ms)
 
     def resume(self, requests: Sequence[Sequence[Share]], now: int) -> None:
         """Resend the requests that were in flight at a crash exactly and first: the upstream may have received them."""

@@ -87,7 +87,7 @@ def bodies(numbers: Iterable[int], key: DeviceKey = TV, body_bytes: int = 0) -> 
 
 @dataclass
 class Box(ABC):
-    """One outbox, and the backlog that it reported."""
+    """One outbox, and the holder of its device queues, which records what the outbox reports."""
 
     settings: OutboxSettings
     clock: FakeClock = field(default_factory=FakeClock)
@@ -117,7 +117,7 @@ class Box(ABC):
 
     async def start(self) -> Box:
         await self.outbox.open()
-        self.loaded = await self.outbox.load(self.record_backlog)
+        await self.outbox.load(self)
         return self
 
     async def restart(self) -> Box:
@@ -130,9 +130,12 @@ class Box(ABC):
     async def restart_after_kill(self) -> Box:
         return await (await self.kill()).start()
 
-    def record_backlog(self, queue_id: int, key: DeviceKey, events: int, body_bytes: int) -> None:
+    def pending(self, queue_id: int, key: DeviceKey, events: int, body_bytes: int) -> None:
         self.queues[key] = queue_id
         self.backlog[key] = (events, body_bytes)
+
+    def granted(self, restored: RestoredState) -> None:
+        self.loaded = restored
 
     async def append(self, numbers: Iterable[int], key: DeviceKey = TV, body_bytes: int = 0) -> int:
         return await self.outbox.append(events(numbers, key, body_bytes))

@@ -286,14 +286,14 @@ class TestJournal:
         await box.claim(1, PHONE, window=b"taken")
         await box.settle(key=PHONE, window=b"settled")
         after = await box.restart_after_kill()
-        assert {queue.key: (queue.window, queue.same_boot) for queue in after.loaded.queues} == {
-            TV: (b"taken", True),
-            PHONE: (b"settled", True),
+        assert {queue.key: (queue.window, queue.shift_ms) for queue in after.loaded.queues} == {
+            TV: (b"taken", 0),
+            PHONE: (b"settled", 0),
         }
         rebooted = await after.kill()
         rebooted.clock.reboot(1_000)
         await rebooted.start()
-        assert [queue.same_boot for queue in rebooted.loaded.queues] == [False, False]
+        assert [queue.shift_ms for queue in rebooted.loaded.queues] == [None, None]
         await close(rebooted)
 
     async def test_load_after_a_clean_stop_returns_unsettled_requests(self, box: Box) -> None:
@@ -941,7 +941,7 @@ class TestLoad:
         await box.outbox.open()
         assert await box.append([1, 3, 4]) == 1
         box.backlog.clear()
-        box.loaded = await box.outbox.load(box.record_backlog)
+        await box.outbox.load(box)
         assert box.backlog[TV][0] == 12
         assert (await box.claim(100)).bodies == bodies([*range(0, 20, 2), 1, 3])
         box.check()

@@ -132,7 +132,7 @@ class Life:
                 if bodies:
                     self.in_flight[KEYS.index(names[queue])] = len(bodies)
             again.append([(names[queue], list(bodies), dict(timestamps)) for queue, bodies, timestamps in claimed])
-        windows = sorted((queue.key, queue.window, queue.same_boot) for queue in self.box.loaded.queues)
+        windows = sorted((queue.key, queue.window, queue.shift_ms) for queue in self.box.loaded.queues)
         return again, windows
 
     async def state(self) -> object:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from relay.cli.outbox_on_disk import NoHolder
 from relay.config import OutboxSettings
 from relay.outbox.factory import create_outbox
 from relay.runtime.clock import SystemClock
@@ -87,7 +88,7 @@ async def missing_events(path: Path, stored: list[str], sandbox: Sandbox) -> lis
     outbox = create_outbox(OutboxSettings(path=path), SystemClock(), Metrics(), tasks)
     await outbox.open()
     try:
-        await outbox.load(lambda *_: None)
+        await outbox.load(NoHolder())
         assert outbox.ledger().balanced
         lost = []
         for id_ in stored:

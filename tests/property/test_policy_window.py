@@ -50,7 +50,7 @@ def arrivals(script: list[Request], limit: int) -> list[int]:
         same_boot = request.after == "restart"
         if not same_boot:
             clock = now - 5  # The new boot is five milliseconds old.
-        window = Window.unpack(journal, now - clock, limit, same_boot=same_boot)
+        window = Window.unpack(journal, now - clock, limit, 0 if same_boot else None)
         window.responded(now - clock)  # A request in flight at the crash counts as sent.
     return seen
 
@@ -87,6 +87,6 @@ def test_packing_loses_nothing_in_the_same_boot(gaps: list[int], later: int) -> 
     for gap in gaps:
         now += gap
         window.responded(now)
-    again = Window.unpack(window.pack(now, WINDOW_MS), now + later, LIMIT, same_boot=True)
+    again = Window.unpack(window.pack(now, WINDOW_MS), now + later, LIMIT, 0)
     for limit in range(1, 12):
         assert again.free_at(now + later, limit, WINDOW_MS) == window.free_at(now + later, limit, WINDOW_MS)

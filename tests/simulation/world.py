@@ -16,9 +16,9 @@ from itertools import islice
 from random import Random
 
 import msgspec
-from relay.event.reader import Event
+from relay.event.reader import DeviceKey, Event
 from relay.forward.forwarder import Forwarder
-from relay.outbox import ClaimPart, DeadLetter, Ledger, Selection
+from relay.outbox import ClaimPart, DeadLetter, Ledger, RestoredState, Selection
 from relay.policy.limits import Limits
 from relay.policy.schedule import Schedule
 from relay.policy.upstream_origin import EndpointState
@@ -324,22 +324,29 @@ class World:
 
 
 class Relay:
-    """The tested parts, connected as in the service."""
+    """The tested parts, connected as in the service. It records the unsettled requests of a start."""
 
     def __init__(self, world: World) -> None:
         self.tasks = Tasks()
         self.outbox = world.outbox
         self.schedule = Schedule(world.plan.limits, world.upstream.origin)
         self.forwarder = Forwarder(self.outbox, self.schedule, world.upstream, world.clock, Metrics(), self.tasks)
+        self._unsettled: Sequence[Sequence[ClaimPart]] = ()
 
     async def start(self) -> Sequence[Sequence[ClaimPart]]:
         """Start the relay. Return the requests in flight at the last crash."""
         await self.outbox.open()
-        loaded = await self.outbox.load(self.forwarder.backlog)
-        self.forwarder.restore(loaded)
+        await self.outbox.load(self)
         self.tasks.start("forwarder", self.forwarder.run())
         self.tasks.start("housekeeping", self.forwarder.maintain())
-        return loaded.unsettled
+        return self._unsettled
+
+    def pending(self, queue_id: int, key: DeviceKey, events: int, body_bytes: int) -> None:
+        self.forwarder.pending(queue_id, key, events, body_bytes)
+
+    def granted(self, restored: RestoredState) -> None:
+        self._unsettled = restored.unsettled
+        self.forwarder.granted(restored)
 
     def check_alive(self) -> None:
         if self.tasks.failure.done():

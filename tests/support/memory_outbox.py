@@ -15,7 +15,6 @@ from uuid import UUID
 from relay.config import OutboxSettings
 from relay.event.reader import DeviceKey, Event
 from relay.outbox import (
-    Backlog,
     Claimed,
     ClaimPart,
     Dead,
@@ -23,6 +22,7 @@ from relay.outbox import (
     DropReason,
     EventState,
     Gauges,
+    Holder,
     Ledger,
     OutboxFull,
     OutboxShareUsed,
@@ -61,7 +61,7 @@ class MemoryOutbox:
         self._in_flight: dict[int, list[int]] = {}
         self._shift_ms: dict[int, int] = {}
         """By queue id, if the upstream may have accepted the last request: true time minus outbox time."""
-        self._backlog: Backlog | None = None
+        self._holder: Holder | None = None
         self._open = False
 
     def crashed(self) -> MemoryOutbox:
@@ -77,22 +77,24 @@ class MemoryOutbox:
             self.disk.boot_from_ms = self._now_ms()
         self._save_time()
 
-    async def load(self, backlog: Backlog) -> RestoredState:
+    async def load(self, holder: Holder) -> None:
         await self._commit_turn()
-        self._backlog = backlog
+        self._holder = holder
         requests: dict[int, list[tuple[int, ClaimPart]]] = {}
-        states = []
+        queues = []
         for number, queue in self.disk.queues.items():
-            states.append(RestoredQueue(number, queue.key, queue.window, queue.boot_id == self._clock.boot_id))
+            shift_ms = 0 if queue.boot_id == self._clock.boot_id else None
+            queues.append(RestoredQueue(number, queue.key, queue.window, shift_ms))
             if queue.journal is not None:
-                request, ordinal, seqs, shift_ms = queue.journal
+                request, ordinal, seqs, sent_ms = queue.journal
                 if seqs == [stored.seq for stored in islice(queue.pending, len(seqs))]:
                     self._in_flight[number] = seqs
-                    self._shift_ms[number] = shift_ms
+                    self._shift_ms[number] = sent_ms
                     requests.setdefault(request, []).append((ordinal, ClaimPart(number, len(seqs))))
             if queue.pending:
                 self._report(number)
-        return RestoredState(states, [[part for _, part in sorted(requests[request])] for request in sorted(requests)])
+        unsettled = [[part for _, part in sorted(requests[request])] for request in sorted(requests)]
+        holder.granted(RestoredState(queues, unsettled))
 
     def append(self, events: Sequence[Event], *, callers: int = 1) -> asyncio.Future[int]:
         result: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -392,5 +394,5 @@ class MemoryOutbox:
 
     def _report(self, number: int) -> None:
         queue = self.disk.queues[number]
-        if self._backlog is not None:
-            self._backlog(number, queue.key, len(queue.pending), queue.body_bytes)
+        if self._holder is not None:
+            self._holder.pending(number, queue.key, len(queue.pending), queue.body_bytes)

@@ -23,15 +23,14 @@ import structlog
 from relay.config import OutboxSettings
 from relay.event.reader import Event
 from relay.outbox import (
-    Backlog,
     Gauges,
+    Holder,
     OutboxError,
     OutboxFull,
     OutboxLocked,
     OutboxShareUsed,
     OutboxUnavailable,
     OutboxUnusable,
-    RestoredState,
 )
 from relay.outbox.engine import operations
 from relay.outbox.engine.commit_delay import Bell, CommitDelay
@@ -65,8 +64,8 @@ _IDLE_S = 0.1
 class LoadCall:
     """A call of `load`."""
 
-    backlog: Backlog
-    result: asyncio.Future[RestoredState]
+    holder: Holder
+    result: asyncio.Future[None]
 
 
 class Owner:
@@ -115,10 +114,10 @@ class Owner:
             self.state.configure(self._limits)
         self._bell.ring()
 
-    async def load(self, backlog: Backlog) -> RestoredState:
-        self._load_call = LoadCall(backlog, asyncio.get_running_loop().create_future())
+    async def load(self, holder: Holder) -> None:
+        self._load_call = LoadCall(holder, asyncio.get_running_loop().create_future())
         self._bell.ring()
-        return await self._load_call.result
+        await self._load_call.result
 
     def begin_closing(self) -> None:
         """Reject new calls. `run` commits the waiting calls, and ends."""
@@ -269,7 +268,7 @@ class Owner:
         for number in state.take_changed():
             queue = state.index.queues.get(number)
             if queue is not None:
-                self._load_call.backlog(number, queue.key, len(queue), queue.body_bytes)
+                self._load_call.holder.pending(number, queue.key, len(queue), queue.body_bytes)
 
     async def _load_more(self, call: LoadCall) -> None:
         """Load the next rows of the log. After the last rows, complete `load`."""
@@ -289,7 +288,8 @@ class Owner:
             await self._commit(self._pending_calls.correction(state, missing))
         self._report_changes()
         if not call.result.done():
-            call.result.set_result(restored)
+            call.holder.granted(restored)
+            call.result.set_result(None)
 
     async def _connect(self) -> None:
         """Open the store. If it does not match the state in memory, build a new state."""
@@ -312,7 +312,7 @@ class Owner:
         if self._load_call is not None:
             for number, queue in old.index.queues.items():
                 if number not in state.index.queues:
-                    self._load_call.backlog(number, queue.key, 0, 0)
+                    self._load_call.holder.pending(number, queue.key, 0, 0)
 
     async def _recreate_files(self) -> None:
         """Write files again that were deleted while open."""

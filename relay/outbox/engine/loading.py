@@ -73,7 +73,10 @@ class LoadingLog:
                 queue.prepend(older)
             if queue is not None:
                 queue.quarantine(older.quarantined)
-        queues = [RestoredQueue(row.queue_id, row.key, row.window, row.boot == boot) for row in self._opened.queues]
+        queues = [
+            RestoredQueue(row.queue_id, row.key, row.window, 0 if row.boot == boot else None)
+            for row in self._opened.queues
+        ]
         return RestoredState(queues, self._restore_requests(index) if restores_requests else ())
 
     def _restore_requests(self, index: Index) -> Sequence[Sequence[ClaimPart]]:

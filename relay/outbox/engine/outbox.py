@@ -13,16 +13,15 @@ from contextlib import suppress
 from relay.config import OutboxSettings
 from relay.event.reader import Event
 from relay.outbox import (
-    Backlog,
     Claimed,
     ClaimPart,
     DeadLetter,
     EventState,
     Gauges,
+    Holder,
     Ledger,
     OutboxError,
     OutboxFull,
-    RestoredState,
     Selection,
     Settled,
 )
@@ -68,8 +67,8 @@ class OutboxEngine:
         self._task = self._own_tasks.start("outbox", self._owner.run())
         self._tasks.start("outbox watch", self._watch())
 
-    async def load(self, backlog: Backlog) -> RestoredState:
-        return await self._owner.load(backlog)
+    async def load(self, holder: Holder) -> None:
+        await self._owner.load(holder)
 
     def configure(self, settings: OutboxSettings) -> None:
         self._settings = limited(self._settings, settings)

@@ -104,7 +104,7 @@ class OutboxState:
     index: Index = field(default_factory=Index)
     oldest: Oldest | None = None
     changed: set[int] = field(default_factory=set)
-    """Ids of queues whose changes have not been reported to the backlog callback."""
+    """Ids of queues whose changes have not been reported to the holder."""
 
     @classmethod
     def of(cls, opened: Opened, limits: OutboxLimits, clock: Clock) -> OutboxState:

@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import pytest
 from relay.app import installation
+from relay.cli.outbox_on_disk import NoHolder
 from relay.config import OutboxSettings
 from relay.event.reader import Event
 from relay.outbox import Ledger
@@ -28,7 +29,7 @@ async def opened(path: Path, ids: MachineIds | None, events: int = 0) -> tuple[L
     tasks = Tasks()
     outbox = create_outbox(OutboxSettings(path=path), SystemClock(), Metrics(), tasks, ids=ids)
     await outbox.open()
-    await outbox.load(lambda queue_id, key, events, body_bytes: None)
+    await outbox.load(NoHolder())
     if events:
         await outbox.append([Event(uuid4().bytes, (1, "tv", "tv-1"), b'{"n":%d}' % n) for n in range(events)])
     found = outbox.ledger(), outbox.gauges().quarantined

@@ -15,8 +15,8 @@ from uuid import UUID
 
 import pytest
 from relay.config import OutboxSettings
-from relay.event.reader import Event
-from relay.outbox import ClaimPart, Dead, Gauges, Ledger, Settled
+from relay.event.reader import DeviceKey, Event
+from relay.outbox import ClaimPart, Dead, Gauges, Ledger, RestoredState, Settled
 from relay.outbox.factory import create_outbox
 from relay.runtime.clock import SystemClock
 from relay.runtime.metrics import Metrics
@@ -33,7 +33,7 @@ asyncio.run(hold(pathlib.Path(sys.argv[1])))
 
 
 class Opened:
-    """An outbox that is open during the block."""
+    """An outbox that is open during the block, and the holder of its device queues."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -43,8 +43,13 @@ class Opened:
         self._tasks = Tasks()
         self.outbox = create_outbox(OutboxSettings(path=self._path), SystemClock(), Metrics(), self._tasks)
         await self.outbox.open()
-        await self.outbox.load(lambda queue_id, key, events, body_bytes: self.queues.append(queue_id))
+        await self.outbox.load(self)
         return self
+
+    def pending(self, queue_id: int, key: DeviceKey, events: int, body_bytes: int) -> None:
+        self.queues.append(queue_id)
+
+    def granted(self, restored: RestoredState) -> None: ...
 
     async def __aexit__(self, *_: object) -> None:
         await self.outbox.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from relay.cli.outbox_on_disk import NoHolder
 from relay.config import OutboxSettings
 
 from tests.support.ingest_harness import BODY, EVENT, EVENT_ID, HandClock, Served, post, request
@@ -13,7 +14,7 @@ from tests.support.memory_outbox import MemoryOutbox
 
 async def served_by(outbox: MemoryOutbox) -> Served:
     await outbox.open()
-    await outbox.load(lambda *_: None)
+    await outbox.load(NoHolder())
     return Served(outbox=outbox)
 
 

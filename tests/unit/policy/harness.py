@@ -180,6 +180,6 @@ def restarted(harness: Harness, *, same_boot: bool = True, unsettled: Sequence[S
         after.report(queue_id)
         packed = harness.schedule.window_of(queue_id, harness.now)
         key = (after.tenants[queue_id], "tv", f"device-{queue_id}")
-        after.schedule.restore(queue_id, key, packed, after.now, same_boot=same_boot)
+        after.schedule.restore(queue_id, key, packed, after.now, 0 if same_boot else None)
     after.schedule.resume(unsettled, after.now)
     return after

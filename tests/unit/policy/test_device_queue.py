@@ -112,7 +112,7 @@ def test_a_device_is_known_after_a_delivery_also_after_a_restart(
     assert queue.is_known is is_known
 
     restored = DeviceQueue(1, queue.key, Window())
-    restored.restore(queue.pack(950, LIMITS.window_ms), 1_000, LIMITS.device_per_window, same_boot=True)
+    restored.restore(queue.pack(950, LIMITS.window_ms), 1_000, LIMITS.device_per_window, 0)
     assert restored.is_known is is_known
     assert restored.window.count(1_000, LIMITS.window_ms) == responses
 
@@ -121,12 +121,12 @@ def test_a_device_stays_known_in_another_boot_with_a_full_window(queue: DeviceQu
     queue.delivered(2, 0)
     queue.window.responded(900)
     restored = DeviceQueue(1, queue.key, Window())
-    restored.restore(queue.pack(950, LIMITS.window_ms), 10, LIMITS.device_per_window, same_boot=False)
+    restored.restore(queue.pack(950, LIMITS.window_ms), 10, LIMITS.device_per_window, None)
     assert restored.is_known
     assert restored.window.count(10, LIMITS.window_ms) == LIMITS.device_per_window
 
 
 def test_a_device_delivered_before_its_stored_state_is_loaded_stays_known(queue: DeviceQueue) -> None:
     queue.delivered(2, 0)
-    queue.restore(b"", 1_000, LIMITS.device_per_window, same_boot=True)
+    queue.restore(b"", 1_000, LIMITS.device_per_window, 0)
     assert queue.is_known

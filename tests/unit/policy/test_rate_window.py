@@ -41,19 +41,25 @@ def test_count_ignores_free_slots() -> None:
 
 def test_an_empty_window_packs_to_nothing() -> None:
     assert full_at(0).pack(WINDOW_MS + 1, WINDOW_MS) == b""
-    assert Window.unpack(b"", 5, LIMIT, same_boot=False).free_at(5, LIMIT, WINDOW_MS) == 5
+    assert Window.unpack(b"", 5, LIMIT, None).free_at(5, LIMIT, WINDOW_MS) == 5
 
 
 def test_in_the_same_boot_a_restart_remembers_every_answer() -> None:
     packed = full_at(100, 200, 300).pack(400, WINDOW_MS)
-    window = Window.unpack(packed, 500, LIMIT, same_boot=True)
+    window = Window.unpack(packed, 500, LIMIT, 0)
     assert window.free_at(500, LIMIT, WINDOW_MS) == 100 + WINDOW_MS + 1
 
 
 def test_in_another_boot_the_window_counts_as_full_from_now() -> None:
     packed = full_at(100).pack(400, WINDOW_MS)
-    window = Window.unpack(packed, 50, LIMIT, same_boot=False)
+    window = Window.unpack(packed, 50, LIMIT, None)
     assert window.free_at(50, LIMIT, WINDOW_MS) == 50 + WINDOW_MS + 1
+
+
+def test_the_times_of_another_clock_are_shifted() -> None:
+    packed = full_at(100, 200, 300).pack(400, WINDOW_MS)
+    window = Window.unpack(packed, 9_500, LIMIT, 9_000)
+    assert window.free_at(9_500, LIMIT, WINDOW_MS) == 9_100 + WINDOW_MS + 1
 
 
 def test_the_packed_state_is_small() -> None:
@@ -64,7 +70,7 @@ def test_the_packed_state_is_small() -> None:
 def test_responses_later_than_the_clock_count_as_now() -> None:
     """Some machines set monotonic time back during a suspend. A rate slot must still be free after one window."""
     packed = full_at(9_000_000).pack(9_000_000, WINDOW_MS)
-    window = Window.unpack(packed, 1_000, 1, same_boot=True)
+    window = Window.unpack(packed, 1_000, 1, 0)
     assert window.free_at(1_000, 1, WINDOW_MS) == 1_000 + WINDOW_MS + 1
 
 

@@ -711,7 +711,7 @@ def test_a_device_queue_whose_events_were_dropped_is_removed() -> None:
 
 def test_a_restored_empty_device_queue_is_removed() -> None:
     harness = Harness()
-    harness.schedule.restore(1, (1, "tv", "a"), b"", harness.now, same_boot=True)
+    harness.schedule.restore(1, (1, "tv", "a"), b"", harness.now, 0)
     harness.pass_time(LIMITS.window_ms + 1)
     assert harness.forget() == [1]
 

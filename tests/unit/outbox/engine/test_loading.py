@@ -69,7 +69,7 @@ def test_requests_of_the_journal_are_in_flight_until_they_are_claimed() -> None:
     state.load(chunk(*range(1, 7)))
     restored = state.finish_loading(restores_requests=True)
     assert restored.unsettled == [[ClaimPart(2, 2), ClaimPart(1, 2)]]
-    assert restored.queues == [RestoredQueue(1, TV, b"window", True), RestoredQueue(2, PHONE, b"window", True)]
+    assert restored.queues == [RestoredQueue(1, TV, b"window", 0), RestoredQueue(2, PHONE, b"window", 0)]
     queue = state.index.queues[1]
     assert (queue.is_restored, list(queue.in_flight or ())) == (True, [3, 5])
     queue.claim(array("Q", [3]), 0)

@@ -169,7 +169,7 @@ async def test_failed_salvage_leaves_no_files(make_box: MakeBox) -> None:
         assert not after.outbox.gauges().writable
         assert sorted(each.name for each in after.path.parent.iterdir()) == ["outbox.db", "outbox.db.lock"]
         assert after.path.read_bytes() == before
-    after.loaded = await after.outbox.load(after.record_backlog)
+    await after.outbox.load(after)
     assert after.outbox.ledger().pending > EVENTS
     await close(after)
 

@@ -118,7 +118,7 @@ async def test_copy_is_not_begun_without_room(make_box: MakeBox, monkeypatch: py
     assert "the disk is full" in box.outbox.gauges().problem
     assert content(box.path.parent)["outbox.db"] == before["outbox.db"]
     monkeypatch.undo()
-    box.loaded = await box.outbox.load(box.record_backlog)
+    await box.outbox.load(box)
     assert box.outbox.ledger().pending == 2 * EVENTS - 11
     await close(box)
 

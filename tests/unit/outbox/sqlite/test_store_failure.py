@@ -171,7 +171,7 @@ async def test_outbox_starts_on_a_failing_disk_and_recovers(make_box: MakeBox) -
         assert not box.outbox.gauges().writable
         with pytest.raises(OutboxFull, match="the disk is full"):
             await box.append([1])
-    box.loaded = await box.outbox.load(box.record_backlog)
+    await box.outbox.load(box)
     assert await box.append([1]) == 0
 
 
