@@ -10,26 +10,19 @@ An event becomes a dead letter in three cases only:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Mapping
 
-from relay.policy.backoff import full_jitter, probe_delay, requested_delay
-from relay.policy.device_queue import DeviceQueue
-from relay.policy.diagnosis import (
-    BatchDelayed,
-    BatchFailed,
-    BatchRejected,
-    BatchRemoved,
-    EventTooLarge,
-    FailureSeen,
-    LimitMet,
-    SharedBatchFailed,
+from relay.policy.completed_request import (
+    NOTHING,
+    CompletedRequest,
+    DeadLetterCause,
+    Judgement,
+    QueueOutcome,
+    dead_letter,
 )
-from relay.policy.endpoint import Endpoint
-from relay.policy.endpoint_health import Failure
-from relay.policy.limits import Limits
+from relay.policy.diagnosis import BatchDelayed, BatchRejected, BatchRemoved, EventTooLarge, LimitMet
+from relay.policy.failed_request import attribute_failure, endpoint_failed, failing
 from relay.policy.network import NotSent, explains_loss
-from relay.policy.pause import Pause
 from relay.policy.verdict import (
     BatchTooLarge,
     Delivered,
@@ -43,55 +36,6 @@ from relay.policy.verdict import (
     Verdict,
 )
 
-
-class DeadLetterCause(NamedTuple):
-    """Why an event becomes a dead letter, with the status and message of the upstream."""
-
-    reason: Literal["refused", "too_large", "poison"]
-    status: int | None
-    message: str
-
-
-class QueueOutcome(NamedTuple):
-    """The outcome for the events of one device queue. The keys of `dead_letters` count from its first event."""
-
-    queue_id: int
-    delivered: bool
-    dead_letters: Mapping[int, DeadLetterCause]
-
-
-class Judgement(NamedTuple):
-    outcomes: Sequence[QueueOutcome]
-    """Device queues with settled events. The events of all others stay pending, in order."""
-    resend: Literal["", "exact", "halves"] = ""
-    """Send the same request again ("exact"), or its device queues in two requests ("halves")."""
-
-
-class CompletedRequest(NamedTuple):
-    """A request that has a response, with the time and the random number for the decision."""
-
-    limits: Limits
-    endpoint: Endpoint
-    queues: Sequence[tuple[DeviceQueue, int]]
-    """The device queues in the request with their numbers of events."""
-    body_bytes: int
-    sent_at: int
-    exact: bool
-    now: int
-    u: float
-    """Uniform in [0, 1)."""
-
-    def pause(self, attempt: int, reason: Failure | Literal["rate_limited"], retry_after_ms: int | None) -> Pause:
-        """Return the pause after this response: backoff, or the delay of probes for a failure that needs a person."""
-        if reason in ("unauthorized", "misconfigured"):
-            return Pause(self.now + probe_delay(attempt, self.u), reason)
-        jitter_ms = full_jitter(attempt, self.limits.retry_initial_ms, self.limits.retry_max_ms, self.u)
-        requested_ms = requested_delay(retry_after_ms, self.u)
-        requested_until = self.now + requested_ms if requested_ms else 0
-        return Pause(self.now + max(jitter_ms, requested_ms), reason, requested_until)
-
-
-_NOTHING = Judgement(())
 _NO_DEAD_LETTERS: Mapping[int, DeadLetterCause] = {}
 
 
@@ -99,7 +43,7 @@ def judge(request: CompletedRequest, verdict: Verdict) -> Judgement:
     """Return the outcome of a request, and update the state of its device queues and its endpoint."""
     match verdict:
         case _ if not request.queues:
-            return _NOTHING
+            return NOTHING
         case NothingLeft(message):
             return _not_sent(request, message)
         case Failing(message) if verdict.is_lost and explains_loss(request.endpoint.origin.network, request.now):
@@ -120,11 +64,11 @@ def judge(request: CompletedRequest, verdict: Verdict) -> Judgement:
         case RateLimited():
             return _limited(request, verdict)
         case Unauthorized(message):
-            return _endpoint_failed(request, "unauthorized", message)
+            return endpoint_failed(request, "unauthorized", message)
         case Misconfigured(message):
-            return _endpoint_failed(request, "misconfigured", message)
+            return endpoint_failed(request, "misconfigured", message)
         case Failing():
-            return _failing(request, verdict)
+            return failing(request, verdict)
 
 
 def _not_sent(request: CompletedRequest, message: str, *, was_lost: bool = False) -> Judgement:
@@ -167,12 +111,6 @@ def _named_dead_letters(
     }
 
 
-def _dead_letter(queue: DeviceQueue, cause: DeadLetterCause) -> Judgement:
-    """Make the first event of a device queue a dead letter."""
-    queue.diagnose(BatchRemoved())
-    return Judgement([QueueOutcome(queue.id, False, {0: cause})])
-
-
 def _named(request: CompletedRequest, verdict: EventsRejected) -> list[QueueOutcome]:
     """Return the outcome of a rejection that names events. Its indexes count through the whole request."""
     outcomes: list[QueueOutcome] = []
@@ -190,7 +128,7 @@ def _unnamed(request: CompletedRequest, verdict: EventsRejected) -> Judgement:
     """Halve a request with a bad event that the response does not name: by device queues first, then by events."""
     endpoint = request.endpoint
     if not verdict.about_events and endpoint.rejections.are_unexplained:
-        return _endpoint_failed(request, "misconfigured", verdict.message)
+        return endpoint_failed(request, "misconfigured", verdict.message)
     queue, events = request.queues[0]
     is_found = len(request.queues) == 1 and events == 1
     if len(request.queues) == 1 and events > 1:
@@ -201,23 +139,23 @@ def _unnamed(request: CompletedRequest, verdict: EventsRejected) -> Judgement:
         recent_success=endpoint.evidence.has_recent_success(request.now)
     ):
         # The relay continues to find bad events, at the rate of probes.
-        _endpoint_failed(request, "misconfigured", verdict.message)
+        endpoint_failed(request, "misconfigured", verdict.message)
     else:
         endpoint.responded(request.now)
     if len(request.queues) > 1:
         return Judgement((), "halves")
     if not is_found:
-        return _NOTHING
+        return NOTHING
     if not verdict.about_events:
         _count_unexplained(request, verdict.message)
-    return _dead_letter(queue, DeadLetterCause("refused", verdict.status, verdict.message))
+    return dead_letter(queue, DeadLetterCause("refused", verdict.status, verdict.message))
 
 
 def _count_unexplained(request: CompletedRequest, message: str) -> None:
     """Count a single event rejected by a status that is not about events. At the maximum, the endpoint is at fault."""
     request.endpoint.rejections.count_unexplained()
     if request.endpoint.rejections.are_unexplained:
-        _endpoint_failed(request, "misconfigured", message)
+        endpoint_failed(request, "misconfigured", message)
 
 
 def _too_large(request: CompletedRequest, verdict: BatchTooLarge) -> Judgement:
@@ -232,17 +170,17 @@ def _too_large(request: CompletedRequest, verdict: BatchTooLarge) -> Judgement:
         endpoint.responded(now)
         endpoint.note_error(verdict.message)
         endpoint.body_size.too_large(request.body_bytes, now, request.limits.max_body_bytes)
-        return _NOTHING
+        return NOTHING
     if endpoint.rejections.are_unexplained:
-        return _endpoint_failed(request, "misconfigured", verdict.message)
+        return endpoint_failed(request, "misconfigured", verdict.message)
     endpoint.responded(now)
     endpoint.note_error(verdict.message)
     queue.diagnose(EventTooLarge())
     if request.body_bytes <= endpoint.body_size.largest_delivered and queue.diagnosis.has_few_failures():
         queue.start_pause(request.pause(queue.diagnosis.failures - 1, "backing_off", None))
-        return _NOTHING
+        return NOTHING
     _count_unexplained(request, verdict.message)
-    return _dead_letter(queue, DeadLetterCause("too_large", verdict.status, verdict.message))
+    return dead_letter(queue, DeadLetterCause("too_large", verdict.status, verdict.message))
 
 
 def _limited(request: CompletedRequest, verdict: RateLimited) -> Judgement:
@@ -258,7 +196,7 @@ def _limited(request: CompletedRequest, verdict: RateLimited) -> Judgement:
         queue.window.count(now, limits.window_ms) >= limits.device_per_window
         or verdict.limit == limits.device_per_window
     )
-    one_device_only = not (is_mixed or own_limit) and _attribute_failure(request)
+    one_device_only = not (is_mixed or own_limit) and attribute_failure(request)
     if one_device_only:
         endpoint.limit.limited_one_device(request.sent_at, now)
     if one_device_only or own_limit:
@@ -279,73 +217,3 @@ def _initial_rate(request: CompletedRequest, verdict: RateLimited) -> int:
         return limits.ip_per_window
     responses = request.endpoint.limit.responses_since(request.now - limits.window_ms)
     return min(verdict.limit, max(limits.ip_per_window, responses))
-
-
-def _too_slow(request: CompletedRequest, verdict: Failing) -> Judgement:
-    """Halve a batch that timed out while the relay sent it, because the reason is its size and not an event."""
-    request.endpoint.body_size.timed_out(request.body_bytes, request.now, request.limits.max_body_bytes)
-    for queue, _ in request.queues:
-        queue.diagnose(BatchDelayed())
-    _pause(request, _attribute_failure(request), "backing_off", verdict.message, None)
-    # An exact request must not remain exact, because the relay sends its events again in smaller batches.
-    return Judgement((), "halves" if request.exact and len(request.queues) > 1 else "")
-
-
-def _failing(request: CompletedRequest, verdict: Failing) -> Judgement:
-    """Handle a failure without a decision about events: the endpoint is unavailable, or an event is poison."""
-    if verdict.while_sending and sum(events for _, events in request.queues) > 1:
-        return _too_slow(request, verdict)
-    endpoint, now = request.endpoint, request.now
-    device_fault = _attribute_failure(request)
-    if len(request.queues) > 1:
-        for queue, _ in request.queues:
-            queue.diagnose(SharedBatchFailed(device_fault))
-    else:
-        queue, events = request.queues[0]
-        queue.diagnose(BatchFailed(events, now, device_fault, endpoint.evidence.success_at))
-        if events == 1 and queue.diagnosis.is_poisoned(now):
-            endpoint.note_error(verdict.message)
-            return _dead_letter(queue, DeadLetterCause("poison", verdict.status, verdict.message))
-    return _pause(request, device_fault, "backing_off", verdict.message, verdict.retry_after_ms)
-
-
-def _endpoint_failed(request: CompletedRequest, failure: Failure, message: str) -> Judgement:
-    """Handle a response to all requests of the endpoint, such as 401 or 404, unless only this device receives it."""
-    device_fault = _attribute_failure(request)
-    if device_fault:
-        for queue, _ in request.queues:
-            queue.diagnose(BatchDelayed())
-    return _pause(request, device_fault, failure, message, None)
-
-
-def _attribute_failure(request: CompletedRequest) -> bool:
-    """Record a failure of the device queues in the request. Return whether they are at fault and not the endpoint.
-
-    They are at fault if other device queues succeeded recently and none of these failed since. They are also at fault
-    if other device queues succeeded between their failures, as long as the endpoint has recent successes.
-    """
-    endpoint, now = request.endpoint, request.now
-    for queue, _ in request.queues:
-        queue.diagnose(FailureSeen(now, endpoint.evidence.success_at))
-    device_fault = endpoint.evidence.others_succeed([queue.id for queue, _ in request.queues], request.sent_at, now)
-    if not device_fault and endpoint.evidence.has_recent_success(now):
-        device_fault = all(queue.diagnosis.at_fault for queue, _ in request.queues)
-    endpoint.evidence.failed(queue.id for queue, _ in request.queues if not queue.diagnosis.at_fault)
-    return device_fault
-
-
-def _pause(
-    request: CompletedRequest, device_fault: bool, failure: Failure, message: str, retry_after_ms: int | None
-) -> Judgement:
-    """Pause the device queues or the endpoint. An exact request stays exact for its first retries."""
-    endpoint, now = request.endpoint, request.now
-    if device_fault:
-        endpoint.note_error(message)
-        for queue, _ in request.queues:
-            queue.start_pause(request.pause(queue.diagnosis.failures - 1, failure, retry_after_ms))
-    else:
-        attempt = endpoint.failed(failure, message, request.sent_at, now)
-        if attempt is not None:
-            endpoint.postpone_probe(request.pause(attempt, failure, retry_after_ms))
-    stays_exact = request.exact and all(queue.diagnosis.has_few_failures() for queue, _ in request.queues)
-    return Judgement((), "exact" if stays_exact else "")

@@ -23,12 +23,13 @@ from sys import maxsize
 from relay.event.reader import DeviceKey
 from relay.policy import overview
 from relay.policy.batch_selection import choose
+from relay.policy.completed_request import CompletedRequest, QueueOutcome
 from relay.policy.device_queue import DeviceQueue, linger_end
 from relay.policy.diagnosis import BatchRemoved
 from relay.policy.empty_queues import EmptyQueues
 from relay.policy.endpoint import Endpoint
 from relay.policy.endpoint_turns import EndpointTurns
-from relay.policy.judgement import CompletedRequest, QueueOutcome, judge
+from relay.policy.judgement import judge
 from relay.policy.limits import Limits
 from relay.policy.pause import Pause
 from relay.policy.position import IDLE, READY, RESERVED, InFlight, Lingering, SlotUse

@@ -353,7 +353,7 @@ MUTANTS = (
         "a lost kept connection counted as a failure",
         "G6",
         "tests/unit/policy/test_schedule.py::test_a_request_on_a_closing_connection_is_resent_immediately_and_counted",
-        ("relay/policy/judgement.py", 'return Judgement((), "exact")\n', "return _NOTHING\n"),
+        ("relay/policy/judgement.py", 'return Judgement((), "exact")\n', "return NOTHING\n"),
     ),
     mutant(
         "one true time for all upstream origins",

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from relay.policy import batch
-from relay.policy.judgement import DeadLetterCause
+from relay.policy.completed_request import DeadLetterCause
 from relay.policy.limits import Limits
 from relay.policy.requests import Reply, Send, Share, Wait
 from relay.policy.schedule import Schedule

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 from relay.policy.backoff import REQUESTED_DELAY_MAX_MS
-from relay.policy.judgement import DeadLetterCause
+from relay.policy.completed_request import DeadLetterCause
 from relay.policy.rejections import UNEXPLAINED_REJECTIONS_MAX
 from relay.policy.requests import Send, Share
 from relay.policy.verdict import (

@@ -1,0 +1,70 @@
+"""A completed request, and what its response means for the events in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
+
+from relay.policy.backoff import full_jitter, probe_delay, requested_delay
+from relay.policy.device_queue import DeviceQueue
+from relay.policy.diagnosis import BatchRemoved
+from relay.policy.endpoint import Endpoint
+from relay.policy.endpoint_health import Failure
+from relay.policy.limits import Limits
+from relay.policy.pause import Pause
+
+
+class DeadLetterCause(NamedTuple):
+    """Why an event becomes a dead letter, with the status and message of the upstream."""
+
+    reason: Literal["refused", "too_large", "poison"]
+    status: int | None
+    message: str
+
+
+class QueueOutcome(NamedTuple):
+    """The outcome for the events of one device queue. The keys of `dead_letters` count from its first event."""
+
+    queue_id: int
+    delivered: bool
+    dead_letters: Mapping[int, DeadLetterCause]
+
+
+class Judgement(NamedTuple):
+    outcomes: Sequence[QueueOutcome]
+    """Device queues with settled events. The events of all others stay pending, in order."""
+    resend: Literal["", "exact", "halves"] = ""
+    """Send the same request again ("exact"), or its device queues in two requests ("halves")."""
+
+
+class CompletedRequest(NamedTuple):
+    """A request that has a response, with the time and the random number for the decision."""
+
+    limits: Limits
+    endpoint: Endpoint
+    queues: Sequence[tuple[DeviceQueue, int]]
+    """The device queues in the request with their numbers of events."""
+    body_bytes: int
+    sent_at: int
+    exact: bool
+    now: int
+    u: float
+    """Uniform in [0, 1)."""
+
+    def pause(self, attempt: int, reason: Failure | Literal["rate_limited"], retry_after_ms: int | None) -> Pause:
+        """Return the pause after this response: backoff, or the delay of probes for a failure that needs a person."""
+        if reason in ("unauthorized", "misconfigured"):
+            return Pause(self.now + probe_delay(attempt, self.u), reason)
+        jitter_ms = full_jitter(attempt, self.limits.retry_initial_ms, self.limits.retry_max_ms, self.u)
+        requested_ms = requested_delay(retry_after_ms, self.u)
+        requested_until = self.now + requested_ms if requested_ms else 0
+        return Pause(self.now + max(jitter_ms, requested_ms), reason, requested_until)
+
+
+NOTHING = Judgement(())
+
+
+def dead_letter(queue: DeviceQueue, cause: DeadLetterCause) -> Judgement:
+    """Make the first event of a device queue a dead letter."""
+    queue.diagnose(BatchRemoved())
+    return Judgement([QueueOutcome(queue.id, False, {0: cause})])
