@@ -316,6 +316,18 @@ MUTANTS = (
         (f"{ENGINE}/pending_calls.py", "self._ops_first = bool(self.ops) and", "self._ops_first = False and"),
     ),
     mutant(
+        "the state of a quarantined event is found by a scan",
+        "G9",
+        "tests/unit/outbox/engine/test_queue_index.py",
+        (f"{ENGINE}/queue_index.py", "return _contains(self.quarantined, seq)", "return seq in self.quarantined"),
+    ),
+    mutant(
+        "each deletion scans the stored ids",
+        "G9",
+        "tests/unit/outbox/sqlite/test_statements_plans.py",
+        (f"{SQLITE}/statements.py", "WHERE first_seq <= ?1 AND last_seq <= ?1", "WHERE last_seq <= ?1"),
+    ),
+    mutant(
         "the dedupe window ignores the size of the outbox",
         "G9",
         "tests/unit/outbox/sqlite/test_space.py::test_stored_ids_cannot_fill_the_file",

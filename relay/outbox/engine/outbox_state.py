@@ -147,7 +147,7 @@ class OutboxState:
         if found.mark == DEAD:
             return "dead_lettered"
         queue = self.index.queues.get(found.queue_id)
-        if queue is not None and (found.seq in queue or found.seq in queue.quarantined):
+        if queue is not None and (found.seq in queue or queue.is_quarantined(found.seq)):
             return "pending"
         unread = isinstance(self.phase, LoadingLog) and self.phase.may_contain(found.queue_id, found.seq)
         return "pending" if unread else "delivered"

@@ -47,8 +47,7 @@ class StoredQueue:
         return len(self._seqs) - self._head
 
     def __contains__(self, seq: int) -> bool:
-        at = bisect_left(self._seqs, seq, self._head)
-        return at < len(self._seqs) and self._seqs[at] == seq
+        return _contains(self._seqs, seq, self._head)
 
     def __repr__(self) -> str:
         flight = 0 if self.in_flight is None else len(self.in_flight)
@@ -80,6 +79,9 @@ class StoredQueue:
         self.in_flight, self.is_restored = None, False
         if not perhaps_delivered:
             self.shift_ms = None
+
+    def is_quarantined(self, seq: int) -> bool:
+        return _contains(self.quarantined, seq)
 
     def quarantine(self, seqs: array[int]) -> None:
         self.quarantined = seqs
@@ -143,6 +145,12 @@ class StoredQueue:
         """Return (seq, body bytes) of each event that is not in flight, oldest first."""
         start = self._head + (len(self.in_flight) if self.in_flight is not None else 0)
         return ((self._seqs[at], self._sizes[at]) for at in range(start, len(self._seqs)))
+
+
+def _contains(seqs: array[int], seq: int, start: int = 0) -> bool:
+    """Return whether a sorted array contains a seq at `start` or later."""
+    at = bisect_left(seqs, seq, start)
+    return at < len(seqs) and seqs[at] == seq
 
 
 class Index:

@@ -289,7 +289,8 @@ def _remember(
 
 
 def _remember_range(database: sqlite3.Connection, seq_range: c.SeqRange) -> None:
-    database.execute("DELETE FROM dedupe_window WHERE last_seq <= ?", (seq_range.forget_to_seq,))
+    # A range ends at its first seq or later: the condition on the key bounds the rows that are read.
+    database.execute("DELETE FROM dedupe_window WHERE first_seq <= ?1 AND last_seq <= ?1", (seq_range.forget_to_seq,))
     if seq_range.ids:
         _remember(
             database, seq_range.kept_from_seq, seq_range.last_seq, seq_range.ids, seq_range.marks, seq_range.checks

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from array import array
+
 from hypothesis import given
 from hypothesis import strategies as st
 from relay.outbox.engine.queue_index import Index, StoredQueue
@@ -74,3 +76,19 @@ def test_oldest_droppable_events_of_all_queues_exclude_events_in_flight() -> Non
     second.in_flight = second.seqs(2)
     first.in_flight = first.seqs(3)
     assert index.oldest_droppable(1) is None
+
+
+class Unscanned(array):
+    """An array that may be bisected, and not searched from its beginning."""
+
+    def __contains__(self, seq: object) -> bool:
+        raise AssertionError("an array of a million seqs would be scanned")
+
+
+def test_a_quarantined_event_is_found_without_a_scan() -> None:
+    queue = StoredQueue(KEY)
+    assert not queue.is_quarantined(3)
+    queue.quarantine(Unscanned("Q", [3, 5, 9]))
+
+    assert [seq for seq in range(12) if queue.is_quarantined(seq)] == [3, 5, 9]
+    assert 3 not in queue
