@@ -1,4 +1,7 @@
-"""Detect changes of key and certificate files. This is a separate task, because checks of other files may hang."""
+"""Detect changes of key and certificate files, and warn of secrets that others can read.
+
+The watch is a separate task, because checks of other files may hang.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,9 @@ from pathlib import Path
 
 import structlog
 
-from relay.runtime.secret import fingerprint
+from relay.config import Settings
+from relay.forward.upstream import certificate_files
+from relay.runtime.secret import exposed, fingerprint
 
 _log = structlog.get_logger(__name__)
 
@@ -26,3 +31,14 @@ async def watch_keys(
             known = now
             _log.info("a key or certificate file has changed")
             changed()
+
+
+def watched_files(settings: Settings) -> list[Path]:
+    """Return the key and certificate files. The relay applies their changes without a signal."""
+    return [*dict.fromkeys(settings.secret_files.values()), *certificate_files(settings.upstream).values()]
+
+
+def warn_of_exposed(settings: Settings) -> None:
+    """Log a warning for each secret that other users of the machine can read."""
+    for problem in exposed(dict.fromkeys(settings.secret_files.values())):
+        _log.warning("a secret is exposed", problem=problem)

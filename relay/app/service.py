@@ -30,29 +30,28 @@ import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import structlog
 
 from relay import __version__
-from relay.app import installation, process, signals
+from relay.app import installation, signals
 from relay.app.routes import Routes
-from relay.app.secret_watch import watch_keys
+from relay.app.secret_watch import warn_of_exposed, watch_keys, watched_files
+from relay.app.shown_status import create_last_hour, create_status
 from relay.app.systemd import Supervisor
 from relay.config import ConfigError, ConfigFault, Settings, changes, diff, needs_restart, secrets, with_changed_files
 from relay.event.reader import Reader
 from relay.forward.forwarder import Forwarder
 from relay.forward.network_watch import NetworkWatch
 from relay.forward.time_file import TimeFile
-from relay.forward.upstream import UpstreamClient, certificate_files, transport_problem
+from relay.forward.upstream import UpstreamClient, transport_problem
 from relay.http.listener import Listener
 from relay.ingest.events_api import HttpIngest
 from relay.ingest.udp.ingest import UdpIngest
 from relay.ops.history import History
 from relay.ops.live import Live
 from relay.ops.server import Ops
-from relay.ops.status import Status
 from relay.outbox import OutboxError, Selection
 from relay.outbox.factory import STORE_VERSION, create_outbox
 from relay.policy.limits import Limits
@@ -62,7 +61,7 @@ from relay.runtime.address import ListenError
 from relay.runtime.clock import Clock
 from relay.runtime.machine import read_machine_ids
 from relay.runtime.metrics import Metrics
-from relay.runtime.secret import exposed, fingerprint
+from relay.runtime.secret import fingerprint
 from relay.runtime.tasks import TaskFailed, Tasks
 
 _WATCH_S = 1.0
@@ -85,7 +84,7 @@ class Service:
         self.settings = self._started_with = settings
         self._supervisor = supervisor or Supervisor({})
         # Taken as soon as the files were read, so that a change during the start is detected.
-        self._keys_at_start = fingerprint(_watched_files(settings))
+        self._keys_at_start = fingerprint(watched_files(settings))
         self.stopping = asyncio.Event()
         self._load_settings = load_settings
         self._clock = clock
@@ -102,14 +101,15 @@ class Service:
         self._http = HttpIngest(reader, self.outbox, settings.http, settings.outbox.durability, self.metrics)
         self._udp = UdpIngest(reader, self.outbox, settings.udp, settings.http.max_body_bytes, self.metrics, clock)
         self._history = History(self.outbox, self.metrics, clock)
-        status = Status(
+        self._last_hour = create_last_hour(settings, clock, self.metrics, self.outbox)
+        status = create_status(
             self.outbox,
             self.schedule,
             self._history,
+            self._last_hour,
             clock,
-            rejections=self.metrics.rejections,
-            disk_free_bytes=lambda: process.free_bytes(settings.outbox.path),
-            tenants=lambda: self.settings.upstream.tenants,
+            self.metrics,
+            settings=lambda: self.settings,
             clock_skew_ms=lambda: self._forwarder.clock_skew_ms,
         )
         self._live = Live(status, self._history, clock, self.metrics)
@@ -135,6 +135,7 @@ class Service:
         """Start the relay, see the module. Raises OutboxLocked and ListenError after stopping all parts."""
         await self.outbox.open()
         self._forwarder.true_times.restore(self._time_file.load())
+        self._last_hour.load()
         try:
             for listener in self._listeners:
                 await listener.start()
@@ -144,7 +145,7 @@ class Service:
             await self._stop_listening()
             await self.outbox.close()
             raise
-        _warn_of_exposed(self.settings)
+        warn_of_exposed(self.settings)
         self._report_move()
         self._supervisor.ready()
         self._forwarding = self._tasks.start("forwarder", self._load_and_forward())
@@ -152,10 +153,11 @@ class Service:
         self._tasks.start("true time", self._time_file.keep())
         self._tasks.start("watch", self._watch())
         self._tasks.start(
-            "key watch", watch_keys(lambda: _watched_files(self.settings), self._keys_at_start, self._reload_files)
+            "key watch", watch_keys(lambda: watched_files(self.settings), self._keys_at_start, self._reload_files)
         )
         self._tasks.start("network watch", NetworkWatch(self._clock, self._forwarder.network_changed).run())
         self._tasks.start("history", self._history.keep())
+        self._tasks.start("last hour", self._last_hour.keep())
         _log.info(
             "relay started",
             version=__version__,
@@ -183,6 +185,7 @@ class Service:
                 await self._drain()
         await self._tasks.cancel_all()
         await self._time_file.save()
+        await self._last_hour.save()
         await self.outbox.close()
         await self._client.close()
         _log.info("stopped", **self.outbox.ledger()._asdict())
@@ -248,7 +251,7 @@ class Service:
         self._udp.use_reader(reader)
         self._routes.reloaded()
         self.settings = settings
-        _warn_of_exposed(settings)
+        warn_of_exposed(settings)
         self._forwarder.configure(limits(settings))
         self.metrics.config_last_reload_successful.set(1)
         _log.info(
@@ -385,13 +388,3 @@ def usable(settings: Settings) -> Settings:
     if problem := transport_problem(settings.upstream):
         raise ConfigError([ConfigFault("", "upstream", "", problem)])
     return settings
-
-
-def _watched_files(settings: Settings) -> list[Path]:
-    """Return the key and certificate files. The relay applies their changes without a signal."""
-    return [*dict.fromkeys(settings.secret_files.values()), *certificate_files(settings.upstream).values()]
-
-
-def _warn_of_exposed(settings: Settings) -> None:
-    for problem in exposed(dict.fromkeys(settings.secret_files.values())):
-        _log.warning("a secret is exposed", problem=problem)

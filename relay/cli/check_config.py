@@ -18,7 +18,7 @@ import click
 from relay.cli.common import config_option, json_option
 from relay.cli.exits import CONFIG_WRONG, FAILED, CommandFailed
 from relay.cli.terminal import printable
-from relay.config import ConfigError, Settings, describe, find_config_file, load_with_sources, toml
+from relay.config import ConfigError, Settings, describe, find_config_file, load, toml
 from relay.runtime.secret import exposed
 
 
@@ -32,12 +32,12 @@ def command(config_file: Path | None, online: bool, as_json: bool) -> None:
     Exits with 78 if the configuration is not valid, and with 1 if a step of --online fails.
     """
     try:
-        settings, sources = load_with_sources(find_config_file(config_file, os.environ), os.environ)
+        settings = load(find_config_file(config_file, os.environ), os.environ)
     except ConfigError as error:
         faults = len(error.faults)
         verdict = f"configuration is not valid: {faults} {'fault' if faults == 1 else 'faults'}"
         raise CommandFailed(f"{error}\n{verdict}", CONFIG_WRONG) from None
-    shown = {name: {"value": value, "origin": sources[name]} for name, value in describe(settings).items()}
+    shown = {name: {"value": value, "origin": settings.sources[name]} for name, value in describe(settings).items()}
     warnings = [*exposed(dict.fromkeys(settings.secret_files.values())), *_cautions(settings)]
     steps = _try_upstream(settings) if online else ()
     if as_json:

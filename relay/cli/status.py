@@ -36,12 +36,15 @@ SHAPE = {
     "upstreams": [
         {
             "tenant": Optional(int),
+            "url": str,
             "state": str,
             "message": str,
             "advice": str,
             "since": str,
             "next_attempt_at": Optional(str),
-            "last_error": Optional(str),
+            "last_delivered_at": Optional(str),
+            "last_error": str,
+            "last_error_at": Optional(str),
         }
     ],
     "upstreams_left_out": int,
@@ -157,11 +160,17 @@ def _advice(text: str) -> str:
 
 def _upstream(endpoint: dict[str, Any]) -> str:
     name = "upstream" if endpoint["tenant"] is None else f"upstream of tenant {endpoint['tenant']}"
-    lines = [f"{name}: {endpoint['state']} since {endpoint['since']}", f"  {endpoint['message']}"]
+    lines = [
+        f"{name}: {endpoint['state']} since {endpoint['since']}",
+        f"  {endpoint['url']}",
+        f"  {endpoint['message']}",
+    ]
+    if endpoint["last_delivered_at"]:
+        lines.append(f"  last delivery: {endpoint['last_delivered_at']}")
     if endpoint["next_attempt_at"]:
         lines.append(f"  next attempt: {endpoint['next_attempt_at']}")
     if endpoint["last_error"]:
-        lines.append(f"  last error: {endpoint['last_error']}")
+        lines.append(f"  last error at {endpoint['last_error_at']}: {endpoint['last_error']}")
     return "\n".join(lines) + _advice(endpoint["advice"])
 
 

@@ -25,7 +25,7 @@ from relay.cli.client import RelayClient
 from relay.cli.common import config_option, has_ops, load_client_settings, open_private, ops_place
 from relay.cli.exits import CommandFailed
 from relay.cli.shape import Each, difference
-from relay.config import ConfigError, Settings, describe, find_config_file, load_with_sources, possible_secrets, secrets
+from relay.config import ConfigError, Settings, describe, find_config_file, load, possible_secrets, secrets
 from relay.runtime.clock import SystemClock
 from relay.runtime.secret import MASK, Secret, pattern
 
@@ -135,9 +135,10 @@ def _versions() -> str:
 def _configuration(settings: Settings, config_file: Path | None) -> str:
     """Return the output of check-config, or the faults of an invalid configuration and the settings without keys."""
     try:
-        settings, sources = load_with_sources(find_config_file(config_file, os.environ), os.environ)
+        settings = load(find_config_file(config_file, os.environ), os.environ)
     except ConfigError as error:
         return _pretty({"wrong": str(error).splitlines(), "without_keys": describe(settings)})
+    sources = settings.sources
     return _pretty({name: {"value": value, "origin": sources[name]} for name, value in describe(settings).items()})
 
 
@@ -173,7 +174,7 @@ def _known_secrets(config_file: Path | None) -> list[Secret]:
     file = find_config_file(config_file, os.environ)
     possible = possible_secrets(file, os.environ)
     try:
-        return [*secrets(load_with_sources(file, os.environ).settings), *possible]
+        return [*secrets(load(file, os.environ)), *possible]
     except ConfigError:
         return possible
 

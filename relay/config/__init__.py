@@ -7,14 +7,13 @@ parse them, `load` builds Settings, and `describe` shows and compares Settings.
 This package imports no large modules, because `relay healthcheck` must start fast.
 """
 
-from relay.config.describe import changes, describe, diff, needs_restart, secrets
+from relay.config.describe import changes, describe, diff, needs_restart, secrets, shown_url
 from relay.config.faults import ConfigError, ConfigFault
+from relay.config.keys import tenant_key
 from relay.config.load import (
-    LoadedConfig,
     find_config_file,
     load,
     load_for_client,
-    load_with_sources,
     possible_secrets,
     with_changed_files,
 )
@@ -40,7 +39,6 @@ __all__ = [
     "ConfigFault",
     "EndpointSettings",
     "Http",
-    "LoadedConfig",
     "Log",
     "OpsSettings",
     "OutboxSettings",
@@ -56,10 +54,11 @@ __all__ = [
     "find_config_file",
     "load",
     "load_for_client",
-    "load_with_sources",
     "needs_restart",
     "possible_secrets",
     "secrets",
+    "shown_url",
+    "tenant_key",
     "toml",
     "with_changed_files",
 ]

@@ -29,7 +29,7 @@ def describe(settings: Settings) -> dict[str, object]:
 
 def shown_value(key: Key, plain: object) -> object:
     """Return a value of a key that is not a secret for people: a URL without the secrets in its query."""
-    return _without_query_secrets(plain) if isinstance(key.kind, Url) and isinstance(plain, str) else plain
+    return shown_url(plain) if isinstance(key.kind, Url) and isinstance(plain, str) else plain
 
 
 def query_secrets(url: str) -> list[str]:
@@ -39,7 +39,8 @@ def query_secrets(url: str) -> list[str]:
     return [text for value in written if len(value) >= MIN_QUERY_SECRET_CHARS for text in (value, unquote_plus(value))]
 
 
-def _without_query_secrets(url: str) -> str:
+def shown_url(url: str) -> str:
+    """Return a URL for people, with the secrets in its query masked."""
     base, mark, query = url.partition("?")
     for value in sorted(query_secrets(url), key=len, reverse=True):
         query = query.replace(value, MASK)

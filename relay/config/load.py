@@ -26,16 +26,6 @@ MAX_SHOWN_CHARS = 120
 CONFIG_FILES = (Path("config.toml"), Path("/etc/relay/config.toml"))
 
 
-class LoadedConfig(NamedTuple):
-    """Settings and the source of each value."""
-
-    settings: Settings
-    sources: Mapping[str, str]
-    """Value source by key, including the keys of configured tenants: "default", "file PATH", "environment NAME",
-    "file PATH named by NAME" or "credential NAME"; "upstream.url" or "upstream.api_key" for a tenant without its own.
-    """
-
-
 class Rule(NamedTuple):
     """A required order of the values of two keys."""
 
@@ -58,19 +48,10 @@ def load(config_file: Path | None, environ: Mapping[str, str]) -> Settings:
 
     Raises ConfigError with all faults.
     """
-    return load_with_sources(config_file, environ).settings
-
-
-def load_with_sources(config_file: Path | None, environ: Mapping[str, str]) -> LoadedConfig:
-    """Return the effective settings and the source of each value. Raises ConfigError with all faults."""
     resolved = _Resolved(config_file, environ)
     if resolved.faults:
         raise ConfigError(resolved.faults)
-    settings = resolved.settings()
-    for tenant_id in settings.upstream.tenants:
-        for leaf in ("url", "api_key"):
-            resolved.sources.setdefault(tenant_key(tenant_id, leaf), f"upstream.{leaf}")
-    return LoadedConfig(settings, resolved.sources)
+    return resolved.settings()
 
 
 def load_for_client(config_file: Path | None, environ: Mapping[str, str]) -> Settings:
@@ -176,7 +157,13 @@ class _Resolved:
 
     def settings(self) -> Settings:
         sections = {section: structure(**self._fields(section)) for section, structure in SECTIONS.items()}
-        return Settings(**sections, secret_files={**self._inherited_files(), **self._secret_files})
+        inherited = {
+            tenant_key(tenant_id, leaf): f"upstream.{leaf}"
+            for tenant_id in self._tenant_ids()
+            for leaf in ("url", "api_key")
+        }
+        files = {**self._inherited_files(), **self._secret_files}
+        return Settings(**sections, secret_files=files, sources=inherited | self.sources)
 
     def _inherited_files(self) -> dict[str, Path]:
         """Return the default key's file for each tenant without a key of its own."""

@@ -363,14 +363,15 @@ class Forwarder:
     def _log_state_change(self, tenant_id: int, now: int) -> None:
         endpoint = self._schedule.endpoint(tenant_id, now)
         before = self._states.get(tenant_id, "ok")
-        if endpoint.state != before:
+        if endpoint.state not in (before, "untested"):
             self._states[tenant_id] = endpoint.state
             if endpoint.state == "ok":
                 del self._states[tenant_id]
             if self._state_gate.admit((tenant_id, endpoint.state), now) is None:
                 return
             write = log.info if endpoint.state == "ok" else log.warning
-            write("upstream state", tenant_id=tenant_id, state=endpoint.state, was=before, message=endpoint.last_error)
+            message = "" if endpoint.last_error is None else endpoint.last_error.message
+            write("upstream state", tenant_id=tenant_id, state=endpoint.state, was=before, message=message)
 
 
 def _corrected(claimed: Claimed) -> Sequence[bytes]:

@@ -12,7 +12,6 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -47,7 +46,6 @@ class TimeFile:
         self._clock = clock
         self._known = known
         self._stored: Mapping[str, OffsetBounds] = {}
-        self._one_writer = threading.Lock()
 
     def load(self) -> Mapping[str, OffsetBounds]:
         """Return the bounds that an earlier process of this boot learned, by upstream origin."""
@@ -80,17 +78,12 @@ class TimeFile:
         origins = {origin: (ahead.least, ahead.most) for origin, ahead in known.items()}
         content = _Content(self._clock.boot_id, self._clock.monotonic_ms(), origins)
         try:
-            await asyncio.to_thread(self._write, msgspec.json.encode(content).decode())
+            await asyncio.to_thread(replace_text, self.path, msgspec.json.encode(content).decode())
         except OSError as error:
             _log.warning("true time cannot be stored, a restart learns it again", error=str(error))
             return False
         self._stored = known
         return True
-
-    def _write(self, text: str) -> None:
-        # A cancelled save continues in its thread.
-        with self._one_writer:
-            replace_text(self.path, text)
 
 
 def _differs(known: Mapping[str, OffsetBounds], stored: Mapping[str, OffsetBounds]) -> bool:

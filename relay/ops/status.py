@@ -18,10 +18,12 @@ from typing import Any, NamedTuple, Protocol
 
 from relay import __version__
 from relay.ops import explanations
+from relay.ops.explanations import ConfiguredUpstream
 from relay.ops.history import History
+from relay.ops.last_hour import Kind
 from relay.outbox import Outbox
 from relay.policy.overview import EndpointView, QueueSummary, QueueView
-from relay.policy.upstream_origin import EndpointState
+from relay.policy.upstream_origin import HEALTHY, EndpointState
 from relay.runtime.clock import Clock, rfc3339
 from relay.runtime.metrics import Metrics
 
@@ -67,14 +69,16 @@ class Status:
         clock: Clock,
         *,
         rejections: Callable[[], Mapping[str, int]],
-        tenants: Callable[[], Collection[int]],
+        upstreams: Callable[[], Mapping[int | None, ConfiguredUpstream]],
+        last_hour: Callable[[], Mapping[tuple[Kind, str], int]],
         disk_free_bytes: Callable[[], int | None],
         clock_skew_ms: Callable[[], int | None],
     ) -> None:
         """Each function returns a current value.
 
         - `rejections`: the number of rejected events by reason.
-        - `tenants`: the tenants with a configured endpoint.
+        - `upstreams`: the configured upstream of each tenant that has one, and of all others (None).
+        - `last_hour`: what happened to events within the last hour, by kind and reason.
         - `disk_free_bytes`: free bytes on the outbox's disk, None if unknown.
         - `clock_skew_ms`: the time by which this machine's clock is ahead of the upstream's, None while unknown.
         """
@@ -83,7 +87,8 @@ class Status:
         self._history = history
         self._clock = clock
         self._rejections = rejections
-        self._tenants = tenants
+        self._upstreams = upstreams
+        self._last_hour = last_hour
         self._disk_free_bytes = disk_free_bytes
         self._clock_skew_ms = clock_skew_ms
         self._started_ms = clock.monotonic_ms()
@@ -100,7 +105,7 @@ class Status:
             "started_at": self._wall(self._started_ms, now),
             "now": self._wall(now, now),
             "uptime_seconds": (now - self._started_ms) // 1000,
-            "summary": explanations.summary(gauges, ledger.pending, snapshot.queues.paused, snapshot.states)._asdict(),
+            "summary": self._summary(snapshot)._asdict(),
             "rates": {"accepted_per_second": rates.accepted, "delivered_per_second": rates.delivered},
             "rejected": dict(self._rejections()),
             "ledger": ledger._asdict(),
@@ -149,7 +154,7 @@ class Status:
         metrics.devices_waiting.set(snapshot.queues.waiting)
         metrics.devices_paused.set(snapshot.queues.paused)
         metrics.clock_skew_seconds.set(self._clock_skew_seconds())
-        for state in explanations.ENDPOINT_STATES:
+        for state in explanations.ENDPOINT_MESSAGES:
             metrics.upstream_state.labels(state).set(snapshot.states.get(state, 0))
 
     def _snapshot(self, now: int) -> _Snapshot:
@@ -159,16 +164,16 @@ class Status:
         return last
 
     def _take_snapshot(self, now: int) -> _Snapshot:
-        own = self._tenants()
+        own = [tenant_id for tenant_id in self._upstreams() if tenant_id is not None]
         states: Counter[EndpointState] = Counter(self._schedule.states())
         endpoints = self._schedule.endpoints(now, own, MAX_UPSTREAMS)
         used = {endpoint.tenant_id for endpoint in endpoints}
         unused: list[int | None] = [tenant_id for tenant_id in own if tenant_id not in used]
         if states.total() == len(own) - len(unused):  # No tenant uses the default upstream.
             unused.insert(0, None)
-        states["ok"] += len(unused)
+        states["untested"] += len(unused)
         upstreams: list[tuple[int | None, EndpointView]] = [(endpoint.tenant_id, endpoint) for endpoint in endpoints]
-        upstreams += [(tenant_id, EndpointView(0, "ok", self._started_ms, None, "")) for tenant_id in unused]
+        upstreams += [(tenant_id, _unused(self._started_ms)) for tenant_id in unused]
         queues = self._schedule.queues(max(BUSIEST_DEVICES, LONGEST_PAUSED_DEVICES), now)
         tenants = {queue.key[0] for queue in (*queues.busiest, *queues.longest_paused)}
         paused = {
@@ -186,18 +191,40 @@ class Status:
         if len(upstreams) <= MAX_UPSTREAMS:
             return upstreams
         first = {None, *own}
-        return sorted(upstreams, key=lambda each: (each[0] not in first, each[1].state == "ok"))[:MAX_UPSTREAMS]
+        return sorted(upstreams, key=lambda each: (each[0] not in first, each[1].state in HEALTHY))[:MAX_UPSTREAMS]
+
+    def _summary(self, snapshot: _Snapshot) -> explanations.Summary:
+        queues = snapshot.queues
+        conditions = explanations.Conditions(
+            self._outbox.gauges(),
+            self._outbox.ledger().pending,
+            snapshot.states,
+            queues.endpoint_states,
+            queues.limited,
+            self._last_hour(),
+        )
+        tenants = {endpoint.state: tenant_id for tenant_id, endpoint in reversed(snapshot.upstreams)}
+        return explanations.summary(
+            conditions, lambda state: explanations.advice(state, self._upstream(tenants.get(state)))
+        )
+
+    def _upstream(self, tenant_id: int | None) -> ConfiguredUpstream:
+        configured = self._upstreams()
+        return configured.get(tenant_id, configured[None])
 
     def _endpoint(self, tenant_id: int | None, endpoint: EndpointView, now: int) -> dict[str, Any]:
-        meaning = explanations.ENDPOINT_STATES[endpoint.state]
+        upstream = self._upstream(tenant_id)
         return {
             "tenant": tenant_id,
+            "url": upstream.url,
             "state": endpoint.state,
-            "message": meaning.message,
-            "advice": meaning.advice,
+            "message": explanations.ENDPOINT_MESSAGES[endpoint.state],
+            "advice": explanations.advice(endpoint.state, upstream),
             "since": self._wall(endpoint.since_ms, now),
             "next_attempt_at": self._wall(endpoint.next_attempt_ms, now),
-            "last_error": endpoint.last_error,
+            "last_delivered_at": self._wall(endpoint.last_delivered_ms, now),
+            "last_error": endpoint.last_error.message if endpoint.last_error else "",
+            "last_error_at": self._wall(endpoint.last_error.at_ms if endpoint.last_error else None, now),
         }
 
     def _devices(self, snapshot: _Snapshot, now: int) -> list[dict[str, Any]]:
@@ -222,3 +249,8 @@ class Status:
     def _wall(self, monotonic_ms: int | None, now: int) -> str | None:
         """Convert a monotonic time to RFC 3339 by the present wall clock. None stays None."""
         return None if monotonic_ms is None else rfc3339(self._clock.wall_ms() + monotonic_ms - now)
+
+
+def _unused(since_ms: int) -> EndpointView:
+    """Return the view of a configured upstream that no event has used since the start."""
+    return EndpointView(0, "untested", since_ms, None, None, None)

@@ -7,6 +7,7 @@ of one device does not change the health of the endpoint while other devices suc
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from relay.policy.body_size import BodySize
 from relay.policy.endpoint_health import ApiResponded, EndpointFailed, Failure, Health, PauseEnded, ProbePostponed
@@ -17,6 +18,13 @@ from relay.policy.rejections import Rejections
 from relay.policy.request_slots import RequestSlots
 from relay.policy.shared_limit import SharedLimit
 from relay.policy.upstream_origin import EndpointState, UpstreamOrigin
+
+
+class SeenError(NamedTuple):
+    """The latest error since the last delivery, for people."""
+
+    message: str
+    at_ms: int
 
 
 class Endpoint:
@@ -47,7 +55,7 @@ class Endpoint:
         self.rejections = Rejections()
         self.body_size = BodySize()
         self.queues = 0  # Number of its device queues in the schedule.
-        self.last_error = ""
+        self.last_error: SeenError | None = None
         self.wake_at: int | None = None  # Expiry of its timer; set by Timers.
         origin.count(None, self.health)
 
@@ -60,7 +68,7 @@ class Endpoint:
         return self.origin.limit
 
     def state(self) -> EndpointState:
-        """Return the state for people. An endpoint without a response is shown as "ok"."""
+        """Return the state for people."""
         return self.origin.state_of(self.health)
 
     def since(self) -> int:
@@ -98,6 +106,7 @@ class Endpoint:
         self.evidence.succeeded(queue_ids, now)
         self.rejections.forget()
         self.limit.succeeded()
+        self.last_error = None
         self.responded(now)
 
     def responded(self, now: int) -> None:
@@ -110,20 +119,20 @@ class Endpoint:
 
         None: the request was sent before the failure began, so its response does not count.
         """
-        self.last_error = message
+        self.last_error = SeenError(message, now)
         before = self.health
         self._become(before.after(EndpointFailed(failure, sent_at, now)))
         return None if self.health is before else self.health.attempt - 1
 
     def limited(self, message: str, sent_at: int, now: int, initial_rate: int) -> int:
         """Record a 429 of a shared limit. Return the number of consecutive ones before it."""
-        self.last_error = message
+        self.last_error = SeenError(message, now)
         self.responded(now)
         return self.limit.limited(sent_at, now, initial_rate)
 
-    def note_error(self, message: str) -> None:
+    def note_error(self, message: str, now: int) -> None:
         """Record a message for people that changes no state."""
-        self.last_error = message
+        self.last_error = SeenError(message, now)
 
     def postpone_probe(self, pause: Pause) -> None:
         """Pause until the next probe."""

@@ -31,7 +31,7 @@ def failing(request: CompletedRequest, verdict: Failing) -> Judgement:
         queue, events = request.queues[0]
         queue.diagnose(BatchFailed(events, now, device_fault, endpoint.evidence.success_at))
         if events == 1 and queue.diagnosis.is_poisoned(now):
-            endpoint.note_error(verdict.message)
+            endpoint.note_error(verdict.message, request.now)
             return dead_letter(queue, DeadLetterCause("poison", verdict.status, verdict.message))
     return _pause(request, device_fault, "backing_off", verdict.message, verdict.retry_after_ms)
 
@@ -67,7 +67,7 @@ def _pause(
     """Pause the device queues or the endpoint. An exact request stays exact for its first retries."""
     endpoint, now = request.endpoint, request.now
     if device_fault:
-        endpoint.note_error(message)
+        endpoint.note_error(message, request.now)
         for queue, _ in request.queues:
             queue.start_pause(request.pause(queue.diagnosis.failures - 1, failure, retry_after_ms))
     else:

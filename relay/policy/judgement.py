@@ -77,7 +77,7 @@ def _not_sent(request: CompletedRequest, message: str, *, was_lost: bool = False
     It says nothing about the upstream, the devices or their events.
     """
     limits, endpoint = request.limits, request.endpoint
-    endpoint.note_error(message)
+    endpoint.note_error(message, request.now)
     endpoint.origin.change_network(
         NotSent(request.sent_at, request.now, limits.retry_initial_ms, limits.retry_max_ms, request.u, was_lost)
     )
@@ -168,13 +168,13 @@ def _too_large(request: CompletedRequest, verdict: BatchTooLarge) -> Judgement:
     queue, events = request.queues[0]
     if len(request.queues) > 1 or events > 1:
         endpoint.responded(now)
-        endpoint.note_error(verdict.message)
+        endpoint.note_error(verdict.message, request.now)
         endpoint.body_size.too_large(request.body_bytes, now, request.limits.max_body_bytes)
         return NOTHING
     if endpoint.rejections.are_unexplained:
         return endpoint_failed(request, "misconfigured", verdict.message)
     endpoint.responded(now)
-    endpoint.note_error(verdict.message)
+    endpoint.note_error(verdict.message, request.now)
     queue.diagnose(EventTooLarge())
     if request.body_bytes <= endpoint.body_size.largest_delivered and queue.diagnosis.has_few_failures():
         queue.start_pause(request.pause(queue.diagnosis.failures - 1, "backing_off", None))
@@ -200,6 +200,8 @@ def _limited(request: CompletedRequest, verdict: RateLimited) -> Judgement:
     if one_device_only:
         endpoint.limit.limited_one_device(request.sent_at, now)
     if one_device_only or own_limit:
+        if endpoint.health.state == "untested":
+            endpoint.responded(now)
         queue.diagnose(BatchDelayed())
         queue.start_pause(request.pause(queue.diagnosis.failures - 1, "rate_limited", verdict.retry_after_ms))
     else:

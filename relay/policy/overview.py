@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from heapq import nlargest
 from itertools import chain, islice
@@ -10,9 +11,12 @@ from typing import NamedTuple
 
 from relay.event.reader import DeviceKey
 from relay.policy.device_queue import DeviceQueue
-from relay.policy.endpoint import Endpoint
+from relay.policy.endpoint import Endpoint, SeenError
 from relay.policy.limits import Limits
-from relay.policy.upstream_origin import EndpointState
+from relay.policy.upstream_origin import HEALTHY, EndpointState
+
+_OWN_LIMIT = ("limit", "rate_limited")
+"""Reasons of pauses of one device: its rate window is full, or the upstream sent it a 429."""
 
 
 class EndpointView(NamedTuple):
@@ -21,7 +25,22 @@ class EndpointView(NamedTuple):
     since_ms: int
     next_attempt_ms: int | None
     """Earliest time of the next request; None if the endpoint may send now."""
-    last_error: str
+    last_error: SeenError | None
+    last_delivered_ms: int | None
+    """Time of the latest delivery; None before the first one."""
+
+
+def endpoint_view(endpoint: Endpoint, limits: Limits, now: int) -> EndpointView:
+    """Return the view of an endpoint."""
+    at = endpoint.free_at(now, limits.window_ms)
+    return EndpointView(
+        endpoint.tenant_id,
+        endpoint.state(),
+        endpoint.since(),
+        at if at > now else None,
+        endpoint.last_error,
+        endpoint.evidence.success_at,
+    )
 
 
 class QueueView(NamedTuple):
@@ -47,10 +66,19 @@ class QueueSummary(NamedTuple):
     """Device queues with the most pending events, in descending order."""
     longest_paused: Sequence[QueueView]
     """Device queues with the latest end of their pause, in descending order."""
+    limited: int
+    """Number of paused device queues that wait for their own limit."""
+    endpoint_states: Mapping[EndpointState, int]
+    """Number of endpoints with pending events, by state."""
 
 
-def summarize(queues: Collection[DeviceQueue], limit: int, limits: Limits, now: int) -> QueueSummary:
-    """Return the summary of all device queues, with at most `limit` entries in each list."""
+def summarize(
+    queues: Collection[DeviceQueue], endpoints: Mapping[int, Endpoint], limit: int, limits: Limits, now: int
+) -> QueueSummary:
+    """Return the summary of all device queues, with at most `limit` entries in each list.
+
+    `endpoints`: the endpoints by tenant.
+    """
     waiting = [queue for queue in queues if queue.events]
     paused = [(free_at, queue) for queue in waiting if (free_at := queue.free_at(now, limits)) > now]
     return QueueSummary(
@@ -59,6 +87,8 @@ def summarize(queues: Collection[DeviceQueue], limit: int, limits: Limits, now: 
         len(paused),
         [_view(queue, limits, now) for queue in nlargest(limit, waiting, key=attrgetter("events"))],
         [_view(queue, limits, now) for _, queue in nlargest(limit, paused, key=itemgetter(0))],
+        sum(_pause_reason(queue, free_at) in _OWN_LIMIT for free_at, queue in paused),
+        Counter(endpoint.state() for endpoint in {endpoints[tenant_id] for tenant_id in {q.key[0] for q in waiting}}),
     )
 
 
@@ -72,7 +102,9 @@ def select(endpoints: Mapping[int, Endpoint], first: Collection[int], others: in
         return list(endpoints)
 
     def others_by_state(*, ok: bool) -> Iterator[int]:
-        return (each for each, endpoint in endpoints.items() if (endpoint.state() == "ok") is ok and each not in first)
+        return (
+            each for each, endpoint in endpoints.items() if (endpoint.state() in HEALTHY) is ok and each not in first
+        )
 
     known = [tenant_id for tenant_id in first if tenant_id in endpoints]
     return known + list(islice(chain(others_by_state(ok=False), others_by_state(ok=True)), others))
@@ -82,4 +114,9 @@ def _view(queue: DeviceQueue, limits: Limits, now: int) -> QueueView:
     free_at = queue.free_at(now, limits)
     if free_at <= now:
         return QueueView(queue.key, queue.events, None, "")
-    return QueueView(queue.key, queue.events, free_at, queue.pause.reason if queue.pause.until >= free_at else "limit")
+    return QueueView(queue.key, queue.events, free_at, _pause_reason(queue, free_at))
+
+
+def _pause_reason(queue: DeviceQueue, free_at: int) -> str:
+    """Return why the device queue waits until `free_at`."""
+    return queue.pause.reason if queue.pause.until >= free_at else "limit"

@@ -312,15 +312,11 @@ class Schedule:
         return [self.endpoint(tenant_id, now) for tenant_id in overview.select(self._endpoints, first, others)]
 
     def endpoint(self, tenant_id: int, now: int) -> overview.EndpointView:
-        endpoint = self._endpoints[tenant_id]
-        at = endpoint.free_at(now, self.limits.window_ms)
-        return overview.EndpointView(
-            tenant_id, endpoint.state(), endpoint.since(), at if at > now else None, endpoint.last_error
-        )
+        return overview.endpoint_view(self._endpoints[tenant_id], self.limits, now)
 
     def queues(self, limit: int, now: int) -> overview.QueueSummary:
         """Return a summary with lists of at most `limit` device queues. The time is linear in their number."""
-        return overview.summarize(self._queues.values(), limit, self.limits, now)
+        return overview.summarize(self._queues.values(), self._endpoints, limit, self.limits, now)
 
     def in_flight(self) -> int:
         """Return the number of requests without a response."""

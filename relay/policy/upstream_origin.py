@@ -6,22 +6,24 @@ The upstream counts requests by IP address and not by tenant, so that all tenant
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal, TypeAlias
 
 from relay.policy import network
-from relay.policy.endpoint_health import Failure, Health
+from relay.policy.endpoint_health import Health, HealthState
 from relay.policy.network import REACHABLE, AttemptStarted, Network, NetworkInput, Responded, TryNow, Unreachable
 from relay.policy.request_slots import RequestSlots
 from relay.policy.shared_limit import SharedLimit
 
-EndpointState: TypeAlias = Literal["ok", "rate_limited"] | Failure
+EndpointState: TypeAlias = HealthState | Literal["rate_limited"]
+"""The state of an endpoint for people. "rate_limited" is an "ok" or "untested" endpoint of a limited origin."""
+HEALTHY: Collection[EndpointState] = ("ok", "untested")
 
 
 class UpstreamOrigin:
     """Times are monotonic milliseconds."""
 
-    __slots__ = ("_healthy_or_failing", "limit", "name", "network", "slots", "wake_at")
+    __slots__ = ("_health_states", "limit", "name", "network", "slots", "wake_at")
 
     def __init__(self, name: str, now: int, slots: RequestSlots) -> None:
         """Create the state of a new origin. `slots`: the requests of all origins."""
@@ -30,19 +32,19 @@ class UpstreamOrigin:
         self.network: Network = REACHABLE
         self.slots = RequestSlots(slots)
         self.wake_at: int | None = None  # Expiry of its timer; set by Timers.
-        self._healthy_or_failing: Counter[Literal["ok"] | Failure] = Counter()  # Number of endpoints.
+        self._health_states: Counter[HealthState] = Counter()  # Number of endpoints by state.
 
     def __repr__(self) -> str:
         return f"UpstreamOrigin({self.name}, {self.limit}, {self.slots}, {self.network})"
 
     def state_of(self, health: Health) -> EndpointState:
         """Return the state of an endpoint for people."""
-        return self._shown(_health_state(health))
+        return self._shown(health.state)
 
     def states(self) -> Mapping[EndpointState, int]:
         """Return the number of endpoints by state."""
         shown: Counter[EndpointState] = Counter()
-        for state, count in self._healthy_or_failing.items():
+        for state, count in self._health_states.items():
             shown[self._shown(state)] += count
         return shown
 
@@ -53,15 +55,15 @@ class UpstreamOrigin:
     @property
     def endpoints(self) -> int:
         """The number of endpoints of this origin."""
-        return self._healthy_or_failing.total()
+        return self._health_states.total()
 
     def count(self, before: Health | None, after: Health | None) -> None:
         """Count an endpoint whose health changes. None: before it is added, after it is removed."""
         if before is not None:
-            self._healthy_or_failing[_health_state(before)] -= 1
-            assert self._healthy_or_failing[_health_state(before)] >= 0, self
+            self._health_states[before.state] -= 1
+            assert self._health_states[before.state] >= 0, self
         if after is not None:
-            self._healthy_or_failing[_health_state(after)] += 1
+            self._health_states[after.state] += 1
 
     def has_room(self, request_slots: int) -> bool:
         """Return whether network and shared limit permit one more request in flight."""
@@ -94,18 +96,9 @@ class UpstreamOrigin:
         """Apply what a request or a change of the machine shows about the network."""
         self.network = network.after(self.network, what)
 
-    def _shown(self, state: Literal["ok"] | Failure) -> EndpointState:
-        if state != "ok":
+    def _shown(self, state: HealthState) -> EndpointState:
+        if state not in HEALTHY:
             return state
         if isinstance(self.network, Unreachable):
             return "backing_off"
-        return "rate_limited" if self.limit.is_limited else "ok"
-
-
-def _health_state(health: Health) -> Literal["ok"] | Failure:
-    """Return the state of an endpoint without its limit. An endpoint without a response is shown as "ok"."""
-    match health.state:
-        case "untested" | "ok":
-            return "ok"
-        case failure:
-            return failure
+        return "rate_limited" if self.limit.is_limited else state

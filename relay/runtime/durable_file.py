@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
+
+_one_writer = threading.Lock()
+"""A task that is cancelled leaves its write running in a thread, and the next write must not use the same file."""
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -13,8 +17,9 @@ def replace_text(path: Path, text: str) -> None:
     with its lock.
     """
     new = path.with_name(path.name + ".new")
-    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-        file.write(text + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
+    with _one_writer:
+        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+            file.write(text + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)

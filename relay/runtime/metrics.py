@@ -33,7 +33,7 @@ DEAD_REASONS = ("refused", "too_large", "poison", "corrupt")
 DROP_REASONS = ("age", "size", "discarded")
 UDP_DROP_REASONS = ("kernel", "network", "truncated", "backlog")
 CODES_MAX = 40
-UPSTREAM_STATES = ("ok", "backing_off", "rate_limited", "unauthorized", "misconfigured")
+UPSTREAM_STATES = ("untested", "ok", "backing_off", "rate_limited", "unauthorized", "misconfigured")
 
 # The library adds a `_created` series to each counter and histogram unless this switch of the process is off.
 disable_created_metrics()  # type: ignore[no-untyped-call]  # the library has no annotation here
@@ -179,6 +179,14 @@ class Metrics:
     def responses(self) -> dict[str, int]:
         """Return the number of requests by status code; "error" counts requests without a response."""
         return _counts(self.upstream_requests, "code")
+
+    def dead_lettered(self) -> dict[str, int]:
+        """Return the number of events moved to the dead letters, by reason."""
+        return _counts(self.events_dead_lettered, "reason")
+
+    def dropped(self) -> dict[str, int]:
+        """Return the number of dropped events, by reason."""
+        return _counts(self.events_dropped, "reason")
 
     def rejections(self) -> dict[str, int]:
         """Return the number of events and datagrams received but not stored, by reason, without zeros."""

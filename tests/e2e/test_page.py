@@ -105,7 +105,7 @@ class TestStatus:
     ) -> None:
         await open_page(browser, relay)
         await browser.run("window.neverReloaded = true")
-        assert await browser.text("#upstreams h3") == "Every tenant: ok"
+        assert await browser.text("#upstreams h3") == "Every tenant: untested"
 
         for n in range(3):
             assert await relay.post(event(n)) == 202
@@ -115,7 +115,7 @@ class TestStatus:
         await browser.until_text(
             "#ledger", "3 accepted + 0 requeued = 3 delivered + 0 dead-lettered + 0 dropped + 0 pending"
         )
-        assert await browser.text("#summary-message") == "All received events are delivered."
+        assert await browser.text("#summary-message") == "No events are pending."
         assert await browser.text("#upstreams h3") == "Tenant 1: ok"
         assert "Show dead letters" not in await browser.text("#now")
         assert await relay.post({"event_type": ""}) == 422
@@ -154,9 +154,9 @@ class TestStatus:
 
             await browser.until_text("#summary-message", "rejects the key: its events are pending")
             assert await browser.run("return document.querySelector('#summary').dataset.level") == "trouble"
-            assert "upstream.api_key_file" in await browser.text("#summary-advice")
+            assert "RELAY__UPSTREAM__API_KEY" in await browser.text("#summary-advice")
             await browser.until_text("#upstreams", "Tenant 1: unauthorized")
-            assert "upstream.api_key_file" not in await browser.text("#upstreams"), "shown twice"
+            assert "RELAY__UPSTREAM__API_KEY" not in await browser.text("#upstreams"), "shown twice"
             await browser.until_text("#upstreams", "next attempt in ")
             assert "401" in await browser.text("#upstreams")
             await browser.until_text("#device-rows", "waits for its upstream")
@@ -183,7 +183,7 @@ class TestStatus:
             await browser.open(f"http://{relay.http}/")
 
             await browser.until_text("#link", "Updated every 5 seconds")
-            assert await browser.text("#summary-message") == "All received events are delivered."
+            assert await browser.text("#summary-message") == "Nothing delivered yet: the upstream has not responded."
             for other in others:
                 other.close()
 

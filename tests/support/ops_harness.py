@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import ClientSession
+from relay.ops.explanations import ConfiguredUpstream
 from relay.ops.history import History
+from relay.ops.last_hour import Kind
 from relay.ops.live import Live
 from relay.ops.server import Ops
 from relay.ops.status import Status
@@ -77,7 +79,11 @@ class StillSchedule:
     def queues(self, limit: int, now: int) -> QueueSummary:
         self.reads += 1
         known = self.idle_queues + len(self.busy)
-        return QueueSummary(known, len(self.busy), len(self.paused), self.busy[:limit], self.paused[:limit])
+        tenants = {queue.key[0] for queue in (*self.busy, *self.paused)}
+        waiting = Counter(endpoint.state for endpoint in self.shown_endpoints if endpoint.tenant_id in tenants)
+        limited = sum(queue.why in ("limit", "rate_limited") for queue in self.paused)
+        busy, paused = self.busy[:limit], self.paused[:limit]
+        return QueueSummary(known, len(self.busy), len(self.paused), busy, paused, limited, waiting)
 
 
 @dataclass
@@ -138,6 +144,18 @@ class DeadLetterOutbox:
         return len(ids)
 
 
+def configured(tenant_id: int | None) -> ConfiguredUpstream:
+    """Return an upstream whose URL is in the configuration file and whose key is in a file named there."""
+    key = "upstream" if tenant_id is None else f"upstream.tenants.{tenant_id}"
+    return ConfiguredUpstream(
+        f"https://up.example/{tenant_id or ''}",
+        f"{key}.url",
+        "file /etc/relay/config.toml",
+        f"{key}.api_key",
+        f"file /etc/relay/key named by {key}.api_key_file",
+    )
+
+
 class FlushCounter:
     def __init__(self) -> None:
         self.flushes = 0
@@ -172,6 +190,7 @@ class Served:
         self.refreshed = 0
         self.history = History(self.outbox, self.metrics, self.clock)  # type: ignore[arg-type]
         self.tenants: list[int] = []
+        self.last_hour: dict[tuple[Kind, str], int] = {}
         self.clock_skew_ms: int | None = 1_500
         self.status = Status(
             self.outbox,  # type: ignore[arg-type]
@@ -180,7 +199,8 @@ class Served:
             self.clock,
             rejections=self.metrics.rejections,
             disk_free_bytes=lambda: 1 << 30,
-            tenants=lambda: self.tenants,
+            upstreams=lambda: {tenant_id: configured(tenant_id) for tenant_id in (None, *self.tenants)},
+            last_hour=lambda: self.last_hour,
             clock_skew_ms=lambda: self.clock_skew_ms,
         )
         self.live = Live(self.status, self.history, self.clock, self.metrics)

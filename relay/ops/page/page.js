@@ -91,16 +91,18 @@ function upstreams({ upstreams: endpoints, upstreams_left_out: left, now, summar
       const name = endpoint.tenant === null ? others : `Tenant ${endpoint.tenant}`;
       const lines = [
         element("h3", { text: `${name}: ${endpoint.state.replace("_", " ")}` }),
+        element("p", { className: "soft", text: endpoint.url }),
         element("p", { text: endpoint.message }),
       ];
       // The summary may already show the same advice.
       if (endpoint.advice && endpoint.advice !== summary.advice) lines.push(element("p", { className: "advice", text: endpoint.advice }));
       const facts = [`since ${new Date(endpoint.since).toLocaleString()}`];
+      if (endpoint.last_delivered_at) facts.push(`last delivery ${new Date(endpoint.last_delivered_at).toLocaleString()}`);
       if (endpoint.next_attempt_at) facts.push(`next attempt ${fromNow(endpoint.next_attempt_at, now)}`);
       lines.push(element("p", { className: "soft", text: facts.join(", ") }));
       if (endpoint.last_error) {
-        const when = endpoint.state === "ok" ? "Last error" : "Error";
-        lines.push(element("p", { className: "soft", text: `${when}: ${endpoint.last_error}` }));
+        const at = new Date(endpoint.last_error_at).toLocaleString();
+        lines.push(element("p", { className: "soft", text: `Last error, ${at}: ${endpoint.last_error}` }));
       }
       return element("li", { "data-state": endpoint.state }, ...lines);
     }).concat(left ? [element("li", { text: `and ${number(left)} more` })] : []));

@@ -14,6 +14,7 @@ from relay.cli.table import bytes_text, duration_text, table
 from relay.http.request import Request
 from relay.http.response import Response
 from relay.outbox import Gauges, Ledger
+from relay.policy.endpoint import SeenError
 from relay.policy.overview import EndpointView, QueueView
 
 from tests.unit.cli.harness import NoResponse, NotedRelay, call
@@ -33,7 +34,7 @@ def test_the_text_begins_with_the_problem_and_the_advice(relay: NotedRelay) -> N
         1_536, 1 << 20, 93_784_000, writable=False, dead_letters=0, problem="disk full", devices=3, max_devices=50_000
     )
     relay.schedule.shown_endpoints = [
-        EndpointView(2, "unauthorized", 0, 35_000, "401 Invalid\x1b[2J or missing API key")
+        EndpointView(2, "unauthorized", 0, 35_000, SeenError("401 Invalid\x1b[2J or missing API key", 0), 0)
     ]
     relay.schedule.busy = [QueueView((2, "tv", "tv-17"), 345, None, "unauthorized")]
 
@@ -48,10 +49,13 @@ def test_the_text_begins_with_the_problem_and_the_advice(relay: NotedRelay) -> N
     ledger = lines.index("accepted  requeued  delivered  dead lettered  dropped  pending")
     assert lines[ledger + 1] == "  12,345         0     12,000              0        0      345"
     upstream = next(n for n, line in enumerate(lines) if line.startswith("upstream of tenant 2: unauthorized since "))
-    assert lines[upstream + 1] == "  The upstream rejects the key. The relay stores all events."
-    assert lines[upstream + 2].startswith("  next attempt: 1970-01-01T00:00:")
-    assert lines[upstream + 3] == "  last error: 401 Invalid\\x1b[2J or missing API key"
-    assert lines[upstream + 4].startswith("  what to do: Write the right key to upstream.api_key_file")
+    assert lines[upstream + 1] == "  https://up.example/"
+    assert lines[upstream + 2] == "  The upstream rejects the key. The relay stores all events."
+    assert lines[upstream + 3].startswith("  last delivery: 1969-12-31T23:59:")
+    assert lines[upstream + 4].startswith("  next attempt: 1970-01-01T00:00:")
+    assert lines[upstream + 5].startswith("  last error at 1969-12-31T23:59:")
+    assert lines[upstream + 5].endswith(": 401 Invalid\\x1b[2J or missing API key")
+    assert lines[upstream + 6].startswith("  what to do: Write the right value to /etc/relay/key.")
     assert any(line.startswith("2       tv        tv-17       345") for line in lines)
     assert "\x1b" not in text
 
@@ -60,9 +64,9 @@ def test_the_text_of_a_new_relay(relay: NotedRelay) -> None:
     result = call("status", environ=relay.environ)
 
     assert result.exit_code == 0
-    assert result.stdout.startswith("OK  All received events are delivered.")
+    assert result.stdout.startswith("SLOW  Nothing delivered yet: the upstream has not responded.")
     assert "received          not measured yet, 0 in total\n" in result.stdout
-    assert "upstream: ok since 1970" in result.stdout
+    assert "upstream: untested since 1970" in result.stdout
     assert "devices: no pending events" in result.stdout
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from relay.cli import exits
 from relay.cli.terminal import MAX_CHARS, printable, printable_values
+from relay.policy.endpoint import SeenError
 from relay.policy.overview import EndpointView
 
 from tests.unit.cli.harness import NotedRelay, call
@@ -57,17 +58,15 @@ def test_the_error_of_another_server_is_escaped_and_cut(args: list[str], status:
 
 
 def test_every_text_of_the_status_is_escaped(relay: NotedRelay) -> None:
-    relay.schedule.shown_endpoints = [EndpointView(2, "unauthorized", 0, 35_000, "401")]
+    relay.schedule.shown_endpoints = [EndpointView(2, "unauthorized", 0, 35_000, SeenError("401", 0), 0)]
     data: dict[str, Any] = json.loads(json.dumps(relay.status.data()))
     data["version"] = data["started_at"] = data["outbox"]["problem"] = HOSTILE
     data["outbox"]["writable"] = False
-    data["refused"] = {HOSTILE: 1}
+    data["rejected"] = {HOSTILE: 1}
     data["ledger"][HOSTILE] = 1
     data["summary"] |= {"level": HOSTILE, "message": HOSTILE, "advice": HOSTILE}
     for upstream in data["upstreams"]:
-        upstream.update(
-            dict.fromkeys(("state", "message", "advice", "since", "next_attempt_at", "last_error"), HOSTILE)
-        )
+        upstream.update(dict.fromkeys((name for name, value in upstream.items() if isinstance(value, str)), HOSTILE))
     with foreign(responding(framed(json.dumps(data, ensure_ascii=False).encode()))) as port:
         result = call("status", environ={"RELAY__HTTP__LISTEN": f"127.0.0.1:{port}"})
 

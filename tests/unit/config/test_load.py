@@ -15,7 +15,6 @@ from relay.config import (
     find_config_file,
     load,
     load_for_client,
-    load_with_sources,
     needs_restart,
     secrets,
 )
@@ -62,8 +61,8 @@ def test_each_source_overrides_the_weaker_ones(config, tmp_path):
     environ = {"CREDENTIALS_DIRECTORY": str(credentials)}
 
     def key_and_source() -> tuple[str, str]:
-        settings, sources = load_with_sources(file, environ)
-        return settings.upstream.default.api_key.reveal(), sources["upstream.api_key"]
+        settings = load(file, environ)
+        return settings.upstream.default.api_key.reveal(), settings.sources["upstream.api_key"]
 
     assert key_and_source() == ("of-the-file", f"file {file}")
     environ["RELAY__UPSTREAM__API_KEY"] = "of-the-environment"
@@ -86,24 +85,24 @@ def test_secret_file_overrides_the_value_in_any_order_of_variables(tmp_path):
 def test_every_key_has_a_value_source(config):
     file = config('[batch]\nlinger = "2s"\n')
 
-    settings, sources = load_with_sources(file, ENOUGH | {"RELAY__UPSTREAM__TENANTS__2__API_KEY": "two"})
+    settings = load(file, ENOUGH | {"RELAY__UPSTREAM__TENANTS__2__API_KEY": "two"})
 
-    assert set(describe(settings)) <= set(sources)
-    assert sources["batch.linger"] == f"file {file}"
-    assert sources["batch.max_events"] == "default"
-    assert sources["upstream.tenants.2.api_key"] == "environment RELAY__UPSTREAM__TENANTS__2__API_KEY"
-    assert sources["upstream.tenants.2.url"] == "upstream.url"
+    assert set(describe(settings)) <= set(settings.sources)
+    assert settings.sources["batch.linger"] == f"file {file}"
+    assert settings.sources["batch.max_events"] == "default"
+    assert settings.sources["upstream.tenants.2.api_key"] == "environment RELAY__UPSTREAM__TENANTS__2__API_KEY"
+    assert settings.sources["upstream.tenants.2.url"] == "upstream.url"
 
 
 def test_line_break_at_the_end_of_a_key_file_is_removed(config, tmp_path):
     (tmp_path / "key").write_bytes(b"of-the-file\r\n")
     file = config(f'[upstream]\nurl = "{URL}"\napi_key_file = "{tmp_path / "key"}"\n')
 
-    settings, sources = load_with_sources(file, {})
+    settings = load(file, {})
 
     assert settings.upstream.default.api_key == Secret("of-the-file")
     assert settings.secret_files == {"upstream.api_key": tmp_path / "key"}
-    assert sources["upstream.api_key"] == f"file {tmp_path / 'key'} named by upstream.api_key_file"
+    assert settings.sources["upstream.api_key"] == f"file {tmp_path / 'key'} named by upstream.api_key_file"
 
 
 def test_secret_files_are_the_files_of_the_effective_secrets(tmp_path):
@@ -145,10 +144,10 @@ def test_tenant_uses_the_default_endpoint_for_missing_values(config):
 def test_default_path_of_the_outbox_is_in_systemds_state_directory():
     environ = ENOUGH | {"STATE_DIRECTORY": "/var/lib/relay:/var/lib/other"}
 
-    settings, sources = load_with_sources(None, environ)
+    settings = load(None, environ)
 
     assert settings.outbox.path == Path("/var/lib/relay/outbox.db")
-    assert sources["outbox.path"] == "environment STATE_DIRECTORY"
+    assert settings.sources["outbox.path"] == "environment STATE_DIRECTORY"
     assert load(None, environ | {"RELAY__OUTBOX__PATH": "x.db"}).outbox.path == Path("x.db")
     assert load(None, ENOUGH).outbox.path == Path("data/outbox.db")
 

@@ -22,6 +22,7 @@ from relay.http.request import Request
 from relay.http.response import Response
 from relay.ops.dead_letters import MAX_SEARCHED, Query, found
 from relay.outbox import Gauges, Selection
+from relay.policy.endpoint import SeenError
 from relay.policy.overview import EndpointView
 from relay.runtime import log
 from relay.runtime.clock import SystemClock
@@ -61,7 +62,7 @@ class TestHealth:
     async def test_readyz_is_200_while_events_can_be_stored_with_any_state_of_the_upstream(
         self, served: Served
     ) -> None:
-        served.schedule.shown_endpoints = [EndpointView(1, "backing_off", 0, 60_000, "no response")]
+        served.schedule.shown_endpoints = [EndpointView(1, "backing_off", 0, 60_000, SeenError("no response", 0), None)]
 
         response = await served.call("/readyz")
 

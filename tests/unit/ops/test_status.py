@@ -6,6 +6,7 @@ import json
 
 from relay.ops.status import MANY_QUEUES, MAX_UPSTREAMS, SNAPSHOT_MS
 from relay.outbox import Gauges, Ledger
+from relay.policy.endpoint import SeenError
 from relay.policy.overview import EndpointView, QueueView
 
 from tests.support.ops_harness import Served, dead_letter
@@ -21,7 +22,9 @@ async def test_the_status_has_every_field_of_the_contract(served: Served) -> Non
         8192, 1 << 20, 2_500, writable=True, dead_letters=0, problem="", devices=3, max_devices=50_000
     )
     served.outbox.letters = {1: dead_letter(1)}
-    served.schedule.shown_endpoints = [EndpointView(2, "unauthorized", 4_000, 35_000, "401 Unauthorized")]
+    served.schedule.shown_endpoints = [
+        EndpointView(2, "unauthorized", 4_000, 35_000, SeenError("401 Unauthorized", 4_500), 3_000)
+    ]
 
     status = (await served.call("/status.json")).json()
 
@@ -50,12 +53,15 @@ async def test_the_status_has_every_field_of_the_contract(served: Served) -> Non
     assert status["upstreams"] == [
         {
             "tenant": 2,
+            "url": "https://up.example/",
             "state": "unauthorized",
             "message": "The upstream rejects the key. The relay stores all events.",
-            "advice": "Write the right key to upstream.api_key_file. The relay applies it within 5 seconds.",
+            "advice": "Write the right value to /etc/relay/key. The relay applies it within 5 seconds.",
             "since": "2026-11-23T07:59:59.000Z",
             "next_attempt_at": "2026-11-23T08:00:30.000Z",
+            "last_delivered_at": "2026-11-23T07:59:58.000Z",
             "last_error": "401 Unauthorized",
+            "last_error_at": "2026-11-23T07:59:59.500Z",
         }
     ]
     assert status["now"] == "2026-11-23T08:00:00.000Z"
@@ -87,21 +93,21 @@ class TestUpstreams:
         upstreams = served.status.data()["upstreams"]
 
         assert [(one["tenant"], one["state"], one["last_error"]) for one in upstreams] == [
-            (None, "ok", ""),
-            (2, "ok", ""),
-            (7, "ok", ""),
+            (None, "untested", ""),
+            (2, "untested", ""),
+            (7, "untested", ""),
         ]
 
     async def test_the_default_is_listed_as_the_tenants_that_use_it(self, served: Served) -> None:
         served.tenants = [2]
-        served.schedule.shown_endpoints = [EndpointView(1, "ok", 0, None, "")]
+        served.schedule.shown_endpoints = [EndpointView(1, "ok", 0, None, None, None)]
 
         assert self.tenants(served) == [1, 2]
 
     async def test_configured_and_failing_upstreams_are_listed_first(self, served: Served) -> None:
         served.tenants = [99]
         served.schedule.shown_endpoints = [
-            EndpointView(number, "backing_off" if number > 90 else "ok", 0, None, "") for number in range(100)
+            EndpointView(number, "backing_off" if number > 90 else "ok", 0, None, None, None) for number in range(100)
         ]
 
         status = served.status.data()
@@ -112,7 +118,7 @@ class TestUpstreams:
 
     async def test_a_tenant_with_its_own_endpoint_does_not_use_the_default(self, served: Served) -> None:
         served.tenants = [2]
-        served.schedule.shown_endpoints = [EndpointView(2, "ok", 0, None, "")]
+        served.schedule.shown_endpoints = [EndpointView(2, "ok", 0, None, None, None)]
 
         assert self.tenants(served) == [2, None]
 
@@ -121,7 +127,7 @@ class TestUpstreams:
 
         served.status.export(served.metrics)
 
-        assert served.metrics.registry.get_sample_value("relay_upstream_state", {"state": "ok"}) == 2
+        assert served.metrics.registry.get_sample_value("relay_upstream_state", {"state": "untested"}) == 2
 
 
 class TestSnapshots:
@@ -157,7 +163,7 @@ class TestSnapshots:
         assert served.status.data()["ledger"]["pending"] == 1
 
     async def test_only_as_many_endpoints_are_read_as_are_listed(self, served: Served) -> None:
-        invented = [EndpointView(number, "ok", 0, None, "") for number in range(500)]
+        invented = [EndpointView(number, "ok", 0, None, None, None) for number in range(500)]
         served.schedule.shown_endpoints = invented
 
         status = served.status.data()
@@ -196,12 +202,36 @@ async def test_rejected_events_are_counted_by_reason_for_both_transports(served:
 
 async def test_a_ready_device_waits_for_its_paused_upstream(served: Served) -> None:
     served.schedule.shown_endpoints = [
-        EndpointView(1, "backing_off", 0, 60_000, ""),
-        EndpointView(2, "ok", 0, None, ""),
+        EndpointView(1, "backing_off", 0, 60_000, None, None),
+        EndpointView(2, "ok", 0, None, None, None),
     ]
     served.schedule.busy = [QueueView((1, "tv", "a"), 5, None, ""), QueueView((2, "tv", "b"), 4, None, "")]
 
     assert [device["message"] for device in served.status.data()["devices"]] == ["waits for its upstream", ""]
+
+
+async def test_the_summary_gives_the_advice_for_the_endpoint_with_pending_events(served: Served) -> None:
+    served.tenants = [2]
+    served.schedule.shown_endpoints = [
+        EndpointView(1, "ok", 0, None, None, None),
+        EndpointView(2, "misconfigured", 0, None, None, None),
+    ]
+
+    assert served.status.data()["summary"]["level"] == "ok"
+
+    served.schedule.busy = [QueueView((2, "tv", "a"), 5, None, "")]
+    summary = served.status.data()["summary"]
+
+    assert summary["level"] == "trouble"
+    assert summary["advice"].endswith(
+        "correct upstream.tenants.2.url in /etc/relay/config.toml and reload (systemctl reload relay, or SIGHUP)."
+    )
+
+
+async def test_the_summary_names_losses_of_the_last_hour(served: Served) -> None:
+    served.last_hour = {("dead_lettered", "poison"): 2}
+
+    assert served.status.data()["summary"]["message"].startswith("2 events became dead letters within the last hour")
 
 
 async def test_no_event_body_is_shown(served: Served) -> None:
@@ -217,9 +247,9 @@ async def test_a_scrape_returns_the_values_of_the_status(served: Served) -> None
     )
     served.outbox.letters = {1: dead_letter(1)}
     served.schedule.shown_endpoints = [
-        EndpointView(1, "ok", 0, None, ""),
-        EndpointView(2, "ok", 0, None, ""),
-        EndpointView(3, "backing_off", 0, None, ""),
+        EndpointView(1, "ok", 0, None, None, None),
+        EndpointView(2, "ok", 0, None, None, None),
+        EndpointView(3, "backing_off", 0, None, None, None),
     ]
     served.schedule.busy = [QueueView((1, "tv", "a"), 7, None, "")]
 

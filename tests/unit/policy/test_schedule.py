@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 from relay.policy.device_queue import linger_end, phase
+from relay.policy.endpoint import SeenError
 from relay.policy.requests import Reply, Send, Share, Wait
 from relay.policy.schedule import Schedule
 from relay.policy.verdict import Failing, Misconfigured, RateLimited, Resend, Verdict
@@ -446,7 +447,7 @@ def test_without_a_network_one_request_is_tried_for_all_tenants_and_devices_of_a
     (attempt,) = harness.sends()
     harness.respond(attempt)
     assert {send.tenant_id for send in harness.sends()} == {1, 2}, "a response ends the outage for all"
-    assert counted(harness) == {"ok": 2}
+    assert counted(harness) == {"ok": 1, "untested": 1}
 
 
 def test_another_origin_is_not_affected_by_an_unreachable_one() -> None:
@@ -787,9 +788,9 @@ def test_endpoints_are_counted_by_state_at_each_change() -> None:
     harness = Harness()
     harness.offer(1, 1_000, tenant=1)
     harness.offer(2, 500, tenant=2)
-    assert counted(harness) == {"ok": 2}
+    assert counted(harness) == {"untested": 2}
     harness.respond(harness.send(), UNAUTHORIZED)
-    assert counted(harness) == {"ok": 1, "unauthorized": 1}
+    assert counted(harness) == {"untested": 1, "unauthorized": 1}
     harness.respond(harness.send(), LIMITED)
     assert counted(harness) == {"rate_limited": 1, "unauthorized": 1}
 
@@ -804,10 +805,25 @@ def test_an_endpoint_reports_the_time_and_reason_of_its_state() -> None:
     harness.pass_time(100)
     harness.round(UNAUTHORIZED, u=0.0)
     (view,) = harness.schedule.endpoints(harness.now)
-    assert (view.state, view.since_ms, view.last_error) == ("unauthorized", harness.now, "401 no")
-    assert view.next_attempt_ms == harness.now + 30_000
+    failed_at = harness.now
+    assert (view.state, view.since_ms, view.last_error) == ("unauthorized", failed_at, SeenError("401 no", failed_at))
+    assert (view.next_attempt_ms, view.last_delivered_ms) == (failed_at + 30_000, None)
     harness.round()
-    assert harness.schedule.endpoint(1, harness.now).state == "ok"
+    view = harness.schedule.endpoint(1, harness.now)
+    assert (view.state, view.last_error, view.last_delivered_ms) == ("ok", None, harness.now)
+
+
+def test_the_summary_of_queues_counts_their_endpoints_and_own_limits() -> None:
+    harness = Harness()
+    harness.offer(1, 500, tenant=1)
+    harness.offer(2, 500, tenant=2)
+    harness.offer(3, 500, tenant=2)
+    own_limit = RateLimited("429", 30_000, harness.limits.device_per_window)
+    for send in harness.sends():
+        harness.respond(send, UNAUTHORIZED if send.tenant_id == 1 else own_limit, after_ms=0)
+    queues = harness.schedule.queues(10, harness.now)
+    assert (queues.waiting, queues.paused, queues.limited) == (3, 2, 2)
+    assert queues.endpoint_states == {"unauthorized": 1, "ok": 1}
 
 
 def test_an_endpoint_with_a_shared_limit_is_rate_limited() -> None:

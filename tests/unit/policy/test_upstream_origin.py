@@ -18,8 +18,8 @@ def origin() -> UpstreamOrigin:
 def test_a_limit_changes_the_state_of_each_endpoint_that_does_not_fail(origin: UpstreamOrigin) -> None:
     for health in (UNTESTED, OK, FAILING):
         origin.count(None, health)
-    assert origin.states() == {"ok": 2, "unauthorized": 1}
-    assert [origin.state_of(health) for health in (UNTESTED, OK, FAILING)] == ["ok", "ok", "unauthorized"]
+    assert origin.states() == {"untested": 1, "ok": 1, "unauthorized": 1}
+    assert [origin.state_of(health) for health in (UNTESTED, OK, FAILING)] == ["untested", "ok", "unauthorized"]
     origin.limit.limited(0, 10, 20)
     assert origin.states() == {"rate_limited": 2, "unauthorized": 1}
     assert [origin.state_of(health) for health in (UNTESTED, OK, FAILING)] == [
