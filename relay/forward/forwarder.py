@@ -31,6 +31,7 @@ from relay.outbox import Claimed, ClaimPart, Dead, Outbox, OutboxError, Restored
 from relay.policy import batch
 from relay.policy.backoff import full_jitter
 from relay.policy.limits import Limits
+from relay.policy.rate_window import is_free
 from relay.policy.requests import Reply, Send, Share, Wait
 from relay.policy.schedule import Schedule
 from relay.policy.true_time import EARLIEST_MS, TrueTimes
@@ -61,7 +62,9 @@ _FLUSH_INTERVAL_S = 1.0
 _STATE_LINE_MS, _STATE_LINES = 10_000, 16
 """Limits of the log: one line per tenant and state in this time, and a number of tenants, which apps choose."""
 _FORGET_AT_ONCE = 500
-"""Maximum number of device queues that one maintenance step forgets."""
+"""Maximum number of device queues that are forgotten without a pause for other work: about 5 ms."""
+_FORGET_SHARE = 8
+"""Each second at least 1 / _FORGET_SHARE of the idle device queues are examined."""
 
 
 class Forwarder:
@@ -93,6 +96,10 @@ class Forwarder:
         """Number of requests that are not settled."""
 
     # -- calls of the outbox and the service -----------------------------------------------------
+
+    def is_free(self, window: bytes) -> bool:
+        """See Outbox.open."""
+        return is_free(window, self._clock.monotonic_ms(), self._schedule.limits.window_ms)
 
     def pending(self, queue_id: int, key: tuple[int, str, str], events: int, body_bytes: int) -> None:
         """See Holder."""
@@ -169,16 +176,22 @@ class Forwarder:
             await self._changed.wait()
 
     async def maintain(self) -> None:
-        """Forget idle device queues regularly. Never returns."""
+        """Forget idle device queues regularly, in proportion to their number. Never returns."""
+        unforgotten: list[int] = []
         while True:
             await asyncio.sleep(_MAINTENANCE_S)
-            idle = self._schedule.forget_idle(self._clock.monotonic_ms(), _FORGET_AT_ONCE)
-            if idle:
-                try:
-                    await self._outbox.forget(idle)
-                except OutboxError as error:
-                    # Their rows remain until the queues are used and idle again.
-                    log.debug("idle device queues cannot be removed now", queues=len(idle), error=str(error))
+            for _ in range(1 + self._schedule.idle_queues() // (_FORGET_SHARE * _FORGET_AT_ONCE)):
+                unforgotten += self._schedule.forget_idle(self._clock.monotonic_ms(), _FORGET_AT_ONCE)
+                unforgotten = await self._forget(unforgotten)
+
+    async def _forget(self, idle: list[int]) -> list[int]:
+        """Forget idle device queues in the outbox. Return those to forget later, because the disk fails."""
+        try:
+            await (self._outbox.forget(idle) if idle else asyncio.sleep(0))
+        except OutboxError as error:
+            log.debug("idle device queues cannot be removed now", queues=len(idle), error=str(error))
+            return idle
+        return []
 
     def _start_requests(self) -> int | None:
         """Start all requests that the schedule allows now. Return the time of the next one, None if unknown."""

@@ -29,10 +29,10 @@ methods, all on one event loop. Cancelling an await abandons the result, not the
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 from relay.config import OutboxSettings
 from relay.event.reader import DeviceKey, Event
@@ -232,9 +232,16 @@ class Holder(Protocol):
         """Send from these device queues from now on. Their pending events were recorded before."""
 
 
+IsFree: TypeAlias = Callable[[bytes], bool]
+"""Return whether a rate window, which was stored in the present boot, has no occupied slot."""
+
+
 class Outbox(Protocol):
-    async def open(self) -> None:
+    async def open(self, is_free: IsFree | None = None) -> None:
         """Take the lock, repair or quarantine a broken file, and prepare for appends.
+
+        If `is_free` is given, forget idle device queues with a free rate window, so that they use no
+        memory.
 
         Raises OutboxLocked, or OutboxUnusable if the path must not be used. If the disk fails, the
         outbox opens the file again later, and calls fail until then.

@@ -16,6 +16,9 @@ class EmptyQueues:
         self._listed: set[int] = set()
         self._order: deque[tuple[int, DeviceQueue]] = deque()
 
+    def __len__(self) -> int:
+        return len(self._order)
+
     def add(self, queue: DeviceQueue, now: int, window_ms: int) -> None:
         """List a device queue until its rate window must be free, unless it is listed."""
         if queue.id not in self._listed:

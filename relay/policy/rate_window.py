@@ -17,6 +17,12 @@ _BASE = struct.Struct("<q")
 _MIN_SPACED_LIMIT = 10  # With fewer rate slots, the spacing would delay single requests for a large part of the window.
 
 
+def is_free(packed: bytes, now: int, span_ms: int) -> bool:
+    """Return whether every rate slot of a window that `Window.pack` returned in this boot is free."""
+    # The last response is not later than the call of `pack`. A window without responses is shorter than the time.
+    return len(packed) < _BASE.size or _BASE.unpack_from(packed)[0] + span_ms < now
+
+
 class Window:
     """The times of the latest responses, in monotonic milliseconds."""
 

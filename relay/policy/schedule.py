@@ -277,10 +277,17 @@ class Schedule:
             if before != "free":
                 self._turns.activate(endpoint)
 
+    def idle_queues(self) -> int:
+        """Return an upper bound of the number of device queues without pending events."""
+        return len(self._empty)
+
     def forget_idle(self, now: int, limit: int) -> list[int]:
-        """Remove and return up to `limit` device queues without pending events, occupied rate slots and pause."""
+        """Examine up to `limit` device queues. Remove and return those without pending events, occupied rate slots
+        and pause."""
         removed: list[int] = []
-        while len(removed) < limit and (queue := self._empty.pop_due(now)):
+        for _ in range(limit):
+            if not (queue := self._empty.pop_due(now)):
+                break
             if queue.events or isinstance(queue.position, InFlight):
                 continue
             if queue.position is not IDLE or queue.pause.until > now or queue.window.count(now, self.limits.window_ms):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from relay.config import OutboxSettings
 from relay.event.reader import DeviceKey, Event
-from relay.outbox import Claimed, ClaimPart, Dead, Ledger, Outbox, RestoredState, Settled
+from relay.outbox import Claimed, ClaimPart, Dead, IsFree, Ledger, Outbox, RestoredState, Settled
 from relay.outbox.factory import OutboxEngine, create_outbox
 from relay.runtime.machine import MachineIds
 from relay.runtime.metrics import Metrics
@@ -97,6 +97,8 @@ class Box(ABC):
     queues: dict[DeviceKey, int] = field(default_factory=dict)
     loaded: RestoredState = field(default_factory=lambda: RestoredState((), ()))
 
+    is_free: IsFree | None = None
+
     def __post_init__(self) -> None:
         self.outbox = self.make()
 
@@ -116,7 +118,7 @@ class Box(ABC):
         """Return the closed outbox that a kill -9 at this moment leaves."""
 
     async def start(self) -> Box:
-        await self.outbox.open()
+        await self.outbox.open(self.is_free)
         await self.outbox.load(self)
         return self
 

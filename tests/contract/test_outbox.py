@@ -932,6 +932,47 @@ class TestForget:
         after.check()
         await close(after)
 
+    async def test_a_start_forgets_idle_devices_with_a_free_window(self, box: Box) -> None:
+        for number, key in enumerate((TV, PHONE, TABLET)):
+            await box.append([number], key)
+        for key, window in ((TV, b"free"), (PHONE, b"free"), (TABLET, b"occupied")):
+            await box.claim(1, key, window)
+            await box.settle(key=key, window=window)
+        await box.append([3], PHONE)
+        next_id = max(box.queues.values()) + 1
+        box.is_free = lambda window: window == b"free"
+        await box.restart()
+        assert {queue.key for queue in box.loaded.queues} == {PHONE, TABLET}
+        assert box.outbox.ledger() == Ledger(accepted=4, delivered=3, pending=1)
+        box.check()
+        await box.append([4], TV)
+        assert box.queues[TV] == next_id
+        assert await box.deliver_all() == bodies([4], TV) + bodies([3], PHONE)
+
+    async def test_a_start_in_another_boot_forgets_no_device_with_a_request(self, box: Box) -> None:
+        await box.append([1], TV)
+        await box.claim(1, TV, b"free")
+        await box.settle(key=TV, window=b"free")
+        after = await box.kill()
+        after.is_free = lambda window: True
+        after.clock.reboot(1_000)
+        await after.start()
+        assert [(queue.key, queue.shift_ms) for queue in after.loaded.queues] == [(TV, None)]
+        await close(after)
+
+    async def test_a_start_forgets_no_device_with_a_request_in_the_journal(self, box: Box) -> None:
+        await box.append([1], TV)
+        await box.append([2], PHONE)
+        for key in (TV, PHONE):
+            await box.claim(1, key)
+        await box.settle(key=PHONE)
+        after = await box.kill()
+        after.is_free = lambda window: True
+        await after.start()
+        assert [queue.key for queue in after.loaded.queues] == [TV]
+        assert len(after.loaded.unsettled) == 1
+        await close(after)
+
 
 class TestLoad:
     async def test_appends_succeed_before_and_during_load(self, box: Box) -> None:

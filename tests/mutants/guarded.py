@@ -63,6 +63,36 @@ MUTANTS = (
         (f"{ENGINE}/outbox_state.py", "                admitted |= further\n", "                pass\n"),
     ),
     mutant(
+        "a device forgotten at a start with an occupied rate window",
+        "G5",
+        "tests/simulation/test_scenarios.py::"
+        "test_the_device_limit_holds_for_a_device_that_is_often_idle_in_a_restart_loop",
+        (
+            "relay/policy/rate_window.py",
+            "_BASE.unpack_from(packed)[0] + span_ms < now",
+            "_BASE.unpack_from(packed)[0] <= now",
+        ),
+    ),
+    mutant(
+        "a device forgotten at a start in another boot",
+        "G5",
+        f"{CONTRACT}::TestForget::test_a_start_in_another_boot_forgets_no_device_with_a_request",
+        (f"{SQLITE}/idle_queues.py", "stored_in == boot and last_boot_id == boot_id", "stored_in == boot"),
+    ),
+    mutant(
+        "a device forgotten at a start with events to send again",
+        "G5",
+        f"{CONTRACT}::TestForget::test_a_start_forgets_no_device_with_a_request_in_the_journal",
+        (f"{SQLITE}/idle_queues.py", "WHERE log.seq > q.cursor)", "WHERE log.seq > q.cursor + 9)"),
+        (f"{SQLITE}/idle_queues.py", "WHERE request IS NULL AND", "WHERE"),
+    ),
+    mutant(
+        "few devices forgotten a second, however many are idle",
+        "G9",
+        "tests/unit/forward/test_forwarder.py",
+        ("relay/forward/forwarder.py", "self._schedule.idle_queues() // ", "0 // "),
+    ),
+    mutant(
         "known devices rejected at the limit of devices",
         "G6",
         f"{CONTRACT}::TestMaxDevices::test_at_the_limit_known_devices_are_served_and_further_ones_are_not",

@@ -21,8 +21,8 @@ from tests.support.memory_outbox import MemoryOutbox
 class SimOutbox(MemoryOutbox):
     """An outbox in which each call fails with the probability `failing`, half of the time after the write."""
 
-    def __init__(self, clock: Clock, rng: Random, disk: Disk | None = None) -> None:
-        super().__init__(OutboxSettings(), clock, disk=disk)
+    def __init__(self, settings: OutboxSettings, clock: Clock, rng: Random, disk: Disk | None = None) -> None:
+        super().__init__(settings, clock, disk=disk)
         self.failing = 0.0
         self.fail_next_claim = False
         self.failed_claims = 0
@@ -32,7 +32,7 @@ class SimOutbox(MemoryOutbox):
 
     def crashed(self) -> SimOutbox:
         super().crashed()
-        after = SimOutbox(self._clock, self._rng, self.disk.copy())
+        after = SimOutbox(self._settings, self._clock, self._rng, self.disk.copy())
         after.failing = self.failing
         return after
 
@@ -46,6 +46,10 @@ class SimOutbox(MemoryOutbox):
         failed: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         failed.set_exception(OutboxUnavailable("the disk fails"))
         return failed
+
+    def _commit_pending_calls(self) -> None:
+        super()._commit_pending_calls()
+        assert len(self.disk.queues) <= self._settings.max_devices, "more devices than outbox.max_devices"
 
     async def claim(self, parts: Sequence[ClaimPart], true_ms: int | None = None) -> Sequence[Claimed]:
         fails = self._fails() or self.fail_next_claim

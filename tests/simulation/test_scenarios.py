@@ -391,6 +391,34 @@ def test_many_tenants_of_one_origin_share_its_limit() -> None:
 # -- effects on other devices
 
 
+def test_the_device_limit_holds_for_a_device_that_is_often_idle_in_a_restart_loop() -> None:
+    """A start forgets idle devices, but none with a request within the last window of running time."""
+    limits = replace(LIMITS, linger_ms=0, device_per_window=4)
+    crashes = [Crash(5_000 + 9_000 * i, down_ms=500, reboot=i % 20 == 19) for i in range(100)]
+    plan = Plan([Device(i, gap_ms=10_000) for i in range(4)], 15 * MINUTE_MS, limits, crashes, device_limit=4)
+    world = simulate(plan)
+
+    assert world.crashes == 100
+    assert all(request.status == 202 for request in world.upstream.arrivals)
+
+
+def test_at_max_devices_known_devices_are_served_and_further_ones_when_others_are_forgotten() -> None:
+    known, made_up = light_devices(20, first=100, gap_ms=5_000), light_devices(60, gap_ms=1_000 * HOUR_MS)
+    flood_at = 2 * MINUTE_MS
+
+    def flood(world: World) -> None:
+        for device in made_up:
+            device.offering = 1
+            world._offer(device)
+
+    world = simulate(Plan([*known, *made_up], 20 * MINUTE_MS, max_devices=40, acts=[(flood_at, flood)]))
+
+    assert longest_wait_ms(world, range(100, 120)) <= MAX_WAIT_MS
+    stored_at = sorted(world.offered_at[(number, 0)] - flood_at for number in range(60))
+    assert stored_at[19] < LIMITS.window_ms < stored_at[20]
+    assert stored_at[39] < 2 * LIMITS.window_ms < stored_at[40] < 3 * LIMITS.window_ms
+
+
 def test_a_throttled_device_does_not_delay_other_devices() -> None:
     fault = Fault("429 device", 5 * MINUTE_MS, HOUR_MS, devices=frozenset({1}))
     devices = [Device(1, gap_ms=5_000), *light_devices(30, first=100)]

@@ -16,6 +16,7 @@ from itertools import islice
 from random import Random
 
 import msgspec
+from relay.config import OutboxSettings
 from relay.event.reader import DeviceKey, Event
 from relay.forward.forwarder import Forwarder
 from relay.outbox import ClaimPart, DeadLetter, Ledger, RestoredState, Selection
@@ -95,6 +96,7 @@ class Plan:
     ip_limit: int | None = None
     sends_retry_after: bool = True
     max_body_bytes: int = 1 << 20
+    max_devices: int = 50_000
     latency_ms: tuple[int, int] = (5, 200)
     acts: Sequence[tuple[int, Callable[[World], None]]] = ()
     """Actions on the world: (time, action)."""
@@ -137,7 +139,8 @@ class World:
         self.states: dict[int, EndpointState] = {}
         """States of the endpoints at the end, by tenant."""
         self.dead_letters: Sequence[DeadLetter] = ()
-        self.outbox = SimOutbox(self.clock, Random(f"disk {seed}"))
+        outbox_settings = OutboxSettings(max_devices=plan.max_devices)
+        self.outbox = SimOutbox(outbox_settings, self.clock, Random(f"disk {seed}"))
         self.relay: Relay | None = None
         self._due: list[tuple[int, int]] = []
         self._disk_failed_at = self._disk_healed_at = -_SETTLED_AFTER_HEALING_MS
@@ -335,7 +338,7 @@ class Relay:
 
     async def start(self) -> Sequence[Sequence[ClaimPart]]:
         """Start the relay. Return the requests in flight at the last crash."""
-        await self.outbox.open()
+        await self.outbox.open(self.forwarder.is_free)
         await self.outbox.load(self)
         self.tasks.start("forwarder", self.forwarder.run())
         self.tasks.start("housekeeping", self.forwarder.maintain())

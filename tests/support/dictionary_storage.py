@@ -15,7 +15,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from relay.config import OutboxSettings
-from relay.outbox import Dead, DeadLetter, OutboxError, OutboxFull, Selection, Timestamp
+from relay.outbox import Dead, DeadLetter, IsFree, OutboxError, OutboxFull, Selection, Timestamp
 from relay.outbox.engine import commands as c
 from relay.outbox.engine.checksum import has_inserted_time
 from relay.outbox.engine.dedupe_window import DEAD, DedupeWindow, IdSlice, split_ids
@@ -85,10 +85,12 @@ class DictionaryStorage:
 
     recreate = tidy
 
-    async def open(self) -> Opened:
+    async def open(self, is_free: IsFree | None = None) -> Opened:
         self.is_open = True
         anchor, boot, boot_from_ms, _ = self.saved
         same_boot = anchor.boot_id == self.clock.boot_id
+        if is_free is not None:
+            self._forget_free(is_free, boot if same_boot else None)
         clocks = (boot, boot_from_ms, anchor) if same_boot else (boot + 1, None, anchor if anchor.boot_id else None)
         head = (self.totals._replace(dead_letters=len(self.letters)), self.next_queue_id, self._letter_bytes(), *clocks)
         first_row = next(iter(self.rows), self.totals.last_seq + 1)
@@ -102,6 +104,13 @@ class DictionaryStorage:
             yield IdSlice(seq, event_id, [queue_id], bytes([mark]), [check])
         for seq, row in self.rows.items():
             yield IdSlice(seq, row.event_id, [row.queue_id], None, [row.check])
+
+    def _forget_free(self, is_free: IsFree, boot: int | None) -> None:
+        used = {self.rows[seq].queue_id for seq in self.pending()}
+        for queue_id, queue in list(self.queues.items()):
+            is_idle = queue.request is None and queue_id not in used
+            if is_idle and (not queue.window or (queue.boot == boot and is_free(queue.window))):
+                del self.queues[queue_id]
 
     async def close(self) -> None:
         self.is_open = False

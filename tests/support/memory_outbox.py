@@ -23,6 +23,7 @@ from relay.outbox import (
     EventState,
     Gauges,
     Holder,
+    IsFree,
     Ledger,
     OutboxFull,
     OutboxShareUsed,
@@ -70,8 +71,13 @@ class MemoryOutbox:
         self._reject_pending_calls()
         return MemoryOutbox(self._settings, self._clock, disk=self.disk.copy())
 
-    async def open(self) -> None:
+    async def open(self, is_free: IsFree | None = None) -> None:
         self._open = True
+        for number, queue in list(self.disk.queues.items()):
+            is_idle = not queue.pending and queue.journal is None
+            same_boot = queue.boot_id == self._clock.boot_id
+            if is_free is not None and is_idle and (not queue.window or (same_boot and is_free(queue.window))):
+                del self.disk.by_key[self.disk.queues.pop(number).key]
         self._time = OutboxTime(self._clock, self.disk.anchor)
         if self.disk.anchor is None or self.disk.anchor.boot_id != self._clock.boot_id:
             self.disk.boot_from_ms = self._now_ms()

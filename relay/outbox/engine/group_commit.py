@@ -25,6 +25,7 @@ from relay.event.reader import Event
 from relay.outbox import (
     Gauges,
     Holder,
+    IsFree,
     OutboxError,
     OutboxFull,
     OutboxLocked,
@@ -91,12 +92,12 @@ class Owner:
 
     # -- called by the event loop -----------------------------------------------------------------
 
-    async def open(self) -> None:
+    async def open(self, is_free: IsFree | None) -> None:
         """Take the lock and open the store. If it fails, `run` opens it. Raise OutboxLocked or OutboxUnusable."""
         self.storage.lock()
         self.life.enter(Happening.OPEN)
         try:
-            await self._connect()
+            await self._connect(is_free)
         except (OutboxUnusable, OutboxLocked):
             self.life.enter(Happening.CLOSED)
             self.storage.unlock()
@@ -291,10 +292,10 @@ class Owner:
             call.holder.granted(restored)
             call.result.set_result(None)
 
-    async def _connect(self) -> None:
+    async def _connect(self, is_free: IsFree | None = None) -> None:
         """Open the store. If it does not match the state in memory, build a new state."""
         failed_before = self.life.failure is not None
-        opened = await self.storage.open()
+        opened = await self.storage.open(is_free)
         old, state = self.state, OutboxState.of(opened, self._limits, self._clock)
         if old is not None and not self.storage.was_replaced and old.agrees_with(state):
             old.measure(state.space)

@@ -19,6 +19,7 @@ from relay.outbox import (
     EventState,
     Gauges,
     Holder,
+    IsFree,
     Ledger,
     OutboxError,
     OutboxFull,
@@ -62,8 +63,8 @@ class OutboxEngine:
 
     # -- life ----------------------------------------------------------------------------------------
 
-    async def open(self) -> None:
-        await self._owner.open()
+    async def open(self, is_free: IsFree | None = None) -> None:
+        await self._owner.open(is_free)
         self._task = self._own_tasks.start("outbox", self._owner.run())
         self._tasks.start("outbox watch", self._watch())
 

@@ -21,7 +21,7 @@ from typing import NamedTuple, Protocol
 
 from relay.config import OutboxSettings
 from relay.event.reader import DeviceKey
-from relay.outbox import OutboxError, OutboxFull, OutboxUnavailable
+from relay.outbox import IsFree, OutboxError, OutboxFull, OutboxUnavailable
 from relay.outbox.engine.commands import Command, Result
 from relay.outbox.engine.dedupe_window import DedupeWindow
 from relay.outbox.engine.outbox_clock import Anchor
@@ -166,8 +166,8 @@ class Storage(Protocol):
 
     def unlock(self) -> None: ...
 
-    async def open(self) -> Opened:
-        """Open the store, and repair it if it is broken."""
+    async def open(self, is_free: IsFree | None = None) -> Opened:
+        """Open the store, and repair it if it is broken. Forget idle device queues, see Outbox.open."""
 
     async def close(self) -> None: ...
 

@@ -21,11 +21,12 @@ from pathlib import Path
 import structlog
 
 from relay.config import OutboxSettings
-from relay.outbox import OutboxUnusable
+from relay.outbox import IsFree, OutboxUnusable
 from relay.outbox.engine.dedupe_window import REMEMBERED_BYTES
 from relay.outbox.engine.storage import Opened
 from relay.outbox.sqlite import files
 from relay.outbox.sqlite.connection import PAGE_BYTES, configure, connect
+from relay.outbox.sqlite.idle_queues import forget_free
 from relay.outbox.sqlite.loading import Broken, read_opened
 from relay.outbox.sqlite.quarantine import InstallationClaim, claim
 from relay.outbox.sqlite.salvage import Salvaged, salvage
@@ -65,6 +66,8 @@ class Recovery:
     """Whether a broken file may be quarantined; otherwise opening raises OutboxUnusable."""
     owner: InstallationClaim | None = None
     """The machine that opens the outbox; None: the owner does not change."""
+    is_free: IsFree | None = None
+    """See Outbox.open."""
     was_moved: bool = False
     """Result: whether the outbox belonged to another machine."""
     opened: Opened | None = None
@@ -139,6 +142,8 @@ def _open_sound(recovery: Recovery) -> sqlite3.Connection:
         _check(database, recovery)
         if recovery.owner is not None:
             recovery.was_moved |= claim(database, recovery.owner)
+        if recovery.is_free is not None:
+            forget_free(database, recovery.boot_id, recovery.settings.dedupe_window, recovery.is_free)
         _read(database, recovery)
     except BaseException:
         database.close()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from relay.config import OutboxSettings
-from relay.outbox import OutboxError
+from relay.outbox import IsFree, OutboxError
 from relay.outbox.engine import commands as c
 from relay.outbox.engine.storage import Committed, FileFault, LogChunk, Opened, SpaceLimits
 from relay.outbox.sqlite import connection, dead_letters, files, loading, quarantine, space, statements, transaction
@@ -129,7 +129,7 @@ class SqliteStorage:
             files.unlock(self._lock)
             self._lock = None
 
-    async def open(self) -> Opened:
+    async def open(self, is_free: IsFree | None = None) -> Opened:
         """Open the file, and salvage it if it is broken."""
         recovery = Recovery(
             self._settings,
@@ -139,6 +139,7 @@ class SqliteStorage:
             self._condemned,
             self._mends,
             self._ids and InstallationClaim(self._ids, self._clock.new_event_id(), self._settings.adopt),
+            is_free=is_free,
         )
         with self._translated_errors():
             opening = DatabaseThread(lambda: explained(recovery.settings.path, lambda: open_recovered(recovery)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from relay.policy.rate_window import Window
+from relay.policy.rate_window import Window, is_free
 
 WINDOW_MS = 60_000
 LIMIT = 3
@@ -60,6 +60,14 @@ def test_the_times_of_another_clock_are_shifted() -> None:
     packed = full_at(100, 200, 300).pack(400, WINDOW_MS)
     window = Window.unpack(packed, 9_500, LIMIT, 9_000)
     assert window.free_at(9_500, LIMIT, WINDOW_MS) == 9_100 + WINDOW_MS + 1
+
+
+def test_a_packed_window_is_free_one_window_after_it_was_packed() -> None:
+    packed = full_at(100).pack(400, WINDOW_MS)
+    assert not is_free(packed, 400 + WINDOW_MS, WINDOW_MS)
+    assert is_free(packed, 401 + WINDOW_MS, WINDOW_MS)
+    assert not is_free(packed, 0, WINDOW_MS), "monotonic time was set back"
+    assert is_free(b"", 0, WINDOW_MS)
 
 
 def test_the_packed_state_is_small() -> None:
