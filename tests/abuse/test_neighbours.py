@@ -8,6 +8,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from relay.sandbox.faults import Misbehaviour
 from relay.sandbox.server import Sandbox
 
 from tests.abuse.box import Healthy, connect, datagram_socket, metrics, udp_address
@@ -84,6 +85,23 @@ async def test_a_flooding_app_does_not_block_another_app(relay: RelayProcess, sa
                 lambda record: record.has(bytes.fromhex(event(0, "healthy")["event_id"].replace("-", "")))
             )
         await healthy.served(5)
+
+
+async def test_a_device_with_many_rejected_events_removes_no_dead_letter_of_another(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    sandbox.faults.add(Misbehaviour(answer=422, when="rejected"))
+    env = environment(sandbox.url, tmp_path, outbox__max_dead_letters="10")
+    async with running(env) as relay:
+        rejections = [("polite", n) for n in range(2)] + [("noisy", n) for n in range(2, size(40, 1_000))]
+        for device, n in rejections:
+            assert await relay.post(event(n, device) | {"context": {"n": n, "text": "rejected"}}) == 202
+            if n == 1:
+                await relay.until(lambda status: status["dead_letters"]["count"] == 2)
+        await relay.until(lambda status: status["ledger"]["dead_lettered"] == len(rejections))
+        _, _, body = await relay.request("GET", "/dead-letters")
+    devices = [letter["device_id"] for letter in json.loads(body)["dead_letters"]]
+    assert devices == ["polite"] * 2 + ["noisy"] * 8
 
 
 async def test_a_device_that_fills_the_outbox_does_not_block_other_devices(sandbox: Sandbox, tmp_path: Path) -> None:

@@ -199,11 +199,9 @@ class MemoryBox(Box):
         assert len(oldest) == count
         self._memory._drop("size", oldest)
 
-    def forget_dead(self, most_bytes: int) -> None:
-        """Delete the oldest dead letters until the rest has at most `most_bytes`."""
-        dead = self._memory.disk.dead
-        while sum(len(letter.body) for letter, _ in dead.values()) > most_bytes:
-            del dead[next(iter(dead))]
+    def limit_dead(self, max_bytes: int) -> None:
+        """Limit the size of the bodies of all dead letters."""
+        self._memory.disk.max_dead_bytes = max_bytes
 
     async def kill(self) -> MemoryBox:
         after = MemoryBox(self.settings, self.clock)

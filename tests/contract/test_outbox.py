@@ -901,6 +901,37 @@ class TestDeadLetters:
         assert box.outbox.ledger().dead_lettered == 5
         box.check()
 
+    async def test_a_device_with_many_dead_letters_loses_its_own_oldest(self, make_box: MakeBox) -> None:
+        """Also after a restart, and after an operator has deleted a dead letter."""
+        box = await make_box(max_dead_letters=6).start()
+        await box.append([100, 101], PHONE)
+        await box.claim(2, PHONE)
+        await box.settle(dead={0: REFUSED, 1: REFUSED}, key=PHONE)
+        for start in (0, 10, 20):
+            await box.append(range(start, start + 10))
+            await box.claim(10)
+            await box.settle(dead=dict.fromkeys(range(10), REFUSED))
+            kept = [*bodies([100, 101], PHONE), *bodies(range(start + 6, start + 10))]
+            letters = await box.outbox.dead_letters(ALL, 10)
+            assert [letter.body for letter in letters] == kept
+            if start:
+                await box.restart()
+            else:
+                assert await box.outbox.discard(Selection(ids=(letters[-1].id,)), 1) == 1
+        assert box.outbox.gauges().dead_letters == 6
+        assert box.outbox.ledger() == Ledger(accepted=32, dead_lettered=32)
+        box.check()
+
+    async def test_devices_with_equal_shares_lose_the_oldest_dead_letter(self, make_box: MakeBox) -> None:
+        box = await make_box(max_dead_letters=4).start()
+        for number in range(6):
+            key = PHONE if number % 2 else TV
+            await box.append([number], key)
+            await box.claim(1, key)
+            await box.settle(dead={0: REFUSED}, key=key)
+        letters = await box.outbox.dead_letters(ALL, 10)
+        assert [letter.body for letter in letters] == [event(n, PHONE if n % 2 else TV).body for n in (2, 3, 4, 5)]
+
 
 class TestForget:
     async def test_idle_queue_is_forgotten_and_its_deliveries_stay_counted(self, box: Box) -> None:

@@ -171,6 +171,9 @@ class BothLives(RuleBasedStateMachine):
             **chosen,
         )
         self.real, self.plain = self.run(begun(real, OutboxSettings(**chosen)))
+        plain = self.plain.box
+        assert isinstance(plain, MemoryBox)
+        plain.limit_dead(FULL_BYTES // 4)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return self.runner.run(work)
@@ -207,16 +210,7 @@ class BothLives(RuleBasedStateMachine):
 
     @rule(at=key, delivered=st.booleans(), dead=st.sets(st.integers(0, 5), max_size=2), window=st.binary(max_size=3))
     def answer(self, at: int, delivered: bool, dead: set[int], window: bytes) -> None:
-        self.run(self.real.answer(at, delivered, dead, window))
-        self.run(self.plain.answer(at, delivered, dead, window))
-        self._forget_dead()
-        self.same()
-
-    def _forget_dead(self) -> None:
-        """SQLite limits dead letters to a quarter of the file. The outbox in memory limits only their number."""
-        plain = self.plain.box
-        assert isinstance(plain, MemoryBox)
-        plain.forget_dead(FULL_BYTES // 4)
+        self.both(lambda life: life.answer(at, delivered, dead, window))
 
     @rule(at=key, perhaps_delivered=st.booleans())
     def release(self, at: int, perhaps_delivered: bool) -> None:

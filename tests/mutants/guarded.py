@@ -303,7 +303,19 @@ MUTANTS = (
         "unlimited dead letters",
         "G9",
         f"{CONTRACT}::TestDeadLetters::test_oldest_dead_letters_are_deleted_at_the_limit",
-        (f"{SQLITE}/statements.py", "letters - dead_letter_limits.max_letters", "0"),
+        (f"{SQLITE}/dead_letter_limits.py", "letters - limits.max_letters", "0"),
+    ),
+    mutant(
+        "the oldest dead letter of all devices is deleted",
+        "G6",
+        "tests/abuse/test_neighbours.py::test_a_device_with_many_rejected_events_removes_no_dead_letter_of_another",
+        (f"{ENGINE}/dead_letter_shares.py", "_Use(-use, ", "_Use(0 * use, "),
+    ),
+    mutant(
+        "shares of the dead letters before an operator deleted some",
+        "G2",
+        f"{CONTRACT}::TestDeadLetters::test_a_device_with_many_dead_letters_loses_its_own_oldest",
+        (f"{SQLITE}/dead_letter_limits.py", "    database.dead_letter_shares = None\n", ""),
     ),
     mutant(
         "shutdown waits for the upstream",

@@ -18,6 +18,7 @@ from relay.config import OutboxSettings
 from relay.outbox import Dead, DeadLetter, IsFree, OutboxError, OutboxFull, Selection, Timestamp
 from relay.outbox.engine import commands as c
 from relay.outbox.engine.checksum import has_inserted_time
+from relay.outbox.engine.dead_letter_shares import DeadLetterShares
 from relay.outbox.engine.dedupe_window import DEAD, DedupeWindow, IdSlice, split_ids
 from relay.outbox.engine.outbox_clock import Anchor
 from relay.outbox.engine.storage import Committed, LogChunk, Opened, QueueRow, Space, SpaceLimits, StoredTotals
@@ -58,8 +59,7 @@ class DictionaryStorage:
 
     @property
     def file_bytes(self) -> int:
-        rows = (*self.rows.values(), *(row for row, _ in self.letters.values()))
-        return sum(len(row.body) + _ROW_BYTES for row in rows)
+        return self._letter_bytes() + sum(len(row.body) + _ROW_BYTES for row in self.rows.values())
 
     def pending(self) -> list[int]:
         """Return the seqs of the pending events."""
@@ -194,10 +194,13 @@ class DictionaryStorage:
             key, event_id, dead_at = self.queues[queue_id].key, str(UUID(bytes=row.event_id)), rfc3339(limits.now_ms)
             self.letters[number] = (row, DeadLetter(number, event_id, key, *dead, dead_at, row.body))
         self._count(dead_lettered=len(dead_events))
+        shares = DeadLetterShares(limits.max_letters, limits.max_body_bytes)
+        for number, (row, letter) in self.letters.items():
+            shares.add(number, letter.device_key, len(row.body))
         while len(self.letters) > limits.max_letters or self._letter_bytes() > limits.max_body_bytes:
-            del self.letters[next(iter(self.letters))]
-        events, growth_bytes = len(dead_events), self._letter_bytes() - bytes_before
-        return c.DeadLettered(events, letters_before + events - len(self.letters), growth_bytes)
+            del self.letters[shares.remove_next()[0]]
+        discarded = letters_before + len(dead_events) - len(self.letters)
+        return c.DeadLettered(len(dead_events), discarded, self._letter_bytes() - bytes_before)
 
     def do_ForgetQueues(self, command: c.ForgetQueues) -> None:
         for queue_id in command.queue_ids:

@@ -5,7 +5,7 @@ A crash does not change it. `memory_outbox` decides when to change it.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
@@ -50,6 +50,8 @@ class Disk:
     ledger: Ledger = field(default_factory=Ledger)
     dead: dict[int, tuple[DeadLetter, Stored]] = field(default_factory=dict)
     dead_bytes: int = 0
+    max_dead_bytes: int = 1 << 62
+    """Maximum size of the bodies of all dead letters."""
     states: OrderedDict[bytes, tuple[int, EventState]] = field(default_factory=OrderedDict)
     """The dedupe window: seq and state by event_id, oldest first. (The first key of a dict is slow after deletions.)"""
     received: dict[bytes, tuple[int, DeviceKey]] = field(default_factory=dict)
@@ -126,6 +128,25 @@ class Disk:
         letter, stored = self.dead.pop(dead)
         self.dead_bytes -= len(letter.body) + ROW_BYTES
         return stored
+
+    def limit_dead_letters(self, max_letters: int) -> int:
+        """Delete dead letters until the rest is within the limits. Return their number.
+
+        Each time, the device that uses the most of both limits loses its oldest one.
+        """
+        deleted = 0
+        while len(self.dead) > max_letters or self._dead_body_bytes() > self.max_dead_bytes:
+            used: Counter[DeviceKey] = Counter()
+            for letter, _ in self.dead.values():
+                used[letter.device_key] += self.max_dead_bytes + max_letters * len(letter.body)
+            most = max(used.values())
+            letters = ((number, letter) for number, (letter, _) in self.dead.items())
+            self.remove_dead_letter(next(number for number, letter in letters if used[letter.device_key] == most))
+            deleted += 1
+        return deleted
+
+    def _dead_body_bytes(self) -> int:
+        return sum(len(letter.body) for letter, _ in self.dead.values())
 
     def size_bytes(self) -> int:
         return self.used_bytes + self.dead_bytes

@@ -177,6 +177,7 @@ class MemoryOutbox:
                 if shift_ms and has_inserted_time(stored.event.body, stored.crc)
             }
             claimed.append(Claimed(number, [stored.event.body for stored in good], timestamps))
+        self._limit_dead_letters()
         return claimed
 
     async def settle(self, settled: Sequence[Settled]) -> None:
@@ -199,6 +200,7 @@ class MemoryOutbox:
             queue.window, queue.boot_id = window, self._clock.boot_id
             if delivered or dead:
                 self._report(number)
+        self._limit_dead_letters()
 
     def release(self, queue_ids: Sequence[int], *, perhaps_delivered: bool = False) -> None:
         for number in queue_ids:
@@ -356,9 +358,9 @@ class MemoryOutbox:
         self.disk.remove(number, [stored.seq], "dead_lettered")
         self.disk.count(dead_lettered=1)
         self._metrics.events_dead_lettered.labels(why.reason).inc()
-        while len(disk.dead) > self._settings.max_dead_letters:
-            disk.remove_dead_letter(next(iter(disk.dead)))
-            self._metrics.dead_letters_discarded.inc()
+
+    def _limit_dead_letters(self) -> None:
+        self._metrics.dead_letters_discarded.inc(self.disk.limit_dead_letters(self._settings.max_dead_letters))
 
     def _make_room(self, new_bytes: int) -> bool:
         excess = self.disk.size_bytes() + new_bytes - self._settings.max_size_bytes

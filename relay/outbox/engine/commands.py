@@ -41,7 +41,7 @@ class DeadLettered(NamedTuple):
 
     events: int
     discarded: int
-    """Number of older dead letters that were deleted to stay within the limits."""
+    """Number of dead letters that were deleted to stay within the limits, see `dead_letter_shares`."""
     body_bytes: int
     """Growth of the bodies of all dead letters; negative if they shrank."""
 

@@ -1,7 +1,7 @@
 """The SQLite connection: its PRAGMAs, and the thread that uses it.
 
 Rule: callers pass a plain function to `DatabaseThread.run`, which calls the function with the
-sqlite3.Connection. Nothing else uses the connection, so that no other statement can run between two
+Database. Nothing else uses the connection, so that no other statement can run between two
 statements of the function.
 """
 
@@ -15,6 +15,8 @@ from threading import Thread
 from typing import Concatenate, Literal, ParamSpec, TypeVar
 
 import aiosqlite
+
+from relay.outbox.engine.dead_letter_shares import DeadLetterShares
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -32,6 +34,8 @@ class Database(sqlite3.Connection):
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
         self.waiting: deque[Callable[[], object]] = deque()
+        self.dead_letter_shares: DeadLetterShares | None = None
+        """See `dead_letter_limits`."""
 
     def commit(self) -> None:
         self.waiting.popleft()()
@@ -58,7 +62,7 @@ class DatabaseThread:
             await self._connection.close()
             raise self._failure
 
-    async def run(self, work: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def run(self, work: Callable[Concatenate[Database, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `work(connection, ...)` on the thread of this connection, and return its result."""
         results: list[T] = []
         self.database.waiting.append(lambda: results.append(work(self.database, *args, **kwargs)))

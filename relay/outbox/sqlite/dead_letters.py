@@ -15,7 +15,8 @@ from uuid import UUID
 from relay.outbox import DeadLetter, DeadReason, Selection
 from relay.outbox.engine import commands as c
 from relay.outbox.engine.dedupe_window import ID_BYTES
-from relay.outbox.sqlite.statements import delete_letters
+from relay.outbox.sqlite.connection import Database
+from relay.outbox.sqlite.dead_letter_limits import delete_letters
 from relay.runtime.clock import rfc3339
 
 _WHOLE = (
@@ -90,7 +91,7 @@ def _is_key(tenant_id: bytes, *names: bytes) -> bool:
     return True
 
 
-def requeue(database: sqlite3.Connection, command: c.RequeueDeadLetters) -> set[int]:
+def requeue(database: Database, command: c.RequeueDeadLetters) -> set[int]:
     """Append dead letters to the log. Return the ids that still existed.
 
     Each dead letter is deleted before the next is appended, so that a full outbox needs space for
@@ -109,7 +110,7 @@ def requeue(database: sqlite3.Connection, command: c.RequeueDeadLetters) -> set[
     return set(moved)
 
 
-def discard(database: sqlite3.Connection, command: c.DiscardDeadLetters) -> tuple[int, int]:
+def discard(database: Database, command: c.DiscardDeadLetters) -> tuple[int, int]:
     where, values = _where(command.selection)
     query = f"SELECT id FROM dead_letters WHERE {where} ORDER BY id LIMIT ?"
     numbers = [number for (number,) in database.execute(query, (*values, command.limit))]

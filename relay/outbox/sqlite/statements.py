@@ -20,7 +20,8 @@ from relay.outbox import Dead, Timestamp
 from relay.outbox.engine import commands as c
 from relay.outbox.engine.checksum import checksum, has_inserted_time
 from relay.outbox.engine.dedupe_window import CHECK_BYTES, DEAD, pack_check
-from relay.outbox.sqlite.connection import PAGE_BYTES
+from relay.outbox.sqlite.connection import PAGE_BYTES, Database
+from relay.outbox.sqlite.dead_letter_limits import delete_excess
 from relay.outbox.sqlite.insert import CHECK_OF_ROW
 
 _NOT_QUARANTINED = """ AND NOT EXISTS (
@@ -66,7 +67,7 @@ def add_queues(database: sqlite3.Connection, command: c.AddQueues) -> None:
     )
 
 
-def claim(database: sqlite3.Connection, command: c.ClaimEvents) -> c.ClaimedEvents:
+def claim(database: Database, command: c.ClaimEvents) -> c.ClaimedEvents:
     request, boot, boot_from_ms, wanted, dead_letter_limits = command
     seqs = [seq for part in wanted for seq in part.seqs]
     found, marks = _read_bodies(database, seqs, [size for part in wanted for size in part.sizes])
@@ -108,16 +109,16 @@ def _timestamps(
     }
 
 
-def settle(database: sqlite3.Connection, command: c.SettleEvents) -> c.DeadLettered:
+def settle(database: Database, command: c.SettleEvents) -> c.DeadLettered:
     dead_lettered = insert_dead_letters(database, command.dead_events, command.dead_letter_limits)
     database.executemany(_SETTLE, command.moves)
     return dead_lettered
 
 
 def insert_dead_letters(
-    database: sqlite3.Connection, dead_events: Sequence[c.DeadEvent], dead_letter_limits: c.DeadLetterLimits
+    database: Database, dead_events: Sequence[c.DeadEvent], dead_letter_limits: c.DeadLetterLimits
 ) -> c.DeadLettered:
-    """Move events to the dead letters, and delete the oldest dead letters if there are too many."""
+    """Move events to the dead letters, and delete dead letters if there are too many."""
     if not dead_events:
         return c.DeadLettered(0, 0, 0)
     body_bytes = 0
@@ -128,10 +129,7 @@ def insert_dead_letters(
     database.execute(
         _COUNT_DEAD_LETTERED, (len(dead_events), body_bytes, max(dead_event.seq for dead_event in dead_events))
     )
-    letters, letter_bytes = database.execute("SELECT dead_letters, dead_letter_bytes FROM ledger").fetchone()
-    discarded, freed_bytes = _discard_oldest(
-        database, letters - dead_letter_limits.max_letters, letter_bytes - dead_letter_limits.max_body_bytes
-    )
+    discarded, freed_bytes = delete_excess(database, dead_letter_limits)
     return c.DeadLettered(len(dead_events), discarded, body_bytes - freed_bytes)
 
 
@@ -229,34 +227,6 @@ def _read_body(database: sqlite3.Connection, seq: int) -> tuple[bytes | None, bo
     row = database.execute(_READ_ONE, (seq,)).fetchone()
     mark = has_inserted_time(row[1], row[0]) if row is not None and isinstance(row[1], bytes) else None
     return (None, False) if mark is None else (row[1], mark)
-
-
-def _discard_oldest(database: sqlite3.Connection, letters: int, body_bytes: int) -> tuple[int, int]:
-    """Delete at least `letters` and `body_bytes` of the oldest dead letters. Return (letters, bytes) deleted."""
-    if letters <= 0 and body_bytes <= 0:
-        return 0, 0
-    oldest: list[int] = []
-    for number, size in database.execute("SELECT id, coalesce(length(body), 0) FROM dead_letters ORDER BY id"):
-        if len(oldest) >= letters and body_bytes <= 0:
-            break
-        oldest.append(number)
-        body_bytes -= size
-    return len(oldest), delete_letters(database, oldest)
-
-
-def delete_letters(database: sqlite3.Connection, numbers: Sequence[int]) -> int:
-    """Delete dead letters. Return the bytes of their bodies."""
-    listed = json.dumps(numbers)
-    (body_bytes,) = database.execute(
-        "SELECT coalesce(sum(length(body)), 0) FROM dead_letters WHERE id IN (SELECT value FROM json_each(?))",
-        (listed,),
-    ).fetchone()
-    database.execute("DELETE FROM dead_letters WHERE id IN (SELECT value FROM json_each(?))", (listed,))
-    database.execute(
-        "UPDATE ledger SET dead_letters = dead_letters - ?, dead_letter_bytes = dead_letter_bytes - ?",
-        (len(numbers), body_bytes),
-    )
-    return int(body_bytes)
 
 
 def remove(database: sqlite3.Connection, seq: int, mark: int) -> list[int]:

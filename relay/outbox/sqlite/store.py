@@ -18,7 +18,7 @@ from relay.outbox import IsFree, OutboxError
 from relay.outbox.engine import commands as c
 from relay.outbox.engine.storage import Committed, FileFault, LogChunk, Opened, SpaceLimits
 from relay.outbox.sqlite import connection, dead_letters, files, loading, quarantine, space, statements, transaction
-from relay.outbox.sqlite.connection import PAGE_BYTES, DatabaseThread
+from relay.outbox.sqlite.connection import PAGE_BYTES, Database, DatabaseThread
 from relay.outbox.sqlite.disk_errors import NO_ROOM, explained, failure_of
 from relay.outbox.sqlite.insert import insertion
 from relay.outbox.sqlite.quarantine import InstallationClaim
@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 _COMMIT_PAGES = 16
 """Pages that a commit writes besides bodies and changed rows: inner pages, page 1, the pointer map."""
-_STATEMENTS: Mapping[type[c.Command], Callable[[sqlite3.Connection, Any], c.Result]] = {
+_STATEMENTS: Mapping[type[c.Command], Callable[[Database, Any], c.Result]] = {
     c.AddQueues: statements.add_queues,
     c.ClaimEvents: statements.claim,
     c.SettleEvents: statements.settle,
@@ -168,7 +168,7 @@ class SqliteStorage:
             with suppress(sqlite3.Error):
                 await closing_thread.close()
 
-    async def run(self, work: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def run(self, work: Callable[Concatenate[Database, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         assert self._thread is not None
         path = self._settings.path
         return await self._thread.run(lambda database: explained(path, lambda: work(database, *args, **kwargs)))

@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-Step = Callable[[sqlite3.Connection], Any]
+from relay.outbox.sqlite.connection import Database
+
+Step = Callable[[Database], Any]
 _PAGES = "SELECT page_count, freelist_count FROM pragma_page_count, pragma_freelist_count"
 
 
@@ -34,7 +36,7 @@ def atomic(database: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
-def commit(database: sqlite3.Connection, steps: Sequence[Step]) -> Executed:
+def commit(database: Database, steps: Sequence[Step]) -> Executed:
     """Execute all steps in one transaction. On an error, roll back and raise it."""
     changes = database.total_changes
     with atomic(database):
