@@ -49,6 +49,8 @@ class Event(NamedTuple):
     """Whether the relay inserted `occurred_at`. relay.forward.timestamps may correct it."""
     received_crc: int = 0
     """CRC-32 of the bytes as received; 0 if `body` is these bytes."""
+    has_generated_id: bool = False
+    """Whether the relay inserted `event_id`."""
 
     @property
     def check(self) -> int:
@@ -207,7 +209,8 @@ class Reader:
             bodies = [opening + body[1:] for body in bodies]
             if max(map(len, bodies)) > self.max_event_bytes:
                 return None  # The inserted `occurred_at` makes one of them too large.
-        rows = zip(columns.event_ids, columns.device_keys, bodies, repeat(columns.timeless), checks, strict=False)
+        timeless, given_id = repeat(columns.timeless), repeat(False)
+        rows = zip(columns.event_ids, columns.device_keys, bodies, timeless, checks, given_id, strict=False)
         return list(map(_new_event, repeat(Event), rows))
 
     def _read_each(self, bodies: Sequence[bytes], first: int, found: _Found) -> tuple[str, str] | None:
@@ -267,7 +270,7 @@ class Reader:
         The types of `fields` are already checked. Presence, UUIDs, times and surrounding blanks are checked here.
         """
         added, received = b"", body
-        event_id = fields.get("event_id")
+        event_id = given_id = fields.get("event_id")
         if event_id is None:
             event_id = self._new_event_id()
             added = _member("event_id", event_id)
@@ -303,7 +306,8 @@ class Reader:
         if added:
             body = _splice(body, 0, added)
         check = 0 if body is received else crc32(received)
-        return _new_event(Event, (uuid, (tenant_id, platform, device_id), body, occurred_at is None, check))
+        key = (tenant_id, platform, device_id)
+        return _new_event(Event, (uuid, key, body, occurred_at is None, check, given_id is None))
 
     def _occurred_at(self) -> bytes:
         return _member("occurred_at", self._now())

@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from functools import partial
 from typing import Literal
+from uuid import UUID
 
 from aiohttp.hdrs import CONTENT_ENCODING, CONTENT_TYPE
 
@@ -49,6 +50,8 @@ _EVENT_ID = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 _REJECTION_STATUS = {"malformed": 400, "invalid": 422, "too_large": 413}
 _NO_STORE = (("Cache-Control", "no-store"),)
 CORS_MAX_AGE_S = 600
+MAX_EVENT_IDS = 20
+"""Generated ids that one response lists."""
 _HEADER_NAMES = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:[ \t]*,[ \t]*[!#$%&'*+.^_`|~0-9A-Za-z-]+)*")
 CORS_HEADERS = "content-type, content-encoding, x-events-key"
 
@@ -92,7 +95,8 @@ class HttpIngest:
         """A reload of the configuration may replace the reader."""
         self._outbox = outbox
         self._max_body_bytes = settings.max_body_bytes
-        self._stored = Response(202, b'{"success": true}', (("Relay-Durability", durability),))
+        self._durability = ("Relay-Durability", durability)
+        self._stored = _stored_response(self._durability)
         self._received = metrics.events_received.labels("http")
         self._accepted = metrics.events_accepted.labels("http")
         self._duplicate = metrics.events_duplicate.labels("http")
@@ -163,7 +167,8 @@ class HttpIngest:
     def _append(self, outcome: _Outcome, reply: Reply) -> None:
         """Append the events, or reply with the rejection of the body."""
         if isinstance(outcome, list):
-            self._coalescer.append(outcome, partial(self._appended, len(outcome), reply))
+            generated = [event.event_id for event in outcome if event.has_generated_id]
+            self._coalescer.append(outcome, partial(self._appended, len(outcome), generated, reply))
         elif isinstance(outcome, Response):
             call_guarded(reply, self._reject("media_type", outcome))
         else:
@@ -171,9 +176,9 @@ class HttpIngest:
             response = error_response(_REJECTION_STATUS[outcome.reason], outcome.error, errors)
             call_guarded(reply, self._reject(outcome.reason, response))
 
-    def _appended(self, count: int, reply: Reply, error: BaseException | None) -> None:
+    def _appended(self, count: int, generated: Sequence[bytes], reply: Reply, error: BaseException | None) -> None:
         if error is None:
-            reply(self._stored)
+            reply(_stored_response(self._durability, _event_ids(generated)) if generated else self._stored)
         elif isinstance(error, OutboxError):
             self._rejected[error.reason].inc(count)
             reply(error_response(503, str(error), headers=RETRY_LATER))
@@ -201,6 +206,15 @@ class HttpIngest:
         if state is None:
             return _UNKNOWN_EVENT
         return Response(200, f'{{"event_id": "{event_id.lower()}", "state": "{state}"}}'.encode(), _NO_STORE)
+
+
+def _stored_response(*headers: tuple[str, str]) -> Response:
+    return Response(202, b'{"success": true}', headers)
+
+
+def _event_ids(generated: Sequence[bytes]) -> tuple[str, str]:
+    """Return the header with the ids that the relay generated, so that an app can find its events."""
+    return "Relay-Event-Ids", ", ".join(str(UUID(bytes=event_id)) for event_id in generated[:MAX_EVENT_IDS])
 
 
 def _as_exception(error: BaseException) -> Exception:

@@ -129,7 +129,7 @@ class Draft:
         if not events:
             return
         # By columns, because a call per event and column would cost more than the rest of this function.
-        ids, keys, bodies, has_inserted_time, received = zip(*events, strict=True)
+        ids, keys, bodies, has_inserted_time, received, _ = zip(*events, strict=True)
         by_key, new_queue = self.state.index.by_key, self.queue_id
         queues = [by_key.get(key) or new_queue(key) for key in keys]
         crcs = checksums(bodies, has_inserted_time)

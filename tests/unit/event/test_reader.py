@@ -111,6 +111,7 @@ class TestSplicing:
             f'{{"event_id":"{NEW_EVENT_ID}","occurred_at":"{NOW}",'.encode() + body[1:],
             has_inserted_time=True,
             received_crc=crc32(body),
+            has_generated_id=True,
         )
 
     @pytest.mark.parametrize("form", [compact, lambda value: json.dumps(value).encode()])

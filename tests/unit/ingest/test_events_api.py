@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import zlib
+from uuid import UUID
 
 import pytest
+from relay.ingest.events_api import MAX_EVENT_IDS
 from relay.outbox import OutboxFull, OutboxUnavailable
 
 from tests.support import framework_table
@@ -95,6 +97,20 @@ async def test_a_key_and_other_headers_of_the_app_are_ignored() -> None:
         response = await served.post(BODY, "X-Events-Key: CANARY", "Authorization: Bearer CANARY", "Cookie: a=CANARY")
         assert response.status == 202
         assert b"CANARY" not in served.outbox.stored[0].body
+
+
+async def test_generated_ids_are_in_the_response() -> None:
+    with_id, without_id = EVENT, {name: value for name, value in EVENT.items() if name != "event_id"}
+    async with Served() as served:
+        response = await served.post(json.dumps({"events": [without_id, with_id, without_id]}).encode())
+        stored = [str(UUID(bytes=event.event_id)) for event in served.outbox.stored]
+        assert response.headers["relay-event-ids"] == f"{stored[0]}, {stored[2]}"
+        assert response.headers["relay-durability"] == "full"
+
+        response = await served.post(json.dumps([without_id] * (MAX_EVENT_IDS + 1)).encode())
+        assert len(response.headers["relay-event-ids"].split(", ")) == MAX_EVENT_IDS
+
+        assert "relay-event-ids" not in (await served.post(json.dumps(with_id).encode())).headers
 
 
 async def test_a_duplicate_gets_202_and_is_counted() -> None:
