@@ -94,7 +94,7 @@ class Service:
         self._was_moved = False
         self.outbox = create_outbox(settings.outbox, clock, self.metrics, self._tasks, ids=self._ids)
         self._client = UpstreamClient(settings.upstream, clock)
-        self.schedule = Schedule(limits(settings), self._client.origin)
+        self.schedule = Schedule(limits(settings), self._client.origin, lambda: self.settings.upstream.tenants)
         self._forwarder = Forwarder(self.outbox, self.schedule, self._client, clock, self.metrics, self._tasks)
         self._time_file = TimeFile(settings.outbox.path, clock, self._forwarder.true_times.known)
         reader = self._reader(settings)

@@ -25,6 +25,7 @@ from functools import partial
 
 import structlog
 
+from relay.forward.state_log import StateLog
 from relay.forward.timestamps import corrected
 from relay.forward.upstream import BatchSender
 from relay.outbox import Claimed, ClaimPart, Dead, Outbox, OutboxError, RestoredState, Settled
@@ -48,7 +49,6 @@ from relay.policy.verdict import (
     verdict,
 )
 from relay.runtime.clock import Clock, rfc3339
-from relay.runtime.log import Gate
 from relay.runtime.metrics import Metrics
 from relay.runtime.spaced_action import SpacedAction
 from relay.runtime.tasks import Tasks
@@ -59,8 +59,6 @@ _DISK_RETRY_INITIAL_MS = 100
 _DISK_RETRY_MAX_MS = 5_000
 _MAINTENANCE_S = 1.0
 _FLUSH_INTERVAL_S = 1.0
-_STATE_LINE_MS, _STATE_LINES = 10_000, 16
-"""Limits of the log: one line per tenant and state in this time, and a number of tenants, which apps choose."""
 _FORGET_AT_ONCE = 500
 """Maximum number of device queues that are forgotten without a pause for other work: about 5 ms."""
 _FORGET_SHARE = 8
@@ -82,8 +80,7 @@ class Forwarder:
         self._changed = asyncio.Event()
         self._flushes = SpacedAction(self._flush, _FLUSH_INTERVAL_S)
 
-        self._states: dict[int, str] = {}
-        self._state_gate = Gate(metrics.log_lines_suppressed, per_ms=_STATE_LINE_MS, max_keys=_STATE_LINES)
+        self._state_log = StateLog(metrics)
         self.true_times = TrueTimes(client.origins())
         self._clock_was_never_set = False
         """Whether an event was received while the wall clock was before the first release of the relay."""
@@ -183,6 +180,7 @@ class Forwarder:
             for _ in range(1 + self._schedule.idle_queues() // (_FORGET_SHARE * _FORGET_AT_ONCE)):
                 unforgotten += self._schedule.forget_idle(self._clock.monotonic_ms(), _FORGET_AT_ONCE)
                 unforgotten = await self._forget(unforgotten)
+            self._state_log.forget(self._schedule.has_endpoint)
 
     async def _forget(self, idle: list[int]) -> list[int]:
         """Forget idle device queues in the outbox. Return those to forget later, because the disk fails."""
@@ -248,11 +246,11 @@ class Forwarder:
         meaning = verdict(response, 0)
         now = clock.monotonic_ms()
         if isinstance(meaning, Delivered | EventsRejected | BatchTooLarge):
-            self._schedule.count_request(send.tenant_id, now)
+            self._schedule.count_request(send, now)
             return True
         reply = Reply(dict(send.shares), len(request), meaning, chosen_at)
         self._schedule.responded(send, reply, now, clock.chance())
-        self._log_state_change(send.tenant_id, now)
+        self._state_log.note(self._schedule.endpoint(send, now), now)
         return False
 
     async def _claim(self, send: Send, chosen_at: int) -> dict[int, Sequence[bytes]] | None:
@@ -315,7 +313,7 @@ class Forwarder:
         )
         outcomes = self._schedule.responded(send, reply, now, self._clock.chance())
         self._changed.set()  # The next request may start. Its claim follows the settlement of this one.
-        self._log_state_change(send.tenant_id, now)
+        self._state_log.note(self._schedule.endpoint(send, now), now)
         settled = [
             Settled(
                 outcome.queue_id,
@@ -372,19 +370,6 @@ class Forwarder:
                 wait_ms = full_jitter(attempt, _DISK_RETRY_INITIAL_MS, _DISK_RETRY_MAX_MS, self._clock.chance())
                 await asyncio.sleep(wait_ms / 1000)
                 attempt += 1
-
-    def _log_state_change(self, tenant_id: int, now: int) -> None:
-        endpoint = self._schedule.endpoint(tenant_id, now)
-        before = self._states.get(tenant_id, "ok")
-        if endpoint.state not in (before, "untested"):
-            self._states[tenant_id] = endpoint.state
-            if endpoint.state == "ok":
-                del self._states[tenant_id]
-            if self._state_gate.admit((tenant_id, endpoint.state), now) is None:
-                return
-            write = log.info if endpoint.state == "ok" else log.warning
-            message = "" if endpoint.last_error is None else endpoint.last_error.message
-            write("upstream state", tenant_id=tenant_id, state=endpoint.state, was=before, message=message)
 
 
 def _corrected(claimed: Claimed) -> Sequence[bytes]:

@@ -52,10 +52,8 @@ class _Snapshot(NamedTuple):
     states: Mapping[EndpointState, int]
     """Number of upstreams per state, including configured upstreams that are not used yet."""
     upstreams: Sequence[tuple[int | None, EndpointView]]
-    """The listed upstreams with their tenant; None is the default upstream."""
+    """The listed upstreams with their tenant; None is the default upstream, which tenants share."""
     queues: QueueSummary
-    paused_tenants: Collection[int]
-    """Tenants of the listed device queues with a paused upstream."""
 
 
 class Status:
@@ -175,13 +173,7 @@ class Status:
         upstreams: list[tuple[int | None, EndpointView]] = [(endpoint.tenant_id, endpoint) for endpoint in endpoints]
         upstreams += [(tenant_id, _unused(self._started_ms)) for tenant_id in unused]
         queues = self._schedule.queues(max(BUSIEST_DEVICES, LONGEST_PAUSED_DEVICES), now)
-        tenants = {queue.key[0] for queue in (*queues.busiest, *queues.longest_paused)}
-        paused = {
-            endpoint.tenant_id
-            for endpoint in self._schedule.endpoints(now, tenants, 0)
-            if endpoint.next_attempt_ms is not None
-        }
-        return _Snapshot(now, states, self._shown(upstreams, own), queues, paused)
+        return _Snapshot(now, states, self._shown(upstreams, own), queues)
 
     @staticmethod
     def _shown(
@@ -231,9 +223,9 @@ class Status:
         """Return the devices with most pending events, then the devices paused longest. Each appears once."""
         queues = (*snapshot.queues.busiest, *snapshot.queues.longest_paused)
         each = {queue.key: queue for queue in queues}.values()
-        return [self._device(queue, now, endpoint_paused=queue.key[0] in snapshot.paused_tenants) for queue in each]
+        return [self._device(queue, now) for queue in each]
 
-    def _device(self, queue: QueueView, now: int, *, endpoint_paused: bool) -> dict[str, Any]:
+    def _device(self, queue: QueueView, now: int) -> dict[str, Any]:
         tenant_id, platform, device_id = queue.key
         reason = explanations.PAUSE_REASONS.get(queue.why, queue.why)
         return {
@@ -243,7 +235,7 @@ class Status:
             "pending": queue.events,
             "paused_until": self._wall(queue.paused_until_ms, now),
             "why": queue.why,
-            "message": explanations.ENDPOINT_PAUSED if endpoint_paused and not reason else reason,
+            "message": explanations.ENDPOINT_PAUSED if queue.is_endpoint_paused and not reason else reason,
         }
 
     def _wall(self, monotonic_ms: int | None, now: int) -> str | None:

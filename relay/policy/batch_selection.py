@@ -20,6 +20,7 @@ def choose(
     A ready device queue that may no longer send, because of its rate window or a pause, is passed to `postponed`.
     """
     mix = limits.mix_devices == "always" or (limits.mix_devices == "when_ip_limited" and endpoint.limit.is_limited)
+    mix = mix and endpoint.tenant_id is not None  # A request contains events of one tenant.
     chosen: list[tuple[DeviceQueue, int]] = []
     room_events, room_bytes = limits.max_events, endpoint.body_size.max_bytes(limits.max_body_bytes)
     ready = endpoint.ready

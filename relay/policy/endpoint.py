@@ -36,7 +36,6 @@ class Endpoint:
         "health",
         "last_error",
         "origin",
-        "queues",
         "ready",
         "rejections",
         "slots",
@@ -44,17 +43,16 @@ class Endpoint:
         "wake_at",
     )
 
-    def __init__(self, tenant_id: int, now: int, origin: UpstreamOrigin) -> None:
-        """Create the state of a new endpoint of `origin`, and count it there."""
+    def __init__(self, tenant_id: int | None, now: int, origin: UpstreamOrigin) -> None:
+        """Create the state of a new endpoint of `origin`, and count it there. `tenant_id` is None for a shared one."""
         self.tenant_id = tenant_id
         self.origin = origin
         self.health = Health("untested", now)
         self.slots = RequestSlots(origin.slots)
-        self.ready = ReadyQueues()
+        self.ready = ReadyQueues(is_shared=tenant_id is None)
         self.evidence = Evidence()
         self.rejections = Rejections()
         self.body_size = BodySize()
-        self.queues = 0  # Number of its device queues in the schedule.
         self.last_error: SeenError | None = None
         self.wake_at: int | None = None  # Expiry of its timer; set by Timers.
         origin.count(None, self.health)
@@ -96,8 +94,12 @@ class Endpoint:
         return max(self.health.pause.until, self.origin.free_at(now, span_ms))
 
     def prefer_probe(self) -> None:
-        """Move a ready device queue without failures and rejections to the front, because it is the better probe."""
-        self.ready.prefer(lambda queue: not queue.diagnosis.failures and queue.id not in self.rejections)
+        """Move a ready device queue without failures and rejections to the front, because it is the better probe.
+
+        In a shared endpoint, the turns of the tenants choose the probe.
+        """
+        if self.tenant_id is not None:
+            self.ready.prefer(lambda queue: not queue.diagnosis.failures and queue.id not in self.rejections)
 
     # -- responses ---------------------------------------------------------------------------------
 
@@ -142,16 +144,16 @@ class Endpoint:
         """End the pause, except the part that a server requested."""
         self._become(self.health.after(PauseEnded()))
 
-    # -- device queues -----------------------------------------------------------------------------
+    # -- life --------------------------------------------------------------------------------------
 
-    def add_queue(self) -> None:
-        """Count a new device queue."""
-        self.queues += 1
+    def is_in_use(self) -> bool:
+        """Return whether a request is listed or in flight."""
+        return self.ready.has_requests() or self.slots.in_flight > 0
 
-    def remove_queue(self) -> None:
-        """Count a device queue that is removed from the schedule."""
-        assert self.queues > 0, self
-        self.queues -= 1
+    def inherit_success(self, queue_ids: Sequence[int], now: int) -> None:
+        """Start as a working endpoint, because the shared endpoint delivered events of these device queues."""
+        self.evidence.succeeded(queue_ids, now)
+        self.responded(now)
 
     def removed(self) -> None:
         """Remove the endpoint from the number of endpoints by state."""

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from relay.event.reader import DeviceKey
 from relay.policy.device_queue import DeviceQueue
 from relay.policy.endpoint import Endpoint, SeenError
+from relay.policy.endpoints import Endpoints
 from relay.policy.limits import Limits
 from relay.policy.upstream_origin import HEALTHY, EndpointState
 
@@ -20,7 +21,8 @@ _OWN_LIMIT = ("limit", "rate_limited")
 
 
 class EndpointView(NamedTuple):
-    tenant_id: int
+    tenant_id: int | None
+    """None: the endpoint that tenants share."""
     state: EndpointState
     since_ms: int
     next_attempt_ms: int | None
@@ -51,6 +53,7 @@ class QueueView(NamedTuple):
     """Earliest time of the next request; None if the device may send now."""
     why: str
     """Reason of the pause: "limit" (full rate window), "outbox" (failing disk) or an endpoint state; "": no pause."""
+    is_endpoint_paused: bool = False
 
 
 class QueueSummary(NamedTuple):
@@ -73,48 +76,44 @@ class QueueSummary(NamedTuple):
 
 
 def summarize(
-    queues: Collection[DeviceQueue], endpoints: Mapping[int, Endpoint], limit: int, limits: Limits, now: int
+    queues: Collection[DeviceQueue], endpoints: Endpoints, limit: int, limits: Limits, now: int
 ) -> QueueSummary:
-    """Return the summary of all device queues, with at most `limit` entries in each list.
+    """Return the summary of all device queues, with at most `limit` entries in each list."""
 
-    `endpoints`: the endpoints by tenant.
-    """
+    def view(queue: DeviceQueue) -> QueueView:
+        is_endpoint_paused = endpoints.of(queue.key[0]).free_at(now, limits.window_ms) > now
+        free_at = queue.free_at(now, limits)
+        if free_at <= now:
+            return QueueView(queue.key, queue.events, None, "", is_endpoint_paused)
+        return QueueView(queue.key, queue.events, free_at, _pause_reason(queue, free_at), is_endpoint_paused)
+
     waiting = [queue for queue in queues if queue.events]
     paused = [(free_at, queue) for queue in waiting if (free_at := queue.free_at(now, limits)) > now]
     return QueueSummary(
         len(queues),
         len(waiting),
         len(paused),
-        [_view(queue, limits, now) for queue in nlargest(limit, waiting, key=attrgetter("events"))],
-        [_view(queue, limits, now) for _, queue in nlargest(limit, paused, key=itemgetter(0))],
+        [view(queue) for queue in nlargest(limit, waiting, key=attrgetter("events"))],
+        [view(queue) for _, queue in nlargest(limit, paused, key=itemgetter(0))],
         sum(_pause_reason(queue, free_at) in _OWN_LIMIT for free_at, queue in paused),
-        Counter(endpoint.state() for endpoint in {endpoints[tenant_id] for tenant_id in {q.key[0] for q in waiting}}),
+        Counter(endpoint.state() for endpoint in endpoints.pending()),
     )
 
 
-def select(endpoints: Mapping[int, Endpoint], first: Collection[int], others: int) -> list[int]:
-    """Return the ids of the tenants to list.
+def select(endpoints: Sequence[Endpoint], first: Collection[int], others: int) -> Sequence[Endpoint]:
+    """Return the endpoints to list.
 
-    If there are more than `others`, the list contains the tenants in `first` and at most `others` more, with failing
-    and limited endpoints before the rest. Otherwise it contains all.
+    If there are more than `others`, these are those of the tenants in `first` and at most `others` more, with failing
+    and limited endpoints before the rest. Otherwise these are all.
     """
     if len(endpoints) <= others:
-        return list(endpoints)
+        return endpoints
 
-    def others_by_state(*, ok: bool) -> Iterator[int]:
-        return (
-            each for each, endpoint in endpoints.items() if (endpoint.state() in HEALTHY) is ok and each not in first
-        )
+    def others_by_state(*, ok: bool) -> Iterator[Endpoint]:
+        return (each for each in endpoints if (each.state() in HEALTHY) is ok and each.tenant_id not in first)
 
-    known = [tenant_id for tenant_id in first if tenant_id in endpoints]
+    known = [endpoint for endpoint in endpoints if endpoint.tenant_id in first]
     return known + list(islice(chain(others_by_state(ok=False), others_by_state(ok=True)), others))
-
-
-def _view(queue: DeviceQueue, limits: Limits, now: int) -> QueueView:
-    free_at = queue.free_at(now, limits)
-    if free_at <= now:
-        return QueueView(queue.key, queue.events, None, "")
-    return QueueView(queue.key, queue.events, free_at, _pause_reason(queue, free_at))
 
 
 def _pause_reason(queue: DeviceQueue, free_at: int) -> str:

@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 from relay.policy.device_queue import DeviceQueue
 from relay.policy.limits import Limits
 from relay.policy.position import READY, InFlight
+from relay.policy.tenant_queues import TenantQueues
 
 ExactRequest: TypeAlias = tuple[tuple[DeviceQueue, int], ...]
 """Device queues with their numbers of events."""
@@ -21,8 +22,9 @@ class ReadyQueues:
 
     __slots__ = ("_exact", "_queues", "turn")
 
-    def __init__(self) -> None:
-        self._queues: deque[DeviceQueue] = deque()
+    def __init__(self, *, is_shared: bool = False) -> None:
+        """Create empty ready queues; `is_shared`: of several tenants."""
+        self._queues: deque[DeviceQueue] | TenantQueues = TenantQueues() if is_shared else deque()
         self._exact: deque[ExactRequest] = deque()
         self.turn: Turn = "none"
 
@@ -62,7 +64,8 @@ class ReadyQueues:
         return self._queues.popleft()
 
     def prefer(self, is_preferred: Callable[[DeviceQueue], bool]) -> None:
-        """Move a preferred device queue to the front, if there is one."""
+        """Move a preferred device queue to the front, if there is one. Not for several tenants."""
+        assert isinstance(self._queues, deque), self
         for _ in range(len(self._queues)):
             if is_preferred(self._queues[0]):
                 return
@@ -70,7 +73,17 @@ class ReadyQueues:
 
     def remove_reserved(self) -> None:
         """Remove the device queues that became part of an exact request."""
-        self._queues = deque(queue for queue in self._queues if queue.position is READY)
+        self._queues = type(self._queues)(queue for queue in self._queues if queue.position is READY)
+
+    def take_tenant(self, shared: ReadyQueues, tenant_id: int) -> bool:
+        """Move the requests of a tenant from `shared` to this, in order. Return whether there is one."""
+        assert isinstance(shared._queues, TenantQueues), shared
+        assert isinstance(self._queues, deque), self
+        self._queues.extend(shared._queues.remove_tenant(tenant_id))
+        self._exact.extend(request for request in shared._exact if request[0][0].key[0] == tenant_id)
+        if self._exact:
+            shared._exact = deque(request for request in shared._exact if request[0][0].key[0] != tenant_id)
+        return self.has_requests()
 
     def add_exact(self, request: ExactRequest) -> None:
         self._exact.append(request)

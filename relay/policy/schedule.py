@@ -16,7 +16,6 @@ The schedule does not depend on the content of events, on their storage or on HT
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from sys import maxsize
 
@@ -29,12 +28,12 @@ from relay.policy.diagnosis import BatchRemoved
 from relay.policy.empty_queues import EmptyQueues
 from relay.policy.endpoint import Endpoint
 from relay.policy.endpoint_turns import EndpointTurns
+from relay.policy.endpoints import Endpoints
 from relay.policy.judgement import judge
 from relay.policy.limits import Limits
 from relay.policy.pause import Pause
 from relay.policy.position import IDLE, READY, RESERVED, InFlight, Lingering, SlotUse
 from relay.policy.rate_window import Window
-from relay.policy.request_slots import RequestSlots
 from relay.policy.requests import Reply, Send, Share, Wait
 from relay.policy.timers import Timers
 from relay.policy.upstream_origin import EndpointState, UpstreamOrigin
@@ -46,16 +45,20 @@ CONNECTIONS_PER_SLOT = 8
 class Schedule:
     """The state of all device queues and endpoints. Times are monotonic milliseconds of one clock."""
 
-    def __init__(self, limits: Limits, origin_of: Callable[[int], str] = lambda tenant_id: "") -> None:
-        """Create an empty schedule. `origin_of` returns the upstream origin of a tenant."""
+    def __init__(
+        self,
+        limits: Limits,
+        origin_of: Callable[[int], str] = lambda tenant_id: "",
+        configured: Callable[[], Collection[int]] = lambda: (),
+    ) -> None:
+        """Create an empty schedule. `origin_of` and `configured`: see `Endpoints`."""
         self.limits = limits
-        self._origin_of = origin_of
         self._queues: dict[int, DeviceQueue] = {}
-        self._endpoints: dict[int, Endpoint] = {}
-        self._origins: dict[str, UpstreamOrigin] = {}
         self._turns = EndpointTurns()
+        self._endpoints = Endpoints(origin_of, configured, self._turns.activate)
+        self._senders: dict[int, Endpoint] = {}  # Endpoints of unsettled requests, by the first device queue.
         self._timers: Timers[DeviceQueue | Endpoint | UpstreamOrigin] = Timers()
-        self._slots = RequestSlots()
+        self._slots = self._endpoints.slots
         self._empty = EmptyQueues()
 
     # -- pending events ----------------------------------------------------------------------------
@@ -64,9 +67,11 @@ class Schedule:
         """Restore what `window_of` returned for a device queue before a restart, see Window.unpack."""
         queue = self._queues.get(queue_id)
         if queue is None:
-            queue = self._new_queue(queue_id, key, now)
+            queue = self._new_queue(queue_id, key)
             self._empty.add(queue, now, self.limits.window_ms)
         queue.restore(packed, now, self.limits.device_per_window, shift_ms)
+        if queue.is_known:
+            self._endpoints.served(key[0], (), now)
 
     def resume(self, requests: Sequence[Sequence[Share]], now: int) -> None:
         """Resend the requests that were in flight at a crash exactly and first: the upstream may have received them."""
@@ -77,18 +82,22 @@ class Schedule:
             for queue, _ in queues:
                 queue.window.responded(now)
             if queues:
-                self._endpoints[queues[0][0].key[0]].limit.responded(now)
+                self._endpoints.origin(queues[0][0].key[0], now).limit.responded(now)
                 self._queue_exact(queues)
-        for endpoint in self._endpoints.values():
+        for endpoint in self._endpoints:
             endpoint.ready.remove_reserved()
 
     def backlog(self, queue_id: int, key: DeviceKey, events: int, body_bytes: int, now: int) -> bool:
         """Set the pending events of a device queue, including events in flight. Return whether `next` may change."""
         queue = self._queues.get(queue_id)
         if queue is None:
-            queue = self._new_queue(queue_id, key, now)
+            queue = self._new_queue(queue_id, key)
         before, position = queue.events, queue.position
         queue.set_backlog(events, body_bytes)
+        if events and not before:
+            self._endpoints.add_pending(key[0], now)
+        elif before and not events:
+            self._endpoints.remove_pending(key[0], now)
         if isinstance(position, InFlight):
             if events > before:
                 position.grew(now)
@@ -120,21 +129,18 @@ class Schedule:
 
     def probe_now(self) -> None:
         """End the pauses of origins and endpoints, except those that a server requested, so that each is probed now."""
-        for origin in self._origins.values():
+        for origin in self._endpoints.origins():
             origin.end_pauses()
             self._turns.wake_all(origin)
-        for endpoint in self._endpoints.values():
+        for endpoint in self._endpoints:
             endpoint.probe_now()
             self._turns.activate(endpoint)
 
     def configure(self, limits: Limits, now: int) -> None:
         """Apply new limits, also to pending events, and end every pause that no server requested."""
         self.limits = limits
-        for endpoint in self._endpoints.values():
-            if endpoint.origin.name != self._origin_of(endpoint.tenant_id):
-                endpoint.move(self._origin(endpoint.tenant_id, now))
-        self.probe_now()
-        self._origins = {name: origin for name, origin in self._origins.items() if origin.endpoints}
+        self.probe_now()  # First, because an endpoint may wait for an origin that it leaves.
+        self._endpoints.configure(now)
         for queue in self._queues.values():
             queue.end_pause()
             if isinstance(queue.position, Lingering):
@@ -195,8 +201,9 @@ class Schedule:
             slot = "free"
         endpoint.slots.change("free", "occupied")
         endpoint.origin.sent(now)
+        self._senders[chosen[0][0].id] = endpoint
         shares = tuple([Share(queue.id, events) for queue, events in chosen])
-        return Send(endpoint.tenant_id, shares, endpoint.body_size.max_bytes(self.limits.max_body_bytes), bool(exact))
+        return Send(chosen[0][0].key[0], shares, endpoint.body_size.max_bytes(self.limits.max_body_bytes), bool(exact))
 
     def pause(self, send: Send, until: int) -> None:
         """Pause the device queues of a request that was not sent, because the outbox failed. `settled` must follow."""
@@ -223,7 +230,7 @@ class Schedule:
 
         `u` is uniform in [0, 1).
         """
-        endpoint = self._endpoints[send.tenant_id]
+        endpoint = self._sender(send)
         endpoint.limit.responded(now)
         delivered = isinstance(reply.verdict, Delivered)
         queues = []
@@ -246,13 +253,16 @@ class Schedule:
         self._serve_waiting(endpoint.origin, now)
         return judgement.outcomes
 
-    def count_request(self, tenant_id: int, now: int) -> None:
-        """Count a request without events, which belongs to the endpoint and to no device."""
-        self._endpoints[tenant_id].limit.responded(now)
+    def count_request(self, send: Send, now: int) -> None:
+        """Count a request without events before `send`, which belongs to the endpoint and to no device."""
+        self._sender(send).limit.responded(now)
 
     def settled(self, send: Send, now: int) -> None:
         """Free the device queues of a request after its outcome is stored, or immediately without an outcome."""
         self._use_slot(send, "free")
+        known = [queue_id for queue_id, _ in send.shares if self._queues[queue_id].is_known]
+        if known:
+            self._endpoints.served(send.tenant_id, known, now)
         # The last device queue may have been cut off, so it becomes the first one of the next request.
         for queue_id, _ in reversed(send.shares):
             queue = self._queues[queue_id]
@@ -261,7 +271,7 @@ class Schedule:
                 self._arm(queue, now)
             else:
                 self._empty.add(queue, now, self.limits.window_ms)
-        endpoint = self._endpoints[send.tenant_id]
+        endpoint = self._senders.pop(send.shares[0].queue_id)
         self._turns.activate(endpoint)
         self._serve_waiting(endpoint.origin, now)
 
@@ -271,7 +281,7 @@ class Schedule:
 
     def _use_slot(self, send: Send, use: SlotUse) -> None:
         """Change how a request uses its request slot."""
-        endpoint, before = self._endpoints[send.tenant_id], self._queues[send.shares[0].queue_id].use_slot(use)
+        endpoint, before = self._sender(send), self._queues[send.shares[0].queue_id].use_slot(use)
         if before != use:
             endpoint.slots.change(before, use)
             if before != "free":
@@ -295,31 +305,28 @@ class Schedule:
             else:
                 del self._queues[queue.id]
                 removed.append(queue.id)
-                self._remove_from_endpoint(self._endpoints[queue.key[0]])
+                self._endpoints.remove_queue(queue.key[0])
+        self._endpoints.free_expired(now, self.limits.window_ms, limit)
         return removed
-
-    def _remove_from_endpoint(self, endpoint: Endpoint) -> None:
-        """Remove a device queue from its endpoint, and an endpoint without any.
-
-        Apps can invent tenants, so their number must stay bounded.
-        """
-        endpoint.remove_queue()
-        if endpoint.queues == 0:
-            del self._endpoints[endpoint.tenant_id]
-            endpoint.removed()
 
     # -- views -------------------------------------------------------------------------------------
 
     def states(self) -> Mapping[EndpointState, int]:
-        """Return the number of endpoints by state, counted at each change because apps can invent tenants."""
-        return sum((Counter(origin.states()) for origin in self._origins.values()), Counter[EndpointState]())
+        """Return the number of endpoints by state."""
+        return self._endpoints.states()
 
     def endpoints(self, now: int, first: Collection[int] = (), others: int = maxsize) -> list[overview.EndpointView]:
         """Return the endpoints of the tenants in `first` and at most `others` more, see `overview.select`."""
-        return [self.endpoint(tenant_id, now) for tenant_id in overview.select(self._endpoints, first, others)]
+        chosen = overview.select([*self._endpoints], first, others)
+        return [overview.endpoint_view(endpoint, self.limits, now) for endpoint in chosen]
 
-    def endpoint(self, tenant_id: int, now: int) -> overview.EndpointView:
-        return overview.endpoint_view(self._endpoints[tenant_id], self.limits, now)
+    def has_endpoint(self, tenant_id: int | None) -> bool:
+        """Return whether a tenant has its own endpoint; None: whether tenants share one."""
+        return tenant_id in self._endpoints
+
+    def endpoint(self, send: Send, now: int) -> overview.EndpointView:
+        """Return the endpoint of an unsettled request."""
+        return overview.endpoint_view(self._sender(send), self.limits, now)
 
     def queues(self, limit: int, now: int) -> overview.QueueSummary:
         """Return a summary with lists of at most `limit` device queues. The time is linear in their number."""
@@ -331,19 +338,18 @@ class Schedule:
 
     # -- internals ---------------------------------------------------------------------------------
 
-    def _new_queue(self, queue_id: int, key: DeviceKey, now: int) -> DeviceQueue:
+    def _new_queue(self, queue_id: int, key: DeviceKey) -> DeviceQueue:
         queue = self._queues[queue_id] = DeviceQueue(queue_id, key, Window())
-        if key[0] not in self._endpoints:
-            self._endpoints[key[0]] = Endpoint(key[0], now, self._origin(key[0], now))
-        self._endpoints[key[0]].add_queue()
+        self._endpoints.add_queue(key[0])
         return queue
 
-    def _origin(self, tenant_id: int, now: int) -> UpstreamOrigin:
-        """Return the upstream origin of a tenant. Their number is bounded by the configuration."""
-        name = self._origin_of(tenant_id)
-        if name not in self._origins:
-            self._origins[name] = UpstreamOrigin(name, now, self._slots)
-        return self._origins[name]
+    def _endpoint_of(self, queue: DeviceQueue) -> Endpoint:
+        """Return the endpoint of a device queue with pending events."""
+        return self._endpoints.of(queue.key[0])
+
+    def _sender(self, send: Send) -> Endpoint:
+        """Return the endpoint that sent a request. Its tenant may have its own endpoint since then."""
+        return self._senders[send.shares[0].queue_id]
 
     def _arm(self, queue: DeviceQueue, now: int) -> bool:
         """Make a device queue ready, or set its timer. Return whether `next` may change."""
@@ -353,17 +359,20 @@ class Schedule:
         at = max(queue.free_at(now, self.limits), position.due_at)
         if at > now:
             return self._timers.wake(queue, at)
-        endpoint = self._endpoints[queue.key[0]]
+        endpoint = self._endpoint_of(queue)
         queue.become_ready()
         endpoint.ready.add(queue)
         self._turns.activate(endpoint)
         return True
 
     def _queue_exact(self, request: Sequence[tuple[DeviceQueue, int]]) -> None:
-        endpoint = self._endpoints[request[0][0].key[0]]
-        for queue, _ in request:
+        pending = tuple((queue, events) for queue, events in request if queue.events)
+        if not pending:
+            return
+        for queue, _ in pending:
             queue.reserve()
-        endpoint.ready.add_exact(tuple(request))
+        endpoint = self._endpoint_of(pending[0][0])
+        endpoint.ready.add_exact(pending)
         self._turns.activate(endpoint)
 
     def _serve_waiting(self, origin: UpstreamOrigin, now: int) -> None:

@@ -132,7 +132,53 @@ MUTANTS = (
         "a shared limit for each tenant",
         "G5",
         "tests/unit/policy/test_schedule.py::test_tenants_of_one_origin_share_its_limit_and_another_origin_has_its_own",
-        ("relay/policy/schedule.py", "        name = self._origin_of(tenant_id)\n", "        name = str(tenant_id)\n"),
+        (
+            "relay/policy/endpoints.py",
+            "        name = self._origin_of(tenant_id or 0)\n",
+            "        name = str(tenant_id)\n",
+        ),
+    ),
+    mutant(
+        "an endpoint for each tenant",
+        "G6",
+        "tests/unit/policy/test_endpoints.py::test_tenants_beyond_the_limit_share_one_endpoint",
+        ("relay/policy/endpoints.py", "or len(self._unproven) < MAX_UNPROVEN", "or True"),
+    ),
+    mutant(
+        "a served tenant that stays in the shared endpoint",
+        "G6",
+        "tests/unit/policy/test_endpoints.py::test_a_tenant_with_pending_events_leaves_the_shared_endpoint_after_its_first_delivery",
+        (
+            "relay/policy/endpoints.py",
+            '        if tenant.assignment == "shared":\n            self._entitle(tenant_id',
+            "        if False:\n            self._entitle(tenant_id",
+        ),
+    ),
+    mutant(
+        "a request in flight that counts for the endpoint of its tenant, not of its sender",
+        "G6",
+        "tests/unit/policy/test_endpoints.py::test_a_tenant_with_pending_events_leaves_the_shared_endpoint_after_its_first_delivery",
+        (
+            "relay/policy/schedule.py",
+            "        return self._senders[send.shares[0].queue_id]\n",
+            "        return self._endpoints.of(send.tenant_id)\n",
+        ),
+    ),
+    mutant(
+        "endpoints that are never freed",
+        "G9",
+        "tests/unit/policy/test_endpoints.py::test_an_endpoint_is_freed_after_one_window_without_pending_events",
+        ("relay/policy/schedule.py", "        self._endpoints.free_expired(now, self.limits.window_ms, limit)\n", ""),
+    ),
+    mutant(
+        "events of two tenants in one request",
+        "G6",
+        "tests/unit/policy/test_endpoints.py::test_every_tenant_is_served_and_each_request_has_events_of_one",
+        (
+            "relay/policy/batch_selection.py",
+            "    mix = mix and endpoint.tenant_id is not None",
+            "    mix = mix and True",
+        ),
     ),
     mutant(
         "a lifted shared limit left after hours",

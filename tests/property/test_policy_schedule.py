@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from relay.policy import endpoints
 from relay.policy.requests import Send, Share, Wait
 from relay.policy.verdict import (
     BatchTooLarge,
@@ -22,8 +24,8 @@ from relay.policy.verdict import (
 from tests.unit.policy.harness import Harness, restarted
 
 WINDOW_MS = 60_000
-QUEUES = 5
-TENANTS = 2
+QUEUES = 6
+TENANTS = 3
 
 verdicts: st.SearchStrategy[Verdict] = st.one_of(
     st.just(Delivered()),
@@ -55,8 +57,11 @@ class ScheduleMachine(RuleBasedStateMachine):
         limit=st.integers(1, 6),
         slots=st.integers(1, 4),
         max_events=st.integers(1, 12),
+        unproven=st.integers(0, TENANTS),
     )
-    def start(self, mix: str, limit: int, slots: int, max_events: int) -> None:
+    def start(self, mix: str, limit: int, slots: int, max_events: int, unproven: int) -> None:
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(endpoints, "MAX_UNPROVEN", unproven)
         self.harness = Harness(
             mix_devices=mix, device_per_window=limit, max_in_flight=slots, max_events=max_events, window_ms=WINDOW_MS
         )
@@ -185,9 +190,13 @@ class ScheduleMachine(RuleBasedStateMachine):
             assert sorted(accounted) == list(range(offered)), "kept"
 
     def teardown(self) -> None:
-        """Without further faults everything drains, and each step makes progress or moves the time."""
-        if not hasattr(self, "desk"):
+        if not hasattr(self, "harness"):
             return
+        self.drain()
+        self.patch.undo()
+
+    def drain(self) -> None:
+        """Without further faults everything drains, and each step makes progress or moves the time."""
         harness = self.harness
         for send in self.in_flight:
             harness.respond(send, Delivered())

@@ -332,7 +332,7 @@ class Relay:
     def __init__(self, world: World) -> None:
         self.tasks = Tasks()
         self.outbox = world.outbox
-        self.schedule = Schedule(world.plan.limits, world.upstream.origin)
+        self.schedule = Schedule(world.plan.limits, world.upstream.origin, lambda: world.plan.origins)
         self.forwarder = Forwarder(self.outbox, self.schedule, world.upstream, world.clock, Metrics(), self.tasks)
         self._unsettled: Sequence[Sequence[ClaimPart]] = ()
 

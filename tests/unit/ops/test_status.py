@@ -201,11 +201,8 @@ async def test_rejected_events_are_counted_by_reason_for_both_transports(served:
 
 
 async def test_a_ready_device_waits_for_its_paused_upstream(served: Served) -> None:
-    served.schedule.shown_endpoints = [
-        EndpointView(1, "backing_off", 0, 60_000, None, None),
-        EndpointView(2, "ok", 0, None, None, None),
-    ]
-    served.schedule.busy = [QueueView((1, "tv", "a"), 5, None, ""), QueueView((2, "tv", "b"), 4, None, "")]
+    paused = QueueView((1, "tv", "a"), 5, None, "", is_endpoint_paused=True)
+    served.schedule.busy = [paused, QueueView((2, "tv", "b"), 4, None, "")]
 
     assert [device["message"] for device in served.status.data()["devices"]] == ["waits for its upstream", ""]
 

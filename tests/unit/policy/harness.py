@@ -11,6 +11,7 @@ from dataclasses import replace
 from relay.policy import batch
 from relay.policy.completed_request import DeadLetterCause
 from relay.policy.limits import Limits
+from relay.policy.overview import EndpointView
 from relay.policy.requests import Reply, Send, Share, Wait
 from relay.policy.schedule import Schedule
 from relay.policy.verdict import (
@@ -160,6 +161,10 @@ class Harness:
     def round(self, response: Verdict | Callable[[Claimed], Verdict] = DELIVERED, *, u: float = 0.5) -> Claimed:
         """Send the next request, also if it must be waited for, and respond to it."""
         return self.respond(self.send(), response, u=u)
+
+    def endpoint(self, tenant: int | None = 1) -> EndpointView:
+        """Return the endpoint of a tenant; None: the shared one."""
+        return next(view for view in self.schedule.endpoints(self.now) if view.tenant_id == tenant)
 
     def drained(self, queue_id: int) -> bool:
         return not self.pending.get(queue_id)

@@ -38,12 +38,12 @@ from tests.unit.policy.harness import (
 
 
 def state(harness: Harness, tenant: int = 1) -> str:
-    return harness.schedule.endpoint(tenant, harness.now).state
+    return harness.endpoint(tenant).state
 
 
 def paused_ms(harness: Harness, tenant: int = 1) -> int:
     """Return the remaining pause of the endpoint."""
-    return (harness.schedule.endpoint(tenant, harness.now).next_attempt_ms or harness.now) - harness.now
+    return (harness.endpoint(tenant).next_attempt_ms or harness.now) - harness.now
 
 
 def poisoned(*bad: int, verdict: Verdict = REJECTED):

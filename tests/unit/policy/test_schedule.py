@@ -343,7 +343,9 @@ ORIGINS = {1: "https://a.example", 2: "https://a.example", 3: "https://b.example
 def harness_with_origins(origins: dict[int, str] = ORIGINS, **changes: object) -> Harness:
     """Return a harness with four device queues of each tenant, which have many events."""
     limits = replace(LIMITS, mix_devices="never", **changes)
-    harness = Harness(Schedule(limits, origins.__getitem__), mix_devices="never", **changes)
+    harness = Harness(
+        Schedule(limits, lambda tenant: origins.get(tenant, ""), lambda: origins), mix_devices="never", **changes
+    )
     for tenant in origins:
         for queue_id in range(10 * tenant, 10 * tenant + 4):
             harness.offer(queue_id, 50_000, tenant=tenant)
@@ -362,7 +364,7 @@ def limit(harness: Harness, tenant: int = 1) -> None:
 def test_tenants_of_one_origin_share_its_limit_and_another_origin_has_its_own() -> None:
     harness = harness_with_origins()
     limit(harness)
-    states = [harness.schedule.endpoint(tenant, harness.now).state for tenant in (1, 2, 3)]
+    states = [harness.endpoint(tenant).state for tenant in (1, 2, 3)]
     assert states == ["rate_limited", "rate_limited", "ok"]
     assert counted(harness) == {"ok": 1, "rate_limited": 2}
     began, tenants = harness.now, Counter()
@@ -410,7 +412,7 @@ def test_a_limit_remains_when_the_tenant_that_met_it_is_removed() -> None:
     assert harness.sends() == []
     assert harness.forget() == [1]
     harness.offer(2, tenant=2)
-    assert harness.schedule.endpoint(2, harness.now).state == "rate_limited"
+    assert harness.endpoint(2).state == "rate_limited"
 
 
 def test_a_tenant_that_moves_to_another_origin_leaves_the_limit() -> None:
@@ -420,7 +422,7 @@ def test_a_tenant_that_moves_to_another_origin_leaves_the_limit() -> None:
     assert {send.tenant_id for send in harness.sends()} <= {1, 2, 3}
     origins[2] = "https://c.example"
     reload(harness)
-    states = [harness.schedule.endpoint(tenant, harness.now).state for tenant in (1, 2, 3)]
+    states = [harness.endpoint(tenant).state for tenant in (1, 2, 3)]
     assert states == ["rate_limited", "ok", "ok"]
     assert counted(harness) == {"ok": 2, "rate_limited": 1}
     assert 2 in {send.tenant_id for send in harness.sends()}
@@ -467,7 +469,7 @@ def test_an_attempt_is_made_while_older_requests_hang() -> None:
     assert isinstance(attempt, Send)
     harness.respond(attempt, UNREACHABLE, u=0.0)
     harness.respond(hanging, RESET)
-    assert harness.schedule.endpoint(1, harness.now).state == "backing_off"
+    assert harness.endpoint(1).state == "backing_off"
 
 
 def test_an_attempt_that_the_disk_prevented_does_not_block_the_next_one() -> None:
@@ -809,7 +811,7 @@ def test_an_endpoint_reports_the_time_and_reason_of_its_state() -> None:
     assert (view.state, view.since_ms, view.last_error) == ("unauthorized", failed_at, SeenError("401 no", failed_at))
     assert (view.next_attempt_ms, view.last_delivered_ms) == (failed_at + 30_000, None)
     harness.round()
-    view = harness.schedule.endpoint(1, harness.now)
+    view = harness.endpoint(1)
     assert (view.state, view.last_error, view.last_delivered_ms) == ("ok", None, harness.now)
 
 
@@ -830,7 +832,7 @@ def test_an_endpoint_with_a_shared_limit_is_rate_limited() -> None:
     harness = Harness()
     harness.offer(1, 500)
     harness.round(LIMITED)
-    assert harness.schedule.endpoint(1, harness.now).state == "rate_limited"
+    assert harness.endpoint(1).state == "rate_limited"
 
 
 def test_a_request_on_a_closing_connection_is_resent_immediately_and_counted() -> None:
@@ -843,7 +845,7 @@ def test_a_request_on_a_closing_connection_is_resent_immediately_and_counted() -
     assert again.exact
     assert harness.respond(again) == claimed
     assert isinstance(harness.next(), Wait), "both requests count in the device's window"
-    assert harness.schedule.endpoint(1, harness.now).state == "ok"
+    assert harness.endpoint(1).state == "ok"
 
 
 def test_a_mixed_batch_on_a_closing_connection_is_sent_again_unchanged() -> None:
