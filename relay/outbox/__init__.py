@@ -93,15 +93,6 @@ DropReason = Literal["age", "size", "discarded"]
 EventState = Literal["pending", "delivered", "dead_lettered", "dropped"]
 
 
-class ClaimPart(NamedTuple):
-    """One device queue's part of a request: the first `events` pending events of the queue."""
-
-    queue_id: int
-    events: int
-    window: bytes = b""
-    """The present rate window of the queue, stored with the journal entry. The outbox does not interpret it."""
-
-
 class Timestamp(NamedTuple):
     """The true time when an event was appended, calculated from the `true_ms` of `claim`."""
 
@@ -112,10 +103,12 @@ class Timestamp(NamedTuple):
 
 
 class Claimed(NamedTuple):
-    """The events of one ClaimPart. Corrupt events are omitted, so there may be fewer than requested."""
+    """The events of one ClaimPart, without omitted and corrupt events."""
 
     queue_id: int
     bodies: Sequence[bytes]
+    seqs: Sequence[int] = ()
+    """The numbers of the events in the outbox, ascending."""
     timestamps: Mapping[int, Timestamp] = MappingProxyType({})
     """By index in `bodies`, for events whose `occurred_at` the relay inserted; empty if the true time is unknown."""
 
@@ -128,6 +121,24 @@ class Dead(NamedTuple):
     message: str
 
 
+NOTHING_OMITTED: Mapping[int, Dead | None] = MappingProxyType({})
+
+
+class ClaimPart(NamedTuple):
+    """One device queue's part of a request: the first `events` pending events of the queue, except omitted ones."""
+
+    queue_id: int
+    events: int
+    window: bytes = b""
+    """The present rate window of the queue, stored with the journal entry. The outbox does not interpret it."""
+    omitted: Mapping[int, Dead | None] = NOTHING_OMITTED
+    """By seq: events that the request omits, and why `settle` moves them to the dead letters if it is delivered.
+
+    None: the event stays pending at its place. An omitted event is in flight like the events of the request. Seqs that
+    are not among the first `events` pending ones are ignored.
+    """
+
+
 class Settled(NamedTuple):
     """The outcome of the events that a device queue had in flight.
 
@@ -136,7 +147,7 @@ class Settled(NamedTuple):
 
     queue_id: int
     delivered: bool
-    """Whether the upstream accepted all claimed events except those in `dead`."""
+    """Whether the upstream accepted all events of the request except those in `dead`."""
     dead: Mapping[int, Dead]
     """By index in Claimed.bodies."""
     window: bytes
@@ -157,7 +168,10 @@ class RestoredQueue(NamedTuple):
 class RestoredState(NamedTuple):
     queues: Sequence[RestoredQueue]
     unsettled: Sequence[Sequence[ClaimPart]]
-    """Requests that were in flight at the crash, oldest first, each as its parts (without rate windows)."""
+    """Requests that were in flight at the crash, oldest first, each as its parts (without rate windows).
+
+    Long messages of omitted events are cut.
+    """
 
 
 class Ledger(NamedTuple):
@@ -272,8 +286,8 @@ class Outbox(Protocol):
     async def claim(self, parts: Sequence[ClaimPart], true_ms: int | None = None) -> Sequence[Claimed]:
         """Commit one request to the journal, and return its events.
 
-        A device queue can be part of one request at a time. If all its events are corrupt, nothing
-        is in flight. `true_ms` is the present Unix time, or None if it is unknown; it determines
+        A device queue can be part of one request at a time. If all its events are corrupt and none
+        is omitted, nothing is in flight. `true_ms` is the present Unix time, or None if it is unknown; it determines
         the timestamps. If the upstream may have accepted the last request of a queue, the queue
         gets the timestamps of that request again, also after a restart.
         """

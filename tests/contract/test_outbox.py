@@ -13,6 +13,7 @@ import structlog
 from relay.config import OutboxSettings
 from relay.event.reader import DeviceKey, Event
 from relay.outbox import (
+    Claimed,
     ClaimPart,
     Dead,
     Ledger,
@@ -310,6 +311,139 @@ class TestJournal:
         box.clock.advance(2 * DAY_MS)
         assert await box.outbox.expire() == 2
         assert (await box.claim(10)).bodies == bodies(range(2))
+
+
+class TestOmitted:
+    async def claim(self, box: Box, events: int, *omitted: int, dead: Dead | None = REFUSED) -> Claimed:
+        """Claim events of the TV except some of them, by their index."""
+        seqs = (await box.claim(events)).seqs
+        box.outbox.release([box.queues[TV]])
+        part = ClaimPart(box.queues[TV], events, omitted={seqs[at]: dead for at in omitted})
+        (claimed,) = await box.outbox.claim([part])
+        assert list(claimed.seqs) == [seq for seq in seqs if seq not in part.omitted]
+        return claimed
+
+    async def dead(self, box: Box) -> list[tuple[bytes, str]]:
+        return [(letter.body, letter.message) for letter in await box.outbox.dead_letters(ALL, 100)]
+
+    async def test_delivery_moves_omitted_events_to_the_dead_letters(self, box: Box) -> None:
+        await box.append(range(6))
+        assert (await self.claim(box, 5, 1, 3)).bodies == bodies([0, 2, 4])
+        assert box.outbox.ledger().pending == 6
+        await box.settle(dead={2: Dead("refused", 202, "late")})
+        assert await self.dead(box) == [
+            (bodies([4])[0], "late"), (bodies([1])[0], REFUSED.message), (bodies([3])[0], REFUSED.message)
+        ]  # fmt: skip
+        assert (box.outbox.ledger().delivered, box.outbox.ledger().dead_lettered) == (2, 3)
+        assert (await box.claim(9)).bodies == bodies([5])
+        box.check()
+
+    async def test_release_leaves_omitted_events_at_their_place(self, box: Box) -> None:
+        await box.append(range(4))
+        await self.claim(box, 3, 0, 2)
+        box.outbox.release([box.queues[TV]])
+        assert (await box.claim(9)).bodies == bodies(range(4))
+
+    async def test_a_rejected_event_of_the_remainder_moves_no_omitted_event(self, box: Box) -> None:
+        await box.append(range(4))
+        await self.claim(box, 4, 0)
+        await box.settle(delivered=False, dead={1: REFUSED})
+        assert await self.dead(box) == [(bodies([2])[0], REFUSED.message)]
+        assert (await box.claim(9)).bodies == bodies([0, 1, 3])
+
+    async def test_omitted_events_without_a_reason_stay_pending(self, box: Box) -> None:
+        await box.append(range(7))
+        assert (await self.claim(box, 6, 2, 4, dead=None)).bodies == bodies([0, 1, 3, 5])
+        await box.settle(dead={2: REFUSED})
+        assert box.backlog[TV][0] == 3
+        assert [box.outbox.find(event_id(number)) for number in range(7)] == [
+            "delivered", "delivered", "pending", "dead_lettered", "pending", "delivered", "pending"
+        ]  # fmt: skip
+        assert await box.append(range(7)) == 7
+        box.check()
+        after = await box.restart_after_kill()
+        after.check()
+        assert await after.append(range(7)) == 7
+        assert after.outbox.find(event_id(5)) == "delivered"
+        assert (await after.claim(9)).bodies == bodies([2, 4, 6])
+        await close(after)
+
+    async def test_newest_event_delivered_ahead_keeps_its_number(self, box: Box) -> None:
+        await box.append(range(2))
+        await self.claim(box, 2, 0, dead=None)
+        await box.settle()
+        after = await box.restart_after_kill()
+        await after.append([2])
+        after.check()
+        assert (await after.claim(9)).bodies == bodies([0, 2])
+        await close(after)
+
+    async def test_a_part_may_omit_all_its_events(self, box: Box) -> None:
+        await box.append(range(2))
+        await box.append([2], PHONE)
+        await self.claim(box, 2, 0, 1)
+        await box.claim(1, PHONE)
+        await box.outbox.settle([Settled(box.queues[key], True, {}, b"") for key in (TV, PHONE)])
+        assert (box.outbox.ledger().delivered, box.outbox.ledger().dead_lettered) == (1, 2)
+        box.check()
+
+    async def test_load_after_a_kill_returns_the_same_remainder(self, box: Box) -> None:
+        await box.append(range(6))
+        claimed = await self.claim(box, 4, 0, 3)
+        await box.append([6])
+        after = await box.restart_after_kill()
+        ((part,),) = after.loaded.unsettled
+        assert (part.events, dict(part.omitted)) == (4, {claimed.seqs[0] - 1: REFUSED, claimed.seqs[-1] + 1: REFUSED})
+        (again,) = await after.outbox.claim([part])
+        assert again.bodies == claimed.bodies == bodies([1, 2])
+        await after.settle()
+        assert sorted(body for body, _ in await self.dead(after)) == bodies([0, 3])
+        assert (await after.claim(9)).bodies == bodies([4, 5, 6])
+        after.check()
+        await close(after)
+
+    async def test_long_messages_are_cut_in_the_journal(self, box: Box) -> None:
+        long = Dead("refused", 422, "x" * 256)
+        await box.append(range(100))
+        await self.claim(box, 100, *range(99), dead=long)
+        after = await box.restart_after_kill()
+        ((part,),) = after.loaded.unsettled
+        assert {dead.message for dead in part.omitted.values() if dead} == {"x" * (8192 // 99)}
+        await close(after)
+
+    async def test_omitted_events_are_not_dropped(self, make_box: MakeBox) -> None:
+        box = await make_box(max_age_ms=DAY_MS).start()
+        await box.append(range(4))
+        await self.claim(box, 2, 0)
+        box.clock.advance(2 * DAY_MS)
+        assert await box.outbox.expire() == 2
+        await box.settle()
+        box.check()
+
+    async def test_seqs_that_are_not_claimed_are_ignored(self, box: Box) -> None:
+        await box.append(range(4))
+        part = ClaimPart(box.queues[TV], 2, omitted={99: REFUSED, 4: REFUSED})
+        assert (await box.outbox.claim([part]))[0].bodies == bodies([0, 1])
+        await box.settle()
+        assert (await box.claim(9)).bodies == bodies([2, 3])
+
+    async def test_a_corrupt_event_of_the_remainder_does_not_change_which_events_are_omitted(
+        self, make_box: MakeBox
+    ) -> None:
+        box = await make_box().start()
+        await box.append(range(5))
+        seqs = (await box.claim(4)).seqs
+        await box.outbox.close()
+        box.corrupt(1)
+        box.outbox = box.make()
+        await box.start()
+        part = ClaimPart(box.queues[TV], 4, omitted={seqs[2]: REFUSED})
+        assert (await box.outbox.claim([part]))[0].bodies == bodies([0, 3])
+        await box.settle(dead={1: Dead("refused", 202, "second")})
+        reasons = {letter.body[:6]: letter.reason for letter in await box.outbox.dead_letters(ALL, 9)}
+        assert sorted(reasons.values()) == ["corrupt", "refused", "refused"]
+        assert box.outbox.find(event_id(0)) == "delivered"
+        assert (await box.claim(9)).bodies == bodies([4])
 
 
 class TestCorrupt:

@@ -60,15 +60,23 @@ class Life:
         except OutboxFull:
             return None
 
-    async def claim(self, chosen: list[tuple[int, int]], true_ms: int | None) -> object:
-        parts = {at: count for at, count in chosen if KEYS[at] in self.box.queues and at not in self.in_flight}
-        claimed = await self.box.outbox.claim(
-            [ClaimPart(self.box.queues[KEYS[at]], count, b"%d" % count) for at, count in parts.items()], true_ms
-        )
-        for at, (_, bodies, _) in zip(parts, claimed, strict=True):
-            if bodies:
-                self.in_flight[at] = len(bodies)
-        return [(list(bodies), dict(timestamps)) for _, bodies, timestamps in claimed]
+    async def claim(
+        self, chosen: list[tuple[int, int]], true_ms: int | None, omitted: frozenset[int] = frozenset(), dead: int = 0
+    ) -> object:
+        """Claim events. Then omit some of them by index, of which those below `dead` are bad."""
+        counts = {at: count for at, count in chosen if KEYS[at] in self.box.queues and at not in self.in_flight}
+        parts = [ClaimPart(self.box.queues[KEYS[at]], count, b"%d" % count) for at, count in counts.items()]
+        claimed = await self.box.outbox.claim(parts, true_ms)
+        if omitted:
+            self.box.outbox.release([part.queue_id for part in parts])
+            reasons = {at: Dead("refused", 422, f"omitted {at}") if at < dead else None for at in omitted}
+            named = [{each.seqs[at]: why for at, why in reasons.items() if at < len(each.seqs)} for each in claimed]
+            parts = [part._replace(omitted=some) for part, some in zip(parts, named, strict=True)]
+            claimed = await self.box.outbox.claim(parts, true_ms)
+        for at, part, each in zip(counts, parts, claimed, strict=True):
+            if each.bodies or part.omitted:
+                self.in_flight[at] = len(each.bodies)
+        return [(list(each.bodies), dict(each.timestamps)) for each in claimed]
 
     async def answer(self, at: int, delivered: bool, dead: set[int], window: bytes) -> object:
         if at in self.in_flight:
@@ -78,7 +86,7 @@ class Life:
         return None
 
     async def release(self, at: int, perhaps_delivered: bool) -> object:
-        if self.in_flight.pop(at, 0):
+        if self.in_flight.pop(at, None) is not None:
             self.box.outbox.release([self.box.queues[KEYS[at]]], perhaps_delivered=perhaps_delivered)
         return None
 
@@ -128,10 +136,10 @@ class Life:
         again: list[object] = []
         for request in self.box.loaded.unsettled:
             claimed = await self.box.outbox.claim(request, TIMES[-1])
-            for queue, bodies, _ in claimed:
-                if bodies:
-                    self.in_flight[KEYS.index(names[queue])] = len(bodies)
-            again.append([(names[queue], list(bodies), dict(timestamps)) for queue, bodies, timestamps in claimed])
+            for part, each in zip(request, claimed, strict=True):
+                if each.bodies or part.omitted:
+                    self.in_flight[KEYS.index(names[each.queue_id])] = len(each.bodies)
+            again.append([(names[each.queue_id], list(each.bodies), dict(each.timestamps)) for each in claimed])
         windows = sorted((queue.key, queue.window, queue.shift_ms) for queue in self.box.loaded.queues)
         return again, windows
 
@@ -207,6 +215,14 @@ class BothLives(RuleBasedStateMachine):
     @rule(chosen=st.lists(st.tuples(key, st.integers(1, 6)), min_size=1, max_size=3), true_ms=st.sampled_from(TIMES))
     def claim(self, chosen: list[tuple[int, int]], true_ms: int | None) -> None:
         self.both(lambda life: life.claim(chosen, true_ms))
+
+    @rule(
+        chosen=st.lists(st.tuples(key, st.integers(1, 6)), min_size=1, max_size=3),
+        omitted=st.frozensets(st.integers(0, 5), min_size=1, max_size=3),
+        dead=st.integers(0, 6),
+    )
+    def claim_remainder(self, chosen: list[tuple[int, int]], omitted: frozenset[int], dead: int) -> None:
+        self.both(lambda life: life.claim(chosen, TIMES[1], omitted, dead))
 
     @rule(at=key, delivered=st.booleans(), dead=st.sets(st.integers(0, 5), max_size=2), window=st.binary(max_size=3))
     def answer(self, at: int, delivered: bool, dead: set[int], window: bytes) -> None:

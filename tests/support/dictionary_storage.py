@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from itertools import takewhile
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from relay.config import OutboxSettings
@@ -157,7 +157,8 @@ class DictionaryStorage:
 
     def do_ClaimEvents(self, command: c.ClaimEvents) -> c.ClaimedEvents:
         found, dead = [], []
-        for ordinal, (queue_id, seqs, _, window, shift_ms) in enumerate(command.wanted):
+        for ordinal, part in enumerate(command.wanted):
+            queue_id, seqs, _, window, shift_ms, _, _ = part
             rows = {seq: row for seq in seqs if (row := self.rows.get(seq)) is not None}
             marks = {seq: has_inserted_time(row.body, row.crc) for seq, row in rows.items()}
             good = array("Q", [seq for seq in seqs if marks.get(seq) is not None])
@@ -168,20 +169,22 @@ class DictionaryStorage:
             stamps = {
                 at: Timestamp(row.at_ms + shift_ms, same) for (at, row), same in zip(marked, is_same, strict=True)
             }
-            entry = (command.request, ordinal, good[0], good[-1], shift_ms) if good else (None,) * 5
-            self._move(queue_id, window, command.boot, entry)
+            self._move(queue_id, window, command.boot, part.journal(command.request, ordinal, good))
             found.append(c.ClaimedRows(good, [rows[seq].body for seq in good], corrupt, stamps, shift_ms))
         return c.ClaimedEvents(found, self._dead_letter(dead, command.dead_letter_limits))
 
     def do_SettleEvents(self, command: c.SettleEvents) -> c.DeadLettered:
         for cursor, delivered, window, boot, queue_id in command.moves:
-            self._move(queue_id, window, boot, (None,) * 5, cursor)
+            self._move(queue_id, window, boot, (None,) * 6, cursor)
             self._count(delivered=delivered)
+        for seq, row in [(seq, self.rows.pop(seq)) for seq in command.ahead]:
+            self.remembered[seq] = (row.event_id, row.queue_id, row.check, 0)
         return self._dead_letter(command.dead_events, command.dead_letter_limits)
 
-    def _move(self, queue_id: int, window: bytes, boot: int, entry: Sequence[int | None], cursor: int = 0) -> None:
+    def _move(self, queue_id: int, window: bytes, boot: int, entry: Sequence[Any], cursor: int = 0) -> None:
         if (old := self.queues.get(queue_id)) is not None:
-            self.queues[queue_id] = QueueRow(queue_id, old.key, max(old.cursor, cursor), window, boot, *entry)
+            head = (queue_id, old.key, max(old.cursor, cursor), window, boot)
+            self.queues[queue_id] = QueueRow(*head, *entry[:5], omitted=entry[5])
 
     def _dead_letter(self, dead_events: Sequence[c.DeadEvent], limits: c.DeadLetterLimits) -> c.DeadLettered:
         if not dead_events:

@@ -6,11 +6,11 @@ A crash does not change it. `memory_outbox` decides when to change it.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from relay.event.reader import DeviceKey, Event
-from relay.outbox import DeadLetter, EventState, Ledger, Selection
+from relay.outbox import Dead, DeadLetter, EventState, Ledger, Selection
 from relay.outbox.engine.outbox_clock import Anchor
 
 ROW_BYTES = 64
@@ -36,8 +36,9 @@ class MemoryQueue:
     body_bytes: int = 0
     window: bytes = b""
     boot_id: str = ""
-    journal: tuple[int, int, list[int], int] | None = None
-    """(request, position in the request, seqs, true time minus outbox time or 0); None if nothing is journalled."""
+    journal: tuple[int, int, list[int], int, Mapping[int, Dead | None]] | None = None
+    """(request, position in the request, seqs, true time minus outbox time or 0, see ClaimPart.omitted); None if
+    nothing is journalled."""
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ iteration of the event loop.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from uuid import UUID
 
@@ -38,6 +38,7 @@ from relay.outbox import (
 from relay.outbox.engine.checksum import checksum, has_inserted_time
 from relay.outbox.engine.conflicts import Conflict, Conflicts
 from relay.outbox.engine.fair_share import over_share
+from relay.outbox.engine.flight import packed, unpacked
 from relay.outbox.engine.limits import limited
 from relay.outbox.engine.outbox_clock import OutboxTime
 from relay.runtime.clock import Clock, rfc3339
@@ -60,6 +61,8 @@ class MemoryOutbox:
         self._time: OutboxTime | None = None
         self._pending_calls: list[tuple[Sequence[Event], asyncio.Future[int]]] = []
         self._in_flight: dict[int, list[int]] = {}
+        self._omitted: dict[int, Mapping[int, Dead | None]] = {}
+        """By queue id, for queues with events in flight, see ClaimPart."""
         self._shift_ms: dict[int, int] = {}
         """By queue id, if the upstream may have accepted the last request: true time minus outbox time."""
         self._holder: Holder | None = None
@@ -92,11 +95,13 @@ class MemoryOutbox:
             shift_ms = 0 if queue.boot_id == self._clock.boot_id else None
             queues.append(RestoredQueue(number, queue.key, queue.window, shift_ms))
             if queue.journal is not None:
-                request, ordinal, seqs, sent_ms = queue.journal
+                request, ordinal, seqs, sent_ms, omitted = queue.journal
                 if seqs == [stored.seq for stored in islice(queue.pending, len(seqs))]:
                     self._in_flight[number] = seqs
+                    self._omitted[number] = omitted
                     self._shift_ms[number] = sent_ms
-                    requests.setdefault(request, []).append((ordinal, ClaimPart(number, len(seqs))))
+                    part = ClaimPart(number, len(seqs), omitted=omitted)
+                    requests.setdefault(request, []).append((ordinal, part))
             if queue.pending:
                 self._report(number)
         unsettled = [[part for _, part in sorted(requests[request])] for request in sorted(requests)]
@@ -149,23 +154,26 @@ class MemoryOutbox:
         shift_now_ms = 0 if true_ms is None else true_ms - self._now_ms()
         request, self.disk.next_request = self.disk.next_request, self.disk.next_request + 1
         claimed = []
-        for ordinal, (number, events, window) in enumerate(parts):
+        for ordinal, (number, events, window, all_omitted) in enumerate(parts):
             queue = self.disk.queues.get(number)
             if queue is None:
                 claimed.append(Claimed(number, []))
                 continue
-            wanted = list(islice(queue.pending, events))
+            first = list(islice(queue.pending, events))
+            omitted = {stored.seq: all_omitted[stored.seq] for stored in first if stored.seq in all_omitted}
+            wanted = [stored for stored in first if stored.seq not in omitted]
             corrupt = [stored for stored in wanted if has_inserted_time(stored.event.body, stored.crc) is None]
             for stored in corrupt:
                 self._insert_dead_letters(number, stored, Dead("corrupt", None, "checksum does not match"))
             good = [stored for stored in wanted if stored not in corrupt]
-            seqs = [stored.seq for stored in good]
+            seqs = [stored.seq for stored in first if stored not in corrupt]
             shift_ms = self._shift_ms.pop(number, shift_now_ms)
-            queue.journal = (request, ordinal, seqs, shift_ms) if seqs else None
+            queue.journal = (request, ordinal, seqs, shift_ms, unpacked(packed(omitted))) if seqs else None
             queue.window, queue.boot_id = window, self._clock.boot_id
             self._in_flight.pop(number, None)
             if seqs:
                 self._in_flight[number] = seqs
+                self._omitted[number] = omitted
                 self._shift_ms[number] = shift_ms
             if corrupt:
                 self._report(number)
@@ -176,7 +184,8 @@ class MemoryOutbox:
                 for index, stored in enumerate(good)
                 if shift_ms and has_inserted_time(stored.event.body, stored.crc)
             }
-            claimed.append(Claimed(number, [stored.event.body for stored in good], timestamps))
+            bodies, sent = [stored.event.body for stored in good], [stored.seq for stored in good]
+            claimed.append(Claimed(number, bodies, sent, timestamps))
         self._limit_dead_letters()
         return claimed
 
@@ -188,11 +197,16 @@ class MemoryOutbox:
                 continue
             seqs = self._in_flight.pop(number, [])
             self._shift_ms.pop(number, None)
+            omitted = self._omitted.pop(number, {})
             by_seq = {stored.seq: stored for stored in islice(queue.pending, len(seqs))}
-            for index, why in dead.items():
-                self._insert_dead_letters(number, by_seq[seqs[index]], why)
+            sent = [seq for seq in seqs if seq not in omitted]
+            why_dead = {sent[index]: why for index, why in dead.items()}
             if delivered:
-                rest = [seq for index, seq in enumerate(seqs) if index not in dead]
+                why_dead |= {seq: why for seq, why in omitted.items() if why is not None}
+            for seq, why in why_dead.items():
+                self._insert_dead_letters(number, by_seq[seq], why)
+            if delivered:
+                rest = [seq for seq in sent if seq not in why_dead]
                 self.disk.remove(number, rest, "delivered")
                 self.disk.count(delivered=len(rest))
                 self._metrics.events_delivered.inc(len(rest))

@@ -94,6 +94,28 @@ class WantedEvents(NamedTuple):
     window: bytes
     shift_ms: int
     """True time minus outbox time, for the timestamps; 0 if unknown."""
+    omitted_seqs: Sequence[int] = ()
+    """Events in flight that are not read."""
+    omitted: bytes = b""
+    """These events as the journal stores them. The store does not interpret it."""
+
+    def journal(self, request: int, ordinal: int, read: Sequence[int]) -> JournalEntry:
+        """Return the journal entry of this part, of which the events `read` are not corrupt."""
+        seqs = sorted((*read, *self.omitted_seqs)) if self.omitted_seqs else read
+        if not seqs:
+            return JournalEntry(None, None, None, None, None, None)
+        return JournalEntry(request, ordinal, seqs[0], seqs[-1], self.shift_ms, self.omitted or None)
+
+
+class JournalEntry(NamedTuple):
+    """One device queue's part of a request in flight; all None without a request."""
+
+    request: int | None
+    ordinal: int | None
+    first_seq: int | None
+    last_seq: int | None
+    shift_ms: int | None
+    omitted: bytes | None
 
 
 class ClaimEvents(NamedTuple):
@@ -139,11 +161,13 @@ class QueueMove(NamedTuple):
 
 
 class SettleEvents(NamedTuple):
-    """Move events to the dead letters, and move cursors. Result: DeadLettered."""
+    """Move events to the dead letters, move cursors, and delete rows of delivered events. Result: DeadLettered."""
 
     moves: Sequence[QueueMove]
     dead_events: Sequence[DeadEvent]
     dead_letter_limits: DeadLetterLimits
+    ahead: Sequence[int] = ()
+    """Seqs of events that were delivered before a pending event of their queue, and that `moves` count."""
 
 
 class ForgetQueues(NamedTuple):

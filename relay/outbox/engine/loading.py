@@ -8,7 +8,8 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 
-from relay.outbox import ClaimPart, RestoredQueue, RestoredState
+from relay.outbox import NOTHING_OMITTED, ClaimPart, RestoredQueue, RestoredState
+from relay.outbox.engine.flight import Flight, unpacked
 from relay.outbox.engine.queue_index import Index
 from relay.outbox.engine.storage import LogChunk, Opened
 
@@ -88,6 +89,9 @@ class LoadingLog:
                 continue
             assert row.last_seq is not None
             events = queue.count_to(row.last_seq)
-            queue.restore(array("Q", queue.seqs(events)), row.shift_ms)
-            requests.setdefault(row.request, []).append((row.ordinal or 0, ClaimPart(row.queue_id, events)))
+            seqs, stored = queue.seqs(events), unpacked(row.omitted or b"")
+            omitted = {seq: stored[seq] for seq in seqs if seq in stored} if stored else NOTHING_OMITTED
+            queue.restore(Flight(array("Q", seqs), omitted), row.shift_ms)
+            part = ClaimPart(row.queue_id, events, omitted=omitted)
+            requests.setdefault(row.request, []).append((row.ordinal or 0, part))
         return [[part for _, part in sorted(requests[number])] for number in sorted(requests)]

@@ -6,10 +6,10 @@ Each class plans the command of one call, and changes the state after the commit
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from relay.outbox import Claimed, ClaimPart, DropReason, Settled
+from relay.outbox import NOTHING_OMITTED, Claimed, ClaimPart, Dead, DropReason, Settled
 from relay.outbox.engine.commands import (
     ClaimedEvents,
     ClaimEvents,
@@ -31,6 +31,7 @@ from relay.outbox.engine.commands import (
 from relay.outbox.engine.commit_plan import Draft, Op
 from relay.outbox.engine.dedupe_window import DROPPED
 from relay.outbox.engine.deletion import DeletionRange
+from relay.outbox.engine.flight import Flight, packed
 from relay.outbox.engine.outbox_state import OutboxState
 from relay.runtime.metrics import Metrics
 
@@ -63,6 +64,8 @@ class Claim(Op[Sequence[Claimed]]):
         self._parts = parts
         self._true_ms = true_ms
         self._metrics = metrics
+        self._omitted: dict[int, Mapping[int, Dead | None]] = {}
+        """By index in `parts`."""
 
     def plan(self, draft: Draft) -> bool:
         state = draft.state
@@ -70,7 +73,7 @@ class Claim(Op[Sequence[Claimed]]):
             return False
         shift_ms = 0 if self._true_ms is None else self._true_ms - draft.now_ms
         wanted = []
-        for queue_id, events, window in self._parts:
+        for at, (queue_id, events, window, _) in enumerate(self._parts):
             skip = draft.skipped.get(queue_id, 0)
             queue = state.index.queues.get(queue_id)
             if queue is None:  # it was lost with a broken store
@@ -80,21 +83,35 @@ class Claim(Op[Sequence[Claimed]]):
             assert not busy, f"queue {queue_id} is in flight already"
             sent_ms = None if skip else queue.shift_ms
             shift = shift_ms if sent_ms is None else sent_ms
-            wanted.append(WantedEvents(queue_id, queue.seqs(events, skip), queue.sizes(events, skip), window, shift))
+            seqs, sizes = queue.seqs(events, skip), queue.sizes(events, skip)
+            if self._parts[at].omitted:
+                wanted.append(self._without_omitted(at, seqs, sizes, shift))
+            else:
+                wanted.append(WantedEvents(queue_id, seqs, sizes, window, shift))
         draft.unclear.update(part.queue_id for part in self._parts)
         draft.add(self, ClaimEvents(draft.take_request(), *state.boot, wanted, state.dead_letter_limits()))
         return True
+
+    def _without_omitted(self, at: int, seqs: array[int], sizes: array[int], shift_ms: int) -> WantedEvents:
+        """Plan a part that omits events, and record which ones it omits."""
+        queue_id, _, window, omitted = self._parts[at]
+        here = self._omitted[at] = {seq: omitted[seq] for seq in seqs if seq in omitted}
+        kept = [(seq, size) for seq, size in zip(seqs, sizes, strict=True) if seq not in here]
+        columns = array("Q", [seq for seq, _ in kept]), array("I", [size for _, size in kept])
+        return WantedEvents(queue_id, *columns, window, shift_ms, list(here), packed(here))
 
     def apply(self, state: OutboxState, result: ClaimedEvents) -> Sequence[Claimed]:
         state.begin_request()
         count_dead_lettered(state, result.dead_lettered, ["corrupt"] * result.dead_lettered.events, self._metrics)
         claimed = []
-        for (number, _, _), part in zip(self._parts, result.rows, strict=True):
+        for at, ((number, _, _, _), part) in enumerate(zip(self._parts, result.rows, strict=True)):
             for seq in part.corrupt:
                 state.dead_letter(number, seq)
             if number in state.index.queues:
-                state.index.queues[number].claim(part.seqs, part.shift_ms)
-            claimed.append(Claimed(number, part.bodies, part.timestamps))
+                omitted = self._omitted.get(at, NOTHING_OMITTED)
+                seqs = array("Q", sorted((*part.seqs, *omitted))) if omitted else part.seqs
+                state.index.queues[number].claim(Flight(seqs, omitted), part.shift_ms)
+            claimed.append(Claimed(number, part.bodies, part.seqs, part.timestamps))
         return claimed
 
 
@@ -109,6 +126,8 @@ class Settle(Op[None]):
         self._metrics = metrics
         self._moves: list[QueueMove] = []
         self._dead_events: list[DeadEvent] = []
+        self._ahead: list[tuple[int, int]] = []
+        """(Queue id, seq) of events that were delivered before a pending event of their queue."""
 
     def plan(self, draft: Draft) -> bool:
         state = draft.state
@@ -118,31 +137,42 @@ class Settle(Op[None]):
             queue = state.index.queues.get(number)
             if queue is None:  # it was lost with a broken store
                 continue
-            seqs = queue.in_flight if queue.in_flight is not None else array("Q")
+            flight = queue.in_flight if queue.in_flight is not None else Flight(array("Q"))
+            seqs, sent = flight.seqs, flight.sent
             assert seqs or not (delivered or dead), f"queue {number} has no events in flight"
+            why_dead = {sent[at]: why for at, why in dead.items()}
+            if delivered:
+                why_dead |= {seq: why for seq, why in flight.omitted.items() if why is not None}
             # After a failed commit the store may contain this settle already.
-            dead_events = [DeadEvent(seqs[at], number, why) for at, why in dead.items() if seqs[at] in queue]
+            dead_events = [DeadEvent(seq, number, why) for seq, why in why_dead.items() if seq in queue]
             here = len(seqs) if queue.seqs(len(seqs)) == seqs else sum(seq in queue for seq in seqs)
             self._dead_events += dead_events
             cursor, done = (seqs[-1], here - len(dead_events)) if delivered else (0, 0)
+            staying = [seq for seq in flight.omitted if seq not in why_dead and seq in queue] if delivered else []
+            if staying:
+                first, done = min(staying), done - len(staying)
+                cursor = max((seq for seq in seqs if seq < first), default=0)
+                self._ahead += [(number, seq) for seq in sent if seq > first and seq not in why_dead and seq in queue]
             self._moves.append(QueueMove(cursor, done, window, state.boot.number, number))
-            if delivered and here == len(seqs):
+            if delivered and here == len(seqs) and not staying:
                 draft.skipped[number] = len(seqs)
             else:
                 draft.unclear.add(number)
-        draft.add(self, SettleEvents(self._moves, self._dead_events, state.dead_letter_limits()))
+        ahead = [seq for _, seq in self._ahead]
+        draft.add(self, SettleEvents(self._moves, self._dead_events, state.dead_letter_limits(), ahead))
         return True
 
     def apply(self, state: OutboxState, result: DeadLettered) -> None:
         count_dead_lettered(state, result, [dead_event.dead.reason for dead_event in self._dead_events], self._metrics)
         for dead_event in self._dead_events:
             state.dead_letter(dead_event.queue_id, dead_event.seq)
+        events = sum(state.deliver_ahead(queue_id, seq) for queue_id, seq in self._ahead)
         for move in self._moves:
             state.index.queues[move.queue_id].release()
             if move.cursor:
-                events = state.deliver(move.queue_id, move.cursor)
-                assert events == move.delivered
-                self._metrics.events_delivered.inc(events)
+                events += state.deliver(move.queue_id, move.cursor)
+        assert events == sum(move.delivered for move in self._moves)
+        self._metrics.events_delivered.inc(events)
 
 
 class Forget(Op[None]):
@@ -193,7 +223,7 @@ class Drop(Op[int]):
             return False
         first_seq, last_seq, _ = self._range
         for number, queue in state.index.queues.items():
-            in_flight = queue.in_flight if queue.in_flight is not None else array("Q")
+            in_flight = queue.in_flight.seqs if queue.in_flight is not None else array("Q")
             self._kept += [seq for seq in in_flight if first_seq <= seq <= last_seq]
             events = queue.count_to(last_seq) - len(in_flight)
             if events > 0:

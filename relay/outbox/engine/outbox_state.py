@@ -310,6 +310,14 @@ class OutboxState:
         self.changed.add(queue_id)
         return events
 
+    def deliver_ahead(self, queue_id: int, seq: int) -> int:
+        """Remove an event that was delivered before a pending one of its queue, and whose row is deleted. Return 1."""
+        self.index.queues[queue_id].remove_seq(seq)
+        self.totals.delivered += 1
+        self.log.rows -= 1
+        self.changed.add(queue_id)
+        return 1
+
     def dead_letter(self, queue_id: int, seq: int) -> None:
         """Remove an event that has become a dead letter from its queue."""
         self.index.queues[queue_id].remove_seq(seq)

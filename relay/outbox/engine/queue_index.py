@@ -14,6 +14,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 
 from relay.event.reader import DeviceKey
+from relay.outbox.engine.flight import Flight
 
 _SLACK_EVENTS = 1024
 """The removed front of a queue's arrays is deleted when it has this many events and is half of the array."""
@@ -27,8 +28,8 @@ class StoredQueue:
     def __init__(self, key: DeviceKey) -> None:
         self.key = key
         self.body_bytes = 0
-        self.in_flight: array[int] | None = None
-        """The seqs that are claimed, or that `load` returned; the first pending events. None if none is in flight."""
+        self.in_flight: Flight | None = None
+        """The events that are claimed, or that `load` returned; the first pending events. None if none is in flight."""
         self.is_restored = False
         """Whether `load` returned the events in flight, and they were not claimed since."""
         self.shift_ms: int | None = None
@@ -50,23 +51,23 @@ class StoredQueue:
         return _contains(self._seqs, seq, self._head)
 
     def __repr__(self) -> str:
-        flight = 0 if self.in_flight is None else len(self.in_flight)
+        flight = 0 if self.in_flight is None else len(self.in_flight.seqs)
         return f"<StoredQueue {self.key}: {len(self)} pending, {flight} in flight, {len(self.quarantined)} quarantined>"
 
     @property
     def first_seq(self) -> int | None:
         return self._seqs[self._head] if len(self) else None
 
-    def claim(self, seqs: array[int], shift_ms: int) -> None:
-        """Record that the first pending events are in flight; an empty array: none is."""
-        assert not seqs or seqs[0] == self.first_seq
-        self.in_flight, self.shift_ms = (seqs, shift_ms) if seqs else (None, None)
+    def claim(self, flight: Flight, shift_ms: int) -> None:
+        """Record that the first pending events are in flight; without seqs: none is."""
+        assert not flight.seqs or flight.seqs[0] == self.first_seq
+        self.in_flight, self.shift_ms = (flight, shift_ms) if flight.seqs else (None, None)
         self.is_restored = False
 
-    def restore(self, seqs: array[int], shift_ms: int | None) -> None:
+    def restore(self, flight: Flight, shift_ms: int | None) -> None:
         """Record that the journal contains a request with these events."""
         if self.in_flight is None:
-            self.in_flight, self.shift_ms = seqs, shift_ms
+            self.in_flight, self.shift_ms = flight, shift_ms
         self.is_restored = True
 
     def inherit(self, old: StoredQueue) -> None:
@@ -143,7 +144,7 @@ class StoredQueue:
 
     def droppable(self) -> Iterator[tuple[int, int]]:
         """Return (seq, body bytes) of each event that is not in flight, oldest first."""
-        start = self._head + (len(self.in_flight) if self.in_flight is not None else 0)
+        start = self._head + (len(self.in_flight.seqs) if self.in_flight is not None else 0)
         return ((self._seqs[at], self._sizes[at]) for at in range(start, len(self._seqs)))
 
 

@@ -60,7 +60,7 @@ class Space(NamedTuple):
 
 
 class QueueRow(NamedTuple):
-    """A stored device queue. The four values from `request` on are its journal entry, None without a request."""
+    """A stored device queue. `request` to `shift_ms` and `omitted` are its journal entry, None without a request."""
 
     queue_id: int
     key: DeviceKey
@@ -74,6 +74,8 @@ class QueueRow(NamedTuple):
     shift_ms: int | None = None
     quarantined_after: int | None = None
     quarantined_to: int | None = None
+    omitted: bytes | None = None
+    """See WantedEvents."""
 
 
 class StoredTotals(NamedTuple):

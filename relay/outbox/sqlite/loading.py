@@ -148,7 +148,7 @@ def _read_queues(database: sqlite3.Connection) -> list[QueueRow]:
         QueueRow(queue_id, (int(tenant_id), platform, device_id), *rest)
         for queue_id, tenant_id, platform, device_id, *rest in database.execute(
             "SELECT queue_id, tenant_id, platform, device_id, cursor, rate_window, boot, request, ordinal,"
-            " first_seq, last_seq, shift_ms, quarantined_after, quarantined_to FROM device_queues"
+            " first_seq, last_seq, shift_ms, quarantined_after, quarantined_to, omitted FROM device_queues"
         )
     ]
     for row in queues:
@@ -171,6 +171,7 @@ def is_sound_queue(row: QueueRow) -> bool:
         and isinstance(row.shift_ms, int | None)
         and isinstance(row.quarantined_after, int | None)
         and isinstance(row.quarantined_to, int | None)
+        and isinstance(row.omitted, bytes | None)
     )
 
 

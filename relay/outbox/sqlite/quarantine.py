@@ -26,7 +26,8 @@ _DELETE_DONE = """
         WHERE q.queue_id = log.queue_id AND log.seq > q.quarantined_to AND log.seq <= q.cursor)"""
 _QUARANTINE = """
     UPDATE device_queues SET quarantined_after = coalesce(quarantined_after, cursor), quarantined_to = ?1,
-        cursor = max(cursor, ?1), request = NULL, ordinal = NULL, first_seq = NULL, last_seq = NULL, shift_ms = NULL"""
+        cursor = max(cursor, ?1), request = NULL, ordinal = NULL, first_seq = NULL, last_seq = NULL, shift_ms = NULL,
+        omitted = NULL"""
 _READ = f"""
     SELECT iif(typeof(event_id) = 'blob' AND length(event_id) = 16, event_id, zeroblob(16)), coalesce(crc, 0),
         {CHECK_OF_ROW}, coalesce(CAST(body AS BLOB), x'')

@@ -151,7 +151,7 @@ class _Queues:
         if key is None or key in self._by_key:
             return None if key is None else self._by_key[key]
         number = queue_id if 0 < queue_id < MAX_QUEUE_ID // 2 else max(self.ids, default=0) + 1
-        self._add((number, str(key[0]), *key[1:], 0, 0, b"", 0, *(None,) * 7), key)
+        self._add((number, str(key[0]), *key[1:], 0, 0, b"", 0, *(None,) * 8), key)
         return number
 
     def _add(self, row: tuple[Any, ...], key: DeviceKey) -> None:

@@ -77,8 +77,8 @@ def written_pages(commands: Sequence[Command]) -> tuple[int | None, int]:
             case AddQueues():
                 pages += _QUEUE_PAGES * len(command.queues)
             case ClaimEvents():
-                pages += _QUEUE_PAGES * len(command.wanted)
-            case SettleEvents() if not command.dead_events:
+                pages += sum(_QUEUE_PAGES + len(part.omitted) // PAGE_BYTES for part in command.wanted)
+            case SettleEvents() if not command.dead_events and not command.ahead:
                 pages += _QUEUE_PAGES * len(command.moves)
             case SaveClocks():
                 pages += 1

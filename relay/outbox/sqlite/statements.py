@@ -52,10 +52,10 @@ _COUNT_DEAD_LETTERED = """
         dead_letters = dead_letters + ?1, dead_letter_bytes = dead_letter_bytes + ?2"""
 _JOURNAL = """
     UPDATE device_queues SET rate_window = ?, boot = ?, request = ?, ordinal = ?, first_seq = ?, last_seq = ?,
-        shift_ms = ? WHERE queue_id = ?"""
+        shift_ms = ?, omitted = ? WHERE queue_id = ?"""
 _SETTLE = """
     UPDATE device_queues SET cursor = max(cursor, ?), delivered = delivered + ?, rate_window = ?, boot = ?,
-        request = NULL, ordinal = NULL, first_seq = NULL, last_seq = NULL, shift_ms = NULL
+        request = NULL, ordinal = NULL, first_seq = NULL, last_seq = NULL, shift_ms = NULL, omitted = NULL
     WHERE queue_id = ?"""
 
 
@@ -85,8 +85,7 @@ def claim(database: Database, command: c.ClaimEvents) -> c.ClaimedEvents:
         dead_events += [
             c.DeadEvent(seq, part.queue_id, Dead("corrupt", None, "checksum does not match")) for seq in corrupt
         ]
-        entry = (request, ordinal, good[0], good[-1], part.shift_ms) if good else (None,) * 5
-        journal.append((part.window, boot, *entry, part.queue_id))
+        journal.append((part.window, boot, *part.journal(request, ordinal, good), part.queue_id))
     database.executemany(_JOURNAL, journal)
     return c.ClaimedEvents(read, insert_dead_letters(database, dead_events, dead_letter_limits))
 
@@ -112,6 +111,9 @@ def _timestamps(
 def settle(database: Database, command: c.SettleEvents) -> c.DeadLettered:
     dead_lettered = insert_dead_letters(database, command.dead_events, command.dead_letter_limits)
     database.executemany(_SETTLE, command.moves)
+    for seq in command.ahead:
+        remove(database, seq, 0)
+        database.execute("UPDATE ledger SET last_seq = max(last_seq, ?)", (seq,))
     return dead_lettered
 
 

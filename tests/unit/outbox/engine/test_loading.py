@@ -10,6 +10,7 @@ from relay.config import OutboxSettings
 from relay.event.reader import DeviceKey
 from relay.outbox import ClaimPart, RestoredQueue
 from relay.outbox.engine.dedupe_window import DedupeWindow
+from relay.outbox.engine.flight import Flight
 from relay.outbox.engine.limits import OutboxLimits
 from relay.outbox.engine.outbox_state import OutboxState
 from relay.outbox.engine.storage import LogChunk, Opened, QueueRow, Space, SpaceLimits, StoredTotals
@@ -71,9 +72,9 @@ def test_requests_of_the_journal_are_in_flight_until_they_are_claimed() -> None:
     assert restored.unsettled == [[ClaimPart(2, 2), ClaimPart(1, 2)]]
     assert restored.queues == [RestoredQueue(1, TV, b"window", 0), RestoredQueue(2, PHONE, b"window", 0)]
     queue = state.index.queues[1]
-    assert (queue.is_restored, list(queue.in_flight or ())) == (True, [3, 5])
-    queue.claim(array("Q", [3]), 0)
-    assert (queue.is_restored, list(queue.in_flight or ())) == (False, [3])
+    assert (queue.is_restored, queue.in_flight) == (True, Flight(array("Q", [3, 5])))
+    queue.claim(Flight(array("Q", [3])), 0)
+    assert (queue.is_restored, queue.in_flight) == (False, Flight(array("Q", [3])))
 
 
 @pytest.mark.parametrize(

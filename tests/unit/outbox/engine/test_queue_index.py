@@ -6,6 +6,7 @@ from array import array
 
 from hypothesis import given
 from hypothesis import strategies as st
+from relay.outbox.engine.flight import Flight
 from relay.outbox.engine.queue_index import Index, StoredQueue
 
 KEY = (1, "tv", "tv-1")
@@ -69,12 +70,12 @@ def test_oldest_droppable_events_of_all_queues_exclude_events_in_flight() -> Non
         first.append(seq, 100)
     for seq in (3, 4):
         second.append(seq, 100)
-    first.in_flight = first.seqs(1)
+    first.in_flight = Flight(first.seqs(1))
     assert index.oldest_droppable(1) == 2
     assert index.oldest_droppable(250) == 4
     assert index.oldest_droppable(10_000) == 5
-    second.in_flight = second.seqs(2)
-    first.in_flight = first.seqs(3)
+    second.in_flight = Flight(second.seqs(2))
+    first.in_flight = Flight(first.seqs(3))
     assert index.oldest_droppable(1) is None
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from zlib import crc32
 
 import pytest
-from relay.outbox import OutboxUnusable, Selection
+from relay.outbox import ClaimPart, OutboxUnusable, Selection
 from relay.outbox.sqlite.connection import PAGE_BYTES
 from relay.outbox.sqlite.schema import MIGRATIONS, migrate
 
@@ -22,6 +22,9 @@ def version(database: sqlite3.Connection) -> int:
     return int(database.execute("PRAGMA user_version").fetchone()[0])
 
 
+LAST_WITH_OLD_NAMES = 4
+
+
 def write_older_file(path: Path, schema_version: int) -> None:
     """Write an outbox of an older version.
 
@@ -31,7 +34,7 @@ def write_older_file(path: Path, schema_version: int) -> None:
     database = sqlite3.connect(path, isolation_level=None)
     database.execute("PRAGMA auto_vacuum=INCREMENTAL")
     database.execute("PRAGMA journal_mode=WAL").fetchall()
-    migrate(database, MIGRATIONS[:schema_version])
+    migrate(database, MIGRATIONS[: min(schema_version, LAST_WITH_OLD_NAMES)])
     database.execute(
         "INSERT INTO lanes(lane, tenant_id, platform, device_id, cursor, delivered, window, boot, request, ordinal,"
         " first_seq, last_seq) VALUES (5, ?, ?, ?, 3, 2, x'77', 1, 1, 0, 4, 5)",
@@ -55,6 +58,7 @@ def write_older_file(path: Path, schema_version: int) -> None:
         "UPDATE ledger SET last_seq = 3, next_lane = 9, dead_lettered = 1, dead_letters = 1, dead_letter_bytes = ?",
         (len(dead[5]),),
     )
+    migrate(database, MIGRATIONS[:schema_version])
     database.close()
 
 
@@ -66,7 +70,7 @@ async def check_older_file(box: SqliteBox) -> None:
     assert ledger == (10, 0, 2, 1, 0, 7)
     (queue,) = box.loaded.queues
     assert (queue.queue_id, queue.key, queue.window) == (5, TV, b"w")
-    assert box.loaded.unsettled == [[(5, 2, b"")]]
+    assert box.loaded.unsettled == [[ClaimPart(5, 2)]]
     (letter,) = await box.outbox.dead_letters(Selection(all=True), 10)
     assert (letter.message, letter.body) == ("no such type", bodies([2])[0])
     assert await box.append(range(2)) == 2
