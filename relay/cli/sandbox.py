@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from functools import partial
 
 import click
 import msgspec
 
 from relay.cli import exits
 from relay.cli.common import Utf8
+from relay.cli.terminal import printable
 from relay.runtime.address import ListenError, listen_error, parse_address
-from relay.runtime.clock import SystemClock
+from relay.runtime.clock import Clock, SystemClock, rfc3339
+from relay.sandbox.record import RecordedRequest
 from relay.sandbox.server import Sandbox
 from relay.sandbox.settings import SandboxSettings
+from relay.sandbox.validate import raw_events
 
 EXAMPLE = (
     '{"events":[{"event_id":"550e8400-e29b-41d4-a716-446655440000","event_type":"post.view",'
@@ -37,19 +41,34 @@ EXAMPLE = (
     metavar="KEY",
     help="Key that requests must have in X-Events-Key.",
 )
-def command(listen: str, api_key: str) -> None:
+@click.option("--print", "with_events", is_flag=True, help="Print the events of each request.")
+def command(listen: str, api_key: str, with_events: bool) -> None:
     """Run a stand-in upstream with the real key check, validation and limits. It stores nothing on disk.
 
-    Ctrl-C ends it and prints a summary of the received events. Requests to /_sandbox/ on the same port inject faults.
+    It prints a line per request. Ctrl-C ends it and prints a summary of the received events. Requests to /_sandbox/ on
+    the same port inject faults, and GET /_sandbox/events returns the latest events.
     """
     try:
         host, port = parse_address(listen)
     except ListenError as error:
         raise click.BadParameter(str(error), param_hint="--listen") from error
     try:
-        asyncio.run(_serve(Sandbox(SandboxSettings(host=host, port=port, api_key=api_key), SystemClock()), listen))
+        settings = SandboxSettings(host=host, port=port, api_key=api_key)
+        sandbox = Sandbox(settings, SystemClock(), on_request=partial(_print_request, SystemClock(), with_events))
+        asyncio.run(_serve(sandbox, listen))
     except ListenError as error:
         raise exits.CommandFailed(str(error)) from error
+
+
+def _print_request(clock: Clock, with_events: bool, request: RecordedRequest, body: bytes) -> None:
+    events = raw_events(body)
+    number = "1 event" if len(events) == 1 else f"{len(events):,} events"
+    sender = "unknown device" if request.device is None else "tenant {}, {}, {}".format(*request.device)
+    status = request.status or "no response"
+    click.echo(printable(f"{rfc3339(clock.wall_ms())}  {status}  {number}, {sender}"))
+    if with_events:
+        for event in events:
+            click.echo(printable(f"  {bytes(event).decode(errors='replace')}", None))
 
 
 async def _serve(sandbox: Sandbox, listen: str) -> None:

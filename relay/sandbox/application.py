@@ -20,7 +20,7 @@ from relay.sandbox.faults import FaultScript, Misbehaviour
 from relay.sandbox.record import Record, Report, RequestContent
 from relay.sandbox.responses import RequestEvents, ScriptedResponse
 from relay.sandbox.settings import SandboxSettings
-from relay.sandbox.validate import ParsedBody, ReceivedEvent, read
+from relay.sandbox.validate import ParsedBody, ReceivedEvent, raw_events, read
 from relay.sandbox.wire import Head, inflate
 
 
@@ -178,19 +178,14 @@ def _quality(media_range: str) -> float:
         return 0.0
 
 
-class _RawBody(msgspec.Struct):
-    events: list[msgspec.Raw]
-
-
 class _Named(msgspec.Struct):
     event_id: str = ""
 
 
 def _request_events(body: bytes, when: str) -> RequestEvents:
     """Return the number of events in a body and the events that contain `when`, or the first if none contains it."""
-    try:
-        events = msgspec.json.decode(body, type=_RawBody).events
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    events = raw_events(body)
+    if not events:
         return RequestEvents(1, (0,))
     text = when.encode()
     bad = [index for index, event in enumerate(events) if text and text in bytes(event)]

@@ -6,6 +6,7 @@ and get no faults, except at stage accept.
 GET    report      the Report                     GET    settings   all settings
 GET    delivered   event ids, one per line        PATCH  settings   {"latency_ms": 50}
 GET    requests    [[at_ms, peer, device, events, status, committed], ...]
+GET    events      [{"status": 202, "event": {...}}, ...]: the events of the latest requests, oldest first
 GET    faults      active faults                  POST   faults     one Misbehaviour or a list
 DELETE faults      remove all faults
 """
@@ -19,10 +20,12 @@ import msgspec
 from relay.sandbox.application import Application
 from relay.sandbox.faults import Misbehaviour
 from relay.sandbox.responses import ScriptedResponse
+from relay.sandbox.validate import raw_events
 
 PREFIX = "/_sandbox/"
 _AVAILABLE = (
-    "GET report, GET delivered, GET requests, GET settings, PATCH settings, GET faults, POST faults, DELETE faults"
+    "GET report, GET delivered, GET requests, GET events, GET settings, PATCH settings, GET faults, POST faults, "
+    "DELETE faults"
 )
 
 
@@ -44,6 +47,12 @@ def _execute(application: Application, method: str, name: str, body: bytes) -> S
             return ScriptedResponse(200, lines.encode(), (("Content-Type", "text/plain"),))
         case "GET", "requests":
             return _response(200, list(application.record.requests()))
+        case "GET", "events":
+            recent = application.record.recent()
+            return _response(
+                200,
+                [{"status": request.status, "event": event} for request, body in recent for event in raw_events(body)],
+            )
         case "PATCH", "settings":
             application.change(msgspec.json.decode(body, type=dict[str, object]))
         case "POST", "faults":

@@ -9,7 +9,7 @@ needs about 120 bytes per event and 40 per request, and more only with `keep_req
 from __future__ import annotations
 
 from array import array
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -17,6 +17,8 @@ import msgspec
 
 from relay.sandbox.validate import Device, ReceivedEvent
 
+RECENT_BYTES = 2 << 20
+"""Total size of the latest bodies that are kept for people."""
 NO_RESPONSE = 0
 """Status of a request without a response, or whose client closed the connection first."""
 
@@ -92,6 +94,8 @@ class Record:
         self._devices: dict[Device, _DeviceLog] = {}
         self._delivered: dict[bytes, _DeviceLog] = {}
         self._unparsed = 0
+        self._recent: deque[tuple[int, bytes]] = deque()
+        self._recent_bytes = 0
 
     @property
     def distinct(self) -> int:
@@ -119,6 +123,7 @@ class Record:
             carried.add(device)
         for each in carried:
             self._log(each).arrivals_ms.append(self._at_ms[number])
+        self._remember(number, content.body)
         if self._keep:
             self.contents.append(content)
 
@@ -149,17 +154,28 @@ class Record:
         self._status[number] = status
 
     def requests(self) -> Iterator[RecordedRequest]:
-        """Yield the requests in the order of their arrival."""
-        for number, at_ms in enumerate(self._at_ms):
-            log = self._device_of[number]
-            yield RecordedRequest(
-                at_ms,
-                self._peer_of[number],
-                log.device if log else None,
-                self._events_of[number],
-                self._status[number],
-                bool(self._committed[number]),
-            )
+        """Return the requests in the order of their arrival."""
+        return map(self.request, range(len(self._at_ms)))
+
+    def request(self, number: int) -> RecordedRequest:
+        """Return one request."""
+        log = self._device_of[number]
+        return RecordedRequest(
+            self._at_ms[number],
+            self._peer_of[number],
+            log.device if log else None,
+            self._events_of[number],
+            self._status[number],
+            bool(self._committed[number]),
+        )
+
+    def recent(self) -> Iterator[tuple[RecordedRequest, bytes]]:
+        """Yield the latest requests with their bodies, oldest first."""
+        return ((self.request(number), body) for number, body in self._recent)
+
+    def body(self, number: int) -> bytes:
+        """Return the body of a recent request; b"" if it was not read or is not kept any more."""
+        return next((body for each, body in reversed(self._recent) if each == number), b"")
 
     def delivered(self, device: Device | None = None) -> list[bytes]:
         """Return the event ids (16 bytes) in order of first delivery, of one device or of all devices."""
@@ -167,6 +183,12 @@ class Record:
 
     def has(self, event_id: bytes) -> bool:
         return event_id in self._delivered
+
+    def _remember(self, number: int, body: bytes) -> None:
+        self._recent.append((number, body))
+        self._recent_bytes += len(body)
+        while self._recent_bytes > RECENT_BYTES:
+            self._recent_bytes -= len(self._recent.popleft()[1])
 
     def _log(self, device: Device) -> _DeviceLog:
         log = self._devices.get(device)

@@ -20,7 +20,7 @@ from relay.sandbox import connection_faults, responses
 from relay.sandbox.application import Application
 from relay.sandbox.control import PREFIX, control
 from relay.sandbox.faults import FaultScript
-from relay.sandbox.record import NO_RESPONSE, Record, Report
+from relay.sandbox.record import NO_RESPONSE, Record, RecordedRequest, Report
 from relay.sandbox.settings import SandboxSettings
 from relay.sandbox.wire import HEAD_LIMIT_BYTES, BadRequest, BodyTooLarge, Head, SandboxConnection
 
@@ -30,7 +30,15 @@ log = structlog.get_logger(__name__)
 class Sandbox:
     """One stand-in upstream. Call `start` once and `stop` once. Most settings may change in between."""
 
-    def __init__(self, settings: SandboxSettings, clock: Clock, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        settings: SandboxSettings,
+        clock: Clock,
+        tls: ssl.SSLContext | None = None,
+        on_request: Callable[[RecordedRequest, bytes], None] = lambda request, body: None,
+    ) -> None:
+        """Create a stopped sandbox. `on_request` is called after each request, with its body if it was read."""
+        self._on_request = on_request
         self._application = Application(settings, clock)
         self._clock = clock
         self._tls = tls
@@ -146,6 +154,7 @@ class Sandbox:
                 return await self._reject_unread(connection, number)
             return await self._respond(connection, head, raw, number)
         finally:
+            self._on_request(self.record.request(number), self.record.body(number))
             self._changed.set()
             self._changed = asyncio.Event()
 

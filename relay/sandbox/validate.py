@@ -54,6 +54,18 @@ def read(body: bytes) -> ParsedBody:
     return ParsedBody(received, {}, received[0].device)
 
 
+class _RawBody(msgspec.Struct):
+    events: list[msgspec.Raw]
+
+
+def raw_events(body: bytes) -> list[msgspec.Raw]:
+    """Return the events of a body as received, or an empty list if it is not a list of events."""
+    try:
+        return msgspec.json.decode(body, type=_RawBody).events
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return []
+
+
 def rejection(errors: Mapping[str, list[str]]) -> bytes:
     """Return the body of a 422 response."""
     texts = [text for of_path in errors.values() for text in of_path]

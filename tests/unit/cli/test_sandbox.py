@@ -19,7 +19,7 @@ from tests.unit.cli.harness import call
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_printed_example_works_and_the_summary_counts_it(number: signal.Signals) -> None:
-    command = [sys.executable, "-u", "-m", "relay", "sandbox", "--listen", "127.0.0.1:0", "--api-key", "k3y"]
+    command = [sys.executable, "-u", "-m", "relay", "sandbox", "--listen", "127.0.0.1:0", "--api-key", "k3y", "--print"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as sandbox:
         assert sandbox.stdout is not None
         line = next(line for line in sandbox.stdout if "curl" in line)
@@ -36,6 +36,7 @@ def test_the_printed_example_works_and_the_summary_counts_it(number: signal.Sign
     assert status == 202
     assert headers["X-Events-Key"] == "k3y"
     assert sandbox.returncode == 0
+    assert re.search(r"^[-\dT:.]+Z  202  1 event, tenant 1, tv, tv-1\n  {.*post\.view.*}$", report, re.MULTILINE)
     assert re.search(r"^requests +1$", report, re.MULTILINE)
     assert re.search(r"^by status +202: 1$", report, re.MULTILINE)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from relay.sandbox.faults import Misbehaviour
-from relay.sandbox.record import Record
+from relay.sandbox.record import RECENT_BYTES, Record
 from relay.sandbox.server import Sandbox
 
 from tests.unit.sandbox.harness import DEVICE, Client, HandClock, Reply, body, event
@@ -515,4 +515,20 @@ async def test_the_record_is_available_over_the_port(client: Client) -> None:
     assert (await control(client, "GET", "requests")).value == [
         [1_000_000, "127.0.0.1", [1, "ios", DEVICE], 1, 202, True]
     ]
+    assert (await control(client, "GET", "events")).value == [{"status": 202, "event": event(1)}]
     assert (await control(client, "GET", "nothing")).status == 404
+
+
+async def test_the_latest_events_are_kept_up_to_a_size(sandbox: Sandbox, client: Client) -> None:
+    sandbox.change(max_body_bytes=0)
+    padding = "x" * (RECENT_BYTES // 2)
+    for number in range(3):
+        await client.ask(body(event(number, context={"padding": padding})))
+    await client.ask(body(event(9, tenant_id="none")))
+    await client.ask(b"not JSON")
+
+    kept = (await control(client, "GET", "events")).value
+    assert [(each["status"], each["event"]["event_id"]) for each in kept] == [
+        (202, event(2)["event_id"]),
+        (422, event(9)["event_id"]),
+    ]
