@@ -42,6 +42,8 @@ class ScheduleView(Protocol):
 
     def endpoints(self, now: int, first: Collection[int], others: int) -> list[EndpointView]: ...
 
+    def freed_endpoints(self, now: int) -> Mapping[int | None, EndpointView]: ...
+
     def queues(self, limit: int, now: int) -> QueueSummary: ...
 
 
@@ -169,9 +171,11 @@ class Status:
         unused: list[int | None] = [tenant_id for tenant_id in own if tenant_id not in used]
         if states.total() == len(own) - len(unused):  # No tenant uses the default upstream.
             unused.insert(0, None)
-        states["untested"] += len(unused)
+        freed = self._schedule.freed_endpoints(now)
+        views = [(tenant_id, freed.get(tenant_id) or _unused(self._started_ms)) for tenant_id in unused]
+        states.update(view.state for _, view in views)
         upstreams: list[tuple[int | None, EndpointView]] = [(endpoint.tenant_id, endpoint) for endpoint in endpoints]
-        upstreams += [(tenant_id, _unused(self._started_ms)) for tenant_id in unused]
+        upstreams += views
         queues = self._schedule.queues(max(BUSIEST_DEVICES, LONGEST_PAUSED_DEVICES), now)
         return _Snapshot(now, states, self._shown(upstreams, own), queues)
 

@@ -35,6 +35,7 @@ class Endpoints:
         "_configured",
         "_configured_now",
         "_expiring",
+        "_freed",
         "_origin_of",
         "_origins",
         "_tenants",
@@ -60,6 +61,7 @@ class Endpoints:
         self._configured: Set[int] = frozenset(configured())
         self._origins: dict[str, UpstreamOrigin] = {}
         self._by_tenant: dict[int | None, Endpoint] = {}
+        self._freed: dict[int | None, Endpoint] = {}  # The last ones that delivered, for people.
         self._tenants: dict[int | None, Tenant] = {}
         self._unproven: set[int | None] = set()  # The tenants of which there are at most MAX_UNPROVEN.
         self._expiring: OrderedDict[int | None, int] = (
@@ -156,10 +158,20 @@ class Endpoints:
         for tenant_id, endpoint in self._by_tenant.items():
             if endpoint.origin.name != self._origin_of(tenant_id or 0):
                 endpoint.move(self.origin(tenant_id, now))
+        self._freed = {
+            tenant_id: endpoint
+            for tenant_id, endpoint in self._freed.items()
+            if (not tenant_id or tenant_id in self._configured)
+            and endpoint.origin.name == self._origin_of(tenant_id or 0)
+        }
         in_use = {self._origin_of(tenant_id) for tenant_id in (0, *self._configured)}
         self._origins = {name: origin for name, origin in self._origins.items() if name in in_use}
 
     # -- views -------------------------------------------------------------------------------------
+
+    def freed(self) -> Mapping[int | None, Endpoint]:
+        """Return the last freed endpoint that had delivered events, by configured tenant; None: of all others."""
+        return self._freed
 
     def pending(self) -> Iterator[Endpoint]:
         """Return the endpoints with pending events."""
@@ -213,4 +225,7 @@ class Endpoints:
     def _free(self, tenant_id: int | None, tenant: Tenant) -> None:
         tenant.expire()
         self._unproven.discard(tenant_id)
-        self._by_tenant.pop(tenant_id).removed()
+        endpoint = self._by_tenant.pop(tenant_id)
+        endpoint.removed()
+        if endpoint.evidence.success_at is not None:
+            self._freed[tenant_id if tenant_id in self._configured else None] = endpoint

@@ -320,6 +320,11 @@ class Schedule:
         chosen = overview.select([*self._endpoints], first, others)
         return [overview.endpoint_view(endpoint, self.limits, now) for endpoint in chosen]
 
+    def freed_endpoints(self, now: int) -> Mapping[int | None, overview.EndpointView]:
+        """Return the last state of freed endpoints, see `Endpoints.freed`."""
+        freed = self._endpoints.freed().items()
+        return {tenant_id: overview.endpoint_view(endpoint, self.limits, now) for tenant_id, endpoint in freed}
+
     def has_endpoint(self, tenant_id: int | None) -> bool:
         """Return whether a tenant has its own endpoint; None: whether tenants share one."""
         return tenant_id in self._endpoints

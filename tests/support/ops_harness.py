@@ -56,6 +56,7 @@ class StillSchedule:
     """A schedule with views set by a test."""
 
     shown_endpoints: list[EndpointView] = field(default_factory=list)
+    freed: dict[int | None, EndpointView] = field(default_factory=dict)
     busy: list[QueueView] = field(default_factory=list)
     paused: list[QueueView] = field(default_factory=list)
 
@@ -75,6 +76,9 @@ class StillSchedule:
         views = [endpoint for endpoint in self.shown_endpoints if endpoint.tenant_id in chosen]
         self.viewed += len(views)
         return views
+
+    def freed_endpoints(self, now: int) -> Mapping[int | None, EndpointView]:
+        return self.freed
 
     def queues(self, limit: int, now: int) -> QueueSummary:
         self.reads += 1

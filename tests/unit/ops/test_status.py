@@ -122,6 +122,16 @@ class TestUpstreams:
 
         assert self.tenants(served) == [2, None]
 
+    async def test_an_idle_upstream_is_listed_with_its_last_delivery(self, served: Served) -> None:
+        served.schedule.freed = {None: EndpointView(1, "ok", 0, None, None, 4_000)}
+
+        status = served.status.data()
+
+        (upstream,) = status["upstreams"]
+        assert (upstream["tenant"], upstream["state"]) == (None, "ok")
+        assert upstream["last_delivered_at"] is not None
+        assert status["summary"]["level"] == "ok"
+
     async def test_a_scrape_counts_unused_upstreams(self, served: Served) -> None:
         served.tenants = [2]
 

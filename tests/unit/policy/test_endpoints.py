@@ -11,7 +11,7 @@ from relay.policy.endpoints import MAX_UNPROVEN, Endpoints
 from relay.policy.requests import Share
 from relay.policy.schedule import Schedule
 
-from tests.unit.policy.harness import FAILING, LIMITS, UNAUTHORIZED, Harness, queues, restarted
+from tests.unit.policy.harness import DELIVERED, FAILING, LIMITS, REJECTED, UNAUTHORIZED, Harness, queues, restarted
 
 WINDOW_MS = LIMITS.window_ms
 
@@ -214,6 +214,24 @@ def test_a_configured_tenant_does_not_count_as_one_of_the_others(one_unproven: N
     for tenant in (7, 1, 2):
         harness.offer(tenant, tenant=tenant)
     assert listed(harness) == [7, 1, None]
+
+
+def test_the_last_delivery_of_freed_endpoints_is_remembered() -> None:
+    configured = [7]
+    harness = Harness(Schedule(replace(LIMITS, linger_ms=0), configured=lambda: configured), linger_ms=0)
+    for tenant in (7, 1, 2):
+        harness.offer(tenant, tenant=tenant)
+    for send in harness.sends():
+        harness.respond(send, REJECTED if send.tenant_id == 2 else DELIVERED, after_ms=send.tenant_id)
+    harness.pass_time(WINDOW_MS)
+    harness.forget()
+    assert listed(harness) == []
+    freed = harness.schedule.freed_endpoints(harness.now)
+    delivered = {tenant: view.last_delivered_ms for tenant, view in freed.items()}
+    assert delivered == {7: 1_000_007, None: 1_000_008}
+    configured.clear()
+    harness.schedule.configure(harness.limits, harness.now)
+    assert harness.schedule.freed_endpoints(harness.now).keys() == {None}
 
 
 def test_representation_shows_the_numbers() -> None:
