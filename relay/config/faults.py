@@ -13,7 +13,7 @@ class ConfigFault(NamedTuple):
     """One fault of the configuration."""
 
     source: str
-    """Value source: "file PATH", "environment NAME" or "credential NAME"; "" without a source."""
+    """Value source, see Settings.sources; "" without a source."""
     key: str
     value: str
     """The value as TOML, with secrets masked; "" if the message shows no value."""

@@ -127,9 +127,9 @@ class Settings:
     secret_files: Mapping[str, Path] = field(default_factory=dict)
     """File from which each effective secret was read, by key. A tenant without its own key has the default's file."""
     sources: Mapping[str, str] = field(default_factory=dict, compare=False)
-    """Value source by key, including the keys of configured tenants: "default", "file PATH", "environment NAME",
-    "file PATH named by NAME" or "credential NAME"; "upstream.url" or "upstream.api_key" for a tenant without its own.
-    """
+    """Value source by key, including the keys of configured tenants: "default", "defaults file PATH", "file PATH",
+    "environment NAME", "file PATH named by NAME" or "credential NAME"; "upstream.url" or "upstream.api_key" for a
+    tenant without its own."""
     http: Http = field(default_factory=Http)
     udp: Udp = field(default_factory=Udp)
     ops: OpsSettings = field(default_factory=OpsSettings)

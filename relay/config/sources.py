@@ -1,8 +1,9 @@
-"""Collect raw values from the configuration file, the environment, secret files and systemd credentials.
+"""Collect raw values from the configuration files, the environment, secret files and systemd credentials.
 
-`collect` returns each value with its key and its source, weakest source first. It does not check the values. In every
-source, `x_file` (or X_FILE) names a file that contains the secret `x`; whitespace around the secret is removed. A
-relative path in the configuration file is relative to that file. A credential is a file in $CREDENTIALS_DIRECTORY
+`collect` returns each value with its key and its source, weakest source first. It does not check the values. The
+defaults file, in which a package or image sets its own defaults, has the form of a configuration file. In every source,
+`x_file` (or X_FILE) names a file that contains the secret `x`; whitespace around the secret is removed. A relative path
+in a configuration file is relative to that file. A credential is a file in $CREDENTIALS_DIRECTORY
 with the name of a secret's key, `upstream.api_key` or `upstream.tenants.2.api_key`; other files there are ignored.
 """
 
@@ -22,6 +23,7 @@ from relay.config.values import Wrong
 from relay.runtime.secret import MASK
 
 PREFIX = "RELAY__"
+DEFAULTS_FILE = "RELAY_DEFAULTS_FILE"
 MAX_FILE_BYTES = 1 << 20
 MAX_SECRET_FILE_BYTES = 64 << 10
 
@@ -35,7 +37,7 @@ class Given(NamedTuple):
     raw: object
     """Value as parsed from TOML, or text converted by the kind's `from_text`."""
     source: str
-    """Value source: "file PATH", "environment NAME", "file PATH named by NAME" or "credential NAME"."""
+    """Value source, see Settings.sources."""
     file: Path | None = None
     """File from which a secret was read."""
 
@@ -47,7 +49,7 @@ class CollectedValues:
         self.given: list[Given] = []
         self.faults: list[ConfigFault] = []
         self.is_file_readable = True
-        """False if the configuration file cannot be read or is not TOML."""
+        """False if a configuration file cannot be read or is not TOML."""
 
     def add(self, name: str, raw: object, source: str) -> None:
         """Add a value of a known key. If it names the file of a secret, also add the secret."""
@@ -55,7 +57,7 @@ class CollectedValues:
         assert key is not None
         self.given.append(Given(name, key, raw, source))
         if key.of_secret and isinstance(raw, str) and raw and not isinstance(key.kind.read(raw), Wrong):
-            named_by = name if source.startswith("file ") else source.removeprefix("environment ")
+            named_by = name if _is_file(source) else source.removeprefix("environment ")
             self.add_file(name.removesuffix("_file"), Path(raw), f"file {_path_shown(Path(raw))} named by {named_by}")
 
     def add_file(self, name: str, path: Path, source: str) -> None:
@@ -71,15 +73,17 @@ class CollectedValues:
         hint = f"; did you mean {suggestion}?" if suggestion else ""
         if any(map(_may_be_secret, re.split(r"\.|__", name))):
             # The name may be a secret that was typed as a key: do not show it.
-            source, name = source if source.startswith("file ") else "environment", MASK
+            source, name = source if _is_file(source) else "environment", MASK
         self.faults.append(ConfigFault(source, name, "", f"is not a known key{hint}"))
 
 
 def collect(config_file: Path | None, environ: Mapping[str, str]) -> CollectedValues:
     """Return the values of all sources. A later value of a key overrides an earlier one."""
     collected = CollectedValues()
+    if defaults_file := environ.get(DEFAULTS_FILE):
+        _collect_file(collected, Path(defaults_file), f"defaults file {defaults_file}")
     if config_file is not None:
-        _collect_file(collected, config_file)
+        _collect_file(collected, config_file, f"file {config_file}")
     _collect_environment(collected, environ)
     _collect_credentials(collected, environ)
     tenants = {tenant_of(given.name) for given in collected.given if given.key.of_tenant}
@@ -90,8 +94,7 @@ def collect(config_file: Path | None, environ: Mapping[str, str]) -> CollectedVa
     return collected
 
 
-def _collect_file(collected: CollectedValues, config_file: Path) -> None:
-    source = f"file {config_file}"
+def _collect_file(collected: CollectedValues, config_file: Path, source: str) -> None:
     content = _read(config_file, MAX_FILE_BYTES)
     if isinstance(content, Wrong):
         collected.faults.append(ConfigFault(source, "", "", content.why))
@@ -164,6 +167,11 @@ def read_secret(path: Path) -> str | Wrong:
     """Return the secret in a file without surrounding whitespace, which editors and shells add."""
     content = _read(path, MAX_SECRET_FILE_BYTES)
     return content if isinstance(content, Wrong) else content.strip() or Wrong("is an empty file")
+
+
+def _is_file(source: str) -> bool:
+    """Return whether a value is from a configuration file."""
+    return source.startswith(("file ", "defaults file "))
 
 
 def _path_shown(path: Path) -> str:

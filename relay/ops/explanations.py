@@ -33,7 +33,7 @@ _RATE_LIMITED_ADVICE = (
 class ConfiguredUpstream(NamedTuple):
     """An upstream as configured: its URL without secrets, and where URL and key are set.
 
-    A source is "file PATH" or "environment NAME"; for a key also "file PATH named by NAME" or "credential NAME".
+    A source is one of `Settings.sources`.
     """
 
     url: str

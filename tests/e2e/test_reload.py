@@ -17,7 +17,7 @@ from relay.outbox.engine.outbox import OutboxEngine
 from relay.runtime.clock import SystemClock
 from relay.sandbox.server import Sandbox
 
-from tests.e2e.harness import KEY, PATIENCE_S, RelayProcess, environment, event, running
+from tests.e2e.harness import KEY, PATIENCE_S, RelayProcess, command, environment, event, running
 
 APPLIED, REJECTED = "configuration applied", "configuration rejected, the previous one stays in effect"
 
@@ -215,3 +215,21 @@ async def test_a_changed_key_file_applies_nothing_else_of_the_configuration(sand
         assert list(applied["changed"]) == ["upstream.api_key"]
         relay.signal(signal.SIGHUP)
         await relay.logged(APPLIED, changed={"batch.max_events": "7 -> 8"})
+
+
+async def test_a_reload_reads_the_defaults_file_again(sandbox: Sandbox, tmp_path: Path) -> None:
+    file = tmp_path / "image.toml"
+    file.write_text("[rate]\ndevice_per_window = 100\n")
+    env = environment(sandbox.url, tmp_path) | {"RELAY_DEFAULTS_FILE": str(file)}
+    async with running(env) as relay:
+        file.write_text("[rate]\ndevice_per_window = 90\n")
+        relay.signal(signal.SIGHUP)
+        applied = await relay.logged(APPLIED)
+        assert applied["changed"] == {"rate.device_per_window": "100 -> 90"}
+        file.write_text("[rate]\ndevices_per_window = 80\n")
+        relay.signal(signal.SIGHUP)
+        rejected = await relay.logged(REJECTED)
+        assert f"defaults file {file}: rate.devices_per_window: is not a known key" in rejected["error"]
+    code, _, message = await command(env, "run")
+    assert code == 78
+    assert f"defaults file {file}: rate.devices_per_window" in message

@@ -192,6 +192,12 @@ MUTANTS = (
         ),
     ),
     mutant(
+        "the defaults file ignored",
+        "configuration",
+        "tests/unit/config/test_load.py::test_each_source_overrides_the_weaker_ones",
+        ("relay/config/sources.py", "if defaults_file := environ.get(DEFAULTS_FILE):", 'if defaults_file := "":'),
+    ),
+    mutant(
         "a default tenant that no event can use is accepted",
         "events",
         "tests/unit/config/test_load_rejected.py::test_allowed_tenants_must_contain_the_default_tenant",

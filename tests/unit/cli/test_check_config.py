@@ -30,6 +30,16 @@ def test_the_output_has_one_line_per_key_with_its_value_and_source(tmp_path: Pat
     assert "CANARY" not in result.output
 
 
+def test_values_of_the_defaults_file_have_it_as_their_source(tmp_path: Path) -> None:
+    file = tmp_path / "image.toml"
+    file.write_text('[batch]\nlinger = "2s"\n')
+
+    lines = call("check-config", environ=ENOUGH | {"RELAY_DEFAULTS_FILE": str(file)}).stdout.splitlines()
+
+    assert f'batch.linger = "2s"  # defaults file {file}' in lines
+    assert "batch.max_events = 500  # default" in lines
+
+
 def test_the_output_is_toml() -> None:
     printed = tomllib.loads(call("check-config", environ=ENOUGH).stdout)
 

@@ -53,17 +53,21 @@ def test_environment_without_a_file_is_sufficient():
 
 
 def test_each_source_overrides_the_weaker_ones(config, tmp_path):
-    """Default < file < environment < file named by the environment < credential."""
+    """Default < defaults file < file < environment < file named by the environment < credential."""
     credentials = tmp_path / "credentials"
     credentials.mkdir()
     (tmp_path / "key").write_text("of-the-named-file\n")
-    file = config(f'[upstream]\nurl = "{URL}"\napi_key = "of-the-file"\n')
-    environ = {"CREDENTIALS_DIRECTORY": str(credentials)}
+    defaults = tmp_path / "defaults.toml"
+    defaults.write_text(f'[upstream]\nurl = "{URL}"\napi_key = "of-the-defaults-file"\n')
+    environ = {"CREDENTIALS_DIRECTORY": str(credentials), "RELAY_DEFAULTS_FILE": str(defaults)}
+    file = config("")
 
     def key_and_source() -> tuple[str, str]:
         settings = load(file, environ)
         return settings.upstream.default.api_key.reveal(), settings.sources["upstream.api_key"]
 
+    assert key_and_source() == ("of-the-defaults-file", f"defaults file {defaults}")
+    file.write_text('[upstream]\napi_key = "of-the-file"\n')
     assert key_and_source() == ("of-the-file", f"file {file}")
     environ["RELAY__UPSTREAM__API_KEY"] = "of-the-environment"
     assert key_and_source() == ("of-the-environment", "environment RELAY__UPSTREAM__API_KEY")
@@ -72,6 +76,27 @@ def test_each_source_overrides_the_weaker_ones(config, tmp_path):
     assert key_and_source() == ("of-the-named-file", named)
     (credentials / "upstream.api_key").write_text("of-the-credential")
     assert key_and_source() == ("of-the-credential", "credential upstream.api_key")
+
+
+def test_paths_in_the_defaults_file_are_relative_to_it(config, tmp_path):
+    (tmp_path / "image").mkdir()
+    (tmp_path / "image" / "key").write_text("of-the-image\n")
+    defaults = tmp_path / "image" / "defaults.toml"
+    defaults.write_text(f'[upstream]\nurl = "{URL}"\napi_key_file = "key"\n[outbox]\npath = "state/outbox.db"\n')
+    environ = {"RELAY_DEFAULTS_FILE": str(defaults)}
+
+    settings = load(None, environ)
+
+    assert settings.outbox.path == tmp_path / "image" / "state" / "outbox.db"
+    assert settings.secret_files == {"upstream.api_key": tmp_path / "image" / "key"}
+    assert settings.sources["upstream.api_key"] == f"file {tmp_path / 'image' / 'key'} named by upstream.api_key_file"
+    # A stronger secret replaces the file of a weaker one.
+    settings = load(config('[upstream]\napi_key = "of-the-file"\n'), environ)
+    assert (settings.upstream.default.api_key, settings.secret_files) == (Secret("of-the-file"), {})
+
+
+def test_an_empty_name_of_the_defaults_file_means_none():
+    assert load(None, ENOUGH | {"RELAY_DEFAULTS_FILE": ""}).batch.linger_ms == 5_000
 
 
 def test_secret_file_overrides_the_value_in_any_order_of_variables(tmp_path):

@@ -42,6 +42,29 @@ def test_all_faults_are_reported_with_source_key_value_and_allowed_values(config
     ]
 
 
+def test_faults_of_the_defaults_file_name_it(config, tmp_path):
+    defaults = tmp_path / "defaults.toml"
+    defaults.write_text('[batch]\nlinger = "5 s"\nmax_event = 7\n[upstream]\napi_key_file = "absent"\n')
+    environ = ENOUGH | {"RELAY_DEFAULTS_FILE": str(defaults)}
+
+    assert faults(config('[batch]\nlinger = "2s"\n'), environ) == [
+        f"defaults file {defaults}: batch.max_event: is not a known key; did you mean batch.max_events?",
+        f"file {tmp_path / 'absent'} named by upstream.api_key_file: upstream.api_key: cannot be read: "
+        "No such file or directory",
+        f'defaults file {defaults}: batch.linger = "5 s": is not a whole number with one of the units ms, s, m, h, d, '
+        'like "5s"; allowed: "0s" to "10m"',
+    ]
+
+
+@pytest.mark.parametrize("content", [None, "[batch\n"])
+def test_an_unreadable_defaults_file_is_the_only_fault(content, tmp_path):
+    defaults = tmp_path / "defaults.toml"
+    if content:
+        defaults.write_text(content)
+    (fault,) = faults(None, {"RELAY_DEFAULTS_FILE": str(defaults)})
+    assert fault.startswith(f"defaults file {defaults}: ")
+
+
 @pytest.mark.parametrize(
     ("variable", "suggestion"),
     [
@@ -308,7 +331,9 @@ def test_event_with_an_accepted_default_is_valid(key, value):
     (event,) = reader(EventDefaults(**defaults)).read(b'{"event_type": "x"}', "json")
 
     (again,) = reader(EventDefaults()).read(event.body, "json")
-    assert again._replace(received_crc=0) == event._replace(has_inserted_time=False, received_crc=0)
+    assert again._replace(received_crc=0) == event._replace(
+        has_inserted_time=False, has_generated_id=False, received_crc=0
+    )
 
 
 def reader(defaults: EventDefaults) -> Reader:
