@@ -28,6 +28,7 @@ from relay.cli.common import (
     no_relay,
     udp_place,
 )
+from relay.cli.event import find
 from relay.cli.shape import Each, difference
 from relay.cli.terminal import printable
 from relay.config import Settings
@@ -225,23 +226,19 @@ def _wait(place: Place, event_id: str, timeout_s: float) -> str:
         state, detail = _state(RelayClient(place, timeout_s=min(rest_s, TIMEOUT_S)), event_id)
         if state == "delivered":
             return state
-        if state == "dead_lettered":
-            raise exits.CommandFailed("the upstream rejected the event; `relay dead list` shows the reason")
-        if state == "dropped":
-            raise exits.CommandFailed(
-                "the relay dropped the event: outbox.max_age, outbox.max_size or an operator's command"
-            )
+        if state in ("dead_lettered", "dropped"):
+            raise exits.CommandFailed(f"{state.replace('_', '-')}: {detail}")
         if clock.monotonic_ms() >= until_ms:
             raise exits.CommandFailed(f"{state} after {timeout_s:g} s ({detail})")
         pause.wait(POLL_S)
 
 
 def _state(client: RelayClient, event_id: str) -> tuple[str, str]:
-    """Return the event's state, and the detail for the message at the timeout."""
+    """Return the event's state, and the detail for a message."""
     try:
-        reply = client.get(f"/v1/events/{event_id}")
+        data = find(client, event_id)
     except exits.NoRelay as error:  # The relay may be restarting.
         return "unknown", error.message
-    # After a datagram, 404 may mean that the relay has not stored the event yet.
-    state = "not stored" if reply.status == 404 else client.expect(reply, {"state": str})["state"]
-    return printable(state, 40), "`relay status` shows the reason"
+    if data is None:  # After a datagram, the relay may not have stored the event yet.
+        return "not stored", "`relay status` shows the reason"
+    return printable(data["state"], 40), printable(data.get("message", "`relay status` shows why"))

@@ -14,6 +14,7 @@ together (see `append_coalescer`). Bodies larger than `_READ_AT_ONCE_BYTES` are 
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import Generator, Mapping, Sequence
 from functools import partial
@@ -37,7 +38,7 @@ from relay.ingest.content_type import (
     wrong_type,
 )
 from relay.ingest.long_reads import LongReads
-from relay.outbox import Outbox, OutboxError
+from relay.outbox import EventState, Outbox, OutboxError, Selection
 from relay.runtime.metrics import REJECT_REASONS, Metrics
 
 EVENTS_PATH = "/v1/events"
@@ -56,6 +57,15 @@ _HEADER_NAMES = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:[ \t]*,[ \t]*[!#$%&'*
 CORS_HEADERS = "content-type, content-encoding, x-events-key"
 
 _NOT_FOUND = error_response(404, "unknown path; send events with POST /v1/events")
+_DROPPED = {
+    "reason": "dropped",
+    "message": "Older than outbox.max_age, displaced by newer events (outbox.max_size), or discarded by an operator. "
+    "The event may be sent again.",
+}
+_NO_DEAD_LETTER = {
+    "reason": "discarded",
+    "message": "An operator discarded the dead letter, or newer ones displaced it (outbox.max_dead_letters).",
+}
 _UNKNOWN_EVENT = error_response(404, "unknown event, or no longer in outbox.dedupe_window", headers=_NO_STORE)
 _EVENTS_METHODS = "POST, OPTIONS"
 _EVENT_METHODS = "GET, HEAD, OPTIONS"
@@ -199,17 +209,36 @@ class HttpIngest:
     def _reject_body(self, error: BodyError) -> Response:
         return self._reject(error, _BODY_RESPONSES[error])
 
-    def _find(self, event_id: str) -> Response:
+    def _find(self, event_id: str) -> BodyHandler | Response:
         if not _EVENT_ID.fullmatch(event_id):
             return _UNKNOWN_EVENT
-        state = self._outbox.find(bytes.fromhex(event_id.replace("-", "")))
+        packed_id = bytes.fromhex(event_id.replace("-", ""))
+        state = self._outbox.find(packed_id)
         if state is None:
             return _UNKNOWN_EVENT
-        return Response(200, f'{{"event_id": "{event_id.lower()}", "state": "{state}"}}'.encode(), _NO_STORE)
+        if state == "dead_lettered":
+            handle = partial(self._find_dead_letter, packed_id)
+            return BodyHandler(handle, self._max_body_bytes, _BODY_RESPONSES.__getitem__)
+        return _event_response(packed_id, state, **(_DROPPED if state == "dropped" else {}))
+
+    async def _find_dead_letter(self, event_id: bytes, _: bytes, reply: Reply) -> None:
+        """Reply with the reason and message of a dead letter."""
+        try:
+            letters = await self._outbox.dead_letters(Selection(event_id=event_id), 1)
+        except OutboxError as error:
+            reply(error_response(503, str(error), headers=RETRY_LATER))
+            return
+        why = {"reason": letters[0].reason, "message": letters[0].message} if letters else _NO_DEAD_LETTER
+        reply(_event_response(event_id, "dead_lettered", **why))
 
 
 def _stored_response(*headers: tuple[str, str]) -> Response:
     return Response(202, b'{"success": true}', headers)
+
+
+def _event_response(event_id: bytes, state: EventState, **why: str) -> Response:
+    """Return the state of an event, with `reason` and `message` if it was not delivered."""
+    return Response(200, json.dumps({"event_id": str(UUID(bytes=event_id)), "state": state, **why}).encode(), _NO_STORE)
 
 
 def _event_ids(generated: Sequence[bytes]) -> tuple[str, str]:

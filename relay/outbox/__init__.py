@@ -231,6 +231,7 @@ class Selection:
     device_id: str | None = None
     reason: str | None = None
     all: bool = False
+    event_id: bytes | None = None
 
 
 class Holder(Protocol):

@@ -986,6 +986,9 @@ class TestDeadLetters:
 
         assert await chosen(Selection(device_id="tv-1")) == [first, second]
         assert await chosen(Selection(reason="too_large")) == [third]
+        assert await chosen(Selection(event_id=event_id(1))) == [second]
+        assert await chosen(Selection(event_id=event_id(1), reason="too_large")) == []
+        assert await chosen(Selection(event_id=event_id(2))) == []
         assert await chosen(Selection(ids=[second.id, third.id])) == [second, third]
         assert await chosen(Selection(ids=[second.id], reason="too_large")) == []
         assert await chosen(Selection()) == []

@@ -137,11 +137,12 @@ class DictionaryStorage:
         return sum(len(row.body) for row, _ in self.letters.values())
 
     def _select(self, selection: Selection, limit: int, after: int = 0) -> list[tuple[Row, DeadLetter]]:
-        ids, device_id, reason, everything = astuple(selection)
-        if not (ids or device_id is not None or reason is not None or everything):
+        ids, device_id, reason, everything, event_id = astuple(selection)
+        if not (ids or everything or {device_id, reason, event_id} != {None}):
             return []
         letters = [each for number, each in self.letters.items() if number > after and (not ids or number in ids)]
         letters = [each for each in letters if device_id in (None, each[1].device_key[2])]
+        letters = [each for each in letters if event_id in (None, each[0].event_id)]
         return [each for each in letters if reason in (None, each[1].reason)][:limit]
 
     def do_AddQueues(self, command: c.AddQueues) -> None:

@@ -10,6 +10,7 @@ import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import UUID
 
 from relay.config import Http
 from relay.event.reader import Event, EventDefaults, Reader
@@ -18,7 +19,7 @@ from relay.http.listener import Listener
 from relay.http.request import BodyHandler, Handler, Request
 from relay.http.response import Response as HttpResponse
 from relay.ingest.events_api import HttpIngest
-from relay.outbox import EventState
+from relay.outbox import DeadLetter, EventState, Selection
 from relay.runtime.metrics import Metrics
 
 PATIENCE_S = 10
@@ -72,6 +73,7 @@ class ScriptedOutbox:
     callers: list[int] = field(default_factory=list)
     """Of each append."""
     states: dict[bytes, EventState] = field(default_factory=dict)
+    letters: Sequence[DeadLetter] = ()
 
     def append(self, events: Sequence[Event], *, callers: int = 1) -> asyncio.Future[int]:
         outcome: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -88,6 +90,12 @@ class ScriptedOutbox:
 
     def room(self) -> bool:
         return self.has_room
+
+    async def dead_letters(self, selection: Selection, limit: int) -> Sequence[DeadLetter]:
+        assert limit == 1
+        if self.error is not None:
+            raise self.error
+        return [letter for letter in self.letters if UUID(letter.event_id).bytes == selection.event_id]
 
     def find(self, event_id: bytes) -> EventState | None:
         return self.states.get(event_id)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from uuid import UUID
 
 from relay.event.reader import DeviceKey, Event
 from relay.outbox import Dead, DeadLetter, EventState, Ledger, Selection
@@ -153,12 +154,13 @@ class Disk:
         return self.used_bytes + self.dead_bytes
 
     def selected(self, selection: Selection) -> Iterable[DeadLetter]:
-        named = bool(selection.ids) or selection.device_id is not None or selection.reason is not None
+        named = bool(selection.ids) or {selection.device_id, selection.reason, selection.event_id} != {None}
         for letter, _ in list(self.dead.values()):
             if (
                 (named or selection.all)
                 and (not selection.ids or letter.id in selection.ids)
                 and selection.device_id in (None, letter.device_key[2])
                 and selection.reason in (None, letter.reason)
+                and selection.event_id in (None, UUID(letter.event_id).bytes)
             ):
                 yield letter

@@ -123,6 +123,7 @@ def _where(selection: Selection) -> tuple[str, list[Any]]:
         "id IN (SELECT value FROM json_each(?))": json.dumps(list(selection.ids)) if selection.ids else None,
         "device_id = ?": selection.device_id,
         "reason = ?": selection.reason,
+        "event_id = ?": selection.event_id,
     }
     chosen = {condition: value for condition, value in conditions.items() if value is not None}
     return " AND ".join(chosen) or ("1" if selection.all else "0"), list(chosen.values())

@@ -106,7 +106,16 @@ _VERSION_5 = (  # the vocabulary of the code; SQLite changes the schema only, an
     "ALTER TABLE dead_letters RENAME COLUMN words TO message",
 )
 _VERSION_6 = ("ALTER TABLE device_queues ADD COLUMN omitted BLOB",)  # part of the journal entry, see flight.packed
-MIGRATIONS: Sequence[Sequence[str]] = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5, _VERSION_6)
+_VERSION_7 = ("CREATE INDEX dead_letters_by_event ON dead_letters(event_id)",)  # apps look up their events
+MIGRATIONS: Sequence[Sequence[str]] = (
+    _VERSION_1,
+    _VERSION_2,
+    _VERSION_3,
+    _VERSION_4,
+    _VERSION_5,
+    _VERSION_6,
+    _VERSION_7,
+)
 
 
 def migrate(database: sqlite3.Connection, migrations: Sequence[Sequence[str]] = MIGRATIONS) -> None:

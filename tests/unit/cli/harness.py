@@ -36,6 +36,8 @@ class NotedRelay(Served):
         self.rejection: tuple[int, dict[str, Any]] | None = None
         self.states: list[str | None] = []
         """States that GET /v1/events/ID returns; None: 404, GONE: no response. The last one is repeated."""
+        self.why = {"reason": "refused", "message": "422 no such\x1b[2J subject"}
+        """Of an event with another state than pending and delivered."""
         self.stop: asyncio.Event
 
     def handle(self, request: Request) -> BodyHandler | Response:
@@ -49,7 +51,8 @@ class NotedRelay(Served):
             return NoResponse()
         if state is None:
             return json_response({"success": False, "error": "unknown"}, 404)
-        return json_response({"event_id": request.raw_path.rpartition("/")[2], "state": state})
+        why = {} if state in ("pending", "delivered") else self.why
+        return json_response({"event_id": request.raw_path.rpartition("/")[2], "state": state, **why})
 
     def _store(self, body: bytes, reply: Reply) -> None:
         if self.rejection is not None:

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import pytest
 from relay.ingest.events_api import MAX_EVENT_IDS
-from relay.outbox import OutboxFull, OutboxUnavailable
+from relay.outbox import DeadLetter, OutboxFull, OutboxUnavailable
 
 from tests.support import framework_table
 from tests.support.event_loop import turns
@@ -406,6 +406,32 @@ async def test_a_known_event_returns_its_state(asked: str) -> None:
         assert response.json == {"event_id": EVENT_ID, "state": "delivered"}
         head = await served.ask(request(f"HEAD /v1/events/{asked} HTTP/1.1"), to_head=True)
         assert (head.status, head.headers["content-length"]) == (200, response.headers["content-length"])
+
+
+async def test_an_event_that_was_not_delivered_has_reason_and_message() -> None:
+    letter = DeadLetter(7, EVENT_ID, (1, "tv", "d"), "refused", 422, '422 no "type"', "2026-11-23T08:00:00.000Z", BODY)
+    packed_id = bytes.fromhex(EVENT_ID.replace("-", ""))
+    async with Served() as served:
+        served.outbox.states[packed_id] = "dead_lettered"
+        served.outbox.letters = [letter]
+        get = request(f"GET /v1/events/{EVENT_ID} HTTP/1.1")
+        assert (await served.ask(get)).json == {
+            "event_id": EVENT_ID,
+            "state": "dead_lettered",
+            "reason": "refused",
+            "message": '422 no "type"',
+        }
+        served.outbox.letters = []
+        assert (await served.ask(get)).json["reason"] == "discarded"
+
+        served.outbox.error = OutboxUnavailable("the disk fails")
+        response = await served.ask(get)
+        assert (response.status, response.headers["retry-after"]) == (503, "5")
+
+        served.outbox.states[packed_id] = "dropped"
+        response = await served.ask(get)
+        assert (response.json["state"], response.json["reason"]) == ("dropped", "dropped")
+        assert response.json["message"].endswith("The event may be sent again.")
 
 
 async def test_a_head_request_gets_no_body() -> None:

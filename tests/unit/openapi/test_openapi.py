@@ -278,6 +278,10 @@ def outbox_full(stage: Stage) -> None:
     stage.dead.fails = True
 
 
+def dead_lettered(stage: Stage) -> None:
+    stage.outbox.states = dict.fromkeys(stage.outbox.states, "dead_lettered")
+
+
 def with_token(stage: Stage) -> None:
     stage.ops.token = Secret(TOKEN)
 
@@ -319,7 +323,11 @@ TRIES: dict[tuple[str, str], list[Try]] = {
         Try(sent("POST", POST, body=BODY), outbox_full),
     ],
     ("options", POST): [Try(sent("OPTIONS", POST, *PREFLIGHT)), Try(sent("OPTIONS", POST))],
-    ("get", FIND): [Try(sent("GET", FIND)), Try(sent("GET", f"{POST}/unknown"))],
+    ("get", FIND): [
+        Try(sent("GET", FIND)),
+        Try(sent("GET", FIND), dead_lettered),
+        Try(sent("GET", f"{POST}/unknown")),
+    ],
     ("options", FIND): [Try(sent("OPTIONS", FIND, *PREFLIGHT))],
     ("get", "/relay.js"): [Try(sent("GET", "/relay.js")), Try(sent("GET", "/relay.js", CURRENT))],
     ("get", "/openapi.json"): [Try(sent("GET", "/openapi.json")), Try(sent("GET", "/openapi.json", CURRENT))],

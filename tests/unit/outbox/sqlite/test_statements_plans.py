@@ -24,6 +24,7 @@ COMMANDS: tuple[c.Command, ...] = (
     ),
     c.ReadDeadLetters(Selection(ids=(4, 5)), 10, 0),
     c.ReadDeadLetters(Selection(all=True), 10, 0),
+    c.ReadDeadLetters(Selection(event_id=event_id(1)), 10, 0),
     c.ReadAppendTime(10),
     c.FindOlder(1, 0),
     c.RequeueDeadLetters([(5, 1)], 27, 0),
