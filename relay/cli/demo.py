@@ -26,6 +26,7 @@ from relay.sandbox.server import Sandbox
 from relay.sandbox.settings import SandboxSettings
 
 _KEY = "demo-key"
+HTTP_ADDRESS, UDP_ADDRESS = "127.0.0.1:8080", "127.0.0.1:8125"
 _REPORT_EVERY_S = 5.0
 _DEVICE_INTERVAL_S = 2.0
 
@@ -57,7 +58,8 @@ async def _demo(directory: Path, devices: int, seconds: int | None) -> int:
     service = Service(settings, lambda: settings, clock)
     await service.start()
     http = service.http_addresses[0]
-    click.echo(_introduction(http, service.udp_addresses[0], sandbox.url, devices))
+    udp = service.udp_addresses[0]
+    click.echo(_introduction(http, udp, sandbox.url, devices, clock.new_event_id()))
     tasks = Tasks()
     tasks.start("devices", Devices(f"http://{http}/v1/events", devices, _DEVICE_INTERVAL_S, clock).run())
     tasks.start("report", _report(service, sandbox))
@@ -78,8 +80,8 @@ def _settings(url: str, directory: Path) -> Settings:
     route = EndpointSettings(url, Secret(_KEY))
     return Settings(
         upstream=Upstream(default=route, tenants={}),
-        http=Http(listen=_free("127.0.0.1:8080", socket.SOCK_STREAM)),
-        udp=Udp(listen=_free("127.0.0.1:8125", socket.SOCK_DGRAM)),
+        http=Http(listen=_free(HTTP_ADDRESS, socket.SOCK_STREAM)),
+        udp=Udp(listen=_free(UDP_ADDRESS, socket.SOCK_DGRAM)),
         outbox=OutboxSettings(path=directory / "outbox.db"),
         log=Log(level="warning"),
     )
@@ -98,10 +100,15 @@ def _free(address: str, kind: socket.SocketKind) -> str:
     return address
 
 
-def _introduction(http: str, udp: str, upstream: str, devices: int) -> str:
+def _introduction(http: str, udp: str, upstream: str, devices: int, event_id: str) -> str:
+    in_use = [
+        f"{default} is in use, so the relay uses {used}.\n"
+        for default, used in ((HTTP_ADDRESS, http), (UDP_ADDRESS, udp))
+        if used != default
+    ]
     return f"""
 A relay is running. {devices} simulated TV boxes send events to it, and a sandbox replaces the upstream.
-
+{"".join(in_use)}
   POST events to     http://{http}/v1/events
   or send UDP to     {udp}
   status page        http://{http}/
@@ -111,10 +118,14 @@ A relay is running. {devices} simulated TV boxes send events to it, and a sandbo
 
 Send an event of your own from a second terminal:
 
-  curl -i http://{http}/v1/events -H 'Content-Type: application/json' -d '{{"event_type": "post.view", "tenant_id": 1, \
-"source": {{"platform": "tv", "device_id": "my-box"}}}}'
+  curl -i http://{http}/v1/events -H 'Content-Type: application/json' -d '{{"event_id": "{event_id}", \
+"event_type": "post.view", "tenant_id": 1, "source": {{"platform": "tv", "device_id": "my-box"}}}}'
 
-The relay responds with 202 after it has stored the event, and delivers it within 5 seconds. Press Ctrl-C to stop.
+The relay responds with 202 after it has stored the event, and delivers it within 5 seconds. Follow it:
+
+  curl http://{http}/v1/events/{event_id}
+
+Press Ctrl-C to stop.
 """
 
 
