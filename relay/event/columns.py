@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, get_type_hints
 import msgspec
 
 from relay.event import fast_reader
-from relay.event.values import BLANK_ENDS, are_trimmed, is_moment, uuid4_bytes
+from relay.event.values import BLANK_ENDS, all_uuid4_bytes, are_trimmed, is_moment
 
 _FIELDS = {**get_type_hints(fast_reader.Fields, include_extras=True), "event_type": str}
 _SOURCE_FIELDS = get_type_hints(fast_reader.Source, include_extras=True)
@@ -71,8 +71,8 @@ class ColumnReader:
             return None
         if not are_trimmed({device_id for _, _, device_id in device_keys}):
             return None
-        event_ids = [uuid4_bytes(event.event_id) for event in events]
-        return Columns(event_ids, device_keys, timeless) if all(event_ids) else None
+        event_ids = all_uuid4_bytes([event.event_id for event in events])
+        return Columns(event_ids, device_keys, timeless) if event_ids else None
 
     def _decoder(self, first: fast_reader.Fields) -> fast_reader.DecodeLines | None:
         """Return the decoder for the field order of `first`.

@@ -11,8 +11,9 @@ Pure. Independent of fields and messages.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
+from struct import iter_unpack
 
 _BLANK_SPANS = (
     (0x0, 0x20),
@@ -77,16 +78,19 @@ def whole(value: object) -> int | None:
 _from_hex = bytes.fromhex  # The lookup of the attribute takes a quarter of the time of a call.
 
 
+_is_uuid4 = re.compile("[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-4[0-9a-fA-F]{3}-[89abAB][0-9a-fA-F]{3}-[0-9a-fA-F]{12}").fullmatch
+
+
 def uuid4_bytes(text: str) -> bytes:
     """Return the 16 bytes of a version 4 UUID in 8-4-4-4-12 form, in either case; else b"" (RFC 9562)."""
-    try:
-        uuid = _from_hex(text.replace("-", ""))
-    except ValueError:
-        return b""
-    # With 36 characters, 4 dashes and 16 bytes there is no room for spaces, which fromhex ignores.
-    if len(text) == 36 and text[8:24:5] == "----" and len(uuid) == 16 and uuid[6] >> 4 == 4 and uuid[8] >> 6 == 2:
-        return uuid
-    return b""
+    return _from_hex(text.replace("-", "")) if _is_uuid4(text) else b""
+
+
+def all_uuid4_bytes(texts: Sequence[str]) -> Sequence[bytes]:
+    """Return `uuid4_bytes` of each text, in half of the time; an empty sequence if a text is not such a UUID."""
+    if not all(map(_is_uuid4, texts)):
+        return ()
+    return [uuid for (uuid,) in iter_unpack("16s", _from_hex("".join(texts).replace("-", "")))]
 
 
 # --- times ---------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from relay.http.content_coding import GZIP_MAGIC, InflateError, inflate_at_once,
 from relay.http.guard import Networks
 from relay.ingest.udp.expensive import ExpensiveDatagrams
 from relay.ingest.udp.outcomes import Outcomes
-from relay.ingest.udp.read_batch import DatagramSummary, ReadBatch, ReceivedDatagram
+from relay.ingest.udp.read_batch import ReadBatch, ReceivedDatagram
 from relay.ingest.udp.recvmmsg import Datagram
 
 SMALL_BYTES = 8_192
@@ -76,13 +76,12 @@ class Datagrams:
         events = self._reader.read_singles([data.rstrip(_NUL) for data, _ in unprocessed])
         if events is None:
             return None
-        datagrams = [DatagramSummary(1, size, sender) for size, sender in zip(sizes, senders, strict=True)]
         unprocessed.clear()
-        return ReadBatch(events, datagrams, receiver)
+        return ReadBatch(events, [1] * len(events), sizes, senders, receiver)
 
     def _read_each(self, unprocessed: deque[Datagram], receiver: socket.socket) -> ReadBatch:
         """Read datagrams one by one. Expensive ones are queued."""
-        batch = ReadBatch([], [], receiver)
+        batch = ReadBatch([], [], [], [], receiver)
         read_bytes = 0
         while unprocessed and read_bytes < _BYTES_EACH:
             received = ReceivedDatagram(*unprocessed.popleft(), receiver)
@@ -118,7 +117,9 @@ class Datagrams:
             self._outcomes.rejected(events, received)
         else:
             batch.events.extend(events)
-            batch.datagrams.append(DatagramSummary(len(events), len(data), sender))
+            batch.event_counts.append(len(events))
+            batch.sizes.append(len(data))
+            batch.senders.append(sender)
         return len(body)
 
     def _read_in_steps(self, data: bytes, reader: Reader) -> Reading:

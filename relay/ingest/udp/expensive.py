@@ -15,7 +15,7 @@ from collections import deque
 
 from relay.event.reader import Reading, Rejection
 from relay.ingest.udp.outcomes import Outcomes
-from relay.ingest.udp.read_batch import DatagramSummary, ReadBatch, ReceivedDatagram
+from relay.ingest.udp.read_batch import ReadBatch, ReceivedDatagram
 
 _OVERHEAD_BYTES = 512
 """Memory that a queued datagram uses in addition to its data. The kernel counts the same for its buffer."""
@@ -59,7 +59,7 @@ class ExpensiveDatagrams:
         if isinstance(events, Rejection):
             self._outcomes.rejected(events, received)
             return None
-        return ReadBatch(events, [DatagramSummary(len(events), len(received.data), received.sender)], received.receiver)
+        return ReadBatch(events, [len(events)], [len(received.data)], [received.sender], received.receiver)
 
     def drop_all(self) -> None:
         """Drop and count all datagrams."""

@@ -208,7 +208,7 @@ class UdpIngest:
     def _append_counted(self, batch: ReadBatch) -> None:
         self._uncommitted += len(batch.events)
         try:
-            appended = self._outbox.append(batch.events, callers=len(batch.datagrams) if self._settings.ack else 0)
+            appended = self._outbox.append(batch.events, callers=len(batch.senders) if self._settings.ack else 0)
         except Exception as bug:  # Handled like a failed append: counted, reported and sent as a response.
             appended = asyncio.get_running_loop().create_future()
             appended.set_exception(bug)
@@ -221,7 +221,7 @@ class UdpIngest:
         try:
             if error is None:
                 self._outcomes.stored(batch, outcome.result())
-            elif isinstance(error, OutboxFull) and len(batch.datagrams) > 1:
+            elif isinstance(error, OutboxFull) and len(batch.senders) > 1:
                 for each in batch.per_datagram():
                     self._append_counted(each)
             else:

@@ -18,26 +18,21 @@ class ReceivedDatagram(NamedTuple):
     receiver: socket.socket
 
 
-class DatagramSummary(NamedTuple):
-    """A datagram whose events are in a batch."""
-
-    event_count: int
-    size_bytes: int
-    """Size as received."""
-    sender: Any
-
-
 class ReadBatch(NamedTuple):
-    """Events that are appended to the outbox in one call."""
+    """Events that are appended to the outbox in one call, and their datagrams by column."""
 
     events: list[Event]
-    datagrams: list[DatagramSummary]
+    event_counts: list[int]
+    """Number of events of each datagram, in their order."""
+    sizes: list[int]
+    """Size of each datagram as received, in bytes."""
+    senders: list[Any]
     receiver: socket.socket
     """The socket that received the datagrams. It also sends the responses."""
 
     def per_datagram(self) -> Iterator[ReadBatch]:
         """Yield one batch per datagram."""
         start = 0
-        for datagram in self.datagrams:
-            yield ReadBatch(self.events[start : start + datagram.event_count], [datagram], self.receiver)
-            start += datagram.event_count
+        for count, size, sender in zip(self.event_counts, self.sizes, self.senders, strict=True):
+            yield ReadBatch(self.events[start : start + count], [count], [size], [sender], self.receiver)
+            start += count

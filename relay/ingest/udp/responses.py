@@ -51,14 +51,13 @@ class Responses:
 
     def stored(self, batch: ReadBatch) -> None:
         """Send each sender the ids of its stored events."""
-        for events, (datagram,), receiver in batch.per_datagram():
-            ids = [event.event_id for event in events]
-            self._send(stored_response(ids, datagram.size_bytes), datagram.sender, receiver)
+        for events, _, (size,), (sender,), receiver in batch.per_datagram():
+            self._send(stored_response([event.event_id for event in events], size), sender, receiver)
 
     def not_stored(self, batch: ReadBatch, error: str) -> None:
         """Send each sender the reason why its events are not stored."""
-        for datagram in batch.datagrams:
-            self._send(error_response(error, datagram.size_bytes), datagram.sender, batch.receiver)
+        for size, sender in zip(batch.sizes, batch.senders, strict=True):
+            self._send(error_response(error, size), sender, batch.receiver)
 
     def rejected(self, error: str, received: ReceivedDatagram) -> None:
         """Send the sender of a rejected datagram the error."""

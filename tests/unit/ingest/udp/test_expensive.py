@@ -9,7 +9,7 @@ import pytest
 from relay.event.reader import Event, Reading, Rejection
 from relay.ingest.udp.expensive import ExpensiveDatagrams
 from relay.ingest.udp.outcomes import Outcomes
-from relay.ingest.udp.read_batch import DatagramSummary, ReadBatch, ReceivedDatagram
+from relay.ingest.udp.read_batch import ReadBatch, ReceivedDatagram
 from relay.runtime.metrics import Metrics
 
 SENDER = ("127.0.0.1", 40_000)
@@ -52,9 +52,9 @@ def test_each_call_runs_one_step_of_the_oldest_datagram() -> None:
     batches = [queue.read_step() for _ in range(4)]
     assert batches == [
         None,
-        ReadBatch([EVENT], [DatagramSummary(1, 5, SENDER)], NO_SOCKET),
+        ReadBatch([EVENT], [1], [5], [SENDER], NO_SOCKET),
         None,
-        ReadBatch([EVENT, EVENT], [DatagramSummary(2, 6, SENDER)], NO_SOCKET),
+        ReadBatch([EVENT, EVENT], [2], [6], [SENDER], NO_SOCKET),
     ]
     assert not queue
 

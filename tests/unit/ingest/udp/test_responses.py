@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from relay.event.reader import Event
-from relay.ingest.udp.read_batch import DatagramSummary, ReadBatch, ReceivedDatagram
+from relay.ingest.udp.read_batch import ReadBatch, ReceivedDatagram
 from relay.ingest.udp.responses import Responses, error_response, is_response, stored_response
 
 ids = st.lists(st.binary(min_size=16, max_size=16), min_size=1, max_size=40)
@@ -96,7 +96,7 @@ def opened(*hosts: str) -> Iterator[list[socket.socket]]:
 
 def respond(receiver: socket.socket, listening: list[socket.socket], sender: tuple[str, int]) -> None:
     """Give a sender all three kinds of response, as far as it gets any."""
-    batch = ReadBatch([Event(bytes(16), (1, "tv", "d"), b"{}")], [DatagramSummary(1, 500, sender)], receiver)
+    batch = ReadBatch([Event(bytes(16), (1, "tv", "d"), b"{}")], [1], [500], [sender], receiver)
     responses = Responses(listening)
     responses.stored(batch)
     responses.not_stored(batch, "full")
