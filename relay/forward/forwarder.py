@@ -25,6 +25,7 @@ from functools import partial
 
 import structlog
 
+from relay.forward.lease_bound import post_within_lease
 from relay.forward.state_log import StateLog
 from relay.forward.timestamps import corrected
 from relay.forward.upstream import BatchSender
@@ -339,7 +340,8 @@ class Forwarder:
         self._metrics.upstream_batch_bytes.observe(len(request))
         origin = self._client.origin(send.tenant_id)
         sent_at = self._clock.monotonic_ms()
-        response = await self._client.post(send.tenant_id, request, partial(self._stalled, send), fresh=fresh)
+        post = partial(self._client.post, send.tenant_id, request, partial(self._stalled, send), fresh=fresh)
+        response = await post_within_lease(self._outbox, self._clock, self._tasks, post)
         received_at = self._clock.monotonic_ms()
         self._metrics.upstream_request_duration_seconds.observe((received_at - sent_at) / 1000)
         if isinstance(response, NoResponse):

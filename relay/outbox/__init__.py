@@ -80,6 +80,13 @@ class OutboxUnavailable(OutboxError):
     """The disk fails, or the outbox is closing. The relay does not know whether the events are stored."""
 
 
+class OutboxLost(OutboxUnavailable):
+    """Another relay has taken over the device queues of this outbox.
+
+    The relay must send nothing and store nothing until it opens the outbox again.
+    """
+
+
 class OutboxLocked(OutboxError):
     """Another process has locked this outbox."""
 
@@ -298,6 +305,12 @@ class Outbox(Protocol):
 
         A later `claim` is committed later or in the same transaction. If this call fails, every
         `claim` fails until this call has raised its error.
+        """
+
+    def send_until_ms(self) -> int | None:
+        """Return the monotonic time until which claimed events may be on their way to the upstream; None: no limit.
+
+        An outbox that several relays share extends it while it is in contact with its database.
         """
 
     def release(self, queue_ids: Sequence[int], *, perhaps_delivered: bool = False) -> None:

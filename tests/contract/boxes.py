@@ -14,11 +14,13 @@ from relay.config import OutboxSettings
 from relay.event.reader import DeviceKey, Event
 from relay.outbox import Claimed, ClaimPart, Dead, IsFree, Ledger, Outbox, RestoredState, Settled
 from relay.outbox.factory import OutboxEngine, create_outbox
+from relay.outbox.postgres.outbox import SharedOutbox
 from relay.runtime.machine import MachineIds
 from relay.runtime.metrics import Metrics
 from relay.runtime.tasks import Tasks
 
 from tests.support.dictionary_storage import DictionaryStorage
+from tests.support.memory_database import MemoryDatabase, MemoryStore
 from tests.support.memory_outbox import MemoryOutbox
 
 TV: DeviceKey = (1, "tv", "tv-1")
@@ -26,6 +28,7 @@ PHONE: DeviceKey = (1, "ios", "phone-1")
 TABLET: DeviceKey = (1, "android", "tablet")
 REFUSED = Dead("refused", 422, "no such subject")
 DAY_MS = 86_400_000
+LEASE_MS = 10_000
 
 
 @dataclass
@@ -95,15 +98,23 @@ class Box(ABC):
     backlog: dict[DeviceKey, tuple[int, int]] = field(default_factory=dict)
     """By device: the last reported (events, bytes) of its queue."""
     queues: dict[DeviceKey, int] = field(default_factory=dict)
+    free_window: bytes = b"free"
+    numbers_queues: bool = True
+    """Whether queue ids are assigned in order."""
     loaded: RestoredState = field(default_factory=lambda: RestoredState((), ()))
 
     is_free: IsFree | None = None
 
     def __post_init__(self) -> None:
         self.outbox = self.make()
+        self.loaded_outbox: Outbox | None = None
 
     @abstractmethod
     def make(self) -> Outbox: ...
+
+    def shift_after_reboot(self) -> int | None:
+        """Return the shift of the rate windows of an earlier boot."""
+        return None
 
     @abstractmethod
     def corrupt(self, number: int) -> None:
@@ -137,10 +148,16 @@ class Box(ABC):
         self.backlog[key] = (events, body_bytes)
 
     def granted(self, restored: RestoredState) -> None:
-        self.loaded = restored
+        self.loaded, self.loaded_outbox = restored, self.outbox
 
     async def append(self, numbers: Iterable[int], key: DeviceKey = TV, body_bytes: int = 0) -> int:
-        return await self.outbox.append(events(numbers, key, body_bytes))
+        duplicates = await self.outbox.append(events(numbers, key, body_bytes))
+        await self.seen()
+        return duplicates
+
+    async def seen(self) -> None:
+        """Wait until every committed event was reported as pending; by default it was when its commit returned."""
+        return
 
     async def claim(self, count: int, key: DeviceKey = TV, window: bytes = b"", true_ms: int | None = None) -> Claimed:
         (claimed,) = await self.outbox.claim([ClaimPart(self.queues[key], count, window)], true_ms)
@@ -235,6 +252,56 @@ class DictionaryBox(Box):
 
     async def kill(self) -> DictionaryBox:
         return DictionaryBox(self.settings, self.clock, storage=self.storage.copy())
+
+
+@dataclass
+class SharedBox(Box):
+    """The shared outbox on a database in memory."""
+
+    free_window: bytes = b""
+    numbers_queues: bool = False
+    store: MemoryStore = field(default_factory=MemoryStore)
+    killed: list[Box] = field(default_factory=list)
+
+    def make(self) -> SharedOutbox:
+        database = MemoryDatabase(self.store)
+        return SharedOutbox(self.settings, self.clock, self.metrics, Tasks(), database, name="relay", lease_ms=LEASE_MS)
+
+    async def seen(self) -> None:
+        while self.loaded_outbox is self.outbox and self.reported() != self.outbox.ledger().pending:
+            await asyncio.sleep(0)
+
+    def reported(self) -> int:
+        return sum(events for events, _ in self.backlog.values())
+
+    def corrupt(self, number: int) -> None:
+        for seq, row in self.store.log.items():
+            if row.event_id == event_id(number):
+                self.store.log[seq] = row._replace(body=b"\0" + row.body[1:])
+
+    def shift_after_reboot(self) -> int | None:
+        """The database is on another machine: times count from the takeover."""
+        return self.clock.monotonic - FakeClock.monotonic
+
+    def on_disk(self) -> Ledger:
+        return ledger_of(self.store)
+
+    async def kill(self) -> SharedBox:
+        """Return the next replica after the others have found the killed one to be silent."""
+        store = self.store.copy()
+        for replica, row in store.replicas.items():
+            if not row.is_fenced:
+                store.fence(replica)
+        return SharedBox(self.settings, self.clock, store=store, killed=[*self.killed, self])
+
+
+def ledger_of(store: MemoryStore) -> Ledger:
+    """Return the ledger of a shared database, with the number of pending events counted."""
+    accepted = sum(row.appended.accepted - row.moved.duplicates for row in store.replicas.values())
+    requeued = sum(row.appended.requeued for row in store.replicas.values())
+    moved = [row.moved[:3] for row in store.replicas.values()]
+    delivered, dead_lettered, dropped = (sum(column) for column in zip(*moved, strict=True))
+    return Ledger(accepted, requeued, delivered, dead_lettered, dropped, len(store.log))
 
 
 @dataclass

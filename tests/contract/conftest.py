@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 from relay.config import OutboxSettings
 
-from tests.contract.boxes import Box, DictionaryBox, MemoryBox, SqliteBox, close
+from tests.contract.boxes import Box, DictionaryBox, MemoryBox, SharedBox, SqliteBox, close
 
 MakeBox = Callable[..., Box]
 
 
-@pytest.fixture(params=[MemoryBox, DictionaryBox, SqliteBox], ids=["memory", "dictionary", "sqlite"])
+@pytest.fixture(
+    params=[MemoryBox, DictionaryBox, SqliteBox, SharedBox], ids=["memory", "dictionary", "sqlite", "shared"]
+)
 async def make_box(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[MakeBox]:
     """Return a function that takes outbox settings and returns a closed outbox."""
     boxes: list[Box] = []

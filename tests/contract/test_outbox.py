@@ -44,11 +44,13 @@ class TestAppend:
         appended = box.outbox.append(events(range(3)))
         assert not appended.done() and box.backlog == {}
         await appended
+        await box.seen()
         assert box.backlog == {TV: (3, sum(map(len, bodies(range(3)))))}
 
     async def test_concurrent_appends_all_succeed(self, box: Box) -> None:
         answers = [box.outbox.append([event(number)]) for number in range(200)]
         assert await asyncio.gather(*answers) == [0] * 200
+        await box.seen()
         assert box.outbox.ledger().accepted == 200
         assert (await box.claim(500)).bodies == bodies(range(200))
 
@@ -192,6 +194,7 @@ class TestTimestamps:
 
     async def append(self, box: Box, numbers: range) -> None:
         await box.outbox.append([event(number, has_inserted_time=number % 2 == 0) for number in numbers])
+        await box.seen()
 
     async def test_timestamp_is_true_time_minus_the_age_of_the_event(self, box: Box) -> None:
         await self.append(box, range(2))
@@ -253,6 +256,7 @@ class TestTimestamps:
         await box.claim(1)
         await box.settle(delivered=False, dead={0: Dead("refused", 422, "no")})
         await box.outbox.requeue(Selection(all=True), 10)
+        await box.seen()
         assert (await box.claim(1, true_ms=self.NOW)).timestamps == {0: Timestamp(self.NOW, False)}
 
 
@@ -294,7 +298,7 @@ class TestJournal:
         rebooted = await after.kill()
         rebooted.clock.reboot(1_000)
         await rebooted.start()
-        assert [queue.shift_ms for queue in rebooted.loaded.queues] == [None, None]
+        assert [queue.shift_ms for queue in rebooted.loaded.queues] == [rebooted.shift_after_reboot()] * 2
         await close(rebooted)
 
     async def test_load_after_a_clean_stop_returns_unsettled_requests(self, box: Box) -> None:
@@ -483,6 +487,7 @@ class TestDedupe:
     async def test_duplicates_within_one_call_and_within_one_commit(self, box: Box) -> None:
         calls = [box.outbox.append(events(numbers)) for numbers in ([1, 1, 2], [2, 3], [3])]
         assert await asyncio.gather(*calls) == [1, 1, 1]
+        await box.seen()
         assert (await box.claim(10)).bodies == bodies([1, 2, 3])
 
     async def test_duplicate_of_an_uncommitted_event_succeeds_with_its_commit(self, box: Box) -> None:
@@ -864,6 +869,7 @@ class TestMaxDevices:
         appends = [box.outbox.append([event(number, key)]) for number, key in enumerate(keys)]
         results = await asyncio.gather(*appends, return_exceptions=True)
         assert [isinstance(each, TooManyDevices) for each in results] == [False, False, False, True, True] * 2
+        await box.seen()
         assert (box.outbox.gauges().devices, box.outbox.ledger().accepted) == (3, 6)
 
     async def test_a_repeated_event_of_a_forgotten_device_is_a_duplicate(self, make_box: MakeBox) -> None:
@@ -999,6 +1005,7 @@ class TestDeadLetters:
     async def test_requeued_event_is_pending_at_the_end_of_its_queue(self, box: Box) -> None:
         await self.dead_lettered_rows(box)
         assert await box.outbox.requeue(Selection(device_id="tv-1"), 10) == 2
+        await box.seen()
         assert box.outbox.ledger() == Ledger(accepted=8, requeued=2, dead_lettered=3, pending=7)
         assert box.outbox.gauges().dead_letters == 1
         assert (await box.claim(10)).bodies == bodies([2, 3, 4, 0, 1])
@@ -1012,6 +1019,7 @@ class TestDeadLetters:
         await box.deliver_all()
         await box.outbox.forget(list(box.queues.values()))
         assert await box.outbox.requeue(ALL, 10) == 3
+        await box.seen()
         assert await box.deliver_all() == [event(0).body, event(1).body, event(10, PHONE).body]
         box.check()
 
@@ -1103,18 +1111,18 @@ class TestForget:
     async def test_a_start_forgets_idle_devices_with_a_free_window(self, box: Box) -> None:
         for number, key in enumerate((TV, PHONE, TABLET)):
             await box.append([number], key)
-        for key, window in ((TV, b"free"), (PHONE, b"free"), (TABLET, b"occupied")):
+        for key, window in ((TV, box.free_window), (PHONE, box.free_window), (TABLET, b"occupied")):
             await box.claim(1, key, window)
             await box.settle(key=key, window=window)
         await box.append([3], PHONE)
         next_id = max(box.queues.values()) + 1
-        box.is_free = lambda window: window == b"free"
+        box.is_free = lambda window: window == box.free_window
         await box.restart()
         assert {queue.key for queue in box.loaded.queues} == {PHONE, TABLET}
         assert box.outbox.ledger() == Ledger(accepted=4, delivered=3, pending=1)
         box.check()
         await box.append([4], TV)
-        assert box.queues[TV] == next_id
+        assert box.queues[TV] == next_id or not box.numbers_queues
         assert await box.deliver_all() == bodies([4], TV) + bodies([3], PHONE)
 
     async def test_a_start_in_another_boot_forgets_no_device_with_a_request(self, box: Box) -> None:
@@ -1125,7 +1133,7 @@ class TestForget:
         after.is_free = lambda window: True
         after.clock.reboot(1_000)
         await after.start()
-        assert [(queue.key, queue.shift_ms) for queue in after.loaded.queues] == [(TV, None)]
+        assert [(queue.key, queue.shift_ms) for queue in after.loaded.queues] == [(TV, after.shift_after_reboot())]
         await close(after)
 
     async def test_a_start_forgets_no_device_with_a_request_in_the_journal(self, box: Box) -> None:

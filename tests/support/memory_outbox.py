@@ -149,6 +149,9 @@ class MemoryOutbox:
         known = self.disk.queues.get(queue_id)
         return [] if known is None else [len(stored.event.body) for stored in islice(known.pending, limit)]
 
+    def send_until_ms(self) -> int | None:
+        return None
+
     async def claim(self, parts: Sequence[ClaimPart], true_ms: int | None = None) -> Sequence[Claimed]:
         await self._commit_turn()
         shift_now_ms = 0 if true_ms is None else true_ms - self._now_ms()

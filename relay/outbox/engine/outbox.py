@@ -116,6 +116,9 @@ class OutboxEngine:
         known = self._owner.known.index.queues.get(queue_id)
         return () if known is None else known.sizes(limit)
 
+    def send_until_ms(self) -> int | None:
+        return None
+
     async def claim(self, parts: Sequence[ClaimPart], true_ms: int | None = None) -> Sequence[Claimed]:
         return await self._owner.submit(operations.Claim(parts, true_ms, self._metrics))
 

@@ -1,0 +1,47 @@
+"""The waits between attempts to use a database that does not respond, and what callers are told meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from relay.outbox import OutboxUnavailable
+from relay.policy.backoff import full_jitter
+from relay.runtime.clock import Clock
+
+_FIRST_MS, _MAX_MS = 100, 5_000
+_LASTING_MS = 10_000
+"""After this time the outbox rejects appends. It waits through shorter interruptions."""
+
+_log = structlog.get_logger("relay.outbox")
+
+
+class Reconnect:
+    """Full jitter without end, so that many relays do not connect at one instant."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.failure: OutboxUnavailable | None = None
+        """Why the database cannot be used; None if the last call succeeded."""
+        self._since_ms = 0
+
+    def __repr__(self) -> str:
+        return f"<Reconnect after {self.failure!r} since {self._since_ms}>"
+
+    def lasting_failure(self) -> OutboxUnavailable | None:
+        lasts_ms = self._clock.monotonic_ms() - self._since_ms
+        return self.failure if lasts_ms >= _LASTING_MS else None
+
+    async def wait(self, attempt: int, error: OutboxUnavailable) -> None:
+        if self.failure is None:
+            _log.error("outbox unavailable", reason=str(error))
+            self._since_ms = self._clock.monotonic_ms()
+        self.failure = error
+        delay_ms = _FIRST_MS // 2 + full_jitter(attempt, _FIRST_MS, _MAX_MS, self._clock.chance())
+        await asyncio.sleep(delay_ms / 1000)
+
+    def succeeded(self) -> None:
+        if self.failure is not None:
+            _log.info("outbox available again")
+        self.failure = None

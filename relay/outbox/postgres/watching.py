@@ -1,0 +1,173 @@
+"""The task that watches the database: it discovers events, renews the lease, and exchanges queue groups.
+
+It polls all commit rows of all replicas in one statement, soon after each own commit and else every tenth of a second.
+Every second it beats: it publishes its own state, and learns the others'. It fences replicas whose beat does not
+change, releases groups that belong to another replica, and claims free groups that belong to itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import structlog
+
+from relay.outbox import OutboxLost, OutboxUnavailable, RestoredState
+from relay.outbox.engine.commit_delay import Bell
+from relay.outbox.postgres.commits import in_order
+from relay.outbox.postgres.database import Beat, CommitRow, SharedDatabase, View, group_of
+from relay.outbox.postgres.forwarding import Forwarding
+from relay.outbox.postgres.lease import Lease, Observer, shares
+from relay.outbox.postgres.moves import RemoveCall
+from relay.outbox.postgres.reconnect import Reconnect
+from relay.outbox.postgres.state import ReplicaState
+from relay.runtime.clock import Clock
+from relay.runtime.metrics import Metrics
+
+_POLL_S = 0.1
+_BEAT_S = 1.0
+_POLL_ROWS = 50
+_CLEAN_EVERY = 30
+"""Number of beats between two cleanups by the holder of the first queue group."""
+
+_log = structlog.get_logger("relay.outbox")
+
+
+class DatabaseWatch:
+    def __init__(
+        self,
+        database: SharedDatabase,
+        state: ReplicaState,
+        clock: Clock,
+        metrics: Metrics,
+        reconnect: Reconnect,
+        forwarding: Forwarding,
+        lease_ms: int,
+    ) -> None:
+        self._database = database
+        self._state = state
+        self._clock = clock
+        self._metrics = metrics
+        self._reconnect = reconnect
+        self._forwarding = forwarding
+        self.lease = Lease(lease_ms)
+        self._observer = Observer(lease_ms)
+        self._bell = Bell()
+        self._beats = 0
+        self._is_beat_due = True
+        self.granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Set after the first claim of queue groups."""
+
+    def __repr__(self) -> str:
+        return f"<DatabaseWatch: {self._beats} beats, {self.lease}>"
+
+    def ring(self) -> None:
+        """Poll soon."""
+        self._bell.ring()
+
+    async def pace(self) -> None:
+        """Make a beat due every second. Never returns."""
+        while True:
+            await asyncio.sleep(_BEAT_S)
+            self._is_beat_due = True
+            self._bell.ring()
+
+    async def run(self) -> None:
+        """Poll and beat. Never returns."""
+        attempt = 0
+        while True:
+            try:
+                await self.poll()
+                if self._is_beat_due and self._state.holder is not None:
+                    self._is_beat_due = False
+                    await self._beat()
+                attempt = 0
+                self._reconnect.succeeded()
+            except OutboxLost:
+                raise
+            except OutboxUnavailable as error:
+                self._is_beat_due = True
+                await self._reconnect.wait(attempt, error)
+                attempt += 1
+                continue
+            await self._bell.wait(_POLL_S)
+
+    # -- discovery -----------------------------------------------------------------------------------
+
+    async def poll(self) -> None:
+        """Discover new commit rows, until no stream has more."""
+        state = self._state
+        while True:
+            streams = await self._database.poll(state.commits.positions, _POLL_ROWS)
+            rows = in_order(streams, _POLL_ROWS)
+            unknown = self._unknown_queues(rows)
+            state.discover(rows, await self._database.queues(unknown) if unknown else {})
+            self._remove_duplicates()
+            state.report()
+            if not any(len(stream) >= _POLL_ROWS for stream in streams.values()):
+                return
+
+    def _unknown_queues(self, rows: Sequence[CommitRow]) -> list[int]:
+        queues, groups = self._state.queues, self._state.groups
+        found = {queue_id for row in rows for queue_id in row.queue_ids}
+        return [queue_id for queue_id in found if queue_id not in queues and group_of(queue_id) in groups]
+
+    def _remove_duplicates(self) -> None:
+        state = self._state
+        if state.duplicates:
+            marks, state.duplicates = state.duplicates, []
+            call = RemoveCall(marks, None, self._metrics)
+            call.result.add_done_callback(lambda result: result.cancelled() or result.exception())
+            self._forwarding.enqueue(call)
+
+    # -- lease and groups ----------------------------------------------------------------------------
+
+    async def _beat(self) -> None:
+        state = self._state
+        sent_at, letter_changes = self._clock.monotonic_ms(), state.letter_changes
+        anchor = state.anchor() if 0 in state.groups or not state.view.holders else None
+        view = await self._database.beat(state.replica, Beat(anchor, state.boot_from_ms, *state.held()))
+        self.lease.renew(sent_at)
+        state.see(view, letter_changes)
+        self._beats += 1
+        await self._fence_silent(view)
+        await self._exchange_groups(view)
+        if self._beats % _CLEAN_EVERY == 0 and 0 in state.groups:
+            await self._database.clean(state.settings.dedupe_window)
+
+    async def _fence_silent(self, view: View) -> None:
+        me = self._state.replica
+        beats = {other.replica: other.beat for other in view.replicas if other.replica != me}
+        for replica in self._observer.look(beats, self._clock.monotonic_ms()):
+            if await self._database.fence(replica, beats[replica]):
+                _log.warning("took over from a silent replica", replica=replica)
+
+    async def _exchange_groups(self, view: View) -> None:
+        state = self._state
+        share = shares([other.replica for other in view.replicas])
+        foreign = {group for group in state.groups - state.leaving if share[group] != state.replica}
+        if foreign:
+            state.withdraw(foreign)
+        releasable = state.releasable()
+        if releasable:
+            # First here: after a release with an unknown outcome, another replica may hold the groups.
+            state.release(releasable)
+            await self._database.release_groups(state.replica, releasable)
+        free = [
+            group
+            for group, holder in share.items()
+            if group not in state.groups and view.holders.get(group, holder) == holder == state.replica
+        ]
+        if free:
+            await self._claim(free)
+        if not self.granted.done():
+            self.granted.set_result(None)
+
+    async def _claim(self, groups: Sequence[int]) -> None:
+        state = self._state
+        grant = await self._database.claim_groups(state.replica, groups)
+        restored: RestoredState = state.grant(grant)
+        self._remove_duplicates()
+        state.report()
+        if state.holder is not None:
+            state.holder.granted(restored)
