@@ -40,7 +40,7 @@ class ScheduleView(Protocol):
 
     def states(self) -> Mapping[EndpointState, int]: ...
 
-    def endpoints(self, now: int, first: Collection[int], others: int) -> list[EndpointView]: ...
+    def endpoints(self, now: int, first: Collection[int | None], others: int) -> list[EndpointView]: ...
 
     def freed_endpoints(self, now: int) -> Mapping[int | None, EndpointView]: ...
 
@@ -166,7 +166,7 @@ class Status:
     def _take_snapshot(self, now: int) -> _Snapshot:
         own = [tenant_id for tenant_id in self._upstreams() if tenant_id is not None]
         states: Counter[EndpointState] = Counter(self._schedule.states())
-        endpoints = self._schedule.endpoints(now, own, MAX_UPSTREAMS)
+        endpoints = self._schedule.endpoints(now, [None, *own], MAX_UPSTREAMS)
         used = {endpoint.tenant_id for endpoint in endpoints}
         unused: list[int | None] = [tenant_id for tenant_id in own if tenant_id not in used]
         if states.total() == len(own) - len(unused):  # No tenant uses the default upstream.

@@ -118,13 +118,14 @@ class Endpoints:
             self._expiring.setdefault(tenant_id, now)
 
     def served(self, tenant_id: int, queue_ids: Sequence[int], now: int) -> None:
-        """Record that events of these device queues of a tenant were delivered, perhaps before a restart."""
+        """Record that events of these device queues of a tenant were delivered; of none of them since a restart."""
         tenant = self._tenants[tenant_id]
         tenant.serve()
         self._unproven.discard(tenant_id)
         if tenant.assignment == "shared":
             self._entitle(tenant_id, tenant, now)
-            self._by_tenant[tenant_id].inherit_success(queue_ids, now)
+            if queue_ids:
+                self._by_tenant[tenant_id].inherit_success(queue_ids, now)
 
     def free_expired(self, now: int, window_ms: int, limit: int) -> None:
         """Free up to `limit` endpoints without pending events for one window."""

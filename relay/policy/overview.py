@@ -100,7 +100,7 @@ def summarize(
     )
 
 
-def select(endpoints: Sequence[Endpoint], first: Collection[int], others: int) -> Sequence[Endpoint]:
+def select(endpoints: Sequence[Endpoint], first: Collection[int | None], others: int) -> Sequence[Endpoint]:
     """Return the endpoints to list.
 
     If there are more than `others`, these are those of the tenants in `first` and at most `others` more, with failing

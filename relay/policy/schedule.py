@@ -315,7 +315,9 @@ class Schedule:
         """Return the number of endpoints by state."""
         return self._endpoints.states()
 
-    def endpoints(self, now: int, first: Collection[int] = (), others: int = maxsize) -> list[overview.EndpointView]:
+    def endpoints(
+        self, now: int, first: Collection[int | None] = (), others: int = maxsize
+    ) -> list[overview.EndpointView]:
         """Return the endpoints of the tenants in `first` and at most `others` more, see `overview.select`."""
         chosen = overview.select([*self._endpoints], first, others)
         return [overview.endpoint_view(endpoint, self.limits, now) for endpoint in chosen]

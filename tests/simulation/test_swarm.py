@@ -10,6 +10,7 @@ import os
 from collections.abc import Sequence
 
 import pytest
+from relay.policy import endpoints
 
 from tests.simulation import swarm
 from tests.simulation.checks import check_all
@@ -20,6 +21,7 @@ NIGHTLY = os.environ.get("RELAY_NIGHTLY") == "1"
 REGRESSIONS = [27]
 """Seeds of small worlds that revealed a fault of the relay or of a check."""
 SMALL = range(1, 201) if NIGHTLY else range(1, 5)
+SHARED = range(300, 400) if NIGHTLY else range(300, 303)
 LARGE = range(100, 110) if NIGHTLY else range(100, 101)
 DAYS = range(200, 205) if NIGHTLY else range(200, 201)
 _REQUESTED_SEED = os.environ.get("SIM_SEED")
@@ -47,6 +49,16 @@ def small(seed: int, hours: float = 0.5) -> World:
 @pytest.mark.parametrize("seed", seeds([*SMALL, *REGRESSIONS]))
 def test_a_small_world(seed: int) -> None:
     small(seed, hours=1 if NIGHTLY else 0.5)
+
+
+@pytest.mark.parametrize("seed", seeds(SHARED))
+def test_a_small_world_of_tenants_that_share_an_endpoint(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tenants move to their own endpoints and back all the time."""
+    monkeypatch.setattr(endpoints, "MAX_UNPROVEN", seed % 3)
+    plan = swarm.plan(seed, devices=20, hours=1 if NIGHTLY else 0.5)
+    for device in plan.devices:
+        device.tenant = 1 + device.number % 7
+    simulate(plan, seed)
 
 
 @pytest.mark.slow

@@ -69,7 +69,7 @@ class StillSchedule:
     def states(self) -> Mapping[EndpointState, int]:
         return Counter(endpoint.state for endpoint in self.shown_endpoints)
 
-    def endpoints(self, now: int, first: Collection[int], others: int) -> list[EndpointView]:
+    def endpoints(self, now: int, first: Collection[int | None], others: int) -> list[EndpointView]:
         unlisted = [endpoint for endpoint in self.shown_endpoints if endpoint.tenant_id not in first]
         unlisted.sort(key=lambda endpoint: len(self.shown_endpoints) > others and endpoint.state == "ok")
         chosen = {*first, *(endpoint.tenant_id for endpoint in unlisted[:others])}

@@ -137,7 +137,9 @@ def test_a_tenant_with_a_known_device_has_its_own_endpoint_after_a_restart(one_u
     harness.respond(harness.send())
     harness.offer(2, tenant=2)
     harness.offer(3, tenant=3)
-    assert listed(restarted(harness)) == [1, None, 2]
+    after = restarted(harness)
+    assert listed(after) == [1, None, 2]
+    assert after.endpoint(2).last_delivered_ms is None
 
 
 def test_an_endpoint_is_freed_after_one_window_without_pending_events() -> None:
