@@ -8,6 +8,7 @@ from __future__ import annotations
 from zlib import crc32
 
 from relay.event.reader import DeviceKey
+from relay.policy.class_turns import SPARSE_PART, DeviceClass
 from relay.policy.diagnosis import HEALTHY, BatchDelivered, Outcome
 from relay.policy.limits import Limits
 from relay.policy.pause import NO_PAUSE, Pause
@@ -168,6 +169,15 @@ class DeviceQueue:
     def is_full(self, limits: Limits) -> bool:
         """Return whether the pending events fill a request, so that they need not linger."""
         return self.events >= limits.max_events or self.body_bytes >= limits.max_body_bytes
+
+    def device_class(self, limits: Limits) -> DeviceClass:
+        if not self.is_known:
+            return DeviceClass.NEW
+        if self.is_full(limits):
+            return DeviceClass.BACKLOG
+        few_events, few_bytes = max(1, limits.max_events // SPARSE_PART), limits.max_body_bytes // SPARSE_PART
+        is_sparse = self.events <= few_events and self.body_bytes <= few_bytes
+        return DeviceClass.SPARSE if is_sparse else DeviceClass.QUIET
 
     def diagnose(self, outcome: Outcome) -> None:
         """Record the outcome of a request for the diagnosis of the first batch."""

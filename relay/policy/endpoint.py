@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from relay.policy.body_size import BodySize
+from relay.policy.class_turns import DeviceClass
 from relay.policy.endpoint_health import ApiResponded, EndpointFailed, Failure, Health, PauseEnded, ProbePostponed
 from relay.policy.evidence import Evidence
 from relay.policy.pause import Pause
@@ -93,13 +94,17 @@ class Endpoint:
         """Return the earliest time that pauses and shared limit permit. `span_ms`: length of the rate window."""
         return max(self.health.pause.until, self.origin.free_at(now, span_ms))
 
-    def prefer_probe(self) -> None:
+    def prefer_probe(self, device_class: DeviceClass) -> DeviceClass:
         """Move a ready device queue without failures and rejections to the front, because it is the better probe.
 
-        In a shared endpoint, the turns of the tenants choose the probe.
+        Return its class, or `device_class` without one. In a shared endpoint, the turns of the tenants choose the
+        probe.
         """
-        if self.tenant_id is not None:
-            self.ready.prefer(lambda queue: not queue.diagnosis.failures and queue.id not in self.rejections)
+        if self.tenant_id is None:
+            return device_class
+        return self.ready.prefer(
+            device_class, lambda queue: not queue.diagnosis.failures and queue.id not in self.rejections
+        )
 
     # -- responses ---------------------------------------------------------------------------------
 

@@ -1,63 +1,141 @@
-"""The turns of the endpoints that have ready requests: active endpoints, and those that wait for their origin's limit.
+"""The turns of the endpoints: which upstream origin, which class of devices and which endpoint the next request is for.
 
-An endpoint is listed once. `ReadyQueues.turn` records where.
+Rules:
+- The order of classes counts for all endpoints of an origin, because they share its limit, and for all origins, because
+  they share the request slots. Within a class, origins take turns, and so do the endpoints of an origin.
+- An endpoint is listed in each class of its ready requests, at most once. If it may not send, its entries are removed
+  one by one, and `list_all` adds them again.
+- An origin that must wait keeps its endpoints.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from typing import Literal, TypeAlias
 
+from relay.policy.class_turns import CLASSES, ClassTurns, DeviceClass
 from relay.policy.endpoint import Endpoint
 from relay.policy.upstream_origin import UpstreamOrigin
+
+_State: TypeAlias = Literal["empty", "active", "waiting"]
+"""Without endpoints; with endpoints, one of which may be next; or waiting for the network, the limit or a response."""
+
+
+class _OriginTurns:
+    """The listed endpoints of one origin."""
+
+    __slots__ = ("_endpoints", "_listed", "classes", "origin", "state")
+
+    def __init__(self, origin: UpstreamOrigin) -> None:
+        self.origin = origin
+        self.state: _State = "empty"
+        self.classes = ClassTurns()
+        self._endpoints: tuple[deque[Endpoint], ...] = tuple(deque() for _ in CLASSES)
+        self._listed: tuple[set[Endpoint], ...] = tuple(set() for _ in CLASSES)  # The same.
+
+    def __repr__(self) -> str:
+        return f"_OriginTurns({self.origin.name}, {self.state}, {[len(each) for each in self._endpoints]})"
+
+    def list(self, endpoint: Endpoint, device_class: DeviceClass) -> None:
+        listed = self._listed[device_class]
+        if endpoint not in listed:
+            listed.add(endpoint)
+            self._endpoints[device_class].append(endpoint)
+
+    def is_empty(self) -> bool:
+        return not any(self._endpoints)
+
+    def offer(self) -> DeviceClass:
+        """Return the class of the next request. There is at least one."""
+        return self.classes.choose([each for each in CLASSES if self._endpoints[each]])
+
+    def take(self, device_class: DeviceClass) -> Endpoint:
+        endpoint = self._endpoints[device_class].popleft()
+        self._listed[device_class].remove(endpoint)
+        return endpoint
 
 
 class EndpointTurns:
     """The order in which endpoints may send. The caller decides whether they may send now."""
 
-    __slots__ = ("_active", "_waiting")
+    __slots__ = ("_active", "_classes", "_origins")
 
     def __init__(self) -> None:
-        self._active: deque[Endpoint] = deque()
-        self._waiting: dict[str, deque[Endpoint]] = {}  # By upstream origin.
+        self._origins: dict[str, _OriginTurns] = {}
+        self._active: deque[_OriginTurns] = deque()
+        self._classes = ClassTurns()  # Of the requests of all origins.
 
     def __repr__(self) -> str:
-        waiting = {name: len(endpoints) for name, endpoints in self._waiting.items()}
-        return f"EndpointTurns({len(self._active)} active, waiting={waiting})"
+        return f"EndpointTurns({list(self._origins.values())})"
 
-    def activate(self, endpoint: Endpoint) -> None:
-        """List an endpoint as active if it has requests and is not listed."""
-        if endpoint.ready.activate():
-            self._active.append(endpoint)
+    def clear(self) -> None:
+        """Remove all endpoints, because they may have moved to other origins."""
+        self._origins.clear()
+        self._active.clear()
 
-    def take(self) -> Endpoint | None:
-        """Remove and return the active endpoint whose turn it is."""
-        if not self._active:
-            return None
-        endpoint = self._active.popleft()
-        endpoint.ready.end_turn()
-        return endpoint
+    def list(self, endpoint: Endpoint, device_class: DeviceClass) -> None:
+        """List an endpoint with ready requests of a class there."""
+        turns = self._origins.get(endpoint.origin.name)
+        if turns is None:
+            turns = self._origins[endpoint.origin.name] = _OriginTurns(endpoint.origin)
+        turns.list(endpoint, device_class)
+        if turns.state == "empty":
+            self._enter(turns)
 
-    def wait(self, endpoint: Endpoint) -> None:
-        """Let an endpoint wait for the limit of its upstream origin."""
-        endpoint.ready.wait()
-        self._waiting.setdefault(endpoint.origin.name, deque()).append(endpoint)
+    def list_all(self, endpoint: Endpoint) -> None:
+        """List an endpoint in each class of its ready requests."""
+        for each in endpoint.ready.classes():
+            self.list(endpoint, each)
 
-    def is_waited_for(self, origin: UpstreamOrigin) -> bool:
-        """Return whether an endpoint waits for the limit of an origin."""
-        return bool(self._waiting.get(origin.name))
+    def next_origin(self) -> UpstreamOrigin | None:
+        """Return the origin of the next request; None if no endpoint of an active origin is listed."""
+        while self._active:
+            turns = self._active[0] if len(self._active) == 1 else self._first_active()
+            if not turns.is_empty():
+                return turns.origin
+            self._leave(turns, "empty")
+        return None
 
-    def serve_waiting(self, origin: UpstreamOrigin, request_slots: int) -> None:
-        """Activate the next endpoint that waits for the limit of an origin, if it permits one more request."""
-        waiting = self._waiting[origin.name]
-        while waiting and origin.has_room(request_slots):
-            endpoint = waiting.popleft()
-            endpoint.ready.end_turn()
-            if endpoint.ready.activate():
-                self._active.append(endpoint)
-                return
+    def take(self, origin: UpstreamOrigin) -> tuple[Endpoint, DeviceClass]:
+        """Remove and return the endpoint of an active origin whose turn it is, and the class of its request."""
+        turns = self._origins[origin.name]
+        device_class = turns.offer()
+        return turns.take(device_class), device_class
 
-    def wake_all(self, origin: UpstreamOrigin) -> None:
-        """Activate all endpoints that wait for the limit of an origin."""
-        for endpoint in self._waiting.pop(origin.name, ()):
-            endpoint.ready.end_turn()
-            self.activate(endpoint)
+    def served(self, endpoint: Endpoint, device_class: DeviceClass) -> None:
+        """Record a request of the class and of the endpoint that `take` returned, and list the endpoint again."""
+        turns = self._origins[endpoint.origin.name]
+        turns.classes.served(device_class)
+        self._classes.served(device_class)
+        if len(self._active) > 1:
+            self._active.remove(turns)
+            self._active.append(turns)
+        self.list_all(endpoint)
+
+    def wait(self, origin: UpstreamOrigin) -> None:
+        """Let an active origin wait until `wake`. Its endpoints stay listed."""
+        self._leave(self._origins[origin.name], "waiting")
+
+    def wake(self, origin: UpstreamOrigin) -> None:
+        """Make an origin active again if it waits."""
+        turns = self._origins.get(origin.name)
+        if turns is not None and turns.state == "waiting":
+            self._enter(turns)
+
+    def _first_active(self) -> _OriginTurns:
+        """Return the first active origin with the class whose turn it is."""
+        offers = {each: each.offer() for each in self._active if not each.is_empty()}
+        if not offers:
+            return self._active[0]
+        device_class = self._classes.choose(sorted(set(offers.values())))
+        return next(each for each, offer in offers.items() if offer is device_class)
+
+    def _enter(self, turns: _OriginTurns) -> None:
+        assert turns.state != "active", turns
+        turns.state = "active"
+        self._active.append(turns)
+
+    def _leave(self, turns: _OriginTurns, state: _State) -> None:
+        assert turns.state == "active", turns
+        turns.state = state
+        self._active.remove(turns)

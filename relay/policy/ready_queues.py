@@ -1,11 +1,16 @@
-"""The device queues of one endpoint that are ready, in turn, and the exact requests, which are sent first."""
+"""The device queues of one endpoint that are ready, in turn by class, and the exact requests of each class.
+
+A device queue is listed in the class that it had when it became ready. An entry whose queue is no longer `Ready` has
+become part of an exact request, and is skipped.
+"""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from typing import Literal, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
+from relay.policy.class_turns import CLASSES, DeviceClass
 from relay.policy.device_queue import DeviceQueue
 from relay.policy.limits import Limits
 from relay.policy.position import READY, InFlight
@@ -13,96 +18,114 @@ from relay.policy.tenant_queues import TenantQueues
 
 ExactRequest: TypeAlias = tuple[tuple[DeviceQueue, int], ...]
 """Device queues with their numbers of events."""
-Turn: TypeAlias = Literal["none", "active", "waiting"]
-"""Whether the endpoint is one of the active ones of the schedule, waits for the limit of its origin, or neither."""
+_PREFERRED_AMONG = 32
+"""Maximum number of device queues that the search for a preferred one examines."""
 
 
 class ReadyQueues:
-    """A device queue is listed exactly while its position is `Ready`."""
+    """Each class is first-in, first-out."""
 
-    __slots__ = ("_exact", "_queues", "turn")
+    __slots__ = ("_blocked", "_exact", "_queues")
 
     def __init__(self, *, is_shared: bool = False) -> None:
         """Create empty ready queues; `is_shared`: of several tenants."""
-        self._queues: deque[DeviceQueue] | TenantQueues = TenantQueues() if is_shared else deque()
-        self._exact: deque[ExactRequest] = deque()
-        self.turn: Turn = "none"
+        self._queues: tuple[deque[DeviceQueue] | TenantQueues, ...] = tuple(
+            TenantQueues() if is_shared else deque() for _ in CLASSES
+        )
+        self._exact: tuple[deque[ExactRequest], ...] = tuple(deque() for _ in CLASSES)
+        self._blocked: list[tuple[DeviceClass, ExactRequest]] = []
+        """Exact requests that wait for a pause, a rate window or a request in flight."""
 
     def __len__(self) -> int:
-        """Return the number of device queues that are ready."""
-        return len(self._queues)
+        """Return the number of listed device queues."""
+        return sum(map(len, self._queues))
 
     def __repr__(self) -> str:
-        return f"ReadyQueues({len(self._queues)} ready, {len(self._exact)} exact, turn={self.turn})"
+        queues, exact = ([len(each) for each in lists] for lists in (self._queues, self._exact))
+        return f"ReadyQueues(queues={queues}, exact={exact}, {len(self._blocked)} blocked)"
 
     def has_requests(self) -> bool:
-        return bool(self._queues or self._exact)
+        return bool(self.classes() or self._blocked)
 
-    def activate(self) -> bool:
-        """Return whether the endpoint must be added to the active ones, because it has requests and no turn."""
-        if self.turn != "none" or not self.has_requests():
-            return False
-        self.turn = "active"
-        return True
+    def classes(self) -> Sequence[DeviceClass]:
+        """Return the classes with requests that are not blocked."""
+        return [each for each in CLASSES if self._queues[each] or self._exact[each]]
 
-    def end_turn(self) -> None:
-        """Record that the endpoint was removed from the active or the waiting ones."""
-        assert self.turn != "none", self
-        self.turn = "none"
-
-    def wait(self) -> None:
-        """Record that the endpoint waits for the limit of its upstream origin."""
-        assert self.turn == "none", self
-        self.turn = "waiting"
-
-    def add(self, queue: DeviceQueue) -> None:
+    def add(self, queue: DeviceQueue, limits: Limits) -> DeviceClass:
+        """Add a device queue at the end of its class. Return the class."""
         assert queue.position is READY, queue
-        self._queues.append(queue)
+        device_class = queue.device_class(limits)
+        self._queues[device_class].append(queue)
+        return device_class
 
-    def take(self) -> DeviceQueue:
-        """Remove and return the device queue whose turn it is."""
-        return self._queues.popleft()
+    def add_first(self, queue: DeviceQueue, limits: Limits) -> None:
+        """Return a device queue to the front of its class. Not for several tenants."""
+        assert queue.position is READY, queue
+        queues = self._queues[queue.device_class(limits)]
+        assert isinstance(queues, deque), self
+        queues.appendleft(queue)
 
-    def prefer(self, is_preferred: Callable[[DeviceQueue], bool]) -> None:
-        """Move a preferred device queue to the front, if there is one. Not for several tenants."""
-        assert isinstance(self._queues, deque), self
-        for _ in range(len(self._queues)):
-            if is_preferred(self._queues[0]):
-                return
-            self._queues.rotate(-1)
+    def take(self, device_class: DeviceClass) -> DeviceQueue | None:
+        """Remove and return the next device queue of a class; None without one."""
+        queues = self._queues[device_class]
+        return queues.popleft() if queues else None
 
-    def remove_reserved(self) -> None:
-        """Remove the device queues that became part of an exact request."""
-        self._queues = type(self._queues)(queue for queue in self._queues if queue.position is READY)
+    def prefer(self, device_class: DeviceClass, is_preferred: Callable[[DeviceQueue], bool]) -> DeviceClass:
+        """Move a preferred device queue among the next ones of a class to the front. Return its class.
+
+        `device_class` comes before the other classes. Without a preferred one it is returned. Not for several tenants.
+        """
+        for each in (device_class, *CLASSES):
+            queues = self._queues[each]
+            assert isinstance(queues, deque), self
+            for at in range(min(len(queues), _PREFERRED_AMONG)):
+                if is_preferred(queues[at]):
+                    queue = queues[at]
+                    del queues[at]
+                    queues.appendleft(queue)
+                    return each
+        return device_class
 
     def take_tenant(self, shared: ReadyQueues, tenant_id: int) -> bool:
         """Move the requests of a tenant from `shared` to this, in order. Return whether there is one."""
-        assert isinstance(shared._queues, TenantQueues), shared
-        assert isinstance(self._queues, deque), self
-        self._queues.extend(shared._queues.remove_tenant(tenant_id))
-        self._exact.extend(request for request in shared._exact if request[0][0].key[0] == tenant_id)
-        if self._exact:
-            shared._exact = deque(request for request in shared._exact if request[0][0].key[0] != tenant_id)
-        return self.has_requests()
+        for own, others in zip(self._queues, shared._queues, strict=True):
+            assert isinstance(others, TenantQueues), shared
+            assert isinstance(own, deque), self
+            own.extend(others.remove_tenant(tenant_id))
+        exact = [(each, request) for each in CLASSES for request in shared._exact[each]] + shared._blocked
+        for requests in shared._exact:
+            requests.clear()
+        shared._blocked.clear()
+        for each, request in exact:
+            (self if request[0][0].key[0] == tenant_id else shared)._exact[each].append(request)
+        return bool(self.classes())
 
-    def add_exact(self, request: ExactRequest) -> None:
-        self._exact.append(request)
+    def add_exact(self, request: ExactRequest, limits: Limits) -> None:
+        """Add an exact request to the first class of its device queues."""
+        self._exact[min(queue.device_class(limits) for queue, _ in request)].append(request)
 
-    def take_exact(self, now: int, limits: Limits) -> tuple[ExactRequest, int | None]:
-        """Remove and return the first exact request that all its device queues may send now; empty without one.
+    def retry_exact(self) -> None:
+        """Let `take_exact` examine the blocked requests again, after a pause or a request in flight has ended."""
+        for device_class, request in self._blocked:
+            self._exact[device_class].append(request)
+        self._blocked.clear()
 
-        Device queues without events are left out. The second value is the earliest time of the other requests; None
-        if they only wait for a request in flight.
+    def take_exact(self, device_class: DeviceClass, now: int, limits: Limits) -> tuple[ExactRequest, int | None]:
+        """Remove and return the first exact request of a class that all its device queues may send now; empty without.
+
+        Device queues without events are left out. The second value is the earliest time at which a request that was
+        found to be blocked may be sent; None if there is none, or it waits for a request in flight.
         """
         wake_at: int | None = None
-        for _ in range(len(self._exact)):
-            request = self._exact.popleft()
+        exact = self._exact[device_class]
+        while exact:
+            request = exact.popleft()
             if any(isinstance(queue.position, InFlight) for queue, _ in request):
-                self._exact.append(request)
+                self._blocked.append((device_class, request))
                 continue
             free_at = max(queue.free_at(now, limits) for queue, _ in request)
             if free_at > now:
-                self._exact.append(request)
+                self._blocked.append((device_class, request))
                 wake_at = free_at if wake_at is None else min(wake_at, free_at)
                 continue
             for queue, _ in request:

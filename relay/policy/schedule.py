@@ -7,9 +7,10 @@ the device queues after the outcome is stored.
 Rules:
 - A device queue has at most one request in flight, which contains its first events (G4). Every request occupies a rate
   slot of each device in it (G5).
-- Ready device queues take turns, and so do endpoints (G6).
+- Ready device queues take turns within their class, and so do endpoints (G6).
 - A pause belongs to a device queue or to an endpoint, never to a batch.
-- Exact requests are sent first: requests that were in flight at a crash, and the halves of a rejected request.
+- Exact requests are sent first in their class: requests that were in flight at a crash, and the halves of a rejected
+  request.
 
 The schedule does not depend on the content of events, on their storage or on HTTP.
 """
@@ -22,6 +23,7 @@ from sys import maxsize
 from relay.event.reader import DeviceKey
 from relay.policy import overview
 from relay.policy.batch_selection import choose
+from relay.policy.class_turns import DeviceClass
 from relay.policy.completed_request import CompletedRequest, QueueOutcome
 from relay.policy.device_queue import DeviceQueue, linger_end
 from relay.policy.diagnosis import BatchRemoved
@@ -55,7 +57,7 @@ class Schedule:
         self.limits = limits
         self._queues: dict[int, DeviceQueue] = {}
         self._turns = EndpointTurns()
-        self._endpoints = Endpoints(origin_of, configured, self._turns.activate)
+        self._endpoints = Endpoints(origin_of, configured, self._turns.list_all)
         self._senders: dict[int, Endpoint] = {}  # Endpoints of unsettled requests, by the first device queue.
         self._timers: Timers[DeviceQueue | Endpoint | UpstreamOrigin] = Timers()
         self._slots = self._endpoints.slots
@@ -84,8 +86,6 @@ class Schedule:
             if queues:
                 self._endpoints.origin(queues[0][0].key[0], now).limit.responded(now)
                 self._queue_exact(queues)
-        for endpoint in self._endpoints:
-            endpoint.ready.remove_reserved()
 
     def backlog(self, queue_id: int, key: DeviceKey, events: int, body_bytes: int, now: int) -> bool:
         """Set the pending events of a device queue, including events in flight. Return whether `next` may change."""
@@ -131,16 +131,17 @@ class Schedule:
         """End the pauses of origins and endpoints, except those that a server requested, so that each is probed now."""
         for origin in self._endpoints.origins():
             origin.end_pauses()
-            self._turns.wake_all(origin)
+            self._turns.wake(origin)
         for endpoint in self._endpoints:
             endpoint.probe_now()
-            self._turns.activate(endpoint)
+            self._retry_exact(endpoint)
 
     def configure(self, limits: Limits, now: int) -> None:
         """Apply new limits, also to pending events, and end every pause that no server requested."""
         self.limits = limits
-        self.probe_now()  # First, because an endpoint may wait for an origin that it leaves.
         self._endpoints.configure(now)
+        self._turns.clear()
+        self.probe_now()
         for queue in self._queues.values():
             queue.end_pause()
             if isinstance(queue.position, Lingering):
@@ -155,45 +156,47 @@ class Schedule:
             if isinstance(what, DeviceQueue):
                 self._arm(what, now)
             elif isinstance(what, Endpoint):
-                self._turns.activate(what)
+                self._retry_exact(what)
             else:
-                self._serve_waiting(what, now)
+                self._turns.wake(what)
         slots = self.limits.max_in_flight
         if self._slots.occupied < slots and self._slots.in_flight < CONNECTIONS_PER_SLOT * slots:
-            while endpoint := self._turns.take():
-                if send := self._send(endpoint, now):
-                    self._turns.activate(endpoint)
-                if endpoint.ready.turn != "waiting":
-                    self._serve_waiting(endpoint.origin, now)
-                if send:
+            while origin := self._turns.next_origin():
+                if not self._may_send(origin, now):
+                    self._turns.wait(origin)
+                    continue
+                endpoint, device_class = self._turns.take(origin)
+                if send := self._send(endpoint, device_class, now):
+                    self._turns.served(endpoint, device_class)
                     return send
         return Wait(self._timers.next_at())
 
-    def _send(self, endpoint: Endpoint, now: int) -> Send | None:
-        """Return the next request of an endpoint; None if it may not send now or has no ready request."""
+    def _may_send(self, origin: UpstreamOrigin, now: int) -> bool:
+        """Return whether network and shared limit permit a request now. Otherwise set the timer of the origin."""
+        origin.limit.tick(now, self.limits.window_ms)
+        free_at = origin.free_at(now, self.limits.window_ms)
+        if free_at > now:
+            self._timers.wake(origin, free_at)
+        return free_at <= now and origin.has_room(self.limits.max_in_flight)
+
+    def _send(self, endpoint: Endpoint, device_class: DeviceClass, now: int) -> Send | None:
+        """Return a request of an endpoint for a class; None if it may not send now or has no ready request."""
         # An endpoint never gets all request slots if there is another one to serve.
         slots = self.limits.max_in_flight
         own_slots = slots if len(self._endpoints) == 1 else max(1, slots - 1)
-        if not endpoint.ready.has_requests() or not endpoint.has_room(own_slots, CONNECTIONS_PER_SLOT * slots, now):
+        if not endpoint.has_room(own_slots, CONNECTIONS_PER_SLOT * slots, now):
             return None
-        if endpoint.limit.tick(now, self.limits.window_ms):
-            self._turns.wake_all(endpoint.origin)
         if endpoint.health.pause.until > now:
             self._timers.wake(endpoint, endpoint.health.pause.until)
             return None
-        free_at = endpoint.origin.free_at(now, self.limits.window_ms)
-        if free_at > now or not endpoint.origin.has_room(slots):
-            self._turns.wait(endpoint)
-            if free_at > now:
-                self._timers.wake(endpoint.origin, free_at)
-            return None
         if endpoint.health.is_failing:
-            endpoint.prefer_probe()
-        exact, wake_at = endpoint.ready.take_exact(now, self.limits)
+            device_class = endpoint.prefer_probe(device_class)
+        exact, wake_at = endpoint.ready.take_exact(device_class, now, self.limits)
         if wake_at is not None:
             self._timers.wake(endpoint, wake_at)
-        chosen = exact or choose(endpoint, self.limits, now, self._arm)
+        chosen = exact or choose(endpoint, device_class, self.limits, now, self._arm)
         if not chosen:
+            self._turns.list_all(endpoint)  # Device queues may have moved to another class.
             return None
         slot: SlotUse = "occupied"
         for queue, events in chosen:
@@ -250,7 +253,7 @@ class Schedule:
             self._queue_exact(queues[:middle])
             self._queue_exact(queues[middle:])
         self._use_slot(send, "free")
-        self._serve_waiting(endpoint.origin, now)
+        self._turns.wake(endpoint.origin)
         return judgement.outcomes
 
     def count_request(self, send: Send, now: int) -> None:
@@ -263,17 +266,18 @@ class Schedule:
         known = [queue_id for queue_id, _ in send.shares if self._queues[queue_id].is_known]
         if known:
             self._endpoints.served(send.tenant_id, known, now)
+        endpoint = self._senders.pop(send.shares[0].queue_id)
         # The last device queue may have been cut off, so it becomes the first one of the next request.
         for queue_id, _ in reversed(send.shares):
             queue = self._queues[queue_id]
             queue.settle(now, self.limits)
+            if queue.position is RESERVED:
+                self._retry_exact(self._endpoint_of(queue) if queue.events else endpoint)
             if queue.events:
                 self._arm(queue, now)
             else:
                 self._empty.add(queue, now, self.limits.window_ms)
-        endpoint = self._senders.pop(send.shares[0].queue_id)
-        self._turns.activate(endpoint)
-        self._serve_waiting(endpoint.origin, now)
+        self._turns.wake(endpoint.origin)
 
     def settlement_failed(self, send: Send) -> None:
         """Occupy a request slot again until the request is `settled`, because its outcome could not be stored."""
@@ -285,7 +289,7 @@ class Schedule:
         if before != use:
             endpoint.slots.change(before, use)
             if before != "free":
-                self._turns.activate(endpoint)
+                self._turns.list_all(endpoint)
 
     def idle_queues(self) -> int:
         """Return an upper bound of the number of device queues without pending events."""
@@ -368,8 +372,7 @@ class Schedule:
             return self._timers.wake(queue, at)
         endpoint = self._endpoint_of(queue)
         queue.become_ready()
-        endpoint.ready.add(queue)
-        self._turns.activate(endpoint)
+        self._turns.list(endpoint, endpoint.ready.add(queue, self.limits))
         return True
 
     def _queue_exact(self, request: Sequence[tuple[DeviceQueue, int]]) -> None:
@@ -379,15 +382,10 @@ class Schedule:
         for queue, _ in pending:
             queue.reserve()
         endpoint = self._endpoint_of(pending[0][0])
-        endpoint.ready.add_exact(pending)
-        self._turns.activate(endpoint)
+        endpoint.ready.add_exact(pending, self.limits)
+        self._turns.list_all(endpoint)
 
-    def _serve_waiting(self, origin: UpstreamOrigin, now: int) -> None:
-        """Activate the next endpoint that waits for the limit of an origin if the limit permits a request."""
-        if not self._turns.is_waited_for(origin):
-            return
-        free_at = origin.free_at(now, self.limits.window_ms)
-        if free_at > now:
-            self._timers.wake(origin, free_at)
-        else:
-            self._turns.serve_waiting(origin, self.limits.max_in_flight)
+    def _retry_exact(self, endpoint: Endpoint) -> None:
+        """List an endpoint again, and let it examine its exact requests, because a pause or a request has ended."""
+        endpoint.ready.retry_exact()
+        self._turns.list_all(endpoint)

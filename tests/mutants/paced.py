@@ -236,8 +236,30 @@ MUTANTS = (
         "tests/unit/policy/test_schedule.py::test_device_queues_take_turns",
         (
             "relay/policy/ready_queues.py",
-            "        self._queues.append(queue)\n",
-            "        self._queues.appendleft(queue)\n",
+            "        self._queues[device_class].append(queue)\n",
+            "        self._queues[device_class].appendleft(queue)\n",
+        ),
+    ),
+    mutant(
+        "new devices before known ones",
+        "G6",
+        "tests/unit/policy/test_class_turns.py::test_classes_are_served_in_order_and_the_last_ones_once_in_seven_requests",
+        ("relay/policy/class_turns.py", "        return ready[0]\n", "        return ready[-1]\n"),
+    ),
+    mutant(
+        "a class without a share of the requests",
+        "G6",
+        "tests/unit/policy/test_class_turns.py::test_each_class_with_requests_gets_one_of_eight_successive_ones",
+        ("relay/policy/class_turns.py", "_MAX_WAIT = 6\n", "_MAX_WAIT = 1_000\n"),
+    ),
+    mutant(
+        "the order of classes inside an upstream origin only",
+        "G6",
+        "tests/unit/policy/test_endpoint_turns.py::test_the_order_of_classes_counts_across_origins",
+        (
+            "relay/policy/endpoint_turns.py",
+            "self._active[0] if len(self._active) == 1 else self._first_active()",
+            "self._active[0]",
         ),
     ),
     mutant(

@@ -323,7 +323,7 @@ MUTANTS = (
         "tests/unit/policy/test_schedule.py::test_after_a_crash_the_same_requests_are_sent_first",
         (
             "relay/policy/schedule.py",
-            "        exact, wake_at = endpoint.ready.take_exact(now, self.limits)\n",
+            "        exact, wake_at = endpoint.ready.take_exact(device_class, now, self.limits)\n",
             "        exact, wake_at = (), None\n",
         ),
     ),

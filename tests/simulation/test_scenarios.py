@@ -384,7 +384,8 @@ def test_many_tenants_of_one_origin_share_its_limit() -> None:
     later = [request for request in world.upstream.arrivals if 3 * MINUTE_MS <= request.at < HOUR_MS]
     assert sum(request.status == 429 for request in later) <= len(later) * 0.02
     assert len(later) >= 0.9 * limit * 57
-    served = Counter(request.tenant for request in later)
+    # Before, some tenants had known devices, which come before new ones.
+    served = Counter(request.tenant for request in later if request.at >= 20 * MINUTE_MS)
     assert max(served.values()) - min(served[1 + i] for i in range(tenants)) <= 2, "tenants take turns"
 
 

@@ -73,6 +73,13 @@ class Harness:
         self.pending.setdefault(queue_id, []).extend(range(first, first + events))
         self.report(queue_id)
 
+    def know(self, *queue_ids: int, tenant: int = 1) -> None:
+        """Make devices known: deliver one event of each."""
+        for queue_id in queue_ids:
+            self.offer(queue_id, tenant=tenant)
+        while any(self.pending[queue_id] for queue_id in queue_ids):
+            self.round()
+
     def drop(self, queue_id: int, events: int) -> None:
         """Drop the oldest events of a device queue, as the outbox does by age or size."""
         del self.pending[queue_id][:events]
