@@ -29,7 +29,7 @@ methods, all on one event loop. Cancelling an await abandons the result, not the
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal, NamedTuple, Protocol, TypeAlias
@@ -173,7 +173,7 @@ class RestoredQueue(NamedTuple):
 
 
 class RestoredState(NamedTuple):
-    queues: Sequence[RestoredQueue]
+    queues: Iterable[RestoredQueue]
     unsettled: Sequence[Sequence[ClaimPart]]
     """Requests that were in flight at the crash, oldest first, each as its parts (without rate windows).
 

@@ -366,8 +366,8 @@ MUTANTS = (
     mutant(
         "the state of a quarantined event is found by a scan",
         "G9",
-        "tests/unit/outbox/engine/test_queue_index.py",
-        (f"{ENGINE}/queue_index.py", "return _contains(self.quarantined, seq)", "return seq in self.quarantined"),
+        "tests/unit/outbox/engine/test_stored_queue.py",
+        (f"{ENGINE}/stored_queue.py", "return _contains(self.quarantined, seq)", "return seq in self.quarantined"),
     ),
     mutant(
         "each deletion scans the stored ids",

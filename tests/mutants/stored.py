@@ -39,8 +39,20 @@ MUTANTS = (
         "a cursor after the last event is believed",
         "G1",
         "tests/unit/outbox/sqlite/test_salvage.py::test_new_events_are_pending_after_the_newest_rows_were_lost",
-        (f"{SQLITE}/loading.py", "row.cursor > totals.last_seq", "row.cursor < 0"),
+        (f"{SQLITE}/loading.py", "row.cursor > last_seq", "row.cursor < 0"),
         (f"{SQLITE}/salvage.py", "    new.execute(_CORRECT_CURSORS, (last_seq,))\n", ""),
+    ),
+    mutant(
+        "an event appended during the load precedes the loaded events",
+        "G4",
+        "tests/unit/outbox/engine/test_loading.py::test_loaded_events_precede_events_that_were_appended_meanwhile",
+        (f"{ENGINE}/outbox_state.py", "        if isinstance(self.phase, LoadingLog):\n", "        if False:\n"),
+    ),
+    mutant(
+        "a second event replaces the event of a quiet queue",
+        "G1",
+        "tests/unit/outbox/engine/test_queue_index.py",
+        (f"{ENGINE}/quiet_queues.py", "        if block.seqs[slot] != _NO_SEQ:\n            return False\n", ""),
     ),
     mutant(
         "a log of another user is read",

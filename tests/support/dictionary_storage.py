@@ -20,8 +20,9 @@ from relay.outbox.engine import commands as c
 from relay.outbox.engine.checksum import has_inserted_time
 from relay.outbox.engine.dead_letter_shares import DeadLetterShares
 from relay.outbox.engine.dedupe_window import DEAD, DedupeWindow, IdSlice, split_ids
+from relay.outbox.engine.opened_queues import OpenedQueues, QueueRow
 from relay.outbox.engine.outbox_clock import Anchor
-from relay.outbox.engine.storage import Committed, LogChunk, Opened, QueueRow, Space, SpaceLimits, StoredTotals
+from relay.outbox.engine.storage import Committed, LogChunk, Opened, Space, SpaceLimits, StoredTotals
 from relay.runtime.clock import Clock, rfc3339
 
 _ROW_BYTES = 64
@@ -96,7 +97,7 @@ class DictionaryStorage:
         first_row = next(iter(self.rows), self.totals.last_seq + 1)
         last_at_ms = max((row.at_ms for row in self.rows.values()), default=0)
         window = DedupeWindow.restored(self.settings.dedupe_window, self.totals.last_seq, self._slices())
-        tail = (list(self.queues.values()), window, Space(self.file_bytes, 0, False))
+        tail = (OpenedQueues(clocks[0], self.queues.values()), window, Space(self.file_bytes, 0, False))
         return Opened(*head, first_row, last_at_ms, *tail)
 
     def _slices(self) -> Iterator[IdSlice]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TypeVar
 
 import structlog
@@ -32,6 +33,7 @@ from relay.outbox import (
     OutboxShareUsed,
     OutboxUnavailable,
     OutboxUnusable,
+    RestoredState,
 )
 from relay.outbox.engine import operations
 from relay.outbox.engine.commit_delay import Bell, CommitDelay
@@ -57,6 +59,8 @@ _SPARE_BYTES = 1 << 20
 """Part of this memory for readers that called `room` earlier and have not appended yet."""
 _COMMON_EVENT_BYTES = 1024
 """`room` returns True as long as an event of this size can be appended."""
+_REPORTED_AT_ONCE = 1_000
+"""Device queues that a load reports without a pause for other work: about 5 ms."""
 _IDLE_S = 0.1
 """The outbox is idle after this time without calls. Pauses between two requests of a backlog are shorter."""
 
@@ -186,7 +190,7 @@ class Owner:
             writable=not problem,
             dead_letters=state.totals.dead_letters,
             problem=problem,
-            devices=len(state.index.queues),
+            devices=len(state.index),
             max_devices=self._limits.settings.max_devices,
             quarantined=state.totals.quarantined,
         )
@@ -267,9 +271,9 @@ class Owner:
         if self._load_call is None or not state.is_loaded:
             return
         for number in state.take_changed():
-            queue = state.index.queues.get(number)
-            if queue is not None:
-                self._load_call.holder.pending(number, queue.key, len(queue), queue.body_bytes)
+            key = state.index.key_of(number)
+            if key is not None:
+                self._load_call.holder.pending(number, key, *state.index.pending(number))
 
     async def _load_more(self, call: LoadCall) -> None:
         """Load the next rows of the log. After the last rows, complete `load`."""
@@ -287,10 +291,27 @@ class Owner:
         if missing:
             _log.error("outbox ledger corrected", missing_events=missing)
             await self._commit(self._pending_calls.correction(state, missing))
-        self._report_changes()
-        if not call.result.done():
-            call.holder.granted(restored)
-            call.result.set_result(None)
+        await self._grant(call, restored)
+
+    async def _grant(self, call: LoadCall, restored: RestoredState) -> None:
+        """Report the loaded queues, and grant them when they are loaded for the first time. Pause for other work."""
+        state, holder = self.known, call.holder
+        state.take_changed()
+        for at, (number, key, events, body_bytes) in enumerate(state.index):
+            if events:
+                holder.pending(number, key, events, body_bytes)
+            if at % _REPORTED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        if call.result.done():
+            return
+        queues = iter(restored.queues)
+        chunk = list(islice(queues, _REPORTED_AT_ONCE))
+        while following := list(islice(queues, _REPORTED_AT_ONCE)):
+            holder.granted(RestoredState(chunk, ()))
+            chunk = following
+            await asyncio.sleep(0)
+        holder.granted(RestoredState(chunk, restored.unsettled))
+        call.result.set_result(None)
 
     async def _connect(self, is_free: IsFree | None = None) -> None:
         """Open the store. If it does not match the state in memory, build a new state."""
@@ -311,9 +332,9 @@ class Owner:
 
     def _report_lost_queues(self, old: OutboxState, state: OutboxState) -> None:
         if self._load_call is not None:
-            for number, queue in old.index.queues.items():
-                if number not in state.index.queues:
-                    self._load_call.holder.pending(number, queue.key, 0, 0)
+            for key, number in old.index.by_key.items():
+                if number not in state.index:
+                    self._load_call.holder.pending(number, key, 0, 0)
 
     async def _recreate_files(self) -> None:
         """Write files again that were deleted while open."""

@@ -75,7 +75,7 @@ class Claim(Op[Sequence[Claimed]]):
         wanted = []
         for at, (queue_id, events, window, _) in enumerate(self._parts):
             skip = draft.skipped.get(queue_id, 0)
-            queue = state.index.queues.get(queue_id)
+            queue = state.index.find(queue_id)
             if queue is None:  # it was lost with a broken store
                 wanted.append(WantedEvents(queue_id, array("Q"), array("I"), window, 0))
                 continue
@@ -107,10 +107,11 @@ class Claim(Op[Sequence[Claimed]]):
         for at, ((number, _, _, _), part) in enumerate(zip(self._parts, result.rows, strict=True)):
             for seq in part.corrupt:
                 state.dead_letter(number, seq)
-            if number in state.index.queues:
+            if (queue := state.index.find(number)) is not None:
                 omitted = self._omitted.get(at, NOTHING_OMITTED)
                 seqs = array("Q", sorted((*part.seqs, *omitted))) if omitted else part.seqs
-                state.index.queues[number].claim(Flight(seqs, omitted), part.shift_ms)
+                queue.claim(Flight(seqs, omitted), part.shift_ms)
+                state.index.calm(number)
             claimed.append(Claimed(number, part.bodies, part.seqs, part.timestamps))
         return claimed
 
@@ -134,7 +135,7 @@ class Settle(Op[None]):
         if any(each.queue_id in draft.unclear for each in self._settled):
             return False
         for number, delivered, dead, window in self._settled:
-            queue = state.index.queues.get(number)
+            queue = state.index.find(number)
             if queue is None:  # it was lost with a broken store
                 continue
             flight = queue.in_flight if queue.in_flight is not None else Flight(array("Q"))
@@ -168,9 +169,10 @@ class Settle(Op[None]):
             state.dead_letter(dead_event.queue_id, dead_event.seq)
         events = sum(state.deliver_ahead(queue_id, seq) for queue_id, seq in self._ahead)
         for move in self._moves:
-            state.index.queues[move.queue_id].release()
+            state.index.queue(move.queue_id).release()
             if move.cursor:
                 events += state.deliver(move.queue_id, move.cursor)
+            state.index.calm(move.queue_id)
         assert events == sum(move.delivered for move in self._moves)
         self._metrics.events_delivered.inc(events)
 
@@ -188,13 +190,7 @@ class Forget(Op[None]):
             return False
         index, appended_to = draft.state.index, draft.appended_to()
         self._idle = [
-            number
-            for number in self._queues
-            if (queue := index.queues.get(number)) is not None
-            and not len(queue)
-            and not queue.quarantined
-            and queue.in_flight is None
-            and number not in appended_to
+            number for number in dict.fromkeys(self._queues) if number not in appended_to and index.is_idle(number)
         ]
         draft.unclear.update(self._idle)
         draft.add(self, ForgetQueues(self._idle, index.next_queue_id))
@@ -222,12 +218,10 @@ class Drop(Op[int]):
         if draft.unclear or draft.skipped:
             return False
         first_seq, last_seq, _ = self._range
-        for number, queue in state.index.queues.items():
-            in_flight = queue.in_flight.seqs if queue.in_flight is not None else array("Q")
+        for number, in_flight, seqs in state.index.pending_to(last_seq):
             self._kept += [seq for seq in in_flight if first_seq <= seq <= last_seq]
-            events = queue.count_to(last_seq) - len(in_flight)
-            if events > 0:
-                self._from.append((number, len(in_flight), queue.seqs(events, len(in_flight))))
+            if seqs:
+                self._from.append((number, len(in_flight), seqs))
         seq_range = state.range(first_seq, last_seq)
         marks = bytearray(seq_range.marks)
         for _, _, seqs in self._from:

@@ -113,8 +113,7 @@ class OutboxEngine:
     # -- forwarding ----------------------------------------------------------------------------------
 
     def sizes(self, queue_id: int, limit: int) -> Sequence[int]:
-        known = self._owner.known.index.queues.get(queue_id)
-        return () if known is None else known.sizes(limit)
+        return self._owner.known.index.sizes(queue_id, limit)
 
     def send_until_ms(self) -> int | None:
         return None
@@ -126,10 +125,11 @@ class OutboxEngine:
         await self._owner.submit(operations.Settle(settled, self._metrics))
 
     def release(self, queue_ids: Sequence[int], *, perhaps_delivered: bool = False) -> None:
+        index = self._owner.known.index
         for number in queue_ids:
-            queue = self._owner.known.index.queues.get(number)
-            if queue is not None:
+            if (queue := index.find(number)) is not None:
                 queue.release(perhaps_delivered=perhaps_delivered)
+                index.calm(number)
 
     async def forget(self, queue_ids: Sequence[int]) -> None:
         await self._owner.submit(operations.Forget(queue_ids))
@@ -216,7 +216,7 @@ class OutboxEngine:
     async def discard_pending(self) -> int:
         """Drop all pending and quarantined events, and return their number. The forwarder must not run."""
         state = self._owner.known
-        self.release(list(state.index.queues))
+        self.release(list(state.index.in_flight()))
         discarded = await self.discard_quarantined(state.totals.quarantined)
         while (first := state.index.first_seq()) is not None:
             last = min(first + _DISCARD_ROWS, state.next_seq) - 1

@@ -101,7 +101,7 @@ class OutboxState:
     space: Space
     phase: LoadingLog | Loaded
     next_request: int
-    index: Index = field(default_factory=Index)
+    index: Index
     oldest: Oldest | None = None
     changed: set[int] = field(default_factory=set)
     """Ids of queues whose changes have not been reported to the holder."""
@@ -118,10 +118,9 @@ class OutboxState:
             LogExtent(opened.first_row, opened.totals.last_seq, search=Search(sweep_from=opened.first_row)),
             opened.space,
             LoadingLog(opened),
-            next_request=max((row.request or 0 for row in opened.queues), default=0) + 1,
+            next_request=opened.queues.last_request + 1,
+            index=opened.queues.index,
         )
-        for row in opened.queues:
-            state.index.add(row.queue_id, row.key)
         state.index.reserve(opened.next_queue_id)
         return state
 
@@ -146,10 +145,9 @@ class OutboxState:
             return "dropped"
         if found.mark == DEAD:
             return "dead_lettered"
-        queue = self.index.queues.get(found.queue_id)
-        if queue is not None and (found.seq in queue or queue.is_quarantined(found.seq)):
+        if self.index.is_pending(found.queue_id, found.seq):
             return "pending"
-        unread = isinstance(self.phase, LoadingLog) and self.phase.may_contain(found.queue_id, found.seq)
+        unread = isinstance(self.phase, LoadingLog) and self.phase.is_pending(found.queue_id, found.seq)
         return "pending" if unread else "delivered"
 
     def conflict_of(self, event: Event) -> Conflict | None:
@@ -157,8 +155,7 @@ class OutboxState:
         found = self.dedupe_window.find(event.event_id)
         if found is None or found.mark == DROPPED or found.check in (0, event.check):
             return None
-        queue = self.index.queues.get(found.queue_id)
-        return Conflict(event, None if queue is None else queue.key)
+        return Conflict(event, self.index.key_of(found.queue_id))
 
     def range(self, first_seq: int, last_seq: int) -> SeqRange:
         """Return a range of the log with the part of the dedupe window to remember for it."""
@@ -170,7 +167,7 @@ class OutboxState:
         return (
             self.totals.ledger() == reopened.totals.ledger()
             and self.totals.dead_letters == reopened.totals.dead_letters
-            and self.index.queues.keys() == reopened.index.queues.keys()
+            and self.index.by_key == reopened.index.by_key
         )
 
     # -- space ---------------------------------------------------------------------------------------
@@ -211,9 +208,12 @@ class OutboxState:
         settings, space = self.limits
         if settings.when_full != "reject" or not is_crowded(room_bytes, space.append_bytes):
             return ""
-        queues, by_key = self.index.queues, self.index.by_key
-        numbers = queues if keys is None else [number for key in keys if (number := by_key.get(key)) is not None]
-        used = (queues[number].body_bytes + _ROW_BYTES * len(queues[number]) for number in numbers)
+        index, by_key = self.index, self.index.by_key
+        if keys is None:
+            pending = ((events, body_bytes) for _, _, events, body_bytes in index)
+        else:
+            pending = (index.pending(number) for key in keys if (number := by_key.get(key)) is not None)
+        used = (body_bytes + _ROW_BYTES * events for events, body_bytes in pending)
         return str(OutboxShareUsed()) if any(over_share(each, room_bytes) for each in used) else ""
 
     def beyond_max_devices(self, appends: Sequence[Sequence[Event]]) -> dict[int, TooManyDevices]:
@@ -260,7 +260,10 @@ class OutboxState:
         first_seq = self.next_seq
         if not self.totals.queued:
             self.oldest = Oldest(first_seq, at_ms)
-        self.index.append(first_seq, queue_ids, sizes)
+        if isinstance(self.phase, LoadingLog):
+            self.phase.append(queue_ids, sizes)
+        else:
+            self.index.append(range(first_seq, first_seq + len(sizes)), queue_ids, sizes)
         self.dedupe_window.extend(first_seq, ids, queue_ids, checks)
         self._append_rows(queue_ids, len(sizes))
 
@@ -279,7 +282,8 @@ class OutboxState:
     def forget_quarantined(self, chosen: Sequence[tuple[int, int]]) -> None:
         """Remove the oldest quarantined events, given by (seq, queue id)."""
         for number, events in Counter(queue_id for _, queue_id in chosen).items():
-            self.index.queues[number].forget_quarantined(events)
+            self.index.queue(number).forget_quarantined(events)
+            self.index.calm(number)
         self.totals.quarantined -= len(chosen)
 
     def drop_quarantined(self, chosen: Sequence[tuple[int, int]], rows: int) -> None:
@@ -293,7 +297,7 @@ class OutboxState:
     def _append_again(self, queue_ids: Sequence[int], sizes: Sequence[int], ids: Sequence[bytes]) -> None:
         """Add events that have been in the outbox before. Each keeps its check in the dedupe window."""
         self.dedupe_window.extend(self.next_seq, ids, queue_ids)
-        self.index.append(self.next_seq, queue_ids, sizes)
+        self.index.append(range(self.next_seq, self.next_seq + len(sizes)), queue_ids, sizes)
         self._append_rows(queue_ids, len(sizes))
 
     def _append_rows(self, queue_ids: Sequence[int], events: int) -> None:
@@ -303,16 +307,17 @@ class OutboxState:
 
     def deliver(self, queue_id: int, cursor: int) -> int:
         """Remove the events of a queue up to a seq. Return their number."""
-        queue = self.index.queues[queue_id]
+        queue = self.index.queue(queue_id)
         events = queue.count_to(cursor)
         queue.remove(0, events)
+        self.index.calm(queue_id)
         self.totals.delivered += events
         self.changed.add(queue_id)
         return events
 
     def deliver_ahead(self, queue_id: int, seq: int) -> int:
         """Remove an event that was delivered before a pending one of its queue, and whose row is deleted. Return 1."""
-        self.index.queues[queue_id].remove_seq(seq)
+        self.index.queue(queue_id).remove_seq(seq)
         self.totals.delivered += 1
         self.log.rows -= 1
         self.changed.add(queue_id)
@@ -320,7 +325,8 @@ class OutboxState:
 
     def dead_letter(self, queue_id: int, seq: int) -> None:
         """Remove an event that has become a dead letter from its queue."""
-        self.index.queues[queue_id].remove_seq(seq)
+        self.index.queue(queue_id).remove_seq(seq)
+        self.index.calm(queue_id)
         self.dedupe_window.mark(seq, DEAD)
         self.changed.add(queue_id)
 
@@ -330,7 +336,8 @@ class OutboxState:
 
     def drop(self, queue_id: int, after: int, seqs: Sequence[int]) -> None:
         """Remove events of a queue, after its first `after` events."""
-        self.index.queues[queue_id].remove(after, len(seqs))
+        self.index.queue(queue_id).remove(after, len(seqs))
+        self.index.calm(queue_id)
         for seq in seqs:
             self.dedupe_window.mark(seq, DROPPED)
         self.totals.dropped += len(seqs)
@@ -362,20 +369,19 @@ class OutboxState:
     def missing(self) -> int:
         """Return the number of events that are pending by the ledger and missing from the loaded log."""
         assert isinstance(self.phase, LoadingLog), self.phase
-        return self.totals.pending - self.phase.count() - sum(map(len, self.index.queues.values()))
+        return self.totals.pending - self.phase.pending
 
     def finish_loading(self, *, restores_requests: bool) -> RestoredState:
         """Add the loaded events. `restores_requests`: whether the requests of the journal are in flight."""
         assert isinstance(self.phase, LoadingLog), self.phase
-        restored = self.phase.finish(self.index, self.boot.number, restores_requests=restores_requests)
-        self.totals.quarantined = sum(len(queue.quarantined) for queue in self.index.queues.values())
+        restored = self.phase.finish(restores_requests=restores_requests)
+        self.totals.quarantined = self.index.quarantined()
         self.phase = Loaded()
-        self.changed.update(number for number, queue in self.index.queues.items() if len(queue))
         return restored
 
     def inherit(self, old: OutboxState) -> None:
         """Keep the events in flight, and reuse no queue id while this process runs."""
         self.index.reserve(old.index.next_queue_id)
-        for number, queue in old.index.queues.items():
-            if number in self.index.queues:
-                self.index.queues[number].inherit(queue)
+        for number, queue in old.index.in_flight().items():
+            if (found := self.index.find(number)) is not None:
+                found.inherit(queue)

@@ -1,8 +1,8 @@
-"""The in-memory index of pending events: the seqs of each device queue, and the size of each body.
+"""The in-memory index of pending events: all device queues, by id and by device.
 
-Rules: an event takes 12 bytes and no object (1,000,000 pending events take 12 MB). The seqs of a
-queue only grow, so the array is in order. The events in flight are the first events of the queue,
-and are pending. This module uses neither disks nor clocks.
+Rules: a queue is a StoredQueue only while it has several pending events, an event in flight or quarantined events. Each
+other one is quiet (see `quiet_queues`), because a relay may remember a million of them. `queue` makes a queue a
+StoredQueue, and `calm` makes it quiet again. This module uses neither disks nor clocks.
 """
 
 from __future__ import annotations
@@ -10,198 +10,164 @@ from __future__ import annotations
 import heapq
 import itertools
 from array import array
-from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from relay.event.reader import DeviceKey
-from relay.outbox.engine.flight import Flight
-
-_SLACK_EVENTS = 1024
-"""The removed front of a queue's arrays is deleted when it has this many events and is half of the array."""
-
-
-class StoredQueue:
-    """The pending events of one device, oldest first."""
-
-    __slots__ = ("_head", "_seqs", "_sizes", "body_bytes", "in_flight", "is_restored", "key", "quarantined", "shift_ms")
-
-    def __init__(self, key: DeviceKey) -> None:
-        self.key = key
-        self.body_bytes = 0
-        self.in_flight: Flight | None = None
-        """The events that are claimed, or that `load` returned; the first pending events. None if none is in flight."""
-        self.is_restored = False
-        """Whether `load` returned the events in flight, and they were not claimed since."""
-        self.shift_ms: int | None = None
-        """Outbox time to true time, of a request that the upstream may have accepted (see
-        Outbox.claim); 0: unknown.
-
-        None if there was no such request.
-        """
-        self.quarantined: array[int] = array("Q")
-        """The seqs of events that another machine stored, oldest first; they are not part of the queue."""
-        self._seqs: array[int] = array("Q")
-        self._sizes: array[int] = array("I")
-        self._head = 0
-
-    def __len__(self) -> int:
-        return len(self._seqs) - self._head
-
-    def __contains__(self, seq: int) -> bool:
-        return _contains(self._seqs, seq, self._head)
-
-    def __repr__(self) -> str:
-        flight = 0 if self.in_flight is None else len(self.in_flight.seqs)
-        return f"<StoredQueue {self.key}: {len(self)} pending, {flight} in flight, {len(self.quarantined)} quarantined>"
-
-    @property
-    def first_seq(self) -> int | None:
-        return self._seqs[self._head] if len(self) else None
-
-    def claim(self, flight: Flight, shift_ms: int) -> None:
-        """Record that the first pending events are in flight; without seqs: none is."""
-        assert not flight.seqs or flight.seqs[0] == self.first_seq
-        self.in_flight, self.shift_ms = (flight, shift_ms) if flight.seqs else (None, None)
-        self.is_restored = False
-
-    def restore(self, flight: Flight, shift_ms: int | None) -> None:
-        """Record that the journal contains a request with these events."""
-        if self.in_flight is None:
-            self.in_flight, self.shift_ms = flight, shift_ms
-        self.is_restored = True
-
-    def inherit(self, old: StoredQueue) -> None:
-        """Record that the events in flight of the queue before a failure are in flight."""
-        if old.in_flight is not None:
-            self.in_flight, self.shift_ms, self.is_restored = old.in_flight, old.shift_ms, old.is_restored
-
-    def release(self, *, perhaps_delivered: bool = False) -> None:
-        """Record that no event is in flight."""
-        self.in_flight, self.is_restored = None, False
-        if not perhaps_delivered:
-            self.shift_ms = None
-
-    def is_quarantined(self, seq: int) -> bool:
-        return _contains(self.quarantined, seq)
-
-    def quarantine(self, seqs: array[int]) -> None:
-        self.quarantined = seqs
-
-    def forget_quarantined(self, events: int) -> None:
-        """Remove the oldest quarantined events."""
-        del self.quarantined[:events]
-
-    def append(self, seq: int, size: int) -> None:
-        self._seqs.append(seq)
-        self._sizes.append(size)
-        self.body_bytes += size
-
-    def prepend(self, older: StoredQueue) -> None:
-        """Put the events of `older`, which a restart found, before the events that were appended since."""
-        assert not len(self) or not len(older) or older._seqs[-1] < self._seqs[self._head]
-        self._seqs = older._seqs[older._head :] + self._seqs[self._head :]
-        self._sizes = older._sizes[older._head :] + self._sizes[self._head :]
-        self._head = 0
-        self.body_bytes += older.body_bytes
-
-    def seqs(self, limit: int, skip: int = 0) -> array[int]:
-        """Return the seqs of `limit` pending events, after the first `skip` events."""
-        start = self._head + skip
-        return self._seqs[start : start + limit]
-
-    def sizes(self, limit: int, skip: int = 0) -> array[int]:
-        """Return the body sizes of the same events, in bytes."""
-        start = self._head + skip
-        return self._sizes[start : start + limit]
-
-    def count_to(self, last_seq: int) -> int:
-        """Return the number of pending events with seq <= last_seq."""
-        return bisect_right(self._seqs, last_seq, self._head) - self._head
-
-    def remove(self, start: int, events: int) -> None:
-        """Remove `events` events, beginning with the pending event at index `start`."""
-        low = self._head + start
-        high = low + events
-        assert high <= len(self._seqs)
-        self.body_bytes -= sum(self._sizes[low:high])
-        if start:
-            del self._seqs[low:high]
-            del self._sizes[low:high]
-            return
-        self._head = high
-        if high == len(self._seqs) or (high >= _SLACK_EVENTS and high * 2 >= len(self._seqs)):
-            del self._seqs[:high]
-            del self._sizes[:high]
-            self._head = 0
-
-    def remove_seq(self, seq: int) -> bool:
-        """Remove one event from any position. Return False if it is not pending."""
-        at = bisect_left(self._seqs, seq, self._head)
-        if at == len(self._seqs) or self._seqs[at] != seq:
-            return False
-        self.remove(at - self._head, 1)
-        return True
-
-    def droppable(self) -> Iterator[tuple[int, int]]:
-        """Return (seq, body bytes) of each event that is not in flight, oldest first."""
-        start = self._head + (len(self.in_flight.seqs) if self.in_flight is not None else 0)
-        return ((self._seqs[at], self._sizes[at]) for at in range(start, len(self._seqs)))
-
-
-def _contains(seqs: array[int], seq: int, start: int = 0) -> bool:
-    """Return whether a sorted array contains a seq at `start` or later."""
-    at = bisect_left(seqs, seq, start)
-    return at < len(seqs) and seqs[at] == seq
+from relay.outbox.engine.quiet_queues import QuietQueues
+from relay.outbox.engine.stored_queue import StoredQueue
 
 
 class Index:
-    """All device queues of the outbox, by id and by device."""
+    """All device queues of the outbox."""
 
     def __init__(self) -> None:
-        self.queues: dict[int, StoredQueue] = {}
         self.by_key: dict[DeviceKey, int] = {}
         self.next_queue_id = 1
+        self._quiet = QuietQueues()
+        self._stored: dict[int, StoredQueue] = {}
 
-    def add(self, queue_id: int, key: DeviceKey) -> StoredQueue:
-        added = self.queues[queue_id] = StoredQueue(key)
+    def __len__(self) -> int:
+        return len(self.by_key)
+
+    def __contains__(self, queue_id: int) -> bool:
+        return self.key_of(queue_id) is not None
+
+    def __iter__(self) -> Iterator[tuple[int, DeviceKey, int, int]]:
+        """Return (id, device, pending events, bytes of their bodies) of each queue."""
+        for queue_id, key, event in self._quiet:
+            queue = self._stored.get(queue_id)
+            if queue is not None:
+                yield queue_id, key, len(queue), queue.body_bytes
+            else:
+                yield queue_id, key, int(event is not None), 0 if event is None else event.body_bytes
+
+    # -- queues --------------------------------------------------------------------------------------
+
+    def add(self, queue_id: int, key: DeviceKey) -> None:
+        """Add an empty queue. Its id is larger than all ids before."""
         self.by_key[key] = queue_id
+        self._quiet.add(queue_id, key)
         self.reserve(queue_id + 1)
-        return added
 
     def reserve(self, next_queue_id: int) -> None:
         """Assign no id below this one to a new queue."""
         self.next_queue_id = max(self.next_queue_id, next_queue_id)
 
-    def append(self, first_seq: int, numbers: Sequence[int], sizes: Sequence[int]) -> None:
-        """Append the events first_seq, first_seq + 1, ..., given by the queue id and the body size of each."""
-        queues = self.queues
-        for seq, (number, size) in enumerate(zip(numbers, sizes, strict=True), first_seq):
-            queues[number].append(seq, size)
-
     def forget(self, queue_id: int) -> None:
-        del self.by_key[self.queues.pop(queue_id).key]
+        assert queue_id not in self._stored, queue_id
+        del self.by_key[self._quiet.remove(queue_id)]
+
+    def key_of(self, queue_id: int) -> DeviceKey | None:
+        return self._quiet.key_of(queue_id)
+
+    def find(self, queue_id: int) -> StoredQueue | None:
+        """Return a queue, so that the caller may change it; None if it does not exist. `calm` must follow."""
+        queue = self._stored.get(queue_id)
+        if queue is None and (taken := self._quiet.take(queue_id)) is not None:
+            key, event = taken
+            queue = self._stored[queue_id] = StoredQueue(key)
+            if event is not None:
+                queue.append(*event)
+        return queue
+
+    def queue(self, queue_id: int) -> StoredQueue:
+        """Return a queue that exists, see `find`."""
+        queue = self.find(queue_id)
+        assert queue is not None, queue_id
+        return queue
+
+    def calm(self, queue_id: int) -> None:
+        """Store a queue in the compact form if it is quiet."""
+        queue = self._stored.get(queue_id)
+        if queue is not None and queue.is_quiet:
+            for seq, body_bytes in zip(queue.seqs(1), queue.sizes(1), strict=True):
+                self._quiet.append(queue_id, seq, body_bytes)
+            del self._stored[queue_id]
+
+    def append(self, seqs: Iterable[int], numbers: Sequence[int], sizes: Sequence[int]) -> None:
+        """Append events, given by seq, queue id and body size of each."""
+        stored, quiet = self._stored, self._quiet
+        for seq, number, size in zip(seqs, numbers, sizes, strict=True):
+            if (queue := stored.get(number)) is not None:
+                queue.append(seq, size)
+            elif not quiet.append(number, seq, size):
+                self.queue(number).append(seq, size)
+
+    # -- what a queue contains -----------------------------------------------------------------------
+
+    def is_idle(self, queue_id: int) -> bool:
+        """Return whether a queue exists, has no pending events, and none is in flight or quarantined."""
+        queue = self._stored.get(queue_id)
+        if queue is not None:
+            return not len(queue) and queue.in_flight is None and not queue.quarantined
+        return queue_id in self and self._quiet.event_of(queue_id) is None
+
+    def is_pending(self, queue_id: int, seq: int) -> bool:
+        """Return whether an event is pending, quarantined ones included."""
+        queue = self._stored.get(queue_id)
+        if queue is not None:
+            return seq in queue or queue.is_quarantined(seq)
+        event = self._quiet.event_of(queue_id)
+        return event is not None and event.seq == seq
+
+    def pending(self, queue_id: int) -> tuple[int, int]:
+        """Return (pending events, bytes of their bodies) of a queue."""
+        queue = self._stored.get(queue_id)
+        if queue is not None:
+            return len(queue), queue.body_bytes
+        event = self._quiet.event_of(queue_id)
+        return (0, 0) if event is None else (1, event.body_bytes)
+
+    def sizes(self, queue_id: int, limit: int) -> Sequence[int]:
+        """Return the body sizes of the first `limit` pending events of a queue, in bytes."""
+        queue = self._stored.get(queue_id)
+        if queue is not None:
+            return queue.sizes(limit)
+        event = self._quiet.event_of(queue_id)
+        return () if event is None or not limit else (event.body_bytes,)
+
+    # -- all queues ----------------------------------------------------------------------------------
+
+    def in_flight(self) -> dict[int, StoredQueue]:
+        """Return the queues with events in flight, by id."""
+        return {number: queue for number, queue in self._stored.items() if queue.in_flight is not None}
 
     def is_busy(self) -> bool:
-        """Whether any event is in flight; O(queues)."""
-        return any(queue.in_flight is not None for queue in self.queues.values())
+        """Whether any event is in flight."""
+        return any(queue.in_flight is not None for queue in self._stored.values())
+
+    def quarantined(self) -> int:
+        """Return the number of quarantined events."""
+        return sum(len(queue.quarantined) for queue in self._stored.values())
 
     def first_quarantined(self, limit: int) -> list[tuple[int, int]]:
         """Return (seq, queue id) of the oldest quarantined events, at most `limit`."""
         queues = (
             [(seq, number) for seq in queue.quarantined[:limit]]
-            for number, queue in self.queues.items()
+            for number, queue in self._stored.items()
             if queue.quarantined
         )
         return list(itertools.islice(heapq.merge(*queues), limit))
 
     def first_row_seq(self) -> int | None:
         """Return the seq of the oldest row that must stay, quarantined ones included; O(queues)."""
-        quarantined = (queue.quarantined[0] for queue in self.queues.values() if queue.quarantined)
+        quarantined = (queue.quarantined[0] for queue in self._stored.values() if queue.quarantined)
         return min((seq for seq in (self.first_seq(), min(quarantined, default=None)) if seq is not None), default=None)
 
     def first_seq(self) -> int | None:
         """Return the seq of the oldest pending event; O(queues)."""
-        return min((seq for queue in self.queues.values() if (seq := queue.first_seq) is not None), default=None)
+        seqs = (self._quiet.first_seq(), *(queue.first_seq for queue in self._stored.values()))
+        return min((seq for seq in seqs if seq is not None), default=None)
+
+    def pending_to(self, last_seq: int) -> Iterator[tuple[int, array[int], array[int]]]:
+        """Return (queue id, seqs in flight, later seqs) of the queues with pending events up to `last_seq`."""
+        for number, queue in self._stored.items():
+            in_flight = queue.in_flight.seqs if queue.in_flight is not None else array("Q")
+            events = queue.count_to(last_seq) - len(in_flight)
+            if in_flight or events > 0:
+                yield number, in_flight, queue.seqs(max(events, 0), len(in_flight))
+        for number, event in self._quiet.events(0, last_seq):
+            yield number, array("Q"), array("Q", [event.seq])
 
     def oldest_droppable(self, body_bytes: int) -> int | None:
         """Return the last seq to drop, so that events that are not in flight free `body_bytes`, or
@@ -210,7 +176,8 @@ class Index:
         None if every event is in flight.
         """
         last, freed = None, 0
-        for seq, size in heapq.merge(*(queue.droppable() for queue in self.queues.values() if len(queue))):
+        queues = (queue.droppable() for queue in self._stored.values() if len(queue))
+        for seq, size in heapq.merge(self._quiet.in_order(), *queues):
             last = seq
             freed += size
             if freed >= body_bytes:

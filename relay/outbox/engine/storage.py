@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from relay.config import OutboxSettings
-from relay.event.reader import DeviceKey
 from relay.outbox import IsFree, OutboxError, OutboxFull, OutboxUnavailable
 from relay.outbox.engine.commands import Command, Result
 from relay.outbox.engine.dedupe_window import DedupeWindow
+from relay.outbox.engine.opened_queues import OpenedQueues
 from relay.outbox.engine.outbox_clock import Anchor
 
 
@@ -59,25 +59,6 @@ class Space(NamedTuple):
     """Whether a Shrink would return a worthwhile amount of free space to the system."""
 
 
-class QueueRow(NamedTuple):
-    """A stored device queue. `request` to `shift_ms` and `omitted` are its journal entry, None without a request."""
-
-    queue_id: int
-    key: DeviceKey
-    cursor: int
-    window: bytes
-    boot: int
-    request: int | None
-    ordinal: int | None
-    first_seq: int | None
-    last_seq: int | None
-    shift_ms: int | None = None
-    quarantined_after: int | None = None
-    quarantined_to: int | None = None
-    omitted: bytes | None = None
-    """See WantedEvents."""
-
-
 class StoredTotals(NamedTuple):
     """Totals that show whether two readings of a store saw the same commit."""
 
@@ -104,7 +85,7 @@ class Opened:
     """None if no relay has used the store."""
     first_row: int
     last_at_ms: int
-    queues: Sequence[QueueRow]
+    queues: OpenedQueues
     dedupe_window: DedupeWindow
     space: Space
 

@@ -7,6 +7,7 @@ dedupe window, not on the number of pending events. The log is read in chunks, b
 from __future__ import annotations
 
 import sqlite3
+import sys
 from array import array
 from collections.abc import Iterable, Iterator
 
@@ -14,8 +15,9 @@ import msgspec
 
 from relay.outbox.engine.commands import FindOlder, ReadAppendTime
 from relay.outbox.engine.dedupe_window import CHECK_BYTES, ID_BYTES, DedupeWindow, IdSlice
+from relay.outbox.engine.opened_queues import OpenedQueues, QueueRow
 from relay.outbox.engine.outbox_clock import Anchor
-from relay.outbox.engine.storage import LogChunk, Opened, QueueRow, StoredTotals
+from relay.outbox.engine.storage import LogChunk, Opened, StoredTotals
 from relay.outbox.sqlite.insert import CHECK_OF_ROW
 from relay.outbox.sqlite.space import space_of
 from relay.outbox.sqlite.transaction import read_pages
@@ -63,17 +65,17 @@ def read_opened(database: sqlite3.Connection, boot_id: str, dedupe_window: int) 
     numbers = (*totals, next_queue_id, dead_letter_bytes, boot, boot_from_ms or 0, outbox_ms, monotonic_ms, wall_ms)
     if not (all(isinstance(value, int) for value in numbers) and isinstance(last_boot_id, str)):
         raise ValueError("the ledger has a value of a wrong type")
-    queues = _read_queues(database)
-    if any(row.cursor > totals.last_seq for row in queues):
-        raise ValueError("a cursor is after the last event")
+    same_boot = last_boot_id == boot_id
+    boot = boot if same_boot else boot + 1
+    queues = OpenedQueues(boot, _read_queues(database, totals.last_seq))
     first_row = database.execute("SELECT min(seq) FROM log").fetchone()[0]
     slices = _read_slices(database, max(totals.last_seq - dedupe_window, 0), totals.last_seq)
     return Opened(
         totals=totals,
-        next_queue_id=max(next_queue_id, max((row.queue_id for row in queues), default=0) + 1),
+        next_queue_id=max(next_queue_id, queues.index.next_queue_id),
         dead_letter_bytes=dead_letter_bytes,
-        boot=boot if last_boot_id == boot_id else boot + 1,
-        boot_from_ms=boot_from_ms if last_boot_id == boot_id else None,
+        boot=boot,
+        boot_from_ms=boot_from_ms if same_boot else None,
         anchor=Anchor(outbox_ms, monotonic_ms, wall_ms, last_boot_id) if last_boot_id else None,
         first_row=totals.last_seq + 1 if first_row is None else first_row,
         last_at_ms=_last_at_ms(database),
@@ -142,21 +144,19 @@ def _numbers(text: str) -> array[int]:
         raise ValueError(f"not integers: {text[:100]!r}") from error
 
 
-def _read_queues(database: sqlite3.Connection) -> list[QueueRow]:
-    """Read the device queues. Raise ValueError, TypeError or OverflowError for an invalid row."""
-    queues = [
-        QueueRow(queue_id, (int(tenant_id), platform, device_id), *rest)
-        for queue_id, tenant_id, platform, device_id, *rest in database.execute(
-            "SELECT queue_id, tenant_id, platform, device_id, cursor, rate_window, boot, request, ordinal,"
-            " first_seq, last_seq, shift_ms, quarantined_after, quarantined_to, omitted FROM device_queues"
-        )
-    ]
-    for row in queues:
+def _read_queues(database: sqlite3.Connection, last_seq: int) -> Iterator[QueueRow]:
+    """Yield the device queues. Raise ValueError, TypeError or OverflowError for an invalid row."""
+    for queue_id, tenant_id, platform, device_id, *rest in database.execute(
+        "SELECT queue_id, tenant_id, platform, device_id, cursor, rate_window, boot, request, ordinal,"
+        " first_seq, last_seq, shift_ms, quarantined_after, quarantined_to, omitted FROM device_queues"
+        " ORDER BY queue_id"
+    ):
+        row = QueueRow(queue_id, (int(tenant_id), sys.intern(platform), device_id), *rest)
         if not is_sound_queue(row):
-            raise ValueError(f"device queue {row.queue_id} has an invalid value")
-    if len({row.key for row in queues}) < len(queues):
-        raise ValueError("a device has two queues")
-    return queues
+            raise ValueError(f"device queue {queue_id} has an invalid value")
+        if row.cursor > last_seq:
+            raise ValueError("a cursor is after the last event")
+        yield row
 
 
 def is_sound_queue(row: QueueRow) -> bool:

@@ -23,7 +23,7 @@ import msgspec
 from relay.event.reader import DeviceKey
 from relay.event.values import trimmed, whole
 from relay.outbox.engine.dedupe_window import ID_BYTES
-from relay.outbox.engine.storage import QueueRow
+from relay.outbox.engine.opened_queues import QueueRow
 from relay.outbox.sqlite import files
 from relay.outbox.sqlite.connection import PAGE_BYTES, connect
 from relay.outbox.sqlite.loading import MAX_QUEUE_ID, is_sound_queue

@@ -1,95 +1,91 @@
-"""The index of device queues, compared with a list."""
+"""The index of device queues, compared with a dictionary of lists. Most queues are in compact form."""
 
 from __future__ import annotations
-
-from array import array
 
 from hypothesis import given
 from hypothesis import strategies as st
 from relay.outbox.engine.flight import Flight
-from relay.outbox.engine.queue_index import Index, StoredQueue
+from relay.outbox.engine.queue_index import Index
 
-KEY = (1, "tv", "tv-1")
+FORGOTTEN = 2_000
 STEPS = st.lists(
-    st.one_of(
-        st.tuples(st.just("append"), st.integers(1, 3_000)),
-        st.tuples(st.just("front"), st.integers(0, 2_500)),
-        st.tuples(st.just("middle"), st.tuples(st.integers(0, 50), st.integers(0, 50))),
-        st.tuples(st.just("seq"), st.integers(0, 400)),
-    ),
-    max_size=30,
+    st.tuples(st.sampled_from(["append", "deliver", "claim", "release", "read", "forget"]), st.integers(1, 12)),
+    max_size=80,
 )
 
 
+def key(number: int) -> tuple[int, str, str]:
+    return (1, "tv", f"tv-{number}")
+
+
 @given(STEPS)
-def test_stored_queue_behaves_as_a_list_of_seqs_and_sizes(steps: list[tuple[str, object]]) -> None:
-    queue, model, seq = StoredQueue(KEY), [], 0
-    for what, value in steps:
-        match what, value:
-            case "append", int(count):
-                for _ in range(count):
-                    seq += 2
-                    queue.append(seq, seq % 97)
-                    model.append((seq, seq % 97))
-            case "front", int(count):
-                count = min(count, len(model))
-                queue.remove(0, count)
-                del model[:count]
-            case "middle", (int(start), int(count)):
-                start = min(start, len(model))
-                count = min(count, len(model) - start)
-                queue.remove(start, count)
-                del model[start : start + count]
-            case "seq", int(wanted):
-                assert queue.remove_seq(wanted) == any(each == wanted for each, _ in model)
-                model = [each for each in model if each[0] != wanted]
-    assert list(zip(queue.seqs(len(model) + 9), queue.sizes(len(model) + 9), strict=True)) == model
-    assert len(queue) == len(model)
-    assert queue.body_bytes == sum(size for _, size in model)
-    assert queue.first_seq == (model[0][0] if model else None)
-    for probe in (0, 1, seq // 2, seq, seq + 1):
-        assert (probe in queue) == any(each == probe for each, _ in model)
-        assert queue.count_to(probe) == sum(each <= probe for each, _ in model)
-
-
-def test_older_events_are_put_before_newer_ones() -> None:
-    older, queue = StoredQueue(KEY), StoredQueue(KEY)
-    for seq in range(1, 6):
-        older.append(seq, 10)
-    older.remove(0, 2)
-    queue.append(8, 7)
-    queue.prepend(older)
-    assert list(queue.seqs(9)) == [3, 4, 5, 8]
-    assert queue.body_bytes == 37
+def test_index_behaves_as_a_dictionary_of_lists(steps: list[tuple[str, int]]) -> None:
+    index, model, seq = Index(), dict[int, list[tuple[int, int]]](), 0
+    for number in range(1, 13):
+        index.add(number, key(number))
+        model[number] = []
+    for what, number in steps:
+        queue = index.find(number) if what != "append" else None
+        assert what == "append" or (queue is None) == (number not in model)
+        if number not in model:
+            continue
+        match what:
+            case "append":
+                seq += 1
+                index.append([seq], [number], [seq % 97])
+                model[number].append((seq, seq % 97))
+            case "deliver" if model[number] and queue is not None:
+                queue.release()
+                queue.remove(0, 1)
+                del model[number][0]
+            case "claim" if queue is not None and queue.in_flight is None:
+                queue.claim(Flight(queue.seqs(2)), 0)
+            case "release" if queue is not None:
+                queue.release()
+            case "forget":
+                index.calm(number)
+                assert index.is_idle(number) == (not model[number])
+                if index.is_idle(number):
+                    index.forget(number)
+                    del model[number]
+        index.calm(number)
+    assert list(index) == [(n, key(n), len(events), sum(size for _, size in events)) for n, events in model.items()]
+    seqs = sorted(seq for events in model.values() for seq, _ in events)
+    assert index.first_seq() == index.first_row_seq() == (seqs[0] if seqs else None)
+    held = {n: queue.in_flight.seqs for n, queue in index.in_flight().items()}
+    for number, events in model.items():
+        assert list(index.sizes(number, 9)) == [size for _, size in events[:9]]
+        assert [each for each in range(seq + 1) if index.is_pending(number, each)] == [each for each, _ in events]
+    for last in (0, seq // 2, seq):
+        later = {n: [each for each, _ in events if each <= last][len(held.get(n, ())) :] for n, events in model.items()}
+        assert {n: list(rest) for n, _, rest in index.pending_to(last) if rest} == {n: r for n, r in later.items() if r}
 
 
 def test_oldest_droppable_events_of_all_queues_exclude_events_in_flight() -> None:
     index = Index()
-    first, second = index.add(1, KEY), index.add(2, (1, "tv", "tv-2"))
-    for seq in (1, 2, 5):
-        first.append(seq, 100)
-    for seq in (3, 4):
-        second.append(seq, 100)
+    for number in (1, 2, 3):
+        index.add(number, key(number))
+    index.append(range(1, 7), [1, 1, 2, 2, 1, 3], [100] * 6)
+    first, second = index.queue(1), index.queue(2)
     first.in_flight = Flight(first.seqs(1))
     assert index.oldest_droppable(1) == 2
     assert index.oldest_droppable(250) == 4
-    assert index.oldest_droppable(10_000) == 5
+    assert index.oldest_droppable(10_000) == 6
     second.in_flight = Flight(second.seqs(2))
     first.in_flight = Flight(first.seqs(3))
+    assert index.oldest_droppable(1) == 6
+    index.queue(3).in_flight = Flight(index.queue(3).seqs(1))
     assert index.oldest_droppable(1) is None
 
 
-class Unscanned(array):
-    """An array that may be bisected, and not searched from its beginning."""
-
-    def __contains__(self, seq: object) -> bool:
-        raise AssertionError("an array of a million seqs would be scanned")
-
-
-def test_a_quarantined_event_is_found_without_a_scan() -> None:
-    queue = StoredQueue(KEY)
-    assert not queue.is_quarantined(3)
-    queue.quarantine(Unscanned("Q", [3, 5, 9]))
-
-    assert [seq for seq in range(12) if queue.is_quarantined(seq)] == [3, 5, 9]
-    assert 3 not in queue
+def test_a_queue_with_one_pending_event_becomes_quiet_again() -> None:
+    index = Index()
+    index.add(1, key(1))
+    index.append([5, 6], [1, 1], [10, 20])
+    queue = index.queue(1)
+    index.calm(1)
+    assert index.queue(1) is queue, "it has two events"
+    queue.remove(0, 1)
+    index.calm(1)
+    assert index.queue(1) is not queue
+    assert (list(index.queue(1).seqs(9)), index.pending(1)) == ([6], (1, 20))
