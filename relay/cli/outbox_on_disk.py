@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,8 +18,7 @@ import structlog
 from relay.cli import exits
 from relay.cli.common import is_config_named
 from relay.config import OutboxSettings
-from relay.event.reader import DeviceKey
-from relay.outbox import Outbox, OutboxError, OutboxLocked, RestoredState, Selection
+from relay.outbox import Backlog, Outbox, OutboxError, OutboxLocked, RestoredState, Selection
 from relay.outbox.factory import OutboxEngine, create_outbox, exists
 from relay.runtime.clock import SystemClock
 from relay.runtime.metrics import Metrics
@@ -73,7 +72,7 @@ def _is_there(settings: OutboxSettings) -> bool:
 class NoHolder:
     """A holder that sends nothing, see Holder."""
 
-    def pending(self, queue_id: int, key: DeviceKey, events: int, body_bytes: int) -> None: ...
+    def pending(self, backlogs: Sequence[Backlog]) -> None: ...
 
     def granted(self, restored: RestoredState) -> None: ...
 

@@ -29,7 +29,7 @@ from relay.forward.lease_bound import post_within_lease
 from relay.forward.state_log import StateLog
 from relay.forward.timestamps import corrected
 from relay.forward.upstream import BatchSender
-from relay.outbox import Claimed, ClaimPart, Dead, Outbox, OutboxError, RestoredState, Settled
+from relay.outbox import Backlog, Claimed, ClaimPart, Dead, Outbox, OutboxError, RestoredState, Settled
 from relay.policy import batch
 from relay.policy.backoff import full_jitter
 from relay.policy.limits import Limits
@@ -99,10 +99,12 @@ class Forwarder:
         """See Outbox.open."""
         return is_free(window, self._clock.monotonic_ms(), self._schedule.limits.window_ms)
 
-    def pending(self, queue_id: int, key: tuple[int, str, str], events: int, body_bytes: int) -> None:
+    def pending(self, backlogs: Sequence[Backlog]) -> None:
         """See Holder."""
-        if self._schedule.backlog(queue_id, key, events, body_bytes, self._clock.monotonic_ms()):
-            self._changed.set()
+        now = self._clock.monotonic_ms()
+        for queue_id, key, events, body_bytes in backlogs:
+            if self._schedule.backlog(queue_id, key, events, body_bytes, now):
+                self._changed.set()
 
     def granted(self, restored: RestoredState) -> None:
         """Restore the device queues and the requests in flight at the last end, as the outbox stored them."""

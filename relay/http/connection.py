@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, cast
 
-from relay.http.connection_state import HAS_PLAN, HAS_READER, NEXT, READS, Input, State
+from relay.http.connection_state import NEXT, PARTS, READS, Input, State
 from relay.http.heads import Heads, RequestPlan
 from relay.http.reader import HEAD_END, Complete, Early, Ended, RequestReader, Step
 from relay.http.request import BodyHandler
@@ -78,15 +78,10 @@ class Connection(asyncio.Protocol):
 
     def _move(self, input_: Input, reader: RequestReader | None = None, plan: RequestPlan | None = None) -> None:
         """Change the state, with the reader and the plan that belong to the new state."""
-        state = self._state
-        assert (self._reader is not None) is HAS_READER[state], self
-        assert (self._plan is not None) is HAS_PLAN[state], self
-        self._state = state = NEXT[state][input_]
+        self._state = state = NEXT[self._state][input_]
         self._since_ms = self._listener.now_ms()
         self._reader, self._plan = reader, plan
-        assert (reader is not None) is HAS_READER[state], self
-        assert (plan is not None) is HAS_PLAN[state], self
-        assert (self._transport is None) is (state == "closed"), self
+        assert (reader is not None, plan is not None, self._transport is not None) == PARTS[state], self
 
     # --- calls of the transport
 

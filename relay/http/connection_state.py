@@ -37,5 +37,14 @@ NEXT: Mapping[State, Mapping[Input, State]] = {
 """The next state by state and input. An input that is absent from a state is a bug in this state."""
 READS = frozenset[State]({"new", "idle", "receiving", "discarding"})
 """States in which received data is read at once."""
-HAS_READER = {state: state in {"receiving", "discarding"} for state in NEXT}
-HAS_PLAN = {state: state in {"handling", "discarding"} for state in NEXT}
+PARTS: Mapping[State, tuple[bool, bool, bool]] = {
+    "new": (False, False, True),
+    "idle": (False, False, True),
+    "receiving": (True, False, True),
+    "handling": (False, True, True),
+    "discarding": (True, True, True),
+    "writing": (False, False, True),
+    "closing": (False, False, True),
+    "closed": (False, False, False),
+}
+"""Whether a connection has a reader, a plan and a transport, by state."""

@@ -241,14 +241,19 @@ class Selection:
     event_id: bytes | None = None
 
 
+Backlog: TypeAlias = tuple[int, DeviceKey, int, int]
+"""A device queue: its id, its device, and the number and the body bytes of its pending events, those in flight
+included."""
+
+
 class Holder(Protocol):
     """Receives changes of the device queues that this relay may send from.
 
     The outbox calls it on the event loop.
     """
 
-    def pending(self, queue_id: int, key: DeviceKey, events: int, body_bytes: int) -> None:
-        """Record the pending events of a device queue, events in flight included, after a commit that changed them."""
+    def pending(self, backlogs: Sequence[Backlog]) -> None:
+        """Record the pending events of all device queues that a commit changed."""
 
     def granted(self, restored: RestoredState) -> None:
         """Send from these device queues from now on. Their pending events were recorded before."""

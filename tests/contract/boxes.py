@@ -12,7 +12,7 @@ from pathlib import Path
 
 from relay.config import OutboxSettings
 from relay.event.reader import DeviceKey, Event
-from relay.outbox import Claimed, ClaimPart, Dead, IsFree, Ledger, Outbox, RestoredState, Settled
+from relay.outbox import Backlog, Claimed, ClaimPart, Dead, IsFree, Ledger, Outbox, RestoredState, Settled
 from relay.outbox.factory import OutboxEngine, create_outbox
 from relay.outbox.postgres.outbox import SharedOutbox
 from relay.runtime.machine import MachineIds
@@ -143,9 +143,10 @@ class Box(ABC):
     async def restart_after_kill(self) -> Box:
         return await (await self.kill()).start()
 
-    def pending(self, queue_id: int, key: DeviceKey, events: int, body_bytes: int) -> None:
-        self.queues[key] = queue_id
-        self.backlog[key] = (events, body_bytes)
+    def pending(self, backlogs: Sequence[Backlog]) -> None:
+        for queue_id, key, events, body_bytes in backlogs:
+            self.queues[key] = queue_id
+            self.backlog[key] = (events, body_bytes)
 
     def granted(self, restored: RestoredState) -> None:
         self.loaded, self.loaded_outbox = restored, self.outbox

@@ -17,9 +17,9 @@ from random import Random
 
 import msgspec
 from relay.config import OutboxSettings
-from relay.event.reader import DeviceKey, Event
+from relay.event.reader import Event
 from relay.forward.forwarder import Forwarder
-from relay.outbox import ClaimPart, DeadLetter, Ledger, RestoredState, Selection
+from relay.outbox import Backlog, ClaimPart, DeadLetter, Ledger, RestoredState, Selection
 from relay.policy.limits import Limits
 from relay.policy.schedule import Schedule
 from relay.policy.upstream_origin import EndpointState
@@ -344,8 +344,8 @@ class Relay:
         self.tasks.start("housekeeping", self.forwarder.maintain())
         return self._unsettled
 
-    def pending(self, queue_id: int, key: DeviceKey, events: int, body_bytes: int) -> None:
-        self.forwarder.pending(queue_id, key, events, body_bytes)
+    def pending(self, backlogs: Sequence[Backlog]) -> None:
+        self.forwarder.pending(backlogs)
 
     def granted(self, restored: RestoredState) -> None:
         self._unsettled = restored.unsettled

@@ -420,4 +420,4 @@ class MemoryOutbox:
     def _report(self, number: int) -> None:
         queue = self.disk.queues[number]
         if self._holder is not None:
-            self._holder.pending(number, queue.key, len(queue.pending), queue.body_bytes)
+            self._holder.pending([(number, queue.key, len(queue.pending), queue.body_bytes)])

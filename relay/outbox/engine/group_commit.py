@@ -270,10 +270,8 @@ class Owner:
         state = self.known
         if self._load_call is None or not state.is_loaded:
             return
-        for number in state.take_changed():
-            key = state.index.key_of(number)
-            if key is not None:
-                self._load_call.holder.pending(number, key, *state.index.pending(number))
+        backlogs = map(state.index.backlog, state.take_changed())
+        self._load_call.holder.pending([backlog for backlog in backlogs if backlog is not None])
 
     async def _load_more(self, call: LoadCall) -> None:
         """Load the next rows of the log. After the last rows, complete `load`."""
@@ -299,7 +297,7 @@ class Owner:
         state.take_changed()
         for at, (number, key, events, body_bytes) in enumerate(state.index):
             if events:
-                holder.pending(number, key, events, body_bytes)
+                holder.pending([(number, key, events, body_bytes)])
             if at % _REPORTED_AT_ONCE == 0:
                 await asyncio.sleep(0)
         if call.result.done():
@@ -332,9 +330,8 @@ class Owner:
 
     def _report_lost_queues(self, old: OutboxState, state: OutboxState) -> None:
         if self._load_call is not None:
-            for key, number in old.index.by_key.items():
-                if number not in state.index:
-                    self._load_call.holder.pending(number, key, 0, 0)
+            lost = [(number, key, 0, 0) for key, number in old.index.by_key.items() if number not in state.index]
+            self._load_call.holder.pending(lost)
 
     async def _recreate_files(self) -> None:
         """Write files again that were deleted while open."""

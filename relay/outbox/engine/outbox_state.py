@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from relay.event.reader import DeviceKey, Event
-from relay.outbox import EventState, Ledger, OutboxShareUsed, RestoredState, TooManyDevices
+from relay.outbox import Backlog, EventState, Ledger, OutboxShareUsed, RestoredState, TooManyDevices
 from relay.outbox.engine.commands import DeadLettered, DeadLetterLimits, Deleted, SeqRange
 from relay.outbox.engine.conflicts import Conflict
 from relay.outbox.engine.dedupe_window import DEAD, DROPPED, DedupeWindow
@@ -208,12 +208,10 @@ class OutboxState:
         settings, space = self.limits
         if settings.when_full != "reject" or not is_crowded(room_bytes, space.append_bytes):
             return ""
-        index, by_key = self.index, self.index.by_key
-        if keys is None:
-            pending = ((events, body_bytes) for _, _, events, body_bytes in index)
-        else:
-            pending = (index.pending(number) for key in keys if (number := by_key.get(key)) is not None)
-        used = (body_bytes + _ROW_BYTES * events for events, body_bytes in pending)
+        backlogs: Iterable[Backlog] = self.index
+        if keys is not None:
+            backlogs = filter(None, map(self.index.backlog, filter(None, map(self.index.by_key.get, keys))))
+        used = (body_bytes + _ROW_BYTES * events for _, _, events, body_bytes in backlogs)
         return str(OutboxShareUsed()) if any(over_share(each, room_bytes) for each in used) else ""
 
     def beyond_max_devices(self, appends: Sequence[Sequence[Event]]) -> dict[int, TooManyDevices]:

@@ -13,6 +13,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 
 from relay.event.reader import DeviceKey
+from relay.outbox import Backlog
 from relay.outbox.engine.quiet_queues import QuietQueues
 from relay.outbox.engine.stored_queue import StoredQueue
 
@@ -32,8 +33,8 @@ class Index:
     def __contains__(self, queue_id: int) -> bool:
         return self.key_of(queue_id) is not None
 
-    def __iter__(self) -> Iterator[tuple[int, DeviceKey, int, int]]:
-        """Return (id, device, pending events, bytes of their bodies) of each queue."""
+    def __iter__(self) -> Iterator[Backlog]:
+        """Return the backlog of each queue."""
         for queue_id, key, event in self._quiet:
             queue = self._stored.get(queue_id)
             if queue is not None:
@@ -110,13 +111,10 @@ class Index:
         event = self._quiet.event_of(queue_id)
         return event is not None and event.seq == seq
 
-    def pending(self, queue_id: int) -> tuple[int, int]:
-        """Return (pending events, bytes of their bodies) of a queue."""
+    def backlog(self, queue_id: int) -> Backlog | None:
+        """Return the backlog of a queue; None if it does not exist."""
         queue = self._stored.get(queue_id)
-        if queue is not None:
-            return len(queue), queue.body_bytes
-        event = self._quiet.event_of(queue_id)
-        return (0, 0) if event is None else (1, event.body_bytes)
+        return self._quiet.backlog(queue_id) if queue is None else (queue_id, queue.key, len(queue), queue.body_bytes)
 
     def sizes(self, queue_id: int, limit: int) -> Sequence[int]:
         """Return the body sizes of the first `limit` pending events of a queue, in bytes."""

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from relay.event.reader import DeviceKey
+from relay.outbox import Backlog
 
 _BLOCK_QUEUES = 512
 _NO_SEQ = (1 << 64) - 1
@@ -83,6 +84,14 @@ class QuietQueues:
             return None
         block, slot = found
         return PendingEvent(block.seqs[slot], block.sizes[slot])
+
+    def backlog(self, queue_id: int) -> Backlog | None:
+        """Return the backlog of a queue; None if it does not exist."""
+        found = self._find(queue_id)
+        if found is None:
+            return None
+        block, slot = found
+        return queue_id, block.keys[slot], int(block.seqs[slot] != _NO_SEQ), block.sizes[slot]
 
     def append(self, queue_id: int, seq: int, body_bytes: int) -> bool:
         """Set the pending event of a queue. Return False, without a change, if the queue has one."""

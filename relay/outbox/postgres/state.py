@@ -231,7 +231,7 @@ class ReplicaState:
             if queue is not None and self.holder is not None:
                 is_leaving = group_of(queue_id) in self.leaving
                 events, body_bytes = (0, 0) if is_leaving else (len(queue), queue.body_bytes)
-                self.holder.pending(queue_id, queue.key, events, body_bytes)
+                self.holder.pending([(queue_id, queue.key, events, body_bytes)])
 
     def forget(self, queue_ids: Sequence[int]) -> None:
         """Remove queues without pending events. Their cursors stay in the database."""

@@ -8,15 +8,15 @@ import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from uuid import UUID
 
 import pytest
 from relay.config import OutboxSettings
-from relay.event.reader import DeviceKey, Event
-from relay.outbox import ClaimPart, Dead, Gauges, Ledger, RestoredState, Settled
+from relay.event.reader import Event
+from relay.outbox import Backlog, ClaimPart, Dead, Gauges, Ledger, RestoredState, Settled
 from relay.outbox.factory import create_outbox
 from relay.runtime.clock import SystemClock
 from relay.runtime.metrics import Metrics
@@ -46,8 +46,8 @@ class Opened:
         await self.outbox.load(self)
         return self
 
-    def pending(self, queue_id: int, key: DeviceKey, events: int, body_bytes: int) -> None:
-        self.queues.append(queue_id)
+    def pending(self, backlogs: Sequence[Backlog]) -> None:
+        self.queues += [queue_id for queue_id, *_ in backlogs]
 
     def granted(self, restored: RestoredState) -> None: ...
 

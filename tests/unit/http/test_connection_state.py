@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import get_args
 
 import pytest
-from relay.http.connection_state import HAS_PLAN, HAS_READER, NEXT, READS, Input, State
+from relay.http.connection_state import NEXT, PARTS, READS, Input, State
 
 STATES: tuple[State, ...] = get_args(State)
 INPUTS: tuple[Input, ...] = get_args(Input)
@@ -44,6 +44,7 @@ def test_each_pair_has_one_next_state_or_is_impossible(state: State, input_: Inp
 
 
 def test_a_request_is_read_or_handled_in_its_states_only() -> None:
-    assert {state for state in STATES if HAS_READER[state]} == {"receiving", "discarding"}
-    assert {state for state in STATES if HAS_PLAN[state]} == {"handling", "discarding"}
+    assert {state for state in STATES if PARTS[state][0]} == {"receiving", "discarding"}
+    assert {state for state in STATES if PARTS[state][1]} == {"handling", "discarding"}
+    assert {state for state in STATES if not PARTS[state][2]} == {"closed"}
     assert {"new", "idle", "receiving", "discarding"} == READS

@@ -88,4 +88,4 @@ def test_a_queue_with_one_pending_event_becomes_quiet_again() -> None:
     queue.remove(0, 1)
     index.calm(1)
     assert index.queue(1) is not queue
-    assert (list(index.queue(1).seqs(9)), index.pending(1)) == ([6], (1, 20))
+    assert (list(index.queue(1).seqs(9)), index.backlog(1)) == ([6], (1, key(1), 1, 20))
