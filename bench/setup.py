@@ -116,13 +116,14 @@ class Relay(Child):
     def until_loaded(self) -> None:
         """Wait until the relay has read its log, which continues after it is ready.
 
-        The pending devices become known all at once. Their number is not checked, because some events may already have
-        been sent.
+        The pending devices become known in quick succession. Their number is not checked, because some events may
+        already have been sent.
         """
-        deadline = time.monotonic() + PATIENCE_S
-        while not self.metric("devices_waiting"):
+        deadline, known = time.monotonic() + PATIENCE_S, 0.0
+        while not known or known < self.metric("devices_waiting"):
             if time.monotonic() > deadline:
                 raise RuntimeError("the relay has not read its log")
+            known = self.metric("devices_waiting")
             time.sleep(_POLL_S)
 
     def pending(self) -> int:

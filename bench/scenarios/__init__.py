@@ -11,6 +11,7 @@ from bench.report import Row
 from bench.scenarios import (
     accept,
     batch,
+    devices,
     drain,
     forms,
     growth,
@@ -38,6 +39,7 @@ HEAVY: dict[str, Scenario] = {
     "wear": wear.wear,
     "start": start.start,
     "memory": idle.memory,
+    "devices": devices.devices,
     "policy": policy.policy,
     "slow": slow.slow,
     "outage": outage.outage,
