@@ -104,8 +104,12 @@ class Endpoints:
     def add_pending(self, tenant_id: int | None, now: int) -> None:
         """Record that one more device queue of a tenant has pending events."""
         tenant = self._tenants[tenant_id]
+        if tenant.pending:
+            tenant.add_pending()
+            return
         before = tenant.assignment
-        tenant.add_pending(is_entitled=self._is_proven(tenant_id, tenant) or len(self._unproven) < MAX_UNPROVEN)
+        is_entitled = self._is_proven(tenant_id, tenant) or len(self._unproven) < MAX_UNPROVEN
+        tenant.add_first_pending(is_entitled=is_entitled)
         self._follow(tenant_id, tenant, before, now)
 
     def remove_pending(self, tenant_id: int | None, now: int) -> None:
@@ -113,9 +117,15 @@ class Endpoints:
         tenant = self._tenants[tenant_id]
         before = tenant.assignment
         tenant.remove_pending(now)
+        if tenant.pending:
+            return
         self._follow(tenant_id, tenant, before, now)
-        if not tenant.pending and tenant.assignment == "own":
+        if tenant.assignment == "own":
             self._expiring.setdefault(tenant_id, now)
+
+    def is_served(self, tenant_id: int) -> bool:
+        """Return whether an event of a tenant was delivered. If so, it shares no endpoint."""
+        return self._tenants[tenant_id].is_served
 
     def served(self, tenant_id: int, queue_ids: Sequence[int], now: int) -> None:
         """Record that events of these device queues of a tenant were delivered; of none of them since a restart."""

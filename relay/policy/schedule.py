@@ -263,8 +263,8 @@ class Schedule:
     def settled(self, send: Send, now: int) -> None:
         """Free the device queues of a request after its outcome is stored, or immediately without an outcome."""
         self._use_slot(send, "free")
-        known = [queue_id for queue_id, _ in send.shares if self._queues[queue_id].is_known]
-        if known:
+        is_served = self._endpoints.is_served(send.tenant_id)
+        if not is_served and (known := [each.queue_id for each in send.shares if self._queues[each.queue_id].is_known]):
             self._endpoints.served(send.tenant_id, known, now)
         endpoint = self._senders.pop(send.shares[0].queue_id)
         # The last device queue may have been cut off, so it becomes the first one of the next request.

@@ -16,13 +16,12 @@ from typing import Literal, TypeAlias
 
 Assignment: TypeAlias = Literal["idle", "shared", "own"]
 TenantInput: TypeAlias = Literal["pending", "entitled", "emptied", "expired"]
-"""Pending events of a tenant without and with the right to its own endpoint; no more pending events; none for one
-window."""
+"""First pending events of a tenant without and with the right to its own endpoint, which it may also get later; no
+more pending events; none for one window."""
 
 _TABLE: Mapping[tuple[Assignment, TenantInput], Assignment] = {
     ("idle", "pending"): "shared",
     ("idle", "entitled"): "own",
-    ("shared", "pending"): "shared",
     ("shared", "entitled"): "own",
     ("shared", "emptied"): "idle",
     ("own", "pending"): "own",
@@ -61,10 +60,16 @@ class Tenant:
         self.queues -= 1
         assert self.pending <= self.queues, self
 
-    def add_pending(self, *, is_entitled: bool) -> None:
-        """Record that one more device queue has pending events."""
-        self.pending += 1
+    def add_first_pending(self, *, is_entitled: bool) -> None:
+        """Record that the first device queue has pending events."""
+        assert self.pending == 0, self
+        self.pending = 1
         self._become("entitled" if is_entitled else "pending")
+
+    def add_pending(self) -> None:
+        """Record that a further device queue has pending events."""
+        assert 0 < self.pending < self.queues, self
+        self.pending += 1
 
     def remove_pending(self, now: int) -> None:
         """Record that one device queue has no more pending events."""

@@ -11,7 +11,6 @@ from relay.policy.tenant import Assignment, Tenant, TenantInput, after
 EXPECTED: dict[tuple[Assignment, TenantInput], Assignment] = {
     ("idle", "pending"): "shared",
     ("idle", "entitled"): "own",
-    ("shared", "pending"): "shared",
     ("shared", "entitled"): "own",
     ("shared", "emptied"): "idle",
     ("own", "pending"): "own",
@@ -34,7 +33,8 @@ def test_a_tenant_shares_an_endpoint_while_it_has_pending_events() -> None:
     tenant = Tenant()
     for _ in range(2):
         tenant.add_queue()
-        tenant.add_pending(is_entitled=False)
+    tenant.add_first_pending(is_entitled=False)
+    tenant.add_pending()
     assert repr(tenant) == "Tenant(shared, 2 of 2 device queues pending)"
     tenant.remove_pending(5)
     assert tenant.assignment == "shared"
@@ -45,7 +45,7 @@ def test_a_tenant_shares_an_endpoint_while_it_has_pending_events() -> None:
 def test_an_own_endpoint_outlives_the_pending_events_until_it_expires() -> None:
     tenant = Tenant()
     tenant.add_queue()
-    tenant.add_pending(is_entitled=False)
+    tenant.add_first_pending(is_entitled=False)
     tenant.serve()
     tenant.entitle()
     tenant.remove_pending(7)
