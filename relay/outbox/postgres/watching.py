@@ -55,6 +55,7 @@ class DatabaseWatch:
         self._bell = Bell()
         self._beats = 0
         self._is_beat_due = True
+        self._is_poll_due = False
         self.granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Set after the first claim of queue groups."""
 
@@ -62,7 +63,8 @@ class DatabaseWatch:
         return f"<DatabaseWatch: {self._beats} beats, {self.lease}>"
 
     def ring(self) -> None:
-        """Poll soon."""
+        """Poll at once, or after the present poll."""
+        self._is_poll_due = True
         self._bell.ring()
 
     async def pace(self) -> None:
@@ -77,6 +79,7 @@ class DatabaseWatch:
         attempt = 0
         while True:
             try:
+                self._is_poll_due = False
                 await self.poll()
                 if self._is_beat_due and self._state.holder is not None:
                     self._is_beat_due = False
@@ -90,7 +93,8 @@ class DatabaseWatch:
                 await self._reconnect.wait(attempt, error)
                 attempt += 1
                 continue
-            await self._bell.wait(_POLL_S)
+            if not self._is_poll_due:
+                await self._bell.wait(_POLL_S)
 
     # -- discovery -----------------------------------------------------------------------------------
 

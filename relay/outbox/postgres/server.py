@@ -1,0 +1,326 @@
+"""The transactions of the shared outbox on a PostgreSQL server, see `database`.
+
+Three connections: one for appends, one for forward transactions, and one for everything else.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from typing import Any
+
+from relay.event.reader import DeviceKey
+from relay.outbox import DeadLetter, OutboxLost, OutboxUnusable, Selection
+from relay.outbox.engine.outbox_clock import Anchor
+from relay.outbox.postgres import schema, sql
+from relay.outbox.postgres.connection import Connection, Session, parse_url
+from relay.outbox.postgres.database import (
+    AppendTotals,
+    AppendTransaction,
+    Beat,
+    CommitRow,
+    ForwardTotals,
+    Grant,
+    Journal,
+    Letters,
+    LiveReplica,
+    Mark,
+    Move,
+    Moved,
+    NewPart,
+    Registered,
+    RequeueTransaction,
+    SharedQueue,
+    View,
+    group_of,
+)
+from relay.outbox.postgres.forward_transaction import execute_move, read_letters
+from relay.runtime.secret import Secret
+from relay.runtime.tasks import Tasks
+
+
+class PostgresServer:
+    """See relay.outbox.postgres.database.SharedDatabase."""
+
+    def __init__(self, url: Secret, schema_name: str, name: str, timeout_ms: int) -> None:
+        self._schema = schema_name
+        tasks, parameters, timeout_s = Tasks(), parse_url(url.reveal()), timeout_ms / 1000
+
+        def session(role: str) -> Session:
+            return Session(parameters, schema_name, f"relay {name} {role}", timeout_s, tasks)
+
+        self._append, self._forward, self._watch = session("append"), session("forward"), session("watch")
+
+    def __repr__(self) -> str:
+        return f"<PostgresServer {self._watch!r}>"
+
+    async def close(self) -> None:
+        for session in (self._append, self._forward, self._watch):
+            await session.close()
+
+    # -- life ----------------------------------------------------------------------------------------
+
+    async def register(self, name: str) -> Registered:
+        return await self._watch.run(lambda connection: self._register(connection, name))
+
+    async def _register(self, connection: Connection, name: str) -> Registered:
+        async with connection.transaction():
+            if await _row(connection, sql.HAS_TABLES) == (False,):
+                await connection.execute(b'CREATE SCHEMA IF NOT EXISTS "%b"' % self._schema.encode())
+                for statement in schema.TABLES:
+                    await connection.execute(statement.encode())
+            *time, boot_from_ms, version = await _row(connection, sql.TIME)
+            if version > schema.VERSION:
+                raise OutboxUnusable("the database was created by a newer relay: start that version")
+            (live,) = await _row(connection, sql.LIVE)
+            (last_at_ms,) = await _row(connection, sql.LAST_TIME)
+            marks = [Mark(*row) for row in await _rows(connection, sql.MARKS)]
+            (replica,) = await _row(connection, sql.REGISTER, (name,))
+            await connection.execute(sql.ADD_FENCES, (replica, replica))
+        anchor = None if time[0] is None else Anchor(*time)
+        return Registered(replica, anchor, boot_from_ms, live > 0, last_at_ms, marks)
+
+    async def leave(self, replica: int, anchor: Anchor) -> None:
+        async def work(connection: Connection) -> None:
+            async with connection.transaction():
+                if await _rows(connection, sql.SET_FENCES, (replica,)):
+                    await connection.execute(sql.FREE_SLOTS, (replica,))
+                    (boot_from_ms,) = await _row(connection, "SELECT boot_from_ms FROM meta")
+                    await connection.execute(sql.SAVE_TIME, (*anchor, boot_from_ms))
+
+        await self._watch.run(work)
+
+    # -- appends -------------------------------------------------------------------------------------
+
+    async def append(self, replica: int, append: AppendTransaction) -> Sequence[int]:
+        async def work(connection: Connection) -> list[int]:
+            if len(append.parts) == 1:
+                return [await _append_part(connection, replica, append, append.parts[0])]
+            async with connection.transaction():
+                return [await _append_part(connection, replica, append, part) for part in append.parts]
+
+        return await self._append.run(work)
+
+    async def requeue(self, replica: int, requeue: RequeueTransaction) -> CommitRow | None:
+        async def work(connection: Connection) -> CommitRow | None:
+            async with connection.transaction():
+                await check_fence(connection, sql.FENCE, replica, "append")
+                return await _requeue(connection, replica, requeue)
+
+        return await self._append.run(work)
+
+    async def last_append(self, replica: int) -> tuple[int, Sequence[CommitRow]]:
+        async def work(connection: Connection) -> tuple[int, Sequence[CommitRow]]:
+            await check_fence(connection, sql.FENCE_AND_WAIT, replica, "append")
+            rows = await _rows(connection, sql.LAST_APPEND, {"replica": replica})
+            return (rows[0][0] if rows else 0), [_commit_row(row) for _, *row in rows]
+
+        return await self._append.run(work)
+
+    # -- forwarding ----------------------------------------------------------------------------------
+
+    async def move(self, replica: int, move: Move) -> Moved:
+        async def work(connection: Connection) -> Moved:
+            async with connection.transaction():
+                await check_fence(connection, sql.FENCE, replica, "forward")
+                return await execute_move(connection, replica, move)
+
+        return await self._forward.run(work)
+
+    async def last_move(self, replica: int) -> int:
+        async def work(connection: Connection) -> int:
+            await check_fence(connection, sql.FENCE_AND_WAIT, replica, "forward")
+            (number,) = await _row(connection, sql.LAST_MOVE, (replica,))
+            return int(number)
+
+        return await self._forward.run(work)
+
+    # -- watching ------------------------------------------------------------------------------------
+
+    async def poll(self, positions: Mapping[int, int], limit: int) -> Mapping[int, Sequence[CommitRow]]:
+        async def work(connection: Connection) -> Mapping[int, Sequence[CommitRow]]:
+            streams: dict[int, list[CommitRow]] = {}
+            for row in await _rows(connection, sql.POLL, (list(positions), list(positions.values()), limit)):
+                streams.setdefault(row[0], []).append(_commit_row(row))
+            return streams
+
+        return await self._watch.run(work)
+
+    async def queues(self, queue_ids: Sequence[int]) -> Mapping[int, tuple[DeviceKey, Mapping[int, int]]]:
+        async def work(connection: Connection) -> Mapping[int, tuple[DeviceKey, Mapping[int, int]]]:
+            rows = await _rows(connection, sql.QUEUES, (list(queue_ids),))
+            return {queue_id: (tuple(key), _seqs(cursors)) for queue_id, *key, cursors in rows}
+
+        return await self._watch.run(work)
+
+    async def beat(self, replica: int, beat: Beat) -> View:
+        async def work(connection: Connection) -> View:
+            async with connection.transaction():
+                await check_fence(connection, sql.FENCE, replica, "forward")
+                await connection.execute(sql.BEAT, (beat.events, beat.body_bytes, replica))
+                if beat.anchor is not None:
+                    await connection.execute(sql.SAVE_TIME, (*beat.anchor, beat.boot_from_ms))
+            return await _view(connection)
+
+        return await self._watch.run(work)
+
+    async def fence(self, replica: int, beat: int) -> bool:
+        async def work(connection: Connection) -> bool:
+            async with connection.transaction():
+                if not await _rows(connection, sql.LOCK_REPLICA, (replica, beat)):
+                    return False
+                if not await _rows(connection, sql.SET_FENCES, (replica,)):
+                    return False
+                await connection.execute(sql.OWE, (replica, replica))
+                await connection.execute(sql.FREE_SLOTS, (replica,))
+                return True
+
+        return await self._watch.run(work)
+
+    async def claim_groups(self, replica: int, groups: Sequence[int]) -> Grant:
+        async def work(connection: Connection) -> Grant:
+            async with connection.transaction():
+                await check_fence(connection, sql.FENCE, replica, "forward")
+                slots = {"replica": replica, "slots": list(groups)}
+                claimed = [slot for (slot,) in await _rows(connection, sql.CLAIM_SLOTS, slots)]
+                queues = [_queue(row) for row in await _rows(connection, sql.QUEUES_OF_SLOTS, (claimed,))]
+                marks = [Mark(*row) for row in await _rows(connection, sql.MARKS_OF_SLOTS, (claimed,))]
+                owed = dict(await _rows(connection, sql.OWED_OF_SLOTS, (claimed,)))
+            return Grant(claimed, queues, marks, owed)
+
+        return await self._watch.run(work)
+
+    async def release_groups(self, replica: int, groups: Sequence[int]) -> None:
+        async def work(connection: Connection) -> None:
+            async with connection.transaction():
+                await check_fence(connection, sql.FENCE, replica, "forward")
+                await connection.execute(sql.RELEASE_SLOTS, (replica, list(groups)))
+
+        await self._watch.run(work)
+
+    async def clean(self, keep_ids: int) -> None:
+        async def work(connection: Connection) -> None:
+            await connection.execute(sql.CLEAN, (keep_ids,))
+
+        await self._watch.run(work)
+
+    # -- dead letters --------------------------------------------------------------------------------
+
+    async def letters(self, selection: Selection, limit: int, after: int) -> Sequence[DeadLetter]:
+        return await self._watch.run(lambda connection: read_letters(connection, selection, limit, after))
+
+    async def discard(self, selection: Selection, limit: int) -> tuple[int, int]:
+        async def work(connection: Connection) -> tuple[int, int]:
+            async with connection.transaction():
+                letters = await read_letters(connection, selection, limit, 0)
+                ids = [letter.id for letter in letters]
+                sizes = [size for (size,) in await _rows(connection, sql.DELETE_LETTERS, (ids,))]
+            return len(sizes), sum(sizes)
+
+        return await self._watch.run(work)
+
+
+async def check_fence(connection: Connection, statement: str, replica: int, role: str) -> None:
+    if not await _rows(connection, statement, (replica, role)):
+        raise OutboxLost("another relay has taken over the device queues of this one: it starts again")
+
+
+async def _rows(connection: Connection, statement: str, values: Any = None) -> list[tuple[Any, ...]]:
+    cursor = await connection.execute(statement.encode(), values, binary=True)
+    rows: list[tuple[Any, ...]] = await cursor.fetchall()
+    return rows
+
+
+async def _row(connection: Connection, statement: str, values: Any = None) -> tuple[Any, ...]:
+    (row,) = await _rows(connection, statement, values)
+    return row
+
+
+async def _append_part(connection: Connection, replica: int, append: AppendTransaction, part: NewPart) -> int:
+    sizes = [len(body) for body in part.bodies]
+    new = [(queue_id, group_of(queue_id), *key) for queue_id, key in append.new_queues]
+    ids, slots, tenants, platforms, devices = map(list, zip(*new, strict=True)) if new else ([], [], [], [], [])
+    values = {
+        "replica": replica,
+        "n": append.number,
+        "accepted": append.accepted,
+        "requeued": append.requeued,
+        "at_ms": append.at_ms,
+        "packed_queue_ids": part.queue_ids.tobytes(),
+        "packed_sizes": array("I", sizes).tobytes(),
+        "packed_checks": part.checks.tobytes(),
+        "ids": b"".join(part.ids),
+        "bodies": b"".join(part.bodies),
+        "queue_ids": part.queue_ids.tolist(),
+        "crcs": list(part.crcs),
+        "checks": part.checks.tolist(),
+        "starts": [1, *(size + 1 for size in accumulate(sizes[:-1]))],
+        "sizes": sizes,
+        "new_ids": ids,
+        "new_slots": slots,
+        "new_tenants": tenants,
+        "new_platforms": platforms,
+        "new_devices": devices,
+    }
+    rows = await _rows(connection, sql.APPEND, values)
+    if not rows:
+        raise OutboxLost("another relay has taken over the device queues of this one: it starts again")
+    return int(rows[0][0])
+
+
+async def _requeue(connection: Connection, replica: int, requeue: RequeueTransaction) -> CommitRow | None:
+    letters = sorted(await _rows(connection, sql.REQUEUED, (list(requeue.letter_ids),)))
+    if not letters:
+        return None
+    (number,) = await _row(connection, "SELECT nextval('commit_id')")
+    _, queue_ids, event_ids, tenants, platforms, devices, crcs, checks, bodies = zip(*letters, strict=True)
+    columns = array("q", queue_ids), array("I", map(len, bodies)), b"".join(event_ids), array("I", checks)
+    totals = (requeue.accepted, requeue.requeued + len(letters))
+    row = CommitRow(replica, number, requeue.at_ms, True, totals[0], totals[1], *columns)
+    packed = (row.queue_ids.tobytes(), row.sizes.tobytes(), row.ids, row.checks.tobytes())
+    await connection.execute(sql.ADD_COMMIT, (replica, number, requeue.number, *totals, requeue.at_ms, *packed))
+    for queue_id, *key in sorted({*zip(queue_ids, tenants, platforms, devices, strict=True)}):
+        await connection.execute(sql.ADD_QUEUE, (queue_id, group_of(queue_id), *key))
+    events = zip(queue_ids, event_ids, crcs, checks, bodies, strict=True)
+    async with connection.cursor() as cursor:
+        await cursor.executemany(sql.ADD_EVENT, [(row.seq(at), *event) for at, event in enumerate(events)])
+    return row
+
+
+def _commit_row(row: Sequence[Any]) -> CommitRow:
+    queue_ids, sizes, ids, checks = row[6:]
+    columns = array("q", queue_ids), array("I", sizes), ids, array("I", checks)
+    replica, number, at_ms, is_requeue, accepted, requeued = row[:6]
+    return CommitRow(replica, number, at_ms, is_requeue, accepted, requeued, *columns)
+
+
+async def _view(connection: Connection) -> View:
+    replicas, first_ids, appended, moved = [], {}, {}, {}
+    for replica, name, beat, events, body_bytes, fenced, accepted, requeued, first, *totals in await _rows(
+        connection, sql.VIEW
+    ):
+        if not fenced:
+            replicas.append(LiveReplica(replica, name, beat, events, body_bytes))
+        if first is not None:
+            first_ids[replica] = first
+        appended[replica], moved[replica] = AppendTotals(accepted, requeued), ForwardTotals(*totals)
+    holders = dict(await _rows(connection, sql.HOLDERS))
+    letters = Letters(*(await _row(connection, sql.LETTER_TOTALS)))
+    (outbox_ms, *_) = await _row(connection, sql.TIME)
+    return View(replicas, holders, first_ids, appended, moved, letters, outbox_ms or 0)
+
+
+def _seqs(stored: Mapping[str, int]) -> dict[int, int]:
+    """Return seqs by replica, as stored in JSON."""
+    return {int(replica): seq for replica, seq in stored.items()}
+
+
+def _queue(row: tuple[Any, ...]) -> SharedQueue:
+    queue_id, tenant_id, platform, device_id, cursors, window, monotonic_ms, *journal, is_forgotten = row
+    request, ordinal, flight, shift_ms, omitted = journal
+    entry = None
+    if flight is not None:
+        entry = Journal(queue_id, window, monotonic_ms, request, ordinal, _seqs(flight), shift_ms, omitted)
+    key = (tenant_id, platform, device_id)
+    return SharedQueue(queue_id, key, _seqs(cursors), window, monotonic_ms, entry, is_forgotten)

@@ -1,0 +1,124 @@
+"""The statements of the shared outbox. INSERTs name their columns, and a statement changes each table once."""
+
+from __future__ import annotations
+
+FENCE = "SELECT 1 FROM fences WHERE replica = %s AND role = %s AND NOT fenced FOR SHARE"
+FENCE_AND_WAIT = "SELECT 1 FROM fences WHERE replica = %s AND role = %s AND NOT fenced FOR UPDATE"
+"""Waits until a transaction of an earlier connection is decided."""
+
+APPEND = """
+WITH f AS MATERIALIZED (
+       SELECT 1 FROM fences WHERE replica = %(replica)s AND role = 'append' AND NOT fenced FOR SHARE),
+     s AS MATERIALIZED (SELECT nextval('commit_id') AS id FROM f),
+     c AS (INSERT INTO commits(replica, id, n, accepted, requeued, at_ms, is_requeue, queue_ids, sizes, ids, checks)
+           SELECT %(replica)s, id, %(n)s, %(accepted)s, %(requeued)s, %(at_ms)s, false, %(packed_queue_ids)b,
+                  %(packed_sizes)b, %(ids)b, %(packed_checks)b FROM s),
+     q AS (INSERT INTO device_queues(queue_id, slot, tenant_id, platform, device_id)
+           SELECT u.* FROM f, unnest(%(new_ids)s::bigint[], %(new_slots)s::int[], %(new_tenants)s::bigint[],
+                                     %(new_platforms)s::text[], %(new_devices)s::text[]) u
+           ON CONFLICT (queue_id) DO UPDATE SET forgotten = false WHERE device_queues.forgotten),
+     r AS (INSERT INTO log(seq, queue_id, event_id, crc, checked, body)
+           SELECT (s.id << 12) | u.n, u.queue_id, substring(%(ids)b::bytea FROM (16 * u.n - 15)::int FOR 16), u.crc,
+                  u.checked, substring(%(bodies)b::bytea FROM u.start FOR u.size)
+           FROM s, unnest(%(queue_ids)s::bigint[], %(crcs)s::bigint[], %(checks)s::bigint[], %(starts)s::int[],
+                          %(sizes)s::int[]) WITH ORDINALITY u(queue_id, crc, checked, start, size, n))
+SELECT id FROM s"""
+
+_COMMIT = "replica, id, at_ms, is_requeue, accepted, requeued, queue_ids, sizes, ids, checks"
+LAST_APPEND = f"""
+SELECT n, {_COMMIT} FROM commits
+WHERE replica = %(replica)s AND n = (SELECT max(n) FROM commits WHERE replica = %(replica)s) ORDER BY id"""  # noqa: S608
+POLL = f"""
+SELECT c.* FROM replicas
+LEFT JOIN unnest(%s::int[], %s::bigint[]) p(replica, position) ON p.replica = replicas.replica
+CROSS JOIN LATERAL (
+  SELECT {_COMMIT} FROM commits
+  WHERE commits.replica = replicas.replica AND commits.id > coalesce(p.position, 0) ORDER BY id LIMIT %s) c"""  # noqa: S608
+
+REQUEUED = """
+DELETE FROM dead_letters WHERE id = ANY(%s)
+RETURNING id, queue_id, event_id, tenant_id, platform, device_id, crc, checked, body"""
+ADD_QUEUE = """
+INSERT INTO device_queues(queue_id, slot, tenant_id, platform, device_id) VALUES (%s, %s, %s, %s, %s)
+ON CONFLICT (queue_id) DO UPDATE SET forgotten = false WHERE device_queues.forgotten"""
+ADD_COMMIT = """
+INSERT INTO commits(replica, id, n, accepted, requeued, at_ms, is_requeue, queue_ids, sizes, ids, checks)
+VALUES (%s, %s, %s, %s, %s, %s, true, %s, %s, %s, %s)"""
+ADD_EVENT = "INSERT INTO log(seq, queue_id, event_id, crc, checked, body) VALUES (%s, %s, %s, %s, %s, %s)"
+
+ADD_MOVE = """
+INSERT INTO moves(replica, n, delivered, dead_lettered, dropped, duplicates) VALUES (%s, %s, %s, %s, %s, %s)"""
+DELETE_MOVES = "DELETE FROM moves WHERE replica = %s AND n < %s"
+LAST_MOVE = "SELECT coalesce(max(n), 0) FROM moves WHERE replica = %s"
+JOURNAL = """
+UPDATE device_queues SET rate_window = %s, monotonic_ms = %s, holder = %s, request = %s, ordinal = %s,
+       flight = %s::jsonb, shift_ms = %s, omitted = %s WHERE queue_id = %s"""
+SETTLE = """
+UPDATE device_queues SET cursors = cursors || %s::jsonb, rate_window = %s, monotonic_ms = %s, request = NULL,
+       ordinal = NULL, flight = NULL, shift_ms = NULL, omitted = NULL WHERE queue_id = %s"""
+BURY = """
+INSERT INTO dead_letters(queue_id, event_id, tenant_id, platform, device_id, reason, status, message, dead_at_ms, crc,
+                         checked, body)
+SELECT %s, %s, %s, %s, %s, %s, %s, %s, %s, coalesce(crc, 0), coalesce(checked, 0), coalesce(body, '')
+FROM (SELECT 1) one LEFT JOIN log ON seq = %s"""
+LETTER_TOTALS = "SELECT count(*), coalesce(sum(octet_length(body)), 0)::bigint FROM dead_letters"
+LETTER_SHARES = "SELECT id, tenant_id, platform, device_id, octet_length(body) FROM dead_letters ORDER BY id"
+DELETE_LETTERS = "DELETE FROM dead_letters WHERE id = ANY(%s) RETURNING octet_length(body)"
+MARK = """
+INSERT INTO marks(seq, queue_id, why) SELECT * FROM unnest(%s::bigint[], %s::bigint[], %s::text[])
+ON CONFLICT (seq) DO UPDATE SET why = excluded.why"""
+DELETE_EVENTS = "DELETE FROM log WHERE seq = ANY(%s)"
+FORGET = "UPDATE device_queues SET forgotten = true WHERE queue_id = ANY(%s)"
+READ_BODIES = "SELECT seq, crc, body FROM log WHERE seq = ANY(%s)"
+LETTERS = """
+SELECT id, event_id, tenant_id, platform, device_id, reason, status, message, dead_at_ms, body FROM dead_letters
+WHERE id > %(after)s AND (%(ids)s::bigint[] IS NULL OR id = ANY(%(ids)s::bigint[]))
+  AND (%(device_id)s::text IS NULL OR device_id = %(device_id)s) AND (%(reason)s::text IS NULL OR reason = %(reason)s)
+  AND (%(event_id)s::bytea IS NULL OR event_id = %(event_id)s)
+ORDER BY id LIMIT %(limit)s"""
+
+BEAT = "UPDATE replicas SET beat = beat + 1, events = %s, body_bytes = %s WHERE replica = %s"
+SAVE_TIME = "UPDATE meta SET outbox_ms = %s, monotonic_ms = %s, wall_ms = %s, boot_id = %s, boot_from_ms = %s"
+TIME = "SELECT outbox_ms, monotonic_ms, wall_ms, boot_id, boot_from_ms, version FROM meta"
+VIEW = """
+SELECT r.replica, r.name, r.beat, r.events, r.body_bytes, f.fenced, coalesce(c.accepted, 0), coalesce(c.requeued, 0),
+       o.id, coalesce(m.delivered, 0), coalesce(m.dead_lettered, 0), coalesce(m.dropped, 0), coalesce(m.duplicates, 0)
+FROM replicas r JOIN fences f ON f.replica = r.replica AND f.role = 'forward'
+LEFT JOIN LATERAL (SELECT accepted, requeued FROM commits WHERE replica = r.replica ORDER BY id DESC LIMIT 1) c ON true
+LEFT JOIN LATERAL (SELECT id FROM commits WHERE replica = r.replica ORDER BY id LIMIT 1) o ON true
+LEFT JOIN LATERAL (SELECT * FROM moves WHERE replica = r.replica ORDER BY n DESC LIMIT 1) m ON true"""
+HOLDERS = "SELECT slot, replica FROM slots WHERE replica IS NOT NULL"
+
+HAS_TABLES = "SELECT to_regclass('meta') IS NOT NULL"
+REGISTER = "INSERT INTO replicas(name) VALUES (%s) RETURNING replica"
+ADD_FENCES = "INSERT INTO fences(replica, role) VALUES (%s, 'append'), (%s, 'forward')"
+LIVE = "SELECT count(*) FROM fences WHERE role = 'forward' AND NOT fenced"
+LAST_TIME = "SELECT coalesce(max(at_ms), 0) FROM commits"
+MARKS = "SELECT seq, queue_id, why FROM marks"
+LOCK_REPLICA = "UPDATE replicas SET beat = beat WHERE replica = %s AND beat = %s RETURNING 1"
+SET_FENCES = "UPDATE fences SET fenced = true WHERE replica = %s AND NOT fenced RETURNING 1"
+OWE = """
+INSERT INTO owed(queue_id, replica) SELECT queue_id, %s FROM device_queues WHERE holder = %s AND flight IS NOT NULL
+ON CONFLICT DO NOTHING"""
+FREE_SLOTS = "UPDATE slots SET replica = NULL WHERE replica = %s"
+CLAIM_SLOTS = """
+UPDATE slots SET replica = %(replica)s WHERE slot = ANY(%(slots)s) AND (replica IS NULL OR replica = %(replica)s)
+RETURNING slot"""
+RELEASE_SLOTS = "UPDATE slots SET replica = NULL WHERE replica = %s AND slot = ANY(%s)"
+QUEUES_OF_SLOTS = """
+SELECT queue_id, tenant_id, platform, device_id, cursors, rate_window, monotonic_ms, request, ordinal, flight, shift_ms,
+       omitted, forgotten FROM device_queues WHERE slot = ANY(%s)"""
+MARKS_OF_SLOTS = "SELECT seq, queue_id, why FROM marks WHERE (queue_id & 255) = ANY(%s)"
+OWED_OF_SLOTS = "SELECT queue_id, count(*) FROM owed WHERE (queue_id & 255) = ANY(%s) GROUP BY queue_id"
+QUEUES = "SELECT queue_id, tenant_id, platform, device_id, cursors FROM device_queues WHERE queue_id = ANY(%s)"
+CLEAN = """
+WITH counted AS (
+       SELECT replica, id, sum(octet_length(ids) / 16) OVER (ORDER BY id DESC) - octet_length(ids) / 16 AS newer
+       FROM commits),
+     gone AS (
+       DELETE FROM commits c USING counted k
+       WHERE c.replica = k.replica AND c.id = k.id AND k.newer >= %s
+         AND NOT EXISTS (SELECT FROM log WHERE seq > c.id << 12 AND seq < (c.id + 1) << 12)
+         AND EXISTS (SELECT FROM commits later WHERE later.replica = c.replica AND later.id > c.id)
+       RETURNING c.id)
+DELETE FROM marks WHERE seq >> 12 IN (SELECT id FROM gone)"""
