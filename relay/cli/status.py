@@ -137,7 +137,7 @@ _LEVELS = {"ok": "OK", "slow": "SLOW", "trouble": "TROUBLE"}
 
 
 def _clock(skew_s: float | None) -> str:
-    return "unknown" if skew_s is None else f"{skew_s:+.1f} s against the upstream's"
+    return "unknown" if skew_s is None else f"{round(skew_s, 1) or 0:+.1f} s against the upstream's"
 
 
 def _rate(per_second: float | None) -> str:

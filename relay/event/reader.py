@@ -17,10 +17,11 @@ Pure: the clock and new ids are arguments. Independent of transports and storage
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import repeat
+from itertools import islice, repeat
 from typing import Any, Literal, NamedTuple
 from zlib import crc32
 
@@ -75,6 +76,8 @@ _new_event = tuple.__new__
 _BATCH_OPENINGS = (b"[", b'{"events"')
 FEWEST_TOGETHER = 5
 """Fewest bodies that are read together. That costs 7 µs plus 1.4 µs per event; reading alone costs 3 µs per event."""
+_GZIP = b"\x1f\x8b"
+_EVENT_PATH = re.compile(r"\bevents\.(\d+)")
 _MAX_ODD = MAX_ERROR_BYTES // 64
 """Elements that are not objects after which splitting stops. One error, path and message, has at least 64 bytes."""
 
@@ -163,10 +166,11 @@ class Reader:
                 body = body.strip(strict_json.SPACE)
                 parts = yield from splitting_json(body, self.max_event_bytes, max_odd, self._mask)
         except Malformed as error:
-            return _malformed("The body", str(error))
+            return _with_hint(_malformed("The body", str(error)), body, kind)
         if isinstance(parts, Rejection):
             return parts
-        return (yield from self._read_all(parts, EventErrors(1 if only_first else MAX_ERROR_BYTES, self._mask)))
+        read = yield from self._read_all(parts, EventErrors(1 if only_first else MAX_ERROR_BYTES, self._mask))
+        return _with_hint(read, body, kind) if isinstance(read, Rejection) else read
 
     def _read_all(self, parts: Parts, errors: EventErrors) -> Reading:
         """Read events without surrounding space, in their order."""
@@ -229,7 +233,9 @@ class Reader:
                 elif found.errors.full:
                     return None
             if event_bytes > self.max_event_bytes:
-                found.too_large = f"{path} has {event_bytes} bytes; at most {self.max_event_bytes} are allowed."
+                found.too_large = (
+                    f"{path} has {event_bytes} bytes; at most {self.max_event_bytes} are allowed (http.max_event)."
+                )
         return None
 
     def _read_fast(self, body: bytes, occurred_at: _OccurredAt) -> Event | None:
@@ -359,6 +365,30 @@ def _source_opening(body: bytes) -> int:
 
 def _malformed(what: str, error: str) -> Rejection:
     return Rejection("malformed", f"{what} is not strict JSON: {error}.")
+
+
+def _with_hint(rejection: Rejection, body: bytes, kind: BodyKind) -> Rejection:
+    """Return the rejection with the probable cause, or with the number of the line of the first error."""
+    if kind == "lines":
+        first = _EVENT_PATH.search(rejection.error)
+        hint = f"The event is on line {_line_number(body, int(first[1]))}." if first else ""
+    elif rejection.reason != "malformed":
+        return rejection
+    elif not body:
+        return rejection._replace(error='The body is empty: send one event object, or {"events": [...]}.')
+    elif body.startswith(_GZIP):
+        hint = "It looks like gzip: send Content-Encoding: gzip."
+    elif kind == "json" and _has_lines(body):
+        hint = "It looks like one event per line: send Content-Type: application/x-ndjson."
+    else:
+        return rejection
+    return rejection._replace(error=f"{rejection.error} {hint}".rstrip())
+
+
+def _line_number(body: bytes, index: int) -> int:
+    """Return the number of the line with an event, counted from 1. Empty lines contain no event."""
+    lines = (number for number, line in enumerate(body.split(b"\n"), 1) if line.strip(strict_json.SPACE))
+    return next(islice(lines, index, None))
 
 
 def _has_lines(body: bytes) -> bool:

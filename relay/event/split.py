@@ -137,7 +137,9 @@ def _elements(cursor: Cursor, max_event_bytes: int, max_odd: int, *, is_batch: b
                 yield
     except TooLong:
         path = f"events.{len(elements)}"
-        return Rejection("too_large", f"{path} has more than {max_event_bytes} bytes, the largest size allowed.")
+        return Rejection(
+            "too_large", f"{path} has more than {max_event_bytes} bytes, the largest size allowed (http.max_event)."
+        )
     except Malformed as error:
         raise Malformed(f"events.{len(elements)}: {error}") from error
     return Parts(elements)
@@ -147,7 +149,9 @@ def _too_much_around(names: Sequence[str], body: bytes, max_event_bytes: int) ->
     """Reject a body whose text outside of `events` exceeds the size limit of an event."""
     if "events" not in names:
         return Parts([body])  # A single event, which the caller rejects as too large.
-    return Rejection("too_large", f"The text around the events has more than {max_event_bytes} characters.")
+    return Rejection(
+        "too_large", f"The text around the events has more than {max_event_bytes} characters (http.max_event)."
+    )
 
 
 def _no_array(names: Sequence[str], around: object, mask: Mask) -> Rejection:

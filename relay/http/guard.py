@@ -16,6 +16,7 @@ Pure: independent of sockets, requests and responses. The caches are bounded and
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from functools import lru_cache
@@ -28,6 +29,7 @@ FOR_APPS = ("/v1/", "/relay.js", "/openapi.json")
 """Paths on which allowed origins are admitted: they may send events and read the documentation, not operate."""
 
 _CACHED_DECISIONS = 1024
+_QUOTED_CHARS = 60
 _HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[^\s:@/\\?#\[\]]+)(?::[0-9]{0,5})?")
 
 
@@ -41,8 +43,6 @@ class Forbidden(NamedTuple):
 
 
 _ADMITTED = Admitted()
-_FORBIDDEN_HOST = Forbidden("Host is not allowed; see http.allowed_hosts")
-_FORBIDDEN_ORIGIN = Forbidden("Origin is not allowed; see http.allowed_origins")
 _FORBIDDEN_SITE = Forbidden("cross-site requests are not allowed")
 
 
@@ -66,7 +66,10 @@ class HostGuard:
         if (host is not None and not self._allows_host(host)) or (
             authority is not None and not self._allows_host(authority)
         ):
-            return _FORBIDDEN_HOST
+            name = _quoted(authority if host is None or self._allows_host(host) else host)
+            return Forbidden(
+                f"Host is not allowed, but is {name}: use 127.0.0.1, or add the name to http.allowed_hosts"
+            )
         if origin is not None:
             return self._check_origin(path, host, origin.lower(), fetch_site)
         if fetch_site is not None and fetch_site.lower() == "cross-site":
@@ -79,7 +82,7 @@ class HostGuard:
         own = host is not None and origin in ("http://" + host.lower(), "https://" + host.lower())
         if own and (fetch_site is None or fetch_site.lower() == "same-origin"):
             return _ADMITTED
-        return _FORBIDDEN_ORIGIN
+        return Forbidden(f"Origin is not allowed, but is {_quoted(origin)}: add it to http.allowed_origins")
 
     def _decide(self, host: str) -> bool:
         name = _host_name(host)
@@ -98,6 +101,11 @@ class Networks:
     def _decide(self, address: str) -> bool:
         ip = ip_of(address)
         return ip is not None and (ip.is_loopback or any(_within(ip, network) for network in self._allowed))
+
+
+def _quoted(text: str | None) -> str:
+    """Return a received value for an error: cut, in quotes, with control characters escaped."""
+    return json.dumps((text or "")[:_QUOTED_CHARS])
 
 
 def _trimmed(origin: str) -> str:

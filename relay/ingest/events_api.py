@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from functools import partial
 from typing import Literal
 from uuid import UUID
@@ -25,6 +25,7 @@ from aiohttp.hdrs import CONTENT_ENCODING, CONTENT_TYPE
 
 from relay.config import Http
 from relay.event.reader import Event, Reader, Rejection
+from relay.event.shown import shown
 from relay.http.content_coding import InflateError, inflate_at_once, inflating
 from relay.http.request import BodyError, BodyHandler, Reply, Request
 from relay.http.response import RETRY_LATER, Response, error_response
@@ -56,7 +57,6 @@ MAX_EVENT_IDS = 20
 _HEADER_NAMES = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:[ \t]*,[ \t]*[!#$%&'*+.^_`|~0-9A-Za-z-]+)*")
 CORS_HEADERS = "content-type, content-encoding, x-events-key"
 
-_NOT_FOUND = error_response(404, "unknown path; send events with POST /v1/events")
 _DROPPED = {
     "reason": "dropped",
     "message": "Older than outbox.max_age, displaced by newer events (outbox.max_size), or discarded by an operator. "
@@ -66,23 +66,9 @@ _NO_DEAD_LETTER = {
     "reason": "discarded",
     "message": "An operator discarded the dead letter, or newer ones displaced it (outbox.max_dead_letters).",
 }
-_UNKNOWN_EVENT = error_response(404, "unknown event, or no longer in outbox.dedupe_window", headers=_NO_STORE)
 _EVENTS_METHODS = "POST, OPTIONS"
 _EVENT_METHODS = "GET, HEAD, OPTIONS"
-_WRONG_METHOD = {
-    methods: error_response(405, f"this path accepts {methods}", headers=(("Allow", methods),))
-    for methods in (_EVENTS_METHODS, _EVENT_METHODS)
-}
 _NO_PREFLIGHT = error_response(403, "OPTIONS is for CORS preflights from http.allowed_origins only")
-_BODY_ERRORS: Mapping[InflateError, str] = {
-    "too_large": "the body is larger than http.max_body",
-    "malformed": "the body is truncated or corrupt",
-}
-_BODY_RESPONSES = {
-    # These responses close the connection, because the client may still be sending the rest of the body.
-    "too_large": error_response(413, _BODY_ERRORS["too_large"], close=True),
-    "malformed": error_response(400, _BODY_ERRORS["malformed"], close=True),
-}
 
 
 _Outcome = list[Event] | Rejection | Response
@@ -122,7 +108,7 @@ class HttpIngest:
         elif path.startswith(EVENTS_PATH + "/"):
             methods = _EVENT_METHODS
         else:
-            return _NOT_FOUND
+            return error_response(404, f"unknown path {shown(path)}; send events with POST {EVENTS_PATH}")
         method = request.method
         if method == "POST" and methods is _EVENTS_METHODS:
             return self._post(request)
@@ -130,7 +116,9 @@ class HttpIngest:
             return _preflight(request, methods)
         if method in ("GET", "HEAD") and methods is _EVENT_METHODS:
             return self._find(path.removeprefix(EVENTS_PATH + "/"))
-        return _WRONG_METHOD[methods]
+        hint = f"; send events with POST {EVENTS_PATH}" if method == "POST" else ""
+        error = f"this path accepts {methods}, not {shown(method)}{hint}"
+        return error_response(405, error, headers=(("Allow", methods),))
 
     def _post(self, request: Request) -> BodyHandler | Response:
         """Return the handler of the body of a POST. It depends on the type and the coding only."""
@@ -149,7 +137,7 @@ class HttpIngest:
         """Append the events of a body, or reply with a rejection."""
         body = inflate_at_once(packed, coding, self._max_body_bytes) if coding else packed
         if isinstance(body, str):
-            reply(self._reject_body(body))
+            reply(self._reject_body(body, coding))
         elif body is None or type_.ascii_only or len(body) > _READ_AT_ONCE_BYTES:
             # While a long body is pending, only its compressed form uses memory.
             reading = self._reading(type_, coding, content_type, packed)
@@ -162,7 +150,7 @@ class HttpIngest:
         """Read a body in steps."""
         body = (yield from inflating(packed, coding, self._max_body_bytes)) if coding else packed
         if isinstance(body, str):
-            return Rejection(body, _BODY_ERRORS[body])
+            return Rejection(body, self._body_error(body, coding))
         if type_.ascii_only and not body.isascii():
             return wrong_charset(content_type)
         return (yield from self.reader.reading(body, type_.kind))
@@ -206,19 +194,26 @@ class HttpIngest:
         self._rejected[reason].inc()
         return answer
 
-    def _reject_body(self, error: BodyError) -> Response:
-        return self._reject(error, _BODY_RESPONSES[error])
+    def _reject_body(self, error: BodyError, coding: str = "") -> Response:
+        # The response closes the connection, because the client may still be sending the rest of the body.
+        status = _REJECTION_STATUS[error]
+        return self._reject(error, error_response(status, self._body_error(error, coding), close=True))
+
+    def _body_error(self, error: InflateError, coding: str) -> str:
+        if error == "too_large":
+            return f"the body is larger than http.max_body, which is {self._max_body_bytes} bytes"
+        return "the body is truncated or corrupt" + (f", or not {coding} as Content-Encoding says" if coding else "")
 
     def _find(self, event_id: str) -> BodyHandler | Response:
         if not _EVENT_ID.fullmatch(event_id):
-            return _UNKNOWN_EVENT
+            return _unknown_event(event_id)
         packed_id = bytes.fromhex(event_id.replace("-", ""))
         state = self._outbox.find(packed_id)
         if state is None:
-            return _UNKNOWN_EVENT
+            return _unknown_event(event_id)
         if state == "dead_lettered":
             handle = partial(self._find_dead_letter, packed_id)
-            return BodyHandler(handle, self._max_body_bytes, _BODY_RESPONSES.__getitem__)
+            return BodyHandler(handle, self._max_body_bytes, self._reject_body)
         return _event_response(packed_id, state, **(_DROPPED if state == "dropped" else {}))
 
     async def _find_dead_letter(self, event_id: bytes, _: bytes, reply: Reply) -> None:
@@ -234,6 +229,11 @@ class HttpIngest:
 
 def _stored_response(*headers: tuple[str, str]) -> Response:
     return Response(202, b'{"success": true}', headers)
+
+
+def _unknown_event(event_id: str) -> Response:
+    error = f"unknown event {shown(event_id)}: it was not stored, or is no longer in outbox.dedupe_window"
+    return error_response(404, error, headers=_NO_STORE)
 
 
 def _event_response(event_id: bytes, state: EventState, **why: str) -> Response:

@@ -6,6 +6,7 @@ policy applies to every other response that a browser opens as a document.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ import msgspec
 
 from relay.http.response import Response
 
-JSON_TYPE = "application/json; charset=utf-8"
+JSON_TYPE = "application/json"
 SECURITY_HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": (
@@ -46,7 +47,8 @@ def json_response(data: Mapping[str, Any], status: int = 200, headers: Mapping[s
 
 def error_response(status: int, error: str, headers: Mapping[str, str] = {}) -> Response:
     """Return a JSON response with the error message `error`."""
-    return json_response({"success": False, "error": error}, status, headers)
+    body = json.dumps({"success": False, "error": error}).encode()
+    return bytes_response(body, JSON_TYPE, status, headers)
 
 
 def bytes_response(body: bytes, content_type: str, status: int = 200, headers: Mapping[str, str] = {}) -> Response:

@@ -9,7 +9,8 @@ This module does not depend on sockets, `ingest` or `forward`. The listener's gu
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+import json
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -119,11 +120,12 @@ class Ops:
         reply(response)
 
     def _find(self, request: Request) -> Route:
-        route = self._routes.get(request.url.path)
-        if route is None and request.url.path.startswith(f"{DEAD_LETTERS}/"):
+        path = request.url.path
+        route = self._routes.get(path)
+        if route is None and path.startswith(f"{DEAD_LETTERS}/"):
             route = self._one_dead
         if route is None:
-            raise RequestRejected(404, f"unknown path {request.url.path[:80]!r}")
+            raise RequestRejected(404, f"unknown path {json.dumps(path[:60])}{_meant(path, self._routes)}")
         method = hdrs.METH_GET if request.method == hdrs.METH_HEAD else request.method
         if method != route.method:
             allowed = "GET, HEAD" if route.method == hdrs.METH_GET else route.method
@@ -187,6 +189,14 @@ class Ops:
     async def _discard_quarantined(self, _: Request) -> Response:
         discarded = await self._outbox.discard_quarantined(ADOPTED_AT_ONCE)
         return json_response({"success": True, "discarded": discarded, "remaining": self._outbox.gauges().quarantined})
+
+
+def _meant(path: str, known: Iterable[str]) -> str:
+    """Return the most similar known path as a question, or ""."""
+    from difflib import get_close_matches  # noqa: PLC0415 - slow to import, needed after a typing error only
+
+    near = get_close_matches(path[:80], (*known, "/v1/events"), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _reject_body(error: BodyError) -> Response:

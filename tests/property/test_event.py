@@ -405,6 +405,8 @@ def test_lines_are_judged_as_the_elements_of_an_array(lines: list[bytes]) -> Non
     if any(judge(b"[" + line + b"]", DEFAULTS[2]) == "malformed" for line in lines):
         assert isinstance(result, Rejection) and result.reason == "malformed"
     elif lines:
+        if isinstance(result, Rejection):
+            result = result._replace(error=result.error.partition(" The event is on line ")[0])
         assert result == reader(DEFAULTS[2]).read(b"[" + b",".join(lines) + b"]", "json")
 
 

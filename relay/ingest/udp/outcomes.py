@@ -12,14 +12,16 @@ from typing import Any
 import structlog
 
 from relay.event.reader import Rejection
+from relay.event.shown import shown
 from relay.ingest.append_coalescer import report_bug
 from relay.ingest.udp.read_batch import ReadBatch, ReceivedDatagram
 from relay.ingest.udp.responses import Responses
 from relay.outbox import OutboxError
-from relay.runtime.log import Gate
+from relay.runtime.log import Gate, hide_secrets
 from relay.runtime.metrics import REJECT_REASONS, UDP_DROP_REASONS, Metrics
 
 _LOG_INTERVAL_MS = 1_000
+_LOGGED_BYTES = 1_024
 
 _log = structlog.get_logger(__name__)
 
@@ -54,10 +56,10 @@ class Outcomes:
 
     def dropped(self, reason: str, sender: Any) -> None:
         self._dropped[reason].inc()
-        self._log_rejected(reason, sender[0])
+        self._log_rejected(reason, str(sender[0]))
 
     def rejected(self, rejection: Rejection, received: ReceivedDatagram) -> None:
-        self._log_rejected(rejection.reason, rejection.error)
+        self._log_rejected(rejection.reason, rejection.error, received)
         self._reject(rejection.reason, rejection.error, received)
 
     def failed(self, bug: Exception, received: ReceivedDatagram) -> None:
@@ -95,9 +97,12 @@ class Outcomes:
         if self._responses is not None:
             self._responses.rejected(error, received)
 
-    def _log_rejected(self, reason: str, detail: str) -> None:
-        if self._log_gate.admit("bad", self._now_ms()) is not None:
-            _log.warning("a datagram was rejected", reason=reason, detail=detail)
+    def _log_rejected(self, reason: str, detail: str, received: ReceivedDatagram | None = None) -> None:
+        if self._log_gate.admit("bad", self._now_ms()) is None:
+            return
+        start = "" if received is None else shown(received.data[:_LOGGED_BYTES].decode(errors="replace"), hide_secrets)
+        sender = "" if received is None else str(received.sender[0])
+        _log.warning("a datagram was rejected", reason=reason, detail=detail, sender=sender, datagram=start)
 
     def _report(self, message: str, bug: Exception) -> None:
         if self._log_gate.admit(message, self._now_ms()) is not None:

@@ -520,7 +520,8 @@ class TestSize:
 
         assert len(accepted(padded(MAX_EVENT_BYTES))[0].body) == MAX_EVENT_BYTES
         assert rejected(padded(MAX_EVENT_BYTES + 1)) == Rejection(
-            "too_large", f"events.0 has {MAX_EVENT_BYTES + 1} bytes; at most {MAX_EVENT_BYTES} are allowed."
+            "too_large",
+            f"events.0 has {MAX_EVENT_BYTES + 1} bytes; at most {MAX_EVENT_BYTES} are allowed (http.max_event).",
         )
         assert rejected(padded(MAX_EVENT_BYTES, event_id=None)).reason == "too_large"
 
@@ -639,3 +640,36 @@ def test_a_rejection_leaves_no_reference_cycles(body: bytes, kind: BodyKind) -> 
         assert gc.collect() == 0
     finally:
         gc.enable()
+
+
+class TestHints:
+    """A rejection names the probable cause."""
+
+    @pytest.mark.parametrize(
+        ("body", "kind", "hint"),
+        [
+            (b" \n", "json", 'The body is empty: send one event object, or {"events": [...]}.'),
+            (b"", "datagram", 'The body is empty: send one event object, or {"events": [...]}.'),
+            (b"\x1f\x8b\x08\x00", "json", " It looks like gzip: send Content-Encoding: gzip."),
+            (
+                b'{"a":1}\n{"b":2}',
+                "json",
+                " It looks like one event per line: send Content-Type: application/x-ndjson.",
+            ),
+            (b'\n{"event_type":""}\n', "lines", " The event is on line 2."),
+            (b'{"event_type":""}\n\n \n{bad', "lines", " The event is on line 4."),
+        ],
+    )
+    def test_the_probable_cause_or_the_line_ends_the_error(self, body: bytes, kind: BodyKind, hint: str) -> None:
+        result = reader().read(body, kind)
+
+        assert isinstance(result, Rejection)
+        assert result.error.endswith(hint)
+
+    @pytest.mark.parametrize("body", [b"{bad", b"[1,", b'"x"'])
+    def test_other_bodies_get_no_hint(self, body: bytes) -> None:
+        result = reader().read(body, "json")
+
+        assert isinstance(result, Rejection)
+        assert "looks like" not in result.error
+        assert "empty" not in result.error

@@ -54,7 +54,8 @@ def test_another_tenant_is_rejected_in_every_form_of_a_body(kind: BodyKind, coun
     path = f"events.{count - 1}.tenant_id"
     sentence = f"The {path} field must be one of 1, 2, but is 3."
     for of in (reader(1, 2), reader(2, 1, 2)):
-        assert rejection(of, body(3), kind) == Rejection("invalid", sentence, {path: [sentence]})
+        error = f"{sentence} The event is on line {count}." if kind == "lines" else sentence
+        assert rejection(of, body(3), kind) == Rejection("invalid", error, {path: [sentence]})
         events = of.read(body(1), kind)
         assert isinstance(events, list)
         assert [event.device_key[0] for event in events] == [*[2] * (count - 1), 1]

@@ -155,3 +155,16 @@ def test_senders_of_other_networks_need_permission() -> None:
 def test_an_invalid_network_is_an_error() -> None:
     with pytest.raises(ValueError, match="nonsense"):
         Networks(["nonsense"])
+
+
+def test_an_error_names_the_received_host_or_origin_and_the_key() -> None:
+    guard = HostGuard()
+    assert guard.check(EVENTS, "evil.example", None, None) == Forbidden(
+        'Host is not allowed, but is "evil.example": use 127.0.0.1, or add the name to http.allowed_hosts'
+    )
+    target = guard.check(EVENTS, "localhost", None, None, "other.example")
+    assert isinstance(target, Forbidden)
+    assert 'but is "other.example":' in target.error
+    assert guard.check(EVENTS, "localhost", "https://kiosk.example", None) == Forbidden(
+        'Origin is not allowed, but is "https://kiosk.example": add it to http.allowed_origins'
+    )

@@ -434,6 +434,30 @@ async def test_an_event_that_was_not_delivered_has_reason_and_message() -> None:
         assert response.json["message"].endswith("The event may be sent again.")
 
 
+@pytest.mark.parametrize(
+    ("line", "headers", "body", "error"),
+    [
+        ("POST /v1/event", (), BODY, 'unknown path "/v1/event"; send events with POST /v1/events'),
+        (
+            "POST /v1/events/x",
+            (),
+            BODY,
+            'this path accepts GET, HEAD, OPTIONS, not "POST"; send events with POST /v1/e',
+        ),
+        ("GET /v1/events", (), b"", 'this path accepts POST, OPTIONS, not "GET"'),
+        ("GET /v1/events/x", (), b"", 'unknown event "x": it was not stored, or is no longer in'),
+        ("POST /v1/events", ("Content-Encoding: gzip",), BODY, "truncated or corrupt, or not gzip as Content-Encoding"),
+        ("POST /v1/events", (), b" " * (2 << 20), "the body is larger than http.max_body, which is 1048576 bytes"),
+    ],
+)
+async def test_an_error_names_the_received_value_and_what_is_allowed(
+    line: str, headers: tuple[str, ...], body: bytes, error: str
+) -> None:
+    async with Served() as served:
+        raw = request(f"{line} HTTP/1.1", f"Content-Length: {len(body)}", *headers) + body
+        assert error in (await served.ask(raw)).json["error"]
+
+
 async def test_a_head_request_gets_no_body() -> None:
     async with Served() as served:
         client = await served.connect()
