@@ -72,6 +72,23 @@ def two_tenants() -> Iterator[Row]:
     yield "accepted requests, by tenant", f"{accepted[0]} and {accepted[1]}"
 
 
+def made_up_tenants() -> Iterator[Row]:
+    """100 tenants send for the first time, beside 20 known devices of another tenant, under a shared limit of 20."""
+    flood = [Device(1_000 + n, tenant=1_000 + n, gap_ms=10_000 * HOUR_MS) for n in range(100)]
+
+    def send(world: World) -> None:
+        for device in flood:
+            device.offering = 2
+            world._offer(device)
+
+    devices = [*light_devices(20, gap_ms=5_000), *flood]
+    acts = [(5 * MINUTE_MS, send)]
+    world = simulate(Plan(devices, 15 * MINUTE_MS, ip_limit=SHARED_LIMIT, acts=acts, drain_ms=40 * HOUR_MS))
+    later = [request.status for request in world.upstream.arrivals if 5 * MINUTE_MS <= request.at < 15 * MINUTE_MS]
+    yield "oldest pending event, known devices", f"{waits_ms(world, range(20), 5 * MINUTE_MS)[-1] / 1000:.1f} s"
+    yield "429s", f"{later.count(429)} of {len(later)} responses"
+
+
 def fairness() -> Iterator[Row]:
     """30 devices with little traffic beside ten above their limit, one with poison events and one throttled device."""
     busy = [Device(i, backlog=30_000, gap_ms=10 * HOUR_MS) for i in range(10)]
@@ -150,6 +167,7 @@ MEASUREMENTS: list[Callable[[], Iterator[Row]]] = [
     device_limit,
     shared_limit,
     two_tenants,
+    made_up_tenants,
     fairness,
     restart_with_a_shared_limit,
     site,

@@ -6,7 +6,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import pytest
+
+from tests.simulation.checks import dead
 from tests.simulation.scenario import light_devices, longest_wait_ms, simulate
+from tests.simulation.upstream import Fault
 from tests.simulation.world import HOUR_MS, LIMITS, MINUTE_MS, Device, Plan, World
 
 QUIET = range(20)
@@ -97,3 +101,25 @@ def test_each_class_of_devices_gets_an_eighth_of_the_requests_while_all_have_pen
         known.add(device)
     assert set(served) == {"new", "quiet", "backlog"}
     assert min(served.values()) >= served.total() / 8, served
+
+
+@pytest.mark.parametrize("unknown", [False, True], ids=["accepted", "unauthorized"])
+def test_made_up_tenants_delay_known_devices_by_two_windows_at_most_under_a_shared_limit(unknown: bool) -> None:
+    """36 of them share an endpoint. The upstream accepts their events, or rejects the key for them."""
+    since, until = 5 * MINUTE_MS, 15 * MINUTE_MS
+    flood = [device for tenant in range(100, 200) for device in silent(1, first=1_000 + tenant, tenant=tenant)]
+    faults = [Fault("401", since, until, tenant=device.tenant) for device in flood if unknown]
+    plan = Plan(
+        [*light_devices(len(QUIET), gap_ms=5_000), *flood],
+        until,
+        faults=faults,
+        ip_limit=20,
+        acts=[(since, send(flood, 2))],
+        drain_ms=40 * HOUR_MS,
+    )
+    world = simulate(plan)
+
+    assert longest_wait_ms(world, QUIET) <= 2 * WINDOW_MS
+    later = [request for request in world.upstream.arrivals if since + MINUTE_MS <= request.at < until]
+    assert sum(request.status == 429 for request in later) <= len(later) / 20
+    assert dead(world) == set()
