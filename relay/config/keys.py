@@ -217,7 +217,8 @@ KEYS: tuple[Key, ...] = (
     Key("batch.max_bytes", Size(_KIB, 64 * _MIB),
         "Maximum size of a request body before compression. A full batch is sent at once."),
     Key("batch.mix_devices", OneOf(("when_ip_limited", "never", "always")),
-        "Whether a request may contain events of several devices of a tenant."),
+        "Whether a request may contain events of several devices of a tenant: under a shared limit or while more "
+        "devices are due than request slots are free, never, or always. Always, devices linger together."),
     Key("rate.window", Duration(100, _HOUR_MS),
         "Period over which the upstream counts requests."),
     Key("rate.device_per_window", Number(1, 1_000_000, "requests"),

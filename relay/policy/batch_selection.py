@@ -24,20 +24,20 @@ def choose(
     device_class: DeviceClass,
     limits: Limits,
     now: int,
+    free_slots: int,
     postponed: Callable[[DeviceQueue, int], object],
 ) -> Sequence[tuple[DeviceQueue, int]]:
     """Return the chosen device queues with their numbers of events, and remove them from `endpoint.ready`.
 
     The first ones are of `device_class`. A mixed request is filled up with the other classes in their order. A ready
-    device queue that may no longer send, because of its rate window or a pause, is passed to `postponed`.
+    device queue that may no longer send, because of its rate window or a pause, is passed to `postponed`. `free_slots`:
+    the number of free request slots.
     """
-    mix = limits.mix_devices == "always" or (limits.mix_devices == "when_ip_limited" and endpoint.limit.is_limited)
-    mix = mix and endpoint.tenant_id is not None  # A request contains events of one tenant.
+    others = _classes(endpoint, device_class, limits, free_slots)
     chosen: list[tuple[DeviceQueue, int]] = []
     separate: list[DeviceQueue] = []
     room_events, room_bytes = limits.max_events, endpoint.body_size.max_bytes(limits.max_body_bytes)
-    others = [each for each in CLASSES if each is not device_class] if mix else []
-    for queue in _in_turn(endpoint.ready, [device_class, *others], limits):
+    for queue in _in_turn(endpoint.ready, [device_class, *(others or ())], limits):
         if not queue.events or queue.free_at(now, limits) > now:
             queue.postpone(now)
             postponed(queue, now)
@@ -51,11 +51,38 @@ def choose(
         chosen.append((queue, events))
         room_events -= events
         room_bytes -= queue.body_bytes * events // queue.events
-        if not mix or room_events <= 0 or room_bytes <= 0 or queue.needs_own_request():
+        if others is None or room_events <= 0 or room_bytes <= 0 or queue.needs_own_request():
             break
     for queue in reversed(separate):
         endpoint.ready.add_first(queue, limits)
     return chosen
+
+
+def _classes(
+    endpoint: Endpoint, device_class: DeviceClass, limits: Limits, free_slots: int
+) -> Sequence[DeviceClass] | None:
+    """Return the other classes that may share a request, in order; None if a request contains one device.
+
+    Devices share requests always, or while there are too few requests for all. If only request slots are missing, new
+    devices are kept apart, because their events may be rejected.
+    """
+    if limits.mix_devices == "never" or endpoint.tenant_id is None:  # A request contains events of one tenant.
+        return None
+    if limits.mix_devices == "always" or endpoint.limit.is_limited:
+        return [each for each in CLASSES if each is not device_class]
+    if len(endpoint.ready) <= free_slots:
+        return None
+    is_new = device_class is DeviceClass.NEW
+    return [] if is_new else [each for each in CLASSES if each not in (device_class, DeviceClass.NEW)]
+
+
+def split(request: Sequence[tuple[DeviceQueue, int]]) -> Sequence[Sequence[tuple[DeviceQueue, int]]]:
+    """Return the two parts of a rejected request of several devices: the known and the new devices, or else halves."""
+    known = [each for each in request if each[0].is_known]
+    if 0 < len(known) < len(request):
+        return known, [each for each in request if not each[0].is_known]
+    middle = (len(request) + 1) // 2
+    return request[:middle], request[middle:]
 
 
 def _in_turn(ready: ReadyQueues, classes: Sequence[DeviceClass], limits: Limits) -> Iterator[DeviceQueue]:

@@ -100,7 +100,7 @@ class DeviceQueue:
         """Record that the request in flight contains fewer events than chosen, or did not deliver them."""
         self._in_flight().leftover = True
 
-    def settle(self, now: int, limits: Limits) -> None:
+    def settle(self, now: int, limits: Limits, linger_phase: int) -> None:
         """End the request in flight.
 
         Events that remained pending are due now. Events that arrived during the request linger from their arrival.
@@ -110,7 +110,7 @@ class DeviceQueue:
             if position.leftover or position.grew_at is None or self.is_full(limits):
                 due_at = now
             else:
-                due_at = linger_end(self.phase, position.grew_at, limits.linger_ms)
+                due_at = linger_end(linger_phase, position.grew_at, limits.linger_ms)
         self._move(RequestSettled(due_at))
 
     def use_slot(self, use: SlotUse) -> SlotUse:
@@ -173,11 +173,10 @@ class DeviceQueue:
     def device_class(self, limits: Limits) -> DeviceClass:
         if not self.is_known:
             return DeviceClass.NEW
-        if self.is_full(limits):
-            return DeviceClass.BACKLOG
-        few_events, few_bytes = max(1, limits.max_events // SPARSE_PART), limits.max_body_bytes // SPARSE_PART
-        is_sparse = self.events <= few_events and self.body_bytes <= few_bytes
-        return DeviceClass.SPARSE if is_sparse else DeviceClass.QUIET
+        has_few_events = self.events <= 1 or self.events * SPARSE_PART <= limits.max_events
+        if has_few_events and self.body_bytes * SPARSE_PART <= limits.max_body_bytes:
+            return DeviceClass.SPARSE
+        return DeviceClass.BACKLOG if self.is_full(limits) else DeviceClass.QUIET
 
     def diagnose(self, outcome: Outcome) -> None:
         """Record the outcome of a request for the diagnosis of the first batch."""

@@ -187,8 +187,10 @@ def _limited(request: CompletedRequest, verdict: RateLimited) -> Judgement:
     """Pause the device after a 429 at its device limit. A 429 below that limit means a shared limit.
 
     A 429 to one device while other devices succeed pauses only this device. If the limit is shared, the next device
-    receives a 429, too.
+    receives a 429, too. The upstream probably counts a request of several devices for its first device.
     """
+    if not request.endpoint.limit.is_limited:
+        request = request._replace(queues=request.queues[:1])
     limits, endpoint, now = request.limits, request.endpoint, request.now
     queue, _ = request.queues[0]
     is_mixed = len(request.queues) > 1
@@ -205,7 +207,7 @@ def _limited(request: CompletedRequest, verdict: RateLimited) -> Judgement:
         queue.diagnose(BatchDelayed())
         queue.start_pause(request.pause(queue.diagnosis.failures - 1, "rate_limited", verdict.retry_after_ms))
     else:
-        # The upstream probably counts a request for its first device. Isolated requests show which limit applies.
+        # An isolated request shows which limit applies.
         queue.diagnose(LimitMet())
         attempt = endpoint.limited(verdict.message, request.sent_at, now, _initial_rate(request, verdict))
         endpoint.limit.start_pause(request.pause(attempt, "rate_limited", verdict.retry_after_ms))

@@ -22,7 +22,7 @@ from sys import maxsize
 
 from relay.event.reader import DeviceKey
 from relay.policy import overview
-from relay.policy.batch_selection import choose
+from relay.policy.batch_selection import choose, split
 from relay.policy.class_turns import DeviceClass
 from relay.policy.completed_request import CompletedRequest, QueueOutcome
 from relay.policy.device_queue import DeviceQueue, linger_end
@@ -112,7 +112,7 @@ class Schedule:
         if queue.is_full(self.limits):
             queue.arrive(now)
         elif position is IDLE:
-            queue.arrive(linger_end(queue.phase, now, self.limits.linger_ms))
+            queue.arrive(linger_end(self._linger_phase(queue), now, self.limits.linger_ms))
         else:
             return False  # Further events do not end the linger time earlier.
         return self._arm(queue, now)
@@ -145,7 +145,8 @@ class Schedule:
         for queue in self._queues.values():
             queue.end_pause()
             if isinstance(queue.position, Lingering):
-                queue.arrive(now if queue.is_full(limits) else linger_end(queue.phase, now, limits.linger_ms))
+                phase = self._linger_phase(queue)
+                queue.arrive(now if queue.is_full(limits) else linger_end(phase, now, limits.linger_ms))
             self._arm(queue, now)
 
     # -- requests ----------------------------------------------------------------------------------
@@ -194,7 +195,7 @@ class Schedule:
         exact, wake_at = endpoint.ready.take_exact(device_class, now, self.limits)
         if wake_at is not None:
             self._timers.wake(endpoint, wake_at)
-        chosen = exact or choose(endpoint, device_class, self.limits, now, self._arm)
+        chosen = exact or choose(endpoint, device_class, self.limits, now, slots - self._slots.occupied, self._arm)
         if not chosen:
             self._turns.list_all(endpoint)  # Device queues may have moved to another class.
             return None
@@ -249,9 +250,8 @@ class Schedule:
         if judgement.resend == "exact":
             self._queue_exact(queues)
         elif judgement.resend == "halves":
-            middle = (len(queues) + 1) // 2
-            self._queue_exact(queues[:middle])
-            self._queue_exact(queues[middle:])
+            for part in split(queues):
+                self._queue_exact(part)
         self._use_slot(send, "free")
         self._turns.wake(endpoint.origin)
         return judgement.outcomes
@@ -270,7 +270,7 @@ class Schedule:
         # The last device queue may have been cut off, so it becomes the first one of the next request.
         for queue_id, _ in reversed(send.shares):
             queue = self._queues[queue_id]
-            queue.settle(now, self.limits)
+            queue.settle(now, self.limits, self._linger_phase(queue) if queue.events else 0)
             if queue.position is RESERVED:
                 self._retry_exact(self._endpoint_of(queue) if queue.events else endpoint)
             if queue.events:
@@ -357,6 +357,10 @@ class Schedule:
     def _endpoint_of(self, queue: DeviceQueue) -> Endpoint:
         """Return the endpoint of a device queue with pending events."""
         return self._endpoints.of(queue.key[0])
+
+    def _linger_phase(self, queue: DeviceQueue) -> int:
+        """Return the phase of the linger times: the device's own, or that of all devices that share requests."""
+        return self._endpoint_of(queue).origin.linger_phase if self.limits.mix_devices == "always" else queue.phase
 
     def _sender(self, send: Send) -> Endpoint:
         """Return the endpoint that sent a request. Its tenant may have its own endpoint since then."""

@@ -23,13 +23,14 @@ HEALTHY: Collection[EndpointState] = ("ok", "untested")
 class UpstreamOrigin:
     """Times are monotonic milliseconds."""
 
-    __slots__ = ("_health_states", "limit", "name", "network", "slots", "wake_at")
+    __slots__ = ("_health_states", "limit", "linger_phase", "name", "network", "slots", "wake_at")
 
     def __init__(self, name: str, now: int, slots: RequestSlots) -> None:
         """Create the state of a new origin. `slots`: the requests of all origins."""
         self.name = name
         self.limit = SharedLimit(now)
         self.network: Network = REACHABLE
+        self.linger_phase = now  # If devices always share requests: differs from relay to relay.
         self.slots = RequestSlots(slots)
         self.wake_at: int | None = None  # Expiry of its timer; set by Timers.
         self._health_states: Counter[HealthState] = Counter()  # Number of endpoints by state.

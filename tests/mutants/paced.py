@@ -176,8 +176,8 @@ MUTANTS = (
         "tests/unit/policy/test_endpoints.py::test_every_tenant_is_served_and_each_request_has_events_of_one",
         (
             "relay/policy/batch_selection.py",
-            "    mix = mix and endpoint.tenant_id is not None",
-            "    mix = mix and True",
+            '== "never" or endpoint.tenant_id is None:',
+            '== "never":',
         ),
     ),
     mutant(
@@ -251,6 +251,40 @@ MUTANTS = (
         "G6",
         "tests/unit/policy/test_class_turns.py::test_each_class_with_requests_gets_one_of_eight_successive_ones",
         ("relay/policy/class_turns.py", "_MAX_WAIT = 6\n", "_MAX_WAIT = 1_000\n"),
+    ),
+    mutant(
+        "devices share no request while request slots are missing",
+        "G6",
+        "tests/unit/policy/test_schedule.py"
+        "::test_devices_share_requests_while_more_are_ready_than_request_slots_are_free",
+        ("relay/policy/batch_selection.py", "    if len(endpoint.ready) <= free_slots:\n", "    if limits:\n"),
+    ),
+    mutant(
+        "devices that always share requests linger alone",
+        "G6",
+        "tests/unit/policy/test_schedule.py::test_devices_that_always_share_requests_linger_together",
+        (
+            "relay/policy/schedule.py",
+            "        return self._endpoint_of(queue).origin.linger_phase if",
+            "        return queue.phase if",
+        ),
+    ),
+    mutant(
+        "known devices halved together with new ones",
+        "G6",
+        "tests/unit/policy/test_batch_selection.py"
+        "::test_a_rejected_request_is_split_between_known_and_new_devices_or_in_the_middle",
+        ("relay/policy/batch_selection.py", "    if 0 < len(known) < len(request):\n", "    if request is known:\n"),
+    ),
+    mutant(
+        "a 429 to one device of a mixed request limits all",
+        "G6",
+        "tests/unit/policy/test_judgement.py::test_a_429_to_one_of_several_mixed_requests_pauses_only_its_first_device",
+        (
+            "relay/policy/judgement.py",
+            "        request = request._replace(queues=request.queues[:1])\n",
+            "        request = request._replace(queues=request.queues)\n",
+        ),
     ),
     mutant(
         "the order of classes inside an upstream origin only",

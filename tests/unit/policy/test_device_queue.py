@@ -41,14 +41,14 @@ def test_when_pending_events_are_due_after_a_request(
     if cut:
         queue.cut()
     queue.set_backlog(remaining, 400 * remaining)
-    queue.settle(900, LIMITS)
+    queue.settle(900, LIMITS, queue.phase)
     assert queue.position == position
 
 
 def test_events_that_are_resent_exactly_are_reserved_when_their_request_is_settled(queue: DeviceQueue) -> None:
     queue.send(2, "occupied", 900)
     queue.reserve()
-    queue.settle(900, LIMITS)
+    queue.settle(900, LIMITS, queue.phase)
     assert queue.position is RESERVED
 
 

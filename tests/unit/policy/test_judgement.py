@@ -378,6 +378,23 @@ def test_429s_at_the_device_limit_before_a_delivery_do_not_halve_a_later_batch()
     assert len(harness.round()[1]) == 500
 
 
+def test_a_429_to_one_of_several_mixed_requests_pauses_only_its_first_device() -> None:
+    harness = Harness(max_in_flight=2)
+    harness.know(*range(4))
+    for queue_id in range(4):
+        harness.offer(queue_id)
+    harness.schedule.flush(harness.now)
+    send = harness.send()
+    assert queues(send) == [0, 1, 2, 3]
+    harness.offer(9)
+    harness.schedule.flush(harness.now)
+    other = harness.send()
+    harness.respond(other)
+    harness.respond(send, LIMITED)
+    assert harness.schedule.states() == {"ok": 1}
+    assert [queues(each) for each in harness.sends()] == [[3, 2, 1]]
+
+
 def test_a_429_below_the_device_limit_starts_a_shared_limit() -> None:
     harness = Harness()
     for queue_id in (1, 2, 3):

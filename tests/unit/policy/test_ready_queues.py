@@ -152,7 +152,7 @@ def test_an_exact_request_waits_for_the_request_in_flight_of_its_device() -> Non
     device.reserve()
     ready.add_exact(((device, 2),), LIMITS)
     assert ready.take_exact(NEW, NOW, LIMITS) == ((), None)
-    device.settle(NOW, LIMITS)
+    device.settle(NOW, LIMITS, device.phase)
     ready.retry_exact()
     assert ready.take_exact(NEW, NOW, LIMITS) == (((device, 2),), None)
 

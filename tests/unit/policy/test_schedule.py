@@ -299,6 +299,47 @@ def test_devices_share_a_request_as_configured(mix: str, together: int) -> None:
     assert len(queues(harness.send())) == together
 
 
+@pytest.mark.parametrize(
+    ("mix", "devices", "requests"),
+    [("when_ip_limited", 8, 8), ("when_ip_limited", 9, 1), ("never", 9, 8), ("when_ip_limited", 1_000, 2)],
+)
+def test_devices_share_requests_while_more_are_ready_than_request_slots_are_free(
+    mix: str, devices: int, requests: int
+) -> None:
+    harness = Harness(mix_devices=mix)
+    for queue_id in range(devices):
+        harness.offer(queue_id)
+    flush(harness)
+    sends = harness.sends()
+    assert len(sends) == requests
+    for send in sends:
+        harness.respond(send)
+    for queue_id in {queue_id for send in sends for queue_id in queues(send)}:
+        assert len(harness.schedule.window_of(queue_id, harness.now)) == 8 + 4 + 1, "one rate slot each, and known"
+
+
+def test_new_devices_share_no_request_with_known_ones_unless_there_is_a_shared_limit() -> None:
+    harness = Harness()
+    harness.know(*range(9))
+    for queue_id in range(20):
+        harness.offer(queue_id)
+    flush(harness)
+    assert [sorted(queues(send)) for send in harness.sends()] == [list(range(9)), list(range(9, 20))]
+
+
+def test_devices_that_always_share_requests_linger_together() -> None:
+    """Fifty devices send an event each five seconds, at different moments."""
+    harness = Harness(mix_devices="always")
+    requests = []
+    for moment in range(250):
+        while isinstance(step := harness.next(), Send):
+            requests.append(len(step.shares))
+            harness.respond(step, after_ms=0)
+        harness.offer(moment % 50)
+        harness.pass_time(100)
+    assert min(requests[1:]) >= 20
+
+
 def test_tenants_never_share_a_request() -> None:
     harness = Harness(mix_devices="always")
     for queue_id in range(6):
@@ -865,7 +906,7 @@ def test_a_mixed_batch_on_a_closing_connection_is_sent_again_unchanged() -> None
 
 def harness_with_two_slots(*, succeeded: bool, devices: int = 100) -> Harness:
     """Return a harness with many due devices and two request slots."""
-    harness = Harness(max_in_flight=2)
+    harness = Harness(max_in_flight=2, mix_devices="never")
     if succeeded:
         harness.offer(1)
         harness.round()
