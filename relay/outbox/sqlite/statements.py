@@ -14,11 +14,11 @@ import sqlite3
 from array import array
 from collections.abc import Sequence
 from contextlib import suppress
-from itertools import accumulate, pairwise
+from itertools import accumulate, compress, pairwise
 
 from relay.outbox import Dead, Timestamp
 from relay.outbox.engine import commands as c
-from relay.outbox.engine.checksum import checksum, has_inserted_time
+from relay.outbox.engine.checksum import checksums, has_inserted_time
 from relay.outbox.engine.dedupe_window import CHECK_BYTES, DEAD, pack_check
 from relay.outbox.sqlite.connection import PAGE_BYTES, Database
 from relay.outbox.sqlite.dead_letter_limits import delete_excess
@@ -70,17 +70,19 @@ def add_queues(database: sqlite3.Connection, command: c.AddQueues) -> None:
 def claim(database: Database, command: c.ClaimEvents) -> c.ClaimedEvents:
     request, boot, boot_from_ms, wanted, dead_letter_limits = command
     seqs = [seq for part in wanted for seq in part.seqs]
-    found, marks = _read_bodies(database, seqs, [size for part in wanted for size in part.sizes])
+    all_bodies, all_marks = _read_bodies(database, seqs, [size for part in wanted for size in part.sizes])
     read, dead_events, journal = [], [], []
     start = 0
     for ordinal, part in enumerate(wanted):
         end = start + len(part.seqs)
-        here = [at for at in range(start, end) if found[at] is not None]
-        good = array("Q", [seqs[at] for at in here])
-        corrupt = [seqs[at] for at in range(start, end) if found[at] is None] if len(good) < end - start else []
-        timestamps = _timestamps(database, part.shift_ms, boot_from_ms, good, [marks[at] for at in here])
-        bodies = [body for body in found[start:end] if body is not None]
+        good, bodies, marks, corrupt = part.seqs, all_bodies[start:end], all_marks[start:end], list[int]()
         start = end
+        if None in marks:
+            corrupt = [seq for seq, mark in zip(part.seqs, marks, strict=True) if mark is None]
+            sound = [mark is not None for mark in marks]
+            good = array("Q", compress(good, sound))
+            bodies, marks = list(compress(bodies, sound)), list(compress(marks, sound))
+        timestamps = _timestamps(database, part.shift_ms, boot_from_ms, good, marks)
         read.append(c.ClaimedRows(good, bodies, corrupt, timestamps, part.shift_ms))
         dead_events += [
             c.DeadEvent(seq, part.queue_id, Dead("corrupt", None, "checksum does not match")) for seq in corrupt
@@ -91,7 +93,7 @@ def claim(database: Database, command: c.ClaimEvents) -> c.ClaimedEvents:
 
 
 def _timestamps(
-    database: sqlite3.Connection, shift_ms: int, boot_from_ms: int, seqs: Sequence[int], marks: Sequence[bool]
+    database: sqlite3.Connection, shift_ms: int, boot_from_ms: int, seqs: Sequence[int], marks: Sequence[bool | None]
 ) -> dict[int, Timestamp]:
     """Return the true times of events with an inserted timestamp, by index; empty if the shift is unknown.
 
@@ -204,31 +206,33 @@ def correct_ledger(database: sqlite3.Connection, command: c.CorrectLedger) -> No
 
 def _read_bodies(
     database: sqlite3.Connection, seqs: Sequence[int], sizes: Sequence[int]
-) -> tuple[list[bytes | None], list[bool]]:
-    """Return the bodies in order, and whether the relay inserted the timestamp of each.
+) -> tuple[list[bytes], list[bool | None]]:
+    """Return the bodies in order, and whether the relay inserted the timestamp of each: None if its
+    checksum does not match.
 
-    A body is None if its checksum does not match. One query returns all bodies as one value, which
-    is split by the sizes. If they do not fit, the disk has changed a row, and each row is read
-    separately.
+    One query returns all bodies as one value, which is split by the sizes. If they do not fit, the
+    disk has changed a row, and each row is read separately.
     """
     crcs, joined = database.execute(_READ_TOGETHER, (json.dumps(seqs),)).fetchone()
     if crcs is not None and joined is not None and len(joined) == sum(sizes):
         ends = list(accumulate(sizes, initial=0))
         bodies = [joined[start:end] for start, end in pairwise(ends)]
-        if crcs == ",".join([str(checksum(body, False)) for body in bodies]):
-            return list(bodies), [False] * len(bodies)
+        unmarked = [False] * len(bodies)
+        if crcs == ",".join(map(str, checksums(bodies, unmarked))):
+            return bodies, [*unmarked]
         with suppress(ValueError):  # a checksum is not a number
             marks = [has_inserted_time(body, int(crc)) for body, crc in zip(bodies, crcs.split(","), strict=True)]
             if None not in marks:
-                return list(bodies), [mark is True for mark in marks]
+                return bodies, marks
     found = [_read_body(database, seq) for seq in seqs]
-    return [body for body, _ in found], [is_marked for _, is_marked in found]
+    return [body for body, _ in found], [mark for _, mark in found]
 
 
-def _read_body(database: sqlite3.Connection, seq: int) -> tuple[bytes | None, bool]:
+def _read_body(database: sqlite3.Connection, seq: int) -> tuple[bytes, bool | None]:
     row = database.execute(_READ_ONE, (seq,)).fetchone()
-    mark = has_inserted_time(row[1], row[0]) if row is not None and isinstance(row[1], bytes) else None
-    return (None, False) if mark is None else (row[1], mark)
+    if row is None or not isinstance(row[1], bytes):
+        return b"", None
+    return row[1], has_inserted_time(row[1], row[0])
 
 
 def remove(database: sqlite3.Connection, seq: int, mark: int) -> list[int]:
