@@ -14,6 +14,8 @@ import struct
 from array import array
 
 _BASE = struct.Struct("<q")
+_NO_RESPONSES = array("q")
+"""Shared by all windows without a response. It is never changed."""
 _MIN_SPACED_LIMIT = 10  # With fewer rate slots, the spacing would delay single requests for a large part of the window.
 
 
@@ -24,12 +26,16 @@ def is_free(packed: bytes, now: int, span_ms: int) -> bool:
 
 
 class Window:
-    """The times of the latest responses, in monotonic milliseconds."""
+    """The times of the latest responses, in monotonic milliseconds.
 
-    __slots__ = ("_responded_at", "_sent_at")
+    Most windows are free. They need no array, and neither does one that counts as full after a restart.
+    """
+
+    __slots__ = ("_earlier", "_responded_at", "_sent_at")
 
     def __init__(self) -> None:
-        self._responded_at = array("q")
+        self._earlier: tuple[int, int] | None = None  # Time and number of simultaneous responses before all others.
+        self._responded_at = _NO_RESPONSES
         self._sent_at = 0
 
     def sent(self, now: int) -> None:
@@ -38,33 +44,35 @@ class Window:
 
     def responded(self, now: int) -> None:
         """Record a response, or the end of waiting for it, at `now`."""
-        self._responded_at.append(now)
+        if self._responded_at is _NO_RESPONSES:
+            self._responded_at = array("q", (now,))
+        else:
+            self._responded_at.append(now)
 
     def count(self, now: int, span_ms: int) -> int:
         """Return the number of occupied rate slots."""
         self._prune(now, span_ms)
-        return len(self._responded_at)
+        return len(self._responded_at) if self._earlier is None else self._earlier[1] + len(self._responded_at)
 
     def free_at(self, now: int, limit: int, span_ms: int) -> int:
         """Return the earliest time for the next request; `now` or earlier if a rate slot is free."""
-        responded = self._responded_at
-        if 2 * len(responded) < limit:
+        if self._earlier is None and 2 * len(self._responded_at) < limit:
             return now
-        self._prune(now, span_ms)
-        if len(responded) >= limit:
-            return responded[-limit] + span_ms + 1
-        if limit < _MIN_SPACED_LIMIT or 2 * len(responded) < limit:
+        occupied = self.count(now, span_ms)
+        if occupied >= limit:
+            return self._nth_last(limit) + span_ms + 1
+        if limit < _MIN_SPACED_LIMIT or 2 * occupied < limit:
             return now
         # The free rate slots must last until the next one becomes free.
-        until_next_ms = responded[0] + span_ms + 1 - self._sent_at
-        return max(now, self._sent_at + max(span_ms // limit, until_next_ms // (limit - len(responded) + 1)))
+        until_next_ms = self._nth_last(occupied) + span_ms + 1 - self._sent_at
+        return max(now, self._sent_at + max(span_ms // limit, until_next_ms // (limit - occupied + 1)))
 
     def pack(self, now: int, span_ms: int) -> bytes:
         """Return the state for storage: at most 8 + 4 * limit bytes, b"" if every rate slot is free."""
-        self._prune(now, span_ms)
-        if not self._responded_at:
+        if not self.count(now, span_ms):
             return b""
-        ages = array("I", [max(0, now - at) for at in self._responded_at])
+        at, number = self._earlier or (now, 0)
+        ages = array("I", [max(0, now - at)] * number + [max(0, now - at) for at in self._responded_at])
         return _BASE.pack(now) + ages.tobytes()
 
     @classmethod
@@ -77,16 +85,18 @@ class Window:
         if not packed:
             return window
         if shift_ms is None:
-            window._responded_at.extend([now] * limit)
+            window._earlier = (now, limit)
             return window
         (base,) = _BASE.unpack_from(packed)
         ages = array("I")
         ages.frombytes(packed[_BASE.size :])
-        window._responded_at.extend(sorted(min(now, base + shift_ms - age) for age in ages))
+        window._responded_at = array("q", sorted(min(now, base + shift_ms - age) for age in ages))
         return window
 
     def _prune(self, now: int, span_ms: int) -> None:
         """Remove responses whose rate slot is free. One millisecond is added because both times were rounded down."""
+        if self._earlier is not None and self._earlier[0] + span_ms < now:
+            self._earlier = None
         responded = self._responded_at
         freed = 0
         for at in responded:
@@ -95,3 +105,10 @@ class Window:
             freed += 1
         if freed:
             del responded[:freed]
+
+    def _nth_last(self, n: int) -> int:
+        """Return the time of the n-th last response."""
+        if n <= len(self._responded_at):
+            return self._responded_at[-n]
+        assert self._earlier is not None
+        return self._earlier[0]

@@ -116,7 +116,7 @@ MUTANTS = (
         "a reboot resets the rate window",
         "G5",
         "tests/unit/policy/test_schedule.py::test_windows_of_another_boot_count_as_full",
-        ("relay/policy/rate_window.py", "            window._responded_at.extend([now] * limit)\n", ""),
+        ("relay/policy/rate_window.py", "            window._earlier = (now, limit)\n", ""),
     ),
     mutant(
         "a 429 of a shared limit counted as a device limit",

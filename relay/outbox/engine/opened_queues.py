@@ -90,4 +90,5 @@ class OpenedQueues:
         for queue_id, is_same_boot in zip(self._ids, self._is_same_boot, strict=True):
             key = self.index.key_of(queue_id)
             assert key is not None, queue_id
-            yield RestoredQueue(queue_id, key, self._windows.pop(queue_id, b""), 0 if is_same_boot else None)
+            window = self._windows.pop(queue_id, b"")
+            yield RestoredQueue(self.index.by_key[key], key, window, 0 if is_same_boot else None)

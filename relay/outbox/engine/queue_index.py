@@ -35,12 +35,10 @@ class Index:
 
     def __iter__(self) -> Iterator[Backlog]:
         """Return the backlog of each queue."""
-        for queue_id, key, event in self._quiet:
-            queue = self._stored.get(queue_id)
-            if queue is not None:
-                yield queue_id, key, len(queue), queue.body_bytes
-            else:
-                yield queue_id, key, int(event is not None), 0 if event is None else event.body_bytes
+        for queue_id in self.by_key.values():  # Callers that store an id share the object.
+            backlog = self.backlog(queue_id)
+            assert backlog is not None, queue_id
+            yield backlog
 
     # -- queues --------------------------------------------------------------------------------------
 

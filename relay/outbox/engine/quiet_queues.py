@@ -42,12 +42,6 @@ class QuietQueues:
     def __repr__(self) -> str:
         return f"<QuietQueues: {sum(len(block.ids) for block in self._blocks)} in {len(self._blocks)} blocks>"
 
-    def __iter__(self) -> Iterator[tuple[int, DeviceKey, PendingEvent | None]]:
-        """Return (id, device, event) of each queue, in the order of their ids."""
-        for block in self._blocks:
-            for queue_id, key, *event in zip(block.ids, block.keys, block.seqs, block.sizes, strict=True):
-                yield queue_id, key, None if event[0] == _NO_SEQ else PendingEvent(*event)
-
     def add(self, queue_id: int, key: DeviceKey) -> None:
         """Add an empty queue. Its id is larger than all ids before."""
         if not self._blocks or len(self._blocks[-1].ids) >= _BLOCK_QUEUES:

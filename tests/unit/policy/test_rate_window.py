@@ -56,6 +56,17 @@ def test_in_another_boot_the_window_counts_as_full_from_now() -> None:
     assert window.free_at(50, LIMIT, WINDOW_MS) == 50 + WINDOW_MS + 1
 
 
+def test_responses_after_a_window_that_counts_as_full_follow_it() -> None:
+    window = Window.unpack(full_at(100).pack(400, WINDOW_MS), 50, LIMIT, None)
+    window.responded(60)
+    assert window.count(70, WINDOW_MS) == LIMIT + 1
+    assert window.free_at(70, LIMIT, WINDOW_MS) == 50 + WINDOW_MS + 1
+    assert window.free_at(70, 1, WINDOW_MS) == 60 + WINDOW_MS + 1
+    again = Window.unpack(window.pack(80, WINDOW_MS), 90, LIMIT, 0)
+    assert again.free_at(90, LIMIT, WINDOW_MS) == 50 + WINDOW_MS + 1
+    assert window.count(51 + WINDOW_MS, WINDOW_MS) == 1
+
+
 def test_the_times_of_another_clock_are_shifted() -> None:
     packed = full_at(100, 200, 300).pack(400, WINDOW_MS)
     window = Window.unpack(packed, 9_500, LIMIT, 9_000)

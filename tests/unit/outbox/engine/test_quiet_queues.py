@@ -39,12 +39,13 @@ def test_removed_queues_are_gone_and_the_others_are_found() -> None:
     Random(1).shuffle(numbers)
     gone, left = numbers[: COUNT - 50], sorted(numbers[COUNT - 50 :])
     assert [queues.remove(3 * number + 1) for number in gone] == [key(number) for number in gone]
-    assert [each for each, _, _ in queues] == [3 * number + 1 for number in left]
+    assert [number for number in range(COUNT) if queues.key_of(3 * number + 1)] == left
     queues.add(3 * COUNT + 1, key(COUNT))
     assert queues.key_of(3 * COUNT + 1) == key(COUNT)
     for number in (*left, COUNT):
         queues.remove(3 * number + 1)
-    assert list(queues) == []
+    assert queues.first_seq() is None
+    assert repr(queues) == "<QuietQueues: 0 in 0 blocks>"
 
 
 def test_events_are_returned_in_the_order_of_their_seqs() -> None:
