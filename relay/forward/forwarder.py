@@ -33,6 +33,7 @@ from relay.outbox import Backlog, Claimed, ClaimPart, Dead, Outbox, OutboxError,
 from relay.policy import batch
 from relay.policy.backoff import full_jitter
 from relay.policy.limits import Limits
+from relay.policy.omitted_events import DeadLetterCause, OmittedEvent
 from relay.policy.rate_window import is_free
 from relay.policy.requests import Reply, Send, Share, Wait
 from relay.policy.schedule import Schedule
@@ -111,7 +112,7 @@ class Forwarder:
         now = self._clock.monotonic_ms()
         for queue in restored.queues:
             self._schedule.restore(queue.queue_id, queue.key, queue.window, now, queue.shift_ms)
-        self._schedule.resume([[Share(p.queue_id, p.events) for p in parts] for parts in restored.unsettled], now)
+        self._schedule.resume([[_share(part) for part in parts] for parts in restored.unsettled], now)
         self._changed.set()
 
     def flush(self) -> None:
@@ -251,13 +252,14 @@ class Forwarder:
         if isinstance(meaning, Delivered | EventsRejected | BatchTooLarge):
             self._schedule.count_request(send, now)
             return True
-        reply = Reply(dict(send.shares), len(request), meaning, chosen_at)
+        claimed = {share.queue_id: share.max_events - len(share.omitted) for share in send.shares}
+        reply = Reply(claimed, len(request), meaning, chosen_at)
         self._schedule.responded(send, reply, now, clock.chance())
         self._state_log.note(self._schedule.endpoint(send, now), now)
         return False
 
-    async def _claim(self, send: Send, chosen_at: int) -> dict[int, Sequence[bytes]] | None:
-        """Claim events and return their bodies by queue id, or None if the outbox cannot be read now."""
+    async def _claim(self, send: Send, chosen_at: int) -> Sequence[Claimed] | None:
+        """Claim events and return them, or None if the outbox cannot be read now."""
         parts = self._parts(send)
         if not parts:
             return None
@@ -270,7 +272,7 @@ class Forwarder:
             self._schedule.pause(send, self._after_failed_claim(chosen_at, str(error)))
             return None
         self._claim_failures = 0
-        return {part.queue_id: _corrected(part) for part in claimed}
+        return claimed
 
     def _after_failed_claim(self, chosen_at: int, message: str) -> int:
         """Return the monotonic time in milliseconds of the next claim of any queue, because all share the disk.
@@ -297,22 +299,26 @@ class Forwarder:
             events = len(sizes) if send.exact else batch.cut(sizes, share.max_events, send.max_body_bytes, used_bytes)
             if events:
                 used_bytes += sum(sizes[:events]) + events
-                parts.append(ClaimPart(share.queue_id, events, self._schedule.window_of(share.queue_id, now)))
+                omitted = {event.seq: event.cause and Dead(*event.cause) for event in share.omitted}
+                parts.append(ClaimPart(share.queue_id, events, self._schedule.window_of(share.queue_id, now), omitted))
         return parts
 
-    async def _exchange(self, send: Send, claimed: dict[int, Sequence[bytes]], chosen_at: int) -> None:
-        bodies = [body for share in send.shares for body in claimed.get(share.queue_id, ())]
+    async def _exchange(self, send: Send, claimed: Sequence[Claimed], chosen_at: int) -> None:
+        queue_ids = [part.queue_id for part in claimed]
+        bodies = [body for part in claimed for body in _corrected(part)]
         if not bodies:
+            self._outbox.release(queue_ids)
             return
         request = batch.body(bodies)
         # An exact request may repeat a request that failed on a closed kept-alive connection. Use a new connection.
         response = await self._post(send, request, len(bodies), fresh=send.exact)
         now = self._clock.monotonic_ms()
         reply = Reply(
-            {queue_id: len(queue_bodies) for queue_id, queue_bodies in claimed.items()},
+            {part.queue_id: len(part.seqs) for part in claimed},
             len(request),
             verdict(response, len(bodies)),
             chosen_at,
+            {part.queue_id: part.seqs for part in claimed},
         )
         outcomes = self._schedule.responded(send, reply, now, self._clock.chance())
         self._changed.set()  # The next request may start. Its claim follows the settlement of this one.
@@ -331,7 +337,7 @@ class Forwarder:
             isinstance(response, NoResponse) and response.never_sent
         )
         self._outbox.release(
-            [queue_id for queue_id in claimed if queue_id not in settled_queue_ids],
+            [queue_id for queue_id in queue_ids if queue_id not in settled_queue_ids],
             perhaps_delivered=perhaps_delivered,
         )
         if settled:
@@ -374,6 +380,12 @@ class Forwarder:
                 wait_ms = full_jitter(attempt, _DISK_RETRY_INITIAL_MS, _DISK_RETRY_MAX_MS, self._clock.chance())
                 await asyncio.sleep(wait_ms / 1000)
                 attempt += 1
+
+
+def _share(part: ClaimPart) -> Share:
+    """Return the part of a request that was in flight at the last end."""
+    omitted = [OmittedEvent(seq, dead and DeadLetterCause(*dead)) for seq, dead in part.omitted.items()]
+    return Share(part.queue_id, part.events, tuple(omitted))
 
 
 def _corrected(claimed: Claimed) -> Sequence[bytes]:

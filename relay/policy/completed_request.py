@@ -11,19 +11,12 @@ from relay.policy.diagnosis import BatchRemoved
 from relay.policy.endpoint import Endpoint
 from relay.policy.endpoint_health import Failure
 from relay.policy.limits import Limits
+from relay.policy.omitted_events import DeadLetterCause, Omitted
 from relay.policy.pause import Pause
 
 
-class DeadLetterCause(NamedTuple):
-    """Why an event becomes a dead letter, with the status and message of the upstream."""
-
-    reason: Literal["refused", "too_large", "poison"]
-    status: int | None
-    message: str
-
-
 class QueueOutcome(NamedTuple):
-    """The outcome for the events of one device queue. The keys of `dead_letters` count from its first event."""
+    """The outcome for the events of one device queue. The keys of `dead_letters` count its events in the request."""
 
     queue_id: int
     delivered: bool
@@ -43,13 +36,25 @@ class CompletedRequest(NamedTuple):
     limits: Limits
     endpoint: Endpoint
     queues: Sequence[tuple[DeviceQueue, int]]
-    """The device queues in the request with their numbers of events."""
+    """The device queues in the request with their numbers of first events, omitted ones included."""
     body_bytes: int
     sent_at: int
     exact: bool
     now: int
     u: float
     """Uniform in [0, 1)."""
+    seqs: Mapping[int, Sequence[int]]
+    """See Reply."""
+    omitted: Mapping[int, Omitted]
+    """The omitted events by queue id."""
+
+    def sent(self, queue: DeviceQueue, events: int) -> int:
+        """Return the number of events in the request among the first `events` events of a device queue."""
+        return events - len(self.omitted.get(queue.id, ())) if self.omitted else events
+
+    def is_remainder(self) -> bool:
+        """Return whether the request omits events that a response named."""
+        return any(event.cause for omitted in self.omitted.values() for event in omitted)
 
     def pause(self, attempt: int, reason: Failure | Literal["rate_limited"], retry_after_ms: int | None) -> Pause:
         """Return the pause after this response: backoff, or the delay of probes for a failure that needs a person."""

@@ -9,8 +9,9 @@ from zlib import crc32
 
 from relay.event.reader import DeviceKey
 from relay.policy.class_turns import SPARSE_PART, DeviceClass
-from relay.policy.diagnosis import HEALTHY, BatchDelivered, Outcome
+from relay.policy.diagnosis import HEALTHY, BatchDelivered, Outcome, Remainder, RemainderEnded
 from relay.policy.limits import Limits
+from relay.policy.omitted_events import Omitted
 from relay.policy.pause import NO_PAUSE, Pause
 from relay.policy.position import (
     IDLE,
@@ -106,6 +107,8 @@ class DeviceQueue:
         Events that remained pending are due now. Events that arrived during the request linger from their arrival.
         """
         position, due_at = self._in_flight(), None
+        if not position.resend:
+            self.end_remainder()
         if self.events:
             if position.leftover or position.grew_at is None or self.is_full(limits):
                 due_at = now
@@ -181,6 +184,17 @@ class DeviceQueue:
     def diagnose(self, outcome: Outcome) -> None:
         """Record the outcome of a request for the diagnosis of the first batch."""
         self.diagnosis = self.diagnosis.after(outcome)
+
+    @property
+    def omitted(self) -> Omitted:
+        """The events that the next request omits."""
+        state = self.diagnosis.state
+        return state.omitted if isinstance(state, Remainder) else ()
+
+    def end_remainder(self) -> None:
+        """Record that the next request is not the remainder of the latest one."""
+        if self.diagnosis is not HEALTHY:
+            self.diagnose(RemainderEnded())
 
     def delivered(self, events: int, rejected: int) -> None:
         """Record that the first `events` events were delivered, except `rejected` ones of them."""

@@ -7,6 +7,7 @@ requests. The state is what the next request of the device queue may contain:
 |------------------|-------------------------------------------------------------------|
 | `Healthy`        | any number of events, also together with other devices            |
 | `Separated`      | any number of events, without other devices                       |
+| `Remainder`      | the same request without the events that its response named       |
 | `ProbingSmaller` | a smaller probe, because nothing succeeds at the endpoint         |
 | `Bisecting`      | half of the first events of which at least one is bad             |
 
@@ -19,6 +20,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import TypeAlias
+
+from relay.policy.omitted_events import Omitted
 
 POISON_FAILURES = 10
 POISON_MS = 600_000
@@ -33,6 +36,14 @@ class Healthy:
 @dataclass(frozen=True, slots=True)
 class Separated:
     """A request of the device queue failed, or met a shared limit. Without other devices, the next one shows more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Remainder:
+    """A response named events of the request. They stay pending until the outcome of the other events is known."""
+
+    omitted: Omitted
+    """The named events of this device queue; empty if all are of other device queues."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +70,7 @@ class Bisecting:
         assert self.prefix >= 1, self
 
 
-State: TypeAlias = Healthy | Separated | ProbingSmaller | Bisecting
+State: TypeAlias = Healthy | Separated | Remainder | ProbingSmaller | Bisecting
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +83,18 @@ class BatchDelivered:
 @dataclass(frozen=True, slots=True)
 class BatchRemoved:
     """The events of the diagnosis were removed: dropped, or dead letters."""
+
+
+@dataclass(frozen=True, slots=True)
+class EventsNamed:
+    """The upstream rejected the request and named some of its events, of this device queue those in `omitted`."""
+
+    omitted: Omitted
+
+
+@dataclass(frozen=True, slots=True)
+class RemainderEnded:
+    """The remainder is not sent again as it is, so that the named events are judged anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +149,8 @@ class LimitMet:
 Outcome: TypeAlias = (
     BatchDelivered
     | BatchRemoved
+    | EventsNamed
+    | RemainderEnded
     | BatchRejected
     | EventTooLarge
     | FailureSeen
@@ -169,7 +194,7 @@ class Diagnosis:
     def __post_init__(self) -> None:
         assert self.failures >= (self.alone.failures if self.alone else 0), self
         assert not self.at_fault or self.failed_at is not None, self
-        assert not self.alone or not isinstance(self.state, Healthy), self
+        assert not self.alone or not isinstance(self.state, Healthy | Remainder), self
         if isinstance(self.state, ProbingSmaller):
             assert not self.has_few_failures(), self
             assert not self.smaller_succeeded, self
@@ -204,6 +229,11 @@ class Diagnosis:
                 return self._delivered(events)
             case BatchRemoved():
                 return HEALTHY
+            case EventsNamed(omitted):
+                return Diagnosis(Remainder(omitted))
+            case RemainderEnded():
+                after = Healthy() if self.has_few_failures() else Separated()
+                return replace(self, state=after) if isinstance(self.state, Remainder) else self
             case BatchRejected(events):
                 assert events >= 2, outcome
                 return replace(self, state=self._suspecting(events))
@@ -235,7 +265,8 @@ class Diagnosis:
         If other devices or smaller probes of this batch succeed, the batch is at fault and is bisected. Otherwise the
         upstream is, but the next probes are smaller, so that they show the difference when the upstream recovers.
         """
-        alone = self._alone(outcome) if outcome.events == 1 else self.alone
+        is_alone = outcome.events == 1 and not isinstance(self.state, Remainder)
+        alone = self._alone(outcome) if is_alone else self.alone
         failed = replace(self._separated(), failures=self.failures + 1, alone=alone)
         if failed.has_few_failures():
             return failed

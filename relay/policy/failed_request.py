@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from relay.policy.completed_request import CompletedRequest, DeadLetterCause, Judgement, dead_letter
+from relay.policy.completed_request import CompletedRequest, Judgement, dead_letter
 from relay.policy.diagnosis import BatchDelayed, BatchFailed, FailureSeen, SharedBatchFailed
 from relay.policy.endpoint_health import Failure
+from relay.policy.omitted_events import DeadLetterCause
 from relay.policy.verdict import Failing
 
 

@@ -3,7 +3,8 @@
 `verdict` interprets the response, `device_queue` and `endpoint` hold the state, and this module changes that state.
 An event becomes a dead letter in three cases only:
 
-- The upstream rejects the event by its index, or in a request that contains only this event.
+- The upstream rejects the event by its index and accepts the rest of the request, or rejects a request that contains
+  only this event.
 - The upstream responds 413 to a request that contains only this event.
 - A request that contains only this event keeps failing while other devices succeed (a poison event).
 """
@@ -15,14 +16,14 @@ from collections.abc import Mapping
 from relay.policy.completed_request import (
     NOTHING,
     CompletedRequest,
-    DeadLetterCause,
     Judgement,
     QueueOutcome,
     dead_letter,
 )
-from relay.policy.diagnosis import BatchDelayed, BatchRejected, BatchRemoved, EventTooLarge, LimitMet
+from relay.policy.diagnosis import BatchDelayed, BatchRejected, BatchRemoved, EventsNamed, EventTooLarge, LimitMet
 from relay.policy.failed_request import attribute_failure, endpoint_failed, failing
 from relay.policy.network import NotSent, explains_loss
+from relay.policy.omitted_events import DeadLetterCause, OmittedEvent
 from relay.policy.verdict import (
     BatchTooLarge,
     Delivered,
@@ -52,13 +53,12 @@ def judge(request: CompletedRequest, verdict: Verdict) -> Judgement:
             return Judgement((), "exact")
     request.endpoint.origin.responded()
     match verdict:
+        case Delivered(status, rejected) if rejected and request.endpoint.rejections.ignore_names_at(request.now):
+            return _unnamed(request, EventsRejected(status, f"{status} {next(iter(rejected.values()))}"))
         case Delivered():
             return _delivered(request, verdict)
-        case EventsRejected(named=named) if named:
-            request.endpoint.responded(request.now)
-            return Judgement(_named(request, verdict))
         case EventsRejected():
-            return _unnamed(request, verdict)
+            return _rejected(request, verdict)
         case BatchTooLarge():
             return _too_large(request, verdict)
         case RateLimited():
@@ -86,14 +86,17 @@ def _not_sent(request: CompletedRequest, message: str, *, was_lost: bool = False
 
 def _delivered(request: CompletedRequest, verdict: Delivered) -> Judgement:
     """Record the events as delivered, except events that the response rejects by index."""
-    outcomes = []
+    outcomes, served = [], []
     first = 0
     for queue, events in request.queues:
-        dead_letters = _named_dead_letters(verdict.rejected, verdict.status, first, events)
-        queue.delivered(events, len(dead_letters))
+        sent = request.sent(queue, events)
+        dead_letters = _named_dead_letters(verdict.rejected, verdict.status, first, sent)
+        queue.delivered(events, events - sent + len(dead_letters))
         outcomes.append(QueueOutcome(queue.id, True, dead_letters))
-        first += events
-    request.endpoint.succeeded([queue_id for queue_id, _, _ in outcomes], request.now)
+        first += sent
+        if sent:
+            served.append(queue.id)
+    request.endpoint.succeeded(served, request.now)
     request.endpoint.body_size.delivered(request.body_bytes, request.now, request.limits.max_body_bytes)
     return Judgement(outcomes)
 
@@ -111,17 +114,33 @@ def _named_dead_letters(
     }
 
 
-def _named(request: CompletedRequest, verdict: EventsRejected) -> list[QueueOutcome]:
-    """Return the outcome of a rejection that names events. Its indexes count through the whole request."""
+def _rejected(request: CompletedRequest, verdict: EventsRejected) -> Judgement:
+    """Believe the names of a rejection, unless the remainder of an earlier one showed that they are wrong."""
+    rejections = request.endpoint.rejections
+    if request.is_remainder():
+        rejections.ignore_names(request.now)
+    if not verdict.named or rejections.ignore_names_at(request.now):
+        return _unnamed(request, verdict)
+    return _named(request, verdict)
+
+
+def _named(request: CompletedRequest, verdict: EventsRejected) -> Judgement:
+    """Omit the named events from the next attempt. Their indexes count through the whole request.
+
+    If the upstream accepts the remainder, they become dead letters; at once if nothing remains.
+    """
+    request.endpoint.responded(request.now)
+    nothing_remains = len(verdict.named) == sum(request.sent(*each) for each in request.queues)
     outcomes: list[QueueOutcome] = []
     first = 0
     for queue, events in request.queues:
-        dead_letters = _named_dead_letters(verdict.named, verdict.status, first, events)
-        first += events
-        queue.diagnose(BatchRemoved())
-        if dead_letters:
-            outcomes.append(QueueOutcome(queue.id, False, dead_letters))
-    return outcomes
+        sent = request.sent(queue, events)
+        dead_letters = _named_dead_letters(verdict.named, verdict.status, first, sent)
+        first += sent
+        outcomes.append(QueueOutcome(queue.id, False, dead_letters))
+        omitted = tuple(OmittedEvent(request.seqs[queue.id][index], cause) for index, cause in dead_letters.items())
+        queue.diagnose(BatchRemoved() if nothing_remains else EventsNamed(omitted))
+    return Judgement(outcomes) if nothing_remains else Judgement((), "exact")
 
 
 def _unnamed(request: CompletedRequest, verdict: EventsRejected) -> Judgement:

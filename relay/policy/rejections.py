@@ -1,6 +1,7 @@
-"""The single events that an endpoint rejected since its latest success.
+"""The rejections of one endpoint: its single events since the latest success, and whether its names of events count.
 
-A wrong URL or a proxy can reject every event, so that too many rejections in a row are the fault of the endpoint.
+A wrong URL or a proxy can reject every event, so that too many rejections in a row are the fault of the endpoint. An
+upstream whose indexes were wrong, because it counts from 1 for example, is not believed for a day.
 """
 
 from __future__ import annotations
@@ -8,15 +9,17 @@ from __future__ import annotations
 UNEXPLAINED_REJECTIONS_MAX = 3
 """Single events rejected in succession by a status that is not about events, before the endpoint is at fault."""
 _UNNAMED_REJECTIONS_MAX = 20
+NAMES_IGNORED_MS = 86_400_000
 
 
 class Rejections:
-    __slots__ = ("_queue_ids", "_unexplained", "_unnamed")
+    __slots__ = ("_names_ignored_until", "_queue_ids", "_unexplained", "_unnamed")
 
     def __init__(self) -> None:
         self._unexplained = 0  # By a status about something else.
         self._unnamed = 0  # By a 400 or 422 without a name.
         self._queue_ids: set[int] = set()  # Device queues of the unnamed ones.
+        self._names_ignored_until = 0
 
     def __repr__(self) -> str:
         return f"Rejections(unexplained={self._unexplained}, unnamed={self._unnamed})"
@@ -29,6 +32,14 @@ class Rejections:
         """Forget all rejections after a success."""
         self._unexplained = self._unnamed = 0
         self._queue_ids.clear()
+
+    def ignore_names(self, now: int) -> None:
+        """Record that a response named other events than the bad ones."""
+        self._names_ignored_until = now + NAMES_IGNORED_MS
+
+    def ignore_names_at(self, now: int) -> bool:
+        """Return whether the names in a response must not be believed."""
+        return now < self._names_ignored_until
 
     def count_unexplained(self) -> None:
         self._unexplained += 1

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
+from relay.policy.omitted_events import Omitted
 from relay.policy.verdict import Verdict
+
+_NONE: Mapping[int, Any] = MappingProxyType({})
 
 
 class Share(NamedTuple):
-    """The part of one device queue in a request: at most `max_events` of its first events."""
+    """The part of one device queue in a request: at most `max_events` of its first events, except omitted ones."""
 
     queue_id: int
     max_events: int
+    omitted: Omitted = ()
 
 
 class Send(NamedTuple):
@@ -24,6 +29,10 @@ class Send(NamedTuple):
     exact: bool
     """Send exactly these events, because the upstream may have received the request already."""
 
+    def omitted(self) -> Mapping[int, Omitted]:
+        """Return the omitted events by queue id."""
+        return {share.queue_id: share.omitted for share in self.shares if share.omitted} if self.exact else _NONE
+
 
 class Reply(NamedTuple):
     """The result of a request."""
@@ -34,6 +43,8 @@ class Reply(NamedTuple):
     verdict: Verdict
     sent_at: int
     """When `next` chose the request. Later knowledge did not influence it, even if its first byte was sent later."""
+    seqs: Mapping[int, Sequence[int]] = _NONE
+    """The seqs of these events by queue id, for a response that names some of them."""
 
 
 class Wait(NamedTuple):

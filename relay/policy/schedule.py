@@ -26,7 +26,7 @@ from relay.policy.batch_selection import choose, split
 from relay.policy.class_turns import DeviceClass
 from relay.policy.completed_request import CompletedRequest, QueueOutcome
 from relay.policy.device_queue import DeviceQueue, linger_end
-from relay.policy.diagnosis import BatchRemoved
+from relay.policy.diagnosis import BatchRemoved, EventsNamed
 from relay.policy.empty_queues import EmptyQueues
 from relay.policy.endpoint import Endpoint
 from relay.policy.endpoint_turns import EndpointTurns
@@ -78,11 +78,12 @@ class Schedule:
     def resume(self, requests: Sequence[Sequence[Share]], now: int) -> None:
         """Resend the requests that were in flight at a crash exactly and first: the upstream may have received them."""
         for shares in requests:
-            queues = [
-                (self._queues[share.queue_id], share.max_events) for share in shares if share.queue_id in self._queues
-            ]
-            for queue, _ in queues:
+            known = [share for share in shares if share.queue_id in self._queues]
+            queues = [(self._queues[share.queue_id], share.max_events) for share in known]
+            for (queue, _), share in zip(queues, known, strict=True):
                 queue.window.responded(now)
+                if share.omitted:
+                    queue.diagnose(EventsNamed(share.omitted))
             if queues:
                 self._endpoints.origin(queues[0][0].key[0], now).limit.responded(now)
                 self._queue_exact(queues)
@@ -206,7 +207,7 @@ class Schedule:
         endpoint.slots.change("free", "occupied")
         endpoint.origin.sent(now)
         self._senders[chosen[0][0].id] = endpoint
-        shares = tuple([Share(queue.id, events) for queue, events in chosen])
+        shares = tuple([Share(queue.id, events, queue.omitted if exact else ()) for queue, events in chosen])
         return Send(chosen[0][0].key[0], shares, endpoint.body_size.max_bytes(self.limits.max_body_bytes), bool(exact))
 
     def pause(self, send: Send, until: int) -> None:
@@ -238,18 +239,21 @@ class Schedule:
         endpoint.limit.responded(now)
         delivered = isinstance(reply.verdict, Delivered)
         queues = []
-        for queue_id, max_events in send.shares:
-            queue, events = self._queues[queue_id], reply.claimed.get(queue_id, 0)
+        for queue_id, max_events, omitted in send.shares:
+            queue, events = self._queues[queue_id], reply.claimed.get(queue_id, 0) + len(omitted)
             if events < max_events or not delivered:
                 queue.cut()
             if events:
                 queue.window.responded(now)
                 queues.append((queue, events))
-        request = CompletedRequest(self.limits, endpoint, queues, reply.body_bytes, reply.sent_at, send.exact, now, u)
+        context = (self.limits, endpoint, queues, reply.body_bytes, reply.sent_at, send.exact, now, u)
+        request = CompletedRequest(*context, reply.seqs, send.omitted())
         judgement = judge(request, reply.verdict)
         if judgement.resend == "exact":
             self._queue_exact(queues)
         elif judgement.resend == "halves":
+            for queue, _ in queues:
+                queue.end_remainder()
             for part in split(queues):
                 self._queue_exact(part)
         self._use_slot(send, "free")
@@ -268,7 +272,7 @@ class Schedule:
             self._endpoints.served(send.tenant_id, known, now)
         endpoint = self._senders.pop(send.shares[0].queue_id)
         # The last device queue may have been cut off, so it becomes the first one of the next request.
-        for queue_id, _ in reversed(send.shares):
+        for queue_id, _, _ in reversed(send.shares):
             queue = self._queues[queue_id]
             queue.settle(now, self.limits, self._linger_phase(queue) if queue.events else 0)
             if queue.position is RESERVED:

@@ -48,8 +48,8 @@ MUTANTS = (
         "tests/unit/policy/test_schedule.py::test_requests_in_flight_at_a_crash_count_as_sent",
         (
             "relay/policy/schedule.py",
-            "            for queue, _ in queues:\n                queue.window.responded(now)\n            if queues:",
-            "            if queues:",
+            "                queue.window.responded(now)\n                if share.omitted:\n",
+            "                if share.omitted:\n",
         ),
     ),
     mutant(

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from tests.mutants.mutant import CONTRACT, ENGINE, FSYNC, SQLITE, mutant
 
+REMAINDER = (
+    "tests/unit/policy/test_judgement.py"
+    "::test_exactly_the_remainder_is_sent_immediately_and_then_the_named_events_are_dead_lettered"
+)
+
 MUTANTS = (
     mutant(
         "synchronous=NORMAL",
@@ -252,12 +257,50 @@ MUTANTS = (
     mutant(
         "a whole batch dead-lettered for one named event",
         "G1",
-        "tests/unit/policy/test_judgement.py::test_only_named_events_are_dead_lettered_and_the_rest_is_sent_immediately",
+        REMAINDER,
         (
             "relay/policy/judgement.py",
             "        for index, message in messages.items()\n",
             '        for index, message in dict.fromkeys(range(first, first + events), "").items()\n',
         ),
+    ),
+    mutant(
+        "named events dead-lettered before the outcome of the remainder",
+        "G1",
+        REMAINDER,
+        (
+            "relay/policy/judgement.py",
+            'Judgement(outcomes) if nothing_remains else Judgement((), "exact")',
+            "Judgement(outcomes)",
+        ),
+    ),
+    mutant(
+        "other events join the remainder",
+        "G1",
+        REMAINDER,
+        ("relay/policy/ready_queues.py", "tuple((queue, events) for queue", "tuple((queue, queue.events) for queue"),
+    ),
+    mutant(
+        "wrong indexes believed after the rejection of the remainder",
+        "G1",
+        "tests/simulation/test_named_events.py::test_an_upstream_that_counts_from_1_costs_no_good_event",
+        (
+            "relay/policy/judgement.py",
+            "    if request.is_remainder():\n        rejections.ignore_names(request.now)\n",
+            "",
+        ),
+    ),
+    mutant(
+        "omitted events not journalled",
+        "G3",
+        f"{CONTRACT}::TestOmitted::test_load_after_a_kill_returns_the_same_remainder",
+        (f"{ENGINE}/commands.py", "self.shift_ms, self.omitted or None)", "self.shift_ms, None)"),
+    ),
+    mutant(
+        "omitted events settled with the request",
+        "G1",
+        f"{CONTRACT}::TestOmitted::test_omitted_events_without_a_reason_stay_pending",
+        (f"{ENGINE}/operations.py", "            if staying:\n", "            if staying and not delivered:\n"),
     ),
     mutant(
         "an outage treated as a poison event",

@@ -129,8 +129,13 @@ class ScheduleMachine(RuleBasedStateMachine):
     @rule(same_boot=st.booleans())
     def crash_and_restart(self, same_boot: bool) -> None:
         unsettled = [
-            [Share(queue_id, len(numbers)) for queue_id, numbers in self.harness.claimed(send).items()]
+            [
+                Share(share.queue_id, len(claimed[share.queue_id]) + len(share.omitted), share.omitted)
+                for share in send.shares
+                if share.queue_id in claimed
+            ]
             for send in self.in_flight
+            for claimed in [self.harness.claimed(send)]
         ]
         before = self.harness.now
         self.harness = restarted(self.harness, same_boot=same_boot, unsettled=unsettled)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from math import inf
+from statistics import median
 
 import structlog
 
@@ -19,7 +20,7 @@ from tests.simulation.checks import check_all
 from tests.simulation.scenario import SMALL_BATCHES, light_devices, simulate, waits_ms
 from tests.simulation.upstream import Fault, Limiter
 from tests.simulation.virtual import run
-from tests.simulation.world import HOUR_MS, MINUTE_MS, Crash, Device, Plan, World
+from tests.simulation.world import HOUR_MS, LIMITS, MINUTE_MS, Crash, Device, Plan, World
 
 Row = tuple[str, str]
 SHARED_LIMIT = 20
@@ -87,6 +88,25 @@ def made_up_tenants() -> Iterator[Row]:
     later = [request.status for request in world.upstream.arrivals if 5 * MINUTE_MS <= request.at < 15 * MINUTE_MS]
     yield "oldest pending event, known devices", f"{waits_ms(world, range(20), 5 * MINUTE_MS)[-1] / 1000:.1f} s"
     yield "429s", f"{later.count(429)} of {len(later)} responses"
+
+
+def named_events_under_a_shared_limit() -> World:
+    """Run 20 devices with a bad event in each batch, beside 20 others, all with a limit of 20 requests a minute."""
+    bad = [Device(i, gap_ms=10_000, burst=2, flaw=lambda n: "named" if n % 2 else "") for i in range(20)]
+    limits = replace(LIMITS, mix_devices="always")
+    return simulate(Plan([*bad, *light_devices(20, first=100, gap_ms=10_000)], 10 * MINUTE_MS, limits, ip_limit=20))
+
+
+def named_events() -> Iterator[Row]:
+    """The cost of bad events that the upstream names, for other devices under a shared limit."""
+    world = named_events_under_a_shared_limit()
+    arrived = [request.status for request in world.upstream.arrivals if request.at < world.plan.duration_ms]
+    waits = waits_ms(world, range(100, 120), since=3 * MINUTE_MS)
+    yield "rejected requests", f"{arrived.count(422)} of {len(arrived)}"
+    yield (
+        "delay of others from the fourth minute on, median and maximum",
+        f"{median(waits) / 1000:.1f} s, {waits[-1] / 1000:.1f} s",
+    )
 
 
 def fairness() -> Iterator[Row]:
@@ -168,6 +188,7 @@ MEASUREMENTS: list[Callable[[], Iterator[Row]]] = [
     shared_limit,
     two_tenants,
     made_up_tenants,
+    named_events,
     fairness,
     restart_with_a_shared_limit,
     site,

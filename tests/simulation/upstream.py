@@ -23,7 +23,8 @@ from tests.simulation.watch import Watch
 
 EventKey = tuple[int, int]
 """The identity of an event: (device, number)."""
-Flaw = Literal["", "named", "unnamed", "crash"]
+Flaw = Literal["", "named", "from 1", "unnamed", "crash"]
+""""from 1": the upstream counts from 1 when it names the event."""
 STALLED_S = 5
 TIMEOUT_S = 30.0
 HTML = b"<html><head><title>503</title></head><body>Service Unavailable</body></html>"
@@ -286,5 +287,6 @@ def _validation(events: list[SimEvent]) -> bytes:
     """Return the body of a 422, which names the bad events unless one of them has an unnamed flaw."""
     if any(event.flaw == "unnamed" for event in events):
         return b'{"message":"The given data was invalid.","errors":{"events":["The events field is required."]}}'
-    errors = {f"events.{i}.event_type": ["is invalid"] for i, event in enumerate(events) if event.flaw == "named"}
+    named = [i + (event.flaw == "from 1") for i, event in enumerate(events) if event.flaw]
+    errors = {f"events.{i}.event_type": ["is invalid"] for i in named}
     return msgspec.json.encode({"message": "The given data was invalid.", "errors": errors})

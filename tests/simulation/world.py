@@ -251,6 +251,8 @@ class World:
         held = []
         for part in request:
             for stored in islice(self.outbox.disk.queues[part.queue_id].pending, part.events):
+                if stored.seq in part.omitted:
+                    continue
                 event = msgspec.json.decode(stored.event.body, type=SimEvent)
                 held.append((event.device, event.n))
         return held

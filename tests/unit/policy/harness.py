@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from relay.policy import batch
-from relay.policy.completed_request import DeadLetterCause
 from relay.policy.limits import Limits
+from relay.policy.omitted_events import DeadLetterCause
 from relay.policy.overview import EndpointView
 from relay.policy.requests import Reply, Send, Share, Wait
 from relay.policy.schedule import Schedule
@@ -133,7 +133,8 @@ class Harness:
             if send.exact:
                 events = min(share.max_events, len(pending))
             if events:
-                claimed[share.queue_id] = pending[:events]
+                omitted = {event.seq for event in share.omitted}
+                claimed[share.queue_id] = [n for n in pending[:events] if n not in omitted]
                 used_bytes += events * (EVENT_BYTES + 1)
         return claimed
 
@@ -151,15 +152,18 @@ class Harness:
         verdict = response(claimed) if callable(response) else response
         self.now += after_ms
         events = {queue_id: len(numbers) for queue_id, numbers in claimed.items()}
-        reply = Reply(events, sum(events.values()) * (EVENT_BYTES + 1) + 13, verdict, sent_at)
+        reply = Reply(events, sum(events.values()) * (EVENT_BYTES + 1) + 13, verdict, sent_at, claimed)
+        omitted = {share.queue_id: share.omitted for share in send.shares}
         for outcome in self.schedule.responded(send, reply, self.now, u):
             numbers = claimed[outcome.queue_id]
-            for index, cause in outcome.dead_letters.items():
-                self.dead_letters.setdefault(outcome.queue_id, {})[numbers[index]] = cause
-            removed = {numbers[index] for index in outcome.dead_letters}
+            dead = {numbers[index]: cause for index, cause in outcome.dead_letters.items()}
             if outcome.delivered:
-                self.delivered.setdefault(outcome.queue_id, []).extend(n for n in numbers if n not in removed)
-                removed.update(numbers)
+                delivered = [n for n in numbers if n not in dead]
+                dead |= {event.seq: event.cause for event in omitted[outcome.queue_id] if event.cause}
+                self.delivered.setdefault(outcome.queue_id, []).extend(delivered)
+            if dead:
+                self.dead_letters.setdefault(outcome.queue_id, {}).update(dead)
+            removed = {*dead, *numbers} if outcome.delivered else {*dead}
             self.pending[outcome.queue_id] = [n for n in self.pending[outcome.queue_id] if n not in removed]
             self.report(outcome.queue_id)
         self.schedule.settled(send, self.now)

@@ -17,35 +17,47 @@ from relay.policy.diagnosis import (
     BatchRemoved,
     Bisecting,
     Diagnosis,
+    EventsNamed,
     EventTooLarge,
     FailureSeen,
     Healthy,
     LimitMet,
     Outcome,
     ProbingSmaller,
+    Remainder,
+    RemainderEnded,
     Separated,
     SharedBatchFailed,
     State,
 )
+from relay.policy.omitted_events import DeadLetterCause, OmittedEvent
 
 FULL = 500
-STATES: list[State] = [Healthy(), Separated(), ProbingSmaller(8), ProbingSmaller(8, 20), Bisecting(20)]
+NAMED = (OmittedEvent(4, DeadLetterCause("refused", 422, "bad")),)
+STATES: list[State] = [
+    Healthy(), Separated(), ProbingSmaller(8), ProbingSmaller(8, 20), Bisecting(20), Remainder(NAMED)
+]  # fmt: skip
 TABLE: list[tuple[Outcome, list[State]]] = [
     # The states after each outcome of a batch that failed three times, in the order of STATES.
-    (BatchDelivered(5), [Healthy(), Healthy(), Healthy(), Bisecting(15), Bisecting(15)]),
-    (BatchDelivered(20), [Healthy(), Healthy(), Healthy(), Healthy(), Healthy()]),
-    (BatchRemoved(), [Healthy()] * 5),
+    (BatchDelivered(5), [Healthy(), Healthy(), Healthy(), Bisecting(15), Bisecting(15), Healthy()]),
+    (BatchDelivered(20), [Healthy()] * 6),
+    (BatchRemoved(), [Healthy()] * 6),
+    (EventsNamed(()), [Remainder(())] * 6),
+    (RemainderEnded(), [*STATES[:5], Separated()]),
     (
         BatchRejected(6),
-        [Bisecting(6), Bisecting(6), ProbingSmaller(8, 6), ProbingSmaller(8, 6), Bisecting(6)],
+        [Bisecting(6), Bisecting(6), ProbingSmaller(8, 6), ProbingSmaller(8, 6), Bisecting(6), Bisecting(6)],
     ),
-    (EventTooLarge(), [Bisecting(1), Bisecting(1), ProbingSmaller(8, 1), ProbingSmaller(8, 1), Bisecting(1)]),
+    (
+        EventTooLarge(),
+        [Bisecting(1), Bisecting(1), ProbingSmaller(8, 1), ProbingSmaller(8, 1), Bisecting(1), Bisecting(1)],
+    ),
     (FailureSeen(9, None), STATES),
     (
         BatchFailed(6, 9, others_succeed=False, success_at=None),
-        [ProbingSmaller(3), ProbingSmaller(3), ProbingSmaller(3), ProbingSmaller(3, 20), ProbingSmaller(3, 20)],
+        [*[ProbingSmaller(3)] * 3, ProbingSmaller(3, 20), ProbingSmaller(3, 20), ProbingSmaller(3)],
     ),
-    (BatchFailed(6, 9, others_succeed=True, success_at=8), [Bisecting(6)] * 5),
+    (BatchFailed(6, 9, others_succeed=True, success_at=8), [Bisecting(6)] * 6),
     (SharedBatchFailed(others_succeed=False), [Separated(), *STATES[1:]]),
     (SharedBatchFailed(others_succeed=True), [Separated(), *STATES[1:]]),
     (BatchDelayed(), STATES),
@@ -60,6 +72,17 @@ TABLE: list[tuple[Outcome, list[State]]] = [
 )
 def test_each_state_after_each_outcome(before: State, outcome: Outcome, after: State) -> None:
     assert Diagnosis(before, failures=3).after(outcome).state == after
+
+
+def test_the_first_failures_of_a_remainder_leave_it_exact() -> None:
+    remainder = HEALTHY.after(EventsNamed(NAMED))
+    outcomes = (
+        BatchFailed(1, 9, others_succeed=True, success_at=8),
+        SharedBatchFailed(others_succeed=True),
+        LimitMet(),
+    )
+    assert {remainder.after(outcome).state for outcome in outcomes} == {Remainder(NAMED)}
+    assert remainder.after(RemainderEnded()).state == Healthy()
 
 
 @pytest.mark.parametrize(
@@ -86,6 +109,8 @@ def test_the_third_failure_of_a_batch_starts_smaller_requests(outcome: Outcome, 
         (BatchDelivered(5), 0),
         (BatchRemoved(), 0),
         (BatchRejected(6), 1),
+        (EventsNamed(NAMED), 0),
+        (RemainderEnded(), 1),
         (EventTooLarge(), 2),
         (FailureSeen(9, None), 1),
         (BatchFailed(6, 9, others_succeed=False, success_at=None), 2),
@@ -104,6 +129,7 @@ def test_the_failures_of_a_batch_are_counted_until_it_is_delivered_or_removed(ou
     [
         (Healthy(), FULL, False),
         (Separated(), FULL, True),
+        (Remainder(NAMED), FULL, True),
         (ProbingSmaller(8), 8, True),
         (ProbingSmaller(8, 20), 8, True),
         (ProbingSmaller(8, 6), 3, True),
@@ -127,6 +153,7 @@ def test_the_next_request_of_each_state(state: State, most: int, own: bool) -> N
         lambda: Diagnosis(ProbingSmaller(8), failures=2),
         lambda: Diagnosis(ProbingSmaller(8), failures=3, smaller_succeeded=True),
         lambda: Diagnosis(Healthy(), failures=1, alone=Alone(1, 0, 0)),
+        lambda: Diagnosis(Remainder(NAMED), failures=1, alone=Alone(1, 0, 0)),
         lambda: Diagnosis(Separated(), failures=0, alone=Alone(1, 0, 0)),
         lambda: Diagnosis(at_fault=True),
         lambda: HEALTHY.after(BatchRejected(1)),

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 from relay.policy.backoff import REQUESTED_DELAY_MAX_MS
-from relay.policy.completed_request import DeadLetterCause
+from relay.policy.omitted_events import DeadLetterCause, OmittedEvent
 from relay.policy.rejections import UNEXPLAINED_REJECTIONS_MAX
 from relay.policy.requests import Send, Share
 from relay.policy.verdict import (
@@ -34,6 +34,7 @@ from tests.unit.policy.harness import (
     Claimed,
     Harness,
     queues,
+    restarted,
 )
 
 
@@ -77,16 +78,162 @@ def test_delivered_events_are_removed() -> None:
     assert state(harness) == "ok"
 
 
-def test_only_named_events_are_dead_lettered_and_the_rest_is_sent_immediately() -> None:
+def test_exactly_the_remainder_is_sent_immediately_and_then_the_named_events_are_dead_lettered() -> None:
     harness = Harness()
     harness.offer(1, 500)
     harness.respond(harness.send(), named(3, 7))
     harness.offer(1, 1)
+    assert harness.dead_letters == {}
     at = harness.now
-    harness.round(named(3, 7))
+    assert list(harness.round(named(3, 7))[1]) == [n for n in range(500) if n not in (3, 7)]
     assert harness.now - at < 100
     assert harness.dead_letters == {1: {n: DeadLetterCause("refused", 422, "422 no good") for n in (3, 7)}}
+    harness.round(named(3, 7))
     assert harness.delivered[1] == [n for n in range(501) if n not in (3, 7)]
+
+
+def test_named_events_are_dead_lettered_at_once_if_nothing_remains() -> None:
+    harness = Harness()
+    harness.offer(1, 2)
+    harness.round(named(0, 1))
+    assert list(harness.dead_letters[1]) == [0, 1]
+
+
+def test_the_remainder_of_a_mixed_batch_is_one_request() -> None:
+    """All events of device queue 2 are named, so that it has no event in the remainder."""
+    harness = Harness(mix_devices="always")
+    for queue_id, events in ((1, 3), (2, 1), (3, 2)):
+        harness.offer(queue_id, events)
+    harness.schedule.flush(harness.now)
+    order = queues(send := harness.send())
+    harness.respond(send, lambda claimed: EventsRejected(422, "422 invalid", names(claimed, {1: [0], 2: [0]})))
+    harness.offer(4, 1)
+    harness.schedule.flush(harness.now)
+    send = harness.send()
+    assert queues(send) == order
+    assert harness.respond(send) == {1: [1, 2], 2: [], 3: [0, 1]}
+    assert {queue_id: list(dead) for queue_id, dead in harness.dead_letters.items()} == {1: [0], 2: [0]}
+    assert harness.delivered == {1: [1, 2], 2: [], 3: [0, 1]}
+    harness.round()
+    assert harness.delivered[4] == [0]
+
+
+def names(claimed: Claimed, bad: dict[int, list[int]]) -> dict[int, str]:
+    """Return the index in the request of each bad event, given by device queue."""
+    keys = [(queue_id, n) for queue_id, numbers in claimed.items() for n in numbers]
+    return {index: "no good" for index, (queue_id, n) in enumerate(keys) if n in bad.get(queue_id, ())}
+
+
+@pytest.mark.parametrize("names_again", [True, False])
+def test_a_rejected_remainder_means_wrong_indexes_and_the_original_batch_is_halved(names_again: bool) -> None:
+    """The upstream counts from 1. Its indexes are ignored for a day."""
+    harness = Harness()
+    harness.offer(1, 200)
+
+    def counts_from_1(claimed: Claimed) -> Verdict:
+        found = {index + 1: "bad" for index, n in enumerate(claimed[1]) if n == 150}
+        if not found:
+            return DELIVERED
+        return EventsRejected(422, "422 invalid", found if names_again or len(claimed[1]) == 200 else {})
+
+    harness.round(counts_from_1)
+    assert list(harness.round(counts_from_1)[1]) == [n for n in range(200) if n != 151]
+    assert list(harness.round(counts_from_1)[1]) == list(range(100)), "half of the original batch"
+    while harness.pending[1]:
+        harness.round(counts_from_1)
+    assert list(harness.dead_letters[1]) == [150]
+    assert harness.delivered[1] == [n for n in range(200) if n != 150]
+
+
+@pytest.mark.parametrize(("after_ms", "believed"), [(23 * 3_600_000, False), (25 * 3_600_000, True)])
+def test_wrong_indexes_are_ignored_for_a_day(after_ms: int, believed: bool) -> None:
+    harness = Harness()
+    harness.offer(1, 4)
+    for _ in range(2):
+        harness.round(EventsRejected(422, "422 invalid", {1: "bad"}))
+    while harness.pending[1]:
+        harness.round()
+    harness.pass_time(after_ms)
+    harness.offer(1, 4)
+    harness.round(EventsRejected(422, "422 invalid", {0: "bad"}))
+    assert harness.round()[1] == ([5, 6, 7] if believed else [4, 5])
+    assert list(harness.dead_letters.get(1, {})) == ([4] if believed else [])
+
+
+def test_ignored_indexes_of_a_success_are_found_by_halving() -> None:
+    harness = Harness()
+    harness.offer(1, 4)
+    for _ in range(2):
+        harness.round(EventsRejected(422, "422 invalid", {1: "bad"}))
+
+    def partial(claimed: Claimed) -> Verdict:
+        if claimed[1] == [2]:
+            return EventsRejected(202, "202 invalid")
+        return Delivered(202, {0: "bad"} if 2 in claimed[1] else {})
+
+    while harness.pending[1]:
+        harness.round(partial)
+    assert list(harness.dead_letters[1]) == [2]
+
+
+@pytest.mark.parametrize(
+    "verdict",
+    [LIMITED, UNAUTHORIZED, MISCONFIGURED, FAILING, UNREACHABLE, Resend("closed")],
+    ids=lambda v: type(v).__name__,
+)
+def test_the_remainder_is_repeated_exactly_after_a_failure(verdict: Verdict) -> None:
+    harness = Harness()
+    harness.offer(1, 10)
+    harness.round(named(3))
+    harness.offer(1, 5)
+    remainder = [n for n in range(10) if n != 3]
+    for _ in range(2):
+        assert harness.round(verdict)[1] == remainder
+        assert harness.dead_letters == {}
+    assert harness.round()[1] == remainder
+    assert list(harness.dead_letters[1]) == [3]
+
+
+def test_a_remainder_that_keeps_failing_is_divided_and_the_named_events_are_judged_anew() -> None:
+    """The batch has a poison event, too. Another device shows that the upstream works."""
+    harness = Harness()
+    harness.offer(1, 10)
+    harness.round(named(3))
+    for _ in range(3):
+        assert 3 not in harness.round(FAILING)[1]
+    assert harness.dead_letters == {}
+    assert harness.round()[1] == list(range(5))
+
+
+def test_dropped_events_end_a_remainder() -> None:
+    harness = Harness()
+    harness.offer(1, 10)
+    harness.round(named(3))
+    harness.drop(1, 2)
+    assert 3 in harness.round()[1]
+    assert harness.dead_letters == {}
+
+
+def test_a_remainder_in_flight_at_a_crash_is_sent_first_and_dead_letters_the_named_events() -> None:
+    harness = Harness(mix_devices="always")
+    for queue_id in (1, 2):
+        harness.offer(queue_id, 3)
+    harness.schedule.flush(harness.now)
+    first, second = queues(send := harness.send())
+    harness.respond(send, lambda claimed: EventsRejected(422, "422 invalid", names(claimed, {first: [1]})))
+    remainder = harness.send()
+    after = restarted(harness, unsettled=[remainder.shares])
+    after.offer(first, 2)
+    assert after.round() == {first: [0, 2], second: [0, 1, 2]}
+    assert {queue_id: list(dead) for queue_id, dead in after.dead_letters.items()} == {first: [1]}
+
+
+def test_a_remainder_of_an_event_without_a_reason_leaves_that_event_pending() -> None:
+    harness = Harness()
+    harness.offer(1, 2)
+    after = restarted(harness, unsettled=[[Share(1, 2, (OmittedEvent(0, None),))]])
+    assert after.round()[1] == [1]
+    assert (after.pending[1], after.dead_letters) == ([0], {})
 
 
 def test_events_that_a_success_rejects_by_index_are_dead_lettered_and_the_rest_is_delivered() -> None:
@@ -119,6 +266,7 @@ def test_indexes_count_through_a_whole_mixed_batch() -> None:
     harness.schedule.flush(harness.now)
     first, second = queues(send := harness.send())
     harness.respond(send, EventsRejected(422, "422 invalid", {1: "x", 8: "y"}))
+    harness.round()
     assert {queue_id: list(dead_letters) for queue_id, dead_letters in harness.dead_letters.items()} == {
         first: [1],
         second: [3],

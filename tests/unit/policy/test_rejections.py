@@ -29,6 +29,14 @@ def test_twenty_unnamed_rejections_of_several_devices_or_without_a_success_are_t
     assert 1 not in rejections
 
 
+def test_names_are_ignored_for_a_day() -> None:
+    rejections = Rejections()
+    assert not rejections.ignore_names_at(1_000)
+    rejections.ignore_names(1_000)
+    rejections.forget()
+    assert [rejections.ignore_names_at(1_000 + ms) for ms in (0, 86_399_999, 86_400_000)] == [True, True, False]
+
+
 def test_the_third_unexplained_rejection_is_the_fault_of_the_endpoint() -> None:
     rejections, found = Rejections(), []
     for _ in range(3):
