@@ -20,6 +20,8 @@ _REJECTED_KEYS = (
     "rejected_count", "failed_count", "invalid_count",
 )  # fmt: skip
 _RESULT_KEYS = ("results", "items", "events")
+_OUTCOME_KEYS = frozenset({*_REJECTED_KEYS, *_RESULT_KEYS, "accepted"})
+"""A success without any of them rejects no event."""
 _INDEX_KEYS = ("index", "event_index", "position")
 _FAILED_WORDS = frozenset({"error", "failed", "failure", "invalid", "rejected"})
 _FAILED_STATUS_FROM = 300
@@ -50,6 +52,8 @@ def rejected_in_success(content: Mapping[str, Any], events: int, clean: Callable
 
     None: the success rejects no event. Empty: it rejects events without naming all of them.
     """
+    if _OUTCOME_KEYS.isdisjoint(content):
+        return None
     found: dict[int, str] = {}
     unnamed = False
     for value in (content[key] for key in _REJECTED_KEYS if content.get(key)):
