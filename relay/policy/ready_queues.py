@@ -23,25 +23,24 @@ _PREFERRED_AMONG = 32
 
 
 class ReadyQueues:
-    """Each class is first-in, first-out."""
+    """Each class is first-in, first-out. A class without entries has no deque, which needs 600 bytes even if empty."""
 
-    __slots__ = ("_blocked", "_exact", "_queues")
+    __slots__ = ("_blocked", "_exact", "_is_shared", "_queues")
 
     def __init__(self, *, is_shared: bool = False) -> None:
         """Create empty ready queues; `is_shared`: of several tenants."""
-        self._queues: tuple[deque[DeviceQueue] | TenantQueues, ...] = tuple(
-            TenantQueues() if is_shared else deque() for _ in CLASSES
-        )
-        self._exact: tuple[deque[ExactRequest], ...] = tuple(deque() for _ in CLASSES)
+        self._is_shared = is_shared
+        self._queues: list[deque[DeviceQueue] | TenantQueues | None] = [None for _ in CLASSES]
+        self._exact: list[deque[ExactRequest] | None] = [None for _ in CLASSES]
         self._blocked: list[tuple[DeviceClass, ExactRequest]] = []
         """Exact requests that wait for a pause, a rate window or a request in flight."""
 
     def __len__(self) -> int:
         """Return the number of listed device queues."""
-        return sum(map(len, self._queues))
+        return sum(len(queues) for queues in self._queues if queues)
 
     def __repr__(self) -> str:
-        queues, exact = ([len(each) for each in lists] for lists in (self._queues, self._exact))
+        queues, exact = ([len(each or ()) for each in lists] for lists in (self._queues, self._exact))
         return f"ReadyQueues(queues={queues}, exact={exact}, {len(self._blocked)} blocked)"
 
     def has_requests(self) -> bool:
@@ -55,20 +54,29 @@ class ReadyQueues:
         """Add a device queue at the end of its class. Return the class."""
         assert queue.position is READY, queue
         device_class = queue.device_class(limits)
-        self._queues[device_class].append(queue)
+        queues = self._queues[device_class]
+        if queues is None:
+            queues = self._queues[device_class] = TenantQueues() if self._is_shared else deque()
+        queues.append(queue)
         return device_class
 
     def add_first(self, queue: DeviceQueue, limits: Limits) -> None:
         """Return a device queue to the front of its class. Not for several tenants."""
         assert queue.position is READY, queue
-        queues = self._queues[queue.device_class(limits)]
+        device_class = queue.device_class(limits)
+        queues = self._queues[device_class] = self._queues[device_class] or deque()
         assert isinstance(queues, deque), self
         queues.appendleft(queue)
 
     def take(self, device_class: DeviceClass) -> DeviceQueue | None:
         """Remove and return the next device queue of a class; None without one."""
         queues = self._queues[device_class]
-        return queues.popleft() if queues else None
+        if queues is None:
+            return None
+        queue = queues.popleft()
+        if not queues:
+            self._queues[device_class] = None
+        return queue
 
     def prefer(self, device_class: DeviceClass, is_preferred: Callable[[DeviceQueue], bool]) -> DeviceClass:
         """Move a preferred device queue among the next ones of a class to the front. Return its class.
@@ -77,6 +85,8 @@ class ReadyQueues:
         """
         for each in (device_class, *CLASSES):
             queues = self._queues[each]
+            if queues is None:
+                continue
             assert isinstance(queues, deque), self
             for at in range(min(len(queues), _PREFERRED_AMONG)):
                 if is_preferred(queues[at]):
@@ -88,26 +98,33 @@ class ReadyQueues:
 
     def take_tenant(self, shared: ReadyQueues, tenant_id: int) -> bool:
         """Move the requests of a tenant from `shared` to this, in order. Return whether there is one."""
-        for own, others in zip(self._queues, shared._queues, strict=True):
-            assert isinstance(others, TenantQueues), shared
-            assert isinstance(own, deque), self
-            own.extend(others.remove_tenant(tenant_id))
-        exact = [(each, request) for each in CLASSES for request in shared._exact[each]] + shared._blocked
-        for requests in shared._exact:
-            requests.clear()
+        assert not self.has_requests(), self
+        exact = list(shared._blocked)
         shared._blocked.clear()
+        for each in CLASSES:
+            others, requests = shared._queues[each], shared._exact[each]
+            if others is not None:
+                assert isinstance(others, TenantQueues), shared
+                self._queues[each] = deque(others.remove_tenant(tenant_id)) or None
+                shared._queues[each] = others or None
+            exact += [(each, request) for request in requests or ()]
+            shared._exact[each] = None
         for each, request in exact:
-            (self if request[0][0].key[0] == tenant_id else shared)._exact[each].append(request)
+            (self if request[0][0].key[0] == tenant_id else shared)._list_exact(each, request)
         return bool(self.classes())
 
     def add_exact(self, request: ExactRequest, limits: Limits) -> None:
         """Add an exact request to the first class of its device queues."""
-        self._exact[min(queue.device_class(limits) for queue, _ in request)].append(request)
+        self._list_exact(min(queue.device_class(limits) for queue, _ in request), request)
+
+    def _list_exact(self, device_class: DeviceClass, request: ExactRequest) -> None:
+        requests = self._exact[device_class] = self._exact[device_class] or deque()
+        requests.append(request)
 
     def retry_exact(self) -> None:
         """Let `take_exact` examine the blocked requests again, after a pause or a request in flight has ended."""
         for device_class, request in self._blocked:
-            self._exact[device_class].append(request)
+            self._list_exact(device_class, request)
         self._blocked.clear()
 
     def take_exact(self, device_class: DeviceClass, now: int, limits: Limits) -> tuple[ExactRequest, int | None]:
@@ -117,9 +134,10 @@ class ReadyQueues:
         found to be blocked may be sent; None if there is none, or it waits for a request in flight.
         """
         wake_at: int | None = None
-        exact = self._exact[device_class]
-        while exact:
+        while exact := self._exact[device_class]:
             request = exact.popleft()
+            if not exact:
+                self._exact[device_class] = None
             if any(isinstance(queue.position, InFlight) for queue, _ in request):
                 self._blocked.append((device_class, request))
                 continue

@@ -236,8 +236,8 @@ MUTANTS = (
         "tests/unit/policy/test_schedule.py::test_device_queues_take_turns",
         (
             "relay/policy/ready_queues.py",
-            "        self._queues[device_class].append(queue)\n",
-            "        self._queues[device_class].appendleft(queue)\n",
+            "        queues.append(queue)\n        return device_class\n",
+            "        queues.appendleft(queue)\n        return device_class\n",
         ),
     ),
     mutant(
