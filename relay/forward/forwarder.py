@@ -63,6 +63,7 @@ _MAINTENANCE_S = 1.0
 _FLUSH_INTERVAL_S = 1.0
 _FORGET_AT_ONCE = 500
 """Maximum number of device queues that are forgotten without a pause for other work: about 5 ms."""
+_REMEMBERED_PART = 8  # Known devices are remembered while there are at most this part of outbox.max_devices.
 _FORGET_SHARE = 8
 """Each second at least 1 / _FORGET_SHARE of the idle device queues are examined."""
 
@@ -181,8 +182,9 @@ class Forwarder:
         unforgotten: list[int] = []
         while True:
             await asyncio.sleep(_MAINTENANCE_S)
+            remembered = self._outbox.gauges().max_devices // _REMEMBERED_PART
             for _ in range(1 + self._schedule.idle_queues() // (_FORGET_SHARE * _FORGET_AT_ONCE)):
-                unforgotten += self._schedule.forget_idle(self._clock.monotonic_ms(), _FORGET_AT_ONCE)
+                unforgotten += self._schedule.forget_idle(self._clock.monotonic_ms(), _FORGET_AT_ONCE, remembered)
                 unforgotten = await self._forget(unforgotten)
             self._state_log.forget(self._schedule.has_endpoint)
 

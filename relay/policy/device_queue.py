@@ -173,6 +173,10 @@ class DeviceQueue:
         """Return whether the pending events fill a request, so that they need not linger."""
         return self.events >= limits.max_events or self.body_bytes >= limits.max_body_bytes
 
+    def is_idle(self, now: int, limits: Limits) -> bool:
+        """Return whether the queue has no pending events, occupied rate slots or pause."""
+        return self.position is IDLE and self.pause.until <= now and not self.window.count(now, limits.window_ms)
+
     def device_class(self, limits: Limits) -> DeviceClass:
         if not self.is_known:
             return DeviceClass.NEW

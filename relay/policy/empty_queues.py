@@ -2,33 +2,43 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 
 from relay.policy.device_queue import DeviceQueue
 
 
 class EmptyQueues:
-    """Each device queue is listed once, so that the number of entries is bounded by the number of device queues."""
+    """New devices are listed once, and known devices by their latest use. A device may be in both lists."""
 
-    __slots__ = ("_listed", "_order")
+    __slots__ = ("_known", "_listed", "_new")
 
     def __init__(self) -> None:
+        self._known: OrderedDict[int, tuple[int, DeviceQueue]] = OrderedDict()
         self._listed: set[int] = set()
-        self._order: deque[tuple[int, DeviceQueue]] = deque()
+        self._new: deque[tuple[int, DeviceQueue]] = deque()
 
     def __len__(self) -> int:
-        return len(self._order)
+        return len(self._new) + len(self._known)
 
     def add(self, queue: DeviceQueue, now: int, window_ms: int) -> None:
-        """List a device queue until its rate window must be free, unless it is listed."""
-        if queue.id not in self._listed:
+        """List a device queue until its rate window must be free."""
+        due_at = now + window_ms + 1
+        if queue.is_known:
+            self._known[queue.id] = (due_at, queue)
+            self._known.move_to_end(queue.id)
+        elif queue.id not in self._listed:
             self._listed.add(queue.id)
-            self._order.append((now + window_ms + 1, queue))
+            self._new.append((due_at, queue))
 
-    def pop_due(self, now: int) -> DeviceQueue | None:
-        """Remove and return the first device queue if its time has come; otherwise None. It may have events again."""
-        if not self._order or self._order[0][0] > now:
-            return None
-        _, queue = self._order.popleft()
-        self._listed.remove(queue.id)
-        return queue
+    def pop_due(self, now: int, *, known: bool) -> DeviceQueue | None:
+        """Remove and return the first device queue whose time has come; otherwise None. It may have events again.
+
+        Known devices come last, and only if `known` is set.
+        """
+        if self._new and self._new[0][0] <= now:
+            _, queue = self._new.popleft()
+            self._listed.remove(queue.id)
+            return queue
+        if known and self._known and next(iter(self._known.values()))[0] <= now:
+            return self._known.popitem(last=False)[1][1]
+        return None

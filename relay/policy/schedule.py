@@ -299,16 +299,17 @@ class Schedule:
         """Return an upper bound of the number of device queues without pending events."""
         return len(self._empty)
 
-    def forget_idle(self, now: int, limit: int) -> list[int]:
+    def forget_idle(self, now: int, limit: int, remembered: int) -> list[int]:
         """Examine up to `limit` device queues. Remove and return those without pending events, occupied rate slots
-        and pause."""
+        and pause. Known devices stay while there are at most `remembered` device queues."""
         removed: list[int] = []
         for _ in range(limit):
-            if not (queue := self._empty.pop_due(now)):
+            forget_known = len(self._queues) > remembered
+            if not (queue := self._empty.pop_due(now, known=forget_known)):
                 break
-            if queue.events or isinstance(queue.position, InFlight):
+            if queue.events or isinstance(queue.position, InFlight) or self._queues.get(queue.id) is not queue:
                 continue
-            if queue.position is not IDLE or queue.pause.until > now or queue.window.count(now, self.limits.window_ms):
+            if not queue.is_idle(now, self.limits) or (queue.is_known and not forget_known):
                 self._empty.add(queue, now, self.limits.window_ms)
             else:
                 del self._queues[queue.id]

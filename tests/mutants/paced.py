@@ -287,6 +287,14 @@ MUTANTS = (
         ),
     ),
     mutant(
+        "known devices forgotten after one window",
+        "G6",
+        "tests/unit/policy/test_schedule.py"
+        "::test_known_devices_are_remembered_while_there_are_few_and_the_longest_idle_is_forgotten_first",
+        ("relay/policy/empty_queues.py", "        if known and self._known", "        if self._known"),
+        ("relay/policy/schedule.py", " or (queue.is_known and not forget_known)", ""),
+    ),
+    mutant(
         "the order of classes inside an upstream origin only",
         "G6",
         "tests/unit/policy/test_endpoint_turns.py::test_the_order_of_classes_counts_across_origins",

@@ -38,7 +38,7 @@ def test_a_quiet_device_waits_for_two_windows_at_most_behind_the_backlog_of_a_th
     busy = silent(1_000)
     world = simulate(
         Plan(
-            [*light_devices(len(QUIET), gap_ms=5_000), *busy],
+            [*light_devices(len(QUIET), gap_ms=MINUTE_MS), *busy],
             20 * MINUTE_MS,
             ip_limit=20,
             acts=[(MINUTE_MS, send(busy, 1)), (10 * MINUTE_MS, send(busy, 100))],
@@ -53,7 +53,7 @@ def test_a_flood_of_new_devices_and_tenants_delays_known_devices_by_seconds() ->
     flood = [device for tenant in range(1, 26) for device in silent(120, first=1_000 * tenant, tenant=tenant)]
     world = simulate(
         Plan(
-            light_devices(len(QUIET), gap_ms=5_000) + flood,
+            light_devices(len(QUIET), gap_ms=MINUTE_MS) + flood,
             3 * MINUTE_MS,
             replace(LIMITS, mix_devices="never"),
             acts=[(MINUTE_MS, send(flood, 1))],
@@ -68,7 +68,7 @@ def test_under_a_shared_limit_a_flood_of_new_devices_and_tenants_delays_known_de
     flood = [device for tenant in range(1, 11) for device in silent(200, first=1_000 * tenant, tenant=tenant)]
     world = simulate(
         Plan(
-            light_devices(len(QUIET), gap_ms=5_000) + flood,
+            light_devices(len(QUIET), gap_ms=MINUTE_MS) + flood,
             20 * MINUTE_MS,
             ip_limit=20,
             acts=[(5 * MINUTE_MS, send(flood, 1))],
@@ -110,7 +110,7 @@ def test_made_up_tenants_delay_known_devices_by_two_windows_at_most_under_a_shar
     flood = [device for tenant in range(100, 200) for device in silent(1, first=1_000 + tenant, tenant=tenant)]
     faults = [Fault("401", since, until, tenant=device.tenant) for device in flood if unknown]
     plan = Plan(
-        [*light_devices(len(QUIET), gap_ms=5_000), *flood],
+        [*light_devices(len(QUIET), gap_ms=MINUTE_MS), *flood],
         until,
         faults=faults,
         ip_limit=20,

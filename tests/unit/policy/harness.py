@@ -92,7 +92,7 @@ class Harness:
         self.schedule.backlog(queue_id, key, events, events * EVENT_BYTES, self.now)
 
     def forget(self) -> list[int]:
-        removed = self.schedule.forget_idle(self.now, 100)
+        removed = self.schedule.forget_idle(self.now, 100, 0)
         self.known.difference_update(removed)
         return removed
 

@@ -11,7 +11,7 @@ from relay.policy.device_queue import linger_end, phase
 from relay.policy.endpoint import SeenError
 from relay.policy.requests import Reply, Send, Share, Wait
 from relay.policy.schedule import Schedule
-from relay.policy.verdict import Failing, Misconfigured, RateLimited, Resend, Verdict
+from relay.policy.verdict import EventsRejected, Failing, Misconfigured, RateLimited, Resend, Verdict
 
 from tests.unit.policy.harness import (
     DELIVERED,
@@ -756,6 +756,19 @@ def test_a_device_queue_whose_events_were_dropped_is_removed() -> None:
     assert harness.forget() == [1]
 
 
+def test_known_devices_are_remembered_while_there_are_few_and_the_longest_idle_is_forgotten_first() -> None:
+    harness = Harness()
+    harness.know(1)
+    harness.know(2)
+    harness.pass_time(harness.limits.window_ms + 1)
+    harness.know(3)
+    harness.offer(4)
+    harness.round(EventsRejected(422, "422 invalid", {0: "no good"}))
+    harness.pass_time(harness.limits.window_ms + 1)
+    assert harness.schedule.forget_idle(harness.now, 100, 3) == [4]
+    assert harness.schedule.forget_idle(harness.now, 100, 2) == [1]
+
+
 def test_a_restored_empty_device_queue_is_removed() -> None:
     harness = Harness()
     harness.schedule.restore(1, (1, "tv", "a"), b"", harness.now, 0)
@@ -791,10 +804,10 @@ def test_a_busy_device_queue_is_listed_once() -> None:
         harness.schedule.flush(harness.now)
         harness.round()
     harness.pass_time(LIMITS.window_ms + 1)
-    harness.schedule.forget_idle(harness.now, 1)
+    harness.schedule.forget_idle(harness.now, 1, 0)
     harness.pass_time(LIMITS.window_ms + 1)
     assert len(harness.forget()) <= 1
-    assert Schedule(LIMITS).forget_idle(harness.now, 10) == []
+    assert Schedule(LIMITS).forget_idle(harness.now, 10, 0) == []
 
 
 # -- views
