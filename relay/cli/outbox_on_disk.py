@@ -76,6 +76,9 @@ class NoHolder:
 
     def granted(self, restored: RestoredState) -> None: ...
 
+    def owed(self, queue_id: int, requests: int) -> bytes:
+        return b""
+
 
 async def _open(settings: OutboxSettings) -> tuple[OutboxEngine, Tasks]:
     tasks = Tasks()

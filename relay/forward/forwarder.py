@@ -113,8 +113,16 @@ class Forwarder:
         now = self._clock.monotonic_ms()
         for queue in restored.queues:
             self._schedule.restore(queue.queue_id, queue.key, queue.window, now, queue.shift_ms)
+            self._schedule.owed(queue.queue_id, queue.owed, now)
         self._schedule.resume([[_share(part) for part in parts] for parts in restored.unsettled], now)
         self._changed.set()
+
+    def owed(self, queue_id: int, requests: int) -> bytes:
+        """See Holder."""
+        now = self._clock.monotonic_ms()
+        self._schedule.owed(queue_id, requests, now)
+        self._changed.set()
+        return self._schedule.window_of(queue_id, now)
 
     def flush(self) -> None:
         """Send pending events now, within the limits. End all pauses that no server requested.

@@ -16,6 +16,8 @@ from relay.runtime.tasks import Tasks
 
 PostResult: TypeAlias = UpstreamResponse | NoResponse
 
+_NOT_SENT = NoResponse("not sent: the lease on the device queue has ended", never_sent=True)
+
 
 async def post_within_lease(
     outbox: Outbox, clock: Clock, tasks: Tasks, post: Callable[[], Coroutine[Any, Any, PostResult]]
@@ -23,11 +25,12 @@ async def post_within_lease(
     """Return the result of `post`. Reset the request when the lease ends; each renewal extends it."""
     if outbox.send_until_ms() is None:
         return await post()
+    if _left_ms(outbox, clock) <= 0:
+        return _NOT_SENT
 
     async def checked() -> PostResult:
-        if _left_ms(outbox, clock) <= 0:
-            return NoResponse("not sent: the lease on the device queue has ended", never_sent=True)
-        return await post()  # There is no await between the check and the first byte.
+        """Look again: there is no await between this look and the first byte."""
+        return await post() if _left_ms(outbox, clock) > 0 else _NOT_SENT
 
     request = tasks.start("leased request", checked())
     try:

@@ -170,6 +170,8 @@ class RestoredQueue(NamedTuple):
     """The last rate window given to `claim` or `settle`; b"" if none."""
     shift_ms: int | None
     """Milliseconds to add to the monotonic times in `window`; None: they cannot be compared with present ones."""
+    owed: int = 0
+    """Number of requests of earlier holders that may still reach the upstream."""
 
 
 class RestoredState(NamedTuple):
@@ -257,6 +259,9 @@ class Holder(Protocol):
 
     def granted(self, restored: RestoredState) -> None:
         """Send from these device queues from now on. Their pending events were recorded before."""
+
+    def owed(self, queue_id: int, requests: int) -> bytes:
+        """Record that fewer requests of earlier holders may still reach the upstream. Return the rate window."""
 
 
 IsFree: TypeAlias = Callable[[bytes], bool]

@@ -31,12 +31,14 @@ class Window:
     Most windows are free. They need no array, and neither does one that counts as full after a restart.
     """
 
-    __slots__ = ("_earlier", "_responded_at", "_sent_at")
+    __slots__ = ("_earlier", "_responded_at", "_sent_at", "owed")
 
     def __init__(self) -> None:
         self._earlier: tuple[int, int] | None = None  # Time and number of simultaneous responses before all others.
         self._responded_at = _NO_RESPONSES
         self._sent_at = 0
+        self.owed = 0
+        """Rate slots reserved for requests of another relay that may still reach the upstream."""
 
     def sent(self, now: int) -> None:
         """Record a request at `now`."""
@@ -49,16 +51,28 @@ class Window:
         else:
             self._responded_at.append(now)
 
+    def owe(self, requests: int, now: int) -> None:
+        """Set the number of reserved rate slots. A request that is over counts as answered now."""
+        for _ in range(self.owed - requests):
+            self.responded(now)
+        self.owed = requests
+
     def count(self, now: int, span_ms: int) -> int:
-        """Return the number of occupied rate slots."""
+        """Return the number of occupied and reserved rate slots."""
+        return self._occupied(now, span_ms) + self.owed
+
+    def _occupied(self, now: int, span_ms: int) -> int:
         self._prune(now, span_ms)
         return len(self._responded_at) if self._earlier is None else self._earlier[1] + len(self._responded_at)
 
     def free_at(self, now: int, limit: int, span_ms: int) -> int:
         """Return the earliest time for the next request; `now` or earlier if a rate slot is free."""
+        limit -= self.owed
         if self._earlier is None and 2 * len(self._responded_at) < limit:
             return now
-        occupied = self.count(now, span_ms)
+        if limit <= 0:
+            return now + span_ms
+        occupied = self._occupied(now, span_ms)
         if occupied >= limit:
             return self._nth_last(limit) + span_ms + 1
         if limit < _MIN_SPACED_LIMIT or 2 * occupied < limit:

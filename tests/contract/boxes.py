@@ -101,6 +101,7 @@ class Box(ABC):
     free_window: bytes = b"free"
     numbers_queues: bool = True
     """Whether queue ids are assigned in order."""
+    owed_requests: dict[int, int] = field(default_factory=dict)
     loaded: RestoredState = field(default_factory=lambda: RestoredState((), ()))
 
     is_free: IsFree | None = None
@@ -150,6 +151,10 @@ class Box(ABC):
 
     def granted(self, restored: RestoredState) -> None:
         self.loaded, self.loaded_outbox = restored, self.outbox
+
+    def owed(self, queue_id: int, requests: int) -> bytes:
+        self.owed_requests[queue_id] = requests
+        return b"paid"
 
     async def append(self, numbers: Iterable[int], key: DeviceKey = TV, body_bytes: int = 0) -> int:
         duplicates = await self.outbox.append(events(numbers, key, body_bytes))
@@ -286,6 +291,10 @@ class SharedBox(Box):
 
     def on_disk(self) -> Ledger:
         return ledger_of(self.store)
+
+    def beside(self) -> SharedBox:
+        """Return another relay on the same database."""
+        return SharedBox(self.settings, self.clock, store=self.store)
 
     async def kill(self) -> SharedBox:
         """Return the next replica after the others have found the killed one to be silent."""

@@ -56,6 +56,10 @@ class PostgresBox(Box):
             )
             assert changed.rowcount == 1
 
+    def beside(self) -> PostgresBox:
+        """Return another relay on the same database."""
+        return PostgresBox(self.settings, self.clock, url=self.url)
+
     def on_disk(self) -> Ledger:
         with self.connect() as connection:
             (row,) = connection.execute(_LEDGER.encode())

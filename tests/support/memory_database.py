@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import astuple, dataclass, field
 from typing import NamedTuple
@@ -70,8 +70,8 @@ class MemoryStore:
     log: dict[int, LogRow] = field(default_factory=dict)
     marks: dict[int, d.Mark] = field(default_factory=dict)
     letters: dict[int, LetterRow] = field(default_factory=dict)
-    owed: dict[int, dict[int, None]] = field(default_factory=dict)
-    """By queue id: the fenced replicas whose requests may still reach the upstream."""
+    owed: dict[int, dict[int, int | None]] = field(default_factory=dict)
+    """By queue id: the fenced replicas whose requests may still reach the upstream, and since when; None: over."""
     anchor: Anchor | None = None
     boot_from_ms: int = 0
     next_id: int = 1
@@ -80,12 +80,17 @@ class MemoryStore:
     def copy(self) -> MemoryStore:
         return deepcopy(self)
 
+    def end_owed(self, is_over: Callable[[int, int], bool]) -> None:
+        """Record which owed requests are over."""
+        for replicas in self.owed.values():
+            replicas.update({replica: None for replica, since in replicas.items() if since and is_over(replica, since)})
+
     def fence(self, replica: int) -> None:
         self.replicas[replica].is_fenced = True
         self.holders = {group: holder for group, holder in self.holders.items() if holder != replica}
         for queue_id, queue in self.queues.items():
             if queue.holder == replica and queue.journal is not None:
-                self.owed.setdefault(queue_id, {})[replica] = None
+                self.owed.setdefault(queue_id, {})[replica] = 1 if self.anchor is None else self.anchor.outbox_ms + 1
 
 
 class MemoryDatabase:
@@ -185,6 +190,10 @@ class MemoryDatabase:
             store.log.pop(seq, None)
         for queue_id in move.forgotten:
             store.queues[queue_id].is_forgotten = True
+        for ended in move.ended:
+            del store.owed[ended.queue_id][ended.replica]
+            queue = store.queues[ended.queue_id]
+            queue.window, queue.monotonic_ms = ended.window, ended.monotonic_ms
         row.move_number, row.moved = move.number, move.totals
         bodies = {seq: (store.log[seq].crc, store.log[seq].body) for seq in move.reads if seq in store.log}
         letters = self._letter_totals() if move.dead_rows else None
@@ -252,7 +261,9 @@ class MemoryDatabase:
         appended = {number: row.appended for number, row in store.replicas.items()}
         moved = {number: row.moved for number, row in store.replicas.items()}
         outbox_ms = 0 if store.anchor is None else store.anchor.outbox_ms
-        view = d.View(live, dict(store.holders), first_ids, appended, moved, self._letter_totals(), outbox_ms)
+        own = {number for number in store.owed if store.holders.get(d.group_of(number)) == replica}
+        ended = [(number, fenced) for number in own for fenced, since in store.owed[number].items() if since is None]
+        view = d.View(live, dict(store.holders), first_ids, appended, moved, self._letter_totals(), outbox_ms, ended)
         await self._turn()
         return view
 
@@ -278,7 +289,7 @@ class MemoryDatabase:
             for number, queue in rows.items()
         ]
         marks = [mark for mark in store.marks.values() if d.group_of(mark.queue_id) in free]
-        owed = {queue_id: len(replicas) for queue_id, replicas in store.owed.items() if queue_id in rows}
+        owed = {queue_id: len(each) for queue_id, each in store.owed.items() if each and queue_id in rows}
         await self._turn()
         return d.Grant(free, queues, marks, owed)
 
@@ -323,9 +334,12 @@ class MemoryDatabase:
                 for at in range(len(row.sizes)):
                     store.marks.pop(row.seq(at), None)
             kept += len(row.sizes)
+        now_ms = 0 if store.anchor is None else store.anchor.outbox_ms
+        store.end_owed(lambda _, since_ms: since_ms < now_ms - d.OWED_MS)
 
     async def leave(self, replica: int, anchor: Anchor) -> None:
         await self._turn()
+        self.store.end_owed(lambda fenced, _: fenced == replica)
         if not self.store.replicas[replica].is_fenced:
             self.store.anchor = anchor
             self.store.replicas[replica].is_fenced = True

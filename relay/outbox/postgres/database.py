@@ -23,6 +23,8 @@ GROUPS = 256
 POSITION_BITS = 12
 """seq = id of the commit row << POSITION_BITS | position of the event in it, from 1."""
 MAX_PART_EVENTS = 2_000
+OWED_MS = 86_400_000
+"""A request of a fenced replica keeps its rate slot for this time, unless the replica reports that it is over."""
 
 Why = Literal["dead", "dropped", "duplicate", "delivered"]
 """Why an event is done although no cursor has passed it."""
@@ -142,6 +144,15 @@ class ForwardTotals(NamedTuple):
     """Events that two replicas accepted at the same time; the second copy is not sent, and not counted as accepted."""
 
 
+class EndedRequest(NamedTuple):
+    """An owed request that is over, and the rate window in which it counts as answered."""
+
+    queue_id: int
+    replica: int
+    window: bytes
+    monotonic_ms: int
+
+
 class Move(NamedTuple):
     """One forward transaction. All its parts are executed or none."""
 
@@ -162,6 +173,7 @@ class Move(NamedTuple):
     """Seqs of the events whose bodies are read."""
     forgotten: Sequence[int]
     """Ids of device queues that a later holder need not restore."""
+    ended: Sequence[EndedRequest]
 
 
 class Letters(NamedTuple):
@@ -238,6 +250,8 @@ class View(NamedTuple):
     moved: Mapping[int, ForwardTotals]
     letters: Letters
     outbox_ms: int
+    ended: Sequence[tuple[int, int]]
+    """(Queue id, fenced replica) of owed requests that are over, in the queue groups that this replica holds."""
 
 
 class Registered(NamedTuple):
@@ -292,9 +306,12 @@ class SharedDatabase(Protocol):
         """Delete dead letters. Return their number and the bytes of their bodies."""
 
     async def clean(self, keep_ids: int) -> None:
-        """Delete commit rows without events that are older than the last `keep_ids` event ids, and their marks."""
+        """Delete commit rows without events that are older than the last `keep_ids` event ids, and their marks.
+
+        Owed requests of replicas that were fenced a day ago are over.
+        """
 
     async def leave(self, replica: int, anchor: Anchor) -> None:
-        """Release all queue groups of the replica, and fence it."""
+        """Release all queue groups of the replica, and fence it. Its owed requests are over."""
 
     async def close(self) -> None: ...

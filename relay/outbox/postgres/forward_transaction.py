@@ -39,6 +39,9 @@ async def execute_move(connection: Connection, replica: int, move: Move) -> Move
             await cursor.execute(sql.DELETE_EVENTS, (list(move.deleted),))
         if move.forgotten:
             await cursor.execute(sql.FORGET, (list(move.forgotten),))
+        for ended in move.ended:
+            await cursor.execute(sql.DELETE_OWED, (ended.queue_id, ended.replica))
+            await cursor.execute(sql.SET_WINDOW, (ended.window, ended.monotonic_ms, ended.queue_id))
         bodies: dict[int, tuple[int, bytes]] = {}
         if move.reads:
             await cursor.execute(sql.READ_BODIES, (list(move.reads),))

@@ -15,7 +15,17 @@ from typing import Any, Generic, TypeVar
 from relay.outbox import Claimed, ClaimPart, Dead, DropReason, Settled, Timestamp
 from relay.outbox.engine.checksum import has_inserted_time
 from relay.outbox.engine.flight import Flight, packed
-from relay.outbox.postgres.database import DeadRow, ForwardTotals, Journal, Mark, Move, Moved, SettledQueue, group_of
+from relay.outbox.postgres.database import (
+    DeadRow,
+    EndedRequest,
+    ForwardTotals,
+    Journal,
+    Mark,
+    Move,
+    Moved,
+    SettledQueue,
+    group_of,
+)
 from relay.outbox.postgres.queues import HeldQueue
 from relay.outbox.postgres.state import ReplicaState
 from relay.runtime.clock import Clock
@@ -40,6 +50,7 @@ class MoveDraft:
         self.deleted: list[int] = []
         self.reads: list[int] = []
         self.forgotten: list[int] = []
+        self.ended: list[EndedRequest] = []
         self._number = number
 
     def __repr__(self) -> str:
@@ -76,6 +87,7 @@ class MoveDraft:
             self.deleted,
             self.reads,
             self.forgotten,
+            self.ended,
         )
 
     def apply(self, moved: Moved) -> None:
@@ -301,6 +313,20 @@ class ForgetCall(MoveCall[None]):
 
     def apply(self, state: ReplicaState, moved: Moved) -> None:
         state.forget([queue_id for queue_id in self._idle if _is_idle(state.queues[queue_id])])
+
+
+class EndCall(MoveCall[None]):
+    """Store that an owed request is over."""
+
+    def __init__(self, ended: EndedRequest) -> None:
+        super().__init__([ended.queue_id])
+        self._ended = ended
+
+    def plan(self, draft: MoveDraft) -> None:
+        if group_of(self._ended.queue_id) in draft.state.groups:
+            draft.ended.append(self._ended)
+
+    def apply(self, state: ReplicaState, moved: Moved) -> None: ...
 
 
 def _is_idle(queue: HeldQueue) -> bool:

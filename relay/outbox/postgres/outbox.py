@@ -19,6 +19,7 @@ from relay.outbox import (
     Ledger,
     OutboxError,
     OutboxFull,
+    OutboxLost,
     OutboxUnavailable,
     Selection,
     Settled,
@@ -180,6 +181,8 @@ class SharedOutbox:
         parts = self._parts
         if self._is_closing or parts is None:
             return OutboxUnavailable("the outbox is closed, or its database does not respond")
+        if self._own_tasks.failure.done():
+            return OutboxLost("the outbox has ended: the relay starts again")
         if (failure := parts.reconnect.lasting_failure()) is not None:
             return failure
         waiting_bytes = parts.appending.cost_bytes

@@ -23,7 +23,9 @@ TABLES = (
     " ordinal int, flight jsonb, shift_ms bigint, omitted bytea, forgotten bool NOT NULL DEFAULT false)"
     " WITH (fillfactor=50)",
     "CREATE INDEX IF NOT EXISTS device_queues_slot ON device_queues(slot)",
-    "CREATE TABLE IF NOT EXISTS owed(queue_id bigint, replica int, PRIMARY KEY (queue_id, replica))",
+    "CREATE TABLE IF NOT EXISTS owed(queue_id bigint, replica int, since_ms bigint NOT NULL,"
+    " ended bool NOT NULL DEFAULT false,"
+    " PRIMARY KEY (queue_id, replica))",
     "CREATE TABLE IF NOT EXISTS marks(seq bigint PRIMARY KEY, queue_id bigint NOT NULL, why text NOT NULL)",
     "CREATE TABLE IF NOT EXISTS log(seq bigint PRIMARY KEY, queue_id bigint NOT NULL, event_id bytea NOT NULL,"
     " crc bigint NOT NULL, checked bigint NOT NULL, body bytea NOT NULL)",

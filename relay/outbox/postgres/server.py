@@ -16,6 +16,7 @@ from relay.outbox.engine.outbox_clock import Anchor
 from relay.outbox.postgres import schema, sql
 from relay.outbox.postgres.connection import Connection, Session, parse_url
 from relay.outbox.postgres.database import (
+    OWED_MS,
     AppendTotals,
     AppendTransaction,
     Beat,
@@ -84,6 +85,7 @@ class PostgresServer:
     async def leave(self, replica: int, anchor: Anchor) -> None:
         async def work(connection: Connection) -> None:
             async with connection.transaction():
+                await connection.execute(sql.END_OWED, (replica,))
                 if await _rows(connection, sql.SET_FENCES, (replica,)):
                     await connection.execute(sql.FREE_SLOTS, (replica,))
                     (boot_from_ms,) = await _row(connection, "SELECT boot_from_ms FROM meta")
@@ -161,7 +163,7 @@ class PostgresServer:
                 await connection.execute(sql.BEAT, (beat.events, beat.body_bytes, replica))
                 if beat.anchor is not None:
                     await connection.execute(sql.SAVE_TIME, (*beat.anchor, beat.boot_from_ms))
-            return await _view(connection)
+            return await _view(connection, replica)
 
         return await self._watch.run(work)
 
@@ -202,6 +204,7 @@ class PostgresServer:
     async def clean(self, keep_ids: int) -> None:
         async def work(connection: Connection) -> None:
             await connection.execute(sql.CLEAN, (keep_ids,))
+            await connection.execute(sql.END_OLD_OWED, (OWED_MS,))
 
         await self._watch.run(work)
 
@@ -295,7 +298,7 @@ def _commit_row(row: Sequence[Any]) -> CommitRow:
     return CommitRow(replica, number, at_ms, is_requeue, accepted, requeued, *columns)
 
 
-async def _view(connection: Connection) -> View:
+async def _view(connection: Connection, replica_of_view: int) -> View:
     replicas, first_ids, appended, moved = [], {}, {}, {}
     for replica, name, beat, events, body_bytes, fenced, accepted, requeued, first, *totals in await _rows(
         connection, sql.VIEW
@@ -308,7 +311,8 @@ async def _view(connection: Connection) -> View:
     holders = dict(await _rows(connection, sql.HOLDERS))
     letters = Letters(*(await _row(connection, sql.LETTER_TOTALS)))
     (outbox_ms, *_) = await _row(connection, sql.TIME)
-    return View(replicas, holders, first_ids, appended, moved, letters, outbox_ms or 0)
+    ended = [(queue_id, fenced) for queue_id, fenced in await _rows(connection, sql.ENDED, (replica_of_view,))]
+    return View(replicas, holders, first_ids, appended, moved, letters, outbox_ms or 0, ended)
 
 
 def _seqs(stored: Mapping[str, int]) -> dict[int, int]:

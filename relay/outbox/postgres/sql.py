@@ -98,7 +98,8 @@ MARKS = "SELECT seq, queue_id, why FROM marks"
 LOCK_REPLICA = "UPDATE replicas SET beat = beat WHERE replica = %s AND beat = %s RETURNING 1"
 SET_FENCES = "UPDATE fences SET fenced = true WHERE replica = %s AND NOT fenced RETURNING 1"
 OWE = """
-INSERT INTO owed(queue_id, replica) SELECT queue_id, %s FROM device_queues WHERE holder = %s AND flight IS NOT NULL
+INSERT INTO owed(queue_id, replica, since_ms)
+SELECT queue_id, %s, coalesce(outbox_ms, 0) FROM device_queues, meta WHERE holder = %s AND flight IS NOT NULL
 ON CONFLICT DO NOTHING"""
 FREE_SLOTS = "UPDATE slots SET replica = NULL WHERE replica = %s"
 CLAIM_SLOTS = """
@@ -109,6 +110,12 @@ QUEUES_OF_SLOTS = """
 SELECT queue_id, tenant_id, platform, device_id, cursors, rate_window, monotonic_ms, request, ordinal, flight, shift_ms,
        omitted, forgotten FROM device_queues WHERE slot = ANY(%s)"""
 MARKS_OF_SLOTS = "SELECT seq, queue_id, why FROM marks WHERE (queue_id & 255) = ANY(%s)"
+ENDED = """
+SELECT queue_id, owed.replica FROM owed JOIN slots ON slot = (queue_id & 255) WHERE slots.replica = %s AND ended"""
+END_OWED = "UPDATE owed SET ended = true WHERE replica = %s"
+END_OLD_OWED = "UPDATE owed SET ended = true WHERE NOT ended AND since_ms < (SELECT outbox_ms FROM meta) - %s"
+DELETE_OWED = "DELETE FROM owed WHERE queue_id = %s AND replica = %s"
+SET_WINDOW = "UPDATE device_queues SET rate_window = %s, monotonic_ms = %s WHERE queue_id = %s"
 OWED_OF_SLOTS = "SELECT queue_id, count(*) FROM owed WHERE (queue_id & 255) = ANY(%s) GROUP BY queue_id"
 QUEUES = "SELECT queue_id, tenant_id, platform, device_id, cursors FROM device_queues WHERE queue_id = ANY(%s)"
 CLEAN = """

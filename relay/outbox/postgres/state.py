@@ -43,7 +43,7 @@ from relay.runtime.clock import Clock
 
 ROW_BYTES = 120
 """Size of a stored event without its body."""
-_NO_VIEW = View((), {}, {}, {}, {}, Letters(), 0)
+_NO_VIEW = View((), {}, {}, {}, {}, Letters(), 0, ())
 
 
 class ReplicaState:
@@ -70,6 +70,9 @@ class ReplicaState:
         self.holder: Holder | None = None
         self.changed: set[int] = set()
         """Ids of queues whose changes have not been reported to the holder."""
+        self.owed: dict[int, int] = {}
+        """By queue id: the number of requests of earlier holders that may still reach the upstream."""
+        self._ended: set[tuple[int, int]] = set()
         self.duplicates: list[Mark] = []
         """Discovered copies of events that another replica stored at the same time."""
         self._clock = clock
@@ -170,6 +173,13 @@ class ReplicaState:
             self._time = OutboxTime(clock, now)
         self.commits.prune(view.first_ids)
 
+    def take_ended(self) -> list[tuple[int, int]]:
+        """Return the owed requests that are over and were not returned before, and are in groups that stay here."""
+        here = self.groups - self.leaving
+        new = [each for each in self.view.ended if each not in self._ended and group_of(each[0]) in here]
+        self._ended = {*self._ended.intersection(self.view.ended), *new}
+        return new
+
     # -- events --------------------------------------------------------------------------------------
 
     def state_of(self, event_id: bytes) -> EventState | None:
@@ -244,6 +254,7 @@ class ReplicaState:
         """Add claimed queue groups: the events in flight at the end of the last holder first, then by seq."""
         self.groups.update(grant.groups)
         self.commits.mark(grant.marks)
+        self.owed |= grant.owed
         rows = {row.queue_id: row for row in grant.queues}
         for row in grant.queues:
             self.queues[row.queue_id] = HeldQueue(row.key, dict(row.cursors))
@@ -262,7 +273,7 @@ class ReplicaState:
             [part for _, part in sorted(requests[request], key=lambda each: each[0])] for request in sorted(requests)
         ]
         for row in grant.queues:
-            is_idle = self._forgets_idle and row.journal is None and not row.window
+            is_idle = self._forgets_idle and not grant.owed.get(row.queue_id) and row.journal is None and not row.window
             if (row.is_forgotten or is_idle) and not len(self.queues[row.queue_id]):
                 del self.queues[row.queue_id]
         self.changed.update(rows)
@@ -298,7 +309,7 @@ class ReplicaState:
 
     def _restored(self, row: SharedQueue, owed: Mapping[int, int]) -> RestoredQueue:
         shift_ms = self._clock.monotonic_ms() - row.monotonic_ms
-        return RestoredQueue(row.queue_id, row.key, row.window, shift_ms)
+        return RestoredQueue(row.queue_id, row.key, row.window, shift_ms, owed.get(row.queue_id, 0))
 
     def withdraw(self, groups: Iterable[int]) -> None:
         """Begin to release queue groups."""
@@ -320,6 +331,7 @@ class ReplicaState:
         self.leaving.difference_update(groups)
         for queue_id in [queue_id for queue_id in self.queues if group_of(queue_id) in set(groups)]:
             del self.queues[queue_id]
+            self.owed.pop(queue_id, None)
 
 
 def _resumed(clock: Clock, registered: Registered) -> tuple[OutboxTime, int]:

@@ -15,10 +15,10 @@ import structlog
 from relay.outbox import OutboxLost, OutboxUnavailable, RestoredState
 from relay.outbox.engine.commit_delay import Bell
 from relay.outbox.postgres.commits import in_order
-from relay.outbox.postgres.database import Beat, CommitRow, SharedDatabase, View, group_of
+from relay.outbox.postgres.database import Beat, CommitRow, EndedRequest, SharedDatabase, View, group_of
 from relay.outbox.postgres.forwarding import Forwarding
 from relay.outbox.postgres.lease import Lease, Observer, shares
-from relay.outbox.postgres.moves import RemoveCall
+from relay.outbox.postgres.moves import EndCall, RemoveCall
 from relay.outbox.postgres.reconnect import Reconnect
 from relay.outbox.postgres.state import ReplicaState
 from relay.runtime.clock import Clock
@@ -134,10 +134,23 @@ class DatabaseWatch:
         self.lease.renew(sent_at)
         state.see(view, letter_changes)
         self._beats += 1
+        self._end_owed()
         await self._fence_silent(view)
         await self._exchange_groups(view)
         if self._beats % _CLEAN_EVERY == 0 and 0 in state.groups:
             await self._database.clean(state.settings.dedupe_window)
+
+    def _end_owed(self) -> None:
+        """Free the rate slots of owed requests that are over."""
+        state = self._state
+        for queue_id, replica in state.take_ended() if state.holder is not None else ():
+            assert state.holder is not None
+            state.owed[queue_id] -= 1
+            window = state.holder.owed(queue_id, state.owed[queue_id])
+            call = EndCall(EndedRequest(queue_id, replica, window, self._clock.monotonic_ms()))
+            call.result.add_done_callback(lambda result: result.cancelled() or result.exception())
+            self._forwarding.enqueue(call)
+            state.queues[queue_id].is_busy = True
 
     async def _fence_silent(self, view: View) -> None:
         me = self._state.replica

@@ -93,6 +93,18 @@ def test_responses_later_than_the_clock_count_as_now() -> None:
     assert window.free_at(1_000, 1, WINDOW_MS) == 1_000 + WINDOW_MS + 1
 
 
+def test_an_owed_request_occupies_a_rate_slot_and_is_answered_when_it_is_over() -> None:
+    window = full_at(100, 200)
+    assert window.free_at(300, LIMIT, WINDOW_MS) <= 300
+    window.owe(1, 300)
+    assert window.free_at(300, LIMIT, WINDOW_MS) == 100 + WINDOW_MS + 1
+    window.owe(0, 400)
+    assert window.count(400, WINDOW_MS) == 3
+    assert window.free_at(400, LIMIT, WINDOW_MS) == 100 + WINDOW_MS + 1
+    window.owe(LIMIT, 500)
+    assert window.free_at(90_000, LIMIT, WINDOW_MS) > 90_000
+
+
 # -- even spacing
 
 

@@ -1,0 +1,123 @@
+"""Two relays on one database, in memory and on PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from relay.config import OutboxSettings
+from relay.outbox import ClaimPart, Ledger, OutboxLost, OutboxUnavailable
+from relay.outbox.postgres.database import GROUPS, Beat
+
+from tests.contract.boxes import TV, SharedBox, bodies, close, event, events
+
+NO_BEAT = Beat(None, 0, 0, 0)
+DEVICES = [(1, "tv", f"tv-{number}") for number in range(24)]
+
+
+@pytest.fixture(params=["shared", pytest.param("postgres", marks=pytest.mark.slow)])
+async def pair(request: pytest.FixtureRequest) -> AsyncIterator[tuple[Any, Any]]:
+    """Return two started relays that share the queue groups."""
+    if request.param == "postgres":
+        cluster = request.getfixturevalue("postgres_cluster")
+        from tests.contract.postgres_box import PostgresBox
+
+        one: Any = PostgresBox(OutboxSettings(), url=cluster.create_database())
+    else:
+        one = SharedBox(OutboxSettings())
+    await one.start()
+    other = one.beside()
+    await other.start()
+    await until(lambda: groups(one) and groups(other) and len(groups(one)) + len(groups(other)) == GROUPS)
+    yield one, other
+    await close(one)
+    await close(other)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    while not condition():
+        await asyncio.sleep(0.01)
+
+
+def groups(box: Any) -> set[int]:
+    state = box.outbox._parts.state
+    return set() if state.leaving else state.groups
+
+
+def holder_of(pair: tuple[Any, Any], key: Any) -> Any:
+    (box,) = [box for box in pair if box.backlog.get(key, (0, 0))[0]]
+    return box
+
+
+async def everything_is_reported(pair: tuple[Any, Any]) -> None:
+    one, other = pair
+    await until(lambda: one.reported() + other.reported() == one.on_disk().pending)
+
+
+async def test_each_device_queue_has_one_holder_wherever_its_events_were_stored(pair: tuple[Any, Any]) -> None:
+    one, other = pair
+    for number in range(3):
+        for at, key in enumerate(DEVICES):
+            await pair[(at + number) % 2].outbox.append([event(at * 10 + number, key)])
+    await everything_is_reported(pair)
+    assert {holder_of(pair, key) is one for key in DEVICES} == {True, False}
+    for at, key in enumerate(DEVICES):
+        assert await holder_of(pair, key).deliver(10, key) == bodies([at * 10, at * 10 + 1, at * 10 + 2], key)
+    assert one.on_disk() == other.on_disk() == Ledger(accepted=72, delivered=72)
+
+
+async def test_an_event_that_both_store_at_once_is_sent_once(pair: tuple[Any, Any]) -> None:
+    one, other = pair
+    await asyncio.gather(*(box.outbox.append(events(range(5))) for box in pair))
+    await until(lambda: one.reported() + other.reported() == 5 == one.on_disk().pending)
+    assert await holder_of(pair, TV).deliver(10) == bodies(range(5))
+    assert one.on_disk() == Ledger(accepted=5, delivered=5)
+
+
+async def test_a_fenced_relay_changes_nothing_and_the_other_repeats_its_request(pair: tuple[Any, Any]) -> None:
+    await pair[0].outbox.append(events(range(5)))
+    await everything_is_reported(pair)
+    holder = holder_of(pair, TV)
+    (rest,) = [box for box in pair if box is not holder]
+    claimed = await holder.claim(3)
+    state = holder.outbox._parts.state
+    fenced = state.replica
+    await fence(rest, fenced)
+    with pytest.raises(OutboxUnavailable):
+        await holder.settle()
+    with pytest.raises(OutboxUnavailable):
+        await holder.outbox.append([event(9)])
+    with pytest.raises(OutboxLost):
+        await holder.outbox._database.beat(fenced, NO_BEAT)
+    await until(lambda: len(groups(rest)) == GROUPS)
+    assert rest.loaded.unsettled == [[ClaimPart(holder.queues[TV], 3)]]
+    assert [(queue.key, queue.owed) for queue in rest.loaded.queues if queue.key == TV] == [(TV, 1)]
+    assert (await rest.claim(3)).bodies == claimed.bodies == bodies(range(3))
+    await rest.settle()
+    assert await rest.deliver(10) == bodies([3, 4])
+    assert rest.on_disk() == Ledger(accepted=5, delivered=5)
+    await holder.outbox.close()
+    await until(lambda: rest.owed_requests == {holder.queues[TV]: 0})
+
+
+async def fence(box: Any, replica: int) -> None:
+    """Fence a replica, as `box` does if the replica is silent."""
+    database, me = box.outbox._database, box.outbox._parts.state.replica
+    is_fenced = False
+    while not is_fenced:
+        view = await database.beat(me, NO_BEAT)
+        (beat,) = [each.beat for each in view.replicas if each.replica == replica]
+        is_fenced = await database.fence(replica, beat)
+
+
+async def test_a_clean_stop_hands_over_at_once(pair: tuple[Any, Any]) -> None:
+    await pair[0].outbox.append(events(range(5)))
+    await everything_is_reported(pair)
+    holder = holder_of(pair, TV)
+    (rest,) = [box for box in pair if box is not holder]
+    await holder.outbox.close()
+    await until(lambda: len(groups(rest)) == GROUPS)
+    assert await rest.deliver(10) == bodies(range(5))
+    assert rest.loaded.unsettled == []

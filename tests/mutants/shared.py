@@ -1,0 +1,66 @@
+"""Mutants of the outbox that several relays share."""
+
+from __future__ import annotations
+
+from tests.mutants.mutant import CONTRACT, mutant
+
+SHARED = "relay/outbox/postgres"
+UNIT = "tests/unit/outbox/postgres"
+TWO_RELAYS = "tests/contract/test_two_relays.py"
+SWARM = "tests/simulation/test_shared_swarm.py"
+
+MUTANTS = (
+    mutant(
+        "no cut at the limit of a poll",
+        "G4",
+        f"{UNIT}/test_commits.py::test_a_row_does_not_overtake_rows_that_were_not_read",
+        (f"{SHARED}/commits.py", "if end is None or row.id <= end)", "if end is None or row.id)"),
+    ),
+    mutant(
+        "silence counted without a connection",
+        "G4",
+        f"{UNIT}/test_lease.py::test_silence_does_not_count_while_the_observer_is_not_connected",
+        (f"{SHARED}/lease.py", "            self._since.clear()\n", "            pass\n"),
+    ),
+    mutant(
+        "no fence in claim and settle",
+        "G4",
+        f"{TWO_RELAYS}::test_a_fenced_relay_changes_nothing_and_the_other_repeats_its_request",
+        (
+            f"{SHARED}/server.py",
+            '                await check_fence(connection, sql.FENCE, replica, "forward")\n'
+            "                return await execute_move",
+            "                return await execute_move",
+        ),
+    ),
+    mutant(
+        "no rate slot for a late request of a fenced relay",
+        "G5",
+        "tests/simulation/test_shared_scenarios.py::test_a_late_request_of_a_fenced_relay_keeps_the_device_limit",
+        ("relay/policy/rate_window.py", "        self.owed = requests\n", "        self.owed = 0\n"),
+    ),
+    mutant(
+        "transaction with an unknown outcome repeated",
+        "G2",
+        f"{SWARM}::test_shared_worlds",
+        (f"{SHARED}/forwarding.py", "if attempt and await", "if attempt < 0 and await"),
+    ),
+    mutant(
+        "two copies of an event, each the duplicate of the other",
+        "G1",
+        f"{SWARM}::test_shared_worlds",
+        (f"{SHARED}/state.py", 'elif why not in ("dropped", "duplicate"):', 'elif why != "dropped":'),
+    ),
+    mutant(
+        "lease not checked before a request",
+        "G4",
+        "tests/unit/forward/test_lease_bound.py::test_no_request_is_sent_after_the_lease",
+        ("relay/forward/lease_bound.py", "return until_ms - clock.monotonic_ms()", "return until_ms"),
+    ),
+    mutant(
+        "relay without the dedupe window of the others",
+        "G3",
+        f"{CONTRACT}::TestLoad::test_appends_succeed_before_and_during_load",
+        (f"{SHARED}/outbox.py", "        await parts.watching.poll()", "        parts.watching.ring()"),
+    ),
+)
