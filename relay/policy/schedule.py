@@ -77,9 +77,7 @@ class Schedule:
 
     def owed(self, queue_id: int, requests: int, now: int) -> None:
         """Reserve rate slots for requests of another relay that may still reach the upstream."""
-        queue = self._queues[queue_id]
-        queue.window.owe(requests, now)
-        self._arm(queue, now)
+        self._queues[queue_id].window.owe(requests, now)
 
     def resume(self, requests: Sequence[Sequence[Share]], now: int) -> None:
         """Resend the requests that were in flight at a crash exactly and first: the upstream may have received them."""

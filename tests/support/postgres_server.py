@@ -32,6 +32,7 @@ class PostgresCluster:
     def __init__(self, tools: Path) -> None:
         self._tools = tools
         self._directory = Path(tempfile.mkdtemp(prefix="relay-postgres-"))
+        self._data = str(self._directory / "data")
         self._databases = 0
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -40,13 +41,20 @@ class PostgresCluster:
     def start(self) -> None:
         if os.getuid() == 0:
             shutil.chown(self._directory, "postgres", "postgres")
-        data = str(self._directory / "data")
-        self._run("initdb", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--no-locale", "--no-sync", "-D", data)
+        self._run("initdb", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--no-locale", "--no-sync", "-D", self._data)
+        self._start()
+
+    def kill_and_restart(self) -> None:
+        """Kill all processes of the server, and start it again. It recovers every commit (the system keeps running)."""
+        self._run("pg_ctl", "-m", "immediate", "-D", self._data, "stop")
+        self._start()
+
+    def _start(self) -> None:
         options = " ".join(f"-c {setting}" for setting in (*_SETTINGS, f"port={self.port}"))
-        self._run("pg_ctl", "-w", "-D", data, "-l", str(self._directory / "log"), "-o", options, "start")
+        self._run("pg_ctl", "-w", "-D", self._data, "-l", str(self._directory / "log"), "-o", options, "start")
 
     def stop(self) -> None:
-        self._run("pg_ctl", "-m", "immediate", "-D", str(self._directory / "data"), "stop")
+        self._run("pg_ctl", "-m", "immediate", "-D", self._data, "stop")
         shutil.rmtree(self._directory)
 
     def create_database(self) -> str:
