@@ -36,11 +36,10 @@ async def post_within_lease(
     try:
         while not request.done() and (left_ms := _left_ms(outbox, clock)) > 0:
             await asyncio.wait({request}, timeout=left_ms / 1000)
-        if request.done():
-            return request.result()
-        return NoResponse("reset: the lease on the device queue has ended")
     finally:
         request.cancel()
+    await asyncio.wait({request})  # It occupies its rate slot until it is over.
+    return NoResponse("reset: the lease on the device queue has ended") if request.cancelled() else request.result()
 
 
 def _left_ms(outbox: Outbox, clock: Clock) -> int:

@@ -69,7 +69,10 @@ class SimDatabase(MemoryDatabase):
 
 
 class SimClient:
-    """The upstream as one relay reaches it. A stopped process sends its request when it continues."""
+    """The upstream as one relay reaches it.
+
+    A stopped process sends its request when it continues, and then notices that the lease has ended.
+    """
 
     def __init__(self, relay: int, process: Process, upstream: SimUpstream, watch: SharedWatch, tasks: Tasks) -> None:
         self._relay = relay
@@ -96,9 +99,20 @@ class SimClient:
 
         if process.runs.is_set():
             return await sent()
-        response = await asyncio.shield(self._tasks.start("request of a stopped process", sent()))
+        late = self._tasks.start("request of a stopped process", sent())
+        try:
+            response = await asyncio.shield(late)
+        except asyncio.CancelledError:
+            await asyncio.shield(self._tasks.start("reset of a late request", self._reset(late)))
+            raise
         await process.runs.wait()
         return response
+
+    async def _reset(self, late: asyncio.Task[UpstreamResponse | NoResponse]) -> None:
+        """Abort a request after its first byte, as soon as the process continues."""
+        await self._process.runs.wait()
+        await asyncio.sleep(0)
+        late.cancel()
 
 
 class SharedWatch:

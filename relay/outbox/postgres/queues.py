@@ -19,7 +19,18 @@ _SLACK_EVENTS = 1024
 class HeldQueue:
     """The pending events of one device."""
 
-    __slots__ = ("_head", "_seqs", "_sizes", "body_bytes", "cursors", "in_flight", "is_busy", "key", "shift_ms")
+    __slots__ = (
+        "_head",
+        "_seqs",
+        "_sizes",
+        "body_bytes",
+        "cursors",
+        "in_flight",
+        "is_busy",
+        "is_restored",
+        "key",
+        "shift_ms",
+    )
 
     def __init__(self, key: DeviceKey, cursors: dict[int, int]) -> None:
         self.key = key
@@ -28,6 +39,8 @@ class HeldQueue:
         self.body_bytes = 0
         self.in_flight: Flight | None = None
         """The first pending events, if they are claimed or were claimed by the last holder."""
+        self.is_restored = False
+        """Whether the last holder claimed the events in flight, and this replica did not."""
         self.is_busy = False
         """Whether a statement with events of this queue is running or waiting."""
         self.shift_ms: int | None = None
@@ -48,6 +61,11 @@ class HeldQueue:
         self._sizes.append(size)
         self.body_bytes += size
 
+    @property
+    def is_releasable(self) -> bool:
+        """Whether this replica has no request and no statement with events of this queue."""
+        return not self.is_busy and (self.in_flight is None or self.is_restored)
+
     def seqs(self) -> array[int]:
         return self._seqs[self._head :]
 
@@ -65,11 +83,17 @@ class HeldQueue:
         self._sizes[head:end] = array("I", [size for _, size in pairs])
         return self._seqs[head:end]
 
+    def restore(self, flight: Flight, shift_ms: int) -> None:
+        """Record a request of the last holder."""
+        self.claim(flight, shift_ms)
+        self.is_restored = True
+
     def claim(self, flight: Flight, shift_ms: int) -> None:
         self.in_flight, self.shift_ms = (flight, shift_ms) if flight.seqs else (None, None)
+        self.is_restored = False
 
     def release(self, *, perhaps_delivered: bool = False) -> None:
-        self.in_flight = None
+        self.in_flight, self.is_restored = None, False
         if not perhaps_delivered:
             self.shift_ms = None
 

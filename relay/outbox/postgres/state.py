@@ -266,7 +266,7 @@ class ReplicaState:
                 queue = self.queues[row.queue_id]
                 seqs, stored = queue.front(events), unpacked(row.journal.omitted)
                 omitted = {seq: stored[seq] for seq in seqs if seq in stored}
-                queue.claim(Flight(seqs, omitted), row.journal.shift_ms)
+                queue.restore(Flight(seqs, omitted), row.journal.shift_ms)
                 part = (row.journal.ordinal, ClaimPart(row.queue_id, events, omitted=omitted))
                 requests.setdefault(row.journal.request, []).append(part)
         unsettled = [
@@ -319,9 +319,7 @@ class ReplicaState:
 
     def releasable(self) -> list[int]:
         """Return the leaving groups without an event in flight or in a running statement."""
-        busy = {
-            group_of(number) for number, queue in self.queues.items() if queue.in_flight is not None or queue.is_busy
-        }
+        busy = {group_of(number) for number, queue in self.queues.items() if not queue.is_releasable}
         busy.update(group_of(mark.queue_id) for mark in self.duplicates)
         return sorted(self.leaving - busy)
 
