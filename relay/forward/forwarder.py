@@ -26,16 +26,16 @@ from functools import partial
 import structlog
 
 from relay.forward.lease_bound import post_within_lease
+from relay.forward.queue_holder import QueueHolder
 from relay.forward.state_log import StateLog
 from relay.forward.timestamps import corrected
 from relay.forward.upstream import BatchSender
-from relay.outbox import Backlog, Claimed, ClaimPart, Dead, Outbox, OutboxError, RestoredState, Settled
+from relay.outbox import Claimed, ClaimPart, Dead, Outbox, OutboxError, Settled
 from relay.policy import batch
 from relay.policy.backoff import full_jitter
 from relay.policy.limits import Limits
-from relay.policy.omitted_events import DeadLetterCause, OmittedEvent
 from relay.policy.rate_window import is_free
-from relay.policy.requests import Reply, Send, Share, Wait
+from relay.policy.requests import Reply, Send, Wait
 from relay.policy.schedule import Schedule
 from relay.policy.true_time import EARLIEST_MS, TrueTimes
 from relay.policy.verdict import (
@@ -68,19 +68,17 @@ _FORGET_SHARE = 8
 """Each second at least 1 / _FORGET_SHARE of the idle device queues are examined."""
 
 
-class Forwarder:
+class Forwarder(QueueHolder):
     """Sends events from the outbox to the upstream."""
 
     def __init__(
         self, outbox: Outbox, schedule: Schedule, client: BatchSender, clock: Clock, metrics: Metrics, tasks: Tasks
     ) -> None:
+        super().__init__(schedule, clock)
         self._outbox = outbox
-        self._schedule = schedule
         self._client = client
-        self._clock = clock
         self._metrics = metrics
         self._tasks = tasks
-        self._changed = asyncio.Event()
         self._flushes = SpacedAction(self._flush, _FLUSH_INTERVAL_S)
 
         self._state_log = StateLog(metrics)
@@ -100,29 +98,6 @@ class Forwarder:
     def is_free(self, window: bytes) -> bool:
         """See Outbox.open."""
         return is_free(window, self._clock.monotonic_ms(), self._schedule.limits.window_ms)
-
-    def pending(self, backlogs: Sequence[Backlog]) -> None:
-        """See Holder."""
-        now = self._clock.monotonic_ms()
-        for queue_id, key, events, body_bytes in backlogs:
-            if self._schedule.backlog(queue_id, key, events, body_bytes, now):
-                self._changed.set()
-
-    def granted(self, restored: RestoredState) -> None:
-        """Restore the device queues and the requests in flight at the last end, as the outbox stored them."""
-        now = self._clock.monotonic_ms()
-        for queue in restored.queues:
-            self._schedule.restore(queue.queue_id, queue.key, queue.window, now, queue.shift_ms)
-            self._schedule.owed(queue.queue_id, queue.owed, now)
-        self._schedule.resume([[_share(part) for part in parts] for parts in restored.unsettled], now)
-        self._changed.set()
-
-    def owed(self, queue_id: int, requests: int) -> bytes:
-        """See Holder."""
-        now = self._clock.monotonic_ms()
-        self._schedule.owed(queue_id, requests, now)
-        self._changed.set()
-        return self._schedule.window_of(queue_id, now)
 
     def flush(self) -> None:
         """Send pending events now, within the limits. End all pauses that no server requested.
@@ -390,12 +365,6 @@ class Forwarder:
                 wait_ms = full_jitter(attempt, _DISK_RETRY_INITIAL_MS, _DISK_RETRY_MAX_MS, self._clock.chance())
                 await asyncio.sleep(wait_ms / 1000)
                 attempt += 1
-
-
-def _share(part: ClaimPart) -> Share:
-    """Return the part of a request that was in flight at the last end."""
-    omitted = [OmittedEvent(seq, dead and DeadLetterCause(*dead)) for seq, dead in part.omitted.items()]
-    return Share(part.queue_id, part.events, tuple(omitted))
 
 
 def _corrected(claimed: Claimed) -> Sequence[bytes]:

@@ -83,7 +83,7 @@ class Window:
 
     def pack(self, now: int, span_ms: int) -> bytes:
         """Return the state for storage: at most 8 + 4 * limit bytes, b"" if every rate slot is free."""
-        if not self.count(now, span_ms):
+        if not self._occupied(now, span_ms):
             return b""
         at, number = self._earlier or (now, 0)
         ages = array("I", [max(0, now - at)] * number + [max(0, now - at) for at in self._responded_at])

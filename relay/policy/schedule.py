@@ -7,12 +7,8 @@ the device queues after the outcome is stored.
 Rules:
 - A device queue has at most one request in flight, which contains its first events (G4). Every request occupies a rate
   slot of each device in it (G5).
-- Ready device queues take turns within their class, and so do endpoints (G6).
-- A pause belongs to a device queue or to an endpoint, never to a batch.
-- Exact requests are sent first in their class: requests that were in flight at a crash, and the halves of a rejected
-  request.
-
-The schedule does not depend on the content of events, on their storage or on HTTP.
+- Ready device queues take turns within their class, and so do endpoints (G6). A pause belongs to one of them.
+- Exact requests are sent first in their class: requests in flight at a crash, and the halves of a rejected request.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ MUTANTS = (
         "rate window in memory only",
         "G5",
         "tests/fault/test_kills.py::test_a_kill_does_not_reset_the_rate_window",
-        ("relay/forward/forwarder.py", "queue.key, queue.window, now", 'queue.key, b"", now'),
+        ("relay/forward/queue_holder.py", "queue.key, queue.window, now", 'queue.key, b"", now'),
     ),
     mutant(
         "rate slot freed at the request",
