@@ -108,8 +108,8 @@ KEYS: tuple[Key, ...] = (
         "Longest time without progress of one request, and longest wait for its response; ten times as long "
         "in total. Then the relay sends the batch again."),
     Key("upstream.max_in_flight", Number(1, 256, "requests"),
-        "Maximum number of concurrent requests, over all devices. A request without progress for 5 s does not count; "
-        "at most eight times as many connections are open."),
+        "Maximum number of concurrent requests, over all devices. A request without progress for 5 s, or for twice "
+        "the usual response time, does not count; at most eight times as many connections are open."),
     Key("upstream.compression", OneOf(("none", "gzip")),
         "Content-Encoding of requests. Use gzip only if the upstream supports it."),
     Key("upstream.proxy", ProxyUrl(userinfo=True, optional=True, path=False),

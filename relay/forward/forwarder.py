@@ -333,7 +333,7 @@ class Forwarder(QueueHolder):
         self._metrics.upstream_batch_bytes.observe(len(request))
         origin = self._client.origin(send.tenant_id)
         sent_at = self._clock.monotonic_ms()
-        post = partial(self._client.post, send.tenant_id, request, partial(self._stalled, send), fresh=fresh)
+        post = partial(self._client.post, send.tenant_id, request, partial(self._silent, send), fresh=fresh)
         response = await post_within_lease(self._outbox, self._clock, self._tasks, post)
         received_at = self._clock.monotonic_ms()
         self._metrics.upstream_request_duration_seconds.observe((received_at - sent_at) / 1000)
@@ -347,9 +347,9 @@ class Forwarder(QueueHolder):
             self.true_times.learn(origin, date_ms, sent_at, received_at, self._clock.wall_ms())
         return response
 
-    def _stalled(self, send: Send, stalled: bool) -> None:
-        self._schedule.stalled(send, stalled=stalled)
-        self._changed.set()
+    def _silent(self, send: Send, silent_ms: int) -> None:
+        if self._schedule.silent(send, silent_ms, self._clock.monotonic_ms()):
+            self._changed.set()
 
     async def _settle(self, send: Send, settled: Sequence[Settled]) -> None:
         """Store the outcome of a response. Retry without limit, because the upstream may have accepted the events."""

@@ -26,15 +26,13 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from relay.runtime.clock import Clock
 
-STALLED_MS = 5_000
-"""Time without progress after which a request counts as stalled."""
 TOTAL_FACTOR = 10
 """Maximum duration of a request that makes progress, as a multiple of its timeout."""
 SEND_BUFFER_BYTES = 64 * 1024
 _LINUX = sys.platform == "linux"
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _CHECKS_PER_TIMEOUT = 8
-_MAX_CHECK_INTERVAL_MS = 1_000
+_MAX_CHECK_INTERVAL_MS = 250
 # struct tcp_info of Linux 4.1 and later: tcpi_bytes_acked is an unsigned 64-bit number at byte 120.
 _BYTES_ACKED = struct.Struct("=120xQ")
 # struct tcp_info of Linux 4.6 and later: tcpi_data_segs_out is an unsigned 32-bit number at byte 156.
@@ -79,13 +77,12 @@ class Sockets:
 
 
 class Watch:
-    """Watches one request. `stalled` is called with True after 5 s without progress and with False after the next."""
+    """Watches one request. `silent` is called with the milliseconds without progress, and with 0 at the end."""
 
-    def __init__(self, clock: Clock, timeout_ms: int, stalled: Callable[[bool], None]) -> None:
+    def __init__(self, clock: Clock, timeout_ms: int, silent: Callable[[int], None]) -> None:
         self._clock = clock
         self._timeout_ms = timeout_ms
-        self._report = stalled
-        self._stalled = False
+        self._silent = silent
         self._transport: asyncio.WriteTransport | None = None
         self._socket: socket.socket | None = None
         self._began_at = self._progress_at = clock.monotonic_ms()
@@ -132,7 +129,7 @@ class Watch:
             finally:
                 if self._timer is not None:
                     self._timer.cancel()
-                self._set_stalled(stalled=False)
+                self._silent(0)
 
     def abort(self) -> None:
         """Reset the connection. Bytes in user space and in the kernel are not sent."""
@@ -161,18 +158,13 @@ class Watch:
             self.abort()
             self._deadline.reschedule(0)
             return
-        self._set_stalled(stalled=now - self._progress_at >= STALLED_MS)
+        self._silent(now - self._progress_at)
         self._schedule_check(now)
 
     def _schedule_check(self, now: int) -> None:
         ends_at = min(self._progress_at + self._timeout_ms, self._began_at + TOTAL_FACTOR * self._timeout_ms)
         wait_ms = min(ends_at - now, self._timeout_ms // _CHECKS_PER_TIMEOUT, _MAX_CHECK_INTERVAL_MS)
         self._timer = asyncio.get_running_loop().call_later(max(1, wait_ms) / 1000, self._check)
-
-    def _set_stalled(self, *, stalled: bool) -> None:
-        if stalled != self._stalled:
-            self._stalled = stalled
-            self._report(stalled)
 
     def _progress(self) -> tuple[int, int] | None:
         """Return numbers that change with each progress of the request; None before it has a connection."""

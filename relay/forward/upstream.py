@@ -91,11 +91,11 @@ class BatchSender(Protocol):
         """Return the distinct origins of the default and the configured endpoints, the default's first."""
 
     async def post(
-        self, tenant_id: int, body: bytes, stalled: Callable[[bool], None], *, fresh: bool = False
+        self, tenant_id: int, body: bytes, silent: Callable[[int], None], *, fresh: bool = False
     ) -> UpstreamResponse | NoResponse:
         """Send one batch to a tenant's endpoint and return the response. Network failures raise nothing.
 
-        `stalled` is called with True after 5 s without progress, and with False after the next progress or the end.
+        `silent` is called regularly with the milliseconds without progress, and with 0 at the end.
         With `fresh`, use a new connection.
         """
 
@@ -157,14 +157,14 @@ class UpstreamClient:
         self._session = None
 
     async def post(
-        self, tenant_id: int, body: bytes, stalled: Callable[[bool], None] = lambda _: None, *, fresh: bool = False
+        self, tenant_id: int, body: bytes, silent: Callable[[int], None] = lambda _: None, *, fresh: bool = False
     ) -> UpstreamResponse | NoResponse:
         """See BatchSender. A fresh exchange closes each kept-alive connection that aiohttp selects for it."""
         origin = self.origin(tenant_id)
         while True:
             exchange = wire.Exchange(fresh, origin in self._lost_origins)
             wire.exchange.set(exchange)
-            watch = Watch(self._clock, self._settings.timeout_ms, stalled)
+            watch = Watch(self._clock, self._settings.timeout_ms, silent)
             response = await self._exchange(exchange, watch, tenant_id, body)
             if response is not None:
                 if isinstance(response, NoResponse):

@@ -6,6 +6,7 @@ The schedule decides when a device queue is ready; this module does not.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 from relay.policy.class_turns import CLASSES, DeviceClass
 from relay.policy.device_queue import DeviceQueue
@@ -13,10 +14,57 @@ from relay.policy.endpoint import Endpoint
 from relay.policy.limits import Limits
 from relay.policy.position import READY
 from relay.policy.ready_queues import ReadyQueues
+from relay.policy.request_slots import Room
+from relay.policy.requests import Share
 
 _MAX_SEPARATE, _MAX_MOVED = 32, 256
 """Maximum numbers of ready device queues that one choice passes over, because they must not share its request, and
 moves to another class."""
+
+
+class Chosen(NamedTuple):
+    queues: Sequence[tuple[DeviceQueue, int]]
+    """The device queues of one request with their numbers of events; empty without a request."""
+    is_exact: bool = False
+    is_trial: bool = False
+    wake_at: int | None = None
+    """Earliest time of an exact request that must wait."""
+
+    def shares(self) -> tuple[Share, ...]:
+        is_exact = self.is_exact
+        return tuple([Share(queue.id, events, queue.omitted if is_exact else ()) for queue, events in self.queues])
+
+
+def select(
+    endpoint: Endpoint,
+    device_class: DeviceClass,
+    room: Room,
+    limits: Limits,
+    now: int,
+    occupied_slots: int,
+    postponed: Callable[[DeviceQueue, int], object],
+) -> Chosen:
+    """Return the next request of a class that the room permits.
+
+    Exact requests are first. They are trials, because their previous attempt did not end well. An endpoint in doubt is
+    first tried with a device queue that is not. `occupied_slots`: the number of occupied request slots.
+    """
+    free_slots = limits.max_in_flight - occupied_slots
+    if room.are_trials:
+        device_class = endpoint.prefer_probe(device_class)
+    chosen: Sequence[tuple[DeviceQueue, int]] = ()
+    if (room.are_trials or not room.in_doubt) and device_class is not DeviceClass.IN_DOUBT:
+        chosen = choose(endpoint, device_class, limits, now, free_slots, postponed)
+    if chosen:
+        return Chosen(chosen, False, room.are_trials)
+    if not room.in_doubt:
+        return Chosen(())
+    exact, wake_at = endpoint.ready.take_exact(device_class, now, limits)
+    if exact:
+        return Chosen(exact, True, True, wake_at)
+    chosen = choose(endpoint, device_class, limits, now, free_slots, postponed)
+    is_trial = room.are_trials or device_class is DeviceClass.IN_DOUBT
+    return Chosen(chosen, False, is_trial, wake_at)
 
 
 def choose(
@@ -64,16 +112,20 @@ def _classes(
     """Return the other classes that may share a request, in order; None if a request contains one device.
 
     Devices share requests always, or while there are too few requests for all. If only request slots are missing, new
-    devices are kept apart, because their events may be rejected.
+    devices are kept apart, because their events may be rejected, and all devices while one hangs. Devices in doubt
+    share requests with each other only.
     """
     if limits.mix_devices == "never" or endpoint.tenant_id is None:  # A request contains events of one tenant.
         return None
     if limits.mix_devices == "always" or endpoint.limit.is_limited:
-        return [each for each in CLASSES if each is not device_class]
-    if len(endpoint.ready) <= free_slots:
+        return _others(device_class, CLASSES[:-1])
+    if len(endpoint.ready) <= free_slots or endpoint.slots.stalled:
         return None
-    is_new = device_class is DeviceClass.NEW
-    return [] if is_new else [each for each in CLASSES if each not in (device_class, DeviceClass.NEW)]
+    return [] if device_class is DeviceClass.NEW else _others(device_class, CLASSES[:-2])
+
+
+def _others(device_class: DeviceClass, classes: Sequence[DeviceClass]) -> Sequence[DeviceClass]:
+    return [] if device_class is DeviceClass.IN_DOUBT else [each for each in classes if each is not device_class]
 
 
 def split(request: Sequence[tuple[DeviceQueue, int]]) -> Sequence[Sequence[tuple[DeviceQueue, int]]]:

@@ -29,6 +29,8 @@ class DeviceClass(IntEnum):
     """Known, with at least one batch."""
     NEW = 3
     """No event was delivered yet."""
+    IN_DOUBT = 4
+    """The latest request failed, and so may the next one. Its requests are trials, see `request_slots`."""
 
 
 CLASSES: Sequence[DeviceClass] = tuple(DeviceClass)

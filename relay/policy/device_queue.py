@@ -178,6 +178,8 @@ class DeviceQueue:
         return self.position is IDLE and self.pause.until <= now and not self.window.count(now, limits.window_ms)
 
     def device_class(self, limits: Limits) -> DeviceClass:
+        if self.diagnosis.failures:
+            return DeviceClass.IN_DOUBT
         if not self.is_known:
             return DeviceClass.NEW
         has_few_events = self.events <= 1 or self.events * SPARSE_PART <= limits.max_events

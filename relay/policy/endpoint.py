@@ -11,14 +11,37 @@ from typing import NamedTuple
 
 from relay.policy.body_size import BodySize
 from relay.policy.class_turns import DeviceClass
-from relay.policy.endpoint_health import ApiResponded, EndpointFailed, Failure, Health, PauseEnded, ProbePostponed
+from relay.policy.endpoint_health import (
+    ApiResponded,
+    EndpointFailed,
+    Failure,
+    FellSilent,
+    Health,
+    PauseEnded,
+    ProbePostponed,
+    RequestSent,
+)
 from relay.policy.evidence import Evidence
+from relay.policy.patience import MAX_PATIENCE_MS, Patience
 from relay.policy.pause import Pause
+from relay.policy.position import SlotUse
 from relay.policy.ready_queues import ReadyQueues
 from relay.policy.rejections import Rejections
-from relay.policy.request_slots import RequestSlots
+from relay.policy.request_slots import (
+    CONNECTIONS_PER_SLOT,
+    FOR_ANY,
+    FOR_OTHER_TRIAL,
+    FOR_OTHERS,
+    FOR_TRIAL,
+    NO_ROOM,
+    RequestSlots,
+    Room,
+)
 from relay.policy.shared_limit import SharedLimit
 from relay.policy.upstream_origin import EndpointState, UpstreamOrigin
+
+_FIRST_TRIAL_MS = 2_000
+"""Time after which another trial may follow one that hangs, before the first response of an endpoint."""
 
 
 class SeenError(NamedTuple):
@@ -37,6 +60,7 @@ class Endpoint:
         "health",
         "last_error",
         "origin",
+        "patience",
         "ready",
         "rejections",
         "slots",
@@ -52,6 +76,7 @@ class Endpoint:
         self.slots = RequestSlots(origin.slots)
         self.ready = ReadyQueues(is_shared=tenant_id is None)
         self.evidence = Evidence()
+        self.patience = Patience()
         self.rejections = Rejections()
         self.body_size = BodySize()
         self.last_error: SeenError | None = None
@@ -76,19 +101,65 @@ class Endpoint:
 
     # -- requests ----------------------------------------------------------------------------------
 
-    def has_room(self, request_slots: int, connections: int, now: int) -> bool:
-        """Return whether one more request may be in flight, with these numbers of request slots and connections.
+    def room(self, request_slots: int, everything: RequestSlots, now: int, *, is_only: bool) -> Room:
+        """Return which requests may be sent now. `everything`: the requests of all origins.
 
-        A failing endpoint has one request slot. A stalled request needs a connection only, unless the endpoint is
-        being probed or its origin limited. An endpoint without a recent success gets a quarter of the connections.
+        An endpoint never gets all request slots and connections if there is another one to serve. It gets a quarter of
+        the connections without a recent success, and for devices in doubt.
         """
-        most = connections if self.evidence.has_recent_success(now) else max(1, connections // 4)
-        in_flight = self.slots.in_flight
-        if in_flight >= most:
-            return False
-        if self.health.is_failing:
-            return in_flight == 0
-        return (in_flight if self.limit.is_limited else self.slots.occupied) < request_slots
+        own, connections = self.slots, CONNECTIONS_PER_SLOT * request_slots
+        few = max(1, connections // 4)
+        most = few
+        if self.evidence.has_recent_success(now):
+            most = connections if is_only else connections - few
+        if own.in_flight >= most:
+            return NO_ROOM
+        state = self.health.state
+        if state == "ok" or (state == "untested" and is_only):
+            if own.occupied >= (request_slots if is_only else max(1, request_slots - 1)):
+                return NO_ROOM
+            is_free = own.stalled + own.trials < few and everything.permits_trial(request_slots)
+            return FOR_ANY if is_free else FOR_OTHERS
+        if not everything.permits_trial(request_slots):
+            return NO_ROOM
+        match state:
+            case "untested":
+                return NO_ROOM if own.occupied else FOR_TRIAL
+            case "silent":
+                if own.occupied:
+                    is_free = own.occupied == 1 and self.health.attempt < request_slots
+                    return FOR_OTHER_TRIAL if is_free else NO_ROOM
+                return FOR_TRIAL
+            case _:
+                return NO_ROOM if own.in_flight else FOR_TRIAL
+
+    def stalls_after_ms(self, use: SlotUse, request_slots: int) -> int:
+        """Return the time without progress after which a request is stalled.
+
+        After some trials that hang the next ones follow slowly, so that they notice a recovery before the timeout.
+        """
+        match self.health.state:
+            case "untested" if use == "trial":
+                return _FIRST_TRIAL_MS
+            case "silent" if use == "trial" and self.health.attempt >= request_slots:
+                return MAX_PATIENCE_MS
+            case _:
+                return self.patience.ms
+
+    def slot_use(self, before: SlotUse, silent_ms: int, request_slots: int, now: int) -> SlotUse:
+        """Return how a request in flight uses its request slot after this time without progress, and record it."""
+        if silent_ms < self.stalls_after_ms(before, request_slots):
+            return "occupied" if before == "stalled" else before
+        if before == "occupied":
+            self.fell_silent(now - silent_ms)
+        return "stalled"
+
+    def sent(self, use: SlotUse, now: int) -> None:
+        """Record that a request is sent."""
+        self.slots.change("free", use)
+        self.origin.sent(now)
+        if self.health.state == "silent":
+            self._become(self.health.after(RequestSent()))
 
     def free_at(self, now: int, span_ms: int) -> int:
         """Return the earliest time that pauses and shared limit permit. `span_ms`: length of the rate window."""
@@ -106,7 +177,18 @@ class Endpoint:
             device_class, lambda queue: not queue.diagnosis.failures and queue.id not in self.rejections
         )
 
+    def fell_silent(self, since: int) -> None:
+        """Record that a request hangs since then. Without a later success the endpoint is in doubt."""
+        success_at = self.evidence.success_at
+        if self.health.state == "ok" and (success_at is None or success_at <= since):
+            self._become(self.health.after(FellSilent()))
+
     # -- responses ---------------------------------------------------------------------------------
+
+    def served_others(self, sent_at: int) -> bool:
+        """Return whether another request succeeded while one that was sent then was stalled already."""
+        success_at = self.evidence.success_at
+        return success_at is not None and success_at >= sent_at + self.patience.ms
 
     def succeeded(self, queue_ids: Sequence[int], now: int) -> None:
         """Record that the upstream accepted events of these device queues."""

@@ -6,6 +6,7 @@ Rules:
 - An endpoint is listed in each class of its ready requests, at most once. If it may not send, its entries are removed
   one by one, and `list_all` adds them again.
 - An origin that must wait keeps its endpoints.
+- An endpoint may also wait for a trial, while it sends other requests.
 """
 
 from __future__ import annotations
@@ -58,12 +59,13 @@ class _OriginTurns:
 class EndpointTurns:
     """The order in which endpoints may send. The caller decides whether they may send now."""
 
-    __slots__ = ("_active", "_classes", "_origins")
+    __slots__ = ("_active", "_classes", "_for_trial", "_origins")
 
     def __init__(self) -> None:
         self._origins: dict[str, _OriginTurns] = {}
         self._active: deque[_OriginTurns] = deque()
         self._classes = ClassTurns()  # Of the requests of all origins.
+        self._for_trial: dict[int | None, Endpoint] = {}  # By tenant, in turn.
 
     def __repr__(self) -> str:
         return f"EndpointTurns({list(self._origins.values())})"
@@ -72,6 +74,7 @@ class EndpointTurns:
         """Remove all endpoints, because they may have moved to other origins."""
         self._origins.clear()
         self._active.clear()
+        self._for_trial.clear()
 
     def list(self, endpoint: Endpoint, device_class: DeviceClass) -> None:
         """List an endpoint with ready requests of a class there."""
@@ -82,10 +85,20 @@ class EndpointTurns:
         if turns.state == "empty":
             self._enter(turns)
 
-    def list_all(self, endpoint: Endpoint) -> None:
-        """List an endpoint in each class of its ready requests."""
-        for each in endpoint.ready.classes():
+    def list_all(self, endpoint: Endpoint, *, in_doubt: bool = True) -> None:
+        """List an endpoint in each class of its ready requests; without `in_doubt`, only of those that are not."""
+        for each in endpoint.ready.classes(in_doubt=in_doubt):
             self.list(endpoint, each)
+
+    def wait_for_trial(self, endpoint: Endpoint) -> None:
+        """List an endpoint again when one more trial may be sent."""
+        self._for_trial[endpoint.tenant_id] = endpoint
+
+    def trial_ended(self) -> None:
+        """List the endpoints that wait for a trial again."""
+        waiting, self._for_trial = self._for_trial, {}
+        for endpoint in waiting.values():
+            self.list_all(endpoint)
 
     def next_origin(self) -> UpstreamOrigin | None:
         """Return the origin of the next request; None if no endpoint of an active origin is listed."""

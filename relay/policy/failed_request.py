@@ -55,7 +55,9 @@ def attribute_failure(request: CompletedRequest) -> bool:
     endpoint, now = request.endpoint, request.now
     for queue, _ in request.queues:
         queue.diagnose(FailureSeen(now, endpoint.evidence.success_at))
-    device_fault = endpoint.evidence.others_succeed([queue.id for queue, _ in request.queues], request.sent_at, now)
+    device_fault = endpoint.served_others(request.sent_at) or endpoint.evidence.others_succeed(
+        [queue.id for queue, _ in request.queues], request.sent_at, now
+    )
     if not device_fault and endpoint.evidence.has_recent_success(now):
         device_fault = all(queue.diagnosis.at_fault for queue, _ in request.queues)
     endpoint.evidence.failed(queue.id for queue, _ in request.queues if not queue.diagnosis.at_fault)

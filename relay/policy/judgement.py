@@ -97,6 +97,7 @@ def _delivered(request: CompletedRequest, verdict: Delivered) -> Judgement:
         if sent:
             served.append(queue.id)
     request.endpoint.succeeded(served, request.now)
+    request.endpoint.patience.succeeded(request.now - request.sent_at)
     request.endpoint.body_size.delivered(request.body_bytes, request.now, request.limits.max_body_bytes)
     return Judgement(outcomes)
 

@@ -17,9 +17,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
-SlotUse: TypeAlias = Literal["free", "occupied", "stalled"]
-"""How a request uses its request slot: not any more, completely, or without progress, so that it needs only a
-connection."""
+SlotUse: TypeAlias = Literal["free", "occupied", "trial", "stalled"]
+"""How a request uses its request slot: not any more, completely, as a trial, or without progress, so that it needs only
+a connection."""
 
 
 @dataclass(slots=True)

@@ -46,8 +46,11 @@ class ReadyQueues:
     def has_requests(self) -> bool:
         return bool(self.classes() or self._blocked)
 
-    def classes(self) -> Sequence[DeviceClass]:
-        """Return the classes with requests that are not blocked."""
+    def classes(self, *, in_doubt: bool = True) -> Sequence[DeviceClass]:
+        """Return the classes with requests that are not blocked; without `in_doubt`, only with device queues that are
+        not in doubt."""
+        if not in_doubt:
+            return [each for each in CLASSES[:-1] if self._queues[each]]
         return [each for each in CLASSES if self._queues[each] or self._exact[each]]
 
     def add(self, queue: DeviceQueue, limits: Limits) -> DeviceClass:

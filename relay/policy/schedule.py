@@ -18,7 +18,7 @@ from sys import maxsize
 
 from relay.event.reader import DeviceKey
 from relay.policy import overview
-from relay.policy.batch_selection import choose, split
+from relay.policy.batch_selection import select, split
 from relay.policy.class_turns import DeviceClass
 from relay.policy.completed_request import CompletedRequest, QueueOutcome
 from relay.policy.device_queue import DeviceQueue, linger_end
@@ -32,12 +32,11 @@ from relay.policy.limits import Limits
 from relay.policy.pause import Pause
 from relay.policy.position import IDLE, READY, RESERVED, InFlight, Lingering, SlotUse
 from relay.policy.rate_window import Window
+from relay.policy.request_slots import CONNECTIONS_PER_SLOT
 from relay.policy.requests import Reply, Send, Share, Wait
 from relay.policy.timers import Timers
 from relay.policy.upstream_origin import EndpointState, UpstreamOrigin
 from relay.policy.verdict import Delivered
-
-CONNECTIONS_PER_SLOT = 8
 
 
 class Schedule:
@@ -179,36 +178,32 @@ class Schedule:
         free_at = origin.free_at(now, self.limits.window_ms)
         if free_at > now:
             self._timers.wake(origin, free_at)
-        return free_at <= now and origin.has_room(self.limits.max_in_flight)
+        return free_at <= now and origin.has_room()
 
     def _send(self, endpoint: Endpoint, device_class: DeviceClass, now: int) -> Send | None:
         """Return a request of an endpoint for a class; None if it may not send now or has no ready request."""
-        # An endpoint never gets all request slots if there is another one to serve.
-        slots = self.limits.max_in_flight
-        own_slots = slots if len(self._endpoints) == 1 else max(1, slots - 1)
-        if not endpoint.has_room(own_slots, CONNECTIONS_PER_SLOT * slots, now):
+        room = endpoint.room(self.limits.max_in_flight, self._slots, now, is_only=len(self._endpoints) == 1)
+        if not room.in_doubt:
+            self._turns.wait_for_trial(endpoint)
+        if not (room.in_doubt or room.others):
             return None
         if endpoint.health.pause.until > now:
             self._timers.wake(endpoint, endpoint.health.pause.until)
             return None
-        if endpoint.health.is_failing:
-            device_class = endpoint.prefer_probe(device_class)
-        exact, wake_at = endpoint.ready.take_exact(device_class, now, self.limits)
-        if wake_at is not None:
-            self._timers.wake(endpoint, wake_at)
-        chosen = exact or choose(endpoint, device_class, self.limits, now, slots - self._slots.occupied, self._arm)
-        if not chosen:
-            self._turns.list_all(endpoint)  # Device queues may have moved to another class.
+        chosen = select(endpoint, device_class, room, self.limits, now, self._slots.occupied, self._arm)
+        if chosen.wake_at is not None:
+            self._timers.wake(endpoint, chosen.wake_at)
+        if not chosen.queues:
+            self._turns.list_all(endpoint, in_doubt=room.in_doubt)  # Device queues may have moved to another class.
             return None
-        slot: SlotUse = "occupied"
-        for queue, events in chosen:
+        slot: SlotUse = "trial" if chosen.is_trial else "occupied"
+        endpoint.sent(slot, now)
+        for queue, events in chosen.queues:
             queue.send(events, slot, now)
             slot = "free"
-        endpoint.slots.change("free", "occupied")
-        endpoint.origin.sent(now)
-        self._senders[chosen[0][0].id] = endpoint
-        shares = tuple([Share(queue.id, events, queue.omitted if exact else ()) for queue, events in chosen])
-        return Send(chosen[0][0].key[0], shares, endpoint.body_size.max_bytes(self.limits.max_body_bytes), bool(exact))
+        shares = chosen.shares()
+        self._senders[shares[0].queue_id] = endpoint
+        return Send(queue.key[0], shares, endpoint.body_size.max_bytes(self.limits.max_body_bytes), chosen.is_exact)
 
     def pause(self, send: Send, until: int) -> None:
         """Pause the device queues of a request that was not sent, because the outbox failed. `settled` must follow."""
@@ -218,11 +213,14 @@ class Schedule:
         if send.exact:
             self._queue_exact(queues)
 
-    def stalled(self, send: Send, *, stalled: bool) -> None:
-        """Record whether a request makes progress. Without progress it occupies a connection, but no request slot."""
-        position = self._queues[send.shares[0].queue_id].position
-        if isinstance(position, InFlight) and position.slot != "free":
-            self._use_slot(send, "stalled" if stalled else "occupied")
+    def silent(self, send: Send, silent_ms: int, now: int) -> bool:
+        """Record for how long a request makes no progress. Return whether `next` may change."""
+        position, endpoint = self._queues[send.shares[0].queue_id].position, self._sender(send)
+        if not isinstance(position, InFlight) or position.slot == "free":
+            return False
+        before = position.slot
+        self._use_slot(send, endpoint.slot_use(before, silent_ms, self.limits.max_in_flight, now))
+        return position.slot != before
 
     # -- outcomes ----------------------------------------------------------------------------------
 
@@ -294,6 +292,8 @@ class Schedule:
             endpoint.slots.change(before, use)
             if before != "free":
                 self._turns.list_all(endpoint)
+            if before in ("trial", "stalled"):
+                self._turns.trial_ended()
 
     def idle_queues(self) -> int:
         """Return an upper bound of the number of device queues without pending events."""

@@ -200,9 +200,9 @@ class SharedLimit:
     def is_limited(self) -> bool:
         return self.state is not FREE
 
-    def max_in_flight(self, request_slots: int) -> int:
-        """Return the number of requests that may be in flight, at most `request_slots`."""
-        return request_slots if isinstance(self.state, Free) else min(request_slots, self.state.limit())
+    def has_room(self, in_flight: int) -> bool:
+        """Return whether one more request may be in flight. One that hangs may still count at the upstream."""
+        return isinstance(self.state, Free) or in_flight < self.state.limit()
 
     def free_at(self, now: int, in_flight: int, span_ms: int) -> int:
         """Return the earliest time of the next request. `span_ms`: length of the rate window."""

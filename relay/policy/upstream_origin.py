@@ -10,13 +10,14 @@ from collections.abc import Collection, Mapping
 from typing import Literal, TypeAlias
 
 from relay.policy import network
-from relay.policy.endpoint_health import Health, HealthState
+from relay.policy.endpoint_health import Failure, Health, HealthState
 from relay.policy.network import REACHABLE, AttemptStarted, Network, NetworkInput, Responded, TryNow, Unreachable
 from relay.policy.request_slots import RequestSlots
 from relay.policy.shared_limit import SharedLimit
 
-EndpointState: TypeAlias = HealthState | Literal["rate_limited"]
-"""The state of an endpoint for people. "rate_limited" is an "ok" or "untested" endpoint of a limited origin."""
+EndpointState: TypeAlias = Literal["untested", "ok", "rate_limited"] | Failure
+"""The state of an endpoint for people. "silent" is shown as "ok", and "ok" or "untested" as "rate_limited" if the
+origin is limited."""
 HEALTHY: Collection[EndpointState] = ("ok", "untested")
 
 
@@ -66,12 +67,10 @@ class UpstreamOrigin:
         if after is not None:
             self._health_states[after.state] += 1
 
-    def has_room(self, request_slots: int) -> bool:
+    def has_room(self) -> bool:
         """Return whether network and shared limit permit one more request in flight."""
         in_flight = self.slots.in_flight
-        if not network.has_room(self.network, in_flight):
-            return False
-        return in_flight < self.limit.max_in_flight(request_slots) if self.limit.is_limited else True
+        return network.has_room(self.network, in_flight) and self.limit.has_room(in_flight)
 
     def free_at(self, now: int, span_ms: int) -> int:
         """Return the earliest time that network and shared limit permit. `span_ms`: length of the rate window."""
@@ -98,8 +97,9 @@ class UpstreamOrigin:
         self.network = network.after(self.network, what)
 
     def _shown(self, state: HealthState) -> EndpointState:
-        if state not in HEALTHY:
+        if state in ("backing_off", "unauthorized", "misconfigured"):
             return state
         if isinstance(self.network, Unreachable):
             return "backing_off"
-        return "rate_limited" if self.limit.is_limited else state
+        shown: Literal["ok", "untested"] = "untested" if state == "untested" else "ok"
+        return "rate_limited" if self.limit.is_limited else shown

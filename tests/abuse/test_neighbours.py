@@ -17,6 +17,9 @@ from tests.fault.sizes import size
 from tests.support.ingest_harness import post
 
 BATCH = 200
+TIMEOUT_S = 5
+"""No request that hangs ends sooner. A relay without the rule would send nothing else until then."""
+SILENT_TENANTS = ('"tenant_id": 2', '"tenant_id": 3')
 
 
 def noise(start: int) -> bytes:
@@ -129,3 +132,31 @@ async def test_a_device_that_fills_the_outbox_does_not_block_other_devices(sandb
             await sandbox.until(lambda record: all(map(record.has, ids)))
         assert (await relay.status())["ledger"]["pending"] > 1_000
         assert not any(status >= 500 and status != 503 for status in noisy.statuses)
+
+
+async def delivered_while_others_hang(relay: RelayProcess, sandbox: Sandbox, first: int) -> None:
+    """Send events of a good device, one after the other. All must be delivered before the first request times out."""
+    for number in range(first, first + size(5, 20)):
+        one = event(number, "good")
+        assert await relay.post(one) == 202
+        async with asyncio.timeout(PATIENCE_S):
+            await sandbox.until(lambda record, one=one: record.has(id_of(one)))
+    assert (await metrics(relay)).get('upstream_requests_total{code="error"}', 0) == 0
+
+
+async def test_silent_tenants_and_hanging_devices_do_not_delay_others(sandbox: Sandbox, tmp_path: Path) -> None:
+    """Two of three tenants and nine devices of the third hang. A kill does not change that."""
+    hanging = [event(0, f"hanging-{n}") for n in range(9)]
+    silent = [event(0, f"device-{n}", tenant_id) for n in range(10) for tenant_id in (2, 3)]
+    env = environment(sandbox.url, tmp_path, upstream__timeout=f"{TIMEOUT_S}s")
+    async with running(env) as relay:
+        for one in (event(0, "good"), *hanging, *silent[:2]):
+            assert await relay.post(one) == 202
+        await relay.until(lambda status: status["ledger"]["delivered"] == 12)
+        sandbox.faults.add(*(Misbehaviour(action="silence", when=when) for when in ("hanging-", *SILENT_TENANTS)))
+        for one in (*silent, *hanging):
+            assert await relay.post(one | {"event_id": str(uuid.uuid4())}) == 202
+        await delivered_while_others_hang(relay, sandbox, 1)
+        await relay.kill()
+    async with running(env | {"RELAY__UPSTREAM__TIMEOUT": f"{4 * TIMEOUT_S}s"}) as relay:
+        await delivered_while_others_hang(relay, sandbox, 1_000)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from tests.mutants.mutant import CONTRACT, mutant
 
+HANGING = "tests/simulation/test_hanging.py"
+SLOTS = "tests/unit/policy/test_request_slots.py"
+
 MUTANTS = (
     mutant(
         "two requests of a device in flight",
@@ -198,8 +201,8 @@ MUTANTS = (
         "tests/unit/policy/test_judgement.py::test_a_failing_endpoint_backs_off_with_full_jitter_and_is_probed_by_one_request",
         (
             "relay/policy/endpoint.py",
-            "            return in_flight == 0\n",
-            "            return in_flight < request_slots\n",
+            "                return NO_ROOM if own.in_flight else FOR_TRIAL\n",
+            "                return FOR_TRIAL\n",
         ),
     ),
     mutant(
@@ -213,9 +216,9 @@ MUTANTS = (
         "G6",
         "tests/unit/policy/test_schedule.py::test_an_endpoint_does_not_use_all_request_slots_beside_another",
         (
-            "relay/policy/schedule.py",
-            "if len(self._endpoints) == 1 else max(1, slots - 1)",
-            "if self._endpoints else 1",
+            "relay/policy/endpoint.py",
+            "own.occupied >= (request_slots if is_only else max(1, request_slots - 1))",
+            "own.occupied >= request_slots",
         ),
     ),
     mutant(
@@ -257,7 +260,11 @@ MUTANTS = (
         "G6",
         "tests/unit/policy/test_schedule.py"
         "::test_devices_share_requests_while_more_are_ready_than_request_slots_are_free",
-        ("relay/policy/batch_selection.py", "    if len(endpoint.ready) <= free_slots:\n", "    if limits:\n"),
+        (
+            "relay/policy/batch_selection.py",
+            "    if len(endpoint.ready) <= free_slots or endpoint.slots.stalled:\n",
+            "    if limits:\n",
+        ),
     ),
     mutant(
         "devices that always share requests linger alone",
@@ -303,6 +310,56 @@ MUTANTS = (
             "self._active[0] if len(self._active) == 1 else self._first_active()",
             "self._active[0]",
         ),
+    ),
+    mutant(
+        "a hanging request occupies its request slot for 5 s",
+        "G6",
+        f"{HANGING}::test_forty_hanging_devices_do_not_delay_others",
+        (
+            "relay/policy/patience.py",
+            "return min(MAX_PATIENCE_MS, max(_MIN_MS, 2 * self._slowest_ms))",
+            "return MAX_PATIENCE_MS",
+        ),
+    ),
+    mutant(
+        "a slow upstream treated as one that hangs",
+        "G9",
+        f"{HANGING}::test_an_upstream_that_is_slow_for_all_gets_no_more_requests_at_a_time",
+        ("relay/policy/patience.py", "            return MAX_PATIENCE_MS\n", "            return _MIN_MS\n"),
+    ),
+    mutant(
+        "trials in all request slots",
+        "G6",
+        f"{SLOTS}::test_devices_in_doubt_use_half_of_the_request_slots",
+        ("relay/policy/request_slots.py", "self.trials < max(1, request_slots // 2) and ", ""),
+    ),
+    mutant(
+        "tenants that were never served use all request slots",
+        "G6",
+        f"{SLOTS}::test_silent_tenants_leave_request_slots_for_one_that_was_served",
+        ("relay/policy/endpoint.py", '(state == "untested" and is_only)', 'state == "untested"'),
+    ),
+    mutant(
+        "an endpoint whose requests all hang is not in doubt",
+        "G6",
+        f"{SLOTS}::test_a_tenant_that_falls_silent_does_so_within_twice_its_response_time",
+        ("relay/policy/endpoint.py", 'if self.health.state == "ok" and (success', "if not self.health and (success"),
+    ),
+    mutant(
+        "an endpoint in doubt probed with a request that was in flight at a crash",
+        "G6",
+        f"{SLOTS}::test_a_failing_endpoint_is_probed_with_a_device_that_did_not_fail",
+        (
+            "relay/policy/batch_selection.py",
+            "    if (room.are_trials or not room.in_doubt) and",
+            "    if not room.in_doubt and",
+        ),
+    ),
+    mutant(
+        "timeouts of hanging devices blamed on their endpoint",
+        "G6",
+        f"{SLOTS}::test_the_timeout_of_a_device_beside_others_that_were_served_is_its_fault",
+        ("relay/policy/failed_request.py", "endpoint.served_others(request.sent_at) or ", ""),
     ),
     mutant(
         "a noisy device fills the outbox",

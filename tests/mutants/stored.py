@@ -377,9 +377,9 @@ MUTANTS = (
         "G3",
         "tests/unit/policy/test_schedule.py::test_after_a_crash_the_same_requests_are_sent_first",
         (
-            "relay/policy/schedule.py",
-            "        exact, wake_at = endpoint.ready.take_exact(device_class, now, self.limits)\n",
-            "        exact, wake_at = (), None\n",
+            "relay/policy/batch_selection.py",
+            "    exact, wake_at = endpoint.ready.take_exact(device_class, now, limits)\n",
+            "    exact, wake_at = (), None\n",
         ),
     ),
 )

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime
 
-from relay.policy.schedule import CONNECTIONS_PER_SLOT
+from relay.policy.request_slots import CONNECTIONS_PER_SLOT
 
 from tests.simulation.upstream import EventKey, Request
 from tests.simulation.virtual import START_MS

@@ -125,6 +125,23 @@ def fairness() -> Iterator[Row]:
         )
 
 
+def hanging() -> Iterator[Row]:
+    """40 devices of one tenant beside two silent tenants, and beside hanging devices of their own tenant."""
+    until = 14 * MINUTE_MS
+    for since, when in ((0, "from the start"), (5 * MINUTE_MS, "later")):
+        silent = [Fault("blackhole", since, until, tenant=n) for n in (2, 3)]
+        for devices in (0, 9, 40):
+            hangs = Fault("silent device", since, since + 9 * MINUTE_MS, devices=frozenset(range(devices)))
+            fleet = [device for n in (2, 3) for device in light_devices(50, first=1_000 * n, tenant=n, gap_ms=30_000)]
+            fleet += [*light_devices(devices, gap_ms=10_000), *light_devices(40, first=100, gap_ms=30_000)]
+            world = simulate(Plan(fleet, 15 * MINUTE_MS, faults=[*silent, hangs]))
+            waits = waits_ms(world, range(100, 140))
+            yield (
+                f"oldest pending event beside two silent tenants and {devices} hanging devices, {when}",
+                f"{waits[-1] / 1000:.1f} s (median {waits[len(waits) // 2] / 1000:.1f} s)",
+            )
+
+
 def restart_with_a_shared_limit() -> Iterator[Row]:
     """The cost of learning a shared limit again after restarts, because it is not stored."""
     devices = [Device(i, backlog=600, gap_ms=10 * HOUR_MS) for i in range(50)]
@@ -190,6 +207,7 @@ MEASUREMENTS: list[Callable[[], Iterator[Row]]] = [
     made_up_tenants,
     named_events,
     fairness,
+    hanging,
     restart_with_a_shared_limit,
     site,
     scale,

@@ -25,7 +25,7 @@ EventKey = tuple[int, int]
 """The identity of an event: (device, number)."""
 Flaw = Literal["", "named", "from 1", "unnamed", "crash"]
 """"from 1": the upstream counts from 1 when it names the event."""
-STALLED_S = 5
+CHECK_S = 0.25
 TIMEOUT_S = 30.0
 HTML = b"<html><head><title>503</title></head><body>Service Unavailable</body></html>"
 
@@ -49,7 +49,18 @@ class _Body(msgspec.Struct):
 class Fault:
     """A fault from `since` until `until`, in milliseconds of true time."""
 
-    kind: Literal["refused", "unstable", "blackhole", "503", "401", "404", "lossy", "429 device", "429 device limit"]
+    kind: Literal[
+        "refused",
+        "unstable",
+        "blackhole",
+        "silent device",
+        "503",
+        "401",
+        "404",
+        "lossy",
+        "429 device",
+        "429 device limit",
+    ]
     """"unstable": at random, a request does not leave the machine or its connection is reset before it arrives.
 
     "429 device limit": every second request is rejected, and the response names the limit of the device.
@@ -163,7 +174,7 @@ class SimUpstream:
         """See BatchSender. The simulation has no connections."""
 
     async def post(
-        self, tenant_id: int, body: bytes, stalled: Callable[[bool], None], *, fresh: bool = False
+        self, tenant_id: int, body: bytes, silent: Callable[[int], None], *, fresh: bool = False
     ) -> UpstreamResponse | NoResponse:
         request = Request(self.clock.true_ms(), tenant_id, msgspec.json.decode(body, type=_Body).events, len(body))
         if not request.events:
@@ -171,15 +182,19 @@ class SimUpstream:
         self.sent.append(request)
         self._watch.sent(request, self.origin(tenant_id))
 
-        def without_progress() -> None:
-            self._watch.stalled(request)
-            stalled(True)
+        loop = asyncio.get_running_loop()
 
-        alarm = asyncio.get_running_loop().call_later(STALLED_S, without_progress)
+        def check() -> None:
+            nonlocal timer
+            silent(self.clock.true_ms() - request.sent_at)
+            timer = loop.call_later(CHECK_S, check)
+
+        timer = loop.call_later(CHECK_S, check)
         try:
             return await self._exchange(request)
         finally:
-            alarm.cancel()
+            timer.cancel()
+            silent(0)
             self._watch.responded(request)
 
     async def _exchange(self, request: Request) -> UpstreamResponse | NoResponse:
@@ -228,7 +243,9 @@ class SimUpstream:
     def _response(self, request: Request) -> UpstreamResponse | None:
         tenant_id, events, now = request.tenant, request.events, request.at
         device = events[0].device
-        if self._has_fault("blackhole", tenant_id):
+        if self._has_fault("blackhole", tenant_id) or any(
+            self._has_fault("silent device", tenant_id, number) for number in {event.device for event in events}
+        ):
             return None
         if self._has_fault("503", tenant_id):
             return self._respond(self._rng.choice([502, 503, 504]), HTML)

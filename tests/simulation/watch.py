@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING
 
 from relay.outbox import Ledger
 from relay.policy.limits import Limits
-from relay.policy.schedule import CONNECTIONS_PER_SLOT
+from relay.policy.request_slots import CONNECTIONS_PER_SLOT
 
 if TYPE_CHECKING:
     from tests.simulation.upstream import EventKey, Request
+
+_NEVER_STALLED_MS = 500
+"""A request of this age still occupies its request slot, even if others respond sooner."""
 
 
 class Watch:
@@ -25,8 +28,7 @@ class Watch:
         self._limits = limits
         self._ledger = ledger
         self._open: dict[int, Request] = {}  # By device.
-        self._requests = 0
-        self._stalled: set[int] = set()  # Ids of requests without progress.
+        self._in_flight: list[Request] = []
         self._attempts: dict[str, set[int]] = {}
         """Ids of the requests in flight without a network, by upstream origin."""
         self._first: dict[int, list[EventKey]] = {}  # Events that must be sent first, by device.
@@ -36,29 +38,25 @@ class Watch:
 
     def started(self, unsettled: Sequence[list[EventKey]]) -> None:
         self._open.clear()
-        self._requests = 0
-        self._stalled.clear()
+        self._in_flight.clear()
         self._attempts.clear()
         self._first = {device: request for request in unsettled for device, _ in request}
 
     def sent(self, request: Request, origin: str) -> None:
-        self._requests += 1
+        self._in_flight.append(request)
         if (attempts := self._attempts.get(origin)) is not None:
             assert not attempts, f"two attempts at a time without a network to {origin}"
             attempts.add(id(request))
         slots = self._limits.max_in_flight
-        assert self._requests - len(self._stalled) <= slots, "more in flight than allowed"
-        assert self._requests <= CONNECTIONS_PER_SLOT * slots, "more connections than allowed"
+        young = [one for one in self._in_flight if request.sent_at - one.sent_at < _NEVER_STALLED_MS]
+        assert len(young) <= slots, "more in flight than allowed"
+        assert len(self._in_flight) <= CONNECTIONS_PER_SLOT * slots, "more connections than allowed"
         keys = request.keys
         for device in {device for device, _ in keys}:
             assert device not in self._open, f"device {device}: a second request in flight"
             self._open[device] = request
             first = self._first.pop(device, keys)
             assert first == keys, f"device {device}: other events were sent before the events in flight at the crash"
-
-    def stalled(self, request: Request) -> None:
-        """Record that a request makes no progress, so that it needs no request slot."""
-        self._stalled.add(id(request))
 
     def unreachable(self, origin: str) -> None:
         """Record that a request did not leave the machine, so that there is one attempt at a time for the origin."""
@@ -69,10 +67,9 @@ class Watch:
         self._attempts.pop(origin, None)
 
     def responded(self, request: Request) -> None:
-        self._requests -= 1
+        self._in_flight.remove(request)
         for attempts in self._attempts.values():
             attempts.discard(id(request))
-        self._stalled.discard(id(request))
         for device in {device for device, _ in request.keys}:
             self._open.pop(device, None)
 

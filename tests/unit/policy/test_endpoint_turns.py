@@ -120,3 +120,17 @@ def test_a_removed_endpoint_does_not_hide_a_new_one_of_the_same_tenant() -> None
     (new,) = listed(turns, origin, 1)
     turns.take(origin)
     assert turns.take(origin) == (new, NEW)
+
+
+def test_endpoints_that_wait_for_a_trial_are_listed_once_when_one_ends() -> None:
+    turns = EndpointTurns()
+    endpoints = listed(turns, new_origin(), 1, 2)
+    turns.clear()
+    for endpoint in endpoints:
+        turns.wait_for_trial(endpoint)
+        turns.wait_for_trial(endpoint)
+    turns.trial_ended()
+    assert served(turns, 2) == [(1, NEW), (2, NEW)]
+    turns.clear()
+    turns.trial_ended()
+    assert turns.next_origin() is None

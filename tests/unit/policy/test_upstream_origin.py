@@ -43,11 +43,11 @@ def test_a_limit_bounds_the_requests_in_flight_of_all_endpoints(origin: Upstream
     endpoints = [RequestSlots(origin.slots) for _ in range(3)]
     for slots in endpoints:
         slots.change("free", "occupied")
-    assert origin.has_room(8)
+    assert origin.has_room()
     origin.limit.limited(0, 10, 3)
-    assert not origin.has_room(8)
+    assert not origin.has_room()
     endpoints[0].change("occupied", "free")
-    assert origin.has_room(8)
+    assert origin.has_room()
     endpoints[1].move(UpstreamOrigin("https://b.example", 0, RequestSlots()).slots)
     assert origin.slots.in_flight == 1
 

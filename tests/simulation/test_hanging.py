@@ -1,0 +1,92 @@
+"""Tenants and devices that hang delay no others: an event is sent within the linger time and one second."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.simulation.scenario import light_devices, longest_wait_ms, simulate
+from tests.simulation.upstream import Fault
+from tests.simulation.world import LIMITS, MINUTE_MS, Crash, Device, Plan
+
+BEGINNING, LATER, END = 0, 1 * MINUTE_MS, 4 * MINUTE_MS
+CRASH = Crash(2 * MINUTE_MS)
+TARGET_MS = LIMITS.linger_ms + 1_000
+GOOD = range(100, 120)
+
+
+def good_devices() -> list[Device]:
+    return light_devices(len(GOOD), first=GOOD.start, gap_ms=20_000)
+
+
+def silent_tenants(since: int, tenants: int = 2) -> tuple[list[Device], list[Fault]]:
+    numbers = range(2, 2 + tenants)
+    devices = [device for n in numbers for device in light_devices(30, first=1_000 * n, tenant=n, gap_ms=20_000)]
+    return devices, [Fault("blackhole", since, END, tenant=n) for n in numbers]
+
+
+def hanging_devices(since: int, count: int = 9) -> tuple[list[Device], list[Fault]]:
+    fault = Fault("silent device", since, END, devices=frozenset(range(count)))
+    return light_devices(count, gap_ms=10_000), [fault]
+
+
+def both(since: int) -> tuple[list[Device], list[Fault]]:
+    (tenants, silent), (devices, hanging) = silent_tenants(since), hanging_devices(since)
+    return [*tenants, *devices], [*silent, *hanging]
+
+
+@pytest.mark.parametrize("since", [BEGINNING, LATER], ids=["from the start", "later"])
+@pytest.mark.parametrize("hanging", [silent_tenants, hanging_devices, both], ids=["tenants", "devices", "both"])
+@pytest.mark.parametrize("crashes", [(), (CRASH,)], ids=["", "with a crash"])
+def test_what_hangs_does_not_delay_others(hanging: object, since: int, crashes: tuple[Crash, ...]) -> None:
+    """A crash restarts the linger time of pending events, so that they count from then on."""
+    assert callable(hanging)
+    devices, faults = hanging(since)
+    world = simulate(Plan([*good_devices(), *devices], 5 * MINUTE_MS, faults=faults, crashes=crashes))
+
+    late = [
+        (key, world.upstream.accepted[key][0].at - max(at, restarted))
+        for key, at in world.offered_at.items()
+        if key[0] in GOOD and at < world.plan.duration_ms
+        for restarted in [world.starts[-1].at if at < CRASH.at <= world.upstream.accepted[key][0].at else 0]
+    ]
+    assert max(waited for _, waited in late) <= TARGET_MS
+
+
+@pytest.mark.parametrize("tenants", [4, 12])
+def test_more_silent_tenants_than_request_slots_for_trials_do_not_delay_another(tenants: int) -> None:
+    devices, faults = silent_tenants(LATER, tenants)
+    world = simulate(Plan([*good_devices(), *devices], 5 * MINUTE_MS, faults=faults))
+
+    assert longest_wait_ms(world, GOOD) <= TARGET_MS
+
+
+def test_forty_hanging_devices_do_not_delay_others() -> None:
+    devices, faults = hanging_devices(LATER, 40)
+    world = simulate(Plan([*good_devices(), *devices], 5 * MINUTE_MS, faults=faults))
+
+    assert longest_wait_ms(world, GOOD) <= TARGET_MS
+
+
+def test_after_a_silence_of_all_the_next_events_are_soon_sent() -> None:
+    """Requests that hang are lost. Trials while they hang notice the recovery."""
+    fault = Fault("blackhole", LATER, LATER + 20_000)
+    world = simulate(Plan(light_devices(40, gap_ms=10_000), 3 * MINUTE_MS, faults=[fault]))
+
+    arrived = [request.at for request in world.upstream.arrivals if request.at >= fault.until and request.response]
+    assert arrived[0] <= fault.until + 5_000
+    assert longest_wait_ms(world, range(40), since=fault.until + 5_000) <= 31_000, "in order, after a lost request"
+
+
+@pytest.mark.parametrize("latency_ms", [(1_400, 1_500), (2_400, 2_500)])
+def test_an_upstream_that_is_slow_for_all_gets_no_more_requests_at_a_time(latency_ms: tuple[int, int]) -> None:
+    devices = [Device(i, backlog=30, gap_ms=60 * MINUTE_MS) for i in range(60)]
+    limits = replace(LIMITS, max_events=5)
+    world = simulate(Plan(devices, MINUTE_MS, limits, latency_ms=latency_ms))
+
+    sent = world.upstream.sent
+    for request in sent:
+        at = request.sent_at
+        others = [other for other in sent if other.sent_at <= at < (other.returned_at or at + 1)]
+        assert len(others) <= limits.max_in_flight
