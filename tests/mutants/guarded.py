@@ -63,6 +63,16 @@ MUTANTS = (
         (f"{ENGINE}/outbox_state.py", "                admitted |= further\n", "                pass\n"),
     ),
     mutant(
+        "a quiet queue stays an object",
+        "G9",
+        "tests/unit/outbox/engine/test_queue_index.py::test_a_quiet_queue_takes_at_most_130_bytes_beside_its_device",
+        (
+            f"{ENGINE}/queue_index.py",
+            "        if queue is not None and queue.is_quiet:\n",
+            "        if queue is False:\n",
+        ),
+    ),
+    mutant(
         "a device forgotten at a start with an occupied rate window",
         "G5",
         "tests/simulation/test_scenarios.py::"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 from hypothesis import given
 from hypothesis import strategies as st
 from relay.outbox.engine.flight import Flight
@@ -89,3 +91,23 @@ def test_a_queue_with_one_pending_event_becomes_quiet_again() -> None:
     index.calm(1)
     assert index.queue(1) is not queue
     assert (list(index.queue(1).seqs(9)), index.backlog(1)) == ([6], (1, key(1), 1, 20))
+
+
+def test_a_quiet_queue_takes_at_most_130_bytes_beside_its_device() -> None:
+    count = 20_000
+    keys = [key(number) for number in range(count)]
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        index = Index()
+        for number in range(count):
+            index.add(1_000 + number, keys[number])
+        index.append(range(count), list(index.by_key.values()), [400] * count)
+        for number in range(0, count, 3):
+            index.find(1_000 + number)
+            index.calm(1_000 + number)
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(index) == count
+    assert after - before <= 130 * count
