@@ -211,6 +211,22 @@ class Appending:
         self._announced.update((queue_id, now) for queue_id, _ in append.new_queues)
         return rows
 
+    async def _outcome(self, number: int, error: OutboxUnavailable) -> CommitRow:
+        """Return the row of a transaction whose outcome is unknown, once it is known. Raise if it did not happen."""
+        attempt = 0
+        while not (isinstance(error, OutboxLost) or self._is_closing):
+            await self._reconnect.wait(attempt, error)
+            attempt += 1
+            try:
+                last, rows = await self._database.last_append(self._state.replica)
+            except OutboxUnavailable as again:
+                error = again
+                continue
+            if last == number:
+                return rows[0]
+            break
+        raise error
+
     def _row(self, append: AppendTransaction, number: int, part: NewPart) -> CommitRow:
         sizes = array("I", map(len, part.bodies))
         totals = (append.accepted, append.requeued)
@@ -245,7 +261,10 @@ class Appending:
             transaction = RequeueTransaction(
                 self._number + 1, accepted, requeued, self._state.now_ms(), [letter.id for letter in letters]
             )
-            row = await self._database.requeue(self._state.replica, transaction)
+            try:
+                row = await self._database.requeue(self._state.replica, transaction)
+            except OutboxUnavailable as error:
+                row = await self._outcome(transaction.number, error)
             if row is None:
                 return 0
             self._number += 1

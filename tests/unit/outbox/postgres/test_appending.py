@@ -1,0 +1,83 @@
+"""Appends and requeues whose outcome is unknown: each is executed once, and counted once."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+from relay.config import OutboxSettings
+from relay.outbox import Ledger, OutboxUnavailable, Selection
+from relay.outbox.postgres.database import AppendTransaction, CommitRow, RequeueTransaction
+from relay.outbox.postgres.outbox import SharedOutbox
+from relay.runtime.tasks import Tasks
+
+from tests.contract.boxes import LEASE_MS, REFUSED, SharedBox, close, event
+from tests.support.memory_database import MemoryDatabase
+
+
+class LossyDatabase(MemoryDatabase):
+    """A connection that is lost during the next append or requeue, before or after the commit."""
+
+    loses = ""
+
+    async def append(self, replica: int, append: AppendTransaction) -> Sequence[int]:
+        if self._is_lost("before"):
+            raise OutboxUnavailable("lost")
+        ids = await super().append(replica, append)
+        if self._is_lost("after"):
+            raise OutboxUnavailable("lost")
+        return ids
+
+    async def requeue(self, replica: int, requeue: RequeueTransaction) -> CommitRow | None:
+        if self._is_lost("before"):
+            raise OutboxUnavailable("lost")
+        row = await super().requeue(replica, requeue)
+        if self._is_lost("after"):
+            raise OutboxUnavailable("lost")
+        return row
+
+    def _is_lost(self, when: str) -> bool:
+        is_lost, self.loses = self.loses == when, "" if self.loses == when else self.loses
+        return is_lost
+
+
+class LossyBox(SharedBox):
+    def make(self) -> SharedOutbox:
+        self.database = LossyDatabase(self.store)
+        return SharedOutbox(
+            self.settings, self.clock, self.metrics, Tasks(), self.database, name="relay", lease_ms=LEASE_MS
+        )
+
+
+@pytest.fixture
+async def box() -> AsyncIterator[LossyBox]:
+    box = LossyBox(OutboxSettings())
+    await box.start()
+    yield box
+    await close(box)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_an_append_is_stored_once(box: LossyBox, when: str) -> None:
+    box.database.loses = when
+    assert await box.outbox.append([event(1), event(2)]) == 0
+    await box.outbox.append([event(3)])
+    await box.seen()
+    assert len(await box.deliver_all()) == 3
+    assert box.on_disk() == box.outbox.ledger() == Ledger(accepted=3, delivered=3)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_a_requeue_is_counted_once(box: LossyBox, when: str) -> None:
+    await box.append([1, 2])
+    await box.claim(2)
+    await box.settle(dead={0: REFUSED, 1: REFUSED})
+    box.database.loses = when
+    if when == "before":
+        with pytest.raises(OutboxUnavailable):
+            await box.outbox.requeue(Selection(all=True), 10)
+    assert await box.outbox.requeue(Selection(all=True), 10) == 2
+    await box.append([3])
+    await box.seen()
+    assert box.outbox.ledger() == Ledger(accepted=3, requeued=2, dead_lettered=2, pending=3)
+    box.check()
