@@ -246,12 +246,15 @@ class Endpoint:
         """Remove the endpoint from the number of endpoints by state."""
         self.origin.count(self.health, None)
 
-    def move(self, origin: UpstreamOrigin) -> None:
-        """Move to another origin, after a reload changed the URL."""
-        self.origin.count(self.health, None)
-        origin.count(None, self.health)
-        self.slots.move(origin.slots)
-        self.origin = origin
+    def succeed(self, previous: Endpoint, now: int) -> None:
+        """Take the ready requests of the endpoint with the URL before a reload.
+
+        Its requests in flight stay there: their outcomes count for their events, and for the limit of their origin.
+        """
+        self.ready, previous.ready = previous.ready, self.ready
+        previous.origin.count(previous.health, None)
+        previous.origin = previous.origin.left(now)
+        previous.origin.count(None, previous.health)
 
     def _become(self, health: Health) -> None:
         self.origin.count(self.health, health)

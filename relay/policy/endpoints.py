@@ -168,7 +168,8 @@ class Endpoints:
         }
         for tenant_id, endpoint in self._by_tenant.items():
             if endpoint.origin.name != self._origin_of(tenant_id or 0):
-                endpoint.move(self.origin(tenant_id, now))
+                self._by_tenant[tenant_id] = Endpoint(tenant_id, now, self.origin(tenant_id, now))
+                self._by_tenant[tenant_id].succeed(endpoint, now)
         self._freed = {
             tenant_id: endpoint
             for tenant_id, endpoint in self._freed.items()

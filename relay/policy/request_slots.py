@@ -72,13 +72,3 @@ class RequestSlots:
             slots.trials += trials
             assert slots.trials >= 0 <= slots.stalled <= slots.in_flight - slots.trials, slots
             slots = slots._parent
-
-    def move(self, parent: RequestSlots) -> None:
-        """Count these requests for another origin."""
-        for slots, sign in ((self._parent, -1), (parent, 1)):
-            if slots is not None:
-                slots.in_flight += sign * self.in_flight
-                slots.stalled += sign * self.stalled
-                slots.trials += sign * self.trials
-                assert slots.trials >= 0 <= slots.stalled <= slots.in_flight - slots.trials, slots
-        self._parent = parent

@@ -67,6 +67,12 @@ class UpstreamOrigin:
         if after is not None:
             self._health_states[after.state] += 1
 
+    def left(self, now: int) -> UpstreamOrigin:
+        """Return an origin with the same limit, for the requests in flight of an endpoint that left this one."""
+        left = UpstreamOrigin(self.name, now, RequestSlots())
+        left.limit = self.limit
+        return left
+
     def has_room(self) -> bool:
         """Return whether network and shared limit permit one more request in flight."""
         in_flight = self.slots.in_flight

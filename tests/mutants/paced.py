@@ -184,6 +184,16 @@ MUTANTS = (
         ),
     ),
     mutant(
+        "a late 429 of the URL before a reload limits the new one",
+        "G5",
+        "tests/unit/policy/test_endpoints.py::test_a_late_response_of_the_previous_url_does_not_count_for_the_new_one",
+        (
+            "relay/policy/schedule.py",
+            "        endpoint = self._sender(send)\n        endpoint.limit",
+            "        endpoint = self._endpoints.of(send.tenant_id)\n        endpoint.limit",
+        ),
+    ),
+    mutant(
         "a lifted shared limit left after hours",
         "G5",
         "tests/unit/policy/test_shared_limit.py::test_a_shared_limit_that_lasted_for_a_day_is_left_within_the_hour",

@@ -10,8 +10,19 @@ from relay.policy.endpoint import SeenError
 from relay.policy.endpoints import MAX_UNPROVEN, Endpoints
 from relay.policy.requests import Share
 from relay.policy.schedule import Schedule
+from relay.policy.verdict import Verdict
 
-from tests.unit.policy.harness import DELIVERED, FAILING, LIMITS, REJECTED, UNAUTHORIZED, Harness, queues, restarted
+from tests.unit.policy.harness import (
+    DELIVERED,
+    FAILING,
+    LIMITED,
+    LIMITS,
+    REJECTED,
+    UNAUTHORIZED,
+    Harness,
+    queues,
+    restarted,
+)
 
 WINDOW_MS = LIMITS.window_ms
 
@@ -218,6 +229,31 @@ def test_a_tenant_that_a_reload_configures_leaves_the_shared_endpoint(one_unprov
     del origins[2]
     harness.schedule.configure(harness.limits, harness.now)
     assert listed(harness) == [1, None, 2]
+
+
+@pytest.mark.parametrize("verdict", [FAILING, UNAUTHORIZED, LIMITED, DELIVERED], ids=lambda each: type(each).__name__)
+def test_a_late_response_of_the_previous_url_does_not_count_for_the_new_one(verdict: Verdict) -> None:
+    """It counts for its events, and for the limit of the previous origin."""
+    origins = {1: "a"}
+    limits = replace(LIMITS, linger_ms=0)
+    harness = Harness(Schedule(limits, lambda tenant: origins.get(tenant, "a"), lambda: origins), linger_ms=0)
+    for queue_id in (1, 2):
+        harness.offer(queue_id)
+        harness.offer(10 + queue_id, tenant=2)
+    late = next(send for send in harness.sends() if send.tenant_id == 1)
+    before = harness.endpoint(1)
+    origins[1] = "b"
+    harness.schedule.configure(harness.limits, harness.now)
+    assert (before.state, harness.endpoint(1).state) == ("untested", "untested")
+    harness.respond(late, verdict, u=0.0)
+    after = harness.endpoint(1)
+    assert (after.state, after.last_error, after.next_attempt_ms) == ("untested", None, None)
+    assert harness.endpoint(2).state == ("rate_limited" if verdict is LIMITED else "untested")
+    assert harness.drained(queues(late)[0]) is (verdict is DELIVERED)
+    harness.round()
+    assert harness.endpoint(1).state == "ok"
+    assert harness.schedule.in_flight() == 1, "the request of the other tenant"
+    assert sum(harness.schedule.states().values()) == 2
 
 
 def test_a_configured_tenant_does_not_count_as_one_of_the_others(one_unproven: None) -> None:
