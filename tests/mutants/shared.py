@@ -42,7 +42,7 @@ MUTANTS = (
     mutant(
         "transaction with an unknown outcome repeated",
         "G2",
-        f"{SWARM}::test_shared_worlds",
+        f"{UNIT}/test_forwarding.py::test_a_claim_and_a_settlement_are_executed_once",
         (f"{SHARED}/forwarding.py", "if attempt and await", "if attempt < 0 and await"),
     ),
     mutant(
