@@ -12,7 +12,7 @@ from zlib import crc32
 from relay.policy.limits import Limits
 from relay.policy.requests import Reply, Send
 from relay.policy.schedule import Schedule
-from relay.policy.verdict import Delivered, Failing, RateLimited, Verdict
+from relay.policy.verdict import Delivered, EventsRejected, Failing, RateLimited, Verdict
 
 from bench.report import Row, at_least, at_most
 from bench.setup import Bench
@@ -31,6 +31,8 @@ _LIMITS = Limits(
 )
 _QUEUES = 10_000
 _EVENT_BYTES = 400
+_API = EventsRejected(422, "422 The events field is required.")
+"""The response to a batch without events."""
 
 
 def policy(bench: Bench) -> Iterator[Row]:
@@ -105,6 +107,9 @@ class _World:
 
     def _respond(self, send: Send, sent_at: int, now: int, turn: int) -> None:
         schedule, pending = self._schedule, self._pending
+        if not send.shares:
+            schedule.answered(send, Reply({}, 0, _API, sent_at), now, self._draws[turn % len(self._draws)])
+            return
         claimed = {share.queue_id: min(share.max_events, pending[share.queue_id]) for share in send.shares}
         verdict = self._verdicts[turn % len(self._verdicts)]
         reply = Reply(claimed, sum(claimed.values()) * _EVENT_BYTES, verdict, sent_at)

@@ -28,7 +28,7 @@ import structlog
 from relay.forward.lease_bound import post_within_lease
 from relay.forward.queue_holder import QueueHolder
 from relay.forward.state_log import StateLog
-from relay.forward.timestamps import corrected
+from relay.forward.timestamps import corrected_bodies
 from relay.forward.upstream import BatchSender
 from relay.outbox import Claimed, ClaimPart, Dead, Outbox, OutboxError, Settled
 from relay.policy import batch
@@ -190,7 +190,8 @@ class Forwarder(QueueHolder):
             if isinstance(step, Wait):
                 return step.until
             self._sending += 1
-            self._tasks.start(f"send tenant {step.tenant_id}", self._send(step, now))
+            sending = self._send(step, now) if step.shares else self._ask(step, now)
+            self._tasks.start(f"send tenant {step.tenant_id}", sending)
 
     async def _wait(self, until: int | None) -> None:
         """Wait for a change, at most until a monotonic time in milliseconds."""
@@ -243,6 +244,15 @@ class Forwarder(QueueHolder):
         self._state_log.note(self._schedule.endpoint(send, now), now)
         return False
 
+    async def _ask(self, send: Send, chosen_at: int) -> None:
+        """Send a batch without events, whose response shows whether the API responds at all."""
+        request = batch.body([])
+        response = await self._post(send, request, 0, fresh=True)
+        self._sending -= 1
+        now, reply = self._clock.monotonic_ms(), Reply({}, len(request), verdict(response, 0), chosen_at)
+        self._state_log.note(self._schedule.answered(send, reply, now, self._clock.chance()), now)
+        self._changed.set()
+
     async def _claim(self, send: Send, chosen_at: int) -> Sequence[Claimed] | None:
         """Claim events and return them, or None if the outbox cannot be read now."""
         parts = self._parts(send)
@@ -290,7 +300,7 @@ class Forwarder(QueueHolder):
 
     async def _exchange(self, send: Send, claimed: Sequence[Claimed], chosen_at: int) -> None:
         queue_ids = [part.queue_id for part in claimed]
-        bodies = [body for part in claimed for body in _corrected(part)]
+        bodies = [body for part in claimed for body in corrected_bodies(part)]
         if not bodies:
             self._outbox.release(queue_ids)
             return
@@ -348,7 +358,7 @@ class Forwarder(QueueHolder):
         return response
 
     def _silent(self, send: Send, silent_ms: int) -> None:
-        if self._schedule.silent(send, silent_ms, self._clock.monotonic_ms()):
+        if send.shares and self._schedule.silent(send, silent_ms, self._clock.monotonic_ms()):
             self._changed.set()
 
     async def _settle(self, send: Send, settled: Sequence[Settled]) -> None:
@@ -365,13 +375,3 @@ class Forwarder(QueueHolder):
                 wait_ms = full_jitter(attempt, _DISK_RETRY_INITIAL_MS, _DISK_RETRY_MAX_MS, self._clock.chance())
                 await asyncio.sleep(wait_ms / 1000)
                 attempt += 1
-
-
-def _corrected(claimed: Claimed) -> Sequence[bytes]:
-    """Return the bodies to send: the stored bytes, with wrong inserted timestamps corrected."""
-    if not claimed.timestamps:
-        return claimed.bodies
-    bodies = list(claimed.bodies)
-    for index, timestamp in claimed.timestamps.items():
-        bodies[index] = corrected(bodies[index], timestamp.true_ms, same_boot=timestamp.same_boot)
-    return bodies

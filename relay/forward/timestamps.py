@@ -8,8 +8,10 @@ Rules:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
+from relay.outbox import Claimed
 from relay.policy.true_time import EARLIEST_MS, WRONG_FROM_MS
 from relay.runtime.clock import rfc3339
 
@@ -31,3 +33,13 @@ def corrected(body: bytes, true_ms: int, *, same_boot: bool) -> bytes:
     late_ms = inserted_ms - true_ms
     wrong = abs(late_ms) > WRONG_FROM_MS if same_boot else inserted_ms < EARLIEST_MS or late_ms > WRONG_FROM_MS
     return body[:at] + rfc3339(true_ms).encode() + body[at + _TIMESTAMP_CHARS :] if wrong else body
+
+
+def corrected_bodies(claimed: Claimed) -> Sequence[bytes]:
+    """Return the bodies to send: the stored bytes, with wrong inserted timestamps corrected."""
+    if not claimed.timestamps:
+        return claimed.bodies
+    bodies = list(claimed.bodies)
+    for index, timestamp in claimed.timestamps.items():
+        bodies[index] = corrected(bodies[index], timestamp.true_ms, same_boot=timestamp.same_boot)
+    return bodies

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 PROBE_INITIAL_MS = 30_000
 PROBE_MAX_MS = 300_000
+ISOLATION_MS = 60_000
 REQUESTED_DELAY_MAX_MS = 3_600_000
 _SPREAD_MIN_MS = 2_000
 
@@ -24,6 +25,11 @@ def probe_delay(attempt: int, u: float) -> int:
     It doubles from 30 s to 5 min, plus the random addition.
     """
     return _spread(min(PROBE_MAX_MS, PROBE_INITIAL_MS << min(attempt, 16)), u)
+
+
+def isolation_delay(u: float) -> int:
+    """Return the delay in milliseconds between attempts of an event that fails alone: 60 s, plus or minus 10 %."""
+    return ISOLATION_MS * 9 // 10 + int(u * ISOLATION_MS / 5)
 
 
 def requested_delay(retry_after_ms: int | None, u: float) -> int:

@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from relay.policy.backoff import full_jitter, probe_delay, requested_delay
+from relay.policy.backoff import full_jitter, isolation_delay, probe_delay, requested_delay
 from relay.policy.device_queue import DeviceQueue
-from relay.policy.diagnosis import BatchRemoved
+from relay.policy.diagnosis import BatchRemoved, Diagnosis
 from relay.policy.endpoint import Endpoint
 from relay.policy.endpoint_health import Failure
 from relay.policy.limits import Limits
 from relay.policy.omitted_events import DeadLetterCause, Omitted
 from relay.policy.pause import Pause
+
+_FAILURES_AT_ISOLATION_DELAY_MAX = 20
+"""After more failures of an event alone, which did not show its cause, the backoff grows."""
+_SEARCH_ATTEMPT_MAX = 3
+"""Bound of the backoff while a batch is halved, so that its bad event is found within minutes."""
 
 
 class QueueOutcome(NamedTuple):
@@ -61,9 +66,21 @@ class CompletedRequest(NamedTuple):
         if reason in ("unauthorized", "misconfigured"):
             return Pause(self.now + probe_delay(attempt, self.u), reason)
         jitter_ms = full_jitter(attempt, self.limits.retry_initial_ms, self.limits.retry_max_ms, self.u)
+        return self._pause(jitter_ms, reason, retry_after_ms)
+
+    def search_pause(self, diagnosis: Diagnosis, retry_after_ms: int | None) -> Pause:
+        """Return the pause of a device queue while the relay looks for the event that causes its failures."""
+        if diagnosis.is_isolated() and diagnosis.failures <= _FAILURES_AT_ISOLATION_DELAY_MAX:
+            return self._pause(isolation_delay(self.u), "backing_off", retry_after_ms)
+        attempt = (
+            diagnosis.failures - 1 if diagnosis.is_isolated() else min(diagnosis.failures - 1, _SEARCH_ATTEMPT_MAX)
+        )
+        return self.pause(attempt, "backing_off", retry_after_ms)
+
+    def _pause(self, delay_ms: int, reason: Failure | Literal["rate_limited"], retry_after_ms: int | None) -> Pause:
         requested_ms = requested_delay(retry_after_ms, self.u)
         requested_until = self.now + requested_ms if requested_ms else 0
-        return Pause(self.now + max(jitter_ms, requested_ms), reason, requested_until)
+        return Pause(self.now + max(delay_ms, requested_ms), reason, requested_until)
 
 
 NOTHING = Judgement(())

@@ -24,7 +24,7 @@ from typing import TypeAlias
 from relay.policy.omitted_events import Omitted
 
 POISON_FAILURES = 10
-POISON_MS = 600_000
+POISON_MS = 540_000
 _FAILURES_BEFORE_PROBE = 3  # Failures of one batch before the relay sends smaller probes.
 
 
@@ -127,6 +127,8 @@ class BatchFailed:
     others_succeed: bool
     success_at: int | None
     """Time of the endpoint's latest success."""
+    at_once: bool = False
+    """Look for a bad event after the first failure, because the upstream does not fail by chance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,16 +165,18 @@ Outcome: TypeAlias = (
 
 @dataclass(frozen=True, slots=True)
 class Alone:
-    """Failures of the first event in requests of its own, counted while other devices succeed."""
+    """Failures of the first event in requests of its own."""
 
     failures: int
     since: int
     """Time of the first failure."""
     failed_at: int
-    """Time of the latest counted failure."""
+    """Time of the latest failure that counts as evidence."""
+    evident: int = 1
+    """Failures that count as evidence, because other devices succeeded since the previous one."""
 
     def __post_init__(self) -> None:
-        assert self.failures >= 1, self
+        assert self.failures >= self.evident >= 1, self
         assert self.since <= self.failed_at, self
 
 
@@ -220,7 +224,11 @@ class Diagnosis:
     def is_poisoned(self, now: int) -> bool:
         """Return whether the first event keeps failing in requests of its own while other devices succeed."""
         alone = self.alone
-        return alone is not None and alone.failures >= POISON_FAILURES and now - alone.since >= POISON_MS
+        return alone is not None and alone.evident >= POISON_FAILURES and now - alone.since >= POISON_MS
+
+    def is_isolated(self) -> bool:
+        """Return whether the first event is known to fail alone, so that its attempts are far apart."""
+        return self.alone is not None and isinstance(self.state, Bisecting)
 
     def after(self, outcome: Outcome) -> Diagnosis:
         """Return the diagnosis after the outcome of a request. This is the only transition."""
@@ -268,7 +276,7 @@ class Diagnosis:
         is_alone = outcome.events == 1 and not isinstance(self.state, Remainder)
         alone = self._alone(outcome) if is_alone else self.alone
         failed = replace(self._separated(), failures=self.failures + 1, alone=alone)
-        if failed.has_few_failures():
+        if failed.has_few_failures() and not (outcome.at_once and outcome.others_succeed):
             return failed
         if outcome.others_succeed or self.smaller_succeeded:
             return replace(failed, state=Bisecting(outcome.events))
@@ -276,13 +284,13 @@ class Diagnosis:
         return replace(failed, state=ProbingSmaller(max(1, outcome.events // 2), prefix))
 
     def _alone(self, outcome: BatchFailed) -> Alone:
-        """Count a failure only if other devices succeeded since the previous one, so that an outage does not count."""
+        """Count a failure as evidence only if other devices succeeded since the previous one, unlike in an outage."""
         alone, now = self.alone, outcome.now
         if alone is None:
             return Alone(1, now, now)
         if outcome.success_at is None or outcome.success_at <= alone.failed_at:
-            return alone
-        return Alone(alone.failures + 1, alone.since, now)
+            return replace(alone, failures=alone.failures + 1)
+        return Alone(alone.failures + 1, alone.since, now, alone.evident + 1)
 
     def _suspecting(self, prefix: int) -> State:
         return ProbingSmaller(self.state.limit, prefix) if isinstance(self.state, ProbingSmaller) else Bisecting(prefix)

@@ -10,7 +10,17 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from relay.policy.body_size import BodySize
+from relay.policy.cause import (
+    CONFIGURATION_CHANGED,
+    EVENTS_DELIVERED,
+    NO_SEARCH,
+    Cause,
+    SearchInput,
+    Suspected,
+    Suspicion,
+)
 from relay.policy.class_turns import DeviceClass
+from relay.policy.device_queue import DeviceQueue
 from relay.policy.endpoint_health import (
     ApiResponded,
     EndpointFailed,
@@ -22,6 +32,7 @@ from relay.policy.endpoint_health import (
     RequestSent,
 )
 from relay.policy.evidence import Evidence
+from relay.policy.limits import Limits
 from relay.policy.patience import MAX_PATIENCE_MS, Patience
 from relay.policy.pause import Pause
 from relay.policy.position import SlotUse
@@ -63,6 +74,7 @@ class Endpoint:
         "patience",
         "ready",
         "rejections",
+        "search",
         "slots",
         "tenant_id",
         "wake_at",
@@ -78,6 +90,7 @@ class Endpoint:
         self.evidence = Evidence()
         self.patience = Patience()
         self.rejections = Rejections()
+        self.search = NO_SEARCH
         self.body_size = BodySize()
         self.last_error: SeenError | None = None
         self.wake_at: int | None = None  # Expiry of its timer; set by Timers.
@@ -173,9 +186,22 @@ class Endpoint:
         """
         if self.tenant_id is None:
             return device_class
-        return self.ready.prefer(
-            device_class, lambda queue: not queue.diagnosis.failures and queue.id not in self.rejections
-        )
+        return self.ready.prefer(device_class, self._is_blameless)
+
+    def add_ready(self, queue: DeviceQueue, limits: Limits, now: int) -> DeviceClass:
+        """List a device queue that became ready, which ends the pause if it is likely served. Return its class."""
+        if self.health.pause.until > now and self._is_likely_served(queue, now):
+            self.end_pause()
+        return self.ready.add(queue, limits)
+
+    def _is_likely_served(self, queue: DeviceQueue, now: int) -> bool:
+        return self._is_witness(queue) and self.search.trusts_witnesses and self.evidence.has_recent_success(now)
+
+    def _is_witness(self, queue: DeviceQueue) -> bool:
+        return queue.is_known and self._is_blameless(queue)
+
+    def _is_blameless(self, queue: DeviceQueue) -> bool:
+        return not queue.diagnosis.failures and queue.id not in self.rejections
 
     def fell_silent(self, since: int) -> None:
         """Record that a request hangs since then. Without a later success the endpoint is in doubt."""
@@ -190,10 +216,12 @@ class Endpoint:
         success_at = self.evidence.success_at
         return success_at is not None and success_at >= sent_at + self.patience.ms
 
-    def succeeded(self, queue_ids: Sequence[int], now: int) -> None:
-        """Record that the upstream accepted events of these device queues."""
-        self.evidence.succeeded(queue_ids, now)
+    def succeeded(self, queue_ids: Sequence[int], failures: int, now: int) -> None:
+        """Record that the upstream accepted events of these device queues, after `failures` requests with them."""
+        self.evidence.succeeded(queue_ids, failures, now)
         self.rejections.forget()
+        if self.search.is_open:
+            self.search = self.search.after(EVENTS_DELIVERED)
         self.limit.succeeded()
         self.last_error = None
         self.responded(now)
@@ -213,6 +241,23 @@ class Endpoint:
         self._become(before.after(EndpointFailed(failure, sent_at, now)))
         return None if self.health is before else self.health.attempt - 1
 
+    def cause_of(self, queues: Sequence[DeviceQueue], suspicion: Suspicion, now: int) -> Cause:
+        """Record that a request with events of these device queues failed. Return the cause, as far as it is known."""
+        ids = [queue.id for queue in queues]
+        self.evidence.failed(ids)
+        if len(ids) == 1:
+            self.evidence.suspected(ids[0])
+        has_witness = self.evidence.has_witness(ids, now)
+        was_asking = self.search.is_asking
+        self.search_for_cause(Suspected(ids[0], queues[0].is_known, self.health.is_failing, suspicion, now))
+        if self.search.is_asking and not was_asking:
+            self.ready.add_empty_batch(queues[0].key[0])
+        return self.search.cause(has_witness=has_witness)
+
+    def search_for_cause(self, what: SearchInput) -> None:
+        """Continue the search for the cause of failures."""
+        self.search = self.search.after(what)
+
     def limited(self, message: str, sent_at: int, now: int, initial_rate: int) -> int:
         """Record a 429 of a shared limit. Return the number of consecutive ones before it."""
         self.last_error = SeenError(message, now)
@@ -228,6 +273,11 @@ class Endpoint:
         self._become(self.health.after(ProbePostponed(pause)))
 
     def probe_now(self) -> None:
+        """End the pause, except the part that a server requested, and forget the finding of the search."""
+        self.search_for_cause(CONFIGURATION_CHANGED)
+        self.end_pause()
+
+    def end_pause(self) -> None:
         """End the pause, except the part that a server requested."""
         self._become(self.health.after(PauseEnded()))
 
@@ -239,7 +289,7 @@ class Endpoint:
 
     def inherit_success(self, queue_ids: Sequence[int], now: int) -> None:
         """Start as a working endpoint, because the shared endpoint delivered events of these device queues."""
-        self.evidence.succeeded(queue_ids, now)
+        self.evidence.succeeded(queue_ids, 0, now)
         self.responded(now)
 
     def removed(self) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Literal, TypeAlias
+
+from relay.policy.cause import Answered, Cause, Finding, Suspicion
 from relay.policy.completed_request import CompletedRequest, Judgement, dead_letter
 from relay.policy.diagnosis import BatchDelayed, BatchFailed, FailureSeen, SharedBatchFailed
 from relay.policy.endpoint_health import Failure
 from relay.policy.omitted_events import DeadLetterCause
-from relay.policy.verdict import Failing
+from relay.policy.verdict import Delivered, EventsRejected, Failing, Misconfigured, Unauthorized, Verdict
+
+FailedVerdict: TypeAlias = Unauthorized | Misconfigured | Failing
 
 
 def _too_slow(request: CompletedRequest, verdict: Failing) -> Judgement:
@@ -19,26 +24,105 @@ def _too_slow(request: CompletedRequest, verdict: Failing) -> Judgement:
     return Judgement((), "halves" if request.exact and len(request.queues) > 1 else "")
 
 
-def failing(request: CompletedRequest, verdict: Failing) -> Judgement:
-    """Handle a failure without a decision about events: the endpoint is unavailable, or an event is poison."""
-    if verdict.while_sending and sum(events for _, events in request.queues) > 1:
+def failed(request: CompletedRequest, verdict: FailedVerdict) -> Judgement:
+    """Handle a failure without a decision about events: of the endpoint, of one device, or by one of its events."""
+    if isinstance(verdict, Failing) and verdict.while_sending and sum(events for _, events in request.queues) > 1:
         return _too_slow(request, verdict)
     endpoint, now = request.endpoint, request.now
-    device_fault = attribute_failure(request)
+    failure = _failure(verdict)
+    retry_after_ms = verdict.retry_after_ms if isinstance(verdict, Failing) else None
+    suspicion = Suspicion(failure, verdict.message, retry_after_ms, verdict.may_be_content)
+    cause = endpoint.cause_of([queue for queue, _ in request.queues], suspicion, now)
+    if endpoint.served_others(request.sent_at):
+        cause = "device"
     if len(request.queues) > 1:
         for queue, _ in request.queues:
-            queue.diagnose(SharedBatchFailed(device_fault))
-    else:
+            queue.diagnose(SharedBatchFailed(cause == "device"))
+    elif verdict.may_be_content and (cause != "endpoint" or failure == "backing_off"):
         queue, events = request.queues[0]
-        queue.diagnose(BatchFailed(events, now, device_fault, endpoint.evidence.success_at))
-        if events == 1 and queue.diagnosis.is_poisoned(now):
-            endpoint.note_error(verdict.message, request.now)
-            return dead_letter(queue, DeadLetterCause("poison", verdict.status, verdict.message))
-    return _pause(request, device_fault, "backing_off", verdict.message, verdict.retry_after_ms)
+        at_once = failure != "backing_off"
+        queue.diagnose(BatchFailed(events, now, cause == "device", endpoint.evidence.success_at, at_once))
+        if events == 1 and cause == "device" and _is_proven(request):
+            endpoint.note_error(verdict.message, now)
+            message = f"rejected because of its content: {verdict.message}"
+            return dead_letter(queue, DeadLetterCause("poison", verdict.status, message))
+    elif cause != "endpoint":
+        request.queues[0][0].diagnose(BatchDelayed())
+    if cause == "endpoint":
+        return _pause(request, False, failure, verdict.message, retry_after_ms)
+    return _pause_devices(request, suspicion, cause)
+
+
+def _is_proven(request: CompletedRequest) -> bool:
+    """Return whether the first event fails because of its content: others were delivered between its failures."""
+    queue, _ = request.queues[0]
+    alone = queue.diagnosis.alone
+    return (
+        alone is not None
+        and queue.diagnosis.is_poisoned(request.now)
+        and request.endpoint.evidence.mostly_succeeds(alone.since)
+    )
+
+
+def _pause_devices(request: CompletedRequest, suspicion: Suspicion, cause: Cause) -> Judgement:
+    """Pause the device queues of a failed request, and not the endpoint.
+
+    Without a device that is served, the endpoint is shown as failing, although its other devices may send.
+    """
+    endpoint, now = request.endpoint, request.now
+    failure, message, retry_after_ms, may_be_content = suspicion
+    if cause == "device":
+        if not endpoint.evidence.has_witness([queue.id for queue, _ in request.queues], now):
+            endpoint.failed(suspicion.shown, message, request.sent_at, now)
+        endpoint.note_error(message, now)
+    for queue, _ in request.queues:
+        if may_be_content or cause == "undecided":
+            queue.start_pause(request.search_pause(queue.diagnosis, retry_after_ms))
+        else:
+            queue.start_pause(request.pause(queue.diagnosis.failures - 1, failure, retry_after_ms))
+    return Judgement((), _resend(request))
+
+
+def answered(request: CompletedRequest, verdict: Verdict) -> None:
+    """Apply the response to a batch without events to the search for the cause of failures."""
+    endpoint, before = request.endpoint, request.endpoint.search
+    finding = _finding(verdict)
+    endpoint.search_for_cause(Answered(finding))
+    if finding == "api" and endpoint.health.state in ("unauthorized", "misconfigured"):
+        endpoint.end_pause()
+    if isinstance(verdict, Unauthorized | Misconfigured):
+        _pause(request, False, _failure(verdict), verdict.message, None)
+    elif before.suspicion is not None:
+        has_witness = endpoint.evidence.has_witness((), request.now)
+        if endpoint.search.cause(has_witness=has_witness) == "endpoint":
+            failure, message, retry_after_ms, _ = before.suspicion
+            _pause(request, False, failure, message, retry_after_ms)
+        elif not has_witness:
+            endpoint.failed(before.suspicion.shown, before.suspicion.message, request.sent_at, request.now)
+
+
+def _finding(verdict: Verdict) -> Finding:
+    match verdict:
+        case Unauthorized() | Misconfigured():
+            return "endpoint"
+        case Delivered() | EventsRejected(about_events=True):
+            return "api"
+        case _:
+            return "unknown"
+
+
+def _failure(verdict: FailedVerdict) -> Failure:
+    match verdict:
+        case Unauthorized():
+            return "unauthorized"
+        case Misconfigured():
+            return "misconfigured"
+        case Failing():
+            return "backing_off"
 
 
 def endpoint_failed(request: CompletedRequest, failure: Failure, message: str) -> Judgement:
-    """Handle a response to all requests of the endpoint, such as 401 or 404, unless only this device receives it."""
+    """Handle too many rejections in a row, unless only this device receives them."""
     device_fault = attribute_failure(request)
     if device_fault:
         for queue, _ in request.queues:
@@ -67,7 +151,7 @@ def attribute_failure(request: CompletedRequest) -> bool:
 def _pause(
     request: CompletedRequest, device_fault: bool, failure: Failure, message: str, retry_after_ms: int | None
 ) -> Judgement:
-    """Pause the device queues or the endpoint. An exact request stays exact for its first retries."""
+    """Pause the device queues or the endpoint."""
     endpoint, now = request.endpoint, request.now
     if device_fault:
         endpoint.note_error(message, request.now)
@@ -77,5 +161,10 @@ def _pause(
         attempt = endpoint.failed(failure, message, request.sent_at, now)
         if attempt is not None:
             endpoint.postpone_probe(request.pause(attempt, failure, retry_after_ms))
+    return Judgement((), _resend(request))
+
+
+def _resend(request: CompletedRequest) -> Literal["", "exact"]:
+    """Return whether an exact request stays exact, as it does for its first retries."""
     stays_exact = request.exact and all(queue.diagnosis.has_few_failures() for queue, _ in request.queues)
-    return Judgement((), "exact" if stays_exact else "")
+    return "exact" if stays_exact else ""

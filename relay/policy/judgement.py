@@ -20,8 +20,16 @@ from relay.policy.completed_request import (
     QueueOutcome,
     dead_letter,
 )
-from relay.policy.diagnosis import BatchDelayed, BatchRejected, BatchRemoved, EventsNamed, EventTooLarge, LimitMet
-from relay.policy.failed_request import attribute_failure, endpoint_failed, failing
+from relay.policy.diagnosis import (
+    HEALTHY,
+    BatchDelayed,
+    BatchRejected,
+    BatchRemoved,
+    EventsNamed,
+    EventTooLarge,
+    LimitMet,
+)
+from relay.policy.failed_request import answered, attribute_failure, endpoint_failed, failed
 from relay.policy.network import NotSent, explains_loss
 from relay.policy.omitted_events import DeadLetterCause, OmittedEvent
 from relay.policy.verdict import (
@@ -63,12 +71,18 @@ def judge(request: CompletedRequest, verdict: Verdict) -> Judgement:
             return _too_large(request, verdict)
         case RateLimited():
             return _limited(request, verdict)
-        case Unauthorized(message):
-            return endpoint_failed(request, "unauthorized", message)
-        case Misconfigured(message):
-            return endpoint_failed(request, "misconfigured", message)
-        case Failing():
-            return failing(request, verdict)
+        case Unauthorized() | Misconfigured() | Failing():
+            return failed(request, verdict)
+
+
+def judge_answer(request: CompletedRequest, verdict: Verdict) -> None:
+    """Apply the response to a batch without events. A 429 to it starts no shared limit."""
+    match verdict:
+        case NothingLeft(message):
+            _not_sent(request, message)
+        case _:
+            request.endpoint.origin.responded()
+    answered(request, verdict)
 
 
 def _not_sent(request: CompletedRequest, message: str, *, was_lost: bool = False) -> Judgement:
@@ -87,16 +101,18 @@ def _not_sent(request: CompletedRequest, message: str, *, was_lost: bool = False
 def _delivered(request: CompletedRequest, verdict: Delivered) -> Judgement:
     """Record the events as delivered, except events that the response rejects by index."""
     outcomes, served = [], []
-    first = 0
+    first = failures = 0
     for queue, events in request.queues:
         sent = request.sent(queue, events)
         dead_letters = _named_dead_letters(verdict.rejected, verdict.status, first, sent)
+        failed_before = queue.diagnosis.failures
         queue.delivered(events, events - sent + len(dead_letters))
+        failures += failed_before if queue.diagnosis is HEALTHY else 0
         outcomes.append(QueueOutcome(queue.id, True, dead_letters))
         first += sent
         if sent:
             served.append(queue.id)
-    request.endpoint.succeeded(served, request.now)
+    request.endpoint.succeeded(served, failures, request.now)
     request.endpoint.patience.succeeded(request.now - request.sent_at)
     request.endpoint.body_size.delivered(request.body_bytes, request.now, request.limits.max_body_bytes)
     return Judgement(outcomes)

@@ -7,7 +7,7 @@ become part of an exact request, and is skipped.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import TypeAlias
 
 from relay.policy.class_turns import CLASSES, DeviceClass
@@ -25,7 +25,7 @@ _PREFERRED_AMONG = 32
 class ReadyQueues:
     """Each class is first-in, first-out. A class without entries has no deque, which needs 600 bytes even if empty."""
 
-    __slots__ = ("_blocked", "_exact", "_is_shared", "_queues")
+    __slots__ = ("_blocked", "_empty_batch", "_exact", "_is_shared", "_queues")
 
     def __init__(self, *, is_shared: bool = False) -> None:
         """Create empty ready queues; `is_shared`: of several tenants."""
@@ -34,6 +34,7 @@ class ReadyQueues:
         self._exact: list[deque[ExactRequest] | None] = [None for _ in CLASSES]
         self._blocked: list[tuple[DeviceClass, ExactRequest]] = []
         """Exact requests that wait for a pause, a rate window or a request in flight."""
+        self._empty_batch: int | None = None  # The tenant for which a batch without events is to be sent.
 
     def __len__(self) -> int:
         """Return the number of listed device queues."""
@@ -48,10 +49,12 @@ class ReadyQueues:
 
     def classes(self, *, in_doubt: bool = True) -> Sequence[DeviceClass]:
         """Return the classes with requests that are not blocked; without `in_doubt`, only with device queues that are
-        not in doubt."""
+        not in doubt. A batch without events belongs to the first class."""
         if not in_doubt:
-            return [each for each in CLASSES[:-1] if self._queues[each]]
-        return [each for each in CLASSES if self._queues[each] or self._exact[each]]
+            found = [each for each in CLASSES[:-1] if self._queues[each]]
+        else:
+            found = [each for each in CLASSES if self._queues[each] or self._exact[each]]
+        return found if self._empty_batch is None or found[:1] == [CLASSES[0]] else [CLASSES[0], *found]
 
     def add(self, queue: DeviceQueue, limits: Limits) -> DeviceClass:
         """Add a device queue at the end of its class. Return the class."""
@@ -129,6 +132,18 @@ class ReadyQueues:
         for device_class, request in self._blocked:
             self._list_exact(device_class, request)
         self._blocked.clear()
+
+    def add_empty_batch(self, tenant_id: int) -> None:
+        """Send a batch without events next, with the URL and key of a tenant."""
+        self._empty_batch = tenant_id
+
+    def take_empty_batch(self, in_flight: Container[int]) -> int | None:
+        """Remove and return the tenant of the batch without events, unless one for this tenant is in flight."""
+        tenant_id = self._empty_batch
+        if tenant_id is None or tenant_id in in_flight:
+            return None
+        self._empty_batch = None
+        return tenant_id
 
     def take_exact(self, device_class: DeviceClass, now: int, limits: Limits) -> tuple[ExactRequest, int | None]:
         """Remove and return the first exact request of a class that all its device queues may send now; empty without.

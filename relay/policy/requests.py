@@ -21,7 +21,9 @@ class Share(NamedTuple):
 
 
 class Send(NamedTuple):
-    """A request to send now. `responded` frees its request slot, and `settled` frees its device queues."""
+    """A request to send now. Without shares it is a batch without events.
+
+    `responded` frees its request slot, and `settled` frees its device queues."""
 
     tenant_id: int
     shares: tuple[Share, ...]

@@ -14,7 +14,6 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from sys import maxsize
 
 from relay.event.reader import DeviceKey
 from relay.policy import overview
@@ -23,6 +22,7 @@ from relay.policy.class_turns import DeviceClass
 from relay.policy.completed_request import CompletedRequest, QueueOutcome
 from relay.policy.device_queue import DeviceQueue, linger_end
 from relay.policy.diagnosis import BatchRemoved, EventsNamed
+from relay.policy.empty_batches import EmptyBatches
 from relay.policy.empty_queues import EmptyQueues
 from relay.policy.endpoint import Endpoint
 from relay.policy.endpoint_turns import EndpointTurns
@@ -54,6 +54,7 @@ class Schedule:
         self._turns = EndpointTurns()
         self._endpoints = Endpoints(origin_of, configured, self._turns.list_all)
         self._senders: dict[int, Endpoint] = {}  # Endpoints of unsettled requests, by the first device queue.
+        self._empty_batches = EmptyBatches(self._turns)
         self._timers: Timers[DeviceQueue | Endpoint | UpstreamOrigin] = Timers()
         self._slots = self._endpoints.slots
         self._empty = EmptyQueues()
@@ -190,6 +191,8 @@ class Schedule:
         if endpoint.health.pause.until > now:
             self._timers.wake(endpoint, endpoint.health.pause.until)
             return None
+        if empty_batch := self._empty_batches.send(endpoint, now):
+            return empty_batch
         chosen = select(endpoint, device_class, room, self.limits, now, self._slots.occupied, self._arm)
         if chosen.wake_at is not None:
             self._timers.wake(endpoint, chosen.wake_at)
@@ -216,9 +219,8 @@ class Schedule:
     def silent(self, send: Send, silent_ms: int, now: int) -> bool:
         """Record for how long a request makes no progress. Return whether `next` may change."""
         position, endpoint = self._queues[send.shares[0].queue_id].position, self._sender(send)
-        if not isinstance(position, InFlight) or position.slot == "free":
+        if not isinstance(position, InFlight) or (before := position.slot) == "free":
             return False
-        before = position.slot
         self._use_slot(send, endpoint.slot_use(before, silent_ms, self.limits.max_in_flight, now))
         return position.slot != before
 
@@ -229,17 +231,13 @@ class Schedule:
         return self._queues[queue_id].pack(now, self.limits.window_ms)
 
     def responded(self, send: Send, reply: Reply, now: int, u: float) -> Sequence[QueueOutcome]:
-        """Apply the result of a request and free its request slot. Return the outcome for its events.
-
-        `u` is uniform in [0, 1).
-        """
+        """Apply the result of a request, free its request slot, and return the outcome for its events. 0 <= u < 1."""
         endpoint = self._sender(send)
         endpoint.limit.responded(now)
-        delivered = isinstance(reply.verdict, Delivered)
         queues = []
         for queue_id, max_events, omitted in send.shares:
             queue, events = self._queues[queue_id], reply.claimed.get(queue_id, 0) + len(omitted)
-            if events < max_events or not delivered:
+            if events < max_events or not isinstance(reply.verdict, Delivered):
                 queue.cut()
             if events:
                 queue.window.responded(now)
@@ -257,6 +255,10 @@ class Schedule:
         self._use_slot(send, "free")
         self._turns.wake(endpoint.origin)
         return judgement.outcomes
+
+    def answered(self, send: Send, reply: Reply, now: int, u: float) -> overview.EndpointView:
+        """Apply the response to a batch without events, which is not settled. Return its endpoint."""
+        return overview.endpoint_view(self._empty_batches.answered(send, reply, self.limits, now, u), self.limits, now)
 
     def count_request(self, send: Send, now: int) -> None:
         """Count a request without events before `send`, which belongs to the endpoint and to no device."""
@@ -300,8 +302,7 @@ class Schedule:
         return len(self._empty)
 
     def forget_idle(self, now: int, limit: int, remembered: int) -> list[int]:
-        """Examine up to `limit` device queues. Remove and return those without pending events, occupied rate slots
-        and pause. Known devices stay while there are at most `remembered` device queues."""
+        """Remove and return up to `limit` idle device queues, known ones only beyond `remembered` device queues."""
         removed: list[int] = []
         for _ in range(limit):
             forget_known = len(self._queues) > remembered
@@ -325,16 +326,16 @@ class Schedule:
         return self._endpoints.states()
 
     def endpoints(
-        self, now: int, first: Collection[int | None] = (), others: int = maxsize
+        self, now: int, first: Collection[int | None] = (), others: int = 1 << 62
     ) -> list[overview.EndpointView]:
         """Return the endpoints of the tenants in `first` and at most `others` more, see `overview.select`."""
-        chosen = overview.select([*self._endpoints], first, others)
-        return [overview.endpoint_view(endpoint, self.limits, now) for endpoint in chosen]
+        return [
+            overview.endpoint_view(one, self.limits, now) for one in overview.select([*self._endpoints], first, others)
+        ]
 
     def freed_endpoints(self, now: int) -> Mapping[int | None, overview.EndpointView]:
         """Return the last state of freed endpoints, see `Endpoints.freed`."""
-        freed = self._endpoints.freed().items()
-        return {tenant_id: overview.endpoint_view(endpoint, self.limits, now) for tenant_id, endpoint in freed}
+        return {key: overview.endpoint_view(each, self.limits, now) for key, each in self._endpoints.freed().items()}
 
     def has_endpoint(self, tenant_id: int | None) -> bool:
         """Return whether a tenant has its own endpoint; None: whether tenants share one."""
@@ -381,12 +382,11 @@ class Schedule:
             return self._timers.wake(queue, at)
         endpoint = self._endpoint_of(queue)
         queue.become_ready()
-        self._turns.list(endpoint, endpoint.ready.add(queue, self.limits))
+        self._turns.list(endpoint, endpoint.add_ready(queue, self.limits, now))
         return True
 
     def _queue_exact(self, request: Sequence[tuple[DeviceQueue, int]]) -> None:
-        pending = tuple((queue, events) for queue, events in request if queue.events)
-        if not pending:
+        if not (pending := tuple((queue, events) for queue, events in request if queue.events)):
             return
         for queue, _ in pending:
             queue.reserve()

@@ -100,6 +100,13 @@ class Unauthorized:
     """The upstream or a proxy rejected the key (401, 403, 407)."""
 
     message: str
+    status: int | None = None
+    """None if a proxy responded instead."""
+
+    @property
+    def may_be_content(self) -> bool:
+        """Whether a firewall may have responded to the content of an event."""
+        return self.status == 403
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +114,13 @@ class Misconfigured:
     """The response is not from the API at this URL, so the URL or the network needs a correction."""
 
     message: str
+    status: int | None = None
+    """None if a proxy responded instead."""
+
+    @property
+    def may_be_content(self) -> bool:
+        """Whether a firewall or an error page may have responded to the content of an event."""
+        return self.status in (404, 405, 406, 501) or (self.status is not None and 200 <= self.status < 400)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +133,10 @@ class Failing:
     """None without a response."""
     while_sending: bool = False
     """The batch timed out while the relay sent it: the link is slow or the upstream does not read."""
+
+    @property
+    def may_be_content(self) -> bool:
+        return True
 
     @property
     def is_lost(self) -> bool:
@@ -164,17 +182,17 @@ def verdict(response: UpstreamResponse | NoResponse, events: int) -> Verdict:
     message = clean(f"{status} {_quote(response, content)}", response.mask)
     match status:
         case 401 | 403 | 407:
-            return Unauthorized(message)
+            return Unauthorized(message, status)
         case 511:
-            return Misconfigured(message)
+            return Misconfigured(message, status)
         case _ if 300 <= status < 400:
             target = redirect_target(response.headers.get("location", ""))
             message = clean(f"{status}{target} {_quote(response, content)}", response.mask)
             return Misconfigured(
-                f"{message} (redirects are not followed, because the key would be sent to another URL)"
+                f"{message} (redirects are not followed, because the key would be sent to another URL)", status
             )
         case _ if status in _NOT_ABOUT_EVENTS or (status == 400 and response.body.lstrip().startswith(b"<")):
-            return Misconfigured(message)
+            return Misconfigured(message, status)
         case 413:
             return BatchTooLarge(status, message)
         case 429:
@@ -224,13 +242,13 @@ def _success(response: UpstreamResponse, content: Any, events: int) -> Verdict:
     if status in (201, 202, 204) and not response.body.strip():
         return Delivered(status)
     if not isinstance(content, dict) or not ("success" in content or _has_error(content)):
-        return Misconfigured(_not_the_api(response))
+        return Misconfigured(_not_the_api(response), status)
     if content.get("success") is not True or _has_error(content):
         return Failing(
             clean(f"{status} but success is false: {_quote(response, content)}", response.mask), None, status
         )
     if status not in (200, 201, 202):
-        return Misconfigured(_not_the_api(response))
+        return Misconfigured(_not_the_api(response), status)
     rejected = rejected_in_success(content, events, partial(clean, mask=response.mask))
     if rejected is None:
         return Delivered(status)

@@ -56,6 +56,54 @@ MUTANTS = (
         ),
     ),
     mutant(
+        "the endpoint blamed for one event that a firewall rejects",
+        "G6",
+        "tests/unit/policy/test_cause.py::test_a_bad_event_is_found_and_its_endpoint_stays_ok",
+        (
+            "relay/policy/cause.py",
+            '            return "device" if self.trusts_witnesses else "endpoint"\n',
+            '            return "endpoint"\n',
+        ),
+    ),
+    mutant(
+        "a rejected key taken for the content of an event",
+        "G1",
+        "tests/unit/policy/test_cause.py::test_a_401_or_407_is_never_caused_by_content",
+        ("relay/policy/verdict.py", "return self.status == 403", "return self.status is not None"),
+    ),
+    mutant(
+        "a batch without events after each failure",
+        "G5",
+        "tests/unit/policy/test_cause.py::test_batches_without_events_are_30_s_apart_and_their_answer_is_shared",
+        ("relay/policy/cause.py", "_ASK_AFTER_MS = 30_000", "_ASK_AFTER_MS = 300"),
+    ),
+    mutant(
+        "an isolated event sent again too soon",
+        "G5",
+        "tests/unit/policy/test_cause.py::test_a_bad_event_is_found_and_its_endpoint_stays_ok",
+        ("relay/policy/backoff.py", "ISOLATION_MS = 60_000", "ISOLATION_MS = 45_000"),
+    ),
+    mutant(
+        "a dead letter although the upstream fails by chance",
+        "G1",
+        "tests/unit/policy/test_cause.py::test_a_flaky_upstream_is_no_evidence_against_an_event",
+        (
+            "relay/policy/evidence.py",
+            "return succeeded > 0 and succeeded >= _SUCCESSES_PER_FAILURE * failed",
+            "return succeeded > 0 or succeeded >= _SUCCESSES_PER_FAILURE * failed",
+        ),
+    ),
+    mutant(
+        "known devices wait for the next probe after too many rejections",
+        "G6",
+        "tests/unit/policy/test_cause.py::test_a_known_device_ends_the_pause_of_too_many_rejections",
+        (
+            "relay/policy/endpoint.py",
+            "return self._is_witness(queue) and self.search.trusts",
+            "return not self._is_witness(queue) and self.search.trusts",
+        ),
+    ),
+    mutant(
         "no backoff",
         "G5",
         "tests/unit/policy/test_backoff.py",

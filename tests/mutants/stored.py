@@ -127,7 +127,7 @@ MUTANTS = (
         "tests/e2e/test_upstream_trouble.py::test_a_wrong_key_loses_nothing_and_delivery_resumes_when_the_key_file_changes",
         (
             "relay/policy/verdict.py",
-            "            return Unauthorized(message)\n",
+            "            return Unauthorized(message, status)\n",
             "            return Refused(status, message)\n",
         ),
     ),
@@ -137,7 +137,7 @@ MUTANTS = (
         "tests/fault/test_upstream_responses.py::test_a_poison_event_delays_no_other_device",
         (
             "relay/policy/diagnosis.py",
-            "POISON_FAILURES = 10\nPOISON_MS = 600_000\n",
+            "POISON_FAILURES = 10\nPOISON_MS = 540_000\n",
             "POISON_FAILURES = 1\nPOISON_MS = 0\n",
         ),
     ),
@@ -214,7 +214,7 @@ MUTANTS = (
         "tests/unit/policy/test_verdict.py::test_any_other_2xx_is_not_a_response_of_the_api",
         (
             "relay/policy/verdict.py",
-            "        return Misconfigured(_not_the_api(response))\n    if content.get",
+            "        return Misconfigured(_not_the_api(response), status)\n    if content.get",
             "        return Delivered(status)\n    if content.get",
         ),
     ),
@@ -230,7 +230,7 @@ MUTANTS = (
         "tests/unit/policy/test_verdict.py::test_a_missing_path_or_method_is_misconfigured",
         (
             "relay/policy/verdict.py",
-            'startswith(b"<")):\n            return Misconfigured(message)\n',
+            'startswith(b"<")):\n            return Misconfigured(message, status)\n',
             'startswith(b"<")):\n            return Refused(status, message)\n',
         ),
     ),

@@ -114,7 +114,7 @@ class ScheduleMachine(RuleBasedStateMachine):
     @rule(queue_id=st.integers(0, QUEUES - 1), events=st.integers(1, 20))
     def drop(self, queue_id: int, events: int) -> None:
         """Drop events by age or size, but never events in flight."""
-        if any(share.queue_id == queue_id for send in self.in_flight for share in send.shares):
+        if any(share.queue_id == queue_id for send in (*self.in_flight, *self.harness.chosen) for share in send.shares):
             return
         pending = self.harness.pending.get(queue_id, [])
         if pending:
@@ -134,7 +134,7 @@ class ScheduleMachine(RuleBasedStateMachine):
                 for share in send.shares
                 if share.queue_id in claimed
             ]
-            for send in self.in_flight
+            for send in (*self.in_flight, *self.harness.chosen)
             for claimed in [self.harness.claimed(send)]
         ]
         before = self.harness.now
@@ -163,7 +163,8 @@ class ScheduleMachine(RuleBasedStateMachine):
 
     @invariant()
     def slots(self) -> None:
-        assert self.harness.schedule.in_flight() == len(self.in_flight) <= self.harness.limits.max_in_flight
+        in_flight = [*self.in_flight, *self.harness.chosen]
+        assert self.harness.schedule.in_flight() == len(in_flight) <= self.harness.limits.max_in_flight
 
     @invariant()
     def endpoints_are_counted_by_state(self) -> None:

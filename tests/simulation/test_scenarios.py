@@ -99,8 +99,8 @@ def test_flushes_in_a_loop_probe_a_failing_endpoint_once_a_second_and_the_last_o
     acts = [(at, flush) for at in range(since + 1_000, until + 50, 50)]
     world = simulate(Plan(light_devices(20), faults=[Fault("503", since, until)], acts=acts))
 
-    flushed = [request.sent_at for request in world.upstream.sent if since + 1_000 <= request.sent_at < until]
-    assert 50 <= len(flushed) <= 61
+    probed = [request.sent_at for request in world.upstream.sent if since + 20_000 <= request.sent_at < until]
+    assert 30 <= len(probed) <= 41
     after = [request.at for request in world.upstream.arrivals if request.at >= until]
     assert after[0] <= until + 1_000 + 200
     assert dead(world) == set()
@@ -170,7 +170,7 @@ def test_a_poison_event_is_dead_lettered_late_and_delays_no_other_device() -> No
     assert (letter.reason, letter.status) == ("poison", 500)
     alone = world.upstream.tries[(1, 321)]
     assert len(alone) >= 10
-    assert alone[-1] - alone[0] >= 10 * MINUTE_MS
+    assert alone[-1] - alone[0] >= 9 * MINUTE_MS
     assert longest_wait_ms(world, range(100, 120)) <= MAX_WAIT_MS
 
 

@@ -23,8 +23,9 @@ from tests.simulation.watch import Watch
 
 EventKey = tuple[int, int]
 """The identity of an event: (device, number)."""
-Flaw = Literal["", "named", "from 1", "unnamed", "crash"]
-""""from 1": the upstream counts from 1 when it names the event."""
+Flaw = Literal["", "named", "from 1", "unnamed", "crash", "403", "404", "501", "302", "reset", "page"]
+"""What an event makes the upstream do. "from 1": count from 1 when it names the event. "page": respond 200 with a web
+page, as a firewall or portal does."""
 CHECK_S = 0.25
 TIMEOUT_S = 30.0
 HTML = b"<html><head><title>503</title></head><body>Service Unavailable</body></html>"
@@ -50,18 +51,12 @@ class Fault:
     """A fault from `since` until `until`, in milliseconds of true time."""
 
     kind: Literal[
-        "refused",
-        "unstable",
-        "blackhole",
-        "silent device",
-        "503",
-        "401",
-        "404",
-        "lossy",
-        "429 device",
-        "429 device limit",
-    ]
+        "refused", "unstable", "blackhole", "silent device", "503", "401", "404", "database", "brownout",
+        "lossy", "429 device", "429 device limit",
+    ]  # fmt: skip
     """"unstable": at random, a request does not leave the machine or its connection is reset before it arrives.
+
+    "database": 500 to every request with events. "brownout": 500 to 80 % of all requests.
 
     "429 device limit": every second request is rejected, and the response names the limit of the device.
     """
@@ -156,7 +151,7 @@ class SimUpstream:
         self.arrivals: list[Request] = []
         self.accepted: dict[EventKey, list[Request]] = defaultdict(list)
         self.tries: dict[EventKey, list[int]] = defaultdict(list)
-        """Times at which each poison event arrived in a request of its own."""
+        """Times at which each bad event arrived in a request of its own."""
         self.origin_of = origins or {}
         self.empty_requests = 0
         """Number of requests without events."""
@@ -215,6 +210,8 @@ class SimUpstream:
             async with asyncio.timeout(TIMEOUT_S):
                 await arrived
                 if request.response is None:
+                    if any(event.flaw == "reset" for event in request.events):
+                        return NoResponse("connection failed: Connection reset by peer")
                     await loop.create_future()
                 await asyncio.sleep(back_ms / 1000)
         except TimeoutError:
@@ -225,10 +222,32 @@ class SimUpstream:
         return request.response
 
     async def _empty_request(self, tenant_id: int) -> UpstreamResponse | NoResponse:
-        """Respond to a request without events, which the relay sends to learn the time."""
-        await asyncio.sleep(0.02)
+        """Respond to a request without events, which the relay sends to learn the time or the cause of a failure."""
+        if self._has_fault("refused", tenant_id):
+            return NoResponse("cannot connect: Connection refused", never_sent=True, is_unreachable=True)
         self.empty_requests += 1
-        return self._dated(self._respond(422, b'{"message":"The events field is required."}'), tenant_id)
+        await asyncio.sleep(0.02)
+        response = self._failure(tenant_id)
+        if response is None:
+            await asyncio.sleep(TIMEOUT_S)
+            return NoResponse("no response within 30 s")
+        return self._dated(response, tenant_id)
+
+    def _failure(self, tenant_id: int, events: Sequence[SimEvent] = ()) -> UpstreamResponse | None:
+        """Return the response of a failing upstream; None if it does not respond. A 422 means that it works."""
+        if self._has_fault("blackhole", tenant_id):
+            return None
+        if self._has_fault("503", tenant_id):
+            return self._respond(self._rng.choice([502, 503, 504]), HTML)
+        if self._has_fault("401", tenant_id):
+            return self._respond(401, b'{"success":false,"error":"Invalid or missing API key"}')
+        if self._has_fault("404", tenant_id):
+            return self._respond(404, b'{"message":"Not Found"}')
+        if (events and self._has_fault("database", tenant_id)) or (
+            self._has_fault("brownout", tenant_id) and self._rng.random() < 0.8
+        ):
+            return self._respond(500, b'{"message":"Server Error"}')
+        return self._respond(422, b'{"message":"The events field is required."}')
 
     def _arrive(self, request: Request, arrived: asyncio.Future[None]) -> None:
         request.at = self.clock.true_ms()
@@ -243,16 +262,11 @@ class SimUpstream:
     def _response(self, request: Request) -> UpstreamResponse | None:
         tenant_id, events, now = request.tenant, request.events, request.at
         device = events[0].device
-        if self._has_fault("blackhole", tenant_id) or any(
-            self._has_fault("silent device", tenant_id, number) for number in {event.device for event in events}
-        ):
+        if any(self._has_fault("silent device", tenant_id, number) for number in {event.device for event in events}):
             return None
-        if self._has_fault("503", tenant_id):
-            return self._respond(self._rng.choice([502, 503, 504]), HTML)
-        if self._has_fault("401", tenant_id):
-            return self._respond(401, b'{"success":false,"error":"Invalid or missing API key"}')
-        if self._has_fault("404", tenant_id):
-            return self._respond(404, b'{"message":"Not Found"}')
+        failure = self._failure(tenant_id, events)
+        if failure is None or failure.status != 422:
+            return failure
         if request.body_bytes > self.max_body_bytes:
             return self._respond(413, b"<html><h1>413 Request Entity Too Large</h1></html>")
         for limiter, key in ((self.device_limiter, device), (self.ip_limiter, "ip")):
@@ -264,18 +278,33 @@ class SimUpstream:
         if self._has_fault("429 device limit", tenant_id, device) and len(self.arrivals) % 2:
             headers = {"x-ratelimit-limit": str(self.device_limiter.limit)}
             return self._respond(429, b'{"success":false,"error":"Too many requests"}', headers)
-        if any(event.flaw == "crash" for event in events):
+        flaws = [event.flaw for event in events if event.flaw]
+        if flaws:
             if len(events) == 1:
                 self.tries[request.keys[0]].append(now)
-            return self._respond(500, b'{"message":"Server Error"}')
-        if any(event.flaw for event in events):
-            return self._respond(422, _validation(events))
+            return self._rejection(flaws[0], events)
         self._watch.accepted(request)
         for key in request.keys:
             self.accepted[key].append(request)
         if self._has_fault("lossy", tenant_id) and self._rng.random() < 0.3:
             return None
         return self._respond(202, b'{"success":true}')
+
+    def _rejection(self, flaw: Flaw, events: list[SimEvent]) -> UpstreamResponse | None:
+        """Return the response to a request with bad events, the first of which has this flaw; None for a reset."""
+        match flaw:
+            case "named" | "from 1" | "unnamed":
+                return self._respond(422, _validation(events))
+            case "crash":
+                return self._respond(500, b'{"message":"Server Error"}')
+            case "reset":
+                return None
+            case "page":
+                return self._respond(200, b"<html><body>Request blocked</body></html>")
+            case "302":
+                return self._respond(302, b"", {"location": "https://portal.example/login"})
+            case _:
+                return self._respond(int(flaw), b"<html><body>Request blocked</body></html>")
 
     def _too_many(self, limited_for_ms: int) -> UpstreamResponse:
         headers = {"retry-after": str(-(-limited_for_ms // 1000))} if self.sends_retry_after else {}

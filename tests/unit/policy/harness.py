@@ -65,6 +65,13 @@ class Harness:
         self.offered: dict[int, int] = {}
         self.delivered: dict[int, list[int]] = {}
         self.dead_letters: dict[int, dict[int, DeadLetterCause]] = {}
+        self.asked_at: list[int] = []
+        """Times of the batches without events."""
+        self.answer: Verdict | None = None
+        """The response to a batch without events; None: the same as to the latest request."""
+        self._latest: Verdict = DELIVERED
+        self.chosen: list[Send] = []
+        """Requests chosen before a batch without events."""
 
     def offer(self, queue_id: int, events: int = 1, *, tenant: int = 1) -> None:
         first = self.offered.get(queue_id, 0)
@@ -100,7 +107,12 @@ class Harness:
         self.now += ms
 
     def next(self) -> Send | Wait:
+        if self.chosen:
+            return self.chosen.pop(0)
         step = self.schedule.next(self.now)
+        while isinstance(step, Send) and not step.shares:
+            self._respond_to_empty_batch(step)
+            step = self.schedule.next(self.now)
         if isinstance(step, Send):
             self.sent_at[step] = self.now
         return step
@@ -149,7 +161,7 @@ class Harness:
         """Apply the response to a request and settle it. Return the events of the request by queue id."""
         sent_at = self.sent_at.pop(send)
         claimed = self.claimed(send)
-        verdict = response(claimed) if callable(response) else response
+        verdict = self._latest = response(claimed) if callable(response) else response
         self.now += after_ms
         events = {queue_id: len(numbers) for queue_id, numbers in claimed.items()}
         reply = Reply(events, sum(events.values()) * (EVENT_BYTES + 1) + 13, verdict, sent_at, claimed)
@@ -167,7 +179,20 @@ class Harness:
             self.pending[outcome.queue_id] = [n for n in self.pending[outcome.queue_id] if n not in removed]
             self.report(outcome.queue_id)
         self.schedule.settled(send, self.now)
+        while self.schedule._endpoints.of(send.tenant_id).search.is_asking:
+            step = self.schedule.next(self.now)
+            if isinstance(step, Wait):
+                break
+            if step.shares:
+                self.sent_at[step] = self.now
+                self.chosen.append(step)
+            else:
+                self._respond_to_empty_batch(step, u)
         return claimed
+
+    def _respond_to_empty_batch(self, send: Send, u: float = 0.5) -> None:
+        self.asked_at.append(self.now)
+        self.schedule.answered(send, Reply({}, 13, self.answer or self._latest, self.now), self.now, u)
 
     def round(self, response: Verdict | Callable[[Claimed], Verdict] = DELIVERED, *, u: float = 0.5) -> Claimed:
         """Send the next request, also if it must be waited for, and respond to it."""

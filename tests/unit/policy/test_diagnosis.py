@@ -58,6 +58,7 @@ TABLE: list[tuple[Outcome, list[State]]] = [
         [*[ProbingSmaller(3)] * 3, ProbingSmaller(3, 20), ProbingSmaller(3, 20), ProbingSmaller(3)],
     ),
     (BatchFailed(6, 9, others_succeed=True, success_at=8), [Bisecting(6)] * 6),
+    (BatchFailed(6, 9, others_succeed=True, success_at=8, at_once=True), [Bisecting(6)] * 6),
     (SharedBatchFailed(others_succeed=False), [Separated(), *STATES[1:]]),
     (SharedBatchFailed(others_succeed=True), [Separated(), *STATES[1:]]),
     (BatchDelayed(), STATES),
@@ -90,6 +91,8 @@ def test_the_first_failures_of_a_remainder_leave_it_exact() -> None:
     [
         (BatchFailed(6, 9, others_succeed=True, success_at=8), [Separated(), Separated(), Bisecting(6)]),
         (BatchFailed(6, 9, others_succeed=False, success_at=8), [Separated(), Separated(), ProbingSmaller(3)]),
+        (BatchFailed(6, 9, others_succeed=True, success_at=8, at_once=True), [Bisecting(6)] * 3),
+        (BatchFailed(6, 9, False, success_at=8, at_once=True), [Separated(), Separated(), ProbingSmaller(3)]),
         (SharedBatchFailed(others_succeed=False), [Healthy(), Healthy(), Separated()]),
         (SharedBatchFailed(others_succeed=True), [Separated()] * 3),
     ],
@@ -150,6 +153,7 @@ def test_the_next_request_of_each_state(state: State, most: int, own: bool) -> N
         lambda: Bisecting(0),
         lambda: ProbingSmaller(0),
         lambda: Alone(0, 0, 0),
+        lambda: Alone(1, 0, 0, evident=2),
         lambda: Diagnosis(ProbingSmaller(8), failures=2),
         lambda: Diagnosis(ProbingSmaller(8), failures=3, smaller_succeeded=True),
         lambda: Diagnosis(Healthy(), failures=1, alone=Alone(1, 0, 0)),
@@ -220,7 +224,7 @@ def test_a_batch_is_at_fault_if_the_endpoint_succeeds_between_two_failures(
     assert diagnosis.after(FailureSeen(9, None)).at_fault is at_fault
 
 
-def test_poison_requires_ten_isolated_failures_over_ten_minutes() -> None:
+def test_poison_requires_ten_isolated_failures_over_nine_minutes() -> None:
     diagnosis, gap_ms = HEALTHY, POISON_MS // (POISON_FAILURES - 1)
     for i in range(POISON_FAILURES):
         assert not diagnosis.is_poisoned(i * gap_ms)
@@ -249,3 +253,10 @@ def test_failures_in_larger_batches_do_not_count_towards_poison() -> None:
     for i in range(100):
         diagnosis = fail(diagnosis, 2, i * 100_000, others_succeed=True, success_at=i * 100_000 - 1)
     assert not diagnosis.is_poisoned(10_000_000)
+
+
+def test_an_event_is_isolated_once_it_failed_alone_and_its_batch_is_at_fault() -> None:
+    assert not fail(HEALTHY, 1, others_succeed=True).is_isolated(), "it may have failed by chance"
+    diagnosis = HEALTHY.after(BatchFailed(2, 0, others_succeed=True, success_at=None, at_once=True))
+    assert not diagnosis.is_isolated()
+    assert diagnosis.after(BatchFailed(1, 0, others_succeed=True, success_at=None)).is_isolated()

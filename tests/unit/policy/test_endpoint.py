@@ -16,7 +16,7 @@ TRIAL, OTHER_TRIAL = Room(True, True, True), Room(False, True, True)
 def endpoint_with(state: str) -> Endpoint:
     endpoint = Endpoint(1, 0, UpstreamOrigin("http://localhost", 0, RequestSlots()))
     if state != "untested":
-        endpoint.succeeded([1], 100)
+        endpoint.succeeded([1], 0, 100)
     if state == "silent":
         endpoint.fell_silent(200)
     if state == "failing":

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 from relay.policy.backoff import REQUESTED_DELAY_MAX_MS
+from relay.policy.diagnosis import POISON_MS
 from relay.policy.omitted_events import DeadLetterCause, OmittedEvent
 from relay.policy.rejections import UNEXPLAINED_REJECTIONS_MAX
 from relay.policy.requests import Send, Share
@@ -698,14 +699,16 @@ def test_a_failure_of_one_device_while_others_succeed_pauses_only_that_device() 
     assert len(harness.sends()) == 1
 
 
-def test_a_second_failing_device_puts_the_endpoint_at_fault() -> None:
+def test_three_known_devices_that_fail_in_a_row_put_the_endpoint_at_fault() -> None:
     harness = Harness()
-    for queue_id in (1, 2, 3):
-        harness.offer(queue_id, 500)
-    harness.round()
-    harness.round(FAILING)
-    harness.round(FAILING)
-    assert state(harness) == "backing_off"
+    states = []
+    for response in (DELIVERED, FAILING):
+        for queue_id in (1, 2, 3, 4):
+            if queue_id != 4 or response is DELIVERED:
+                harness.offer(queue_id, 500)
+                harness.round(response)
+                states.append(state(harness))
+    assert states == ["ok"] * 6 + ["backing_off"]
 
 
 def test_a_success_of_the_same_device_does_not_hide_successes_of_others() -> None:
@@ -722,6 +725,7 @@ def test_a_success_of_the_same_device_does_not_hide_successes_of_others() -> Non
 def test_a_device_that_failed_while_others_succeeded_does_not_pause_the_endpoint(verdict: Verdict) -> None:
     """Successes of other devices are rare, every half minute, but they occur between the failures of this one."""
     harness = Harness()
+    harness.answer = REJECTED
     harness.offer(1, 500)
     harness.round(verdict)
     paused = []
@@ -778,7 +782,7 @@ def test_a_failing_endpoint_is_probed_by_a_device_without_failures_if_possible()
     assert queues(harness.send()) == [3]
 
 
-def test_a_poison_event_is_dead_lettered_after_ten_isolated_failures_in_ten_minutes() -> None:
+def test_a_poison_event_is_dead_lettered_after_ten_isolated_failures_in_nine_minutes() -> None:
     harness = Harness()
     harness.offer(1, 500)
     harness.offer(2)
@@ -789,10 +793,12 @@ def test_a_poison_event_is_dead_lettered_after_ten_isolated_failures_in_ten_minu
         if claimed.get(1) == [7]:
             isolated_at.append(harness.now)
         harness.offer(2)
-    assert harness.dead_letters == {1: {7: DeadLetterCause("poison", 500, "500 Server Error")}}
+    assert harness.dead_letters == {
+        1: {7: DeadLetterCause("poison", 500, "rejected because of its content: 500 Server Error")}
+    }
     assert harness.delivered[1] == [n for n in range(500) if n != 7]
     assert len(isolated_at) >= 10
-    assert isolated_at[-1] - isolated_at[0] >= 600_000
+    assert isolated_at[-1] - isolated_at[0] >= POISON_MS
 
 
 def test_an_outage_dead_letters_nothing_even_if_others_succeeded_at_its_beginning() -> None:
@@ -879,14 +885,15 @@ def test_a_flush_or_reload_probes_a_paused_endpoint_immediately(act: str) -> Non
     assert len(harness.sends()) == 1
 
 
-def test_a_401_to_one_device_while_others_succeed_pauses_only_that_device() -> None:
+def test_a_403_to_one_device_while_others_succeed_pauses_only_that_device() -> None:
     harness = Harness()
     harness.offer(1, 500)
     harness.round()
     harness.offer(2, 500)
-    harness.round(Unauthorized("403 blocked"))
+    harness.answer = REJECTED
+    harness.round(Unauthorized("403 blocked", 403))
     assert state(harness) == "ok"
-    assert harness.schedule.queues(1, harness.now).longest_paused[0].why == "unauthorized"
+    assert harness.schedule.queues(1, harness.now).longest_paused[0].why == "backing_off", "the key is right"
 
 
 def test_each_tenant_has_its_own_endpoint() -> None:

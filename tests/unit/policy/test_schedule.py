@@ -363,7 +363,7 @@ def test_a_device_cut_off_from_a_mixed_batch_is_first_in_the_next() -> None:
     harness.schedule.flush(harness.now)
     send = harness.send()
     assert len(queues(send)) == 3
-    harness.respond(send, FAILING)
+    harness.respond(send, UNREACHABLE)
     again = harness.send()
     assert queues(again) == list(reversed(queues(send)))
 
@@ -884,7 +884,7 @@ def test_the_summary_of_queues_counts_their_endpoints_and_own_limits() -> None:
     own_limit = RateLimited("429", 30_000, harness.limits.device_per_window)
     for _ in range(3):
         send = harness.send()
-        harness.respond(send, UNAUTHORIZED if send.tenant_id == 1 else own_limit, after_ms=0)
+        harness.respond(send, UNAUTHORIZED if send.tenant_id == 1 else own_limit, after_ms=0, u=0.0)
     queues = harness.schedule.queues(10, harness.now)
     assert (queues.waiting, queues.paused, queues.limited) == (3, 2, 2)
     assert queues.endpoint_states == {"unauthorized": 1, "ok": 1}
@@ -963,6 +963,7 @@ def test_a_change_of_the_network_ends_the_pause_of_an_endpoint_and_of_no_device(
     harness.offer(1)
     harness.offer(2)
     harness.respond(harness.send(), UNAUTHORIZED)
+    harness.pass_time(1_000)
     assert not harness.sends()
 
     harness.schedule.probe_now()

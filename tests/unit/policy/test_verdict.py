@@ -230,7 +230,7 @@ def test_401_403_and_407_are_unauthorized(status: int, body: bytes) -> None:
     "status", [402, 404, 405, 406, 409, 410, 411, 412, 415, 417, 418, 419, 421, 423, 424, 426, 428, 431, 451, 501]
 )
 def test_a_missing_path_or_method_is_misconfigured(status: int) -> None:
-    assert verdict_of(status, {"message": "Not Found"}) == Misconfigured(f"{status} Not Found")
+    assert verdict_of(status, {"message": "Not Found"}) == Misconfigured(f"{status} Not Found", status)
 
 
 def test_a_400_in_html_is_misconfigured() -> None:
@@ -472,7 +472,7 @@ def test_a_message_is_one_printable_line(body: bytes, message: str) -> None:
 def test_a_message_from_html_contains_each_text_once() -> None:
     page = b"<html><title>403 Forbidden</title><h1>403 Forbidden</h1><hr>nginx</html>"
 
-    assert verdict_of(403, page) == Unauthorized("403 Forbidden; nginx")
+    assert verdict_of(403, page) == Unauthorized("403 Forbidden; nginx", 403)
 
 
 def test_messages_are_cut() -> None:
