@@ -292,10 +292,10 @@ class Schedule:
         endpoint, before = self._sender(send), self._queues[send.shares[0].queue_id].use_slot(use)
         if before != use:
             endpoint.slots.change(before, use)
+            if before in ("trial", "stalled"):
+                self._turns.trial_ended()  # First, so that others are listed before this endpoint.
             if before != "free":
                 self._turns.list_all(endpoint)
-            if before in ("trial", "stalled"):
-                self._turns.trial_ended()
 
     def idle_queues(self) -> int:
         """Return an upper bound of the number of device queues without pending events."""
