@@ -128,7 +128,8 @@ class CauseSearch:
             case Suspected():
                 return self._suspected(what)
             case Answered(finding):
-                return replace(self, state="idle", finding=finding, suspicion=None)
+                failed = frozenset() if (self.finding, finding) == ("endpoint", "api") else self.failed
+                return replace(self, state="idle", finding=finding, failed=failed, suspicion=None)
             case EventsDelivered():
                 finding = "unknown" if self.finding == "endpoint" else self.finding
                 return replace(self, finding=finding, failed=frozenset(), suspicion=None)

@@ -89,8 +89,8 @@ def answered(request: CompletedRequest, verdict: Verdict) -> None:
     finding = _finding(verdict)
     endpoint.search_for_cause(Answered(finding))
     if finding == "api" and endpoint.health.state in ("unauthorized", "misconfigured"):
-        endpoint.end_pause()
-    if isinstance(verdict, Unauthorized | Misconfigured):
+        endpoint.end_pause()  # The next probe shows whether events are accepted again.
+    elif isinstance(verdict, Unauthorized | Misconfigured):
         _pause(request, False, _failure(verdict), verdict.message, None)
     elif before.suspicion is not None:
         has_witness = endpoint.evidence.has_witness((), request.now)

@@ -67,7 +67,7 @@ TABLE: list[tuple[SearchInput, list[CauseSearch]]] = [
             CauseSearch("idle", "api"),
             IDLE,
             replace(FRESH, finding="api"),
-            replace(BLAMED, finding="api"),
+            replace(BLAMED, finding="api", failed=frozenset()),
             CauseSearch("idle", "api", NOW - 5, FAILED),
         ],
     ),
