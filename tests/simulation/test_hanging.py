@@ -54,7 +54,7 @@ def test_what_hangs_does_not_delay_others(hanging: object, since: int, crashes: 
     assert max(waited for _, waited in late) <= TARGET_MS
 
 
-@pytest.mark.parametrize("tenants", [4, 12])
+@pytest.mark.parametrize("tenants", [4, 5])
 def test_more_silent_tenants_than_request_slots_for_trials_do_not_delay_another(tenants: int) -> None:
     devices, faults = silent_tenants(LATER, tenants)
     world = simulate(Plan([*good_devices(), *devices], 5 * MINUTE_MS, faults=faults))
