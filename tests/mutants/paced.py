@@ -99,8 +99,8 @@ MUTANTS = (
         "tests/unit/policy/test_cause.py::test_a_known_device_ends_the_pause_of_too_many_rejections",
         (
             "relay/policy/endpoint.py",
-            "return self._is_witness(queue) and self.search.trusts",
-            "return not self._is_witness(queue) and self.search.trusts",
+            "            self.end_pause()\n        return self.ready.add(",
+            "            pass\n        return self.ready.add(",
         ),
     ),
     mutant(
