@@ -157,6 +157,7 @@ async def test_silent_tenants_and_hanging_devices_do_not_delay_others(sandbox: S
         for one in (*silent, *hanging):
             assert await relay.post(one | {"event_id": str(uuid.uuid4())}) == 202
         await delivered_while_others_hang(relay, sandbox, 1)
+        await relay.until(lambda status: status["ledger"]["pending"] == len(hanging) + len(silent))
         await relay.kill()
     async with running(env | {"RELAY__UPSTREAM__TIMEOUT": f"{4 * TIMEOUT_S}s"}) as relay:
         await delivered_while_others_hang(relay, sandbox, 1_000)
