@@ -81,7 +81,7 @@ def choose(
     device queue that may no longer send, because of its rate window or a pause, is passed to `postponed`. `free_slots`:
     the number of free request slots.
     """
-    others = _classes(endpoint, device_class, limits, free_slots)
+    others = _classes(endpoint, device_class, limits, free_slots, now)
     chosen: list[tuple[DeviceQueue, int]] = []
     separate: list[DeviceQueue] = []
     room_events, room_bytes = limits.max_events, endpoint.body_size.max_bytes(limits.max_body_bytes)
@@ -107,19 +107,19 @@ def choose(
 
 
 def _classes(
-    endpoint: Endpoint, device_class: DeviceClass, limits: Limits, free_slots: int
+    endpoint: Endpoint, device_class: DeviceClass, limits: Limits, free_slots: int, now: int
 ) -> Sequence[DeviceClass] | None:
     """Return the other classes that may share a request, in order; None if a request contains one device.
 
     Devices share requests always, or while there are too few requests for all. If only request slots are missing, new
-    devices are kept apart, because their events may be rejected, and all devices while one hangs. Devices in doubt
-    share requests with each other only.
+    devices are kept apart, because their events may be rejected, and all devices while one hangs, or may hang because
+    the latest success is too old. Devices in doubt share requests with each other only.
     """
     if limits.mix_devices == "never" or endpoint.tenant_id is None:  # A request contains events of one tenant.
         return None
     if limits.mix_devices == "always" or endpoint.limit.is_limited:
         return _others(device_class, CLASSES[:-1])
-    if len(endpoint.ready) <= free_slots or endpoint.slots.stalled:
+    if len(endpoint.ready) <= free_slots or endpoint.slots.stalled or endpoint.is_quiet(now):
         return None
     return [] if device_class is DeviceClass.NEW else _others(device_class, CLASSES[:-2])
 

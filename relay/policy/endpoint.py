@@ -209,6 +209,11 @@ class Endpoint:
         if self.health.state == "ok" and (success_at is None or success_at <= since):
             self._become(self.health.after(FellSilent()))
 
+    def is_quiet(self, now: int) -> bool:
+        """Return whether the latest success is so old that a request without a response may hang."""
+        success_at = self.evidence.success_at
+        return success_at is not None and now - success_at > self.patience.ms
+
     # -- responses ---------------------------------------------------------------------------------
 
     def served_others(self, sent_at: int) -> bool:

@@ -148,7 +148,7 @@ async def test_silent_tenants_and_hanging_devices_do_not_delay_others(sandbox: S
     """Two of three tenants and nine devices of the third hang. A kill does not change that."""
     hanging = [event(0, f"hanging-{n}") for n in range(9)]
     silent = [event(0, f"device-{n}", tenant_id) for n in range(10) for tenant_id in (2, 3)]
-    env = environment(sandbox.url, tmp_path, upstream__timeout=f"{TIMEOUT_S}s", batch__mix_devices="never")
+    env = environment(sandbox.url, tmp_path, upstream__timeout=f"{TIMEOUT_S}s")
     async with running(env) as relay:
         for one in (event(0, "good"), *hanging, *silent[:2]):
             assert await relay.post(one) == 202

@@ -320,8 +320,18 @@ MUTANTS = (
         "::test_devices_share_requests_while_more_are_ready_than_request_slots_are_free",
         (
             "relay/policy/batch_selection.py",
-            "    if len(endpoint.ready) <= free_slots or endpoint.slots.stalled:\n",
+            "    if len(endpoint.ready) <= free_slots or endpoint.slots.stalled or endpoint.is_quiet(now):\n",
             "    if limits:\n",
+        ),
+    ),
+    mutant(
+        "devices share requests that may hang",
+        "G6",
+        "tests/unit/policy/test_batch_selection.py::test_devices_are_kept_apart_once_the_latest_success_is_too_old",
+        (
+            "relay/policy/batch_selection.py",
+            " or endpoint.slots.stalled or endpoint.is_quiet(now):\n",
+            " or endpoint.slots.stalled:\n",
         ),
     ),
     mutant(

@@ -82,3 +82,12 @@ def test_an_entry_of_a_device_in_an_exact_request_is_skipped() -> None:
     of = endpoint(reserved, device(2))
     reserved.reserve()
     assert chosen(of) == [2]
+
+
+@pytest.mark.parametrize(("since_success_ms", "together"), [(500, [1, 2]), (501, [1])])
+def test_devices_are_kept_apart_once_the_latest_success_is_too_old(since_success_ms: int, together: list[int]) -> None:
+    """A request without a response may hang, and would delay every device in it."""
+    of = endpoint(device(1), device(2))
+    of.patience.succeeded(100)
+    of.evidence.succeeded([9], 0, NOW - since_success_ms)
+    assert chosen(of) == together
