@@ -800,6 +800,17 @@ class TestFull:
         even = await make_box(max_size_bytes=2 * 1024 * KIB, when_full="reject").start()
         assert await fill(even, [(1, "tv", f"tv-{n}") for n in range(40)]) > await fill(alone, [TV])
 
+    async def test_a_repeated_event_that_its_own_append_drops_is_stored(self, make_box: MakeBox) -> None:
+        box = await make_box(max_size_bytes=512 * KIB, when_full="drop_oldest").start()
+        number = 0
+        while not box.outbox.ledger().dropped:
+            number += 1
+            await box.append([number], body_bytes=20_000)
+        oldest = box.outbox.ledger().dropped + 1
+        assert await box.append([oldest, 1_000], body_bytes=20_000) == 0
+        assert [box.outbox.find(event_id(each)) for each in (oldest, 1_000)] == ["pending", "pending"]
+        box.check()
+
     async def test_drop_oldest_drops_and_counts_the_oldest_events(self, make_box: MakeBox) -> None:
         box = await make_box(max_size_bytes=512 * KIB, when_full="drop_oldest").start()
         for number in range(0, 4_000, 20):

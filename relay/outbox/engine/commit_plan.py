@@ -89,6 +89,8 @@ class Draft:
         """By queue id: the number of its first events that an earlier settle of this commit removes."""
         self.unclear: set[int] = set()
         """Ids of queues whose content after this commit is unknown to later calls."""
+        self.dropped: set[int] = set()
+        """Seqs of the events that this commit drops before it appends."""
         self._insert: InsertEvents | None = None
         self._checks: Sequence[int] = ()
         self._requests = 0
@@ -140,17 +142,18 @@ class Draft:
 
     def _unknown(self, appends: Sequence[Append]) -> Sequence[Event]:
         """Return the events to store, and set the number of duplicates of each append."""
-        known = self.state.dedupe_window.known
+        window = self.state.dedupe_window
         events = [event for append in appends for event in append.events]
         ids = {event.event_id for event in events}
-        if len(ids) == len(events) and known.isdisjoint(ids):
+        if len(ids) == len(events) and window.known.isdisjoint(ids):
             return events
         fresh: dict[bytes, Event] = {}
         for append in appends:
             before = len(fresh)
             for event in append.events:
                 conflict = None
-                if event.event_id in known:
+                found = window.find(event.event_id) if event.event_id in window.known else None
+                if found is not None and found.seq not in self.dropped:
                     conflict = self.state.conflict_of(event)
                 elif (first := fresh.setdefault(event.event_id, event)).check != event.check:
                     conflict = Conflict(event, first.device_key)

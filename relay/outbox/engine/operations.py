@@ -229,6 +229,7 @@ class Drop(Op[int]):
                 if seq >= seq_range.kept_from_seq:
                     marks[seq - seq_range.kept_from_seq] = DROPPED
         draft.unclear.update(number for number, _, _ in self._from)
+        draft.dropped.update(*(seqs for _, _, seqs in self._from))
         events = sum(len(seqs) for _, _, seqs in self._from)
         quarantined = state.totals.quarantined > 0
         draft.add_before(self, DropEvents(seq_range._replace(marks=bytes(marks)), events, self._kept, quarantined))
