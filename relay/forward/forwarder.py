@@ -63,7 +63,7 @@ _MAINTENANCE_S = 1.0
 _FLUSH_INTERVAL_S = 1.0
 _FORGET_AT_ONCE = 500
 """Maximum number of device queues that are forgotten without a pause for other work: about 5 ms."""
-_REMEMBERED_PART = 8  # Known devices are remembered while there are at most this part of outbox.max_devices.
+_REMEMBERED_PART = 4  # At most this part of outbox.max_devices is for idle known devices.
 _FORGET_SHARE = 8
 """Each second at least 1 / _FORGET_SHARE of the idle device queues are examined."""
 

@@ -30,15 +30,17 @@ class EmptyQueues:
             self._listed.add(queue.id)
             self._new.append((due_at, queue))
 
-    def pop_due(self, now: int, *, known: bool) -> DeviceQueue | None:
+    def pop_due(self, now: int, remembered: int) -> DeviceQueue | None:
         """Remove and return the first device queue whose time has come; otherwise None. It may have events again.
 
-        Known devices come last, and only if `known` is set.
+        Known devices come last, and only if there are more than `remembered`.
         """
-        if self._new and self._new[0][0] <= now:
-            _, queue = self._new.popleft()
+        while self._new and self._new[0][0] <= now:
+            due_at, queue = self._new.popleft()
             self._listed.remove(queue.id)
-            return queue
-        if known and self._known and next(iter(self._known.values()))[0] <= now:
+            if not queue.is_known:
+                return queue
+            self._known.setdefault(queue.id, (due_at, queue))
+        if len(self._known) > remembered and next(iter(self._known.values()))[0] <= now:
             return self._known.popitem(last=False)[1][1]
         return None

@@ -302,15 +302,14 @@ class Schedule:
         return len(self._empty)
 
     def forget_idle(self, now: int, limit: int, remembered: int) -> list[int]:
-        """Remove and return up to `limit` idle device queues, known ones only beyond `remembered` device queues."""
+        """Remove and return up to `limit` idle device queues. At most `remembered` known ones stay."""
         removed: list[int] = []
         for _ in range(limit):
-            forget_known = len(self._queues) > remembered
-            if not (queue := self._empty.pop_due(now, known=forget_known)):
+            if not (queue := self._empty.pop_due(now, remembered)):
                 break
             if queue.events or isinstance(queue.position, InFlight) or self._queues.get(queue.id) is not queue:
                 continue
-            if not queue.is_idle(now, self.limits) or (queue.is_known and not forget_known):
+            if not queue.is_idle(now, self.limits):
                 self._empty.add(queue, now, self.limits.window_ms)
             else:
                 del self._queues[queue.id]

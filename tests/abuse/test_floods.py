@@ -32,7 +32,7 @@ def busy(devices: int) -> Iterator[str]:
 
 async def delivered(sandbox: Sandbox, n: int) -> int:
     """Wait for an event of the quiet device. Return the number of requests that arrived until then."""
-    async with asyncio.timeout(PATIENCE_S):
+    async with asyncio.timeout(size(1, 5) * PATIENCE_S):
         await sandbox.until(lambda record: record.has(uuid.UUID(event(n, "quiet")["event_id"]).bytes))
     return len(list(sandbox.record.requests()))
 

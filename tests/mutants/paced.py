@@ -366,8 +366,7 @@ MUTANTS = (
         "G6",
         "tests/unit/policy/test_schedule.py"
         "::test_known_devices_are_remembered_while_there_are_few_and_the_longest_idle_is_forgotten_first",
-        ("relay/policy/empty_queues.py", "        if known and self._known", "        if self._known"),
-        ("relay/policy/schedule.py", " or (queue.is_known and not forget_known)", ""),
+        ("relay/policy/empty_queues.py", "        if len(self._known) > remembered", "        if self._known"),
     ),
     mutant(
         "the order of classes inside an upstream origin only",

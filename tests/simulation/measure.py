@@ -18,6 +18,7 @@ import structlog
 from tests.simulation import swarm
 from tests.simulation.checks import check_all
 from tests.simulation.scenario import SMALL_BATCHES, light_devices, simulate, waits_ms
+from tests.simulation.test_isolation import send, silent
 from tests.simulation.upstream import Fault, Limiter
 from tests.simulation.virtual import run
 from tests.simulation.world import HOUR_MS, LIMITS, MINUTE_MS, Crash, Device, Plan, World
@@ -129,17 +130,29 @@ def hanging() -> Iterator[Row]:
     """40 devices of one tenant beside two silent tenants, and beside hanging devices of their own tenant."""
     until = 14 * MINUTE_MS
     for since, when in ((0, "from the start"), (5 * MINUTE_MS, "later")):
-        silent = [Fault("blackhole", since, until, tenant=n) for n in (2, 3)]
+        silent_tenants = [Fault("blackhole", since, until, tenant=n) for n in (2, 3)]
         for devices in (0, 9, 40):
             hangs = Fault("silent device", since, since + 9 * MINUTE_MS, devices=frozenset(range(devices)))
             fleet = [device for n in (2, 3) for device in light_devices(50, first=1_000 * n, tenant=n, gap_ms=30_000)]
             fleet += [*light_devices(devices, gap_ms=10_000), *light_devices(40, first=100, gap_ms=30_000)]
-            world = simulate(Plan(fleet, 15 * MINUTE_MS, faults=[*silent, hangs]))
+            world = simulate(Plan(fleet, 15 * MINUTE_MS, faults=[*silent_tenants, hangs]))
             waits = waits_ms(world, range(100, 140))
             yield (
                 f"oldest pending event beside two silent tenants and {devices} hanging devices, {when}",
                 f"{waits[-1] / 1000:.1f} s (median {waits[len(waits) // 2] / 1000:.1f} s)",
             )
+
+
+def isolation() -> Iterator[Row]:
+    """20 quiet devices beside 100,000 events of 1,000 devices under a shared limit, and beside a flood of new ones."""
+    busy, flood, quiet = silent(1_000), silent(10_000), light_devices(20)
+    acts = [(MINUTE_MS, send(busy, 1)), (10 * MINUTE_MS, send(busy, 100))]
+    world = simulate(Plan([*quiet, *busy], 20 * MINUTE_MS, ip_limit=SHARED_LIMIT, acts=acts))
+    yield "oldest pending event of a quiet device, shared limit", f"{waits_ms(world, range(20))[-1] / 1000:.1f} s"
+    flooded = Plan(light_devices(20) + flood, 8 * MINUTE_MS, acts=[(5 * MINUTE_MS, send(flood, 1))])
+    world = simulate(flooded)
+    yield "oldest pending event of a quiet device, flood", f"{waits_ms(world, range(20))[-1] / 1000:.1f} s"
+    yield "requests from the flood on", str(sum(request.at >= 5 * MINUTE_MS for request in world.upstream.arrivals))
 
 
 def restart_with_a_shared_limit() -> Iterator[Row]:
@@ -208,6 +221,7 @@ MEASUREMENTS: list[Callable[[], Iterator[Row]]] = [
     named_events,
     fairness,
     hanging,
+    isolation,
     restart_with_a_shared_limit,
     site,
     scale,

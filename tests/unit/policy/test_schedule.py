@@ -768,7 +768,7 @@ def test_known_devices_are_remembered_while_there_are_few_and_the_longest_idle_i
     harness.offer(4)
     harness.round(EventsRejected(422, "422 invalid", {0: "no good"}))
     harness.pass_time(harness.limits.window_ms + 1)
-    assert harness.schedule.forget_idle(harness.now, 100, 3) == [4]
+    assert harness.schedule.forget_idle(harness.now, 100, 3) == [4], "a flood of new devices does not replace them"
     assert harness.schedule.forget_idle(harness.now, 100, 2) == [1]
 
 
