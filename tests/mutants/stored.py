@@ -177,10 +177,20 @@ MUTANTS = (
         f"{CONTRACT}::TestDedupe::test_duplicate_is_counted_and_not_stored",
         (
             f"{ENGINE}/commit_plan.py",
-            "        if len(ids) == len(events) and known.isdisjoint(ids):\n",
+            "        if len(ids) == len(events) and window.known.isdisjoint(ids):\n",
             "        if events:\n",
         ),
         (f"{ENGINE}/outbox.py", "        return state is not None and all(", "        return state is None and all("),
+    ),
+    mutant(
+        "a repeated event that its own append drops counts as a duplicate",
+        "G3",
+        f"{CONTRACT}::TestFull::test_a_repeated_event_that_its_own_append_drops_is_stored",
+        (
+            f"{ENGINE}/commit_plan.py",
+            "                if found is not None and found.seq not in self.dropped:\n",
+            "                if found is not None:\n",
+        ),
     ),
     mutant(
         "another event with a known id treated as a duplicate after a restart",
