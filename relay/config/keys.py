@@ -186,6 +186,7 @@ KEYS: tuple[Key, ...] = (
     Key("outbox.path", OutboxPath(optional=False),
         "Path of the database, which has mode 0600. Under systemd the default is $STATE_DIRECTORY/outbox.db.",
         restart=True),
+    Key("outbox.kind", OneOf(("sqlite",)), "sqlite: one relay, on a local disk.", restart=True),
     Key("outbox.max_size", Size(_MIB, _TIB),
         "Maximum size of database and write-ahead log together. At the limit, outbox.when_full applies."),
     Key("outbox.max_devices", Number(1, 10_000_000, "devices"),

@@ -64,9 +64,8 @@ class Endpoints:
         self._freed: dict[int | None, Endpoint] = {}  # The last ones that delivered, for people.
         self._tenants: dict[int | None, Tenant] = {}
         self._unproven: set[int | None] = set()  # The tenants of which there are at most MAX_UNPROVEN.
-        self._expiring: OrderedDict[int | None, int] = (
-            OrderedDict()
-        )  # Tenants that lost their pending events, and when.
+        # Tenants that lost their pending events, and when.
+        self._expiring: OrderedDict[int | None, int] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._by_tenant)

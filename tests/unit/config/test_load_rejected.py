@@ -546,3 +546,9 @@ def test_a_rejected_url_is_quoted_without_the_secrets_in_its_query(url: str) -> 
         load(None, {"RELAY__UPSTREAM__URL": url, "RELAY__UPSTREAM__API_KEY": "canary-key-1"})
     assert "events.example.com" in str(rejected.value)
     assert "canary" not in str(rejected.value)
+
+
+def test_a_store_that_is_not_offered_is_rejected():
+    assert only_fault({"RELAY__OUTBOX__KIND": "postgres"}).endswith(
+        'outbox.kind = "postgres": is not an allowed word; allowed: "sqlite"'
+    )
