@@ -113,7 +113,7 @@ class Forwarder(QueueHolder):
     def network_changed(self) -> None:
         """Try now, on new connections, because the network of this machine changed."""
         self._client.reconnect()
-        self._schedule.probe_now()
+        self._schedule.flush(self._clock.monotonic_ms())
         self._changed.set()
 
     def configure(self, limits: Limits) -> None:

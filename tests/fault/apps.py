@@ -171,7 +171,7 @@ async def all_settled(
     repeats: int = 0,
     dead: int = 0,
     limited: int = 0,
-    states: tuple[str, ...] = ("ok",),
+    states: tuple[str, ...] = ("ok", "untested"),
 ) -> dict[str, Any]:
     """Wait until a recovered relay has settled all events, check every promise, and return the status.
 

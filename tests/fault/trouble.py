@@ -17,9 +17,10 @@ DEVICES = 3
 EACH = 5
 WATCHED_S = 0.6
 """How long the tests count requests, in seconds. A busy loop makes hundreds of requests in this time."""
-PACE = {"backing_off": 25, "unauthorized": DEVICES, "misconfigured": DEVICES, "rate_limited": 25}
+PACE = {"backing_off": 25, "unauthorized": DEVICES, "misconfigured": 4 * DEVICES, "rate_limited": 25}
 """Maximum number of requests in WATCHED_S, by state: one probe per 150 ms (retry.max is 300 ms here) and the
-requests in flight. An endpoint that waits for an operator has only the requests in flight."""
+requests in flight. An endpoint that waits for an operator has only the requests in flight, and those of the search for
+a cause in the events: each device's batch again, and its parts down to one event."""
 NEEDS_OPERATOR = ("unauthorized", "misconfigured")
 
 
