@@ -26,6 +26,7 @@ QUICK_START = ROOT / "docs" / "use" / "quick-start.md"
 MENTIONED = {
     "relay COMMAND --help", "relay dead", "relay dead requeue", "relay support-bundle",
     "relay prepare-image", "relay demo", "relay run", "relay sandbox", ".venv/bin/relay run",
+    "relay event", "relay event EVENT_ID",
 }  # fmt: skip
 """Commands that the text only mentions, that run until a signal, or that need a stopped relay."""
 
@@ -105,7 +106,7 @@ async def test_the_sandbox_commands_of_the_apps_page_work(shell: Shell, sandbox:
 
     code, output = await shell.paste(commands.replace("curl ", "curl --silent --show-error --fail-with-body "))
 
-    assert (code, output.count("_sandbox"), commands.count("_sandbox")) == (0, 0, 6), output
+    assert (code, output.count("_sandbox"), commands.count("_sandbox")) == (0, 0, 7), output
     assert (sandbox.settings.device_per_window, sandbox.faults.live()) == (5, [])
 
 

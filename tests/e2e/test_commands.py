@@ -122,10 +122,12 @@ async def test_the_state_of_a_rejected_event_is_dead_lettered(sandbox: Sandbox, 
     async with running(env) as relay:
         code, _, stderr = await command(env, "send", "wrong", "--wait")
         assert code == 1
-        assert "relay dead list" in stderr
+        assert stderr.startswith("Error: dead-lettered: 422 ")
         event_id = stderr.split()[-1]
         _, _, body = await relay.request("GET", f"/v1/events/{event_id}")
-        assert json.loads(body) == {"event_id": event_id, "state": "dead_lettered"}
+        found = json.loads(body)
+        assert (found["event_id"], found["state"], found["reason"]) == (event_id, "dead_lettered", "refused")
+        assert found["message"].startswith("422 ")
         status, _, _ = await relay.request("GET", "/v1/events/00000000-0000-4000-8000-000000000000")
         assert status == 404
 

@@ -240,12 +240,14 @@ async def test_a_request_without_a_response_ends_after_another_time(sandbox: San
         sandbox.faults.add(Misbehaviour(action="silence", count=1))
         await box.sends(event(1))
 
-        assert sandbox.report().requests == 2
+        sent = [request for request in sandbox.record.requests() if request.events]
+        assert len(sent) == 2, "besides a batch without events, which looks for the cause"
 
 
 @effect_of("upstream.max_in_flight")
 async def test_another_number_of_requests_is_in_flight(tmp_path: Path) -> None:
-    async with Accepting(delay_s=0.2) as slow, relay(slow.url, tmp_path, batch__linger="0s") as box:
+    env = {"batch__linger": "0s", "batch__mix_devices": "never"}
+    async with Accepting(delay_s=0.2) as slow, relay(slow.url, tmp_path, **env) as box:
         assert box.reload(upstream__max_in_flight="1") == ["upstream.max_in_flight"]
         await box.sends(*(event(1, f"device-{n}") for n in range(4)))
 

@@ -12,7 +12,6 @@ from typing import Any
 import structlog
 
 from relay.event.reader import Rejection
-from relay.event.shown import shown
 from relay.ingest.append_coalescer import report_bug
 from relay.ingest.udp.read_batch import ReadBatch, ReceivedDatagram
 from relay.ingest.udp.responses import Responses
@@ -21,7 +20,8 @@ from relay.runtime.log import Gate, hide_secrets
 from relay.runtime.metrics import REJECT_REASONS, UDP_DROP_REASONS, Metrics
 
 _LOG_INTERVAL_MS = 1_000
-_LOGGED_BYTES = 1_024
+_LOGGED_BYTES, _SHOWN_CHARS = 1_024, 80
+"""A secret is masked in more bytes than are shown, so that its beginning is not."""
 
 _log = structlog.get_logger(__name__)
 
@@ -100,7 +100,7 @@ class Outcomes:
     def _log_rejected(self, reason: str, detail: str, received: ReceivedDatagram | None = None) -> None:
         if self._log_gate.admit("bad", self._now_ms()) is None:
             return
-        start = "" if received is None else shown(received.data[:_LOGGED_BYTES].decode(errors="replace"), hide_secrets)
+        start = "" if received is None else hide_secrets(repr(received.data[:_LOGGED_BYTES]))[:_SHOWN_CHARS]
         sender = "" if received is None else str(received.sender[0])
         _log.warning("a datagram was rejected", reason=reason, detail=detail, sender=sender, datagram=start)
 
