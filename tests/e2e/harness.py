@@ -76,9 +76,9 @@ class RelayProcess:
         found: dict[str, Any] = json.loads(body)
         return found
 
-    async def until(self, done: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    async def until(self, done: Callable[[dict[str, Any]], bool], patience_s: float = PATIENCE_S) -> dict[str, Any]:
         """Request the status until `done` accepts it, and return it."""
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(patience_s):
             while True:
                 status = await self.status()
                 if done(status):
