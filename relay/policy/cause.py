@@ -1,9 +1,8 @@
 """The search for the cause of a failure that one device meets: the content of an event, or the whole endpoint.
 
-A 403, a redirect or a reset can have either cause (contract, "Content or configuration?"). The search first sends a
-batch without events: if the API responds to it, name, TLS, URL and key are right. Then known devices that were served
-recently are the witnesses: while one of them remains that did not fail since, the failing devices are at fault, unless
-too many of them fail in a row.
+A 403, a redirect or a reset can have either cause. The search first sends a batch without events: if the API responds
+to it, name, TLS, URL and key are right. Then known devices that were served recently are the witnesses: while one of
+them remains that did not fail since, the failing devices are at fault, unless too many of them fail in a row.
 
 | state    | meaning                                     |
 |----------|---------------------------------------------|
