@@ -91,7 +91,7 @@ class Forwarder(QueueHolder):
         self._claim_again_at = 0
         """Monotonic time in milliseconds before which no events are claimed, after a failed claim."""
         self._sending = 0
-        """Number of requests that are not settled."""
+        """Number of requests with events that are not settled."""
 
     # -- calls of the outbox and the service -----------------------------------------------------
 
@@ -142,6 +142,7 @@ class Forwarder(QueueHolder):
 
     async def run(self) -> None:
         """Send events as soon as the schedule allows it. Never returns."""
+        self._schedule.start(self._client.distinct_tenants(), self._clock.monotonic_ms(), self._clock.chance())
         while True:
             self._changed.clear()
             until = self._start_requests()
@@ -149,6 +150,8 @@ class Forwarder(QueueHolder):
 
     async def drain(self) -> None:
         """Send all pending events once, within the limits. Return when no request is left.
+
+        Batches without events do not count.
 
         The caller stops `run` before and limits the time.
         """
@@ -189,7 +192,7 @@ class Forwarder(QueueHolder):
             step = self._schedule.next(now)
             if isinstance(step, Wait):
                 return step.until
-            self._sending += 1
+            self._sending += bool(step.shares)
             sending = self._send(step, now) if step.shares else self._ask(step, now)
             self._tasks.start(f"send tenant {step.tenant_id}", sending)
 
@@ -248,7 +251,6 @@ class Forwarder(QueueHolder):
         """Send a batch without events, whose response shows whether the API responds at all."""
         request = batch.body([])
         response = await self._post(send, request, 0, fresh=True)
-        self._sending -= 1
         now, reply = self._clock.monotonic_ms(), Reply({}, len(request), verdict(response, 0), chosen_at)
         self._state_log.note(self._schedule.answered(send, reply, now, self._clock.chance()), now)
         self._changed.set()

@@ -15,7 +15,7 @@ import re
 import ssl
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from functools import lru_cache
@@ -90,6 +90,9 @@ class BatchSender(Protocol):
     def origins(self) -> Sequence[str]:
         """Return the distinct origins of the default and the configured endpoints, the default's first."""
 
+    def distinct_tenants(self) -> Collection[int | None]:
+        """Return one tenant for each distinct configured URL and key; None: the default upstream."""
+
     async def post(
         self, tenant_id: int, body: bytes, silent: Callable[[int], None], *, fresh: bool = False
     ) -> UpstreamResponse | NoResponse:
@@ -143,6 +146,13 @@ class UpstreamClient:
         """See BatchSender."""
         urls = [self._settings.default.url, *(endpoint.url for endpoint in self._settings.tenants.values())]
         return list(dict.fromkeys(map(_origin, urls)))
+
+    def distinct_tenants(self) -> Collection[int | None]:
+        """See BatchSender."""
+        distinct: dict[EndpointSettings, int | None] = {self._settings.default: None}
+        for tenant_id, endpoint in self._settings.tenants.items():
+            distinct.setdefault(endpoint, tenant_id)
+        return distinct.values()
 
     def reconnect(self) -> None:
         """See BatchSender. A kept-alive connection of the previous network would hang until the timeout."""

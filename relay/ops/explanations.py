@@ -86,12 +86,9 @@ ENDPOINT_PAUSED = "waits for its upstream"
 
 
 _PROBLEMS: Mapping[EndpointState, tuple[str, str]] = {
-    "unauthorized": ("rejects the key: its events are pending", "reject the key: their events are pending"),
-    "misconfigured": (
-        "is not the events API: its events are pending",
-        "are not the events API: their events are pending",
-    ),
-    "backing_off": ("does not respond: its events are pending", "do not respond: their events are pending"),
+    "unauthorized": ("rejects the key", "reject the key"),
+    "misconfigured": ("is not the events API", "are not the events API"),
+    "backing_off": ("does not respond", "do not respond"),
 }
 """The predicate of the summary for one upstream, and for several."""
 
@@ -145,6 +142,8 @@ class Conditions(NamedTuple):
     """Number of upstreams by state."""
     waiting_states: Mapping[EndpointState, int]
     """Number of upstreams with pending events, by state."""
+    undelivered_states: Mapping[EndpointState, int]
+    """Number of upstreams that no event was delivered to since the start, by state."""
     limited_devices: int
     """Number of devices with pending events that wait for their own limit."""
     last_hour: Mapping[tuple[Kind, str], int]
@@ -153,7 +152,7 @@ class Conditions(NamedTuple):
 
 def summary(now: Conditions, advice_for: Callable[[EndpointState], str]) -> Summary:
     """Return the first condition that applies. `advice_for` returns the advice for an upstream in a failing state."""
-    for condition in (_not_writable, _failing, _lost, _slow):
+    for condition in (_not_writable, _failing, _lost, _slow, _undelivered):
         if found := condition(now, advice_for):
             return found
     if now.states.get("untested", 0) == sum(now.states.values()):
@@ -174,17 +173,29 @@ def _not_writable(now: Conditions, _: Callable[[EndpointState], str]) -> Summary
 
 
 def _failing(now: Conditions, advice_for: Callable[[EndpointState], str]) -> Summary | None:
-    upstreams = sum(now.states.values())
-    for state, (one, several) in _PROBLEMS.items():
+    for state in _PROBLEMS:
         if count := now.waiting_states.get(state, 0):
-            if count == upstreams == 1:
-                message = f"The upstream {one}"
-            elif count == 1:
-                message = f"One of {upstreams} upstreams {one}"
-            else:
-                message = f"{count} of {upstreams} upstreams {several}"
-            return Summary("trouble", f"{message}.", advice_for(state))
+            whose = "its" if count == 1 else "their"
+            message = f"{_problem(state, count, sum(now.states.values()))}: {whose} events are pending."
+            return Summary("trouble", message, advice_for(state))
     return None
+
+
+def _undelivered(now: Conditions, advice_for: Callable[[EndpointState], str]) -> Summary | None:
+    for state in _PROBLEMS:
+        if count := now.undelivered_states.get(state, 0):
+            problem = _problem(state, count, sum(now.states.values()))
+            message = f"Nothing delivered yet: {problem[0].lower()}{problem[1:]}. No events are pending there."
+            return Summary("slow", message, advice_for(state))
+    return None
+
+
+def _problem(state: EndpointState, count: int, upstreams: int) -> str:
+    """Return a sentence about `count` failing upstreams."""
+    one, several = _PROBLEMS[state]
+    if count == upstreams == 1:
+        return f"The upstream {one}"
+    return f"One of {upstreams} upstreams {one}" if count == 1 else f"{count} of {upstreams} upstreams {several}"
 
 
 def _lost(now: Conditions, _: Callable[[EndpointState], str]) -> Summary | None:

@@ -196,6 +196,7 @@ class Status:
             self._outbox.ledger().pending,
             snapshot.states,
             queues.endpoint_states,
+            Counter(endpoint.state for _, endpoint in snapshot.upstreams if endpoint.last_delivered_ms is None),
             queues.limited,
             self._last_hour(),
         )

@@ -60,6 +60,13 @@ class Suspected:
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """A batch without events is sent at `now`."""
+
+    now: int
+
+
+@dataclass(frozen=True, slots=True)
 class Answered:
     """The upstream responded to a batch without events, or nothing did."""
 
@@ -76,7 +83,7 @@ class ConfigurationChanged:
     """URL, key or network may have changed, so that the finding is outdated."""
 
 
-SearchInput: TypeAlias = Suspected | Answered | EventsDelivered | ConfigurationChanged
+SearchInput: TypeAlias = Suspected | Asked | Answered | EventsDelivered | ConfigurationChanged
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +133,8 @@ class CauseSearch:
         match what:
             case Suspected():
                 return self._suspected(what)
+            case Asked(now):
+                return replace(self, state="asking", asked_at=now)
             case Answered(finding):
                 failed = frozenset() if (self.finding, finding) == ("endpoint", "api") else self.failed
                 return replace(self, state="idle", finding=finding, failed=failed, suspicion=None)

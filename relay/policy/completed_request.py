@@ -68,6 +68,10 @@ class CompletedRequest(NamedTuple):
         jitter_ms = full_jitter(attempt, self.limits.retry_initial_ms, self.limits.retry_max_ms, self.u)
         return self._pause(jitter_ms, reason, retry_after_ms)
 
+    def idle_pause(self, attempt: int, retry_after_ms: int | None) -> Pause:
+        """Return the pause of an endpoint without pending events after a response that shows nothing about its key."""
+        return self._pause(probe_delay(attempt, self.u), "backing_off", retry_after_ms)
+
     def search_pause(self, diagnosis: Diagnosis, retry_after_ms: int | None) -> Pause:
         """Return the pause of a device queue while the relay looks for the event that causes its failures."""
         if diagnosis.is_isolated() and diagnosis.failures <= _FAILURES_AT_ISOLATION_DELAY_MAX:

@@ -14,6 +14,7 @@ from relay.policy.cause import (
     CONFIGURATION_CHANGED,
     EVENTS_DELIVERED,
     NO_SEARCH,
+    Asked,
     Cause,
     SearchInput,
     Suspected,
@@ -236,6 +237,11 @@ class Endpoint:
         if self.health.state != "ok":
             self._become(self.health.after(ApiResponded(now)))
 
+    def recovered(self, now: int) -> None:
+        """Record that the API responded to a batch without events while no events are pending."""
+        self.last_error = None
+        self.responded(now)
+
     def failed(self, failure: Failure, message: str, sent_at: int, now: int) -> int | None:
         """Record a failure of the endpoint. Return the number of consecutive failures before it.
 
@@ -258,6 +264,10 @@ class Endpoint:
         if self.search.is_asking and not was_asking:
             self.ready.add_empty_batch(queues[0].key[0])
         return self.search.cause(has_witness=has_witness)
+
+    def asked(self, now: int) -> None:
+        """Record that a batch without events is sent."""
+        self.search_for_cause(Asked(now))
 
     def search_for_cause(self, what: SearchInput) -> None:
         """Continue the search for the cause of failures."""

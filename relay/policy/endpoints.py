@@ -61,7 +61,7 @@ class Endpoints:
         self._configured: Set[int] = frozenset(configured())
         self._origins: dict[str, UpstreamOrigin] = {}
         self._by_tenant: dict[int | None, Endpoint] = {}
-        self._freed: dict[int | None, Endpoint] = {}  # The last ones that delivered, for people.
+        self._freed: dict[int | None, Endpoint] = {}  # The last ones that delivered or worked, for people.
         self._tenants: dict[int | None, Tenant] = {}
         self._unproven: set[int | None] = set()  # The tenants of which there are at most MAX_UNPROVEN.
         # Tenants that lost their pending events, and when.
@@ -75,6 +75,10 @@ class Endpoints:
 
     def __contains__(self, tenant_id: int | None) -> bool:
         return tenant_id in self._by_tenant
+
+    def includes(self, endpoint: Endpoint) -> bool:
+        """Return whether an endpoint was not freed and not replaced since it was created."""
+        return self._by_tenant.get(endpoint.tenant_id) is endpoint
 
     def __repr__(self) -> str:
         return f"Endpoints({len(self)} for {len(self._tenants)} tenants, {len(self._unproven)} unproven)"
@@ -95,7 +99,7 @@ class Endpoints:
         """Remove a device queue without pending events, and a tenant without any device queue."""
         tenant = self._tenants[tenant_id]
         tenant.remove_queue()
-        if tenant.queues == 0:
+        if tenant.queues == 0 and not (tenant.assignment == "own" and self._by_tenant[tenant_id].is_in_use()):
             if tenant.assignment == "own":
                 self._free(tenant_id, tenant)
             del self._tenants[tenant_id]
@@ -107,6 +111,8 @@ class Endpoints:
             tenant.add_pending()
             return
         before = tenant.assignment
+        if before == "own" and (endpoint := self._by_tenant[tenant_id]).health.state == "backing_off":
+            endpoint.end_pause()  # It was tried without events.
         is_entitled = self._is_proven(tenant_id, tenant) or len(self._unproven) < MAX_UNPROVEN
         tenant.add_first_pending(is_entitled=is_entitled)
         self._follow(tenant_id, tenant, before, now)
@@ -152,6 +158,19 @@ class Endpoints:
                 self._expiring[tenant_id] = tenant.idle_since
             else:
                 self._free(tenant_id, tenant)
+                if tenant.queues == 0:
+                    del self._tenants[tenant_id]
+
+    def untried(self, tenants: Collection[int | None], now: int) -> Sequence[Endpoint]:
+        """Create and return the endpoints of those configured tenants that have none yet; None: all others."""
+        known = {tenant_id if tenant_id in self._configured else None for tenant_id in self._by_tenant} | {*self._freed}
+        chosen = [tenant_id for tenant_id in tenants if tenant_id is None or tenant_id in self._configured]
+        return [self._try(tenant_id, now) for tenant_id in chosen if tenant_id not in known]
+
+    def is_idle(self, endpoint: Endpoint) -> bool:
+        """Return whether a configured endpoint has no pending events."""
+        tenant_id = endpoint.tenant_id
+        return (tenant_id is None or tenant_id in self._configured) and not self._tenants[tenant_id].pending
 
     # -- configuration -----------------------------------------------------------------------------
 
@@ -172,7 +191,8 @@ class Endpoints:
         self._freed = {
             tenant_id: endpoint
             for tenant_id, endpoint in self._freed.items()
-            if (not tenant_id or tenant_id in self._configured)
+            if endpoint.evidence.success_at is not None
+            and (not tenant_id or tenant_id in self._configured)
             and endpoint.origin.name == self._origin_of(tenant_id or 0)
         }
         in_use = {self._origin_of(tenant_id) for tenant_id in (0, *self._configured)}
@@ -181,7 +201,7 @@ class Endpoints:
     # -- views -------------------------------------------------------------------------------------
 
     def freed(self) -> Mapping[int | None, Endpoint]:
-        """Return the last freed endpoint that had delivered events, by configured tenant; None: of all others."""
+        """Return the last freed endpoint that delivered or at least worked, by configured tenant; None: all others."""
         return self._freed
 
     def pending(self) -> Iterator[Endpoint]:
@@ -207,6 +227,13 @@ class Endpoints:
     def _is_proven(self, tenant_id: int | None, tenant: Tenant) -> bool:
         return tenant.is_served or tenant_id is None or tenant_id in self._configured
 
+    def _try(self, tenant_id: int | None, now: int) -> Endpoint:
+        tenant = self._tenants.setdefault(tenant_id, Tenant())
+        tenant.try_endpoint(now)
+        self._create(tenant_id, tenant, now)
+        self._expiring.setdefault(tenant_id, now)
+        return self._by_tenant[tenant_id]
+
     def _entitle(self, tenant_id: int | None, tenant: Tenant, now: int) -> None:
         before = tenant.assignment
         tenant.entitle()
@@ -230,7 +257,12 @@ class Endpoints:
         if not self._is_proven(tenant_id, tenant):
             self._unproven.add(tenant_id)
         shared = self._by_tenant.get(None)
-        if shared and tenant_id is not None and endpoint.ready.take_tenant(shared.ready, tenant_id):
+        is_tried = shared is not None and not self._tenants[None].queues and shared.is_in_use()
+        if shared and is_tried and tenant_id not in self._configured:
+            # The events of this tenant show more about the default URL and key than a batch without events.
+            shared.ready.take_empty_batch(())
+            self._free(None, self._tenants.pop(None))
+        elif shared and tenant_id is not None and endpoint.ready.take_tenant(shared.ready, tenant_id):
             self._activate(endpoint)
 
     def _free(self, tenant_id: int | None, tenant: Tenant) -> None:
@@ -238,5 +270,8 @@ class Endpoints:
         self._unproven.discard(tenant_id)
         endpoint = self._by_tenant.pop(tenant_id)
         endpoint.removed()
+        shown_id = tenant_id if tenant_id in self._configured else None
         if endpoint.evidence.success_at is not None:
-            self._freed[tenant_id if tenant_id in self._configured else None] = endpoint
+            self._freed[shown_id] = endpoint
+        elif endpoint.health.state == "ok":
+            self._freed.setdefault(shown_id, endpoint)

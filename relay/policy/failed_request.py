@@ -9,7 +9,16 @@ from relay.policy.completed_request import CompletedRequest, Judgement, dead_let
 from relay.policy.diagnosis import BatchDelayed, BatchFailed, FailureSeen, SharedBatchFailed
 from relay.policy.endpoint_health import Failure
 from relay.policy.omitted_events import DeadLetterCause
-from relay.policy.verdict import Delivered, EventsRejected, Failing, Misconfigured, Unauthorized, Verdict
+from relay.policy.verdict import (
+    BatchTooLarge,
+    Delivered,
+    EventsRejected,
+    Failing,
+    Misconfigured,
+    RateLimited,
+    Unauthorized,
+    Verdict,
+)
 
 FailedVerdict: TypeAlias = Unauthorized | Misconfigured | Failing
 
@@ -99,6 +108,19 @@ def answered(request: CompletedRequest, verdict: Verdict) -> None:
             _pause(request, False, failure, message, retry_after_ms)
         elif not has_witness:
             endpoint.failed(before.suspicion.shown, before.suspicion.message, request.sent_at, request.now)
+
+
+def answered_idle(request: CompletedRequest, verdict: Verdict) -> None:
+    """Apply the response to a batch without events to an endpoint without pending events.
+
+    It is retried slowly until the API responds. A 429 shows as little as a 5xx.
+    """
+    if _finding(verdict) == "api":
+        request.endpoint.recovered(request.now)
+    elif isinstance(verdict, EventsRejected | BatchTooLarge | RateLimited | Failing):
+        retry_after_ms = verdict.retry_after_ms if isinstance(verdict, RateLimited | Failing) else None
+        attempt = request.endpoint.failed("backing_off", verdict.message, request.sent_at, request.now)
+        request.endpoint.postpone_probe(request.idle_pause(attempt or 0, retry_after_ms))
 
 
 def _finding(verdict: Verdict) -> Finding:

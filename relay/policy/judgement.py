@@ -29,7 +29,7 @@ from relay.policy.diagnosis import (
     EventTooLarge,
     LimitMet,
 )
-from relay.policy.failed_request import answered, attribute_failure, endpoint_failed, failed
+from relay.policy.failed_request import answered, answered_idle, attribute_failure, endpoint_failed, failed
 from relay.policy.network import NotSent, explains_loss
 from relay.policy.omitted_events import DeadLetterCause, OmittedEvent
 from relay.policy.verdict import (
@@ -75,14 +75,16 @@ def judge(request: CompletedRequest, verdict: Verdict) -> Judgement:
             return failed(request, verdict)
 
 
-def judge_answer(request: CompletedRequest, verdict: Verdict) -> None:
-    """Apply the response to a batch without events. A 429 to it starts no shared limit."""
+def judge_answer(request: CompletedRequest, verdict: Verdict, *, is_idle: bool) -> None:
+    """Apply the response to a batch without events; `is_idle`: no events are pending. A 429 starts no shared limit."""
     match verdict:
         case NothingLeft(message):
             _not_sent(request, message)
         case _:
             request.endpoint.origin.responded()
     answered(request, verdict)
+    if is_idle and not isinstance(verdict, NothingLeft):
+        answered_idle(request, verdict)
 
 
 def _not_sent(request: CompletedRequest, message: str, *, was_lost: bool = False) -> Judgement:

@@ -29,6 +29,7 @@ from relay.policy.endpoint_turns import EndpointTurns
 from relay.policy.endpoints import Endpoints
 from relay.policy.judgement import judge
 from relay.policy.limits import Limits
+from relay.policy.overview import EndpointView
 from relay.policy.pause import Pause
 from relay.policy.position import IDLE, READY, RESERVED, InFlight, Lingering, SlotUse
 from relay.policy.rate_window import Window
@@ -54,8 +55,8 @@ class Schedule:
         self._turns = EndpointTurns()
         self._endpoints = Endpoints(origin_of, configured, self._turns.list_all)
         self._senders: dict[int, Endpoint] = {}  # Endpoints of unsettled requests, by the first device queue.
-        self._empty_batches = EmptyBatches(self._turns)
-        self._timers: Timers[DeviceQueue | Endpoint | UpstreamOrigin] = Timers()
+        self._empty_batches = EmptyBatches(self._turns, self._endpoints)
+        self._timers: Timers[DeviceQueue | Endpoint | UpstreamOrigin | EmptyBatches] = Timers()
         self._slots = self._endpoints.slots
         self._empty = EmptyQueues()
 
@@ -90,9 +91,7 @@ class Schedule:
 
     def backlog(self, queue_id: int, key: DeviceKey, events: int, body_bytes: int, now: int) -> bool:
         """Set the pending events of a device queue, including events in flight. Return whether `next` may change."""
-        queue = self._queues.get(queue_id)
-        if queue is None:
-            queue = self._new_queue(queue_id, key)
+        queue = self._queues.get(queue_id) or self._new_queue(queue_id, key)
         before, position = queue.events, queue.position
         queue.set_backlog(events, body_bytes)
         if events and not before:
@@ -152,6 +151,10 @@ class Schedule:
 
     # -- requests ----------------------------------------------------------------------------------
 
+    def start(self, tenants: Collection[int | None], now: int, u: float) -> None:
+        """Begin to send. See `EmptyBatches.start`."""
+        self._timers.wake(self._empty_batches, self._empty_batches.start(tenants, now, u))
+
     def next(self, now: int) -> Send | Wait:
         """Return the request to send now, or how long to wait."""
         while what := self._timers.pop_expired(now):
@@ -159,6 +162,8 @@ class Schedule:
                 self._arm(what, now)
             elif isinstance(what, Endpoint):
                 self._retry_exact(what)
+            elif isinstance(what, EmptyBatches):
+                what.try_endpoints(now)
             else:
                 self._turns.wake(what)
         slots = self.limits.max_in_flight
@@ -176,8 +181,7 @@ class Schedule:
     def _may_send(self, origin: UpstreamOrigin, now: int) -> bool:
         """Return whether network and shared limit permit a request now. Otherwise set the timer of the origin."""
         origin.limit.tick(now, self.limits.window_ms)
-        free_at = origin.free_at(now, self.limits.window_ms)
-        if free_at > now:
+        if (free_at := origin.free_at(now, self.limits.window_ms)) > now:
             self._timers.wake(origin, free_at)
         return free_at <= now and origin.has_room()
 
@@ -256,7 +260,7 @@ class Schedule:
         self._turns.wake(endpoint.origin)
         return judgement.outcomes
 
-    def answered(self, send: Send, reply: Reply, now: int, u: float) -> overview.EndpointView:
+    def answered(self, send: Send, reply: Reply, now: int, u: float) -> EndpointView:
         """Apply the response to a batch without events, which is not settled. Return its endpoint."""
         return overview.endpoint_view(self._empty_batches.answered(send, reply, self.limits, now, u), self.limits, now)
 
@@ -324,15 +328,12 @@ class Schedule:
         """Return the number of endpoints by state."""
         return self._endpoints.states()
 
-    def endpoints(
-        self, now: int, first: Collection[int | None] = (), others: int = 1 << 62
-    ) -> list[overview.EndpointView]:
+    def endpoints(self, now: int, first: Collection[int | None] = (), others: int = 1 << 62) -> list[EndpointView]:
         """Return the endpoints of the tenants in `first` and at most `others` more, see `overview.select`."""
-        return [
-            overview.endpoint_view(one, self.limits, now) for one in overview.select([*self._endpoints], first, others)
-        ]
+        chosen = overview.select([*self._endpoints], first, others)
+        return [overview.endpoint_view(endpoint, self.limits, now) for endpoint in chosen]
 
-    def freed_endpoints(self, now: int) -> Mapping[int | None, overview.EndpointView]:
+    def freed_endpoints(self, now: int) -> Mapping[int | None, EndpointView]:
         """Return the last state of freed endpoints, see `Endpoints.freed`."""
         return {key: overview.endpoint_view(each, self.limits, now) for key, each in self._endpoints.freed().items()}
 
@@ -340,7 +341,7 @@ class Schedule:
         """Return whether a tenant has its own endpoint; None: whether tenants share one."""
         return tenant_id in self._endpoints
 
-    def endpoint(self, send: Send, now: int) -> overview.EndpointView:
+    def endpoint(self, send: Send, now: int) -> EndpointView:
         """Return the endpoint of an unsettled request."""
         return overview.endpoint_view(self._sender(send), self.limits, now)
 

@@ -6,6 +6,8 @@
 | `shared`   | pending events, which the shared endpoint sends                      |
 | `own`      | its own endpoint, until one window has passed without pending events |
 
+A tenant without events gets its own endpoint to try URL and key with a batch without events.
+
 `after` is the only transition.
 """
 
@@ -15,13 +17,14 @@ from collections.abc import Mapping
 from typing import Literal, TypeAlias
 
 Assignment: TypeAlias = Literal["idle", "shared", "own"]
-TenantInput: TypeAlias = Literal["pending", "entitled", "emptied", "expired"]
-"""First pending events of a tenant without and with the right to its own endpoint, which it may also get later; no
-more pending events; none for one window."""
+TenantInput: TypeAlias = Literal["pending", "entitled", "tried", "emptied", "expired"]
+"""First pending events of a tenant without and with the right to its own endpoint, which it may also get later; its URL
+and key are to be tried; no more pending events; none for one window."""
 
 _TABLE: Mapping[tuple[Assignment, TenantInput], Assignment] = {
     ("idle", "pending"): "shared",
     ("idle", "entitled"): "own",
+    ("idle", "tried"): "own",
     ("shared", "entitled"): "own",
     ("shared", "emptied"): "idle",
     ("own", "pending"): "own",
@@ -86,6 +89,11 @@ class Tenant:
         """Give a tenant with pending events its own endpoint."""
         assert self.pending, self
         self._become("entitled")
+
+    def try_endpoint(self, now: int) -> None:
+        """Give a tenant without pending events its own endpoint."""
+        self.idle_since = now
+        self._become("tried")
 
     def expire(self) -> None:
         """Free the endpoint of a tenant without pending events."""

@@ -222,6 +222,37 @@ MUTANTS = (
         ("relay/policy/schedule.py", "        self._endpoints.free_expired(now, self.limits.window_ms, limit)\n", ""),
     ),
     mutant(
+        "a failed try of a quiet upstream is not repeated",
+        "status",
+        "tests/simulation/test_quiet_start.py",
+        (
+            "relay/policy/empty_batches.py",
+            '            if is_idle and endpoint.health.state != "ok":\n',
+            "            if False:\n",
+        ),
+    ),
+    mutant(
+        "an upstream is tried without events although events were sent to it",
+        "G5",
+        "tests/unit/policy/test_empty_batches.py::test_an_upstream_to_which_events_were_sent_is_not_tried",
+        (
+            "relay/policy/endpoints.py",
+            " for tenant_id in chosen if tenant_id not in known]",
+            " for tenant_id in chosen]",
+        ),
+    ),
+    mutant(
+        "an event waits for the pause after a failed try",
+        "G6",
+        "tests/unit/policy/test_empty_batches.py"
+        "::test_an_event_of_a_configured_tenant_is_sent_at_once_after_a_failed_try",
+        (
+            "relay/policy/endpoints.py",
+            "            endpoint.end_pause()  # It was tried without events.\n",
+            "            pass\n",
+        ),
+    ),
+    mutant(
         "events of two tenants in one request",
         "G6",
         "tests/unit/policy/test_endpoints.py::test_every_tenant_is_served_and_each_request_has_events_of_one",

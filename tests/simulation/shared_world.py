@@ -82,6 +82,7 @@ class SimClient:
         self._tasks = tasks
         self.origin = upstream.origin
         self.origins = upstream.origins
+        self.distinct_tenants = upstream.distinct_tenants
         self.reconnect = upstream.reconnect
 
     async def post(

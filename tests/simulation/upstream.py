@@ -153,8 +153,8 @@ class SimUpstream:
         self.tries: dict[EventKey, list[int]] = defaultdict(list)
         """Times at which each bad event arrived in a request of its own."""
         self.origin_of = origins or {}
-        self.empty_requests = 0
-        """Number of requests without events."""
+        self.asked_at: list[tuple[int, int]] = []
+        """Time and tenant of each request without events."""
         self._rng = rng
         self._trace = trace
         self._watch = watch
@@ -164,6 +164,9 @@ class SimUpstream:
 
     def origins(self) -> Sequence[str]:
         return list(dict.fromkeys(origin.name for origin in (DEFAULT_ORIGIN, *self.origin_of.values())))
+
+    def distinct_tenants(self) -> Sequence[int | None]:
+        return [None, *self.origin_of]
 
     def reconnect(self) -> None:
         """See BatchSender. The simulation has no connections."""
@@ -225,7 +228,7 @@ class SimUpstream:
         """Respond to a request without events, which the relay sends to learn the time or the cause of a failure."""
         if self._has_fault("refused", tenant_id):
             return NoResponse("cannot connect: Connection refused", never_sent=True, is_unreachable=True)
-        self.empty_requests += 1
+        self.asked_at.append((self.clock.true_ms(), tenant_id))
         await asyncio.sleep(0.02)
         response = self._failure(tenant_id)
         if response is None:

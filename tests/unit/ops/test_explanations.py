@@ -36,15 +36,17 @@ def summarize(
     states: list[EndpointState] | None = None,
     *,
     waiting: list[EndpointState] | None = None,
+    undelivered: list[EndpointState] | None = None,
     gauges: Gauges = WRITABLE,
     pending: int = 5,
     limited: int = 0,
     last_hour: dict[tuple[Kind, str], int] | None = None,
 ) -> Summary:
-    """Return the summary. Each upstream has pending events unless `waiting` names others."""
+    """Return the summary. Each upstream has pending events unless `waiting` names others, and delivered some."""
     states = states or ["ok"]
     waiting = states if waiting is None else waiting
-    conditions = Conditions(gauges, pending, Counter(states), Counter(waiting), limited, last_hour or {})
+    counts = (Counter(states), Counter(waiting), Counter(undelivered or []))
+    conditions = Conditions(gauges, pending, *counts, limited, last_hour or {})
     return summary(conditions, lambda state: f"advice for {state}")
 
 
@@ -62,6 +64,17 @@ def summarize(
         (summarize(["ok", "misconfigured"]), "trouble", "One of 2 upstreams is not the events API"),
         (summarize(["ok", "backing_off", "unauthorized"]), "trouble", "One of 3 upstreams rejects the key"),
         (summarize(["backing_off"], waiting=[], pending=0), "ok", "No events are pending."),
+        (
+            summarize(["unauthorized"], waiting=[], undelivered=["unauthorized"], pending=0),
+            "slow",
+            "Nothing delivered yet: the upstream rejects the key. No events are pending there.",
+        ),
+        (
+            summarize(["ok", "backing_off"], waiting=[], undelivered=["backing_off"], pending=0),
+            "slow",
+            "Nothing delivered yet: one of 2 upstreams does not respond.",
+        ),
+        (summarize(["unauthorized"], waiting=[], undelivered=["unauthorized"], last_hour=DEAD), "trouble", "1,001"),
         (summarize(gauges=QUARANTINED, last_hour=DEAD), "trouble", "3 events were stored by another machine"),
         (
             summarize(last_hour=DEAD),
@@ -94,6 +107,7 @@ def test_the_summary_describes_the_first_condition_that_applies(shown: Summary, 
 
 def test_every_trouble_has_advice() -> None:
     assert summarize(["unauthorized"]).advice == "advice for unauthorized"
+    assert summarize(["unauthorized"], waiting=[], undelivered=["unauthorized"]).advice == "advice for unauthorized"
     assert summarize(gauges=QUARANTINED).advice.startswith("Run `relay adopt`")
     assert summarize(last_hour=DEAD).advice == "Run `relay dead list` for the upstream's messages."
     assert "outbox.max_age" in summarize(last_hour=DROPPED).advice

@@ -221,7 +221,7 @@ async def test_the_summary_gives_the_advice_for_the_endpoint_with_pending_events
     served.tenants = [2]
     served.schedule.shown_endpoints = [
         EndpointView(1, "ok", 0, None, None, None),
-        EndpointView(2, "misconfigured", 0, None, None, None),
+        EndpointView(2, "misconfigured", 0, None, None, 0),
     ]
 
     assert served.status.data()["summary"]["level"] == "ok"

@@ -12,6 +12,7 @@ from relay.policy.cause import (
     FAILED_MAX,
     NO_SEARCH,
     Answered,
+    Asked,
     Cause,
     CauseSearch,
     Finding,
@@ -69,6 +70,16 @@ TABLE: list[tuple[SearchInput, list[CauseSearch]]] = [
             replace(FRESH, finding="api"),
             replace(BLAMED, finding="api", failed=frozenset()),
             CauseSearch("idle", "api", NOW - 5, FAILED),
+        ],
+    ),
+    (
+        Asked(NOW),
+        [
+            CauseSearch("asking", "none", NOW),
+            CauseSearch("asking", "api", NOW),
+            CauseSearch("asking", "unknown", NOW),
+            CauseSearch("asking", "endpoint", NOW, FAILED),
+            replace(ASKING, asked_at=NOW),
         ],
     ),
     (

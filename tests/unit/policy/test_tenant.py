@@ -11,6 +11,7 @@ from relay.policy.tenant import Assignment, Tenant, TenantInput, after
 EXPECTED: dict[tuple[Assignment, TenantInput], Assignment] = {
     ("idle", "pending"): "shared",
     ("idle", "entitled"): "own",
+    ("idle", "tried"): "own",
     ("shared", "entitled"): "own",
     ("shared", "emptied"): "idle",
     ("own", "pending"): "own",
