@@ -22,7 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from relay.config import OutboxSettings
 from relay.event.reader import DeviceKey
 from relay.outbox import ClaimPart, Dead, OutboxError, OutboxFull, OutboxUnavailable, Selection, Settled
-from relay.outbox.sqlite import transaction
+from relay.outbox.sqlite import connection
 
 from tests.contract.boxes import Box, DictionaryBox, MemoryBox, SqliteBox, close, event, event_id
 
@@ -290,7 +290,7 @@ class BothLives(RuleBasedStateMachine):
     def fail(self, what: Callable[[Life], Coroutine[Any, Any, object]], but_written: bool) -> None:
         """Let a commit fail, with its content on disk or not. The state must follow the file."""
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(transaction, "commit", failing_once(but_written))
+            patched.setattr(connection, "commit", failing_once(but_written))
             with pytest.raises(OutboxUnavailable):
                 self.run(what(self.real))
             self.run(healed(self.real.box))
@@ -319,7 +319,7 @@ async def begun(real: OutboxSettings, plain: OutboxSettings) -> tuple[Life, Life
 
 
 def failing_once(but_written: bool) -> Callable[[sqlite3.Connection, Sequence[Any]], Any]:
-    commit, left = transaction.commit, 1
+    commit, left = connection.commit, 1
 
     def failing(database: sqlite3.Connection, steps: Sequence[Any]) -> Any:
         nonlocal left

@@ -87,14 +87,14 @@ MUTANTS = (
         "a device forgotten at a start in another boot",
         "G5",
         f"{CONTRACT}::TestForget::test_a_start_in_another_boot_forgets_no_device_with_a_request",
-        (f"{SQLITE}/idle_queues.py", "stored_in == boot and last_boot_id == boot_id", "stored_in == boot"),
+        (f"{SQLITE}/loading.py", "stored_in == boot and last_boot_id == boot_id", "stored_in == boot"),
     ),
     mutant(
         "a device forgotten at a start with events to send again",
         "G5",
         f"{CONTRACT}::TestForget::test_a_start_forgets_no_device_with_a_request_in_the_journal",
-        (f"{SQLITE}/idle_queues.py", "WHERE log.seq > q.cursor)", "WHERE log.seq > q.cursor + 9)"),
-        (f"{SQLITE}/idle_queues.py", "WHERE request IS NULL AND", "WHERE"),
+        (f"{SQLITE}/loading.py", "WHERE log.seq > q.cursor)", "WHERE log.seq > q.cursor + 9)"),
+        (f"{SQLITE}/loading.py", "WHERE request IS NULL AND", "WHERE"),
     ),
     mutant(
         "few devices forgotten a second, however many are idle",
@@ -319,7 +319,7 @@ MUTANTS = (
         "unlimited dead letters",
         "G9",
         f"{CONTRACT}::TestDeadLetters::test_oldest_dead_letters_are_deleted_at_the_limit",
-        (f"{SQLITE}/dead_letter_limits.py", "letters - limits.max_letters", "0"),
+        (f"{SQLITE}/dead_letters.py", "if letters <= limits.max_letters and ", "if "),
     ),
     mutant(
         "the oldest dead letter of all devices is deleted",
@@ -331,7 +331,7 @@ MUTANTS = (
         "shares of the dead letters before an operator deleted some",
         "G2",
         f"{CONTRACT}::TestDeadLetters::test_a_device_with_many_dead_letters_loses_its_own_oldest",
-        (f"{SQLITE}/dead_letter_limits.py", "    database.dead_letter_shares = None\n", ""),
+        (f"{SQLITE}/dead_letters.py", "    database.dead_letter_shares = None\n", ""),
     ),
     mutant(
         "shutdown waits for the upstream",

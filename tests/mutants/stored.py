@@ -208,8 +208,8 @@ MUTANTS = (
         f"{CONTRACT}::TestJournal::test_load_after_a_kill_returns_the_same_requests",
         (
             f"{SQLITE}/statements.py",
-            "    database.executemany(_JOURNAL, journal)\n",
-            "    database.executemany(_JOURNAL, journal[:0])\n",
+            "    database.executemany(_JOURNAL, values)\n",
+            "    database.executemany(_JOURNAL, values[:0])\n",
         ),
     ),
     mutant(
@@ -378,8 +378,8 @@ MUTANTS = (
         f"{CONTRACT}::TestDedupe::test_across_a_restart_and_after_delivery",
         (
             f"{SQLITE}/statements.py",
-            "    if seq_range.ids:\n        _remember(",
-            "    if not seq_range:\n        _remember(",
+            "    if ids:\n        _remember(",
+            "    if not marks:\n        _remember(",
         ),
     ),
     mutant(

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass, field, replace
 from itertools import takewhile
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from relay.config import OutboxSettings
-from relay.outbox import Dead, DeadLetter, IsFree, OutboxError, OutboxFull, Selection, Timestamp
+from relay.outbox import DeadLetter, IsFree, OutboxError, OutboxFull, Selection
 from relay.outbox.engine import commands as c
 from relay.outbox.engine.checksum import has_inserted_time
 from relay.outbox.engine.dead_letter_shares import DeadLetterShares
@@ -29,15 +29,17 @@ _ROW_BYTES = 64
 
 
 class Row(NamedTuple):
-    """`check`: CRC-32 of the received bytes, 0 if it is unknown. `is_receipt`: whether it was received at `at_ms`."""
+    """A row. The defaults stand for a row that does not exist."""
 
-    queue_id: int
-    event_id: bytes
-    at_ms: int
-    crc: int
-    check: int
-    body: bytes
+    queue_id: int = 0
+    event_id: bytes = bytes(16)
+    at_ms: int = 0
+    crc: int = -1
+    check: int = 0
+    """CRC-32 of the received bytes; 0 if it is unknown."""
+    body: bytes = b""
     is_receipt: bool = True
+    """Whether the event was received at `at_ms`."""
 
 
 @dataclass
@@ -49,8 +51,8 @@ class DictionaryStorage:
     rows: dict[int, Row] = field(default_factory=dict)
     queues: dict[int, QueueRow] = field(default_factory=dict)
     letters: dict[int, tuple[Row, DeadLetter]] = field(default_factory=dict)
-    remembered: dict[int, tuple[bytes, int, int, int]] = field(default_factory=dict)
-    """Id, queue id, check and mark of deleted rows, by seq."""
+    remembered: dict[int, IdSlice] = field(default_factory=dict)
+    """Deleted rows by seq."""
     totals: StoredTotals = field(default_factory=lambda: StoredTotals(0, 0, 0, 0, 0, 0, 0))
     next_queue_id: int = 1
     next_letter: int = 1
@@ -96,15 +98,11 @@ class DictionaryStorage:
         head = (self.totals._replace(dead_letters=len(self.letters)), self.next_queue_id, self._letter_bytes(), *clocks)
         first_row = next(iter(self.rows), self.totals.last_seq + 1)
         last_at_ms = max((row.at_ms for row in self.rows.values()), default=0)
-        window = DedupeWindow.restored(self.settings.dedupe_window, self.totals.last_seq, self._slices())
+        rows = [IdSlice(seq, row.event_id, [row.queue_id], None, [row.check]) for seq, row in self.rows.items()]
+        slices = [*self.remembered.values(), *rows]
+        window = DedupeWindow.restored(self.settings.dedupe_window, self.totals.last_seq, slices)
         tail = (OpenedQueues(clocks[0], self.queues.values()), window, Space(self.file_bytes, 0, False))
         return Opened(*head, first_row, last_at_ms, *tail)
-
-    def _slices(self) -> Iterator[IdSlice]:
-        for seq, (event_id, queue_id, check, mark) in self.remembered.items():
-            yield IdSlice(seq, event_id, [queue_id], bytes([mark]), [check])
-        for seq, row in self.rows.items():
-            yield IdSlice(seq, row.event_id, [row.queue_id], None, [row.check])
 
     def _forget_free(self, is_free: IsFree, boot: int | None) -> None:
         used = {self.rows[seq].queue_id for seq in self.pending()}
@@ -137,14 +135,13 @@ class DictionaryStorage:
     def _letter_bytes(self) -> int:
         return sum(len(row.body) for row, _ in self.letters.values())
 
-    def _select(self, selection: Selection, limit: int, after: int = 0) -> list[tuple[Row, DeadLetter]]:
+    def _select(self, selection: Selection, after: int = 0) -> list[tuple[Row, DeadLetter]]:
         ids, device_id, reason, everything, event_id = astuple(selection)
         if not (ids or everything or {device_id, reason, event_id} != {None}):
             return []
         letters = [each for number, each in self.letters.items() if number > after and (not ids or number in ids)]
         letters = [each for each in letters if device_id in (None, each[1].device_key[2])]
-        letters = [each for each in letters if event_id in (None, each[0].event_id)]
-        return [each for each in letters if reason in (None, each[1].reason)][:limit]
+        return [each for each in letters if event_id in (None, each[0].event_id) and reason in (None, each[1].reason)]
 
     def do_AddQueues(self, command: c.AddQueues) -> None:
         for queue_id, key in command.queues:
@@ -158,29 +155,22 @@ class DictionaryStorage:
         self._count(last_seq=len(command.ids))
 
     def do_ClaimEvents(self, command: c.ClaimEvents) -> c.ClaimedEvents:
-        found, dead = [], []
-        for ordinal, part in enumerate(command.wanted):
-            queue_id, seqs, _, window, shift_ms, _, _ = part
-            rows = {seq: row for seq in seqs if (row := self.rows.get(seq)) is not None}
-            marks = {seq: has_inserted_time(row.body, row.crc) for seq, row in rows.items()}
-            good = array("Q", [seq for seq in seqs if marks.get(seq) is not None])
-            corrupt = [seq for seq in seqs if marks.get(seq) is None]
-            dead += [c.DeadEvent(seq, queue_id, Dead("corrupt", None, "checksum does not match")) for seq in corrupt]
-            marked = [(at, rows[seq]) for at, seq in enumerate(good) if shift_ms and marks[seq]]
-            is_same = [row.is_receipt and row.at_ms >= command.boot_from_ms for _, row in marked]
-            stamps = {
-                at: Timestamp(row.at_ms + shift_ms, same) for (at, row), same in zip(marked, is_same, strict=True)
-            }
-            self._move(queue_id, window, command.boot, part.journal(command.request, ordinal, good))
-            found.append(c.ClaimedRows(good, [rows[seq].body for seq in good], corrupt, stamps, shift_ms))
+        rows = [self.rows.get(seq, Row()) for part in command.wanted for seq in part.seqs]
+        marks = [has_inserted_time(row.body, row.crc) for row in rows]
+        found, dead, journal = command.sort([row.body for row in rows], marks, self._times)
+        for part, entry in zip(command.wanted, journal, strict=True):
+            self._move(part.queue_id, part.window, command.boot, entry)
         return c.ClaimedEvents(found, self._dead_letter(dead, command.dead_letter_limits))
+
+    def _times(self, seqs: Sequence[int]) -> list[tuple[int, bool]]:
+        return [(self.rows[seq].at_ms, self.rows[seq].is_receipt) for seq in seqs]
 
     def do_SettleEvents(self, command: c.SettleEvents) -> c.DeadLettered:
         for cursor, delivered, window, boot, queue_id in command.moves:
             self._move(queue_id, window, boot, (None,) * 6, cursor)
             self._count(delivered=delivered)
         for seq, row in [(seq, self.rows.pop(seq)) for seq in command.ahead]:
-            self.remembered[seq] = (row.event_id, row.queue_id, row.check, 0)
+            self.remembered[seq] = IdSlice(seq, row.event_id, [row.queue_id], b"\0", [row.check])
         return self._dead_letter(command.dead_events, command.dead_letter_limits)
 
     def _move(self, queue_id: int, window: bytes, boot: int, entry: Sequence[Any], cursor: int = 0) -> None:
@@ -191,10 +181,10 @@ class DictionaryStorage:
     def _dead_letter(self, dead_events: Sequence[c.DeadEvent], limits: c.DeadLetterLimits) -> c.DeadLettered:
         if not dead_events:
             return c.DeadLettered(0, 0, 0)
-        letters_before, bytes_before = len(self.letters), self._letter_bytes()
+        bytes_before = self._letter_bytes()
         for seq, queue_id, dead in dead_events:
-            row = self.rows.pop(seq, None) or Row(queue_id, bytes(16), 0, 0, 0, b"")
-            self.remembered[seq] = (row.event_id, queue_id, row.check, DEAD)
+            row = self.rows.pop(seq, Row())
+            self.remembered[seq] = IdSlice(seq, row.event_id, [queue_id], bytes([DEAD]), [row.check])
             number, self.next_letter = self.next_letter, self.next_letter + 1
             key, event_id, dead_at = self.queues[queue_id].key, str(UUID(bytes=row.event_id)), rfc3339(limits.now_ms)
             self.letters[number] = (row, DeadLetter(number, event_id, key, *dead, dead_at, row.body))
@@ -202,10 +192,10 @@ class DictionaryStorage:
         shares = DeadLetterShares(limits.max_letters, limits.max_body_bytes)
         for number, (row, letter) in self.letters.items():
             shares.add(number, letter.device_key, len(row.body))
-        while len(self.letters) > limits.max_letters or self._letter_bytes() > limits.max_body_bytes:
-            del self.letters[shares.remove_next()[0]]
-        discarded = letters_before + len(dead_events) - len(self.letters)
-        return c.DeadLettered(len(dead_events), discarded, self._letter_bytes() - bytes_before)
+        excess, _ = shares.remove_excess(len(self.letters), self._letter_bytes())
+        for number in excess:
+            del self.letters[number]
+        return c.DeadLettered(len(dead_events), len(excess), self._letter_bytes() - bytes_before)
 
     def do_ForgetQueues(self, command: c.ForgetQueues) -> None:
         for queue_id in command.queue_ids:
@@ -222,11 +212,10 @@ class DictionaryStorage:
 
     def _delete(self, seq_range: c.SeqRange, kept: set[int]) -> int:
         """Delete the rows of a range but the kept ones, and remember their ids."""
-        remembered, checks = self.remembered, array("I", seq_range.checks)
-        for at, event_id in enumerate(split_ids(seq_range.ids)):
-            remembered[seq_range.kept_from_seq + at] = (event_id, 0, checks[at], seq_range.marks[at])
-        for seq in [seq for seq in remembered if seq <= seq_range.forget_to_seq]:
-            del remembered[seq]
+        columns = zip(split_ids(seq_range.ids), seq_range.marks, array("I", seq_range.checks), strict=True)
+        for seq, (event_id, mark, check) in enumerate(columns, seq_range.kept_from_seq):
+            self.remembered[seq] = IdSlice(seq, event_id, [0], bytes([mark]), [check])
+        self.remembered = {seq: row for seq, row in self.remembered.items() if seq > seq_range.forget_to_seq}
         seqs = set(range(seq_range.first_seq, seq_range.last_seq + 1)) - kept
         return sum(self.rows.pop(seq, None) is not None for seq in seqs)
 
@@ -239,10 +228,10 @@ class DictionaryStorage:
         return self.rows[command.seq].at_ms if command.seq in self.rows else None
 
     def do_ReadDeadLetters(self, command: c.ReadDeadLetters) -> Sequence[DeadLetter]:
-        return [letter for _, letter in self._select(*command)]
+        return [letter for _, letter in self._select(command.selection, command.after)][: command.limit]
 
     def do_ChooseDeadLetters(self, command: c.ChooseDeadLetters) -> Sequence[c.ChosenLetter]:
-        chosen = self._select(*command)
+        chosen = self._select(command.selection)[: command.limit]
         return [c.ChosenLetter(letter.id, letter.device_key, row.event_id, len(row.body)) for row, letter in chosen]
 
     def do_RequeueDeadLetters(self, command: c.RequeueDeadLetters) -> set[int]:
@@ -254,11 +243,8 @@ class DictionaryStorage:
         return {number for number, _ in wanted}
 
     def do_DiscardDeadLetters(self, command: c.DiscardDeadLetters) -> tuple[int, int]:
-        rows = [self.letters.pop(letter.id)[0] for _, letter in self._select(*command)]
+        rows = [self.letters.pop(letter.id)[0] for _, letter in self._select(command.selection)[: command.limit]]
         return len(rows), sum(len(row.body) for row in rows)
-
-    def do_AdoptEvents(self, _: c.AdoptEvents) -> c.AdoptedEvents:
-        return c.AdoptedEvents(0, ())
 
     def do_SaveClocks(self, command: c.SaveClocks) -> None:
         self.saved = command

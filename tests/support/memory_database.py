@@ -209,16 +209,14 @@ class MemoryDatabase:
         store.letters[number] = LetterRow(letter, row)
 
     def _limit_letters(self, move: d.Move) -> int:
-        letters, discarded = self.store.letters, 0
+        letters = self.store.letters
         shares = DeadLetterShares(move.max_letters, move.max_letter_bytes)
         for number, each in letters.items():
             shares.add(number, each.letter.device_key, len(each.row.body))
-        while len(letters) > move.max_letters or self._letter_totals().body_bytes > move.max_letter_bytes:
-            removed = shares.remove_next()
-            assert removed is not None
-            del letters[removed[0]]
-            discarded += 1
-        return discarded
+        excess, _ = shares.remove_excess(*self._letter_totals())
+        for number in excess:
+            del letters[number]
+        return len(excess)
 
     def _letter_totals(self) -> d.Letters:
         return d.Letters(len(self.store.letters), sum(len(each.row.body) for each in self.store.letters.values()))

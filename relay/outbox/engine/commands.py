@@ -8,7 +8,8 @@ assigned by the engine.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import compress
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from relay.event.reader import DeviceKey
@@ -121,7 +122,7 @@ class JournalEntry(NamedTuple):
 class ClaimEvents(NamedTuple):
     """Read the bodies of a request, move corrupt events to the dead letters, and write the request to the journal.
 
-    Result: ClaimedEvents.
+    Result: ClaimedEvents. `sort` contains what every store does with the rows.
     """
 
     request: int
@@ -131,12 +132,46 @@ class ClaimEvents(NamedTuple):
     wanted: Sequence[WantedEvents]
     dead_letter_limits: DeadLetterLimits
 
+    def sort(
+        self,
+        bodies: Sequence[bytes],
+        marks: Sequence[bool | None],
+        read_times: Callable[[Sequence[int]], Iterable[tuple[int, bool]]],
+    ) -> tuple[list[ClaimedRows], list[DeadEvent], list[JournalEntry]]:
+        """Separate sound events from corrupt ones. Return rows and journal entry of each part, and corrupt events.
+
+        `bodies`, `marks`: body and `has_inserted_time` of each wanted event, in order. `read_times`: returns for seqs
+        when each event was appended (outbox time), and whether it was received then. A dead letter that was queued
+        again was received before.
+        """
+        found, dead_events, journal, start = [], [], [], 0
+        for ordinal, part in enumerate(self.wanted):
+            end = start + len(part.seqs)
+            good, good_bodies, good_marks, corrupt = part.seqs, bodies[start:end], marks[start:end], list[int]()
+            if None in good_marks:
+                corrupt = [seq for seq, mark in zip(good, good_marks, strict=True) if mark is None]
+                is_sound = [mark is not None for mark in good_marks]
+                good, good_bodies = array("Q", compress(good, is_sound)), list(compress(good_bodies, is_sound))
+                good_marks = list(compress(good_marks, is_sound))
+            marked = [index for index, is_marked in enumerate(good_marks) if is_marked] if part.shift_ms else []
+            times = read_times([good[index] for index in marked]) if marked else ()
+            timestamps = {
+                index: Timestamp(at_ms + part.shift_ms, is_receipt and at_ms >= self.boot_from_ms)
+                for index, (at_ms, is_receipt) in zip(marked, times, strict=True)
+            }
+            found.append(ClaimedRows(good, good_bodies, corrupt, timestamps, part.shift_ms))
+            dead = Dead("corrupt", None, "checksum does not match")
+            dead_events += [DeadEvent(seq, part.queue_id, dead) for seq in corrupt]
+            journal.append(part.journal(self.request, ordinal, good))
+            start = end
+        return found, dead_events, journal
+
 
 class ClaimedRows(NamedTuple):
     """The rows that a store found for one WantedEvents."""
 
     seqs: array[int]
-    bodies: list[bytes]
+    bodies: Sequence[bytes]
     corrupt: list[int]
     """Seqs of events whose checksum does not match, or whose row is missing."""
     timestamps: dict[int, Timestamp]

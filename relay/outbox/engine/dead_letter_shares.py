@@ -97,6 +97,22 @@ class DeadLetterShares:
             return removed
         return None
 
+    def remove_excess(self, letters: int, body_bytes: int) -> tuple[list[int], int]:
+        """Remove dead letters until the rest is within the limits. Return their ids, and the bytes of their bodies.
+
+        `letters`, `body_bytes`: the totals of all dead letters. If the disk has changed them, all may be removed.
+        """
+        removed: list[int] = []
+        removed_bytes = 0
+        max_letters, max_body_bytes = self.limits
+        while letters - len(removed) > max_letters or body_bytes - removed_bytes > max_body_bytes:
+            oldest = self.remove_next()
+            if oldest is None:
+                break
+            removed.append(oldest[0])
+            removed_bytes += oldest[1]
+        return removed, removed_bytes
+
     def _use(self, device: Hashable) -> _Use:
         letters = self._devices[device]
         max_letters, max_body_bytes = self.limits

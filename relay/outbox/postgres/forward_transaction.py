@@ -58,14 +58,9 @@ async def _limit_letters(connection: Connection, move: Move) -> tuple[Letters, i
     cursor = await connection.execute(sql.LETTER_SHARES)
     for letter_id, *device, size in await cursor.fetchall():
         shares.add(letter_id, tuple(device), size)
-    excess: list[int] = []
-    while number > move.max_letters or body_bytes > move.max_letter_bytes:
-        removed = shares.remove_next()
-        assert removed is not None
-        excess.append(removed[0])
-        number, body_bytes = number - 1, body_bytes - removed[1]
+    excess, excess_bytes = shares.remove_excess(number, body_bytes)
     await connection.execute(sql.DELETE_LETTERS, (excess,))
-    return Letters(number, body_bytes), len(excess)
+    return Letters(number - len(excess), body_bytes - excess_bytes), len(excess)
 
 
 async def _letter_totals(connection: Connection) -> tuple[int, int]:

@@ -1,8 +1,8 @@
 """The store in a SQLite file, the embedded default.
 
-`store` implements the storage protocol of the engine. `statements`, `insert`, `dead_letters` and `quarantine` execute
-the commands, `transaction` in one transaction, on the thread of `connection`. `space` limits the file, and `wal`
-measures the write-ahead log. `loading` reads a sound file; `recovery` and `salvage` replace a broken one.
+`store` implements the storage protocol of the engine. `statements`, `dead_letters` and `quarantine` execute the
+commands, in one transaction on the thread of `connection`. `space` limits the file, and `wal` measures the write-ahead
+log. `loading` reads a sound file; `recovery` and `salvage` replace a broken one.
 """
 
 from relay.outbox.sqlite.connection import SQLITE_VERSION

@@ -1,4 +1,4 @@
-"""The SQLite connection: its PRAGMAs, and the thread that uses it.
+"""The SQLite connection: its PRAGMAs, its transactions, and the thread that uses it.
 
 Rule: callers pass a plain function to `DatabaseThread.run`, which calls the function with the
 Database. Nothing else uses the connection, so that no other statement can run between two
@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import sqlite3
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
-from typing import Concatenate, Literal, ParamSpec, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import aiosqlite
 
 from relay.outbox.engine.dead_letter_shares import DeadLetterShares
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 PAGE_BYTES = 4096
@@ -26,6 +26,7 @@ SQLITE_VERSION = sqlite3.sqlite_version
 _CACHE_KIB = 2048
 _CACHED_STATEMENTS = 64
 _SETTLEMENT_SHARE = 64
+_PAGES = "SELECT page_count, freelist_count FROM pragma_page_count, pragma_freelist_count"
 
 
 class Database(sqlite3.Connection):
@@ -33,12 +34,27 @@ class Database(sqlite3.Connection):
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
-        self.waiting: deque[Callable[[], object]] = deque()
+        self.waiting: deque[tuple[Callable[[Database], Any], list[Any]]] = deque()
+        """Functions, and for each the list that gets its result."""
         self.dead_letter_shares: DeadLetterShares | None = None
-        """See `dead_letter_limits`."""
+        """See `dead_letters`."""
 
     def commit(self) -> None:
-        self.waiting.popleft()()
+        work, results = self.waiting.popleft()
+        results.append(work(self))
+
+
+Step = Callable[[Database], Any]
+
+
+class Executed(NamedTuple):
+    results: Sequence[Any]
+    """The return value of each step."""
+    pages: int
+    """Pages of the database, including free pages."""
+    free_pages: int
+    changed_rows: int
+    """0 if the steps only read, or only moved pages."""
 
 
 class DatabaseThread:
@@ -50,7 +66,7 @@ class DatabaseThread:
     calls `commit` of the connection on its thread, and `Database.commit` executes the function.
     """
 
-    def __init__(self, connector: Callable[[], sqlite3.Connection]) -> None:
+    def __init__(self, connector: Callable[[], Database]) -> None:
         self._connector = connector
         self._failure: BaseException | None = None
         self._connection = _made_by_daemon(lambda: aiosqlite.Connection(self._connect, iter_chunk_size=64))
@@ -62,10 +78,10 @@ class DatabaseThread:
             await self._connection.close()
             raise self._failure
 
-    async def run(self, work: Callable[Concatenate[Database, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run `work(connection, ...)` on the thread of this connection, and return its result."""
+    async def run(self, work: Callable[[Database], T]) -> T:
+        """Run `work(connection)` on the thread of this connection, and return its result."""
         results: list[T] = []
-        self.database.waiting.append(lambda: results.append(work(self.database, *args, **kwargs)))
+        self.database.waiting.append((work, results))
         await self._connection.commit()
         return results[0]
 
@@ -75,9 +91,7 @@ class DatabaseThread:
     def _connect(self) -> Database:
         """Open the file, on the thread. After a failure, return another connection, so that `close` ends the thread."""
         try:
-            opened = self._connector()
-            assert isinstance(opened, Database)
-            self.database = opened
+            self.database = self._connector()
         except BaseException as error:
             self._failure = error
             self.database = sqlite3.connect(":memory:", factory=Database, check_same_thread=False)
@@ -144,3 +158,36 @@ def limit(database: sqlite3.Connection, max_size_bytes: int, wal_bytes: int) -> 
     )
     database.execute(f"PRAGMA max_page_count={max_pages}").fetchall()
     database.execute(f"PRAGMA journal_size_limit={wal_bytes}").fetchall()
+
+
+@contextmanager
+def atomic(database: sqlite3.Connection) -> Iterator[None]:
+    """Commit the statements of the block together. On an error, roll back and raise it."""
+    database.execute("BEGIN")
+    try:
+        yield
+        database.execute("COMMIT")
+    except BaseException:
+        if database.in_transaction:
+            database.execute("ROLLBACK")
+        raise
+
+
+def commit(database: Database, steps: Sequence[Step]) -> Executed:
+    """Execute all steps in one transaction. On an error, roll back and raise it."""
+    changes = database.total_changes
+    with atomic(database):
+        results = [step(database) for step in steps]
+        pages, free = read_pages(database)
+    return Executed(results, pages, free, database.total_changes - changes)
+
+
+def read_pages(database: sqlite3.Connection) -> tuple[int, int]:
+    """Return (pages of the database, free pages)."""
+    pages, free = database.execute(_PAGES).fetchone()
+    return pages, free
+
+
+def checkpoint(database: sqlite3.Connection) -> None:
+    """Copy the write-ahead log into the database. The next commit restarts the log at its beginning."""
+    database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()

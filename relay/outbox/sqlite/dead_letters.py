@@ -1,6 +1,8 @@
-"""The dead letters: listing, requeuing and discarding.
+"""The dead letters: listing, requeuing, discarding, and the limits of their number and size.
 
-Rules: listing writes nothing. A requeued event keeps its checksum, so that a corrupt event is detected again.
+Rules: listing writes nothing. A requeued event keeps its checksum, so that a corrupt event is detected again. The
+shares of the devices are read when a limit is exceeded for the first time, and when an operator has changed the dead
+letters since. Later calls read the new dead letters only. A failed commit closes the connection and its shares.
 """
 # ruff: noqa: S608 - conditions and column lists are constants, values are bound
 
@@ -9,20 +11,31 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, cast
 from uuid import UUID
 
+import msgspec
+
 from relay.outbox import DeadLetter, DeadReason, Selection
 from relay.outbox.engine import commands as c
+from relay.outbox.engine.dead_letter_shares import DeadLetterShares
 from relay.outbox.engine.dedupe_window import ID_BYTES
 from relay.outbox.sqlite.connection import Database
-from relay.outbox.sqlite.dead_letter_limits import delete_letters
+from relay.outbox.sqlite.loading import CHUNK_ROWS, Broken
 from relay.runtime.clock import rfc3339
 
 _WHOLE = (
     "typeof(event_id) = 'blob' AND length(event_id) = 16 AND typeof(crc) = 'integer' AND typeof(body) = 'blob'"
     " AND typeof(tenant_id) = 'text' AND typeof(platform) = 'text' AND typeof(device_id) = 'text'"
 )
+
+_READ_SHARES = """
+    SELECT json_group_array(json_array(
+        id, hex(tenant_id) || '/' || hex(platform) || '/' || hex(device_id), coalesce(length(body), 0)))
+    FROM (SELECT id, tenant_id, platform, device_id, body FROM dead_letters WHERE id > ? ORDER BY id LIMIT ?)"""
+"""Each dead letter as [id, device, body bytes]. The device is in hex, so that values of any type and text are valid."""
+_decode = msgspec.json.Decoder(list[tuple[int, str, int]]).decode
 
 
 def read(database: sqlite3.Connection, command: c.ReadDeadLetters) -> Sequence[DeadLetter]:
@@ -55,40 +68,30 @@ def _text(value: bytes | None) -> str:
 
 def _number(value: bytes | None) -> int:
     """Return a tenant_id; 0 if the value is not a number."""
-    try:
+    with suppress(ValueError):
         return int(value or b"")
-    except ValueError:
-        return 0
+    return 0
 
 
 def _time(died_ms: int | None) -> str:
-    try:
+    with suppress(ValueError, OverflowError, OSError):
         return rfc3339(died_ms or 0)
-    except (ValueError, OverflowError, OSError):
-        return ""
+    return ""
 
 
 def choose(database: sqlite3.Connection, command: c.ChooseDeadLetters) -> Sequence[c.ChosenLetter]:
     """Choose dead letters whose values are valid. Others can only be listed, exported and discarded."""
     where, values = _where(command.selection)
-    return [
-        c.ChosenLetter(number, (int(tenant_id), _text(platform), _text(device_id)), event_id, body_bytes)
-        for number, tenant_id, platform, device_id, event_id, body_bytes in database.execute(
-            "SELECT id, CAST(tenant_id AS BLOB), CAST(platform AS BLOB), CAST(device_id AS BLOB), event_id,"
-            f" length(body) FROM dead_letters WHERE {_WHOLE} AND {where} ORDER BY id LIMIT ?",
-            (*values, command.limit),
-        )
-        if _is_key(tenant_id, platform, device_id)
-    ]
-
-
-def _is_key(tenant_id: bytes, *names: bytes) -> bool:
-    try:
-        int(tenant_id)
-        b"".join(names).decode()
-    except ValueError:
-        return False
-    return True
+    chosen: list[c.ChosenLetter] = []
+    for number, tenant_id, platform, device_id, event_id, body_bytes in database.execute(
+        "SELECT id, CAST(tenant_id AS BLOB), CAST(platform AS BLOB), CAST(device_id AS BLOB), event_id,"
+        f" length(body) FROM dead_letters WHERE {_WHOLE} AND {where} ORDER BY id LIMIT ?",
+        (*values, command.limit),
+    ):
+        with suppress(ValueError):  # the disk has changed the key
+            key = (int(tenant_id), platform.decode(), device_id.decode())
+            chosen.append(c.ChosenLetter(number, key, event_id, body_bytes))
+    return chosen
 
 
 def requeue(database: Database, command: c.RequeueDeadLetters) -> set[int]:
@@ -127,3 +130,46 @@ def _where(selection: Selection) -> tuple[str, list[Any]]:
     }
     chosen = {condition: value for condition, value in conditions.items() if value is not None}
     return " AND ".join(chosen) or ("1" if selection.all else "0"), list(chosen.values())
+
+
+def delete_excess(database: Database, limits: c.DeadLetterLimits) -> tuple[int, int]:
+    """Delete dead letters until the rest is within the limits. Return their number, and the bytes of their bodies."""
+    letters, body_bytes = database.execute("SELECT dead_letters, dead_letter_bytes FROM ledger").fetchone()
+    if letters <= limits.max_letters and body_bytes <= limits.max_body_bytes:
+        return 0, 0
+    excess, _ = _shares(database, limits).remove_excess(letters, body_bytes)
+    return len(excess), _delete(database, excess)
+
+
+def delete_letters(database: Database, numbers: Sequence[int]) -> int:
+    """Delete dead letters that an operator has chosen. Return the bytes of their bodies."""
+    database.dead_letter_shares = None
+    return _delete(database, numbers)
+
+
+def _delete(database: sqlite3.Connection, numbers: Sequence[int]) -> int:
+    listed = json.dumps(numbers)
+    (body_bytes,) = database.execute(
+        "SELECT coalesce(sum(length(body)), 0) FROM dead_letters WHERE id IN (SELECT value FROM json_each(?))",
+        (listed,),
+    ).fetchone()
+    database.execute("DELETE FROM dead_letters WHERE id IN (SELECT value FROM json_each(?))", (listed,))
+    database.execute(
+        "UPDATE ledger SET dead_letters = dead_letters - ?, dead_letter_bytes = dead_letter_bytes - ?",
+        (len(numbers), body_bytes),
+    )
+    return int(body_bytes)
+
+
+def _shares(database: Database, limits: c.DeadLetterLimits) -> DeadLetterShares:
+    """Return the shares of all stored dead letters."""
+    shares = database.dead_letter_shares
+    if shares is None or shares.limits != (limits.max_letters, limits.max_body_bytes):
+        shares = database.dead_letter_shares = DeadLetterShares(limits.max_letters, limits.max_body_bytes)
+    # A chunk is one value, see `statements`.
+    while letters := _decode(database.execute(_READ_SHARES, (shares.last_id, CHUNK_ROWS)).fetchone()[0]):
+        for letter_id, device, body_bytes in letters:
+            if letter_id <= shares.last_id:
+                raise Broken(f"the dead letters after {shares.last_id} are out of order")
+            shares.add(letter_id, device, body_bytes)
+    return shares

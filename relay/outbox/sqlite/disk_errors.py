@@ -16,11 +16,12 @@ import sqlite3
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 from relay.outbox import OutboxError, OutboxFull, OutboxUnavailable
 from relay.outbox.engine import storage
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 NO_ROOM: Mapping[int, str] = {
@@ -70,15 +71,15 @@ def failure_of(error: sqlite3.Error | OSError) -> OutboxError:
     return failure
 
 
-def explained(path: Path, work: Callable[[], T]) -> T:
-    """Return the result of `work`. If SQLite hides the errno of a failure, raise the OSError of a
+def explained(path: Path, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Return the result of `work(...)`. If SQLite hides the errno of a failure, raise the OSError of a
     trial instead.
 
     `path`: the database. The error of the trial is raised only if a table of this module contains
     its errno.
     """
     try:
-        return work()
+        return work(*args, **kwargs)
     except sqlite3.Error as error:
         if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _UNSPECIFIC:
             raise

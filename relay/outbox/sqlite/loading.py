@@ -9,18 +9,20 @@ from __future__ import annotations
 import sqlite3
 import sys
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import msgspec
 
+from relay.outbox import IsFree
 from relay.outbox.engine.commands import FindOlder, ReadAppendTime
 from relay.outbox.engine.dedupe_window import CHECK_BYTES, ID_BYTES, DedupeWindow, IdSlice
 from relay.outbox.engine.opened_queues import OpenedQueues, QueueRow
 from relay.outbox.engine.outbox_clock import Anchor
 from relay.outbox.engine.storage import LogChunk, Opened, StoredTotals
-from relay.outbox.sqlite.insert import CHECK_OF_ROW
+from relay.outbox.sqlite.connection import atomic, read_pages
+from relay.outbox.sqlite.schema import CHECK_OF_ROW
 from relay.outbox.sqlite.space import space_of
-from relay.outbox.sqlite.transaction import read_pages
 
 CHUNK_ROWS = 4096
 MAX_QUEUE_ID = 1 << 31
@@ -36,6 +38,11 @@ _READ_ROWS = """
     SELECT min(seq), max(seq), group_concat(seq), group_concat(CAST(queue_id AS INTEGER)),
         group_concat(coalesce(size, 0))
     FROM (SELECT seq, queue_id, length(body) AS size FROM log WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?)"""
+_SUM = "SELECT coalesce(sum(delivered), 0), coalesce(max(queue_id), 0) + 1 FROM device_queues"
+_FORGET = """
+    DELETE FROM device_queues
+    WHERE request IS NULL AND quarantined_to IS NULL AND is_free(rate_window, boot) AND queue_id NOT IN (
+        SELECT log.queue_id FROM log JOIN device_queues AS q USING (queue_id) WHERE log.seq > q.cursor)"""
 
 _decode_numbers = msgspec.json.Decoder(list[int]).decode
 
@@ -83,6 +90,33 @@ def read_opened(database: sqlite3.Connection, boot_id: str, dedupe_window: int) 
         dedupe_window=DedupeWindow.restored(dedupe_window, totals.last_seq, slices),
         space=space_of(*read_pages(database)),
     )
+
+
+def forget_free(database: sqlite3.Connection, boot_id: str, max_rows: int, is_free: IsFree) -> None:
+    """Delete idle device queues with a free rate window, before they use memory (contract G5).
+
+    A row without a journal entry was written at the settlement of the last request, with its rate window. The times of
+    another boot cannot be compared: such rows stay, and the relay forgets them one rate window after the start. Do
+    nothing if the log has more than `max_rows` rows, because this function reads all of them.
+    """
+    boot, last_boot_id, rows = database.execute(
+        "SELECT boot, boot_id, (SELECT max(seq) - min(seq) FROM log) FROM ledger"
+    ).fetchone()
+    if (rows or 0) > max_rows:
+        return
+
+    def is_free_now(window: object, stored_in: object) -> bool:
+        same_boot = stored_in == boot and last_boot_id == boot_id
+        return isinstance(window, bytes) and (not window or (same_boot and is_free(window)))
+
+    database.create_function("is_free", 2, is_free_now)
+    with atomic(database):
+        delivered, next_queue_id = database.execute(_SUM).fetchone()
+        if database.execute(_FORGET).rowcount:
+            database.execute(
+                "UPDATE ledger SET delivered = delivered + ?, next_queue_id = max(next_queue_id, ?)",
+                (delivered - database.execute(_SUM).fetchone()[0], next_queue_id),
+            )
 
 
 def read_chunk(database: sqlite3.Connection, after_seq: int, to_seq: int) -> LogChunk | None:
@@ -146,33 +180,28 @@ def _numbers(text: str) -> array[int]:
 
 def _read_queues(database: sqlite3.Connection, last_seq: int) -> Iterator[QueueRow]:
     """Yield the device queues. Raise ValueError, TypeError or OverflowError for an invalid row."""
-    for queue_id, tenant_id, platform, device_id, *rest in database.execute(
+    for values in database.execute(
         "SELECT queue_id, tenant_id, platform, device_id, cursor, rate_window, boot, request, ordinal,"
         " first_seq, last_seq, shift_ms, quarantined_after, quarantined_to, omitted FROM device_queues"
         " ORDER BY queue_id"
     ):
-        row = QueueRow(queue_id, (int(tenant_id), sys.intern(platform), device_id), *rest)
-        if not is_sound_queue(row):
-            raise ValueError(f"device queue {queue_id} has an invalid value")
+        row = queue_row(values)
         if row.cursor > last_seq:
             raise ValueError("a cursor is after the last event")
         yield row
 
 
-def is_sound_queue(row: QueueRow) -> bool:
-    """Return whether each value has its type and range."""
-    request = (row.request, row.ordinal, row.first_seq, row.last_seq)
-    return (
-        all(isinstance(value, int) for value in (row.queue_id, row.key[0], row.cursor, row.boot))
-        and 0 < row.queue_id < MAX_QUEUE_ID
-        and (row.request is None or all(isinstance(value, int) for value in request))
-        and all(isinstance(value, str) for value in row.key[1:])
-        and isinstance(row.window, bytes)
-        and isinstance(row.shift_ms, int | None)
-        and isinstance(row.quarantined_after, int | None)
-        and isinstance(row.quarantined_to, int | None)
-        and isinstance(row.omitted, bytes | None)
-    )
+def queue_row(values: Sequence[Any]) -> QueueRow:
+    """Return a stored device queue. Raise ValueError, TypeError or OverflowError for a wrong type or range."""
+    queue_id, tenant_id, platform, device_id, *rest = values
+    try:
+        row = msgspec.convert((queue_id, (int(tenant_id), sys.intern(platform), device_id), *rest), QueueRow)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"device queue {queue_id}: {error}") from error
+    is_whole = row.request is None or None not in (row.ordinal, row.first_seq, row.last_seq)
+    if not (0 < row.queue_id < MAX_QUEUE_ID and is_whole):
+        raise ValueError(f"device queue {queue_id} has an invalid value")
+    return row
 
 
 def _read_slices(database: sqlite3.Connection, after_seq: int, last_seq: int) -> Iterator[IdSlice]:

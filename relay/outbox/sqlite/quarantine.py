@@ -14,10 +14,10 @@ from typing import NamedTuple
 from relay.outbox.engine.checksum import unmarked
 from relay.outbox.engine.commands import AdoptedEvent, AdoptedEvents, AdoptEvents, DiscardQuarantined, ForgetMachine
 from relay.outbox.engine.dedupe_window import DROPPED
-from relay.outbox.sqlite.insert import CHECK_OF_ROW
+from relay.outbox.sqlite.connection import atomic
 from relay.outbox.sqlite.loading import read_totals
+from relay.outbox.sqlite.schema import CHECK_OF_ROW, ID_OF_ROW
 from relay.outbox.sqlite.statements import remove
-from relay.outbox.sqlite.transaction import atomic
 from relay.runtime.machine import MachineIds, identity, is_other_machine
 
 _DELETE_DONE = """
@@ -29,9 +29,8 @@ _QUARANTINE = """
         cursor = max(cursor, ?1), request = NULL, ordinal = NULL, first_seq = NULL, last_seq = NULL, shift_ms = NULL,
         omitted = NULL"""
 _READ = f"""
-    SELECT iif(typeof(event_id) = 'blob' AND length(event_id) = 16, event_id, zeroblob(16)), coalesce(crc, 0),
-        {CHECK_OF_ROW}, coalesce(CAST(body AS BLOB), x'')
-    FROM log WHERE seq = ?"""  # noqa: S608 - the parts are constants of this package, values are bound
+    SELECT {ID_OF_ROW}, coalesce(crc, 0), {CHECK_OF_ROW}, coalesce(CAST(body AS BLOB), x'') FROM log
+    WHERE seq = ?"""  # noqa: S608 - the parts are constants of this package, values are bound
 _APPEND = "INSERT INTO log(seq, queue_id, event_id, at_ms, crc, received_crc, body) VALUES (?, ?, ?, ?, ?, ?, ?)"
 
 

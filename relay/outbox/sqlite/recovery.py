@@ -25,13 +25,11 @@ from relay.outbox import IsFree, OutboxUnusable
 from relay.outbox.engine.dedupe_window import REMEMBERED_BYTES
 from relay.outbox.engine.storage import Opened
 from relay.outbox.sqlite import files
-from relay.outbox.sqlite.connection import PAGE_BYTES, configure, connect
-from relay.outbox.sqlite.idle_queues import forget_free
-from relay.outbox.sqlite.loading import Broken, read_opened
+from relay.outbox.sqlite.connection import PAGE_BYTES, Database, checkpoint, configure, connect
+from relay.outbox.sqlite.loading import Broken, forget_free, read_opened
 from relay.outbox.sqlite.quarantine import InstallationClaim, claim
 from relay.outbox.sqlite.salvage import Salvaged, salvage
 from relay.outbox.sqlite.schema import MIGRATIONS, is_newest, migrate
-from relay.outbox.sqlite.transaction import checkpoint
 
 _log = structlog.get_logger("relay.outbox")
 
@@ -87,7 +85,7 @@ def is_broken(error: BaseException) -> bool:
     )
 
 
-def open_recovered(recovery: Recovery) -> sqlite3.Connection:
+def open_recovered(recovery: Recovery) -> Database:
     """Open a sound outbox, and set the results in `recovery`. Raise sqlite3.Error or OSError if the disk fails."""
     path, reason = recovery.settings.path, recovery.condemned
     for _ in range(0 if reason else 2):
@@ -131,7 +129,7 @@ def _salvaged(recovery: Recovery, fresh: Path) -> Salvaged:
     return salvaged
 
 
-def _open_sound(recovery: Recovery) -> sqlite3.Connection:
+def _open_sound(recovery: Recovery) -> Database:
     path = recovery.settings.path
     fresh = files.beside(path, _FRESH)
     if files.identity(path) is None and files.identity(fresh) is not None:
@@ -151,7 +149,7 @@ def _open_sound(recovery: Recovery) -> sqlite3.Connection:
     return database
 
 
-def _connect(recovery: Recovery, path: Path) -> sqlite3.Connection:
+def _connect(recovery: Recovery, path: Path) -> Database:
     files.create(path, recovery.settings.path)
     return connect(path)
 

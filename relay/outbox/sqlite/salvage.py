@@ -22,13 +22,10 @@ import msgspec
 
 from relay.event.reader import DeviceKey
 from relay.event.values import trimmed, whole
-from relay.outbox.engine.dedupe_window import ID_BYTES
-from relay.outbox.engine.opened_queues import QueueRow
 from relay.outbox.sqlite import files
-from relay.outbox.sqlite.connection import PAGE_BYTES, connect
-from relay.outbox.sqlite.loading import MAX_QUEUE_ID, is_sound_queue
-from relay.outbox.sqlite.schema import is_newest
-from relay.outbox.sqlite.transaction import atomic
+from relay.outbox.sqlite.connection import PAGE_BYTES, atomic, connect
+from relay.outbox.sqlite.loading import MAX_QUEUE_ID, queue_row
+from relay.outbox.sqlite.schema import ID_OF_ROW, is_newest
 
 _COPY = ".salvage-copy"
 _MAX_ERRORS = 20_000
@@ -39,8 +36,8 @@ _LEDGER_COLUMNS = (
     " boot, boot_id, outbox_ms, monotonic_ms, wall_ms, identity"
 )
 _READ_LOG = f"""seq, iif(typeof(queue_id) = 'integer', queue_id, 0),
-    iif(typeof(event_id) = 'blob' AND length(event_id) = {ID_BYTES}, event_id, zeroblob({ID_BYTES})),
-    iif(typeof(at_ms) = 'integer', at_ms, NULL), iif(typeof(crc) = 'integer' AND typeof(body) = 'blob', crc, -1),
+    {ID_OF_ROW}, iif(typeof(at_ms) = 'integer', at_ms, NULL),
+    iif(typeof(crc) = 'integer' AND typeof(body) = 'blob', crc, -1),
     iif(typeof(body) = 'blob', body, x''), iif(typeof(received_crc) = 'integer', received_crc, NULL)"""
 """The columns with their original types. A body of another type gets a wrong checksum."""
 _COUNT_PENDING = """
@@ -136,11 +133,10 @@ class _Queues:
         self._by_key: dict[DeviceKey, int] = {}
         self._new = new
         for row in _readable(old, "device_queues"):
-            queue_id, tenant_id, platform, device_id, cursor, delivered, *rest = row
+            *head, delivered = row[:6]
             with suppress(TypeError, ValueError):
-                key = (int(tenant_id), platform, device_id)
-                sound = is_sound_queue(QueueRow(queue_id, key, cursor, *rest)) and _is_total(delivered)
-                if sound and key not in self._by_key:
+                key = queue_row((*head, *row[6:])).key
+                if _is_total(delivered) and key not in self._by_key:
                     self._add(row, key)
 
     def of(self, queue_id: int, body: bytes) -> int | None:

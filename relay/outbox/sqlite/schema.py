@@ -17,7 +17,12 @@ import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
 
-from relay.outbox.sqlite.transaction import atomic
+from relay.outbox.sqlite.connection import atomic
+
+ID_OF_ROW = "iif(typeof(event_id) = 'blob' AND length(event_id) = 16, event_id, zeroblob(16))"
+"""The event id of a row of the log; zeros if the disk has changed it."""
+CHECK_OF_ROW = "(CAST(iif(received_crc = 0, crc, coalesce(received_crc, 0)) AS INTEGER) & 4294967295)"
+"""The check of a row of the log, see Event.check; 0 if it is unknown."""
 
 _VERSION_1 = (
     """CREATE TABLE log(

@@ -68,20 +68,22 @@ def written_pages(commands: Sequence[Command]) -> tuple[int | None, int]:
 
     Inner pages are not counted. None: the number is unknown.
     """
-    appended = sum([cost_bytes(each.sizes) for each in commands if isinstance(each, InsertEvents)]) // PAGE_BYTES
-    pages = appended
+    appended_bytes = pages = 0
+    is_known = True
     for command in commands:
         match command:
             case InsertEvents():
-                pass
+                appended_bytes += cost_bytes(command.sizes)
             case AddQueues():
                 pages += _QUEUE_PAGES * len(command.queues)
             case ClaimEvents():
-                pages += sum(_QUEUE_PAGES + len(part.omitted) // PAGE_BYTES for part in command.wanted)
+                for part in command.wanted:
+                    pages += _QUEUE_PAGES + len(part.omitted) // PAGE_BYTES
             case SettleEvents() if not command.dead_events and not command.ahead:
                 pages += _QUEUE_PAGES * len(command.moves)
             case SaveClocks():
                 pages += 1
             case _:
-                return None, appended
-    return pages, appended
+                is_known = False
+    appended = appended_bytes // PAGE_BYTES
+    return pages + appended if is_known else None, appended

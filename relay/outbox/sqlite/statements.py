@@ -1,6 +1,6 @@
 """The statements of a commit: one function per command, run on the thread of the connection.
 
-Rules: `transaction.commit` calls these functions and may roll them back. They use neither memory of
+Rules: `connection.commit` calls these functions and may roll them back. They use neither memory of
 the event loop nor asyncio. A statement processes many rows, and a query returns many rows as one
 value, because each sqlite3 step releases the interpreter lock and waits for it again (with a busy
 event loop, reading 500 bodies one by one took 30 ms, and 4.5 ms as one value).
@@ -11,19 +11,34 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from itertools import accumulate, compress, pairwise
+from functools import partial
+from itertools import accumulate, chain, pairwise
+from operator import methodcaller
 
-from relay.outbox import Dead, Timestamp
+import msgspec
+
 from relay.outbox.engine import commands as c
-from relay.outbox.engine.checksum import checksums, has_inserted_time
-from relay.outbox.engine.dedupe_window import CHECK_BYTES, DEAD, pack_check
-from relay.outbox.sqlite.connection import PAGE_BYTES, Database
-from relay.outbox.sqlite.dead_letter_limits import delete_excess
-from relay.outbox.sqlite.insert import CHECK_OF_ROW
+from relay.outbox.engine.checksum import has_inserted_time
+from relay.outbox.engine.dedupe_window import CHECK_BYTES, DEAD, ID_BYTES, pack_check
+from relay.outbox.sqlite.connection import PAGE_BYTES, Database, Step
+from relay.outbox.sqlite.dead_letters import delete_excess
+from relay.outbox.sqlite.schema import CHECK_OF_ROW, ID_OF_ROW
 
+_encode = msgspec.json.Encoder().encode
+
+_SPAN_BITS = 32
+_DIGITS = 10
+"""Length of a queue id or a checksum, padded with zeros: both have 32 bits."""
+_INSERT = f"""
+    INSERT INTO log(seq, queue_id, event_id, at_ms, crc, received_crc, body)
+    SELECT ?1 + key, CAST(substr(?3, key * {3 * _DIGITS} + 1, {_DIGITS}) AS INTEGER),
+        substr(?4, key * {ID_BYTES} + 1, {ID_BYTES}), ?2,
+        CAST(substr(?3, key * {3 * _DIGITS} + {_DIGITS + 1}, {_DIGITS}) AS INTEGER),
+        CAST(substr(?3, key * {3 * _DIGITS} + {2 * _DIGITS + 1}, {_DIGITS}) AS INTEGER),
+        substr(?5, value >> {_SPAN_BITS}, value & {(1 << _SPAN_BITS) - 1})
+    FROM json_each(CAST(?6 AS TEXT))"""
 _NOT_QUARANTINED = """ AND NOT EXISTS (
     SELECT 1 FROM device_queues AS q
     WHERE q.queue_id = log.queue_id AND log.seq > q.quarantined_after AND log.seq <= q.quarantined_to)"""
@@ -41,9 +56,7 @@ _INSERT_DEAD_LETTER = """
         coalesce(log.crc, 0), coalesce(CAST(log.body AS BLOB), x'')
     FROM device_queues AS q LEFT JOIN log ON log.seq = ?1 WHERE q.queue_id = ?2"""
 _READ_ID = f"""
-    SELECT iif(typeof(event_id) = 'blob' AND length(event_id) = 16, event_id, zeroblob(16)), {CHECK_OF_ROW},
-        coalesce(length(CAST(body AS BLOB)), 0)
-    FROM log WHERE seq = ?"""
+    SELECT {ID_OF_ROW}, {CHECK_OF_ROW}, coalesce(length(CAST(body AS BLOB)), 0) FROM log WHERE seq = ?"""
 _READ_REMEMBERED = """
     SELECT last_seq, CAST(ids AS BLOB), CAST(marks AS BLOB), coalesce(CAST(checks AS BLOB), x'') FROM dedupe_window
     WHERE first_seq = ? AND typeof(last_seq) = 'integer' AND ids IS NOT NULL AND marks IS NOT NULL"""
@@ -67,47 +80,36 @@ def add_queues(database: sqlite3.Connection, command: c.AddQueues) -> None:
     )
 
 
-def claim(database: Database, command: c.ClaimEvents) -> c.ClaimedEvents:
-    request, boot, boot_from_ms, wanted, dead_letter_limits = command
-    seqs = [seq for part in wanted for seq in part.seqs]
-    all_bodies, all_marks = _read_bodies(database, seqs, [size for part in wanted for size in part.sizes])
-    read, dead_events, journal = [], [], []
-    start = 0
-    for ordinal, part in enumerate(wanted):
-        end = start + len(part.seqs)
-        good, bodies, marks, corrupt = part.seqs, all_bodies[start:end], all_marks[start:end], list[int]()
-        start = end
-        if None in marks:
-            corrupt = [seq for seq, mark in zip(part.seqs, marks, strict=True) if mark is None]
-            sound = [mark is not None for mark in marks]
-            good = array("Q", compress(good, sound))
-            bodies, marks = list(compress(bodies, sound)), list(compress(marks, sound))
-        timestamps = _timestamps(database, part.shift_ms, boot_from_ms, good, marks)
-        read.append(c.ClaimedRows(good, bodies, corrupt, timestamps, part.shift_ms))
-        dead_events += [
-            c.DeadEvent(seq, part.queue_id, Dead("corrupt", None, "checksum does not match")) for seq in corrupt
-        ]
-        journal.append((part.window, boot, *part.journal(request, ordinal, good), part.queue_id))
-    database.executemany(_JOURNAL, journal)
-    return c.ClaimedEvents(read, insert_dead_letters(database, dead_events, dead_letter_limits))
+def insertion(command: c.InsertEvents) -> Step:
+    """Return the step of a commit that inserts rows. The event loop joins their values, and one statement splits them.
 
-
-def _timestamps(
-    database: sqlite3.Connection, shift_ms: int, boot_from_ms: int, seqs: Sequence[int], marks: Sequence[bool | None]
-) -> dict[int, Timestamp]:
-    """Return the true times of events with an inserted timestamp, by index; empty if the shift is unknown.
-
-    A dead letter that was queued again has no checksum of the received event: it was received before.
+    So one step inserts all rows of a commit, without a Python object per value. That takes 1.9 µs per row; statements
+    of 64 rows took 2.8 µs (800 rows per commit, idle machine).
     """
-    if not (shift_ms and any(marks)):
-        return {}
-    ours = [index for index, is_marked in enumerate(marks) if is_marked]
-    times, receipts = database.execute(_READ_TIMES, (json.dumps([seqs[index] for index in ours]),)).fetchone()
-    # A dead letter that was queued again has no checksum of the received event: it was received before `at_ms`.
-    return {
-        index: Timestamp(int(at_ms) + shift_ms, is_receipt == "1" and int(at_ms) >= boot_from_ms)
-        for index, at_ms, is_receipt in zip(ours, times.split(","), receipts.split(","), strict=True)
-    }
+    first_seq, at_ms, queue_ids, ids, crcs, received_crcs, bodies, sizes = command
+    rows = chain.from_iterable(zip(queue_ids, crcs, received_crcs, strict=True))
+    # For each row: queue id, checksum of the body, checksum of the received bytes, each with _DIGITS digits.
+    numbers = (f"%0{_DIGITS}d" * (3 * len(queue_ids))) % tuple(rows)
+    # The place of each body: (position, counted from 1) << _SPAN_BITS | bytes.
+    spans = [at << _SPAN_BITS | size for at, size in zip(accumulate(sizes, initial=1), sizes, strict=False)]
+    values = (first_seq, at_ms, numbers.encode(), b"".join(ids), b"".join(bodies), _encode(spans))
+    return methodcaller("execute", _INSERT, values)
+
+
+def claim(database: Database, command: c.ClaimEvents) -> c.ClaimedEvents:
+    seqs = [seq for part in command.wanted for seq in part.seqs]
+    bodies, marks = _read_bodies(database, seqs, [size for part in command.wanted for size in part.sizes])
+    rows, dead_events, journal = command.sort(bodies, marks, partial(_read_times, database))
+    values = [
+        (part.window, command.boot, *entry, part.queue_id) for part, entry in zip(command.wanted, journal, strict=True)
+    ]
+    database.executemany(_JOURNAL, values)
+    return c.ClaimedEvents(rows, insert_dead_letters(database, dead_events, command.dead_letter_limits))
+
+
+def _read_times(database: sqlite3.Connection, seqs: Sequence[int]) -> Iterator[tuple[int, bool]]:
+    times, receipts = database.execute(_READ_TIMES, (json.dumps(seqs),)).fetchone()
+    return zip(map(int, times.split(",")), map("1".__eq__, receipts.split(",")), strict=True)
 
 
 def settle(database: Database, command: c.SettleEvents) -> c.DeadLettered:
@@ -215,11 +217,7 @@ def _read_bodies(
     """
     crcs, joined = database.execute(_READ_TOGETHER, (json.dumps(seqs),)).fetchone()
     if crcs is not None and joined is not None and len(joined) == sum(sizes):
-        ends = list(accumulate(sizes, initial=0))
-        bodies = [joined[start:end] for start, end in pairwise(ends)]
-        unmarked = [False] * len(bodies)
-        if crcs == ",".join(map(str, checksums(bodies, unmarked))):
-            return bodies, [*unmarked]
+        bodies = [joined[start:end] for start, end in pairwise(accumulate(sizes, initial=0))]
         with suppress(ValueError):  # a checksum is not a number
             marks = [has_inserted_time(body, int(crc)) for body, crc in zip(bodies, crcs.split(","), strict=True)]
             if None not in marks:
@@ -249,8 +247,7 @@ def _remember(
 ) -> None:
     """Store ids of rows that are deleted.
 
-    A stored range with the same first seq may be longer, because one of its events was in flight.
-    Then its rest stays.
+    A stored range with the same first seq may be longer, because one of its events was in flight. Then its rest stays.
     """
     for last, old_ids, old_marks, old_checks in database.execute(_READ_REMEMBERED, (first_seq,)).fetchall():
         if last > last_seq:
@@ -258,17 +255,15 @@ def _remember(
             checks = (checks + old_checks[len(checks) :]).ljust(len(marks) * CHECK_BYTES, b"\0")
     # The deleted row frees its pages for the new row. A REPLACE would need the pages of both.
     database.execute("DELETE FROM dedupe_window WHERE first_seq = ?", (first_seq,))
+    columns = "first_seq, last_seq, ids, marks, checks"
     values = (first_seq, last_seq, ids, marks, checks)
-    database.execute(
-        "INSERT INTO dedupe_window(first_seq, last_seq, ids, marks, checks) VALUES (?, ?, ?, ?, ?)", values
-    )
+    database.execute(f"INSERT INTO dedupe_window({columns}) VALUES (?, ?, ?, ?, ?)", values)
 
 
 def _remember_range(database: sqlite3.Connection, seq_range: c.SeqRange) -> None:
+    _, last_seq, kept_from_seq, ids, marks, checks, forget_to_seq = seq_range
     # A range ends at its first seq or later: the condition on the key bounds the rows that are read.
-    database.execute("DELETE FROM dedupe_window WHERE first_seq <= ?1 AND last_seq <= ?1", (seq_range.forget_to_seq,))
-    if seq_range.ids:
-        _remember(
-            database, seq_range.kept_from_seq, seq_range.last_seq, seq_range.ids, seq_range.marks, seq_range.checks
-        )
-    database.execute("UPDATE ledger SET last_seq = max(last_seq, ?)", (seq_range.last_seq,))
+    database.execute("DELETE FROM dedupe_window WHERE first_seq <= ?1 AND last_seq <= ?1", (forget_to_seq,))
+    if ids:
+        _remember(database, kept_from_seq, last_seq, ids, marks, checks)
+    database.execute("UPDATE ledger SET last_seq = max(last_seq, ?)", (last_seq,))

@@ -10,20 +10,20 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 from relay.config import OutboxSettings
 from relay.outbox import IsFree, OutboxError
 from relay.outbox.engine import commands as c
 from relay.outbox.engine.storage import Committed, FileFault, LogChunk, Opened, SpaceLimits
-from relay.outbox.sqlite import connection, dead_letters, files, loading, quarantine, space, statements, transaction
-from relay.outbox.sqlite.connection import PAGE_BYTES, Database, DatabaseThread
+from relay.outbox.sqlite import connection, dead_letters, files, loading, quarantine, space, statements
+from relay.outbox.sqlite.connection import PAGE_BYTES, Database, DatabaseThread, Step
 from relay.outbox.sqlite.disk_errors import NO_ROOM, explained, failure_of
-from relay.outbox.sqlite.insert import insertion
 from relay.outbox.sqlite.quarantine import InstallationClaim
 from relay.outbox.sqlite.recovery import Recovery, broken, is_broken, open_recovered
-from relay.outbox.sqlite.transaction import Step
+from relay.outbox.sqlite.statements import insertion
 from relay.outbox.sqlite.wal import FRAME_BYTES, HEADER_BYTES, Wal
 from relay.runtime.clock import Clock, monotonic_us
 from relay.runtime.machine import MachineIds
@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 _COMMIT_PAGES = 16
 """Pages that a commit writes besides bodies and changed rows: inner pages, page 1, the pointer map."""
-_STATEMENTS: Mapping[type[c.Command], Callable[[Database, Any], c.Result]] = {
+_STATEMENTS: Mapping[type[c.Command], Callable[..., c.Result]] = {
     c.AddQueues: statements.add_queues,
     c.ClaimEvents: statements.claim,
     c.SettleEvents: statements.settle,
@@ -142,7 +142,7 @@ class SqliteStorage:
             is_free=is_free,
         )
         with self._translated_errors():
-            opening = DatabaseThread(lambda: explained(recovery.settings.path, lambda: open_recovered(recovery)))
+            opening = DatabaseThread(partial(explained, recovery.settings.path, open_recovered, recovery))
             await opening.open()
             self._thread = opening
             self._is_resized = self._is_used = False
@@ -169,27 +169,27 @@ class SqliteStorage:
                 await closing_thread.close()
 
     async def run(self, work: Callable[Concatenate[Database, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run `work(connection, ...)` on the thread of the connection, and return its result."""
         assert self._thread is not None
         path = self._settings.path
-        return await self._thread.run(lambda database: explained(path, lambda: work(database, *args, **kwargs)))
+        return await self._thread.run(lambda database: explained(path, work, database, *args, **kwargs))
 
     async def commit(self, commands: Sequence[c.Command]) -> Committed:
         with self._translated_errors():
-            if self._is_resized:
-                await self._resize()
+            await self._apply_limits()
             pages, appended_pages = space.written_pages(commands)
-            steps = [_step_of(command) for command in commands]
+            steps = list(map(_step_of, commands))
             if self._is_used:  # the first commit stores the clocks, and a start must not reserve space
                 await self._make_way(pages, appended_pages)
             self._is_used = True
             began_us = monotonic_us()
-            executed = await self.run(transaction.commit, steps)
+            executed = await self.run(connection.commit, steps)
             if executed.changed_rows:
                 self._metrics.outbox_commits.inc()
                 self._metrics.outbox_commit_duration_seconds.observe((monotonic_us() - began_us) / 1_000_000)
             # On the event loop: each read releases the interpreter lock, and the thread waits long for it.
-            self._count()
-        if executed.pages == self._pages and any(isinstance(command, c.Shrink) for command in commands):
+            self._metrics.outbox_written_bytes.inc(self._wal.grown() * FRAME_BYTES)
+        if executed.pages == self._pages and c.Shrink in map(type, commands):
             self._vacuum_useless_at = executed.pages
         self._pages = executed.pages
         return Committed(executed.results, space.space_of(executed.pages, executed.free_pages, self._vacuum_useless_at))
@@ -217,15 +217,15 @@ class SqliteStorage:
         self._suspect = True
         return failure_of(error) if self._mends else broken(self._settings.path, str(error))
 
-    async def _resize(self) -> None:
-        self._is_resized = False
-        await self.run(connection.limit, self._settings.max_size_bytes, self._limits.log_bytes)
+    async def _apply_limits(self) -> None:
+        if self._is_resized:
+            self._is_resized = False
+            await self.run(connection.limit, self._settings.max_size_bytes, self._limits.log_bytes)
 
     async def tidy(self) -> None:
         """Apply new limits, and checkpoint if the write-ahead log has half of its maximum size."""
         with self._translated_errors():
-            if self._is_resized:
-                await self._resize()
+            await self._apply_limits()
             if self.is_untidy:
                 await self.run(self._copy_back)
 
@@ -260,12 +260,9 @@ class SqliteStorage:
                 raise
             self._reserves = False  # the commit may need less space, and fails if it needs more
 
-    def _count(self) -> None:
-        self._metrics.outbox_written_bytes.inc(self._wal.grown() * FRAME_BYTES)
-
     def _copy_back(self, database: sqlite3.Connection) -> None:
         self._metrics.outbox_written_bytes.inc(self._wal.distinct_pages() * PAGE_BYTES)
-        transaction.checkpoint(database)
+        connection.checkpoint(database)
         self._wal.copied_back()
 
     def find_fault(self) -> FileFault | None:
@@ -292,7 +289,7 @@ class SqliteStorage:
                 await self.run(_copy_to, fresh)
                 files.rename(fresh, path)
             else:
-                await self.run(transaction.checkpoint)
+                await self.run(connection.checkpoint)
 
     def _look(self) -> tuple[files.Identity | None, files.Identity | None]:
         path = self._settings.path
@@ -302,8 +299,7 @@ class SqliteStorage:
 def _step_of(command: c.Command) -> Step:
     if isinstance(command, c.InsertEvents):
         return insertion(command)
-    execute = _STATEMENTS[type(command)]
-    return lambda database: execute(database, command)
+    return partial(_STATEMENTS[type(command)], command=command)
 
 
 def _copy_to(database: sqlite3.Connection, path: Path) -> None:

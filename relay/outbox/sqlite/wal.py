@@ -65,9 +65,9 @@ class Wal:
         if len(salts) < 8:
             return 0
         new_frames = range(self.frames, (self.file_bytes - HEADER_BYTES) // FRAME_BYTES)
-        if len(new_frames) > _USUAL_FRAMES and not self._is_current(new_frames[_USUAL_FRAMES]):
+        if len(new_frames) > _USUAL_FRAMES and self._is_old(new_frames[_USUAL_FRAMES]):
             new_frames = new_frames[:_USUAL_FRAMES]
-        grown = bisect_left(new_frames, True, key=lambda frame: not self._is_current(frame))
+        grown = bisect_left(new_frames, True, key=self._is_old)
         self.frames += grown
         return grown
 
@@ -112,8 +112,8 @@ class Wal:
             self._fd = None
             self._salts, self.frames, self.file_bytes, self._copied_back = b"", 0, 0, 0
 
-    def _is_current(self, frame: int) -> bool:
-        return self._frame_header(frame)[_FRAME_SALTS] == self._salts
+    def _is_old(self, frame: int) -> bool:
+        return self._frame_header(frame)[_FRAME_SALTS] != self._salts
 
     def _frame_header(self, frame: int) -> bytes:
         """Return the header of a frame; the first is 0."""

@@ -27,7 +27,7 @@ def reserve_the_log(box: SqliteBox) -> None:
     """Extend the log's file to its maximum, so that later commits write no zeros."""
     store = box.outbox._owner.storage
     assert store._wal.reserve(LOG_BYTES, LOG_BYTES)
-    store._count()
+    store._wal.grown()
 
 
 async def test_concurrent_appends_share_a_commit(box: SqliteBox) -> None:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import pytest
 from relay.outbox import ClaimPart, Dead, Ledger, OutboxError, OutboxFull, OutboxUnavailable, Selection
 from relay.outbox.engine.queue_index import Index
-from relay.outbox.sqlite import store, transaction
+from relay.outbox.sqlite import connection, store
 
 from tests.contract.boxes import PHONE, TV, SqliteBox, bodies, close, event, event_id, events
 from tests.unit.outbox.sqlite.conftest import MakeBox
@@ -46,7 +46,7 @@ async def again(call: Callable[[], Awaitable[T]]) -> T:
 
 def fail_commits(monkeypatch: pytest.MonkeyPatch, times: int, error: sqlite3.Error, *, but_write: bool) -> None:
     """Let the next commits fail, with their content on disk or not."""
-    commit, left = transaction.commit, times
+    commit, left = connection.commit, times
 
     def failing(database: sqlite3.Connection, steps: Any) -> Any:
         nonlocal left
@@ -57,7 +57,7 @@ def fail_commits(monkeypatch: pytest.MonkeyPatch, times: int, error: sqlite3.Err
             raise error
         return commit(database, steps)
 
-    monkeypatch.setattr(transaction, "commit", failing)
+    monkeypatch.setattr(connection, "commit", failing)
 
 
 async def test_failed_writes_are_reported_until_the_disk_works_again(box: SqliteBox) -> None:
@@ -184,7 +184,7 @@ async def test_failing_disk_is_retried_at_growing_intervals(box: SqliteBox, monk
         tried += 1
         raise sqlite3.OperationalError("disk I/O error")
 
-    monkeypatch.setattr(transaction, "commit", failing)
+    monkeypatch.setattr(connection, "commit", failing)
     for _ in range(50):
         with pytest.raises(OutboxUnavailable):
             await box.append([1])
@@ -251,7 +251,7 @@ async def test_check_of_the_files_survives_a_failing_disk(box: SqliteBox, monkey
 
 
 async def test_outbox_survives_a_memory_error_in_a_commit(box: SqliteBox, monkeypatch: pytest.MonkeyPatch) -> None:
-    commit, left = transaction.commit, 1
+    commit, left = connection.commit, 1
 
     def failing(database: sqlite3.Connection, steps: Any) -> Any:
         nonlocal left
@@ -260,7 +260,7 @@ async def test_outbox_survives_a_memory_error_in_a_commit(box: SqliteBox, monkey
             raise MemoryError
         return commit(database, steps)
 
-    monkeypatch.setattr(transaction, "commit", failing)
+    monkeypatch.setattr(connection, "commit", failing)
     with pytest.raises(OutboxUnavailable):
         await box.append([1])
     assert await again(lambda: box.append([1])) == 0
@@ -360,7 +360,7 @@ class TestFilesChangedWhileOpen:
 
 async def test_calls_complete_while_the_disk_fails_repeatedly(box: SqliteBox, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every call completes, although the disk fails in between."""
-    commit, calls = transaction.commit, 0
+    commit, calls = connection.commit, 0
 
     def every_third_fails(database: sqlite3.Connection, steps: Any) -> Any:
         nonlocal calls
@@ -369,11 +369,11 @@ async def test_calls_complete_while_the_disk_fails_repeatedly(box: SqliteBox, mo
             raise sqlite3.OperationalError("disk I/O error")
         return commit(database, steps)
 
-    monkeypatch.setattr(transaction, "commit", every_third_fails)
+    monkeypatch.setattr(connection, "commit", every_third_fails)
     stored: list[int] = []
     for number in range(30):
         if number == 20:
-            monkeypatch.setattr(transaction, "commit", commit)
+            monkeypatch.setattr(connection, "commit", commit)
         results = await asyncio.gather(box.outbox.append(events([number])), return_exceptions=True)
         if results == [0]:
             stored.append(number)

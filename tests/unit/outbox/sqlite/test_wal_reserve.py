@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 from relay.outbox import OutboxUnavailable
-from relay.outbox.sqlite import transaction
-from relay.outbox.sqlite.connection import configure, connect
-from relay.outbox.sqlite.transaction import Executed, Step
+from relay.outbox.sqlite import connection
+from relay.outbox.sqlite.connection import Executed, Step, configure, connect
 from relay.outbox.sqlite.wal import Wal
 
 from tests.contract.boxes import TV, SqliteBox, bodies
@@ -32,7 +31,7 @@ def log(box: SqliteBox) -> Path:
 def sizes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """Return the sizes of the log's file before and after each commit."""
     found: list[tuple[int, int]] = []
-    commit = transaction.commit
+    commit = connection.commit
 
     def watched(database: sqlite3.Connection, steps: Sequence[Step]) -> Executed:
         path = Path(database.execute("PRAGMA database_list").fetchone()[2] + "-wal")
@@ -41,7 +40,7 @@ def sizes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
         found.append((before, path.stat().st_size))
         return committed
 
-    monkeypatch.setattr(transaction, "commit", watched)
+    monkeypatch.setattr(connection, "commit", watched)
     return found
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from relay.outbox.engine.commands import InsertEvents
 from relay.outbox.sqlite.connection import connect
-from relay.outbox.sqlite.insert import CHECK_OF_ROW, insertion
-from relay.outbox.sqlite.schema import migrate
+from relay.outbox.sqlite.schema import CHECK_OF_ROW, migrate
+from relay.outbox.sqlite.statements import insertion
 
 GREATEST = 2**32 - 1
 ROWS = [
