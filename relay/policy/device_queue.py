@@ -13,27 +13,10 @@ from relay.policy.diagnosis import HEALTHY, BatchDelivered, Outcome, Remainder, 
 from relay.policy.limits import Limits
 from relay.policy.omitted_events import Omitted
 from relay.policy.pause import NO_PAUSE, Pause
-from relay.policy.position import (
-    IDLE,
-    Arrived,
-    ChosenForRequest,
-    Emptied,
-    Freed,
-    InFlight,
-    Lingering,
-    Position,
-    PositionInput,
-    Postponed,
-    RequestSettled,
-    Reserve,
-    SlotUse,
-    Unreserved,
-    after,
-)
+from relay.policy.position import IDLE, InFlight, Lingering, Position, SlotUse
 from relay.policy.rate_window import Window
 
 _KNOWN = b"\x01"
-_EMPTIED, _FREED, _RESERVE, _UNRESERVED = Emptied(), Freed(), Reserve(), Unreserved()
 
 
 class DeviceQueue:
@@ -73,29 +56,29 @@ class DeviceQueue:
 
     def arrive(self, due_at: int) -> None:
         """Let pending events linger until `due_at` at most."""
-        self._move(Arrived(due_at))
+        self._move(self.position.arrived(due_at))
 
     def become_empty(self) -> None:
-        self._move(_EMPTIED)
+        self._move(self.position.emptied())
 
     def become_ready(self) -> None:
-        self._move(_FREED)
+        self._move(self.position.freed())
 
     def postpone(self, now: int) -> None:
         """End a turn without a request, because of a pause, a full rate window or no events."""
-        self._move(Postponed(now if self.events else None))
+        self._move(self.position.postponed(now if self.events else None))
 
     def reserve(self) -> None:
         """Reserve the first events for an exact request."""
-        self._move(_RESERVE)
+        self._move(self.position.reserved())
 
     def end_reservation(self) -> None:
-        self._move(_UNRESERVED)
+        self._move(self.position.unreserved())
 
     def send(self, events: int, slot: SlotUse, now: int) -> None:
         """Put the first `events` events in flight."""
         self.window.sent(now)
-        self._move(ChosenForRequest(self.events > events, slot))
+        self._move(self.position.chosen(slot, leftover=self.events > events))
 
     def cut(self) -> None:
         """Record that the request in flight contains fewer events than chosen, or did not deliver them."""
@@ -114,7 +97,7 @@ class DeviceQueue:
                 due_at = now
             else:
                 due_at = linger_end(linger_phase, position.grew_at, limits.linger_ms)
-        self._move(RequestSettled(due_at))
+        self._move(position.settled(due_at))
 
     def use_slot(self, use: SlotUse) -> SlotUse:
         """Change how the request in flight uses its request slot. Return the use before."""
@@ -126,8 +109,8 @@ class DeviceQueue:
         assert isinstance(self.position, InFlight), self
         return self.position
 
-    def _move(self, what: PositionInput) -> None:
-        self.position = position = after(self.position, what)
+    def _move(self, position: Position) -> None:
+        self.position = position
         assert not self.events if position is IDLE else self.events or type(position) is not Lingering, self
 
     # -- pending events ----------------------------------------------------------------------------

@@ -8,43 +8,119 @@
 | `Reserved`  | part of an exact request, which is sent first                           |
 | `InFlight`  | its first events are in a request that is not settled                   |
 
-`after` is the only transition. Pairs that are not in its table are impossible.
+Each input is a method that returns the position after it. An input that a position does not define is impossible.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias
+from typing import Final, Literal, NoReturn, TypeAlias
 
 SlotUse: TypeAlias = Literal["free", "occupied", "trial", "stalled"]
 """How a request uses its request slot: not any more, completely, as a trial, or without progress, so that it needs only
 a connection."""
 
 
-@dataclass(slots=True)
-class Idle:
-    pass
+class Position:
+    """The inputs of all positions."""
+
+    __slots__ = ()
+
+    def arrived(self, due_at: int) -> Position:
+        """Events are pending, and due at `due_at`."""
+        self._impossible("arrived")
+
+    def emptied(self) -> Position:
+        """All pending events were removed, none of them in flight."""
+        self._impossible("emptied")
+
+    def freed(self) -> Position:
+        """Linger, pause and rate window allow a request."""
+        self._impossible("freed")
+
+    def postponed(self, due_at: int | None) -> Position:
+        """The turn of the device queue found no events (`due_at` is None), or a pause or a full rate window."""
+        self._impossible("postponed")
+
+    def reserved(self) -> Position:
+        """The events become part of an exact request."""
+        self._impossible("reserved")
+
+    def unreserved(self) -> Position:
+        """The exact request is sent without the device queue, which has no events."""
+        self._impossible("unreserved")
+
+    def chosen(self, slot: SlotUse, *, leftover: bool) -> Position:
+        """A request contains the first events."""
+        self._impossible("chosen")
+
+    def settled(self, due_at: int | None) -> Position:
+        """The outcome of the request is stored. `due_at`: when the pending events are due; None without events."""
+        self._impossible("settled")
+
+    def _impossible(self, what: str) -> NoReturn:
+        raise AssertionError(f"{what} is impossible for {self}")
 
 
 @dataclass(slots=True)
-class Lingering:
+class Idle(Position):
+    def arrived(self, due_at: int) -> Position:
+        return Lingering(due_at)
+
+    def emptied(self) -> Position:
+        return self
+
+    def reserved(self) -> Position:
+        return RESERVED
+
+
+@dataclass(slots=True)
+class Lingering(Position):
     due_at: int
     """End of the linger time. A pause or a full rate window may last longer."""
 
+    def arrived(self, due_at: int) -> Position:
+        return Lingering(min(self.due_at, due_at))
+
+    def emptied(self) -> Position:
+        return IDLE
+
+    def freed(self) -> Position:
+        return READY
+
+    def reserved(self) -> Position:
+        return RESERVED
+
 
 @dataclass(slots=True)
-class Ready:
-    pass
+class Ready(Position):
+    def emptied(self) -> Position:
+        return self  # Its turn finds no events.
+
+    def postponed(self, due_at: int | None) -> Position:
+        return _linger(due_at)
+
+    def reserved(self) -> Position:
+        return RESERVED
+
+    def chosen(self, slot: SlotUse, *, leftover: bool) -> Position:
+        return InFlight(leftover, slot)
 
 
 @dataclass(slots=True)
-class Reserved:
-    pass
+class Reserved(Position):
+    def emptied(self) -> Position:
+        return self
+
+    def unreserved(self) -> Position:
+        return IDLE
+
+    def chosen(self, slot: SlotUse, *, leftover: bool) -> Position:
+        return InFlight(leftover, slot)
 
 
 @dataclass(slots=True)
-class InFlight:
+class InFlight(Position):
     leftover: bool
     """Events remained pending when the request was chosen, or it was cut."""
     slot: SlotUse
@@ -59,98 +135,18 @@ class InFlight:
         if self.grew_at is None:
             self.grew_at = now
 
+    def reserved(self) -> Position:
+        self.resend = True
+        return self
 
-Position: TypeAlias = Idle | Lingering | Ready | Reserved | InFlight
-
-
-@dataclass(slots=True)
-class Arrived:
-    """Events are pending, and due at `due_at`."""
-
-    due_at: int
-
-
-@dataclass(slots=True)
-class Emptied:
-    """All pending events were removed, none of them in flight."""
-
-
-@dataclass(slots=True)
-class Freed:
-    """Linger, pause and rate window allow a request."""
-
-
-@dataclass(slots=True)
-class Postponed:
-    """The turn of the device queue found no events (`due_at` is None), or a pause or a full rate window."""
-
-    due_at: int | None
-
-
-@dataclass(slots=True)
-class Reserve:
-    """The events become part of an exact request."""
-
-
-@dataclass(slots=True)
-class Unreserved:
-    """The exact request is sent without the device queue, which has no events."""
-
-
-@dataclass(slots=True)
-class ChosenForRequest:
-    """A request contains the first events."""
-
-    leftover: bool
-    slot: SlotUse
-
-
-@dataclass(slots=True)
-class RequestSettled:
-    """The outcome of the request is stored. `due_at`: when the pending events are due; None without events."""
-
-    due_at: int | None
+    def settled(self, due_at: int | None) -> Position:
+        return RESERVED if self.resend else _linger(due_at)
 
 
 IDLE: Final = Idle()
 READY: Final = Ready()
 RESERVED: Final = Reserved()
-PositionInput: TypeAlias = (
-    Arrived | Emptied | Freed | Postponed | Reserve | Unreserved | ChosenForRequest | RequestSettled
-)
 
 
 def _linger(due_at: int | None) -> Position:
     return IDLE if due_at is None else Lingering(due_at)
-
-
-def _resend(position: InFlight, _: Reserve) -> Position:
-    position.resend = True
-    return position
-
-
-_TABLE: Mapping[tuple[type[Position], type[PositionInput]], Callable[[Any, Any], Position]] = {
-    (Idle, Arrived): lambda _, arrived: Lingering(arrived.due_at),
-    (Idle, Emptied): lambda idle, _: idle,
-    (Idle, Reserve): lambda *_: RESERVED,
-    (Lingering, Arrived): lambda position, arrived: Lingering(min(position.due_at, arrived.due_at)),
-    (Lingering, Emptied): lambda *_: IDLE,
-    (Lingering, Freed): lambda *_: READY,
-    (Lingering, Reserve): lambda *_: RESERVED,
-    (Ready, Emptied): lambda ready, _: ready,  # Its turn finds no events.
-    (Ready, Postponed): lambda _, postponed: _linger(postponed.due_at),
-    (Ready, Reserve): lambda *_: RESERVED,
-    (Ready, ChosenForRequest): lambda _, chosen: InFlight(chosen.leftover, chosen.slot),
-    (Reserved, Emptied): lambda reserved, _: reserved,
-    (Reserved, Unreserved): lambda *_: IDLE,
-    (Reserved, ChosenForRequest): lambda _, chosen: InFlight(chosen.leftover, chosen.slot),
-    (InFlight, Reserve): _resend,
-    (InFlight, RequestSettled): lambda position, settled: RESERVED if position.resend else _linger(settled.due_at),
-}
-
-
-def after(position: Position, what: PositionInput) -> Position:
-    """Return the position after an input."""
-    transition = _TABLE.get((type(position), type(what)))
-    assert transition is not None, f"{what} is impossible for {position}"
-    return transition(position, what)

@@ -19,8 +19,9 @@ MUTANTS = (
         ),
         (
             "relay/policy/position.py",
-            "    (InFlight, Reserve): _resend,\n",
-            "    (InFlight, Reserve): _resend,\n    (InFlight, Arrived): lambda _, at: Lingering(at.due_at),\n",
+            "        self.resend = True\n        return self\n",
+            "        self.resend = True\n        return self\n\n"
+            "    def arrived(self, due_at: int) -> Position:\n        return Lingering(due_at)\n",
         ),
     ),
     mutant(
