@@ -212,7 +212,9 @@ class Forwarder(QueueHolder):
 
     async def _send(self, send: Send, chosen_at: int) -> None:
         try:
-            claimed = await self._claim(send, chosen_at) if await self._knows_the_time(send, chosen_at) else None
+            if self._clock_was_never_set and not await self._learns_the_time(send, chosen_at):
+                return
+            claimed = await self._claim(send, chosen_at)
             if claimed is not None:
                 await self._exchange(send, claimed, chosen_at)
         finally:
@@ -220,7 +222,7 @@ class Forwarder(QueueHolder):
             self._schedule.settled(send, self._clock.monotonic_ms())
             self._changed.set()
 
-    async def _knows_the_time(self, send: Send, chosen_at: int) -> bool:
+    async def _learns_the_time(self, send: Send, chosen_at: int) -> bool:
         """Return whether the claimed events may be sent. Otherwise apply the response to an empty batch to them.
 
         If the relay inserted timestamps from a clock that was never set, it first requests the time from each upstream
@@ -228,9 +230,7 @@ class Forwarder(QueueHolder):
         batch.
         """
         clock, origin = self._clock, self._client.origin(send.tenant_id)
-        if not self._clock_was_never_set or origin in self._asked_the_time:
-            return True
-        if self.true_times.now_ms(origin, clock.monotonic_ms()) is not None:
+        if origin in self._asked_the_time or self.true_times.now_ms(origin, clock.monotonic_ms()) is not None:
             return True
         request = batch.body([])
         response = await self._post(send, request, 0, fresh=True)
@@ -244,7 +244,7 @@ class Forwarder(QueueHolder):
         claimed = {share.queue_id: share.max_events - len(share.omitted) for share in send.shares}
         reply = Reply(claimed, len(request), meaning, chosen_at)
         self._schedule.responded(send, reply, now, clock.chance())
-        self._state_log.note(self._schedule.endpoint(send, now), now)
+        self._state_log.note(self._schedule.endpoint(send), now)
         return False
 
     async def _ask(self, send: Send, chosen_at: int) -> None:
@@ -319,7 +319,7 @@ class Forwarder(QueueHolder):
         )
         outcomes = self._schedule.responded(send, reply, now, self._clock.chance())
         self._changed.set()  # The next request may start. Its claim follows the settlement of this one.
-        self._state_log.note(self._schedule.endpoint(send, now), now)
+        self._state_log.note(self._schedule.endpoint(send), now)
         settled = [
             Settled(
                 outcome.queue_id,
@@ -329,14 +329,11 @@ class Forwarder(QueueHolder):
             )
             for outcome in outcomes
         ]
-        settled_queue_ids = {outcome.queue_id for outcome in outcomes}
-        perhaps_delivered = isinstance(reply.verdict, Failing | Resend) and not (
-            isinstance(response, NoResponse) and response.never_sent
-        )
-        self._outbox.release(
-            [queue_id for queue_id in queue_ids if queue_id not in settled_queue_ids],
-            perhaps_delivered=perhaps_delivered,
-        )
+        ended = {outcome.queue_id for outcome in outcomes}
+        if unsettled := [queue_id for queue_id in queue_ids if queue_id not in ended]:
+            was_sent = not (isinstance(response, NoResponse) and response.never_sent)
+            perhaps_delivered = was_sent and isinstance(reply.verdict, Failing | Resend)
+            self._outbox.release(unsettled, perhaps_delivered=perhaps_delivered)
         if settled:
             await self._settle(send, settled)
 
@@ -346,7 +343,10 @@ class Forwarder(QueueHolder):
         origin = self._client.origin(send.tenant_id)
         sent_at = self._clock.monotonic_ms()
         post = partial(self._client.post, send.tenant_id, request, partial(self._silent, send), fresh=fresh)
-        response = await post_within_lease(self._outbox, self._clock, self._tasks, post)
+        if self._outbox.send_until_ms() is None:
+            response = await post()
+        else:
+            response = await post_within_lease(self._outbox, self._clock, self._tasks, post)
         received_at = self._clock.monotonic_ms()
         self._metrics.upstream_request_duration_seconds.observe((received_at - sent_at) / 1000)
         if isinstance(response, NoResponse):

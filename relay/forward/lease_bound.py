@@ -23,8 +23,6 @@ async def post_within_lease(
     outbox: Outbox, clock: Clock, tasks: Tasks, post: Callable[[], Coroutine[Any, Any, PostResult]]
 ) -> PostResult:
     """Return the result of `post`. Reset the request when the lease ends; each renewal extends it."""
-    if outbox.send_until_ms() is None:
-        return await post()
     if _left_ms(outbox, clock) <= 0:
         return _NOT_SENT
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import structlog
 
-from relay.policy.overview import EndpointView
+from relay.policy.endpoint import Endpoint
 from relay.runtime.log import Gate
 from relay.runtime.metrics import Metrics
 
@@ -22,9 +22,9 @@ class StateLog:
         """The logged states other than "ok", by tenant."""
         self._gate = Gate(metrics.log_lines_suppressed, per_ms=_LINE_MS, max_keys=_LINES)
 
-    def note(self, endpoint: EndpointView, now: int) -> None:
+    def note(self, endpoint: Endpoint, now: int) -> None:
         """Log the state of an endpoint if it has changed."""
-        tenant_id, state = endpoint.tenant_id, endpoint.state
+        tenant_id, state = endpoint.tenant_id, endpoint.state()
         before = self._states.get(tenant_id, "ok")
         if state in (before, "untested"):
             return

@@ -174,37 +174,43 @@ class UpstreamClient:
         while True:
             exchange = wire.Exchange(fresh, origin in self._lost_origins)
             wire.exchange.set(exchange)
-            watch = Watch(self._clock, self._settings.timeout_ms, silent)
-            response = await self._exchange(exchange, watch, tenant_id, body)
-            if response is not None:
-                if isinstance(response, NoResponse):
-                    self._lost_origins.add(origin)
-                else:
-                    self._lost_origins.discard(origin)
-                return response
-
-    async def _exchange(
-        self, exchange: wire.Exchange, watch: Watch, tenant_id: int, body: bytes
-    ) -> UpstreamResponse | NoResponse | None:
-        """Return the response; None if a kept-alive connection was closed instead of being used."""
-        settings = self._settings
-        endpoint = settings.endpoint(tenant_id)
-        try:
-            return await watch.run(self._request(watch, tenant_id, body))
-        except wire.NotFresh:
-            return None
-        except (aiohttp.ClientError, OSError, ssl.SSLError, ValueError) as error:  # TimeoutError is an OSError.
-            return no_response(error, watch, exchange, settings.timeout_ms, _masker(endpoint))
+            settings = self._settings
+            watch = Watch(self._clock, settings.timeout_ms, silent)
+            try:
+                response = await watch.run(self._request(watch, tenant_id, body))
+            except wire.NotFresh:  # A kept-alive connection was closed instead of being used.
+                continue
+            except (aiohttp.ClientError, OSError, ssl.SSLError, ValueError) as error:  # TimeoutError is an OSError.
+                self._lost_origins.add(origin)
+                mask = _masker(settings.endpoint(tenant_id))
+                return no_response(error, watch, exchange, settings.timeout_ms, mask)
+            self._lost_origins.discard(origin)
+            return response
 
     async def _request(self, watch: Watch, tenant_id: int, body: bytes) -> UpstreamResponse:
         """Return the response to one request. Raises the errors of aiohttp and the network."""
         session = self._session or await self._open()
+        settings = self._settings  # a reload may have happened while the session was opened
+        endpoint = settings.endpoint(tenant_id)
+        _WATCHED.set((watch, self._sockets))
         self._requests[session] += 1
         try:
-            return await self._request_on(session, watch, tenant_id, body)
+            async with session.post(
+                endpoint.url,
+                data=gzip.compress(body, 6) if settings.compression == "gzip" else body,
+                headers=_headers(endpoint, settings),
+                proxy=settings.proxy or None,
+                allow_redirects=False,
+            ) as response:
+                result = await self._read(response, endpoint)
+                if response.connection is not None and watch.unsent():
+                    # The response was received before the whole body was sent. The rest of the body is not needed.
+                    watch.abort()
+                return result
         finally:
             self._requests[session] -= 1
-            await self._close_retired()
+            if self._retired:
+                await self._close_retired()
 
     async def _close_retired(self) -> None:
         """Close the retired sessions without a request in flight."""
@@ -213,25 +219,6 @@ class UpstreamClient:
         for session in unused:
             del self._requests[session]
             await session.close()
-
-    async def _request_on(
-        self, session: aiohttp.ClientSession, watch: Watch, tenant_id: int, body: bytes
-    ) -> UpstreamResponse:
-        settings = self._settings  # a reload may have happened while the session was opened
-        endpoint = settings.endpoint(tenant_id)
-        _WATCHED.set((watch, self._sockets))
-        async with session.post(
-            endpoint.url,
-            data=gzip.compress(body, 6) if settings.compression == "gzip" else body,
-            headers=_headers(endpoint, settings),
-            proxy=settings.proxy or None,
-            allow_redirects=False,
-        ) as response:
-            result = await self._read(response, endpoint)
-            if response.connection is not None and watch.unsent():
-                # The response was received before the whole body was sent. The rest of the body is not needed.
-                watch.abort()
-            return result
 
     async def _open(self) -> aiohttp.ClientSession:
         """Return the session for the current settings. A thread reads the authorities, which takes 40 to 100 ms."""

@@ -222,7 +222,7 @@ class Schedule:
 
     def silent(self, send: Send, silent_ms: int, now: int) -> bool:
         """Record for how long a request makes no progress. Return whether `next` may change."""
-        position, endpoint = self._queues[send.shares[0].queue_id].position, self._sender(send)
+        position, endpoint = self._queues[send.shares[0].queue_id].position, self.endpoint(send)
         if not isinstance(position, InFlight) or (before := position.slot) == "free":
             return False
         self._use_slot(send, endpoint.slot_use(before, silent_ms, self.limits.max_in_flight, now))
@@ -236,7 +236,7 @@ class Schedule:
 
     def responded(self, send: Send, reply: Reply, now: int, u: float) -> Sequence[QueueOutcome]:
         """Apply the result of a request, free its request slot, and return the outcome for its events. 0 <= u < 1."""
-        endpoint = self._sender(send)
+        endpoint = self.endpoint(send)
         endpoint.limit.responded(now)
         queues = []
         for queue_id, max_events, omitted in send.shares:
@@ -260,13 +260,13 @@ class Schedule:
         self._turns.wake(endpoint.origin)
         return judgement.outcomes
 
-    def answered(self, send: Send, reply: Reply, now: int, u: float) -> EndpointView:
+    def answered(self, send: Send, reply: Reply, now: int, u: float) -> Endpoint:
         """Apply the response to a batch without events, which is not settled. Return its endpoint."""
-        return overview.endpoint_view(self._empty_batches.answered(send, reply, self.limits, now, u), self.limits, now)
+        return self._empty_batches.answered(send, reply, self.limits, now, u)
 
     def count_request(self, send: Send, now: int) -> None:
         """Count a request without events before `send`, which belongs to the endpoint and to no device."""
-        self._sender(send).limit.responded(now)
+        self.endpoint(send).limit.responded(now)
 
     def settled(self, send: Send, now: int) -> None:
         """Free the device queues of a request after its outcome is stored, or immediately without an outcome."""
@@ -293,7 +293,7 @@ class Schedule:
 
     def _use_slot(self, send: Send, use: SlotUse) -> None:
         """Change how a request uses its request slot."""
-        endpoint, before = self._sender(send), self._queues[send.shares[0].queue_id].use_slot(use)
+        endpoint, before = self.endpoint(send), self._queues[send.shares[0].queue_id].use_slot(use)
         if before != use:
             endpoint.slots.change(before, use)
             if before in ("trial", "stalled"):
@@ -322,6 +322,10 @@ class Schedule:
         self._endpoints.free_expired(now, self.limits.window_ms, limit)
         return removed
 
+    def endpoint(self, send: Send) -> Endpoint:
+        """Return the endpoint that sent an unsettled request. Its tenant may have its own endpoint since then."""
+        return self._senders[send.shares[0].queue_id]
+
     # -- views -------------------------------------------------------------------------------------
 
     def states(self) -> Mapping[EndpointState, int]:
@@ -340,10 +344,6 @@ class Schedule:
     def has_endpoint(self, tenant_id: int | None) -> bool:
         """Return whether a tenant has its own endpoint; None: whether tenants share one."""
         return tenant_id in self._endpoints
-
-    def endpoint(self, send: Send, now: int) -> EndpointView:
-        """Return the endpoint of an unsettled request."""
-        return overview.endpoint_view(self._sender(send), self.limits, now)
 
     def queues(self, limit: int, now: int) -> overview.QueueSummary:
         """Return a summary with lists of at most `limit` device queues. The time is linear in their number."""
@@ -367,10 +367,6 @@ class Schedule:
     def _linger_phase(self, queue: DeviceQueue) -> int:
         """Return the phase of the linger times: the device's own, or that of all devices that share requests."""
         return self._endpoint_of(queue).origin.linger_phase if self.limits.mix_devices == "always" else queue.phase
-
-    def _sender(self, send: Send) -> Endpoint:
-        """Return the endpoint that sent a request. Its tenant may have its own endpoint since then."""
-        return self._senders[send.shares[0].queue_id]
 
     def _arm(self, queue: DeviceQueue, now: int) -> bool:
         """Make a device queue ready, or set its timer. Return whether `next` may change."""

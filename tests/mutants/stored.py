@@ -180,7 +180,7 @@ MUTANTS = (
             "        if len(ids) == len(events) and window.known.isdisjoint(ids):\n",
             "        if events:\n",
         ),
-        (f"{ENGINE}/outbox.py", "        return state is not None and all(", "        return state is None and all("),
+        (f"{ENGINE}/outbox.py", "are_known = state is not None and all(", "are_known = state is None and all("),
     ),
     mutant(
         "a repeated event that its own append drops counts as a duplicate",

@@ -256,7 +256,8 @@ class Owner:
             flowing = any(not append.callers for append in draft.appends)
             self._commit_delay.committed(began_us, monotonic_us(), flowing=flowing)
             draft.apply(committed)
-            self.conflicts.report(draft.conflicts)
+            if draft.conflicts:
+                self.conflicts.report(draft.conflicts)
         except Exception as error:
             draft.fail(failure_of(error))
             raise

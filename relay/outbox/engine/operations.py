@@ -102,7 +102,8 @@ class Claim(Op[Sequence[Claimed]]):
 
     def apply(self, state: OutboxState, result: ClaimedEvents) -> Sequence[Claimed]:
         state.begin_request()
-        count_dead_lettered(state, result.dead_lettered, ["corrupt"] * result.dead_lettered.events, self._metrics)
+        if corrupt := result.dead_lettered.events:
+            count_dead_lettered(state, result.dead_lettered, ["corrupt"] * corrupt, self._metrics)
         claimed = []
         for at, ((number, _, _, _), part) in enumerate(zip(self._parts, result.rows, strict=True)):
             for seq in part.corrupt:
@@ -164,7 +165,9 @@ class Settle(Op[None]):
         return True
 
     def apply(self, state: OutboxState, result: DeadLettered) -> None:
-        count_dead_lettered(state, result, [dead_event.dead.reason for dead_event in self._dead_events], self._metrics)
+        if self._dead_events:
+            reasons = [dead_event.dead.reason for dead_event in self._dead_events]
+            count_dead_lettered(state, result, reasons, self._metrics)
         for dead_event in self._dead_events:
             state.dead_letter(dead_event.queue_id, dead_event.seq)
         events = sum(state.deliver_ahead(queue_id, seq) for queue_id, seq in self._ahead)

@@ -91,9 +91,10 @@ class OutboxEngine:
     def append(self, events: Sequence[Event], *, callers: int = 1) -> asyncio.Future[int]:
         result: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         append = Append(events, result, callers, self._owner.storage.cost_bytes)
-        rejection = self._owner.rejection(append.memory_bytes, append.cost_bytes, events)
-        if (rejection is None or isinstance(rejection, OutboxFull)) and self._knows(events):
-            conflicts = [conflict for event in events if (conflict := self._owner.known.conflict_of(event)) is not None]
+        rejection, state = self._owner.rejection(append.memory_bytes, append.cost_bytes, events), self._owner.state
+        are_known = state is not None and all(event.event_id in state.dedupe_window.known for event in events)
+        if state is not None and are_known and (rejection is None or isinstance(rejection, OutboxFull)):
+            conflicts = [conflict for event in events if (conflict := state.conflict_of(event)) is not None]
             self._owner.conflicts.report(conflicts)
             result.set_result(len(events))
         elif rejection is not None:
@@ -101,11 +102,6 @@ class OutboxEngine:
         else:
             self._owner.enqueue(append)
         return result
-
-    def _knows(self, events: Sequence[Event]) -> bool:
-        """Return whether all events are stored already."""
-        state = self._owner.state
-        return state is not None and all(event.event_id in state.dedupe_window.known for event in events)
 
     def room(self) -> bool:
         return self._owner.room()

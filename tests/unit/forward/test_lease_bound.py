@@ -38,10 +38,6 @@ async def post(outbox: Any, clock: FakeClock, sent: list[str], ends: asyncio.Eve
     return await post_within_lease(outbox, clock, Tasks(), exchange)
 
 
-async def test_an_outbox_without_a_lease_bounds_nothing() -> None:
-    assert await post(Leased(None), FakeClock(), []) == RESPONSE
-
-
 async def test_no_request_is_sent_after_the_lease() -> None:
     clock, sent = FakeClock(), list[str]()
     response = await post(Leased(clock.monotonic), clock, sent)

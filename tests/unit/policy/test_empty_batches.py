@@ -44,7 +44,7 @@ def answer(harness: Harness, verdict: Verdict, send: Send | None = None, *, u: f
     send = send or ask(harness)
     reply = Reply({}, 13, verdict, harness.now)
     harness.now += 10
-    return harness.schedule.answered(send, reply, harness.now, u).state
+    return harness.schedule.answered(send, reply, harness.now, u).state()
 
 
 @pytest.mark.parametrize(("u", "delay_ms"), [(0.0, 10_000), (0.5, 40_000), (0.9999, 69_994)])
