@@ -53,7 +53,7 @@ from relay.ops.history import History
 from relay.ops.live import Live
 from relay.ops.server import Ops
 from relay.outbox import OutboxError, Selection
-from relay.outbox.factory import STORE_VERSION, create_outbox
+from relay.outbox.factory import STORE_VERSION, create_outbox, why_unusable
 from relay.policy.limits import Limits
 from relay.policy.schedule import Schedule
 from relay.runtime import log
@@ -384,7 +384,9 @@ def _bug_logged(step: str) -> Iterator[None]:
 
 
 def usable(settings: Settings) -> Settings:
-    """Return the settings. Raises ConfigError if their certificates and keys cannot be used."""
-    if problem := transport_problem(settings.upstream):
-        raise ConfigError([ConfigFault("", "upstream", "", problem)])
+    """Return the settings. Raises ConfigError if their certificates and keys, or the outbox, cannot be used."""
+    problems = {"upstream": transport_problem(settings.upstream), "outbox": why_unusable(settings.outbox)}
+    faults = [ConfigFault("", name, "", problem) for name, problem in problems.items() if problem]
+    if faults:
+        raise ConfigError(faults)
     return settings

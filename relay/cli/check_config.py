@@ -18,7 +18,7 @@ import click
 from relay.cli.common import config_option, json_option
 from relay.cli.exits import CONFIG_WRONG, FAILED, CommandFailed
 from relay.cli.terminal import printable
-from relay.config import ConfigError, Settings, describe, find_config_file, load, toml
+from relay.config import ConfigError, ConfigFault, Settings, describe, find_config_file, load, toml
 from relay.runtime.secret import exposed
 
 
@@ -33,6 +33,8 @@ def command(config_file: Path | None, online: bool, as_json: bool) -> None:
     """
     try:
         settings = load(find_config_file(config_file, os.environ), os.environ)
+        if settings.outbox.kind == "postgres":
+            _check_store(settings)
     except ConfigError as error:
         faults = len(error.faults)
         verdict = f"configuration is not valid: {faults} {'fault' if faults == 1 else 'faults'}"
@@ -55,6 +57,14 @@ def command(config_file: Path | None, online: bool, as_json: bool) -> None:
         click.echo(_verdict(len(warnings), [step for step, ok, _ in steps if not ok]))
     if not all(ok for _, ok, _ in steps):
         sys.exit(FAILED)
+
+
+def _check_store(settings: Settings) -> None:
+    """Raise ConfigError if this installation cannot use the configured store."""
+    from relay.outbox.factory import why_unusable  # noqa: PLC0415 - slow to import
+
+    if problem := why_unusable(settings.outbox):
+        raise ConfigError([ConfigFault("", "outbox", "", problem)])
 
 
 def _cautions(settings: Settings) -> Sequence[str]:

@@ -19,7 +19,7 @@ from relay.cli import exits
 from relay.cli.common import is_config_named
 from relay.config import OutboxSettings
 from relay.outbox import Backlog, Outbox, OutboxError, OutboxLocked, RestoredState, Selection
-from relay.outbox.factory import OutboxEngine, create_outbox, exists
+from relay.outbox.factory import create_outbox, exists
 from relay.runtime.clock import SystemClock
 from relay.runtime.metrics import Metrics
 from relay.runtime.tasks import Tasks
@@ -30,7 +30,7 @@ T = TypeVar("T")
 class OutboxOnDisk:
     """An open outbox. `run` runs one of its calls to the end."""
 
-    def __init__(self, path: Path, outbox: OutboxEngine, runner: asyncio.Runner) -> None:
+    def __init__(self, path: Path, outbox: Outbox, runner: asyncio.Runner) -> None:
         self.outbox = outbox
         self._path = path
         self._runner = runner
@@ -80,15 +80,18 @@ class NoHolder:
         return b""
 
 
-async def _open(settings: OutboxSettings) -> tuple[OutboxEngine, Tasks]:
+async def _open(settings: OutboxSettings) -> tuple[Outbox, Tasks]:
     tasks = Tasks()
     outbox = create_outbox(settings, SystemClock(), Metrics(), tasks, mends=False)
     try:
         await outbox.open()
-        loading = tasks.start("load", outbox.load(NoHolder()))
-        # This call returns after the load, and raises if the disk fails. The load itself would wait for the disk.
-        await outbox.dead_letters(Selection(ids=(1,)), 1)
-        await loading
+        if settings.kind == "postgres":  # A load would claim device queues of the running relays.
+            await outbox.dead_letters(Selection(), 1)
+        else:
+            loading = tasks.start("load", outbox.load(NoHolder()))
+            # This call returns after the load, and raises if the disk fails. The load itself would wait for the disk.
+            await outbox.dead_letters(Selection(ids=(1,)), 1)
+            await loading
     except OutboxError as error:
         await _close(outbox, tasks)
         raise _failed(settings.path, error) from error

@@ -29,7 +29,8 @@ def command(config_file: Path | None, discard: bool, as_json: bool) -> None:
     settings = load_client_settings(config_file)
     if client := running_relay(settings):
         raise exits.CommandFailed(f"a relay is running at {client.place}: stop it first", exits.OUTBOX_LOCKED)
-    discarded = _empty(settings.outbox, discard) if settings.outbox.path.exists() else 0
+    is_here = settings.outbox.kind == "sqlite" and settings.outbox.path.exists()
+    discarded = _empty(settings.outbox, discard) if is_here else 0
     try:
         installation.forget(settings.outbox.path.parent)
     except OSError as error:
@@ -41,6 +42,7 @@ def command(config_file: Path | None, discard: bool, as_json: bool) -> None:
 def _empty(settings: OutboxSettings, discard: bool) -> int:
     """Return the number of discarded events. Raises CommandFailed if there are any and `discard` is False."""
     from relay.cli.outbox_on_disk import open_on_disk  # noqa: PLC0415 - slow to import
+    from relay.outbox.factory import OutboxEngine  # noqa: PLC0415
 
     with open_on_disk(settings) as disk:
         pending = disk.outbox.ledger().pending
@@ -49,6 +51,7 @@ def _empty(settings: OutboxSettings, discard: bool) -> int:
                 f"{pending:,} events are pending in {settings.path}: run the relay until they are delivered, "
                 "or give --discard to drop them; nothing was changed"
             )
+        assert isinstance(disk.outbox, OutboxEngine)
         discarded = disk.run(disk.outbox.discard_pending())
         disk.run(disk.outbox.disown())
         return discarded

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from relay.config.values import MAX_LIST_ITEMS, Items, Kind, Wrong, typing_mistake
 from relay.runtime.address import Listen
+from relay.runtime.secret import Secret
 
 MAX_URL_CHARS = 2_048
 
@@ -67,6 +68,25 @@ class ProxyUrl(Url):
     """The URL of a proxy. It may contain a password."""
 
     secret = True
+
+
+class DatabaseUrl(Kind):
+    """The URL of a PostgreSQL database. The driver checks its details."""
+
+    unit = "URL"
+    secret = True
+    allowed = 'postgresql://USER:PASSWORD@HOST[:PORT]/DATABASE, or ""'
+
+    def read(self, raw: object) -> Secret | Wrong | None:
+        if not isinstance(raw, str):
+            return Wrong("is not text")
+        if mistake := typing_mistake(raw):
+            return Wrong(mistake)
+        if len(raw) > MAX_URL_CHARS or not re.fullmatch(r"[!-~]*", raw):
+            return Wrong("is too long, or has spaces or other characters than printable ASCII")
+        if raw and not re.match(r"postgres(ql)?://[^/]", raw):
+            return Wrong("is not a URL that begins with postgresql:// and a host")
+        return Secret(raw) if raw else None
 
 
 class ListenAddresses(Kind):

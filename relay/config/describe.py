@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
 from collections.abc import Iterable
 from typing import Any
@@ -78,7 +79,16 @@ def secrets(settings: Settings) -> list[Secret]:
         # This value of Proxy-Authorization is masked even if the password is too short to be found inside base64.
         basic = b64encode(f"{user}:{unquote(password)}".encode()).decode()
         found += [Secret(upstream.proxy), Secret(password), Secret(unquote(password)), Secret(basic)]
+    if settings.outbox.url is not None:
+        found += [settings.outbox.url, *map(Secret, _database_passwords(settings.outbox.url.reveal()))]
     return [secret for secret in dict.fromkeys(found) if secret.reveal()]
+
+
+def _database_passwords(url: str) -> Iterable[str]:
+    """Return the passwords in the URL of a database, as written and decoded."""
+    user = re.match(r"[a-z]+://[^/?]*?:(.*)@", url)
+    written = re.findall(r"[?&]\w*password=([^&]*)", url) + ([user[1]] if user else [])
+    return [text for password in written for text in (password, unquote(password))]
 
 
 def _shown(value: object) -> str:

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from relay.config import settings as s
-from relay.config.addresses import HostName, ListenAddresses, Network, ProxyUrl, Url, WebOrigin
+from relay.config.addresses import DatabaseUrl, HostName, ListenAddresses, Network, ProxyUrl, Url, WebOrigin
 from relay.config.paths import FilePath, OutboxPath, ReadableFile
 from relay.config.values import (
     Duration,
     Flag,
+    Identifier,
     Items,
     Kind,
     Number,
@@ -186,7 +187,22 @@ KEYS: tuple[Key, ...] = (
     Key("outbox.path", OutboxPath(optional=False),
         "Path of the database, which has mode 0600. Under systemd the default is $STATE_DIRECTORY/outbox.db.",
         restart=True),
-    Key("outbox.kind", OneOf(("sqlite",)), "sqlite: one relay, on a local disk.", restart=True),
+    Key("outbox.kind", OneOf(("sqlite", "postgres")),
+        "sqlite: one relay, on a local disk; postgres: several relays share the database outbox.url.", restart=True),
+    Key("outbox.url", DatabaseUrl(),
+        "PostgreSQL database of outbox.kind = postgres. Prefer a file or a systemd credential.", restart=True),
+    Key("outbox.url_file", FilePath(),
+        "File that contains outbox.url.", restart=True),
+    Key("outbox.schema", Identifier(),
+        "Schema of the relays' tables in the database. Relays with the same schema share one outbox.", restart=True),
+    Key("outbox.lease", Duration(_SECOND_MS, 10 * _MINUTE_MS),
+        "Time after the last contact with the database for which a relay sends. The others take over its devices "
+        "after 1.25 times this time. The same for all relays of a database.", restart=True),
+    Key("outbox.timeout", Duration(_SECOND_MS, 10 * _MINUTE_MS),
+        "Maximum duration of a statement in the database. While the database does not respond for this time, events "
+        "receive 503.", restart=True),
+    Key("outbox.replica_name", Text(48),
+        'Name of this relay in the database and in the status; "" for the host name.', restart=True),
     Key("outbox.max_size", Size(_MIB, _TIB),
         "Maximum size of database and write-ahead log together. At the limit, outbox.when_full applies."),
     Key("outbox.max_devices", Number(1, 10_000_000, "devices"),

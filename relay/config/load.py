@@ -57,11 +57,11 @@ def load(config_file: Path | None, environ: Mapping[str, str]) -> Settings:
 def load_for_client(config_file: Path | None, environ: Mapping[str, str]) -> Settings:
     """Return settings for a command that only calls a running relay; the user may have no access to its secrets.
 
-    Faults of `upstream.*` and `ops.token` are ignored: URL and key are then empty, and the token is None. Raises
-    ConfigError with all other faults.
+    Faults of `upstream.*`, `outbox.url` and `ops.token` are ignored: URL and key are then empty, and the others are
+    None. Raises ConfigError with all other faults.
     """
     resolved = _Resolved(config_file, environ)
-    faults = [fault for fault in resolved.faults if not fault.key.startswith(("upstream.", "ops.token"))]
+    faults = [fault for fault in resolved.faults if not fault.key.startswith(("upstream.", "outbox.url", "ops.token"))]
     if faults:
         raise ConfigError(faults)
     return resolved.settings()
@@ -93,6 +93,7 @@ def with_changed_files(settings: Settings) -> Settings:
         settings,
         upstream=replace(upstream, default=default, tenants=tenants, proxy=found.get("upstream.proxy", upstream.proxy)),
         ops=replace(settings.ops, token=found.get("ops.token", settings.ops.token)),
+        outbox=replace(settings.outbox, url=found.get("outbox.url", settings.outbox.url)),
     )
 
 
@@ -233,6 +234,9 @@ class _Resolved:
                 "as RELAY__UPSTREAM__API_KEY or RELAY__UPSTREAM__API_KEY_FILE, "
                 "or as systemd credential upstream.api_key",
             )
+        has_url = self.values["outbox.url"] is not None or faulty & {"outbox.url", "outbox.url_file"}
+        if self.values["outbox.kind"] == "postgres" and not has_url:
+            self._fault("outbox.url", 'is required with outbox.kind = "postgres"; set it, or outbox.url_file')
 
     def _check_listeners(self) -> None:
         if not any(self.values[name] for name in ("http.listen", "http.unix_socket", "udp.listen")):

@@ -77,7 +77,13 @@ class OpsSettings:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutboxSettings:
     path: Path = Path("data/outbox.db")
-    kind: Literal["sqlite"] = "sqlite"
+    kind: Literal["sqlite", "postgres"] = "sqlite"
+    url: Secret | None = None
+    """URL of the PostgreSQL database. It may contain a password."""
+    schema: str = "relay"
+    lease_ms: int = 10_000
+    timeout_ms: int = 10_000
+    replica_name: str = ""
     identity: Literal["machine", "fixed"] = "machine"
     adopt: bool = False
     max_size_bytes: int = 512 << 20

@@ -116,6 +116,16 @@ class OneOf(Kind):
         return raw if isinstance(raw, str) and raw in self.words else Wrong("is not an allowed word")
 
 
+class Identifier(Kind):
+    """The name of a schema of a database, which needs no quotes."""
+
+    unit = "name"
+    allowed = "a lower-case letter, then up to 62 lower-case letters, digits and _"
+
+    def read(self, raw: object) -> str | Wrong:
+        return raw if isinstance(raw, str) and re.fullmatch(r"[a-z][a-z0-9_]{0,62}", raw) else Wrong("is not a name")
+
+
 class Flag(Kind):
     """True or false."""
 

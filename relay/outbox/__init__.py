@@ -359,6 +359,10 @@ class Outbox(Protocol):
     async def discard(self, selection: Selection, limit: int) -> int:
         """Delete up to `limit` selected dead letters. Return their number."""
 
+    @property
+    def was_moved(self) -> bool:
+        """Whether the outbox belonged to another machine when it was opened."""
+
     async def adopt(self, limit: int) -> int:
         """Append up to `limit` quarantined events again, oldest first, so that they are sent. Return their number."""
 

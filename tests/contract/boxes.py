@@ -28,7 +28,6 @@ PHONE: DeviceKey = (1, "ios", "phone-1")
 TABLET: DeviceKey = (1, "android", "tablet")
 REFUSED = Dead("refused", 422, "no such subject")
 DAY_MS = 86_400_000
-LEASE_MS = 10_000
 
 
 @dataclass
@@ -271,7 +270,7 @@ class SharedBox(Box):
 
     def make(self) -> SharedOutbox:
         database = MemoryDatabase(self.store)
-        return SharedOutbox(self.settings, self.clock, self.metrics, Tasks(), database, name="relay", lease_ms=LEASE_MS)
+        return SharedOutbox(self.settings, self.clock, self.metrics, Tasks(), database)
 
     async def seen(self) -> None:
         while self.loaded_outbox is self.outbox and self.reported() != self.outbox.ledger().pending:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from relay.config import OutboxSettings
 
 from tests.contract.boxes import Box, DictionaryBox, MemoryBox, SharedBox, SqliteBox, close
-
-if TYPE_CHECKING:
-    from tests.support.postgres_server import PostgresCluster
 
 MakeBox = Callable[..., Box]
 KINDS: dict[str, Callable[..., Box]] = {
@@ -21,21 +18,6 @@ KINDS: dict[str, Callable[..., Box]] = {
     "sqlite": SqliteBox,
     "shared": SharedBox,
 }
-
-
-@pytest.fixture(scope="session")
-def postgres_cluster() -> Iterator[PostgresCluster]:
-    """Return a private PostgreSQL server. Skip the test where PostgreSQL or its driver is not installed."""
-    pytest.importorskip("psycopg", reason="the extra [postgres] is not installed")
-    from tests.support.postgres_server import PostgresCluster, find_tools
-
-    tools = find_tools()
-    if tools is None:
-        pytest.skip("PostgreSQL is not installed (initdb and pg_ctl)")
-    cluster = PostgresCluster(tools)
-    cluster.start()
-    yield cluster
-    cluster.stop()
 
 
 @pytest.fixture(params=[*KINDS, pytest.param("postgres", marks=pytest.mark.slow)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import psycopg
 from relay.outbox import Ledger
@@ -12,9 +12,8 @@ from relay.outbox.postgres.server import PostgresServer
 from relay.runtime.secret import Secret
 from relay.runtime.tasks import Tasks
 
-from tests.contract.boxes import LEASE_MS, Box, FakeClock, event_id
+from tests.contract.boxes import Box, FakeClock, event_id
 
-SCHEMA = "relay"
 _LEDGER = """
 SELECT coalesce(sum(c.accepted), 0) - coalesce(sum(m.duplicates), 0), coalesce(sum(c.requeued), 0),
        coalesce(sum(m.delivered), 0), coalesce(sum(m.dead_lettered), 0), coalesce(sum(m.dropped), 0),
@@ -32,8 +31,8 @@ class PostgresBox(Box):
     killed: list[Box] = field(default_factory=list)
 
     def make(self) -> SharedOutbox:
-        server = PostgresServer(Secret(self.url), SCHEMA, "test", 10_000)
-        return SharedOutbox(self.settings, self.clock, self.metrics, Tasks(), server, name="test", lease_ms=LEASE_MS)
+        settings = replace(self.settings, url=Secret(self.url), replica_name="test")
+        return SharedOutbox(settings, self.clock, self.metrics, Tasks(), PostgresServer(settings))
 
     def connect(self) -> psycopg.Connection[tuple[int, ...]]:
         return psycopg.connect(self.url, autocommit=True)

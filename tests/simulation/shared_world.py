@@ -197,9 +197,8 @@ class RunningRelay:
         clock = SimClock(Random(world.rng.random()))
         metrics = Metrics()
         database = SimDatabase(world.store, self.process, world)
-        self.outbox = SharedOutbox(
-            OutboxSettings(), clock, metrics, self.tasks, database, name=f"relay-{self.number}", lease_ms=LEASE_MS
-        )
+        settings = OutboxSettings(lease_ms=LEASE_MS, replica_name=f"relay-{self.number}")
+        self.outbox = SharedOutbox(settings, clock, metrics, self.tasks, database)
         await self.outbox.open()
         self.replica = len(world.store.replicas)
         client = SimClient(self.replica, self.process, world.upstream, world.watch, world.tasks)

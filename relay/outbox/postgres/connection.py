@@ -2,21 +2,26 @@
 
 Rules: a statement is never cancelled, because a commit that waits for its synchronous standby would then be
 acknowledged without it. It runs in a task of its own; a caller that is cancelled abandons it. If it takes longer than
-`timeout_s`, the socket is closed, and its outcome is unknown. The text of a URL never reaches the driver, whose errors
-repeat it with the password.
+`outbox.timeout`, the socket is closed, and its outcome is unknown. The driver repeats a malformed URL with its
+password in its error, which is therefore never shown.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, TypeAlias, TypeVar
 
 import psycopg
 from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict
 
+from relay.config import OutboxSettings
 from relay.outbox import OutboxError, OutboxFull, OutboxUnavailable, OutboxUnusable
+from relay.runtime.secret import Secret
 from relay.runtime.tasks import Tasks
 
 T = TypeVar("T")
@@ -24,29 +29,39 @@ Connection: TypeAlias = "psycopg.AsyncConnection[tuple[Any, ...]]"
 
 _CONNECT_S = 5
 _SESSION = (
-    "SET synchronous_commit = on",
     "SET idle_in_transaction_session_timeout = '10s'",
     "SET plan_cache_mode = force_generic_plan",
 )
 
 
-def parse_url(url: str) -> dict[str, Any]:
+def parse_url(url: Secret | None) -> dict[str, Any]:
     """Return the connection parameters of a URL. Raises OutboxUnusable without any part of the URL."""
+    if url is None:
+        raise OutboxUnusable("outbox.url is not set, or this user cannot read its file")
     try:
-        return dict(conninfo_to_dict(url))
+        return dict(conninfo_to_dict(url.reveal()))
     except psycopg.Error:
         raise OutboxUnusable(
             "outbox.url is not a PostgreSQL URL: write postgresql://USER:PASSWORD@HOST:5432/DATABASE"
         ) from None
 
 
+def url_problem(url: Secret | None) -> str | None:
+    """Return why a URL cannot be used, or None."""
+    try:
+        parse_url(url)
+    except OutboxUnusable as error:
+        return str(error)
+    return None
+
+
 class Session:
     """One connection for one kind of statements."""
 
-    def __init__(self, parameters: dict[str, Any], schema: str, name: str, timeout_s: float, tasks: Tasks) -> None:
-        self._parameters = {"connect_timeout": _CONNECT_S, **parameters, "application_name": name}
-        self._schema = schema
-        self._timeout_s = timeout_s
+    def __init__(self, settings: OutboxSettings, role: str, tasks: Tasks) -> None:
+        name = f"relay {settings.replica_name} {role}"
+        self._parameters = {"connect_timeout": _CONNECT_S, **parse_url(settings.url), "application_name": name}
+        self._settings = settings
         self._tasks = tasks
         self._lock = asyncio.Lock()
         self._connection: Connection | None = None
@@ -62,9 +77,10 @@ class Session:
     async def close(self) -> None:
         """Close the connection. A waiting statement ends at once."""
         self._is_closed = True
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.close()
+        if self._connection is not None:
+            _shut_down(self._connection)
+        async with self._lock:
+            await self._drop()
 
     async def _locked(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         async with self._lock:
@@ -85,9 +101,9 @@ class Session:
             return await work(connection)
 
         statement = self._tasks.start("statement", worked())
-        await asyncio.wait({statement}, timeout=self._timeout_s)
+        await asyncio.wait({statement}, timeout=self._settings.timeout_ms / 1000)
         if not statement.done():
-            await connection.close()
+            _shut_down(connection)
             await asyncio.wait({statement})
         return statement.result()
 
@@ -95,7 +111,10 @@ class Session:
         connection: Connection = await psycopg.AsyncConnection.connect(**self._parameters, autocommit=True)
         for statement in _SESSION:
             await connection.execute(statement.encode())
-        await connection.execute("SELECT set_config('search_path', %s, false)", (self._schema,))
+        waits_for_disk = "on" if self._settings.durability == "full" else "off"
+        settings = {"search_path": self._settings.schema, "synchronous_commit": waits_for_disk}
+        for setting in settings.items():
+            await connection.execute("SELECT set_config(%s, %s, false)", setting)
         self._connection = connection
         return connection
 
@@ -103,6 +122,12 @@ class Session:
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.close()
+
+
+def _shut_down(connection: Connection) -> None:
+    """End the wait of a statement. The event loop watches the socket until then, so that it must not be closed."""
+    with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as duplicate:
+        duplicate.shutdown(socket.SHUT_RDWR)
 
 
 def _failure(error: Exception) -> OutboxError:

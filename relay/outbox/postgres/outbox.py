@@ -54,17 +54,12 @@ class SharedOutbox:
         metrics: Metrics,
         tasks: Tasks,
         database: SharedDatabase,
-        *,
-        name: str,
-        lease_ms: int,
     ) -> None:
         self._settings = settings
         self._clock = clock
         self._metrics = metrics
         self._tasks = tasks
         self._database = database
-        self._name = name
-        self._lease_ms = lease_ms
         self._own_tasks = Tasks()
         """Tasks that `tasks.cancel_all` does not cancel, so that transactions at shutdown complete."""
         self._parts: ReplicaParts | None = None
@@ -74,7 +69,7 @@ class SharedOutbox:
         self._forgets_idle = False
 
     def __repr__(self) -> str:
-        return f"<SharedOutbox {self._name}: {self._parts!r}>"
+        return f"<SharedOutbox {self._settings.replica_name}: {self._parts!r}>"
 
     # -- life ----------------------------------------------------------------------------------------
 
@@ -88,14 +83,14 @@ class SharedOutbox:
             self._opening = self._own_tasks.start("outbox opening", self._register_later(error))
 
     async def _register(self) -> ReplicaParts:
-        registered = await self._database.register(self._name)
+        registered = await self._database.register(self._settings.replica_name)
         state = ReplicaState(self._settings, self._clock, registered, forgets_idle=self._forgets_idle)
-        parts = ReplicaParts(state, self._database, self._clock, self._metrics, self._lease_ms, self._make_room)
+        parts = ReplicaParts(state, self._database, self._clock, self._metrics, self._make_room)
         await parts.watching.poll()  # Appends need the dedupe window, and a claim of queue groups needs every row.
         return parts
 
     async def _register_later(self, error: OutboxUnavailable) -> ReplicaParts:
-        reconnect, attempt = Reconnect(self._clock), 0
+        reconnect, attempt = Reconnect(self._clock, self._settings.timeout_ms), 0
         while True:
             await reconnect.wait(attempt, error)
             attempt += 1
@@ -310,10 +305,11 @@ class SharedOutbox:
         self._known.state.remove_letters(removed, body_bytes)
         return removed
 
-    # -- cloned installations ------------------------------------------------------------------------
+    # -- cloned installations: events of a database do not belong to a machine -----------------------
+
+    was_moved = False
 
     async def adopt(self, limit: int) -> int:
-        """Return 0: events of a database do not belong to a machine."""
         return 0
 
     async def discard_quarantined(self, limit: int) -> int:
@@ -329,14 +325,13 @@ class ReplicaParts:
         database: SharedDatabase,
         clock: Clock,
         metrics: Metrics,
-        lease_ms: int,
         make_room: Callable[[int], Awaitable[OutboxError | None]],
     ) -> None:
         self.state = state
-        self.reconnect = Reconnect(clock)
+        self.reconnect = Reconnect(clock, state.settings.timeout_ms)
         self.conflicts = Conflicts(clock, metrics)
         self.forwarding = Forwarding(database, state, clock, self.reconnect)
-        self.watching = DatabaseWatch(database, state, clock, metrics, self.reconnect, self.forwarding, lease_ms)
+        self.watching = DatabaseWatch(database, state, clock, metrics, self.reconnect, self.forwarding)
         self.appending = Appending(
             database, state, clock, self.conflicts, self.reconnect, make_room, self.watching.ring
         )

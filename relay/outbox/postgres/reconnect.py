@@ -7,12 +7,9 @@ import asyncio
 import structlog
 
 from relay.outbox import OutboxUnavailable
-from relay.policy.backoff import full_jitter
 from relay.runtime.clock import Clock
 
 _FIRST_MS, _MAX_MS = 100, 5_000
-_LASTING_MS = 10_000
-"""After this time the outbox rejects appends. It waits through shorter interruptions."""
 
 _log = structlog.get_logger("relay.outbox")
 
@@ -20,8 +17,10 @@ _log = structlog.get_logger("relay.outbox")
 class Reconnect:
     """Full jitter without end, so that many relays do not connect at one instant."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, lasting_ms: int) -> None:
+        """`lasting_ms`: after this time the outbox rejects appends. It waits through shorter interruptions."""
         self._clock = clock
+        self._lasting_ms = lasting_ms
         self.failure: OutboxUnavailable | None = None
         """Why the database cannot be used; None if the last call succeeded."""
         self._since_ms = 0
@@ -31,15 +30,15 @@ class Reconnect:
 
     def lasting_failure(self) -> OutboxUnavailable | None:
         lasts_ms = self._clock.monotonic_ms() - self._since_ms
-        return self.failure if lasts_ms >= _LASTING_MS else None
+        return self.failure if lasts_ms >= self._lasting_ms else None
 
     async def wait(self, attempt: int, error: OutboxUnavailable) -> None:
         if self.failure is None:
             _log.error("outbox unavailable", reason=str(error))
             self._since_ms = self._clock.monotonic_ms()
         self.failure = error
-        delay_ms = _FIRST_MS // 2 + full_jitter(attempt, _FIRST_MS, _MAX_MS, self._clock.chance())
-        await asyncio.sleep(delay_ms / 1000)
+        most_ms = min(_MAX_MS, _FIRST_MS << min(attempt, 10))
+        await asyncio.sleep((_FIRST_MS / 2 + self._clock.chance() * most_ms) / 1000)
 
     def succeeded(self) -> None:
         if self.failure is not None:

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import accumulate
 from typing import Any
 
+from psycopg.errors import UniqueViolation
+
+from relay.config import OutboxSettings
 from relay.event.reader import DeviceKey
 from relay.outbox import DeadLetter, OutboxLost, OutboxUnusable, Selection
 from relay.outbox.engine.outbox_clock import Anchor
 from relay.outbox.postgres import schema, sql
-from relay.outbox.postgres.connection import Connection, Session, parse_url
+from relay.outbox.postgres.connection import Connection, Session
 from relay.outbox.postgres.database import (
     OWED_MS,
     AppendTotals,
@@ -37,19 +41,18 @@ from relay.outbox.postgres.database import (
     group_of,
 )
 from relay.outbox.postgres.forward_transaction import execute_move, read_letters
-from relay.runtime.secret import Secret
 from relay.runtime.tasks import Tasks
 
 
 class PostgresServer:
     """See relay.outbox.postgres.database.SharedDatabase."""
 
-    def __init__(self, url: Secret, schema_name: str, name: str, timeout_ms: int) -> None:
-        self._schema = schema_name
-        tasks, parameters, timeout_s = Tasks(), parse_url(url.reveal()), timeout_ms / 1000
+    def __init__(self, settings: OutboxSettings) -> None:
+        self._schema = settings.schema
+        tasks = Tasks()
 
         def session(role: str) -> Session:
-            return Session(parameters, schema_name, f"relay {name} {role}", timeout_s, tasks)
+            return Session(settings, role, tasks)
 
         self._append, self._forward, self._watch = session("append"), session("forward"), session("watch")
 
@@ -63,7 +66,12 @@ class PostgresServer:
     # -- life ----------------------------------------------------------------------------------------
 
     async def register(self, name: str) -> Registered:
-        return await self._watch.run(lambda connection: self._register(connection, name))
+        async def work(connection: Connection) -> Registered:
+            while True:
+                with suppress(UniqueViolation):  # Another relay creates the same schema or table at this moment.
+                    return await self._register(connection, name)
+
+        return await self._watch.run(work)
 
     async def _register(self, connection: Connection, name: str) -> Registered:
         async with connection.transaction():

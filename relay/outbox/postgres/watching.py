@@ -25,7 +25,8 @@ from relay.runtime.clock import Clock
 from relay.runtime.metrics import Metrics
 
 _POLL_S = 0.1
-_BEAT_S = 1.0
+_MAX_BEAT_S = 1.0
+_BEATS_IN_LEASE = 5
 _POLL_ROWS = 50
 _CLEAN_EVERY = 30
 """Number of beats between two cleanups by the holder of the first queue group."""
@@ -42,7 +43,6 @@ class DatabaseWatch:
         metrics: Metrics,
         reconnect: Reconnect,
         forwarding: Forwarding,
-        lease_ms: int,
     ) -> None:
         self._database = database
         self._state = state
@@ -50,8 +50,8 @@ class DatabaseWatch:
         self._metrics = metrics
         self._reconnect = reconnect
         self._forwarding = forwarding
-        self.lease = Lease(lease_ms)
-        self._observer = Observer(lease_ms)
+        self.lease = Lease(state.settings.lease_ms)
+        self._observer = Observer(state.settings.lease_ms)
         self._bell = Bell()
         self._beats = 0
         self._is_beat_due = True
@@ -68,9 +68,10 @@ class DatabaseWatch:
         self._bell.ring()
 
     async def pace(self) -> None:
-        """Make a beat due every second. Never returns."""
+        """Make a beat due every second, or more often in a short lease. Never returns."""
+        beat_s = min(_MAX_BEAT_S, self._state.settings.lease_ms / 1000 / _BEATS_IN_LEASE)
         while True:
-            await asyncio.sleep(_BEAT_S)
+            await asyncio.sleep(beat_s)
             self._is_beat_due = True
             self._bell.ring()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import tomllib
 from pathlib import Path
 
@@ -159,3 +160,28 @@ def test_a_key_in_place_of_a_name_or_file_is_not_printed(tmp_path: Path, line: s
     assert result.exit_code == 78
     assert "canary" not in result.output
     assert "********" in result.output
+
+
+SHARED = ENOUGH | {"RELAY__OUTBOX__KIND": "postgres", "RELAY__OUTBOX__URL": "postgresql://relay:CANARY-pw@db/relay"}
+
+
+def test_a_shared_outbox_without_its_driver_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    monkeypatch.delitem(sys.modules, "relay.outbox.postgres.connection", raising=False)
+
+    result = call("check-config", environ=SHARED)
+
+    assert result.exit_code == 78
+    assert "pip install 'relay[postgres]'" in result.stderr
+    assert "CANARY" not in result.output
+
+
+def test_a_malformed_url_of_the_database_is_a_fault_without_its_password() -> None:
+    pytest.importorskip("psycopg", reason="the extra [postgres] is not installed")
+    wrong = {"RELAY__OUTBOX__URL": "postgresql://relay:CANARY-pw@db/relay?unknown=1"}
+
+    result = call("check-config", environ=SHARED | wrong)
+
+    assert result.exit_code == 78
+    assert "outbox.url is not a PostgreSQL URL" in result.stderr
+    assert "CANARY" not in result.output

@@ -269,6 +269,7 @@ ALL_SECRETS = ENOUGH | {
     "RELAY__UPSTREAM__PROXY": "http://user:CANARY%2Dpw@proxy.example:3128",
     "RELAY__OPS__TOKEN": "CANARY-token",
     "RELAY__UPSTREAM__TENANTS__2__API_KEY": "CANARY-two",
+    "RELAY__OUTBOX__URL": "postgresql://relay:CANARY%2Ddb@db.example/relay?sslpassword=CANARY-ssl",
 }
 
 
@@ -278,18 +279,19 @@ def test_descriptions_contain_no_secrets():
     shown = describe(settings)
 
     assert "CANARY" not in f"{shown} {settings} {settings!r}"
-    for name in ("upstream.api_key", "upstream.tenants.2.api_key", "upstream.proxy", "ops.token"):
+    for name in ("upstream.api_key", "upstream.tenants.2.api_key", "upstream.proxy", "ops.token", "outbox.url"):
         assert shown[name] == MASK
     assert describe(load(None, ENOUGH))["ops.token"] is None
 
 
-def test_secrets_include_tenant_keys_token_and_proxy_password():
+def test_secrets_include_tenant_keys_token_and_passwords():
     found = {secret.reveal() for secret in secrets(load(None, ALL_SECRETS))}
 
     password = {"CANARY%2Dpw", "CANARY-pw", ALL_SECRETS["RELAY__UPSTREAM__PROXY"]}
     user = urlsplit(ALL_SECRETS["RELAY__UPSTREAM__PROXY"]).username
     basic = b64encode(f"{user}:CANARY-pw".encode()).decode()
-    assert found == {CANARY, "CANARY-two", "CANARY-token", basic} | password
+    database = {"CANARY%2Ddb", "CANARY-db", "CANARY-ssl", ALL_SECRETS["RELAY__OUTBOX__URL"]}
+    assert found == {CANARY, "CANARY-two", "CANARY-token", basic} | password | database
 
 
 def test_diff_returns_the_changed_keys_and_needs_restart_those_not_applied_by_a_reload():

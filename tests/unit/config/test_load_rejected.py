@@ -549,6 +549,32 @@ def test_a_rejected_url_is_quoted_without_the_secrets_in_its_query(url: str) -> 
 
 
 def test_a_store_that_is_not_offered_is_rejected():
-    assert only_fault({"RELAY__OUTBOX__KIND": "postgres"}).endswith(
-        'outbox.kind = "postgres": is not an allowed word; allowed: "sqlite"'
+    assert only_fault({"RELAY__OUTBOX__KIND": "mysql"}).endswith(
+        'outbox.kind = "mysql": is not an allowed word; allowed: "sqlite", "postgres"'
     )
+
+
+def test_a_shared_outbox_requires_a_url():
+    assert only_fault({"RELAY__OUTBOX__KIND": "postgres"}) == (
+        'outbox.url: is required with outbox.kind = "postgres"; set it, or outbox.url_file'
+    )
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("mysql://relay:canary-1a2b@host/relay", "is not a URL that begins with postgresql:// and a host"),
+        ("host=db password=canary-1a2b", "is too long, or has spaces or other characters than printable ASCII"),
+        ("postgresql:///canary-1a2b", "is not a URL that begins with postgresql:// and a host"),
+    ],
+)
+def test_a_wrong_url_of_a_database_is_rejected_without_its_password(url, why):
+    fault = only_fault({"RELAY__OUTBOX__KIND": "postgres", "RELAY__OUTBOX__URL": url})
+
+    assert why in fault
+    assert "canary" not in fault
+
+
+@pytest.mark.parametrize("schema", ["", "Relay", "1relay", 'relay"; DROP', "a" * 64])
+def test_a_schema_that_needs_quotes_is_rejected(schema):
+    assert "is not a name" in only_fault({"RELAY__OUTBOX__SCHEMA": schema})

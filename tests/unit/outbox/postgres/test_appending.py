@@ -11,7 +11,7 @@ from relay.outbox.postgres.database import AppendTransaction, CommitRow, Requeue
 from relay.outbox.postgres.outbox import SharedOutbox
 from relay.runtime.tasks import Tasks
 
-from tests.contract.boxes import LEASE_MS, REFUSED, SharedBox, close, event
+from tests.contract.boxes import REFUSED, SharedBox, close, event
 from tests.support.memory_database import MemoryDatabase
 
 
@@ -44,9 +44,7 @@ class LossyDatabase(MemoryDatabase):
 class LossyBox(SharedBox):
     def make(self) -> SharedOutbox:
         self.database = LossyDatabase(self.store)
-        return SharedOutbox(
-            self.settings, self.clock, self.metrics, Tasks(), self.database, name="relay", lease_ms=LEASE_MS
-        )
+        return SharedOutbox(self.settings, self.clock, self.metrics, Tasks(), self.database)
 
 
 @pytest.fixture

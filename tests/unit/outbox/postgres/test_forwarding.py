@@ -11,7 +11,7 @@ from relay.outbox.postgres.database import Move, Moved
 from relay.outbox.postgres.outbox import SharedOutbox
 from relay.runtime.tasks import Tasks
 
-from tests.contract.boxes import LEASE_MS, SharedBox, bodies, close
+from tests.contract.boxes import SharedBox, bodies, close
 from tests.support.memory_database import MemoryDatabase
 
 
@@ -33,9 +33,7 @@ class LossyMoves(MemoryDatabase):
 class LossyMovesBox(SharedBox):
     def make(self) -> SharedOutbox:
         self.database = LossyMoves(self.store)
-        return SharedOutbox(
-            self.settings, self.clock, self.metrics, Tasks(), self.database, name="relay", lease_ms=LEASE_MS
-        )
+        return SharedOutbox(self.settings, self.clock, self.metrics, Tasks(), self.database)
 
 
 @pytest.fixture
