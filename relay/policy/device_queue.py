@@ -17,12 +17,15 @@ from relay.policy.position import IDLE, InFlight, Lingering, Position, SlotUse
 from relay.policy.rate_window import Window
 
 _KNOWN = b"\x01"
+_FREE = Window()
+"""Shared by all device queues without a request, because most have none. It is never changed."""
 
 
 class DeviceQueue:
     """The state of one device queue. Times are monotonic milliseconds."""
 
     __slots__ = (
+        "_window",
         "body_bytes",
         "diagnosis",
         "events",
@@ -30,17 +33,14 @@ class DeviceQueue:
         "is_known",
         "key",
         "pause",
-        "phase",
         "position",
         "wake_at",
-        "window",
     )
 
-    def __init__(self, queue_id: int, key: DeviceKey, window: Window) -> None:
+    def __init__(self, queue_id: int, key: DeviceKey) -> None:
         self.id = queue_id
         self.key = key
-        self.phase = phase(key)
-        self.window = window
+        self._window = _FREE
         self.is_known = False  # Whether one of its events was delivered.
         self.events = 0  # Pending events, including events in flight.
         self.body_bytes = 0
@@ -77,17 +77,18 @@ class DeviceQueue:
 
     def send(self, events: int, slot: SlotUse, now: int) -> None:
         """Put the first `events` events in flight."""
-        self.window.sent(now)
+        self._used_window().sent(now)
         self._move(self.position.chosen(slot, leftover=self.events > events))
 
     def cut(self) -> None:
         """Record that the request in flight contains fewer events than chosen, or did not deliver them."""
         self._in_flight().leftover = True
 
-    def settle(self, now: int, limits: Limits, linger_phase: int) -> None:
+    def settle(self, now: int, limits: Limits, shared_phase: int | None) -> None:
         """End the request in flight.
 
         Events that remained pending are due now. Events that arrived during the request linger from their arrival.
+        `shared_phase`: see `linger_end`.
         """
         position, due_at = self._in_flight(), None
         if not position.resend:
@@ -96,7 +97,7 @@ class DeviceQueue:
             if position.leftover or position.grew_at is None or self.is_full(limits):
                 due_at = now
             else:
-                due_at = linger_end(linger_phase, position.grew_at, limits.linger_ms)
+                due_at = self.linger_end(position.grew_at, limits, shared_phase)
         self._move(position.settled(due_at))
 
     def use_slot(self, use: SlotUse) -> SlotUse:
@@ -124,16 +125,34 @@ class DeviceQueue:
         is_known = len(packed) % 4 == len(_KNOWN)  # The packed window is a multiple of four bytes.
         self.is_known = self.is_known or is_known
         packed_window = packed[: -len(_KNOWN)] if is_known else packed
-        self.window = Window.unpack(packed_window, now, limit, shift_ms)
+        self._window = Window.unpack(packed_window, now, limit, shift_ms) if packed_window else _FREE
 
     def pack(self, now: int, span_ms: int) -> bytes:
         """Return the rate window for storage, with one more byte if the device is known."""
-        packed = self.window.pack(now, span_ms)
+        packed = self._window.pack(now, span_ms)
         return packed + _KNOWN if self.is_known else packed
+
+    def responded(self, now: int) -> None:
+        """Record a response to a request, or the end of waiting for it."""
+        self._used_window().responded(now)
+
+    def owe(self, requests: int, now: int) -> None:
+        """Reserve rate slots for requests of another relay that may still arrive."""
+        if requests or self._window is not _FREE:
+            self._used_window().owe(requests, now)
+
+    def occupied(self, now: int, limits: Limits) -> int:
+        """Return the number of rate slots that are not free."""
+        return self._window.count(now, limits.window_ms)
+
+    def _used_window(self) -> Window:
+        if self._window is _FREE:
+            self._window = Window()
+        return self._window
 
     def free_at(self, now: int, limits: Limits) -> int:
         """Return the earliest time that pause and rate window permit; `now` or earlier if they permit a request now."""
-        at = self.window.free_at(now, limits.device_per_window, limits.window_ms)
+        at = self._window.free_at(now, limits.device_per_window, limits.window_ms)
         paused_until = self.pause.until
         return at if at > paused_until else paused_until
 
@@ -152,13 +171,20 @@ class DeviceQueue:
         """End the pause, except the part that a server requested."""
         self.pause = self.pause.ended()
 
+    def linger_end(self, arrived: int, limits: Limits, shared_phase: int | None) -> int:
+        """Return the end of the linger time of events that arrived at `arrived`.
+
+        `shared_phase`: the phase of all devices that share requests; None: each device has its own.
+        """
+        return linger_end(phase(self.key) if shared_phase is None else shared_phase, arrived, limits.linger_ms)
+
     def is_full(self, limits: Limits) -> bool:
         """Return whether the pending events fill a request, so that they need not linger."""
         return self.events >= limits.max_events or self.body_bytes >= limits.max_body_bytes
 
     def is_idle(self, now: int, limits: Limits) -> bool:
         """Return whether the queue has no pending events, occupied rate slots or pause."""
-        return self.position is IDLE and self.pause.until <= now and not self.window.count(now, limits.window_ms)
+        return self.position is IDLE and self.pause.until <= now and not self.occupied(now, limits)
 
     def device_class(self, limits: Limits) -> DeviceClass:
         if self.diagnosis.failures:

@@ -233,8 +233,7 @@ def _limited(request: CompletedRequest, verdict: RateLimited) -> Judgement:
     queue, _ = request.queues[0]
     is_mixed = len(request.queues) > 1
     own_limit = not is_mixed and (
-        queue.window.count(now, limits.window_ms) >= limits.device_per_window
-        or verdict.limit == limits.device_per_window
+        queue.occupied(now, limits) >= limits.device_per_window or verdict.limit == limits.device_per_window
     )
     one_device_only = not (is_mixed or own_limit) and attribute_failure(request)
     if one_device_only:

@@ -14,8 +14,6 @@ import struct
 from array import array
 
 _BASE = struct.Struct("<q")
-_NO_RESPONSES = array("q")
-"""Shared by all windows without a response. It is never changed."""
 _MIN_SPACED_LIMIT = 10  # With fewer rate slots, the spacing would delay single requests for a large part of the window.
 
 
@@ -26,16 +24,13 @@ def is_free(packed: bytes, now: int, span_ms: int) -> bool:
 
 
 class Window:
-    """The times of the latest responses, in monotonic milliseconds.
-
-    Most windows are free. They need no array, and neither does one that counts as full after a restart.
-    """
+    """The times of the latest responses, in monotonic milliseconds."""
 
     __slots__ = ("_earlier", "_responded_at", "_sent_at", "owed")
 
     def __init__(self) -> None:
         self._earlier: tuple[int, int] | None = None  # Time and number of simultaneous responses before all others.
-        self._responded_at = _NO_RESPONSES
+        self._responded_at = array("q")
         self._sent_at = 0
         self.owed = 0
         """Rate slots reserved for requests of another relay that may still reach the upstream."""
@@ -46,10 +41,7 @@ class Window:
 
     def responded(self, now: int) -> None:
         """Record a response, or the end of waiting for it, at `now`."""
-        if self._responded_at is _NO_RESPONSES:
-            self._responded_at = array("q", (now,))
-        else:
-            self._responded_at.append(now)
+        self._responded_at.append(now)
 
     def owe(self, requests: int, now: int) -> None:
         """Set the number of reserved rate slots. A request that is over counts as answered now."""

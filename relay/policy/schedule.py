@@ -20,7 +20,7 @@ from relay.policy import overview
 from relay.policy.batch_selection import select, split
 from relay.policy.class_turns import DeviceClass
 from relay.policy.completed_request import CompletedRequest, QueueOutcome
-from relay.policy.device_queue import DeviceQueue, linger_end
+from relay.policy.device_queue import DeviceQueue
 from relay.policy.diagnosis import BatchRemoved, EventsNamed
 from relay.policy.empty_batches import EmptyBatches
 from relay.policy.empty_queues import EmptyQueues
@@ -32,7 +32,6 @@ from relay.policy.limits import Limits
 from relay.policy.overview import EndpointView
 from relay.policy.pause import Pause
 from relay.policy.position import IDLE, READY, RESERVED, InFlight, Lingering, SlotUse
-from relay.policy.rate_window import Window
 from relay.policy.request_slots import CONNECTIONS_PER_SLOT
 from relay.policy.requests import Reply, Send, Share, Wait
 from relay.policy.timers import Timers
@@ -74,7 +73,7 @@ class Schedule:
 
     def owed(self, queue_id: int, requests: int, now: int) -> None:
         """Reserve rate slots for requests of another relay that may still reach the upstream."""
-        self._queues[queue_id].window.owe(requests, now)
+        self._queues[queue_id].owe(requests, now)
 
     def resume(self, requests: Sequence[Sequence[Share]], now: int) -> None:
         """Resend the requests that were in flight at a crash exactly and first: the upstream may have received them."""
@@ -82,7 +81,7 @@ class Schedule:
             known = [share for share in shares if share.queue_id in self._queues]
             queues = [(self._queues[share.queue_id], share.max_events) for share in known]
             for (queue, _), share in zip(queues, known, strict=True):
-                queue.window.responded(now)
+                queue.responded(now)
                 if share.omitted:
                     queue.diagnose(EventsNamed(share.omitted))
             if queues:
@@ -112,7 +111,7 @@ class Schedule:
         if queue.is_full(self.limits):
             queue.arrive(now)
         elif position is IDLE:
-            queue.arrive(linger_end(self._linger_phase(queue), now, self.limits.linger_ms))
+            queue.arrive(queue.linger_end(now, self.limits, self._shared_phase(queue)))
         else:
             return False  # Further events do not end the linger time earlier.
         return self._arm(queue, now)
@@ -145,8 +144,8 @@ class Schedule:
         for queue in self._queues.values():
             queue.end_pause()
             if isinstance(queue.position, Lingering):
-                phase = self._linger_phase(queue)
-                queue.arrive(now if queue.is_full(limits) else linger_end(phase, now, limits.linger_ms))
+                due_at = queue.linger_end(now, limits, self._shared_phase(queue))
+                queue.arrive(now if queue.is_full(limits) else due_at)
             self._arm(queue, now)
 
     # -- requests ----------------------------------------------------------------------------------
@@ -244,7 +243,7 @@ class Schedule:
             if events < max_events or not isinstance(reply.verdict, Delivered):
                 queue.cut()
             if events:
-                queue.window.responded(now)
+                queue.responded(now)
                 queues.append((queue, events))
         context = (self.limits, endpoint, queues, reply.body_bytes, reply.sent_at, send.exact, now, u)
         request = CompletedRequest(*context, reply.seqs, send.omitted())
@@ -278,7 +277,7 @@ class Schedule:
         # The last device queue may have been cut off, so it becomes the first one of the next request.
         for queue_id, _, _ in reversed(send.shares):
             queue = self._queues[queue_id]
-            queue.settle(now, self.limits, self._linger_phase(queue) if queue.events else 0)
+            queue.settle(now, self.limits, self._shared_phase(queue) if queue.events else None)
             if queue.position is RESERVED:
                 self._retry_exact(self._endpoint_of(queue) if queue.events else endpoint)
             if queue.events:
@@ -356,7 +355,7 @@ class Schedule:
     # -- internals ---------------------------------------------------------------------------------
 
     def _new_queue(self, queue_id: int, key: DeviceKey) -> DeviceQueue:
-        queue = self._queues[queue_id] = DeviceQueue(queue_id, key, Window())
+        queue = self._queues[queue_id] = DeviceQueue(queue_id, key)
         self._endpoints.add_queue(key[0])
         return queue
 
@@ -364,9 +363,9 @@ class Schedule:
         """Return the endpoint of a device queue with pending events."""
         return self._endpoints.of(queue.key[0])
 
-    def _linger_phase(self, queue: DeviceQueue) -> int:
-        """Return the phase of the linger times: the device's own, or that of all devices that share requests."""
-        return self._endpoint_of(queue).origin.linger_phase if self.limits.mix_devices == "always" else queue.phase
+    def _shared_phase(self, queue: DeviceQueue) -> int | None:
+        """Return the phase of the linger times if all devices share requests; otherwise None."""
+        return self._endpoint_of(queue).origin.linger_phase if self.limits.mix_devices == "always" else None
 
     def _arm(self, queue: DeviceQueue, now: int) -> bool:
         """Make a device queue ready, or set its timer. Return whether `next` may change."""

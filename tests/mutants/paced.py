@@ -36,8 +36,8 @@ MUTANTS = (
         "tests/unit/policy/test_schedule.py::test_a_rate_slot_is_free_one_window_after_the_response_not_after_the_request",
         (
             "relay/policy/schedule.py",
-            "                queue.window.responded(now)\n                queues",
-            "                queue.window.responded(reply.sent_at)\n                queues",
+            "                queue.responded(now)\n                queues",
+            "                queue.responded(reply.sent_at)\n                queues",
         ),
     ),
     mutant(
@@ -52,7 +52,7 @@ MUTANTS = (
         "tests/unit/policy/test_schedule.py::test_requests_in_flight_at_a_crash_count_as_sent",
         (
             "relay/policy/schedule.py",
-            "                queue.window.responded(now)\n                if share.omitted:\n",
+            "                queue.responded(now)\n                if share.omitted:\n",
             "                if share.omitted:\n",
         ),
     ),
@@ -299,7 +299,11 @@ MUTANTS = (
         "a site that powers up together sends together",
         "G5",
         "tests/unit/policy/test_schedule.py::test_a_site_that_powers_up_together_is_spread_over_the_linger_time",
-        ("relay/policy/device_queue.py", "        self.phase = phase(key)\n", "        self.phase = 0\n"),
+        (
+            "relay/policy/device_queue.py",
+            '    return crc32(repr(key).encode("utf-8", "surrogatepass"))\n',
+            "    return 0\n",
+        ),
     ),
     mutant(
         "one endpoint uses all request slots",
@@ -373,7 +377,7 @@ MUTANTS = (
         (
             "relay/policy/schedule.py",
             "        return self._endpoint_of(queue).origin.linger_phase if",
-            "        return queue.phase if",
+            "        return None if",
         ),
     ),
     mutant(

@@ -8,7 +8,6 @@ from relay.policy.class_turns import DeviceClass
 from relay.policy.device_queue import DeviceQueue
 from relay.policy.diagnosis import LimitMet
 from relay.policy.endpoint import Endpoint
-from relay.policy.rate_window import Window
 from relay.policy.request_slots import RequestSlots
 from relay.policy.upstream_origin import UpstreamOrigin
 
@@ -19,7 +18,7 @@ SLOTS = 8
 
 
 def device(queue_id: int, events: int = 1, *, known: bool = True) -> DeviceQueue:
-    queue = DeviceQueue(queue_id, (1, "tv", f"device-{queue_id}"), Window())
+    queue = DeviceQueue(queue_id, (1, "tv", f"device-{queue_id}"))
     queue.set_backlog(events, 400 * events)
     queue.is_known = known
     queue.arrive(NOW)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from relay.policy.device_queue import DeviceQueue, linger_end, phase
 from relay.policy.position import IDLE, RESERVED, Lingering, Position
-from relay.policy.rate_window import Window
 
 from tests.unit.policy.harness import LIMITS
 
@@ -13,7 +12,7 @@ from tests.unit.policy.harness import LIMITS
 @pytest.fixture
 def queue() -> DeviceQueue:
     """Return a device queue with two pending events that is ready."""
-    queue = DeviceQueue(1, (1, "tv", "a"), Window())
+    queue = DeviceQueue(1, (1, "tv", "a"))
     queue.set_backlog(2, 800)
     queue.arrive(100)
     queue.become_ready()
@@ -41,14 +40,14 @@ def test_when_pending_events_are_due_after_a_request(
     if cut:
         queue.cut()
     queue.set_backlog(remaining, 400 * remaining)
-    queue.settle(900, LIMITS, queue.phase)
+    queue.settle(900, LIMITS, None)
     assert queue.position == position
 
 
 def test_events_that_are_resent_exactly_are_reserved_when_their_request_is_settled(queue: DeviceQueue) -> None:
     queue.send(2, "occupied", 900)
     queue.reserve()
-    queue.settle(900, LIMITS, queue.phase)
+    queue.settle(900, LIMITS, None)
     assert queue.position is RESERVED
 
 
@@ -66,7 +65,7 @@ def test_only_a_device_queue_without_events_is_idle(queue: DeviceQueue) -> None:
 
 
 def test_only_a_device_queue_with_events_lingers() -> None:
-    queue = DeviceQueue(1, (1, "tv", "a"), Window())
+    queue = DeviceQueue(1, (1, "tv", "a"))
     with pytest.raises(AssertionError):
         queue.arrive(100)
 
@@ -107,23 +106,23 @@ def test_a_device_is_known_after_a_delivery_also_after_a_restart(
     queue: DeviceQueue, responses: int, delivered: int, rejected: int, is_known: bool
 ) -> None:
     for _ in range(responses):
-        queue.window.responded(900)
+        queue.responded(900)
     queue.delivered(delivered, rejected)
     assert queue.is_known is is_known
 
-    restored = DeviceQueue(1, queue.key, Window())
+    restored = DeviceQueue(1, queue.key)
     restored.restore(queue.pack(950, LIMITS.window_ms), 1_000, LIMITS.device_per_window, 0)
     assert restored.is_known is is_known
-    assert restored.window.count(1_000, LIMITS.window_ms) == responses
+    assert restored.occupied(1_000, LIMITS) == responses
 
 
 def test_a_device_stays_known_in_another_boot_with_a_full_window(queue: DeviceQueue) -> None:
     queue.delivered(2, 0)
-    queue.window.responded(900)
-    restored = DeviceQueue(1, queue.key, Window())
+    queue.responded(900)
+    restored = DeviceQueue(1, queue.key)
     restored.restore(queue.pack(950, LIMITS.window_ms), 10, LIMITS.device_per_window, None)
     assert restored.is_known
-    assert restored.window.count(10, LIMITS.window_ms) == LIMITS.device_per_window
+    assert restored.occupied(10, LIMITS) == LIMITS.device_per_window
 
 
 def test_a_device_delivered_before_its_stored_state_is_loaded_stays_known(queue: DeviceQueue) -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from relay.policy.device_queue import DeviceQueue
 from relay.policy.empty_queues import EmptyQueues
-from relay.policy.rate_window import Window
 
 
 def queue(queue_id: int) -> DeviceQueue:
-    return DeviceQueue(queue_id, (1, "tv", f"device-{queue_id}"), Window())
+    return DeviceQueue(queue_id, (1, "tv", f"device-{queue_id}"))
 
 
 def test_a_device_queue_is_listed_once_until_its_time_comes() -> None:

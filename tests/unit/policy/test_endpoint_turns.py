@@ -9,7 +9,6 @@ from relay.policy.class_turns import DeviceClass
 from relay.policy.device_queue import DeviceQueue
 from relay.policy.endpoint import Endpoint
 from relay.policy.endpoint_turns import EndpointTurns
-from relay.policy.rate_window import Window
 from relay.policy.request_slots import RequestSlots
 from relay.policy.upstream_origin import UpstreamOrigin
 
@@ -25,7 +24,7 @@ def new_origin(name: str = "http://localhost") -> UpstreamOrigin:
 
 def add_ready(endpoint: Endpoint, device_class: DeviceClass) -> None:
     """Add a ready device queue of a class to an endpoint."""
-    queue = DeviceQueue(1, (endpoint.tenant_id, "tv", "device"), Window())
+    queue = DeviceQueue(1, (endpoint.tenant_id, "tv", "device"))
     queue.set_backlog(LIMITS.max_events if device_class is BACKLOG else 1, 400)
     queue.is_known = device_class is not NEW
     queue.arrive(NOW)

@@ -9,7 +9,6 @@ from relay.policy.class_turns import DeviceClass
 from relay.policy.device_queue import DeviceQueue
 from relay.policy.pause import Pause
 from relay.policy.position import IDLE
-from relay.policy.rate_window import Window
 from relay.policy.ready_queues import ReadyQueues
 
 from tests.unit.policy.harness import LIMITS
@@ -20,7 +19,7 @@ NEW = DeviceClass.NEW
 
 def queue(queue_id: int, events: int = 2, *, known: bool = False) -> DeviceQueue:
     """Return a device queue that is ready."""
-    queue = DeviceQueue(queue_id, (1, "tv", f"device-{queue_id}"), Window())
+    queue = DeviceQueue(queue_id, (1, "tv", f"device-{queue_id}"))
     queue.set_backlog(events, 400 * events)
     if known:
         queue.delivered(1, 0)
@@ -152,7 +151,7 @@ def test_an_exact_request_waits_for_the_request_in_flight_of_its_device() -> Non
     device.reserve()
     ready.add_exact(((device, 2),), LIMITS)
     assert ready.take_exact(NEW, NOW, LIMITS) == ((), None)
-    device.settle(NOW, LIMITS, device.phase)
+    device.settle(NOW, LIMITS, None)
     ready.retry_exact()
     assert ready.take_exact(NEW, NOW, LIMITS) == (((device, 2),), None)
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from relay.policy.device_queue import DeviceQueue
-from relay.policy.rate_window import Window
 from relay.policy.tenant_queues import TenantQueues
 
 
 def queues(*keys: tuple[int, int]) -> TenantQueues:
     """Return device queues from (queue id, tenant)."""
-    return TenantQueues(DeviceQueue(queue_id, (tenant, "tv", str(queue_id)), Window()) for queue_id, tenant in keys)
+    return TenantQueues(DeviceQueue(queue_id, (tenant, "tv", str(queue_id))) for queue_id, tenant in keys)
 
 
 def taken(turns: TenantQueues) -> list[int]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
+from hypothesis import given
+from hypothesis import strategies as st
 from relay.policy.timers import Timers
 
 
@@ -29,3 +33,34 @@ def test_a_timer_moves_earlier_but_not_later() -> None:
     assert timers.pop_expired(10) is item
     assert timers.next_at() is None
     assert timers.pop_expired(100) is None
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 5_000)), max_size=60))
+def test_timers_expire_in_order_as_in_a_list(steps: list[tuple[int, int]]) -> None:
+    """Items 0 to 3 get timers; 4 lets the time pass."""
+    timers: Timers[Timed] = Timers()
+    items, model, now = [Timed() for _ in range(4)], dict[Timed, int](), 0
+    for which, delay_ms in steps:
+        if which < len(items):
+            item = items[which]
+            first = min(model.values(), default=None)
+            model[item] = min(model.get(item, now + delay_ms), now + delay_ms)
+            assert timers.wake(item, now + delay_ms) or (first is not None and first <= now + delay_ms)
+        else:
+            now += delay_ms
+            while item := timers.pop_expired(now):
+                assert model.pop(item) <= min([now, *model.values()])
+        assert timers.next_at() == min(model.values(), default=None)
+        assert {item: item.wake_at for item in items} == {item: model.get(item) for item in items}
+
+
+def test_a_later_timer_is_an_entry_of_a_list() -> None:
+    timers: Timers[Timed] = Timers()
+    items = [Timed() for _ in range(1_000)]
+    timers.wake(items[0], 10)
+    tracemalloc.start()
+    for item in items[1:]:
+        timers.wake(item, 600_000)
+    used_bytes, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert used_bytes < 24 * len(items)
