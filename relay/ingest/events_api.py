@@ -209,19 +209,20 @@ class HttpIngest:
             return _unknown_event(event_id)
         packed_id = bytes.fromhex(event_id.replace("-", ""))
         state = self._outbox.find(packed_id)
-        if state is None:
-            return _unknown_event(event_id)
-        if state == "dead_lettered":
-            handle = partial(self._find_dead_letter, packed_id)
+        if state in (None, "dead_lettered"):
+            handle = partial(self._find_dead_letter, packed_id, state is not None)
             return BodyHandler(handle, self._max_body_bytes, self._reject_body)
         return _event_response(packed_id, state, **(_DROPPED if state == "dropped" else {}))
 
-    async def _find_dead_letter(self, event_id: bytes, _: bytes, reply: Reply) -> None:
-        """Reply with the reason and message of a dead letter."""
+    async def _find_dead_letter(self, event_id: bytes, is_known: bool, _: bytes, reply: Reply) -> None:
+        """Reply with the reason and message of a dead letter, which may be older than the dedupe window."""
         try:
             letters = await self._outbox.dead_letters(Selection(event_id=event_id), 1)
         except OutboxError as error:
             reply(error_response(503, str(error), headers=RETRY_LATER))
+            return
+        if not (letters or is_known):
+            reply(_unknown_event(str(UUID(bytes=event_id))))
             return
         why = {"reason": letters[0].reason, "message": letters[0].message} if letters else _NO_DEAD_LETTER
         reply(_event_response(event_id, "dead_lettered", **why))
@@ -232,7 +233,9 @@ def _stored_response(*headers: tuple[str, str]) -> Response:
 
 
 def _unknown_event(event_id: str) -> Response:
-    error = f"unknown event {shown(event_id)}: it was not stored, or is no longer in outbox.dedupe_window"
+    error = (
+        f"unknown event {shown(event_id)}: it was not stored, or is no dead letter and older than outbox.dedupe_window"
+    )
     return error_response(404, error, headers=_NO_STORE)
 
 

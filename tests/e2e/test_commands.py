@@ -128,6 +128,9 @@ async def test_the_state_of_a_rejected_event_is_dead_lettered(sandbox: Sandbox, 
         found = json.loads(body)
         assert (found["event_id"], found["state"], found["reason"]) == (event_id, "dead_lettered", "refused")
         assert found["message"].startswith("422 ")
+    async with running(env | {"RELAY__OUTBOX__DEDUPE_WINDOW": "0"}) as relay:
+        _, _, body = await relay.request("GET", f"/v1/events/{event_id}")
+        assert json.loads(body) == found
         status, _, _ = await relay.request("GET", "/v1/events/00000000-0000-4000-8000-000000000000")
         assert status == 404
 

@@ -334,6 +334,12 @@ MUTANTS = (
         (f"{SQLITE}/dead_letters.py", "    database.dead_letter_shares = None\n", ""),
     ),
     mutant(
+        "no receipt of a dead letter that is older than the dedupe window",
+        "G1",
+        "tests/unit/ingest/test_events_api.py::test_an_event_that_was_not_delivered_has_reason_and_message",
+        ("relay/ingest/events_api.py", "        if not (letters or is_known):\n", "        if not is_known:\n"),
+    ),
+    mutant(
         "shutdown waits for the upstream",
         "G9",
         "tests/e2e/test_life.py::test_sigterm_with_a_silent_upstream_leaves_events_pending",

@@ -421,7 +421,12 @@ async def test_an_event_that_was_not_delivered_has_reason_and_message() -> None:
             "reason": "refused",
             "message": '422 no "type"',
         }
+        del served.outbox.states[packed_id]  # It has left the dedupe window.
+        assert (await served.ask(get)).json["message"] == '422 no "type"'
         served.outbox.letters = []
+        response = await served.ask(get)
+        assert (response.status, response.json["error"][:50]) == (404, f'unknown event "{EVENT_ID}"'[:50])
+        served.outbox.states[packed_id] = "dead_lettered"
         assert (await served.ask(get)).json["reason"] == "discarded"
 
         served.outbox.error = OutboxUnavailable("the disk fails")
@@ -445,7 +450,7 @@ async def test_an_event_that_was_not_delivered_has_reason_and_message() -> None:
             'this path accepts GET, HEAD, OPTIONS, not "POST"; send events with POST /v1/e',
         ),
         ("GET /v1/events", (), b"", 'this path accepts POST, OPTIONS, not "GET"'),
-        ("GET /v1/events/x", (), b"", 'unknown event "x": it was not stored, or is no longer in'),
+        ("GET /v1/events/x", (), b"", 'unknown event "x": it was not stored, or is no dead'),
         ("POST /v1/events", ("Content-Encoding: gzip",), BODY, "truncated or corrupt, or not gzip as Content-Encoding"),
         ("POST /v1/events", (), b" " * (2 << 20), "the body is larger than http.max_body, which is 1048576 bytes"),
     ],
