@@ -52,6 +52,7 @@ from relay.ingest.udp.ingest import UdpIngest
 from relay.ops.history import History
 from relay.ops.live import Live
 from relay.ops.server import Ops
+from relay.ops.tail import Tail
 from relay.outbox import OutboxError, Selection
 from relay.outbox.factory import STORE_VERSION, create_outbox, why_unusable
 from relay.policy.limits import Limits
@@ -116,6 +117,7 @@ class Service:
         self._ops = Ops(
             status=status,
             live=self._live,
+            tail=Tail(self.outbox, self.metrics.feed, self._live, clock),
             outbox=self.outbox,
             control=self,
             token=settings.ops.token,

@@ -29,6 +29,7 @@ COMMANDS: Mapping[str, str] = {
     "send": "Send one event to a running relay.",
     "status": "Print received, sent and pending events.",
     "flush": "Send pending events now.",
+    "tail": "Follow events: stored, rejected, delivered, dropped, dead-lettered.",
     "event": "Print what became of one event.",
     "dead": "List, show, requeue, discard or export dead letters.",
     "adopt": "Send or drop the quarantined events of another machine.",

@@ -8,12 +8,13 @@ is sent only after `/livez` has shown that a relay listens there.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 from relay.cli import exits
 from relay.cli.common import Place, has_ops, is_config_named, no_relay, ops_place
-from relay.cli.exchange import InvalidHttp, exchange
+from relay.cli.exchange import InvalidHttp, exchange, follow
 from relay.cli.shape import difference
 from relay.cli.terminal import printable
 from relay.config import Settings
@@ -23,6 +24,8 @@ TIMEOUT_S = 30
 """Time for one request, up to the last byte of the response. A commit can take seconds on a busy disk."""
 GUARDED = ("/log", "/flush", "/dead-letters", "/quarantine/")
 """Prefixes of the paths that need the operator token. No other request contains the token."""
+_HEADERS = {"Host": "localhost", "Connection": "close"}
+"""The relay always accepts the name localhost. It may reject the address at which it listens."""
 _SHOWN_CHARS = 60
 _MAX_DEPTH = 32
 """Maximum nesting of a response, far below the limit of the JSON encoder."""
@@ -69,8 +72,7 @@ class RelayClient:
 
     def get(self, path: str, **query: object) -> CommandReply:
         """Send a GET; parameters that are None are omitted. Raises as `ask`."""
-        given = {name: value for name, value in query.items() if value is not None}
-        return self.ask("GET", f"{path}?{urlencode(given)}" if given else path)
+        return self.ask("GET", _target(path, query))
 
     def post(self, path: str, data: object) -> CommandReply:
         """Send `data` as JSON. Raises as `ask`."""
@@ -88,6 +90,20 @@ class RelayClient:
             self.expect(CommandReply(status, self._read(content)))
             raise self.not_a_relay(f"status {status} to GET {path}, expected 200")
         return content.decode(errors="replace")
+
+    def follow(self, path: str, **query: object) -> Iterator[dict[str, Any]]:
+        """Yield the JSON objects of a stream of lines. Raises CommandFailed, also if nothing is received for long."""
+        try:
+            for status, line in follow(self.place, _target(path, query), _HEADERS, self._timeout_s):
+                if status != 200:
+                    self.expect(CommandReply(status, self._read(line)))
+                    raise self.not_a_relay(f"status {status} to GET {path}, expected 200")
+                if line:
+                    yield self._read(line)
+        except InvalidHttp as error:
+            raise self.not_a_relay(f"received {error}") from error
+        except OSError as error:
+            raise no_relay(self.place, error) from error
 
     def expect(self, reply: CommandReply, shape: object = None) -> Any:
         """Return the data of a successful response that has the shape. Raises CommandFailed otherwise."""
@@ -129,8 +145,7 @@ class RelayClient:
 
     def _exchange(self, method: str, path: str, body: bytes | None, token: Secret | None = None) -> tuple[int, bytes]:
         """Raises OSError without a response, and CommandFailed if the response is not HTTP."""
-        # The relay always accepts the name localhost. It may reject the address at which it listens.
-        headers = {"Host": "localhost", "Connection": "close"}
+        headers = {**_HEADERS}
         if body is not None:
             headers["Content-Type"] = "application/json"
         if token is not None:
@@ -153,6 +168,11 @@ class RelayClient:
         if not isinstance(data, dict) or _is_deeper(data, _MAX_DEPTH):
             raise self.not_a_relay(f"received {content[:_SHOWN_CHARS]!r}, expected a JSON object")
         return data
+
+
+def _target(path: str, query: Mapping[str, object]) -> str:
+    given = {name: value for name, value in query.items() if value is not None}
+    return f"{path}?{urlencode(given)}" if given else path
 
 
 def _reject_constant(name: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from relay.cli.common import Place
@@ -36,7 +36,7 @@ class _Stream:
 
     def __init__(self, place: Place, timeout_s: float) -> None:
         self._clock = SystemClock()
-        self._end_ms = self._clock.monotonic_ms() + timeout_s * 1000
+        self.extend_time(timeout_s)
         family = socket.AF_UNIX if place.socket_path else socket.AF_INET6 if ":" in place.host else socket.AF_INET
         self._socket = socket.socket(family, socket.SOCK_STREAM)
         self._address: str | tuple[str, int] = place.socket_path or (place.host, place.port)
@@ -61,6 +61,10 @@ class _Stream:
         self.buffer += part
         return bool(part)
 
+    def extend_time(self, timeout_s: float) -> None:
+        """Move the deadline."""
+        self._end_ms = self._clock.monotonic_ms() + timeout_s * 1000
+
     def _limit_time(self) -> None:
         left_s = (self._end_ms - self._clock.monotonic_ms()) / 1000
         if left_s <= 0:
@@ -72,17 +76,47 @@ def exchange(
     place: Place, method: str, path: str, headers: Mapping[str, str], body: bytes | None, timeout_s: float
 ) -> RawResponse:
     """Return the response. Raises OSError without one in `timeout_s`, and InvalidHttp if it is not HTTP/1.x."""
+    with _Stream(place, timeout_s) as stream:
+        stream.send(_request(method, path, headers, body))
+        status, head = _status_and_head(stream)
+        return RawResponse(status, _body(stream, head))
+
+
+def follow(place: Place, path: str, headers: Mapping[str, str], timeout_s: float) -> Iterator[RawResponse]:
+    """Yield the lines of a response without an end, or a complete response with another status than 200.
+
+    Raises OSError if nothing is received for `timeout_s`, and InvalidHttp if it is not HTTP/1.x.
+    """
+    with _Stream(place, timeout_s) as stream:
+        stream.send(_request("GET", path, headers, None))
+        status, head = _status_and_head(stream)
+        if status != 200:
+            yield RawResponse(status, _body(stream, head))
+            return
+        while True:
+            *lines, rest = stream.buffer.split(b"\n")
+            stream.buffer = rest
+            yield from (RawResponse(status, bytes(line)) for line in lines)
+            if len(rest) > MAX_HEAD_BYTES:
+                raise InvalidHttp(f"a line of more than {MAX_HEAD_BYTES:,} bytes")
+            stream.extend_time(timeout_s)
+            if not stream.read_more():
+                return
+
+
+def _request(method: str, path: str, headers: Mapping[str, str], body: bytes | None) -> bytes:
     lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
     if body is not None:
         lines.append(f"Content-Length: {len(body)}")
-    request = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + (body or b"")
-    with _Stream(place, timeout_s) as stream:
-        stream.send(request)
-        head = _head(stream)
-        status = _STATUS.match(head)
-        if status is None:
-            raise InvalidHttp(f"no HTTP/1.1 response but {bytes(head[:60])!r}")
-        return RawResponse(int(status[1]), _body(stream, head))
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + (body or b"")
+
+
+def _status_and_head(stream: _Stream) -> tuple[int, bytes]:
+    head = _head(stream)
+    status = _STATUS.match(head)
+    if status is None:
+        raise InvalidHttp(f"no HTTP/1.1 response but {bytes(head[:60])!r}")
+    return int(status[1]), head
 
 
 def _head(stream: _Stream) -> bytes:

@@ -336,6 +336,15 @@ class Forwarder(QueueHolder):
             self._outbox.release(unsettled, perhaps_delivered=perhaps_delivered)
         if settled:
             await self._settle(send, settled)
+            if self._metrics.feed.is_followed:
+                self._report_delivered(claimed, settled)
+
+    def _report_delivered(self, claimed: Sequence[Claimed], settled: Sequence[Settled]) -> None:
+        dead = {outcome.queue_id: outcome.dead for outcome in settled if outcome.delivered}
+        for part in claimed:
+            if part.queue_id in dead:
+                delivered = [body for at, body in enumerate(part.bodies) if at not in dead[part.queue_id]]
+                self._metrics.feed.changed("delivered", delivered)
 
     async def _post(self, send: Send, request: bytes, events: int, *, fresh: bool) -> UpstreamResponse | NoResponse:
         self._metrics.upstream_batch_events.observe(events)

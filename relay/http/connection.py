@@ -229,10 +229,11 @@ class Connection(asyncio.Protocol):
                 self._read_next()
 
     async def _send(self, stream: Stream) -> None:
-        def write(part: bytes) -> None:
+        def write(part: bytes) -> bool:
             if self._plan is None or self._transport is None:
                 raise ConnectionResetError("the client closed the connection")
             self._transport.write(part)
+            return self._stalled_since_ms is None
 
         if self._plan is not None and self._transport is not None:
             self._transport.write(stream.head)

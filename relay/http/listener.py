@@ -161,8 +161,7 @@ class Listener:
         """Close the connections of clients that are too slow."""
         for connection in list(self._connections):
             if connection.expire(now_ms, self._settings.request_timeout_ms):
-                self._received.inc()
-                self._rejected["timeout"].inc()
+                self._count_rejected("timeout", "the request was not complete within http.request_timeout")
 
     # --- calls of connections
 
@@ -196,8 +195,12 @@ class Listener:
         self._tasks.start("the handler of a request", work)
 
     def _count_malformed(self) -> None:
+        self._count_rejected("malformed", "not an HTTP/1.1 request")
+
+    def _count_rejected(self, reason: str, message: str) -> None:
         self._received.inc()
-        self._rejected["malformed"].inc()
+        self._rejected[reason].inc()
+        self._metrics.feed.changed("rejected", [b""], reason, message)
 
     def _make_room(self) -> bool:
         """Close the connection that has been idle longest; return False if no connection is idle."""
@@ -223,8 +226,7 @@ class Listener:
         )
         if isinstance(admitted, Forbidden):
             if message.method == "POST":
-                self._received.inc()
-                self._rejected["forbidden"].inc()
+                self._count_rejected("forbidden", admitted.error)
             return error_response(403, admitted.error), ""
         try:
             handler = self._handler(Request(message.method, url, headers, peer))

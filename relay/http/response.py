@@ -13,8 +13,11 @@ from functools import cached_property
 from http import HTTPStatus
 
 Headers = Sequence[tuple[str, str]]
-Write = Callable[[bytes], None]
-"""Sends a part of a stream. Raises ConnectionResetError if the connection was closed."""
+Write = Callable[[bytes], bool]
+"""Sends a part of a stream. Returns whether the client reads, so that a further part would not be buffered.
+
+Raises ConnectionResetError if the connection was closed.
+"""
 
 RETRY_AFTER_S = 5
 """Retry-After of a 503, in seconds."""

@@ -12,12 +12,13 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
 from relay.event.reader import Event
 from relay.outbox import Outbox, OutboxError, OutboxFull
+from relay.runtime.event_feed import EventFeed
 
 T = TypeVar("T")
 
@@ -37,15 +38,17 @@ class AppendCoalescer:
         outbox: Outbox,
         on_received: Callable[[int], None],
         on_stored: Callable[[int, int], None],
+        feed: EventFeed,
     ) -> None:
         """Coalesce appends to `outbox`.
 
         `on_received` is called with the number of events of each append, `on_stored` with the number of stored events
-        and the number of duplicates among them.
+        and the number of duplicates among them. Rejected events are reported to `feed`.
         """
         self._outbox = outbox
         self._on_received = on_received
         self._on_stored = on_stored
+        self._feed = feed
         self._pending: _PendingAppends = []
         self._pending_events = 0
 
@@ -79,8 +82,17 @@ class AppendCoalescer:
             return
         if error is None:
             self._on_stored(count, outcome.result())
+        else:
+            report_rejected(self._feed, [event for events, _ in pending for event in events], error)
         for _, appended in pending:
             call_guarded(appended, error)
+
+
+def report_rejected(feed: EventFeed, events: Sequence[Event], error: BaseException) -> None:
+    """Report events that the outbox did not store."""
+    if feed.is_followed:
+        reason = error.reason if isinstance(error, OutboxError) else OutboxError.reason
+        feed.changed("rejected", [event.body for event in events], reason, str(error))
 
 
 def call_guarded(callback: Callable[[T], None], argument: T) -> None:

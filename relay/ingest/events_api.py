@@ -97,7 +97,8 @@ class HttpIngest:
         self._accepted = metrics.events_accepted.labels("http")
         self._duplicate = metrics.events_duplicate.labels("http")
         self._rejected = {reason: metrics.events_rejected.labels("http", reason) for reason in REJECT_REASONS}
-        self._coalescer = AppendCoalescer(outbox, self._received.inc, self._count_stored)
+        self._feed = metrics.feed
+        self._coalescer = AppendCoalescer(outbox, self._received.inc, self._count_stored, metrics.feed)
         self._long_reads: LongReads[_Outcome] = LongReads(metrics.longest_step.measured)
 
     def handle(self, request: Request) -> BodyHandler | Response:
@@ -144,7 +145,7 @@ class HttpIngest:
             read = self._long_reads.add(reading, self._max_body_bytes if body is None else len(body))
             read.add_done_callback(partial(self._was_read, reply))
         else:
-            self._append(self.reader.read(body, type_.kind), reply)
+            self._append(self.reader.read(body, type_.kind), reply, body)
 
     def _reading(self, type_: BodyType, coding: str, content_type: str, packed: bytes) -> _OutcomeReading:
         """Read a body in steps."""
@@ -162,8 +163,8 @@ class HttpIngest:
         else:
             reply(_as_exception(bug))
 
-    def _append(self, outcome: _Outcome, reply: Reply) -> None:
-        """Append the events, or reply with the rejection of the body."""
+    def _append(self, outcome: _Outcome, reply: Reply, body: bytes = b"") -> None:
+        """Append the events, or reply with the rejection of the body, which is b"" if it was long."""
         if isinstance(outcome, list):
             generated = [event.event_id for event in outcome if event.has_generated_id]
             self._coalescer.append(outcome, partial(self._appended, len(outcome), generated, reply))
@@ -172,7 +173,7 @@ class HttpIngest:
         else:
             errors = outcome.errors if outcome.reason == "invalid" else None
             response = error_response(_REJECTION_STATUS[outcome.reason], outcome.error, errors)
-            call_guarded(reply, self._reject(outcome.reason, response))
+            call_guarded(reply, self._reject(outcome.reason, response, body))
 
     def _appended(self, count: int, generated: Sequence[bytes], reply: Reply, error: BaseException | None) -> None:
         if error is None:
@@ -188,11 +189,13 @@ class HttpIngest:
             self._duplicate.inc(duplicates)
         self._accepted.inc(count - duplicates)
 
-    def _reject(self, reason: str, answer: Response) -> Response:
+    def _reject(self, reason: str, response: Response, body: bytes = b"") -> Response:
         """Count one received and rejected event: the number of events of a rejected body is unknown."""
         self._received.inc()
         self._rejected[reason].inc()
-        return answer
+        if self._feed.is_followed:
+            self._feed.changed("rejected", [body], reason, json.loads(response.body)["error"])
+        return response
 
     def _reject_body(self, error: BodyError, coding: str = "") -> Response:
         # The response closes the connection, because the client may still be sending the rest of the body.

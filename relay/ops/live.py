@@ -10,6 +10,8 @@ Events: `history` (all samples), `sample` (new samples), `status` (the data of /
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -50,38 +52,48 @@ class Live:
 
     async def stream(self, request: Request) -> Response | Stream:
         """Return a stream that ends when the client disconnects or the relay stops. Raises RequestRejected (503)."""
+        return self.open(request, _CONTENT_TYPE, self._send)
+
+    def open(self, request: Request, content_type: str, send: Callable[[Write], Awaitable[None]]) -> Response | Stream:
+        """Return a stream of the given type that counts for the limit. Raises RequestRejected (503)."""
         if self._stopping.is_set():
             raise RequestRejected(503, "the relay is stopping", {hdrs.RETRY_AFTER: "5"})
         if self._streams >= MAX_STREAMS:
             raise RequestRejected(
-                503, f"{MAX_STREAMS} status pages are open, which is the limit: close one", {hdrs.RETRY_AFTER: "30"}
+                503,
+                f"{MAX_STREAMS} status pages and `relay tail` commands are open, which is the limit: close one",
+                {hdrs.RETRY_AFTER: "30"},
             )
         if request.method == hdrs.METH_HEAD:
-            return Response(200, b"", _HEADERS, close=True, content_type=_CONTENT_TYPE)
+            return Response(200, b"", _HEADERS, close=True, content_type=content_type)
         self._count(1)
-        return Stream((("Content-Type", _CONTENT_TYPE), *_HEADERS), self._send)
+        return Stream((("Content-Type", content_type), *_HEADERS), partial(self._counted, send))
+
+    async def stops_within(self, seconds: float) -> bool:
+        """Wait, and return whether the relay stops meanwhile."""
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._stopping.wait()
+        except TimeoutError:
+            return False
+
+    async def _counted(self, send: Callable[[Write], Awaitable[None]], write: Write) -> None:
+        try:
+            await send(write)
+        finally:
+            self._count(-1)
 
     def _count(self, change: int) -> None:
         self._streams += change
         self._metrics.status_streams.set(self._streams)
 
     async def _send(self, write: Write) -> None:
-        try:
-            samples = self._history.samples()
-            write(b"retry: %d\n\n" % _RECONNECT_MS + _event("history", samples) + self._status_event())
-            while not await self._stops_within(STATUS_EVERY_S):
-                news = self._history.samples(samples[-1]["at_ms"] if samples else -1)
-                samples = news or samples
-                write((_event("sample", news) if news else b"") + self._status_event())
-        finally:
-            self._count(-1)
-
-    async def _stops_within(self, seconds: float) -> bool:
-        try:
-            async with asyncio.timeout(seconds):
-                return await self._stopping.wait()
-        except TimeoutError:
-            return False
+        samples = self._history.samples()
+        write(b"retry: %d\n\n" % _RECONNECT_MS + _event("history", samples) + self._status_event())
+        while not await self.stops_within(STATUS_EVERY_S):
+            news = self._history.samples(samples[-1]["at_ms"] if samples else -1)
+            samples = news or samples
+            write((_event("sample", news) if news else b"") + self._status_event())
 
     def _status_event(self) -> bytes:
         now = self._clock.monotonic_ms()

@@ -25,6 +25,8 @@ from relay.ops.dead_letters import found, read_choice, read_id, read_query, show
 from relay.ops.live import Live
 from relay.ops.response import RequestRejected, bytes_response, error_response, json_response
 from relay.ops.status import Status
+from relay.ops.tail import PATH as TAIL_PATH
+from relay.ops.tail import Tail
 from relay.outbox import Outbox, OutboxError
 from relay.runtime import log
 from relay.runtime.metrics import Metrics
@@ -62,6 +64,7 @@ class Ops:
         *,
         status: Status,
         live: Live,
+        tail: Tail,
         outbox: Outbox,
         control: Control,
         token: Secret | None,
@@ -83,6 +86,7 @@ class Ops:
             "/metrics": Route(get, self._scrape),
             "/status.json": Route(get, self._show_status),
             "/status/stream": Route(get, live.stream),
+            TAIL_PATH: Route(get, tail.stream),
             "/log": Route(get, self._show_log, guarded=True),
             "/flush": Route(post, self._flush, guarded=True),
             DEAD_LETTERS: Route(get, self._list_dead, guarded=True),

@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metr
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from relay.runtime.event_feed import EventFeed
 from relay.runtime.longest_step import LongestStep
 
 TRANSPORTS = ("http", "udp")
@@ -40,9 +41,13 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # the library has no
 
 
 class Metrics:
-    """The relay's counters, gauges and histograms. Attribute names are the metric names without `relay_`."""
+    """The relay's counters, gauges and histograms. Attribute names are the metric names without `relay_`.
+
+    `feed` reports single events, which metrics only count.
+    """
 
     def __init__(self) -> None:
+        self.feed = EventFeed()
         self.registry = CollectorRegistry()
         self._codes: set[str] = set()
         self._register_events()
@@ -137,7 +142,7 @@ class Metrics:
             "connections_rejected",
             "Connections rejected with 503: http.max_connections was reached, and none was idle.",
         )
-        self.status_streams = gauge("status_streams", "Open streams of live status pages.")
+        self.status_streams = gauge("status_streams", "Open streams of live status pages and followed events.")
         self.status_max_streams = gauge("status_max_streams", "The fixed limit of relay_status_streams.")
         self.udp_datagrams_dropped = counter(
             "udp_datagrams_dropped", "Datagrams lost before they were read as events.", "reason"

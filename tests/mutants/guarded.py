@@ -6,6 +6,22 @@ from tests.mutants.mutant import CONTRACT, ENGINE, SQLITE, mutant
 
 MUTANTS = (
     mutant(
+        "a slow follower of events fills the memory",
+        "G9",
+        "tests/unit/ops/test_tail.py::test_beyond_the_buffer_lines_are_skipped_and_counted",
+        ("relay/ops/tail.py", "        if len(self._lines) >= MAX_LINES:\n", "        if self._lines is None:\n"),
+    ),
+    mutant(
+        "bodies are decoded although nobody follows events",
+        "G9",
+        "tests/unit/runtime/test_event_feed.py::test_without_a_follower_nothing_is_prepared",
+        (
+            "relay/runtime/event_feed.py",
+            "        if self._followers:\n            for body in bodies:",
+            "        if bodies:\n            for body in bodies:",
+        ),
+    ),
+    mutant(
         "key in the log",
         "G7",
         "tests/unit/runtime/test_log.py",

@@ -18,6 +18,7 @@ from relay.ops.last_hour import Kind
 from relay.ops.live import Live
 from relay.ops.server import Ops
 from relay.ops.status import Status
+from relay.ops.tail import Tail
 from relay.outbox import DeadLetter, Gauges, Ledger, OutboxFull, Selection
 from relay.policy.overview import EndpointView, QueueSummary, QueueView
 from relay.policy.upstream_origin import EndpointState
@@ -211,6 +212,7 @@ class Served:
         self.ops = Ops(
             status=self.status,
             live=self.live,
+            tail=Tail(self.outbox, self.metrics.feed, self.live, self.clock),  # type: ignore[arg-type]
             outbox=self.outbox,  # type: ignore[arg-type]
             control=self.control,
             token=None,

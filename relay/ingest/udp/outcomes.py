@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 
 from relay.event.reader import Rejection
-from relay.ingest.append_coalescer import report_bug
+from relay.ingest.append_coalescer import report_bug, report_rejected
 from relay.ingest.udp.read_batch import ReadBatch, ReceivedDatagram
 from relay.ingest.udp.responses import Responses
 from relay.outbox import OutboxError
@@ -38,6 +38,7 @@ class Outcomes:
         self._dropped = {reason: metrics.udp_datagrams_dropped.labels(reason) for reason in UDP_DROP_REASONS}
         self._receive_buffer_bytes = metrics.udp_receive_buffer_bytes
         self._log_gate = Gate(metrics.log_lines_suppressed, per_ms=_LOG_INTERVAL_MS)
+        self._feed = metrics.feed
         self._now_ms = now_ms
         self._responses: Responses | None = None
 
@@ -87,6 +88,7 @@ class Outcomes:
         reason = error.reason if isinstance(error, OutboxError) else OutboxError.reason
         self._rejected[reason].inc(len(batch.events))
         self._log_rejected("not stored", str(error))
+        report_rejected(self._feed, batch.events, error)
         if self._responses is not None:
             self._responses.not_stored(batch, str(error))
 
@@ -94,6 +96,7 @@ class Outcomes:
         """Count one received and rejected event: the number of events of a rejected datagram is unknown."""
         self._received.inc()
         self._rejected[reason].inc()
+        self._feed.changed("rejected", [received.data], reason, error)
         if self._responses is not None:
             self._responses.rejected(error, received)
 

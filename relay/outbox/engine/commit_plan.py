@@ -181,6 +181,10 @@ class Draft:
         """Return the ids of the queues to which this commit appends events."""
         return set() if self._insert is None else set(self._insert.queue_ids)
 
+    def stored(self) -> Sequence[bytes]:
+        """Return the bodies of the events that this commit stores."""
+        return () if self._insert is None else self._insert.bodies
+
     def commands(self) -> list[Command]:
         commands = [command for _, command in self._before]
         if self._new_queue_ids:

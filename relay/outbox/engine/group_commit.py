@@ -255,7 +255,7 @@ class Owner:
             committed = await self.storage.commit(draft.commands())
             flowing = any(not append.callers for append in draft.appends)
             self._commit_delay.committed(began_us, monotonic_us(), flowing=flowing)
-            draft.apply(committed)
+            self._pending_calls.apply(draft, committed)
             if draft.conflicts:
                 self.conflicts.report(draft.conflicts)
         except Exception as error:

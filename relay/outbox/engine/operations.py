@@ -6,9 +6,10 @@ Each class plans the command of one call, and changes the state after the commit
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
+from relay.event.reader import DeviceKey
 from relay.outbox import NOTHING_OMITTED, Claimed, ClaimPart, Dead, DropReason, Settled
 from relay.outbox.engine.commands import (
     ClaimedEvents,
@@ -244,11 +245,19 @@ class Drop(Op[int]):
             state.drop(number, before, seqs)
             events += len(seqs)
         self._metrics.events_dropped.labels(self._reason).inc(events)
+        self._metrics.feed.dropped(self._reason, self._dropped(state))
         first_left, last_row = state.log.first_row, state.log.last_row
         if self._range.first_seq <= first_left and not state.totals.quarantined:
             first_left = min(self._kept, default=self._range.last_seq + 1)
         state.delete(self._range, Deleted(result, first_left, last_row))
         return events
+
+    def _dropped(self, state: OutboxState) -> Iterator[tuple[bytes, DeviceKey]]:
+        """Yield the id and the device of each dropped event whose id is in the dedupe window."""
+        for number, _, seqs in self._from:
+            key = state.index.key_of(number)
+            ids = [state.dedupe_window.packed(seq, seq).ids for seq in seqs]
+            yield from ((event_id, key) for event_id in ids if event_id and key)
 
 
 class Delete(Op[None]):

@@ -16,7 +16,7 @@ from relay.outbox import OutboxError, OutboxFull
 from relay.outbox.engine import operations
 from relay.outbox.engine.commit_plan import Append, Draft, Op
 from relay.outbox.engine.outbox_state import OutboxState
-from relay.outbox.engine.storage import failure_of
+from relay.outbox.engine.storage import Committed, failure_of
 from relay.runtime.metrics import Metrics
 
 
@@ -54,6 +54,11 @@ class PendingCalls:
         self.body_bytes += append.body_bytes
         self.memory_bytes += append.memory_bytes
         self.cost_bytes += append.cost_bytes
+
+    def apply(self, draft: Draft, committed: Committed) -> None:
+        """Apply a commit, and report the events that it stored."""
+        draft.apply(committed)
+        self._metrics.feed.changed("stored", draft.stored())
 
     def done(self, append: Append) -> None:
         """Remove an append from the sums after it was committed or rejected."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,10 +38,14 @@ class NotedRelay(Served):
         """States that GET /v1/events/ID returns; None: 404, GONE: no response. The last one is repeated."""
         self.why = {"reason": "refused", "message": "422 no such\x1b[2J subject"}
         """Of an event with another state than pending and delivered."""
+        self.tailed: Callable[[Request], BodyHandler] | None = None
+        """Handles GET /events/stream."""
         self.stop: asyncio.Event
 
     def handle(self, request: Request) -> BodyHandler | Response:
         self.hosts.append(request.headers["Host"])
+        if self.tailed is not None and request.raw_path.startswith("/events/stream"):
+            return self.tailed(request)
         if not request.raw_path.startswith("/v1/events"):
             return self.ops.handle(request)
         if request.method == "POST":

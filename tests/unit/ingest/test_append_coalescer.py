@@ -8,6 +8,7 @@ import pytest
 from relay.event.reader import Event
 from relay.ingest.append_coalescer import AppendCoalescer
 from relay.outbox import OutboxFull, OutboxUnavailable
+from relay.runtime.event_feed import EventFeed
 
 from tests.support.event_loop import turns
 from tests.support.ingest_harness import ScriptedOutbox
@@ -24,8 +25,12 @@ class Outcomes:
         self.errors: dict[int, BaseException | None] = {}
         self.received = 0
         self.stored: list[tuple[int, int]] = []
+        self.feed = EventFeed()
         self._coalescer = AppendCoalescer(
-            outbox, self._count_received, lambda count, duplicates: self.stored.append((count, duplicates))
+            outbox,
+            self._count_received,
+            lambda count, duplicates: self.stored.append((count, duplicates)),
+            self.feed,
         )
 
     def append(self, first: int, count: int = 1) -> None:
@@ -89,7 +94,7 @@ async def test_an_exception_in_one_callback_affects_no_other() -> None:
     errors: list[BaseException | None] = []
     bugs: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: bugs.append(context["exception"]))
-    gather = AppendCoalescer(outbox, lambda count: None, lambda count, duplicates: None)
+    gather = AppendCoalescer(outbox, lambda count: None, lambda count, duplicates: None, EventFeed())
     bug = ZeroDivisionError("a bug")
 
     def fail(_: BaseException | None) -> None:

@@ -46,7 +46,17 @@ UNKNOWN_ACCEPTS = [
     "application/openmetrics-text; version=abc",
     "application/openmetrics-text; version=9999999999.\t0",
 ]
-OPEN = ["/livez", "/readyz", "/metrics", "/status.json", "/status/stream", "/", "/page.js", "/page.css"]
+OPEN = [
+    "/livez",
+    "/readyz",
+    "/metrics",
+    "/status.json",
+    "/status/stream",
+    "/events/stream",
+    "/",
+    "/page.js",
+    "/page.css",
+]
 
 
 async def guarded_call(served: Served, method: str, path: str, **headers: str) -> int:
