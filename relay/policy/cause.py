@@ -54,7 +54,7 @@ class Suspected:
     """Whether the device was served. Apps can invent new devices, so that their failures do not count while the API
     responds to a batch without events."""
     is_failing: bool
-    """Whether the endpoint is failing already, so that its probes show more."""
+    """Whether the endpoint is failing already, so that its probes show more; never for an event that is isolated."""
     suspicion: Suspicion
     now: int
 
@@ -98,11 +98,14 @@ class CauseSearch:
     """Device queues whose failure counts, since the latest delivery; at most `FAILED_MAX`."""
     suspicion: Suspicion | None = None
     """The latest failure that waits for the answer."""
+    api_since: int | None = None
+    """Time of the first question since which the API responded to each."""
 
     def __post_init__(self) -> None:
         assert self.state == "idle" or self.asked_at is not None, self
         assert self.suspicion is None or self.state == "asking", self
         assert len(self.failed) <= FAILED_MAX, self
+        assert self.api_since is None or self.finding == "api", self
 
     @property
     def is_asking(self) -> bool:
@@ -118,6 +121,10 @@ class CauseSearch:
         """Whether a known device without failures may still be served although other devices fail."""
         failed_max = _FAILED_MAX_UNKNOWN if self.finding == "unknown" else FAILED_MAX
         return self.finding != "endpoint" and len(self.failed) < failed_max
+
+    def found_api_since(self, at: int) -> bool:
+        """Return whether the API responded to all batches without events since then, and to one before."""
+        return self.api_since is not None and self.api_since <= at
 
     def cause(self, *, has_witness: bool) -> Cause:
         """Return the cause of a failure. `has_witness`: another known device was served recently, and did not fail."""
@@ -137,12 +144,15 @@ class CauseSearch:
                 return replace(self, state="asking", asked_at=now)
             case Answered(finding):
                 failed = frozenset() if (self.finding, finding) == ("endpoint", "api") else self.failed
-                return replace(self, state="idle", finding=finding, failed=failed, suspicion=None)
+                since = None
+                if finding == "api":
+                    since = self.asked_at if self.api_since is None else self.api_since
+                return CauseSearch("idle", finding, self.asked_at, failed, api_since=since)
             case EventsDelivered():
                 finding = "unknown" if self.finding == "endpoint" else self.finding
                 return replace(self, finding=finding, failed=frozenset(), suspicion=None)
             case ConfigurationChanged():
-                return replace(self, finding="unknown", suspicion=None)
+                return replace(self, finding="unknown", suspicion=None, api_since=None)
 
     def _suspected(self, what: Suspected) -> CauseSearch:
         failed = self.failed

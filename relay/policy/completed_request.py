@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 from relay.policy.backoff import full_jitter, isolation_delay, probe_delay, requested_delay
 from relay.policy.device_queue import DeviceQueue
-from relay.policy.diagnosis import BatchRemoved, Diagnosis
+from relay.policy.diagnosis import POISON_MS, BatchRemoved, Diagnosis, ProbingLater
 from relay.policy.endpoint import Endpoint
 from relay.policy.endpoint_health import Failure
 from relay.policy.limits import Limits
@@ -26,13 +26,15 @@ class QueueOutcome(NamedTuple):
     queue_id: int
     delivered: bool
     dead_letters: Mapping[int, DeadLetterCause]
+    reordered: int = 0
+    """Delivered events of which a later one was delivered before."""
 
 
 class Judgement(NamedTuple):
     outcomes: Sequence[QueueOutcome]
     """Device queues with settled events. The events of all others stay pending, in order."""
     resend: Literal["", "exact", "halves"] = ""
-    """Send the same request again ("exact"), or its device queues in two requests ("halves")."""
+    """Send the same request or a later event again ("exact"), or its device queues in two requests ("halves")."""
 
 
 class CompletedRequest(NamedTuple):
@@ -61,6 +63,19 @@ class CompletedRequest(NamedTuple):
         """Return whether the request omits events that a response named."""
         return any(event.cause for omitted in self.omitted.values() for event in omitted)
 
+    def contains_later(self) -> bool:
+        """Return whether the request contains one event behind others, which stay pending."""
+        return bool(self.omitted) and any(event.cause is None for each in self.omitted.values() for event in each)
+
+    def reordered(self, queue: DeviceQueue, rejected: Mapping[int, object]) -> int:
+        """Return how many of the sent events, without the rejected ones, are delivered after a later one."""
+        if not queue.diagnosis.overtaken:
+            return 0
+        sent = self.seqs[queue.id]
+        omitted = [event.seq for event in self.omitted.get(queue.id, ())]
+        overtaken = sorted((*sent, *omitted))[: queue.diagnosis.overtaken]
+        return sum(seq in overtaken for at, seq in enumerate(sent) if at not in rejected)
+
     def pause(self, attempt: int, reason: Failure | Literal["rate_limited"], retry_after_ms: int | None) -> Pause:
         """Return the pause after this response: backoff, or the delay of probes for a failure that needs a person."""
         if reason in ("unauthorized", "misconfigured"):
@@ -74,12 +89,17 @@ class CompletedRequest(NamedTuple):
 
     def search_pause(self, diagnosis: Diagnosis, retry_after_ms: int | None) -> Pause:
         """Return the pause of a device queue while the relay looks for the event that causes its failures."""
-        if diagnosis.is_isolated() and diagnosis.failures <= _FAILURES_AT_ISOLATION_DELAY_MAX:
-            return self._pause(isolation_delay(self.u), "backing_off", retry_after_ms)
-        attempt = (
-            diagnosis.failures - 1 if diagnosis.is_isolated() else min(diagnosis.failures - 1, _SEARCH_ATTEMPT_MAX)
-        )
-        return self.pause(attempt, "backing_off", retry_after_ms)
+        attempt, alone = diagnosis.failures - 1, diagnosis.alone
+        if isinstance(diagnosis.state, ProbingLater):
+            return self._pause(0, "backing_off", retry_after_ms)
+        if alone is None or not diagnosis.is_isolated():
+            return self.pause(min(attempt, _SEARCH_ATTEMPT_MAX), "backing_off", retry_after_ms)
+        if alone.contrast == "none" and alone.failures > _FAILURES_AT_ISOLATION_DELAY_MAX:
+            return self.pause(attempt, "backing_off", retry_after_ms)
+        delay_ms = isolation_delay(self.u)
+        if alone.contrast == "delivered":  # The next failure may be the last one.
+            delay_ms = max(delay_ms, alone.since + POISON_MS - self.now)
+        return self._pause(delay_ms, "backing_off", retry_after_ms)
 
     def _pause(self, delay_ms: int, reason: Failure | Literal["rate_limited"], retry_after_ms: int | None) -> Pause:
         requested_ms = requested_delay(retry_after_ms, self.u)
@@ -92,5 +112,5 @@ NOTHING = Judgement(())
 
 def dead_letter(queue: DeviceQueue, cause: DeadLetterCause) -> Judgement:
     """Make the first event of a device queue a dead letter."""
-    queue.diagnose(BatchRemoved())
+    queue.diagnose(BatchRemoved(1))
     return Judgement([QueueOutcome(queue.id, False, {0: cause})])

@@ -9,14 +9,24 @@ from zlib import crc32
 
 from relay.event.reader import DeviceKey
 from relay.policy.class_turns import SPARSE_PART, DeviceClass
-from relay.policy.diagnosis import HEALTHY, BatchDelivered, Outcome, Remainder, RemainderEnded
+from relay.policy.diagnosis import (
+    HEALTHY,
+    BatchDelivered,
+    Diagnosis,
+    EventsNamed,
+    LaterChosen,
+    Outcome,
+    ProbingLater,
+    Remainder,
+    RemainderEnded,
+)
 from relay.policy.limits import Limits
 from relay.policy.omitted_events import Omitted
 from relay.policy.pause import NO_PAUSE, Pause
 from relay.policy.position import IDLE, InFlight, Lingering, Position, SlotUse
 from relay.policy.rate_window import Window
 
-_KNOWN = b"\x01"
+_KNOWN = 1
 _FREE = Window()
 """Shared by all device queues without a request, because most have none. It is never changed."""
 
@@ -122,15 +132,17 @@ class DeviceQueue:
 
     def restore(self, packed: bytes, now: int, limit: int, shift_ms: int | None) -> None:
         """Replace the rate window and the knowledge of the device by what `pack` returned before a restart."""
-        is_known = len(packed) % 4 == len(_KNOWN)  # The packed window is a multiple of four bytes.
-        self.is_known = self.is_known or is_known
-        packed_window = packed[: -len(_KNOWN)] if is_known else packed
-        self._window = Window.unpack(packed_window, now, limit, shift_ms) if packed_window else _FREE
+        if len(packed) % 4:  # The packed window is a multiple of four bytes.
+            self.is_known = True
+            if overtaken := packed[-1] >> 1:
+                self.diagnosis = Diagnosis(overtaken=overtaken)
+            packed = packed[:-1]
+        self._window = Window.unpack(packed, now, limit, shift_ms) if packed else _FREE
 
     def pack(self, now: int, span_ms: int) -> bytes:
-        """Return the rate window for storage, with one more byte if the device is known."""
+        """Return the rate window for storage, with one more byte if the device is known: the overtaken events."""
         packed = self._window.pack(now, span_ms)
-        return packed + _KNOWN if self.is_known else packed
+        return packed + bytes((_KNOWN | self.diagnosis.overtaken << 1,)) if self.is_known else packed
 
     def responded(self, now: int) -> None:
         """Record a response to a request, or the end of waiting for it."""
@@ -204,7 +216,16 @@ class DeviceQueue:
     def omitted(self) -> Omitted:
         """The events that the next request omits."""
         state = self.diagnosis.state
-        return state.omitted if isinstance(state, Remainder) else ()
+        return state.omitted if isinstance(state, Remainder | ProbingLater) else ()
+
+    def exact_events(self, events: int) -> int:
+        """Return the number of events of an exact request that follows one with `events`, omitted ones included."""
+        return len(self.omitted) + 1 if isinstance(self.diagnosis.state, ProbingLater) else events
+
+    def resume(self, omitted: Omitted) -> None:
+        """Restore the diagnosis of a request in flight at a crash that omits events."""
+        is_later = any(event.cause is None for event in omitted)
+        self.diagnose(LaterChosen(omitted) if is_later else EventsNamed(omitted))
 
     def end_remainder(self) -> None:
         """Record that the next request is not the remainder of the latest one."""
@@ -212,7 +233,7 @@ class DeviceQueue:
             self.diagnose(RemainderEnded())
 
     def delivered(self, events: int, rejected: int) -> None:
-        """Record that the first `events` events were delivered, except `rejected` ones of them."""
+        """Record that the first `events` events were delivered, except `rejected` ones of them, see BatchDelivered."""
         if rejected < events:
             self.is_known = True
         if self.diagnosis is not HEALTHY:

@@ -260,7 +260,8 @@ class Endpoint:
             self.evidence.suspected(ids[0])
         has_witness = self.evidence.has_witness(ids, now)
         was_asking = self.search.is_asking
-        self.search_for_cause(Suspected(ids[0], queues[0].is_known, self.health.is_failing, suspicion, now))
+        is_failing = self.health.is_failing and not queues[0].diagnosis.is_isolated()
+        self.search_for_cause(Suspected(ids[0], queues[0].is_known, is_failing, suspicion, now))
         if self.search.is_asking and not was_asking:
             self.ready.add_empty_batch(queues[0].key[0])
         return self.search.cause(has_witness=has_witness)

@@ -6,7 +6,17 @@ from typing import Literal, TypeAlias
 
 from relay.policy.cause import Answered, Cause, Finding, Suspicion
 from relay.policy.completed_request import CompletedRequest, Judgement, dead_letter
-from relay.policy.diagnosis import BatchDelayed, BatchFailed, FailureSeen, SharedBatchFailed
+from relay.policy.diagnosis import (
+    CONTENT_MS,
+    POISON_MS,
+    BatchDelayed,
+    BatchFailed,
+    FailureSeen,
+    LaterChosen,
+    LaterFailed,
+    ProbingLater,
+    SharedBatchFailed,
+)
 from relay.policy.endpoint_health import Failure
 from relay.policy.omitted_events import DeadLetterCause
 from relay.policy.verdict import (
@@ -35,7 +45,11 @@ def _too_slow(request: CompletedRequest, verdict: Failing) -> Judgement:
 
 def failed(request: CompletedRequest, verdict: FailedVerdict) -> Judgement:
     """Handle a failure without a decision about events: of the endpoint, of one device, or by one of its events."""
-    if isinstance(verdict, Failing) and verdict.while_sending and sum(events for _, events in request.queues) > 1:
+    if (
+        isinstance(verdict, Failing)
+        and verdict.while_sending
+        and sum(request.sent(*each) for each in request.queues) > 1
+    ):
         return _too_slow(request, verdict)
     endpoint, now = request.endpoint, request.now
     failure = _failure(verdict)
@@ -47,14 +61,22 @@ def failed(request: CompletedRequest, verdict: FailedVerdict) -> Judgement:
     if len(request.queues) > 1:
         for queue, _ in request.queues:
             queue.diagnose(SharedBatchFailed(cause == "device"))
+    elif request.contains_later():
+        queue, _ = request.queues[0]
+        queue.diagnose(LaterFailed(request.seqs[queue.id][0]))
     elif verdict.may_be_content and (cause != "endpoint" or failure == "backing_off"):
         queue, events = request.queues[0]
         at_once = failure != "backing_off"
-        queue.diagnose(BatchFailed(events, now, cause == "device", endpoint.evidence.success_at, at_once))
-        if events == 1 and cause == "device" and _is_proven(request):
-            endpoint.note_error(verdict.message, now)
-            message = f"rejected because of its content: {verdict.message}"
-            return dead_letter(queue, DeadLetterCause("poison", verdict.status, message))
+        success_at = endpoint.evidence.success_at
+        queue.diagnose(BatchFailed(events, now, cause == "device", success_at, at_once, verdict.status))
+        if events == 1 and cause == "device":
+            if _is_proven(request, CONTENT_MS if at_once else POISON_MS):
+                endpoint.note_error(verdict.message, now)
+                message = f"rejected because of its content: {verdict.message}"
+                return dead_letter(queue, DeadLetterCause("poison", verdict.status, message))
+            if _needs_contrast(request):
+                omitted = queue.diagnosis.before_later(request.seqs[queue.id][0], queue.events)
+                queue.diagnose(LaterChosen(omitted))
     elif cause != "endpoint":
         request.queues[0][0].diagnose(BatchDelayed())
     if cause == "endpoint":
@@ -62,15 +84,23 @@ def failed(request: CompletedRequest, verdict: FailedVerdict) -> Judgement:
     return _pause_devices(request, suspicion, cause)
 
 
-def _is_proven(request: CompletedRequest) -> bool:
+def _is_proven(request: CompletedRequest, over_ms: int) -> bool:
     """Return whether the first event fails because of its content: others were delivered between its failures."""
-    queue, _ = request.queues[0]
-    alone = queue.diagnosis.alone
-    return (
-        alone is not None
-        and queue.diagnosis.is_poisoned(request.now)
-        and request.endpoint.evidence.mostly_succeeds(alone.since)
-    )
+    diagnosis = request.queues[0][0].diagnosis
+    if diagnosis.alone is None or not diagnosis.is_poisoned(over_ms, request.now):
+        return False
+    return diagnosis.alone.contrast == "shown" or request.endpoint.evidence.mostly_succeeds(diagnosis.alone.since)
+
+
+def _needs_contrast(request: CompletedRequest) -> bool:
+    """Return whether only a later event of the device can show that the first one fails because of its content.
+
+    The API responded to each batch without events meanwhile. In a brownout, it does not respond to all.
+    """
+    (queue, _), endpoint, now = request.queues[0], request.endpoint, request.now
+    if queue.events == 1 or not queue.diagnosis.needs_contrast(now):
+        return False
+    return endpoint.search.found_api_since(now - CONTENT_MS) and not endpoint.evidence.has_witness([queue.id], now)
 
 
 def _pause_devices(request: CompletedRequest, suspicion: Suspicion, cause: Cause) -> Judgement:
@@ -95,7 +125,7 @@ def _pause_devices(request: CompletedRequest, suspicion: Suspicion, cause: Cause
 def answered(request: CompletedRequest, verdict: Verdict) -> None:
     """Apply the response to a batch without events to the search for the cause of failures."""
     endpoint, before = request.endpoint, request.endpoint.search
-    finding = _finding(verdict)
+    finding = _finding(verdict, before.finding)
     endpoint.search_for_cause(Answered(finding))
     if finding == "api" and endpoint.health.state in ("unauthorized", "misconfigured"):
         endpoint.end_pause()  # The next probe shows whether events are accepted again.
@@ -115,7 +145,7 @@ def answered_idle(request: CompletedRequest, verdict: Verdict) -> None:
 
     It is retried slowly until the API responds. A 429 shows as little as a 5xx.
     """
-    if _finding(verdict) == "api":
+    if _finding(verdict, "none") == "api":
         request.endpoint.recovered(request.now)
     elif isinstance(verdict, EventsRejected | BatchTooLarge | RateLimited | Failing):
         retry_after_ms = verdict.retry_after_ms if isinstance(verdict, RateLimited | Failing) else None
@@ -123,8 +153,10 @@ def answered_idle(request: CompletedRequest, verdict: Verdict) -> None:
         request.endpoint.postpone_probe(request.idle_pause(attempt or 0, retry_after_ms))
 
 
-def _finding(verdict: Verdict) -> Finding:
+def _finding(verdict: Verdict, before: Finding) -> Finding:
     match verdict:
+        case RateLimited() if before != "none":
+            return before
         case Unauthorized() | Misconfigured():
             return "endpoint"
         case Delivered() | EventsRejected(about_events=True):
@@ -187,6 +219,10 @@ def _pause(
 
 
 def _resend(request: CompletedRequest) -> Literal["", "exact"]:
-    """Return whether an exact request stays exact, as it does for its first retries."""
+    """Return whether an exact request stays exact, as it does for its first retries, or a later event is next."""
+    if any(isinstance(queue.diagnosis.state, ProbingLater) for queue, _ in request.queues):
+        return "exact"
+    if request.contains_later():
+        return ""
     stays_exact = request.exact and all(queue.diagnosis.has_few_failures() for queue, _ in request.queues)
     return "exact" if stays_exact else ""

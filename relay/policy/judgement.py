@@ -6,7 +6,7 @@ An event becomes a dead letter in three cases only:
 - The upstream rejects the event by its index and accepts the rest of the request, or rejects a request that contains
   only this event.
 - The upstream responds 413 to a request that contains only this event.
-- A request that contains only this event keeps failing while other devices succeed (a poison event).
+- A request that contains only this event keeps failing while other events are delivered (a poison event).
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from relay.policy.diagnosis import (
     BatchRemoved,
     EventsNamed,
     EventTooLarge,
+    LaterFailed,
     LimitMet,
 )
 from relay.policy.failed_request import answered, answered_idle, attribute_failure, endpoint_failed, failed
@@ -61,6 +62,10 @@ def judge(request: CompletedRequest, verdict: Verdict) -> Judgement:
             return Judgement((), "exact")
     request.endpoint.origin.responded()
     match verdict:
+        case EventsRejected() | BatchTooLarge() if request.contains_later():
+            return _later_rejected(request, verdict.message)
+        case Delivered(status, rejected) if rejected and request.contains_later():
+            return _later_rejected(request, f"{status} {next(iter(rejected.values()))}")
         case Delivered(status, rejected) if rejected and request.endpoint.rejections.ignore_names_at(request.now):
             return _unnamed(request, EventsRejected(status, f"{status} {next(iter(rejected.values()))}"))
         case Delivered():
@@ -108,16 +113,29 @@ def _delivered(request: CompletedRequest, verdict: Delivered) -> Judgement:
         sent = request.sent(queue, events)
         dead_letters = _named_dead_letters(verdict.rejected, verdict.status, first, sent)
         failed_before = queue.diagnosis.failures
+        reordered = request.reordered(queue, dead_letters)
         queue.delivered(events, events - sent + len(dead_letters))
         failures += failed_before if queue.diagnosis is HEALTHY else 0
-        outcomes.append(QueueOutcome(queue.id, True, dead_letters))
+        outcomes.append(QueueOutcome(queue.id, True, dead_letters, reordered))
         first += sent
         if sent:
             served.append(queue.id)
     request.endpoint.succeeded(served, failures, request.now)
     request.endpoint.patience.succeeded(request.now - request.sent_at)
     request.endpoint.body_size.delivered(request.body_bytes, request.now, request.limits.max_body_bytes)
+    if queue.diagnosis.is_isolated():  # A later event was delivered.
+        queue.start_pause(request.search_pause(queue.diagnosis, None))
     return Judgement(outcomes)
+
+
+def _later_rejected(request: CompletedRequest, message: str) -> Judgement:
+    """Let the first event be in turn again. The later one is judged when it is the first one."""
+    (queue, _), endpoint = request.queues[0], request.endpoint
+    endpoint.responded(request.now)
+    endpoint.note_error(message, request.now)
+    queue.diagnose(LaterFailed(request.seqs[queue.id][0]))
+    queue.start_pause(request.search_pause(queue.diagnosis, None))
+    return NOTHING
 
 
 def _named_dead_letters(
@@ -158,7 +176,7 @@ def _named(request: CompletedRequest, verdict: EventsRejected) -> Judgement:
         first += sent
         outcomes.append(QueueOutcome(queue.id, False, dead_letters))
         omitted = tuple(OmittedEvent(request.seqs[queue.id][index], cause) for index, cause in dead_letters.items())
-        queue.diagnose(BatchRemoved() if nothing_remains else EventsNamed(omitted))
+        queue.diagnose(BatchRemoved(events) if nothing_remains else EventsNamed(omitted))
     return Judgement(outcomes) if nothing_remains else Judgement((), "exact")
 
 

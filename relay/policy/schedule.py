@@ -21,7 +21,7 @@ from relay.policy.batch_selection import select, split
 from relay.policy.class_turns import DeviceClass
 from relay.policy.completed_request import CompletedRequest, QueueOutcome
 from relay.policy.device_queue import DeviceQueue
-from relay.policy.diagnosis import BatchRemoved, EventsNamed
+from relay.policy.diagnosis import BatchRemoved
 from relay.policy.empty_batches import EmptyBatches
 from relay.policy.empty_queues import EmptyQueues
 from relay.policy.endpoint import Endpoint
@@ -83,7 +83,7 @@ class Schedule:
             for (queue, _), share in zip(queues, known, strict=True):
                 queue.responded(now)
                 if share.omitted:
-                    queue.diagnose(EventsNamed(share.omitted))
+                    queue.resume(share.omitted)
             if queues:
                 self._endpoints.origin(queues[0][0].key[0], now).limit.responded(now)
                 self._queue_exact(queues)
@@ -102,7 +102,7 @@ class Schedule:
                 position.grew(now)
             return False
         if events < before:
-            queue.diagnose(BatchRemoved())  # The diagnosis was about dropped events.
+            queue.diagnose(BatchRemoved(before - events))  # The diagnosis was about dropped events.
         if not events:
             queue.become_empty()
             self._empty.add(queue, now, self.limits.window_ms)
@@ -249,7 +249,7 @@ class Schedule:
         request = CompletedRequest(*context, reply.seqs, send.omitted())
         judgement = judge(request, reply.verdict)
         if judgement.resend == "exact":
-            self._queue_exact(queues)
+            self._queue_exact([(queue, queue.exact_events(events)) for queue, events in queues])
         elif judgement.resend == "halves":
             for queue, _ in queues:
                 queue.end_remainder()

@@ -73,6 +73,9 @@ class Metrics:
             "Events not stored because an event with other bytes has the same event_id.",
         )
         self.events_delivered = counter("events_delivered", "Events accepted by the upstream.")
+        self.events_reordered = counter(
+            "events_reordered", "Delivered events of which a later one of the same device was delivered before."
+        )
         self.events_dead_lettered = counter("events_dead_lettered", "Events moved to the dead letters.", "reason")
         self.events_dropped = counter(
             "events_dropped", "Events dropped by a configured limit or by an operator.", "reason"

@@ -73,6 +73,40 @@ MUTANTS = (
         ("relay/policy/verdict.py", "return self.status == 403", "return self.status is not None"),
     ),
     mutant(
+        "a poison event dead-lettered after 9 minutes",
+        "G1",
+        "tests/unit/policy/test_cause.py::test_a_bad_event_is_found_and_its_endpoint_stays_ok",
+        ("relay/policy/failed_request.py", "CONTENT_MS if at_once else POISON_MS", "CONTENT_MS"),
+    ),
+    mutant(
+        "a later event sent although not each batch without events gets a response of the API",
+        "G4",
+        "tests/unit/policy/test_cause.py::test_only_if_the_api_responds_to_all_batches_without_events_a_later_event_is_sent",
+        (
+            "relay/policy/cause.py",
+            "return self.api_since is not None and self.api_since <= at",
+            "return self.asked_at is not None",
+        ),
+    ),
+    mutant(
+        "an event dead-lettered after another status than before the later event",
+        "G1",
+        "tests/unit/policy/test_cause.py::test_a_first_event_that_fails_in_another_way_after_the_later_one_is_no_bad_event",
+        ("relay/policy/diagnosis.py", " and status == alone.status:", ":"),
+    ),
+    mutant(
+        "the later event that failed is tried again and again",
+        "G6",
+        "tests/unit/policy/test_cause.py::test_a_later_event_that_fails_too_is_passed_over_and_found_when_it_is_the_first",
+        ("relay/policy/diagnosis.py", "front = (*self._omitted_seqs(), seq)", "front = self._omitted_seqs()"),
+    ),
+    mutant(
+        "a reordering not counted after a kill",
+        "G4",
+        "tests/simulation/test_cause.py::test_an_event_that_is_delivered_after_a_later_one_is_counted_also_after_a_kill",
+        ("relay/policy/device_queue.py", "self.diagnosis = Diagnosis(overtaken=overtaken)", "pass"),
+    ),
+    mutant(
         "a batch without events after each failure",
         "G5",
         "tests/unit/policy/test_cause.py::test_batches_without_events_are_30_s_apart_and_their_answer_is_shared",
@@ -114,7 +148,11 @@ MUTANTS = (
         "backoff of a device at its limit that never resets",
         "G5",
         "tests/unit/policy/test_judgement.py::test_a_delivery_resets_the_backoff_of_a_device_at_its_own_limit",
-        ("relay/policy/diagnosis.py", "if smaller_succeeded else HEALTHY", "if smaller_succeeded else self"),
+        (
+            "relay/policy/diagnosis.py",
+            "overtaken=overtaken)\n        return HEALTHY",
+            "overtaken=overtaken)\n        return self",
+        ),
     ),
     mutant(
         "Retry-After ignored",
@@ -319,7 +357,7 @@ MUTANTS = (
         "a known device that is new after a restart",
         "G6",
         "tests/unit/policy/test_device_queue.py::test_a_device_is_known_after_a_delivery_also_after_a_restart",
-        ("relay/policy/device_queue.py", "return packed + _KNOWN if self.is_known else packed", "return packed"),
+        ("relay/policy/device_queue.py", " if self.is_known else packed", " if self.is_known < 0 else packed"),
     ),
     mutant(
         "a device known by a dead letter",

@@ -137,8 +137,8 @@ MUTANTS = (
         "tests/fault/test_upstream_responses.py::test_a_poison_event_delays_no_other_device",
         (
             "relay/policy/diagnosis.py",
-            "POISON_FAILURES = 10\nPOISON_MS = 540_000\n",
-            "POISON_FAILURES = 1\nPOISON_MS = 0\n",
+            "POISON_FAILURES = 10\nCONTENT_MS = 540_000\n",
+            "POISON_FAILURES = 1\nCONTENT_MS = 0\n",
         ),
     ),
     mutant(

@@ -17,6 +17,7 @@ def check_all(world: World) -> None:
     """Check the promises after everything has drained. `watch` checks the promises of each step."""
     check_complete(world)
     check_same_bytes(world)
+    assert world.reordered == len(world.watch.reordered), "a reordering that was not counted"
     assert len(world.watch.in_doubt) <= CONNECTIONS_PER_SLOT * world.plan.limits.max_in_flight * world.crashes
 
 

@@ -52,11 +52,12 @@ class Fault:
 
     kind: Literal[
         "refused", "unstable", "blackhole", "silent device", "503", "401", "404", "database", "brownout",
-        "lossy", "429 device", "429 device limit",
+        "firewall", "lossy", "429 device", "429 device limit",
     ]  # fmt: skip
     """"unstable": at random, a request does not leave the machine or its connection is reset before it arrives.
 
-    "database": 500 to every request with events. "brownout": 500 to 80 % of all requests.
+    "database": 500 to every request with events. "brownout": 500 to 80 % of all requests. "firewall": 403 to requests
+    with event 0 of the devices.
 
     "429 device limit": every second request is rejected, and the response names the limit of the device.
     """
@@ -282,6 +283,8 @@ class SimUpstream:
             headers = {"x-ratelimit-limit": str(self.device_limiter.limit)}
             return self._respond(429, b'{"success":false,"error":"Too many requests"}', headers)
         flaws = [event.flaw for event in events if event.flaw]
+        if any(event.n == 0 and self._has_fault("firewall", tenant_id, event.device) for event in events):
+            flaws = ["403"]
         if flaws:
             if len(events) == 1:
                 self.tries[request.keys[0]].append(now)

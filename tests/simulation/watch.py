@@ -1,6 +1,7 @@
 """Check the promises after each step of a run. The first broken promise ends the run.
 
-The upstream receives events once (G3), in order and in one request at a time (G4), within the device limit (G5).
+The upstream receives events once (G3), in order and in one request at a time (G4), within the device limit (G5). An
+event may come before an earlier one only alone, after an earlier one failed alone 10 times over at least 9 minutes.
 Requests in flight at a crash are resent first and unchanged. The ledger balances (G2).
 """
 
@@ -17,6 +18,7 @@ from relay.policy.request_slots import CONNECTIONS_PER_SLOT
 if TYPE_CHECKING:
     from tests.simulation.upstream import EventKey, Request
 
+_ALONE, _ALONE_MS = 10, 540_000
 _NEVER_STALLED_MS = 500
 """A request of this age still occupies its request slot, even if others respond sooner."""
 
@@ -34,6 +36,12 @@ class Watch:
         self._first: dict[int, list[EventKey]] = {}  # Events that must be sent first, by device.
         self._accepted: dict[EventKey, list[Request]] = defaultdict(list)
         self._latest: dict[int, int] = defaultdict(lambda: -1)
+        self._alone: dict[int, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
+        """Arrivals of requests with one event, by device and number. Earlier ones than the latest delivery only."""
+        self._overtakers: dict[int, int] = {}
+        """The latest event that may come before earlier ones, by device."""
+        self.reordered: set[EventKey] = set()
+        """Events that were accepted after a later one of their device."""
         self._arrivals: dict[int, deque[int]] = defaultdict(lambda: deque(maxlen=limits.device_per_window))
 
     def started(self, unsettled: Sequence[list[EventKey]]) -> None:
@@ -75,6 +83,9 @@ class Watch:
 
     def arrived(self, request: Request) -> None:
         assert self._ledger().balanced
+        if len(request.keys) == 1:
+            device, n = request.keys[0]
+            self._alone[device][n].append(request.at)
         for device in {device for device, _ in request.keys}:
             times = self._arrivals[device]
             if len(times) == self._limits.device_per_window:
@@ -85,9 +96,7 @@ class Watch:
         for key in request.keys:
             before = self._accepted[key]
             if not before:
-                device, n = key
-                assert n > self._latest[device], f"device {device}: {n} after {self._latest[device]}"
-                self._latest[device] = n
+                self._accepted_first(*key, is_alone=len(request.keys) == 1)
             # A request of a crashed relay may arrive after the next relay has sent its events again.
             known = [
                 one
@@ -96,3 +105,14 @@ class Watch:
             ]
             assert not known, f"{key} was sent again after the relay received its response"
             before.append(request)
+
+    def _accepted_first(self, device: int, n: int, *, is_alone: bool) -> None:
+        latest = self._latest[device]
+        if n < latest:
+            assert latest == self._overtakers.get(device), f"device {device}: {n} after {latest}"
+            self.reordered.add((device, n))
+            return
+        earlier = [at for one, at in self._alone[device].items() if one < n]
+        if is_alone and any(len(at) >= _ALONE and at[-1] - at[0] >= _ALONE_MS for at in earlier):
+            self._overtakers[device] = n
+        self._latest[device] = n

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 
@@ -21,9 +22,18 @@ from relay.policy.cause import (
     Suspicion,
 )
 from relay.policy.endpoint import SeenError
-from relay.policy.verdict import EventsRejected, Failing, Misconfigured, RateLimited, Unauthorized, Verdict
+from relay.policy.verdict import (
+    BatchTooLarge,
+    Delivered,
+    EventsRejected,
+    Failing,
+    Misconfigured,
+    RateLimited,
+    Unauthorized,
+    Verdict,
+)
 
-from tests.unit.policy.harness import DELIVERED, FAILING, REJECTED, Claimed, Harness, queues
+from tests.unit.policy.harness import DELIVERED, FAILING, REJECTED, Claimed, Harness, queues, restarted
 
 NOW = 1_000_000
 SUSPICION = Suspicion("unauthorized", "403 Forbidden", None)
@@ -35,10 +45,11 @@ def suspected(queue_id: int = 1, now: int = NOW, *, is_known: bool = True, is_fa
     return Suspected(queue_id, is_known, is_failing, SUSPICION, now)
 
 
-IDLE = CauseSearch("idle", "api", NOW - 30_000)
+EARLY = NOW - 90_000
+IDLE = CauseSearch("idle", "api", NOW - 30_000, api_since=EARLY)
 FRESH = CauseSearch("idle", "unknown", NOW - 29_999)
 BLAMED = CauseSearch("idle", "endpoint", NOW - 29_999, FAILED)
-ASKING = CauseSearch("asking", "api", NOW - 5, FAILED, EARLIER)
+ASKING = CauseSearch("asking", "api", NOW - 5, FAILED, EARLIER, EARLY)
 STATES = [NO_SEARCH, IDLE, FRESH, BLAMED, ASKING]
 TABLE: list[tuple[SearchInput, list[CauseSearch]]] = [
     # The searches after each input, in the order of STATES.
@@ -46,7 +57,7 @@ TABLE: list[tuple[SearchInput, list[CauseSearch]]] = [
         suspected(),
         [
             CauseSearch("asking", "none", NOW, FAILED, SUSPICION),
-            CauseSearch("asking", "api", NOW, FAILED, SUSPICION),
+            CauseSearch("asking", "api", NOW, FAILED, SUSPICION, EARLY),
             replace(FRESH, failed=FAILED),
             BLAMED,
             replace(ASKING, suspicion=SUSPICION),
@@ -56,7 +67,7 @@ TABLE: list[tuple[SearchInput, list[CauseSearch]]] = [
         suspected(2, is_known=False),
         [
             CauseSearch("asking", "none", NOW, frozenset({2}), SUSPICION),
-            CauseSearch("asking", "api", NOW, suspicion=SUSPICION),
+            CauseSearch("asking", "api", NOW, frozenset(), SUSPICION, EARLY),
             replace(FRESH, failed=frozenset({2})),
             replace(BLAMED, failed=frozenset({1, 2})),
             replace(ASKING, suspicion=SUSPICION),
@@ -67,16 +78,26 @@ TABLE: list[tuple[SearchInput, list[CauseSearch]]] = [
         [
             CauseSearch("idle", "api"),
             IDLE,
-            replace(FRESH, finding="api"),
-            replace(BLAMED, finding="api", failed=frozenset()),
-            CauseSearch("idle", "api", NOW - 5, FAILED),
+            replace(FRESH, finding="api", api_since=FRESH.asked_at),
+            CauseSearch("idle", "api", BLAMED.asked_at, api_since=BLAMED.asked_at),
+            CauseSearch("idle", "api", NOW - 5, FAILED, api_since=EARLY),
+        ],
+    ),
+    (
+        Answered("unknown"),
+        [
+            CauseSearch("idle", "unknown"),
+            CauseSearch("idle", "unknown", NOW - 30_000),
+            FRESH,
+            replace(BLAMED, finding="unknown"),
+            CauseSearch("idle", "unknown", NOW - 5, FAILED),
         ],
     ),
     (
         Asked(NOW),
         [
             CauseSearch("asking", "none", NOW),
-            CauseSearch("asking", "api", NOW),
+            CauseSearch("asking", "api", NOW, api_since=EARLY),
             CauseSearch("asking", "unknown", NOW),
             CauseSearch("asking", "endpoint", NOW, FAILED),
             replace(ASKING, asked_at=NOW),
@@ -89,7 +110,7 @@ TABLE: list[tuple[SearchInput, list[CauseSearch]]] = [
             IDLE,
             FRESH,
             CauseSearch("idle", "unknown", NOW - 29_999),
-            CauseSearch("asking", "api", NOW - 5),
+            CauseSearch("asking", "api", NOW - 5, api_since=EARLY),
         ],
     ),
     (
@@ -160,6 +181,7 @@ def test_the_number_of_remembered_devices_is_bounded() -> None:
         lambda: CauseSearch("asking"),
         lambda: CauseSearch("idle", suspicion=SUSPICION),
         lambda: CauseSearch(failed=frozenset(range(FAILED_MAX + 1))),
+        lambda: CauseSearch("idle", "unknown", NOW, api_since=NOW),
     ],
 )
 def test_an_impossible_search_is_rejected(impossible) -> None:
@@ -169,6 +191,7 @@ def test_an_impossible_search_is_rejected(impossible) -> None:
 
 # -- in the schedule
 
+TOO_LARGE = BatchTooLarge(413, "413 too large")
 FORBIDDEN = Unauthorized("403 blocked", 403)
 CONTENT: list[Verdict] = [
     FORBIDDEN,
@@ -211,7 +234,7 @@ def test_a_bad_event_is_found_and_its_endpoint_stays_ok(verdict: Verdict) -> Non
     assert cause.message.startswith("rejected because of its content: ")
     assert harness.delivered[1] == [n for n in range(100) if n != 30]
     assert len(alone_at) >= 10
-    assert alone_at[-1] - alone_at[0] >= 540_000
+    assert alone_at[-1] - alone_at[0] >= (600_000 if isinstance(verdict, Failing) else 540_000)
     isolated = [later - earlier for earlier, later in pairwise(alone_at)]
     assert all(54_000 <= gap <= 66_100 for gap in isolated)
 
@@ -248,6 +271,18 @@ def test_a_429_to_a_batch_without_events_starts_no_shared_limit() -> None:
     harness.round(FORBIDDEN)
     assert state(harness) == "unauthorized"
     assert harness.asked_at
+
+
+def test_a_429_to_a_batch_without_events_changes_no_finding() -> None:
+    harness = Harness()
+    harness.offer(1)
+    for answer in (REJECTED, RateLimited("429", None, None)):
+        harness.answer = answer
+        asked = len(harness.asked_at)
+        while len(harness.asked_at) == asked:
+            harness.round(FORBIDDEN)
+    harness.round(FORBIDDEN)
+    assert state(harness) == "backing_off", "the key is right"
 
 
 def test_without_another_device_the_endpoint_is_shown_as_failing_and_not_paused() -> None:
@@ -320,3 +355,111 @@ def test_an_api_that_works_again_ends_the_pause() -> None:
     while harness.now < began + 1_200_000 and len(harness.asked_at) == 1:
         harness.round(FORBIDDEN)
     assert harness.endpoint(1).next_attempt_ms is None
+
+
+# -- without another device
+
+
+def only_device(
+    harness: Harness, answer: Callable[[Claimed], Verdict], ms: int = 7_200_000
+) -> list[tuple[int, Claimed]]:
+    """Return the requests of the only device, with their times, until it has drained."""
+    began, requests = harness.now, []
+    while not harness.drained(1) and harness.now < began + ms:
+        claimed = harness.round(answer)
+        requests.append((harness.now, {queue_id: list(numbers) for queue_id, numbers in claimed.items()}))
+    return requests
+
+
+@pytest.mark.parametrize("verdict", CONTENT, ids=str)
+def test_without_another_device_a_later_event_shows_that_the_first_one_is_bad(verdict: Verdict) -> None:
+    harness = Harness()
+    harness.answer = REJECTED
+    harness.offer(1, 4)
+    requests = only_device(harness, bad(verdict, 0))
+    assert harness.delivered[1] == [1, 2, 3]
+    assert list(harness.dead_letters[1]) == [0]
+    alone_at = [at for at, claimed in requests if claimed == {1: [0]}]
+    assert [claimed[1] for _, claimed in requests[-4:]] == [[0], [1], [0], [2, 3]]
+    assert alone_at[-2] - alone_at[0] >= 540_000
+    assert alone_at[-1] - alone_at[0] >= 600_000
+    gaps = [later - earlier for earlier, later in pairwise(alone_at)]
+    assert all(54_000 <= gap <= 66_100 for gap in gaps[1:])
+    assert min(later - earlier for earlier, later in pairwise(harness.asked_at)) >= 30_000
+
+
+@pytest.mark.parametrize("verdict", [REJECTED, TOO_LARGE, Delivered(207, {0: "bad"}), *CONTENT], ids=str)
+def test_a_later_event_that_fails_too_is_passed_over_and_found_when_it_is_the_first(verdict: Verdict) -> None:
+    harness = Harness()
+    harness.answer = REJECTED
+    harness.offer(1, 4)
+
+    def respond(claimed: Claimed) -> Verdict:
+        return FORBIDDEN if 0 in claimed[1] else verdict if 1 in claimed[1] else DELIVERED
+
+    requests = [claimed[1] for _, claimed in only_device(harness, respond)]
+    assert harness.delivered[1] == [2, 3]
+    assert list(harness.dead_letters[1]) == [0, 1]
+    at = requests.index([1])
+    assert requests[at - 1 : at + 5] == [[0], [1], [0], [2], [0], [1]]
+
+
+def test_a_first_event_that_fails_in_another_way_after_the_later_one_is_no_bad_event() -> None:
+    harness = Harness()
+    harness.answer = REJECTED
+    harness.offer(1, 3)
+    after = iter([Misconfigured("404", 404), FORBIDDEN, DELIVERED])
+
+    def respond(claimed: Claimed) -> Verdict:
+        if 0 not in claimed[1]:
+            return DELIVERED
+        return next(after) if harness.delivered else FORBIDDEN
+
+    only_device(harness, respond)
+    assert not harness.dead_letters
+    assert harness.delivered[1] == [1, 2, 0]
+
+
+@pytest.mark.parametrize("answers", ["api", "brownout", "unknown"])
+def test_only_if_the_api_responds_to_all_batches_without_events_a_later_event_is_sent(answers: str) -> None:
+    harness = Harness()
+    harness.offer(1, 3)
+    for _ in range(200):
+        is_api = answers == "api" or (answers == "brownout" and len(harness.asked_at) % 5 == 0)
+        harness.answer = REJECTED if is_api else FAILING
+        if harness.drained(1):
+            break
+        harness.round(bad(FAILING, 0))
+    assert harness.drained(1) is (answers == "api")
+    assert (harness.delivered == {}) is (answers != "api")
+
+
+def test_while_another_device_is_served_no_event_overtakes_another() -> None:
+    """The other device fails at times, so that it does not show the cause either."""
+    harness = Harness()
+    harness.answer = REJECTED
+    harness.know(2)
+    harness.offer(1, 3)
+    began, tries = harness.now, 0
+    while harness.now < began + 3_600_000:
+        harness.offer(2)
+        send = harness.send()
+        tries += 1
+        harness.respond(send, FORBIDDEN if queues(send) == [1] or tries % 2 else DELIVERED)
+    assert harness.pending[1] == [0, 1, 2]
+
+
+def test_a_later_event_in_flight_at_a_crash_is_sent_again_alone() -> None:
+    harness = Harness()
+    harness.answer = REJECTED
+    harness.offer(1, 4)
+    while not (send := harness.send()).shares[0].omitted:
+        harness.respond(send, FORBIDDEN)
+    assert harness.claimed(send) == {1: [1]}
+    for verdict, pending in ((DELIVERED, [0, 2, 3]), (FORBIDDEN, [0, 1, 2, 3])):
+        harness.pending[1] = [0, 1, 2, 3]
+        after = restarted(harness, unsettled=[send.shares])
+        after.answer = REJECTED
+        assert after.round(verdict) == {1: [1]}
+        assert after.pending[1] == pending
+        assert after.round() == {1: pending}

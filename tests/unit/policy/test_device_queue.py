@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from relay.policy.device_queue import DeviceQueue, linger_end, phase
+from relay.policy.omitted_events import OmittedEvent
 from relay.policy.position import IDLE, RESERVED, Lingering, Position
 
 from tests.unit.policy.harness import LIMITS
@@ -129,3 +130,13 @@ def test_a_device_delivered_before_its_stored_state_is_loaded_stays_known(queue:
     queue.delivered(2, 0)
     queue.restore(b"", 1_000, LIMITS.device_per_window, 0)
     assert queue.is_known
+
+
+def test_the_number_of_overtaken_events_survives_a_restart(queue: DeviceQueue) -> None:
+    queue.is_known = True
+    queue.resume((OmittedEvent(4, None), OmittedEvent(5, None)))
+    queue.delivered(3, 2)
+    restored = DeviceQueue(1, queue.key)
+    restored.restore(queue.pack(950, LIMITS.window_ms), 1_000, LIMITS.device_per_window, 0)
+    assert restored.is_known
+    assert restored.diagnosis.overtaken == 2
