@@ -77,19 +77,15 @@ def choose(
 ) -> Sequence[tuple[DeviceQueue, int]]:
     """Return the chosen device queues with their numbers of events, and remove them from `endpoint.ready`.
 
-    The first ones are of `device_class`. A mixed request is filled up with the other classes in their order. A ready
-    device queue that may no longer send, because of its rate window or a pause, is passed to `postponed`. `free_slots`:
-    the number of free request slots.
+    The first ones are of `device_class`. A mixed request is filled up with the other classes in their order. A device
+    queue that may no longer send, because of its rate window or a pause, or whose class changed, is passed to
+    `postponed`, which lists it again. `free_slots`: the number of free request slots.
     """
     others = _classes(endpoint, device_class, limits, free_slots, now)
     chosen: list[tuple[DeviceQueue, int]] = []
     separate: list[DeviceQueue] = []
     room_events, room_bytes = limits.max_events, endpoint.body_size.max_bytes(limits.max_body_bytes)
-    for queue in _in_turn(endpoint.ready, [device_class, *(others or ())], limits):
-        if not queue.events or queue.free_at(now, limits) > now:
-            queue.postpone(now)
-            postponed(queue, now)
-            continue
+    for queue in _in_turn(endpoint.ready, [device_class, *(others or ())], limits, now, postponed):
         if chosen and queue.needs_own_request():
             separate.append(queue)
             if len(separate) == _MAX_SEPARATE:
@@ -137,15 +133,23 @@ def split(request: Sequence[tuple[DeviceQueue, int]]) -> Sequence[Sequence[tuple
     return request[:middle], request[middle:]
 
 
-def _in_turn(ready: ReadyQueues, classes: Sequence[DeviceClass], limits: Limits) -> Iterator[DeviceQueue]:
-    """Remove and yield the ready device queues of the classes. One that outgrew its class takes its turn in another."""
+def _in_turn(
+    ready: ReadyQueues,
+    classes: Sequence[DeviceClass],
+    limits: Limits,
+    now: int,
+    postponed: Callable[[DeviceQueue, int], object],
+) -> Iterator[DeviceQueue]:
+    """Remove and yield the device queues of the classes that may send."""
     moved = 0
     for each in classes:
         while queue := ready.take(each):
             if queue.position is not READY:
                 continue
-            if queue.device_class(limits) is each or moved == _MAX_MOVED:
-                yield queue
+            is_moved = queue.device_class(limits) is not each and moved < _MAX_MOVED
+            if is_moved or not queue.events or queue.free_at(now, limits) > now:
+                moved += is_moved
+                queue.postpone(now)
+                postponed(queue, now)
             else:
-                ready.add(queue, limits)
-                moved += 1
+                yield queue

@@ -5,8 +5,8 @@ Rules:
   they share the request slots. Within a class, origins take turns, and so do the endpoints of an origin.
 - An endpoint is listed in each class of its ready requests, at most once. If it may not send, its entries are removed
   one by one, and `list_all` adds them again.
+- An endpoint that may not send some of its requests also waits until one of its requests in flight, or a trial, ends.
 - An origin that must wait keeps its endpoints.
-- An endpoint may also wait for a trial, while it sends other requests.
 """
 
 from __future__ import annotations
@@ -59,13 +59,13 @@ class _OriginTurns:
 class EndpointTurns:
     """The order in which endpoints may send. The caller decides whether they may send now."""
 
-    __slots__ = ("_active", "_classes", "_for_trial", "_origins")
+    __slots__ = ("_active", "_classes", "_for_request", "_origins")
 
     def __init__(self) -> None:
         self._origins: dict[str, _OriginTurns] = {}
         self._active: deque[_OriginTurns] = deque()
         self._classes = ClassTurns()  # Of the requests of all origins.
-        self._for_trial: dict[int | None, Endpoint] = {}  # By tenant, in turn.
+        self._for_request: dict[int | None, Endpoint] = {}  # Those that wait, by tenant, in turn.
 
     def __repr__(self) -> str:
         return f"EndpointTurns({list(self._origins.values())})"
@@ -74,7 +74,7 @@ class EndpointTurns:
         """Remove all endpoints, because they may have moved to other origins."""
         self._origins.clear()
         self._active.clear()
-        self._for_trial.clear()
+        self._for_request.clear()
 
     def list(self, endpoint: Endpoint, device_class: DeviceClass) -> None:
         """List an endpoint with ready requests of a class there."""
@@ -90,15 +90,18 @@ class EndpointTurns:
         for each in endpoint.ready.classes(in_doubt=in_doubt):
             self.list(endpoint, each)
 
-    def wait_for_trial(self, endpoint: Endpoint) -> None:
-        """List an endpoint again when one more trial may be sent."""
-        self._for_trial[endpoint.tenant_id] = endpoint
+    def wait_for_request(self, endpoint: Endpoint) -> None:
+        """List an endpoint again when one of its requests, or any trial, ends."""
+        self._for_request[endpoint.tenant_id] = endpoint
 
-    def trial_ended(self) -> None:
-        """List the endpoints that wait for a trial again."""
-        waiting, self._for_trial = self._for_trial, {}
-        for endpoint in waiting.values():
-            self.list_all(endpoint)
+    def request_ended(self, endpoint: Endpoint, *, was_trial: bool) -> None:
+        """List the endpoints again that wait for the end of this request of `endpoint`."""
+        if was_trial:
+            waiting, self._for_request = self._for_request, {}
+            for each in waiting.values():
+                self.list_all(each)
+        elif endpoint.tenant_id in self._for_request:
+            self.list_all(self._for_request.pop(endpoint.tenant_id))
 
     def next_origin(self) -> UpstreamOrigin | None:
         """Return the origin of the next request; None if no endpoint of an active origin is listed."""
@@ -123,7 +126,8 @@ class EndpointTurns:
         if len(self._active) > 1:
             self._active.remove(turns)
             self._active.append(turns)
-        self.list_all(endpoint)
+        if endpoint.ready.has(device_class):
+            self.list(endpoint, device_class)
 
     def wait(self, origin: UpstreamOrigin) -> None:
         """Let an active origin wait until `wake`. Its endpoints stay listed."""

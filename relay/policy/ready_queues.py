@@ -47,13 +47,17 @@ class ReadyQueues:
     def has_requests(self) -> bool:
         return bool(self.classes() or self._blocked)
 
+    def has(self, device_class: DeviceClass) -> bool:
+        """Return whether a class has requests that are not blocked, except a batch without events."""
+        return bool(self._queues[device_class] or self._exact[device_class])
+
     def classes(self, *, in_doubt: bool = True) -> Sequence[DeviceClass]:
         """Return the classes with requests that are not blocked; without `in_doubt`, only with device queues that are
         not in doubt. A batch without events belongs to the first class."""
         if not in_doubt:
             found = [each for each in CLASSES[:-1] if self._queues[each]]
         else:
-            found = [each for each in CLASSES if self._queues[each] or self._exact[each]]
+            found = [each for each in CLASSES if self.has(each)]
         return found if self._empty_batch is None or found[:1] == [CLASSES[0]] else [CLASSES[0], *found]
 
     def add(self, queue: DeviceQueue, limits: Limits) -> DeviceClass:
@@ -136,6 +140,11 @@ class ReadyQueues:
     def add_empty_batch(self, tenant_id: int) -> None:
         """Send a batch without events next, with the URL and key of a tenant."""
         self._empty_batch = tenant_id
+
+    @property
+    def has_empty_batch(self) -> bool:
+        """Return whether a batch without events is to be sent."""
+        return self._empty_batch is not None
 
     def take_empty_batch(self, in_flight: Container[int]) -> int | None:
         """Remove and return the tenant of the batch without events, unless one for this tenant is in flight."""

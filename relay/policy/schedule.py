@@ -161,10 +161,10 @@ class Schedule:
                 self._arm(what, now)
             elif isinstance(what, Endpoint):
                 self._retry_exact(what)
-            elif isinstance(what, EmptyBatches):
-                what.try_endpoints(now)
-            else:
+            elif isinstance(what, UpstreamOrigin):
                 self._turns.wake(what)
+            else:
+                what.try_endpoints(now)
         slots = self.limits.max_in_flight
         if self._slots.occupied < slots and self._slots.in_flight < CONNECTIONS_PER_SLOT * slots:
             while origin := self._turns.next_origin():
@@ -179,6 +179,8 @@ class Schedule:
 
     def _may_send(self, origin: UpstreamOrigin, now: int) -> bool:
         """Return whether network and shared limit permit a request now. Otherwise set the timer of the origin."""
+        if origin.is_free(now):
+            return True
         origin.limit.tick(now, self.limits.window_ms)
         if (free_at := origin.free_at(now, self.limits.window_ms)) > now:
             self._timers.wake(origin, free_at)
@@ -188,7 +190,7 @@ class Schedule:
         """Return a request of an endpoint for a class; None if it may not send now or has no ready request."""
         room = endpoint.room(self.limits.max_in_flight, self._slots, now, is_only=len(self._endpoints) == 1)
         if not room.in_doubt:
-            self._turns.wait_for_trial(endpoint)
+            self._turns.wait_for_request(endpoint)
         if not (room.in_doubt or room.others):
             return None
         if endpoint.health.pause.until > now:
@@ -236,6 +238,7 @@ class Schedule:
     def responded(self, send: Send, reply: Reply, now: int, u: float) -> Sequence[QueueOutcome]:
         """Apply the result of a request, free its request slot, and return the outcome for its events. 0 <= u < 1."""
         endpoint = self.endpoint(send)
+        health = endpoint.health
         endpoint.limit.responded(now)
         queues = []
         for queue_id, max_events, omitted in send.shares:
@@ -256,7 +259,8 @@ class Schedule:
             for part in split(queues):
                 self._queue_exact(part)
         self._use_slot(send, "free")
-        self._turns.wake(endpoint.origin)
+        if endpoint.health is not health or endpoint.ready.has_empty_batch:
+            self._turns.list_all(endpoint)
         return judgement.outcomes
 
     def answered(self, send: Send, reply: Reply, now: int, u: float) -> Endpoint:
@@ -284,7 +288,6 @@ class Schedule:
                 self._arm(queue, now)
             else:
                 self._empty.add(queue, now, self.limits.window_ms)
-        self._turns.wake(endpoint.origin)
 
     def settlement_failed(self, send: Send) -> None:
         """Occupy a request slot again until the request is `settled`, because its outcome could not be stored."""
@@ -295,10 +298,10 @@ class Schedule:
         endpoint, before = self.endpoint(send), self._queues[send.shares[0].queue_id].use_slot(use)
         if before != use:
             endpoint.slots.change(before, use)
-            if before in ("trial", "stalled"):
-                self._turns.trial_ended()  # First, so that others are listed before this endpoint.
             if before != "free":
-                self._turns.list_all(endpoint)
+                self._turns.request_ended(endpoint, was_trial=before in ("trial", "stalled"))
+            if use == "free":
+                self._turns.wake(endpoint.origin)
 
     def idle_queues(self) -> int:
         """Return an upper bound of the number of device queues without pending events."""

@@ -200,6 +200,10 @@ class SharedLimit:
     def is_limited(self) -> bool:
         return self.state is not FREE
 
+    def is_free(self, now: int) -> bool:
+        """Return whether there is neither a limit nor a pause."""
+        return self.state is FREE and self.pause.until <= now
+
     def has_room(self, in_flight: int) -> bool:
         """Return whether one more request may be in flight. One that hangs may still count at the upstream."""
         return isinstance(self.state, Free) or in_flight < self.state.limit()

@@ -73,6 +73,10 @@ class UpstreamOrigin:
         left.limit = self.limit
         return left
 
+    def is_free(self, now: int) -> bool:
+        """Return whether neither network, shared limit nor pause restricts requests."""
+        return self.network is REACHABLE and self.limit.is_free(now)
+
     def has_room(self) -> bool:
         """Return whether network and shared limit permit one more request in flight."""
         in_flight = self.slots.in_flight

@@ -307,8 +307,8 @@ MUTANTS = (
         "tests/unit/policy/test_endpoints.py::test_a_late_response_of_the_previous_url_does_not_count_for_the_new_one",
         (
             "relay/policy/schedule.py",
-            "        endpoint = self.endpoint(send)\n        endpoint.limit",
-            "        endpoint = self._endpoints.of(send.tenant_id)\n        endpoint.limit",
+            "        endpoint = self.endpoint(send)\n        health =",
+            "        endpoint = self._endpoints.of(send.tenant_id)\n        health =",
         ),
     ),
     mutant(

@@ -34,7 +34,11 @@ def endpoint(*queues: DeviceQueue) -> Endpoint:
 
 
 def chosen(of: Endpoint, device_class: DeviceClass = DeviceClass.SPARSE, free_slots: int = 1) -> list[int]:
-    return [queue.id for queue, _ in choose(of, device_class, LIMITS, NOW, free_slots, lambda *_: None)]
+    def list_again(queue: DeviceQueue, now: int) -> None:
+        queue.become_ready()
+        of.ready.add(queue, LIMITS)
+
+    return [queue.id for queue, _ in choose(of, device_class, LIMITS, NOW, free_slots, list_again)]
 
 
 @pytest.mark.parametrize(

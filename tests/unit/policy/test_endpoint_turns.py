@@ -121,15 +121,35 @@ def test_a_removed_endpoint_does_not_hide_a_new_one_of_the_same_tenant() -> None
     assert turns.take(origin) == (new, NEW)
 
 
-def test_endpoints_that_wait_for_a_trial_are_listed_once_when_one_ends() -> None:
+def test_endpoints_that_wait_for_a_request_are_listed_once_when_a_trial_ends() -> None:
     turns = EndpointTurns()
     endpoints = listed(turns, new_origin(), 1, 2)
     turns.clear()
     for endpoint in endpoints:
-        turns.wait_for_trial(endpoint)
-        turns.wait_for_trial(endpoint)
-    turns.trial_ended()
+        turns.wait_for_request(endpoint)
+        turns.wait_for_request(endpoint)
+    turns.request_ended(endpoints[0], was_trial=True)
     assert served(turns, 2) == [(1, NEW), (2, NEW)]
     turns.clear()
-    turns.trial_ended()
+    turns.request_ended(endpoints[0], was_trial=True)
+    assert turns.next_origin() is None
+
+
+def test_the_end_of_another_request_lists_only_its_endpoint_again() -> None:
+    turns = EndpointTurns()
+    endpoints = listed(turns, new_origin(), 1, 2)
+    turns.clear()
+    turns.wait_for_request(endpoints[1])
+    turns.request_ended(endpoints[0], was_trial=False)
+    assert turns.next_origin() is None
+    turns.request_ended(endpoints[1], was_trial=False)
+    assert served(turns, 2) == [(2, NEW), (2, NEW)]
+
+
+def test_a_served_endpoint_without_further_requests_of_the_class_is_not_listed() -> None:
+    turns, origin = EndpointTurns(), new_origin()
+    (endpoint,) = listed(turns, origin, 1)
+    turns.take(origin)
+    assert endpoint.ready.take(NEW)
+    turns.served(endpoint, NEW)
     assert turns.next_origin() is None
