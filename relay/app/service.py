@@ -135,7 +135,7 @@ class Service:
 
     async def start(self) -> None:
         """Start the relay, see the module. Raises OutboxLocked and ListenError after stopping all parts."""
-        await self.outbox.open(self._forwarder.is_free)
+        await self.outbox.open(self._forwarder.may_forget)
         self._forwarder.true_times.restore(self._time_file.load())
         self._last_hour.load()
         try:

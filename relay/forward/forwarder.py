@@ -33,8 +33,8 @@ from relay.forward.upstream import BatchSender
 from relay.outbox import Claimed, ClaimPart, Dead, Outbox, OutboxError, Settled
 from relay.policy import batch
 from relay.policy.backoff import full_jitter
+from relay.policy.device_queue import may_forget
 from relay.policy.limits import Limits
-from relay.policy.rate_window import is_free
 from relay.policy.requests import Reply, Send, Wait
 from relay.policy.schedule import Schedule
 from relay.policy.true_time import EARLIEST_MS, TrueTimes
@@ -95,9 +95,9 @@ class Forwarder(QueueHolder):
 
     # -- calls of the outbox and the service -----------------------------------------------------
 
-    def is_free(self, window: bytes) -> bool:
+    def may_forget(self, window: bytes) -> bool:
         """See Outbox.open."""
-        return is_free(window, self._clock.monotonic_ms(), self._schedule.limits.window_ms)
+        return may_forget(window, self._clock.monotonic_ms(), self._schedule.limits.window_ms)
 
     def flush(self) -> None:
         """Send pending events now, within the limits. End all pauses that no server requested.

@@ -264,16 +264,16 @@ class Holder(Protocol):
         """Record that fewer requests of earlier holders may still reach the upstream. Return the rate window."""
 
 
-IsFree: TypeAlias = Callable[[bytes], bool]
-"""Return whether a rate window, which was stored in the present boot, has no occupied slot."""
+MayForget: TypeAlias = Callable[[bytes], bool]
+"""Return whether an idle device queue with this rate window, which was stored in the present boot, may be forgotten."""
 
 
 class Outbox(Protocol):
-    async def open(self, is_free: IsFree | None = None) -> None:
+    async def open(self, may_forget: MayForget | None = None) -> None:
         """Take the lock, repair or quarantine a broken file, and prepare for appends.
 
-        If `is_free` is given, forget idle device queues with a free rate window, so that they use no
-        memory.
+        If `may_forget` is given, forget idle device queues that never sent a request, or for which it
+        returns true, so that they use no memory.
 
         Raises OutboxLocked, or OutboxUnusable if the path must not be used. If the disk fails, the
         outbox opens the file again later, and calls fail until then.

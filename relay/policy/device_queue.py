@@ -24,7 +24,7 @@ from relay.policy.limits import Limits
 from relay.policy.omitted_events import Omitted
 from relay.policy.pause import NO_PAUSE, Pause
 from relay.policy.position import IDLE, InFlight, Lingering, Position, SlotUse
-from relay.policy.rate_window import Window
+from relay.policy.rate_window import Window, is_free
 
 _KNOWN = 1
 _FREE = Window()
@@ -132,7 +132,7 @@ class DeviceQueue:
 
     def restore(self, packed: bytes, now: int, limit: int, shift_ms: int | None) -> None:
         """Replace the rate window and the knowledge of the device by what `pack` returned before a restart."""
-        if len(packed) % 4:  # The packed window is a multiple of four bytes.
+        if _is_known(packed):
             self.is_known = True
             if overtaken := packed[-1] >> 1:
                 self.diagnosis = Diagnosis(overtaken=overtaken)
@@ -238,6 +238,15 @@ class DeviceQueue:
             self.is_known = True
         if self.diagnosis is not HEALTHY:
             self.diagnose(BatchDelivered(events))
+
+
+def may_forget(packed: bytes, now: int, span_ms: int) -> bool:
+    """Return whether what `pack` returned in this boot is of a new device with a free rate window."""
+    return not _is_known(packed) and is_free(packed, now, span_ms)
+
+
+def _is_known(packed: bytes) -> bool:
+    return len(packed) % 4 != 0  # A packed window is a multiple of four bytes.
 
 
 def linger_end(phase: int, arrived: int, linger_ms: int) -> int:

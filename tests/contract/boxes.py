@@ -12,7 +12,7 @@ from pathlib import Path
 
 from relay.config import OutboxSettings
 from relay.event.reader import DeviceKey, Event
-from relay.outbox import Backlog, Claimed, ClaimPart, Dead, IsFree, Ledger, Outbox, RestoredState, Settled
+from relay.outbox import Backlog, Claimed, ClaimPart, Dead, Ledger, MayForget, Outbox, RestoredState, Settled
 from relay.outbox.factory import OutboxEngine, create_outbox
 from relay.outbox.postgres.outbox import SharedOutbox
 from relay.runtime.machine import MachineIds
@@ -103,7 +103,7 @@ class Box(ABC):
     owed_requests: dict[int, int] = field(default_factory=dict)
     loaded: RestoredState = field(default_factory=lambda: RestoredState((), ()))
 
-    is_free: IsFree | None = None
+    may_forget: MayForget | None = None
 
     def __post_init__(self) -> None:
         self.outbox = self.make()
@@ -129,7 +129,7 @@ class Box(ABC):
         """Return the closed outbox that a kill -9 at this moment leaves."""
 
     async def start(self) -> Box:
-        await self.outbox.open(self.is_free)
+        await self.outbox.open(self.may_forget)
         await self.outbox.load(self)
         return self
 

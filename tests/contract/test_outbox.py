@@ -1127,7 +1127,7 @@ class TestForget:
             await box.settle(key=key, window=window)
         await box.append([3], PHONE)
         next_id = max(box.queues.values()) + 1
-        box.is_free = lambda window: window == box.free_window
+        box.may_forget = lambda window: window == box.free_window
         await box.restart()
         assert {queue.key for queue in box.loaded.queues} == {PHONE, TABLET}
         assert box.outbox.ledger() == Ledger(accepted=4, delivered=3, pending=1)
@@ -1141,7 +1141,7 @@ class TestForget:
         await box.claim(1, TV, b"free")
         await box.settle(key=TV, window=b"free")
         after = await box.kill()
-        after.is_free = lambda window: True
+        after.may_forget = lambda window: True
         after.clock.reboot(1_000)
         await after.start()
         assert [(queue.key, queue.shift_ms) for queue in after.loaded.queues] == [(TV, after.shift_after_reboot())]
@@ -1154,7 +1154,7 @@ class TestForget:
             await box.claim(1, key)
         await box.settle(key=PHONE)
         after = await box.kill()
-        after.is_free = lambda window: True
+        after.may_forget = lambda window: True
         await after.start()
         assert [queue.key for queue in after.loaded.queues] == [TV]
         assert len(after.loaded.unsettled) == 1

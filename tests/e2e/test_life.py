@@ -90,6 +90,19 @@ async def test_kills_under_load_lose_nothing(sandbox: Sandbox, tmp_path: Path) -
     assert report.duplicates <= KILLS * MAX_IN_FLIGHT * largest
 
 
+async def test_a_restart_after_more_than_a_window_forgets_new_devices_only(sandbox: Sandbox, tmp_path: Path) -> None:
+    sandbox.faults.add(Misbehaviour(answer=422, when='"new"'))
+    env = environment(sandbox.url, tmp_path, rate__window="1s")
+    async with running(env) as relay:
+        assert await relay.post(event(1, "known")) == 202
+        assert await relay.post(event(2, "new")) == 202
+        await relay.until(lambda status: status["ledger"]["pending"] == 0)
+    await asyncio.sleep(1.1)
+    async with running(env) as relay:
+        _, _, metrics = await relay.request("GET", "/metrics")
+        assert b"relay_devices 1.0" in metrics
+
+
 async def test_sigterm_sends_pending_events_and_exits_0(sandbox: Sandbox, tmp_path: Path) -> None:
     async with running(environment(sandbox.url, tmp_path, batch__linger="10m")) as relay:
         assert await relay.post(event(1)) == 202

@@ -344,6 +344,12 @@ MUTANTS = (
         ),
     ),
     mutant(
+        "a start forgets known devices",
+        "G6",
+        "tests/unit/policy/test_device_queue.py::test_only_a_new_device_with_a_free_window_may_be_forgotten_at_a_start",
+        ("relay/policy/device_queue.py", "    return not _is_known(packed) and is_free(", "    return is_free("),
+    ),
+    mutant(
         "one endpoint uses all request slots",
         "G6",
         "tests/unit/policy/test_schedule.py::test_an_endpoint_does_not_use_all_request_slots_beside_another",

@@ -11,7 +11,7 @@ import pytest
 from tests.simulation.checks import dead
 from tests.simulation.scenario import light_devices, longest_wait_ms, simulate
 from tests.simulation.upstream import Fault
-from tests.simulation.world import HOUR_MS, LIMITS, MINUTE_MS, Device, Plan, World
+from tests.simulation.world import HOUR_MS, LIMITS, MINUTE_MS, Crash, Device, Plan, World
 
 QUIET = range(20)
 WINDOW_MS = LIMITS.window_ms
@@ -49,19 +49,23 @@ def test_a_quiet_device_waits_for_two_windows_at_most_behind_the_backlog_of_a_th
     assert longest_wait_ms(world, QUIET) <= 2 * WINDOW_MS
 
 
-def test_a_flood_of_new_devices_and_tenants_delays_known_devices_by_seconds() -> None:
+@pytest.mark.parametrize("down_ms", [0, WINDOW_MS + 10_000])
+def test_a_flood_of_new_devices_and_tenants_delays_known_devices_by_seconds(down_ms: int) -> None:
+    """Known devices stay known when the relay was down for more than a window before the flood."""
+    since = MINUTE_MS + down_ms
     flood = [device for tenant in range(1, 26) for device in silent(120, first=1_000 * tenant, tenant=tenant)]
     world = simulate(
         Plan(
             light_devices(len(QUIET), gap_ms=MINUTE_MS) + flood,
-            3 * MINUTE_MS,
+            since + 2 * MINUTE_MS,
             replace(LIMITS, mix_devices="never"),
-            acts=[(MINUTE_MS, send(flood, 1))],
+            crashes=[Crash(MINUTE_MS, down_ms)] if down_ms else (),
+            acts=[(since + 1, send(flood, 1))],
         )
     )
 
     assert longest_wait_ms(world, range(1_000, 60_000)) >= 30_000
-    assert longest_wait_ms(world, QUIET) <= 15_000
+    assert longest_wait_ms(world, QUIET, since) <= 15_000
 
 
 def test_under_a_shared_limit_a_flood_of_new_devices_and_tenants_delays_known_devices_by_two_windows_at_most() -> None:

@@ -345,7 +345,7 @@ class Relay:
 
     async def start(self) -> Sequence[Sequence[ClaimPart]]:
         """Start the relay. Return the requests in flight at the last crash."""
-        await self.outbox.open(self.forwarder.is_free)
+        await self.outbox.open(self.forwarder.may_forget)
         await self.outbox.load(self)
         self.tasks.start("forwarder", self.forwarder.run())
         self.tasks.start("housekeeping", self.forwarder.maintain())

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from relay.config import OutboxSettings
-from relay.outbox import DeadLetter, IsFree, OutboxError, OutboxFull, Selection
+from relay.outbox import DeadLetter, MayForget, OutboxError, OutboxFull, Selection
 from relay.outbox.engine import commands as c
 from relay.outbox.engine.checksum import has_inserted_time
 from relay.outbox.engine.dead_letter_shares import DeadLetterShares
@@ -88,12 +88,12 @@ class DictionaryStorage:
 
     recreate = tidy
 
-    async def open(self, is_free: IsFree | None = None) -> Opened:
+    async def open(self, may_forget: MayForget | None = None) -> Opened:
         self.is_open = True
         anchor, boot, boot_from_ms, _ = self.saved
         same_boot = anchor.boot_id == self.clock.boot_id
-        if is_free is not None:
-            self._forget_free(is_free, boot if same_boot else None)
+        if may_forget is not None:
+            self._forget_free(may_forget, boot if same_boot else None)
         clocks = (boot, boot_from_ms, anchor) if same_boot else (boot + 1, None, anchor if anchor.boot_id else None)
         head = (self.totals._replace(dead_letters=len(self.letters)), self.next_queue_id, self._letter_bytes(), *clocks)
         first_row = next(iter(self.rows), self.totals.last_seq + 1)
@@ -104,11 +104,11 @@ class DictionaryStorage:
         tail = (OpenedQueues(clocks[0], self.queues.values()), window, Space(self.file_bytes, 0, False))
         return Opened(*head, first_row, last_at_ms, *tail)
 
-    def _forget_free(self, is_free: IsFree, boot: int | None) -> None:
+    def _forget_free(self, may_forget: MayForget, boot: int | None) -> None:
         used = {self.rows[seq].queue_id for seq in self.pending()}
         for queue_id, queue in list(self.queues.items()):
             is_idle = queue.request is None and queue_id not in used
-            if is_idle and (not queue.window or (queue.boot == boot and is_free(queue.window))):
+            if is_idle and (not queue.window or (queue.boot == boot and may_forget(queue.window))):
                 del self.queues[queue_id]
 
     async def close(self) -> None:

@@ -23,8 +23,8 @@ from relay.outbox import (
     EventState,
     Gauges,
     Holder,
-    IsFree,
     Ledger,
+    MayForget,
     OutboxFull,
     OutboxShareUsed,
     OutboxUnavailable,
@@ -74,12 +74,12 @@ class MemoryOutbox:
         self._reject_pending_calls()
         return MemoryOutbox(self._settings, self._clock, disk=self.disk.copy())
 
-    async def open(self, is_free: IsFree | None = None) -> None:
+    async def open(self, may_forget: MayForget | None = None) -> None:
         self._open = True
         for number, queue in list(self.disk.queues.items()):
             is_idle = not queue.pending and queue.journal is None
             same_boot = queue.boot_id == self._clock.boot_id
-            if is_free is not None and is_idle and (not queue.window or (same_boot and is_free(queue.window))):
+            if may_forget is not None and is_idle and (not queue.window or (same_boot and may_forget(queue.window))):
                 del self.disk.by_key[self.disk.queues.pop(number).key]
         self._time = OutboxTime(self._clock, self.disk.anchor)
         if self.disk.anchor is None or self.disk.anchor.boot_id != self._clock.boot_id:

@@ -26,7 +26,7 @@ from relay.event.reader import Event
 from relay.outbox import (
     Gauges,
     Holder,
-    IsFree,
+    MayForget,
     OutboxError,
     OutboxFull,
     OutboxLocked,
@@ -96,12 +96,12 @@ class Owner:
 
     # -- called by the event loop -----------------------------------------------------------------
 
-    async def open(self, is_free: IsFree | None) -> None:
+    async def open(self, may_forget: MayForget | None) -> None:
         """Take the lock and open the store. If it fails, `run` opens it. Raise OutboxLocked or OutboxUnusable."""
         self.storage.lock()
         self.life.enter(Happening.OPEN)
         try:
-            await self._connect(is_free)
+            await self._connect(may_forget)
         except (OutboxUnusable, OutboxLocked):
             self.life.enter(Happening.CLOSED)
             self.storage.unlock()
@@ -312,10 +312,10 @@ class Owner:
         holder.granted(RestoredState(chunk, restored.unsettled))
         call.result.set_result(None)
 
-    async def _connect(self, is_free: IsFree | None = None) -> None:
+    async def _connect(self, may_forget: MayForget | None = None) -> None:
         """Open the store. If it does not match the state in memory, build a new state."""
         failed_before = self.life.failure is not None
-        opened = await self.storage.open(is_free)
+        opened = await self.storage.open(may_forget)
         old, state = self.state, OutboxState.of(opened, self._limits, self._clock)
         if old is not None and not self.storage.was_replaced and old.agrees_with(state):
             old.measure(state.space)

@@ -19,8 +19,8 @@ from relay.outbox import (
     EventState,
     Gauges,
     Holder,
-    IsFree,
     Ledger,
+    MayForget,
     OutboxError,
     OutboxFull,
     Selection,
@@ -63,8 +63,8 @@ class OutboxEngine:
 
     # -- life ----------------------------------------------------------------------------------------
 
-    async def open(self, is_free: IsFree | None = None) -> None:
-        await self._owner.open(is_free)
+    async def open(self, may_forget: MayForget | None = None) -> None:
+        await self._owner.open(may_forget)
         self._task = self._own_tasks.start("outbox", self._owner.run())
         self._tasks.start("outbox watch", self._watch())
 

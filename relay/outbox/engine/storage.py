@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from relay.config import OutboxSettings
-from relay.outbox import IsFree, OutboxError, OutboxFull, OutboxUnavailable
+from relay.outbox import MayForget, OutboxError, OutboxFull, OutboxUnavailable
 from relay.outbox.engine.commands import Command, Result
 from relay.outbox.engine.dedupe_window import DedupeWindow
 from relay.outbox.engine.opened_queues import OpenedQueues
@@ -149,7 +149,7 @@ class Storage(Protocol):
 
     def unlock(self) -> None: ...
 
-    async def open(self, is_free: IsFree | None = None) -> Opened:
+    async def open(self, may_forget: MayForget | None = None) -> Opened:
         """Open the store, and repair it if it is broken. Forget idle device queues, see Outbox.open."""
 
     async def close(self) -> None: ...

@@ -15,8 +15,8 @@ from relay.outbox import (
     EventState,
     Gauges,
     Holder,
-    IsFree,
     Ledger,
+    MayForget,
     OutboxError,
     OutboxFull,
     OutboxLost,
@@ -73,9 +73,9 @@ class SharedOutbox:
 
     # -- life ----------------------------------------------------------------------------------------
 
-    async def open(self, is_free: IsFree | None = None) -> None:
+    async def open(self, may_forget: MayForget | None = None) -> None:
         """Register a replica. While the database is unavailable, the outbox tries again in the background."""
-        self._forgets_idle = is_free is not None  # Other replicas' times cannot be compared before a claim.
+        self._forgets_idle = may_forget is not None  # Other replicas' times cannot be compared before a claim.
         self._tasks.start("outbox watch", self._watch())
         try:
             self._begin(await self._register())

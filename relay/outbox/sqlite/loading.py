@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from relay.outbox import IsFree
+from relay.outbox import MayForget
 from relay.outbox.engine.commands import FindOlder, ReadAppendTime
 from relay.outbox.engine.dedupe_window import CHECK_BYTES, ID_BYTES, DedupeWindow, IdSlice
 from relay.outbox.engine.opened_queues import OpenedQueues, QueueRow
@@ -41,7 +41,7 @@ _READ_ROWS = """
 _SUM = "SELECT coalesce(sum(delivered), 0), coalesce(max(queue_id), 0) + 1 FROM device_queues"
 _FORGET = """
     DELETE FROM device_queues
-    WHERE request IS NULL AND quarantined_to IS NULL AND is_free(rate_window, boot) AND queue_id NOT IN (
+    WHERE request IS NULL AND quarantined_to IS NULL AND may_forget(rate_window, boot) AND queue_id NOT IN (
         SELECT log.queue_id FROM log JOIN device_queues AS q USING (queue_id) WHERE log.seq > q.cursor)"""
 
 _decode_numbers = msgspec.json.Decoder(list[int]).decode
@@ -92,8 +92,8 @@ def read_opened(database: sqlite3.Connection, boot_id: str, dedupe_window: int) 
     )
 
 
-def forget_free(database: sqlite3.Connection, boot_id: str, max_rows: int, is_free: IsFree) -> None:
-    """Delete idle device queues with a free rate window, before they use memory (contract G5).
+def forget_free(database: sqlite3.Connection, boot_id: str, max_rows: int, may_forget: MayForget) -> None:
+    """Delete idle device queues that may be forgotten, before they use memory (contract G5).
 
     A row without a journal entry was written at the settlement of the last request, with its rate window. The times of
     another boot cannot be compared: such rows stay, and the relay forgets them one rate window after the start. Do
@@ -105,11 +105,11 @@ def forget_free(database: sqlite3.Connection, boot_id: str, max_rows: int, is_fr
     if (rows or 0) > max_rows:
         return
 
-    def is_free_now(window: object, stored_in: object) -> bool:
+    def may_forget_now(window: object, stored_in: object) -> bool:
         same_boot = stored_in == boot and last_boot_id == boot_id
-        return isinstance(window, bytes) and (not window or (same_boot and is_free(window)))
+        return isinstance(window, bytes) and (not window or (same_boot and may_forget(window)))
 
-    database.create_function("is_free", 2, is_free_now)
+    database.create_function("may_forget", 2, may_forget_now)
     with atomic(database):
         delivered, next_queue_id = database.execute(_SUM).fetchone()
         if database.execute(_FORGET).rowcount:

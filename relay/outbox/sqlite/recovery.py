@@ -21,7 +21,7 @@ from pathlib import Path
 import structlog
 
 from relay.config import OutboxSettings
-from relay.outbox import IsFree, OutboxUnusable
+from relay.outbox import MayForget, OutboxUnusable
 from relay.outbox.engine.dedupe_window import REMEMBERED_BYTES
 from relay.outbox.engine.storage import Opened
 from relay.outbox.sqlite import files
@@ -64,7 +64,7 @@ class Recovery:
     """Whether a broken file may be quarantined; otherwise opening raises OutboxUnusable."""
     owner: InstallationClaim | None = None
     """The machine that opens the outbox; None: the owner does not change."""
-    is_free: IsFree | None = None
+    may_forget: MayForget | None = None
     """See Outbox.open."""
     was_moved: bool = False
     """Result: whether the outbox belonged to another machine."""
@@ -140,8 +140,8 @@ def _open_sound(recovery: Recovery) -> Database:
         _check(database, recovery)
         if recovery.owner is not None:
             recovery.was_moved |= claim(database, recovery.owner)
-        if recovery.is_free is not None:
-            forget_free(database, recovery.boot_id, recovery.settings.dedupe_window, recovery.is_free)
+        if recovery.may_forget is not None:
+            forget_free(database, recovery.boot_id, recovery.settings.dedupe_window, recovery.may_forget)
         _read(database, recovery)
     except BaseException:
         database.close()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
 from relay.config import OutboxSettings
-from relay.outbox import IsFree, OutboxError
+from relay.outbox import MayForget, OutboxError
 from relay.outbox.engine import commands as c
 from relay.outbox.engine.storage import Committed, FileFault, LogChunk, Opened, SpaceLimits
 from relay.outbox.sqlite import connection, dead_letters, files, loading, quarantine, space, statements
@@ -129,7 +129,7 @@ class SqliteStorage:
             files.unlock(self._lock)
             self._lock = None
 
-    async def open(self, is_free: IsFree | None = None) -> Opened:
+    async def open(self, may_forget: MayForget | None = None) -> Opened:
         """Open the file, and salvage it if it is broken."""
         recovery = Recovery(
             self._settings,
@@ -139,7 +139,7 @@ class SqliteStorage:
             self._condemned,
             self._mends,
             self._ids and InstallationClaim(self._ids, self._clock.new_event_id(), self._settings.adopt),
-            is_free=is_free,
+            may_forget=may_forget,
         )
         with self._translated_errors():
             opening = DatabaseThread(partial(explained, recovery.settings.path, open_recovered, recovery))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from relay.policy.device_queue import DeviceQueue, linger_end, phase
+from relay.policy.device_queue import DeviceQueue, linger_end, may_forget, phase
 from relay.policy.omitted_events import OmittedEvent
 from relay.policy.position import IDLE, RESERVED, Lingering, Position
 
@@ -115,6 +115,17 @@ def test_a_device_is_known_after_a_delivery_also_after_a_restart(
     restored.restore(queue.pack(950, LIMITS.window_ms), 1_000, LIMITS.device_per_window, 0)
     assert restored.is_known is is_known
     assert restored.occupied(1_000, LIMITS) == responses
+
+
+@pytest.mark.parametrize("responses", [0, 1])
+def test_only_a_new_device_with_a_free_window_may_be_forgotten_at_a_start(queue: DeviceQueue, responses: int) -> None:
+    for _ in range(responses):
+        queue.responded(900)
+    packed = queue.pack(950, LIMITS.window_ms)
+    assert may_forget(packed, 1_000, LIMITS.window_ms) is (not responses)
+    assert may_forget(packed, 951 + LIMITS.window_ms, LIMITS.window_ms)
+    queue.delivered(2, 0)
+    assert not may_forget(queue.pack(950, LIMITS.window_ms), 951 + LIMITS.window_ms, LIMITS.window_ms)
 
 
 def test_a_device_stays_known_in_another_boot_with_a_full_window(queue: DeviceQueue) -> None:

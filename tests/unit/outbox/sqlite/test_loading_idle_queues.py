@@ -18,7 +18,7 @@ async def test_idle_queues_are_forgotten_if_the_log_is_not_longer_than_the_dedup
     await box.append([0], TV)
     await box.deliver(1, TV)
     await box.append(range(1, 1 + pending), PHONE)
-    box.is_free = lambda window: True
+    box.may_forget = lambda window: True
     await box.restart()
     assert len(box.loaded.queues) == 2 - forgotten
     await close(box)
