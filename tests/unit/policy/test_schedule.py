@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -979,3 +980,14 @@ def test_a_change_of_the_network_does_not_shorten_a_requested_pause() -> None:
     harness.schedule.probe_now()
 
     assert not harness.sends()
+
+
+def test_a_lingering_device_takes_at_most_250_bytes_beside_its_key_and_number() -> None:
+    schedule, numbers = Schedule(LIMITS), list(range(10_000))
+    keys = [(1, "tv", f"device-{number}") for number in numbers]
+    tracemalloc.start()
+    for number, key in zip(numbers, keys, strict=True):
+        schedule.backlog(number, key, 1, 400, 1_000_000)
+    used_bytes, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert used_bytes < 250 * len(keys)
