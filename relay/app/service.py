@@ -101,7 +101,7 @@ class Service:
         reader = self._reader(settings)
         self._http = HttpIngest(reader, self.outbox, settings.http, settings.outbox.durability, self.metrics)
         self._udp = UdpIngest(reader, self.outbox, settings.udp, settings.http.max_body_bytes, self.metrics, clock)
-        self._history = History(self.outbox, self.metrics, clock)
+        self._history = History(self.outbox, self.metrics, clock, self.schedule.states)
         self._last_hour = create_last_hour(settings, clock, self.metrics, self.outbox)
         status = create_status(
             self.outbox,
@@ -111,6 +111,7 @@ class Service:
             clock,
             self.metrics,
             settings=lambda: self.settings,
+            addresses=lambda: (self._listeners[0].addresses, self.udp_addresses),
             clock_skew_ms=lambda: self._forwarder.clock_skew_ms,
         )
         self._live = Live(status, self._history, clock, self.metrics)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import platform
+from collections.abc import Callable, Mapping, Sequence
 
 from relay.app import process
 from relay.config import Settings, shown_url, tenant_key
 from relay.ops.explanations import ConfiguredUpstream
 from relay.ops.history import History
 from relay.ops.last_hour import Counts, LastHour
-from relay.ops.status import ScheduleView, Status
+from relay.ops.status import Facts, ScheduleView, Status
 from relay.outbox import Outbox
 from relay.runtime.clock import Clock
 from relay.runtime.metrics import Metrics
@@ -24,20 +25,27 @@ def create_status(
     metrics: Metrics,
     *,
     settings: Callable[[], Settings],
+    addresses: Callable[[], tuple[Sequence[str], Sequence[str]]],
     clock_skew_ms: Callable[[], int | None],
 ) -> Status:
-    """Return the status. `settings` returns the settings in effect; see Status for `clock_skew_ms`."""
+    """Return the status. `settings` returns the settings in effect, `addresses` those of HTTP and UDP for apps."""
     return Status(
         outbox,
         schedule,
         history,
         clock,
+        facts=lambda: _facts(settings(), *addresses()),
         rejections=metrics.rejections,
         upstreams=lambda: configured_upstreams(settings()),
         last_hour=last_hour.counts,
         disk_free_bytes=lambda: process.free_bytes(settings().outbox.path),
         clock_skew_ms=clock_skew_ms,
     )
+
+
+def _facts(settings: Settings, http: Sequence[str], udp: Sequence[str]) -> Facts:
+    rate = settings.rate
+    return Facts(platform.node(), http, udp, settings.outbox.max_age_ms, rate.window_ms, rate.device_per_window)
 
 
 def create_last_hour(settings: Settings, clock: Clock, metrics: Metrics, outbox: Outbox) -> LastHour:

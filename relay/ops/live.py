@@ -4,7 +4,7 @@ Rules: at most MAX_STREAMS streams at a time, so that status pages cannot use up
 listener's deadline for responses ends a stream that the client does not read. All streams end when the relay stops.
 The status is computed only while a stream is open, and at most once per second for all streams.
 
-Events: `history` (all samples), `sample` (new samples), `status` (the data of /status.json).
+Events: `history` (all samples by resolution), `sample` (new ones), `status` (the data of /status.json).
 """
 
 from __future__ import annotations
@@ -91,9 +91,9 @@ class Live:
         samples = self._history.samples()
         write(b"retry: %d\n\n" % _RECONNECT_MS + _event("history", samples) + self._status_event())
         while not await self.stops_within(STATUS_EVERY_S):
-            news = self._history.samples(samples[-1]["at_ms"] if samples else -1)
-            samples = news or samples
-            write((_event("sample", news) if news else b"") + self._status_event())
+            news = self._history.samples(samples[0][-1]["at_ms"] if samples[0] else -1)
+            samples = news if news[0] else samples
+            write((_event("sample", news) if news[0] else b"") + self._status_event())
 
     def _status_event(self) -> bytes:
         now = self._clock.monotonic_ms()

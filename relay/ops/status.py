@@ -47,6 +47,18 @@ class ScheduleView(Protocol):
     def queues(self, limit: int, now: int) -> QueueSummary: ...
 
 
+class Facts(NamedTuple):
+    """What the machine and the configuration determine."""
+
+    host: str
+    http: Sequence[str]
+    udp: Sequence[str]
+    """Addresses of the listeners for apps."""
+    max_age_ms: int
+    window_ms: int
+    device_per_window: int
+
+
 class _Snapshot(NamedTuple):
     """The schedule at one moment."""
 
@@ -68,6 +80,7 @@ class Status:
         history: History,
         clock: Clock,
         *,
+        facts: Callable[[], Facts],
         rejections: Callable[[], Mapping[str, int]],
         upstreams: Callable[[], Mapping[int | None, ConfiguredUpstream]],
         last_hour: Callable[[], Mapping[tuple[Kind, str], int]],
@@ -76,6 +89,7 @@ class Status:
     ) -> None:
         """Each function returns a current value.
 
+        - `facts`: the names and limits that apply.
         - `rejections`: the number of rejected events by reason.
         - `upstreams`: the configured upstream of each tenant that has one, and of all others (None).
         - `last_hour`: what happened to events within the last hour, by kind and reason.
@@ -86,6 +100,7 @@ class Status:
         self._schedule = schedule
         self._history = history
         self._clock = clock
+        self._facts = facts
         self._rejections = rejections
         self._upstreams = upstreams
         self._last_hour = last_hour
@@ -99,14 +114,21 @@ class Status:
         now = self._clock.monotonic_ms()
         gauges, ledger = self._outbox.gauges(), self._outbox.ledger()
         snapshot = self._snapshot(now)
-        rates = self._history.rates()
+        rates, facts = self._history.rates(), self._facts()
         return {
             "version": __version__,
+            "host": facts.host,
+            "listen": {"http": facts.http, "udp": facts.udp},
             "started_at": self._wall(self._started_ms, now),
             "now": self._wall(now, now),
             "uptime_seconds": (now - self._started_ms) // 1000,
             "summary": self._summary(snapshot)._asdict(),
-            "rates": {"accepted_per_second": rates.accepted, "delivered_per_second": rates.delivered},
+            "rates": {
+                "accepted_per_second": rates.accepted,
+                "delivered_per_second": rates.delivered,
+                "interval_seconds": rates.span_s,
+            },
+            "limits": {"window_seconds": facts.window_ms / 1000, "device_per_window": facts.device_per_window},
             "rejected": dict(self._rejections()),
             "ledger": ledger._asdict(),
             "outbox": {
@@ -114,6 +136,10 @@ class Status:
                 "max_bytes": gauges.max_bytes,
                 "disk_free_bytes": self._disk_free_bytes(),
                 "oldest_age_seconds": gauges.oldest_age_ms / 1000,
+                "oldest_dropped_in_seconds": max(0, facts.max_age_ms - gauges.oldest_age_ms) / 1000
+                if ledger.pending
+                else None,
+                "full_in_seconds": self._history.full_in_s(),
                 "writable": gauges.writable,
                 "problem": gauges.problem,
                 "quarantined_events": gauges.quarantined,
@@ -222,6 +248,8 @@ class Status:
             "last_delivered_at": self._wall(endpoint.last_delivered_ms, now),
             "last_error": endpoint.last_error.message if endpoint.last_error else "",
             "last_error_at": self._wall(endpoint.last_error.at_ms if endpoint.last_error else None, now),
+            "requests_in_window": endpoint.requests,
+            "shared_limit": endpoint.shared_limit,
         }
 
     def _devices(self, snapshot: _Snapshot, now: int) -> list[dict[str, Any]]:
@@ -239,6 +267,7 @@ class Status:
             "device_id": device_id,
             "pending": queue.events,
             "paused_until": self._wall(queue.paused_until_ms, now),
+            "requests_in_window": queue.requests,
             "why": queue.why,
             "message": explanations.ENDPOINT_PAUSED if queue.is_endpoint_paused and not reason else reason,
         }

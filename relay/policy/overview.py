@@ -30,6 +30,10 @@ class EndpointView(NamedTuple):
     last_error: SeenError | None
     last_delivered_ms: int | None
     """Time of the latest delivery; None before the first one."""
+    requests: int = 0
+    """Responses of the upstream origin within the last rate window."""
+    shared_limit: int | None = None
+    """Requests of the origin in any rate window; None while no shared limit is known."""
 
 
 def endpoint_view(endpoint: Endpoint, limits: Limits, now: int) -> EndpointView:
@@ -42,6 +46,8 @@ def endpoint_view(endpoint: Endpoint, limits: Limits, now: int) -> EndpointView:
         at if at > now else None,
         endpoint.last_error,
         endpoint.evidence.success_at,
+        endpoint.limit.responses_since(now - limits.window_ms),
+        endpoint.limit.limit,
     )
 
 
@@ -54,6 +60,8 @@ class QueueView(NamedTuple):
     why: str
     """Reason of the pause: "limit" (full rate window), "outbox" (failing disk) or an endpoint state; "": no pause."""
     is_endpoint_paused: bool = False
+    requests: int = 0
+    """Occupied rate slots of the rate window."""
 
 
 class QueueSummary(NamedTuple):
@@ -82,10 +90,11 @@ def summarize(
 
     def view(queue: DeviceQueue) -> QueueView:
         is_endpoint_paused = endpoints.of(queue.key[0]).free_at(now, limits.window_ms) > now
+        used = queue.window.count(now, limits.window_ms)
         free_at = queue.free_at(now, limits)
         if free_at <= now:
-            return QueueView(queue.key, queue.events, None, "", is_endpoint_paused)
-        return QueueView(queue.key, queue.events, free_at, _pause_reason(queue, free_at), is_endpoint_paused)
+            return QueueView(queue.key, queue.events, None, "", is_endpoint_paused, used)
+        return QueueView(queue.key, queue.events, free_at, _pause_reason(queue, free_at), is_endpoint_paused, used)
 
     waiting = [queue for queue in queues if queue.events]
     paused = [(free_at, queue) for queue in waiting if (free_at := queue.free_at(now, limits)) > now]

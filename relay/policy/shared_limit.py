@@ -16,6 +16,7 @@ devices below their own limit. After such a response, the requests of all device
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_right
 from typing import Final, TypeAlias
 
 from relay.policy.pause import NO_PAUSE, Pause
@@ -48,12 +49,7 @@ class RequestHistory:
 
     def since(self, at: int) -> int:
         """Return the number of recorded responses after `at`."""
-        count = 0
-        for responded in reversed(self._responded_at):
-            if responded <= at:
-                break
-            count += 1
-        return count
+        return len(self._responded_at) - bisect_right(self._responded_at, at)
 
 
 class Free:
@@ -203,6 +199,11 @@ class SharedLimit:
     def is_free(self, now: int) -> bool:
         """Return whether there is neither a limit nor a pause."""
         return self.state is FREE and self.pause.until <= now
+
+    @property
+    def limit(self) -> int | None:
+        """The number of requests in any window; None while the rate is free."""
+        return None if isinstance(self.state, Free) else self.state.limit()
 
     def has_room(self, in_flight: int) -> bool:
         """Return whether one more request may be in flight. One that hangs may still count at the upstream."""

@@ -70,6 +70,13 @@ class Browser:
             await self.until(READY, selector)
         await self._command("POST", f"/element/{await self._find(selector)}/click", {})
 
+    async def hover(self, selector: str) -> None:
+        """Move the pointer to the middle of an element."""
+        element = {_ELEMENT: await self._find(selector)}
+        move = {"type": "pointerMove", "origin": element, "x": 0, "y": 0}
+        pointer = {"type": "pointer", "id": "mouse", "parameters": {"pointerType": "mouse"}, "actions": [move]}
+        await self._command("POST", "/actions", {"actions": [pointer]})
+
     async def type(self, selector: str, text: str) -> None:
         await self._command("POST", f"/element/{await self._find(selector)}/value", {"text": text})
 

@@ -17,7 +17,7 @@ from relay.ops.history import History
 from relay.ops.last_hour import Kind
 from relay.ops.live import Live
 from relay.ops.server import Ops
-from relay.ops.status import Status
+from relay.ops.status import Facts, Status
 from relay.ops.tail import Tail
 from relay.outbox import DeadLetter, Gauges, Ledger, OutboxFull, Selection
 from relay.policy.overview import EndpointView, QueueSummary, QueueView
@@ -28,6 +28,9 @@ STARTED_MS = 5_000
 """Monotonic time of the start."""
 
 WRITABLE = Gauges(4096, 1 << 20, 0, writable=True, dead_letters=0, problem="", devices=3, max_devices=50_000)
+
+
+FACTS = Facts("box-17", ["127.0.0.1:8080"], ["127.0.0.1:8125"], 7 * 86_400_000, 60_000, 120)
 
 
 class StillClock:
@@ -193,7 +196,7 @@ class Served:
         self.control = FlushCounter()
         self.metrics = Metrics()
         self.refreshed = 0
-        self.history = History(self.outbox, self.metrics, self.clock)  # type: ignore[arg-type]
+        self.history = History(self.outbox, self.metrics, self.clock, self.schedule.states)  # type: ignore[arg-type]
         self.tenants: list[int] = []
         self.last_hour: dict[tuple[Kind, str], int] = {}
         self.clock_skew_ms: int | None = 1_500
@@ -202,6 +205,7 @@ class Served:
             self.schedule,
             self.history,
             self.clock,
+            facts=lambda: FACTS,
             rejections=self.metrics.rejections,
             disk_free_bytes=lambda: 1 << 30,
             upstreams=lambda: {tenant_id: configured(tenant_id) for tenant_id in (None, *self.tenants)},

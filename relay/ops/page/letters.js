@@ -2,11 +2,12 @@
 //
 // Rules: the shown list stays until its replacement has arrived, and buttons apply to the shown list, not to text in
 // the search field. One request at a time: an action of the user aborts the pending request, and a change of the
-// number of dead letters waits for it. The list follows that number only while the user does not work in it. After a
+// number of dead letters waits for it. A hidden list sends no request. The list follows that number only while the user does not work in it. After a
 // failure, the next status triggers another request.
 
 import { call, useToken } from "./call.js";
 import { byId, element, number, setText } from "./dom.js";
+import { isShown, onView } from "./views.js";
 
 const SHOWN_AT_ONCE = 20;
 const ALL_AT_ONCE = 100;
@@ -62,7 +63,7 @@ export async function allIds() {
 }
 
 function follow() {
-  if (paused || pending) return;
+  if (paused || pending || !isShown("letters")) return;
   if (owed === null) {
     if (!byId("token-form").hidden) return;
     if (count === listed) return setText("letters-news", "");
@@ -160,6 +161,8 @@ function row(letter) {
       element("pre", { text: body, tabindex: "0", role: "group", "aria-label": `Event of ${name}` })),
     element("div", { className: "acts" }, act("Requeue", "requeue"), act("Discard", "discard", "danger"))));
 }
+
+onView(follow);
 
 const boxes = () => [...byId("letters-list").querySelectorAll("input[type=checkbox]")];
 

@@ -1,151 +1,59 @@
-// The status page. While the page is visible, it shows the events of /status/stream. If the stream is unavailable (too
-// many pages, a proxy), it requests /status.json every 5 seconds. The page sends no request to another server.
+// The status page: the header, the connection and the parts that show a status. It sends requests to the relay only.
 
-import { post } from "./call.js";
-import { add, begin } from "./charts.js";
-import { byId, bytes, duration, element, fill, fromNow, number, rate, setText } from "./dom.js";
+import { begin, add } from "./charts.js";
+import { connect } from "./connection.js";
+import { byId, setText } from "./dom.js";
 import { countChanged } from "./letters.js";
 import "./moves.js";
+import { showDevices, showOverview } from "./overview.js";
+import { showSnippets } from "./snippets.js";
+import { start } from "./views.js";
 
-const RETRY_MS = 5000;
-const REJECTIONS = {
-  malformed: "not JSON", invalid: "invalid field", too_large: "too large", media_type: "unsupported content type",
-  forbidden: "Host or Origin not allowed", timeout: "too slow", full: "outbox full", max_devices: "too many devices", unavailable: "disk failing or relay stopping",
-  kernel: "dropped by the kernel", network: "network not allowed", truncated: "datagram too large",
-};
-let stream = null;
-let retry = 0;
-let pending = new AbortController(); // Aborts a request for the status: a status of the stream is newer.
-
-function listen() {
-  clearTimeout(retry);
-  stream?.close();
-  stream = new EventSource("status/stream");
-  stream.addEventListener("history", (event) => begin(JSON.parse(event.data)));
-  stream.addEventListener("sample", (event) => add(JSON.parse(event.data)));
-  stream.addEventListener("status", (event) => {
-    pending.abort();
-    show(JSON.parse(event.data), "Live");
-  });
-  stream.addEventListener("error", () => {
-    if (stream.readyState !== EventSource.CLOSED) return lost();
-    stream.close();
-    poll();
-    retry = setTimeout(listen, RETRY_MS);
-  });
-}
-
-async function poll() {
-  pending.abort();
-  const { signal } = (pending = new AbortController());
-  try {
-    const response = await fetch("status.json", { signal });
-    if (!response.ok) throw new Error(`${response.status}`);
-    show(await response.json(), "Updated every 5 seconds");
-  } catch {
-    if (!signal.aborted) lost();
-  }
-}
-
-function lost() {
-  setText("link", "The relay does not respond. The data is old.");
-  byId("link").className = "lost";
-}
-
-// A hidden page sends no requests.
-document.addEventListener("visibilitychange", () => {
-  if (!document.hidden) return listen();
-  clearTimeout(retry);
-  stream?.close();
-});
+let last = null; // the last status
+let lostAt = 0; // when the relay stopped responding, by the browser's clock
 
 function show(status, link) {
-  const { ledger, outbox, rates, summary } = status;
+  last = status;
+  lostAt = 0;
+  document.body.classList.remove("lost");
+  byId("banner").hidden = true;
   setText("link", link);
-  byId("link").className = "";
+  setText("data-at", `· data of ${time(status.now)}`);
+  setText("host", `on ${status.host}`);
   setText("version", status.version);
-  byId("summary").dataset.level = summary.level;
-  setText("summary-message", summary.message);
-  setText("summary-advice", summary.advice);
-  setText("in-rate", rate(rates.accepted_per_second));
-  setText("in-total", `${number(ledger.accepted)} in total`);
-  setText("out-rate", rate(rates.delivered_per_second));
-  setText("out-total", `${number(ledger.delivered)} in total`);
-  setText("pending", number(ledger.pending));
-  setText("oldest", ledger.pending ? `the oldest for ${duration(outbox.oldest_age_seconds)}` : "");
-  setText("dead-count", number(status.dead_letters.count));
-  byId("dead-link").hidden = !status.dead_letters.count;
-  document.title = summary.level === "ok" ? "Relay" : `${summary.level}: Relay`;
-  upstreams(status);
-  devices(status);
-  storage(status);
-  rejections(status.rejected);
+  const [first] = status.upstreams;
+  setText("upstream-url", `to ${first.url}${isLocal(first.url) ? " (this machine)" : ""}`);
+  document.title = `${status.summary.level}: Relay on ${status.host}`;
+  setText("letters-count", status.dead_letters.count ? status.dead_letters.count.toLocaleString("en") : "");
+  showOverview(status);
+  showDevices(status);
+  showSnippets(status);
   countChanged(status.dead_letters.count);
 }
 
-function upstreams({ upstreams: endpoints, upstreams_left_out: left, now, summary }) {
-  const list = byId("upstreams");
-  fill(list, JSON.stringify([endpoints, left, summary.advice, endpoints.some((endpoint) => endpoint.state !== "ok") ? now : ""]), () =>
-    endpoints.map((endpoint) => {
-      const others = endpoints.length > 1 ? "Every other tenant" : "Every tenant";
-      const name = endpoint.tenant === null ? others : `Tenant ${endpoint.tenant}`;
-      const lines = [
-        element("h3", { text: `${name}: ${endpoint.state.replace("_", " ")}` }),
-        element("p", { className: "soft", text: endpoint.url }),
-        element("p", { text: endpoint.message }),
-      ];
-      // The summary may already show the same advice.
-      if (endpoint.advice && endpoint.advice !== summary.advice) lines.push(element("p", { className: "advice", text: endpoint.advice }));
-      const facts = [`since ${new Date(endpoint.since).toLocaleString()}`];
-      if (endpoint.last_delivered_at) facts.push(`last delivery ${new Date(endpoint.last_delivered_at).toLocaleString()}`);
-      if (endpoint.next_attempt_at) facts.push(`next attempt ${fromNow(endpoint.next_attempt_at, now)}`);
-      lines.push(element("p", { className: "soft", text: facts.join(", ") }));
-      if (endpoint.last_error) {
-        const at = new Date(endpoint.last_error_at).toLocaleString();
-        lines.push(element("p", { className: "soft", text: `Last error, ${at}: ${endpoint.last_error}` }));
-      }
-      return element("li", { "data-state": endpoint.state }, ...lines);
-    }).concat(left ? [element("li", { text: `and ${number(left)} more` })] : []));
+function lost() {
+  lostAt ||= Date.now();
+  document.body.classList.add("lost");
+  document.title = `no response: Relay${last ? ` on ${last.host}` : ""}`;
+  setText("link", "No response");
+  byId("banner").hidden = false;
+  const age = last ? ` The data below is of ${time(last.now)}, not of now.` : "";
+  setText("banner", `The relay does not respond since ${new Date(lostAt).toLocaleTimeString()}.${age} The page tries again.`);
 }
 
-function devices({ devices: shown, devices_waiting: waiting, devices_held: held, now }) {
-  setText("devices-counts", waiting
-    ? `${number(waiting)} with pending events, ${number(held)} of them paused by a limit or a failure.`
-    : "No device has pending events.");
-  byId("devices").hidden = !shown.length;
-  fill(byId("device-rows"), JSON.stringify([shown, shown.some((one) => one.paused_until) ? now : ""]), () =>
-    shown.map((one) => element("tr", {},
-      element("th", { scope: "row" }, element("span", { text: one.device_id }), " ",
-        element("span", { className: "soft", text: `${one.platform}, tenant ${one.tenant}` })),
-      element("td", { className: "number", text: number(one.pending) }),
-      element("td", { text: one.paused_until ? `${one.message}; ends ${fromNow(one.paused_until, now)}` : one.message || "no" }))));
+const time = (text) => new Date(text).toLocaleTimeString();
+
+function isLocal(url) {
+  const { hostname } = new URL(url);
+  return hostname === "localhost" || hostname === "[::1]" || hostname.startsWith("127.");
 }
 
-function rejections(rejected) {
-  const total = Object.values(rejected).reduce((a, b) => a + b, 0);
-  setText("rejected-total", total ? `, ${number(total)} rejected` : "");
-  byId("rejected-fact").hidden = !total;
-  const each = Object.entries(rejected).map(([reason, count]) => `${number(count)} ${REJECTIONS[reason] ?? reason}`);
-  setText("rejected", `${each.join(", ")} (since the start; the log has details)`);
-}
-
-function storage({ ledger, outbox, clock_skew_seconds: skew, uptime_seconds: uptime, started_at: started }) {
-  setText("ledger", `${number(ledger.accepted)} accepted + ${number(ledger.requeued)} requeued = `
-    + `${number(ledger.delivered)} delivered + ${number(ledger.dead_lettered)} dead-lettered + `
-    + `${number(ledger.dropped)} dropped + ${number(ledger.pending)} pending`);
-  const used = outbox.bytes / Math.max(1, outbox.max_bytes);
-  byId("disk").value = used;
-  const free = outbox.disk_free_bytes === null ? "" : `; ${bytes(outbox.disk_free_bytes)} free on the disk`;
-  setText("disk-text", `${bytes(outbox.bytes)} of ${bytes(outbox.max_bytes)} (${(100 * used).toFixed(1)} %)${free}`);
-  setText("writable", outbox.writable ? "yes" : `no: ${outbox.problem}`);
-  const off = Math.abs(skew);
-  setText("clock", skew === null ? "unknown" : off < 1 ? "same as the upstream’s" : `${duration(off)} ${skew > 0 ? "ahead of" : "behind"} the upstream’s`);
-  setText("running", `for ${duration(uptime)}, since ${new Date(started).toLocaleString()}`);
-}
-
-byId("flush").addEventListener("click", async () => {
-  const response = await post("flush", {});
-  setText("flush-result", response.success ? `Sending ${number(response.pending)} events, as fast as the limits allow.` : response.error);
+// The clipboard's own interface exists for secure origins only, and a page of another machine has none.
+document.addEventListener("click", ({ target }) => {
+  if (!target.dataset.copy) return;
+  getSelection().selectAllChildren(byId(target.dataset.copy));
+  target.textContent = document.execCommand("copy") ? "Copied" : "Selected";
 });
 
-if (!document.hidden) listen();
+start();
+connect({ history: begin, sample: add, status: show, lost });

@@ -30,6 +30,7 @@ for (const element of document.querySelectorAll("body *")) {
   if (!element.checkVisibility() || element.disabled || element.closest("dialog, .skip")) continue;
   const style = getComputedStyle(element);
   const own = [...element.childNodes].some((node) => node.nodeType === Node.TEXT_NODE && node.textContent.trim());
+  if (element.matches("svg text")) measure(element, style.fill, behind(element.parentElement), 4.5);
   if (own && !(element instanceof SVGElement)) measure(element, style.color, behind(element), 4.5);
   if (element.matches("input:not([type=checkbox]), select")) measure(element, style.borderTopColor, behind(element.parentElement), 3);
   if (element.matches("svg .curve")) measure(element, style.stroke, behind(element.parentElement), 3);

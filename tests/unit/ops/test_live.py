@@ -33,20 +33,20 @@ async def test_a_stream_begins_with_the_history_and_the_status(served: Served) -
     async with served.session.get(served.base + STREAM) as stream:
         assert stream.headers["Content-Type"].startswith("text/event-stream")
         assert stream.headers["Content-Security-Policy"].startswith("default-src 'none';")
-        assert await event(stream) == ("history", served.history.samples())
+        assert await event(stream) == ("history", json.loads(json.dumps(served.history.samples())))
         assert await event(stream) == ("status", json.loads(json.dumps(served.status.data())))
 
 
 async def test_a_stream_continues_with_new_samples_and_the_current_status(served: Served) -> None:
     served.history.sample()
     async with served.session.get(served.base + STREAM) as stream:
-        assert await event(stream) == ("history", [])
+        assert await event(stream) == ("history", [[], [], []])
         await event(stream)
         served.clock.monotonic += 5_000
         served.outbox.totals = served.outbox.totals._replace(accepted=3, pending=3)
         served.history.sample()
 
-        assert await event(stream) == ("sample", served.history.samples())
+        assert await event(stream) == ("sample", json.loads(json.dumps(served.history.samples())))
         name, status = await event(stream)
         assert (name, status["ledger"]["pending"]) == ("status", 3)
 

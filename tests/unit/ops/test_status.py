@@ -23,7 +23,7 @@ async def test_the_status_has_every_field_of_the_contract(served: Served) -> Non
     )
     served.outbox.letters = {1: dead_letter(1)}
     served.schedule.shown_endpoints = [
-        EndpointView(2, "unauthorized", 4_000, 35_000, SeenError("401 Unauthorized", 4_500), 3_000)
+        EndpointView(2, "unauthorized", 4_000, 35_000, SeenError("401 Unauthorized", 4_500), 3_000, 7, 20)
     ]
 
     status = (await served.call("/status.json")).json()
@@ -43,6 +43,8 @@ async def test_the_status_has_every_field_of_the_contract(served: Served) -> Non
         "max_bytes": 1 << 20,
         "disk_free_bytes": 1 << 30,
         "oldest_age_seconds": 2.5,
+        "oldest_dropped_in_seconds": 604_797.5,
+        "full_in_seconds": None,
         "writable": True,
         "problem": "",
         "quarantined_events": 0,
@@ -50,6 +52,8 @@ async def test_the_status_has_every_field_of_the_contract(served: Served) -> Non
         "max_devices": 50_000,
     }
     assert status["rejected"] == {}
+    assert (status["host"], status["listen"]) == ("box-17", {"http": ["127.0.0.1:8080"], "udp": ["127.0.0.1:8125"]})
+    assert status["limits"] == {"window_seconds": 60, "device_per_window": 120}
     assert status["upstreams"] == [
         {
             "tenant": 2,
@@ -62,10 +66,12 @@ async def test_the_status_has_every_field_of_the_contract(served: Served) -> Non
             "last_delivered_at": "2026-11-23T07:59:58.000Z",
             "last_error": "401 Unauthorized",
             "last_error_at": "2026-11-23T07:59:59.500Z",
+            "requests_in_window": 7,
+            "shared_limit": 20,
         }
     ]
     assert status["now"] == "2026-11-23T08:00:00.000Z"
-    assert status["rates"] == {"accepted_per_second": None, "delivered_per_second": None}
+    assert status["rates"] == {"accepted_per_second": None, "delivered_per_second": None, "interval_seconds": 0}
     assert status["dead_letters"]["count"] == 1
     assert status["clock_skew_seconds"] == 1.5
     assert status["devices"] == []
@@ -183,8 +189,8 @@ class TestSnapshots:
 
 
 async def test_at_most_twenty_devices_are_listed_each_once(served: Served) -> None:
-    served.schedule.busy = [QueueView((1, "tv", f"busy-{n}"), 100 - n, None, "") for n in range(50)]
-    both = QueueView((1, "tv", "busy-0"), 100, 65_000, "limit")
+    served.schedule.busy = [QueueView((1, "tv", f"busy-{n}"), 100 - n, None, "", requests=120) for n in range(50)]
+    both = QueueView((1, "tv", "busy-0"), 100, 65_000, "limit", requests=120)
     served.schedule.paused = [both, *(QueueView((1, "tv", f"held-{n}"), 1, 6_000, "limit") for n in range(50))]
 
     devices = served.status.data()["devices"]
@@ -196,6 +202,7 @@ async def test_at_most_twenty_devices_are_listed_each_once(served: Served) -> No
         "platform": "tv",
         "device_id": "busy-0",
         "pending": 100,
+        "requests_in_window": 120,
         "paused_until": "1970-01-01T00:01:00.000Z",
         "why": "limit",
         "message": "has used all requests of the rate window",
