@@ -90,7 +90,7 @@ def summarize(
 
     def view(queue: DeviceQueue) -> QueueView:
         is_endpoint_paused = endpoints.of(queue.key[0]).free_at(now, limits.window_ms) > now
-        used = queue.window.count(now, limits.window_ms)
+        used = queue.occupied(now, limits)
         free_at = queue.free_at(now, limits)
         if free_at <= now:
             return QueueView(queue.key, queue.events, None, "", is_endpoint_paused, used)

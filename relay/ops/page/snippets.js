@@ -8,11 +8,14 @@ const EVENT = {
 const BODY = JSON.stringify(EVENT);
 
 export function showSnippets({ ledger, listen }) {
-  const url = `http://${listen.http[0] ?? location.host}/v1/events`;
+  const app = `http://${listen.http[0] ?? location.host}`; // Operations may have a listener of their own.
+  const url = `${app}/v1/events`;
   const [host, port] = splitAddress(listen.udp[0] ?? "127.0.0.1:8125");
   const curl = `curl -i ${url} -H 'Content-Type: application/json' -d '${BODY}'`;
   byId("first-run").hidden = ledger.accepted > 0;
   fill(byId("first-command"), curl, () => [curl]);
+  byId("description-link").href = `${app}/openapi.json`;
+  byId("client-link").href = `${app}/relay.js`;
   const snippets = [
     ["Shell", curl],
     ["UDP", `echo '${BODY}' | nc -u -w1 ${host} ${port}`],
