@@ -10,7 +10,7 @@ from pathlib import Path
 from relay.sandbox.faults import Misbehaviour
 from relay.sandbox.server import Sandbox
 
-from tests.e2e.harness import RelayProcess, running
+from tests.e2e.harness import PATIENCE_S, RelayProcess, running
 from tests.fault.apps import MAX_IN_FLIGHT, Fleet, all_settled, balanced, flush, ready, settings, state
 
 DEVICES = 3
@@ -24,6 +24,9 @@ SEARCH_PACE = 4 * DEVICES
 """The same while the API still responds to a batch without events, so that the cause may be in the events: each
 device's batch again, and its parts down to one event."""
 NEEDS_OPERATOR = ("unauthorized", "misconfigured")
+RECOVERY_S = PATIENCE_S + 66
+"""Longest time until all events are settled, in seconds. While the API responds to a batch without events, the cause
+may be in the events, so that one that failed alone is tried again after up to 66 s."""
 
 
 @asynccontextmanager
@@ -83,6 +86,7 @@ async def _check_recovery(
         repeats=fleet.explained_repeats,
         limited=fleet.explained_repeats,
         states=("ok", "rate_limited"),
+        patience_s=RECOVERY_S,
     )
 
 
