@@ -37,6 +37,7 @@ def create_status(
         facts=lambda: _facts(settings(), *addresses()),
         rejections=metrics.rejections,
         upstreams=lambda: configured_upstreams(settings()),
+        tenant_names=lambda: settings().upstream.tenant_names,
         last_hour=last_hour.counts,
         disk_free_bytes=lambda: process.free_bytes(settings().outbox.path),
         clock_skew_ms=clock_skew_ms,

@@ -22,7 +22,11 @@ SHAPE = {
     "started_at": str,
     "uptime_seconds": float,
     "summary": {"level": str, "message": str, "advice": str},
-    "rates": {"accepted_per_second": Optional(float), "delivered_per_second": Optional(float)},
+    "rates": {
+        "accepted_per_second": Optional(float),
+        "delivered_per_second": Optional(float),
+        "interval_seconds": float,
+    },
     "rejected": Each(int),
     "ledger": {"accepted": int, "delivered": int, "pending": int},
     "outbox": {
@@ -33,6 +37,7 @@ SHAPE = {
         "writable": bool,
         "problem": str,
     },
+    "tenant_names": Each(str),
     "upstreams": [
         {
             "tenant": Optional(int),
@@ -109,9 +114,9 @@ def describe(data: dict[str, Any]) -> str:
     facts = [
         (
             "received",
-            f"{_rate(rates['accepted_per_second'])}, {ledger['accepted']:,} in total{_rejected(data['rejected'])}",
+            f"{_rate(rates, 'accepted')}, {ledger['accepted']:,} in total{_rejected(data['rejected'])}",
         ),
-        ("sent", f"{_rate(rates['delivered_per_second'])}, {ledger['delivered']:,} in total"),
+        ("sent", f"{_rate(rates, 'delivered')}, {ledger['delivered']:,} in total"),
         ("pending", f"{ledger['pending']:,}, the oldest for {duration_text(outbox['oldest_age_seconds'])}"),
         ("devices", f"{data['devices_waiting']:,} with pending events, {data['devices_held']:,} of them paused"),
         ("dead letters", f"{data['dead_letters']['count']:,}"),
@@ -126,9 +131,9 @@ def describe(data: dict[str, Any]) -> str:
             f"{_LEVELS.get(summary['level'], 'UNKNOWN')}  {summary['message']}" + _advice(summary["advice"]),
             "\n".join(f"{name.ljust(width)}  {value}" for name, value in facts),
             table([name.replace("_", " ") for name in ledger], [list(ledger.values())]),
-            *(_upstream(endpoint) for endpoint in data["upstreams"]),
+            *(_upstream(endpoint, data["tenant_names"]) for endpoint in data["upstreams"]),
             *([f"and {left:,} more upstreams"] if (left := data["upstreams_left_out"]) else []),
-            _devices(data["devices"]),
+            _devices(data["devices"], data["tenant_names"]),
         ]
     )
 
@@ -140,8 +145,11 @@ def _clock(skew_s: float | None) -> str:
     return "unknown" if skew_s is None else f"{round(skew_s, 1) or 0:+.1f} s against the upstream's"
 
 
-def _rate(per_second: float | None) -> str:
-    return "not measured yet" if per_second is None else f"{per_second:,.4g} events/s"
+def _rate(rates: dict[str, Any], kind: str) -> str:
+    per_second = rates[f"{kind}_per_second"]
+    if per_second is None:
+        return "not measured yet"
+    return f"{per_second:,.4g} events/s in the last {duration_text(rates['interval_seconds'])}"
 
 
 def _free(outbox: dict[str, Any]) -> str:
@@ -158,8 +166,14 @@ def _advice(text: str) -> str:
     return f"\n  what to do: {text}" if text else ""
 
 
-def _upstream(endpoint: dict[str, Any]) -> str:
-    name = "upstream" if endpoint["tenant"] is None else f"upstream of tenant {endpoint['tenant']}"
+def _tenant(tenant_id: int, names: dict[str, str]) -> str:
+    """Return "2 (PlayTV)". A tenant is an identifier, not a quantity: no thousands separator."""
+    name = names.get(str(tenant_id), "")
+    return f"{tenant_id} ({name})" if name else str(tenant_id)
+
+
+def _upstream(endpoint: dict[str, Any], names: dict[str, str]) -> str:
+    name = "upstream" if endpoint["tenant"] is None else f"upstream of tenant {_tenant(endpoint['tenant'], names)}"
     lines = [
         f"{name}: {endpoint['state']} since {endpoint['since']}",
         f"  {endpoint['url']}",
@@ -174,10 +188,9 @@ def _upstream(endpoint: dict[str, Any]) -> str:
     return "\n".join(lines) + _advice(endpoint["advice"])
 
 
-def _devices(devices: list[dict[str, Any]]) -> str:
+def _devices(devices: list[dict[str, Any]], names: dict[str, str]) -> str:
     if not devices:
         return "devices: no pending events"
     keys = ("platform", "device_id", "pending", "paused_until", "message")
-    # A tenant is an identifier, not a quantity: no thousands separator, aligned to the left.
-    rows = [[str(device["tenant"]), *(device[key] for key in keys)] for device in devices]
+    rows = [[_tenant(device["tenant"], names), *(device[key] for key in keys)] for device in devices]
     return table(("tenant", "platform", "device", "pending", "paused until", "why"), rows)

@@ -104,6 +104,8 @@ def _values(settings: Settings) -> dict[str, Any]:
     for tenant_id, endpoint in settings.upstream.tenants.items():
         values[tenant_key(tenant_id, "url")] = endpoint.url
         values[tenant_key(tenant_id, "api_key")] = endpoint.api_key
+    for tenant_id, name in settings.upstream.tenant_names.items():
+        values[tenant_key(tenant_id, "name")] = name
     for key in KEYS:
         if key.in_settings:
             values[key.name] = getattr(getattr(settings, key.section), key.field)

@@ -135,6 +135,8 @@ KEYS: tuple[Key, ...] = (
         "Key of this tenant. Without it, the relay uses upstream.api_key."),
     Key(f"{TENANT}api_key_file", FilePath(),
         "File that contains this tenant's key."),
+    Key(f"{TENANT}name", Text(64),
+        'Name of this tenant for people. Tenant 1 is "Parlor" and 2 is "PlayTV" by default.'),
     Key("http.listen", ListenAddresses(),
         'Addresses on which apps post events; "" for no HTTP over TCP.', restart=True),
     Key("http.unix_socket", FilePath(max_bytes=107),

@@ -16,7 +16,7 @@ from relay.config.addresses import Url, is_loopback
 from relay.config.describe import query_secrets, shown_value
 from relay.config.faults import ConfigError, ConfigFault
 from relay.config.keys import KEYS, SECTIONS, default_path, lookup, tenant_key, tenant_of
-from relay.config.settings import EndpointSettings, Settings
+from relay.config.settings import DEFAULT_TENANT_NAMES, EndpointSettings, Settings
 from relay.config.sources import Given, collect, read_secret
 from relay.config.values import Wrong, toml
 from relay.runtime.address import overlap
@@ -129,6 +129,10 @@ def find_config_file(
     return next((path for path in places if _exists(path)), None)
 
 
+def _is_tenant_name(key: str) -> bool:
+    return key.startswith("upstream.tenants.") and key.endswith(".name")
+
+
 def _exists(path: Path) -> bool:
     try:
         path.stat()
@@ -164,7 +168,8 @@ class _Resolved:
             for leaf in ("url", "api_key")
         }
         files = {**self._inherited_files(), **self._secret_files}
-        return Settings(**sections, secret_files=files, sources=inherited | self.sources)
+        names = {tenant_key(tenant_id, "name"): "default" for tenant_id in DEFAULT_TENANT_NAMES}
+        return Settings(**sections, secret_files=files, sources=inherited | names | self.sources)
 
     def _inherited_files(self) -> dict[str, Path]:
         """Return the default key's file for each tenant without a key of its own."""
@@ -173,13 +178,19 @@ class _Resolved:
         return {} if default is None else {name: default for name in names if name not in self.values}
 
     def _tenant_ids(self) -> list[int]:
-        return sorted({tenant_of(name) for name in self.values if name.startswith("upstream.tenants.")})
+        """Return the tenants with a URL or key of their own."""
+        names = [name for name in self.values if name.startswith("upstream.tenants.") and not _is_tenant_name(name)]
+        return sorted(set(map(tenant_of, names)))
+
+    def _tenant_names(self) -> dict[int, str]:
+        given = {tenant_of(name): value for name, value in self.values.items() if _is_tenant_name(name)}
+        return {**DEFAULT_TENANT_NAMES, **given}
 
     def _fields(self, section: str) -> dict[str, Any]:
         fields = {key.field: self.values[key.name] for key in KEYS if key.section == section and key.in_settings}
         if section == "upstream":
             default = EndpointSettings(self.values["upstream.url"] or "", self.values["upstream.api_key"] or Secret(""))
-            fields |= {"default": default, "tenants": self._tenants(default)}
+            fields |= {"default": default, "tenants": self._tenants(default), "tenant_names": self._tenant_names()}
         return fields
 
     def _tenants(self, default: EndpointSettings) -> dict[int, EndpointSettings]:

@@ -15,6 +15,8 @@ from relay.event.rules import EventDefaults
 from relay.runtime.address import Listen
 from relay.runtime.secret import Secret
 
+DEFAULT_TENANT_NAMES: Mapping[int, str] = {1: "Parlor", 2: "PlayTV"}
+
 
 @dataclass(frozen=True, slots=True)
 class EndpointSettings:
@@ -29,6 +31,8 @@ class Upstream:
     default: EndpointSettings
     tenants: Mapping[int, EndpointSettings]
     """Endpoints of tenants with keys of their own. Missing values are those of `default`."""
+    tenant_names: Mapping[int, str] = field(default_factory=lambda: DEFAULT_TENANT_NAMES)
+    """Names for people, by tenant."""
     timeout_ms: int = 30_000
     max_in_flight: int = 8
     compression: Literal["none", "gzip"] = "none"

@@ -146,8 +146,16 @@ class Conditions(NamedTuple):
     """Number of upstreams that no event was delivered to since the start, by state."""
     limited_devices: int
     """Number of devices with pending events that wait for their own limit."""
+    only_tenant: Mapping[EndpointState, str]
+    """The tenant of the upstream that alone is in a state, for people."""
     last_hour: Mapping[tuple[Kind, str], int]
     """What happened to events within the last hour: their number by kind and reason."""
+
+
+def tenant_text(tenant_id: int, names: Mapping[int, str]) -> str:
+    """Return a tenant for people: "tenant 2 (PlayTV)"."""
+    name = names.get(tenant_id, "")
+    return f"tenant {tenant_id} ({name})" if name else f"tenant {tenant_id}"
 
 
 def summary(now: Conditions, advice_for: Callable[[EndpointState], str]) -> Summary:
@@ -176,7 +184,7 @@ def _failing(now: Conditions, advice_for: Callable[[EndpointState], str]) -> Sum
     for state in _PROBLEMS:
         if count := now.waiting_states.get(state, 0):
             whose = "its" if count == 1 else "their"
-            message = f"{_problem(state, count, sum(now.states.values()))}: {whose} events are pending."
+            message = f"{_problem(now, state, count)}: {whose} events are pending."
             return Summary("trouble", message, advice_for(state))
     return None
 
@@ -184,15 +192,18 @@ def _failing(now: Conditions, advice_for: Callable[[EndpointState], str]) -> Sum
 def _undelivered(now: Conditions, advice_for: Callable[[EndpointState], str]) -> Summary | None:
     for state in _PROBLEMS:
         if count := now.undelivered_states.get(state, 0):
-            problem = _problem(state, count, sum(now.states.values()))
+            problem = _problem(now, state, count)
             message = f"Nothing delivered yet: {problem[0].lower()}{problem[1:]}. No events are pending there."
             return Summary("slow", message, advice_for(state))
     return None
 
 
-def _problem(state: EndpointState, count: int, upstreams: int) -> str:
+def _problem(now: Conditions, state: EndpointState, count: int) -> str:
     """Return a sentence about `count` failing upstreams."""
     one, several = _PROBLEMS[state]
+    upstreams = sum(now.states.values())
+    if upstreams > 1 and (tenant := now.only_tenant.get(state)):
+        return f"The upstream of {tenant} {one}"
     if count == upstreams == 1:
         return f"The upstream {one}"
     return f"One of {upstreams} upstreams {one}" if count == 1 else f"{count} of {upstreams} upstreams {several}"

@@ -83,6 +83,7 @@ class Status:
         facts: Callable[[], Facts],
         rejections: Callable[[], Mapping[str, int]],
         upstreams: Callable[[], Mapping[int | None, ConfiguredUpstream]],
+        tenant_names: Callable[[], Mapping[int, str]],
         last_hour: Callable[[], Mapping[tuple[Kind, str], int]],
         disk_free_bytes: Callable[[], int | None],
         clock_skew_ms: Callable[[], int | None],
@@ -92,6 +93,7 @@ class Status:
         - `facts`: the names and limits that apply.
         - `rejections`: the number of rejected events by reason.
         - `upstreams`: the configured upstream of each tenant that has one, and of all others (None).
+        - `tenant_names`: the names of tenants for people.
         - `last_hour`: what happened to events within the last hour, by kind and reason.
         - `disk_free_bytes`: free bytes on the outbox's disk, None if unknown.
         - `clock_skew_ms`: the time by which this machine's clock is ahead of the upstream's, None while unknown.
@@ -103,6 +105,7 @@ class Status:
         self._facts = facts
         self._rejections = rejections
         self._upstreams = upstreams
+        self._tenant_names = tenant_names
         self._last_hour = last_hour
         self._disk_free_bytes = disk_free_bytes
         self._clock_skew_ms = clock_skew_ms
@@ -146,6 +149,7 @@ class Status:
                 "devices": gauges.devices,
                 "max_devices": gauges.max_devices,
             },
+            "tenant_names": {str(tenant_id): name for tenant_id, name in self._tenant_names().items()},
             "upstreams": [self._endpoint(tenant_id, endpoint, now) for tenant_id, endpoint in snapshot.upstreams],
             "upstreams_left_out": sum(snapshot.states.values()) - len(snapshot.upstreams),
             "devices_waiting": snapshot.queues.waiting,
@@ -224,12 +228,22 @@ class Status:
             queues.endpoint_states,
             Counter(endpoint.state for _, endpoint in snapshot.upstreams if endpoint.last_delivered_ms is None),
             queues.limited,
+            self._only_tenants(snapshot),
             self._last_hour(),
         )
         tenants = {endpoint.state: tenant_id for tenant_id, endpoint in reversed(snapshot.upstreams)}
         return explanations.summary(
             conditions, lambda state: explanations.advice(state, self._upstream(tenants.get(state)))
         )
+
+    def _only_tenants(self, snapshot: _Snapshot) -> Mapping[EndpointState, str]:
+        """Return the tenants of upstreams that alone are in a state."""
+        names = self._tenant_names()
+        return {
+            endpoint.state: explanations.tenant_text(tenant_id, names)
+            for tenant_id, endpoint in snapshot.upstreams
+            if tenant_id is not None and snapshot.states[endpoint.state] == 1
+        }
 
     def _upstream(self, tenant_id: int | None) -> ConfiguredUpstream:
         configured = self._upstreams()

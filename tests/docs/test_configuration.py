@@ -97,7 +97,7 @@ def test_docs_have_one_line_per_key():
 
 def test_every_field_of_settings_has_a_key():
     """A field without a key could not be configured. A default in two places could differ."""
-    built = {("upstream", "default"), ("upstream", "tenants")}
+    built = {("upstream", "default"), ("upstream", "tenants"), ("upstream", "tenant_names")}
     fields = {(section, field) for section, type_ in SECTIONS.items() for field in type_.__dataclass_fields__}
 
     assert {(key.section, key.field) for key in KEYS if key.in_settings} == fields - built

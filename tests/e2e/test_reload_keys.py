@@ -360,6 +360,22 @@ async def test_events_of_a_tenant_go_to_another_url(sandbox: Sandbox, tmp_path: 
         assert sandbox.record.events == 2
 
 
+async def shown_names(box: Box) -> dict[str, str]:
+    """Return the names of the tenants, which give no tenant an upstream of its own."""
+    status = json.loads((await box.request("GET", "/status.json"))[1])
+    assert [upstream["tenant"] for upstream in status["upstreams"]] == [None]
+    names: dict[str, str] = status["tenant_names"]
+    return names
+
+
+@effect_of("upstream.tenants.<id>.name")
+async def test_a_tenant_has_another_name(sandbox: Sandbox, tmp_path: Path) -> None:
+    async with relay(sandbox.url, tmp_path, upstream__tenants__3__name="Kiosk") as box:
+        assert await shown_names(box) == {"1": "Parlor", "2": "PlayTV", "3": "Kiosk"}
+        assert box.reload(upstream__tenants__2__name="TV") == ["upstream.tenants.2.name"]
+        assert await shown_names(box) == {"1": "Parlor", "2": "TV", "3": "Kiosk"}
+
+
 @effect_of("upstream.tenants.<id>.api_key")
 async def test_requests_of_a_tenant_have_another_key(open_sandbox: Sandbox, tmp_path: Path) -> None:
     async with relay(open_sandbox.url, tmp_path) as box:

@@ -11,6 +11,16 @@ REMAINDER = (
 
 MUTANTS = (
     mutant(
+        "a tenant with only a name gets an upstream of its own",
+        "status",
+        "tests/e2e/test_reload_keys.py::test_a_tenant_has_another_name",
+        (
+            "relay/config/load.py",
+            'if name.startswith("upstream.tenants.") and not _is_tenant_name(name)]',
+            'if name.startswith("upstream.tenants.")]',
+        ),
+    ),
+    mutant(
         "synchronous=NORMAL",
         "G1",
         FSYNC,

@@ -209,6 +209,7 @@ class Served:
             rejections=self.metrics.rejections,
             disk_free_bytes=lambda: 1 << 30,
             upstreams=lambda: {tenant_id: configured(tenant_id) for tenant_id in (None, *self.tenants)},
+            tenant_names=lambda: {1: "Parlor", 2: "PlayTV"},
             last_hour=lambda: self.last_hour,
             clock_skew_ms=lambda: self.clock_skew_ms,
         )

@@ -48,7 +48,9 @@ def test_the_text_begins_with_the_problem_and_the_advice(relay: NotedRelay) -> N
     assert "outbox            1.5 KiB of 1 MiB; 1 GiB free on the disk" in lines
     ledger = lines.index("accepted  requeued  delivered  dead lettered  dropped  pending")
     assert lines[ledger + 1] == "  12,345         0     12,000              0        0      345"
-    upstream = next(n for n, line in enumerate(lines) if line.startswith("upstream of tenant 2: unauthorized since "))
+    upstream = next(
+        n for n, line in enumerate(lines) if line.startswith("upstream of tenant 2 (PlayTV): unauthorized since ")
+    )
     assert lines[upstream + 1] == "  https://up.example/"
     assert lines[upstream + 2] == "  The upstream rejects the key. The relay stores all events."
     assert lines[upstream + 3].startswith("  last delivery: 1969-12-31T23:59:")
@@ -56,7 +58,7 @@ def test_the_text_begins_with_the_problem_and_the_advice(relay: NotedRelay) -> N
     assert lines[upstream + 5].startswith("  last error at 1969-12-31T23:59:")
     assert lines[upstream + 5].endswith(": 401 Invalid\\x1b[2J or missing API key")
     assert lines[upstream + 6].startswith("  what to do: Write the right value to /etc/relay/key.")
-    assert any(line.startswith("2       tv        tv-17       345") for line in lines)
+    assert any(line.startswith("2 (PlayTV)  tv        tv-17       345") for line in lines)
     assert "\x1b" not in text
 
 
@@ -77,8 +79,8 @@ def test_the_text_has_the_rates(relay: NotedRelay) -> None:
 
     text = call("status", environ=relay.environ).stdout
 
-    assert "received          1,234 events/s, 12,345 in total\n" in text
-    assert "sent              0.5 events/s, 5 in total\n" in text
+    assert "received          1,234 events/s in the last 10 s, 12,345 in total\n" in text
+    assert "sent              0.5 events/s in the last 10 s, 5 in total\n" in text
 
 
 def test_the_text_has_the_rejected_events(relay: NotedRelay) -> None:

@@ -40,13 +40,14 @@ def summarize(
     gauges: Gauges = WRITABLE,
     pending: int = 5,
     limited: int = 0,
+    tenants: dict[EndpointState, str] | None = None,
     last_hour: dict[tuple[Kind, str], int] | None = None,
 ) -> Summary:
     """Return the summary. Each upstream has pending events unless `waiting` names others, and delivered some."""
     states = states or ["ok"]
     waiting = states if waiting is None else waiting
     counts = (Counter(states), Counter(waiting), Counter(undelivered or []))
-    conditions = Conditions(gauges, pending, *counts, limited, last_hour or {})
+    conditions = Conditions(gauges, pending, *counts, limited, tenants or {}, last_hour or {})
     return summary(conditions, lambda state: f"advice for {state}")
 
 
@@ -63,6 +64,11 @@ def summarize(
         (summarize(["backing_off", "backing_off"]), "trouble", "2 of 2 upstreams do not respond"),
         (summarize(["ok", "misconfigured"]), "trouble", "One of 2 upstreams is not the events API"),
         (summarize(["ok", "backing_off", "unauthorized"]), "trouble", "One of 3 upstreams rejects the key"),
+        (
+            summarize(["ok", "misconfigured"], tenants={"misconfigured": "tenant 2 (PlayTV)"}),
+            "trouble",
+            "The upstream of tenant 2 (PlayTV) is not the events API: its events are pending.",
+        ),
         (summarize(["backing_off"], waiting=[], pending=0), "ok", "No events are pending."),
         (
             summarize(["unauthorized"], waiting=[], undelivered=["unauthorized"], pending=0),
