@@ -39,6 +39,7 @@ TABLES = (
     " queue_id bigint NOT NULL, event_id bytea NOT NULL, tenant_id bigint NOT NULL, platform text NOT NULL,"
     " device_id text NOT NULL, reason text NOT NULL, status int, message text NOT NULL, dead_at_ms bigint NOT NULL,"
     " crc bigint NOT NULL, checked bigint NOT NULL, body bytea NOT NULL)",
+    "CREATE INDEX IF NOT EXISTS dead_letters_event ON dead_letters(event_id)",
     "CREATE SEQUENCE IF NOT EXISTS commit_id",
     "INSERT INTO slots SELECT slot, NULL FROM generate_series(0, 255) slot ON CONFLICT DO NOTHING",
     "INSERT INTO meta(version) VALUES (1) ON CONFLICT DO NOTHING",
