@@ -31,11 +31,10 @@ from relay.forward.state_log import StateLog
 from relay.forward.timestamps import corrected_bodies
 from relay.forward.upstream import BatchSender
 from relay.outbox import Claimed, ClaimPart, Dead, Outbox, OutboxError, Settled
-from relay.policy import batch
 from relay.policy.backoff import full_jitter
 from relay.policy.device_queue import may_forget
 from relay.policy.limits import Limits
-from relay.policy.requests import Reply, Send, Wait
+from relay.policy.requests import Reply, Send, Wait, count_fitting, request_body
 from relay.policy.schedule import Schedule
 from relay.policy.true_time import EARLIEST_MS, TrueTimes
 from relay.policy.verdict import (
@@ -232,7 +231,7 @@ class Forwarder(QueueHolder):
         clock, origin = self._clock, self._client.origin(send.tenant_id)
         if origin in self._asked_the_time or self.true_times.now_ms(origin, clock.monotonic_ms()) is not None:
             return True
-        request = batch.body([])
+        request = request_body([])
         response = await self._post(send, request, 0, fresh=True)
         if not isinstance(response, NoResponse):
             self._asked_the_time.add(origin)
@@ -249,7 +248,7 @@ class Forwarder(QueueHolder):
 
     async def _ask(self, send: Send, chosen_at: int) -> None:
         """Send a batch without events, whose response shows whether the API responds at all."""
-        request = batch.body([])
+        request = request_body([])
         response = await self._post(send, request, 0, fresh=True)
         now, reply = self._clock.monotonic_ms(), Reply({}, len(request), verdict(response, 0), chosen_at)
         self._state_log.note(self._schedule.answered(send, reply, now, self._clock.chance()), now)
@@ -293,7 +292,9 @@ class Forwarder(QueueHolder):
         used_bytes = 0
         for share in send.shares:
             sizes = self._outbox.sizes(share.queue_id, share.max_events)
-            events = len(sizes) if send.exact else batch.cut(sizes, share.max_events, send.max_body_bytes, used_bytes)
+            events = (
+                len(sizes) if send.exact else count_fitting(sizes, share.max_events, send.max_body_bytes, used_bytes)
+            )
             if events:
                 used_bytes += sum(sizes[:events]) + events
                 omitted = {event.seq: event.cause and Dead(*event.cause) for event in share.omitted}
@@ -306,7 +307,7 @@ class Forwarder(QueueHolder):
         if not bodies:
             self._outbox.release(queue_ids)
             return
-        request = batch.body(bodies)
+        request = request_body(bodies)
         # An exact request may repeat a request that failed on a closed kept-alive connection. Use a new connection.
         response = await self._post(send, request, len(bodies), fresh=send.exact)
         now = self._clock.monotonic_ms()

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from relay.config import Settings
 from relay.forward.resolver import Resolver
 from relay.forward.upstream import UpstreamClient, tls_context
-from relay.policy.batch import body
+from relay.policy.requests import request_body
 from relay.policy.verdict import (
     Delivered,
     EventsRejected,
@@ -98,7 +98,7 @@ async def _connect(host: str, addresses: list[str], port: int, tls: ssl.SSLConte
 async def _try_key(suffix: str, tenant_id: int, settings: Settings) -> Step:
     client = UpstreamClient(settings.upstream, SystemClock())
     try:
-        response = await client.post(tenant_id, body([]))
+        response = await client.post(tenant_id, request_body([]))
     finally:
         await client.close()
     if isinstance(response, NoResponse):

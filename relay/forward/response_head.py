@@ -56,7 +56,12 @@ class ResponseHead:
         while (head := self._next_head()) is not None:
             if self._is_final(head):
                 self.complete = True
-                return self._normalized(head) + self._rest()
+                head, rest = self._normalized(head), bytes(self._buffer)
+                self._buffer.clear()
+                if not self._drops_rest:
+                    return head + rest
+                self.ends_connection |= bool(rest)
+                return head
         return b""
 
     def _next_head(self) -> bytes | None:
@@ -89,15 +94,6 @@ class ResponseHead:
         if self._informational > MAX_INFORMATIONAL:
             raise NotHttp(f"it has more than {MAX_INFORMATIONAL} informational responses, the last one {status}")
         return False
-
-    def _rest(self) -> bytes:
-        """Return the bytes after the head, or none if the response has no body."""
-        rest = bytes(self._buffer)
-        self._buffer.clear()
-        if not self._drops_rest:
-            return rest
-        self.ends_connection |= bool(rest)
-        return b""
 
     def _normalized(self, head: bytes) -> bytes:
         head = _SPACED_COLON.sub(rb"\1:", head)

@@ -225,13 +225,12 @@ class UpstreamClient:
         async with self._opening:
             while self._session is None:
                 settings = self._settings
-                transport = _transport(
-                    settings
-                )  # Taken before the files are read, so that a later change opens another session.
+                # Taken before the files are read, so that a later change opens another session.
+                transport = _transport(settings)
                 tls = await asyncio.to_thread(tls_context, settings)
                 if transport == _transport(self._settings):
                     self._opened_with = transport
-                    self._session = _session(settings, tls, self._resolver, self._sockets)
+                    self._session = _session(tls, self._resolver, self._sockets)
             return self._session
 
     async def _read(self, response: aiohttp.ClientResponse, endpoint: EndpointSettings) -> UpstreamResponse:
@@ -253,7 +252,7 @@ class UpstreamClient:
         return UpstreamResponse(response.status, headers, body, self._clock.wall_ms(), mask)
 
 
-def _session(settings: Upstream, tls: ssl.SSLContext, resolver: Resolver, sockets: Sockets) -> aiohttp.ClientSession:
+def _session(tls: ssl.SSLContext, resolver: Resolver, sockets: Sockets) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(
             limit=0,  # The schedule bounds the number of requests in flight.

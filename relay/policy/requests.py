@@ -1,14 +1,17 @@
-"""The decisions of the schedule (`Send`, `Wait`) and the result that the caller passes back (`Reply`)."""
+"""The decisions of the schedule (`Send`, `Wait`), the body of a request, and its result (`Reply`)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from relay.policy.omitted_events import Omitted
 from relay.policy.verdict import Verdict
 
+PREFIX, SEPARATOR, SUFFIX = b'{"events":[', b",", b"]}"
+_FRAME_BYTES = len(PREFIX) + len(SUFFIX)
 _NONE: Mapping[int, Any] = MappingProxyType({})
 
 
@@ -53,3 +56,23 @@ class Wait(NamedTuple):
     """No request may be sent before `until` unless the state changes. None: only a change permits a request."""
 
     until: int | None
+
+
+def count_fitting(sizes: Iterable[int], max_events: int, max_body_bytes: int, used_bytes: int = 0) -> int:
+    """Return how many events of these `sizes` (bytes, in order) fit a body that already holds `used_bytes` of events.
+
+    An empty body always takes one event: an event that exceeds `max_body_bytes` is sent in a request of its own.
+    """
+    room = max_body_bytes - _FRAME_BYTES - used_bytes
+    events = 0
+    for size in islice(sizes, max_events):
+        room -= size + len(SEPARATOR)
+        if room < 0 and (events or used_bytes):
+            break
+        events += 1
+    return events
+
+
+def request_body(events: Sequence[bytes]) -> bytes:
+    """Return the body of a request. The bytes of each event are unchanged."""
+    return PREFIX + SEPARATOR.join(events) + SUFFIX

@@ -33,12 +33,12 @@ def control(application: Application, method: str, path: str, body: bytes) -> Sc
     """Execute a control request and return its response."""
     try:
         return _execute(application, method, path.removeprefix(PREFIX), body)
-    except (ValueError, RecursionError) as error:  # msgspec raises subclasses of ValueError.
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         return _response(422, {"error": str(error)})
 
 
 def _execute(application: Application, method: str, name: str, body: bytes) -> ScriptedResponse:
-    """Raise ValueError or RecursionError for a body that is not allowed."""
+    """Raise MsgspecError, ValueError or RecursionError for a body that is not allowed."""
     match method, name:
         case "GET", "report":
             return _response(200, application.report())

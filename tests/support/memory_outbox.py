@@ -38,9 +38,9 @@ from relay.outbox import (
 from relay.outbox.engine.checksum import checksum, has_inserted_time
 from relay.outbox.engine.conflicts import Conflict, Conflicts
 from relay.outbox.engine.fair_share import over_share
-from relay.outbox.engine.flight import packed, unpacked
 from relay.outbox.engine.limits import limited
 from relay.outbox.engine.outbox_clock import OutboxTime
+from relay.outbox.engine.stored_queue import packed, unpacked
 from relay.runtime.clock import Clock, rfc3339
 from relay.runtime.metrics import Metrics
 

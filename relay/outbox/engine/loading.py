@@ -9,8 +9,8 @@ from array import array
 from collections.abc import Sequence
 
 from relay.outbox import NOTHING_OMITTED, ClaimPart, RestoredState
-from relay.outbox.engine.flight import Flight, unpacked
 from relay.outbox.engine.storage import LogChunk, Opened
+from relay.outbox.engine.stored_queue import Flight, unpacked
 
 
 class Loaded:

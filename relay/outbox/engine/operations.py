@@ -32,8 +32,8 @@ from relay.outbox.engine.commands import (
 from relay.outbox.engine.commit_plan import Draft, Op
 from relay.outbox.engine.dedupe_window import DROPPED
 from relay.outbox.engine.deletion import DeletionRange
-from relay.outbox.engine.flight import Flight, packed
 from relay.outbox.engine.outbox_state import OutboxState
+from relay.outbox.engine.stored_queue import Flight, packed
 from relay.runtime.metrics import Metrics
 
 T = TypeVar("T")

@@ -9,13 +9,31 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
 
 from relay.event.reader import DeviceKey
-from relay.outbox.engine.flight import Flight
+from relay.outbox import NOTHING_OMITTED, Dead
 
+_MESSAGES_CHARS = 8192
+"""Maximum sum of the stored messages, so that a journal entry fits into the space that is reserved for it."""
 _SLACK_EVENTS = 1024
 """The removed front of a queue's arrays is deleted when it has this many events and is half of the array."""
+
+
+class Flight(NamedTuple):
+    """The events of one device queue that are in flight. The request contains all of them but the omitted ones."""
+
+    seqs: array[int]
+    omitted: Mapping[int, Dead | None] = NOTHING_OMITTED
+    """See ClaimPart."""
+
+    @property
+    def sent(self) -> Sequence[int]:
+        """The seqs of the events in the request."""
+        return [seq for seq in self.seqs if seq not in self.omitted] if self.omitted else self.seqs
 
 
 class StoredQueue:
@@ -152,3 +170,21 @@ def _contains(seqs: array[int], seq: int, start: int = 0) -> bool:
     """Return whether a sorted array contains a seq at `start` or later."""
     at = bisect_left(seqs, seq, start)
     return at < len(seqs) and seqs[at] == seq
+
+
+def packed(omitted: Mapping[int, Dead | None]) -> bytes:
+    """Return omitted events for the journal. Messages are cut if they are long together."""
+    if not omitted:
+        return b""
+    most = _MESSAGES_CHARS // len(omitted)
+    rows = [(seq, *dead[:2], dead.message[:most]) if dead else (seq,) for seq, dead in omitted.items()]
+    return msgspec.json.encode(rows)
+
+
+def unpacked(stored: bytes) -> Mapping[int, Dead | None]:
+    """Return the omitted events of a journal entry; none if the disk has changed it."""
+    try:
+        rows: list[list[Any]] = msgspec.json.decode(stored, type=list[list[Any]]) if stored else []
+        return {int(seq): msgspec.convert(dead, Dead) if dead else None for seq, *dead in rows}
+    except (msgspec.MsgspecError, UnicodeDecodeError, ValueError, TypeError):
+        return NOTHING_OMITTED

@@ -109,7 +109,7 @@ class Journal(NamedTuple):
     """By appending replica: the last seq of the request."""
     shift_ms: int
     omitted: bytes
-    """Omitted events, see relay.outbox.engine.flight."""
+    """Omitted events, see relay.outbox.engine.stored_queue."""
 
 
 class SettledQueue(NamedTuple):

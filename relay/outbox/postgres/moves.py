@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from relay.outbox import Claimed, ClaimPart, Dead, DropReason, Settled, Timestamp
 from relay.outbox.engine.checksum import has_inserted_time
-from relay.outbox.engine.flight import Flight, packed
+from relay.outbox.engine.stored_queue import Flight, packed
 from relay.outbox.postgres.database import (
     DeadRow,
     EndedRequest,

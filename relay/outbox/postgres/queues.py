@@ -10,7 +10,7 @@ from array import array
 from collections.abc import Collection, Iterator
 
 from relay.event.reader import DeviceKey
-from relay.outbox.engine.flight import Flight
+from relay.outbox.engine.stored_queue import Flight
 
 _SLACK_EVENTS = 1024
 """The removed front of a queue's arrays is deleted when it has this many events and is half of the array."""

@@ -22,8 +22,8 @@ from relay.outbox import (
 )
 from relay.outbox.engine.conflicts import Conflict
 from relay.outbox.engine.fair_share import is_crowded, over_share
-from relay.outbox.engine.flight import Flight, unpacked
 from relay.outbox.engine.outbox_clock import Anchor, OutboxTime
+from relay.outbox.engine.stored_queue import Flight, unpacked
 from relay.outbox.postgres.commits import Commits
 from relay.outbox.postgres.database import (
     AppendTotals,

@@ -110,7 +110,9 @@ _VERSION_5 = (  # the vocabulary of the code; SQLite changes the schema only, an
     "ALTER TABLE ledger RENAME COLUMN next_lane TO next_queue_id",
     "ALTER TABLE dead_letters RENAME COLUMN words TO message",
 )
-_VERSION_6 = ("ALTER TABLE device_queues ADD COLUMN omitted BLOB",)  # part of the journal entry, see flight.packed
+_VERSION_6 = (
+    "ALTER TABLE device_queues ADD COLUMN omitted BLOB",
+)  # part of the journal entry, see stored_queue.packed
 _VERSION_7 = ("CREATE INDEX dead_letters_by_event ON dead_letters(event_id)",)  # apps look up their events
 MIGRATIONS: Sequence[Sequence[str]] = (
     _VERSION_1,

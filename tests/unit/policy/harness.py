@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from relay.policy import batch
 from relay.policy.limits import Limits
 from relay.policy.omitted_events import DeadLetterCause
 from relay.policy.overview import EndpointView
-from relay.policy.requests import Reply, Send, Share, Wait
+from relay.policy.requests import Reply, Send, Share, Wait, count_fitting
 from relay.policy.schedule import Schedule
 from relay.policy.verdict import (
     Delivered,
@@ -141,7 +140,7 @@ class Harness:
         for share in send.shares:
             pending = self.pending[share.queue_id]
             sizes = [EVENT_BYTES] * len(pending)
-            events = batch.cut(sizes, share.max_events, send.max_body_bytes, used_bytes)
+            events = count_fitting(sizes, share.max_events, send.max_body_bytes, used_bytes)
             if send.exact:
                 events = min(share.max_events, len(pending))
             if events:

@@ -10,11 +10,11 @@ from relay.config import OutboxSettings
 from relay.event.reader import DeviceKey
 from relay.outbox import ClaimPart, RestoredQueue
 from relay.outbox.engine.dedupe_window import DedupeWindow
-from relay.outbox.engine.flight import Flight
 from relay.outbox.engine.limits import OutboxLimits
 from relay.outbox.engine.opened_queues import OpenedQueues, QueueRow
 from relay.outbox.engine.outbox_state import OutboxState
 from relay.outbox.engine.storage import LogChunk, Opened, Space, SpaceLimits, StoredTotals
+from relay.outbox.engine.stored_queue import Flight
 
 from tests.contract.boxes import PHONE, TV, FakeClock
 

@@ -6,8 +6,8 @@ import tracemalloc
 
 from hypothesis import given
 from hypothesis import strategies as st
-from relay.outbox.engine.flight import Flight
 from relay.outbox.engine.queue_index import Index
+from relay.outbox.engine.stored_queue import Flight
 
 FORGOTTEN = 2_000
 STEPS = st.lists(

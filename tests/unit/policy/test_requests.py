@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from relay.policy.batch import body, cut
+from relay.policy.requests import count_fitting, request_body
 
 FRAME_BYTES = len(b'{"events":[]}')
 
@@ -26,15 +26,15 @@ FRAME_BYTES = len(b'{"events":[]}')
 def test_cut_takes_the_first_events_that_fit_and_at_least_one(
     sizes: list[int], max_events: int, max_body_bytes: int, events: int
 ) -> None:
-    assert cut(sizes, max_events, max_body_bytes) == events
+    assert count_fitting(sizes, max_events, max_body_bytes) == events
 
 
 def test_cut_takes_nothing_that_does_not_fit_a_body_with_events() -> None:
-    assert cut([5000], 10, 1000, used_bytes=500) == 0
-    assert cut([400, 400], 10, 1000, used_bytes=500) == 1
+    assert count_fitting([5000], 10, 1000, used_bytes=500) == 0
+    assert count_fitting([400, 400], 10, 1000, used_bytes=500) == 1
 
 
 def test_the_body_contains_the_events_byte_for_byte() -> None:
     events = [b'{"a": 1.0}', b'{"b":"\xc3\xa9"}']
-    assert body(events) == b'{"events":[{"a": 1.0},{"b":"\xc3\xa9"}]}'
-    assert msgspec.json.decode(body(events)) == {"events": [{"a": 1.0}, {"b": "é"}]}
+    assert request_body(events) == b'{"events":[{"a": 1.0},{"b":"\xc3\xa9"}]}'
+    assert msgspec.json.decode(request_body(events)) == {"events": [{"a": 1.0}, {"b": "é"}]}
