@@ -38,7 +38,7 @@ from relay import __version__
 from relay.app import installation, signals
 from relay.app.routes import Routes
 from relay.app.secret_watch import warn_of_exposed, watch_keys, watched_files
-from relay.app.shown_status import create_last_hour, create_status
+from relay.app.shown_status import create_last_hour, create_status, described
 from relay.app.systemd import Supervisor
 from relay.config import ConfigError, ConfigFault, Settings, changes, diff, needs_restart, secrets, with_changed_files
 from relay.event.reader import Reader
@@ -124,6 +124,7 @@ class Service:
             token=settings.ops.token,
             metrics=self.metrics,
             refresh=self._refresh,
+            configuration=lambda: described(self.settings),
         )
         self._routes = Routes(settings, self._http, self._ops)
         self._listeners = self._routes.listeners(self.metrics, clock)

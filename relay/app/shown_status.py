@@ -6,7 +6,7 @@ import platform
 from collections.abc import Callable, Mapping, Sequence
 
 from relay.app import process
-from relay.config import Settings, shown_url, tenant_key
+from relay.config import Settings, describe, shown_url, tenant_key
 from relay.ops.explanations import ConfiguredUpstream
 from relay.ops.history import History
 from relay.ops.last_hour import Counts, LastHour
@@ -47,6 +47,13 @@ def create_status(
 def _facts(settings: Settings, http: Sequence[str], udp: Sequence[str]) -> Facts:
     rate = settings.rate
     return Facts(platform.node(), http, udp, settings.outbox.max_age_ms, rate.window_ms, rate.device_per_window)
+
+
+def described(settings: Settings) -> dict[str, object]:
+    """Return the value of each key with secrets masked, and its source."""
+    return {
+        name: {"value": value, "source": settings.sources.get(name, "")} for name, value in describe(settings).items()
+    }
 
 
 def create_last_hour(settings: Settings, clock: Clock, metrics: Metrics, outbox: Outbox) -> LastHour:

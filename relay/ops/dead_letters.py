@@ -17,6 +17,7 @@ from aiohttp import hdrs
 from relay.http.request import Request
 from relay.ops.response import RequestRejected
 from relay.outbox import DeadLetter, Outbox, Selection
+from relay.runtime.event_feed import described
 from relay.runtime.metrics import DEAD_REASONS
 
 MAX_SHOWN = 100
@@ -80,18 +81,22 @@ def read_query(request: Request) -> Query:
     search, bodies = query.pop("search", ""), query.pop("bodies", "true")
     limit = _number(query.pop("limit", str(MAX_SHOWN)), "limit", 1, MAX_SHOWN)
     after = _number(query.pop("after", "0"), "after", 0, MAX_ID)
+    newest = query.pop("newest", "false")
     if query:
         raise RequestRejected(
-            400, f"unknown parameter {min(query)!r}: the parameters are device, reason, search, bodies, limit and after"
+            400,
+            f"unknown parameter {min(query)!r}: "
+            "the parameters are device, reason, search, bodies, newest, limit and after",
         )
     _require_reason(reason)
-    if bodies not in ("true", "false"):
-        raise RequestRejected(400, f"bodies must be true or false, not {bodies[:40]!r}")
+    for name, value in (("bodies", bodies), ("newest", newest)):
+        if value not in ("true", "false"):
+            raise RequestRejected(400, f"{name} must be true or false, not {value[:40]!r}")
     if len(search) > MAX_SEARCH_CHARS:
         raise RequestRejected(400, f"search has {len(search)} characters, more than {MAX_SEARCH_CHARS}")
-    return Query(
-        Selection((), device, reason, device is None and reason is None), search, limit, after, bodies == "true"
-    )
+    every = device is None and reason is None
+    selection = Selection((), device, reason, every, newest_first=newest == "true")
+    return Query(selection, search, limit, after, bodies == "true")
 
 
 async def found(outbox: Outbox, query: Query) -> tuple[list[DeadLetter], int | None]:
@@ -135,6 +140,7 @@ def shown(letter: DeadLetter, *, with_body: bool = True) -> dict[str, Any]:
     data = {
         "id": letter.id,
         "event_id": letter.event_id,
+        "event_type": described("dead_lettered", letter.body).event_type,
         "tenant": tenant_id,
         "platform": platform,
         "device_id": device_id,

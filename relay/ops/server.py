@@ -70,14 +70,20 @@ class Ops:
         token: Secret | None,
         metrics: Metrics,
         refresh: Callable[[], None],
+        configuration: Callable[[], Mapping[str, object]],
     ) -> None:
-        """`refresh` is called before each scrape. It sets the gauges that outbox and schedule do not supply."""
+        """Serve these parts.
+
+        - `refresh` is called before each scrape. It sets the gauges that outbox and schedule do not supply.
+        - `configuration` returns the value of each key with secrets masked, and its source.
+        """
         self.token = token
         self._status = status
         self._outbox = outbox
         self._control = control
         self._metrics = metrics
         self._refresh = refresh
+        self._configuration = configuration
         self._page = _read_page()
         get, post = hdrs.METH_GET, hdrs.METH_POST
         self._routes = {
@@ -88,6 +94,7 @@ class Ops:
             "/status/stream": Route(get, live.stream),
             TAIL_PATH: Route(get, tail.stream),
             "/log": Route(get, self._show_log, guarded=True),
+            "/configuration": Route(get, self._show_configuration, guarded=True),
             "/flush": Route(post, self._flush, guarded=True),
             DEAD_LETTERS: Route(get, self._list_dead, guarded=True),
             f"{DEAD_LETTERS}/requeue": Route(post, self._requeue, guarded=True),
@@ -154,6 +161,9 @@ class Ops:
 
     async def _show_log(self, _: Request) -> Response:
         return bytes_response("".join(f"{line}\n" for line in log.last_lines()).encode(), "text/plain; charset=utf-8")
+
+    async def _show_configuration(self, _: Request) -> Response:
+        return json_response({"success": True, "settings": self._configuration()})
 
     async def _file(self, request: Request) -> Response:
         body, content_type = self._page[request.url.path]

@@ -241,6 +241,8 @@ class Selection:
     reason: str | None = None
     all: bool = False
     event_id: bytes | None = None
+    newest_first: bool = False
+    """Whether `dead_letters` returns the newest first."""
 
 
 Backlog: TypeAlias = tuple[int, DeviceKey, int, int]
@@ -351,7 +353,10 @@ class Outbox(Protocol):
         """
 
     async def dead_letters(self, selection: Selection, limit: int, after: int = 0) -> Sequence[DeadLetter]:
-        """Return up to `limit` dead letters with id > `after`, sorted by id."""
+        """Return up to `limit` dead letters with id > `after`, sorted by id.
+
+        With `newest_first`: those with a smaller id, in descending order; `after` = 0 begins with the newest.
+        """
 
     async def requeue(self, selection: Selection, limit: int) -> int:
         """Append up to `limit` selected dead letters again, so that they are pending. Return their number."""

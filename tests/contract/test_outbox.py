@@ -1010,6 +1010,10 @@ class TestDeadLetters:
         assert await chosen(Selection(ids=[second.id], reason="too_large")) == []
         assert await chosen(Selection()) == []
         assert await chosen(ALL, limit=1, after=first.id) == [second]
+        newest = Selection(all=True, newest_first=True)
+        assert await chosen(newest, limit=2) == [third, second]
+        assert await chosen(newest, after=second.id) == [first]
+        assert await chosen(Selection(reason="refused", newest_first=True), limit=1) == [second]
         assert (third.status, third.message, third.device_key) == (413, "4 MiB", PHONE)
         assert third.dead_at == "2026-11-18T11:06:40.000Z"
 

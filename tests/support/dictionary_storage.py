@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from itertools import takewhile
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
 from relay.config import OutboxSettings
@@ -26,6 +26,16 @@ from relay.outbox.engine.storage import Committed, LogChunk, Opened, Space, Spac
 from relay.runtime.clock import Clock, rfc3339
 
 _ROW_BYTES = 64
+
+
+T = TypeVar("T")
+
+
+def page(numbered: Iterable[tuple[int, T]], after: int, *, newest_first: bool) -> list[tuple[int, T]]:
+    """Return the dead letters after a number, in the order of `Outbox.dead_letters`."""
+    if newest_first:
+        return [each for each in reversed([*numbered]) if not after or each[0] < after]
+    return [each for each in numbered if each[0] > after]
 
 
 class Row(NamedTuple):
@@ -136,10 +146,11 @@ class DictionaryStorage:
         return sum(len(row.body) for row, _ in self.letters.values())
 
     def _select(self, selection: Selection, after: int = 0) -> list[tuple[Row, DeadLetter]]:
-        ids, device_id, reason, everything, event_id = astuple(selection)
+        ids, device_id, reason, everything, event_id, newest_first = astuple(selection)
         if not (ids or everything or {device_id, reason, event_id} != {None}):
             return []
-        letters = [each for number, each in self.letters.items() if number > after and (not ids or number in ids)]
+        ordered = page(self.letters.items(), after, newest_first=newest_first)
+        letters = [each for number, each in ordered if not ids or number in ids]
         letters = [each for each in letters if device_id in (None, each[1].device_key[2])]
         return [each for each in letters if event_id in (None, each[0].event_id) and reason in (None, each[1].reason)]
 

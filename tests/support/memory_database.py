@@ -22,6 +22,8 @@ from relay.outbox.engine.outbox_clock import Anchor
 from relay.outbox.postgres import database as d
 from relay.runtime.clock import rfc3339
 
+from tests.support.dictionary_storage import page
+
 
 class LogRow(NamedTuple):
     queue_id: int
@@ -301,10 +303,11 @@ class MemoryDatabase:
 
     async def letters(self, selection: Selection, limit: int, after: int) -> Sequence[DeadLetter]:
         await self._turn()
-        return [each.letter for number, each in self._selected(selection) if number > after][:limit]
+        found = page(self._selected(selection), after, newest_first=selection.newest_first)
+        return [each.letter for _, each in found][:limit]
 
     def _selected(self, selection: Selection) -> list[tuple[int, LetterRow]]:
-        ids, device_id, reason, everything, event_id = astuple(selection)
+        ids, device_id, reason, everything, event_id, _ = astuple(selection)
         if not (ids or everything or device_id is not None or reason is not None or event_id is not None):
             return []
         wanted = None if event_id is None else str(UUID(bytes=event_id))

@@ -44,6 +44,7 @@ from relay.outbox.engine.stored_queue import packed, unpacked
 from relay.runtime.clock import Clock, rfc3339
 from relay.runtime.metrics import Metrics
 
+from tests.support.dictionary_storage import page
 from tests.support.memory_disk import ROW_BYTES, Disk, Stored
 
 
@@ -266,7 +267,10 @@ class MemoryOutbox:
 
     async def dead_letters(self, selection: Selection, limit: int, after: int = 0) -> Sequence[DeadLetter]:
         await self._commit_turn()
-        return [letter for letter in self.disk.selected(selection) if letter.id > after][:limit]
+        found = page(
+            [(each.id, each) for each in self.disk.selected(selection)], after, newest_first=selection.newest_first
+        )
+        return [letter for _, letter in found][:limit]
 
     async def requeue(self, selection: Selection, limit: int) -> int:
         await self._commit_turn()

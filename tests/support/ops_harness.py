@@ -24,6 +24,8 @@ from relay.policy.overview import EndpointView, QueueSummary, QueueView
 from relay.policy.upstream_origin import EndpointState
 from relay.runtime.metrics import Metrics
 
+from tests.support.dictionary_storage import page
+
 STARTED_MS = 5_000
 """Monotonic time of the start."""
 
@@ -111,7 +113,8 @@ class DeadLetterOutbox:
         return self.state._replace(dead_letters=len(self.letters))
 
     async def dead_letters(self, selection: Selection, limit: int, after: int = 0) -> Sequence[DeadLetter]:
-        return [letter for letter in self._chosen(selection) if letter.id > after][:limit]
+        found = page([(each.id, each) for each in self._chosen(selection)], after, newest_first=selection.newest_first)
+        return [letter for _, letter in found][:limit]
 
     async def requeue(self, selection: Selection, limit: int) -> int:
         if self.fails:
@@ -223,6 +226,7 @@ class Served:
             token=None,
             metrics=self.metrics,
             refresh=self._refresh,
+            configuration=lambda: {"upstream.api_key": {"value": "***", "source": "file /etc/relay/key"}},
         )
         self.base = ""
         self.session: ClientSession

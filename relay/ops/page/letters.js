@@ -6,7 +6,10 @@
 // failure, the next status triggers another request.
 
 import { call, useToken } from "./call.js";
+import { showConfiguration } from "./configuration.js";
 import { byId, element, number, setText } from "./dom.js";
+import { showGroups } from "./groups.js";
+import { pretty } from "./pretty.js";
 import { isShown, onView } from "./views.js";
 
 const SHOWN_AT_ONCE = 20;
@@ -89,7 +92,15 @@ async function load() {
   byId("letters-list").replaceChildren();
   setText("letters-news", "");
   add(filter, data, message);
+  showGroups(count, (reason) => REASONS.get(reason) ?? reason, choose);
   follow();
+}
+
+// Show the dead letters of a group.
+function choose(reason, search) {
+  byId("letters-reason").value = reason;
+  byId("letters-search").value = search;
+  byId("letters-filter").requestSubmit();
 }
 
 function failed({ status, error }) {
@@ -121,7 +132,7 @@ async function request(filter, after) {
   return data;
 }
 
-const query = (filter, after, more) => `dead-letters?${new URLSearchParams({ after, ...more, ...filter })}`;
+const query = (filter, after, more) => `dead-letters?${new URLSearchParams({ newest: true, after, ...more, ...filter })}`;
 
 function typed() {
   const fields = { reason: byId("letters-reason").value, search: byId("letters-search").value.trim() };
@@ -140,7 +151,7 @@ function add(filter, data, message) {
   byId("requeue-all").disabled = byId("discard-all").disabled = owed !== null;
   byId("requeue-all").textContent = narrowed ? "Requeue all found" : "Requeue all";
   byId("discard-all").textContent = narrowed ? "Discard all found" : "Discard all";
-  const some = shown.nextAfter === null ? "" : "The oldest ";
+  const some = shown.nextAfter === null ? "" : "The newest ";
   const none = narrowed ? "No dead letters found." : "No dead letters.";
   setText("letters-result", message || (rows ? `${some}${number(rows)} ${narrowed ? "found" : "shown"}.` : none));
   selectionChanged();
@@ -150,15 +161,16 @@ function row(letter) {
   const name = `letter ${letter.id} of ${letter.device_id}`;
   const box = element("input", { type: "checkbox", "aria-label": `Select ${name}`, value: letter.id });
   const message = letter.message || (letter.status ? `Status ${letter.status} without a message` : "Never sent");
-  const body = letter.body ?? `(not UTF-8, shown as base64) ${letter.body_base64}`;
+  const body = letter.body !== undefined ? pretty(letter.body) : `(not UTF-8, shown as base64) ${letter.body_base64}`;
   const act = (text, verb, className = "") =>
     element("button", { type: "button", text, className, "aria-label": `${text} ${name}`, "data-verb": verb, value: letter.id });
   return element("li", {}, box, element("div", {},
     element("p", { className: "message", text: message }),
     element("p", { text: `${REASONS.get(letter.reason) ?? letter.reason}, ${new Date(letter.dead_at).toLocaleString()}` }),
     element("p", { className: "soft", text: `${letter.device_id}, ${letter.platform}, tenant ${letter.tenant}` }),
-    element("details", {}, element("summary", { text: `Event ${letter.event_id}` }),
-      element("pre", { text: body, tabindex: "0", role: "group", "aria-label": `Event of ${name}` })),
+    element("details", {}, element("summary", { text: `${letter.event_type} ${letter.event_id}` }),
+      element("pre", { id: `letter-${letter.id}`, text: body, tabindex: "0", role: "group", "aria-label": `Event of ${name}` }),
+      element("button", { type: "button", text: "Copy", "aria-label": `Copy event of ${name}`, "data-copy": `letter-${letter.id}` })),
     element("div", { className: "acts" }, act("Requeue", "requeue"), act("Discard", "discard", "danger"))));
 }
 
@@ -185,5 +197,6 @@ byId("token-form").addEventListener("submit", (event) => {
   event.preventDefault();
   useToken(byId("token").value.trim());
   byId("token").value = "";
-  show("");
+  if (isShown("configuration")) showConfiguration();
+  if (isShown("letters")) show("");
 });

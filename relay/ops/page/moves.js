@@ -10,6 +10,10 @@ import { allIds, countChanged, pause, resume, selectedIds } from "./letters.js";
 
 const BATCH = 100;
 const DONE = { requeue: "requeued", discard: "discarded" };
+const CONFIRM = {
+  requeue: ["Requeue", "The relay sends them again, within the limits.", "Requeue"],
+  discard: ["Discard", "This cannot be undone.", "Discard permanently"],
+};
 let busy = false;
 
 async function move(verb, find) {
@@ -20,7 +24,7 @@ async function move(verb, find) {
   try {
     const ids = await find();
     if (!ids.length) message = "No dead letters left.";
-    else if (verb === "requeue" || (await confirmed(ids.length))) message = await carryOut(verb, ids);
+    else if ((verb === "requeue" && ids.length === 1) || (await confirmed(verb, ids.length))) message = await carryOut(verb, ids);
     else setText("letters-result", `Nothing was ${DONE[verb]}.`);
   } catch (error) {
     message = `Nothing was ${DONE[verb]}. ${error.message}`;
@@ -68,9 +72,11 @@ function resultText(done, moved, total, failed) {
   return `It is unknown ${what} ${done}${least}. ${failed.error}`;
 }
 
-function confirmed(many) {
+function confirmed(verb, many) {
   const dialog = byId("confirm");
-  setText("confirm-text", `Discard ${many === 1 ? "this event" : `these ${number(many)} events`}? This cannot be undone.`);
+  const [asked, effect, button] = CONFIRM[verb];
+  setText("confirm-text", `${asked} ${many === 1 ? "this event" : `these ${number(many)} events`}? ${effect}`);
+  setText("confirm-yes", button);
   dialog.returnValue = "";
   dialog.showModal();
   byId("confirm-no").focus();

@@ -3,6 +3,8 @@
 import { begin, add } from "./charts.js";
 import { connect } from "./connection.js";
 import { byId, setText } from "./dom.js";
+import "./configuration.js";
+import "./events.js";
 import { countChanged } from "./letters.js";
 import "./moves.js";
 import { showDevices, showOverview } from "./overview.js";

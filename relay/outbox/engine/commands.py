@@ -279,7 +279,7 @@ class ReadAppendTime(NamedTuple):
 
 
 class ReadDeadLetters(NamedTuple):
-    """Result: a sequence of DeadLetter with id > `after`, sorted by id."""
+    """Result: a sequence of DeadLetter, see `Outbox.dead_letters`."""
 
     selection: Selection
     limit: int

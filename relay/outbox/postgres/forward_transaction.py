@@ -70,14 +70,15 @@ async def _letter_totals(connection: Connection) -> tuple[int, int]:
 
 
 async def read_letters(connection: Connection, selection: Selection, limit: int, after: int) -> list[DeadLetter]:
-    """Return selected dead letters with id > `after`, sorted by id."""
+    """Return selected dead letters, see `Outbox.dead_letters`."""
     chosen = (selection.device_id, selection.reason, selection.event_id)
     if not (selection.ids or selection.all or any(each is not None for each in chosen)):
         return []
     device_id, reason, event_id = chosen
     values: dict[str, Any] = {"ids": list(selection.ids) or None, "device_id": device_id, "reason": reason}
     values |= {"event_id": event_id, "after": after, "limit": limit}
-    cursor = await connection.execute(sql.LETTERS, values, binary=True)
+    query = sql.NEWEST_LETTERS if selection.newest_first else sql.LETTERS
+    cursor = await connection.execute(query, values, binary=True)
     return [_letter(*row) for row in await cursor.fetchall()]
 
 

@@ -70,12 +70,14 @@ ON CONFLICT (seq) DO UPDATE SET why = excluded.why"""
 DELETE_EVENTS = "DELETE FROM log WHERE seq = ANY(%s)"
 FORGET = "UPDATE device_queues SET forgotten = true WHERE queue_id = ANY(%s)"
 READ_BODIES = "SELECT seq, crc, body FROM log WHERE seq = ANY(%s)"
-LETTERS = """
+_LETTERS = """
 SELECT id, event_id, tenant_id, platform, device_id, reason, status, message, dead_at_ms, body FROM dead_letters
-WHERE id > %(after)s AND (%(ids)s::bigint[] IS NULL OR id = ANY(%(ids)s::bigint[]))
+WHERE {after} AND (%(ids)s::bigint[] IS NULL OR id = ANY(%(ids)s::bigint[]))
   AND (%(device_id)s::text IS NULL OR device_id = %(device_id)s) AND (%(reason)s::text IS NULL OR reason = %(reason)s)
   AND (%(event_id)s::bytea IS NULL OR event_id = %(event_id)s)
-ORDER BY id LIMIT %(limit)s"""
+ORDER BY id {order} LIMIT %(limit)s"""
+LETTERS = _LETTERS.format(after="id > %(after)s", order="")
+NEWEST_LETTERS = _LETTERS.format(after="(id < %(after)s OR %(after)s = 0)", order="DESC")
 
 BEAT = "UPDATE replicas SET beat = beat + 1, events = %s, body_bytes = %s WHERE replica = %s"
 SAVE_TIME = "UPDATE meta SET outbox_ms = %s, monotonic_ms = %s, wall_ms = %s, boot_id = %s, boot_from_ms = %s"

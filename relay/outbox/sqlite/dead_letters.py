@@ -41,6 +41,7 @@ _decode = msgspec.json.Decoder(list[tuple[int, str, int]]).decode
 def read(database: sqlite3.Connection, command: c.ReadDeadLetters) -> Sequence[DeadLetter]:
     """Read dead letters. Texts are read as bytes, so that a text with invalid UTF-8 is readable, too."""
     where, values = _where(command.selection)
+    after, order = ("(id < ?1 OR ?1 = 0)", "DESC") if command.selection.newest_first else ("id > ?1", "")
     return [
         DeadLetter(
             id=number,
@@ -56,7 +57,7 @@ def read(database: sqlite3.Connection, command: c.ReadDeadLetters) -> Sequence[D
             "SELECT id, coalesce(CAST(event_id AS BLOB), x''), CAST(tenant_id AS BLOB), CAST(platform AS BLOB),"
             " CAST(device_id AS BLOB), CAST(reason AS BLOB), CAST(status AS INTEGER), CAST(message AS BLOB),"
             " CAST(dead_at_ms AS INTEGER), coalesce(CAST(body AS BLOB), x'')"
-            f" FROM dead_letters WHERE id > ? AND {where} ORDER BY id LIMIT ?",
+            f" FROM dead_letters WHERE {after} AND {where} ORDER BY id {order} LIMIT ?",
             (command.after, *values, command.limit),
         )
     ]

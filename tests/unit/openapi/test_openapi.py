@@ -338,6 +338,7 @@ TRIES: dict[tuple[str, str], list[Try]] = {
         Try(sent("GET", "/metrics", "Accept: application/openmetrics-text; version=1.0.0")),
     ],
     ("get", "/log"): [Try(sent("GET", "/log")), Try(sent("GET", "/log"), with_token)],
+    ("get", "/configuration"): [Try(sent("GET", "/configuration")), Try(sent("GET", "/configuration"), with_token)],
     ("get", "/status.json"): [Try(sent("GET", "/status.json"))],
     ("post", "/flush"): [
         Try(chosen("/flush", b"")),

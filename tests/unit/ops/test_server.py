@@ -35,6 +35,7 @@ from tests.support.ops_harness import Served, dead_letter
 GUARDED = [
     ("POST", "/flush"),
     ("GET", "/log"),
+    ("GET", "/configuration"),
     ("GET", "/dead-letters"),
     ("GET", "/dead-letters/1"),
     ("POST", "/dead-letters/requeue"),
@@ -373,8 +374,13 @@ class TestDeadLetters:
         assert [letter["id"] for letter in second["dead_letters"]] == [3]
         assert second["next_after"] is None
 
+        newest = (await served.call("/dead-letters?newest=true&limit=2")).json()
+        oldest = (await served.call(f"/dead-letters?newest=true&limit=2&after={newest['next_after']}")).json()
+        assert [letter["id"] for letter in newest["dead_letters"]] == [3, 2]
+        assert ([letter["id"] for letter in oldest["dead_letters"]], oldest["next_after"]) == ([1], None)
+
     async def test_a_letter_contains_its_event_as_it_was_sent(self, served: Served) -> None:
-        body = '{"context": {"title":"Käse"} }'
+        body = '{"event_type": "video.play", "context": {"title":"Käse"} }'
         served.outbox.letters[7] = dead_letter(7, body=body.encode())
 
         letter = (await served.call("/dead-letters/7")).json()["dead_letter"]
@@ -382,6 +388,7 @@ class TestDeadLetters:
         assert letter == {
             "id": 7,
             "event_id": "id-7",
+            "event_type": "video.play",
             "tenant": 1,
             "platform": "tv",
             "device_id": "tv-1",
