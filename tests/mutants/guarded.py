@@ -135,6 +135,28 @@ MUTANTS = (
         ("relay/forward/upstream.py", "            room -= len(chunk)\n", "            room -= 0\n"),
     ),
     mutant(
+        "the configuration for every client",
+        "operations",
+        "tests/unit/ops/test_server.py::TestAccess",
+        (
+            "relay/ops/server.py",
+            "Route(get, self._show_configuration, guarded=True)",
+            "Route(get, self._show_configuration)",
+        ),
+    ),
+    mutant(
+        "a history without a limit",
+        "G9",
+        "tests/unit/ops/test_history.py::test_each_resolution_contains_its_time_in_bounded_memory",
+        ("relay/ops/history.py", "deque(maxlen=POINTS)", "deque()"),
+    ),
+    mutant(
+        "text of events as markup on the status page",
+        "operations",
+        "tests/e2e/test_page.py::TestStatus::test_markup_in_any_text_is_shown_as_text",
+        ("relay/ops/page/dom.js", "made.textContent = text", "made.innerHTML = text"),
+    ),
+    mutant(
         "ready while nothing can be stored",
         "operations",
         "tests/fault/test_disk_full.py::test_a_full_outbox_drops_no_accepted_event",

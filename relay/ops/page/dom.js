@@ -25,6 +25,14 @@ export function fill(place, key, makeChildren) {
   place.replaceChildren(...makeChildren());
 }
 
+let tenantNames = {};
+export function nameTenants(names) { tenantNames = names; }
+
+export function tenant(id) {
+  const name = tenantNames[id];
+  return name ? `tenant ${id} (${name})` : `tenant ${id}`;
+}
+
 export const number = (value) => value.toLocaleString("en");
 
 export function bytes(count) {

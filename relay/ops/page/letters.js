@@ -7,7 +7,7 @@
 
 import { call, useToken } from "./call.js";
 import { showConfiguration } from "./configuration.js";
-import { byId, element, number, setText } from "./dom.js";
+import { byId, element, number, setText, tenant } from "./dom.js";
 import { showGroups } from "./groups.js";
 import { pretty } from "./pretty.js";
 import { isShown, onView } from "./views.js";
@@ -167,7 +167,7 @@ function row(letter) {
   return element("li", {}, box, element("div", {},
     element("p", { className: "message", text: message }),
     element("p", { text: `${REASONS.get(letter.reason) ?? letter.reason}, ${new Date(letter.dead_at).toLocaleString()}` }),
-    element("p", { className: "soft", text: `${letter.device_id}, ${letter.platform}, tenant ${letter.tenant}` }),
+    element("p", { className: "soft", text: `${letter.device_id}, ${letter.platform}, ${tenant(letter.tenant)}` }),
     element("details", {}, element("summary", { text: `${letter.event_type} ${letter.event_id}` }),
       element("pre", { id: `letter-${letter.id}`, text: body, tabindex: "0", role: "group", "aria-label": `Event of ${name}` }),
       element("button", { type: "button", text: "Copy", "aria-label": `Copy event of ${name}`, "data-copy": `letter-${letter.id}` })),

@@ -1,7 +1,7 @@
 // The overview and the devices of a status.
 
 import { post } from "./call.js";
-import { byId, bytes, duration, element, fill, fromNow, number, rate, setText } from "./dom.js";
+import { byId, bytes, duration, element, fill, fromNow, number, rate, setText, tenant } from "./dom.js";
 
 const REJECTIONS = {
   malformed: "not JSON", invalid: "invalid field", too_large: "too large", media_type: "unsupported content type",
@@ -34,7 +34,7 @@ function upstreams({ upstreams: endpoints, upstreams_left_out: left, now, summar
   fill(list, JSON.stringify([endpoints, left, summary.advice, endpoints.some((endpoint) => endpoint.state !== "ok") ? now : ""]), () =>
     endpoints.map((endpoint) => {
       const others = endpoints.length > 1 ? "Every other tenant" : "Every tenant";
-      const name = endpoint.tenant === null ? others : `Tenant ${endpoint.tenant}`;
+      const name = endpoint.tenant === null ? others : tenant(endpoint.tenant).replace("t", "T");
       const lines = [
         element("h3", { text: `${name}: ${endpoint.state.replace("_", " ")}` }),
         element("p", { className: "soft", text: endpoint.url }),
@@ -65,7 +65,7 @@ export function showDevices({ devices: shown, devices_waiting: waiting, devices_
   fill(byId("device-rows"), JSON.stringify([shown, shown.some((one) => one.paused_until) ? now : ""]), () =>
     shown.map((one) => element("tr", {},
       element("th", { scope: "row" }, element("span", { text: one.device_id }), " ",
-        element("span", { className: "soft", text: `${one.platform}, tenant ${one.tenant}` })),
+        element("span", { className: "soft", text: `${one.platform}, ${tenant(one.tenant)}` })),
       element("td", { className: "number", text: number(one.pending) }),
       element("td", { className: "number", text: `${number(one.requests_in_window)} of ${number(limits.device_per_window)}` }),
       element("td", { text: one.paused_until ? `${one.message}; ends ${fromNow(one.paused_until, now)}` : one.message || "no" }))));

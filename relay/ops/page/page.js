@@ -2,7 +2,7 @@
 
 import { begin, add } from "./charts.js";
 import { connect } from "./connection.js";
-import { byId, setText } from "./dom.js";
+import { byId, nameTenants, setText } from "./dom.js";
 import "./configuration.js";
 import "./events.js";
 import { countChanged } from "./letters.js";
@@ -27,6 +27,7 @@ function show(status, link) {
   setText("upstream-url", `to ${first.url}${isLocal(first.url) ? " (this machine)" : ""}`);
   document.title = `${status.summary.level}: Relay on ${status.host}`;
   setText("letters-count", status.dead_letters.count ? status.dead_letters.count.toLocaleString("en") : "");
+  nameTenants(status.tenant_names ?? {});
   showOverview(status);
   showDevices(status);
   showSnippets(status);
