@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import shlex
 import signal
@@ -30,6 +31,13 @@ TAB, ENTER, SPACE, SHIFT = "\ue004", "\ue007", " ", "\ue008"
 LEFT, HOME = "\ue012", "\ue011"
 TOKEN = "canary-token-of-operators"
 SIZES = {"phone": (390, 844, 2), "narrow": (320, 640, 1), "at 200 %": (640, 450, 2), "desk": (1280, 800, 1)}
+if os.environ.get("RELAY_NIGHTLY"):
+    SIZES |= {
+        "tablet": (768, 1024, 2),
+        "landscape phone": (844, 390, 3),
+        "large": (1920, 1080, 1),
+        "wide": (2560, 1440, 1),
+    }
 FIRST_SCREENS = {"desk": (1280, 800), "small": (1024, 600), "phone": (390, 844)}
 VIEWS = ("overview", "devices", "types", "letters", "events", "configuration", "connect")
 SCRIPTS = Path(__file__).parent / "page"
