@@ -17,7 +17,8 @@ from relay.sandbox.settings import Count, Positive
 
 Stage = Literal["accept", "head", "proxy", "application"]
 """The stage of a request at which its fault applies. At "proxy" a proxy responds (or breaks off) in the application's
-place, without a check of key or limits. Faults of "application" apply to valid requests."""
+place, without a check of key or limits. Faults of "application" apply to valid requests. A 401 or 403 to every request
+is a rejected key, so that it applies at "proxy", too."""
 
 AtAccept = Literal["reset_at_accept", "close_at_accept", "silence_at_accept"]
 """When the connection opens, before any request. Open connections are not affected."""
@@ -112,7 +113,8 @@ class Misbehaviour(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         if self.commit in ("before", "late"):
             return "application"
         given_by_proxy = self.answer is not None and responses.is_proxys(self.answer)
-        return "proxy" if given_by_proxy or self.action in _UNCOMMITTED else "application"
+        rejects_key = self.answer in (401, 403) and not self.when
+        return "proxy" if given_by_proxy or rejects_key or self.action in _UNCOMMITTED else "application"
 
     @property
     def gives_status(self) -> bool:

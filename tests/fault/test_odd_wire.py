@@ -6,6 +6,7 @@ The upstream has received the events each time: if the relay cannot read the res
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -194,16 +195,22 @@ async def test_a_closed_keep_alive_connection_is_replaced_at_once(tmp_path: Path
 
 
 async def test_the_retry_is_a_fresh_connection_and_the_only_one(tmp_path: Path) -> None:
-    """A fresh connection that closes too is a failure like any other. The third one is for a batch without events."""
+    """A fresh connection that closes too is a failure like any other, whose cause a batch without events shows."""
+    requests: list[tuple[int, list[int]]] = []  # Number of the connection, and numbers of the events.
     connections = 0
+
+    async def read(reader: asyncio.StreamReader, connection: int) -> None:
+        events = json.loads(await read_request(reader))["events"]
+        requests.append((connection, [each["context"]["n"] for each in events]))
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal connections
         connections += 1
-        if connections == 1:
-            await read_request(reader)
+        connection = connections
+        if connection == 1:
+            await read(reader, connection)
             writer.write(ACCEPTED)
-        await read_request(reader)
+        await read(reader, connection)
 
     async with upstream(talk) as url:
         env = environment(url, tmp_path, retry__initial="1h", retry__max="1h")
@@ -212,7 +219,7 @@ async def test_the_retry_is_a_fresh_connection_and_the_only_one(tmp_path: Path) 
             await relay.until(lambda status: status["ledger"]["delivered"] == 1)
             assert await relay.post(event(2)) == 202
             await relay.until(lambda status: status["upstreams"][0]["state"] == "backing_off")
-    assert connections == 3
+    assert requests == [(1, [1]), (1, [2]), (2, [2]), (3, [])]
 
 
 async def test_the_retry_counts_against_the_device_limit(tmp_path: Path) -> None:

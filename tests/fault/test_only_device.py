@@ -4,7 +4,6 @@ fast."""
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +14,10 @@ from relay.sandbox.server import Sandbox
 
 from tests.e2e.harness import RelayProcess, environment, event, running, serving
 from tests.fault.apps import dead_ids
+from tests.fault.faster import faster
 from tests.fault.sizes import size, some
 
-FASTER = 300
-FAST_RELAY = f"""
-import runpy
-from relay.policy import backoff, cause, diagnosis
-backoff.ISOLATION_MS //= {FASTER}
-cause._ASK_AFTER_MS //= {FASTER}
-diagnosis.CONTENT_MS //= {FASTER}
-diagnosis.POISON_MS //= {FASTER}
-runpy.run_module("relay", run_name="__main__", alter_sys=True)
-"""
-COMMAND = (sys.executable, "-c", FAST_RELAY, "run")
+INTERVALS = {"ISOLATION_MS": 200, "_ASK_AFTER_MS": 100, "CONTENT_MS": 1_800}
 EVENTS = 6
 TEXT = "text that a firewall rejects"
 
@@ -77,7 +67,7 @@ def is_settled(status: dict[str, Any]) -> bool:
 async def test_everything_but_the_bad_events_is_delivered(tmp_path: Path, fault: Misbehaviour, bad: list[int]) -> None:
     async with serving(device_per_window=1000) as sandbox:
         sandbox.faults.add(fault)
-        async with running(settings(sandbox, tmp_path), *COMMAND) as relay:
+        async with running(settings(sandbox, tmp_path), *faster(**INTERVALS, POISON_MS=2_000)) as relay:
             await offer(relay, *bad)
             status = await relay.until(is_settled)
             assert status["ledger"]["dead_lettered"] == len(bad)
@@ -95,12 +85,15 @@ async def test_a_kill_during_the_search_loses_and_reorders_no_event_without_coun
     """The firewall is switched off meanwhile, so that the overtaken event is delivered."""
     async with serving(device_per_window=1000) as sandbox:
         env = settings(sandbox, tmp_path)
+        command = faster(
+            **INTERVALS, POISON_MS=20_000
+        )  # The first event waits for the rest of it before its last attempt.
         sandbox.faults.add(Misbehaviour(answer="403_html", when=TEXT))
         if step == "later event in flight":
             sandbox.faults.add(
-                Misbehaviour(action="silence", commit="before", when=event(1, "only")["event_id"], skip=1, count=1)
+                Misbehaviour(action="silence", commit="before", when=event(1, "only")["event_id"], count=1)
             )
-        async with running(env, *COMMAND) as relay:
+        async with running(env, *command) as relay:
             await offer(relay, 0)
             await relay.until(lambda _: [1] in requests(sandbox))
             if step != "later event in flight":
@@ -112,7 +105,7 @@ async def test_a_kill_during_the_search_loses_and_reorders_no_event_without_coun
                 await relay.until(lambda _: requests(sandbox).count([0]) > count)
             await relay.kill()
         sandbox.faults.heal()
-        async with running(env, *COMMAND) as relay:
+        async with running(env, *command) as relay:
             status = await relay.until(is_settled)
             assert status["ledger"]["delivered"] == EVENTS
             assert await reordered(relay) == 1

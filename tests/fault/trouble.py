@@ -30,18 +30,19 @@ may be in the events, so that one that failed alone is tried again after up to 6
 
 
 @asynccontextmanager
-async def relay_and_apps(sandbox: Sandbox, tmp_path: Path) -> AsyncIterator[tuple[RelayProcess, Fleet]]:
+async def relay_and_apps(sandbox: Sandbox, tmp_path: Path, *command: str) -> AsyncIterator[tuple[RelayProcess, Fleet]]:
     """Run a relay and apps that have sent EACH events. All got a 202, whatever the state of the upstream."""
-    async with relay_alone(sandbox, tmp_path) as (relay, fleet):
+    async with relay_alone(sandbox, tmp_path, *command) as (relay, fleet):
         await fleet.send(EACH)
         yield relay, fleet
 
 
 @asynccontextmanager
-async def relay_alone(sandbox: Sandbox, tmp_path: Path) -> AsyncIterator[tuple[RelayProcess, Fleet]]:
+async def relay_alone(sandbox: Sandbox, tmp_path: Path, *command: str) -> AsyncIterator[tuple[RelayProcess, Fleet]]:
     """Run a relay that has sent no request and has no connection to the upstream."""
     fleet = Fleet(DEVICES)
-    async with running(settings(sandbox.url, tmp_path, upstream__timeout="1s", retry__max="300ms")) as relay:
+    env = settings(sandbox.url, tmp_path, upstream__timeout="1s", retry__max="300ms")
+    async with running(env, *command) as relay:
         fleet.address = relay.http
         yield relay, fleet
 
