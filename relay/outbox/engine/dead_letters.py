@@ -10,15 +10,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 from relay.outbox import Selection
-from relay.outbox.engine.commands import (
-    AdoptedEvents,
-    AdoptEvents,
-    ChooseDeadLetters,
-    ChosenLetter,
-    DiscardDeadLetters,
-    DiscardQuarantined,
-    RequeueDeadLetters,
-)
+from relay.outbox.engine import commands as c
 from relay.outbox.engine.commit_plan import Draft, Op
 from relay.outbox.engine.operations import Execute
 from relay.outbox.engine.outbox_state import OutboxState
@@ -28,15 +20,15 @@ _EVENTS_AT_ONCE = 256
 """Maximum number of dead letters or quarantined events that one commit changes."""
 
 
-def choose(selection: Selection, limit: int) -> Op[Sequence[ChosenLetter]]:
+def choose(selection: Selection, limit: int) -> Op[Sequence[c.ChosenLetter]]:
     """Return the call that chooses the dead letters that one commit can requeue."""
 
-    def apply(state: OutboxState, chosen: Sequence[ChosenLetter]) -> Sequence[ChosenLetter]:
+    def apply(state: OutboxState, chosen: Sequence[c.ChosenLetter]) -> Sequence[c.ChosenLetter]:
         sums = accumulate(letter.body_bytes for letter in chosen)
         fitting = sum(body_bytes <= state.limits.space.commit_bytes for body_bytes in sums)
         return chosen[: max(fitting, 1)]
 
-    return Execute(ChooseDeadLetters(selection, min(limit, _EVENTS_AT_ONCE)), apply)
+    return Execute(c.ChooseDeadLetters(selection, min(limit, _EVENTS_AT_ONCE)), apply)
 
 
 def discard(selection: Selection, limit: int) -> Op[int]:
@@ -46,13 +38,13 @@ def discard(selection: Selection, limit: int) -> Op[int]:
         state.totals.count_removed_letters(*removed)
         return removed[0]
 
-    return Execute(DiscardDeadLetters(selection, min(limit, _EVENTS_AT_ONCE)), apply)
+    return Execute(c.DiscardDeadLetters(selection, min(limit, _EVENTS_AT_ONCE)), apply)
 
 
 class Requeue(Op[int]):
     """Append chosen dead letters to the queues of their devices."""
 
-    def __init__(self, chosen: Sequence[ChosenLetter], metrics: Metrics) -> None:
+    def __init__(self, chosen: Sequence[c.ChosenLetter], metrics: Metrics) -> None:
         super().__init__()
         self._chosen = chosen
         self._metrics = metrics
@@ -67,7 +59,7 @@ class Requeue(Op[int]):
         if draft.unclear.intersection(self._queues):
             return False
         wanted = list(zip((chosen.id for chosen in self._chosen), self._queues, strict=True))
-        draft.add(self, RequeueDeadLetters(wanted, draft.next_seq, draft.now_ms))
+        draft.add(self, c.RequeueDeadLetters(wanted, draft.next_seq, draft.now_ms))
         draft.unclear.update(self._queues)
         return True
 
@@ -94,11 +86,11 @@ class Adopt(Op[int]):
         if draft.unclear & queues:
             return False
         max_bytes = draft.state.limits.space.commit_bytes
-        draft.add(self, AdoptEvents(self._chosen, draft.next_seq, draft.now_ms, max_bytes))
+        draft.add(self, c.AdoptEvents(self._chosen, draft.next_seq, draft.now_ms, max_bytes))
         draft.unclear.update(queues)
         return True
 
-    def apply(self, state: OutboxState, result: AdoptedEvents) -> int:
+    def apply(self, state: OutboxState, result: c.AdoptedEvents) -> int:
         state.forget_quarantined(self._chosen[: result.tried])
         _, queue_ids, ids, sizes = zip(*result.events, strict=True) if result.events else ((), (), (), ())
         state.adopt(queue_ids, sizes, ids)
@@ -116,7 +108,7 @@ class DropQuarantined(Op[int]):
 
     def plan(self, draft: Draft) -> bool:
         self._chosen = draft.state.index.first_quarantined(self._limit)
-        draft.add(self, DiscardQuarantined([seq for seq, _ in self._chosen]))
+        draft.add(self, c.DiscardQuarantined([seq for seq, _ in self._chosen]))
         return True
 
     def apply(self, state: OutboxState, result: int) -> int:

@@ -11,24 +11,7 @@ from typing import Any, TypeVar
 
 from relay.event.reader import DeviceKey
 from relay.outbox import NOTHING_OMITTED, Claimed, ClaimPart, Dead, DropReason, Settled
-from relay.outbox.engine.commands import (
-    ClaimedEvents,
-    ClaimEvents,
-    Command,
-    CorrectLedger,
-    DeadEvent,
-    DeadLettered,
-    Deleted,
-    DeleteSettled,
-    DropEvents,
-    ForgetQueues,
-    QueueMove,
-    ReadAppendTime,
-    SaveClocks,
-    SettleEvents,
-    Shrink,
-    WantedEvents,
-)
+from relay.outbox.engine import commands as c
 from relay.outbox.engine.commit_plan import Draft, Op
 from relay.outbox.engine.dedupe_window import DROPPED
 from relay.outbox.engine.deletion import DeletionRange
@@ -42,7 +25,7 @@ T = TypeVar("T")
 class Execute(Op[T]):
     """Execute one command that needs no plan. `apply` changes the state, and returns the result of the call."""
 
-    def __init__(self, command: Command, apply: Callable[[OutboxState, Any], T] = lambda _, result: result) -> None:
+    def __init__(self, command: c.Command, apply: Callable[[OutboxState, Any], T] = lambda _, result: result) -> None:
         super().__init__()
         self._command = command
         self._apply = apply
@@ -78,7 +61,7 @@ class Claim(Op[Sequence[Claimed]]):
             skip = draft.skipped.get(queue_id, 0)
             queue = state.index.find(queue_id)
             if queue is None:  # it was lost with a broken store
-                wanted.append(WantedEvents(queue_id, array("Q"), array("I"), window, 0))
+                wanted.append(c.WantedEvents(queue_id, array("Q"), array("I"), window, 0))
                 continue
             busy = queue.in_flight is not None and not skip and not queue.is_restored
             assert not busy, f"queue {queue_id} is in flight already"
@@ -88,20 +71,20 @@ class Claim(Op[Sequence[Claimed]]):
             if self._parts[at].omitted:
                 wanted.append(self._without_omitted(at, seqs, sizes, shift))
             else:
-                wanted.append(WantedEvents(queue_id, seqs, sizes, window, shift))
+                wanted.append(c.WantedEvents(queue_id, seqs, sizes, window, shift))
         draft.unclear.update(part.queue_id for part in self._parts)
-        draft.add(self, ClaimEvents(draft.take_request(), *state.boot, wanted, state.dead_letter_limits()))
+        draft.add(self, c.ClaimEvents(draft.take_request(), *state.boot, wanted, state.dead_letter_limits()))
         return True
 
-    def _without_omitted(self, at: int, seqs: array[int], sizes: array[int], shift_ms: int) -> WantedEvents:
+    def _without_omitted(self, at: int, seqs: array[int], sizes: array[int], shift_ms: int) -> c.WantedEvents:
         """Plan a part that omits events, and record which ones it omits."""
         queue_id, _, window, omitted = self._parts[at]
         here = self._omitted[at] = {seq: omitted[seq] for seq in seqs if seq in omitted}
         kept = [(seq, size) for seq, size in zip(seqs, sizes, strict=True) if seq not in here]
         columns = array("Q", [seq for seq, _ in kept]), array("I", [size for _, size in kept])
-        return WantedEvents(queue_id, *columns, window, shift_ms, list(here), packed(here))
+        return c.WantedEvents(queue_id, *columns, window, shift_ms, list(here), packed(here))
 
-    def apply(self, state: OutboxState, result: ClaimedEvents) -> Sequence[Claimed]:
+    def apply(self, state: OutboxState, result: c.ClaimedEvents) -> Sequence[Claimed]:
         state.begin_request()
         if corrupt := result.dead_lettered.events:
             count_dead_lettered(state, result.dead_lettered, ["corrupt"] * corrupt, self._metrics)
@@ -127,8 +110,8 @@ class Settle(Op[None]):
         super().__init__()
         self._settled = settled
         self._metrics = metrics
-        self._moves: list[QueueMove] = []
-        self._dead_events: list[DeadEvent] = []
+        self._moves: list[c.QueueMove] = []
+        self._dead_events: list[c.DeadEvent] = []
         self._ahead: list[tuple[int, int]] = []
         """(Queue id, seq) of events that were delivered before a pending event of their queue."""
 
@@ -147,7 +130,7 @@ class Settle(Op[None]):
             if delivered:
                 why_dead |= {seq: why for seq, why in flight.omitted.items() if why is not None}
             # After a failed commit the store may contain this settle already.
-            dead_events = [DeadEvent(seq, number, why) for seq, why in why_dead.items() if seq in queue]
+            dead_events = [c.DeadEvent(seq, number, why) for seq, why in why_dead.items() if seq in queue]
             here = len(seqs) if queue.seqs(len(seqs)) == seqs else sum(seq in queue for seq in seqs)
             self._dead_events += dead_events
             cursor, done = (seqs[-1], here - len(dead_events)) if delivered else (0, 0)
@@ -156,16 +139,16 @@ class Settle(Op[None]):
                 first, done = min(staying), done - len(staying)
                 cursor = max((seq for seq in seqs if seq < first), default=0)
                 self._ahead += [(number, seq) for seq in sent if seq > first and seq not in why_dead and seq in queue]
-            self._moves.append(QueueMove(cursor, done, window, state.boot.number, number))
+            self._moves.append(c.QueueMove(cursor, done, window, state.boot.number, number))
             if delivered and here == len(seqs) and not staying:
                 draft.skipped[number] = len(seqs)
             else:
                 draft.unclear.add(number)
         ahead = [seq for _, seq in self._ahead]
-        draft.add(self, SettleEvents(self._moves, self._dead_events, state.dead_letter_limits(), ahead))
+        draft.add(self, c.SettleEvents(self._moves, self._dead_events, state.dead_letter_limits(), ahead))
         return True
 
-    def apply(self, state: OutboxState, result: DeadLettered) -> None:
+    def apply(self, state: OutboxState, result: c.DeadLettered) -> None:
         if self._dead_events:
             reasons = [dead_event.dead.reason for dead_event in self._dead_events]
             count_dead_lettered(state, result, reasons, self._metrics)
@@ -197,7 +180,7 @@ class Forget(Op[None]):
             number for number in dict.fromkeys(self._queues) if number not in appended_to and index.is_idle(number)
         ]
         draft.unclear.update(self._idle)
-        draft.add(self, ForgetQueues(self._idle, index.next_queue_id))
+        draft.add(self, c.ForgetQueues(self._idle, index.next_queue_id))
         return True
 
     def apply(self, state: OutboxState, result: None) -> None:
@@ -236,7 +219,7 @@ class Drop(Op[int]):
         draft.dropped.update(*(seqs for _, _, seqs in self._from))
         events = sum(len(seqs) for _, _, seqs in self._from)
         quarantined = state.totals.quarantined > 0
-        draft.add_before(self, DropEvents(seq_range._replace(marks=bytes(marks)), events, self._kept, quarantined))
+        draft.add_before(self, c.DropEvents(seq_range._replace(marks=bytes(marks)), events, self._kept, quarantined))
         return True
 
     def apply(self, state: OutboxState, result: int) -> int:
@@ -249,7 +232,7 @@ class Drop(Op[int]):
         first_left, last_row = state.log.first_row, state.log.last_row
         if self._range.first_seq <= first_left and not state.totals.quarantined:
             first_left = min(self._kept, default=self._range.last_seq + 1)
-        state.delete(self._range, Deleted(result, first_left, last_row))
+        state.delete(self._range, c.Deleted(result, first_left, last_row))
         return events
 
     def _dropped(self, state: OutboxState) -> Iterator[tuple[bytes, DeviceKey]]:
@@ -272,10 +255,10 @@ class Delete(Op[None]):
         state = draft.state
         self.is_expensive = kind in ("front", "holes") and state.totals.pending > 0
         max_bytes = state.limits.space.delete_bytes
-        draft.add_before(self, DeleteSettled(state.range(first_seq, last_seq), kind, max_bytes))
+        draft.add_before(self, c.DeleteSettled(state.range(first_seq, last_seq), kind, max_bytes))
         return True
 
-    def apply(self, state: OutboxState, result: Deleted) -> None:
+    def apply(self, state: OutboxState, result: c.Deleted) -> None:
         state.delete(self._range, result)
 
 
@@ -290,25 +273,25 @@ def correct(missing: int, metrics: Metrics) -> Op[None]:
         state.totals.count_corrected(missing)
         metrics.events_dead_lettered.labels("corrupt").inc(max(missing, 0))
 
-    return Execute(CorrectLedger(missing), apply)
+    return Execute(c.CorrectLedger(missing), apply)
 
 
 def find_oldest(seq: int) -> Op[None]:
     """Return the call that reads when the oldest pending event was appended."""
-    return Execute(ReadAppendTime(seq), lambda state, at_ms: state.observe_oldest(seq, at_ms))
+    return Execute(c.ReadAppendTime(seq), lambda state, at_ms: state.observe_oldest(seq, at_ms))
 
 
-def save_clocks(state: OutboxState, *, is_clean: bool = False) -> SaveClocks:
+def save_clocks(state: OutboxState, *, is_clean: bool = False) -> c.SaveClocks:
     """Return the command that stores the readings of the clocks. Only a restart reads them."""
-    return SaveClocks(state.time.anchor(), *state.boot, is_clean)
+    return c.SaveClocks(state.time.anchor(), *state.boot, is_clean)
 
 
 def shrink(state: OutboxState) -> Op[Any]:
-    return Execute(Shrink(state.limits.space.shrink_bytes))
+    return Execute(c.Shrink(state.limits.space.shrink_bytes))
 
 
 def count_dead_lettered(
-    state: OutboxState, dead_lettered: DeadLettered, reasons: Sequence[str], metrics: Metrics
+    state: OutboxState, dead_lettered: c.DeadLettered, reasons: Sequence[str], metrics: Metrics
 ) -> None:
     state.count_dead_lettered(dead_lettered)
     metrics.dead_letters_discarded.inc(dead_lettered.discarded)

@@ -75,7 +75,7 @@ def read_opened(database: sqlite3.Connection, boot_id: str, dedupe_window: int) 
     same_boot = last_boot_id == boot_id
     boot = boot if same_boot else boot + 1
     queues = OpenedQueues(boot, _read_queues(database, totals.last_seq))
-    first_row = database.execute("SELECT min(seq) FROM log").fetchone()[0]
+    (first_row,) = database.execute("SELECT coalesce(min(seq), ?) FROM log", (totals.last_seq + 1,)).fetchone()
     slices = _read_slices(database, max(totals.last_seq - dedupe_window, 0), totals.last_seq)
     return Opened(
         totals=totals,
@@ -84,7 +84,7 @@ def read_opened(database: sqlite3.Connection, boot_id: str, dedupe_window: int) 
         boot=boot,
         boot_from_ms=boot_from_ms if same_boot else None,
         anchor=Anchor(outbox_ms, monotonic_ms, wall_ms, last_boot_id) if last_boot_id else None,
-        first_row=totals.last_seq + 1 if first_row is None else first_row,
+        first_row=first_row,
         last_at_ms=_last_at_ms(database),
         queues=queues,
         dedupe_window=DedupeWindow.restored(dedupe_window, totals.last_seq, slices),

@@ -194,11 +194,9 @@ def _vacuum(database: sqlite3.Connection, pages: int) -> None:
 
 def save_clocks(database: sqlite3.Connection, command: c.SaveClocks) -> None:
     anchor, boot, boot_from_ms, is_clean = command
-    database.execute(
-        "UPDATE ledger SET outbox_ms = ?, monotonic_ms = ?, wall_ms = ?, boot_id = ?, boot = ?, boot_from_ms = ?,"
-        " clean = ?",
-        (*anchor, boot, boot_from_ms, is_clean),
-    )
+    columns = "outbox_ms, monotonic_ms, wall_ms, boot_id, boot, boot_from_ms, clean"
+    values = (*anchor, boot, boot_from_ms, is_clean)
+    database.execute(f"UPDATE ledger SET ({columns}) = (?, ?, ?, ?, ?, ?, ?)", values)
 
 
 def correct_ledger(database: sqlite3.Connection, command: c.CorrectLedger) -> None:
