@@ -18,7 +18,7 @@ ENV PIP_PYTHON=/opt/relay/bin/python
 WORKDIR /src
 COPY requirements.lock ./
 RUN python -m pip install --no-cache-dir --no-compile --require-hashes -r requirements.lock
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE config.example.toml ./
 COPY relay ./relay
 # The bytecode is not compared with its source, because the root file system is read-only. This halves the start time.
 RUN python -m pip install --no-cache-dir --no-compile --no-deps . \

@@ -8,7 +8,7 @@ TOOLS := .venv-tools/bin
 .PHONY: help run test test-faults mutants check measure bench newest soak plots format lint types architecture lock wheel tools sbom audit clean
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
 
 run: .venv/ready ## the demo: sandbox upstream, relay, simulated devices
 	$(BIN)/relay demo
